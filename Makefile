@@ -1,0 +1,48 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DATA ?=
+
+.PHONY: demo test lint records bench docs clean
+
+demo: $(VENV)/.demo
+	$(BIN)/torchstone train lenet5/mnist5k --out runs/demo --overwrite
+	@$(BIN)/python -m torchstone.demo runs/demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check
+
+# DATA=DIR: a folder with the sets that are too large to bundle (mnist/)
+records: $(VENV)/.test
+	$(BIN)/python -m torchstone.records $(if $(DATA),--data-root $(DATA))
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/start.py
+
+docs: $(VENV)/.test
+	$(BIN)/python -m torchstone.pages
+
+clean:
+	rm -rf $(VENV) runs
+
+# --extra-index-url of the PyTorch project is left to the user: a plain install is right everywhere
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt pip
+
+# torch first and alone, so that no other package brings a build of its own choice
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test,dev]'
+	@touch $@ $(VENV)/.demo

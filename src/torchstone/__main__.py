@@ -1,0 +1,5 @@
+"""`python -m torchstone`, and what `torchrun -m torchstone train …` starts."""
+
+from torchstone.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,282 @@
+"""The Python interface: what `import torchstone as ts` offers. The command line is made of the same."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torchstone import systems
+from torchstone.errors import BadInput, nearest
+from torchstone.systems import System
+
+
+def list_systems(chapter: str | None = None) -> list[System]:
+    """The catalogue's entries: name, chapter, paper, year, variants, recipes."""
+    chapters = sorted({entry.chapter for entry in systems.CATALOGUE})
+    if chapter is not None and chapter not in chapters:
+        raise BadInput(f"unknown chapter {chapter!r}: {nearest(chapter, chapters)}")
+    return [entry for entry in systems.CATALOGUE if chapter in (None, entry.chapter)]
+
+
+def create(name: str, *, weights: str | Path | None = None, **arguments):
+    """A system's network (or a variant's) as a plain `nn.Module`: random weights, or a published file's.
+
+    Args:
+        weights: a state dict, `.safetensors` or `.pth` (read without running code).
+        arguments: the network's own, such as `num_classes`.
+
+    Raises:
+        BadInput: unknown name or argument; a file that does not fit, with the keys.
+    """
+    entry, variant = systems.find(name)
+    make = entry.module().VARIANTS[variant].make
+    try:
+        model = make(**arguments)
+    except TypeError as error:
+        raise BadInput(f"{name} cannot be made so: {error}") from None
+    if weights is not None:
+        from torchstone.engine.checkpoint import read_weights
+
+        _fill(model, read_weights(Path(weights)), f"{weights} does not fit {name}")
+    return model
+
+
+def _fill(model, tensors: Mapping[str, Any], problem: str) -> None:
+    own = model.state_dict()
+    wrong = {
+        "missing": [k for k in own if k not in tensors],
+        "unknown": [k for k in tensors if k not in own],
+        "of another shape": [k for k in own if k in tensors and own[k].shape != tensors[k].shape],
+    }
+    said = [
+        f"{what}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}"
+        for what, keys in wrong.items()
+        if keys
+    ]
+    if said:
+        raise BadInput(f"{problem}; {'; '.join(said)}")
+    model.load_state_dict(dict(tensors))
+
+
+def load(path: str | Path):
+    """The trained model of a run folder, in evaluation mode on the CPU.
+
+    Raises:
+        BadInput: the folder is no run, or holds no whole checkpoint.
+    """
+    return _opened(Path(path))[0]
+
+
+def _opened(folder: Path, device: str = "cpu"):
+    """A run folder's model and card, and its catalogue entry."""
+    from torchstone.engine import checkpoint
+    from torchstone.engine.device import pick
+
+    entry, _, _ = read_recipe(folder)
+    found, meta, complaints = checkpoint.find(folder / "checkpoint")
+    for complaint in complaints:
+        _say(f"{complaint}: using {found.name}, step {meta['step']}")
+    if meta.get("system") != entry.name:
+        raise BadInput(
+            f"the checkpoint in {folder} is of {meta.get('system')!r}, its recipe of {entry.name!r}"
+        )
+    card = meta["card"]
+    model = create(card["variant"], **card["arguments"])
+    average = checkpoint.tensors(found, "ema.module")
+    tensors = average or checkpoint.tensors(found, "model")
+    _fill(model, tensors, f"the checkpoint in {folder} does not fit {card['variant']}")
+    return model.to(pick(device)).eval(), card, entry
+
+
+def recipe_of(name: str, fields: Mapping[str, Any]):
+    """`SYSTEM[/RECIPE]` with some fields changed: catalogue entry, recipe's name, recipe."""
+    system, _, wanted = name.partition("/")
+    entry, variant = systems.find(system)
+    recipes = entry.module().RECIPES
+    wanted = wanted or next(iter(recipes))
+    if wanted not in recipes:
+        raise BadInput(f"{entry.name} has no recipe {wanted!r}: {nearest(wanted, recipes)}")
+    recipe = recipes[wanted]
+    known = {field.name for field in dataclasses.fields(recipe)}
+    for field in fields:
+        if field not in known:
+            raise BadInput(f"{entry.name} has no field {field!r}: {nearest(field, sorted(known))}")
+    if system != entry.name and "variant" not in fields:
+        fields = {**fields, "variant": variant}
+    recipe = dataclasses.replace(recipe, **fields)
+    check(recipe, entry)
+    return entry, wanted, recipe
+
+
+def check(recipe, entry: System) -> None:
+    """What holds for every recipe."""
+    if getattr(recipe, "variant", entry.variants[0]) not in entry.variants:
+        raise BadInput(
+            f"{entry.name} has no variant {recipe.variant!r}: {nearest(recipe.variant, entry.variants)}"
+        )
+    for name in ("steps", "batch"):
+        if getattr(recipe, name, 1) < 1:
+            raise BadInput(f"{name} must be at least 1, not {getattr(recipe, name)}")
+
+
+def train(
+    name: str,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    clock: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+    **fields,
+):
+    """Train `SYSTEM[/RECIPE]` and return its (last) `Run`, with `results` and `folder` filled in.
+
+    Args:
+        out: the run folder; without it `runs/SYSTEM-RECIPE`, numbered if there is one.
+        overwrite: replace a run that is already there.
+        clock: `log`, `evaluate`, `save` in steps and `seconds` between checkpoints.
+        fields: fields of the recipe, such as `steps=500`.
+
+    Raises:
+        BadInput: something asked for is wrong; nothing is written then.
+    """
+    entry, recipe_name, recipe = recipe_of(name, fields)
+    folder = Path(out) if out is not None else _free(Path("runs") / f"{entry.name}-{recipe_name}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        ours = (folder / "recipe.json").exists()
+        if not ours:
+            raise BadInput(f"{folder} is not empty and holds no run: choose another --out")
+        if not overwrite:
+            raise BadInput(
+                f"{folder} already holds a run: resume it, choose another --out, or --overwrite"
+            )
+    return _execute(entry, recipe_name, recipe, folder, dict(clock or {}), quiet, fresh=True)
+
+
+def resume(path: str | Path, *, device: str | None = None, quiet: bool = False):
+    """Go on with a run that was stopped or killed; it ends as if it had not been."""
+    folder = Path(path)
+    entry, recipe_name, recipe = read_recipe(folder)
+    if device is not None:
+        recipe = dataclasses.replace(recipe, device=device)
+    clock = json.loads((folder / "recipe.json").read_text())["clock"]
+    return _execute(entry, recipe_name, recipe, folder, clock, quiet, fresh=False)
+
+
+def read_recipe(folder: Path):
+    """Catalogue entry, recipe's name and recipe of a run folder."""
+    file = folder / "recipe.json"
+    if not file.exists():
+        raise BadInput(f"{folder} is not a run folder (it has no recipe.json): give what --out was")
+    try:
+        saved = json.loads(file.read_text())
+        name, fields = f"{saved['system']}/{saved['recipe']}", saved["fields"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{file} cannot be read ({error!r}): restore it, or train anew") from None
+    return recipe_of(name, {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def _execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool, *, fresh: bool):
+    """Build the recipe's runs and fit them one after another."""
+    from torchstone.engine import checkpoint, device, parallel
+    from torchstone.engine.folder import finish, start
+    from torchstone.engine.run import Clock, fit
+
+    place = device.pick(recipe.device, parallel.local_rank())
+    ours = parallel.join(place)
+    reached = 0
+    if not fresh and (folder / "checkpoint").exists():
+        _, meta, _ = checkpoint.find(folder / "checkpoint")
+        if meta.get("system") != entry.name:
+            raise BadInput(
+                f"the checkpoint in {folder} is of {meta.get('system')!r}, its recipe of {entry.name!r}"
+            )
+        reached = meta["stage"]
+    try:
+        run, offset = None, 0
+        # a generator: a later stage is only built once the earlier one is trained
+        for stage, run in enumerate(entry.module().build(recipe)):
+            if stage == 0 and fresh and parallel.rank() == 0:
+                start(folder, entry.name, recipe_name, recipe, clock)
+            parallel.barrier()
+            kept = folder / "stages" / str(stage)
+            if stage < reached:
+                checkpoint.load(kept, run.state)
+            else:
+                fit(
+                    run,
+                    folder,
+                    clock=Clock(**clock),
+                    meta={"system": entry.name, "recipe": recipe_name},
+                    stage=stage,
+                    offset=offset,
+                    title=f"{entry.name}/{recipe_name}",
+                    quiet=quiet,
+                )
+                if parallel.rank() == 0 and not kept.exists():
+                    beside = kept.with_name(f"{stage}.new")
+                    shutil.rmtree(beside, ignore_errors=True)
+                    shutil.copytree(folder / "checkpoint", beside)
+                    beside.rename(kept)
+            offset += run.steps
+        if parallel.rank() == 0:
+            finish(folder, entry.name, recipe_name, run, offset)
+            shutil.rmtree(folder / "stages", ignore_errors=True)
+        return run
+    finally:
+        if ours:
+            parallel.leave()
+
+
+def _free(folder: Path) -> Path:
+    number, candidate = 1, folder
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
+
+
+def evaluate(
+    path: str | Path, *, data: str | None = None, device: str = "auto"
+) -> dict[str, float]:
+    """Measure a run's model on its test split, or on other data with the same classes."""
+    model, card, entry = _opened(Path(path), device)
+    _, _, recipe = read_recipe(Path(path))
+    return _use(entry, "evaluate")(
+        model, card, data or recipe.data, held_out=data in (None, recipe.data)
+    )
+
+
+def predict(path: str | Path, inputs: Sequence[str | Path], *, device: str = "auto") -> list[dict]:
+    """What a run's model says of each input (for classifiers: image files or folders of them)."""
+    model, card, entry = _opened(Path(path), device)
+    return _use(entry, "predict")(model, card, list(inputs))
+
+
+def _use(entry: System, verb: str):
+    function = getattr(entry.module(), verb, None)
+    if function is None:
+        raise BadInput(f"{entry.name} has no {verb!r}")
+    return function
+
+
+def compare(paths: Sequence[str | Path], *, out: str | Path | None = None) -> list[dict]:
+    """The figures of several runs as rows, and their curves in one picture, if `out` is given."""
+    from torchstone.engine.curves import compare as draw
+
+    return draw([Path(path) for path in paths], Path(out) if out is not None else None)
+
+
+def verify(name: str | None = None) -> list:
+    """Check published facts and reference parity of a system (or all): checks with their figures."""
+    from torchstone.verify import verify as checks
+
+    entries = [systems.find(name)[0]] if name else systems.CATALOGUE
+    return [check for entry in entries for check in checks(entry)]
+
+
+def _say(line: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True).print(line, markup=False, soft_wrap=True)

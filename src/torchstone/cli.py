@@ -1,0 +1,316 @@
+"""The command line. What is imported at the top is all that `list` and `--help` pay for."""
+
+import argparse
+import json
+import re
+import sys
+from typing import Any, NoReturn
+
+from torchstone.errors import BadInput, Interrupted, NotFinite, NotSaved, nearest
+
+EXAMPLES = """examples:
+  torchstone list                                   the systems there are
+  torchstone show lenet5                            paper, layers, recipes, measured results
+  torchstone train lenet5                           train on bundled data, in seconds
+  torchstone train lenet5 --data ./photos           on your own: one sub-folder a class
+  torchstone train lenet5 --steps 500 --lr 0.002    any field of the recipe
+  torchstone predict runs/lenet5-mnist5k digit.png  use what was trained
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and leaves with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if wrong:
+            known = re.findall(r"[\w.]+", wrong[2])
+            what = "command" if "COMMAND" in message else f"value for {message.split()[1][:-1]}"
+            message = f"no {what} {wrong[1]!r}: {nearest(wrong[1], known)}"
+        raise BadInput(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 1 (a check failed), 2 (bad input), or 128 + signal."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _dispatch(argv)
+    except (BadInput, NotFinite, NotSaved) as error:
+        print(f"torchstone: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(f"torchstone: {stop}", file=sys.stderr)
+        return 128 + stop.signal
+    except KeyboardInterrupt:
+        print("torchstone: interrupted before training began; nothing to resume", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _dispatch(argv: list[str]) -> int:
+    parser = Parser(
+        prog="torchstone",
+        description="The milestone systems of deep learning: train, resume, use and verify them.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+
+    def command(name: str, does: str, **options) -> Parser:
+        return commands.add_parser(
+            name, help=does, description=does.capitalize() + ".", allow_abbrev=False, **options
+        )
+
+    p = command("list", "list the systems, their variants and recipes")
+    p.add_argument("--chapter", help="only this chapter")
+    p.add_argument("--json", action="store_true", help="as JSON")
+
+    p = command("show", "show a system's card: paper, variants, layers, recipes, checks, records")
+    p.add_argument("system", metavar="SYSTEM")
+
+    p = command(
+        "train",
+        "train a system; every field of its recipe is an option (train SYSTEM --help lists them)",
+        add_help=False,
+    )
+    p.add_argument("system", metavar="SYSTEM[/RECIPE]", nargs="?")
+    p.add_argument(
+        "-h", "--help", action="store_true", help="with a system: its recipe's fields too"
+    )
+    p.add_argument("--out", metavar="DIR", help="the run folder (default: runs/SYSTEM-RECIPE)")
+    p.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
+    _clock(p)
+
+    p = command("resume", "go on with a run that was stopped or killed, as if it had not been")
+    p.add_argument("run", metavar="RUN")
+    p.add_argument("--device", help="auto, cpu, cuda or mps (default: the recipe's)")
+
+    p = command("eval", "measure a run on its test split, or on other data with the same classes")
+    p.add_argument("run", metavar="RUN")
+    p.add_argument("--data", metavar="SPEC", help="a bundled set, a folder, or hf:NAME")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    p.add_argument("--json", action="store_true", help="as JSON")
+
+    p = command("predict", "say what a run's model makes of each input")
+    p.add_argument("run", metavar="RUN")
+    p.add_argument("inputs", metavar="INPUT", nargs="+", help="files, or folders of them")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    p.add_argument("--json", action="store_true", help="as JSON, all probabilities")
+
+    p = command("compare", "compare runs: a table, and their curves in one picture")
+    p.add_argument("runs", metavar="RUN", nargs="+")
+    p.add_argument("--out", metavar="FILE.png", default="compare.png", help="default: %(default)s")
+    p.add_argument("--json", action="store_true", help="as JSON")
+
+    p = command("verify", "check published figures and parity with references; exit 1 if any fails")
+    p.add_argument("systems", metavar="SYSTEM", nargs="*", help="default: all")
+    p.add_argument("--json", action="store_true", help="as JSON")
+
+    args, rest = parser.parse_known_args(argv)
+    if args.version:
+        from torchstone import __version__
+
+        print(f"torchstone {__version__}")
+        return 0
+    if args.command is None:
+        parser.print_help()
+        return 0 if not argv else 2
+    if rest and args.command != "train":
+        known = [o for a in commands.choices[args.command]._actions for o in a.option_strings]
+        raise BadInput(f"{args.command} has no option {rest[0]!r}: {nearest(rest[0], known)}")
+    if args.command == "train":
+        return _train(args, rest, commands.choices["train"])
+    return globals()[f"_{args.command}"](args) or 0
+
+
+def _clock(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log-every", metavar="N", type=_positive, help="steps between rows of metrics"
+    )
+    parser.add_argument(
+        "--eval-every", metavar="N", type=_positive, help="steps between evaluations"
+    )
+    parser.add_argument(
+        "--save-every", metavar="N", type=_positive, help="steps between checkpoints"
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _list(args) -> None:
+    from torchstone.api import list_systems
+
+    entries = list_systems(args.chapter)
+    if args.json:
+        from dataclasses import asdict
+
+        print(json.dumps([asdict(entry) for entry in entries], indent=1))
+        return
+    width = max(len(entry.name) for entry in entries)
+    chapter = None
+    for entry in entries:
+        if entry.chapter != chapter:
+            print(f"{chr(10) if chapter else ''}{entry.chapter}")
+            chapter = entry.chapter
+        print(f"  {entry.name:<{width}}  {entry.year}  {entry.title}: {entry.paper}")
+        print(
+            f"  {'':<{width}}        variants: {', '.join(entry.variants)}; recipes: {', '.join(entry.recipes)}"
+        )
+
+
+def _show(args) -> None:
+    from torchstone.show import show
+
+    show(args.system)
+
+
+def _train(args, rest: list[str], generic: Parser) -> int:
+    from torchstone import systems
+
+    if args.system is None:
+        if args.help:
+            generic.print_help()
+            return 0
+        names = ", ".join(entry.name for entry in systems.CATALOGUE)
+        raise BadInput(f"train what? Give a system ({names})")
+    systems.find(args.system.partition("/")[0])  # before torch is imported
+    from torchstone.api import recipe_of, train
+    from torchstone.fields import add_fields, changed
+
+    entry, name, recipe = recipe_of(args.system, {})
+    parser = Parser(
+        prog=f"torchstone train {entry.name}/{name}",
+        description=f"{entry.title} ({entry.paper}, {entry.year}).",
+        usage="%(prog)s [--field VALUE …] [--out DIR] [options]",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    group = parser.add_argument_group("fields of the recipe")
+    known = add_fields(group, recipe)
+    if args.help:
+        for action in generic._actions[1:]:
+            parser._add_action(action)
+        parser.print_help()
+        others = ", ".join(f"{entry.name}/{other}" for other in entry.recipes)
+        print(f"\nrecipes: {others}\nvariants: {', '.join(entry.variants)}")
+        return 0
+    rest = [_underscored(word) for word in rest]  # --weight-decay is --weight_decay
+    for word in rest:
+        if word.startswith("--") and word.partition("=")[0] not in known:
+            options = [*known, *(o for a in generic._actions for o in a.option_strings)]
+            raise BadInput(f"{entry.name} has no field {word!r}: {nearest(word, options)}")
+    parsed, extra = parser.parse_known_args(rest)
+    if extra:
+        raise BadInput(
+            f"unexpected {extra[0]!r} after {args.system}: fields are given as --field value"
+        )
+    clock = {"log": args.log_every, "evaluate": args.eval_every, "save": args.save_every}
+    run = train(
+        args.system,
+        out=args.out,
+        overwrite=args.overwrite,
+        clock=clock,
+        **changed(parsed),
+    )
+    _told(run)
+    return 0
+
+
+def _underscored(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}"
+
+
+def _resume(args) -> None:
+    from torchstone.api import resume
+
+    _told(resume(args.run, device=args.device))
+
+
+def _told(run) -> None:
+    """The closing lines of a run: what it reached, and where to look."""
+    from torchstone.engine import parallel
+
+    if parallel.rank() or run.folder is None:
+        return
+    result = json.loads((run.folder / "result.json").read_text())
+    for name, value in run.results.items():
+        print(f"{name:<16} {value:.4f}")
+    print(f"{'training time':<16} {result['seconds']:.1f} s")
+    print(f"{'run folder':<16} {run.folder}")
+    for picture in sorted((run.folder / "pictures").glob("*")):
+        print(f"{'picture':<16} {picture}")
+
+
+def _eval(args) -> None:
+    from torchstone.api import evaluate
+
+    results = evaluate(args.run, data=args.data, device=args.device)
+    if args.json:
+        print(json.dumps(results))
+        return
+    for name, value in results.items():
+        print(f"{name:<16} {value:.4f}" if isinstance(value, float) else f"{name:<16} {value}")
+
+
+def _predict(args) -> None:
+    from torchstone.api import predict
+
+    answers = predict(args.run, args.inputs, device=args.device)
+    if args.json:
+        print(json.dumps(answers, indent=1))
+        return
+    for answer in answers:
+        print(f"{answer['input']}: {answer['label']} ({answer['probability']:.1%})")
+
+
+def _compare(args) -> None:
+    from torchstone.api import compare
+
+    rows = compare(args.runs, out=args.out)
+    if args.json:
+        print(json.dumps(rows, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")  # a column a run: names of metrics may be long
+    table.add_column("run")
+    for row in rows:
+        table.add_column(str(row["run"]), justify="right")
+    for name in dict.fromkeys(key for row in rows for key in row if key != "run"):
+        table.add_row(name, *(_short(row.get(name)) for row in rows))
+    Console().print(table)
+    print(f"picture: {args.out}")
+
+
+def _short(value: Any) -> str:
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _verify(args) -> int:
+    from torchstone.api import verify
+
+    checks = [check for name in args.systems or [None] for check in verify(name)]
+    if args.json:
+        print(json.dumps([check.as_dict() for check in checks], indent=1, default=str))
+    else:
+        for c in checks:
+            mark = "ok  " if c.passed else "FAIL"
+            within = f" ± {c.tolerance:g}" if c.tolerance else ""
+            measured = f"{c.measured:.3g}" if isinstance(c.measured, float) else c.measured
+            print(f"{mark} {c.system:<12} {c.name}: {measured} (expected {c.expected}{within})")
+        failed = sum(not c.passed for c in checks)
+        print(f"{len(checks) - failed} of {len(checks)} checks passed")
+    return int(not all(check.passed for check in checks))

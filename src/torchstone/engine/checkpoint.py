@@ -1,0 +1,187 @@
+"""Checkpoints: written beside and renamed, checked when read, never able to run code.
+
+    checkpoint/            the newest          checkpoint.previous/   the one before it
+      model.safetensors    every tensor of every module in the run's state, as NAME.KEY
+      state.pt             the rest: optimisers, schedules, generators, streams
+      meta.json            step, stage, system, card, and the SHA-256 of the other two
+
+`meta.json` is written last, so a folder without it, or whose digests differ, was cut off in the
+writing. There is always a whole one: the new folder is complete and on disk before it takes the
+name, and the previous folder is let go only after that.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from torchstone.errors import BadInput, nearest
+
+FORMAT = 1
+PAYLOAD = ("model.safetensors", "state.pt")
+
+
+def save(folder: Path, state: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    """Write `state` to `folder`, atomically. On any failure what was there before stays."""
+    new, previous = folder.with_name(f"{folder.name}.new"), previous_of(folder)
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+        tensors, rest = {}, {}
+        for name, item in state.items():
+            if isinstance(item, nn.Module):
+                for key, value in item.state_dict().items():
+                    tensors[f"{name}.{key}"] = value.detach().cpu().contiguous().clone()
+            else:
+                rest[name] = item.state_dict() if hasattr(item, "state_dict") else item
+        save_file(tensors, new / PAYLOAD[0], metadata={"format": "pt"})
+        torch.save(rest, new / PAYLOAD[1])
+        digests = {name: _digest(new / name) for name in PAYLOAD}
+        text = json.dumps({"format": FORMAT, **meta, "sha256": digests}, indent=1)
+        (new / "meta.json").write_text(text)
+        for name in (*PAYLOAD, "meta.json"):
+            _to_disk(new / name)
+        _to_disk(new)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    if folder.exists():
+        # a previous folder may only go while `folder` itself is whole
+        shutil.rmtree(previous, ignore_errors=True)
+        os.rename(folder, previous)
+    os.rename(new, folder)
+    _to_disk(folder.parent)
+
+
+def previous_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.previous")
+
+
+def find(folder: Path) -> tuple[Path, dict, list[str]]:
+    """The newest whole checkpoint: its folder, its meta data, and what was wrong with newer ones.
+
+    Raises:
+        BadInput: there is none.
+    """
+    complaints = []
+    for candidate in (folder, folder.with_name(f"{folder.name}.new"), previous_of(folder)):
+        if not candidate.exists():
+            continue
+        try:
+            return candidate, _checked(candidate), complaints
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            complaints.append(f"{candidate.name} is unusable ({error})")
+    said = "; ".join(complaints) or "no checkpoint was ever written there"
+    raise BadInput(f"no whole checkpoint in {folder.parent}: {said}")
+
+
+def _checked(folder: Path) -> dict:
+    if not (folder / "meta.json").exists():
+        raise ValueError("meta.json is missing, so its writing was cut off")
+    meta = json.loads((folder / "meta.json").read_text())
+    if meta["format"] != FORMAT:
+        raise ValueError(f"format {meta['format']}, this version reads {FORMAT}")
+    for name in PAYLOAD:
+        if not (folder / name).exists():
+            raise ValueError(f"{name} is missing")
+        if _digest(folder / name) != meta["sha256"][name]:
+            raise ValueError(f"{name} is truncated or altered")
+    return meta
+
+
+def tensors(folder: Path, prefix: str, device: torch.device | str = "cpu") -> dict:
+    """The tensors saved under `prefix` in a checkpoint folder."""
+    with safe_open(folder / PAYLOAD[0], framework="pt", device=str(device)) as file:
+        names = [name for name in file.keys() if name.startswith(f"{prefix}.")]  # noqa: SIM118
+        return {name[len(prefix) + 1 :]: file.get_tensor(name) for name in names}
+
+
+def load(folder: Path, state: Mapping[str, Any]) -> dict:
+    """Put a checkpoint back into the objects of `state`, all or nothing by name; return what else it holds.
+
+    Raises:
+        BadInput: it holds code (refused unread), or belongs to another run.
+    """
+    rest = read_pickle(folder / PAYLOAD[1])
+    with safe_open(folder / PAYLOAD[0], framework="pt") as file:
+        saved = {name.split(".", 1)[0] for name in file.keys()}  # noqa: SIM118
+    modules = {k for k, v in state.items() if isinstance(v, nn.Module)}
+    for missing in (modules - saved) | (set(state) - modules - set(rest)):
+        held = nearest(missing, sorted(saved | set(rest)))
+        raise BadInput(
+            f"the checkpoint in {folder} has no {missing!r}: it is of another run ({held})"
+        )
+    for name, item in state.items():
+        if name in modules:
+            try:
+                item.load_state_dict(tensors(folder, name))
+            except RuntimeError as error:
+                reason = str(error).splitlines()[-1].strip()
+                raise BadInput(
+                    f"the checkpoint in {folder} does not fit {name!r}: {reason}"
+                ) from None
+        else:
+            item.load_state_dict(rest.pop(name))
+    return rest
+
+
+def read_pickle(file: Path) -> Any:
+    """A `torch.save` file, tensors and plain containers only.
+
+    Raises:
+        BadInput: it would run code, or is no such file.
+    """
+    try:
+        return torch.load(file, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        what = next((line for line in str(error).splitlines() if "GLOBAL" in line), "")
+        what = what.strip().split(" was not")[0].removeprefix("WeightsUnpickler error: ")
+        raise BadInput(
+            f"{file} holds code and was refused unread ({what or 'not plain tensors'}); "
+            "save tensors only, best as .safetensors"
+        ) from None
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise BadInput(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """A published weights file: `.safetensors`, or `.pth`/`.pt`/`.bin` read without running code."""
+    if not file.exists():
+        raise BadInput(f"no weights file at {file}")
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(file, framework="pt") as opened:
+                return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise BadInput(f"{file} is not a whole safetensors file: {error}") from None
+    state = read_pickle(file)
+    for wrapper in ("state_dict", "model_state", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise BadInput(f"{file} is not a state dict (names with tensors)")
+    return state
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

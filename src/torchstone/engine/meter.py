@@ -1,0 +1,173 @@
+"""The meter: gathers metrics where they are, reads them on the clock, shows and writes them."""
+
+import json
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from torchstone.engine import parallel
+from torchstone.errors import NotFinite
+
+
+class Meter:
+    """Averages each metric over the steps since it was last read; a metric absent at a step is not
+    counted there. `add` only appends; the device is read in `read`, once for all.
+
+    Its state (the values not yet read) goes into the checkpoint, so that a resumed run writes the
+    same rows as one that was never stopped.
+    """
+
+    def __init__(self):
+        self.pending: dict[str, list[Tensor | float]] = defaultdict(list)
+        self.steps: dict[str, list[int]] = defaultdict(list)
+
+    def add(self, step: int, metrics: Mapping[str, Tensor | float]) -> None:
+        for name, value in metrics.items():
+            self.pending[name].append(value)
+            self.steps[name].append(step)
+
+    def read(self) -> dict[str, float]:
+        """Means since the last reading, over all processes; raises `NotFinite` with name and step."""
+        values = self.check()
+        self.pending.clear()
+        self.steps.clear()
+        gathered = parallel.gather(values)
+        names = sorted({name for each in gathered for name in each})
+        joined = {name: [v for each in gathered for v in each.get(name, [])] for name in names}
+        return {name: sum(numbers) / len(numbers) for name, numbers in joined.items()}
+
+    def check(self) -> dict[str, list[float]]:
+        """The pending numbers, if all are finite; else `NotFinite` with the first step that was not."""
+        values = self.values()
+        for name, numbers in values.items():
+            for step, number in zip(self.steps[name], numbers, strict=True):
+                if not math.isfinite(number):
+                    raise NotFinite(f"{name} is {number} at step {step}")
+        return values
+
+    def values(self) -> dict[str, list[float]]:
+        """The pending numbers, brought over from the device in one piece a metric."""
+        for name, column in self.pending.items():
+            tensors = [v.detach().float() for v in column if isinstance(v, Tensor)]
+            read = iter(torch.stack(tensors).tolist() if tensors else [])
+            self.pending[name] = [next(read) if isinstance(v, Tensor) else float(v) for v in column]
+        return dict(self.pending)
+
+    def state_dict(self) -> dict:
+        return {"pending": self.values(), "steps": dict(self.steps)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.pending = defaultdict(list, {k: list(v) for k, v in state["pending"].items()})
+        self.steps = defaultdict(list, {k: list(v) for k, v in state["steps"].items()})
+
+
+class Log:
+    """A run's rows on disk (`metrics.jsonl`, TensorBoard events) and its live progress.
+
+    Rows later than `step` are dropped on opening: they were written after the checkpoint that the
+    run goes on from, and will be written again.
+    """
+
+    def __init__(self, folder: Path, step: int, steps: int, title: str, quiet: bool = False):
+        from rich.console import Console
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.file = folder / "metrics.jsonl"
+        kept = [row for row in read_rows(self.file) if row["step"] <= step]
+        self.before = max((row.get("time", 0.0) for row in kept), default=0.0)
+        beside = self.file.with_suffix(".new")
+        beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(beside, self.file)
+        self.rows = self.file.open("a")
+        self.board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self.began, self.last = time.monotonic(), (time.monotonic(), step)
+        self.steps, self.quiet = steps, quiet
+        self.console = Console(stderr=True, highlight=False)
+        self.progress = None if quiet or not self.console.is_terminal else _progress(self.console)
+        if self.progress:
+            self.task = self.progress.add_task(title, total=steps, completed=step, metrics="")
+            self.progress.start()
+
+    def advance(self, step: int) -> None:
+        if self.progress:
+            self.progress.update(self.task, completed=step)
+
+    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        row = {"step": step, "split": split, "time": round(self.before + now - self.began, 3)}
+        if split == "train" and step > self.last[1]:
+            row["rate"] = round((step - self.last[1]) / max(now - self.last[0], 1e-9), 2)
+            self.last = (now, step)
+        row |= metrics
+        self.rows.write(json.dumps(row) + "\n")
+        self.rows.flush()
+        for name, value in metrics.items():
+            self.board.add_scalar(f"{split}/{name}", value, step)
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items() if "/" not in k)
+        if self.progress:
+            self.progress.update(self.task, completed=step, metrics=f"{split}  {shown}")
+        elif not self.quiet and split != "train":
+            self.console.print(f"step {step}/{self.steps}  {split}  {shown}")
+
+    def say(self, line: str) -> None:
+        if not self.quiet:
+            self.console.print(line, soft_wrap=True, markup=False)
+
+    def close(self) -> None:
+        if self.progress:
+            self.progress.stop()
+        self.rows.close()
+        self.board.close()
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, those before a resume included."""
+        return self.before + time.monotonic() - self.began
+
+
+def read_rows(file: Path) -> list[dict]:
+    """The rows of a `metrics.jsonl`; a last line cut off by a crash is left out."""
+    rows = []
+    if file.exists():
+        for line in file.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return rows
+
+
+def _progress(console):
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task):
+            return Text(f"{task.speed:,.0f} step/s" if task.speed else "– step/s", style="cyan")
+
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[metrics]}"),
+        console=console,
+        refresh_per_second=8,
+    )

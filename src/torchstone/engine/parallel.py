@@ -1,0 +1,59 @@
+"""Data-parallel training under `torchrun`, through torch's own distributed package.
+
+One process a device. Streams give each process its share of the joint batch, `replicate` averages
+the gradients, and only the first process writes. Without torchrun every function here is a no-op.
+"""
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def rank() -> int:
+    """This process's number; 0 without torchrun."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes share the work; 1 without torchrun."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def join(device: torch.device) -> bool:
+    """Join the processes that `torchrun` started; say whether there are any."""
+    if int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        return False
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return True
+
+
+def leave() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def replicate(model: nn.Module) -> nn.Module:
+    """`model` as the loss should call it: with gradients averaged over processes, if there are several."""
+    return DistributedDataParallel(model) if world() > 1 else model
+
+
+def gather(value: object) -> list:
+    """Every process's `value`, in order of rank. All processes must call it."""
+    if world() == 1:
+        return [value]
+    values: list = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    if world() > 1:
+        dist.barrier()

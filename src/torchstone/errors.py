@@ -1,0 +1,31 @@
+"""The errors that a person sees. Each message is one line: what is wrong, and what would be right."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BadInput(ValueError):
+    """What was asked for cannot be done as asked; the command line prints the line and exits 2."""
+
+
+class NotFinite(ArithmeticError):
+    """A loss or metric became NaN or infinite. The last good checkpoint still stands."""
+
+
+class NotSaved(OSError):
+    """A checkpoint could not be written. The last good one still stands."""
+
+
+class Interrupted(Exception):
+    """A signal ended the run after its state was saved; `signal` is its number."""
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.signal = signal
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`did you mean a or b?`, or the whole list where nothing comes near."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"

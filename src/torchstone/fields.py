@@ -1,0 +1,92 @@
+"""A recipe's fields as command-line options: their types parse, their comments are the help."""
+
+import argparse
+import dataclasses
+import inspect
+import re
+import types
+import typing
+from typing import Any
+
+
+def add_fields(group, recipe: Any, prefix: str = "") -> set[str]:
+    """Add an option for each field of a dataclass instance; nested ones as `--outer.inner`.
+
+    Returns the option strings. Options not given are absent from the parsed namespace.
+    """
+    options, hints, help_of = set(), typing.get_type_hints(type(recipe)), comments(type(recipe))
+    for field in dataclasses.fields(recipe):
+        value, name = getattr(recipe, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            options |= add_fields(group, value, f"{name}.")
+            continue
+        parse, choices, shown = _parser(hints[field.name])
+        default = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        text = f"{help_of.get(field.name, '')} (default: {default})".strip().replace("%", "%%")
+        group.add_argument(
+            f"--{name}", dest=name, type=parse, choices=choices, metavar=shown, help=text,
+            default=argparse.SUPPRESS,
+        )  # fmt: skip
+        options.add(f"--{name}")
+    return options
+
+
+def changed(parsed: argparse.Namespace) -> dict[str, Any]:
+    """The fields that were given, by name."""
+    return vars(parsed)
+
+
+def comments(recipe: type) -> dict[str, str]:
+    """Field name to the comment on its line."""
+    pattern = re.compile(r"^[ \t]+(\w+)[ \t]*:[^#\n]*#[ \t]*(.+)$", re.MULTILINE)
+    return dict(pattern.findall(inspect.getsource(recipe)))
+
+
+def _parser(hint: Any):
+    """How to read one value of a type: parser, choices, and the word that stands for it in the help."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        inner, choices, shown = _parser(next(a for a in arguments if a is not type(None)))
+        return _named(lambda t: None if t.lower() == "none" else inner(t), inner), choices, shown
+    if origin is typing.Literal:
+        return type(arguments[0]), list(arguments), "{" + ",".join(map(str, arguments)) + "}"
+    if origin is tuple:
+        inner, _, shown = _parser(arguments[0])
+        return (
+            _named(lambda t: tuple(inner(x) for x in t.split(",") if x), inner),
+            None,
+            f"{shown},…",
+        )
+    if hint is bool:
+        return _boolean, None, "true|false"
+    if hint is int:
+        return _whole, None, "N"
+    return hint, None, {float: "X", str: "TEXT"}.get(hint, "VALUE")
+
+
+def _named(function, like):
+    """argparse names the function in its message: `invalid float value`."""
+    function.__name__ = getattr(like, "__name__", "value")
+    return function
+
+
+def _boolean(text: str) -> bool:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
+    return words[text.lower()]
+
+
+def _whole(text: str) -> int:
+    """`1_000` and `1e4` are whole numbers, `1.5` is not."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+        if number == int(number):
+            return int(number)
+    except (ValueError, OverflowError):
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")

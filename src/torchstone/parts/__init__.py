@@ -1,0 +1,1 @@
+"""Shared mathematics: parts with one right answer and a test against an oracle."""

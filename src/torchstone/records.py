@@ -1,0 +1,153 @@
+"""Measured results that can be measured again: one JSON file a recipe, and the README's table.
+
+python -m torchstone.records                    measure every plan in records/plans.json
+python -m torchstone.records lenet5/mnist5k     only this one
+python -m torchstone.records --table            write the README's table from the files
+"""
+
+import argparse
+import json
+import re
+import statistics
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parent
+# in a checkout beside the source; in an installed package within it
+FOLDER = next((f for f in (_HERE.parents[1] / "records", _HERE / "records") if f.is_dir()), _HERE)
+START, END = "<!-- records -->", "<!-- end of records -->"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a recipe reached, and what it takes to check that."""
+
+    system: str
+    recipe: str
+    command: str
+    data: str
+    metric: str
+    target: float | None
+    seeds: list[int]
+    values: list[float]
+    seconds: list[float]
+    parameters: int | None
+    environment: dict
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.values)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over seeds."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+    def line(self) -> str:
+        n = len(self.seeds)
+        return (
+            f"{self.system}/{self.recipe}: {self.metric} {self.mean:.4f} ± {self.spread:.4f} "
+            f"({n} seed{'s' * (n > 1)}, {statistics.median(self.seconds):.0f} s each, "
+            f"{self.environment['processor']})"
+        )
+
+
+def read() -> list[Record]:
+    """All records, in the catalogue's order."""
+    from torchstone.systems import CATALOGUE
+
+    order = [entry.name for entry in CATALOGUE]
+    files = [f for f in sorted(FOLDER.glob("*.json")) if f.name != "plans.json"]
+    records = [Record(**json.loads(file.read_text())) for file in files]
+    return sorted(records, key=lambda r: (order.index(r.system), r.recipe))
+
+
+def of_system(name: str) -> Iterator[Record]:
+    return (record for record in read() if record.system == name)
+
+
+def measure(name: str, plan: dict, data_root: Path | None) -> Record:
+    """Train a recipe once a seed, in a folder that is then let go, and keep the figures."""
+    from torchstone import api
+    from torchstone.engine.folder import environment
+
+    system, recipe = name.split("/")
+    fields, said = dict(plan.get("fields", {})), ""
+    if "data" in plan:
+        if data_root is None:
+            raise SystemExit(f"{name} needs --data-root, a folder that holds {plan['data']!r}")
+        fields["data"] = str(data_root / plan["data"])
+        said = f" --data {Path(plan['data']).name}"
+    said += "".join(f" --{key} {value}" for key, value in plan.get("fields", {}).items())
+    values, seconds, note, count = [], [], "", None
+    for seed in plan["seeds"]:
+        with tempfile.TemporaryDirectory() as folder:
+            run = api.train(name, out=Path(folder) / "run", seed=seed, **fields)
+            result = json.loads((Path(folder) / "run" / "result.json").read_text())
+        values.append(run.results[plan["metric"]])
+        seconds.append(result["seconds"])
+        note, count = result["data"] or "", result["parameters"]
+        print(f"{name} seed {seed}: {plan['metric']} {values[-1]:.4f} in {seconds[-1]:.1f} s")
+    kept = (
+        "python",
+        "versions",
+        "commit",
+        "platform",
+        "processor",
+        "cores",
+        "threads",
+        "gpu",
+        "started",
+    )
+    where = {key: value for key, value in environment().items() if key in kept}
+    command = f"torchstone train {name}{said} --seed {{{','.join(map(str, plan['seeds']))}}}"
+    return Record(
+        system, recipe, command, note, plan["metric"], plan.get("target"), plan["seeds"], values,
+        seconds, count, where,
+    )  # fmt: skip
+
+
+def table(records: list[Record]) -> str:
+    """The README's table."""
+    lines = [
+        "| command | data | parameters | metric | reached | target | time |",
+        "|---|---|--:|---|--:|--:|--:|",
+    ]
+    for r in records:
+        target = "" if r.target is None else f"≥ {r.target:g}"
+        count = "" if r.parameters is None else f"{r.parameters:,}"
+        reached = f"{r.mean:.4f} ± {r.spread:.4f}"
+        time = f"{statistics.median(r.seconds):.0f} s"
+        lines.append(
+            f"| `torchstone train {r.system}/{r.recipe}` | {r.data.split(';')[0]} | {count} | "
+            f"{r.metric} | {reached} | {target} | {time} |"
+        )
+    return "\n".join(lines)
+
+
+def with_table(page: str, records: list[Record]) -> str:
+    """A page with what stands between the two marks replaced by the table."""
+    pattern = re.compile(f"{START}.*?{END}", re.DOTALL)
+    return pattern.sub(lambda _: f"{START}\n{table(records)}\n{END}", page)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m torchstone.records", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="SYSTEM/RECIPE")
+    parser.add_argument("--data-root", type=Path, help="folder with the larger sets")
+    parser.add_argument("--table", action="store_true", help="only rewrite the README's table")
+    args = parser.parse_args()
+    plans = json.loads((FOLDER / "plans.json").read_text())
+    for name in [] if args.table else args.names or plans:
+        record = measure(name, plans[name], args.data_root)
+        file = FOLDER / f"{name.replace('/', '-')}.json"
+        file.write_text(json.dumps(asdict(record), indent=1) + "\n")
+        print(record.line())
+    readme = FOLDER.parent / "README.md"
+    readme.write_text(with_table(readme.read_text(), read()))
+
+
+if __name__ == "__main__":
+    main()

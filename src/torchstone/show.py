@@ -1,0 +1,130 @@
+"""`torchstone show`: a system's card."""
+
+import dataclasses
+import inspect
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor, nn
+
+from torchstone import systems
+from torchstone.fields import comments
+from torchstone.parts.facts import parameters
+from torchstone.records import of_system
+
+
+class Layer(NamedTuple):
+    """One row of the table: a layer without children, in order of use."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    macs: int
+
+
+def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
+    """What each leaf module of `model` makes of one input of `shape` (without the batch)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    order: list[tuple[str, nn.Module, tuple[int, ...]]] = []
+    hooks = []
+    for name, module in model.named_modules():
+        # a list of parameters is no layer: it belongs to the module that holds it
+        inner = [c for c in module.children() if not isinstance(c, nn.ParameterList)]
+        if name and not inner and not isinstance(module, nn.ParameterList):
+
+            def note(module, inputs, output, name=name):
+                if isinstance(output, Tensor):
+                    order.append((name, module, tuple(output.shape[1:])))
+
+            hooks.append(module.register_forward_hook(note))
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, *shape))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)
+    counts = {
+        key.split(".", 1)[-1]: sum(each.values()) // 2
+        for key, each in counter.get_flop_counts().items()
+    }
+    return [
+        Layer(name, type(module).__name__, out, parameters(module), counts.get(name, 0))
+        for name, module, out in order
+    ]
+
+
+def show(name: str) -> None:
+    """Print the card of a system, or of one of its variants."""
+    entry, variant = systems.find(name)
+    module = entry.module()
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(entry.title)}[/]  {escape(entry.paper)}, {entry.year}")
+    console.print(escape(reflowed(inspect.getdoc(module) or "")), style="dim")
+    for each in entry.variants if name == entry.name else (variant,):
+        make, shape = module.VARIANTS[each]
+        model = make()
+        console.print(f"\n[bold]{each}[/]: {parameters(model):,} parameters, input {_times(shape)}")
+        console.print(_layer_table(model, shape))
+    console.print("\n[bold]recipes[/]")
+    console.print(_recipe_table(module.RECIPES))
+    console.print("\n[bold]checks[/] (run them with: torchstone verify " + entry.name + ")")
+    for fact in module.FACTS:
+        console.print(f"  {fact.name}: {fact.published}", markup=False)
+    records = list(of_system(entry.name))
+    if records:
+        console.print("\n[bold]measured[/]")
+        for record in records:
+            console.print(f"  {record.line()}", markup=False)
+
+
+def reflowed(text: str) -> str:
+    """Paragraphs as one line each, for the terminal to break; what is indented stays as it is."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(p if p.startswith(" ") else p.replace("\n", " ") for p in paragraphs)
+
+
+def _layer_table(model: nn.Module, shape: tuple[int, ...]) -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 2))
+    for column, side in zip(Layer._fields, ("left", "left", "left", "right", "right"), strict=True):
+        table.add_column(column, justify=side)
+    rows = layers(model, shape)
+    for row in rows:
+        table.add_row(row.name, row.kind, _times(row.shape), f"{row.parameters:,}", f"{row.macs:,}")
+    # a parameter that belongs to a module with children is in no leaf
+    outside = parameters(model) - sum(row.parameters for row in {r.name: r for r in rows}.values())
+    if outside:
+        table.add_row("(others)", "", "", f"{outside:,}", "")
+    table.add_row("[bold]total", "", "", f"{parameters(model):,}", f"{sum(r.macs for r in rows):,}")
+    return table
+
+
+def _recipe_table(recipes: dict[str, Any]) -> Table:
+    """The first recipe's fields with their meaning; then what the others change."""
+    (first_name, first), *others = recipes.items()
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 2))
+    for column in ("field", first_name, "meaning"):
+        table.add_column(column)
+    said = comments(type(first))
+    names = [field.name for field in dataclasses.fields(first)]
+    for name in names:
+        table.add_row(name, str(getattr(first, name)), said.get(name, ""))
+    for other, recipe in others:
+        changes = [
+            f"{name} {getattr(recipe, name)}"
+            for name in names
+            if getattr(recipe, name) != getattr(first, name)
+        ]
+        table.add_row(f"[bold]{other}[/]", "", escape(", ".join(changes)))
+    return table
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))

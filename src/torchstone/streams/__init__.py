@@ -1,0 +1,1 @@
+"""Streams: data sets, and experience, as endless, seeded, checkpointable iterators."""

@@ -1,0 +1,1 @@
+"""Where it began: the perceptron, back-propagation, the multi-layer perceptron."""

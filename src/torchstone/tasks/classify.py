@@ -1,0 +1,188 @@
+"""Classification of pictures: from a model, a recipe and data to a Run, and its use afterwards."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchstone.engine import parallel
+from torchstone.engine.run import Run
+from torchstone.engine.update import descend
+from torchstone.errors import BadInput
+from torchstone.parts.ema import average
+from torchstone.streams.augment import from_name
+from torchstone.streams.batches import Batches
+from torchstone.streams.images import Pictures, PictureSet, load_pictures, normalise, prepare
+from torchstone.tasks import optimise, pictures
+
+
+def classify(
+    model: nn.Module,
+    recipe: Any,
+    data: PictureSet,
+    *,
+    arguments: dict,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    update: Callable | None = None,
+) -> Run:
+    """A Run that trains `model` to tell the classes of `data` apart.
+
+    The recipe states batch, steps, seed, variant, augment, optimiser, lr, momentum, weight_decay,
+    schedule, warmup, clip, accumulate, ema, precision, compile. Metrics are `loss` and `accuracy`
+    (a share, 0 to 1); validation guides, the test split is looked at once, at the end.
+
+    Args:
+        arguments: what `model` was made with; kept with the weights, so that it can be made again.
+        loss: (logits, labels) -> scalar.
+        update: another learning rule than descent; its state is then all in the model.
+    """
+    state: dict[str, Any] = {"model": model}
+    judged = model
+    if update is None:
+        if recipe.ema:
+            state["ema"] = judged = average(model, recipe.ema)
+        net = parallel.replicate(model)
+        state["optimiser"] = optimiser = optimise.optimiser(model.parameters(), recipe)
+        state["schedule"] = schedule = optimise.schedule(optimiser, recipe)
+
+        def objective(batch):
+            images, labels = batch
+            logits = net(images)
+            right = (logits.detach().argmax(1) == labels).float().mean()
+            return {"loss": loss(logits, labels), "accuracy": right}
+
+        state["update"] = update = descend(
+            objective,
+            optimiser,
+            schedule=schedule,
+            accumulate=recipe.accumulate,
+            clip=recipe.clip,
+            precision=recipe.precision,
+            ema=(state["ema"], model) if recipe.ema else None,
+            replica=net,
+            compile=recipe.compile,
+        )
+    state["stream"] = stream = Batches(
+        data.train,
+        recipe.batch,
+        seed=recipe.seed,
+        card=data.card,
+        augment=from_name(recipe.augment),
+        rank=parallel.rank(),
+        world=parallel.world(),
+    )
+    return Run(
+        stream=stream,
+        update=update,
+        evaluate=lambda: measure(judged, data.val, data.card, loss),
+        state=state,
+        steps=recipe.steps,
+        test=lambda: measure(judged, data.test, data.card, loss),
+        report=lambda folder: report(judged, data, folder),
+        card={
+            "task": "classify",
+            "variant": recipe.variant,
+            "arguments": arguments,
+            "classes": list(data.classes),
+            "picture": data.card,
+            "data": data.note,
+        },
+    )
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, split: Pictures, card: dict, batch: int = 1024) -> Tensor:
+    """Logits of every picture of a split, (pictures, classes), in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    device = split.labels.device
+    rows = torch.arange(len(split), device=device).split(batch)
+    logits = [model(normalise(split.take(index), card)) for index in rows]
+    model.train(was_training)
+    return torch.cat(logits)
+
+
+def measure(model: nn.Module, split: Pictures, card: dict, loss=F.cross_entropy) -> dict:
+    """Accuracy (a share) and mean loss on a whole split."""
+    logits = outputs(model, split, card)
+    right = (logits.argmax(1) == split.labels).double().mean()
+    return {"accuracy": right.item(), "loss": loss(logits, split.labels).item()}
+
+
+def report(model: nn.Module, data: PictureSet, folder: Path) -> None:
+    """Draw what the model gets right and wrong on the test split, and what it looks for."""
+    logits = outputs(model, data.test, data.card)
+    guesses, labels = logits.argmax(1).cpu(), data.test.labels.cpu()
+    count = len(data.classes)
+    matrix = torch.bincount(labels * count + guesses, minlength=count**2).reshape(count, count)
+    pictures.confusion(matrix, data.classes, folder / "confusion.png")
+    everything = data.test.take(torch.arange(len(data.test), device=data.test.labels.device)).cpu()
+    chances = logits.softmax(1).cpu()
+    pictures.mistakes(everything, labels, guesses, chances, data.classes, folder / "mistakes.png")
+    size, channels = data.card["size"], data.card["channels"]
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
+    if first is not None:
+        shape = (channels, size, size) if isinstance(first, nn.Linear) else None
+        pictures.filters(first.weight.detach().cpu(), folder / "filters.png", shape=shape)
+    example = normalise(
+        data.test.take(torch.tensor([0], device=data.test.labels.device)), data.card
+    )
+    pictures.feature_maps(model, example, folder / "features.png")
+
+
+def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict:
+    """Accuracy and mean loss on `spec`: its test split if `held_out`, else every picture of it.
+
+    Raises:
+        BadInput: its classes are not those the model was trained to tell apart.
+    """
+    picture, device = card["picture"], next(model.parameters()).device
+    data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
+    if list(data.classes) != card["classes"]:
+        raise BadInput(
+            f"{spec} has the classes {', '.join(data.classes)}, but the model tells apart "
+            f"{', '.join(card['classes'])}"
+        )
+    splits = [data.test] if held_out else [data.train, data.val, data.test]
+    logits = torch.cat([outputs(model, split, picture) for split in splits])
+    labels = torch.cat([split.labels for split in splits])
+    right = (logits.argmax(1) == labels).double().mean().item()
+    return {
+        "accuracy": right,
+        "loss": F.cross_entropy(logits, labels).item(),
+        "pictures": len(labels),
+    }
+
+
+@torch.no_grad()
+def predict(model: nn.Module, card: dict, inputs: Sequence[Path | str]) -> list[dict]:
+    """Label and probabilities of image files; folders stand for the images in them.
+
+    Raises:
+        BadInput: a file is missing, or is no picture.
+    """
+    files = []
+    for each in map(Path, inputs):
+        inside = sorted(p for p in each.iterdir() if p.is_file()) if each.is_dir() else [each]
+        if not inside:
+            raise BadInput(f"{each} is an empty folder: give image files, or a folder of them")
+        files += inside
+    device = next(model.parameters()).device
+    model.eval()
+    answers = []
+    for file in files:
+        image = normalise(prepare(file, card["picture"]).to(device), card["picture"])
+        chances = model(image).softmax(1)[0].tolist()
+        best = max(range(len(chances)), key=chances.__getitem__)
+        answers.append(
+            {
+                "input": str(file),
+                "label": card["classes"][best],
+                "probability": chances[best],
+                "probabilities": dict(zip(card["classes"], chances, strict=True)),
+            }
+        )
+    return answers

@@ -1,0 +1,77 @@
+"""The optimisers and learning-rate schedules that recipes name, all torch's own."""
+
+import math
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from torchstone.errors import BadInput, nearest
+
+
+class Settings(Protocol):
+    """What a recipe says about descent."""
+
+    @property
+    def optimiser(self) -> str: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def warmup(self) -> float: ...
+    @property
+    def steps(self) -> int: ...
+
+
+def optimiser(parameters: Iterable[nn.Parameter], recipe: Settings) -> torch.optim.Optimizer:
+    """`sgd` (Nesterov where there is momentum), `adam` or `adamw`, in torch's fused form."""
+    lr, decay = recipe.lr, recipe.weight_decay
+    if not 0 < lr < math.inf:
+        raise BadInput(f"lr must be a positive number, not {lr}")
+    momentum = recipe.momentum
+    makers = {
+        "sgd": lambda p: torch.optim.SGD(
+            p, lr, momentum=momentum, weight_decay=decay, nesterov=momentum > 0, fused=True
+        ),
+        "adam": lambda p: torch.optim.Adam(
+            p, lr, (momentum, 0.999), weight_decay=decay, fused=True
+        ),
+        "adamw": lambda p: torch.optim.AdamW(
+            p, lr, (momentum, 0.999), weight_decay=decay, fused=True
+        ),
+    }
+    if recipe.optimiser not in makers:
+        raise BadInput(
+            f"unknown optimiser {recipe.optimiser!r}: {nearest(recipe.optimiser, makers)}"
+        )
+    return makers[recipe.optimiser](list(parameters))
+
+
+def schedule(optimiser: torch.optim.Optimizer, recipe: Settings) -> LambdaLR:
+    """`constant`, `cosine` or `linear` decay to zero over the steps, after a linear warm-up.
+
+    `warmup` is the share of the steps that the rate takes to rise to its full height.
+    """
+    warm = round(recipe.warmup * recipe.steps)
+    shapes = {
+        "constant": lambda done: 1.0,
+        "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+        "linear": lambda done: 1 - done,
+    }
+    if recipe.schedule not in shapes:
+        raise BadInput(f"unknown schedule {recipe.schedule!r}: {nearest(recipe.schedule, shapes)}")
+    shape = shapes[recipe.schedule]
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        return shape(min(1.0, (step - warm) / max(1, recipe.steps - warm)))
+
+    return LambdaLR(optimiser, factor)

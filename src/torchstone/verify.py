@@ -1,0 +1,136 @@
+"""`torchstone verify`: published facts to the unit, and parity with a reference.
+
+Parity means: the same output, the same gradient of every parameter, and the same output again after
+three steps of gradient descent, for the same weights and inputs.
+"""
+
+import copy
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchstone.systems import System
+
+# relative to the largest value: a few roundings of the type, over sums of some thousand terms
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing checked: `measured` against `expected`, within `tolerance`."""
+
+    system: str
+    name: str
+    passed: bool
+    measured: Any
+    expected: Any
+    tolerance: float
+    seconds: float
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def verify(entry: System) -> list[Check]:
+    """All checks of a system. A check that raises has failed, and says with what."""
+    module, checks = entry.module(), []
+    for fact in module.FACTS:
+        checks.append(_checked(entry.name, fact.name, fact.measure, fact.published, fact.tolerance))
+    pairs, end, number = module.reference(), object(), 0
+    while True:
+        number += 1
+        began = time.perf_counter()
+        try:
+            pair = next(pairs, end)
+        except Exception as error:  # noqa: BLE001  a reference that cannot be made is a failed check
+            said = f"{type(error).__name__}: {error}"
+            seconds = time.perf_counter() - began
+            checks.append(
+                Check(entry.name, f"reference {number}", False, said, "runs", 0.0, seconds)
+            )
+            break
+        if pair is end:
+            break
+        checks += _parity(entry.name, number, *pair)
+    return checks
+
+
+def _checked(system: str, name: str, measure, expected, tolerance: float) -> Check:
+    began = time.perf_counter()
+    try:
+        measured = measure()
+        passed = measured == expected if not tolerance else abs(measured - expected) <= tolerance
+    except Exception as error:  # noqa: BLE001
+        measured, passed = f"{type(error).__name__}: {error}", False
+    return Check(
+        system, name, bool(passed), measured, expected, tolerance, time.perf_counter() - began
+    )
+
+
+def _parity(system: str, number: int, ours, theirs, inputs) -> list[Check]:
+    label = f"{getattr(ours, '__name__', type(ours).__name__)} = {getattr(theirs, '__name__', type(theirs).__name__)}"
+    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+
+    def check(what: str, measure) -> Check:
+        dtype = next(
+            (x.dtype for x in inputs if isinstance(x, Tensor) and x.is_floating_point()), None
+        )
+        tolerance = TOLERANCE.get(dtype or torch.float32, 1e-5)
+        return _checked(system, f"{label} ({number}): {what}", measure, 0.0, tolerance)
+
+    checks = [check("output", lambda: apart(ours(*inputs), theirs(*inputs)))]
+    if (
+        isinstance(ours, nn.Module)
+        and isinstance(theirs, nn.Module)
+        and any(True for _ in ours.parameters())
+    ):
+        # the reference may wrap the very same module: then it must not share its parameters
+        theirs = copy.deepcopy(theirs)
+        checks.append(check("gradients", lambda: _gradients(ours, theirs, inputs)))
+        checks.append(check("after 3 steps of SGD", lambda: _steps(ours, theirs, inputs)))
+    return checks
+
+
+def apart(a, b) -> float:
+    """The largest difference, relative to the largest value of `b`; nested outputs are compared in turn."""
+    if isinstance(b, Tensor):
+        if a.shape != b.shape:
+            raise ValueError(f"shapes {tuple(a.shape)} and {tuple(b.shape)}")
+        scale = float(b.detach().abs().max().clamp(min=1e-30)) if b.numel() else 1.0
+        return float((a.detach() - b.detach()).abs().max()) / scale if b.numel() else 0.0
+    if isinstance(b, tuple | list):
+        return max(apart(x, y) for x, y in zip(a, b, strict=True))
+    return abs(a - b) / max(abs(b), 1e-30) if a != b else 0.0
+
+
+def _loss(output) -> Tensor:
+    """A scalar that depends on every output, unevenly."""
+    if not isinstance(output, Tensor):
+        return sum(_loss(each) for each in output if isinstance(each, Tensor))
+    flat = output.flatten()
+    return (flat * torch.linspace(0.5, 1.5, len(flat), dtype=flat.dtype)).square().mean()
+
+
+def _gradients(ours: nn.Module, theirs: nn.Module, inputs) -> float:
+    columns = []
+    for model in (ours, theirs):
+        model.zero_grad()
+        _loss(model(*inputs)).backward()
+        columns.append([p.grad for p in model.parameters() if p.requires_grad])
+    if any(g is None for column in columns for g in column):
+        raise ValueError("a parameter received no gradient")
+    return max(apart(a, b) for a, b in zip(*columns, strict=True))
+
+
+def _steps(ours: nn.Module, theirs: nn.Module, inputs) -> float:
+    ours = copy.deepcopy(ours)
+    for model in (ours, theirs):
+        optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-3)
+        for _ in range(3):
+            optimiser.zero_grad()
+            _loss(model(*inputs)).backward()
+            optimiser.step()
+    return apart(ours(*inputs), theirs(*inputs))

@@ -1,0 +1,182 @@
+"""Checkpoints: whole or not at all, previous one kept, no code run."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from torchstone.engine import checkpoint
+from torchstone.engine.run import Clock, Run, fit
+from torchstone.errors import BadInput, NotFinite, NotSaved
+
+
+def state(value=0.0):
+    model = nn.Linear(3, 2)
+    with torch.no_grad():
+        model.weight.fill_(value)
+    return {"model": model, "optimiser": torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)}
+
+
+def save(folder, step, **kept):
+    checkpoint.save(folder, kept or state(step), {"step": step, "stage": 0, "card": {}})
+
+
+def test_round_trip_and_what_is_on_disk(tmp_path):
+    kept = state(3.0)
+    kept["model"](torch.ones(1, 3)).sum().backward()
+    kept["optimiser"].step()
+    save(tmp_path / "checkpoint", 7, **kept)
+    other = state()
+    found, meta, complaints = checkpoint.find(tmp_path / "checkpoint")
+    checkpoint.load(found, other)
+    assert meta["step"] == 7
+    assert not complaints
+    assert torch.equal(other["model"].weight, kept["model"].weight)
+    momentum = [s["momentum_buffer"] for s in other["optimiser"].state_dict()["state"].values()]
+    assert momentum[0].abs().sum() > 0
+    assert sorted(os.listdir(found)) == ["meta.json", "model.safetensors", "state.pt"]
+    assert set(checkpoint.tensors(found, "model")) == {"weight", "bias"}
+    torch.load(found / "state.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "meta.json"])
+@pytest.mark.parametrize("harm", ["truncate", "remove", "flip"])
+def test_a_harmed_checkpoint_is_passed_over_for_the_previous(tmp_path, name, harm):
+    folder = tmp_path / "checkpoint"
+    save(folder, 1)
+    save(folder, 2)
+    file = folder / name
+    content = file.read_bytes()
+    if harm == "truncate":
+        file.write_bytes(content[: len(content) // 2])
+    elif harm == "flip" and name != "meta.json":
+        file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    else:
+        file.unlink()
+    found, meta, complaints = checkpoint.find(folder)
+    print(complaints)
+    assert (found.name, meta["step"]) == ("checkpoint.previous", 1)
+    assert len(complaints) == 1
+    assert "checkpoint is unusable" in complaints[0]
+
+
+def test_both_harmed_is_said_in_one_line(tmp_path):
+    folder = tmp_path / "checkpoint"
+    save(folder, 1)
+    save(folder, 2)
+    (folder / "state.pt").write_bytes(b"")
+    (tmp_path / "checkpoint.previous" / "meta.json").write_text("{")
+    with pytest.raises(BadInput, match="no whole checkpoint") as caught:
+        checkpoint.find(folder)
+    assert "\n" not in str(caught.value)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (os.system, ("touch exploded",))
+
+
+def test_code_in_a_checkpoint_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "checkpoint"
+    save(folder, 1)
+    torch.save({"optimiser": Bomb()}, folder / "state.pt")
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["sha256"]["state.pt"] = checkpoint._digest(folder / "state.pt")  # as an attacker would
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(BadInput, match="holds code and was refused unread"):
+        checkpoint.load(folder, state())
+    with pytest.raises(BadInput, match="holds code"):
+        checkpoint.read_weights(folder / "state.pt")
+    (tmp_path / "plain.bin").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(BadInput):
+        checkpoint.read_weights(tmp_path / "plain.bin")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_another_run_s_checkpoint_is_refused(tmp_path):
+    save(tmp_path / "checkpoint", 1)
+    model = nn.Linear(4, 2)
+    with pytest.raises(BadInput, match="does not fit 'model'"):
+        checkpoint.load(tmp_path / "checkpoint", {"model": model})
+    with pytest.raises(BadInput, match="has no 'critic'"):
+        checkpoint.load(tmp_path / "checkpoint", {"critic": nn.Linear(3, 2)})
+    with pytest.raises(BadInput, match="has no 'replay'"):
+        checkpoint.load(tmp_path / "checkpoint", {"replay": torch.optim.SGD(model.parameters())})
+
+
+@pytest.mark.parametrize("call", ["save_file", "torch.save", "fsync", "write_text"])
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, call):
+    run = toy(steps=6)
+    space = {"left": 3}
+
+    def full(real):
+        def maybe(*args, **kwargs):
+            if space["left"] <= 0:
+                raise OSError(28, "No space left on device")
+            return real(*args, **kwargs)
+
+        return maybe
+
+    def update(batch):
+        space["left"] -= 1
+        return {"loss": 1.0}
+
+    run.update = update
+    if call == "save_file":
+        monkeypatch.setattr(checkpoint, "save_file", full(checkpoint.save_file))
+    elif call == "torch.save":
+        monkeypatch.setattr(torch, "save", full(torch.save))
+    elif call == "fsync":
+        monkeypatch.setattr(os, "fsync", full(os.fsync))
+    else:
+        monkeypatch.setattr(checkpoint.Path, "write_text", full(checkpoint.Path.write_text))
+    with pytest.raises(NotSaved, match=r"step 3: No space left.*last good checkpoint.*step 2") as said:
+        fit(run, tmp_path, clock=Clock(save=1, log=6), quiet=True)
+    print(said.value)
+    found, meta, complaints = checkpoint.find(tmp_path / "checkpoint")
+    assert (meta["step"], complaints) == (2, [])
+    assert not (tmp_path / "checkpoint.new").exists()
+
+
+def toy(steps=6, bad=None):
+    held = state(1.0)
+    count = iter(range(1, 10**9))
+
+    def update(batch):
+        step = next(count)
+        return {"loss": torch.tensor(float("nan") if step == bad else 1.0)}
+
+    return Run(iter(lambda: 0, 1), update, lambda: {"loss": 1.0}, held, steps)
+
+
+def test_a_metric_that_is_not_finite_stops_with_step_and_checkpoint(tmp_path):
+    """What happens on a device, where the loss is only looked at on the clock."""
+    with pytest.raises(NotFinite) as caught:
+        fit(toy(20, bad=13), tmp_path, clock=Clock(log=5, save=1, evaluate=20), quiet=True)
+    print(caught.value)
+    assert "loss is nan at step 13" in str(caught.value)
+    # the poisoned state of step 13 was not saved over the good one
+    assert checkpoint.find(tmp_path / "checkpoint")[1]["step"] == 12
+    assert "(step 12)" in str(caught.value)
+
+
+def test_published_weights_of_every_wrapping_are_read(tmp_path):
+    from safetensors.torch import save_file
+
+    tensors = {"weight": torch.ones(2)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    torch.save(tensors, tmp_path / "a.pth")
+    torch.save({"state_dict": tensors}, tmp_path / "b.pth")
+    for name in ("a.safetensors", "a.pth", "b.pth"):
+        assert torch.equal(checkpoint.read_weights(tmp_path / name)["weight"], tensors["weight"])
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:20])
+    for name, said in [
+        ("none.pth", "no weights file"),
+        ("cut.safetensors", "not a whole safetensors"),
+    ]:
+        with pytest.raises(BadInput, match=said):
+            checkpoint.read_weights(tmp_path / name)
