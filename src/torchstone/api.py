@@ -78,10 +78,7 @@ def _opened(folder: Path, device: str = "cpu"):
     found, meta, complaints = checkpoint.find(folder / "checkpoint")
     for complaint in complaints:
         _say(f"{complaint}: using {found.name}, step {meta['step']}")
-    if meta.get("system") != entry.name:
-        raise BadInput(
-            f"the checkpoint in {folder} is of {meta.get('system')!r}, its recipe of {entry.name!r}"
-        )
+    _same_system(meta, entry, folder)
     card = meta["card"]
     model = create(card["variant"], **card["arguments"])
     average = checkpoint.tensors(found, "ema.module")
@@ -142,16 +139,14 @@ def train(
         BadInput: something asked for is wrong; nothing is written then.
     """
     entry, recipe_name, recipe = recipe_of(name, fields)
-    folder = Path(out) if out is not None else _free(Path("runs") / f"{entry.name}-{recipe_name}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        ours = (folder / "recipe.json").exists()
-        if not ours:
-            raise BadInput(f"{folder} is not empty and holds no run: choose another --out")
-        if not overwrite:
-            raise BadInput(
-                f"{folder} already holds a run: resume it, choose another --out, or --overwrite"
-            )
-    return _execute(entry, recipe_name, recipe, folder, dict(clock or {}), quiet, fresh=True)
+    from torchstone.engine import device, parallel
+
+    with parallel.together(device.pick(recipe.device)):
+        default = Path("runs") / f"{entry.name}-{recipe_name}"
+        folder = Path(out) if out is not None else _free(default)
+        _refuse_occupied(folder, overwrite)
+        folder = parallel.gather(folder)[0]  # all have looked before the first one writes
+        return _execute(entry, recipe_name, recipe, folder, dict(clock or {}), quiet, fresh=True)
 
 
 def resume(path: str | Path, *, device: str | None = None, quiet: bool = False):
@@ -161,7 +156,11 @@ def resume(path: str | Path, *, device: str | None = None, quiet: bool = False):
     if device is not None:
         recipe = dataclasses.replace(recipe, device=device)
     clock = json.loads((folder / "recipe.json").read_text())["clock"]
-    return _execute(entry, recipe_name, recipe, folder, clock, quiet, fresh=False)
+    from torchstone.engine import device as devices
+    from torchstone.engine import parallel
+
+    with parallel.together(devices.pick(recipe.device)):
+        return _execute(entry, recipe_name, recipe, folder, clock, quiet, fresh=False)
 
 
 def read_recipe(folder: Path):
@@ -179,54 +178,62 @@ def read_recipe(folder: Path):
 
 def _execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool, *, fresh: bool):
     """Build the recipe's runs and fit them one after another."""
-    from torchstone.engine import checkpoint, device, parallel
+    from torchstone.engine import checkpoint, parallel
     from torchstone.engine.folder import finish, start
-    from torchstone.engine.run import Clock, fit
+    from torchstone.engine.run import Clock, fit, pass_over
 
-    place = device.pick(recipe.device, parallel.local_rank())
-    ours = parallel.join(place)
     reached = 0
-    if not fresh and (folder / "checkpoint").exists():
+    if not fresh and checkpoint.any_at(folder / "checkpoint"):
         _, meta, _ = checkpoint.find(folder / "checkpoint")
-        if meta.get("system") != entry.name:
-            raise BadInput(
-                f"the checkpoint in {folder} is of {meta.get('system')!r}, its recipe of {entry.name!r}"
-            )
+        _same_system(meta, entry, folder)
         reached = meta["stage"]
-    try:
-        run, offset = None, 0
-        # a generator: a later stage is only built once the earlier one is trained
-        for stage, run in enumerate(entry.module().build(recipe)):
-            if stage == 0 and fresh and parallel.rank() == 0:
-                start(folder, entry.name, recipe_name, recipe, clock)
-            parallel.barrier()
-            kept = folder / "stages" / str(stage)
-            if stage < reached:
-                checkpoint.load(kept, run.state)
-            else:
-                fit(
-                    run,
-                    folder,
-                    clock=Clock(**clock),
-                    meta={"system": entry.name, "recipe": recipe_name},
-                    stage=stage,
-                    offset=offset,
-                    title=f"{entry.name}/{recipe_name}",
-                    quiet=quiet,
-                )
-                if parallel.rank() == 0 and not kept.exists():
-                    beside = kept.with_name(f"{stage}.new")
-                    shutil.rmtree(beside, ignore_errors=True)
-                    shutil.copytree(folder / "checkpoint", beside)
-                    beside.rename(kept)
-            offset += run.steps
-        if parallel.rank() == 0:
-            finish(folder, entry.name, recipe_name, run, offset)
-            shutil.rmtree(folder / "stages", ignore_errors=True)
-        return run
-    finally:
-        if ours:
-            parallel.leave()
+    run, offset = None, 0
+    # a generator: a later stage is only built once the earlier one is trained
+    for stage, run in enumerate(entry.module().build(recipe)):
+        if stage == 0 and fresh and parallel.rank() == 0:
+            start(folder, entry.name, recipe_name, recipe, clock)
+        parallel.barrier()
+        kept = folder / "stages" / str(stage)
+        if stage < reached:
+            pass_over(run, kept)
+        else:
+            fit(
+                run,
+                folder,
+                clock=Clock(**clock),
+                meta={"system": entry.name, "recipe": recipe_name},
+                stage=stage,
+                offset=offset,
+                title=f"{entry.name}/{recipe_name}",
+                quiet=quiet,
+            )
+            if parallel.rank() == 0 and not kept.exists():
+                beside = kept.with_name(f"{stage}.new")
+                shutil.rmtree(beside, ignore_errors=True)
+                shutil.copytree(checkpoint.find(folder / "checkpoint")[0], beside)
+                beside.rename(kept)
+        offset += run.steps
+    if parallel.rank() == 0:
+        finish(folder, entry.name, recipe_name, run, offset)
+    return run
+
+
+def _same_system(meta: Mapping[str, Any], entry: System, folder: Path) -> None:
+    if meta.get("system") != entry.name:
+        raise BadInput(
+            f"the checkpoint in {folder} is of {meta.get('system')!r}, its recipe of {entry.name!r}"
+        )
+
+
+def _refuse_occupied(folder: Path, overwrite: bool) -> None:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / "recipe.json").exists():
+        raise BadInput(f"{folder} is not empty and holds no run: choose another --out")
+    if not overwrite:
+        raise BadInput(
+            f"{folder} already holds a run: resume it, choose another --out, or --overwrite"
+        )
 
 
 def _free(folder: Path) -> Path:
@@ -263,7 +270,7 @@ def _use(entry: System, verb: str):
 
 def compare(paths: Sequence[str | Path], *, out: str | Path | None = None) -> list[dict]:
     """The figures of several runs as rows, and their curves in one picture, if `out` is given."""
-    from torchstone.engine.curves import compare as draw
+    from torchstone.engine.comparison import compare as draw
 
     return draw([Path(path) for path in paths], Path(out) if out is not None else None)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import sys
 from typing import Any, NoReturn
@@ -36,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _dispatch(argv)
     except (BadInput, NotFinite, NotSaved) as error:
-        print(f"torchstone: {' '.join(str(error).split())}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+            print(f"torchstone: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(f"torchstone: {stop}", file=sys.stderr)
@@ -44,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("torchstone: interrupted before training began; nothing to resume", file=sys.stderr)
         return 130
+    except SystemExit as done:  # argparse leaves so after --help
+        return int(done.code or 0)
     except BrokenPipeError:
         sys.stderr.close()
         return 0

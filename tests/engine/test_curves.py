@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from torchstone.engine import curves
+from torchstone.engine import canvas, comparison, curves
 from torchstone.errors import BadInput
 
 
@@ -45,10 +45,11 @@ def make_run(folder, seed=0, every=10, system="lenet5", shift=0.0, rate=1e-3, re
 
 def drawn(monkeypatch):
     """Keeps every figure that is saved, to be asked what is on it."""
-    figures, save = [], curves.save
-    monkeypatch.setattr(
-        curves, "save", lambda figure, file: (figures.append(figure), save(figure, file))
-    )
+    figures, save = [], canvas.save
+    for module in (comparison, curves):
+        monkeypatch.setattr(
+            module, "save", lambda figure, file: (figures.append(figure), save(figure, file))
+        )
     return figures
 
 
@@ -65,7 +66,7 @@ def test_a_cut_last_line_is_left_out(tmp_path):
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(BadInput) as caught:
-        curves.compare([make_run(tmp_path / "run"), tmp_path / "photos"])
+        comparison.compare([make_run(tmp_path / "run"), tmp_path / "photos"])
     print(caught.value)
     assert "photos" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -73,7 +74,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 
 def test_panels(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
-    result = {"metrics": {"test": {"accuracy": 0.5625}}}
+    result = {"metrics": {"test/accuracy": 0.5625}}
     curves.draw_curves(make_run(tmp_path / "run", result=result), tmp_path / "deep" / "curves.png")
     picture(tmp_path / "deep" / "curves.png")
     axes = {each.get_title(loc="left"): each for each in figures[0].axes}
@@ -97,7 +98,7 @@ def test_legends_cover_no_data(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     runs = [make_run(tmp_path / f"run{i}", rate=float(i)) for i in range(1, 10)]
     curves.draw_curves(runs[0], tmp_path / "curves.png")
-    curves.compare(runs, tmp_path / "compare.png")
+    comparison.compare(runs, tmp_path / "compare.png")
     legends = 0
     for figure in figures:
         for legend in [*figure.legends, *(a.get_legend() for a in figure.axes if a.get_legend())]:
@@ -124,7 +125,7 @@ def test_a_run_with_nothing_to_draw_yet(tmp_path):
 def test_rows_of_compare(tmp_path):
     result = {"metrics": {"test/accuracy": 0.25}, "seconds": 7.5, "parameters": 61706}
     runs = [make_run(tmp_path / "a", seed=3, result=result), make_run(tmp_path / "b", shift=0.125)]
-    table = curves.compare(runs)
+    table = comparison.compare(runs)
     print(*table, sep="\n")
     assert table[0] == {
         "run": "a",
@@ -153,7 +154,7 @@ def test_three_seeds_are_a_band_and_two_are_lines(tmp_path, monkeypatch):
     ]
     others = [make_run(tmp_path / f"r{i}", i, system="resnet") for i in range(2)]
     odd = make_run(tmp_path / "odd", 9, rate=0.5)  # another rate: not a repetition
-    curves.compare([*seeds, *others, odd], tmp_path / "compare.png")
+    comparison.compare([*seeds, *others, odd], tmp_path / "compare.png")
     picture(tmp_path / "compare.png")
     for axes in figures[0].axes:
         assert len(axes.collections) == 1
@@ -174,10 +175,10 @@ def test_three_seeds_are_a_band_and_two_are_lines(tmp_path, monkeypatch):
 
 def test_smooth_keeps_a_slope_and_quietens_noise():
     line = np.arange(200.0)
-    inner = curves.smooth(line, 20)[10:-10]
+    inner = canvas.smooth(line, 20)[10:-10]
     noise = np.random.default_rng(0).normal(size=2000)
-    ratio = noise.std() / curves.smooth(noise, 100).std()
+    ratio = noise.std() / canvas.smooth(noise, 100).std()
     print(f"largest lag {abs(inner - line[10:-10]).max()}, noise divided by {ratio:.1f}")
     assert np.allclose(inner, line[10:-10])
     assert ratio > 5
-    assert np.allclose(curves.smooth(noise, 0), noise)
+    assert np.allclose(canvas.smooth(noise, 0), noise)

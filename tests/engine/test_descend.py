@@ -29,7 +29,10 @@ def sgd(model, lr=0.1):
 
 
 def difference(a, b):
-    return max(float((x - y).detach().abs().max()) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    return max(
+        float((x - y).detach().abs().max())
+        for x, y in zip(a.parameters(), b.parameters(), strict=True)
+    )
 
 
 def by_hand(model, steps, clip=None, rows=10):
@@ -111,7 +114,7 @@ def test_only_its_own_parameters_receive_gradients():
     one, two = net(0), net(1)
     one[0].weight.grad = None
     narrow = descend(
-        lambda b: (two[:1](b[0]).square().mean() + squared(one)(b)), sgd(one), accumulate=1
+        lambda b: two[:1](b[0]).square().mean() + squared(one)(b), sgd(one), accumulate=1
     )
     narrow(batch())
     assert all(p.grad is None for p in two.parameters())
@@ -130,7 +133,8 @@ def test_schedule_and_moving_average_follow_each_step():
         new = [p.detach() for p in model.parameters()]
         # torch's average starts from the first weights it is given
         expected = [
-            n.clone() if step == 0 else 0.9 * e + 0.1 * n for e, n in zip(expected, new, strict=True)
+            n.clone() if step == 0 else 0.9 * e + 0.1 * n
+            for e, n in zip(expected, new, strict=True)
         ]
     assert optimiser.param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**3)
     apart = max(

@@ -11,10 +11,9 @@ import pytest
 import torch
 import toys
 from torch import nn
-from toys import TOYS, Crash, cut, differing, fingerprint
+from toys import TOYS, Crash, cut, differing, fingerprint, rows
 
 from torchstone.engine import run as engine
-from torchstone.engine.meter import read_rows
 from torchstone.engine.run import Clock, fit
 
 STEPS = 12
@@ -42,14 +41,6 @@ def interrupted(name: str, folder: Path, after: int, drop: str | None = None):
     return second
 
 
-def rows(folder: Path) -> list[dict]:
-    """What was written, less the clock's part."""
-    return [
-        {k: v for k, v in row.items() if k not in ("time", "rate")}
-        for row in read_rows(folder / "metrics.jsonl")
-    ]
-
-
 # ------------------------------------------------------------------------------------- it learns
 
 
@@ -74,7 +65,7 @@ def test_perceptron_learns():
     assert got["trained"] > max(0.93, got["untrained"] + 0.3)
 
 
-@pytest.mark.parametrize(("name", "steps", "share"), [("gan", 800, 0.85), ("diffusion", 600, 0.85)])
+@pytest.mark.parametrize(("name", "steps", "share"), [("gan", 800, 0.7), ("diffusion", 600, 0.7)])
 def test_generators_learn_more_than_a_mean_and_a_covariance(name, steps, share):
     got = learned(TOYS[name](0, steps), {"gaussian": one_gaussian()})
     assert got["trained"] < share * min(got["untrained"], got["gaussian"])
@@ -178,26 +169,11 @@ def test_no_entry_of_the_state_can_be_spared(name, entry, tmp_path):
 
 
 def test_the_global_generators_are_part_of_the_state(tmp_path, monkeypatch):
-    """Dropout draws from torch's own generator, which no state names: the engine keeps it."""
-
-    def toy():
-        run = toys.world_model(0, STEPS)
-        inner = run.stream
-
-        def noisy():
-            for s, a in inner:
-                yield nn.functional.dropout(s, 0.5), a
-
-        run.stream = noisy()
-        return run
+    """The world model's noise is drawn from torch's own, as dropout is: the engine keeps it."""
 
     def go(folder):
-        expected = toy()
-        fit(expected, tmp_path / folder / "whole", clock=CLOCK, quiet=True)
-        with pytest.raises(Crash):
-            fit(cut(toy(), 7), tmp_path / folder / "cut", clock=CLOCK, quiet=True)
-        run = toy()
-        fit(run, tmp_path / folder / "cut", clock=CLOCK, quiet=True)
+        expected = whole("world_model", tmp_path / folder / "whole")
+        run = interrupted("world_model", tmp_path / folder / "cut", 7)
         return differing(fingerprint(expected), fingerprint(run))
 
     assert go("kept") == []

@@ -5,12 +5,21 @@ needed a change of the engine. What `evaluate` measures is on data, noise or wor
 never draws from.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
+from torchstone import systems
+from torchstone.engine import checkpoint, generators
+from torchstone.engine import folder as pages
+from torchstone.engine.meter import read_rows
 from torchstone.engine.run import Run
 from torchstone.engine.update import descend
 from torchstone.parts.ema import average
@@ -36,7 +45,7 @@ class Draws:
 
 
 def mlp(*widths: int) -> nn.Sequential:
-    layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
     return nn.Sequential(*(m for layer in layers for m in (layer, nn.SiLU())))[:-1]
 
 
@@ -95,10 +104,10 @@ def gan(seed: int, steps: int) -> Run:
 
     def d_loss(batch):
         x, z = batch
-        return nn.functional.softplus(-critic(x)).mean() + nn.functional.softplus(critic(model(z))).mean()
+        return softplus(-critic(x)).mean() + softplus(critic(model(z))).mean()
 
     def g_loss(z):
-        return nn.functional.softplus(-critic(model(z))).mean()
+        return softplus(-critic(model(z))).mean()
 
     d_step = descend(d_loss, d_optimiser)
     g_step = descend(g_loss, g_optimiser, ema=(ema, model))
@@ -128,15 +137,16 @@ def gan(seed: int, steps: int) -> Run:
 def diffusion(seed: int, steps: int, levels: int = 40) -> Run:
     """DDPM: x_t = √ᾱ_t x + √(1-ᾱ_t) ε, and the model says ε; samples come from its average."""
     torch.manual_seed(seed)
-    model = mlp(6, 64, 64, 2)
+    model = mlp(6, 64, 64, 64, 2)
     ema = average(model, 0.98)
-    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
     beta = torch.linspace(1e-3, 0.2, levels)
     kept = (1 - beta).cumprod(0)
 
     def noise(net, x, t):
         time = t / levels * math.pi
-        return net(torch.cat([x, torch.stack([f(k * time) for k in (1, 2) for f in (torch.sin, torch.cos)], 1)], 1))
+        waves = [f(k * time) for k in (1, 2) for f in (torch.sin, torch.cos)]
+        return net(torch.cat([x, torch.stack(waves, 1)], 1))
 
     def loss(batch):
         x, t, eps = batch
@@ -175,7 +185,8 @@ class Points:
 
     def __init__(self, n: int, seed: int, length: int = 16):
         self.generator, self.length = torch.Generator().manual_seed(seed), length
-        self.place, self.time = self._start(n), torch.randint(length, (n,), generator=self.generator)
+        self.place = self._start(n)
+        self.time = torch.randint(length, (n,), generator=self.generator)
 
     def _start(self, n: int) -> Tensor:
         return 2 * torch.randn(n, 2, generator=self.generator)
@@ -237,7 +248,8 @@ def ppo(seed: int, steps: int, gamma: float = 0.95, lam: float = 0.9) -> Run:
     shuffle = Draws(seed + 2)
 
     def log_prob(place, action):
-        return torch.distributions.Normal(model["actor"](place), model.spread.exp()).log_prob(action).sum(-1)
+        policy = torch.distributions.Normal(model["actor"](place), model.spread.exp())
+        return policy.log_prob(action).sum(-1)
 
     def loss(batch):
         place, action, old, advantage, target = batch
@@ -268,7 +280,8 @@ def ppo(seed: int, steps: int, gamma: float = 0.95, lam: float = 0.9) -> Run:
     def evaluate():
         world = Points(500, seed + 1)
         world.time.zero_()
-        return {"return": float(sum(world.step(model["actor"](world.place))[0].mean() for _ in range(16)))}
+        rewards = [world.step(model["actor"](world.place))[0].mean() for _ in range(16)]
+        return {"return": float(sum(rewards))}
 
     state = {"model": model, "optimiser": optimiser, "stream": stream, "shuffle": shuffle}
     return Run(stream, update, evaluate, state, steps)
@@ -310,6 +323,10 @@ def world_model(seed: int, steps: int) -> Run:
         s, a = batch
         return (model(torch.cat([s, a[:, None]], 1)) + s - physics(s, a)).square().mean()
 
+    def noisy_loss(batch):  # as dropout does, from torch's own generator: in no state of ours
+        s, a = batch
+        return loss((s + 0.01 * torch.randn_like(s), a))
+
     held_out = draw(torch.Generator().manual_seed(seed + 1), 1000)
 
     @torch.no_grad()
@@ -318,7 +335,7 @@ def world_model(seed: int, steps: int) -> Run:
 
     stream = Draws(seed, draw)
     state = {"model": model, "optimiser": optimiser, "schedule": schedule, "stream": stream}
-    return Run(stream, descend(loss, optimiser, schedule=schedule), evaluate, state, steps)
+    return Run(stream, descend(noisy_loss, optimiser, schedule=schedule), evaluate, state, steps)
 
 
 def controller(seed: int, steps: int, world: nn.Module) -> Run:
@@ -362,15 +379,42 @@ def second_stage(seed: int, steps: int) -> Run:
     return controller(seed, steps, world_model(seed, steps).state["model"])
 
 
-TOYS = {
-    toy.__name__: toy for toy in (perceptron, gan, diffusion, ppo, world_model, second_stage)
-}
+TOYS = {toy.__name__: toy for toy in (perceptron, gan, diffusion, ppo, world_model, second_stage)}
+
+
+# ---------------------------------------------------------------------- as the catalogue has them
+
+
+@dataclass(frozen=True)
+class Recipe:
+    seed: int = 0
+    steps: int = 8
+    device: str = "cpu"
+
+
+def build(recipe: Recipe) -> Iterator[Run]:
+    generators.seed(recipe.seed)
+    yield from staged(recipe.seed, recipe.steps)
+
+
+class Entry(systems.System):
+    """A catalogue entry whose file is this one."""
+
+    def module(self):
+        return SimpleNamespace(VARIANTS={}, RECIPES={"smoke": Recipe()}, build=build)
+
+
+def enter(monkeypatch) -> None:
+    """Make the two stages the catalogue's only system; pictures of runs have their own tests."""
+    entry = Entry("toy", "toys", "Toy", "none", 2026, ("toy",), ("smoke",))
+    monkeypatch.setattr(systems, "CATALOGUE", (entry,))
+    monkeypatch.setattr(pages, "draw_curves", lambda *_: None)
 
 
 # --------------------------------------------------------------------------- for looking and cutting
 
 
-class Crash(Exception):
+class Crash(Exception):  # noqa: N818
     """What the tests throw into a run."""
 
 
@@ -387,25 +431,39 @@ def cut(run: Run, after: int) -> Run:
     return run
 
 
-def fingerprint(run: Run) -> dict[str, bytes]:
-    """Every tensor and number of a run's state, by path, as bytes."""
+def flat(value: object, path: str = "") -> dict[str, bytes]:
+    """Every tensor and number of nested containers, by path, as bytes."""
+    if isinstance(value, Tensor):
+        return {path: value.detach().cpu().contiguous().numpy().tobytes()}
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return {path: repr(value).encode()}
     found: dict[str, bytes] = {}
-
-    def walk(path, value):
-        if isinstance(value, Tensor):
-            found[path] = value.detach().cpu().contiguous().numpy().tobytes()
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                walk(f"{path}.{key}", item)
-        elif isinstance(value, list | tuple):
-            for index, item in enumerate(value):
-                walk(f"{path}.{index}", item)
-        else:
-            found[path] = repr(value).encode()
-
-    for name, item in run.state.items():
-        walk(name, item.state_dict())
+    for key, item in value.items():
+        found |= flat(item, f"{path}.{key}")
     return found
+
+
+def fingerprint(run: Run) -> dict[str, bytes]:
+    """A run's whole state."""
+    return flat({name: item.state_dict() for name, item in run.state.items()})
+
+
+def saved(folder: Path) -> dict[str, bytes]:
+    """All that the checkpoint of a run folder holds, what the engine itself remembers included."""
+    newest, meta, _ = checkpoint.find(folder / "checkpoint")
+    files = {"weights": checkpoint.read_weights(newest / "model.safetensors")}
+    rest = checkpoint.read_pickle(newest / "state.pt")
+    return flat({**files, **rest, "stage": meta["stage"], "results": meta["results"]})
+
+
+def rows(folder: Path) -> list[dict]:
+    """What a run wrote down, less the clock's part."""
+    return [
+        {k: v for k, v in row.items() if k not in ("time", "rate")}
+        for row in read_rows(folder / "metrics.jsonl")
+    ]
 
 
 def differing(a: dict[str, bytes], b: dict[str, bytes]) -> list[str]:

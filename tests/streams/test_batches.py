@@ -68,6 +68,19 @@ def test_resume_at_random_points(augmentation):
         assert same([next(second) for _ in range(30 - done)], whole[done:])
 
 
+def test_augmentation_is_new_at_each_step():
+    drawn_numbers = []
+
+    def watch(pictures, draw):
+        drawn_numbers.append(draw(2))
+        return pictures
+
+    drawn(numbered(8), 20, augment=watch)
+    rows = torch.cat(drawn_numbers)
+    print("distinct draws:", len(rows.unique(dim=0)), "of", len(rows))
+    assert len(rows.unique(dim=0)) == len(rows) == 160
+
+
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_together_are_the_joint_batch(world):
     options = {"augment": augment.from_name("affine")}

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from torchstone.errors import BadInput
-from torchstone.streams.images import decode, load_pictures, normalise, prepare
+from torchstone.streams.framing import decode, prepare
+from torchstone.streams.images import load_pictures, normalise
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +99,9 @@ def test_blank_paper_is_refused(digits, tmp_path, shade):
 
 def test_what_is_no_picture_is_refused(digits, tmp_path):
     (tmp_path / "text.png").write_text("words")
-    with pytest.raises(BadInput, match="text.png is not a readable picture"):
+    with pytest.raises(BadInput, match=r"text\.png is not a readable picture"):
         prepare(tmp_path / "text.png", digits.card)
-    with pytest.raises(BadInput, match="none.png does not exist"):
+    with pytest.raises(BadInput, match=r"none\.png does not exist"):
         prepare(str(tmp_path / "none.png"), digits.card)
 
 

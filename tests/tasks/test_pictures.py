@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from torchstone.errors import BadInput
-from torchstone.tasks import pictures
+from torchstone.tasks import features, pictures
 
 DIGITS = [str(i) for i in range(10)]
 
@@ -28,9 +28,10 @@ def picture(file):
 def drawn(monkeypatch):
     """Keeps every figure that is saved, to be asked what is on it."""
     figures, save = [], pictures.save
-    monkeypatch.setattr(
-        pictures, "save", lambda figure, file: (figures.append(figure), save(figure, file))
-    )
+    for module in (features, pictures):
+        monkeypatch.setattr(
+            module, "save", lambda figure, file: (figures.append(figure), save(figure, file))
+        )
     return figures
 
 
@@ -157,7 +158,7 @@ def test_filters(tmp_path, monkeypatch, shape, image, said):
     figures = drawn(monkeypatch)
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(shape) + 0.5)
-    pictures.filters(weight, tmp_path / "f.png", shape=image)
+    features.filters(weight, tmp_path / "f.png", shape=image)
     picture(tmp_path / "f.png")
     print(figures[0].get_suptitle())
     assert said in figures[0].get_suptitle()
@@ -171,7 +172,7 @@ def test_filters(tmp_path, monkeypatch, shape, image, said):
 def test_the_largest_filters_come_first(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     weight = torch.arange(1.0, 101.0)[:, None, None, None].expand(100, 1, 2, 2)
-    pictures.filters(weight, tmp_path / "f.png")
+    features.filters(weight, tmp_path / "f.png")
     tiles = np.asarray(figures[0].axes[0].images[0].get_array())[36::80, 36::80].flatten()
     print(tiles[:3], "…", tiles[-1])
     assert tiles.tolist() == list(range(100, 36, -1))
@@ -180,13 +181,13 @@ def test_the_largest_filters_come_first(tmp_path, monkeypatch):
 def test_filters_of_the_wrong_shape(tmp_path):
     for shape in (None, (1, 3, 3)):
         with pytest.raises(BadInput, match="10 inputs"):
-            pictures.filters(torch.ones(4, 10), tmp_path / "f.png", shape=shape)
+            features.filters(torch.ones(4, 10), tmp_path / "f.png", shape=shape)
 
 
 def test_feature_maps_are_the_outputs_before_anything_wrote_over_them():
     torch.manual_seed(0)
     model, image = Small().train(), torch.randn(1, 1, 8, 8)
-    heard = pictures._listen(model, image)
+    heard = features._listen(model, image)
     model.eval()  # as they were heard, whatever the mode before
     print([label for label, _ in heard])
     kinds = [label.split("\n")[-1] for label, _ in heard]
@@ -204,10 +205,10 @@ def test_feature_maps_leave_the_model_as_it_was(tmp_path):
     model = Small().train()
     model.body[1].eval()  # as when statistics are frozen
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    pictures.feature_maps(model, torch.randn(1, 1, 8, 8), tmp_path / "f.png")
+    features.feature_maps(model, torch.randn(1, 1, 8, 8), tmp_path / "f.png")
     picture(tmp_path / "f.png")
     with pytest.raises(RuntimeError):
-        pictures.feature_maps(model, torch.randn(1, 3, 8, 8), tmp_path / "g.png")
+        features.feature_maps(model, torch.randn(1, 3, 8, 8), tmp_path / "g.png")
     modes = {name: module.training for name, module in model.named_modules()}
     hooks = sum(len(module._forward_hooks) for module in model.modules())
     print(f"{hooks} hooks left, {sum(modes.values())} of {len(modes)} modules in training mode")
@@ -223,7 +224,7 @@ def test_feature_maps_of_a_deep_model_are_picked_evenly(tmp_path, monkeypatch):
     model = nn.Sequential(
         nn.Conv2d(3, 4, 1), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 9)
     )
-    pictures.feature_maps(model, torch.randn(1, 3, 12, 8), tmp_path / "f.png", most=3)
+    features.feature_maps(model, torch.randn(1, 3, 12, 8), tmp_path / "f.png", most=3)
     picture(tmp_path / "f.png")
     print(figures[0].get_suptitle())
     assert "43 layers, 24 of them" in figures[0].get_suptitle()

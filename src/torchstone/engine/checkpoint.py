@@ -66,6 +66,21 @@ def previous_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.previous")
 
 
+def _candidates(folder: Path) -> tuple[Path, Path, Path]:
+    return folder, folder.with_name(f"{folder.name}.new"), previous_of(folder)
+
+
+def any_at(folder: Path) -> bool:
+    """Whether one was ever finished there; the very first may have been cut off in the writing."""
+    _, new, previous = _candidates(folder)
+    if folder.exists() or previous.exists():
+        return True
+    try:
+        return bool(_checked(new))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def find(folder: Path) -> tuple[Path, dict, list[str]]:
     """The newest whole checkpoint: its folder, its meta data, and what was wrong with newer ones.
 
@@ -73,7 +88,7 @@ def find(folder: Path) -> tuple[Path, dict, list[str]]:
         BadInput: there is none.
     """
     complaints = []
-    for candidate in (folder, folder.with_name(f"{folder.name}.new"), previous_of(folder)):
+    for candidate in _candidates(folder):
         if not candidate.exists():
             continue
         try:

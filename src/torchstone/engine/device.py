@@ -1,6 +1,7 @@
 """Which device a run uses, and in which precision it computes."""
 
 import contextlib
+import os
 
 import torch
 
@@ -9,8 +10,11 @@ from torchstone.errors import BadInput, nearest
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick(name: str = "auto", local_rank: int = 0) -> torch.device:
-    """`auto` takes CUDA, then Apple's MPS, then the CPU; a named device that is absent is refused."""
+def pick(name: str = "auto") -> torch.device:
+    """`auto` takes CUDA, then Apple's MPS, then the CPU; a named device that is absent is refused.
+
+    Under `torchrun` each process takes the CUDA device of its own number.
+    """
     present = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -25,7 +29,7 @@ def pick(name: str = "auto", local_rank: int = 0) -> torch.device:
         here = ", ".join(k for k, there in present.items() if there)
         raise BadInput(f"device {name!r} is not to be had on this machine (it has: {here})")
     if kind == "cuda":
-        device = torch.device("cuda", int(index) if index else local_rank)
+        device = torch.device("cuda", int(index or os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
         return device
     return torch.device(kind)

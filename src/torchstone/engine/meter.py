@@ -70,16 +70,20 @@ class Meter:
 class Log:
     """A run's rows on disk (`metrics.jsonl`, TensorBoard events) and its live progress.
 
-    Rows later than `step` are dropped on opening: they were written after the checkpoint that the
-    run goes on from, and will be written again.
+    Of the rows there, the first `rows` are kept on opening, as many as there were at the checkpoint
+    that the run goes on from; the others will be written again.
     """
 
-    def __init__(self, folder: Path, step: int, steps: int, title: str, quiet: bool = False):
+    def __init__(
+        self, folder: Path, rows: int, step: int, steps: int, title: str, quiet: bool = False
+    ):
         from rich.console import Console
         from torch.utils.tensorboard import SummaryWriter
 
         self.file = folder / "metrics.jsonl"
-        kept = [row for row in read_rows(self.file) if row["step"] <= step]
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = read_rows(self.file)[:rows]
+        self.count = len(kept)
         self.before = max((row.get("time", 0.0) for row in kept), default=0.0)
         beside = self.file.with_suffix(".new")
         beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
@@ -107,6 +111,7 @@ class Log:
         row |= metrics
         self.rows.write(json.dumps(row) + "\n")
         self.rows.flush()
+        self.count += 1
         for name, value in metrics.items():
             self.board.add_scalar(f"{split}/{name}", value, step)
         shown = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items() if "/" not in k)

@@ -4,7 +4,9 @@ One process a device. Streams give each process its share of the joint batch, `r
 the gradients, and only the first process writes. Without torchrun every function here is a no-op.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -22,22 +24,17 @@ def world() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", 0))
-
-
-def join(device: torch.device) -> bool:
-    """Join the processes that `torchrun` started; say whether there are any."""
-    if int(os.environ.get("WORLD_SIZE", 1)) < 2:
-        return False
-    if not dist.is_initialized():
+@contextlib.contextmanager
+def together(device: torch.device) -> Iterator[None]:
+    """Join the processes that `torchrun` started, if it did, and leave them afterwards."""
+    ours = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
+    if ours:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return True
-
-
-def leave() -> None:
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+    try:
+        yield
+    finally:
+        if ours:
+            dist.destroy_process_group()
 
 
 def replicate(model: nn.Module) -> nn.Module:

@@ -4,9 +4,7 @@
 evaluates, and saves. It never looks inside a batch, a model or an optimiser.
 """
 
-import contextlib
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +16,8 @@ from torch import Tensor
 
 from torchstone.engine import checkpoint, generators, parallel
 from torchstone.engine.meter import Log, Meter
-from torchstone.errors import BadInput, Interrupted, NotFinite, NotSaved
+from torchstone.engine.stopping import Signals, explain, unsaved
+from torchstone.errors import Interrupted, NotFinite, NotSaved
 
 Batch = Any
 Metrics = Mapping[str, Tensor | float]
@@ -47,18 +46,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Clock:
-    """When to read metrics, evaluate and save, in steps; `None` is 200 rows and 20 evaluations a run,
-    and a checkpoint at each evaluation and whenever `seconds` have passed without one."""
+    """When to read metrics, evaluate and save, in steps; `None` is 200 rows and 20 evaluations a run.
+    A checkpoint is also due whenever `seconds` have passed without one, and at the end."""
 
     log: int | None = None
     evaluate: int | None = None
     save: int | None = None
-    seconds: float = 60.0
+    seconds: float = 30.0
 
     def of(self, steps: int) -> "Clock":
         log = self.log or math.ceil(steps / 200)
         evaluate = self.evaluate or math.ceil(steps / 20)
-        return Clock(log, evaluate, self.save or evaluate, self.seconds)
+        return Clock(log, evaluate, self.save or steps, self.seconds)
 
 
 class _Progress:
@@ -110,8 +109,13 @@ def fit(
     clock = clock.of(run.steps)
     writes = folder is not None and parallel.rank() == 0
     if folder is not None:
-        run.results.update(_go_on(folder, state, stage, quiet or not writes))
-    log = Log(folder, offset + progress.step, offset + run.steps, title, quiet) if writes else None
+        results, rows = _go_on(folder, state, stage, quiet or not writes)
+        run.results.update(results)
+    log = None
+    if writes:
+        before = generators.snapshot()  # what it imports draws from Python's
+        log = Log(folder, rows, offset + progress.step, offset + run.steps, title, quiet)
+        generators.restore(before)
     saved_at = time.monotonic()
 
     def save() -> None:
@@ -122,11 +126,11 @@ def fit(
         entries = {name: _frozen(item) for name, item in state.items()}
         if writes:
             about = {**(meta or {}), "stage": stage, "step": progress.step, "card": run.card}
-            about |= {"steps": run.steps, "results": run.results}
+            about |= {"steps": run.steps, "results": run.results, "rows": log.count}
             try:
                 checkpoint.save(folder / "checkpoint", entries, about)
             except OSError as error:
-                raise NotSaved(_unsaved(error, folder, offset + progress.step)) from None
+                raise NotSaved(unsaved(error, folder, offset + progress.step)) from None
         saved_at = time.monotonic()
 
     def judge(split: str, measure: Callable[[], Metrics]) -> None:
@@ -138,10 +142,10 @@ def fit(
             log.write(offset + progress.step, split, numbers)
 
     try:
-        with _Signals() as signals:
+        with Signals() as signals:
             if progress.step == 0:
-                judge("val", run.evaluate)
                 save()  # from here on there is something to go back to
+                judge("val", run.evaluate)
             while progress.step < run.steps:
                 metrics = run.update(next(run.stream))
                 progress.step = step = progress.step + 1
@@ -166,22 +170,28 @@ def fit(
                     late, stop = map(max, zip(*parallel.gather(mine), strict=True))
                 if step % clock.save == 0 or step == run.steps or late or stop:
                     save()
-                if stop and step < run.steps:
+                if stop or (step == run.steps and signals.caught):  # or while the last was saved
                     where = f"step {offset + step} of {offset + run.steps}"
-                    raise Interrupted(f"stopped at {where}, state saved", stop)
+                    raise Interrupted(f"stopped at {where}, state saved", stop or signals.caught)
     except NotFinite as error:
-        raise NotFinite(_explain(error, run, folder, offset + progress.step + 1)) from None
+        raise NotFinite(explain(error, run.update, folder, offset + progress.step + 1)) from None
     finally:
         if log:
             log.close()
     return run.results
 
 
-def _go_on(folder: Path, state: dict, stage: int, quiet: bool) -> dict:
-    """Load the checkpoint of this stage, if the folder has one; return the results it had so far."""
-    names = ("checkpoint", "checkpoint.new", "checkpoint.previous")
-    if not any((folder / name).exists() for name in names):
-        return {}
+def pass_over(run: Run, kept: Path) -> None:
+    """Put a finished stage's checkpoint back, with the global generators as they stood at its end:
+    what `build` draws before the next stage is then drawn again as it was."""
+    checkpoint.load(kept, {**run.state, "progress": _Progress()})
+
+
+def _go_on(folder: Path, state: dict, stage: int, quiet: bool) -> tuple[dict, int]:
+    """Load the checkpoint of this stage, if the folder has one; return the results it had so far,
+    and how many rows were written by then."""
+    if not checkpoint.any_at(folder / "checkpoint"):
+        return {}, 0
     found, meta, complaints = checkpoint.find(folder / "checkpoint")
     if complaints and not quiet:
         from rich.console import Console
@@ -189,56 +199,11 @@ def _go_on(folder: Path, state: dict, stage: int, quiet: bool) -> dict:
         line = f"{'; '.join(complaints)}: going back to {found.name}, step {meta['step']}"
         Console(stderr=True).print(line, markup=False, soft_wrap=True)
     if meta["stage"] != stage:
-        return {}
+        return {}, meta["rows"]
     checkpoint.load(found, state)
-    return meta["results"]
+    return meta["results"], meta["rows"]
 
 
 def _frozen(item: Any) -> Any:
     """Every process must take part in a state that is gathered, though only one writes it."""
     return item if isinstance(item, torch.nn.Module) else item.state_dict()
-
-
-def _explain(error: NotFinite, run: Run, folder: Path | None, step: int) -> str:
-    said = str(error)
-    parts = [said if "at step" in said else f"step {step}: {said}"]
-    diagnosis = getattr(run.update, "diagnosis", None)
-    if diagnosis is not None and "learning rate" not in said:
-        parts.append(diagnosis())
-    if folder is not None:
-        found, meta, _ = checkpoint.find(folder / "checkpoint")
-        parts.append(f"last good checkpoint: {found} (step {meta['step']})")
-    parts.append("the usual cause is too high a learning rate: try a third of it, or --clip 1")
-    return "; ".join(parts)
-
-
-def _unsaved(error: OSError, folder: Path, step: int) -> str:
-    line = f"could not save at step {step}: {error.strerror or error}"
-    with contextlib.suppress(BadInput):
-        found, meta, _ = checkpoint.find(folder / "checkpoint")
-        line += f"; the last good checkpoint stays: {found} (step {meta['step']})"
-    return f"{line}; make room, then: torchstone resume {folder}"
-
-
-class _Signals(contextlib.AbstractContextManager):
-    """Remembers the first SIGINT or SIGTERM, so that the loop can save and leave; a second one kills."""
-
-    def __init__(self):
-        self.caught, self.before = 0, {}
-
-    def __enter__(self):
-        with contextlib.suppress(ValueError):  # not in the main thread: leave signals alone
-            for each in (signal.SIGINT, signal.SIGTERM):
-                self.before[each] = signal.signal(each, self._catch)
-        return self
-
-    def _catch(self, number, frame):
-        self.caught = number
-        self._restore()
-
-    def _restore(self):
-        for each, handler in self.before.items():
-            signal.signal(each, handler)
-
-    def __exit__(self, *_):
-        self._restore()

@@ -1,6 +1,8 @@
 """Batches without end, whose whole state is how many samples were consumed."""
 
+import atexit
 import signal
+import weakref
 from collections.abc import Iterator
 
 import torch
@@ -12,6 +14,7 @@ from torchstone.streams.augment import Augmentation
 from torchstone.streams.images import Pictures, scale_and_offset
 
 ORDER, AUGMENTATION = 0, 1
+_running: weakref.WeakSet = weakref.WeakSet()
 
 
 def mix(seed: int, purpose: int, counter: int) -> int:
@@ -23,6 +26,44 @@ def mix(seed: int, purpose: int, counter: int) -> int:
         word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) % 2**64
         word ^= word >> 31
     return word >> 1
+
+
+class Order:
+    """Which samples come when: permutations of `count`, one an epoch, joined end to end.
+
+    Kept apart from `Batches` so that what workers are fed from does not hold the batches alive.
+    """
+
+    def __init__(self, count: int, share: int, first: int, seed: int, device: torch.device):
+        self.count, self.share, self.first = count, share, first
+        self.seed, self.device = seed, device
+        self.epochs: dict[int, Tensor] = {}
+
+    def index(self, position: int) -> Int64[Tensor, " share"]:
+        """Which samples this process takes from the batch that begins at `position`."""
+        epoch, offset = divmod(position + self.first, self.count)
+        if offset + self.share <= self.count:
+            return self._epoch(epoch)[offset : offset + self.share]
+        pieces, missing = [], self.share
+        while missing:
+            pieces.append(self._epoch(epoch)[offset : offset + missing])
+            missing -= len(pieces[-1])
+            epoch, offset = epoch + 1, 0
+        return torch.cat(pieces)
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self.epochs:
+            generator = torch.Generator().manual_seed(mix(self.seed, ORDER, epoch))
+            order = torch.randperm(self.count, generator=generator).to(self.device)
+            # The one before stays: a batch may reach over two epochs, and workers run ahead.
+            self.epochs = {e: o for e, o in self.epochs.items() if e == epoch - 1} | {epoch: order}
+        return self.epochs[epoch]
+
+    def ahead(self, position: int, stride: int) -> Iterator[list[int]]:
+        """The same for `position`, `position + stride` and so on, for workers to decode."""
+        while True:
+            yield self.index(position).tolist()
+            position += stride
 
 
 class Batches:
@@ -66,8 +107,8 @@ class Batches:
         self.workers = min(4, torch.get_num_threads()) if workers is None else workers
         self.device = pictures.labels.device
         self.factor, self.offset = scale_and_offset(card, self.device)
+        self.order = Order(len(pictures), self.share, self.first, seed, self.device)
         self.position = 0
-        self.orders: dict[int, Tensor] = {}
         self.ahead: Iterator | None = None
 
     def __iter__(self) -> "Batches":
@@ -76,7 +117,7 @@ class Batches:
     def __next__(
         self,
     ) -> tuple[Float[Tensor, "share channel height width"], Int64[Tensor, " share"]]:
-        index = self.index(self.position)
+        index = self.order.index(self.position)
         if isinstance(self.pictures.images, Tensor):
             images = self.pictures.images.index_select(0, index)
         else:
@@ -86,27 +127,6 @@ class Batches:
         self.position += self.batch
         images = images.float().mul_(self.factor).add_(self.offset)  # a copy already: in place
         return images, self.pictures.labels.index_select(0, index)
-
-    def index(self, position: int) -> Int64[Tensor, " share"]:
-        """Which samples this process takes from the batch that begins at `position`."""
-        start, count = position + self.first, len(self.pictures)
-        epoch, offset = divmod(start, count)
-        if offset + self.share <= count:
-            return self._order(epoch)[offset : offset + self.share]
-        pieces, missing = [], self.share
-        while missing:
-            pieces.append(self._order(epoch)[offset : offset + missing])
-            missing -= len(pieces[-1])
-            epoch, offset = epoch + 1, 0
-        return torch.cat(pieces)
-
-    def _order(self, epoch: int) -> Tensor:
-        if epoch not in self.orders:
-            generator = torch.Generator().manual_seed(mix(self.seed, ORDER, epoch))
-            order = torch.randperm(len(self.pictures), generator=generator).to(self.device)
-            # The one before stays: a batch may reach over two epochs, and workers run ahead.
-            self.orders = {e: o for e, o in self.orders.items() if e == epoch - 1} | {epoch: order}
-        return self.orders[epoch]
 
     def _draw(self):
         # On the CPU whatever the device, so that every device sees the same pictures.
@@ -122,7 +142,7 @@ class Batches:
         if self.ahead is None:
             loader = torch.utils.data.DataLoader(
                 self.pictures.images,  # ty: ignore[invalid-argument-type]
-                batch_sampler=_indices(self, self.position),
+                batch_sampler=self.order.ahead(self.position, self.batch),
                 num_workers=self.workers,
                 collate_fn=_stack,
                 pin_memory=self.device.type == "cuda",
@@ -130,6 +150,7 @@ class Batches:
                 generator=torch.Generator(),  # else it would draw from the global one, once a start
             )
             self.ahead = iter(loader)
+            _running.add(self)
         images = next(self.ahead)
         if isinstance(images, str):
             self.close()
@@ -148,11 +169,11 @@ class Batches:
         self.position = int(state["position"])
 
 
-def _indices(batches: Batches, position: int) -> Iterator[list[int]]:
-    """What workers are to decode, from `position` on; it reads `batches` only for the order."""
-    while True:
-        yield batches.index(position).tolist()
-        position += batches.batch
+@atexit.register
+def _end() -> None:
+    # Before multiprocessing's own hook, which would kill the workers and make torch complain.
+    for batches in list(_running):
+        batches.close()
 
 
 def _stack(pictures: list[Tensor | str]) -> Tensor | str:

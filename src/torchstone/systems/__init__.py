@@ -40,8 +40,8 @@ class Variant(NamedTuple):
 # fmt: off
 CATALOGUE = (
     System("perceptron", "fundamentals", "Perceptron", "Rosenblatt, Psychological Review 65:386", 1958, ("perceptron",), ("iris", "digits", "breast_cancer", "xor", "smoke")),
-    System("backprop", "fundamentals", "Back-propagation by hand", "Rumelhart, Hinton and Williams, Nature 323:533", 1986, ("backprop",), ("digits", "mnist5k", "smoke")),
-    System("mlp", "fundamentals", "Multi-layer perceptron", "Rumelhart, Hinton and Williams, Nature 323:533", 1986, ("mlp",), ("digits", "mnist5k", "smoke")),
+    System("backprop", "fundamentals", "Back-propagation by hand", "Rumelhart, Hinton and Williams, Nature 323:533", 1986, ("backprop",), ("digits", "paper", "mnist5k", "smoke")),
+    System("mlp", "fundamentals", "Multi-layer perceptron", "Rumelhart, Hinton and Williams, Nature 323:533", 1986, ("mlp",), ("digits", "mnist5k", "deep", "smoke")),
     System("lenet5", "convolutional", "LeNet-5", "LeCun, Bottou, Bengio and Haffner, Proc. IEEE 86(11)", 1998, ("lenet5", "lenet5_paper"), ("mnist5k", "mnist", "paper", "digits", "smoke")),
 )
 # fmt: on

@@ -15,8 +15,9 @@ from torchstone.errors import BadInput
 from torchstone.parts.ema import average
 from torchstone.streams.augment import from_name
 from torchstone.streams.batches import Batches
-from torchstone.streams.images import Pictures, PictureSet, load_pictures, normalise, prepare
-from torchstone.tasks import optimise, pictures
+from torchstone.streams.framing import prepare
+from torchstone.streams.images import Pictures, PictureSet, load_pictures, normalise
+from torchstone.tasks import features, optimise, pictures
 
 
 def classify(
@@ -126,11 +127,11 @@ def report(model: nn.Module, data: PictureSet, folder: Path) -> None:
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
     if first is not None:
         shape = (channels, size, size) if isinstance(first, nn.Linear) else None
-        pictures.filters(first.weight.detach().cpu(), folder / "filters.png", shape=shape)
+        features.filters(first.weight.detach().cpu(), folder / "filters.png", shape=shape)
     example = normalise(
         data.test.take(torch.tensor([0], device=data.test.labels.device)), data.card
     )
-    pictures.feature_maps(model, example, folder / "features.png")
+    features.feature_maps(model, example, folder / "features.png")
 
 
 def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict:

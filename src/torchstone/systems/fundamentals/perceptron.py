@@ -25,7 +25,6 @@ the same rule; the largest score wins. The average is of 1999.
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,9 +36,9 @@ from torchstone.engine.run import Run
 from torchstone.errors import BadInput, nearest
 from torchstone.parts.facts import Fact, parameters
 from torchstone.streams.images import load_pictures
-from torchstone.streams.tables import Rows, Table, is_table, load_rows, load_table
+from torchstone.streams.tables import Table, is_table, load_table
 from torchstone.systems import Variant
-from torchstone.tasks import classify as task
+from torchstone.tasks import classify, tabular
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "predict", "reference"]
 
@@ -137,7 +136,7 @@ class Rule:
 
 def extended(x: Float[Tensor, "batch *features"]) -> Float[np.ndarray, "batch inputs"]:
     """Flat, in double precision, with the constant 1 at the end."""
-    flat = x.flatten(1).double().cpu().numpy()
+    flat = x.flatten(1).cpu().double().numpy()
     return np.concatenate([flat, np.ones((len(flat), 1))], 1)
 
 
@@ -192,14 +191,23 @@ def build(recipe: Recipe) -> Iterator[Run]:
     place = device.pick(recipe.device)
     generators.seed(recipe.seed)
     name, positive = named(recipe.data)
+    mean, std = 0.0, 1.0
     if is_table(name):
-        yield tabular(recipe, against_rest(load_table(name), positive), place)
-        return
-    data = load_pictures(recipe.data, size=recipe.size, channels=1, device=place)
-    arguments = {"num_classes": len(data.classes), "features": recipe.size**2}
+        table = against_rest(load_table(name), positive)
+        arguments = {"num_classes": len(table.classes), "features": len(table.features)}
+        if recipe.standardise:
+            x, _ = table.part("train")
+            mean, std = x.mean(0), x.std(0, correction=0).clamp(min=1e-12)
+    else:
+        data = load_pictures(recipe.data, size=recipe.size, channels=1, device=place)
+        arguments = {"num_classes": len(data.classes), "features": recipe.size**2}
     model = Perceptron(**arguments).to(place)
-    rule, update = learner(model, recipe)
-    run = task.classify(model, recipe, data, arguments=arguments, loss=criterion, update=update)
+    rule, update = learner(model, recipe, mean, std)
+    same = {"arguments": arguments, "loss": criterion, "update": update}
+    if is_table(name):
+        run = tabular.tabular(model, recipe, table, **same)
+    else:
+        run = classify.classify(model, recipe, data, **same)
     run.state["rule"] = rule
     yield run
 
@@ -223,71 +231,6 @@ def against_rest(table: Table, positive: str) -> Table:
     return Table(table.name, table.features, classes, table.x, y, table.splits, table.note)
 
 
-def tabular(recipe: Recipe, table: Table, place: torch.device) -> Run:
-    """A Run on the rows of a table."""
-    x, y = table.part("train")
-    mean, std = 0.0, 1.0
-    if recipe.standardise:
-        mean, std = x.mean(0), x.std(0, correction=0)
-        std = torch.where(std > 0, std, 1.0)
-    arguments = {"num_classes": len(table.classes), "features": len(table.features)}
-    model = Perceptron(**arguments).to(place)
-    rule, update = learner(model, recipe, mean, std)
-    stream = Rows(x, y, recipe.batch, seed=recipe.seed, shuffle=recipe.shuffle)
-    return Run(
-        stream=stream,
-        update=update,
-        evaluate=lambda: measure(model, *table.part("val")),
-        state={"model": model, "rule": rule, "stream": stream},
-        steps=recipe.steps,
-        test=lambda: measure(model, *table.part("test")),
-        report=lambda folder: report(model, table, folder),
-        card={
-            "task": "classify",
-            "variant": recipe.variant,
-            "arguments": arguments,
-            "classes": list(table.classes),
-            "features": list(table.features),
-            "data": table.note,
-        },
-    )
-
-
-@torch.no_grad()
-def measure(model: Perceptron, x: Tensor, y: Tensor) -> dict[str, float]:
-    scores = model(x.to(model.units.weight)).cpu()
-    right = (scores.argmax(1) == y).double().mean()
-    return {"accuracy": right.item(), "loss": criterion(scores, y).item()}
-
-
-@torch.no_grad()
-def report(model: Perceptron, table: Table, folder: Path) -> None:
-    """The confusion matrix of the test rows, and how far all rows lie from each unit's boundary."""
-    from torchstone.engine.curves import PALETTE, canvas, save
-    from torchstone.tasks.pictures import confusion
-
-    x, y = table.part("test")
-    guesses, count = model(x.to(model.units.weight)).argmax(1).cpu(), len(table.classes)
-    matrix = torch.bincount(y * count + guesses, minlength=count**2).reshape(count, count)
-    confusion(matrix, table.classes, folder / "confusion.png")
-    weight = model.units.weight.cpu()
-    distance = model.units(table.x.to(model.units.weight)).cpu() / weight.norm(dim=1).clamp(1e-12)
-    figure = canvas(7, 1.2 + 1.6 * len(weight))
-    rows = figure.subplots(len(weight), 1, squeeze=False)[:, 0]
-    for unit, axes in enumerate(rows):
-        for label in range(count):
-            values = distance[table.y == label, unit].tolist()
-            height = label + np.linspace(-0.3, 0.3, len(values))
-            axes.scatter(values, height, s=8, color=PALETTE[label % len(PALETTE)])
-        axes.axvline(0, color="0.3", linewidth=1)
-        axes.set_yticks(range(count), table.classes, fontsize=8)
-        axes.set_title(
-            f"says {table.classes[unit if len(weight) > 1 else 1]} right of the line", fontsize=9
-        )
-    rows[-1].set_xlabel("distance from the boundary, w·x / ‖w‖, all rows", fontsize=8)
-    save(figure, folder / "distances.png")
-
-
 @torch.no_grad()
 def predict(model: Perceptron, card: dict, inputs: list) -> list[dict]:
     """Label of image files, or of table rows: files, or numbers with commas between them.
@@ -298,23 +241,8 @@ def predict(model: Perceptron, card: dict, inputs: list) -> list[dict]:
     model, norm = copy.deepcopy(model), model.units.weight.norm(dim=1).mean().clamp(min=1e-12)
     for p in model.parameters():
         p /= norm
-    if "features" not in card:
-        return task.predict(model, card, inputs)
-    answers = []
-    for each in inputs:
-        rows = load_rows(each, card["features"])
-        chances = model(rows.to(model.units.weight)).softmax(1).tolist()
-        for number, row in enumerate(chances, 1):
-            best = max(range(len(row)), key=row.__getitem__)
-            answers.append(
-                {
-                    "input": f"{each}, row {number}" if Path(each).is_file() else str(each),
-                    "label": card["classes"][best],
-                    "probability": row[best],
-                    "probabilities": dict(zip(card["classes"], row, strict=True)),
-                }
-            )
-    return answers
+    use = tabular if card["task"] == "tabular" else classify
+    return use.predict(model, card, inputs)
 
 
 def setosa() -> tuple[Tensor, Tensor]:

@@ -1,0 +1,74 @@
+"""What all pictures share: an empty figure, a frame around data, text and colours.
+
+They are drawn through matplotlib's objects, never through `pyplot`: no global state, nothing left
+open, safe in a thread.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+DPI = 110
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B38600", "#56B4E9", "#7F4FC9", "#555555")
+LEGEND = {
+    "frameon": False,
+    "fontsize": 8,
+    "borderaxespad": 0.2,
+    "handlelength": 1.6,
+    "columnspacing": 1.2,
+}
+
+
+def canvas(width: float, height: float, layout="constrained"):
+    """An empty figure of `width` x `height` inches that draws into memory."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), dpi=DPI, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure, file: str | Path) -> None:
+    """Writes the picture, its folder too where there is none."""
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=DPI, facecolor="white")
+
+
+def plain(text: str, most: int = 40) -> str:
+    """Text as it stands: matplotlib reads `$` as mathematics and hides labels that begin with `_`."""
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    text = text.replace("$", r"\$")
+    return " " + text if text.startswith("_") else text
+
+
+def frame(axes, title: str) -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    axes.set_title(plain(title, 44), loc="left", fontsize=10, fontweight="bold")
+    axes.tick_params(labelsize=8)
+    axes.tick_params(which="minor", labelsize=8)
+    axes.grid(True, color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def smooth(values: np.ndarray, width: int) -> np.ndarray:
+    """Centred moving mean over about `width` points: it does not lag behind what it smooths.
+
+    Towards an end the window shrinks on both sides alike (a slope keeps its place), but to a third
+    at most (the last points are not bare noise).
+    """
+    half, index, last = width // 2, np.arange(len(values)), len(values) - 1
+    half = np.clip(np.minimum(index, last - index), half // 3, half)
+    first, last = np.maximum(index - half, 0), np.minimum(index + half, last)
+    total = np.concatenate([[0.0], np.cumsum(values, dtype=float)])
+    return (total[last + 1] - total[first]) / (last + 1 - first)
+
+
+def decades(values: list[float]) -> float:
+    return math.log10(max(values) / min(values)) if min(values) > 0 else 0.0

@@ -1,0 +1,54 @@
+"""How a run ends before its time: signals, numbers that are not finite, a full disk."""
+
+import contextlib
+import signal
+from pathlib import Path
+from typing import Any
+
+from torchstone.engine import checkpoint
+from torchstone.errors import BadInput, NotFinite
+
+
+def explain(error: NotFinite, update: Any, folder: Path | None, step: int) -> str:
+    said = str(error)
+    parts = [said if "at step" in said else f"step {step}: {said}"]
+    diagnosis = getattr(update, "diagnosis", None)
+    if diagnosis is not None and "learning rate" not in said:
+        parts.append(diagnosis())
+    if folder is not None:
+        found, meta, _ = checkpoint.find(folder / "checkpoint")
+        parts.append(f"last good checkpoint: {found} (step {meta['step']})")
+    parts.append("the usual cause is too high a learning rate: try a third of it, or --clip 1")
+    return "; ".join(parts)
+
+
+def unsaved(error: OSError, folder: Path, step: int) -> str:
+    line = f"could not save at step {step}: {error.strerror or error}"
+    with contextlib.suppress(BadInput):
+        found, meta, _ = checkpoint.find(folder / "checkpoint")
+        line += f"; the last good checkpoint stays: {found} (step {meta['step']})"
+    return f"{line}; make room, then: torchstone resume {folder}"
+
+
+class Signals(contextlib.AbstractContextManager):
+    """Remembers the first SIGINT or SIGTERM, so that the loop can save and leave; a second one kills."""
+
+    def __init__(self):
+        self.caught, self.before = 0, {}
+
+    def __enter__(self):
+        with contextlib.suppress(ValueError):  # not in the main thread: leave signals alone
+            for each in (signal.SIGINT, signal.SIGTERM):
+                self.before[each] = signal.signal(each, self._catch)
+        return self
+
+    def _catch(self, number, frame):
+        self.caught = number
+        self._restore()
+
+    def _restore(self):
+        for each, handler in self.before.items():
+            signal.signal(each, handler)
+
+    def __exit__(self, *_):
+        self._restore()

@@ -1,0 +1,350 @@
+"""Back-propagation by hand: the chain rule as a second pass, from the output back.
+
+Paper: David Rumelhart, Geoffrey Hinton and Ronald Williams, "Learning representations by
+back-propagating errors", Nature 323, 1986.
+
+The idea. What a hidden unit should do is not said by the data, but how much the error would change
+with it can be computed: the error's derivative at each layer follows from that of the layer above
+it by the same weights, gone through backwards. So a second pass, as cheap as the first, gives the
+derivative by every weight.
+
+The equations, for layers l = 1 … L, a_0 the picture, d the desired output (1 for its class, else 0):
+
+    z_l = W_l a_{l−1} + b_l         a_l = f(z_l)          y = g(z_L)
+    squared         E = ½ Σ (y_i − d_i)²
+    cross-entropy   E = −Σ d_i log y_i                              g softmax
+                    E = −Σ d_i log y_i + (1 − d_i) log(1 − y_i)     g sigmoid
+    δ_L = ∂E/∂z_L                   δ_{l−1} = (W_lᵀ δ_l) ⊙ f′(z_{l−1})
+    ∂E/∂W_l = δ_l a_{l−1}ᵀ          ∂E/∂b_l = δ_l
+    Δw(t) = −ε ∂E/∂w(t) + α Δw(t−1)
+
+Shapes: pictures (batch, channels, size, size), flattened; logits z_L (batch, classes). E and its
+derivatives are means over the batch. Nothing here uses automatic differentiation but the checks.
+
+What differs from the paper. Its units are sigmoid throughout and its error squared (`--output sigmoid
+--loss squared`); the recipes have softmax and cross-entropy at the output. It adds the derivatives of
+all cases up before a step; here a step is taken after each batch. It starts from uniform weights in
+±0.3; here their variance is 1/fan-in, since layers are wider.
+"""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from torchstone.engine import device, generators, parallel
+from torchstone.engine.run import Run
+from torchstone.parts.facts import Fact, parameters
+from torchstone.parts.initialise import fill
+from torchstone.streams.images import load_pictures
+from torchstone.systems import Variant
+from torchstone.tasks.classify import classify, predict
+
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "predict", "reference"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    data: str = "digits"  # digits, mnist5k, a folder with one sub-folder a class, hf:NAME
+    variant: str = "backprop"  # backprop
+    steps: int = 1500  # updates
+    batch: int = 32  # pictures an update
+    size: int = 8  # side that pictures are fitted to
+    widths: tuple[int, ...] = (30,)  # units of each hidden layer
+    activation: Literal["sigmoid", "tanh", "relu", "leaky_relu"] = "sigmoid"  # f, hidden units
+    output: Literal["softmax", "sigmoid"] = "softmax"  # g, output units
+    loss: Literal["cross_entropy", "squared"] = "cross_entropy"  # E
+    lr: float = 0.3  # ε
+    momentum: float = 0.9  # α, share of the last step kept
+    augment: str = "none"  # none, shift2, affine
+    seed: int = 0  # of weights, order and augmentation
+    device: str = "auto"  # auto, cpu, cuda, mps
+
+
+RECIPES = {
+    # torchstone train backprop           SECONDS_A on 2 cores    test accuracy ACC_A
+    "digits": Recipe(),
+    # torchstone train backprop/paper     SECONDS_P on 2 cores    test accuracy ACC_P
+    "paper": Recipe(output="sigmoid", loss="squared", lr=0.1, steps=3000),
+    # torchstone train backprop/mnist5k   SECONDS_B on 2 cores    test accuracy ACC_B
+    "mnist5k": Recipe(
+        data="mnist5k", size=28, widths=(100,), lr=0.05, steps=3000, augment="affine"
+    ),
+    # for tests: seconds
+    "smoke": Recipe(steps=150),
+}
+
+
+class Backprop(nn.Module):
+    """Weights and biases of a fully connected network; `forward` gives the logits z_L."""
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        features: int = 784,
+        widths: tuple[int, ...] | list[int] = (30,),
+        activation: str = "sigmoid",
+    ):
+        super().__init__()
+        self.f, self.slope = ACTIVATIONS[activation]
+        sizes = [features, *widths, num_classes]
+        pairs = list(itertools.pairwise(sizes))
+        self.weights = nn.ParameterList([fill(torch.empty(b, a), "fan_in") for a, b in pairs])
+        self.biases = nn.ParameterList([torch.zeros(b) for _, b in pairs])
+
+    def forward(self, images: Float[Tensor, "batch *picture"]) -> Float[Tensor, "batch classes"]:
+        return self.layers(images)[0][-1]
+
+    def layers(self, images: Float[Tensor, "batch *picture"]) -> tuple[list[Tensor], list[Tensor]]:
+        """z_1 … z_L, and a_0 … a_{L−1}."""
+        a, z = [images.flatten(1)], []
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            if z:
+                # a_l = f(z_l)
+                a.append(self.f(z[-1]))
+            # z_l = W_l a_{l−1} + b_l, a picture a row
+            z.append(a[-1] @ weight.T + bias)
+        return z, a
+
+
+# f(z), and f′(z) from z and a = f(z)
+ACTIVATIONS = {
+    "sigmoid": (torch.sigmoid, lambda z, a: a * (1 - a)),
+    "tanh": (torch.tanh, lambda z, a: 1 - a * a),
+    "relu": (lambda z: z.clamp(min=0), lambda z, a: (z > 0).to(z.dtype)),
+    "leaky_relu": (
+        lambda z: torch.where(z > 0, z, 0.01 * z),
+        lambda z, a: (z > 0).to(z.dtype).clamp(min=0.01),
+    ),
+}
+
+VARIANTS = {"backprop": Variant(Backprop, (1, 28, 28))}
+
+
+def desired(labels: Int[Tensor, " batch"], like: Tensor) -> Float[Tensor, "batch classes"]:
+    """d: 1 for the class, else 0."""
+    return F.one_hot(labels, like.shape[1]).to(like.dtype)
+
+
+def error(logits: Tensor, labels: Tensor, output: str, loss: str) -> Float[Tensor, ""]:
+    """E, the mean over the batch."""
+    d = desired(labels, logits)
+    if loss == "squared":
+        y = logits.softmax(1) if output == "softmax" else logits.sigmoid()
+        # E = ½ Σ (y_i − d_i)²
+        return 0.5 * (y - d).square().sum(1).mean()
+    if output == "softmax":
+        # E = −Σ d_i log y_i
+        return -(d * logits.log_softmax(1)).sum(1).mean()
+    # E = −Σ d_i log y_i + (1 − d_i) log(1 − y_i), with 1 − σ(z) = σ(−z)
+    return -(d * F.logsigmoid(logits) + (1 - d) * F.logsigmoid(-logits)).sum(1).mean()
+
+
+def delta_at_output(logits: Tensor, labels: Tensor, output: str, loss: str) -> Tensor:
+    """δ_L = ∂E/∂z_L of each picture, (batch, classes)."""
+    d = desired(labels, logits)
+    y = logits.softmax(1) if output == "softmax" else logits.sigmoid()
+    if loss == "cross_entropy":
+        # with either output g′ cancels:  δ_i = y_i − d_i
+        return y - d
+    e = y - d  # ∂E/∂y_i
+    if output == "softmax":
+        # ∂y_j/∂z_i = y_j (1[i=j] − y_i):  δ_i = y_i (e_i − Σ_j e_j y_j)
+        return y * (e - (e * y).sum(1, keepdim=True))
+    # δ_i = e_i y_i (1 − y_i)
+    return e * y * (1 - y)
+
+
+@torch.no_grad()
+def gradients(
+    model: Backprop, images: Tensor, labels: Tensor, output: str, loss: str
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Both passes: the logits, and ∂E/∂W_l and ∂E/∂b_l of every layer."""
+    z, a = model.layers(images)
+    by_weight, by_bias = [], []
+    delta = delta_at_output(z[-1], labels, output, loss) / len(images)
+    for layer in reversed(range(len(z))):
+        # ∂E/∂W_l = δ_l a_{l−1}ᵀ, summed over the batch
+        by_weight.append(delta.T @ a[layer])
+        # ∂E/∂b_l = δ_l
+        by_bias.append(delta.sum(0))
+        if layer:
+            # δ_{l−1} = (W_lᵀ δ_l) ⊙ f′(z_{l−1})
+            delta = (delta @ model.weights[layer]) * model.slope(z[layer - 1], a[layer])
+    return z[-1], by_weight[::-1], by_bias[::-1]
+
+
+class Learner:
+    """The update: both passes, then a step of gradient descent with momentum.
+
+    `steps` holds Δw of every weight and bias.
+    """
+
+    def __init__(self, model: Backprop, recipe: Recipe):
+        self.model, self.recipe = model, recipe
+        self.parameters = [*model.weights, *model.biases]
+        self.steps = [torch.zeros_like(p) for p in self.parameters]
+
+    @torch.no_grad()
+    def __call__(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        images, labels = batch
+        rule = self.recipe
+        logits, by_weight, by_bias = gradients(self.model, images, labels, rule.output, rule.loss)
+        for p, step, gradient in zip(self.parameters, self.steps, by_weight + by_bias, strict=True):
+            if parallel.world() > 1:
+                torch.distributed.all_reduce(gradient)
+                gradient /= parallel.world()
+            # Δw(t) = −ε ∂E/∂w(t) + α Δw(t−1)
+            step.mul_(rule.momentum).sub_(gradient, alpha=rule.lr)
+            p.add_(step)
+        right = (logits.argmax(1) == labels).float().mean()
+        return {"loss": error(logits, labels, rule.output, rule.loss), "accuracy": right}
+
+    def state_dict(self) -> dict:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict) -> None:
+        for mine, saved in zip(self.steps, state["steps"], strict=True):
+            mine.copy_(saved)
+
+
+def build(recipe: Recipe) -> Iterator[Run]:
+    place = device.pick(recipe.device)
+    data = load_pictures(recipe.data, size=recipe.size, channels=1, device=place)
+    arguments = {
+        "num_classes": len(data.classes),
+        "features": recipe.size**2,
+        "widths": list(recipe.widths),
+        "activation": recipe.activation,
+    }
+    generators.seed(recipe.seed)
+    model = Backprop(**arguments).to(place)
+    learner = Learner(model, recipe)
+    run = classify(
+        model,
+        recipe,
+        data,
+        arguments=arguments,
+        loss=lambda logits, labels: error(logits, labels, recipe.output, recipe.loss),
+        update=learner,
+    )
+    run.state["update"] = learner
+    yield run
+
+
+COMBINATIONS = [
+    (activation, output, loss)
+    for activation in ACTIVATIONS
+    for output in ("softmax", "sigmoid")
+    for loss in ("cross_entropy", "squared")
+]
+
+
+def example(activation: str) -> tuple[Backprop, Tensor, Tensor]:
+    """A network of three layers, seven pictures and their labels, in double precision."""
+    torch.manual_seed(0)
+    model = Backprop(4, 6, (5, 5), activation).double()
+    for bias in model.biases:
+        nn.init.normal_(bias, 0, 0.5)
+    return model, torch.randn(7, 1, 2, 3, dtype=torch.float64), torch.randint(4, (7,))
+
+
+@torch.no_grad()
+def finite_differences(activation: str, output: str, loss: str, h: float = 1e-6) -> float:
+    """Largest |∂E/∂w − (E(w + h) − E(w − h)) / 2h| over all weights and biases."""
+    model, images, labels = example(activation)
+    _, by_weight, by_bias = gradients(model, images, labels, output, loss)
+    worst = 0.0
+    for p, gradient in zip([*model.weights, *model.biases], by_weight + by_bias, strict=True):
+        flat = p.detach().view(-1)
+        for i, written in enumerate(gradient.flatten().tolist()):
+            here, sides = flat[i].item(), []
+            for there in (here + h, here - h):
+                flat[i] = there
+                sides.append(error(model(images), labels, output, loss).item())
+            flat[i] = here
+            worst = max(worst, abs((sides[0] - sides[1]) / (2 * h) - written))
+    return worst
+
+
+FACTS = [
+    Fact("parameters of 784-30-10", lambda: parameters(Backprop()), 23_860),
+    Fact("parameters of 784-100-10", lambda: parameters(Backprop(widths=(100,))), 79_510),
+    Fact("parameters of 784-300-10", lambda: parameters(Backprop(widths=(300,))), 238_510),
+    Fact(
+        "furthest from finite differences, all activations, outputs and losses",
+        lambda: max(finite_differences(*each) for each in COMBINATIONS),
+        0.0,
+        1e-8,
+    ),
+]
+
+
+def reference():
+    """Gradients beside automatic differentiation, and steps beside torch's SGD."""
+    for each in COMBINATIONS:
+        model, images, labels = example(each[0])
+        yield written_out(model, each), automatic(model, each), (images, labels)
+    model, images, labels = example("tanh")
+    yield stepped_by_hand(model), stepped_by_torch(model), (images, labels)
+
+
+def written_out(model: Backprop, each: tuple[str, str, str]):
+    def by_hand(images: Tensor, labels: Tensor) -> list[Tensor]:
+        _, by_weight, by_bias = gradients(model, images, labels, *each[1:])
+        return by_weight + by_bias
+
+    by_hand.__name__ = f"gradients by hand, {', '.join(each)},"
+    return by_hand
+
+
+def automatic(model: Backprop, each: tuple[str, str, str]):
+    """The same network of torch's own functions, differentiated by autograd."""
+    activation, output, loss = each
+
+    def autograd(images: Tensor, labels: Tensor) -> list[Tensor]:
+        x, last = images.flatten(1), len(model.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(model.weights, model.biases, strict=True)):
+            x = F.linear(x, weight, bias)
+            x = x if layer == last else getattr(F, activation)(x)
+        d = F.one_hot(labels, x.shape[1]).double()
+        if loss == "squared":
+            y = F.softmax(x, 1) if output == "softmax" else F.sigmoid(x)
+            e = F.mse_loss(y, d, reduction="sum") / 2
+        elif output == "softmax":
+            e = F.cross_entropy(x, labels, reduction="sum")
+        else:
+            e = F.binary_cross_entropy_with_logits(x, d, reduction="sum")
+        return list(torch.autograd.grad(e / len(x), [*model.weights, *model.biases]))
+
+    return autograd
+
+
+def stepped_by_hand(model: Backprop):
+    def momentum_by_hand(images: Tensor, labels: Tensor) -> list[Tensor]:
+        net = copy.deepcopy(model)
+        learner = Learner(net, Recipe(lr=0.1))
+        for _ in range(5):
+            learner((images, labels))
+        return learner.parameters
+
+    return momentum_by_hand
+
+
+def stepped_by_torch(model: Backprop):
+    def torch_sgd(images: Tensor, labels: Tensor) -> list[Tensor]:
+        net = copy.deepcopy(model)
+        optimiser = torch.optim.SGD([*net.weights, *net.biases], 0.1, momentum=0.9)
+        for _ in range(5):
+            optimiser.zero_grad()
+            F.cross_entropy(net(images), labels).backward()
+            optimiser.step()
+        return [*net.weights, *net.biases]
+
+    return torch_sgd

@@ -1,0 +1,272 @@
+"""Multi-layer perceptron: the same network by automatic differentiation, and what makes it train deep.
+
+Paper: David Rumelhart, Geoffrey Hinton and Ronald Williams, "Learning representations by
+back-propagating errors", Nature 323, 1986. Weights that keep the scale: Xavier Glorot and Yoshua
+Bengio, AISTATS 2010; Kaiming He et al. 2015, arXiv:1502.01852. Dropout: Nitish Srivastava et al.,
+JMLR 15, 2014. Batch normalisation: Sergey Ioffe and Christian Szegedy 2015, arXiv:1502.03167.
+
+The idea. Full layers with a nonlinearity between them can approximate any function, and learn their
+features instead of being given them. How deep that works depends on whether signals keep their size
+from layer to layer, forwards and backwards: the norm of each layer's gradient is logged as
+`gradient/LAYER`, so that one sees it vanish.
+
+The equations, for layers l = 1 … L, a_0 the picture, z_L the logits:
+
+    z_l = W_l a_{l−1} + b_l        a_l = dropout(f(norm(z_l)))
+    var w       1/in (fan_in, LeCun)    2/(in + out) (xavier)    2/in (he: ReLU halves the square)
+    dropout     in training each unit is 0 with probability p, else divided by 1 − p
+    norm(z)     γ (z − mean) / √(var + 1e-5) + β, over the batch; running values in use
+
+Shapes: pictures (batch, channels, size, size), flattened; logits (batch, classes).
+
+What differs from the papers. Dropout scales in training, not in use (the same in the mean). Training
+is by AdamW or SGD on a falling rate. The largest published network counted below, 784-2500-2000-1500-
+1000-500-10, is of Dan Cireşan et al. 2010, arXiv:1003.0358; it had tanh units and is not a recipe.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchstone.engine import device, generators
+from torchstone.engine.run import Run
+from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.initialise import fill
+from torchstone.streams.images import load_pictures
+from torchstone.systems import Variant
+from torchstone.tasks.classify import classify, predict
+
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "predict", "reference"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    data: str = "digits"  # digits, mnist5k, a folder with one sub-folder a class, hf:NAME
+    variant: str = "mlp"  # mlp
+    steps: int = 1000  # updates
+    batch: int = 64  # pictures an update
+    size: int = 8  # side that pictures are fitted to
+    widths: tuple[int, ...] = (64,)  # units of each hidden layer
+    activation: Literal["relu", "sigmoid", "tanh", "gelu"] = "relu"  # f
+    dropout: float = 0.0  # share of hidden units left out in training
+    dropout_input: float = 0.0  # share of pixels left out in training
+    batch_norm: bool = False  # normalise z over the batch
+    init: Literal["he", "xavier", "fan_in", "default"] = "he"  # variance of first weights
+    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
+    lr: float = 5e-3  # highest learning rate
+    momentum: float = 0.9  # share of the last step kept (Adam: β1)
+    weight_decay: float = 0.02  # pull of weights towards zero
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
+    warmup: float = 0.1  # share of the steps in which the rate rises
+    augment: str = "none"  # none, shift2, affine
+    ema: float = 0.0  # decay of the weights' moving average, 0 for none
+    clip: float | None = None  # largest gradient norm, none for no limit
+    accumulate: int = 1  # micro-batches an update
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass
+    compile: bool = False  # torch.compile the loss
+    seed: int = 0  # of weights, order, dropout and augmentation
+    device: str = "auto"  # auto, cpu, cuda, mps
+
+
+RECIPES = {
+    # torchstone train mlp
+    "digits": Recipe(),
+    # torchstone train mlp/mnist5k
+    "mnist5k": Recipe(
+        data="mnist5k", size=28, widths=(256, 256), dropout=0.2, augment="affine", lr=2e-3
+    ),
+    # torchstone train mlp/deep
+    "deep": Recipe(widths=(128,) * 30, lr=5e-4, steps=600),
+    # for tests: seconds
+    "smoke": Recipe(steps=100),
+}
+
+ACTIVATIONS = {"relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu}
+
+
+class MLP(nn.Module):
+    """Full layers, each but the last with (normalisation,) nonlinearity (and dropout) after it."""
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        features: int = 784,
+        widths: tuple[int, ...] | list[int] = (256, 256),
+        activation: str = "relu",
+        dropout: float = 0.0,
+        dropout_input: float = 0.0,
+        batch_norm: bool = False,
+        init: str = "he",
+    ):
+        super().__init__()
+        self.f = ACTIVATIONS[activation]
+        sizes = itertools.pairwise([features, *widths, num_classes])
+        # β makes a bias before normalisation idle
+        bias = [not batch_norm] * len(widths) + [True]
+        self.layers = nn.ModuleList(
+            [nn.Linear(a, b, bias=own) for (a, b), own in zip(sizes, bias, strict=True)]
+        )
+        self.norms = nn.ModuleList([nn.BatchNorm1d(width) for width in widths if batch_norm])
+        self.dropout_input = nn.Dropout(dropout_input)
+        self.dropout = nn.Dropout(dropout)
+        self.initialise(init)
+
+    def initialise(self, how: str) -> None:
+        """`default` leaves torch's own: uniform in ±1/√in, biases too. Else biases are zero."""
+        if how != "default":
+            for name, p in self.layers.named_parameters():
+                fill(p, how) if name.endswith("weight") else nn.init.zeros_(p)
+
+    def forward(self, images: Float[Tensor, "batch *picture"]) -> Float[Tensor, "batch classes"]:
+        a = self.dropout_input(images.flatten(1))
+        for number, layer in enumerate(self.layers[:-1]):
+            z = layer(a)
+            if self.norms:
+                z = self.norms[number](z)
+            a = self.dropout(self.f(z))
+        return self.layers[-1](a)
+
+
+VARIANTS = {"mlp": Variant(MLP, (1, 28, 28))}
+
+
+def build(recipe: Recipe) -> Iterator[Run]:
+    place = device.pick(recipe.device)
+    data = load_pictures(recipe.data, size=recipe.size, channels=1, device=place)
+    arguments = {
+        "num_classes": len(data.classes),
+        "features": recipe.size**2,
+        "widths": list(recipe.widths),
+        "activation": recipe.activation,
+        "dropout": recipe.dropout,
+        "dropout_input": recipe.dropout_input,
+        "batch_norm": recipe.batch_norm,
+        "init": recipe.init,
+    }
+    generators.seed(recipe.seed)
+    model = MLP(**arguments).to(place)
+    run = classify(model, recipe, data, arguments=arguments)
+    run.update = watched(run.update, model)
+    yield run
+
+
+class watched:
+    """An update that also logs the norm of each layer's weight gradient, `gradient/01` and so on."""
+
+    def __init__(self, update, model: MLP):
+        self.update, self.diagnosis = update, update.diagnosis
+        self.weights = [p for p in model.layers.parameters() if p.ndim == 2]
+        self.names = [f"gradient/{number:02d}" for number in range(1, len(self.weights) + 1)]
+
+    def __call__(self, batch) -> dict[str, Tensor]:
+        metrics = self.update(batch)
+        norms = torch._foreach_norm([w.grad for w in self.weights if w.grad is not None])
+        return {**metrics, **dict(zip(self.names, norms, strict=True))}
+
+
+def count(*widths: int) -> int:
+    """Parameters of the network 784-widths-10."""
+    with torch.device("meta"):
+        return parameters(MLP(widths=widths))
+
+
+def spread(how: str, fan_in: int = 600, fan_out: int = 300) -> float:
+    """Standard deviation of the first weights of a layer."""
+    torch.manual_seed(0)
+    return next(MLP(fan_out, fan_in, (), init=how).parameters()).std().item()
+
+
+@torch.no_grad()
+def growth(how: str, depth: int = 30, width: int = 512) -> float:
+    """Root mean square of a ReLU stack's last pre-activation over that of its first, at the start."""
+    torch.manual_seed(0)
+    model, a, sizes = (
+        MLP(width, width, (width,) * (depth - 1), init=how),
+        torch.randn(256, width),
+        [],
+    )
+    for layer in model.layers:
+        z = layer(a)
+        sizes.append(z.square().mean().sqrt())
+        a = F.relu(z)
+    return (sizes[-1] / sizes[0]).item()
+
+
+def dropped(p: float = 0.3) -> tuple[float, float]:
+    """Mean and variance of ones after dropout in training."""
+    torch.manual_seed(0)
+    after = MLP(dropout=p).dropout(torch.ones(1_000_000))
+    return after.mean().item(), after.var().item()
+
+
+FACTS = [
+    Fact("parameters of 784-30-10", lambda: count(30), 23_860),
+    Fact("parameters of 784-100-10", lambda: count(100), 79_510),
+    Fact("parameters of 784-300-10", lambda: count(300), 238_510),
+    Fact("parameters of 784-256-256-10", lambda: count(256, 256), 269_322),
+    Fact("parameters of 784-800-10", lambda: count(800), 636_010),
+    Fact("parameters of 784-800-800-10", lambda: count(800, 800), 1_276_810),
+    Fact("parameters of 784-1024-1024-1024-10", lambda: count(1024, 1024, 1024), 2_913_290),
+    Fact(
+        "parameters of 784-2500-2000-1500-1000-500-10 (Cireşan)",
+        lambda: count(2500, 2000, 1500, 1000, 500),
+        11_972_510,
+    ),
+    Fact("multiply-accumulates of 784-256-256-10", lambda: macs(MLP(), (1, 784)), 268_800),
+    Fact("he: deviation of w, √(2/in)", lambda: spread("he"), (2 / 600) ** 0.5, 2e-4),
+    Fact("xavier: √(2/(in + out))", lambda: spread("xavier"), (2 / 900) ** 0.5, 2e-4),
+    Fact("fan_in: √(1/in)", lambda: spread("fan_in"), (1 / 600) ** 0.5, 2e-4),
+    Fact("he: 30 ReLU layers keep the scale", lambda: 0.5 <= growth("he") <= 2, True),
+    Fact("fan_in: they take it below 1/1000", lambda: growth("fan_in") < 1e-3, True),
+    Fact("fan_in: each takes 1/√2", lambda: growth("fan_in") ** (1 / 29), 0.5**0.5, 0.02),
+    Fact("dropout of 0.3: mean kept", lambda: dropped()[0], 1.0, 2e-3),
+    Fact("dropout of 0.3: variance p/(1 − p)", lambda: dropped()[1], 3 / 7, 2e-3),
+]
+
+
+def reference():
+    """Beside plain `nn.Sequential`, and batch normalisation beside its formula."""
+    images = torch.randn(
+        16, 1, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    kinds = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": nn.GELU}
+    for activation, kind in kinds.items():
+        torch.manual_seed(0)
+        ours = MLP(6, 20, (9, 8), activation).double()
+        theirs = nn.Sequential(
+            nn.Flatten(), nn.Linear(20, 9), kind(), nn.Linear(9, 8), kind(), nn.Linear(8, 6)
+        ).double()
+        for mine, copy in zip(ours.parameters(), theirs.parameters(), strict=True):
+            copy.data.copy_(mine.data)
+        yield ours, theirs, images
+    normed = MLP(6, 20, (9, 8), batch_norm=True).double()
+    for p in normed.norms.parameters():
+        nn.init.normal_(p, 1, 0.3)
+    yield normed, Normalised(normed), images
+
+
+class Normalised(nn.Module):
+    """The same parameters; z normalised as the paper's algorithm 1 has it, with plain sums."""
+
+    def __init__(self, net: MLP):
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        *weights, last, bias = self.net.layers.parameters()
+        affine = list(self.net.norms.parameters())  # γ and β in turn
+        a = images.flatten(1)
+        for weight, (gamma, beta) in zip(
+            weights, zip(affine[::2], affine[1::2], strict=True), strict=True
+        ):
+            z = a @ weight.T
+            mean = z.sum(0) / len(z)
+            variance = ((z - mean) ** 2).sum(0) / len(z)
+            a = (gamma * (z - mean) / (variance + 1e-5) ** 0.5 + beta).clamp(min=0)
+        return a @ last.T + bias

@@ -1,0 +1,124 @@
+"""Classification of table rows: from a model, a recipe and a table to a Run, and its use afterwards."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchstone.engine.run import Run
+from torchstone.streams.tables import Rows, Table, load_rows
+
+
+def tabular(
+    model: nn.Module,
+    recipe: Any,
+    table: Table,
+    *,
+    arguments: dict,
+    update: Callable,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> Run:
+    """A Run that lets `update` teach `model` the classes of the table's training rows.
+
+    The recipe states batch, steps, seed, variant, shuffle. The model takes rows as they are in the
+    table. Metrics are `accuracy` (a share, 0 to 1) and `loss`.
+
+    Args:
+        arguments: what `model` was made with; kept with the weights, so that it can be made again.
+        update: the learning rule; what it remembers besides the model is to be added to `state`.
+        loss: (scores, labels) -> scalar, for validation and test.
+    """
+    stream = Rows(*table.part("train"), recipe.batch, seed=recipe.seed, shuffle=recipe.shuffle)
+    return Run(
+        stream=stream,
+        update=update,
+        evaluate=lambda: measure(model, table, "val", loss),
+        state={"model": model, "stream": stream},
+        steps=recipe.steps,
+        test=lambda: measure(model, table, "test", loss),
+        report=lambda folder: report(model, table, folder),
+        card={
+            "task": "tabular",
+            "variant": recipe.variant,
+            "arguments": arguments,
+            "classes": list(table.classes),
+            "features": list(table.features),
+            "data": table.note,
+        },
+    )
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, x: Tensor) -> Tensor:
+    """Scores of rows, (rows, classes), in evaluation mode, on the CPU."""
+    was_training = model.training
+    scores = model.eval()(x.to(next(model.parameters()))).cpu()
+    model.train(was_training)
+    return scores
+
+
+def measure(model: nn.Module, table: Table, split: str, loss=F.cross_entropy) -> dict[str, float]:
+    """Accuracy (a share) and mean loss on a split."""
+    x, y = table.part(split)
+    scores = outputs(model, x)
+    right = (scores.argmax(1) == y).double().mean()
+    return {"accuracy": right.item(), "loss": loss(scores, y).item()}
+
+
+def report(model: nn.Module, table: Table, folder: Path) -> None:
+    """Draw the confusion of the test rows, and by how much each class wins or loses on all rows."""
+    from torchstone.engine.canvas import PALETTE, canvas, plain, save
+    from torchstone.tasks.pictures import confusion
+
+    scores, count = outputs(model, table.x), len(table.classes)
+    held = table.splits["test"]
+    matrix = torch.bincount(table.y[held] * count + scores[held].argmax(1), minlength=count**2)
+    confusion(matrix.reshape(count, count), table.classes, folder / "confusion.png")
+    panels = [1] if count == 2 else list(range(min(count, 10)))
+    names = [plain(name, 24) for name in table.classes]
+    figure = canvas(8, 0.6 + len(panels) * (0.8 + 0.3 * count))
+    for axes, own in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
+        others = scores.clone()
+        others[:, own] = -torch.inf
+        ahead = scores[:, own] - others.amax(1)
+        for label in range(count):
+            values = ahead[table.y == label].tolist()
+            height = label + np.linspace(-0.3, 0.3, len(values)) * (len(values) > 1)
+            axes.scatter(values, height, s=8, color=PALETTE[label % len(PALETTE)])
+        axes.axvline(0, color="0.3", linewidth=1)
+        axes.set_yticks(range(count), names, fontsize=8)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.set_ylim(-0.6, count - 0.4)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(
+            f"score of {names[own]} less the best other: right of the line it wins", fontsize=9
+        )
+        axes.set_ylabel("true class", fontsize=8)
+    figure.suptitle(f"all {len(table.x)} rows", fontsize=10)
+    save(figure, folder / "scores.png")
+
+
+def predict(model: nn.Module, card: dict, inputs: Sequence[Path | str]) -> list[dict]:
+    """Label and probabilities of rows: files of them, or numbers with commas between them.
+
+    Raises:
+        BadInput: a file is missing or has other columns; what is given are no numbers.
+    """
+    answers = []
+    for each in inputs:
+        chances = outputs(model, load_rows(each, card["features"])).softmax(1).tolist()
+        for number, row in enumerate(chances, 1):
+            best = max(range(len(row)), key=row.__getitem__)
+            answers.append(
+                {
+                    "input": f"{each}, row {number}" if Path(each).is_file() else str(each),
+                    "label": card["classes"][best],
+                    "probability": row[best],
+                    "probabilities": dict(zip(card["classes"], row, strict=True)),
+                }
+            )
+    return answers

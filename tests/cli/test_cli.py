@@ -1,0 +1,340 @@
+"""The command line as a new user types it: what it prints, where it writes, how it refuses."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import torchstone as ts
+from torchstone.cli import main
+from torchstone.engine import checkpoint
+from torchstone.errors import BadInput
+
+
+def call(capsys, *words):
+    """Exit code, standard output, standard error."""
+    capsys.readouterr()
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    print(f"$ torchstone {' '.join(map(str, words))}\n{out}{err}[{code}]")
+    return code, out, err
+
+
+def refused(capsys, *words):
+    """The one line of a refusal."""
+    code, out, err = call(capsys, *words)
+    assert (code, out) == (2, "")
+    assert err.startswith("torchstone: ")
+    assert len(err.strip().splitlines()) == 1
+    return err
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One finished run, trained once."""
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    ts.train("lenet5/digits", steps=150, out=folder, quiet=True, clock={"save": 40})
+    return folder
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+def test_list_shows_every_system(capsys):
+    code, out, _ = call(capsys, "list")
+    assert code == 0
+    for entry in ts.list_systems():
+        assert entry.name in out
+        assert entry.paper in out
+    entries = json.loads(call(capsys, "list", "--json")[1])
+    assert [e["name"] for e in entries] == [e.name for e in ts.list_systems()]
+    assert set(entries[0]) >= {"name", "chapter", "paper", "year", "variants", "recipes"}
+    chapter = json.loads(call(capsys, "list", "--chapter", "convolutional", "--json")[1])
+    assert {e["chapter"] for e in chapter} == {"convolutional"}
+
+
+def test_show_is_a_card(capsys):
+    _, out, _ = call(capsys, "show", "lenet5")
+    for said in ("LeCun", "61,706", "60,000", "16×10×10", "416,520", "smoke", "What differs"):
+        assert said in out
+    _, out, _ = call(capsys, "show", "lenet5_paper")
+    assert "TableConvolution" in out
+    assert "61,706 parameters, input" not in out
+
+
+def test_train_leaves_a_whole_run_folder(run):
+    names = set(os.listdir(run))
+    assert {"recipe.json", "environment.json", "metrics.jsonl", "result.json", "pictures"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert set(os.listdir(run / "checkpoint")) == {"model.safetensors", "state.pt", "meta.json"}
+    pictures = {"curves.png", "confusion.png", "mistakes.png", "filters.png", "features.png"}
+    assert set(os.listdir(run / "pictures")) == pictures
+    for name in pictures:
+        assert np.asarray(Image.open(run / "pictures" / name)).std() > 1
+    result = json.loads((run / "result.json").read_text())
+    assert result["parameters"] == 61_706
+    assert result["metrics"]["test/accuracy"] > 0.9
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__
+    assert json.loads((run / "recipe.json").read_text())["fields"]["steps"] == 150
+
+
+def test_tensorboard_events_hold_the_same_numbers(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    ours = {row["step"]: row["loss"] for row in rows if row["split"] == "train"}
+    theirs = {e.step: e.value for e in events.Scalars("train/loss")}
+    assert theirs.keys() == ours.keys()
+    assert all(abs(theirs[step] - ours[step]) < 1e-6 for step in ours)
+
+
+def test_train_prints_what_it_reached_and_where(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call(capsys, "train", "lenet5/smoke", "--steps", "3", "--weight-decay", "0.1")
+    assert code == 0
+    assert "test/accuracy" in out
+    assert os.path.join("runs", "lenet5-smoke") in out
+    saved = json.loads((tmp_path / "runs" / "lenet5-smoke" / "recipe.json").read_text())
+    assert (saved["fields"]["steps"], saved["fields"]["weight_decay"]) == (3, 0.1)
+    code, out, _ = call(capsys, "train", "lenet5/smoke", "--steps", "3")
+    assert os.path.join("runs", "lenet5-smoke-2") in out
+
+
+def test_a_variant_s_name_trains_that_variant(tmp_path):
+    ts.train("lenet5_paper/smoke", steps=2, out=tmp_path / "a", quiet=True)
+    assert type(ts.load(tmp_path / "a")).__name__ == "LeNet5Paper"
+
+
+def test_eval_repeats_the_test_result(capsys, run):
+    code, out, _ = call(capsys, "eval", run, "--json")
+    measured = json.loads(out)
+    result = json.loads((run / "result.json").read_text())["metrics"]
+    assert code == 0
+    assert measured["accuracy"] == pytest.approx(result["test/accuracy"], abs=1e-12)
+    assert measured["pictures"] == 359
+
+
+def test_predict_says_label_and_probabilities(capsys, run, tmp_path):
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    right = 0
+    for number in range(20):
+        # as a scan: dark on light, enlarged, in colour
+        picture = 255 - digits.images[number] / 16 * 255
+        big = Image.fromarray(picture.astype(np.uint8)).resize((160, 160), Image.Resampling.BICUBIC)
+        page = Image.new("RGB", (300, 240), "white")
+        page.paste(big, (60, 30))
+        page.save(tmp_path / f"{number:02}.png")
+    code, out, _ = call(capsys, "predict", run, tmp_path, "--json")
+    answers = json.loads(out)
+    assert code == 0
+    assert [os.path.basename(a["input"]) for a in answers] == [f"{n:02}.png" for n in range(20)]
+    for answer, label in zip(answers, digits.target[:20], strict=True):
+        assert set(answer["probabilities"]) == {str(d) for d in range(10)}
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert answer["probability"] == max(answer["probabilities"].values())
+        right += answer["label"] == str(label)
+    print(f"{right} of 20 scans read right")
+    assert right >= 16
+    assert "%" in call(capsys, "predict", run, tmp_path / "00.png")[1]
+
+
+def test_load_gives_the_trained_model(run):
+    model = ts.load(run)
+    tensors = checkpoint.tensors(run / "checkpoint", "model")
+    assert not model.training
+    assert all(torch.equal(tensors[k], v) for k, v in model.state_dict().items())
+
+
+def test_load_prefers_the_average(tmp_path):
+    ts.train("lenet5/smoke", steps=4, ema=0.9, out=tmp_path / "a", quiet=True)
+    tensors = checkpoint.tensors(tmp_path / "a" / "checkpoint", "ema.module")
+    model = ts.load(tmp_path / "a")
+    assert all(torch.equal(tensors[k], v) for k, v in model.state_dict().items())
+
+
+def test_create_reads_published_weights(tmp_path):
+    model = ts.create("lenet5", num_classes=7)
+    torch.save(model.state_dict(), tmp_path / "seven.pth")
+    again = ts.create("lenet5", weights=tmp_path / "seven.pth", num_classes=7)
+    assert torch.equal(again.output.weight, model.output.weight)
+    with pytest.raises(BadInput, match="of another shape: output.weight, output.bias"):
+        ts.create("lenet5", weights=tmp_path / "seven.pth")
+    with pytest.raises(BadInput, match="cannot be made so"):
+        ts.create("lenet5", wings=2)
+
+
+def test_compare_prints_a_table_and_draws(capsys, run, copy, tmp_path):
+    code, out, _ = call(capsys, "compare", run, copy, "--out", tmp_path / "both.png")
+    assert code == 0
+    assert "test/accuracy" in out
+    assert np.asarray(Image.open(tmp_path / "both.png")).std() > 1
+    rows = json.loads(call(capsys, "compare", run, copy, "--out", tmp_path / "b.png", "--json")[1])
+    assert [row["run"] for row in rows] == ["first", "copy"]
+
+
+def test_verify_exits_1_if_a_check_fails(capsys, monkeypatch):
+    from torchstone.parts.facts import Fact
+    from torchstone.systems.convolutional import lenet5
+
+    code, out, _ = call(capsys, "verify", "lenet5", "--json")
+    assert code == 0
+    assert all(check["passed"] for check in json.loads(out))
+    monkeypatch.setattr(lenet5, "FACTS", [Fact("wrong", lambda: 1, 2)])
+    code, out, _ = call(capsys, "verify", "lenet5")
+    assert code == 1
+    assert "FAIL" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tain"], "did you mean train"),
+        (["list", "--chaptr", "x"], "did you mean --chapter"),
+        (["list", "--chapter", "convolution"], "did you mean convolutional"),
+        (["show", "lenet"], "did you mean lenet5"),
+        (["train"], "train what?"),
+        (["train", "lenet6"], "did you mean lenet5"),
+        (["train", "lenet5/mnst"], "did you mean mnist"),
+        (["train", "lenet5", "--stepz", "3"], "did you mean --steps"),
+        (["train", "lenet5", "--steps", "many"], "'many' is not a whole number"),
+        (["train", "lenet5", "--steps", "0"], "steps must be at least 1"),
+        (["train", "lenet5", "--batch", "-4"], "batch must be at least 1"),
+        (["train", "lenet5", "--lr", "fast"], "invalid float value: 'fast'"),
+        (["train", "lenet5", "--lr", "-1"], "lr must be a positive number"),
+        (["train", "lenet5", "--compile", "perhaps"], "'perhaps' is not true or false"),
+        (["train", "lenet5", "--optimiser", "sdg"], "did you mean sgd"),
+        (["train", "lenet5", "--precision", "fp8"], "no value for --precision 'fp8'"),
+        (["train", "lenet5", "--augment", "affin"], "did you mean affine"),
+        (["train", "lenet5", "--variant", "lenet4"], "did you mean lenet5"),
+        (["train", "lenet5", "--device", "tpu"], "unknown device 'tpu'"),
+        (["train", "lenet5", "--data", "digit"], "did you mean digits"),
+        (["train", "lenet5", "extra"], "unexpected 'extra'"),
+        (["train", "lenet5", "--log-every", "0"], "log-every"),
+        (["resume", "nowhere"], "not a run folder"),
+        (["eval", "nowhere"], "not a run folder"),
+        (["predict", "nowhere", "x.png"], "not a run folder"),
+        (["compare", "nowhere"], "nowhere"),
+        (["verify", "lenet9"], "did you mean lenet5"),
+    ],
+)
+def test_bad_input_gets_one_line_and_writes_nothing(capsys, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    line = refused(capsys, *words)
+    assert said in line
+    assert not os.listdir(tmp_path)
+
+
+def test_an_output_folder_that_holds_a_run_is_refused(capsys, copy, tmp_path):
+    before = (copy / "result.json").read_text()
+    words = ("train", "lenet5/smoke", "--steps", "2", "--out", copy)
+    assert "--overwrite" in refused(capsys, *words)
+    assert (copy / "result.json").read_text() == before
+    assert call(capsys, *words, "--overwrite")[0] == 0
+    assert json.loads((copy / "result.json").read_text())["steps"] == 2
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    line = refused(capsys, "train", "lenet5/smoke", "--out", tmp_path / "mine", "--overwrite")
+    assert "holds no run" in line
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_overwriting_waits_until_the_new_run_can_begin(capsys, copy):
+    refused(capsys, "train", "lenet5", "--data", "/nonexistent", "--out", copy, "--overwrite")
+    assert (copy / "result.json").exists()
+
+
+def test_pictures_that_are_none_are_refused(capsys, run, tmp_path):
+    assert "missing.png" in refused(capsys, "predict", run, tmp_path / "missing.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG no")
+    assert "broken.png" in refused(capsys, "predict", run, tmp_path / "broken.png")
+    (tmp_path / "none").mkdir()
+    assert "empty folder" in refused(capsys, "predict", run, tmp_path / "none")
+    Image.new("L", (50, 50), 255).save(tmp_path / "blank.png")
+    assert "blank.png" in refused(capsys, "predict", run, tmp_path / "blank.png")
+
+
+def test_a_truncated_checkpoint_gives_way_to_the_previous(capsys, copy):
+    file = copy / "checkpoint" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    code, out, err = call(capsys, "eval", copy)
+    assert code == 0
+    assert "checkpoint is unusable" in err
+    assert "using checkpoint.previous, step 120" in err
+    code, out, err = call(capsys, "resume", copy)
+    assert code == 0
+    assert "going back to checkpoint.previous, step 120" in err
+
+
+def test_a_checkpoint_of_another_system_is_refused(capsys, copy):
+    file = copy / "recipe.json"
+    asked = json.loads(file.read_text())
+    asked |= {"system": "mlp", "recipe": "smoke", "fields": {}}
+    file.write_text(json.dumps(asked))
+    for command in ("eval", "resume"):
+        line = refused(capsys, command, copy)
+        assert "is of 'lenet5', its recipe of 'mlp'" in line
+
+
+def test_a_checkpoint_that_holds_code_is_refused(capsys, copy, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    class Bomb:
+        def __reduce__(self):
+            return (os.system, ("touch exploded",))
+
+    torch.save({"stream": Bomb()}, copy / "checkpoint" / "state.pt")
+    meta = json.loads((copy / "checkpoint" / "meta.json").read_text())
+    meta["sha256"]["state.pt"] = checkpoint._digest(copy / "checkpoint" / "state.pt")
+    (copy / "checkpoint" / "meta.json").write_text(json.dumps(meta))
+    assert "holds code and was refused unread" in refused(capsys, "resume", copy)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_loss_that_explodes_stops_with_where_to_go_back_to(capsys, tmp_path):
+    words = ("train", "lenet5/smoke", "--optimiser", "sgd", "--lr", "1e8", "--out", tmp_path / "a")
+    code, _, err = call(capsys, *words)
+    line = err.strip().splitlines()[-1]
+    assert code == 2
+    for said in ("step ", "loss is", "learning rate", "gradient norms", "last good checkpoint"):
+        assert said in line
+    found, meta, _ = checkpoint.find(tmp_path / "a" / "checkpoint")
+    assert all(torch.isfinite(t).all() for t in checkpoint.tensors(found, "model").values())
+
+
+def test_other_data_must_have_the_same_classes(capsys, run, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            noise = np.random.default_rng(number).integers(0, 255, (9, 9), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / name / f"{number}.png")
+    line = refused(capsys, "eval", run, "--data", tmp_path)
+    assert "cat, dog" in line
+
+
+@pytest.mark.parametrize("words", [["list"], ["--help"], ["train", "--help"], ["train", "lenet6"]])
+def test_light_commands_import_nothing_heavy(words):
+    code = (
+        "import sys; from torchstone.cli import main; main(sys.argv[1:]); "
+        "print([m for m in ('torch', 'numpy', 'rich', 'matplotlib', 'sklearn') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys; before = set(sys.modules); import torchstone; print(set(sys.modules) - before)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "{'torchstone'}"

@@ -1,0 +1,35 @@
+"""The counters themselves, against counts by hand."""
+
+import torch
+from torch import nn
+
+from torchstone.parts.ema import average
+from torchstone.parts.facts import macs, parameters
+
+
+def test_parameters_counts_tied_ones_once_and_frozen_ones_not():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 4, bias=False))
+    assert parameters(model) == 3 * 4 + 4 + 2 * 4 + 16
+    model.append(nn.Linear(4, 4, bias=False))
+    model[3].weight = model[2].weight
+    assert parameters(model) == 3 * 4 + 4 + 2 * 4 + 16
+    model[0].bias.requires_grad_(False)
+    assert parameters(model) == 3 * 4 + 2 * 4 + 16
+
+
+def test_macs_are_half_of_the_floating_point_operations():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4 * 4, 5))
+    model.train()
+    assert macs(model, (1, 2, 6, 6)) == 3 * 4 * 4 * 2 * 9 + 48 * 5
+    assert model.training
+
+
+def test_average_is_the_recursion():
+    model = nn.Linear(1, 1, bias=False).double()
+    kept, expected = average(model, 0.75), None
+    for value in (1.0, 2.0, 5.0):
+        with torch.no_grad():
+            model.weight.fill_(value)
+        kept.update_parameters(model)
+        expected = value if expected is None else 0.75 * expected + 0.25 * value
+    assert float(kept.module.weight) == expected
