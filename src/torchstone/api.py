@@ -187,16 +187,19 @@ def _execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool,
         _, meta, _ = checkpoint.find(folder / "checkpoint")
         _same_system(meta, entry, folder)
         reached = meta["stage"]
-    run, offset = None, 0
+    offset = 0
     # a generator: a later stage is only built once the earlier one is trained
     for stage, run in enumerate(entry.module().build(recipe)):
         if stage == 0 and fresh and parallel.rank() == 0:
             start(folder, entry.name, recipe_name, recipe, clock)
+            if not quiet and "data" in run.card:
+                _say(run.card["data"])
         parallel.barrier()
-        kept = folder / "stages" / str(stage)
         if stage < reached:
-            pass_over(run, kept)
+            pass_over(run, folder / "stages" / str(stage))
         else:
+            if stage and parallel.rank() == 0:
+                _keep(folder, stage - 1)
             fit(
                 run,
                 folder,
@@ -207,15 +210,22 @@ def _execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool,
                 title=f"{entry.name}/{recipe_name}",
                 quiet=quiet,
             )
-            if parallel.rank() == 0 and not kept.exists():
-                beside = kept.with_name(f"{stage}.new")
-                shutil.rmtree(beside, ignore_errors=True)
-                shutil.copytree(checkpoint.find(folder / "checkpoint")[0], beside)
-                beside.rename(kept)
         offset += run.steps
     if parallel.rank() == 0:
         finish(folder, entry.name, recipe_name, run, offset)
     return run
+
+
+def _keep(folder: Path, stage: int) -> None:
+    """Keep a finished stage's checkpoint, which the next stage's will replace."""
+    from torchstone.engine import checkpoint
+
+    kept = folder / "stages" / str(stage)
+    if not kept.exists():
+        beside = kept.with_name(f"{stage}.new")
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(checkpoint.find(folder / "checkpoint")[0], beside)
+        beside.rename(kept)
 
 
 def _same_system(meta: Mapping[str, Any], entry: System, folder: Path) -> None:

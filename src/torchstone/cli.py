@@ -44,7 +44,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"torchstone: {stop}", file=sys.stderr)
         return 128 + stop.signal
     except KeyboardInterrupt:
-        print("torchstone: interrupted before training began; nothing to resume", file=sys.stderr)
+        print(
+            "torchstone: interrupted at once; resume goes on from the last checkpoint",
+            file=sys.stderr,
+        )
         return 130
     except SystemExit as done:  # argparse leaves so after --help
         return int(done.code or 0)

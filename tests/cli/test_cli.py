@@ -170,7 +170,7 @@ def test_create_reads_published_weights(tmp_path):
     torch.save(model.state_dict(), tmp_path / "seven.pth")
     again = ts.create("lenet5", weights=tmp_path / "seven.pth", num_classes=7)
     assert torch.equal(again.output.weight, model.output.weight)
-    with pytest.raises(BadInput, match="of another shape: output.weight, output.bias"):
+    with pytest.raises(BadInput, match=r"of another shape: output\.weight, output\.bias"):
         ts.create("lenet5", weights=tmp_path / "seven.pth")
     with pytest.raises(BadInput, match="cannot be made so"):
         ts.create("lenet5", wings=2)
@@ -269,11 +269,11 @@ def test_pictures_that_are_none_are_refused(capsys, run, tmp_path):
 def test_a_truncated_checkpoint_gives_way_to_the_previous(capsys, copy):
     file = copy / "checkpoint" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    code, out, err = call(capsys, "eval", copy)
+    code, _, err = call(capsys, "eval", copy)
     assert code == 0
     assert "checkpoint is unusable" in err
     assert "using checkpoint.previous, step 120" in err
-    code, out, err = call(capsys, "resume", copy)
+    code, _, err = call(capsys, "resume", copy)
     assert code == 0
     assert "going back to checkpoint.previous, step 120" in err
 
@@ -310,7 +310,7 @@ def test_a_loss_that_explodes_stops_with_where_to_go_back_to(capsys, tmp_path):
     assert code == 2
     for said in ("step ", "loss is", "learning rate", "gradient norms", "last good checkpoint"):
         assert said in line
-    found, meta, _ = checkpoint.find(tmp_path / "a" / "checkpoint")
+    found, _, _ = checkpoint.find(tmp_path / "a" / "checkpoint")
     assert all(torch.isfinite(t).all() for t in checkpoint.tensors(found, "model").values())
 
 
@@ -330,11 +330,15 @@ def test_light_commands_import_nothing_heavy(words):
         "import sys; from torchstone.cli import main; main(sys.argv[1:]); "
         "print([m for m in ('torch', 'numpy', 'rich', 'matplotlib', 'sklearn') if m in sys.modules])"
     )
-    run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
     assert run.stdout.splitlines()[-1] == "[]"
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    code = "import sys; before = set(sys.modules); import torchstone; print(set(sys.modules) - before)"
+    code = (
+        "import sys; before = set(sys.modules); import torchstone; print(set(sys.modules) - before)"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "{'torchstone'}"

@@ -139,7 +139,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, call
     ) as said:
         fit(run, tmp_path, clock=Clock(save=1, log=6), quiet=True)
     print(said.value)
-    found, meta, complaints = checkpoint.find(tmp_path / "checkpoint")
+    _, meta, complaints = checkpoint.find(tmp_path / "checkpoint")
     assert (meta["step"], complaints) == (2, [])
     assert not (tmp_path / "checkpoint.new").exists()
 
@@ -164,6 +164,30 @@ def test_a_metric_that_is_not_finite_stops_with_step_and_checkpoint(tmp_path):
     # the poisoned state of step 13 was not saved over the good one
     assert checkpoint.find(tmp_path / "checkpoint")[1]["step"] == 12
     assert "(step 12)" in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    """A finite loss with an infinite gradient: the loss looks well, the weights are lost."""
+    run = toy(6)
+    good = run.update
+
+    def update(batch):
+        metrics = good(batch)
+        with torch.no_grad():
+            run.state["model"].weight.mul_(1e30)
+        return metrics
+
+    run.update = update
+    with pytest.raises(NotFinite, match=r"model.weight is not finite.*\(step 1\)"):
+        fit(run, tmp_path, clock=Clock(save=1), quiet=True)
+    assert checkpoint.find(tmp_path / "checkpoint")[1]["step"] == 1
+
+
+def test_an_evaluation_that_is_not_finite_stops_the_run(tmp_path):
+    run = toy(6)
+    run.evaluate = lambda: {"accuracy": float("nan")}
+    with pytest.raises(NotFinite, match="val/accuracy is nan at step 0"):
+        fit(run, tmp_path, quiet=True)
 
 
 def test_published_weights_of_every_wrapping_are_read(tmp_path):

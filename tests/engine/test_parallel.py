@@ -78,7 +78,7 @@ def toy(share="even", weighted=False, accumulate=1, clip=None, steps=STEPS, tap=
         return step(batch)
 
     def evaluate():
-        return {"weight": float(sum(p.abs().sum() for p in model.parameters()))}
+        return {"weight": float(sum(p.detach().abs().sum() for p in model.parameters()))}
 
     state = {"model": model, "optimiser": optimiser, "stream": stream}
     return Run(stream, update, evaluate, state, steps)
@@ -142,7 +142,7 @@ with parallel.together(torch.device("cpu")):
     parallel.barrier()
     ours = ("outcomes", "whole-", "stopped", "resumed")
     made = [name for name in made if not Path(name).name.startswith(ours)]
-    Path({str(out)!r}, f"made-{{parallel.rank()}}").write_text("\n".join(made))
+    Path({str(out)!r}, f"made-{{parallel.rank()}}").write_text(" ".join(made))
 """
     )
     with socket.socket() as free:

@@ -414,7 +414,7 @@ def enter(monkeypatch) -> None:
 # --------------------------------------------------------------------------- for looking and cutting
 
 
-class Crash(Exception):  # noqa: N818
+class Crash(Exception):
     """What the tests throw into a run."""
 
 
@@ -441,7 +441,7 @@ def flat(value: object, path: str = "") -> dict[str, bytes]:
         return {path: repr(value).encode()}
     found: dict[str, bytes] = {}
     for key, item in value.items():
-        found |= flat(item, f"{path}.{key}")
+        found |= flat(item, f"{path}.{key}" if path else str(key))
     return found
 
 

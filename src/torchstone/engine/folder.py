@@ -34,8 +34,9 @@ def start(folder: Path, system: str, recipe_name: str, recipe: Any, clock: dict)
 def finish(folder: Path, system: str, recipe_name: str, run: Run, steps: int) -> None:
     """Write the result and draw the pictures of a finished run."""
     rows = read_rows(folder / "metrics.jsonl")
-    model = run.state.get("model")
-    count = sum(p.numel() for p in model.parameters() if p.requires_grad) if model else None
+    model, count = run.state.get("model"), None
+    if isinstance(model, torch.nn.Module):
+        count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     result = {
         "system": system,
         "recipe": recipe_name,

@@ -15,11 +15,15 @@ def seed(number: int) -> None:
 
 def snapshot() -> dict:
     """Their states, in plain containers that `torch.load(weights_only=True)` reads."""
-    name, keys, *rest = np.random.get_state()
+    numbers = np.random.get_state(legacy=False)
+    words = numbers["state"]
     state = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
-        "numpy": [name, keys.tolist(), *rest],
+        "numpy": [
+            *(numbers["bit_generator"], words["key"].tolist(), words["pos"]),
+            *(numbers["has_gauss"], numbers["gauss"]),
+        ],
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()

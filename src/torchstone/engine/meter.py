@@ -53,11 +53,13 @@ class Meter:
 
     def values(self) -> dict[str, list[float]]:
         """The pending numbers, brought over from the device in one piece a metric."""
+        values = {}
         for name, column in self.pending.items():
             tensors = [v.detach().float() for v in column if isinstance(v, Tensor)]
             read = iter(torch.stack(tensors).tolist() if tensors else [])
-            self.pending[name] = [next(read) if isinstance(v, Tensor) else float(v) for v in column]
-        return dict(self.pending)
+            values[name] = [next(read) if isinstance(v, Tensor) else float(v) for v in column]
+            self.pending[name] = list(values[name])
+        return values
 
     def state_dict(self) -> dict:
         return {"pending": self.values(), "steps": dict(self.steps)}

@@ -6,7 +6,7 @@ the gradients, and only the first process writes. Without torchrun every functio
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 import torch.distributed as dist
@@ -25,7 +25,7 @@ def world() -> int:
 
 
 @contextlib.contextmanager
-def together(device: torch.device) -> Iterator[None]:
+def together(device: torch.device) -> Generator[None]:
     """Join the processes that `torchrun` started, if it did, and leave them afterwards."""
     ours = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
     if ours:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ Batch = Any
 Metrics = Mapping[str, Tensor | float]
 
 
+@runtime_checkable
 class Stateful(Protocol):
     def state_dict(self) -> dict: ...
     def load_state_dict(self, state: dict, /) -> Any: ...
@@ -54,10 +55,16 @@ class Clock:
     save: int | None = None
     seconds: float = 30.0
 
-    def of(self, steps: int) -> "Clock":
+    def of(self, steps: int) -> "_Every":
         log = self.log or math.ceil(steps / 200)
         evaluate = self.evaluate or math.ceil(steps / 20)
-        return Clock(log, evaluate, self.save or steps, self.seconds)
+        return _Every(log, evaluate, self.save or steps)
+
+
+class _Every(NamedTuple):
+    log: int
+    evaluate: int
+    save: int
 
 
 class _Progress:
@@ -106,7 +113,7 @@ def fit(
     progress = _Progress()
     state = {**run.state, "progress": progress}
     run.folder = folder = Path(folder) if folder is not None else None
-    clock = clock.of(run.steps)
+    every = clock.of(run.steps)
     writes = folder is not None and parallel.rank() == 0
     if folder is not None:
         results, rows = _go_on(folder, state, stage, quiet or not writes)
@@ -123,8 +130,10 @@ def fit(
         if folder is None:
             return
         progress.meter.check()  # what is not finite is not saved over what was
+        for name, item in run.state.items():
+            _check_weights(name, item)
         entries = {name: _frozen(item) for name, item in state.items()}
-        if writes:
+        if log:
             about = {**(meta or {}), "stage": stage, "step": progress.step, "card": run.card}
             about |= {"steps": run.steps, "results": run.results, "rows": log.count}
             try:
@@ -137,6 +146,9 @@ def fit(
         before = generators.snapshot()  # looking must not change what is looked at
         numbers = {name: float(value) for name, value in measure().items()}
         generators.restore(before)
+        for name, number in numbers.items():
+            if not math.isfinite(number):
+                raise NotFinite(f"{split}/{name} is {number} at step {progress.step}")
         run.results.update({f"{split}/{name}": value for name, value in numbers.items()})
         if log:
             log.write(offset + progress.step, split, numbers)
@@ -152,12 +164,12 @@ def fit(
                 progress.meter.add(step, metrics)
                 if log and step % 16 == 0:
                     log.advance(offset + step)
-                on_clock = step % clock.log == 0 or step == run.steps
+                on_clock = step % every.log == 0 or step == run.steps
                 if on_clock:
                     means = progress.meter.read()
                     if log:
                         log.write(offset + step, "train", means)
-                if step % clock.evaluate == 0 or step == run.steps:
+                if step % every.evaluate == 0 or step == run.steps:
                     judge("val", run.evaluate)
                 if step == run.steps and run.test is not None:
                     judge("test", run.test)
@@ -168,7 +180,7 @@ def fit(
                 elif on_clock:
                     mine = (time.monotonic() - saved_at > clock.seconds, signals.caught)
                     late, stop = map(max, zip(*parallel.gather(mine), strict=True))
-                if step % clock.save == 0 or step == run.steps or late or stop:
+                if step % every.save == 0 or step == run.steps or late or stop:
                     save()
                 if stop or (step == run.steps and signals.caught):  # or while the last was saved
                     where = f"step {offset + step} of {offset + run.steps}"
@@ -202,6 +214,14 @@ def _go_on(folder: Path, state: dict, stage: int, quiet: bool) -> tuple[dict, in
         return {}, meta["rows"]
     checkpoint.load(found, state)
     return meta["results"], meta["rows"]
+
+
+def _check_weights(name: str, item: Any) -> None:
+    """A finite loss can leave weights that are not: its gradient was infinite."""
+    if isinstance(item, torch.nn.Module):
+        for key, weight in item.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise NotFinite(f"{name}.{key} is not finite")
 
 
 def _frozen(item: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -66,7 +67,7 @@ class descend:
         # losses are weighted by rows on the way back, so the scale starts lower than torch's 2¹⁶
         scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**10)
         self.scaler = scaler if precision == "fp16" else None
-        self.replica = replica if parallel.world() > 1 else None
+        self.replica = replica if isinstance(replica, DistributedDataParallel) else None
         self.plain = accumulate == 1 and self.replica is None and precision == "fp32"
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:

@@ -75,7 +75,8 @@ def read(spec: str) -> Source:
 def _label_column(spec: str, features: Any, class_label: type) -> str:
     usual = ("label", "labels", "fine_label", "class", "category", "target")
     classes = [name for name, feature in features.items() if isinstance(feature, class_label)]
-    types = "string large_string int8 int16 int32 int64 uint8 uint16 bool".split()
+    whole_numbers = ("int8", "int16", "int32", "int64", "uint8", "uint16")
+    types = {"string", "large_string", "bool", *whole_numbers}
     plain = [name for name, feature in features.items() if getattr(feature, "dtype", None) in types]
     for columns in (classes, plain):
         for name in usual:

@@ -152,7 +152,7 @@ def _survey(part: Part) -> tuple[int, bool]:
         with _opened(part, int(spread[i])) as image:
             grey = np.asarray(decode(image, 1))
         ring = max(grey[0].max(), grey[-1].max(), grey[:, 0].max(), grey[:, -1].max())
-        return max(grey.shape), ring == 0
+        return max(grey.shape), bool(ring == 0)
 
     sides, clean = zip(*_each(look, len(spread), "looking at the pictures"), strict=True)
     return int(np.median(sides)), bool(np.mean(clean) >= 0.95)
@@ -208,8 +208,8 @@ def _each(function: Callable[[int], Any], count: int, title: str) -> list:
     shown = count > 500 and console.is_terminal
     with ThreadPool(THREADS) as threads:
         results = threads.imap(function, range(count), chunksize=16)
-        bar = {"console": console, "disable": not shown, "transient": True}
-        return list(track(results, title, count, **bar))
+        bar = track(results, title, count, console=console, disable=not shown, transient=True)
+        return list(bar)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ whatever its own seed, is judged on the same pictures.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -20,6 +20,7 @@ SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(
 )
 
 
+@runtime_checkable
 class Pool(Protocol):
     """Pictures still undecoded, by number; `where` names one in a message."""
 

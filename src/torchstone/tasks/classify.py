@@ -135,7 +135,7 @@ def report(model: nn.Module, data: PictureSet, folder: Path) -> None:
 
 
 def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict:
-    """Accuracy and mean loss on `spec`: its test split if `held_out`, else every picture of it.
+    """Accuracy and cross-entropy (nats) on `spec`: its test split if `held_out`, else every picture of it.
 
     Raises:
         BadInput: its classes are not those the model was trained to tell apart.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchstone.errors import BadInput, nearest
 
 
+@runtime_checkable
 class Settings(Protocol):
     """What a recipe says about descent."""
 

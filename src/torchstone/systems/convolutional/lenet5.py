@@ -29,11 +29,11 @@ for other classes than ten they are random signs, which the paper names as the a
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from torchstone.engine import device, generators
@@ -134,8 +134,8 @@ class LeNet5Paper(nn.Module):
         """Uniform in ±2.4/fan-in, so that units start in the linear part of the squashing (appendix A)."""
         for layer in (self.c1, self.c5, self.f6):
             bound = 2.4 / layer.weight[0].numel()
-            nn.init.uniform_(layer.weight, -bound, bound)
-            nn.init.uniform_(layer.bias, -bound, bound)
+            for parameter in layer.parameters():  # weight, then bias
+                nn.init.uniform_(parameter, -bound, bound)
         for weight in self.c3.weights:  # fan-in differs from map to map
             nn.init.uniform_(weight, -2.4 / weight.numel(), 2.4 / weight.numel())
         nn.init.zeros_(self.c3.bias)
@@ -174,6 +174,8 @@ class TableConvolution(nn.Module):
     kernel with zeros elsewhere.
     """
 
+    where: Bool[Tensor, "outputs inputs"]
+
     def __init__(self, table: Int[Tensor, "inputs outputs"], kernel: int):
         super().__init__()
         self.weights = nn.ParameterList(
@@ -194,6 +196,8 @@ class TableConvolution(nn.Module):
 
 class RadialBasis(nn.Module):
     """y_i = Σ_j (x_j − w_ij)², the squared distance to each class's fixed centre (equation 7)."""
+
+    centres: Float[Tensor, "classes units"]
 
     def __init__(self, centres: Float[Tensor, "classes units"]):
         super().__init__()
@@ -302,7 +306,8 @@ class Slow(nn.Module):
         return torch.stack([self.one(image) for image in images])
 
     def one(self, x: Tensor) -> Tensor:
-        net, paper = self.net, isinstance(self.net, LeNet5Paper)
+        net: Any = self.net
+        paper = isinstance(net, LeNet5Paper)
         f = (lambda a: 1.7159 * torch.tanh(a * 2 / 3)) if paper else (lambda a: a.clamp(min=0))
         x = self.subsample(f(self.convolve(x, net.c1.weight, net.c1.bias)), net.s2)
         x = f(x) if paper else x
