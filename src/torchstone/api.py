@@ -39,25 +39,37 @@ def create(name: str, *, weights: str | Path | None = None, **arguments):
     if weights is not None:
         from torchstone.engine.checkpoint import read_weights
 
-        _fill(model, read_weights(Path(weights)), f"{weights} does not fit {name}")
+        module, tensors = entry.module(), read_weights(Path(weights))
+        if hasattr(module, "published"):  # from the published file's names to ours
+            tensors = module.published(variant, tensors)
+        _fill(model, tensors, f"{weights} does not fit {name}", getattr(module, "HEAD", ()))
     return model
 
 
-def _fill(model, tensors: Mapping[str, Any], problem: str) -> None:
+def _fill(model, tensors: Mapping[str, Any], problem: str, head: tuple[str, ...] = ()) -> None:
+    """Load `tensors`, all of them or none; a head for another number of classes is left as it is."""
     own = model.state_dict()
+    # older files do not count the batches that went into running statistics; nothing uses it
+    needed = [key for key in own if not key.endswith("num_batches_tracked")]
+    differs = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
+    fresh = [k for k in differs if k.startswith(head)] if head else []
     wrong = {
-        "missing": [k for k in own if k not in tensors],
+        "missing": [k for k in needed if k not in tensors],
         "unknown": [k for k in tensors if k not in own],
-        "of another shape": [k for k in own if k in tensors and own[k].shape != tensors[k].shape],
+        "of another shape": [k for k in differs if k not in fresh],
     }
     said = [
-        f"{what}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}"
-        for what, keys in wrong.items()
-        if keys
+        f"{w}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for w, keys in wrong.items() if keys
     ]
     if said:
         raise BadInput(f"{problem}; {'; '.join(said)}")
-    model.load_state_dict(dict(tensors))
+    if fresh:
+        classes = len(tensors[fresh[-1]])
+        _say(
+            f"the file tells {classes} classes apart: a new head takes its place ({', '.join(fresh)})"
+        )
+    kept = {key: value for key, value in tensors.items() if key not in fresh}
+    model.load_state_dict(kept, strict=False)
 
 
 def load(path: str | Path):

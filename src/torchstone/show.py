@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from torchstone import systems
 from torchstone.fields import comments
+from torchstone.parts.facts import layers as parts
 from torchstone.parts.facts import parameters
 from torchstone.records import of_system
 
@@ -32,16 +33,13 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
 
     order: list[tuple[str, nn.Module, tuple[int, ...]]] = []
     hooks = []
-    for name, module in model.named_modules():
-        # a list of parameters is no layer: it belongs to the module that holds it
-        inner = [c for c in module.children() if not isinstance(c, nn.ParameterList)]
-        if name and not inner and not isinstance(module, nn.ParameterList):
+    for name, module in parts(model):
 
-            def note(module, inputs, output, name=name):
-                if isinstance(output, Tensor):
-                    order.append((name, module, tuple(output.shape[1:])))
+        def note(module, inputs, output, name=name):
+            if isinstance(output, Tensor):
+                order.append((name, module, tuple(output.shape[1:])))
 
-            hooks.append(module.register_forward_hook(note))
+        hooks.append(module.register_forward_hook(note))
     was_training = model.training
     model.eval()
     try:

@@ -1,6 +1,6 @@
 """Published figures that need no training, and the counts they are checked with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,20 @@ class Fact(NamedTuple):
 def parameters(module: nn.Module) -> int:
     """Trainable numbers in `module`, tied ones once; running statistics are not counted."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that compute, by name: those with no modules in them but lists of parameters,
+    and attention, whose own projections are not called."""
+    for name, module in model.named_modules():
+        inner = [
+            child
+            for key, child in module.named_children()
+            if key != "parametrizations" and not isinstance(child, nn.ParameterList)
+        ]
+        leaf = not inner or isinstance(module, nn.MultiheadAttention)
+        if leaf and not isinstance(module, nn.ParameterList) and "parametrizations" not in name:
+            yield name, module
 
 
 def macs(module: nn.Module, shape: tuple[int, ...]) -> int:

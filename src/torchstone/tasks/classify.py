@@ -26,7 +26,7 @@ def classify(
     data: PictureSet,
     *,
     arguments: dict,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    loss: Callable[..., Tensor] = F.cross_entropy,
     update: Callable | None = None,
 ) -> Run:
     """A Run that trains `model` to tell the classes of `data` apart.
@@ -37,7 +37,8 @@ def classify(
 
     Args:
         arguments: what `model` was made with; kept with the weights, so that it can be made again.
-        loss: (logits, labels) -> scalar.
+        loss: (output, labels) -> scalar; networks with auxiliary heads give a tuple in training,
+            whose first are the logits.
         update: another learning rule than descent; its state is then all in the model.
     """
     state: dict[str, Any] = {"model": model}
@@ -51,9 +52,10 @@ def classify(
 
         def objective(batch):
             images, labels = batch
-            logits = net(images)
+            output = net(images)
+            logits = output[0] if isinstance(output, tuple) else output
             right = (logits.detach().argmax(1) == labels).float().mean()
-            return {"loss": loss(logits, labels), "accuracy": right}
+            return {"loss": loss(output, labels), "accuracy": right}
 
         state["update"] = update = descend(
             objective,

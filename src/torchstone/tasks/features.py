@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from torchstone.engine.canvas import canvas, plain, save
 from torchstone.errors import BadInput
+from torchstone.parts.facts import layers
 from torchstone.tasks.pictures import show
 
 LAYERS = 24  # rows of feature maps at most
@@ -134,10 +135,8 @@ def _listen(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor]]:
 
     hooks, modes = [], [(module, module.training) for module in model.modules()]
     try:
-        for name, module in model.named_modules():
-            inner = {child for child, _ in module.named_children()} - {"parametrizations"}
-            leaf = not inner or isinstance(module, nn.MultiheadAttention)
-            if leaf and not isinstance(module, SILENT) and "parametrizations" not in name:
+        for name, module in layers(model):
+            if not isinstance(module, SILENT):
                 label = (
                     f"{plain(name, 30)}\n{type(module).__name__}" if name else type(module).__name__
                 )

@@ -1,5 +1,6 @@
 """Classification of table rows: from a model, a recipe and a table to a Run, and its use afterwards."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchstone.engine.run import Run
+from torchstone.errors import BadInput
 from torchstone.streams.tables import Rows, Table, load_rows
 
 
@@ -67,6 +69,26 @@ def measure(model: nn.Module, table: Table, split: str, loss=F.cross_entropy) ->
     scores = outputs(model, x)
     right = (scores.argmax(1) == y).double().mean()
     return {"accuracy": right.item(), "loss": loss(scores, y).item()}
+
+
+def evaluate(
+    model: nn.Module, card: dict, table: Table, *, held_out: bool, loss=F.cross_entropy
+) -> dict[str, float]:
+    """Accuracy and loss on a table: its test split if `held_out`, else all its rows.
+
+    Raises:
+        BadInput: its features or classes are not those the model was trained on.
+    """
+    for what, found in (("features", table.features), ("classes", table.classes)):
+        if list(found) != card[what]:
+            raise BadInput(
+                f"{table.name} has the {what} {', '.join(found)}, but the model was trained on "
+                f"{', '.join(card[what])}"
+            )
+    everything = {"all": torch.arange(len(table.x)), **table.splits}
+    table = dataclasses.replace(table, splits=everything)
+    split = "test" if held_out else "all"
+    return {**measure(model, table, split, loss), "rows": len(table.splits[split])}
 
 
 def report(model: nn.Module, table: Table, folder: Path) -> None:

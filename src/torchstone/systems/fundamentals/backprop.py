@@ -44,9 +44,9 @@ from torchstone.parts.facts import Fact, parameters
 from torchstone.parts.initialise import fill
 from torchstone.streams.images import load_pictures
 from torchstone.systems import Variant
-from torchstone.tasks.classify import classify, predict
+from torchstone.tasks.classify import classify, evaluate, predict
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "predict", "reference"]
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
 
 @dataclass(frozen=True)

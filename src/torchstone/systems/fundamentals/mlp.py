@@ -40,9 +40,9 @@ from torchstone.parts.facts import Fact, macs, parameters
 from torchstone.parts.initialise import fill
 from torchstone.streams.images import load_pictures
 from torchstone.systems import Variant
-from torchstone.tasks.classify import classify, predict
+from torchstone.tasks.classify import classify, evaluate, predict
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "predict", "reference"]
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ RECIPES = {
         data="mnist5k", size=28, widths=(256, 256), dropout=0.2, augment="affine", lr=2e-3
     ),
     # torchstone train mlp/deep
-    "deep": Recipe(widths=(128,) * 30, lr=5e-4, steps=600),
+    "deep": Recipe(widths=(128,) * 30, optimiser="sgd", lr=3e-3, weight_decay=0.0, steps=1000),
     # for tests: seconds
     "smoke": Recipe(steps=100),
 }

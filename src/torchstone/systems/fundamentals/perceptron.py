@@ -40,7 +40,7 @@ from torchstone.streams.tables import Table, is_table, load_table
 from torchstone.systems import Variant
 from torchstone.tasks import classify, tabular
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "predict", "reference"]
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
 
 @dataclass(frozen=True)
@@ -229,6 +229,20 @@ def against_rest(table: Table, positive: str) -> Table:
     y = (table.y == table.classes.index(positive)).long()
     classes = ("rest", positive)
     return Table(table.name, table.features, classes, table.x, y, table.splits, table.note)
+
+
+def evaluate(model: Perceptron, card: dict, spec: str, *, held_out: bool) -> dict:
+    """Accuracy on the test split of `spec`, or on all of it; of tables also the loss."""
+    if card["task"] == "tabular":
+        name, positive = named(spec)
+        if card["classes"][0] == "rest":
+            positive = positive or card["classes"][1]
+        table = against_rest(load_table(name), positive)
+        return tabular.evaluate(model, card, table, held_out=held_out, loss=criterion)
+    found = classify.evaluate(model, card, spec, held_out=held_out)
+    return {
+        name: value for name, value in found.items() if name != "loss"
+    }  # cross-entropy says nothing here
 
 
 @torch.no_grad()
