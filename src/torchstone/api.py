@@ -299,7 +299,7 @@ def compare(paths: Sequence[str | Path], *, out: str | Path | None = None) -> li
 
 def verify(name: str | None = None) -> list:
     """Check published facts and reference parity of a system (or all): checks with their figures."""
-    from torchstone.verify import verify as checks
+    from torchstone.checks import verify as checks
 
     entries = [systems.find(name)[0]] if name else systems.CATALOGUE
     return [check for entry in entries for check in checks(entry)]

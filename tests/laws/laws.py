@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchstone import pages
 from torchstone.engine.run import Clock, Run, fit
 from torchstone.fields import comments
-from torchstone.verify import apart, verify
+from torchstone.checks import apart, verify
 
 CHILD = Path(__file__).with_name("child.py")
 

@@ -6,7 +6,7 @@ import torch
 import torchstone as ts
 from torchstone.systems.fundamentals import backprop
 from torchstone.systems.fundamentals.backprop import COMBINATIONS, Backprop, Learner, Recipe
-from torchstone.verify import apart
+from torchstone.checks import apart
 
 
 @pytest.mark.parametrize("each", COMBINATIONS, ids="-".join)

@@ -9,7 +9,7 @@ import torchstone as ts
 from torchstone.parts.initialise import fill
 from torchstone.systems.fundamentals import backprop, mlp
 from torchstone.systems.fundamentals.mlp import MLP
-from torchstone.verify import apart
+from torchstone.checks import apart
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from torchstone.engine import device, generators
 from torchstone.engine.run import Run
-from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.facts import Fact, layers, macs, parameters
 from torchstone.streams.images import load_pictures
 from torchstone.systems import Variant
 from torchstone.tasks.classify import classify, evaluate, predict
@@ -95,14 +95,11 @@ class LeNet5(nn.Module):
         self.f6 = nn.Linear(120, 84)
         self.output = nn.Linear(84, num_classes)
 
-    def forward(
-        self, images: Float[Tensor, "batch channels 32 32"]
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Float[Tensor, "b c 32 32"]) -> Float[Tensor, "b classes"]:
         x = self.s2(F.relu(self.c1(images)))
         x = self.s4(F.relu(self.c3(x)))
         x = F.relu(self.c5(x)).flatten(1)
-        x = F.relu(self.f6(x))
-        return self.output(x)
+        return self.output(F.relu(self.f6(x)))
 
 
 # Table I: which maps of S2 (rows) each map of C3 (columns) sees.
@@ -140,9 +137,7 @@ class LeNet5Paper(nn.Module):
             nn.init.uniform_(weight, -2.4 / weight.numel(), 2.4 / weight.numel())
         nn.init.zeros_(self.c3.bias)
 
-    def forward(
-        self, images: Float[Tensor, "batch channels 32 32"]
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Float[Tensor, "b c 32 32"]) -> Float[Tensor, "b classes"]:
         x = squash(self.s2(squash(self.c1(images))))
         x = squash(self.s4(squash(self.c3(x))))
         x = squash(self.c5(x)).flatten(1)
@@ -210,9 +205,7 @@ class RadialBasis(nn.Module):
         )
 
 
-def penalty(
-    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
-) -> Float[Tensor, ""]:
+def penalty(logits: Float[Tensor, "b classes"], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:
     """E = mean of y_D + log(e^{−j} + Σ_i e^{−y_i})  (equation 9), with logits = −y.
 
     The second term pushes wrong classes away; j = 1 caps how far that is worth while.
@@ -222,8 +215,7 @@ def penalty(
 
 
 def connections() -> Int[Tensor, "6 16"]:
-    rows = CONNECTIONS.split()
-    return torch.tensor([[mark == "X" for mark in row] for row in rows], dtype=torch.int64)
+    return torch.tensor([[int(mark == "X") for mark in row] for row in CONNECTIONS.split()])
 
 
 def centres(classes: int) -> Float[Tensor, "classes 84"]:
@@ -266,31 +258,24 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield classify(model, recipe, data, arguments=arguments, loss=loss)
 
 
-def layers(model: nn.Module) -> dict[str, int]:
-    """Trainable parameters of each layer that has some."""
-    return {name: count for name, m in model.named_children() if (count := parameters(m))}
-
-
 FACTS = [
     Fact("lenet5 parameters", lambda: parameters(LeNet5()), 61_706),
     Fact("lenet5 multiply-accumulates", lambda: macs(LeNet5(), (1, 1, 32, 32)), 416_520),
     Fact("lenet5_paper trainable parameters", lambda: parameters(LeNet5Paper()), 60_000),
     Fact(
         "lenet5_paper layer by layer",
-        lambda: layers(LeNet5Paper()),
+        lambda: {name: n for name, m in layers(LeNet5Paper()) if (n := parameters(m))},
         {"c1": 156, "s2": 12, "c3": 1_516, "s4": 32, "c5": 48_120, "f6": 10_164},
     ),
     Fact("connections of C3 (paper: 60 pairs of maps)", lambda: int(connections().sum()), 60),
-    Fact("squash(1), which the paper makes 1", lambda: float(squash(torch.tensor(1.0))), 1.0, 1e-4),
 ]
 
 
 def reference():
     """Both networks beside their definition, pixel by pixel and unit by unit, in plain loops."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 1, 32, 32, generator=generator, dtype=torch.float64)
+    torch.manual_seed(0)
+    images = torch.randn(2, 1, 32, 32, dtype=torch.float64)
     for make in (LeNet5, LeNet5Paper):
-        torch.manual_seed(0)
         model = make().double()
         yield model, Slow(model), images
 
@@ -309,8 +294,8 @@ class Slow(nn.Module):
         net: Any = self.net
         paper = isinstance(net, LeNet5Paper)
         f = (lambda a: 1.7159 * torch.tanh(a * 2 / 3)) if paper else (lambda a: a.clamp(min=0))
-        x = self.subsample(f(self.convolve(x, net.c1.weight, net.c1.bias)), net.s2)
-        x = f(x) if paper else x
+        again = f if paper else (lambda a: a)  # the paper squashes after subsampling too
+        x = again(self.subsample(f(self.convolve(x, net.c1.weight, net.c1.bias)), net.s2))
         if paper:
             table, maps = connections().T, []
             for row, weight, bias in zip(table, net.c3.weights, net.c3.bias, strict=True):
@@ -319,18 +304,16 @@ class Slow(nn.Module):
             x = torch.stack(maps)
         else:
             x = self.convolve(x, net.c3.weight, net.c3.bias)
-        x = self.subsample(f(x), net.s4)
-        x = f(x) if paper else x
+        x = again(self.subsample(f(x), net.s4))
         x = f(self.convolve(x, net.c5.weight, net.c5.bias)).flatten()
-        x = f(
-            torch.stack(
-                [(w * x).sum() + b for w, b in zip(net.f6.weight, net.f6.bias, strict=True)]
-            )
-        )
+        x = f(self.full(x, net.f6))
         if paper:
             return torch.stack([-((x - centre) ** 2).sum() for centre in net.output.centres])
-        pairs = zip(net.output.weight, net.output.bias, strict=True)
-        return torch.stack([(w * x).sum() + b for w, b in pairs])
+        return self.full(x, net.output)
+
+    @staticmethod
+    def full(x: Tensor, layer: nn.Linear) -> Tensor:
+        return torch.stack([(w * x).sum() for w in layer.weight]) + layer.bias
 
     @staticmethod
     def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
