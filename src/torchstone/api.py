@@ -225,6 +225,7 @@ def _execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool,
         offset += run.steps
     if parallel.rank() == 0:
         finish(folder, entry.name, recipe_name, run, offset)
+    parallel.barrier()  # none leaves before the result is written
     return run
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import resource
+import signal
 
 import pytest
 import torch
@@ -142,6 +144,48 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, call
     _, meta, complaints = checkpoint.find(tmp_path / "checkpoint")
     assert (meta["step"], complaints) == (2, [])
     assert not (tmp_path / "checkpoint.new").exists()
+
+
+@pytest.mark.parametrize("large", ["model", "rest"])
+def test_a_write_that_the_system_refuses_is_said_in_one_line(tmp_path, large):
+    """Each writer has its own exception for it, so a real refusal: a limit on the size of files."""
+    run = toy(6)
+    if large == "model":
+        run.state["model"] = nn.Linear(300, 300)
+    else:
+        run.state["replay"] = Held(torch.zeros(90_000))
+    good, before = run.update, resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    steps = []
+
+    def update(batch):
+        steps.append(batch)
+        if len(steps) == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        return good(batch)
+
+    run.update = update
+    try:
+        with pytest.raises(NotSaved, match=r"step 3: .*last good checkpoint.*step 2") as said:
+            fit(run, tmp_path, clock=Clock(save=1, log=6), quiet=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    print(said.value)
+    assert "\n" not in str(said.value)
+    assert checkpoint.find(tmp_path / "checkpoint")[1]["step"] == 2
+    assert not (tmp_path / "checkpoint.new").exists()
+
+
+class Held:
+    def __init__(self, values):
+        self.values = values
+
+    def state_dict(self):
+        return {"values": self.values}
+
+    def load_state_dict(self, state):
+        self.values = state["values"]
 
 
 def toy(steps=6, bad=None):

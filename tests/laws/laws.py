@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from torchstone import pages
+from torchstone.checks import apart, verify
 from torchstone.engine.run import Clock, Run, fit
 from torchstone.fields import comments
-from torchstone.checks import apart, verify
 
 CHILD = Path(__file__).with_name("child.py")
 

@@ -126,7 +126,11 @@ def test_missing_and_unreadable_files(tmp_path):
 
 def test_what_counts_as_a_table():
     assert all(map(is_table, ("iris", "xor", "a.csv", "B.CSV", "x/y.parquet")))
-    assert not any(map(is_table, ("digits", "photos", "hf:name/set", "mnist5k")))
+    assert is_table("iris:setosa")
+    assert is_table("my.csv:spam")
+    assert not any(
+        map(is_table, ("C:/photos", "digits:3", "digits", "photos", "hf:name/set", "mnist5k"))
+    )
 
 
 def test_rows_to_be_judged(tmp_path):
@@ -166,3 +170,12 @@ def test_each_epoch_has_every_row_once_and_resuming_changes_nothing(shuffle, bat
         a, b = next(again)
         assert torch.equal(a, x_)
         assert torch.equal(b, y_)
+
+
+def test_one_class_against_the_rest():
+    whole, table = load_table("iris"), load_table("iris:versicolor")
+    assert table.classes == ("rest", "versicolor")
+    assert torch.equal(table.y, (whole.y == 1).long())
+    assert torch.equal(table.x, whole.x)
+    with pytest.raises(BadInput, match="did you mean versicolor"):
+        load_table("iris:versicolour")

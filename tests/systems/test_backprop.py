@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import torchstone as ts
+from torchstone.checks import apart
 from torchstone.systems.fundamentals import backprop
 from torchstone.systems.fundamentals.backprop import COMBINATIONS, Backprop, Learner, Recipe
-from torchstone.checks import apart
 
 
 @pytest.mark.parametrize("each", COMBINATIONS, ids="-".join)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import torchstone as ts
+from torchstone.checks import apart, verify
 from torchstone.systems.convolutional.lenet5 import (
     DIGITS,
     LeNet5,
@@ -19,7 +20,6 @@ from torchstone.systems.convolutional.lenet5 import (
     penalty,
     squash,
 )
-from torchstone.checks import apart, verify
 
 
 def test_every_published_figure_and_the_written_out_network():

@@ -6,17 +6,17 @@ import pytest
 import torch
 
 import torchstone as ts
+from torchstone.checks import apart
 from torchstone.parts.initialise import fill
 from torchstone.systems.fundamentals import backprop, mlp
 from torchstone.systems.fundamentals.mlp import MLP
-from torchstone.checks import apart
 
 
 @pytest.mark.parametrize(
     ("how", "variance"), [("he", 2 / 800), ("xavier", 2 / 1000), ("fan_in", 1 / 800)]
 )
 def test_first_weights_have_the_published_variance(how, variance):
-    weight = MLP(200, 800, (), init=how).layers[0].weight
+    weight = MLP(200, 800, (), init=how).layers[0].weight.detach()
     print(f"{how}: {weight.var():.6f}, published {variance:.6f}")
     assert float(weight.mean()) == pytest.approx(0, abs=4 * math.sqrt(variance / weight.numel()))
     assert float(weight.var()) == pytest.approx(variance, rel=4 * math.sqrt(2 / weight.numel()))

@@ -177,3 +177,11 @@ def test_bad_input():
             next(perceptron.build(perceptron.Recipe(**fields)))
         print(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("recipe", ["iris", "smoke"])
+def test_evaluation_says_again_what_the_run_said(tmp_path, recipe):
+    run = ts.train(f"perceptron/{recipe}", out=tmp_path / "run", quiet=True)
+    again = ts.evaluate(tmp_path / "run")
+    print(run.results, again)
+    assert again["accuracy"] == run.results["test/accuracy"]

@@ -43,8 +43,11 @@ def save(folder: Path, state: Mapping[str, Any], meta: Mapping[str, Any]) -> Non
                     tensors[f"{name}.{key}"] = value.detach().cpu().contiguous().clone()
             else:
                 rest[name] = item.state_dict() if hasattr(item, "state_dict") else item
-        save_file(tensors, new / PAYLOAD[0], metadata={"format": "pt"})
-        torch.save(rest, new / PAYLOAD[1])
+        try:
+            save_file(tensors, new / PAYLOAD[0], metadata={"format": "pt"})
+            torch.save(rest, new / PAYLOAD[1])
+        except (SafetensorError, RuntimeError) as error:  # how they say that the disk is full
+            raise OSError(str(error).splitlines()[0]) from error
         digests = {name: _digest(new / name) for name in PAYLOAD}
         text = json.dumps({"format": FORMAT, **meta, "sha256": digests}, indent=1)
         (new / "meta.json").write_text(text)

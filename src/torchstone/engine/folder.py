@@ -67,7 +67,7 @@ def environment() -> dict:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([_program(), *sys.argv[1:]]),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in names},
         "commit": commit(),
@@ -78,6 +78,11 @@ def environment() -> dict:
         "gpu": gpu,
         "processes": parallel.world(),
     }
+
+
+def _program() -> str:
+    name = Path(sys.argv[0]).name
+    return "python -m torchstone" if name == "__main__.py" else name
 
 
 def commit() -> str | None:

@@ -1,5 +1,6 @@
 """The meter: gathers metrics where they are, reads them on the clock, shows and writes them."""
 
+import contextlib
 import json
 import math
 import os
@@ -129,8 +130,9 @@ class Log:
     def close(self) -> None:
         if self.progress:
             self.progress.stop()
-        self.rows.close()
-        self.board.close()
+        with contextlib.suppress(OSError):  # on a full disk, what was to be said has been
+            self.rows.close()
+            self.board.close()
 
     def elapsed(self) -> float:
         """Seconds of training so far, those before a resume included."""

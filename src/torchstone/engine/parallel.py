@@ -15,8 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def rank() -> int:
-    """This process's number; 0 without torchrun."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    """This process's number, also before they have joined and after they left; 0 without torchrun."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank()
+    return int(os.environ.get("RANK", 0))
 
 
 def world() -> int:

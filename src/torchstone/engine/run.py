@@ -16,8 +16,8 @@ from torch import Tensor
 
 from torchstone.engine import checkpoint, generators, parallel
 from torchstone.engine.meter import Log, Meter
-from torchstone.engine.stopping import Signals, explain, unsaved
-from torchstone.errors import Interrupted, NotFinite, NotSaved
+from torchstone.engine.stopping import Signals, explain, writing
+from torchstone.errors import Interrupted, NotFinite
 
 Batch = Any
 Metrics = Mapping[str, Tensor | float]
@@ -136,10 +136,8 @@ def fit(
         if log:
             about = {**(meta or {}), "stage": stage, "step": progress.step, "card": run.card}
             about |= {"steps": run.steps, "results": run.results, "rows": log.count}
-            try:
+            with writing(folder, offset + progress.step):
                 checkpoint.save(folder / "checkpoint", entries, about)
-            except OSError as error:
-                raise NotSaved(unsaved(error, folder, offset + progress.step)) from None
         saved_at = time.monotonic()
 
     def judge(split: str, measure: Callable[[], Metrics]) -> None:
@@ -150,8 +148,12 @@ def fit(
             if not math.isfinite(number):
                 raise NotFinite(f"{split}/{name} is {number} at step {progress.step}")
         run.results.update({f"{split}/{name}": value for name, value in numbers.items()})
+        note(split, numbers)
+
+    def note(split: str, numbers: Mapping[str, float]) -> None:
         if log:
-            log.write(offset + progress.step, split, numbers)
+            with writing(log.file.parent, offset + progress.step):
+                log.write(offset + progress.step, split, numbers)
 
     try:
         with Signals() as signals:
@@ -166,9 +168,7 @@ def fit(
                     log.advance(offset + step)
                 on_clock = step % every.log == 0 or step == run.steps
                 if on_clock:
-                    means = progress.meter.read()
-                    if log:
-                        log.write(offset + step, "train", means)
+                    note("train", progress.meter.read())
                 if step % every.evaluate == 0 or step == run.steps:
                     judge("val", run.evaluate)
                 if step == run.steps and run.test is not None:

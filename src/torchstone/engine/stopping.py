@@ -2,11 +2,12 @@
 
 import contextlib
 import signal
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from torchstone.engine import checkpoint
-from torchstone.errors import BadInput, NotFinite
+from torchstone.errors import BadInput, NotFinite, NotSaved
 
 
 def explain(error: NotFinite, update: Any, folder: Path | None, step: int) -> str:
@@ -22,12 +23,17 @@ def explain(error: NotFinite, update: Any, folder: Path | None, step: int) -> st
     return "; ".join(parts)
 
 
-def unsaved(error: OSError, folder: Path, step: int) -> str:
-    line = f"could not save at step {step}: {error.strerror or error}"
-    with contextlib.suppress(BadInput):
-        found, meta, _ = checkpoint.find(folder / "checkpoint")
-        line += f"; the last good checkpoint stays: {found} (step {meta['step']})"
-    return f"{line}; make room, then: torchstone resume {folder}"
+@contextlib.contextmanager
+def writing(folder: Path, step: int) -> Generator[None]:
+    """What the system refuses to write (a full disk, mostly) becomes `NotSaved`, with what remains."""
+    try:
+        yield
+    except OSError as error:
+        line = f"could not write at step {step}: {error.strerror or error}"
+        with contextlib.suppress(BadInput):
+            found, meta, _ = checkpoint.find(folder / "checkpoint")
+            line += f"; the last good checkpoint stays: {found} (step {meta['step']})"
+        raise NotSaved(f"{line}; make room, then: torchstone resume {folder}") from error
 
 
 class Signals(contextlib.AbstractContextManager):

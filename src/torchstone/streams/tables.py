@@ -1,6 +1,7 @@
 """Labelled rows of numbers: bundled tables, CSV and Parquet files, and endless batches of them."""
 
 import csv
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +41,15 @@ class Table:
 
 def is_table(spec: str | Path) -> bool:
     """Whether `spec` means a table: a bundled one, or a file named as one."""
-    return str(spec) in BUNDLED or Path(spec).suffix.lower() in SUFFIXES
+    name = _named(str(spec))[0]
+    return name in BUNDLED or Path(name).suffix.lower() in SUFFIXES
+
+
+def _named(spec: str) -> tuple[str, str]:
+    """`TABLE:CLASS` as table and class; the class is empty where none is named."""
+    name, colon, positive = spec.rpartition(":")
+    table = name in BUNDLED or Path(name).suffix.lower() in SUFFIXES
+    return (name, positive) if colon and table else (spec, "")
 
 
 def load_table(spec: str | Path) -> Table:
@@ -48,13 +57,21 @@ def load_table(spec: str | Path) -> Table:
 
     In a file the labels are the column named label, class, target or species, else the last one; a
     CSV file may begin with a line of names. Every class is cut 60 : 20 : 20 into train, val and
-    test, always alike; of `xor` every split is all four points.
+    test, always alike; of `xor` every split is all four points. `TABLE:CLASS` has two classes: `rest`, and
+    the one named.
 
     Raises:
         BadInput: missing or unreadable file, a feature that is no number, one class only, or a
             class of fewer than three rows.
     """
-    spec = str(spec)
+    spec, positive = _named(str(spec))
+    if positive:
+        table = load_table(spec)
+        if positive not in table.classes:
+            hint = nearest(positive, table.classes)
+            raise BadInput(f"{table.name} has no class {positive!r}: {hint}")
+        y = (table.y == table.classes.index(positive)).long()
+        return dataclasses.replace(table, classes=("rest", positive), y=y)
     if spec == "xor":
         x = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
         y = torch.tensor([0, 1, 1, 0])

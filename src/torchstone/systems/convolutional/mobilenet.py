@@ -90,20 +90,34 @@ RECIPES = {
     # picture: hours of a GPU, weeks of 2 cores; 0.94 is what others report of this network
     "cifar10": Recipe(
         **vars(COLOUR)
-        | dict(data="hf:uoft-cs/cifar10", steps=78_000, batch=128, lr=0.1, weight_decay=5e-4)
+        | {
+            "data": "hf:uoft-cs/cifar10",
+            "steps": 78_000,
+            "batch": 128,
+            "lr": 0.1,
+            "weight_decay": 5e-4,
+        }
     ),
     # torchstone train mobilenet/imagenet --data DIR   V2's own optimiser and size, 300 epochs: days
     # of several GPUs; the paper: 0.720. Its rate falls by 2 % an epoch, here as a cosine
     "imagenet": Recipe(
         **vars(COLOUR)
-        | dict(data="imagenet", size=224, stride=32, dropout=0.2, steps=4_000_000, batch=96)
-        | dict(optimiser="rmsprop", lr=0.045, weight_decay=4e-5, warmup=0.0)
+        | {
+            "data": "imagenet",
+            "size": 224,
+            "stride": 32,
+            "dropout": 0.2,
+            "steps": 4_000_000,
+            "batch": 96,
+        }
+        | {"optimiser": "rmsprop", "lr": 0.045, "weight_decay": 4e-5, "warmup": 0.0}
     ),
     # for tests: seconds
     "smoke": Recipe(data="digits", size=16, stride=4, steps=60, batch=32, augment="shift2"),
 }
 
 
+# fmt: off
 # The 3×3 layers after the first, as (outputs, stride); table 1 of V1.
 V1 = (
     (64, 1),
@@ -299,30 +313,30 @@ def reference():
     }
     for variant, make in makers.items():
         for dtype in (torch.float64, torch.float32):
-            # batch norm over few numbers magnifies float32's roundings: only for use, and the smallest
             if dtype == torch.float32 and variant != "mobilenet_v1_025":
                 continue
             torch.manual_seed(0)
             theirs = make().to(dtype)
+            state = theirs.state_dict()
             ours = VARIANTS[variant].make().to(dtype)
-            ours.load_state_dict(published(variant, theirs.state_dict()))
+            if isinstance(theirs, nn.Sequential):
+                state = dict(zip(ours.state_dict(), state.values(), strict=True))
+            ours.load_state_dict(published(variant, state))
             images = torch.randn(2, 3, 64, 64, dtype=dtype)
+            # batch norm over two numbers magnifies float32's roundings: there only as in use
             for training in (False, True) if dtype == torch.float64 else (False,):
                 yield ours.train(training), theirs.train(training), images
 
 
-def plain(width: float) -> nn.Module:
-    """V1 from the lines of the paper's table 1, with timm's names for what has weights."""
-
-    class Table(nn.Module):
-        def __init__(self):
-            super().__init__()
-            # (stage, place, inputs, outputs, stride) at width 1
-            text = """0.0 32 64 1, 1.0 64 128 2, 1.1 128 128 1, 2.0 128 256 2, 2.1 256 256 1,
-                      3.0 256 512 2, 3.1 512 512 1, 3.2 512 512 1, 3.3 512 512 1, 3.4 512 512 1,
-                      3.5 512 512 1, 4.0 512 1024 2, 4.1 1024 1024 1"""
-            self.rows = [row.split() for row in text.split(",")]
-            self.names: list[tuple[str, int, int]] = []
-            # PLACEHOLDER
-
-    return Table()
+def plain(width: float) -> nn.Sequential:
+    """V1 as the lines of the paper's table 1, one layer after another."""
+    sizes = [32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024]
+    sizes = [round(size * width) for size in sizes]
+    layers: list[nn.Module] = [nn.Conv2d(3, sizes[0], 3, 2, 1, bias=False)]
+    for i in range(13):
+        halved, a, b = i in (1, 3, 5, 11), sizes[i], sizes[i + 1]
+        layers += [nn.BatchNorm2d(a), nn.ReLU6()]
+        layers += [nn.Conv2d(a, a, 3, 2 if halved else 1, 1, groups=a, bias=False)]
+        layers += [nn.BatchNorm2d(a), nn.ReLU6(), nn.Conv2d(a, b, 1, bias=False)]
+    layers += [nn.BatchNorm2d(sizes[-1]), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], 1000))

@@ -31,11 +31,12 @@ import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.engine import device, generators, parallel
@@ -68,11 +69,11 @@ class Recipe:
 
 
 RECIPES = {
-    # torchstone train backprop           SECONDS_A on 2 cores    test accuracy ACC_A
+    # torchstone train backprop                  1 s on 2 cores   test accuracy 0.982
     "digits": Recipe(),
-    # torchstone train backprop/paper     SECONDS_P on 2 cores    test accuracy ACC_P
+    # torchstone train backprop/paper            1 s on 2 cores   test accuracy 0.972
     "paper": Recipe(output="sigmoid", loss="squared", lr=0.1, steps=3000),
-    # torchstone train backprop/mnist5k   SECONDS_B on 2 cores    test accuracy ACC_B
+    # torchstone train backprop/mnist5k          3 s on 2 cores   test accuracy 0.966
     "mnist5k": Recipe(
         data="mnist5k", size=28, widths=(100,), lr=0.05, steps=3000, augment="affine"
     ),
@@ -127,14 +128,9 @@ ACTIVATIONS = {
 VARIANTS = {"backprop": Variant(Backprop, (1, 28, 28))}
 
 
-def desired(labels: Int[Tensor, " batch"], like: Tensor) -> Float[Tensor, "batch classes"]:
-    """d: 1 for the class, else 0."""
-    return F.one_hot(labels, like.shape[1]).to(like.dtype)
-
-
 def error(logits: Tensor, labels: Tensor, output: str, loss: str) -> Float[Tensor, ""]:
     """E, the mean over the batch."""
-    d = desired(labels, logits)
+    d = F.one_hot(labels, logits.shape[1]).to(logits)  # 1 for the class, else 0
     if loss == "squared":
         y = logits.softmax(1) if output == "softmax" else logits.sigmoid()
         # E = ½ Σ (y_i − d_i)²
@@ -148,7 +144,7 @@ def error(logits: Tensor, labels: Tensor, output: str, loss: str) -> Float[Tenso
 
 def delta_at_output(logits: Tensor, labels: Tensor, output: str, loss: str) -> Tensor:
     """δ_L = ∂E/∂z_L of each picture, (batch, classes)."""
-    d = desired(labels, logits)
+    d = F.one_hot(labels, logits.shape[1]).to(logits)  # 1 for the class, else 0
     y = logits.softmax(1) if output == "softmax" else logits.sigmoid()
     if loss == "cross_entropy":
         # with either output g′ cancels:  δ_i = y_i − d_i
@@ -226,24 +222,14 @@ def build(recipe: Recipe) -> Iterator[Run]:
     generators.seed(recipe.seed)
     model = Backprop(**arguments).to(place)
     learner = Learner(model, recipe)
-    run = classify(
-        model,
-        recipe,
-        data,
-        arguments=arguments,
-        loss=lambda logits, labels: error(logits, labels, recipe.output, recipe.loss),
-        update=learner,
-    )
+    loss = partial(error, output=recipe.output, loss=recipe.loss)
+    run = classify(model, recipe, data, arguments=arguments, loss=loss, update=learner)
     run.state["update"] = learner
     yield run
 
 
-COMBINATIONS = [
-    (activation, output, loss)
-    for activation in ACTIVATIONS
-    for output in ("softmax", "sigmoid")
-    for loss in ("cross_entropy", "squared")
-]
+OUTPUTS, LOSSES = ("softmax", "sigmoid"), ("cross_entropy", "squared")
+COMBINATIONS = list(itertools.product(ACTIVATIONS, OUTPUTS, LOSSES))
 
 
 def example(activation: str) -> tuple[Backprop, Tensor, Tensor]:
@@ -292,7 +278,7 @@ def reference():
         model, images, labels = example(each[0])
         yield written_out(model, each), automatic(model, each), (images, labels)
     model, images, labels = example("tanh")
-    yield stepped_by_hand(model), stepped_by_torch(model), (images, labels)
+    yield stepped(model, True), stepped(model, False), (images, labels)
 
 
 def written_out(model: Backprop, each: tuple[str, str, str]):
@@ -326,25 +312,19 @@ def automatic(model: Backprop, each: tuple[str, str, str]):
     return autograd
 
 
-def stepped_by_hand(model: Backprop):
-    def momentum_by_hand(images: Tensor, labels: Tensor) -> list[Tensor]:
+def stepped(model: Backprop, by_hand: bool):
+    def momentum(images: Tensor, labels: Tensor) -> list[Tensor]:
         net = copy.deepcopy(model)
-        learner = Learner(net, Recipe(lr=0.1))
+        learner = Learner(net, Recipe(lr=0.1, momentum=0.9))
+        optimiser = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
         for _ in range(5):
-            learner((images, labels))
+            if by_hand:
+                learner((images, labels))
+            else:
+                optimiser.zero_grad()
+                F.cross_entropy(net(images), labels).backward()
+                optimiser.step()
         return learner.parameters
 
-    return momentum_by_hand
-
-
-def stepped_by_torch(model: Backprop):
-    def torch_sgd(images: Tensor, labels: Tensor) -> list[Tensor]:
-        net = copy.deepcopy(model)
-        optimiser = torch.optim.SGD([*net.weights, *net.biases], 0.1, momentum=0.9)
-        for _ in range(5):
-            optimiser.zero_grad()
-            F.cross_entropy(net(images), labels).backward()
-            optimiser.step()
-        return [*net.weights, *net.biases]
-
-    return torch_sgd
+    momentum.__name__ = "5 steps by hand" if by_hand else "torch.optim.SGD"
+    return momentum

@@ -1,0 +1,374 @@
+"""GoogLeNet: filters of several sizes side by side, and a twelfth of AlexNet's weights.
+
+Paper: Christian Szegedy, Wei Liu, Yangqing Jia, Pierre Sermanet, Scott Reed, Dragomir Anguelov,
+Dumitru Erhan, Vincent Vanhoucke and Andrew Rabinovich, "Going deeper with convolutions", 2014,
+arXiv:1409.4842.
+
+The idea. Nobody knows beforehand how large a filter a layer wants, so an Inception module has 1×1,
+3×3 and 5×5 and a pooling next to each other and joins their maps. A 1×1 convolution before each of
+the large ones first squeezes the maps, or they would cost too much. Two small classifiers half-way
+up send gradient into the lower layers; they are thrown away after training.
+
+    loss = L(logits, y) + 0.3 (L(aux1, y) + L(aux2, y))
+
+In training mode the forward pass gives (logits, aux1, aux2), in evaluation mode the logits.
+
+`googlenet_paper` is the paper's: biases, 5×5 filters, local response normalisation, dropout 0.4;
+6,998,552 parameters, 13,378,280 with the auxiliary classifiers.
+
+`googlenet` is the network whose weights are published: batch normalisation in place of biases and
+response normalisation, 3×3 filters where the paper has 5×5, the last pooling 2×2, dropout 0.2;
+6,624,904 parameters, 13,004,888 with the auxiliary classifiers. Names and shapes are those of
+torchvision's file. Its weights were trained on pictures scaled to −1..1, (x − 0.5) / 0.5;
+torchvision's loader turns ImageNet's normalisation into that inside the network, which this one does
+not: give it pictures normalised with mean 0.5 and deviation 0.5.
+
+What differs from the paper. It gives no starting weights; ours are of He et al. 2015. It gives no
+constants for response normalisation; ours are AlexNet's. Momentum is Nesterov's on one machine, not
+asynchronous on many, and the rate falls by a cosine, not by 4 % every eight epochs. Crops are of one
+scale. The auxiliary classifiers of `googlenet` average to 4×4 at every size, those of the paper
+pool 5×5 in steps of 3, which asks for maps of 14×14: pictures of 223 to 226 pixels.
+"""
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from torchstone.engine import device, generators
+from torchstone.engine.run import Run
+from torchstone.errors import BadInput
+from torchstone.parts.branches import Branches
+from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.initialise import fill
+from torchstone.parts.response import local_response_norm, written_out
+from torchstone.streams.images import load_pictures
+from torchstone.systems import Variant
+from torchstone.tasks.classify import classify, evaluate, predict
+
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    data: str = "mnist5k"  # mnist5k, digits, hf:NAME, or a folder of class folders
+    variant: str = "googlenet"  # googlenet (as published) or googlenet_paper (2014)
+    size: int = 64  # side of a picture, pixels
+    channels: int = 1  # 1 grey, 3 colour
+    steps: int = 300  # updates
+    batch: int = 64  # pictures an update
+    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
+    lr: float = 2e-3  # highest learning rate
+    momentum: float = 0.9  # share of the last step kept (Adam: β1)
+    weight_decay: float = 0.02  # pull of weights towards zero
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
+    warmup: float = 0.1  # share of the steps in which the rate rises
+    augment: str = "affine"  # none, shift2, affine, flip-crop4
+    ema: float = 0.0  # decay of the weights' moving average, 0 for none
+    clip: float | None = None  # largest gradient norm, none for no limit
+    accumulate: int = 1  # micro-batches an update
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass
+    compile: bool = False  # torch.compile the loss
+    seed: int = 0  # of weights, order and augmentation
+    device: str = "auto"  # auto, cpu, cuda, mps
+
+
+RECIPES = {
+    "mnist5k": Recipe(),
+    # 250 epochs; the paper says "within a week" on a few graphics cards, and reports a top-5 error
+    # of 10.07 % for one network and one crop
+    "imagenet": Recipe(
+        data="hf:ILSVRC/imagenet-1k",
+        variant="googlenet_paper",
+        size=224,
+        channels=3,
+        steps=2_500_000,
+        batch=128,
+        optimiser="sgd",
+        lr=0.01,
+        weight_decay=2e-4,
+        augment="flip-crop4",
+        ema=0.9999,
+    ),
+    # for tests: seconds
+    "smoke": Recipe(data="digits", size=32, steps=30, batch=32, augment="none"),
+}
+
+# table 1: maps of 1×1, 3×3 reduce, 3×3, 5×5 reduce, 5×5, pool projection
+TABLE = {
+    "inception3a": (64, 96, 128, 16, 32, 32),
+    "inception3b": (128, 128, 192, 32, 96, 64),
+    "maxpool3": None,
+    "inception4a": (192, 96, 208, 16, 48, 64),
+    "inception4b": (160, 112, 224, 24, 64, 64),
+    "inception4c": (128, 128, 256, 24, 64, 64),
+    "inception4d": (112, 144, 288, 32, 64, 64),
+    "inception4e": (256, 160, 320, 32, 128, 128),
+    "maxpool4": None,
+    "inception5a": (256, 160, 320, 32, 128, 128),
+    "inception5b": (384, 192, 384, 48, 128, 128),
+}
+
+# the auxiliary classifier that listens to a module, and the maps it hears
+LISTENERS = {"inception4a": ("aux1", 512), "inception4d": ("aux2", 528)}
+
+
+@dataclass(frozen=True)
+class Form:
+    """Where the two networks part."""
+
+    norm: bool  # batch normalisation in place of biases
+    large: int  # side of the "5×5" filters
+    response: Callable[[], nn.Module]  # after the first and third convolution
+    pool4: int  # side of the last maximum
+    dropout: float
+    squeeze: Callable[[], nn.Module]  # to 4×4, before an auxiliary classifier
+
+
+PUBLISHED = Form(True, 3, nn.Identity, 2, 0.2, lambda: nn.AdaptiveAvgPool2d(4))
+PAPER = Form(False, 5, local_response_norm, 3, 0.4, lambda: nn.AvgPool2d(5, 3))
+
+
+class GoogLeNet(nn.Module):
+    """Three convolutions, nine Inception modules, one full layer; two auxiliary classifiers."""
+
+    def __init__(self, form: Form, num_classes: int = 1000, channels: int = 3):
+        super().__init__()
+        self.conv1 = unit(form, channels, 64, 7, 2)
+        self.maxpool1 = nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.norm1 = form.response()
+        self.conv2 = unit(form, 64, 64, 1)
+        self.conv3 = unit(form, 64, 192, 3)
+        self.norm2 = form.response()
+        self.maxpool2 = nn.MaxPool2d(3, 2, ceil_mode=True)
+        inputs = 192
+        for name, row in TABLE.items():
+            if row is None:
+                side = form.pool4 if name == "maxpool4" else 3
+                self.add_module(name, nn.MaxPool2d(side, 2, ceil_mode=True))
+            else:
+                self.add_module(name, inception(form, inputs, *row))
+                inputs = row[0] + row[2] + row[4] + row[5]
+        for name, maps in LISTENERS.values():
+            self.add_module(name, auxiliary(form, maps, num_classes))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(form.dropout)
+        self.fc = nn.Linear(inputs, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                fill(module.weight, "he")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"] | tuple[Float[Tensor, "batch classes"], ...]:
+        x = self.norm1(self.maxpool1(self.conv1(images)))
+        x = self.maxpool2(self.norm2(self.conv3(self.conv2(x))))
+        heard = []
+        for name in TABLE:
+            x = getattr(self, name)(x)
+            if self.training and name in LISTENERS:
+                heard.append(getattr(self, LISTENERS[name][0])(x))
+        logits = self.fc(self.dropout(self.avgpool(x).flatten(1)))
+        return (logits, *heard) if self.training else logits
+
+
+def unit(form: Form, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """A convolution that keeps the side (over `stride`), normalised or biased, and rectified."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers["conv"] = nn.Conv2d(
+        inputs, outputs, kernel, stride, padding=kernel // 2, bias=not form.norm
+    )
+    if form.norm:
+        layers["bn"] = nn.BatchNorm2d(outputs, eps=1e-3)
+    layers["relu"] = nn.ReLU(inplace=True)
+    return nn.Sequential(layers)
+
+
+def inception(
+    form: Form, inputs: int, one: int, reduce3: int, three: int, reduce5: int, five: int, pool: int
+) -> Branches:
+    """Figure 2(b)."""
+    return Branches(
+        branch1=unit(form, inputs, one, 1),
+        branch2=nn.Sequential(unit(form, inputs, reduce3, 1), unit(form, reduce3, three, 3)),
+        branch3=nn.Sequential(
+            unit(form, inputs, reduce5, 1), unit(form, reduce5, five, form.large)
+        ),
+        branch4=nn.Sequential(nn.MaxPool2d(3, 1, padding=1), unit(form, inputs, pool, 1)),
+    )
+
+
+def auxiliary(form: Form, inputs: int, num_classes: int) -> nn.Sequential:
+    """A classifier on maps half-way up (section 5)."""
+    return nn.Sequential(
+        OrderedDict(
+            squeeze=form.squeeze(),
+            conv=unit(form, inputs, 128, 1),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(128 * 4 * 4, 1024),
+            relu=nn.ReLU(inplace=True),
+            dropout=nn.Dropout(0.7),
+            fc2=nn.Linear(1024, num_classes),
+        )
+    )
+
+
+def loss(output: Tensor | tuple[Tensor, ...], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """L(logits) + 0.3 (L(aux1) + L(aux2)), L the cross-entropy; of the logits alone in evaluation."""
+    if isinstance(output, Tensor):
+        return F.cross_entropy(output, labels)
+    logits, aux1, aux2 = output
+    heard = F.cross_entropy(aux1, labels) + F.cross_entropy(aux2, labels)
+    return F.cross_entropy(logits, labels) + 0.3 * heard
+
+
+VARIANTS = {
+    "googlenet": Variant(functools.partial(GoogLeNet, PUBLISHED), (3, 224, 224)),
+    "googlenet_paper": Variant(functools.partial(GoogLeNet, PAPER), (3, 224, 224)),
+}
+
+# keys of a weights file that belong to its own classes
+HEAD = ("fc.", "aux1.fc2.", "aux2.fc2.")
+
+SIZES = {"googlenet": range(15, 10_000), "googlenet_paper": range(223, 227)}
+
+
+def build(recipe: Recipe) -> Iterator[Run]:
+    sizes = SIZES[recipe.variant]
+    if recipe.size not in sizes:
+        raise BadInput(
+            f"{recipe.variant} needs a size of {sizes[0]} to {sizes[-1]}, not {recipe.size}"
+        )
+    place = device.pick(recipe.device)
+    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
+    arguments = {"num_classes": len(data.classes), "channels": data.card["channels"]}
+    generators.seed(recipe.seed)
+    model = VARIANTS[recipe.variant].make(**arguments).to(place)
+    yield classify(model, recipe, data, arguments=arguments, loss=loss)
+
+
+def counts(variant: str) -> tuple[int, int, int]:
+    """Parameters of the main network and of each auxiliary classifier."""
+    model = unmade(variant)
+    aux1, aux2 = (parameters(model.get_submodule(name)) for name in ("aux1", "aux2"))
+    return parameters(model) - aux1 - aux2, aux1, aux2
+
+
+def unmade(variant: str) -> nn.Module:
+    """The network without memory for its weights, to be counted."""
+    with torch.device("meta"):
+        return VARIANTS[variant].make()
+
+
+FACTS = [
+    Fact("googlenet parameters", lambda: parameters(unmade("googlenet")), 13_004_888),
+    Fact("googlenet without auxiliary classifiers", lambda: counts("googlenet")[0], 6_624_904),
+    Fact(
+        "googlenet multiply-accumulates",
+        lambda: macs(unmade("googlenet"), (1, 3, 224, 224)),
+        1_498_376_192,
+    ),
+    Fact("googlenet_paper parameters", lambda: parameters(unmade("googlenet_paper")), 13_378_280),
+    Fact(
+        "googlenet_paper main network and auxiliary classifiers",
+        lambda: counts("googlenet_paper"),
+        (6_998_552, 3_188_840, 3_190_888),
+    ),
+    Fact(
+        "googlenet_paper multiply-accumulates",
+        lambda: macs(unmade("googlenet_paper"), (1, 3, 224, 224)),
+        1_582_671_872,
+    ),
+]
+
+
+def reference():
+    """torchvision's network with its auxiliary classifiers; the paper's written out."""
+    from torchstone.references import torchvision
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, 64, 64, generator=generator, dtype=torch.float64)
+    for dtype in (torch.float64, torch.float32):
+        images = images.to(dtype)
+        for training in (True, False):
+            torch.manual_seed(0)
+            theirs: Any = torchvision().models.GoogLeNet(10, init_weights=False).to(dtype)
+            theirs(images)  # the running statistics move from where they started
+            ours: Any = GoogLeNet(PUBLISHED, 10).to(dtype)
+            ours.load_state_dict(theirs.state_dict())
+            yield ready(ours, f"googlenet, {dtype}", training), ready(theirs, "", training), images
+    images = torch.randn(1, 3, 224, 224, generator=generator, dtype=torch.float64)
+    for training in (True, False):
+        torch.manual_seed(0)
+        ours = ready(GoogLeNet(PAPER, 10).double(), "googlenet_paper", training)
+        yield ours, WrittenOut(ours).train(training), images
+
+
+def ready(model: Any, name: str, training: bool) -> Any:
+    """In its mode and named after it; in evaluation nothing reaches the auxiliary classifiers."""
+    for head in (model.aux1, model.aux2):
+        head.requires_grad_(training)
+    if name:
+        model.__name__ = f"{name}, {'train' if training else 'eval'}"
+    else:  # torchvision gives (logits, aux2, aux1)
+        model.register_forward_hook(
+            lambda _, __, y: y if isinstance(y, Tensor) else (y[0], *y[:0:-1])
+        )
+    return model.train(training)
+
+
+class WrittenOut(nn.Module):
+    """The parameters of a `googlenet_paper`, table 1 and figure 3 in plain convolutions."""
+
+    def __init__(self, model: GoogLeNet):
+        super().__init__()
+        self.net = model
+
+    def conv(self, x: Tensor, name: str, stride: int = 1) -> Tensor:
+        layer: Any = self.net.get_submodule(f"{name}.conv")
+        side = (layer.weight.shape[2] - 1) // 2
+        return F.conv2d(x, layer.weight, layer.bias, stride, side).clamp(min=0)
+
+    def full(self, x: Tensor, name: str) -> Tensor:
+        layer: Any = self.net.get_submodule(name)
+        return x @ layer.weight.T + layer.bias
+
+    def module(self, x: Tensor, place: str) -> Tensor:
+        at = f"inception{place}.branch"
+        one = self.conv(x, f"{at}1")
+        three = self.conv(self.conv(x, f"{at}2.0"), f"{at}2.1")
+        five = self.conv(self.conv(x, f"{at}3.0"), f"{at}3.1")
+        pooled = self.conv(F.max_pool2d(x, 3, 1, 1), f"{at}4.1")
+        return torch.cat([one, three, five, pooled], 1)
+
+    def classifier(self, x: Tensor, name: str) -> Tensor:
+        x = self.conv(F.avg_pool2d(x, 5, 3), f"{name}.conv").flatten(1)
+        x = F.dropout(self.full(x, f"{name}.fc1").clamp(min=0), 0.7, self.training)
+        return self.full(x, f"{name}.fc2")
+
+    def forward(self, images: Tensor) -> Any:
+        x = written_out(halved(self.conv(images, "conv1", 2)))
+        x = halved(written_out(self.conv(self.conv(x, "conv2"), "conv3")))
+        x = halved(self.module(self.module(x, "3a"), "3b"))
+        x = middle = self.module(x, "4a")
+        x = self.module(self.module(self.module(x, "4b"), "4c"), "4d")
+        heard = [(middle, "aux1"), (x, "aux2")] if self.training else []
+        answers = [self.classifier(*each) for each in heard]
+        x = halved(self.module(x, "4e"))
+        x = self.module(self.module(x, "5a"), "5b").mean((2, 3))
+        logits = self.full(F.dropout(x, 0.4, self.training), "fc")
+        return (logits, *answers) if self.training else logits
+
+
+def halved(x: Tensor) -> Tensor:
+    """The largest of each 3×3 in steps of 2; what lies past the edge does not count."""
+    x = F.pad(x, (0, 1 - x.shape[3] % 2, 0, 1 - x.shape[2] % 2), value=-torch.inf)
+    return x.unfold(2, 3, 2).unfold(3, 3, 2).amax((4, 5))
