@@ -128,6 +128,6 @@ def test_timm_s_names_become_ours_and_a_wrong_one_stays_to_be_refused():
 )
 def test_initial_scale_is_sane(make):
     torch.manual_seed(0)
-    maps = make(num_classes=10).features(torch.randn(8, 3, 64, 64))
+    maps = make(num_classes=10).features(torch.randn(8, 3, 64, 64)).detach()
     print(float(maps.mean()), float(maps.std()))
     assert 0.1 < float(maps.std()) < 3

@@ -1,14 +1,14 @@
 """What residual networks are held against: their equations on bare tensors, and shaken weights."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
 class Written(nn.Module):
-    """The same parameters as `network`, in the same order; no layer of torch does the work.
+    """The network of the same parameters; no layer of torch does the work.
 
     Convolution is a matrix product over cut-out windows, batch norm its definition, shortcut A a copy
     into zeros. It knows networks of `conv1 bn1 layer1 … fc` with blocks of `conv1 bn1 conv2 bn2 …`.
@@ -19,7 +19,7 @@ class Written(nn.Module):
 
     def __init__(self, network: nn.Module, gate: Callable[..., Tensor] = lambda y, block: y):
         super().__init__()
-        self.net = copy.deepcopy(network)
+        self.net: Any = network
         self.gate = gate
 
     def forward(self, images: Tensor) -> Tensor:

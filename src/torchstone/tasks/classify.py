@@ -155,7 +155,7 @@ def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict
     right = (logits.argmax(1) == labels).double().mean().item()
     return {
         "accuracy": right,
-        "loss": F.cross_entropy(logits, labels).item(),
+        "cross_entropy": F.cross_entropy(logits, labels).item(),
         "pictures": len(labels),
     }
 

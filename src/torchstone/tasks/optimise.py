@@ -32,7 +32,8 @@ class Settings(Protocol):
 
 
 def optimiser(parameters: Iterable[nn.Parameter], recipe: Settings) -> torch.optim.Optimizer:
-    """`sgd` (Nesterov where there is momentum), `adam` or `adamw`, in torch's fused form."""
+    """`sgd` (Nesterov where there is momentum), `adam`, `adamw`, in torch's fused form, or `rmsprop`,
+    with the decay 0.9 and the floor 1e-3 that MobileNet and EfficientNet are trained with."""
     lr, decay = recipe.lr, recipe.weight_decay
     if not 0 < lr < math.inf:
         raise BadInput(f"lr must be a positive number, not {lr}")
@@ -46,6 +47,9 @@ def optimiser(parameters: Iterable[nn.Parameter], recipe: Settings) -> torch.opt
         ),
         "adamw": lambda p: torch.optim.AdamW(
             p, lr, (momentum, 0.999), weight_decay=decay, fused=True
+        ),
+        "rmsprop": lambda p: torch.optim.RMSprop(
+            p, lr, 0.9, 1e-3, weight_decay=decay, momentum=momentum
         ),
     }
     if recipe.optimiser not in makers:

@@ -58,8 +58,8 @@ class Recipe:
     steps: int = 300  # updates
     batch: int = 64  # pictures an update
     optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
-    lr: float = 1e-3  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
+    lr: float = 5e-4  # highest learning rate
+    momentum: float = 0.8  # share of the last step kept (Adam: β1)
     weight_decay: float = 0.02  # pull of weights towards zero
     schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
     warmup: float = 0.1  # share of the steps in which the rate rises
@@ -83,6 +83,7 @@ IMAGENET = Recipe(
     batch=128,
     optimiser="sgd",
     lr=0.01,
+    momentum=0.9,
     weight_decay=5e-4,
     warmup=0.0,
     augment="flip-crop4",
@@ -93,7 +94,7 @@ RECIPES = {
     # 90 epochs; the paper took six days on two GTX 580 and reports a top-5 error of 18.2 %
     "imagenet": IMAGENET,
     # for tests: seconds
-    "smoke": Recipe(data="digits", size=63, hidden=64, steps=40, batch=32, augment="none"),
+    "smoke": Recipe(data="digits", size=63, steps=70, batch=32, augment="none"),
 }
 
 # outputs, kernel, stride, padding; "pool" is the overlapping maximum, 3×3 in steps of 2
@@ -118,6 +119,7 @@ class AlexNet(nn.Module):
                 inputs = layer[0]
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(6)
+        last = nn.Linear(hidden, num_classes)
         self.classifier = nn.Sequential(
             nn.Dropout(0.5),
             nn.Linear(inputs * 6 * 6, hidden),
@@ -125,12 +127,14 @@ class AlexNet(nn.Module):
             nn.Dropout(0.5),
             nn.Linear(hidden, hidden),
             nn.ReLU(inplace=True),
-            nn.Linear(hidden, num_classes),
+            last,
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 fill(module.weight, "he")
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(last.weight, 0, 0.01)  # no class is preferred at the start
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"]

@@ -38,7 +38,7 @@ from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, parameters
 from torchstone.parts.gates import ChannelGate, SpatialGate
 from torchstone.parts.residual import shortcut
-from torchstone.parts.residual_oracle import pairs
+from torchstone.parts.residual_oracle import convolve, norm, pairs
 from torchstone.streams.images import load_pictures
 from torchstone.systems import Variant
 from torchstone.systems.convolutional.resnet import DEPTHS, PICTURE, TINY, ResNet, counted, small
@@ -223,31 +223,13 @@ def reference():
 
 
 def attended(y: Tensor, block: Any) -> Tensor:
-    """Equations 2 and 3, one channel and then one place after another."""
-    mlp, conv, norm = block.cbam.channel, block.cbam.spatial.conv, block.cbam.spatial.bn
-
-    def through(z: Tensor) -> Tensor:
-        return mlp.fc2.weight @ (mlp.fc1.weight @ z + mlp.fc1.bias).clamp(min=0) + mlp.fc2.bias
-
-    weighed = []
-    for picture in y:
-        mean = torch.stack([channel.sum() / channel.numel() for channel in picture])
-        top = torch.stack([channel.flatten().max() for channel in picture])
-        weights = 1 / (1 + torch.exp(-through(mean) - through(top)))
-        weighed.append(torch.stack([w * c for w, c in zip(weights, picture, strict=True)]))
-    y = torch.stack(weighed)
-    height, width = y.shape[2:]
-    maps = y.new_zeros(len(y), 2, height + 6, width + 6)
-    maps[:, 0, 3:-3, 3:-3] = y.max(1).values
-    maps[:, 1, 3:-3, 3:-3] = y.sum(1) / y.shape[1]
-    rows = [
-        [(maps[:, :, i : i + 7, j : j + 7] * conv.weight[0]).sum((1, 2, 3)) for j in range(width)]
-        for i in range(height)
-    ]
-    places = torch.stack([torch.stack(row, -1) for row in rows], -2)
-    if norm.training:
-        mean, variance = places.mean(), places.var(correction=0)
-    else:
-        mean, variance = norm.running_mean, norm.running_var
-    places = (places - mean) / (variance + norm.eps).sqrt() * norm.weight + norm.bias
-    return y / (1 + torch.exp(-places))[:, None]
+    """Equations 2 and 3 by sums, windows and products."""
+    mlp, places = block.cbam.channel, block.cbam.spatial
+    flat = y.flatten(2)
+    logits = torch.zeros_like(flat[..., 0])
+    for z in (flat.sum(2) / flat.shape[2], flat.max(2).values):
+        hidden = (torch.einsum("bc,hc->bh", z, mlp.fc1.weight) + mlp.fc1.bias).clamp(min=0)
+        logits = logits + torch.einsum("bh,ch->bc", hidden, mlp.fc2.weight) + mlp.fc2.bias
+    y = y / (1 + torch.exp(-logits))[:, :, None, None]
+    maps = torch.stack([y.max(1).values, y.sum(1) / y.shape[1]], 1)
+    return y / (1 + torch.exp(-norm(convolve(maps, places.conv), places.bn)))

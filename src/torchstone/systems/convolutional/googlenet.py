@@ -97,7 +97,7 @@ RECIPES = {
         ema=0.9999,
     ),
     # for tests: seconds
-    "smoke": Recipe(data="digits", size=32, steps=30, batch=32, augment="none"),
+    "smoke": Recipe(data="digits", size=32, steps=24, batch=32, augment="none"),
 }
 
 # table 1: maps of 1×1, 3×3 reduce, 3×3, 5×5 reduce, 5×5, pool projection
@@ -182,10 +182,8 @@ class GoogLeNet(nn.Module):
 
 def unit(form: Form, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """A convolution that keeps the side (over `stride`), normalised or biased, and rectified."""
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["conv"] = nn.Conv2d(
-        inputs, outputs, kernel, stride, padding=kernel // 2, bias=not form.norm
-    )
+    layers = OrderedDict[str, nn.Module]()
+    layers["conv"] = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=not form.norm)
     if form.norm:
         layers["bn"] = nn.BatchNorm2d(outputs, eps=1e-3)
     layers["relu"] = nn.ReLU(inplace=True)
@@ -255,37 +253,34 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield classify(model, recipe, data, arguments=arguments, loss=loss)
 
 
-def counts(variant: str) -> tuple[int, int, int]:
-    """Parameters of the main network and of each auxiliary classifier."""
-    model = unmade(variant)
-    aux1, aux2 = (parameters(model.get_submodule(name)) for name in ("aux1", "aux2"))
-    return parameters(model) - aux1 - aux2, aux1, aux2
-
-
 def unmade(variant: str) -> nn.Module:
     """The network without memory for its weights, to be counted."""
     with torch.device("meta"):
         return VARIANTS[variant].make()
 
 
+def counts(variant: str) -> tuple[int, ...]:
+    """Parameters: in all, of the main network, and of each auxiliary classifier."""
+    model = unmade(variant)
+    total, *heads = (parameters(model.get_submodule(name)) for name in ("", "aux1", "aux2"))
+    return total, total - sum(heads), *heads
+
+
+def products(variant: str) -> int:
+    """Multiply-accumulates at 224 pixels."""
+    return macs(unmade(variant), (1, 3, 224, 224))
+
+
 FACTS = [
-    Fact("googlenet parameters", lambda: parameters(unmade("googlenet")), 13_004_888),
-    Fact("googlenet without auxiliary classifiers", lambda: counts("googlenet")[0], 6_624_904),
+    Fact("googlenet parameters", lambda: counts("googlenet")[:2], (13_004_888, 6_624_904)),
     Fact(
-        "googlenet multiply-accumulates",
-        lambda: macs(unmade("googlenet"), (1, 3, 224, 224)),
-        1_498_376_192,
-    ),
-    Fact("googlenet_paper parameters", lambda: parameters(unmade("googlenet_paper")), 13_378_280),
-    Fact(
-        "googlenet_paper main network and auxiliary classifiers",
+        "googlenet_paper parameters",
         lambda: counts("googlenet_paper"),
-        (6_998_552, 3_188_840, 3_190_888),
+        (13_378_280, 6_998_552, 3_188_840, 3_190_888),
     ),
+    Fact("googlenet multiply-accumulates", lambda: products("googlenet"), 1_498_376_192),
     Fact(
-        "googlenet_paper multiply-accumulates",
-        lambda: macs(unmade("googlenet_paper"), (1, 3, 224, 224)),
-        1_582_671_872,
+        "googlenet_paper multiply-accumulates", lambda: products("googlenet_paper"), 1_582_671_872
     ),
 ]
 
@@ -304,7 +299,8 @@ def reference():
             theirs(images)  # the running statistics move from where they started
             ours: Any = GoogLeNet(PUBLISHED, 10).to(dtype)
             ours.load_state_dict(theirs.state_dict())
-            yield ready(ours, f"googlenet, {dtype}", training), ready(theirs, "", training), images
+            ours, theirs = (ready(m, f"googlenet, {dtype}", training) for m in (ours, theirs))
+            yield ours, theirs, images
     images = torch.randn(1, 3, 224, 224, generator=generator, dtype=torch.float64)
     for training in (True, False):
         torch.manual_seed(0)
@@ -316,17 +312,15 @@ def ready(model: Any, name: str, training: bool) -> Any:
     """In its mode and named after it; in evaluation nothing reaches the auxiliary classifiers."""
     for head in (model.aux1, model.aux2):
         head.requires_grad_(training)
-    if name:
+    if type(model) is GoogLeNet:
         model.__name__ = f"{name}, {'train' if training else 'eval'}"
-    else:  # torchvision gives (logits, aux2, aux1)
-        model.register_forward_hook(
-            lambda _, __, y: y if isinstance(y, Tensor) else (y[0], *y[:0:-1])
-        )
+    elif training:  # torchvision gives (logits, aux2, aux1)
+        model.register_forward_hook(lambda _, __, output: (output[0], *output[:0:-1]))
     return model.train(training)
 
 
 class WrittenOut(nn.Module):
-    """The parameters of a `googlenet_paper`, table 1 and figure 3 in plain convolutions."""
+    """The parameters of the paper's network; its table 1 and figure 3 in plain convolutions."""
 
     def __init__(self, model: GoogLeNet):
         super().__init__()
@@ -337,38 +331,34 @@ class WrittenOut(nn.Module):
         side = (layer.weight.shape[2] - 1) // 2
         return F.conv2d(x, layer.weight, layer.bias, stride, side).clamp(min=0)
 
-    def full(self, x: Tensor, name: str) -> Tensor:
-        layer: Any = self.net.get_submodule(name)
-        return x @ layer.weight.T + layer.bias
-
     def module(self, x: Tensor, place: str) -> Tensor:
         at = f"inception{place}.branch"
-        one = self.conv(x, f"{at}1")
         three = self.conv(self.conv(x, f"{at}2.0"), f"{at}2.1")
         five = self.conv(self.conv(x, f"{at}3.0"), f"{at}3.1")
         pooled = self.conv(F.max_pool2d(x, 3, 1, 1), f"{at}4.1")
-        return torch.cat([one, three, five, pooled], 1)
+        return torch.cat([self.conv(x, f"{at}1"), three, five, pooled], 1)
 
-    def classifier(self, x: Tensor, name: str) -> Tensor:
-        x = self.conv(F.avg_pool2d(x, 5, 3), f"{name}.conv").flatten(1)
-        x = F.dropout(self.full(x, f"{name}.fc1").clamp(min=0), 0.7, self.training)
-        return self.full(x, f"{name}.fc2")
+    def heard(self, x: Tensor, head: Any) -> Tensor:
+        x = F.avg_pool2d(x, 5, 3)
+        x = F.conv2d(x, head.conv.conv.weight, head.conv.conv.bias).clamp(min=0).flatten(1)
+        x = (x @ head.fc1.weight.T + head.fc1.bias).clamp(min=0)
+        return F.dropout(x, 0.7, self.training) @ head.fc2.weight.T + head.fc2.bias
 
     def forward(self, images: Tensor) -> Any:
+        net: Any = self.net
         x = written_out(halved(self.conv(images, "conv1", 2)))
         x = halved(written_out(self.conv(self.conv(x, "conv2"), "conv3")))
         x = halved(self.module(self.module(x, "3a"), "3b"))
-        x = middle = self.module(x, "4a")
+        x = self.module(x, "4a")
+        answers = [self.heard(x, net.aux1)] if self.training else []
         x = self.module(self.module(self.module(x, "4b"), "4c"), "4d")
-        heard = [(middle, "aux1"), (x, "aux2")] if self.training else []
-        answers = [self.classifier(*each) for each in heard]
+        answers += [self.heard(x, net.aux2)] if self.training else []
         x = halved(self.module(x, "4e"))
         x = self.module(self.module(x, "5a"), "5b").mean((2, 3))
-        logits = self.full(F.dropout(x, 0.4, self.training), "fc")
+        logits = F.dropout(x, 0.4, self.training) @ net.fc.weight.T + net.fc.bias
         return (logits, *answers) if self.training else logits
 
 
 def halved(x: Tensor) -> Tensor:
-    """The largest of each 3×3 in steps of 2; what lies past the edge does not count."""
-    x = F.pad(x, (0, 1 - x.shape[3] % 2, 0, 1 - x.shape[2] % 2), value=-torch.inf)
-    return x.unfold(2, 3, 2).unfold(3, 3, 2).amax((4, 5))
+    """The largest of each 3×3 in steps of 2; the last may reach past the edge of an even side."""
+    return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-torch.inf), 3, 2)

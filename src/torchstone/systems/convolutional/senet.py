@@ -27,7 +27,7 @@ CIFAR's crops are of reflected pictures. On grey digits the smallest network sta
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -239,7 +239,7 @@ def reference():
     def theirs(variant: str):
         plain = variant in ("seresnet50", "seresnet101", "seresnet152")
         name = variant if plain else f"legacy_{variant.removesuffix('_paper')}"
-        return partial(timm().create_model, name, num_classes=10)
+        return partial(timm().create_model, name, num_classes=10, drop_rate=0.0)
 
     for variant, (make, _) in VARIANTS.items():
         if variant == "seresnet20_cifar":
@@ -253,16 +253,12 @@ def reference():
     yield from pairs(first, make, theirs(first), published, side=64, dtype=torch.float32)
 
 
-def excited(y: Tensor, block) -> Tensor:
-    """Equations 2 to 4, one picture and one channel after another."""
+def excited(y: Tensor, block: Any) -> Tensor:
+    """Equations 2 to 4, one picture after another."""
     w1, w2 = block.se.fc1.weight[:, :, 0, 0], block.se.fc2.weight[:, :, 0, 0]
     scaled = []
     for picture in y:
-        z = torch.stack([channel.sum() / channel.numel() for channel in picture])
+        z = picture.sum((1, 2)) / picture[0].numel()
         s = w2 @ (w1 @ z + block.se.fc1.bias).clamp(min=0) + block.se.fc2.bias
-        scaled.append(
-            torch.stack(
-                [c / (1 + torch.exp(-weight)) for c, weight in zip(picture, s, strict=True)]
-            )
-        )
+        scaled.append(picture / (1 + torch.exp(-s))[:, None, None])
     return torch.stack(scaled)
