@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # a module may import its own layer and those below; streams, engine and hub do not know each other
-RANK = {"parts": 0, "streams": 1, "engine": 1, "hub": 1, "tasks": 2, "references": 2, "systems": 3, "cli": 5}
+RANK = {
+    "parts": 0,
+    "streams": 1,
+    "engine": 1,
+    "hub": 1,
+    "tasks": 2,
+    "references": 2,
+    "systems": 3,
+    "cli": 5,
+}
 ABOVE_SYSTEMS = 4  # api, show, verify, records, fields, pages, and the package itself
 PARTS_IMPORT = {"torch", "jaxtyping", "numpy", *sys.stdlib_module_names}
 
