@@ -27,8 +27,9 @@ def test_every_plan_has_its_record_and_reaches_its_target():
 
     plans = json.loads((records.FOLDER / "plans.json").read_text())
     found = {f"{r.system}/{r.recipe}": r for r in records.read()}
-    assert found.keys() == plans.keys()
-    for name, plan in plans.items():
+    measured = {name: plan for name, plan in plans.items() if "unmeasured" not in plan}
+    assert found.keys() == measured.keys()
+    for name, plan in measured.items():
         record = found[name]
         print(record.line())
         assert record.seeds == plan["seeds"]

@@ -142,7 +142,8 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line has it
     plans = json.loads((FOLDER / "plans.json").read_text())
-    for name in [] if args.table else args.names or plans:
+    measurable = [name for name, plan in plans.items() if "unmeasured" not in plan]
+    for name in [] if args.table else args.names or measurable:
         record = measure(name, plans[name], args.data_root)
         file = FOLDER / f"{name.replace('/', '-')}.json"
         file.write_text(json.dumps(asdict(record), indent=1) + "\n")

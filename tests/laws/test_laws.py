@@ -32,13 +32,19 @@ def test_4_facts_and_reference(entry):
     laws.verified(entry)
 
 
-def test_5_eager_is_compiled():
-    """All in one process of their own: torch.compile cannot see through a run-time check of shapes."""
-    names = [entry.name for entry in CATALOGUE if laws.compiles(entry)]
+@pytest.mark.parametrize("backend", ["inductor", "aot_eager"])
+def test_5_eager_is_compiled(backend):
+    """All in one process of their own: torch.compile cannot see through a run-time check of shapes.
+
+    The chapter of networks is traced whole, without graph breaks; generating code for each takes
+    most of a minute here, so that is done for the first two.
+    """
+    compiled = [entry.name for entry in CATALOGUE if laws.compiles(entry)]
+    names = compiled[:2] if backend == "inductor" else compiled[2:]
     assert names
-    done = laws.child("compiled", "inductor", "-", *names)
+    done = laws.child("compiled", backend, "-", *names)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert all(f"{name}, inductor:" in done.stdout for name in names)
+    assert all(f"{name}, {backend}:" in done.stdout for name in names)
 
 
 @every

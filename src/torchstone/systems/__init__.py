@@ -43,6 +43,14 @@ CATALOGUE = (
     System("backprop", "fundamentals", "Back-propagation by hand", "Rumelhart, Hinton and Williams, Nature 323:533", 1986, ("backprop",), ("digits", "paper", "mnist5k", "smoke")),
     System("mlp", "fundamentals", "Multi-layer perceptron", "Rumelhart, Hinton and Williams, Nature 323:533", 1986, ("mlp",), ("digits", "mnist5k", "deep", "smoke")),
     System("lenet5", "convolutional", "LeNet-5", "LeCun, Bottou, Bengio and Haffner, Proc. IEEE 86(11)", 1998, ("lenet5", "lenet5_paper"), ("mnist5k", "mnist", "paper", "digits", "smoke")),
+    System("alexnet", "convolutional", "AlexNet", "Krizhevsky, Sutskever and Hinton, NeurIPS", 2012, ("alexnet", "alexnet_paper"), ("mnist5k", "imagenet", "smoke")),
+    System("vgg", "convolutional", "VGG", "Simonyan and Zisserman, arXiv:1409.1556", 2014, ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "vgg16_bn_cifar"), ("mnist5k", "cifar10", "imagenet", "smoke")),
+    System("googlenet", "convolutional", "GoogLeNet", "Szegedy, Liu, Jia et al., arXiv:1409.4842", 2014, ("googlenet", "googlenet_paper"), ("mnist5k", "imagenet", "smoke")),
+    System("resnet", "convolutional", "ResNet", "He, Zhang, Ren and Sun, arXiv:1512.03385", 2015, ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet50_paper", "resnet20_cifar", "resnet32_cifar", "resnet44_cifar", "resnet56_cifar", "resnet110_cifar", "resnet20_cifar_b", "resnet32_cifar_b", "resnet44_cifar_b", "resnet56_cifar_b", "resnet110_cifar_b", "resnet18_cifar"), ("mnist5k", "cifar20", "cifar20_cpu", "smoke")),
+    System("mobilenet", "convolutional", "MobileNet", "Howard, Zhu, Chen et al., arXiv:1704.04861", 2017, ("mobilenet_v1", "mobilenet_v1_075", "mobilenet_v1_050", "mobilenet_v1_025", "mobilenet_v2"), ("mnist5k", "cifar10", "imagenet", "smoke")),
+    System("senet", "convolutional", "SENet", "Hu, Shen, Albanie, Sun and Wu, arXiv:1709.01507", 2017, ("seresnet18", "seresnet34", "seresnet50", "seresnet101", "seresnet152", "seresnet50_paper", "seresnet101_paper", "seresnet152_paper", "seresnet20_cifar"), ("mnist5k", "cifar20", "smoke")),
+    System("cbam", "convolutional", "CBAM", "Woo, Park, Lee and Kweon, arXiv:1807.06521", 2018, ("cbam_resnet18", "cbam_resnet34", "cbam_resnet50", "cbam_resnet101", "cbam_resnet20_cifar"), ("mnist5k", "cifar20", "smoke")),
+    System("efficientnet", "convolutional", "EfficientNet", "Tan and Le, ICML, arXiv:1905.11946", 2019, ("efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_lite0"), ("mnist5k", "imagenet", "smoke")),
 )
 # fmt: on
 

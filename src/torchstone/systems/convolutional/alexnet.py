@@ -1,0 +1,294 @@
+"""AlexNet: a convolutional network deep and wide enough for ImageNet.
+
+Paper: Alex Krizhevsky, Ilya Sutskever and Geoffrey Hinton, "ImageNet classification with deep
+convolutional neural networks", NeurIPS 2012. `alexnet` is the network of Krizhevsky 2014, "One
+weird trick for parallelizing convolutional neural networks", arXiv:1404.5997.
+
+The idea. LeNet's recipe holds at a thousand times its size, if three things are seen to: units that
+do not saturate (ReLU) keep the gradient alive, two graphics cards make it affordable, and dropout
+with moved and mirrored pictures keeps sixty million weights from learning the data by heart.
+
+`alexnet_paper`, a picture of 227×227 (maps in two groups where the paper's two cards did not talk):
+
+    conv1  11×11/4   96 of 55×55     norm, pool 3×3/2     fc6   4096, dropout
+    conv2  5×5      256 of 27×27     norm, pool 3×3/2     fc7   4096, dropout
+    conv3  3×3      384 of 13×13                          fc8   1000
+    conv4  3×3      384 of 13×13     two groups in conv2, conv4 and conv5;
+    conv5  3×3      256 of 13×13     pool 3×3/2 to 6×6    60,965,224 parameters
+
+`alexnet` has one tower with fewer maps in its first layers (64, 192, 384, 256, 256), no groups and
+no response normalisation: 61,100,840 parameters. Names and shapes are those of torchvision's file.
+
+What differs from the paper. The paper says 224×224 pictures; its 55×55 maps come from 227. Response
+normalisation looks across both groups, as its formula says. Other sizes of picture are pooled to
+6×6, which at 224 and 227 changes nothing. Momentum is Nesterov's, and the rate falls by a cosine,
+not by hand. `alexnet` starts from He et al. 2015. The default recipes' hidden layers are narrower
+than 4096: ten classes of digits do not need 54 million weights there.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchstone.engine import device, generators
+from torchstone.engine.run import Run
+from torchstone.errors import BadInput
+from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.initialise import fill
+from torchstone.parts.response import local_response_norm, written_out
+from torchstone.streams.images import load_pictures
+from torchstone.systems import Variant
+from torchstone.tasks.classify import classify, evaluate, predict
+
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    data: str = "mnist5k"  # mnist5k, digits, hf:NAME, or a folder of class folders
+    variant: str = "alexnet"  # alexnet (2014, one tower) or alexnet_paper (2012, two groups)
+    size: int = 64  # side of a picture, pixels
+    channels: int = 1  # 1 grey, 3 colour
+    hidden: int = 512  # units in each full layer (papers: 4096)
+    steps: int = 300  # updates
+    batch: int = 64  # pictures an update
+    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
+    lr: float = 5e-4  # highest learning rate
+    momentum: float = 0.8  # share of the last step kept (Adam: β1)
+    weight_decay: float = 0.02  # pull of weights towards zero
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
+    warmup: float = 0.1  # share of the steps in which the rate rises
+    augment: str = "affine"  # none, shift2, affine, flip-crop4
+    ema: float = 0.0  # decay of the weights' moving average, 0 for none
+    clip: float | None = None  # largest gradient norm, none for no limit
+    accumulate: int = 1  # micro-batches an update
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass
+    compile: bool = False  # torch.compile the loss
+    seed: int = 0  # of weights, order and augmentation
+    device: str = "auto"  # auto, cpu, cuda, mps
+
+
+IMAGENET = Recipe(
+    data="hf:ILSVRC/imagenet-1k",
+    variant="alexnet_paper",
+    size=227,
+    channels=3,
+    hidden=4096,
+    steps=900_000,
+    batch=128,
+    optimiser="sgd",
+    lr=0.01,
+    momentum=0.9,
+    weight_decay=5e-4,
+    warmup=0.0,
+    augment="flip-crop4",
+)
+
+RECIPES = {
+    "mnist5k": Recipe(),
+    # 90 epochs; the paper took six days on two GTX 580 and reports a top-5 error of 18.2 %
+    "imagenet": IMAGENET,
+    # for tests: seconds
+    "smoke": Recipe(data="digits", size=63, steps=70, batch=32, augment="none"),
+}
+
+# outputs, kernel, stride, padding; "pool" is the overlapping maximum, 3×3 in steps of 2
+LAYERS = (
+    (64, 11, 4, 2), "pool", (192, 5, 1, 2), "pool",
+    (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1), "pool",
+)  # fmt: skip
+
+
+class AlexNet(nn.Module):
+    """One tower, without normalisation."""
+
+    def __init__(self, num_classes: int = 1000, channels: int = 3, hidden: int = 4096):
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = channels
+        for layer in LAYERS:
+            if isinstance(layer, str):
+                layers.append(nn.MaxPool2d(3, 2))
+            else:
+                layers += [nn.Conv2d(inputs, *layer), nn.ReLU(inplace=True)]
+                inputs = layer[0]
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d(6)
+        last = nn.Linear(hidden, num_classes)
+        self.classifier = nn.Sequential(
+            nn.Dropout(0.5),
+            nn.Linear(inputs * 6 * 6, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(inplace=True),
+            last,
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                fill(module.weight, "he")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(last.weight, 0, 0.01)  # no class is preferred at the start
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        return self.classifier(self.avgpool(self.features(images)).flatten(1))
+
+
+class AlexNetPaper(nn.Module):
+    """The network of 2012."""
+
+    def __init__(self, num_classes: int = 1000, channels: int = 3, hidden: int = 4096):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 96, 11, 4)
+        self.conv2 = nn.Conv2d(96, 256, 5, padding=2, groups=2)
+        self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
+        self.conv4 = nn.Conv2d(384, 384, 3, padding=1, groups=2)
+        self.conv5 = nn.Conv2d(384, 256, 3, padding=1, groups=2)
+        self.norm = local_response_norm(n=5, alpha=1e-4, beta=0.75, k=2)
+        self.pool = nn.MaxPool2d(3, 2)
+        self.avgpool = nn.AdaptiveAvgPool2d(6)
+        self.fc6 = nn.Linear(256 * 6 * 6, hidden)
+        self.fc7 = nn.Linear(hidden, hidden)
+        self.fc8 = nn.Linear(hidden, num_classes)
+        self.dropout = nn.Dropout(0.5)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Weights from N(0, 0.01²); biases 1 where ReLUs would else start dead, 0 elsewhere (section 5)."""
+        for name, parameter in self.named_parameters():
+            layer, kind = name.split(".")
+            if kind == "weight":
+                nn.init.normal_(parameter, 0, 0.01)
+            else:
+                alive = layer in ("conv2", "conv4", "conv5", "fc6", "fc7")
+                nn.init.constant_(parameter, 1.0 if alive else 0.0)
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        x = self.pool(self.norm(F.relu(self.conv1(images))))
+        x = self.pool(self.norm(F.relu(self.conv2(x))))
+        x = F.relu(self.conv3(x))
+        x = F.relu(self.conv4(x))
+        x = self.pool(F.relu(self.conv5(x)))
+        x = self.avgpool(x).flatten(1)
+        x = self.dropout(F.relu(self.fc6(x)))
+        x = self.dropout(F.relu(self.fc7(x)))
+        return self.fc8(x)
+
+
+VARIANTS = {
+    "alexnet": Variant(AlexNet, (3, 224, 224)),
+    "alexnet_paper": Variant(AlexNetPaper, (3, 227, 227)),
+}
+
+# keys of a weights file that belong to its own classes
+HEAD = ("classifier.6.", "fc8.")
+
+SMALLEST = {"alexnet": 63, "alexnet_paper": 67}  # pixels that leave one place after the last pool
+
+
+def build(recipe: Recipe) -> Iterator[Run]:
+    least = SMALLEST[recipe.variant]
+    if recipe.size < least:
+        raise BadInput(f"{recipe.variant} needs a size of {least} or more, not {recipe.size}")
+    place = device.pick(recipe.device)
+    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
+    arguments = {
+        "num_classes": len(data.classes),
+        "channels": data.card["channels"],
+        "hidden": recipe.hidden,
+    }
+    generators.seed(recipe.seed)
+    model = VARIANTS[recipe.variant].make(**arguments).to(place)
+    yield classify(model, recipe, data, arguments=arguments)
+
+
+def unmade(variant: str) -> nn.Module:
+    """The full network without memory for its weights, to be counted."""
+    with torch.device("meta"):
+        return VARIANTS[variant].make()
+
+
+FACTS = [
+    Fact("alexnet parameters", lambda: parameters(unmade("alexnet")), 61_100_840),
+    Fact(
+        "alexnet multiply-accumulates",
+        lambda: macs(unmade("alexnet"), (1, 3, 224, 224)),
+        714_188_480,
+    ),
+    Fact("alexnet_paper parameters", lambda: parameters(unmade("alexnet_paper")), 60_965_224),
+    # conv1 105.4 M, conv2 223.9 M, conv3 149.5 M, conv4 112.1 M, conv5 74.8 M, full layers 58.6 M
+    Fact(
+        "alexnet_paper multiply-accumulates",
+        lambda: macs(unmade("alexnet_paper"), (1, 3, 227, 227)),
+        105_415_200 + 223_948_800 + 149_520_384 + 112_140_288 + 74_760_192 + 58_621_952,
+    ),
+]
+
+
+def reference():
+    """torchvision's AlexNet; the paper's network written out in plain convolutions.
+
+    In float64 with 256 hidden units, so that all fits; in float32 with all of them.
+    """
+    from torchstone.references import torchvision
+
+    generator = torch.Generator().manual_seed(0)
+    for dtype, hidden in ((torch.float64, 256), (torch.float32, 4096)):
+        images = torch.randn(2, 3, 96, 96, generator=generator, dtype=dtype)
+        for training in (False, True):
+            torch.manual_seed(0)
+            theirs: Any = torchvision().models.AlexNet(num_classes=10)
+            theirs.classifier[1] = nn.Linear(9216, hidden)
+            theirs.classifier[4] = nn.Linear(hidden, hidden)
+            theirs.classifier[6] = nn.Linear(hidden, 10)
+            theirs = theirs.to(dtype).train(training)
+            ours: Any = AlexNet(10, hidden=hidden).to(dtype).train(training)
+            ours.load_state_dict(theirs.state_dict())
+            ours.__name__ = f"alexnet, {'train' if training else 'eval'}, {dtype}"
+            yield ours, theirs, images
+            del ours, theirs
+    images = torch.randn(2, 3, 99, 99, generator=generator, dtype=torch.float64)
+    for training in (False, True):
+        torch.manual_seed(0)
+        ours = AlexNetPaper(10, hidden=256).double().train(training)
+        ours.__name__ = f"alexnet_paper, {'train' if training else 'eval'}"
+        yield ours, WrittenOut(ours).train(training), images
+
+
+class WrittenOut(nn.Module):
+    """The parameters of an `AlexNetPaper`, its equations map by map, its two groups by hand."""
+
+    def __init__(self, model: AlexNetPaper):
+        super().__init__()
+        self.net = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        net = self.net
+        x = F.conv2d(images, net.conv1.weight, net.conv1.bias, stride=4).clamp(min=0)
+        x = F.max_pool2d(written_out(x), 3, 2)
+        x = F.max_pool2d(written_out(halves(x, net.conv2, 2).clamp(min=0)), 3, 2)
+        x = F.conv2d(x, net.conv3.weight, net.conv3.bias, padding=1).clamp(min=0)
+        x = halves(x, net.conv4, 1).clamp(min=0)
+        x = F.max_pool2d(halves(x, net.conv5, 1).clamp(min=0), 3, 2)
+        x = F.adaptive_avg_pool2d(x, 6).flatten(1)
+        for layer in (net.fc6, net.fc7):
+            x = (x @ layer.weight.T + layer.bias).clamp(min=0)
+            x = F.dropout(x, 0.5, self.training)
+        return x @ net.fc8.weight.T + net.fc8.bias
+
+
+def halves(x: Tensor, layer: nn.Conv2d, padding: int) -> Tensor:
+    """The first half of the filters sees the first half of the maps, the second the second."""
+    assert layer.bias is not None
+    parts = zip(x.chunk(2, 1), layer.weight.chunk(2), layer.bias.chunk(2), strict=True)
+    return torch.cat([F.conv2d(half, w, b, padding=padding) for half, w, b in parts], 1)

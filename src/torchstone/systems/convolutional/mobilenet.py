@@ -1,0 +1,323 @@
+"""MobileNet: convolution in two cheap steps, for telephones.
+
+Paper: Andrew G. Howard, Menglong Zhu, Bo Chen, Dmitry Kalenichenko, Weijun Wang, Tobias Weyand,
+Marco Andreetto and Hartwig Adam, "MobileNets: Efficient convolutional neural networks for mobile
+vision applications", 2017, arXiv:1704.04861.
+
+And: Mark Sandler, Andrew Howard, Menglong Zhu, Andrey Zhmoginov and Liang-Chieh Chen,
+"MobileNetV2: Inverted residuals and linear bottlenecks", CVPR 2018, arXiv:1801.04381.
+
+The idea. A convolution looks around and mixes channels at once, at D·D·k²·M·N multiplications for M
+channels into N. Done one after the other it costs D·D·(k²·M + M·N): with k = 3, eight or nine times
+less. MobileNet is such pairs and nothing else, and one number α makes all its layers thinner.
+
+V2 turns the pair into a residual block whose ends are narrow. 1×1 widens x by t = 6, a depthwise
+3×3 looks around, 1×1 narrows again, with no activation, since ReLU loses what a narrow layer holds:
+
+    y = x + N(D(E(x)))      E: 1×1, c → tc, ReLU6     D: 3×3 depthwise, ReLU6     N: 1×1, tc → c
+
+Shapes, for a picture of 224×224: both go from 112×112 after the first convolution down to 7×7;
+`stride` = 8 leaves the first two halvings out, the usual form for CIFAR's 32×32 (4×4 at the end).
+
+What differs from the paper. V1's activation is ReLU6, as in its authors' published weights; the
+paper says ReLU. Weights start as normal numbers scaled by fan-in (He et al. 2015), and the last
+layer's with deviation 0.01; the papers do not say. Distances from ImageNet training are in RECIPES.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchstone.engine import device, generators
+from torchstone.engine.run import Run
+from torchstone.parts.convolution import (
+    conv_norm_act,
+    depthwise_separable,
+    separable_cost,
+    strided,
+    whole_eights,
+)
+from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.initialise import fill
+from torchstone.streams.images import load_pictures
+from torchstone.systems import Variant
+from torchstone.tasks.classify import classify, evaluate, predict
+
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+
+HEAD = ("classifier.1.",)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    data: str = "mnist5k"  # mnist5k, digits, hf:NAME, or a folder (class folders or IDX)
+    variant: str = "mobilenet_v1_025"  # mobilenet_v1, mobilenet_v1_075, _050, _025, mobilenet_v2
+    size: int = 32  # side of a picture in pixels
+    channels: Literal[1, 3] = 1  # 1 grey, 3 colour
+    stride: Literal[32, 16, 8, 4] = 16  # side of a picture over side of the last maps
+    dropout: float = 0.0  # share of features forgotten before the last layer
+    steps: int = 800  # updates
+    batch: int = 64  # pictures an update
+    optimiser: Literal["sgd", "adam", "adamw", "rmsprop"] = "adamw"  # rule of descent
+    lr: float = 2e-2  # highest learning rate
+    momentum: float = 0.9  # share of the last step kept (Adam: β1)
+    weight_decay: float = 0.02  # pull of weights towards zero
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
+    warmup: float = 0.1  # share of the steps in which the rate rises
+    augment: str = "affine"  # none, shift2, affine, flip-crop4
+    ema: float = 0.0  # decay of the weights' moving average, 0 for none
+    clip: float | None = None  # largest gradient norm, none for no limit
+    accumulate: int = 1  # micro-batches an update
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass
+    compile: bool = False  # torch.compile the loss
+    seed: int = 0  # of weights, order and augmentation
+    device: str = "auto"  # auto, cpu, cuda, mps
+
+
+# fmt: off
+RECIPES = {
+    # torchstone train mobilenet               2 min on 2 cores     test accuracy > 0.96
+    "mnist5k": Recipe(),
+    # torchstone train mobilenet/cifar10 --data DIR   200 epochs at 88 M multiply-accumulates a
+    # picture: hours of a GPU, weeks of 2 cores
+    "cifar10": Recipe(
+        data="hf:uoft-cs/cifar10", variant="mobilenet_v2", channels=3, stride=8, steps=78_000,
+        batch=128, optimiser="sgd", lr=0.1, weight_decay=5e-4, augment="flip-crop4",
+    ),
+    # torchstone train mobilenet/imagenet --data DIR   V2's own optimiser and size, 300 epochs: days
+    # of several GPUs; the paper: 0.720. Its rate falls by 2 % an epoch, here as a cosine; its
+    # random crops of any size are left out
+    "imagenet": Recipe(
+        data="hf:ILSVRC/imagenet-1k", variant="mobilenet_v2", size=224, channels=3, stride=32,
+        dropout=0.2, steps=4_000_000, batch=96, optimiser="rmsprop", lr=0.045, weight_decay=4e-5,
+        warmup=0.0, augment="flip-crop4",
+    ),
+    # for tests: seconds
+    "smoke": Recipe(data="digits", size=16, stride=8, steps=100, batch=32, lr=0.03, augment="none"),
+}
+
+# The 3×3 layers after the first, as (outputs, stride); table 1 of V1.
+V1 = (
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    *[(512, 1)] * 5,
+    (1024, 2),
+    (1024, 1),
+)
+
+# (t, outputs, repeats, stride of the first); table 2 of V2.
+V2 = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+relu6 = partial(nn.ReLU6, inplace=True)
+
+
+class MobileNetV1(nn.Module):
+    """Thirteen depthwise separable convolutions. `width` is the paper's α."""
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        channels: int = 3,
+        *,
+        width: float = 1.0,
+        stride: int = 32,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        first, *strides = strided([2, *(stride for _, stride in V1)], stride)
+        widths = [int(outputs * width) for outputs in (32, *(outputs for outputs, _ in V1))]
+        self.features = nn.Sequential(
+            conv_norm_act(channels, widths[0], 3, first, act=relu6),
+            *(
+                depthwise_separable(a, b, 3, s, act=relu6)
+                for a, b, s in zip(widths, widths[1:], strides, strict=False)
+            ),
+        )
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(widths[-1], num_classes))
+        initialise(self)
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        return self.classifier(self.features(images).mean((2, 3)))
+
+
+class InvertedResidual(nn.Module):
+    """Wide in the middle, narrow and linear at its ends; added to its input where shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int):
+        super().__init__()
+        wide = inputs * expansion
+        widen = [conv_norm_act(inputs, wide, 1, act=relu6)] if expansion != 1 else []
+        look = conv_norm_act(wide, wide, 3, stride, groups=wide, act=relu6)
+        self.conv = nn.Sequential(*widen, look, *conv_norm_act(wide, outputs, 1, act=None))
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Float[Tensor, "b inputs h w"]) -> Float[Tensor, "b outputs h2 w2"]:
+        return x + self.conv(x) if self.residual else self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+    """Seventeen inverted residuals. `width` scales all layers but a last one that would shrink."""
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        channels: int = 3,
+        *,
+        width: float = 1.0,
+        stride: int = 32,
+        dropout: float = 0.2,
+    ):
+        super().__init__()
+        first, *strides = strided([2, *(row[3] for row in V2)], stride)
+        before, last = whole_eights(32 * width), whole_eights(1280 * max(1.0, width))
+        layers: list[nn.Module] = [conv_norm_act(channels, before, 3, first, act=relu6)]
+        for (expansion, outputs, repeats, _), step in zip(V2, strides, strict=True):
+            after = whole_eights(outputs * width)
+            for repeat in range(repeats):
+                layers.append(InvertedResidual(before, after, 1 if repeat else step, expansion))
+                before = after
+        layers.append(conv_norm_act(before, last, 1, act=relu6))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(last, num_classes))
+        initialise(self)
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        return self.classifier(self.features(images).mean((2, 3)))
+
+
+def initialise(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            fill(module.weight, "he")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, 0.01)
+            nn.init.zeros_(module.bias)
+
+
+def published(variant: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our names for the keys of a published file: V1's after timm's; V2's are torchvision's as they are.
+
+    timm has the thirteen layers in stages, blocks.STAGE.PLACE, one for each size of map.
+    """
+    if variant == "mobilenet_v2" or "conv_stem.weight" not in state:
+        return dict(state)
+    offsets = [1, *(n + 1 for n in accumulate((1, 2, 2, 6, 2)))]
+    places = {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1.0", "bn2": "1.1"}
+
+    def block(found: re.Match) -> str:
+        stage, place, layer = int(found[1]), int(found[2]), found[3]
+        return f"features.{offsets[stage] + place}.{places[layer]}."
+
+    def ours(key: str) -> str:
+        key = re.sub(r"^blocks\.([0-4])\.(\d+)\.(conv_dw|bn1|conv_pw|bn2)\.", block, key)
+        for theirs, name in {"conv_stem": "features.0.0", "bn1": "features.0.1"}.items():
+            key = key.replace(f"{theirs}.", f"{name}.") if key.startswith(f"{theirs}.") else key
+        return key.replace("classifier.", "classifier.1.")
+
+    return {ours(key): value for key, value in state.items()}
+
+
+VARIANTS = {
+    "mobilenet_v1": Variant(MobileNetV1, (3, 224, 224)),
+    "mobilenet_v1_075": Variant(partial(MobileNetV1, width=0.75), (3, 224, 224)),
+    "mobilenet_v1_050": Variant(partial(MobileNetV1, width=0.5), (3, 224, 224)),
+    "mobilenet_v1_025": Variant(partial(MobileNetV1, width=0.25), (3, 224, 224)),
+    "mobilenet_v2": Variant(MobileNetV2, (3, 224, 224)),
+}
+
+
+def build(recipe: Recipe) -> Iterator[Run]:
+    place = device.pick(recipe.device)
+    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
+    arguments = {name: getattr(recipe, name) for name in ("channels", "stride", "dropout")}
+    arguments["num_classes"] = len(data.classes)
+    generators.seed(recipe.seed)
+    model = VARIANTS[recipe.variant].make(**arguments).to(place)
+    yield classify(model, recipe, data, arguments=arguments)
+
+
+def meta(variant: str, **arguments) -> nn.Module:
+    with torch.device("meta"):
+        return VARIANTS[variant].make(**arguments)
+
+
+COUNTS = {
+    "mobilenet_v1": (4_231_976, 568_740_352),
+    "mobilenet_v1_075": (2_585_560, 325_400_448),
+    "mobilenet_v1_050": (1_331_592, 149_497_088),
+    "mobilenet_v1_025": (470_072, 41_030_272),
+    "mobilenet_v2": (3_504_872, 300_774_272),
+}
+
+FACTS = [
+    *(Fact(f"{v} parameters", lambda v=v: parameters(meta(v)), n) for v, (n, _) in COUNTS.items()),
+    *(
+        Fact(f"{v} multiply-accumulates", lambda v=v: macs(meta(v), (1, 3, 224, 224)), n)
+        for v, (_, n) in COUNTS.items()
+    ),
+    # "between 8 to 9 times less computation than standard convolutions" (section 3.1)
+    Fact("full over separable, 3×3 to 512", lambda: 1 / separable_cost(512, 3), 8.5, 0.5),
+]
+
+
+def reference():
+    """V1 beside timm's, thinner ones beside their layers in a plain list; V2 beside torchvision's."""
+    from torchstone.references import timm, torchvision
+
+    makers = {
+        "mobilenet_v1": lambda: timm().create_model("mobilenetv1_100"),
+        **{f"mobilenet_v1_{a:03d}": partial(plain, a / 100) for a in (75, 50, 25)},
+        "mobilenet_v2": lambda: torchvision().models.mobilenet_v2(),
+    }
+    for variant, make in makers.items():
+        for dtype in (torch.float64, torch.float32):
+            if dtype == torch.float32 and variant != "mobilenet_v1_025":
+                continue
+            torch.manual_seed(0)
+            theirs = make().to(dtype)
+            state = theirs.state_dict()
+            ours = VARIANTS[variant].make().to(dtype)
+            if isinstance(theirs, nn.Sequential):
+                state = dict(zip(ours.state_dict(), state.values(), strict=True))
+            ours.load_state_dict(published(variant, state))
+            images = torch.randn(2, 3, 64, 64, dtype=dtype)
+            # batch norm over two numbers magnifies float32's roundings: there only as in use
+            for training in (False, True) if dtype == torch.float64 else (False,):
+                yield ours.train(training), theirs.train(training), images
+
+
+def plain(width: float) -> nn.Sequential:
+    """V1 as the lines of the paper's table 1, one layer after another."""
+    sizes = [32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024]
+    sizes = [round(size * width) for size in sizes]
+    layers: list[nn.Module] = [nn.Conv2d(3, sizes[0], 3, 2, 1, bias=False)]
+    for i in range(13):
+        halved, a, b = i in (1, 3, 5, 11), sizes[i], sizes[i + 1]
+        layers += [nn.BatchNorm2d(a), nn.ReLU6()]
+        layers += [nn.Conv2d(a, a, 3, 2 if halved else 1, 1, groups=a, bias=False)]
+        layers += [nn.BatchNorm2d(a), nn.ReLU6(), nn.Conv2d(a, b, 1, bias=False)]
+    layers += [nn.BatchNorm2d(sizes[-1]), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], 1000))

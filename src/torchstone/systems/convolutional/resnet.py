@@ -1,0 +1,324 @@
+"""ResNet: layers that learn what to add to their input, so that depth never has to hurt.
+
+Paper: Kaiming He, Xiangyu Zhang, Shaoqing Ren and Jian Sun, "Deep Residual Learning for Image
+Recognition", 2015, arXiv:1512.03385.
+
+The idea. A deeper plain network trains worse than a shallower one, although it could copy it and do
+nothing in the layers left over. Doing nothing is hard to learn with weights, so it is given: a block
+outputs its input plus a correction, and a block with nothing to say has only to drive its weights to
+zero. The sum also carries gradients past every block.
+
+    y = ReLU(F(x) + S(x))     S identity, or where the shape changes: (A) padding, (B) projection
+
+    Basic        F = BN(3×3 · ReLU(BN(3×3 · x)))
+    Bottleneck   F = BN(1×1 · ReLU(BN(3×3 · ReLU(BN(1×1 · x)))))     widths w, w, 4w
+
+For ImageNet (table 1): 7×7/2, pooling/2, four stages of widths 64, 128, 256, 512 that each halve the
+grid but the first, the mean over places, one linear layer. For CIFAR (section 4.2): 3×3, three stages
+of widths 16, 32, 64 with n Basic blocks each, 6n + 2 layers in all.
+
+`resnet50`, `101` and `152` are those whose weights are published: the 3×3 of a block halves the grid
+("v1.5"). `resnet50_paper` halves it in the first 1×1, as the paper does. `resnet20_cifar` to
+`resnet110_cifar` have shortcut A (the paper's CIFAR networks), `…_cifar_b` shortcut B;
+`resnet18_cifar` is the ImageNet network of 18 layers with a 3×3 first layer and no pooling.
+
+What differs from the paper. Weights start by He's rule on the fan out (the paper: fan in), which keeps
+the gradient's scale. `zero_init` starts each block as its shortcut (Goyal et al. 2017,
+arXiv:1706.02677). Momentum is Nesterov's, CIFAR's crops are of reflected pictures, not of zeros, and
+all 50,000 training pictures but the validation split are trained on.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchstone.engine import device, generators
+from torchstone.engine.run import Run
+from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.residual import shortcut
+from torchstone.parts.residual_oracle import pairs
+from torchstone.streams.images import load_pictures
+from torchstone.systems import Variant
+from torchstone.tasks.classify import classify, evaluate, predict
+
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+
+HEAD = ("fc.",)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    data: str = "mnist5k"  # mnist5k, digits, hf:NAME, a folder (class folders or IDX) or its zip
+    size: int = 28  # pixels a side
+    channels: int = 1  # 1 grey, 3 colour
+    variant: str = "resnet20_cifar"  # which network
+    zero_init: bool = False  # start each block as its shortcut
+    steps: int = 500  # updates
+    batch: int = 64  # pictures an update
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"  # rule of descent
+    lr: float = 0.1  # highest learning rate
+    momentum: float = 0.9  # share of the last step kept (Adam: β1)
+    weight_decay: float = 5e-4  # pull of weights towards zero
+    schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"  # how the rate falls
+    warmup: float = 0.1  # share of the steps in which the rate rises
+    augment: str = "affine"  # none, shift2, affine, flip-crop4
+    ema: float = 0.0  # decay of the weights' moving average, 0 for none
+    clip: float | None = None  # largest gradient norm, none for no limit
+    accumulate: int = 1  # micro-batches an update
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass
+    compile: bool = False  # torch.compile the loss
+    seed: int = 0  # of weights, order and augmentation
+    device: str = "auto"  # auto, cpu, cuda, mps
+
+
+CIFAR = Recipe(
+    data="hf:uoft-cs/cifar10",
+    size=32,
+    channels=3,
+    batch=128,
+    weight_decay=1e-4,
+    augment="flip-crop4",
+)
+RECIPES = {
+    # torchstone train resnet                    2 min on 2 cores      test accuracy 0.985
+    "mnist5k": Recipe(),
+    # torchstone train resnet/cifar20 --data DIR   (the paper's 64k updates: 91.25 %)
+    "cifar20": replace(CIFAR, steps=64_000, schedule="step", warmup=0.0),
+    # torchstone train resnet/cifar20_cpu --data DIR   30 min on 2 cores     target: 0.75
+    "cifar20_cpu": replace(CIFAR, steps=3500, lr=0.2, weight_decay=5e-4),
+    # for tests: seconds
+    "smoke": Recipe(data="digits", size=8, steps=60, batch=32, augment="none"),
+}
+
+
+class Basic(nn.Module):
+    """Two 3×3 convolutions and the shortcut."""
+
+    last = "bn2"
+
+    def __init__(self, inputs: int, width: int, stride: int, option: Literal["A", "B"] = "B"):
+        super().__init__()
+        self.outputs = width
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = shortcut(inputs, width, stride, option)
+
+    def forward(self, x: Float[Tensor, "b inputs h w"]) -> Float[Tensor, "b width h2 w2"]:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = self.bn2(self.conv2(y))
+        y += self.downsample(x)  # in place, as are the ReLUs: memory is what limits the batch
+        return F.relu(y, inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """1×1 down to `width`, 3×3, 1×1 up to four times `width`, and the shortcut.
+
+    `halve` says which convolution has the stride: 2, the 3×3 (as published), or 1 (the paper's).
+    """
+
+    last = "bn3"
+
+    def __init__(self, inputs: int, width: int, stride: int, halve: Literal[1, 2] = 2):
+        super().__init__()
+        self.outputs = 4 * width
+        first, second = (stride, 1) if halve == 1 else (1, stride)
+        self.conv1 = nn.Conv2d(inputs, width, 1, first, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, second, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, self.outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(self.outputs)
+        self.downsample = shortcut(inputs, self.outputs, stride)
+
+    def forward(self, x: Float[Tensor, "b inputs h w"]) -> Float[Tensor, "b outputs h2 w2"]:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        y = self.bn3(self.conv3(y))
+        y += self.downsample(x)
+        return F.relu(y, inplace=True)
+
+
+# first layer: (kernel, stride, padding), then pooling
+STEMS: dict[str, tuple[tuple[int, int, int], Callable[[], nn.Module]]] = {
+    "imagenet": ((7, 2, 3), lambda: nn.MaxPool2d(3, 2, 1)),
+    "caffe": ((7, 2, 3), lambda: nn.MaxPool2d(3, 2, ceil_mode=True)),  # where it first was trained
+    "cifar": ((3, 1, 1), nn.Identity),
+}
+
+
+class ResNet(nn.Module):
+    """First layer, stages of blocks, mean over places, linear.
+
+    Args:
+        block: (inputs, width, stride) -> module with `outputs` channels; `last` names its last norm.
+        depths: blocks in each stage; from the second on, a stage's first block halves the grid.
+    """
+
+    def __init__(
+        self,
+        block: Callable[[int, int, int], Any],
+        depths: tuple[int, ...],
+        *,
+        widths: tuple[int, ...] = (64, 128, 256, 512),
+        stem: str = "imagenet",
+        num_classes: int = 1000,
+        channels: int = 3,
+        zero_init: bool = False,
+    ):
+        super().__init__()
+        (kernel, stride, padding), pool = STEMS[stem]
+        inputs = widths[0]
+        self.conv1 = nn.Conv2d(channels, inputs, kernel, stride, padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.maxpool = pool()
+        self.stages = [f"layer{stage}" for stage in range(1, len(depths) + 1)]
+        for name, depth, width in zip(self.stages, depths, widths, strict=True):
+            blocks = []
+            for place in range(depth):
+                halves = place == 0 and name != "layer1"
+                blocks.append(block(inputs, width, 2 if halves else 1))
+                inputs = blocks[-1].outputs
+            self.add_module(name, nn.Sequential(*blocks))
+        self.fc = nn.Linear(inputs, num_classes)
+        self.initialise(zero_init)
+
+    def initialise(self, zero_init: bool) -> None:
+        """var w = 2 / fan out for convolutions (He et al. 2015, arXiv:1502.01852); norms start as
+        themselves, the linear layer uniform in ±1/√(fan in)."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            elif zero_init and hasattr(layer, "last"):
+                nn.init.zeros_(getattr(layer, layer.last).weight)  # ty: ignore[invalid-argument-type]
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        x = self.maxpool(F.relu(self.bn1(self.conv1(images)), inplace=True))
+        for name in self.stages:
+            x = getattr(self, name)(x)
+        return self.fc(x.mean((2, 3)))
+
+
+DEPTHS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+SMALL = {"widths": (16, 32, 64), "stem": "cifar", "num_classes": 10}
+LAYERS = (20, 32, 44, 56, 110)  # 6n + 2
+PICTURE, TINY = (3, 224, 224), (3, 32, 32)
+
+
+def small(layers: int, block: Callable[[int, int, int], Any]) -> partial:
+    """A network for CIFAR of 6n + 2 layers."""
+    return partial(ResNet, block, (layers // 6,) * 3, **SMALL)
+
+
+VARIANTS = {
+    **{f"resnet{n}": Variant(partial(ResNet, Basic, DEPTHS[n]), PICTURE) for n in (18, 34)},
+    **{
+        f"resnet{n}": Variant(partial(ResNet, Bottleneck, DEPTHS[n]), PICTURE)
+        for n in (50, 101, 152)
+    },
+    "resnet50_paper": Variant(partial(ResNet, partial(Bottleneck, halve=1), DEPTHS[50]), PICTURE),
+    **{f"resnet{n}_cifar": Variant(small(n, partial(Basic, option="A")), TINY) for n in LAYERS},
+    **{f"resnet{n}_cifar_b": Variant(small(n, Basic), TINY) for n in LAYERS},
+    "resnet18_cifar": Variant(
+        partial(ResNet, Basic, DEPTHS[18], stem="cifar", num_classes=10), TINY
+    ),
+}
+
+
+def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's names are ours; the public CIFAR networks say `linear` and `shortcut`, and some
+    were saved from inside `DataParallel`."""
+
+    def ours(key: str) -> str:
+        key = key.removeprefix("module.").replace(".shortcut.", ".downsample.")
+        return key.replace("linear.", "fc.") if key.startswith("linear.") else key
+
+    return {ours(key): value for key, value in state.items()}
+
+
+def build(recipe: Recipe) -> Iterator[Run]:
+    place = device.pick(recipe.device)
+    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
+    arguments = {
+        "num_classes": len(data.classes),
+        "channels": recipe.channels,
+        "zero_init": recipe.zero_init,
+    }
+    generators.seed(recipe.seed)
+    model = VARIANTS[recipe.variant].make(**arguments).to(place)
+    yield classify(model, recipe, data, arguments=arguments)
+
+
+# parameters, multiply-accumulates
+COUNTS = {
+    "resnet18": (11_689_512, 1_814_073_344),
+    "resnet34": (21_797_672, 3_663_761_408),
+    "resnet50": (25_557_032, 4_089_184_256),
+    "resnet101": (44_549_160, 7_801_405_440),
+    "resnet152": (60_192_808, 11_513_626_624),
+    "resnet50_paper": (25_557_032, 3_857_973_248),
+    "resnet20_cifar": (269_722, 40_551_040),
+    "resnet32_cifar": (464_154, 68_862_592),
+    "resnet44_cifar": (658_586, 97_174_144),
+    "resnet56_cifar": (853_018, 125_485_696),
+    "resnet110_cifar": (1_727_962, 252_887_680),
+    "resnet20_cifar_b": (272_474, 40_813_184),
+    "resnet32_cifar_b": (466_906, 69_124_736),
+    "resnet44_cifar_b": (661_338, 97_436_288),
+    "resnet56_cifar_b": (855_770, 125_747_840),
+    "resnet110_cifar_b": (1_730_714, 253_149_824),
+    "resnet18_cifar": (11_173_962, 555_422_720),
+}
+
+
+def counted(variants: dict[str, Variant], counts: dict[str, tuple[int, int]]) -> list[Fact]:
+    """Two facts a variant, measured without memory for the weights."""
+
+    def meta(variant: str) -> nn.Module:
+        with torch.device("meta"):
+            return variants[variant].make()
+
+    facts = []
+    for variant, (weights, products) in counts.items():
+        shape = (1, *variants[variant].shape)
+        facts += [
+            Fact(f"{variant} parameters", lambda v=variant: parameters(meta(v)), weights),
+            Fact(
+                f"{variant} multiply-accumulates",
+                lambda v=variant, s=shape: macs(meta(v), s),
+                products,
+            ),
+        ]
+    return facts
+
+
+FACTS = counted(VARIANTS, COUNTS)
+
+
+def reference():
+    """torchvision's classes; where it has none, the same weights through the equations written out."""
+    from torchstone.references import torchvision
+
+    names = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+    makers = {v: partial(getattr(torchvision().models, v), num_classes=10) for v in names}
+    for variant, (make, shape) in VARIANTS.items():
+        large = variant in ("resnet101", "resnet152")  # in float64 they take 3 GB
+        precision = torch.float32 if large else torch.float64
+        side = 40 if shape == PICTURE else 16
+        theirs = makers.get(variant)
+        yield from pairs(variant, make, theirs, published, side=side, dtype=precision)

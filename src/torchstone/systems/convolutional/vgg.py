@@ -1,0 +1,319 @@
+"""VGG: depth from nothing but small convolutions.
+
+Paper: Karen Simonyan and Andrew Zisserman, "Very deep convolutional networks for large-scale image
+recognition", 2014, arXiv:1409.1556. The batch-normalised forms add Ioffe and Szegedy 2015
+(arXiv:1502.03167) after each convolution.
+
+The idea. Two 3×3 convolutions in a row see as far as one of 5×5, three as far as one of 7×7, with
+fewer weights (27 C² against 49 C²) and more rectifications between. So every filter is 3×3, every
+pooling halves the side, the maps double as the side halves, and depth is the one thing that varies.
+
+A network is a row of table 1: numbers are maps, "pool" is a 2×2 maximum.
+
+    vgg11 = A, vgg13 = B, vgg16 = D, vgg19 = E, then full layers of 4096, 4096 and the classes
+
+`vgg16_bn_cifar` is D for pictures of 32×32: batch normalisation, and one full layer on the 512 maps
+that are left; 14,728,266 parameters, names as in the widely used pytorch-cifar. Names and shapes of
+the others are those of torchvision's files.
+
+What differs from the paper. Weights start from He et al. 2015 (arXiv:1502.01852), so no network is
+grown from a shallower one. Maps are averaged to 7×7 before the full layers (at 224 pixels they are
+7×7), so any size from 32 up will do. Momentum is Nesterov's, and the rate falls by a cosine, not by
+hand. The scale of training pictures is not jittered.
+"""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchstone.engine import device, generators
+from torchstone.engine.run import Run
+from torchstone.errors import BadInput
+from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.initialise import fill
+from torchstone.streams.images import load_pictures
+from torchstone.systems import Variant
+from torchstone.tasks.classify import classify, evaluate, predict
+
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    data: str = "mnist5k"  # mnist5k, digits, hf:NAME, or a folder of class folders
+    variant: str = "vgg16_bn_cifar"  # vgg11, 13, 16, 19, each also with _bn; vgg16_bn_cifar
+    size: int = 32  # side of a picture, pixels
+    channels: int = 1  # 1 grey, 3 colour
+    hidden: int = 4096  # units in each full layer (vgg16_bn_cifar has none)
+    steps: int = 150  # updates
+    batch: int = 64  # pictures an update
+    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
+    lr: float = 1e-3  # highest learning rate
+    momentum: float = 0.9  # share of the last step kept (Adam: β1)
+    weight_decay: float = 0.02  # pull of weights towards zero
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
+    warmup: float = 0.1  # share of the steps in which the rate rises
+    augment: str = "shift2"  # none, shift2, affine, flip-crop4
+    ema: float = 0.0  # decay of the weights' moving average, 0 for none
+    clip: float | None = None  # largest gradient norm, none for no limit
+    accumulate: int = 1  # micro-batches an update
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass
+    compile: bool = False  # torch.compile the loss
+    seed: int = 0  # of weights, order and augmentation
+    device: str = "auto"  # auto, cpu, cuda, mps
+
+
+CIFAR = Recipe(
+    data="hf:uoft-cs/cifar10",
+    channels=3,
+    steps=78_000,
+    batch=128,
+    optimiser="sgd",
+    lr=0.1,
+    weight_decay=5e-4,
+    augment="flip-crop4",
+)
+
+RECIPES = {
+    "mnist5k": Recipe(),
+    # 200 epochs; pytorch-cifar reports 92.64 % with batch 128 and the same rate and decay
+    "cifar10": CIFAR,
+    # 74 epochs; the paper took two to three weeks on four Titan Black, and reports a top-5 error
+    # of 8.8 % at one scale (configuration D)
+    "imagenet": Recipe(
+        data="hf:ILSVRC/imagenet-1k",
+        variant="vgg16",
+        size=224,
+        channels=3,
+        steps=370_000,
+        batch=256,
+        optimiser="sgd",
+        lr=0.01,
+        weight_decay=5e-4,
+        augment="flip-crop4",
+    ),
+    # for tests: seconds
+    "smoke": Recipe(
+        data="digits", steps=18, batch=16, lr=5e-4, momentum=0.8, warmup=0.0, augment="none"
+    ),
+}
+
+# table 1; maps of each convolution, "pool" a 2×2 maximum
+LAYERS = {
+    "vgg11": "64 pool 128 pool 256 256 pool 512 512 pool 512 512 pool",
+    "vgg13": "64 64 pool 128 128 pool 256 256 pool 512 512 pool 512 512 pool",
+    "vgg16": "64 64 pool 128 128 pool 256 256 256 pool 512 512 512 pool 512 512 512 pool",
+    "vgg19": "64 64 pool 128 128 pool 256 256 256 256 pool 512 512 512 512 pool 512 512 512 512 pool",
+}
+
+
+def stack(row: str, channels: int, norm: bool) -> nn.Sequential:
+    """The convolutional part that a row of the table describes."""
+    layers: list[nn.Module] = []
+    for word in row.split():
+        if word == "pool":
+            layers.append(nn.MaxPool2d(2))
+            continue
+        maps = int(word)
+        layers.append(nn.Conv2d(channels, maps, 3, padding=1))
+        if norm:
+            layers.append(nn.BatchNorm2d(maps))
+        layers.append(nn.ReLU(inplace=True))
+        channels = maps
+    return nn.Sequential(*layers)
+
+
+class VGG(nn.Module):
+    """A stack of convolutions, its maps averaged to `grid` × `grid`, and a classifier on them."""
+
+    def __init__(self, features: nn.Module, grid: int, classifier: nn.Module):
+        super().__init__()
+        self.features = features
+        self.avgpool = nn.AdaptiveAvgPool2d(grid)
+        self.classifier = classifier
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                fill(module.weight, "he")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+                last = module
+        nn.init.normal_(last.weight, 0, 0.01)  # no class is preferred at the start
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        return self.classifier(self.avgpool(self.features(images)).flatten(1))
+
+
+def imagenet(
+    row: str, norm: bool, num_classes: int = 1000, channels: int = 3, hidden: int = 4096
+) -> VGG:
+    """A network of the paper, or its batch-normalised form."""
+    classifier = nn.Sequential(
+        nn.Linear(512 * 7 * 7, hidden),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.5),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.5),
+        nn.Linear(hidden, num_classes),
+    )
+    return VGG(stack(LAYERS[row], channels, norm), 7, classifier)
+
+
+def cifar(num_classes: int = 10, channels: int = 3) -> VGG:
+    """VGG-16 for small pictures."""
+    return VGG(stack(LAYERS["vgg16"], channels, norm=True), 1, nn.Linear(512, num_classes))
+
+
+VARIANTS = {
+    f"{row}{suffix}": Variant(functools.partial(imagenet, row, bool(suffix)), (3, 224, 224))
+    for row in LAYERS
+    for suffix in ("", "_bn")
+} | {"vgg16_bn_cifar": Variant(cifar, (3, 32, 32))}
+
+# keys of a weights file that belong to its own classes
+HEAD = ("classifier.6.", "classifier.weight", "classifier.bias")
+
+
+def build(recipe: Recipe) -> Iterator[Run]:
+    if recipe.size < 32:
+        raise BadInput(f"{recipe.variant} needs a size of 32 or more, not {recipe.size}")
+    place = device.pick(recipe.device)
+    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
+    arguments = {"num_classes": len(data.classes), "channels": data.card["channels"]}
+    if recipe.variant != "vgg16_bn_cifar":
+        arguments["hidden"] = recipe.hidden
+    generators.seed(recipe.seed)
+    model = VARIANTS[recipe.variant].make(**arguments).to(place)
+    yield classify(model, recipe, data, arguments=arguments)
+
+
+def unmade(variant: str) -> nn.Module:
+    """The full network without memory for its weights, to be counted."""
+    with torch.device("meta"):
+        return VARIANTS[variant].make()
+
+
+# parameters; multiply-accumulates at 224 pixels (vgg16_bn_cifar: 32)
+PUBLISHED = {
+    "vgg11": (132_863_336, 7_609_090_048),
+    "vgg11_bn": (132_868_840, 7_609_090_048),
+    "vgg13": (133_047_848, 11_308_466_176),
+    "vgg13_bn": (133_053_736, 11_308_466_176),
+    "vgg16": (138_357_544, 15_470_264_320),
+    "vgg16_bn": (138_365_992, 15_470_264_320),
+    "vgg19": (143_667_240, 19_632_062_464),
+    "vgg19_bn": (143_678_248, 19_632_062_464),
+    # the convolutions of vgg16 on 1/49 of the area, and 512 × 10
+    "vgg16_bn_cifar": (14_728_266, (15_470_264_320 - 123_633_664) // 49 + 5_120),
+}
+
+FACTS = [
+    fact
+    for variant, (count, products) in PUBLISHED.items()
+    for fact in (
+        Fact(f"{variant} parameters", lambda v=variant: parameters(unmade(v)), count),
+        Fact(
+            f"{variant} multiply-accumulates",
+            lambda v=variant: macs(unmade(v), (1, *VARIANTS[v].shape)),
+            products,
+        ),
+    )
+]
+
+
+# those compared to the full in evaluation mode too; of the others, the output
+THOROUGH = ("vgg11", "vgg11_bn", "vgg16_bn", "vgg16_bn_cifar")
+
+
+def reference():
+    """torchvision's networks with 64 hidden units, for memory; the CIFAR network written out."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, 32, 32, generator=generator, dtype=torch.float64)
+    yield pair("vgg11", False, images.float())
+    for variant in VARIANTS:
+        yield pair(variant, True, images)
+        ours, theirs, _ = pair(variant, False, images)
+        if variant not in THOROUGH:
+            name, evaluate_, published = ours.__name__, ours.forward, theirs.forward
+            ours, theirs = (lambda x, f=evaluate_: f(x)), (lambda x, f=published: f(x))
+            ours.__name__, theirs.__name__ = name, "VGG"
+        yield ours, theirs, images
+        del ours, theirs
+
+
+def pair(variant: str, training: bool, images: Tensor):
+    """(ours, theirs, images) with the same weights and statistics."""
+    torch.manual_seed(0)
+    if variant == "vgg16_bn_cifar":
+        ours: Any = cifar().to(images.dtype)
+        ours(images)  # the statistics move from where they started
+        theirs: Any = WrittenOut(ours)
+    else:
+        theirs = small(variant).to(images.dtype)
+        theirs(images)
+        ours = VARIANTS[variant].make(num_classes=10, hidden=64).to(images.dtype)
+        ours.load_state_dict(theirs.state_dict())
+    if training and "bn" in variant:  # a bias before normalisation has no gradient but rounding
+        for module in (*ours.modules(), *theirs.modules()):
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                module.bias.requires_grad_(False)
+    ours.__name__ = f"{variant}, {'train' if training else 'eval'}, {images.dtype}"
+    return ours.train(training), theirs.train(training), images
+
+
+def small(variant: str) -> nn.Module:
+    """torchvision's network with 64 hidden units and 10 classes."""
+    from torchstone.references import torchvision
+
+    with torch.device("meta"):
+        net = getattr(torchvision().models, variant)(num_classes=10)
+        net.classifier[0] = nn.Linear(25_088, 64)
+        net.classifier[3] = nn.Linear(64, 64)
+        net.classifier[6] = nn.Linear(64, 10)
+    net = net.to_empty(device="cpu")
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            fill(module.weight, "fan_in")
+            assert module.bias is not None
+            nn.init.normal_(module.bias, 0, 0.1)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+            nn.init.normal_(module.weight, 1, 0.1)
+            nn.init.normal_(module.bias, 0, 0.1)
+    return net
+
+
+class WrittenOut(nn.Module):
+    """The parameters of the CIFAR network, each layer by its formula, without the table."""
+
+    def __init__(self, model: VGG):
+        super().__init__()
+        self.net = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers: Any = self.net.features
+        for start, convolutions in ((0, 2), (7, 2), (14, 3), (24, 3), (34, 3)):
+            for i in range(start, start + 3 * convolutions, 3):
+                x = F.conv2d(x, layers[i].weight, layers[i].bias, padding=1)
+                x = self.normalised(x, layers[i + 1]).clamp(min=0)
+            x = x.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
+        classifier: Any = self.net.classifier
+        return x.mean((2, 3)) @ classifier.weight.T + classifier.bias
+
+    def normalised(self, x: Tensor, norm: Any) -> Tensor:
+        """(x − μ) / √(σ² + ε) · γ + β: the batch's own μ and σ² in training, the running ones else."""
+        mean, variance = norm.running_mean, norm.running_var
+        if self.training:
+            mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+        mean, variance, scale, shift = (
+            v[:, None, None] for v in (mean, variance, norm.weight, norm.bias)
+        )
+        return (x - mean) / (variance + norm.eps).sqrt() * scale + shift

@@ -1,0 +1,34 @@
+"""The optimisers that recipes name."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from torchstone.systems.convolutional.mobilenet import Recipe
+from torchstone.tasks import optimise
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rmsprop_is_the_recursion_that_the_mobile_networks_are_trained_with(momentum):
+    """v ← 0.9·v + 0.1·g², b ← m·b + g/(√v + 1e-3), p ← p − lr·b, with g = ∇L + decay·p."""
+    weight = nn.Parameter(torch.randn(5, dtype=torch.float64))
+    ours = weight.detach().clone()
+    v, b, lr, decay = torch.zeros_like(ours), torch.zeros_like(ours), 0.045, 4e-5
+    recipe = dataclasses.replace(
+        Recipe(), optimiser="rmsprop", lr=lr, momentum=momentum, weight_decay=decay
+    )
+    optimiser = optimise.optimiser([weight], recipe)
+    for step in range(20):
+        weight.grad = torch.randn(
+            5, dtype=torch.float64, generator=torch.Generator().manual_seed(step)
+        )
+        g = weight.grad + decay * ours
+        v = 0.9 * v + 0.1 * g.square()
+        b = momentum * b + g / (v.sqrt() + 1e-3)
+        ours = ours - lr * b
+        optimiser.step()
+    gap = float((weight.detach() - ours).abs().max())
+    print(gap)
+    assert gap <= 1e-12
