@@ -66,11 +66,17 @@ def show(name: str) -> None:
     console = Console(highlight=False)
     console.print(f"[bold]{escape(entry.title)}[/]  {escape(entry.paper)}, {entry.year}")
     console.print(escape(reflowed(inspect.getdoc(module) or "")), style="dim")
-    for each in entry.variants if name == entry.name else (variant,):
-        make, shape = module.VARIANTS[each]
-        model = make()
-        console.print(f"\n[bold]{each}[/]: {parameters(model):,} parameters, input {_times(shape)}")
-        console.print(_layer_table(model, shape))
+    if name == entry.name and len(entry.variants) > 2:
+        console.print(f"\n[bold]variants[/] (layers of one: torchstone show {entry.variants[0]})")
+        console.print(_variant_table(module.VARIANTS))
+    else:
+        for each in entry.variants if name == entry.name else (variant,):
+            make, shape = module.VARIANTS[each]
+            model = make()
+            console.print(
+                f"\n[bold]{each}[/]: {parameters(model):,} parameters, input {_times(shape)}"
+            )
+            console.print(_layer_table(model, shape))
     console.print("\n[bold]recipes[/]")
     console.print(_recipe_table(module.RECIPES))
     console.print("\n[bold]checks[/] (run them with: torchstone verify " + entry.name + ")")
@@ -89,11 +95,21 @@ def reflowed(text: str) -> str:
     return "\n\n".join(p if p.startswith(" ") else p.replace("\n", " ") for p in paragraphs)
 
 
+def _variant_table(variants: dict[str, systems.Variant]) -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 2))
+    for column, side in (("name", "left"), ("parameters", "right"), ("input", "right")):
+        table.add_column(column, justify=side)
+    for name, (make, shape) in variants.items():
+        with torch.device("meta"):  # counted, not made
+            table.add_row(name, f"{parameters(make()):,}", _times(shape))
+    return table
+
+
 def _layer_table(model: nn.Module, shape: tuple[int, ...]) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 2))
     for column, side in zip(Layer._fields, ("left", "left", "left", "right", "right"), strict=True):
-        table.add_column(column, justify=side)
-    rows = layers(model, shape)
+        table.add_column(column, justify=side, overflow="fold")
+    rows = [row for row in layers(model, shape) if row.kind != "Identity"]
     for row in rows:
         table.add_row(row.name, row.kind, _times(row.shape), f"{row.parameters:,}", f"{row.macs:,}")
     # a parameter that belongs to a module with children is in no leaf

@@ -55,7 +55,7 @@ class Recipe:
     size: int = 64  # side of a picture, pixels
     channels: int = 1  # 1 grey, 3 colour
     hidden: int = 512  # units in each full layer (papers: 4096)
-    steps: int = 300  # updates
+    steps: int = 150  # updates
     batch: int = 64  # pictures an update
     optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
     lr: float = 5e-4  # highest learning rate
@@ -90,6 +90,7 @@ IMAGENET = Recipe(
 )
 
 RECIPES = {
+    # torchstone train alexnet        47 s on 1 core   test accuracy 0.954 (a linear classifier: 0.90)
     "mnist5k": Recipe(),
     # 90 epochs; the paper took six days on two GTX 580 and reports a top-5 error of 18.2 %
     "imagenet": IMAGENET,

@@ -83,7 +83,7 @@ class Recipe:
 
 # fmt: off
 RECIPES = {
-    # torchstone train efficientnet            1 min on 2 cores     test accuracy > 0.96
+    # torchstone train efficientnet   1.6 min on 1 core   test accuracy 0.968 (a linear classifier: 0.90)
     "mnist5k": Recipe(width=0.5, depth=0.25, drop_branches=0.0),
     # torchstone train efficientnet/imagenet --data DIR   the paper's 350 epochs: days of several GPUs
     # the paper: 0.771, with AutoAugment, random crops and a rate falling in steps, left out here

@@ -69,13 +69,13 @@ class Recipe:
 
 
 RECIPES = {
-    # torchstone train lenet5                   15 s on 2 cores     test accuracy 0.98
+    # torchstone train lenet5                   12 s on 2 idle cores   test accuracy 0.987
     "mnist5k": Recipe(),
-    # torchstone train lenet5/mnist --data DIR  2 min on 2 cores    test accuracy 0.992
+    # torchstone train lenet5/mnist --data DIR  2 min on 2 cores       test accuracy 0.9946
     "mnist": Recipe(data="hf:ylecun/mnist", steps=8500, augment="shift2"),
-    # torchstone train lenet5/paper             60 s on 2 cores     test accuracy 0.97
+    # torchstone train lenet5/paper             30 s on 2 cores        test accuracy 0.985
     "paper": Recipe(variant="lenet5_paper", optimiser="sgd", lr=2e-3, weight_decay=0.0),
-    # torchstone train lenet5/digits            8 s on 2 cores      test accuracy 0.98
+    # torchstone train lenet5/digits            23 s on 2 busy cores   test accuracy 0.998
     "digits": Recipe(data="digits", steps=800),
     # for tests: seconds
     "smoke": Recipe(data="digits", steps=60, batch=32, augment="shift2"),

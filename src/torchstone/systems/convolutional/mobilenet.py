@@ -83,7 +83,7 @@ class Recipe:
 
 # fmt: off
 RECIPES = {
-    # torchstone train mobilenet               2 min on 2 cores     test accuracy > 0.96
+    # torchstone train mobilenet      69 s on 1 core   test accuracy 0.985 (a linear classifier: 0.90)
     "mnist5k": Recipe(),
     # torchstone train mobilenet/cifar10 --data DIR   200 epochs at 88 M multiply-accumulates a
     # picture: hours of a GPU, weeks of 2 cores

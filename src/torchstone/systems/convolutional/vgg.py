@@ -51,7 +51,7 @@ class Recipe:
     size: int = 32  # side of a picture, pixels
     channels: int = 1  # 1 grey, 3 colour
     hidden: int = 4096  # units in each full layer (vgg16_bn_cifar has none)
-    steps: int = 150  # updates
+    steps: int = 100  # updates
     batch: int = 64  # pictures an update
     optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
     lr: float = 1e-3  # highest learning rate
@@ -81,6 +81,7 @@ CIFAR = Recipe(
 )
 
 RECIPES = {
+    # torchstone train vgg            3.6 min on 1 core   test accuracy 0.979 (a linear classifier: 0.90)
     "mnist5k": Recipe(),
     # 200 epochs; pytorch-cifar reports 92.64 % with batch 128 and the same rate and decay
     "cifar10": CIFAR,
