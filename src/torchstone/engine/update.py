@@ -65,8 +65,9 @@ class descend:
         self.device = self.parameters[0].device
         self.autocast = autocast(precision, self.device)
         # losses are weighted by rows on the way back, so the scale starts lower than torch's 2¹⁶
-        scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**10)
-        self.scaler = scaler if precision == "fp16" else None
+        self.scaler = None
+        if precision == "fp16":
+            self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**10)
         self.replica = replica if isinstance(replica, DistributedDataParallel) else None
         self.plain = accumulate == 1 and self.replica is None and precision == "fp32"
 
