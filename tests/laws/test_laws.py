@@ -11,18 +11,26 @@ from torchstone.systems import CATALOGUE
 
 every = pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name)
 
+# even their smallest network trains for most of a minute here: pytest -m slow
+LARGE = ("alexnet", "vgg", "googlenet")
+trained = pytest.mark.parametrize(
+    "entry",
+    [pytest.param(e, marks=pytest.mark.slow if e.name in LARGE else ()) for e in CATALOGUE],
+    ids=lambda entry: entry.name,
+)
 
-@every
+
+@trained
 def test_1_same_seed_same_losses(entry):
     laws.same_seed_same_losses(entry)
 
 
-@every
+@trained
 def test_2_killed_and_resumed_in_a_fresh_process(entry, tmp_path):
     laws.killed_and_resumed(entry, tmp_path)
 
 
-@every
+@trained
 def test_3_it_learns(entry):
     laws.learns(entry)
 
