@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from torchstone.fields import comments
 from torchstone.parts.facts import parameters
 from torchstone.records import Record, of_system
@@ -97,7 +99,9 @@ def escaped(text: str) -> str:
 def variants(module: Any) -> list[list[str]]:
     rows = []
     for name, (make, shape) in module.VARIANTS.items():
-        rows.append([f"`{name}`", f"{parameters(make()):,}", "×".join(map(str, shape))])
+        large = shape[-1] > 64  # counted, not made
+        with torch.device("meta" if large else "cpu"):
+            rows.append([f"`{name}`", f"{parameters(make()):,}", "×".join(map(str, shape))])
     return rows
 
 
