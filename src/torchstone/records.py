@@ -143,6 +143,10 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line has it
     plans = json.loads((FOLDER / "plans.json").read_text())
     measurable = [name for name, plan in plans.items() if "unmeasured" not in plan]
+    for name in args.names:
+        if name not in measurable:
+            why = plans.get(name, {}).get("unmeasured", "it has no plan in records/plans.json")
+            parser.error(f"{name} cannot be measured here: {why}")
     for name in [] if args.table else args.names or measurable:
         record = measure(name, plans[name], args.data_root)
         file = FOLDER / f"{name.replace('/', '-')}.json"
