@@ -105,6 +105,24 @@ def test_zip_is_its_folder(tmp_path):
     assert folder.card == zipped.card
 
 
+def test_a_zip_file_for_each_split(tmp_path):
+    for split, count in (("train", 20), ("test", 3)):
+        for i, name in enumerate(("cat", "dog")):
+            write(tmp_path / "folder" / split / name, count, seed=10 * count + i)
+        root = tmp_path / "folder" / split
+        shutil.make_archive(str(tmp_path / "zips" / split), "zip", root)
+    (tmp_path / "zips" / "SOURCE.txt").write_text("where they come from")
+    folder = load_pictures(tmp_path / "folder", size=12, channels=3)
+    zips = load_pictures(tmp_path / "zips", size=12, channels=3)
+    print(zips.note)
+    assert "test as published" in zips.note and counts(zips) == counts(folder)
+    for split in ("train", "val", "test"):
+        assert torch.equal(getattr(folder, split).images, getattr(zips, split).images)
+    (tmp_path / "zips" / "test.zip").write_text("no zip")
+    with pytest.raises(BadInput, match=r"test\.zip is neither a folder nor a zip file"):
+        load_pictures(tmp_path / "zips", size=12, channels=3)
+
+
 @pytest.mark.parametrize("val", [False, True])
 def test_published_split_is_kept(tmp_path, val):
     for i, name in enumerate(("cat", "dog")):

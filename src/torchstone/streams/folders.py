@@ -41,33 +41,56 @@ def _zip(path: Path, stamp: int, process: int) -> zipfile.ZipFile:
 
 
 def read(path: Path) -> Source:
-    """A folder of class folders, or of `train`, `val` and `test` folders of them."""
-    return _source(path, _walk(path), stamp=None)
+    """A folder of class folders, or of `train`, `val` and `test`: folders of them, or zip files."""
+    zips = {SPLITS[file.stem]: file for file in sorted(path.glob("*.zip")) if file.stem in SPLITS}
+    if "train" in zips and len(zips) > 1:
+        trees = {split: _unwrapped(_tree(_listed(file)), file) for split, file in zips.items()}
+        return _source(path, trees, zips, f"zip files of {' and '.join(sorted(zips))}")
+    return _whole(path, _walk(path), "folder")
 
 
 def read_zip(path: Path) -> Source:
     """A zip file laid out as such a folder."""
+    return _whole(path, _listed(path), "zip file")
+
+
+def _listed(path: Path) -> list[str]:
     if not zipfile.is_zipfile(path):
         raise BadInput(f"{path} is neither a folder nor a zip file of pictures")
     with zipfile.ZipFile(path) as opened:
-        return _source(path, opened.namelist(), stamp=path.stat().st_mtime_ns)
+        return opened.namelist()
 
 
-def _source(path: Path, names: list[str], stamp: int | None) -> Source:
-    tree = _tree(names)
-    total = len(_files(tree))
-    if not _pictures(_files(tree)):
-        raise BadInput(f"{path} holds no pictures; give a folder with a sub-folder for each class")
-    # A lone folder of folders is a wrapper, as most zip files have.
-    while len(inner := _folders(tree)) == 1 and _folders(lone := next(iter(inner.values()))):
-        tree = lone
-    folders = _folders(tree)
-    if not folders:
-        raise BadInput(f"{path} holds pictures but no sub-folders; put each class into its own")
+def _whole(path: Path, names: list[str], kind: str) -> Source:
+    """All splits in one place, or none published."""
+    folders = _unwrapped(_tree(names), path)
     published = "train" in folders and len(folders) > 1 and set(folders) <= set(SPLITS)
-    splits = (
+    trees = (
         {SPLITS[k]: _folders(v) for k, v in folders.items()} if published else {"train": folders}
     )
+    total = len(_files(_tree(names)))
+    return _source(path, trees, dict.fromkeys(trees, path), kind, total)
+
+
+def _unwrapped(tree: dict, path: Path) -> dict[str, dict]:
+    """The sub-folders that count. A lone folder of folders is a wrapper, as most zip files have."""
+    if not _pictures(_files(tree)):
+        raise BadInput(f"{path} holds no pictures; give a folder with a sub-folder for each class")
+    while len(inner := _folders(tree)) == 1 and _folders(lone := next(iter(inner.values()))):
+        tree = lone
+    if not (folders := _folders(tree)):
+        raise BadInput(f"{path} holds pictures but no sub-folders; put each class into its own")
+    return folders
+
+
+def _source(
+    path: Path,
+    splits: dict[str, dict[str, dict]],
+    roots: dict[str, Path],
+    kind: str,
+    total: int | None = None,
+) -> Source:
+    """Splits of classes of files, each split below its root (a folder or a zip file)."""
     known = tuple(splits["train"])
     parts = {}
     for split, classes in splits.items():
@@ -79,9 +102,12 @@ def _source(path: Path, names: list[str], stamp: int | None) -> Source:
         if not found:
             raise BadInput(f"{path}: {split} holds no pictures in class sub-folders")
         labels = np.array([label for _, label in found])
-        parts[split] = whole(Files(path, [name for name, _ in found], stamp), labels)
-    note = f"{path.name}: {'folder' if stamp is None else 'zip file'}, {len(known)} classes"
-    if others := total - sum(len(part.labels) for part in parts.values()):
+        root = roots[split]
+        stamp = None if root.is_dir() else root.stat().st_mtime_ns
+        parts[split] = whole(Files(root, [name for name, _ in found], stamp), labels)
+    note = f"{path.name}: {kind}, {len(known)} classes"
+    used = sum(len(part.labels) for part in parts.values())
+    if others := (used if total is None else total) - used:
         note += f", {others} other file{'s' * (others != 1)} skipped"
     return finish(str(path), known, parts, note)
 
