@@ -17,7 +17,7 @@ import torch
 
 from torchstone.fields import comments
 from torchstone.parts.facts import parameters
-from torchstone.records import Record, of_system
+from torchstone.records import CURVES, Record, of_system
 from torchstone.systems import CATALOGUE, System
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs"
@@ -72,6 +72,11 @@ def page(entry: System) -> str:
     if measured:
         columns = ["command", "data", "metric", "reached", "target"]
         parts += ["## Measured", table(columns, [row(r) for r in measured], "lllrr")]
+        for record in measured:
+            file = f"{record.system}-{record.recipe}.png"
+            if (CURVES / file).exists():
+                alt = f"learning curves of {record.system}/{record.recipe}"
+                parts.append(f"![{alt}](../images/curves/{file})")
     return "\n\n".join(parts) + "\n"
 
 

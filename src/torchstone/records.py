@@ -18,6 +18,7 @@ from pathlib import Path
 _HERE = Path(__file__).resolve().parent
 # in a checkout beside the source; in an installed package within it
 FOLDER = next((f for f in (_HERE.parents[1] / "records", _HERE / "records") if f.is_dir()), _HERE)
+CURVES = FOLDER.parent / "docs" / "images" / "curves"  # of validation, as measured
 START, END = "<!-- records -->", "<!-- end of records -->"
 
 
@@ -83,14 +84,17 @@ def measure(name: str, plan: dict, data_root: Path | None) -> Record:
         said = f" --data {Path(plan['data']).name}"
     said += "".join(f" --{key} {value}" for key, value in plan.get("fields", {}).items())
     values, seconds, note, count = [], [], "", None
-    for seed in plan["seeds"]:
-        with tempfile.TemporaryDirectory() as folder:
-            run = api.train(name, out=Path(folder) / "run", seed=seed, **fields)
-            result = json.loads((Path(folder) / "run" / "result.json").read_text())
-        values.append(run.results[plan["metric"]])
-        seconds.append(result["seconds"])
-        note, count = result["data"] or "", result["parameters"]
-        print(f"{name} seed {seed}: {plan['metric']} {values[-1]:.4f} in {seconds[-1]:.1f} s")
+    with tempfile.TemporaryDirectory() as root:
+        runs = [Path(root) / f"{recipe}-{seed}" for seed in plan["seeds"]]
+        for seed, folder in zip(plan["seeds"], runs, strict=True):
+            run = api.train(name, out=folder, seed=seed, **fields)
+            result = json.loads((folder / "result.json").read_text())
+            values.append(run.results[plan["metric"]])
+            seconds.append(result["seconds"])
+            note, count = result["data"] or "", result["parameters"]
+            print(f"{name} seed {seed}: {plan['metric']} {values[-1]:.4f} in {seconds[-1]:.1f} s")
+        CURVES.mkdir(parents=True, exist_ok=True)
+        api.compare(runs, out=CURVES / f"{name.replace('/', '-')}.png")
     kept = (
         "python",
         "versions",
