@@ -161,3 +161,26 @@ def test_step_schedule_is_the_paper_s():
     print(said)
     assert list(said.values()) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
     assert recipe.steps == 64_000
+
+
+def kept_for_backward(model: nn.Module) -> int:
+    """Bytes of activations that a training step holds, each storage once; weights are not counted."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    sizes: dict[int, tuple[int, torch.UntypedStorage]] = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = (storage.nbytes(), storage)  # held: no address comes twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.train()(torch.randn(2, 3, 64, 64))
+    return sum(size for size, _ in sizes.values())
+
+
+def test_a_step_of_resnet50_holds_no_more_than_torchvisions():
+    ours = kept_for_backward(VARIANTS["resnet50"].make())
+    theirs = kept_for_backward(torchvision().models.resnet50())
+    print(f"{ours:,} and {theirs:,} bytes")
+    assert 1_000_000 < ours <= theirs
