@@ -24,6 +24,7 @@ records: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/pipeline.py
 
 docs: $(VENV)/.test
 	$(BIN)/python -m torchstone.pages

@@ -1,6 +1,7 @@
 """The Python interface: what `import torchstone as ts` offers. The command line is made of the same."""
 
 import dataclasses
+import functools
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -38,38 +39,13 @@ def create(name: str, *, weights: str | Path | None = None, **arguments):
         raise BadInput(f"{name} cannot be made so: {error}") from None
     if weights is not None:
         from torchstone.engine.checkpoint import read_weights
+        from torchstone.tasks.transfer import fill
 
         module, tensors = entry.module(), read_weights(Path(weights))
         if hasattr(module, "published"):  # from the published file's names to ours
             tensors = module.published(variant, tensors)
-        _fill(model, tensors, f"{weights} does not fit {name}", getattr(module, "HEAD", ()))
+        fill(model, tensors, f"{weights} does not fit {name}", getattr(module, "HEAD", ()))
     return model
-
-
-def _fill(model, tensors: Mapping[str, Any], problem: str, head: tuple[str, ...] = ()) -> None:
-    """Load `tensors`, all of them or none; a head for another number of classes is left as it is."""
-    own = model.state_dict()
-    # older files do not count the batches that went into running statistics; nothing uses it
-    needed = [key for key in own if not key.endswith("num_batches_tracked")]
-    differs = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
-    fresh = [k for k in differs if k.startswith(head)] if head else []
-    wrong = {
-        "missing": [k for k in needed if k not in tensors],
-        "unknown": [k for k in tensors if k not in own],
-        "of another shape": [k for k in differs if k not in fresh],
-    }
-    said = [
-        f"{w}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for w, keys in wrong.items() if keys
-    ]
-    if said:
-        raise BadInput(f"{problem}; {'; '.join(said)}")
-    if fresh:
-        classes = len(tensors[fresh[-1]])
-        _say(
-            f"the file tells {classes} classes apart: a new head takes its place ({', '.join(fresh)})"
-        )
-    kept = {key: value for key, value in tensors.items() if key not in fresh}
-    model.load_state_dict(kept, strict=False)
 
 
 def load(path: str | Path):
@@ -85,6 +61,7 @@ def _opened(folder: Path, device: str = "cpu"):
     """A run folder's model and card, and its catalogue entry."""
     from torchstone.engine import checkpoint
     from torchstone.engine.device import pick
+    from torchstone.tasks.transfer import fill
 
     entry, _, _ = read_recipe(folder)
     found, meta, complaints = checkpoint.find(folder / "checkpoint")
@@ -95,19 +72,31 @@ def _opened(folder: Path, device: str = "cpu"):
     model = create(card["variant"], **card["arguments"])
     average = checkpoint.tensors(found, "ema.module")
     tensors = average or checkpoint.tensors(found, "model")
-    _fill(model, tensors, f"the checkpoint in {folder} does not fit {card['variant']}")
+    fill(model, tensors, f"the checkpoint in {folder} does not fit {card['variant']}")
     return model.to(pick(device)).eval(), card, entry
 
 
-def recipe_of(name: str, fields: Mapping[str, Any]):
-    """`SYSTEM[/RECIPE]` with some fields changed: catalogue entry, recipe's name, recipe."""
+def recipe_of(name: str, fields: Mapping[str, Any], *, saved: bool = False):
+    """`SYSTEM[/RECIPE]` with some fields changed: catalogue entry, recipe's name, recipe.
+
+    With weights to start from and no recipe named, it is one that suits them, named `transfer`.
+    `saved` fields are all there are, and the weights need not be there any more.
+    """
     system, _, wanted = name.partition("/")
     entry, variant = systems.find(system)
-    recipes = entry.module().RECIPES
-    wanted = wanted or next(iter(recipes))
-    if wanted not in recipes:
+    recipes, weights = entry.module().RECIPES, fields.get("weights")
+    first = next(iter(recipes))
+    from torchstone.tasks import transfer
+
+    wanted = wanted or (transfer.NAME if weights else first)
+    starts = wanted == transfer.NAME and weights and hasattr(recipes[first], "weights")
+    if wanted not in recipes and not starts:
         raise BadInput(f"{entry.name} has no recipe {wanted!r}: {nearest(wanted, recipes)}")
-    recipe = recipes[wanted]
+    recipe = recipes[first if starts else wanted]
+    if starts and not saved:
+        named = fields.get("variant", variant if system != entry.name else None)
+        frozen = fields.get("freeze") == "backbone"
+        recipe = transfer.settings(recipe, Path(weights), named, entry.module(), frozen)
     known = {field.name for field in dataclasses.fields(recipe)}
     for field in fields:
         if field not in known:
@@ -185,7 +174,8 @@ def read_recipe(folder: Path):
         name, fields = f"{saved['system']}/{saved['recipe']}", saved["fields"]
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} cannot be read ({error!r}): restore it, or train anew") from None
-    return recipe_of(name, {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return recipe_of(name, fields, saved=True)
 
 
 def _execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool, *, fresh: bool):
@@ -199,6 +189,8 @@ def _execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool,
         _, meta, _ = checkpoint.find(folder / "checkpoint")
         _same_system(meta, entry, folder)
         reached = meta["stage"]
+        if getattr(recipe, "weights", None):  # its own are newer, and the first may be gone
+            recipe = dataclasses.replace(recipe, weights=str(folder))
     offset = 0
     # a generator: a later stage is only built once the earlier one is trained
     for stage, run in enumerate(entry.module().build(recipe)):
@@ -278,10 +270,49 @@ def evaluate(
     )
 
 
-def predict(path: str | Path, inputs: Sequence[str | Path], *, device: str = "auto") -> list[dict]:
-    """What a run's model says of each input (for classifiers: image files or folders of them)."""
+def predict(
+    path: str | Path,
+    inputs: Sequence[str | Path],
+    *,
+    device: str = "auto",
+    explain: str | Path | None = None,
+) -> list[dict]:
+    """What a run's model says of each input (for classifiers: image files or folders of them).
+
+    Args:
+        explain: a `.png` file to draw where in each picture the model sees its answer.
+
+    Raises:
+        BadInput: an input is missing or of another kind; the drawing has no folder, or is no `.png`.
+    """
+    if explain is not None:
+        _writable(Path(explain), (".png",), "explain")
     model, card, entry = _opened(Path(path), device)
-    return _use(entry, "predict")(model, card, list(inputs))
+    answer, draw = _use(entry, "predict"), None
+    if explain is not None:
+        draw = getattr(entry.module(), "explain", None)
+        if draw is None and card.get("task") == "classify":
+            from torchstone.tasks.explain import explain as classifier
+
+            draw = functools.partial(classifier, predict=answer)
+        if draw is None:
+            raise BadInput(
+                f"{path} is no model of pictures: there is nothing to explain by drawing"
+            )
+    answers = answer(model, card, list(inputs))
+    if draw is not None:
+        draw(model, card, list(inputs), Path(explain))
+    return answers
+
+
+def _writable(file: Path, endings: tuple[str, ...], verb: str) -> None:
+    """A name that a file can be written under."""
+    if file.suffix.lower() not in endings:
+        raise BadInput(f"{verb} writes {' or '.join(endings)} files, not {file.name!r}")
+    if file.is_dir():
+        raise BadInput(f"{file} is a folder: give the name of a file")
+    if not file.absolute().parent.is_dir():
+        raise BadInput(f"there is no folder {file.parent}: make it, or choose another")
 
 
 def _use(entry: System, verb: str):

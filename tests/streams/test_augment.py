@@ -95,7 +95,5 @@ def test_names_and_composition():
     again = iter(drawn)
     flipped = augment.flip()(images, lambda *shape: next(again))
     assert torch.equal(both, augment.crop(4)(flipped, lambda *shape: next(again)))
-    with pytest.raises(BadInput, match="shift2"):
-        augment.from_name("shift")
     with pytest.raises(BadInput, match="pad less"):
         augment.crop(7)(images, draw)

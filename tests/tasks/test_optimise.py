@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from torchstone.systems.convolutional import deeplab
 from torchstone.systems.convolutional.mobilenet import Recipe
 from torchstone.tasks import optimise
 
@@ -32,3 +33,19 @@ def test_rmsprop_is_the_recursion_that_the_mobile_networks_are_trained_with(mome
     gap = float((weight.detach() - ours).abs().max())
     print(gap)
     assert gap <= 1e-12
+
+
+def test_poly_falls_as_the_power_of_what_is_left():
+    """lr · (1 − step / steps)^0.9, of Chen et al. 2016, arXiv:1606.00915, section 4.1.1."""
+    recipe = dataclasses.replace(deeplab.RECIPES["voc"], steps=50)
+    weight = nn.Parameter(torch.zeros(1))
+    optimiser = optimise.optimiser([weight], recipe)
+    schedule = optimise.schedule(optimiser, recipe)
+    rates = []
+    for _ in range(recipe.steps):
+        rates.append(schedule.get_last_lr()[0])
+        optimiser.step()
+        schedule.step()
+    wanted = [0.007 * (1 - step / 50) ** 0.9 for step in range(50)]
+    print(rates[0], rates[25], rates[-1])
+    assert rates == pytest.approx(wanted, rel=1e-12)

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 
 class SqueezeExcitation(nn.Module):
-    """x · σ(W₂ δ(W₁ z + b₁) + b₂), z_c the mean of channel c over all places, δ the activation.
+    """x · σ(W₂ δ(W₁ z + b₁) + b₂), z_c the mean of channel c over all places, δ the activation, σ the
+    gate.
 
     Both layers are 1x1 convolutions with a bias: 2·channels·squeezed + squeezed + channels numbers.
     """
@@ -23,17 +24,19 @@ class SqueezeExcitation(nn.Module):
         channels: int,
         squeezed: int,
         activation: Callable[[Tensor], Tensor] = functional.relu,
+        gate: Callable[[Tensor], Tensor] = torch.sigmoid,
     ):
         super().__init__()
         self.fc1 = nn.Conv2d(channels, squeezed, 1)
         self.fc2 = nn.Conv2d(squeezed, channels, 1)
         self.activation = activation
+        self.gate = gate
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
         z = x.mean((2, 3), keepdim=True)
-        return x * self.fc2(self.activation(self.fc1(z))).sigmoid()
+        return x * self.gate(self.fc2(self.activation(self.fc1(z))))
 
 
 class ChannelGate(nn.Module):

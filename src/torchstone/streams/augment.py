@@ -1,93 +1,68 @@
-"""Random changes to whole batches of pictures, on their device.
+"""Augmentation by name: `flip+crop4+randaugment2-9+erase0.25+mixup0.2`.
 
-An augmentation is a function `(images, draw) -> images`. `images` is (batch, channel, height, width)
-on the 0..255 scale, uint8 or float, before normalisation, so that filling with 0 is background.
-`draw(*shape)` gives uniform numbers in [0, 1), shaped (batch, *shape), on the images' device.
+Steps joined by `+`, in the order in which they happen; what follows a step's name are its numbers,
+joined by `-`, each of which may be left out from the end. `STEPS` has them all. What a step does is
+in `geometry`, `colour`, `randaugment` and `mixing`; an augmentation there is `(images, draw) -> images`
+on whole batches on their device.
 """
 
-import math
+import re
 from collections.abc import Callable
-
-import torch
-from jaxtyping import Shaped
-from torch import Tensor
-from torch.nn import functional
+from typing import NamedTuple
 
 from torchstone.errors import BadInput, nearest
+from torchstone.streams.colour import jitter
+from torchstone.streams.geometry import (
+    Augmentation,
+    Draw,
+    Images,
+    affine,
+    crop,
+    erase,
+    flip,
+    shift,
+)
+from torchstone.streams.mixing import Mixing, cutmix, either, mixup
+from torchstone.streams.randaugment import randaugment
 
-Images = Shaped[Tensor, "batch channel height width"]
-Draw = Callable[..., Tensor]
-Augmentation = Callable[[Tensor, Draw], Tensor]
-
-
-def crop(padding: int, mode: str = "reflect") -> Augmentation:
-    """Pads each side by `padding` pixels (`reflect` or `zero`), then cuts the old size out at random.
-
-    As for CIFAR in He et al. 2015 (arXiv:1512.03385), there with zeros. All (2 padding + 1)² places
-    are equally likely.
-    """
-    if mode not in ("reflect", "zero"):
-        raise BadInput(f"unknown padding {mode!r}: known: reflect, zero")
-
-    def cropped(images: Images, draw: Draw) -> Images:
-        if mode == "zero":
-            padded = functional.pad(images, (padding,) * 4)
-        else:
-            for axis in (2, 3):  # by index: the library's own reflection refuses uint8
-                images = images.index_select(axis, _reflected(images, axis, padding))
-            padded = images
-        height, width = (side - 2 * padding for side in padded.shape[2:])
-        windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-        top, left = (draw(2) * (2 * padding + 1)).long().unbind(1)
-        return windows[torch.arange(len(padded), device=padded.device), :, top, left]
-
-    return cropped
+__all__ = [
+    "Augmentation",
+    "Draw",
+    "Images",
+    "affine",
+    "compose",
+    "crop",
+    "flip",
+    "from_name",
+    "shift",
+]
 
 
-def _reflected(images: Tensor, axis: int, padding: int) -> Tensor:
-    last = images.shape[axis] - 1
-    if padding > last:
-        raise BadInput(f"cannot reflect {padding} pixels of a picture {last + 1} wide: pad less")
-    places = torch.arange(-padding, last + padding + 1, device=images.device).abs()
-    return last - (last - places).abs()
+class Step(NamedTuple):
+    """How to make a step of its numbers, what they are when left out, and what they mean."""
+
+    make: Callable
+    defaults: tuple[float, ...]
+    numbers: str
+    most: float = 1.0  # of the first number
 
 
-def shift(max_pixels: int) -> Augmentation:
-    """Moves each picture by whole pixels, up to `max_pixels` either way; what enters is background."""
-    return crop(max_pixels, mode="zero")
-
-
-def flip() -> Augmentation:
-    """Mirrors each picture left to right with probability one half."""
-
-    def flipped(images: Images, draw: Draw) -> Images:
-        return torch.where(draw(1, 1, 1) < 0.5, images.flip(3), images)
-
-    return flipped
-
-
-def affine(degrees: float, scale: float, translate: float) -> Augmentation:
-    """Turns by up to ±`degrees`, scales by a factor between 1 - `scale` and 1 + `scale`, and moves by
-    up to ±`translate` of the side; bilinear, background enters. Returns float images (0..255)."""
-
-    def moved(images: Images, draw: Draw) -> Images:
-        turn, size, right, down = (2 * draw(4) - 1).unbind(1)
-        turn, size = turn * math.radians(degrees), 1 + size * scale
-        height, width = images.shape[2:]
-        cos, sin = turn.cos() / size, turn.sin() / size
-        # Row by row: where on the old picture (−1..1) each new pixel comes from. The sides' ratio
-        # keeps a turn a turn when the picture is not square.
-        theta = torch.stack(
-            [
-                torch.stack([cos, -sin * (height / width), 2 * translate * right], 1),
-                torch.stack([sin * (width / height), cos, 2 * translate * down], 1),
-            ],
-            1,
-        )
-        grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
-        return functional.grid_sample(images.float(), grid, align_corners=False)
-
-    return moved
+STEPS = {
+    "flip": Step(flip, (), "none: left and right change places in half of the pictures"),
+    "crop": Step(crop, (4,), "pixels of reflected border", 10_000),
+    "shift": Step(shift, (2,), "pixels either way, into background", 10_000),
+    "rotate": Step(lambda turn: affine(turn, 0, 0), (15,), "degrees either way", 180),
+    "scale": Step(lambda by: affine(0, by, 0), (0.2,), "share of the size, larger or smaller"),
+    "affine": Step(affine, (10, 0.1, 0.06), "degrees, share of the size, share of the side", 180),
+    "jitter": Step(jitter, (0.4, 0.1), "share of brightness, contrast, colour; of a turn of hue"),
+    "randaugment": Step(randaugment, (2, 9), "operations a picture, magnitude of 0 to 30", 100),
+    "erase": Step(erase, (0.25,), "share of the pictures that lose a rectangle"),
+    "mixup": Step(mixup, (0.2,), "α, both numbers of the Beta distribution", 1000),
+    "cutmix": Step(cutmix, (1.0,), "α, both numbers of the Beta distribution", 1000),
+}
+WHOLE = ("crop", "shift", "randaugment")  # steps whose first number counts something
+MIXINGS = ("mixup", "cutmix")
+OLD = {"flip-crop4": "flip+crop4"}  # names that records and runs have
 
 
 def compose(*augmentations: Augmentation) -> Augmentation:
@@ -101,16 +76,52 @@ def compose(*augmentations: Augmentation) -> Augmentation:
     return composed
 
 
-NAMED: dict[str, Callable[[], Augmentation | None]] = {
-    "none": lambda: None,
-    "shift2": lambda: shift(2),
-    "affine": lambda: affine(degrees=10, scale=0.1, translate=0.06),
-    "flip-crop4": lambda: compose(flip(), crop(4)),
-}
+def read(name: str) -> tuple[Augmentation | None, Mixing | None]:
+    """What `name` does to pictures, and how it mixes them; `none` is neither.
+
+    Where both `mixup` and `cutmix` are named, each picture takes one of them.
+
+    Raises:
+        BadInput: an unknown step, or numbers that it cannot take.
+    """
+    if name == "none":
+        return None, None
+    changes, mixings = [], []
+    for word in OLD.get(name, name).split("+"):
+        step, made = _step(word)
+        (mixings if step in MIXINGS else changes).append(made)
+    augmentation = compose(*changes) if len(changes) > 1 else (changes or [None])[0]
+    mixing = either(*mixings) if len(mixings) > 1 else (mixings or [None])[0]
+    return augmentation, mixing
 
 
 def from_name(name: str) -> Augmentation | None:
-    """`none` (which is None), `shift2`, `affine` (10°, ±10 %, ±6 %) or `flip-crop4`."""
-    if name not in NAMED:
-        raise BadInput(f"unknown augmentation {name!r}: {nearest(name, NAMED)}")
-    return NAMED[name]()
+    """An augmentation of pictures alone, such as `affine` or `flip+crop4`; `none` is None."""
+    augmentation, mixing = read(name)
+    if mixing is not None:
+        raise BadInput(f"{name!r} mixes labels too, and this system's cannot be mixed")
+    return augmentation
+
+
+def _step(word: str) -> tuple[str, Callable]:
+    """A step's name and the step, with its numbers."""
+    parts = re.fullmatch(r"([a-z_]+)((?:\d+\.?\d*|\.\d+)(?:-(?:\d+\.?\d*|\.\d+))*)?", word)
+    step = parts[1] if parts else word.rstrip("0123456789.-")
+    if step not in STEPS:
+        example = "steps joined by +, such as flip+crop4+erase0.25"
+        raise BadInput(
+            f"unknown augmentation {word!r}: {nearest(step, ['none', *STEPS])} ({example})"
+        )
+    make, defaults, numbers, most = STEPS[step]
+    given = [float(number) for number in parts[2].split("-")] if parts and parts[2] else []
+    if parts is None or len(given) > len(defaults):
+        shown = f"{step}{'-'.join(f'{number:g}' for number in defaults)}"
+        raise BadInput(f"{word!r} cannot be read: write {shown} (numbers: {numbers})")
+    values = [*given, *defaults[len(given) :]]
+    whole = step in WHOLE
+    if values and (values[0] > most or (whole and values[0] != int(values[0]))):
+        kind = "a whole number" if whole else "a number"
+        raise BadInput(f"{word!r}: {step} takes {kind} up to {most:g} ({numbers})")
+    if whole:
+        values[0] = int(values[0])
+    return step, make(*values)

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from torchstone.errors import BadInput
-from torchstone.streams.augment import Augmentation
+from torchstone.streams.geometry import Augmentation, Draw
 from torchstone.streams.images import Pictures, scale_and_offset
+from torchstone.streams.mixing import Mixing
 
 ORDER, AUGMENTATION = 0, 1
 _running: weakref.WeakSet = weakref.WeakSet()
@@ -32,19 +34,24 @@ class Order:
     """Which samples come when: permutations of `count`, one an epoch, joined end to end.
 
     Kept apart from `Batches` so that what workers are fed from does not hold the batches alive.
+    `rows` are the places of a batch that this process needs, as spans (first, count).
     """
 
-    def __init__(self, count: int, share: int, first: int, seed: int, device: torch.device):
-        self.count, self.share, self.first = count, share, first
+    def __init__(self, count: int, rows: list[tuple[int, int]], seed: int, device: torch.device):
+        self.count, self.rows = count, rows
         self.seed, self.device = seed, device
         self.epochs: dict[int, Tensor] = {}
 
-    def index(self, position: int) -> Int64[Tensor, " share"]:
+    def index(self, position: int) -> Int64[Tensor, " rows"]:
         """Which samples this process takes from the batch that begins at `position`."""
-        epoch, offset = divmod(position + self.first, self.count)
-        if offset + self.share <= self.count:
-            return self._epoch(epoch)[offset : offset + self.share]
-        pieces, missing = [], self.share
+        spans = [self._span(position + first, count) for first, count in self.rows]
+        return spans[0] if len(spans) == 1 else torch.cat(spans)
+
+    def _span(self, position: int, missing: int) -> Tensor:
+        epoch, offset = divmod(position, self.count)
+        if offset + missing <= self.count:
+            return self._epoch(epoch)[offset : offset + missing]
+        pieces = []
         while missing:
             pieces.append(self._epoch(epoch)[offset : offset + missing])
             missing -= len(pieces[-1])
@@ -67,13 +74,17 @@ class Order:
 
 
 class Batches:
-    """Endless (pictures, labels): normalised float (share, channel, size, size) and int64 (share,).
+    """Endless (pictures, labels): normalised float (share, channel, size, size) and int64 (share,),
+    or with `mixing` float (share, classes): shares of each class that add up to 1.
 
     Each epoch is a permutation fixed by `seed` and its number, and the epochs are joined end to end, so
     that batches are always full and every sample comes once an epoch. `batch` counts the samples of
     all `world` processes together; process `rank` takes its share of each. Augmentation draws from
     a generator seeded anew by `seed` and position, for the whole batch, whatever the share: neither
     resuming nor more processes change any picture.
+
+    A picture is mixed with the next one of the joint batch, the last with the first: as the order is
+    drawn at random, so is the partner. A process takes the first picture of the next one's share too.
 
     `workers` processes decode pictures that are on disk (0: none; by default up to 4).
     """
@@ -86,6 +97,8 @@ class Batches:
         seed: int,
         card: dict,
         augment: Augmentation | None = None,
+        mixing: Mixing | None = None,
+        classes: int = 0,
         rank: int = 0,
         world: int = 1,
         workers: int | None = None,
@@ -96,18 +109,17 @@ class Batches:
             )
         if not len(pictures):
             raise BadInput("no pictures to make batches of")
-        self.pictures, self.batch, self.seed, self.augment = (
-            pictures,
-            batch,
-            seed,
-            augment,
-        )
+        self.pictures, self.batch, self.seed = pictures, batch, seed
+        self.augment, self.mixing, self.classes = augment, mixing, classes
         self.share = batch // world
         self.first = rank * self.share
         self.workers = min(4, torch.get_num_threads()) if workers is None else workers
         self.device = pictures.labels.device
         self.factor, self.offset = scale_and_offset(card, self.device)
-        self.order = Order(len(pictures), self.share, self.first, seed, self.device)
+        rows = [(self.first, self.share)]
+        if mixing and world > 1:
+            rows.append(((self.first + self.share) % batch, 1))
+        self.order = Order(len(pictures), rows, seed, self.device)
         self.position = 0
         self.ahead: Iterator | None = None
 
@@ -116,27 +128,42 @@ class Batches:
 
     def __next__(
         self,
-    ) -> tuple[Float[Tensor, "share channel height width"], Int64[Tensor, " share"]]:
+    ) -> tuple[
+        Float[Tensor, "share channel height width"],
+        Int64[Tensor, " share"] | Float[Tensor, "share classes"],
+    ]:
         index = self.order.index(self.position)
         if isinstance(self.pictures.images, Tensor):
             images = self.pictures.images.index_select(0, index)
         else:
             images = self._decoded()
-        if self.augment:
-            images = self.augment(images, self._draw())
-        self.position += self.batch
-        images = images.float().mul_(self.factor).add_(self.offset)  # a copy already: in place
-        return images, self.pictures.labels.index_select(0, index)
-
-    def _draw(self):
+        labels = self.pictures.labels.index_select(0, index)
         # On the CPU whatever the device, so that every device sees the same pictures.
         generator = torch.Generator().manual_seed(mix(self.seed, AUGMENTATION, self.position))
+        if self.augment:
+            images = self.augment(images, self._draw(generator, self.order.rows))
+        if self.mixing:
+            images, labels = self._mixed(images, labels, self._draw(generator, self.order.rows[:1]))
+        self.position += self.batch
+        images = images.float().mul_(self.factor).add_(self.offset)  # a copy already: in place
+        return images, labels
 
+    def _draw(self, generator: torch.Generator, rows: list[tuple[int, int]]) -> Draw:
         def draw(*shape: int) -> Tensor:
             numbers = torch.rand(self.batch, *shape, generator=generator)
-            return numbers[self.first : self.first + self.share].to(self.device)
+            spans = [numbers[first : first + count] for first, count in rows]
+            return (spans[0] if len(spans) == 1 else torch.cat(spans)).to(self.device)
 
         return draw
+
+    def _mixed(self, images: Tensor, labels: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        assert self.mixing
+        soft = one_hot(labels, self.classes).float()
+        (own, other), (y, z) = (
+            (e[: self.share], e.roll(-1, 0)[: self.share]) for e in (images, soft)
+        )
+        mixed, share = self.mixing(own, other, draw)
+        return mixed, torch.lerp(z, y, share[:, None])
 
     def _decoded(self) -> Tensor:
         if self.ahead is None:

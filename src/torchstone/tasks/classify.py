@@ -1,6 +1,6 @@
 """Classification of pictures: from a model, a recipe and data to a Run, and its use afterwards."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from torchstone.engine.run import Run
 from torchstone.engine.update import descend
 from torchstone.errors import BadInput
 from torchstone.parts.ema import average
-from torchstone.streams.augment import from_name
+from torchstone.streams.augment import from_name, read
 from torchstone.streams.batches import Batches
 from torchstone.streams.framing import prepare
 from torchstone.streams.images import Pictures, PictureSet, load_pictures, normalise
-from torchstone.tasks import features, optimise, pictures
+from torchstone.tasks import features, optimise, pictures, transfer
 
 
 def classify(
@@ -28,11 +28,15 @@ def classify(
     arguments: dict,
     loss: Callable[..., Tensor] = F.cross_entropy,
     update: Callable | None = None,
+    head: tuple[str, ...] = (),
+    published: Callable[[str, dict], Mapping[str, Tensor]] | None = None,
+    statistics: transfer.Statistics = transfer.IMAGENET,
 ) -> Run:
     """A Run that trains `model` to tell the classes of `data` apart.
 
     The recipe states batch, steps, seed, variant, augment, optimiser, lr, momentum, weight_decay,
-    schedule, warmup, clip, accumulate, ema, precision, compile. Metrics are `loss` and `accuracy`
+    schedule, warmup, clip, accumulate, ema, precision, compile, and where it is to start from other
+    weights, weights and freeze. Metrics are `loss` and `accuracy`
     (a share, 0 to 1); validation guides, the test split is looked at once, at the end.
 
     Args:
@@ -40,21 +44,34 @@ def classify(
         loss: (output, labels) -> scalar; networks with auxiliary heads give a tuple in training,
             whose first are the logits.
         update: another learning rule than descent; its state is then all in the model.
+        head, published, statistics: for weights to start from, as in `transfer.begin`.
     """
+    data = transfer.begin(
+        model, recipe, data, head=head, published=published, statistics=statistics
+    )
+    augment, mixing = read(recipe.augment)
+    if mixing and update is not None:
+        augment = from_name(recipe.augment)  # says that it cannot
+    if data.train.labels.device.type != "mps":
+        # convolutions are up to twice as fast so (benchmarks/convolutional.py)
+        model = model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
     state: dict[str, Any] = {"model": model}
     judged = model
     if update is None:
         if recipe.ema:
             state["ema"] = judged = average(model, recipe.ema)
         net = parallel.replicate(model)
-        state["optimiser"] = optimiser = optimise.optimiser(model.parameters(), recipe)
+        state["optimiser"] = optimiser = optimise.optimiser(
+            (p for p in model.parameters() if p.requires_grad), recipe
+        )
         state["schedule"] = schedule = optimise.schedule(optimiser, recipe)
 
         def objective(batch):
             images, labels = batch
             output = net(images)
             logits = output[0] if isinstance(output, tuple) else output
-            right = (logits.detach().argmax(1) == labels).float().mean()
+            most = labels if labels.ndim == 1 else labels.argmax(1)  # of a mixture
+            right = (logits.detach().argmax(1) == most).float().mean()
             return {"loss": loss(output, labels), "accuracy": right}
 
         state["update"] = update = descend(
@@ -73,7 +90,9 @@ def classify(
         recipe.batch,
         seed=recipe.seed,
         card=data.card,
-        augment=from_name(recipe.augment),
+        augment=augment,
+        mixing=mixing,
+        classes=len(data.classes),
         rank=parallel.rank(),
         world=parallel.world(),
     )

@@ -60,8 +60,8 @@ def optimiser(parameters: Iterable[nn.Parameter], recipe: Settings) -> torch.opt
 
 
 def schedule(optimiser: torch.optim.Optimizer, recipe: Settings) -> LambdaLR:
-    """`constant`, `cosine` or `linear` decay to zero over the steps, after a linear warm-up; or `step`,
-    a tenth at one half of the steps and again at three quarters.
+    """`constant`; `cosine`, `linear` or `poly` decay to zero over the steps, after a linear warm-up; or
+    `step`, a tenth at one half of the steps and again at three quarters.
 
     `warmup` is the share of the steps that the rate takes to rise to its full height.
     """
@@ -70,6 +70,8 @@ def schedule(optimiser: torch.optim.Optimizer, recipe: Settings) -> LambdaLR:
         "constant": lambda done: 1.0,
         "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
         "linear": lambda done: 1 - done,
+        # Chen et al. 2016, arXiv:1606.00915, section 4.1.1
+        "poly": lambda done: (1 - done) ** 0.9,
         # He et al. 2015, arXiv:1512.03385, section 4.2: at 32k and 48k of 64k updates
         "step": lambda done: 0.1 ** sum(done >= milestone for milestone in (0.5, 0.75)),
     }

@@ -63,7 +63,9 @@ class Recipe:
     weight_decay: float = 0.02  # pull of weights towards zero
     schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
     warmup: float = 0.1  # share of the steps in which the rate rises
-    augment: str = "affine"  # none, shift2, affine, flip-crop4
+    augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
+    weights: str | None = None  # start from a published file's or a run's
+    freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
     ema: float = 0.0  # decay of the weights' moving average, 0 for none
     clip: float | None = None  # largest gradient norm, none for no limit
     accumulate: int = 1  # micro-batches an update
@@ -210,7 +212,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     }
     generators.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**arguments).to(place)
-    yield classify(model, recipe, data, arguments=arguments)
+    yield classify(model, recipe, data, arguments=arguments, head=HEAD)
 
 
 def unmade(variant: str) -> nn.Module:

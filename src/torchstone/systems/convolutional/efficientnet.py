@@ -30,7 +30,7 @@ from collections import namedtuple
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +49,7 @@ from torchstone.tasks.classify import classify, evaluate, predict
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
-HEAD = ("classifier.1.",)
+HEAD, LITE = ("classifier.1.",), "efficientnet_lite0"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class Recipe:
     weight_decay: float = 0.02  # pull of weights towards zero
     schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
     warmup: float = 0.1  # share of the steps in which the rate rises
-    augment: str = "affine"  # none, shift2, affine, flip-crop4
+    augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
+    weights: str | None = None  # start from a published file's or a run's
+    freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
     ema: float = 0.0  # decay of the weights' moving average, 0 for none
     clip: float | None = None  # largest gradient norm, none for no limit
     accumulate: int = 1  # micro-batches an update
@@ -242,7 +244,7 @@ TIMM_FIRST = ("conv_dw", "bn1", "conv_pw", "bn2")
 
 def published(variant: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our names for a published file's: torchvision's as they are; for Lite0 its porter's or timm's."""
-    if variant != "efficientnet_lite0":
+    if variant != LITE:
         return dict(state)
     ours = {"_conv_stem": "0.0", "_bn0": "0.1", "_conv_head": "8.0", "_bn1": "8.1"}
     ours |= {"conv_stem": "0.0", "bn1": "0.1", "conv_head": "8.0", "bn2": "8.1"}
@@ -265,19 +267,21 @@ VARIANTS = {
         (3, side, side),
     )
     for name, (w, d, side, p) in SCALES.items()
-} | {"efficientnet_lite0": Variant(partial(EfficientNet, norm=SLOW, lite=True), (3, 224, 224))}
+} | {LITE: Variant(partial(EfficientNet, norm=SLOW, lite=True), (3, 224, 224))}
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
     place = device.pick(recipe.device)
     data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
     names = ("channels", "stride", "dropout", "drop_branches", "width", "depth")
-    arguments = {name: getattr(recipe, name) for name in names}
-    arguments = {name: value for name, value in arguments.items() if value is not None}
+    arguments = {n: value for n in names if (value := getattr(recipe, n)) is not None}
     arguments["num_classes"] = len(data.classes)
     generators.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**arguments).to(place)
-    yield classify(model, recipe, data, arguments=arguments)
+    start: Any = {"head": HEAD, "published": published}
+    if recipe.variant == LITE:
+        start["statistics"] = ((127 / 255,) * 3, (128 / 255,) * 3)
+    yield classify(model, recipe, data, arguments=arguments, **start)
 
 
 def meta(variant: str) -> nn.Module:
@@ -294,13 +298,9 @@ COUNTS = {
 }
 # fmt: on
 
-LITE = {"efficientnet_lite0": (4_652_008, None)}  # as many as are in the published file
-
 FACTS = [
-    *(
-        Fact(f"{v} parameters", lambda v=v: parameters(meta(v)), n)
-        for v, (n, _) in (COUNTS | LITE).items()
-    ),
+    Fact(f"{LITE} parameters", lambda: parameters(meta(LITE)), 4_652_008),  # the published file's
+    *(Fact(f"{v} parameters", lambda v=v: parameters(meta(v)), n) for v, (n, _) in COUNTS.items()),
     *(
         Fact(f"{v} multiply-accumulates", lambda v=v: macs(meta(v), (1, *VARIANTS[v].shape)), n)
         for v, (_, n) in COUNTS.items()
@@ -316,7 +316,7 @@ def reference():
         # in float64 the largest take more than 3 GB, and twice the time
         dtype = torch.float32 if variant[-1] in "4567" else torch.float64
         torch.manual_seed(0)
-        if variant == "efficientnet_lite0":
+        if variant == LITE:
             theirs = timm().create_model(f"tf_{variant}", drop_rate=0.2, drop_path_rate=0.2)
         else:
             theirs = getattr(torchvision().models, variant)()

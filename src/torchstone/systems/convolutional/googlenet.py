@@ -13,9 +13,8 @@ Training, the forward pass gives (logits, aux1, aux2); in evaluation mode, the l
 `googlenet_paper` is the paper's: biases, 5×5 filters, local response normalisation, dropout 0.4;
 6,998,552 parameters, 13,378,280 with the auxiliary classifiers. `googlenet` is the network whose
 weights are published: batch normalisation instead, 3×3 filters where the paper has 5×5, dropout 0.2;
-6,624,904 and 13,004,888. Names and shapes are those of torchvision's file. Its weights were trained
-on pictures scaled to −1..1; torchvision's loader turns ImageNet's normalisation into that inside the
-network, ours does not: give it pictures normalised with mean 0.5 and deviation 0.5.
+6,624,904 and 13,004,888. Names and shapes are those of torchvision's file. Its weights want pictures
+scaled to −1..1; torchvision's network turns ImageNet's normalisation into that, ours does not.
 
 What differs from the paper. It gives no starting weights (ours: He et al. 2015) and no constants for
 response normalisation (ours: AlexNet's). Momentum is Nesterov's on one machine, the rate falls by a
@@ -31,7 +30,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.engine import device, generators
@@ -62,7 +61,9 @@ class Recipe:
     weight_decay: float = 0.02  # pull of weights towards zero
     schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
     warmup: float = 0.1  # share of the steps in which the rate rises
-    augment: str = "affine"  # none, shift2, affine, flip-crop4
+    augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
+    weights: str | None = None  # start from a published file's or a run's
+    freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
     ema: float = 0.0  # decay of the weights' moving average, 0 for none
     clip: float | None = None  # largest gradient norm, none for no limit
     accumulate: int = 1  # micro-batches an update
@@ -75,7 +76,7 @@ class Recipe:
 RECIPES = {
     # torchstone train googlenet      3.4 min on 1 core   test accuracy 0.984 (a linear classifier: 0.90)
     "mnist5k": Recipe(),
-    # 250 epochs; the paper: a week on a few graphics cards, one network's top-5 error 10.07 %
+    # 250 epochs; the paper: a week on a few GPUs, one network's top-5 error 10.07 %
     "imagenet": Recipe(
         data="hf:ILSVRC/imagenet-1k",
         variant="googlenet_paper",
@@ -108,8 +109,7 @@ TABLE = {
     "inception5b": (384, 192, 384, 48, 128, 128),
 }
 
-# the auxiliary classifier that listens to a module, and the maps it hears
-LISTENERS = {"inception4a": ("aux1", 512), "inception4d": ("aux2", 528)}
+LISTENERS = {"inception4a": ("aux1", 512), "inception4d": ("aux2", 528)}  # who hears how many maps
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def auxiliary(form: Form, inputs: int, num_classes: int) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-def loss(output: Tensor | tuple[Tensor, ...], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+def loss(output: Tensor | tuple[Tensor, ...], labels: Tensor) -> Float[Tensor, ""]:
     """L(logits) + 0.3 (L(aux1) + L(aux2)), L the cross-entropy; of the logits alone in evaluation."""
     if isinstance(output, Tensor):
         return F.cross_entropy(output, labels)
@@ -215,9 +215,9 @@ VARIANTS = {
     "googlenet_paper": Variant(functools.partial(GoogLeNet, PAPER), (3, 224, 224)),
 }
 
-# keys of a weights file that belong to its own classes
-HEAD = ("fc.", "aux1.fc2.", "aux2.fc2.")
+HEAD = ("fc.", "aux1.fc2.", "aux2.fc2.")  # keys of a weights file that belong to its own classes
 SIZES = {"googlenet": (15, 10_000), "googlenet_paper": (223, 226)}  # pixels
+HALF = (0.5,) * 3, (0.5,) * 3  # mean and deviation of pictures from −1 to 1
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
@@ -229,7 +229,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     arguments = {"num_classes": len(data.classes), "channels": data.card["channels"]}
     generators.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**arguments).to(place)
-    yield classify(model, recipe, data, arguments=arguments, loss=loss)
+    yield classify(model, recipe, data, arguments=arguments, loss=loss, head=HEAD, statistics=HALF)
 
 
 def unmade(variant: str) -> nn.Module:

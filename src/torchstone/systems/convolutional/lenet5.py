@@ -58,7 +58,9 @@ class Recipe:
     weight_decay: float = 0.02  # pull of weights towards zero
     schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
     warmup: float = 0.1  # share of the steps in which the rate rises
-    augment: str = "affine"  # none, shift2, affine, flip-crop4
+    augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
+    weights: str | None = None  # start from a published file's or a run's
+    freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
     ema: float = 0.0  # decay of the weights' moving average, 0 for none
     clip: float | None = None  # largest gradient norm, none for no limit
     accumulate: int = 1  # micro-batches an update
@@ -199,19 +201,18 @@ class RadialBasis(nn.Module):
         self.register_buffer("centres", centres)
 
     def forward(self, x: Float[Tensor, "b units"]) -> Float[Tensor, "b classes"]:
-        # Σ(x − w)² = x·x − 2 x·w + w·w, one matrix product
-        return (
-            x.square().sum(1, keepdim=True) - 2 * x @ self.centres.T + self.centres.square().sum(1)
-        )
+        w = self.centres  # Σ(x − w)² = x·x − 2 x·w + w·w, one matrix product
+        return x.square().sum(1, keepdim=True) - 2 * x @ w.T + w.square().sum(1)
 
 
-def penalty(logits: Float[Tensor, "b classes"], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+def penalty(logits: Float[Tensor, "b classes"], labels: Tensor) -> Float[Tensor, ""]:
     """E = mean of y_D + log(e^{−j} + Σ_i e^{−y_i})  (equation 9), with logits = −y.
 
     The second term pushes wrong classes away; j = 1 caps how far that is worth while.
     """
     junk = torch.full_like(logits[:, :1], -1.0)
-    return F.cross_entropy(torch.cat([logits, junk], 1), labels)
+    padded = F.pad(labels, (0, labels.ndim - 1))  # a mixture's labels have no share of it
+    return F.cross_entropy(torch.cat([logits, junk], 1), padded)
 
 
 def connections() -> Int[Tensor, "6 16"]:
@@ -242,10 +243,8 @@ DIGITS = (
 )
 # fmt: on
 
-VARIANTS = {
-    "lenet5": Variant(LeNet5, (1, 32, 32)),
-    "lenet5_paper": Variant(LeNet5Paper, (1, 32, 32)),
-}
+SHAPE, HEAD = (1, 32, 32), ("output.",)  # the head: what is made anew for other classes
+VARIANTS = {"lenet5": Variant(LeNet5, SHAPE), "lenet5_paper": Variant(LeNet5Paper, SHAPE)}
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
@@ -255,7 +254,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     generators.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**arguments).to(place)
     loss = penalty if recipe.variant == "lenet5_paper" else F.cross_entropy
-    yield classify(model, recipe, data, arguments=arguments, loss=loss)
+    yield classify(model, recipe, data, arguments=arguments, loss=loss, head=HEAD)
 
 
 FACTS = [

@@ -67,7 +67,9 @@ class Recipe:
     weight_decay: float = 5e-4  # pull of weights towards zero
     schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"  # how the rate falls
     warmup: float = 0.1  # share of the steps in which the rate rises
-    augment: str = "affine"  # none, shift2, affine, flip-crop4
+    augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
+    weights: str | None = None  # start from a published file's or a run's
+    freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
     ema: float = 0.0  # decay of the weights' moving average, 0 for none
     clip: float | None = None  # largest gradient norm, none for no limit
     accumulate: int = 1  # micro-batches an update
@@ -102,12 +104,14 @@ class Basic(nn.Module):
 
     last = "bn2"
 
-    def __init__(self, inputs: int, width: int, stride: int, option: Literal["A", "B"] = "B"):
+    def __init__(
+        self, inputs: int, width: int, stride: int, option: Literal["A", "B"] = "B", dilation=1
+    ):
         super().__init__()
         self.outputs = width
-        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, dilation, dilation, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, dilation, dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = shortcut(inputs, width, stride, option)
 
@@ -126,13 +130,15 @@ class Bottleneck(nn.Module):
 
     last = "bn3"
 
-    def __init__(self, inputs: int, width: int, stride: int, halve: Literal[1, 2] = 2):
+    def __init__(
+        self, inputs: int, width: int, stride: int, halve: Literal[1, 2] = 2, dilation: int = 1
+    ):
         super().__init__()
         self.outputs = 4 * width
         first, second = (stride, 1) if halve == 1 else (1, stride)
         self.conv1 = nn.Conv2d(inputs, width, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, second, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, second, dilation, dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, self.outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(self.outputs)
@@ -261,7 +267,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     }
     generators.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**arguments).to(place)
-    yield classify(model, recipe, data, arguments=arguments)
+    yield classify(model, recipe, data, arguments=arguments, head=HEAD, published=published)
 
 
 # parameters, multiply-accumulates

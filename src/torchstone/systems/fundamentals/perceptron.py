@@ -207,7 +207,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     generators.seed(recipe.seed)
     model = Perceptron(**arguments).to(place)
     rule, update = learner(model, recipe, mean, std)
-    same = {"arguments": arguments, "loss": criterion, "update": update}
+    same: dict[str, Any] = {"arguments": arguments, "loss": criterion, "update": update}
     if isinstance(data, Table):
         run = tabular.tabular(model, recipe, data, **same)
     else:

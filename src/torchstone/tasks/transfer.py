@@ -1,0 +1,155 @@
+"""Transfer: start from weights that there are, a published file's or a run's, and train all or the head.
+
+What is frozen is as it was, bit for bit: its parameters receive no gradient and no decay, and its
+layers stay in evaluation mode, so that running statistics do not move and no branch is left out.
+Dropout goes on, since what it drops is for the head to do without.
+"""
+
+import dataclasses
+import inspect
+import json
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from torchstone.engine import checkpoint, parallel
+from torchstone.errors import BadInput
+from torchstone.streams.images import PictureSet
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+# mean and deviation of the pictures that published networks were trained on, unless a system says else
+IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+NAME = "transfer"  # of the recipe that weights bring with them
+
+
+def begin(
+    model: nn.Module,
+    recipe: Any,
+    data: PictureSet,
+    *,
+    head: tuple[str, ...] = (),
+    published: Callable[[str, dict], Mapping[str, Tensor]] | None = None,
+    statistics: Statistics = IMAGENET,
+) -> PictureSet:
+    """Give `model` the weights that the recipe names, and freeze what it says; the data to train on.
+
+    The pictures are normalised as those were that the weights come from: the run's, or `statistics`.
+
+    Args:
+        head: prefixes of the parameters that tell classes apart; made anew for other classes.
+        published: from a published file's names to ours.
+
+    Raises:
+        BadInput: the weights are missing or do not fit; nothing to freeze, or nothing left to train.
+    """
+    source, frozen = getattr(recipe, "weights", None), getattr(recipe, "freeze", "none")
+    if source is not None:
+        problem = f"{source} does not fit {recipe.variant}"
+        if Path(source).is_dir():
+            tensors, card = of_run(Path(source))
+            if card["variant"] != recipe.variant:
+                raise BadInput(f"{source} holds a {card['variant']}, not a {recipe.variant}")
+            picture = card["picture"]
+            if card["classes"] != list(data.classes) and head:
+                fresh = {k: v for k, v in model.state_dict().items() if k.startswith(head)}
+                tensors |= fresh
+                say(f"other classes: a new head takes the old one's place ({', '.join(fresh)})")
+        else:
+            tensors = checkpoint.read_weights(Path(source))
+            tensors = published(recipe.variant, tensors) if published else tensors
+            picture = dict(zip(("mean", "std"), map(list, statistics), strict=True))
+        fill(model, tensors, problem, head)
+        same = {key: picture[key] for key in ("mean", "std")}
+        data = dataclasses.replace(data, card=data.card | same)
+    if frozen not in ("none", "backbone"):
+        raise BadInput(f"freeze is none or backbone, not {frozen!r}")
+    if frozen == "backbone":
+        if source is None:
+            raise BadInput("freeze backbone keeps weights as they are: say which with --weights")
+        freeze(model, head)
+    return data
+
+
+def of_run(folder: Path) -> tuple[dict[str, Tensor], dict]:
+    """The weights of a run's newest checkpoint (their average, if it has one) and its card."""
+    found, meta, _ = checkpoint.find(folder / "checkpoint")
+    tensors = checkpoint.tensors(found, "ema.module") or checkpoint.tensors(found, "model")
+    return tensors, meta["card"]
+
+
+def fill(
+    model: nn.Module, tensors: Mapping[str, Tensor], problem: str, head: tuple[str, ...] = ()
+) -> None:
+    """Load `tensors`, all of them or none; a head for another number of classes is left as it is."""
+    own = model.state_dict()
+    # older files do not count the batches that went into running statistics; nothing uses it
+    needed = [key for key in own if not key.endswith("num_batches_tracked")]
+    differs = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
+    fresh = [k for k in differs if k.startswith(head)] if head else []
+    wrong = {
+        "missing": [k for k in needed if k not in tensors],
+        "unknown": [k for k in tensors if k not in own],
+        "of another shape": [k for k in differs if k not in fresh],
+    }
+    said = [
+        f"{w}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for w, keys in wrong.items() if keys
+    ]
+    if said:
+        raise BadInput(f"{problem}; {'; '.join(said)}")
+    if fresh:
+        classes = len(tensors[fresh[-1]])
+        say(
+            f"the file tells {classes} classes apart: a new head takes its place ({', '.join(fresh)})"
+        )
+    kept = {key: value for key, value in tensors.items() if key not in fresh}
+    model.load_state_dict(kept, strict=False)
+
+
+def freeze(model: nn.Module, head: tuple[str, ...]) -> None:
+    """Keep everything but the head as it is, whatever is trained."""
+    names = [name for name, _ in model.named_parameters() if head and name.startswith(head)]
+    if not names:
+        raise BadInput("this network has no head apart from its backbone: use freeze none")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+    for name, layer in model.named_modules():
+        inside = f"{name}.".startswith(head)
+        if not inside and not list(layer.children()) and not isinstance(layer, nn.Dropout):
+            layer.eval()
+            # a method of the instance, so that copies (averaged weights) have one of their own
+            vars(layer)["train"] = types.MethodType(lambda self, mode=True: self, layer)
+
+
+def settings(recipe: Any, source: Path, variant: str | None, module: Any, frozen: bool) -> Any:
+    """`recipe`, a system's first, as it suits the weights in `source`, before the user's own changes.
+
+    From a run: that run's recipe. From a published file: the network and the size of picture that
+    the variant has by itself, colour, and a rate that suits what is there already.
+    """
+    if source.is_dir():
+        file = source / "recipe.json"
+        if not file.exists():
+            raise BadInput(f"{source} is not a run folder: give a run, or a file of weights")
+        saved = json.loads(file.read_text())["fields"]
+        known = {field.name for field in dataclasses.fields(recipe)} - {"weights", "freeze"}
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items() if k in known}
+        return dataclasses.replace(recipe, **values)
+    make, shape = module.VARIANTS[variant or recipe.variant]
+    values = {"variant": variant or recipe.variant, "channels": shape[0], "size": shape[-1]}
+    values |= {name: p.default for name, p in inspect.signature(make).parameters.items()}
+    values |= {"optimiser": "adamw", "lr": 1e-3 if frozen else 1e-4, "batch": 32}
+    values |= {"augment": f"flip+crop{shape[-1] // 14}"}
+    known = {field.name for field in dataclasses.fields(recipe)}
+    kept = {k: v for k, v in values.items() if k in known and v is not inspect.Parameter.empty}
+    return dataclasses.replace(recipe, **kept)
+
+
+def say(line: str) -> None:
+    """A line for the user, from one process."""
+    from rich.console import Console
+
+    if parallel.rank() == 0:
+        Console(stderr=True).print(line, markup=False, soft_wrap=True)

@@ -1,0 +1,263 @@
+"""Training that starts from weights: what moves, what stays, what is remembered."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import torchstone as ts
+from torchstone import cli
+from torchstone.engine import checkpoint
+from torchstone.errors import BadInput
+from torchstone.references import torchvision
+from torchstone.tasks import transfer
+
+HEAD = ("fc.weight", "fc.bias")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Real digits in two folders: 0 to 4, and 5 to 9."""
+    from sklearn.datasets import load_digits
+
+    bunch, root = load_digits(), tmp_path_factory.mktemp("digits")
+    for name, classes, most in (("low", range(5), 150), ("high", range(5, 10), 120)):
+        for c in classes:
+            folder = root / name / f"digit{c}"
+            folder.mkdir(parents=True)
+            for i, image in enumerate(bunch.images[bunch.target == c][:most]):
+                Image.fromarray((image * 15.9).astype(np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def source(digits, tmp_path_factory):
+    """A run on the digits 0 to 4."""
+    out = tmp_path_factory.mktemp("runs") / "source"
+    ts.train("resnet/smoke", data=str(digits / "low"), steps=120, out=out, quiet=True)
+    return out
+
+
+def tensors(folder, prefix="model"):
+    return checkpoint.tensors(checkpoint.find(folder / "checkpoint")[0], prefix)
+
+
+def moved(before, after):
+    return {key for key in before if not torch.equal(before[key], after[key])}
+
+
+def accuracy(folder):
+    return json.loads((folder / "result.json").read_text())["metrics"]["test/accuracy"]
+
+
+def test_a_frozen_backbone_stays_to_the_bit_and_learns_faster_than_from_scratch(
+    digits, source, tmp_path
+):
+    options = {"data": str(digits / "high"), "steps": 10, "quiet": True, "lr": 0.1}
+    ts.train("resnet/smoke", out=tmp_path / "scratch", **options)
+    options |= {"weights": str(source), "freeze": "backbone"}
+    ts.train("resnet/smoke", out=tmp_path / "head", **options)
+    changed = moved(tensors(source), tensors(tmp_path / "head"))
+    print("changed:", sorted(changed))
+    assert changed == set(HEAD)
+    head, scratch = accuracy(tmp_path / "head"), accuracy(tmp_path / "scratch")
+    print(f"accuracy after 10 steps: head alone {head:.3f}, from scratch {scratch:.3f}")
+    assert head > scratch + 0.1
+
+
+def test_an_average_of_weights_keeps_the_backbone_too(digits, source, tmp_path):
+    ts.train(
+        "resnet/smoke",
+        **{"data": str(digits / "high"), "steps": 6, "quiet": True, "out": tmp_path / "run"},
+        **{"weights": str(source), "freeze": "backbone", "ema": 0.9, "augment": "flip+mixup"},
+    )
+    assert moved(tensors(source), tensors(tmp_path / "run", "ema.module")) == set(HEAD)
+
+
+def test_without_freezing_everything_moves_from_there(digits, source, tmp_path):
+    options = {"data": str(digits / "high"), "quiet": True, "out": tmp_path / "run"}
+    ts.train("resnet/smoke", weights=str(source), steps=1, lr=1e-2, **options)
+    before, after = tensors(source), tensors(tmp_path / "run")
+    assert not [k for k in before if not k.startswith("fc.") and k not in moved(before, after)]
+    weights = [k for k in before if k.endswith("conv1.weight")]
+    apart = max((before[k] - after[k]).abs().max().item() for k in weights)
+    print("a step away from the source:", apart)
+    fresh = (before["fc.weight"] - after["fc.weight"]).abs().max().item()
+    print("the head, for other classes, is new:", fresh)
+    assert fresh > 0.1
+    assert apart < 0.05  # where from scratch it would be 1
+
+
+def test_the_pictures_are_normalised_as_the_source_s_were(digits, source, tmp_path):
+    def card(folder):
+        return checkpoint.find(folder / "checkpoint")[1]["card"]["picture"]
+
+    options = {"data": str(digits / "high"), "steps": 1, "quiet": True}
+    ts.train("resnet/smoke", out=tmp_path / "own", **options)
+    ts.train("resnet/smoke", weights=str(source), out=tmp_path / "run", **options)
+    for key in ("mean", "std"):
+        assert card(tmp_path / "run")[key] == card(source)[key] != card(tmp_path / "own")[key]
+
+
+def test_resuming_needs_no_source_and_gives_the_same_bits(digits, source, tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    shutil.copytree(source, gone)
+    options = {"data": str(digits / "high"), "steps": 12, "quiet": True, "freeze": "backbone"}
+    options |= {"weights": str(gone), "augment": "flip+crop1+cutmix", "clock": {"save": 5}}
+    ts.train("resnet/smoke", out=tmp_path / "whole", **options)
+
+    from torchstone.streams.batches import Batches
+
+    step, count = Batches.__next__, [0]
+
+    def stops(self):
+        count[0] += 1
+        if count[0] == 8:
+            raise RuntimeError("pulled the plug")
+        return step(self)
+
+    monkeypatch.setattr(Batches, "__next__", stops)
+    with pytest.raises(RuntimeError, match="plug"):
+        ts.train("resnet/smoke", out=tmp_path / "cut", **options)
+    monkeypatch.undo()
+    assert checkpoint.find(tmp_path / "cut" / "checkpoint")[1]["step"] == 5
+    shutil.rmtree(gone)
+    ts.resume(tmp_path / "cut", quiet=True)
+    assert not moved(tensors(tmp_path / "whole"), tensors(tmp_path / "cut"))
+    print("resumed at 5 of 12; keys compared:", len(tensors(tmp_path / "cut")))
+    model = ts.load(tmp_path / "cut")  # nor does loading
+    assert not moved(tensors(tmp_path / "whole"), model.state_dict())
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root, numbers = tmp_path_factory.mktemp("data") / "photos", np.random.RandomState(0)
+    for name, colour in (("red", (200, 40, 40)), ("green", (40, 200, 40))):
+        (root / name).mkdir(parents=True)
+        for i in range(10):
+            noise = numbers.normal(colour, 40, (60, 80, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(noise).save(root / name / f"{i}.jpg")
+    return root
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """torchvision's network with random weights, its running statistics those of some pictures."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    theirs = torchvision().models.resnet18()
+    for layer in theirs.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None  # a plain mean
+    with torch.no_grad():
+        theirs(torch.randn(16, 3, 1, 1) + 0.5 * torch.randn(16, 3, 96, 96))
+    torch.save(theirs.state_dict(), path)
+    return path
+
+
+def test_the_command_as_one_types_it(photos, file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(photos, tmp_path / "photos")
+    typed = f"train resnet18 --weights {file} --freeze backbone --data ./photos --steps 8 --batch 8"
+    assert cli.main(typed.split()) == 0
+    said = capsys.readouterr()
+    run = tmp_path / "runs" / "resnet-transfer"
+    fields = json.loads((run / "recipe.json").read_text())["fields"]
+    card = checkpoint.find(run / "checkpoint")[1]["card"]
+    assert fields["variant"] == card["variant"] == "resnet18"
+    assert (fields["size"], fields["channels"]) == (224, 3)
+    assert card["picture"]["mean"] == [0.485, 0.456, 0.406]
+    assert card["picture"]["std"] == [0.229, 0.224, 0.225]
+    assert "1000 classes" in said.err
+    published = torch.load(file)
+    changed = moved({k: v for k, v in published.items() if not k.startswith("fc.")}, tensors(run))
+    assert not changed
+    print("accuracy:", accuracy(run))
+    assert accuracy(run) == 1.0  # two colours
+    assert cli.main(["predict", str(run), str(photos / "red" / "0.jpg")]) == 0
+    assert "red" in capsys.readouterr().out
+
+
+def test_stated_fields_are_kept_and_a_named_recipe_is_that_recipe(file, source):
+    from torchstone.api import recipe_of
+
+    _, name, recipe = recipe_of("resnet18", {"weights": str(file), "size": 64, "lr": 0.5})
+    assert (name, recipe.size, recipe.lr, recipe.channels) == ("transfer", 64, 0.5, 3)
+    _, name, recipe = recipe_of("resnet/smoke", {"weights": str(source)})
+    assert (name, recipe.size, recipe.variant) == ("smoke", 8, "resnet20_cifar")
+    _, name, recipe = recipe_of("resnet", {"weights": str(source)})  # that run's own
+    assert (name, recipe.size, recipe.steps) == ("transfer", 8, 120)
+    _, _, recipe = recipe_of("efficientnet_b2", {"weights": str(file)})
+    assert (recipe.size, recipe.width, recipe.depth, recipe.stride) == (260, 1.1, 1.2, 32)
+    _, _, recipe = recipe_of("vgg16", {"weights": str(file), "freeze": "backbone"})
+    assert (recipe.size, recipe.hidden, recipe.lr) == (224, 4096, 1e-3)
+    assert recipe_of("resnet", {})[1] == "mnist5k"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "said"),
+    [
+        ("resnet", {"freeze": "backbone"}, "say which with --weights"),
+        ("resnet18", {"weights": "RUN"}, "holds a resnet20_cifar, not a resnet18"),
+        ("resnet18", {"weights": "nowhere.pth"}, "no weights file at nowhere.pth"),
+        ("resnet18", {"weights": "EMPTY"}, "is not a run folder"),
+        ("resnet34", {"weights": "FILE"}, "does not fit resnet34; missing: layer1.2.conv1.weight"),
+        ("resnet/transfer", {}, "no recipe 'transfer'"),
+        ("resnet18", {"weights": "FILE", "channels": 1}, "of another shape: conv1.weight"),
+    ],
+)
+def test_what_is_refused(name, fields, said, digits, source, file, tmp_path):
+    (tmp_path / "empty").mkdir()
+    places = {"RUN": source, "FILE": file, "EMPTY": tmp_path / "empty"}
+    if "weights" in fields:
+        fields = fields | {"weights": str(places.get(fields["weights"], fields["weights"]))}
+    options = {"data": str(digits / "high"), "steps": 1, "quiet": True, "out": tmp_path / "run"}
+    with pytest.raises(BadInput, match=said) as caught:
+        ts.train(name, **options, **({"size": 32} if name == "resnet18" else {}), **fields)
+    print(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["googlenet", "lenet5", "mobilenet", "efficientnet", "cbam"])
+def test_every_kind_of_system_can_start_from_its_run_and_freeze(name, digits, tmp_path):
+    """Two steps each: those with auxiliary classifiers, dropped branches and mixed labels too."""
+    options = {"quiet": True, "steps": 2, "augment": "flip+mixup+cutmix", "batch": 8}
+    ts.train(f"{name}/smoke", data=str(digits / "low"), out=tmp_path / "a", **options)
+    options |= {"weights": str(tmp_path / "a"), "freeze": "backbone"}
+    ts.train(f"{name}/smoke", data=str(digits / "high"), out=tmp_path / "b", **options)
+    changed = moved(tensors(tmp_path / "a"), tensors(tmp_path / "b"))
+    print(name, sorted(changed))
+    assert changed
+    from torchstone import systems
+
+    assert all(key.startswith(systems.find(name)[0].module().HEAD) for key in changed)
+
+
+def test_the_paper_s_lenet_mixes_labels_but_has_no_head_of_its_own(digits, tmp_path):
+    options = {"quiet": True, "steps": 2, "augment": "mixup", "variant": "lenet5_paper"}
+    options |= {"data": str(digits / "low")}
+    ts.train("lenet5/smoke", out=tmp_path / "a", **options)
+    options |= {"weights": str(tmp_path / "a"), "freeze": "backbone"}
+    with pytest.raises(BadInput, match="no head"):
+        ts.train("lenet5/smoke", out=tmp_path / "b", **options)
+
+
+def test_frozen_layers_stay_in_evaluation_mode_and_copies_have_their_own():
+    from copy import deepcopy
+
+    model = torch.nn.Sequential()
+    model.body = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Dropout(0.5))
+    model.fc = torch.nn.Linear(1, 1)
+    transfer.freeze(model, ("fc.",))
+    copy = deepcopy(model)
+    for each in (model, copy):
+        each.train()
+        assert [m.training for m in (each, each.body[0], each.body[1], each.fc)] == [
+            *(True, False, True, True)
+        ]
+        assert each.body[0].train().training is False
+        assert each.body[0].train() is each.body[0]
