@@ -25,6 +25,7 @@ the same rule; the largest score wins. The average is of 1999.
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
