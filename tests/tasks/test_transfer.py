@@ -1,6 +1,7 @@
 """Training that starts from weights: what moves, what stays, what is remembered."""
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -89,6 +90,15 @@ def test_without_freezing_everything_moves_from_there(digits, source, tmp_path):
     print("the head, for other classes, is new:", fresh)
     assert fresh > 0.1
     assert apart < 0.05  # where from scratch it would be 1
+
+
+def test_a_new_head_says_at_first_that_all_classes_are_alike(digits, source, tmp_path):
+    options = {"data": str(digits / "high"), "steps": 1, "quiet": True}
+    ts.train("resnet/smoke", weights=str(source), out=tmp_path / "run", **options)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    first = next(row["loss"] for row in rows if row["split"] == "val")
+    print(f"loss of the untouched network {first:.6f}, ln 5 = {math.log(5):.6f}")
+    assert first == pytest.approx(math.log(5), abs=1e-6)
 
 
 def test_the_pictures_are_normalised_as_the_source_s_were(digits, source, tmp_path):
@@ -193,7 +203,7 @@ def test_stated_fields_are_kept_and_a_named_recipe_is_that_recipe(file, source):
     _, _, recipe = recipe_of("efficientnet_b2", {"weights": str(file)})
     assert (recipe.size, recipe.width, recipe.depth, recipe.stride) == (260, 1.1, 1.2, 32)
     _, _, recipe = recipe_of("vgg16", {"weights": str(file), "freeze": "backbone"})
-    assert (recipe.size, recipe.hidden, recipe.lr) == (224, 4096, 1e-3)
+    assert (recipe.size, recipe.hidden, recipe.lr) == (224, 4096, 3e-3)
     assert recipe_of("resnet", {})[1] == "mnist5k"
 
 
