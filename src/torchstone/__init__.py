@@ -11,6 +11,7 @@ _API = (
     "compare",
     "create",
     "evaluate",
+    "export",
     "list_systems",
     "load",
     "predict",

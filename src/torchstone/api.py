@@ -300,9 +300,29 @@ def predict(
                 f"{path} is no model of pictures: there is nothing to explain by drawing"
             )
     answers = answer(model, card, list(inputs))
-    if draw is not None:
+    if draw is not None and explain is not None:
         draw(model, card, list(inputs), Path(explain))
     return answers
+
+
+def export(path: str | Path, *, out: str | Path) -> dict[str, Any]:
+    """Write a run's model for other programs: `model.onnx` (ONNX), or `model.pt2` (torch.export).
+
+    The file takes pictures as uint8, 0 to 255, and normalises them itself; its batch is of any size;
+    its classes and how to frame a picture stand in it. It is put in place after it has been read back
+    and found within 1e-4 of the model.
+
+    Returns:
+        `file`, `bytes`, `apart` (its distance from the model), `facts` (what stands in it).
+
+    Raises:
+        BadInput: no run, another ending, no such folder, or the packages for ONNX are not there.
+    """
+    from torchstone import exports
+
+    _writable(Path(out), exports.ENDINGS, "export")
+    model, card, entry = _opened(Path(path))
+    return exports.export(model, card, entry.name, Path(out))
 
 
 def _writable(file: Path, endings: tuple[str, ...], verb: str) -> None:

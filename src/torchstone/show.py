@@ -1,5 +1,6 @@
 """`torchstone show`: a system's card."""
 
+import contextlib
 import dataclasses
 import inspect
 from typing import Any, NamedTuple
@@ -14,7 +15,13 @@ from torchstone import systems
 from torchstone.fields import comments
 from torchstone.parts.facts import layers as parts
 from torchstone.parts.facts import parameters
+from torchstone.parts.receptive import Receptive
 from torchstone.records import of_system
+
+RECEPTIVE = (
+    "receptive: pixels a side that one place sees, padding included; gates that see the whole picture "
+    "are not counted"
+)
 
 
 class Layer(NamedTuple):
@@ -25,26 +32,34 @@ class Layer(NamedTuple):
     shape: tuple[int, ...]
     parameters: int
     macs: int
+    receptive: int | str | None  # pixels a side that a place sees, or "all"; of a picture only
 
 
 def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
     """What each leaf module of `model` makes of one input of `shape` (without the batch)."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    order: list[tuple[str, nn.Module, tuple[int, ...]]] = []
+    order: list[tuple[str, nn.Module, tuple[int, ...], int | str | None]] = []
     hooks = []
+    inputs = torch.zeros(1, *shape)
+    sight = Receptive(inputs) if len(shape) == 3 else None
     for name, module in parts(model):
 
         def note(module, inputs, output, name=name):
             if isinstance(output, Tensor):
-                order.append((name, module, tuple(output.shape[1:])))
+                seen = sight.of(output) if sight else None
+                order.append((name, module, tuple(output.shape[1:]), seen))
 
         hooks.append(module.register_forward_hook(note))
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(torch.zeros(1, *shape))
+        with (
+            torch.no_grad(),
+            FlopCounterMode(display=False) as counter,
+            sight or contextlib.nullcontext(),
+        ):
+            model(inputs)
     finally:
         for hook in hooks:
             hook.remove()
@@ -54,8 +69,8 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
         for key, each in counter.get_flop_counts().items()
     }
     return [
-        Layer(name, type(module).__name__, out, parameters(module), counts.get(name, 0))
-        for name, module, out in order
+        Layer(name, type(module).__name__, out, parameters(module), counts.get(name, 0), seen)
+        for name, module, out, seen in order
     ]
 
 
@@ -77,6 +92,8 @@ def show(name: str) -> None:
                 f"\n[bold]{each}[/]: {parameters(model):,} parameters, input {_times(shape)}"
             )
             console.print(_layer_table(model, shape))
+            if len(shape) == 3:
+                console.print(RECEPTIVE, style="dim")
     console.print("\n[bold]recipes[/]")
     console.print(_recipe_table(module.RECIPES))
     console.print("\n[bold]checks[/] (run them with: torchstone verify " + entry.name + ")")
@@ -107,15 +124,19 @@ def _variant_table(variants: dict[str, systems.Variant]) -> Table:
 
 def _layer_table(model: nn.Module, shape: tuple[int, ...]) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 2))
-    for column, side in zip(Layer._fields, ("left", "left", "left", "right", "right"), strict=True):
+    columns = Layer._fields if len(shape) == 3 else Layer._fields[:-1]
+    for column in columns:
+        side = "left" if column in ("name", "kind", "shape") else "right"
         table.add_column(column, justify=side, overflow="fold")
     rows = [row for row in layers(model, shape) if row.kind != "Identity"]
     for row in rows:
-        table.add_row(row.name, row.kind, _times(row.shape), f"{row.parameters:,}", f"{row.macs:,}")
+        figures = (f"{row.parameters:,}", f"{row.macs:,}", str(row.receptive))
+        cells = (row.name, row.kind, _times(row.shape), *figures)
+        table.add_row(*cells[: len(columns)])
     # a parameter that belongs to a module with children is in no leaf
     outside = parameters(model) - sum(row.parameters for row in {r.name: r for r in rows}.values())
     if outside:
-        table.add_row("(others)", "", "", f"{outside:,}", "")
+        table.add_row("(others)", "", "", f"{outside:,}")
     table.add_row("[bold]total", "", "", f"{parameters(model):,}", f"{sum(r.macs for r in rows):,}")
     return table
 

@@ -168,3 +168,20 @@ def show(axes, picture: Float[Tensor, "channel height width"]) -> None:
         vmax=1,
         interpolation="nearest",
     )
+
+
+def overlay(
+    picture: Float[Tensor, "channel height width"], heat: Float[Tensor, "height width"]
+) -> Float[np.ndarray, "height width 3"]:
+    """The picture in grey, and over it the heat from clear (0) to yellow (its largest).
+
+    One pixel in a hundred may be beyond the scale, so that a single one does not dim the others.
+    """
+    import matplotlib
+
+    most = float(heat.flatten().quantile(0.99)) or float(heat.max()) or 1.0
+    share = (heat / most).clamp(0, 1).numpy()
+    grey = picture.mean(0).clamp(0, 1).numpy()[..., None]
+    colour = matplotlib.colormaps["inferno"](share)[..., :3]
+    clear = 1 - 0.8 * share[..., None] ** 0.7
+    return clear * grey * 0.8 + (1 - clear) * colour
