@@ -165,13 +165,19 @@ def test_load_prefers_the_average(tmp_path):
     assert all(torch.equal(tensors[k], v) for k, v in model.state_dict().items())
 
 
-def test_create_reads_published_weights(tmp_path):
+def test_create_reads_published_weights(tmp_path, capsys):
     model = ts.create("lenet5", num_classes=7)
     torch.save(model.state_dict(), tmp_path / "seven.pth")
     again = ts.create("lenet5", weights=tmp_path / "seven.pth", num_classes=7)
     assert torch.equal(again.output.weight, model.output.weight)
-    with pytest.raises(BadInput, match=r"of another shape: output\.weight, output\.bias"):
-        ts.create("lenet5", weights=tmp_path / "seven.pth")
+    ten = ts.create("lenet5", weights=tmp_path / "seven.pth")  # another head
+    assert "a new head takes its place (output.weight, output.bias)" in capsys.readouterr().err
+    state = model.state_dict()
+    name = next(name for name, value in state.items() if value.ndim == 4)
+    assert torch.equal(ten.state_dict()[name], state[name])
+    torch.save({**state, name: state[name][1:]}, tmp_path / "narrow.pth")
+    with pytest.raises(BadInput, match=f"of another shape: {name}"):
+        ts.create("lenet5", weights=tmp_path / "narrow.pth", num_classes=7)
     with pytest.raises(BadInput, match="cannot be made so"):
         ts.create("lenet5", wings=2)
 
