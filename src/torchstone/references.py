@@ -35,6 +35,12 @@ def timm() -> ModuleType:
     return _imported("timm")
 
 
+def transformers() -> ModuleType:
+    """transformers, whose picture code looks for torchvision."""
+    torchvision()
+    return _imported("transformers")
+
+
 def _imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)

@@ -1,10 +1,10 @@
 """Published figures that need no training, and the counts they are checked with."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Fact(NamedTuple):
@@ -14,6 +14,24 @@ class Fact(NamedTuple):
     measure: Callable[[], object]
     published: object
     tolerance: float = 0.0
+
+
+class Pair(NamedTuple):
+    """Two networks that must agree, for `reference()` where a plain tuple of the first three says too little.
+
+    Args:
+        names: from theirs to ours: named tensors (weights, or their gradients) in, named tensors out.
+            Without it, parameters are compared in their order.
+        optimiser: the rule of the three steps.
+        label: what is special about this pair.
+    """
+
+    ours: Any
+    theirs: Any
+    inputs: Any
+    names: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.SGD
+    label: str = ""
 
 
 def parameters(module: nn.Module) -> int:
