@@ -1,6 +1,7 @@
 """The Python interface: what `import torchstone as ts` offers. The command line is made of the same."""
 
 import dataclasses
+import inspect
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -49,14 +50,23 @@ def create(name: str, *, weights: str | Path | None = None, **arguments):
 def _fill(model, tensors: Mapping[str, Any], problem: str, head: tuple[str, ...] = ()) -> None:
     """Load `tensors`, all of them or none; a head for another number of classes is left as it is."""
     own = model.state_dict()
+    # a parameter with two names is whole with one of them
+    where = {key: (value.data_ptr() or key, value.shape) for key, value in own.items()}
+    first = {place: key for key, place in where.items() if key in tensors}
+    tied = {key: first.get(place, key) for key, place in where.items()}
     # older files do not count the batches that went into running statistics; nothing uses it
-    needed = [key for key in own if not key.endswith("num_batches_tracked")]
+    needed = [k for k in own if not k.endswith("num_batches_tracked") and tied[k] not in tensors]
     differs = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
     fresh = [k for k in differs if k.startswith(head)] if head else []
     wrong = {
-        "missing": [k for k in needed if k not in tensors],
+        "missing": needed,
         "unknown": [k for k in tensors if k not in own],
         "of another shape": [k for k in differs if k not in fresh],
+        "not the same though tied": [
+            k
+            for k, other in tied.items()
+            if k in tensors and k not in differs and not tensors[k].equal(tensors[other])
+        ],
     }
     said = [
         f"{w}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for w, keys in wrong.items() if keys
@@ -73,12 +83,104 @@ def _fill(model, tensors: Mapping[str, Any], problem: str, head: tuple[str, ...]
 
 
 def load(path: str | Path):
-    """The trained model of a run folder, in evaluation mode on the CPU.
+    """The model of a run folder, or of one in Hugging Face layout (`hf:ORG/NAME` is fetched), in
+    evaluation mode on the CPU.
 
     Raises:
-        BadInput: the folder is no run, or holds no whole checkpoint.
+        BadInput: the folder is neither, or not whole; its config asks for what is not implemented.
     """
-    return _opened(Path(path))[0]
+    folder = _layout(path)
+    return _opened(Path(path))[0] if folder is None else _published(folder)
+
+
+def load_tokenizer(path: str | Path):
+    """The `tokenizers.Tokenizer` that belongs to what `load` gives.
+
+    Raises:
+        BadInput: there is none.
+    """
+    from torchstone.streams import tokens
+
+    folder = _layout(path)
+    if folder is not None:
+        return tokens.read(folder)
+    card = _card(Path(path))
+    if "tokenizer" not in card:
+        raise BadInput(f"the model in {path} takes no text: it has no tokenizer")
+    return tokens.from_card(card["tokenizer"])
+
+
+def _card(folder: Path) -> dict:
+    from torchstone.engine import checkpoint
+
+    read_recipe(folder)
+    return checkpoint.find(folder / "checkpoint")[1]["card"]
+
+
+def _layout(path: str | Path) -> Path | None:
+    """The folder, if it is one in Hugging Face layout."""
+    from torchstone.hub import layout
+
+    folder = layout.fetch(str(path)) if str(path).startswith("hf:") else Path(path)
+    published = (folder / "config.json").exists() and not (folder / "recipe.json").exists()
+    return folder if published else None
+
+
+def _published(folder: Path):
+    """The model that a folder in Hugging Face layout describes."""
+    from torchstone.hub import layout
+
+    config, tensors = layout.read(folder)
+    try:
+        module = systems.find(layout.system(config))[0].module()
+        variant, arguments = module.from_config(config)
+    except BadInput as error:
+        raise BadInput(f"{folder}: {error}") from None
+    if hasattr(module, "suited"):  # what the weights hold beyond what the config says
+        arguments = module.suited(arguments, tensors)
+    try:
+        model = create(variant, **arguments)
+    except ValueError as error:
+        raise BadInput(f"{folder}: its config does not go together ({error})") from None
+    _fill(model, module.published(variant, tensors), f"the weights in {folder} do not fit")
+    return model.eval()
+
+
+def export_hf(path: str | Path, out: str | Path) -> Path:
+    """Write a run's model, and its tokenizer, as a folder that transformers loads.
+
+    The folder is read again before it is called done: the network must come back the same.
+
+    Raises:
+        BadInput: the system has no form there; `out` is not empty.
+        NotSaved: it could not be written; nothing is left behind.
+    """
+    from torchstone.hub.writing import write
+
+    model, card, entry = _opened(Path(path))
+    module = entry.module()
+    if not hasattr(module, "to_config"):
+        raise BadInput(f"{entry.name} has no form that transformers loads: use --format onnx")
+    config = module.to_config(card["arguments"])
+    if len(card.get("classes", ())) == config.get("num_labels"):
+        config["id2label"] = dict(enumerate(card["classes"]))
+        config["label2id"] = {name: i for i, name in enumerate(card["classes"])}
+    folder = Path(out)
+
+    def same(written: Path) -> None:
+        own, back = model.state_dict(), _published(written).state_dict()
+        if wrong := [k for k in own if k not in back or not own[k].equal(back[k])]:
+            raise BadInput(f"{folder} would not give back {wrong[0]}: nothing was written")
+
+    write(
+        folder,
+        config,
+        module.unpublished(card["variant"], model.state_dict()),
+        tokenizer=card.get("tokenizer"),
+        length=config.get("max_position_embeddings", config.get("n_positions")),
+        check=same,
+    )
+    return folder
 
 
 def _opened(folder: Path, device: str = "cpu"):
@@ -278,10 +380,37 @@ def evaluate(
     )
 
 
-def predict(path: str | Path, inputs: Sequence[str | Path], *, device: str = "auto") -> list[dict]:
-    """What a run's model says of each input (for classifiers: image files or folders of them)."""
+def predict(
+    path: str | Path, inputs: Sequence[str | Path], *, device: str = "auto", **options
+) -> list[dict]:
+    """What a run's model says of each input (for classifiers: image files or folders of them).
+
+    Args:
+        options: the system's own, such as `fill=True` of `bert`.
+    """
     model, card, entry = _opened(Path(path), device)
-    return _use(entry, "predict")(model, card, list(inputs))
+    function = _use(entry, "predict")
+    known = inspect.signature(function).parameters
+    if unknown := [name for name in options if name not in known]:
+        raise BadInput(f"{entry.name} predicts without {unknown[0]!r}")
+    return function(model, card, list(inputs), **options)
+
+
+def sample(path: str | Path, *, device: str = "auto", **options) -> list:
+    """What a run's model makes of nothing, or of a beginning: texts, for language models.
+
+    Args:
+        options: the system's own, such as `prompt`, `count`, `seed`, `length`, `temperature`, `top_k`
+            and `top_p` of `gpt`.
+    """
+    model, card, entry = _opened(Path(path), device)
+    function = _use(entry, "sample")
+    known = inspect.signature(function).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in known):
+        names = [p.name for p in known]
+        if unknown := [name for name in options if name not in names]:
+            raise BadInput(f"{entry.name} samples without {unknown[0]!r}")
+    return function(model, card, **options)
 
 
 def _use(entry: System, verb: str):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from torchstone import systems
 from torchstone.fields import comments
+from torchstone.parts.facts import example, parameters
 from torchstone.parts.facts import layers as parts
-from torchstone.parts.facts import parameters
 from torchstone.records import of_system
 
 
@@ -44,7 +44,7 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
     model.eval()
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(torch.zeros(1, *shape))
+            model(*example(model, shape))
     finally:
         for hook in hooks:
             hook.remove()

@@ -14,7 +14,7 @@ def attention(
     v: Float[Tensor, "batch heads keys values"],
     *,
     mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
-    bias: Float[Tensor, "#batch #heads queries keys"] | None = None,
+    bias: Float[Tensor, "#batch #heads #queries keys"] | None = None,
     causal: bool = False,
     scale: float | None = None,
     dropout: float = 0.0,
@@ -41,7 +41,7 @@ def attention(
     # a row without a key is given them all, then nothing: no kernel has to divide by zero
     mask = mask | ~some
     if bias is not None:
-        mask = bias.masked_fill(~mask, -torch.inf)
+        mask = torch.where(mask, bias, -torch.inf)
     out = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)
     return out * some
 
@@ -51,7 +51,7 @@ def weights(
     k: Float[Tensor, "batch heads keys width"],
     *,
     mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
-    bias: Float[Tensor, "#batch #heads queries keys"] | None = None,
+    bias: Float[Tensor, "#batch #heads #queries keys"] | None = None,
     causal: bool = False,
     scale: float | None = None,
 ) -> Float[Tensor, "batch heads queries keys"]:
@@ -108,7 +108,7 @@ class MultiHead(nn.Module):
     Args:
         width: of inputs and outputs.
         heads: how many; each has `head_width` (by default width / heads).
-        bias: of the three projections and the last one.
+        bias: of the three projections; of the last one too, unless `out_bias` says otherwise.
         scale: of the products; by default 1/√head_width.
         dropout: share of attention weights dropped in training.
     """
@@ -120,6 +120,7 @@ class MultiHead(nn.Module):
         *,
         head_width: int | None = None,
         bias: bool = True,
+        out_bias: bool | None = None,
         scale: float | None = None,
         dropout: float = 0.0,
     ):
@@ -130,7 +131,7 @@ class MultiHead(nn.Module):
         self.scale, self.dropout = scale, dropout
         self.inner = heads * self.head_width
         self.qkv = nn.Linear(width, 3 * self.inner, bias=bias)  # in one product: they are small
-        self.out = nn.Linear(self.inner, width, bias=bias)
+        self.out = nn.Linear(self.inner, width, bias=bias if out_bias is None else out_bias)
 
     def forward(
         self,
@@ -138,7 +139,7 @@ class MultiHead(nn.Module):
         memory: Float[Tensor, "batch keys width"] | None = None,
         *,
         mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
-        bias: Float[Tensor, "#batch #heads queries keys"] | None = None,
+        bias: Float[Tensor, "#batch #heads #queries keys"] | None = None,
         causal: bool = False,
         past: Past | None = None,
     ) -> Float[Tensor, "batch queries width"]:

@@ -1,4 +1,4 @@
-"""Beam search: the best continuations of each length, and of those the best."""
+"""Greedy and beam search: the likeliest token each time, or the best of several continuations."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,24 @@ from jaxtyping import Int64
 from torch import Tensor
 
 Step = Callable[[Tensor, Tensor | None], Tensor]
+
+
+def greedy_search(
+    step: Step, start: Int64[Tensor, "batch prompt"], *, end: int, most: int
+) -> Int64[Tensor, "batch length"]:
+    """The likeliest token each time, until every sequence has ended; filled up with `end`.
+
+    `step`, `start` and `most` are those of `beam_search`; any scores in their order will do.
+    """
+    tokens = start
+    ended = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    for _ in range(most):
+        best = step(tokens, None).argmax(1).masked_fill(ended, end)
+        tokens = torch.cat([tokens, best[:, None]], 1)
+        ended |= best == end
+        if bool(ended.all()):
+            break
+    return tokens
 
 
 def beam_search(

@@ -1,5 +1,6 @@
 """Published figures that need no training, and the counts they are checked with."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -53,15 +54,30 @@ def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
+def example(module: nn.Module, shape: tuple[int, ...], batch: int = 1) -> tuple[Tensor, ...]:
+    """Inputs that `module` takes: zeros of `shape` (without the batch), one for each input it has to have.
+
+    A network that looks up embeddings and is given rows, not pictures, gets tokens: int64, all id 0.
+    """
+    first = next(module.parameters())
+    tokens = len(shape) == 1 and any(isinstance(m, nn.Embedding) for m in module.modules())
+    wanted = inspect.signature(module.forward).parameters.values()
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    count = sum(each.default is each.empty and each.kind in plain for each in wanted)
+    dtype = torch.int64 if tokens else first.dtype
+    made = torch.zeros(batch, *shape, device=first.device, dtype=dtype)
+    return (made,) * max(1, count)
+
+
 def macs(module: nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-accumulates of one forward pass on `shape`, matrix products and convolutions only."""
+    """Multiply-accumulates of one forward pass on `shape` (with the batch), matrix products and
+    convolutions only."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    first = next(module.parameters())
-    inputs = torch.zeros(shape, device=first.device, dtype=first.dtype)
+    inputs = example(module, shape[1:], shape[0])
     was_training = module.training
     module.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(inputs)
+        module(*inputs)
     module.train(was_training)
     return counter.get_total_flops() // 2

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -63,3 +64,15 @@ def rotate(
     cos, sin = turn.cos().to(x.dtype), turn.sin().to(x.dtype)
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+def interpolated(
+    table: Float[Tensor, "1 tokens width"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Tensor, "1 others width"]:
+    """Learned positions of an `old` grid (rows, columns) for a `new` one, bicubic; the first token's,
+    which stands outside of the grid, stays. Dosovitskiy et al. 2020 (arXiv:2010.11929), section 3.2."""
+    if old == new:
+        return table
+    first, rest = table[:, :1], table[:, 1:].unflatten(1, old).permute(0, 3, 1, 2)
+    rest = F.interpolate(rest, size=new, mode="bicubic", align_corners=False)
+    return torch.cat([first, rest.flatten(2).transpose(1, 2)], 1)
