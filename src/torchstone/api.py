@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -49,12 +50,106 @@ def create(name: str, *, weights: str | Path | None = None, **arguments):
 
 
 def load(path: str | Path):
-    """The trained model of a run folder, in evaluation mode on the CPU.
+    """The model of a run folder, or of one in Hugging Face layout (`hf:ORG/NAME` is fetched), in
+    evaluation mode on the CPU.
 
     Raises:
-        BadInput: the folder is no run, or holds no whole checkpoint.
+        BadInput: the folder is neither, or not whole; its config asks for what is not implemented.
     """
-    return _opened(Path(path))[0]
+    folder = _layout(path)
+    return _opened(Path(path))[0] if folder is None else _published(folder)
+
+
+def load_tokenizer(path: str | Path):
+    """The `tokenizers.Tokenizer` that belongs to what `load` gives.
+
+    Raises:
+        BadInput: there is none.
+    """
+    from torchstone.streams import tokens
+
+    folder = _layout(path)
+    if folder is not None:
+        return tokens.read(folder)
+    card = _card(Path(path))
+    if "tokenizer" not in card:
+        raise BadInput(f"the model in {path} takes no text: it has no tokenizer")
+    return tokens.from_card(card["tokenizer"])
+
+
+def _card(folder: Path) -> dict:
+    from torchstone.engine import checkpoint
+
+    read_recipe(folder)
+    return checkpoint.find(folder / "checkpoint")[1]["card"]
+
+
+def _layout(path: str | Path) -> Path | None:
+    """The folder, if it is one in Hugging Face layout."""
+    from torchstone.hub import layout
+
+    folder = layout.fetch(str(path)) if str(path).startswith("hf:") else Path(path)
+    published = (folder / "config.json").exists() and not (folder / "recipe.json").exists()
+    return folder if published else None
+
+
+def _published(folder: Path):
+    """The model that a folder in Hugging Face layout describes."""
+    from torchstone.hub import layout
+
+    config, tensors = layout.read(folder)
+    try:
+        module = systems.find(layout.system(config))[0].module()
+        variant, arguments = module.from_config(config)
+    except BadInput as error:
+        raise BadInput(f"{folder}: {error}") from None
+    if hasattr(module, "suited"):  # what the weights hold beyond what the config says
+        arguments = module.suited(arguments, tensors)
+    try:
+        model = create(variant, **arguments)
+    except ValueError as error:
+        raise BadInput(f"{folder}: its config does not go together ({error})") from None
+    from torchstone.tasks.transfer import fill
+
+    fill(model, module.published(variant, tensors), f"the weights in {folder} do not fit")
+    return model.eval()
+
+
+def export_hf(path: str | Path, out: str | Path) -> Path:
+    """Write a run's model, and its tokenizer, as a folder that transformers loads.
+
+    The folder is read again before it is called done: the network must come back the same.
+
+    Raises:
+        BadInput: the system has no form there; `out` is not empty.
+        NotSaved: it could not be written; nothing is left behind.
+    """
+    from torchstone.hub.writing import write
+
+    model, card, entry = _opened(Path(path))
+    module = entry.module()
+    if not hasattr(module, "to_config"):
+        raise BadInput(f"{entry.name} has no form that transformers loads: use --format onnx")
+    config = module.to_config(card["arguments"])
+    if len(card.get("classes", ())) == config.get("num_labels"):
+        config["id2label"] = dict(enumerate(card["classes"]))
+        config["label2id"] = {name: i for i, name in enumerate(card["classes"])}
+    folder = Path(out)
+
+    def same(written: Path) -> None:
+        own, back = model.state_dict(), _published(written).state_dict()
+        if wrong := [k for k in own if k not in back or not own[k].equal(back[k])]:
+            raise BadInput(f"{folder} would not give back {wrong[0]}: nothing was written")
+
+    write(
+        folder,
+        config,
+        module.unpublished(card["variant"], model.state_dict()),
+        tokenizer=card.get("tokenizer"),
+        length=config.get("max_position_embeddings", config.get("n_positions")),
+        check=same,
+    )
+    return folder
 
 
 def _opened(folder: Path, device: str = "cpu"):
@@ -276,11 +371,13 @@ def predict(
     *,
     device: str = "auto",
     explain: str | Path | None = None,
+    **options,
 ) -> list[dict]:
     """What a run's model says of each input (for classifiers: image files or folders of them).
 
     Args:
         explain: a `.png` file to draw where in each picture the model sees its answer.
+        options: the system's own, such as `fill=True` of `bert`.
 
     Raises:
         BadInput: an input is missing or of another kind; the drawing has no folder, or is no `.png`.
@@ -289,6 +386,9 @@ def predict(
         _writable(Path(explain), (".png",), "explain")
     model, card, entry = _opened(Path(path), device)
     answer, draw = _use(entry, "predict"), None
+    known = inspect.signature(answer).parameters
+    if unknown := [name for name in options if name not in known]:
+        raise BadInput(f"{entry.name} predicts without {unknown[0]!r}")
     if explain is not None:
         draw = getattr(entry.module(), "explain", None)
         if draw is None and card.get("task") == "classify":
@@ -299,14 +399,32 @@ def predict(
             raise BadInput(
                 f"{path} is no model of pictures: there is nothing to explain by drawing"
             )
-    answers = answer(model, card, list(inputs))
+    answers = answer(model, card, list(inputs), **options)
     if draw is not None and explain is not None:
         draw(model, card, list(inputs), Path(explain))
     return answers
 
 
-def export(path: str | Path, *, out: str | Path) -> dict[str, Any]:
-    """Write a run's model for other programs: `model.onnx` (ONNX), or `model.pt2` (torch.export).
+def sample(path: str | Path, *, device: str = "auto", **options) -> list:
+    """What a run's model makes of nothing, or of a beginning: texts, for language models.
+
+    Args:
+        options: the system's own, such as `prompt`, `count`, `seed`, `length`, `temperature`, `top_k`
+            and `top_p` of `gpt`.
+    """
+    model, card, entry = _opened(Path(path), device)
+    function = _use(entry, "sample")
+    known = inspect.signature(function).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in known):
+        names = [p.name for p in known]
+        if unknown := [name for name in options if name not in names]:
+            raise BadInput(f"{entry.name} samples without {unknown[0]!r}")
+    return function(model, card, **options)
+
+
+def export(path: str | Path, *, out: str | Path, format: str | None = None) -> dict[str, Any]:
+    """Write a run's model for other programs: `model.onnx` (ONNX), `model.pt2` (torch.export), or with
+    the format `hf` a folder that transformers loads (`export_hf`).
 
     The file takes pictures as uint8, 0 to 255, and normalises them itself; its batch is of any size;
     its classes and how to frame a picture stand in it. It is put in place after it has been read back
@@ -320,6 +438,12 @@ def export(path: str | Path, *, out: str | Path) -> dict[str, Any]:
     """
     from torchstone import exports
 
+    if format == "hf":
+        return {"file": str(export_hf(path, out))}
+    if format not in (None, *(ending[1:] for ending in exports.ENDINGS)):
+        raise BadInput(f"no format {format!r}: known are onnx, pt2 and hf")
+    if format is not None and Path(out).suffix.lower() != f".{format}":
+        raise BadInput(f"{format} is written to a file that ends in .{format}, not {out}")
     _writable(Path(out), exports.ENDINGS, "export")
     model, card, entry = _opened(Path(path))
     return exports.export(model, card, entry.name, Path(out))

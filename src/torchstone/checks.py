@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchstone.parts.facts import Pair
 from torchstone.systems import System
 
 # relative to the largest value: a few roundings of the type, over sums of some thousand terms
@@ -54,7 +55,7 @@ def verify(entry: System) -> list[Check]:
             break
         if pair is None:
             break
-        checks += _parity(entry.name, number, *pair)
+        checks += _parity(entry.name, number, Pair(*pair))
     return checks
 
 
@@ -70,14 +71,16 @@ def _checked(system: str, name: str, measure, expected, tolerance: float) -> Che
     )
 
 
-def _parity(system: str, number: int, ours, theirs, inputs) -> list[Check]:
+def _parity(system: str, number: int, pair: Pair) -> list[Check]:
+    ours, theirs, inputs, names, optimiser, said = pair
     label = f"{getattr(ours, '__name__', type(ours).__name__)} = {getattr(theirs, '__name__', type(theirs).__name__)}"
+    label += said and f", {said}"
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
 
     def check(what: str, measure) -> Check:
-        dtype = next(
-            (x.dtype for x in inputs if isinstance(x, Tensor) and x.is_floating_point()), None
-        )
+        tensors = [*inputs, *(ours.parameters() if isinstance(ours, nn.Module) else ())]
+        floats = (x.dtype for x in tensors if isinstance(x, Tensor) and x.is_floating_point())
+        dtype = next(floats, None)
         tolerance = TOLERANCE.get(dtype or torch.float32, 1e-5)
         return _checked(system, f"{label} ({number}): {what}", measure, 0.0, tolerance)
 
@@ -89,8 +92,9 @@ def _parity(system: str, number: int, ours, theirs, inputs) -> list[Check]:
     ):
         # the reference may wrap the very same module: then it must not share its parameters
         theirs = copy.deepcopy(theirs)
-        checks.append(check("gradients", lambda: _gradients(ours, theirs, inputs)))
-        checks.append(check("after 3 steps of SGD", lambda: _steps(ours, theirs, inputs)))
+        checks.append(check("gradients", lambda: _gradients(ours, theirs, inputs, names)))
+        steps = f"after 3 steps of {getattr(optimiser, '__name__', optimiser)}"
+        checks.append(check(steps, lambda: _steps(ours, theirs, inputs, optimiser)))
     return checks
 
 
@@ -121,21 +125,26 @@ def _loss(output) -> Tensor:
     return (flat * torch.linspace(0.5, 1.5, len(flat), dtype=flat.dtype)).square().mean()
 
 
-def _gradients(ours: nn.Module, theirs: nn.Module, inputs) -> float:
+def _gradients(ours: nn.Module, theirs: nn.Module, inputs, names) -> float:
     columns = []
     for model in (ours, theirs):
         model.zero_grad()
         _loss(_run(model, inputs)).backward()
-        columns.append([p.grad for p in model.parameters() if p.requires_grad])
-    if any(g is None for column in columns for g in column):
-        raise ValueError("a parameter received no gradient")
-    return max(apart(a, b) for a, b in zip(*columns, strict=True))
+        columns.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    a, b = columns
+    if names is None:
+        b = dict(zip(a, b.values(), strict=True))
+    else:
+        b = names({name: grad for name, grad in b.items() if grad is not None})
+    if missing := [n for n, grad in a.items() if grad is None or b.get(n) is None]:
+        raise ValueError(f"no gradient of {missing[0]} to compare")
+    return max(apart(grad, b[name]) for name, grad in a.items())
 
 
-def _steps(ours: nn.Module, theirs: nn.Module, inputs) -> float:
+def _steps(ours: nn.Module, theirs: nn.Module, inputs, make) -> float:
     ours = copy.deepcopy(ours)
     for model in (ours, theirs):
-        optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-3)
+        optimiser = make([p for p in model.parameters() if p.requires_grad], lr=1e-3)
         for _ in range(3):
             optimiser.zero_grad()
             _loss(_run(model, inputs)).backward()

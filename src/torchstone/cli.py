@@ -112,7 +112,9 @@ def _dispatch(argv: list[str]) -> int:
 
     p = command("predict", "say what a run's model makes of each input")
     p.add_argument("run", metavar="RUN")
-    p.add_argument("inputs", metavar="INPUT", nargs="+", help="files, or folders of them")
+    p.add_argument("inputs", metavar="INPUT", nargs="*", help="files, folders of them, or texts")
+    p.add_argument("--examples", metavar="FILE", help="inputs and outputs, put before each text")
+    p.add_argument("--fill", metavar="TEXT", help="the likeliest words where TEXT says [MASK]")
     p.add_argument(
         "--explain",
         metavar="FILE.png",
@@ -121,6 +123,18 @@ def _dispatch(argv: list[str]) -> int:
     )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     p.add_argument("--json", action="store_true", help="as JSON, all probabilities")
+
+    p = command("sample", "let a run's model make something: texts, for language models")
+    p.add_argument("run", metavar="RUN")
+    p.add_argument("--prompt", metavar="TEXT", help="what the text begins with")
+    p.add_argument("-n", dest="count", metavar="N", type=_positive, help="how many")
+    p.add_argument("--length", metavar="N", type=_positive, help="tokens that are added")
+    p.add_argument("--temperature", metavar="X", type=float, help="below 1 likelier, above 1 odder")
+    p.add_argument("--top-k", metavar="N", type=int, help="only the likeliest N tokens")
+    p.add_argument("--top-p", metavar="X", type=float, help="only the likeliest that reach X")
+    p.add_argument("--seed", metavar="N", type=int, help="of what is drawn (default: 0)")
+    p.add_argument("--out", metavar="FILE", help="write it there")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
     p = command(
         "export",
@@ -133,7 +147,16 @@ def _dispatch(argv: list[str]) -> int:
     )
     p.add_argument("run", metavar="RUN")
     p.add_argument(
-        "--out", metavar="FILE", required=True, help="model.onnx (ONNX) or model.pt2 (torch.export)"
+        "--out",
+        metavar="FILE",
+        required=True,
+        help="model.onnx (ONNX), model.pt2 (torch.export), or with --format hf a new folder",
+    )
+    p.add_argument(
+        "--format",
+        metavar="NAME",
+        help="onnx, pt2 (by default what --out ends in), or hf: a folder that transformers loads "
+        "(bert, gpt, t5, vit)",
     )
     p.add_argument("--json", action="store_true", help="as JSON: what stands in the file")
 
@@ -303,11 +326,22 @@ def _eval(args) -> None:
 def _predict(args) -> None:
     from torchstone.api import predict
 
-    answers = predict(args.run, args.inputs, device=args.device, explain=args.explain)
+    options: dict[str, Any] = {} if args.fill is None else {"fill": True}
+    if args.examples is not None:
+        options["examples"] = args.examples
+    inputs = [*args.inputs, *([] if args.fill is None else [args.fill])]
+    if not inputs:
+        raise BadInput("predict what? Give files, or texts")
+    answers = predict(args.run, inputs, device=args.device, explain=args.explain, **options)
     if args.json:
         print(json.dumps(answers, indent=1))
         return
     for answer in answers:
+        if "text" in answer:
+            print(answer["text"])
+            for gap in answer.get("candidates", ()):
+                print("  " + ", ".join(f"{c['word']} ({c['probability']:.1%})" for c in gap))
+            continue
         print(f"{answer['input']}: {answer['label']} ({answer['probability']:.1%})")
     if args.explain:
         print(f"picture: {args.explain}")
@@ -316,9 +350,12 @@ def _predict(args) -> None:
 def _export(args) -> None:
     from torchstone.api import export
 
-    done = export(args.run, out=args.out)
+    done = export(args.run, out=args.out, format=args.format)
     if args.json:
         print(json.dumps(done, indent=1))
+        return
+    if "facts" not in done:
+        print(f"{'folder':<16} {done['file']}")
         return
     for way in ("input", "output"):
         tensor = done["facts"][way]
@@ -326,6 +363,26 @@ def _export(args) -> None:
         print(f"{way:<16} {tensor['name']}: {shape} ({tensor.get('values', tensor.get('use'))})")
     print(f"{'from the model':<16} {done['apart']:.1e} at most")
     print(f"{'file':<16} {done['file']} ({done['bytes'] / 1e6:.1f} MB)")
+
+
+def _sample(args) -> None:
+    from torchstone.api import sample
+
+    apart = ("command", "version", "run", "out")
+    options = {k: v for k, v in vars(args).items() if k not in apart and v is not None}
+    texts = sample(args.run, **options)
+    joined = "\n\n".join(texts)
+    if args.out is None:
+        print(joined)
+        return
+    try:
+        with open(args.out, "w", encoding="utf-8") as file:
+            file.write(joined + "\n")
+    except OSError as error:
+        raise BadInput(
+            f"cannot write {args.out} ({error.strerror}): choose another --out"
+        ) from None
+    print(args.out)
 
 
 def _compare(args) -> None:

@@ -104,8 +104,10 @@ def escaped(text: str) -> str:
 def variants(module: Any) -> list[list[str]]:
     rows = []
     for name, (make, shape) in module.VARIANTS.items():
-        large = shape[-1] > 64  # counted, not made
-        with torch.device("meta" if large else "cpu"):
+        made = (
+            len(shape) == 3 and shape[-1] <= 64
+        )  # some of the small ones cannot be counted unmade
+        with torch.device("cpu" if made else "meta"):
             rows.append([f"`{name}`", f"{parameters(make()):,}", "×".join(map(str, shape))])
     return rows
 
@@ -133,6 +135,7 @@ def commands(module: Any, name: str) -> list[str]:
     uses = {
         "predict": f"torchstone predict {folder} INPUT",
         "evaluate": f"torchstone eval {folder}",
+        "sample": f"torchstone sample {folder}",
     }
     return [
         *trains,

@@ -1,9 +1,13 @@
 """The libraries our networks are held against. Only checks need them: `pip install torchstone[test]`."""
 
 import importlib
+import random
+from collections.abc import Callable, Iterator
 from types import ModuleType
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from torchstone.errors import BadInput
 
@@ -33,6 +37,149 @@ def timm() -> ModuleType:
     """timm, which imports torchvision."""
     torchvision()
     return _imported("timm")
+
+
+def transformers() -> ModuleType:
+    """transformers, whose picture code looks for torchvision."""
+    torchvision()
+    return _imported("transformers")
+
+
+class Answering(nn.Module):
+    """A library's network, answering with tensors: `take(network, *inputs)`. Its weights are `net.…`."""
+
+    def __init__(self, net: nn.Module, take: Callable[..., Any]):
+        super().__init__()
+        self.net, self.take = net, take
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.take(self.net, *inputs)
+
+
+def ours(published: Callable[[str, dict[str, Tensor]], dict[str, Tensor]]) -> Callable:
+    """From the names of an `Answering` network's tensors to ours."""
+    return lambda tensors: published("", {n.removeprefix("net."): t for n, t in tensors.items()})
+
+
+def vits(count: int, seed: int = 0) -> Iterator[tuple[nn.Module, dict[str, Any]]]:
+    """Vision transformers drawn with a fixed seed: torchvision's, timm's, and transformers' with and
+    without classes, in turn; each with its config (transformers') or our arguments."""
+    draw = random.Random(seed)
+    for number in range(count):
+        heads, depth, patch = draw.choice([1, 2, 3, 5]), draw.randint(1, 3), draw.choice([2, 4, 7])
+        width, size, classes = (
+            heads * draw.choice([4, 8]),
+            patch * draw.randint(2, 4),
+            number % 5 + 2,
+        )
+        inner, bias = draw.choice([2, 3]) * width, draw.random() < 0.5
+        shape = {"width": width, "depth": depth, "heads": heads, "inner": inner, "size": size}
+        shape |= {"patch": patch, "num_classes": classes}
+        if number % 4 == 0:
+            make = torchvision().models.VisionTransformer
+            yield make(size, patch, depth, heads, width, inner, num_classes=classes), shape
+        elif number % 4 == 1:
+            more = {"embed_dim": width, "depth": depth, "num_heads": heads, "qkv_bias": bias}
+            make = timm().models.VisionTransformer
+            net = make(size, patch, 3, classes, mlp_ratio=inner / width, **more)
+            yield net, {**shape, "qkv_bias": bias}
+        else:
+            made = "ViTModel" if number % 4 == 2 else "ViTForImageClassification"
+            config = transformers().ViTConfig(
+                hidden_size=width,
+                num_hidden_layers=depth,
+                num_attention_heads=heads,
+                intermediate_size=inner,
+                hidden_act=draw.choice(["gelu", "relu", "gelu_new", "silu"]),
+                image_size=size,
+                patch_size=patch,
+                qkv_bias=bias,
+                num_labels=classes,
+                architectures=[made],
+            )
+            pooler = {"add_pooling_layer": False} if number % 4 == 2 else {}
+            yield getattr(transformers(), made)(config, **pooler), config.to_dict()
+
+
+def gpts(count: int, seed: int = 0) -> Iterator[Any]:
+    """transformers' GPT-2 and GPT-1 with their heads, drawn with a fixed seed, in turn."""
+    draw = random.Random(seed)
+    for number in range(count):
+        heads, vocabulary = draw.choice([1, 2, 3, 5]), draw.randint(11, 60)
+        common: dict[str, Any] = {
+            "n_head": heads,
+            "n_embd": heads * draw.choice([4, 6, 8]),
+            "n_layer": draw.randint(1, 3),
+            "n_positions": draw.randint(8, 20),
+            "vocab_size": vocabulary,
+            "layer_norm_epsilon": draw.choice([1e-5, 1e-4]),
+            "bos_token_id": None,
+            "eos_token_id": None,
+        }
+        if number % 3 == 2:
+            activation = draw.choice(["gelu", "relu", "silu"])
+            config = transformers().OpenAIGPTConfig(**common, afn=activation)
+            yield transformers().OpenAIGPTLMHeadModel(config)
+        else:
+            config = transformers().GPT2Config(
+                **common,
+                activation_function=draw.choice(["gelu_new", "gelu", "relu", "silu", "tanh"]),
+                n_inner=draw.choice([None, 3 * common["n_embd"] + 1]),
+                tie_word_embeddings=draw.random() < 0.5,
+                scale_attn_weights=draw.random() < 0.7,
+                scale_attn_by_inverse_layer_idx=draw.random() < 0.5,
+            )
+            yield transformers().GPT2LMHeadModel(config)
+
+
+class _Exact(nn.Module):
+    """The norm of T5, whose own class takes the mean square in float32 whatever it is given."""
+
+    def __init__(self, norm: Any):
+        super().__init__()
+        self.weight, self.eps = norm.weight, norm.variance_epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+
+
+def t5s(count: int, exact: int, seed: int = 0) -> Iterator[Any]:
+    """transformers' T5 drawn with a fixed seed: 1.0 and 1.1 in turn, the first `exact` in float64.
+
+    Version 1.1 is given the output matrix of its own that this class no longer makes.
+    """
+    draw = random.Random(seed)
+    for number in range(count):
+        second = number % 3 > 0
+        config = transformers().T5Config(
+            vocab_size=draw.randint(11, 60),
+            d_model=draw.choice([8, 12, 20]),
+            d_kv=draw.choice([3, 4, 8]),
+            d_ff=draw.choice([16, 30]),
+            num_layers=draw.randint(1, 3),
+            num_decoder_layers=draw.randint(1, 3),
+            num_heads=draw.choice([1, 2, 3, 5]),
+            relative_attention_num_buckets=draw.choice([8, 32]),
+            relative_attention_max_distance=draw.choice([20, 128]),
+            layer_norm_epsilon=draw.choice([1e-6, 1e-4]),
+            feed_forward_proj=draw.choice(["gated-gelu", "gated-silu"]) if second else "relu",
+            tie_word_embeddings=not second,
+            decoder_start_token_id=draw.choice([0, 3]),
+            dropout_rate=0.0,
+        )
+        net = transformers().T5ForConditionalGeneration(config)
+        if second and number % 2:
+            net.lm_head.weight = nn.Parameter(torch.empty_like(net.lm_head.weight))
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.normal_(std=0.3)
+        if number < exact:
+            for module in list(net.modules()):
+                for name, child in list(module.named_children()):
+                    if type(child).__name__ == "T5LayerNorm":
+                        setattr(module, name, _Exact(child))
+            net = net.double()
+        yield net
 
 
 def _imported(name: str) -> ModuleType:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from torchstone import systems
 from torchstone.fields import comments
+from torchstone.parts.facts import example, parameters
 from torchstone.parts.facts import layers as parts
-from torchstone.parts.facts import parameters
 from torchstone.parts.receptive import Receptive
 from torchstone.records import of_system
 
@@ -41,8 +41,8 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
 
     order: list[tuple[str, nn.Module, tuple[int, ...], int | str | None]] = []
     hooks = []
-    inputs = torch.zeros(1, *shape)
-    sight = Receptive(inputs) if len(shape) == 3 else None
+    inputs = example(model, shape)
+    sight = Receptive(inputs[0]) if len(shape) == 3 else None
     for name, module in parts(model):
 
         def note(module, inputs, output, name=name):
@@ -59,7 +59,7 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
             FlopCounterMode(display=False) as counter,
             sight or contextlib.nullcontext(),
         ):
-            model(inputs)
+            model(*inputs)
     finally:
         for hook in hooks:
             hook.remove()

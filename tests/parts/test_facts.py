@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from torchstone.parts.ema import average
-from torchstone.parts.facts import macs, parameters
+from torchstone.parts.facts import example, macs, parameters
 
 
 def test_parameters_counts_tied_ones_once_and_frozen_ones_not():
@@ -33,3 +33,24 @@ def test_average_is_the_recursion():
         kept.update_parameters(model)
         expected = value if expected is None else 0.75 * expected + 0.25 * value
     assert float(kept.module.weight) == expected
+
+
+class Pairwise(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(7, 3)
+        self.out = nn.Linear(3, 5)
+
+    def forward(self, source, target, mask=None):
+        return self.out(self.words(source) + self.words(target))
+
+
+def test_an_example_is_what_a_network_takes():
+    (picture,) = example(nn.Conv2d(2, 3, 1).double(), (2, 6, 6), 4)
+    assert picture.shape == (4, 2, 6, 6)
+    assert picture.dtype == torch.float64
+    model = Pairwise()
+    source, target = example(model, (11,), 2)
+    assert source.shape == target.shape == (2, 11)
+    assert source.dtype == torch.int64
+    assert macs(model, (2, 11)) == 2 * 11 * 3 * 5

@@ -1,10 +1,11 @@
 """Published figures that need no training, and the counts they are checked with."""
 
+import inspect
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Fact(NamedTuple):
@@ -14,6 +15,24 @@ class Fact(NamedTuple):
     measure: Callable[[], object]
     published: object
     tolerance: float = 0.0
+
+
+class Pair(NamedTuple):
+    """Two networks that must agree, for `reference()` where a plain tuple of the first three says too little.
+
+    Args:
+        names: from theirs to ours: named tensors (weights, or their gradients) in, named tensors out.
+            Without it, parameters are compared in their order.
+        optimiser: the rule of the three steps.
+        label: what is special about this pair.
+    """
+
+    ours: Any
+    theirs: Any
+    inputs: Any
+    names: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.SGD
+    label: str = ""
 
 
 def parameters(module: nn.Module) -> int:
@@ -35,15 +54,30 @@ def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
+def example(module: nn.Module, shape: tuple[int, ...], batch: int = 1) -> tuple[Tensor, ...]:
+    """Inputs that `module` takes: zeros of `shape` (without the batch), one for each input it has to have.
+
+    A network that looks up embeddings and is given rows, not pictures, gets tokens: int64, all id 0.
+    """
+    first = next(module.parameters())
+    tokens = len(shape) == 1 and any(isinstance(m, nn.Embedding) for m in module.modules())
+    wanted = inspect.signature(module.forward).parameters.values()
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    count = sum(each.default is each.empty and each.kind in plain for each in wanted)
+    dtype = torch.int64 if tokens else first.dtype
+    made = torch.zeros(batch, *shape, device=first.device, dtype=dtype)
+    return (made,) * max(1, count)
+
+
 def macs(module: nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-accumulates of one forward pass on `shape`, matrix products and convolutions only."""
+    """Multiply-accumulates of one forward pass on `shape` (with the batch), matrix products and
+    convolutions only."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    first = next(module.parameters())
-    inputs = torch.zeros(shape, device=first.device, dtype=first.dtype)
+    inputs = example(module, shape[1:], shape[0])
     was_training = module.training
     module.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(inputs)
+        module(*inputs)
     module.train(was_training)
     return counter.get_total_flops() // 2

@@ -52,6 +52,11 @@ CATALOGUE = (
     System("senet", "convolutional", "SENet", "Hu, Shen, Albanie, Sun and Wu, arXiv:1709.01507", 2017, ("seresnet18", "seresnet34", "seresnet50", "seresnet101", "seresnet152", "seresnet50_paper", "seresnet101_paper", "seresnet152_paper", "seresnet20_cifar"), ("mnist5k", "cifar20", "smoke")),
     System("cbam", "convolutional", "CBAM", "Woo, Park, Lee and Kweon, arXiv:1807.06521", 2018, ("cbam_resnet18", "cbam_resnet34", "cbam_resnet50", "cbam_resnet101", "cbam_resnet20_cifar"), ("mnist5k", "cifar20", "smoke")),
     System("efficientnet", "convolutional", "EfficientNet", "Tan and Le, ICML, arXiv:1905.11946", 2019, ("efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_lite0"), ("mnist5k", "imagenet", "smoke")),
+    System("transformer", "transformer", "Transformer", "Vaswani, Shazeer, Parmar et al., arXiv:1706.03762", 2017, ("transformer_base", "transformer_big", "transformer_small", "transformer_mini", "transformer_tiny"), ("translate", "multi30k_cpu", "multi30k", "paper", "copy", "smoke")),
+    System("gpt", "transformer", "GPT", "Radford, Wu, Child et al., Language Models are Unsupervised Multitask Learners", 2019, ("gpt_char_cpu", "gpt_char", "gpt1", "gpt2", "gpt2_medium", "gpt2_large", "gpt2_xl", "gpt3_small", "gpt3_medium", "gpt3_large", "gpt3_xl", "gpt3_2_7b", "gpt3_6_7b", "gpt3_13b", "gpt3_13b_paper", "gpt3_175b"), ("shakespeare", "shakespeare_nanogpt", "shakespeare_gpu", "smoke")),
+    System("bert", "transformer", "BERT", "Devlin, Chang, Lee and Toutanova, arXiv:1810.04805", 2018, ("bert_base", "bert_base_cased", "bert_large", "bert_large_cased", "bert_medium", "bert_small", "bert_mini", "bert_tiny"), ("sentiment", "masked", "paper", "smoke")),
+    System("t5", "transformer", "T5", "Raffel, Shazeer, Roberts et al., arXiv:1910.10683", 2019, ("t5_small", "t5_base", "t5_large", "t5_3b", "t5_11b", "t5_v1_1_small", "t5_v1_1_base", "t5_v1_1_large", "t5_mini", "t5_tiny"), ("denoise", "texts", "grammar", "smoke")),
+    System("vit", "transformer", "ViT", "Dosovitskiy, Beyer, Kolesnikov et al., arXiv:2010.11929", 2020, ("vit_b_16", "vit_ti_16", "vit_s_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14", "vit_cifar", "vit_mnist"), ("mnist5k", "cifar10", "smoke")),
 )
 # fmt: on
 

@@ -94,14 +94,23 @@ def fill(
     """Load `tensors`, all of them or none; a head for another number of classes is left as it is, and
     the names of its tensors are returned."""
     own = model.state_dict()
+    # a parameter with two names is whole with one of them
+    where = {key: (value.data_ptr() or key, value.shape) for key, value in own.items()}
+    first = {place: key for key, place in where.items() if key in tensors}
+    tied = {key: first.get(place, key) for key, place in where.items()}
     # older files do not count the batches that went into running statistics; nothing uses it
-    needed = [key for key in own if not key.endswith("num_batches_tracked")]
+    needed = [k for k in own if not k.endswith("num_batches_tracked") and tied[k] not in tensors]
     differs = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
     fresh = [k for k in differs if k.startswith(head)] if head else []
     wrong = {
-        "missing": [k for k in needed if k not in tensors],
+        "missing": needed,
         "unknown": [k for k in tensors if k not in own],
         "of another shape": [k for k in differs if k not in fresh],
+        "not the same though tied": [
+            k
+            for k, other in tied.items()
+            if k in tensors and k not in differs and not tensors[k].equal(tensors[other])
+        ],
     }
     said = [
         f"{w}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for w, keys in wrong.items() if keys

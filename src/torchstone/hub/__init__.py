@@ -1,0 +1,1 @@
+"""Published weights: folders in Hugging Face layout, read and written."""

@@ -1,0 +1,206 @@
+"""Folders in Hugging Face layout: `config.json`, weights in one file or in shards, tokenizer files.
+
+Only what the config states is believed, and all of it: a setting that a system does not implement is
+refused by its name, since a network that leaves it out would give other numbers without a word.
+"""
+
+import json
+import pickle
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from torchstone.errors import BadInput, nearest
+
+# which of our systems a config's `model_type` is
+SYSTEMS = {"bert": "bert", "gpt2": "gpt", "openai-gpt": "gpt", "t5": "t5", "vit": "vit"}
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there; or its index
+# what a config may say without changing a number that the network gives
+NEUTRAL = {
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_name_or_path",
+    "architectures",
+    "attn_implementation",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "cls_token_id",
+    "dtype",
+    "eos_token_id",
+    "finetuning_task",
+    "gradient_checkpointing",
+    "id2label",
+    "initializer_factor",
+    "initializer_range",
+    "keys_to_ignore_at_inference",
+    "label2id",
+    "mask_token_id",
+    "model_type",
+    "output_past",
+    "return_dict",
+    "sep_token_id",
+    "task_specific_params",
+    "tokenizer_class",
+    "torch_dtype",
+    "transformers_version",
+    "unk_token_id",
+    "use_cache",
+}
+# what is implemented at one value only, in every system
+FIXED: Mapping[str, Any] = {
+    "add_cross_attention": False,
+    "cross_attention_hidden_size": None,
+    "is_decoder": False,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "problem_type": (None, "single_label_classification"),
+    "pruned_heads": ({}, None),
+    "quantization_config": None,
+    "tie_encoder_decoder": False,
+    "torchscript": False,
+}
+
+
+def system(config: Mapping[str, Any]) -> str:
+    """The system that a config is of.
+
+    Raises:
+        BadInput: it says no family, or one that is not here.
+    """
+    family = config.get("model_type")
+    if family not in SYSTEMS:
+        known = ", ".join(SYSTEMS)
+        said = "names no model_type" if family is None else f"is of model_type {family!r}"
+        raise BadInput(f"the config {said}; those read here: {known}")
+    return SYSTEMS[family]
+
+
+def refuse_others(
+    config: Mapping[str, Any], used: Collection[str], only: Mapping[str, Any] = {}
+) -> None:
+    """Let a config pass if every setting is used, or cannot matter, or has the value we implement.
+
+    Args:
+        used: settings that the system follows.
+        only: settings with the value that the system implements, or a tuple of several.
+
+    Raises:
+        BadInput: it has another one; the first is named with its value.
+    """
+    only = {**FIXED, **only}
+    for name, value in config.items():
+        if name in used or (name in NEUTRAL and name not in only):
+            continue
+        if name not in only:
+            raise BadInput(f"the config sets {name} = {value!r}, which is not implemented here")
+        good = only[name] if isinstance(only[name], tuple) else (only[name],)
+        if value not in good:
+            able = " or ".join(map(repr, good))
+            raise BadInput(f"the config sets {name} = {value!r}; implemented here is {able}")
+
+
+def number(config: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """A setting of the config that has to be a finite number of at least 0; `default` where it is not set.
+
+    Raises:
+        BadInput: it is not set and has no default, or is no such number.
+    """
+    value = config.get(name, default)
+    if value is None:
+        raise BadInput(f"the config does not say {name}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e18:
+        raise BadInput(f"the config sets {name} = {value!r}, which is no number of at least 0")
+    return value
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Config and weights of a folder, by the names they have there.
+
+    Raises:
+        BadInput: no such folder; a file is missing (which), damaged, or holds code.
+    """
+    config = _json(folder / "config.json")
+    for name in WEIGHTS:
+        if (folder / name).exists():
+            return config, _tensors(folder / name)
+        if (folder / f"{name}.index.json").exists():
+            return config, _shards(folder / f"{name}.index.json")
+    raise BadInput(f"{folder} has a config but no weights: {' or '.join(WEIGHTS)} should be there")
+
+
+def fetch(spec: str) -> Path:
+    """The folder of `hf:ORG/NAME` on this machine, fetched if it was not: safetensors where there are.
+
+    Raises:
+        BadInput: huggingface_hub is not installed; there is no such name, or no way to it.
+    """
+    name = spec.removeprefix("hf:")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise BadInput(f"{spec} needs huggingface_hub: pip install 'torchstone[hf]'") from None
+    small = ["*.json", "*.txt", "*.model"]
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=[*small, "model*.safetensors"]))
+        if not any(folder.glob("model*.safetensors")):
+            folder = Path(snapshot_download(name, allow_patterns=[*small, "pytorch_model*.bin"]))
+    except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(f"cannot fetch {spec}: {said}") from None
+    return folder
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        raise BadInput(f"{file.parent} holds no {file.name}: give a folder in Hugging Face layout")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise BadInput(f"{file} cannot be read ({error}): fetch it again") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{file} holds {type(content).__name__}, not an object of settings")
+    return content
+
+
+def _shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of an index, out of the files it names."""
+    places = _json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
+        raise BadInput(f"{index} has no weight_map from names to files")
+    tensors: dict[str, Tensor] = {}
+    shards = sorted(set(places.values()))
+    for shard in shards:
+        file = index.parent / shard
+        if Path(shard).name != shard:
+            raise BadInput(f"{index} names {shard!r}, which lies outside its folder")
+        if not file.exists():
+            raise BadInput(f"{index.parent} lacks the shard {shard}, one of {len(shards)}")
+        held = _tensors(file)
+        wanted = [name for name, place in places.items() if place == shard]
+        if lost := [name for name in wanted if name not in held]:
+            said = nearest(lost[0], held)
+            raise BadInput(f"{file} should hold {lost[0]}, by {index.name}, but does not ({said})")
+        tensors |= {name: held[name] for name in wanted}
+    return tensors
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(file, framework="pt") as opened:
+                return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise BadInput(f"{file} is not a whole safetensors file: {error}") from None
+    try:
+        tensors = torch.load(file, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError:
+        raise BadInput(f"{file} holds code and was refused unread: look for safetensors") from None
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise BadInput(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
+        raise BadInput(f"{file} is not a state dict (names with tensors)")
+    return tensors

@@ -1,0 +1,41 @@
+"""Other libraries' names of weights to ours and back."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+def renamed(tensors: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """Every rule (pattern, replacement) applied in turn to every name."""
+    new: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        new[name] = tensor
+    return new
+
+
+def fused(tensors: Mapping[str, Tensor], parts: str = "qkv") -> dict[str, Tensor]:
+    """`….q.…`, `….k.…` and `….v.…` as one `….qkv.…`; where one is missing they stay as they are."""
+    new = dict(tensors)
+    for name in tensors:
+        if f".{parts[0]}." in name:
+            names = [name.replace(f".{parts[0]}.", f".{part}.") for part in parts]
+            if all(each in tensors for each in names):
+                whole = torch.cat([new.pop(each) for each in names])
+                new[name.replace(f".{parts[0]}.", f".{parts}.")] = whole
+    return new
+
+
+def parted(tensors: Mapping[str, Tensor], parts: str = "qkv") -> dict[str, Tensor]:
+    """The reverse of `fused`."""
+    new: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if f".{parts}." not in name:
+            new[name] = tensor
+            continue
+        for part, piece in zip(parts, tensor.chunk(len(parts)), strict=True):
+            new[name.replace(f".{parts}.", f".{part}.")] = piece.contiguous()
+    return new

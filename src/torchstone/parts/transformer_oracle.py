@@ -1,0 +1,175 @@
+"""A transformer of torch's own classes, `nn.Transformer` and its layers, to hold one of ours against."""
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchstone.parts.facts import Pair
+
+Names = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+NAMES = {
+    "transformer.": "",
+    "layers.": "",
+    "self_attn.in_proj_": "attention.qkv.",
+    "self_attn.out_proj.": "attention.out.",
+    "multihead_attn.in_proj_": "cross.qkv.",
+    "multihead_attn.out_proj.": "cross.out.",
+    "linear1.": "feed_forward.up.",
+    "linear2.": "feed_forward.down.",
+}
+
+
+def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Named tensors of `nn.Transformer` or of its layers by our names, of parts in their order."""
+    found = {}
+    for key, tensor in tensors.items():
+        for theirs, ours in NAMES.items():
+            key = key.replace(theirs, ours)
+        found[key] = tensor
+    return found
+
+
+class Reference(nn.Module):
+    """Encoder, decoder, one embedding for all, and positions from the formula in another form.
+
+    What `pad` fills up is hidden in sources and targets alike.
+    """
+
+    def __init__(
+        self, vocabulary: int, width: int, heads: int, inner: int, layers: int, pad: int = 0
+    ):
+        super().__init__()
+        self.pad = pad
+        encoder = nn.TransformerEncoderLayer(width, heads, inner, 0.0, batch_first=True)
+        decoder = nn.TransformerDecoderLayer(width, heads, inner, 0.0, batch_first=True)
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.transformer = nn.Transformer(
+            width,
+            heads,
+            custom_encoder=nn.TransformerEncoder(encoder, layers, enable_nested_tensor=False),
+            custom_decoder=nn.TransformerDecoder(decoder, layers),
+            batch_first=True,
+        )
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        width = self.embedding.embedding_dim
+        place = torch.arange(tokens.shape[1], dtype=torch.float64)[:, None]
+        turns = torch.exp(1j * place / 10_000 ** (torch.arange(0, width, 2) / width).double())
+        positions = torch.stack([turns.imag, turns.real], 2).flatten(1)
+        return self.embedding(tokens) * width**0.5 + positions.to(self.embedding.weight)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        hidden = source == self.pad
+        last = self.transformer(
+            self.embed(source),
+            self.embed(target),
+            tgt_mask=future(target.shape[1]),
+            src_key_padding_mask=hidden,
+            memory_key_padding_mask=hidden,
+            tgt_key_padding_mask=target == self.pad,
+        )
+        return last @ self.embedding.weight.T
+
+
+def future(length: int) -> Tensor:
+    return torch.ones(length, length).triu(1).bool()
+
+
+class Call(nn.Module):
+    """A module called in some way of its own."""
+
+    def __init__(self, model: nn.Module, call: Callable[..., Tensor | tuple]):
+        super().__init__()
+        self.model, self.call, self.__name__ = model, call, type(model).__name__
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple:
+        return self.call(self.model, *inputs)
+
+
+def judged(model: nn.Module, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits where a token is to be foretold, and the smoothed loss of those, written out."""
+    labels = target[:, 1:].flatten()
+    logits = model(source, target[:, :-1]).flatten(0, 1)[labels != 0]
+    logs = logits.log_softmax(-1)
+    label = F.one_hot(labels[labels != 0], logs.shape[1])
+    wanted = 0.9 * label + 0.1 / logs.shape[1]
+    return logits, -(wanted * logs).sum(1).mean()
+
+
+def pairs(whole: type, encoder: type, decoder: type, names: Names) -> Iterator[Pair]:
+    """Six networks of sizes drawn at random, then an encoder and a decoder layer of the last size.
+
+    Args:
+        whole: made with `Reference`'s arguments, dropout and pad by name.
+        encoder, decoder: made with width, heads and inner; called with (x, mask) and
+            (x, memory, mask), masks (batch, 1, 1, places).
+        names: named tensors of torch's classes to ours.
+    """
+    generator = torch.Generator().manual_seed(2017)
+
+    def draw(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=generator)
+
+    def inside(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        inner = {key.removeprefix("model."): value for key, value in tensors.items()}
+        return {f"model.{key}": value for key, value in names(inner).items()}
+
+    def pair(ours, theirs, calls, inputs, said: str) -> Pair:
+        with torch.no_grad():
+            for parameter in theirs.parameters():  # biases and norms start trivially
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter += 0.2 * noise.to(parameter)
+        ours.load_state_dict(names(theirs.state_dict()))
+        ours, theirs = Call(ours, calls[0]), Call(theirs, calls[1])
+        return Pair(ours, theirs, inputs, inside, torch.optim.AdamW, said)
+
+    for number in range(6):
+        dtype = torch.float32 if number in (4, 5) else torch.float64
+        heads, inner, layers = (int(draw(low, high)) for low, high in ((1, 6), (5, 40), (1, 4)))
+        width, size = 2 * heads * int(draw(1, 6)), int(draw(9, 40))
+        sizes, rows = (size, width, heads, inner, layers), int(draw(2, 5))
+        source, target = (draw(1, size, rows, int(draw(4, 12))) for _ in range(2))
+        for tokens in (source, target):
+            lengths = draw(2, tokens.shape[1] + 1, rows)
+            lengths[0] = tokens.shape[1]
+            tokens[torch.arange(tokens.shape[1]) >= lengths[:, None]] = 0
+        said = f"{layers} layers of {width}, {heads} heads, {inner} inner, {dtype}"
+        with default(dtype):
+            ours, theirs = whole(*sizes, dropout=0.0, pad=0), Reference(*sizes)
+            yield pair(ours, theirs, (judged, judged), (source, target), said)
+    hidden = source == 0
+    for dtype in (torch.float64, torch.float32):
+        said = f"width {width}, {heads} heads, {inner} inner, {dtype}"
+        with default(dtype):
+            x, memory = (torch.randn(*tokens.shape, width) for tokens in (target, source))
+            theirs = nn.TransformerEncoderLayer(width, heads, inner, 0.0, batch_first=True)
+            calls = (
+                lambda layer, x, hidden: layer(x, ~hidden[:, None, None]),
+                lambda layer, x, hidden: layer(x, src_key_padding_mask=hidden),
+            )
+            ours = encoder(width, heads, inner)
+            yield pair(ours, theirs, calls, (memory, hidden), f"encoder layer, {said}")
+            theirs = nn.TransformerDecoderLayer(width, heads, inner, 0.0, batch_first=True)
+            calls = (
+                lambda layer, x, memory, hidden: layer(x, memory, ~hidden[:, None, None]),
+                lambda layer, x, memory, hidden: layer(
+                    x, memory, future(x.shape[1]), memory_key_padding_mask=hidden
+                ),
+            )
+            ours = decoder(width, heads, inner)
+            yield pair(ours, theirs, calls, (x, memory, hidden), f"decoder layer, {said}")
+
+
+@contextlib.contextmanager
+def default(dtype: torch.dtype) -> Generator[None, None, None]:
+    """Networks made within are of this type, their buffers too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,80 @@
+"""Text files whose lines, or columns, belong together."""
+
+import gzip
+import zlib
+from pathlib import Path
+
+from torchstone.errors import BadInput
+
+Pairs = list[tuple[str, str]]
+
+HEADERS = {("source", "target"), ("input", "output"), ("text", "translation")}
+
+
+def lines(file: Path) -> list[str]:
+    """The lines of a text file, without what surrounds them."""
+    if not file.is_file():
+        raise BadInput(f"{file} does not exist; give a text file, one sentence a line")
+    data = file.read_bytes()
+    if file.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise BadInput(f"{file} is no whole gzip file: {error}") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        byte = data[error.start]
+        raise BadInput(
+            f"line {line} of {file} is not UTF-8 (byte 0x{byte:02x}): convert the file to UTF-8"
+        ) from None
+    # not splitlines(), for which more than a newline ends a line: the two files would fall out of step
+    lines = [line.strip() for line in text.split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines:
+        raise BadInput(f"{file} is empty; give a text file, one sentence a line")
+    return lines
+
+
+def aligned(first: Path, second: Path) -> Pairs:
+    sides = lines(first), lines(second)
+    if len(sides[0]) != len(sides[1]):
+        raise BadInput(
+            f"{first.name} has {len(sides[0])} lines, {second.name} {len(sides[1])}: line i of one "
+            "must be the translation of line i of the other"
+        )
+    return whole(list(zip(*sides, strict=True)), (str(first), str(second)))
+
+
+def whole(pairs: Pairs, names: tuple[str, str]) -> Pairs:
+    """Lines that are empty on both sides go; those empty on one side are an error."""
+    for number, pair in enumerate(pairs, 1):
+        if bool(pair[0]) != bool(pair[1]):
+            side = names[bool(pair[0])]
+            raise BadInput(
+                f"line {number} of {side} is empty, its partner is not: fill or cut both"
+            )
+    return [pair for pair in pairs if pair[0]]
+
+
+def columns(file: Path, source: str, target: str) -> tuple[Pairs, tuple[str, str]]:
+    """Two columns of a tab-separated file: the named ones where a header names them, else the first."""
+    rows = [line.split("\t") for line in lines(file)]
+    header = [cell.strip() for cell in rows[0]]
+    places, names = (0, 1), (source, target)
+    if source and target and {source, target} <= set(header):
+        places, rows = (header.index(source), header.index(target)), rows[1:]
+    elif tuple(cell.lower() for cell in header[:2]) in HEADERS:
+        rows = rows[1:]
+    pairs = []
+    for number, row in enumerate(rows, 1):
+        if len(row) <= max(places) and any(row):
+            raise BadInput(
+                f"row {number} of {file} has {len(row)} column{'s' * (len(row) > 1)}, not "
+                f"{max(places) + 1}: source and target, with a tab between them"
+            )
+        first, second = (row[i].strip() if len(row) > i else "" for i in places)
+        pairs.append((first, second))
+    return whole(pairs, (f"column {places[0] + 1} of {file}", f"column {places[1] + 1}")), names
