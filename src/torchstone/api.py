@@ -275,7 +275,7 @@ def read_recipe(folder: Path):
 
 def _execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool, *, fresh: bool):
     """Build the recipe's runs and fit them one after another."""
-    from torchstone.engine import checkpoint, parallel
+    from torchstone.engine import checkpoint, generators, parallel
     from torchstone.engine.folder import finish, start
     from torchstone.engine.run import Clock, fit, pass_over
 
@@ -290,9 +290,11 @@ def _execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool,
     # a generator: a later stage is only built once the earlier one is trained
     for stage, run in enumerate(entry.module().build(recipe)):
         if stage == 0 and fresh and parallel.rank() == 0:
+            before = generators.snapshot()  # what these import draws from Python's
             start(folder, entry.name, recipe_name, recipe, clock)
             if not quiet and "data" in run.card:
                 _say(run.card["data"])
+            generators.restore(before)
         parallel.barrier()
         if stage < reached:
             pass_over(run, folder / "stages" / str(stage))
@@ -482,6 +484,10 @@ def verify(name: str | None = None) -> list:
 
 
 def _say(line: str) -> None:
+    from torchstone.engine import generators
+
+    before = generators.snapshot()  # what it imports draws from Python's
     from rich.console import Console
 
+    generators.restore(before)
     Console(stderr=True).print(line, markup=False, soft_wrap=True)

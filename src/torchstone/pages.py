@@ -104,9 +104,7 @@ def escaped(text: str) -> str:
 def variants(module: Any) -> list[list[str]]:
     rows = []
     for name, (make, shape) in module.VARIANTS.items():
-        made = (
-            len(shape) == 3 and shape[-1] <= 64
-        )  # some of the small ones cannot be counted unmade
+        made = len(shape) == 3 and shape[-1] <= 64  # some cannot be counted unmade
         with torch.device("cpu" if made else "meta"):
             rows.append([f"`{name}`", f"{parameters(make()):,}", "×".join(map(str, shape))])
     return rows

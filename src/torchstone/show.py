@@ -68,10 +68,22 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
         key.split(".", 1)[-1]: sum(each.values()) // 2
         for key, each in counter.get_flop_counts().items()
     }
+    # one that two layers share is counted where it comes first
+    owner: dict[int, str] = {}
+    for name, module, *_ in order:
+        for p in module.parameters():
+            owner.setdefault(id(p), name)
     return [
-        Layer(name, type(module).__name__, out, parameters(module), counts.get(name, 0), seen)
+        Layer(
+            name, type(module).__name__, out, _own(name, module, owner), counts.get(name, 0), seen
+        )
         for name, module, out, seen in order
     ]
+
+
+def _own(name: str, module: nn.Module, owner: dict[int, str]) -> int:
+    mine = (p for p in module.parameters() if p.requires_grad and owner[id(p)] == name)
+    return sum(p.numel() for p in mine)
 
 
 def show(name: str) -> None:

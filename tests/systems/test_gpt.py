@@ -349,3 +349,15 @@ def test_a_published_tokenizer_is_used_as_it_is(tmp_path):
     )
     (run,) = gpt.build(recipe)
     assert run.card["arguments"]["width"] == 768
+
+
+def test_the_table_counts_what_is_tied_once():
+    from torchstone.show import layers
+
+    make, shape = gpt.VARIANTS["gpt_char_cpu"]
+    rows = {row.name: row for row in layers(make(), shape)}
+    assert rows["tokens"].parameters == 65 * 128
+    assert rows["head"].parameters == 0
+    assert rows["head"].macs == 64 * 65 * 128
+    # places are read, not called: no row of theirs
+    assert sum(row.parameters for row in rows.values()) == 804_096 - 64 * 128

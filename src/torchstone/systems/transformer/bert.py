@@ -70,7 +70,7 @@ class Recipe:
     pretrain_lr: float = 2e-3  # highest learning rate
     pairs: bool = False  # learn next sentences too
     hidden: float = 0.15  # share of words to be told
-    steps: int = 1400  # updates on labels
+    steps: int = 930  # updates on labels
     batch: int = 64  # rows of one of them
     lr: float = 1e-3  # highest learning rate
     dropout: float = 0.1  # share dropped after every layer, and of attention weights
@@ -278,7 +278,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         tensors = model.state_dict()
     if recipe.goal == "words":
         return
-    assert (data := start.labelled) is not None
+    data: Any = start.labelled
     own: dict[str, Any] = {"pooler": not data.words, "num_classes": len(data.classes)}
     own["head"] = "tokens" if data.words else "sentence"
     arguments = {**arguments, **own}

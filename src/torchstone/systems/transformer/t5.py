@@ -86,8 +86,7 @@ MARGIN = ("accuracy", 0.3)  # of the target's tokens
 GRAMMAR = Recipe("grammar", variant="t5_tiny", tokenizer="characters", vocabulary=64, length=40)
 RECIPES = {
     "denoise": Recipe(),
-    # torchstone train t5/texts --data FILE.tsv    input and output, with a tab between them
-    "texts": Recipe("gettext", "texts", length=48, dropout=0.1),
+    "texts": Recipe("gettext", "texts", length=48, dropout=0.1),  # or --data FILE.tsv
     "grammar": replace(GRAMMAR, steps=1000),
     # for tests: seconds
     "smoke": replace(GRAMMAR, steps=100, lr=5e-3, batch=16, judged=0),

@@ -63,14 +63,14 @@ class Recipe:
     target: str = "en"  # language translated to
     variant: str = "transformer_mini"  # which network
     tokenizer: Literal["bpe", "unigram", "wordpiece", "characters"] = "bpe"  # of both languages
-    vocabulary: int = 3000  # its tokens at most
+    vocabulary: int = 2000  # its tokens at most
     longest: int = 128  # tokens of a sentence at most; longer pairs are not trained on
     dropout: float = 0.1  # of embeddings and of what is added to each sum
     smoothing: float = 0.1  # share of the label's probability spread over the vocabulary
     steps: int = 2500  # updates
     batch: int = 600  # target tokens an update
     optimiser: Literal["sgd", "adam", "adamw"] = "adam"  # rule of descent
-    lr: float = 2e-3  # highest learning rate
+    lr: float = 8e-4  # highest learning rate
     momentum: float = 0.9  # share of the last step kept (Adam: β1)
     beta2: float = 0.98  # Adam's memory of squared gradients
     eps: float = 1e-9  # Adam's floor under their root
@@ -198,7 +198,7 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "b n vocabulary"]:
         """Logits of the token that follows each target token, given those before it and the source."""
         mask = self.visible(source)
-        return self.logits(self.decode(target, self.encode(source, mask), mask))
+        return self.unembed(self.decode(target, self.encode(source, mask), mask))
 
     def visible(self, source: Int64[Tensor, "b m"]) -> Mask:
         return (source != self.pad)[:, None, None]
@@ -228,7 +228,7 @@ class Transformer(nn.Module):
             x = layer(x, memory, mask, *(past[i] if past else ()))
         return x
 
-    def logits(self, hidden: Target) -> Float[Tensor, "b n vocabulary"]:
+    def unembed(self, hidden: Target) -> Float[Tensor, "b n vocabulary"]:
         return F.linear(hidden, self.embedding.weight)
 
     @torch.no_grad()
@@ -255,7 +255,7 @@ class Transformer(nn.Module):
                     own.select(rows)
             new = tokens[:, past[0][0].seen :] if past else tokens
             hidden = self.decode(new, memory, mask, past)[:, -1:]
-            return self.logits(hidden)[:, 0].log_softmax(-1)
+            return self.unembed(hidden)[:, 0].log_softmax(-1)
 
         tokens = torch.full((len(source), 1), start, device=source.device)
         if beams == 1:
