@@ -183,12 +183,15 @@ def recipe_of(name: str, fields: Mapping[str, Any], *, saved: bool = False):
     first = next(iter(recipes))
     from torchstone.tasks import transfer
 
-    wanted = wanted or (transfer.NAME if weights else first)
-    starts = wanted == transfer.NAME and weights and hasattr(recipes[first], "weights")
+    transfers = weights and hasattr(
+        recipes[first], "freeze"
+    )  # BERT's recipes begin in their own way
+    wanted = wanted or (transfer.NAME if transfers else first)
+    starts = wanted == transfer.NAME and transfers
     if wanted not in recipes and not starts:
         raise BadInput(f"{entry.name} has no recipe {wanted!r}: {nearest(wanted, recipes)}")
     recipe = recipes[first if starts else wanted]
-    if starts and not saved:
+    if starts and weights and not saved:
         named = fields.get("variant", variant if system != entry.name else None)
         frozen = fields.get("freeze") == "backbone"
         recipe = transfer.settings(recipe, Path(weights), named, entry.module(), frozen)

@@ -97,6 +97,11 @@ def export(model: nn.Module, card: dict, system: str, out: Path) -> dict[str, An
 
 def described(card: dict, system: str) -> dict[str, Any]:
     """All that a program needs to use the file, as JSON."""
+    if not {"picture", "features"} & set(card):
+        raise BadInput(
+            f"{system} takes neither pictures nor rows of a table: export it with --format hf, if "
+            "transformers has it"
+        )
     classes = len(card["classes"])
     facts = {
         "torchstone": torchstone.__version__,
@@ -121,11 +126,9 @@ def described(card: dict, system: str) -> dict[str, Any]:
             else "shorter side resized to `size` (bilinear, antialiased), then the centre"
         )
         return facts | {"input": entry, "output": output, "picture": picture, "framing": framing}
-    if "features" in card:
-        entry = {"name": "rows", "type": "float32", "values": "as they stand in the table"}
-        entry["shape"] = ["batch", len(card["features"])]
-        return facts | {"input": entry, "output": output, "features": card["features"]}
-    raise BadInput(f"{system} takes neither pictures nor rows: it cannot be exported")
+    entry = {"name": "rows", "type": "float32", "values": "as they stand in the table"}
+    entry["shape"] = ["batch", len(card["features"])]
+    return facts | {"input": entry, "output": output, "features": card["features"]}
 
 
 def example(facts: dict[str, Any], batch: int) -> Tensor:

@@ -67,7 +67,21 @@ def furthest(model, card, use, facts):
     return max(apart)
 
 
-@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name)
+TEXT = ("transformer", "gpt", "bert", "t5")
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_systems_of_text_say_what_they_have_instead(name, tmp_path):
+    entry = ts.systems.find(name)[0]
+    run = next(iter(entry.module().build(entry.module().RECIPES["smoke"])))
+    with pytest.raises(BadInput, match=f"{name} takes neither pictures nor rows"):
+        exports.export(run.state["model"], run.card, name, tmp_path / "model.onnx")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "entry", [e for e in CATALOGUE if e.name not in TEXT], ids=lambda entry: entry.name
+)
 def test_every_system_exports(entry, tmp_path):
     """Untrained, from a file that is read back here."""
     built = next(iter(entry.module().build(entry.module().RECIPES["smoke"])))

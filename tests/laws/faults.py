@@ -30,7 +30,7 @@ def optimiser_not_kept() -> None:
 def augmentation_not_registered() -> None:
     """A generator that goes on from batch to batch, and is in no state."""
 
-    def draw(self):
+    def draw(self, *_):
         if not hasattr(self, "generator"):
             self.generator = torch.Generator().manual_seed(self.seed)
         return lambda *shape: torch.rand(self.batch, *shape, generator=self.generator)

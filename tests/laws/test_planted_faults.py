@@ -48,7 +48,7 @@ def test_1_a_generator_that_nobody_seeded(monkeypatch):
     generator = torch.Generator()
     generator.seed()
 
-    def draw(self):
+    def draw(self, *_):
         return lambda *shape: torch.rand(self.batch, *shape, generator=generator)
 
     monkeypatch.setattr(Batches, "_draw", draw)

@@ -48,7 +48,7 @@ def begin(recipe: Any, sizes: dict[str, int]) -> Start:
         texts = {split: paragraphs(getattr(text, split)) for split in ("train", "val", "test")}
         if recipe.most is not None:
             texts = {split: some[: recipe.most] for split, some in texts.items()}
-    if recipe.weights == "none":
+    if recipe.weights is None:
         tensors, size = None, recipe.vocabulary
         tokenizer = tokens.learn("wordpiece", texts["train"], size=size, special=SPECIAL)
         tokenizer.post_processor = framed(tokenizer)

@@ -61,7 +61,7 @@ class Recipe:
     data: str = "sentiment"  # labelled: sentiment, CSV/TSV/JSONL/CoNLL, a folder, hf:NAME; or text
     variant: str = "bert_tiny"  # which network
     goal: Literal["labels", "words"] = "labels"  # or stop at words: data is then plain text
-    weights: str = "none"  # a run or folder to begin with instead of pre-training, or none
+    weights: str | None = None  # a run or folder to begin with instead of pre-training
     most: int | None = None  # examples at most, none for all
     vocabulary: int = 8192  # word pieces learnt from the text
     length: int = 64  # tokens a row may have

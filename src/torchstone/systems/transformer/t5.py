@@ -179,7 +179,7 @@ class T5(nn.Module):
         self, source: Int64[Tensor, "batch m"], target: Int64[Tensor, "batch n"]
     ) -> Float[Tensor, "batch n vocabulary"]:
         """Logits of the token that follows each target token, given those before it and the source."""
-        return self.logits(self.decode(target, *self.encode(source)))
+        return self.unembed(self.decode(target, *self.encode(source)))
 
     def encode(self, source: Int64[Tensor, "batch m"]) -> tuple[Memory, Hiding]:
         """Memory, and what is added to the scores of attention to it."""
@@ -214,7 +214,7 @@ class T5(nn.Module):
         number = relative_buckets(length, length, both_ways=both_ways, **told)
         return table(number).permute(2, 0, 1)[None]
 
-    def logits(self, x: Hidden) -> Float[Tensor, "batch n vocabulary"]:
+    def unembed(self, x: Hidden) -> Float[Tensor, "batch n vocabulary"]:
         return F.linear(x * self.scale, (self.tokens if self.head is None else self.head).weight)
 
     @torch.no_grad()
@@ -251,7 +251,7 @@ class T5(nn.Module):
                     own.select(rows)
             new = tokens[:, past[0][0].seen :] if past else tokens
             x = self.decode(new, memory, hidden, past)[:, -1:]
-            return self.logits(x)[:, 0].log_softmax(-1)
+            return self.unembed(x)[:, 0].log_softmax(-1)
 
         tokens = torch.full((len(source), 1), self.start, device=source.device)
         ends = {"end": self.end, "most": max_new_tokens}

@@ -215,7 +215,7 @@ class ViT(nn.Module):
     def embed(self, images: Tensor) -> Float[Tensor, "batch tokens width"]:
         places = interpolated(self.positions, self.made_for, self.grid(*images.shape[2:]))
         z = self.patches(images).flatten(2).transpose(1, 2)
-        z = torch.cat([self.class_token.expand(len(z), -1, -1), z], 1) + places
+        z = torch.cat([self.class_token.expand(z.shape[0], -1, -1), z], 1) + places
         return F.dropout(z, self.dropout, self.training)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
