@@ -92,7 +92,7 @@ RECIPES = {
     "mnist5k": Recipe(),
     # torchstone train resnet/cifar20 --data DIR   (the paper's 64k updates: 91.25 %)
     "cifar20": replace(CIFAR, steps=64_000, schedule="step", warmup=0.0),
-    # torchstone train resnet/cifar20_cpu --data DIR   30 min on 2 cores     target: 0.75
+    # torchstone train resnet/cifar20_cpu --data DIR   26 min on 2 cores     test accuracy 0.834
     "cifar20_cpu": replace(CIFAR, steps=3500, lr=0.2, weight_decay=5e-4),
     # for tests: seconds
     "smoke": Recipe(data="digits", size=8, steps=60, batch=32, augment="none"),
