@@ -97,7 +97,8 @@ def _draw(
     longest = max(map(len, names)) + 12
     across = max(1, min(entries, int((4.7 * columns + 1) / (0.5 + 0.07 * min(longest, 60)))))
     figure = canvas(4.7 * columns + 1, 3.1 * down + 0.5 + 0.22 * math.ceil(entries / across))
-    figure.suptitle(f"validation of {len(folders)} runs", fontsize=12, fontweight="bold")
+    title = f"validation of {len(folders)} run{'s' * (len(folders) > 1)}"
+    figure.suptitle(title, fontsize=12, fontweight="bold")
     if not shared:
         figure.text(0.5, 0.45, "the runs share no val metric", ha="center", fontsize=10)
         return save(figure, file)
