@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
-from torchstone.engine.update import descend
 from torchstone.errors import BadInput
-from torchstone.parts.ema import average
 from torchstone.streams.augment import from_name, read
 from torchstone.streams.batches import Batches
 from torchstone.streams.framing import prepare
 from torchstone.streams.images import Pictures, PictureSet, load_pictures, normalise
-from torchstone.tasks import features, optimise, pictures, transfer
+from torchstone.tasks import features, pictures, transfer
+from torchstone.tasks.descent import descent
 
 
 def classify(
@@ -58,15 +57,8 @@ def classify(
     state: dict[str, Any] = {"model": model}
     judged = model
     if update is None:
-        if recipe.ema:
-            state["ema"] = judged = average(model, recipe.ema)
-        net = parallel.replicate(model)
-        state["optimiser"] = optimiser = optimise.optimiser(
-            (p for p in model.parameters() if p.requires_grad), recipe
-        )
-        state["schedule"] = schedule = optimise.schedule(optimiser, recipe)
 
-        def objective(batch):
+        def objective(net, batch):
             images, labels = batch
             output = net(images)
             logits = output[0] if isinstance(output, tuple) else output
@@ -74,17 +66,7 @@ def classify(
             right = (logits.detach().argmax(1) == most).float().mean()
             return {"loss": loss(output, labels), "accuracy": right}
 
-        state["update"] = update = descend(
-            objective,
-            optimiser,
-            schedule=schedule,
-            accumulate=recipe.accumulate,
-            clip=recipe.clip,
-            precision=recipe.precision,
-            ema=(state["ema"], model) if recipe.ema else None,
-            replica=net,
-            compile=recipe.compile,
-        )
+        update, state, judged = descent(model, recipe, objective)
     state["stream"] = stream = Batches(
         data.train,
         recipe.batch,

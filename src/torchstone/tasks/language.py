@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
-from torchstone.engine.update import descend
 from torchstone.errors import BadInput
 from torchstone.streams import tokens
 from torchstone.streams.aligned import columns
 from torchstone.streams.text import Text, read_text
 from torchstone.streams.windows import Windows
 from torchstone.tasks import optimise
+from torchstone.tasks.descent import descent
 from torchstone.tasks.generate import generate
 
 LEARNT = ("characters", "bpe")
@@ -61,24 +61,13 @@ def language(
         for part in (text.train, text.val, text.test)
     )
     assert train is not None  # a text without it is none
-    net = parallel.replicate(model)
-    optimiser = optimise.optimiser(optimise.matrices_decay(model, recipe), recipe)
-    schedule = optimise.schedule(optimiser, recipe)
 
-    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+    def loss(net: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, y = batch
         return F.cross_entropy(net(x).flatten(0, 1), y.flatten())
 
-    update = descend(
-        loss,
-        optimiser,
-        schedule=schedule,
-        accumulate=recipe.accumulate,
-        clip=recipe.clip,
-        precision=recipe.precision,
-        replica=net,
-        compile=recipe.compile,
-    )
+    groups = optimise.matrices_decay(model, recipe)
+    update, state, _ = descent(model, recipe, loss, parameters=groups)
     stream = Windows(
         train,
         model.context,
@@ -99,13 +88,7 @@ def language(
         stream=stream,
         update=update,
         evaluate=validate,
-        state={
-            "model": model,
-            "optimiser": optimiser,
-            "schedule": schedule,
-            "update": update,
-            "stream": stream,
-        },
+        state={**state, "stream": stream},
         steps=recipe.steps,
         test=(lambda: judge(test, text.test)) if test is not None else None,
         report=lambda folder: report(model, tokenizer, text, folder),

@@ -11,13 +11,11 @@ from torch import Tensor, nn
 
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
-from torchstone.engine.update import descend
 from torchstone.errors import BadInput
-from torchstone.parts.ema import average
 from torchstone.streams import tokens
 from torchstone.streams.masked import Masked, MaskedText
 from torchstone.streams.sentences import IGNORED, Frame, side_by_side
-from torchstone.tasks import optimise
+from torchstone.tasks.descent import descent
 
 MARK = "[MASK]"
 
@@ -87,24 +85,11 @@ def pretrain(
         )
         for split in ("train", "val", "test")
     }
-    state: dict[str, Any] = {"model": model}
-    judged = model
-    if recipe.ema:
-        state["ema"] = average(model, recipe.ema)
-        judged = state["ema"].module
-    net = parallel.replicate(Headed(model))
-    state["optimiser"] = optimiser = optimise.optimiser(model.parameters(), recipe)
-    state["schedule"] = schedule = optimise.schedule(optimiser, recipe)
-    state["update"] = update = descend(
-        lambda batch: loss_of(net(*batch.rows, batch.places), batch),
-        optimiser,
-        schedule=schedule,
-        accumulate=recipe.accumulate,
-        clip=recipe.clip,
-        precision=recipe.precision,
-        ema=(state["ema"], model) if recipe.ema else None,
-        replica=net,
-        compile=recipe.compile,
+    update, state, judged = descent(
+        model,
+        recipe,
+        lambda net, batch: loss_of(net(*batch.rows, batch.places), batch),
+        asked=Headed(model),
     )
     state["stream"] = texts["train"]
 

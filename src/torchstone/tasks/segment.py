@@ -12,15 +12,14 @@ from torch import Tensor, nn
 
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
-from torchstone.engine.update import descend
 from torchstone.errors import BadInput
-from torchstone.parts.ema import average
 from torchstone.streams import scene_batches
 from torchstone.streams.folders import SUFFIXES
 from torchstone.streams.images import normalise
 from torchstone.streams.scene_folders import VOID
 from torchstone.streams.scenes import SceneSet, framed, load_scenes
-from torchstone.tasks import masks, optimise
+from torchstone.tasks import masks
+from torchstone.tasks.descent import descent
 from torchstone.tasks.overlap import judged, measure, overlap, scores
 
 AUXILIARY = 0.5  # weight of the auxiliary head's loss, as for the published weights
@@ -40,15 +39,8 @@ def segment(model: nn.Module, recipe: Any, data: SceneSet, *, arguments: dict) -
     """
     if data.train.device.type != "mps":  # faster on a CPU too, by a tenth
         model = model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
-    state: dict[str, Any] = {"model": model}
-    followed = model
-    if recipe.ema:
-        state["ema"] = followed = average(model, recipe.ema)
-    net = parallel.replicate(model)
-    state["optimiser"] = optimiser = optimise.optimiser(model.parameters(), recipe)
-    state["schedule"] = schedule = optimise.schedule(optimiser, recipe)
 
-    def objective(batch):
+    def objective(net, batch):
         images, labels = batch
         output = net(images)
         logits = output[0] if isinstance(output, tuple) else output
@@ -57,17 +49,7 @@ def segment(model: nn.Module, recipe: Any, data: SceneSet, *, arguments: dict) -
         # the mean is over labelled pixels, and augmentation leaves some without a label
         return {"loss": loss(output, labels), "pixel_accuracy": right, "weight": known.sum()}
 
-    state["update"] = update = descend(
-        objective,
-        optimiser,
-        schedule=schedule,
-        accumulate=recipe.accumulate,
-        clip=recipe.clip,
-        precision=recipe.precision,
-        ema=(state["ema"], model) if recipe.ema else None,
-        replica=net,
-        compile=recipe.compile,
-    )
+    update, state, followed = descent(model, recipe, objective)
     state["stream"] = stream = scene_batches.SceneBatches(
         data.train,
         recipe.batch,

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
-from torchstone.engine.update import descend
-from torchstone.parts.ema import average
 from torchstone.streams.labelled import Labelled, LabelledSet
 from torchstone.streams.sentences import IGNORED, Sentences
-from torchstone.tasks import masked, optimise
+from torchstone.tasks import masked
+from torchstone.tasks.descent import descent
 from torchstone.tasks.masked import Headed
 from torchstone.tasks.start import Start, rows_of
 
@@ -40,33 +39,15 @@ def finetune(model: nn.Module, recipe: Any, start: Start, *, arguments: dict) ->
         )
         for split in ("train", "val", "test")
     }
-    state: dict[str, Any] = {"model": model}
-    judged = model
-    if recipe.ema:
-        state["ema"] = average(model, recipe.ema)
-        judged = state["ema"].module
-    net = parallel.replicate(Headed(model))
-    state["optimiser"] = optimiser = optimise.optimiser(model.parameters(), recipe)
-    state["schedule"] = schedule = optimise.schedule(optimiser, recipe)
 
-    def objective(batch) -> dict[str, Tensor]:
+    def objective(net, batch) -> dict[str, Tensor]:
         logits, labels = net(*batch.rows).flatten(0, -2), batch.labels.flatten()
         known = labels != IGNORED
         right = ((logits.detach().argmax(1) == labels) & known).sum() / known.sum()
         loss = F.cross_entropy(logits, labels, ignore_index=IGNORED)
         return {"loss": loss, "accuracy": right, "weight": known.sum()}
 
-    state["update"] = update = descend(
-        objective,
-        optimiser,
-        schedule=schedule,
-        accumulate=recipe.accumulate,
-        clip=recipe.clip,
-        precision=recipe.precision,
-        ema=(state["ema"], model) if recipe.ema else None,
-        replica=net,
-        compile=recipe.compile,
-    )
+    update, state, judged = descent(model, recipe, objective, asked=Headed(model))
     state["stream"] = parts["train"]
     words_counted = functools.cache(lambda: tfidf(data))
     card = {**start.card, "task": "labels", "arguments": arguments, "classes": list(data.classes)}

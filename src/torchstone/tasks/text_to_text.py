@@ -10,13 +10,11 @@ from jaxtyping import Float, Int64
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from torchstone.engine import parallel
 from torchstone.engine.run import Run
-from torchstone.engine.update import descend
 from torchstone.errors import BadInput
 from torchstone.streams import tokens
 from torchstone.streams.buckets import Ragged
-from torchstone.tasks import optimise
+from torchstone.tasks.descent import descent
 from torchstone.tasks.texts import END, PAD, Gathered, Side, Sides, parts_of
 from torchstone.tasks.texts import held_out as judged_rows
 
@@ -37,30 +35,18 @@ def text_to_text(model: Any, recipe: Any, data: Gathered, *, arguments: dict) ->
         arguments: what `model` was made with; kept with the weights, so that it can be made again.
     """
     place = next(model.parameters()).device
-    net = parallel.replicate(model)
-    rule = optimise.optimiser(model.parameters(), recipe)
-    schedule = optimise.schedule(rule, recipe)
 
-    def objective(batch: Batch) -> dict[str, Tensor]:
+    def objective(net, batch: Batch) -> dict[str, Tensor]:
         source, target = (side.to(place) for side in batch)
         return scored(net(source, shifted(target, model.start)), target)
 
-    update = descend(
-        objective,
-        rule,
-        schedule=schedule,
-        accumulate=recipe.accumulate,
-        clip=recipe.clip,
-        precision=recipe.precision,
-        replica=net,
-        compile=recipe.compile,
-    )
+    update, state, _ = descent(model, recipe, objective)
     search = {"beams": recipe.beams, "judged": recipe.judged}
     return Run(
         stream=data.stream,
         update=update,
         evaluate=lambda: measure(model, data.val, **search),
-        state={"model": model, "optimiser": rule, "schedule": schedule, "update": update, "stream": data.stream},
+        state={**state, "stream": data.stream},
         steps=recipe.steps,
         test=lambda: measure(model, data.test, **search) | {"unigram": unigram(data.val, data.test, model.vocabulary)},
         report=lambda folder: report(model, data, folder, recipe.beams),

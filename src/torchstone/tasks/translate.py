@@ -12,13 +12,11 @@ from torch import Tensor, nn
 
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
-from torchstone.engine.update import descend
 from torchstone.errors import BadInput
-from torchstone.parts.ema import average
 from torchstone.streams import tokens
 from torchstone.streams.buckets import Buckets, Ragged
 from torchstone.streams.pairs import Pairs, PairSet, read_pairs
-from torchstone.tasks import optimise
+from torchstone.tasks.descent import descent
 from torchstone.tasks.translations import (
     END,
     PAD,
@@ -56,11 +54,6 @@ def translate(
     Raises:
         BadInput: no pair is short enough, or a batch cannot hold the longest.
     """
-    state: dict[str, Any] = {"model": model}
-    judged: nn.Module = model
-    if recipe.ema:
-        state["ema"] = averaged = average(model, recipe.ema)
-        judged = averaged.module
     place = next(model.parameters()).device
     everything = encoded(data.train, tokenizer)
     kept = [pair for pair in everything if max(map(len, pair)) <= recipe.longest]
@@ -68,7 +61,7 @@ def translate(
         raise BadInput(
             f"every pair of {data.name} is longer than {recipe.longest} tokens: raise longest"
         )
-    state["stream"] = stream = Buckets(
+    stream = Buckets(
         *(Ragged(side, place) for side in zip(*kept, strict=True)),
         recipe.batch,
         pad=PAD,
@@ -76,25 +69,13 @@ def translate(
         rank=parallel.rank(),
         world=parallel.world(),
     )
-    net = parallel.replicate(model)
-    state["optimiser"] = optimiser = optimise.optimiser(model.parameters(), recipe)
-    state["schedule"] = schedule = optimise.schedule(optimiser, recipe)
 
-    def objective(batch):
+    def objective(net, batch):
         source, target = batch
         return scored(net(source, target[:, :-1]), target[:, 1:], recipe.smoothing)
 
-    state["update"] = update = descend(
-        objective,
-        optimiser,
-        schedule=schedule,
-        accumulate=recipe.accumulate,
-        clip=recipe.clip,
-        precision=recipe.precision,
-        ema=(state["ema"], model) if recipe.ema else None,
-        replica=net,
-        compile=recipe.compile,
-    )
+    update, state, judged = descent(model, recipe, objective)
+    state["stream"] = stream
     search = {"beams": recipe.beams, "penalty": recipe.penalty}
 
     def validate() -> dict[str, float]:
