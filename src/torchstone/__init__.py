@@ -14,8 +14,10 @@ _API = (
     "export",
     "list_systems",
     "load",
+    "load_tokenizer",
     "predict",
     "resume",
+    "sample",
     "train",
     "verify",
 )

@@ -12,7 +12,7 @@ import re
 import statistics
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
@@ -37,6 +37,7 @@ class Record:
     seconds: list[float]
     parameters: int | None
     environment: dict
+    beside: dict[str, float] = field(default_factory=dict)  # baselines, means over seeds
 
     @property
     def mean(self) -> float:
@@ -46,6 +47,11 @@ class Record:
     def spread(self) -> float:
         """Standard deviation over seeds."""
         return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+    @property
+    def falls(self) -> bool:
+        """Whether less is better."""
+        return self.metric.endswith(("loss", "entropy", "error"))
 
     def line(self) -> str:
         n = len(self.seeds)
@@ -84,6 +90,7 @@ def measure(name: str, plan: dict, data_root: Path | None) -> Record:
         said = f" --data {Path(plan['data']).name}"
     said += "".join(f" --{key} {value}" for key, value in plan.get("fields", {}).items())
     values, seconds, note, count = [], [], "", None
+    baselines: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as root:
         runs = [Path(root) / f"{recipe}-{seed}" for seed in plan["seeds"]]
         for seed, folder in zip(plan["seeds"], runs, strict=True):
@@ -92,6 +99,11 @@ def measure(name: str, plan: dict, data_root: Path | None) -> Record:
             values.append(run.results[plan["metric"]])
             seconds.append(result["seconds"])
             note, count = result["data"] or "", result["parameters"]
+            if data_root is not None:  # a record says nothing of the machine's folders
+                note = note.replace(f"{data_root}/", "")
+            for other in plan.get("beside", ()):
+                found = untrained(folder, plan) if other == "untrained" else run.results[other]
+                baselines.setdefault(other, []).append(found)
             print(f"{name} seed {seed}: {plan['metric']} {values[-1]:.4f} in {seconds[-1]:.1f} s")
         CURVES.mkdir(parents=True, exist_ok=True)
         api.compare(runs, out=CURVES / f"{name.replace('/', '-')}.png")
@@ -110,8 +122,15 @@ def measure(name: str, plan: dict, data_root: Path | None) -> Record:
     command = f"torchstone train {name}{said} --seed {{{','.join(map(str, plan['seeds']))}}}"
     return Record(
         system, recipe, command, note, plan["metric"], plan.get("target"), plan["seeds"], values,
-        seconds, count, where,
+        seconds, count, where, {name: statistics.mean(each) for name, each in baselines.items()},
     )  # fmt: skip
+
+
+def untrained(folder: Path, plan: dict) -> float:
+    """The plan's metric on validation data before the first step."""
+    first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert (first["step"], first["split"]) == (0, "val"), first
+    return first[plan["metric"].split("/")[1]]
 
 
 def table(records: list[Record]) -> str:
@@ -121,9 +140,12 @@ def table(records: list[Record]) -> str:
         "|---|---|--:|---|--:|--:|--:|",
     ]
     for r in records:
-        target = "" if r.target is None else f"≥ {r.target:g}"
+        target = "" if r.target is None else f"{'≤' if r.falls else '≥'} {r.target:g}"
         count = "" if r.parameters is None else f"{r.parameters:,}"
         reached = f"{r.mean:.4f} ± {r.spread:.4f}"
+        if r.beside:
+            told = (f"{k.removeprefix('test/')} {v:.3g}" for k, v in r.beside.items())
+            reached += f" ({', '.join(told)})"
         time = f"{statistics.median(r.seconds):.0f} s"
         lines.append(
             f"| `torchstone train {r.system}/{r.recipe}` | {r.data.split(';')[0]} | {count} | "

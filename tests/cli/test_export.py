@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import torchstone as ts
-from torchstone import exports
+from torchstone import exports, opening
 from torchstone.cli import main
 from torchstone.errors import BadInput
 from torchstone.streams.framing import prepare
@@ -130,7 +130,7 @@ def test_a_stranger_gets_what_predict_says(run, tmp_path, capsys):
     expected = ts.predict(run, pictures, device="cpu")
     opened = session(tmp_path / "a.onnx")
     facts = facts_of(opened)
-    assert facts["picture"] == ts.api._opened(run)[1]["picture"]
+    assert facts["picture"] == opening.opened(run)[1]["picture"]
     batch = np.concatenate([prepare(file, facts["picture"]).numpy() for file in pictures])
     assert batch.dtype == np.uint8
     logits = opened.run(["logits"], {"images": batch})[0]

@@ -487,3 +487,16 @@ def test_rows_are_what_heads_take():
     assert words.shape == (4, batch.places.shape[1], 60)
     assert follows.shape == (4, 2)
     assert small(pooler=False).logits(*rows).shape == (4, time, 16)
+
+
+def test_weights_that_lack_a_layer_are_refused(tmp_path):
+    from torchstone.tasks.start import filled
+
+    torch.manual_seed(0)
+    model = Bert(**SMALL, head="sentence")
+    whole = {k: v.clone() for k, v in model.state_dict().items()}
+    fewer = {k: v for k, v in whole.items() if not k.startswith(("pooler", "classifier"))}
+    filled(Bert(**SMALL, head="sentence"), fewer)  # heads may be new
+    del fewer["layers.0.norm2.bias"]
+    with pytest.raises(BadInput, match=r"lack layers\.0\.norm2\.bias"):
+        filled(Bert(**SMALL, head="sentence"), fewer)

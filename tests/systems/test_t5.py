@@ -218,3 +218,61 @@ def test_held_out_sentences_of_the_grammar_were_not_trained_on():
     print([len(part) for part in parts])
     assert not set(parts[0]) & (set(parts[1]) | set(parts[2]))
     assert all(len(line) == 40 for part in parts for line in part)
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """A run on pairs that say the same twice: a file of (input, output), three steps short of nothing."""
+    root = tmp_path_factory.mktemp("t5")
+    words = [f"{a}{b}" for a in "abcdefgh" for b in "mnopqrst"]
+    lines = [f"{a} {b}\t{b} {a}" for a, b in itertools.permutations(words[:24], 2)]
+    (root / "pairs.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    few = {"variant": "t5_tiny", "steps": 6, "batch": 4, "judged": 4, "tokenizer": "characters"}
+    ts.train("t5/texts", data=str(root / "pairs.tsv"), out=root / "run", quiet=True, **few)
+    return root
+
+
+def test_evaluate_measures_what_the_run_measured_and_any_other_file(copies):
+    run = copies / "run"
+    told = json.loads((run / "result.json").read_text())["metrics"]
+    again = ts.evaluate(run, device="cpu")
+    print(told, again)
+    assert again["loss"] == pytest.approx(told["test/loss"], rel=1e-5)
+    assert again["accuracy"] == pytest.approx(told["test/accuracy"], rel=1e-5)
+    (copies / "two.tsv").write_text("am an\tan am\nbm bn\tbn bm\ncm cn\tcn cm\n", encoding="utf-8")
+    other = ts.evaluate(run, data=str(copies / "two.tsv"), device="cpu")
+    assert other["texts"] == 3
+    assert other["loss"] != again["loss"]
+
+
+def test_the_loss_of_evaluate_is_the_definition(copies):
+    model, tokenizer = ts.load(copies / "run"), ts.load_tokenizer(copies / "run")
+    pairs = [("am an", "an am"), ("cmdn", "a"), ("b", "ho ho ho")]
+    lines = "".join(f"{a}\t{b}\n" for a, b in pairs)
+    (copies / "three.tsv").write_text(lines, encoding="utf-8")
+    found = ts.evaluate(copies / "run", data=str(copies / "three.tsv"), device="cpu")
+    losses, right = [], []
+    for source, target in pairs:  # alone, so that no padding is in it
+        x, y = ([*tokenizer.encode(text).ids, 1] for text in (source, target))
+        with torch.no_grad():
+            chances = model(torch.tensor([x]), torch.tensor([[0, *y[:-1]]])).log_softmax(2)[0]
+        losses += [-float(chances[i, token]) for i, token in enumerate(y)]
+        right += [int(chances[i].argmax()) == token for i, token in enumerate(y)]
+    print(found, sum(losses) / len(losses))
+    assert found["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert found["accuracy"] == pytest.approx(sum(right) / len(right))
+
+
+def test_predict_writes_what_generate_does(copies):
+    model, tokenizer = ts.load(copies / "run"), ts.load_tokenizer(copies / "run")
+    (answer,) = ts.predict(copies / "run", ["am an"], device="cpu")
+    source = torch.tensor([[*tokenizer.encode("am an").ids, 1]])
+    row = [*model.generate(source, 96)[0].tolist(), 1]
+    assert answer["text"] == tokenizer.decode(row[: row.index(1)], skip_special_tokens=False)
+    assert answer["input"] == "am an"
+    for row in (True, False):  # two answers at once are those of each alone, padded or not
+        texts = ["am an bm bn"[:: 1 if row else 2], "a"]
+        together = ts.predict(copies / "run", texts, device="cpu")
+        assert together == [ts.predict(copies / "run", [t], device="cpu")[0] for t in texts]
+    with pytest.raises(BadInput, match="nothing to read"):
+        ts.predict(copies / "run", ["  "])

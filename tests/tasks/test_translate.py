@@ -9,9 +9,10 @@ import sacrebleu
 import torch
 from torch import nn
 
-from torchstone import api
+from torchstone import api, opening
 from torchstone.cli import main
 from torchstone.errors import BadInput
+from torchstone.parts.token_loss import token_loss
 from torchstone.streams import tokens
 from torchstone.streams.pairs import read_pairs
 from torchstone.systems.transformer import transformer
@@ -25,7 +26,6 @@ from torchstone.tasks.translate import (
     encoded,
     measure,
     predict,
-    scored,
     written,
 )
 
@@ -80,7 +80,7 @@ def test_smoothed_loss_is_its_definition():
         wanted = [smoothing / 7 + (1 - smoothing) * (i == label) for i in range(7)]
         losses.append(-sum(p * x for p, x in zip(wanted, logs.tolist(), strict=True)))
         right += int(row.argmax()) == label
-    found = scored(logits, labels, smoothing)
+    found = token_loss(logits, labels, pad=0, smoothing=smoothing)
     print(found, sum(losses) / len(losses))
     assert found["weight"] == len(losses) == 7
     assert math.isclose(found["loss"], sum(losses) / len(losses), rel_tol=1e-5)
@@ -184,7 +184,7 @@ def test_sentences_that_cannot_be_translated(run):
 
 
 def test_options_choose_the_search(run):
-    model, card, _ = api._opened(run)
+    model, card, _ = opening.opened(run)
     asked = []
     generate = model.generate
     model.generate = lambda *a, **k: asked.append(k) or generate(*a, **k)

@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from torchstone.errors import BadInput
 from torchstone.hub import layout
+from torchstone.hub.renaming import fused, parted
 from torchstone.parts.feed_forward import ACTIVATIONS
 
 # our head for each of their classes, and whether the class has a pooler
@@ -131,7 +131,9 @@ def to_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # (ours, theirs) of what is in a layer, and of what is not; queries, keys and values are apart there
+THREE = {"q": "query", "k": "key", "v": "value"}
 LAYER = (
+    *((f"attention.{ours}", f"attention.self.{theirs}") for ours, theirs in THREE.items()),
     ("attention.out", "attention.output.dense"),
     ("norm1", "attention.output.LayerNorm"),
     ("feed_forward.up", "intermediate.dense"),
@@ -158,29 +160,25 @@ OURS = {theirs: ours for ours, theirs in (*LAYER, *WHOLE, *HEAD)}
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """From the published names to ours; those of the first release (`gamma`, `beta`) too."""
     found: dict[str, Tensor] = {}
-    apart: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name = key.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
         if name.endswith("position_ids"):
             continue  # 0, 1, 2, … were once saved as well
-        if (
-            name == "cls.predictions.bias"
-        ):  # one parameter, two names; where they differ, it is idle
+        if name == "cls.predictions.bias":
+            # one parameter, two names; where they differ, it is idle
             if "cls.predictions.decoder.bias" in tensors:
                 continue
             name = "cls.predictions.decoder.bias"
         layer = re.match(r"encoder\.layer\.(\d+)\.(.*)\.(weight|bias)$", name)
         begin, inner, end = layer.groups() if layer else ("", *_cut(name))
-        if inner.startswith("attention.self."):
-            apart.setdefault(f"layers.{begin}.attention.qkv.{end}", {})[inner[15:]] = value
-        else:
-            ours = OURS.get(inner, inner)
-            found[f"layers.{begin}.{ours}.{end}" if layer else f"{ours}.{end}".strip(".")] = value
-    for name, three in apart.items():
-        if lost := {"query", "key", "value"} - three.keys():
-            raise BadInput(f"the weights have no {sorted(lost)[0]} for {name}")
-        found[name] = torch.cat([three["query"], three["key"], three["value"]])
-    return found
+        ours = OURS.get(inner, inner)
+        found[f"layers.{begin}.{ours}.{end}" if layer else f"{ours}.{end}".strip(".")] = value
+    whole = fused(found)
+    for name in whole:
+        if apart := re.search(r"\.attention\.([qkv])\.", name):
+            lost = next(p for p in "qkv" if name.replace(f".{apart[1]}.", f".{p}.") not in found)
+            raise BadInput(f"the weights have no {THREE[lost]} beside {name}")
+    return whole
 
 
 def _cut(name: str) -> tuple[str, str]:
@@ -193,15 +191,12 @@ def unpublished(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     theirs = {ours: name for name, ours in OURS.items()}
     headed = any(_cut(key)[0] in dict(HEAD) for key in tensors)
     front, found = "bert." if headed else "", {}
-    for key, value in tensors.items():
+    for key, value in parted(tensors).items():
         name, end = _cut(key)
         layer = re.match(r"layers\.(\d+)\.(.*)$", name)
         begin = f"{front}encoder.layer.{layer[1]}." if layer else front
         inner = layer[2] if layer else name
-        if inner == "attention.qkv":
-            for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
-                found[f"{begin}attention.self.{part}.{end}"] = rows
-        elif inner in dict(HEAD):
+        if inner in dict(HEAD):
             found[f"{theirs[inner]}.{end}"] = value
             if key == "decoder.bias":
                 found["cls.predictions.bias"] = value

@@ -169,4 +169,5 @@ class MultiHead(nn.Module):
         return F.linear(x, self.qkv.weight[first:last], None if bias is None else bias[first:last])
 
     def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        return x.unflatten(2, (parts, self.heads, self.head_width)).permute(2, 0, 3, 1, 4).unbind(0)
+        shape = (self.heads, self.head_width)
+        return tuple(part.unflatten(2, shape).transpose(1, 2) for part in x.chunk(parts, 2))

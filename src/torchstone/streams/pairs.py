@@ -1,7 +1,9 @@
 """Pairs of texts, one the answer to the other: sentences and their translations, questions and answers."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from torchstone.streams.splits import SPLIT_SEED, SPLITS
 
 BUNDLED = ("gettext", "copy")
 MOST_HELD_OUT = 1_000  # pairs in a test or validation split that is cut here
+
+Finish = Callable[[str, dict[str, Pairs], str, tuple[str, str]], "PairSet"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class PairSet:
     languages: tuple[str, str] = ("", "")
 
 
-def read_pairs(spec: str, source: str = "", target: str = "") -> PairSet:
+def read_pairs(spec: str, source: str = "", target: str = "", *, split: bool = True) -> PairSet:
     """Read pairs from what a person named.
 
     - `gettext`: messages of programs, English and any of their languages
@@ -40,6 +44,7 @@ def read_pairs(spec: str, source: str = "", target: str = "") -> PairSet:
     Args:
         source, target: names of the sides, by which files and columns are told apart; where there
             are just two without names, the first is the source.
+        split: cut the splits that are not there off train; else they stay empty.
 
     Text is UTF-8. Splits that are not there are cut off train: a tenth each, at most 1,000 pairs,
     the same ones always, and no source stands in two of them.
@@ -47,27 +52,28 @@ def read_pairs(spec: str, source: str = "", target: str = "") -> PairSet:
     Raises:
         BadInput: nothing there, files that do not align, a line without a translation, no UTF-8.
     """
+    finish = partial(_finish, cut=split)
     if spec == "copy":
-        return _finish(spec, {"train": _copies()}, "copy: random letters, to be repeated", ("", ""))
+        return finish(spec, {"train": _copies()}, "copy: random letters, to be repeated", ("", ""))
     if spec == "gettext":
         names = (source or "de", target or "en")
         pairs, note = catalogues.read(*names)
-        return _finish(spec, {"train": pairs}, f"{spec}: {note}", names)
+        return finish(spec, {"train": pairs}, f"{spec}: {note}", names)
     if spec.startswith("hf:"):
-        return _hub(spec, source, target)
+        return _hub(spec, source, target, finish)
     path = Path(spec).expanduser()
     if path.is_dir():
-        return _folder(path, source, target)
+        return _folder(path, source, target, finish)
     if path.is_file():
         pairs, names = columns(path, source, target)
-        return _finish(path.name, {"train": pairs}, str(path), names)
+        return finish(path.name, {"train": pairs}, str(path), names)
     files = [Path(part).expanduser() for part in spec.split(",")]
     if len(files) == 2:
         names = _language(files[0]), _language(files[1])
         if source and target and names == (target, source):
             files, names = files[::-1], (source, target)
         pairs = aligned(*files)
-        return _finish(files[0].name, {"train": pairs}, " and ".join(map(str, files)), names)
+        return finish(files[0].name, {"train": pairs}, " and ".join(map(str, files)), names)
     known = nearest(spec, BUNDLED)
     raise BadInput(
         f"no pairs at {spec!r} ({known}); give a folder, a .tsv file, or two files joined by a comma"
@@ -87,7 +93,7 @@ def _language(file: Path) -> str:
     return file.name.removesuffix(".gz").rpartition(".")[2]
 
 
-def _folder(folder: Path, source: str, target: str) -> PairSet:
+def _folder(folder: Path, source: str, target: str, finish: Finish) -> PairSet:
     """`SPLIT.LANGUAGE` twice a split, or `SPLIT.tsv`; of several tests `test`, or the first by name."""
     found: dict[str, dict[str, Path]] = defaultdict(dict)
     for file in sorted(folder.iterdir()):
@@ -124,10 +130,10 @@ def _folder(folder: Path, source: str, target: str) -> PairSet:
         parts[split] = aligned(files[source], files[target])
     test = chosen.get("test", "test")
     note = str(folder) if test == "test" else f"{folder}, judged on {test}"
-    return _finish(folder.name, parts, note, names)
+    return finish(folder.name, parts, note, names)
 
 
-def _hub(spec: str, source: str, target: str) -> PairSet:
+def _hub(spec: str, source: str, target: str, finish: Finish) -> PairSet:
     try:
         import datasets
     except ImportError:
@@ -153,14 +159,18 @@ def _hub(spec: str, source: str, target: str) -> PairSet:
         parts[SPLITS.get(str(split), str(split))] = whole(pairs, names)
     if "train" not in parts:
         raise BadInput(f"{spec} has no split named train, only {', '.join(parts)}")
-    return _finish(spec, parts, spec, names)
+    return finish(spec, parts, spec, names)
 
 
-def _finish(name: str, parts: dict[str, Pairs], note: str, languages: tuple[str, str]) -> PairSet:
-    """Cut what is missing off train, and say what was done."""
+def _finish(
+    name: str, parts: dict[str, Pairs], note: str, languages: tuple[str, str], *, cut: bool
+) -> PairSet:
+    """Cut what is missing off train, if it is to be `cut`, and say what was done."""
     train, said = parts["train"], []
     for split in ("test", "val"):
-        if split not in parts:
+        if not cut:
+            parts.setdefault(split, [])
+        elif split not in parts:
             train, parts[split] = _cut(train, name, salt=len(said))
             said.append(f"{split} cut from train")
     parts["train"] = train

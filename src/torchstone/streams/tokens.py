@@ -6,6 +6,7 @@ of a `tokenizer.json`.
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from torchstone.errors import BadInput
 from torchstone.streams.vocabularies import byte_level, of_words, read
 
-__all__ = ["encode", "from_card", "learn", "read", "to_card"]
+__all__ = ["beside", "encode", "from_card", "learn", "read", "to_card"]
 
 KINDS = ("characters", "bpe", "wordpiece", "unigram")
 BATCH = 1_000  # texts handed to the trainer at a time
@@ -177,6 +178,11 @@ def _points(text: str) -> np.ndarray:
 def to_card(tokenizer: Tokenizer) -> str:
     """The tokenizer as text, for a run's card or a `tokenizer.json`."""
     return tokenizer.to_str()
+
+
+def beside(text: str, folder: Path) -> None:
+    """What `to_card` gave as a file of its own, in the run folder above the pictures."""
+    (folder.parent / "tokenizer.json").write_text(text, encoding="utf-8")
 
 
 def from_card(text: str) -> Tokenizer:

@@ -6,7 +6,8 @@ and Andrew Zisserman, "Deep inside convolutional networks", 2013, arXiv:1312.603
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
+import math
+from collections.abc import Generator
 from pathlib import Path
 
 import torch
@@ -19,10 +20,10 @@ from torchstone.errors import BadInput
 from torchstone.parts.facts import layers
 from torchstone.streams.framing import prepare
 from torchstone.streams.images import normalise
-from torchstone.tasks.classify import predict
 from torchstone.tasks.pictures import overlay, show
 
 SHOWN = 60  # pictures in a drawing
+TALL = 12  # of them in a column
 
 
 @torch.enable_grad()
@@ -131,24 +132,15 @@ def _still(model: nn.Module) -> Generator[None, None, None]:
             module.training = mode
 
 
-def explain(
-    model: nn.Module,
-    card: dict,
-    inputs: Sequence[Path | str],
-    file: Path | str,
-    predict: Callable[..., list[dict]] = predict,
-) -> None:
+def explain(model: nn.Module, card: dict, answers: list[dict], file: Path | str) -> None:
     """Draws a row a picture: as the model gets it, its Grad-CAM and its saliency for the likeliest class.
 
-    A network without maps (full layers alone) has no Grad-CAM. 60 pictures at most are drawn.
+    A network without maps (full layers alone) has no Grad-CAM. 60 pictures at most are drawn, in as
+    many columns as keep the drawing on a screen.
 
     Args:
-        predict: what says the labels, where a system has its own.
-
-    Raises:
-        BadInput: an input is missing, or is no picture.
+        answers: what the system's `predict` said of the pictures.
     """
-    answers = predict(model, card, inputs)
     drawn, device = answers[:SHOWN], next(model.parameters()).device
     layer, rows = None, []
     for place, answer in enumerate(drawn):
@@ -170,18 +162,22 @@ def explain(
 
 def _draw(rows: list[tuple[dict, Tensor, dict[str, Tensor]]], given: int, file: Path | str) -> None:
     columns = 1 + len(rows[0][2])
+    abreast = math.ceil(len(rows) / TALL)  # pictures beside one another
+    down = math.ceil(len(rows) / abreast)
     side, gap, top = 2.0, 0.12, 0.5 if given > len(rows) else 0.3
-    wide, tall = max(columns * (side + gap) + gap, 4.6), top + len(rows) * (side + 0.36) + 0.05
+    block = max(columns * (side + gap) + 3 * gap, 4.6)
+    wide, tall = abreast * block, top + down * (side + 0.36) + 0.05
     figure = canvas(wide, tall, layout=None)
     title = f"the first {len(rows)} of {given} pictures" if given > len(rows) else ""
     figure.text(0.5, 1 - 0.05 / tall, title, fontsize=9, ha="center", va="top")
     for number, (answer, picture, heats) in enumerate(rows):
-        bottom = tall - top - (number + 1) * (side + 0.36) + 0.36
+        begin, line = block * (number // down) + gap, number % down
+        bottom = tall - top - (line + 1) * (side + 0.36) + 0.36
         for column, (name, heat) in enumerate({"picture": None, **heats}.items()):
-            left = gap + column * (side + gap)
+            left = begin + column * (side + gap)
             axes = figure.add_axes((left / wide, bottom / tall, side / wide, side / tall))
             axes.set_axis_off()
-            if not number:
+            if not line:
                 axes.set_title(plain(name, 34), fontsize=8)
             if heat is None:
                 show(axes, picture)
@@ -192,5 +188,5 @@ def _draw(rows: list[tuple[dict, Tensor, dict[str, Tensor]]], given: int, file: 
                               color="white", fontsize=8, ha="center")  # fmt: skip
         sure = f"{min(answer['probability'], 0.999):.1%}"  # never "100 %" of what is not sure
         words = f"{plain(Path(answer['input']).name, 28)}: {plain(answer['label'], 24)} ({sure})"
-        figure.text(gap / wide, (bottom - 0.05) / tall, words, fontsize=9, va="top")
+        figure.text(begin / wide, (bottom - 0.05) / tall, words, fontsize=9, va="top")
     save(figure, file)

@@ -8,6 +8,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from torchstone.errors import BadInput
+from torchstone.parts.columns import by_columns
 from torchstone.parts.sampling import draw, shaped
 
 
@@ -74,7 +75,7 @@ def generate(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), by_columns(model, len(prompt)):
             out = _follow(model, prompt, max_new_tokens, choose, end, cached, slide)
     finally:
         model.train(was_training)

@@ -138,7 +138,7 @@ def measure(
 
 def report(model: nn.Module, tokenizer: Tokenizer, text: Text, folder: Path) -> None:
     """The tokenizer as a file, and what the model writes."""
-    (folder.parent / "tokenizer.json").write_text(tokens.to_card(tokenizer), encoding="utf-8")
+    tokens.beside(tokens.to_card(tokenizer), folder)
     drawn = written(model, tokenizer, text.train[:1], count=1, seed=0, length=500)
     (folder / "sample.txt").write_text(drawn[0] + "\n", encoding="utf-8")
 

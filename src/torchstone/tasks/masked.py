@@ -186,10 +186,5 @@ def report(model: nn.Module, text: MaskedText, card: dict, folder: Path) -> None
     goes beside the pictures."""
     from torchstone.tasks.told import told
 
-    tokenizer_beside(card, folder)
+    tokens.beside(card["tokenizer"], folder)
     told(model, text, tokens.from_card(card["tokenizer"]), folder / "hidden.png")
-
-
-def tokenizer_beside(card: dict, folder: Path) -> None:
-    """The tokenizer in a file of its own, in the run folder above the pictures."""
-    (folder.parent / "tokenizer.json").write_text(card["tokenizer"], encoding="utf-8")

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
+from torchstone.streams import tokens
 from torchstone.streams.labelled import Labelled, LabelledSet
 from torchstone.streams.sentences import IGNORED, Sentences
-from torchstone.tasks import masked
 from torchstone.tasks.descent import descent
 from torchstone.tasks.masked import Headed
 from torchstone.tasks.start import Start, rows_of
@@ -110,7 +110,7 @@ def report(model: nn.Module, rows: Sentences, card: dict, folder: Path) -> None:
     """Draw what is confused with what on the test split; the tokenizer goes beside the pictures."""
     from torchstone.tasks.pictures import confusion
 
-    masked.tokenizer_beside(card, folder)
+    tokens.beside(card["tokenizer"], folder)
     logits, labels = outputs(model, rows)
     count = len(card["classes"])
     matrix = torch.bincount(labels * count + logits.argmax(1), minlength=count**2)

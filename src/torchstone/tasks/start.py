@@ -1,11 +1,11 @@
 """What BERT's recipes begin with: the data, its word pieces, and perhaps weights."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
@@ -16,6 +16,8 @@ from torchstone.streams.sentences import IGNORED, SPECIAL, Frame
 from torchstone.streams.text import read_text
 
 Numbered = list[list[int]]
+# new where weights have none
+HEADS = ("transform", "decoder", "follows", "classifier", "pooler")
 
 
 class Start(NamedTuple):
@@ -137,3 +139,16 @@ def rows_of(part: Labelled, tokenizer: Any, frame: Frame) -> tuple[list, list]:
         each = [IGNORED, *(label for some in flat for label in some)][: len(row) - 1]
         labels.append([*each, IGNORED])
     return rows, labels
+
+
+def filled(model: nn.Module, tensors: Mapping[str, Tensor] | None) -> nn.Module:
+    """The weights that the model has a place for; heads that they lack, and one for labels, are new."""
+    own = model.state_dict()
+    kept = {
+        k: v for k, v in (tensors or {}).items() if k in own and not k.startswith("classifier.")
+    }
+    lost = [k for k in own if tensors and k not in kept and not k.startswith(HEADS)]
+    if lost:
+        raise BadInput(f"the weights lack {lost[0]}: take whole ones")
+    model.load_state_dict(kept, strict=False)
+    return model

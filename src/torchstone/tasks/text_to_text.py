@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
+from torchstone.parts.token_loss import token_loss
 from torchstone.streams import tokens
 from torchstone.streams.buckets import Ragged
 from torchstone.tasks.descent import descent
@@ -38,7 +38,7 @@ def text_to_text(model: Any, recipe: Any, data: Gathered, *, arguments: dict) ->
 
     def objective(net, batch: Batch) -> dict[str, Tensor]:
         source, target = (side.to(place) for side in batch)
-        return scored(net(source, shifted(target, model.start)), target)
+        return token_loss(net(source, shifted(target, model.start)), target, pad=PAD)
 
     update, state, _ = descent(model, recipe, objective)
     search = {"beams": recipe.beams, "judged": recipe.judged}
@@ -48,7 +48,7 @@ def text_to_text(model: Any, recipe: Any, data: Gathered, *, arguments: dict) ->
         evaluate=lambda: measure(model, data.val, **search),
         state={**state, "stream": data.stream},
         steps=recipe.steps,
-        test=lambda: measure(model, data.test, **search) | {"unigram": unigram(data.val, data.test, model.vocabulary)},
+        test=lambda: measure(model, data.test, **search) | {"unigram": unigram(data.seen, data.test, model.vocabulary)},
         report=lambda folder: report(model, data, folder, recipe.beams),
         card={
             "task": recipe.task,
@@ -67,16 +67,6 @@ def shifted(target: Int64[Tensor, "rows n"], start: int) -> Int64[Tensor, "rows 
     return torch.cat([torch.full_like(target[:, :1], start), target[:, :-1]], 1)
 
 
-def scored(
-    logits: Float[Tensor, "rows n vocabulary"], labels: Int64[Tensor, "rows n"]
-) -> dict[str, Tensor]:
-    """Mean cross-entropy and accuracy over the labels that are no padding, and their number."""
-    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=PAD)
-    real = labels != PAD
-    right = (logits.detach().argmax(2) == labels) & real
-    return {"loss": loss, "accuracy": right.sum() / real.sum(), "weight": real.sum()}
-
-
 def batches(rows: Sides, device: torch.device, size: int = 64) -> Iterator[Batch]:
     """All rows, those of like length together, side by side."""
     source, target = (Ragged(side, device) for side in rows)
@@ -91,7 +81,7 @@ def measure(model: Any, rows: Sides, *, beams: int = 1, judged: int = 0) -> dict
     model.eval()
     sums, count = torch.zeros(2, dtype=torch.float64), 0.0
     for source, target in batches(rows, place):
-        each = scored(model(source, shifted(target, model.start)), target)
+        each = token_loss(model(source, shifted(target, model.start)), target, pad=PAD)
         weight = float(each["weight"])
         sums += weight * torch.stack([each["loss"], each["accuracy"]]).double().cpu()
         count += weight
@@ -131,7 +121,7 @@ def plain(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 def report(model: Any, data: Gathered, folder: Path, beams: int) -> None:
     """Write test sources beside what was wanted and what the model writes."""
-    (folder.parent / "tokenizer.json").write_text(tokens.to_card(data.tokenizer), encoding="utf-8")
+    tokens.beside(tokens.to_card(data.tokenizer), folder)
     sources, targets = (side[:SHOWN] for side in data.test)
     model.eval()
     said = answers(model, sources, max(map(len, targets)), beams)
@@ -147,7 +137,7 @@ def report(model: Any, data: Gathered, folder: Path, beams: int) -> None:
 def evaluate(model: Any, card: dict, spec: str, *, held_out: bool) -> dict:
     """Loss, accuracy and the share of exact answers on `spec`: its test split if `held_out`, else all."""
     tokenizer, settings = tokens.from_card(card["tokenizer"]), card["text"]
-    parts, _ = parts_of(spec, settings)
+    parts, _ = parts_of(spec, settings, split=held_out)
     whole = parts[0]
     for part in parts[1:]:
         whole = whole + part

@@ -33,6 +33,7 @@ class Gathered:
 
     tokenizer: Tokenizer
     stream: Any
+    seen: Sides  # as many rows of the training part, for how often each token is in it
     val: Sides
     test: Sides
     note: str
@@ -71,18 +72,21 @@ def gathered(recipe: Any) -> Gathered:
         every = max(1, sum(map(len, lines)) // ENOUGH)
         tokenizer = tokens.learn(kind, lines[::every], size=size, special=special)
         stream = with_gaps(parts[0], recipe.batch, tokenizer, settings, **share)
-    val, test = (
-        held_out(part, tokenizer, settings, seed=i) for i, part in enumerate((parts[1], parts[-1]))
+    val, test, seen = (
+        held_out(part, tokenizer, settings, seed=i)
+        for i, part in enumerate((parts[1], parts[-1], parts[0]))
     )
     known = {"start": PAD, "pad": PAD, "end": END}
-    return Gathered(tokenizer, stream, val, test, note, known, settings)
+    return Gathered(tokenizer, stream, seen, val, test, note, known, settings)
 
 
-def parts_of(spec: str, settings: Mapping[str, Any]) -> tuple[list[Any], str]:
+def parts_of(
+    spec: str, settings: Mapping[str, Any], *, split: bool = True
+) -> tuple[list[Any], str]:
     """Train, validation and test part (where there is one) of what `spec` names: pairs, a text, or
-    lines of the grammar; and a line about them."""
+    lines of the grammar; and a line about them. Pairs without splits stay one where not to be `split`."""
     if settings["task"] == "texts":
-        pairs = read_pairs(spec)
+        pairs = read_pairs(spec, split=split)
         return [pairs.train, pairs.val, pairs.test], pairs.note
     if settings["task"] != "denoise":
         raise BadInput(f"task is denoise or texts, not {settings['task']!r}")

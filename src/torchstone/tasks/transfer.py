@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchstone.engine import checkpoint, parallel
+from torchstone.engine import checkpoint
+from torchstone.engine.notice import say
 from torchstone.errors import BadInput
 from torchstone.streams.images import PictureSet
 
@@ -164,11 +165,3 @@ def settings(recipe: Any, source: Path, variant: str | None, module: Any, frozen
     known = {field.name for field in dataclasses.fields(recipe)}
     kept = {k: v for k, v in values.items() if k in known and v is not inspect.Parameter.empty}
     return dataclasses.replace(recipe, **kept)
-
-
-def say(line: str) -> None:
-    """A line for the user, from one process."""
-    from rich.console import Console
-
-    if parallel.rank() == 0:
-        Console(stderr=True).print(line, markup=False, soft_wrap=True)

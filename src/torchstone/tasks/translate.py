@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int64
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import nn
 
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
+from torchstone.parts.token_loss import token_loss
 from torchstone.streams import tokens
 from torchstone.streams.buckets import Buckets, Ragged
 from torchstone.streams.pairs import Pairs, PairSet, read_pairs
@@ -72,7 +71,9 @@ def translate(
 
     def objective(net, batch):
         source, target = batch
-        return scored(net(source, target[:, :-1]), target[:, 1:], recipe.smoothing)
+        return token_loss(
+            net(source, target[:, :-1]), target[:, 1:], pad=PAD, smoothing=recipe.smoothing
+        )
 
     update, state, judged = descent(model, recipe, objective)
     state["stream"] = stream
@@ -108,23 +109,6 @@ def translate(
     )
 
 
-def scored(
-    logits: Float[Tensor, "b n vocabulary"], labels: Int64[Tensor, "b n"], smoothing: float = 0.0
-) -> dict[str, Tensor]:
-    """Mean cross-entropy and accuracy over the labels that are no padding, and their number.
-
-    With smoothing ε the label's probability is 1 − ε and ε is spread over the whole vocabulary
-    (Szegedy et al. 2015, arXiv:1512.00567, section 7).
-    """
-    loss = F.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), ignore_index=PAD, label_smoothing=smoothing
-    )
-    real = labels != PAD
-    count = real.sum()
-    right = (logits.detach().argmax(2) == labels) & real
-    return {"loss": loss, "accuracy": right.sum() / count, "weight": count}
-
-
 def encoded(pairs: Pairs, tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
     """Token numbers: sources end with `</s>`, targets begin with `<s>` too."""
     sides = [numbers([pair[i] for pair in pairs], tokenizer) for i in range(2)]
@@ -141,7 +125,7 @@ def measure(model: nn.Module, pairs: Pairs, tokenizer: Tokenizer) -> dict[str, f
     sums, weights = torch.zeros(2, dtype=torch.float64), 0.0
     for rows in alike(targets.lengths + sources.lengths):
         source, target = sources.padded(rows, PAD), targets.padded(rows, PAD)
-        each = scored(model(source, target[:, :-1]), target[:, 1:])
+        each = token_loss(model(source, target[:, :-1]), target[:, 1:], pad=PAD)
         weight = float(each["weight"])
         sums += weight * torch.stack([each["loss"], each["accuracy"]]).double().cpu()
         weights += weight
@@ -152,7 +136,8 @@ def measure(model: nn.Module, pairs: Pairs, tokenizer: Tokenizer) -> dict[str, f
 
 def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict:
     """Loss, accuracy and BLEU on `spec`: its test split if `held_out`, else every pair of it."""
-    data, tokenizer = read_pairs(spec, *card["languages"]), tokens.from_card(card["tokenizer"])
+    data = read_pairs(spec, *card["languages"], split=held_out)
+    tokenizer = tokens.from_card(card["tokenizer"])
     pairs = data.test if held_out else data.train + data.val + data.test
     results = measure(model, pairs, tokenizer) | bleu(model, tokenizer, pairs, **card["search"])
     return {**results, "pairs": len(pairs)}

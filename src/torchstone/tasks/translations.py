@@ -76,7 +76,7 @@ def bleu(
 
 def report(model: Any, tokenizer: Tokenizer, pairs: Pairs, folder: Path, **search: Any) -> None:
     """Write translations beside what was wanted, and draw where each word looks."""
-    (folder.parent / "tokenizer.json").write_text(tokens.to_card(tokenizer), encoding="utf-8")
+    tokens.beside(tokens.to_card(tokenizer), folder)
     some = pairs[:SHOWN]
     answers = written(model, tokenizer, [source for source, _ in some], **search)
     blocks = [

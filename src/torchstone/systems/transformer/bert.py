@@ -25,7 +25,7 @@ texts it is to label, a text a row, without next sentences. The vector of paddin
 Narrow networks start with wider weights.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -47,7 +47,7 @@ from torchstone.tasks.judged import Judged
 from torchstone.tasks.labels import evaluate, predict
 from torchstone.tasks.masked import pretrain
 from torchstone.tasks.sentences import finetune
-from torchstone.tasks.start import begin
+from torchstone.tasks.start import begin, filled
 
 # fmt: off
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "from_config", "predict", "published", "reference", "suited", "to_config", "unpublished"]
@@ -65,21 +65,21 @@ class Recipe:
     most: int | None = None  # examples at most, none for all
     vocabulary: int = 8192  # word pieces learnt from the text
     length: int = 64  # tokens a row may have
-    pretrain: int = 1000  # updates on hidden words
+    pretrain: int = 1200  # updates on hidden words
     pretrain_batch: int = 64  # rows of one of them
     pretrain_lr: float = 2e-3  # highest learning rate
     pairs: bool = False  # learn next sentences too
     hidden: float = 0.15  # share of words to be told
     steps: int = 930  # updates on labels
     batch: int = 64  # rows of one of them
-    lr: float = 1e-3  # highest learning rate
+    lr: float = 5e-4  # highest learning rate
     dropout: float = 0.1  # share dropped after every layer, and of attention weights
     optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
     momentum: float = 0.9  # Adam's β1
     weight_decay: float = 0.01  # pull of weights towards zero
     schedule: Literal["constant", "cosine", "linear"] = "linear"  # how the rate falls
     warmup: float = 0.1  # share of the steps in which the rate rises
-    ema: float = 0.0  # decay of the weights' moving average, 0 for none
+    ema: float = 0.99  # decay of the weights' moving average, 0 for none
     clip: float | None = 1.0  # largest gradient norm, none for no limit
     accumulate: int = 1  # micro-batches an update
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass
@@ -88,7 +88,7 @@ class Recipe:
     device: str = "auto"  # auto, cpu, cuda, mps
 
 
-WORDS = Recipe(data="shakespeare", goal="words", pairs=True, steps=1500, batch=32)
+WORDS = Recipe(data="shakespeare", goal="words", pairs=True, steps=1500, batch=32, lr=2e-3)
 PAPER = {"length": 512, "steps": 1_000_000, "batch": 256, "lr": 1e-4, "warmup": 0.01}
 RECIPES = {
     "sentiment": Recipe(),
@@ -97,7 +97,7 @@ RECIPES = {
     "paper": replace(WORDS, variant="bert_base", vocabulary=30_522, **PAPER),
     # for tests: seconds
     "smoke": Recipe(
-        most=1600, vocabulary=1000, length=24, pretrain=10, steps=100, batch=24, lr=1e-3
+        most=1600, vocabulary=1000, length=24, pretrain=10, steps=100, batch=24, lr=1e-3, ema=0.0
     ),
 }
 
@@ -270,7 +270,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     generators.seed(recipe.seed)
     if tensors is None or recipe.goal == "words":
         arguments |= {"head": "pretraining" if recipe.pairs else "masked", "pooler": recipe.pairs}
-        model = filled(Bert(**arguments), tensors or {}).to(place)
+        model = filled(Bert(**arguments), tensors).to(place)
         own = {"steps": recipe.pretrain, "batch": recipe.pretrain_batch, "lr": recipe.pretrain_lr}
         first = replace(recipe, **(own if recipe.goal == "labels" else {}))
         card = {**start.card, "arguments": arguments, "pairs": recipe.pairs}
@@ -282,15 +282,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
     own: dict[str, Any] = {"pooler": not data.words, "num_classes": len(data.classes)}
     own["head"] = "tokens" if data.words else "sentence"
     arguments = {**arguments, **own}
-    model = filled(Bert(**arguments), tensors or {}).to(place)
+    model = filled(Bert(**arguments), tensors).to(place)
     yield finetune(model, recipe, start, arguments=arguments)
-
-
-def filled(model: Bert, tensors: Mapping[str, Tensor]) -> Bert:
-    """The weights that the model has a place for; a head for labels is always new."""
-    fitting = {k: v for k, v in tensors.items() if not k.startswith("classifier.")}
-    model.load_state_dict({k: v for k, v in fitting.items() if k in model.state_dict()}, False)
-    return model
 
 
 # encoder and pooler; pre-training heads; head for words alone

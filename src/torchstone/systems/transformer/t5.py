@@ -87,7 +87,7 @@ GRAMMAR = Recipe("grammar", variant="t5_tiny", tokenizer="characters", vocabular
 RECIPES = {
     "denoise": Recipe(),
     "texts": Recipe("gettext", "texts", length=48, dropout=0.1),  # or --data FILE.tsv
-    "grammar": replace(GRAMMAR, steps=1000),
+    "grammar": replace(GRAMMAR, steps=2500),
     # for tests: seconds
     "smoke": replace(GRAMMAR, steps=100, lr=5e-3, batch=16, judged=0),
 }

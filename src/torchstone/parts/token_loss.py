@@ -1,0 +1,26 @@
+"""How well the next tokens were told."""
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+def token_loss(
+    logits: Float[Tensor, "batch time vocabulary"],
+    labels: Int64[Tensor, "batch time"],
+    *,
+    pad: int,
+    smoothing: float = 0.0,
+) -> dict[str, Tensor]:
+    """Mean cross-entropy (nats) and accuracy over the labels that are not `pad`, and their number.
+
+    With smoothing ε the label's probability is 1 − ε and ε is spread over the whole vocabulary
+    (Szegedy et al. 2015, arXiv:1512.00567, section 7).
+    """
+    loss = F.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=pad, label_smoothing=smoothing
+    )
+    real = labels != pad
+    count = real.sum()
+    right = (logits.detach().argmax(2) == labels) & real
+    return {"loss": loss, "accuracy": right.sum() / count, "weight": count}
