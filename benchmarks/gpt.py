@@ -75,10 +75,10 @@ class Plain(nn.Module):
         return tokens
 
 
-def models(variant):
+def models(variant, context=0):
     make = VARIANTS[variant].make
     torch.manual_seed(0)
-    ours = make()
+    ours = make(context=max(context, make.keywords.get("context", 1024)))
     width, depth, heads = (make.keywords[name] for name in ("width", "depth", "heads"))
     biased = make.keywords.get("bias", True)
     names = {"gelu": nn.GELU(), "gelu_new": nn.GELU(approximate="tanh")}
@@ -166,9 +166,9 @@ def training(variant, batch, pairs, device):
 
 
 def writing(variant, batch, new, pairs, device):
-    ours, theirs, plain = (m.to(device).eval() for m in models(variant))
+    # transformers' model writes no further than its context
+    ours, theirs, plain = (m.to(device).eval() for m in models(variant, new + 8))
     prompt = torch.randint(ours.vocabulary, (batch, 8), device=device)
-    new = min(new, ours.context - 8)
     how = {"do_sample": False, "max_new_tokens": new, "min_new_tokens": new, "use_cache": True}
     mask = torch.ones_like(prompt)
     contenders = {

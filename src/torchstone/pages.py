@@ -180,9 +180,7 @@ def plain(value: Any) -> str:
 def row(r: Record) -> list[str]:
     """A record without its times, which are another machine's."""
     seeds = f"{len(r.seeds)} seed{'s' * (len(r.seeds) > 1)}"
-    target = "" if r.target is None else f"{r.target:g}"
-    reached = f"{r.mean:.4f} ± {r.spread:.4f} ({seeds})"
-    return [f"`{r.command}`", r.data, r.metric, reached, target]
+    return [f"`{r.command}`", r.data, r.metric, f"{r.reached()}, {seeds}", r.aim()]
 
 
 def table(columns: list[str], rows: list[list[str]], sides: str) -> str:

@@ -53,6 +53,15 @@ class Record:
         """Whether less is better."""
         return self.metric.endswith(("loss", "entropy", "error"))
 
+    def aim(self) -> str:
+        """The target, if there is one, and which side of it is good."""
+        return "" if self.target is None else f"{'≤' if self.falls else '≥'} {self.target:g}"
+
+    def reached(self) -> str:
+        """Mean and spread over seeds, and the baselines."""
+        told = [f"{name.removeprefix('test/')} {value:.3g}" for name, value in self.beside.items()]
+        return f"{self.mean:.4f} ± {self.spread:.4f}" + (f" ({', '.join(told)})" if told else "")
+
     def line(self) -> str:
         n = len(self.seeds)
         return (
@@ -140,16 +149,11 @@ def table(records: list[Record]) -> str:
         "|---|---|--:|---|--:|--:|--:|",
     ]
     for r in records:
-        target = "" if r.target is None else f"{'≤' if r.falls else '≥'} {r.target:g}"
         count = "" if r.parameters is None else f"{r.parameters:,}"
-        reached = f"{r.mean:.4f} ± {r.spread:.4f}"
-        if r.beside:
-            told = (f"{k.removeprefix('test/')} {v:.3g}" for k, v in r.beside.items())
-            reached += f" ({', '.join(told)})"
         time = f"{statistics.median(r.seconds):.0f} s"
         lines.append(
             f"| `torchstone train {r.system}/{r.recipe}` | {r.data.split(';')[0]} | {count} | "
-            f"{r.metric} | {reached} | {target} | {time} |"
+            f"{r.metric} | {r.reached()} | {r.aim()} | {time} |"
         )
     return "\n".join(lines)
 

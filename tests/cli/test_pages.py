@@ -47,7 +47,7 @@ def test_a_record_is_on_its_page_without_its_times(monkeypatch):
     assert "## Measured" not in pages.page(entry)
     monkeypatch.setattr(pages, "of_system", lambda name: [record])
     text = pages.page(entry)
-    assert "0.9700 ± 0.0141 (2 seeds)" in text
+    assert "0.9700 ± 0.0141, 2 seeds | ≥ 0.9" in text
     assert "7.77" not in text
     assert "some processor" not in text
 

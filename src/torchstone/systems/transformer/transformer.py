@@ -102,7 +102,7 @@ COPY = Recipe("copy", variant="transformer_tiny", vocabulary=268, dropout=0.0, b
 RECIPES = {
     "translate": Recipe(),
     # torchstone train transformer/multi30k_cpu --data DIR
-    "multi30k_cpu": replace(MULTI30K, steps=5000),
+    "multi30k_cpu": replace(MULTI30K, steps=3500),
     # torchstone train transformer/multi30k --data DIR       BLEU 36.5 for a public network of this size
     "multi30k": replace(MULTI30K, vocabulary=8000, dropout=0.3, batch=4000, steps=6000, ema=0.999),
     # torchstone train transformer/paper      8 GPUs, 12 hours in the paper: BLEU 27.3
