@@ -270,6 +270,7 @@ def test_it_beats_telling_tokens_by_their_frequency(trained):
     ids = tokens.encode(tokenizer, text)
     unigram = float(-(counts / counts.sum()).log()[ids].mean())
     print(f"unigram {unigram:.3f}, gpt/smoke {run.results['test/loss']:.3f}")
+    assert run.results["test/unigram"] == pytest.approx(unigram, abs=0.02)
     assert run.results["test/loss"] < unigram - 0.3
     assert (folder / "tokenizer.json").exists()
     assert tokens.read(folder / "tokenizer.json").get_vocab() == tokenizer.get_vocab()

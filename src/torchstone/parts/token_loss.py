@@ -1,5 +1,6 @@
-"""How well the next tokens were told."""
+"""How well the next tokens were told, and how well they would be by their frequencies alone."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -24,3 +25,11 @@ def token_loss(
     count = real.sum()
     right = (logits.detach().argmax(2) == labels) & real
     return {"loss": loss, "accuracy": right.sum() / count, "weight": count}
+
+
+def unigram(
+    known: Int64[Tensor, " known"], asked: Int64[Tensor, " asked"], vocabulary: int
+) -> float:
+    """Cross-entropy (nats) of `asked`, told by how often each token is in `known`, and once more."""
+    counts = torch.bincount(known.cpu(), minlength=vocabulary).double() + 1  # none is impossible
+    return float(-(counts / counts.sum()).log()[asked.cpu()].mean())

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
+from torchstone.parts.token_loss import unigram
 from torchstone.streams import tokens
 from torchstone.streams.aligned import columns
 from torchstone.streams.text import Text, read_text
@@ -61,6 +62,9 @@ def language(
         for part in (text.train, text.val, text.test)
     )
     assert train is not None  # a text without it is none
+    # `unigram` is the loss of telling the judged text's tokens by their frequency
+    last = val if test is None else test
+    assert last is not None
 
     def loss(net: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, y = batch
@@ -90,7 +94,7 @@ def language(
         evaluate=validate,
         state={**state, "stream": stream},
         steps=recipe.steps,
-        test=(lambda: judge(test, text.test)) if test is not None else None,
+        test=lambda: judge(test, text.test) | {"unigram": unigram(train, last, model.vocabulary)},
         report=lambda folder: report(model, tokenizer, text, folder),
         card={
             "task": "language",

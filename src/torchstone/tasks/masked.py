@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
+from torchstone.parts.token_loss import unigram
 from torchstone.streams import tokens
 from torchstone.streams.masked import Masked, MaskedText
 from torchstone.streams.sentences import IGNORED, Frame, side_by_side
@@ -94,8 +95,8 @@ def pretrain(
     state["stream"] = texts["train"]
 
     def test() -> dict[str, float]:
-        by_frequency = unigram(documents["train"], texts["test"].once(most=4096), size)
-        return {**measure(judged, texts["test"].once(most=4096)), "unigram": by_frequency}
+        told = by_frequency(documents["train"], texts["test"].once(most=4096), size)
+        return {**measure(judged, texts["test"].once(most=4096)), "unigram": told}
 
     return Run(
         stream=texts["train"],
@@ -130,13 +131,11 @@ def measure(model: nn.Module, batches: Iterable[Masked]) -> dict[str, float]:
     return {**told, "next_accuracy": sums["next"] / rows} if sums["next"] else told
 
 
-def unigram(train: list[list[int]], batches: Iterable[Masked], size: int) -> float:
+def by_frequency(train: list[list[int]], batches: Iterable[Masked], size: int) -> float:
     """Cross-entropy (nats) of telling the hidden words by how often each stands in `train`."""
     flat = torch.tensor([token for document in train for token in document])
-    counts = torch.bincount(flat, minlength=size).double() + 1  # none is impossible
-    surprise = -(counts / counts.sum()).log()
-    targets = torch.cat([batch.targets.flatten() for batch in batches]).cpu()
-    return surprise[targets[targets != IGNORED]].mean().item()
+    targets = torch.cat([batch.targets.flatten() for batch in batches])
+    return unigram(flat, targets[targets != IGNORED], size)
 
 
 @torch.no_grad()

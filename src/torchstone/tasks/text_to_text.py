@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.token_loss import token_loss
+from torchstone.parts.token_loss import token_loss, unigram
 from torchstone.streams import tokens
 from torchstone.streams.buckets import Ragged
 from torchstone.tasks.descent import descent
@@ -48,7 +48,7 @@ def text_to_text(model: Any, recipe: Any, data: Gathered, *, arguments: dict) ->
         evaluate=lambda: measure(model, data.val, **search),
         state={**state, "stream": data.stream},
         steps=recipe.steps,
-        test=lambda: measure(model, data.test, **search) | {"unigram": unigram(data.seen, data.test, model.vocabulary)},
+        test=lambda: measure(model, data.test, **search) | {"unigram": unigram(*map(flat, (data.seen, data.test)), model.vocabulary)},
         report=lambda folder: report(model, data, folder, recipe.beams),
         card={
             "task": recipe.task,
@@ -105,13 +105,9 @@ def answers(model: Any, sources: Side, most: int, beams: int = 1) -> Side:
     return found
 
 
-def unigram(known: Sides, rows: Sides, vocabulary: int) -> float:
-    """Nats a target token of `rows`, told by how often each token is in the targets of `known`."""
-    seen, asked = (
-        torch.tensor([token for row in part[1] for token in row]) for part in (known, rows)
-    )
-    frequency = torch.bincount(seen, minlength=vocabulary) + 1.0
-    return float(-(frequency / frequency.sum()).log()[asked].mean())
+def flat(rows: Sides) -> Int64[Tensor, " tokens"]:
+    """All targets, one after another."""
+    return torch.tensor([token for row in rows[1] for token in row])
 
 
 def plain(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

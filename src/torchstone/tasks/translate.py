@@ -11,7 +11,7 @@ from torch import nn
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.token_loss import token_loss
+from torchstone.parts.token_loss import token_loss, unigram
 from torchstone.streams import tokens
 from torchstone.streams.buckets import Buckets, Ragged
 from torchstone.streams.pairs import Pairs, PairSet, read_pairs
@@ -45,7 +45,7 @@ def translate(
     (target tokens), seed, longest, smoothing, beams, penalty, judged, optimiser and its numbers,
     clip, accumulate, ema, precision, compile. Metrics: `loss`, nats per target token (smoothed in
     training only), `accuracy`, the share of tokens that come first, and BLEU by sacrebleu
-    (0 to 100), in validation of `judged` greedy translations, at the end of the whole test split.
+    (0 to 100; `unigram` is the loss of telling tokens by their frequency), in validation of `judged` greedy translations, at the end of the whole test split.
 
     Args:
         arguments: what `model` was made with; kept with the weights, so that it can be made again.
@@ -85,6 +85,15 @@ def translate(
             results["bleu"] = bleu(judged, tokenizer, data.val[: recipe.judged])["bleu"]
         return results
 
+    def test() -> dict[str, float]:
+        results = measure(judged, data.test, tokenizer)
+        seen, asked = (
+            torch.tensor([token for _, row in rows for token in row[1:]])  # all but the start
+            for rows in (kept, encoded(data.test, tokenizer))
+        )
+        results["unigram"] = unigram(seen, asked, tokenizer.get_vocab_size())
+        return results | bleu(judged, tokenizer, data.test, **search)
+
     left = len(everything) - len(kept)
     said = f", {left} of more than {recipe.longest} tokens not trained on" if left else ""
     return Run(
@@ -93,9 +102,7 @@ def translate(
         evaluate=validate,
         state=state,
         steps=recipe.steps,
-        test=lambda: (
-            measure(judged, data.test, tokenizer) | bleu(judged, tokenizer, data.test, **search)
-        ),
+        test=test,
         report=lambda folder: report(judged, tokenizer, data.test, folder, **search),
         card={
             "task": "translate",
