@@ -123,12 +123,15 @@ def predict(
 
 
 def sample(path: str | Path, *, device: str = "auto", **options) -> list:
-    """What a run's model makes of nothing, or of a beginning: texts, for language models.
+    """What a run's model makes of nothing, or of a beginning: texts, or pictures (uint8, or with `out`
+    the name of the sheet they were drawn into).
 
     Args:
         options: the system's own, such as `prompt`, `count`, `seed`, `length`, `temperature`, `top_k`
-            and `top_p` of `gpt`.
+            and `top_p` of `gpt`; `count`, `seed`, `label` and `out` (a `.png` file) of `dcgan`.
     """
+    if options.get("out") is not None:
+        _writable(Path(options["out"]), (".png",), "sample")
     model, card, entry = opened(Path(path), device)
     function = _use(entry, "sample")
     known = inspect.signature(function).parameters.values()

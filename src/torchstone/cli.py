@@ -124,16 +124,17 @@ def _dispatch(argv: list[str]) -> int:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     p.add_argument("--json", action="store_true", help="as JSON, all probabilities")
 
-    p = command("sample", "let a run's model make something: texts, for language models")
+    p = command("sample", "let a run's model make something: texts, or a sheet of pictures")
     p.add_argument("run", metavar="RUN")
-    p.add_argument("--prompt", metavar="TEXT", help="what the text begins with")
+    p.add_argument("--prompt", metavar="TEXT", help="what the text begins with, or the picture shows")
+    p.add_argument("--label", metavar="K", help="the class that pictures are to be of (default: all)")
     p.add_argument("-n", dest="count", metavar="N", type=_positive, help="how many")
     p.add_argument("--length", metavar="N", type=_positive, help="tokens that are added")
     p.add_argument("--temperature", metavar="X", type=float, help="below 1 likelier, above 1 odder")
     p.add_argument("--top-k", metavar="N", type=int, help="only the likeliest N tokens")
     p.add_argument("--top-p", metavar="X", type=float, help="only the likeliest that reach X")
     p.add_argument("--seed", metavar="N", type=int, help="of what is drawn (default: 0)")
-    p.add_argument("--out", metavar="FILE", help="write it there")
+    p.add_argument("--out", metavar="FILE", help="write it there; pictures: FILE.png")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
     p = command(
@@ -368,9 +369,15 @@ def _export(args) -> None:
 def _sample(args) -> None:
     from torchstone.api import sample
 
-    apart = ("command", "version", "run", "out")
+    drawn = args.out is not None and args.out.lower().endswith(".png")
+    apart = ("command", "version", "run", *(() if drawn else ("out",)))
     options = {k: v for k, v in vars(args).items() if k not in apart and v is not None}
     texts = sample(args.run, **options)
+    if drawn:  # the system wrote it
+        print(*texts, sep="\n")
+        return
+    if not all(isinstance(text, str) for text in texts):
+        raise BadInput(f"{args.run} makes pictures: say where to, with --out FILE.png")
     joined = "\n\n".join(texts)
     if args.out is None:
         print(joined)

@@ -72,18 +72,19 @@ def _card(folder: Path) -> dict:
 
 def _layout_of(path: str | Path) -> Path | None:
     """The folder, if it is one in Hugging Face layout."""
-    from torchstone.hub import layout
+    from torchstone.hub import diffusers, layout
 
     folder = layout.fetch(str(path)) if str(path).startswith("hf:") else Path(path)
-    published = (folder / "config.json").exists() and not (folder / "recipe.json").exists()
+    there = (folder / "config.json").exists() or diffusers.holds(folder)
+    published = there and not (folder / "recipe.json").exists()
     return folder if published else None
 
 
 def from_layout(folder: Path):
     """The model that a folder in Hugging Face layout describes."""
-    from torchstone.hub import layout
+    from torchstone.hub import diffusers, layout
 
-    config, tensors = layout.read(folder)
+    config, tensors = (diffusers if diffusers.holds(folder) else layout).read(folder)
     try:
         module = systems.find(layout.system(config))[0].module()
         variant, arguments = module.from_config(config)

@@ -45,6 +45,18 @@ def transformers() -> ModuleType:
     return _imported("transformers")
 
 
+def diffusers() -> ModuleType:
+    """diffusers, whose picture code looks for torchvision."""
+    torchvision()
+    return _imported("diffusers")
+
+
+def torchmetrics() -> ModuleType:
+    """torchmetrics, whose picture code looks for torchvision."""
+    torchvision()
+    return _imported("torchmetrics")
+
+
 class Answering(nn.Module):
     """A library's network, answering with tensors: `take(network, *inputs)`. Its weights are `net.…`."""
 
@@ -130,6 +142,42 @@ def gpts(count: int, seed: int = 0) -> Iterator[Any]:
                 scale_attn_by_inverse_layer_idx=draw.random() < 0.5,
             )
             yield transformers().GPT2LMHeadModel(config)
+
+
+def unets(count: int, seed: int = 0) -> Iterator[Any]:
+    """diffusers' U-Nets drawn with a fixed seed: every kind of block, one to three grids."""
+    draw = random.Random(seed)
+    for number in range(count):
+        groups, grids = draw.choice([2, 4]), draw.choice([1, 2, 2, 3])
+        widths = [4 * draw.randint(1, 3) for _ in range(grids)]
+        heads = draw.choice([None, 1, groups // 2])
+        down = ["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"]
+        up = ["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"]
+        yield diffusers().UNet2DModel(
+            sample_size=4 * 2 ** (grids - 1),
+            in_channels=draw.choice([1, 3]),
+            out_channels=draw.choice([1, 3]),
+            block_out_channels=tuple(widths),
+            down_block_types=tuple(draw.choice(down) for _ in widths),
+            up_block_types=tuple(draw.choice(up) for _ in widths),
+            downsample_type=draw.choice(["conv", "resnet"]),
+            upsample_type=draw.choice(["conv", "resnet"]),
+            layers_per_block=draw.choice([1, 2]),
+            downsample_padding=draw.choice([0, 1]),
+            mid_block_scale_factor=draw.choice([1, 2**0.5]),
+            norm_num_groups=groups,
+            attn_norm_num_groups=draw.choice([None, 1]),
+            norm_eps=draw.choice([1e-6, 1e-4]),
+            attention_head_dim=heads,
+            resnet_time_scale_shift=draw.choice(["default", "scale_shift"]),
+            add_attention=draw.random() < 0.8,
+            act_fn=draw.choice(["silu", "gelu", "relu"]),
+            freq_shift=draw.choice([0, 1]),
+            flip_sin_to_cos=draw.random() < 0.5,
+            center_input_sample=draw.random() < 0.3,
+            time_embedding_dim=draw.choice([None, 20]),
+            num_class_embeds=5 if number % 3 == 2 else None,
+        )
 
 
 class _Exact(nn.Module):

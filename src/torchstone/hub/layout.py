@@ -6,7 +6,7 @@ refused by its name, since a network that leaves it out would give other numbers
 
 import json
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torchstone.errors import BadInput, nearest
 
 # which of our systems a config's `model_type` is
 SYSTEMS = {"bert": "bert", "gpt2": "gpt", "openai-gpt": "gpt", "t5": "t5", "vit": "vit"}
+SYSTEMS["UNet2DModel"] = "ddpm"  # diffusers names a class instead
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there; or its index
 # what a config may say without changing a number that the network gives
 NEUTRAL = {
@@ -71,7 +72,7 @@ def system(config: Mapping[str, Any]) -> str:
     Raises:
         BadInput: it says no family, or one that is not here.
     """
-    family = config.get("model_type")
+    family = config.get("model_type", config.get("_class_name"))
     if family not in SYSTEMS:
         known = ", ".join(SYSTEMS)
         said = "names no model_type" if family is None else f"is of model_type {family!r}"
@@ -117,19 +118,21 @@ def number(config: Mapping[str, Any], name: str, default: Any = None) -> Any:
     return value
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Config and weights of a folder, by the names they have there.
+def read(
+    folder: Path, weights: Sequence[str] = WEIGHTS
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Config and weights of a folder, by the names they have there; of `weights` the first file there is.
 
     Raises:
         BadInput: no such folder; a file is missing (which), damaged, or holds code.
     """
-    config = _json(folder / "config.json")
-    for name in WEIGHTS:
+    config = settings(folder / "config.json")
+    for name in weights:
         if (folder / name).exists():
             return config, _tensors(folder / name)
         if (folder / f"{name}.index.json").exists():
             return config, _shards(folder / f"{name}.index.json")
-    raise BadInput(f"{folder} has a config but no weights: {' or '.join(WEIGHTS)} should be there")
+    raise BadInput(f"{folder} has a config but no weights: {' or '.join(weights)} should be there")
 
 
 def fetch(spec: str) -> Path:
@@ -145,16 +148,23 @@ def fetch(spec: str) -> Path:
         raise BadInput(f"{spec} needs huggingface_hub: pip install 'torchstone[hf]'") from None
     small = ["*.json", "*.txt", "*.model"]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[*small, "model*.safetensors"]))
-        if not any(folder.glob("model*.safetensors")):
-            folder = Path(snapshot_download(name, allow_patterns=[*small, "pytorch_model*.bin"]))
+        tensors = ["model*.safetensors", "*diffusion_pytorch_model*.safetensors"]
+        folder = Path(snapshot_download(name, allow_patterns=[*small, *tensors]))
+        if not any(folder.rglob("*model*.safetensors")):
+            older = ["pytorch_model*.bin", "*diffusion_pytorch_model*.bin"]
+            folder = Path(snapshot_download(name, allow_patterns=[*small, *older]))
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(f"cannot fetch {spec}: {said}") from None
     return folder
 
 
-def _json(file: Path) -> dict[str, Any]:
+def settings(file: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        BadInput: there is no such file, or it holds something else.
+    """
     if not file.exists():
         raise BadInput(f"{file.parent} holds no {file.name}: give a folder in Hugging Face layout")
     try:
@@ -168,7 +178,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _shards(index: Path) -> dict[str, Tensor]:
     """The tensors of an index, out of the files it names."""
-    places = _json(index).get("weight_map")
+    places = settings(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
         raise BadInput(f"{index} has no weight_map from names to files")
     tensors: dict[str, Tensor] = {}

@@ -58,15 +58,17 @@ def example(module: nn.Module, shape: tuple[int, ...], batch: int = 1) -> tuple[
     """Inputs that `module` takes: zeros of `shape` (without the batch), one for each input it has to have.
 
     A network that looks up embeddings and is given rows, not pictures, gets tokens: int64, all id 0.
+    An input named `t` is a time: one number for each of the batch.
     """
     first = next(module.parameters())
     tokens = len(shape) == 1 and any(isinstance(m, nn.Embedding) for m in module.modules())
     wanted = inspect.signature(module.forward).parameters.values()
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    count = sum(each.default is each.empty and each.kind in plain for each in wanted)
+    names = [each.name for each in wanted if each.default is each.empty and each.kind in plain]
     dtype = torch.int64 if tokens else first.dtype
     made = torch.zeros(batch, *shape, device=first.device, dtype=dtype)
-    return (made,) * max(1, count)
+    time = torch.zeros(batch, device=first.device)
+    return tuple(time if name == "t" else made for name in names) or (made,)
 
 
 def macs(module: nn.Module, shape: tuple[int, ...]) -> int:

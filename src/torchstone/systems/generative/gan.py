@@ -1,0 +1,212 @@
+"""GAN: a generator learns from a critic that learns to tell its pictures from real ones.
+
+Paper: Ian Goodfellow, Jean Pouget-Abadie, Mehdi Mirza, Bing Xu, David Warde-Farley, Sherjil Ozair, Aaron
+Courville and Yoshua Bengio, "Generative Adversarial Nets", NeurIPS 2014, arXiv:1406.2661.
+
+The idea. To say how likely a picture is takes an integral that nobody can do; to tell a real picture from
+a made one takes a classifier. So one network makes pictures of noise, another is trained to say which
+are real, and the first follows the second's gradient to where it is fooled. At the end neither can do
+better: the pictures are distributed as the data are, and the critic says ½ of all of them.
+
+    min_G max_D  V(D, G) = E_x log D(x) + E_z log(1 − D(G(z)))                          (equation 1)
+    D*(x) = p_data(x) / (p_data(x) + p_G(x)),   V(D*, G) = −log 4 + 2 JSD(p_data ‖ p_G)  (section 4.1)
+
+    G   z, 100 numbers N(0, 1)    1200 ReLU    1200 ReLU    784 sigmoid        2,503,984 parameters
+    D   784, dropout 0.2          240 maxout of 5, dropout 0.5      the same   1 logit   1,231,441
+
+The widths are those of the code published with the paper. In the step of either player no gradient
+reaches the other. The generator ascends log D(G(z)) (`non_saturating`, section 3): where the critic is
+sure, as it is at first, `minimax` has no slope. `hinge` and `wgan_gp` are later games
+(`parts/adversarial.py`).
+
+What differs from the paper. Adam with β₁ = ½ in place of gradient descent with momentum that rises, with
+which the published setting takes hours. The output's biases start at zero and not at the mean picture.
+Samples are drawn from a moving average of the generator. The paper scores them by a Parzen window, which
+it calls a poor measure itself; here a classifier of the same set looks at them (`tasks/quality.py`).
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchstone.engine import device, generators
+from torchstone.engine.run import Run
+from torchstone.parts.adversarial import GAMES
+from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.streams.images import load_pictures
+from torchstone.systems import Variant
+from torchstone.systems.convolutional import lenet5
+from torchstone.tasks import from_noise
+from torchstone.tasks.adversarial import adversarial
+from torchstone.tasks.from_noise import sample
+from torchstone.tasks.samples import unit
+
+# fmt: off
+__all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "reference", "sample"]
+# fmt: on
+
+MARGIN = ("times_nearer", 1.0)
+evaluate = partial(from_noise.evaluate, classifier=lenet5)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    data: str = "mnist5k"  # mnist5k, digits, hf:NAME, or a folder (class folders or IDX)
+    variant: str = "gan"  # which network
+    loss: Literal["non_saturating", "minimax", "hinge", "wgan_gp"] = "non_saturating"  # the game
+    penalty: float = 10.0  # of the critic's slope, in wgan_gp
+    critic_steps: int = 1  # steps of the critic for one of the generator
+    samples: int = 1000  # judged at each evaluation; at the end five times as many
+    steps: int = 6000  # updates
+    batch: int = 100  # pictures a step
+    optimiser: Literal["sgd", "adam", "adamw"] = "adam"  # rule of descent of both
+    lr: float = 2e-4  # highest learning rate
+    critic_lr: float | None = None  # the critic's, none for the same
+    momentum: float = 0.5  # share of the last step kept (Adam: β1)
+    beta2: float = 0.999  # Adam's memory of the squares
+    weight_decay: float = 0.0  # pull of weights towards zero
+    schedule: Literal["constant", "cosine", "linear"] = "constant"  # how the rate falls
+    warmup: float = 0.0  # share of the steps in which the rate rises
+    augment: str = "none"  # of real pictures; what is learnt is made so too
+    ema: float = 0.998  # decay of the generator's moving average, 0 for none
+    clip: float | None = None  # largest gradient norm, none for no limit
+    accumulate: int = 1  # micro-batches a step
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass
+    compile: bool = False  # torch.compile both losses
+    seed: int = 0  # of weights, order, noise and dropout
+    device: str = "auto"  # auto, cpu, cuda, mps
+
+
+RECIPES = {
+    "mnist5k": Recipe(),
+    "mnist": Recipe(data="hf:ylecun/mnist", steps=20_000),
+    # for tests: seconds
+    "smoke": Recipe(data="digits", samples=200, steps=60, batch=32, lr=1e-3, ema=0.9),
+}
+
+
+class Generator(nn.Module):
+    """Noise to pictures on 0..1."""
+
+    def __init__(self, latent: int = 100, width: int = 1200, channels: int = 1, size: int = 28):
+        super().__init__()
+        self.latent, self.shape = latent, (channels, size, size)
+        self.first = nn.Linear(latent, width)
+        self.second = nn.Linear(width, width)
+        self.output = nn.Linear(width, math.prod(self.shape))
+        uniform(self, 0.05)
+
+    def forward(self, z: Float[Tensor, "b latent"]) -> Float[Tensor, "b c size size"]:
+        h = F.relu(self.second(F.relu(self.first(z))))
+        return torch.sigmoid(self.output(h)).unflatten(1, self.shape)
+
+
+class Maxout(nn.Module):
+    """The largest of `pieces` linear functions, a unit (Goodfellow et al. 2013, arXiv:1302.4389)."""
+
+    def __init__(self, inputs: int, units: int, pieces: int):
+        super().__init__()
+        self.pieces, self.linear = pieces, nn.Linear(inputs, units * pieces)
+
+    def forward(self, x: Float[Tensor, "b inputs"]) -> Float[Tensor, "b units"]:
+        return self.linear(x).unflatten(1, (-1, self.pieces)).amax(2)
+
+
+class Critic(nn.Module):
+    """Pictures to the logit of being real."""
+
+    def __init__(self, units: int = 240, pieces: int = 5, channels: int = 1, size: int = 28):
+        super().__init__()
+        self.first = Maxout(channels * size**2, units, pieces)
+        self.second = Maxout(units, units, pieces)
+        self.output = nn.Linear(units, 1)
+        uniform(self, 0.005)
+
+    def forward(self, pictures: Float[Tensor, "b c size size"]) -> Float[Tensor, " b"]:
+        h = self.first(F.dropout(pictures.flatten(1), 0.2, self.training))
+        h = self.second(F.dropout(h, 0.5, self.training))
+        return self.output(F.dropout(h, 0.5, self.training))[:, 0]
+
+
+def uniform(network: nn.Module, bound: float) -> None:
+    """Weights uniform in ±bound, biases zero."""
+    for weight in network.parameters():
+        nn.init.uniform_(weight, -bound, bound) if weight.ndim > 1 else nn.init.zeros_(weight)
+
+
+VARIANTS = {"gan": Variant(Generator, (100,))}
+
+
+def build(recipe: Recipe) -> Iterator[Run]:
+    place = device.pick(recipe.device)
+    data = load_pictures(recipe.data, size=28, channels=1, device=place)
+    arguments: dict[str, Any] = {"channels": 1, "size": 28}
+    generators.seed(recipe.seed)
+    model = VARIANTS[recipe.variant].make(**arguments).to(place)
+    critic = Critic(**arguments).to(place)
+    yield adversarial(
+        model, critic, recipe, data, arguments=arguments, picture=unit(data.card), classifier=lenet5
+    )
+
+
+def at_equilibrium(game: str) -> float:
+    """V of equation 1 where the critic says ½ of everything."""
+    undecided = torch.zeros(8, dtype=torch.float64)
+    return -float(GAMES[game].critic(undecided, undecided))
+
+
+FACTS = [
+    Fact("generator's parameters (the code published)", lambda: parameters(Generator()), 2_503_984),
+    Fact("critic's parameters (the code published)", lambda: parameters(Critic()), 1_231_441),
+    Fact("value at the optimum: −log 4 (theorem 1)", lambda: at_equilibrium("minimax"), -math.log(4), 1e-12),
+]  # fmt: skip
+
+
+def reference() -> Iterator[Pair]:
+    """Both networks beside their definition, unit by unit."""
+    torch.manual_seed(0)
+    made = lively(Generator(5, 7, 2, 3).double())
+    yield Pair(made, Slow(made), torch.randn(4, 5, dtype=torch.float64))
+    critic = lively(Critic(4, 3, 2, 3).double()).eval()
+    yield Pair(critic, Slow(critic), torch.rand(4, 2, 3, 3, dtype=torch.float64))
+
+
+def lively(network: nn.Module) -> nn.Module:
+    """With weights under which every layer matters and none saturates, and biases that are not zero."""
+    for weight in network.parameters():
+        nn.init.normal_(weight, 0.0 if weight.ndim > 1 else 0.5, weight[0].numel() ** -0.5)
+    return network
+
+
+class Slow(nn.Module):
+    """The same parameters, sums written out."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.one(each) for each in x])
+
+    def one(self, x: Tensor) -> Tensor:
+        net: Any = self.net
+        x = x.flatten()
+        if isinstance(net, Generator):
+            for layer in (net.first, net.second):
+                x = torch.stack([s.clamp(min=0) for s in sums(layer, x)])
+            return torch.stack([1 / (1 + (-s).exp()) for s in sums(net.output, x)]).view(net.shape)
+        for layer in (net.first, net.second):
+            each, n = sums(layer.linear, x), layer.pieces
+            x = torch.stack([torch.stack(each[i : i + n]).max() for i in range(0, len(each), n)])
+        return sums(net.output, x)[0]
+
+
+def sums(layer: nn.Linear, x: Tensor) -> list[Tensor]:
+    return [(w * x).sum() + b for w, b in zip(layer.weight, layer.bias, strict=True)]
