@@ -1,6 +1,7 @@
 """Labels by a recurrent network: texts, pairs, and each word; trained on a few lines that can be told apart."""
 
 import dataclasses
+import random
 
 import pytest
 import torch
@@ -57,9 +58,9 @@ def test_texts(texts, pool):
 
 def test_each_word(tmp_path):
     """A word's label depends on the one after it: only who reads both ways can tell."""
-    file, lines = tmp_path / "words.conll", []
+    file, lines, draw = tmp_path / "words.conll", [], random.Random(0)
     for i in range(90):
-        words = [("a", "b", "c")[(i * 7 + k * k + i * k) % 3] for k in range(3 + i % 5)]
+        words = draw.choices("abc", k=3 + i % 5)
         labels = [f"x{following}" for following in [*words[1:], "end"]]
         lines += [f"{word} {label}" for word, label in zip(words, labels, strict=True)] + [""]
     file.write_text("\n".join(lines))

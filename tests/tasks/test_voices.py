@@ -75,7 +75,7 @@ def test_it_is_used_on_files_and_folders(trained, tmp_path, capsys):
 
 
 def test_it_is_measured_again_and_on_other_data(trained, tmp_path):
-    run, out, spec = trained
+    run, out, _ = trained
     again = api.evaluate(out, device="cpu")
     assert again["loss"] == pytest.approx(run.results["test/loss"], rel=1e-4)
     found = api.evaluate(out, data=folder(tmp_path, 3), device="cpu")
@@ -198,5 +198,5 @@ def test_other_kinds_of_data(vectors, trained):
         BadInput, match="the speakers ann, bob, eve, but the model tells apart down, up"
     ):
         api.evaluate(vectors[1], data=trained[2], device="cpu")
-    with pytest.raises(BadInput, match="lstm has no data set|no voices at 'nowhere'"):
+    with pytest.raises(BadInput, match="no voices at 'nowhere'"):
         next(iter(lstm.build(lstm.Recipe(use="voices", data="nowhere", variant="bilstm"))))
