@@ -115,7 +115,9 @@ def _dispatch(argv: list[str]) -> int:
     p.add_argument("inputs", metavar="INPUT", nargs="*", help="files, folders of them, or texts")
     p.add_argument("--examples", metavar="FILE", help="inputs and outputs, put before each text")
     p.add_argument("--fill", metavar="TEXT", help="the likeliest words where TEXT says [MASK]")
-    p.add_argument("--beams", metavar="N", type=_positive, help="texts followed at once; 1 is greedy")
+    p.add_argument(
+        "--beams", metavar="N", type=_positive, help="texts followed at once; 1 is greedy"
+    )
     p.add_argument("--horizon", metavar="N", type=_positive, help="steps ahead that are forecast")
     p.add_argument(
         "--out",

@@ -35,6 +35,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +62,7 @@ FAR = Recipe(use="adding", data="drawn", length=100, batch=50)
 LABELS = Recipe(use="label", data="sentiment", variant="bilstm", hidden=64, vocabulary=8192)
 VOICES = Recipe(use="voices", data="japanese_vowels", variant="bilstm", hidden=64, pool="mean")
 MUSIC = Recipe(use="music", data="chorales", hidden=200, length=256, dropout=0.5, batch=8)
-MUSIC = replace(MUSIC, steps=2000, lr=5e-3, warmup=0.025, ema=0.995)
+MUSIC = replace(MUSIC, steps=480, lr=5e-3, warmup=0.025, ema=0.995)
 RECIPES = {
     "shakespeare": TEXT,
     "sentiment": replace(LABELS, pool="max", embedding=64, dropout=0.5, batch=64, steps=930),
@@ -71,7 +72,7 @@ RECIPES = {
     "chorales": MUSIC,
     # torchstone train lstm/jsb --data FOLDER   the folder that holds jsb-chorales-quarter.json
     "jsb": replace(MUSIC, data="jsb-chorales"),
-    "adding": replace(FAR, hidden=64, steps=1500, lr=1e-2, forget=1.0),
+    "adding": replace(FAR, hidden=64, steps=4000, lr=5e-3, forget=1.0),
     "copy": replace(FAR, use="copy", hidden=128, embedding=16, steps=3000, start="chrono"),
     # for tests: seconds
     "smoke": replace(TEXT, data="python/json", hidden=32, length=16, batch=8, steps=120, lr=1e-2),
@@ -122,7 +123,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield uses.run(recipe, VARIANTS)
 
 
-def count(inputs: int, hidden: int, **how: bool) -> int:
+def count(inputs: int, hidden: int, **how: Any) -> int:
     with torch.device("meta"):
         return parameters(Recurrent(CELL, inputs, hidden, **how))
 
