@@ -250,6 +250,18 @@ def test_what_does_not_go_together_is_refused():
         (lambda: Recurrent(lstm.CELL, 3, 4, path="slow"), "not 'slow'"),
         (lambda: Recurrent(lstm.CELL, 3, 4)(torch.ones(2, 5, 3), torch.tensor([5, 0])), "1 to 5"),
         (lambda: Recurrent(lstm.CELL, 3, 4)(torch.ones(2, 5, 3), torch.tensor([5, 6])), "1 to 5"),
+        (lambda: Recurrent(lstm.CELL, 3, 4)(torch.ones(2, 5, 3), torch.tensor([5])), "2 lengths"),
+        (lambda: Recurrent(lstm.CELL, 3, 4)(torch.ones(2, 5, 4)), "vectors of 3 numbers"),
+        (
+            lambda: Recurrent(lstm.CELL, 3, 4)(
+                torch.ones(2, 5, 3), state=(torch.ones(1, 1, 4),) * 2
+            ),
+            "the state's shapes are",
+        ),
+        (
+            lambda: Recurrent(gru.CELL, 3, 4)(torch.ones(2, 5, 3), state=()),
+            "the state's shapes are",
+        ),
         (lambda: Network(lstm.CELL, 9, 9, tokens=True, hidden=4, embedding=3, tied=True), "9 × 3"),
         (lambda: Network(lstm.CELL, 9, 9, tokens=False, hidden=9, tied=True), "last layer"),
         (lambda: Network(lstm.CELL, 9, 9, tokens=True, hidden=4, pool="first"), "not 'first'"),

@@ -96,11 +96,14 @@ def test_tracks_channels_velocity_zero_and_drums(tmp_path):
             ("note_on", {"note": 72, "velocity": 80, "channel": 1, "time": 48}),
             ("note_on", {"note": 72, "velocity": 80, "channel": 1, "time": 48}),  # struck again
             ("note_off", {"note": 72, "channel": 1, "time": 48}),
+            ("note_on", {"note": 74, "velocity": 80, "time": 48}),  # never let go
+            ("note_off", {"note": 75, "time": 96}),  # never struck
         )
     )
     file = tmp_path / "a.mid"
     song.save(file)
-    assert sorted(midi.read(file)) == [(60, 0.0, 1.0), (72, 0.5, 1.0), (72, 1.0, 1.5)]
+    wanted = [(60, 0.0, 1.0), (72, 0.5, 1.0), (72, 1.0, 1.5), (74, 2.0, 3.0)]
+    assert sorted(midi.read(file)) == wanted
 
 
 def test_the_chorales_are_those_that_music21_reads():

@@ -253,3 +253,10 @@ def test_batches_that_cannot_be():
         Utterances(ONES, "abcd", 5, seed=0, world=2)
     with pytest.raises(BadInput, match="no utterances"):
         Utterances([], "abcd", 4, seed=0)
+
+
+def test_some_of_the_bundled_characters():
+    data = read_speech("captcha/A09", RATE)
+    assert data.alphabet == "09A"
+    with pytest.raises(BadInput, match="captcha has recordings of 0 to 9 and A to Z, none of 'a'"):
+        read_speech("captcha/0a", RATE)

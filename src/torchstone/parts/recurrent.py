@@ -130,15 +130,12 @@ class Recurrent(nn.Module):
                 as they come out.
 
         Raises:
-            BadInput: a length of 0, or longer than `time`.
+            BadInput: a length of 0, or longer than `time`; inputs or states of another width.
         """
         if lengths is not None and not torch.compiler.is_compiling():
             lengths = lengths.cpu()
-            if not 1 <= int(lengths.min()) <= int(lengths.max()) <= x.shape[1]:
-                raise BadInput(
-                    f"lengths are 1 to {x.shape[1]}, not {lengths.min()} to {lengths.max()}"
-                )
         state = self.empty(x) if state is None else state
+        self._check(x, lengths, state)
         y, state = (self._fast if self.path == "fast" else self._written)(x, lengths, state)
         if self.bidirectional and self.combine != "concatenate":
             y = y.unflatten(-1, (2, self.out)).sum(-2)
@@ -147,11 +144,29 @@ class Recurrent(nn.Module):
 
     def empty(self, x: Tensor) -> State:
         """The state that `x` (batch, …) is read with from nothing: zeros of the weights' type."""
-        rows, widths = (
-            self.layers * len(self.ways),
-            (self.out, *[self.hidden] * (self.cell.states - 1)),
-        )
-        return tuple(self.weight_ih_l0.new_zeros(rows, x.shape[0], width) for width in widths)  # ty: ignore
+        return tuple(self.weight_ih_l0.new_zeros(shape) for shape in self._shapes(len(x)))  # ty: ignore
+
+    def _shapes(self, batch: int) -> list[tuple[int, int, int]]:
+        widths = (self.out, *[self.hidden] * (self.cell.states - 1))
+        return [(self.layers * len(self.ways), batch, width) for width in widths]
+
+    def _check(self, x: Tensor, lengths: Tensor | None, state: State) -> None:
+        """The kernels read past the end of what is too short."""
+        if x.shape[-1] != self.inputs:
+            raise BadInput(f"vectors of {self.inputs} numbers are read, not of {x.shape[-1]}")
+        shapes, wanted = [tuple(each.shape) for each in state], self._shapes(len(x))
+        if shapes != wanted:
+            raise BadInput(f"the state's shapes are {wanted}, not {shapes}")
+        if lengths is None or torch.compiler.is_compiling():
+            return
+        if (
+            len(lengths) != len(x)
+            or not 1 <= int(lengths.min()) <= int(lengths.max()) <= x.shape[1]
+        ):
+            raise BadInput(
+                f"{len(x)} lengths are 1 to {x.shape[1]}, not {len(lengths)} of {lengths.min()} to "
+                f"{lengths.max()}"
+            )
 
     def _fast(self, x: Tensor, lengths: Tensor | None, state: State) -> tuple[Tensor, State]:
         assert self.cell.fused

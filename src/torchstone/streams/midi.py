@@ -54,7 +54,7 @@ def read(file: Path) -> list[Note]:
         raise BadInput(f"{file} is no MIDI file that can be read ({error})") from None
     if song.ticks_per_beat <= 0 or song.ticks_per_beat >= 0x8000:
         raise BadInput(f"{file} counts in seconds, not in quarter notes: save it in bars and beats")
-    notes: list[Note] = []
+    notes, quarter = [], song.ticks_per_beat
     for track in song.tracks:
         now, sounding = 0, {}
         for message in track:
@@ -63,10 +63,11 @@ def read(file: Path) -> list[Note]:
                 continue
             key = (message.channel, message.note)
             if key in sounding:  # struck again, or let go
-                begin = sounding.pop(key)
-                notes.append((message.note, begin / song.ticks_per_beat, now / song.ticks_per_beat))
+                notes.append((message.note, sounding.pop(key) / quarter, now / quarter))
             if message.type == "note_on" and message.velocity:
                 sounding[key] = now
+        # what is never let go ends with the track
+        notes += [(note, begin / quarter, now / quarter) for (_, note), begin in sounding.items()]
     return sorted(notes, key=lambda note: note[1:])
 
 

@@ -69,9 +69,7 @@ MARGIN = ("right", 0.5)  # of short utterances, from beginning to end
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = (
-        "captcha"  # captcha, FSDD's zip or folder, a folder of sounds with a transcript file
-    )
+    data: str = "captcha"  # captcha, captcha/0123, FSDD, a folder of sounds with their transcripts
     variant: str = "ctc"  # which network
     rate: int = 8000  # samples a second that every sound is brought to
     features: Literal["mel", "cepstra"] = "mel"  # log-mel energies, or the paper's 26 numbers
@@ -81,6 +79,7 @@ class Recipe:
     stride: int = 4  # vectors that become one moment of the network
     hidden: int = 96  # LSTM blocks a layer and direction
     layers: int = 2  # of them, one on the other
+    masked: int = 12  # neighbouring numbers of an utterance's vectors hidden in training, at most
     dropout: float = 0.2  # share of numbers dropped between layers and before the last
     count: tuple[int, int] = (1, 5)  # recordings in a composed utterance, at least and at most
     speed: float = 0.1  # share that a recording is played faster or slower by, at most
@@ -102,12 +101,14 @@ class Recipe:
     device: str = "auto"  # auto, cpu, cuda, mps
 
 
-EASY = Recipe(data="captcha/0123", count=(1, 3), hidden=32, stride=5, dropout=0.0, beams=1, ema=0.0)
+EASY = Recipe(
+    data="captcha/0123", count=(1, 3), hidden=32, layers=1, stride=5, dropout=0.0, ema=0.0
+)
 RECIPES = {
     "characters": Recipe(),
     "fsdd": Recipe(data="fsdd"),
     # for tests: seconds
-    "smoke": replace(EASY, steps=80, batch=8, lr=2e-2),
+    "smoke": replace(EASY, steps=80, batch=8, lr=2e-2, beams=1),
 }
 
 
@@ -122,7 +123,7 @@ class Recogniser(nn.Module):
     """
 
     def __init__(
-        self, labels: int, inputs: int, *, hidden: int = 128, layers: int = 2, stride: int = 3,
+        self, labels: int, inputs: int, *, hidden: int = 96, layers: int = 2, stride: int = 4,
         dropout: float = 0.0, peepholes: bool = False, path: Literal["fast", "written"] = "fast",
     ):  # fmt: skip
         super().__init__()
@@ -198,7 +199,7 @@ FACTS = [
     Fact("of them in both LSTM layers", lambda: parameters(Peephole(26, 100)), 102_200),
     Fact("the same with torch's two biases and no peepholes",
          lambda: parameters(Recurrent(CELL, 26, 100, bidirectional=True)), 102_400),
-    Fact("ctc parameters, 36 characters", lambda: parameters(VARIANTS["ctc"].make()), 660_773),
+    Fact("ctc parameters, 36 characters", lambda: parameters(VARIANTS["ctc"].make()), 428_005),
 ]  # fmt: skip
 
 
