@@ -209,12 +209,12 @@ def recurrent(cell: Any, theirs: type[nn.Module]) -> Iterator[Pair]:
         net.load_state_dict(ours.state_dict())
         x = torch.randn(4, time, inputs)
         rows = (torch.randint(1, time + 1, (4,)),) if number % 4 else ()
-        pair: list[Any] = [ours, Answering(net, _padded)]
+        answering = Answering(net, _padded)
         if number < 8:
-            x, pair = x.double(), [each.double() for each in pair]
+            x, ours, answering = x.double(), ours.double(), answering.double()
         label = f"{path}, {layers} layers, {'both ways' if both else 'one way'}"
         label += f"{', lengths' if rows else ''}{', dropout' if how['dropout'] else ''}"
-        yield Pair(pair[0], pair[1], (x, *rows), label=label + (", projected" if project else ""))
+        yield Pair(ours, answering, (x, *rows), label=label + (", projected" if project else ""))
 
 
 def _padded(net: nn.Module, x: Tensor, lengths: Tensor | None = None) -> tuple:

@@ -250,7 +250,6 @@ def test_what_does_not_go_together_is_refused():
         (lambda: Recurrent(lstm.CELL, 3, 4, path="slow"), "not 'slow'"),
         (lambda: Recurrent(lstm.CELL, 3, 4)(torch.ones(2, 5, 3), torch.tensor([5, 0])), "1 to 5"),
         (lambda: Recurrent(lstm.CELL, 3, 4)(torch.ones(2, 5, 3), torch.tensor([5, 6])), "1 to 5"),
-        (lambda: Recurrent(lstm.CELL, 3, 4)(torch.ones(2, 5, 3), torch.tensor([5])), "2 lengths"),
         (lambda: Recurrent(lstm.CELL, 3, 4)(torch.ones(2, 5, 4)), "vectors of 3 numbers"),
         (
             lambda: Recurrent(lstm.CELL, 3, 4)(

@@ -41,6 +41,9 @@ def network(kind: str, seed: int = 0, **settings):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.4 * torch.randn_like(parameter)
+        # so that it ends now and then
+        logits = model(sources(20), torch.randint(3, 12, (20, 12)))
+        model.out.bias[END] += (logits.amax(2) - logits[..., END]).quantile(0.3)
     return model
 
 
@@ -147,9 +150,11 @@ def test_a_sentence_is_read_alike_alone_and_beside_longer_ones(kind):
 def test_written_is_fast(kind):
     """Both paths: logits and every gradient."""
     source, target = sources(), torch.randint(3, 12, (5, 6))
-    results = []
+    results, weights = [], network(kind).state_dict()
     for path in ("fast", "written"):
-        model = network(kind, path=path).double()
+        model = network(kind, path=path)
+        model.load_state_dict(weights)
+        model = model.double()
         logits = model(source, target)
         (logits * torch.linspace(-1, 1, 12)).square().sum().backward()
         results.append([logits, *(p.grad for p in model.parameters())])
@@ -170,7 +175,7 @@ def test_every_parameter_learns(kind):
 def test_greedy_is_the_likeliest_token_each_time(kind):
     """Each sentence alone and read anew for every word, over answers that end at different lengths."""
     lengths = set()
-    for seed in range(4):
+    for seed in range(3):
         model, source = network(kind, seed), sources()
         found = model.generate(source, 12, start=START, end=END)
         for row in range(len(source)):
@@ -191,7 +196,7 @@ def test_beams_are_those_of_reading_everything_anew(kind):
     from torchstone.parts.beam import beam_search
 
     differs = 0
-    for seed in range(4):
+    for seed in range(3):
         model, source = network(kind, seed).double(), sources()
         for penalty in (0.0, 1.0):
             found = model.generate(source, 10, start=START, end=END, beams=3, penalty=penalty)
@@ -207,7 +212,7 @@ def test_beams_are_those_of_reading_everything_anew(kind):
             assert torch.equal(found, plain[:, 1:]), f"seed {seed}"
             greedy = model.generate(source, 10, start=START, end=END)
             differs += int(found.shape != greedy.shape or not torch.equal(found, greedy))
-    print(f"{kind}: {differs} of 8 searches differ from the greedy one")
+    print(f"{kind}: {differs} of 6 searches differ from the greedy one")
     assert differs
 
 
@@ -284,13 +289,14 @@ def test_dropout_is_on_embeddings_layers_and_features(kind):
     assert torch.equal(logits, model.out.bias.expand_as(logits))
     rates = {m.p for m in model.modules() if isinstance(m, nn.Dropout)}
     assert rates == {1.0}
-    layers = 1 if "layers" not in KINDS[kind] else 2
-    assert model.encoder.recurrent.dropout == (1.0 if layers > 1 else 0.0)
+    for recurrent in (model.encoder.recurrent, model.decoder.recurrent):
+        assert recurrent.dropout == (1.0 if recurrent.layers > 1 else 0.0)
 
 
 def test_words_are_turned_round_up_to_the_end():
     model = network("plain", turned=True)
     straight = network("plain", turned=False)
+    straight.load_state_dict(model.state_dict())
     source = torch.tensor([[5, 6, 7, END], [8, 9, END, 0]])
     turned = torch.tensor([[7, 6, 5, END], [9, 8, END, 0]])
     target = torch.tensor([[START, 5]] * 2)
@@ -343,7 +349,8 @@ def test_a_run_is_used_from_the_command_line(run, capsys):
     assert main(["predict", str(run), "a b c d", "h g f"]) == 0
     said = capsys.readouterr().out
     print(said)
-    assert "a b c d" in said
+    assert said.count("\n") == 2
+    capsys.readouterr()
     assert main(["predict", str(run), "a b c d", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["text"]
     greedy = api.predict(run, ["a b c"], device="cpu", beams=1)

@@ -249,20 +249,6 @@ def test_the_paper_s_network_trains_on_its_26_numbers():
     assert all(np.isfinite(losses))
 
 
-def test_what_is_hidden_is_a_range_for_each_utterance():
-    x = torch.ones(400, 3, 10)
-    out = speech.hidden(x, 4) == 0
-    assert (out == out[:, :1]).all()  # the same in every vector of one utterance
-    sizes = out[:, 0].sum(1)
-    print(torch.bincount(sizes))
-    assert sizes.unique().tolist() == [0, 1, 2, 3, 4]
-    edges = (out[:, 0, 1:] != out[:, 0, :-1]).sum(1)
-    assert edges.max() == 2  # in one piece
-    assert out[:, 0].sum(0).min() > 20  # anywhere
-    assert torch.equal(speech.hidden(x, 0), x)
-    assert speech.hidden(x, 99).eq(0).all(2).any()
-
-
 def test_vectors_are_normalised_as_the_network_will_see_them():
     run = next(iter(ctc.build(ctc.RECIPES["smoke"])))
     vectors, rows = heard.prepared(run.card, torch.device("cpu")), []

@@ -163,10 +163,7 @@ class Recurrent(nn.Module):
             len(lengths) != len(x)
             or not 1 <= int(lengths.min()) <= int(lengths.max()) <= x.shape[1]
         ):
-            raise BadInput(
-                f"{len(x)} lengths are 1 to {x.shape[1]}, not {len(lengths)} of {lengths.min()} to "
-                f"{lengths.max()}"
-            )
+            raise BadInput(f"lengths are 1 to {x.shape[1]}, not {lengths.min()} to {lengths.max()}")
 
     def _fast(self, x: Tensor, lengths: Tensor | None, state: State) -> tuple[Tensor, State]:
         assert self.cell.fused

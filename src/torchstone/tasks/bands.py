@@ -55,7 +55,7 @@ def examples(
             axes.plot(ahead, point[number, :, column], color=OTHERS[name], linewidth=1, label=name)
         axes.axvline(0.5, color="0.8", linewidth=0.8)
         if number == 0:
-            axes.legend(loc="upper left", **LEGEND)
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, **LEGEND)
     save(figure, file)
 
 
@@ -75,9 +75,9 @@ def by_step(
                 ahead, found[name].cpu(), color=colour, linewidth=1.6 if not other else 1.1,
                 label=f"{other or 'recurrent'} {float(found[name].mean()):.3f}",
             )  # fmt: skip
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.35 * axes.get_ylim()[1])  # room for the legend
         axes.set_xlabel(f"steps of {step} ahead", fontsize=8)
-        axes.legend(loc="upper left", **LEGEND)
+        axes.legend(loc="upper left", ncols=2, **LEGEND)
     axes = figure.add_subplot(1, 3, 3)
     frame(axes, f"truth between {band_name(how)}")
     axes.plot(ahead, found["coverage"].cpu(), color=OURS, linewidth=1.6)

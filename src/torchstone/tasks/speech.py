@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.engine import parallel
@@ -34,7 +33,7 @@ def recognise(
     """A Run that trains `model` to write down what is said.
 
     `model(vectors, lengths)` gives logits of each moment, label 0 being none; `model.moments(lengths)`
-    says how many moments so many vectors become. The recipe states variant, count, speed, noise, masked,
+    says how many moments so many vectors become. The recipe states variant, count, speed, noise,
     batch, steps, seed, beams, optimiser, lr, momentum, weight_decay, schedule, warmup, clip,
     accumulate, precision, compile. `loss` is CTC's, in nats a label; `label_error` the insertions,
     deletions and substitutions a label of the greedy transcripts, over a whole split; `beam_error` that
@@ -82,7 +81,7 @@ def recognise(
 
     def objective(net: Any, batch: Spoken) -> dict[str, Tensor]:
         x, frames = vectors(batch.waves, batch.lengths)
-        logs = net(hidden(x, recipe.masked), frames).float().log_softmax(2).transpose(0, 1)
+        logs = net(x, frames).float().log_softmax(2).transpose(0, 1)
         moments, labels = model.moments(frames), batch.counts.sum()
         each = F.ctc_loss(logs, batch.labels, moments, batch.counts, reduction="none")
         return {"loss": each.sum() / labels, "weight": labels}
@@ -108,20 +107,6 @@ def recognise(
         report=lambda folder: report(judged, card, parts["test"], folder),
         card=card,
     )
-
-
-def hidden(
-    x: Float[Tensor, "batch frames width"], most: int
-) -> Float[Tensor, "batch frames width"]:
-    """With a range of 0 to `most` neighbouring numbers, another for each utterance, at their mean, 0:
-    frequency masking (Park et al. 2019, arXiv:1904.08779, section 2)."""
-    width = x.shape[2]
-    draw = torch.rand(2, len(x), 1, device=x.device)
-    size = (draw[0] * (min(most, width) + 1)).floor()
-    first = (draw[1] * (width - size + 1)).floor()
-    places = torch.arange(width, device=x.device)
-    inside = (places >= first) & (places < first + size)
-    return x.masked_fill(inside[:, None], 0.0)
 
 
 def held_out(data: SpeechSet, how: Spectra, manner: Manner) -> dict[str, Sequence[Recording]]:

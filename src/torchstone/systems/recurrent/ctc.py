@@ -79,7 +79,6 @@ class Recipe:
     stride: int = 4  # vectors that become one moment of the network
     hidden: int = 96  # LSTM blocks a layer and direction
     layers: int = 2  # of them, one on the other
-    masked: int = 12  # neighbouring numbers of an utterance's vectors hidden in training, at most
     dropout: float = 0.2  # share of numbers dropped between layers and before the last
     count: tuple[int, int] = (1, 5)  # recordings in a composed utterance, at least and at most
     speed: float = 0.1  # share that a recording is played faster or slower by, at most

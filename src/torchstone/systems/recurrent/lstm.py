@@ -35,7 +35,6 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,15 +59,16 @@ MARGIN = ("loss", -1.5)
 TEXT = Recipe(hidden=256, length=64, batch=32, steps=3000, lr=4e-3, forget=1.0)
 FAR = Recipe(use="adding", data="drawn", length=100, batch=50)
 LABELS = Recipe(use="label", data="sentiment", variant="bilstm", hidden=64, vocabulary=8192)
-VOICES = Recipe(use="voices", data="japanese_vowels", variant="bilstm", hidden=64, pool="mean")
+VOICES = Recipe(use="voices", data="japanese_vowels", variant="bilstm", hidden=64, pool="max")
+VOICES = replace(VOICES, optimiser="adamw", lr=3e-3, weight_decay=0.01, warmup=0.1, ema=0.98)
 MUSIC = Recipe(use="music", data="chorales", hidden=200, length=256, dropout=0.5, batch=8)
 MUSIC = replace(MUSIC, steps=480, lr=5e-3, warmup=0.025, ema=0.995)
 RECIPES = {
     "shakespeare": TEXT,
     "sentiment": replace(LABELS, pool="max", embedding=64, dropout=0.5, batch=64, steps=930),
-    "voices": replace(VOICES, dropout=0.4, jitter=0.3, weight_decay=0.01, optimiser="adamw"),
+    "voices": replace(VOICES, dropout=0.5, jitter=0.6, steps=800),
     # torchstone train lstm/speakers --data FSDD   its zip file or folder, or a folder a speaker
-    "speakers": replace(VOICES, data="fsdd", length=60, dropout=0.2, jitter=0.1, steps=600),
+    "speakers": replace(VOICES, data="fsdd", length=60, dropout=0.3, jitter=0.2, steps=600),
     "chorales": MUSIC,
     # torchstone train lstm/jsb --data FOLDER   the folder that holds jsb-chorales-quarter.json
     "jsb": replace(MUSIC, data="jsb-chorales"),
@@ -123,9 +123,9 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield uses.run(recipe, VARIANTS)
 
 
-def count(inputs: int, hidden: int, **how: Any) -> int:
+def count(inputs: int, hidden: int, bidirectional: bool = False) -> int:
     with torch.device("meta"):
-        return parameters(Recurrent(CELL, inputs, hidden, **how))
+        return parameters(Recurrent(CELL, inputs, hidden, bidirectional=bidirectional))
 
 
 def of_treebank(size: str, biases: int = 2, tied: bool = False) -> int:
