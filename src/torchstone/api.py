@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,8 @@ def predict(
 
     Args:
         explain: a `.png` file to draw where in each picture the model sees its answer.
-        options: the system's own, such as `fill=True` of `bert`.
+        options: the system's own, such as `fill=True` of `bert`, or of forecasts `horizon=48` and
+            `out="forecast.png"`.
 
     Raises:
         BadInput: an input is missing or of another kind; the drawing has no folder, or is no `.png`.
@@ -104,10 +105,10 @@ def predict(
     if explain is not None:
         _writable(Path(explain), (".png",), "explain")
     model, card, entry = opened(Path(path), device)
+    if options.get("out") is not None:
+        _writable(Path(options["out"]), (".png", ".csv"), "predict")
     answer = _use(entry, "predict")
-    known = inspect.signature(answer).parameters
-    if unknown := [name for name in options if name not in known]:
-        raise BadInput(f"{entry.name} predicts without {unknown[0]!r}")
+    _takes(answer, options, f"{entry.name} predicts")
     drawn = getattr(entry.module(), "explain", None)
     if explain is not None and drawn is None and card.get("task") != "classify":
         raise BadInput(f"{path} is no model of pictures: there is nothing to explain by drawing")
@@ -128,18 +129,24 @@ def sample(path: str | Path, *, device: str = "auto", **options) -> list:
 
     Args:
         options: the system's own, such as `prompt`, `count`, `seed`, `length`, `temperature`, `top_k`
-            and `top_p` of `gpt`; `count`, `seed`, `label` and `out` (a `.png` file) of `dcgan`.
+            and `top_p` of `gpt`; of music `tempo` and `out="piece.mid"`; of pictures `label` and
+            `out="sheet.png"`.
     """
     if options.get("out") is not None:
-        _writable(Path(options["out"]), (".png",), "sample")
+        _writable(Path(options["out"]), (".mid", ".midi", ".png"), "sample")
     model, card, entry = opened(Path(path), device)
     function = _use(entry, "sample")
+    _takes(function, options, f"{entry.name} samples")
+    return function(model, card, **options)
+
+
+def _takes(function: Callable[..., Any], options: Mapping[str, Any], does: str) -> None:
+    """Refuse an option that a system's function has no use for."""
     known = inspect.signature(function).parameters.values()
     if not any(p.kind is p.VAR_KEYWORD for p in known):
         names = [p.name for p in known]
         if unknown := [name for name in options if name not in names]:
-            raise BadInput(f"{entry.name} samples without {unknown[0]!r}")
-    return function(model, card, **options)
+            raise BadInput(f"{does} without {unknown[0]!r}")
 
 
 def export(path: str | Path, *, out: str | Path, format: str | None = None) -> dict[str, Any]:

@@ -116,6 +116,16 @@ def _dispatch(argv: list[str]) -> int:
     p.add_argument("--examples", metavar="FILE", help="inputs and outputs, put before each text")
     p.add_argument("--fill", metavar="TEXT", help="the likeliest words where TEXT says [MASK]")
     p.add_argument(
+        "--beams", metavar="N", type=_positive, help="texts followed at once; 1 is greedy"
+    )
+    p.add_argument("--horizon", metavar="N", type=_positive, help="steps ahead that are forecast")
+    p.add_argument(
+        "--out",
+        metavar="FILE",
+        help="where a forecast is drawn (.png), or its numbers are written (.csv); default: "
+        "NAME-forecast.png",
+    )
+    p.add_argument(
         "--explain",
         metavar="FILE.png",
         help="draw where in each picture the answer is seen: class activation map and saliency (of a "
@@ -124,17 +134,24 @@ def _dispatch(argv: list[str]) -> int:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     p.add_argument("--json", action="store_true", help="as JSON, all probabilities")
 
-    p = command("sample", "let a run's model make something: texts, or a sheet of pictures")
+    p = command("sample", "let a run's model make something: texts, music, or a sheet of pictures")
     p.add_argument("run", metavar="RUN")
-    p.add_argument("--prompt", metavar="TEXT", help="what the text begins with, or the picture shows")
-    p.add_argument("--label", metavar="K", help="the class that pictures are to be of (default: all)")
+    p.add_argument(
+        "--prompt", metavar="TEXT", help="what the text begins with, or the picture shows"
+    )
+    p.add_argument(
+        "--label", metavar="K", help="the class that pictures are to be of (default: all)"
+    )
     p.add_argument("-n", dest="count", metavar="N", type=_positive, help="how many")
     p.add_argument("--length", metavar="N", type=_positive, help="tokens that are added")
     p.add_argument("--temperature", metavar="X", type=float, help="below 1 likelier, above 1 odder")
     p.add_argument("--top-k", metavar="N", type=int, help="only the likeliest N tokens")
     p.add_argument("--top-p", metavar="X", type=float, help="only the likeliest that reach X")
     p.add_argument("--seed", metavar="N", type=int, help="of what is drawn (default: 0)")
-    p.add_argument("--out", metavar="FILE", help="write it there; pictures: FILE.png")
+    p.add_argument("--tempo", metavar="X", type=float, help="of music: quarter notes a minute")
+    p.add_argument(
+        "--out", metavar="FILE", help="write it there; music: FILE.mid, pictures: FILE.png"
+    )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
     p = command(
@@ -328,8 +345,9 @@ def _predict(args) -> None:
     from torchstone.api import predict
 
     options: dict[str, Any] = {} if args.fill is None else {"fill": True}
-    if args.examples is not None:
-        options["examples"] = args.examples
+    for name in ("examples", "beams", "horizon", "out"):
+        if getattr(args, name) is not None:
+            options[name] = getattr(args, name)
     inputs = [*args.inputs, *([] if args.fill is None else [args.fill])]
     if not inputs:
         raise BadInput("predict what? Give files, or texts")
@@ -344,8 +362,8 @@ def _predict(args) -> None:
                 print("  " + ", ".join(f"{c['word']} ({c['probability']:.1%})" for c in gap))
             continue
         print(f"{answer['input']}: {answer['label']} ({answer['probability']:.1%})")
-    if args.explain:
-        print(f"picture: {args.explain}")
+    for file in [a["file"] for a in answers if "file" in a] + [args.explain] * bool(args.explain):
+        print(f"{'picture' if file.endswith('.png') else 'file'}: {file}")
 
 
 def _export(args) -> None:
@@ -369,17 +387,15 @@ def _export(args) -> None:
 def _sample(args) -> None:
     from torchstone.api import sample
 
-    drawn = args.out is not None and args.out.lower().endswith(".png")
-    apart = ("command", "version", "run", *(() if drawn else ("out",)))
+    # a file of music or of pictures is written by the system, a text here
+    made = args.out is not None and args.out.lower().endswith((".mid", ".midi", ".png"))
+    apart = ("command", "version", "run", *(() if made else ("out",)))
     options = {k: v for k, v in vars(args).items() if k not in apart and v is not None}
     texts = sample(args.run, **options)
-    if drawn:  # the system wrote it
-        print(*texts, sep="\n")
-        return
     if not all(isinstance(text, str) for text in texts):
         raise BadInput(f"{args.run} makes pictures: say where to, with --out FILE.png")
     joined = "\n\n".join(texts)
-    if args.out is None:
+    if args.out is None or made:
         print(joined)
         return
     try:

@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from torchstone.errors import BadInput
+from torchstone.parts.facts import Pair
+from torchstone.parts.recurrent import Recurrent
 
 
 def torchvision() -> ModuleType:
@@ -228,6 +231,49 @@ def t5s(count: int, exact: int, seed: int = 0) -> Iterator[Any]:
                         setattr(module, name, _Exact(child))
             net = net.double()
         yield net
+
+
+def recurrent(cell: Any, theirs: type[nn.Module]) -> Iterator[Pair]:
+    """A cell on either path beside torch's own module, drawn with a fixed seed: layers, directions,
+    lengths, dropout (the same numbers are dropped), projections, with biases and without."""
+    draw = random.Random(0)
+    for number in range(12):
+        layers, both = draw.randint(1, 3), number % 2 == 1
+        inputs, hidden, time = draw.randint(1, 6), draw.randint(3, 8), draw.randint(2, 12)
+        how: dict[str, Any] = {"bidirectional": both, "bias": number % 5 > 0}
+        how["dropout"] = 0.4 if layers > 1 and number % 3 else 0.0
+        project = draw.randint(1, hidden - 1) if cell.states == 2 and number % 4 > 1 else 0
+        path = "written" if number % 3 else "fast"
+        torch.manual_seed(number)
+        ours = Recurrent(cell, inputs, hidden, layers, projection=project, path=path, **how)
+        net = theirs(
+            inputs,
+            hidden,
+            layers,
+            batch_first=True,
+            **how,
+            **({"proj_size": project} if project else {}),
+        )
+        net.load_state_dict(ours.state_dict())
+        x = torch.randn(4, time, inputs)
+        rows = (torch.randint(1, time + 1, (4,)),) if number % 4 else ()
+        answering = Answering(net, _padded)
+        if number < 8:
+            x, ours, answering = x.double(), ours.double(), answering.double()
+        label = f"{path}, {layers} layers, {'both ways' if both else 'one way'}"
+        label += f"{', lengths' if rows else ''}{', dropout' if how['dropout'] else ''}"
+        yield Pair(ours, answering, (x, *rows), label=label + (", projected" if project else ""))
+
+
+def _padded(net: nn.Module, x: Tensor, lengths: Tensor | None = None) -> tuple:
+    """A torch module's outputs side by side, and its state as a tuple."""
+    if lengths is None:
+        y, state = net(x)
+    else:
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        y, state = net(packed)
+        y, _ = pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])
+    return y, state if isinstance(state, tuple) else (state,)
 
 
 def _imported(name: str) -> ModuleType:

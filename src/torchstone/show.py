@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torchstone import systems
 from torchstone.fields import comments
-from torchstone.parts.facts import example, parameters
+from torchstone.parts.facts import FUSED, example, parameters
 from torchstone.parts.facts import layers as parts
 from torchstone.parts.receptive import Receptive
 from torchstone.records import of_system
@@ -46,6 +46,8 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
     for name, module in parts(model):
 
         def note(module, inputs, output, name=name):
+            if isinstance(output, tuple):  # what recurrent layers give, before their state
+                output = output[0]
             if isinstance(output, Tensor):
                 seen = sight.of(output) if sight else None
                 order.append((name, module, tuple(output.shape[1:]), seen))
@@ -56,7 +58,7 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
     try:
         with (
             torch.no_grad(),
-            FlopCounterMode(display=False) as counter,
+            FlopCounterMode(display=False, custom_mapping=FUSED) as counter,
             sight or contextlib.nullcontext(),
         ):
             model(*inputs)

@@ -67,7 +67,7 @@ def furthest(model, card, use, facts):
     return max(apart)
 
 
-TEXT = ("transformer", "gpt", "bert", "t5")
+TEXT = ("transformer", "gpt", "bert", "t5", "rnn", "lstm", "gru", "ctc", "seq2seq")
 
 
 @pytest.mark.parametrize("name", TEXT)

@@ -173,6 +173,32 @@ def test_three_seeds_are_a_band_and_two_are_lines(tmp_path, monkeypatch):
     assert words == ["lenet5/digits: mean of 3, band min–max", "r0", "r1", "odd"]
 
 
+def test_metrics_named_by_numbers_are_one_panel_over_them(tmp_path, monkeypatch):
+    figures, folders = drawn(monkeypatch), []
+    for number, fade in enumerate((0.5, 0.9)):
+        folders.append(make_run(tmp_path / f"run{number}", number, rate=fade))
+        rows = [
+            json.loads(line)
+            for line in (folders[-1] / "metrics.jsonl").read_text().split("\n")[:-1]
+        ]
+        for row in rows:
+            if row["split"] == "val":
+                del row["accuracy"]
+                row |= {f"gradient/{k}": fade**k * row["step"] / 100 for k in (1, 20, 3)}
+        lines = [json.dumps(row) + "\n" for row in rows]
+        (folders[-1] / "metrics.jsonl").write_text("".join(lines))
+    comparison.compare(folders, tmp_path / "compare.png")
+    picture(tmp_path / "compare.png")
+    titles = [axes.get_title(loc="left") for axes in figures[0].axes]
+    assert titles == ["loss", "gradient/"]
+    axes = figures[0].axes[-1]
+    assert axes.get_yscale() == "log"
+    for line, fade in zip(axes.lines, (0.5, 0.9), strict=True):
+        x, y = line.get_data()
+        assert list(x) == [1, 3, 20]
+        assert list(y) == pytest.approx([fade, fade**3, fade**20])  # the last row's
+
+
 def test_smooth_keeps_a_slope_and_quietens_noise():
     line = np.arange(200.0)
     inner = canvas.smooth(line, 20)[10:-10]

@@ -1,5 +1,6 @@
 """The counters themselves, against counts by hand."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -22,6 +23,14 @@ def test_macs_are_half_of_the_floating_point_operations():
     model.train()
     assert macs(model, (1, 2, 6, 6)) == 3 * 4 * 4 * 2 * 9 + 48 * 5
     assert model.training
+
+
+@pytest.mark.parametrize("make", [nn.RNN, nn.LSTM, nn.GRU])
+def test_fused_recurrent_layers_are_counted(make):
+    """Two products a moment, of as many gates as their matrices have rows; on the next layer wider ones."""
+    model = make(5, 8, 2, bidirectional=True, batch_first=True)
+    matrices = sum(p.numel() for name, p in model.named_parameters() if "weight" in name)
+    assert macs(model, (3, 7, 5)) == 3 * 7 * matrices
 
 
 def test_average_is_the_recursion():

@@ -22,7 +22,8 @@ def compare(run_folders: list[str | Path], file: str | Path | None = None) -> li
     run does not say), and `val/NAME` and `test/NAME` (final values), `best/NAME` (best val value:
     the least of a loss or an error, the greatest of anything else). Of several runs that differ in
     nothing but the seed, three or more are drawn as their mean with a band from least to greatest,
-    over the steps that all of them reached; fewer are drawn one by one.
+    over the steps that all of them reached; fewer are drawn one by one. Metrics named NAME/NUMBER are
+    one panel: their last values over the numbers.
 
     Raises:
         BadInput: no folder, or one that is not a run.
@@ -90,7 +91,8 @@ def _draw(
     single = [i for group in groups.values() if len(group) <= 2 for i in group]
 
     with_val = [{m for m in each if "val" in each[m] and m != "rate"} for each in series]
-    shared = sorted(set.intersection(*with_val), key=lambda name: (rank(name), name))
+    common = {_profile(name) or name for name in set.intersection(*with_val)}
+    shared = sorted(common, key=lambda name: (rank(name), name))
     columns = max(1, min(3, len(shared)))
     down = max(1, math.ceil(len(shared) / columns))
     entries = len(bands) + len(single)
@@ -106,7 +108,8 @@ def _draw(
     for place, metric in enumerate(shared):
         axes = figure.add_subplot(down, columns, place + 1)
         frame(axes, metric)
-        axes.set_xlabel("step", fontsize=8)
+        numbered = metric.endswith("/")
+        axes.set_xlabel("the number in its name" if numbered else "step", fontsize=8)
         drawn = []
         for order, group in enumerate([*bands, *([i] for i in single)]):
             # Past the palette, the line's pattern tells runs apart.
@@ -114,7 +117,7 @@ def _draw(
                 "color": PALETTE[order % len(PALETTE)],
                 "linestyle": ("-", "--", ":", "-.")[order // len(PALETTE) % 4],
             }
-            curves = [series[i][metric]["val"] for i in group]
+            curves = [_last(series[i], metric) or series[i][metric]["val"] for i in group]
             drawn += [value for curve in curves for _, value in curve]
             if len(group) > 2:
                 grid, values = _aligned(curves)
@@ -135,12 +138,25 @@ def _draw(
                 )
                 label = names[group[0]]
             handles.setdefault(plain(label, 60), line)
-        if "loss" in metric and decades(drawn) > 1:
+        if ("loss" in metric or numbered) and decades(drawn) > 1:
             axes.set_yscale("log")
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=across, **LEGEND
     )
     save(figure, file)
+
+
+def _profile(metric: str) -> str:
+    """`NAME/` of `NAME/NUMBER`; nothing of any other name."""
+    name, slash, number = metric.rpartition("/")
+    return name + slash if number.isdigit() else ""
+
+
+def _last(series: Series, profile: str) -> list[tuple[float, float]]:
+    """(number, last value) of each metric of a profile."""
+    names = [name for name in series if profile.endswith("/") and _profile(name) == profile]
+    points = [(float(name.rpartition("/")[2]), series[name]["val"][-1][1]) for name in names]
+    return sorted(points)
 
 
 def _aligned(curves: list[list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray]:

@@ -75,7 +75,10 @@ class Squeeze(nn.Module):
     """2 × 2 places become 4 times as many channels on a grid of half the side (section 3.6); nothing is
     stretched. The first half of the channels are the places of one colour of the board."""
 
-    TAKEN, BACK = (0, 3, 1, 2), (0, 2, 3, 1)  # of the four places: the diagonals one after the other
+    TAKEN, BACK = (
+        (0, 3, 1, 2),
+        (0, 2, 3, 1),
+    )  # of the four places: the diagonals one after the other
 
     def forward(
         self, x: Float[Tensor, "batch channel height width"]

@@ -82,9 +82,7 @@ def histogram(
     return (counts / counts.sum(0)).log()
 
 
-def histogram_bits(
-    table: Float[Tensor, "levels channel height width"], pictures: Pictures
-) -> Each:
+def histogram_bits(table: Float[Tensor, "levels channel height width"], pictures: Pictures) -> Each:
     """Bits a dimension by a `histogram`."""
     told = table.gather(0, grades(pictures, len(table)).long())
     return -told.flatten(1).mean(1) / math.log(2)

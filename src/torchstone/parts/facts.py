@@ -71,6 +71,16 @@ def example(module: nn.Module, shape: tuple[int, ...], batch: int = 1) -> tuple[
     return tuple(time if name == "t" else made for name in names) or (made,)
 
 
+def _of_a_recurrent_layer(x, into, back, *_: Any, **__: Any) -> int:
+    """Operations of one fused layer and direction, by the shapes of input (time, batch, inputs) and of
+    its two matrices."""
+    return 2 * x[0] * x[1] * (into[0] * into[1] + back[0] * back[1])
+
+
+# kernels that torch's counter passes over
+FUSED = {torch.ops.aten.mkldnn_rnn_layer: _of_a_recurrent_layer}
+
+
 def macs(module: nn.Module, shape: tuple[int, ...]) -> int:
     """Multiply-accumulates of one forward pass on `shape` (with the batch), matrix products and
     convolutions only."""
@@ -79,7 +89,7 @@ def macs(module: nn.Module, shape: tuple[int, ...]) -> int:
     inputs = example(module, shape[1:], shape[0])
     was_training = module.training
     module.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
         module(*inputs)
     module.train(was_training)
     return counter.get_total_flops() // 2

@@ -79,9 +79,7 @@ def within(
     return torch.cat([(torch.cdist(p, centres) <= radius).any(1) for p in points.split(ROWS)])
 
 
-def nearest(
-    points: Float[Tensor, "points features"], others: Features
-) -> Int64[Tensor, " points"]:
+def nearest(points: Float[Tensor, "points features"], others: Features) -> Int64[Tensor, " points"]:
     """Which of `others` is nearest to each point."""
     return torch.cat([torch.cdist(p, others).argmin(1) for p in points.split(ROWS)])
 
@@ -103,8 +101,6 @@ def modes(
     return (made >= least * real) & (real > 0)
 
 
-def agreement(
-    asked: Int64[Tensor, " count"], said: Int64[Tensor, " count"]
-) -> Float[Tensor, ""]:
+def agreement(asked: Int64[Tensor, " count"], said: Int64[Tensor, " count"]) -> Float[Tensor, ""]:
     """The share of samples that a classifier takes for what was asked."""
     return (asked == said).double().mean()

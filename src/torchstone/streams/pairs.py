@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from torchstone.errors import BadInput, nearest
-from torchstone.streams import catalogues
+from torchstone.streams import bible, catalogues
 from torchstone.streams.aligned import Pairs, aligned, columns, whole
 from torchstone.streams.splits import SPLIT_SEED, SPLITS
 
-BUNDLED = ("gettext", "copy")
+BUNDLED = ("gettext", "bible", "copy", "reverse")
 MOST_HELD_OUT = 1_000  # pairs in a test or validation split that is cut here
 
 Finish = Callable[[str, dict[str, Pairs], str, tuple[str, str]], "PairSet"]
@@ -35,7 +35,8 @@ def read_pairs(spec: str, source: str = "", target: str = "", *, split: bool = T
     """Read pairs from what a person named.
 
     - `gettext`: messages of programs, English and any of their languages
-    - `copy`: random letters whose translation is themselves
+    - `bible`: verses of the New Testament, `grc` (Greek) and `en`; `bible.gold` has links of their words
+    - `copy`, `reverse`: random letters whose translation is themselves, or they from the last to the first
     - a folder of aligned files `SPLIT.LANGUAGE` (`.gz` too), or of `SPLIT.tsv`
     - two aligned files, `FILE,FILE`: line i of one is the translation of line i of the other
     - a file of tab-separated columns, the first two of which are read
@@ -55,6 +56,16 @@ def read_pairs(spec: str, source: str = "", target: str = "", *, split: bool = T
     finish = partial(_finish, cut=split)
     if spec == "copy":
         return finish(spec, {"train": _copies()}, "copy: random letters, to be repeated", ("", ""))
+    if spec == "reverse":
+        pairs = [(text, text[::-1]) for text, _ in _copies(10_000, most=20)]
+        return finish(
+            spec, {"train": pairs}, "reverse: random letters, to be turned round", ("", "")
+        )
+    if spec == "bible":
+        names = (source or bible.GREEK, target or bible.ENGLISH)
+        verses, note = bible.read(*names)
+        pairs = list({(verse.source, verse.target): None for verse in verses})
+        return finish(spec, {"train": pairs}, f"{spec}: {note}", names)
     if spec == "gettext":
         names = (source or "de", target or "en")
         pairs, note = catalogues.read(*names)

@@ -59,7 +59,9 @@ def load_points(spec: str | Path, device: torch.device | str = "cpu") -> Points:
     splits = {name: table.part(name)[0].float() for name in COUNTS}
     if len(table.features) < 2:
         raise BadInput(f"{table.name} has one feature: a coupling needs two numbers or more")
-    return _placed(_measured(table.name, table.features, splits, f"{table.note}, labels unused"), device)
+    return _placed(
+        _measured(table.name, table.features, splits, f"{table.note}, labels unused"), device
+    )
 
 
 def _drawn(name: str) -> Points:
@@ -78,7 +80,9 @@ def _measured(name: str, features: tuple[str, ...], splits: dict[str, Tensor], n
     std = splits["train"].std(0)
     for feature, spread in zip(features, std.tolist(), strict=True):
         if not spread > 0:
-            raise BadInput(f"{name}: {feature!r} is always the same: it has no density; leave it out")
+            raise BadInput(
+                f"{name}: {feature!r} is always the same: it has no density; leave it out"
+            )
     mean = splits["train"].mean(0).tolist()
     return Points(name, features, **splits, mean=mean, std=std.tolist(), note=note)
 

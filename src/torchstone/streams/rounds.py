@@ -57,8 +57,7 @@ class Rounds:
             return numbers.to(source.device, non_blocking=True)
 
         turns = tuple(
-            Turn(*next(source), drawn(self.latent), drawn(of=torch.rand))
-            for _ in range(self.turns)
+            Turn(*next(source), drawn(self.latent), drawn(of=torch.rand)) for _ in range(self.turns)
         )
         return Round(turns, Wish(drawn(self.latent), turns[-1].labels))
 

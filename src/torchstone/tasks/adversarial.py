@@ -42,9 +42,7 @@ class Sides(nn.Module):
         told = told_of(self.critic, turn.labels)
         slope = None
         if self.penalised:
-            slope = gradient_penalty(
-                lambda x: self.critic(x, *told), turn.real, made, turn.between
-            )
+            slope = gradient_penalty(lambda x: self.critic(x, *told), turn.real, made, turn.between)
         return self.critic(turn.real, *told), self.critic(made, *told), slope
 
 

@@ -1,7 +1,7 @@
 """Pictures of attention between two sentences: which word of the source each word written looks at."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +57,25 @@ def draw(maps: Sequence[Map], file: Path, most: int = 4) -> None:
     for number, each in enumerate(chosen, 1):
         axes = figure.add_subplot(rows, columns, number)
         _picture(axes, each.shares.mean(0), each)
+    save(figure, file)
+
+
+def draw_beside(
+    maps: Sequence[tuple[Map, Collection[tuple[int, int]]]], file: Path, most: int = 3
+) -> None:
+    """The mean of the heads, and beside it links (word read, word written) told by hand, for the
+    longest sentences."""
+    chosen = sorted(maps, key=lambda pair: -len(pair[0].written))[:most]
+    figure = canvas(9.6, 4.2 * len(chosen))
+    for row, (each, links) in enumerate(chosen):
+        told = torch.zeros(len(each.written), len(each.read))
+        for i, j in links:
+            told[j, i] = 1
+        for column, shares in enumerate((each.shares.mean(0), told)):
+            axes = figure.add_subplot(len(chosen), 2, 2 * row + column + 1)
+            _picture(axes, shares, each, left=not column)
+            if not row:
+                axes.set_title(("attention", "told by hand")[column], fontsize=10, loc="left")
     save(figure, file)
 
 

@@ -49,7 +49,9 @@ class Watch:
     def said(
         self, numbers: Mapping[str, float], there: Bool[Tensor, " classes"], fallen: Mapping
     ) -> str:
-        lacking = [c for c, is_there in zip(self.classes, there.tolist(), strict=True) if not is_there]
+        lacking = [
+            c for c, is_there in zip(self.classes, there.tolist(), strict=True) if not is_there
+        ]
         parts = ["mode collapse"]
         if fallen["modes"]:
             missing = ", ".join(lacking[:10]) + " …" * (len(lacking) > 10)

@@ -124,7 +124,9 @@ def alone(data: PictureSet, levels: int) -> float:
 
 
 @torch.no_grad()
-def drawn(model: Any, count: int, levels: int, *, seed: int = 0, temperature: float = 1.0) -> Pixels:
+def drawn(
+    model: Any, count: int, levels: int, *, seed: int = 0, temperature: float = 1.0
+) -> Pixels:
     """`count` pictures from the noise of `seed`, on the CPU.
 
     Raises:
@@ -137,9 +139,7 @@ def drawn(model: Any, count: int, levels: int, *, seed: int = 0, temperature: fl
     return shades(unlogit(x)[0], levels).cpu()
 
 
-def density_of_points(
-    model: Any, recipe: Any, points: Points, *, arguments: dict[str, Any]
-) -> Run:
+def density_of_points(model: Any, recipe: Any, points: Points, *, arguments: dict[str, Any]) -> Run:
     """A Run that fits a flow to rows of numbers; as `density`, without augment and levels.
 
     `loss` is −log p in nats a row, `kernels` the same by a Gaussian on each training point, as wide as
@@ -202,7 +202,9 @@ def of_rows(model: nn.Module, rows: Float[Tensor, "count numbers"]) -> Each:
 def kernel_loss(points: Points) -> float:
     """−log density of the test rows, in nats a row, by kernels on the training rows (standardised)."""
     mean, std = torch.tensor(points.mean).double(), torch.tensor(points.std).double()
-    train, val, test = ((each.cpu().double() - mean) / std for each in (points.train, points.val, points.test))
+    train, val, test = (
+        (each.cpu().double() - mean) / std for each in (points.train, points.val, points.test)
+    )
     fine = [log_kernel_density(val[:FINE], train, width).mean().item() for width in WIDTHS]
     best = WIDTHS[fine.index(max(fine))]
     return -(log_kernel_density(test, train, best).mean() - std.log().sum()).item()

@@ -30,7 +30,7 @@ def descent(
     """The recipe's way down `objective`.
 
     The recipe states optimiser, lr, momentum, weight_decay, schedule, warmup, clip, accumulate,
-    precision, compile and, if it has one, ema.
+    precision and, if it has them, compile and ema.
 
     Args:
         objective: (network, batch) -> what `descend` takes for a loss.
@@ -56,6 +56,6 @@ def descent(
         precision=recipe.precision,
         ema=ema,
         replica=net,
-        compile=recipe.compile,
+        compile=getattr(recipe, "compile", False),
     )
     return Descent(update, state, judged)

@@ -147,7 +147,9 @@ def report(model: nn.Module, tokenizer: Tokenizer, text: Text, folder: Path) -> 
     (folder / "sample.txt").write_text(drawn[0] + "\n", encoding="utf-8")
 
 
-def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict:
+def evaluate(
+    model: nn.Module, card: dict, spec: str, *, held_out: bool, measure: Any = measure
+) -> dict:
     """Loss and perplexity a token, and bits and perplexity a character, of a text: of its test split
     (or its validation split, if it has no other) where `held_out`, else of all of it."""
     text = read_text(spec)
@@ -181,6 +183,8 @@ def sample(
     """Texts that the model writes; without a `prompt` they begin on a new line."""
     if count < 1:
         raise BadInput(f"give a number of texts of at least 1, not {count}")
+    if unknown := how.keys() - {"temperature", "top_k", "top_p", "greedy"}:
+        raise BadInput(f"texts are sampled without {min(unknown)!r}")
     tokenizer = tokens.from_card(card["tokenizer"])
     prompt = "\n" if prompt is None else prompt
     return written(model, tokenizer, prompt, count=count, seed=seed, length=length, **how)

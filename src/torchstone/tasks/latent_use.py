@@ -93,7 +93,12 @@ def predict(model: Any, card: dict[str, Any], inputs: Sequence[Path | str]) -> l
         bound = finite(found.bound, "bounds").item()
         said = verdict(bound, card["usual"])
         answers.append(
-            {"input": str(file), **said, "bound": bound, "divergence": found.divergences.sum().item()}
+            {
+                "input": str(file),
+                **said,
+                "bound": bound,
+                "divergence": found.divergences.sum().item(),
+            }
         )
     return answers
 

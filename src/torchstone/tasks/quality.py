@@ -217,5 +217,3 @@ def beside(
     for ours, others in zip(made.split(columns), theirs.split(columns), strict=True):
         rows += [ours, others]
     return sheet(torch.cat(rows), file, columns=columns)
-
-

@@ -42,7 +42,7 @@ def begin(recipe: Any, sizes: dict[str, int]) -> Start:
     if recipe.goal == "labels":
         labelled = read_labelled(recipe.data, recipe.most)
         parts = {split: getattr(labelled, split) for split in ("train", "val", "test")}
-        texts = {split: [*_texts(part)] for split, part in parts.items()}
+        texts = {split: [*texts_of(part)] for split, part in parts.items()}
         note = labelled.note
     else:
         text = read_text(recipe.data)
@@ -77,7 +77,8 @@ def framed(tokenizer: Any) -> Any:
     return TemplateProcessing(single="[CLS] $A [SEP]", pair=pair, special_tokens=marks)
 
 
-def _texts(part: Labelled) -> Iterable[str]:
+def texts_of(part: Labelled) -> Iterable[str]:
+    """Every text of a split; words that are labelled one by one, joined."""
     for i in range(len(part)):
         first = part.first[i]
         yield first if isinstance(first, str) else " ".join(first)

@@ -63,19 +63,22 @@ def written(
 def bleu(
     model: Any, tokenizer: Tokenizer, pairs: Pairs, *, beams: int = 1, penalty: float = 0.0
 ) -> dict[str, float]:
-    """BLEU (Papineni et al. 2002) of the translations as sacrebleu has it, 0 to 100; also with case ignored."""
+    """BLEU (Papineni et al. 2002) of the translations as sacrebleu has it, 0 to 100; also with case
+    ignored; and the share of them that are what was wanted, letter by letter."""
     import sacrebleu
 
     answers = written(model, tokenizer, [source for source, _ in pairs], beams=beams, penalty=penalty)  # fmt: skip
     wanted = [[target for _, target in pairs]]
+    exact = sum(a == b for a, b in zip(answers, wanted[0], strict=True))
     return {
         "bleu": sacrebleu.corpus_bleu(answers, wanted).score,
         "bleu_lowercase": sacrebleu.corpus_bleu(answers, wanted, lowercase=True).score,
+        "exact": exact / len(pairs),
     }
 
 
 def report(model: Any, tokenizer: Tokenizer, pairs: Pairs, folder: Path, **search: Any) -> None:
-    """Write translations beside what was wanted, and draw where each word looks."""
+    """Write translations beside what was wanted, and draw where each word looks, if any does."""
     tokens.beside(tokens.to_card(tokenizer), folder)
     some = pairs[:SHOWN]
     answers = written(model, tokenizer, [source for source, _ in some], **search)
@@ -84,13 +87,16 @@ def report(model: Any, tokenizer: Tokenizer, pairs: Pairs, folder: Path, **searc
         for (source, target), answer in zip(some, answers, strict=True)
     ]
     (folder / "translations.txt").write_text("\n".join(blocks), encoding="utf-8")
+    if not getattr(model, "attends", True):
+        return
     maps = []
     for (source, _), answer in zip(some, answers, strict=True):
         if answer.strip():
             maps.append(_looked(model, tokenizer, source, answer))
     if maps:
         alignment.draw(maps, folder / "attention.png")
-        alignment.draw_heads(maps[0], folder / "attention_heads.png")
+        if len(maps[0].shares) > 1:
+            alignment.draw_heads(maps[0], folder / "attention_heads.png")
 
 
 @torch.no_grad()

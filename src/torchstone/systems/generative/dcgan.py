@@ -65,7 +65,9 @@ class Recipe:
     variant: str = "dcgan_mnist"  # dcgan_mnist (28×28, grey) or dcgan (64×64, colour)
     loss: Literal["non_saturating", "minimax", "hinge", "wgan_gp"] = "non_saturating"  # the game
     width: int = 64  # filters on the finest grid
-    critic_norm: Literal["batch", "layer", "spectral", "none"] = "batch"  # of its activations or weights
+    critic_norm: Literal["batch", "layer", "spectral", "none"] = (
+        "batch"  # of its activations or weights
+    )
     penalty: float = 10.0  # of the critic's slope, in wgan_gp
     critic_steps: int = 1  # steps of the critic for one of the generator
     samples: int = 1000  # judged at each evaluation; at the end five times as many
@@ -107,7 +109,9 @@ def grids(size: int) -> list[int]:
     while sides[0] > 7 and sides[0] % 2 == 0:
         sides.insert(0, sides[0] // 2)
     if not 4 <= sides[0] <= 7 or len(sides) < 2:
-        raise BadInput(f"a side of {size} is not 4, 5, 6 or 7 doubled once or more: try 28, 32 or 64")
+        raise BadInput(
+            f"a side of {size} is not 4, 5, 6 or 7 doubled once or more: try 28, 32 or 64"
+        )
     return sides
 
 
@@ -197,9 +201,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 FACTS = [
     Fact("dcgan generator's parameters", lambda: parameters(Generator()), 3_576_704),
     Fact("dcgan critic's parameters", lambda: parameters(Critic()), 2_765_568),
-    Fact(
-        "grids of 64×64 (the paper's figure 1)", lambda: grids(64), [4, 8, 16, 32, 64]
-    ),
+    Fact("grids of 64×64 (the paper's figure 1)", lambda: grids(64), [4, 8, 16, 32, 64]),
 ]
 
 
@@ -242,7 +244,9 @@ class Slow(nn.Module):
             wide = F.pad(wide, [k - 1 - p] * 4)
             return patches(wide, layer.weight.transpose(0, 1).flip(2, 3), 1, None)
         if isinstance(layer, nn.Conv2d):
-            return patches(F.pad(x, [layer.padding[0]] * 4), layer.weight, layer.stride[0], layer.bias)
+            return patches(
+                F.pad(x, [layer.padding[0]] * 4), layer.weight, layer.stride[0], layer.bias
+            )
         if isinstance(layer, nn.BatchNorm2d | nn.GroupNorm):
             over = (0, 2, 3) if isinstance(layer, nn.BatchNorm2d) else (1, 2, 3)
             mean = x.mean(over, keepdim=True)

@@ -34,7 +34,7 @@ Likelihoods are measured on averaged weights. `realnvp_cifar10` is of the paper'
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -181,7 +181,9 @@ class RealNVP(nn.Module):
         super().__init__()
         self.shape = tuple(shape)
         if any(side % 2 ** (scales - 1) for side in shape[1:]):
-            raise BadInput(f"a side of {shape[1:]} cannot be halved {scales - 1} times: use fewer scales")
+            raise BadInput(
+                f"a side of {shape[1:]} cannot be halved {scales - 1} times: use fewer scales"
+            )
         if len(shape) == 1:
             (n,) = shape
             maps: list[nn.Module] = [Standard(mean or [0.0] * n, std or [1.0] * n)]

@@ -37,12 +37,11 @@ decay, for the paper's prior on weights. What is judged is the average of the we
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -231,7 +230,9 @@ def build(recipe: Recipe) -> Iterator[Run]:
     place = device.pick(recipe.device)
     make: Any = VARIANTS[recipe.variant].make
     channels, size, _ = VARIANTS[recipe.variant].shape
-    arguments = {"latent": make.keywords.get("latent", 20) if recipe.latent is None else recipe.latent}
+    arguments = {
+        "latent": make.keywords.get("latent", 20) if recipe.latent is None else recipe.latent
+    }
     data = load_pictures(recipe.data, size=size, channels=channels, device=place)
     generators.seed(recipe.seed)
     model = make(**arguments).to(place)

@@ -65,12 +65,12 @@ class Recipe:
     most: int | None = None  # examples at most, none for all
     vocabulary: int = 8192  # word pieces learnt from the text
     length: int = 64  # tokens a row may have
-    pretrain: int = 1200  # updates on hidden words
+    pretrain: int = 1500  # updates on hidden words
     pretrain_batch: int = 64  # rows of one of them
     pretrain_lr: float = 2e-3  # highest learning rate
     pairs: bool = False  # learn next sentences too
     hidden: float = 0.15  # share of words to be told
-    steps: int = 930  # updates on labels
+    steps: int = 900  # updates on labels
     batch: int = 64  # rows of one of them
     lr: float = 5e-4  # highest learning rate
     dropout: float = 0.1  # share dropped after every layer, and of attention weights

@@ -1,0 +1,89 @@
+"""Labels by a recurrent network: texts, pairs, and each word; trained on a few lines that can be told apart."""
+
+import dataclasses
+import random
+
+import pytest
+import torch
+
+from torchstone.errors import BadInput
+from torchstone.systems.recurrent import gru, lstm
+
+GOOD, BAD = ("fine", "lovely", "warm"), ("dull", "grim", "cold")
+
+
+def recipe(module, data, **fields):
+    usual = {"use": "label", "data": str(data), "hidden": 12, "length": 16, "vocabulary": 80}
+    usual |= {"batch": 8, "steps": 200, "lr": 2e-2, "device": "cpu", "bidirectional": True}
+    return dataclasses.replace(module.RECIPES["smoke"], **(usual | {"forget": None} | fields))
+
+
+def trained(module, data, **fields):
+    run = next(iter(module.build(recipe(module, data, **fields))))
+    for _ in range(run.steps):
+        run.update(next(run.stream))
+    run.state["model"].eval()
+    return run
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """The label is whether the last word is a good one: the order counts."""
+    lines = ["text,label"]
+    for i in range(120):
+        words = (GOOD[i % 3], BAD[i // 3 % 3])
+        words = words[::-1] if i % 2 else words
+        lines.append(
+            f"it was {words[0]} {'then ' * (i % 4)}{words[1]},{'good' if i % 2 else 'bad'}"
+        )
+    file = tmp_path / "texts.csv"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+@pytest.mark.parametrize("pool", ["last", "mean", "max"])
+def test_texts(texts, pool):
+    run = trained(lstm, texts, pool=pool)
+    card, model = run.card, run.state["model"]
+    again = lstm.VARIANTS[card["variant"]].make(**card["arguments"])
+    again.load_state_dict(model.state_dict())
+    found = lstm.evaluate(again.eval(), card, str(texts), held_out=True)
+    print(found)
+    assert found["accuracy"] == 1.0
+    answers = lstm.predict(model, card, ["it was grim then fine", "it was fine then grim"])
+    assert [answer["label"] for answer in answers] == ["good", "bad"]
+    assert answers[0]["probability"] > 0.8
+    assert run.test()["tfidf"] < 0.9, "counting words does not tell"
+
+
+def test_each_word(tmp_path):
+    """A word's label depends on the one after it: only who reads both ways can tell."""
+    file, lines, draw = tmp_path / "words.conll", [], random.Random(0)
+    for i in range(90):
+        words = draw.choices("abc", k=3 + i % 5)
+        labels = [f"x{following}" for following in [*words[1:], "end"]]
+        lines += [f"{word} {label}" for word, label in zip(words, labels, strict=True)] + [""]
+    file.write_text("\n".join(lines))
+    run = trained(gru, file, path="written", steps=250)
+    found = gru.evaluate(run.state["model"], run.card, str(file), held_out=True)
+    assert found["accuracy"] > 0.99
+    (answer,) = gru.predict(run.state["model"], run.card, ["a c b b"])
+    assert answer["labels"] == ["xc", "xb", "xb", "xend"]
+    blind = trained(gru, file, bidirectional=False, steps=250)
+    assert (
+        gru.evaluate(blind.state["model"], blind.card, str(file), held_out=True)["accuracy"] < 0.8
+    )
+
+
+def test_pairs_and_other_labels(tmp_path, texts):
+    file = tmp_path / "pairs.tsv"
+    rows = [f"{GOOD[i % 3]}\t{(GOOD if i % 2 else BAD)[i // 3 % 3]}\t{i % 2}" for i in range(60)]
+    file.write_text("\n".join(["text\ttext2\tlabel", *rows]))
+    run = trained(lstm, file, steps=2)
+    assert torch.isfinite(torch.tensor(run.evaluate()["loss"]))
+    (answer,) = lstm.predict(run.state["model"], run.card, ["fine ||| grim"])
+    assert set(answer["probabilities"]) == {"0", "1"}
+    with pytest.raises(BadInput, match="this model labels pairs"):
+        lstm.predict(run.state["model"], run.card, ["fine"])
+    with pytest.raises(BadInput, match="has the labels bad, good"):
+        lstm.evaluate(run.state["model"], run.card, str(texts), held_out=False)
