@@ -142,12 +142,21 @@ def _dispatch(argv: list[str]) -> int:
     p.add_argument(
         "--label", metavar="K", help="the class that pictures are to be of (default: all)"
     )
+    p.add_argument("--known", metavar="FILE", help="a picture that is to be filled in, with --mask")
+    p.add_argument("--mask", metavar="FILE", help="of its size, white where it is to be filled in")
     p.add_argument("-n", dest="count", metavar="N", type=_positive, help="how many")
     p.add_argument("--length", metavar="N", type=_positive, help="tokens that are added")
     p.add_argument("--temperature", metavar="X", type=float, help="below 1 likelier, above 1 odder")
     p.add_argument("--top-k", metavar="N", type=int, help="only the likeliest N tokens")
     p.add_argument("--top-p", metavar="X", type=float, help="only the likeliest that reach X")
     p.add_argument("--seed", metavar="N", type=int, help="of what is drawn (default: 0)")
+    p.add_argument("--guidance", metavar="S", type=float, help="of a diffusion: 1 none, 3 strong")
+    p.add_argument(
+        "--steer", metavar="S", type=float, help="of a diffusion: a classifier's guidance"
+    )
+    p.add_argument("--steps", metavar="N", type=_positive, help="of a diffusion: steps of its way")
+    p.add_argument("--sampler", metavar="NAME", help="of a diffusion: ddpm or ddim")
+    p.add_argument("--eta", metavar="X", type=float, help="of ddim: 0 draws nothing new, 1 as ddpm")
     p.add_argument("--tempo", metavar="X", type=float, help="of music: quarter notes a minute")
     p.add_argument(
         "--out", metavar="FILE", help="write it there; music: FILE.mid, pictures: FILE.png"

@@ -152,7 +152,8 @@ def unets(count: int, seed: int = 0) -> Iterator[Any]:
     draw = random.Random(seed)
     for number in range(count):
         groups, grids = draw.choice([2, 4]), draw.choice([1, 2, 2, 3])
-        widths = [4 * draw.randint(1, 3) for _ in range(grids)]
+        # two channels a group or more: with one, the bias before a norm has no gradient
+        widths = [2 * groups * draw.randint(1, 3) for _ in range(grids)]
         heads = draw.choice([None, 1, groups // 2])
         down = ["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"]
         up = ["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"]

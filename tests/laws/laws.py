@@ -377,7 +377,9 @@ def complete(entry, docs: Path = pages.FOLDER) -> None:
     owes("What differs from the paper" in text, "docstring does not say what differs")
     owes(len(module.FACTS) > 0, "no FACTS")
     owes(next(iter(module.reference()), None) is not None, "reference() yields nothing")
-    for use in ("build", "predict", "evaluate"):
+    # what makes pictures out of noise has nothing to predict
+    makes = entry.chapter == "generative" and not hasattr(module, "predict")
+    for use in ("build", "sample" if makes else "predict", "evaluate"):
         owes(callable(getattr(module, use, None)), f"no {use}()")
         owes(use in module.__all__, f"{use} is not in __all__")
     lines = len(Path(module.__file__).read_text().splitlines())

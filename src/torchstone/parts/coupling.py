@@ -13,6 +13,7 @@ of its own determinant, one for each of the batch, in nats.
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -151,8 +152,9 @@ class Chain(nn.Module):
 
     def inverse(self, z: Batch) -> tuple[Float[Tensor, "batch *made"], LogDet]:
         total = z.new_zeros(len(z))
-        for layer in reversed(self.layers):
-            z, log_det = layer.inverse(z)  # ty: ignore[call-non-callable]
+        layers: list[Any] = list(self.layers)
+        for layer in reversed(layers):
+            z, log_det = layer.inverse(z)
             total = total + log_det
         return z, total
 
@@ -197,7 +199,8 @@ class Scales(nn.Module):
             if number < len(self.stages):
                 left = parts[number - 1].unflatten(1, self.leaving[number - 1])
                 x = torch.cat([left, x], 1)
-            x, log_det = self.stages[number - 1].inverse(x)  # ty: ignore[call-non-callable]
+            stage: Any = self.stages[number - 1]
+            x, log_det = stage.inverse(x)
             total = total + log_det
         return x, total
 

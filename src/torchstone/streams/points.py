@@ -69,7 +69,7 @@ def _drawn(name: str) -> Points:
 
     maker, settings, columns = DRAWN[name]
     rows, _ = getattr(datasets, maker)(sum(COUNTS.values()), random_state=SEED, **settings)
-    mixed = np.random.default_rng(SEED).permutation(len(rows))  # some come in order
+    mixed = np.random.default_rng(SEED).permutation(len(rows))  # whatever order they come in
     points = torch.from_numpy(rows[mixed][:, columns]).float()
     splits = dict(zip(COUNTS, points.split(list(COUNTS.values())), strict=True))
     note = f"{name}: {len(points):,} points in the plane, drawn by scikit-learn"

@@ -26,6 +26,22 @@ class Material(NamedTuple):
     tell: Tell | None
     card: dict[str, Any]
 
+    def in_turn(self, count: int) -> tuple[Int64[Tensor, "count *places"] | None, list[str]]:
+        """What each of `count` pictures on a sheet is asked to show, and its name: each class in turn;
+        captions of training and of held-out pictures by turns, evenly chosen; nothing for nothing."""
+        if self.tell is None:
+            return None, []
+        if not isinstance(self.data, Captioned):
+            labels = torch.arange(count) % len(self.data.classes)
+        else:
+            splits = [split.labels.cpu() for split in (self.data.train, self.data.val)]
+            half = (count + 1) // 2
+            picked = [each[torch.linspace(0, len(each) - 1, half).long()] for each in splits]
+            labels = torch.stack(picked, 1).flatten()[:count]
+        place = self.data.train.labels.device
+        told = self.tell(labels.to(place), torch.zeros(count, dtype=torch.bool, device=place))
+        return told.cpu(), captions_of(self.data, labels)
+
 
 def material(recipe: Any, arguments: dict[str, Any], place: torch.device) -> Material:
     """The recipe's data, fitted to the network of `arguments`, and its `condition`.
@@ -36,7 +52,7 @@ def material(recipe: Any, arguments: dict[str, Any], place: torch.device) -> Mat
     process = {"schedule": recipe.noise, "levels": recipe.levels, "told": recipe.told}
     arguments = {**arguments, "dropout": recipe.dropout, "process": process}
     sampling = {"steps": recipe.sampled, "sampler": recipe.sampler, "guidance": recipe.guidance}
-    card: dict[str, Any] = {"sampling": sampling}
+    card: dict[str, Any] = {"sampling": sampling, "source": recipe.data}
     size = arguments["size"]
     if recipe.condition == "text":
         if arguments.get("reader") is None or arguments["channels"] != 3:
@@ -85,10 +101,19 @@ def context(
     if label is not None:
         if not classes:
             raise BadInput("this network knows no labels" + ": use --prompt" * reads)
-        if str(label) not in classes:
-            raise BadInput(f"no label {str(label)!r}: {nearest(str(label), classes)}")
-        return torch.full((count,), classes.index(str(label)))
+        return torch.full((count,), place_of(label, classes))
     return torch.arange(count) % len(classes) if classes else None
+
+
+def place_of(label: str | int, classes: list[str]) -> int:
+    """The number of a class by its name.
+
+    Raises:
+        BadInput: there is none of that name.
+    """
+    if str(label) not in classes:
+        raise BadInput(f"no label {str(label)!r}: {nearest(str(label), classes)}")
+    return classes.index(str(label))
 
 
 def captions_of(data: PictureSet | Captioned, rows: Int64[Tensor, " count"]) -> list[str]:

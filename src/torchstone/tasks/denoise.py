@@ -17,6 +17,8 @@ from torchstone.parts.denoise import Process
 from torchstone.parts.noise import Noise
 
 Pictures = Float[Tensor, "batch channel height width"]
+Known = Float[Tensor, "#batch channel height width"]
+Mask = Bool[Tensor, "#batch #channel height width"]
 Levels = Int64[Tensor, " batch"]
 Says = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) -> what the network says
 Weighs = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) -> log p(label | x_t), (batch,)
@@ -33,8 +35,8 @@ def told(model: Any, context: Tensor | None = None, scale: float = 1.0) -> Says:
         scale: s, as diffusers and Stable Diffusion count: 1 is the conditional network itself, 0 the
             unconditional one, and the paper's w is s − 1.
     """
-    if context is None or scale == 1:
-        return lambda x, t: model(x, t, context)
+    if context is None or scale in (0, 1):
+        return lambda x, t: model(x, t, context if scale else None)
 
     def both(x: Tensor, t: Tensor) -> Tensor:
         contexts = torch.cat([context, model.nothing(len(x))])
@@ -71,7 +73,6 @@ def looks_clean(says: Says, process: Process, noise: Noise, weighs: Weighs) -> W
     return weigh
 
 
-@torch.no_grad()
 def way(
     model: Any,
     start: Pictures,
@@ -81,7 +82,7 @@ def way(
     sampler: str | None = None,
     generator: torch.Generator | None = None,
     says: Says | None = None,
-    known: tuple[Pictures, Bool[Tensor, "#batch #channel height width"]] | None = None,
+    known: tuple[Known, Mask] | None = None,
     again: int = 1,
 ) -> Iterator[tuple[Pictures, Pictures]]:
     """(x_s, the x₀ it heads for) after each step from `start`, noise of the highest level.
@@ -90,7 +91,7 @@ def way(
         steps: of the levels; by default all.
         eta: of DDIM: 0 draws nothing, 1 as much as DDPM.
         sampler: `ddpm` or `ddim`, if not what the model's process says.
-        generator: what new noise is drawn from, on the device of `start`.
+        generator: what new noise is drawn from, on its own device.
         says: instead of the network without a context.
         known: pictures and True where they are known: the rest is filled in (RePaint: Lugmayr et al.
             2022, arXiv:2201.09865, algorithm 1).
@@ -111,23 +112,28 @@ def way(
     says = says or told(model)
     x = start
 
+    where = x.device if generator is None else generator.device
+
     def draw() -> Tensor:
-        return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        drawn = torch.randn(x.shape, generator=generator, device=where, dtype=x.dtype)
+        return drawn.to(x.device)
 
     was_training = model.training
     model.eval()
     try:
         for here, there in process.way(steps):
             t, s = rows(x, here), rows(x, there)
-            for turn in range(again if known and there >= 0 else 1):
-                mean, sigma, clean = process.step(noise, says(x, t), x, t, s, eta)
-                x = mean + sigma * draw() if sigma.any() else mean
-                if known:
-                    pictures, mask = known
-                    seen = noise.add(pictures, draw(), s) if there >= 0 else pictures
-                    x = torch.where(mask, seen, x)
-                    if turn < again - 1:
-                        x = noise.again(x, draw(), s, t)
+            turns = again if known and there >= 0 else 1
+            with torch.no_grad():  # not around `yield`: that would reach whoever asks
+                for turn in range(turns):
+                    mean, sigma, clean = process.step(noise, says(x, t), x, t, s, eta)
+                    x = mean + sigma * draw() if sigma.any() else mean
+                    if known:
+                        pictures, mask = known[0].expand_as(x), known[1]
+                        seen = noise.add(pictures, draw(), s) if there >= 0 else pictures
+                        x = torch.where(mask, seen, x)
+                        if turn < turns - 1:
+                            x = noise.again(x, draw(), s, t)
             yield x, clean
     finally:
         model.train(was_training)

@@ -1,44 +1,58 @@
-"""Diffusion of pictures: from a network that tells noise, a recipe and data to a Run, and its use."""
+"""Diffusion of pictures: from a network that tells noise, a recipe and data to a Run."""
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
-from torch import Tensor, nn
+from jaxtyping import Int64, UInt8
+from torch import Tensor
 
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
+from torchstone.errors import BadInput
 from torchstone.streams.augment import from_name
 from torchstone.streams.batches import Batches
+from torchstone.streams.captions import Captioned
 from torchstone.streams.images import Pictures
 from torchstone.streams.noised import Noised, Noising
+from torchstone.tasks import nearby, quality, samples
 from torchstone.tasks.bits import bits
 from torchstone.tasks.conditions import Material, Tell
 from torchstone.tasks.denoise import told, way
 from torchstone.tasks.descent import descent
+from torchstone.tasks.survey import plot, survey
+
+Pixels = UInt8[Tensor, "count channel height width"]
 
 GLANCE = 256  # pictures that validation looks at
 CHUNK = 256  # pictures that are drawn at a time
-# values from −1 to 1, as the noise process has them
-CENTRED = {"mean": [0.5], "std": [0.5]}
+SHOWN, PAIRS = 40, 24  # on a sheet while training goes on; beside training pictures
+BRIEF = 10  # steps in which those sheets are drawn, at most
 
 
-def diffuse(model: Any, recipe: Any, material: Material) -> Run:
+def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run:
     """A Run that trains `model` to tell what noise is in pictures of any noise level.
 
     The recipe states batch, steps, seed, variant, augment, drop, optimiser, lr, momentum, weight_decay,
-    schedule, warmup, clip, accumulate, ema, precision, compile. `loss` is the mean squared error of what
+    schedule, warmup, clip, accumulate, ema, precision, compile; sampler, sampled, guidance: how
+    pictures are drawn; judged, surveyed: how many are judged. `loss` is the mean squared error of what
     is told (Ho et al. 2020, equation 14, if that is ε), in validation on the same noise each time; the
     averaged network is the one that is judged.
+
+    Args:
+        classifier: of `quality.judge`, for data that have classes.
     """
     data, tell = material.data, material.tell
     if data.train.labels.device.type != "mps":
         model = model.to(memory_format=torch.channels_last)
     device = data.train.labels.device
     noise, kind = model.process.noise().to(device), model.process.told
+    # refused now, not when all is trained
+    dataclasses.replace(model.process, sampler=recipe.sampler).way(recipe.sampled)
 
     def objective(net: Any, batch: Noised) -> Tensor:
         x, t, epsilon, context = batch
@@ -46,7 +60,7 @@ def diffuse(model: Any, recipe: Any, material: Material) -> Run:
         return F.mse_loss(said, noise.target(kind, x, epsilon, t))
 
     update, state, judged = descent(model, recipe, objective)
-    picture = centred(data.card)
+    picture = samples.centred(data.card)
     batches = Batches(
         data.train,
         recipe.batch,
@@ -57,21 +71,49 @@ def diffuse(model: Any, recipe: Any, material: Material) -> Run:
         world=parallel.world(),
     )
     stream = Noising(batches, len(noise), tell=tell, drop=recipe.drop)
+    judging = None
+    if recipe.judged and not isinstance(data, Captioned):
+        judging = quality.judge(data, classifier)
+    usual = {"guidance": recipe.guidance, "sampler": recipe.sampler, "steps": recipe.sampled}
 
-    def measured(split: Pictures, most: int | None = None) -> dict[str, float]:
-        return {"loss": error(judged, split, objective, tell, most)}
+    def draw(count: int, **how: Any) -> Pixels:
+        context = material.in_turn(count)[0]
+        return drawn(judged, count, context=context, **(usual | how))
+
+    def glance() -> Pixels:
+        return draw(SHOWN, sampler="ddim", steps=min(recipe.sampled, BRIEF))
 
     def test() -> dict[str, float]:
         pictures = data.test.take(torch.arange(len(data.test), device=device))
-        return measured(data.test) | {"bits_per_dimension": bits(judged, pictures)}
+        found = {"loss": error(judged, data.test, objective, tell)}
+        found["bits_per_dimension"] = bits(judged, pictures)
+        if judging is not None:
+            real, asked = judging.see_split(data.test), material.in_turn(recipe.judged)[0]
+            found |= quality.compared(judging.see(draw(recipe.judged)), *real, asked=asked)
+            found["confident_data"] = float((real[0].chances.amax(1) >= 0.95).double().mean())
+            if recipe.surveyed:
+                asked = material.in_turn(recipe.surveyed)[0]
+                found |= survey(draw, judging, real, recipe.surveyed, asked, len(noise))
+        elif isinstance(data, Captioned) and recipe.judged:
+            found["nearness"] = nearby.nearness(draw(recipe.judged), data.train, data.test)
+        return found
 
-    return Run(
+    def report(folder: Path) -> None:
+        if isinstance(data, Captioned):
+            names = material.in_turn(PAIRS)[1]
+            nearby.beside(draw(PAIRS), data, folder / "nearest.png", asked=names)
+        elif judging is not None:
+            quality.beside(judging, draw(PAIRS), data.train, folder / "nearest.png")
+        plot(run.results, folder / "guidance.png")
+
+    run = Run(
         stream=stream,
         update=update,
-        evaluate=lambda: measured(data.val, GLANCE),
+        evaluate=lambda: {"loss": error(judged, data.val, objective, tell, GLANCE)},
         state={**state, "stream": stream},
         steps=recipe.steps,
         test=test,
+        report=report,
         card={
             "task": "diffuse",
             "variant": recipe.variant,
@@ -81,16 +123,12 @@ def diffuse(model: Any, recipe: Any, material: Material) -> Run:
             **material.card,
         },
     )
-
-
-def centred(card: dict[str, Any]) -> dict[str, Any]:
-    """The card of pictures whose values go from −1 to 1."""
-    return card | {name: values * card["channels"] for name, values in CENTRED.items()}
+    return samples.watched(run, glance, columns=10)
 
 
 @torch.no_grad()
 def error(
-    model: nn.Module,
+    model: Any,
     split: Pictures,
     objective: Callable[[Any, Noised], Tensor],
     tell: Tell | None,
@@ -102,10 +140,10 @@ def error(
     was_training = model.training
     model.eval()
     device = split.labels.device
-    count = min(len(split), most or len(split))
+    chosen = quality.spread(len(split), most)
+    count = len(chosen)
     generator = torch.Generator().manual_seed(0)
-    chosen = torch.linspace(0, len(split) - 1, count, dtype=torch.float64).round().long()
-    levels = model.process.levels  # ty: ignore[unresolved-attribute]
+    levels = model.process.levels
     order = torch.randperm(count, generator=generator)
     t = ((order + 0.5) / count * levels).long()
     total = 0.0
@@ -130,14 +168,17 @@ def drawn(
     guidance: float = 1.0,
     shown: bool = False,
     **how: Any,
-) -> UInt8[Tensor, "count channel height width"]:
-    """`count` pictures from the noise of `seed`, the same on every device but for rounding.
+) -> Pixels:
+    """`count` pictures from the noise of `seed`, the same on every device but for rounding, on the CPU.
 
     Args:
         context: what each is to show.
         guidance: s of `denoise.told`.
         shown: a bar while it lasts, on a terminal.
-        how: of `denoise.way`.
+        how: of `denoise.way`; its `says` is a function of (rows, says), around what the network says.
+
+    Raises:
+        BadInput: a picture has values that are not finite.
     """
     from rich.console import Console
     from rich.progress import track
@@ -145,22 +186,19 @@ def drawn(
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(count, *model.shape, generator=generator)
+    around, card = how.pop("says", None), {"channels": model.shape[0]}
     parts = []
     console = Console(stderr=True)
     for rows in torch.arange(count).split(CHUNK):
         says = told(model, None if context is None else context[rows].to(device), guidance)
+        says = says if around is None else around(rows, says)
         path = way(model, start[rows].to(device), says=says, generator=generator, **how)
         total = len(model.process.way(how.get("steps")))
         title = f"drawing {rows[0] + 1} to {rows[-1] + 1}"
         quiet = not (shown and console.is_terminal)
         bar = track(path, title, total, console=console, disable=quiet, transient=True)
         ((x, _),) = deque(bar, maxlen=1)
-        parts.append(pixels(x))
+        if not torch.isfinite(x).all():
+            raise BadInput("the pictures are not finite: the network's weights are no good")
+        parts.append(samples.pixels(x, samples.centred(card)).cpu())
     return torch.cat(parts)
-
-
-def pixels(
-    x: Float[Tensor, "batch channel height width"],
-) -> UInt8[Tensor, "batch channel height width"]:
-    """−1..1 as 0..255, on the CPU."""
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()

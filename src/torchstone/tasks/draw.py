@@ -5,13 +5,19 @@ from typing import Any
 
 import torch
 
+from torchstone.engine.notice import say
 from torchstone.errors import BadInput
-from torchstone.streams.captions import load_captioned
+from torchstone.streams.captions import Captioned, load_captioned
 from torchstone.streams.framing import prepare
-from torchstone.streams.images import load_pictures
+from torchstone.streams.images import PictureSet, load_pictures
+from torchstone.tasks import nearby, quality
 from torchstone.tasks.bits import bits
-from torchstone.tasks.conditions import context
+from torchstone.tasks.conditions import context, place_of
 from torchstone.tasks.diffuse import drawn
+from torchstone.tasks.samples import sheet
+from torchstone.tasks.steer import around
+
+JUDGED = 500  # pictures that are drawn to be judged
 
 
 def sample(
@@ -24,23 +30,29 @@ def sample(
     prompt: str | None = None,
     out: str | Path | None = None,
     guidance: float | None = None,
+    steer: float | None = None,
     steps: int | None = None,
     sampler: str | None = None,
     eta: float = 0.0,
     known: str | Path | None = None,
     mask: str | Path | None = None,
     again: int = 5,
+    classifier: Any = None,
 ) -> list:
     """Pictures, uint8 (channel, height, width), or the name of the file they were drawn into.
 
     Args:
         label: a class by name; without one each in turn.
-        prompt: what is to be drawn, for networks that read.
+        prompt: what is to be drawn, for networks that read; below each picture on a sheet is then the
+            training picture nearest to it.
         out: a `.png` for all of them on one sheet.
         guidance: s, how far beyond what the condition asks for (`denoise.told`); 1 is not beyond.
+        steer: scale of a classifier's guidance towards the label (`tasks/steer.py`); the network need
+            not know labels for it.
         steps, sampler, eta: of the way (`denoise.way`); by default the recipe's.
         known, mask: a picture and one of its size that is white where it is to be drawn anew.
         again: how often each step is gone then.
+        classifier: of `quality.judge`.
 
     Raises:
         BadInput: a number, a label, a word or a file that cannot be.
@@ -50,24 +62,43 @@ def sample(
     if (known is None) != (mask is None):
         raise BadInput("give both a known picture and a mask, which is white where to draw")
     usual = card["sampling"]
-    how: dict[str, Any] = {"steps": steps or usual["steps"], "eta": eta}
+    how: dict[str, Any] = {"steps": usual["steps"] if steps is None else steps, "eta": eta}
     how["sampler"] = sampler or usual["sampler"]
+    how["guidance"] = usual["guidance"] if guidance is None else guidance
     if known is not None and mask is not None:
         how |= {"known": _known(card["picture"], known, mask, model), "again": again}
-    pictures = drawn(
-        model,
-        count,
-        context=context(card, count, label, prompt),
-        seed=seed,
-        guidance=usual["guidance"] if guidance is None else guidance,
-        shown=True,
-        **how,
-    )
+    asked = None
+    if steer is not None:
+        data = _data(card, card["source"], next(model.parameters()).device)
+        if isinstance(data, Captioned):
+            raise BadInput("a classifier steers towards a label, and captions are none: --guidance")
+        rows = torch.arange(count) % len(data.classes)
+        if label is not None:
+            rows = torch.full((count,), place_of(label, list(data.classes)))
+        how["says"] = around(model, quality.judge(data, classifier), rows, steer)
+        asked = rows if "classes" in card else None
+    elif prompt is not None or label is not None or "classes" in card:
+        asked = context(card, count, label, prompt)
+    made = drawn(model, count, context=asked, seed=seed, shown=True, **how)
     if out is None:
-        return list(pictures)
-    from torchstone.tasks.samples import sheet
+        return list(made)
+    if prompt is not None:
+        try:
+            data = _data(card, card["source"], "cpu")
+        except BadInput as error:
+            say(f"without the nearest training pictures: {error}")
+        else:
+            return [str(nearby.beside(made, data, out, asked=[prompt] * count))]
+    turns = label is None and len(card.get("classes", ())) == 10
+    return [str(sheet(made, out, columns=10 if turns else None))]
 
-    return [str(sheet(pictures, Path(out)))]
+
+def _data(card: dict[str, Any], spec: str, device: Any) -> Any:
+    """Pictures of a source, with captions if the network reads them."""
+    size = card["picture"]["size"]
+    if "tokenizer" in card:
+        return load_captioned(spec, size=size, device=device)
+    return load_pictures(spec, size=size, channels=card["picture"]["channels"], device=device)
 
 
 def _known(picture: dict, known: str | Path, mask: str | Path, model: Any):
@@ -78,14 +109,26 @@ def _known(picture: dict, known: str | Path, mask: str | Path, model: Any):
     return pixels.float() / 127.5 - 1, free < 128
 
 
-def evaluate(model: Any, card: dict[str, Any], spec: str, *, held_out: bool) -> dict[str, Any]:
-    """Bits per dimension of `spec`: of its test split if `held_out`, else of every picture of it."""
-    picture, device = card["picture"], next(model.parameters()).device
-    size = picture["size"]
-    if "tokenizer" in card:
-        data: Any = load_captioned(spec, size=size, device=device)
-    else:
-        data = load_pictures(spec, size=size, channels=picture["channels"], device=device)
+def evaluate(
+    model: Any, card: dict[str, Any], spec: str, *, held_out: bool, classifier: Any = None
+) -> dict[str, Any]:
+    """Bits per dimension of `spec`'s test split if `held_out`, else of every picture of it; and where it
+    has the classes that the network knows, what 500 samples are worth beside them (`quality.compared`).
+    """
+    device = next(model.parameters()).device
+    data = _data(card, spec, device)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     pictures = torch.cat([s.take(torch.arange(len(s), device=device)) for s in splits])
-    return {"bits_per_dimension": bits(model, pictures), "pictures": len(pictures)}
+    found = {"bits_per_dimension": bits(model, pictures), "pictures": len(pictures)}
+    if not isinstance(data, PictureSet):
+        return found
+    asked = None
+    if "classes" in card:
+        if list(data.classes) != card["classes"]:
+            return found
+        asked = context(card, JUDGED)
+    judging, usual = quality.judge(data, classifier), card["sampling"]
+    seen, labels = zip(*map(judging.see_split, splits), strict=True)
+    real = quality.Seen(*map(torch.cat, zip(*seen, strict=True)))
+    made = judging.see(drawn(model, JUDGED, context=asked, shown=True, **usual))
+    return found | quality.compared(made, real, torch.cat(labels), asked) | {"samples": JUDGED}

@@ -15,6 +15,7 @@ from torchstone.streams.augment import from_name
 from torchstone.streams.batches import Batches
 from torchstone.streams.chance import Chanced, Chances, whole
 from torchstone.streams.images import PictureSet
+from torchstone.tasks import worth as judging
 from torchstone.tasks.density import everything
 from torchstone.tasks.descent import descent
 from torchstone.tasks.latent_sheets import filled, painted, paths, plane, rebuilt
@@ -26,7 +27,7 @@ Pictures = Float[Tensor, "count channel height width"]
 Each = Float[Tensor, " count"]
 
 SHOWN = 100  # on a sheet
-ROWS = 100  # looked at together
+ROWS = 1000  # samples that are looked at together
 FEW, MANY = 5, 50  # samples that the bound is estimated with, on the clock and at the end
 ACTIVE = 0.01  # variance of a latent's mean over pictures, above which it is in use
 PIXELS = ("drawn", "threshold", "grey")
@@ -50,29 +51,40 @@ def checked(recipe: Any) -> None:
     """Raises `BadInput` for numbers that are no objective."""
     if recipe.samples < 1:
         raise BadInput(f"samples must be at least 1, not {recipe.samples}")
+    if recipe.judged < 0:
+        raise BadInput(f"judged must be at least 0, not {recipe.judged}")
     if not 0 <= recipe.beta < float("inf") or not 0 <= recipe.free_bits < float("inf"):
         raise BadInput("beta and free_bits are numbers of at least 0")
     if recipe.weighted and (recipe.beta != 1 or recipe.free_bits):
         raise BadInput("the weighted bound has no divergence in it: leave beta 1 and free_bits 0")
 
 
-def autoencode(model: Any, recipe: Any, data: PictureSet, *, arguments: dict[str, Any]) -> Run:
+def autoencode(
+    model: Any,
+    recipe: Any,
+    data: PictureSet,
+    *,
+    arguments: dict[str, Any],
+    classifier: Any = None,
+) -> Run:
     """A Run that raises the bound on the likelihood of pictures.
 
-    The recipe states pixels, beta, free_bits, samples, weighted, batch, steps, seed, variant, augment,
-    optimiser, lr, momentum, weight_decay, schedule, warmup, clip, accumulate, ema, precision, compile. `loss`
-    is what is lowered, `bound` in nats a picture, of it `divergence`; at the end stand beside it the
-    importance-weighted bound of 5 and 50 samples, how many latents are `active`, and what `pixels_alone`
-    reach, each by its own frequency.
+    The recipe states pixels, beta, free_bits, samples, weighted, judged, batch, steps, seed, variant,
+    augment, optimiser, lr, momentum, weight_decay, schedule, warmup, clip, accumulate, ema, precision,
+    compile. `loss` is what is lowered, `bound` in nats a picture, of it `divergence`; at the end stand
+    beside it the importance-weighted bound of 5 and 50 samples, how many latents are `active`, what
+    `pixels_alone` reach, each by its own frequency, and what samples are worth (`quality.compared`).
 
     Args:
         model: (x, epsilon) -> (logits, mean, logvar), with `encode` and `decode`; `latent` is its width.
         arguments: what `model` was made with; kept with the weights, so that it can be made again.
+        classifier: of `quality.judge`; without one, or with `judged` 0, samples are not judged.
 
     Raises:
         BadInput: numbers that are no objective.
     """
     checked(recipe)
+    judges = classifier is not None and recipe.judged > 0
 
     def objective(net: Any, batch: Chanced) -> dict[str, Tensor]:
         x = pixels_of(batch.pictures, batch.u, recipe.pixels)
@@ -80,6 +92,7 @@ def autoencode(model: Any, recipe: Any, data: PictureSet, *, arguments: dict[str
         likelihood, cost = on_or_off(logits, x), divergence(mean, logvar)
         bound = likelihood.mean() - cost.sum(1).mean()
         if recipe.weighted:
+            assert batch.epsilon is not None
             z = drawn(mean, logvar, batch.epsilon)
             loss = -importance(log_weights(likelihood, z, batch.epsilon, logvar)).mean()
         else:
@@ -103,6 +116,7 @@ def autoencode(model: Any, recipe: Any, data: PictureSet, *, arguments: dict[str
         "arguments": arguments,
         "picture": unit(data.card),
         "pixels": recipe.pixels,
+        "judged": recipe.judged,
         "data": data.note,
     }
 
@@ -112,9 +126,11 @@ def autoencode(model: Any, recipe: Any, data: PictureSet, *, arguments: dict[str
         return {"bound": mean_of(found.bound), "divergence": mean_of(found.divergences.sum(1))}
 
     def test() -> dict[str, float]:
-        return worth(judged, everything(data.test), recipe.pixels) | {
-            "pixels_alone": alone(data, recipe.pixels)
-        }
+        found = worth(judged, everything(data.test), recipe.pixels)
+        found["pixels_alone"] = alone(data, recipe.pixels)
+        if judges:
+            found |= judging.worth_of(painted(judged, recipe.judged), data, classifier)
+        return found
 
     def report(folder: Path) -> None:
         shown = fixed(everything(data.test), recipe.pixels)
@@ -122,6 +138,8 @@ def autoencode(model: Any, recipe: Any, data: PictureSet, *, arguments: dict[str
         paths(judged, shown, folder / "interpolation.png")
         plane(judged, shown, folder / "plane.png")
         filled(judged, shown, folder / "filled.png")
+        if judges:
+            judging.shown(painted(judged, judging.PAIRS), data, classifier, folder)
 
     run = Run(
         stream=stream,
@@ -162,7 +180,7 @@ def looked(model: Any, pictures: Pixels, how: str, samples: int) -> Looked:
     was_training = model.training
     model.eval()
     generator, found = torch.Generator().manual_seed(1), []
-    for x in fixed(pictures, how).split(ROWS):
+    for x in fixed(pictures, how).split(max(1, ROWS // samples)):
         epsilon = torch.randn(len(x), samples, model.latent, generator=generator).to(x.device)
         logits, mean, logvar = model(x, epsilon)
         likelihood, cost = on_or_off(logits, x), divergence(mean, logvar)

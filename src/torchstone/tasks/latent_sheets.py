@@ -18,7 +18,7 @@ Pixels = UInt8[Tensor, "count channel height width"]
 COLUMNS, PATHS = 12, 8  # of a sheet of pictures; paths between two
 SIDE, REACH = 15, 0.02  # of the plane; the share of N(0, 1) beyond its edge
 FILLED = 4  # ways in which each picture is filled in
-AGAIN = 50  # rounds of filling in
+AGAIN, USUAL = 100, 200  # rounds of filling in; samples that tell how it begins
 GREY = 110  # of what is missing
 
 
@@ -98,7 +98,8 @@ def fill(
 ) -> Pictures:
     """`x` with what is missing drawn anew: code and missing pixels in turn, each given the other, which
     after many rounds is a sample of p(missing | known) as the model has it (Rezende et al. 2014,
-    arXiv:1401.4082, appendix F). The last round gives chances, not draws.
+    arXiv:1401.4082, appendix F). It begins with each pixel on as often as in samples; the last round gives
+    chances, not draws.
     """
     was_training, generator = model.training, torch.Generator().manual_seed(seed)
     model.eval()
@@ -107,7 +108,8 @@ def fill(
         u = torch.rand(x.shape, generator=generator).to(x.device)
         return (u < chances).to(x.dtype)
 
-    now = torch.where(missing, on(torch.full_like(x, 0.5)), x)
+    z = torch.randn(USUAL, model.latent, generator=generator).to(x.device)
+    now = torch.where(missing, on(finite(model.decode(z).sigmoid(), "pictures").mean(0)), x)
     for number in range(again):
         mean, logvar = model.encode(now)
         epsilon = torch.randn(mean.shape, generator=generator).to(x.device)

@@ -9,6 +9,7 @@ import torch
 from torchstone.errors import BadInput
 from torchstone.streams.framing import prepare
 from torchstone.streams.images import load_pictures
+from torchstone.tasks import worth as judging
 from torchstone.tasks.density import everything
 from torchstone.tasks.latent import FEW, fixed, looked, worth
 from torchstone.tasks.latent_sheets import AGAIN, codes, decoded, fill, painted, shades
@@ -60,8 +61,11 @@ def sample(
     return list(made) if out is None else [str(sheet(made, out))]
 
 
-def evaluate(model: Any, card: dict[str, Any], spec: str, *, held_out: bool) -> dict[str, Any]:
-    """`latent.worth` of `spec`: of its test split if `held_out`, else of every picture of it.
+def evaluate(
+    model: Any, card: dict[str, Any], spec: str, *, held_out: bool, classifier: Any = None
+) -> dict[str, Any]:
+    """`latent.worth` of `spec`: of its test split if `held_out`, else of every picture of it; and what as
+    many samples as the recipe had `judged` are worth beside them.
 
     Raises:
         NotFinite: a bound is NaN or infinite.
@@ -72,6 +76,8 @@ def evaluate(model: Any, card: dict[str, Any], spec: str, *, held_out: bool) -> 
     pictures = torch.cat([everything(split) for split in splits])
     found = worth(model, pictures, card["pixels"])
     finite(torch.tensor([found["bound"], found["bound_50"]]), "bounds")
+    if classifier is not None and card["judged"]:
+        found |= judging.worth_of(painted(model, card["judged"]), data, classifier, splits)
     return found | {"pictures": len(pictures)}
 
 
@@ -91,7 +97,7 @@ def predict(model: Any, card: dict[str, Any], inputs: Sequence[Path | str]) -> l
         picture = prepare(file, card["picture"]).to(device)
         found = looked(model, picture, card["pixels"], FEW)
         bound = finite(found.bound, "bounds").item()
-        said = verdict(bound, card["usual"])
+        said = verdict(bound, card.get("usual"))
         answers.append(
             {
                 "input": str(file),

@@ -13,9 +13,11 @@ from torchstone.streams.framing import prepare
 from torchstone.streams.images import load_pictures
 from torchstone.streams.points import load_points
 from torchstone.streams.tables import load_rows
-from torchstone.tasks.density import drawn, nats, of_rows
+from torchstone.tasks import worth as judging
+from torchstone.tasks.density import drawn, nats
 from torchstone.tasks.plane import painted
 from torchstone.tasks.rarity import files, finite, verdict
+from torchstone.tasks.rows import of_rows
 from torchstone.tasks.samples import sheet
 
 
@@ -54,9 +56,12 @@ def sample(
     return [str(sheet(painted(model, rows), out, columns=2))]
 
 
-def evaluate(model: Any, card: dict[str, Any], spec: str, *, held_out: bool) -> dict[str, Any]:
+def evaluate(
+    model: Any, card: dict[str, Any], spec: str, *, held_out: bool, classifier: Any = None
+) -> dict[str, Any]:
     """How likely `spec` is, its test split if `held_out`, else all of it: bits a dimension of pictures,
-    `loss`, −log p in nats, of rows.
+    and what as many samples as the recipe had `judged` are worth beside them; `loss`, −log p in nats, of
+    rows.
 
     Raises:
         BadInput: a table of other features.
@@ -73,7 +78,11 @@ def evaluate(model: Any, card: dict[str, Any], spec: str, *, held_out: bool) -> 
     data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
     parts = [data.test] if held_out else [data.train, data.val, data.test]
     each = torch.cat([nats(model, split, card["levels"]) for split in parts])
-    return {"bits_per_dimension": in_bits(each, card).mean().item(), "pictures": len(each)}
+    found: dict[str, Any] = {"bits_per_dimension": in_bits(each, card).mean().item()}
+    if classifier is not None and card["judged"]:
+        made = drawn(model, card["judged"], card["levels"])
+        found |= judging.worth_of(made, data, classifier, parts)
+    return found | {"pictures": len(each)}
 
 
 def agree(spec: str, found: list[str], known: list[str]) -> None:
@@ -101,7 +110,7 @@ def predict(model: Any, card: dict[str, Any], inputs: Sequence[Path | str]) -> l
         BadInput: a file is missing, or holds something else.
         NotFinite: a likelihood is NaN or infinite.
     """
-    device, usual = next(model.parameters()).device, card["usual"]
+    device, usual = next(model.parameters()).device, card.get("usual")
     answers = []
     if "picture" not in card:
         for each in inputs:

@@ -89,7 +89,7 @@ def spread(count: int, most: int | None = None) -> Int64[Tensor, " chosen"]:
     return torch.linspace(0, count - 1, chosen, dtype=torch.float64).round().long()
 
 
-def fitted(pictures: Pixels, card: dict[str, Any]) -> Pixels:
+def fitted(pictures: Pixels, card: dict[str, Any]) -> UInt8[Tensor, "count channel side side"]:
     """As LeNet-5 takes them: ink on an empty ground gets a margin, everything else is resized."""
     side = pictures.shape[-1]
     if side == SIDE:

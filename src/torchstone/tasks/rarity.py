@@ -17,12 +17,18 @@ RARE = 0.01  # the share of validation data that counts as unusual
 def usual(scores: Float[Tensor, " count"]) -> list[float]:
     """What data as in training get, as evenly spaced quantiles from the lowest to the highest."""
     ordered = scores.double().cpu().sort().values
-    places = torch.linspace(0, len(ordered) - 1, min(QUANTILES, len(ordered)) + 1).round().long()
+    places = torch.linspace(0, len(ordered) - 1, min(QUANTILES + 1, len(ordered))).round().long()
     return ordered[places].tolist()
 
 
-def verdict(score: float, quantiles: Sequence[float]) -> dict[str, Any]:
-    """`label`, usual or unusual, and `probability`: the share of validation data that score no higher."""
+def verdict(score: float, quantiles: Sequence[float] | None) -> dict[str, Any]:
+    """`label`, usual or unusual, and `probability`: the share of validation data that score no higher.
+
+    Raises:
+        BadInput: no quantiles: the run has not come to its first evaluation.
+    """
+    if not quantiles:
+        raise BadInput("what is usual has not been measured yet: resume the run first")
     lower = sum(each <= score for each in quantiles) / len(quantiles)
     return {"label": "unusual" if lower < RARE else "usual", "probability": lower}
 

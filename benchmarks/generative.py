@@ -1,0 +1,154 @@
+"""A training step and 50-step sampling of DDPM beside diffusers': the same U-Net, weights and schedule.
+
+    python benchmarks/generative.py [--net cifar10|mnist] [--batch 4] [--steps 50] [--pairs 7] [--compile]
+
+Both run in one process, in turn, so that what else the machine does falls on either side alike; the
+figure is the median of the ratios, pair by pair (theirs / ours: above 1 we are faster). A training step is
+noise put in, forward, mean squared error, backward and Adam; sampling is 50 steps of DDIM. Outputs and
+pictures are compared first. Dropout is off on both sides, since it draws other numbers. Each side is
+laid out as its library does by itself: ours with channels last, theirs as it comes; `--last` lays out both
+with channels last. With `--compile` both networks are compiled.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchstone.checks import apart
+from torchstone.engine.device import pick
+from torchstone.references import diffusers
+from torchstone.systems.generative import ddpm
+from torchstone.tasks.denoise import generate
+
+KINDS = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
+# (side, channels, widths, attention, blocks a grid, groups)
+NETS = {
+    "cifar10": (32, 3, (128, 256, 256, 256), (False, True, False, False), 2, 32),
+    "mnist": (28, 1, (48, 96), (False, True), 1, 8),
+}
+
+
+def networks(name: str) -> tuple[Any, Any]:
+    """Ours and theirs, with the same weights."""
+    size, channels, widths, attention, depth, groups = NETS[name]
+    theirs = diffusers().UNet2DModel(
+        sample_size=size, in_channels=channels, out_channels=channels, layers_per_block=depth,
+        block_out_channels=widths, norm_num_groups=groups, attention_head_dim=None, norm_eps=1e-6,
+        down_block_types=tuple(KINDS[0][each] for each in attention), downsample_padding=0,
+        up_block_types=tuple(KINDS[1][each] for each in attention[::-1]), freq_shift=1,
+        flip_sin_to_cos=False,
+    )  # fmt: skip
+    for parameter in theirs.parameters():
+        if parameter.ndim > 1:  # as they are made, but none of them zero
+            nn.init.xavier_uniform_(parameter)
+    scheduler = {"_class_name": "DDIMScheduler"}
+    config = json.loads(theirs.to_json_string()) | {"scheduler": scheduler}
+    ours = ddpm.UNet(**ddpm.from_config(config)[1])
+    ours.load_state_dict(ddpm.published("", theirs.state_dict()))
+    return ours, theirs
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def compared(title: str, both: tuple[Callable, Callable], pairs: int, device: torch.device) -> None:
+    """Print the median of the pairs' ratios, and both medians."""
+    for work in both:
+        work()  # buffers, and the choice of kernels
+    times = []
+    for pair in range(pairs):
+        order = (0, 1) if pair % 2 else (1, 0)
+        taken = {which: seconds(both[which], device) for which in order}
+        times.append((taken[0], taken[1]))
+    ratios = sorted(theirs / ours for ours, theirs in times)
+    mine, other = (statistics.median(column) for column in zip(*times, strict=True))
+    print(
+        f"{title}: {statistics.median(ratios):.3f}x ({ratios[0]:.3f} to {ratios[-1]:.3f}), "
+        f"ours {1e3 * mine:.0f} ms, diffusers {1e3 * other:.0f} ms",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--net", default="cifar10", choices=list(NETS))
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=50, help="of sampling")
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--last", action="store_true", help="channels last on both sides")
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    device = pick(args.device)
+    torch.manual_seed(0)
+    ours, theirs = (net.to(device) for net in networks(args.net))
+    ours = ours.to(memory_format=torch.channels_last)
+    if args.last:
+        theirs = theirs.to(memory_format=torch.channels_last)
+    process, shape = ours.process, (args.batch, *ours.shape)
+    own, other = (torch.compile(ours), torch.compile(theirs)) if args.compile else (ours, theirs)
+    library = diffusers()
+    adding, drawing = library.DDPMScheduler(), library.DDIMScheduler()
+    noise = process.noise().to(device)
+    x, epsilon = torch.rand(2, *shape, device=device) * 2 - 1
+    t = torch.randint(1000, (args.batch,), device=device)
+    said = apart(own(x, t), other(x, t).sample)
+    assert said < 1e-3, f"the networks differ by {said}"
+    print(
+        f"{args.net}, {sum(p.numel() for p in ours.parameters()):,} parameters, batch {args.batch}, "
+        f"{torch.get_num_threads()} threads, {device}, {'compiled' if args.compile else 'eager'}; "
+        f"outputs {said:.1e} apart"
+    )
+    optimisers = [torch.optim.Adam(net.parameters(), 1e-6) for net in (ours, theirs)]
+
+    def step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+
+    def our_step() -> None:
+        step(optimisers[0], F.mse_loss(own(noise.add(x, epsilon, t), t), epsilon))
+
+    def their_step() -> None:
+        noisy = adding.add_noise(x, epsilon, t)
+        step(optimisers[1], F.mse_loss(other(noisy, t).sample, epsilon))
+
+    start = torch.randn(shape, device=device)
+
+    def our_pictures() -> torch.Tensor:
+        return generate(
+            ours,
+            start,
+            steps=args.steps,
+            says=lambda x, t: own(x, t) if args.compile else ours(x, t),
+        )
+
+    @torch.no_grad()
+    def their_pictures() -> torch.Tensor:
+        drawing.set_timesteps(args.steps)
+        pictures = start
+        for level in drawing.timesteps:
+            pictures = drawing.step(other(pictures, level).sample, level, pictures).prev_sample
+        return pictures
+
+    made = apart(our_pictures(), their_pictures())
+    assert made < 1e-2, f"the pictures differ by {made}"
+    print(f"pictures {made:.1e} apart")
+    compared("training step", (our_step, their_step), args.pairs, device)
+    compared(f"{args.steps} steps of DDIM", (our_pictures, their_pictures), args.pairs, device)
+
+
+if __name__ == "__main__":
+    main()

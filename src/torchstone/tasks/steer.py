@@ -1,0 +1,48 @@
+"""A classifier's guidance out of the judge of samples, which has only ever seen clean pictures."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from torchstone.tasks.denoise import Says, looks_clean, steered
+from torchstone.tasks.quality import PADDED, SIDE, Judge
+
+Around = Callable[[Int64[Tensor, " rows"], Says], Says]
+
+
+def around(model: Any, judging: Judge, labels: Int64[Tensor, " count"], scale: float) -> Around:
+    """What `diffuse.drawn` takes as `says`: the network's word, moved towards each picture's label.
+
+    Args:
+        scale: s of `denoise.steered`, 0 for none.
+    """
+    device = next(model.parameters()).device
+    process, noise = model.process, model.process.noise().to(device)
+
+    def steer(rows: Int64[Tensor, " rows"], says: Says) -> Says:
+        def weighs(clean: Tensor, t: Tensor) -> Tensor:
+            logits = judging.network(seen(clean, judging.card))
+            return logits.log_softmax(1).gather(1, labels[rows].to(device)[:, None])[:, 0]
+
+        return steered(says, process, noise, looks_clean(says, process, noise, weighs), scale)
+
+    return steer
+
+
+def seen(
+    x: Float[Tensor, "batch channel height width"], card: dict[str, Any]
+) -> Float[Tensor, "batch channel side side"]:
+    """Pictures of −1 to 1 as the judge takes them; `quality.fitted` with a gradient."""
+    x, side = (x + 1) / 2, x.shape[-1]
+    if card.get("ink") and side in PADDED:
+        margin = SIDE - side
+        x = F.pad(x, [margin // 2, margin - margin // 2] * 2)
+    elif side != SIDE:
+        x = F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
+    shape = (1, len(card["mean"]), 1, 1)
+    mean, std = (torch.tensor(card[each], device=x.device).view(shape) for each in ("mean", "std"))
+    return (x - mean) / std
