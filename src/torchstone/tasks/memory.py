@@ -51,6 +51,8 @@ def build(recipe: Any, cell: Cell) -> Run:
         raise BadInput("who reads from both ends has half as far to remember: not bidirectional")
     kind, length = recipe.use, _length(recipe.data, recipe.length)
     model, arguments = made(recipe, cell, **SHAPES[kind])
+    if model.embedding is not None:  # as far apart as one-hot vectors, which the paper feeds
+        torch.nn.init.normal_(model.embedding.weight)
     place = next(model.parameters()).device
     who = {"rank": parallel.rank(), "world": parallel.world()}
     stream = Puzzles(kind, length, recipe.batch, seed=recipe.seed, device=place, **who)
