@@ -74,7 +74,7 @@ RECIPES = {
     # torchstone train lstm/jsb --data FOLDER   the folder that holds jsb-chorales-quarter.json
     "jsb": replace(MUSIC, data="jsb-chorales"),
     "adding": replace(FAR, hidden=64, steps=4000, lr=5e-3, forget=1.0),
-    "copy": replace(COPY, steps=8000, lr=5e-3, beta2=0.99),
+    "copy": replace(COPY, steps=8000, lr=5e-3, beta2=0.99, schedule="constant", ema=0.99),
     # for tests: seconds
     "smoke": replace(TEXT, data="python/json", hidden=32, length=16, batch=8, steps=120, lr=1e-2),
 }
