@@ -24,8 +24,10 @@ class Interrupted(Exception):
         self.signal = signal
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`did you mean a or b?`, or the whole list where nothing comes near."""
+def nearest(word: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
+    """`did you mean a or b?`, or where nothing comes near the whole list: `listed`, if all are too many."""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known: {', '.join(known if listed is None else listed)}"

@@ -10,6 +10,7 @@ import inspect
 import itertools
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,10 @@ def table(columns: list[str], rows: list[list[str]], sides: str) -> str:
 
 def stale(folder: Path = FOLDER) -> list[str]:
     """Pages that are missing, differ from what would be written, or are of no system."""
-    wanted = pages()
+    return _stale(folder, pages())
+
+
+def _stale(folder: Path, wanted: Mapping[str, str]) -> list[str]:
     there = {f"systems/{file.name}" for file in (folder / "systems").glob("*.md")}
     old = [
         path
@@ -208,7 +212,7 @@ def write(folder: Path = FOLDER) -> None:
     """Write what is stale, and let go of pages of systems that are gone."""
     wanted = pages()
     (folder / "systems").mkdir(parents=True, exist_ok=True)
-    for path in stale(folder):
+    for path in _stale(folder, wanted):
         if path in wanted:
             (folder / path).write_text(wanted[path])
         else:

@@ -1,6 +1,7 @@
 """The documentation is what the source says."""
 
 import re
+import shutil
 
 import pytest
 
@@ -13,11 +14,17 @@ def test_no_page_is_stale():
     assert not pages.stale(), "run: make docs"
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs")
+    pages.write(folder)
+    assert not pages.stale(folder)
+    return folder
+
+
 @pytest.fixture
-def written(tmp_path):
-    pages.write(tmp_path)
-    assert not pages.stale(tmp_path)
-    return tmp_path
+def written(once, tmp_path):
+    return shutil.copytree(once, tmp_path / "docs")
 
 
 def test_a_changed_fact_makes_a_page_stale(written, monkeypatch):

@@ -49,6 +49,8 @@ def fork(out: Path, work: Callable[[], int | None]) -> int:
     if child:
         return child
     code = 99
+    # a shell's background job ignores SIGINT, and so would this one
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.stdout = sys.stderr = out.with_suffix(".said").open("w", buffering=1)
         code = work() or 0

@@ -364,10 +364,16 @@ def test_8_an_entry_that_owes_something(module, line, message, docs):
         laws.complete(fake(line=line, **module), docs)
 
 
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fresh")
+    pages.write(folder)
+    return folder
+
+
 @pytest.fixture
-def docs(tmp_path):
-    pages.write(tmp_path)
-    return tmp_path
+def docs(fresh, tmp_path):
+    return shutil.copytree(fresh, tmp_path / "docs")
 
 
 def test_8_a_file_that_is_too_long(docs):

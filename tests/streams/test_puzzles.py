@@ -28,6 +28,8 @@ def test_adding():
 
 def test_copying():
     x, y = next(Puzzles("copy", 100, 400, seed=0))
+    assert torch.equal(x.sum(-1), torch.ones(400, 120)), "one-hot"
+    x = x.argmax(-1)
     assert x.shape == y.shape == (400, 120)
     assert torch.equal(y[:, 110:], x[:, :10])
     assert not y[:, :110].any()

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -37,7 +38,7 @@ def adding(
 
 def copying(
     length: int, count: int, generator: torch.Generator
-) -> tuple[Int64[Tensor, "count time"], Int64[Tensor, "count time"]]:
+) -> tuple[Float[Tensor, "count time 10"], Int64[Tensor, "count time"]]:
     """Ten symbols, `length` blanks with a sign to go at their end, ten blanks: repeat the symbols.
 
     Arjovsky et al. 2015 (arXiv:1511.06464), section 4.1; `time` is length + 20. Whoever cannot
@@ -45,16 +46,16 @@ def copying(
     """
     symbols = torch.randint(1, SYMBOLS + 1, (count, REMEMBERED), generator=generator)
     x = asked(symbols, length)
-    y = torch.full_like(x, BLANK)
+    y = torch.full(x.shape[:2], BLANK)
     y[:, -REMEMBERED:] = symbols
     return x, y
 
 
-def asked(symbols: Int64[Tensor, "count symbols"], length: int) -> Int64[Tensor, "count time"]:
-    """Symbols, blanks with the sign to go, and the time to repeat them in."""
+def asked(symbols: Int64[Tensor, "count symbols"], length: int) -> Float[Tensor, "count time 10"]:
+    """Symbols, blanks with the sign to go, and the time to repeat them in; one-hot."""
     blanks = torch.full((len(symbols), length + REMEMBERED), BLANK)
     blanks[:, length - 1] = GO
-    return torch.cat([symbols, blanks], 1)
+    return F.one_hot(torch.cat([symbols, blanks], 1), SYMBOLS + 2).float()
 
 
 def forgetful(length: int) -> float:

@@ -84,4 +84,5 @@ def find(name: str) -> tuple[System, str]:
         if name in entry.variants:
             return entry, name
     names = {n for entry in CATALOGUE for n in (entry.name, *entry.variants)}
-    raise BadInput(f"unknown system {name!r}: {nearest(name, sorted(names))}")
+    said = nearest(name, sorted(names), [entry.name for entry in CATALOGUE])
+    raise BadInput(f"unknown system {name!r}: {said}")

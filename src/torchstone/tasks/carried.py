@@ -20,6 +20,7 @@ from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.parts.recurrent import Cell, State
 from torchstone.parts.sequences import Network
+from torchstone.parts.token_loss import unigram
 from torchstone.streams import tokens
 from torchstone.streams.carried import Lanes, Window
 from torchstone.streams.text import read_text
@@ -82,7 +83,8 @@ class Carrying:
 def build(recipe: Any, cell: Cell) -> Run:
     """A Run that trains a network to tell the next token of a text.
 
-    Metrics are `language.language`'s: `loss` in nats a token, and bits a character.
+    Metrics are `language.language`'s: `loss` in nats a token, and bits a character; of the test also
+    `unigram`, the loss of telling the tokens by their frequency.
 
     Raises:
         BadInput: a network that reads from the end as well: it would see what it is to tell.
@@ -116,13 +118,18 @@ def build(recipe: Any, cell: Cell) -> Run:
         ended = stream.position >= recipe.steps
         return judge(val, text.val, None if ended else language.GLANCE)
 
+    def tested() -> dict[str, float]:
+        assert test is not None
+        told = unigram(train.cpu(), test.cpu()[1:], size)
+        return judge(test, text.test) | {"unigram": told}
+
     return Run(
         stream=stream,
         update=update,
         evaluate=validate,
         state={**update.state, "stream": stream, "carried": update},
         steps=recipe.steps,
-        test=(lambda: judge(test, text.test)) if test is not None else None,
+        test=tested if test is not None else None,
         report=lambda folder: language.report(Telling(update.judged), tokenizer, text, folder),
         card={
             "task": "language",

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.engine import parallel
@@ -30,7 +30,7 @@ from torchstone.tasks.networks import made
 COUNT, AT_ONCE = 1000, 250  # held-out problems, the same for every run
 SHAPES = {
     "adding": {"inputs": 2, "outputs": 1, "tokens": False, "pool": "last"},
-    "copy": {"inputs": SYMBOLS + 2, "outputs": SYMBOLS + 1, "tokens": True, "pool": "each"},
+    "copy": {"inputs": SYMBOLS + 2, "outputs": SYMBOLS + 1, "tokens": False, "pool": "each"},
 }
 LEAST = 1e-12  # a share of a gradient that is as good as none
 DRAWN = "drawn"  # what `data` is, or `drawn:LENGTH`
@@ -210,7 +210,7 @@ def _numbers(text: str) -> Float[Tensor, "1 time 2"]:
     return torch.tensor([numbers, marks]).T[None]
 
 
-def _symbols(text: str, length: int) -> Int64[Tensor, "1 time"]:
+def _symbols(text: str, length: int) -> Float[Tensor, "1 time 10"]:
     digits = text.replace(" ", "")
     if len(digits) != REMEMBERED or set(digits) - set("12345678"):
         raise BadInput(f"give {REMEMBERED} symbols of 1 to {SYMBOLS} (3141582671), not {text!r}")

@@ -105,7 +105,7 @@ EASY = Recipe(
 )
 RECIPES = {
     "characters": Recipe(),
-    "fsdd": Recipe(data="fsdd"),
+    "fsdd": Recipe(data="fsdd", steps=1600),
     # for tests: seconds
     "smoke": replace(EASY, steps=80, batch=8, lr=2e-2, beams=1),
 }

@@ -58,6 +58,7 @@ MARGIN = ("loss", -1.5)
 
 TEXT = Recipe(hidden=256, length=64, batch=32, steps=3000, lr=4e-3, forget=1.0)
 FAR = Recipe(use="adding", data="drawn", length=100, batch=50)
+COPY = replace(FAR, use="copy", hidden=128, start="chrono", batch=20)
 LABELS = Recipe(use="label", data="sentiment", variant="bilstm", hidden=64, vocabulary=8192)
 VOICES = Recipe(use="voices", data="japanese_vowels", variant="bilstm", hidden=64, pool="max")
 VOICES = replace(VOICES, optimiser="adamw", lr=3e-3, weight_decay=0.01, warmup=0.1, ema=0.98)
@@ -73,7 +74,7 @@ RECIPES = {
     # torchstone train lstm/jsb --data FOLDER   the folder that holds jsb-chorales-quarter.json
     "jsb": replace(MUSIC, data="jsb-chorales"),
     "adding": replace(FAR, hidden=64, steps=4000, lr=5e-3, forget=1.0),
-    "copy": replace(FAR, use="copy", hidden=128, embedding=16, steps=3000, start="chrono"),
+    "copy": replace(COPY, steps=8000, lr=5e-3, beta2=0.99, schedule="constant", ema=0.99),
     # for tests: seconds
     "smoke": replace(TEXT, data="python/json", hidden=32, length=16, batch=8, steps=120, lr=1e-2),
 }
