@@ -15,6 +15,7 @@ _API = (
     "list_systems",
     "load",
     "load_tokenizer",
+    "play",
     "predict",
     "resume",
     "sample",

@@ -16,7 +16,7 @@ from torchstone.systems import System
 
 __all__ = [
     "compare", "create", "evaluate", "export", "export_hf", "list_systems", "load", "load_tokenizer",
-    "predict", "recipe_of", "resume", "sample", "train", "verify",
+    "play", "predict", "recipe_of", "resume", "sample", "train", "verify",
 ]  # fmt: skip
 
 
@@ -138,6 +138,32 @@ def sample(path: str | Path, *, device: str = "auto", **options) -> list:
     function = _use(entry, "sample")
     _takes(function, options, f"{entry.name} samples")
     return function(model, card, **options)
+
+
+def play(
+    path: str | Path,
+    *,
+    episodes: int = 10,
+    video: str | Path | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+) -> list[float]:
+    """The returns of `episodes` that a run's agent plays, each action the one it thinks best.
+
+    Args:
+        video: an `.mp4` or `.gif` to film the first one into.
+        seed: of where episodes begin.
+
+    Raises:
+        BadInput: the run's system plays no game; the film has no folder or another ending.
+    """
+    if episodes < 1:
+        raise BadInput(f"at least 1 episode is played, not {episodes}")
+    if video is not None:
+        _writable(Path(video), (".mp4", ".gif"), "play")
+    model, card, entry = opened(Path(path), device)
+    options = {} if seed is None else {"seed": seed}
+    return _use(entry, "play")(model, card, episodes=episodes, video=video, **options)
 
 
 def _takes(function: Callable[..., Any], options: Mapping[str, Any], does: str) -> None:

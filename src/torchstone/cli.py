@@ -163,6 +163,16 @@ def _dispatch(argv: list[str]) -> int:
     )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
+    p = command("play", "let a run's agent play: returns with their spread, and a film")
+    p.add_argument("run", metavar="RUN")
+    p.add_argument(
+        "--episodes", metavar="N", type=_positive, default=10, help="default: %(default)s"
+    )
+    p.add_argument("--video", metavar="FILE", help="film the first episode: FILE.mp4 or FILE.gif")
+    p.add_argument("--seed", metavar="N", type=int, help="of where episodes begin")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    p.add_argument("--json", action="store_true", help="as JSON: every return")
+
     p = command(
         "export",
         "write a run's model as one file for other programs: ONNX, or torch's exported program",
@@ -415,6 +425,26 @@ def _sample(args) -> None:
             f"cannot write {args.out} ({error.strerror}): choose another --out"
         ) from None
     print(args.out)
+
+
+def _play(args) -> None:
+    import statistics
+
+    from torchstone.api import play
+
+    options = {"episodes": args.episodes, "video": args.video, "seed": args.seed}
+    returns = play(args.run, device=args.device, **options)
+    spread = statistics.stdev(returns) if len(returns) > 1 else 0.0
+    if args.json:
+        said = {"returns": returns, "mean": statistics.fmean(returns), "spread": spread}
+        print(json.dumps(said | {"video": args.video}))
+        return
+    print(" ".join(f"{each:g}" for each in returns))
+    print(
+        f"mean return {statistics.fmean(returns):.1f} ± {spread:.1f} over {len(returns)} episodes"
+    )
+    if args.video is not None:
+        print(f"film: {args.video}")
 
 
 def _compare(args) -> None:

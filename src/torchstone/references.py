@@ -266,6 +266,117 @@ def recurrent(cell: Any, theirs: type[nn.Module]) -> Iterator[Pair]:
         yield Pair(ours, answering, (x, *rows), label=label + (", projected" if project else ""))
 
 
+def actors(ours: type[nn.Module], seed: int = 0) -> Iterator[Pair]:
+    """stable-baselines3's actors and critics: two networks, a continuous policy, one network that sees."""
+    _imported("stable_baselines3")
+    import gymnasium
+    import numpy as np
+    from stable_baselines3.common import policies
+
+    row = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    frames = gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    two, some = gymnasium.spaces.Discrete(2), gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+    sides: dict[str, Any] = {"net_arch": {"pi": [64, 64], "vf": [64, 64]}}
+    plain, seeing = policies.ActorCriticPolicy, policies.ActorCriticCnnPolicy
+    tried: list[tuple[Any, Any, Any, dict[str, Any]]] = [
+        (plain, row, two, sides),
+        (plain, row, some, sides),
+        (seeing, frames, gymnasium.spaces.Discrete(6), {}),
+    ]
+    for form, seen, chosen, options in tried:
+        torch.manual_seed(seed)
+        theirs = form(seen, chosen, lambda _: 1e-3, **options)
+        continuous = chosen is some
+        net = ours(
+            seen.shape, int(chosen.shape[0] if continuous else chosen.n), continuous=continuous
+        )
+        net.load_state_dict(of_actor(dict(theirs.named_parameters())))
+        generator = torch.Generator().manual_seed(seed)
+        if net.pixels:
+            x = torch.randint(256, (3, *seen.shape), generator=generator, dtype=torch.uint8)
+        else:
+            x = torch.randn(16, *seen.shape, generator=generator)
+        label = "frames" if net.pixels else "continuous" if continuous else "discrete"
+        yield Pair(net, Answering(theirs, _acted), x, _of_answering, label=label)
+
+
+def critics(ours: type[nn.Module], seed: int = 0) -> Iterator[Pair]:
+    """stable-baselines3's Q-networks: of rows, and of frames."""
+    _imported("stable_baselines3")
+    import gymnasium
+    import numpy as np
+    from stable_baselines3.dqn.policies import CnnPolicy, MlpPolicy
+
+    row = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    frames = gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    for form, seen, count in ((MlpPolicy, row, 2), (CnnPolicy, frames, 6)):
+        torch.manual_seed(seed)
+        options: dict[str, Any] = {} if seen is frames else {"net_arch": [256, 256]}
+        theirs = form(seen, gymnasium.spaces.Discrete(count), lambda _: 1e-3, **options).q_net
+        net = _alike(ours(seen.shape, count), theirs)
+        generator = torch.Generator().manual_seed(seed)
+        if seen is frames:
+            x = torch.randint(256, (3, *seen.shape), generator=generator, dtype=torch.uint8)
+        else:
+            x = torch.randn(16, *seen.shape, generator=generator)
+        yield Pair(net, theirs, x, label="frames" if seen is frames else "rows")
+
+
+def deterministic(ours: type[nn.Module], seed: int = 0) -> Iterator[Pair]:
+    """stable-baselines3's actor of DDPG with its critic: Q of what the actor does, and what that is."""
+    _imported("stable_baselines3")
+    import gymnasium
+    import numpy as np
+    from stable_baselines3.td3.policies import MlpPolicy
+
+    seen = gymnasium.spaces.Box(-np.inf, np.inf, (11,), np.float32)
+    chosen = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+    torch.manual_seed(seed)
+    whole = MlpPolicy(seen, chosen, lambda _: 1e-3, net_arch=[256, 256], n_critics=1)
+    theirs = nn.ModuleList([whole.actor, whole.critic])
+    net = _alike(ours((11,), 3), theirs)
+    x = torch.randn(16, 11, generator=torch.Generator().manual_seed(seed))
+    yield Pair(net, Answering(theirs, _judged), x, label="actor and critic")
+
+
+def _judged(nets: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    action = nets[0](x)
+    return action, nets[1](x, action)[0][:, 0]
+
+
+@torch.no_grad()
+def _alike(ours: nn.Module, theirs: nn.Module) -> nn.Module:
+    """Ours with the weights of theirs, in their order."""
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        mine.copy_(other)
+    return ours
+
+
+def of_actor(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """From the names of stable-baselines3's `ActorCriticPolicy` to those of our `ActorCritic`."""
+    renamed = {"mlp_extractor.policy_net.": "actor.", "mlp_extractor.value_net.": "critic."}
+    renamed |= {"features_extractor.cnn.": "body.", "features_extractor.linear.0": "body.7"}
+    last = 0 if any(name.startswith("features_extractor.") for name in tensors) else 4
+    renamed |= {"action_net.": f"actor.{last}.", "value_net.": f"critic.{last}."}
+    found = {}
+    for name, tensor in tensors.items():
+        new = next((o for t, o in renamed.items() if name.startswith(t)), "")
+        old = next((t for t in renamed if name.startswith(t)), "")
+        found[new + name.removeprefix(old)] = tensor
+    return found
+
+
+def _of_answering(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return of_actor({name.removeprefix("net."): tensor for name, tensor in tensors.items()})
+
+
+def _acted(net: Any, x: Tensor) -> tuple[Tensor, ...]:
+    chosen = net.action_net(net.mlp_extractor.forward_actor(net.extract_features(x)))
+    value = net.predict_values(x)[:, 0]
+    log_std = getattr(net, "log_std", None)
+    return (chosen, value) if log_std is None else (chosen, log_std, value)
+
+
 def _padded(net: nn.Module, x: Tensor, lengths: Tensor | None = None) -> tuple:
     """A torch module's outputs side by side, and its state as a tuple."""
     if lengths is None:

@@ -379,7 +379,8 @@ def complete(entry, docs: Path = pages.FOLDER) -> None:
     owes(next(iter(module.reference()), None) is not None, "reference() yields nothing")
     # what makes pictures out of noise has nothing to predict
     makes = entry.chapter == "generative" and not hasattr(module, "predict")
-    for use in ("build", "sample" if makes else "predict", "evaluate"):
+    main = "sample" if makes else "play" if entry.chapter == "reinforcement" else "predict"
+    for use in ("build", main, "evaluate"):
         owes(callable(getattr(module, use, None)), f"no {use}()")
         owes(use in module.__all__, f"{use} is not in __all__")
     lines = len(Path(module.__file__).read_text().splitlines())

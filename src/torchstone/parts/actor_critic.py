@@ -1,0 +1,102 @@
+"""A policy and a guess of what a state is worth: two small networks, or two heads on one that sees."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from torchstone.parts.policies import Categorical, Gaussian
+from torchstone.parts.running import Running
+
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+
+
+def orthogonal(layer: nn.Linear | nn.Conv2d, gain: float) -> nn.Module:
+    """Weights orthogonal times `gain`, biases 0 (Saxe et al. 2014; Engstrom et al. 2020 on why it matters)."""
+    nn.init.orthogonal_(layer.weight, gain)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def dense(widths: Sequence[int], gain: float, activation: str = "tanh") -> nn.Sequential:
+    """Linear layers of these widths with an activation between; the last one begins with `gain`."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(widths[:-1]):
+        layers += [orthogonal(nn.Linear(inputs, outputs), math.sqrt(2)), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, orthogonal(nn.Linear(widths[-2], widths[-1]), gain))
+
+
+def sight(channels: int) -> nn.Sequential:
+    """Frames of 84 × 84 to 512 numbers: the network of Mnih et al. 2015 without its last layer."""
+    layers = [nn.Conv2d(channels, 32, 8, 4), nn.Conv2d(32, 64, 4, 2), nn.Conv2d(64, 64, 3)]
+    seen = [m for layer in layers for m in (orthogonal(layer, math.sqrt(2)), nn.ReLU())]
+    return nn.Sequential(
+        *seen, nn.Flatten(), orthogonal(nn.Linear(3136, 512), math.sqrt(2)), nn.ReLU()
+    )
+
+
+class ActorCritic(nn.Module):
+    """Policy and value of observations: `forward` gives logits (or means and log deviations) and values.
+
+    Args:
+        observations: their shape; three numbers are frames, which share one network.
+        actions: how many to choose among, or with `continuous` how many numbers to choose.
+        hidden: widths of the layers of each of the two networks.
+        scaled: observations are normalised by what was seen of them (`scale.take`).
+        deviation: log standard deviation that a continuous policy begins with.
+    """
+
+    def __init__(
+        self,
+        observations: Sequence[int],
+        actions: int,
+        *,
+        continuous: bool = False,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        scaled: bool = False,
+        deviation: float = 0.0,
+    ):
+        super().__init__()
+        self.pixels, self.actions = len(observations) == 3, actions
+        self.body = sight(observations[0]) if self.pixels else nn.Flatten()
+        inner = (512,) if self.pixels else (math.prod(observations), *hidden)
+        self.actor = dense((*inner, actions), 0.01, activation)
+        self.critic = dense((*inner, 1), 1.0, activation)
+        self.scale = Running(tuple(observations)) if scaled else None
+        self.log_std = nn.Parameter(torch.full((actions,), deviation)) if continuous else None
+        self.kind = Gaussian if continuous else Categorical
+
+    def see(self, x: Float[Tensor, "batch *shape"] | UInt8[Tensor, "batch *shape"]) -> Tensor:
+        """What both heads are given."""
+        if self.pixels:
+            x = x / 255.0
+        return self.body(x if self.scale is None else self.scale(x))
+
+    def policy(self, observation: Tensor) -> Categorical | Gaussian:
+        """The distribution over actions."""
+        return self._policy(self.see(observation))
+
+    def _policy(self, seen: Tensor) -> Categorical | Gaussian:
+        said = self.actor(seen)
+        return Categorical(said) if self.log_std is None else Gaussian(said, self.log_std)
+
+    def value(self, observation: Tensor) -> Float[Tensor, " batch"]:
+        return self.critic(self.see(observation))[..., 0]
+
+    def both(self, observation: Tensor) -> tuple[Categorical | Gaussian, Float[Tensor, " batch"]]:
+        """Policy and value, from one look."""
+        seen = self.see(observation)
+        return self._policy(seen), self.critic(seen)[..., 0]
+
+    def greedy(self, observation: Tensor) -> Tensor:
+        """The likeliest actions."""
+        return self.policy(observation).mode()
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, ...]:
+        policy, value = self.both(observation)
+        return (*policy, value)

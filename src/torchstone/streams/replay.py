@@ -1,0 +1,213 @@
+"""Replay: what was lived through, kept on the device in a ring, to be drawn from again (Lin 1992).
+
+An observation is kept once, not as what followed one step and again as what the next step began with; of
+stacked frames only the newest, the others being those of the rows before. What a ring of rows cannot say
+is kept aside: the true last observation of an episode that a clock cut (the row after it belongs to the
+next episode), and the older frames that an episode began with.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from torchstone.errors import BadInput
+from torchstone.streams.aside import Aside
+
+GOING, TERMINATED, TRUNCATED = 0, 1, 2
+
+
+class Rows(NamedTuple):
+    """Steps that were drawn: what an n-step target is made of."""
+
+    observation: Tensor  # (batch, *shape), what was acted on
+    action: Tensor  # (batch,) int64, or (batch, n) float32
+    reward: Float[
+        Tensor, " batch"
+    ]  # Σ_{k<m} γ^k r_{t+k}, m ≤ n: fewer where the episode ended before
+    following: Tensor  # (batch, *shape), the state m steps later; of no meaning where discount is 0
+    discount: Float[Tensor, " batch"]  # γ^m, and 0 where the episode terminated
+
+
+class Replay:
+    """The last `capacity` steps of `worlds` worlds, in order; the oldest make room.
+
+    Args:
+        shape: of an observation; its first dimension is frames, oldest first, if `stacked`.
+        action: what an action looks like, without the worlds.
+        stacked: observations share frames: only the newest is kept of each.
+
+    Raises:
+        BadInput: no room for two steps of each world, or frames that are not stacked.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        worlds: int,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        action: Tensor,
+        *,
+        stacked: bool = False,
+        device: torch.device | str = "cpu",
+    ):
+        self.worlds, self.shape, self.device = worlds, tuple(shape), torch.device(device)
+        self.deep = shape[0] if stacked else 1  # frames in an observation
+        # one more for the observation that is to be acted on next, and those that only lend frames
+        self.slots = capacity // worlds + self.deep
+        if capacity // worlds < 2:
+            raise BadInput(f"a memory of {capacity} steps is too small for {worlds} worlds")
+        piece, self.total = self.shape[1:] if stacked else self.shape, self.slots * worlds
+        # zeros, not whatever was there: the row to be written next is in a checkpoint too
+        options: dict[str, Any] = {"device": self.device}
+        self.frame = torch.zeros((self.total, *piece), dtype=dtype, **options)
+        self.action = torch.zeros((self.total, *action.shape), dtype=action.dtype, **options)
+        self.reward = torch.zeros(self.total, **options)
+        self.end = torch.zeros(self.total, dtype=torch.uint8, **options)
+        self.age = torch.zeros(self.total, dtype=torch.uint8, **options)  # up to deep - 1
+        self.cuts = Aside(self.total, piece, dtype, self.device)
+        self.begins = Aside(self.total, (self.deep - 1, *piece), dtype, self.device)
+        self.head, self.count = 0, 0  # the slot written next; slots that hold a step
+        self.previous: Tensor | None = None  # the newest observation, whole
+
+    def __len__(self) -> int:
+        """Steps that can be drawn, of all worlds."""
+        return min(self.count, self.slots - self.deep) * self.worlds
+
+    @property
+    def oldest(self) -> int:
+        """The first row that can be drawn; the others follow it, round the ring."""
+        return (self.head * self.worlds - len(self)) % self.total
+
+    def add(
+        self,
+        observation: Tensor,
+        action: Tensor,
+        reward: Float[Tensor, "time worlds"],
+        terminated: Bool[Tensor, "time worlds"],
+        truncated: Bool[Tensor, "time worlds"],
+        last: Tensor,
+        cuts: Tensor,
+    ) -> Int64[Tensor, " rows"]:
+        """Take in steps, time first; `last` is to be acted on next, and `cuts` are the states that were
+        `truncated` and not `terminated`, row by row. Returns where they now are."""
+        length = len(reward)
+        if length >= self.slots:
+            raise BadInput(f"{length} steps at once do not fit a memory of {self.slots}")
+        whole = torch.cat([observation, last[None]])
+        slots = (self.head + torch.arange(length + 1)) % self.slots
+        rows = (slots[:, None] * self.worlds + torch.arange(self.worlds)).to(self.device)
+        new, flat = rows[:-1].flatten(), rows.flatten()
+        end = torch.where(terminated, TERMINATED, torch.where(truncated, TRUNCATED, GOING))
+        self.cuts.forget(new)
+        if self.deep > 1:
+            self.begins.forget(flat)
+            self._age(whole, end, rows)
+        self.frame[flat] = self._newest(whole.flatten(0, 1)).to(self.device)
+        self.action[new] = action.flatten(0, 1).to(self.device)
+        self.reward[new] = reward.flatten().to(self.device)
+        self.end[new] = end.flatten().to(self.device, torch.uint8)
+        cut = (end == TRUNCATED).to(self.device)
+        if len(cuts):
+            self.cuts.put(rows[:-1][cut], self._newest(cuts))
+        self.head = int(slots[-1])
+        self.count = min(self.count + length, self.slots)
+        self.previous = last
+        return new
+
+    def _newest(self, observation: Tensor) -> Tensor:
+        return observation[:, -1] if self.deep > 1 else observation
+
+    def _age(self, whole: Tensor, end: Tensor, rows: Tensor) -> None:
+        """How many of a row's older frames stand in the rows before it."""
+        before = (rows[0] - self.worlds) % self.total
+        begun = torch.ones(self.worlds, dtype=torch.bool)
+        if self.previous is not None:
+            begun = (self.end[before] != GOING).cpu()
+            age = self.age[before].cpu()
+            if not torch.equal(whole[0], self.previous):
+                raise BadInput("steps do not follow upon those that are kept")
+        else:
+            age = torch.zeros(self.worlds, dtype=torch.uint8)
+        for t, row in enumerate(rows):
+            age = torch.where(begun, 0, (age + 1).clamp(max=self.deep - 1)).to(torch.uint8)
+            self.age[row] = age.to(self.device)
+            if begun.any():
+                self.begins.put(row[begun.to(self.device)], whole[t][begun][:, :-1])
+            if t and not torch.equal(whole[t][~begun][:, :-1], whole[t - 1][~begun][:, 1:]):
+                raise BadInput("observations do not share their frames, so each must be kept whole")
+            begun = end[t] != GOING if t < len(end) else begun
+
+    def sever(self) -> None:
+        """The worlds were begun anew from outside: what was to be acted on next ended an episode."""
+        if not self.count:
+            return
+        head = self.head * self.worlds + torch.arange(self.worlds, device=self.device)
+        newest = (head - self.worlds) % self.total
+        newest = newest[self.end[newest] == GOING]
+        self.cuts.put(newest, self.frame[(newest + self.worlds) % self.total])
+        self.end[newest] = TRUNCATED
+        self.previous = None
+
+    def _seen(self, rows: Tensor, newest: Tensor) -> Tensor:
+        """Observations whose newest frames are these, at these rows."""
+        if self.deep == 1:
+            return newest
+        age, frames = self.age[rows], [newest]
+        begin = (rows - age.long() * self.worlds) % self.total
+        older = self.begins.kept[self.begins.of[begin].clamp(min=0).long()]
+        for back in range(1, self.deep):
+            earlier = self.frame[(rows - back * self.worlds) % self.total]
+            # beyond the beginning: what the episode began with
+            place = (self.deep - 1 - (back - age.long())).clamp(0, self.deep - 2)
+            given = older[torch.arange(len(rows), device=self.device), place]
+            inside = (age >= back).view(-1, *[1] * (earlier.dim() - 1))
+            frames.insert(0, torch.where(inside, earlier, given))
+        return torch.stack(frames, 1)
+
+    def rows(self, index: Int64[Tensor, " batch"], gamma: float, n: int = 1) -> Rows:
+        """The steps at `index`, n at a time; near the newest, as many as there are."""
+        index = index.to(self.device)
+        reward, last, end = self.reward[index], index, self.end[index]
+        discount = torch.full_like(reward, gamma)
+        newest = (self.head - 1) % self.slots
+        for _ in range(n - 1):
+            going = (end == GOING) & (last // self.worlds != newest)
+            last = torch.where(going, (last + self.worlds) % self.total, last)
+            reward = torch.where(going, reward + discount * self.reward[last], reward)
+            discount = torch.where(going, discount * gamma, discount)
+            end = self.end[last]
+        ahead = (last + self.worlds) % self.total
+        return Rows(
+            self._seen(index, self.frame[index]),
+            self.action[index],
+            reward,
+            self._ahead(last, ahead),
+            discount.masked_fill_(end == TERMINATED, 0.0),
+        )
+
+    def _ahead(self, last: Tensor, ahead: Tensor) -> Tensor:
+        frame = self.cuts.over(last, self.frame[ahead])
+        if self.deep == 1:
+            return frame
+        # one frame on from `last`, whichever row comes after it
+        return torch.cat([self._seen(last, self.frame[last])[:, 1:], frame[:, None]], 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        # rows that were never written are not kept; the ring is full, or they are the last ones
+        used = self.total if self.count + 1 >= self.slots else (self.count + 1) * self.worlds
+        used = used if self.count else 0
+        columns = {n: getattr(self, n)[:used].clone() for n in self.COLUMNS}
+        asides = {n: getattr(self, n).state_dict(used) for n in ("cuts", "begins")}
+        about = {"head": self.head, "count": self.count, "previous": self.previous}
+        return {**columns, **asides, **about}
+
+    COLUMNS = ("frame", "action", "reward", "end", "age")
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in self.COLUMNS:
+            getattr(self, name)[: len(state[name])] = state[name].to(self.device)
+        self.cuts.load_state_dict(state["cuts"]), self.begins.load_state_dict(state["begins"])
+        self.head, self.count, self.previous = state["head"], state["count"], state["previous"]

@@ -1,0 +1,261 @@
+"""PPO: proximal policy optimisation.
+
+Paper: Schulman, Wolski, Dhariwal, Radford and Klimov, "Proximal policy optimization algorithms", 2017,
+arXiv:1707.06347.
+
+The idea: experience is dear and one gradient step a rollout wastes it, yet many steps lead away from the
+policy that the experience was gathered with. So the objective stops paying for a change of probability
+beyond 1 ± ε, and several epochs of minibatches over the same rollout do no harm.
+
+    r_t(θ) = π_θ(a_t|s_t) / π_θold(a_t|s_t)                                          section 3
+    L^CLIP = E[min(r_t Â_t, clip(r_t, 1-ε, 1+ε) Â_t)]                                equation 7
+    L      = -L^CLIP + c_1 (V_θ(s_t) - V_t^targ)² - c_2 S[π_θ](s_t)                  equation 9
+    Â_t    = δ_t + γλ Â_{t+1},   δ_t = r_t + γ V(s_{t+1}) - V(s_t)                   equations 11, 12
+
+Shapes: observations `(batch, *shape)`, actions `(batch,)` or `(batch, n)`; `forward` gives logits (or means
+and log deviations) and values.
+
+What differs from the paper, as in the implementations that its figures are compared with (Huang et al.
+2022, "The 37 implementation details"): orthogonal initialisation, advantages normalised in each
+minibatch, gradients clipped by norm, Adam with ε = 1e-5. What differs from those: the old policy's
+probabilities and all values are computed once a rollout, in one batch; an episode that a clock cut short
+is worth what its last state is thought to be worth, not 0; with `scaled`, what observations and rewards
+are divided by changes between rollouts, not within them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchstone import references
+from torchstone.engine.device import pick
+from torchstone.engine.run import Run
+from torchstone.parts.actor_critic import ActorCritic
+from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.parts.returns import gae, successors
+from torchstone.parts.running import ReturnScale
+from torchstone.streams.batches import mix
+from torchstone.streams.rollouts import Rollout, Rollouts
+from torchstone.systems import Variant
+from torchstone.tasks import on_policy, play
+from torchstone.tasks.flat import Flat
+
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
+
+SHUFFLE = 18  # a purpose of `mix`
+
+
+@dataclass(frozen=True)
+class Recipe:
+    data: str = "CartPole-v1"  # a Gymnasium environment's id
+    wrappers: tuple[str, ...] = ()  # around it, innermost first: Name or Name:argument=value
+    limit: int | None = None  # steps after which an episode is cut, if not the environment's own
+    variant: str = "ppo"  # which network
+    hidden: tuple[int, ...] = (64, 64)  # widths of policy and value network
+    activation: str = "tanh"  # tanh or relu
+    scaled: bool = False  # observations and rewards normalised by what was seen of them
+    deviation: float = 0.0  # log standard deviation a continuous policy begins with
+    worlds: int = 8  # played side by side
+    length: int = 32  # steps of each world between updates
+    epochs: int = 20  # passes over a rollout
+    batch: int = 256  # steps in a minibatch
+    gamma: float = 0.98  # discount γ
+    lam: float = 0.8  # λ of the advantages
+    clip: float = 0.2  # ε: how far a probability may change for gain
+    clip_value: bool = False  # the value may not move further than ε from the old one either
+    entropy: float = 0.0  # c_2, what randomness is worth
+    value: float = 0.5  # c_1, weight of the value's squared error
+    lr: float = 1e-3  # learning rate of Adam
+    anneal: bool = True  # learning rate and ε fall to 0 linearly
+    norm: float = 0.5  # largest norm of the gradient
+    steps: int = 390  # updates, each of worlds x length steps
+    episodes: int = 20  # greedy ones that it is judged by
+    film: bool = True  # record one of them at the end
+    seed: int = 0  # of weights, worlds and actions
+    device: str = "auto"  # auto, cpu, cuda or mps
+
+
+CARTPOLE = Recipe()
+BENT = replace(CARTPOLE, lam=0.95, lr=3e-4, epochs=10, batch=64, gamma=0.99, scaled=True)
+MUJOCO = replace(BENT, variant="ppo_continuous", worlds=1, length=2048, steps=488)
+EYES = ("AtariPreprocessing", "SignReward", "EpisodicLife")
+ATARI = replace(BENT, variant="ppo_atari", wrappers=EYES, scaled=False, length=128, epochs=4)
+RECIPES = {
+    # torchstone train ppo   99,840 steps, 16 seconds of one core; return ≥ 475 on all seeds
+    "cartpole": CARTPOLE,
+    # torchstone train ppo/acrobot   249,856 steps; return ≥ -90
+    "acrobot": replace(BENT, data="Acrobot-v1", worlds=16, length=128, batch=256, steps=122),
+    # torchstone train ppo/lunarlander   999,424 steps; return ≥ 200
+    "lunarlander": replace(
+        CARTPOLE,
+        data="LunarLander-v3",
+        worlds=16,
+        length=1024,
+        batch=64,
+        epochs=4,
+        gamma=0.999,
+        lam=0.98,
+        entropy=0.01,
+        lr=3e-4,
+        anneal=False,
+        steps=61,
+    ),
+    # torchstone train ppo/pendulum   98,304 steps
+    "pendulum": replace(
+        MUJOCO, data="Pendulum-v1", worlds=4, length=512, gamma=0.9, lr=1e-3, steps=48
+    ),
+    # torchstone train ppo/hopper   999,424 steps; --data HalfCheetah-v5 and the like too
+    "hopper": replace(MUJOCO, data="Hopper-v5"),
+    # torchstone train ppo/pong   9,999,360 steps; hours of a GPU; return ≥ 18
+    "pong": replace(
+        ATARI, data="ALE/Pong-v5", batch=256, entropy=0.01, lr=2.5e-4, clip=0.1, steps=9765
+    ),
+    # for tests: seconds
+    "smoke": replace(CARTPOLE, steps=40, epochs=10, anneal=False, episodes=8, film=False),
+}
+
+MARGIN = ("return", 60.0)
+
+VARIANTS = {
+    "ppo": Variant(partial(ActorCritic, observations=(4,), actions=2), (4,)),
+    "ppo_continuous": Variant(
+        partial(ActorCritic, observations=(11,), actions=3, continuous=True), (11,)
+    ),
+    "ppo_atari": Variant(partial(ActorCritic, observations=(4, 84, 84), actions=4), (4, 84, 84)),
+}
+
+
+def loss(
+    model: ActorCritic, rows: Sequence[Tensor], recipe: Recipe, clip: float
+) -> dict[str, Tensor]:
+    """L of a minibatch: states, actions, old log π and V, Â and V^targ."""
+    observation, action, old, old_value, advantage, target = rows
+    policy, value = model.both(observation)
+    # r_t(θ)
+    ratio = (policy.log_prob(action) - old).exp()
+    # L^CLIP
+    gain = torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
+    error = (value - target).square()
+    if recipe.clip_value:
+        near = old_value + (value - old_value).clamp(-clip, clip)
+        error = torch.max(error, (near - target).square())
+    error = error.mean()
+    total = recipe.value * error - gain
+    if recipe.entropy:
+        total = total - recipe.entropy * policy.entropy().mean()
+    return {"loss": total, "value_loss": error}
+
+
+@torch.no_grad()
+def moved(model: ActorCritic, rows: Sequence[Tensor], clip: float) -> dict[str, Tensor]:
+    """How far an update went: KL(old, new) (Schulman's k3: no bias, never negative), and what share of
+    probabilities is beyond the clip; entropy, and how much of the returns' variance the value explains."""
+    observation, action, old, value, _, target = rows
+    policy = model.policy(observation)
+    change = policy.log_prob(action) - old
+    ratio = change.exp()
+    return {
+        "kl": (ratio - 1 - change).mean(),
+        "clipped": ((ratio - 1).abs() > clip).float().mean(),
+        "entropy": policy.entropy().mean(),
+        "explained": 1 - (target - value).var() / target.var().clamp(min=1e-8),
+    }
+
+
+def minibatches(rows: Sequence[Tensor], recipe: Recipe, number: int) -> Iterator[list[Tensor]]:
+    """Each epoch all rows once, in an order drawn by the seed and the update's `number`; advantages
+    normalised in each minibatch."""
+    shuffle = torch.Generator().manual_seed(mix(recipe.seed, SHUFFLE, number))
+    whole = _normalised(rows) if len(rows[0]) <= recipe.batch else None
+    for _ in range(recipe.epochs):
+        if whole is not None:  # no order matters
+            yield whole
+            continue
+        order = torch.randperm(len(rows[0]), generator=shuffle).to(rows[0].device)
+        for chosen in order.split(recipe.batch):
+            yield _normalised([row[chosen] for row in rows])
+
+
+def _normalised(rows: Sequence[Tensor]) -> list[Tensor]:
+    *others, advantage, target = rows
+    return [*others, (advantage - advantage.mean()) / (advantage.std() + 1e-8), target]
+
+
+@torch.no_grad()
+def rows_of(model: ActorCritic, rollout: Rollout, recipe: Recipe) -> list[Tensor]:
+    """A rollout as the rows that minibatches are drawn from: what `loss` takes."""
+    length, worlds = rollout.reward.shape
+    observation = rollout.observation.flatten(0, 1)
+    action = rollout.action.flatten(0, 1)
+    policy, value = model.both(observation)
+    ahead = model.value(torch.cat([rollout.last, rollout.cuts]))
+    value = value.view(length, worlds)
+    terminated, truncated = rollout.terminated, rollout.truncated
+    following = successors(value, ahead[:worlds], ahead[worlds:], terminated, truncated)
+    ended = terminated | truncated
+    advantage = gae(rollout.reward, value, following, ended, recipe.gamma, recipe.lam)
+    columns = (value, advantage, advantage + value)
+    return [observation, action, policy.log_prob(action), *(c.flatten() for c in columns)]
+
+
+def build(recipe: Recipe) -> Iterator[Run]:
+    torch.manual_seed(recipe.seed)
+    device = pick(recipe.device)
+    made_with = on_policy.arguments(recipe, "ppo")
+    made_with |= {"hidden": list(recipe.hidden), "activation": recipe.activation}
+    made_with |= {"scaled": recipe.scaled, "deviation": recipe.deviation}
+    model = VARIANTS[recipe.variant].make(**made_with).to(device)
+    state: dict[str, Any] = {}
+    if recipe.scaled:
+        rewards = state["rewards"] = ReturnScale(recipe.worlds, recipe.gamma).to(device)
+    clip = recipe.clip
+    step = Flat(
+        lambda rows: loss(model, rows, recipe, clip),
+        model,
+        partial(torch.optim.Adam, lr=recipe.lr, eps=1e-5, fused=True),
+        clip=recipe.norm,
+    )
+    state["optimiser"] = step.optimiser
+    stream = Rollouts(
+        model, on_policy.worlds(recipe), recipe.length, seed=recipe.seed, device=device
+    )
+
+    def update(rollout: Rollout) -> dict:
+        nonlocal clip
+        if recipe.anneal:
+            left = 1 - rollout.number / recipe.steps
+            clip, step.optimiser.param_groups[0]["lr"] = recipe.clip * left, recipe.lr * left
+        if recipe.scaled:
+            ended = rollout.terminated | rollout.truncated
+            rollout = rollout._replace(reward=rewards(rollout.reward, ended))
+        rows = rows_of(model, rollout, recipe)
+        for minibatch in minibatches(rows, recipe, rollout.number):
+            metrics = step(minibatch)
+        if recipe.scaled:  # for the next rollout
+            model.scale.take(rows[0])
+        return {**metrics, **moved(model, rows, clip), **on_policy.progress(rollout)}
+
+    yield on_policy.on_policy(model, recipe, stream, update, state, made_with)
+
+
+def count(variant: str, **arguments) -> int:
+    with torch.device("meta"):
+        return parameters(VARIANTS[variant].make(**arguments))
+
+
+FACTS = [
+    Fact("CartPole network parameters", partial(count, "ppo"), 9155),
+    Fact("Atari network parameters, 4 actions", partial(count, "ppo_atari"), 1_686_693),
+    Fact("Atari network parameters, 6 actions", partial(count, "ppo_atari", actions=6), 1_687_719),
+]
+
+evaluate, play = play.evaluate, play.play
+
+
+def reference() -> Iterator[Pair]:
+    """stable-baselines3's network of the same shape; the tests hold a whole update against it."""
+    yield from references.actors(ActorCritic)
