@@ -8,7 +8,10 @@ from torch import nn
 
 from torchstone.parts.adversarial import GAMES, gradient_penalty
 
-REAL, MADE = torch.tensor([2.0, -0.5, 0.0, 1.5]).double(), torch.tensor([-3.0, 0.2, 1.1, -0.9]).double()
+REAL, MADE = (
+    torch.tensor([2.0, -0.5, 0.0, 1.5]).double(),
+    torch.tensor([-3.0, 0.2, 1.1, -0.9]).double(),
+)
 
 
 def mean(values) -> float:

@@ -79,9 +79,7 @@ def test_precision_and_recall_are_the_definition(rows, monkeypatch):
 
         def inside(point, members, k=k):
             for i, centre in enumerate(members):
-                others = sorted(
-                    float((centre - o).norm()) for j, o in enumerate(members) if j != i
-                )
+                others = sorted(float((centre - o).norm()) for j, o in enumerate(members) if j != i)
                 if float((point - centre).norm()) <= others[k - 1]:
                     return True
             return False

@@ -67,7 +67,9 @@ def test_it_is_torch_s(name):
 
 def test_evaluation_turns_nothing_and_the_state_says_all():
     torch.manual_seed(0)
-    first, second = (spectral(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))) for _ in "ab")
+    first, second = (
+        spectral(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))) for _ in "ab"
+    )
     x = torch.randn(3, 5)
     first(x)
     second.load_state_dict(first.state_dict())

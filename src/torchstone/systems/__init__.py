@@ -63,9 +63,9 @@ CATALOGUE = (
     System("t5", "transformer", "T5", "Raffel, Shazeer, Roberts et al., arXiv:1910.10683", 2019, ("t5_small", "t5_base", "t5_large", "t5_3b", "t5_11b", "t5_v1_1_small", "t5_v1_1_base", "t5_v1_1_large", "t5_mini", "t5_tiny"), ("denoise", "texts", "grammar", "smoke")),
     System("vit", "transformer", "ViT", "Dosovitskiy, Beyer, Kolesnikov et al., arXiv:2010.11929", 2020, ("vit_b_16", "vit_ti_16", "vit_s_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14", "vit_cifar", "vit_mnist"), ("mnist5k", "cifar10", "smoke")),
     System("vae", "generative", "VAE", "Kingma and Welling, arXiv:1312.6114", 2013, ("vae", "vae_paper", "vae_iwae", "vae_burgess", "vae_conv", "vae_deep", "vae_plane", "vae_digits"), ("mnist5k", "mnist", "iwae", "plane", "conv", "beta", "smoke")),
-    System("gan", "generative", "GAN", "Goodfellow, Pouget-Abadie, Mirza et al., arXiv:1406.2661", 2014, ("gan",), ("mnist5k", "mnist", "smoke")),
-    System("cgan", "generative", "Conditional GAN", "Mirza and Osindero, arXiv:1411.1784", 2014, ("cgan", "cgan_paper"), ("mnist5k", "mnist", "paper", "smoke")),
-    System("dcgan", "generative", "DCGAN", "Radford, Metz and Chintala, arXiv:1511.06434", 2015, ("dcgan", "dcgan_mnist"), ("mnist5k", "mnist", "smoke")),
+    System("gan", "generative", "GAN", "Goodfellow, Pouget-Abadie, Mirza et al., arXiv:1406.2661", 2014, ("gan", "gan_digits"), ("mnist5k", "mnist", "smoke")),
+    System("cgan", "generative", "Conditional GAN", "Mirza and Osindero, arXiv:1411.1784", 2014, ("cgan", "cgan_digits", "cgan_paper"), ("mnist5k", "mnist", "paper", "smoke")),
+    System("dcgan", "generative", "DCGAN", "Radford, Metz and Chintala, arXiv:1511.06434", 2015, ("dcgan", "dcgan_mnist", "dcgan_digits"), ("mnist5k", "mnist", "smoke")),
     System("realnvp", "generative", "Real NVP", "Dinh, Sohl-Dickstein and Bengio, arXiv:1605.08803", 2016, ("realnvp_points", "realnvp_digits", "realnvp_mnist", "realnvp_cifar10"), ("digits", "moons", "mnist5k", "cifar10", "smoke")),
     System("ddpm", "generative", "DDPM", "Ho, Jain and Abbeel, arXiv:2006.11239", 2020, ("ddpm_cifar10", "ddpm_lsun256", "ddpm_mnist", "ddpm_digits", "ddpm_emoji"), ("mnist5k", "half_hour", "mnist", "emoji_text", "cifar10", "smoke")),
 )
