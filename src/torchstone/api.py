@@ -137,7 +137,13 @@ def sample(path: str | Path, *, device: str = "auto", **options) -> list:
     model, card, entry = opened(Path(path), device)
     function = _use(entry, "sample")
     _takes(function, options, f"{entry.name} samples")
-    return function(model, card, **options)
+    try:
+        return function(model, card, **options)
+    except OSError as error:
+        if options.get("out") is None:
+            raise
+        why = error.strerror or error
+        raise BadInput(f"cannot write {options['out']} ({why}): choose another --out") from None
 
 
 def play(

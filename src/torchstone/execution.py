@@ -76,7 +76,13 @@ def same_system(meta: Mapping[str, Any], entry: System, folder: Path) -> None:
 
 
 def refuse_occupied(folder: Path, overwrite: bool) -> None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    """Only where no run would be lost, and a folder can be."""
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise BadInput(f"{place} is a file, so {folder} can be no run folder: choose another --out")
+    if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / "recipe.json").exists():
         raise BadInput(f"{folder} is not empty and holds no run: choose another --out")

@@ -24,6 +24,7 @@ from torchstone.streams.images import normalise
 
 ENDINGS = (".onnx", ".pt2")
 TOLERANCE = 1e-4  # furthest from eager, of the largest logit where that is above 1
+MAKING = ("adversarial", "autoencode", "density", "diffuse")  # tasks of generative systems
 CARD = "card.json"  # where the facts stand in a .pt2
 
 
@@ -97,6 +98,11 @@ def export(model: nn.Module, card: dict, system: str, out: Path) -> dict[str, An
 
 def described(card: dict, system: str) -> dict[str, Any]:
     """All that a program needs to use the file, as JSON."""
+    if card["task"] in MAKING:
+        raise BadInput(
+            f"{system} makes things of noise, and a file answers about a picture or a row: use "
+            "torchstone sample"
+        )
     if not {"picture", "features"} & set(card):
         raise BadInput(
             f"{system} takes neither pictures nor rows of a table: export it with --format hf, if "

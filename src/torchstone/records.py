@@ -95,10 +95,14 @@ def of_system(name: str) -> Iterator[Record]:
     return (record for record in read() if record.system == name)
 
 
-def measure(name: str, plan: dict, data_root: Path | None) -> Record:
-    """Train a recipe once a seed, in a folder that is then let go, and keep the figures."""
+def measure(name: str, plan: dict, data_root: Path | None, kept_in: Path | None = None) -> Record:
+    """Train a recipe once a seed, and keep the figures.
+
+    Args:
+        kept_in: where the runs stay, as `SYSTEM-RECIPE-SEED`; one that is there is gone on with, and is
+            not trained again if it has ended. Without it they are let go.
+    """
     from torchstone import api
-    from torchstone.engine.folder import environment
 
     system, recipe = name.split("/")
     fields, said = dict(plan.get("fields", {})), ""
@@ -108,23 +112,33 @@ def measure(name: str, plan: dict, data_root: Path | None) -> Record:
         fields["data"] = str(data_root / plan["data"])
         said = f" --data {Path(plan['data']).name}"
     said += "".join(f" --{key} {value}" for key, value in plan.get("fields", {}).items())
-    values, seconds, worked, note, count = [], [], [], "", None
+    values, seconds, worked, note, count, around = [], [], [], "", None, {}
     baselines: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as root:
         runs = [Path(root) / f"{recipe}-{seed}" for seed in plan["seeds"]]
+        if kept_in is not None:
+            runs = [kept_in / f"{system}-{recipe}-{seed}" for seed in plan["seeds"]]
         for seed, folder in zip(plan["seeds"], runs, strict=True):
-            began = time.process_time()
-            run = api.train(name, out=folder, seed=seed, **fields)
-            worked.append(round(time.process_time() - began, 1))
+            began, whole = time.process_time(), not folder.exists()
+            if whole:
+                api.train(name, out=folder, seed=seed, **fields)
+            elif api.read_recipe(folder)[2] != api.recipe_of(name, {"seed": seed, **fields})[2]:
+                raise SystemExit(f"{folder} was trained by another recipe: move it away")
+            elif not (folder / "result.json").exists():
+                api.resume(folder)
+            if whole:
+                worked.append(round(time.process_time() - began, 1))
             result = json.loads((folder / "result.json").read_text())
-            values.append(run.results[plan["metric"]])
+            found = result["metrics"]
+            values.append(found[plan["metric"]])
             seconds.append(result["seconds"])
             note, count = result["data"] or "", result["parameters"]
             if data_root is not None:  # a record says nothing of the machine's folders
                 note = note.replace(f"{data_root}/", "")
             for other in plan.get("beside", ()):
-                found = untrained(folder, plan) if other == "untrained" else run.results[other]
-                baselines.setdefault(other, []).append(found)
+                level = untrained(folder, plan) if other == "untrained" else found[other]
+                baselines.setdefault(other, []).append(level)
+            around = json.loads((folder / "environment.json").read_text())
             print(f"{name} seed {seed}: {plan['metric']} {values[-1]:.4f} in {seconds[-1]:.1f} s")
         CURVES.mkdir(parents=True, exist_ok=True)
         api.compare(runs, out=CURVES / f"{name.replace('/', '-')}.png")
@@ -139,12 +153,12 @@ def measure(name: str, plan: dict, data_root: Path | None) -> Record:
         "gpu",
         "started",
     )
-    where = {key: value for key, value in environment().items() if key in kept}
+    where = {key: value for key, value in around.items() if key in kept}
     command = f"torchstone train {name}{said} --seed {{{','.join(map(str, plan['seeds']))}}}"
     return Record(
         system, recipe, command, note, plan["metric"], plan.get("target"), plan["seeds"], values,
         seconds, count, where, {name: statistics.mean(each) for name, each in baselines.items()},
-        worked,
+        worked if len(worked) == len(values) else [],
     )  # fmt: skip
 
 
@@ -180,6 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m torchstone.records", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="SYSTEM/RECIPE")
     parser.add_argument("--data-root", type=Path, help="folder with the larger sets")
+    parser.add_argument("--runs", type=Path, help="folder in which runs stay, and are gone on with")
     parser.add_argument("--table", action="store_true", help="only rewrite the README's table")
     args = parser.parse_args()
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line has it
@@ -190,7 +205,7 @@ def main() -> None:
             why = plans.get(name, {}).get("unmeasured", "it has no plan in records/plans.json")
             parser.error(f"{name} cannot be measured here: {why}")
     for name in [] if args.table else args.names or measurable:
-        record = measure(name, plans[name], args.data_root)
+        record = measure(name, plans[name], args.data_root, args.runs)
         file = FOLDER / f"{name.replace('/', '-')}.json"
         file.write_text(json.dumps(asdict(record), indent=1) + "\n")
         print(record.line())

@@ -257,6 +257,19 @@ def test_an_output_folder_that_holds_a_run_is_refused(capsys, copy, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
+def test_an_output_folder_that_cannot_be_made_is_refused(capsys, tmp_path):
+    file = tmp_path / "thesis.txt"
+    file.write_text("years of work")
+    for out in (file, file / "run", file / "deep" / "run"):
+        line = refused(capsys, "train", "perceptron/smoke", "--steps", "2", "--out", out)
+        assert f"{file} is a file" in line
+        assert "choose another --out" in line
+    line = refused(capsys, "train", "perceptron/smoke", "--steps", "2", "--out", "/proc/run")
+    assert "cannot make the folder /proc/run" in line
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+    assert file.read_text() == "years of work"
+
+
 def test_overwriting_waits_until_the_new_run_can_begin(capsys, copy):
     refused(capsys, "train", "lenet5", "--data", "/nonexistent", "--out", copy, "--overwrite")
     assert (copy / "result.json").exists()

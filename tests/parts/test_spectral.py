@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import spectral_norm
 
 from torchstone.parts.spectral import Spectral, spectral
 
@@ -44,9 +44,9 @@ def test_it_is_torch_s(name):
     ours = LAYERS[name]().double()
     theirs = LAYERS[name]().double()
     theirs.load_state_dict(ours.state_dict())
-    spectral(ours), parametrizations.spectral_norm(theirs)
-    mine, other = (layer.parametrizations.weight[0] for layer in (ours, theirs))
-    mine.u.copy_(other._u), mine.v.copy_(other._v)
+    spectral(ours), spectral_norm(theirs)  # which turns v first, as the paper does
+    mine = ours.parametrizations.weight[0]
+    mine.u.copy_(theirs.weight_u), mine.v.copy_(theirs.weight_v)
     x = torch.randn(4, 20) if name == "linear" else torch.randn(4, 6, 7, 7)
     for step in range(4):
         outputs = []
@@ -56,19 +56,23 @@ def test_it_is_torch_s(name):
             layer.zero_grad()
             made.square().mean().backward()
             outputs.append(made)
-        weights = [layer.parametrizations.weight.original for layer in (ours, theirs)]
+        weights = [ours.parametrizations.weight.original, theirs.weight_orig]
         assert torch.allclose(*outputs, rtol=1e-12)
         assert torch.allclose(weights[0].grad, weights[1].grad, rtol=1e-10)
         with torch.no_grad():
             for weight in weights:
                 weight -= 0.1 * weight.grad
-    assert torch.allclose(mine.u, other._u, rtol=1e-10)
+    assert torch.allclose(mine.u, theirs.weight_u, rtol=1e-10)
 
 
 def test_evaluation_turns_nothing_and_the_state_says_all():
     torch.manual_seed(0)
-    first, second = (spectral(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))) for _ in "ab")
+    first, second = (
+        spectral(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))) for _ in "ab"
+    )
     x = torch.randn(3, 5)
+    for each in (m for m in first.modules() if isinstance(m, Spectral)):
+        nn.init.normal_(each.u)  # far from where it goes
     first(x)
     second.load_state_dict(first.state_dict())
     first.eval(), second.eval()

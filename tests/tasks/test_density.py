@@ -27,7 +27,7 @@ def made(recipe: str, **fields):
 def moons():
     """A minute's flow would do better; this one has seen the moons."""
     torch.manual_seed(0)
-    run = made("moons", steps=150, ema=0.9)
+    run = made("moons", steps=300, ema=0.9)
     fit(run, clock=Clock(evaluate=run.steps), quiet=True)
     return run
 
@@ -109,7 +109,7 @@ def test_a_point_off_the_moons_is_unusual(moons, tmp_path):
     file.write_text("x,y\n0,1\n0,-2\n")
     both = likely.predict(flow, moons.card, [file])
     assert [each["log_density"] for each in both] == pytest.approx(
-        [on["log_density"], off["log_density"]]
+        [on["log_density"], off["log_density"]], rel=1e-5
     )
     with pytest.raises(BadInput, match=r"x"):
         likely.predict(flow, moons.card, ["1,2,3"])

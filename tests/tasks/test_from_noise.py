@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from torchstone.errors import BadInput
+from torchstone.errors import BadInput, NotFinite
 from torchstone.tasks import from_noise
 from torchstone.tasks.samples import unit
 
@@ -56,5 +56,5 @@ def test_one_picture_that_is_not_finite_is_an_error():
     model = Maker()
     with torch.no_grad():
         model.layer.bias[3] = float("nan")
-    with pytest.raises(BadInput, match="not finite"):
+    with pytest.raises(NotFinite, match="not finite"):
         from_noise.drawn(model, 4, PICTURE)

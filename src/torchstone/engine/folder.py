@@ -18,13 +18,22 @@ from torchstone.engine import parallel
 from torchstone.engine.curves import draw_curves
 from torchstone.engine.meter import read_rows
 from torchstone.engine.run import Run
+from torchstone.errors import BadInput
 
 
 def start(folder: Path, system: str, recipe_name: str, recipe: Any, clock: dict) -> None:
-    """Make the folder, in place of a run that was there."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    """Make the folder, in place of a run that was there.
+
+    Raises:
+        BadInput: the system does not let it be made.
+    """
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        why = error.strerror or error
+        raise BadInput(f"cannot make the folder {folder} ({why}): choose another --out") from None
     fields = dataclasses.asdict(recipe)
     write(folder / "environment.json", environment())
     asked = {"system": system, "recipe": recipe_name, "fields": fields, "clock": clock}

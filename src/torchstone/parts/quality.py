@@ -14,6 +14,7 @@ from torchstone.errors import BadInput
 Features = Float[Tensor, "count features"]
 
 ROWS = 1000  # whose distances to all others are held at a time
+NEIGHBOURS = 3  # of precision and recall, as in their paper
 
 
 def frechet(made: Features, real: Float[Tensor, "others features"]) -> Float[Tensor, ""]:
@@ -42,7 +43,7 @@ def _moments(features: Features) -> tuple[Tensor, Tensor]:
 
 
 def precision_recall(
-    made: Features, real: Float[Tensor, "others features"], neighbours: int = 3
+    made: Features, real: Float[Tensor, "others features"], neighbours: int = NEIGHBOURS
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """The share of samples that lie within the data, and of the data that lie within the samples.
 

@@ -7,6 +7,7 @@ when it happens, and named (`tasks/collapse.py`).
 
 import copy
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,15 @@ def adversarial(
         classifier: of `quality.judge`.
 
     Raises:
-        BadInput: an unknown loss; one with a penalty, and batch norm or `compile`.
+        BadInput: an unknown loss; one with a penalty, and batch norm or `compile`; too few steps of the
+            critic, samples or pictures.
     """
     game = chosen(recipe, critic)
+    if min(recipe.samples, len(data.val), len(data.test)) <= quality.NEIGHBOURS:
+        raise BadInput(
+            f"samples are measured by {quality.NEIGHBOURS} neighbours: more of them are needed, and of "
+            f"pictures in each split, than {recipe.samples}, {len(data.val)} and {len(data.test)}"
+        )
     if data.train.labels.device.type != "mps":
         model = model.to(memory_format=torch.channels_last)
         critic = critic.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
@@ -95,7 +102,8 @@ def adversarial(
 
     generator_step, state, judged = descent(model, recipe, generator_loss)
     turns, sides = recipe.critic_steps, Sides(critic, game.penalised)
-    own = {"lr": recipe.critic_lr or recipe.lr, "ema": 0.0, "steps": recipe.steps * turns}
+    rate = recipe.lr if recipe.critic_lr is None else recipe.critic_lr
+    own = {"lr": rate, "ema": 0.0, "steps": recipe.steps * turns}
     critic_step, theirs, _ = descent(
         critic, dataclasses.replace(recipe, **own), critic_loss, asked=sides
     )
@@ -130,8 +138,10 @@ def adversarial(
 
     def evaluate() -> dict[str, float]:
         numbers, made = measured(judged, validation, recipe.samples)
-        shares = (quality.shares(of, len(data.classes)) for of in (made.labels, validation[1]))
-        there, done = quality.modes(*shares), state["schedule"].last_epoch
+        share, wanted = (
+            quality.shares(of, len(data.classes)) for of in (made.labels, validation[1])
+        )
+        there, done = quality.modes(share, wanted), state["schedule"].last_epoch
         return numbers | {"collapse": watch.look(numbers, there, done, recipe.steps)}
 
     def test() -> dict[str, float]:
@@ -162,6 +172,7 @@ def adversarial(
             "picture": picture,
             "data": data.note,
             "judge": judging.accuracy,
+            "judged": 5 * recipe.samples,
         },
     )
     return watched(run, lambda: drawn(judged, SHOWN, picture), columns=columns_of(judged))
@@ -172,6 +183,8 @@ def chosen(recipe: Any, critic: nn.Module) -> Game:
     if recipe.loss not in GAMES:
         raise BadInput(f"unknown loss {recipe.loss!r}: {nearest(recipe.loss, GAMES)}")
     game = GAMES[recipe.loss]
+    if not 0 <= recipe.penalty < math.inf:
+        raise BadInput(f"penalty must be a number of at least 0, not {recipe.penalty}")
     if recipe.critic_steps < 1:
         raise BadInput(f"critic_steps must be at least 1, not {recipe.critic_steps}")
     if game.penalised:

@@ -9,15 +9,17 @@ from torch import Tensor
 from torchstone.engine.notice import say
 
 EARLY = 0.25  # of the steps, in which samples may still be alike: nothing is learnt yet
-LOST = 0.5  # of what there was, or of what there should be
+LOST = 0.5  # of what there was
 SOME = 0.5  # of the classes, or of the data's variety: what can be lost
+LEAST = {"modes": 0.5, "variety": 0.25}  # of the classes, and of the data's variety, later on
 
 
 class Watch:
     """Looks at `modes` and `variety` each time samples are judged, and remembers the best there were.
 
-    A collapse is half of the classes missing, or samples that vary half as much as data do, once a quarter
-    of the steps are done; or before that, half of what there already was.
+    A collapse is the loss of more than half of what there already was; and once a quarter of the steps
+    are done, also samples of less than half of the classes, or that vary less than a quarter as much as
+    data do, though they never did better.
     """
 
     def __init__(self, classes: Sequence[str]):
@@ -37,8 +39,10 @@ class Watch:
         fallen = {}
         for name, most in whole.items():
             had = min(self.best[name], most)
-            expected = most if step >= EARLY * steps else had if had >= SOME * most else 0.0
-            fallen[name] = numbers[name] < LOST * expected
+            floor = LOST * had if had >= SOME * most else 0.0
+            if step >= EARLY * steps:
+                floor = max(floor, LEAST[name] * most)
+            fallen[name] = numbers[name] < floor
             self.best[name] = max(self.best[name], numbers[name])
         collapsed = any(fallen.values())
         if collapsed and not self.named:

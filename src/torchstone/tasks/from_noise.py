@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, NotFinite, nearest
 from torchstone.streams.images import load_pictures
 from torchstone.tasks.quality import compared, judge
 from torchstone.tasks.samples import pixels, sheet
 
 ROWS = 250  # made at a time
-MANY = 5000  # samples that are judged
+MANY = 5000  # samples that are judged, unless the card says how many
 WIDEST = 20  # classes up to which a row of a sheet shows one of each
 
 Labels = Int64[Tensor, " count"]
@@ -56,7 +56,7 @@ def drawn(
         shown: a bar while it lasts, on a terminal.
 
     Raises:
-        BadInput: a picture has values that are not finite.
+        NotFinite: a picture has a number that is NaN or infinite; none is left out.
     """
     from rich.console import Console
     from rich.progress import track
@@ -73,7 +73,7 @@ def drawn(
         told = told_of(model, asked[rows].to(device)) if asked is not None else ()
         made = model(z[rows].to(device), *told)
         if not torch.isfinite(made).all():
-            raise BadInput("the generator's pictures are not finite: its weights are no good")
+            raise NotFinite("the generator's pictures are not finite: its weights are no good")
         parts.append(pixels(made, picture).cpu())
     model.train(was_training)
     return torch.cat(parts)
@@ -115,7 +115,8 @@ def sample(
 def evaluate(
     model: Any, card: dict[str, Any], spec: str, *, held_out: bool, classifier: Any
 ) -> dict[str, Any]:
-    """What 5,000 samples are worth beside `spec`'s test split if `held_out`, else all of its pictures.
+    """What samples are worth beside `spec`'s test split if `held_out`, else all of its pictures: as many
+    of them as were judged at the end of training, and then the very same.
 
     Args:
         classifier: of `quality.judge`.
@@ -125,7 +126,8 @@ def evaluate(
     """
     picture, device = card["picture"], next(model.parameters()).device
     data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
-    asked = every_label(model, MANY)
+    count = card.get("judged", MANY)
+    asked = every_label(model, count)
     if asked is not None and list(data.classes) != card["classes"]:
         raise BadInput(
             f"{spec} has the classes {', '.join(data.classes)}, but the generator makes "
@@ -136,6 +138,6 @@ def evaluate(
     seen, labels = zip(*map(judging.see_split, splits), strict=True)
     features, chances = map(torch.cat, zip(*seen, strict=True))
     real = type(seen[0])(features, chances)
-    made = judging.see(drawn(model, MANY, picture, labels=asked))
+    made = judging.see(drawn(model, count, picture, labels=asked))
     found = compared(made, real, torch.cat(labels), asked=asked)
-    return found | {"samples": MANY, "pictures": len(real.features)}
+    return found | {"samples": count, "pictures": len(real.features)}

@@ -122,7 +122,8 @@ def judge(data: PictureSet, classifier: Any) -> Judge:
     before = generators.snapshot()  # a run's numbers do not depend on whether there was one
     generators.seed(recipe.seed)
     network = classifier.VARIANTS[variant].make(**arguments).to(place)
-    accuracy = parallel.gather(_read(file, network))[0]
+    everywhere = parallel.gather(_read(file, network))  # where several machines have caches
+    accuracy = None if None in everywhere else everywhere[0]
     if accuracy is None:
         say(f"training the judge of samples, {variant} on {data.name} (once, some seconds)")
         run = classify(network, recipe, shrunk, arguments=arguments)
@@ -156,9 +157,12 @@ def _read(file: Path, network: nn.Module) -> float | None:
         with safe_open(file, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             accuracy = float(opened.metadata()["accuracy"])
-        network.load_state_dict(tensors)
-    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError):
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
+    wanted = {name: each.shape for name, each in network.state_dict().items()}
+    if {name: each.shape for name, each in tensors.items()} != wanted:
+        return None  # and what is trained now begins where it did then
+    network.load_state_dict(tensors)
     return accuracy
 
 
@@ -188,8 +192,9 @@ def compared(
     """
     classes = made.chances.shape[1]
     share, wanted = quality.shares(made.labels, classes), quality.shares(labels, classes)
-    few = [each.features[spread(len(each.features), SEEN)] for each in (made, real)]
-    precision, recall = quality.precision_recall(*few)
+    # labels are asked in turn, so that every other sample would be of every other class
+    data = real.features[spread(len(real.features), SEEN)]
+    precision, recall = quality.precision_recall(made.features[:SEEN], data)
     found = {
         "distance": quality.frechet(made.features, real.features),
         "precision": precision,

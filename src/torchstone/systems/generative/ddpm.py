@@ -114,7 +114,7 @@ RECIPES = {
     # torchstone train ddpm
     "mnist5k": Recipe(),
     # torchstone train ddpm/half_hour   then guidance by its scale, and DDIM beside DDPM
-    "half_hour": Recipe(steps=4000, batch=64, ema=0.998, judged=500, surveyed=200),
+    "half_hour": Recipe(steps=2000, batch=64, ema=0.995, judged=500, surveyed=200),
     # torchstone train ddpm/mnist
     "mnist": Recipe(data="hf:ylecun/mnist", steps=10_000, batch=128, ema=0.999, judged=2000),
     # torchstone train ddpm/emoji_text

@@ -14,7 +14,7 @@ better: the pictures are distributed as the data are, and the critic says ½ of 
     G   z, 100 numbers N(0, 1)    1200 ReLU    1200 ReLU    784 sigmoid        2,503,984 parameters
     D   784, dropout 0.2          240 maxout of 5, dropout 0.5      the same   1 logit   1,231,441
 
-The widths are those of the code published with the paper. In the step of either player no gradient
+The widths are those of the code published with the paper; `gan_digits` is a small one for 8×8. In the step of either player no gradient
 reaches the other. The generator ascends log D(G(z)) (`non_saturating`, section 3): where the critic is
 sure, as it is at first, `minimax` has no slope. `hinge` and `wgan_gp` are later games
 (`parts/adversarial.py`).
@@ -88,7 +88,16 @@ RECIPES = {
     "mnist5k": Recipe(),
     "mnist": Recipe(data="hf:ylecun/mnist", steps=20_000),
     # for tests: seconds
-    "smoke": Recipe(data="digits", samples=200, steps=60, batch=32, lr=1e-3, ema=0.9),
+    "smoke": Recipe(
+        data="digits",
+        variant="gan_digits",
+        samples=200,
+        steps=600,
+        batch=32,
+        lr=2e-3,
+        critic_lr=4e-3,
+        ema=0.9,
+    ),
 }
 
 
@@ -101,7 +110,7 @@ class Generator(nn.Module):
         self.first = nn.Linear(latent, width)
         self.second = nn.Linear(width, width)
         self.output = nn.Linear(width, math.prod(self.shape))
-        uniform(self, 0.05)
+        uniform(self, 0.05 * (1200 / width) ** 0.5)  # the published bound at the published width
 
     def forward(self, z: Float[Tensor, "b latent"]) -> Float[Tensor, "b c size size"]:
         h = F.relu(self.second(F.relu(self.first(z))))
@@ -127,7 +136,7 @@ class Critic(nn.Module):
         self.first = Maxout(channels * size**2, units, pieces)
         self.second = Maxout(units, units, pieces)
         self.output = nn.Linear(units, 1)
-        uniform(self, 0.005)
+        uniform(self, 0.005 * 28 / size)
 
     def forward(self, pictures: Float[Tensor, "b c size size"]) -> Float[Tensor, " b"]:
         h = self.first(F.dropout(pictures.flatten(1), 0.2, self.training))
@@ -141,16 +150,20 @@ def uniform(network: nn.Module, bound: float) -> None:
         nn.init.uniform_(weight, -bound, bound) if weight.ndim > 1 else nn.init.zeros_(weight)
 
 
-VARIANTS = {"gan": Variant(Generator, (100,))}
+SIZES: dict[str, tuple[dict[str, int], dict[str, int]]] = {  # of the two players
+    "gan": ({"width": 1200, "size": 28}, {"units": 240, "pieces": 5}),
+    "gan_digits": ({"width": 256, "size": 8}, {"units": 80, "pieces": 3}),
+}
+VARIANTS = {name: Variant(partial(Generator, **each), (100,)) for name, (each, _) in SIZES.items()}
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
     place = device.pick(recipe.device)
-    data = load_pictures(recipe.data, size=28, channels=1, device=place)
-    arguments: dict[str, Any] = {"channels": 1, "size": 28}
+    arguments, theirs = SIZES[recipe.variant]
+    size = arguments["size"]
+    data = load_pictures(recipe.data, size=size, channels=1, device=place)
     generators.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**arguments).to(place)
-    critic = Critic(**arguments).to(place)
+    model, critic = Generator(**arguments).to(place), Critic(**theirs, size=size).to(place)
     yield adversarial(
         model, critic, recipe, data, arguments=arguments, picture=unit(data.card), classifier=lenet5
     )
