@@ -111,13 +111,13 @@ PAPER = Recipe(
     warmup=0.00625, ema=0.9999, sampler="ddpm", sampled=1000, precision="bf16", compile=True,
 )  # fmt: skip
 RECIPES = {
-    # torchstone train ddpm
+    # torchstone train ddpm            6 min of a core        94.5 % of samples told surely (data 96.9 %)
     "mnist5k": Recipe(),
-    # torchstone train ddpm/half_hour   then guidance by its scale, and DDIM beside DDPM
+    # torchstone train ddpm/half_hour  2,012 s of a core      99.6 %; then guidance by its scale, DDIM by DDPM
     "half_hour": Recipe(steps=2000, batch=64, ema=0.995, judged=500, surveyed=200),
     # torchstone train ddpm/mnist
     "mnist": Recipe(data="hf:ylecun/mnist", steps=10_000, batch=128, ema=0.999, judged=2000),
-    # torchstone train ddpm/emoji_text
+    # torchstone train ddpm/emoji_text 104 min of a core      colours, faces, signs follow the text
     "emoji_text": Recipe(
         data="openmoji", variant="ddpm_emoji", condition="text", steps=6000, ema=0.999, guidance=3.0
     ),
