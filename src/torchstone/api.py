@@ -140,7 +140,8 @@ def sample(path: str | Path, *, device: str = "auto", **options) -> list:
     try:
         return function(model, card, **options)
     except OSError as error:
-        if options.get("out") is None:
+        out = options.get("out")
+        if out is None or error.filename not in (None, str(out)):
             raise
         why = error.strerror or error
         raise BadInput(f"cannot write {options['out']} ({why}): choose another --out") from None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchstone.parts.attention import MultiHead
 from torchstone.parts.feed_forward import FeedForward
 
-PAD, START = 0, 1  # ids: nothing, and what every text begins with
+PAD, START, UNKNOWN = 0, 1, 2  # ids: nothing, what every text begins with, a word never seen
 
 
 class Layer(nn.Module):
@@ -39,13 +39,21 @@ class Reader(nn.Module):
     Args:
         vocabulary: ids there are, `PAD` and `START` included.
         length: places at most.
+        forget: the share of words that are `UNKNOWN` in training: of these too something has to be made.
     """
 
     def __init__(
-        self, vocabulary: int, length: int, width: int, depth: int, heads: int, dropout: float = 0.0
+        self,
+        vocabulary: int,
+        length: int,
+        width: int,
+        depth: int,
+        heads: int,
+        dropout: float = 0.0,
+        forget: float = 0.0,
     ):
         super().__init__()
-        self.length = length
+        self.length, self.forget = length, forget
         self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
         self.layers = nn.ModuleList([Layer(width, heads, dropout) for _ in range(depth)])
         self.norm = nn.LayerNorm(width)
@@ -57,6 +65,9 @@ class Reader(nn.Module):
     ) -> tuple[Float[Tensor, "batch places width"], Bool[Tensor, "batch places"]]:
         """Hidden states, and True where there is a token."""
         mask = ids != PAD
+        if self.training and self.forget:
+            forgotten = torch.rand(ids.shape, device=ids.device) < self.forget
+            ids = torch.where(forgotten & (ids > START), UNKNOWN, ids)
         h = self.tokens(ids) + self.places.weight[: ids.shape[1]]
         for layer in self.layers:
             h = layer(h, mask)

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from torchstone.errors import BadInput, nearest
 from torchstone.streams.captions import Captioned, asked, ids, load_captioned, words
-from torchstone.streams.images import PictureSet, load_pictures
+from torchstone.streams.images import Pictures, PictureSet, load_pictures
 from torchstone.streams.tokens import from_card, to_card
 
 # from labels, and of which to keep silent, to contexts
@@ -41,6 +41,15 @@ class Material(NamedTuple):
         place = self.data.train.labels.device
         told = self.tell(labels.to(place), torch.zeros(count, dtype=torch.bool, device=place))
         return told.cpu(), captions_of(self.data, labels)
+
+    def some(
+        self, split: Pictures, most: int
+    ) -> tuple[Tensor | None, UInt8[Tensor, "count 3 height width"]]:
+        """What up to `most` evenly chosen pictures of a split are told by, and these pictures."""
+        rows = torch.linspace(0, len(split) - 1, min(most, len(split))).long()
+        labels = split.labels[rows.to(split.labels.device)]
+        silent = torch.zeros(len(rows), dtype=torch.bool, device=labels.device)
+        return self.tell(labels, silent) if self.tell else None, split.take(rows).cpu()
 
 
 def material(recipe: Any, arguments: dict[str, Any], place: torch.device) -> Material:

@@ -111,7 +111,8 @@ def way(
     noise = process.noise().to(start.device)
     says = says or told(model)
     x = start
-
+    # known beforehand: to look whether sigma is zero would wait for the device at each step
+    draws = process.sampler == "ddpm" or eta > 0
     where = x.device if generator is None else generator.device
 
     def draw() -> Tensor:
@@ -127,7 +128,7 @@ def way(
             with torch.no_grad():  # not around `yield`: that would reach whoever asks
                 for turn in range(turns):
                     mean, sigma, clean = process.step(noise, says(x, t), x, t, s, eta)
-                    x = mean + sigma * draw() if sigma.any() else mean
+                    x = mean + sigma * draw() if draws else mean
                     if known:
                         pictures, mask = known[0].expand_as(x), known[1]
                         seen = noise.add(pictures, draw(), s) if there >= 0 else pictures

@@ -47,7 +47,7 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
         classifier: of `quality.judge`, for data that have classes.
     """
     data, tell = material.data, material.tell
-    if data.train.labels.device.type != "mps":
+    if data.train.labels.device.type == "cuda":  # on a CPU norms of groups are slow that way
         model = model.to(memory_format=torch.channels_last)
     device = data.train.labels.device
     noise, kind = model.process.noise().to(device), model.process.told
@@ -96,6 +96,10 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
                 found |= survey(draw, judging, real, recipe.surveyed, asked, len(noise))
         elif isinstance(data, Captioned) and recipe.judged:
             found["nearness"] = nearby.nearness(draw(recipe.judged), data.train, data.test)
+            for name, split in (("match", data.test), ("match_known", data.train)):
+                context, theirs = material.some(split, recipe.judged)
+                made = drawn(judged, len(theirs), context=context, **usual)
+                found[name] = nearby.matched(made, theirs)
         return found
 
     def report(folder: Path) -> None:

@@ -128,7 +128,5 @@ def evaluate(
             return found
         asked = context(card, JUDGED)
     judging, usual = quality.judge(data, classifier), card["sampling"]
-    seen, labels = zip(*map(judging.see_split, splits), strict=True)
-    real = quality.Seen(*map(torch.cat, zip(*seen, strict=True)))
     made = judging.see(drawn(model, JUDGED, context=asked, shown=True, **usual))
-    return found | quality.compared(made, real, torch.cat(labels), asked) | {"samples": JUDGED}
+    return found | quality.compared(made, *judging.see_all(splits), asked) | {"samples": JUDGED}

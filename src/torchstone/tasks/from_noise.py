@@ -135,9 +135,7 @@ def evaluate(
         )
     judging = judge(data, classifier)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
-    seen, labels = zip(*map(judging.see_split, splits), strict=True)
-    features, chances = map(torch.cat, zip(*seen, strict=True))
-    real = type(seen[0])(features, chances)
+    real, labels = judging.see_all(splits)
     made = judging.see(drawn(model, count, picture, labels=asked))
-    found = compared(made, real, torch.cat(labels), asked=asked)
+    found = compared(made, real, labels, asked=asked)
     return found | {"samples": count, "pictures": len(real.features)}

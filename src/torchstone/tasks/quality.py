@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +83,11 @@ class Judge:
         seen = [self.see(split.take(rows)) for rows in index.split(ROWS)]
         return Seen(*map(torch.cat, zip(*seen, strict=True))), split.labels[index].cpu()
 
+    def see_all(self, splits: Sequence[Pictures]) -> tuple[Seen, Tensor]:
+        """What is seen in all pictures of some splits together, and their labels."""
+        seen, labels = zip(*map(self.see_split, splits), strict=True)
+        return Seen(*map(torch.cat, zip(*seen, strict=True))), torch.cat(labels)
+
 
 def spread(count: int, most: int | None = None) -> Int64[Tensor, " chosen"]:
     """`most` places of `count`, evenly."""
@@ -91,14 +97,22 @@ def spread(count: int, most: int | None = None) -> Int64[Tensor, " chosen"]:
 
 def fitted(pictures: Pixels, card: dict[str, Any]) -> UInt8[Tensor, "count channel side side"]:
     """As LeNet-5 takes them: ink on an empty ground gets a margin, everything else is resized."""
-    side = pictures.shape[-1]
-    if side == SIDE:
+    if pictures.shape[-1] == SIDE:
         return pictures
+    return framed(pictures.float(), card).round().clamp(0, 255).byte()
+
+
+def framed(
+    x: Float[Tensor, "count channel height width"], card: dict[str, Any]
+) -> Float[Tensor, "count channel side side"]:
+    """`fitted`, of numbers that a gradient may go through."""
+    side = x.shape[-1]
+    if side == SIDE:
+        return x
     if card.get("ink") and side in PADDED:
         margin = SIDE - side
-        return F.pad(pictures, [margin // 2, margin - margin // 2] * 2)
-    resized = F.interpolate(pictures.float(), (SIDE, SIDE), mode="bilinear", antialias=True)
-    return resized.round().clamp(0, 255).byte()
+        return F.pad(x, [margin // 2, margin - margin // 2] * 2)
+    return F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
 
 
 def judge(data: PictureSet, classifier: Any) -> Judge:

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from torchstone.tasks.denoise import Says, looks_clean, steered
-from torchstone.tasks.quality import PADDED, SIDE, Judge
+from torchstone.tasks.quality import Judge, framed
 
 Around = Callable[[Int64[Tensor, " rows"], Says], Says]
 
@@ -37,12 +36,7 @@ def seen(
     x: Float[Tensor, "batch channel height width"], card: dict[str, Any]
 ) -> Float[Tensor, "batch channel side side"]:
     """Pictures of −1 to 1 as the judge takes them; `quality.fitted` with a gradient."""
-    x, side = (x + 1) / 2, x.shape[-1]
-    if card.get("ink") and side in PADDED:
-        margin = SIDE - side
-        x = F.pad(x, [margin // 2, margin - margin // 2] * 2)
-    elif side != SIDE:
-        x = F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
+    x = framed((x + 1) / 2, card)
     shape = (1, len(card["mean"]), 1, 1)
     mean, std = (torch.tensor(card[each], device=x.device).view(shape) for each in ("mean", "std"))
     return (x - mean) / std

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxtyping import UInt8
-from torch import Tensor, cat
+from torch import Tensor
 
 from torchstone.streams.images import Pictures, PictureSet
-from torchstone.tasks.quality import Seen, beside, compared, judge
+from torchstone.tasks.quality import beside, compared, judge
 
 PAIRS = 48  # samples that are shown with the training picture nearest to each
 
@@ -22,9 +22,7 @@ def worth_of(
     """`quality.compared` of samples, beside the test split or `splits`, by `quality.judge`."""
     judging = judge(data, classifier)
     chosen = [data.test] if splits is None else splits
-    seen, labels = zip(*map(judging.see_split, chosen), strict=True)
-    features, chances = map(cat, zip(*seen, strict=True))
-    return compared(judging.see(made), Seen(features, chances), cat(labels))
+    return compared(judging.see(made), *judging.see_all(chosen))
 
 
 def shown(

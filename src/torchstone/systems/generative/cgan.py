@@ -87,7 +87,7 @@ class Recipe:
 
 
 RECIPES = {
-    # torchstone train cgan
+    # torchstone train cgan   414 s of a core   the label asked for is seen in 96.9 %
     "mnist5k": Recipe(),
     "mnist": Recipe(data="hf:ylecun/mnist", steps=10_000),
     "paper": Recipe(

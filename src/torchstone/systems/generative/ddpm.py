@@ -111,15 +111,21 @@ PAPER = Recipe(
     warmup=0.00625, ema=0.9999, sampler="ddpm", sampled=1000, precision="bf16", compile=True,
 )  # fmt: skip
 RECIPES = {
-    # torchstone train ddpm
+    # torchstone train ddpm            6 min of a core        94.5 % of samples told surely (data 96.9 %)
     "mnist5k": Recipe(),
-    # torchstone train ddpm/half_hour   then guidance by its scale, and DDIM beside DDPM
+    # torchstone train ddpm/half_hour  2,012 s of a core      99.6 %; then guidance by its scale, DDIM by DDPM
     "half_hour": Recipe(steps=2000, batch=64, ema=0.995, judged=500, surveyed=200),
     # torchstone train ddpm/mnist
     "mnist": Recipe(data="hf:ylecun/mnist", steps=10_000, batch=128, ema=0.999, judged=2000),
-    # torchstone train ddpm/emoji_text
+    # torchstone train ddpm/emoji_text 104 min of a core      colours, faces, signs follow the text
     "emoji_text": Recipe(
-        data="openmoji", variant="ddpm_emoji", condition="text", steps=6000, ema=0.999, guidance=3.0
+        data="openmoji",
+        variant="ddpm_emoji",
+        condition="text",
+        steps=7000,
+        precision="bf16",
+        ema=0.999,
+        guidance=3.0,
     ),
     # torchstone train ddpm/cifar10 --data FOLDER   the paper's setting
     "cifar10": PAPER,
@@ -143,7 +149,7 @@ class UNet(nn.Module):
         centred: pictures come as 0..1, and are made −1..1 here.
         patch: pixels a side that are folded into channels first, and unfolded at the end.
         classes: classes to be told in `context`; with `null` one more, which tells nothing.
-        reader: (vocabulary, length, width, depth, heads) of an encoder of texts told in `context`.
+        reader: the arguments of `Reader`, which reads a text told in `context`.
         process: numbers of the `Process` this network is for, if they are not Ho et al.'s.
 
     Raises:
@@ -227,7 +233,9 @@ class UNet(nn.Module):
             e = e + self.labels(self.nothing(len(x)) if context is None else context)
         elif self.reader is not None and self.summary is not None:
             text, mask = self.reader(self.nothing(len(x)) if context is None else context)
-            e = e + self.summary(text[:, 0])
+            # the mean of the words, which a short training learns to use sooner than one of them
+            share = mask[..., None] / mask.sum(1)[:, None, None]
+            e = e + self.summary((text * share).sum(1))
         e = self.activation(e)
         x = self.conv_in(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         skips = [x]
@@ -267,7 +275,7 @@ VARIANTS = {
     "ddpm_lsun256": sized(widths=(128, 128, 256, 256, 512, 512), attention=(*[False] * 4, True, False), size=256),
     "ddpm_mnist": sized(widths=(48, 96), attention=SECOND, depth=1, channels=1, size=28, patch=2, groups=8),
     "ddpm_digits": sized(widths=(32, 64), attention=SECOND, depth=1, channels=1, size=8, groups=8),
-    "ddpm_emoji": sized(widths=(64, 128), attention=SECOND, patch=2, head_width=32, reader=(2000, 10, 128, 2, 4)),
+    "ddpm_emoji": sized(widths=(64, 128), attention=SECOND, patch=2, head_width=32, scale_shift=True, reader=(2000, 10, 128, 1, 4, 0.1, 0.1)),
 }  # fmt: skip
 
 

@@ -85,6 +85,7 @@ class Recipe:
 
 
 RECIPES = {
+    # torchstone train gan   411 s of a core   3 times nearer than untrained: crisp, but half are ones
     "mnist5k": Recipe(),
     "mnist": Recipe(data="hf:ylecun/mnist", steps=20_000),
     # for tests: seconds
