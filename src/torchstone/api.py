@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torchstone import systems
+from torchstone import repeats, systems
 from torchstone.errors import BadInput, nearest
 from torchstone.execution import execute, free, refuse_occupied
 from torchstone.opening import create, export_hf, load, load_tokenizer, opened
@@ -35,9 +35,11 @@ def train(
     overwrite: bool = False,
     clock: Mapping[str, Any] | None = None,
     quiet: bool = False,
+    seeds: int | None = None,
     **fields,
 ):
-    """Train `SYSTEM[/RECIPE]` and return its (last) `Run`, with `results` and `folder` filled in.
+    """Train `SYSTEM[/RECIPE]` and return its (last) `Run`, with `results` and `folder` filled in; with
+    `seeds` that many runs, one after another, and the record of them all (`repeats.record`) instead.
 
     Args:
         out: the run folder; without it `runs/SYSTEM-RECIPE`, numbered if there is one.
@@ -52,16 +54,25 @@ def train(
     from torchstone.engine import device, parallel
 
     with parallel.together(device.pick(recipe.device)):
-        default = Path("runs") / f"{entry.name}-{recipe_name}"
+        several = "" if seeds is None else f"-{seeds}-seeds"
+        default = Path("runs") / f"{entry.name}-{recipe_name}{several}"
         folder = Path(out) if out is not None else free(default)
         refuse_occupied(folder, overwrite)
         folder = parallel.gather(folder)[0]  # all have looked before the first one writes
+        if seeds is not None:
+            if parallel.world() > 1:
+                raise BadInput("several seeds are trained by one process each: leave torchrun out")
+            repeats.begin(folder, entry, recipe_name, recipe, dict(clock or {}), seeds)
+            return repeats.go_on(folder, quiet=quiet)
         return execute(entry, recipe_name, recipe, folder, dict(clock or {}), quiet, fresh=True)
 
 
 def resume(path: str | Path, *, device: str | None = None, quiet: bool = False):
-    """Go on with a run that was stopped or killed; it ends as if it had not been."""
+    """Go on with a run that was stopped or killed; it ends as if it had not been. Of a folder of
+    several seeds, all that are not trained yet; their record is returned then."""
     folder = Path(path)
+    if repeats.seeds_of(folder):
+        return repeats.go_on(folder, device=device, quiet=quiet)
     entry, recipe_name, recipe = read_recipe(folder)
     if device is not None:
         recipe = dataclasses.replace(recipe, device=device)
@@ -227,10 +238,14 @@ def _use(entry: System, verb: str):
 
 
 def compare(paths: Sequence[str | Path], *, out: str | Path | None = None) -> list[dict]:
-    """The figures of several runs as rows, and their curves in one picture, if `out` is given."""
+    """The figures of several runs as rows, and their curves in one picture, if `out` is given. A folder
+    of several seeds stands for its runs."""
     from torchstone.engine.comparison import compare as draw
 
-    return draw([Path(path) for path in paths], Path(out) if out is not None else None)
+    return draw(
+        [run for path in paths for run in repeats.runs_of(Path(path))],
+        Path(out) if out is not None else None,
+    )
 
 
 def verify(name: str | None = None) -> list:

@@ -98,6 +98,9 @@ def _dispatch(argv: list[str]) -> int:
     )
     p.add_argument("--out", metavar="DIR", help="the run folder (default: runs/SYSTEM-RECIPE)")
     p.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
+    p.add_argument(
+        "--seeds", metavar="N", type=_positive, help="train N times, from seed on, as one record"
+    )
     _clock(p)
 
     p = command("resume", "go on with a run that was stopped or killed, as if it had not been")
@@ -315,6 +318,7 @@ def _train(args, rest: list[str], generic: Parser) -> int:
         out=args.out,
         overwrite=args.overwrite,
         clock=clock,
+        seeds=args.seeds,
         **changed(parsed),
     )
     _told(run)
@@ -335,9 +339,11 @@ def _resume(args) -> None:
 
 
 def _told(run) -> None:
-    """The closing lines of a run: what it reached, and where to look."""
+    """The closing lines of a run, or of several seeds: what was reached, and where to look."""
     from torchstone.engine import parallel
 
+    if isinstance(run, dict):
+        return _told_together(run)
     if parallel.rank() or run.folder is None:
         return
     result = json.loads((run.folder / "result.json").read_text())
@@ -347,6 +353,19 @@ def _told(run) -> None:
     print(f"{'run folder':<16} {run.folder}")
     for picture in sorted((run.folder / "pictures").glob("*")):
         print(f"{'picture':<16} {picture}")
+
+
+def _told_together(record: dict) -> None:
+    count = len(record["seeds"])
+    print(f"{count} seeds, {sum(record['seconds']):.1f} s of training")
+    for name, each in record["metrics"].items():
+        low, high = each["interval"]
+        print(
+            f"{name:<20} interquartile mean {each['interquartile_mean']:.4f} "
+            f"(95 %: {low:.4f} to {high:.4f}), mean {each['mean']:.4f} ± {each['spread']:.4f}"
+        )
+    print(f"{'record':<20} {record['folder']}/record.json")
+    print(f"{'picture':<20} {record['folder']}/curves.png")
 
 
 def _eval(args) -> None:

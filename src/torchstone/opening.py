@@ -6,6 +6,7 @@ from torchstone import systems
 from torchstone.errors import BadInput
 from torchstone.execution import same_system
 from torchstone.recipes import read_recipe
+from torchstone.repeats import runs_of, seeds_of
 
 
 def create(name: str, *, weights: str | Path | None = None, **arguments):
@@ -147,6 +148,8 @@ def opened(folder: Path, device: str = "cpu"):
     from torchstone.tasks.transfer import fill
 
     entry, _, _ = read_recipe(folder)
+    if seeds := seeds_of(folder):
+        raise BadInput(f"{folder} holds {len(seeds)} runs: name one, such as {runs_of(folder)[0]}")
     found, meta, complaints = checkpoint.find(folder / "checkpoint")
     for complaint in complaints:
         say(f"{complaint}: using {found.name}, step {meta['step']}")

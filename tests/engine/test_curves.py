@@ -170,7 +170,7 @@ def test_three_seeds_are_a_band_and_two_are_lines(tmp_path, monkeypatch):
     assert at.min() == pytest.approx(0.4)
     assert at.max() == pytest.approx(0.6)
     words = [text.get_text() for text in figures[0].legends[0].get_texts()]
-    assert words == ["lenet5/digits: mean of 3, band min–max", "r0", "r1", "odd"]
+    assert words == ["lenet5/digits, 3 seeds: interquartile mean, 95 %", "r0", "r1", "odd"]
 
 
 def test_metrics_named_by_numbers_are_one_panel_over_them(tmp_path, monkeypatch):
@@ -208,3 +208,27 @@ def test_smooth_keeps_a_slope_and_quietens_noise():
     assert np.allclose(inner, line[10:-10])
     assert ratio > 5
     assert np.allclose(canvas.smooth(noise, 0), noise)
+
+
+def test_five_seeds_are_their_middle_half_over_the_frames(tmp_path, monkeypatch):
+    """One seed that failed is left out of the line, and is in the band."""
+    figures, folders = drawn(monkeypatch), []
+    for seed, shift in enumerate((0.0, 0.1, 0.2, 0.3, -5.0)):
+        folders.append(make_run(tmp_path / f"s{seed}", seed, shift=shift))
+        file = folders[-1] / "metrics.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for row in rows:
+            if row["split"] == "train":
+                row["frames"] = 256.0 * row["step"]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    comparison.compare(folders, tmp_path / "compare.png")
+    picture(tmp_path / "compare.png")
+    axes = next(a for a in figures[0].axes if a.get_title(loc="left") == "accuracy")
+    assert axes.get_xlabel() == comparison.FRAMES
+    line = dict(zip(*axes.lines[0].get_data(), strict=True))
+    band = axes.collections[0].get_paths()[0].vertices
+    at = band[band[:, 0] == 40 * 256, 1]
+    print(line, at.min(), at.max())
+    assert line[40 * 256] == pytest.approx(0.4 + 0.1)
+    assert at.min() < 0.4 - 1
+    assert 0.4 + 0.2 < at.max() <= 0.4 + 0.3

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,23 @@ import numpy as np
 from torchstone.engine.canvas import LEGEND, PALETTE, canvas, decades, frame, plain, save
 from torchstone.engine.curves import Series, final, rank, read_json, read_metrics, series_of
 from torchstone.errors import BadInput
+from torchstone.parts.aggregate import interquartile_mean, interval
 
 # Words in a metric's name that make less of it better.
 LESS = ("loss", "error", "perplexity", "bits", "nll", "mse", "mae", "rmse", "fid", "kl", "distance")
 
+FRAMES = "steps of the environment"
 
-def compare(run_folders: list[str | Path], file: str | Path | None = None) -> list[dict]:
+
+def compare(run_folders: Sequence[str | Path], file: str | Path | None = None) -> list[dict]:
     """Runs side by side: one row a run and, with `file`, a panel for each val metric they share.
 
     A row holds `run`, `system`, `recipe`, `seed`, `steps`, `seconds`, `parameters` (None where the
     run does not say), and `val/NAME` and `test/NAME` (final values), `best/NAME` (best val value:
     the least of a loss or an error, the greatest of anything else). Of several runs that differ in
-    nothing but the seed, three or more are drawn as their mean with a band from least to greatest,
-    over the steps that all of them reached; fewer are drawn one by one. Metrics named NAME/NUMBER are
-    one panel: their last values over the numbers.
+    nothing but the seed, three or more are drawn as their interquartile mean with its 95 % interval,
+    over the steps that all of them reached; fewer are drawn one by one. Runs that all count `frames`
+    are drawn over these. Metrics named NAME/NUMBER are one panel: their last values over the numbers.
 
     Raises:
         BadInput: no folder, or one that is not a run.
@@ -93,6 +97,7 @@ def _draw(
     with_val = [{m for m in each if "val" in each[m] and m != "rate"} for each in series]
     common = {_profile(name) or name for name in set.intersection(*with_val)}
     shared = sorted(common, key=lambda name: (rank(name), name))
+    framed = all("train" in each["frames"] for each in series)
     columns = max(1, min(3, len(shared)))
     down = max(1, math.ceil(len(shared) / columns))
     entries = len(bands) + len(single)
@@ -109,7 +114,9 @@ def _draw(
         axes = figure.add_subplot(down, columns, place + 1)
         frame(axes, metric)
         numbered = metric.endswith("/")
-        axes.set_xlabel("the number in its name" if numbered else "step", fontsize=8)
+        axes.set_xlabel(
+            "the number in its name" if numbered else FRAMES if framed else "step", fontsize=8
+        )
         drawn = []
         for order, group in enumerate([*bands, *([i] for i in single)]):
             # Past the palette, the line's pattern tells runs apart.
@@ -117,16 +124,15 @@ def _draw(
                 "color": PALETTE[order % len(PALETTE)],
                 "linestyle": ("-", "--", ":", "-.")[order // len(PALETTE) % 4],
             }
-            curves = [_last(series[i], metric) or series[i][metric]["val"] for i in group]
+            curves = [_last(series[i], metric) or _curve(series[i], metric, framed) for i in group]
             drawn += [value for curve in curves for _, value in curve]
             if len(group) > 2:
                 grid, values = _aligned(curves)
-                axes.fill_between(
-                    grid, values.min(0), values.max(0), color=look["color"], alpha=0.2, linewidth=0
-                )
-                (line,) = axes.plot(grid, values.mean(0), linewidth=1.8, **look)
-                first = table[group[0]]
-                label = f"{first['system']}/{first['recipe']}: mean of {len(group)}, band min–max"
+                low, high = interval(values)
+                axes.fill_between(grid, low, high, color=look["color"], alpha=0.2, linewidth=0)
+                (line,) = axes.plot(grid, interquartile_mean(values), linewidth=1.8, **look)
+                first, said = table[group[0]], f"{len(group)} seeds: interquartile mean, 95 %"
+                label = f"{first['system']}/{first['recipe']}, {said}"
             else:
                 size = 3.5 if len(curves[0]) <= 40 else 0
                 (line,) = axes.plot(
@@ -157,6 +163,15 @@ def _last(series: Series, profile: str) -> list[tuple[float, float]]:
     names = [name for name in series if profile.endswith("/") and _profile(name) == profile]
     points = [(float(name.rpartition("/")[2]), series[name]["val"][-1][1]) for name in names]
     return sorted(points)
+
+
+def _curve(series: Series, metric: str, framed: bool) -> list[tuple[float, float]]:
+    """A metric's validation over the steps, or over the frames that had been seen by then."""
+    points = series[metric]["val"]
+    if not framed:
+        return points
+    steps, frames = zip((0, 0), *series["frames"]["train"], strict=True)
+    return [(float(np.interp(step, steps, frames)), value) for step, value in points]
 
 
 def _aligned(curves: list[list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray]:
