@@ -1,10 +1,18 @@
-"""Environment steps a second of the whole training loop, beside stable-baselines3: same network, same settings.
+"""Environment steps a second of the whole training loop, beside stable-baselines3 and a plain script: same
+network, same settings.
 
-    python benchmarks/on_policy.py [--system ppo] [--pairs 7] [--rollouts 8]
+    python benchmarks/on_policy.py [--system ppo] [--recipe cartpole] [--pairs 7] [--rollouts 8] [--length N]
+    python benchmarks/on_policy.py --until 475 [--seeds 0 1 2]
 
-Both learn CartPole in one process, in turn, so that what else the machine does falls on either side alike;
-the figure is the median of the ratios, pair by pair. Beside it stand the seconds of one core that a step
-took, of which waiting is no part, and the share of ours that is the update rather than the rollout.
+All learn in one process, in turn, so that what else the machine does falls on each alike; the figures are
+medians of the ratios, round by round. Beside them stand the seconds of one core that a step took, of which
+waiting is no part, and the shares of ours that are the update rather than the rollout, and the network's
+own arithmetic: its passes, as many and as large as a rollout and its update need, and nothing else.
+`--recipe pong` is Atari, from pixels, where ours has ALE's own vector form and the others the same picture
+made in Python; a shorter `--length` is faster and has the same work a step.
+
+`--until R` times how long both need until 20 greedy episodes have a mean return of R, with stable-baselines3
+at its own model zoo's settings, which the recipe has too; judging, every 8 rollouts, is not timed.
 """
 
 import argparse
@@ -12,40 +20,77 @@ import dataclasses
 import importlib
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from plain_ppo import learner
+
+from torchstone.streams.world_making import gym, make
+from torchstone.streams.worlds import spaces
+from torchstone.tasks.play import VALIDATION, Judge
 
 
-def theirs(kind: str, recipe):
-    """stable-baselines3's algorithm with the recipe's settings, and how to let it learn `n` rollouts."""
+def world(recipe: Any) -> Any:
+    """One environment, for others than us: as Gymnasium makes it, or under the recipe's wrappers."""
+    if not recipe.wrappers:
+        return gym().make(recipe.data)
+    return make(recipe.data, recipe.wrappers, recipe.limit)[0]
+
+
+def theirs(kind: str, recipe: Any, seed: int = 0, total: int | None = None) -> Any:
+    """stable-baselines3's algorithm with the recipe's settings; learning rate and clip fall if it has a
+    `total` of steps to learn."""
     import stable_baselines3
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.logger import configure
 
-    options = {}
+    def falling(number: float) -> Any:
+        return (lambda left: left * number) if total else number
+
+    options: dict[str, Any] = {}
     if kind == "PPO":
-        options = {"n_epochs": recipe.epochs, "batch_size": recipe.batch, "clip_range": recipe.clip}
-    sizes = list(recipe.hidden)
+        options = {"n_epochs": recipe.epochs, "batch_size": recipe.batch}
+        options["clip_range"] = falling(recipe.clip)
+    sizes, network = list(recipe.hidden), "MlpPolicy"
+    options["policy_kwargs"] = {"net_arch": {"pi": sizes, "vf": sizes}}
+    worlds = make_vec_env(lambda: world(recipe), recipe.worlds, seed=seed)
+    if recipe.data.startswith("ALE/"):
+        network, options["policy_kwargs"] = "CnnPolicy", {}
     model = getattr(stable_baselines3, kind)(
-        "MlpPolicy", make_vec_env(recipe.data, recipe.worlds, seed=0), n_steps=recipe.length,
-        gamma=recipe.gamma, gae_lambda=recipe.lam, ent_coef=recipe.entropy, vf_coef=recipe.value,
-        max_grad_norm=recipe.norm, learning_rate=recipe.lr, device="cpu", seed=0,
-        policy_kwargs={"net_arch": {"pi": sizes, "vf": sizes}}, **options,
+        network, worlds, n_steps=recipe.length, gamma=recipe.gamma, gae_lambda=recipe.lam,
+        ent_coef=recipe.entropy, vf_coef=recipe.value, max_grad_norm=recipe.norm,
+        learning_rate=falling(recipe.lr), device="cpu", seed=seed, **options,
     )  # fmt: skip
     model.set_logger(configure(None, []))
+    return model
+
+
+def arithmetic(model: Any, recipe: Any) -> float:
+    """Seconds of one core that the network's passes for one rollout of PPO and its update take: forward at
+    each step, once over all of it and the last minibatch, and forward and back in each minibatch."""
+    shape = spaces(recipe.data, tuple(recipe.wrappers))[0].shape
     frames = recipe.worlds * recipe.length
-    return lambda n: model.learn(n * frames, reset_num_timesteps=False)
+
+    def timed(rows: int, back: bool) -> float:
+        x, times = torch.rand(rows, *shape), []
+        for _ in range(3):
+            began = time.process_time()
+            with torch.set_grad_enabled(back):
+                policy, value = model.both(x)
+                if back:
+                    torch.autograd.grad(policy.logits.sum() + value.sum(), list(model.parameters()))
+            times.append(time.process_time() - began)
+        return min(times)
+
+    gradients = recipe.epochs * -(-frames // recipe.batch)
+    acting = recipe.length * timed(recipe.worlds, False)
+    batch = min(recipe.batch, frames)
+    looked = timed(frames, False) + timed(batch, False)
+    return acting + looked + gradients * timed(batch, True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--system", default="ppo", choices=["ppo", "a2c"])
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--rollouts", type=int, help="in each half of a pair (default: 8, a2c 100)")
-    args = parser.parse_args()
-    rollouts = args.rollouts or {"ppo": 8, "a2c": 100}[args.system]
-    module = importlib.import_module(f"torchstone.systems.reinforcement.{args.system}")
-    recipe = dataclasses.replace(module.RECIPES["cartpole"], device="cpu", anneal=False)
+def speed(module: Any, system: str, recipe: Any, pairs: int, rollouts: int) -> None:
     run = next(module.build(recipe))
     waited = [0.0]
 
@@ -56,31 +101,150 @@ def main() -> None:
             waited[0] += time.process_time() - began
             run.update(batch)
 
-    other = theirs(args.system.upper(), recipe)
-    own(3), other(3)
-    print(f"{args.system} on {recipe.data}, {torch.get_num_threads()} threads")
-    walls, cores, shares = [], [], []
-    frames = rollouts * recipe.worlds * recipe.length
-    for _ in range(args.pairs):
-        pair = []
-        for learn in (own, other):
+    frames = recipe.worlds * recipe.length
+    other = theirs(system.upper(), recipe)
+    learners: dict[str, Callable[[int], Any]] = {
+        "ours": own,
+        "stable-baselines3": lambda n: other.learn(n * frames, reset_num_timesteps=False),
+    }
+    if system == "ppo":
+        learners["plain"] = learner(lambda: world(recipe), recipe)
+    for learn in learners.values():
+        learn(1)
+    print(f"{system} on {recipe.data}, {torch.get_num_threads()} threads")
+    walls: dict[str, list[float]] = {name: [] for name in learners}
+    cores: dict[str, list[float]] = {name: [] for name in learners}
+    shares, each = [], []
+    for _ in range(pairs):
+        told = []
+        for name, learn in learners.items():
             waited[0], wall, core = 0.0, time.perf_counter(), time.process_time()
             learn(rollouts)
-            pair.append((time.perf_counter() - wall, time.process_time() - core))
+            took = time.perf_counter() - wall, time.process_time() - core
             if learn is own:
-                shares.append(1 - waited[0] / pair[0][1])
-        (wall, core), (their_wall, their_core) = pair
-        walls.append(their_wall / wall), cores.append(their_core / core)
+                first = took
+                shares.append(1 - waited[0] / took[1])
+                each.append(took[1] / rollouts)
+            walls[name].append(took[0] / first[0]), cores[name].append(took[1] / first[1])
+            step = [rollouts * frames / seconds for seconds in took]
+            told.append(f"{name} {step[0]:.0f} steps a second, {step[1]:.0f} of a core")
+        print("; ".join(told), flush=True)
+    for name in list(learners)[1:]:
         print(
-            f"ours {frames / wall:7.0f} steps a second, theirs {frames / their_wall:7.0f}: "
-            f"{walls[-1]:.2f}; of one core {frames / core:.0f} and {frames / their_core:.0f}: "
-            f"{cores[-1]:.2f}"
+            f"median {statistics.median(walls[name]):.2f} times as fast as {name} by the clock, "
+            f"{statistics.median(cores[name]):.2f} by seconds of one core"
         )
-    print(
-        f"median {statistics.median(walls):.2f} times as fast by the clock, "
-        f"{statistics.median(cores):.2f} by seconds of one core; "
-        f"{100 * statistics.median(shares):.0f} % of ours is the update"
+    print(f"{100 * statistics.median(shares):.0f} % of ours is the update", end="")
+    if system == "ppo":
+        share = arithmetic(run.state["model"], recipe) / statistics.median(each)
+        print(f", {100 * share:.0f} % the network's own passes", end="")
+    print()
+
+
+class Greedy:
+    """stable-baselines3's policy as ours are judged."""
+
+    def __init__(self, policy: Any):
+        self.policy = policy
+
+    def greedy(self, observation: torch.Tensor) -> torch.Tensor:
+        return self.policy._predict(observation, deterministic=True)
+
+
+def until(module: Any, recipe: Any, wanted: float, seeds: list[int]) -> None:
+    """Seconds until the mean of 20 greedy episodes is `wanted`, each learner's own."""
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    judge = Judge(recipe.data, recipe.wrappers, recipe.limit, 20, "cpu")
+    judge(module.VARIANTS[recipe.variant].make(), VALIDATION)  # made before any clock runs
+    frames = recipe.worlds * recipe.length
+
+    class Watch(BaseCallback):
+        def __init__(self, about: "Clock"):
+            super().__init__()
+            self.about = about
+
+        def _on_rollout_start(self) -> None:
+            self.about.look(self.num_timesteps)
+
+        def _on_step(self) -> bool:
+            return not self.about.found
+
+    class Clock:
+        """Stops while it judges."""
+
+        def __init__(self, policy: Any):
+            self.policy, self.found, self.rollouts = policy, None, 0
+            self.away = [0.0, 0.0]
+            self.began = [time.perf_counter(), time.process_time()]
+
+        def look(self, steps: int) -> None:
+            self.rollouts += 1
+            if self.found or self.rollouts % 8:
+                return
+            now = [time.perf_counter(), time.process_time()]
+            returns = judge(self.policy, VALIDATION)
+            if statistics.fmean(returns) >= wanted:
+                spent = zip(now, self.began, self.away, strict=True)
+                self.found = (*(n - b - a for n, b, a in spent), steps)
+            after = [time.perf_counter(), time.process_time()]
+            self.away = [a + e - n for a, e, n in zip(self.away, after, now, strict=True)]
+
+    rows = []
+    for seed in seeds:
+        own = dataclasses.replace(recipe, seed=seed)
+        run = next(module.build(own))
+        ours = Clock(run.state["model"])
+        for step in range(own.steps):
+            if ours.found:
+                break
+            run.update(next(run.stream))
+            ours.look((step + 1) * frames)
+        model = theirs("PPO", own, seed, own.steps * frames)
+        other = Clock(Greedy(model.policy))
+        model.learn(own.steps * frames, callback=Watch(other))
+        if not (ours.found and other.found):
+            print(f"seed {seed}: ours {ours.found}, stable-baselines3 {other.found}", flush=True)
+            continue
+        ratio = [t / o for o, t in zip(ours.found, other.found, strict=True)]
+        rows.append(ratio)
+        print(
+            f"seed {seed}: ours {ours.found[0]:.1f} s ({ours.found[1]:.1f} of a core, "
+            f"{ours.found[2]} steps), stable-baselines3 {other.found[0]:.1f} s "
+            f"({other.found[1]:.1f}, {other.found[2]} steps): {ratio[0]:.2f}, {ratio[1]:.2f} of a core",
+            flush=True,
+        )
+    if rows:
+        clock, core, steps = (statistics.median(each) for each in zip(*rows, strict=True))
+        print(
+            f"median {clock:.2f} times as fast to {wanted:g} by the clock, {core:.2f} by seconds of "
+            f"one core, in {steps:.2f} times fewer steps"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--system", default="ppo", choices=["ppo", "a2c"])
+    parser.add_argument("--recipe", default="cartpole")
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument(
+        "--rollouts", type=int, help="in each part of a round (default: 8, a2c 100)"
     )
+    parser.add_argument("--length", type=int, help="steps of a rollout (default: the recipe's)")
+    parser.add_argument("--until", type=float, help="time to this return instead")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    module = importlib.import_module(f"torchstone.systems.reinforcement.{args.system}")
+    recipe = dataclasses.replace(module.RECIPES[args.recipe], device="cpu")
+    if args.length:
+        recipe = dataclasses.replace(recipe, length=args.length)
+    if args.until is not None:
+        until(module, recipe, args.until, args.seeds)
+        return
+    rollouts = args.rollouts or {"ppo": 8, "a2c": 100}[args.system]
+    recipe = dataclasses.replace(recipe, anneal=False)
+    speed(module, args.system, recipe, args.pairs, rollouts)
 
 
 if __name__ == "__main__":

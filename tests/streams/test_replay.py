@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from torchstone.errors import BadInput
+from torchstone.streams import pieces
+from torchstone.streams import replay as replay_module
 from torchstone.streams.experience import Experience, Priorities
 from torchstone.streams.replay import Replay
 from torchstone.streams.worlds import Step, Worlds
@@ -129,6 +131,93 @@ def test_a_state_put_back_goes_on_to_the_bit(lived, stack):
     print(lived, "steps kept in", size, "bytes")
     if lived == 0:
         assert size < 8000  # nothing is kept of rows that were never written
+
+
+def checkpoints(tmp_path, monkeypatch, worlds: int, stack: int):
+    """A memory whose frames are kept beside, its life, and how to make another that looks there."""
+    monkeypatch.setattr(replay_module, "LARGE", 0)
+    life = Life(worlds, stack)
+    monkeypatch.setattr(pieces, "PIECE", 7 * worlds * (life.now[0].nbytes // max(stack, 1)))
+
+    def made() -> Replay:
+        other = memory(life, 40 * worlds)
+        other.beside(lambda: tmp_path)
+        return other
+
+    return life, made
+
+
+def written(state: dict) -> dict:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize(("worlds", "stack"), [(1, 0), (2, 3)])
+def test_frames_kept_beside_the_checkpoints_come_back_to_the_bit(
+    worlds, stack, tmp_path, monkeypatch
+):
+    """After each save the memory is put back from it, and from the one before: as if the newest were
+    lost, or its writing cut off after the pieces."""
+    life, made = checkpoints(tmp_path, monkeypatch, worlds, stack)
+    whole, plain, before = made(), memory(life, 40 * worlds), None
+    for turn, length in enumerate((1, 5, 1, 8, 20, 3, 30, 2, 39, 1, 7, 7, 14, 1)):
+        steps = life.chunk(length)
+        whole.add(*steps), plain.add(*steps)
+        sizes = {file: file.stat().st_mtime_ns for file in tmp_path.glob("memory/*")}
+        now = (written(whole.state_dict()), plain.frame.clone(), plain.lived)
+        kept = set(tmp_path.glob("memory/*"))
+        again = [file for file in kept & set(sizes) if file.stat().st_mtime_ns != sizes[file]]
+        assert not again, f"written twice: {again}"
+        for state, frame, lived in filter(None, (now, before)):
+            other = made()
+            other.load_state_dict(state)
+            assert torch.equal(other.frame, frame), turn
+            assert other.lived == lived
+        before = now
+    print(len(kept), "pieces of", whole.pieces.size, "slots for", whole.slots, "after", whole.lived)
+    # the ring's, and those that only the two checkpoints before reach back to
+    assert len(kept) <= (whole.slots + 7 + 14) // whole.pieces.size + 2
+    assert state["apart"]["rest"].shape[0] <= whole.pieces.size
+    assert "frame" not in state
+
+
+def test_a_memory_resumed_from_an_older_checkpoint_writes_over_what_came_after(
+    tmp_path, monkeypatch
+):
+    life, made = checkpoints(tmp_path, monkeypatch, 1, 0)
+    whole = made()
+    whole.add(*life.chunk(10))
+    state = written(whole.state_dict())
+    whole.add(*life.chunk(10))
+    whole.state_dict()  # its checkpoint was never finished
+    other = made()
+    other.load_state_dict(state)
+    life.now = other.previous.clone()
+    steps = life.chunk(10)  # other ones
+    other.add(*steps)
+    again = made()
+    again.load_state_dict(written(other.state_dict()))
+    assert torch.equal(again.frame, other.frame)
+    assert not torch.equal(again.frame, whole.frame)
+
+
+def test_a_piece_that_is_missing_or_altered_is_refused(tmp_path, monkeypatch):
+    life, made = checkpoints(tmp_path, monkeypatch, 1, 0)
+    whole = made()
+    whole.add(*life.chunk(20))
+    state = whole.state_dict()
+    piece = min(tmp_path.glob("memory/*.bin"))
+    data = piece.read_bytes()
+    piece.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(BadInput, match="missing or altered"):
+        made().load_state_dict(state)
+    piece.unlink()
+    with pytest.raises(BadInput, match="missing or altered"):
+        made().load_state_dict(state)
+    piece.write_bytes(data)
+    made().load_state_dict(state)
 
 
 def test_a_severed_memory_leads_to_what_it_knew():
@@ -258,6 +347,16 @@ def test_experience_goes_on_to_the_bit(alpha):
         assert alpha == 0 or torch.equal(a.weight, b.weight)
     other = experience(alpha, seed=1)
     assert not torch.equal(next(other).index, next(experience(alpha)).index)
+
+
+def test_a_cut_leads_to_its_true_last_observation():
+    """Episodes count up to 12 and are cut: 11 leads to 12, never to the 0 that the next one begins with."""
+    stream = experience()
+    for _ in range(12):
+        rows = next(stream).rows
+        assert torch.equal(rows.following, rows.observation + 1)
+        assert (rows.discount == 0.9).all()
+    assert (rows.following == 12).any()
 
 
 def test_steps_before_learning_are_counted():

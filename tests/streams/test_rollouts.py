@@ -5,7 +5,8 @@ import io
 import torch
 
 from torchstone.parts.actor_critic import ActorCritic
-from torchstone.streams.rollouts import Episodes, Rollouts, Turns
+from torchstone.streams.episodes import Episodes
+from torchstone.streams.rollouts import Rollouts, Turns
 from torchstone.streams.worlds import Worlds
 
 
@@ -23,7 +24,7 @@ def kept(stream) -> dict:
 
 def flat(batch) -> list[torch.Tensor]:
     parts = [x for part in batch for x in (part if isinstance(part, tuple) else (part,))]
-    return [torch.as_tensor(x) for x in parts]
+    return [torch.as_tensor(x) for x in parts if x is not None]
 
 
 def same(a, b) -> bool:

@@ -242,3 +242,16 @@ def test_what_cannot_be_opened_or_chosen_is_said():
         assert said in str(caught.value)
         assert "\n" not in str(caught.value)
     assert needs("Pendulum-v1", "any", "ppo")[1].shape == (1,)
+
+
+def test_what_is_hidden_is_not_seen():
+    name = "PartialObservation:keep=0,2"
+    part, whole = (Worlds("CartPole-v1", 2, seed=3, wrappers=w) for w in ([name], []))
+    assert part.exact
+    for number in range(60):
+        action = torch.tensor([number % 2, 1])
+        a, b = part.step(action), whole.step(action)
+        assert torch.equal(a.observation, b.observation[:, [0, 2]])
+        assert torch.equal(part.observation, whole.observation[:, [0, 2]])
+    with pytest.raises(BadInput, match="places 0 to n - 1"):
+        Worlds("CartPole-v1", wrappers=["PartialObservation:keep=0,4"])

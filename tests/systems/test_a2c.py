@@ -19,7 +19,8 @@ SMOKE = dataclasses.replace(a2c.RECIPES["smoke"], device="cpu")
 
 @pytest.mark.parametrize("data", ["CartPole-v1", "Pendulum-v1"])
 def test_one_update_is_stable_baselines3s(data):
-    recipe = dataclasses.replace(SMOKE, data=data, entropy=0.01, limit=3, anneal=False)
+    changes = {"entropy": 0.01, "limit": 3, "length": 5, "lam": 1.0}
+    recipe = dataclasses.replace(SMOKE, data=data, **changes)
     run = next(a2c.build(recipe))
     model = run.state["model"]
     rollout = next(run.stream)

@@ -1,5 +1,6 @@
 """DQN: whole updates are stable-baselines3's, its parts do what they say, and a run goes on bit for bit."""
 
+import copy
 import dataclasses
 
 import gymnasium
@@ -91,9 +92,9 @@ def test_weights_of_priorities_and_targets_enter_the_loss():
     found, errors = dqn.loss(model, rows, weight, y)
     total = 0.0
     with torch.no_grad():
-        q, mine, copy = model(rows.observation), model(rows.following), frozen(rows.following)
+        q, mine, still = model(rows.observation), model(rows.following), frozen(rows.following)
     for i in range(recipe.batch):
-        best = copy[i, mine[i].argmax()]
+        best = still[i, mine[i].argmax()]
         error = (rows.reward[i] + rows.discount[i] * best - q[i, rows.action[i]]).item()
         assert errors[i].item() == pytest.approx(error, abs=1e-5)
         huber = error**2 / 2 if abs(error) < 1 else abs(error) - 0.5
@@ -101,7 +102,50 @@ def test_weights_of_priorities_and_targets_enter_the_loss():
     print("loss", found["loss"].item(), "wanted", total, "weights", weight.min(), weight.max())
     assert found["loss"].item() == pytest.approx(total, rel=1e-5)
     assert weight.min() < 0.9
-    assert not torch.equal(mine.argmax(1), copy.argmax(1)), (mine, copy)
+    assert not torch.equal(mine.argmax(1), still.argmax(1)), (mine, still)
+
+
+@pytest.mark.parametrize(("double", "alpha"), [(True, 0.6), (True, 0.0), (False, 0.6)])
+def test_an_update_is_the_rule_written_out(double, alpha):
+    """Two steps of Adam down Σ w H(y - Q) / n, the copy standing still, by plain autograd."""
+    options = {"double": double, "alpha": alpha, "n": 2, "gradients": 2, "lr": 3e-3, "norm": 0.5}
+    recipe = dataclasses.replace(SMOKE, target=9, first=200, anneal=False, duelling=True, **options)
+    run = next(dqn.build(recipe))
+    model, frozen = run.state["model"], run.state["frozen"]
+    run.update(next(run.stream))  # the two are no longer alike
+    with torch.no_grad():  # so that they choose differently
+        frozen.advantage[2].bias.copy_(torch.tensor([0.3, 0.0]))
+    drawn = next(run.stream)
+    plain = copy.deepcopy(model)
+    rule = torch.optim.Adam(plain.parameters(), lr=recipe.lr)
+    state = run.state["optimiser"].state_dict()["state"][0]
+    sizes = [p.numel() for p in plain.parameters()]
+    moments = zip(state["exp_avg"].split(sizes), state["exp_avg_sq"].split(sizes), strict=True)
+    for p, (one, two) in zip(plain.parameters(), moments, strict=True):
+        views = {"exp_avg": one.view_as(p).clone(), "exp_avg_sq": two.view_as(p).clone()}
+        rule.state[p] = {"step": state["step"].clone(), **views}
+    differ = 0
+    for rows, weight in off_policy.minibatches(drawn, recipe.batch):
+        with torch.no_grad():
+            judged = frozen(rows.following)
+            best = (plain if double else frozen)(rows.following).argmax(1)
+            differ += (best != judged.argmax(1)).sum().item()
+            y = rows.reward + rows.discount * judged.gather(1, best[:, None])[:, 0]
+        error = y - plain(rows.observation).gather(1, rows.action[:, None])[:, 0]
+        huber = torch.where(error.abs() < 1, error**2 / 2, error.abs() - 0.5)
+        rule.zero_grad()
+        (huber * (1.0 if weight is None else weight)).mean().backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), recipe.norm)
+        rule.step()
+    before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    run.update(drawn)
+    vectors = [torch.nn.utils.parameters_to_vector(m.parameters()) for m in (model, plain)]
+    far, went = (vectors[0] - vectors[1]).abs().max(), (vectors[0] - before).abs().max()
+    print(f"moved by {went:.2g}, apart {far:.2g}, chosen differently {differ}")
+    assert went > 1e-3
+    assert far < 1e-6
+    assert (differ > 0) == double
+    assert (drawn.weight is not None) == bool(alpha)
 
 
 def test_priorities_are_told_of_every_row():
@@ -127,8 +171,8 @@ def test_the_copy_is_renewed_every_so_many_updates(target, renewed):
         run.update(drawn)
         assert not torch.equal(before[0], next(model.parameters()))
         if target:
-            copy = run.state["frozen"].parameters()
-            if all(torch.equal(a, b) for a, b in zip(before, copy, strict=True)):
+            still = run.state["frozen"].parameters()
+            if all(torch.equal(a, b) for a, b in zip(before, still, strict=True)):
                 copied.append(number)
     assert copied == renewed
 
@@ -177,7 +221,7 @@ def test_a_time_limit_is_no_end(data, n, low, high):
 def test_rewards_are_clipped_only_for_learning():
     gymnasium.register("PaidMuch-v0", entry_point=Much, max_episode_steps=10)
     for clip, wanted in ((True, {1.0, -1.0}), (False, {7.0, -3.0})):
-        made = dataclasses.replace(SMOKE, data="PaidMuch-v0", first=100, clip=clip)
+        made = dataclasses.replace(SMOKE, data="PaidMuch-v0", first=100, n=1, clip=clip)
         drawn = next(next(dqn.build(made)).stream)
         assert set(drawn.rows.reward.tolist()) == wanted
         assert set(drawn.returns) == {5 * 7.0 - 5 * 3.0}

@@ -143,11 +143,11 @@ def test_the_clipped_value_loss_takes_the_worse_of_both():
     model = run.state["model"]
     rows = ppo.rows_of(model, next(run.stream), recipe)
     torch.manual_seed(0)
-    rows[3] = rows[3] + torch.randn(len(rows[3]))
+    rows[-3] = rows[-3] + torch.randn(len(rows[-3]))
     found = ppo.loss(model, rows, recipe, 0.2)["value_loss"].item()
     total, clipped = 0.0, 0
     for value, old, target in zip(
-        *(x.tolist() for x in (model.value(rows[0]), rows[3], rows[5])), strict=False
+        *(x.tolist() for x in (model.value(rows[0]), rows[-3], rows[-1])), strict=False
     ):
         near = min(max(value, old - 0.2), old + 0.2)
         total += max((value - target) ** 2, (near - target) ** 2)

@@ -120,6 +120,8 @@ WRAP = {"AtariPreprocessing": screened, "SignReward": signed, "EpisodicLife": mo
 class Ataris:
     """ALE's vector form of one game, with `AtariPreprocessing` and perhaps the two others of `NAMES`."""
 
+    mask = None
+
     def __init__(self, spec: str, count: int, wrappers: tuple[str, ...], limit: int | None):
         gymnasium = gym()
         from ale_py.vector_env import AtariVectorEnv

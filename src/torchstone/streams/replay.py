@@ -6,6 +6,8 @@ is kept aside: the true last observation of an episode that a clock cut (the row
 next episode), and the older frames that an episode began with.
 """
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from torchstone.errors import BadInput
 from torchstone.streams.aside import Aside
+from torchstone.streams.pieces import LARGE, Pieces
 
 GOING, TERMINATED, TRUNCATED = 0, 1, 2
 
@@ -69,8 +72,26 @@ class Replay:
         self.age = torch.zeros(self.total, dtype=torch.uint8, **options)  # up to deep - 1
         self.cuts = Aside(self.total, piece, dtype, self.device)
         self.begins = Aside(self.total, (self.deep - 1, *piece), dtype, self.device)
-        self.head, self.count = 0, 0  # the slot written next; slots that hold a step
+        self.lived = 0  # slots filled since the beginning; the next one is under way
         self.previous: Tensor | None = None  # the newest observation, whole
+        self.pieces: Pieces | None = (
+            None  # where frames are kept that are too many for a checkpoint
+        )
+
+    def beside(self, where: Callable[[], Path | None]) -> None:
+        """Keep the frames, if they are many, beside the checkpoints in the folder that `where` gives."""
+        if self.frame.nbytes > LARGE:
+            self.pieces = Pieces(self.frame, self.worlds, where)
+
+    @property
+    def head(self) -> int:
+        """The slot written next."""
+        return self.lived % self.slots
+
+    @property
+    def count(self) -> int:
+        """Slots that hold a step."""
+        return min(self.lived, self.slots)
 
     def __len__(self) -> int:
         """Steps that can be drawn, of all worlds."""
@@ -112,8 +133,7 @@ class Replay:
         cut = (end == TRUNCATED).to(self.device)
         if len(cuts):
             self.cuts.put(rows[:-1][cut], self._newest(cuts))
-        self.head = int(slots[-1])
-        self.count = min(self.count + length, self.slots)
+        self.lived += length
         self.previous = last
         return new
 
@@ -199,15 +219,26 @@ class Replay:
         # rows that were never written are not kept; the ring is full, or they are the last ones
         used = self.total if self.count + 1 >= self.slots else (self.count + 1) * self.worlds
         used = used if self.count else 0
-        columns = {n: getattr(self, n)[:used].clone() for n in self.COLUMNS}
-        asides = {n: getattr(self, n).state_dict(used) for n in ("cuts", "begins")}
-        about = {"head": self.head, "count": self.count, "previous": self.previous}
-        return {**columns, **asides, **about}
+        state: dict[str, Any] = {"lived": self.lived, "previous": self.previous}
+        apart = self.pieces if self.pieces is not None and self.pieces.where() else None
+        if apart is not None:
+            state["apart"] = apart.write(self.lived)
+        for name in self.COLUMNS:
+            if apart is None or name != "frame":
+                state[name] = getattr(self, name)[:used].clone()
+        return state | {n: getattr(self, n).state_dict(used) for n in ("cuts", "begins")}
 
     COLUMNS = ("frame", "action", "reward", "end", "age")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in self.COLUMNS:
-            getattr(self, name)[: len(state[name])] = state[name].to(self.device)
+            if name in state:
+                getattr(self, name)[: len(state[name])] = state[name].to(self.device)
         self.cuts.load_state_dict(state["cuts"]), self.begins.load_state_dict(state["begins"])
-        self.head, self.count, self.previous = state["head"], state["count"], state["previous"]
+        self.lived, self.previous = state["lived"], state["previous"]
+        if "apart" in state:
+            if self.pieces is None:
+                raise BadInput(
+                    "the frames of this memory are kept beside its checkpoint: resume there"
+                )
+            self.pieces.read(state["apart"], self.lived)

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from torchstone.streams.batches import mix
+from torchstone.streams.players import Memory, Player
 from torchstone.streams.worlds import Worlds
 
-ACTIONS, EPISODES, TURNS = 16, 17, 19  # purposes of `mix`
+ACTIONS, TURNS = 16, 19  # purposes of `mix`
 
 
 class Rollout(NamedTuple):
@@ -33,6 +34,10 @@ class Rollout(NamedTuple):
     returns: list[float]  # of the episodes that ended here
     number: int  # rollouts before this one
     frames: int  # steps of all worlds so far, these included
+    mask: Bool[Tensor, "time worlds actions"] | None = (
+        None  # actions that were valid, if worlds say so
+    )
+    memory: Memory | None = None  # what a recurrent policy remembered before the first step
 
 
 class Rollouts:
@@ -41,7 +46,8 @@ class Rollouts:
     Actions are drawn from a generator seeded by the seed and how many rollouts there were.
 
     Args:
-        policy: has `policy(observation)`, a distribution of `parts.policies`; `kind`, its type; `actions`.
+        policy: has `policy`, which a `Player` asks for a distribution of `parts.policies`; `kind`, the
+            distribution's type; `actions`.
         device: where the policy is; the worlds are on the CPU.
     """
 
@@ -56,27 +62,32 @@ class Rollouts:
     ):
         self.policy, self.worlds, self.length = policy, worlds, length
         self.seed, self.device, self.position = seed, device, 0
+        self.player = Player(policy, worlds, device)
 
     def __iter__(self) -> "Rollouts":
         return self
 
     @torch.no_grad()
     def __next__(self) -> Rollout:
-        worlds, policy, device = self.worlds, self.policy, self.device
+        worlds, policy, device, player = self.worlds, self.policy, self.device, self.player
         generator = torch.Generator().manual_seed(mix(self.seed, ACTIONS, self.position))
+        memory = player.memory
         shape = (self.length, worlds.count, policy.actions)
         noise = policy.kind.noise(shape, generator).to(device).unbind()
-        seen, chosen, steps, cuts, returns = [], [], [], [], []
+        seen, masks, chosen, steps, cuts, returns = [], [], [], [], [], []
         for t in range(self.length):
-            observation = worlds.observation.to(device)
-            action = policy.policy(observation).draw(noise[t])
+            observation, mask = player.look()
+            action = player.ask(policy.policy, observation, mask).draw(noise[t])
             step = worlds.step(action.cpu())
             seen.append(observation)
+            masks.append(mask)
             chosen.append(action)
             steps.append(step[1:4])
             if step.returns or step.observation is not worlds.observation:  # some episode ended
                 returns += step.returns
                 cuts.append(step.observation[step.truncated & ~step.terminated])
+            if memory is not None:
+                player.ended(step.terminated | step.truncated)
         self.position += 1
         reward, terminated, truncated = map(torch.stack, zip(*steps, strict=True))
         return Rollout(
@@ -90,6 +101,8 @@ class Rollouts:
             returns,
             self.position - 1,
             self.position * self.length * worlds.count,
+            stacked(masks),
+            memory,
         )
 
     @property
@@ -98,11 +111,25 @@ class Rollouts:
         return self.worlds.exact
 
     def state_dict(self) -> dict[str, Any]:
-        return {"worlds": self.worlds.state_dict(), "position": self.position}
+        state = {"worlds": self.worlds.state_dict(), "position": self.position}
+        if self.player.memory is not None:
+            state["memory"] = [each.clone() for each in self.player.memory]
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.worlds.load_state_dict(state["worlds"])
         self.position = state["position"]
+        self.player.forget()
+        if "memory" in state and self.worlds.exact:
+            self.player.memory = tuple(each.to(self.device) for each in state["memory"])
+
+
+def stacked(masks: Sequence[Tensor | None]) -> Tensor | None:
+    """Masks of all steps, if there are any; a step of which nothing is said allows all."""
+    known = next((mask for mask in masks if mask is not None), None)
+    if known is None:
+        return None
+    return torch.stack([torch.ones_like(known) if mask is None else mask for mask in masks])
 
 
 class Turns:
@@ -149,66 +176,3 @@ class Turns:
         for actor, saved in zip(self.actors, state["actors"], strict=True):
             actor.load_state_dict(saved)
         self.position = state["position"]
-
-
-class Episodes:
-    """Endless `Rollout`s of one whole episode in each world, all begun anew; after its end a world's rows
-    are blank: reward 0, `terminated`, and `live` tells them.
-
-    Where worlds begin is drawn from the seed and how many rollouts there were, so the whole state is that.
-    """
-
-    def __init__(
-        self,
-        policy: Any,
-        worlds: Worlds,
-        *,
-        seed: int,
-        device: torch.device | str = "cpu",
-    ):
-        self.policy, self.worlds, self.seed, self.device = policy, worlds, seed, device
-        self.position, self.frames = 0, 0
-
-    def __iter__(self) -> "Episodes":
-        return self
-
-    @torch.no_grad()
-    def __next__(self) -> tuple[Rollout, Bool[Tensor, "time worlds"]]:
-        worlds, policy, device = self.worlds, self.policy, self.device
-        worlds.reset(mix(self.seed, EPISODES, self.position))
-        generator = torch.Generator().manual_seed(mix(self.seed, ACTIONS, self.position))
-        going = torch.ones(worlds.count, dtype=torch.bool)
-        rows, lives, returns = [], [], [0.0] * worlds.count
-        ends = worlds.observation.clone()  # what each world's last action led to
-        while going.any():
-            observation = worlds.observation.to(device)
-            noise = policy.kind.noise((worlds.count, policy.actions), generator)
-            action = policy.policy(observation).draw(noise.to(device))
-            step = worlds.step(action.cpu())
-            ended = step.terminated | step.truncated
-            for index, total in zip(ended.nonzero()[:, 0].tolist(), step.returns, strict=True):
-                if going[index]:
-                    returns[index], ends[index] = total, step.observation[index]
-            over = torch.where(going, step.terminated, True)
-            rows.append((observation, action, step.reward * going, over, step.truncated & going))
-            lives.append(going)
-            going = going & ~ended
-        self.position += 1
-        live = torch.stack(lives)
-        self.frames += int(live.sum())
-        seen, chosen, *rest = (torch.stack(column) for column in zip(*rows, strict=True))
-        reward, terminated, truncated = (column.to(device) for column in rest)
-        cut = (truncated & ~terminated).nonzero()[:, 1].cpu()
-        rollout = Rollout(
-            *(seen, chosen, reward, terminated, truncated, ends.to(device), ends[cut].to(device)),
-            *(returns, self.position - 1, self.frames),
-        )
-        return rollout, live.to(device)
-
-    exact = True  # every rollout begins its worlds anew
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position, "frames": self.frames}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position, self.frames = state["position"], state["frames"]

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from torchstone.errors import BadInput
 from torchstone.streams.world_making import gym, make
 from torchstone.streams.world_state import restore, snapshot
+from torchstone.streams.world_wrappers import allowed
 
 
 class Outcome(NamedTuple):
@@ -40,6 +42,7 @@ class Loop:
         self.elapsed, self.totals = [0] * count, [0.0] * count
         self.ledgers = [self._find(env) for env in self.worlds] if wrappers else None
         self.now, self.clock = np.empty((count, *self.shape), self.dtype), 0
+        self.mask: np.ndarray | None = None  # (count, actions), where worlds say what is valid
 
     @staticmethod
     def _find(env: Any) -> Any:
@@ -48,7 +51,7 @@ class Loop:
         return env
 
     def reset(self, seed: int) -> np.ndarray:
-        self.clock, self.now = 0, np.empty_like(self.now)
+        self.clock, self.now, self.mask = 0, np.empty_like(self.now), None
         seeds = np.random.SeedSequence(seed).generate_state(len(self.worlds))
         for index, own in enumerate(seeds):
             self._begin(index, self.now, int(own))
@@ -57,7 +60,7 @@ class Loop:
     def _begin(self, index: int, into: np.ndarray, seed: int | None = None) -> None:
         world = self.worlds[index]
         try:
-            observation, _ = world.reset(seed=seed)
+            observation, about = world.reset(seed=seed)
             changed = world.observation_space is not self.observations and (
                 world.observation_space != self.observations
             )
@@ -69,11 +72,15 @@ class Loop:
                 f"{self.clock}: it was {self.observations}"
             )
         into[index] = observation
+        if "action_mask" in about:
+            self._allow(index, about)
         self.elapsed[index], self.totals[index] = 0, 0.0
 
     def step(self, actions: np.ndarray) -> Outcome:
         self.clock += 1
         count = len(self.worlds)
+        if self.mask is not None:  # what a world does not speak of is allowed
+            self.mask = np.ones_like(self.mask)
         after, reward = np.empty_like(self.now), np.empty(count, np.float32)
         terminated, truncated = np.zeros(count, bool), np.zeros(count, bool)
         ended, returns = [], []
@@ -81,7 +88,7 @@ class Loop:
         elapsed, totals, limit, shape = self.elapsed, self.totals, self.limit, self.shape
         for index, world in enumerate(self.worlds):
             try:
-                observation, gained, over, cut, _ = world.step(chosen[index])
+                observation, gained, over, cut, about = world.step(chosen[index])
             except Exception as error:
                 raise self._failed(index, f"on action {chosen[index]}", error) from error
             if np.shape(observation) != shape:
@@ -97,6 +104,8 @@ class Loop:
             if over or cut:
                 terminated[index], truncated[index] = over, cut
                 ended.append(index)
+            elif "action_mask" in about:
+                self._allow(index, about)
         if not ended:
             self.now = after
             return Outcome(after, reward, terminated, truncated, after, returns)
@@ -107,6 +116,15 @@ class Loop:
             self._begin(index, now)
         self.now = now
         return Outcome(after, reward, terminated, truncated, now, returns)
+
+    def _allow(self, index: int, about: dict) -> None:
+        count = int(getattr(self.actions, "n", 0))
+        if not count:
+            return
+        where = f"{self.spec}: world {index} gave at step {self.clock}"
+        if self.mask is None:
+            self.mask = np.ones((len(self.worlds), count), bool)
+        self.mask[index] = allowed(about, count, where)
 
     def _failed(self, index: int, when: str, error: Exception) -> BadInput:
         said = " ".join(str(error).split()) or "no message"
@@ -120,9 +138,11 @@ class Loop:
             "worlds": [snapshot(world) for world in self.worlds],
             "elapsed": list(self.elapsed),
             "totals": [float(total) for total in self.totals],
+            "mask": None if self.mask is None else torch.from_numpy(self.mask.copy()),
         }
 
     def load_state_dict(self, state: dict[str, Any], now: np.ndarray) -> None:
+        self.mask = None if state["mask"] is None else state["mask"].numpy().copy()
         for world, saved in zip(self.worlds, state["worlds"], strict=True):
             restore(world, saved)
         self.elapsed, self.totals, self.now = list(state["elapsed"]), list(state["totals"]), now
@@ -137,6 +157,8 @@ class Loop:
 
 class CartPoles:
     """Gymnasium's own vector form of CartPole: the same equations on arrays."""
+
+    mask = None
 
     def __init__(self, spec: str, count: int, limit: int | None):
         form = gym().make_vec(spec, count, vectorization_mode="vector_entry_point").unwrapped

@@ -60,6 +60,10 @@ def make(spec: str, wrappers: Sequence[str], limit: int | None, **options: Any) 
         env = env.env
     if wrappers:
         env = _ledger(env)
+    if "action_mask" in (getattr(env.observation_space, "spaces", None) or ()):
+        from torchstone.streams.world_wrappers import unmasked
+
+        env = unmasked(env)
     for name in wrappers:
         env = _wrapped(env, name)
     if not isinstance(env.observation_space, gymnasium.spaces.Box):
@@ -69,9 +73,10 @@ def make(spec: str, wrappers: Sequence[str], limit: int | None, **options: Any) 
 
 def _wrapped(env: Any, text: str) -> Any:
     name, *arguments = text.split(":")
-    from torchstone.streams.atari import WRAP
+    from torchstone.streams import atari, world_wrappers
 
-    known = {n: w for n, w in vars(gym().wrappers).items() if isinstance(w, type)} | WRAP
+    known: dict[str, Any] = {n: w for n, w in vars(gym().wrappers).items() if isinstance(w, type)}
+    known |= {**atari.WRAP, **world_wrappers.WRAP}
     if name not in known:
         raise BadInput(f"no wrapper {name!r}: {nearest(name, known)}")
     try:

@@ -1,12 +1,13 @@
 """What agents that learn from what they remember have around their learning rule."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchstone.engine.device import pick
+from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.parts.exploration import falling
 from torchstone.streams.experience import Drawn, Experience, Priorities
@@ -64,6 +65,20 @@ def experience(
         beta=falling(recipe.beta, 1.0, recipe.steps) if alpha else None,
         seed=recipe.seed,
     )
+
+
+def off_policy(
+    model: nn.Module,
+    recipe: Any,
+    stream: Experience,
+    update: Callable[[Drawn], Mapping],
+    state: dict[str, Any],
+    made_with: dict[str, Any],
+) -> Run:
+    """`on_policy.on_policy`'s Run, which keeps a large memory beside its checkpoints."""
+    run = on_policy.on_policy(model, recipe, stream, update, state, made_with)
+    stream.memory.beside(lambda: run.folder)
+    return run
 
 
 def minibatches(drawn: Drawn, size: int, *more: Tensor | None) -> Iterator[tuple]:

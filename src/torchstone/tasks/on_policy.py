@@ -2,16 +2,20 @@
 the worlds' shapes, judgement by greedy episodes, and a card to play by."""
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from torchstone.engine.device import pick
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
+from torchstone.parts.returns import successors
 from torchstone.streams.batches import mix
+from torchstone.streams.rollouts import Rollout
 from torchstone.streams.worlds import Kind, Worlds, needs
 from torchstone.tasks.play import TEST, VALIDATION, Judge, play, said
 
@@ -75,7 +79,9 @@ def on_policy(
         "episodes": recipe.episodes,
         "exact": stream.exact,  # whether resuming goes on in the very episodes that were cut off
     }
+    note = f"{recipe.data} of Gymnasium {version('gymnasium')}"
     card = {"task": "play", "variant": recipe.variant, "arguments": made_with, "world": world}
+    card["data"] = note if stream.exact else f"{note}; resuming begins new episodes"
 
     def report(folder: Path) -> None:
         play(model, card, episodes=1, video=folder / "episode.mp4")
@@ -90,6 +96,46 @@ def on_policy(
         report=report if recipe.film else None,
         card=card,
     )
+
+
+def rows(rollout: Rollout, each: Tensor) -> Tensor:
+    """`(time, worlds, …)` as what is drawn into minibatches: a row a step; of a policy that remembers, a
+    row a world, its steps in order."""
+    return each.flatten(0, 1) if rollout.memory is None else each.transpose(0, 1)
+
+
+def timed(rollout: Rollout, each: Tensor) -> Tensor:
+    """Rows as `(time, worlds, …)` again."""
+    if rollout.memory is None:
+        return each.unflatten(0, rollout.reward.shape)
+    return each.transpose(0, 1)
+
+
+def asked(rollout: Rollout) -> list[Any]:
+    """Rows of what a network's `both` takes: observations, what was valid, and to remember by, where
+    episodes begin and what was remembered before."""
+    mask = None if rollout.mask is None else rows(rollout, rollout.mask)
+    seen: list[Any] = [rows(rollout, rollout.observation), mask]
+    if rollout.memory is None:
+        return seen
+    ended = rollout.terminated | rollout.truncated
+    # what ended before the first step is forgotten already
+    starts = torch.cat([torch.zeros_like(ended[:1]), ended[:-1]])
+    return [*seen, rows(rollout, starts), *(each.transpose(0, 1) for each in rollout.memory)]
+
+
+@torch.no_grad()
+def following(
+    model: Any, rollout: Rollout, seen: list[Any], value: Float[Tensor, "time worlds"]
+) -> Float[Tensor, "time worlds"]:
+    """What the state that each step led to is thought to be worth (see `parts.returns`); `seen` is `asked`."""
+    terminated, truncated = rollout.terminated, rollout.truncated
+    if rollout.memory is None:
+        ahead = model.value(torch.cat([rollout.last, rollout.cuts]))
+    else:
+        ahead = model.ahead(seen, rollout.last, rollout.cuts, truncated & ~terminated)
+    worlds = len(rollout.last)
+    return successors(value, ahead[:worlds], ahead[worlds:], terminated, truncated)
 
 
 def progress(stream_batch: Any) -> dict[str, torch.Tensor | float]:

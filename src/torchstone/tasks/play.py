@@ -1,6 +1,6 @@
 """What an agent is worth: the returns of whole episodes, played greedily in worlds of their own.
 
-A network that plays has `greedy(observation) -> actions`. Its card says `world`: spec, wrappers, limit.
+A network that plays has `greedy(observation) -> actions` (see `streams.players`). Its card says `world`: spec, wrappers, limit.
 """
 
 import math
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from torchstone.errors import BadInput
+from torchstone.streams.players import Player
 from torchstone.streams.worlds import Worlds, spaces
 
 VALIDATION, TEST = 10_007, 20_011  # seeds, the same for every run: all are asked the same questions
@@ -42,11 +43,14 @@ class Judge:
             self.worlds = Worlds(*self.made, **self.options)
         worlds = self.worlds
         worlds.reset(seed)
+        player = Player(model, worlds, self.device)
         returns: dict[int, float] = {}
         while len(returns) < worlds.count:
-            step = worlds.step(model.greedy(worlds.observation.to(self.device)).cpu())
+            step = worlds.step(player.greedy())
             if step.returns:
-                ended = (step.terminated | step.truncated).nonzero()[:, 0].tolist()
+                over = step.terminated | step.truncated
+                player.ended(over)
+                ended = over.nonzero()[:, 0].tolist()
                 for index, total in zip(ended, step.returns, strict=True):
                     returns.setdefault(index, total)
         return [returns[index] for index in range(worlds.count)]
@@ -119,8 +123,9 @@ def _film(model: Any, world: dict[str, Any], file: Path, seed: int, device: Any)
             raise
         raise BadInput(f"{world['spec']} cannot be filmed: {error}") from error
     total: list[float] = []
+    player = Player(model, worlds, device)
     while not total:
-        step = worlds.step(model.greedy(worlds.observation.to(device)).cpu())
+        step = worlds.step(player.greedy())
         total = step.returns
         if not total:  # after the last step the world has begun anew
             frames.append(_even(worlds.frame()))

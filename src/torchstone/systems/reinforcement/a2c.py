@@ -38,9 +38,11 @@ from torchstone.engine.device import pick
 from torchstone.engine.run import Run
 from torchstone.parts.actor_critic import ActorCritic
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.parts.returns import gae, successors
+from torchstone.parts.recurrent_actor import RecurrentActorCritic
+from torchstone.parts.returns import gae
 from torchstone.streams.rollouts import Rollout, Rollouts, Turns
 from torchstone.systems import Variant
+from torchstone.systems.recurrent.lstm import CELL
 from torchstone.tasks import on_policy, play
 from torchstone.tasks.flat import Flat, gradient_of
 
@@ -78,30 +80,36 @@ RECIPES = {
     # torchstone train a2c   500,000 steps, 40 seconds of one core; return ≥ 475
     "cartpole": CARTPOLE,
     # torchstone train a2c/a3c   200,000 steps of 8 actors in turns
-    "a3c": replace(CARTPOLE, actors="stale", steps=40_000),
+    "a3c": replace(CARTPOLE, actors="stale", anneal=True, steps=40_000),
     # for tests: seconds
-    "smoke": replace(CARTPOLE, steps=600, lr=3e-3, episodes=8, film=False),
+    "smoke": replace(CARTPOLE, steps=450, length=16, lam=0.95, lr=3e-3, episodes=8, film=False),
 }
 
 MARGIN = ("return", 60.0)
 
-VARIANTS = {"a2c": Variant(partial(ActorCritic, observations=(4,), actions=2), (4,))}
+FRAMES = {"observations": (4, 84, 84), "actions": 4, "eyes": "small"}
+VARIANTS = {
+    "a2c": Variant(partial(ActorCritic, observations=(4,), actions=2), (4,)),
+    "a2c_lstm": Variant(partial(RecurrentActorCritic, CELL, observations=(4,), actions=2), (16, 4)),
+    # the paper's two networks for Atari (section 5.1)
+    "a3c_atari": Variant(partial(ActorCritic, **FRAMES), (4, 84, 84)),
+    "a3c_atari_lstm": Variant(partial(RecurrentActorCritic, CELL, **FRAMES), (16, 4, 84, 84)),
+}
 
 
 def loss(model: Any, rollout: Rollout, recipe: Recipe) -> dict[str, Tensor]:
     """The gradients' potential: its derivatives are those of the docstring."""
-    length, worlds = rollout.reward.shape
-    policy, value = model.both(rollout.observation.flatten(0, 1))
+    seen = on_policy.asked(rollout)
+    policy, value = model.both(*seen)
     with torch.no_grad():
-        guess = value.view(length, worlds)
-        ahead = model.value(torch.cat([rollout.last, rollout.cuts]))
-        terminated, truncated = rollout.terminated, rollout.truncated
-        following = successors(guess, ahead[:worlds], ahead[worlds:], terminated, truncated)
-        ended = terminated | truncated
+        guess = on_policy.timed(rollout, value)
+        following = on_policy.following(model, rollout, seen, guess)
+        ended = rollout.terminated | rollout.truncated
         # R_t - V(s_t), where λ is 1
         advantage = gae(rollout.reward, guess, following, ended, recipe.gamma, recipe.lam)
-        target = (advantage + guess).flatten()
-    gain = (policy.log_prob(rollout.action.flatten(0, 1)) * advantage.flatten()).mean()
+        advantage = on_policy.rows(rollout, advantage)
+        target = advantage + value
+    gain = (policy.log_prob(on_policy.rows(rollout, rollout.action)) * advantage).mean()
     error = (target - value).square().mean()
     entropy = policy.entropy().mean()
     total = recipe.value * error - gain - recipe.entropy * entropy
@@ -152,8 +160,16 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield on_policy.on_policy(model, recipe, stream, update, state, made_with)
 
 
+def count(variant: str, **arguments) -> int:
+    with torch.device("meta"):
+        return parameters(VARIANTS[variant].make(**arguments))
+
+
 FACTS = [
-    Fact("CartPole network parameters", lambda: parameters(VARIANTS["a2c"].make()), 9155),
+    Fact("CartPole network parameters", partial(count, "a2c"), 9155),
+    # two biases a gate, as torch's LSTM has; with one there are 1,024 fewer
+    Fact("A3C-LSTM parameters, 4 actions", partial(count, "a3c_atari_lstm"), 1_203_765),
+    Fact("A3C-LSTM parameters, 6 actions", partial(count, "a3c_atari_lstm", actions=6), 1_204_279),
 ]
 
 evaluate, play = play.evaluate, play.play

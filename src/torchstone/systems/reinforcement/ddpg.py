@@ -254,7 +254,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
     state = {"critic_optimiser": critic.optimiser, "actor_optimiser": actor.optimiser}
     state["copy"] = copy
-    yield on_policy.on_policy(model, recipe, stream, update, state, made_with)
+    yield off_policy.off_policy(model, recipe, stream, update, state, made_with)
 
 
 def count(part: str, variant: str = "ddpg", **arguments) -> int:

@@ -279,7 +279,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     state: dict[str, Any] = {"optimiser": step.optimiser}
     if recipe.target:
         state["frozen"] = frozen
-    yield on_policy.on_policy(model, recipe, stream, update, state, made_with)
+    yield off_policy.off_policy(model, recipe, stream, update, state, made_with)
 
 
 def count(variant: str, **arguments) -> int:

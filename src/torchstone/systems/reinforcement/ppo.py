@@ -13,7 +13,9 @@ beyond 1 ± ε, and several epochs of minibatches over the same rollout do no ha
     Â_t    = δ_t + γλ Â_{t+1},   δ_t = r_t + γ V(s_{t+1}) - V(s_t)                   equations 11, 12
 
 Shapes: observations `(batch, *shape)`, actions `(batch,)` or `(batch, n)`; `forward` gives logits (or means
-and log deviations) and values.
+and log deviations) and values. `ppo_recurrent` reads `(batch, time, *shape)`: an LSTM is between eyes and
+heads, a minibatch is whole worlds, and their episodes are read again from what was remembered when the
+rollout began. Actions that a world says are invalid (`action_mask`) have probability 0.
 
 What differs from the paper, as in the implementations that its figures are compared with (Huang et al.
 2022, "The 37 implementation details"): orthogonal initialisation, advantages normalised in each
@@ -23,7 +25,7 @@ is worth what its last state is thought to be worth, not 0; with `scaled`, what 
 are divided by changes between rollouts, not within them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -36,11 +38,13 @@ from torchstone.engine.device import pick
 from torchstone.engine.run import Run
 from torchstone.parts.actor_critic import ActorCritic
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.parts.returns import gae, successors
+from torchstone.parts.recurrent_actor import RecurrentActorCritic
+from torchstone.parts.returns import gae
 from torchstone.parts.running import ReturnScale
 from torchstone.streams.batches import mix
 from torchstone.streams.rollouts import Rollout, Rollouts
 from torchstone.systems import Variant
+from torchstone.systems.recurrent.lstm import CELL
 from torchstone.tasks import on_policy, play
 from torchstone.tasks.flat import Flat
 
@@ -55,14 +59,17 @@ class Recipe:
     wrappers: tuple[str, ...] = ()  # around it, innermost first: Name or Name:argument=value
     limit: int | None = None  # steps after which an episode is cut, if not the environment's own
     variant: str = "ppo"  # which network
-    hidden: tuple[int, ...] = (64, 64)  # widths of policy and value network
+    hidden: tuple[int, ...] = (
+        64,
+        64,
+    )  # widths of policy and value network; a memory is as the last
     activation: str = "tanh"  # tanh or relu
     scaled: bool = False  # observations and rewards normalised by what was seen of them
     deviation: float = 0.0  # log standard deviation a continuous policy begins with
     worlds: int = 8  # played side by side
     length: int = 32  # steps of each world between updates
     epochs: int = 20  # passes over a rollout
-    batch: int = 256  # steps in a minibatch
+    batch: int = 256  # steps in a minibatch; of a policy that remembers, in whole worlds
     gamma: float = 0.98  # discount γ
     lam: float = 0.8  # λ of the advantages
     clip: float = 0.2  # ε: how far a probability may change for gain
@@ -87,9 +94,9 @@ ATARI = replace(BENT, variant="ppo_atari", wrappers=EYES, scaled=False, length=1
 RECIPES = {
     # torchstone train ppo   99,840 steps, 16 seconds of one core; return ≥ 475 on all seeds
     "cartpole": CARTPOLE,
-    # torchstone train ppo/acrobot   249,856 steps; return ≥ -90
+    # torchstone train ppo/acrobot   249,856 steps, a minute; return -79 (seed 0)
     "acrobot": replace(BENT, data="Acrobot-v1", worlds=16, length=128, batch=256, steps=122),
-    # torchstone train ppo/lunarlander   999,424 steps; return ≥ 200
+    # torchstone train ppo/lunarlander   999,424 steps, 3 to 8 minutes; return 250 to 261 (seeds 0 to 2)
     "lunarlander": replace(
         CARTPOLE,
         data="LunarLander-v3",
@@ -106,16 +113,40 @@ RECIPES = {
     ),
     # torchstone train ppo/pendulum   98,304 steps
     "pendulum": replace(
-        MUJOCO, data="Pendulum-v1", worlds=4, length=512, gamma=0.9, lr=1e-3, steps=48
+        MUJOCO,
+        data="Pendulum-v1",
+        activation="relu",
+        worlds=4,
+        length=512,
+        epochs=20,
+        batch=256,
+        gamma=0.9,
+        lr=1e-3,
+        steps=48,
     ),
-    # torchstone train ppo/hopper   999,424 steps; --data HalfCheetah-v5 and the like too
+    # torchstone train ppo/hopper   999,424 steps, 24 minutes; return 3,288 (seed 0); --data
+    # HalfCheetah-v5 and the like too
     "hopper": replace(MUJOCO, data="Hopper-v5"),
-    # torchstone train ppo/pong   9,999,360 steps; hours of a GPU; return ≥ 18
+    # torchstone train ppo/pong   9,999,360 steps, for a GPU; unmeasured
     "pong": replace(
         ATARI, data="ALE/Pong-v5", batch=256, entropy=0.01, lr=2.5e-4, clip=0.1, steps=9765
     ),
+    # torchstone train ppo/cartpole_memory   40,960 steps without velocities, 30 seconds of one core;
+    # return 500 (seeds 0 to 2); with `--variant ppo`, which remembers nothing, 42 and 38 (seeds 0, 1)
+    "cartpole_memory": replace(
+        CARTPOLE,
+        variant="ppo_recurrent",
+        wrappers=("PartialObservation:keep=0,2",),
+        length=128,
+        epochs=10,
+        batch=256,
+        lam=0.95,
+        gamma=0.99,
+        scaled=True,
+        steps=40,
+    ),
     # for tests: seconds
-    "smoke": replace(CARTPOLE, steps=40, epochs=10, anneal=False, episodes=8, film=False),
+    "smoke": replace(CARTPOLE, steps=80, epochs=10, anneal=False, episodes=8, film=False),
 }
 
 MARGIN = ("return", 60.0)
@@ -126,15 +157,21 @@ VARIANTS = {
         partial(ActorCritic, observations=(11,), actions=3, continuous=True), (11,)
     ),
     "ppo_atari": Variant(partial(ActorCritic, observations=(4, 84, 84), actions=4), (4, 84, 84)),
+    "ppo_recurrent": Variant(
+        partial(RecurrentActorCritic, CELL, observations=(4,), actions=2), (16, 4)
+    ),
 }
 
+Network = ActorCritic | RecurrentActorCritic
+# states and what else `Network.both` takes; then actions, old log π and V, Â and V^targ. A row is a step,
+# or if the network remembers, a world: all its steps in order
+Rows = list[Any]
 
-def loss(
-    model: ActorCritic, rows: Sequence[Tensor], recipe: Recipe, clip: float
-) -> dict[str, Tensor]:
-    """L of a minibatch: states, actions, old log π and V, Â and V^targ."""
-    observation, action, old, old_value, advantage, target = rows
-    policy, value = model.both(observation)
+
+def loss(model: Network, rows: Rows, recipe: Recipe, clip: float) -> dict[str, Tensor]:
+    """L of a minibatch."""
+    *seen, action, old, old_value, advantage, target = rows
+    policy, value = model.both(*seen)
     # r_t(θ)
     ratio = (policy.log_prob(action) - old).exp()
     # L^CLIP
@@ -151,11 +188,12 @@ def loss(
 
 
 @torch.no_grad()
-def moved(model: ActorCritic, rows: Sequence[Tensor], clip: float) -> dict[str, Tensor]:
-    """How far an update went: KL(old, new) (Schulman's k3: no bias, never negative), and what share of
-    probabilities is beyond the clip; entropy, and how much of the returns' variance the value explains."""
-    observation, action, old, value, _, target = rows
-    policy = model.policy(observation)
+def moved(model: Network, rows: Rows, clip: float) -> dict[str, Tensor]:
+    """How far an update went, by its last minibatch: KL(old, new) (Schulman's k3: no bias, never negative),
+    and what share of probabilities is beyond the clip; entropy, and how much of the returns' variance the
+    value explained."""
+    *seen, action, old, value, _, target = rows
+    policy, _ = model.both(*seen)
     change = policy.log_prob(action) - old
     ratio = change.exp()
     return {
@@ -166,40 +204,39 @@ def moved(model: ActorCritic, rows: Sequence[Tensor], clip: float) -> dict[str, 
     }
 
 
-def minibatches(rows: Sequence[Tensor], recipe: Recipe, number: int) -> Iterator[list[Tensor]]:
+def minibatches(rows: Rows, recipe: Recipe, number: int) -> Iterator[Rows]:
     """Each epoch all rows once, in an order drawn by the seed and the update's `number`; advantages
     normalised in each minibatch."""
+    count, steps = len(rows[-1]), rows[-1][0].numel()
+    size = max(recipe.batch // steps, 1)
     shuffle = torch.Generator().manual_seed(mix(recipe.seed, SHUFFLE, number))
-    whole = _normalised(rows) if len(rows[0]) <= recipe.batch else None
+    whole = _normalised(rows) if count <= size else None
     for _ in range(recipe.epochs):
         if whole is not None:  # no order matters
             yield whole
             continue
-        order = torch.randperm(len(rows[0]), generator=shuffle).to(rows[0].device)
-        for chosen in order.split(recipe.batch):
-            yield _normalised([row[chosen] for row in rows])
+        order = torch.randperm(count, generator=shuffle).to(rows[-1].device)
+        for chosen in order.split(size):
+            yield _normalised([None if row is None else row[chosen] for row in rows])
 
 
-def _normalised(rows: Sequence[Tensor]) -> list[Tensor]:
+def _normalised(rows: Rows) -> Rows:
     *others, advantage, target = rows
     return [*others, (advantage - advantage.mean()) / (advantage.std() + 1e-8), target]
 
 
 @torch.no_grad()
-def rows_of(model: ActorCritic, rollout: Rollout, recipe: Recipe) -> list[Tensor]:
+def rows_of(model: Network, rollout: Rollout, recipe: Recipe) -> Rows:
     """A rollout as the rows that minibatches are drawn from: what `loss` takes."""
-    length, worlds = rollout.reward.shape
-    observation = rollout.observation.flatten(0, 1)
-    action = rollout.action.flatten(0, 1)
-    policy, value = model.both(observation)
-    ahead = model.value(torch.cat([rollout.last, rollout.cuts]))
-    value = value.view(length, worlds)
-    terminated, truncated = rollout.terminated, rollout.truncated
-    following = successors(value, ahead[:worlds], ahead[worlds:], terminated, truncated)
-    ended = terminated | truncated
-    advantage = gae(rollout.reward, value, following, ended, recipe.gamma, recipe.lam)
-    columns = (value, advantage, advantage + value)
-    return [observation, action, policy.log_prob(action), *(c.flatten() for c in columns)]
+    seen = on_policy.asked(rollout)
+    action = on_policy.rows(rollout, rollout.action)
+    policy, value = model.both(*seen)
+    guess = on_policy.timed(rollout, value)
+    following = on_policy.following(model, rollout, seen, guess)
+    ended = rollout.terminated | rollout.truncated
+    advantage = gae(rollout.reward, guess, following, ended, recipe.gamma, recipe.lam)
+    advantage = on_policy.rows(rollout, advantage)
+    return [*seen, action, policy.log_prob(action), value, advantage, advantage + value]
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
@@ -236,8 +273,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
         for minibatch in minibatches(rows, recipe, rollout.number):
             metrics = step(minibatch)
         if recipe.scaled:  # for the next rollout
-            model.scale.take(rows[0])
-        return {**metrics, **moved(model, rows, clip), **on_policy.progress(rollout)}
+            model.scale.take(rollout.observation.flatten(0, 1))
+        return {**metrics, **moved(model, minibatch, clip), **on_policy.progress(rollout)}
 
     yield on_policy.on_policy(model, recipe, stream, update, state, made_with)
 

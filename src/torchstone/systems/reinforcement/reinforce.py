@@ -37,7 +37,8 @@ from torchstone.engine.run import Run
 from torchstone.parts.actor_critic import ActorCritic
 from torchstone.parts.facts import Fact, Pair, parameters
 from torchstone.parts.returns import discounted, successors
-from torchstone.streams.rollouts import Episodes, Rollout
+from torchstone.streams.episodes import Episodes
+from torchstone.streams.rollouts import Rollout
 from torchstone.systems import Variant
 from torchstone.tasks import on_policy, play
 from torchstone.tasks.flat import Flat, gradient_of
@@ -70,7 +71,7 @@ class Recipe:
 
 CARTPOLE = Recipe()
 RECIPES = {
-    # torchstone train reinforce   2,000 episodes; return ≥ 475
+    # torchstone train reinforce   2,000 episodes, 100 seconds; return 500 (seed 0)
     "cartpole": CARTPOLE,
     # torchstone train reinforce/plain   the same without a baseline, to see what it does
     "plain": replace(CARTPOLE, baseline="none"),
@@ -131,7 +132,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
         estimates, losses, errors, entropies = [], [], [], []
         for world in range(len(rollout.last)):
             there = live[:, world]
-            policy, value = model.both(rollout.observation[there, world])
+            mask = None if rollout.mask is None else rollout.mask[there, world]
+            policy, value = model.both(rollout.observation[there, world], mask)
             log_prob = policy.log_prob(rollout.action[there, world])
             # Σ_t log π(a_t|s_t) (G_t - b(s_t))
             gain = (log_prob * given[there, world]).sum()
