@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from torchstone.errors import BadInput
-from torchstone.streams import pieces
 from torchstone.streams import replay as replay_module
+from torchstone.streams import spilled
 from torchstone.streams.experience import Experience, Priorities
 from torchstone.streams.replay import Replay
 from torchstone.streams.worlds import Step, Worlds
@@ -137,7 +137,7 @@ def checkpoints(tmp_path, monkeypatch, worlds: int, stack: int):
     """A memory whose frames are kept beside, its life, and how to make another that looks there."""
     monkeypatch.setattr(replay_module, "LARGE", 0)
     life = Life(worlds, stack)
-    monkeypatch.setattr(pieces, "PIECE", 7 * worlds * (life.now[0].nbytes // max(stack, 1)))
+    monkeypatch.setattr(spilled, "PIECE", 7 * worlds * (life.now[0].nbytes // max(stack, 1)))
 
     def made() -> Replay:
         other = memory(life, 40 * worlds)

@@ -10,6 +10,7 @@ import torch
 
 from torchstone.engine.run import Clock, fit
 from torchstone.errors import BadInput, Interrupted
+from torchstone.streams import replay, spilled
 from torchstone.systems.reinforcement import dqn
 from torchstone.tasks import off_policy
 
@@ -244,10 +245,17 @@ def test_duelling_centres_advantages():
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{}, {"alpha": 0.6, "n": 2}, {"data": "Acrobot-v1", "worlds": 2, "double": True}],
+    ("changes", "beside"),
+    [
+        ({}, False),
+        ({"alpha": 0.6, "n": 2}, False),
+        ({"data": "Acrobot-v1", "worlds": 2, "double": True}, False),
+        ({"length": 48}, True),
+    ],
 )
-def test_a_run_cut_off_goes_on_to_the_bit(changes, tmp_path):
+def test_a_run_cut_off_goes_on_to_the_bit(changes, beside, tmp_path, monkeypatch):
+    if beside:  # the frames are kept beside the checkpoints
+        monkeypatch.setattr(replay, "LARGE", 0), monkeypatch.setattr(spilled, "PIECE", 16 * 32)
     recipe = dataclasses.replace(SMOKE, steps=12, gradients=4, memory=600, **changes)
     whole = next(dqn.build(recipe))
     fit(whole, tmp_path / "whole", quiet=True)
@@ -268,8 +276,10 @@ def test_a_run_cut_off_goes_on_to_the_bit(changes, tmp_path):
             p.add_(1)
     fit(again, tmp_path / "cut", quiet=True)
     ours, theirs = (torch.load(tmp_path / n / "checkpoint/state.pt") for n in ("whole", "cut"))
-    for name in ("frame", "action", "reward", "end"):
+    for name in ("action", "reward", "end") if beside else ("frame", "action", "reward", "end"):
         assert torch.equal(ours["stream"]["memory"][name], theirs["stream"]["memory"][name]), name
+    assert torch.equal(whole.stream.memory.frame, again.stream.memory.frame)
+    assert any((tmp_path / "cut").glob("memory/*.bin")) == beside
     models = [run.state["model"].parameters() for run in (whole, again)]
     assert all(torch.equal(a, b) for a, b in zip(*models, strict=True))
     print(changes, len(whole.stream.memory), "steps held", whole.stream.frames, "lived")

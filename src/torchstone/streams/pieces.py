@@ -1,110 +1,79 @@
-"""A ring too large to be written with every checkpoint: its frames beside them, in pieces written once."""
+"""Batches of whole pieces of music, without end; their whole state is how many were drawn."""
 
-import hashlib
-import os
-from collections import deque
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from torchstone.errors import BadInput, NotSaved
+from torchstone.errors import BadInput
+from torchstone.streams.batches import AUGMENTATION, Order, mix
+from torchstone.streams.midi import KEYS, Frames
 
-FOLDER = "memory"  # of a run folder
-LARGE = 2**26  # bytes of a ring that are still written whole
-PIECE = 2**25  # bytes, more or less
+
+def padded(
+    pieces: Sequence[Frames],
+) -> tuple[Float[Tensor, "pieces longest 88"], Int64[Tensor, " pieces"]]:
+    """Pieces side by side, silence after the shorter ones; and their lengths."""
+    lengths = torch.tensor([len(piece) for piece in pieces])
+    return torch.nn.utils.rnn.pad_sequence([p.float() for p in pieces], True), lengths
 
 
 class Pieces:
-    """The slots of a ring, numbered from the first one ever written, `size` of them to a file.
+    """Endless (frames, lengths): float32 (share, longest, 88), 1 where a key sounds, and int64 (share,).
 
-    A piece is written when its last slot is settled, before the checkpoint that names it and its digest;
-    it is let go when neither that checkpoint nor the two before it reach so far back. So a process killed
-    at any moment leaves a checkpoint with all its pieces, and the checkpoint before that too.
-
-    Args:
-        ring: `(slots × worlds, …)`, worlds side by side.
-        where: the run's folder, or None while there is none.
+    Each epoch is a permutation fixed by `seed` and its number. With `transpose` each piece is moved by
+    as many semitones up or down, or fewer, drawn by `seed` and position, as its keys allow. `batch`
+    counts the pieces of all `world` processes; the state is how many were drawn.
     """
 
-    def __init__(self, ring: Tensor, worlds: int, where: Callable[[], Path | None]):
-        self.ring, self.where = ring.unflatten(0, (-1, worlds)), where
-        self.slots = len(self.ring)
-        self.size = max(1, min(PIECE // self.ring[0].nbytes, self.slots // 2))
-        self.digests: dict[int, str] = {}
-        self.saved: deque[int] = deque(maxlen=2)  # slots lived through by the last checkpoints
+    def __init__(
+        self,
+        pieces: Sequence[Frames],
+        batch: int,
+        *,
+        seed: int,
+        transpose: int = 0,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+    ):
+        if batch < 1 or batch % world:
+            raise BadInput(
+                f"a batch of {batch} cannot be shared by {world} processes; use a multiple"
+            )
+        if not 0 <= transpose < KEYS:
+            raise BadInput(f"pieces are moved by 0 semitones or more, not {transpose}")
+        self.pieces, self.batch, self.seed = pieces, batch, seed
+        self.transpose, self.device = transpose, device
+        self.share = slice(rank * (batch // world), (rank + 1) * (batch // world))
+        self.order = Order(len(pieces), [(0, batch)], seed, torch.device("cpu"))
+        self.position = 0
 
-    def write(self, lived: int) -> dict[str, Any]:
-        """Settle slots before `lived`; what no piece has, and the slot `lived` itself, is in the state.
+    def __iter__(self) -> "Pieces":
+        return self
 
-        Raises:
-            NotSaved: the system refuses to write.
-        """
-        root, done = self.where(), lived // self.size
-        assert root is not None
-        # the oldest slot in the ring is lived + 1 - slots: `lived` has taken the place of the one before
-        held = range(max(lived + 1 - self.slots, 0) // self.size, done)
-        try:
-            (root / FOLDER).mkdir(parents=True, exist_ok=True)
-            lacking = [number for number in held if number not in self.digests]
-            for number in lacking:
-                self.digests[number] = self._put(root / FOLDER / name(number), number)
-            if lacking and os.name != "nt":  # their names too
-                handle = os.open(root / FOLDER, os.O_RDONLY)
-                os.fsync(handle), os.close(handle)
-            oldest = self.saved[0] if len(self.saved) == 2 else 0
-            reach = max(oldest + 1 - self.slots, 0) // self.size
-            for file in (root / FOLDER).glob("*.bin"):
-                if int(file.stem) < reach:
-                    file.unlink(missing_ok=True)
-        except OSError as error:
-            said = f"could not write the memory in {root / FOLDER}: {error.strerror or error}"
-            raise NotSaved(f"{said}; make room, then: torchstone resume {root}") from error
-        self.saved.append(lived)
-        self.digests = {number: self.digests[number] for number in held}
-        rest = self._at(done * self.size, lived + 1).clone()
-        return {"pieces": dict(self.digests), "size": self.size, "rest": rest}
+    def __next__(self) -> tuple[Float[Tensor, "share longest 88"], Int64[Tensor, " share"]]:
+        chosen = [self.pieces[i] for i in self.order.index(self.position).tolist()]
+        generator = torch.Generator().manual_seed(mix(self.seed, AUGMENTATION, self.position))
+        moves = torch.rand(self.batch, generator=generator).tolist()
+        if self.transpose:
+            chosen = [moved(p, self.transpose, at) for p, at in zip(chosen, moves, strict=True)]
+        self.position += self.batch
+        frames, lengths = padded(chosen[self.share])
+        return frames.to(self.device), lengths
 
-    def read(self, state: dict[str, Any], lived: int) -> None:
-        """Put back what `write` kept.
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
 
-        Raises:
-            BadInput: a piece is missing or altered.
-        """
-        root, self.size = self.where(), state["size"]
-        self.digests = dict(state["pieces"])
-        self.saved.clear()
-        self.saved.append(lived)
-        for number, digest in sorted(self.digests.items()):  # the newer over the older
-            file = (root or Path()) / FOLDER / name(number)
-            data = bytearray(file.read_bytes()) if file.exists() else bytearray()
-            if hashlib.sha256(data).hexdigest() != digest:
-                raise BadInput(f"{file}, which the checkpoint needs, is missing or altered")
-            piece = torch.frombuffer(data, dtype=self.ring.dtype).view(-1, *self.ring.shape[1:])
-            self._set(number * self.size, piece)
-        self._set(lived // self.size * self.size, state["rest"])
-
-    def _at(self, first: int, last: int) -> Tensor:
-        return self.ring[torch.arange(first, last, device=self.ring.device) % self.slots]
-
-    def _set(self, first: int, rows: Tensor) -> None:
-        slots = torch.arange(first, first + len(rows), device=self.ring.device) % self.slots
-        self.ring[slots] = rows.to(self.ring.device)
-
-    def _put(self, file: Path, number: int) -> str:
-        first = number * self.size
-        data = np.ascontiguousarray(self._at(first, first + self.size).cpu().numpy()).tobytes()
-        new = file.with_suffix(".new")
-        with new.open("wb") as opened:
-            opened.write(data)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(new, file)
-        return hashlib.sha256(data).hexdigest()
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = int(state["position"])
 
 
-def name(number: int) -> str:
-    return f"{number:08d}.bin"
+def moved(piece: Frames, most: int, at: float) -> Frames:
+    """A piece moved by −most … most semitones, as far as it stays on the keys; `at` in [0, 1) says how far."""
+    sounding = piece.any(0).nonzero().flatten()
+    if not len(sounding):
+        return piece
+    low, high = max(-most, -int(sounding[0])), min(most, KEYS - 1 - int(sounding[-1]))
+    return piece.roll(low + int(at * (high - low + 1)), 1)

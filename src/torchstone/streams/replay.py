@@ -16,7 +16,7 @@ from torch import Tensor
 
 from torchstone.errors import BadInput
 from torchstone.streams.aside import Aside
-from torchstone.streams.pieces import LARGE, Pieces
+from torchstone.streams.spilled import LARGE, Spilled
 
 GOING, TERMINATED, TRUNCATED = 0, 1, 2
 
@@ -74,14 +74,13 @@ class Replay:
         self.begins = Aside(self.total, (self.deep - 1, *piece), dtype, self.device)
         self.lived = 0  # slots filled since the beginning; the next one is under way
         self.previous: Tensor | None = None  # the newest observation, whole
-        self.pieces: Pieces | None = (
-            None  # where frames are kept that are too many for a checkpoint
-        )
+        # where frames are kept that are too many for a checkpoint
+        self.pieces: Spilled | None = None
 
     def beside(self, where: Callable[[], Path | None]) -> None:
         """Keep the frames, if they are many, beside the checkpoints in the folder that `where` gives."""
         if self.frame.nbytes > LARGE:
-            self.pieces = Pieces(self.frame, self.worlds, where)
+            self.pieces = Spilled(self.frame, self.worlds, where)
 
     @property
     def head(self) -> int:
