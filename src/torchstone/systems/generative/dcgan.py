@@ -94,7 +94,7 @@ RECIPES = {
     # torchstone train dcgan                      567 s of a core       15.9 times nearer than untrained
     "mnist5k": Recipe(),
     # torchstone train dcgan/mnist --data FOLDER   858 s of a core       17 times
-    "mnist": Recipe(data="hf:ylecun/mnist", steps=6000),
+    "mnist": Recipe(data="hf:ylecun/mnist", steps=10_000),
     # for tests: seconds
     "smoke": Recipe(
         data="digits",
