@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from torchstone.errors import BadInput, Interrupted, NotFinite, NotSaved, nearest
@@ -424,14 +425,15 @@ def _export(args) -> None:
 
 def _sample(args) -> None:
     from torchstone.api import sample
+    from torchstone.recipes import read_recipe
 
     # a file of music or of pictures is written by the system, a text here
     made = args.out is not None and args.out.lower().endswith((".mid", ".midi", ".png"))
     apart = ("command", "version", "run", *(() if made else ("out",)))
     options = {k: v for k, v in vars(args).items() if k not in apart and v is not None}
-    texts = sample(args.run, **options)
-    if not all(isinstance(text, str) for text in texts):
+    if not made and read_recipe(Path(args.run))[0].chapter == "generative":
         raise BadInput(f"{args.run} makes pictures: say where to, with --out FILE.png")
+    texts = sample(args.run, **options)
     joined = "\n\n".join(texts)
     if args.out is None or made:
         print(joined)

@@ -10,29 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typed import call, refused
 
 import torchstone as ts
-from torchstone.cli import main
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
-
-
-def call(capsys, *words):
-    """Exit code, standard output, standard error."""
-    capsys.readouterr()
-    code = main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    print(f"$ torchstone {' '.join(map(str, words))}\n{out}{err}[{code}]")
-    return code, out, err
-
-
-def refused(capsys, *words):
-    """The one line of a refusal."""
-    code, out, err = call(capsys, *words)
-    assert (code, out) == (2, "")
-    assert err.startswith("torchstone: ")
-    assert len(err.strip().splitlines()) == 1
-    return err
 
 
 @pytest.fixture(scope="module")

@@ -6,25 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typed import call, refused
 
 import torchstone as ts
-from torchstone.cli import main
-
-
-def call(capsys, *words):
-    """Exit code, standard output, standard error."""
-    capsys.readouterr()
-    code = main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    print(f"$ torchstone {' '.join(map(str, words))}\n{out}{err}[{code}]")
-    return code, out, err
-
-
-def refused(capsys, *words):
-    code, out, err = call(capsys, *words)
-    assert (code, out) == (2, "")
-    assert len(err.strip().splitlines()) == 1
-    return err
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +115,11 @@ def test_a_sheet_that_has_no_place_is_refused(capsys, runs, tmp_path, out, said)
     words = () if out is None else ("--out", tmp_path / out)
     assert said in refused(capsys, "sample", runs / "gan", "-n", 4, *words)
     assert not list(tmp_path.iterdir())
+
+
+def test_that_a_place_is_missing_is_said_before_anything_is_drawn(capsys, runs, monkeypatch):
+    monkeypatch.setattr(ts.api, "sample", lambda *_, **__: pytest.fail("drawn for nothing"))
+    assert "--out FILE.png" in refused(capsys, "sample", runs / "gan")
 
 
 def test_what_a_full_disk_does_not_take_is_said_in_a_line(capsys, runs, tmp_path):

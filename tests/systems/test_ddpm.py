@@ -9,25 +9,17 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from typed import call
 
 import torchstone as ts
 from torchstone import references
 from torchstone.checks import apart
-from torchstone.cli import main
 from torchstone.engine.run import Clock, fit
 from torchstone.errors import BadInput
 from torchstone.opening import opened
 from torchstone.parts.unet import Block
 from torchstone.systems.generative import ddpm
 from torchstone.systems.generative.ddpm import RECIPES, UNet, build, from_config, published
-
-
-def call(capsys, *words):
-    capsys.readouterr()
-    code = main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    print(f"$ torchstone {' '.join(map(str, words))}\n{out}{err}[{code}]")
-    return code, out, err
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
+from typed import call
 
 import torchstone as ts
 from torchstone import checks, systems
-from torchstone.cli import main
 from torchstone.errors import BadInput
 from torchstone.parts.recurrent import Cell
 from torchstone.systems.recurrent import gru, lstm, rnn
@@ -128,14 +128,6 @@ def written(text, tmp_path_factory):
     fields = {"data": str(text), "hidden": 24, "steps": 400, "device": "cpu"}
     ts.train("lstm/smoke", out=folder, quiet=True, **fields)
     return folder
-
-
-def call(capsys, *words):
-    capsys.readouterr()
-    code = main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    print(f"$ torchstone {' '.join(map(str, words))}\n{out}{err}[{code}]")
-    return code, out, err
 
 
 def test_a_text_is_learnt_told_and_written(written, text, tmp_path, capsys):

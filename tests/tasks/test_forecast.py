@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from typed import call
 
 import torchstone as ts
 from torchstone import api
-from torchstone.cli import main
 from torchstone.engine.run import Clock, fit
 from torchstone.errors import BadInput
 from torchstone.parts.quantiles import pinball
@@ -306,12 +306,6 @@ def trained(tmp_path_factory):
     fields = {"hidden": 8, "length": 24, "patch": 4, "horizon": 12, "steps": 30, "batch": 16}
     ts.train("gru/forecast", data=str(file), out=folder / "run", quiet=True, **fields)
     return folder
-
-
-def call(capsys, *words):
-    code = main([str(word) for word in words])
-    said = capsys.readouterr()
-    return code, said.out, said.err
 
 
 def test_a_run_states_all_that_it_is_judged_beside(trained):

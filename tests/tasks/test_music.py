@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from typed import call
 
 import torchstone as ts
 from torchstone import api
-from torchstone.cli import main
 from torchstone.engine.run import Clock, fit
 from torchstone.errors import BadInput
 from torchstone.streams import midi
@@ -209,12 +209,6 @@ def trained(tmp_path_factory):
         "lstm/jsb", data=data, out=folder / "run", quiet=True, hidden=16, steps=20, batch=4, ema=0.5
     )
     return folder
-
-
-def call(capsys, *words):
-    code = main([str(word) for word in words])
-    said = capsys.readouterr()
-    return code, said.out, said.err
 
 
 def test_sample_writes_midi_that_a_player_opens(trained, capsys, tmp_path):

@@ -117,7 +117,7 @@ RECIPES = {
     "half_hour": Recipe(steps=2000, batch=64, ema=0.995, judged=500, surveyed=200),
     # torchstone train ddpm/mnist
     "mnist": Recipe(data="hf:ylecun/mnist", steps=10_000, batch=128, ema=0.999, judged=2000),
-    # torchstone train ddpm/emoji_text 104 min of a core      colours, faces, signs follow the text
+    # torchstone train ddpm/emoji_text 96 min of a core       match 0.92, of new captions 0.60 (chance 0.5)
     "emoji_text": Recipe(
         data="openmoji",
         variant="ddpm_emoji",
