@@ -165,7 +165,7 @@ class UNet(nn.Module):
         up_convolve: Sequence[bool] | None = None, divisor: float = 1.0,
         middle_attention: bool = True, middle_groups: int | None = 0, shift: float = 1.0,
         cosine_first: bool = False, centred: bool = False, classes: int = 0, null: bool = False,
-        reader: Sequence[int] | None = None, process: dict[str, Any] | None = None,
+        reader: Sequence[Any] | None = None, process: dict[str, Any] | None = None,
     ):  # fmt: skip
         super().__init__()
         self.process = Process(**(process or {}))

@@ -183,7 +183,10 @@ class QNetwork(nn.Module):
     def forward(
         self, observation: Float[Tensor, "batch *shape"] | UInt8[Tensor, "batch *shape"]
     ) -> Float[Tensor, "batch actions"]:
-        x = self.body(observation / 255.0 if self.pixels else observation)
+        x = observation
+        if self.pixels:  # colours innermost: on a CPU the convolutions' way back is a quarter faster
+            x = x.contiguous(memory_format=torch.channels_last) / 255.0
+        x = self.body(x)
         a = self.advantage(x)
         # Q = V + A - mean A
         return a if self.worth is None else self.worth(x) + a - a.mean(1, keepdim=True)
