@@ -32,13 +32,12 @@ class Aside:
         places = places.to(self.of.device)
         self.of[rows], self.kept[places.long()] = places, items.to(self.kept)
 
-    def over(self, rows: Int64[Tensor, " n"], items: Tensor) -> Tensor:
-        """`items`, but what was kept for those of `rows` that have something."""
-        if not len(self.kept):
-            return items
-        places = self.of[rows]
-        has = (places >= 0).view(-1, *[1] * (items.dim() - 1))
-        return torch.where(has, self.kept[places.clamp(min=0).long()], items)
+    def over(self, rows: Int64[Tensor, " n"], items: Tensor) -> None:
+        """Write what was kept for some of `rows` over their `items`."""
+        if len(self.kept):
+            places = self.of[rows]
+            (has,) = (places >= 0).nonzero(as_tuple=True)
+            items[has] = self.kept[places[has].long()]
 
     def state_dict(self, rows: int) -> dict[str, Any]:
         return {"of": self.of[:rows].clone(), "kept": self.kept.clone(), "free": list(self.free)}

@@ -170,21 +170,21 @@ class Replay:
         self.end[newest] = TRUNCATED
         self.previous = None
 
-    def _seen(self, rows: Tensor, newest: Tensor) -> Tensor:
-        """Observations whose newest frames are these, at these rows."""
+    def _seen(self, rows: Tensor) -> Tensor:
+        """The observations of these rows, whole."""
         if self.deep == 1:
-            return newest
-        age, frames = self.age[rows], [newest]
-        begin = (rows - age.long() * self.worlds) % self.total
-        older = self.begins.kept[self.begins.of[begin].clamp(min=0).long()]
-        for back in range(1, self.deep):
-            earlier = self.frame[(rows - back * self.worlds) % self.total]
-            # beyond the beginning: what the episode began with
-            place = (self.deep - 1 - (back - age.long())).clamp(0, self.deep - 2)
-            given = older[torch.arange(len(rows), device=self.device), place]
-            inside = (age >= back).view(-1, *[1] * (earlier.dim() - 1))
-            frames.insert(0, torch.where(inside, earlier, given))
-        return torch.stack(frames, 1)
+            return self.frame.index_select(0, rows)
+        back = torch.arange(self.deep - 1, -1, -1, device=self.device)
+        places = (rows[:, None] - back * self.worlds) % self.total
+        frames = self.frame.index_select(0, places.flatten()).unflatten(0, places.shape)
+        # beyond the beginning: what the episode began with
+        age = self.age[rows].long()
+        which, place = (age[:, None] < back).nonzero(as_tuple=True)
+        if len(which):
+            begin = (rows - age * self.worlds)[which] % self.total
+            older = self.deep - 1 - (back[place] - age[which])
+            frames[which, place] = self.begins.kept[self.begins.of[begin].long(), older]
+        return frames
 
     def rows(self, index: Int64[Tensor, " batch"], gamma: float, n: int = 1) -> Rows:
         """The steps at `index`, n at a time; near the newest, as many as there are."""
@@ -198,21 +198,24 @@ class Replay:
             reward = torch.where(going, reward + discount * self.reward[last], reward)
             discount = torch.where(going, discount * gamma, discount)
             end = self.end[last]
-        ahead = (last + self.worlds) % self.total
+        seen = self._seen(index)
         return Rows(
-            self._seen(index, self.frame[index]),
+            seen,
             self.action[index],
             reward,
-            self._ahead(last, ahead),
+            self._ahead(last, seen if n == 1 else None),
             discount.masked_fill_(end == TERMINATED, 0.0),
         )
 
-    def _ahead(self, last: Tensor, ahead: Tensor) -> Tensor:
-        frame = self.cuts.over(last, self.frame[ahead])
+    def _ahead(self, last: Tensor, seen: Tensor | None) -> Tensor:
+        """What these rows, where `seen` was, led to."""
+        frame = self.frame.index_select(0, (last + self.worlds) % self.total)
+        self.cuts.over(last, frame)
         if self.deep == 1:
             return frame
         # one frame on from `last`, whichever row comes after it
-        return torch.cat([self._seen(last, self.frame[last])[:, 1:], frame[:, None]], 1)
+        seen = self._seen(last) if seen is None else seen
+        return torch.cat([seen[:, 1:], frame[:, None]], 1)
 
     def state_dict(self) -> dict[str, Any]:
         # rows that were never written are not kept; the ring is full, or they are the last ones

@@ -118,9 +118,9 @@ RECIPES = {
         CARTPOLE, data="Acrobot-v1", length=4, gradients=4, batch=128, lr=6.3e-4,
         memory=50_000, target=63, epsilon=0.1, explore=12_000, steps=24_750,
     ),
-    # torchstone train dqn/pong   2,080,000 steps; hours of a GPU; return ≥ 18
+    # torchstone train dqn/pong   2,080,000 steps; to be ≥ 18, unmeasured
     "pong": replace(ATARI, steps=62_500, explore=200_000, first=10_000),
-    # torchstone train dqn/nature --data ALE/Breakout-v5   the paper's numbers, 50 million steps; days
+    # torchstone train dqn/nature --data ALE/Breakout-v5   the paper's numbers, 50 million steps; unmeasured
     "nature": replace(
         ATARI, worlds=1, gradients=1, memory=1_000_000, first=50_000, target=10_000, epsilon=0.1,
         optimiser="rmsprop", lr=2.5e-4, steps=12_500_000,
@@ -184,7 +184,8 @@ class QNetwork(nn.Module):
         self, observation: Float[Tensor, "batch *shape"] | UInt8[Tensor, "batch *shape"]
     ) -> Float[Tensor, "batch actions"]:
         x = observation
-        if self.pixels:  # colours innermost: on a CPU the convolutions' way back is a quarter faster
+        if self.pixels:
+            # frames innermost: forward and back take a quarter less of a CPU
             x = x.contiguous(memory_format=torch.channels_last) / 255.0
         x = self.body(x)
         a = self.advantage(x)
