@@ -111,7 +111,7 @@ ATARI = replace(
     norm=None,
 )
 RECIPES = {
-    # torchstone train dqn   49,640 steps, half a minute of one core; return ≥ 475 on all of 5 seeds
+    # torchstone train dqn   49,640 steps, half a minute of one core; return 495 to 500 (5 seeds)
     "cartpole": CARTPOLE,
     # torchstone train dqn/acrobot   99,840 steps
     "acrobot": replace(

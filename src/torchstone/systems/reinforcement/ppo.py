@@ -9,7 +9,7 @@ beyond 1 ± ε, and several epochs of minibatches over the same rollout do no ha
 
     r_t(θ) = π_θ(a_t|s_t) / π_θold(a_t|s_t)                                          section 3
     L^CLIP = E[min(r_t Â_t, clip(r_t, 1-ε, 1+ε) Â_t)]                                equation 7
-    L      = -L^CLIP + c_1 (V_θ(s_t) - V_t^targ)² - c_2 S[π_θ](s_t)                  equation 9
+    L      = -L^CLIP + c_1 (V_θ(s_t) - V_t^targ)² - c_2 S[π_θ] (s_t)                 equation 9
     Â_t    = δ_t + γλ Â_{t+1},   δ_t = r_t + γ V(s_{t+1}) - V(s_t)                   equations 11, 12
 
 Shapes: observations `(batch, *shape)`, actions `(batch,)` or `(batch, n)`; `forward` gives logits (or means
@@ -89,7 +89,7 @@ MUJOCO = replace(BENT, variant="ppo_continuous", worlds=1, length=2048, steps=48
 EYES = ("AtariPreprocessing", "SignReward", "EpisodicLife")
 ATARI = replace(BENT, variant="ppo_atari", wrappers=EYES, scaled=False, length=128, epochs=4)
 RECIPES = {
-    # torchstone train ppo   99,840 steps, 16 seconds of one core; return ≥ 475 on all seeds
+    # torchstone train ppo   99,840 steps, 16 seconds of one core; return 500 on all of 5 seeds
     "cartpole": CARTPOLE,
     # torchstone train ppo/acrobot   249,856 steps, a minute; return -79 (seed 0)
     "acrobot": replace(BENT, data="Acrobot-v1", worlds=16, length=128, batch=256, steps=122),
