@@ -103,6 +103,11 @@ def described(card: dict, system: str) -> dict[str, Any]:
             f"{system} makes things of noise, and a file answers about a picture or a row: use "
             "torchstone sample"
         )
+    if card["task"] == "play":
+        raise BadInput(
+            f"{system} acts in an environment, and a file answers about a picture or a row: use "
+            "torchstone play"
+        )
     if not {"picture", "features"} & set(card):
         raise BadInput(
             f"{system} takes neither pictures nor rows of a table: export it with --format hf, if "

@@ -12,8 +12,6 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from torchstone.errors import BadInput
 from torchstone.execution import execute
 from torchstone.recipes import read_recipe
@@ -71,6 +69,8 @@ def go_on(folder: Path, *, device: str | None = None, quiet: bool = False) -> di
 
 def record(folder: Path) -> dict[str, Any]:
     """What the folder's runs reached together."""
+    import numpy as np
+
     from torchstone.parts.aggregate import interquartile_mean, interval
 
     results = [json.loads((run / "result.json").read_text()) for run in runs_of(folder)]

@@ -69,6 +69,7 @@ def furthest(model, card, use, facts):
 
 TEXT = ("transformer", "gpt", "bert", "t5", "rnn", "lstm", "gru", "ctc", "seq2seq")
 MAKING = tuple(entry.name for entry in CATALOGUE if entry.chapter == "generative")
+PLAYING = tuple(entry.name for entry in CATALOGUE if entry.chapter == "reinforcement")
 
 
 @pytest.mark.parametrize("name", MAKING)
@@ -76,6 +77,15 @@ def test_systems_that_make_pictures_say_so(name, tmp_path):
     entry = ts.systems.find(name)[0]
     run = next(iter(entry.module().build(entry.module().RECIPES["smoke"])))
     with pytest.raises(BadInput, match=f"{name} makes things of noise.*torchstone sample"):
+        exports.export(run.state["model"], run.card, name, tmp_path / "model.onnx")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", PLAYING)
+def test_agents_say_that_they_play(name, tmp_path):
+    entry = ts.systems.find(name)[0]
+    run = next(iter(entry.module().build(entry.module().RECIPES["smoke"])))
+    with pytest.raises(BadInput, match=f"{name} acts in an environment.*torchstone play"):
         exports.export(run.state["model"], run.card, name, tmp_path / "model.onnx")
     assert not any(tmp_path.iterdir())
 
@@ -90,7 +100,9 @@ def test_systems_of_text_say_what_they_have_instead(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "entry", [e for e in CATALOGUE if e.name not in TEXT + MAKING], ids=lambda entry: entry.name
+    "entry",
+    [e for e in CATALOGUE if e.name not in TEXT + MAKING + PLAYING],
+    ids=lambda entry: entry.name,
 )
 def test_every_system_exports(entry, tmp_path):
     """Untrained, from a file that is read back here."""
