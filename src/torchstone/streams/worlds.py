@@ -6,6 +6,7 @@ action led to is kept when the next episode begins.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -101,7 +102,10 @@ class Worlds:
         outcome = self.kind.step(chosen)
         self.steps += 1
         # a sum is finite only if all of it is, unless it overflows: then look closely
-        if not (np.isfinite(outcome.reward.sum()) and np.isfinite(outcome.after.sum())):
+        total = np.add.reduce(outcome.reward)
+        if outcome.after.dtype != np.uint8:
+            total = total + np.add.reduce(outcome.after, axis=None)
+        if not math.isfinite(total):
             self._look(outcome, chosen)
         after = torch.from_numpy(outcome.after)
         self.observation = after if outcome.now is outcome.after else torch.from_numpy(outcome.now)

@@ -60,7 +60,10 @@ class Flat:
         numbers = {name: value.detach() for name, value in metrics.items()}
         if self.clip is not None:
             numbers["gradient_norm"] = norm = torch.linalg.vector_norm(self.gradient)
-            self.gradient.mul_((self.clip / (norm + 1e-6)).clamp_(max=1.0))
+            if norm.device.type != "cpu":
+                self.gradient.mul_((self.clip / (norm + 1e-6)).clamp_(max=1.0))
+            elif norm.item() > self.clip:  # which costs nothing to know here
+                self.gradient.mul_(self.clip / (norm + 1e-6))
         self.optimiser.step()
         return numbers
 

@@ -81,10 +81,10 @@ def off_policy(
     return run
 
 
-def minibatches(drawn: Drawn, size: int, *more: Tensor | None) -> Iterator[tuple]:
-    """Rows, weight and `more` columns, `size` at a time; an absent column stays None."""
-    columns = [*drawn.rows, drawn.weight, *more]
-    wide, count = len(Rows._fields), len(drawn.index) // size
+def minibatches(drawn: Drawn, size: int) -> Iterator[tuple[Rows, Tensor | None]]:
+    """Rows and their weights, `size` at a time; without weights None."""
+    columns = [*drawn.rows, drawn.weight]
+    count = len(drawn.index) // size
     parts = [[None] * count if c is None else c.split(size) for c in columns]
-    for row in zip(*parts, strict=True):
-        yield (Rows(*row[:wide]), *row[wide:])
+    for *row, weight in zip(*parts, strict=True):
+        yield Rows(*row), weight

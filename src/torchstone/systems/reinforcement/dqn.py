@@ -170,9 +170,7 @@ class QNetwork(nn.Module):
             widths = [math.prod(observations), *rest]
             body = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
             wide = widths[-1]
-        flat = [nn.Flatten()]
-        layers = [m for layer in body for m in (layer, nn.ReLU())]
-        self.body = nn.Sequential(*layers, *flat) if self.pixels else nn.Sequential(*flat, *layers)
+        self.body = nn.Sequential(*(m for layer in body for m in (layer, nn.ReLU())))
 
         def head(outputs: int) -> nn.Sequential:
             return nn.Sequential(nn.Linear(wide, inner), nn.ReLU(), nn.Linear(inner, outputs))
@@ -183,11 +181,12 @@ class QNetwork(nn.Module):
     def forward(
         self, observation: Float[Tensor, "batch *shape"] | UInt8[Tensor, "batch *shape"]
     ) -> Float[Tensor, "batch actions"]:
-        x = observation
         if self.pixels:
             # frames innermost: forward and back take a quarter less of a CPU
-            x = x.contiguous(memory_format=torch.channels_last) / 255.0
-        x = self.body(x)
+            x = observation.contiguous(memory_format=torch.channels_last) / 255.0
+            x = self.body(x).flatten(1)
+        else:
+            x = self.body(observation.flatten(1))
         a = self.advantage(x)
         # Q = V + A - mean A
         return a if self.worth is None else self.worth(x) + a - a.mean(1, keepdim=True)
@@ -249,9 +248,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
     errors: list[Tensor] = []
 
     def objective(minibatch: tuple) -> dict[str, Tensor]:
-        rows, weight, y = minibatch
-        if y is None:
-            y = targets(model, frozen, rows, recipe.double)
+        rows, weight = minibatch
+        y = targets(model, frozen, rows, recipe.double)
         metrics, error = loss(model, rows, weight, y)
         errors.append(error)
         return metrics
@@ -270,11 +268,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
             step.optimiser.param_groups[0]["lr"] = recipe.lr * (1 - drawn.number / recipe.steps)
         if recipe.target and drawn.number % recipe.target == 0:
             follow(frozen, model, 1.0)
-        # a copy that stands still answers for all minibatches at once
-        still = recipe.target and not recipe.double
-        y = targets(model, frozen, drawn.rows, False) if still else None
         errors.clear()
-        for minibatch in off_policy.minibatches(drawn, recipe.batch, y):
+        for minibatch in off_policy.minibatches(drawn, recipe.batch):
             metrics = step(minibatch)
         if stream.priorities is not None:
             stream.priorities.judge(drawn.index, torch.cat(errors))

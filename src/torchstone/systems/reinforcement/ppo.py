@@ -88,6 +88,9 @@ BENT = replace(CARTPOLE, lam=0.95, lr=3e-4, epochs=10, batch=64, gamma=0.99, sca
 MUJOCO = replace(BENT, variant="ppo_continuous", worlds=1, length=2048, steps=488)
 EYES = ("AtariPreprocessing", "SignReward", "EpisodicLife")
 ATARI = replace(BENT, variant="ppo_atari", wrappers=EYES, scaled=False, length=128, epochs=4)
+PONG = replace(
+    ATARI, data="ALE/Pong-v5", batch=256, entropy=0.01, lr=2.5e-4, clip=0.1, steps=9765
+)
 RECIPES = {
     # torchstone train ppo   99,840 steps, 16 seconds of one core; return 500 on all of 5 seeds
     "cartpole": CARTPOLE,
@@ -125,9 +128,9 @@ RECIPES = {
     # HalfCheetah-v5 and the like too
     "hopper": replace(MUJOCO, data="Hopper-v5"),
     # torchstone train ppo/pong   9,999,360 steps, for a GPU; unmeasured
-    "pong": replace(
-        ATARI, data="ALE/Pong-v5", batch=256, entropy=0.01, lr=2.5e-4, clip=0.1, steps=9765
-    ),
+    "pong": PONG,
+    # torchstone train ppo/pong_half_hour   the beginning of that, for a CPU
+    "pong_half_hour": replace(PONG, lr=5e-4, anneal=False, steps=350),
     # torchstone train ppo/cartpole_memory   61,440 steps without velocities, 40 seconds of one core;
     # with `--variant ppo`, which remembers nothing, 42 and 38 after 40,960 (seeds 0, 1)
     "cartpole_memory": replace(
@@ -140,6 +143,7 @@ RECIPES = {
         lam=0.95,
         gamma=0.99,
         scaled=True,
+        lr=5e-4,
         steps=60,
     ),
     # for tests: seconds
