@@ -51,18 +51,6 @@ def test_levels_noise_and_silence_are_drawn_as_said():
     assert next(stream()).context is None
 
 
-def test_tilted_the_noisier_levels_are_likelier():
-    # the larger of two of 10 is k with (2k + 1) / 100
-    wanted = 0.4 * 0.1 + 0.6 * (2 * torch.arange(10) + 1) / 100
-    made = stream(batch=40, tilt=0.6)
-    t = torch.cat([next(made).t for _ in range(120)])
-    shares = torch.bincount(t, minlength=10) / len(t)
-    print(shares, wanted)
-    assert ((shares - wanted).abs() < 0.02).all()
-    a, b = next(stream(tilt=0.6)), next(stream())
-    assert torch.equal(a.epsilon, b.epsilon), "other noise too"
-
-
 def test_resumed_it_goes_on_as_it_would_have():
     whole = stream(tell=tell, drop=0.5)
     for _ in range(7):

@@ -30,7 +30,6 @@ class Noising:
 
     Args:
         levels: how many there are; each is as likely.
-        tilt: the share of pictures that get the noisier of two levels, which is where form is settled.
         tell: from labels, and which of them to keep silent about, to the context; without it none.
         drop: the share of pictures that nothing is told of (Ho and Salimans 2022, arXiv:2207.12598).
     """
@@ -42,10 +41,8 @@ class Noising:
         *,
         tell: Callable[[Tensor, Bool[Tensor, " share"]], Tensor] | None = None,
         drop: float = 0.0,
-        tilt: float = 0.0,
     ):
-        self.batches, self.levels, self.tell = batches, levels, tell
-        self.drop, self.tilt = drop, tilt
+        self.batches, self.levels, self.tell, self.drop = batches, levels, tell, drop
 
     def __iter__(self) -> "Noising":
         return self
@@ -55,14 +52,9 @@ class Noising:
         generator = torch.Generator().manual_seed(mix(source.seed, NOISE, source.position))
         x, labels = next(source)
         rows = slice(source.first, source.first + source.share)
-        t = torch.randint(self.levels, (source.batch,), generator=generator)
+        t = torch.randint(self.levels, (source.batch,), generator=generator)[rows]
         silent = (torch.rand(source.batch, generator=generator) < self.drop)[rows]
         noise = torch.randn(source.batch, *x.shape[1:], generator=generator)[rows]
-        if self.tilt:
-            other = torch.randint(self.levels, (source.batch,), generator=generator)
-            which = torch.rand(source.batch, generator=generator) < self.tilt
-            t = torch.where(which, torch.maximum(t, other), t)
-        t = t[rows]
         t, silent, noise = (each.to(x.device, non_blocking=True) for each in (t, silent, noise))
         return Noised(x, t, noise, self.tell(labels, silent) if self.tell else None)
 

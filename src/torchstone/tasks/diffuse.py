@@ -37,7 +37,7 @@ BRIEF = 10  # steps in which those sheets are drawn, at most
 def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run:
     """A Run that trains `model` to tell what noise is in pictures of any noise level.
 
-    The recipe states batch, steps, seed, variant, augment, drop, tilt, optimiser, lr, momentum, weight_decay,
+    The recipe states batch, steps, seed, variant, augment, drop, optimiser, lr, momentum, weight_decay,
     schedule, warmup, clip, accumulate, ema, precision, compile; sampler, sampled, guidance: how
     pictures are drawn; judged, surveyed: how many are judged. `loss` is the mean squared error of what
     is told (Ho et al. 2020, equation 14, if that is ε), in validation on the same noise each time; the
@@ -70,7 +70,7 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
         rank=parallel.rank(),
         world=parallel.world(),
     )
-    stream = Noising(batches, len(noise), tell=tell, drop=recipe.drop, tilt=recipe.tilt)
+    stream = Noising(batches, len(noise), tell=tell, drop=recipe.drop)
     judging = None
     if recipe.judged and not isinstance(data, Captioned):
         judging = quality.judge(data, classifier)

@@ -88,9 +88,7 @@ BENT = replace(CARTPOLE, lam=0.95, lr=3e-4, epochs=10, batch=64, gamma=0.99, sca
 MUJOCO = replace(BENT, variant="ppo_continuous", worlds=1, length=2048, steps=488)
 EYES = ("AtariPreprocessing", "SignReward", "EpisodicLife")
 ATARI = replace(BENT, variant="ppo_atari", wrappers=EYES, scaled=False, length=128, epochs=4)
-PONG = replace(
-    ATARI, data="ALE/Pong-v5", batch=256, entropy=0.01, lr=2.5e-4, clip=0.1, steps=9765
-)
+PONG = replace(ATARI, data="ALE/Pong-v5", batch=256, entropy=0.01, lr=2.5e-4, clip=0.1, steps=9765)
 RECIPES = {
     # torchstone train ppo   99,840 steps, 16 seconds of one core; return 500 on all of 5 seeds
     "cartpole": CARTPOLE,
