@@ -23,7 +23,7 @@ class Pair(NamedTuple):
     Args:
         names: from theirs to ours: named tensors (weights, or their gradients) in, named tensors out.
             Without it, parameters are compared in their order.
-        optimiser: the rule of the three steps.
+        optimiser: the rule of the three steps; None for no steps.
         label: what is special about this pair.
     """
 
@@ -31,7 +31,7 @@ class Pair(NamedTuple):
     theirs: Any
     inputs: Any
     names: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
-    optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.SGD
+    optimiser: Callable[..., torch.optim.Optimizer] | None = torch.optim.SGD
     label: str = ""
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchstone.parts.facts import Pair
+
 
 class Written(nn.Module):
     """The network of the same parameters; no layer of torch does the work.
@@ -110,8 +112,8 @@ def pairs(
     side: int = 40,
     dtype: torch.dtype = torch.float64,
     gate: Callable[..., Tensor] = lambda y, block: y,
-) -> Iterator[tuple[nn.Module, nn.Module, Tensor]]:
-    """(ours, theirs, images) in evaluation and in training mode, ten classes.
+) -> Iterator[Pair]:
+    """Ours and theirs in evaluation and in training mode, ten classes.
 
     Theirs gives its weights to ours by its published names; without a class of theirs, ours are
     written out.
@@ -124,5 +126,5 @@ def pairs(
     else:
         other = shaken(theirs().to(dtype), images)
         ours.load_state_dict(published(variant, other.state_dict()))
-    for training in (False, True):
-        yield ours.train(training), other.train(training), images
+    yield Pair(ours.eval(), other.eval(), images, optimiser=None)  # nobody trains it that way
+    yield Pair(ours.train(), other.train(), images)

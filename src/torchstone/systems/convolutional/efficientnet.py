@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torchstone.engine import device, generators
 from torchstone.engine.run import Run
 from torchstone.parts.convolution import SamePadding, conv_norm_act, strided, whole_eights
-from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.facts import Fact, Pair, macs, parameters
 from torchstone.parts.gates import SqueezeExcitation
 from torchstone.parts.stochastic_depth import StochasticDepth, growing
 from torchstone.streams.images import load_pictures
@@ -324,7 +324,7 @@ def reference():
         ours.load_state_dict(published(variant, theirs.state_dict()))
         images = torch.randn(2, 3, 64, 64)
         if variant == "efficientnet_b0":
-            yield ours.eval(), theirs.eval(), images
+            yield Pair(ours.eval(), theirs.eval(), images, optimiser=None)
         ours, theirs, images = ours.to(dtype), theirs.to(dtype), images.to(dtype)
-        yield ours.eval(), theirs.eval(), images
-        yield ours.train(), theirs.train(), images
+        yield Pair(ours.eval(), theirs.eval(), images, optimiser=None)
+        yield Pair(ours.train(), theirs.train(), images)
