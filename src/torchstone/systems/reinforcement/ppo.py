@@ -109,11 +109,12 @@ RECIPES = {
         anneal=False,
         steps=61,
     ),
-    # torchstone train ppo/pendulum   98,304 steps
+    # torchstone train ppo/pendulum   98,304 steps, half a minute; with `--scaled true` four of five seeds fail
     "pendulum": replace(
         MUJOCO,
         data="Pendulum-v1",
         activation="relu",
+        scaled=False,
         worlds=4,
         length=512,
         epochs=20,
