@@ -174,6 +174,17 @@ def test_minibatches_are_each_epoch_all_rows_once():
         assert abs(float(batch[4].std()) - 1) < 1e-4
 
 
+def test_minibatches_of_frames_are_their_rows_and_keep_the_layout():
+    recipe = dataclasses.replace(SMOKE, batch=8, epochs=1)
+    frames = torch.randint(256, (20, 4, 6, 5), dtype=torch.uint8)
+    number = torch.arange(20.0)
+    for layout in (torch.channels_last, torch.contiguous_format):
+        rows = [frames.contiguous(memory_format=layout), None, *[number] * 5]
+        for batch in ppo.minibatches(rows, recipe, 0):
+            assert torch.equal(batch[0], frames[batch[2].long()])
+            assert batch[0].is_contiguous(memory_format=torch.channels_last)
+
+
 def test_frames_that_the_network_cannot_see_are_refused():
     with pytest.raises(BadInput, match="AtariPreprocessing"):
         next(ppo.build(dataclasses.replace(SMOKE, data="ALE/Pong-v5")))

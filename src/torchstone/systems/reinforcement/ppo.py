@@ -217,7 +217,14 @@ def minibatches(rows: Rows, recipe: Recipe, number: int) -> Iterator[Rows]:
             continue
         order = torch.randperm(count, generator=shuffle).to(rows[-1].device)
         for chosen in order.split(size):
-            yield _normalised([None if row is None else row[chosen] for row in rows])
+            yield _normalised([None if row is None else _some(row, chosen) for row in rows])
+
+
+def _some(row: Tensor, chosen: Tensor) -> Tensor:
+    if row.dim() != 4:
+        return row.index_select(0, chosen)
+    # frames lie with their channels last: a picture is one piece of memory
+    return row.movedim(1, 3).index_select(0, chosen).movedim(3, 1)
 
 
 def _normalised(rows: Rows) -> Rows:
@@ -229,6 +236,8 @@ def _normalised(rows: Rows) -> Rows:
 def rows_of(model: Network, rollout: Rollout, recipe: Recipe) -> Rows:
     """A rollout as the rows that minibatches are drawn from: what `loss` takes."""
     seen = on_policy.asked(rollout)
+    if seen[0].dim() == 4:  # laid out once, not in each minibatch
+        seen[0] = seen[0].contiguous(memory_format=torch.channels_last)
     action = on_policy.rows(rollout, rollout.action)
     policy, value = model.both(*seen)
     guess = on_policy.timed(rollout, value)
