@@ -70,7 +70,7 @@ CATALOGUE = (
     System("ddpm", "generative", "DDPM", "Ho, Jain and Abbeel, arXiv:2006.11239", 2020, ("ddpm_cifar10", "ddpm_lsun256", "ddpm_mnist", "ddpm_digits", "ddpm_emoji"), ("mnist5k", "half_hour", "mnist", "emoji_text", "cifar10", "smoke")),
     System("reinforce", "reinforcement", "REINFORCE", "Williams, Machine Learning 8:229", 1992, ("reinforce",), ("cartpole", "plain", "smoke")),
     System("a2c", "reinforcement", "A2C", "Mnih, Badia, Mirza et al., arXiv:1602.01783", 2016, ("a2c", "a2c_lstm", "a3c_atari", "a3c_atari_lstm"), ("cartpole", "a3c", "smoke")),
-    System("ppo", "reinforcement", "PPO", "Schulman, Wolski, Dhariwal et al., arXiv:1707.06347", 2017, ("ppo", "ppo_continuous", "ppo_atari", "ppo_recurrent"), ("cartpole", "acrobot", "lunarlander", "pendulum", "hopper", "pong", "pong_half_hour", "cartpole_memory", "smoke")),
+    System("ppo", "reinforcement", "PPO", "Schulman, Wolski, Dhariwal et al., arXiv:1707.06347", 2017, ("ppo", "ppo_continuous", "ppo_atari", "ppo_paper", "ppo_recurrent"), ("cartpole", "acrobot", "lunarlander", "pendulum", "hopper", "pong", "pong_half_hour", "cartpole_memory", "smoke")),
     System("dqn", "reinforcement", "DQN", "Mnih, Kavukcuoglu, Silver et al., Nature 518:529", 2015, ("dqn", "dqn_nature", "dqn_2013", "dqn_duelling"), ("cartpole", "acrobot", "pong", "nature", "smoke")),
     System("ddpg", "reinforcement", "DDPG", "Lillicrap, Hunt, Pritzel et al., arXiv:1509.02971", 2015, ("ddpg", "ddpg_paper"), ("pendulum", "paper", "halfcheetah", "smoke")),
 )

@@ -22,7 +22,8 @@ What differs from the paper, as in the implementations that its figures are comp
 minibatch, gradients clipped by norm, Adam with ε = 1e-5. What differs from those: the old policy's
 probabilities and all values are computed once a rollout, in one batch; an episode that a clock cut short
 is worth what its last state is thought to be worth, not 0; with `scaled`, what observations and rewards
-are divided by changes between rollouts, not within them.
+are divided by changes between rollouts, not within them. Frames are seen by Nature's network, as in those;
+`ppo_paper` has the paper's, the smaller one of Mnih et al. 2016.
 """
 
 from collections.abc import Iterator
@@ -92,9 +93,9 @@ PONG = replace(ATARI, data="ALE/Pong-v5", batch=256, entropy=0.01, lr=2.5e-4, cl
 RECIPES = {
     # torchstone train ppo   99,840 steps, 16 seconds of one core; return 500 on all of 5 seeds
     "cartpole": CARTPOLE,
-    # torchstone train ppo/acrobot   249,856 steps, a minute; return -79 (seed 0)
+    # torchstone train ppo/acrobot   249,856 steps, a minute; return -79 to -86 (5 seeds)
     "acrobot": replace(BENT, data="Acrobot-v1", worlds=16, length=128, batch=256, steps=122),
-    # torchstone train ppo/lunarlander   999,424 steps, 3 to 8 minutes; return 250 to 261 (seeds 0 to 2)
+    # torchstone train ppo/lunarlander   999,424 steps, 3 to 8 minutes; return 234 to 261 (5 seeds)
     "lunarlander": replace(
         CARTPOLE,
         data="LunarLander-v3",
@@ -109,7 +110,8 @@ RECIPES = {
         anneal=False,
         steps=61,
     ),
-    # torchstone train ppo/pendulum   98,304 steps, half a minute; with `--scaled true` four of five seeds fail
+    # torchstone train ppo/pendulum   98,304 steps, half a minute; return -136 to -170 (5 seeds); with
+    # `--scaled true`, as MuJoCo's, four of five seeds fail
     "pendulum": replace(
         MUJOCO,
         data="Pendulum-v1",
@@ -128,10 +130,12 @@ RECIPES = {
     "hopper": replace(MUJOCO, data="Hopper-v5"),
     # torchstone train ppo/pong   9,999,360 steps, for a GPU; unmeasured
     "pong": PONG,
-    # torchstone train ppo/pong_half_hour   the beginning of that, for a CPU
-    "pong_half_hour": replace(PONG, lr=5e-4, anneal=False, steps=350),
-    # torchstone train ppo/cartpole_memory   61,440 steps without velocities, 40 seconds of one core;
-    # with `--variant ppo`, which remembers nothing, 42 and 38 after 40,960 (seeds 0, 1)
+    # torchstone train ppo/pong_half_hour   the beginning, for a CPU, with the paper's smaller network
+    "pong_half_hour": replace(
+        PONG, variant="ppo_paper", epochs=3, lr=5e-4, anneal=False, steps=700
+    ),
+    # torchstone train ppo/cartpole_memory   61,440 steps without velocities, a minute; return 500 on all of
+    # 5 seeds, where `--variant ppo`, which remembers nothing, has 42 and 38 after 40,960
     "cartpole_memory": replace(
         CARTPOLE,
         variant="ppo_recurrent",
@@ -157,6 +161,9 @@ VARIANTS = {
         partial(ActorCritic, observations=(11,), actions=3, continuous=True), (11,)
     ),
     "ppo_atari": Variant(partial(ActorCritic, observations=(4, 84, 84), actions=4), (4, 84, 84)),
+    "ppo_paper": Variant(
+        partial(ActorCritic, observations=(4, 84, 84), actions=4, eyes="small"), (4, 84, 84)
+    ),
     "ppo_recurrent": Variant(
         partial(RecurrentActorCritic, CELL, observations=(4,), actions=2), (16, 4)
     ),
@@ -297,6 +304,8 @@ FACTS = [
     Fact("CartPole network parameters", partial(count, "ppo"), 9155),
     Fact("Atari network parameters, 4 actions", partial(count, "ppo_atari"), 1_686_693),
     Fact("Atari network parameters, 6 actions", partial(count, "ppo_atari", actions=6), 1_687_719),
+    # that of the 2013 DQN, 677,172, and 257 for the value
+    Fact("the paper's Atari network, 4 actions", partial(count, "ppo_paper"), 677_429),
 ]
 
 evaluate, play = play.evaluate, play.play
