@@ -6,8 +6,8 @@ Both run in one process, in turn, so that what else the machine does falls on ei
 figure is the median of the ratios, pair by pair (theirs / ours: above 1 we are faster). A training step is
 noise put in, forward, mean squared error, backward and Adam; sampling is 50 steps of DDIM. Outputs and
 pictures are compared first. Dropout is off on both sides, since it draws other numbers. Each side is
-laid out as its library does by itself: ours with channels last, theirs as it comes; `--last` lays out both
-with channels last. With `--compile` both networks are compiled.
+laid out as its library does by itself: ours with channels last on CUDA, theirs as it comes; `--last` lays
+out both with channels last. With `--compile` both networks are compiled.
 """
 
 import argparse
@@ -95,7 +95,8 @@ def main() -> None:
     device = pick(args.device)
     torch.manual_seed(0)
     ours, theirs = (net.to(device) for net in networks(args.net))
-    ours = ours.to(memory_format=torch.channels_last)
+    if args.last or device.type == "cuda":
+        ours = ours.to(memory_format=torch.channels_last)
     if args.last:
         theirs = theirs.to(memory_format=torch.channels_last)
     process, shape = ours.process, (args.batch, *ours.shape)

@@ -84,6 +84,37 @@ def test_a_row_without_keys_is_zero_and_sends_no_gradient():
     assert float(v.grad.abs().sum()) > 0
 
 
+@pytest.mark.parametrize(("queries", "keys", "causal", "masked", "biased"), CASES)
+def test_bfloat16_is_trained_by_the_same_attention(
+    queries, keys, causal, masked, biased, monkeypatch
+):
+    """On a CPU training takes another way than the fused kernels, in bfloat16: it is no other attention."""
+    q, k = numbers(2, 3, queries, 4), numbers(2, 3, keys, 4, seed=1)
+    v, bias = numbers(2, 3, keys, 6, seed=2), None
+    if biased:
+        bias = numbers(1, 3, queries, keys, seed=4)
+    mask = {
+        "padding": (torch.arange(keys) < 3).expand(1, 1, 1, -1),
+        "full": numbers(2, 3, queries, keys, seed=3) > 0,
+    }
+    mask = mask.get(masked)
+    if masked == "full":
+        mask[0, 1, 0] = False  # may look nowhere
+    exact, low = [], []
+    for into, dtype in ((exact, torch.float64), (low, torch.bfloat16)):
+        inputs = [x.detach().to(dtype).requires_grad_() for x in (q, k, v)]
+        added = None if bias is None else bias.to(dtype)
+        with monkeypatch.context() as patched:
+            if dtype == torch.bfloat16:  # the fused kernel is not asked
+                patched.setattr("torch.nn.functional.scaled_dot_product_attention", None)
+            y = attention(*inputs, mask=mask, bias=added, causal=causal)
+        y.sum(-1).square().sum().backward()
+        into += [y.detach(), *(x.grad for x in inputs)]
+    far = [float((a - b).norm() / a.norm().clamp(min=1)) for a, b in zip(exact, low, strict=True)]
+    print("output and gradients apart, of their norm:", far)
+    assert max(far) < 0.03
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("cross", [False, True])

@@ -19,7 +19,7 @@ def attention(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "batch heads queries values"]:
-    """softmax(scale QKᵀ + bias) V by torch's fused kernels.
+    """softmax(scale QKᵀ + bias) V by torch's fused kernels, where they are the fast way.
 
     Vaswani et al. 2017 (arXiv:1706.03762), equation 1.
 
@@ -35,11 +35,18 @@ def attention(
         seen = _seen(queries, keys, q.device)
         mask = seen if mask is None else mask & seen
     causal = causal and queries > 1 and mask is None
+    # on a CPU the fused way back takes up to eight times as long as this in bfloat16
+    low = q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad
+    written = low and keys <= 256 and not dropout
     if mask is None:
+        if written:
+            return weights(q, k, bias=bias, causal=causal, scale=scale) @ v
         return F.scaled_dot_product_attention(q, k, v, bias, dropout, is_causal=causal, scale=scale)
     some = mask.any(-1, keepdim=True)
     # a row without a key is given them all, then nothing: no kernel has to divide by zero
     mask = mask | ~some
+    if written:
+        return weights(q, k, mask=mask, bias=bias, scale=scale) @ v * some
     if bias is not None:
         mask = torch.where(mask, bias, -torch.inf)
     out = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)

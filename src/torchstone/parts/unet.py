@@ -158,4 +158,6 @@ class Attend(nn.Module):
             seen = None if mask is None else mask[:, None, None]
             h = h + self.text(self.text_norm(h), self.widen(text), mask=seen)
         h = h.transpose(1, 2).unflatten(2, x.shape[2:])
+        if x.is_contiguous():  # norms of groups are slow where places lie before channels
+            h = h.contiguous()
         return h if self.divisor == 1 else h / self.divisor
