@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchstone.parts.reader import PAD, START, Reader
+from torchstone.parts.reader import PAD, START, Reader, Sketch, mean
 from torchstone.parts.unet import Attend, Block, Double, Halve, waves
 from torchstone.references import diffusers
 
@@ -142,3 +142,19 @@ def test_the_reader_is_torchs_encoder():
     assert torch.allclose(hidden[mask], wanted[mask], atol=1e-10)
     empty = net.empty(2, torch.device("cpu"))
     assert empty.tolist() == [[START, *[PAD] * 5]] * 2
+
+
+def test_a_sketch_is_of_the_mean_of_the_words_and_of_no_padding():
+    torch.manual_seed(0)
+    text, mask = torch.randn(2, 4, 3, dtype=torch.float64), torch.ones(2, 4, dtype=torch.bool)
+    mask[1, 2:] = False
+    said = mean(text, mask)
+    wanted = torch.stack([text[0].mean(0), (text[1, 0] + text[1, 1]) / 2])
+    net = lively(Sketch(3, 5, (2, 4, 6)))
+    picture = net(said)
+    h = wanted @ net.hidden.weight.T + net.hidden.bias
+    exact = (h * h.sigmoid()) @ net.out.weight.T + net.out.bias
+    print((said - wanted).abs().max(), (picture.flatten(1) - exact).abs().max())
+    assert torch.allclose(said, wanted, atol=1e-12)
+    assert picture.shape == (2, 2, 4, 6)
+    assert torch.allclose(picture.flatten(1), exact, atol=1e-12)

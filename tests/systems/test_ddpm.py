@@ -17,6 +17,7 @@ from torchstone.checks import apart
 from torchstone.engine.run import Clock, fit
 from torchstone.errors import BadInput
 from torchstone.opening import opened
+from torchstone.parts.reader import mean
 from torchstone.parts.unet import Block
 from torchstone.systems.generative import ddpm
 from torchstone.systems.generative.ddpm import RECIPES, UNet, build, from_config, published
@@ -33,7 +34,8 @@ def run(tmp_path_factory):
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 180, 20), "blue": (20, 20, 220), "white": (250,) * 3}
 TINY = {"channels": 3, "size": 32, "widths": (8, 16), "attention": (False, True), "depth": 1,
-        "patch": 4, "groups": 4, "head_width": 8, "reader": (2000, 10, 16, 1, 2)}  # fmt: skip
+        "patch": 4, "groups": 4, "head_width": 8, "reader": (2000, 10, 16, 1, 2),
+        "sketch": 16}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +312,30 @@ def test_a_network_can_be_told_nothing():
     one = reads(x, t, torch.tensor([[1, 4, 5, 0]] * 2))
     assert not torch.allclose(reads(x, t), one)
     assert not torch.allclose(reads(x, t, torch.tensor([[1, 5, 4, 0]] * 2)), one), "order is lost"
+
+
+def test_a_sketch_is_seen_and_learned_by_its_own_error(painted):
+    """The loss is that of what is told and that of the sketch, whose target is the picture made coarse."""
+    fields = {"data": str(painted.parent), "batch": 4, "clip": None, "precision": "fp32"}
+    run = next(build(dataclasses.replace(RECIPES["emoji_text"], **fields)))
+    net = run.state["model"]
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    batch = next(run.stream)
+    x, t, epsilon, words = batch = batch._replace(x=torch.randn_like(batch.x))
+    before = net(x, t, words)
+    net.sketch.out.bias.data += 1
+    assert not torch.allclose(net(x, t, words), before), "the sketch is not seen"
+    small = x.unflatten(3, (8, 4)).unflatten(2, (8, 4)).mean((3, 5))
+    apart = (net.sketch(mean(*net.reader(words))) - small).square().mean()
+    noise = net.process.noise()
+    wanted = noise.target("v", x, epsilon, t)
+    error = (net(noise.add(x, epsilon, t), t, words) - wanted).square().mean()
+    found = {name: float(value) for name, value in run.update(batch).items()}
+    print(found, float(error), float(apart))
+    assert found["sketch"] == pytest.approx(float(apart), rel=1e-5)
+    assert found["told"] == pytest.approx(float(error), rel=1e-5)
+    assert found["loss"] == pytest.approx(float(error + apart), rel=1e-5)
 
 
 def test_patches_are_folded_and_unfolded_in_place():

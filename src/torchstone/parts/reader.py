@@ -1,4 +1,6 @@
-"""A small encoder of texts, for networks that are told in words what to make."""
+"""A small encoder of texts, for networks that are told in words what to make; and what it makes of them."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -78,3 +80,35 @@ class Reader(nn.Module):
         ids = torch.full((count, self.length), PAD, device=device)
         ids[:, 0] = START
         return ids
+
+
+def mean(
+    text: Float[Tensor, "batch places width"], mask: Bool[Tensor, "batch places"]
+) -> Float[Tensor, "batch width"]:
+    """Of a text's tokens, which a short training learns to use sooner than one of them."""
+    share = mask[..., None] / mask.sum(1)[:, None, None]
+    return (text * share).sum(1)
+
+
+class Sketch(nn.Module):
+    """A coarse picture of what a text's words, their mean, stand for.
+
+    Learned by its own squared error, as the encoder's of Popov et al. 2021 (Grad-TTS, arXiv:2105.06337,
+    section 3), it is there long before a network has learned to hear words through noise.
+
+    Args:
+        width: of the text's tokens.
+        hidden: units between.
+        shape: (channel, height, width) of the picture.
+    """
+
+    def __init__(self, width: int, hidden: int, shape: Sequence[int]):
+        super().__init__()
+        self.shape = tuple(shape)
+        self.hidden = nn.Linear(width, hidden)
+        self.out = nn.Linear(hidden, torch.Size(self.shape).numel())
+
+    def forward(
+        self, said: Float[Tensor, "batch inner"]
+    ) -> Float[Tensor, "batch channel height width"]:
+        return self.out(F.silu(self.hidden(said))).unflatten(1, self.shape)

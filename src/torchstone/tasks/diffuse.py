@@ -14,6 +14,7 @@ from torch import Tensor
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
+from torchstone.parts.reader import mean
 from torchstone.streams.augment import from_name
 from torchstone.streams.batches import Batches
 from torchstone.streams.captions import Captioned
@@ -40,8 +41,8 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
     The recipe states batch, steps, seed, variant, augment, drop, optimiser, lr, momentum, weight_decay,
     schedule, warmup, clip, accumulate, ema, precision, compile; sampler, sampled, guidance: how
     pictures are drawn; judged, surveyed: how many are judged. `loss` is the mean squared error of what
-    is told (Ho et al. 2020, equation 14, if that is ε), in validation on the same noise each time; the
-    averaged network is the one that is judged.
+    is told (Ho et al. 2020, equation 14, if that is ε), in validation on the same noise each time; in
+    training that of the reader's sketch is added, if it makes one. The averaged network is judged.
 
     Args:
         classifier: of `quality.judge`, for data that have classes.
@@ -59,7 +60,14 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
         said = net(noise.add(x, epsilon, t), t, context)
         return F.mse_loss(said, noise.target(kind, x, epsilon, t))
 
-    update, state, judged = descent(model, recipe, objective)
+    def taught(net: Any, batch: Noised) -> dict[str, Tensor]:
+        sketch = model.sketch(mean(*model.reader(batch.context)))
+        apart = F.mse_loss(sketch, F.adaptive_avg_pool2d(batch.x, sketch.shape[2:]))
+        told = objective(net, batch)
+        return {"loss": told + apart, "told": told, "sketch": apart}
+
+    sketching = getattr(model, "sketch", None) is not None
+    update, state, judged = descent(model, recipe, taught if sketching else objective)
     picture = samples.centred(data.card)
     batches = Batches(
         data.train,
