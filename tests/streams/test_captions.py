@@ -91,15 +91,17 @@ def test_what_is_wrong_with_a_folder_is_said(how, said, tmp_path):
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-    """Archives with ten drawings, six of which are one family, and one of which has no name."""
+def drawn(tmp_path, monkeypatch):
+    """Archives with drawings, six of which are one family, one of which has no name, and two of which
+    have names with which others begin."""
     stems = [
-        "1F431", "1F436", "1F600", "2615", "1F697", "E000",
-        "1F9D1-200D-1F680", "1F468-200D-1F680", "1F469-200D-1F680", "1F469-1F3FD-200D-1F680",
+        "1F431", "1F436", "1F600", "2615", "1F697", "E000", "1F408", "1F408-200D-2B1B", "1F680",
+        "1F9D1-200D-1F680", "1F468-200D-1F680", "1F469-200D-1F680", "1F469-1F3FD-200D-1F680", "1F468",
         *[f"1F4{i:02X}" for i in range(0x90, 0xB0)],
     ]  # fmt: skip
     names = {"1F431": ":cat_face:", "1F436": ":dog_face:", "1F600": ":grinning_face:", "2615": ":Hot_beverage:",
              "1F697": ":automobile:", "1F9D1-200D-1F680": ":astronaut:",
+             "1F408": ":cat:", "1F408-200D-2B1B": ":black_cat:", "1F468": ":man:", "1F680": ":rocket:",
              "1F468-200D-1F680": ":man_astronaut:", "1F469-200D-1F680": ":woman_astronaut:",
              "1F469-1F3FD-200D-1F680": ":woman_astronaut_medium_skin_tone:",
              **{f"1F4{i:02X}": f":thing_{i}:" for i in range(0x90, 0xB0)}}  # fmt: skip
@@ -107,7 +109,7 @@ def drawn(monkeypatch):
         "".join(chr(int(point, 16)) for point in stem.split("-")): {"en": name}
         for stem, name in names.items()
     }
-    files = {"openmoji": {f"svg/{s}.svg": "" for s in stems},
+    files = {"openmoji": {f"svg/{s}.svg": s for s in stems},
              "emoji": {"emoji/unicode_codes/emoji.json": json.dumps(said)}}  # fmt: skip
 
     def archive(name, *_):
@@ -117,14 +119,14 @@ def drawn(monkeypatch):
                 opened.writestr(file, content)
         return zipfile.ZipFile(held)
 
-    def drawings(size):
-        order = sorted(stems)
-        rows = [np.full((size, size, 3), i, np.uint8) for i in range(len(order))]
-        return np.stack(rows), np.zeros((len(rows), 0, 0)), [emoji.family(s) for s in order]
+    def draw(source, size):  # a grey of its own for each
+        grey = np.full((size, size, 3), stems.index(source), np.uint8)
+        return grey, np.zeros((size, size), np.uint8)
 
+    monkeypatch.setenv("TORCHSTONE_CACHE", str(tmp_path))
     monkeypatch.setattr(registry, "archive", archive)
-    monkeypatch.setattr(emoji, "drawings", drawings)
-    return {name: sorted(stems).index(stem) for stem, name in names.items()}
+    monkeypatch.setattr(emoji, "draw", draw)
+    return {name: stems.index(stem) for stem, name in names.items()}
 
 
 def test_openmoji_is_captioned_by_unicodes_names_and_families_stay_together(drawn, monkeypatch):

@@ -86,9 +86,7 @@ def load_captioned(spec: str | Path, *, size: int, device: torch.device | str = 
 
 def _openmoji(size: int) -> tuple[np.ndarray, list[str], list[str]]:
     """Drawn at twice the size and averaged; of skin tones only the drawing without one."""
-    pictures, _, families = emoji.drawings(2 * size)
-    with registry.archive(*emoji.OPENMOJI) as opened:
-        stems = sorted(Path(n).stem for n in opened.namelist() if n.endswith(".svg"))
+    pictures, _, stems = emoji.drawings(2 * size)
     with registry.archive(*NAMES) as opened:
         said = json.loads(opened.read("emoji/unicode_codes/emoji.json"))
     named = {_points(text): each["en"] for text, each in said.items()}
@@ -102,7 +100,7 @@ def _openmoji(size: int) -> tuple[np.ndarray, list[str], list[str]]:
     ]
     fine = pictures[rows].reshape(len(rows), size, 2, size, 2, 3).astype(np.float32)
     small = fine.mean((2, 4)).round().astype(np.uint8)
-    return small.transpose(0, 3, 1, 2), captions, [families[i] for i in rows]
+    return small.transpose(0, 3, 1, 2), captions, [emoji.family(stems[i]) for i in rows]
 
 
 def _points(text: str) -> str:

@@ -46,7 +46,7 @@ PERSON = re.compile(r"1F46[89]")  # man or woman, where 1F9D1 is a person
 def drawings(
     size: int,
 ) -> tuple[UInt8[np.ndarray, "count size size 3"], UInt8[np.ndarray, "count size size"], list[str]]:
-    """Pictures on white, masks, and the family of each: variants of one drawing have the same.
+    """Pictures on white, masks, and the code points of each (`1F468-200D-1F680`).
 
     Raises:
         BadInput: the archive cannot be fetched.
@@ -54,11 +54,12 @@ def drawings(
     with registry.archive(*OPENMOJI) as opened:
         names = sorted(n for n in opened.namelist() if n.endswith(".svg"))
         pictures, masks = _kept(opened, names, size)
-    return pictures, masks, [family(Path(name).stem) for name in names]
+    return pictures, masks, [Path(name).stem for name in names]
 
 
 def family(stem: str) -> str:
-    """`1F468-1F3FD-200D-1F680` (a man, medium skin, rocket) and its kin are all `1F9D1-1F680`."""
+    """What variants of one drawing share: `1F468-1F3FD-200D-1F680` (a man, medium skin, rocket) and its
+    kin are all `1F9D1-1F680`."""
     return PERSON.sub("1F9D1", VARIATION.sub("", stem))
 
 

@@ -107,7 +107,8 @@ def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _openmoji(size: int):
-    pictures, masks, families = emoji.drawings(size)
+    pictures, masks, stems = emoji.drawings(size)
+    families = [emoji.family(stem) for stem in stems]
     note = "openmoji: 4,495 drawings (artwork, CC BY-SA 4.0, openmoji.org), their layers as classes"
     return pictures.transpose(0, 3, 1, 2), masks, families, emoji.CLASSES, note
 
