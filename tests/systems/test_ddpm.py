@@ -226,9 +226,13 @@ def test_without_its_data_a_prompt_is_still_drawn(painted, tmp_path, capsys):
     assert out.strip() == str(file)
 
 
-def test_stopped_in_the_middle_it_ends_with_the_same_average(tmp_path):
+@pytest.mark.parametrize("name", ["smoke", "emoji_text"])
+def test_stopped_in_the_middle_it_ends_with_the_same_average(name, painted, tmp_path, monkeypatch):
     """The laws kill a whole process; here the average is looked at by itself."""
-    recipe = dataclasses.replace(RECIPES["smoke"], steps=9, judged=0, device="cpu")
+    forgets = {**TINY, "reader": (*TINY["reader"], 0.1, 0.2)}
+    monkeypatch.setitem(ddpm.VARIANTS, "ddpm_emoji", ddpm.sized(**forgets))
+    fields = {"data": str(painted.parent), "batch": 4} if name == "emoji_text" else {}
+    recipe = dataclasses.replace(RECIPES[name], steps=9, judged=0, device="cpu", **fields)
     (whole,) = build(recipe)
     fit(whole, clock=Clock(evaluate=9), quiet=True)
     (cut,) = build(recipe)
@@ -248,8 +252,8 @@ def test_stopped_in_the_middle_it_ends_with_the_same_average(tmp_path):
     states = [run.state["ema"].state_dict() for run in (whole, again)]
     assert int(states[0]["n_averaged"]) == 9
     assert states[0].keys() == states[1].keys()
-    for name, tensor in states[0].items():
-        assert torch.equal(tensor, states[1][name]), name
+    for key, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][key]), key
 
 
 def pair(number):
