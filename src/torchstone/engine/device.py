@@ -5,6 +5,7 @@ import os
 
 import torch
 
+from torchstone.engine.notice import say
 from torchstone.errors import BadInput, nearest
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -35,10 +36,39 @@ def pick(name: str = "auto") -> torch.device:
     return torch.device(kind)
 
 
+def settled(precision: str, device: torch.device) -> str:
+    """The precision that is meant: `auto` is bf16 where the device's arithmetic has it, else fp32.
+
+    Emulated it is ten times slower than fp32, which is said where bf16 was asked for by name.
+
+    Raises:
+        BadInput: an unknown name.
+    """
+    if precision not in (*PRECISIONS, "auto"):
+        raise BadInput(
+            f"unknown precision {precision!r}: {nearest(precision, [*PRECISIONS, 'auto'])}"
+        )
+    if precision == "auto":
+        return "bf16" if has_bfloat16(device) else "fp32"
+    if precision == "bf16" and device.type == "cpu" and not has_bfloat16(device):
+        say(
+            "this CPU has no bfloat16 arithmetic and emulates it slowly: --precision fp32 is faster here"
+        )
+    return precision
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 by itself (of Apple's, where it gains little: no)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return False
+
+
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
     """Mixed precision for forward passes: `fp32` (none), `bf16`, or `fp16` (which needs loss scaling)."""
-    if precision not in PRECISIONS:
-        raise BadInput(f"unknown precision {precision!r}: {nearest(precision, PRECISIONS)}")
     dtype = PRECISIONS[precision]
     if dtype is None:
         return contextlib.nullcontext()

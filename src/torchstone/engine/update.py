@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from torchstone.engine import parallel
-from torchstone.engine.device import autocast
+from torchstone.engine.device import autocast, settled
 from torchstone.errors import BadInput, NotFinite
 
 Loss = Callable[[Any], Tensor | Mapping[str, Tensor]]
@@ -33,7 +33,7 @@ class descend:
             gradient is that of the whole batch, however uneven the last one is.
         clip: largest norm of the whole gradient; the norm before clipping is logged.
         precision: `fp32`, `bf16`, or `fp16` (then put the update into the run's `state`: it holds
-            the loss scale).
+            the loss scale); `auto` is bf16 where the device has it, else fp32.
         ema: `(average, model)`: the average takes in the model after each step.
         replica: what `parallel.replicate` returned, if the loss calls it.
         compile: compile the loss with `torch.compile`.
@@ -63,6 +63,7 @@ class descend:
         self.accumulate, self.clip = accumulate, clip
         self.parameters = [p for group in optimiser.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
+        precision = settled(precision, self.device)
         self.autocast = autocast(precision, self.device)
         # losses are weighted by rows on the way back, so the scale starts lower than torch's 2¹⁶
         self.scaler = None

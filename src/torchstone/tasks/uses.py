@@ -73,7 +73,7 @@ class Recipe:
     clip: float | None = 1.0  # largest gradient norm, none for no limit
     accumulate: int = 1  # micro-batches an update
     ema: float = 0.0  # decay of the weights' moving average, which is judged; 0 for none
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
     compile: bool = False  # torch.compile the loss
     seed: int = 0  # of weights, order and dropout
     device: str = "auto"  # auto, cpu, cuda, mps

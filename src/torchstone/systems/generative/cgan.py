@@ -80,7 +80,7 @@ class Recipe:
     ema: float = 0.99  # decay of the generator's moving average, 0 for none
     clip: float | None = None  # largest gradient norm, none for no limit
     accumulate: int = 1  # micro-batches a step
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
     compile: bool = False  # torch.compile both losses
     seed: int = 0  # of weights, order, noise and dropout
     device: str = "auto"  # auto, cpu, cuda, mps

@@ -96,7 +96,7 @@ class Recipe:
     ema: float = 0.99  # share of the averaged weights kept at each update, 0 for no average
     clip: float | None = 1.0  # largest gradient norm, none for no limit
     accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
     compile: bool = False  # torch.compile the loss
     sampler: Literal["ddpm", "ddim"] = "ddim"  # way of drawing
     sampled: int = 25  # steps of that way
@@ -113,7 +113,7 @@ PAPER = Recipe(
     warmup=0.00625, ema=0.9999, sampler="ddpm", sampled=1000, precision="bf16", compile=True,
 )  # fmt: skip
 EMOJI = Recipe(
-    data="openmoji", variant="ddpm_emoji", condition="text", steps=5600, precision="bf16", ema=0.999,
+    data="openmoji", variant="ddpm_emoji", condition="text", steps=3000, precision="auto", ema=0.999,
     guidance=2.0,
 )  # fmt: skip
 RECIPES = {

@@ -91,7 +91,7 @@ class Recipe:
     ema: float = 0.99  # share of the averaged weights kept at each update, 0 for no average
     clip: float | None = 1.0  # largest gradient norm, none for no limit
     accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the forward pass
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
     compile: bool = False  # torch.compile the loss
     seed: int = 0  # of weights, order and noise
     device: str = "auto"  # auto, cpu, cuda, mps
