@@ -85,13 +85,20 @@ def resume(path: str | Path, *, device: str | None = None, quiet: bool = False):
 
 
 def evaluate(
-    path: str | Path, *, data: str | None = None, device: str = "auto"
+    path: str | Path, *, data: str | None = None, device: str = "auto", **options
 ) -> dict[str, float]:
-    """Measure a run's model on its test split, or on other data with the same classes."""
+    """Measure a run's model on its test split, or on other data with the same classes.
+
+    Args:
+        options: the system's own: of those that make pictures `inception`, a file of Inception's weights,
+            to compare samples by its features too.
+    """
     model, card, entry = opened(Path(path), device)
     _, _, recipe = read_recipe(Path(path))
-    return _use(entry, "evaluate")(
-        model, card, data or recipe.data, held_out=data in (None, recipe.data)
+    measure = _use(entry, "evaluate")
+    _takes(measure, options, f"{entry.name} evaluates")
+    return measure(
+        model, card, data or recipe.data, held_out=data in (None, recipe.data), **options
     )
 
 

@@ -111,6 +111,11 @@ def _dispatch(argv: list[str]) -> int:
     p = command("eval", "measure a run on its test split, or on other data with the same classes")
     p.add_argument("run", metavar="RUN")
     p.add_argument("--data", metavar="SPEC", help="a bundled set, a folder, or hf:NAME")
+    p.add_argument(
+        "--inception",
+        metavar="FILE.pth",
+        help="of pictures made: Inception's weights, for its distance",
+    )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     p.add_argument("--json", action="store_true", help="as JSON")
 
@@ -372,7 +377,8 @@ def _told_together(record: dict) -> None:
 def _eval(args) -> None:
     from torchstone.api import evaluate
 
-    results = evaluate(args.run, data=args.data, device=args.device)
+    options = {} if args.inception is None else {"inception": args.inception}
+    results = evaluate(args.run, data=args.data, device=args.device, **options)
     if args.json:
         print(json.dumps(results))
         return

@@ -180,8 +180,7 @@ def plain(value: Any) -> str:
 
 def row(r: Record) -> list[str]:
     """A record without its times, which are another machine's."""
-    seeds = f"{len(r.seeds)} seed{'s' * (len(r.seeds) > 1)}"
-    return [f"`{r.command}`", r.data, r.metric, f"{r.reached()}, {seeds}", r.aim()]
+    return [f"`{r.command}`", r.data, r.metric, r.reached(), r.aim()]
 
 
 def table(columns: list[str], rows: list[list[str]], sides: str) -> str:

@@ -12,12 +12,12 @@ from torchstone.systems import System
 
 
 def recipe_of(name: str, fields: Mapping[str, Any], *, saved: bool = False):
-    """`SYSTEM[/RECIPE]` with some fields changed: catalogue entry, recipe's name, recipe.
+    """`SYSTEM[/RECIPE]` (`-` is read as `_`) with some fields changed: entry, recipe's name, recipe.
 
     With weights to start from and no recipe named, it is one that suits them, named `transfer`.
     `saved` fields are all there are, and the weights need not be there any more.
     """
-    system, _, wanted = name.partition("/")
+    system, _, wanted = name.replace("-", "_").partition("/")
     entry, variant = systems.find(system)
     recipes, weights = entry.module().RECIPES, fields.get("weights")
     first = next(iter(recipes))

@@ -48,9 +48,15 @@ class Record:
         return statistics.mean(self.values)
 
     @property
-    def spread(self) -> float:
-        """Standard deviation over seeds."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+    def spread(self) -> float | None:
+        """Standard deviation over seeds; one alone has none."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def figure(self) -> str:
+        """The mean over seeds, and its spread where there are several."""
+        if self.spread is None:
+            return f"{self.mean:.4f} (1 seed)"
+        return f"{self.mean:.4f} ± {self.spread:.4f} ({len(self.seeds)} seeds)"
 
     @property
     def falls(self) -> bool:
@@ -64,7 +70,7 @@ class Record:
     def reached(self) -> str:
         """Mean and spread over seeds, and the baselines."""
         told = [f"{name.removeprefix('test/')} {value:.3g}" for name, value in self.beside.items()]
-        return f"{self.mean:.4f} ± {self.spread:.4f}" + (f" ({', '.join(told)})" if told else "")
+        return self.figure() + (f"; {', '.join(told)}" if told else "")
 
     def cost(self) -> str:
         """Seconds of one core, where they were counted; else of the clock."""
@@ -73,11 +79,9 @@ class Record:
         return f"{statistics.median(self.seconds):.0f} s"
 
     def line(self) -> str:
-        n = len(self.seeds)
         return (
-            f"{self.system}/{self.recipe}: {self.metric} {self.mean:.4f} ± {self.spread:.4f} "
-            f"({n} seed{'s' * (n > 1)}, {self.cost()} each, "
-            f"{self.environment['processor']})"
+            f"{self.system}/{self.recipe}: {self.metric} {self.figure()}, {self.cost()} each, "
+            f"{self.environment['processor']}"
         )
 
 

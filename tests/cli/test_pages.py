@@ -54,7 +54,9 @@ def test_a_record_is_on_its_page_without_its_times(monkeypatch):
     assert "## Measured" not in pages.page(entry)
     monkeypatch.setattr(pages, "of_system", lambda name: [record])
     text = pages.page(entry)
-    assert "0.9700 ± 0.0141, 2 seeds | ≥ 0.9" in text
+    assert "0.9700 ± 0.0141 (2 seeds) | ≥ 0.9" in text
+    del record.seeds[1:], record.values[1:]
+    assert "0.9600 (1 seed) | ≥ 0.9" in pages.page(entry), "one seed has no spread"
     assert "7.77" not in text
     assert "some processor" not in text
 

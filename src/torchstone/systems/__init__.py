@@ -78,16 +78,18 @@ CATALOGUE = (
 
 
 def find(name: str) -> tuple[System, str]:
-    """The entry and the variant that `name` means; a system's own name means its first variant.
+    """The entry and the variant that `name` means; a system's own name means its first variant. `-` is
+    read as `_`.
 
     Raises:
         BadInput: there is none; the nearest names are given.
     """
+    wanted = name.replace("-", "_")
     for entry in CATALOGUE:
-        if name == entry.name:
-            return entry, entry.variants[0] if name not in entry.variants else name
-        if name in entry.variants:
-            return entry, name
+        if wanted == entry.name:
+            return entry, entry.variants[0] if wanted not in entry.variants else wanted
+        if wanted in entry.variants:
+            return entry, wanted
     names = {n for entry in CATALOGUE for n in (entry.name, *entry.variants)}
     said = nearest(name, sorted(names), [entry.name for entry in CATALOGUE])
     raise BadInput(f"unknown system {name!r}: {said}")

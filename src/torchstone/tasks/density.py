@@ -101,7 +101,9 @@ def density(
         found = bits(nats(judged, data.test, levels), dimensions, levels).mean().item()
         figures = {"bits_per_dimension": found, "histogram": alone(data, levels)}
         if judges:
-            figures |= judging.worth_of(drawn(judged, recipe.judged, levels), data, classifier)
+            figures |= judging.worth_of(
+                lambda: drawn(judged, recipe.judged, levels), data, classifier
+            )
         return figures
 
     def report(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What a trained diffusion is used for: pictures of a label or a text, filling in, and its figures."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +8,19 @@ import torch
 
 from torchstone.engine.notice import say
 from torchstone.errors import BadInput
-from torchstone.streams.captions import Captioned, load_captioned
+from torchstone.streams.captions import Captioned, ids, load_captioned
 from torchstone.streams.framing import prepare
-from torchstone.streams.images import PictureSet, load_pictures
+from torchstone.streams.images import load_pictures
+from torchstone.streams.tokens import from_card
 from torchstone.tasks import nearby, quality
 from torchstone.tasks.bits import bits
 from torchstone.tasks.conditions import context, place_of
 from torchstone.tasks.diffuse import drawn
+from torchstone.tasks.inception import by_inception
+from torchstone.tasks.inception import inception as load_inception
 from torchstone.tasks.samples import sheet
 from torchstone.tasks.steer import around
+from torchstone.tasks.worth import worth_of
 
 JUDGED = 500  # pictures that are drawn to be judged
 
@@ -110,23 +115,50 @@ def _known(picture: dict, known: str | Path, mask: str | Path, model: Any):
 
 
 def evaluate(
-    model: Any, card: dict[str, Any], spec: str, *, held_out: bool, classifier: Any = None
+    model: Any,
+    card: dict[str, Any],
+    spec: str,
+    *,
+    held_out: bool,
+    classifier: Any = None,
+    inception: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Bits per dimension of `spec`'s test split if `held_out`, else of every picture of it; and where it
-    has the classes that the network knows, what 500 samples are worth beside them (`quality.compared`).
+    """Bits per dimension of `spec`'s test split if `held_out`, else of every picture of it; and what up to
+    500 samples are worth beside them: of labels by `quality.compared`, if it has the classes that the
+    network knows; of captions, how they `match` the pictures with these captions.
+
+    Args:
+        classifier, inception: of `worth.worth_of`.
+
+    Raises:
+        BadInput: Inception is asked for, and the classes are not those the network knows.
     """
     device = next(model.parameters()).device
     data = _data(card, spec, device)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     pictures = torch.cat([s.take(torch.arange(len(s), device=device)) for s in splits])
     found = {"bits_per_dimension": bits(model, pictures), "pictures": len(pictures)}
-    if not isinstance(data, PictureSet):
-        return found
+    draw = partial(drawn, model, shown=True, **card["sampling"])
+    if isinstance(data, Captioned):
+        network = None if inception is None else load_inception(inception, device)
+        labels = torch.cat([split.labels.cpu() for split in splits])
+        rows = quality.spread(len(labels), JUDGED)
+        captions = [data.captions[row] for row in labels[rows].tolist()]
+        asked = ids(from_card(card["tokenizer"]), captions, card["length"])
+        made = draw(len(asked), context=asked)
+        found |= {"match": nearby.matched(made, pictures[rows]), "samples": len(made)}
+        return found if network is None else found | by_inception(made, splits, network)
     asked = None
     if "classes" in card:
         if list(data.classes) != card["classes"]:
+            if inception is not None:
+                raise BadInput(
+                    f"{spec} has other classes than the network's: samples cannot be compared"
+                )
             return found
         asked = context(card, JUDGED)
-    judging, usual = quality.judge(data, classifier), card["sampling"]
-    made = judging.see(drawn(model, JUDGED, context=asked, shown=True, **usual))
-    return found | quality.compared(made, *judging.see_all(splits), asked) | {"samples": JUDGED}
+    found |= worth_of(
+        lambda: draw(JUDGED, context=asked),
+        data, classifier, splits, asked=asked, inception=inception,
+    )  # fmt: skip
+    return found | {"samples": JUDGED}

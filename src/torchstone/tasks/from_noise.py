@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from torchstone.errors import BadInput, NotFinite, nearest
 from torchstone.streams.images import load_pictures
-from torchstone.tasks.quality import compared, judge
 from torchstone.tasks.samples import pixels, sheet
+from torchstone.tasks.worth import worth_of
 
 ROWS = 250  # made at a time
 MANY = 5000  # samples that are judged, unless the card says how many
@@ -113,13 +113,19 @@ def sample(
 
 
 def evaluate(
-    model: Any, card: dict[str, Any], spec: str, *, held_out: bool, classifier: Any
+    model: Any,
+    card: dict[str, Any],
+    spec: str,
+    *,
+    held_out: bool,
+    classifier: Any,
+    inception: str | Path | None = None,
 ) -> dict[str, Any]:
     """What samples are worth beside `spec`'s test split if `held_out`, else all of its pictures: as many
     of them as were judged at the end of training, and then the very same.
 
     Args:
-        classifier: of `quality.judge`.
+        classifier, inception: of `worth.worth_of`.
 
     Raises:
         BadInput: a conditional generator, and other classes than it knows.
@@ -133,9 +139,9 @@ def evaluate(
             f"{spec} has the classes {', '.join(data.classes)}, but the generator makes "
             f"{', '.join(card['classes'])}"
         )
-    judging = judge(data, classifier)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
-    real, labels = judging.see_all(splits)
-    made = judging.see(drawn(model, count, picture, labels=asked))
-    found = compared(made, real, labels, asked=asked)
-    return found | {"samples": count, "pictures": len(real.features)}
+    found = worth_of(
+        lambda: drawn(model, count, picture, labels=asked, shown=True),
+        data, classifier, splits, asked=asked, inception=inception,
+    )  # fmt: skip
+    return found | {"samples": count, "pictures": sum(map(len, splits))}

@@ -129,7 +129,7 @@ def autoencode(
         found = worth(judged, everything(data.test), recipe.pixels)
         found["pixels_alone"] = alone(data, recipe.pixels)
         if judges:
-            found |= judging.worth_of(painted(judged, recipe.judged), data, classifier)
+            found |= judging.worth_of(lambda: painted(judged, recipe.judged), data, classifier)
         return found
 
     def report(folder: Path) -> None:

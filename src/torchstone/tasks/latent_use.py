@@ -62,10 +62,19 @@ def sample(
 
 
 def evaluate(
-    model: Any, card: dict[str, Any], spec: str, *, held_out: bool, classifier: Any = None
+    model: Any,
+    card: dict[str, Any],
+    spec: str,
+    *,
+    held_out: bool,
+    classifier: Any = None,
+    inception: str | Path | None = None,
 ) -> dict[str, Any]:
     """`latent.worth` of `spec`: of its test split if `held_out`, else of every picture of it; and what as
     many samples as the recipe had `judged` are worth beside them.
+
+    Args:
+        classifier, inception: of `worth.worth_of`.
 
     Raises:
         NotFinite: a bound is NaN or infinite.
@@ -77,7 +86,9 @@ def evaluate(
     found = worth(model, pictures, card["pixels"])
     finite(torch.tensor([found["bound"], found["bound_50"]]), "bounds")
     if classifier is not None and card["judged"]:
-        found |= judging.worth_of(painted(model, card["judged"]), data, classifier, splits)
+        found |= judging.worth_of(
+            lambda: painted(model, card["judged"]), data, classifier, splits, inception=inception
+        )
     return found | {"pictures": len(pictures)}
 
 

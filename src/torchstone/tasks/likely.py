@@ -57,11 +57,20 @@ def sample(
 
 
 def evaluate(
-    model: Any, card: dict[str, Any], spec: str, *, held_out: bool, classifier: Any = None
+    model: Any,
+    card: dict[str, Any],
+    spec: str,
+    *,
+    held_out: bool,
+    classifier: Any = None,
+    inception: str | Path | None = None,
 ) -> dict[str, Any]:
     """How likely `spec` is, its test split if `held_out`, else all of it: bits a dimension of pictures,
     and what as many samples as the recipe had `judged` are worth beside them; `loss`, −log p in nats, of
     rows.
+
+    Args:
+        classifier, inception: of `worth.worth_of`.
 
     Raises:
         BadInput: a table of other features.
@@ -80,8 +89,10 @@ def evaluate(
     each = torch.cat([nats(model, split, card["levels"]) for split in parts])
     found: dict[str, Any] = {"bits_per_dimension": in_bits(each, card).mean().item()}
     if classifier is not None and card["judged"]:
-        made = drawn(model, card["judged"], card["levels"])
-        found |= judging.worth_of(made, data, classifier, parts)
+        found |= judging.worth_of(
+            lambda: drawn(model, card["judged"], card["levels"]),
+            data, classifier, parts, inception=inception,
+        )  # fmt: skip
     return found | {"pictures": len(each)}
 
 
