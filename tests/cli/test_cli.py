@@ -186,6 +186,16 @@ def test_verify_exits_1_if_a_check_fails(capsys, monkeypatch):
     assert "FAIL" in out
 
 
+def test_hyphens_in_names_are_underscores():
+    from torchstone.api import recipe_of
+
+    for typed, meant in (("ddpm/emoji-text", "emoji_text"), ("lenet5-paper", "mnist5k")):
+        _, name, recipe = recipe_of(typed, {})
+        print(typed, name, recipe.variant)
+        assert name == meant
+        assert recipe == recipe_of(typed.replace("-", "_"), {})[2]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -184,3 +184,26 @@ def test_bad_settings_are_refused():
         descend(squared(model), sgd(model), accumulate=0)
     with pytest.raises(BadInput, match="unknown precision 'fp8'"):
         descend(squared(model), sgd(model), precision="fp8")
+
+
+@pytest.mark.parametrize("found", [{"avx2": True}, {"avx512_bf16": True}, {"amx_bf16": True}])
+def test_auto_is_bfloat16_where_the_device_has_it(monkeypatch, capsys, found):
+    """Emulated it is ten times slower than fp32: then it is not taken, and said where it was asked for."""
+    has = "avx2" not in found
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    seen = []
+
+    def loss(b):
+        out = model(b[0])
+        seen.append(out.dtype)
+        return out.float().square().mean()
+
+    x = torch.randn(6, 5)
+    for precision in ("auto", "bf16", "fp32"):
+        model = net().float()
+        descend(loss, sgd(model), precision=precision)((x,))
+    half, full = torch.bfloat16, torch.float32
+    assert seen == [half if has else full, half, full]
+    assert ("emulates it slowly" in capsys.readouterr().err) == (not has)
+    with pytest.raises(BadInput, match="unknown precision 'fp8': did you mean fp"):
+        descend(loss, sgd(model), precision="fp8")

@@ -20,7 +20,7 @@ from torchstone.parts import quality
 from torchstone.streams.images import Pictures
 
 Pixels = UInt8[Tensor, "count channel height width"]
-Features = Float[Tensor, "count 2048"]
+Features = Float[Tensor, "count features"]  # 2048 of them
 
 ROWS = 50  # seen at a time, at 299 × 299
 

@@ -1,6 +1,7 @@
 """What a trained auto-encoder is used for: samples, filling in, how unusual a picture is, its figures."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,10 @@ def evaluate(
     pictures = torch.cat([everything(split) for split in splits])
     found = worth(model, pictures, card["pixels"])
     finite(torch.tensor([found["bound"], found["bound_50"]]), "bounds")
-    if classifier is not None and card["judged"]:
-        found |= judging.worth_of(
-            lambda: painted(model, card["judged"]), data, classifier, splits, inception=inception
-        )
+    count = card["judged"] or (judging.FEW if inception else 0)
+    if classifier is not None and count:
+        draw = partial(painted, model, count)
+        found |= judging.worth_of(draw, data, classifier, splits, inception=inception)
     return found | {"pictures": len(pictures)}
 
 

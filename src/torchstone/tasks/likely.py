@@ -1,6 +1,7 @@
 """What a trained flow is used for: samples, how likely inputs are, and its figures."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,13 @@ def evaluate(
         classifier, inception: of `worth.worth_of`.
 
     Raises:
-        BadInput: a table of other features.
+        BadInput: a table of other features, or one and `inception`.
         NotFinite: a likelihood is NaN or infinite.
     """
     device = next(model.parameters()).device
     if "picture" not in card:
+        if inception is not None:
+            raise BadInput("points are no pictures: leave --inception out")
         points = load_points(spec, device)
         agree(spec, list(points.features), card["features"])
         splits = [points.test] if held_out else [points.train, points.val, points.test]
@@ -88,11 +91,10 @@ def evaluate(
     parts = [data.test] if held_out else [data.train, data.val, data.test]
     each = torch.cat([nats(model, split, card["levels"]) for split in parts])
     found: dict[str, Any] = {"bits_per_dimension": in_bits(each, card).mean().item()}
-    if classifier is not None and card["judged"]:
-        found |= judging.worth_of(
-            lambda: drawn(model, card["judged"], card["levels"]),
-            data, classifier, parts, inception=inception,
-        )  # fmt: skip
+    count = card["judged"] or (judging.FEW if inception else 0)
+    if classifier is not None and count:
+        draw = partial(drawn, model, count, card["levels"])
+        found |= judging.worth_of(draw, data, classifier, parts, inception=inception)
     return found | {"pictures": len(each)}
 
 

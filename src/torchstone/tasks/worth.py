@@ -14,6 +14,7 @@ from torchstone.tasks.quality import beside, compared, judge
 
 Pixels = UInt8[Tensor, "count channel height width"]
 
+FEW = 500  # samples, where a recipe judges none and it is asked for
 PAIRS = 48  # samples that are shown with the training picture nearest to each
 
 
