@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from torchstone import waiting
 from torchstone.errors import BadInput, Interrupted, NotFinite, NotSaved, nearest
 
 EXAMPLES = """examples:
@@ -36,9 +37,8 @@ class Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 (a check failed), 2 (bad input), or 128 + signal."""
     argv = sys.argv[1:] if argv is None else argv
-    # Threads that wait for each other must not burn the processor: where something else runs too,
-    # small networks were 10 to 50 times slower. GNU OpenMP reads this when torch is imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if argv and argv[0] not in ("list", "show", "compare", "-h", "--help", "--version"):
+        waiting.settle()  # before torch is imported
     try:
         return _dispatch(argv)
     except (BadInput, NotFinite, NotSaved) as error:

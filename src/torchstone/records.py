@@ -7,7 +7,6 @@ python -m torchstone.records --table            write the README's table from th
 
 import argparse
 import json
-import os
 import re
 import statistics
 import tempfile
@@ -15,6 +14,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from torchstone import waiting
 
 _HERE = Path(__file__).resolve().parent
 # in a checkout beside the source; in an installed package within it
@@ -201,7 +202,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="folder in which runs stay, and are gone on with")
     parser.add_argument("--table", action="store_true", help="only rewrite the README's table")
     args = parser.parse_args()
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line has it
+    waiting.settle()  # as the command line does
     plans = json.loads((FOLDER / "plans.json").read_text())
     measurable = [name for name, plan in plans.items() if "unmeasured" not in plan]
     for name in args.names:
