@@ -84,7 +84,7 @@ class Recipe:
     told: Literal["epsilon", "x0", "v"] = "v"  # what the network says
     dropout: float = 0.0  # share of numbers dropped in training
     augment: str = "none"  # such as flip or crop4
-    steps: int = 1200  # updates
+    steps: int = 1000  # updates
     batch: int = 32  # pictures an update
     optimiser: Literal["sgd", "adam", "adamw"] = "adam"  # rule of descent
     lr: float = 2e-3  # highest learning rate

@@ -64,15 +64,15 @@ class Recipe:
     penalty: float = 10.0  # of the critic's slope, in wgan_gp
     critic_steps: int = 1  # steps of the critic for one of the generator
     samples: int = 1000  # judged at each evaluation; at the end five times as many
-    steps: int = 6000  # updates
+    steps: int = 5000  # updates
     batch: int = 100  # pictures a step
     optimiser: Literal["sgd", "adam", "adamw"] = "adam"  # rule of descent of both
-    lr: float = 2e-4  # highest learning rate
+    lr: float = 1e-3  # highest learning rate
     critic_lr: float | None = None  # the critic's, none for the same
     momentum: float = 0.5  # share of the last step kept (Adam: β1)
     beta2: float = 0.999  # Adam's memory of the squares
     weight_decay: float = 0.0  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "constant"  # how the rate falls
+    schedule: Literal["constant", "cosine", "linear"] = "linear"  # how the rate falls
     warmup: float = 0.0  # share of the steps in which the rate rises
     augment: str = "none"  # of real pictures; what is learnt is made so too
     ema: float = 0.998  # decay of the generator's moving average, 0 for none
@@ -97,6 +97,7 @@ RECIPES = {
         batch=32,
         lr=2e-3,
         critic_lr=4e-3,
+        schedule="constant",
         ema=0.9,
     ),
 }
