@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from typed import call
+from typed import call, refused
 
 import torchstone as ts
 from torchstone import references
@@ -69,6 +69,31 @@ def painted(tmp_path_factory):
             **fields,
         )
         yield root / "run"
+
+
+@pytest.mark.parametrize("condition", ["none", "label"])
+def test_a_network_that_could_read_is_told_labels_or_nothing(
+    condition, tmp_path, monkeypatch, capsys
+):
+    """Its reader and sketch are left out, in training and in what is kept of it."""
+    monkeypatch.setitem(ddpm.VARIANTS, "ddpm_emoji", ddpm.sized(**TINY))
+    for name, colour in list(COLOURS.items())[:2]:
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(30):
+            shade = tuple(max(0, c - number) for c in colour)
+            Image.new("RGB", (40, 30), shade).save(tmp_path / "photos" / name / f"{number}.png")
+    run, sheet = tmp_path / "run", tmp_path / "sheet.png"
+    short = {"steps": 2, "batch": 4, "judged": 8, "sampled": 2, "levels": 20}
+    ts.train("ddpm/smoke", data=str(tmp_path / "photos"), variant="ddpm_emoji", out=run,
+             condition=condition, quiet=True, **short)  # fmt: skip
+    model = ts.load(run)
+    assert (model.reader, model.sketch) == (None, None)
+    assert model.classes == (2 if condition == "label" else 0)
+    words = ("--label", "red") if condition == "label" else ()
+    for command in (("sample", run, "-n", 3, "--out", sheet, *words), ("eval", run)):
+        assert call(capsys, *command)[0] == 0
+    assert sheet.exists()
+    assert "reads no text" in refused(capsys, "sample", run, "--prompt", "a", "--out", sheet)
 
 
 def test_a_run_shows_its_samples_while_it_trains_and_is_judged(run):

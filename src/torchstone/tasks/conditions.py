@@ -74,7 +74,7 @@ def material(recipe: Any, arguments: dict[str, Any], place: torch.device) -> Mat
         empty = ids(tokenizer, [""], PLACES).to(place)
         card |= {"tokenizer": to_card(tokenizer), "length": PLACES}
         return Material(data, arguments, by_caption(table, empty), card)
-    arguments = {k: v for k, v in arguments.items() if k not in ("reader", "sketch")}
+    arguments |= {"reader": None, "sketch": 0}  # a variant's own, if it can read
     data = load_pictures(recipe.data, size=size, channels=arguments["channels"], device=place)
     if recipe.condition == "none":
         return Material(data, arguments, None, card)
