@@ -66,7 +66,7 @@ class Recipe:
     penalty: float = 10.0  # of the critic's slope, in wgan_gp
     critic_steps: int = 1  # steps of the critic for one of the generator
     samples: int = 1000  # judged at each evaluation; at the end five times as many
-    steps: int = 1800  # updates
+    steps: int = 2500  # updates
     batch: int = 64  # pictures a step
     optimiser: Literal["sgd", "adam", "adamw"] = "adam"  # rule of descent of both
     lr: float = 5e-4  # highest learning rate

@@ -91,7 +91,7 @@ class Recipe:
 
 
 RECIPES = {
-    # torchstone train dcgan                      567 s of a core       15.9 times nearer than untrained
+    # torchstone train dcgan                      568 s of a core       12.8 times nearer than untrained
     "mnist5k": Recipe(),
     # torchstone train dcgan/mnist --data FOLDER   24 minutes of a core  19.7 times, each digit 6 % or more
     "mnist": Recipe(data="hf:ylecun/mnist", steps=10_000),
