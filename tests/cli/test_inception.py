@@ -1,6 +1,7 @@
 """`eval --inception FILE` as it is typed, for every family that makes pictures; what is no such file is refused."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -9,7 +10,6 @@ from torch import nn
 from typed import call, refused
 
 import torchstone as ts
-from torchstone import references
 from torchstone.tasks import draw, worth
 
 MAKERS = ("gan", "dcgan", "cgan", "vae", "realnvp", "ddpm")
@@ -77,8 +77,15 @@ def test_samples_of_captions_are_compared_with_their_pictures(capsys, tmp_path, 
     assert found["samples"] >= 3
 
 
+def test_that_the_package_is_not_there_is_said(capsys, runs, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("torch_fidelity")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    line = refused(capsys, "eval", runs / "gan", "--inception", tmp_path / "weights.pth")
+    assert "pip install 'torchstone[inception]'" in line
+
+
 def test_what_has_no_use_for_it_is_refused(capsys, runs, tmp_path):
-    references.torchvision()
     file = tmp_path / "weights.pth"
     line = refused(capsys, "eval", runs / "gan", "--inception", file)
     assert f"there is no file {file}" in line

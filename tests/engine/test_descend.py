@@ -188,7 +188,7 @@ def test_bad_settings_are_refused():
 
 @pytest.mark.parametrize("found", [{"avx2": True}, {"avx512_bf16": True}, {"amx_bf16": True}])
 def test_auto_is_bfloat16_where_the_device_has_it(monkeypatch, capsys, found):
-    """Emulated it is ten times slower than fp32: then it is not taken, and said where it was asked for."""
+    """Emulated it is far slower than fp32: then it is not taken, and said where it was asked for."""
     has = "avx2" not in found
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
     seen = []

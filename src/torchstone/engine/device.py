@@ -39,7 +39,7 @@ def pick(name: str = "auto") -> torch.device:
 def settled(precision: str, device: torch.device) -> str:
     """The precision that is meant: `auto` is bf16 where the device's arithmetic has it, else fp32.
 
-    Emulated it is ten times slower than fp32, which is said where bf16 was asked for by name.
+    Emulated it is up to 15 times slower than fp32, which is said where bf16 was asked for by name.
 
     Raises:
         BadInput: an unknown name.

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from torchstone import references
 from torchstone.errors import BadInput
 from torchstone.parts import quality
 from torchstone.streams.images import Pictures
@@ -32,11 +33,11 @@ def inception(weights: str | Path, device: torch.device | str = "cpu") -> Any:
         BadInput: no such file, one that holds code or other weights; the package is not there.
     """
     try:
+        references.torchvision()  # which it imports: also one that was built for another torch
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    except (ImportError, RuntimeError) as error:  # a torchvision of another torch raises the second
+    except (BadInput, ImportError):
         raise BadInput(
-            "Inception's features need torch-fidelity, and a torchvision that fits torch "
-            f"({error}): pip install 'torchstone[inception]'"
+            "Inception's features need torch-fidelity: pip install 'torchstone[inception]'"
         ) from None
     file = Path(weights)
     if not file.is_file():
