@@ -19,7 +19,7 @@ lint: $(VENV)/.test
 
 # DATA=DIR: a folder with the sets that are too large to bundle (mnist/)
 records: $(VENV)/.test
-	$(BIN)/python -m torchstone.records $(if $(DATA),--data-root $(DATA))
+	$(BIN)/python -m torchstone.tools.records $(if $(DATA),--data-root $(DATA))
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/overhead.py
@@ -27,7 +27,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/pipeline.py
 
 docs: $(VENV)/.test
-	$(BIN)/python -m torchstone.pages
+	$(BIN)/python -m torchstone.tools.docs
 
 clean:
 	rm -rf $(VENV) runs

@@ -13,10 +13,10 @@ import time
 
 import torch
 
-from torchstone.checks import apart
 from torchstone.engine.device import pick
 from torchstone.references import transformers
 from torchstone.systems.transformer import bert
+from torchstone.verify import apart
 
 
 def seconds(step, device: torch.device) -> float:

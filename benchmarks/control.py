@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from torchstone.recipes import recipe_of
+from torchstone.runs.recipes import recipe_of
 
 
 def ppo(recipe, seed: int):

@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchstone.checks import apart
 from torchstone.engine.device import pick
 from torchstone.references import diffusers
 from torchstone.systems.generative import ddpm
-from torchstone.tasks.denoise import generate
+from torchstone.tasks.diffusion.sampler import generate
+from torchstone.verify import apart
 
 KINDS = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 # (side, channels, widths, attention, blocks a grid, groups)

@@ -19,7 +19,7 @@ from torch import nn
 
 from torchstone import references
 from torchstone.systems.transformer.gpt import GPT, VARIANTS
-from torchstone.tasks.generate import generate
+from torchstone.tasks.text.generate import generate
 
 SIZES = {"char_cpu": ("gpt_char_cpu", 12), "char": ("gpt_char", 64), "gpt2": ("gpt2", 4)}
 

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from plain_dqn import learner
 
-from torchstone.streams.world_making import gym, make
-from torchstone.streams.worlds import spaces
+from torchstone.envs.make import gym, make
+from torchstone.envs.vector_env import spaces
 
 
 def world(recipe: Any) -> Any:

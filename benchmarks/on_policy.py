@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from plain_ppo import learner
 
-from torchstone.streams.world_making import gym, make
-from torchstone.streams.worlds import spaces
-from torchstone.tasks.play import VALIDATION, Judge
+from torchstone.envs.make import gym, make
+from torchstone.envs.vector_env import spaces
+from torchstone.tasks.rl.evaluate import VALIDATION, Judge
 
 
 def world(recipe: Any) -> Any:

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from torchstone.data.vision.augment import read
+from torchstone.data.vision.batches import Batches
+from torchstone.data.vision.dataset import Pictures
 from torchstone.references import torchvision
-from torchstone.streams.augment import read
-from torchstone.streams.batches import Batches
-from torchstone.streams.images import Pictures
 
 COUNT, BATCH, PAIRS, WORKERS = 10_000, 128, 7, 2
 TARGETS = {"crop4+flip": 3.0, "crop4+flip+randaugment2-9": 1.5}

@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchstone.parts.recurrent import Cell
-from torchstone.parts.sequences import Network
-from torchstone.streams.carried import Lanes
+from torchstone.data.text.bptt_batches import Lanes
+from torchstone.parts.recurrent.layers import Cell
+from torchstone.parts.recurrent.sequence_model import Network
 from torchstone.systems.recurrent import gru, lstm, rnn
-from torchstone.tasks.carried import Carrying
-from torchstone.tasks.uses import Recipe
+from torchstone.tasks.recurrent import Recipe
+from torchstone.tasks.text.rnn_language_model import Carrying
 
 # symbols, units, layers, lanes, tokens a window
 SIZES = {

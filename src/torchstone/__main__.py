@@ -1,5 +1,5 @@
 """`python -m torchstone`, and what `torchrun -m torchstone train …` starts."""
 
-from torchstone.cli import main
+from torchstone.cli.main import main
 
 raise SystemExit(main())

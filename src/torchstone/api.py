@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torchstone import repeats, systems
+from torchstone import systems
 from torchstone.errors import BadInput, nearest
-from torchstone.execution import execute, free, refuse_occupied
-from torchstone.opening import create, export_hf, load, load_tokenizer, opened
-from torchstone.recipes import read_recipe, recipe_of
+from torchstone.runs import seeds
+from torchstone.runs.execute import execute, free, refuse_occupied
+from torchstone.runs.load import create, export_hf, load, load_tokenizer, opened
+from torchstone.runs.recipes import read_recipe, recipe_of
 from torchstone.systems import System
 
 __all__ = [
@@ -62,8 +63,8 @@ def train(
         if seeds is not None:
             if parallel.world() > 1:
                 raise BadInput("several seeds are trained by one process each: leave torchrun out")
-            repeats.begin(folder, entry, recipe_name, recipe, dict(clock or {}), seeds)
-            return repeats.go_on(folder, quiet=quiet)
+            seeds.begin(folder, entry, recipe_name, recipe, dict(clock or {}), seeds)
+            return seeds.go_on(folder, quiet=quiet)
         return execute(entry, recipe_name, recipe, folder, dict(clock or {}), quiet, fresh=True)
 
 
@@ -71,8 +72,8 @@ def resume(path: str | Path, *, device: str | None = None, quiet: bool = False):
     """Go on with a run that was stopped or killed; it ends as if it had not been. Of a folder of
     several seeds, all that are not trained yet; their record is returned then."""
     folder = Path(path)
-    if repeats.seeds_of(folder):
-        return repeats.go_on(folder, device=device, quiet=quiet)
+    if seeds.seeds_of(folder):
+        return seeds.go_on(folder, device=device, quiet=quiet)
     entry, recipe_name, recipe = read_recipe(folder)
     if device is not None:
         recipe = dataclasses.replace(recipe, device=device)
@@ -132,7 +133,7 @@ def predict(
         raise BadInput(f"{path} is no model of pictures: there is nothing to explain by drawing")
     answers = answer(model, card, list(inputs), **options)
     if explain is not None:
-        from torchstone.tasks.explain import explain as draw
+        from torchstone.interpret.grad_cam import explain as draw
 
         if drawn is None:
             draw(model, card, answers, Path(explain))
@@ -214,17 +215,17 @@ def export(path: str | Path, *, out: str | Path, format: str | None = None) -> d
     Raises:
         BadInput: no run, another ending, no such folder, or the packages for ONNX are not there.
     """
-    from torchstone import exports
+    from torchstone.runs import export
 
     if format == "hf":
         return {"file": str(export_hf(path, out))}
-    if format not in (None, *(ending[1:] for ending in exports.ENDINGS)):
+    if format not in (None, *(ending[1:] for ending in export.ENDINGS)):
         raise BadInput(f"no format {format!r}: known are onnx, pt2 and hf")
     if format is not None and Path(out).suffix.lower() != f".{format}":
         raise BadInput(f"{format} is written to a file that ends in .{format}, not {out}")
-    _writable(Path(out), exports.ENDINGS, "export")
+    _writable(Path(out), export.ENDINGS, "export")
     model, card, entry = opened(Path(path))
-    return exports.export(model, card, entry.name, Path(out))
+    return export.export(model, card, entry.name, Path(out))
 
 
 def _writable(file: Path, endings: tuple[str, ...], verb: str) -> None:
@@ -247,17 +248,17 @@ def _use(entry: System, verb: str):
 def compare(paths: Sequence[str | Path], *, out: str | Path | None = None) -> list[dict]:
     """The figures of several runs as rows, and their curves in one picture, if `out` is given. A folder
     of several seeds stands for its runs."""
-    from torchstone.engine.comparison import compare as draw
+    from torchstone.plots.compare_runs import compare as draw
 
     return draw(
-        [run for path in paths for run in repeats.runs_of(Path(path))],
+        [run for path in paths for run in seeds.runs_of(Path(path))],
         Path(out) if out is not None else None,
     )
 
 
 def verify(name: str | None = None) -> list:
     """Check published facts and reference parity of a system (or all): checks with their figures."""
-    from torchstone.checks import verify as checks
+    from torchstone.verify import verify as checks
 
     entries = [systems.find(name)[0]] if name else systems.CATALOGUE
     return [check for entry in entries for check in checks(entry)]

@@ -19,8 +19,9 @@ import torch.utils.tensorboard  # before any fork
 import toys
 from toys import differing, rows, saved
 
-from torchstone import api, cli
-from torchstone.engine import checkpoint, stopping
+from torchstone import api
+from torchstone.cli import main
+from torchstone.engine import checkpoint, signals
 from torchstone.errors import BadInput, Interrupted
 
 STEPS = 8  # in each of two stages
@@ -72,7 +73,7 @@ def train(out: Path) -> None:
 
 
 def command(out: Path) -> int:
-    return cli.main(["train", "toy", "--out", str(out), *OPTIONS])
+    return main.main(["train", "toy", "--out", str(out), *OPTIONS])
 
 
 def resume(out: Path) -> None:
@@ -173,14 +174,14 @@ def test_a_signal_while_a_checkpoint_is_written_is_not_lost(nth, tmp_path, expec
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_second_signal_kills_at_once(number, tmp_path, monkeypatch, expected):
     out, at, caught = (tmp_path / name for name in ("run", "at", "caught"))
-    catch = stopping.Signals._catch
+    catch = signals.Signals._catch
 
     def noted(self, *arguments):
         catch(self, *arguments)
         caught.touch()
 
     with monkeypatch.context() as patch:
-        patch.setattr(stopping.Signals, "_catch", noted)
+        patch.setattr(signals.Signals, "_catch", noted)
         patch.setattr(toys, "build", gated(6, at, tmp_path / "never"))
         child = fork(out, lambda: command(out))
         until(at)

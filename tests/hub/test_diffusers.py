@@ -12,7 +12,7 @@ import torchstone as ts
 from torchstone import references
 from torchstone.errors import BadInput
 from torchstone.hub import diffusers as ours
-from torchstone.tasks.denoise import generate, told
+from torchstone.tasks.diffusion.sampler import generate, told
 
 SMALL = {
     "sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 12),

@@ -2,7 +2,7 @@
 
 import torch
 
-from torchstone.streams import batches
+from torchstone.data.vision import batches
 from torchstone.systems.convolutional import lenet5
 
 

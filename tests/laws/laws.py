@@ -20,11 +20,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from torchstone import pages
-from torchstone.checks import apart, verify
+from torchstone.cli.recipe_options import comments
 from torchstone.engine.run import Clock, Run, fit
-from torchstone.fields import comments
 from torchstone.parts.facts import example
+from torchstone.tools import docs
+from torchstone.verify import apart, verify
 
 CHILD = Path(__file__).with_name("child.py")
 
@@ -340,7 +340,7 @@ def uneven(output) -> Tensor:
     return (flat * torch.linspace(0.5, 1.5, len(flat)) + flat.square() / 2).mean()
 
 
-def complete(entry, docs: Path = pages.FOLDER) -> None:
+def complete(entry, docs: Path = docs.FOLDER) -> None:
     """Law 8: what a catalogue entry owes."""
     module = entry.module()
     text, missing = inspect.cleandoc(module.__doc__ or ""), []
@@ -387,7 +387,7 @@ def complete(entry, docs: Path = pages.FOLDER) -> None:
     lines = len(Path(module.__file__).read_text().splitlines())
     owes(lines <= LINES, f"{lines} lines, more than {LINES}")
     page = docs / "systems" / f"{entry.name}.md"
-    fresh = page.exists() and page.read_text() == pages.page(entry)
+    fresh = page.exists() and page.read_text() == docs.page(entry)
     owes(
         fresh, f"docs/systems/{page.name} is {'stale' if page.exists() else 'missing'} (make docs)"
     )

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from torchstone import api, pages, systems
-from torchstone.engine import folder
+from torchstone import api, systems
+from torchstone.data.vision.batches import Batches
 from torchstone.parts.facts import Fact, parameters
-from torchstone.streams.batches import Batches
+from torchstone.runs import folder
 from torchstone.systems.convolutional import lenet5
 from torchstone.systems.fundamentals import backprop, perceptron
+from torchstone.tools import docs as pages
 
 LENET5 = systems.find("lenet5")[0]
 
@@ -261,7 +262,7 @@ def test_6_a_threshold_that_is_never_moved(monkeypatch):
         ("parts/a.py", "import scipy.optimize", "parts import torch"),
         ("parts/a.py", "def f():\n    from ..streams import b", "parts is below streams"),
         ("streams/a.py", "import torchstone.engine.device", "siblings do not know each other"),
-        ("engine/a.py", "from torchstone.streams.b import c", "siblings do not know each other"),
+        ("engine/a.py", "from torchstone.data.b import c", "siblings do not know each other"),
         ("tasks/a.py", "from torchstone.systems import Variant", "tasks is below systems"),
         ("systems/x/a.py", "from torchstone import api", "systems is below api"),
         ("systems/x/a.py", "from torchstone import __version__", "systems is below torchstone"),

@@ -13,13 +13,13 @@ from typed import call
 
 import torchstone as ts
 from torchstone import api
+from torchstone.data.music import midi
+from torchstone.data.music.dataset import piece_of
 from torchstone.engine.run import Clock, fit
 from torchstone.errors import BadInput
-from torchstone.streams import midi
-from torchstone.streams.music import piece_of
 from torchstone.systems.recurrent.lstm import CELL
 from torchstone.tasks import music
-from torchstone.tasks.uses import Recipe
+from torchstone.tasks.recurrent import Recipe
 
 SMALL = Recipe(
     use="music", variant="lstm", hidden=16, layers=1, bidirectional=False, path="fast", length=64,
@@ -85,7 +85,7 @@ def test_a_frame_is_told_from_those_before_it_the_first_from_silence():
     seen = music.before(frames)
     assert seen[:, 0].abs().sum() == 0
     assert torch.equal(seen[:, 1:], frames[:, :-1] * music.SCALE)
-    from torchstone.parts.sequences import Network
+    from torchstone.parts.recurrent.sequence_model import Network
 
     model = Network(CELL, 88, 88, tokens=False, hidden=8).double()
     frames = frames.double().requires_grad_()
@@ -97,7 +97,7 @@ def test_a_frame_is_told_from_those_before_it_the_first_from_silence():
 
 
 def test_what_stands_after_the_end_changes_nothing():
-    from torchstone.parts.sequences import Network
+    from torchstone.parts.recurrent.sequence_model import Network
 
     torch.manual_seed(0)
     model = Network(CELL, 88, 88, tokens=False, hidden=8)
@@ -168,7 +168,7 @@ def test_pieces_played_are_drawn_with_the_chances_told():
 
 def test_each_frame_is_played_from_the_state_of_those_before_it(tmp_path):
     """One by one with a state, or all at once: the same chances, so the same piece."""
-    from torchstone.parts.sequences import Network
+    from torchstone.parts.recurrent.sequence_model import Network
 
     torch.manual_seed(3)
     model = Network(CELL, 88, 88, tokens=False, hidden=16).eval()

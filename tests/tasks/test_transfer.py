@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import torchstone as ts
-from torchstone import cli
+from torchstone.cli import main
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
 from torchstone.references import torchvision
@@ -119,7 +119,7 @@ def test_resuming_needs_no_source_and_gives_the_same_bits(digits, source, tmp_pa
     options |= {"weights": str(gone), "augment": "flip+crop1+cutmix", "clock": {"save": 5}}
     ts.train("resnet/smoke", out=tmp_path / "whole", **options)
 
-    from torchstone.streams.batches import Batches
+    from torchstone.data.vision.batches import Batches
 
     step, count = Batches.__next__, [0]
 
@@ -172,7 +172,7 @@ def test_the_command_as_one_types_it(photos, file, tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     shutil.copytree(photos, tmp_path / "photos")
     typed = f"train resnet18 --weights {file} --freeze backbone --data ./photos --steps 8 --batch 8"
-    assert cli.main(typed.split()) == 0
+    assert main.main(typed.split()) == 0
     said = capsys.readouterr()
     run = tmp_path / "runs" / "resnet-transfer"
     fields = json.loads((run / "recipe.json").read_text())["fields"]
@@ -187,7 +187,7 @@ def test_the_command_as_one_types_it(photos, file, tmp_path, monkeypatch, capsys
     assert not changed
     print("accuracy:", accuracy(run))
     assert accuracy(run) == 1.0  # two colours
-    assert cli.main(["predict", str(run), str(photos / "red" / "0.jpg")]) == 0
+    assert main.main(["predict", str(run), str(photos / "red" / "0.jpg")]) == 0
     assert "red" in capsys.readouterr().out
 
 

@@ -5,7 +5,7 @@ import os
 
 import torch
 
-from torchstone.engine.notice import say
+from torchstone.engine.console import say
 from torchstone.errors import BadInput, nearest
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from torchstone.engine import checkpoint, generators, parallel
+from torchstone.engine import checkpoint, parallel, rng
 from torchstone.engine.meter import Log, Meter
-from torchstone.engine.stopping import Signals, explain, writing
+from torchstone.engine.signals import Signals, explain, writing
 from torchstone.errors import Interrupted, NotFinite
 
 Batch = Any
@@ -74,7 +74,7 @@ class _Progress:
         self.step, self.meter = 0, Meter()
 
     def state_dict(self) -> dict:
-        each = parallel.gather((self.meter.state_dict(), generators.snapshot()))
+        each = parallel.gather((self.meter.state_dict(), rng.snapshot()))
         return {"step": self.step, "processes": each}
 
     def load_state_dict(self, state: dict) -> None:
@@ -82,7 +82,7 @@ class _Progress:
         if parallel.rank() < len(state["processes"]):  # there may have been fewer processes then
             meter, random = state["processes"][parallel.rank()]
             self.meter.load_state_dict(meter)
-            generators.restore(random)
+            rng.restore(random)
 
 
 def fit(
@@ -120,9 +120,9 @@ def fit(
         run.results.update(results)
     log = None
     if writes:
-        before = generators.snapshot()  # what it imports draws from Python's
+        before = rng.snapshot()  # what it imports draws from Python's
         log = Log(folder, rows, offset + progress.step, offset + run.steps, title, quiet)
-        generators.restore(before)
+        rng.restore(before)
     saved_at = time.monotonic()
 
     def save() -> None:
@@ -141,9 +141,9 @@ def fit(
         saved_at = time.monotonic()
 
     def judge(split: str, measure: Callable[[], Metrics]) -> None:
-        before = generators.snapshot()  # looking must not change what is looked at
+        before = rng.snapshot()  # looking must not change what is looked at
         numbers = {name: float(value) for name, value in measure().items()}
-        generators.restore(before)
+        rng.restore(before)
         for name, number in numbers.items():
             if not math.isfinite(number):
                 raise NotFinite(f"{split}/{name} is {number} at step {progress.step}")

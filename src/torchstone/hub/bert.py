@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from torchstone.errors import BadInput
-from torchstone.hub import layout
-from torchstone.hub.renaming import fused, parted
-from torchstone.parts.feed_forward import ACTIVATIONS
+from torchstone.hub import hf_folder
+from torchstone.hub.state_dict_names import fused, parted
+from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
 # our head for each of their classes, and whether the class has a pooler
 HEADS = {
@@ -67,13 +67,13 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     Raises:
         BadInput: a setting that is not implemented, by its name.
     """
-    layout.refuse_others(config, USED | UNREAD, ONLY)
+    hf_folder.refuse_others(config, USED | UNREAD, ONLY)
     classes = config.get("architectures") or ["BertModel"]
     if classes[0] not in HEADS:
         raise BadInput(f"no head of {classes[0]!r} here; implemented are {', '.join(HEADS)}")
     head, pooler = HEADS[classes[0]]
     arguments = {
-        name: layout.number(config, theirs, USUAL.get(name)) for name, theirs in NUMBERS.items()
+        name: hf_folder.number(config, theirs, USUAL.get(name)) for name, theirs in NUMBERS.items()
     }
     activation = config.get("hidden_act", "gelu")
     if activation not in ACTIVATIONS:

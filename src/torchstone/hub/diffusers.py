@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from torchstone.errors import BadInput
-from torchstone.hub import layout
-from torchstone.hub.renaming import fused, parted, renamed
-from torchstone.hub.schedulers import choice, process
-from torchstone.parts.feed_forward import ACTIVATIONS
+from torchstone.hub import hf_folder
+from torchstone.hub.diffusers_schedulers import choice, process
+from torchstone.hub.state_dict_names import fused, parted, renamed
+from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
 CLASS = "UNet2DModel"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -74,14 +74,14 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         BadInput: it is another network; a file is missing, damaged, or holds code.
     """
     home = _home(folder)
-    config = layout.settings(home / "config.json")
+    config = hf_folder.settings(home / "config.json")
     if config.get("_class_name") != CLASS:
         raise BadInput(f"{home} holds a {config.get('_class_name')}; read here is {CLASS}")
-    _, tensors = layout.read(home, WEIGHTS)
+    _, tensors = hf_folder.read(home, WEIGHTS)
     for each in ("scheduler", "../scheduler", "."):
         file = folder / each / "scheduler_config.json"
         if file.exists():
-            config["scheduler"] = layout.settings(file)
+            config["scheduler"] = hf_folder.settings(file)
             break
     return config, tensors
 
@@ -92,9 +92,9 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     Raises:
         BadInput: a setting that is not implemented, by its name.
     """
-    layout.refuse_others(config, USED, ONLY)
+    hf_folder.refuse_others(config, USED, ONLY)
     arguments: dict[str, Any] = {
-        ours: layout.number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()
+        ours: hf_folder.number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()
     }
     widths = _several(config, "block_out_channels", WIDTHS)
     count = len(widths)

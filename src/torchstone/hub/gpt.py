@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from torchstone.errors import BadInput
-from torchstone.hub import layout
-from torchstone.parts.feed_forward import ACTIVATIONS
+from torchstone.hub import hf_folder
+from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
 # ours: theirs, and what their classes take where nothing is said
 NUMBERS = {
@@ -47,12 +47,12 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if family not in CLASSES:
         raise BadInput(f"the config is of model_type {family!r}, not {' or '.join(CLASSES)}")
     first = family == "openai-gpt"
-    layout.refuse_others(config, USED | SUMMARY | ({"afn"} if first else SECOND), ONLY)
+    hf_folder.refuse_others(config, USED | SUMMARY | ({"afn"} if first else SECOND), ONLY)
     classes = config.get("architectures") or CLASSES[family]
     if classes[0] not in CLASSES[family]:
         raise BadInput(f"no head of {classes[0]!r} here; implemented is {CLASSES[family][0]}")
     arguments = {
-        ours: layout.number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()
+        ours: hf_folder.number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()
     }
     if config.get("n_ctx", arguments["context"]) != arguments["context"]:
         raise BadInput(
@@ -76,7 +76,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if first:
         return "gpt1", {**arguments, "activation": FIRST[activation]}
     if config.get("n_inner") is not None:
-        arguments["inner"] = layout.number(config, "n_inner")
+        arguments["inner"] = hf_folder.number(config, "n_inner")
     return "gpt2", {
         **arguments,
         "activation": activation,

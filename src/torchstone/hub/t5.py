@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from torchstone.errors import BadInput
-from torchstone.hub import layout
-from torchstone.hub.renaming import fused, parted, renamed
-from torchstone.parts.feed_forward import ACTIVATIONS
+from torchstone.hub import hf_folder
+from torchstone.hub.state_dict_names import fused, parted, renamed
+from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
 CLASSES = ("T5ForConditionalGeneration", "T5WithLMHeadModel")  # the second is its old name
 # ours: theirs, and what their class takes where nothing is said
@@ -104,9 +104,9 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         "is_encoder_decoder": True,
         "architectures": (*([name] for name in CLASSES), None),
     }
-    layout.refuse_others(config, USED | BESIDE, only)
+    hf_folder.refuse_others(config, USED | BESIDE, only)
     arguments = {
-        ours: layout.number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()
+        ours: hf_folder.number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()
     }
     said = config.get("feed_forward_proj", "relu")
     gate, _, name = str(said).rpartition("-")

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from torchstone.hub import layout
-from torchstone.hub.renaming import fused, parted, renamed
-from torchstone.parts.feed_forward import ACTIVATIONS
+from torchstone.hub import hf_folder
+from torchstone.hub.state_dict_names import fused, parted, renamed
+from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
 CLASSES = ("ViTModel", "ViTForImageClassification")
 USED = {  # and what they are where a config leaves them out
@@ -87,7 +87,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     Raises:
         BadInput: it asks for something that is not implemented, by its name.
     """
-    layout.refuse_others(
+    hf_folder.refuse_others(
         config,
         USED.keys() - {"hidden_act"},
         only={
@@ -102,20 +102,20 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     head = config.get("architectures", [CLASSES[0]]) == [CLASSES[1]]
     labels = said["num_labels"] or len(said["id2label"] or (0, 1))  # two where it names none
     return "vit_b_16", {
-        "width": layout.number(said, "hidden_size"),
-        "depth": layout.number(said, "num_hidden_layers"),
-        "heads": layout.number(said, "num_attention_heads"),
-        "inner": layout.number(said, "intermediate_size"),
+        "width": hf_folder.number(said, "hidden_size"),
+        "depth": hf_folder.number(said, "num_hidden_layers"),
+        "heads": hf_folder.number(said, "num_attention_heads"),
+        "inner": hf_folder.number(said, "intermediate_size"),
         "size": said["image_size"],
         "patch": said["patch_size"],
-        "channels": layout.number(said, "num_channels"),
+        "channels": hf_folder.number(said, "num_channels"),
         "num_classes": labels if head else 0,
         "pooler": 0 if head else said["pooler_output_size"] or said["hidden_size"],
         "activation": said["hidden_act"],
         "qkv_bias": said["qkv_bias"],
-        "eps": layout.number(said, "layer_norm_eps"),
-        "dropout": layout.number(said, "hidden_dropout_prob"),
-        "attention_dropout": layout.number(said, "attention_probs_dropout_prob"),
+        "eps": hf_folder.number(said, "layer_norm_eps"),
+        "dropout": hf_folder.number(said, "hidden_dropout_prob"),
+        "attention_dropout": hf_folder.number(said, "attention_probs_dropout_prob"),
         "inner_dropout": 0.0,
     }
 

@@ -10,18 +10,18 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from torchstone.data.music import midi
+from torchstone.data.music.batches import Pieces, padded
+from torchstone.data.music.dataset import load_music, piece_of
+from torchstone.data.music.midi import KEYS, Frames
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.recurrent import Cell
-from torchstone.parts.sequences import Network
-from torchstone.streams import midi
-from torchstone.streams.midi import KEYS, Frames
-from torchstone.streams.music import load_music, piece_of
-from torchstone.streams.pieces import Pieces, padded
-from torchstone.tasks import rolls
-from torchstone.tasks.descent import descent
-from torchstone.tasks.networks import made
+from torchstone.parts.recurrent.layers import Cell
+from torchstone.parts.recurrent.sequence_model import Network
+from torchstone.plots import piano_roll
+from torchstone.tasks.build_network import made
+from torchstone.tasks.optimization import descent
 
 SCALE = 5.0  # about the inverse deviation of a key that sounds in one frame of twenty
 ROWS = 32  # pieces judged at a time
@@ -213,6 +213,6 @@ def report(model: Any, piece: Frames, frame: float, folder: Path) -> None:
         "as told, frame by frame": chance,
         "played": own.float(),
     }
-    rolls.draw(drawn, frame, folder / "rolls.png")
+    piano_roll.draw(drawn, frame, folder / "rolls.png")
     with contextlib.suppress(BadInput):  # without mido there is the picture
         midi.write(folder / "sample.mid", own, frame, TEMPO)

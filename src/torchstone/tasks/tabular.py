@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchstone.data.tabular.dataset import Rows, Table, load_rows
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.streams.tables import Rows, Table, load_rows
 
 
 def tabular(
@@ -93,8 +93,8 @@ def evaluate(
 
 def report(model: nn.Module, table: Table, folder: Path) -> None:
     """Draw the confusion of the test rows, and by how much each class wins or loses on all rows."""
-    from torchstone.engine.canvas import PALETTE, canvas, plain, save
-    from torchstone.tasks.pictures import confusion
+    from torchstone.plots.canvas import PALETTE, canvas, plain, save
+    from torchstone.plots.classification import confusion
 
     scores, count = outputs(model, table.x), len(table.classes)
     held = table.splits["test"]

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchstone.data.vision.dataset import PictureSet
 from torchstone.engine import checkpoint
-from torchstone.engine.notice import say
+from torchstone.engine.console import say
 from torchstone.errors import BadInput
-from torchstone.streams.images import PictureSet
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 # mean and deviation of the pictures that published networks were trained on, unless a system says else

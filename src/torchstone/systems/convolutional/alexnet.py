@@ -35,15 +35,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators
+from torchstone.data.vision.dataset import load_pictures
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
+from torchstone.parts.conv.local_response_norm import local_response_norm, written_out
 from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.parts.initialise import fill
-from torchstone.parts.response import local_response_norm, written_out
-from torchstone.streams.images import load_pictures
+from torchstone.parts.init import fill
 from torchstone.systems import Variant
-from torchstone.tasks.classify import classify, evaluate, predict
+from torchstone.tasks.vision.classify import classify, evaluate, predict
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
@@ -210,7 +210,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         "channels": data.card["channels"],
         "hidden": recipe.hidden,
     }
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**arguments).to(place)
     yield classify(model, recipe, data, arguments=arguments, head=HEAD)
 

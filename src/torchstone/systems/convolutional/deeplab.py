@@ -40,18 +40,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators, parallel
+from torchstone.data.vision.segmentation import load_scenes
+from torchstone.engine import device, parallel, rng
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts import mobilenet3
-from torchstone.parts.convolution import conv_norm_act
-from torchstone.parts.dilation import dilated, without_holes
+from torchstone.parts.conv import mobilenet_v3
+from torchstone.parts.conv.convolution import conv_norm_act
+from torchstone.parts.conv.dilated import dilated, without_holes
 from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.parts.residual_oracle import pairs
-from torchstone.streams.scenes import load_scenes
+from torchstone.references.resnet import pairs
 from torchstone.systems import Variant
 from torchstone.systems.convolutional.resnet import DEPTHS, Basic, Bottleneck, ResNet
-from torchstone.tasks.segment import evaluate, explain, predict, segment
+from torchstone.tasks.vision.segment import evaluate, explain, predict, segment
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict"]
 __all__ += ["reference"]
@@ -204,10 +204,10 @@ def small(num_classes: int = 5, aux: bool = False) -> Segmenter:
 
 def mobilenet(num_classes: int = 21, aux: bool = True) -> Segmenter:
     """The last three blocks at rate 2, on a sixteenth of the picture."""
-    heard, outputs = mobilenet3.HEARD
+    heard, outputs = mobilenet_v3.HEARD
     extra = fcn_head(heard, num_classes) if aux else None
     head = deeplab_head(outputs, num_classes)
-    return Segmenter(mobilenet3.body(rate=2), mobilenet3.maps, head, extra)
+    return Segmenter(mobilenet_v3.body(rate=2), mobilenet_v3.maps, head, extra)
 
 
 PICTURE = (3, 520, 520)
@@ -234,7 +234,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     place = device.pick(recipe.device)
     data = load_scenes(recipe.data, size=recipe.size, device=place)
     arguments = {"num_classes": len(data.classes)}
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**arguments).to(place)
     yield segment(model, recipe, data, arguments=arguments)
 

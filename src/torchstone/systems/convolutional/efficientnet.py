@@ -37,15 +37,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators
+from torchstone.data.vision.dataset import load_pictures
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
-from torchstone.parts.convolution import SamePadding, conv_norm_act, strided, whole_eights
+from torchstone.parts.conv.channel_attention import SqueezeExcitation
+from torchstone.parts.conv.convolution import SamePadding, conv_norm_act, strided, whole_eights
+from torchstone.parts.conv.stochastic_depth import StochasticDepth, growing
 from torchstone.parts.facts import Fact, Pair, macs, parameters
-from torchstone.parts.gates import SqueezeExcitation
-from torchstone.parts.stochastic_depth import StochasticDepth, growing
-from torchstone.streams.images import load_pictures
 from torchstone.systems import Variant
-from torchstone.tasks.classify import classify, evaluate, predict
+from torchstone.tasks.vision.classify import classify, evaluate, predict
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
@@ -276,7 +276,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     names = ("channels", "stride", "dropout", "drop_branches", "width", "depth")
     arguments = {n: value for n in names if (value := getattr(recipe, n)) is not None}
     arguments["num_classes"] = len(data.classes)
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**arguments).to(place)
     start: Any = {"head": HEAD, "published": published}
     if recipe.variant == LITE:

@@ -36,12 +36,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators
+from torchstone.data.vision.dataset import load_pictures
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, layers, macs, parameters
-from torchstone.streams.images import load_pictures
 from torchstone.systems import Variant
-from torchstone.tasks.classify import classify, evaluate, predict
+from torchstone.tasks.vision.classify import classify, evaluate, predict
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
@@ -251,7 +251,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     place = device.pick(recipe.device)
     data = load_pictures(recipe.data, size=32, channels=1, device=place)
     arguments = {"num_classes": len(data.classes), "channels": data.card["channels"]}
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**arguments).to(place)
     loss = penalty if recipe.variant == "lenet5_paper" else F.cross_entropy
     yield classify(model, recipe, data, arguments=arguments, loss=loss, head=HEAD)

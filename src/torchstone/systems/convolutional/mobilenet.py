@@ -35,9 +35,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators
+from torchstone.data.vision.dataset import load_pictures
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
-from torchstone.parts.convolution import (
+from torchstone.parts.conv.convolution import (
     conv_norm_act,
     depthwise_separable,
     separable_cost,
@@ -45,10 +46,9 @@ from torchstone.parts.convolution import (
     whole_eights,
 )
 from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.parts.initialise import fill
-from torchstone.streams.images import load_pictures
+from torchstone.parts.init import fill
 from torchstone.systems import Variant
-from torchstone.tasks.classify import classify, evaluate, predict
+from torchstone.tasks.vision.classify import classify, evaluate, predict
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
@@ -256,7 +256,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
     arguments = {name: getattr(recipe, name) for name in ("channels", "stride", "dropout")}
     arguments["num_classes"] = len(data.classes)
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**arguments).to(place)
     yield classify(model, recipe, data, arguments=arguments, head=HEAD, published=published)
 

@@ -38,14 +38,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators
+from torchstone.data.vision.dataset import load_pictures
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.parts.conv.shortcut import shortcut
 from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.parts.residual import shortcut
-from torchstone.parts.residual_oracle import pairs
-from torchstone.streams.images import load_pictures
+from torchstone.references.resnet import pairs
 from torchstone.systems import Variant
-from torchstone.tasks.classify import classify, evaluate, predict
+from torchstone.tasks.vision.classify import classify, evaluate, predict
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
@@ -265,7 +265,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         "channels": recipe.channels,
         "zero_init": recipe.zero_init,
     }
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**arguments).to(place)
     yield classify(model, recipe, data, arguments=arguments, head=HEAD, published=published)
 

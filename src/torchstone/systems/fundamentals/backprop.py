@@ -39,13 +39,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators, parallel
+from torchstone.data.vision.dataset import load_pictures
+from torchstone.engine import device, parallel, rng
 from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, parameters
-from torchstone.parts.initialise import fill
-from torchstone.streams.images import load_pictures
+from torchstone.parts.init import fill
 from torchstone.systems import Variant
-from torchstone.tasks.classify import classify, evaluate, predict
+from torchstone.tasks.vision.classify import classify, evaluate, predict
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
@@ -219,7 +219,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         "widths": list(recipe.widths),
         "activation": recipe.activation,
     }
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = Backprop(**arguments).to(place)
     learner = Learner(model, recipe)
     loss = partial(error, output=recipe.output, loss=recipe.loss)

@@ -34,13 +34,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators
+from torchstone.data.vision.dataset import load_pictures
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.parts.initialise import fill
-from torchstone.streams.images import load_pictures
+from torchstone.parts.init import fill
 from torchstone.systems import Variant
-from torchstone.tasks.classify import classify, evaluate, predict
+from torchstone.tasks.vision.classify import classify, evaluate, predict
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
@@ -149,7 +149,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         "batch_norm": recipe.batch_norm,
         "init": recipe.init,
     }
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = MLP(**arguments).to(place)
     run = classify(model, recipe, data, arguments=arguments)
     run.update = watched(run.update, model)

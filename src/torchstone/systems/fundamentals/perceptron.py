@@ -32,14 +32,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators, parallel
+from torchstone.data.tabular.dataset import Table, is_table, load_table
+from torchstone.data.vision.dataset import load_pictures
+from torchstone.engine import device, parallel, rng
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, parameters
-from torchstone.streams.images import load_pictures
-from torchstone.streams.tables import Table, is_table, load_table
 from torchstone.systems import Variant
-from torchstone.tasks import classify, tabular
+from torchstone.tasks import tabular
+from torchstone.tasks.vision import classify
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
@@ -205,7 +206,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         data = load_pictures(recipe.data, size=recipe.size, channels=1, device=place)
         features = recipe.size**2
     arguments = {"num_classes": len(data.classes), "features": features}
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = Perceptron(**arguments).to(place)
     rule, update = learner(model, recipe, mean, std)
     same: dict[str, Any] = {"arguments": arguments, "loss": criterion, "update": update}

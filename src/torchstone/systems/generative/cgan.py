@@ -33,25 +33,25 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators
+from torchstone.data.vision.dataset import load_pictures
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.streams.images import load_pictures
+from torchstone.plots.sample_grid import centred, unit
 from torchstone.systems import Variant
 from torchstone.systems.convolutional import lenet5
 from torchstone.systems.generative import dcgan
 from torchstone.systems.generative.gan import Maxout, lively, uniform
-from torchstone.tasks import from_noise
-from torchstone.tasks.adversarial import adversarial
-from torchstone.tasks.from_noise import sample
-from torchstone.tasks.samples import centred, unit
+from torchstone.tasks.gan import inference
+from torchstone.tasks.gan.inference import sample
+from torchstone.tasks.gan.train import adversarial
 
 # fmt: off
 __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "reference", "sample"]
 # fmt: on
 
 MARGIN = ("agreement", 0.3)
-evaluate = partial(from_noise.evaluate, classifier=lenet5)
+evaluate = partial(inference.evaluate, classifier=lenet5)
 
 Labels = Int64[Tensor, " b"] | Float[Tensor, "b classes"] | None
 
@@ -195,7 +195,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     size = 8 if recipe.variant == "cgan_digits" else 28
     data = load_pictures(recipe.data, size=size, channels=1, device=place)
     arguments: dict[str, Any] = {"classes": len(data.classes), "size": size}
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     if recipe.variant == "cgan_paper":
         model, critic, card = PaperGenerator(**arguments), PaperCritic(**arguments), unit(data.card)
     else:

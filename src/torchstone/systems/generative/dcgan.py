@@ -18,13 +18,13 @@ connected. What comes out is sharp, and a straight line in the noise is a smooth
 
 The counts of the first, 3,576,704 and 2,765,568, are those of the example that comes with PyTorch.
 Weights start as N(0, 0.02²), Adam has β₁ = ½ and in the paper the rate 2e-4 (section 4). The games are
-those of `parts/adversarial.py`; `wgan_gp` needs a critic without batch norm, `hinge` is mostly played
-so too: `critic_norm` is layer (one group of all), spectral (`parts/spectral.py`) or none.
+those of `parts/gan/losses.py`; `wgan_gp` needs a critic without batch norm, `hinge` is mostly played
+so too: `critic_norm` is layer (one group of all), spectral (`parts/gan/spectral_norm.py`) or none.
 
 What differs from the paper. Noise is N(0, 1), not uniform, and the first layer is a transposed convolution
 where the paper projects and reshapes, both as in the code that its authors' successors published. Scales
 of batch norm start as N(1, 0.02²) there and here. Samples are drawn from a moving average of the
-generator, and are measured by a classifier of the same set (`tasks/quality.py`).
+generator, and are measured by a classifier of the same set (`metrics/classifier_features.py`).
 """
 
 import itertools
@@ -38,26 +38,26 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators
+from torchstone.data.vision.dataset import load_pictures
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput, nearest
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.parts.spectral import spectral
-from torchstone.streams.images import load_pictures
+from torchstone.parts.gan.spectral_norm import spectral
+from torchstone.plots.sample_grid import centred
 from torchstone.systems import Variant
 from torchstone.systems.convolutional import lenet5
 from torchstone.systems.generative.gan import lively
-from torchstone.tasks import from_noise
-from torchstone.tasks.adversarial import adversarial
-from torchstone.tasks.from_noise import sample
-from torchstone.tasks.samples import centred
+from torchstone.tasks.gan import inference
+from torchstone.tasks.gan.inference import sample
+from torchstone.tasks.gan.train import adversarial
 
 # fmt: off
 __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "reference", "sample"]
 # fmt: on
 
 MARGIN = ("times_nearer", 1.0)
-evaluate = partial(from_noise.evaluate, classifier=lenet5)
+evaluate = partial(inference.evaluate, classifier=lenet5)
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     arguments = SIZES[recipe.variant] | {"width": recipe.width}
     size, channels = arguments["size"], arguments["channels"]
     data = load_pictures(recipe.data, size=size, channels=channels, device=place)
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = Generator(**arguments).to(place)
     critic = Critic(**arguments, norm=recipe.critic_norm).to(place)
     card = centred(data.card)

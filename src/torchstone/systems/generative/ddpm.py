@@ -19,7 +19,7 @@ Guidance is counted both ways in the literature: Ho and Salimans' w is 0 without
 and Stable Diffusion is 1. Here it is s, `--guidance`. What is told of a picture (its label, its caption)
 is kept back now and then in training, so that one network learns ε_c and ε_∅.
 
-The U-Net goes down over grids of half the side with residual blocks (`parts/unet.py`), and up again
+The U-Net goes down over grids of half the side with residual blocks (`parts/diffusion/unet_blocks.py`), and up again
 beside what it kept on the way; attention mixes all places on a middle grid; time, as waves, is added in
 every block. Captions are read by a small transformer, whose tokens the attention sees too. It also
 makes a coarse sketch of what its words stand for, which the U-Net sees beside the noisy picture; as in
@@ -32,7 +32,7 @@ Grad-TTS (Popov et al. 2021, arXiv:2105.06337) the sketch has a squared error of
 What differs from the paper. The small networks fold 2 × 2 pixels into channels first (`patch`), which
 costs a quarter, and tell v (Salimans and Ho 2022, arXiv:2202.00512) along the cosine schedule, which
 short training bears better than ε. They draw by DDIM, guided. Validation and the bound are measured on
-the averaged weights; samples are judged as those of the other families (`tasks/quality.py`).
+the averaged weights; samples are judged as those of the other families (`metrics/classifier_features.py`).
 """
 
 import json
@@ -47,30 +47,30 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from torchstone import references
-from torchstone.engine import device, generators
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.hub.diffusers import from_config, published, unpublished
-from torchstone.parts.denoise import Process
+from torchstone.parts.diffusion.noise_schedule import Noise, schedule
+from torchstone.parts.diffusion.process import Process
+from torchstone.parts.diffusion.text_encoder import Reader, Sketch, mean
+from torchstone.parts.diffusion.unet_blocks import Attend, Block, waves
+from torchstone.parts.diffusion.unet_stages import downwards, upwards
 from torchstone.parts.facts import Fact, Pair, macs, parameters
-from torchstone.parts.feed_forward import ACTIVATIONS
-from torchstone.parts.noise import Noise, schedule
-from torchstone.parts.reader import Reader, Sketch, mean
-from torchstone.parts.stages import downwards, upwards
-from torchstone.parts.unet import Attend, Block, waves
+from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 from torchstone.systems import Variant
 from torchstone.systems.convolutional import lenet5
-from torchstone.tasks import draw
-from torchstone.tasks.conditions import material
-from torchstone.tasks.diffuse import diffuse
+from torchstone.tasks.diffusion import inference
+from torchstone.tasks.diffusion.conditioning import material
+from torchstone.tasks.diffusion.train import diffuse
 
 # fmt: off
 __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "UNet", "build", "evaluate", "from_config", "published", "reference", "sample", "unpublished"]
 # fmt: on
 
 MARGIN = ("loss", -0.3)
-sample = partial(draw.sample, classifier=lenet5)
-evaluate = partial(draw.evaluate, classifier=lenet5)
+sample = partial(inference.sample, classifier=lenet5)
+evaluate = partial(inference.evaluate, classifier=lenet5)
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     place = device.pick(recipe.device)
     make: Any = VARIANTS[recipe.variant].make
     given = material(recipe, make.keywords, place)
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = make(**given.arguments).to(place)
     yield diffuse(model, recipe, given, lenet5)
 

@@ -17,13 +17,13 @@ better: the pictures are distributed as the data are, and the critic says ½ of 
 The widths are those of the code published with the paper; `gan_digits` is a small one for 8×8. In the step of either player no gradient
 reaches the other. The generator ascends log D(G(z)) (`non_saturating`, section 3): where the critic is
 sure, as it is at first, `minimax` has no slope. `hinge` and `wgan_gp` are later games
-(`parts/adversarial.py`).
+(`parts/gan/losses.py`).
 
 What differs from the paper. Adam with β₁ = ½ in place of gradient descent with momentum that rises, with
 which the published setting takes hours; at a rate of 1e-3 that falls (at the usual 2e-4 half of the samples
 were ones). The output's biases start at zero and not at the mean picture.
 Samples are drawn from a moving average of the generator. The paper scores them by a Parzen window, which
-it calls a poor measure itself; here a classifier of the same set looks at them (`tasks/quality.py`).
+it calls a poor measure itself; here a classifier of the same set looks at them (`metrics/classifier_features.py`).
 """
 
 import math
@@ -37,24 +37,24 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators
+from torchstone.data.vision.dataset import load_pictures
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
-from torchstone.parts.adversarial import GAMES
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.streams.images import load_pictures
+from torchstone.parts.gan.losses import GAMES
+from torchstone.plots.sample_grid import unit
 from torchstone.systems import Variant
 from torchstone.systems.convolutional import lenet5
-from torchstone.tasks import from_noise
-from torchstone.tasks.adversarial import adversarial
-from torchstone.tasks.from_noise import sample
-from torchstone.tasks.samples import unit
+from torchstone.tasks.gan import inference
+from torchstone.tasks.gan.inference import sample
+from torchstone.tasks.gan.train import adversarial
 
 # fmt: off
 __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "reference", "sample"]
 # fmt: on
 
 MARGIN = ("times_nearer", 1.0)
-evaluate = partial(from_noise.evaluate, classifier=lenet5)
+evaluate = partial(inference.evaluate, classifier=lenet5)
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     arguments, theirs = SIZES[recipe.variant]
     size = arguments["size"]
     data = load_pictures(recipe.data, size=size, channels=1, device=place)
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model, critic = Generator(**arguments).to(place), Critic(**theirs, size=size).to(place)
     yield adversarial(
         model, critic, recipe, data, arguments=arguments, picture=unit(data.card), classifier=lenet5

@@ -16,7 +16,7 @@ channels leave, so that what is coarse is modelled on a coarse grid.
 
 `forward(x) -> (z, log_det)`, `inverse(z) -> (x, log_det)`, `log_prob(x)` in nats, `sample(n)`; x is
 (batch, numbers) of points or (batch, channel, height, width) after the logit, z (batch, numbers). The maps
-are in `parts/coupling.py`, noise within a pixel and bits in `parts/dequantise.py`.
+are in `parts/flow/coupling.py`, noise within a pixel and bits in `parts/flow/dequantization.py`.
 
     realnvp_points    rows of numbers: couplings of every other number, by full layers
     realnvp_digits    8 × 8: two scales;   realnvp_mnist   28 × 28: three
@@ -43,28 +43,28 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators
+from torchstone.data.tabular.points import is_points, load_points
+from torchstone.data.vision.dataset import load_pictures
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts import coupling
-from torchstone.parts.coupling import Chain, Coupling, Scales, Squeeze, Standard, Stretch
-from torchstone.parts.dequantise import bits
 from torchstone.parts.facts import Fact, Pair
-from torchstone.streams.images import load_pictures
-from torchstone.streams.points import is_points, load_points
+from torchstone.parts.flow import coupling
+from torchstone.parts.flow.coupling import Chain, Coupling, Scales, Squeeze, Standard, Stretch
+from torchstone.parts.flow.dequantization import bits
 from torchstone.systems import Variant
 from torchstone.systems.convolutional import lenet5
-from torchstone.tasks import likely
-from torchstone.tasks.density import density
-from torchstone.tasks.likely import predict, sample
-from torchstone.tasks.rarity import finite
-from torchstone.tasks.rows import density_of_points
+from torchstone.tasks.anomaly import finite
+from torchstone.tasks.flow import inference
+from torchstone.tasks.flow.inference import predict, sample
+from torchstone.tasks.flow.train_images import density
+from torchstone.tasks.flow.train_points import density_of_points
 
 # fmt: off
 __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference", "sample"]
 # fmt: on
 
-evaluate = partial(likely.evaluate, classifier=lenet5)
+evaluate = partial(inference.evaluate, classifier=lenet5)
 MARGIN = ("bits_per_dimension", -1.0)
 
 Points = Float[Tensor, "batch *shape"]
@@ -263,7 +263,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     else:
         channels, size, _ = VARIANTS[recipe.variant].shape
         data = load_pictures(recipe.data, size=size, channels=channels, device=place)
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = make(**arguments).to(place)
     if rows:
         yield density_of_points(model, recipe, points, arguments=arguments)

@@ -18,7 +18,7 @@ noise. Afterwards new pictures come from N(0, I), and how low the bound is says 
 
 `encode(x) -> (mean, logvar)`, `decode(z) -> logits`, `forward(x, epsilon) -> (logits, mean, logvar)`, for
 (batch, samples, latent) of ε; x is (batch, channel, size, size) from 0 to 1. The bound is in
-`parts/bound.py`; in-painting, paths, the latent plane in `tasks/latent_sheets.py`.
+`parts/vae/elbo.py`; in-painting, paths, the latent plane in `tasks/vae/figures.py`.
 
     vae          784-400-20, ReLU: as in PyTorch's examples       652,824 parameters
     vae_paper    784-500-20, tanh: the paper's on MNIST           815,824
@@ -47,24 +47,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators
+from torchstone.data.vision.dataset import load_pictures
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.bound import divergence, drawn, importance, log_weights, on_or_off, paid
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.streams.images import load_pictures
+from torchstone.parts.vae.elbo import divergence, drawn, importance, log_weights, on_or_off, paid
 from torchstone.systems import Variant
 from torchstone.systems.convolutional import lenet5
-from torchstone.tasks import latent_use
-from torchstone.tasks.density import everything
-from torchstone.tasks.latent import autoencode
-from torchstone.tasks.latent_use import explain, predict, sample
+from torchstone.tasks.flow.train_images import everything
+from torchstone.tasks.vae import inference
+from torchstone.tasks.vae.inference import explain, predict, sample
+from torchstone.tasks.vae.train import autoencode
 
 # fmt: off
 __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference", "sample"]
 # fmt: on
 
-evaluate = partial(latent_use.evaluate, classifier=lenet5)
+evaluate = partial(inference.evaluate, classifier=lenet5)
 MARGIN = ("bound", 4.0)
 
 Pictures = Float[Tensor, "batch channel height width"]
@@ -239,7 +239,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     channels, size, _ = VARIANTS[recipe.variant].shape
     latent = make.keywords.get("latent", 20) if recipe.latent is None else recipe.latent
     data = load_pictures(recipe.data, size=size, channels=channels, device=place)
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = make(latent=latent).to(place)
     model.begin(everything(data.train).float().mean(0) / 255)
     yield autoencode(model, recipe, data, arguments={"latent": latent}, classifier=lenet5)

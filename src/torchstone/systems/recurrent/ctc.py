@@ -17,7 +17,7 @@ up. Trained to make that large, the network finds the moments by itself, as spik
     decoding  B of the likeliest label at each moment (best path), or the likeliest prefixes,
               all of their paths together (section 3.2)
 
-    wave (samples at `rate`) → log-mel vectors, 100 a second (`parts/spectra.py`) → `stride` of them side
+    wave (samples at `rate`) → log-mel vectors, 100 a second (`parts/audio/spectrogram.py`) → `stride` of them side
     by side → LSTM in both directions (batch, moments, 2·hidden) → logits (batch, moments, 1 + labels)
 
 `ctc` is that network. `ctc_paper` is the paper's: one layer of 100 LSTM blocks with peepholes in each
@@ -33,7 +33,7 @@ insertions, deletions and substitutions that make the transcript right, over the
 On a folder of your own sounds utterances are taken as they are.
 
 What differs from the paper. Log-mel vectors and no phonemes: characters are the labels. Training takes
-batches, Adam and torch's `ctc_loss`, which `parts/ctc.py` writes out and equals; no noise is added to
+batches, Adam and torch's `ctc_loss`, which `parts/audio/ctc.py` writes out and equals; no noise is added to
 the inputs, but under the sounds. The paper's prefix search is best-first over sections cut at sure blanks;
 here prefixes are kept moment by moment, which with beams enough is exact too (Hannun et al. 2014,
 arXiv:1408.2873). No language model takes part. Batches are of many lengths: nothing is compiled.
@@ -49,18 +49,18 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators
+from torchstone.data.audio.speech import read_speech
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.ctc import ctc_loss
+from torchstone.parts.audio.ctc import ctc_loss
+from torchstone.parts.audio.spectrogram import Spectra
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.parts.peephole import Peephole
-from torchstone.parts.recurrent import Recurrent
-from torchstone.parts.spectra import Spectra
-from torchstone.streams.speech import read_speech
+from torchstone.parts.recurrent.layers import Recurrent
+from torchstone.parts.recurrent.peephole_lstm import Peephole
 from torchstone.systems import Variant
 from torchstone.systems.recurrent.lstm import CELL
-from torchstone.tasks.speech import evaluate, predict, recognise
+from torchstone.tasks.audio.speech_recognition import evaluate, predict, recognise
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
@@ -188,7 +188,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         **(PAPER if recipe.variant == "ctc_paper" else {}),
         "dropout": recipe.dropout,
     }
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**arguments).to(place)
     yield recognise(model, recipe, data, how, arguments=arguments)
 

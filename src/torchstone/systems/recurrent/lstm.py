@@ -20,7 +20,7 @@ and what is shown (o).
 Shapes: tokens (batch, time) or vectors (batch, time, inputs) -> logits (batch, time, outputs).
 
 One system, many uses; `use` of a recipe says which. A text is read in lanes: gradients go back `length`
-moments, the state is carried on over that border and into the checkpoint (`tasks/carried.py`).
+moments, the state is carried on over that border and into the checkpoint (`tasks/text/rnn_language_model.py`).
 `lstm/adding` and `lstm/copy` are the problems that a plain RNN cannot learn: one number, or ten
 symbols, from a hundred moments ago. `torchstone compare` draws runs of rnn, lstm and gru in one
 picture, with how much of the gradient is left K moments back.
@@ -44,11 +44,11 @@ from torch import Tensor, nn
 from torchstone import references
 from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.parts.recurrent import Cell, Recurrent, State
-from torchstone.parts.sequences import Network
+from torchstone.parts.recurrent.layers import Cell, Recurrent, State
+from torchstone.parts.recurrent.sequence_model import Network
 from torchstone.systems import Variant
-from torchstone.tasks import uses
-from torchstone.tasks.uses import Recipe, evaluate, predict, sample
+from torchstone.tasks import recurrent
+from torchstone.tasks.recurrent import Recipe, evaluate, predict, sample
 
 # fmt: off
 __all__ = ["CELL", "FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference", "sample"]
@@ -121,7 +121,7 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    yield uses.run(recipe, VARIANTS)
+    yield recurrent.run(recipe, VARIANTS)
 
 
 def count(inputs: int, hidden: int, bidirectional: bool = False) -> int:

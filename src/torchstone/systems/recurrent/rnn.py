@@ -36,11 +36,11 @@ from torch import Tensor, nn
 from torchstone import references
 from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.parts.recurrent import Cell, Recurrent, State
-from torchstone.parts.sequences import Network
+from torchstone.parts.recurrent.layers import Cell, Recurrent, State
+from torchstone.parts.recurrent.sequence_model import Network
 from torchstone.systems import Variant
-from torchstone.tasks import uses
-from torchstone.tasks.uses import Recipe, evaluate, predict, sample
+from torchstone.tasks import recurrent
+from torchstone.tasks.recurrent import Recipe, evaluate, predict, sample
 
 # fmt: off
 __all__ = ["CELL", "FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference", "sample"]
@@ -80,7 +80,7 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    yield uses.run(recipe, VARIANTS)
+    yield recurrent.run(recipe, VARIANTS)
 
 
 def count(inputs: int, hidden: int) -> int:

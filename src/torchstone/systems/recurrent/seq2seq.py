@@ -45,21 +45,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators
+from torchstone.data.text.parallel import read_pairs
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts import additive
-from torchstone.parts.additive import attend
 from torchstone.parts.facts import Fact, parameters
-from torchstone.parts.moments import moment
-from torchstone.parts.recurrent import Cell, Recurrent, State
-from torchstone.parts.seq2seq_oracle import pairs, renamed
-from torchstone.parts.translator import Encoder, Source, Translator
-from torchstone.streams.pairs import read_pairs
+from torchstone.parts.recurrent import seq2seq_attention
+from torchstone.parts.recurrent.encoder_decoder import Encoder, Source, Translator
+from torchstone.parts.recurrent.layers import Cell, Recurrent, State
+from torchstone.parts.recurrent.seq2seq_attention import attend
+from torchstone.parts.recurrent.single_step import moment
+from torchstone.references.seq2seq import pairs, renamed
 from torchstone.systems import Variant
 from torchstone.systems.recurrent import gru, lstm
-from torchstone.tasks.gold import evaluate, with_gold
-from torchstone.tasks.translate import PAD, learn_tokens, predict, translate
+from torchstone.tasks.text.translate import PAD, learn_tokens, predict, translate
+from torchstone.tasks.text.word_alignment import evaluate, with_gold
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
@@ -159,7 +159,7 @@ class Bahdanau(nn.Module):
     def __init__(self, embedding: int, hidden: int, read: int, score: str, *, maxout: int, **how):
         super().__init__()
         self.start = nn.Linear(read, hidden)
-        self.score = additive.score(score, hidden, read, hidden, bias=True)
+        self.score = seq2seq_attention.score(score, hidden, read, hidden, bias=True)
         self.recurrent = Recurrent(gru.CELL, embedding + read, hidden, **how)
         width = hidden + read + embedding
         self.maxout = nn.Linear(width, 2 * maxout) if maxout else None
@@ -192,7 +192,7 @@ class Luong(nn.Module):
         self, embedding: int, hidden: int, read: int, score: str, *, feeding: bool, **how
     ):  # fmt: skip
         super().__init__()
-        self.score = additive.score(score, hidden, read)
+        self.score = seq2seq_attention.score(score, hidden, read)
         self.combine = nn.Linear(read + hidden, hidden, bias=False)
         inputs = embedding + hidden * feeding
         self.recurrent = Recurrent(lstm.CELL, inputs, hidden, **how)
@@ -290,7 +290,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     tokenizer = learn_tokens(recipe, data)
     size = tokenizer.get_vocab_size()
     arguments = {"source": size, "target": size} | {n: getattr(recipe, n) for n in FIELDS}
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**arguments).to(place)
     run = translate(model, recipe, data, tokenizer, arguments=arguments)
     told = recipe.data == "bible" and model.attends

@@ -35,16 +35,16 @@ from torch import Tensor, nn
 
 from torchstone import references
 from torchstone.engine.device import pick
+from torchstone.engine.flat_update import Flat, gradient_of
 from torchstone.engine.run import Run
-from torchstone.parts.actor_critic import ActorCritic
+from torchstone.envs.rollouts import Rollout, Rollouts, Turns
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.parts.recurrent_actor import RecurrentActorCritic
-from torchstone.parts.returns import gae
-from torchstone.streams.rollouts import Rollout, Rollouts, Turns
+from torchstone.parts.rl.actor_critic import ActorCritic
+from torchstone.parts.rl.recurrent_actor_critic import RecurrentActorCritic
+from torchstone.parts.rl.returns import gae
 from torchstone.systems import Variant
 from torchstone.systems.recurrent.lstm import CELL
-from torchstone.tasks import on_policy, play
-from torchstone.tasks.flat import Flat, gradient_of
+from torchstone.tasks.rl import evaluate, on_policy
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
 
@@ -172,7 +172,7 @@ FACTS = [
     Fact("A3C-LSTM parameters, 6 actions", partial(count, "a3c_atari_lstm", actions=6), 1_204_279),
 ]
 
-evaluate, play = play.evaluate, play.play
+evaluate, play = evaluate.evaluate, evaluate.play
 
 
 def reference() -> Iterator[Pair]:

@@ -36,16 +36,16 @@ from torch.nn.functional import mse_loss
 
 from torchstone import references
 from torchstone.engine.device import pick
+from torchstone.engine.flat_update import Flat, gradient_of
 from torchstone.engine.run import Run
+from torchstone.envs.replay_buffer import Rows
+from torchstone.envs.replay_stream import Drawn
 from torchstone.errors import BadInput
-from torchstone.parts.exploration import Noisy
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.parts.polyak import follow, follower
-from torchstone.streams.experience import Drawn
-from torchstone.streams.replay import Rows
+from torchstone.parts.rl.exploration import Noisy
+from torchstone.parts.rl.target_network import follow, follower
 from torchstone.systems import Variant
-from torchstone.tasks import off_policy, on_policy, play
-from torchstone.tasks.flat import Flat, gradient_of
+from torchstone.tasks.rl import evaluate, off_policy, on_policy
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
 
@@ -269,7 +269,7 @@ FACTS = [
     Fact("Hopper actor parameters, paper", partial(count, "actor", "ddpg_paper"), 126_003),
 ]
 
-evaluate, play = play.evaluate, play.play
+evaluate, play = evaluate.evaluate, evaluate.play
 
 
 def reference() -> Iterator[Pair]:

@@ -40,17 +40,17 @@ from torch.nn.functional import smooth_l1_loss
 
 from torchstone import references
 from torchstone.engine.device import pick
+from torchstone.engine.flat_update import Flat
 from torchstone.engine.run import Run
+from torchstone.envs.replay_buffer import Rows
+from torchstone.envs.replay_stream import Drawn
 from torchstone.errors import BadInput
-from torchstone.parts.exploration import EpsilonGreedy, falling
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.parts.polyak import follow, follower
-from torchstone.parts.q_learning import taken, target
-from torchstone.streams.experience import Drawn
-from torchstone.streams.replay import Rows
+from torchstone.parts.rl.exploration import EpsilonGreedy, falling
+from torchstone.parts.rl.q_learning import taken, target
+from torchstone.parts.rl.target_network import follow, follower
 from torchstone.systems import Variant
-from torchstone.tasks import off_policy, on_policy, play
-from torchstone.tasks.flat import Flat
+from torchstone.tasks.rl import evaluate, off_policy, on_policy
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
 
@@ -297,7 +297,7 @@ FACTS = [
     Fact("duelling network parameters, 4 actions", partial(count, "dqn_duelling"), 3_292_837),
 ]
 
-evaluate, play = play.evaluate, play.play
+evaluate, play = evaluate.evaluate, evaluate.play
 
 
 def reference() -> Iterator[Pair]:

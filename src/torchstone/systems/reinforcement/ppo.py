@@ -35,19 +35,19 @@ import torch
 from torch import Tensor
 
 from torchstone import references
+from torchstone.data.vision.batches import mix
 from torchstone.engine.device import pick
+from torchstone.engine.flat_update import Flat
 from torchstone.engine.run import Run
-from torchstone.parts.actor_critic import ActorCritic
+from torchstone.envs.rollouts import Rollout, Rollouts
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.parts.recurrent_actor import RecurrentActorCritic
-from torchstone.parts.returns import gae
-from torchstone.parts.running import ReturnScale
-from torchstone.streams.batches import mix
-from torchstone.streams.rollouts import Rollout, Rollouts
+from torchstone.parts.rl.actor_critic import ActorCritic
+from torchstone.parts.rl.recurrent_actor_critic import RecurrentActorCritic
+from torchstone.parts.rl.returns import gae
+from torchstone.parts.rl.running_mean_std import ReturnScale
 from torchstone.systems import Variant
 from torchstone.systems.recurrent.lstm import CELL
-from torchstone.tasks import on_policy, play
-from torchstone.tasks.flat import Flat
+from torchstone.tasks.rl import evaluate, on_policy
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
 
@@ -309,7 +309,7 @@ FACTS = [
     Fact("the paper's Atari network, 4 actions", partial(count, "ppo_paper"), 677_429),
 ]
 
-evaluate, play = play.evaluate, play.play
+evaluate, play = evaluate.evaluate, evaluate.play
 
 
 def reference() -> Iterator[Pair]:

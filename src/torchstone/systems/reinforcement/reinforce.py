@@ -33,15 +33,15 @@ from torch import Tensor
 
 from torchstone import references
 from torchstone.engine.device import pick
+from torchstone.engine.flat_update import Flat, gradient_of
 from torchstone.engine.run import Run
-from torchstone.parts.actor_critic import ActorCritic
+from torchstone.envs.episodes import Episodes
+from torchstone.envs.rollouts import Rollout
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.parts.returns import discounted, successors
-from torchstone.streams.episodes import Episodes
-from torchstone.streams.rollouts import Rollout
+from torchstone.parts.rl.actor_critic import ActorCritic
+from torchstone.parts.rl.returns import discounted, successors
 from torchstone.systems import Variant
-from torchstone.tasks import on_policy, play
-from torchstone.tasks.flat import Flat, gradient_of
+from torchstone.tasks.rl import evaluate, on_policy
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
 
@@ -162,7 +162,7 @@ FACTS = [
     ),
 ]
 
-evaluate, play = play.evaluate, play.play
+evaluate, play = evaluate.evaluate, evaluate.play
 
 
 def reference() -> Iterator[Pair]:

@@ -34,20 +34,20 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.hub import bert_oracle as oracle
 from torchstone.hub.bert import from_config, published, suited, to_config, unpublished
-from torchstone.parts.attention import MultiHead
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.parts.feed_forward import ACTIVATIONS, FeedForward
+from torchstone.parts.transformer.attention import MultiHead
+from torchstone.parts.transformer.feed_forward import ACTIVATIONS, FeedForward
+from torchstone.references import bert as oracle
+from torchstone.references.bert_objective import Judged
 from torchstone.systems import Variant
-from torchstone.tasks.judged import Judged
-from torchstone.tasks.labels import evaluate, predict
-from torchstone.tasks.masked import pretrain
-from torchstone.tasks.sentences import finetune
-from torchstone.tasks.start import begin, filled
+from torchstone.tasks.text.bert_data import begin, filled
+from torchstone.tasks.text.bert_inference import evaluate, predict
+from torchstone.tasks.text.finetune import finetune
+from torchstone.tasks.text.masked_lm import pretrain
 
 # fmt: off
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "from_config", "predict", "published", "reference", "suited", "to_config", "unpublished"]
@@ -267,7 +267,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     place = device.pick(recipe.device)
     start = begin(recipe, sized(recipe.variant))
     arguments, tensors = start.arguments, start.tensors
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     if tensors is None or recipe.goal == "words":
         arguments |= {"head": "pretraining" if recipe.pairs else "masked", "pooler": recipe.pairs}
         model = filled(Bert(**arguments), tensors).to(place)

@@ -23,7 +23,7 @@ that beginning are learnt from without any weight being changed.
 
 Weights start as N(0, 0.02²), those that add to the stream at 0.02 / √(2 layers) (GPT-2, section 2.3).
 Validation reads the whole split in windows of the context, one after another, so it is the same
-number every time. Where a text outgrows the context its older half goes (`tasks/generate.py`).
+number every time. Where a text outgrows the context its older half goes (`tasks/text/generate.py`).
 
 What differs from the paper. Places start at 0.02 as in the published code's successors (0.01 there).
 GPT-3 alternates dense and banded attention; all layers are dense here, which no count shows. Its table
@@ -42,17 +42,17 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from torchstone import references
-from torchstone.engine import device, generators
+from torchstone.data.text.corpus import read_text
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.hub.gpt import from_config, published, to_config, unpublished
-from torchstone.parts.attention import MultiHead, Past
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.parts.feed_forward import FeedForward
-from torchstone.streams.text import read_text
+from torchstone.parts.transformer.attention import MultiHead, Past
+from torchstone.parts.transformer.feed_forward import FeedForward
 from torchstone.systems import Variant
-from torchstone.tasks.generate import generate
-from torchstone.tasks.language import evaluate, language, predict, sample, vocabulary
+from torchstone.tasks.text.generate import generate
+from torchstone.tasks.text.language_model import evaluate, language, predict, sample, vocabulary
 
 # fmt: off
 __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "from_config", "generate", "predict", "published", "reference", "sample", "to_config", "unpublished"]
@@ -261,7 +261,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         "vocabulary": tokenizer.get_vocab_size(),
         "dropout": recipe.dropout,
     }
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     try:
         model = make(**arguments).to(place)
     except ValueError as error:

@@ -35,18 +35,18 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from torchstone import references
-from torchstone.engine import device, generators
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.hub.t5 import from_config, published, suited, to_config, unpublished
-from torchstone.parts.attention import MultiHead, Past
-from torchstone.parts.beam import beam_search, greedy_search
+from torchstone.parts.decoding.beam_search import beam_search, greedy_search
 from torchstone.parts.facts import Fact, Pair, parameters
-from torchstone.parts.feed_forward import FeedForward
-from torchstone.parts.positions import relative_buckets
+from torchstone.parts.transformer.attention import MultiHead, Past
+from torchstone.parts.transformer.feed_forward import FeedForward
+from torchstone.parts.transformer.positions import relative_buckets
 from torchstone.systems import Variant
-from torchstone.tasks.text_to_text import evaluate, predict, text_to_text
-from torchstone.tasks.texts import gathered
+from torchstone.tasks.text.text_to_text import evaluate, predict, text_to_text
+from torchstone.tasks.text.text_to_text_data import gathered
 
 # fmt: off
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "from_config", "predict", "published", "reference", "suited", "to_config", "unpublished"]
@@ -290,7 +290,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         "dropout": recipe.dropout,
         **data.special,
     }
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     yield text_to_text(make(**arguments).to(place), recipe, data, arguments=arguments)
 
 

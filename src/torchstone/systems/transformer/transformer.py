@@ -41,17 +41,17 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from torchstone.engine import device, generators
+from torchstone.data.text.parallel import read_pairs
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
-from torchstone.parts.attention import MultiHead, Past, weights
-from torchstone.parts.beam import beam_search, greedy_search
+from torchstone.parts.decoding.beam_search import beam_search, greedy_search
 from torchstone.parts.facts import Fact, parameters
-from torchstone.parts.feed_forward import FeedForward
-from torchstone.parts.positions import sinusoids
-from torchstone.parts.transformer_oracle import pairs, renamed
-from torchstone.streams.pairs import read_pairs
+from torchstone.parts.transformer.attention import MultiHead, Past, weights
+from torchstone.parts.transformer.feed_forward import FeedForward
+from torchstone.parts.transformer.positions import sinusoids
+from torchstone.references.transformer import pairs, renamed
 from torchstone.systems import Variant
-from torchstone.tasks.translate import PAD, evaluate, learn_tokens, predict, translate
+from torchstone.tasks.text.translate import PAD, evaluate, learn_tokens, predict, translate
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
@@ -294,7 +294,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     data = read_pairs(recipe.data, recipe.source, recipe.target)
     tokenizer = learn_tokens(recipe, data)
     arguments = {"vocabulary": tokenizer.get_vocab_size(), "dropout": recipe.dropout}
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**arguments).to(place)
     yield translate(model, recipe, data, tokenizer, arguments=arguments)
 

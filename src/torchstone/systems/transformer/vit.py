@@ -36,20 +36,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone import references
-from torchstone.engine import device, generators
+from torchstone.data.vision.dataset import load_pictures
+from torchstone.engine import device, rng
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.hub.vit import from_config, published, suited, to_config, unpublished
-from torchstone.parts.attention import MultiHead, weights
+from torchstone.interpret import attention_rollout
+from torchstone.interpret.attention_rollout import explain
 from torchstone.parts.facts import Pair
-from torchstone.parts.feed_forward import FeedForward
-from torchstone.parts.positions import interpolated
-from torchstone.streams.images import load_pictures
+from torchstone.parts.transformer.attention import MultiHead, weights
+from torchstone.parts.transformer.feed_forward import FeedForward
+from torchstone.parts.transformer.positions import interpolated
 from torchstone.systems import Variant
 from torchstone.systems.convolutional.resnet import counted
-from torchstone.tasks import rollout
-from torchstone.tasks.classify import classify, evaluate, predict
-from torchstone.tasks.rollout import explain
+from torchstone.tasks.vision.classify import classify, evaluate, predict
 
 # fmt: off
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "from_config", "predict", "published", "reference", "suited", "to_config", "unpublished"]
@@ -277,7 +277,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         "patch": recipe.patch,
         "dropout": recipe.dropout,
     }
-    generators.seed(recipe.seed)
+    rng.seed(recipe.seed)
     model = make(**arguments).to(place)
     run = classify(model, recipe, data, arguments=arguments)
     judged, draw = getattr(run.state.get("ema"), "module", model), run.report
@@ -285,7 +285,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     def report(folder: Path) -> None:
         if draw is not None:
             draw(folder)
-        rollout.report(judged, data, folder)
+        attention_rollout.report(judged, data, folder)
 
     run.report = report
     yield run

@@ -1,0 +1,72 @@
+"""Readings put on a regular grid: short gaps filled in, cut at long ones."""
+
+import math
+
+import numpy as np
+
+from torchstone.data.series.time_csv import Readings, span
+from torchstone.errors import BadInput
+
+SHORT = 6  # steps that a gap may have to be filled in
+
+
+def regular(
+    readings: Readings, step: float | None = None
+) -> tuple[float, np.ndarray, np.ndarray, tuple[tuple[int, int], ...], str]:
+    """Step, times, values, stretches and a line on what was done.
+
+    Args:
+        step: of the grid, by default the median one.
+
+    Raises:
+        BadInput: fewer than three moments, or no stretch of two points.
+    """
+    times, name = readings.times, readings.name
+    if len(times) < 3:
+        raise BadInput(f"{name} is too short: {len(times)} rows, give hundreds")
+    steps = np.diff(times)
+    step = float(np.median(steps)) if step is None else step
+    uneven = int((np.abs(steps / step - 1) > 1e-6).sum())
+    # cut first at gaps between rows, so that no grid is much longer than the file
+    pieces = np.split(np.arange(len(times)), np.flatnonzero(steps > (SHORT + 0.5) * step) + 1)
+    grids, filled = [], 0
+    for piece in pieces:
+        grid = times[piece[0]] + step * np.arange(
+            math.floor((times[piece[-1]] - times[piece[0]]) / step + 1e-6) + 1
+        )
+        columns = [_onto(grid, times[piece], v, step) for v in readings.values[piece].T]
+        values = np.stack([column for column, _ in columns], 1)
+        filled += int(np.stack([far for _, far in columns], 1).any(1).sum())
+        there = np.flatnonzero(~np.isnan(values).any(1))
+        for run in np.split(there, np.flatnonzero(np.diff(there) > 1) + 1):
+            if len(run):
+                grids.append((grid[run], values[run]))
+    if not grids or max(len(grid) for grid, _ in grids) < 2:
+        raise BadInput(f"{name} has no two readings less than {SHORT} steps apart: give more")
+    ends = np.cumsum([len(grid) for grid, _ in grids]).tolist()
+    stretches = tuple(zip([0, *ends[:-1]], ends, strict=True))
+    said = [f"{ends[-1]:,} points, one every {span(step, readings.unit)}"]
+    said = [readings.note, *said] if readings.note else said
+    if uneven:
+        said.append(f"{uneven} of {len(steps):,} steps were others and were resampled")
+    if filled:
+        said.append(f"gaps of up to {SHORT} steps filled in ({filled} point{'s' * (filled > 1)})")
+    if len(stretches) > 1:
+        said.append(f"longer gaps cut it into {len(stretches)} stretches")
+    values = np.concatenate([values for _, values in grids])
+    return step, np.concatenate([grid for grid, _ in grids]), values, stretches, ", ".join(said)
+
+
+def _onto(grid, times, values, step) -> tuple[np.ndarray, np.ndarray]:
+    """Values on a grid, NaN in long gaps; and where a point lies in a gap that was filled in."""
+    known = ~np.isnan(values)
+    times, values = times[known], values[known]
+    if not len(times):
+        return np.full(len(grid), np.nan), np.zeros(len(grid), dtype=bool)
+    right = np.clip(np.searchsorted(times, grid), 0, len(times) - 1)
+    left = np.maximum(right - 1, 0)
+    on = np.abs(times[right] - grid) < 1e-6 * step
+    wide = np.where(on, 0.0, times[right] - times[left])
+    outside = (grid < times[0] - 1e-6 * step) | (grid > times[-1] + 1e-6 * step)
+    off = outside | (wide > (SHORT + 0.5) * step)
+    return np.where(off, np.nan, np.interp(grid, times, values)), ~off & (wide > 1.5 * step)

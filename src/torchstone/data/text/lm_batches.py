@@ -1,0 +1,67 @@
+"""Windows of a long row of tokens, without end; their whole state is how many were drawn."""
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from torchstone.data.vision.batches import mix
+from torchstone.errors import BadInput
+
+WINDOWS = 4  # a purpose of `mix`
+
+
+class Windows:
+    """Endless (x, y), each int64 (share, length): y is x one token later.
+
+    Where the windows begin is drawn evenly over the text, by `seed` and position alone: neither
+    resuming nor more processes change any of them. `batch` counts the windows of all `world`
+    processes together; process `rank` takes its share of each batch.
+
+    Args:
+        ids: the whole text; batches are on its device.
+        length: tokens in a window.
+
+    Raises:
+        BadInput: the text is shorter than one window and the token after it.
+    """
+
+    def __init__(
+        self,
+        ids: Int64[Tensor, " tokens"],
+        length: int,
+        batch: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        if batch < 1 or batch % world:
+            raise BadInput(
+                f"a batch of {batch} cannot be shared by {world} processes; use a multiple"
+            )
+        if len(ids) <= length:
+            raise BadInput(
+                f"the text has {len(ids)} tokens, too few for windows of {length}: give more text, or "
+                "a shorter context"
+            )
+        self.batch, self.seed = batch, seed
+        self.share = slice(rank * (batch // world), (rank + 1) * (batch // world))
+        self.rows = ids.unfold(0, length + 1, 1)  # a view: every window there is
+        self.position = 0
+
+    def __iter__(self) -> "Windows":
+        return self
+
+    def __next__(self) -> tuple[Int64[Tensor, "share length"], Int64[Tensor, "share length"]]:
+        # on the CPU whatever the device, so that every device sees the same windows
+        generator = torch.Generator().manual_seed(mix(self.seed, WINDOWS, self.position))
+        begins = torch.randint(len(self.rows), (self.batch,), generator=generator)[self.share]
+        rows = self.rows[begins.to(self.rows.device)]
+        self.position += self.batch
+        return rows[:, :-1], rows[:, 1:]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = int(state["position"])

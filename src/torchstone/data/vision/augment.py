@@ -1,0 +1,127 @@
+"""Augmentation by name: `flip+crop4+randaugment2-9+erase0.25+mixup0.2`.
+
+Steps joined by `+`, in the order in which they happen; what follows a step's name are its numbers,
+joined by `-`, each of which may be left out from the end. `STEPS` has them all. What a step does is
+in `geometry`, `colour`, `randaugment` and `mixing`; an augmentation there is `(images, draw) -> images`
+on whole batches on their device.
+"""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torchstone.data.vision.color_ops import jitter
+from torchstone.data.vision.geometric_ops import (
+    Augmentation,
+    Draw,
+    Images,
+    affine,
+    crop,
+    erase,
+    flip,
+    shift,
+)
+from torchstone.data.vision.mixup import Mixing, cutmix, either, mixup
+from torchstone.data.vision.randaugment import randaugment
+from torchstone.errors import BadInput, nearest
+
+__all__ = [
+    "Augmentation",
+    "Draw",
+    "Images",
+    "affine",
+    "compose",
+    "crop",
+    "flip",
+    "from_name",
+    "shift",
+]
+
+
+class Step(NamedTuple):
+    """How to make a step of its numbers, what they are when left out, and what they mean."""
+
+    make: Callable
+    defaults: tuple[float, ...]
+    numbers: str
+    most: float = 1.0  # of the first number
+
+
+STEPS = {
+    "flip": Step(flip, (), "none: left and right change places in half of the pictures"),
+    "crop": Step(crop, (4,), "pixels of reflected border", 10_000),
+    "shift": Step(shift, (2,), "pixels either way, into background", 10_000),
+    "rotate": Step(lambda turn: affine(turn, 0, 0), (15,), "degrees either way", 180),
+    "scale": Step(lambda by: affine(0, by, 0), (0.2,), "share of the size, larger or smaller"),
+    "affine": Step(affine, (10, 0.1, 0.06), "degrees, share of the size, share of the side", 180),
+    "jitter": Step(jitter, (0.4, 0.1), "share of brightness, contrast, colour; of a turn of hue"),
+    "randaugment": Step(randaugment, (2, 9), "operations a picture, magnitude of 0 to 30", 100),
+    "erase": Step(erase, (0.25,), "share of the pictures that lose a rectangle"),
+    "mixup": Step(mixup, (0.2,), "α, both numbers of the Beta distribution", 1000),
+    "cutmix": Step(cutmix, (1.0,), "α, both numbers of the Beta distribution", 1000),
+}
+WHOLE = ("crop", "shift", "randaugment")  # steps whose first number counts something
+MIXINGS = ("mixup", "cutmix")
+OLD = {"flip-crop4": "flip+crop4"}  # names that records and runs have
+
+
+def compose(*augmentations: Augmentation) -> Augmentation:
+    """One after another, each with its own random numbers."""
+
+    def composed(images: Images, draw: Draw) -> Images:
+        for augmentation in augmentations:
+            images = augmentation(images, draw)
+        return images
+
+    return composed
+
+
+def read(name: str) -> tuple[Augmentation | None, Mixing | None]:
+    """What `name` does to pictures, and how it mixes them; `none` is neither.
+
+    Where both `mixup` and `cutmix` are named, each picture takes one of them.
+
+    Raises:
+        BadInput: an unknown step, or numbers that it cannot take.
+    """
+    if name == "none":
+        return None, None
+    changes, mixings = [], []
+    for word in OLD.get(name, name).split("+"):
+        step, made = _step(word)
+        (mixings if step in MIXINGS else changes).append(made)
+    augmentation = compose(*changes) if len(changes) > 1 else (changes or [None])[0]
+    mixing = either(*mixings) if len(mixings) > 1 else (mixings or [None])[0]
+    return augmentation, mixing
+
+
+def from_name(name: str) -> Augmentation | None:
+    """An augmentation of pictures alone, such as `affine` or `flip+crop4`; `none` is None."""
+    augmentation, mixing = read(name)
+    if mixing is not None:
+        raise BadInput(f"{name!r} mixes labels too, and this system's cannot be mixed")
+    return augmentation
+
+
+def _step(word: str) -> tuple[str, Callable]:
+    """A step's name and the step, with its numbers."""
+    parts = re.fullmatch(r"([a-z_]+)((?:\d+\.?\d*|\.\d+)(?:-(?:\d+\.?\d*|\.\d+))*)?", word)
+    step = parts[1] if parts else word.rstrip("0123456789.-")
+    if step not in STEPS:
+        example = "steps joined by +, such as flip+crop4+erase0.25"
+        raise BadInput(
+            f"unknown augmentation {word!r}: {nearest(step, ['none', *STEPS])} ({example})"
+        )
+    make, defaults, numbers, most = STEPS[step]
+    given = [float(number) for number in parts[2].split("-")] if parts and parts[2] else []
+    if parts is None or len(given) > len(defaults):
+        shown = f"{step}{'-'.join(f'{number:g}' for number in defaults)}"
+        raise BadInput(f"{word!r} cannot be read: write {shown} (numbers: {numbers})")
+    values = [*given, *defaults[len(given) :]]
+    whole = step in WHOLE
+    if values and (values[0] > most or (whole and values[0] != int(values[0]))):
+        kind = "a whole number" if whole else "a number"
+        raise BadInput(f"{word!r}: {step} takes {kind} up to {most:g} ({numbers})")
+    if whole:
+        values[0] = int(values[0])
+    return step, make(*values)

@@ -1,0 +1,87 @@
+"""Pictures of a Hugging Face data set."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from torchstone.data.splits import SPLITS, Source, finish, whole
+from torchstone.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An image column of a Hugging Face data set."""
+
+    table: Any
+    column: str
+    name: str
+
+    def __getitem__(self, i: int) -> Image.Image:
+        return self.table[i][self.column]
+
+    def where(self, i: int) -> str:
+        return f"row {i} of {self.name}"
+
+
+def read(spec: str) -> Source:
+    """`hf:NAME`: the first column of images, and the column of labels."""
+    try:
+        import datasets
+    except ImportError:
+        raise BadInput(
+            f"{spec} needs Hugging Face datasets: pip install 'torchstone[hf]'"
+        ) from None
+    try:
+        tables = datasets.load_dataset(str(Path(spec[3:]).expanduser()))
+    except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
+        raise BadInput(f"cannot load {spec}: {str(error).strip().splitlines()[0]}") from None
+    named = {SPLITS.get(str(split), str(split)): table for split, table in tables.items()}
+    if "train" not in named:
+        if len(named) > 1:
+            raise BadInput(f"{spec} has no split named train, only {', '.join(named)}")
+        named = {"train": next(iter(named.values()))}
+    features = named["train"].features
+    picture = next((k for k, v in features.items() if isinstance(v, datasets.Image)), None)
+    if picture is None:
+        raise BadInput(f"{spec} has no column of images, only {', '.join(features)}")
+    label = _label_column(spec, features, datasets.ClassLabel)
+    columns = {s: named[s][label] for s in ("train", "val", "test") if s in named}
+    columns = {split: np.asarray(list(column)) for split, column in columns.items()}
+    if isinstance(features[label], datasets.ClassLabel):
+        values = list(range(features[label].num_classes))
+        classes = tuple(features[label].names)
+    else:
+        values = sorted(set(columns["train"].tolist()))
+        classes = tuple(str(value) for value in values)
+    number = {value: i for i, value in enumerate(values)}
+    parts = {}
+    for split, column in columns.items():
+        labels = np.array([number.get(value, -1) for value in column.tolist()])
+        if split != "train" and (labels < 0).any():
+            continue  # published without labels
+        if (labels < 0).any():
+            raise BadInput(
+                f"{spec}: column {label!r} has labels outside its {len(classes)} classes"
+            )
+        table = named[split].select_columns([picture])
+        parts[split] = whole(Rows(table, picture, f"{split} of {spec}"), labels)
+    note = f"{spec}: columns {picture!r} and {label!r}, {len(classes)} classes"
+    return finish(spec, classes, parts, note)
+
+
+def _label_column(spec: str, features: Any, class_label: type) -> str:
+    usual = ("label", "labels", "fine_label", "class", "category", "target")
+    classes = [name for name, feature in features.items() if isinstance(feature, class_label)]
+    whole_numbers = ("int8", "int16", "int32", "int64", "uint8", "uint16")
+    types = {"string", "large_string", "bool", *whole_numbers}
+    plain = [name for name, feature in features.items() if getattr(feature, "dtype", None) in types]
+    for columns in (classes, plain):
+        for name in usual:
+            if name in columns:
+                return name
+        if columns and (columns is classes or len(columns) == 1):
+            return columns[0]
+    raise BadInput(f"{spec} has no column of labels among {', '.join(features)}; name one 'label'")

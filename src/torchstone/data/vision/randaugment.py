@@ -1,0 +1,118 @@
+"""RandAugment: a few operations out of fourteen, all of one magnitude, drawn for each picture.
+
+Cubuk, Zoph, Shlens and Le 2019, arXiv:1909.13719: N operations one after another, each any of the
+fourteen with equal chance, M the same for all. M goes from 0 to 30, 30 being the full strength of
+`OPERATIONS`; those that have two directions take either with equal chance.
+
+Every picture draws its own operations, so a batch is parted by operation. All that move pixels are
+one look-up by place, all that change levels one look-up in a table of 256 entries.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from torchstone.data.vision import color_ops
+from torchstone.data.vision.geometric_ops import Augmentation, Draw, Images, resampled
+from torchstone.errors import BadInput
+
+FULL = 30  # the largest magnitude
+# What a magnitude of `share` (0 to 1, negative for the other direction) means, in units of its own.
+# The order is that of the numbers drawn.
+OPERATIONS: dict[str, Callable[[Tensor, int], Tensor] | None] = {
+    "identity": None,
+    "shear_x": lambda share, side: 0.3 * share,  # pixels a pixel
+    "shear_y": lambda share, side: 0.3 * share,
+    "translate_x": lambda share, side: (150 / 331 * side * share).trunc(),  # pixels
+    "translate_y": lambda share, side: (150 / 331 * side * share).trunc(),
+    "rotate": lambda share, side: 30 * share,  # degrees
+    "brightness": lambda share, side: 1 + 0.9 * share,  # a factor
+    "colour": lambda share, side: 1 + 0.9 * share,
+    "contrast": lambda share, side: 1 + 0.9 * share,
+    "sharpness": lambda share, side: 1 + 0.9 * share,
+    "posterize": lambda share, side: 8 - (4 * share.abs()).round(),  # bits
+    "solarize": lambda share, side: 255 * (1 - share.abs()),  # the level it begins at
+    "autocontrast": lambda share, side: share,
+    "equalize": lambda share, side: share,
+}
+NAMES = tuple(OPERATIONS)
+TABLES = ("brightness", "contrast", "posterize", "solarize", "autocontrast", "equalize")
+MOVES = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
+
+
+def randaugment(count: int = 2, magnitude: float = 9) -> Augmentation:
+    """`count` operations of `magnitude` for each picture; float pictures are rounded to whole levels.
+
+    Returns uint8 images. Raises `BadInput` for a magnitude beyond 0 to 30.
+    """
+    if count < 1 or not 0 <= magnitude <= FULL:
+        raise BadInput(
+            f"randaugment takes 1 or more operations of a magnitude from 0 to {FULL}, "
+            f"not {count} of {magnitude:g}"
+        )
+
+    def augmented(images: Images, draw: Draw) -> Images:
+        images = whole(images)
+        for numbers in draw(count, 2).unbind(1):
+            chosen, direction = numbers.unbind(1)
+            share = torch.where(direction < 0.5, -1.0, 1.0) * (magnitude / FULL)
+            images = operate(images, (chosen * len(NAMES)).long(), share)
+        return images
+
+    return augmented
+
+
+def whole(images: Images) -> Images:
+    """In the 256 levels that tables have."""
+    return images.round().clamp(0, 255).to(torch.uint8) if images.is_floating_point() else images
+
+
+def operate(images: Images, chosen: Tensor, share: Tensor) -> Images:
+    """One operation on each of (uint8) `images`: `NAMES[chosen]`, by `share` of its full strength."""
+    counts = torch.bincount(chosen, minlength=len(NAMES)).tolist()  # the only wait for the device
+    groups = dict(zip(NAMES, chosen.argsort(stable=True).split(counts), strict=True))
+    images = images.clone()
+    rows = torch.cat([groups[name] for name in MOVES])
+    if len(rows):
+        matrices = [move(name, share[groups[name]], images.shape) for name in MOVES]
+        images[rows] = resampled(images[rows], torch.cat(matrices))
+    rows = torch.cat([groups[name] for name in TABLES])
+    if len(rows):
+        some = images[rows]
+        starts = iter(some.split([len(groups[name]) for name in TABLES]))
+        tables = [
+            getattr(color_ops, name)(part, amount(name, share[groups[name]], 0))
+            for name in TABLES
+            if len(part := next(starts))
+        ]
+        images[rows] = color_ops.look_up(some, torch.cat(tables))
+    for name, change in (("colour", color_ops.saturate), ("sharpness", color_ops.sharpen)):
+        rows = groups[name]
+        if len(rows):
+            images[rows] = change(images[rows], amount(name, share[rows], 0))
+    return images
+
+
+def amount(name: str, share: Tensor, side: int) -> Tensor:
+    """What `share` of the full strength means for an operation."""
+    meaning = OPERATIONS[name]
+    return share if meaning is None else meaning(share, side)
+
+
+def move(name: str, share: Tensor, shape: torch.Size) -> Tensor:
+    """Where the new pixels come from, (pictures, 2, 3), for `resampled`. Turns are about the middle,
+    shears about the upper left corner."""
+    by = amount(name, share, shape[3] if name.endswith("x") else shape[2])
+    matrix = torch.eye(2, 3, device=share.device).repeat(len(share), 1, 1)
+    if name == "rotate":
+        cos, sin = torch.deg2rad(by).cos(), torch.deg2rad(by).sin()
+        x, y = shape[3] / 2, shape[2] / 2
+        matrix[:, 0] = torch.stack([cos, -sin, x - x * cos + y * sin], 1)
+        matrix[:, 1] = torch.stack([sin, cos, y - x * sin - y * cos], 1)
+    elif name.startswith("shear"):
+        axis = int(name == "shear_y")
+        matrix[:, axis, 1 - axis] = by
+    else:
+        matrix[:, int(name == "translate_y"), 2] = -by
+    return matrix

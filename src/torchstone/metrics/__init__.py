@@ -1,0 +1,1 @@
+"""Measures that need a trained model, or a whole set."""

@@ -1,0 +1,90 @@
+"""The body of MobileNetV3-Large, for what needs maps and no classes.
+
+Howard et al. 2019, arXiv:1905.02244: inverted residual blocks, some with squeeze-excitation, whose
+gate is the hard sigmoid, and in the later ones h-swish, x·ReLU6(x + 3)/6.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchstone.parts.conv.channel_attention import SqueezeExcitation
+from torchstone.parts.conv.convolution import conv_norm_act, whole_eights
+
+# table 1: kernel, expansion, outputs, squeeze-excitation, h-swish, stride
+TABLE = (
+    (3, 16, 16, False, False, 1),
+    (3, 64, 24, False, False, 2),
+    (3, 72, 24, False, False, 1),
+    (5, 72, 40, True, False, 2),
+    (5, 120, 40, True, False, 1),
+    (5, 120, 40, True, False, 1),
+    (3, 240, 80, False, True, 2),
+    (3, 200, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 480, 112, True, True, 1),
+    (3, 672, 112, True, True, 1),
+    (5, 672, 160, True, True, 2),
+    (5, 960, 160, True, True, 1),
+    (5, 960, 160, True, True, 1),
+)
+LAST = 3  # blocks on the coarsest grid
+EARLY = 4  # the first block on an eighth of the picture, counted from the first layer as 0
+HEARD = (40, 960)  # channels of `maps`
+
+norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
+
+
+class Inverted(nn.Module):
+    """1×1 up, one filter a channel, squeeze-excitation, 1×1 down; plus the input where shapes agree.
+
+    Args:
+        row: of the table.
+        rate: above 1, the block keeps the grid and dilates its filters.
+    """
+
+    def __init__(self, inputs: int, row: Sequence[int], rate: int = 1):
+        super().__init__()
+        kernel, wide, outputs, squeezes, swish, stride = row
+        act = nn.Hardswish if swish else nn.ReLU
+        step = stride if rate == 1 else 1
+        layers: list[nn.Module] = []
+        if wide != inputs:
+            layers.append(conv_norm_act(inputs, wide, 1, norm=norm, act=act))
+        layers.append(
+            conv_norm_act(wide, wide, kernel, step, groups=wide, dilation=rate, norm=norm, act=act)
+        )
+        if squeezes:
+            squeezed = whole_eights(wide / 4)
+            layers.append(SqueezeExcitation(wide, squeezed, gate=F.hardsigmoid))
+        layers.append(conv_norm_act(wide, outputs, 1, norm=norm, act=None))
+        self.block = nn.Sequential(*layers)
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(
+        self, x: Float[Tensor, "batch inputs height width"]
+    ) -> Float[Tensor, "batch outputs height2 width2"]:
+        return x + self.block(x) if self.adds else self.block(x)
+
+
+def body(channels: int = 3, rate: int = 1) -> nn.Sequential:
+    """First layer, blocks, 1×1; a `rate` of 2 dilates the last blocks in place of the last halving."""
+    layers: list[nn.Module] = [conv_norm_act(channels, 16, 3, 2, norm=norm, act=nn.Hardswish)]
+    inputs = 16
+    for place, row in enumerate(TABLE):
+        layers.append(Inverted(inputs, row, rate if place >= len(TABLE) - LAST else 1))
+        inputs = row[2]
+    layers.append(conv_norm_act(inputs, 6 * inputs, 1, norm=norm, act=nn.Hardswish))
+    return nn.Sequential(*layers)
+
+
+def maps(
+    net: nn.Sequential, images: Float[Tensor, "batch channels height width"]
+) -> tuple[Float[Tensor, "batch 40 h w"], Float[Tensor, "batch 960 h2 w2"]]:
+    """What `body` makes of pictures at an eighth of their sides, and at its end."""
+    early = net[: EARLY + 1](images)
+    return early, net[EARLY + 1 :](early)

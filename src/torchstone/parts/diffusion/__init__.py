@@ -1,0 +1,1 @@
+"""Noise schedules, the diffusion process, and blocks of its U-Net."""

@@ -1,0 +1,1 @@
+"""Measures that need no model: distances, errors, aggregates."""

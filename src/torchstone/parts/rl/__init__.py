@@ -1,0 +1,1 @@
+"""Policies, values, returns and exploration."""

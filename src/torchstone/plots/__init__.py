@@ -1,0 +1,1 @@
+"""Pictures people can look at."""

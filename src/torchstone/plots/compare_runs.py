@@ -1,0 +1,187 @@
+"""Runs side by side: a table of their figures, and their validation curves in one picture."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from torchstone.errors import BadInput
+from torchstone.parts.metrics.interquartile_mean import interquartile_mean, interval
+from torchstone.plots.canvas import LEGEND, PALETTE, canvas, decades, frame, plain, save
+from torchstone.plots.curves import Series, final, rank, read_json, read_metrics, series_of
+
+# Words in a metric's name that make less of it better.
+LESS = ("loss", "error", "perplexity", "bits", "nll", "mse", "mae", "rmse", "fid", "kl", "distance")
+
+FRAMES = "steps of the environment"
+
+
+def compare(run_folders: Sequence[str | Path], file: str | Path | None = None) -> list[dict]:
+    """Runs side by side: one row a run and, with `file`, a panel for each val metric they share.
+
+    A row holds `run`, `system`, `recipe`, `seed`, `steps`, `seconds`, `parameters` (None where the
+    run does not say), and `val/NAME` and `test/NAME` (final values), `best/NAME` (best val value:
+    the least of a loss or an error, the greatest of anything else). Of several runs that differ in
+    nothing but the seed, three or more are drawn as their interquartile mean with its 95 % interval,
+    over the steps that all of them reached; fewer are drawn one by one. Runs that all count `frames`
+    are drawn over these. Metrics named NAME/NUMBER are one panel: their last values over the numbers.
+
+    Raises:
+        BadInput: no folder, or one that is not a run.
+    """
+    if not run_folders:
+        raise BadInput("nothing to compare: name one run's folder or more")
+    folders = [Path(folder) for folder in run_folders]
+    logs = [read_metrics(folder) for folder in folders]
+    names = _names(folders)
+    table = [_row(*each) for each in zip(folders, names, logs, strict=True)]
+    if file is not None:
+        _draw(folders, names, [series_of(rows)[0] for rows in logs], table, file)
+    return table
+
+
+def _row(folder: Path, name: str, rows: list[dict]) -> dict:
+    recipe, result = read_json(folder, "recipe.json"), read_json(folder, "result.json")
+    best = {}
+    for metric, splits in series_of(rows)[0].items():
+        if "val" in splits and metric != "rate":
+            values = [value for _, value in splits["val"]]
+            best[f"best/{metric}"] = min(values) if _less(metric) else max(values)
+    return {
+        "run": name,
+        "system": recipe.get("system"),
+        "recipe": recipe.get("recipe"),
+        "seed": recipe.get("fields", {}).get("seed"),
+        "steps": max((row["step"] for row in rows), default=0),
+        "seconds": result.get("seconds", max((row.get("time", 0.0) for row in rows), default=0.0)),
+        "parameters": result.get("parameters"),
+        **final(rows, result),
+        **best,
+    }
+
+
+def _less(metric: str) -> bool:
+    words = metric.lower().replace("/", "_").replace("-", "_").split("_")
+    return any(word in LESS for word in words)
+
+
+def _names(folders: list[Path]) -> list[str]:
+    """Folder names, with as much of the path before them as tells them apart."""
+    whole = [folder.resolve().parts for folder in folders]
+    for depth in range(1, max(map(len, whole)) + 1):
+        names = ["/".join(parts[-depth:]) for parts in whole]
+        if len(set(names)) == len(set(whole)):
+            break
+    return names
+
+
+def _draw(
+    folders: list[Path],
+    names: list[str],
+    series: list[Series],
+    table: list[dict],
+    file: str | Path,
+) -> None:
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, folder in enumerate(folders):
+        recipe = read_json(folder, "recipe.json")
+        fields = {k: v for k, v in recipe.get("fields", {}).items() if k != "seed"}
+        same = json.dumps(recipe | {"fields": fields}, sort_keys=True) if recipe else str(index)
+        groups[same].append(index)
+    bands = [group for group in groups.values() if len(group) > 2]
+    single = [i for group in groups.values() if len(group) <= 2 for i in group]
+
+    with_val = [{m for m in each if "val" in each[m] and m != "rate"} for each in series]
+    common = {_profile(name) or name for name in set.intersection(*with_val)}
+    shared = sorted(common, key=lambda name: (rank(name), name))
+    framed = all("train" in each["frames"] for each in series)
+    columns = max(1, min(3, len(shared)))
+    down = max(1, math.ceil(len(shared) / columns))
+    entries = len(bands) + len(single)
+    longest = max(map(len, names)) + 12
+    across = max(1, min(entries, int((4.7 * columns + 1) / (0.5 + 0.07 * min(longest, 60)))))
+    figure = canvas(4.7 * columns + 1, 3.1 * down + 0.5 + 0.22 * math.ceil(entries / across))
+    title = f"validation of {len(folders)} run{'s' * (len(folders) > 1)}"
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    if not shared:
+        figure.text(0.5, 0.45, "the runs share no val metric", ha="center", fontsize=10)
+        return save(figure, file)
+    handles = {}
+    for place, metric in enumerate(shared):
+        axes = figure.add_subplot(down, columns, place + 1)
+        frame(axes, metric)
+        numbered = metric.endswith("/")
+        axes.set_xlabel(
+            "the number in its name" if numbered else FRAMES if framed else "step", fontsize=8
+        )
+        drawn = []
+        for order, group in enumerate([*bands, *([i] for i in single)]):
+            # Past the palette, the line's pattern tells runs apart.
+            look = {
+                "color": PALETTE[order % len(PALETTE)],
+                "linestyle": ("-", "--", ":", "-.")[order // len(PALETTE) % 4],
+            }
+            curves = [_last(series[i], metric) or _curve(series[i], metric, framed) for i in group]
+            drawn += [value for curve in curves for _, value in curve]
+            if len(group) > 2:
+                grid, values = _aligned(curves)
+                low, high = interval(values)
+                axes.fill_between(grid, low, high, color=look["color"], alpha=0.2, linewidth=0)
+                (line,) = axes.plot(grid, interquartile_mean(values), linewidth=1.8, **look)
+                first, said = table[group[0]], f"{len(group)} seeds: interquartile mean, 95 %"
+                label = f"{first['system']}/{first['recipe']}, {said}"
+            else:
+                size = 3.5 if len(curves[0]) <= 40 else 0
+                (line,) = axes.plot(
+                    *zip(*curves[0], strict=True),
+                    marker="o",
+                    markersize=size,
+                    linewidth=1.3,
+                    **look,
+                )
+                label = names[group[0]]
+            handles.setdefault(plain(label, 60), line)
+        if ("loss" in metric or numbered) and decades(drawn) > 1:
+            axes.set_yscale("log")
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=across, **LEGEND
+    )
+    save(figure, file)
+
+
+def _profile(metric: str) -> str:
+    """`NAME/` of `NAME/NUMBER`; nothing of any other name."""
+    name, slash, number = metric.rpartition("/")
+    return name + slash if number.isdigit() else ""
+
+
+def _last(series: Series, profile: str) -> list[tuple[float, float]]:
+    """(number, last value) of each metric of a profile."""
+    names = [name for name in series if profile.endswith("/") and _profile(name) == profile]
+    points = [(float(name.rpartition("/")[2]), series[name]["val"][-1][1]) for name in names]
+    return sorted(points)
+
+
+def _curve(series: Series, metric: str, framed: bool) -> list[tuple[float, float]]:
+    """A metric's validation over the steps, or over the frames that had been seen by then."""
+    points = series[metric]["val"]
+    if not framed:
+        return points
+    steps, frames = zip((0, 0), *series["frames"]["train"], strict=True)
+    return [(float(np.interp(step, steps, frames)), value) for step, value in points]
+
+
+def _aligned(curves: list[list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Curves read at the same steps, those that all of them reached: (steps,), (runs, steps).
+
+    Evaluation goes by the clock, so that two seeds are seldom measured at the same steps.
+    """
+    first = max(curve[0][0] for curve in curves)
+    last = min(curve[-1][0] for curve in curves)
+    steps = sorted({step for curve in curves for step, _ in curve if first <= step <= last})
+    grid = np.array(steps or [first], dtype=float)
+    values = [np.interp(grid, *map(np.array, zip(*curve, strict=True))) for curve in curves]
+    return grid, np.stack(values)

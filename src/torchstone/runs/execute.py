@@ -1,0 +1,100 @@
+"""A recipe's runs, fitted one after another in a run folder."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torchstone.errors import BadInput
+from torchstone.systems import System
+
+
+def execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool, *, fresh: bool):
+    """Build the recipe's runs and fit them one after another."""
+    from torchstone.engine import checkpoint, rng, parallel
+    from torchstone.runs.folder import finish, start
+    from torchstone.engine.console import say
+    from torchstone.engine.run import Clock, fit, pass_over
+
+    reached = 0
+    if not fresh and checkpoint.any_at(folder / "checkpoint"):
+        _, meta, _ = checkpoint.find(folder / "checkpoint")
+        same_system(meta, entry, folder)
+        reached = meta["stage"]
+        if getattr(recipe, "weights", None):  # its own are newer, and the first may be gone
+            recipe = dataclasses.replace(recipe, weights=str(folder))
+    offset = 0
+    # a generator: a later stage is only built once the earlier one is trained
+    for stage, run in enumerate(entry.module().build(recipe)):
+        if stage == 0 and fresh and parallel.rank() == 0:
+            before = rng.snapshot()  # what these import draws from Python's
+            start(folder, entry.name, recipe_name, recipe, clock)
+            if not quiet and "data" in run.card:
+                say(run.card["data"])
+            rng.restore(before)
+        parallel.barrier()
+        if stage < reached:
+            pass_over(run, folder / "stages" / str(stage))
+        else:
+            if stage and parallel.rank() == 0:
+                _keep(folder, stage - 1)
+            fit(
+                run,
+                folder,
+                clock=Clock(**clock),
+                meta={"system": entry.name, "recipe": recipe_name},
+                stage=stage,
+                offset=offset,
+                title=f"{entry.name}/{recipe_name}",
+                quiet=quiet,
+            )
+        offset += run.steps
+    if parallel.rank() == 0:
+        finish(folder, entry.name, recipe_name, run, offset)
+    parallel.barrier()  # none leaves before the result is written
+    return run
+
+
+def _keep(folder: Path, stage: int) -> None:
+    """Keep a finished stage's checkpoint, which the next stage's will replace."""
+    from torchstone.engine import checkpoint
+
+    kept = folder / "stages" / str(stage)
+    if not kept.exists():
+        beside = kept.with_name(f"{stage}.new")
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(checkpoint.find(folder / "checkpoint")[0], beside)
+        beside.rename(kept)
+
+
+def same_system(meta: Mapping[str, Any], entry: System, folder: Path) -> None:
+    if meta.get("system") != entry.name:
+        raise BadInput(
+            f"the checkpoint in {folder} is of {meta.get('system')!r}, its recipe of {entry.name!r}"
+        )
+
+
+def refuse_occupied(folder: Path, overwrite: bool) -> None:
+    """Only where no run would be lost, and a folder can be."""
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise BadInput(f"{place} is a file, so {folder} can be no run folder: choose another --out")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / "recipe.json").exists():
+        raise BadInput(f"{folder} is not empty and holds no run: choose another --out")
+    if not overwrite:
+        raise BadInput(
+            f"{folder} already holds a run: resume it, choose another --out, or --overwrite"
+        )
+
+
+def free(folder: Path) -> Path:
+    number, candidate = 1, folder
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate

@@ -1,0 +1,197 @@
+"""A trained model as one file for other programs: ONNX, or torch's own exported program.
+
+A model of pictures takes them as they are decoded, 0 to 255 in uint8, and normalises them itself, so
+that nobody has to know its mean and deviation; a model of tables takes rows as they stand in the table.
+The batch may be of any size. Classes, and how to frame a picture, travel in the file.
+"""
+
+import importlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+import torchstone
+from torchstone.errors import BadInput, NotSaved
+from torchstone.data.vision.dataset import normalise
+
+ENDINGS = (".onnx", ".pt2")
+TOLERANCE = 1e-4  # furthest from eager, of the largest logit where that is above 1
+MAKING = ("adversarial", "autoencode", "density", "diffuse")  # tasks of generative systems
+CARD = "card.json"  # where the facts stand in a .pt2
+
+
+class OfPixels(nn.Module):
+    """The model with the normalisation of its training in front of it."""
+
+    def __init__(self, model: nn.Module, card: dict):
+        super().__init__()
+        self.model, self.card = model, card
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(normalise(images, self.card))
+
+
+class OfRows(nn.Module):
+    """The model under the name that its input has in the file."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.model(rows)
+
+
+def export(model: nn.Module, card: dict, system: str, out: Path) -> dict[str, Any]:
+    """Write `model` to `out` after the file has been read back and found equal to the model.
+
+    Args:
+        card: of the run: its task, classes, and either `picture` or `features`.
+        out: ends in one of ENDINGS; its folder exists.
+
+    Returns:
+        What stands in the file (`facts`), its size in bytes and `apart`, its distance from eager.
+
+    Raises:
+        BadInput: the packages for ONNX are not there, or the file does not compute the same.
+        NotSaved: the file cannot be written; one that was there stays.
+    """
+    write = {".onnx": _onnx, ".pt2": _program}[out.suffix.lower()]
+    if write is _onnx:
+        _needed()
+    model = model.to("cpu").eval()
+    facts = described(card, system)
+    name, shape = facts["input"]["name"], facts["input"]["shape"]
+    dynamic = {axis: Dim(side, min=1) for axis, side in enumerate(shape) if isinstance(side, str)}
+    whole = OfPixels(model, card["picture"]) if "picture" in card else OfRows(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's about its own insides
+        program = torch.export.export(
+            whole.eval(), (example(facts, 2),), dynamic_shapes={name: dynamic}
+        )
+        for node in program.graph.nodes:  # it would tell of this machine's folders
+            node.meta.pop("stack_trace", None)
+        try:
+            with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as beside:
+                file = Path(beside) / out.name
+                run = write(program, facts, file)
+                apart = max(distance(whole, run, example(facts, n)) for n in (1, 3))
+                if not apart <= TOLERANCE:
+                    raise BadInput(
+                        f"{out} would differ from the model by {apart:.2g}, more than {TOLERANCE:g}: "
+                        "nothing was written"
+                    )
+                size = file.stat().st_size
+                os.replace(file, out)
+        except OSError as error:
+            raise NotSaved(f"{out} cannot be written: {error}") from None
+    return {"file": str(out), "bytes": size, "apart": apart, "facts": facts}
+
+
+def described(card: dict, system: str) -> dict[str, Any]:
+    """All that a program needs to use the file, as JSON."""
+    if card["task"] in MAKING:
+        raise BadInput(
+            f"{system} makes things of noise, and a file answers about a picture or a row: use "
+            "torchstone sample"
+        )
+    if card["task"] == "play":
+        raise BadInput(
+            f"{system} acts in an environment, and a file answers about a picture or a row: use "
+            "torchstone play"
+        )
+    if not {"picture", "features"} & set(card):
+        raise BadInput(
+            f"{system} takes neither pictures nor rows of a table: export it with --format hf, if "
+            "transformers has it"
+        )
+    classes = len(card["classes"])
+    facts = {
+        "torchstone": torchstone.__version__,
+        "system": system,
+        "variant": card["variant"],
+        "task": card["task"],
+        "classes": card["classes"],
+    }
+    output = {"name": "logits", "shape": ["batch", classes], "use": "softmax over axis 1"}
+    if "picture" in card:
+        picture = card["picture"]
+        sides = [picture["size"], picture["size"]]
+        if card["task"] == "segment":
+            output["shape"] = ["batch", classes, *sides]
+        values = "pixels, 0 to 255; the model normalises them"
+        entry = {"name": "images", "type": "uint8", "values": values}
+        entry["shape"] = ["batch", picture["channels"], *sides]
+        framing = (
+            "light ink on black; the ink's longer side is `box` of the frame, its centre of mass in "
+            "the middle"
+            if picture.get("ink")
+            else "shorter side resized to `size` (bilinear, antialiased), then the centre"
+        )
+        return facts | {"input": entry, "output": output, "picture": picture, "framing": framing}
+    entry = {"name": "rows", "type": "float32", "values": "as they stand in the table"}
+    entry["shape"] = ["batch", len(card["features"])]
+    return facts | {"input": entry, "output": output, "features": card["features"]}
+
+
+def example(facts: dict[str, Any], batch: int) -> Tensor:
+    """Noise of the input's shape."""
+    shape = [batch if isinstance(side, str) else side for side in facts["input"]["shape"]]
+    generator = torch.Generator().manual_seed(batch)
+    if facts["input"]["type"] == "uint8":
+        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    return torch.randn(shape, generator=generator)
+
+
+@torch.no_grad()
+def distance(model: nn.Module, run: Callable[[Tensor], Tensor], inputs: Tensor) -> float:
+    """max |a − b| / max(1, max |a|), a of the model and b of the file."""
+    a, b = model(inputs), run(inputs)
+    if a.shape != b.shape:
+        return float("inf")
+    return float((a - b).abs().max() / a.abs().max().clamp(min=1))
+
+
+def _needed() -> None:
+    try:
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            importlib.import_module(package)
+    except ImportError as error:
+        raise BadInput(
+            f"ONNX needs packages that are not there ({error.name}): pip install 'torchstone[export]'"
+        ) from None
+
+
+def _onnx(program: Any, facts: dict[str, Any], file: Path) -> Callable[[Tensor], Tensor]:
+    """Write the file; what ONNX Runtime makes of it."""
+    import onnx
+    import onnxruntime
+
+    name, output = facts["input"]["name"], facts["output"]["name"]
+    made: Any = torch.onnx.export(
+        program, dynamo=True, verbose=False, input_names=[name], output_names=[output]
+    )
+    proto = made.model_proto
+    onnx.helper.set_model_props(proto, {key: json.dumps(value) for key, value in facts.items()})
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"  # torch calls it s34
+    onnx.checker.check_model(proto)
+    file.write_bytes(proto.SerializeToString())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+
+def _program(program: Any, facts: dict[str, Any], file: Path) -> Callable[[Tensor], Tensor]:
+    """Write the file; what torch makes of it."""
+    torch.export.save(program, file, extra_files={CARD: json.dumps(facts)})
+    return torch.export.load(file).module()

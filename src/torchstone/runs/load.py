@@ -1,0 +1,162 @@
+"""Networks by name, out of run folders, and in and out of folders in Hugging Face layout."""
+
+from pathlib import Path
+
+from torchstone import systems
+from torchstone.errors import BadInput
+from torchstone.runs.execute import same_system
+from torchstone.runs.recipes import read_recipe
+from torchstone.runs.seeds import runs_of, seeds_of
+
+
+def create(name: str, *, weights: str | Path | None = None, **arguments):
+    """A system's network (or a variant's) as a plain `nn.Module`: random weights, or a published file's.
+
+    Args:
+        weights: a state dict, `.safetensors` or `.pth` (read without running code).
+        arguments: the network's own, such as `num_classes`.
+
+    Raises:
+        BadInput: unknown name or argument; a file that does not fit, with the keys.
+    """
+    entry, variant = systems.find(name)
+    make = entry.module().VARIANTS[variant].make
+    try:
+        model = make(**arguments)
+    except TypeError as error:
+        raise BadInput(f"{name} cannot be made so: {error}") from None
+    if weights is not None:
+        from torchstone.engine.checkpoint import read_weights
+        from torchstone.tasks.transfer import fill
+
+        module, tensors = entry.module(), read_weights(Path(weights))
+        if hasattr(module, "published"):  # from the published file's names to ours
+            tensors = module.published(variant, tensors)
+        fill(model, tensors, f"{weights} does not fit {name}", getattr(module, "HEAD", ()))
+    return model
+
+
+def load(path: str | Path):
+    """The model of a run folder, or of one in Hugging Face layout (`hf:ORG/NAME` is fetched), in
+    evaluation mode on the CPU.
+
+    Raises:
+        BadInput: the folder is neither, or not whole; its config asks for what is not implemented.
+    """
+    folder = _layout_of(path)
+    return opened(Path(path))[0] if folder is None else from_layout(folder)
+
+
+def load_tokenizer(path: str | Path):
+    """The `tokenizers.Tokenizer` that belongs to what `load` gives.
+
+    Raises:
+        BadInput: there is none.
+    """
+    from torchstone.data.text import tokenizers
+
+    folder = _layout_of(path)
+    if folder is not None:
+        return tokenizers.read(folder)
+    card = _card(Path(path))
+    if "tokenizer" not in card:
+        raise BadInput(f"the model in {path} takes no text: it has no tokenizer")
+    return tokenizers.from_card(card["tokenizer"])
+
+
+def _card(folder: Path) -> dict:
+    from torchstone.engine import checkpoint
+
+    read_recipe(folder)
+    return checkpoint.find(folder / "checkpoint")[1]["card"]
+
+
+def _layout_of(path: str | Path) -> Path | None:
+    """The folder, if it is one in Hugging Face layout."""
+    from torchstone.hub import diffusers, hf_folder
+
+    folder = hf_folder.fetch(str(path)) if str(path).startswith("hf:") else Path(path)
+    there = (folder / "config.json").exists() or diffusers.holds(folder)
+    published = there and not (folder / "recipe.json").exists()
+    return folder if published else None
+
+
+def from_layout(folder: Path):
+    """The model that a folder in Hugging Face layout describes."""
+    from torchstone.hub import diffusers, hf_folder
+
+    config, tensors = (diffusers if diffusers.holds(folder) else hf_folder).read(folder)
+    try:
+        module = systems.find(hf_folder.system(config))[0].module()
+        variant, arguments = module.from_config(config)
+    except BadInput as error:
+        raise BadInput(f"{folder}: {error}") from None
+    if hasattr(module, "suited"):  # what the weights hold beyond what the config says
+        arguments = module.suited(arguments, tensors)
+    try:
+        model = create(variant, **arguments)
+    except ValueError as error:
+        raise BadInput(f"{folder}: its config does not go together ({error})") from None
+    from torchstone.tasks.transfer import fill
+
+    fill(model, module.published(variant, tensors), f"the weights in {folder} do not fit")
+    return model.eval()
+
+
+def export_hf(path: str | Path, out: str | Path) -> Path:
+    """Write a run's model, and its tokenizer, as a folder that transformers loads.
+
+    The folder is read again before it is called done: the network must come back the same.
+
+    Raises:
+        BadInput: the system has no form there; `out` is not empty.
+        NotSaved: it could not be written; nothing is left behind.
+    """
+    from torchstone.hub.hf_export import write
+
+    model, card, entry = opened(Path(path))
+    module = entry.module()
+    if not hasattr(module, "to_config"):
+        raise BadInput(f"{entry.name} has no form that transformers loads: use --format onnx")
+    config = module.to_config(card["arguments"])
+    if len(card.get("classes", ())) == config.get("num_labels"):
+        config["id2label"] = dict(enumerate(card["classes"]))
+        config["label2id"] = {name: i for i, name in enumerate(card["classes"])}
+    folder = Path(out)
+
+    def same(written: Path) -> None:
+        own, back = model.state_dict(), from_layout(written).state_dict()
+        if wrong := [k for k in own if k not in back or not own[k].equal(back[k])]:
+            raise BadInput(f"{folder} would not give back {wrong[0]}: nothing was written")
+
+    write(
+        folder,
+        config,
+        module.unpublished(card["variant"], model.state_dict()),
+        tokenizer=card.get("tokenizer"),
+        length=config.get("max_position_embeddings", config.get("n_positions")),
+        check=same,
+    )
+    return folder
+
+
+def opened(folder: Path, device: str = "cpu"):
+    """A run folder's model and card, and its catalogue entry."""
+    from torchstone.engine import checkpoint
+    from torchstone.engine.device import pick
+    from torchstone.engine.console import say
+    from torchstone.tasks.transfer import fill
+
+    entry, _, _ = read_recipe(folder)
+    if seeds := seeds_of(folder):
+        raise BadInput(f"{folder} holds {len(seeds)} runs: name one, such as {runs_of(folder)[0]}")
+    found, meta, complaints = checkpoint.find(folder / "checkpoint")
+    for complaint in complaints:
+        say(f"{complaint}: using {found.name}, step {meta['step']}")
+    same_system(meta, entry, folder)
+    card = meta["card"]
+    model = create(card["variant"], **card["arguments"])
+    average = checkpoint.tensors(found, "ema.module")
+    tensors = average or checkpoint.tensors(found, "model")
+    fill(model, tensors, f"the checkpoint in {folder} does not fit {card['variant']}")
+    return model.to(pick(device)).eval(), card, entry

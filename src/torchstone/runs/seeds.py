@@ -1,0 +1,97 @@
+"""A recipe with several seeds: a run each, side by side in a folder, and one record of them all.
+
+FOLDER/recipe.json   what was asked for, with `seeds`
+FOLDER/seed-0/ …     the runs
+FOLDER/record.json   every final metric: the runs' values, their mean, spread and interquartile mean
+FOLDER/curves.png    validation over the steps
+"""
+
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from torchstone.errors import BadInput
+from torchstone.runs.execute import execute
+from torchstone.runs.recipes import read_recipe
+
+
+def seeds_of(folder: Path) -> list[int]:
+    """The seeds that a folder's runs are of; none of any other folder."""
+    file = folder / "recipe.json"
+    try:
+        return json.loads(file.read_text()).get("seeds", []) if file.exists() else []
+    except (ValueError, AttributeError):
+        return []  # read_recipe says what is wrong with it
+
+
+def runs_of(folder: Path) -> list[Path]:
+    """The runs in a folder: itself, or one a seed."""
+    return [folder / f"seed-{seed}" for seed in seeds_of(folder)] or [folder]
+
+
+def begin(folder: Path, entry: Any, name: str, recipe: Any, clock: dict, count: int) -> None:
+    """Make the folder; the seeds are the recipe's and those after it.
+
+    Raises:
+        BadInput: the recipe draws nothing.
+    """
+    from torchstone.runs.folder import start, write
+
+    if not hasattr(recipe, "seed"):
+        raise BadInput(f"{entry.name}/{name} has no seed: train it once, without --seeds")
+    start(folder, entry.name, name, recipe, clock)
+    seeds = list(range(recipe.seed, recipe.seed + count))
+    asked = json.loads((folder / "recipe.json").read_text())
+    write(folder / "recipe.json", asked | {"seeds": seeds})
+
+
+def go_on(folder: Path, *, device: str | None = None, quiet: bool = False) -> dict[str, Any]:
+    """Train what is not trained yet, and write the record."""
+    from torchstone.plots.compare_runs import compare
+    from torchstone.runs.folder import write
+
+    entry, name, recipe = read_recipe(folder)
+    if device is not None:
+        recipe = dataclasses.replace(recipe, device=device)
+    clock = json.loads((folder / "recipe.json").read_text())["clock"]
+    for seed, run in zip(seeds_of(folder), runs_of(folder), strict=True):
+        if not (run / "result.json").exists():
+            own = dataclasses.replace(recipe, seed=seed)
+            begun = (run / "recipe.json").exists()
+            execute(entry, name, own, run, clock, quiet, fresh=not begun)
+    found = record(folder)
+    write(folder / "record.json", found)
+    compare(runs_of(folder), folder / "curves.png")
+    return found | {"folder": folder}
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """What the folder's runs reached together."""
+    import numpy as np
+
+    from torchstone.parts.metrics.interquartile_mean import interquartile_mean, interval
+
+    results = [json.loads((run / "result.json").read_text()) for run in runs_of(folder)]
+    metrics = {}
+    for metric in results[0]["metrics"]:
+        values = [result["metrics"].get(metric) for result in results]
+        if any(value is None for value in values):
+            continue
+        low, high = interval(np.array(values))
+        metrics[metric] = {
+            "mean": statistics.fmean(values),
+            "spread": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "interquartile_mean": float(interquartile_mean(np.array(values))),
+            "interval": [float(low), float(high)],
+            "values": values,
+        }
+    first = results[0]
+    return {
+        **{key: first[key] for key in ("system", "recipe", "steps", "parameters", "data")},
+        "seeds": seeds_of(folder),
+        "seconds": [result["seconds"] for result in results],
+        "metrics": metrics,
+        "environment": json.loads((folder / "environment.json").read_text()),
+    }

@@ -1,0 +1,29 @@
+"""From a recipe and a cell to the network that a use of the recurrent chapter trains."""
+
+from typing import Any
+
+from torchstone.engine import device, rng
+from torchstone.parts.recurrent.layers import Cell
+from torchstone.parts.recurrent.sequence_model import Network, start
+
+# fields of a recipe that are arguments of the network
+FIELDS = ("embedding", "hidden", "layers", "bidirectional", "combine", "dropout", "projection")
+FIELDS += ("tied", "path")
+
+
+def made(recipe: Any, cell: Cell, **others: Any) -> tuple[Network, dict[str, Any]]:
+    """The network on its device, its weights drawn from the recipe's seed, and its arguments for the card.
+
+    Args:
+        others: what the data decide: `inputs`, `outputs`, `tokens`, `pool`.
+
+    Raises:
+        BadInput: what does not go together.
+    """
+    given = {name: getattr(recipe, name) for name in FIELDS}
+    arguments = {name: value for name, value in given.items() if value is not None} | others
+    place = device.pick(recipe.device)
+    rng.seed(recipe.seed)
+    model = Network(cell, **arguments)
+    start(model.recurrent, recipe.start, forget=recipe.forget, moments=recipe.length)
+    return model.to(place), arguments

@@ -1,0 +1,218 @@
+"""Problems of memory: does what was seen long ago still tell, and does its gradient come back that far?"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from torchstone.data.synthetic.memory_problems import (
+    BASELINE,
+    HELD_OUT,
+    REMEMBERED,
+    SYMBOLS,
+    Puzzles,
+    asked,
+    forgetful,
+)
+from torchstone.engine import parallel
+from torchstone.engine.run import Run
+from torchstone.errors import BadInput
+from torchstone.parts.recurrent.layers import Cell
+from torchstone.parts.recurrent.sequence_model import Network
+from torchstone.plots.compare_runs import compare
+from torchstone.tasks.build_network import made
+from torchstone.tasks.optimization import descent
+
+COUNT, AT_ONCE = 1000, 250  # held-out problems, the same for every run
+SHAPES = {
+    "adding": {"inputs": 2, "outputs": 1, "tokens": False, "pool": "last"},
+    "copy": {"inputs": SYMBOLS + 2, "outputs": SYMBOLS + 1, "tokens": False, "pool": "each"},
+}
+LEAST = 1e-12  # a share of a gradient that is as good as none
+DRAWN = "drawn"  # what `data` is, or `drawn:LENGTH`
+
+
+def build(recipe: Any, cell: Cell) -> Run:
+    """A Run that trains a network on the adding problem or on copying, over `recipe.length` moments.
+
+    `loss` is the mean squared error of the sum, or the cross-entropy in nats a moment; `recalled` is
+    the share of the symbols that come back.
+    `gradient/K` is the norm of the last answer's gradient by the state K moments before, relative to
+    its norm one moment before.
+
+    Raises:
+        BadInput: a network that reads from the end as well; other data than `drawn`.
+    """
+    if recipe.bidirectional:
+        raise BadInput("who reads from both ends has half as far to remember: not bidirectional")
+    kind, length = recipe.use, _length(recipe.data, recipe.length)
+    model, arguments = made(recipe, cell, **SHAPES[kind])
+    place = next(model.parameters()).device
+    who = {"rank": parallel.rank(), "world": parallel.world()}
+    stream = Puzzles(kind, length, recipe.batch, seed=recipe.seed, device=place, **who)
+
+    def objective(net: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, y = batch
+        return loss_of(net(x), y)
+
+    update, state, judged = descent(model, recipe, objective)
+    held = {split: _held_out(kind, length, split, place) for split in HELD_OUT}
+
+    def validate() -> dict[str, float]:
+        return {**measure(judged, held["val"]), **through_time(judged, held["val"])}
+
+    return Run(
+        stream=stream,
+        update=update,
+        evaluate=validate,
+        state={**state, "stream": stream},
+        steps=recipe.steps,
+        test=lambda: measure(judged, held["test"]),
+        report=_drawn,
+        card={
+            "task": kind,
+            "variant": recipe.variant,
+            "arguments": arguments,
+            "length": length,
+            "data": f"{kind} over {length} moments, drawn without end",
+        },
+    )
+
+
+def _drawn(folder: Path) -> None:
+    """Error curve and gradient through time; of several runs, `torchstone compare` draws the same."""
+    compare([folder.parent], folder / "memory.png")
+
+
+def _length(spec: str, usual: int) -> int:
+    """How many moments `drawn:LENGTH` asks for."""
+    word, _, number = spec.partition(":")
+    if word != DRAWN or not (number.isdigit() or not number):
+        raise BadInput(f"these problems are drawn: give data {DRAWN} or {DRAWN}:LENGTH, not {spec}")
+    return int(number or usual)
+
+
+def _held_out(kind: str, length: int, split: str, place: torch.device) -> list[tuple]:
+    stream = Puzzles(kind, length, AT_ONCE, seed=HELD_OUT[split], device=place)
+    return [next(stream) for _ in range(COUNT // AT_ONCE)]
+
+
+def loss_of(answers: Tensor, y: Tensor) -> Tensor:
+    """Mean squared error of numbers, cross-entropy (nats a moment) of symbols."""
+    if y.is_floating_point():
+        return F.mse_loss(answers, y)
+    return F.cross_entropy(answers.flatten(0, 1), y.flatten())
+
+
+@torch.no_grad()
+def measure(model: nn.Module, problems: list[tuple]) -> dict[str, float]:
+    """Loss on `problems`, and of copying the share of symbols that come back."""
+    was_training = model.training
+    model.eval()
+    losses, right = [], []
+    for x, y in problems:
+        answers = model(x).float()
+        losses.append(loss_of(answers, y).item())
+        if not y.is_floating_point():
+            told = answers[:, -REMEMBERED:].argmax(-1) == y[:, -REMEMBERED:]
+            right.append(told.float().mean().item())
+    model.train(was_training)
+    found = {"loss": sum(losses) / len(losses)}
+    if right:
+        return {**found, "recalled": sum(right) / len(right)}
+    return found
+
+
+def gradients(model: Network, x: Tensor, y: Tensor) -> Float[Tensor, " time"]:
+    """‖∂L/∂sₜ‖ for each moment's state sₜ (all layers, cells included), L being the last answer's loss.
+
+    The mean over problems of the norm. Read one moment at a time, on whichever path the network has.
+    """
+    was_training = model.training
+    model.eval()
+    state, states = model.recurrent.empty(x), []
+    with torch.enable_grad():
+        for t in range(x.shape[1]):
+            state = tuple(each.detach().requires_grad_() if t == 0 else each for each in state)
+            states.append(state)
+            h, state = model.hidden(x[:, t : t + 1], state=state)
+        answer = model.head(h[:, -1])
+        loss = loss_of(answer, y) if y.is_floating_point() else F.cross_entropy(answer, y[:, -1])
+        flat = [each for state in states for each in state]
+        slopes = torch.autograd.grad(loss * len(x), flat)
+    model.train(was_training)
+    size = len(states[0])
+    return torch.stack(
+        [
+            torch.cat([s.transpose(0, 1).flatten(1) for s in slopes[i : i + size]], 1)
+            .norm(dim=1)
+            .mean()
+            for i in range(0, len(slopes), size)
+        ]
+    )
+
+
+def through_time(model: Network, problems: list[tuple]) -> dict[str, float]:
+    """`gradient/K`: how much of the gradient of one moment back is left K moments back."""
+    x, y = problems[0]
+    norms = gradients(model, x[:50], y[:50]).flip(0)
+    back = [k for power in range(5) for k in (10**power, 2 * 10**power, 5 * 10**power)]
+    left = norms / norms[0].clamp(min=LEAST)
+    return {f"gradient/{k}": max(float(left[k - 1]), LEAST) for k in back if k <= len(left)}
+
+
+def evaluate(model: Network, card: dict, spec: str, *, held_out: bool) -> dict[str, float]:
+    """Loss on 1,000 held-out problems, and the share of symbols that come back; beside it `forgetful`,
+    the loss of the best without a memory. `drawn:LENGTH` asks over another time than it was trained on."""
+    length = _length(spec, card["length"])
+    place = next(model.parameters()).device
+    found = measure(model, _held_out(card["task"], length, "test", place))
+    guess = BASELINE if card["task"] == "adding" else forgetful(length)
+    return {**found, "forgetful": guess, "problems": COUNT, "moments": length}
+
+
+@torch.no_grad()
+def predict(model: Network, card: dict, inputs: Sequence[str | Path]) -> list[dict]:
+    """The sum of the two marked numbers (`0.31 0.5* 0.2 0.77*`), or ten symbols of 1 to 8
+    (`3141582671`) repeated after as many blanks as the model was trained with.
+
+    Raises:
+        BadInput: not two marked numbers of 0 to 1; not ten symbols of 1 to 8.
+    """
+    place, answers = next(model.parameters()).device, []
+    model.eval()
+    for text in map(str, inputs):
+        if card["task"] == "adding":
+            y = model(_numbers(text).to(place))
+            answers.append({"input": text, "text": f"{float(y):.4f}", "sum": float(y)})
+            continue
+        x = _symbols(text, card["length"]).to(place)
+        told = model(x)[0, -REMEMBERED:].argmax(-1).tolist()
+        answers.append({"input": text, "text": "".join(map(str, told)), "symbols": told})
+    return answers
+
+
+def _numbers(text: str) -> Float[Tensor, "1 time 2"]:
+    words = text.replace(",", " ").split()
+    try:
+        numbers = [float(word.rstrip("*")) for word in words]
+    except ValueError:
+        numbers = []
+    marks = [float(word.endswith("*")) for word in words]
+    if sum(marks) != 2 or not all(0 <= number <= 1 for number in numbers) or not numbers:
+        raise BadInput(
+            f"give numbers of 0 to 1, two of them marked (0.31 0.5* 0.2 0.77*), not {text!r}"
+        )
+    return torch.tensor([numbers, marks]).T[None]
+
+
+def _symbols(text: str, length: int) -> Float[Tensor, "1 time 10"]:
+    digits = text.replace(" ", "")
+    if len(digits) != REMEMBERED or set(digits) - set("12345678"):
+        raise BadInput(f"give {REMEMBERED} symbols of 1 to {SYMBOLS} (3141582671), not {text!r}")
+    symbols = torch.tensor([[int(digit) for digit in digits]])
+    return asked(symbols, length)

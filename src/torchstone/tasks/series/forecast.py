@@ -1,0 +1,222 @@
+"""Forecasting: from a recurrent network, a recipe and a series to a Run, and its use."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from torchstone.data.series.dataset import Outlooks, Series, cut, load_series, readings_of
+from torchstone.data.series.resample import regular
+from torchstone.data.series.time_csv import moment, span
+from torchstone.engine import parallel
+from torchstone.engine.run import Run
+from torchstone.errors import BadInput
+from torchstone.parts.recurrent.layers import Cell
+from torchstone.parts.series.dlinear import DLinear
+from torchstone.plots import forecasts
+from torchstone.tasks.build_network import made
+from torchstone.tasks.optimization import descent
+from torchstone.tasks.series import forecaster
+from torchstone.tasks.series.forecaster import Forecaster, Outlook
+
+GLANCE = 512  # validation windows that are looked at before the last step
+LINEAR_LR = 5e-3  # of the linear forecaster, as in its paper's code for ETTh1
+
+
+class Both:
+    """Two updates on the same batch; the second one's metrics get a name before theirs."""
+
+    def __init__(self, first: Any, second: Any, name: str):
+        self.first, self.second, self.name = first, second, name
+        self.diagnosis = first.diagnosis
+
+    def __call__(self, batch: Any) -> dict[str, Tensor]:
+        metrics, others = self.first(batch), self.second(batch)
+        return {**metrics, f"{self.name}_loss": others["loss"]}
+
+
+def build(recipe: Any, cell: Cell) -> Run:
+    """A Run that trains a network to tell quantiles of a series' next points.
+
+    Values are standardised by mean and deviation of the part for training. A linear forecaster
+    (`DLinear`) learns from the same windows beside it, by its paper's squared error, and is judged on
+    the same ones, as are repeating the last value and the last season.
+
+    `loss` is the mean quantile loss; of the other metrics see `outlook.errors`. On the way they are
+    measured on `GLANCE` validation windows, spread evenly; at the end on all.
+
+    Raises:
+        BadInput: settings that do not go together; a series too short for them.
+    """
+    series = load_series(recipe.data)
+    how = Outlook(
+        recipe.length, recipe.horizon, recipe.patch, recipe.ahead, recipe.together,
+        tuple(recipe.quantiles), season(series, recipe.length),
+    )  # fmt: skip
+    if how.ahead == "steps" and recipe.bidirectional:
+        raise BadInput("step by step cannot be bidirectional: the future would be seen")
+    inputs, outputs = how.sizes(len(series.columns))
+    pool = recipe.pool if how.ahead == "direct" else "each"
+    model, arguments = made(recipe, cell, inputs=inputs, outputs=outputs, tokens=False, pool=pool)
+    place = next(model.parameters()).device
+    mean, std = series.scale()
+    values = ((series.values - mean) / std).float().to(place)
+    starts = {part: series.windows(part, how.context, how.horizon) for part in series.parts}
+    linear = DLinear(how.context, how.horizon).to(place)
+
+    update, state, judged = descent(
+        model, recipe, lambda net, batch: forecaster.loss(net, how, *batch)
+    )
+    plainly = dataclasses.replace(
+        recipe, optimiser="adam", lr=LINEAR_LR, momentum=0.9, weight_decay=0.0, warmup=0.0
+    )
+    beside, held, best = descent(
+        linear, plainly, lambda net, batch: (net(batch[0]) - batch[1]).square().mean()
+    )
+    stream = Outlooks(
+        values, starts["train"], how.context, how.horizon, recipe.batch, seed=recipe.seed,
+        rank=parallel.rank(), world=parallel.world(),
+    )  # fmt: skip
+    others: dict[str, Forecaster] = {"linear": partial(quietly, best)}
+
+    def judge(some: Int64[Tensor, " windows"], against: dict) -> dict[str, float]:
+        found = forecaster.errors(judged, how, values, some, against)
+        return {name: float(error.mean()) for name, error in found.items()}
+
+    def validate() -> dict[str, float]:
+        ended = stream.position >= recipe.steps * recipe.batch
+        return judge(starts["val"] if ended else few(starts["val"], GLANCE), others)
+
+    def report(folder: Path) -> None:
+        every = forecaster.naive(how) | others
+        found = forecaster.errors(judged, how, values, starts["test"], every)
+        forecasts.by_step(found, how, folder / "errors.png", span(series.step, series.unit))
+        pasts = cut(values, few(starts["test"], 6), how.context, how.horizon)
+        forecasts.examples(judged, how, *pasts, others, series.columns, folder / "forecasts.png")
+
+    return Run(
+        stream=stream,
+        update=Both(update, beside, "linear"),
+        evaluate=validate,
+        state={
+            **state,
+            **{f"linear_{name}": each for name, each in held.items()},
+            "stream": stream,
+        },
+        steps=recipe.steps,
+        test=lambda: judge(starts["test"], forecaster.naive(how) | others),
+        report=report,
+        card={
+            "task": "forecast",
+            "variant": recipe.variant,
+            "arguments": arguments,
+            "how": dataclasses.asdict(how),
+            "columns": list(series.columns),
+            "mean": mean.tolist(),
+            "std": std.tolist(),
+            "step": series.step,
+            "unit": series.unit,
+            "data": series.note,
+        },
+    )
+
+
+def season(series: Series, context: int) -> int:
+    """Points in a day, or for daily points in a week, or in a year of months; 0 where it does not fit."""
+    sizes = {"months": [12.0], "seconds": [86400.0, 7 * 86400.0], "numbers": []}[series.unit]
+    for size in sizes:
+        points = size / series.step
+        if points >= 2 and abs(points - round(points)) < 1e-6 and round(points) <= context:
+            return round(points)
+    return 0
+
+
+def few(starts: Int64[Tensor, " windows"], most: int) -> Int64[Tensor, " some"]:
+    """At most so many of them, spread evenly."""
+    if len(starts) <= most:
+        return starts
+    return starts[torch.linspace(0, len(starts) - 1, most, dtype=torch.float64).round().long()]
+
+
+@torch.no_grad()
+def quietly(net: nn.Module, past: Tensor) -> Tensor:
+    return net(past)
+
+
+def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict[str, float]:
+    """The errors on a series' test split where `held_out`, else on all of it, standardised as in
+    training, beside those of repeating the last value and the last season."""
+    series = load_series(spec, tuple(card["columns"]))
+    how, values = seen(card, series.values, next(model.parameters()).device)
+    _same_step(card, series.step, series.unit, series.name)
+    starts = series.windows("test" if held_out else "all", how.context, how.horizon)
+    found = forecaster.errors(model, how, values, starts, forecaster.naive(how))
+    return {**{name: float(error.mean()) for name, error in found.items()}, "windows": len(starts)}
+
+
+def seen(
+    card: dict, values: Tensor, place: torch.device
+) -> tuple[Outlook, Float[Tensor, "points columns"]]:
+    """How the model of a card looks at windows, and values as it sees them."""
+    mean, std = (torch.tensor(card[name], dtype=torch.float64) for name in ("mean", "std"))
+    settings: dict[str, Any] = {**card["how"], "quantiles": tuple(card["how"]["quantiles"])}
+    return Outlook(**settings), ((values - mean) / std).float().to(place)
+
+
+def predict(
+    model: nn.Module,
+    card: dict,
+    inputs: Sequence[str | Path],
+    *,
+    horizon: int | None = None,
+    out: str | Path | None = None,
+) -> list[dict]:
+    """How each file's series goes on after its end: quantiles of the next `horizon` points.
+
+    The forecast is drawn as `out`, by default NAME-forecast.png in the folder one is in; an `out` that
+    ends in .csv gets its numbers instead.
+
+    Raises:
+        BadInput: other columns or another step than in training; too few points since the last gap;
+            a horizon that the model does not reach; `out` for several files.
+    """
+    if out is not None and len(inputs) > 1:
+        raise BadInput("one forecast is written a file: leave --out out, or give one input")
+    answers = []
+    for spec in map(str, inputs):
+        file = Path(out) if out is not None else forecasts.named(spec)
+        readings = readings_of(spec, tuple(card["columns"]))
+        _same_step(card, regular(readings)[0], readings.unit, spec)
+        step, times, values, stretches, _ = regular(readings, card["step"])
+        first, last = stretches[-1]
+        how, scaled = seen(card, torch.from_numpy(values), next(model.parameters()).device)
+        if last - first < how.context:
+            raise BadInput(
+                f"{spec}: {last - first} points since its start or last long gap, but the model looks "
+                f"back on {how.context} ({span(step * how.context, card['unit'])}): give more"
+            )
+        told = forecaster.told(model, how, scaled[None, last - how.context : last], horizon)[
+            0
+        ].cpu()
+        mean, std = (torch.tensor(card[name])[:, None] for name in ("mean", "std"))
+        told = told * std + mean
+        ahead = [float(times[last - 1]) + step * i for i in range(1, len(told) + 1)]
+        moments = [moment(time, readings.unit) for time in ahead]
+        answer = forecasts.answer(spec, moments, told, how, card["columns"])
+        tail = slice(max(first, last - max(how.context, 3 * len(told))), last)
+        forecasts.write(file, answer, times[tail], values[tail], ahead, told, how, readings.unit)
+        answers.append({**answer, "file": str(file)})
+    return answers
+
+
+def _same_step(card: dict, step: float, unit: str, name: str) -> None:
+    if unit != card["unit"] or abs(step / card["step"] - 1) > 0.01:
+        raise BadInput(
+            f"{name} has a point every {span(step, unit)}, the model one every "
+            f"{span(card['step'], card['unit'])}: give a series of that step, or train on this one"
+        )

@@ -1,0 +1,117 @@
+"""Fine-tuning on labelled text: from a model, a recipe and labels to a Run."""
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchstone.data.text import tokenizers
+from torchstone.data.text.classification import Labelled, LabelledSet
+from torchstone.data.text.sentence_batches import IGNORED, Sentences
+from torchstone.engine import parallel
+from torchstone.engine.run import Run
+from torchstone.tasks.optimization import descent
+from torchstone.tasks.text.bert_data import Start, rows_of
+from torchstone.tasks.text.masked_lm import Headed
+
+
+def finetune(model: nn.Module, recipe: Any, start: Start, *, arguments: dict) -> Run:
+    """A Run that trains `model` to tell the labels; validation guides, the test is looked at once.
+
+    Metrics are `accuracy` (of texts, or of words) and `loss` (cross-entropy, nats); the test also has
+    `tfidf`, the accuracy of logistic regression on words' frequencies, on the same split.
+    """
+    assert start.labelled is not None
+    data, place = start.labelled, next(model.parameters()).device
+    parts = {
+        split: Sentences(
+            *rows_of(getattr(data, split), start.tokenizer, start.frame),
+            recipe.batch,
+            start.frame,
+            seed=recipe.seed,
+            device=place,
+            rank=parallel.rank(),
+            world=parallel.world(),
+        )
+        for split in ("train", "val", "test")
+    }
+
+    def objective(net, batch) -> dict[str, Tensor]:
+        logits, labels = net(*batch.rows).flatten(0, -2), batch.labels.flatten()
+        known = labels != IGNORED
+        right = ((logits.detach().argmax(1) == labels) & known).sum() / known.sum()
+        loss = F.cross_entropy(logits, labels, ignore_index=IGNORED)
+        return {"loss": loss, "accuracy": right, "weight": known.sum()}
+
+    update, state, judged = descent(model, recipe, objective, asked=Headed(model))
+    state["stream"] = parts["train"]
+    words_counted = functools.cache(lambda: tfidf(data))
+    card = {**start.card, "task": "labels", "arguments": arguments, "classes": list(data.classes)}
+    card |= {"words": data.words, "pairs": data.train.second is not None, "most": recipe.most}
+
+    def test() -> dict[str, float]:
+        found = measure(judged, parts["test"])
+        return found if data.words else {**found, "tfidf": words_counted()}
+
+    return Run(
+        stream=parts["train"],
+        update=update,
+        evaluate=lambda: measure(judged, parts["val"]),
+        state=state,
+        steps=recipe.steps,
+        test=test,
+        report=lambda folder: report(judged, parts["test"], card, folder),
+        card=card,
+    )
+
+
+def tfidf(data: LabelledSet) -> float:
+    """Accuracy on the test split of logistic regression on the frequencies of words."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=1000))
+    first, last = ([" ".join(pair) for pair in _paired(part)] for part in (data.train, data.test))
+    return float(model.fit(first, data.train.labels).score(last, data.test.labels))
+
+
+def _paired(part: Labelled) -> Iterable[tuple[str, ...]]:
+    texts = [str(text) for text in part.first]
+    return zip(texts) if part.second is None else zip(texts, part.second, strict=True)
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, rows: Sentences) -> tuple[Tensor, Tensor]:
+    """Logits and labels of every sample (or labelled token), in the order of `Sentences.once`."""
+    was_training = model.training
+    model.eval()
+    logits, labels = [], []
+    for _, batch in rows.once():
+        each, own = model.logits(*batch.rows).flatten(0, -2).cpu(), batch.labels.flatten().cpu()  # ty: ignore
+        logits.append(each[own != IGNORED])
+        labels.append(own[own != IGNORED])
+    model.train(was_training)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def measure(model: nn.Module, rows: Sentences) -> dict[str, float]:
+    """Accuracy (a share) and mean loss (nats) on a whole split."""
+    logits, labels = outputs(model, rows)
+    right = (logits.argmax(1) == labels).double().mean()
+    return {"accuracy": right.item(), "loss": F.cross_entropy(logits, labels).item()}
+
+
+def report(model: nn.Module, rows: Sentences, card: dict, folder: Path) -> None:
+    """Draw what is confused with what on the test split; the tokenizer goes beside the pictures."""
+    from torchstone.plots.classification import confusion
+
+    tokenizers.beside(card["tokenizer"], folder)
+    logits, labels = outputs(model, rows)
+    count = len(card["classes"])
+    matrix = torch.bincount(labels * count + logits.argmax(1), minlength=count**2)
+    confusion(matrix.reshape(count, count), card["classes"], folder / "confusion.png")

@@ -1,0 +1,221 @@
+"""Language modelling: from a model that tells the next token, a recipe and a text to a Run, and its use."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int64
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from torchstone.data.text import tokenizers
+from torchstone.data.text.corpus import Text, read_text
+from torchstone.data.text.lm_batches import Windows
+from torchstone.data.text.parallel_files import columns
+from torchstone.engine import parallel
+from torchstone.engine.run import Run
+from torchstone.errors import BadInput
+from torchstone.parts.transformer.token_loss import unigram
+from torchstone.tasks import optimizers
+from torchstone.tasks.optimization import descent
+from torchstone.tasks.text.generate import generate
+
+LEARNT = ("characters", "bpe")
+GLANCE = 2**14  # tokens of the validation split that are looked at before the last step
+LOGITS = 2**24  # numbers at most that are made at a time when a text is measured
+
+
+def vocabulary(recipe: Any, text: Text) -> Tokenizer:
+    """The tokenizer that a recipe names: learnt from the text, or a published one.
+
+    Characters are all those of the text, its held-out parts too, as there is nothing else to write
+    them with; pieces of words are learnt from the part for training alone.
+    """
+    kind = recipe.tokenizer
+    if kind in LEARNT:
+        parts = [text.train, text.val, text.test] if kind == "characters" else [text.train]
+        return tokenizers.learn(kind, parts, size=recipe.vocabulary)
+    if not Path(kind).exists():
+        raise BadInput(f"no tokenizer {kind!r}: {', '.join(LEARNT)}, or a published tokenizer.json")
+    return tokenizers.read(kind)
+
+
+def language(
+    model: Any, recipe: Any, text: Text, tokenizer: Tokenizer, *, arguments: dict[str, Any]
+) -> Run:
+    """A Run that trains `model` to tell the next token of `text`.
+
+    The recipe states variant, batch (windows of the model's context), steps, seed, optimiser, lr,
+    momentum, weight_decay, schedule, warmup, clip, accumulate, precision, compile. `loss` is the
+    cross-entropy a token in nats (`measure`). After the last step it is that of every token of the
+    validation and test splits; on the way there, of `GLANCE` validation tokens, always the same.
+
+    Args:
+        arguments: what `model` was made with; kept with the weights, so that it can be made again.
+    """
+    device = next(model.parameters()).device
+    train, val, test = (
+        tokenizers.encode(tokenizer, part).to(device) if part else None
+        for part in (text.train, text.val, text.test)
+    )
+    assert train is not None  # a text without it is none
+    # `unigram` is the loss of telling the judged text's tokens by their frequency
+    last = val if test is None else test
+    assert last is not None
+
+    def loss(net: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, y = batch
+        return F.cross_entropy(net(x).flatten(0, 1), y.flatten())
+
+    groups = optimizers.matrices_decay(model, recipe)
+    update, state, _ = descent(model, recipe, loss, parameters=groups)
+    stream = Windows(
+        train,
+        model.context,
+        recipe.batch,
+        seed=recipe.seed,
+        rank=parallel.rank(),
+        world=parallel.world(),
+    )
+
+    def judge(ids: Tensor | None, part: str, most: int | None = None) -> dict[str, float]:
+        return {} if ids is None else measure(model, ids, len(part), most=most)
+
+    def validate() -> dict[str, float]:
+        ended = stream.position >= recipe.steps * recipe.batch
+        return judge(val, text.val, None if ended else GLANCE)
+
+    return Run(
+        stream=stream,
+        update=update,
+        evaluate=validate,
+        state={**state, "stream": stream},
+        steps=recipe.steps,
+        test=lambda: judge(test, text.test) | {"unigram": unigram(train, last, model.vocabulary)},
+        report=lambda folder: report(model, tokenizer, text, folder),
+        card={
+            "task": "language",
+            "variant": recipe.variant,
+            "arguments": arguments,
+            "tokenizer": tokenizers.to_card(tokenizer),
+            "data": text.note,
+        },
+    )
+
+
+@torch.no_grad()
+def measure(
+    model: Any, ids: Int64[Tensor, " tokens"], characters: int, *, most: int | None = None
+) -> dict[str, float]:
+    """Mean loss over every token of a text but its first, and bits a character.
+
+    The text is read in windows of the model's context, one after another: nothing is drawn, so the
+    same text always gives the same number, and a window's first tokens are told from few others.
+    With `most`, about so many tokens are read, in windows spread evenly over the text.
+    """
+    if len(ids) < 2:
+        raise BadInput(f"a text of {len(ids)} tokens cannot be measured: at least 2 are needed")
+    was_training, context = model.training, model.context
+    model.eval()
+    count = len(ids) - 1
+    pairs, whole = (ids[:-1], ids[1:]), count // context * context
+    x, y = (each[:whole].view(-1, context) for each in pairs)
+    if most is not None and most < whole:
+        rows = torch.linspace(0, len(x) - 1, max(1, most // context), dtype=torch.float64)
+        x, y = (each[rows.round().long().to(ids.device)] for each in (x, y))
+        whole = count  # nothing is left over
+    rows = max(1, LOGITS // (context * model.vocabulary))
+    parts = list(zip(x.split(rows), y.split(rows), strict=True)) if len(x) else []
+    if whole < count:
+        parts.append((pairs[0][None, whole:], pairs[1][None, whole:]))
+    total, seen = 0.0, sum(y.numel() for _, y in parts)
+    for x, y in parts:
+        logits = model(x).flatten(0, 1).float()
+        total += F.cross_entropy(logits, y.flatten(), reduction="sum").item()
+    model.train(was_training)
+    loss = total / seen
+    return {"loss": loss, "bits_per_character": loss / math.log(2) * len(ids) / characters}
+
+
+def report(model: nn.Module, tokenizer: Tokenizer, text: Text, folder: Path) -> None:
+    """The tokenizer as a file, and what the model writes."""
+    tokenizers.beside(tokenizers.to_card(tokenizer), folder)
+    drawn = written(model, tokenizer, text.train[:1], count=1, seed=0, length=500)
+    (folder / "sample.txt").write_text(drawn[0] + "\n", encoding="utf-8")
+
+
+def evaluate(
+    model: nn.Module, card: dict, spec: str, *, held_out: bool, measure: Any = measure
+) -> dict:
+    """Loss and perplexity a token, and bits and perplexity a character, of a text: of its test split
+    (or its validation split, if it has no other) where `held_out`, else of all of it."""
+    text = read_text(spec)
+    part = (text.test or text.val) if held_out else text.train + text.val + text.test
+    ids = tokenizers.encode(tokenizers.from_card(card["tokenizer"]), part)
+    measured = measure(model, ids.to(next(model.parameters()).device), len(part))
+    return {
+        **measured,
+        "perplexity": math.exp(measured["loss"]),
+        "perplexity_per_character": 2 ** measured["bits_per_character"],
+        "tokens": len(ids),
+        "characters": len(part),
+    }
+
+
+def written(
+    model: Any, tokenizer: Tokenizer, prompt: str, *, count: int, seed: int, length: int, **how: Any
+) -> list[str]:
+    """`count` texts that begin with `prompt` and go on for `length` tokens."""
+    device = next(model.parameters()).device
+    ids = tokenizers.encode(tokenizer, prompt).to(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    rows = generate(model, ids.expand(count, -1), length, generator=generator, **how)
+    return [tokenizer.decode(row.tolist(), skip_special_tokens=False) for row in rows]
+
+
+def sample(
+    model: nn.Module, card: dict, *, prompt: str | None = None, count: int = 1, seed: int = 0,
+    length: int = 500, **how: Any,
+) -> list[str]:  # fmt: skip
+    """Texts that the model writes; without a `prompt` they begin on a new line."""
+    if count < 1:
+        raise BadInput(f"give a number of texts of at least 1, not {count}")
+    if unknown := how.keys() - {"temperature", "top_k", "top_p", "greedy"}:
+        raise BadInput(f"texts are sampled without {min(unknown)!r}")
+    tokenizer = tokenizers.from_card(card["tokenizer"])
+    prompt = "\n" if prompt is None else prompt
+    return written(model, tokenizer, prompt, count=count, seed=seed, length=length, **how)
+
+
+def predict(
+    model: nn.Module,
+    card: dict,
+    inputs: Sequence[str],
+    *,
+    examples: str | Path | None = None,
+    length: int = 100,
+) -> list[dict]:
+    """The likeliest continuation of each text, token by token.
+
+    With `examples`, a file of tab-separated inputs and outputs, these are put before each text, and
+    the answer is the line that follows: learning in context (Brown et al. 2020, section 2).
+
+    Raises:
+        BadInput: the text, its examples included, is longer than the context.
+    """
+    tokenizer = tokenizers.from_card(card["tokenizer"])
+    shown = ""
+    if examples is not None:
+        pairs, _ = columns(Path(examples), "", "")
+        shown = "".join(f"{question}\n{answer}\n\n" for question, answer in pairs)
+    answers = []
+    for text in map(str, inputs):
+        prompt = f"{shown}{text}\n" if shown else text
+        (whole,) = written(model, tokenizer, prompt, count=1, seed=0, length=length, greedy=True)
+        said = whole[len(prompt) :] if whole.startswith(prompt) else whole
+        answer = {"input": text, "text": said.split("\n")[0] if shown else text + said}
+        answers.append(answer)
+    return answers

@@ -1,0 +1,172 @@
+"""Translation: from a model that reads one sentence and writes another to a Run, and its use afterwards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from torchstone.data.text import tokenizers
+from torchstone.data.text.bucket_batches import Buckets, Ragged
+from torchstone.data.text.parallel import Pairs, PairSet, read_pairs
+from torchstone.engine import parallel
+from torchstone.engine.run import Run
+from torchstone.errors import BadInput
+from torchstone.parts.transformer.token_loss import token_loss, unigram
+from torchstone.tasks.optimization import descent
+from torchstone.tasks.text.translation_inference import (
+    END,
+    PAD,
+    SPECIAL,
+    START,
+    alike,
+    bleu,
+    numbers,
+    report,
+    written,
+)
+
+
+def learn_tokens(recipe: Any, data: PairSet) -> Tokenizer:
+    """One vocabulary of both languages, from the training pairs: `SPECIAL` come first."""
+    texts = [text for pair in data.train for text in pair]
+    return tokenizers.learn(recipe.tokenizer, texts, size=recipe.vocabulary, special=SPECIAL)
+
+
+def translate(
+    model: nn.Module, recipe: Any, data: PairSet, tokenizer: Tokenizer, *, arguments: dict
+) -> Run:
+    """A Run that trains `model` to write the target of each pair, given its source.
+
+    `model(source, target)` gives logits of the token that follows each of `target`'s;
+    `model.generate` writes; `model.looks` tells where it looks. The recipe states steps, batch
+    (target tokens), seed, longest, smoothing, beams, penalty, judged, optimiser and its numbers,
+    clip, accumulate, ema, precision, compile. Metrics: `loss`, nats per target token (smoothed in
+    training only), `accuracy`, the share of tokens that come first, and BLEU by sacrebleu
+    (0 to 100; `unigram` is the loss of telling tokens by their frequency), in validation of `judged` greedy translations, at the end of the whole test split.
+
+    Args:
+        arguments: what `model` was made with; kept with the weights, so that it can be made again.
+
+    Raises:
+        BadInput: no pair is short enough, or a batch cannot hold the longest.
+    """
+    place = next(model.parameters()).device
+    everything = encoded(data.train, tokenizer)
+    kept = [pair for pair in everything if max(map(len, pair)) <= recipe.longest]
+    if not kept:
+        raise BadInput(
+            f"every pair of {data.name} is longer than {recipe.longest} tokens: raise longest"
+        )
+    stream = Buckets(
+        *(Ragged(side, place) for side in zip(*kept, strict=True)),
+        recipe.batch,
+        pad=PAD,
+        seed=recipe.seed,
+        rank=parallel.rank(),
+        world=parallel.world(),
+    )
+
+    def objective(net, batch):
+        source, target = batch
+        return token_loss(
+            net(source, target[:, :-1]), target[:, 1:], pad=PAD, smoothing=recipe.smoothing
+        )
+
+    update, state, judged = descent(model, recipe, objective)
+    state["stream"] = stream
+    search = {"beams": recipe.beams, "penalty": recipe.penalty}
+
+    def validate() -> dict[str, float]:
+        results = measure(judged, data.val, tokenizer)
+        if recipe.judged:
+            results["bleu"] = bleu(judged, tokenizer, data.val[: recipe.judged])["bleu"]
+        return results
+
+    def test() -> dict[str, float]:
+        results = measure(judged, data.test, tokenizer)
+        seen, asked = (
+            torch.tensor([token for _, row in rows for token in row[1:]])  # all but the start
+            for rows in (kept, encoded(data.test, tokenizer))
+        )
+        results["unigram"] = unigram(seen, asked, tokenizer.get_vocab_size())
+        return results | bleu(judged, tokenizer, data.test, **search)
+
+    left = len(everything) - len(kept)
+    said = f", {left} of more than {recipe.longest} tokens not trained on" if left else ""
+    return Run(
+        stream=stream,
+        update=update,
+        evaluate=validate,
+        state=state,
+        steps=recipe.steps,
+        test=test,
+        report=lambda folder: report(judged, tokenizer, data.test, folder, **search),
+        card={
+            "task": "translate",
+            "variant": recipe.variant,
+            "arguments": arguments,
+            "tokenizer": tokenizers.to_card(tokenizer),
+            "languages": [recipe.source, recipe.target],
+            "search": search,
+            "data": data.note + said,
+        },
+    )
+
+
+def encoded(pairs: Pairs, tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
+    """Token numbers: sources end with `</s>`, targets begin with `<s>` too."""
+    sides = [numbers([pair[i] for pair in pairs], tokenizer) for i in range(2)]
+    return [([*a, END], [START, *b, END]) for a, b in zip(*sides, strict=True)]
+
+
+@torch.no_grad()
+def measure(model: nn.Module, pairs: Pairs, tokenizer: Tokenizer) -> dict[str, float]:
+    """Cross-entropy in nats and accuracy, per target token of all pairs."""
+    was_training, place = model.training, next(model.parameters()).device
+    model.eval()
+    columns = list(zip(*encoded(pairs, tokenizer), strict=True))
+    sources, targets = (Ragged(side, place) for side in columns)
+    sums, weights = torch.zeros(2, dtype=torch.float64), 0.0
+    for rows in alike(targets.lengths + sources.lengths):
+        source, target = sources.padded(rows, PAD), targets.padded(rows, PAD)
+        each = token_loss(model(source, target[:, :-1]), target[:, 1:], pad=PAD)
+        weight = float(each["weight"])
+        sums += weight * torch.stack([each["loss"], each["accuracy"]]).double().cpu()
+        weights += weight
+    model.train(was_training)
+    loss, accuracy = (sums / weights).tolist()
+    return {"loss": loss, "accuracy": accuracy}
+
+
+def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict:
+    """Loss, accuracy and BLEU on `spec`: its test split if `held_out`, else every pair of it."""
+    data = read_pairs(spec, *card["languages"], split=held_out)
+    tokenizer = tokenizers.from_card(card["tokenizer"])
+    pairs = data.test if held_out else data.train + data.val + data.test
+    results = measure(model, pairs, tokenizer) | bleu(model, tokenizer, pairs, **card["search"])
+    return {**results, "pairs": len(pairs)}
+
+
+def predict(model: Any, card: dict, inputs: Sequence[Path | str], **options: Any) -> list[dict]:
+    """The translation of each input, a sentence.
+
+    Args:
+        options: `beams` and `penalty` in place of the recipe's.
+
+    Raises:
+        BadInput: an empty sentence, or one longer than the model has positions for.
+    """
+    tokenizer, texts = tokenizers.from_card(card["tokenizer"]), [str(text) for text in inputs]
+    for text in texts:
+        length = len(tokenizer.encode(text, add_special_tokens=False).ids) + 1
+        if not text.strip():
+            raise BadInput("nothing to translate: give a sentence")
+        if length > model.longest:
+            raise BadInput(
+                f"a sentence of {length} tokens, but the model takes {model.longest}: cut it up"
+            )
+    answers = written(model, tokenizer, texts, **(card["search"] | options))
+    return [{"input": a, "text": b} for a, b in zip(texts, answers, strict=True)]

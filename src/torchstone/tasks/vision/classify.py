@@ -1,0 +1,196 @@
+"""Classification of pictures: from a model, a recipe and data to a Run, and its use afterwards."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchstone.data.vision.augment import from_name, read
+from torchstone.data.vision.batches import Batches
+from torchstone.data.vision.dataset import Pictures, PictureSet, load_pictures, normalise
+from torchstone.data.vision.preprocess import prepare
+from torchstone.engine import parallel
+from torchstone.engine.run import Run
+from torchstone.errors import BadInput
+from torchstone.interpret import feature_maps
+from torchstone.plots import classification
+from torchstone.tasks import transfer
+from torchstone.tasks.optimization import descent
+
+
+def classify(
+    model: nn.Module,
+    recipe: Any,
+    data: PictureSet,
+    *,
+    arguments: dict,
+    loss: Callable[..., Tensor] = F.cross_entropy,
+    update: Callable | None = None,
+    head: tuple[str, ...] = (),
+    published: Callable[[str, dict], Mapping[str, Tensor]] | None = None,
+    statistics: transfer.Statistics = transfer.IMAGENET,
+) -> Run:
+    """A Run that trains `model` to tell the classes of `data` apart.
+
+    The recipe states batch, steps, seed, variant, augment, optimiser, lr, momentum, weight_decay,
+    schedule, warmup, clip, accumulate, ema, precision, compile, and where it is to start from other
+    weights, weights and freeze. Metrics are `loss` and `accuracy`
+    (a share, 0 to 1); validation guides, the test split is looked at once, at the end.
+
+    Args:
+        arguments: what `model` was made with; kept with the weights, so that it can be made again.
+        loss: (output, labels) -> scalar; networks with auxiliary heads give a tuple in training,
+            whose first are the logits.
+        update: another learning rule than descent; its state is then all in the model.
+        head, published, statistics: for weights to start from, as in `transfer.begin`.
+    """
+    data = transfer.begin(
+        model, recipe, data, head=head, published=published, statistics=statistics
+    )
+    augment, mixing = read(recipe.augment)
+    if mixing and update is not None:
+        augment = from_name(recipe.augment)  # says that it cannot
+    if data.train.labels.device.type != "mps":
+        # convolutions are up to twice as fast so (benchmarks/convolutional.py)
+        model = model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
+    state: dict[str, Any] = {"model": model}
+    judged = model
+    if update is None:
+
+        def objective(net, batch):
+            images, labels = batch
+            output = net(images)
+            logits = output[0] if isinstance(output, tuple) else output
+            most = labels if labels.ndim == 1 else labels.argmax(1)  # of a mixture
+            right = (logits.detach().argmax(1) == most).float().mean()
+            return {"loss": loss(output, labels), "accuracy": right}
+
+        update, state, judged = descent(model, recipe, objective)
+    state["stream"] = stream = Batches(
+        data.train,
+        recipe.batch,
+        seed=recipe.seed,
+        card=data.card,
+        augment=augment,
+        mixing=mixing,
+        classes=len(data.classes),
+        rank=parallel.rank(),
+        world=parallel.world(),
+    )
+    return Run(
+        stream=stream,
+        update=update,
+        evaluate=lambda: measure(judged, data.val, data.card, loss),
+        state=state,
+        steps=recipe.steps,
+        test=lambda: measure(judged, data.test, data.card, loss),
+        report=lambda folder: report(judged, data, folder),
+        card={
+            "task": "classify",
+            "variant": recipe.variant,
+            "arguments": arguments,
+            "classes": list(data.classes),
+            "picture": data.card,
+            "data": data.note,
+        },
+    )
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, split: Pictures, card: dict, batch: int = 1024) -> Tensor:
+    """Logits of every picture of a split, (pictures, classes), in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    device = split.labels.device
+    rows = torch.arange(len(split), device=device).split(batch)
+    logits = [model(normalise(split.take(index), card)) for index in rows]
+    model.train(was_training)
+    return torch.cat(logits)
+
+
+def measure(model: nn.Module, split: Pictures, card: dict, loss=F.cross_entropy) -> dict:
+    """Accuracy (a share) and mean loss on a whole split."""
+    logits = outputs(model, split, card)
+    right = (logits.argmax(1) == split.labels).double().mean()
+    return {"accuracy": right.item(), "loss": loss(logits, split.labels).item()}
+
+
+def report(model: nn.Module, data: PictureSet, folder: Path) -> None:
+    """Draw what the model gets right and wrong on the test split, and what it looks for."""
+    logits = outputs(model, data.test, data.card)
+    guesses, labels = logits.argmax(1).cpu(), data.test.labels.cpu()
+    count = len(data.classes)
+    matrix = torch.bincount(labels * count + guesses, minlength=count**2).reshape(count, count)
+    classification.confusion(matrix, data.classes, folder / "confusion.png")
+    everything = data.test.take(torch.arange(len(data.test), device=data.test.labels.device)).cpu()
+    chances = logits.softmax(1).cpu()
+    classification.mistakes(
+        everything, labels, guesses, chances, data.classes, folder / "mistakes.png"
+    )
+    size, channels = data.card["size"], data.card["channels"]
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
+    if first is not None:
+        shape = (channels, size, size) if isinstance(first, nn.Linear) else None
+        feature_maps.filters(first.weight.detach().cpu(), folder / "filters.png", shape=shape)
+    example = normalise(
+        data.test.take(torch.tensor([0], device=data.test.labels.device)), data.card
+    )
+    feature_maps.feature_maps(model, example, folder / "features.png")
+
+
+def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict:
+    """Accuracy and cross-entropy (nats) on `spec`: its test split if `held_out`, else every picture of it.
+
+    Raises:
+        BadInput: its classes are not those the model was trained to tell apart.
+    """
+    picture, device = card["picture"], next(model.parameters()).device
+    data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
+    if list(data.classes) != card["classes"]:
+        raise BadInput(
+            f"{spec} has the classes {', '.join(data.classes)}, but the model tells apart "
+            f"{', '.join(card['classes'])}"
+        )
+    splits = [data.test] if held_out else [data.train, data.val, data.test]
+    logits = torch.cat([outputs(model, split, picture) for split in splits])
+    labels = torch.cat([split.labels for split in splits])
+    right = (logits.argmax(1) == labels).double().mean().item()
+    return {
+        "accuracy": right,
+        "cross_entropy": F.cross_entropy(logits, labels).item(),
+        "pictures": len(labels),
+    }
+
+
+@torch.no_grad()
+def predict(model: nn.Module, card: dict, inputs: Sequence[Path | str]) -> list[dict]:
+    """Label and probabilities of image files; folders stand for the images in them.
+
+    Raises:
+        BadInput: a file is missing, or is no picture.
+    """
+    files = []
+    for each in map(Path, inputs):
+        inside = sorted(p for p in each.iterdir() if p.is_file()) if each.is_dir() else [each]
+        if not inside:
+            raise BadInput(f"{each} is an empty folder: give image files, or a folder of them")
+        files += inside
+    device = next(model.parameters()).device
+    model.eval()
+    answers = []
+    for file in files:
+        image = normalise(prepare(file, card["picture"]).to(device), card["picture"])
+        chances = model(image).softmax(1)[0].tolist()
+        best = max(range(len(chances)), key=chances.__getitem__)
+        answers.append(
+            {
+                "input": str(file),
+                "label": card["classes"][best],
+                "probability": chances[best],
+                "probabilities": dict(zip(card["classes"], chances, strict=True)),
+            }
+        )
+    return answers

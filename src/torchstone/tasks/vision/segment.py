@@ -1,0 +1,201 @@
+"""Segmentation: a class for every pixel. From a model, a recipe and scenes to a Run, and its use."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from PIL import Image
+from torch import Tensor, nn
+
+from torchstone.data.vision import segmentation_batches
+from torchstone.data.vision.dataset import normalise
+from torchstone.data.vision.image_folder import SUFFIXES
+from torchstone.data.vision.segmentation import SceneSet, framed, load_scenes
+from torchstone.data.vision.segmentation_folder import VOID
+from torchstone.engine import parallel
+from torchstone.engine.run import Run
+from torchstone.errors import BadInput
+from torchstone.metrics.segmentation import judged, measure, overlap, scores
+from torchstone.plots import segmentation_masks
+from torchstone.tasks.optimization import descent
+
+AUXILIARY = 0.5  # weight of the auxiliary head's loss, as for the published weights
+SHOWN = 12  # pictures in the report
+DRAWN = 1024  # longest side of a mask that is drawn, pixels
+
+
+def segment(model: nn.Module, recipe: Any, data: SceneSet, *, arguments: dict) -> Run:
+    """A Run that trains `model` to tell the class of every pixel.
+
+    The recipe states batch, steps, seed, variant, augment, optimiser, lr, momentum, weight_decay,
+    schedule, warmup, clip, accumulate, ema, precision, compile. Metrics are `miou` (`overlap.scores`),
+    `pixel_accuracy` (shares, 0 to 1) and `loss`; validation guides, the test split is looked at once.
+
+    Args:
+        arguments: what `model` was made with; kept with the weights, so that it can be made again.
+    """
+    if data.train.device.type != "mps":  # faster on a CPU too, by a tenth
+        model = model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
+
+    def objective(net, batch):
+        images, labels = batch
+        output = net(images)
+        logits = output[0] if isinstance(output, tuple) else output
+        known = labels != VOID
+        right = (logits.detach().argmax(1) == labels).sum() / known.sum()
+        # the mean is over labelled pixels, and augmentation leaves some without a label
+        return {"loss": loss(output, labels), "pixel_accuracy": right, "weight": known.sum()}
+
+    update, state, followed = descent(model, recipe, objective)
+    state["stream"] = stream = segmentation_batches.SceneBatches(
+        data.train,
+        recipe.batch,
+        seed=recipe.seed,
+        card=data.card,
+        augment=segmentation_batches.from_name(recipe.augment),
+        rank=parallel.rank(),
+        world=parallel.world(),
+    )
+    return Run(
+        stream=stream,
+        update=update,
+        evaluate=lambda: measure(followed, [data.val], data.card, len(data.classes)),
+        state=state,
+        steps=recipe.steps,
+        test=lambda: measure(followed, [data.test], data.card, len(data.classes)),
+        report=lambda folder: report(followed, data, folder),
+        card={
+            "task": "segment",
+            "variant": recipe.variant,
+            "arguments": arguments,
+            "classes": list(data.classes),
+            "picture": data.card,
+            "data": data.note,
+        },
+    )
+
+
+def loss(
+    output: Tensor | tuple[Tensor, ...], labels: Int64[Tensor, "batch height width"]
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy (nats) of labelled pixels; plus that of the auxiliary logits, weighted."""
+    if isinstance(output, Tensor):
+        return F.cross_entropy(output, labels, ignore_index=VOID)
+    main, aux = (F.cross_entropy(logits, labels, ignore_index=VOID) for logits in output)
+    return main + AUXILIARY * aux
+
+
+@torch.no_grad()
+def report(model: nn.Module, data: SceneSet, folder: Path) -> None:
+    """Draw pictures of the test split with their true and predicted masks, evenly over the split."""
+    count = min(SHOWN, len(data.test))
+    index = torch.linspace(0, len(data.test) - 1, count, dtype=torch.float64).round().long()
+    pictures, labels = data.test.take(index)
+    was_training = model.training
+    model.eval()
+    guesses = torch.cat([model(normalise(each[None], data.card)).argmax(1) for each in pictures])
+    model.train(was_training)
+    matrix, _ = judged(model, [data.test], data.card, len(data.classes))
+    segmentation_masks.beside(
+        pictures.cpu(),
+        labels.cpu().long(),
+        guesses.cpu(),
+        data.classes,
+        overlap(matrix).tolist(),
+        folder / "masks.png",
+    )
+
+
+def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict:
+    """mIoU, each class's IoU, pixel accuracy and cross-entropy (nats) on `spec`: its test split if
+    `held_out`, else every picture of it.
+
+    Raises:
+        BadInput: its classes are not those the model was trained to tell apart.
+    """
+    picture, device = card["picture"], next(model.parameters()).device
+    data = load_scenes(spec, size=picture["size"], device=device)
+    if list(data.classes) != card["classes"]:
+        raise BadInput(
+            f"{spec} has the classes {', '.join(data.classes)}, but the model tells apart "
+            f"{', '.join(card['classes'])}"
+        )
+    splits = [data.test] if held_out else [data.train, data.val, data.test]
+    matrix, mean = judged(model, splits, picture, len(data.classes))
+    each = dict(zip(data.classes, overlap(matrix).tolist(), strict=True))
+    return {
+        **scores(matrix),
+        "cross_entropy": mean,
+        **{f"iou_{name}": value for name, value in each.items()},
+        "pictures": sum(map(len, splits)),
+    }
+
+
+@torch.no_grad()
+def chances(model: nn.Module, card: dict, file: Path | str) -> tuple[Tensor, Image.Image]:
+    """Probabilities (classes, height, width) of a picture's pixels, at the size that the model works at,
+    its shorter side the card's; and the picture as it is."""
+    pixels, image = framed(file, card["picture"])
+    model.eval()
+    logits = model(normalise(pixels.to(next(model.parameters()).device), card["picture"]))
+    return logits[0].float().softmax(0).cpu(), image
+
+
+def predict(model: nn.Module, card: dict, inputs: Sequence[Path | str]) -> list[dict]:
+    """What each image file shows; folders stand for the images in them.
+
+    `shares` are the classes' shares of the pixels, `label` is the class with the most pixels that is
+    not the first (background), unless all are, and `probability` the mean one of that class over
+    its pixels.
+
+    Raises:
+        BadInput: a file is missing, or is no picture.
+    """
+    answers = []
+    for file in pictures_in(inputs):
+        likely, _ = chances(model, card, file)
+        best = likely.argmax(0)
+        counts = torch.bincount(best.flatten(), minlength=len(likely))
+        label = 1 + int(counts[1:].argmax()) if int(counts[1:].sum()) else 0
+        shares = (counts / best.numel()).tolist()
+        answers.append(
+            {
+                "input": str(file),
+                "label": card["classes"][label],
+                "probability": likely[label][best == label].mean().item(),
+                "shares": dict(zip(card["classes"], shares, strict=True)),
+            }
+        )
+    return answers
+
+
+def explain(model: nn.Module, card: dict, inputs: Sequence[Path | str], file: Path) -> None:
+    """Draws each picture beside itself with the predicted mask laid over.
+
+    Raises:
+        BadInput: an input is missing, or is no picture.
+    """
+    drawn = []
+    for source in pictures_in(inputs):
+        likely, image = chances(model, card, source)
+        image.thumbnail((DRAWN, DRAWN))
+        size = (image.height, image.width)
+        larger = F.interpolate(likely[None], size, mode="bilinear", align_corners=False)
+        drawn.append((Path(source).name, image, larger[0].argmax(0)))
+    segmentation_masks.over(drawn, card["classes"], file)
+
+
+def pictures_in(inputs: Sequence[Path | str]) -> list[Path]:
+    """The files themselves, and the image files of the folders."""
+    files = []
+    for each in map(Path, inputs):
+        inside = [each]
+        if each.is_dir():
+            inside = sorted(p for p in each.iterdir() if p.suffix.lower() in SUFFIXES)
+        if not inside:
+            raise BadInput(f"{each} holds no pictures: give image files, or a folder of them")
+        files += inside
+    return files

@@ -1,0 +1,1 @@
+"""Developers' tools: measured records, documentation pages, golden bits."""

@@ -1,0 +1,273 @@
+"""Music: frames of keys from notes, files of several kinds, splits, batches, and MIDI there and back."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from torchstone.data import download
+from torchstone.data.music import chorales, midi
+from torchstone.data.music.batches import Pieces, moved, padded
+from torchstone.data.music.dataset import load_music, piece_of
+from torchstone.errors import BadInput
+
+NOTES = [
+    (60, 0.0, 1.0),
+    (64, 0.0, 2.0),
+    (60, 1.0, 1.5),
+    (67, 2.0, 2.25),
+    (21, 3.0, 4.0),
+    (108, 3.5, 4.0),
+]
+
+
+def random_piece(length, seed=0, share=0.05):
+    return torch.rand(length, 88, generator=torch.Generator().manual_seed(seed)) < share
+
+
+def test_frames_are_the_keys_that_sound():
+    sounds, lost = midi.frames([*NOTES, (20, 0.0, 9.0)], 0.5)
+    assert lost == 1  # below a piano's lowest
+    assert sounds.shape == (8, 88)
+    keys = [{key + 21 for key in row.nonzero().flatten().tolist()} for row in sounds]
+    assert keys == [{60, 64}, {60, 64}, {60, 64}, {64}, {67}, set(), {21}, {21, 108}]
+    assert midi.frames([], 0.5)[0].shape == (0, 88)
+
+
+def test_a_score_s_frames_hold_what_sounds_as_they_begin():
+    """Two sixteenths in an eighth: the first is heard. Played notes are put on the nearest frame."""
+    notes = [(60, 0.0, 0.25), (62, 0.25, 0.5), (64, 0.5, 0.875), (65, 0.875, 1.0)]
+
+    def heard(**how):
+        rows = midi.frames(notes, 0.5, **how)[0]
+        return [[key + 21 for key in row.nonzero().flatten().tolist()] for row in rows]
+
+    assert heard(score=True) == [[60], [64]]
+    assert heard() == [[60], [62, 64], [65]]
+    late = [(key, begin + 0.05, end - 0.03) for key, begin, end in NOTES]
+    assert torch.equal(midi.frames(late, 0.5)[0], midi.frames(NOTES, 0.5)[0])
+
+
+def test_names_of_keys():
+    sounds, _ = midi.frames([(60, 0, 1), (69, 0, 1), (22, 0, 1)], 1)
+    sounds = torch.cat([sounds, torch.zeros(1, 88, dtype=torch.bool)])
+    assert midi.said(sounds) == "A#0 C4 A4\n-"
+
+
+@pytest.mark.parametrize("frame", [1.0, 0.5, 0.25])
+def test_midi_there_and_back(tmp_path, frame):
+    """Every frame again, at the tempo asked for; read by mido itself as well."""
+    import mido
+
+    piece = random_piece(50)
+    piece[-1, 40] = True  # the last frame sounds, so that the length is seen
+    file = tmp_path / "piece.mid"
+    midi.write(file, piece, frame, 72.0)
+    assert torch.equal(piece_of(file, frame)[0], piece)
+    song = mido.MidiFile(file)
+    tempos = [m.tempo for track in song.tracks for m in track if m.type == "set_tempo"]
+    assert tempos == [mido.bpm2tempo(72)]
+    assert abs(song.length - 50 * frame * 60 / 72) < 0.01
+    struck = sum(m.type == "note_on" and m.velocity > 0 for track in song.tracks for m in track)
+    let_go = sum(m.type == "note_off" for track in song.tracks for m in track)
+    begun = int((piece & ~torch.cat([torch.zeros(1, 88, dtype=torch.bool), piece[:-1]])).sum())
+    print(f"{struck} notes in {song.length:.1f} s")
+    assert struck == let_go == begun
+    assert [f.name for f in tmp_path.iterdir()] == ["piece.mid"]
+
+
+def test_tracks_channels_velocity_zero_and_drums(tmp_path):
+    import mido
+
+    def track(*messages):
+        return mido.MidiTrack(mido.Message(kind, **rest) for kind, rest in messages)
+
+    song = mido.MidiFile(ticks_per_beat=96)
+    song.tracks.append(
+        track(
+            ("note_on", {"note": 60, "velocity": 80, "time": 0}),
+            ("note_on", {"note": 60, "velocity": 0, "time": 96}),  # ends a note as well
+            ("note_on", {"note": 61, "velocity": 80, "channel": 9, "time": 0}),
+            ("note_off", {"note": 61, "channel": 9, "time": 96}),
+        )
+    )
+    song.tracks.append(
+        track(
+            ("note_on", {"note": 72, "velocity": 80, "channel": 1, "time": 48}),
+            ("note_on", {"note": 72, "velocity": 80, "channel": 1, "time": 48}),  # struck again
+            ("note_off", {"note": 72, "channel": 1, "time": 48}),
+            ("note_on", {"note": 74, "velocity": 80, "time": 48}),  # never let go
+            ("note_off", {"note": 75, "time": 96}),  # never struck
+        )
+    )
+    file = tmp_path / "a.mid"
+    song.save(file)
+    wanted = [(60, 0.0, 1.0), (72, 0.5, 1.0), (72, 1.0, 1.5), (74, 2.0, 3.0)]
+    assert sorted(midi.read(file)) == wanted
+
+
+def test_the_chorales_are_those_that_music21_reads():
+    from music21 import corpus, note
+
+    with download.archive(*chorales.SCORES) as opened:
+        for work in ("bwv66.6", "bwv1.6", "bwv269", "bwv19.7"):
+            score = opened.read(f"music21/corpus/bach/{work}.mxl")
+            ours = sorted(chorales.chorale(score))
+            theirs = []
+            for part in corpus.parse(f"bach/{work}").parts:
+                if str(part.partName).lower().split()[0] in chorales.VOICES:
+                    theirs += [
+                        (n.pitch.midi, float(n.offset), float(n.offset + n.quarterLength))
+                        for n in part.flatten().notes
+                        if isinstance(n, note.Note) and n.quarterLength
+                    ]
+            print(work, len(ours), len(theirs))
+            assert ours == sorted(theirs)
+            assert len(ours) > 100
+
+
+def test_bundled_chorales():
+    music = load_music("chorales")
+    print(music.note)
+    parts = (music.train, music.val, music.test)
+    assert [len(part) for part in parts] == [303, 40, 60]
+    assert music.frame == 0.5
+    every = [piece.numpy().tobytes() for part in parts for piece in part]
+    assert len(set(every)) == len(every) == 403
+    voices = torch.cat([torch.cat(part) for part in parts]).sum(1)
+    print(voices.float().mean())
+    assert voices.max() == 4
+    assert voices.float().mean() > 3.5
+    again = load_music("chorales")
+    assert all(map(torch.equal, music.test, again.test))
+    assert load_music("chorales", 1.0).test[0].shape[0] * 2 == pytest.approx(
+        len(music.test[0]), abs=2
+    )
+
+
+def published(folder, name="jsb-chorales-quarter.json"):
+    def pieces(*lengths):
+        return [
+            [[key + 21 for key in row.nonzero().flatten().tolist()] for row in random_piece(n, n)]
+            for n in lengths
+        ]
+
+    content = {"train": pieces(9, 5, 7), "valid": pieces(4), "test": pieces(6, 3)}
+    (folder / name).write_text(json.dumps(content))
+    return content
+
+
+def test_the_published_split_is_kept(tmp_path):
+    published(tmp_path)
+    published(tmp_path, "jsb-chorales-8th.json")
+    music = load_music(tmp_path)
+    assert [[len(p) for p in part] for part in (music.train, music.val, music.test)] == [
+        [9, 5, 7], [4], [6, 3],
+    ]  # fmt: skip
+    assert torch.equal(music.train[0], random_piece(9, 9))
+    assert (music.frame, load_music(tmp_path, 0.5).frame) == (1.0, 0.5)
+    assert load_music(tmp_path / "jsb-chorales-8th.json").frame == 0.5
+    with pytest.raises(BadInput, match="leave frame out"):
+        load_music(tmp_path / "jsb-chorales-8th.json", 1.0)
+
+
+def test_a_folder_of_midi_files(tmp_path):
+    (tmp_path / "deeper").mkdir()
+    for number in range(10):
+        folder = tmp_path / "deeper" if number % 2 else tmp_path
+        midi.write(folder / f"{number}.mid", random_piece(20 + number, number), 0.25, 100)
+    music = load_music(tmp_path)
+    print(music.note)
+    parts = [music.train, music.val, music.test]
+    assert [len(part) for part in parts] == [7, 1, 2]
+    assert sum(len(piece) for part in parts for piece in part) == pytest.approx(245, abs=20)
+    assert music.frame == 0.25
+    (tmp_path / "alone").mkdir()
+    midi.write(tmp_path / "alone" / "a.mid", random_piece(9), 0.25, 100)
+    with pytest.raises(BadInput, match="holds 1 piece:"):
+        load_music(tmp_path / "alone")
+
+
+def test_what_is_no_music_is_one_line(tmp_path):
+    def said(match, call):
+        with pytest.raises(BadInput, match=match) as caught:
+            call()
+        print(caught.value)
+        assert "\n" not in str(caught.value)
+
+    said("did you mean chorales", lambda: load_music("chorale"))
+    said("does not exist", lambda: load_music(tmp_path / "none.mid"))
+    said("holds 0 pieces", lambda: load_music(tmp_path))
+    said("1/64 to 16", lambda: load_music("chorales", 0.0))
+    bad = tmp_path / "bad.mid"
+    bad.write_bytes(b"MThd" + b"\0" * 8)
+    said("is no MIDI file", lambda: load_music(tmp_path))
+    said("is no MIDI file", lambda: piece_of(bad, 1))
+    said("does not exist", lambda: piece_of(tmp_path / "none.mid", 1))
+    midi.write(bad, torch.zeros(8, 88, dtype=torch.bool), 1, 90)
+    said("has no notes", lambda: piece_of(bad, 1))
+    said("tempo is 1 to 1000", lambda: midi.write(bad, random_piece(4), 1, 0))
+    said("cannot write", lambda: midi.write(tmp_path / "no" / "a.mid", random_piece(4), 1, 90))
+    for content in (
+        "[]",
+        "{",
+        '{"train": [[[60]]]}',
+        '{"train": [[[200]]], "valid": [], "test": []}',
+    ):
+        file = tmp_path / "jsb-chorales-quarter.json"
+        file.write_text(content)
+        said("does not hold pieces", lambda: load_music(tmp_path))
+
+
+def test_without_mido_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mido", None)
+    with pytest.raises(BadInput, match=r"pip install 'torchstone\[music\]'"):
+        midi.write(tmp_path / "a.mid", random_piece(4), 1, 90)
+
+
+def test_batches_hold_every_piece_once_an_epoch_and_resume():
+    pieces = [random_piece(n, n, 0.2) for n in range(5, 25)]
+    stream = Pieces(pieces, 4, seed=1, transpose=3)
+    lengths = torch.cat([next(stream)[1] for _ in range(5)])
+    assert sorted(lengths.tolist()) == list(range(5, 25))
+    state, wanted = stream.state_dict(), [next(stream) for _ in range(7)]
+    again = Pieces(pieces, 4, seed=1, transpose=3)
+    again.load_state_dict(state)
+    for frames, count in wanted:
+        ours = next(again)
+        assert torch.equal(ours[0], frames)
+        assert torch.equal(ours[1], count)
+        for row, length in zip(frames, count.tolist(), strict=True):
+            assert row[length:].sum() == 0
+            assert row[:length].sum() == pieces[length - 5].sum()
+    halves = [Pieces(pieces, 4, seed=1, transpose=3, rank=r, world=2) for r in (0, 1)]
+    whole, (a, b) = next(Pieces(pieces, 4, seed=1, transpose=3)), (next(h) for h in halves)
+    assert torch.equal(torch.cat([a[1], b[1]]), whole[1])
+    assert torch.equal(a[0], whole[0][:2, : a[0].shape[1]])
+    with pytest.raises(BadInput, match="cannot be shared"):
+        Pieces(pieces, 4, seed=1, rank=0, world=3)
+
+
+def test_moving_keeps_every_note_and_reaches_every_semitone():
+    piece = torch.zeros(3, 88, dtype=torch.bool)
+    piece[0, 2] = piece[2, 80] = True
+    seen = {}
+    for step in range(1000):
+        shifted = moved(piece, 12, step / 1000)
+        assert shifted.sum() == 2
+        by = int(shifted[0].nonzero()[0]) - 2
+        assert torch.equal(shifted, piece.roll(by, 1))
+        seen[by] = seen.get(by, 0) + 1
+    assert sorted(seen) == list(range(-2, 8))  # neither below A0 nor above C8
+    assert max(seen.values()) - min(seen.values()) <= 1
+    assert torch.equal(moved(torch.zeros_like(piece), 5, 0.9), torch.zeros_like(piece))
+
+
+def test_padding_is_silence_after_the_end():
+    frames, lengths = padded([random_piece(n, n) for n in (3, 6)])
+    assert frames.shape == (2, 6, 88)
+    assert lengths.tolist() == [3, 6]
+    assert frames[0, 3:].sum() == 0
+    for row, length in zip(frames, lengths.tolist(), strict=True):
+        assert torch.equal(row[:length].bool(), random_piece(length, length))

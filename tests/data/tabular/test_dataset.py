@@ -1,0 +1,181 @@
+"""Tables: what is read, how it is cut, and what is said of files that cannot be used."""
+
+import numpy as np
+import pytest
+import torch
+
+from torchstone.data.tabular.dataset import Rows, is_table, load_rows, load_table
+from torchstone.errors import BadInput
+
+
+def csv_file(folder, text, name="t.csv"):
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+GOOD = "".join(f"{i}.5,{-i},{'ab'[i % 2]}\n" for i in range(10))
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "features", "classes"),
+    [("iris", 150, 4, 3), ("wine", 178, 13, 3), ("breast_cancer", 569, 30, 2)],
+)
+def test_bundled_tables_are_scikit_learns_in_file_order(name, rows, features, classes):
+    from sklearn import datasets
+
+    x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+    table = load_table(name)
+    assert table.x.shape == (rows, features) == (rows, len(table.features))
+    assert len(table.classes) == classes
+    assert np.array_equal(table.x.numpy(), x)
+    assert np.array_equal(table.y.numpy(), y)
+
+
+@pytest.mark.parametrize("name", ["iris", "wine", "breast_cancer"])
+def test_every_row_is_in_one_split_and_every_class_in_each(name):
+    table = load_table(name)
+    together = torch.cat(list(table.splits.values()))
+    sizes = {split: len(index) for split, index in table.splits.items()}
+    print(name, sizes, table.note)
+    assert sorted(together.tolist()) == list(range(len(table.x)))
+    for split, index in table.splits.items():
+        counts = torch.bincount(table.y[index]) / torch.bincount(table.y)
+        share = {"train": 0.6, "val": 0.2, "test": 0.2}[split]
+        assert (counts - share).abs().max() < 0.02
+        assert index.tolist() == sorted(index.tolist())  # file order
+
+
+def test_xor_is_its_four_points_in_every_split():
+    table = load_table("xor")
+    for split in ("train", "val", "test"):
+        x, y = table.part(split)
+        assert [int(a) ^ int(b) for a, b in x.tolist()] == y.tolist()
+
+
+@pytest.mark.parametrize(
+    "head", ["", "one,two,label\n", "one,two,whatever\n", "\ufeffone,two,Species\n"]
+)
+def test_a_csv_file_with_or_without_names(tmp_path, head):
+    table = load_table(csv_file(tmp_path, head + GOOD))
+    assert table.x.shape == (10, 2)
+    assert table.classes == ("a", "b")
+    assert table.x[3].tolist() == [3.5, -3.0]
+    assert table.y.tolist() == [0, 1] * 5
+    assert table.features == (("one", "two") if head else ("column 1", "column 2"))
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_other_separators_and_a_label_column_in_the_middle(tmp_path, mark):
+    text = "one,Class,two\n" + "".join(f"{i},{10 - i % 2},{i}\n" for i in range(8))
+    table = load_table(csv_file(tmp_path, text.replace(",", mark)))
+    assert table.features == ("one", "two")
+    assert table.classes == ("9", "10")  # numbers sort as numbers
+    assert table.y.tolist() == [1, 0] * 4
+
+
+def test_parquet_says_the_same_as_csv(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    file = tmp_path / "t.parquet"
+    columns = {"one": [i + 0.5 for i in range(10)], "two": [-i for i in range(10)]}
+    parquet.write_table(pyarrow.table(columns | {"label": list("ab" * 5)}), file)
+    a, b = load_table(file), load_table(csv_file(tmp_path, "one,two,label\n" + GOOD))
+    assert torch.equal(a.x, b.x)
+    assert torch.equal(a.y, b.y)
+    assert (a.features, a.classes) == (b.features, b.classes)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is empty"),
+        ("1,2,a\n2,3,a\n3,4,a\n", "one class only"),
+        ("x,y,label\n" + GOOD + "7,oops,a\n", "feature 'y' in data row 11 is 'oops'"),
+        ("x,y,label\n" + GOOD + "7,,a\n", "feature 'y' in data row 11 is empty"),
+        ("x,y,label\n" + GOOD + "7,nan,a\n", "no finite number"),
+        (GOOD + "1,2\n", "row 11: 2 cells where row 1 has 3"),
+        (GOOD + "1,2,c\n", "class 'c'"),
+        ("".join(f"{i},{i * 1.1}\n" for i in range(30)), "numbers to be predicted"),
+        ("1\n2\n3\n", "one column"),
+        (GOOD + "1,2,\n", "the label"),
+    ],
+)
+def test_bad_files_get_one_line_that_says_what_is_wrong(tmp_path, text, says):
+    with pytest.raises(BadInput) as caught:
+        load_table(csv_file(tmp_path, text))
+    print(caught.value)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_unreadable_files(tmp_path):
+    with pytest.raises(BadInput, match="did you mean iris"):
+        load_table("irsi")
+    with pytest.raises(BadInput, match=r"missing\.csv"):
+        load_table(tmp_path / "missing.csv")
+    for name in ("t.csv", "t.parquet"):
+        file = tmp_path / name
+        file.write_bytes(b"\xff\xfe\x00broken\x9d")
+        with pytest.raises(BadInput) as caught:
+            load_table(file)
+        print(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_counts_as_a_table():
+    assert all(map(is_table, ("iris", "xor", "a.csv", "B.CSV", "x/y.parquet")))
+    assert is_table("iris:setosa")
+    assert is_table("my.csv:spam")
+    assert not any(
+        map(is_table, ("C:/photos", "digits:3", "digits", "photos", "hf:name/set", "mnist5k"))
+    )
+
+
+def test_rows_to_be_judged(tmp_path):
+    names = ("one", "two")
+    assert load_rows("1.5,-2", names).tolist() == [[1.5, -2.0]]
+    swapped = csv_file(tmp_path, "two,extra,one\n2,0,1\n4,0,3\n")
+    assert load_rows(swapped, names).tolist() == [[1, 2], [3, 4]]
+    bare = csv_file(tmp_path, "1,2\n3,4\n", "bare.csv")
+    assert load_rows(bare, names).tolist() == [[1, 2], [3, 4]]
+    labelled = csv_file(tmp_path, "1,2,a\n3,4,b\n", "labelled.csv")
+    assert load_rows(labelled, names).tolist() == [[1, 2], [3, 4]]
+    for bad in ("1,2,3", "nonsense", csv_file(tmp_path, "1\n2\n", "one.csv")):
+        with pytest.raises(BadInput) as caught:
+            load_rows(bad, names)
+        print(caught.value)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("batch", [1, 3, 7, 10, 64])
+def test_each_epoch_has_every_row_once_and_resuming_changes_nothing(shuffle, batch):
+    x = torch.arange(10, dtype=torch.float64)[:, None]
+    rows = Rows(x, torch.arange(10), batch, seed=5, shuffle=shuffle)
+    seen = [next(rows) for _ in range(40)]
+    flat = torch.cat([y for _, y in seen])
+    whole = flat[: len(flat) // 10 * 10].view(-1, 10)
+    assert (whole.sort(1).values == torch.arange(10)).all()
+    if shuffle and len(whole) > 1:
+        assert not torch.equal(whole[0], whole[1])
+    if not shuffle:
+        assert torch.equal(whole[0], torch.arange(10))
+    resumed = Rows(x, torch.arange(10), batch, seed=5, shuffle=shuffle)
+    for _ in range(13):
+        next(resumed)
+    again = Rows(x, torch.arange(10), batch, seed=5, shuffle=shuffle)
+    again.load_state_dict(resumed.state_dict())
+    for x_, y_ in seen[13:]:
+        a, b = next(again)
+        assert torch.equal(a, x_)
+        assert torch.equal(b, y_)
+
+
+def test_one_class_against_the_rest():
+    whole, table = load_table("iris"), load_table("iris:versicolor")
+    assert table.classes == ("rest", "versicolor")
+    assert torch.equal(table.y, (whole.y == 1).long())
+    assert torch.equal(table.x, whole.x)
+    with pytest.raises(BadInput, match="did you mean versicolor"):
+        load_table("iris:versicolour")

@@ -1,0 +1,143 @@
+"""Pictures from anywhere against the training pictures they were made of."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from torchstone.data.vision.dataset import load_pictures, normalise
+from torchstone.data.vision.preprocess import decode, prepare
+from torchstone.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_pictures("mnist5k", size=32, channels=1)
+
+
+def large(array, corner):
+    """A digit drawn 200 pixels high on an empty 300 x 400 canvas, 0..1."""
+    canvas = np.zeros((300, 400))
+    drawn = Image.fromarray(array).resize((200, 200), Image.Resampling.BICUBIC)
+    canvas[corner[0] : corner[0] + 200, corner[1] : corner[1] + 200] = np.asarray(drawn) / 255
+    return canvas
+
+
+def photo(canvas, numbers):
+    y, x = np.mgrid[0:300, 0:400]
+    paper = 110 + 90 * x / 400 + 50 * y / 300
+    grey = paper * (1 - 0.75 * canvas) + numbers.normal(0, 6, canvas.shape)
+    return Image.fromarray(
+        np.stack([grey * 0.95, grey, grey * 0.9], -1).clip(0, 255).astype(np.uint8)
+    )
+
+
+def clear(canvas, numbers):
+    array = np.zeros((300, 400, 4), np.uint8)  # black ink on nothing
+    array[..., 3] = (canvas * 255).round()
+    return Image.fromarray(array)
+
+
+def turned(canvas, numbers):
+    image = dark(canvas, numbers).transpose(Image.Transpose.ROTATE_90)
+    image.getexif()[0x0112] = 6  # to be shown turned back
+    return image
+
+
+def dark(canvas, numbers):
+    return Image.fromarray((255 * (1 - canvas)).round().astype(np.uint8))
+
+
+def light(canvas, numbers):
+    return Image.fromarray((255 * canvas).round().astype(np.uint8)).convert("RGB")
+
+
+@pytest.mark.parametrize("kind", [dark, light, photo, clear, turned])
+def test_a_digit_found_in_a_large_picture_is_the_training_digit(digits, kind):
+    numbers, found = np.random.RandomState(0), []
+    for image in digits.test.images[::20, 0].numpy():
+        corner = numbers.randint(0, 100), numbers.randint(0, 200)
+        made = prepare(kind(large(image, corner), numbers), digits.card)
+        assert made.shape == (1, 1, 32, 32)
+        assert made.dtype == torch.uint8
+        found.append(np.corrcoef(made.flatten(), image.flatten())[0, 1])
+    print(f"{kind.__name__}: correlation median {np.median(found):.3f}, least {min(found):.3f}")
+    assert np.median(found) > 0.9
+    assert min(found) > 0.5
+
+
+def test_training_pictures_come_out_as_they_are(digits):
+    ours = digits.test.images[::10]
+    framed = torch.cat([prepare(Image.fromarray(i[0].numpy()), digits.card) for i in ours])
+    native = torch.cat(
+        [prepare(Image.fromarray(i[0, 2:30, 2:30].numpy()), digits.card) for i in ours]
+    )
+    print(
+        "unchanged:", (framed == ours).float().mean().item(), (native == ours).float().mean().item()
+    )
+    assert torch.equal(framed, ours)
+    assert torch.equal(native, ours)
+
+
+def test_specks_are_no_ink(digits):
+    image = digits.test.images[7, 0].numpy()
+    canvas = large(image, (40, 60))
+    clean = prepare(dark(canvas, None), digits.card)
+    canvas[2:7, 3:8] = canvas[280:286, 390:395] = 1
+    assert torch.equal(prepare(dark(canvas, None), digits.card), clean)
+
+
+@pytest.mark.parametrize("shade", [0, 128, 255])
+def test_blank_paper_is_refused(digits, tmp_path, shade):
+    numbers = np.random.RandomState(1)
+    noisy = (shade + numbers.normal(0, 5, (200, 300))).clip(0, 255).astype(np.uint8)
+    for i, array in enumerate((np.full((60, 60), shade, np.uint8), noisy)):
+        Image.fromarray(array).save(tmp_path / f"empty{i}.png")
+        with pytest.raises(BadInput, match=f"empty{i}.png shows no ink"):
+            prepare(tmp_path / f"empty{i}.png", digits.card)
+
+
+def test_what_is_no_picture_is_refused(digits, tmp_path):
+    (tmp_path / "text.png").write_text("words")
+    with pytest.raises(BadInput, match=r"text\.png is not a readable picture"):
+        prepare(tmp_path / "text.png", digits.card)
+    with pytest.raises(BadInput, match=r"none\.png does not exist"):
+        prepare(str(tmp_path / "none.png"), digits.card)
+
+
+def test_photographs_are_fitted_as_in_training(tmp_path):
+    numbers = np.random.RandomState(0)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            array = numbers.randint(0, 256, (40, 60, 3), dtype=np.uint8)
+            Image.fromarray(array).save(tmp_path / name / f"{i}.png")
+    pictures = load_pictures(tmp_path, size=16, channels=3)
+    assert not pictures.card["ink"]
+    known = {
+        bytes(i.numpy()) for s in ("train", "val", "test") for i in getattr(pictures, s).images
+    }
+    made = {bytes(prepare(f, pictures.card).numpy()) for f in tmp_path.rglob("*.png")}
+    assert made == known
+    train = normalise(pictures.train.images, pictures.card)
+    print(
+        "mean", train.mean((0, 2, 3)).tolist(), "std", train.std((0, 2, 3), correction=0).tolist()
+    )
+    assert train.mean((0, 2, 3)).abs().max() < 1e-5
+    assert (train.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-5
+
+
+def test_decoding_every_mode():
+    grey = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
+    image = Image.fromarray(grey)
+    assert np.array_equal(decode(image, 1), grey)
+    assert np.array_equal(decode(Image.fromarray(grey.astype(np.uint16) * 257), 1), grey)
+    assert np.array_equal(decode(Image.fromarray(grey.astype(np.int32) * 257), 1), grey)
+    assert np.array_equal(decode(Image.fromarray(grey.astype(np.float32) / 255), 1), grey)
+    for mode in ("RGB", "P", "LA", "RGBA", "1", "CMYK", "YCbCr"):
+        assert decode(image.convert(mode), 3).mode == "RGB"
+    clear = Image.new("RGBA", (2, 2), (255, 0, 0, 0))
+    assert np.asarray(decode(clear, 3)).min() == 255
+    wide = Image.new("L", (4, 2))
+    wide.getexif()[0x0112] = 6
+    assert decode(wide, 1).size == (2, 4)

@@ -1,0 +1,280 @@
+"""Scenes: the emoji's layers, a person's own folder, and that masks move with their pictures."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import max_pool2d
+
+from torchstone.data import download
+from torchstone.data.vision import openmoji, segmentation_batches
+from torchstone.data.vision.segmentation import Scenes, framed, load_scenes
+from torchstone.data.vision.segmentation_batches import Move, SceneBatches
+from torchstone.data.vision.segmentation_folder import VOID
+from torchstone.errors import BadInput
+
+CARD = {"mean": [0.0] * 3, "std": [1 / 255] * 3, "size": 16, "channels": 3}
+SVG = (
+    '<svg id="emoji" viewBox="0 0 8 8" xmlns="http://www.w3.org/2000/svg">'
+    '<g id="color"><rect width="8" height="4" fill="#ff0000"/></g><g id="hair"/>'
+    '<g id="skin-2"><rect x="2" y="2" width="4" height="4" fill="#00ff00"/></g>'
+    '<g id="line"><rect x="3" width="1" height="8" fill="#000000"/></g>'
+    '<g id="grid"><rect width="8" height="8" fill="none"/></g></svg>'
+)
+
+
+def test_layers_of_a_drawing_become_classes_the_later_over_the_earlier():
+    picture, mask = openmoji.draw(SVG, 8)
+    wanted = np.zeros((8, 8), int)
+    wanted[:4], wanted[2:6, 2:6], wanted[:, 3] = 1, 3, 4
+    print(mask)
+    assert (mask == wanted).all()
+    colours = {0: (255, 255, 255), 1: (255, 0, 0), 3: (0, 255, 0), 4: (0, 0, 0)}
+    assert all((picture[wanted == c] == colour).all() for c, colour in colours.items())
+
+
+def test_families_keep_variants_of_a_drawing_together():
+    kin = ["1F468-1F3FD-200D-1F680", "1F469-200D-1F680", "1F9D1-1F3FF-200D-1F680"]
+    assert {openmoji.family(stem) for stem in kin} == {"1F9D1-1F680"}
+    assert openmoji.family("1F680") == "1F680"
+    assert openmoji.family("1F3FB") == "1F3FB"  # the tone alone is a drawing too
+
+
+def test_the_emoji_s_archive_holds_what_is_said_of_it():
+    with download.archive(*openmoji.OPENMOJI) as opened:
+        names = sorted(n for n in opened.namelist() if n.endswith(".svg"))
+        some = [openmoji.draw(opened.read(n).decode(), 24) for n in names[::75]]
+    counts = np.bincount(np.stack([mask for _, mask in some]).ravel(), minlength=5)
+    print(len(names), len(some), counts / counts.sum())
+    assert len(names) == 4495
+    assert (counts > 0).all()
+    assert 0.6 < counts[0] / counts.sum() < 0.8
+
+
+def test_drawings_are_kept_and_drawn_again_where_damaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHSTONE_CACHE", str(tmp_path))
+    drawn = []
+
+    class Opened:
+        def read(self, name):
+            drawn.append(name)
+            return SVG.encode()
+
+    for damage in (False, False, True):
+        kept = list((tmp_path / "drawn").glob("*.npz"))
+        if damage:
+            kept[0].write_bytes(kept[0].read_bytes()[:100])
+        pictures, masks = openmoji._kept.__wrapped__(Opened(), ["a", "b"], 8)
+        assert pictures.shape == (2, 8, 8, 3)
+        assert masks[1, 0, 3] == 4
+    print(drawn)
+    assert len(drawn) == 4
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten pictures of 20x16: red above, green below; the mask says 1, 2 and a void corner."""
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    picture, mask = np.zeros((16, 20, 3), np.uint8), np.ones((16, 20), np.uint8)
+    picture[:8, :, 0], picture[8:, :, 1], mask[8:] = 200, 100, 2
+    mask[:4, :4] = VOID
+    for i in range(10):
+        Image.fromarray(picture).save(tmp_path / "images" / f"{i}.png")
+        image = Image.fromarray(mask)
+        if i % 2:  # a palette whose colours are not the indices
+            image = Image.fromarray(mask, mode="P")
+            image.putpalette([c for i in range(256) for c in (255 - i, i, 7)])
+        image.save(tmp_path / "masks" / f"{i}.png")
+    return tmp_path
+
+
+def test_a_folder_of_pictures_and_masks(folder):
+    data = load_scenes(folder, size=16)
+    print(data.note)
+    assert data.classes == ("background", "class 1", "class 2")
+    assert [len(s) for s in (data.train, data.val, data.test)] == [7, 1, 2]
+    pictures, masks = data.train.take(torch.arange(7))
+    assert pictures.shape == (7, 3, 16, 16)
+    assert (masks[:, 8:] == 2).all()
+    assert (masks[:, 4:8] == 1).all()
+    assert (masks[:, :4, :2] == VOID).all()  # two columns were cut off
+    assert (pictures[:, 0, :8] == 200).all()
+    assert data.card["mean"] == pytest.approx([100 / 255, 50 / 255, 0])
+    (folder / "classes.txt").write_text("sky\nhouse\ngrass\n")
+    assert load_scenes(folder, size=16).classes == ("sky", "house", "grass")
+
+
+def test_splits_that_are_there_are_kept(folder, tmp_path_factory):
+    above = tmp_path_factory.mktemp("splits")
+    for split in ("train", "test"):
+        (above / split).mkdir()
+        for kind in ("images", "masks"):
+            (above / split / kind).symlink_to(folder / kind)
+    data = load_scenes(above, size=16)
+    assert [len(s) for s in (data.train, data.val, data.test)] == [9, 1, 10]
+
+
+def spoil(folder, how):
+    picture, mask = folder / "images" / "3.png", folder / "masks" / "3.png"
+    if how == "no mask":
+        mask.unlink()
+    elif how == "no picture":
+        picture.unlink()
+    elif how == "other sides":
+        Image.new("L", (20, 17)).save(mask)
+    elif how == "colours":
+        Image.new("RGB", (20, 16)).save(mask)
+    elif how == "out of range":
+        (folder / "classes.txt").write_text("sky\nhouse\n")
+    elif how == "corrupt":
+        picture.write_bytes(picture.read_bytes()[:60])
+    elif how == "no folder":
+        (folder / "masks").rename(folder / "labels")
+    elif how == "one class":
+        for file in (folder / "masks").iterdir():
+            Image.new("L", (20, 16), 0).save(file)
+    elif how == "twice":
+        Image.new("RGB", (20, 16)).save(folder / "images" / "3.jpg")
+
+
+SAID = {
+    "no mask": r"3\.png has no mask: put .*3\.png there",
+    "no picture": r"3\.png has no picture",
+    "other sides": r"is 20x17, its picture 20x16",
+    "colours": r"no index mask .*8-bit PNG",
+    "out of range": r"has the label 2, but classes.txt names 2 classes, 0 to 1",
+    "corrupt": r"3\.png is not a readable picture",
+    "no folder": r"masks does not exist: give a folder with images/ and masks/",
+    "one class": r"one class only",
+    "twice": r"have one mask",
+}
+
+
+@pytest.mark.parametrize("how", SAID)
+def test_what_is_wrong_with_a_folder_is_said_in_a_line(folder, how):
+    spoil(folder, how)
+    with pytest.raises(BadInput, match=SAID[how]) as caught:
+        load_scenes(folder, size=16)
+    print(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(BadInput, match="openmoji"):
+        load_scenes("openmojis", size=16)
+
+
+def numbered(count=21, size=12):
+    """Pictures whose red says the label of each pixel, and whose labels are chequered."""
+    labels = (torch.arange(count)[:, None, None] + torch.arange(size)[:, None] // 3) % 7
+    labels = labels.expand(-1, -1, size).contiguous().to(torch.uint8)
+    pictures = labels[:, None].expand(-1, 3, -1, -1).contiguous() * 30
+    return Scenes((pictures, labels), torch.device("cpu"))
+
+
+def drawn(count, augment="flip+scale0.5-2+shift0.1", **options):
+    batches = SceneBatches(
+        numbered(), 6, seed=5, card=CARD, augment=segmentation_batches.from_name(augment), **options
+    )
+    return [next(batches) for _ in range(count)]
+
+
+def same(ones, others):
+    return all(
+        torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(ones, others, strict=True)
+    )
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "flip+scale0.5-2+shift0.1"])
+def test_resuming_and_sharing_change_nothing(augment):
+    whole = drawn(12, augment)
+    for position in (1, 5):
+        batches = SceneBatches(
+            numbered(), 6, seed=5, card=CARD, augment=segmentation_batches.from_name(augment)
+        )
+        batches.load_state_dict({"position": 6 * position})
+        assert same(whole[position:], [next(batches) for _ in range(12 - position)])
+    shares = [drawn(12, augment, rank=rank, world=3) for rank in range(3)]
+    joined = [
+        tuple(map(torch.cat, zip(*parts, strict=True))) for parts in zip(*shares, strict=True)
+    ]
+    assert same(whole, joined)
+    assert not same(whole[:3], whole[3:6])
+
+
+def test_a_picture_is_moved_otherwise_each_time_it_comes():
+    labels = torch.arange(144, dtype=torch.uint8).view(1, 12, 12)
+    one = Scenes((labels[:, None].expand(-1, 3, -1, -1).contiguous(), labels), torch.device("cpu"))
+    augment = segmentation_batches.from_name("scale0.5-2")
+    batches = SceneBatches(one, 2, seed=0, card=CARD, augment=augment)
+    seen = {tuple(mask.flatten().tolist()) for _ in range(5) for mask in next(batches)[1]}
+    print(len(seen), "of 10 differ")
+    assert len(seen) == 10
+
+
+def lowest(x, **window):
+    return -max_pool2d(-x, **window)
+
+
+def test_a_mask_moves_as_its_picture_does():
+    """Inside a patch of one label the moved picture must show that label's colour."""
+    checked = voids = 0
+    least, most = (partial(pool, kernel_size=3, stride=1) for pool in (lowest, max_pool2d))
+    for images, masks in drawn(30):
+        red, inner = images[:, 0, 1:-1, 1:-1], masks[:, 1:-1, 1:-1]
+        low, high = (pool(masks.float()[:, None])[:, 0] for pool in (least, most))
+        flat, outside = (low == high) & (inner != VOID), low == VOID
+        checked, voids = checked + int(flat.sum()), voids + int(outside.sum())
+        assert torch.allclose(red[flat], 30.0 * inner[flat], atol=1e-2)
+        assert (red[outside].abs() < 1e-3).all()
+    print(checked, "pixels in flat patches,", voids, "void")
+    assert checked > 2000
+    assert voids > 500
+
+
+def test_without_change_nothing_is_moved_and_a_mirror_mirrors():
+    images, masks = torch.randn(64, 3, 9, 7), torch.randint(0, 5, (64, 9, 7))
+
+    def draw(*shape):
+        return torch.rand(64, *shape, generator=torch.Generator().manual_seed(1))
+
+    moved, labels = Move(False, 1.0, 1.0, 0.0)(images, masks, draw)
+    torch.testing.assert_close(moved, images, atol=1e-5, rtol=0)
+    assert torch.equal(labels, masks)
+    moved, labels = Move(True, 1.0, 1.0, 0.0)(images, masks, draw)
+    mirrored = (labels == masks.flip(2)).flatten(1).all(1)
+    kept = (labels == masks).flatten(1).all(1)
+    print(int(mirrored.sum()), "of 64 mirrored")
+    assert (mirrored ^ kept).all()
+    assert 16 < int(mirrored.sum()) < 48
+
+
+@pytest.mark.parametrize(
+    "name", ["flop", "scale2-0.5", "scale0-1", "shift1", "scale", "flip+crop4"]
+)
+def test_an_augmentation_that_makes_no_sense_is_refused(name):
+    with pytest.raises(BadInput):
+        segmentation_batches.from_name(name)
+
+
+def test_a_picture_to_predict_keeps_its_sides_ratio():
+    pixels, image = framed(Image.new("RGB", (90, 30), "red"), CARD)
+    assert pixels.shape == (1, 3, 16, 48)
+    assert image.size == (90, 30)
+    with pytest.raises(BadInput, match="does not exist"):
+        framed("nowhere.png", CARD)
+
+
+def test_a_large_set_stays_on_disk(folder, monkeypatch):
+    from torchstone.data.vision import segmentation
+
+    small = load_scenes(folder, size=16)
+    monkeypatch.setattr(segmentation, "IN_MEMORY", 100)
+    large = load_scenes(folder, size=16)
+    index = torch.tensor([3, 0, 6])
+    assert not isinstance(large.train.pairs, tuple)
+    assert same([small.train.take(index)], [large.train.take(index)])
+    assert small.card == large.card

@@ -1,0 +1,142 @@
+"""AlexNet: its grids, its initialisation, its two groups, and torchvision's names."""
+
+import pytest
+import torch
+from torch import nn
+
+from torchstone.errors import BadInput
+from torchstone.parts.conv.local_response_norm import local_response_norm, written_out
+from torchstone.parts.facts import macs, parameters
+from torchstone.references import torchvision
+from torchstone.systems.convolutional.alexnet import (
+    HEAD,
+    RECIPES,
+    AlexNet,
+    AlexNetPaper,
+    WrittenOut,
+    build,
+    unmade,
+)
+from torchstone.verify import apart
+
+
+def grids(model: nn.Module, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """(maps, height, width) after every convolution and pooling."""
+    seen: list[tuple[int, ...]] = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AdaptiveAvgPool2d):
+            module.register_forward_hook(lambda _, __, y: seen.append(tuple(y.shape[1:])))
+    model.eval()(torch.zeros(1, *shape, device="meta"))
+    return seen
+
+
+def test_the_paper_s_maps_are_55_27_13_and_6():
+    seen = grids(unmade("alexnet_paper"), (3, 227, 227))
+    print(seen)
+    assert seen == [
+        (96, 55, 55), (96, 27, 27), (256, 27, 27), (256, 13, 13),
+        (384, 13, 13), (384, 13, 13), (256, 13, 13), (256, 6, 6), (256, 6, 6),
+    ]  # fmt: skip
+
+
+def test_one_tower_at_224_needs_no_averaging():
+    seen = grids(unmade("alexnet"), (3, 224, 224))
+    print(seen)
+    assert seen[-2:] == [(256, 6, 6), (256, 6, 6)]
+
+
+def test_names_and_shapes_are_those_of_the_published_file():
+    with torch.device("meta"):
+        theirs = torchvision().models.alexnet().state_dict()
+    ours = unmade("alexnet").state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+    assert {k for k in ours if k.startswith(HEAD)} == {"classifier.6.weight", "classifier.6.bias"}
+    paper = unmade("alexnet_paper").state_dict()
+    assert {k for k in paper if k.startswith(HEAD)} == {"fc8.weight", "fc8.bias"}
+
+
+def test_the_paper_s_weights_and_biases_start_as_section_5_says():
+    model = AlexNetPaper(10, hidden=64)
+    ones = {"conv2", "conv4", "conv5", "fc6", "fc7"}
+    for name, p in model.state_dict().items():
+        layer, kind = name.split(".")
+        if kind == "weight":
+            print(name, float(p.mean()), float(p.std()))
+            assert float(p.std()) == pytest.approx(0.01, rel=0.1)
+            assert abs(float(p.mean())) < 4 * 0.01 / p.numel() ** 0.5
+        else:
+            assert p.tolist() == [float(layer in ones)] * len(p), name
+
+
+def test_a_map_sees_only_its_own_group():
+    """Card by card: in conv2 the first 128 maps hear maps 0..47, the others 48..95."""
+    model = AlexNetPaper(10, hidden=16)
+    x = torch.randn(1, 96, 7, 7)
+    for layer, half in ((model.conv2, 128),):
+        without = x.clone()
+        without[:, :48] = 0
+        changed = (layer(x) != layer(without)).amax((0, 2, 3))
+        assert changed.tolist() == [True] * half + [False] * half
+
+
+def test_response_normalisation_is_the_written_out_sum():
+    a = torch.randn(2, 7, 3, 3, dtype=torch.float64) * 30
+    for n, alpha, beta, k in ((5, 1e-4, 0.75, 2.0), (3, 1e-2, 0.5, 1.0), (15, 1e-3, 1.0, 2.0)):
+        difference = apart(
+            local_response_norm(n, alpha, beta, k)(a), written_out(a, n, alpha, beta, k)
+        )
+        print(n, difference)
+        assert difference < 1e-14
+    # the planted fault: torch's α, which is over the mean
+    wrong = apart(nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)(a), written_out(a))
+    print("α not times n:", wrong)
+    assert wrong > 1e-3
+
+
+@pytest.mark.parametrize("fault", ["one group", "alpha", "dropout", "pooling"])
+def test_the_written_out_network_sees_a_fault(fault):
+    torch.manual_seed(0)
+    model = AlexNetPaper(10, hidden=32).double()
+    x = 30 * torch.randn(2, 3, 99, 99, dtype=torch.float64)
+    slow = WrittenOut(model)
+
+    def distance() -> float:
+        torch.manual_seed(1)
+        ours = model(x)
+        torch.manual_seed(1)
+        return apart(ours, slow(x))
+
+    good = distance()
+    if fault == "one group":  # the halves change places
+        model.conv4.register_forward_pre_hook(lambda _, args: (args[0].roll(192, 1),))
+    elif fault == "alpha":
+        model.norm = nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)
+    elif fault == "dropout":
+        model.dropout.p = 0.4
+    else:
+        model.pool = nn.MaxPool2d(2, 2)
+    bad = distance()
+    print(f"{fault}: right {good:.1e}, with the fault {bad:.1e}")
+    assert good < 1e-12 < 1e-8 < bad
+
+
+def test_a_stride_in_the_wrong_place_is_seen_by_the_products():
+    with torch.device("meta"):
+        model = AlexNet()
+        model.features[0] = nn.Conv2d(3, 64, 11, 2, 2)
+        model.features[3] = nn.Conv2d(64, 192, 5, 2, 2)
+    assert parameters(model) == 61_100_840
+    count = macs(model, (1, 3, 224, 224))
+    print(count)
+    assert count != 714_188_480
+
+
+def test_a_picture_too_small_is_refused():
+    import dataclasses
+
+    for variant, size in (("alexnet", 62), ("alexnet_paper", 66)):
+        recipe = dataclasses.replace(RECIPES["smoke"], variant=variant, size=size)
+        with pytest.raises(BadInput, match=f"{size + 1} or more, not {size}"):
+            next(build(recipe))
+    assert AlexNet(10, hidden=8)(torch.randn(1, 3, 63, 63)).shape == (1, 10)
+    assert AlexNetPaper(10, hidden=8)(torch.randn(1, 3, 67, 67)).shape == (1, 10)

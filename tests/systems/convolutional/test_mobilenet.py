@@ -1,0 +1,133 @@
+"""MobileNet: its grids, its cost, published names, and faults that the figures see."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from torchstone.parts.conv.convolution import separable_cost
+from torchstone.parts.facts import macs, parameters
+from torchstone.references import timm, torchvision
+from torchstone.systems.convolutional import mobilenet
+from torchstone.systems.convolutional.mobilenet import COUNTS, V1, V2, VARIANTS, published
+from torchstone.verify import apart
+
+
+def grids(model: nn.Module, side: int) -> list[tuple[int, int]]:
+    """(channels, side) of the maps after each layer of the features."""
+    x, found = torch.zeros(1, 3, side, side, device="meta"), []
+    for layer in model.eval().features:
+        x = layer(x)
+        found.append((x.shape[1], x.shape[2]))
+    return found
+
+
+def test_grids_are_those_of_the_papers_tables():
+    first = grids(mobilenet.meta("mobilenet_v1"), 224)
+    print(first)
+    wide = [512, 14]
+    assert first == [
+        *[(32, 112), (64, 112), (128, 56), (128, 56), (256, 28), (256, 28)],
+        *[tuple(wide)] * 6,
+        *[(1024, 7), (1024, 7)],
+    ]
+    second = grids(mobilenet.meta("mobilenet_v2"), 224)
+    print(second)
+    repeats = [
+        (16, 112, 1),
+        (24, 56, 2),
+        (32, 28, 3),
+        (64, 14, 4),
+        (96, 14, 3),
+        (160, 7, 3),
+        (320, 7, 1),
+    ]
+    assert second == [(32, 112), *[(c, s) for c, s, n in repeats for _ in range(n)], (1280, 7)]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("stride", [32, 16, 8])
+def test_small_pictures_keep_more_of_their_side(variant, stride):
+    model = mobilenet.meta(variant, stride=stride, num_classes=10)
+    found = grids(model, 32)
+    print(variant, stride, [side for _, side in found])
+    assert found[-1][1] == 32 // stride
+    # the form usual for CIFAR: neither the first layer nor the second stage halves
+    if stride == 8:
+        assert [side for _, side in found[:3]] == [32, 32, 32]
+
+
+def test_cost_is_the_sum_of_the_paper_s_formula():
+    """Σ D²·k²·M·N·(1/N + 1/k²) over the thirteen layers, and the two ends."""
+    side, before = 112, 32
+    total = 3 * 3 * 3 * 32 * side**2 + 1024 * 1000
+    for outputs, stride in V1:
+        side //= stride
+        total += round(side**2 * 9 * before * outputs * separable_cost(outputs, 3))
+        before = outputs
+    print(total)
+    assert total == COUNTS["mobilenet_v1"][1]
+
+
+def test_a_stride_in_the_wrong_layer_is_seen_by_the_cost(monkeypatch):
+    late = list(V1)
+    late[1], late[2] = (128, 1), (128, 2)  # the same parameters, the same grid at the end
+    monkeypatch.setattr(mobilenet, "V1", tuple(late))
+    model = mobilenet.meta("mobilenet_v1")
+    print(parameters(model), macs(model, (1, 3, 224, 224)))
+    assert (parameters(model), grids(model, 224)[-1]) == (COUNTS["mobilenet_v1"][0], (1024, 7))
+    assert macs(model, (1, 3, 224, 224)) != COUNTS["mobilenet_v1"][1]
+
+
+def test_an_activation_after_the_bottleneck_is_seen_by_the_reference(monkeypatch):
+    """Parameters and cost cannot see it."""
+    theirs = torchvision().models.mobilenet_v2().eval()
+    images = torch.randn(2, 3, 64, 64)
+    plain = mobilenet.conv_norm_act
+    gaps = []
+    for fault in (False, True):
+        if fault:
+            always = lambda *args, **kw: plain(*args, **kw | {"act": mobilenet.relu6})  # noqa: E731
+            monkeypatch.setattr(mobilenet, "conv_norm_act", always)
+        ours = mobilenet.MobileNetV2().eval()
+        wanted = {k.replace(".conv.3.0", ".conv.3"): v for k, v in theirs.state_dict().items()}
+        ours.load_state_dict(wanted, strict=not fault)
+        gaps.append(apart(ours(images), theirs(images)))
+    print(gaps)
+    assert gaps[0] <= 1e-5 < 1e-2 < gaps[1]
+
+
+def test_a_residual_over_a_stride_or_another_width_is_never_added():
+    blocks = [b for b in mobilenet.meta("mobilenet_v2").features if hasattr(b, "residual")]
+    print([b.residual for b in blocks])
+    assert sum(b.residual for b in blocks) == sum(repeats - 1 for _, _, repeats, _ in V2) == 10
+    assert not blocks[0].residual
+
+
+def test_timm_s_names_become_ours_and_a_wrong_one_stays_to_be_refused():
+    with torch.device("meta"):
+        theirs = timm().create_model("mobilenetv1_100").state_dict()
+    ours = mobilenet.meta("mobilenet_v1").state_dict()
+    renamed = published("mobilenet_v1", theirs)
+    assert list(renamed) == list(ours)
+    assert all(renamed[key].shape == ours[key].shape for key in ours)
+    assert published("mobilenet_v1", ours) == ours  # a file of our own
+    broken = {**theirs, "blocks.3.9.conv_se.weight": torch.zeros(1)}
+    del broken["blocks.2.1.conv_pw.weight"]
+    renamed = published("mobilenet_v1", broken)
+    with pytest.raises(RuntimeError) as caught:
+        mobilenet.meta("mobilenet_v1").load_state_dict(renamed)
+    print(caught.value)
+    assert "features.5.1.0.weight" in str(caught.value)
+    assert "blocks.3.9.conv_se.weight" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make", [partial(mobilenet.MobileNetV1, width=0.25), mobilenet.MobileNetV2]
+)
+def test_initial_scale_is_sane(make):
+    torch.manual_seed(0)
+    maps = make(num_classes=10).features(torch.randn(8, 3, 64, 64)).detach()
+    print(float(maps.mean()), float(maps.std()))
+    assert 0.1 < float(maps.std()) < 3

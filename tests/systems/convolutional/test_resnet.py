@@ -1,0 +1,186 @@
+"""ResNet: grids, strides, shortcuts, names of published weights, and faults that must be seen."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from torchstone.parts.facts import macs, parameters
+from torchstone.references import torchvision
+from torchstone.references.resnet import Written, shaken
+from torchstone.systems.convolutional.resnet import (
+    DEPTHS,
+    LAYERS,
+    VARIANTS,
+    Basic,
+    Bottleneck,
+    ResNet,
+    published,
+    small,
+)
+from torchstone.verify import apart
+
+
+def meta(make, **arguments) -> Any:
+    with torch.device("meta"):
+        return make(**arguments)
+
+
+def grids(model: ResNet, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    seen = []
+    for name in model.stages:
+        getattr(model, name).register_forward_hook(lambda m, i, o: seen.append(tuple(o.shape[1:])))
+    model(torch.zeros(1, *shape, device="meta"))
+    return seen
+
+
+def test_the_stages_have_the_grids_of_table_1_and_section_4_2():
+    cases = {
+        "resnet34": [(64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7)],
+        "resnet50": [(256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7)],
+        "resnet50_paper": [(256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7)],
+        "resnet20_cifar": [(16, 32, 32), (32, 16, 16), (64, 8, 8)],
+        "resnet18_cifar": [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)],
+    }
+    for variant, wanted in cases.items():
+        make, shape = VARIANTS[variant]
+        said = grids(meta(make), shape)
+        print(variant, said)
+        assert said == wanted
+
+
+def test_the_number_in_a_name_counts_the_weighted_layers():
+    for variant, (make, _) in VARIANTS.items():
+        layers = [
+            name
+            for name, m in meta(make).named_modules()
+            if isinstance(m, nn.Conv2d | nn.Linear) and "downsample" not in name
+        ]
+        number = int(variant.removeprefix("resnet").split("_")[0])
+        print(variant, len(layers))
+        assert len(layers) == number
+
+
+def test_option_b_costs_two_projections_more_than_option_a():
+    for n in LAYERS:
+        a, b = (VARIANTS[f"resnet{n}_cifar{end}"] for end in ("", "_b"))
+        weights = parameters(meta(b.make)) - parameters(meta(a.make))
+        products = macs(meta(b.make), (1, 3, 32, 32)) - macs(meta(a.make), (1, 3, 32, 32))
+        print(n, weights, products)
+        assert weights == 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+        assert products == 16 * 32 * 16 * 16 + 32 * 64 * 8 * 8
+
+
+def test_a_stride_in_the_wrong_convolution_is_seen_by_the_multiplications_not_by_the_weights():
+    published_, paper = meta(VARIANTS["resnet50"].make), meta(VARIANTS["resnet50_paper"].make)
+    costs = [macs(model, (1, 3, 224, 224)) for model in (published_, paper)]
+    print(costs, costs[0] - costs[1])
+    assert parameters(published_) == parameters(paper)
+    # three blocks: 1×1 to w at four times the places, and the 3×3 not
+    assert costs[0] - costs[1] == sum(
+        3 * side**2 * inputs * width
+        for side, inputs, width in ((28, 256, 128), (14, 512, 256), (7, 1024, 512))
+    )
+
+
+def test_parity_sees_a_stride_in_the_wrong_convolution_and_a_shifted_padding():
+    """Planted faults."""
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 40, 40).double()
+    theirs = shaken(torchvision().models.resnet50(num_classes=10).double(), images).eval()
+    differences = []
+    for halve in (2, 1):
+        deep = ResNet(partial(Bottleneck, halve=halve), DEPTHS[50], num_classes=10).double().eval()
+        deep.load_state_dict(published("resnet50", theirs.state_dict()))
+        differences.append(apart(deep(images), theirs(images)))
+    print("stride in the 3×3, in the 1×1:", differences)
+    assert differences[0] < 1e-10 < 1e-3 < differences[1]
+    tiny = images[..., :16, :16]
+    ours: Any = shaken(small(20, partial(Basic, option="A"))().double(), tiny).eval()
+    right = apart(ours(tiny), Written(ours)(tiny))
+    ours.layer2[0].downsample.before, ours.layer2[0].downsample.after = 0, 16
+    wrong = apart(ours(tiny), Written(ours)(tiny))
+    print("zeros on both sides, on one:", right, wrong)
+    assert right < 1e-10 < 1e-4 < wrong
+
+
+@pytest.mark.parametrize("variant", ["resnet18", "resnet50", "resnet110_cifar"])
+def test_zero_init_starts_blocks_as_their_shortcuts(variant):
+    model = VARIANTS[variant].make(zero_init=True)
+    block = model.layer1[1]
+    x = torch.rand(2, block.outputs, 8, 8)
+    assert torch.equal(block(x), x)
+    plain = VARIANTS[variant].make().layer1[1]
+    print(variant, apart(plain(x), x))
+    assert apart(plain(x), x) > 0.1
+
+
+def test_weights_start_by_he_s_rule_on_the_fan_out():
+    model = VARIANTS["resnet18"].make()
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_out = layer.out_channels * layer.kernel_size[0] ** 2
+            ratio = float(layer.weight.detach().var()) * fan_out / 2
+            print(name, round(ratio, 3))
+            assert ratio == pytest.approx(1, abs=0.06)
+
+
+def test_public_cifar_names_are_ours_after_renaming():
+    """`linear`, `shortcut`, and `module.` from inside DataParallel."""
+    model = VARIANTS["resnet18_cifar"].make()
+    theirs = {
+        "module." + k.replace("downsample", "shortcut").replace("fc.", "linear."): v
+        for k, v in model.state_dict().items()
+    }
+    assert "module.linear.weight" in theirs
+    assert "module.layer2.0.shortcut.0.weight" in theirs
+    assert published("resnet18_cifar", theirs).keys() == model.state_dict().keys()
+
+
+def test_the_network_of_imagenet_has_torchvision_s_names():
+    for n in DEPTHS:
+        with torch.device("meta"):
+            theirs = getattr(torchvision().models, f"resnet{n}")().state_dict()
+        ours = meta(VARIANTS[f"resnet{n}"].make).state_dict()
+        assert list(ours) == list(theirs)
+        assert [v.shape for v in ours.values()] == [v.shape for v in theirs.values()]
+
+
+def test_step_schedule_is_the_paper_s():
+    """0.1, from 32k on 0.01, from 48k on 0.001."""
+    from torchstone.systems.convolutional.resnet import RECIPES
+    from torchstone.tasks import optimizers
+
+    recipe = RECIPES["cifar20"]
+    weight = nn.Parameter(torch.zeros(1))
+    rule = optimizers.optimiser([weight], recipe)
+    factor = optimizers.schedule(rule, recipe).lr_lambdas[0]
+    said = {step: recipe.lr * factor(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)}
+    print(said)
+    assert list(said.values()) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert recipe.steps == 64_000
+
+
+def kept_for_backward(model: nn.Module) -> int:
+    """Bytes of activations that a training step holds, each storage once; weights are not counted."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    sizes: dict[int, tuple[int, torch.UntypedStorage]] = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = (storage.nbytes(), storage)  # held: no address comes twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.train()(torch.randn(2, 3, 64, 64))
+    return sum(size for size, _ in sizes.values())
+
+
+def test_a_step_of_resnet50_holds_no_more_than_torchvisions():
+    ours = kept_for_backward(VARIANTS["resnet50"].make())
+    theirs = kept_for_backward(torchvision().models.resnet50())
+    print(f"{ours:,} and {theirs:,} bytes")
+    assert 1_000_000 < ours <= theirs

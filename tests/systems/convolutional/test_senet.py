@@ -1,0 +1,103 @@
+"""SENet: the formula of its gates, published names, and faults that must be seen."""
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from torchstone.parts.conv.channel_attention import SqueezeExcitation
+from torchstone.parts.facts import macs, parameters
+from torchstone.references import timm
+from torchstone.references.resnet import shaken
+from torchstone.systems.convolutional import resnet
+from torchstone.systems.convolutional.senet import VARIANTS, gates, published
+from torchstone.verify import apart
+
+
+def meta(make):
+    with torch.device("meta"):
+        return make()
+
+
+def test_openedadd_what_the_formula_says_in_weights_and_products():
+    for variant, (make, shape) in VARIANTS.items():
+        plain = variant.removeprefix("se").replace("101_paper", "101").replace("152_paper", "152")
+        with_gates, without = meta(make), meta(resnet.VARIANTS[plain].make)
+        added = parameters(with_gates) - parameters(without)
+        counted = sum(
+            parameters(m) for m in with_gates.modules() if isinstance(m, SqueezeExcitation)
+        )
+        print(variant, added)
+        assert added == gates(with_gates) == counted
+        if "101_paper" in variant or "152_paper" in variant:
+            continue  # no ResNet of ours has that stride
+        products = macs(with_gates, (1, *shape)) - macs(without, (1, *shape))
+        sizes = [
+            m.fc1.weight.numel() for m in with_gates.modules() if isinstance(m, SqueezeExcitation)
+        ]
+        assert products == 2 * sum(sizes)
+
+
+def test_squeeze_is_a_sixteenth_and_the_gate_stands_in_every_block():
+    model = meta(VARIANTS["seresnet50"].make)
+    widths = [
+        (m.fc1.in_channels, m.fc1.out_channels)
+        for m in model.modules()
+        if isinstance(m, SqueezeExcitation)
+    ]
+    print(widths)
+    assert widths == [(256, 16)] * 3 + [(512, 32)] * 4 + [(1024, 64)] * 6 + [(2048, 128)] * 3
+
+
+def test_names_of_both_kinds_of_published_weights():
+    for variant, name in {
+        "seresnet50": "seresnet50",
+        "seresnet50_paper": "legacy_seresnet50",
+        "seresnet18": "legacy_seresnet18",
+    }.items():
+        with torch.device("meta"):
+            theirs = timm().create_model(name).state_dict()
+        ours = meta(VARIANTS[variant].make).state_dict()
+        renamed = published(variant, theirs)
+        print(variant, len(ours))
+        assert renamed.keys() == ours.keys()
+        assert all(renamed[k].shape == ours[k].shape for k in ours)
+
+
+def test_parity_sees_a_missing_relu_and_another_pooling():
+    """Planted faults: the details that tell the published networks of 18 layers from the obvious one."""
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 40, 40).double()
+    theirs = timm().create_model("legacy_seresnet18", num_classes=10, drop_rate=0.0).double()
+    theirs = shaken(theirs, images).eval()
+    ours = VARIANTS["seresnet18"].make(num_classes=10).double().eval()
+    ours.load_state_dict(published("seresnet18", theirs.state_dict()))
+    wanted = theirs(images)
+    differences = [apart(ours(images), wanted)]
+    ours.layer1[0].rectified = False
+    differences.append(apart(ours(images), wanted))
+    ours.layer1[0].rectified = True
+    ours.maxpool = torch.nn.MaxPool2d(3, 2, 1)
+    differences.append(apart(ours(images), wanted))
+    print("as published, one ReLU less, edged pooling:", differences)
+    assert differences[0] < 1e-10 < 1e-4 < min(differences[1:])
+
+
+def test_a_gate_that_says_one_leaves_the_resnet():
+    """With every gate open the network is the ResNet of the same weights."""
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 16, 16).double()
+    ours = shaken(VARIANTS["seresnet20_cifar"].make().double(), images).eval()
+    opened: list[Any] = [m for m in ours.modules() if isinstance(m, SqueezeExcitation)]
+    for gate in opened:
+        torch.nn.init.zeros_(gate.fc2.weight)
+        torch.nn.init.constant_(gate.fc2.bias, 50.0)
+    plain = resnet.VARIANTS["resnet20_cifar"].make().double().eval()
+    plain.load_state_dict({k: v for k, v in ours.state_dict().items() if ".se." not in k})
+    print("open gates", apart(ours(images), plain(images)))
+    assert apart(ours(images), plain(images)) < 1e-12
+
+
+def test_made_with_other_arguments():
+    make = partial(VARIANTS["seresnet20_cifar"].make, num_classes=7, channels=1)
+    assert make()(torch.randn(2, 1, 20, 20)).shape == (2, 7)

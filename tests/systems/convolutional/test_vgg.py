@@ -1,0 +1,134 @@
+"""VGG: table 1, torchvision's names, and faults that the counts see."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from torchstone.errors import BadInput
+from torchstone.parts.facts import macs, parameters
+from torchstone.references import torchvision
+from torchstone.systems.convolutional.vgg import (
+    HEAD,
+    LAYERS,
+    PUBLISHED,
+    RECIPES,
+    VARIANTS,
+    VGG,
+    WrittenOut,
+    build,
+    cifar,
+    imagenet,
+    stack,
+    unmade,
+)
+from torchstone.verify import apart
+
+
+def test_the_rows_have_the_layers_that_name_them():
+    for row, words in LAYERS.items():
+        convolutions = [word for word in words.split() if word != "pool"]
+        assert row == f"vgg{len(convolutions) + 3}"
+        assert words.split().count("pool") == 5
+        assert words.split()[-1] == "pool"
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "vgg16_bn_cifar"])
+def test_names_and_shapes_are_those_of_the_published_file(variant):
+    with torch.device("meta"):
+        theirs = getattr(torchvision().models, variant)().state_dict()
+    ours = unmade(variant).state_dict()
+    print(variant, len(ours), "tensors")
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+    assert {k for k in ours if k.startswith(HEAD)} == {"classifier.6.weight", "classifier.6.bias"}
+
+
+def test_the_cifar_network_has_one_full_layer_on_512_maps():
+    model: Any = unmade("vgg16_bn_cifar")
+    seen = []
+    model.avgpool.register_forward_hook(lambda _, args, __: seen.append(tuple(args[0].shape)))
+    model(torch.zeros(2, 3, 32, 32, device="meta"))
+    assert seen == [(2, 512, 1, 1)]
+    assert {k for k in model.state_dict() if k.startswith(HEAD)} == {
+        "classifier.weight",
+        "classifier.bias",
+    }
+    assert cifar(7, 1)(torch.randn(2, 1, 48, 48)).shape == (2, 7)
+
+
+def test_products_by_hand():
+    """Σ side² · 9 · inputs · outputs over the table, and the full layers."""
+    for row, words in LAYERS.items():
+        side, inputs, count = 224, 3, 25_088 * 4096 + 4096**2 + 4096 * 1000
+        for word in words.split():
+            if word == "pool":
+                side //= 2
+            else:
+                count += side**2 * 9 * inputs * int(word)
+                inputs = int(word)
+        print(row, count)
+        assert count == PUBLISHED[row][1] == PUBLISHED[f"{row}_bn"][1]
+
+
+def test_two_small_filters_see_as_far_as_one_large_one():
+    """Section 2.3: the second 3×3 sees 5×5, the third 7×7, whatever the weights."""
+    for depth, reach in ((1, 3), (2, 5), (3, 7)):
+        net = stack("4 " * depth, 1, norm=False)
+        for layer in net:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.constant_(layer.weight, 1.0)
+        x = torch.ones(1, 1, 15, 15, requires_grad=True)
+        net(x)[0, 0, 7, 7].backward()
+        assert x.grad is not None
+        seen = int((x.grad != 0).sum())
+        print(depth, seen)
+        assert seen == reach**2
+
+
+@pytest.mark.parametrize("fault", ["epsilon", "statistics", "pooling"])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_written_out_network_sees_a_fault(fault, training):
+    torch.manual_seed(0)
+    model = cifar().double()
+    x = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    model(x)
+    model.train(training)
+    slow = WrittenOut(model).train(training)
+    good = apart(model(x), slow(x))
+    features = model.features
+    assert isinstance(features, nn.Sequential)
+    if fault == "epsilon":
+        for module in features:
+            if isinstance(module, nn.BatchNorm2d):
+                module.register_forward_pre_hook(lambda m, _: setattr(m, "eps", 1e-2))
+                module.register_forward_hook(lambda m, *_: setattr(m, "eps", 1e-5))
+    elif fault == "statistics":
+        model.train(not training)
+        slow.training = training
+    else:
+        features[6] = nn.AvgPool2d(2)
+    bad = apart(model(x), slow(x))
+    print(f"{fault}: right {good:.1e}, with the fault {bad:.1e}")
+    assert good < 1e-10 < 1e-6 < bad
+
+
+def test_a_misplaced_pooling_keeps_the_parameters_and_is_seen_by_the_products():
+    with torch.device("meta"):
+        moved = LAYERS["vgg16"].replace("128 128 pool", "128 pool 128", 1)
+        good = unmade("vgg16")
+        assert isinstance(good.classifier, nn.Module)
+        bad = VGG(stack(moved, 3, norm=False), 7, good.classifier)
+    assert parameters(bad) == PUBLISHED["vgg16"][0]
+    count = macs(bad, (1, 3, 224, 224))
+    print(count, PUBLISHED["vgg16"][1])
+    assert count < PUBLISHED["vgg16"][1]
+
+
+def test_any_size_from_32_up():
+    model = imagenet("vgg11", False, num_classes=4, channels=1, hidden=8).eval()
+    for size in (32, 50):
+        assert model(torch.randn(1, 1, size, size)).shape == (1, 4)
+    with pytest.raises(BadInput, match="needs a size of 32 or more, not 31"):
+        next(build(dataclasses.replace(RECIPES["smoke"], size=31)))

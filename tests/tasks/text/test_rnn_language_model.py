@@ -1,0 +1,177 @@
+"""Truncated back-propagation: the state crosses a window's border, and into a checkpoint; no gradient does."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from torchstone.engine import checkpoint, parallel
+from torchstone.errors import BadInput
+from torchstone.parts.recurrent.sequence_model import Network
+from torchstone.systems.recurrent import gru, lstm, rnn
+from torchstone.tasks.text import rnn_language_model
+from torchstone.tasks.text.generate import generate
+
+WORDS = ("the cell keeps what it is given ", "until a gate tells it to forget ", "and then ")
+
+
+@pytest.fixture
+def text(tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text("".join(WORDS[(i * i + i // 3) % 3] for i in range(400)))
+    return str(file)
+
+
+def recipe(text, module=lstm, **fields):
+    usual = {"hidden": 9, "layers": 2, "length": 5, "batch": 4, "device": "cpu", "data": text}
+    return dataclasses.replace(module.RECIPES["smoke"], **(usual | fields))
+
+
+def built(text, module=lstm, **fields):
+    return next(iter(module.build(recipe(text, module, **fields))))
+
+
+@pytest.mark.parametrize("module", [rnn, lstm, gru], ids=lambda each: each.__name__[-4:])
+def test_no_gradient_crosses_the_border(module):
+    """Of what the second window tells, by what stood in the first; within a window there is one."""
+    torch.manual_seed(0)
+    net = Network(module.CELL, 3, 4, tokens=False, hidden=5, layers=2)
+    first, second = torch.randn(2, 6, 3, requires_grad=True), torch.randn(2, 6, 3)
+    stepping = rnn_language_model.Stepping(net)
+    begin = tuple(each.transpose(0, 1) for each in net.recurrent.empty(first))
+    _, *state = stepping(first, *begin)
+    told, *_ = stepping(second, *state)
+    (slope,) = torch.autograd.grad(told[:, -1].sum(), first, allow_unused=True)
+    assert slope is None or not slope.any()
+    # the same moments without a border
+    whole = net(torch.cat([first, second], 1))
+    assert torch.allclose(whole[:, 6:], told, atol=1e-6), "the state does cross it"
+    (through,) = torch.autograd.grad(whole[:, -1].sum(), first)
+    assert through.abs().max() > 1e-5
+    # and inside the first window there is one from its end to its beginning
+    inside, *_ = stepping(first, *begin)
+    assert torch.autograd.grad(inside[:, -1].sum(), first)[0][:, 0].abs().max() > 1e-5
+
+
+def test_what_is_carried_is_what_reading_on_would_leave(text):
+    """With weights that stand still: the state after k windows is that of their tokens in one go; a new
+    epoch begins with nothing."""
+    run = built(text, optimiser="sgd", momentum=0.0, lr=1e-30)
+    update, model = run.state["carried"], run.state["model"]
+    lanes, epochs = [], 0
+    for _ in range(run.stream.windows + 3):
+        window = next(run.stream)
+        lanes = [window.x] if window.fresh else [*lanes, window.x]
+        epochs += window.fresh
+        run.update(window)
+        _, state = model.step(torch.cat(lanes, 1))
+        for own, whole in zip(update.carried, state, strict=True):
+            assert torch.allclose(own.transpose(0, 1), whole, atol=1e-5)
+        assert not any(each.requires_grad for each in update.carried)
+    assert epochs == 2
+
+
+def test_micro_batches_carry_the_same(text):
+    once, twice = (built(text, accumulate=n, optimiser="sgd", lr=0.1) for n in (1, 2))
+    for run in (once, twice):
+        for _ in range(6):
+            run.update(next(run.stream))
+    pairs = [*zip(once.state["carried"].carried, twice.state["carried"].carried, strict=True)]
+    models = (run.state["model"].parameters() for run in (once, twice))
+    for a, b in (*pairs, *zip(*models, strict=True)):
+        assert a.shape == b.shape
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_resumed_bit_for_bit_with_its_state(text, tmp_path):
+    """Saved in the midst of an epoch, loaded into a run that was built anew, and read on."""
+    whole, cut = built(text, dropout=0.3), built(text, dropout=0.3)
+
+    def steps(run, first, last):
+        for number in range(first, last):
+            torch.manual_seed(number)  # dropout's: the engine keeps the generators
+            run.update(next(run.stream))
+
+    steps(whole, 0, 12)
+    steps(cut, 0, 7)
+    entries = {name: item.state_dict() for name, item in cut.state.items() if name != "model"}
+    checkpoint.save(tmp_path / "checkpoint", {**entries, "model": cut.state["model"]}, {"step": 7})
+    resumed = built(text, dropout=0.3, seed=0)
+    checkpoint.load(checkpoint.find(tmp_path / "checkpoint")[0], resumed.state)
+    for a, b in zip(cut.state["carried"].carried, resumed.state["carried"].carried, strict=True):
+        assert torch.equal(a, b)
+        assert a.any()
+    steps(resumed, 7, 12)
+    for name, weight in whole.state["model"].state_dict().items():
+        assert torch.equal(weight, resumed.state["model"].state_dict()[name]), name
+    forgetful = built(text, dropout=0.3)
+    checkpoint.load(checkpoint.find(tmp_path / "checkpoint")[0], forgetful.state)
+    forgetful.state["carried"].carried = ()
+    steps(forgetful, 7, 12)
+    differs = [
+        not torch.equal(weight, forgetful.state["model"].state_dict()[name])
+        for name, weight in whole.state["model"].state_dict().items()
+    ]
+    assert any(differs), "what was carried must matter"
+
+
+def test_processes_share_what_was_carried(text, monkeypatch):
+    run = built(text)
+    run.update(next(run.stream))
+    held = run.state["carried"].state_dict()
+    assert [tuple(each.shape) for each in held["carried"]] == [(4, 2, 9), (4, 2, 9)]
+    monkeypatch.setattr(parallel, "world", lambda: 2)
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        run.state["carried"].load_state_dict(held)
+        parts.append(run.state["carried"].carried)
+    for whole, *shares in zip(held["carried"], *parts, strict=True):
+        assert torch.equal(torch.cat(shares), whole)
+
+
+def test_a_text_is_measured_whole(monkeypatch):
+    """In one lane: every token but the first, each told from all before it, window by window or not."""
+    torch.manual_seed(0)
+    net = Network(lstm.CELL, 7, 7, tokens=True, hidden=6).eval()
+    ids = torch.randint(7, (103,))
+    monkeypatch.setattr(rnn_language_model, "LANES", 1)
+    monkeypatch.setattr(rnn_language_model, "WINDOW", 10)
+    wanted = F.cross_entropy(net(ids[None, :-1])[0], ids[1:]).item()
+    found = rnn_language_model.measure(net, ids, 206)
+    assert found["loss"] == pytest.approx(wanted, abs=1e-6)
+    assert found["bits_per_character"] == pytest.approx(wanted / math.log(2) / 2, abs=1e-6)
+    glance = rnn_language_model.measure(net, ids, 206, most=30)["loss"]
+    assert glance == pytest.approx(
+        F.cross_entropy(net(ids[None, :-1])[0, :30], ids[1:31]).item(), abs=1e-6
+    )
+    monkeypatch.setattr(rnn_language_model, "LANES", 4)  # 102 told: 26 a lane, 24 in the last
+    lanes = [(ids[i : i + 26], ids[i + 1 : i + 27]) for i in (0, 26, 52)] + [(ids[78:-1], ids[79:])]
+    total = sum(F.cross_entropy(net(x[None])[0], y, reduction="sum").item() for x, y in lanes)
+    assert rnn_language_model.measure(net, ids, 206)["loss"] == pytest.approx(total / 102, abs=1e-6)
+    assert rnn_language_model.measure(net, ids[:3], 3)["loss"] > 0
+    with pytest.raises(BadInput, match="at least 2"):
+        rnn_language_model.measure(net, ids[:1], 1)
+
+
+def test_writing_with_the_state_is_reading_all_anew():
+    torch.manual_seed(0)
+    for module in (rnn, lstm, gru):
+        net = Network(module.CELL, 7, 7, tokens=True, hidden=6, layers=2).eval()
+        prompt = torch.randint(7, (3, 4))
+        rows = [
+            generate(
+                rnn_language_model.Telling(net), prompt, 20, cached=cached,
+                generator=torch.Generator().manual_seed(0),
+            )
+            for cached in (True, False)
+        ]  # fmt: skip
+        assert torch.equal(*rows)
+        assert len(set(rows[0][:, 4:].flatten().tolist())) == 7
+
+
+def test_who_would_see_the_answer_is_refused(text):
+    with pytest.raises(BadInput, match="sees the next token"):
+        built(text, bidirectional=True)

@@ -1,0 +1,142 @@
+"""Alignment error rates against sets counted by hand, and attention drawn beside gold links."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from torchstone import api
+from torchstone.cli.main import main
+from torchstone.data.text import bible, tokenizers
+from torchstone.errors import BadInput
+from torchstone.plots import attention_maps
+from torchstone.tasks.text import translation_inference, word_alignment
+from torchstone.tasks.text.translation_inference import END, SPECIAL
+
+PAIRS = [
+    ("eins zwei drei", "one two three"),
+    ("vier", "number four"),
+    ("fünf sechs sieben acht", "five six"),
+]
+
+
+class Looking(nn.Module):
+    """Each token looks at the source token that its row of `table` names; tokens are words."""
+
+    attends, longest = True, 100
+
+    def __init__(self, table):
+        super().__init__()
+        self.weight, self.table = nn.Parameter(torch.zeros(1)), table
+
+    def looks(self, source, target):
+        shares = torch.full((*target.shape, source.shape[1]), 0.01)[:, None]
+        for row, words in enumerate(source.tolist()):
+            key = tuple(words[: words.index(END)])
+            for i, j in enumerate(self.table[key]):
+                shares[row, 0, i, j] = 1.0
+        return shares
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tokenizers.learn(
+        "wordpiece", [t for pair in PAIRS for t in pair], size=400, special=SPECIAL
+    )
+
+
+def looking(tokenizer, *rows):
+    keys = [tuple(tokenizer.encode(a, add_special_tokens=False).ids) for a, _ in PAIRS]
+    assert [len(key) for key in keys] == [3, 1, 4]
+    return Looking(dict(zip(keys, rows, strict=True)))
+
+
+def test_rates_are_those_of_counted_sets(tokenizer, monkeypatch):
+    # rows: the words written, then their end; the last place of a source is its end
+    model = looking(tokenizer, (0, 2, 2, 0), (1, 0, 0), (3, 4, 0)).train()
+    links = {
+        PAIRS[0]: frozenset({(0, 0), (1, 1), (2, 2)}),
+        PAIRS[1]: frozenset({(0, 0), (0, 1)}),
+        PAIRS[2]: frozenset({(3, 0), (2, 0), (1, 1)}),
+    }
+    # said: (0,0) (2,1) (2,2) | the end, so none; (0,1) | (3,0), none: 5 links, 4 of the 8 that are gold
+    found = word_alignment.rates(model, tokenizer, PAIRS, links)
+    print(found)
+    assert found["alignment_precision"] == pytest.approx(4 / 5)
+    assert found["alignment_recall"] == pytest.approx(4 / 8)
+    assert found["alignment_error"] == pytest.approx(1 - 8 / 13)
+    # the diagonal: (0,0) (1,1) (2,2) | (0,0) (0,1) | (1,0) (3,1): 7, of which 5
+    assert found["diagonal_error"] == pytest.approx(1 - 10 / 15)
+    assert model.training
+    monkeypatch.setattr(translation_inference, "TOGETHER", 1)  # one at a time
+    assert word_alignment.rates(model, tokenizer, PAIRS, links) == found
+
+
+def test_perfect_attention_has_no_error(tokenizer):
+    model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
+    links = {
+        pair: frozenset((i, j) for j, i in enumerate(row))
+        for pair, row in zip(PAIRS, ((0, 1, 2), (0, 0), (3, 1)), strict=True)
+    }
+    found = word_alignment.rates(model, tokenizer, PAIRS, links)
+    assert (found["alignment_error"], found["alignment_recall"]) == (0, 1)
+
+
+def test_maps_keep_their_places_whatever_the_batches(tokenizer):
+    model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
+    for (source, target), each in zip(
+        PAIRS, word_alignment.maps(model, tokenizer, PAIRS), strict=True
+    ):
+        assert each.read == [*source.split(), attention_maps.END]
+        assert each.written == [*target.split(), attention_maps.END]
+
+
+def test_a_tokenizer_that_leaves_words_out_is_refused(tokenizer):
+    model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
+    pair = ("eins \u200b zwei drei", "one two three")  # the mark in between becomes no token
+    with pytest.raises(BadInput, match="leaves out whole words"):
+        word_alignment.rates(model, tokenizer, [pair], {pair: frozenset()})
+
+
+def test_attention_and_gold_are_drawn_beside_each_other(tokenizer, tmp_path):
+    from PIL import Image
+
+    model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
+    maps = word_alignment.maps(model, tokenizer, PAIRS)
+    attention_maps.draw_beside([(each, {(0, 0)}) for each in maps], tmp_path / "gold.png", most=2)
+    with Image.open(tmp_path / "gold.png") as picture:
+        width, height = picture.size
+        blue = torch.from_numpy(np.array(picture.convert("RGB"))).float()
+    dark = (blue[..., 2] - blue[..., 0] > 60).float()
+    halves = dark[:, : width // 2].sum(), dark[:, width // 2 :].sum()
+    print(width, height, halves)
+    assert min(width, height) > 500
+    # on the left a square for each of 4 + 3 words; on the right one of each sentence's
+    assert halves[0] > 2.5 * halves[1] > 0
+
+
+def test_a_run_is_judged_and_drawn_by_gold_links(tmp_path, monkeypatch):
+    """Some verses, a few steps, through the command line; the network without attention too."""
+    verses, note = bible.read()
+    few = [verse for verse in verses if len(verse.target.split()) < 12][:60]
+    monkeypatch.setattr(bible, "read", lambda *_: (few, note))
+    small = ["--hidden", "16", "--embedding", "8", "--vocabulary", "500", "--steps", "3"]
+    small += ["--batch", "300", "--maxout", "0", "--device", "cpu"]
+    folder = tmp_path / "run"
+    assert main(["train", "seq2seq/bible", *small, "--out", str(folder)]) == 0
+    results = json.loads((folder / "result.json").read_text())["metrics"]
+    print(results)
+    wanted = {"alignment_error", "alignment_precision", "alignment_recall", "diagonal_error"}
+    assert {f"test/{name}" for name in wanted} | {f"val/{name}" for name in wanted} <= set(results)
+    assert 0 < results["test/diagonal_error"] < 1
+    assert (folder / "pictures" / "gold.png").exists()
+    measured = api.evaluate(folder, device="cpu")
+    for name in wanted:
+        assert measured[name] == pytest.approx(results[f"test/{name}"])
+    plain = ["train", "seq2seq_plain/bible", *small, "--out", str(tmp_path / "plain")]
+    assert main(plain) == 0
+    results = json.loads((tmp_path / "plain" / "result.json").read_text())["metrics"]
+    assert "test/bleu" in results
+    assert "test/alignment_error" not in results

@@ -1,0 +1,196 @@
+"""Segmentation: its loss and scores beside loops written out, and what it says of pictures."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from torchstone.data.vision.segmentation import Scenes
+from torchstone.data.vision.segmentation_folder import VOID
+from torchstone.engine.update import descend
+from torchstone.errors import BadInput
+from torchstone.metrics.segmentation import confusion, judged, overlap, scores
+from torchstone.plots import segmentation_masks
+from torchstone.systems.convolutional import deeplab
+from torchstone.tasks.vision.segment import evaluate, explain, loss, predict
+
+
+def random_masks(count=5, classes=4):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, classes - 1, (count, 6, 7), generator=generator)
+    labels[:, :2, :2] = VOID
+    guesses = torch.randint(0, classes - 1, (count, 6, 7), generator=generator)
+    return guesses, labels
+
+
+def test_scores_are_those_of_the_definition():
+    """Intersection over union of all pictures' pixels together, class by class, in loops."""
+    guesses, labels = random_masks()
+    wanted = []
+    for c in range(4):
+        both = either = 0
+        for g, y in zip(guesses.flatten().tolist(), labels.flatten().tolist(), strict=True):
+            if y != VOID:
+                both += g == c and y == c
+                either += g == c or y == c
+        wanted.append(both / either if either else math.nan)
+    found = overlap(confusion(guesses, labels, 4)).tolist()
+    print(found, wanted)
+    assert math.isnan(found[3])
+    assert math.isnan(wanted[3])
+    assert found[:3] == pytest.approx(wanted[:3], abs=1e-15)
+    said = scores(confusion(guesses, labels, 4))
+    known = labels != VOID
+    assert said["miou"] == pytest.approx(sum(wanted[:3]) / 3)
+    assert said["pixel_accuracy"] == pytest.approx(
+        (guesses == labels)[known].double().mean().item()
+    )
+
+
+def test_batches_of_a_split_are_one_matrix():
+    torch.manual_seed(0)
+    model = deeplab.small(4).eval()
+    pictures = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8)
+    labels = torch.randint(0, 4, (7, 16, 16), dtype=torch.uint8)
+    labels[0] = VOID
+    split = Scenes((pictures, labels), torch.device("cpu"))
+    card = {"mean": [0.5] * 3, "std": [0.2] * 3}
+    whole, mean = judged(model, [split], card, 4)
+    parts, mean_ = judged(model, [split], card, 4, batch=3)
+    assert torch.equal(whole, parts)
+    assert whole.sum() == 6 * 256
+    assert mean == pytest.approx(mean_, rel=1e-6)
+    logits = model((pictures / 255 - 0.5) / 0.2)
+    wanted = functional.cross_entropy(logits[1:], labels[1:].long()).item()
+    print(mean, wanted)
+    assert mean == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_loss_leaves_void_out_and_weighs_the_auxiliary_half():
+    logits, heard = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    labels = torch.randint(0, 3, (2, 4, 4))
+    labels[0, :2] = VOID
+
+    def by_hand(x):
+        chances = x.log_softmax(1)
+        rows = [
+            -chances[b, labels[b, i, j], i, j]
+            for b in range(2)
+            for i in range(4)
+            for j in range(4)
+            if labels[b, i, j] != VOID
+        ]
+        return torch.stack(rows).mean()
+
+    torch.testing.assert_close(loss(logits, labels), by_hand(logits))
+    wanted = by_hand(logits) + 0.5 * by_hand(heard)
+    torch.testing.assert_close(loss((logits, heard), labels), wanted)
+
+
+def test_micro_batches_with_unequal_void_give_the_whole_batch_s_gradient():
+    """The mean is over labelled pixels: micro-batches must weigh by theirs."""
+    recipe = dataclasses.replace(deeplab.RECIPES["smoke"], batch=8)
+    gradients = []
+    for accumulate in (1, 4):
+        run = next(deeplab.build(dataclasses.replace(recipe, accumulate=accumulate)))
+        model = run.state["model"].eval()  # else batch norm would see other batches
+        images, labels = next(run.stream)
+        labels = labels.clone()
+        labels[:3, :12] = VOID
+        assert isinstance(run.update, descend)
+        run.update((images, labels))
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    apart = float((gradients[0] - gradients[1]).abs().max() / gradients[0].abs().max())
+    print(apart)
+    assert apart < 1e-4
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The smoke recipe, trained; its model, card and data."""
+    run = next(deeplab.build(deeplab.RECIPES["smoke"]))
+    for _ in range(run.steps):
+        run.update(next(run.stream))
+    return run, run.state["model"].eval(), run.card
+
+
+@pytest.fixture
+def pictures(tmp_path, trained):
+    from sklearn.datasets import load_digits
+
+    data, target = load_digits(n_class=3, return_X_y=True)
+    files = []
+    for digit in range(3):
+        grey = (data[target == digit][5].reshape(8, 8) * 15.9).astype(np.uint8)
+        files.append(tmp_path / f"{digit}.png")
+        Image.fromarray(grey).resize((40, 40)).save(files[-1])
+    return files
+
+
+def test_what_it_says_of_picture_files(trained, pictures, tmp_path):
+    _, model, card = trained
+    answers = predict(model, card, pictures)
+    print([(a["label"], a["probability"]) for a in answers])
+    assert sum(a["label"] == str(digit) for digit, a in enumerate(answers)) >= 2
+    for answer in answers:
+        assert sum(answer["shares"].values()) == pytest.approx(1)
+        assert list(answer["shares"]) == card["classes"]
+        assert 0.25 < answer["probability"] <= 1
+        foreground = {k: v for k, v in answer["shares"].items() if k != "background"}
+        assert answer["label"] == max(foreground, key=foreground.get)
+    assert predict(model, card, [tmp_path]) == answers
+    blank = tmp_path / "blank.png"
+    Image.new("RGB", (30, 20), "black").save(blank)
+    (said,) = predict(model, card, [blank])
+    assert said["label"] == "background"
+    with pytest.raises(BadInput, match="does not exist"):
+        predict(model, card, [tmp_path / "none.png"])
+
+
+def test_masks_are_drawn(trained, pictures, tmp_path):
+    run, model, card = trained
+    run.report(tmp_path / "pictures")
+    explain(model, card, pictures[:1], tmp_path / "one.png")
+    explain(model, card, pictures, tmp_path / "three.png")
+    for file in ("pictures/masks.png", "one.png", "three.png"):
+        with Image.open(tmp_path / file) as image:
+            print(file, image.size)
+            assert min(image.size) > 200
+            assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+
+
+def test_a_mask_is_laid_over_where_it_is_not_background():
+    picture = np.full((4, 4, 3), 100, np.uint8)
+    mask = torch.zeros(4, 4, dtype=torch.int64)
+    mask[1, 2] = 2
+    drawn = segmentation_masks.laid_over(picture, mask, 3)
+    assert np.allclose(drawn[mask.numpy() == 0], 100 / 255)
+    assert np.allclose(drawn[1, 2], 0.45 * 100 / 255 + 0.55 * segmentation_masks.colours(3)[2])
+
+
+@pytest.mark.parametrize("count", [2, 9, 21, 150])
+def test_every_class_has_a_colour_of_its_own(count):
+    found = segmentation_masks.colours(count)
+    assert found.shape == (count, 3)
+    assert len(np.unique(found.round(4), axis=0)) == count
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_evaluation_names_each_class_and_refuses_others(trained, tmp_path):
+    _, model, card = trained
+    found = evaluate(model, card, "digits", held_out=True)
+    print(found)
+    classes = [found[f"iou_{name}"] for name in card["classes"]]
+    assert found["miou"] == pytest.approx(sum(classes) / len(classes))
+    assert found["pictures"] < evaluate(model, card, "digits", held_out=False)["pictures"]
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        for i in range(4):
+            noise = np.random.RandomState(i).randint(0, 2, (16, 16)).astype(np.uint8)
+            Image.fromarray(noise).save(tmp_path / kind / f"{i}.png")
+    with pytest.raises(BadInput, match="class 1"):
+        evaluate(model, card, str(tmp_path), held_out=False)
