@@ -13,10 +13,10 @@ import time
 
 import torch
 
-from torchstone.engine.device import pick
+from torchstone.engine.device import select_device
 from torchstone.references import transformers
 from torchstone.systems.transformer import bert
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 
 def seconds(step, device: torch.device) -> float:
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    device, library = pick(args.device), transformers()
+    device, library = select_device(args.device), transformers()
     torch.manual_seed(0)
     arguments = {**bert.sized(args.variant), "dropout": 0.0, "attention_dropout": 0.0}
     ours = bert.Bert(**arguments).to(device).train()
@@ -57,7 +57,7 @@ def main() -> None:
             (hidden.square().mean() + pooled.square().mean()).backward()
             return hidden
 
-        said = apart(own()[mask], other()[mask])
+        said = relative_error(own()[mask], other()[mask])
         assert said < 1e-4, f"the two differ by {said}"
         times = []
         for pair in range(args.pairs):

@@ -45,11 +45,11 @@ class Stepper:
         layout = torch.channels_last if last else torch.contiguous_format
         self.model = model.to(memory_format=layout)
         self.images, self.labels = images.contiguous(memory_format=layout), labels
-        self.optimiser = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
+        self.optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
 
     def __call__(self) -> float:
         began = time.perf_counter()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda"):
             out = self.model(self.images)
         first, *others = out if isinstance(out, tuple) else (out,)
@@ -57,7 +57,7 @@ class Stepper:
         for other in others:
             loss = loss + AUXILIARY * F.cross_entropy(other, self.labels)
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - began

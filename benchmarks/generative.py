@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchstone.engine.device import pick
+from torchstone.engine.device import select_device
 from torchstone.references import diffusers
 from torchstone.systems.generative import ddpm
 from torchstone.tasks.diffusion.sampler import generate
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 KINDS = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 # (side, channels, widths, attention, blocks a grid, groups)
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--last", action="store_true", help="channels last on both sides")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    device = pick(args.device)
+    device = select_device(args.device)
     torch.manual_seed(0)
     ours, theirs = (net.to(device) for net in networks(args.net))
     if args.last or device.type == "cuda":
@@ -106,7 +106,7 @@ def main() -> None:
     noise = process.noise().to(device)
     x, epsilon = torch.rand(2, *shape, device=device) * 2 - 1
     t = torch.randint(1000, (args.batch,), device=device)
-    said = apart(own(x, t), other(x, t).sample)
+    said = relative_error(own(x, t), other(x, t).sample)
     assert said < 1e-3, f"the networks differ by {said}"
     print(
         f"{args.net}, {sum(p.numel() for p in ours.parameters()):,} parameters, batch {args.batch}, "
@@ -115,10 +115,10 @@ def main() -> None:
     )
     optimisers = [torch.optim.Adam(net.parameters(), 1e-6) for net in (ours, theirs)]
 
-    def step(optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-        optimiser.zero_grad(set_to_none=True)
+    def step(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
 
     def our_step() -> None:
         step(optimisers[0], F.mse_loss(own(noise.add(x, epsilon, t), t), epsilon))
@@ -143,7 +143,7 @@ def main() -> None:
     # a network at random magnifies rounding from step to step: so one picture, in float64
     exact = [copy.deepcopy(net).double() for net in (ours, theirs)]
     one = start[:1].double()
-    made = apart(our_pictures(exact[0], one), their_pictures(exact[1], one))
+    made = relative_error(our_pictures(exact[0], one), their_pictures(exact[1], one))
     assert made < 1e-4, f"the pictures differ by {made}"
     print(f"pictures {made:.1e} apart")
     compared("training step", (our_step, their_step), args.pairs, device)

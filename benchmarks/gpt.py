@@ -142,13 +142,13 @@ def training(variant, batch, pairs, device):
     x, y = torch.randint(ours.vocabulary, (2, batch, context), device=device)
 
     def stepper(model, loss):
-        optimiser = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
 
         def step():
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             value = loss()
             value.backward()
-            optimiser.step()
+            optimizer.step()
             return value
 
         return step
@@ -178,9 +178,7 @@ def writing(variant, batch, new, pairs, device):
     if variant == "gpt_char_cpu":  # without a cache: minutes at the larger sizes
         contenders["plain"] = lambda: plain.write(prompt, new)
     texts = {name: write() for name, write in contenders.items()}
-    same = {
-        name: float((text == texts["torchstone"]).float().mean()) for name, text in texts.items()
-    }
+    same = {name: float((text == texts["torchstone"]).float().mean()) for name, text in texts.items()}
     print(f"{variant}, batch {batch}: the same tokens as ours: {same}")
     told(f"{variant}, {new} tokens, batch {batch}", rounds(contenders, pairs, 1))
 

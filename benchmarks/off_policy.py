@@ -61,9 +61,7 @@ def theirs(system: str, recipe: Any) -> Any:
     else:
         wide = worlds.action_space.shape[0]
         noise = NormalActionNoise(np.zeros(wide), recipe.sigma * np.ones(wide))
-        model = stable_baselines3.DDPG(
-            "MlpPolicy", worlds, tau=recipe.tau, action_noise=noise, **options
-        )
+        model = stable_baselines3.DDPG("MlpPolicy", worlds, tau=recipe.tau, action_noise=noise, **options)
     model.set_logger(configure(None, []))
     model.learn(recipe.first + frames)
     return lambda n: model.learn(n * frames, reset_num_timesteps=False)

@@ -227,9 +227,7 @@ def main() -> None:
     parser.add_argument("--system", default="ppo", choices=["ppo", "a2c"])
     parser.add_argument("--recipe", default="cartpole")
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument(
-        "--rollouts", type=int, help="in each part of a round (default: 8, a2c 100)"
-    )
+    parser.add_argument("--rollouts", type=int, help="in each part of a round (default: 8, a2c 100)")
     parser.add_argument("--length", type=int, help="steps of a rollout (default: the recipe's)")
     parser.add_argument("--until", type=float, help="time to this return instead")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchstone.engine.run import Run, fit
-from torchstone.engine.update import descend
+from torchstone.engine.update import GradientUpdate
 
 STEPS, BATCH, PAIRS = 3000, 64, 9
 
@@ -47,27 +47,27 @@ def parts():
     torch.manual_seed(0)
     x, y = torch.rand(6000, 784), torch.randint(10, (6000,))
     model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
-    optimiser = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    return model, optimiser, Order(x, y)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    return model, optimizer, Order(x, y)
 
 
 def by_hand() -> float:
-    model, optimiser, stream = parts()
+    model, optimizer, stream = parts()
     losses = []
     began = time.perf_counter()
     for step in range(STEPS):
         x, y = next(stream)
         loss = F.cross_entropy(model(x), y)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         if step % (STEPS // 200) == 0:
             losses.append(loss.item())
     return time.perf_counter() - began
 
 
 def by_engine() -> float:
-    model, optimiser, stream = parts()
+    model, optimizer, stream = parts()
 
     def loss(batch):
         x, y = batch
@@ -75,9 +75,9 @@ def by_engine() -> float:
 
     run = Run(
         stream=stream,
-        update=descend(loss, optimiser),
+        update=GradientUpdate(loss, optimizer),
         evaluate=lambda: {"nothing": 0.0},
-        state={"model": model, "optimiser": optimiser, "stream": stream},
+        state={"model": model, "optimiser": optimizer, "stream": stream},
         steps=STEPS,
     )
     with tempfile.TemporaryDirectory() as folder:

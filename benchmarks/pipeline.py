@@ -80,9 +80,7 @@ def main() -> None:
     array = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
     pictures = Pictures(torch.from_numpy(labels), images)
     count = COUNT // BATCH - 6
-    print(
-        f"{'augmentation':<28}{'ours':>10}{'torchvision':>13}{'ratio':>8}{'range':>14}{'target':>8}"
-    )
+    print(f"{'augmentation':<28}{'ours':>10}{'torchvision':>13}{'ratio':>8}{'range':>14}{'target':>8}")
     for name, target in TARGETS.items():
         ours = Batches(pictures, BATCH, seed=0, card=CARD, augment=read(name)[0])
         loader = theirs(array, labels, name)

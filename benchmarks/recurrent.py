@@ -50,7 +50,7 @@ def plain(make, size, ids, device, fused):
     symbols, units, layers, lanes, length = size
     torch.manual_seed(0)
     model = Plain(make, symbols, units, layers).to(device)
-    optimiser = torch.optim.Adam(model.parameters(), 2e-3, fused=True if fused else None)
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3, fused=True if fused else None)
     rows = ids[: len(ids) // lanes * lanes].view(lanes, -1)
     place = {"at": 0, "state": None}
 
@@ -59,12 +59,12 @@ def plain(make, size, ids, device, fused):
         if at + length + 1 > rows.shape[1]:
             at, place["state"] = 0, None
         x, y = rows[:, at : at + length], rows[:, at + 1 : at + length + 1]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         logits, state = model(x, place["state"])
         loss = F.cross_entropy(logits.reshape(-1, symbols), y.reshape(-1))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         detached = tuple(e.detach() for e in state) if isinstance(state, tuple) else state.detach()
         place.update(at=at + length, state=detached)
         return loss.item()
@@ -78,9 +78,7 @@ def ours(cell: Cell, size, ids, device, **how):
     if how.pop("step_compiled", False):
         cell = cell._replace(step=torch.compile(cell.step))
     torch.manual_seed(0)
-    network = Network(
-        cell, symbols, symbols, tokens=True, hidden=units, layers=layers, path=path
-    ).to(device)
+    network = Network(cell, symbols, symbols, tokens=True, hidden=units, layers=layers, path=path).to(device)
     recipe = replace(Recipe(lr=2e-3, clip=1.0, schedule="constant"), **how)
     update, stream = Carrying(network, recipe), Lanes(ids, length, lanes, seed=0)
     return lambda: float(update(next(stream))["loss"])
@@ -141,9 +139,7 @@ def main():
                 contenders["written, steps compiled"] = ours(
                     cell, size, ids, device, **how, step_compiled=True
                 )
-                contenders["written, compiled whole"] = ours(
-                    cell, size, ids, device, **how, compile=True
-                )
+                contenders["written, compiled whole"] = ours(cell, size, ids, device, **how, compile=True)
             taken = measured(contenders, args.rounds, args.inner, device, clock)
             own = taken["fast"]
             print(f"  fast: {statistics.median(own) * 1e3:.2f} ms a step")

@@ -22,9 +22,7 @@ def main() -> None:
     batch = int(sys.argv[2]) if len(sys.argv) > 2 else 2
     width, layers, heads, inner = SIZES[size]
     library = references.transformers()
-    config = library.T5Config(
-        d_model=width, num_layers=layers, num_heads=heads, d_ff=inner, dropout_rate=0.0
-    )
+    config = library.T5Config(d_model=width, num_layers=layers, num_heads=heads, d_ff=inner, dropout_rate=0.0)
     theirs = library.T5ForConditionalGeneration(config)
     ours = T5(**from_config(config.to_dict())[1])
     ours.load_state_dict(published("", theirs.state_dict()))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from torchstone import systems
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 from torchstone.runs import seeds
 from torchstone.runs.execute import execute, free, refuse_occupied
-from torchstone.runs.load import create, export_hf, load, load_tokenizer, opened
+from torchstone.runs.load import create, export_hf, load, load_run, load_tokenizer
 from torchstone.runs.recipes import read_recipe, recipe_of
 from torchstone.systems import System
 
@@ -25,7 +25,7 @@ def list_systems(chapter: str | None = None) -> list[System]:
     """The catalogue's entries: name, chapter, paper, year, variants, recipes."""
     chapters = sorted({entry.chapter for entry in systems.CATALOGUE})
     if chapter is not None and chapter not in chapters:
-        raise BadInput(f"unknown chapter {chapter!r}: {nearest(chapter, chapters)}")
+        raise BadInput(f"unknown chapter {chapter!r}: {did_you_mean(chapter, chapters)}")
     return [entry for entry in systems.CATALOGUE if chapter in (None, entry.chapter)]
 
 
@@ -54,14 +54,14 @@ def train(
     entry, recipe_name, recipe = recipe_of(name, fields)
     from torchstone.engine import device, parallel
 
-    with parallel.together(device.pick(recipe.device)):
+    with parallel.process_group(device.select_device(recipe.device)):
         several = "" if seeds is None else f"-{seeds}-seeds"
         default = Path("runs") / f"{entry.name}-{recipe_name}{several}"
         folder = Path(out) if out is not None else free(default)
         refuse_occupied(folder, overwrite)
         folder = parallel.gather(folder)[0]  # all have looked before the first one writes
         if seeds is not None:
-            if parallel.world() > 1:
+            if parallel.world_size() > 1:
                 raise BadInput("several seeds are trained by one process each: leave torchrun out")
             seeds.begin(folder, entry, recipe_name, recipe, dict(clock or {}), seeds)
             return seeds.go_on(folder, quiet=quiet)
@@ -73,7 +73,7 @@ def resume(path: str | Path, *, device: str | None = None, quiet: bool = False):
     several seeds, all that are not trained yet; their record is returned then."""
     folder = Path(path)
     if seeds.seeds_of(folder):
-        return seeds.go_on(folder, device=device, quiet=quiet)
+        return seeds.resume(folder, device=device, quiet=quiet)
     entry, recipe_name, recipe = read_recipe(folder)
     if device is not None:
         recipe = dataclasses.replace(recipe, device=device)
@@ -81,7 +81,7 @@ def resume(path: str | Path, *, device: str | None = None, quiet: bool = False):
     from torchstone.engine import device as devices
     from torchstone.engine import parallel
 
-    with parallel.together(devices.pick(recipe.device)):
+    with parallel.process_group(devices.select_device(recipe.device)):
         return execute(entry, recipe_name, recipe, folder, clock, quiet, fresh=False)
 
 
@@ -94,13 +94,11 @@ def evaluate(
         options: the system's own: of those that make pictures `inception`, a file of Inception's weights,
             to compare samples by its features too.
     """
-    model, card, entry = opened(Path(path), device)
+    model, card, entry = load_run(Path(path), device)
     _, _, recipe = read_recipe(Path(path))
     measure = _use(entry, "evaluate")
     _takes(measure, options, f"{entry.name} evaluates")
-    return measure(
-        model, card, data or recipe.data, held_out=data in (None, recipe.data), **options
-    )
+    return measure(model, card, data or recipe.data, held_out=data in (None, recipe.data), **options)
 
 
 def predict(
@@ -123,7 +121,7 @@ def predict(
     """
     if explain is not None:
         _writable(Path(explain), (".png",), "explain")
-    model, card, entry = opened(Path(path), device)
+    model, card, entry = load_run(Path(path), device)
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".png", ".csv"), "predict")
     answer = _use(entry, "predict")
@@ -153,7 +151,7 @@ def sample(path: str | Path, *, device: str = "auto", **options) -> list:
     """
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".mid", ".midi", ".png"), "sample")
-    model, card, entry = opened(Path(path), device)
+    model, card, entry = load_run(Path(path), device)
     function = _use(entry, "sample")
     _takes(function, options, f"{entry.name} samples")
     try:
@@ -187,7 +185,7 @@ def play(
         raise BadInput(f"at least 1 episode is played, not {episodes}")
     if video is not None:
         _writable(Path(video), (".mp4", ".gif"), "play")
-    model, card, entry = opened(Path(path), device)
+    model, card, entry = load_run(Path(path), device)
     options = {} if seed is None else {"seed": seed}
     return _use(entry, "play")(model, card, episodes=episodes, video=video, **options)
 
@@ -224,7 +222,7 @@ def export(path: str | Path, *, out: str | Path, format: str | None = None) -> d
     if format is not None and Path(out).suffix.lower() != f".{format}":
         raise BadInput(f"{format} is written to a file that ends in .{format}, not {out}")
     _writable(Path(out), export.ENDINGS, "export")
-    model, card, entry = opened(Path(path))
+    model, card, entry = load_run(Path(path))
     return export.export(model, card, entry.name, Path(out))
 
 

@@ -24,7 +24,7 @@ class Interrupted(Exception):
         self.signal = signal
 
 
-def nearest(word: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
+def did_you_mean(word: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
     """`did you mean a or b?`, or where nothing comes near the whole list: `listed`, if all are too many."""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)

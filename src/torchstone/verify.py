@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchstone.parts.facts import Pair
+from torchstone.parts.facts import ParityCase
 from torchstone.systems import System
 
 # relative to the largest value: a few roundings of the type, over sums of some thousand terms
@@ -49,13 +49,11 @@ def verify(entry: System) -> list[Check]:
         except Exception as error:  # noqa: BLE001  a reference that cannot be made is a failed check
             said = f"{type(error).__name__}: {error}"
             seconds = time.perf_counter() - began
-            checks.append(
-                Check(entry.name, f"reference {number}", False, said, "runs", 0.0, seconds)
-            )
+            checks.append(Check(entry.name, f"reference {number}", False, said, "runs", 0.0, seconds))
             break
         if pair is None:
             break
-        checks += _parity(entry.name, number, Pair(*pair))
+        checks += _parity(entry.name, number, ParityCase(*pair))
     return checks
 
 
@@ -66,13 +64,11 @@ def _checked(system: str, name: str, measure, expected, tolerance: float) -> Che
         passed = measured == expected if not tolerance else abs(measured - expected) <= tolerance
     except Exception as error:  # noqa: BLE001
         measured, passed = f"{type(error).__name__}: {error}", False
-    return Check(
-        system, name, bool(passed), measured, expected, tolerance, time.perf_counter() - began
-    )
+    return Check(system, name, bool(passed), measured, expected, tolerance, time.perf_counter() - began)
 
 
-def _parity(system: str, number: int, pair: Pair) -> list[Check]:
-    ours, theirs, inputs, names, optimiser, said = pair
+def _parity(system: str, number: int, pair: ParityCase) -> list[Check]:
+    ours, theirs, inputs, names, optimizer, said = pair
     label = f"{getattr(ours, '__name__', type(ours).__name__)} = {getattr(theirs, '__name__', type(theirs).__name__)}"
     label += said and f", {said}"
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -84,18 +80,14 @@ def _parity(system: str, number: int, pair: Pair) -> list[Check]:
         tolerance = TOLERANCE.get(dtype or torch.float32, 1e-5)
         return _checked(system, f"{label} ({number}): {what}", measure, 0.0, tolerance)
 
-    checks = [check("output", lambda: apart(_run(ours, inputs), _run(theirs, inputs)))]
-    if (
-        isinstance(ours, nn.Module)
-        and isinstance(theirs, nn.Module)
-        and any(True for _ in ours.parameters())
-    ):
+    checks = [check("output", lambda: relative_error(_run(ours, inputs), _run(theirs, inputs)))]
+    if isinstance(ours, nn.Module) and isinstance(theirs, nn.Module) and any(True for _ in ours.parameters()):
         # the reference may wrap the very same module: then it must not share its parameters
         theirs = copy.deepcopy(theirs)
         checks.append(check("gradients", lambda: _gradients(ours, theirs, inputs, names)))
-        if optimiser is not None:
-            steps = f"after 3 steps of {getattr(optimiser, '__name__', optimiser)}"
-            checks.append(check(steps, lambda: _steps(ours, theirs, inputs, optimiser)))
+        if optimizer is not None:
+            steps = f"after 3 steps of {getattr(optimizer, '__name__', optimizer)}"
+            checks.append(check(steps, lambda: _steps(ours, theirs, inputs, optimizer)))
     return checks
 
 
@@ -105,7 +97,7 @@ def _run(model, inputs: tuple):
     return model(*inputs)
 
 
-def apart(a, b) -> float:
+def relative_error(a, b) -> float:
     """The largest difference, relative to the largest value of `b`; nested outputs are compared in turn."""
     if isinstance(b, Tensor):
         if a.shape != b.shape:
@@ -113,7 +105,7 @@ def apart(a, b) -> float:
         scale = float(b.detach().abs().max().clamp(min=1e-30)) if b.numel() else 1.0
         return float((a.detach() - b.detach()).abs().max()) / scale if b.numel() else 0.0
     if isinstance(b, tuple | list):
-        return max(apart(x, y) for x, y in zip(a, b, strict=True))
+        return max(relative_error(x, y) for x, y in zip(a, b, strict=True))
     return abs(a - b) / max(abs(b), 1e-30) if a != b else 0.0
 
 
@@ -139,15 +131,15 @@ def _gradients(ours: nn.Module, theirs: nn.Module, inputs, names) -> float:
         b = names({name: grad for name, grad in b.items() if grad is not None})
     if missing := [n for n, grad in a.items() if grad is None or b.get(n) is None]:
         raise ValueError(f"no gradient of {missing[0]} to compare")
-    return max(apart(grad, b[name]) for name, grad in a.items())
+    return max(relative_error(grad, b[name]) for name, grad in a.items())
 
 
 def _steps(ours: nn.Module, theirs: nn.Module, inputs, make) -> float:
     ours = copy.deepcopy(ours)
     for model in (ours, theirs):
-        optimiser = make([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        optimizer = make([p for p in model.parameters() if p.requires_grad], lr=1e-3)
         for _ in range(3):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             _loss(_run(model, inputs)).backward()
-            optimiser.step()
-    return apart(_run(ours, inputs), _run(theirs, inputs))
+            optimizer.step()
+    return relative_error(_run(ours, inputs), _run(theirs, inputs))

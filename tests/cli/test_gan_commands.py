@@ -24,9 +24,7 @@ def runs(tmp_path_factory):
 def test_a_sheet_of_samples(capsys, runs, tmp_path, name):
     run, sheets = runs / name, []
     for file, words in (("a", ()), ("b", ()), ("c", ("--seed", 1))):
-        code, out, _ = call(
-            capsys, "sample", run, "-n", 64, "--out", tmp_path / f"{file}.png", *words
-        )
+        code, out, _ = call(capsys, "sample", run, "-n", 64, "--out", tmp_path / f"{file}.png", *words)
         assert (code, out.strip()) == (0, str(tmp_path / f"{file}.png"))
         with Image.open(out.strip()) as image:
             sheets.append(np.asarray(image))
@@ -69,9 +67,7 @@ def test_the_figures_again(capsys, runs, name):
 
 def test_a_label_makes_every_picture_of_that_class(capsys, runs, tmp_path):
     run = runs / "cgan"
-    code, out, _ = call(
-        capsys, "sample", run, "-n", 9, "--label", 3, "--out", tmp_path / "threes.png"
-    )
+    code, out, _ = call(capsys, "sample", run, "-n", 9, "--label", 3, "--out", tmp_path / "threes.png")
     assert code == 0
     with Image.open(out.strip()) as image:
         assert image.size == (3 * 50 + 2, 3 * 50 + 2)
@@ -95,9 +91,7 @@ def test_a_label_makes_every_picture_of_that_class(capsys, runs, tmp_path):
         ("gan", ("--guidance", "2"), "without 'guidance'"),
     ],
 )
-def test_what_cannot_be_sampled_is_refused_and_nothing_is_written(
-    capsys, runs, tmp_path, name, words, said
-):
+def test_what_cannot_be_sampled_is_refused_and_nothing_is_written(capsys, runs, tmp_path, name, words, said):
     assert said in refused(capsys, "sample", runs / name, *words, "--out", tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
@@ -124,9 +118,7 @@ def test_that_a_place_is_missing_is_said_before_anything_is_drawn(capsys, runs, 
 
 def test_what_a_full_disk_does_not_take_is_said_in_a_line(capsys, runs, tmp_path):
     (tmp_path / "a.png").symlink_to("/dev/full")
-    assert "cannot write" in refused(
-        capsys, "sample", runs / "gan", "-n", 4, "--out", tmp_path / "a.png"
-    )
+    assert "cannot write" in refused(capsys, "sample", runs / "gan", "-n", 4, "--out", tmp_path / "a.png")
 
 
 BATCH = ("--variant", "dcgan_mnist")  # whose critic has batch norm

@@ -341,15 +341,11 @@ def test_light_commands_import_nothing_heavy(words):
         "import sys; from torchstone.cli import main; main(sys.argv[1:]); "
         "print([m for m in ('torch', 'numpy', 'rich', 'matplotlib', 'sklearn') if m in sys.modules])"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    code = (
-        "import sys; before = set(sys.modules); import torchstone; print(set(sys.modules) - before)"
-    )
+    code = "import sys; before = set(sys.modules); import torchstone; print(set(sys.modules) - before)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "{'torchstone'}"

@@ -47,8 +47,6 @@ def test_two_processes_at_once(tmp_path, monkeypatch):
         "from torchstone.data import download as registry; from torchstone.data.vision import sources;"
         "print(len(registry.archive(*sources.MNIST5K).namelist()) > 10)"
     )
-    both = [
-        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(2)
-    ]
+    both = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(2)]
     assert [process.communicate()[0].strip() for process in both] == [b"True", b"True"]
     assert len(list((tmp_path / "archives").iterdir())) == 1

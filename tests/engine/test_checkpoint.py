@@ -136,9 +136,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, call
         monkeypatch.setattr(os, "fsync", full(os.fsync))
     else:
         monkeypatch.setattr(checkpoint.Path, "write_text", full(checkpoint.Path.write_text))
-    with pytest.raises(
-        NotSaved, match=r"step 3: No space left.*last good checkpoint.*step 2"
-    ) as said:
+    with pytest.raises(NotSaved, match=r"step 3: No space left.*last good checkpoint.*step 2") as said:
         fit(run, tmp_path, clock=Clock(save=1, log=6), quiet=True)
     print(said.value)
     _, meta, complaints = checkpoint.find(tmp_path / "checkpoint")

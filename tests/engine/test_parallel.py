@@ -13,7 +13,7 @@ from torch import nn
 
 from torchstone.engine import checkpoint, parallel
 from torchstone.engine.run import Clock, Run, fit
-from torchstone.engine.update import descend
+from torchstone.engine.update import GradientUpdate
 from torchstone.errors import Interrupted
 
 STEPS, STOP = 12, 7
@@ -35,7 +35,7 @@ class Shares:
     def __init__(self, share: str, seed: int = 0):
         self.generator = torch.Generator().manual_seed(seed)
         rows = slice(None), slice(None)
-        if parallel.world() == 2:
+        if parallel.world_size() == 2:
             rows = slice(SHARES[share]), slice(SHARES[share], None)
         self.rows = rows[parallel.rank()]
 
@@ -60,7 +60,7 @@ def toy(share="even", weighted=False, accumulate=1, clip=None, steps=STEPS, tap=
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
     net = parallel.replicate(model)
-    optimiser = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
 
     def loss(batch):
         x, y, mask = batch
@@ -70,7 +70,7 @@ def toy(share="even", weighted=False, accumulate=1, clip=None, steps=STEPS, tap=
         # a mean over the unmasked only, so each process's counts differently
         return {"loss": (apart * mask).sum() / mask.sum(), "weight": mask.sum()}
 
-    step = descend(loss, optimiser, accumulate=accumulate, clip=clip, replica=net)
+    step = GradientUpdate(loss, optimizer, grad_accum_steps=accumulate, max_grad_norm=clip, replica=net)
     stream = Shares(share)
 
     def update(batch):
@@ -80,7 +80,7 @@ def toy(share="even", weighted=False, accumulate=1, clip=None, steps=STEPS, tap=
     def evaluate():
         return {"weight": float(sum(p.detach().abs().sum() for p in model.parameters()))}
 
-    state = {"model": model, "optimiser": optimiser, "stream": stream}
+    state = {"model": model, "optimiser": optimizer, "stream": stream}
     return Run(stream, update, evaluate, state, steps)
 
 

@@ -202,9 +202,7 @@ def gradients_after_an_update():
     assert any(not a.equal(b) for a, b in zip(before, after, strict=True))
     farthest = max(
         float((a - b).abs().max())
-        for a, b in zip(
-            [*(p.grad for p in critic.parameters()), *left], [*d_own, *g_own], strict=True
-        )
+        for a, b in zip([*(p.grad for p in critic.parameters()), *left], [*d_own, *g_own], strict=True)
     )
     print(f"GAN: gradients left after an update are {farthest:.1e} from each player's own")
     return farthest

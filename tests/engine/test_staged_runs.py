@@ -60,9 +60,7 @@ def assert_same(run, out, expected):
     assert json.loads((out / "result.json").read_text())["metrics"] == results
 
 
-@pytest.mark.parametrize(
-    ("stage", "after"), [(0, 0), (0, 2), (0, 7), (1, 0), (1, 2), (1, 5), (1, 7)]
-)
+@pytest.mark.parametrize(("stage", "after"), [(0, 0), (0, 2), (0, 7), (1, 0), (1, 2), (1, 5), (1, 7)])
 def test_interrupted_in_a_stage(stage, after, tmp_path, monkeypatch, expected):
     with monkeypatch.context() as patch:
         patch.setattr(toys, "build", crashing(stage, after))
@@ -182,9 +180,7 @@ def resumed_in_the_second_stage(out, monkeypatch):
 
 def test_what_build_draws_between_the_stages_is_drawn_again(tmp_path, monkeypatch, expected):
     """The starts of stage two come from the global generator as stage one left it."""
-    monkeypatch.setattr(
-        engine, "pass_over", lambda run, kept: checkpoint.load(kept, dict(run.state))
-    )
+    monkeypatch.setattr(engine, "pass_over", lambda run, kept: checkpoint.load(kept, dict(run.state)))
     apart = differing(expected[0], resumed_in_the_second_stage(tmp_path / "run", monkeypatch))
     print("generators not put back:", apart)
     assert apart == ["model.control"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone.engine.update import descend
+from torchstone.engine.update import GradientUpdate
 from torchstone.errors import BadInput, NotFinite
 from torchstone.parts.ema import average
 
@@ -30,19 +30,18 @@ def sgd(model, lr=0.1):
 
 def difference(a, b):
     return max(
-        float((x - y).detach().abs().max())
-        for x, y in zip(a.parameters(), b.parameters(), strict=True)
+        float((x - y).detach().abs().max()) for x, y in zip(a.parameters(), b.parameters(), strict=True)
     )
 
 
 def by_hand(model, steps, clip=None, rows=10):
-    optimiser = sgd(model)
+    optimizer = sgd(model)
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         squared(model)(batch(rows)).backward()
         if clip:
             nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimiser.step()
+        optimizer.step()
     return model
 
 
@@ -51,7 +50,7 @@ def by_hand(model, steps, clip=None, rows=10):
 @pytest.mark.parametrize("clip", [None, 0.05])
 def test_equals_the_step_by_hand_however_uneven_the_micro_batches(accumulate, clip, rows):
     model = net()
-    update = descend(squared(model), sgd(model), accumulate=accumulate, clip=clip)
+    update = GradientUpdate(squared(model), sgd(model), grad_accum_steps=accumulate, max_grad_norm=clip)
     for _ in range(4):
         metrics = update(batch(rows))
     apart = difference(model, by_hand(net(), 4, clip, rows))
@@ -62,14 +61,14 @@ def test_equals_the_step_by_hand_however_uneven_the_micro_batches(accumulate, cl
 
 def test_plain_averaging_of_micro_batches_would_be_wrong():
     """The fault that the test above must see: 7 rows in 3 parts are 3 + 3 + 1."""
-    model, optimiser = net(), None
-    optimiser = sgd(model)
+    model, optimizer = net(), None
+    optimizer = sgd(model)
     for _ in range(4):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         parts = list(zip(*(t.chunk(3) for t in batch(7)), strict=True))
         for part in parts:
             (squared(model)(part) / len(parts)).backward()
-        optimiser.step()
+        optimizer.step()
     apart = difference(model, by_hand(net(), 4, None, 7))
     print(f"naive accumulation is {apart:.2e} off")
     assert apart > 1e-3
@@ -91,8 +90,8 @@ def test_a_stated_weight_counts_what_the_mean_is_over():
         return loss
 
     whole, parts = net(), net()
-    descend(masked(whole), torch.optim.SGD(whole[0].parameters(), 0.1))((x, mask))
-    descend(masked(parts), torch.optim.SGD(parts[0].parameters(), 0.1), accumulate=3)((x, mask))
+    GradientUpdate(masked(whole), torch.optim.SGD(whole[0].parameters(), 0.1))((x, mask))
+    GradientUpdate(masked(parts), torch.optim.SGD(parts[0].parameters(), 0.1), grad_accum_steps=3)((x, mask))
     apart = difference(whole, parts)
     print(f"{mask.sum(1).tolist()} tokens: {apart:.2e} apart")
     assert apart < 1e-14
@@ -105,7 +104,7 @@ def test_metrics_are_means_over_the_whole_batch():
     def loss(b):
         return {"loss": (model(b[0]) - b[1]).square().mean(), "first": b[0][:, 0].mean()}
 
-    metrics = descend(loss, sgd(model), accumulate=3)((x, y))
+    metrics = GradientUpdate(loss, sgd(model), grad_accum_steps=3)((x, y))
     print(float(metrics["first"]), float(x[:, 0].mean()))
     assert float(metrics["first"]) == pytest.approx(float(x[:, 0].mean()), abs=1e-14)
 
@@ -113,8 +112,8 @@ def test_metrics_are_means_over_the_whole_batch():
 def test_only_its_own_parameters_receive_gradients():
     one, two = net(0), net(1)
     one[0].weight.grad = None
-    narrow = descend(
-        lambda b: two[:1](b[0]).square().mean() + squared(one)(b), sgd(one), accumulate=1
+    narrow = GradientUpdate(
+        lambda b: two[:1](b[0]).square().mean() + squared(one)(b), sgd(one), grad_accum_steps=1
     )
     narrow(batch())
     assert all(p.grad is None for p in two.parameters())
@@ -123,23 +122,18 @@ def test_only_its_own_parameters_receive_gradients():
 
 def test_schedule_and_moving_average_follow_each_step():
     model = net()
-    optimiser = sgd(model)
-    schedule = torch.optim.lr_scheduler.StepLR(optimiser, 1, gamma=0.5)
+    optimizer = sgd(model)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
     kept = average(model, 0.9)
     expected = [p.detach().clone() for p in model.parameters()]
-    update = descend(squared(model), optimiser, schedule=schedule, ema=(kept, model))
+    update = GradientUpdate(squared(model), optimizer, lr_scheduler=schedule, ema=(kept, model))
     for step in range(3):
         update(batch())
         new = [p.detach() for p in model.parameters()]
         # torch's average starts from the first weights it is given
-        expected = [
-            n.clone() if step == 0 else 0.9 * e + 0.1 * n
-            for e, n in zip(expected, new, strict=True)
-        ]
-    assert optimiser.param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**3)
-    apart = max(
-        float((a - e).abs().max()) for a, e in zip(kept.module.parameters(), expected, strict=True)
-    )
+        expected = [n.clone() if step == 0 else 0.9 * e + 0.1 * n for e, n in zip(expected, new, strict=True)]
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**3)
+    apart = max(float((a - e).abs().max()) for a, e in zip(kept.module.parameters(), expected, strict=True))
     print(f"average {apart:.2e} apart")
     assert apart < 1e-15
 
@@ -148,8 +142,8 @@ def test_schedule_and_moving_average_follow_each_step():
 def test_lower_precision_follows_full_precision(precision):
     full, low = net().float(), net().float()
     x, y = (t.float() for t in batch())
-    plain = descend(squared(full), torch.optim.SGD(full.parameters(), 0.1))
-    update = descend(squared(low), torch.optim.SGD(low.parameters(), 0.1), precision=precision)
+    plain = GradientUpdate(squared(full), torch.optim.SGD(full.parameters(), 0.1))
+    update = GradientUpdate(squared(low), torch.optim.SGD(low.parameters(), 0.1), precision=precision)
     for _ in range(20):
         reference, metrics = plain((x, y)), update((x, y))
     gap = abs(float(metrics["loss"]) - float(reference["loss"])) / float(reference["loss"])
@@ -160,11 +154,11 @@ def test_lower_precision_follows_full_precision(precision):
 
 def test_the_loss_scale_of_fp16_is_state():
     model = net().float()
-    update = descend(squared(model), torch.optim.SGD(model.parameters(), 0.1), precision="fp16")
+    update = GradientUpdate(squared(model), torch.optim.SGD(model.parameters(), 0.1), precision="fp16")
     update(tuple(t.float() for t in batch()))
     saved = update.state_dict()
     saved["scaler"]["scale"] = 4.0
-    other = descend(squared(model), torch.optim.SGD(model.parameters(), 0.1), precision="fp16")
+    other = GradientUpdate(squared(model), torch.optim.SGD(model.parameters(), 0.1), precision="fp16")
     other.load_state_dict(saved)
     assert other.scaler.get_scale() == 4.0
 
@@ -172,7 +166,7 @@ def test_the_loss_scale_of_fp16_is_state():
 def test_a_loss_that_is_not_finite_stops_before_the_step():
     model = net()
     before = [p.detach().clone() for p in model.parameters()]
-    update = descend(lambda b: squared(model)(b) * float("nan"), sgd(model))
+    update = GradientUpdate(lambda b: squared(model)(b) * float("nan"), sgd(model))
     with pytest.raises(NotFinite, match=r"the loss is nan; learning rate 0.1; gradient norms"):
         update(batch())
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
@@ -181,9 +175,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_step():
 def test_bad_settings_are_refused():
     model = net()
     with pytest.raises(BadInput, match="accumulate must be at least 1"):
-        descend(squared(model), sgd(model), accumulate=0)
+        GradientUpdate(squared(model), sgd(model), grad_accum_steps=0)
     with pytest.raises(BadInput, match="unknown precision 'fp8'"):
-        descend(squared(model), sgd(model), precision="fp8")
+        GradientUpdate(squared(model), sgd(model), precision="fp8")
 
 
 @pytest.mark.parametrize("found", [{"avx2": True}, {"avx512_bf16": True}, {"amx_bf16": True}])
@@ -201,9 +195,9 @@ def test_auto_is_bfloat16_where_the_device_has_it(monkeypatch, capsys, found):
     x = torch.randn(6, 5)
     for precision in ("auto", "bf16", "fp32"):
         model = net().float()
-        descend(loss, sgd(model), precision=precision)((x,))
+        GradientUpdate(loss, sgd(model), precision=precision)((x,))
     half, full = torch.bfloat16, torch.float32
     assert seen == [half if has else full, half, full]
     assert ("emulates it slowly" in capsys.readouterr().err) == (not has)
     with pytest.raises(BadInput, match="unknown precision 'fp8': did you mean fp"):
-        descend(loss, sgd(model), precision="fp8")
+        GradientUpdate(loss, sgd(model), precision="fp8")

@@ -20,7 +20,7 @@ from torchstone import systems
 from torchstone.engine import checkpoint, rng
 from torchstone.engine.meter import read_rows
 from torchstone.engine.run import Run
-from torchstone.engine.update import descend
+from torchstone.engine.update import GradientUpdate
 from torchstone.parts.ema import average
 from torchstone.runs import folder as pages
 
@@ -109,8 +109,8 @@ def gan(seed: int, steps: int) -> Run:
     def g_loss(z):
         return softplus(-critic(model(z))).mean()
 
-    d_step = descend(d_loss, d_optimiser)
-    g_step = descend(g_loss, g_optimiser, ema=(ema, model))
+    d_step = GradientUpdate(d_loss, d_optimiser)
+    g_step = GradientUpdate(g_loss, g_optimiser, ema=(ema, model))
 
     def update(batch):
         return {"critic": d_step(batch)["loss"], "loss": g_step(batch[1])["loss"]}
@@ -139,7 +139,7 @@ def diffusion(seed: int, steps: int, levels: int = 40) -> Run:
     torch.manual_seed(seed)
     model = mlp(6, 64, 64, 64, 2)
     ema = average(model, 0.98)
-    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     beta = torch.linspace(1e-3, 0.2, levels)
     kept = (1 - beta).cumprod(0)
 
@@ -172,8 +172,8 @@ def diffusion(seed: int, steps: int, levels: int = 40) -> Run:
             x = x + beta[t].sqrt() * path[t] * (t > 0)
         return {"distance": sliced_distance(x, real)}
 
-    state = {"model": model, "ema": ema, "optimiser": optimiser, "stream": stream}
-    update = descend(loss, optimiser, ema=(ema, model))
+    state = {"model": model, "ema": ema, "optimiser": optimizer, "stream": stream}
+    update = GradientUpdate(loss, optimizer, ema=(ema, model))
     return Run(stream, update, evaluate, state, steps)
 
 
@@ -243,7 +243,7 @@ def ppo(seed: int, steps: int, gamma: float = 0.95, lam: float = 0.9) -> Run:
     torch.manual_seed(seed)
     model = nn.ModuleDict({"actor": mlp(2, 32, 2), "critic": mlp(2, 32, 1)})
     model.register_parameter("spread", nn.Parameter(torch.zeros(2)))
-    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     stream = Rollouts(model["actor"], model.spread, Points(32, seed), seed)
     shuffle = Draws(seed + 2)
 
@@ -257,7 +257,7 @@ def ppo(seed: int, steps: int, gamma: float = 0.95, lam: float = 0.9) -> Run:
         gain = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean()
         return 0.5 * (model["critic"](place)[:, 0] - target).square().mean() - gain
 
-    step = descend(loss, optimiser, clip=0.5)
+    step = GradientUpdate(loss, optimizer, max_grad_norm=0.5)
 
     def update(batch):
         with torch.no_grad():
@@ -283,7 +283,7 @@ def ppo(seed: int, steps: int, gamma: float = 0.95, lam: float = 0.9) -> Run:
         rewards = [world.step(model["actor"](world.place))[0].mean() for _ in range(16)]
         return {"return": float(sum(rewards))}
 
-    state = {"model": model, "optimiser": optimiser, "stream": stream, "shuffle": shuffle}
+    state = {"model": model, "optimiser": optimizer, "stream": stream, "shuffle": shuffle}
     return Run(stream, update, evaluate, state, steps)
 
 
@@ -312,8 +312,8 @@ def world_model(seed: int, steps: int) -> Run:
     """Stage one: learn how the world moves from random pushes."""
     torch.manual_seed(seed)
     model = mlp(3, 32, 2)
-    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: 0.995**n)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 0.995**n)
 
     def draw(generator, n=64):
         s = 1.5 * torch.randn(n, 2, generator=generator)
@@ -334,8 +334,8 @@ def world_model(seed: int, steps: int) -> Run:
         return {"loss": float(loss(held_out))}
 
     stream = Draws(seed, draw)
-    state = {"model": model, "optimiser": optimiser, "schedule": schedule, "stream": stream}
-    return Run(stream, descend(noisy_loss, optimiser, schedule=schedule), evaluate, state, steps)
+    state = {"model": model, "optimiser": optimizer, "schedule": schedule, "stream": stream}
+    return Run(stream, GradientUpdate(noisy_loss, optimizer, lr_scheduler=schedule), evaluate, state, steps)
 
 
 def controller(seed: int, steps: int, world: nn.Module) -> Run:

@@ -155,9 +155,7 @@ def written(state: dict) -> dict:
 
 
 @pytest.mark.parametrize(("worlds", "stack"), [(1, 0), (2, 3)])
-def test_frames_kept_beside_the_checkpoints_come_back_to_the_bit(
-    worlds, stack, tmp_path, monkeypatch
-):
+def test_frames_kept_beside_the_checkpoints_come_back_to_the_bit(worlds, stack, tmp_path, monkeypatch):
     """After each save the memory is put back from it, and from the one before: as if the newest were
     lost, or its writing cut off after the pieces."""
     life, made = checkpoints(tmp_path, monkeypatch, worlds, stack)
@@ -183,9 +181,7 @@ def test_frames_kept_beside_the_checkpoints_come_back_to_the_bit(
     assert "frame" not in state
 
 
-def test_a_memory_resumed_from_an_older_checkpoint_writes_over_what_came_after(
-    tmp_path, monkeypatch
-):
+def test_a_memory_resumed_from_an_older_checkpoint_writes_over_what_came_after(tmp_path, monkeypatch):
     life, made = checkpoints(tmp_path, monkeypatch, 1, 0)
     whole = made()
     whole.add(*life.chunk(10))

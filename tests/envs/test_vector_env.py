@@ -68,9 +68,7 @@ def test_the_end_and_the_clock_are_kept_apart_and_the_last_state_is_kept():
 
 
 def test_a_limit_of_ones_own_and_none():
-    assert [bool(Worlds("Corridor-v0", limit=2).step(acted(1)).truncated) for _ in range(1)] == [
-        False
-    ]
+    assert [bool(Worlds("Corridor-v0", limit=2).step(acted(1)).truncated) for _ in range(1)] == [False]
     worlds = Worlds("Corridor-v0", limit=2)
     worlds.step(acted(1))
     assert worlds.step(acted(1)).truncated.all()

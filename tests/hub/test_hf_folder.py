@@ -12,7 +12,7 @@ from torchstone.api import export_hf, load_tokenizer
 from torchstone.errors import BadInput, NotSaved
 from torchstone.hub import bert, hf_export, hf_folder
 from torchstone.references import transformers
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 SMALL = {
     "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40,
@@ -46,7 +46,7 @@ def differ(ours, theirs) -> float:
     theirs = theirs(tokens, attention_mask=mask.long(), token_type_ids=segments).to_tuple()
     own = ours.logits(tokens, mask, segments)
     own = own if isinstance(own, tuple) else (own,)
-    return apart(own, theirs)
+    return relative_error(own, theirs)
 
 
 @pytest.mark.parametrize("shard", ["5GB", "6KB"])
@@ -226,9 +226,7 @@ def test_older_files(tmp_path):
     theirs = saved(tmp_path, "BertForMaskedLM")
     (tmp_path / "model.safetensors").unlink()
     state = {
-        key.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
-            "LayerNorm.bias", "LayerNorm.beta"
-        ): value
+        key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
         for key, value in theirs.state_dict().items()
     }
     state["bert.embeddings.position_ids"] = torch.arange(20)[None]
@@ -266,7 +264,7 @@ def test_weights_that_hold_more_than_the_class_are_used(tmp_path):
     tokens, mask, segments = inputs()
     with torch.no_grad():
         hidden = bare(tokens, attention_mask=mask.long(), token_type_ids=segments)[0]
-        assert apart(ours(tokens, mask, segments), hidden) < 1e-5
+        assert relative_error(ours(tokens, mask, segments), hidden) < 1e-5
 
 
 def test_tied_weights_must_be_the_same(tmp_path):
@@ -317,12 +315,8 @@ def test_what_is_written_is_loaded_by_transformers(kind, tmp_path):
     config, _ = hf_folder.read(tmp_path / "theirs")
     _, arguments = bert.from_config(config)
     ours = ts.load(tmp_path / "theirs")
-    hf_export.write(
-        tmp_path / "out", bert.to_config(arguments), bert.unpublished("", ours.state_dict())
-    )
-    again, info = getattr(transformers(), kind).from_pretrained(
-        tmp_path / "out", output_loading_info=True
-    )
+    hf_export.write(tmp_path / "out", bert.to_config(arguments), bert.unpublished("", ours.state_dict()))
+    again, info = getattr(transformers(), kind).from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["mismatched_keys"]
     said = differ(ours, again.eval()), differ(ours, theirs)
@@ -350,9 +344,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_a_run_is_exported_with_its_labels_and_tokenizer(tmp_path):
     """`export --format hf`: the class names, the tokenizer and the weights, as transformers reads them."""
     run = tmp_path / "run"
-    ts.train(
-        "bert/smoke", out=run, quiet=True, most=300, pretrain=2, steps=3, vocabulary=300, batch=8
-    )
+    ts.train("bert/smoke", out=run, quiet=True, most=300, pretrain=2, steps=3, vocabulary=300, batch_size=8)
     folder = export_hf(run, tmp_path / "out")
     library = transformers()
     theirs = library.AutoModelForSequenceClassification.from_pretrained(folder).eval()

@@ -219,9 +219,7 @@ def test_a_model_of_tables_has_nothing_to_draw(tmp_path, capsys):
         ("folder.png", "is a folder"),
     ],
 )
-def test_bad_names_are_refused_before_anything_is_predicted(
-    run, digits, tmp_path, capsys, file, said
-):
+def test_bad_names_are_refused_before_anything_is_predicted(run, digits, tmp_path, capsys, file, said):
     (tmp_path / "folder.png").mkdir()
     words = ["predict", str(run), str(digits), "--explain", str(tmp_path / file)]
     assert main(words) == 2

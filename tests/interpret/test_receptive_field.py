@@ -89,9 +89,7 @@ NETWORKS = {
     "pools": nn.Sequential(conv(3), nn.AvgPool2d(3, 2, padding=1), conv(3), nn.AvgPool2d(2)),
     "branches": nn.Sequential(
         conv(3, stride=2),
-        Branches(
-            a=nn.Conv2d(2, 1, 1), b=nn.Conv2d(2, 1, 5, padding=2), c=nn.AvgPool2d(3, 1, padding=1)
-        ),
+        Branches(a=nn.Conv2d(2, 1, 1), b=nn.Conv2d(2, 1, 5, padding=2), c=nn.AvgPool2d(3, 1, padding=1)),
         nn.Conv2d(4, 2, 3),
     ),
     "residual": nn.Sequential(conv(3), Residual(2), nn.ReLU(inplace=True), Residual(1)),

@@ -34,9 +34,7 @@ PARTS_IMPORT = {"torch", "jaxtyping", "numpy", *sys.stdlib_module_names}
 
 def wrongs(root: Path, package: str = "torchstone") -> list[str]:
     """Every import and base class in the tree under `root` that breaks the law."""
-    trees = {
-        dotted(file, root, package): ast.parse(file.read_text()) for file in root.rglob("*.py")
-    }
+    trees = {dotted(file, root, package): ast.parse(file.read_text()) for file in root.rglob("*.py")}
     found = []
     for name, tree in sorted(trees.items()):
         for line, target in imports(name, tree, trees, root, package):
@@ -104,11 +102,7 @@ def origin(node: ast.ImportFrom, name: str, root: Path, package: str) -> str:
 
 def bases(name: str, tree: ast.AST, trees: dict, root: Path, package: str) -> Iterator:
     """(line, class) of each base that is a class of ours; exceptions of `errors` may be refined."""
-    known = {
-        node.name: f"{name}.{node.name}"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef)
-    }
+    known = {node.name: f"{name}.{node.name}" for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             known |= {

@@ -20,11 +20,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from torchstone.cli.recipe_options import comments
 from torchstone.engine.run import Clock, Run, fit
 from torchstone.parts.facts import example
+from torchstone.runs.recipes import comments
 from torchstone.tools import docs
-from torchstone.verify import apart, verify
+from torchstone.verify import relative_error, verify
 
 CHILD = Path(__file__).with_name("child.py")
 
@@ -129,7 +129,7 @@ def identical(whole: Path, cut: Path) -> int:
     assert a.keys() == b.keys(), f"only in one: {sorted(a.keys() ^ b.keys())[:8]}"
     wrong = [name for name in a if not bits_equal(a[name], b[name])]
     said = [
-        f"{n} ({apart(a[n].double(), b[n].double()):.2g} apart)"
+        f"{n} ({relative_error(a[n].double(), b[n].double()):.2g} apart)"
         if isinstance(a[n], Tensor)
         else f"{n} ({a[n]}, not {b[n]})"
         for n in wrong[:8]
@@ -210,24 +210,20 @@ def eager_is_compiled(entry, *, backend: str = "inductor", steps: int = 3) -> No
                 metrics = run.update(next(run.stream))
                 losses.append({name: torch.as_tensor(v).detach() for name, v in metrics.items()})
                 if not step:
-                    gradients = {
-                        n: p.grad.clone() for n, p in parameters(run) if p.grad is not None
-                    }
+                    gradients = {n: p.grad.clone() for n, p in parameters(run) if p.grad is not None}
         results.append((losses, gradients))
     torch._dynamo.reset()
     (losses, gradients), (losses_, gradients_) = results
     assert gradients, f"{entry.name}: no gradients"
     assert gradients.keys() == gradients_.keys(), f"{entry.name}: gradients of other parameters"
-    worst = {n: apart(gradients_[n], g) for n, g in gradients.items()}
+    worst = {n: relative_error(gradients_[n], g) for n, g in gradients.items()}
     worst |= {
-        f"{metric} of step {i}": apart(there[metric], value)
+        f"{metric} of step {i}": relative_error(there[metric], value)
         for i, (here, there) in enumerate(zip(losses, losses_, strict=True), 1)
         for metric, value in here.items()
     }
     name = max(worst, key=worst.__getitem__)
-    print(
-        f"{entry.name}, {backend}: {len(worst)} compared, furthest apart {name}, {worst[name]:.2g}"
-    )
+    print(f"{entry.name}, {backend}: {len(worst)} compared, furthest apart {name}, {worst[name]:.2g}")
     assert worst[name] <= COMPILED, (
         f"{entry.name}: compiled differs from eager in {name} by {worst[name]:.2g} > {COMPILED:g}"
     )
@@ -259,9 +255,7 @@ def parameters(run: Run) -> list[tuple[str, nn.Parameter]]:
     ]
 
 
-LARGEST = (
-    3 * 32 * 32
-)  # numbers in a picture; the others are made of the same blocks, and take minutes
+LARGEST = 3 * 32 * 32  # numbers in a picture; the others are made of the same blocks, and take minutes
 
 LARGEST_ROWS = 5_000_000  # weights of a network that is given rows, of words or numbers
 
@@ -295,9 +289,7 @@ def every_parameter_learns(entry) -> None:
             name
             for name in names
             if (
-                torch.equal(began[name], ended[name])
-                if name.split(".", 1)[0] in own
-                else name not in reached
+                torch.equal(began[name], ended[name]) if name.split(".", 1)[0] in own else name not in reached
             )
         ]
         how = f"{len(reached)} by gradient, {len(names) - len(reached)} by a rule of their own"
@@ -388,8 +380,6 @@ def complete(entry, docs: Path = docs.FOLDER) -> None:
     owes(lines <= LINES, f"{lines} lines, more than {LINES}")
     page = docs / "systems" / f"{entry.name}.md"
     fresh = page.exists() and page.read_text() == docs.page(entry)
-    owes(
-        fresh, f"docs/systems/{page.name} is {'stale' if page.exists() else 'missing'} (make docs)"
-    )
+    owes(fresh, f"docs/systems/{page.name} is {'stale' if page.exists() else 'missing'} (make docs)")
     print(f"{entry.name}: {lines} lines, {len(module.FACTS)} facts, {len(module.RECIPES)} recipes")
     assert not missing, f"{entry.name}: {'; '.join(missing)}"

@@ -74,9 +74,7 @@ def test_1_a_seed_without_effect():
 # law 2
 
 
-@pytest.mark.parametrize(
-    "fault", ["stream_not_kept", "optimiser_not_kept", "augmentation_not_registered"]
-)
+@pytest.mark.parametrize("fault", ["stream_not_kept", "optimiser_not_kept", "augmentation_not_registered"])
 def test_2_a_state_that_is_not_kept(fault, tmp_path):
     with caught(r"\d+ of \d+ differ: model\."):
         laws.killed_and_resumed(LENET5, tmp_path, steps=9, fault=fault)

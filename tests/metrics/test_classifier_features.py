@@ -31,9 +31,7 @@ def quick(tmp_path, monkeypatch):
     return SimpleNamespace(RECIPES={"quick": recipe}, VARIANTS=lenet5.VARIANTS)
 
 
-def test_the_judge_is_trained_once_and_again_where_its_file_is_not_whole(
-    data, quick, tmp_path, capsys
-):
+def test_the_judge_is_trained_once_and_again_where_its_file_is_not_whole(data, quick, tmp_path, capsys):
     def made():
         torch.manual_seed(torch.seed() % 2**31)
         judging = judge(data, quick)
@@ -79,9 +77,7 @@ def test_a_run_s_numbers_do_not_depend_on_whether_there_was_a_judge(data, quick)
 def test_other_pictures_or_another_recipe_have_a_judge_of_their_own(data, quick, tmp_path):
     judge(data, quick)
     few = torch.arange(len(data.train) - 1)
-    fewer = dataclasses.replace(
-        data, train=type(data.train)(data.train.labels[few], data.train.take(few))
-    )
+    fewer = dataclasses.replace(data, train=type(data.train)(data.train.labels[few], data.train.take(few)))
     judge(fewer, quick)
     longer = dataclasses.replace(quick.RECIPES["quick"], steps=5)
     judge(data, SimpleNamespace(RECIPES={"x": longer}, VARIANTS=lenet5.VARIANTS))
@@ -217,7 +213,5 @@ def test_beside_each_sample_is_the_training_picture_nearest_to_it(data, tmp_path
     with Image.open(beside(judging, copies, data.train, tmp_path / "n.png", columns=4)) as image:
         sheet = np.asarray(image)
     height = (sheet.shape[0] - 2) // 2
-    assert (sheet[2 : height + 2] == sheet[height + 2 :]).all(), (
-        "a copy is shown beside its original"
-    )
+    assert (sheet[2 : height + 2] == sheet[height + 2 :]).all(), "a copy is shown beside its original"
     assert sheet.std() > 10

@@ -69,9 +69,7 @@ def test_the_same_pictures_have_no_distance_and_colour_matters(weights):
     grey, colour = pictures(6, 2), pictures(6, 2, channels=3)
     same = inception.by_inception(grey, [split(grey)], network)
     other = inception.by_inception(colour, [split(grey)], network)
-    print(
-        f"same pictures {same['inception_distance']:.2e}, in colour {other['inception_distance']:.3g}"
-    )
+    print(f"same pictures {same['inception_distance']:.2e}, in colour {other['inception_distance']:.3g}")
     assert same["inception_distance"] < 1e-6 * other["inception_distance"]
     assert (same["inception_precision"], same["inception_recall"]) == (1.0, 1.0)
 

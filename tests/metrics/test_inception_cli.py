@@ -66,7 +66,7 @@ def test_samples_of_captions_are_compared_with_their_pictures(capsys, tmp_path, 
         Image.new("RGB", (32, 32), colour).save(photos / f"{number}.png")
         (photos / f"{number}.txt").write_text(f"{colour} square {number // 3}")
     run = tmp_path / "run"
-    ts.train("ddpm/emoji-text", data=str(photos), out=run, steps=1, batch=4, sampled=2,
+    ts.train("ddpm/emoji-text", data=str(photos), out=run, steps=1, batch_size=4, sampled=2,
              judged=4, quiet=True)  # fmt: skip
     monkeypatch.setattr(inference, "load_inception", lambda file, device: Coarse())
     words = ("--inception", tmp_path / "weights.pth", "--data", photos)

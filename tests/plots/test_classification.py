@@ -30,9 +30,7 @@ def drawn(monkeypatch):
     """Keeps every figure that is saved, to be asked what is on it."""
     figures, save = [], classification.save
     for module in (feature_maps, classification):
-        monkeypatch.setattr(
-            module, "save", lambda figure, file: (figures.append(figure), save(figure, file))
-        )
+        monkeypatch.setattr(module, "save", lambda figure, file: (figures.append(figure), save(figure, file)))
     return figures
 
 
@@ -89,9 +87,7 @@ def test_mistakes_are_named_in_order(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     images, labels, probabilities = answers()
     said = probabilities.argmax(1)
-    classification.mistakes(
-        images, labels, said, probabilities, DIGITS, tmp_path / "m.png", most=12
-    )
+    classification.mistakes(images, labels, said, probabilities, DIGITS, tmp_path / "m.png", most=12)
     picture(tmp_path / "m.png")
     expected = []
     for i in classification.worst(labels, probabilities, 12).tolist():
@@ -144,9 +140,7 @@ def test_confusion(tmp_path, monkeypatch, n):
 
 def test_confusion_needs_a_name_for_each_class(tmp_path):
     with pytest.raises(BadInput, match="3 class names for a confusion matrix of 10"):
-        classification.confusion(
-            torch.eye(10, dtype=torch.long), ["a", "b", "c"], tmp_path / "c.png"
-        )
+        classification.confusion(torch.eye(10, dtype=torch.long), ["a", "b", "c"], tmp_path / "c.png")
 
 
 @pytest.mark.parametrize(
@@ -226,9 +220,7 @@ def test_feature_maps_leave_the_model_as_it_was(tmp_path):
 def test_feature_maps_of_a_deep_model_are_picked_evenly(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     layers = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Tanh()) for _ in range(20)]
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 1), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 9)
-    )
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 9))
     feature_maps.feature_maps(model, torch.randn(1, 3, 12, 8), tmp_path / "f.png", most=3)
     picture(tmp_path / "f.png")
     print(figures[0].get_suptitle())

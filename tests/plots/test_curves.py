@@ -47,9 +47,7 @@ def drawn(monkeypatch):
     """Keeps every figure that is saved, to be asked what is on it."""
     figures, save = [], canvas.save
     for module in (compare_runs, curves):
-        monkeypatch.setattr(
-            module, "save", lambda figure, file: (figures.append(figure), save(figure, file))
-        )
+        monkeypatch.setattr(module, "save", lambda figure, file: (figures.append(figure), save(figure, file)))
     return figures
 
 
@@ -115,9 +113,7 @@ def test_legends_cover_no_data(tmp_path, monkeypatch):
 
 
 def test_a_run_with_nothing_to_draw_yet(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text(
-        '{"step": 1, "split": "train", "time": 0.1, "loss": 1.0}\n'
-    )
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train", "time": 0.1, "loss": 1.0}\n')
     curves.draw_curves(tmp_path, tmp_path / "curves.png")
     picture(tmp_path / "curves.png")
 
@@ -149,9 +145,7 @@ def test_rows_of_compare(tmp_path):
 def test_three_seeds_are_a_band_and_two_are_lines(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     # Evaluated at different steps, as runs on a clock are.
-    seeds = [
-        make_run(tmp_path / f"s{i}", i, every, shift=i / 10) for i, every in enumerate((10, 20, 5))
-    ]
+    seeds = [make_run(tmp_path / f"s{i}", i, every, shift=i / 10) for i, every in enumerate((10, 20, 5))]
     others = [make_run(tmp_path / f"r{i}", i, system="resnet") for i in range(2)]
     odd = make_run(tmp_path / "odd", 9, rate=0.5)  # another rate: not a repetition
     compare_runs.compare([*seeds, *others, odd], tmp_path / "compare.png")
@@ -177,10 +171,7 @@ def test_metrics_named_by_numbers_are_one_panel_over_them(tmp_path, monkeypatch)
     figures, folders = drawn(monkeypatch), []
     for number, fade in enumerate((0.5, 0.9)):
         folders.append(make_run(tmp_path / f"run{number}", number, rate=fade))
-        rows = [
-            json.loads(line)
-            for line in (folders[-1] / "metrics.jsonl").read_text().split("\n")[:-1]
-        ]
+        rows = [json.loads(line) for line in (folders[-1] / "metrics.jsonl").read_text().split("\n")[:-1]]
         for row in rows:
             if row["split"] == "val":
                 del row["accuracy"]

@@ -152,7 +152,7 @@ def test_a_stranger_gets_what_predict_says(run, tmp_path, capsys):
     expected = ts.predict(run, pictures, device="cpu")
     opened = session(tmp_path / "a.onnx")
     facts = facts_of(opened)
-    assert facts["picture"] == load.opened(run)[1]["picture"]
+    assert facts["picture"] == load.load_run(run)[1]["picture"]
     batch = np.concatenate([prepare(file, facts["picture"]).numpy() for file in pictures])
     assert batch.dtype == np.uint8
     logits = opened.run(["logits"], {"images": batch})[0]

@@ -94,9 +94,7 @@ def test_an_lstm_that_keeps_everything_passes_its_gradient_on():
         net.recurrent.bias_ih_l0[6:12] = 50.0
         net.recurrent.bias_ih_l0[18:] = 50.0
     x, y = next(Puzzles("adding", 100, 4, seed=0))
-    assert memory_problems.through_time(net, [(x, y)])["gradient/100"] == pytest.approx(
-        1.0, rel=1e-5
-    )
+    assert memory_problems.through_time(net, [(x, y)])["gradient/100"] == pytest.approx(1.0, rel=1e-5)
 
 
 @pytest.mark.parametrize("use", ["adding", "copy"])

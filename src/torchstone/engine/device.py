@@ -5,13 +5,13 @@ import os
 
 import torch
 
-from torchstone.engine.console import say
-from torchstone.errors import BadInput, nearest
+from torchstone.engine.console import notify
+from torchstone.errors import BadInput, did_you_mean
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def pick(name: str = "auto") -> torch.device:
+def select_device(name: str = "auto") -> torch.device:
     """`auto` takes CUDA, then Apple's MPS, then the CPU; a named device that is absent is refused.
 
     Under `torchrun` each process takes the CUDA device of its own number.
@@ -25,7 +25,7 @@ def pick(name: str = "auto") -> torch.device:
         name = next(kind for kind, there in present.items() if there)
     kind, _, index = name.partition(":")
     if kind not in present:
-        raise BadInput(f"unknown device {name!r}: {nearest(kind, ['auto', *present])}")
+        raise BadInput(f"unknown device {name!r}: {did_you_mean(kind, ['auto', *present])}")
     if not present[kind]:
         here = ", ".join(k for k, there in present.items() if there)
         raise BadInput(f"device {name!r} is not to be had on this machine (it has: {here})")
@@ -36,7 +36,7 @@ def pick(name: str = "auto") -> torch.device:
     return torch.device(kind)
 
 
-def settled(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: str, device: torch.device) -> str:
     """The precision that is meant: `auto` is bf16 where the device's arithmetic has it, else fp32.
 
     Emulated it is up to 15 times slower than fp32, which is said where bf16 was asked for by name.
@@ -45,15 +45,11 @@ def settled(precision: str, device: torch.device) -> str:
         BadInput: an unknown name.
     """
     if precision not in (*PRECISIONS, "auto"):
-        raise BadInput(
-            f"unknown precision {precision!r}: {nearest(precision, [*PRECISIONS, 'auto'])}"
-        )
+        raise BadInput(f"unknown precision {precision!r}: {did_you_mean(precision, [*PRECISIONS, 'auto'])}")
     if precision == "auto":
         return "bf16" if has_bfloat16(device) else "fp32"
     if precision == "bf16" and device.type == "cpu" and not has_bfloat16(device):
-        say(
-            "this CPU has no bfloat16 arithmetic and emulates it slowly: --precision fp32 is faster here"
-        )
+        notify("this CPU has no bfloat16 arithmetic and emulates it slowly: --precision fp32 is faster here")
     return precision
 
 

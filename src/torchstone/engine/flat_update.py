@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchstone.errors import NotFinite
 
 
-class Flat:
+class FlatGradientUpdate:
     """An update that follows a loss downhill, as `engine.update.descend` does, over one long vector.
 
     Parameters and gradients of `model` become views of two vectors; the optimiser knows only those, so that
@@ -28,19 +28,17 @@ class Flat:
         loss: Callable[[Any], Mapping[str, Tensor]],
         model: nn.Module,
         make: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
-        clip: float | None = None,
+        max_grad_norm: float | None = None,
     ):
         parameters = [p for p in model.parameters() if p.requires_grad]
-        self.loss, self.clip = loss, clip
+        self.loss, self.clip = loss, max_grad_norm
         self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
         self.gradient = self.vector.grad = torch.zeros_like(self.vector)
         sizes = [p.numel() for p in parameters]
-        pieces = zip(
-            parameters, self.vector.data.split(sizes), self.gradient.split(sizes), strict=True
-        )
+        pieces = zip(parameters, self.vector.data.split(sizes), self.gradient.split(sizes), strict=True)
         for p, weights, gradient in pieces:
             p.data, p.grad = weights.view_as(p), gradient.view_as(p)
-        self.optimiser = make([self.vector])
+        self.optimizer = make([self.vector])
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
         self.gradient.zero_()
@@ -48,9 +46,7 @@ class Flat:
         metrics["loss"].backward()
         return self.follow(metrics)
 
-    def follow(
-        self, metrics: Mapping[str, Tensor], gradient: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def follow(self, metrics: Mapping[str, Tensor], gradient: Tensor | None = None) -> dict[str, Tensor]:
         """Step along the gradient that is there, or along this one; `metrics` are those of its loss."""
         if gradient is not None:
             self.gradient.copy_(gradient)
@@ -64,7 +60,7 @@ class Flat:
                 self.gradient.mul_((self.clip / (norm + 1e-6)).clamp_(max=1.0))
             elif norm.item() > self.clip:  # which costs nothing to know here
                 self.gradient.mul_(self.clip / (norm + 1e-6))
-        self.optimiser.step()
+        self.optimizer.step()
         return numbers
 
 

@@ -77,9 +77,7 @@ class Log:
     that the run goes on from; the others will be written again.
     """
 
-    def __init__(
-        self, folder: Path, rows: int, step: int, steps: int, title: str, quiet: bool = False
-    ):
+    def __init__(self, folder: Path, rows: int, step: int, steps: int, title: str, quiet: bool = False):
         from rich.console import Console
         from torch.utils.tensorboard import SummaryWriter
 

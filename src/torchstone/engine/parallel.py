@@ -21,13 +21,13 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes share the work; 1 without torchrun."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 @contextlib.contextmanager
-def together(device: torch.device) -> Generator[None]:
+def process_group(device: torch.device) -> Generator[None]:
     """Join the processes that `torchrun` started, if it did, and leave them afterwards."""
     ours = int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized()
     if ours:
@@ -41,18 +41,18 @@ def together(device: torch.device) -> Generator[None]:
 
 def replicate(model: nn.Module) -> nn.Module:
     """`model` as the loss should call it: with gradients averaged over processes, if there are several."""
-    return DistributedDataParallel(model) if world() > 1 else model
+    return DistributedDataParallel(model) if world_size() > 1 else model
 
 
 def gather(value: object) -> list:
     """Every process's `value`, in order of rank. All processes must call it."""
-    if world() == 1:
+    if world_size() == 1:
         return [value]
-    values: list = [None] * world()
+    values: list = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
 def barrier() -> None:
-    if world() > 1:
+    if world_size() > 1:
         dist.barrier()

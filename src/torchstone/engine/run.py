@@ -116,7 +116,7 @@ def fit(
     every = clock.of(run.steps)
     writes = folder is not None and parallel.rank() == 0
     if folder is not None:
-        results, rows = _go_on(folder, state, stage, quiet or not writes)
+        results, rows = _resume(folder, state, stage, quiet or not writes)
         run.results.update(results)
     log = None
     if writes:
@@ -175,7 +175,7 @@ def fit(
                     judge("test", run.test)
                 # several processes must agree, so they only ask where all of them have arrived
                 late, stop = False, 0
-                if parallel.world() == 1:
+                if parallel.world_size() == 1:
                     late, stop = time.monotonic() - saved_at > clock.seconds, signals.caught
                 elif on_clock:
                     mine = (time.monotonic() - saved_at > clock.seconds, signals.caught)
@@ -193,13 +193,13 @@ def fit(
     return run.results
 
 
-def pass_over(run: Run, kept: Path) -> None:
+def skip_finished_stage(run: Run, kept: Path) -> None:
     """Put a finished stage's checkpoint back, with the global generators as they stood at its end:
     what `build` draws before the next stage is then drawn again as it was."""
     checkpoint.load(kept, {**run.state, "progress": _Progress()})
 
 
-def _go_on(folder: Path, state: dict, stage: int, quiet: bool) -> tuple[dict, int]:
+def _resume(folder: Path, state: dict, stage: int, quiet: bool) -> tuple[dict, int]:
     """Load the checkpoint of this stage, if the folder has one; return the results it had so far,
     and how many rows were written by then."""
     if not checkpoint.any_at(folder / "checkpoint"):

@@ -1,8 +1,9 @@
-"""`descend`: from a loss to an update. One gradient step, with what a step may need around it."""
+"""`GradientUpdate`: one optimizer step from a loss, with accumulation, clipping, precision and EMA."""
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,86 +13,109 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from torchstone.engine import parallel
-from torchstone.engine.device import autocast, settled
+from torchstone.engine.device import autocast, resolve_precision
 from torchstone.errors import BadInput, NotFinite
 
 Loss = Callable[[Any], Tensor | Mapping[str, Tensor]]
 
 
-class descend:
-    """An update that follows a loss downhill: `metrics = descend(loss, optimiser)(batch)`.
+@dataclass(frozen=True)
+class OptimConfig:
+    """How a loss is minimized: the fields that every recipe with an optimizer shares, as `recipe.optim`."""
+
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adam"  # optimizer
+    lr: float = 1e-3  # peak learning rate
+    momentum: float = 0.9  # momentum of SGD and RMSprop
+    beta1: float = 0.9  # Adam β1 (first-moment decay)
+    beta2: float = 0.999  # Adam β2 (second-moment decay)
+    eps: float = 1e-8  # Adam ε, added to the denominator
+    weight_decay: float = 0.0  # weight decay
+    lr_schedule: Literal["constant", "cosine", "linear", "poly", "step", "inverse_root"] = (
+        "cosine"  # learning-rate schedule after warm-up
+    )
+    warmup_ratio: float = 0.0  # fraction of steps of linear warm-up
+    min_lr_ratio: float = 0.0  # final learning rate as a fraction of the peak
+    max_grad_norm: float | None = None  # gradient clipping: largest norm, none for no limit
+    grad_accum_steps: int = 1  # gradient accumulation: micro-batches per update
+    ema_decay: float = 0.0  # EMA decay of the weights that are evaluated, 0 for no average
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # mixed precision of the forward pass
+    compile: bool = False  # torch.compile the loss
+
+
+class GradientUpdate:
+    """One optimizer step on a loss: `metrics = GradientUpdate(loss, optimizer)(batch)`.
 
     `loss(batch)` returns a scalar, or a mapping with `loss` and further scalars to be logged. It is
     a mean over the batch; where it is a mean over something else (tokens that are not padding), the
     mapping says over how many in `weight`, and micro-batches and processes count in proportion.
 
-    Only the optimiser's own parameters receive gradients, so two players never fill each other's.
+    Only the optimizer's own parameters receive gradients, so two networks never fill each other's.
 
     Args:
-        schedule: a torch learning-rate scheduler, stepped once an update.
-        accumulate: split the batch along its first dimension into so many micro-batches; the
+        lr_scheduler: a torch learning-rate scheduler, stepped once per update.
+        grad_accum_steps: split the batch along its first dimension into so many micro-batches; the
             gradient is that of the whole batch, however uneven the last one is.
-        clip: largest norm of the whole gradient; the norm before clipping is logged.
+        max_grad_norm: largest norm of the whole gradient; the norm before clipping is logged.
         precision: `fp32`, `bf16`, or `fp16` (then put the update into the run's `state`: it holds
             the loss scale); `auto` is bf16 where the device has it, else fp32.
-        ema: `(average, model)`: the average takes in the model after each step.
+        ema: `(average, model)`: the average is updated from the model after each step.
         replica: what `parallel.replicate` returned, if the loss calls it.
         compile: compile the loss with `torch.compile`.
 
     Raises:
         NotFinite: a loss is NaN or infinite. On the CPU before the step is taken; on other devices
-            the engine finds it when it next reads the metrics, since to look costs a synchronisation.
+            the engine finds it when it next reads the metrics, since looking costs a synchronization.
     """
 
     def __init__(
         self,
         loss: Loss,
-        optimiser: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer,
         *,
-        schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
-        accumulate: int = 1,
-        clip: float | None = None,
+        lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+        grad_accum_steps: int = 1,
+        max_grad_norm: float | None = None,
         precision: str = "fp32",
         ema: tuple[AveragedModel, nn.Module] | None = None,
         replica: nn.Module | None = None,
         compile: bool = False,
     ):
-        if accumulate < 1:
-            raise BadInput(f"accumulate must be at least 1, not {accumulate}")
+        if grad_accum_steps < 1:
+            raise BadInput(f"grad_accum_steps must be at least 1, not {grad_accum_steps}")
         self.loss = torch.compile(loss) if compile else loss
-        self.optimiser, self.schedule, self.ema = optimiser, schedule, ema
-        self.accumulate, self.clip = accumulate, clip
-        self.parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        self.optimizer, self.lr_scheduler, self.ema = optimizer, lr_scheduler, ema
+        self.grad_accum_steps, self.max_grad_norm = grad_accum_steps, max_grad_norm
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.device = self.parameters[0].device
-        precision = settled(precision, self.device)
+        precision = resolve_precision(precision, self.device)
         self.autocast = autocast(precision, self.device)
         # losses are weighted by rows on the way back, so the scale starts lower than torch's 2¹⁶
         self.scaler = None
         if precision == "fp16":
             self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.0**10)
         self.replica = replica if isinstance(replica, DistributedDataParallel) else None
-        self.plain = accumulate == 1 and self.replica is None and precision == "fp32"
+        self.is_plain = grad_accum_steps == 1 and self.replica is None and precision == "fp32"
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
-        self.optimiser.zero_grad(set_to_none=True)
-        metrics = self._whole(batch) if self.plain else self._parts(batch)
-        if self.clip is not None:
+        self.optimizer.zero_grad(set_to_none=True)
+        metrics = self._single_batch(batch) if self.is_plain else self._micro_batches(batch)
+        if self.max_grad_norm is not None:
             if self.scaler:
-                self.scaler.unscale_(self.optimiser)
-            metrics["gradient_norm"] = clip_grad_norm_(self.parameters, self.clip)
+                self.scaler.unscale_(self.optimizer)
+            metrics["gradient_norm"] = clip_grad_norm_(self.parameters, self.max_grad_norm)
         if self.scaler:
-            self.scaler.step(self.optimiser)
+            self.scaler.step(self.optimizer)
             self.scaler.update()
         else:
-            self.optimiser.step()
-        if self.schedule is not None:
-            self.schedule.step()
+            self.optimizer.step()
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.step()
         if self.ema is not None:
             average, model = self.ema
             average.update_parameters(model)
         return metrics
 
-    def _whole(self, batch: Any) -> dict[str, Tensor]:
+    def _single_batch(self, batch: Any) -> dict[str, Tensor]:
         """The common case: one batch, one process, full precision."""
         result = self.loss(batch)
         metrics = {"loss": result} if isinstance(result, Tensor) else dict(result)
@@ -101,9 +125,9 @@ class descend:
         self._check(loss)
         return {name: value.detach() for name, value in metrics.items()}
 
-    def _parts(self, batch: Any) -> dict[str, Tensor]:
+    def _micro_batches(self, batch: Any) -> dict[str, Tensor]:
         """Σ w·∇L / Σ w over micro-batches and processes, w being what each mean is over."""
-        micros = _split(batch, self.accumulate)
+        micros = _split(batch, self.grad_accum_steps)
         sums: dict[str, Tensor] = {}
         weights: Tensor | float = 0.0
         for index, micro in enumerate(micros):
@@ -123,7 +147,7 @@ class descend:
         if self.replica is not None:  # DDP has already divided by the number of processes
             everyone = torch.as_tensor(weights, dtype=self.parameters[0].dtype, device=self.device)
             torch.distributed.all_reduce(everyone := everyone.clone())
-            everyone = everyone / parallel.world()
+            everyone = everyone / parallel.world_size()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         torch._foreach_div_(gradients, everyone)
         return {name: value / weights for name, value in sums.items()}
@@ -135,14 +159,14 @@ class descend:
 
     def diagnosis(self) -> str:
         """Learning rate and the gradient norms of this moment, largest first."""
-        rates = {f"{group['lr']:.3g}" for group in self.optimiser.param_groups if "lr" in group}
+        rates = {f"{group['lr']:.3g}" for group in self.optimizer.param_groups if "lr" in group}
         norms = [float(p.grad.norm()) for p in self.parameters if p.grad is not None]
         bad = sum(not math.isfinite(n) for n in norms)
         finite = sorted((n for n in norms if math.isfinite(n)), reverse=True)[:3]
-        said = ", ".join(f"{n:.3g}" for n in finite) or "none"
+        shown = ", ".join(f"{n:.3g}" for n in finite) or "none"
         return (
             f"learning rate {', '.join(sorted(rates))}; gradient norms not finite in {bad} of "
-            f"{len(norms)} parameters, largest finite: {said}"
+            f"{len(norms)} parameters, largest finite: {shown}"
         )
 
     def state_dict(self) -> dict:

@@ -55,9 +55,7 @@ def screened(env: Any, *, idle: int = IDLE, fire: bool = True) -> Any:
             if self.button is not None:
                 unwrapped.ale.act(self.moves[self.button])
             blank = np.zeros((SIDE, SIDE), np.uint8)
-            self.seen.extend(
-                [blank] * (STACK - 1) + [self._small(unwrapped.ale.getScreenGrayscale())]
-            )
+            self.seen.extend([blank] * (STACK - 1) + [self._small(unwrapped.ale.getScreenGrayscale())])
             return np.stack(self.seen), about
 
         def _small(self, screen: np.ndarray) -> np.ndarray:
@@ -164,9 +162,7 @@ class Ataris:
         if self.mortal:
             terminated |= (about["lives"] < self.lives) & ~over
             self.lives = about["lives"].copy()
-        return Outcome(
-            after, np.sign(reward) if self.sign else reward, terminated, truncated, now, returns
-        )
+        return Outcome(after, np.sign(reward) if self.sign else reward, terminated, truncated, now, returns)
 
     def close(self) -> None:
         """ALE closes its machines itself."""

@@ -28,9 +28,7 @@ class Outcome(NamedTuple):
 class Loop:
     """`count` environments of any kind, one after the other."""
 
-    def __init__(
-        self, spec: str, count: int, wrappers: Sequence[str], limit: int | None, render: bool
-    ):
+    def __init__(self, spec: str, count: int, wrappers: Sequence[str], limit: int | None, render: bool):
         options = {"render_mode": "rgb_array"} if render else {}
         made = [make(spec, wrappers, limit, **options) for _ in range(count)]
         self.spec, self.worlds, self.limit = spec, [env for env, _ in made], made[0][1]
@@ -129,9 +127,7 @@ class Loop:
     def _failed(self, index: int, when: str, error: Exception) -> BadInput:
         said = " ".join(str(error).split()) or "no message"
         kind = type(error).__name__
-        return BadInput(
-            f"{self.spec}: world {index} failed at step {self.clock} {when}: {kind}: {said}"
-        )
+        return BadInput(f"{self.spec}: world {index} failed at step {self.clock} {when}: {kind}: {said}")
 
     def state_dict(self) -> dict[str, Any]:
         return {

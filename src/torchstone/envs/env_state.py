@@ -100,11 +100,7 @@ def _decode(value: Any) -> Any:
         return {_decode(k): _decode(v) for k, v in value["dict"]}
     if "deque" in value:
         return deque(map(_decode, value["deque"]), value["length"])
-    return (
-        [_decode(v) for v in value["list"]]
-        if "list" in value
-        else tuple(map(_decode, value["tuple"]))
-    )
+    return [_decode(v) for v in value["list"]] if "list" in value else tuple(map(_decode, value["tuple"]))
 
 
 def _mujoco(env: Any) -> dict[str, torch.Tensor]:

@@ -6,12 +6,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from torchstone.data.vision.batches import mix
 from torchstone.envs.actor import Player
-from torchstone.envs.rollouts import ACTIONS, Rollout, stacked
+from torchstone.envs.rollouts import Rollout, stacked
 from torchstone.envs.vector_env import Worlds
-
-EPISODES = 17  # a purpose of `mix`
+from torchstone.parts.seeding import SeedStream, derive_seed
 
 
 class Episodes:
@@ -38,9 +36,11 @@ class Episodes:
     @torch.no_grad()
     def __next__(self) -> tuple[Rollout, Bool[Tensor, "time worlds"]]:
         worlds, policy, device = self.worlds, self.policy, self.device
-        worlds.reset(mix(self.seed, EPISODES, self.position))
+        worlds.reset(derive_seed(self.seed, SeedStream.EPISODES, self.position))
         player = Player(policy, worlds, device)
-        generator = torch.Generator().manual_seed(mix(self.seed, ACTIONS, self.position))
+        generator = torch.Generator().manual_seed(
+            derive_seed(self.seed, SeedStream.ROLLOUT_ACTIONS, self.position)
+        )
         going = torch.ones(worlds.count, dtype=torch.bool)
         rows, masks, lives, returns = [], [], [], [0.0] * worlds.count
         ends = worlds.observation.clone()  # what each world's last action led to

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 KNOWN = (
     "CartPole-v1",
@@ -48,7 +48,7 @@ def make(spec: str, wrappers: Sequence[str], limit: int | None, **options: Any) 
     try:
         env = gymnasium.make(spec, disable_env_checker=True, **options)
     except gymnasium.error.UnregisteredEnv as error:
-        raise BadInput(f"no world {spec!r}: {nearest(spec, gymnasium.registry, KNOWN)}") from error
+        raise BadInput(f"no world {spec!r}: {did_you_mean(spec, gymnasium.registry, KNOWN)}") from error
     except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise BadInput(f"{spec} needs more: pip install 'torchstone[worlds]' ({error})") from error
     except (gymnasium.error.Error, TypeError) as error:
@@ -78,14 +78,12 @@ def _wrapped(env: Any, text: str) -> Any:
     known: dict[str, Any] = {n: w for n, w in vars(gym().wrappers).items() if isinstance(w, type)}
     known |= {**atari.WRAP, **wrappers.WRAP}
     if name not in known:
-        raise BadInput(f"no wrapper {name!r}: {nearest(name, known)}")
+        raise BadInput(f"no wrapper {name!r}: {did_you_mean(name, known)}")
     try:
         values = dict(argument.split("=", 1) for argument in arguments)
         return known[name](env, **{n: _value(v) for n, v in values.items()})
     except (TypeError, ValueError, AssertionError, AttributeError) as error:
-        raise BadInput(
-            f"wrapper {text!r} does not fit: {error}; write Name:argument=value:…"
-        ) from error
+        raise BadInput(f"wrapper {text!r} does not fit: {error}; write Name:argument=value:…") from error
 
 
 def _value(text: str) -> Any:

@@ -26,9 +26,7 @@ class Rows(NamedTuple):
 
     observation: Tensor  # (batch, *shape), what was acted on
     action: Tensor  # (batch,) int64, or (batch, n) float32
-    reward: Float[
-        Tensor, " batch"
-    ]  # Σ_{k<m} γ^k r_{t+k}, m ≤ n: fewer where the episode ended before
+    reward: Float[Tensor, " batch"]  # Σ_{k<m} γ^k r_{t+k}, m ≤ n: fewer where the episode ended before
     following: Tensor  # (batch, *shape), the state m steps later; of no meaning where discount is 0
     discount: Float[Tensor, " batch"]  # γ^m, and 0 where the episode terminated
 
@@ -240,7 +238,5 @@ class Replay:
         self.lived, self.previous = state["lived"], state["previous"]
         if "apart" in state:
             if self.pieces is None:
-                raise BadInput(
-                    "the frames of this memory are kept beside its checkpoint: resume there"
-                )
+                raise BadInput("the frames of this memory are kept beside its checkpoint: resume there")
             self.pieces.read(state["apart"], self.lived)

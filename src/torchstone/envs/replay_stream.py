@@ -6,13 +6,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import mix
 from torchstone.envs.replay_buffer import Replay, Rows
 from torchstone.envs.vector_env import Worlds
 from torchstone.parts.rl.q_learning import importance
 from torchstone.parts.rl.sum_tree import SumTree
-
-STRAYS, DRAWS = 21, 22  # purposes of `mix`
+from torchstone.parts.seeding import SeedStream, derive_seed
 
 
 class Priorities:
@@ -102,12 +100,12 @@ class Experience:
     @torch.no_grad()
     def __next__(self) -> Drawn:
         returns: list[float] = []
-        stray = torch.Generator().manual_seed(mix(self.seed, STRAYS, self.position))
+        stray = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.EXPLORATION, self.position))
         while not self.position and self.frames < self.first:
             left = -(-(self.first - self.frames) // self.worlds.count)
             self._live(min(self.length, left), stray, returns)
         self._live(self.length, stray, returns)
-        draw = torch.Generator().manual_seed(mix(self.seed, DRAWS, self.position))
+        draw = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.REPLAY_DRAWS, self.position))
         index, weight = self._draw(draw)
         self.position += 1
         rows = self.memory.rows(index, self.gamma, self.n)

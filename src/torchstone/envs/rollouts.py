@@ -10,11 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.data.vision.batches import mix
 from torchstone.envs.actor import Memory, Player
 from torchstone.envs.vector_env import Worlds
-
-ACTIONS, TURNS = 16, 19  # purposes of `mix`
+from torchstone.parts.seeding import SeedStream, derive_seed
 
 
 class Rollout(NamedTuple):
@@ -34,9 +32,7 @@ class Rollout(NamedTuple):
     returns: list[float]  # of the episodes that ended here
     number: int  # rollouts before this one
     frames: int  # steps of all worlds so far, these included
-    mask: Bool[Tensor, "time worlds actions"] | None = (
-        None  # actions that were valid, if worlds say so
-    )
+    mask: Bool[Tensor, "time worlds actions"] | None = None  # actions that were valid, if worlds say so
     memory: Memory | None = None  # what a recurrent policy remembered before the first step
 
 
@@ -70,7 +66,9 @@ class Rollouts:
     @torch.no_grad()
     def __next__(self) -> Rollout:
         worlds, policy, device, player = self.worlds, self.policy, self.device, self.player
-        generator = torch.Generator().manual_seed(mix(self.seed, ACTIONS, self.position))
+        generator = torch.Generator().manual_seed(
+            derive_seed(self.seed, SeedStream.ROLLOUT_ACTIONS, self.position)
+        )
         memory = player.memory
         shape = (self.length, worlds.count, policy.actions)
         noise = policy.kind.noise(shape, generator).to(device).unbind()
@@ -148,7 +146,13 @@ class Turns:
         device: torch.device | str = "cpu",
     ):
         self.actors = [
-            Rollouts(policy, own, length, seed=mix(seed, TURNS, index), device=device)
+            Rollouts(
+                policy,
+                own,
+                length,
+                seed=derive_seed(seed, SeedStream.ASYNC_ACTORS, index),
+                device=device,
+            )
             for index, (policy, own) in enumerate(zip(policies, worlds, strict=True))
         ]
         self.position = 0

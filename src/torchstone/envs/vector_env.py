@@ -161,12 +161,7 @@ def _kind(spec: str, count: int, wrappers: tuple[str, ...], limit: int | None, r
     native = {"CartPole-v0", "CartPole-v1"}
     if spec in native and count >= 4 and not wrappers and not render and limit != 0:
         return CartPoles(spec, count, limit)
-    if (
-        count > 1
-        and not render
-        and "AtariPreprocessing" in wrappers
-        and set(wrappers) <= set(NAMES)
-    ):
+    if count > 1 and not render and "AtariPreprocessing" in wrappers and set(wrappers) <= set(NAMES):
         make(spec, wrappers, limit)[0].close()  # says what is wrong, if something is
         return Ataris(spec, count, wrappers, limit)
     return Loop(spec, count, wrappers, limit, render)

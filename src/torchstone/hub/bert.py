@@ -72,9 +72,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if classes[0] not in HEADS:
         raise BadInput(f"no head of {classes[0]!r} here; implemented are {', '.join(HEADS)}")
     head, pooler = HEADS[classes[0]]
-    arguments = {
-        name: hf_folder.number(config, theirs, USUAL.get(name)) for name, theirs in NUMBERS.items()
-    }
+    arguments = {name: hf_folder.number(config, theirs, USUAL.get(name)) for name, theirs in NUMBERS.items()}
     activation = config.get("hidden_act", "gelu")
     if activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)

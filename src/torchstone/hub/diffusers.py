@@ -57,9 +57,7 @@ ONLY = {
 
 def holds(folder: Path) -> bool:
     """Whether a folder is of this kind."""
-    return (folder / "model_index.json").exists() or any(
-        (_home(folder) / w).exists() for w in WEIGHTS
-    )
+    return (folder / "model_index.json").exists() or any((_home(folder) / w).exists() for w in WEIGHTS)
 
 
 def _home(folder: Path) -> Path:
@@ -132,9 +130,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         "process": process(config.get("scheduler", {})),
     }
     # in the middle there is a norm before attention only without scale and shift, unless it is asked for
-    arguments["middle_groups"] = groups or (
-        None if arguments["scale_shift"] else arguments["groups"]
-    )
+    arguments["middle_groups"] = groups or (None if arguments["scale_shift"] else arguments["groups"])
     return "ddpm_cifar10", arguments
 
 

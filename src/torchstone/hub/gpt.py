@@ -51,9 +51,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     classes = config.get("architectures") or CLASSES[family]
     if classes[0] not in CLASSES[family]:
         raise BadInput(f"no head of {classes[0]!r} here; implemented is {CLASSES[family][0]}")
-    arguments = {
-        ours: hf_folder.number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()
-    }
+    arguments = {ours: hf_folder.number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()}
     if config.get("n_ctx", arguments["context"]) != arguments["context"]:
         raise BadInput(
             f"the config sets n_ctx = {config['n_ctx']!r}; implemented here is n_positions, "
@@ -64,14 +62,10 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             f"the config sets n_head = {arguments['heads']}, which does not divide "
             f"n_embd = {arguments['width']}"
         )
-    name, usual, known = (
-        ("afn", "gelu", FIRST) if first else ("activation_function", "gelu_new", ACTIVATIONS)
-    )
+    name, usual, known = ("afn", "gelu", FIRST) if first else ("activation_function", "gelu_new", ACTIVATIONS)
     activation = config.get(name, usual)
     if activation not in known:
-        raise BadInput(
-            f"the config sets {name} = {activation!r}; implemented are {', '.join(known)}"
-        )
+        raise BadInput(f"the config sets {name} = {activation!r}; implemented are {', '.join(known)}")
     arguments |= {"tied": bool(config.get("tie_word_embeddings", True)), "post_norm": first}
     if first:
         return "gpt1", {**arguments, "activation": FIRST[activation]}

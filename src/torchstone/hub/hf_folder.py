@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 # which of our systems a config's `model_type` is
 SYSTEMS = {"bert": "bert", "gpt2": "gpt", "openai-gpt": "gpt", "t5": "t5", "vit": "vit"}
@@ -80,9 +80,7 @@ def system(config: Mapping[str, Any]) -> str:
     return SYSTEMS[family]
 
 
-def refuse_others(
-    config: Mapping[str, Any], used: Collection[str], only: Mapping[str, Any] = {}
-) -> None:
+def refuse_others(config: Mapping[str, Any], used: Collection[str], only: Mapping[str, Any] = {}) -> None:
     """Let a config pass if every setting is used, or cannot matter, or has the value we implement.
 
     Args:
@@ -118,9 +116,7 @@ def number(config: Mapping[str, Any], name: str, default: Any = None) -> Any:
     return value
 
 
-def read(
-    folder: Path, weights: Sequence[str] = WEIGHTS
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(folder: Path, weights: Sequence[str] = WEIGHTS) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config and weights of a folder, by the names they have there; of `weights` the first file there is.
 
     Raises:
@@ -192,7 +188,7 @@ def _shards(index: Path) -> dict[str, Tensor]:
         held = _tensors(file)
         wanted = [name for name, place in places.items() if place == shard]
         if lost := [name for name in wanted if name not in held]:
-            said = nearest(lost[0], held)
+            said = did_you_mean(lost[0], held)
             raise BadInput(f"{file} should hold {lost[0]}, by {index.name}, but does not ({said})")
         tensors |= {name: held[name] for name in wanted}
     return tensors

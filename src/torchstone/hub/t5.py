@@ -105,17 +105,13 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         "architectures": (*([name] for name in CLASSES), None),
     }
     hf_folder.refuse_others(config, USED | BESIDE, only)
-    arguments = {
-        ours: hf_folder.number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()
-    }
+    arguments = {ours: hf_folder.number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()}
     said = config.get("feed_forward_proj", "relu")
     gate, _, name = str(said).rpartition("-")
     name = "gelu_new" if said == "gated-gelu" else name
     if gate not in ("", "gated") or name not in ACTIVATIONS:
         able = ", ".join(ACTIVATIONS)
-        raise BadInput(
-            f"the config sets feed_forward_proj = {said!r}; implemented are {able}, and gated-…"
-        )
+        raise BadInput(f"the config sets feed_forward_proj = {said!r}; implemented are {able}, and gated-…")
     for beside, value in (("dense_act_fn", name), ("is_gated_act", bool(gate))):
         if config.get(beside, value) != value:
             raise BadInput(f"the config sets {beside} = {config[beside]!r} beside {said!r}")

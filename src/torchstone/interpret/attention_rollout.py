@@ -93,9 +93,7 @@ def draw(
                 over = F.interpolate(heat[None, None], size=shape, mode="nearest")[0, 0]
                 axes.imshow(over.numpy(), cmap="inferno", vmin=0, alpha=0.65)
         text = plain(captions[i], 34)
-        figure.text(
-            (left + side) / width, below - 0.04 / height, text, fontsize=8, ha="center", va="top"
-        )
+        figure.text((left + side) / width, below - 0.04 / height, text, fontsize=8, ha="center", va="top")
     save(figure, file)
 
 
@@ -103,9 +101,7 @@ def report(model: nn.Module, data: PictureSet, folder: Path) -> None:
     """Draw the rollout over test pictures, two of each class as long as there is room."""
     labels = data.test.labels
     each = max(1, MOST // 2 // len(data.classes))
-    index = torch.cat(
-        [(labels == label).nonzero()[:each, 0] for label in range(len(data.classes))]
-    )[:MOST]
+    index = torch.cat([(labels == label).nonzero()[:each, 0] for label in range(len(data.classes))])[:MOST]
     raw = data.test.take(index)
     images = normalise(raw, data.card)
     model.eval()

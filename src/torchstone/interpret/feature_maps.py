@@ -35,9 +35,7 @@ def filters(
     bank = weight.detach().float().cpu()
     if bank.ndim == 2:
         if shape is None or math.prod(shape) != bank.shape[1]:
-            raise BadInput(
-                f"a weight of {bank.shape[1]} inputs cannot be drawn in the shape {shape}"
-            )
+            raise BadInput(f"a weight of {bank.shape[1]} inputs cannot be drawn in the shape {shape}")
         bank = bank.unflatten(1, shape)
     count, inputs, high, wide = bank.shape
     said = f"{count} filters of {inputs}×{high}×{wide}"
@@ -60,9 +58,7 @@ def filters(
         axes.imshow(np.nan_to_num(0.5 + mosaic / (2 * limit), nan=1.0).clip(0, 1))
         said += f"\ngrey is 0, full colour ±{limit:.2g}"
     else:
-        shown = axes.imshow(
-            mosaic[..., 0], cmap=_colours("RdBu_r", "0.78"), vmin=-limit, vmax=limit
-        )
+        shown = axes.imshow(mosaic[..., 0], cmap=_colours("RdBu_r", "0.78"), vmin=-limit, vmax=limit)
         over = "both" if float(bank.abs().max()) > limit else "neither"
         bar = figure.colorbar(shown, ax=axes, fraction=0.04, extend=over)
         bar.ax.tick_params(labelsize=8)
@@ -112,9 +108,7 @@ def feature_maps(
         if values.ndim == 3 and values.numel():
             values = values[:most] if place else values
         span = f"{float(values.min()):.3g}\nto {float(values.max()):.3g}" if values.numel() else ""
-        figure.text(
-            (left + wide + 0.12) / width, bottom + box[3] / 2, span, fontsize=8, va="center"
-        )
+        figure.text((left + wide + 0.12) / width, bottom + box[3] / 2, span, fontsize=8, va="center")
         _draw_output(axes, values, place == 0)
     save(figure, file)
 
@@ -137,9 +131,7 @@ def _listen(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor]]:
     try:
         for name, module in layers(model):
             if not isinstance(module, SILENT):
-                label = (
-                    f"{plain(name, 30)}\n{type(module).__name__}" if name else type(module).__name__
-                )
+                label = f"{plain(name, 30)}\n{type(module).__name__}" if name else type(module).__name__
                 hooks.append(module.register_forward_hook(listener(label)))
         weight = next(iter(model.parameters()), image)
         model.eval()
@@ -177,9 +169,7 @@ def _draw_output(axes, values: Tensor, first: bool) -> None:
         axes.set_anchor("W")
     elif values.ndim == 1 and len(values) <= 64:
         colours = ["#b2182b" if value > 0 else "#2166ac" for value in values.tolist()]
-        axes.bar(
-            range(len(values)), values.tolist(), color=colours if signed else "0.35", width=0.8
-        )
+        axes.bar(range(len(values)), values.tolist(), color=colours if signed else "0.35", width=0.8)
         axes.axhline(0, color="0.4", linewidth=0.8)
         axes.set_xlim(-0.6, max(len(values), 12) - 0.4)
     else:

@@ -34,9 +34,7 @@ class Sight(NamedTuple):
     def size(self) -> int:
         return round(self.high - self.low) + 1
 
-    def through(
-        self, kernel: int, stride: float = 1, padding: int = 0, dilation: int = 1
-    ) -> "Sight":
+    def through(self, kernel: int, stride: float = 1, padding: int = 0, dilation: int = 1) -> "Sight":
         low, reach = self.low - padding * self.jump, dilation * (kernel - 1) - padding
         return Sight(low, self.high + reach * self.jump, stride * self.jump)
 
@@ -161,10 +159,7 @@ def _sliced(args, x, output):
 
 def _axes(*settings: Any) -> list[tuple[int, ...]]:
     """Settings that are one number or one for each axis; of three axes, the last two."""
-    pairs = [
-        (s, s) if isinstance(s, int) else (s[-1], s[-1]) if len(s) == 1 else s[-2:]
-        for s in settings
-    ]
+    pairs = [(s, s) if isinstance(s, int) else (s[-1], s[-1]) if len(s) == 1 else s[-2:] for s in settings]
     return list(zip(*pairs, strict=True))
 
 

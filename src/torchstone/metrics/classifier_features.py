@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torchstone.data.download import cache
 from torchstone.data.vision.dataset import Pictures, PictureSet, normalise
 from torchstone.engine import parallel, rng
-from torchstone.engine.console import say
+from torchstone.engine.console import notify
 from torchstone.engine.run import Clock, fit
 from torchstone.parts.metrics import fidelity_diversity
 from torchstone.plots.sample_grid import sheet
@@ -125,9 +125,7 @@ def judge(data: PictureSet, classifier: Any) -> Judge:
     card = data.card | {"size": SIDE}
     shrunk = dataclasses.replace(data, **small, card=card)
     place = str(data.train.labels.device)
-    recipe = dataclasses.replace(
-        next(iter(classifier.RECIPES.values())), data=data.name, device=place
-    )
+    recipe = dataclasses.replace(next(iter(classifier.RECIPES.values())), data=data.name, device=place)
     variant = next(iter(classifier.VARIANTS))
     arguments = {"num_classes": len(data.classes), "channels": card["channels"]}
     asked = {**dataclasses.asdict(recipe), "variant": variant, "device": None, **arguments}
@@ -139,7 +137,7 @@ def judge(data: PictureSet, classifier: Any) -> Judge:
     everywhere = parallel.gather(_read(file, network))  # where several machines have caches
     accuracy = None if None in everywhere else everywhere[0]
     if accuracy is None:
-        say(f"training the judge of samples, {variant} on {data.name} (once, some seconds)")
+        notify(f"training the judge of samples, {variant} on {data.name} (once, some seconds)")
         run = classify(network, recipe, shrunk, arguments=arguments)
         fit(run, clock=Clock(log=run.steps, evaluate=run.steps), quiet=True)
         accuracy = run.results["test/accuracy"]
@@ -189,7 +187,7 @@ def _write(file: Path, network: nn.Module, accuracy: float, asked: dict[str, Any
         save_file(tensors, beside, metadata=about)
         os.replace(beside, file)
     except (OSError, SafetensorError) as error:  # it is only trained again next time
-        say(f"the judge could not be kept in {file.parent} ({error})")
+        notify(f"the judge could not be kept in {file.parent} ({error})")
 
 
 def compared(
@@ -226,9 +224,7 @@ def compared(
     return {name: float(value) for name, value in found.items()}
 
 
-def beside(
-    judge: Judge, made: Pixels, train: Pictures, file: str | Path, *, columns: int = 12
-) -> Path:
+def beside(judge: Judge, made: Pixels, train: Pictures, file: str | Path, *, columns: int = 12) -> Path:
     """A sheet of samples, each with the nearest training picture below it, so that copying is seen."""
     made = made[: max(columns, len(made) // columns * columns)].cpu()
     seen, _ = judge.see_split(train, MOST)

@@ -41,9 +41,7 @@ def inception(weights: str | Path, device: torch.device | str = "cpu") -> Any:
         ) from None
     file = Path(weights)
     if not file.is_file():
-        raise BadInput(
-            f"there is no file {file}: give Inception's weights, a .pth of torch-fidelity"
-        )
+        raise BadInput(f"there is no file {file}: give Inception's weights, a .pth of torch-fidelity")
     try:
         torch.load(file, weights_only=True)  # the library itself would run what stands in it
         network = FeatureExtractorInceptionV3("inception-v3", ["2048"], str(file))
@@ -55,9 +53,7 @@ def inception(weights: str | Path, device: torch.device | str = "cpu") -> Any:
         TypeError,
         pickle.UnpicklingError,
     ) as error:
-        why = (
-            str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        )
+        why = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise BadInput(f"{file} holds no weights of this Inception ({why})") from None
     return network.to(device)
 

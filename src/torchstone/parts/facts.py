@@ -17,7 +17,7 @@ class Fact(NamedTuple):
     tolerance: float = 0.0
 
 
-class Pair(NamedTuple):
+class ParityCase(NamedTuple):
     """Two networks that must agree, for `reference()` where a plain tuple of the first three says too little.
 
     Args:
@@ -31,7 +31,7 @@ class Pair(NamedTuple):
     theirs: Any
     inputs: Any
     names: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
-    optimiser: Callable[..., torch.optim.Optimizer] | None = torch.optim.SGD
+    optimizer: Callable[..., torch.optim.Optimizer] | None = torch.optim.SGD
     label: str = ""
 
 

@@ -14,7 +14,7 @@ VARIANCE = {
 
 
 @torch.no_grad()
-def fill(weight: Tensor, how: str) -> Tensor:
+def init_(weight: Tensor, how: str) -> Tensor:
     """Fill `weight` (out, in, *kernel) in place with normal numbers of mean 0 and the named variance."""
     kernel = math.prod(weight.shape[2:])
     fan_in, fan_out = weight.shape[1] * kernel, weight.shape[0] * kernel

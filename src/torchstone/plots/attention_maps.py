@@ -23,9 +23,7 @@ class Map(NamedTuple):
     read: list[str]
 
 
-def over_words(
-    shares: Float[Tensor, "heads targets sources"], source: Tokens, target: Tokens
-) -> Map:
+def over_words(shares: Float[Tensor, "heads targets sources"], source: Tokens, target: Tokens) -> Map:
     """From tokens to words: a word is looked at with all of its tokens, and looks with their mean.
 
     The last token of either side is the end of the sentence.
@@ -60,9 +58,7 @@ def draw(maps: Sequence[Map], file: Path, most: int = 4) -> None:
     save(figure, file)
 
 
-def draw_beside(
-    maps: Sequence[tuple[Map, Collection[tuple[int, int]]]], file: Path, most: int = 3
-) -> None:
+def draw_beside(maps: Sequence[tuple[Map, Collection[tuple[int, int]]]], file: Path, most: int = 3) -> None:
     """The mean of the heads, and beside it links (word read, word written) told by hand, for the
     longest sentences."""
     chosen = sorted(maps, key=lambda pair: -len(pair[0].written))[:most]
@@ -108,9 +104,7 @@ def _picture(
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     size = 6 if small else 8
     axes.set_xticks(range(len(each.read)))
-    axes.set_xticklabels(
-        [plain(word, 16) for word in each.read] if below else [], rotation=90, fontsize=size
-    )
+    axes.set_xticklabels([plain(word, 16) for word in each.read] if below else [], rotation=90, fontsize=size)
     axes.set_yticks(range(len(each.written)))
     axes.set_yticklabels([plain(word, 16) for word in each.written] if left else [], fontsize=size)
     axes.tick_params(length=0)

@@ -14,9 +14,7 @@ from torchstone.plots.canvas import canvas, plain, save
 WRITTEN = 20  # classes up to which every count is written out
 
 
-def confusion(
-    matrix: Int[Tensor, "classes classes"], classes: Sequence[str], file: str | Path
-) -> None:
+def confusion(matrix: Int[Tensor, "classes classes"], classes: Sequence[str], file: str | Path) -> None:
     """Draws counts (row: true class, column: predicted class), coloured by their share of the row.
 
     Each class's recall stands at the right; up to 20 classes, all counts are written.
@@ -79,9 +77,7 @@ def confusion(
     bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1], labels=["0", "1", "5", "20", "50", "100 %"])
     bar.ax.tick_params(labelsize=8)
     bar.set_label("share of the true class", fontsize=8)
-    figure.suptitle(
-        f"accuracy {100 * right / max(total, 1):.2f} %  ({right:,} of {total:,})", fontsize=11
-    )
+    figure.suptitle(f"accuracy {100 * right / max(total, 1):.2f} %  ({right:,} of {total:,})", fontsize=11)
     save(figure, file)
 
 
@@ -117,9 +113,7 @@ def mistakes(
     index = worst(labels, probabilities, most, predictions)
     wrong, n = int((predictions != labels).sum()), len(labels)
     if wrong:
-        title = (
-            f"{wrong:,} mistakes in {n:,} pictures" if wrong > 1 else f"1 mistake in {n:,} pictures"
-        )
+        title = f"{wrong:,} mistakes in {n:,} pictures" if wrong > 1 else f"1 mistake in {n:,} pictures"
         title += f": the {len(index)} most confident" if wrong > len(index) else ""
     else:
         index = probabilities.gather(1, labels[:, None])[:, 0].argsort(stable=True)[:most]

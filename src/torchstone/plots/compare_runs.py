@@ -114,9 +114,7 @@ def _draw(
         axes = figure.add_subplot(down, columns, place + 1)
         frame(axes, metric)
         numbered = metric.endswith("/")
-        axes.set_xlabel(
-            "the number in its name" if numbered else FRAMES if framed else "step", fontsize=8
-        )
+        axes.set_xlabel("the number in its name" if numbered else FRAMES if framed else "step", fontsize=8)
         drawn = []
         for order, group in enumerate([*bands, *([i] for i in single)]):
             # Past the palette, the line's pattern tells runs apart.
@@ -146,9 +144,7 @@ def _draw(
             handles.setdefault(plain(label, 60), line)
         if ("loss" in metric or numbered) and decades(drawn) > 1:
             axes.set_yscale("log")
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=across, **LEGEND
-    )
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=across, **LEGEND)
     save(figure, file)
 
 

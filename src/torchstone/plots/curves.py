@@ -55,9 +55,7 @@ def draw_curves(run_folder: str | Path, file: str | Path) -> None:
     figure = canvas(4.7 * columns + (1.2 if columns == 1 else 0), sum(heights or [2]) + 0.5)
     figure.suptitle(_title(run_folder), fontsize=12, fontweight="bold")
     if not heights:
-        figure.text(
-            0.5, 0.45, "fewer than two points: nothing to draw yet", ha="center", fontsize=10
-        )
+        figure.text(0.5, 0.45, "fewer than two points: nothing to draw yet", ha="center", fontsize=10)
         return save(figure, file)
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
     for index, panel in enumerate(large):
@@ -67,9 +65,7 @@ def draw_curves(run_folder: str | Path, file: str | Path) -> None:
         else:
             _draw_metric(axes, panel, series[panel], last.get(f"test/{panel}"))
         lost = sum(dropped.get(name, 0) for name in panels[panel])
-        axes.set_xlabel(
-            f"step   ({lost} values not finite, not drawn)" if lost else "step", fontsize=8
-        )
+        axes.set_xlabel(f"step   ({lost} values not finite, not drawn)" if lost else "step", fontsize=8)
     for index, panel in enumerate(small):
         axes = figure.add_subplot(grid[len(heights) - 1, index % columns])
         frame(axes, {"lr": "learning rate (lr)", "rate": "steps per second"}[panel])

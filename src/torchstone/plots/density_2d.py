@@ -61,9 +61,7 @@ def painted(flow: Any, rows: Rows) -> UInt8[Tensor, "2 3 side side"]:
     """Two pictures: the density, and points drawn from it, in the frame of `rows`."""
     frame = frame_of(rows)
     points = dots(flow, DOTS).numpy()
-    counts, _, _ = np.histogram2d(
-        points[:, 1], points[:, 0], bins=SIDE, range=(frame[2:], frame[:2])
-    )
+    counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=SIDE, range=(frame[2:], frame[:2]))
     maps = [heights(flow, frame, SIDE).sqrt().numpy(), np.minimum(counts, 1)]
     return torch.stack([coloured(each) for each in maps])
 

@@ -46,9 +46,7 @@ def examples(
         axes = figure.add_subplot((len(past) + 1) // 2, 2, number + 1)
         frame(axes, columns[column])
         ahead = np.arange(1, how.horizon + 1)
-        axes.plot(
-            np.arange(1 - shown, 1), past[number, -shown:, column].cpu(), color=TRUTH, linewidth=1
-        )
+        axes.plot(np.arange(1 - shown, 1), past[number, -shown:, column].cpu(), color=TRUTH, linewidth=1)
         axes.plot(ahead, future[number, :, column].cpu(), color=TRUTH, linewidth=1, label="truth")
         _band(axes, ahead, told[number, :, column], how)
         for name, point in points.items():
@@ -59,9 +57,7 @@ def examples(
     save(figure, file)
 
 
-def by_step(
-    found: dict[str, Float[Tensor, " horizon"]], how: Outlook, file: Path, step: str
-) -> None:
+def by_step(found: dict[str, Float[Tensor, " horizon"]], how: Outlook, file: Path, step: str) -> None:
     """Draws how errors grow with the distance, and how much of the truth the band holds."""
     figure = canvas(11, 3.2)
     ahead = np.arange(1, how.horizon + 1)

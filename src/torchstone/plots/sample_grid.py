@@ -93,7 +93,7 @@ def watched(run: Run, draw: Callable[[], Pixels], *, columns: int | None = None)
     def looking() -> Metrics:
         numbers = evaluate()
         if run.folder is not None and parallel.rank() == 0:
-            step = run.state["schedule"].last_epoch  # ty: ignore[missing-attribute]
+            step = run.state["lr_schedule"].last_epoch  # ty: ignore[missing-attribute]
             with writing(run.folder, step):
                 sheet(draw(), run.folder / FOLDER / f"{step:06d}.png", columns=columns)
         return numbers

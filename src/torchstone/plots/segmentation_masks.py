@@ -117,9 +117,7 @@ def over(
         shares = [float((mask == c).float().mean()) for c in range(count)]
     _legend(
         figure,
-        [f"{n} {100 * s:.1f} %" for n, s in zip(classes, shares, strict=True)]
-        if shares
-        else list(classes),
+        [f"{n} {100 * s:.1f} %" for n, s in zip(classes, shares, strict=True)] if shares else list(classes),
     )
     save(figure, file)
 

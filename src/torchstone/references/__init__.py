@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Pair
+from torchstone.parts.facts import ParityCase
 from torchstone.parts.recurrent.layers import Recurrent
 
 
@@ -27,12 +27,8 @@ def torchvision() -> ModuleType:
         try:
             return _imported("torchvision")
         except RuntimeError:  # operator torchvision::nms does not exist
-            torch.library.define(
-                "torchvision::nms", "(Tensor boxes, Tensor scores, float t) -> Tensor"
-            )
-            torch.library.define(
-                "torchvision::qnms", "(Tensor boxes, Tensor scores, float t) -> Tensor"
-            )
+            torch.library.define("torchvision::nms", "(Tensor boxes, Tensor scores, float t) -> Tensor")
+            torch.library.define("torchvision::qnms", "(Tensor boxes, Tensor scores, float t) -> Tensor")
     return _imported("torchvision")
 
 
@@ -234,7 +230,7 @@ def t5s(count: int, exact: int, seed: int = 0) -> Iterator[Any]:
         yield net
 
 
-def recurrent(cell: Any, theirs: type[nn.Module]) -> Iterator[Pair]:
+def recurrent(cell: Any, theirs: type[nn.Module]) -> Iterator[ParityCase]:
     """A cell on either path beside torch's own module, drawn with a fixed seed: layers, directions,
     lengths, dropout (the same numbers are dropped), projections, with biases and without."""
     draw = random.Random(0)
@@ -263,10 +259,10 @@ def recurrent(cell: Any, theirs: type[nn.Module]) -> Iterator[Pair]:
             x, ours, answering = x.double(), ours.double(), answering.double()
         label = f"{path}, {layers} layers, {'both ways' if both else 'one way'}"
         label += f"{', lengths' if rows else ''}{', dropout' if how['dropout'] else ''}"
-        yield Pair(ours, answering, (x, *rows), label=label + (", projected" if project else ""))
+        yield ParityCase(ours, answering, (x, *rows), label=label + (", projected" if project else ""))
 
 
-def actors(ours: type[nn.Module], seed: int = 0) -> Iterator[Pair]:
+def actors(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
     """stable-baselines3's actors and critics: two networks, a continuous policy, one network that sees."""
     _imported("stable_baselines3")
     import gymnasium
@@ -287,9 +283,7 @@ def actors(ours: type[nn.Module], seed: int = 0) -> Iterator[Pair]:
         torch.manual_seed(seed)
         theirs = form(seen, chosen, lambda _: 1e-3, **options)
         continuous = chosen is some
-        net = ours(
-            seen.shape, int(chosen.shape[0] if continuous else chosen.n), continuous=continuous
-        )
+        net = ours(seen.shape, int(chosen.shape[0] if continuous else chosen.n), continuous=continuous)
         net.load_state_dict(of_actor(dict(theirs.named_parameters())))
         generator = torch.Generator().manual_seed(seed)
         if net.pixels:
@@ -297,10 +291,10 @@ def actors(ours: type[nn.Module], seed: int = 0) -> Iterator[Pair]:
         else:
             x = torch.randn(16, *seen.shape, generator=generator)
         label = "frames" if net.pixels else "continuous" if continuous else "discrete"
-        yield Pair(net, Answering(theirs, _acted), x, _of_answering, label=label)
+        yield ParityCase(net, Answering(theirs, _acted), x, _of_answering, label=label)
 
 
-def critics(ours: type[nn.Module], seed: int = 0) -> Iterator[Pair]:
+def critics(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
     """stable-baselines3's Q-networks: of rows, and of frames."""
     _imported("stable_baselines3")
     import gymnasium
@@ -319,10 +313,10 @@ def critics(ours: type[nn.Module], seed: int = 0) -> Iterator[Pair]:
             x = torch.randint(256, (3, *seen.shape), generator=generator, dtype=torch.uint8)
         else:
             x = torch.randn(16, *seen.shape, generator=generator)
-        yield Pair(net, theirs, x, label="frames" if seen is frames else "rows")
+        yield ParityCase(net, theirs, x, label="frames" if seen is frames else "rows")
 
 
-def deterministic(ours: type[nn.Module], seed: int = 0) -> Iterator[Pair]:
+def deterministic(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
     """stable-baselines3's actor of DDPG with its critic: Q of what the actor does, and what that is."""
     _imported("stable_baselines3")
     import gymnasium
@@ -336,7 +330,7 @@ def deterministic(ours: type[nn.Module], seed: int = 0) -> Iterator[Pair]:
     theirs = nn.ModuleList([whole.actor, whole.critic])
     net = _alike(ours((11,), 3), theirs)
     x = torch.randn(16, 11, generator=torch.Generator().manual_seed(seed))
-    yield Pair(net, Answering(theirs, _judged), x, label="actor and critic")
+    yield ParityCase(net, Answering(theirs, _judged), x, label="actor and critic")
 
 
 def _judged(nets: Any, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,9 +41,7 @@ def drawn(library: ModuleType, seed: int = 2018) -> Iterator[tuple[str, dict, An
             for parameter in theirs.parameters():  # as made, their biases are zero
                 nn.init.normal_(parameter, std=0.3)
             tokens = torch.randint(1, settings["vocab_size"], (3, time))
-            mask = torch.arange(time) < torch.tensor(
-                [[time], [time - 1], [random.randint(3, time)]]
-            )
+            mask = torch.arange(time) < torch.tensor([[time], [time - 1], [random.randint(3, time)]])
             segments = torch.randint(settings["type_vocab_size"], (3, time))
             config = {**theirs.config.to_dict(), "architectures": [kind]}
             yield kind, config, theirs, (tokens * mask, mask, segments)

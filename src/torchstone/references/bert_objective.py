@@ -25,9 +25,7 @@ class Judged(nn.Module):
             labels = told[str(self.model.head)].flatten()
             return F.cross_entropy(output.flatten(0, -2), labels, ignore_index=IGNORED), output
         known = told["words"] != IGNORED
-        places = known.int().argsort(dim=1, descending=True, stable=True)[
-            :, : int(known.sum(1).max())
-        ]
+        places = known.int().argsort(dim=1, descending=True, stable=True)[:, : int(known.sum(1).max())]
         targets = told["words"].gather(1, places)
         there = self.model.logits(*rows, places)  # ty: ignore[not-callable]
         share = (targets != IGNORED).to(self.model.word.weight.dtype) * len(tokens) / known.sum()  # ty: ignore

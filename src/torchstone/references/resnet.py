@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchstone.parts.facts import Pair
+from torchstone.parts.facts import ParityCase
 
 
 class Written(nn.Module):
@@ -112,7 +112,7 @@ def pairs(
     side: int = 40,
     dtype: torch.dtype = torch.float64,
     gate: Callable[..., Tensor] = lambda y, block: y,
-) -> Iterator[Pair]:
+) -> Iterator[ParityCase]:
     """Ours and theirs in evaluation and in training mode, ten classes.
 
     Theirs gives its weights to ours by its published names; without a class of theirs, ours are
@@ -126,5 +126,5 @@ def pairs(
     else:
         other = shaken(theirs().to(dtype), images)
         ours.load_state_dict(published(variant, other.state_dict()))
-    yield Pair(ours.eval(), other.eval(), images, optimiser=None)  # nobody trains it that way
-    yield Pair(ours.train(), other.train(), images)
+    yield ParityCase(ours.eval(), other.eval(), images, optimizer=None)  # nobody trains it that way
+    yield ParityCase(ours.train(), other.train(), images)

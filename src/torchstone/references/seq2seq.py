@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchstone.parts.facts import Pair
+from torchstone.parts.facts import ParityCase
 from torchstone.references.transformer import Call, default, judged
 
 NAMES = {
@@ -98,8 +98,7 @@ class Reference(nn.Module):
         layers = self.decoder.rnn.num_layers
         ways = len(last[0]) // layers
         state = tuple(
-            torch.stack([each[i * ways : (i + 1) * ways].flatten() for i in range(layers)])
-            for each in last
+            torch.stack([each[i * ways : (i + 1) * ways].flatten() for i in range(layers)]) for each in last
         )
         if self.kind == "bahdanau":
             state = (self.encoder.fc(state[0]).tanh(),)
@@ -155,7 +154,7 @@ CASES = (
 )
 
 
-def pairs(make: Callable[..., nn.Module]) -> Iterator[Pair]:
+def pairs(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
     """Networks of sizes drawn at random on sentences of several lengths, padded.
 
     Args:
@@ -173,9 +172,7 @@ def pairs(make: Callable[..., nn.Module]) -> Iterator[Pair]:
     for number, (decoder, layers, both, more) in enumerate(CASES):
         dtype = torch.float32 if number in (4, 8) else torch.float64
         path = "written" if number % 3 == 1 else "fast"
-        sizes: list[Any] = [
-            int(draw(low, high)) for low, high in ((9, 30), (9, 30), (3, 12), (2, 8))
-        ]
+        sizes: list[Any] = [int(draw(low, high)) for low, high in ((9, 30), (9, 30), (3, 12), (2, 8))]
         source, target = (draw(1, size, 3, int(draw(5, 10))) for size in sizes[:2])
         for tokens in (source, target):
             lengths = draw(2, tokens.shape[1] + 1, 3)
@@ -198,7 +195,7 @@ def pairs(make: Callable[..., nn.Module]) -> Iterator[Pair]:
         said = ", ".join([decoder, f"{layers} layers", *(f"{k} {v}" for k, v in more.items())])
         both_ways = ", both ways" if both else ""
         calls = Call(ours, judged), Call(theirs, judged)
-        yield Pair(
+        yield ParityCase(
             *calls,
             (source, target),
             inside,

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchstone.parts.facts import Pair
+from torchstone.parts.facts import ParityCase
 
 Names = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
@@ -39,9 +39,7 @@ class Reference(nn.Module):
     What `pad` fills up is hidden in sources and targets alike.
     """
 
-    def __init__(
-        self, vocabulary: int, width: int, heads: int, inner: int, layers: int, pad: int = 0
-    ):
+    def __init__(self, vocabulary: int, width: int, heads: int, inner: int, layers: int, pad: int = 0):
         super().__init__()
         self.pad = pad
         encoder = nn.TransformerEncoderLayer(width, heads, inner, 0.0, batch_first=True)
@@ -100,7 +98,7 @@ def judged(model: nn.Module, source: Tensor, target: Tensor) -> tuple[Tensor, Te
     return logits, -(wanted * logs).sum(1).mean()
 
 
-def pairs(whole: type, encoder: type, decoder: type, names: Names) -> Iterator[Pair]:
+def pairs(whole: type, encoder: type, decoder: type, names: Names) -> Iterator[ParityCase]:
     """Six networks of sizes drawn at random, then an encoder and a decoder layer of the last size.
 
     Args:
@@ -118,14 +116,14 @@ def pairs(whole: type, encoder: type, decoder: type, names: Names) -> Iterator[P
         inner = {key.removeprefix("model."): value for key, value in tensors.items()}
         return {f"model.{key}": value for key, value in names(inner).items()}
 
-    def pair(ours, theirs, calls, inputs, said: str) -> Pair:
+    def pair(ours, theirs, calls, inputs, said: str) -> ParityCase:
         with torch.no_grad():
             for parameter in theirs.parameters():  # biases and norms start trivially
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter += 0.2 * noise.to(parameter)
         ours.load_state_dict(names(theirs.state_dict()))
         ours, theirs = Call(ours, calls[0]), Call(theirs, calls[1])
-        return Pair(ours, theirs, inputs, inside, torch.optim.AdamW, said)
+        return ParityCase(ours, theirs, inputs, inside, torch.optim.AdamW, said)
 
     for number in range(6):
         dtype = torch.float32 if number in (4, 5) else torch.float64

@@ -14,8 +14,8 @@ def execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool, 
     """Build the recipe's runs and fit them one after another."""
     from torchstone.engine import checkpoint, rng, parallel
     from torchstone.runs.folder import finish, start
-    from torchstone.engine.console import say
-    from torchstone.engine.run import Clock, fit, pass_over
+    from torchstone.engine.console import notify
+    from torchstone.engine.run import Clock, fit, skip_finished_stage
 
     reached = 0
     if not fresh and checkpoint.any_at(folder / "checkpoint"):
@@ -31,11 +31,11 @@ def execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool, 
             before = rng.snapshot()  # what these import draws from Python's
             start(folder, entry.name, recipe_name, recipe, clock)
             if not quiet and "data" in run.card:
-                say(run.card["data"])
+                notify(run.card["data"])
             rng.restore(before)
         parallel.barrier()
         if stage < reached:
-            pass_over(run, folder / "stages" / str(stage))
+            skip_finished_stage(run, folder / "stages" / str(stage))
         else:
             if stage and parallel.rank() == 0:
                 _keep(folder, stage - 1)

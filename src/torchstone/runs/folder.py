@@ -85,7 +85,7 @@ def environment() -> dict:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,
-        "processes": parallel.world(),
+        "processes": parallel.world_size(),
     }
 
 

@@ -27,12 +27,12 @@ def create(name: str, *, weights: str | Path | None = None, **arguments):
         raise BadInput(f"{name} cannot be made so: {error}") from None
     if weights is not None:
         from torchstone.engine.checkpoint import read_weights
-        from torchstone.tasks.transfer import fill
+        from torchstone.tasks.transfer import load_weights
 
         module, tensors = entry.module(), read_weights(Path(weights))
         if hasattr(module, "published"):  # from the published file's names to ours
             tensors = module.published(variant, tensors)
-        fill(model, tensors, f"{weights} does not fit {name}", getattr(module, "HEAD", ()))
+        load_weights(model, tensors, f"{weights} does not fit {name}", getattr(module, "HEAD", ()))
     return model
 
 
@@ -44,7 +44,7 @@ def load(path: str | Path):
         BadInput: the folder is neither, or not whole; its config asks for what is not implemented.
     """
     folder = _layout_of(path)
-    return opened(Path(path))[0] if folder is None else from_layout(folder)
+    return load_run(Path(path))[0] if folder is None else from_layout(folder)
 
 
 def load_tokenizer(path: str | Path):
@@ -97,9 +97,9 @@ def from_layout(folder: Path):
         model = create(variant, **arguments)
     except ValueError as error:
         raise BadInput(f"{folder}: its config does not go together ({error})") from None
-    from torchstone.tasks.transfer import fill
+    from torchstone.tasks.transfer import load_weights
 
-    fill(model, module.published(variant, tensors), f"the weights in {folder} do not fit")
+    load_weights(model, module.published(variant, tensors), f"the weights in {folder} do not fit")
     return model.eval()
 
 
@@ -114,7 +114,7 @@ def export_hf(path: str | Path, out: str | Path) -> Path:
     """
     from torchstone.hub.hf_export import write
 
-    model, card, entry = opened(Path(path))
+    model, card, entry = load_run(Path(path))
     module = entry.module()
     if not hasattr(module, "to_config"):
         raise BadInput(f"{entry.name} has no form that transformers loads: use --format onnx")
@@ -140,23 +140,23 @@ def export_hf(path: str | Path, out: str | Path) -> Path:
     return folder
 
 
-def opened(folder: Path, device: str = "cpu"):
+def load_run(folder: Path, device: str = "cpu"):
     """A run folder's model and card, and its catalogue entry."""
     from torchstone.engine import checkpoint
-    from torchstone.engine.device import pick
-    from torchstone.engine.console import say
-    from torchstone.tasks.transfer import fill
+    from torchstone.engine.device import select_device
+    from torchstone.engine.console import notify
+    from torchstone.tasks.transfer import load_weights
 
     entry, _, _ = read_recipe(folder)
     if seeds := seeds_of(folder):
         raise BadInput(f"{folder} holds {len(seeds)} runs: name one, such as {runs_of(folder)[0]}")
     found, meta, complaints = checkpoint.find(folder / "checkpoint")
     for complaint in complaints:
-        say(f"{complaint}: using {found.name}, step {meta['step']}")
+        notify(f"{complaint}: using {found.name}, step {meta['step']}")
     same_system(meta, entry, folder)
     card = meta["card"]
     model = create(card["variant"], **card["arguments"])
     average = checkpoint.tensors(found, "ema.module")
     tensors = average or checkpoint.tensors(found, "model")
-    fill(model, tensors, f"the checkpoint in {folder} does not fit {card['variant']}")
-    return model.to(pick(device)).eval(), card, entry
+    load_weights(model, tensors, f"the checkpoint in {folder} does not fit {card['variant']}")
+    return model.to(select_device(device)).eval(), card, entry

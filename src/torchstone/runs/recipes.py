@@ -1,21 +1,32 @@
 """Recipes by name: the catalogue's, a user's changes to one, and what a run folder says of its own."""
 
 import dataclasses
+import inspect
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torchstone import systems
-from torchstone.errors import BadInput, nearest
+from torchstone.engine.console import notify
+from torchstone.engine.recipe_fields import field_paths, flatten, replace_fields
+from torchstone.errors import BadInput, did_you_mean
+from torchstone.runs import old_names
 from torchstone.systems import System
 
 
 def recipe_of(name: str, fields: Mapping[str, Any], *, saved: bool = False):
     """`SYSTEM[/RECIPE]` (`-` is read as `_`) with some fields changed: entry, recipe's name, recipe.
 
-    With weights to start from and no recipe named, it is one that suits them, named `transfer`.
-    `saved` fields are all there are, and the weights need not be there any more.
+    Fields go by the names of `field_paths`; names of earlier versions are understood. With weights to
+    start from and no recipe named, it is one that suits them, named `transfer`.
+
+    Args:
+        saved: the fields are those of a run folder: all there are, and the weights need not exist any more.
+
+    Raises:
+        BadInput: no such system, recipe or field.
     """
     system, _, wanted = name.replace("-", "_").partition("/")
     entry, variant = systems.find(system)
@@ -28,43 +39,79 @@ def recipe_of(name: str, fields: Mapping[str, Any], *, saved: bool = False):
     wanted = wanted or (transfer.NAME if transfers else first)
     starts = transfers and wanted == transfer.NAME
     if wanted not in recipes and not starts:
-        raise BadInput(f"{entry.name} has no recipe {wanted!r}: {nearest(wanted, recipes)}")
+        raise BadInput(f"{entry.name} has no recipe {wanted!r}: {did_you_mean(wanted, recipes)}")
     recipe = recipes[first if starts else wanted]
+    fields = today(entry, recipe, fields, quiet=saved)
     if starts and not saved:
+        source = Path(str(weights))
         named = fields.get("variant", variant if system != entry.name else None)
         frozen = fields.get("freeze") == "backbone"
-        recipe = transfer.settings(recipe, Path(str(weights)), named, entry.module(), frozen)
-    known = {field.name for field in dataclasses.fields(recipe)}
-    for field in fields:
-        if field not in known:
-            raise BadInput(f"{entry.name} has no field {field!r}: {nearest(field, sorted(known))}")
+        if source.is_dir():
+            own = flatten(dataclasses.asdict(read_recipe(source, entry)[2]))
+            known = field_paths(recipe)
+            own = {k: v for k, v in own.items() if k in known and k not in ("weights", "freeze")}
+            recipe = replace_fields(recipe, own)
+        else:
+            recipe = transfer.recipe_for_weights(recipe, named, entry.module(), frozen)
     if system != entry.name and "variant" not in fields:
         fields = {**fields, "variant": variant}
-    recipe = dataclasses.replace(recipe, **fields)
+    recipe = replace_fields(recipe, fields)
     check(recipe, entry)
     return entry, wanted, recipe
+
+
+def today(entry: System, recipe: Any, fields: Mapping[str, Any], *, quiet: bool = True) -> dict[str, Any]:
+    """`fields` by the names that they have today, flat.
+
+    Raises:
+        BadInput: a name that is no field, and never was one.
+    """
+    known = field_paths(recipe)
+    flat = flatten(fields)
+    renamed = old_names.new_fields(entry.name, flat, known)
+    result: dict[str, Any] = {}
+    for name, value in flat.items():
+        new = renamed.get(name, name)
+        if new not in known:
+            raise BadInput(f"{entry.name} has no field {name!r}: {did_you_mean(name, sorted(known))}")
+        if new != name and not quiet:
+            notify(f"{name} is called {new} now")
+        result[new] = old_names.VALUES.get((entry.name, new), {}).get(value, value) if quiet else value
+    return result
 
 
 def check(recipe, entry: System) -> None:
     """What holds for every recipe."""
     if getattr(recipe, "variant", entry.variants[0]) not in entry.variants:
         raise BadInput(
-            f"{entry.name} has no variant {recipe.variant!r}: {nearest(recipe.variant, entry.variants)}"
+            f"{entry.name} has no variant {recipe.variant!r}: {did_you_mean(recipe.variant, entry.variants)}"
         )
-    for name in ("steps", "batch"):
+    for name in ("steps", "batch_size"):
         if getattr(recipe, name, 1) < 1:
             raise BadInput(f"{name} must be at least 1, not {getattr(recipe, name)}")
 
 
-def read_recipe(folder: Path):
-    """Catalogue entry, recipe's name and recipe of a run folder."""
+def read_recipe(folder: Path, entry: System | None = None):
+    """Catalogue entry, recipe's name and recipe of a run folder; of `entry`, if that is given.
+
+    Raises:
+        BadInput: no run folder, one that cannot be read, or another system's.
+    """
     file = folder / "recipe.json"
     if not file.exists():
         raise BadInput(f"{folder} is not a run folder (it has no recipe.json): give what --out was")
     try:
         saved = json.loads(file.read_text())
-        name, fields = f"{saved['system']}/{saved['recipe']}", saved["fields"]
-    except (ValueError, KeyError, TypeError) as error:
+        name, fields = f"{saved['system']}/{saved['recipe']}", flatten(saved["fields"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{file} cannot be read ({error!r}): restore it, or train anew") from None
+    if entry is not None and saved["system"] != entry.name:
+        raise BadInput(f"{folder} is a run of {saved['system']!r}, not of {entry.name!r}")
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return recipe_of(name, fields, saved=True)
+
+
+def comments(recipe: type) -> dict[str, str]:
+    """Field name to the comment on its line, or on the last line of its default."""
+    pattern = re.compile(r"^    (\w+)[ \t]*:[^#]*?#[ \t]*(.+)$", re.MULTILINE)
+    return dict(pattern.findall(inspect.getsource(recipe)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -91,5 +91,5 @@ def find(name: str) -> tuple[System, str]:
         if wanted in entry.variants:
             return entry, wanted
     names = {n for entry in CATALOGUE for n in (entry.name, *entry.variants)}
-    said = nearest(name, sorted(names), [entry.name for entry in CATALOGUE])
+    said = did_you_mean(name, sorted(names), [entry.name for entry in CATALOGUE])
     raise BadInput(f"unknown system {name!r}: {said}")

@@ -22,7 +22,7 @@ def made(recipe: Any, cell: Cell, **others: Any) -> tuple[Network, dict[str, Any
     """
     given = {name: getattr(recipe, name) for name in FIELDS}
     arguments = {name: value for name, value in given.items() if value is not None} | others
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     rng.seed(recipe.seed)
     model = Network(cell, **arguments)
     start(model.recurrent, recipe.start, forget=recipe.forget, moments=recipe.length)

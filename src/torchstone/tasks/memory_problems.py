@@ -25,7 +25,7 @@ from torchstone.parts.recurrent.layers import Cell
 from torchstone.parts.recurrent.sequence_model import Network
 from torchstone.plots.compare_runs import compare
 from torchstone.tasks.build_network import made
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 
 COUNT, AT_ONCE = 1000, 250  # held-out problems, the same for every run
 SHAPES = {
@@ -52,14 +52,14 @@ def build(recipe: Any, cell: Cell) -> Run:
     kind, length = recipe.use, _length(recipe.data, recipe.length)
     model, arguments = made(recipe, cell, **SHAPES[kind])
     place = next(model.parameters()).device
-    who = {"rank": parallel.rank(), "world": parallel.world()}
-    stream = Puzzles(kind, length, recipe.batch, seed=recipe.seed, device=place, **who)
+    who = {"rank": parallel.rank(), "world_size": parallel.world_size()}
+    stream = Puzzles(kind, length, recipe.batch_size, seed=recipe.seed, device=place, **who)
 
     def objective(net: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, y = batch
         return loss_of(net(x), y)
 
-    update, state, judged = descent(model, recipe, objective)
+    update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
     held = {split: _held_out(kind, length, split, place) for split in HELD_OUT}
 
     def validate() -> dict[str, float]:
@@ -148,9 +148,7 @@ def gradients(model: Network, x: Tensor, y: Tensor) -> Float[Tensor, " time"]:
     size = len(states[0])
     return torch.stack(
         [
-            torch.cat([s.transpose(0, 1).flatten(1) for s in slopes[i : i + size]], 1)
-            .norm(dim=1)
-            .mean()
+            torch.cat([s.transpose(0, 1).flatten(1) for s in slopes[i : i + size]], 1).norm(dim=1).mean()
             for i in range(0, len(slopes), size)
         ]
     )
@@ -204,9 +202,7 @@ def _numbers(text: str) -> Float[Tensor, "1 time 2"]:
         numbers = []
     marks = [float(word.endswith("*")) for word in words]
     if sum(marks) != 2 or not all(0 <= number <= 1 for number in numbers) or not numbers:
-        raise BadInput(
-            f"give numbers of 0 to 1, two of them marked (0.31 0.5* 0.2 0.77*), not {text!r}"
-        )
+        raise BadInput(f"give numbers of 0 to 1, two of them marked (0.31 0.5* 0.2 0.77*), not {text!r}")
     return torch.tensor([numbers, marks]).T[None]
 
 

@@ -21,7 +21,7 @@ from torchstone.parts.recurrent.layers import Cell
 from torchstone.parts.recurrent.sequence_model import Network
 from torchstone.plots import piano_roll
 from torchstone.tasks.build_network import made
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 
 SCALE = 5.0  # about the inverse deviation of a key that sounds in one frame of twenty
 ROWS = 32  # pieces judged at a time
@@ -41,17 +41,15 @@ def build(recipe: Any, cell: Cell) -> Run:
             comes next.
     """
     if recipe.bidirectional:
-        raise BadInput(
-            "what comes next cannot be told by a bidirectional network, which has seen it"
-        )
+        raise BadInput("what comes next cannot be told by a bidirectional network, which has seen it")
     music = load_music(recipe.data, recipe.frame)
     model, arguments = made(recipe, cell, inputs=KEYS, outputs=KEYS, tokens=False, pool="each")
     begin(model, music.train)
-    update, state, judged = descent(model, recipe, loss)
+    update, state, judged = gradient_update(model, recipe.optim, loss, steps=recipe.steps)
     stream = Pieces(
-        [part for piece in music.train for part in piece.split(recipe.length)], recipe.batch,
+        [part for piece in music.train for part in piece.split(recipe.length)], recipe.batch_size,
         seed=recipe.seed, transpose=recipe.transpose, device=next(model.parameters()).device,
-        rank=parallel.rank(), world=parallel.world(),
+        rank=parallel.rank(), world_size=parallel.world_size(),
     )  # fmt: skip
     card = {
         "task": "music",

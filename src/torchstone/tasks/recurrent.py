@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 
 # the task module of each use, which has `build` and what of `evaluate`, `predict`, `sample` it can;
@@ -62,19 +63,8 @@ class Recipe:
     transpose: int = 0  # semitones at most by which a piece is moved in training
     dropout: float = 0.0  # share of numbers dropped in training, on all but recurrent connections
     steps: int = 2000  # updates
-    batch: int = 32  # sequences an update
-    optimiser: Literal["sgd", "adam", "adamw", "rmsprop"] = "adam"  # rule of descent
-    lr: float = 2e-3  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    beta2: float = 0.999  # Adam's memory of the squares
-    weight_decay: float = 0.0  # pull of the weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
-    warmup: float = 0.0  # share of the steps in which the rate rises
-    clip: float | None = 1.0  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    ema: float = 0.0  # decay of the weights' moving average, which is judged; 0 for none
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
+    batch_size: int = 32  # sequences an update
+    optim: OptimConfig = OptimConfig(lr=2e-3, max_grad_norm=1.0)  # optimizer, schedule, precision
     seed: int = 0  # of weights, order and dropout
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -96,9 +86,7 @@ def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict
     return _able(card, "evaluate")(model, card, spec, held_out=held_out)
 
 
-def predict(
-    model: nn.Module, card: dict, inputs: Sequence[str | Path], **options: Any
-) -> list[dict]:
+def predict(model: nn.Module, card: dict, inputs: Sequence[str | Path], **options: Any) -> list[dict]:
     """What the model says of each input: a text, or a file, as its use has it."""
     return _able(card, "predict", options)(model, card, inputs, **options)
 

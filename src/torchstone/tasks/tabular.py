@@ -34,7 +34,7 @@ def tabular(
         update: the learning rule; what it remembers besides the model is to be added to `state`.
         loss: (scores, labels) -> scalar, for validation and test.
     """
-    stream = Rows(*table.part("train"), recipe.batch, seed=recipe.seed, shuffle=recipe.shuffle)
+    stream = Rows(*table.part("train"), recipe.batch_size, seed=recipe.seed, shuffle=recipe.shuffle)
     return Run(
         stream=stream,
         update=update,
@@ -116,9 +116,7 @@ def report(model: nn.Module, table: Table, folder: Path) -> None:
         axes.tick_params(axis="x", labelsize=8)
         axes.set_ylim(-0.6, count - 0.4)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_title(
-            f"score of {names[own]} less the best other: right of the line it wins", fontsize=9
-        )
+        axes.set_title(f"score of {names[own]} less the best other: right of the line it wins", fontsize=9)
         axes.set_ylabel("true class", fontsize=8)
     figure.suptitle(f"all {len(table.x)} rows", fontsize=10)
     save(figure, folder / "scores.png")

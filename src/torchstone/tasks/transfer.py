@@ -7,7 +7,6 @@ Dropout goes on, since what it drops is for the head to do without.
 
 import dataclasses
 import inspect
-import json
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,8 @@ from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import PictureSet
 from torchstone.engine import checkpoint
-from torchstone.engine.console import say
+from torchstone.engine.console import notify
+from torchstone.engine.recipe_fields import field_paths, replace_fields
 from torchstone.errors import BadInput
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -27,7 +27,7 @@ IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NAME = "transfer"  # of the recipe that weights bring with them
 
 
-def begin(
+def initialize_from(
     model: nn.Module,
     recipe: Any,
     data: PictureSet,
@@ -59,12 +59,12 @@ def begin(
             if card["classes"] != list(data.classes) and head:
                 fresh = {k: v for k, v in model.state_dict().items() if k.startswith(head)}
                 tensors |= fresh
-                say(f"other classes: a new head takes the old one's place ({', '.join(fresh)})")
+                notify(f"other classes: a new head takes the old one's place ({', '.join(fresh)})")
         else:
             tensors = checkpoint.read_weights(Path(source))
             tensors = published(recipe.variant, tensors) if published else tensors
             picture = dict(zip(("mean", "std"), map(list, statistics), strict=True))
-        new = fill(model, tensors, problem, head)
+        new = load_weights(model, tensors, problem, head)
         with torch.no_grad():
             # All classes alike at first: from random logits, unlearning them is most of a short run
             # (480 photos, 120 steps of a head alone: 0.33 right; from zero 0.73).
@@ -89,7 +89,7 @@ def of_run(folder: Path) -> tuple[dict[str, Tensor], dict]:
     return tensors, meta["card"]
 
 
-def fill(
+def load_weights(
     model: nn.Module, tensors: Mapping[str, Tensor], problem: str, head: tuple[str, ...] = ()
 ) -> list[str]:
     """Load `tensors`, all of them or none; a head for another number of classes is left as it is, and
@@ -113,16 +113,12 @@ def fill(
             if k in tensors and k not in differs and not tensors[k].equal(tensors[other])
         ],
     }
-    said = [
-        f"{w}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for w, keys in wrong.items() if keys
-    ]
+    said = [f"{w}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for w, keys in wrong.items() if keys]
     if said:
         raise BadInput(f"{problem}; {'; '.join(said)}")
     if fresh:
         classes = len(tensors[fresh[-1]])
-        say(
-            f"the file tells {classes} classes apart: a new head takes its place ({', '.join(fresh)})"
-        )
+        notify(f"the file tells {classes} classes apart: a new head takes its place ({', '.join(fresh)})")
     kept = {key: value for key, value in tensors.items() if key not in fresh}
     model.load_state_dict(kept, strict=False)
     return fresh
@@ -143,25 +139,14 @@ def freeze(model: nn.Module, head: tuple[str, ...]) -> None:
             vars(layer)["train"] = types.MethodType(lambda self, mode=True: self, layer)
 
 
-def settings(recipe: Any, source: Path, variant: str | None, module: Any, frozen: bool) -> Any:
-    """`recipe`, a system's first, as it suits the weights in `source`, before the user's own changes.
-
-    From a run: that run's recipe. From a published file: the network and the size of picture that
-    the variant has by itself, colour, and a rate that suits what is there already.
-    """
-    if source.is_dir():
-        file = source / "recipe.json"
-        if not file.exists():
-            raise BadInput(f"{source} is not a run folder: give a run, or a file of weights")
-        saved = json.loads(file.read_text())["fields"]
-        known = {field.name for field in dataclasses.fields(recipe)} - {"weights", "freeze"}
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items() if k in known}
-        return dataclasses.replace(recipe, **values)
+def recipe_for_weights(recipe: Any, variant: str | None, module: Any, is_frozen: bool) -> Any:
+    """`recipe`, a system's first, as it suits a published file of weights, before the user's own changes:
+    the network and image size that the variant has by itself, three channels, a small learning rate."""
     make, shape = module.VARIANTS[variant or recipe.variant]
     values = {"variant": variant or recipe.variant, "channels": shape[0], "size": shape[-1]}
     values |= {name: p.default for name, p in inspect.signature(make).parameters.items()}
-    values |= {"optimiser": "adamw", "lr": 3e-3 if frozen else 1e-4, "batch": 32}
+    values |= {"optimizer": "adamw", "lr": 3e-3 if is_frozen else 1e-4, "batch_size": 32}
     values |= {"augment": f"flip+crop{shape[-1] // 14}"}
-    known = {field.name for field in dataclasses.fields(recipe)}
-    kept = {k: v for k, v in values.items() if k in known and v is not inspect.Parameter.empty}
-    return dataclasses.replace(recipe, **kept)
+    known = field_paths(recipe)
+    fitting = {k: v for k, v in values.items() if k in known and v is not inspect.Parameter.empty}
+    return replace_fields(recipe, fitting)

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from torchstone.cli.recipe_options import comments
 from torchstone.parts.facts import parameters
+from torchstone.runs.recipes import comments
 from torchstone.runs.records import CURVES, Record, of_system
 from torchstone.systems import CATALOGUE, System
 
@@ -147,8 +147,7 @@ def commands(module: Any, name: str) -> list[str]:
 
 def facts(module: Any) -> list[list[str]]:
     return [
-        [f.name, figure(f.published), f"{f.tolerance:g}" if f.tolerance else "exact"]
-        for f in module.FACTS
+        [f.name, figure(f.published), f"{f.tolerance:g}" if f.tolerance else "exact"] for f in module.FACTS
     ]
 
 
@@ -186,9 +185,7 @@ def row(r: Record) -> list[str]:
 def table(columns: list[str], rows: list[list[str]], sides: str) -> str:
     """A markdown table; `sides` has `l` or `r` for each column."""
     marks = ["--:" if side == "r" else "---" for side in sides]
-    lines = [
-        " | ".join(cell.replace("|", "\\|") or " " for cell in each) for each in (columns, *rows)
-    ]
+    lines = [" | ".join(cell.replace("|", "\\|") or " " for cell in each) for each in (columns, *rows)]
     return "\n".join(f"| {line} |" for line in (lines[0], " | ".join(marks), *lines[1:]))
 
 

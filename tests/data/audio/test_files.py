@@ -203,9 +203,9 @@ def test_spoken_digits_by_their_official_indices(form, tmp_path):
     for split, wanted in {"test": range(5), "val": range(5, 8), "train": range(8, 10)}.items():
         names = [(r.text, r.speaker) for r in parts[split]]
         assert names == [(d, s) for d in "01" for s in ("ann", "bob") for _ in wanted]
-        assert [
-            int(r.name.split(".wav")[0].rpartition("_")[2]) for r in parts[split][: len(wanted)]
-        ] == list(wanted)
+        assert [int(r.name.split(".wav")[0].rpartition("_")[2]) for r in parts[split][: len(wanted)]] == list(
+            wanted
+        )
     wave = read_sound(io.BytesIO(_bytes(tone(0.2, hertz=350))), RATE)
     torch.testing.assert_close(parts["test"][15].wave, wave)  # 1_bob_0
 

@@ -31,12 +31,8 @@ def test_japanese_vowels_as_published():
     lengths = [len(item) for item in joined(whole, data.test).items]
     assert (min(lengths), max(lengths)) == (7, 29)
     assert {item.shape[1] for item in whole.items} == {12}
-    first = next(
-        i for i, name in zip(whole.items, whole.names, strict=True) if name.startswith("case 1 of")
-    )
-    torch.testing.assert_close(
-        first[:2, :2], torch.tensor([[1.860936, -0.207383], [1.891651, -0.193249]])
-    )
+    first = next(i for i, name in zip(whole.items, whole.names, strict=True) if name.startswith("case 1 of"))
+    torch.testing.assert_close(first[:2, :2], torch.tensor([[1.860936, -0.207383], [1.891651, -0.193249]]))
     assert not data.sounds
 
 
@@ -59,9 +55,7 @@ def test_a_folder_with_a_sub_folder_a_speaker(tmp_path):
         assert Counter(part.labels) == {0: 2, 1: 1, 2: 1}
     everything = joined(data.train, data.val, data.test)
     assert len(set(everything.names)) == 40
-    assert all(
-        data.classes[k] in name for k, name in zip(everything.labels, everything.names, strict=True)
-    )
+    assert all(data.classes[k] in name for k, name in zip(everything.labels, everything.names, strict=True))
     assert read_voices(spec, RATE).test.names == data.test.names
     assert all(float(item.abs().max()) == 1.0 for item in everything.items)
 
@@ -170,12 +164,12 @@ def test_jitter_and_state_and_shares():
     later.load_state_dict({"position": 12})
     assert all(torch.equal(a, b) for a, b in zip(next(later), drawn[3], strict=True))
     for rank in range(2):
-        half = next(passages(jitter=0.5, rank=rank, world=2))
+        half = next(passages(jitter=0.5, rank=rank, world_size=2))
         assert torch.equal(half.labels, drawn[0].labels[rank::2])
         width = half.x.shape[1]
         assert torch.equal(half.x, drawn[0].x[rank::2, :width])
     with pytest.raises(BadInput, match="a batch of 4 cannot be shared by 3 processes"):
-        passages(world=3)
+        passages(world_size=3)
 
 
 def test_once_brings_all_of_them_whole():

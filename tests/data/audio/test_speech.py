@@ -93,9 +93,7 @@ def test_folders_that_are_wrong(tmp_path):
     with pytest.raises(BadInput, match="is not UTF-8"):
         read_speech(str(tmp_path), RATE)
     (tmp_path / "more.csv").touch()
-    with pytest.raises(
-        BadInput, match=r"needs one transcript file.* found: more.csv, transcripts.tsv"
-    ):
+    with pytest.raises(BadInput, match=r"needs one transcript file.* found: more.csv, transcripts.tsv"):
         read_speech(str(tmp_path), RATE)
     with pytest.raises(BadInput, match=r"no speech at 'capcha' .did you mean captcha"):
         read_speech("capcha", RATE)
@@ -127,9 +125,7 @@ ONES = [
         ("d", "y", 720),
     ]
 ]
-PLAIN = Manner(
-    count=(2, 4), gap=(0.1, 0.1), edge=(0.05, 0.05), speed=0.0, loudness=0.0, noise=(200, 200)
-)
+PLAIN = Manner(count=(2, 4), gap=(0.1, 0.1), edge=(0.05, 0.05), speed=0.0, loudness=0.0, noise=(200, 200))
 
 
 def test_composed_of_one_speaker_with_silence_between():
@@ -155,9 +151,7 @@ def test_composed_of_one_speaker_with_silence_between():
 
 
 def test_speed_loudness_and_noise_stay_in_their_ranges():
-    manner = Manner(
-        count=(1, 1), gap=(0, 0), edge=(0, 0), speed=0.2, loudness=0.0, noise=(200, 200)
-    )
+    manner = Manner(count=(1, 1), gap=(0, 0), edge=(0, 0), speed=0.2, loudness=0.0, noise=(200, 200))
     make = Composer(ONES[:1], RATE, manner, seed=1)
     lengths = [len(make(i).wave) for i in range(200)]
     print(f"{min(lengths)} to {max(lengths)} samples of 400")
@@ -216,7 +210,7 @@ def test_batches_again_from_where_they_stopped_and_shared_by_two(kind):
     later = streams(kind)
     later.load_state_dict({"position": 12})
     assert same(next(later), drawn[0])
-    halves = [streams(kind, rank=rank, world=2) for rank in range(2)]
+    halves = [streams(kind, rank=rank, world_size=2) for rank in range(2)]
     for half in halves:
         half.load_state_dict({"position": 12})
     parts = [next(half) for half in halves]
@@ -250,7 +244,7 @@ def test_side_by_side():
 
 def test_batches_that_cannot_be():
     with pytest.raises(BadInput, match="a batch of 5 cannot be shared by 2 processes"):
-        Utterances(ONES, "abcd", 5, seed=0, world=2)
+        Utterances(ONES, "abcd", 5, seed=0, world_size=2)
     with pytest.raises(BadInput, match="no utterances"):
         Utterances([], "abcd", 4, seed=0)
 

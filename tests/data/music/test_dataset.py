@@ -141,9 +141,7 @@ def test_bundled_chorales():
     assert voices.float().mean() > 3.5
     again = load_music("chorales")
     assert all(map(torch.equal, music.test, again.test))
-    assert load_music("chorales", 1.0).test[0].shape[0] * 2 == pytest.approx(
-        len(music.test[0]), abs=2
-    )
+    assert load_music("chorales", 1.0).test[0].shape[0] * 2 == pytest.approx(len(music.test[0]), abs=2)
 
 
 def published(folder, name="jsb-chorales-quarter.json"):
@@ -241,12 +239,12 @@ def test_batches_hold_every_piece_once_an_epoch_and_resume():
         for row, length in zip(frames, count.tolist(), strict=True):
             assert row[length:].sum() == 0
             assert row[:length].sum() == pieces[length - 5].sum()
-    halves = [Pieces(pieces, 4, seed=1, transpose=3, rank=r, world=2) for r in (0, 1)]
+    halves = [Pieces(pieces, 4, seed=1, transpose=3, rank=r, world_size=2) for r in (0, 1)]
     whole, (a, b) = next(Pieces(pieces, 4, seed=1, transpose=3)), (next(h) for h in halves)
     assert torch.equal(torch.cat([a[1], b[1]]), whole[1])
     assert torch.equal(a[0], whole[0][:2, : a[0].shape[1]])
     with pytest.raises(BadInput, match="cannot be shared"):
-        Pieces(pieces, 4, seed=1, rank=0, world=3)
+        Pieces(pieces, 4, seed=1, rank=0, world_size=3)
 
 
 def test_moving_keeps_every_note_and_reaches_every_semitone():

@@ -74,9 +74,7 @@ def test_empty_cells_are_gaps_of_their_column_and_cut_them_all(tmp_path):
 def test_the_grid_is_no_longer_than_the_file(tmp_path):
     """Readings ages apart make no grid of all the steps between them, which no memory would hold."""
     times = np.concatenate([np.arange(100.0), 1e15 + np.arange(100.0)])
-    step, grid, _, stretches, _ = regular(
-        read(written(tmp_path, times, times % 7).read_text(), "t")
-    )
+    step, grid, _, stretches, _ = regular(read(written(tmp_path, times, times % 7).read_text(), "t"))
     assert step == 1
     assert len(grid) == 200
     assert len(stretches) == 2
@@ -179,11 +177,11 @@ def test_batches_hold_every_window_once_an_epoch_and_resume():
         assert torch.equal(ours[0], past)
         assert torch.equal(ours[1], future)
         assert torch.equal(future[:, 0], past[:, -1] + 1)
-    halves = [made(rank=rank, world=2) for rank in (0, 1)]
+    halves = [made(rank=rank, world_size=2) for rank in (0, 1)]
     whole = next(made())[0]
     assert torch.equal(torch.cat([next(half)[0] for half in halves]), whole)
     with pytest.raises(BadInput, match="cannot be shared by 3"):
-        made(rank=0, world=3)
+        made(rank=0, world_size=3)
 
 
 @pytest.mark.parametrize(

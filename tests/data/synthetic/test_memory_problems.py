@@ -58,7 +58,7 @@ def test_seed_and_position_decide_and_processes_share(kind):
     for _ in range(3):
         next(a)
     b.load_state_dict(a.state_dict())
-    shares = [Puzzles(kind, 20, 6, seed=1, rank=rank, world=2) for rank in range(2)]
+    shares = [Puzzles(kind, 20, 6, seed=1, rank=rank, world_size=2) for rank in range(2)]
     for share in shares:
         share.load_state_dict(a.state_dict())
     x, y = next(a)
@@ -73,4 +73,4 @@ def test_what_makes_no_problem_is_refused():
     with pytest.raises(BadInput, match="nothing to remember"):
         Puzzles("adding", 1, 4, seed=0)
     with pytest.raises(BadInput, match="cannot be shared by 2"):
-        Puzzles("copy", 10, 5, seed=0, world=2)
+        Puzzles("copy", 10, 5, seed=0, world_size=2)

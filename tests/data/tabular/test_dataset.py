@@ -53,9 +53,7 @@ def test_xor_is_its_four_points_in_every_split():
         assert [int(a) ^ int(b) for a, b in x.tolist()] == y.tolist()
 
 
-@pytest.mark.parametrize(
-    "head", ["", "one,two,label\n", "one,two,whatever\n", "\ufeffone,two,Species\n"]
-)
+@pytest.mark.parametrize("head", ["", "one,two,label\n", "one,two,whatever\n", "\ufeffone,two,Species\n"])
 def test_a_csv_file_with_or_without_names(tmp_path, head):
     table = load_table(csv_file(tmp_path, head + GOOD))
     assert table.x.shape == (10, 2)
@@ -128,9 +126,7 @@ def test_what_counts_as_a_table():
     assert all(map(is_table, ("iris", "xor", "a.csv", "B.CSV", "x/y.parquet")))
     assert is_table("iris:setosa")
     assert is_table("my.csv:spam")
-    assert not any(
-        map(is_table, ("C:/photos", "digits:3", "digits", "photos", "hf:name/set", "mnist5k"))
-    )
+    assert not any(map(is_table, ("C:/photos", "digits:3", "digits", "photos", "hf:name/set", "mnist5k")))
 
 
 def test_rows_to_be_judged(tmp_path):

@@ -72,9 +72,9 @@ def test_two_processes_share_a_batch():
     points = torch.arange(24.0).view(12, 2)
     one, parts = (
         Draws(points, 4, seed=2),
-        [Draws(points, 4, seed=2, rank=r, world=2) for r in (0, 1)],
+        [Draws(points, 4, seed=2, rank=r, world_size=2) for r in (0, 1)],
     )
     for _ in range(5):
         assert torch.equal(torch.cat([next(part) for part in parts]), next(one))
     with pytest.raises(BadInput, match="cannot be shared"):
-        Draws(points, 3, seed=0, world=2)
+        Draws(points, 3, seed=0, world_size=2)

@@ -47,7 +47,7 @@ def test_position_is_all_there_is_to_resume():
 
 def test_processes_share_the_lanes():
     whole = Lanes(IDS, 8, 6, seed=3)
-    shares = [Lanes(IDS, 8, 6, seed=3, rank=rank, world=3) for rank in range(3)]
+    shares = [Lanes(IDS, 8, 6, seed=3, rank=rank, world_size=3) for rank in range(3)]
     for _ in range(30):
         assert torch.equal(next(whole).x, torch.cat([next(s).x for s in shares]))
 
@@ -57,6 +57,6 @@ def test_what_does_not_fit_is_refused():
         Lanes(torch.arange(4), 2, 4, seed=0)
     assert next(Lanes(torch.arange(5), 2, 4, seed=0)).x.shape == (4, 1)
     with pytest.raises(BadInput, match="cannot be shared by 2"):
-        Lanes(IDS, 16, 5, seed=0, world=2)
+        Lanes(IDS, 16, 5, seed=0, world_size=2)
     with pytest.raises(BadInput, match="at least 1 token"):
         Lanes(IDS, 0, 4, seed=0)

@@ -65,8 +65,8 @@ def test_same_seed_same_batches_from_any_place():
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_each_batch(world):
-    shares = [buckets(rank=rank, world=world) for rank in range(world)]
-    whole = buckets(world=1)
+    shares = [buckets(rank=rank, world_size=world) for rank in range(world)]
+    whole = buckets(world_size=1)
     whole.cuts = shares[0].cuts  # with more processes a batch has at least a row for each
     for _ in range(2 * len(whole.cuts)):
         parts = [next(share)[0][:, 0].tolist() for share in shares]
@@ -79,4 +79,4 @@ def test_sizes_that_cannot_be():
         buckets(tokens=28)
     few = Ragged(ragged(2))
     with pytest.raises(BadInput, match="2 pairs are too few to make batches for 3 processes"):
-        Buckets(few, few, 100, pad=0, seed=0, world=3)
+        Buckets(few, few, 100, pad=0, seed=0, world_size=3)

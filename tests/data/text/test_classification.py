@@ -181,9 +181,7 @@ def test_a_hub_set(monkeypatch):
 
     def load(name):
         assert name == "someone/set"
-        train = Table(
-            idx=list(range(40)), sentence=[f"text {i}" for i in range(40)], label=[0, 1] * 20
-        )
+        train = Table(idx=list(range(40)), sentence=[f"text {i}" for i in range(40)], label=[0, 1] * 20)
         hidden = Table(idx=[1, 2], sentence=["a", "b"], label=[-1, -1])
         return {
             "train": train,

@@ -43,7 +43,7 @@ def test_seed_and_position_decide():
 
 def test_processes_share_what_one_would_have():
     whole = Windows(IDS, 8, 6, seed=3)
-    shares = [Windows(IDS, 8, 6, seed=3, rank=rank, world=3) for rank in range(3)]
+    shares = [Windows(IDS, 8, 6, seed=3, rank=rank, world_size=3) for rank in range(3)]
     for _ in range(4):
         assert torch.equal(next(whole)[0], torch.cat([next(s)[0] for s in shares]))
 
@@ -53,4 +53,4 @@ def test_what_does_not_fit_is_refused():
         Windows(torch.arange(16), 16, 4, seed=0)
     assert next(Windows(torch.arange(17), 16, 4, seed=0))[1][0, -1] == 16
     with pytest.raises(BadInput, match="cannot be shared by 2"):
-        Windows(IDS, 16, 5, seed=0, world=2)
+        Windows(IDS, 16, 5, seed=0, world_size=2)

@@ -28,10 +28,7 @@ def documents(count=40, seed=0):
     generator = torch.Generator().manual_seed(seed)
     starts = torch.randint(5, 150, (count,), generator=generator).tolist()
     lengths = torch.randint(2, 90, (count,), generator=generator).tolist()
-    return [
-        [5 + (a - 5 + i) % (SIZE - 5) for i in range(n)]
-        for a, n in zip(starts, lengths, strict=True)
-    ]
+    return [[5 + (a - 5 + i) % (SIZE - 5) for i in range(n)] for a, n in zip(starts, lengths, strict=True)]
 
 
 def stream(batch=32, **options):
@@ -136,13 +133,13 @@ def test_the_seed_and_the_place_decide():
 
 def test_processes_share_a_batch():
     whole = next(stream(pairs=True))
-    parts = [next(stream(pairs=True, rank=rank, world=2)) for rank in (0, 1)]
+    parts = [next(stream(pairs=True, rank=rank, world_size=2)) for rank in (0, 1)]
     for field in ("places", "targets", "share", "stray"):
         joined = torch.cat([getattr(part, field) for part in parts])
         assert torch.equal(joined, getattr(whole, field))
     assert torch.equal(torch.cat([p.rows.tokens for p in parts]), whole.rows.tokens)
     with pytest.raises(BadInput, match="32 cannot be shared by 3"):
-        stream(world=3)
+        stream(world_size=3)
 
 
 def test_like_lengths_together_and_each_once_an_epoch():
@@ -190,7 +187,7 @@ def test_sentences_are_resumed_shared_and_all_measured():
     late = make()
     late.load_state_dict({"position": 30})
     assert torch.equal(next(late).rows.tokens, batches[3].rows.tokens)
-    parts = [next(make(rank=rank, world=2)) for rank in (0, 1)]
+    parts = [next(make(rank=rank, world_size=2)) for rank in (0, 1)]
     assert torch.equal(torch.cat([p.labels for p in parts]), batches[0].labels)
     numbers = [number for index, _ in first.once(batch=16) for number in index]
     assert sorted(numbers) == list(range(50))

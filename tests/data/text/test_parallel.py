@@ -56,9 +56,7 @@ def test_a_folder_keeps_its_splits_and_the_first_of_several_tests(tmp_path):
 def test_columns_of_a_file_by_header_or_by_place(tmp_path):
     rows = [f"{i}\t{a}\t{b}" for i, (a, b) in enumerate(zip(GERMAN, ENGLISH, strict=True))]
     file = write(tmp_path, "x.tsv", ["id\tde\ten", *rows])
-    assert sorted(everything(read_pairs(str(file), "en", "de"))) == sorted(
-        zip(ENGLISH, GERMAN, strict=True)
-    )
+    assert sorted(everything(read_pairs(str(file), "en", "de"))) == sorted(zip(ENGLISH, GERMAN, strict=True))
     plain = write(tmp_path, "y.tsv", [row.partition("\t")[2] for row in rows])
     assert len(everything(read_pairs(str(plain), "de", "en"))) == 30
     headed = write(tmp_path, "z.tsv", ["Input\tOutput", *(r.partition("\t")[2] for r in rows)])

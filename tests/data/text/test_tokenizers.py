@@ -51,9 +51,7 @@ def test_the_rarest_characters_go_where_there_is_no_room():
 def test_long_and_short_texts_are_encoded_alike():
     tokenizer = tokenizers.learn("characters", TEXTS, size=100)
     text = "".join(TEXTS)
-    pieces = torch.cat(
-        [tokenizers.encode(tokenizer, text[i : i + 500]) for i in range(0, len(text), 500)]
-    )
+    pieces = torch.cat([tokenizers.encode(tokenizer, text[i : i + 500]) for i in range(0, len(text), 500)])
     assert torch.equal(tokenizers.encode(tokenizer, text), pieces)
     assert tokenizer.decode(pieces.tolist()) == text
 
@@ -143,9 +141,7 @@ def test_published_files_are_read_as_their_library_reads_them(tmp_path):
     assert tokenizers.encode(tokenizers.read(old), text).tolist() == wanted
     for path in (tmp_path / "new", tmp_path / "new" / "tokenizer.json"):
         assert tokenizers.read(path).to_str() == learnt.to_str()
-    words = tokenizers.learn(
-        "wordpiece", TEXTS, size=80, special=("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-    )
+    words = tokenizers.learn("wordpiece", TEXTS, size=80, special=("[PAD]", "[UNK]", "[CLS]", "[SEP]"))
     bert = tmp_path / "bert"
     bert.mkdir()
     names = sorted(words.get_vocab(), key=words.get_vocab().__getitem__)

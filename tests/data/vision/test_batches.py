@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from torchstone.data.vision import augment, dataset
-from torchstone.data.vision.batches import Batches, mix
+from torchstone.data.vision.batches import Batches
 from torchstone.data.vision.dataset import Pictures, load_pictures
 from torchstone.errors import BadInput
 
@@ -20,9 +20,7 @@ CARD = {"mean": [0.0], "std": [1 / 255]}  # normalising changes nothing
 def numbered(count):
     """Pictures that show their own number, everywhere alike; so do the labels."""
     values = torch.arange(count)
-    return Pictures(
-        values, values.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
-    )
+    return Pictures(values, values.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous())
 
 
 def drawn(pictures, count, **options):
@@ -85,7 +83,7 @@ def test_augmentation_is_new_at_each_step():
 def test_ranks_together_are_the_joint_batch(world):
     options = {"augment": augment.from_name("affine")}
     joint = drawn(numbered(21), 12, **options)
-    ranks = [drawn(numbered(21), 12, rank=r, world=world, **options) for r in range(world)]
+    ranks = [drawn(numbered(21), 12, rank=r, world_size=world, **options) for r in range(world)]
     for step, (x, y) in enumerate(joint):
         assert torch.equal(torch.cat([rank[step][0] for rank in ranks]), x)
         assert torch.equal(torch.cat([rank[step][1] for rank in ranks]), y)
@@ -94,7 +92,7 @@ def test_ranks_together_are_the_joint_batch(world):
 
 def test_batches_that_cannot_be():
     with pytest.raises(BadInput, match="cannot be shared by 3"):
-        Batches(numbered(9), 8, seed=0, card=CARD, world=3)
+        Batches(numbered(9), 8, seed=0, card=CARD, world_size=3)
     with pytest.raises(BadInput, match="no pictures"):
         Batches(numbered(0), 8, seed=0, card=CARD)
 
@@ -121,9 +119,7 @@ def test_pictures_on_disk_give_the_same_batches(folder, monkeypatch, workers):
     assert disk.note == memory.note
     for split in ("train", "val", "test"):
         ours, theirs = getattr(memory, split), getattr(disk, split)
-        assert torch.equal(
-            ours.take(torch.arange(len(ours))), theirs.take(torch.arange(len(theirs)))
-        )
+        assert torch.equal(ours.take(torch.arange(len(ours))), theirs.take(torch.arange(len(theirs))))
     options = {"seed": 1, "card": memory.card, "augment": augment.from_name("flip-crop4")}
     whole = Batches(memory.train, 8, **options)
     whole = [next(whole) for _ in range(12)]

@@ -52,7 +52,7 @@ def test_it_goes_on_from_its_state_to_the_bit():
 
 
 def test_two_processes_get_the_halves_of_one():
-    one, parts = chances(), [chances(rank=rank, world=2) for rank in range(2)]
+    one, parts = chances(), [chances(rank=rank, world_size=2) for rank in range(2)]
     for _ in range(3):
         joint = next(one)
         halves = [next(part) for part in parts]

@@ -12,7 +12,7 @@ CARD = {"size": 4, "channels": 1, "mean": [0.5], "std": [0.5]}
 def stream(*, batch=8, rank=0, world=1, seed=3, count=40, **how):
     images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
     pictures = Pictures(torch.arange(count), images.contiguous())
-    batches = Batches(pictures, batch, seed=seed, card=CARD, rank=rank, world=world)
+    batches = Batches(pictures, batch, seed=seed, card=CARD, rank=rank, world_size=world)
     return Noising(batches, 10, **how)
 
 
@@ -64,7 +64,7 @@ def test_resumed_it_goes_on_as_it_would_have():
 
 def test_two_processes_share_what_one_would_have():
     whole = stream(tell=tell, drop=0.5)
-    parts = [stream(rank=rank, world=2, tell=tell, drop=0.5) for rank in range(2)]
+    parts = [stream(rank=rank, world_size=2, tell=tell, drop=0.5) for rank in range(2)]
     for _ in range(6):
         both = zip(*map(next, parts), strict=True)
         assert same([torch.cat(each) for each in both], next(whole))

@@ -17,7 +17,7 @@ PICTURES = Pictures(
 
 
 def rounds(turns: int = 2, seed: int = 3, batch: int = 6, rank: int = 0, world: int = 1) -> Rounds:
-    batches = Batches(PICTURES, batch, seed=seed, card=CARD, rank=rank, world=world)
+    batches = Batches(PICTURES, batch, seed=seed, card=CARD, rank=rank, world_size=world)
     return Rounds(batches, 5, turns=turns)
 
 
@@ -73,7 +73,7 @@ def test_it_goes_on_where_it_was_and_the_global_generator_has_no_part():
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_share_what_one_would_have(world):
     whole = rounds()
-    shares = [rounds(rank=rank, world=world) for rank in range(world)]
+    shares = [rounds(rank=rank, world_size=world) for rank in range(world)]
     for _ in range(3):
         wanted = tree_leaves(next(whole))
         parts = zip(*(tree_leaves(next(each)) for each in shares), strict=True)

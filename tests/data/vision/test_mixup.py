@@ -72,9 +72,7 @@ def test_cutmix_is_one_rectangle_and_the_share_is_exact():
 
 def test_either_takes_one_of_two_for_each_picture():
     images = torch.zeros(2000, 1, 8, 8)
-    mixed, share = mixup.either(mixup.mixup(1.0), mixup.cutmix(1.0))(
-        images, images + 1, draws(2000)
-    )
+    mixed, share = mixup.either(mixup.mixup(1.0), mixup.cutmix(1.0))(images, images + 1, draws(2000))
     cut = ((mixed == 0) | (mixed == 1)).all(dim=3).all(dim=2)[:, 0]
     print("cut:", int(cut.sum()), "of 2000")
     assert 900 < cut.sum() < 1100
@@ -126,9 +124,7 @@ def split(count=22):
 
 
 def mixed_batches(augment, mix, count, **options):
-    batches = Batches(
-        split(), 8, seed=3, card=CARD, augment=augment, mixing=mix, classes=4, **options
-    )
+    batches = Batches(split(), 8, seed=3, card=CARD, augment=augment, mixing=mix, classes=4, **options)
     return batches, [next(batches) for _ in range(count)]
 
 
@@ -137,7 +133,7 @@ def mixed_batches(augment, mix, count, **options):
 def test_processes_together_give_the_joint_mixed_batch(name, world):
     augment, mix = read(name)
     _, joint = mixed_batches(augment, mix, 12)
-    ranks = [mixed_batches(augment, mix, 12, rank=r, world=world)[1] for r in range(world)]
+    ranks = [mixed_batches(augment, mix, 12, rank=r, world_size=world)[1] for r in range(world)]
     for step, (x, y) in enumerate(joint):
         assert torch.equal(torch.cat([rank[step][0] for rank in ranks]), x)
         assert torch.equal(torch.cat([rank[step][1] for rank in ranks]), y)
@@ -153,7 +149,7 @@ def test_every_step_resumes_and_is_shared_exactly(name):
     assert not all(torch.equal(a, b) for (a, _), (b, _) in zip(whole, plain, strict=True))
     later, _ = mixed_batches(augment, mix, 0)
     later.load_state_dict({"position": 40})
-    halves = [mixed_batches(augment, mix, 9, rank=r, world=2)[1] for r in (0, 1)]
+    halves = [mixed_batches(augment, mix, 9, rank=r, world_size=2)[1] for r in (0, 1)]
     for x, y in whole[5:]:
         again = next(later)
         assert torch.equal(x, again[0])

@@ -27,9 +27,7 @@ def photo(canvas, numbers):
     y, x = np.mgrid[0:300, 0:400]
     paper = 110 + 90 * x / 400 + 50 * y / 300
     grey = paper * (1 - 0.75 * canvas) + numbers.normal(0, 6, canvas.shape)
-    return Image.fromarray(
-        np.stack([grey * 0.95, grey, grey * 0.9], -1).clip(0, 255).astype(np.uint8)
-    )
+    return Image.fromarray(np.stack([grey * 0.95, grey, grey * 0.9], -1).clip(0, 255).astype(np.uint8))
 
 
 def clear(canvas, numbers):
@@ -69,12 +67,8 @@ def test_a_digit_found_in_a_large_picture_is_the_training_digit(digits, kind):
 def test_training_pictures_come_out_as_they_are(digits):
     ours = digits.test.images[::10]
     framed = torch.cat([prepare(Image.fromarray(i[0].numpy()), digits.card) for i in ours])
-    native = torch.cat(
-        [prepare(Image.fromarray(i[0, 2:30, 2:30].numpy()), digits.card) for i in ours]
-    )
-    print(
-        "unchanged:", (framed == ours).float().mean().item(), (native == ours).float().mean().item()
-    )
+    native = torch.cat([prepare(Image.fromarray(i[0, 2:30, 2:30].numpy()), digits.card) for i in ours])
+    print("unchanged:", (framed == ours).float().mean().item(), (native == ours).float().mean().item())
     assert torch.equal(framed, ours)
     assert torch.equal(native, ours)
 
@@ -114,15 +108,11 @@ def test_photographs_are_fitted_as_in_training(tmp_path):
             Image.fromarray(array).save(tmp_path / name / f"{i}.png")
     pictures = load_pictures(tmp_path, size=16, channels=3)
     assert not pictures.card["ink"]
-    known = {
-        bytes(i.numpy()) for s in ("train", "val", "test") for i in getattr(pictures, s).images
-    }
+    known = {bytes(i.numpy()) for s in ("train", "val", "test") for i in getattr(pictures, s).images}
     made = {bytes(prepare(f, pictures.card).numpy()) for f in tmp_path.rglob("*.png")}
     assert made == known
     train = normalise(pictures.train.images, pictures.card)
-    print(
-        "mean", train.mean((0, 2, 3)).tolist(), "std", train.std((0, 2, 3), correction=0).tolist()
-    )
+    print("mean", train.mean((0, 2, 3)).tolist(), "std", train.std((0, 2, 3), correction=0).tolist())
     assert train.mean((0, 2, 3)).abs().max() < 1e-5
     assert (train.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-5
 

@@ -82,9 +82,7 @@ def test_each_operation_is_torchvision_s(theirs, name, channels):
             assert moved or apart.max() <= 1
             if name not in ("identity", "autocontrast", "equalize", "colour") and magnitude > 9:
                 assert (ours != images).float().mean() > 0.05
-    assert (
-        (channels == 1 and name == "colour") or name == "identity" or not torch.equal(ours, images)
-    )
+    assert (channels == 1 and name == "colour") or name == "identity" or not torch.equal(ours, images)
 
 
 def test_autocontrast_is_exact_in_whole_numbers():

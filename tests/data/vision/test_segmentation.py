@@ -183,9 +183,7 @@ def drawn(count, augment="flip+scale0.5-2+shift0.1", **options):
 
 
 def same(ones, others):
-    return all(
-        torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(ones, others, strict=True)
-    )
+    return all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(ones, others, strict=True))
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "flip+scale0.5-2+shift0.1"])
@@ -197,10 +195,8 @@ def test_resuming_and_sharing_change_nothing(augment):
         )
         batches.load_state_dict({"position": 6 * position})
         assert same(whole[position:], [next(batches) for _ in range(12 - position)])
-    shares = [drawn(12, augment, rank=rank, world=3) for rank in range(3)]
-    joined = [
-        tuple(map(torch.cat, zip(*parts, strict=True))) for parts in zip(*shares, strict=True)
-    ]
+    shares = [drawn(12, augment, rank=rank, world_size=3) for rank in range(3)]
+    joined = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in zip(*shares, strict=True)]
     assert same(whole, joined)
     assert not same(whole[:3], whole[3:6])
 
@@ -252,9 +248,7 @@ def test_without_change_nothing_is_moved_and_a_mirror_mirrors():
     assert 16 < int(mirrored.sum()) < 48
 
 
-@pytest.mark.parametrize(
-    "name", ["flop", "scale2-0.5", "scale0-1", "shift1", "scale", "flip+crop4"]
-)
+@pytest.mark.parametrize("name", ["flop", "scale2-0.5", "scale0-1", "shift1", "scale", "flip+crop4"])
 def test_an_augmentation_that_makes_no_sense_is_refused(name):
     with pytest.raises(BadInput):
         segmentation_batches.from_name(name)

@@ -26,9 +26,7 @@ def write(folder, count, seed=0, suffix="png", mode="RGB"):
 
 def counts(pictures):
     return {
-        split: torch.bincount(
-            getattr(pictures, split).labels, minlength=len(pictures.classes)
-        ).tolist()
+        split: torch.bincount(getattr(pictures, split).labels, minlength=len(pictures.classes)).tolist()
         for split in ("train", "val", "test")
     }
 

@@ -54,9 +54,7 @@ def test_every_labelling_is_as_likely_as_its_paths(time, blank):
         torch.testing.assert_close(loss, -chance.log(), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(gradient, wanted, rtol=1e-10, atol=1e-12)
         worst = max(worst, float((gradient - wanted).abs().max()))
-    print(
-        f"{time} moments: {len(found)} labellings of {3**time} paths, gradients within {worst:.1g}"
-    )
+    print(f"{time} moments: {len(found)} labellings of {3**time} paths, gradients within {worst:.1g}")
     assert () in found
     assert time < 3 or (1, 1) in found or blank == 1
 
@@ -84,9 +82,7 @@ def test_beside_torch_in_a_batch(blank):
         if which == "ours":
             loss = ctc_loss(logs, targets, lengths, counts, blank=blank)
         else:
-            loss = F.ctc_loss(
-                logs.transpose(0, 1), targets.clamp(min=0), lengths, counts, blank, "none"
-            )
+            loss = F.ctc_loss(logs.transpose(0, 1), targets.clamp(min=0), lengths, counts, blank, "none")
         (gradient,) = torch.autograd.grad((loss * outer).sum(), u)
         results.append((loss.detach(), gradient))
     (loss, gradient), (loss_, gradient_) = results
@@ -119,9 +115,7 @@ def test_what_does_not_fit_is_infinite_or_nothing():
     plain = ctc_loss(u.log_softmax(2), *args)
     assert plain[0].item() == math.inf
     spared = ctc_loss(u.log_softmax(2), *args, zero_infinity=True)
-    theirs = F.ctc_loss(
-        u.log_softmax(2).transpose(0, 1), *args, reduction="none", zero_infinity=True
-    )
+    theirs = F.ctc_loss(u.log_softmax(2).transpose(0, 1), *args, reduction="none", zero_infinity=True)
     torch.testing.assert_close(spared, theirs)
     (gradient,) = torch.autograd.grad(spared.sum(), u)
     (gradient_,) = torch.autograd.grad(theirs.sum(), u)

@@ -29,9 +29,7 @@ def sound(samples: int = 4000, seed: int = 0) -> torch.Tensor:
     return (0.4 * tone + 0.05 * torch.randn(samples, generator=generator)).double()
 
 
-@pytest.mark.parametrize(
-    ("window", "hop", "size"), [(200, 80, 256), (400, 160, 512), (256, 64, 256)]
-)
+@pytest.mark.parametrize(("window", "hop", "size"), [(200, 80, 256), (400, 160, 512), (256, 64, 256)])
 def test_power_beside_transformers(window, hop, size):
     wave = sound()
     ours = power(wave, window, hop, size)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from torchstone.parts.conv.branches import Branches
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 
 def test_convolutions_side_by_side_are_one_with_their_filters_stacked():
@@ -15,8 +15,8 @@ def test_convolutions_side_by_side_are_one_with_their_filters_stacked():
         whole.weight.copy_(torch.cat([first.weight, second.weight]))
         whole.bias.copy_(torch.cat([first.bias, second.bias]))  # ty: ignore
     x = torch.randn(2, 5, 8, 8, dtype=torch.float64)
-    good = apart(joined(x), whole(x))
-    bad = apart(Branches(b=second, a=first)(x), whole(x))
+    good = relative_error(joined(x), whole(x))
+    bad = relative_error(Branches(b=second, a=first)(x), whole(x))
     print(f"right {good:.1e}, in another order {bad:.1e}")
     assert good < 1e-14 < 1e-2 < bad
     assert list(joined.state_dict()) == ["a.weight", "a.bias", "b.weight", "b.bias"]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from torchstone.parts.conv.channel_attention import ChannelGate, SpatialGate, SqueezeExcitation
 from torchstone.parts.facts import parameters
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 SHAPE = (2, 8, 5, 4)
 
@@ -22,14 +22,8 @@ def mlp(z: list[float], layer, act=lambda a: max(0.0, a)) -> list[float]:
     """W₂ act(W₁ z + b₁) + b₂ with plain numbers."""
     w1, w2 = layer.fc1.weight.flatten(1).tolist(), layer.fc2.weight.flatten(1).tolist()
     b1, b2 = layer.fc1.bias.tolist(), layer.fc2.bias.tolist()
-    hidden = [
-        act(sum(w * v for w, v in zip(row, z, strict=True)) + b)
-        for row, b in zip(w1, b1, strict=True)
-    ]
-    return [
-        sum(w * v for w, v in zip(row, hidden, strict=True)) + b
-        for row, b in zip(w2, b2, strict=True)
-    ]
+    hidden = [act(sum(w * v for w, v in zip(row, z, strict=True)) + b) for row, b in zip(w1, b1, strict=True)]
+    return [sum(w * v for w, v in zip(row, hidden, strict=True)) + b for row, b in zip(w2, b2, strict=True)]
 
 
 def channel_weights(x, layer, readings) -> torch.Tensor:
@@ -50,8 +44,8 @@ def mean(values):
 def test_squeeze_excitation_is_its_equation():
     layer, x = SqueezeExcitation(8, 2).double(), torch.randn(SHAPE, dtype=torch.float64)
     slow = x * channel_weights(x, layer, [mean])
-    print("squeeze-excitation", apart(layer(x), slow))
-    assert apart(layer(x), slow) < 1e-14
+    print("squeeze-excitation", relative_error(layer(x), slow))
+    assert relative_error(layer(x), slow) < 1e-14
     assert parameters(layer) == 2 * 8 * 2 + 2 + 8
 
 
@@ -60,15 +54,15 @@ def test_squeeze_excitation_takes_another_activation():
     z = x.mean((2, 3)).tolist()
     rows = [[sigmoid(a) for a in mlp(each, layer, lambda a: a * sigmoid(a))] for each in z]
     slow = x * torch.tensor(rows, dtype=x.dtype)[:, :, None, None]
-    print("with SiLU", apart(layer(x), slow))
-    assert apart(layer(x), slow) < 1e-14
+    print("with SiLU", relative_error(layer(x), slow))
+    assert relative_error(layer(x), slow) < 1e-14
 
 
 def test_channel_gate_is_its_equation():
     layer, x = ChannelGate(8, 2).double(), torch.randn(SHAPE, dtype=torch.float64)
     slow = x * channel_weights(x, layer, [mean, max])
-    print("channel gate", apart(layer(x), slow))
-    assert apart(layer(x), slow) < 1e-14
+    print("channel gate", relative_error(layer(x), slow))
+    assert relative_error(layer(x), slow) < 1e-14
     assert parameters(layer) == 2 * 8 * 2 + 2 + 8
 
 
@@ -105,8 +99,8 @@ def test_spatial_gate_is_its_equation(training):
     gate = [sigmoid((a - centre) / math.sqrt(spread + 1e-5) * 0.7 - 0.2) for a in answers]
     slow = x * torch.tensor(gate, dtype=x.dtype).view(2, 1, 5, 4)
     said = layer.train(training)(x)
-    print("spatial gate", training, apart(said, slow))
-    assert apart(said, slow) < 1e-13
+    print("spatial gate", training, relative_error(said, slow))
+    assert relative_error(said, slow) < 1e-13
     assert parameters(layer) == 2 * 49 + 2
 
 
@@ -115,9 +109,9 @@ def test_the_wrong_order_of_maps_or_a_second_sigmoid_is_seen():
     layer, x = SpatialGate(7).double().eval(), torch.randn(SHAPE, dtype=torch.float64)
     good = layer(x)
     layer.conv.weight.data = layer.conv.weight.data.flip(1)
-    print("maps in the other order", apart(layer(x), good))
-    assert apart(layer(x), good) > 1e-3
+    print("maps in the other order", relative_error(layer(x), good))
+    assert relative_error(layer(x), good) > 1e-3
     gate = ChannelGate(8, 2).double()
     apart_gates = x * channel_weights(x, gate, [mean]) * channel_weights(x, gate, [max])
-    print("one sigmoid for each reading", apart(gate(x), apart_gates))
-    assert apart(gate(x), apart_gates) > 1e-3
+    print("one sigmoid for each reading", relative_error(gate(x), apart_gates))
+    assert relative_error(gate(x), apart_gates) > 1e-3

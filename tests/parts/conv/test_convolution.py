@@ -17,7 +17,7 @@ from torchstone.parts.conv.convolution import (
 )
 from torchstone.parts.facts import macs
 from torchstone.references import torchvision
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_convolution_norm_activation_is_torchvision_s(kernel, stride, dilation, 
     ours = conv_norm_act(8, 16, kernel, stride, groups=groups, dilation=dilation).double()
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 8, 17, 17, dtype=torch.float64)
-    gap = apart(ours(x), theirs(x))
+    gap = relative_error(ours(x), theirs(x))
     print(gap, ours(x).shape)
     assert gap <= 1e-12
     assert ours(x).shape[-1] == -(-17 // stride)
@@ -61,7 +61,7 @@ def test_a_separable_convolution_is_a_full_one_of_rank_one():
     depth, point = layers[0][0].weight, layers[1][0].weight
     x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
     whole = F.conv2d(x, point * depth.transpose(0, 1), padding=1)
-    gap = apart(layers(x), whole)
+    gap = relative_error(layers(x), whole)
     print(gap)
     assert gap <= 1e-12
 
@@ -75,8 +75,8 @@ def test_a_dilated_convolution_is_a_plain_one_with_zeros_between(kernel, rate):
     assert wide.shape[-1] == effective_kernel(kernel, rate) == kernel + (kernel - 1) * (rate - 1)
     assert int((wide != 0).sum()) == weight.numel()
     dilated, plain = F.conv2d(x, weight, dilation=rate), F.conv2d(x, wide)
-    print(dilated.shape, apart(plain, dilated))
-    assert apart(plain, dilated) <= 1e-12
+    print(dilated.shape, relative_error(plain, dilated))
+    assert relative_error(plain, dilated) <= 1e-12
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_same_padding_puts_the_odd_pixel_last(side, kernel, stride):
                     y, z = i * stride - before + a, j * stride - before + b
                     if 0 <= y < side and 0 <= z < side:
                         expected[i, j] += layer.weight[0, 0, a, b].item() * x[0, 0, y, z]
-    print(apart(layer(x)[0, 0], expected))
-    assert apart(layer(x)[0, 0], expected) <= 1e-12
+    print(relative_error(layer(x)[0, 0], expected))
+    assert relative_error(layer(x)[0, 0], expected) <= 1e-12
 
 
 def test_channels_are_rounded_to_eights_and_never_lose_a_tenth():

@@ -10,9 +10,7 @@ from torchstone.parts.conv.dilated import Stuffed, dilated, without_holes
 @pytest.mark.parametrize("rate", [1, 2, 3, 12])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 def test_a_dilated_convolution_is_one_with_a_stuffed_kernel(rate, kernel):
-    layer = nn.Conv2d(
-        3, 4, kernel, padding=rate * (kernel // 2), dilation=rate, bias=False
-    ).double()
+    layer = nn.Conv2d(3, 4, kernel, padding=rate * (kernel // 2), dilation=rate, bias=False).double()
     x = torch.randn(2, 3, 30, 31, dtype=torch.float64)
     apart = float((Stuffed(layer)(x) - layer(x)).detach().abs().max())
     print(rate, kernel, apart)

@@ -10,7 +10,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.conv.shortcut import PadShortcut, shortcut
 from torchstone.parts.facts import parameters
 from torchstone.references import resnet
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "side"), [(16, 32, 8), (16, 32, 7), (3, 8, 5)])
@@ -41,8 +41,8 @@ def test_option_b_is_a_matrix_on_every_second_place():
         ]
     )
     slow = slow.view(2, 8, 3, 3) / (1 + 1e-5) ** 0.5
-    print("projection", apart(layer(x), slow))
-    assert apart(layer(x), slow) < 1e-13
+    print("projection", relative_error(layer(x), slow))
+    assert relative_error(layer(x), slow) < 1e-13
 
 
 def test_the_identity_where_the_shape_stays_and_what_each_option_costs():
@@ -61,12 +61,12 @@ def test_the_written_out_layers_are_torch_s(kernel, stride, edge):
     layer = nn.Conv2d(3, 4, kernel, stride, edge, bias=False).double()
     norm: Any = nn.BatchNorm2d(3).double()
     norm.running_mean.normal_()
-    differences = [apart(resnet.convolve(x, layer), layer(x))]
-    differences.append(apart(resnet.largest(x), nn.MaxPool2d(3, 2, 1)(x)))
+    differences = [relative_error(resnet.convolve(x, layer), layer(x))]
+    differences.append(relative_error(resnet.largest(x), nn.MaxPool2d(3, 2, 1)(x)))
     for training in (True, False):
         said = resnet.norm(x, norm.train(training))
         differences.append(
-            apart(
+            relative_error(
                 said,
                 nn.functional.batch_norm(
                     x, norm.running_mean, norm.running_var, norm.weight, norm.bias, training

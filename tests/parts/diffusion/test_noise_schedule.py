@@ -118,9 +118,7 @@ def test_the_posterior_is_bayes_rule():
     step = kept / before
     # x_t = √step x_s + …: what x_t says of x_s, and what x₀ says of it
     precisions = step / (1 - step), 1 / (1 - before)
-    wanted = (precisions[0] * noisy / step.sqrt() + precisions[1] * before.sqrt() * x) / sum(
-        precisions
-    )
+    wanted = (precisions[0] * noisy / step.sqrt() + precisions[1] * before.sqrt() * x) / sum(precisions)
     mean, variance = noise.posterior(x, noisy, t, s)
     assert torch.allclose(mean, wanted, rtol=1e-12)
     assert torch.allclose(variance, 1 / sum(precisions), rtol=1e-10)

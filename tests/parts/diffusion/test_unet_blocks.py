@@ -25,9 +25,7 @@ def test_waves_are_the_published_ones(width, shift, cosine_first):
     from diffusers.models.embeddings import get_timestep_embedding
 
     t = torch.tensor([0, 1, 17, 999])
-    wanted = get_timestep_embedding(
-        t, width, flip_sin_to_cos=cosine_first, downscale_freq_shift=shift
-    )
+    wanted = get_timestep_embedding(t, width, flip_sin_to_cos=cosine_first, downscale_freq_shift=shift)
     said = waves(t, width, shift=shift, cosine_first=cosine_first)
     print((said - wanted).abs().max())
     assert torch.allclose(said, wanted, atol=1e-6)
@@ -48,9 +46,7 @@ def test_a_block_is_the_published_one(outputs, scale_shift, resize):
     for part in (theirs.downsample, theirs.upsample):
         if part is not None:
             assert not list(part.parameters())
-    ours = Block(
-        8, outputs, 5, groups=4, eps=1e-4, scale_shift=scale_shift, resize=resize, divisor=1.5
-    )
+    ours = Block(8, outputs, 5, groups=4, eps=1e-4, scale_shift=scale_shift, resize=resize, divisor=1.5)
     lively(theirs)
     names = {"time_emb_proj": "time", "conv_shortcut": "carry"}
     state = {}

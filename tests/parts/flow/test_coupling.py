@@ -114,9 +114,7 @@ def test_log_det_and_inverse_both_ways(name, dtype):
     assert z.shape[0] == log_det.shape[0] == 3
     assert max(apart) < WITHIN[dtype]
     if name != "squeeze":
-        assert float(log_det.detach().abs().min()) > 1e-3, (
-            "a map that stretches nothing proves nothing"
-        )
+        assert float(log_det.detach().abs().min()) > 1e-3, "a map that stretches nothing proves nothing"
 
 
 def test_a_coupling_moves_what_its_mask_does_not_keep_and_nothing_else():

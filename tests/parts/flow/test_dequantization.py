@@ -24,9 +24,7 @@ EVERY = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
 def test_levels_come_back_whatever_the_noise(levels):
     whole = grades(EVERY, levels)
     counts = torch.bincount(whole.long().flatten())
-    print(
-        f"{levels} levels: {int(whole.min())} to {int(whole.max())}, of each {counts.tolist()[:3]}…"
-    )
+    print(f"{levels} levels: {int(whole.min())} to {int(whole.max())}, of each {counts.tolist()[:3]}…")
     assert len(counts) == levels
     assert int(counts.max() - counts.min()) <= 1
     for u in (0.0, 0.5, 0.999):

@@ -67,9 +67,7 @@ def test_it_is_torch_s(name):
 
 def test_evaluation_turns_nothing_and_the_state_says_all():
     torch.manual_seed(0)
-    first, second = (
-        spectral(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))) for _ in "ab"
-    )
+    first, second = (spectral(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))) for _ in "ab")
     x = torch.randn(3, 5)
     for each in (m for m in first.modules() if isinstance(m, Spectral)):
         nn.init.normal_(each.u)  # far from where it goes

@@ -57,9 +57,7 @@ def test_both_paths_are_torchs_modules(cell, theirs, dtype):
             continue
         torch.manual_seed(0)
         how = {"bidirectional": both, "dropout": dropout, "bias": bool(bias)}
-        net = theirs(
-            5, 7, layers, batch_first=True, **how, **({"proj_size": 3} if projection else {})
-        )
+        net = theirs(5, 7, layers, batch_first=True, **how, **({"proj_size": 3} if projection else {}))
         x = torch.randn(4, 9, 5, dtype=dtype)
         wanted = everything(net.to(dtype), x, lengths)
         for path in ("fast", "written"):
@@ -160,9 +158,7 @@ def test_chos_reset_is_before_the_product():
     x = torch.randn(1, 6, 3, dtype=torch.float64, requires_grad=True)
     theirs = gru.by_units(net, x)
     assert torch.allclose(net(x)[0], theirs[0], atol=1e-12)
-    slopes = [
-        torch.autograd.grad(y.sin().sum(), [x, *net.parameters()]) for y in (net(x)[0], theirs[0])
-    ]
+    slopes = [torch.autograd.grad(y.sin().sum(), [x, *net.parameters()]) for y in (net(x)[0], theirs[0])]
     assert apart(*slopes) < 1e-12
     later = Recurrent(gru.CELL, 3, 4).double()
     later.load_state_dict(net.state_dict())
@@ -231,9 +227,7 @@ def test_networks_tell_each_moment_or_the_whole():
 def test_the_last_state_of_a_direction_is_its_own_end(path):
     """From the end, the last state has read the first moment; outputs there are another matter."""
     torch.manual_seed(0)
-    net = Network(
-        gru.CELL, 2, 4, tokens=False, hidden=3, bidirectional=True, pool="last", path=path
-    )
+    net = Network(gru.CELL, 2, 4, tokens=False, hidden=3, bidirectional=True, pool="last", path=path)
     x = torch.randn(2, 5, 2)
     y, _ = net.hidden(x, torch.tensor([5, 3]))
     ends = torch.cat([torch.stack([y[0, 4, :3], y[1, 2, :3]]), y[:, 0, 3:]], 1)
@@ -252,9 +246,7 @@ def test_what_does_not_go_together_is_refused():
         (lambda: Recurrent(lstm.CELL, 3, 4)(torch.ones(2, 5, 3), torch.tensor([5, 6])), "1 to 5"),
         (lambda: Recurrent(lstm.CELL, 3, 4)(torch.ones(2, 5, 4)), "vectors of 3 numbers"),
         (
-            lambda: Recurrent(lstm.CELL, 3, 4)(
-                torch.ones(2, 5, 3), state=(torch.ones(1, 1, 4),) * 2
-            ),
+            lambda: Recurrent(lstm.CELL, 3, 4)(torch.ones(2, 5, 3), state=(torch.ones(1, 1, 4),) * 2),
             "the state's shapes are",
         ),
         (

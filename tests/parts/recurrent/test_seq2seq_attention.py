@@ -28,9 +28,7 @@ def fit(kind, made, s, h) -> float:
         return sum(float(a) * float(b) for a, b in zip(s, h, strict=True))
     if kind == "general":
         W = made.W.weight
-        return sum(
-            float(s[i]) * float(W[i, j]) * float(h[j]) for i in range(len(s)) for j in range(len(h))
-        )
+        return sum(float(s[i]) * float(W[i, j]) * float(h[j]) for i in range(len(s)) for j in range(len(h)))
     W = torch.cat([made.W.weight, made.U.weight], 1)  # Luong's one matrix for [s; h]
     both, total = torch.cat([s, h]), 0.0
     for unit in range(len(W)):

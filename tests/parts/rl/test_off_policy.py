@@ -13,9 +13,7 @@ from torchstone.parts.rl.target_network import follow, follower
 
 def test_a_schedule_falls_in_a_line():
     rate = falling(1.0, 0.2, 100, after=50)
-    assert [rate(t) for t in (0, 50, 75, 100, 150, 10_000)] == pytest.approx(
-        [1.0, 1.0, 0.8, 0.6, 0.2, 0.2]
-    )
+    assert [rate(t) for t in (0, 50, 75, 100, 150, 10_000)] == pytest.approx([1.0, 1.0, 0.8, 0.6, 0.2, 0.2])
     assert falling(1.0, 0.2, 0)(0) == 0.2
 
 
@@ -106,9 +104,7 @@ def test_a_follower_goes_a_share_of_the_way():
         assert torch.allclose(p, 0.75 * was + 0.25 * new, atol=1e-7)
     assert torch.equal(copy[1].running_mean, model[1].running_mean)
     follow(copy, model, 1.0)
-    assert all(
-        torch.equal(a, b) for a, b in zip(copy.parameters(), model.parameters(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(copy.parameters(), model.parameters(), strict=True))
 
 
 def test_targets_row_by_row():

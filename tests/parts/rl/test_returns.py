@@ -48,8 +48,7 @@ def _case():
     ends = (terminated, truncated)
     following = successors(value, last, cut, *ends)
     worth = [
-        [after(t, n, value, last, cut, *ends) for n in range(reward.shape[1])]
-        for t in range(len(reward))
+        [after(t, n, value, last, cut, *ends) for n in range(reward.shape[1])] for t in range(len(reward))
     ]
     return reward, value, following, terminated | truncated, worth
 

@@ -16,10 +16,7 @@ def test_forward_is_its_equations():
         for column in range(columns):
             x = past[row, :, column].tolist()
             near = range(-(KERNEL // 2), KERNEL // 2 + 1)
-            trend = [
-                sum(x[min(max(t + i, 0), context - 1)] for i in near) / KERNEL
-                for t in range(context)
-            ]
+            trend = [sum(x[min(max(t + i, 0), context - 1)] for i in near) / KERNEL for t in range(context)]
             for h in range(horizon):
                 told = float(model.trend.bias[h] + model.rest.bias[h])
                 for t in range(context):

@@ -85,9 +85,7 @@ def test_a_row_without_keys_is_zero_and_sends_no_gradient():
 
 
 @pytest.mark.parametrize(("queries", "keys", "causal", "masked", "biased"), CASES)
-def test_bfloat16_is_trained_by_the_same_attention(
-    queries, keys, causal, masked, biased, monkeypatch
-):
+def test_bfloat16_is_trained_by_the_same_attention(queries, keys, causal, masked, biased, monkeypatch):
     """On a CPU training takes another way than the fused kernels, in bfloat16: it is no other attention."""
     q, k = numbers(2, 3, queries, 4), numbers(2, 3, keys, 4, seed=1)
     v, bias = numbers(2, 3, keys, 6, seed=2), None

@@ -44,9 +44,7 @@ def test_rotary_products_depend_on_distance_alone():
     torch.manual_seed(0)
     q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
     products = {
-        (i, j): float((rotate(q, first=i) * rotate(k, first=j)).sum())
-        for i in range(6)
-        for j in range(6)
+        (i, j): float((rotate(q, first=i) * rotate(k, first=j)).sum()) for i in range(6) for j in range(6)
     }
     for (i, j), product in products.items():
         same = products[i - min(i, j), j - min(i, j)]

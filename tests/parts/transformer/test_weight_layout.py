@@ -55,9 +55,7 @@ def test_a_text_is_the_same_and_tied_weights_stay_tied(monkeypatch):
     said = generate(model, prompt, 40, greedy=True)
     assert places(model) == before
     assert model.head.weight is model.tokens.weight
-    monkeypatch.setattr(
-        "torchstone.tasks.text.generate.by_columns", lambda *_: contextlib.nullcontext()
-    )
+    monkeypatch.setattr("torchstone.tasks.text.generate.by_columns", lambda *_: contextlib.nullcontext())
     plain = generate(model, prompt, 40, greedy=True)
     print(said[0].tolist())
     assert said.equal(plain)

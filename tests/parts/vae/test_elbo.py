@@ -55,8 +55,7 @@ def test_bounds_and_their_gradients_are_those_written_out():
         strict=True,
     ):
         slopes = [
-            torch.autograd.grad(each.sum(), (mean, logvar, weight), retain_graph=True)
-            for each in (a, b)
+            torch.autograd.grad(each.sum(), (mean, logvar, weight), retain_graph=True) for each in (a, b)
         ]
         apart = max(float((s - t).abs().max()) for s, t in zip(*slopes, strict=True))
         print(f"{name} {a.tolist()}, {(a - b).abs().max().item():.1e} apart, gradients {apart:.1e}")
@@ -114,9 +113,7 @@ def test_free_bits_are_free_of_each_latent_on_average():
 
 
 def test_weights_of_one_sample_far_out_do_not_overflow():
-    assert float(importance(torch.tensor([[-4000.0, -5000.0]]))) == pytest.approx(
-        -4000 - math.log(2)
-    )
+    assert float(importance(torch.tensor([[-4000.0, -5000.0]]))) == pytest.approx(-4000 - math.log(2))
 
 
 def test_likelihood_of_grey_is_a_cross_entropy():
@@ -124,6 +121,4 @@ def test_likelihood_of_grey_is_a_cross_entropy():
     p = logits.sigmoid()
     slow = (x * p.log() + (1 - x) * (1 - p).log()).flatten(1).sum(1)
     assert torch.allclose(on_or_off(logits, x), slow, atol=1e-12)
-    assert bool(
-        torch.isfinite(on_or_off(1e4 * torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))).all()
-    )
+    assert bool(torch.isfinite(on_or_off(1e4 * torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))).all())

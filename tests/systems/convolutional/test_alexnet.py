@@ -17,7 +17,7 @@ from torchstone.systems.convolutional.alexnet import (
     build,
     unmade,
 )
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 
 def grids(model: nn.Module, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -82,13 +82,13 @@ def test_a_map_sees_only_its_own_group():
 def test_response_normalisation_is_the_written_out_sum():
     a = torch.randn(2, 7, 3, 3, dtype=torch.float64) * 30
     for n, alpha, beta, k in ((5, 1e-4, 0.75, 2.0), (3, 1e-2, 0.5, 1.0), (15, 1e-3, 1.0, 2.0)):
-        difference = apart(
+        difference = relative_error(
             local_response_norm(n, alpha, beta, k)(a), written_out(a, n, alpha, beta, k)
         )
         print(n, difference)
         assert difference < 1e-14
     # the planted fault: torch's α, which is over the mean
-    wrong = apart(nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)(a), written_out(a))
+    wrong = relative_error(nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)(a), written_out(a))
     print("α not times n:", wrong)
     assert wrong > 1e-3
 
@@ -104,7 +104,7 @@ def test_the_written_out_network_sees_a_fault(fault):
         torch.manual_seed(1)
         ours = model(x)
         torch.manual_seed(1)
-        return apart(ours, slow(x))
+        return relative_error(ours, slow(x))
 
     good = distance()
     if fault == "one group":  # the halves change places

@@ -8,7 +8,7 @@ from torchstone.parts.facts import macs, parameters
 from torchstone.references.resnet import Written, shaken
 from torchstone.systems.convolutional import resnet, senet
 from torchstone.systems.convolutional.cbam import CBAM, VARIANTS, attended, published
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 
 def meta(make):
@@ -33,9 +33,7 @@ def test_multiplications_are_those_of_the_equations():
         wide = 4 if n >= 50 else 1
         added = sum(
             depth * (4 * (wide * width) ** 2 // 16 + 98 * side**2)
-            for depth, width, side in zip(
-                resnet.DEPTHS[n], (64, 128, 256, 512), (56, 28, 14, 7), strict=True
-            )
+            for depth, width, side in zip(resnet.DEPTHS[n], (64, 128, 256, 512), (56, 28, 14, 7), strict=True)
         )
         shape = (1, 3, 224, 224)
         ours = macs(meta(VARIANTS[f"cbam_resnet{n}"].make), shape)
@@ -68,11 +66,11 @@ def test_the_written_out_network_sees_gates_in_the_wrong_order():
     images = torch.randn(2, 3, 16, 16).double()
     ours = shaken(VARIANTS["cbam_resnet20_cifar"].make().double(), images).eval()
     slow = Written(ours, attended)(images)
-    right = apart(ours(images), slow)
+    right = relative_error(ours(images), slow)
     modules: list[Any] = [m for m in ours.modules() if isinstance(m, CBAM)]
     for module in modules:
         module.channel, module.spatial = module.spatial, module.channel
-    wrong = apart(ours(images), slow)
+    wrong = relative_error(ours(images), slow)
     print("channels first, places first:", right, wrong)
     assert right < 1e-10 < 1e-4 < wrong
 

@@ -13,7 +13,7 @@ from torchstone.references.resnet import shaken
 from torchstone.systems.convolutional import deeplab
 from torchstone.systems.convolutional.deeplab import ASPP, VARIANTS, Recipe, build
 from torchstone.tasks.vision.segment import loss
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 
 def zoo():
@@ -29,9 +29,7 @@ MAKERS = {
 
 
 def theirs(variant, classes=21, aux=True):
-    return MAKERS[variant](
-        weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux
-    ).eval()
+    return MAKERS[variant](weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux).eval()
 
 
 STRIDES = {"deeplab_small": (2, 2), "deeplab_mobilenet_v3_large": (8, 16)}
@@ -74,9 +72,9 @@ def test_parity_of_aspp_sees_a_wrong_rate(place):
     ours.load_state_dict(other.state_dict())
     ours.eval()
     x = torch.randn(2, 4, 40, 40, dtype=torch.float64)
-    right = apart(ours(x), other(x))
+    right = relative_error(ours(x), other(x))
     ours.convs[place][0].dilation = ours.convs[place][0].padding = (12 * place + 1,) * 2
-    wrong = apart(ours(x), other(x))
+    wrong = relative_error(ours(x), other(x))
     print(right, wrong)
     assert right < 1e-12
     assert wrong > 1e-3
@@ -89,7 +87,7 @@ def test_a_published_file_gives_the_published_network(variant, tmp_path):
     torch.save(other.state_dict(), file)
     ours = ts.create(variant, weights=file).eval()
     with torch.no_grad():
-        far = apart(ours(images), other(images)["out"])
+        far = relative_error(ours(images), other(images)["out"])
     print(variant, far)
     assert far < 1e-5
 
@@ -124,7 +122,7 @@ def test_it_can_be_exported_with_any_batch():
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
     more = torch.randn(5, 3, 32, 32)
-    far = apart(program.module()(more), model(more))
+    far = relative_error(program.module()(more), model(more))
     print(far)
     assert far < 1e-6
 

@@ -25,7 +25,7 @@ from torchstone.systems.convolutional.efficientnet import (
     published,
     table,
 )
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 # The published weights, and a picture of a cat. The second archive differs from one Python to the
 # other, so one of them is named.
@@ -86,7 +86,7 @@ def test_published_weights_call_the_cat_a_cat(lite0, cat):
     theirs = timm().create_model("tf_efficientnet_lite0").eval()
     ours = dict(zip(theirs.state_dict(), state.values(), strict=True))
     theirs.load_state_dict(ours)
-    gap = apart(model(cat), theirs(cat))
+    gap = relative_error(model(cat), theirs(cat))
     print(f"{gap:.2g} from timm's with the same weights")
     assert gap <= 1e-5
 
@@ -99,7 +99,7 @@ def test_even_padding_would_be_another_network(lite0, cat, monkeypatch):
     state = published("efficientnet_lite0", read_weights(lite0))
     right.load_state_dict(state)
     wrong.load_state_dict(state)
-    gap = apart(wrong(cat), right(cat))
+    gap = relative_error(wrong(cat), right(cat))
     print(best(right, cat), best(wrong, cat), gap)
     assert gap > 1e-3
 
@@ -115,9 +115,7 @@ def test_lite0_is_renamed_from_either_form_and_a_wrong_key_is_named(lite0):
     assert published("efficientnet_lite0", own).keys() == own.keys()  # a file of our own
     broken = {key.replace("_blocks.7.", "_blocks.77."): v for key, v in read_weights(lite0).items()}
     with pytest.raises(RuntimeError) as caught:
-        VARIANTS["efficientnet_lite0"].make().load_state_dict(
-            published("efficientnet_lite0", broken)
-        )
+        VARIANTS["efficientnet_lite0"].make().load_state_dict(published("efficientnet_lite0", broken))
     print(str(caught.value)[:300])
     assert "_blocks.77._expand_conv.weight" in str(caught.value)
 
@@ -148,9 +146,7 @@ def test_scaling_grows_every_stage_and_the_authors_coefficients_follow_the_rule(
         print(name, scale[:3], [round(x, 2) for x in ideal], [s.outputs for s in table(*scale[:2])])
         assert all(a == pytest.approx(b, rel=0.15) for a, b in zip(scale[:3], ideal, strict=True))
         stages = table(scale.width, scale.depth)
-        assert all(
-            s.repeats == math.ceil(b.repeats * scale.depth) for s, b in zip(stages, B0, strict=True)
-        )
+        assert all(s.repeats == math.ceil(b.repeats * scale.depth) for s, b in zip(stages, B0, strict=True))
         if previous:
             pairs = list(zip(stages, previous, strict=True))
             assert all(a.outputs >= b.outputs and a.repeats >= b.repeats for a, b in pairs)
@@ -188,11 +184,7 @@ def test_faults_in_the_scaling_are_seen_by_the_counts(fault, seen, monkeypatch):
 
 
 def test_gates_squeeze_to_a_quarter_of_the_block_s_input():
-    inside = [
-        g
-        for g in efficientnet.meta("efficientnet_b0").modules()
-        if isinstance(g, SqueezeExcitation)
-    ]
+    inside = [g for g in efficientnet.meta("efficientnet_b0").modules() if isinstance(g, SqueezeExcitation)]
     # Σ (2·C·S + S + C), S = a quarter of the block's input
     counted = sum(map(parameters, inside))
     formula, before = 0, 32

@@ -24,7 +24,7 @@ from torchstone.systems.convolutional.googlenet import (
     loss,
     unmade,
 )
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 # the paper's column "output size": side and maps, and its column "params", in thousands
 OUTPUTS = {
@@ -125,7 +125,7 @@ def test_the_written_out_network_sees_a_fault(fault):
             return net(x)
 
     right = run(WrittenOut(model))
-    good = apart(run(model), right)
+    good = relative_error(run(model), right)
     if fault == "3x3 for 5x5":
         with torch.no_grad():
             wide = model.inception4b.branch3[1].conv.weight
@@ -138,7 +138,7 @@ def test_the_written_out_network_sees_a_fault(fault):
     else:
         logits, aux1, aux2 = run(model)
         model.forward = lambda _: (logits, aux2, aux1)
-    bad = apart(run(model), right)
+    bad = relative_error(run(model), right)
     print(f"{fault}: right {good:.1e}, with the fault {bad:.1e}")
     assert good < 1e-10 < 1e-6 < bad
 

@@ -19,7 +19,7 @@ from torchstone.systems.convolutional.lenet5 import (
     penalty,
     squash,
 )
-from torchstone.verify import apart, verify
+from torchstone.verify import relative_error, verify
 
 
 def test_every_published_figure_and_the_written_out_network():
@@ -61,9 +61,9 @@ def test_a_connection_left_out_of_the_reference_is_seen():
     """The planted fault: parity must notice one wrong entry of table I."""
     torch.manual_seed(0)
     model, x = LeNet5Paper().double(), torch.randn(1, 1, 32, 32, dtype=torch.float64)
-    good = apart(model(x), Slow(model)(x))
+    good = relative_error(model(x), Slow(model)(x))
     model.c3.where[0, 0], model.c3.where[0, 5] = False, True
-    bad = apart(model(x), Slow(model)(x))
+    bad = relative_error(model(x), Slow(model)(x))
     print(f"right {good:.1e}, one connection moved {bad:.1e}")
     assert good < 1e-12 < 1e-6 < bad
 
@@ -80,7 +80,7 @@ def test_squash_and_subsampling_and_radial_basis_are_their_formulas():
     assert layer(x)[0, 1, 1, 1] == 3 * (10 + 11 + 14 + 15) - 1
     basis, x = RadialBasis(centres(10)), torch.randn(5, 84)
     slow = torch.stack([((x - c) ** 2).sum(1) for c in centres(10)], 1)
-    assert apart(basis(x), slow) < 1e-5
+    assert relative_error(basis(x), slow) < 1e-5
 
 
 def test_penalty_is_equation_9():

@@ -11,7 +11,7 @@ from torchstone.parts.facts import macs, parameters
 from torchstone.references import timm, torchvision
 from torchstone.systems.convolutional import mobilenet
 from torchstone.systems.convolutional.mobilenet import COUNTS, V1, V2, VARIANTS, published
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 
 def grids(model: nn.Module, side: int) -> list[tuple[int, int]]:
@@ -93,7 +93,7 @@ def test_an_activation_after_the_bottleneck_is_seen_by_the_reference(monkeypatch
         ours = mobilenet.MobileNetV2().eval()
         wanted = {k.replace(".conv.3.0", ".conv.3"): v for k, v in theirs.state_dict().items()}
         ours.load_state_dict(wanted, strict=not fault)
-        gaps.append(apart(ours(images), theirs(images)))
+        gaps.append(relative_error(ours(images), theirs(images)))
     print(gaps)
     assert gaps[0] <= 1e-5 < 1e-2 < gaps[1]
 
@@ -123,9 +123,7 @@ def test_timm_s_names_become_ours_and_a_wrong_one_stays_to_be_refused():
     assert "blocks.3.9.conv_se.weight" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "make", [partial(mobilenet.MobileNetV1, width=0.25), mobilenet.MobileNetV2]
-)
+@pytest.mark.parametrize("make", [partial(mobilenet.MobileNetV1, width=0.25), mobilenet.MobileNetV2])
 def test_initial_scale_is_sane(make):
     torch.manual_seed(0)
     maps = make(num_classes=10).features(torch.randn(8, 3, 64, 64)).detach()

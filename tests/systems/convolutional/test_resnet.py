@@ -20,7 +20,7 @@ from torchstone.systems.convolutional.resnet import (
     published,
     small,
 )
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 
 def meta(make, **arguments) -> Any:
@@ -94,14 +94,14 @@ def test_parity_sees_a_stride_in_the_wrong_convolution_and_a_shifted_padding():
     for halve in (2, 1):
         deep = ResNet(partial(Bottleneck, halve=halve), DEPTHS[50], num_classes=10).double().eval()
         deep.load_state_dict(published("resnet50", theirs.state_dict()))
-        differences.append(apart(deep(images), theirs(images)))
+        differences.append(relative_error(deep(images), theirs(images)))
     print("stride in the 3×3, in the 1×1:", differences)
     assert differences[0] < 1e-10 < 1e-3 < differences[1]
     tiny = images[..., :16, :16]
     ours: Any = shaken(small(20, partial(Basic, option="A"))().double(), tiny).eval()
-    right = apart(ours(tiny), Written(ours)(tiny))
+    right = relative_error(ours(tiny), Written(ours)(tiny))
     ours.layer2[0].downsample.before, ours.layer2[0].downsample.after = 0, 16
-    wrong = apart(ours(tiny), Written(ours)(tiny))
+    wrong = relative_error(ours(tiny), Written(ours)(tiny))
     print("zeros on both sides, on one:", right, wrong)
     assert right < 1e-10 < 1e-4 < wrong
 
@@ -113,8 +113,8 @@ def test_zero_init_starts_blocks_as_their_shortcuts(variant):
     x = torch.rand(2, block.outputs, 8, 8)
     assert torch.equal(block(x), x)
     plain = VARIANTS[variant].make().layer1[1]
-    print(variant, apart(plain(x), x))
-    assert apart(plain(x), x) > 0.1
+    print(variant, relative_error(plain(x), x))
+    assert relative_error(plain(x), x) > 0.1
 
 
 def test_weights_start_by_he_s_rule_on_the_fan_out():
@@ -155,7 +155,7 @@ def test_step_schedule_is_the_paper_s():
 
     recipe = RECIPES["cifar20"]
     weight = nn.Parameter(torch.zeros(1))
-    rule = optimizers.optimiser([weight], recipe)
+    rule = optimizers.optimizer([weight], recipe)
     factor = optimizers.schedule(rule, recipe).lr_lambdas[0]
     said = {step: recipe.lr * factor(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)}
     print(said)

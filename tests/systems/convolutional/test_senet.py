@@ -11,7 +11,7 @@ from torchstone.references import timm
 from torchstone.references.resnet import shaken
 from torchstone.systems.convolutional import resnet
 from torchstone.systems.convolutional.senet import VARIANTS, gates, published
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 
 def meta(make):
@@ -24,26 +24,20 @@ def test_openedadd_what_the_formula_says_in_weights_and_products():
         plain = variant.removeprefix("se").replace("101_paper", "101").replace("152_paper", "152")
         with_gates, without = meta(make), meta(resnet.VARIANTS[plain].make)
         added = parameters(with_gates) - parameters(without)
-        counted = sum(
-            parameters(m) for m in with_gates.modules() if isinstance(m, SqueezeExcitation)
-        )
+        counted = sum(parameters(m) for m in with_gates.modules() if isinstance(m, SqueezeExcitation))
         print(variant, added)
         assert added == gates(with_gates) == counted
         if "101_paper" in variant or "152_paper" in variant:
             continue  # no ResNet of ours has that stride
         products = macs(with_gates, (1, *shape)) - macs(without, (1, *shape))
-        sizes = [
-            m.fc1.weight.numel() for m in with_gates.modules() if isinstance(m, SqueezeExcitation)
-        ]
+        sizes = [m.fc1.weight.numel() for m in with_gates.modules() if isinstance(m, SqueezeExcitation)]
         assert products == 2 * sum(sizes)
 
 
 def test_squeeze_is_a_sixteenth_and_the_gate_stands_in_every_block():
     model = meta(VARIANTS["seresnet50"].make)
     widths = [
-        (m.fc1.in_channels, m.fc1.out_channels)
-        for m in model.modules()
-        if isinstance(m, SqueezeExcitation)
+        (m.fc1.in_channels, m.fc1.out_channels) for m in model.modules() if isinstance(m, SqueezeExcitation)
     ]
     print(widths)
     assert widths == [(256, 16)] * 3 + [(512, 32)] * 4 + [(1024, 64)] * 6 + [(2048, 128)] * 3
@@ -73,12 +67,12 @@ def test_parity_sees_a_missing_relu_and_another_pooling():
     ours = VARIANTS["seresnet18"].make(num_classes=10).double().eval()
     ours.load_state_dict(published("seresnet18", theirs.state_dict()))
     wanted = theirs(images)
-    differences = [apart(ours(images), wanted)]
+    differences = [relative_error(ours(images), wanted)]
     ours.layer1[0].rectified = False
-    differences.append(apart(ours(images), wanted))
+    differences.append(relative_error(ours(images), wanted))
     ours.layer1[0].rectified = True
     ours.maxpool = torch.nn.MaxPool2d(3, 2, 1)
-    differences.append(apart(ours(images), wanted))
+    differences.append(relative_error(ours(images), wanted))
     print("as published, one ReLU less, edged pooling:", differences)
     assert differences[0] < 1e-10 < 1e-4 < min(differences[1:])
 
@@ -94,8 +88,8 @@ def test_a_gate_that_says_one_leaves_the_resnet():
         torch.nn.init.constant_(gate.fc2.bias, 50.0)
     plain = resnet.VARIANTS["resnet20_cifar"].make().double().eval()
     plain.load_state_dict({k: v for k, v in ours.state_dict().items() if ".se." not in k})
-    print("open gates", apart(ours(images), plain(images)))
-    assert apart(ours(images), plain(images)) < 1e-12
+    print("open gates", relative_error(ours(images), plain(images)))
+    assert relative_error(ours(images), plain(images)) < 1e-12
 
 
 def test_made_with_other_arguments():

@@ -24,7 +24,7 @@ from torchstone.systems.convolutional.vgg import (
     stack,
     unmade,
 )
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 
 def test_the_rows_have_the_layers_that_name_them():
@@ -96,7 +96,7 @@ def test_the_written_out_network_sees_a_fault(fault, training):
     model(x)
     model.train(training)
     slow = WrittenOut(model).train(training)
-    good = apart(model(x), slow(x))
+    good = relative_error(model(x), slow(x))
     features = model.features
     assert isinstance(features, nn.Sequential)
     if fault == "epsilon":
@@ -109,7 +109,7 @@ def test_the_written_out_network_sees_a_fault(fault, training):
         slow.training = training
     else:
         features[6] = nn.AvgPool2d(2)
-    bad = apart(model(x), slow(x))
+    bad = relative_error(model(x), slow(x))
     print(f"{fault}: right {good:.1e}, with the fault {bad:.1e}")
     assert good < 1e-10 < 1e-6 < bad
 

@@ -6,7 +6,7 @@ import torch
 import torchstone as ts
 from torchstone.systems.fundamentals import backprop
 from torchstone.systems.fundamentals.backprop import COMBINATIONS, Backprop, Learner, Recipe
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 
 @pytest.mark.parametrize("each", COMBINATIONS, ids="-".join)
@@ -14,7 +14,7 @@ def test_gradients_equal_automatic_differentiation(each):
     model, images, labels = backprop.example(each[0])
     ours = backprop.written_out(model, each)(images, labels)
     theirs = backprop.automatic(model, each)(images, labels)
-    worst = max(apart(a, b) for a, b in zip(ours, theirs, strict=True))
+    worst = max(relative_error(a, b) for a, b in zip(ours, theirs, strict=True))
     print(f"{', '.join(each)}: {worst:.1e} apart, {len(ours)} gradients")
     assert worst < 1e-10
     assert all(float(g.abs().max()) > 1e-6 for g in ours)  # nothing is compared with nothing
@@ -32,15 +32,15 @@ def test_steps_equal_torchs_sgd(momentum):
     model, images, labels = backprop.example("sigmoid")
     theirs = backprop.example("sigmoid")[0]
     learner = Learner(model, Recipe(lr=0.2, momentum=momentum))
-    optimiser = torch.optim.SGD(theirs.parameters(), 0.2, momentum=momentum)
+    optimizer = torch.optim.SGD(theirs.parameters(), 0.2, momentum=momentum)
     for _ in range(20):
         loss = learner((images, labels))["loss"]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         expected = torch.nn.functional.cross_entropy(theirs(images), labels)
         expected.backward()
-        optimiser.step()
+        optimizer.step()
         assert float(loss) == pytest.approx(expected.item(), abs=1e-12)
-    worst = max(apart(a, b) for a, b in zip(model.parameters(), theirs.parameters(), strict=True))
+    worst = max(relative_error(a, b) for a, b in zip(model.parameters(), theirs.parameters(), strict=True))
     print(f"momentum {momentum}: {worst:.1e} apart after 20 steps")
     assert worst < 1e-12
 
@@ -52,9 +52,7 @@ def test_no_graph_is_made():
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize(
-    ("widths", "published"), [((30,), 23_860), ((100,), 79_510), ((256, 256), 269_322)]
-)
+@pytest.mark.parametrize(("widths", "published"), [((30,), 23_860), ((100,), 79_510), ((256, 256), 269_322)])
 def test_counts(widths, published):
     assert sum(p.numel() for p in Backprop(widths=widths).parameters()) == published
 

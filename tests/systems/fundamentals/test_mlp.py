@@ -6,15 +6,13 @@ import pytest
 import torch
 
 import torchstone as ts
-from torchstone.parts.init import fill
+from torchstone.parts.init import init_
 from torchstone.systems.fundamentals import backprop, mlp
 from torchstone.systems.fundamentals.mlp import MLP
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 
-@pytest.mark.parametrize(
-    ("how", "variance"), [("he", 2 / 800), ("xavier", 2 / 1000), ("fan_in", 1 / 800)]
-)
+@pytest.mark.parametrize(("how", "variance"), [("he", 2 / 800), ("xavier", 2 / 1000), ("fan_in", 1 / 800)])
 def test_first_weights_have_the_published_variance(how, variance):
     weight = MLP(200, 800, (), init=how).layers[0].weight.detach()
     print(f"{how}: {weight.var():.6f}, published {variance:.6f}")
@@ -25,9 +23,9 @@ def test_first_weights_have_the_published_variance(how, variance):
 def test_fans_of_a_kernel_are_those_of_torch():
     weight = torch.empty(64, 48, 5, 3)
     theirs = torch.nn.init.kaiming_normal_(torch.empty_like(weight), nonlinearity="relu")
-    assert float(fill(weight, "he").std()) == pytest.approx(float(theirs.std()), rel=0.02)
+    assert float(init_(weight, "he").std()) == pytest.approx(float(theirs.std()), rel=0.02)
     theirs = torch.nn.init.xavier_normal_(torch.empty_like(weight))
-    assert float(fill(weight, "xavier").std()) == pytest.approx(float(theirs.std()), rel=0.02)
+    assert float(init_(weight, "xavier").std()) == pytest.approx(float(theirs.std()), rel=0.02)
 
 
 def test_thirty_relu_layers_keep_their_scale_under_he_alone():
@@ -48,7 +46,7 @@ def test_gradients_equal_the_passes_written_out():
     torch.nn.functional.cross_entropy(ours(images), labels).backward()
     _, by_weight, by_bias = backprop.gradients(theirs, images, labels, "softmax", "cross_entropy")
     worst = max(
-        max(apart(layer.weight.grad, w), apart(layer.bias.grad, b))
+        max(relative_error(layer.weight.grad, w), relative_error(layer.bias.grad, b))
         for layer, w, b in zip(ours.layers, by_weight, by_bias, strict=True)
     )
     print(f"{worst:.1e} apart")
@@ -82,7 +80,7 @@ def test_batch_normalisation_stores_the_unbiased_variance():
     model.eval()
     folded = (z - mean) / (variance + 1e-5).sqrt()
     expected = model.layers[1](folded.clamp(min=0))
-    assert apart(model(images), expected) < 1e-12
+    assert relative_error(model(images), expected) < 1e-12
 
 
 def test_gradient_norms_are_those_of_the_weights(tmp_path):

@@ -75,9 +75,7 @@ def test_novikoffs_bound_on_iris_with_the_margin_of_a_support_vector_machine():
     w = machine.fit(z, sign).coef_[0]
     theirs = (sign * (z @ w)).min() / np.linalg.norm(w)
     rule, counts = learn(x, y, 20)
-    print(
-        f"γ {margin(x, y):.6f}, theirs {theirs:.6f}; {rule.mistakes} ≤ {bound(x, y):.1f}; {counts}"
-    )
+    print(f"γ {margin(x, y):.6f}, theirs {theirs:.6f}; {rule.mistakes} ≤ {bound(x, y):.1f}; {counts}")
     assert margin(x, y) == pytest.approx(theirs, rel=1e-6)
     assert rule.mistakes == 5 <= bound(x, y)
     assert counts[3:] == [0] * 17  # clean from the fourth epoch on
@@ -164,9 +162,7 @@ def test_all_that_is_remembered_is_in_the_state(recipe):
         item.load_state_dict(half.state[name].state_dict())
     for _ in range(11):
         rest.update(next(rest.stream))
-    for a, b in zip(
-        whole.state["model"].parameters(), rest.state["model"].parameters(), strict=True
-    ):
+    for a, b in zip(whole.state["model"].parameters(), rest.state["model"].parameters(), strict=True):
         assert torch.equal(a, b)
     assert whole.state["rule"].mistakes == rest.state["rule"].mistakes > 0
 

@@ -111,7 +111,7 @@ def test_a_trained_critic_s_layers_have_a_largest_singular_value_of_1():
     """By its own steps of power iteration, one a pass: nearly while the weights move, exactly after."""
     recipe = dataclasses.replace(
         dcgan.RECIPES["smoke"], variant="dcgan_mnist", width=4, critic_norm="spectral", loss="hinge",
-        lr=1e-4, batch=4, device="cpu",
+        lr=1e-4, batch_size=4, device="cpu",
     )  # fmt: skip
     run = next(dcgan.build(recipe))
     critic = run.state["critic"]

@@ -17,10 +17,10 @@ from torchstone.engine.run import Clock, fit
 from torchstone.errors import BadInput
 from torchstone.parts.diffusion.text_encoder import mean
 from torchstone.parts.diffusion.unet_blocks import Block
-from torchstone.runs.load import opened
+from torchstone.runs.load import load_run
 from torchstone.systems.generative import ddpm
 from torchstone.systems.generative.ddpm import RECIPES, UNet, build, from_config, published
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +72,7 @@ def painted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("condition", ["none", "label"])
-def test_a_network_that_could_read_is_told_labels_or_nothing(
-    condition, tmp_path, monkeypatch, capsys
-):
+def test_a_network_that_could_read_is_told_labels_or_nothing(condition, tmp_path, monkeypatch, capsys):
     """Its reader and sketch are left out, in training and in what is kept of it."""
     monkeypatch.setitem(ddpm.VARIANTS, "ddpm_emoji", ddpm.sized(**TINY))
     for name, colour in list(COLOURS.items())[:2]:
@@ -193,7 +191,7 @@ def test_known_pixels_are_kept_and_the_rest_is_drawn(run, tmp_path):
 
 
 def test_what_is_drawn_comes_of_the_averaged_weights(run):
-    model, _, _ = opened(run)
+    model, _, _ = load_run(run)
     from safetensors.torch import load_file
 
     tensors = load_file(run / "checkpoint" / "model.safetensors")
@@ -201,9 +199,7 @@ def test_what_is_drawn_comes_of_the_averaged_weights(run):
     assert len(names) == len(model.state_dict())
     for name in names:
         assert torch.equal(tensors[name], model.state_dict()[name.removeprefix("ema.module.")])
-    moved = [
-        n for n in names if not torch.equal(tensors[n], tensors[n.replace("ema.module", "model")])
-    ]
+    moved = [n for n in names if not torch.equal(tensors[n], tensors[n.replace("ema.module", "model")])]
     assert len(moved) > 10
 
 
@@ -218,9 +214,7 @@ def test_what_was_said_is_what_is_drawn(painted, tmp_path, capsys):
     print(errors)
     assert all(asked == seen for asked, seen, _ in errors), errors
     file = tmp_path / "x.png"
-    code, out, _ = call(
-        capsys, "sample", painted, "-n", 3, "--prompt", "red picture", "--out", file
-    )
+    code, out, _ = call(capsys, "sample", painted, "-n", 3, "--prompt", "red picture", "--out", file)
     assert code == 0
     assert out.strip() == str(file)
     with Image.open(file) as image:
@@ -305,15 +299,13 @@ def test_output_and_gradients_are_the_published_classs(number):
     (said * weight).sum().backward()
     (wanted * weight).sum().backward()
     gradients = published("", {n: p.grad for n, p in net.named_parameters()})
-    outputs = apart(said, wanted)
+    outputs = relative_error(said, wanted)
     # a bias before a norm of single channels has no gradient but rounding: all by one measure
     largest = max(float(g.abs().max()) for g in gradients.values())
-    worst = max(
-        float((p.grad - gradients[n]).abs().max()) / largest for n, p in ours.named_parameters()
-    )
-    print(f"{number}: output {outputs:.1e}, input {apart(mine.grad, theirs.grad):.1e}, {worst:.1e}")
+    worst = max(float((p.grad - gradients[n]).abs().max()) / largest for n, p in ours.named_parameters())
+    print(f"{number}: output {outputs:.1e}, input {relative_error(mine.grad, theirs.grad):.1e}, {worst:.1e}")
     assert outputs < 1e-10
-    assert apart(mine.grad, theirs.grad) < 1e-9
+    assert relative_error(mine.grad, theirs.grad) < 1e-9
     assert worst < 1e-9
     assert len(gradients) == len(list(ours.parameters()))
 
@@ -322,7 +314,7 @@ def test_a_block_that_forgets_the_time_would_be_seen(monkeypatch):
     plain = Block.forward
     monkeypatch.setattr(Block, "forward", lambda self, x, e: plain(self, x, torch.zeros_like(e)))
     ours, net, inputs = pair(0)
-    assert apart(ours(*inputs), net(*inputs).sample) > 1e-3
+    assert relative_error(ours(*inputs), net(*inputs).sample) > 1e-3
 
 
 def test_a_network_can_be_told_nothing():

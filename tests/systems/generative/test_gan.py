@@ -67,11 +67,7 @@ def everything(run) -> dict:
 
 def differing(a: dict, b: dict) -> list[str]:
     assert a.keys() == b.keys()
-    return [
-        n
-        for n in a
-        if not (torch.equal(a[n], b[n]) if isinstance(a[n], torch.Tensor) else a[n] == b[n])
-    ]
+    return [n for n in a if not (torch.equal(a[n], b[n]) if isinstance(a[n], torch.Tensor) else a[n] == b[n])]
 
 
 STEPS, CLOCK = 7, Clock(evaluate=3, save=3)
@@ -90,7 +86,7 @@ def begun(name: str):
     if name != "gan":
         fields = fields | {"width": 4}
     recipe = dataclasses.replace(
-        module.RECIPES["smoke"], steps=STEPS, samples=10, batch=8, device="cpu", **fields
+        module.RECIPES["smoke"], steps=STEPS, samples=10, batch_size=8, device="cpu", **fields
     )
     return next(module.build(recipe))
 

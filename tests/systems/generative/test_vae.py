@@ -73,12 +73,9 @@ def test_gradients_of_a_training_step_are_those_of_the_definition():
     model.zero_grad()
     loss.mean().backward()
     apart = max(
-        float((ours[n] - p.grad).abs().max() / p.grad.abs().max())
-        for n, p in model.named_parameters()
+        float((ours[n] - p.grad).abs().max() / p.grad.abs().max()) for n, p in model.named_parameters()
     )
-    print(
-        f"loss {float(said['loss']):.4f} and {loss.mean().item():.4f}; gradients {apart:.1e} apart"
-    )
+    print(f"loss {float(said['loss']):.4f} and {loss.mean().item():.4f}; gradients {apart:.1e} apart")
     assert float(said["loss"]) == pytest.approx(float(loss.mean()), rel=1e-5)
     assert float(said["bound"]) == pytest.approx(-float(loss.mean()), rel=1e-5)
     assert apart < 1e-4
@@ -101,8 +98,7 @@ def test_the_weighted_bound_trains_on_what_it_says():
 
 def test_a_price_on_the_code_and_free_bits_change_what_is_paid():
     plain, dear, free = (
-        next(vae.build(smoke(ema=0.0, lr=1e-12, **how)))
-        for how in ({}, {"beta": 4.0}, {"free_bits": 2.0})
+        next(vae.build(smoke(ema=0.0, lr=1e-12, **how))) for how in ({}, {"beta": 4.0}, {"free_bits": 2.0})
     )
     batch = next(plain.stream)
     losses = [{n: float(v) for n, v in run.update(batch).items()} for run in (plain, dear, free)]
@@ -123,9 +119,7 @@ def test_it_begins_by_saying_each_pixel_s_frequency():
     assert torch.allclose(bias, frequency.clamp(0.001, 0.999), atol=1e-5)
     conv = VAE(size=8, widths=(6,), latent=2, convolve=True)
     conv.begin(frequency)
-    assert float(conv.decoder[-1].bias.sigmoid()) == pytest.approx(
-        float(frequency.mean()), abs=1e-5
-    )
+    assert float(conv.decoder[-1].bias.sigmoid()) == pytest.approx(float(frequency.mean()), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,7 @@ from torchstone.systems.recurrent import ctc
 @pytest.mark.parametrize("stride", [1, 3, 4])
 @pytest.mark.parametrize("peepholes", [False, True])
 def test_what_stands_beside_a_sound_changes_nothing(stride, peepholes):
-    net = (
-        ctc.Recogniser(3, 5, hidden=6, layers=1, stride=stride, peepholes=peepholes).double().eval()
-    )
+    net = ctc.Recogniser(3, 5, hidden=6, layers=1, stride=stride, peepholes=peepholes).double().eval()
     lengths = torch.tensor([13, 7, 1])
     x = torch.randn(3, 13, 5, dtype=torch.float64)
     for row, n in zip(x, lengths, strict=True):
@@ -30,9 +28,7 @@ def test_what_stands_beside_a_sound_changes_nothing(stride, peepholes):
 
 
 def test_both_paths_give_the_same():
-    fast, written = (
-        ctc.Recogniser(3, 5, hidden=6, path=path).double() for path in ("fast", "written")
-    )
+    fast, written = (ctc.Recogniser(3, 5, hidden=6, path=path).double() for path in ("fast", "written"))
     written.load_state_dict(fast.state_dict())
     x, lengths = torch.randn(2, 17, 5, dtype=torch.float64), torch.tensor([17, 10])
     targets, counts = torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1])
@@ -80,9 +76,7 @@ def test_networks_that_cannot_be(arguments, said):
 
 
 def test_the_recipes_say_where_their_data_are():
-    with pytest.raises(
-        BadInput, match=r"no speech at 'fsdd' .*give a folder of sounds with a transcript"
-    ):
+    with pytest.raises(BadInput, match=r"no speech at 'fsdd' .*give a folder of sounds with a transcript"):
         next(iter(ctc.build(ctc.RECIPES["fsdd"])))
     assert ctc.RECIPES["characters"].data == "captcha"
 

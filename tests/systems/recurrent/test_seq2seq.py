@@ -16,7 +16,7 @@ from torchstone.references import seq2seq as oracle
 from torchstone.references.seq2seq import Reference, renamed
 from torchstone.systems.recurrent import seq2seq
 from torchstone.systems.recurrent.seq2seq import RECIPES, VARIANTS, published
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 START, END = 1, 2
 KINDS = {
@@ -126,9 +126,9 @@ def test_parity_sees_each_detail(fault):
     """Planted faults: what a slip would leave out or turn round."""
     number, plant = PLANTED[fault]
     ours, theirs, inputs, *_ = first_pair(number)
-    sound = apart(ours(*inputs), theirs(*inputs))
+    sound = relative_error(ours(*inputs), theirs(*inputs))
     plant(ours.model)
-    wrong = apart(ours(*inputs), theirs(*inputs))
+    wrong = relative_error(ours(*inputs), theirs(*inputs))
     print(f"as published {sound:.2g}, {fault} {wrong:.2g}")
     assert sound < 1e-10
     assert wrong > 1e-4
@@ -141,7 +141,7 @@ def test_a_sentence_is_read_alike_alone_and_beside_longer_ones(kind):
     together = model(source, target)
     for row in range(5):
         alone = model(source[row : row + 1, : 9 - row], target[row : row + 1])
-        worst = max(worst, apart(alone, together[row : row + 1]))
+        worst = max(worst, relative_error(alone, together[row : row + 1]))
     print(f"{kind}: furthest apart {worst:.2g}")
     assert worst < 1e-5
 
@@ -158,7 +158,7 @@ def test_written_is_fast(kind):
         logits = model(source, target)
         (logits * torch.linspace(-1, 1, 12)).square().sum().backward()
         results.append([logits, *(p.grad for p in model.parameters())])
-    worst = max(apart(a, b) for a, b in zip(*results, strict=True))
+    worst = max(relative_error(a, b) for a, b in zip(*results, strict=True))
     print(f"{kind}: furthest apart {worst:.2g} of {len(results[0])}")
     assert worst < 1e-10
 
@@ -260,9 +260,9 @@ def test_without_forcing_it_reads_what_it_wrote(kind):
         model.eval()
         own = model(source, tokens)[:, -1:].argmax(2)
         tokens = torch.cat([tokens, own], 1)
-    assert apart(free, model(source, tokens)) < 1e-5
-    assert apart(free, forced) > 1e-3
-    assert apart(free[:, :1], forced[:, :1]) < 1e-5
+    assert relative_error(free, model(source, tokens)) < 1e-5
+    assert relative_error(free, forced) > 1e-3
+    assert relative_error(free[:, :1], forced[:, :1]) < 1e-5
 
 
 def test_forcing_is_a_share_of_the_words():
@@ -300,8 +300,8 @@ def test_words_are_turned_round_up_to_the_end():
     source = torch.tensor([[5, 6, 7, END], [8, 9, END, 0]])
     turned = torch.tensor([[7, 6, 5, END], [9, 8, END, 0]])
     target = torch.tensor([[START, 5]] * 2)
-    assert apart(model(source, target), straight(turned, target)) < 1e-6
-    assert apart(model(source, target), straight(source, target)) > 1e-3
+    assert relative_error(model(source, target), straight(turned, target)) < 1e-6
+    assert relative_error(model(source, target), straight(source, target)) > 1e-3
 
 
 def test_published_weights_are_read_from_their_file(tmp_path):
@@ -313,7 +313,7 @@ def test_published_weights_are_read_from_their_file(tmp_path):
         settings = {"source": 12, "target": 14, "embedding": 6, "hidden": 10, **sizes}
         model = api.create(f"seq2seq_{kind}", weights=tmp_path / "published.pt", **settings).eval()
         source, target = torch.randint(3, 12, (2, 5)), torch.randint(3, 14, (2, 4))
-        worst = apart(model(source, target), theirs(source, target))
+        worst = relative_error(model(source, target), theirs(source, target))
         print(f"{kind}: {len(theirs.state_dict())} tensors, {worst:.2g} apart")
         assert worst < 1e-5
         assert published(f"seq2seq_{kind}", model.state_dict()).keys() == model.state_dict().keys()

@@ -73,9 +73,7 @@ def test_the_gradient_is_taken_where_the_actor_stood():
     before = torch.cat([p.detach().flatten() for p in model.parameters()])
     run.update((index, rollout))
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
-    square = (
-        0.99 * square + 0.01 * gradient.square()
-    )  # RMSprop, its statistics shared by the actors
+    square = 0.99 * square + 0.01 * gradient.square()  # RMSprop, its statistics shared by the actors
     wanted = before - 1e-3 * gradient / (square.sqrt() + 1e-5)
     print("largest difference", float((after - wanted).abs().max()))
     torch.testing.assert_close(after, wanted, rtol=1e-5, atol=1e-7)
@@ -90,9 +88,7 @@ def test_a3c_goes_on_bit_for_bit(tmp_path):
     fit(cut, tmp_path / "cut", quiet=True)
     resumed = next(a2c.build(recipe))
     fit(resumed, tmp_path / "cut", quiet=True)
-    a, b = (
-        torch.cat([p.flatten() for p in r.state["model"].parameters()]) for r in (whole, resumed)
-    )
+    a, b = (torch.cat([p.flatten() for p in r.state["model"].parameters()]) for r in (whole, resumed))
     print("parameters", len(a), "different", int((a != b).sum()))
     assert torch.equal(a, b)
     assert whole.results == resumed.results

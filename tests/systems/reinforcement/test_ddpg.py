@@ -47,9 +47,7 @@ def test_updates_are_stable_baselines3s():
     def sample(*_, **__):
         rows = next(given)[0]
         over = (rows.discount == 0).float()[:, None]
-        return ReplayBufferSamples(
-            rows.observation, rows.action, rows.following, over, rows.reward[:, None]
-        )
+        return ReplayBufferSamples(rows.observation, rows.action, rows.following, over, rows.reward[:, None])
 
     algorithm.replay_buffer.sample = sample
     before = [p.detach().clone() for p in model.parameters()]

@@ -210,7 +210,7 @@ def test_a_time_limit_is_no_end(data, n, low, high):
     """One state, paid 1 for ever, is worth 1/(1-γ) = 5, however short a clock cuts its episodes. Where
     one step in ten truly ends them, the slopes of H balance at 0.9 (1 + γQ - Q) = 0.1, so Q = 4.44."""
     options = {"gamma": 0.8, "lr": 3e-3, "hidden": (16,), "first": 2000, "length": 16, "target": 1}
-    recipe = dataclasses.replace(SMOKE, data=data, n=n, batch=256, gradients=16, **options)
+    recipe = dataclasses.replace(SMOKE, data=data, n=n, batch_size=256, gradients=16, **options)
     run = next(dqn.build(recipe))
     for _ in range(recipe.steps):
         run.update(next(run.stream))
@@ -307,7 +307,7 @@ def test_frames_are_remembered_as_they_were_seen():
     """Pong from its screens: what is drawn is what was acted on, life lost or not."""
     recipe = dataclasses.replace(
         dqn.RECIPES["pong"], data="ALE/Breakout-v5", device="cpu", worlds=2, length=30, gradients=1,
-        batch=16, memory=200, first=60, film=False,
+        batch_size=16, memory=200, first=60, film=False,
     )  # fmt: skip
     for worlds in (2, 1):
         stream = next(dqn.build(dataclasses.replace(recipe, worlds=worlds))).stream

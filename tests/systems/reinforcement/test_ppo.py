@@ -54,9 +54,7 @@ def theirs(kind: str, recipe, spec: str, model, **options):
     )  # fmt: skip
     made.set_logger(configure(None, []))
     ours = weights(model)
-    names = of_actor(
-        {n: torch.tensor(i) for i, n in enumerate(dict(made.policy.named_parameters()))}
-    )
+    names = of_actor({n: torch.tensor(i) for i, n in enumerate(dict(made.policy.named_parameters()))})
     order = list(dict(made.policy.named_parameters()))
     state = {order[int(index)]: ours[name] for name, index in names.items()}
     made.policy.load_state_dict(state, strict=False)
@@ -158,7 +156,7 @@ def test_the_clipped_value_loss_takes_the_worse_of_both():
 
 
 def test_minibatches_are_each_epoch_all_rows_once():
-    recipe = dataclasses.replace(SMOKE, batch=30, epochs=3)
+    recipe = dataclasses.replace(SMOKE, batch_size=30, epochs=3)
     rows = [torch.arange(100.0)[:, None], *(torch.arange(100.0) for _ in range(5))]
     batches = list(ppo.minibatches(rows, recipe, 0))
     assert [len(b[0]) for b in batches] == [30, 30, 30, 10] * 3
@@ -175,7 +173,7 @@ def test_minibatches_are_each_epoch_all_rows_once():
 
 
 def test_minibatches_of_frames_are_their_rows_and_keep_the_layout():
-    recipe = dataclasses.replace(SMOKE, batch=8, epochs=1)
+    recipe = dataclasses.replace(SMOKE, batch_size=8, epochs=1)
     frames = torch.randint(256, (20, 4, 6, 5), dtype=torch.uint8)
     number = torch.arange(20.0)
     for layout in (torch.channels_last, torch.contiguous_format):

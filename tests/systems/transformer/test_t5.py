@@ -12,7 +12,7 @@ from torchstone.data.text.span_corruption import Spans, corrupted, counts, gaps
 from torchstone.errors import BadInput
 from torchstone.systems.transformer.t5 import T5, from_config, published, suited, to_config
 from torchstone.tasks.text.text_to_text_data import grammar
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 CONFIG = {
     "vocab_size": 50, "d_model": 24, "d_kv": 6, "d_ff": 32, "num_layers": 3, "num_decoder_layers": 2,
@@ -69,9 +69,9 @@ def test_beams_as_many_as_prefixes_find_the_best_of_all_answers():
         logs = ours(source, target[:, :-1]).log_softmax(-1)
         return float(logs.gather(2, target[:, 1:, None]).sum())
 
-    ended = [
-        (*body, 1) for n in range(most) for body in itertools.product((0, 2, 3), repeat=n)
-    ] + list(itertools.product((0, 2, 3), repeat=most))
+    ended = [(*body, 1) for n in range(most) for body in itertools.product((0, 2, 3), repeat=n)] + list(
+        itertools.product((0, 2, 3), repeat=most)
+    )
     best = max(ended, key=score)
     said = ours.generate(source, most, beams=16)[0].tolist()
     print(best, said)
@@ -86,7 +86,7 @@ def test_a_folder_of_transformers_gives_its_logits_and_goes_back(own_head, tmp_p
     source, target = torch.randint(2, 49, (2, 9)), torch.randint(2, 49, (2, 5))
     with torch.no_grad():
         wanted = theirs(input_ids=source, decoder_input_ids=target).logits
-        wrong = apart(loaded(source, target), wanted)
+        wrong = relative_error(loaded(source, target), wanted)
     print(f"own head {own_head}: {wrong:.1e}")
     assert wrong < 1e-5
     config = json.loads((tmp_path / "config.json").read_text())
@@ -123,7 +123,7 @@ def test_padding_changes_nothing():
     ours, _ = both()
     source, target = torch.randint(2, 49, (1, 6)), torch.randint(2, 49, (1, 4))
     padded = torch.cat([source, torch.zeros(1, 5, dtype=torch.int64)], 1)
-    wrong = apart(ours(padded, target), ours(source, target))
+    wrong = relative_error(ours(padded, target), ours(source, target))
     print(wrong)
     assert wrong < 1e-5
 
@@ -133,7 +133,7 @@ def test_a_wrong_network_is_seen(fault):
     ours, theirs = both()
     source, target = torch.randint(2, 49, (2, 30)), torch.randint(2, 49, (2, 9))
     wanted = theirs(input_ids=source, decoder_input_ids=target).logits
-    assert apart(ours(source, target), wanted) < 1e-5
+    assert relative_error(ours(source, target), wanted) < 1e-5
     if fault == "scaled products":
         for layer in ours.encoder:
             layer.attention.scale = None
@@ -142,7 +142,7 @@ def test_a_wrong_network_is_seen(fault):
     else:
         inner = ours.places
         ours.places = lambda table, length, both_ways: inner(table, length, both_ways=False)
-    wrong = apart(ours(source, target), wanted)
+    wrong = relative_error(ours(source, target), wanted)
     print(fault, wrong)
     assert wrong > 1e-3
 
@@ -204,7 +204,7 @@ def test_the_stream_goes_on_where_it_was_and_two_processes_share_it():
     again = Spans(texts, 8, **settings)
     again.load_state_dict({"position": 3 * 8})
     assert all(torch.equal(a, b) for a, b in zip(next(again), seen[3], strict=True))
-    halves = [next(Spans(texts, 8, **settings, rank=r, world=2)) for r in (0, 1)]
+    halves = [next(Spans(texts, 8, **settings, rank=r, world_size=2)) for r in (0, 1)]
     whole = [torch.cat(sides) for sides in zip(*halves, strict=True)]
     assert all(torch.equal(a, b) for a, b in zip(whole, seen[0], strict=True))
     other = next(Spans(texts, 8, **{**settings, "seed": 6}))

@@ -18,7 +18,7 @@ from torchstone.systems.transformer.transformer import (
     published,
 )
 from torchstone.tasks import optimizers
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 START, END = 1, 2
 
@@ -44,34 +44,30 @@ def sources(model: Transformer, rows: int = 5, longest: int = 9):
 
 def test_rate_is_equation_3():
     recipe = RECIPES["paper"]
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr)
-    schedule = optimizers.schedule(optimiser, recipe)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr)
+    schedule = optimizers.schedule(optimizer, recipe)
     d, w, worst = 512, 4000, 0.0
     for t in range(1, 9001):
         wanted = d**-0.5 * min(t**-0.5, t * w**-1.5)
-        worst = max(worst, abs(optimiser.param_groups[0]["lr"] / wanted - 1))
-        optimiser.step()
+        worst = max(worst, abs(optimizer.param_groups[0]["lr"] / wanted - 1))
+        optimizer.step()
         schedule.step()
     print("furthest from the equation, relative:", worst)
     assert worst < 1e-12
 
 
 def test_adam_is_the_papers():
-    adam = optimizers.optimiser([nn.Parameter(torch.zeros(1))], RECIPES["paper"])
+    adam = optimizers.optimizer([nn.Parameter(torch.zeros(1))], RECIPES["paper"])
     assert adam.defaults["betas"] == (0.9, 0.98)
     assert adam.defaults["eps"] == 1e-9
 
 
 def first_pair():
-    return next(
-        oracle.pairs(
-            transformer.Transformer, EncoderLayer, DecoderLayer, lambda t: published("", t)
-        )
-    )
+    return next(oracle.pairs(transformer.Transformer, EncoderLayer, DecoderLayer, lambda t: published("", t)))
 
 
 def difference(ours, theirs, inputs) -> float:
-    return apart(ours(*inputs), theirs(*inputs))
+    return relative_error(ours(*inputs), theirs(*inputs))
 
 
 def test_parity_sees_each_detail(monkeypatch):
@@ -137,7 +133,7 @@ def test_a_sentence_is_read_alike_alone_and_beside_longer_ones():
     together = model(source, target)
     for row in range(5):
         alone = model(source[row : row + 1, : 9 - row], target[row : row + 1])
-        worst = max(worst, apart(alone, together[row : row + 1]))
+        worst = max(worst, relative_error(alone, together[row : row + 1]))
     print("furthest apart", worst)
     assert worst < 1e-5
 
@@ -184,9 +180,7 @@ def test_beams_find_what_trying_everything_finds(penalty):
     for seed in range(6):
         model = network(seed, vocabulary=size, width=8, layers=1).double()
         source = sources(model, rows=2, longest=4)
-        found = model.generate(
-            source, most, start=START, end=END, beams=size ** (most - 1), penalty=penalty
-        )
+        found = model.generate(source, most, start=START, end=END, beams=size ** (most - 1), penalty=penalty)
         greedy = model.generate(source, most, start=START, end=END)
         for row in range(2):
             best, answer = -torch.inf, None
@@ -221,8 +215,8 @@ def test_looks_are_the_last_layers_weights():
         x, memory, memory, 16, 2, cross.qkv.weight, cross.qkv.bias, None, None, False, 0.0,
         cross.out.weight, cross.out.bias, key_padding_mask=source == 0, average_attn_weights=False,
     )  # fmt: skip
-    print("apart", apart(shares, expected))
-    assert apart(shares, expected) < 1e-5
+    print("apart", relative_error(shares, expected))
+    assert relative_error(shares, expected) < 1e-5
     assert not shares[(source == 0)[:, None, None].expand_as(shares)].any()
 
 

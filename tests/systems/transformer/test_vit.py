@@ -18,7 +18,7 @@ from torchstone.systems.transformer.vit import (
     to_config,
     unpublished,
 )
-from torchstone.verify import apart
+from torchstone.verify import relative_error
 
 SMALL = {"width": 24, "depth": 2, "heads": 3, "size": 32, "patch": 8, "num_classes": 5}
 
@@ -48,7 +48,7 @@ def test_timm_s_and_torchvision_s_files_give_their_logits(tmp_path):
         torch.save(net.state_dict(), tmp_path / f"{name}.pth")
         ours = ts.create(name, weights=tmp_path / f"{name}.pth").eval()
         with torch.no_grad():
-            wrong = apart(ours(images), net(images))
+            wrong = relative_error(ours(images), net(images))
         print(f"{name}: {wrong:.1e} apart")
         assert wrong < 1e-5
 
@@ -68,18 +68,16 @@ def test_a_folder_of_transformers_gives_its_output_and_goes_back(made, tmp_path)
     ours, images = ts.load(tmp_path), torch.randn(2, 3, 24, 24)
     with torch.no_grad():
         said, wanted = ours(images), theirs(images)
-        wrong = [apart(said, wanted[0])]
+        wrong = [relative_error(said, wanted[0])]
         if made == "ViTModel":
-            wrong.append(apart(ours.pool(said), wanted.pooler_output))
+            wrong.append(relative_error(ours.pool(said), wanted.pooler_output))
     print(made, wrong)
     assert max(wrong) < 1e-5
     # and back: the same config and names as transformers wrote
     written = json.loads((tmp_path / "config.json").read_text())
     arguments = suited(from_config(written)[1], theirs.state_dict())
     back = to_config(arguments)
-    assert {k: back[k] for k in back if k in written} == {
-        k: written[k] for k in back if k in written
-    }
+    assert {k: back[k] for k in back if k in written} == {k: written[k] for k in back if k in written}
     from safetensors.torch import load_file
 
     file = load_file(tmp_path / "model.safetensors")
@@ -115,7 +113,7 @@ def test_positions_are_interpolated_as_transformers_does_it():
     for size in ((48, 48), (40, 64), (16, 32)):
         images = torch.randn(2, 3, *size)
         with torch.no_grad():
-            wrong = apart(ours(images), theirs(images, interpolate_pos_encoding=True).logits)
+            wrong = relative_error(ours(images), theirs(images, interpolate_pos_encoding=True).logits)
         print(size, f"{wrong:.1e}")
         assert wrong < 1e-5
 
@@ -139,15 +137,13 @@ def test_dropout_is_of_training_only_and_reaches_each_place_the_paper_names():
         assert not again
 
 
-@pytest.mark.parametrize(
-    "fault", ["no positions", "no norm at the end", "post-norm", "no class token"]
-)
+@pytest.mark.parametrize("fault", ["no positions", "no norm at the end", "post-norm", "no class token"])
 def test_a_wrong_network_is_seen(fault, monkeypatch):
     net, arguments = next(iter(references.vits(1)))
     ours = ViT(**arguments).eval()
     ours.load_state_dict(published("", shaken(net).state_dict()))
     images = torch.randn(2, 3, arguments["size"], arguments["size"])
-    assert apart(ours(images), net(images)) < 1e-5
+    assert relative_error(ours(images), net(images)) < 1e-5
     if fault == "no positions":
         ours.positions.data.zero_()
     elif fault == "no norm at the end":
@@ -157,6 +153,6 @@ def test_a_wrong_network_is_seen(fault, monkeypatch):
     else:
         layer = ours.layers[0]
         layer.attention_norm, layer.feed_norm = layer.feed_norm, layer.attention_norm
-    wrong = apart(ours(images), net(images))
+    wrong = relative_error(ours(images), net(images))
     print(fault, f"{wrong:.2g}")
     assert wrong > 1e-3

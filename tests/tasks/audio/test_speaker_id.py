@@ -22,9 +22,7 @@ PITCH = {"ann": 900.0, "bob": 300.0, "eve": 500.0}
 def voice(name: str, seconds: float, draw, rate: int = RATE):
     """A voice of harmonics with a pitch of its own, rising and falling at random."""
     t = np.arange(round(seconds * rate)) / rate
-    pitch = PITCH[name] * (
-        1 + 0.05 * np.sin(2 * np.pi * draw.uniform(1, 3) * t + draw.uniform(0, 6))
-    )
+    pitch = PITCH[name] * (1 + 0.05 * np.sin(2 * np.pi * draw.uniform(1, 3) * t + draw.uniform(0, 6)))
     phase = 2 * np.pi * np.cumsum(pitch) / rate
     return 0.2 * sum(np.sin(k * phase) / k for k in range(1, 4)) + 0.002 * draw.randn(len(t))
 
@@ -81,9 +79,7 @@ def test_it_is_measured_again_and_on_other_data(trained, tmp_path):
     found = api.evaluate(out, data=folder(tmp_path, 3), device="cpu")
     assert found["items"] == 9
     (tmp_path / "eve").rename(tmp_path / "ida")
-    with pytest.raises(
-        BadInput, match="speakers ann, bob, ida, but the model tells apart ann, bob, eve"
-    ):
+    with pytest.raises(BadInput, match="speakers ann, bob, ida, but the model tells apart ann, bob, eve"):
         api.evaluate(out, data=str(tmp_path), device="cpu")
 
 
@@ -152,9 +148,7 @@ def vectors(tmp_path_factory):
         for i in range(count):
             n, sign = draw.randint(5, 12), (1, -1)[i % 2]
             rows = [sign * np.linspace(-1, 1, n) + 0.1 * draw.randn(n), draw.randn(n)]
-            lines.append(
-                ":".join([*(",".join(map(str, row)) for row in rows), ("up", "down")[i % 2]])
-            )
+            lines.append(":".join([*(",".join(map(str, row)) for row in rows), ("up", "down")[i % 2]]))
         (folder / f"Ramps_{split}.ts").write_text("\n".join(lines))
     out = folder / "run"
     run = api.train(
@@ -194,9 +188,7 @@ def test_files_of_vectors_that_are_wrong(name, text, said, vectors, tmp_path, ca
 
 
 def test_other_kinds_of_data(vectors, trained):
-    with pytest.raises(
-        BadInput, match="the speakers ann, bob, eve, but the model tells apart down, up"
-    ):
+    with pytest.raises(BadInput, match="the speakers ann, bob, eve, but the model tells apart down, up"):
         api.evaluate(vectors[1], data=trained[2], device="cpu")
     with pytest.raises(BadInput, match="no voices at 'nowhere'"):
         next(iter(lstm.build(lstm.Recipe(use="voices", data="nowhere", variant="bilstm"))))

@@ -160,7 +160,7 @@ def trained(tmp_path_factory):
     sounds = folder(tmp_path_factory.mktemp("sounds"))
     out = tmp_path_factory.mktemp("run") / "own"
     run = api.train(
-        "ctc/smoke", data=str(sounds), out=out, steps=100, stride=2, bands=20, batch=8, lr=2e-2,
+        "ctc/smoke", data=str(sounds), out=out, steps=100, stride=2, bands=20, batch_size=8, lr=2e-2,
         beams=4, device="cpu", quiet=True,
     )  # fmt: skip
     return run, out, sounds
@@ -238,7 +238,7 @@ def test_sounds_that_are_all_too_short_for_their_texts(tmp_path):
 
 def test_the_paper_s_network_trains_on_its_26_numbers():
     recipe = ctc.Recipe(
-        variant="ctc_paper", features="cepstra", window=10, hop=5, bands=26, count=(1, 1), batch=2,
+        variant="ctc_paper", features="cepstra", window=10, hop=5, bands=26, count=(1, 1), batch_size=2,
         steps=2, beams=1, device="cpu",
     )  # fmt: skip
     run = next(iter(ctc.build(recipe)))

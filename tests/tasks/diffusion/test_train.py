@@ -174,9 +174,7 @@ def test_what_is_known_stays_and_the_rest_is_made_to_fit(again):
     pictures = torch.linspace(-0.9, 0.9, 200).view(-1, 1, 1, 1).expand(-1, 1, 1, 2)
     mask = torch.tensor([[[[True, False]]]])
     start, generator = noise_of(200, model), torch.Generator().manual_seed(1)
-    made = generate(
-        model, start, steps=50, generator=generator, known=(pictures, mask), again=again
-    )
+    made = generate(model, start, steps=50, generator=generator, known=(pictures, mask), again=again)
     assert torch.equal(made[..., 0], pictures[..., 0])
     off = float((made[..., 1] - pictures[..., 1]).abs().mean())
     print(again, off)
@@ -316,9 +314,7 @@ def test_the_nearest_training_picture_is_shown_and_copies_are_noticed(tmp_path):
         for place, row in enumerate((4, 0, 2)):
             left = memorization.GAP + place * across + 5
             ours = image.getpixel((left, memorization.GAP + 5))
-            theirs = image.getpixel(
-                (left, memorization.GAP + memorization.SIDE + memorization.TEXT + 5)
-            )
+            theirs = image.getpixel((left, memorization.GAP + memorization.SIDE + memorization.TEXT + 5))
             assert ours == (40 * row + 3,) * 3
             assert theirs == (40 * row,) * 3
     copies = data.train.take(torch.arange(5))
@@ -354,9 +350,7 @@ def test_a_survey_asks_for_every_scale_and_both_samplers(tmp_path):
     assert agreement == pytest.approx([5 * (n + 1) / 30 for n in range(6)])
     assert diversity == pytest.approx([1 / (n + 1) ** 2 for n in range(6)])
     assert found["ddim_distance"] < found["ddpm_distance"]
-    guidance_sweep.plot(
-        {f"test/{name}": value for name, value in found.items()}, tmp_path / "a.png"
-    )
+    guidance_sweep.plot({f"test/{name}": value for name, value in found.items()}, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 10_000
     guidance_sweep.plot({}, tmp_path / "b.png")
     assert not (tmp_path / "b.png").exists()

@@ -50,9 +50,7 @@ def test_one_density_everywhere_takes_the_bits_of_the_levels():
 
 def test_the_histogram_beside_it_is_counted_by_hand():
     data = load_pictures("digits", size=8, channels=1, device="cpu")
-    train, test = (
-        train_images.everything(split).long() * 17 // 256 for split in (data.train, data.test)
-    )
+    train, test = (train_images.everything(split).long() * 17 // 256 for split in (data.train, data.test))
     total = 0.0
     for row in range(8):
         for column in range(8):
@@ -150,9 +148,7 @@ def test_the_drawn_density_is_the_flow_s():
         there = flow.log_prob(torch.tensor([[-3 + 8 * 4.5 / 20, -2 + 4 * 15.5 / 20]])).exp()
     assert float(high[15, 4]) == pytest.approx(float(there), rel=1e-4)
     picture = density_2d.coloured(np.array([[0.0, 1.0], [0.0, 0.0]]))
-    assert int(picture[:, 1, 1].sum()) > int(
-        picture[:, 0, 1].sum()
-    )  # the first row is at the bottom
+    assert int(picture[:, 1, 1].sum()) > int(picture[:, 0, 1].sum())  # the first row is at the bottom
 
 
 def test_a_table_of_three_features_trains_and_refuses_another(tmp_path):
@@ -187,6 +183,4 @@ def test_pictures_are_sampled_and_scored(tmp_path):
     (said,) = inference.predict(flow, card, [file])
     nats = float(train_images.nats(flow, picture, 17))
     assert said["log_density"] == pytest.approx(nats, abs=1e-3)
-    assert said["bits_per_dimension"] == pytest.approx(
-        (math.log(17) - nats / 64) / math.log(2), abs=1e-4
-    )
+    assert said["bits_per_dimension"] == pytest.approx((math.log(17) - nats / 64) / math.log(2), abs=1e-4)

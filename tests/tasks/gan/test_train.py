@@ -81,8 +81,7 @@ class ByHand:
         rates = recipe.lr, recipe.critic_lr or recipe.lr
         players = self.model, self.critic
         self.mine, self.theirs = (
-            Adam(net.parameters(), lr, recipe.momentum)
-            for net, lr in zip(players, rates, strict=True)
+            Adam(net.parameters(), lr, recipe.momentum) for net, lr in zip(players, rates, strict=True)
         )
 
     def told(self, labels):
@@ -160,9 +159,7 @@ def test_rounds_of_training_are_the_ones_written_out(case):
         wanted = reference.round(both)
         pairs = {f"{n} of step {step}": (said[n], wanted[n]) for n in wanted}
         nets = {"model": reference.model, "critic": reference.critic}
-        for (net, module), gradients in zip(
-            nets.items(), reversed(reference.gradients), strict=True
-        ):
+        for (net, module), gradients in zip(nets.items(), reversed(reference.gradients), strict=True):
             ours = dict(run.state[net].named_parameters())
             for (n, p), g in zip(module.named_parameters(), gradients, strict=True):
                 pairs |= {f"{net}.{n}": (ours[n], p), f"{net}.{n}'s gradient": (ours[n].grad, g)}
@@ -195,8 +192,8 @@ def test_in_neither_player_s_step_does_a_gradient_reach_the_other(name, fields):
         other = next(net for which, net in players.items() if which != own)
         before = []
 
-        optimiser = run.state[own]
-        plain = optimiser.zero_grad
+        optimizer = run.state[own]
+        plain = optimizer.zero_grad
 
         def begins(*args, **kwargs):
             before[:] = gradients(other)
@@ -212,8 +209,8 @@ def test_in_neither_player_s_step_does_a_gradient_reach_the_other(name, fields):
             assert all(p.grad is not None for p in players[own].parameters())
             asked.append(own)
 
-        optimiser.zero_grad = begins
-        optimiser.register_step_post_hook(ends)
+        optimizer.zero_grad = begins
+        optimizer.register_step_post_hook(ends)
 
     for own in players:
         watch(own)
@@ -223,9 +220,7 @@ def test_in_neither_player_s_step_does_a_gradient_reach_the_other(name, fields):
 
 
 def test_each_player_has_its_own_rate_and_its_own_clock():
-    run, recipe = built(
-        "dcgan", steps=10, critic_steps=3, critic_lr=1e-4, schedule="linear", batch=4
-    )
+    run, recipe = built("dcgan", steps=10, critic_steps=3, critic_lr=1e-4, schedule="linear", batch=4)
     for _ in range(5):
         run.update(next(run.stream))
     rates = [run.state[n].param_groups[0]["lr"] for n in ("optimiser", "critic_optimiser")]

@@ -52,9 +52,7 @@ def test_play_prints_returns_and_films(run, capsys):
     import imageio_ffmpeg
 
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", film, "-f", "null", "-"]
-    told = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=True
-    ).stderr
+    told = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stderr
     assert "600x400" in told
     assert f"frame={said['returns'][0]:5.0f}" in told, told[-400:]
     assert ts.play(run, episodes=4) == ts.play(run, episodes=4)

@@ -26,7 +26,7 @@ from torchstone.tasks.series.forecaster import Outlook
 LEVELS = (0.1, 0.5, 0.9)
 SMALL = Recipe(
     use="forecast", variant="gru", hidden=8, layers=1, bidirectional=False, path="fast", length=24,
-    patch=4, horizon=6, batch=16, steps=60, lr=1e-2,
+    patch=4, horizon=6, batch_size=16, steps=60, lr=1e-2,
 )  # fmt: skip
 
 
@@ -94,9 +94,7 @@ def test_every_number_told_finds_its_window_step_column_and_quantile(together):
             rows = told[row, :, column] if together else told[4 * row + column, :, 0]
             assert torch.equal(found[row, :, column], rows)
     assert how(together=together).sizes(4) == ((12, 60) if together else (3, 15))
-    assert how(ahead="steps", patch=1, together=together).sizes(4) == (
-        (4, 12) if together else (1, 3)
-    )
+    assert how(ahead="steps", patch=1, together=together).sizes(4) == ((4, 12) if together else (1, 3))
 
 
 def test_the_loss_is_the_quantile_loss_of_what_is_told():
@@ -174,9 +172,7 @@ def test_errors_are_means_over_windows_and_columns_at_each_step():
                 for q, point in zip(LEVELS, (last - 1, last + 0.5, last + 1), strict=True):
                     sums["loss"] += max(q * (y - point), (q - 1) * (y - point)) / 3
         for name, total in sums.items():
-            assert float(found[name][step]) == pytest.approx(total / (2 * len(starts)), rel=1e-4), (
-                name
-            )
+            assert float(found[name][step]) == pytest.approx(total / (2 * len(starts)), rel=1e-4), name
     assert "seasonal" not in forecaster.naive(how(season=0))
 
 
@@ -358,9 +354,7 @@ def test_predict_is_the_model_told_the_end_of_the_file(trained, tmp_path, monkey
     start = torch.tensor([len(series.values) - 24])
     past, _ = cut(((series.values - mean) / std).float(), start, 24, 0)
     with torch.no_grad():
-        told = (
-            forecaster.direct(model, how(context=24, patch=4, horizon=12), past)[0].sort(-1).values
-        )
+        told = forecaster.direct(model, how(context=24, patch=4, horizon=12), past)[0].sort(-1).values
     wanted = told.double() * std[:, None] + mean[:, None]
     ours = torch.tensor([list(q.values()) for q in answer["quantiles"].values()]).movedim(-1, 0)
     assert torch.allclose(ours.double(), wanted, atol=1e-4)

@@ -136,10 +136,7 @@ def test_draws_follow_the_chances():
 
 def test_the_generator_decides():
     model, prompt = shaken(), torch.tensor([[1, 2, 3]])
-    texts = [
-        generate(model, prompt, 30, generator=torch.Generator().manual_seed(seed))
-        for seed in (1, 1, 2)
-    ]
+    texts = [generate(model, prompt, 30, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(texts[0], texts[1])
     assert not torch.equal(texts[0], texts[2])
 

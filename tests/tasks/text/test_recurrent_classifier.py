@@ -33,9 +33,7 @@ def texts(tmp_path):
     for i in range(120):
         words = (GOOD[i % 3], BAD[i // 3 % 3])
         words = words[::-1] if i % 2 else words
-        lines.append(
-            f"it was {words[0]} {'then ' * (i % 4)}{words[1]},{'good' if i % 2 else 'bad'}"
-        )
+        lines.append(f"it was {words[0]} {'then ' * (i % 4)}{words[1]},{'good' if i % 2 else 'bad'}")
     file = tmp_path / "texts.csv"
     file.write_text("\n".join(lines) + "\n")
     return file
@@ -70,9 +68,7 @@ def test_each_word(tmp_path):
     (answer,) = gru.predict(run.state["model"], run.card, ["a c b b"])
     assert answer["labels"] == ["xc", "xb", "xb", "xend"]
     blind = trained(gru, file, bidirectional=False, steps=250)
-    assert (
-        gru.evaluate(blind.state["model"], blind.card, str(file), held_out=True)["accuracy"] < 0.8
-    )
+    assert gru.evaluate(blind.state["model"], blind.card, str(file), held_out=True)["accuracy"] < 0.8
 
 
 def test_pairs_and_other_labels(tmp_path, texts):

@@ -58,7 +58,7 @@ def test_no_gradient_crosses_the_border(module):
 def test_what_is_carried_is_what_reading_on_would_leave(text):
     """With weights that stand still: the state after k windows is that of their tokens in one go; a new
     epoch begins with nothing."""
-    run = built(text, optimiser="sgd", momentum=0.0, lr=1e-30)
+    run = built(text, optimizer="sgd", momentum=0.0, lr=1e-30)
     update, model = run.state["carried"], run.state["model"]
     lanes, epochs = [], 0
     for _ in range(run.stream.windows + 3):
@@ -74,7 +74,7 @@ def test_what_is_carried_is_what_reading_on_would_leave(text):
 
 
 def test_micro_batches_carry_the_same(text):
-    once, twice = (built(text, accumulate=n, optimiser="sgd", lr=0.1) for n in (1, 2))
+    once, twice = (built(text, accumulate=n, optimizer="sgd", lr=0.1) for n in (1, 2))
     for run in (once, twice):
         for _ in range(6):
             run.update(next(run.stream))
@@ -144,9 +144,7 @@ def test_a_text_is_measured_whole(monkeypatch):
     assert found["loss"] == pytest.approx(wanted, abs=1e-6)
     assert found["bits_per_character"] == pytest.approx(wanted / math.log(2) / 2, abs=1e-6)
     glance = rnn_language_model.measure(net, ids, 206, most=30)["loss"]
-    assert glance == pytest.approx(
-        F.cross_entropy(net(ids[None, :-1])[0, :30], ids[1:31]).item(), abs=1e-6
-    )
+    assert glance == pytest.approx(F.cross_entropy(net(ids[None, :-1])[0, :30], ids[1:31]).item(), abs=1e-6)
     monkeypatch.setattr(rnn_language_model, "LANES", 4)  # 102 told: 26 a lane, 24 in the last
     lanes = [(ids[i : i + 26], ids[i + 1 : i + 27]) for i in (0, 26, 52)] + [(ids[78:-1], ids[79:])]
     total = sum(F.cross_entropy(net(x[None])[0], y, reduction="sum").item() for x, y in lanes)

@@ -185,7 +185,7 @@ def test_sentences_that_cannot_be_translated(run):
 
 
 def test_options_choose_the_search(run):
-    model, card, _ = load.opened(run)
+    model, card, _ = load.load_run(run)
     asked = []
     generate = model.generate
     model.generate = lambda *a, **k: asked.append(k) or generate(*a, **k)

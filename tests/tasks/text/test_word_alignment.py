@@ -42,9 +42,7 @@ class Looking(nn.Module):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return tokenizers.learn(
-        "wordpiece", [t for pair in PAIRS for t in pair], size=400, special=SPECIAL
-    )
+    return tokenizers.learn("wordpiece", [t for pair in PAIRS for t in pair], size=400, special=SPECIAL)
 
 
 def looking(tokenizer, *rows):
@@ -86,9 +84,7 @@ def test_perfect_attention_has_no_error(tokenizer):
 
 def test_maps_keep_their_places_whatever_the_batches(tokenizer):
     model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
-    for (source, target), each in zip(
-        PAIRS, word_alignment.maps(model, tokenizer, PAIRS), strict=True
-    ):
+    for (source, target), each in zip(PAIRS, word_alignment.maps(model, tokenizer, PAIRS), strict=True):
         assert each.read == [*source.split(), attention_maps.END]
         assert each.written == [*target.split(), attention_maps.END]
 

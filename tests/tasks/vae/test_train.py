@@ -55,12 +55,8 @@ def test_figures_are_those_of_the_definition_and_the_same_again(trained):
         weights = told + (prior.log_prob(z) - q.log_prob(z)).sum(2)
     by_hand = {
         "bound": float((told.mean(0) - kl).mean()),
-        "bound_5": float(
-            (weights.unflatten(0, (-1, 5)).logsumexp(1) - torch.tensor(5.0).log()).mean()
-        ),
-        "bound_50": float(
-            (weights.unflatten(0, (-1, 50)).logsumexp(1) - torch.tensor(50.0).log()).mean()
-        ),
+        "bound_5": float((weights.unflatten(0, (-1, 5)).logsumexp(1) - torch.tensor(5.0).log()).mean()),
+        "bound_50": float((weights.unflatten(0, (-1, 50)).logsumexp(1) - torch.tensor(50.0).log()).mean()),
         "divergence": float(kl.mean()),
         "active": float((mean.var(0) > 0.01).sum()),
     }
@@ -143,9 +139,7 @@ def test_every_sheet_is_drawn(trained, tmp_path):
     trained.report(tmp_path)
     names = {file.name: Image.open(file).size for file in tmp_path.glob("*.png")}
     print(names)
-    assert {"rebuilt.png", "interpolation.png", "plane.png", "filled.png", "samples.png"} <= set(
-        names
-    )
+    assert {"rebuilt.png", "interpolation.png", "plane.png", "filled.png", "samples.png"} <= set(names)
 
 
 def test_a_path_leads_from_one_rebuilt_picture_to_another(trained, tmp_path):

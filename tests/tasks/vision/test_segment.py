@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from torchstone.data.vision.segmentation import Scenes
 from torchstone.data.vision.segmentation_folder import VOID
-from torchstone.engine.update import descend
+from torchstone.engine.update import GradientUpdate
 from torchstone.errors import BadInput
 from torchstone.metrics.segmentation import confusion, judged, overlap, scores
 from torchstone.plots import segmentation_masks
@@ -46,9 +46,7 @@ def test_scores_are_those_of_the_definition():
     said = scores(confusion(guesses, labels, 4))
     known = labels != VOID
     assert said["miou"] == pytest.approx(sum(wanted[:3]) / 3)
-    assert said["pixel_accuracy"] == pytest.approx(
-        (guesses == labels)[known].double().mean().item()
-    )
+    assert said["pixel_accuracy"] == pytest.approx((guesses == labels)[known].double().mean().item())
 
 
 def test_batches_of_a_split_are_one_matrix():
@@ -93,7 +91,7 @@ def test_the_loss_leaves_void_out_and_weighs_the_auxiliary_half():
 
 def test_micro_batches_with_unequal_void_give_the_whole_batch_s_gradient():
     """The mean is over labelled pixels: micro-batches must weigh by theirs."""
-    recipe = dataclasses.replace(deeplab.RECIPES["smoke"], batch=8)
+    recipe = dataclasses.replace(deeplab.RECIPES["smoke"], batch_size=8)
     gradients = []
     for accumulate in (1, 4):
         run = next(deeplab.build(dataclasses.replace(recipe, accumulate=accumulate)))
@@ -101,7 +99,7 @@ def test_micro_batches_with_unequal_void_give_the_whole_batch_s_gradient():
         images, labels = next(run.stream)
         labels = labels.clone()
         labels[:3, :12] = VOID
-        assert isinstance(run.update, descend)
+        assert isinstance(run.update, GradientUpdate)
         run.update((images, labels))
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     apart = float((gradients[0] - gradients[1]).abs().max() / gradients[0].abs().max())

@@ -38,9 +38,7 @@ class Recording(NamedTuple):
     name: str
 
 
-def read_sound(
-    file: str | Path | io.BytesIO, rate: int, name: str = ""
-) -> Float[Tensor, " samples"]:
+def read_sound(file: str | Path | io.BytesIO, rate: int, name: str = "") -> Float[Tensor, " samples"]:
     """A sound as one channel (the mean of all) at `rate` samples a second, its peak at ±1.
 
     Args:

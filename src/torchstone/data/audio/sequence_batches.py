@@ -8,9 +8,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from torchstone.data.sampler import share_of_batch
 from torchstone.data.text.sentence_batches import Alike
-from torchstone.data.vision.batches import AUGMENTATION, mix
-from torchstone.errors import BadInput
+from torchstone.parts.seeding import SeedStream, derive_seed
 
 
 class Passage(NamedTuple):
@@ -40,15 +40,12 @@ class Passages:
         jitter: float = 0.0,
         device: torch.device | str = "cpu",
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ):
-        if batch < 1 or batch % world:
-            raise BadInput(
-                f"a batch of {batch} cannot be shared by {world} processes; use a multiple"
-            )
+        share_of_batch(batch, rank, world_size)
         self.rows, self.labels, self.batch, self.seed = rows, labels, batch, seed
         self.most, self.jitter, self.device = most, jitter, device
-        self.rank, self.world = rank, world
+        self.rank, self.world_size = rank, world_size
         lengths = torch.tensor([min(len(row), most) for row in rows])
         # no pool is larger than an epoch, or a batch would hold one several times
         self.alike = Alike(lengths, batch, seed, pool=max(1, min(16, len(lengths) // batch)))
@@ -58,7 +55,7 @@ class Passages:
         return self
 
     def __next__(self) -> Passage:
-        draw = torch.Generator().manual_seed(mix(self.seed, AUGMENTATION, self.position))
+        draw = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.AUGMENTATION, self.position))
         index = self.alike.index(self.position)
         begins = torch.rand(len(index), generator=draw).tolist()
         rows = []
@@ -67,7 +64,7 @@ class Passages:
             row = self.rows[i][first : first + self.most]
             rows.append(row + self.jitter * torch.randn(row.shape, generator=draw))
         labels = [self.labels[i] for i in index.tolist()]
-        mine = slice(self.rank, None, self.world)
+        mine = slice(self.rank, None, self.world_size)
         self.position += self.batch
         return side_by_side(rows[mine], labels[mine], self.device)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchstone.data import download
 from torchstone.data.audio.files import digits, read_sound, sounds
 from torchstone.data.splits import cut, whole
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("japanese_vowels",)
 AEON = ("aeon==1.6.0", "d05227086706f80111ac5fee8de4d5d3115bb3bcfd1c786c8629393055816409", 6.4)
@@ -83,7 +83,9 @@ def read_voices(spec: str, rate: int) -> VoiceSet:
         with download.archive(*AEON) as opened:
             texts = [opened.read(VOWELS.format(split)).decode() for split in ("TRAIN", "TEST")]
         found = [_series(text, spec) for text in texts]
-        said = "japanese_vowels: two vowels spoken by nine men, 12 cepstra a frame, from the aeon 1.6.0 archive"
+        said = (
+            "japanese_vowels: two vowels spoken by nine men, 12 cepstra a frame, from the aeon 1.6.0 archive"
+        )
         return _finish(spec, {"train": found[0], "test": found[1]}, False, said)
     path = Path(spec).expanduser()
     if spec.endswith("_TRAIN.ts"):
@@ -91,13 +93,11 @@ def read_voices(spec: str, rate: int) -> VoiceSet:
         for split in ("train", "test"):
             file = path.with_name(path.name.replace("_TRAIN.ts", f"_{split.upper()}.ts"))
             if not file.is_file():
-                raise BadInput(
-                    f"there is no {file}: NAME_TRAIN.ts and NAME_TEST.ts belong together"
-                )
+                raise BadInput(f"there is no {file}: NAME_TRAIN.ts and NAME_TEST.ts belong together")
             parts[split] = _series(file.read_text(encoding="utf-8"), str(file))
         return _finish(path.name, parts, False, spec)
     if not path.exists():
-        said = f"({nearest(spec, BUNDLED)}); give a folder with a sub-folder of sounds a speaker"
+        said = f"({did_you_mean(spec, BUNDLED)}); give a folder with a sub-folder of sounds a speaker"
         raise BadInput(f"no voices at {spec!r} {said}")
     if found := digits(path, rate):
         parts = {s: [(r.wave, r.speaker, r.name) for r in each] for s, each in found.items()}
@@ -135,9 +135,7 @@ def _series(text: str, name: str) -> Rows:
     return rows
 
 
-def _finish(
-    name: str, splits: dict[str, Rows], sounding: bool, note: str, kept: str = ""
-) -> VoiceSet:
+def _finish(name: str, splits: dict[str, Rows], sounding: bool, note: str, kept: str = "") -> VoiceSet:
     classes = tuple(sorted({label for _, label, _ in splits["train"]}))
     if len(classes) < 2:
         raise BadInput(f"{name} has the one speaker {classes[0]!r}; at least two are needed")

@@ -9,7 +9,7 @@ import numpy as np
 
 from torchstone.data.audio.files import Recording, characters, digits, read_sound, sounds
 from torchstone.data.splits import MOST_VALIDATION, SPLIT_SEED, SPLITS
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("captcha",)
 TABLES = (".tsv", ".csv")
@@ -61,9 +61,7 @@ def read_speech(spec: str, rate: int) -> SpeechSet:
         return SpeechSet(spec, "".join(r.text for r in each), each, each, each, True, note)
     path = Path(spec).expanduser()
     if not path.exists():
-        said = (
-            f"({nearest(spec, BUNDLED)}); give a folder of sounds with a transcript file, or FSDD"
-        )
+        said = f"({did_you_mean(spec, BUNDLED)}); give a folder of sounds with a transcript file, or FSDD"
         raise BadInput(f"no speech at {spec!r} {said}")
     if parts := digits(path, rate):
         sizes = " / ".join(f"{len(parts[split])} {split}" for split in ("train", "val", "test"))
@@ -104,15 +102,11 @@ def _folder(path: Path, rate: int) -> SpeechSet:
         elif split.lower() in SPLITS:
             parts[SPLITS[split.lower()]].append(recording)
         else:
-            raise BadInput(
-                f"{table}, data row {number}: split is train, val or test, not {split!r}"
-            )
+            raise BadInput(f"{table}, data row {number}: split is train, val or test, not {split!r}")
     without = len({f.resolve() for f in sounds(path)} - {(path / n).resolve() for n in listed})
     said = f", {without} sound files without a transcript not used" if without else ""
     if len(free) not in (0, len(rows)):
-        raise BadInput(
-            f"{table} names a split in {len(rows) - len(free)} of {len(rows)} rows: in all"
-        )
+        raise BadInput(f"{table} names a split in {len(rows) - len(free)} of {len(rows)} rows: in all")
     kept = "as the table names them" if not free else "cut at random"
     if free:
         parts["train"] = free
@@ -135,17 +129,13 @@ def _rows(table: Path) -> list[tuple[str, str, str]]:
         raise BadInput(f"{table} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
     tabs = table.suffix.lower() == ".tsv"
     quotes = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
-    lines = csv.reader(
-        io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", quoting=quotes
-    )
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", quoting=quotes)
     try:
         rows = [[cell.strip() for cell in row] for row in lines if any(map(str.strip, row))]
     except csv.Error as error:
         raise BadInput(f"{table} is not a table of text: {error}") from None
     names = [cell.lower() for cell in rows[0]] if rows else []
-    file, said = (
-        next((names.index(n) for n in known if n in names), None) for known in (FILE, TEXT)
-    )
+    file, said = (next((names.index(n) for n in known if n in names), None) for known in (FILE, TEXT))
     named = file is not None and said is not None
     if not named and (file is not None or said is not None):
         what = "text" if said is None else "file"

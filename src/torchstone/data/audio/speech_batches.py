@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from torchstone.data.audio.files import Recording
+from torchstone.data.sampler import share_of_batch
 from torchstone.data.text.sentence_batches import Alike
-from torchstone.data.vision.batches import AUGMENTATION, mix
 from torchstone.errors import BadInput
+from torchstone.parts.seeding import SeedStream, derive_seed
 
 NOISES, NOISE, SEED = 16, 2**17, 2006  # pieces of noise, their samples, and what they are drawn by
 
@@ -67,7 +68,7 @@ class Composer:
 
     def __call__(self, number: int) -> Recording:
         """The utterance of this number."""
-        draw = torch.Generator().manual_seed(mix(self.seed, AUGMENTATION, number))
+        draw = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.AUGMENTATION, number))
         how = self.manner
         speaker = self.names[_whole(0, len(self.names) - 1, draw)]
         own = self.speakers[speaker]
@@ -149,14 +150,11 @@ class Utterances:
         noise: tuple[float, float] | None = None,
         device: torch.device | str = "cpu",
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ):
-        if batch < 1 or batch % world:
-            raise BadInput(
-                f"a batch of {batch} cannot be shared by {world} processes; use a multiple"
-            )
+        share_of_batch(batch, rank, world_size)
         self.source, self.alphabet, self.batch, self.seed = source, alphabet, batch, seed
-        self.noise, self.device, self.rank, self.world = noise, device, rank, world
+        self.noise, self.device, self.rank, self.world_size = noise, device, rank, world_size
         self.pieces = noises() if noise and not isinstance(source, Composer) else []
         self.alike = None
         if not isinstance(source, Composer):
@@ -171,13 +169,13 @@ class Utterances:
         return self
 
     def __next__(self) -> Spoken:
-        share = self.batch // self.world
+        share = self.batch // self.world_size
         places = [self.position + self.rank * share + i for i in range(share)]
         if isinstance(self.source, Composer):
             drawn = [self.source(place) for place in places]
         else:
             assert self.alike
-            index = self.alike.index(self.position).chunk(self.world)[self.rank].tolist()
+            index = self.alike.index(self.position).chunk(self.world_size)[self.rank].tolist()
             drawn = [self._again(self.source[i], p) for i, p in zip(index, places, strict=True)]
         self.position += self.batch
         return spoken(drawn, self.alphabet, self.device)
@@ -185,7 +183,7 @@ class Utterances:
     def _again(self, recording: Recording, place: int) -> Recording:
         if self.noise is None:
             return recording
-        draw = torch.Generator().manual_seed(mix(self.seed, AUGMENTATION, place))
+        draw = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.AUGMENTATION, place))
         wave, power = recording.wave, recording.wave.square().mean()
         wave = noisy(wave, power, _number(*self.noise, draw), self.pieces, draw)
         return recording._replace(wave=wave / wave.abs().max())
@@ -197,9 +195,7 @@ class Utterances:
         self.position = int(state["position"])
 
 
-def spoken(
-    recordings: Sequence[Recording], alphabet: str, device: torch.device | str = "cpu"
-) -> Spoken:
+def spoken(recordings: Sequence[Recording], alphabet: str, device: torch.device | str = "cpu") -> Spoken:
     """Recordings side by side; label 0 is no character, label k the k-th of the alphabet."""
     places = {character: k for k, character in enumerate(alphabet, 1)}
     sides = []

@@ -7,8 +7,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from torchstone.data.music.midi import KEYS, Frames
-from torchstone.data.vision.batches import AUGMENTATION, Order, mix
+from torchstone.data.sampler import EpochSampler, share_of_batch
 from torchstone.errors import BadInput
+from torchstone.parts.seeding import SeedStream, derive_seed
 
 
 def padded(
@@ -36,18 +37,15 @@ class Pieces:
         transpose: int = 0,
         device: torch.device | str = "cpu",
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ):
-        if batch < 1 or batch % world:
-            raise BadInput(
-                f"a batch of {batch} cannot be shared by {world} processes; use a multiple"
-            )
+        first, share = share_of_batch(batch, rank, world_size)
         if not 0 <= transpose < KEYS:
             raise BadInput(f"pieces are moved by 0 semitones or more, not {transpose}")
         self.pieces, self.batch, self.seed = pieces, batch, seed
         self.transpose, self.device = transpose, device
-        self.share = slice(rank * (batch // world), (rank + 1) * (batch // world))
-        self.order = Order(len(pieces), [(0, batch)], seed, torch.device("cpu"))
+        self.share = slice(first, first + share)
+        self.order = EpochSampler(len(pieces), [(0, batch)], seed, torch.device("cpu"))
         self.position = 0
 
     def __iter__(self) -> "Pieces":
@@ -55,7 +53,9 @@ class Pieces:
 
     def __next__(self) -> tuple[Float[Tensor, "share longest 88"], Int64[Tensor, " share"]]:
         chosen = [self.pieces[i] for i in self.order.index(self.position).tolist()]
-        generator = torch.Generator().manual_seed(mix(self.seed, AUGMENTATION, self.position))
+        generator = torch.Generator().manual_seed(
+            derive_seed(self.seed, SeedStream.AUGMENTATION, self.position)
+        )
         moves = torch.rand(self.batch, generator=generator).tolist()
         if self.transpose:
             chosen = [moved(p, self.transpose, at) for p, at in zip(chosen, moves, strict=True)]

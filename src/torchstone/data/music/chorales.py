@@ -36,9 +36,7 @@ def chorale(score: bytes) -> list[Note]:
     """The notes of soprano, alto, tenor and bass in a score; none where it has no such parts."""
     if score[:2] == b"PK":  # compressed: the score is the one file beside its description
         with zipfile.ZipFile(io.BytesIO(score)) as packed:
-            (name,) = (
-                n for n in packed.namelist() if n.endswith("xml") and not n.startswith("META-INF")
-            )
+            (name,) = (n for n in packed.namelist() if n.endswith("xml") and not n.startswith("META-INF"))
             score = packed.read(name)
     root = ElementTree.fromstring(score)
     names = {

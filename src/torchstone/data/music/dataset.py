@@ -10,7 +10,7 @@ import torch
 from torchstone.data.music import chorales, midi
 from torchstone.data.music.midi import ENDINGS, KEYS, LOWEST, Frames
 from torchstone.data.splits import SPLIT_SEED, SPLITS
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("chorales",)
 QUARTERS = {"quarter": 1.0, "8th": 0.5, "16th": 0.25}  # a frame, as the published files are named
@@ -68,13 +68,11 @@ def load_music(spec: str | Path, frame: float | None = None) -> Music:
         files = sorted(f for f in path.rglob("*") if f.suffix.lower() in ENDINGS)
         read = [piece_of(file, frame or FRAME) for file in files]
         lost = sum(count for _, count in read)
-        said = f"{len(files)} MIDI files" + f", {lost} notes beyond a piano's keys left out" * (
-            lost > 0
-        )
+        said = f"{len(files)} MIDI files" + f", {lost} notes beyond a piano's keys left out" * (lost > 0)
         return _split(path.name, [piece for piece, _ in read], frame or FRAME, said)
     if path.name != str(spec) or path.suffix:
         raise BadInput(f"{spec} does not exist: give a folder of MIDI files")
-    raise BadInput(f"no music or folder {spec!r}: {nearest(str(spec), BUNDLED)}")
+    raise BadInput(f"no music or folder {spec!r}: {did_you_mean(str(spec), BUNDLED)}")
 
 
 def piece_of(file: Path, frame: float) -> tuple[Frames, int]:
@@ -135,8 +133,6 @@ def _split(name: str, pieces: list[Frames], frame: float, said: str) -> Music:
     order = np.random.RandomState(SPLIT_SEED).permutation(len(pieces))
     cuts = np.split(order, [test, test + val])
     parts = [[pieces[i] for i in sorted(part)] for part in cuts]
-    sizes = " / ".join(
-        f"{len(parts[i])} {part}" for i, part in ((2, "train"), (1, "val"), (0, "test"))
-    )
+    sizes = " / ".join(f"{len(parts[i])} {part}" for i, part in ((2, "train"), (1, "val"), (0, "test")))
     note = f"{name}: {said}; {sizes} pieces, frames of {frame:g} quarter notes"
     return Music(name, frame, parts[2], parts[1], parts[0], note)

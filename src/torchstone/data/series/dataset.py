@@ -10,10 +10,10 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from torchstone.data import download
+from torchstone.data.sampler import EpochSampler, share_of_batch
 from torchstone.data.series.resample import regular
 from torchstone.data.series.time_csv import Readings, read, read_file
-from torchstone.data.vision.batches import Order
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 # bundled: the file in the archive, the column that is read, and what it is called; sea temperature in °C,
 # and one person's blood glucose in mg/dl
@@ -153,7 +153,7 @@ def readings_of(spec: str, columns: Sequence[str] = ()) -> Readings:
             raise BadInput(f"{path} holds {len(files)} CSV files: name the one to read")
         path = files[0]
     if not path.exists() and path.name == str(path):
-        raise BadInput(f"no series or file {spec!r}: {nearest(spec, BUNDLED)}, or a CSV file")
+        raise BadInput(f"no series or file {spec!r}: {did_you_mean(spec, BUNDLED)}, or a CSV file")
     return read_file(path, names) if names else read_file(path, columns, loosely=True)
 
 
@@ -178,16 +178,13 @@ class Outlooks:
         *,
         seed: int,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ):
-        if batch < 1 or batch % world:
-            raise BadInput(
-                f"a batch of {batch} cannot be shared by {world} processes; use a multiple"
-            )
+        first, share = share_of_batch(batch, rank, world_size)
         self.values, self.starts = values, starts
         self.context, self.horizon, self.batch = context, horizon, batch
-        rows = [(rank * (batch // world), batch // world)]
-        self.order = Order(len(starts), rows, seed, torch.device("cpu"))
+        rows = [(first, share)]
+        self.order = EpochSampler(len(starts), rows, seed, torch.device("cpu"))
         self.position = 0
 
     def __iter__(self) -> "Outlooks":

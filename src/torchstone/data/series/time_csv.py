@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 NAMES = {"time", "date", "datetime", "timestamp", "ts", "ds", "month", "year", "day"}
 MISSING = {"", "-", "?", "na", "n/a", "nan", "nil", "none", "null"}  # cells without a reading
@@ -83,7 +83,7 @@ def read(
         chosen = others
     for column in chosen:
         if column not in others:
-            raise BadInput(f"{name} has no column {column!r}: {nearest(column, others)}")
+            raise BadInput(f"{name} has no column {column!r}: {did_you_mean(column, others)}")
     places = [head.index(column) for column in chosen]
     values = np.array([[_number(row[place]) for place in places] for row in rows])
     if (wrong := np.argwhere(np.isinf(values))).size:

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import mix
+from torchstone.data.sampler import share_of_batch
 from torchstone.errors import BadInput
+from torchstone.parts.seeding import SeedStream, derive_seed
 
-PUZZLES = 7  # a purpose of `mix`
 HELD_OUT = {"val": 1997, "test": 1998}  # seeds, the same for every run
 SYMBOLS, REMEMBERED, BLANK, GO = 8, 10, 0, 9  # what copying is drawn from; symbols are 1 to 8
 BASELINE = 1 / 6  # mean squared error of who always answers the mean, 1
@@ -76,17 +76,14 @@ class Puzzles:
 
     def __init__(
         self, kind: str, length: int, batch: int, *, seed: int, device: torch.device | None = None,
-        rank: int = 0, world: int = 1,
+        rank: int = 0, world_size: int = 1,
     ):  # fmt: skip
         if length < 2:
             raise BadInput(f"a problem of {length} moments has nothing to remember: give 2 or more")
-        if batch < 1 or batch % world:
-            raise BadInput(
-                f"a batch of {batch} cannot be shared by {world} processes; use a multiple"
-            )
+        first, share = share_of_batch(batch, rank, world_size)
         self.kind, self.length, self.batch, self.seed = kind, length, batch, seed
         self.device = device
-        self.share = slice(rank * (batch // world), (rank + 1) * (batch // world))
+        self.share = slice(first, first + share)
         self.position = 0
 
     def __iter__(self) -> "Puzzles":
@@ -94,7 +91,9 @@ class Puzzles:
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         # on the CPU whatever the device, so that every device sees the same problems
-        generator = torch.Generator().manual_seed(mix(self.seed, PUZZLES, self.position))
+        generator = torch.Generator().manual_seed(
+            derive_seed(self.seed, SeedStream.MEMORY_PROBLEMS, self.position)
+        )
         x, y = DRAWN[self.kind](self.length, self.batch, generator)
         self.position += self.batch
         return x[self.share].to(self.device), y[self.share].to(self.device)

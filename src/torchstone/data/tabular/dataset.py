@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import ORDER, mix
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
+from torchstone.parts.seeding import SeedStream, derive_seed
 
 BUNDLED = ("iris", "wine", "breast_cancer", "xor")
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
@@ -68,7 +68,7 @@ def load_table(spec: str | Path) -> Table:
     if positive:
         table = load_table(spec)
         if positive not in table.classes:
-            hint = nearest(positive, table.classes)
+            hint = did_you_mean(positive, table.classes)
             raise BadInput(f"{table.name} has no class {positive!r}: {hint}")
         y = (table.y == table.classes.index(positive)).long()
         return dataclasses.replace(table, classes=("rest", positive), y=y)
@@ -86,12 +86,10 @@ def load_table(spec: str | Path) -> Table:
             tuple(map(str, bunch.feature_names)),
             tuple(map(str, bunch.target_names)),
         )
-        return _finish(
-            spec, features, classes, bunch.data, bunch.target, f"{spec}, from scikit-learn"
-        )
+        return _finish(spec, features, classes, bunch.data, bunch.target, f"{spec}, from scikit-learn")
     path = Path(spec).expanduser()
     if not path.is_file():
-        raise BadInput(f"no table or file {spec!r}: {nearest(spec, BUNDLED)}")
+        raise BadInput(f"no table or file {spec!r}: {did_you_mean(spec, BUNDLED)}")
     features, columns, words = _split_off(path, *_cells(path))
     try:
         classes = sorted(set(words), key=float)
@@ -116,9 +114,7 @@ def load_rows(spec: str | Path, features: Sequence[str]) -> Float64[Tensor, "row
         if None in numbers:
             raise BadInput(f"{spec} is neither a file nor numbers with commas between them")
         if len(numbers) != len(features):
-            raise BadInput(
-                f"{spec} is {len(numbers)} numbers: give {len(features)}, {_list(features)}"
-            )
+            raise BadInput(f"{spec} is {len(numbers)} numbers: give {len(features)}, {_list(features)}")
         return torch.tensor([numbers], dtype=torch.float64)
     names, columns = _cells(path)
     if names is not None and set(features) <= set(names):
@@ -163,7 +159,7 @@ class Rows:
     def _order(self, epoch: int) -> Tensor:
         if not self.shuffle:
             return torch.arange(len(self.x))
-        generator = torch.Generator().manual_seed(mix(self.seed, ORDER, epoch))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.EPOCH_ORDER, epoch))
         return torch.randperm(len(self.x), generator=generator)
 
     def state_dict(self) -> dict[str, int]:
@@ -218,9 +214,7 @@ def _cells(path: Path) -> tuple[list[str] | None, list[list]]:
             first = opened.readline()
             opened.seek(0)
             mark = max(",;\t", key=first.count)
-            numbered = [
-                (n, row) for n, row in enumerate(csv.reader(opened, delimiter=mark), 1) if row
-            ]
+            numbered = [(n, row) for n, row in enumerate(csv.reader(opened, delimiter=mark), 1) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path} is not a text table ({error}): save it as UTF-8 CSV") from None
     if not numbered:
@@ -245,9 +239,7 @@ def _split_off(path: Path, names, columns) -> tuple[tuple[str, ...], list[list],
     at = known[0] if known else len(columns) - 1
     labels = ["" if cell is None else str(cell) for cell in columns[at]]
     if "" in labels:
-        raise BadInput(
-            f"{path}, data row {labels.index('') + 1}: the label ({names[at]!r}) is empty"
-        )
+        raise BadInput(f"{path}, data row {labels.index('') + 1}: the label ({names[at]!r}) is empty")
     features = tuple(name for i, name in enumerate(names) if i != at)
     return features, [column for i, column in enumerate(columns) if i != at], labels
 
@@ -257,9 +249,7 @@ def _numbers(path: Path, names: tuple[str, ...], columns: list[list]) -> np.ndar
     for name, column in zip(names, columns, strict=True):
         for row, cell in enumerate(column, 1):
             if _number(cell) is None:
-                said = (
-                    "is empty" if cell in ("", None) else f"is {cell!r}, which is no finite number"
-                )
+                said = "is empty" if cell in ("", None) else f"is {cell!r}, which is no finite number"
                 raise BadInput(f"{path}: feature {name!r} in data row {row} {said}")
     return np.array([[float(cell) for cell in column] for column in columns]).T.copy()
 

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from torchstone.data.sampler import EpochSampler, share_of_batch
 from torchstone.data.tabular.dataset import is_table, load_table
-from torchstone.data.vision.batches import Order
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 COUNTS = {"train": 10_000, "val": 2_500, "test": 5_000}
 SEED = 0
@@ -54,14 +54,12 @@ def load_points(spec: str | Path, device: torch.device | str = "cpu") -> Points:
     if str(spec) in DRAWN:
         return _placed(_drawn(str(spec)), device)
     if not is_table(spec):
-        raise BadInput(f"no points {str(spec)!r}: {nearest(str(spec), DRAWN)}, or a table")
+        raise BadInput(f"no points {str(spec)!r}: {did_you_mean(str(spec), DRAWN)}, or a table")
     table = load_table(spec)
     splits = {name: table.part(name)[0].float() for name in COUNTS}
     if len(table.features) < 2:
         raise BadInput(f"{table.name} has one feature: a coupling needs two numbers or more")
-    return _placed(
-        _measured(table.name, table.features, splits, f"{table.note}, labels unused"), device
-    )
+    return _placed(_measured(table.name, table.features, splits, f"{table.note}, labels unused"), device)
 
 
 def _drawn(name: str) -> Points:
@@ -80,9 +78,7 @@ def _measured(name: str, features: tuple[str, ...], splits: dict[str, Tensor], n
     std = splits["train"].std(0)
     for feature, spread in zip(features, std.tolist(), strict=True):
         if not spread > 0:
-            raise BadInput(
-                f"{name}: {feature!r} is always the same: it has no density; leave it out"
-            )
+            raise BadInput(f"{name}: {feature!r} is always the same: it has no density; leave it out")
     mean = splits["train"].mean(0).tolist()
     return Points(name, features, **splits, mean=mean, std=std.tolist(), note=note)
 
@@ -105,15 +101,11 @@ class Draws:
         *,
         seed: int,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ):
-        if batch < 1 or batch % world:
-            raise BadInput(
-                f"a batch of {batch} cannot be shared by {world} processes; use a multiple"
-            )
+        _, share = share_of_batch(batch, rank, world_size)
         self.points, self.batch, self.position = points, batch, 0
-        share = batch // world
-        self.order = Order(len(points), [(rank * share, share)], seed, points.device)
+        self.order = EpochSampler(len(points), [(rank * share, share)], seed, points.device)
 
     def __iter__(self) -> "Draws":
         return self

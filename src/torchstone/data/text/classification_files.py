@@ -49,9 +49,7 @@ def _words(path: Path, text: str) -> list[Example]:
         if cells and cells[0] == "-DOCSTART-":
             continue
         if cells and len(cells) < 2:
-            raise BadInput(
-                f"{path}, line {number}: {line!r} has no label; give a word and its label"
-            )
+            raise BadInput(f"{path}, line {number}: {line!r} has no label; give a word and its label")
         if cells:
             words.append(cells[0])
             labels.append(cells[-1])
@@ -98,10 +96,7 @@ def _table(path: Path, names: list[str] | None, rows: list[list[str]]) -> list[E
         raise BadInput(f"{path} has {len(rows[0])} columns without names: name text and label")
     names = names or (["text", "label"] if len(rows[0]) == 2 else ["text", "text2", "label"])
     lower = [name.lower() for name in names]
-    at = [
-        next((lower.index(n) for n in known if n in lower), None)
-        for known in (FIRST, SECOND, LABEL)
-    ]
+    at = [next((lower.index(n) for n in known if n in lower), None) for known in (FIRST, SECOND, LABEL)]
     first, second, label = at
     if first is None or label is None:
         what = "label" if label is None else "text"
@@ -110,19 +105,14 @@ def _table(path: Path, names: list[str] | None, rows: list[list[str]]) -> list[E
         if not row[label].strip() or not row[first].strip():
             what = "label" if row[first].strip() else "text"
             raise BadInput(f"{path}, data row {number}: the {what} is empty")
-    return [
-        (row[first], row[second] if second is not None else None, row[label].strip())
-        for row in rows
-    ]
+    return [(row[first], row[second] if second is not None else None, row[label].strip()) for row in rows]
 
 
 def hub(spec: str) -> dict[str, list[Example]]:
     try:
         import datasets
     except ImportError:
-        raise BadInput(
-            f"{spec} needs Hugging Face datasets: pip install 'torchstone[hf]'"
-        ) from None
+        raise BadInput(f"{spec} needs Hugging Face datasets: pip install 'torchstone[hf]'") from None
     try:
         tables = datasets.load_dataset(spec[3:])
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines

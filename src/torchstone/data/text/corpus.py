@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torchstone.data import download
 from torchstone.data.splits import SPLITS
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("shakespeare", "python")
 ENDINGS = (".txt", ".md", ".rst", ".py", ".tex", ".text")
@@ -56,7 +56,7 @@ def read_text(spec: str) -> Text:
     if path.is_dir():
         return _finish(path.name, _folder(path), str(path))
     if not path.is_file():
-        raise BadInput(f"no text at {spec!r} ({nearest(spec, BUNDLED)}); give a file or a folder")
+        raise BadInput(f"no text at {spec!r} ({did_you_mean(spec, BUNDLED)}); give a file or a folder")
     return _finish(path.name, {"train": utf8(path)}, str(path))
 
 
@@ -81,9 +81,7 @@ def utf8(path: Path) -> str:
 
 
 def _folder(folder: Path) -> dict[str, str]:
-    files = [
-        file for file in sorted(folder.rglob("*")) if file.suffix in ENDINGS and file.is_file()
-    ]
+    files = [file for file in sorted(folder.rglob("*")) if file.suffix in ENDINGS and file.is_file()]
     files = [file for file in files if not any(p.startswith(".") for p in file.parts[-2:])]
     named = {SPLITS[file.stem]: file for file in files if file.stem in SPLITS}
     if "train" in named:
@@ -110,9 +108,7 @@ def _finish(name: str, parts: dict[str, str], note: str) -> Text:
     if min(len(parts["train"]), len(parts["val"])) < 2:
         raise BadInput(f"{name} has {len(train)} characters: too few to learn from")
     sizes = " / ".join(f"{len(parts[s]):,} {s}" for s in ("train", "val", "test") if parts[s])
-    return Text(
-        name, parts["train"], parts["val"], parts["test"], f"{note}; {sizes} characters{said}"
-    )
+    return Text(name, parts["train"], parts["val"], parts["test"], f"{note}; {sizes} characters{said}")
 
 
 def _documents(name: str, texts: Iterable[str], note: str) -> Text:
@@ -144,15 +140,13 @@ def _library(spec: str) -> list[str]:
     root = folder.joinpath(*spec.split("/")[1:])
     known = [p.name for p in folder.iterdir() if (p / "__init__.py").exists()]
     if ".." in spec or not root.is_dir():
-        raise BadInput(
-            f"the standard library has no package {spec[7:]!r}: {nearest(spec[7:], known)}"
-        )
+        raise BadInput(f"the standard library has no package {spec[7:]!r}: {did_you_mean(spec[7:], known)}")
     apart = {"site-packages", "dist-packages", "test", "tests", "idlelib", "__pycache__"}
     files = [f for f in sorted(root.rglob("*.py")) if not apart & set(f.relative_to(folder).parts)]
     texts = (f.read_text(encoding="utf-8", errors="replace").strip() for f in files)
     texts = [text.replace("\0", "") for text in texts if text]
     if not texts:
-        raise BadInput(f"{spec} has no source here: {nearest(spec[7:], known)}")
+        raise BadInput(f"{spec} has no source here: {did_you_mean(spec[7:], known)}")
     return texts
 
 
@@ -160,9 +154,7 @@ def _hub(spec: str) -> dict[str, str]:
     try:
         import datasets
     except ImportError:
-        raise BadInput(
-            f"{spec} needs Hugging Face datasets: pip install 'torchstone[hf]'"
-        ) from None
+        raise BadInput(f"{spec} needs Hugging Face datasets: pip install 'torchstone[hf]'") from None
     try:
         tables = datasets.load_dataset(str(Path(spec[3:]).expanduser()))
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines

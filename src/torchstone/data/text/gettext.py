@@ -81,9 +81,7 @@ def masked(source: str, target: str) -> tuple[str, str] | None:
 
     sides = []
     for text in (source, target):
-        text = _PLACEHOLDER.sub(
-            lambda found: numbers.setdefault(found[0], f"{{{len(numbers) + 1}}}"), text
-        )
+        text = _PLACEHOLDER.sub(lambda found: numbers.setdefault(found[0], f"{{{len(numbers) + 1}}}"), text)
         text = _KEY.sub("", _TAG.sub(" ", text))
         sides.append(" ".join(text.split()))
     values = [sorted(re.findall(r"\{\d+\}", text)) for text in sides]

@@ -4,10 +4,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import mix
+from torchstone.data.sampler import share_of_batch
 from torchstone.errors import BadInput
-
-WINDOWS = 4  # a purpose of `mix`
+from torchstone.parts.seeding import SeedStream, derive_seed
 
 
 class Windows:
@@ -33,19 +32,16 @@ class Windows:
         *,
         seed: int,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ):
-        if batch < 1 or batch % world:
-            raise BadInput(
-                f"a batch of {batch} cannot be shared by {world} processes; use a multiple"
-            )
+        first, share = share_of_batch(batch, rank, world_size)
         if len(ids) <= length:
             raise BadInput(
                 f"the text has {len(ids)} tokens, too few for windows of {length}: give more text, or "
                 "a shorter context"
             )
         self.batch, self.seed = batch, seed
-        self.share = slice(rank * (batch // world), (rank + 1) * (batch // world))
+        self.share = slice(first, first + share)
         self.rows = ids.unfold(0, length + 1, 1)  # a view: every window there is
         self.position = 0
 
@@ -54,7 +50,9 @@ class Windows:
 
     def __next__(self) -> tuple[Int64[Tensor, "share length"], Int64[Tensor, "share length"]]:
         # on the CPU whatever the device, so that every device sees the same windows
-        generator = torch.Generator().manual_seed(mix(self.seed, WINDOWS, self.position))
+        generator = torch.Generator().manual_seed(
+            derive_seed(self.seed, SeedStream.LM_WINDOWS, self.position)
+        )
         begins = torch.randint(len(self.rows), (self.batch,), generator=generator)[self.share]
         rows = self.rows[begins.to(self.rows.device)]
         self.position += self.batch

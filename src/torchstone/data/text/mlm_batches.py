@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from torchstone.data.sampler import share_of_batch
 from torchstone.data.text.sentence_batches import IGNORED, Alike, Frame, Rows, side_by_side
-from torchstone.data.vision.batches import mix
 from torchstone.errors import BadInput
-
-DRAW = 3  # purpose of the generator, see `mix`
+from torchstone.parts.seeding import SeedStream, derive_seed
 
 
 class Masked(NamedTuple):
@@ -57,12 +56,9 @@ class MaskedText:
         hidden: float = 0.15,
         device: torch.device | str = "cpu",
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ):
-        if batch % world:
-            raise BadInput(
-                f"a batch of {batch} cannot be shared by {world} processes; use a multiple"
-            )
+        share_of_batch(batch, rank, world_size)
         if not 0 < hidden < 1:
             raise BadInput(f"the share of hidden words must lie between 0 and 1, not {hidden}")
         self.documents = [document for document in documents if len(document) > 1]
@@ -78,7 +74,7 @@ class MaskedText:
         self.ordinary = torch.tensor(ordinary)
         self.special = torch.tensor(sorted(frame.special))
         self.batch, self.frame, self.seed, self.pairs = batch, frame, seed, pairs
-        self.hidden, self.device, self.rank, self.world = hidden, device, rank, world
+        self.hidden, self.device, self.rank, self.world_size = hidden, device, rank, world_size
         lengths = [min(self.room, len(self.documents[n]) - begin) for n, begin in self.spans]
         self.alike = Alike(torch.tensor(lengths), batch, seed)
         self.position = 0
@@ -87,10 +83,10 @@ class MaskedText:
         return self
 
     def __next__(self) -> Masked:
-        generator = torch.Generator().manual_seed(mix(self.seed, DRAW, self.position))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.MLM_MASKS, self.position))
         whole = self.make(self.alike.index(self.position).tolist(), generator)
         self.position += self.batch
-        share = self.batch // self.world
+        share = self.batch // self.world_size
         own = slice(self.rank * share, (self.rank + 1) * share)
         parts = Rows(*(part[own].to(self.device) for part in whole.rows))
         return Masked(parts, *(part[own].to(self.device) for part in whole[1:]))
@@ -99,7 +95,7 @@ class MaskedText:
         """The first `most` spans, with the same words hidden every time: to measure by."""
         count = min(most, len(self.spans))
         for start in range(0, count, batch):
-            generator = torch.Generator().manual_seed(mix(0, DRAW, start))
+            generator = torch.Generator().manual_seed(derive_seed(0, SeedStream.MLM_MASKS, start))
             made = self.make(list(range(start, min(start + batch, count))), generator)
             rows = Rows(*(part.to(self.device) for part in made.rows))
             yield Masked(rows, *(part.to(self.device) for part in made[1:]))

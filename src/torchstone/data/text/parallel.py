@@ -11,7 +11,7 @@ import numpy as np
 from torchstone.data.splits import SPLIT_SEED, SPLITS
 from torchstone.data.text import bible, gettext
 from torchstone.data.text.parallel_files import Pairs, aligned, columns, whole
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("gettext", "bible", "copy", "reverse")
 MOST_HELD_OUT = 1_000  # pairs in a test or validation split that is cut here
@@ -58,9 +58,7 @@ def read_pairs(spec: str, source: str = "", target: str = "", *, split: bool = T
         return finish(spec, {"train": _copies()}, "copy: random letters, to be repeated", ("", ""))
     if spec == "reverse":
         pairs = [(text, text[::-1]) for text, _ in _copies(10_000, most=20)]
-        return finish(
-            spec, {"train": pairs}, "reverse: random letters, to be turned round", ("", "")
-        )
+        return finish(spec, {"train": pairs}, "reverse: random letters, to be turned round", ("", ""))
     if spec == "bible":
         names = (source or bible.GREEK, target or bible.ENGLISH)
         verses, note = bible.read(*names)
@@ -85,7 +83,7 @@ def read_pairs(spec: str, source: str = "", target: str = "", *, split: bool = T
             files, names = files[::-1], (source, target)
         pairs = aligned(*files)
         return finish(files[0].name, {"train": pairs}, " and ".join(map(str, files)), names)
-    known = nearest(spec, BUNDLED)
+    known = did_you_mean(spec, BUNDLED)
     raise BadInput(
         f"no pairs at {spec!r} ({known}); give a folder, a .tsv file, or two files joined by a comma"
     )
@@ -148,9 +146,7 @@ def _hub(spec: str, source: str, target: str, finish: Finish) -> PairSet:
     try:
         import datasets
     except ImportError:
-        raise BadInput(
-            f"{spec} needs Hugging Face datasets: pip install 'torchstone[hf]'"
-        ) from None
+        raise BadInput(f"{spec} needs Hugging Face datasets: pip install 'torchstone[hf]'") from None
     try:
         name, _, part = spec[3:].partition(":")
         tables = datasets.load_dataset(str(Path(name).expanduser()), part or None)
@@ -163,9 +159,7 @@ def _hub(spec: str, source: str, target: str, finish: Finish) -> PairSet:
         if not (source and target):
             names = (known[0], known[1]) if len(known) == 2 else ("source", "target")
         if missing := [name for name in names if name not in known]:
-            raise BadInput(
-                f"{spec} has no {missing[0]!r}, only {', '.join(known)}: name two of them"
-            )
+            raise BadInput(f"{spec} has no {missing[0]!r}, only {', '.join(known)}: name two of them")
         pairs = [(str(row[names[0]]).strip(), str(row[names[1]]).strip()) for row in rows]
         parts[SPLITS.get(str(split), str(split))] = whole(pairs, names)
     if "train" not in parts:

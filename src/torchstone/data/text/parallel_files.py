@@ -53,9 +53,7 @@ def whole(pairs: Pairs, names: tuple[str, str]) -> Pairs:
     for number, pair in enumerate(pairs, 1):
         if bool(pair[0]) != bool(pair[1]):
             side = names[bool(pair[0])]
-            raise BadInput(
-                f"line {number} of {side} is empty, its partner is not: fill or cut both"
-            )
+            raise BadInput(f"line {number} of {side} is empty, its partner is not: fill or cut both")
     return [pair for pair in pairs if pair[0]]
 
 

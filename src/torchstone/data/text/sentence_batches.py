@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import Order, mix
+from torchstone.data.sampler import EpochSampler, share_of_batch
 from torchstone.errors import BadInput
+from torchstone.parts.seeding import SeedStream, derive_seed
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-SHUFFLE = 2  # purposes 0 and 1 are an order's and an augmentation's
 IGNORED = -100  # what cross-entropy passes over
 
 
@@ -80,7 +80,7 @@ class Alike:
 
     def __init__(self, lengths: Int64[Tensor, " samples"], batch: int, seed: int, pool: int = 16):
         self.lengths, self.batch, self.seed, self.pool = lengths, batch, seed, pool
-        self.order = Order(len(lengths), [(0, batch * pool)], seed, lengths.device)
+        self.order = EpochSampler(len(lengths), [(0, batch * pool)], seed, lengths.device)
         self.group, self.drawn = -1, torch.empty(0)
 
     def index(self, position: int) -> Int64[Tensor, " batch"]:
@@ -89,7 +89,7 @@ class Alike:
         if group != self.group:
             drawn = self.order.index(group * self.batch * self.pool)
             drawn = drawn[self.lengths[drawn].argsort(stable=True)].view(self.pool, self.batch)
-            generator = torch.Generator().manual_seed(mix(self.seed, SHUFFLE, group))
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.LENGTH_GROUPS, group))
             self.drawn = drawn[torch.randperm(self.pool, generator=generator)]
             self.group = group
         return self.drawn[place]
@@ -119,16 +119,13 @@ class Sentences:
         seed: int,
         device: torch.device | str = "cpu",
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ):
-        if batch % world:
-            raise BadInput(
-                f"a batch of {batch} cannot be shared by {world} processes; use a multiple"
-            )
+        share_of_batch(batch, rank, world_size)
         if not rows:
             raise BadInput("no sentences to make batches of")
         self.rows, self.labels, self.frame, self.device = rows, labels, frame, device
-        self.batch, self.rank, self.world = batch, rank, world
+        self.batch, self.rank, self.world_size = batch, rank, world_size
         self.alike = Alike(torch.tensor([len(row) for row, _ in rows]), batch, seed)
         self.position = 0
 
@@ -138,7 +135,7 @@ class Sentences:
     def __next__(self) -> Labelled:
         index = self.alike.index(self.position)
         self.position += self.batch
-        return self.take(index.chunk(self.world)[self.rank].tolist())
+        return self.take(index.chunk(self.world_size)[self.rank].tolist())
 
     def take(self, index: Sequence[int]) -> Labelled:
         """The samples of these numbers, side by side."""

@@ -4,10 +4,9 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import Order, mix
+from torchstone.data.sampler import EpochSampler, share_of_batch
 from torchstone.errors import BadInput
-
-GAPS = 5  # a purpose of `mix`
+from torchstone.parts.seeding import SeedStream, derive_seed
 
 
 def counts(length: int, density: float, span: float) -> tuple[int, int]:
@@ -99,12 +98,9 @@ class Spans:
         span: float = 3.0,
         seed: int,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ):
-        if batch < 1 or batch % world:
-            raise BadInput(
-                f"a batch of {batch} cannot be shared by {world} processes; use a multiple"
-            )
+        first, share = share_of_batch(batch, rank, world_size)
         self.texts, self.batch, self.seed, self.end = texts, batch, seed, end
         self.device = texts.device
         self.sentinels = sentinels.to(self.device)
@@ -114,8 +110,8 @@ class Spans:
                 f"{self.spans} gaps need {self.spans + 1} sentinels, there are {len(sentinels)}: "
                 "take shorter texts, or a larger span"
             )
-        self.share = slice(rank * (batch // world), (rank + 1) * (batch // world))
-        self.order = Order(len(texts), [(0, batch)], seed, self.device)
+        self.share = slice(first, first + share)
+        self.order = EpochSampler(len(texts), [(0, batch)], seed, self.device)
         self.position = 0
 
     def __iter__(self) -> "Spans":
@@ -123,7 +119,7 @@ class Spans:
 
     def __next__(self) -> tuple[Int64[Tensor, "share source"], Int64[Tensor, "share target"]]:
         texts = self.texts[self.order.index(self.position)[self.share]]
-        generator = torch.Generator().manual_seed(mix(self.seed, GAPS, self.position))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.SPAN_GAPS, self.position))
         drawn = gaps(self.batch, texts.shape[1], self.noise, self.spans, generator)
         noise, number = (each[self.share].to(self.device) for each in drawn)
         self.position += self.batch

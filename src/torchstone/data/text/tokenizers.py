@@ -73,9 +73,7 @@ def learn(
         tokenizer = of_words(models.WordPiece({}, unk_token=unknown), lowercase=True)
         # as special tokens the ends of words get their ids in order, by which equals are told apart
         normalised = (tokenizer.normalizer.normalize_str(text) for text in texts)
-        letters = sorted(
-            {letter for text in normalised for letter in set(text) if letter.isalnum()}
-        )
+        letters = sorted({letter for text in normalised for letter in set(text) if letter.isalnum()})
         settings["special_tokens"] = [*special, *(f"##{letter}" for letter in letters)]
         trainer = trainers.WordPieceTrainer(**settings)
     else:

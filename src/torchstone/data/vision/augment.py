@@ -23,7 +23,7 @@ from torchstone.data.vision.geometric_ops import (
 )
 from torchstone.data.vision.mixup import Mixing, cutmix, either, mixup
 from torchstone.data.vision.randaugment import randaugment
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 __all__ = [
     "Augmentation",
@@ -109,9 +109,7 @@ def _step(word: str) -> tuple[str, Callable]:
     step = parts[1] if parts else word.rstrip("0123456789.-")
     if step not in STEPS:
         example = "steps joined by +, such as flip+crop4+erase0.25"
-        raise BadInput(
-            f"unknown augmentation {word!r}: {nearest(step, ['none', *STEPS])} ({example})"
-        )
+        raise BadInput(f"unknown augmentation {word!r}: {did_you_mean(step, ['none', *STEPS])} ({example})")
     make, defaults, numbers, most = STEPS[step]
     given = [float(number) for number in parts[2].split("-")] if parts and parts[2] else []
     if parts is None or len(given) > len(defaults):

@@ -10,67 +10,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from torchstone.data.sampler import EpochSampler, share_of_batch
 from torchstone.data.vision.dataset import Pictures, scale_and_offset
 from torchstone.data.vision.geometric_ops import Augmentation, Draw
 from torchstone.data.vision.mixup import Mixing
 from torchstone.errors import BadInput
+from torchstone.parts.seeding import SeedStream, derive_seed
 
-ORDER, AUGMENTATION = 0, 1
 _running: weakref.WeakSet = weakref.WeakSet()
-
-
-def mix(seed: int, purpose: int, counter: int) -> int:
-    """One 63-bit seed out of three numbers (the SplitMix64 finaliser, Steele et al. 2014)."""
-    word = 0
-    for number in (seed, purpose, counter):
-        word = (word + number + 0x9E3779B97F4A7C15) % 2**64
-        word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
-        word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) % 2**64
-        word ^= word >> 31
-    return word >> 1
-
-
-class Order:
-    """Which samples come when: permutations of `count`, one an epoch, joined end to end.
-
-    Kept apart from `Batches` so that what workers are fed from does not hold the batches alive.
-    `rows` are the places of a batch that this process needs, as spans (first, count).
-    """
-
-    def __init__(self, count: int, rows: list[tuple[int, int]], seed: int, device: torch.device):
-        self.count, self.rows = count, rows
-        self.seed, self.device = seed, device
-        self.epochs: dict[int, Tensor] = {}
-
-    def index(self, position: int) -> Int64[Tensor, " rows"]:
-        """Which samples this process takes from the batch that begins at `position`."""
-        spans = [self._span(position + first, count) for first, count in self.rows]
-        return spans[0] if len(spans) == 1 else torch.cat(spans)
-
-    def _span(self, position: int, missing: int) -> Tensor:
-        epoch, offset = divmod(position, self.count)
-        if offset + missing <= self.count:
-            return self._epoch(epoch)[offset : offset + missing]
-        pieces = []
-        while missing:
-            pieces.append(self._epoch(epoch)[offset : offset + missing])
-            missing -= len(pieces[-1])
-            epoch, offset = epoch + 1, 0
-        return torch.cat(pieces)
-
-    def _epoch(self, epoch: int) -> Tensor:
-        if epoch not in self.epochs:
-            generator = torch.Generator().manual_seed(mix(self.seed, ORDER, epoch))
-            order = torch.randperm(self.count, generator=generator).to(self.device)
-            # The one before stays: a batch may reach over two epochs, and workers run ahead.
-            self.epochs = {e: o for e, o in self.epochs.items() if e == epoch - 1} | {epoch: order}
-        return self.epochs[epoch]
-
-    def ahead(self, position: int, stride: int) -> Iterator[list[int]]:
-        """The same for `position`, `position + stride` and so on, for workers to decode."""
-        while True:
-            yield self.index(position).tolist()
-            position += stride
 
 
 class Batches:
@@ -100,26 +47,22 @@ class Batches:
         mixing: Mixing | None = None,
         classes: int = 0,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         workers: int | None = None,
     ):
-        if batch < 1 or batch % world:
-            raise BadInput(
-                f"a batch of {batch} cannot be shared by {world} processes; use a multiple"
-            )
+        first, share = share_of_batch(batch, rank, world_size)
         if not len(pictures):
             raise BadInput("no pictures to make batches of")
         self.pictures, self.batch, self.seed = pictures, batch, seed
         self.augment, self.mixing, self.classes = augment, mixing, classes
-        self.share = batch // world
-        self.first = rank * self.share
+        self.first, self.share = first, share
         self.workers = min(4, torch.get_num_threads()) if workers is None else workers
         self.device = pictures.labels.device
         self.factor, self.offset = scale_and_offset(card, self.device)
         rows = [(self.first, self.share)]
-        if mixing and world > 1:
+        if mixing and world_size > 1:
             rows.append(((self.first + self.share) % batch, 1))
-        self.order = Order(len(pictures), rows, seed, self.device)
+        self.order = EpochSampler(len(pictures), rows, seed, self.device)
         self.position = 0
         self.ahead: Iterator | None = None
 
@@ -139,7 +82,9 @@ class Batches:
             images = self._decoded()
         labels = self.pictures.labels.index_select(0, index)
         # On the CPU whatever the device, so that every device sees the same pictures.
-        generator = torch.Generator().manual_seed(mix(self.seed, AUGMENTATION, self.position))
+        generator = torch.Generator().manual_seed(
+            derive_seed(self.seed, SeedStream.AUGMENTATION, self.position)
+        )
         if self.augment:
             images = self.augment(images, self._draw(generator, self.order.rows))
         if self.mixing:
@@ -159,9 +104,7 @@ class Batches:
     def _mixed(self, images: Tensor, labels: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         assert self.mixing
         soft = one_hot(labels, self.classes).float()
-        (own, other), (y, z) = (
-            (e[: self.share], e.roll(-1, 0)[: self.share]) for e in (images, soft)
-        )
+        (own, other), (y, z) = ((e[: self.share], e.roll(-1, 0)[: self.share]) for e in (images, soft))
         mixed, share = self.mixing(own, other, draw)
         return mixed, torch.lerp(z, y, share[:, None])
 

@@ -23,7 +23,7 @@ from torchstone.data.vision import openmoji
 from torchstone.data.vision.dataset import Pictures
 from torchstone.data.vision.image_folder import SUFFIXES
 from torchstone.data.vision.preprocess import decode, fit, readable
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 NAMES = (
     "emoji==2.16.0",
@@ -91,14 +91,8 @@ def _openmoji(size: int) -> tuple[np.ndarray, list[str], list[str]]:
     with download.archive(*NAMES) as opened:
         said = json.loads(opened.read("emoji/unicode_codes/emoji.json"))
     named = {_points(text): each["en"] for text, each in said.items()}
-    rows = [
-        i
-        for i, stem in enumerate(stems)
-        if not TONE.search(stem) and stem.replace("-FE0F", "") in named
-    ]
-    captions = [
-        named[stems[i].replace("-FE0F", "")].strip(":").replace("_", " ").lower() for i in rows
-    ]
+    rows = [i for i, stem in enumerate(stems) if not TONE.search(stem) and stem.replace("-FE0F", "") in named]
+    captions = [named[stems[i].replace("-FE0F", "")].strip(":").replace("_", " ").lower() for i in rows]
     fine = pictures[rows].reshape(len(rows), size, 2, size, 2, 3).astype(np.float32)
     small = fine.mean((2, 4)).round().astype(np.uint8)
     return small.transpose(0, 3, 1, 2), captions, [openmoji.family(stems[i]) for i in rows]
@@ -111,7 +105,7 @@ def _points(text: str) -> str:
 
 def _folder(folder: Path, size: int) -> tuple[np.ndarray, list[str]]:
     if not folder.is_dir():
-        raise BadInput(f"no data {str(folder)!r}: {nearest(str(folder), BUNDLED)}, or {LAYOUT}")
+        raise BadInput(f"no data {str(folder)!r}: {did_you_mean(str(folder), BUNDLED)}, or {LAYOUT}")
     listed = folder / "metadata.jsonl"
     pairs = []
     if listed.exists():
@@ -174,7 +168,7 @@ def asked(tokenizer: Tokenizer, prompt: str, length: int) -> Int64[Tensor, "1 {l
     if not found:
         raise BadInput("the prompt is empty: say what is to be drawn, in words of the captions")
     if strange := [word for word in found if word not in known]:
-        near = nearest(strange[0], sorted(known))
+        near = did_you_mean(strange[0], sorted(known))
         raise BadInput(f"no caption had the word {strange[0]!r}: {near}")
     if len(found) > length - 1:
         raise BadInput(f"a prompt has at most {length - 1} words, not {len(found)}")

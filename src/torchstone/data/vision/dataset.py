@@ -92,9 +92,7 @@ def load_pictures(
     empty, corrupt or too small to split.
     """
     if channels not in (1, 3) or size < 1:
-        raise BadInput(
-            f"pictures have 1 or 3 channels and a positive size, not {channels} and {size}"
-        )
+        raise BadInput(f"pictures have 1 or 3 channels and a positive size, not {channels} and {size}")
     source = sources.read(str(spec))
     train = source.parts["train"]
     sides, clean = _survey(train)
@@ -139,9 +137,7 @@ def scale_and_offset(card: dict, device: torch.device) -> tuple[Tensor | float, 
     if len(factors) == 1:
         return factors[0], offsets[0]
     shape = (1, len(factors), 1, 1)
-    return torch.tensor(factors, device=device).view(shape), torch.tensor(
-        offsets, device=device
-    ).view(shape)
+    return torch.tensor(factors, device=device).view(shape), torch.tensor(offsets, device=device).view(shape)
 
 
 def _survey(part: Part) -> tuple[int, bool]:
@@ -186,9 +182,7 @@ def _measured(pictures: Pictures, ink: bool) -> dict:
     counts, sides = torch.zeros(pictures.take(spread[:1]).shape[1], 256, dtype=torch.int64), []
     for index in spread.split(1000):
         images = pictures.take(index)
-        counts += torch.stack(
-            [torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)]
-        )
+        counts += torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)])
         if ink:
             sides += [longer_side(image) / image.shape[-1] for image in images.numpy()]
     share = counts / counts.sum(1, keepdim=True, dtype=torch.float64)

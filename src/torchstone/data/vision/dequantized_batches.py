@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchstone.data.vision.batches import Batches, mix
+from torchstone.data.vision.batches import Batches
+from torchstone.parts.seeding import SeedStream, derive_seed
 
-CHANCE = 4  # beside `batches.ORDER` and the like
 # a card for `Batches` that leaves pictures as they are, whole numbers from 0 to 255
 WHOLE = {"mean": [0.0], "std": [1 / 255]}
 
@@ -39,7 +39,9 @@ class Chances:
 
     def __next__(self) -> Chanced:
         source = self.batches
-        generator = torch.Generator().manual_seed(mix(source.seed, CHANCE, source.position))
+        generator = torch.Generator().manual_seed(
+            derive_seed(source.seed, SeedStream.DEQUANTIZATION, source.position)
+        )
         pictures, _ = next(source)
         rows = slice(source.first, source.first + source.share)
 

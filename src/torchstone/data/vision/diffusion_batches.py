@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import Batches, mix
-
-NOISE = 2  # beside `batches.ORDER` and `batches.AUGMENTATION`
+from torchstone.data.vision.batches import Batches
+from torchstone.parts.seeding import SeedStream, derive_seed
 
 
 class Noised(NamedTuple):
@@ -49,7 +48,9 @@ class Noising:
 
     def __next__(self) -> Noised:
         source = self.batches
-        generator = torch.Generator().manual_seed(mix(source.seed, NOISE, source.position))
+        generator = torch.Generator().manual_seed(
+            derive_seed(source.seed, SeedStream.DIFFUSION_NOISE, source.position)
+        )
         x, labels = next(source)
         rows = slice(source.first, source.first + source.share)
         t = torch.randint(self.levels, (source.batch,), generator=generator)[rows]

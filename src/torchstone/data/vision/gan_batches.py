@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import Batches, mix
-
-LATENT = 3  # beside `batches.ORDER`, `batches.AUGMENTATION` and `noised.NOISE`
+from torchstone.data.vision.batches import Batches
+from torchstone.parts.seeding import SeedStream, derive_seed
 
 
 class Turn(NamedTuple):
@@ -49,7 +48,9 @@ class Rounds:
 
     def __next__(self) -> Round:
         source = self.batches
-        generator = torch.Generator().manual_seed(mix(source.seed, LATENT, source.position))
+        generator = torch.Generator().manual_seed(
+            derive_seed(source.seed, SeedStream.GAN_LATENT, source.position)
+        )
         rows = slice(source.first, source.first + source.share)
 
         def drawn(*shape: int, of=torch.randn) -> Tensor:

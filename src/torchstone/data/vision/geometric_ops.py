@@ -143,9 +143,7 @@ def erase(
         fits = (tall < height) & (wide < width) & (tall >= 1) & (wide >= 1)
         rows = ((chosen < probability) & fits.any(1)).nonzero(as_tuple=True)[0]
         first = fits[rows].int().argmax(1, keepdim=True)
-        tall, wide, down, right = (
-            e[rows].gather(1, first)[:, 0] for e in (tall, wide, down, right)
-        )
+        tall, wide, down, right = (e[rows].gather(1, first)[:, 0] for e in (tall, wide, down, right))
         top = (down * (height - tall + 1)).floor()
         left = (right * (width - wide + 1)).floor()
         some = images[rows]

@@ -31,9 +31,7 @@ def read(spec: str) -> Source:
     try:
         import datasets
     except ImportError:
-        raise BadInput(
-            f"{spec} needs Hugging Face datasets: pip install 'torchstone[hf]'"
-        ) from None
+        raise BadInput(f"{spec} needs Hugging Face datasets: pip install 'torchstone[hf]'") from None
     try:
         tables = datasets.load_dataset(str(Path(spec[3:]).expanduser()))
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
@@ -63,9 +61,7 @@ def read(spec: str) -> Source:
         if split != "train" and (labels < 0).any():
             continue  # published without labels
         if (labels < 0).any():
-            raise BadInput(
-                f"{spec}: column {label!r} has labels outside its {len(classes)} classes"
-            )
+            raise BadInput(f"{spec}: column {label!r} has labels outside its {len(classes)} classes")
         table = named[split].select_columns([picture])
         parts[split] = whole(Rows(table, picture, f"{split} of {spec}"), labels)
     note = f"{spec}: columns {picture!r} and {label!r}, {len(classes)} classes"

@@ -27,9 +27,7 @@ def read(path: Path) -> Source:
     for prefix, split in SPLITS.items():
         for what, rank in RANK.items():
             if (prefix, what) not in found:
-                raise BadInput(
-                    f"{path} lacks {prefix}-{what}-idx{rank}-ubyte (or the same with .gz)"
-                )
+                raise BadInput(f"{path} lacks {prefix}-{what}-idx{rank}-ubyte (or the same with .gz)")
         images, labels = (_array(found[prefix, what], what) for what in RANK)
         if len(images) != len(labels):
             raise BadInput(f"{path}: {prefix} has {len(images)} images but {len(labels)} labels")

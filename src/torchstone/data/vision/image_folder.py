@@ -65,9 +65,7 @@ def _whole(path: Path, names: list[str], kind: str) -> Source:
     """All splits in one place, or none published."""
     folders = _unwrapped(_tree(names), path)
     published = "train" in folders and len(folders) > 1 and set(folders) <= set(SPLITS)
-    trees = (
-        {SPLITS[k]: _folders(v) for k, v in folders.items()} if published else {"train": folders}
-    )
+    trees = {SPLITS[k]: _folders(v) for k, v in folders.items()} if published else {"train": folders}
     total = len(_files(_tree(names)))
     return _source(path, trees, dict.fromkeys(trees, path), kind, total)
 
@@ -96,9 +94,7 @@ def _source(
     for split, classes in splits.items():
         if strange := sorted(set(classes) - set(known)):
             raise BadInput(f"{path}: class {strange[0]!r} is in {split} but not in train")
-        found = [
-            (n, known.index(c)) for c, inner in classes.items() for n in _pictures(_files(inner))
-        ]
+        found = [(n, known.index(c)) for c, inner in classes.items() for n in _pictures(_files(inner))]
         if not found:
             raise BadInput(f"{path}: {split} holds no pictures in class sub-folders")
         labels = np.array([label for _, label in found])

@@ -108,9 +108,7 @@ def _drawn(sources: list[str], size: int) -> list[tuple[np.ndarray, np.ndarray]]
         return list(bar)
 
 
-def draw(
-    source: str, size: int
-) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"]]:
+def draw(source: str, size: int) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"]]:
     """One drawing's picture and mask."""
     root = ElementTree.fromstring(source)
     mask = np.zeros((size, size), np.uint8)

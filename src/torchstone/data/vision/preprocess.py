@@ -64,9 +64,7 @@ def prepare(picture: Image.Image | str | Path, card: dict) -> UInt8[Tensor, "1 c
     """
     name = "the picture" if isinstance(picture, Image.Image) else str(picture)
     if not isinstance(picture, Image.Image) and not Path(picture).is_file():
-        raise BadInput(
-            f"{name} does not exist" if not Path(picture).exists() else f"{name} is no file"
-        )
+        raise BadInput(f"{name} does not exist" if not Path(picture).exists() else f"{name} is no file")
     with readable(name):
         if isinstance(picture, Image.Image):
             image = decode(picture, card["channels"])
@@ -206,6 +204,4 @@ def readable(name: str) -> Generator[None, None, None]:
     except DAMAGED as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         reason = "no known image format" if isinstance(error, UnidentifiedImageError) else reason
-        raise BadInput(
-            f"{name} is not a readable picture ({reason}); replace or remove it"
-        ) from None
+        raise BadInput(f"{name} is not a readable picture ({reason}); replace or remove it") from None

@@ -15,7 +15,7 @@ from torchstone.data.splits import SPLIT_SEED
 from torchstone.data.vision import openmoji, segmentation_folder
 from torchstone.data.vision.preprocess import decode, readable
 from torchstone.data.vision.segmentation_folder import LAYOUT, Files
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 IN_MEMORY = 2**30  # bytes; a larger set stays on disk and is decoded batch by batch
 THREADS = min(8, os.cpu_count() or 1)
@@ -76,9 +76,7 @@ def load_scenes(spec: str | Path, *, size: int, device: torch.device | str = "cp
         raise BadInput(f"scenes have a size of at least 8, not {size}")
     spec, device = str(spec), torch.device(device)
     if spec in BUNDLED:
-        pictures, masks, families, classes, note = (
-            _openmoji(size) if spec == "openmoji" else _digits(size)
-        )
+        pictures, masks, families, classes, note = _openmoji(size) if spec == "openmoji" else _digits(size)
         whole = {"train": np.arange(len(masks))}
         parts = {
             split: Scenes((_tensor(pictures[rows], device), _tensor(masks[rows], device)), device)
@@ -87,7 +85,7 @@ def load_scenes(spec: str | Path, *, size: int, device: torch.device | str = "cp
     else:
         folder = Path(spec).expanduser()
         if not folder.is_dir():
-            raise BadInput(f"no data {spec!r}: {nearest(spec, BUNDLED)}, or {LAYOUT}")
+            raise BadInput(f"no data {spec!r}: {did_you_mean(spec, BUNDLED)}, or {LAYOUT}")
         pairs, rows, classes, note = segmentation_folder.read(folder)
         stored = len(pairs) * 4 * size**2 > IN_MEMORY
         parts = {}

@@ -7,12 +7,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from torchstone.data.vision.batches import AUGMENTATION, Order, mix
+from torchstone.data.sampler import EpochSampler, share_of_batch
 from torchstone.data.vision.dataset import normalise
 from torchstone.data.vision.geometric_ops import Draw
 from torchstone.data.vision.segmentation import Scenes
 from torchstone.data.vision.segmentation_folder import VOID
 from torchstone.errors import BadInput
+from torchstone.parts.seeding import SeedStream, derive_seed
 
 Pair = tuple[Tensor, Tensor]
 
@@ -73,8 +74,7 @@ def from_name(name: str) -> Move | None:
             shift = float(found[1])
         else:
             raise BadInput(
-                f"unknown augmentation {word!r} of scenes: none, or flip, scale0.5-2 and shift0.1 "
-                "joined by +"
+                f"unknown augmentation {word!r} of scenes: none, or flip, scale0.5-2 and shift0.1 joined by +"
             )
     if not 0 < low <= high or shift >= 1:
         raise BadInput(
@@ -101,17 +101,13 @@ class SceneBatches:
         card: dict,
         augment: Move | None = None,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ):
-        if batch < 1 or batch % world:
-            raise BadInput(
-                f"a batch of {batch} cannot be shared by {world} processes; use a multiple"
-            )
+        first, share = share_of_batch(batch, rank, world_size)
         self.scenes, self.batch, self.seed = scenes, batch, seed
         self.card, self.augment = card, augment
-        self.share = batch // world
-        self.first = rank * self.share
-        self.order = Order(len(scenes), [(self.first, self.share)], seed, scenes.device)
+        self.first, self.share = first, share
+        self.order = EpochSampler(len(scenes), [(self.first, self.share)], seed, scenes.device)
         self.position = 0
 
     def __iter__(self) -> "SceneBatches":
@@ -129,7 +125,9 @@ class SceneBatches:
 
     def _draw(self, *shape: int) -> Tensor:
         # on the CPU whatever the device, so that every device sees the same pictures
-        generator = torch.Generator().manual_seed(mix(self.seed, AUGMENTATION, self.position))
+        generator = torch.Generator().manual_seed(
+            derive_seed(self.seed, SeedStream.AUGMENTATION, self.position)
+        )
         numbers = torch.rand(self.batch, *shape, generator=generator)
         return numbers[self.first : self.first + self.share].to(self.scenes.device)
 

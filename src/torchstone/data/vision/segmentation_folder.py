@@ -111,9 +111,7 @@ def _pairs(place: Path) -> list[tuple[Path, Path]]:
             + f" ({len(lone)} such pictures)" * (len(lone) > 1)
         )
     if lone := sorted(labels.keys() - found.keys()):
-        raise BadInput(
-            f"{labels[lone[0]]} has no picture in {pictures}: add it, or remove the mask"
-        )
+        raise BadInput(f"{labels[lone[0]]} has no picture in {pictures}: add it, or remove the mask")
     return [(found[stem], labels[stem]) for stem in sorted(found)]
 
 

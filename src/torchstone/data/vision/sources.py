@@ -8,7 +8,7 @@ import numpy as np
 from torchstone.data import download
 from torchstone.data.splits import Arrays, Source, finish, whole
 from torchstone.data.vision import huggingface, idx, image_folder
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("digits", "mnist5k")
 MNIST5K = (
@@ -33,7 +33,7 @@ def read(spec: str) -> Source:
         return image_folder.read_zip(path)
     if path.name != spec:
         raise BadInput(f"{spec} does not exist; give a folder with a sub-folder for each class")
-    raise BadInput(f"no data set, folder or file {spec!r}: {nearest(spec, BUNDLED)}")
+    raise BadInput(f"no data set, folder or file {spec!r}: {did_you_mean(spec, BUNDLED)}")
 
 
 def _digits() -> Source:

@@ -44,9 +44,7 @@ def mel(hertz: float) -> float:
     return 2595 * math.log10(1 + hertz / 700)
 
 
-def mel_filters(
-    bins: int, bands: int, rate: int, low: float, high: float
-) -> Float[Tensor, "bins bands"]:
+def mel_filters(bins: int, bands: int, rate: int, low: float, high: float) -> Float[Tensor, "bins bands"]:
     """Triangles over the bins 0 to rate/2, their feet and tops evenly apart in mel, of height 1.
 
     Raises:
@@ -74,9 +72,7 @@ def cepstra(logs: Float[Tensor, "*batch bands"], count: int) -> Float[Tensor, "*
     return logs @ matrix.to(logs)
 
 
-def deltas(
-    x: Float[Tensor, "*batch frames width"], reach: int = 2
-) -> Float[Tensor, "*batch frames width"]:
+def deltas(x: Float[Tensor, "*batch frames width"], reach: int = 2) -> Float[Tensor, "*batch frames width"]:
     """Slopes a frame: Σ n (x_{t+n} − x_{t−n}) / 2 Σ n² over n up to `reach`, the least-squares line
     through the frames around t (Furui 1986). The first and last frame stand for those beyond."""
     frames = torch.arange(x.shape[-2], device=x.device)
@@ -137,9 +133,7 @@ class Spectra:
         """
         window, hop = self.samples
         if int(lengths.min()) < window:
-            raise BadInput(
-                f"a sound of {int(lengths.min())} samples is less than a window, {window}"
-            )
+            raise BadInput(f"a sound of {int(lengths.min())} samples is less than a window, {window}")
         size = 2 ** math.ceil(math.log2(window))
         spectrum = power(waves, window, hop, size)
         filters = mel_filters(spectrum.shape[-1], self.bands, self.rate, self.low, self.rate / 2)

@@ -55,9 +55,7 @@ class Inverted(nn.Module):
         layers: list[nn.Module] = []
         if wide != inputs:
             layers.append(conv_norm_act(inputs, wide, 1, norm=norm, act=act))
-        layers.append(
-            conv_norm_act(wide, wide, kernel, step, groups=wide, dilation=rate, norm=norm, act=act)
-        )
+        layers.append(conv_norm_act(wide, wide, kernel, step, groups=wide, dilation=rate, norm=norm, act=act))
         if squeezes:
             squeezed = whole_eights(wide / 4)
             layers.append(SqueezeExcitation(wide, squeezed, gate=F.hardsigmoid))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 Batch = Float[Tensor, "batch *shape"]
 Levels = Int64[Tensor, " batch"]
@@ -22,9 +22,7 @@ SCHEDULES = ("linear", "scaled_linear", "cosine")
 TOLD = ("epsilon", "x0", "v")
 
 
-def schedule(
-    name: str, levels: int, first: float = 1e-4, last: float = 0.02
-) -> Float[Tensor, " levels"]:
+def schedule(name: str, levels: int, first: float = 1e-4, last: float = 0.02) -> Float[Tensor, " levels"]:
     """The share β of new noise at each level.
 
     - `linear`: from `first` to `last` (Ho et al., section 4)
@@ -36,7 +34,7 @@ def schedule(
         BadInput: an unknown name; no levels; numbers that are no shares.
     """
     if name not in SCHEDULES:
-        raise BadInput(f"unknown noise schedule {name!r}: {nearest(name, SCHEDULES)}")
+        raise BadInput(f"unknown noise schedule {name!r}: {did_you_mean(name, SCHEDULES)}")
     if levels < 1 or not 0 < first <= last < 1:
         raise BadInput(
             f"a noise schedule needs at least 1 level and 0 < first <= last < 1, not {levels} levels, "

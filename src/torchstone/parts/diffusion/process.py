@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 from torchstone.parts.diffusion.noise_schedule import TOLD, Noise, schedule
 
 Batch = Float[Tensor, "batch *shape"]
@@ -55,7 +55,7 @@ class Process:
         for name, known in (("told", TOLD), ("sampler", SAMPLERS), ("spacing", SPACINGS)):
             if getattr(self, name) not in known:
                 wrong = getattr(self, name)
-                raise BadInput(f"a diffusion has no {name} {wrong!r}: {nearest(wrong, known)}")
+                raise BadInput(f"a diffusion has no {name} {wrong!r}: {did_you_mean(wrong, known)}")
 
     def noise(self) -> Noise:
         """The tables."""

@@ -108,7 +108,5 @@ class Sketch(nn.Module):
         self.hidden = nn.Linear(width, hidden)
         self.out = nn.Linear(hidden, torch.Size(self.shape).numel())
 
-    def forward(
-        self, said: Float[Tensor, "batch inner"]
-    ) -> Float[Tensor, "batch channel height width"]:
+    def forward(self, said: Float[Tensor, "batch inner"]) -> Float[Tensor, "batch channel height width"]:
         return self.out(F.silu(self.hidden(said))).unflatten(1, self.shape)

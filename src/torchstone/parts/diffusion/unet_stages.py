@@ -20,9 +20,7 @@ class Down(nn.Module):
     What comes of every block, and the smaller grid, is kept in `skips` for the way up.
     """
 
-    def __init__(
-        self, blocks: Iterable[Block], attentions: Iterable[Attend], resize: nn.Module | None
-    ):
+    def __init__(self, blocks: Iterable[Block], attentions: Iterable[Attend], resize: nn.Module | None):
         super().__init__()
         self.blocks, self.attentions = nn.ModuleList(blocks), nn.ModuleList(attentions)
         self.resize = resize
@@ -49,9 +47,7 @@ class Down(nn.Module):
 class Up(nn.Module):
     """The same the other way: every block takes from `skips` what was kept last, beside its input."""
 
-    def __init__(
-        self, blocks: Iterable[Block], attentions: Iterable[Attend], resize: nn.Module | None
-    ):
+    def __init__(self, blocks: Iterable[Block], attentions: Iterable[Attend], resize: nn.Module | None):
         super().__init__()
         self.blocks, self.attentions = nn.ModuleList(blocks), nn.ModuleList(attentions)
         self.resize = resize

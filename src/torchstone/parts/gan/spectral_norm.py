@@ -30,9 +30,7 @@ class Spectral(nn.Module):
         self.dim, self.iterations, self.eps = dim, iterations, eps
         matrix = self.matrix(weight.detach())
         for name, side in zip("uv", matrix.shape, strict=True):
-            self.register_buffer(
-                name, F.normalize(matrix.new_empty(side).normal_(), dim=0, eps=eps)
-            )
+            self.register_buffer(name, F.normalize(matrix.new_empty(side).normal_(), dim=0, eps=eps))
         self.turn(matrix, WARM)
 
     def matrix(self, weight: Tensor) -> Float[Tensor, "outputs inputs"]:

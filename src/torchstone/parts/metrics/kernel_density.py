@@ -16,7 +16,6 @@ def log_kernel_density(
     scaled, numbers = points / bandwidth, x.shape[1]
     constant = numbers * math.log(bandwidth * math.sqrt(2 * math.pi)) + math.log(len(points))
     parts = [
-        torch.logsumexp(-0.5 * torch.cdist(rows / bandwidth, scaled).square(), 1)
-        for rows in x.split(ROWS)
+        torch.logsumexp(-0.5 * torch.cdist(rows / bandwidth, scaled).square(), 1) for rows in x.split(ROWS)
     ]
     return torch.cat(parts) - constant

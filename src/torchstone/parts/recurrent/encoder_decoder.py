@@ -127,9 +127,7 @@ class Translator(nn.Module):
         return found[:, 1:]
 
     @torch.no_grad()
-    def looks(
-        self, source: Int64[Tensor, "b m"], target: Int64[Tensor, "b n"]
-    ) -> Float[Tensor, "b 1 n m"]:
+    def looks(self, source: Int64[Tensor, "b m"], target: Int64[Tensor, "b n"]) -> Float[Tensor, "b 1 n m"]:
         """How attention is shared out over the source before each token that follows the target's."""
         shares = self.decode(target, *self.read(source))[2]
         if shares is None:

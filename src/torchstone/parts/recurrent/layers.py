@@ -75,13 +75,9 @@ class Recurrent(nn.Module):
     ):
         super().__init__()
         if min(inputs, hidden, layers) < 1:
-            raise BadInput(
-                f"inputs, hidden and layers are at least 1: {inputs}, {hidden}, {layers}"
-            )
+            raise BadInput(f"inputs, hidden and layers are at least 1: {inputs}, {hidden}, {layers}")
         if combine not in ("concatenate", "sum", "average"):
-            raise BadInput(
-                f"directions are combined by concatenate, sum or average, not {combine!r}"
-            )
+            raise BadInput(f"directions are combined by concatenate, sum or average, not {combine!r}")
         if path not in ("fast", "written"):
             raise BadInput(f"the path is fast or written, not {path!r}")
         if path == "fast" and cell.fused is None:
@@ -159,10 +155,7 @@ class Recurrent(nn.Module):
             raise BadInput(f"the state's shapes are {wanted}, not {shapes}")
         if lengths is None or torch.compiler.is_compiling():
             return
-        if (
-            len(lengths) != len(x)
-            or not 1 <= int(lengths.min()) <= int(lengths.max()) <= x.shape[1]
-        ):
+        if len(lengths) != len(x) or not 1 <= int(lengths.min()) <= int(lengths.max()) <= x.shape[1]:
             raise BadInput(f"lengths are 1 to {x.shape[1]}, not {lengths.min()} to {lengths.max()}")
 
     def _fast(self, x: Tensor, lengths: Tensor | None, state: State) -> tuple[Tensor, State]:
@@ -199,15 +192,11 @@ class Recurrent(nn.Module):
                 x = self._dropped(x, lengths)
         return x.transpose(0, 1), tuple(torch.stack(each) for each in zip(*ends, strict=True))
 
-    def _read(
-        self, x: Tensor, name: str, state: State, there: Tensor | None
-    ) -> tuple[Tensor, State]:
+    def _read(self, x: Tensor, name: str, state: State, there: Tensor | None) -> tuple[Tensor, State]:
         """One layer in one direction: outputs (time, batch, units) and the state at the end."""
         weight, bias = getattr(self, f"weight_hh_{name}"), getattr(self, f"bias_hh_{name}", None)
         project = getattr(self, f"weight_hr_{name}", None)
-        sums = F.linear(
-            x, getattr(self, f"weight_ih_{name}"), getattr(self, f"bias_ih_{name}", None)
-        )
+        sums = F.linear(x, getattr(self, f"weight_ih_{name}"), getattr(self, f"bias_ih_{name}", None))
         moments = range(len(x))
         outputs: list[Tensor] = []
         for t in reversed(moments) if name.endswith("_reverse") else moments:

@@ -127,9 +127,7 @@ class Network(nn.Module):
 
 
 @torch.no_grad()
-def start(
-    net: Recurrent, how: str = "uniform", *, forget: float | None = None, moments: int = 2
-) -> None:
+def start(net: Recurrent, how: str = "uniform", *, forget: float | None = None, moments: int = 2) -> None:
     """How weights begin, where not as torch's do.
 
     Args:

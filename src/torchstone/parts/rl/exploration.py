@@ -27,9 +27,7 @@ class EpsilonGreedy:
         rate: steps of all worlds so far -> ε.
     """
 
-    def __init__(
-        self, greedy: Callable[[Tensor], Tensor], actions: int, rate: Callable[[int], float]
-    ):
+    def __init__(self, greedy: Callable[[Tensor], Tensor], actions: int, rate: Callable[[int], float]):
         self.greedy, self.actions, self.rate = greedy, actions, rate
 
     def begin(self, length: int, worlds: int, frames: int, generator: torch.Generator) -> None:

@@ -150,9 +150,7 @@ class RecurrentActorCritic(nn.Module):
         side = x.new_zeros(len(firsts), int(lengths.max()), width)
         side = side.index_put((segment, place), x.flatten(0, 1))
         fresh = starts.flatten()[firsts][:, None]
-        state = tuple(
-            each[firsts // time].transpose(0, 1).masked_fill(fresh, 0.0) for each in memory
-        )
+        state = tuple(each[firsts // time].transpose(0, 1).masked_fill(fresh, 0.0) for each in memory)
         read, ends = self.memory(side, lengths, state)
         return read[segment, place].view_as(x), ends, segment.view(worlds, time)
 

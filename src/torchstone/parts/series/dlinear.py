@@ -23,9 +23,7 @@ class DLinear(nn.Module):
         self.trend = nn.Linear(context, horizon)
         self.rest = nn.Linear(context, horizon)
 
-    def forward(
-        self, past: Float[Tensor, "batch context columns"]
-    ) -> Float[Tensor, "batch horizon columns"]:
+    def forward(self, past: Float[Tensor, "batch context columns"]) -> Float[Tensor, "batch horizon columns"]:
         x = past.transpose(1, 2)
         wide = F.pad(x, (KERNEL // 2, KERNEL // 2), mode="replicate")
         trend = F.avg_pool1d(wide, KERNEL, stride=1)

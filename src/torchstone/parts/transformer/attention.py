@@ -153,9 +153,7 @@ class MultiHead(nn.Module):
         """Attention of `x` to itself, or to `memory` (whose keys `past` then holds from the first call on)."""
         q, k, v = self.project(x, memory, past)
         dropout = self.dropout if self.training else 0.0
-        y = attention(
-            q, k, v, mask=mask, bias=bias, causal=causal, scale=self.scale, dropout=dropout
-        )
+        y = attention(q, k, v, mask=mask, bias=bias, causal=causal, scale=self.scale, dropout=dropout)
         return self.out(y.transpose(1, 2).flatten(2))
 
     def project(

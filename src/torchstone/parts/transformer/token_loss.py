@@ -27,9 +27,7 @@ def token_loss(
     return {"loss": loss, "accuracy": right.sum() / count, "weight": count}
 
 
-def unigram(
-    known: Int64[Tensor, " known"], asked: Int64[Tensor, " asked"], vocabulary: int
-) -> float:
+def unigram(known: Int64[Tensor, " known"], asked: Int64[Tensor, " asked"], vocabulary: int) -> float:
     """Cross-entropy (nats) of `asked`, told by how often each token is in `known`, and once more."""
     counts = torch.bincount(known.cpu(), minlength=vocabulary).double() + 1  # none is impossible
     return float(-(counts / counts.sum()).log()[asked.cpu()].mean())

@@ -27,7 +27,7 @@ than 4096: ten classes of digits do not need 54 million weights there.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -38,10 +38,11 @@ from torch import Tensor, nn
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.parts.conv.local_response_norm import local_response_norm, written_out
 from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.parts.init import fill
+from torchstone.parts.init import init_
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
@@ -56,21 +57,13 @@ class Recipe:
     channels: int = 1  # 1 grey, 3 colour
     hidden: int = 512  # units in each full layer (papers: 4096)
     steps: int = 150  # updates
-    batch: int = 64  # pictures an update
-    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
-    lr: float = 5e-4  # highest learning rate
-    momentum: float = 0.8  # share of the last step kept (Adam: β1)
-    weight_decay: float = 0.02  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
-    warmup: float = 0.1  # share of the steps in which the rate rises
+    batch_size: int = 64  # pictures an update
+    optim: OptimConfig = OptimConfig(
+        optimizer="adamw", lr=5e-4, beta1=0.8, weight_decay=0.02, warmup_ratio=0.1
+    )  # optimizer, schedule, precision
     augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
     weights: str | None = None  # start from a published file's or a run's
     freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
-    ema: float = 0.0  # decay of the weights' moving average, 0 for none
-    clip: float | None = None  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
     seed: int = 0  # of weights, order and augmentation
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -82,12 +75,8 @@ IMAGENET = Recipe(
     channels=3,
     hidden=4096,
     steps=900_000,
-    batch=128,
-    optimiser="sgd",
-    lr=0.01,
-    momentum=0.9,
-    weight_decay=5e-4,
-    warmup=0.0,
+    batch_size=128,
+    optim=replace(Recipe.optim, optimizer="sgd", lr=0.01, beta1=0.9, weight_decay=5e-4, warmup_ratio=0.0),
     augment="flip-crop4",
 )
 
@@ -97,7 +86,7 @@ RECIPES = {
     # 90 epochs; the paper took six days on two GTX 580 and reports a top-5 error of 18.2 %
     "imagenet": IMAGENET,
     # for tests: seconds
-    "smoke": Recipe(data="digits", size=63, steps=70, batch=32, augment="none"),
+    "smoke": Recipe(data="digits", size=63, steps=70, batch_size=32, augment="none"),
 }
 
 # outputs, kernel, stride, padding; "pool" is the overlapping maximum, 3×3 in steps of 2
@@ -134,14 +123,12 @@ class AlexNet(nn.Module):
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                fill(module.weight, "he")
+                init_(module.weight, "he")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(last.weight, 0, 0.01)  # no class is preferred at the start
 
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         return self.classifier(self.avgpool(self.features(images)).flatten(1))
 
 
@@ -174,9 +161,7 @@ class AlexNetPaper(nn.Module):
                 alive = layer in ("conv2", "conv4", "conv5", "fc6", "fc7")
                 nn.init.constant_(parameter, 1.0 if alive else 0.0)
 
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         x = self.pool(self.norm(F.relu(self.conv1(images))))
         x = self.pool(self.norm(F.relu(self.conv2(x))))
         x = F.relu(self.conv3(x))
@@ -203,7 +188,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     least = SMALLEST[recipe.variant]
     if recipe.size < least:
         raise BadInput(f"{recipe.variant} needs a size of {least} or more, not {recipe.size}")
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
     arguments = {
         "num_classes": len(data.classes),

@@ -31,9 +31,9 @@ training; ours starts from random weights. Momentum is Nesterov's; evaluation is
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from torchstone.data.vision.segmentation import load_scenes
 from torchstone.engine import device, parallel, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.parts.conv import mobilenet_v3
 from torchstone.parts.conv.convolution import conv_norm_act
@@ -66,19 +67,11 @@ class Recipe:
     size: int = 64  # pixels a side
     variant: str = "deeplab_small"  # which network
     steps: int = 1350  # updates
-    batch: int = 8  # pictures an update
-    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
-    lr: float = 3e-3  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    weight_decay: float = 0.01  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear", "poly", "step"] = "poly"  # how the rate falls
-    warmup: float = 0.05  # share of the steps in which the rate rises
+    batch_size: int = 8  # pictures an update
+    optim: OptimConfig = OptimConfig(
+        optimizer="adamw", lr=3e-3, weight_decay=0.01, lr_schedule="poly", warmup_ratio=0.05
+    )  # optimizer, schedule, precision
     augment: str = "flip"  # none, or flip, scale0.5-2, shift0.1 joined by +
-    ema: float = 0.0  # decay of the weights' moving average, 0 for none
-    clip: float | None = None  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
     seed: int = 0  # of weights, order and augmentation
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -92,15 +85,14 @@ RECIPES = {
         size=513,
         variant="deeplab_resnet101",
         steps=30_000,
-        batch=16,
-        optimiser="sgd",
-        lr=0.007,
-        weight_decay=1e-4,
-        warmup=0.0,
+        batch_size=16,
+        optim=replace(Recipe.optim, optimizer="sgd", lr=0.007, weight_decay=1e-4, warmup_ratio=0.0),
         augment="flip+scale0.5-2",
     ),
     # for tests: seconds
-    "smoke": Recipe(data="digits", size=16, steps=80, batch=16, lr=0.01, augment="none"),
+    "smoke": Recipe(
+        data="digits", size=16, steps=80, batch_size=16, optim=replace(Recipe.optim, lr=0.01), augment="none"
+    ),
 }
 
 
@@ -161,8 +153,7 @@ class Segmenter(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> (
-        Float[Tensor, "batch classes height width"]
-        | tuple[Float[Tensor, "batch classes height width"], ...]
+        Float[Tensor, "batch classes height width"] | tuple[Float[Tensor, "batch classes height width"], ...]
     ):
         def enlarged(logits: Tensor) -> Tensor:
             return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
@@ -182,9 +173,7 @@ def residual(net: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     return early, last
 
 
-def resnet(
-    layers: int, num_classes: int = 21, aux: bool = True, head: Callable = deeplab_head
-) -> Segmenter:
+def resnet(layers: int, num_classes: int = 21, aux: bool = True, head: Callable = deeplab_head) -> Segmenter:
     """Stages three and four at the second's grid, an eighth of the picture."""
     # a stage's first block still reads the grid as the stage before left it
     backbone = ResNet(dilated(Bottleneck, {256: (1, 2), 512: (2, 4)}), DEPTHS[layers])
@@ -226,12 +215,12 @@ def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    if recipe.batch // max(1, recipe.accumulate) // parallel.world() < 2:
+    if recipe.batch_size // max(1, recipe.optim.grad_accum_steps) // parallel.world_size() < 2:
         raise BadInput(
-            f"a batch of {recipe.batch} leaves one picture a pass, which batch norm cannot do with "
+            f"a batch of {recipe.batch_size} leaves one picture a pass, which batch norm cannot do with "
             "the mean over places: give at least 2 for each micro-batch and process"
         )
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     data = load_scenes(recipe.data, size=recipe.size, device=place)
     arguments = {"num_classes": len(data.classes)}
     rng.seed(recipe.seed)
@@ -263,10 +252,7 @@ def both_heads(variant: str) -> int:
 
 
 FACTS = [
-    *(
-        Fact(f"{v} parameters", lambda v=v: parameters(unmade(v)), n)
-        for v, (n, _) in COUNTS.items()
-    ),
+    *(Fact(f"{v} parameters", lambda v=v: parameters(unmade(v)), n) for v, (n, _) in COUNTS.items()),
     *(
         Fact(
             f"{v} parameters without the auxiliary head",
@@ -275,10 +261,7 @@ FACTS = [
         )
         for v, n in ALONE.items()
     ),
-    *(
-        Fact(f"{v} multiply-accumulates", lambda v=v: both_heads(v), n)
-        for v, (_, n) in COUNTS.items()
-    ),
+    *(Fact(f"{v} multiply-accumulates", lambda v=v: both_heads(v), n) for v, (_, n) in COUNTS.items()),
 ]
 
 

@@ -28,7 +28,7 @@ has torch's settings up to B4, both as torchvision's. AutoAugment and RMSProp's 
 import math
 from collections import namedtuple
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -40,10 +40,11 @@ from torch import Tensor, nn
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.conv.convolution import SamePadding, conv_norm_act, strided, whole_eights
 from torchstone.parts.conv.stochastic_depth import StochasticDepth, growing
-from torchstone.parts.facts import Fact, Pair, macs, parameters
+from torchstone.parts.facts import Fact, ParityCase, macs, parameters
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
@@ -64,21 +65,13 @@ class Recipe:
     dropout: float = 0.2  # share of features forgotten before the last layer
     drop_branches: float = 0.1  # rate at which the last residual branches are left out
     steps: int = 400  # updates
-    batch: int = 64  # pictures an update
-    optimiser: Literal["sgd", "adam", "adamw", "rmsprop"] = "adamw"  # rule of descent
-    lr: float = 5e-3  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    weight_decay: float = 0.02  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
-    warmup: float = 0.1  # share of the steps in which the rate rises
+    batch_size: int = 64  # pictures an update
+    optim: OptimConfig = OptimConfig(
+        optimizer="adamw", lr=5e-3, weight_decay=0.02, warmup_ratio=0.1
+    )  # optimizer, schedule, precision
     augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
     weights: str | None = None  # start from a published file's or a run's
     freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
-    ema: float = 0.0  # decay of the weights' moving average, 0 for none
-    clip: float | None = None  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
     seed: int = 0  # of weights, order and augmentation
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -91,13 +84,11 @@ RECIPES = {
     # the paper: 0.771, with AutoAugment, random crops and a rate falling in steps, left out here
     "imagenet": Recipe(
         data="hf:ILSVRC/imagenet-1k", size=224, channels=3, stride=32, drop_branches=0.2,
-        steps=109_000, batch=4096, accumulate=16, optimiser="rmsprop", lr=0.256, weight_decay=1e-5,
-        warmup=5 / 350, augment="flip-crop4", ema=0.9999, precision="bf16",
-    ),
+        steps=109_000, batch_size=4096, optim=replace(Recipe.optim, optimizer="rmsprop", lr=0.256, weight_decay=1e-5, warmup_ratio=5 / 350, grad_accum_steps=16, ema_decay=0.9999, precision="bf16"), augment="flip-crop4"),
     # for tests: seconds
     "smoke": Recipe(
         data="digits", width=0.25, depth=0.25, size=16, stride=4, dropout=0.0, drop_branches=0.0,
-        steps=60, batch=32, augment="shift2",
+        steps=60, batch_size=32, augment="shift2",
     ),
 }
 # fmt: on
@@ -217,9 +208,7 @@ class EfficientNet(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(4 * last, num_classes))
         initialise(self)
 
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         return self.classifier(self.features(images).mean((2, 3)))
 
 
@@ -271,7 +260,7 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
     names = ("channels", "stride", "dropout", "drop_branches", "width", "depth")
     arguments = {n: value for n in names if (value := getattr(recipe, n)) is not None}
@@ -324,7 +313,7 @@ def reference():
         ours.load_state_dict(published(variant, theirs.state_dict()))
         images = torch.randn(2, 3, 64, 64)
         if variant == "efficientnet_b0":
-            yield Pair(ours.eval(), theirs.eval(), images, optimiser=None)
+            yield ParityCase(ours.eval(), theirs.eval(), images, optimizer=None)
         ours, theirs, images = ours.to(dtype), theirs.to(dtype), images.to(dtype)
-        yield Pair(ours.eval(), theirs.eval(), images, optimiser=None)
-        yield Pair(ours.train(), theirs.train(), images)
+        yield ParityCase(ours.eval(), theirs.eval(), images, optimizer=None)
+        yield ParityCase(ours.train(), theirs.train(), images)

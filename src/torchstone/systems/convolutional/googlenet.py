@@ -25,7 +25,7 @@ size; the paper's 5×5 pooling asks for pictures of 223 to 226 pixels.
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -36,11 +36,12 @@ from torch import Tensor, nn
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.parts.conv.branches import Branches
 from torchstone.parts.conv.local_response_norm import local_response_norm, written_out
 from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.parts.init import fill
+from torchstone.parts.init import init_
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
@@ -54,21 +55,13 @@ class Recipe:
     size: int = 64  # side of a picture, pixels
     channels: int = 1  # 1 grey, 3 colour
     steps: int = 150  # updates
-    batch: int = 64  # pictures an update
-    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
-    lr: float = 2e-3  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    weight_decay: float = 0.02  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
-    warmup: float = 0.1  # share of the steps in which the rate rises
+    batch_size: int = 64  # pictures an update
+    optim: OptimConfig = OptimConfig(
+        optimizer="adamw", lr=2e-3, weight_decay=0.02, warmup_ratio=0.1
+    )  # optimizer, schedule, precision
     augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
     weights: str | None = None  # start from a published file's or a run's
     freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
-    ema: float = 0.0  # decay of the weights' moving average, 0 for none
-    clip: float | None = None  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
     seed: int = 0  # of weights, order and augmentation
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -83,15 +76,12 @@ RECIPES = {
         size=224,
         channels=3,
         steps=2_500_000,
-        batch=128,
-        optimiser="sgd",
-        lr=0.01,
-        weight_decay=2e-4,
+        batch_size=128,
+        optim=replace(Recipe.optim, optimizer="sgd", lr=0.01, weight_decay=2e-4, ema_decay=0.9999),
         augment="flip-crop4",
-        ema=0.9999,
     ),
     # for tests: seconds
-    "smoke": Recipe(data="digits", size=32, steps=24, batch=32, augment="none"),
+    "smoke": Recipe(data="digits", size=32, steps=24, batch_size=32, augment="none"),
 }
 
 # table 1: maps of 1×1, 3×3 reduce, 3×3, 5×5 reduce, 5×5, pool projection
@@ -154,7 +144,7 @@ class GoogLeNet(nn.Module):
         self.fc = nn.Linear(inputs, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                fill(module.weight, "he")
+                init_(module.weight, "he")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
@@ -224,7 +214,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     variant, size, (least, most) = recipe.variant, recipe.size, SIZES[recipe.variant]
     if not least <= size <= most:
         raise BadInput(f"{variant} needs a size of {least} to {most}, not {size}")
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
     arguments = {"num_classes": len(data.classes), "channels": data.card["channels"]}
     rng.seed(recipe.seed)
@@ -308,9 +298,7 @@ class WrittenOut(nn.Module):
         def module(x, place):
             one, three, five, pool = net.get_submodule(f"inception{place}").children()
             three, five = (conv(conv(x, branch[0]), branch[1]) for branch in (three, five))
-            return torch.cat(
-                [conv(x, one), three, five, conv(F.max_pool2d(x, 3, 1, 1), pool[1])], 1
-            )
+            return torch.cat([conv(x, one), three, five, conv(F.max_pool2d(x, 3, 1, 1), pool[1])], 1)
 
         def heard(x, head):
             x = conv(F.avg_pool2d(x, 5, 3), head.conv).flatten(1)

@@ -28,7 +28,7 @@ for other classes than ten they are random signs, which the paper names as the a
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.parts.facts import Fact, layers, macs, parameters
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
@@ -51,21 +52,13 @@ class Recipe:
     data: str = "mnist5k"  # mnist5k, digits, hf:NAME, or a folder (class folders or IDX)
     variant: str = "lenet5"  # lenet5 (today's form) or lenet5_paper (1998)
     steps: int = 1500  # updates
-    batch: int = 64  # pictures an update
-    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
-    lr: float = 4e-3  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    weight_decay: float = 0.02  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
-    warmup: float = 0.1  # share of the steps in which the rate rises
+    batch_size: int = 64  # pictures an update
+    optim: OptimConfig = OptimConfig(
+        optimizer="adamw", lr=4e-3, weight_decay=0.02, warmup_ratio=0.1
+    )  # optimizer, schedule, precision
     augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
     weights: str | None = None  # start from a published file's or a run's
     freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
-    ema: float = 0.0  # decay of the weights' moving average, 0 for none
-    clip: float | None = None  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
     seed: int = 0  # of weights, order and augmentation
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -76,11 +69,13 @@ RECIPES = {
     # torchstone train lenet5/mnist --data DIR  2 min on 2 cores       test accuracy 0.9946
     "mnist": Recipe(data="hf:ylecun/mnist", steps=8500, augment="shift2"),
     # torchstone train lenet5/paper             30 s on 2 cores        test accuracy 0.985
-    "paper": Recipe(variant="lenet5_paper", optimiser="sgd", lr=2e-3, weight_decay=0.0),
+    "paper": Recipe(
+        variant="lenet5_paper", optim=replace(Recipe.optim, optimizer="sgd", lr=2e-3, weight_decay=0.0)
+    ),
     # torchstone train lenet5/digits            23 s on 2 busy cores   test accuracy 0.998
     "digits": Recipe(data="digits", steps=800),
     # for tests: seconds
-    "smoke": Recipe(data="digits", steps=60, batch=32, augment="shift2"),
+    "smoke": Recipe(data="digits", steps=60, batch_size=32, augment="shift2"),
 }
 
 
@@ -248,7 +243,7 @@ VARIANTS = {"lenet5": Variant(LeNet5, SHAPE), "lenet5_paper": Variant(LeNet5Pape
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     data = load_pictures(recipe.data, size=32, channels=1, device=place)
     arguments = {"num_classes": len(data.classes), "channels": data.card["channels"]}
     rng.seed(recipe.seed)

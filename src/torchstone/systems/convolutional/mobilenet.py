@@ -26,7 +26,7 @@ layer's with deviation 0.01; the papers do not say. Distances from ImageNet trai
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from typing import Literal
@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.convolution import (
     conv_norm_act,
     depthwise_separable,
@@ -46,7 +47,7 @@ from torchstone.parts.conv.convolution import (
     whole_eights,
 )
 from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.parts.init import fill
+from torchstone.parts.init import init_
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
@@ -64,21 +65,13 @@ class Recipe:
     stride: Literal[32, 16, 8, 4] = 16  # side of a picture over side of the last maps
     dropout: float = 0.0  # share of features forgotten before the last layer
     steps: int = 800  # updates
-    batch: int = 64  # pictures an update
-    optimiser: Literal["sgd", "adam", "adamw", "rmsprop"] = "adamw"  # rule of descent
-    lr: float = 2e-2  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    weight_decay: float = 0.02  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
-    warmup: float = 0.1  # share of the steps in which the rate rises
+    batch_size: int = 64  # pictures an update
+    optim: OptimConfig = OptimConfig(
+        optimizer="adamw", lr=2e-2, weight_decay=0.02, warmup_ratio=0.1
+    )  # optimizer, schedule, precision
     augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
     weights: str | None = None  # start from a published file's or a run's
     freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
-    ema: float = 0.0  # decay of the weights' moving average, 0 for none
-    clip: float | None = None  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
     seed: int = 0  # of weights, order and augmentation
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -91,18 +84,15 @@ RECIPES = {
     # picture: hours of a GPU, weeks of 2 cores
     "cifar10": Recipe(
         data="hf:uoft-cs/cifar10", variant="mobilenet_v2", channels=3, stride=8, steps=78_000,
-        batch=128, optimiser="sgd", lr=0.1, weight_decay=5e-4, augment="flip-crop4",
-    ),
+        batch_size=128, optim=replace(Recipe.optim, optimizer="sgd", lr=0.1, weight_decay=5e-4), augment="flip-crop4"),
     # torchstone train mobilenet/imagenet --data DIR   V2's own optimiser and size, 300 epochs: days
     # of several GPUs; the paper: 0.720. Its rate falls by 2 % an epoch, here as a cosine; its
     # random crops of any size are left out
     "imagenet": Recipe(
         data="hf:ILSVRC/imagenet-1k", variant="mobilenet_v2", size=224, channels=3, stride=32,
-        dropout=0.2, steps=4_000_000, batch=96, optimiser="rmsprop", lr=0.045, weight_decay=4e-5,
-        warmup=0.0, augment="flip-crop4",
-    ),
+        dropout=0.2, steps=4_000_000, batch_size=96, optim=replace(Recipe.optim, optimizer="rmsprop", lr=0.045, weight_decay=4e-5, warmup_ratio=0.0), augment="flip-crop4"),
     # for tests: seconds
-    "smoke": Recipe(data="digits", size=16, stride=8, steps=100, batch=32, lr=0.03, augment="none"),
+    "smoke": Recipe(data="digits", size=16, stride=8, steps=100, batch_size=32, optim=replace(Recipe.optim, lr=0.03), augment="none"),
 }
 
 # The 3×3 layers after the first, as (outputs, stride); table 1 of V1.
@@ -213,7 +203,7 @@ class MobileNetV2(nn.Module):
 def initialise(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            fill(module.weight, "he")
+            init_(module.weight, "he")
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0, 0.01)
             nn.init.zeros_(module.bias)
@@ -252,7 +242,7 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
     arguments = {name: getattr(recipe, name) for name in ("channels", "stride", "dropout")}
     arguments["num_classes"] = len(data.classes)

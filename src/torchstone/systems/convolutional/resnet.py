@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.shortcut import shortcut
 from torchstone.parts.facts import Fact, macs, parameters
 from torchstone.references.resnet import pairs
@@ -60,21 +61,13 @@ class Recipe:
     variant: str = "resnet20_cifar"  # which network
     zero_init: bool = False  # start each block as its shortcut
     steps: int = 500  # updates
-    batch: int = 64  # pictures an update
-    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"  # rule of descent
-    lr: float = 0.1  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    weight_decay: float = 5e-4  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"  # how the rate falls
-    warmup: float = 0.1  # share of the steps in which the rate rises
+    batch_size: int = 64  # pictures an update
+    optim: OptimConfig = OptimConfig(
+        optimizer="sgd", lr=0.1, weight_decay=5e-4, warmup_ratio=0.1
+    )  # optimizer, schedule, precision
     augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
     weights: str | None = None  # start from a published file's or a run's
     freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
-    ema: float = 0.0  # decay of the weights' moving average, 0 for none
-    clip: float | None = None  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
     seed: int = 0  # of weights, order and augmentation
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -83,19 +76,19 @@ CIFAR = Recipe(
     data="hf:uoft-cs/cifar10",
     size=32,
     channels=3,
-    batch=128,
-    weight_decay=1e-4,
+    batch_size=128,
+    optim=replace(Recipe.optim, weight_decay=1e-4),
     augment="flip-crop4",
 )
 RECIPES = {
     # torchstone train resnet         1.4 min on 1 core   test accuracy 0.988 (a linear classifier: 0.90)
     "mnist5k": Recipe(),
     # torchstone train resnet/cifar20 --data DIR   (the paper's 64k updates: 91.25 %)
-    "cifar20": replace(CIFAR, steps=64_000, schedule="step", warmup=0.0),
+    "cifar20": replace(CIFAR, steps=64_000, optim=replace(CIFAR.optim, lr_schedule="step", warmup_ratio=0.0)),
     # torchstone train resnet/cifar20_cpu --data DIR   26 min on 2 cores     test accuracy 0.834
-    "cifar20_cpu": replace(CIFAR, steps=3500, lr=0.2, weight_decay=5e-4),
+    "cifar20_cpu": replace(CIFAR, steps=3500, optim=replace(CIFAR.optim, lr=0.2, weight_decay=5e-4)),
     # for tests: seconds
-    "smoke": Recipe(data="digits", size=8, steps=60, batch=32, augment="none"),
+    "smoke": Recipe(data="digits", size=8, steps=60, batch_size=32, augment="none"),
 }
 
 
@@ -104,9 +97,7 @@ class Basic(nn.Module):
 
     last = "bn2"
 
-    def __init__(
-        self, inputs: int, width: int, stride: int, option: Literal["A", "B"] = "B", dilation=1
-    ):
+    def __init__(self, inputs: int, width: int, stride: int, option: Literal["A", "B"] = "B", dilation=1):
         super().__init__()
         self.outputs = width
         self.conv1 = nn.Conv2d(inputs, width, 3, stride, dilation, dilation, bias=False)
@@ -130,9 +121,7 @@ class Bottleneck(nn.Module):
 
     last = "bn3"
 
-    def __init__(
-        self, inputs: int, width: int, stride: int, halve: Literal[1, 2] = 2, dilation: int = 1
-    ):
+    def __init__(self, inputs: int, width: int, stride: int, halve: Literal[1, 2] = 2, dilation: int = 1):
         super().__init__()
         self.outputs = 4 * width
         first, second = (stride, 1) if halve == 1 else (1, stride)
@@ -205,9 +194,7 @@ class ResNet(nn.Module):
             elif zero_init and hasattr(layer, "last"):
                 nn.init.zeros_(getattr(layer, layer.last).weight)  # ty: ignore[invalid-argument-type]
 
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         x = self.maxpool(F.relu(self.bn1(self.conv1(images)), inplace=True))
         for name in self.stages:
             x = getattr(self, name)(x)
@@ -233,16 +220,11 @@ def small(layers: int, block: Callable[[int, int, int], Any]) -> partial:
 
 VARIANTS = {
     **{f"resnet{n}": Variant(partial(ResNet, Basic, DEPTHS[n]), PICTURE) for n in (18, 34)},
-    **{
-        f"resnet{n}": Variant(partial(ResNet, Bottleneck, DEPTHS[n]), PICTURE)
-        for n in (50, 101, 152)
-    },
+    **{f"resnet{n}": Variant(partial(ResNet, Bottleneck, DEPTHS[n]), PICTURE) for n in (50, 101, 152)},
     "resnet50_paper": Variant(partial(ResNet, partial(Bottleneck, halve=1), DEPTHS[50]), PICTURE),
     **{f"resnet{n}_cifar": Variant(small(n, partial(Basic, option="A")), TINY) for n in LAYERS},
     **{f"resnet{n}_cifar_b": Variant(small(n, Basic), TINY) for n in LAYERS},
-    "resnet18_cifar": Variant(
-        partial(ResNet, Basic, DEPTHS[18], stem="cifar", num_classes=10), TINY
-    ),
+    "resnet18_cifar": Variant(partial(ResNet, Basic, DEPTHS[18], stem="cifar", num_classes=10), TINY),
 }
 
 
@@ -258,7 +240,7 @@ def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
     arguments = {
         "num_classes": len(data.classes),

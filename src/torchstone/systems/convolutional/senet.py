@@ -26,7 +26,7 @@ CIFAR's crops are of reflected pictures. On grey digits the smallest network sta
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.conv.shortcut import shortcut
 from torchstone.parts.facts import Fact
@@ -60,21 +61,13 @@ class Recipe:
     variant: str = "seresnet20_cifar"  # which network
     zero_init: bool = False  # start each block as its shortcut
     steps: int = 500  # updates
-    batch: int = 64  # pictures an update
-    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"  # rule of descent
-    lr: float = 0.1  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    weight_decay: float = 5e-4  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"  # how the rate falls
-    warmup: float = 0.1  # share of the steps in which the rate rises
+    batch_size: int = 64  # pictures an update
+    optim: OptimConfig = OptimConfig(
+        optimizer="sgd", lr=0.1, weight_decay=5e-4, warmup_ratio=0.1
+    )  # optimizer, schedule, precision
     augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
     weights: str | None = None  # start from a published file's or a run's
     freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
-    ema: float = 0.0  # decay of the weights' moving average, 0 for none
-    clip: float | None = None  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
     seed: int = 0  # of weights, order and augmentation
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -88,14 +81,12 @@ RECIPES = {
         size=32,
         channels=3,
         steps=64_000,
-        batch=128,
-        weight_decay=1e-4,
-        schedule="step",
-        warmup=0.0,
+        batch_size=128,
+        optim=replace(Recipe.optim, weight_decay=1e-4, lr_schedule="step", warmup_ratio=0.0),
         augment="flip-crop4",
     ),
     # for tests: seconds
-    "smoke": Recipe(data="digits", size=8, steps=60, batch=32, augment="none"),
+    "smoke": Recipe(data="digits", size=8, steps=60, batch_size=32, augment="none"),
 }
 
 
@@ -194,7 +185,7 @@ def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
     arguments = {
         "num_classes": len(data.classes),

@@ -24,7 +24,7 @@ hand. The scale of training pictures is not jittered.
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -35,9 +35,10 @@ from torch import Tensor, nn
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.parts.init import fill
+from torchstone.parts.init import init_
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
@@ -52,21 +53,13 @@ class Recipe:
     channels: int = 1  # 1 grey, 3 colour
     hidden: int = 4096  # units in each full layer (vgg16_bn_cifar has none)
     steps: int = 100  # updates
-    batch: int = 64  # pictures an update
-    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
-    lr: float = 1e-3  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    weight_decay: float = 0.02  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
-    warmup: float = 0.1  # share of the steps in which the rate rises
+    batch_size: int = 64  # pictures an update
+    optim: OptimConfig = OptimConfig(
+        optimizer="adamw", weight_decay=0.02, warmup_ratio=0.1
+    )  # optimizer, schedule, precision
     augment: str = "shift2"  # none, affine, or steps: flip+crop4+randaugment2-9
     weights: str | None = None  # start from a published file's or a run's
     freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
-    ema: float = 0.0  # decay of the weights' moving average, 0 for none
-    clip: float | None = None  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
     seed: int = 0  # of weights, order and augmentation
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -75,10 +68,8 @@ CIFAR = Recipe(
     data="hf:uoft-cs/cifar10",
     channels=3,
     steps=78_000,
-    batch=128,
-    optimiser="sgd",
-    lr=0.1,
-    weight_decay=5e-4,
+    batch_size=128,
+    optim=replace(Recipe.optim, optimizer="sgd", lr=0.1, weight_decay=5e-4),
     augment="flip-crop4",
 )
 
@@ -95,15 +86,17 @@ RECIPES = {
         size=224,
         channels=3,
         steps=370_000,
-        batch=256,
-        optimiser="sgd",
-        lr=0.01,
-        weight_decay=5e-4,
+        batch_size=256,
+        optim=replace(Recipe.optim, optimizer="sgd", lr=0.01, weight_decay=5e-4),
         augment="flip-crop4",
     ),
     # for tests: seconds
     "smoke": Recipe(
-        data="digits", steps=18, batch=16, lr=5e-4, momentum=0.8, warmup=0.0, augment="none"
+        data="digits",
+        steps=18,
+        batch_size=16,
+        optim=replace(Recipe.optim, lr=5e-4, beta1=0.8, warmup_ratio=0.0),
+        augment="none",
     ),
 }
 
@@ -142,21 +135,17 @@ class VGG(nn.Module):
         self.classifier = classifier
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                fill(module.weight, "he")
+                init_(module.weight, "he")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
                 last = module
         nn.init.normal_(last.weight, 0, 0.01)  # no class is preferred at the start
 
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         return self.classifier(self.avgpool(self.features(images)).flatten(1))
 
 
-def imagenet(
-    row: str, norm: bool, num_classes: int = 1000, channels: int = 3, hidden: int = 4096
-) -> VGG:
+def imagenet(row: str, norm: bool, num_classes: int = 1000, channels: int = 3, hidden: int = 4096) -> VGG:
     """A network of the paper, or its batch-normalised form."""
     classifier = nn.Sequential(
         nn.Linear(512 * 7 * 7, hidden),
@@ -188,7 +177,7 @@ HEAD = ("classifier.6.", "classifier.weight", "classifier.bias")
 def build(recipe: Recipe) -> Iterator[Run]:
     if recipe.size < 32:
         raise BadInput(f"{recipe.variant} needs a size of 32 or more, not {recipe.size}")
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
     arguments = {"num_classes": len(data.classes), "channels": data.card["channels"]}
     if recipe.variant != "vgg16_bn_cifar":
@@ -284,7 +273,7 @@ def small(variant: str) -> nn.Module:
     net = net.to_empty(device="cpu")
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            fill(module.weight, "fan_in")
+            init_(module.weight, "fan_in")
             assert module.bias is not None
             nn.init.normal_(module.bias, 0, 0.1)
         elif isinstance(module, nn.BatchNorm2d):
@@ -316,7 +305,5 @@ class WrittenOut(nn.Module):
         mean, variance = norm.running_mean, norm.running_var
         if self.training:
             mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
-        mean, variance, scale, shift = (
-            v[:, None, None] for v in (mean, variance, norm.weight, norm.bias)
-        )
+        mean, variance, scale, shift = (v[:, None, None] for v in (mean, variance, norm.weight, norm.bias))
         return (x - mean) / (variance + norm.eps).sqrt() * scale + shift

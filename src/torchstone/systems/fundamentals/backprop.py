@@ -43,7 +43,7 @@ from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import device, parallel, rng
 from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, parameters
-from torchstone.parts.init import fill
+from torchstone.parts.init import init_
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
@@ -55,7 +55,7 @@ class Recipe:
     data: str = "digits"  # digits, mnist5k, a folder with one sub-folder a class, hf:NAME
     variant: str = "backprop"  # backprop
     steps: int = 1500  # updates
-    batch: int = 32  # pictures an update
+    batch_size: int = 32  # pictures an update
     size: int = 8  # side that pictures are fitted to
     widths: tuple[int, ...] = (30,)  # units of each hidden layer
     activation: Literal["sigmoid", "tanh", "relu", "leaky_relu"] = "sigmoid"  # f, hidden units
@@ -74,9 +74,7 @@ RECIPES = {
     # torchstone train backprop/paper            1 s on 2 cores   test accuracy 0.972
     "paper": Recipe(output="sigmoid", loss="squared", lr=0.1, steps=3000),
     # torchstone train backprop/mnist5k          3 s on 2 cores   test accuracy 0.966
-    "mnist5k": Recipe(
-        data="mnist5k", size=28, widths=(100,), lr=0.05, steps=3000, augment="affine"
-    ),
+    "mnist5k": Recipe(data="mnist5k", size=28, widths=(100,), lr=0.05, steps=3000, augment="affine"),
     # for tests: seconds
     "smoke": Recipe(steps=150),
 }
@@ -96,7 +94,7 @@ class Backprop(nn.Module):
         self.f, self.slope = ACTIVATIONS[activation]
         sizes = [features, *widths, num_classes]
         pairs = list(itertools.pairwise(sizes))
-        self.weights = nn.ParameterList([fill(torch.empty(b, a), "fan_in") for a, b in pairs])
+        self.weights = nn.ParameterList([init_(torch.empty(b, a), "fan_in") for a, b in pairs])
         self.biases = nn.ParameterList([torch.zeros(b) for _, b in pairs])
 
     def forward(self, images: Float[Tensor, "batch *picture"]) -> Float[Tensor, "batch classes"]:
@@ -193,9 +191,9 @@ class Learner:
         rule = self.recipe
         logits, by_weight, by_bias = gradients(self.model, images, labels, rule.output, rule.loss)
         for p, step, gradient in zip(self.parameters, self.steps, by_weight + by_bias, strict=True):
-            if parallel.world() > 1:
+            if parallel.world_size() > 1:
                 torch.distributed.all_reduce(gradient)
-                gradient /= parallel.world()
+                gradient /= parallel.world_size()
             # Δw(t) = −ε ∂E/∂w(t) + α Δw(t−1)
             step.mul_(rule.momentum).sub_(gradient, alpha=rule.lr)
             p.add_(step)
@@ -211,7 +209,7 @@ class Learner:
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     data = load_pictures(recipe.data, size=recipe.size, channels=1, device=place)
     arguments = {
         "num_classes": len(data.classes),
@@ -316,14 +314,14 @@ def stepped(model: Backprop, by_hand: bool):
     def momentum(images: Tensor, labels: Tensor) -> list[Tensor]:
         net = copy.deepcopy(model)
         learner = Learner(net, Recipe(lr=0.1, momentum=0.9))
-        optimiser = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+        optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
         for _ in range(5):
             if by_hand:
                 learner((images, labels))
             else:
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 F.cross_entropy(net(images), labels).backward()
-                optimiser.step()
+                optimizer.step()
         return learner.parameters
 
     momentum.__name__ = "5 steps by hand" if by_hand else "torch.optim.SGD"

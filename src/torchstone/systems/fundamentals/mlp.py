@@ -26,7 +26,7 @@ is by AdamW or SGD on a falling rate. The largest published network counted belo
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -37,8 +37,9 @@ from torch import Tensor, nn
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.parts.init import fill
+from torchstone.parts.init import init_
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
@@ -50,7 +51,7 @@ class Recipe:
     data: str = "digits"  # digits, mnist5k, a folder with one sub-folder a class, hf:NAME
     variant: str = "mlp"  # mlp
     steps: int = 1000  # updates
-    batch: int = 64  # pictures an update
+    batch_size: int = 64  # pictures an update
     size: int = 8  # side that pictures are fitted to
     widths: tuple[int, ...] = (64,)  # units of each hidden layer
     activation: Literal["relu", "sigmoid", "tanh", "gelu"] = "relu"  # f
@@ -58,18 +59,10 @@ class Recipe:
     dropout_input: float = 0.0  # share of pixels left out in training
     batch_norm: bool = False  # normalise z over the batch
     init: Literal["he", "xavier", "fan_in", "default"] = "he"  # variance of first weights
-    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
-    lr: float = 5e-3  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    weight_decay: float = 0.02  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
-    warmup: float = 0.1  # share of the steps in which the rate rises
+    optim: OptimConfig = OptimConfig(
+        optimizer="adamw", lr=5e-3, weight_decay=0.02, warmup_ratio=0.1
+    )  # optimizer, schedule, precision
     augment: str = "none"  # none, shift2, affine
-    ema: float = 0.0  # decay of the weights' moving average, 0 for none
-    clip: float | None = None  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
     seed: int = 0  # of weights, order, dropout and augmentation
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -79,10 +72,19 @@ RECIPES = {
     "digits": Recipe(),
     # torchstone train mlp/mnist5k               3 s on 2 cores   test accuracy 0.971
     "mnist5k": Recipe(
-        data="mnist5k", size=28, widths=(256, 256), dropout=0.2, augment="affine", lr=2e-3
+        data="mnist5k",
+        size=28,
+        widths=(256, 256),
+        dropout=0.2,
+        augment="affine",
+        optim=replace(Recipe.optim, lr=2e-3),
     ),
     # torchstone train mlp/deep                  7 s on 2 cores   test accuracy 0.965; with --init fan_in 0.13
-    "deep": Recipe(widths=(128,) * 30, optimiser="sgd", lr=3e-3, weight_decay=0.0, steps=1000),
+    "deep": Recipe(
+        widths=(128,) * 30,
+        optim=replace(Recipe.optim, optimizer="sgd", lr=3e-3, weight_decay=0.0),
+        steps=1000,
+    ),
     # for tests: seconds
     "smoke": Recipe(steps=100),
 }
@@ -121,7 +123,7 @@ class MLP(nn.Module):
         """`default` leaves torch's own: uniform in ±1/√in, biases too. Else biases are zero."""
         if how != "default":
             for name, p in self.layers.named_parameters():
-                fill(p, how) if name.endswith("weight") else nn.init.zeros_(p)
+                init_(p, how) if name.endswith("weight") else nn.init.zeros_(p)
 
     def forward(self, images: Float[Tensor, "batch *picture"]) -> Float[Tensor, "batch classes"]:
         a = self.dropout_input(images.flatten(1))
@@ -137,7 +139,7 @@ VARIANTS = {"mlp": Variant(MLP, (1, 28, 28))}
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     data = load_pictures(recipe.data, size=recipe.size, channels=1, device=place)
     arguments = {
         "num_classes": len(data.classes),
@@ -232,9 +234,7 @@ FACTS = [
 
 def reference():
     """Beside plain `nn.Sequential`, and batch normalisation beside its formula."""
-    images = torch.randn(
-        16, 1, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
+    images = torch.randn(16, 1, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     kinds = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": nn.GELU}
     for activation, kind in kinds.items():
         torch.manual_seed(0)
@@ -262,9 +262,7 @@ class Normalised(nn.Module):
         *weights, last, bias = self.net.layers.parameters()
         affine = list(self.net.norms.parameters())  # γ and β in turn
         a = images.flatten(1)
-        for weight, (gamma, beta) in zip(
-            weights, zip(affine[::2], affine[1::2], strict=True), strict=True
-        ):
+        for weight, (gamma, beta) in zip(weights, zip(affine[::2], affine[1::2], strict=True), strict=True):
             z = a @ weight.T
             mean = z.sum(0) / len(z)
             variance = ((z - mean) ** 2).sum(0) / len(z)

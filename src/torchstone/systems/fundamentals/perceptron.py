@@ -50,7 +50,7 @@ class Recipe:
     data: str = "iris:setosa"  # table NAME or FILE.csv, TABLE:CLASS for one class against the rest, or pictures (digits, a folder)
     variant: str = "perceptron"  # perceptron
     steps: int = 6  # updates
-    batch: int = 1000  # examples an update, gone through one by one (a smaller table: all of it)
+    batch_size: int = 1000  # examples an update, gone through one by one (a smaller table: all of it)
     average: bool = False  # judge by the mean of all weights there were
     standardise: bool = False  # tables: bring each feature to mean 0 and deviation 1
     shuffle: bool = False  # tables: a new order each epoch (pictures always have one)
@@ -64,15 +64,13 @@ RECIPES = {
     # torchstone train perceptron                1 s on 2 cores   test accuracy 1.00, 5 mistakes
     "iris": Recipe(),
     # torchstone train perceptron/digits         1 s on 2 cores   test accuracy 0.950
-    "digits": Recipe(data="digits", steps=200, batch=128, average=True),
+    "digits": Recipe(data="digits", steps=200, batch_size=128, average=True),
     # torchstone train perceptron/breast_cancer  1 s on 2 cores   test accuracy 0.956
-    "breast_cancer": Recipe(
-        data="breast_cancer", steps=50, average=True, standardise=True, shuffle=True
-    ),
+    "breast_cancer": Recipe(data="breast_cancer", steps=50, average=True, standardise=True, shuffle=True),
     # torchstone train perceptron/xor            1 s on 2 cores   never right: test accuracy 0.5
     "xor": Recipe(data="xor", steps=1000),
     # for tests: a second
-    "smoke": Recipe(data="digits", steps=30, batch=32, average=True),
+    "smoke": Recipe(data="digits", steps=30, batch_size=32, average=True),
 }
 
 
@@ -148,9 +146,7 @@ def signs(labels: Int[Tensor, " batch"], units: int) -> Int[np.ndarray, "batch u
     return np.where(labels.cpu().numpy()[:, None] == own, 1, -1)
 
 
-def learn(
-    x: Float[Tensor, "rows features"], y: Int[Tensor, " rows"], epochs: int
-) -> tuple[Rule, list[int]]:
+def learn(x: Float[Tensor, "rows features"], y: Int[Tensor, " rows"], epochs: int) -> tuple[Rule, list[int]]:
     """Rows in their order, `epochs` times: the rule, and the mistakes of each epoch."""
     units = int(y.max()) + 1 if y.max() > 1 else 1
     rule = Rule(units, x.shape[1])
@@ -178,9 +174,7 @@ def learner(model: Perceptron, recipe: Recipe, mean: Tensor | float = 0, std: Te
     return rule, update
 
 
-def criterion(
-    scores: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
-) -> Float[Tensor, ""]:
+def criterion(scores: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
     """Of all leads over the best other class, in size, the share that is a lag: 0 if all are right.
 
     The rule has no scale (w and 2w say the same), so its loss has none either; 1 at w = 0.
@@ -192,9 +186,9 @@ def criterion(
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    if parallel.world() > 1:
+    if parallel.world_size() > 1:
         raise BadInput("the perceptron learns one example after another: run it in one process")
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     mean, std = 0.0, 1.0
     if is_table(recipe.data):
         data = load_table(recipe.data)
@@ -225,9 +219,7 @@ def evaluate(model: Perceptron, card: dict, spec: str, *, held_out: bool) -> dic
         table = load_table(f"{spec}:{own}" if rest and not spec.endswith(f":{own}") else spec)
         return tabular.evaluate(model, card, table, held_out=held_out, loss=criterion)
     found = classify.evaluate(model, card, spec, held_out=held_out)
-    return {
-        name: value for name, value in found.items() if name != "loss"
-    }  # cross-entropy says nothing here
+    return {name: value for name, value in found.items() if name != "loss"}  # cross-entropy says nothing here
 
 
 @torch.no_grad()
@@ -283,9 +275,7 @@ FACTS = [
         11.156,
         5e-4,
     ),
-    Fact(
-        "iris: mistakes ≤ (R/γ)²", lambda: learn(*setosa(), 9)[0].mistakes <= bound(*setosa()), True
-    ),
+    Fact("iris: mistakes ≤ (R/γ)²", lambda: learn(*setosa(), 9)[0].mistakes <= bound(*setosa()), True),
     Fact("exclusive or: epochs of 1,000 without a mistake", lambda: exclusive_or().count(0), 0),
 ]
 
@@ -318,9 +308,9 @@ def theirs(epochs: int, average: bool):
 
         # what sklearn.linear_model.Perceptron is made of; that class has no average
         same = {"loss": "perceptron", "penalty": None, "learning_rate": "constant", "eta0": 1}
-        model = SGDClassifier(
-            **same, shuffle=False, tol=None, max_iter=epochs, average=average
-        ).fit(x.numpy(), y.numpy())
+        model = SGDClassifier(**same, shuffle=False, tol=None, max_iter=epochs, average=average).fit(
+            x.numpy(), y.numpy()
+        )
         return torch.from_numpy(np.column_stack([model.coef_, model.intercept_]))
 
     return scikit_learn

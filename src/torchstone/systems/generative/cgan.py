@@ -24,7 +24,7 @@ paper scores a Parzen window; here a classifier says whether a picture is what w
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -36,7 +36,8 @@ from torch import Tensor, nn
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
-from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.engine.update import OptimConfig
+from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.plots.sample_grid import centred, unit
 from torchstone.systems import Variant
 from torchstone.systems.convolutional import lenet5
@@ -67,21 +68,12 @@ class Recipe:
     critic_steps: int = 1  # steps of the critic for one of the generator
     samples: int = 1000  # judged at each evaluation; at the end five times as many
     steps: int = 2500  # updates
-    batch: int = 64  # pictures a step
-    optimiser: Literal["sgd", "adam", "adamw"] = "adam"  # rule of descent of both
-    lr: float = 5e-4  # highest learning rate
+    batch_size: int = 64  # pictures a step
+    optim: OptimConfig = OptimConfig(
+        lr=5e-4, beta1=0.5, lr_schedule="linear", ema_decay=0.99
+    )  # optimizer, schedule, precision
     critic_lr: float | None = None  # the critic's, none for the same
-    momentum: float = 0.5  # share of the last step kept (Adam: β1)
-    beta2: float = 0.999  # Adam's memory of the squares
-    weight_decay: float = 0.0  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "linear"  # how the rate falls
-    warmup: float = 0.0  # share of the steps in which the rate rises
     augment: str = "none"  # of real pictures; what is learnt is made so too
-    ema: float = 0.99  # decay of the generator's moving average, 0 for none
-    clip: float | None = None  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches a step
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile both losses
     seed: int = 0  # of weights, order, noise and dropout
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -91,7 +83,10 @@ RECIPES = {
     "mnist5k": Recipe(),
     "mnist": Recipe(data="hf:ylecun/mnist", steps=10_000),
     "paper": Recipe(
-        variant="cgan_paper", schedule="constant", steps=6000, batch=100, lr=2e-4, ema=0.998
+        variant="cgan_paper",
+        optim=replace(Recipe.optim, lr=2e-4, lr_schedule="constant", ema_decay=0.998),
+        steps=6000,
+        batch_size=100,
     ),
     # for tests: seconds
     "smoke": Recipe(
@@ -100,10 +95,8 @@ RECIPES = {
         width=32,
         samples=200,
         steps=250,
-        batch=32,
-        lr=2e-3,
-        schedule="constant",
-        ema=0.9,
+        batch_size=32,
+        optim=replace(Recipe.optim, lr=2e-3, lr_schedule="constant", ema_decay=0.9),
     ),
 }
 
@@ -124,9 +117,7 @@ class Generator(nn.Module):
         self.latent, self.classes = latent, classes
         self.net = dcgan.Generator(latent + classes, **(SMALL | shape))
 
-    def forward(
-        self, z: Float[Tensor, "b latent"], labels: Labels = None
-    ) -> Float[Tensor, "b c size size"]:
+    def forward(self, z: Float[Tensor, "b latent"], labels: Labels = None) -> Float[Tensor, "b c size size"]:
         return self.net(torch.cat([z, shares(labels, self.classes, z)], 1))
 
 
@@ -138,9 +129,7 @@ class Critic(nn.Module):
         self.classes, shape = classes, SMALL | shape
         self.net = dcgan.Critic(**(shape | {"channels": shape["channels"] + classes}), norm=norm)
 
-    def forward(
-        self, pictures: Float[Tensor, "b c size size"], labels: Labels = None
-    ) -> Float[Tensor, " b"]:
+    def forward(self, pictures: Float[Tensor, "b c size size"], labels: Labels = None) -> Float[Tensor, " b"]:
         planes = shares(labels, self.classes, pictures)[:, :, None, None]
         return self.net(torch.cat([pictures, planes.expand(-1, -1, *pictures.shape[2:])], 1))
 
@@ -156,9 +145,7 @@ class PaperGenerator(nn.Module):
         self.output = nn.Linear(1200, math.prod(self.shape))
         uniform(self, 0.05)
 
-    def forward(
-        self, z: Float[Tensor, "b latent"], labels: Labels = None
-    ) -> Float[Tensor, "b c size size"]:
+    def forward(self, z: Float[Tensor, "b latent"], labels: Labels = None) -> Float[Tensor, "b c size size"]:
         y = shares(labels, self.classes, z)
         h = torch.cat([F.relu(self.of_z(z)), F.relu(self.of_y(y))], 1)
         return torch.sigmoid(self.output(F.relu(self.both(h)))).unflatten(1, self.shape)
@@ -173,9 +160,7 @@ class PaperCritic(nn.Module):
         self.output = nn.Linear(240, 1)
         uniform(self, 0.005)
 
-    def forward(
-        self, pictures: Float[Tensor, "b c size size"], labels: Labels = None
-    ) -> Float[Tensor, " b"]:
+    def forward(self, pictures: Float[Tensor, "b c size size"], labels: Labels = None) -> Float[Tensor, " b"]:
         y = shares(labels, self.classes, pictures)
         h = torch.cat([self.of_x(pictures.flatten(1)), self.of_y(y)], 1)
         h = self.both(F.dropout(h, 0.5, self.training))
@@ -191,7 +176,7 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     size = 8 if recipe.variant == "cgan_digits" else 28
     data = load_pictures(recipe.data, size=size, channels=1, device=place)
     arguments: dict[str, Any] = {"classes": len(data.classes), "size": size}
@@ -203,9 +188,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         model, card = Generator(**arguments), centred(data.card)
         critic = Critic(**arguments, norm=recipe.critic_norm)
     model, critic = model.to(place), critic.to(place)
-    yield adversarial(
-        model, critic, recipe, data, arguments=arguments, picture=card, classifier=lenet5
-    )
+    yield adversarial(model, critic, recipe, data, arguments=arguments, picture=card, classifier=lenet5)
 
 
 FACTS = [
@@ -218,7 +201,7 @@ FACTS = [
 ]  # fmt: skip
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """A label that is joined to the input is a shift of the first layer's output: the same networks with
     that shift taken from the label's own weights."""
     torch.manual_seed(0)
@@ -230,7 +213,7 @@ def reference() -> Iterator[Pair]:
         (PaperCritic(3, 1, 4).eval(), torch.rand(3, 1, 4, 4)),
     ):
         model = lively(make.double())
-        yield Pair(model, Shifted(model), (x.double(), y), label=type(make).__name__)
+        yield ParityCase(model, Shifted(model), (x.double(), y), label=type(make).__name__)
 
 
 class Shifted(nn.Module):

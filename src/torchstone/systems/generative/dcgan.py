@@ -29,7 +29,7 @@ generator, and are measured by a classifier of the same set (`metrics/classifier
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -41,8 +41,9 @@ from torch import Tensor, nn
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
-from torchstone.errors import BadInput, nearest
-from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.engine.update import OptimConfig
+from torchstone.errors import BadInput, did_you_mean
+from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.gan.spectral_norm import spectral
 from torchstone.plots.sample_grid import centred
 from torchstone.systems import Variant
@@ -71,21 +72,12 @@ class Recipe:
     critic_steps: int = 1  # steps of the critic for one of the generator
     samples: int = 1000  # judged at each evaluation; at the end five times as many
     steps: int = 2200  # updates
-    batch: int = 64  # pictures a step
-    optimiser: Literal["sgd", "adam", "adamw"] = "adam"  # rule of descent of both
-    lr: float = 5e-4  # highest learning rate
+    batch_size: int = 64  # pictures a step
+    optim: OptimConfig = OptimConfig(
+        lr=5e-4, beta1=0.5, lr_schedule="constant", ema_decay=0.995
+    )  # optimizer, schedule, precision
     critic_lr: float | None = None  # the critic's, none for the same
-    momentum: float = 0.5  # share of the last step kept (Adam: β1)
-    beta2: float = 0.999  # Adam's memory of the squares
-    weight_decay: float = 0.0  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "constant"  # how the rate falls
-    warmup: float = 0.0  # share of the steps in which the rate rises
     augment: str = "none"  # of real pictures; what is learnt is made so too
-    ema: float = 0.995  # decay of the generator's moving average, 0 for none
-    clip: float | None = None  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches a step
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile both losses
     seed: int = 0  # of weights, order and noise
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -102,9 +94,8 @@ RECIPES = {
         width=32,
         samples=200,
         steps=150,
-        batch=32,
-        lr=2e-3,
-        ema=0.9,
+        batch_size=32,
+        optim=replace(Recipe.optim, lr=2e-3, ema_decay=0.9),
     ),
 }
 
@@ -119,9 +110,7 @@ def grids(size: int) -> list[int]:
     while sides[0] > 7 and sides[0] % 2 == 0:
         sides.insert(0, sides[0] // 2)
     if not 4 <= sides[0] <= 7 or len(sides) < 2:
-        raise BadInput(
-            f"a side of {size} is not 4, 5, 6 or 7 doubled once or more: try 28, 32 or 64"
-        )
+        raise BadInput(f"a side of {size} is not 4, 5, 6 or 7 doubled once or more: try 28, 32 or 64")
     return sides
 
 
@@ -151,7 +140,7 @@ class Critic(nn.Module):
     def __init__(self, width: int = 64, channels: int = 3, size: int = 64, norm: str = "batch"):
         super().__init__()
         if norm not in NORMS:
-            raise BadInput(f"unknown critic_norm {norm!r}: {nearest(norm, NORMS)}")
+            raise BadInput(f"unknown critic_norm {norm!r}: {did_you_mean(norm, NORMS)}")
         sides, bias = grids(size), NORMS[norm] is None
         widths = [channels, *(width * 2**i for i in range(len(sides) - 1))]
         layers: list[nn.Module] = []
@@ -198,7 +187,7 @@ VARIANTS = {name: Variant(partial(Generator, **each), (100,)) for name, each in 
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     arguments = SIZES[recipe.variant] | {"width": recipe.width}
     size, channels = arguments["size"], arguments["channels"]
     data = load_pictures(recipe.data, size=size, channels=channels, device=place)
@@ -206,9 +195,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     model = Generator(**arguments).to(place)
     critic = Critic(**arguments, norm=recipe.critic_norm).to(place)
     card = centred(data.card)
-    yield adversarial(
-        model, critic, recipe, data, arguments=arguments, picture=card, classifier=lenet5
-    )
+    yield adversarial(model, critic, recipe, data, arguments=arguments, picture=card, classifier=lenet5)
 
 
 FACTS = [
@@ -218,19 +205,19 @@ FACTS = [
 ]
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """Both networks beside their definition: a transposed convolution spreads its input out between
     zeros and convolves with the kernel turned round; batch norm from its formula."""
     torch.manual_seed(0)
     z = torch.randn(3, 6, dtype=torch.float64)
     for size, width in ((16, 3), (28, 2)):
         model = Generator(6, width, 2, size).double()
-        yield Pair(lively(model), Slow(model), z, label=f"{size}×{size}")
+        yield ParityCase(lively(model), Slow(model), z, label=f"{size}×{size}")
         for norm in NORMS:
             critic = Critic(width, 2, size, norm).double()
             pictures = torch.rand(3, 2, size, size, dtype=torch.float64)
             critic = lively(critic).train(norm != "spectral")  # whose iterations are no output
-            yield Pair(critic, Slow(critic), pictures, label=f"{size}×{size}, {norm}")
+            yield ParityCase(critic, Slow(critic), pictures, label=f"{size}×{size}, {norm}")
 
 
 class Slow(nn.Module):
@@ -257,9 +244,7 @@ class Slow(nn.Module):
             wide = F.pad(wide, [k - 1 - p] * 4)
             return patches(wide, layer.weight.transpose(0, 1).flip(2, 3), 1, None)
         if isinstance(layer, nn.Conv2d):
-            return patches(
-                F.pad(x, [layer.padding[0]] * 4), layer.weight, layer.stride[0], layer.bias
-            )
+            return patches(F.pad(x, [layer.padding[0]] * 4), layer.weight, layer.stride[0], layer.bias)
         if isinstance(layer, nn.BatchNorm2d | nn.GroupNorm):
             over = (0, 2, 3) if isinstance(layer, nn.BatchNorm2d) else (1, 2, 3)
             mean = x.mean(over, keepdim=True)

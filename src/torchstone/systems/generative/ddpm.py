@@ -37,7 +37,7 @@ the averaged weights; samples are judged as those of the other families (`metric
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -49,6 +49,7 @@ from torch import Tensor, nn
 from torchstone import references
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.hub.diffusers import from_config, published, unpublished
 from torchstone.parts.diffusion.noise_schedule import Noise, schedule
@@ -56,7 +57,7 @@ from torchstone.parts.diffusion.process import Process
 from torchstone.parts.diffusion.text_encoder import Reader, Sketch, mean
 from torchstone.parts.diffusion.unet_blocks import Attend, Block, waves
 from torchstone.parts.diffusion.unet_stages import downwards, upwards
-from torchstone.parts.facts import Fact, Pair, macs, parameters
+from torchstone.parts.facts import Fact, ParityCase, macs, parameters
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 from torchstone.systems import Variant
 from torchstone.systems.convolutional import lenet5
@@ -85,19 +86,10 @@ class Recipe:
     dropout: float = 0.0  # share of numbers dropped in training
     augment: str = "none"  # such as flip or crop4
     steps: int = 1000  # updates
-    batch: int = 32  # pictures an update
-    optimiser: Literal["sgd", "adam", "adamw"] = "adam"  # rule of descent
-    lr: float = 2e-3  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    beta2: float = 0.99  # Adam's memory of the squares
-    weight_decay: float = 0.0  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
-    warmup: float = 0.05  # share of the steps in which the rate rises
-    ema: float = 0.99  # share of the averaged weights kept at each update, 0 for no average
-    clip: float | None = 1.0  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
+    batch_size: int = 32  # pictures an update
+    optim: OptimConfig = OptimConfig(
+        lr=2e-3, beta2=0.99, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.99
+    )  # optimizer, schedule, precision
     sampler: Literal["ddpm", "ddim"] = "ddim"  # way of drawing
     sampled: int = 25  # steps of that way
     guidance: float = 2.0  # s of guidance in drawing, 1 for none
@@ -109,27 +101,37 @@ class Recipe:
 
 PAPER = Recipe(
     data="cifar10", variant="ddpm_cifar10", condition="none", noise="linear", told="epsilon",
-    dropout=0.1, augment="flip", guidance=1.0, steps=800_000, batch=128, lr=2e-4, beta2=0.999, schedule="constant",
-    warmup=0.00625, ema=0.9999, sampler="ddpm", sampled=1000, precision="bf16", compile=True,
-)  # fmt: skip
+    dropout=0.1, augment="flip", guidance=1.0, steps=800_000, batch_size=128, optim=replace(Recipe.optim, lr=2e-4, beta2=0.999, lr_schedule="constant", warmup_ratio=0.00625, ema_decay=0.9999, precision="bf16", compile=True), sampler="ddpm", sampled=1000)  # fmt: skip
 EMOJI = Recipe(
-    data="openmoji", variant="ddpm_emoji", condition="text", steps=5600, precision="auto", ema=0.999,
-    guidance=2.0,
-)  # fmt: skip
+    data="openmoji", variant="ddpm_emoji", condition="text", steps=5600, optim=replace(Recipe.optim, ema_decay=0.999, precision="auto"), guidance=2.0)  # fmt: skip
 RECIPES = {
     # torchstone train ddpm            11 min of a slow core   93 % of samples told surely (data 97 %)
     "mnist5k": Recipe(),
     # torchstone train ddpm/half_hour  2,012 s of a core      99.6 %; then guidance by its scale, DDIM by DDPM
-    "half_hour": Recipe(steps=2000, batch=64, ema=0.995, judged=500, surveyed=200),
+    "half_hour": Recipe(
+        steps=2000, batch_size=64, optim=replace(Recipe.optim, ema_decay=0.995), judged=500, surveyed=200
+    ),
     # torchstone train ddpm/mnist
-    "mnist": Recipe(data="hf:ylecun/mnist", steps=10_000, batch=128, ema=0.999, judged=2000),
+    "mnist": Recipe(
+        data="hf:ylecun/mnist",
+        steps=10_000,
+        batch_size=128,
+        optim=replace(Recipe.optim, ema_decay=0.999),
+        judged=2000,
+    ),
     # torchstone train ddpm/emoji_text 43 min of 2 cores      match 1.00 (100 min of 2 without bfloat16)
     "emoji_text": EMOJI,
     # torchstone train ddpm/cifar10 --data FOLDER   the paper's setting
     "cifar10": PAPER,
     # for tests: seconds
     "smoke": Recipe(
-        data="digits", variant="ddpm_digits", levels=100, steps=60, ema=0.9, sampled=5, judged=60
+        data="digits",
+        variant="ddpm_digits",
+        levels=100,
+        steps=60,
+        optim=replace(Recipe.optim, ema_decay=0.9),
+        sampled=5,
+        judged=60,
     ),
 }
 
@@ -281,7 +283,7 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     make: Any = VARIANTS[recipe.variant].make
     given = material(recipe, make.keywords, place)
     rng.seed(recipe.seed)
@@ -312,7 +314,7 @@ FACTS = [
 ]
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """diffusers' class, in configurations drawn with a fixed seed."""
     torch.manual_seed(0)
     names = references.ours(published)
@@ -327,4 +329,4 @@ def reference() -> Iterator[Pair]:
         inputs: tuple[Tensor, ...] = (torch.randn(2, *ours.shape).to(dtype), torch.tensor([7, 800]))
         if ours.classes:
             inputs += (torch.tensor([0, ours.classes - 1]),)
-        yield Pair(ours.to(dtype), theirs.to(dtype), inputs, names, torch.optim.AdamW, f"{number}")
+        yield ParityCase(ours.to(dtype), theirs.to(dtype), inputs, names, torch.optim.AdamW, f"{number}")

@@ -28,7 +28,7 @@ it calls a poor measure itself; here a classifier of the same set looks at them 
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -40,7 +40,8 @@ from torch import Tensor, nn
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
-from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.engine.update import OptimConfig
+from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.gan.losses import GAMES
 from torchstone.plots.sample_grid import unit
 from torchstone.systems import Variant
@@ -66,21 +67,12 @@ class Recipe:
     critic_steps: int = 1  # steps of the critic for one of the generator
     samples: int = 1000  # judged at each evaluation; at the end five times as many
     steps: int = 5000  # updates
-    batch: int = 100  # pictures a step
-    optimiser: Literal["sgd", "adam", "adamw"] = "adam"  # rule of descent of both
-    lr: float = 1e-3  # highest learning rate
+    batch_size: int = 100  # pictures a step
+    optim: OptimConfig = OptimConfig(
+        beta1=0.5, lr_schedule="linear", ema_decay=0.998
+    )  # optimizer, schedule, precision
     critic_lr: float | None = None  # the critic's, none for the same
-    momentum: float = 0.5  # share of the last step kept (Adam: β1)
-    beta2: float = 0.999  # Adam's memory of the squares
-    weight_decay: float = 0.0  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "linear"  # how the rate falls
-    warmup: float = 0.0  # share of the steps in which the rate rises
     augment: str = "none"  # of real pictures; what is learnt is made so too
-    ema: float = 0.998  # decay of the generator's moving average, 0 for none
-    clip: float | None = None  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches a step
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile both losses
     seed: int = 0  # of weights, order, noise and dropout
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -95,11 +87,9 @@ RECIPES = {
         variant="gan_digits",
         samples=200,
         steps=600,
-        batch=32,
-        lr=2e-3,
+        batch_size=32,
+        optim=replace(Recipe.optim, lr=2e-3, lr_schedule="constant", ema_decay=0.9),
         critic_lr=4e-3,
-        schedule="constant",
-        ema=0.9,
     ),
 }
 
@@ -161,7 +151,7 @@ VARIANTS = {name: Variant(partial(Generator, **each), (100,)) for name, (each, _
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     arguments, theirs = SIZES[recipe.variant]
     size = arguments["size"]
     data = load_pictures(recipe.data, size=size, channels=1, device=place)
@@ -185,13 +175,13 @@ FACTS = [
 ]  # fmt: skip
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """Both networks beside their definition, unit by unit."""
     torch.manual_seed(0)
     made = lively(Generator(5, 7, 2, 3).double())
-    yield Pair(made, Slow(made), torch.randn(4, 5, dtype=torch.float64))
+    yield ParityCase(made, Slow(made), torch.randn(4, 5, dtype=torch.float64))
     critic = lively(Critic(4, 3, 2, 3).double()).eval()
-    yield Pair(critic, Slow(critic), torch.rand(4, 2, 3, 3, dtype=torch.float64))
+    yield ParityCase(critic, Slow(critic), torch.rand(4, 2, 3, 3, dtype=torch.float64))
 
 
 def lively(network: nn.Module) -> nn.Module:

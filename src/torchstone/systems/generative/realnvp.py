@@ -34,9 +34,9 @@ Likelihoods are measured on averaged weights. `realnvp_cifar10` is of the paper'
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,8 +47,9 @@ from torchstone.data.tabular.points import is_points, load_points
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, Pair
+from torchstone.parts.facts import Fact, ParityCase
 from torchstone.parts.flow import coupling
 from torchstone.parts.flow.coupling import Chain, Coupling, Scales, Squeeze, Standard, Stretch
 from torchstone.parts.flow.dequantization import bits
@@ -79,20 +80,11 @@ class Recipe:
     levels: int = 256  # values that a pixel has (17 of digits)
     judged: int = 2000  # samples that are judged at the end, 0 for none
     steps: int = 2000  # updates
-    batch: int = 64  # pictures or points an update
+    batch_size: int = 64  # pictures or points an update
     augment: str = "none"  # of pictures; what is learnt is made so too
-    optimiser: Literal["sgd", "adam", "adamw"] = "adam"  # rule of descent
-    lr: float = 2e-3  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    beta2: float = 0.99  # Adam's memory of the squares
-    weight_decay: float = 0.0  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
-    warmup: float = 0.05  # share of the steps in which the rate rises
-    ema: float = 0.99  # share of the averaged weights kept at each update, 0 for no average
-    clip: float | None = 1.0  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
+    optim: OptimConfig = OptimConfig(
+        lr=2e-3, beta2=0.99, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.99
+    )  # optimizer, schedule, precision
     seed: int = 0  # of weights, order and noise
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -101,16 +93,14 @@ RECIPES = {
     # torchstone train realnvp                  80 s of a core           2.04 bits; histogram 2.41
     "digits": Recipe(levels=17, steps=700),  # with 2,000 it overfits, to 2.4
     # torchstone train realnvp/moons            31 s of a core           0.02 nats behind the kernels
-    "moons": Recipe(data="moons", variant="realnvp_points", batch=256, steps=3000),
+    "moons": Recipe(data="moons", variant="realnvp_points", batch_size=256, steps=3000),
     # torchstone train realnvp/mnist5k
     "mnist5k": Recipe(data="mnist5k", variant="realnvp_mnist"),
     # torchstone train realnvp/cifar10 --data FOLDER   the paper's setting
     "cifar10": Recipe(
-        data="cifar10", variant="realnvp_cifar10", augment="flip", steps=400_000, lr=1e-3, beta2=0.999,
-        schedule="constant", ema=0.999, weight_decay=5e-5, compile=True,
-    ),
+        data="cifar10", variant="realnvp_cifar10", augment="flip", steps=400_000, optim=replace(Recipe.optim, lr=1e-3, beta2=0.999, weight_decay=5e-5, lr_schedule="constant", ema_decay=0.999, compile=True)),
     # for tests: seconds
-    "smoke": Recipe(levels=17, steps=40, batch=32, judged=0),
+    "smoke": Recipe(levels=17, steps=40, batch_size=32, judged=0),
 }  # fmt: skip
 
 
@@ -207,9 +197,7 @@ class RealNVP(nn.Module):
             yield Chain(maps)
             c //= 2
         yield Chain(
-            each
-            for number in range(4)
-            for each in coupled(coupling.checkerboard(h, w, odd=number % 2 == 1))
+            each for number in range(4) for each in coupled(coupling.checkerboard(h, w, odd=number % 2 == 1))
         )
 
     def forward(self, x: Points) -> tuple[Noise, Each]:
@@ -250,7 +238,7 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     make: Any = VARIANTS[recipe.variant].make
     arguments: dict[str, Any] = {}
     rows = len(VARIANTS[recipe.variant].shape) == 1
@@ -301,14 +289,14 @@ FACTS = [
 ]
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """Flows at random weights beside the determinant of their Jacobian by automatic differentiation."""
     torch.manual_seed(0)
     for shape, scales in (((2,), 1), ((5,), 1), ((1, 4, 4), 2), ((3, 4, 4), 3)):
         model = lively(RealNVP(shape, width=4, blocks=1, couplings=2, scales=scales), 0.15).double()
         x = torch.randn(2, *shape, dtype=torch.float64)
         said = " × ".join(map(str, shape))
-        yield Pair(model, Slow(model), x, optimiser=torch.optim.AdamW, label=said)
+        yield ParityCase(model, Slow(model), x, optimizer=torch.optim.AdamW, label=said)
 
 
 class Slow(nn.Module):

@@ -39,7 +39,7 @@ decay, for the paper's prior on weights. What is judged is the average of the we
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -50,8 +50,9 @@ from torch import Tensor, nn
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.vae.elbo import divergence, drawn, importance, log_weights, on_or_off, paid
 from torchstone.systems import Variant
 from torchstone.systems.convolutional import lenet5
@@ -83,20 +84,11 @@ class Recipe:
     weighted: bool = False  # train the importance-weighted bound of them
     judged: int = 2000  # samples that are judged at the end, 0 for none
     steps: int = 4000  # updates
-    batch: int = 128  # pictures an update
+    batch_size: int = 128  # pictures an update
     augment: str = "none"  # such as affine; what is learnt is made so too
-    optimiser: Literal["sgd", "adam", "adamw"] = "adam"  # rule of descent
-    lr: float = 2e-3  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    beta2: float = 0.999  # Adam's memory of the squares
-    weight_decay: float = 0.0  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
-    warmup: float = 0.02  # share of the steps in which the rate rises
-    ema: float = 0.99  # share of the averaged weights kept at each update, 0 for no average
-    clip: float | None = None  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
+    optim: OptimConfig = OptimConfig(
+        lr=2e-3, warmup_ratio=0.02, ema_decay=0.99
+    )  # optimizer, schedule, precision
     seed: int = 0  # of weights, order and noise
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -105,22 +97,19 @@ RECIPES = {
     # torchstone train vae                      1 min of a core          samples: precision 0.9
     "mnist5k": Recipe(),
     # torchstone train vae/mnist --data FOLDER  20 min, very busy core   bound −99.4, of 50 samples −95.9
-    "mnist": Recipe(data="hf:ylecun/mnist", variant="vae_paper", steps=10_000, ema=0.999),
+    "mnist": Recipe(data="hf:ylecun/mnist", variant="vae_paper", steps=10_000, optim=replace(Recipe.optim, ema_decay=0.999)),
     # torchstone train vae/iwae --data FOLDER   the importance-weighted bound of 50 samples; an hour or so
     "iwae": Recipe(
-        data="hf:ylecun/mnist", variant="vae_iwae", samples=50, weighted=True, steps=10_000, ema=0.999
-    ),
+        data="hf:ylecun/mnist", variant="vae_iwae", samples=50, weighted=True, steps=10_000, optim=replace(Recipe.optim, ema_decay=0.999)),
     # torchstone train vae/plane   two latents, to be looked at: pictures/plane.png
     "plane": Recipe(variant="vae_plane"),
     # torchstone train vae/conv
     "conv": Recipe(variant="vae_conv", steps=1500),
     # torchstone train vae/beta   latents that say one thing each, on 64 × 64
-    "beta": Recipe(variant="vae_burgess", beta=4.0, steps=1500, batch=64, lr=5e-4),
+    "beta": Recipe(variant="vae_burgess", beta=4.0, steps=1500, batch_size=64, optim=replace(Recipe.optim, lr=5e-4)),
     # for tests: seconds
     "smoke": Recipe(
-        data="digits", variant="vae_digits", pixels="threshold", steps=500, batch=32, lr=5e-3,
-        ema=0.9, judged=0,
-    ),
+        data="digits", variant="vae_digits", pixels="threshold", steps=500, batch_size=32, optim=replace(Recipe.optim, lr=5e-3, ema_decay=0.9), judged=0),
 }  # fmt: skip
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -203,9 +192,7 @@ class VAE(nn.Module):
         mean, logvar = self.encoder(x).chunk(2, 1)
         return mean, logvar
 
-    def decode(
-        self, z: Float[Tensor, "*count latent"]
-    ) -> Float[Tensor, "*count channel height width"]:
+    def decode(self, z: Float[Tensor, "*count latent"]) -> Float[Tensor, "*count channel height width"]:
         """Logits of each pixel's being on."""
         return self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
 
@@ -234,7 +221,7 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     make: Any = VARIANTS[recipe.variant].make
     channels, size, _ = VARIANTS[recipe.variant].shape
     latent = make.keywords.get("latent", 20) if recipe.latent is None else recipe.latent
@@ -283,7 +270,7 @@ class Objective(nn.Module):
         return plain, -importance(weights)
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """The objective beside its definition: densities of torch.distributions, sample by sample."""
     torch.manual_seed(0)
     small: list[dict[str, Any]] = [
@@ -298,7 +285,7 @@ def reference() -> Iterator[Pair]:
         epsilon = torch.randn(3, 4, model.latent, dtype=torch.float64)
         ours = Objective(model, beta, free)
         label = f"β {beta:g}, free bits {free:g}"
-        yield Pair(ours, Written(model, beta, free), (x, epsilon), label=label)
+        yield ParityCase(ours, Written(model, beta, free), (x, epsilon), label=label)
 
 
 class Written(nn.Module):

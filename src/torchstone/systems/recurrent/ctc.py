@@ -52,10 +52,11 @@ from torch import Tensor, nn
 from torchstone.data.audio.speech import read_speech
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.parts.audio.ctc import ctc_loss
 from torchstone.parts.audio.spectrogram import Spectra
-from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.recurrent.layers import Recurrent
 from torchstone.parts.recurrent.peephole_lstm import Peephole
 from torchstone.systems import Variant
@@ -85,29 +86,28 @@ class Recipe:
     noise: tuple[float, float] = (10.0, 60.0)  # decibels that speech lies above noise
     beams: int = 8  # prefixes of the search that is tested beside greedy decoding; 1 for none
     steps: int = 1000  # updates
-    batch: int = 16  # utterances an update
-    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
-    lr: float = 5e-3  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    weight_decay: float = 0.01  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
-    warmup: float = 0.1  # share of the steps in which the rate rises
-    ema: float = 0.99  # decay of the weights' moving average, 0 for none
-    clip: float | None = 1.0  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
+    batch_size: int = 16  # utterances an update
+    optim: OptimConfig = OptimConfig(
+        optimizer="adamw", lr=5e-3, weight_decay=0.01, warmup_ratio=0.1, max_grad_norm=1.0, ema_decay=0.99
+    )  # optimizer, schedule, precision
     seed: int = 0  # of weights, utterances and dropout
     device: str = "auto"  # auto, cpu, cuda, mps
 
 
 EASY = Recipe(
-    data="captcha/0123", count=(1, 3), hidden=32, layers=1, stride=5, dropout=0.0, ema=0.0
+    data="captcha/0123",
+    count=(1, 3),
+    hidden=32,
+    layers=1,
+    stride=5,
+    dropout=0.0,
+    optim=replace(Recipe.optim, ema_decay=0.0),
 )
 RECIPES = {
     "characters": Recipe(),
     "fsdd": Recipe(data="fsdd", steps=1600),
     # for tests: seconds
-    "smoke": replace(EASY, steps=80, batch=8, lr=2e-2, beams=1),
+    "smoke": replace(EASY, steps=80, batch_size=8, optim=replace(EASY.optim, lr=2e-2), beams=1),
 }
 
 
@@ -128,9 +128,7 @@ class Recogniser(nn.Module):
         super().__init__()
         if stride < 1 or (peepholes and layers != 1):
             what = f"stride {stride}" if stride < 1 else f"{layers} layers with peepholes"
-            raise BadInput(
-                f"a recogniser has stride 1 or more, and peepholes in one layer, not {what}"
-            )
+            raise BadInput(f"a recogniser has stride 1 or more, and peepholes in one layer, not {what}")
         self.stride, self.dropout = stride, dropout
         self.recurrent: Any = (
             Peephole(inputs * stride, hidden)
@@ -179,7 +177,7 @@ VARIANTS = {
 
 def build(recipe: Recipe) -> Iterator[Run]:
     how = Spectra(recipe.rate, recipe.window, recipe.hop, recipe.bands, kind=recipe.features)
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     data = read_speech(recipe.data, recipe.rate)
     arguments = {
         "labels": len(data.alphabet),
@@ -209,9 +207,7 @@ class Judged(nn.Module):
         super().__init__()
         self.net, self.ours = net, ours
 
-    def forward(
-        self, x: Tensor, lengths: Tensor, targets: Tensor, counts: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, lengths: Tensor, targets: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         if self.ours:
             logits, moments = self.net(x, lengths), self.net.moments(lengths)
             return logits, ctc_loss(logits.log_softmax(2), targets, moments, counts)
@@ -231,9 +227,7 @@ class Slow(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         width = int(x.shape[1])
-        rows = [
-            F.pad(self.one(a[:n]), (0, 0, 0, width - n)) for a, n in zip(x, lengths, strict=True)
-        ]
+        rows = [F.pad(self.one(a[:n]), (0, 0, 0, width - n)) for a, n in zip(x, lengths, strict=True)]
         return torch.stack(rows)
 
     def one(self, x: Tensor) -> Tensor:
@@ -262,7 +256,7 @@ class Slow(nn.Module):
         return torch.cat(sides, 1)
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """nn.LSTM with torch's loss, of one and two layers; the peepholes in plain loops."""
     torch.manual_seed(0)
     x = torch.randn(3, 14, 5, dtype=torch.float64)
@@ -276,6 +270,6 @@ def reference() -> Iterator[Pair]:
         head.load_state_dict(net.head.state_dict())
         pair = nn.ModuleList([theirs, head])
         label = f"{layers} layers, repeated labels and none"
-        yield Pair(Judged(net, ours=True), Judged(pair, ours=False), inputs, label=label)
+        yield ParityCase(Judged(net, ours=True), Judged(pair, ours=False), inputs, label=label)
     layer = Peephole(5, 3).double()
-    yield Pair(layer, Slow(layer), inputs[:2], label="peepholes")
+    yield ParityCase(layer, Slow(layer), inputs[:2], label="peepholes")

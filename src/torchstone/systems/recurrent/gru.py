@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from torchstone import references
 from torchstone.engine.run import Run
-from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
 from torchstone.parts.recurrent.sequence_model import Network
 from torchstone.systems import Variant
@@ -49,18 +49,28 @@ __all__ = ["CELL", "CHO", "FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "b
 
 MARGIN = ("loss", -1.5)
 
-TEXT = Recipe(variant="gru", hidden=256, length=64, batch=32, steps=3000, lr=4e-3)
-FAR = Recipe(use="adding", data="drawn", variant="gru", length=100, batch=50)
+TEXT = Recipe(
+    variant="gru", hidden=256, length=64, batch_size=32, steps=3000, optim=replace(Recipe.optim, lr=4e-3)
+)
+FAR = Recipe(use="adding", data="drawn", variant="gru", length=100, batch_size=50)
 SERIES = Recipe(use="forecast", data="sea", variant="gru", hidden=64, length=192, patch=12)
 RECIPES = {
     "shakespeare": TEXT,
-    "forecast": replace(SERIES, steps=1000, lr=3e-3),
-    "glucose": replace(SERIES, data="glucose", length=72, steps=1000, lr=3e-3),
+    "forecast": replace(SERIES, steps=1000, optim=replace(SERIES.optim, lr=3e-3)),
+    "glucose": replace(SERIES, data="glucose", length=72, steps=1000, optim=replace(SERIES.optim, lr=3e-3)),
     # torchstone train gru/etth1 --data FOLDER   the folder that holds ETTh1.csv
     "etth1": replace(SERIES, data="ETTh1.csv", length=336, horizon=96, patch=24, steps=1000),
-    "adding": replace(FAR, hidden=64, steps=1500, lr=1e-2),
+    "adding": replace(FAR, hidden=64, steps=1500, optim=replace(FAR.optim, lr=1e-2)),
     # for tests: seconds
-    "smoke": replace(TEXT, data="python/json", hidden=32, length=16, batch=8, steps=120, lr=1e-2),
+    "smoke": replace(
+        TEXT,
+        data="python/json",
+        hidden=32,
+        length=16,
+        batch_size=8,
+        steps=120,
+        optim=replace(TEXT.optim, lr=1e-2),
+    ),
 }
 
 
@@ -143,10 +153,10 @@ def by_units(net: Recurrent, x: Float[Tensor, "1 time inputs"]) -> tuple[Tensor,
     return torch.stack(outputs)[None], (torch.stack(h)[None, None],)
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """nn.GRU, over layers, directions, lengths and dropout, on either path; Cho's, unit by unit."""
     yield from references.recurrent(CELL, nn.GRU)
     torch.manual_seed(0)
     ours = Recurrent(CHO, 3, 4, path="written").double()
     theirs = references.Answering(copy.deepcopy(ours), by_units)
-    yield Pair(ours, theirs, torch.randn(1, 5, 3, dtype=torch.float64), label="gru_cho by units")
+    yield ParityCase(ours, theirs, torch.randn(1, 5, 3, dtype=torch.float64), label="gru_cho by units")

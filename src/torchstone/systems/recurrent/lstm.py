@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from torchstone import references
 from torchstone.engine.run import Run
-from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
 from torchstone.parts.recurrent.sequence_model import Network
 from torchstone.systems import Variant
@@ -56,27 +56,46 @@ __all__ = ["CELL", "FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", 
 
 MARGIN = ("loss", -1.5)
 
-TEXT = Recipe(hidden=256, length=64, batch=32, steps=3000, lr=4e-3, forget=1.0)
-FAR = Recipe(use="adding", data="drawn", length=100, batch=50)
-COPY = replace(FAR, use="copy", hidden=128, start="chrono", batch=20)
+TEXT = Recipe(
+    hidden=256, length=64, batch_size=32, steps=3000, optim=replace(Recipe.optim, lr=4e-3), forget=1.0
+)
+FAR = Recipe(use="adding", data="drawn", length=100, batch_size=50)
+COPY = replace(FAR, use="copy", hidden=128, start="chrono", batch_size=20)
 LABELS = Recipe(use="label", data="sentiment", variant="bilstm", hidden=64, vocabulary=8192)
 VOICES = Recipe(use="voices", data="japanese_vowels", variant="bilstm", hidden=64, pool="max")
-VOICES = replace(VOICES, optimiser="adamw", lr=3e-3, weight_decay=0.01, warmup=0.1, ema=0.98)
-MUSIC = Recipe(use="music", data="chorales", hidden=200, length=256, dropout=0.5, batch=8)
-MUSIC = replace(MUSIC, steps=480, lr=5e-3, warmup=0.025, ema=0.995)
+VOICES = replace(
+    VOICES,
+    optim=replace(
+        VOICES.optim, optimizer="adamw", lr=3e-3, weight_decay=0.01, warmup_ratio=0.1, ema_decay=0.98
+    ),
+)
+MUSIC = Recipe(use="music", data="chorales", hidden=200, length=256, dropout=0.5, batch_size=8)
+MUSIC = replace(MUSIC, steps=480, optim=replace(MUSIC.optim, lr=5e-3, warmup_ratio=0.025, ema_decay=0.995))
 RECIPES = {
     "shakespeare": TEXT,
-    "sentiment": replace(LABELS, pool="max", embedding=64, dropout=0.5, batch=64, steps=930),
+    "sentiment": replace(LABELS, pool="max", embedding=64, dropout=0.5, batch_size=64, steps=930),
     "voices": replace(VOICES, dropout=0.5, jitter=0.6, steps=800),
     # torchstone train lstm/speakers --data FSDD   its zip file or folder, or a folder a speaker
     "speakers": replace(VOICES, data="fsdd", length=60, dropout=0.3, jitter=0.2, steps=600),
     "chorales": MUSIC,
     # torchstone train lstm/jsb --data FOLDER   the folder that holds jsb-chorales-quarter.json
     "jsb": replace(MUSIC, data="jsb-chorales"),
-    "adding": replace(FAR, hidden=64, steps=4000, lr=5e-3, forget=1.0),
-    "copy": replace(COPY, steps=8000, lr=5e-3, beta2=0.99, schedule="constant", ema=0.99),
+    "adding": replace(FAR, hidden=64, steps=4000, optim=replace(FAR.optim, lr=5e-3), forget=1.0),
+    "copy": replace(
+        COPY,
+        steps=8000,
+        optim=replace(COPY.optim, lr=5e-3, beta2=0.99, lr_schedule="constant", ema_decay=0.99),
+    ),
     # for tests: seconds
-    "smoke": replace(TEXT, data="python/json", hidden=32, length=16, batch=8, steps=120, lr=1e-2),
+    "smoke": replace(
+        TEXT,
+        data="python/json",
+        hidden=32,
+        length=16,
+        batch_size=8,
+        steps=120,
+        optim=replace(TEXT.optim, lr=1e-2),
+    ),
 }
 
 
@@ -106,9 +125,7 @@ def treebank(hidden: int) -> Variant:
 
 VARIANTS = {
     # 88 keys of a piano
-    "lstm": Variant(
-        partial(Network, CELL, inputs=88, outputs=88, tokens=False, hidden=128), (32, 88)
-    ),
+    "lstm": Variant(partial(Network, CELL, inputs=88, outputs=88, tokens=False, hidden=128), (32, 88)),
     # 26 numbers of sound, 61 phonemes (Graves & Schmidhuber 2005)
     "bilstm": Variant(
         partial(Network, CELL, inputs=26, outputs=61, tokens=False, hidden=100, bidirectional=True),
@@ -164,6 +181,6 @@ FACTS = [
 ]
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """nn.LSTM, over layers, directions, lengths, dropout and projections, on either path."""
     yield from references.recurrent(CELL, nn.LSTM)

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from torchstone import references
 from torchstone.engine.run import Run
-from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
 from torchstone.parts.recurrent.sequence_model import Network
 from torchstone.systems import Variant
@@ -48,13 +48,27 @@ __all__ = ["CELL", "FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", 
 
 MARGIN = ("loss", -1.5)
 
-TEXT = Recipe(variant="rnn", hidden=256, length=64, batch=32, steps=3000, lr=2e-3)
-FAR = Recipe(use="adding", data="drawn", variant="rnn", length=100, batch=50)
+TEXT = Recipe(
+    variant="rnn",
+    hidden=256,
+    length=64,
+    batch_size=32,
+    steps=3000,
+)
+FAR = Recipe(use="adding", data="drawn", variant="rnn", length=100, batch_size=50)
 RECIPES = {
     "shakespeare": TEXT,
-    "adding": replace(FAR, hidden=64, steps=1500, lr=2e-3),
+    "adding": replace(FAR, hidden=64, steps=1500, optim=replace(FAR.optim, lr=2e-3)),
     # for tests: seconds
-    "smoke": replace(TEXT, data="python/json", hidden=32, length=16, batch=8, steps=120, lr=1e-2),
+    "smoke": replace(
+        TEXT,
+        data="python/json",
+        hidden=32,
+        length=16,
+        batch_size=8,
+        steps=120,
+        optim=replace(TEXT.optim, lr=1e-2),
+    ),
 }
 
 
@@ -73,9 +87,7 @@ def step(
 CELL = Cell("rnn", 1, step, torch.rnn_tanh)
 VARIANTS = {
     # as wide as the counts of FACTS: 88 keys of a piano
-    "rnn": Variant(
-        partial(Network, CELL, inputs=88, outputs=88, tokens=False, hidden=128), (32, 88)
-    ),
+    "rnn": Variant(partial(Network, CELL, inputs=88, outputs=88, tokens=False, hidden=128), (32, 88)),
 }
 
 
@@ -95,6 +107,6 @@ FACTS = [
 ]
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """nn.RNN, over layers, directions, lengths and dropout, on either path."""
     yield from references.recurrent(CELL, nn.RNN)

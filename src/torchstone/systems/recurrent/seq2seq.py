@@ -48,6 +48,7 @@ from torch import Tensor, nn
 from torchstone.data.text.parallel import read_pairs
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, parameters
 from torchstone.parts.recurrent import seq2seq_attention
@@ -85,20 +86,13 @@ class Recipe:
     dropout: float = 0.2  # of embeddings, between layers, and of what the softmax reads
     smoothing: float = 0.1  # share of the label's probability spread over the vocabulary
     steps: int = 2500  # updates
-    batch: int = 1000  # target tokens an update
-    optimiser: Literal["sgd", "adam", "adamw"] = "adam"  # rule of descent
-    lr: float = 3e-3  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    weight_decay: float = 0.0  # pull of weights towards zero
-    schedule: Literal["cosine", "inverse_root", "linear", "constant"] = "cosine"  # of the rate
-    warmup: float = 0.05  # share of the steps in which the rate rises
+    batch_size: int = 1000  # target tokens an update
+    optim: OptimConfig = OptimConfig(
+        lr=3e-3, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.98
+    )  # optimizer, schedule, precision
     beams: int = 4  # translations followed at once when testing; 1 is greedy
     penalty: float = 1.0  # how much longer translations are favoured
     judged: int = 200  # validation sentences translated for BLEU at each evaluation
-    ema: float = 0.98  # decay of the weights' moving average, 0 for none
-    clip: float | None = 1.0  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
     seed: int = 0  # of weights, order and dropout
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -107,24 +101,40 @@ MARGIN = ("accuracy", 0.4)  # of the copied characters, on the test split
 
 BIBLE = Recipe("bible", "grc", variant="seq2seq_bahdanau", vocabulary=3000, maxout=256)
 REVERSE = Recipe("reverse", variant="seq2seq_bahdanau", vocabulary=268, embedding=64, hidden=128)
-MULTI30K = Recipe(vocabulary=8000, hidden=512, dropout=0.5, batch=4000, lr=2e-3, ema=0.999)
-EXACT = {"dropout": 0.0, "smoothing": 0.0, "beams": 1, "ema": 0.0}
+MULTI30K = Recipe(
+    vocabulary=8000,
+    hidden=512,
+    dropout=0.5,
+    batch_size=4000,
+    optim=replace(Recipe.optim, lr=2e-3, ema_decay=0.999),
+)
+EXACT = replace(
+    REVERSE, dropout=0.0, smoothing=0.0, beams=1, optim=replace(REVERSE.optim, ema_decay=0.0)
+)
 
 RECIPES = {
     "translate": Recipe(),
     # torchstone train seq2seq/bible      Greek verses to English, attention against gold alignments
     "bible": replace(BIBLE, dropout=0.3, steps=3000),
     # torchstone train seq2seq/reverse    up to 20 letters turned round: 100 % exact
-    "reverse": replace(REVERSE, **EXACT, steps=1500),
+    "reverse": replace(EXACT, steps=1500),
     # torchstone train seq2seq/multi30k_cpu --data DIR
-    "multi30k_cpu": Recipe(vocabulary=4000, dropout=0.3, batch=1500, steps=4000, ema=0.99),
+    "multi30k_cpu": Recipe(
+        vocabulary=4000, dropout=0.3, batch_size=1500, steps=4000, optim=replace(Recipe.optim, ema_decay=0.99)
+    ),
     # torchstone train seq2seq/multi30k --data DIR     BLEU 28.3 for the public network of this size
     "multi30k": replace(MULTI30K, variant="seq2seq_bahdanau", steps=4000),
     # torchstone train seq2seq/multi30k_plain --data DIR      the same without attention: BLEU 13.8
     "multi30k_plain": replace(MULTI30K, variant="seq2seq_plain", layers=2, steps=4000),
     # for tests: seconds
     "smoke": replace(
-        REVERSE, **EXACT, data="copy", hidden=64, batch=600, steps=100, lr=1e-2, judged=20
+        EXACT,
+        data="copy",
+        hidden=64,
+        batch_size=600,
+        steps=100,
+        optim=replace(EXACT.optim, lr=1e-2),
+        judged=20,
     ),
 }
 
@@ -285,7 +295,7 @@ VARIANTS = {f"seq2seq_{n}": Variant(partial(seq2seq, **s), (16,)) for n, s in SI
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     data = read_pairs(recipe.data, recipe.source, recipe.target)
     tokenizer = learn_tokens(recipe, data)
     size = tokenizer.get_vocab_size()

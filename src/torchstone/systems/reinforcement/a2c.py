@@ -34,11 +34,11 @@ import torch
 from torch import Tensor, nn
 
 from torchstone import references
-from torchstone.engine.device import pick
-from torchstone.engine.flat_update import Flat, gradient_of
+from torchstone.engine.device import select_device
+from torchstone.engine.flat_update import FlatGradientUpdate, gradient_of
 from torchstone.engine.run import Run
 from torchstone.envs.rollouts import Rollout, Rollouts, Turns
-from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.rl.actor_critic import ActorCritic
 from torchstone.parts.rl.recurrent_actor_critic import RecurrentActorCritic
 from torchstone.parts.rl.returns import gae
@@ -118,23 +118,23 @@ def loss(model: Any, rollout: Rollout, recipe: Recipe) -> dict[str, Tensor]:
 
 def build(recipe: Recipe) -> Iterator[Run]:
     torch.manual_seed(recipe.seed)
-    device = pick(recipe.device)
+    device = select_device(recipe.device)
     made_with = on_policy.arguments(recipe, "a2c")
     made_with |= {"hidden": list(recipe.hidden), "activation": recipe.activation}
     made_with |= {"deviation": recipe.deviation}
     model = VARIANTS[recipe.variant].make(**made_with).to(device)
-    step = Flat(
+    step = FlatGradientUpdate(
         lambda rollout: loss(model, rollout, recipe),
         model,
         partial(torch.optim.RMSprop, lr=recipe.lr, alpha=0.99, eps=1e-5),
-        clip=recipe.norm,
+        max_grad_norm=recipe.norm,
     )
-    state: dict[str, Any] = {"optimiser": step.optimiser}
+    state: dict[str, Any] = {"optimizer": step.optimizer}
     options = {"length": recipe.length, "device": device}
 
     def annealed(number: int) -> None:
         if recipe.anneal:
-            step.optimiser.param_groups[0]["lr"] = recipe.lr * (1 - number / recipe.steps)
+            step.optimizer.param_groups[0]["lr"] = recipe.lr * (1 - number / recipe.steps)
 
     if recipe.actors == "together":
         stream = Rollouts(model, on_policy.worlds(recipe), seed=recipe.seed, **options)
@@ -175,6 +175,6 @@ FACTS = [
 evaluate, play = evaluate.evaluate, evaluate.play
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """stable-baselines3's network of the same shape; the tests hold a whole update against it."""
     yield from references.actors(ActorCritic)

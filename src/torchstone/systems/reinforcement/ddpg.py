@@ -35,13 +35,13 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from torchstone import references
-from torchstone.engine.device import pick
-from torchstone.engine.flat_update import Flat, gradient_of
+from torchstone.engine.device import select_device
+from torchstone.engine.flat_update import FlatGradientUpdate, gradient_of
 from torchstone.engine.run import Run
 from torchstone.envs.replay_buffer import Rows
 from torchstone.envs.replay_stream import Drawn
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.rl.exploration import Noisy
 from torchstone.parts.rl.target_network import follow, follower
 from torchstone.systems import Variant
@@ -60,7 +60,7 @@ class Recipe:
     worlds: int = 1  # played side by side
     length: int = 8  # steps of each world between updates
     gradients: int = 8  # minibatches an update
-    batch: int = 128  # rows in a minibatch
+    batch_size: int = 128  # rows in a minibatch
     memory: int = 200_000  # steps that are remembered
     first: int = 1000  # steps at random before any learning
     n: int = 1  # steps of reward before the guess
@@ -82,7 +82,7 @@ class Recipe:
 
 PENDULUM = Recipe()
 MUJOCO = replace(
-    PENDULUM, hidden=(256, 256), gamma=0.99, batch=256, memory=1_000_000, first=10_000, lr=3e-4,
+    PENDULUM, hidden=(256, 256), gamma=0.99, batch_size=256, memory=1_000_000, first=10_000, lr=3e-4,
     actor_lr=3e-4, anneal=False,
 )  # fmt: skip
 RECIPES = {
@@ -90,7 +90,7 @@ RECIPES = {
     "pendulum": PENDULUM,
     # torchstone train ddpg/paper   the paper's networks, rates and noise; 20,000 steps; -147 (seed 0)
     "paper": replace(
-        PENDULUM, variant="ddpg_paper", hidden=(400, 300), batch=64, gamma=0.99, tau=0.001,
+        PENDULUM, variant="ddpg_paper", hidden=(400, 300), batch_size=64, gamma=0.99, tau=0.001,
         sigma=0.2, theta=0.15, lr=1e-3, actor_lr=1e-4, anneal=False,
         weight_decay=1e-2,
     ),
@@ -99,7 +99,7 @@ RECIPES = {
     "halfcheetah": replace(MUJOCO, data="HalfCheetah-v5", steps=11_250),
     # for tests: seconds
     "smoke": replace(
-        PENDULUM, batch=64, first=400, steps=200, tau=0.02, actor_lr=1e-3, anneal=False,
+        PENDULUM, batch_size=64, first=400, steps=200, tau=0.02, actor_lr=1e-3, anneal=False,
         episodes=8, film=False,
     ),
 }  # fmt: skip
@@ -184,9 +184,7 @@ class DDPG(nn.Module):
 
 VARIANTS = {
     "ddpg": Variant(partial(DDPG, observations=(11,), actions=3), (11,)),
-    "ddpg_paper": Variant(
-        partial(DDPG, observations=(11,), actions=3, hidden=(400, 300), paper=True), (11,)
-    ),
+    "ddpg_paper": Variant(partial(DDPG, observations=(11,), actions=3, hidden=(400, 300), paper=True), (11,)),
 }
 
 
@@ -200,7 +198,7 @@ def targets(copy: DDPG, rows: Rows) -> Float[Tensor, " batch"]:
 
 def build(recipe: Recipe) -> Iterator[Run]:
     torch.manual_seed(recipe.seed)
-    device = pick(recipe.device)
+    device = select_device(recipe.device)
     made_with = on_policy.arguments(recipe, "ddpg", "continuous")
     if len(made_with["observations"]) == 3:
         raise BadInput(f"{recipe.data} shows frames, and ddpg sees rows of numbers: try ppo")
@@ -218,12 +216,12 @@ def build(recipe: Recipe) -> Iterator[Run]:
         q = model.critic(rows.observation.flatten(1), rows.action)
         return {"loss": mse_loss(q, y), "q": q.mean()}
 
-    critic = Flat(
+    critic = FlatGradientUpdate(
         error,
         model.critic,
         partial(torch.optim.Adam, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True),
     )
-    actor = Flat(
+    actor = FlatGradientUpdate(
         lambda rows: {"loss": -model(rows.observation)[1].mean()},
         model.actor,
         partial(torch.optim.Adam, lr=recipe.actor_lr, fused=True),
@@ -243,9 +241,9 @@ def build(recipe: Recipe) -> Iterator[Run]:
     def update(drawn: Drawn) -> dict:
         if recipe.anneal:
             left = 1 - drawn.number / recipe.steps
-            critic.optimiser.param_groups[0]["lr"] = recipe.lr * left
-            actor.optimiser.param_groups[0]["lr"] = recipe.actor_lr * left
-        for rows, _ in off_policy.minibatches(drawn, recipe.batch):
+            critic.optimizer.param_groups[0]["lr"] = recipe.lr * left
+            actor.optimizer.param_groups[0]["lr"] = recipe.actor_lr * left
+        for rows, _ in off_policy.minibatches(drawn, recipe.batch_size):
             metrics = critic((rows, targets(copy, rows)))
             # ∇J: only into the actor, though it comes through the critic
             climbed = actor.loss(rows)
@@ -253,7 +251,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
             follow(copy, model, recipe.tau)
         return {**metrics, "actor_loss": climbed["loss"].detach(), **on_policy.progress(drawn)}
 
-    state = {"critic_optimiser": critic.optimiser, "actor_optimiser": actor.optimiser}
+    state = {"critic_optimiser": critic.optimizer, "actor_optimiser": actor.optimizer}
     state["copy"] = copy
     yield off_policy.off_policy(model, recipe, stream, update, state, made_with)
 
@@ -272,6 +270,6 @@ FACTS = [
 evaluate, play = evaluate.evaluate, evaluate.play
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """stable-baselines3's networks of the same shape; the tests hold a whole update against it."""
     yield from references.deterministic(DDPG)

@@ -39,13 +39,13 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
 from torchstone import references
-from torchstone.engine.device import pick
-from torchstone.engine.flat_update import Flat
+from torchstone.engine.device import select_device
+from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
 from torchstone.envs.replay_buffer import Rows
 from torchstone.envs.replay_stream import Drawn
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.rl.exploration import EpsilonGreedy, falling
 from torchstone.parts.rl.q_learning import taken, target
 from torchstone.parts.rl.target_network import follow, follower
@@ -68,7 +68,7 @@ class Recipe:
     worlds: int = 1  # played side by side
     length: int = 256  # steps of each world between updates
     gradients: int = 128  # minibatches an update
-    batch: int = 128  # rows in a minibatch
+    batch_size: int = 128  # rows in a minibatch
     memory: int = 100_000  # steps that are remembered
     first: int = 1000  # steps at random before any learning
     target: int = 1  # updates between renewals of the copy; 0 for no copy
@@ -78,7 +78,7 @@ class Recipe:
     gamma: float = 0.99  # discount γ
     epsilon: float = 0.04  # chance of a random action at the end
     explore: int = 8000  # steps until ε has fallen there from 1
-    optimiser: str = "adam"  # adam or rmsprop
+    optimizer: str = "adam"  # adam or rmsprop
     lr: float = 1e-3  # its learning rate
     anneal: bool = True  # which falls to 0 linearly
     norm: float | None = 10.0  # largest norm of the gradient, none for any
@@ -100,7 +100,7 @@ ATARI = replace(
     worlds=8,
     length=4,
     gradients=8,
-    batch=32,
+    batch_size=32,
     memory=100_000,
     first=80_000,
     target=31,  # 992 steps
@@ -115,7 +115,7 @@ RECIPES = {
     "cartpole": CARTPOLE,
     # torchstone train dqn/acrobot   99,840 steps, 5 minutes; return -80 (seed 0)
     "acrobot": replace(
-        CARTPOLE, data="Acrobot-v1", length=4, gradients=4, batch=128, lr=6.3e-4,
+        CARTPOLE, data="Acrobot-v1", length=4, gradients=4, batch_size=128, lr=6.3e-4,
         memory=50_000, target=63, epsilon=0.1, explore=12_000, steps=24_750,
     ),
     # torchstone train dqn/pong   2,080,000 steps; to be ≥ 18, unmeasured
@@ -123,7 +123,7 @@ RECIPES = {
     # torchstone train dqn/nature --data ALE/Breakout-v5   the paper's numbers, 50 million steps; unmeasured
     "nature": replace(
         ATARI, worlds=1, gradients=1, memory=1_000_000, first=50_000, target=10_000, epsilon=0.1,
-        optimiser="rmsprop", lr=2.5e-4, steps=12_500_000,
+        optimizer="rmsprop", lr=2.5e-4, steps=12_500_000,
     ),
     # for tests: seconds
     "smoke": replace(
@@ -201,9 +201,7 @@ VARIANTS = {
     "dqn": Variant(partial(QNetwork, observations=(4,), actions=2), (4,)),
     "dqn_nature": Variant(partial(QNetwork, observations=SCREEN, actions=4), SCREEN),
     "dqn_2013": Variant(partial(QNetwork, observations=SCREEN, actions=4, first=True), SCREEN),
-    "dqn_duelling": Variant(
-        partial(QNetwork, observations=SCREEN, actions=4, duelling=True), SCREEN
-    ),
+    "dqn_duelling": Variant(partial(QNetwork, observations=SCREEN, actions=4, duelling=True), SCREEN),
 }
 
 
@@ -228,17 +226,17 @@ def targets(model: QNetwork, frozen: QNetwork, rows: Rows, double: bool) -> Floa
     return target(rows.reward, rows.discount, frozen(rows.following), choice)
 
 
-def optimiser(recipe: Recipe) -> Any:
-    if recipe.optimiser == "adam":
+def optimizer(recipe: Recipe) -> Any:
+    if recipe.optimizer == "adam":
         return partial(torch.optim.Adam, lr=recipe.lr, fused=True)
-    if recipe.optimiser == "rmsprop":
+    if recipe.optimizer == "rmsprop":
         return partial(torch.optim.RMSprop, lr=recipe.lr, alpha=0.95, eps=0.01, centered=True)
-    raise BadInput(f"unknown optimiser {recipe.optimiser!r}: adam or rmsprop")
+    raise BadInput(f"unknown optimiser {recipe.optimizer!r}: adam or rmsprop")
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
     torch.manual_seed(recipe.seed)
-    device = pick(recipe.device)
+    device = select_device(recipe.device)
     made_with = on_policy.arguments(recipe, "dqn", "discrete")
     made_with |= {"hidden": list(recipe.hidden)}
     if recipe.duelling:
@@ -254,7 +252,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         errors.append(error)
         return metrics
 
-    step = Flat(objective, model, optimiser(recipe), clip=recipe.norm)
+    step = FlatGradientUpdate(objective, model, optimizer(recipe), max_grad_norm=recipe.norm)
     rate = falling(1.0, recipe.epsilon, recipe.explore)
     explorer = EpsilonGreedy(
         lambda seen: model.greedy(seen.to(device)),
@@ -265,17 +263,17 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
     def update(drawn: Drawn) -> dict:
         if recipe.anneal:
-            step.optimiser.param_groups[0]["lr"] = recipe.lr * (1 - drawn.number / recipe.steps)
+            step.optimizer.param_groups[0]["lr"] = recipe.lr * (1 - drawn.number / recipe.steps)
         if recipe.target and drawn.number % recipe.target == 0:
             follow(frozen, model, 1.0)
         errors.clear()
-        for minibatch in off_policy.minibatches(drawn, recipe.batch):
+        for minibatch in off_policy.minibatches(drawn, recipe.batch_size):
             metrics = step(minibatch)
         if stream.priorities is not None:
             stream.priorities.judge(drawn.index, torch.cat(errors))
         return {**metrics, **on_policy.progress(drawn), "epsilon": explorer.rate(drawn.frames)}
 
-    state: dict[str, Any] = {"optimiser": step.optimiser}
+    state: dict[str, Any] = {"optimizer": step.optimizer}
     if recipe.target:
         state["frozen"] = frozen
     yield off_policy.off_policy(model, recipe, stream, update, state, made_with)
@@ -300,6 +298,6 @@ FACTS = [
 evaluate, play = evaluate.evaluate, evaluate.play
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """stable-baselines3's networks of the same shapes; the tests hold a whole update against it."""
     yield from references.critics(QNetwork)

@@ -35,23 +35,21 @@ import torch
 from torch import Tensor
 
 from torchstone import references
-from torchstone.data.vision.batches import mix
-from torchstone.engine.device import pick
-from torchstone.engine.flat_update import Flat
+from torchstone.engine.device import select_device
+from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
 from torchstone.envs.rollouts import Rollout, Rollouts
-from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.rl.actor_critic import ActorCritic
 from torchstone.parts.rl.recurrent_actor_critic import RecurrentActorCritic
 from torchstone.parts.rl.returns import gae
 from torchstone.parts.rl.running_mean_std import ReturnScale
+from torchstone.parts.seeding import SeedStream, derive_seed
 from torchstone.systems import Variant
 from torchstone.systems.recurrent.lstm import CELL
 from torchstone.tasks.rl import evaluate, on_policy
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
-
-SHUFFLE = 18  # a purpose of `mix`
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Recipe:
     worlds: int = 8  # played side by side
     length: int = 32  # steps of each world between updates
     epochs: int = 20  # passes over a rollout
-    batch: int = 256  # steps in a minibatch; of a policy that remembers, in whole worlds
+    batch_size: int = 256  # steps in a minibatch; of a policy that remembers, in whole worlds
     gamma: float = 0.98  # discount γ
     lam: float = 0.8  # λ of the advantages
     clip: float = 0.2  # ε: how far a probability may change for gain
@@ -85,23 +83,23 @@ class Recipe:
 
 
 CARTPOLE = Recipe()
-BENT = replace(CARTPOLE, lam=0.95, lr=3e-4, epochs=10, batch=64, gamma=0.99, scaled=True)
+BENT = replace(CARTPOLE, lam=0.95, lr=3e-4, epochs=10, batch_size=64, gamma=0.99, scaled=True)
 MUJOCO = replace(BENT, variant="ppo_continuous", worlds=1, length=2048, steps=488)
 EYES = ("AtariPreprocessing", "SignReward", "EpisodicLife")
 ATARI = replace(BENT, variant="ppo_atari", wrappers=EYES, scaled=False, length=128, epochs=4)
-PONG = replace(ATARI, data="ALE/Pong-v5", batch=256, entropy=0.01, lr=2.5e-4, clip=0.1, steps=9765)
+PONG = replace(ATARI, data="ALE/Pong-v5", batch_size=256, entropy=0.01, lr=2.5e-4, clip=0.1, steps=9765)
 RECIPES = {
     # torchstone train ppo   99,840 steps, 16 seconds of one core; return 500 on all of 5 seeds
     "cartpole": CARTPOLE,
     # torchstone train ppo/acrobot   249,856 steps, a minute; return -79 to -86 (5 seeds)
-    "acrobot": replace(BENT, data="Acrobot-v1", worlds=16, length=128, batch=256, steps=122),
+    "acrobot": replace(BENT, data="Acrobot-v1", worlds=16, length=128, batch_size=256, steps=122),
     # torchstone train ppo/lunarlander   999,424 steps, 3 to 8 minutes; return 234 to 261 (5 seeds)
     "lunarlander": replace(
         CARTPOLE,
         data="LunarLander-v3",
         worlds=16,
         length=1024,
-        batch=64,
+        batch_size=64,
         epochs=4,
         gamma=0.999,
         lam=0.98,
@@ -120,7 +118,7 @@ RECIPES = {
         worlds=4,
         length=512,
         epochs=20,
-        batch=256,
+        batch_size=256,
         gamma=0.9,
         lr=1e-3,
         steps=48,
@@ -132,9 +130,7 @@ RECIPES = {
     "pong": PONG,
     # torchstone train ppo/pong_half_hour   the beginning, for a CPU, with the paper's smaller network:
     # 716,800 steps, -15.7 and rising (seed 0)
-    "pong_half_hour": replace(
-        PONG, variant="ppo_paper", epochs=3, lr=5e-4, anneal=False, steps=700
-    ),
+    "pong_half_hour": replace(PONG, variant="ppo_paper", epochs=3, lr=5e-4, anneal=False, steps=700),
     # torchstone train ppo/cartpole_memory   61,440 steps without velocities, a minute; return 500 on all of
     # 5 seeds, where `--variant ppo`, which remembers nothing, has 42 and 38 after 40,960
     "cartpole_memory": replace(
@@ -143,7 +139,7 @@ RECIPES = {
         wrappers=("PartialObservation:keep=0,2",),
         length=128,
         epochs=10,
-        batch=256,
+        batch_size=256,
         lam=0.95,
         gamma=0.99,
         scaled=True,
@@ -158,16 +154,12 @@ MARGIN = ("return", 60.0)
 
 VARIANTS = {
     "ppo": Variant(partial(ActorCritic, observations=(4,), actions=2), (4,)),
-    "ppo_continuous": Variant(
-        partial(ActorCritic, observations=(11,), actions=3, continuous=True), (11,)
-    ),
+    "ppo_continuous": Variant(partial(ActorCritic, observations=(11,), actions=3, continuous=True), (11,)),
     "ppo_atari": Variant(partial(ActorCritic, observations=(4, 84, 84), actions=4), (4, 84, 84)),
     "ppo_paper": Variant(
         partial(ActorCritic, observations=(4, 84, 84), actions=4, eyes="small"), (4, 84, 84)
     ),
-    "ppo_recurrent": Variant(
-        partial(RecurrentActorCritic, CELL, observations=(4,), actions=2), (16, 4)
-    ),
+    "ppo_recurrent": Variant(partial(RecurrentActorCritic, CELL, observations=(4,), actions=2), (16, 4)),
 }
 
 Network = ActorCritic | RecurrentActorCritic
@@ -216,8 +208,8 @@ def minibatches(rows: Rows, recipe: Recipe, number: int) -> Iterator[Rows]:
     """Each epoch all rows once, in an order drawn by the seed and the update's `number`; advantages
     normalised in each minibatch."""
     count, steps = len(rows[-1]), rows[-1][0].numel()
-    size = max(recipe.batch // steps, 1)
-    shuffle = torch.Generator().manual_seed(mix(recipe.seed, SHUFFLE, number))
+    size = max(recipe.batch_size // steps, 1)
+    shuffle = torch.Generator().manual_seed(derive_seed(recipe.seed, SeedStream.PPO_MINIBATCHES, number))
     whole = _normalised(rows) if count <= size else None
     for _ in range(recipe.epochs):
         if whole is not None:  # no order matters
@@ -258,7 +250,7 @@ def rows_of(model: Network, rollout: Rollout, recipe: Recipe) -> Rows:
 
 def build(recipe: Recipe) -> Iterator[Run]:
     torch.manual_seed(recipe.seed)
-    device = pick(recipe.device)
+    device = select_device(recipe.device)
     made_with = on_policy.arguments(recipe, "ppo")
     made_with |= {"hidden": list(recipe.hidden), "activation": recipe.activation}
     made_with |= {"scaled": recipe.scaled, "deviation": recipe.deviation}
@@ -267,22 +259,20 @@ def build(recipe: Recipe) -> Iterator[Run]:
     if recipe.scaled:
         rewards = state["rewards"] = ReturnScale(recipe.worlds, recipe.gamma).to(device)
     clip = recipe.clip
-    step = Flat(
+    step = FlatGradientUpdate(
         lambda rows: loss(model, rows, recipe, clip),
         model,
         partial(torch.optim.Adam, lr=recipe.lr, eps=1e-5, fused=True),
-        clip=recipe.norm,
+        max_grad_norm=recipe.norm,
     )
-    state["optimiser"] = step.optimiser
-    stream = Rollouts(
-        model, on_policy.worlds(recipe), recipe.length, seed=recipe.seed, device=device
-    )
+    state["optimizer"] = step.optimizer
+    stream = Rollouts(model, on_policy.worlds(recipe), recipe.length, seed=recipe.seed, device=device)
 
     def update(rollout: Rollout) -> dict:
         nonlocal clip
         if recipe.anneal:
             left = 1 - rollout.number / recipe.steps
-            clip, step.optimiser.param_groups[0]["lr"] = recipe.clip * left, recipe.lr * left
+            clip, step.optimizer.param_groups[0]["lr"] = recipe.clip * left, recipe.lr * left
         if recipe.scaled:
             ended = rollout.terminated | rollout.truncated
             rollout = rollout._replace(reward=rewards(rollout.reward, ended))
@@ -312,6 +302,6 @@ FACTS = [
 evaluate, play = evaluate.evaluate, evaluate.play
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """stable-baselines3's network of the same shape; the tests hold a whole update against it."""
     yield from references.actors(ActorCritic)

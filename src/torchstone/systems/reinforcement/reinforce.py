@@ -32,12 +32,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from torchstone import references
-from torchstone.engine.device import pick
-from torchstone.engine.flat_update import Flat, gradient_of
+from torchstone.engine.device import select_device
+from torchstone.engine.flat_update import FlatGradientUpdate, gradient_of
 from torchstone.engine.run import Run
 from torchstone.envs.episodes import Episodes
 from torchstone.envs.rollouts import Rollout
-from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.rl.actor_critic import ActorCritic
 from torchstone.parts.rl.returns import discounted, successors
 from torchstone.systems import Variant
@@ -107,13 +107,13 @@ def weights(
 
 def build(recipe: Recipe) -> Iterator[Run]:
     torch.manual_seed(recipe.seed)
-    device = pick(recipe.device)
+    device = select_device(recipe.device)
     made_with = on_policy.arguments(recipe, "reinforce")
     made_with |= {"hidden": list(recipe.hidden), "activation": recipe.activation}
     made_with |= {"deviation": recipe.deviation}
     model = VARIANTS[recipe.variant].make(**made_with).to(device)
     make = partial(torch.optim.Adam, lr=recipe.lr, fused=True)
-    step = Flat(lambda _: {}, model, make)
+    step = FlatGradientUpdate(lambda _: {}, model, make)
     stream = Episodes(model, on_policy.worlds(recipe), seed=recipe.seed, device=device)
     chooses = torch.cat(  # the numbers that the policy is made of
         [
@@ -125,7 +125,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     def update(batch: tuple[Rollout, Tensor]) -> dict:
         rollout, live = batch
         if recipe.anneal:
-            step.optimiser.param_groups[0]["lr"] = recipe.lr * (1 - rollout.number / recipe.steps)
+            step.optimizer.param_groups[0]["lr"] = recipe.lr * (1 - rollout.number / recipe.steps)
         returns, given = weights(model, rollout, live, recipe)
         share = len(rollout.last) / live.sum()
         unit = returns[live].std() + 1e-8
@@ -152,19 +152,17 @@ def build(recipe: Recipe) -> Iterator[Run]:
         metrics["noise"] = variance / mean[chooses].square().sum()
         return step.follow(metrics, mean) | on_policy.progress(rollout)
 
-    state = {"optimiser": step.optimiser}
+    state = {"optimizer": step.optimizer}
     yield on_policy.on_policy(model, recipe, stream, update, state, made_with)
 
 
 FACTS = [
-    Fact(
-        "CartPole policy parameters", lambda: parameters(VARIANTS["reinforce"].make().actor), 4610
-    ),
+    Fact("CartPole policy parameters", lambda: parameters(VARIANTS["reinforce"].make().actor), 4610),
 ]
 
 evaluate, play = evaluate.evaluate, evaluate.play
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """stable-baselines3's network of the same shape; the tests hold a whole update against it."""
     yield from references.actors(ActorCritic)

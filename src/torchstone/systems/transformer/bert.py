@@ -36,9 +36,10 @@ from torch import Tensor, nn
 
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.hub.bert import from_config, published, suited, to_config, unpublished
-from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.transformer.attention import MultiHead
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS, FeedForward
 from torchstone.references import bert as oracle
@@ -71,33 +72,51 @@ class Recipe:
     pairs: bool = False  # learn next sentences too
     hidden: float = 0.15  # share of words to be told
     steps: int = 900  # updates on labels
-    batch: int = 64  # rows of one of them
-    lr: float = 5e-4  # highest learning rate
+    batch_size: int = 64  # rows of one of them
+    optim: OptimConfig = OptimConfig(
+        optimizer="adamw",
+        lr=5e-4,
+        weight_decay=0.01,
+        lr_schedule="linear",
+        warmup_ratio=0.1,
+        max_grad_norm=1.0,
+        ema_decay=0.99,
+    )  # optimizer, schedule, precision
     dropout: float = 0.1  # share dropped after every layer, and of attention weights
-    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
-    momentum: float = 0.9  # Adam's β1
-    weight_decay: float = 0.01  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "linear"  # how the rate falls
-    warmup: float = 0.1  # share of the steps in which the rate rises
-    ema: float = 0.99  # decay of the weights' moving average, 0 for none
-    clip: float | None = 1.0  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
     seed: int = 0  # of weights, order, hidden words and dropout
     device: str = "auto"  # auto, cpu, cuda, mps
 
 
-WORDS = Recipe(data="shakespeare", goal="words", pairs=True, steps=1500, batch=32, lr=2e-3)
-PAPER = {"length": 512, "steps": 1_000_000, "batch": 256, "lr": 1e-4, "warmup": 0.01}
+WORDS = Recipe(
+    data="shakespeare",
+    goal="words",
+    pairs=True,
+    steps=1500,
+    batch_size=32,
+    optim=replace(Recipe.optim, lr=2e-3),
+)
 RECIPES = {
     "sentiment": Recipe(),
     "masked": WORDS,
     # the paper's (section A.2), on a text of your own: torchstone train bert/paper --data DIR
-    "paper": replace(WORDS, variant="bert_base", vocabulary=30_522, **PAPER),
+    "paper": replace(
+        WORDS,
+        variant="bert_base",
+        vocabulary=30_522,
+        length=512,
+        steps=1_000_000,
+        batch_size=256,
+        optim=replace(WORDS.optim, lr=1e-4, warmup_ratio=0.01),
+    ),
     # for tests: seconds
     "smoke": Recipe(
-        most=1600, vocabulary=1000, length=24, pretrain=10, steps=100, batch=24, lr=1e-3, ema=0.0
+        most=1600,
+        vocabulary=1000,
+        length=24,
+        pretrain=10,
+        steps=100,
+        batch_size=24,
+        optim=replace(Recipe.optim, lr=1e-3, ema_decay=0.0),
     ),
 }
 
@@ -231,9 +250,7 @@ class Bert(nn.Module):
         if self.head == "none":
             return hidden if self.pooler is None else (hidden, self.pool(hidden))
         if self.head in ("sentence", "tokens"):
-            return self.classifier(
-                self.last(self.pool(hidden) if self.head == "sentence" else hidden)
-            )
+            return self.classifier(self.last(self.pool(hidden) if self.head == "sentence" else hidden))
         follows = self.follows(self.pool(hidden)) if self.head == "pretraining" else None
         if places is not None:
             hidden = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[2]))
@@ -264,14 +281,15 @@ VARIANTS = {name: Variant(partial(Bert, **sized(name)), (512,)) for name in SIZE
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     start = begin(recipe, sized(recipe.variant))
     arguments, tensors = start.arguments, start.tensors
     rng.seed(recipe.seed)
     if tensors is None or recipe.goal == "words":
         arguments |= {"head": "pretraining" if recipe.pairs else "masked", "pooler": recipe.pairs}
         model = filled(Bert(**arguments), tensors).to(place)
-        own = {"steps": recipe.pretrain, "batch": recipe.pretrain_batch, "lr": recipe.pretrain_lr}
+        own: dict[str, Any] = {"steps": recipe.pretrain, "batch_size": recipe.pretrain_batch}
+        own["optim"] = replace(recipe.optim, lr=recipe.pretrain_lr)
         first = replace(recipe, **(own if recipe.goal == "labels" else {}))
         card = {**start.card, "arguments": arguments, "pairs": recipe.pairs}
         yield pretrain(model, first, start.documents, start.frame, card=card)
@@ -320,4 +338,4 @@ def reference():
         ours = Bert(**from_config(config)[1]).to(theirs.dtype).train()
         ours.load_state_dict(published("", theirs.state_dict()))
         both, said = (Judged(ours), oracle.Asked(theirs)), f"{kind}, {str(theirs.dtype)[6:]}"
-        yield Pair(*both, inputs, oracle.renamed, torch.optim.AdamW, said)
+        yield ParityCase(*both, inputs, oracle.renamed, torch.optim.AdamW, said)

@@ -34,7 +34,7 @@ heads of 128 (`gpt3_13b` is 5120 wide; `gpt3_13b_paper` 5140, with 20 heads of 2
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,9 +45,10 @@ from torchstone import references
 from torchstone.data.text.corpus import read_text
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.hub.gpt import from_config, published, to_config, unpublished
-from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.transformer.attention import MultiHead, Past
 from torchstone.parts.transformer.feed_forward import FeedForward
 from torchstone.systems import Variant
@@ -73,36 +74,47 @@ class Recipe:
     vocabulary: int = 1000  # tokens there may be at most, when they are learnt
     dropout: float = 0.0  # share of numbers dropped in training
     steps: int = 2000  # updates
-    batch: int = 12  # windows of text an update
-    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
-    lr: float = 1e-3  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    beta2: float = 0.99  # Adam's memory of the squares
-    weight_decay: float = 0.1  # pull of matrices towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
-    warmup: float = 0.05  # share of the steps in which the rate rises
-    floor: float = 0.1  # share of the highest rate at which it ends
-    clip: float | None = 1.0  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
+    batch_size: int = 12  # windows of text an update
+    optim: OptimConfig = OptimConfig(
+        optimizer="adamw",
+        beta2=0.99,
+        weight_decay=0.1,
+        warmup_ratio=0.05,
+        min_lr_ratio=0.1,
+        max_grad_norm=1.0,
+    )  # optimizer, schedule, precision
     seed: int = 0  # of weights, windows and dropout
     device: str = "auto"  # auto, cpu, cuda, mps
 
 
 NANO = Recipe()
-GPU = replace(NANO, variant="gpt_char", dropout=0.2, steps=5000, batch=64, warmup=0.02)
-GPU = replace(GPU, precision="bf16", compile=True)
+GPU = replace(
+    NANO,
+    variant="gpt_char",
+    dropout=0.2,
+    steps=5000,
+    batch_size=64,
+    optim=replace(NANO.optim, warmup_ratio=0.02),
+)
+GPU = replace(GPU, optim=replace(GPU.optim, precision="bf16", compile=True))
 RECIPES = {
     # torchstone train gpt   the size and time of nanoGPT's CPU setting, another rate; on Tiny Shakespeare
     # (--data FOLDER) 2.3 min of 1 core, validation loss 1.77
-    "shakespeare": Recipe(lr=4e-3),
+    "shakespeare": Recipe(optim=replace(Recipe.optim, lr=4e-3)),
     # torchstone train gpt/shakespeare_nanogpt --data FOLDER   nanoGPT's CPU setting: 1.88 there
     "shakespeare_nanogpt": NANO,
     # torchstone train gpt/shakespeare_gpu --data FOLDER   nanoGPT's GPU setting: 1.4697 there
     "shakespeare_gpu": GPU,
     # for tests: seconds
-    "smoke": Recipe(data="python/json", width=32, depth=2, context=32, steps=120, batch=8, lr=1e-2),
+    "smoke": Recipe(
+        data="python/json",
+        width=32,
+        depth=2,
+        context=32,
+        steps=120,
+        batch_size=8,
+        optim=replace(Recipe.optim, lr=1e-2),
+    ),
 }
 
 
@@ -250,7 +262,7 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     text = read_text(recipe.data)
     tokenizer = vocabulary(recipe, text)
     make: Any = VARIANTS[recipe.variant].make
@@ -298,7 +310,7 @@ def count(variant: str) -> int:
 FACTS = [Fact(f"{v} parameters", partial(count, v), figure) for v, figure in COUNTS.items()]
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """transformers' classes, in configurations drawn with a fixed seed."""
     torch.manual_seed(0)
     for number, net in enumerate(references.gpts(10)):
@@ -313,7 +325,7 @@ def reference() -> Iterator[Pair]:
         if number >= 6:
             ours, theirs = ours.float(), theirs.float()
         label = f"{net.config.model_type} {list(arguments.values())}"
-        yield Pair(ours, theirs, tokens, names, torch.optim.AdamW, label)
+        yield ParityCase(ours, theirs, tokens, names, torch.optim.AdamW, label)
 
 
 def names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -37,10 +37,11 @@ from torch import Tensor, nn
 from torchstone import references
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.hub.t5 import from_config, published, suited, to_config, unpublished
 from torchstone.parts.decoding.beam_search import beam_search, greedy_search
-from torchstone.parts.facts import Fact, Pair, parameters
+from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.transformer.attention import MultiHead, Past
 from torchstone.parts.transformer.feed_forward import FeedForward
 from torchstone.parts.transformer.positions import relative_buckets
@@ -65,19 +66,12 @@ class Recipe:
     span: float = 3.0  # mean tokens of a gap
     dropout: float = 0.0  # of embeddings, attention weights and what is added
     steps: int = 1200  # updates
-    batch: int = 32  # texts an update
-    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
-    lr: float = 3e-3  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    weight_decay: float = 0.0  # pull of weights towards zero
-    schedule: Literal["inverse_root", "cosine", "linear", "constant"] = "cosine"  # of the rate
-    warmup: float = 0.1  # share of the steps in which the rate rises
+    batch_size: int = 32  # texts an update
+    optim: OptimConfig = OptimConfig(
+        optimizer="adamw", lr=3e-3, warmup_ratio=0.1, max_grad_norm=1.0
+    )  # optimizer, schedule, precision
     beams: int = 1  # answers followed at once; 1 is greedy
     judged: int = 100  # answers written in an evaluation, for `exact`
-    clip: float | None = 1.0  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
     seed: int = 0  # of weights, order and gaps
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -89,7 +83,7 @@ RECIPES = {
     "texts": Recipe("gettext", "texts", length=48, dropout=0.1),  # or --data FILE.tsv
     "grammar": replace(GRAMMAR, steps=2500),
     # for tests: seconds
-    "smoke": replace(GRAMMAR, steps=100, lr=5e-3, batch=16, judged=0),
+    "smoke": replace(GRAMMAR, steps=100, optim=replace(GRAMMAR.optim, lr=5e-3), batch_size=16, judged=0),
 }
 
 Hidden = Float[Tensor, "batch places width"]
@@ -281,7 +275,7 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     data = gathered(recipe)
     make: Any = VARIANTS[recipe.variant].make
     arguments = {
@@ -311,7 +305,7 @@ def count(variant: str) -> int:
 FACTS = [Fact(f"{v} parameters", partial(count, v), figure) for v, figure in COUNTS.items()]
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """transformers' class, in configurations drawn with a fixed seed, on sources with padding."""
     torch.manual_seed(0)
     names = references.ours(published)
@@ -323,7 +317,7 @@ def reference() -> Iterator[Pair]:
         source, target = torch.randint(2, arguments["vocabulary"], (2, 3, 7 + 9 * number))
         source[1, 4:], source[2, 2:] = arguments["pad"], arguments["pad"]
         inputs, label = (source, target[:, : 5 + number]), f"{list(arguments.values())}"
-        yield Pair(ours.eval(), theirs.eval(), inputs, names, torch.optim.AdamW, label)
+        yield ParityCase(ours.eval(), theirs.eval(), inputs, names, torch.optim.AdamW, label)
 
 
 def answer(net: Any, source: Tensor, target: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ from torch import Tensor, nn
 from torchstone.data.text.parallel import read_pairs
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.parts.decoding.beam_search import beam_search, greedy_search
 from torchstone.parts.facts import Fact, parameters
 from torchstone.parts.transformer.attention import MultiHead, Past, weights
@@ -68,23 +69,13 @@ class Recipe:
     dropout: float = 0.1  # of embeddings and of what is added to each sum
     smoothing: float = 0.1  # share of the label's probability spread over the vocabulary
     steps: int = 2500  # updates
-    batch: int = 600  # target tokens an update
-    optimiser: Literal["sgd", "adam", "adamw"] = "adam"  # rule of descent
-    lr: float = 8e-4  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    beta2: float = 0.98  # Adam's memory of squared gradients
-    eps: float = 1e-9  # Adam's floor under their root
-    weight_decay: float = 0.0  # pull of weights towards zero
-    schedule: Literal["cosine", "inverse_root", "linear", "constant"] = "cosine"  # of the rate
-    warmup: float = 0.1  # share of the steps in which the rate rises
+    batch_size: int = 600  # target tokens an update
+    optim: OptimConfig = OptimConfig(
+        lr=8e-4, beta2=0.98, eps=1e-9, warmup_ratio=0.1, ema_decay=0.98
+    )  # optimizer, schedule, precision
     beams: int = 4  # translations followed at once when testing; 1 is greedy
     penalty: float = 0.6  # how much longer translations are favoured
     judged: int = 200  # validation sentences translated for BLEU at each evaluation
-    ema: float = 0.98  # decay of the weights' moving average, 0 for none
-    clip: float | None = None  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
     seed: int = 0  # of weights, order and dropout
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -95,23 +86,46 @@ Target = Float[Tensor, "b n width"]
 
 MARGIN = ("accuracy", 0.4)  # of the copied characters, on the test split
 
-MULTI30K = Recipe(variant="transformer_small", vocabulary=4000, batch=1000, lr=1.5e-3, ema=0.99)
-WMT = Recipe("hf:wmt/wmt14:de-en", "en", "de", "transformer_base", vocabulary=37_000, batch=25_000)
-COPY = Recipe("copy", variant="transformer_tiny", vocabulary=268, dropout=0.0, beams=1, ema=0.0)
+MULTI30K = Recipe(
+    variant="transformer_small",
+    vocabulary=4000,
+    batch_size=1000,
+    optim=replace(Recipe.optim, lr=1.5e-3, ema_decay=0.99),
+)
+WMT = Recipe("hf:wmt/wmt14:de-en", "en", "de", "transformer_base", vocabulary=37_000, batch_size=25_000)
+COPY = Recipe(
+    "copy",
+    variant="transformer_tiny",
+    vocabulary=268,
+    dropout=0.0,
+    beams=1,
+    optim=replace(Recipe.optim, ema_decay=0.0),
+)
 
 RECIPES = {
     "translate": Recipe(),
     # torchstone train transformer/multi30k_cpu --data DIR
     "multi30k_cpu": replace(MULTI30K, steps=3500),
     # torchstone train transformer/multi30k --data DIR       BLEU 36.5 for a public network of this size
-    "multi30k": replace(MULTI30K, vocabulary=8000, dropout=0.3, batch=4000, steps=6000, ema=0.999),
+    "multi30k": replace(
+        MULTI30K,
+        vocabulary=8000,
+        dropout=0.3,
+        batch_size=4000,
+        steps=6000,
+        optim=replace(MULTI30K.optim, ema_decay=0.999),
+    ),
     # torchstone train transformer/paper      8 GPUs, 12 hours in the paper: BLEU 27.3
     "paper": replace(
-        WMT, steps=100_000, lr=(512 * 4000) ** -0.5, schedule="inverse_root", warmup=0.04
+        WMT,
+        steps=100_000,
+        optim=replace(WMT.optim, lr=(512 * 4000) ** -0.5, lr_schedule="inverse_root", warmup_ratio=0.04),
     ),
-    "copy": replace(COPY, steps=1200, lr=4e-3),
+    "copy": replace(COPY, steps=1200, optim=replace(COPY.optim, lr=4e-3)),
     # for tests: seconds
-    "smoke": replace(COPY, steps=150, lr=5e-3, schedule="inverse_root", judged=20),
+    "smoke": replace(
+        COPY, steps=150, optim=replace(COPY.optim, lr=5e-3, lr_schedule="inverse_root"), judged=20
+    ),
 }
 
 
@@ -290,7 +304,7 @@ VARIANTS = {f"transformer_{n}": Variant(partial(Transformer, **s), (16,)) for n,
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     data = read_pairs(recipe.data, recipe.source, recipe.target)
     tokenizer = learn_tokens(recipe, data)
     arguments = {"vocabulary": tokenizer.get_vocab_size(), "dropout": recipe.dropout}

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,11 +39,12 @@ from torchstone import references
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import device, rng
 from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.hub.vit import from_config, published, suited, to_config, unpublished
 from torchstone.interpret import attention_rollout
 from torchstone.interpret.attention_rollout import explain
-from torchstone.parts.facts import Pair
+from torchstone.parts.facts import ParityCase
 from torchstone.parts.transformer.attention import MultiHead, weights
 from torchstone.parts.transformer.feed_forward import FeedForward
 from torchstone.parts.transformer.positions import interpolated
@@ -67,33 +68,25 @@ class Recipe:
     patch: int = 4  # pixels a side of a patch
     dropout: float = 0.0  # share dropped after every dense layer
     steps: int = 800  # updates
-    batch: int = 64  # pictures an update
-    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"  # rule of descent
-    lr: float = 2e-3  # highest learning rate
-    momentum: float = 0.9  # share of the last step kept (Adam: β1)
-    weight_decay: float = 0.05  # pull of weights towards zero
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"  # how the rate falls
-    warmup: float = 0.1  # share of the steps in which the rate rises
+    batch_size: int = 64  # pictures an update
+    optim: OptimConfig = OptimConfig(
+        optimizer="adamw", lr=2e-3, weight_decay=0.05, warmup_ratio=0.1, max_grad_norm=1.0
+    )  # optimizer, schedule, precision
     augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
-    ema: float = 0.0  # decay of the weights' moving average, 0 for none
-    clip: float | None = 1.0  # largest gradient norm, none for no limit
-    accumulate: int = 1  # micro-batches an update
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"  # of the forward pass
-    compile: bool = False  # torch.compile the loss
     seed: int = 0  # of weights, order and augmentation
     device: str = "auto"  # auto, cpu, cuda, mps
 
 
 # fmt: off
-CIFAR = Recipe("hf:uoft-cs/cifar10", 32, 3, "vit_cifar", dropout=0.1, steps=20_000, lr=1e-3, augment="flip+affine15-0.2-0.12+jitter0.4-0+erase0.5")
+CIFAR = Recipe("hf:uoft-cs/cifar10", 32, 3, "vit_cifar", dropout=0.1, steps=20_000, optim=replace(Recipe.optim, lr=1e-3), augment="flip+affine15-0.2-0.12+jitter0.4-0+erase0.5")
 # fmt: on
 RECIPES = {
     # torchstone train vit                      3 min on 1 busy core    test accuracy 0.962 (linear: 0.90)
     "mnist5k": Recipe(),
     # torchstone train vit/cifar10 --data DIR   for a GPU; target: 0.80 (public networks with patch 4)
-    "cifar10": replace(CIFAR, batch=512, precision="bf16", compile=True),
+    "cifar10": replace(CIFAR, batch_size=512, optim=replace(CIFAR.optim, precision="bf16", compile=True)),
     # for tests: seconds
-    "smoke": Recipe(data="digits", size=8, patch=2, steps=60, batch=32, augment="none"),
+    "smoke": Recipe(data="digits", size=8, patch=2, steps=60, batch_size=32, augment="none"),
 }
 
 
@@ -106,16 +99,12 @@ class Layer(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.attention_norm = nn.LayerNorm(width, eps)
-        self.attention = MultiHead(
-            width, heads, bias=qkv_bias, out_bias=True, dropout=attention_dropout
-        )
+        self.attention = MultiHead(width, heads, bias=qkv_bias, out_bias=True, dropout=attention_dropout)
         self.feed_norm = nn.LayerNorm(width, eps)
         self.feed = FeedForward(width, inner, activation, dropout=inner_dropout)
         self.dropout = dropout
 
-    def forward(
-        self, z: Float[Tensor, "batch tokens width"]
-    ) -> Float[Tensor, "batch tokens width"]:
+    def forward(self, z: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
         z = z + F.dropout(self.attention(self.attention_norm(z)), self.dropout, self.training)
         return z + F.dropout(self.feed(self.feed_norm(z)), self.dropout, self.training)
 
@@ -193,9 +182,7 @@ class ViT(nn.Module):
         z = self.encode(images)
         return z if self.head is None else self.head(z[:, 0])
 
-    def encode(
-        self, images: Float[Tensor, "batch channels h w"]
-    ) -> Float[Tensor, "batch tokens width"]:
+    def encode(self, images: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch tokens width"]:
         """Class token and patches row by row, after the last norm.
 
         Raises:
@@ -266,7 +253,7 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.pick(recipe.device)
+    place = device.select_device(recipe.device)
     data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
     make: Any = VARIANTS[recipe.variant].make
     arguments = {
@@ -304,14 +291,12 @@ COUNTS = {
 FACTS = counted(VARIANTS, COUNTS)
 
 
-def reference() -> Iterator[Pair]:
+def reference() -> Iterator[ParityCase]:
     """torchvision's, timm's and transformers' classes, in configurations drawn with a fixed seed."""
     torch.manual_seed(0)
     names = references.ours(published)
     for number, (net, said) in enumerate(references.vits(12)):
-        arguments = (
-            suited(from_config(said)[1], net.state_dict()) if "hidden_size" in said else said
-        )
+        arguments = suited(from_config(said)[1], net.state_dict()) if "hidden_size" in said else said
         theirs = references.Answering(net, answer).double()
         with torch.no_grad():
             for parameter in theirs.parameters():
@@ -322,7 +307,7 @@ def reference() -> Iterator[Pair]:
         if number >= 8:
             ours, theirs, images = ours.float(), theirs.float(), images.float()
         label = f"{type(net).__module__.split('.')[0]} {list(arguments.values())}"
-        yield Pair(ours, theirs, images, names, torch.optim.AdamW, label)
+        yield ParityCase(ours, theirs, images, names, torch.optim.AdamW, label)
 
 
 def answer(net: nn.Module, images: Tensor) -> Tensor:

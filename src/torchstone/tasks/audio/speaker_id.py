@@ -20,7 +20,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.audio.spectrogram import Spectra
 from torchstone.parts.recurrent.layers import Cell
 from torchstone.tasks.build_network import made
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 
 
 def build(recipe: Any, cell: Cell) -> Run:
@@ -51,13 +51,13 @@ def build(recipe: Any, cell: Cell) -> Run:
     stream = Passages(
         [normalised(each, card) for each in everything],
         data.train.labels,
-        recipe.batch,
+        recipe.batch_size,
         seed=recipe.seed,
         most=recipe.length,
         jitter=recipe.jitter,
         device=place,
         rank=parallel.rank(),
-        world=parallel.world(),
+        world_size=parallel.world_size(),
     )
 
     def objective(net: nn.Module, batch: Passage) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         right = (logits.detach().argmax(1) == batch.labels).float().mean()
         return {"loss": F.cross_entropy(logits, batch.labels), "accuracy": right}
 
-    update, state, judged = descent(model, recipe, objective)
+    update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
     state["stream"] = stream
     return Run(
         stream=stream,
@@ -132,9 +132,7 @@ def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict
             f"{', '.join(card['classes'])}"
         )
     if data.sounds != bool(card["sound"]):
-        raise BadInput(
-            f"{spec} is {'sound' if data.sounds else 'vectors'}, the model's data was not"
-        )
+        raise BadInput(f"{spec} is {'sound' if data.sounds else 'vectors'}, the model's data was not")
     voices = data.test if held_out else joined(data.train, data.val, data.test)
     return {**measure(model, card, voices), "items": len(voices)}
 

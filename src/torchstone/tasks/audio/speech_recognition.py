@@ -19,7 +19,7 @@ from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.parts.audio.spectrogram import Spectra
 from torchstone.tasks.audio.transcribe import measure, prepared, report, statistics, transcripts
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 
 HELD_OUT = {"val": 2**40, "test": 2**41}  # what composed utterances of a split are drawn by
 COUNT = {"val": 100, "test": 300}  # how many there are
@@ -27,9 +27,7 @@ STATISTICS = 256  # utterances that mean and deviation are taken from
 CANDIDATES = 3  # texts that are told beside the likeliest
 
 
-def recognise(
-    model: Any, recipe: Any, data: SpeechSet, how: Spectra, *, arguments: dict[str, Any]
-) -> Run:
+def recognise(model: Any, recipe: Any, data: SpeechSet, how: Spectra, *, arguments: dict[str, Any]) -> Run:
     """A Run that trains `model` to write down what is said.
 
     `model(vectors, lengths)` gives logits of each moment, label 0 being none; `model.moments(lengths)`
@@ -59,12 +57,12 @@ def recognise(
     stream = Utterances(
         source,
         data.alphabet,
-        recipe.batch,
+        recipe.batch_size,
         seed=recipe.seed,
         noise=recipe.noise,
         device=place,
         rank=parallel.rank(),
-        world=parallel.world(),
+        world_size=parallel.world_size(),
     )
     card = {
         "task": "speech",
@@ -73,7 +71,7 @@ def recognise(
         "alphabet": data.alphabet,
         "sound": asdict(how),
         "manner": asdict(manner),
-        **statistics(islice(stream, math.ceil(STATISTICS / recipe.batch)), how),
+        **statistics(islice(stream, math.ceil(STATISTICS / recipe.batch_size)), how),
         "data": data.note + (f"; {left} too short for their text not trained on" if left else ""),
     }
     stream.load_state_dict({"position": 0})
@@ -86,7 +84,7 @@ def recognise(
         each = F.ctc_loss(logs, batch.labels, moments, batch.counts, reduction="none")
         return {"loss": each.sum() / labels, "weight": labels}
 
-    update, state, judged = descent(model, recipe, objective)
+    update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
     state["stream"] = stream
 
     def test() -> dict[str, float]:
@@ -112,14 +110,10 @@ def recognise(
 def held_out(data: SpeechSet, how: Spectra, manner: Manner) -> dict[str, Sequence[Recording]]:
     """The utterances of validation and test: composed, where the set is one to compose from."""
     parts = {"val": data.val, "test": data.test}
-    return {
-        s: composed(part, s, how, manner) if data.composed else part for s, part in parts.items()
-    }
+    return {s: composed(part, s, how, manner) if data.composed else part for s, part in parts.items()}
 
 
-def composed(
-    recordings: Sequence[Recording], split: str, how: Spectra, manner: Manner
-) -> list[Recording]:
+def composed(recordings: Sequence[Recording], split: str, how: Spectra, manner: Manner) -> list[Recording]:
     """Utterances to be judged on, the same ones always."""
     make = Composer(recordings, how.rate, manner, HELD_OUT[split])
     return [make(number) for number in range(COUNT[split])]
@@ -158,9 +152,7 @@ def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict
     return {**found, "utterances": COUNT["test"], "recordings": len(chosen)}
 
 
-def predict(
-    model: nn.Module, card: dict, inputs: Sequence[str | Path], *, beams: int = 1
-) -> list[dict]:
+def predict(model: nn.Module, card: dict, inputs: Sequence[str | Path], *, beams: int = 1) -> list[dict]:
     """What is said in each sound file (or in those of a folder).
 
     Args:

@@ -80,9 +80,7 @@ def transcribed(each: Told, alphabet: str, beams: int) -> list[Heard]:
     return [[("".join(alphabet[k - 1] for k in path), log) for path, log in row] for row in found]
 
 
-def transcripts(
-    model: Any, card: dict, recordings: Sequence[Recording], beams: int = 1
-) -> list[Heard]:
+def transcripts(model: Any, card: dict, recordings: Sequence[Recording], beams: int = 1) -> list[Heard]:
     """What is heard in each recording, best first."""
     heard: dict[int, Heard] = {}
     for each in told(model, card, recordings):
@@ -90,9 +88,7 @@ def transcripts(
     return [heard[i] for i in range(len(recordings))]
 
 
-def measure(
-    model: Any, card: dict, recordings: Sequence[Recording], beams: int = 1
-) -> dict[str, float]:
+def measure(model: Any, card: dict, recordings: Sequence[Recording], beams: int = 1) -> dict[str, float]:
     """`label_error`, edits a label over all of them; `right`, the share without an edit; `loss`, CTC's
     in nats a label (a text that has too few moments counts as wrong, and has no loss)."""
     wrong = right = labels = 0

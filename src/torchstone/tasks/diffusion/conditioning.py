@@ -10,7 +10,7 @@ from torch import Tensor
 from torchstone.data.text.tokenizers import from_card, to_card
 from torchstone.data.vision.captioned import Captioned, asked, ids, load_captioned, words
 from torchstone.data.vision.dataset import Pictures, PictureSet, load_pictures
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 
 # from labels, and of which to keep silent, to contexts
 Tell = Callable[[Int64[Tensor, " share"], Bool[Tensor, " share"]], Tensor]
@@ -42,9 +42,7 @@ class Material(NamedTuple):
         told = self.tell(labels.to(place), torch.zeros(count, dtype=torch.bool, device=place))
         return told.cpu(), captions_of(self.data, labels)
 
-    def some(
-        self, split: Pictures, most: int
-    ) -> tuple[Tensor | None, UInt8[Tensor, "count 3 height width"]]:
+    def some(self, split: Pictures, most: int) -> tuple[Tensor | None, UInt8[Tensor, "count 3 height width"]]:
         """What up to `most` evenly chosen pictures of a split are told by, and these pictures."""
         rows = torch.linspace(0, len(split) - 1, min(most, len(split))).long()
         labels = split.labels[rows.to(split.labels.device)]
@@ -121,7 +119,7 @@ def place_of(label: str | int, classes: list[str]) -> int:
         BadInput: there is none of that name.
     """
     if str(label) not in classes:
-        raise BadInput(f"no label {str(label)!r}: {nearest(str(label), classes)}")
+        raise BadInput(f"no label {str(label)!r}: {did_you_mean(str(label), classes)}")
     return classes.index(str(label))
 
 

@@ -53,9 +53,7 @@ def survey(
     return found
 
 
-def within(
-    features: Float[Tensor, "count features"], labels: Int64[Tensor, " count"]
-) -> Float[Tensor, ""]:
+def within(features: Float[Tensor, "count features"], labels: Int64[Tensor, " count"]) -> Float[Tensor, ""]:
     """The variance within a class: the mean over classes with two pictures or more."""
     groups = [features[labels == each].double() for each in labels.unique()]
     return torch.stack([each.var(0).sum() for each in groups if len(each) > 1]).mean()

@@ -10,7 +10,7 @@ from torchstone.data.text.tokenizers import from_card
 from torchstone.data.vision.captioned import Captioned, ids, load_captioned
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.data.vision.preprocess import prepare
-from torchstone.engine.console import say
+from torchstone.engine.console import notify
 from torchstone.errors import BadInput
 from torchstone.metrics import classifier_features, memorization
 from torchstone.metrics.inception import by_inception
@@ -91,7 +91,7 @@ def sample(
         try:
             data = _data(card, card["source"], "cpu")
         except BadInput as error:
-            say(f"without the nearest training pictures: {error}")
+            notify(f"without the nearest training pictures: {error}")
         else:
             return [str(memorization.beside(made, data, out, asked=[prompt] * count))]
     turns = label is None and len(card.get("classes", ())) == 10
@@ -152,9 +152,7 @@ def evaluate(
     if "classes" in card:
         if list(data.classes) != card["classes"]:
             if inception is not None:
-                raise BadInput(
-                    f"{spec} has other classes than the network's: samples cannot be compared"
-                )
+                raise BadInput(f"{spec} has other classes than the network's: samples cannot be compared")
             return found
         asked = context(card, JUDGED)
     found |= worth_of(

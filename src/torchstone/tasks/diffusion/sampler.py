@@ -152,9 +152,7 @@ def generate(model: Any, start: Pictures, **how: Any) -> Pictures:
 
 
 @torch.no_grad()
-def encode(
-    model: Any, pictures: Pictures, *, steps: int | None = None, says: Says | None = None
-) -> Pictures:
+def encode(model: Any, pictures: Pictures, *, steps: int | None = None, says: Says | None = None) -> Pictures:
     """The noise that DDIM (η = 0) makes `pictures` of, nearly: the same way backwards (Song et al. 2020,
     arXiv:2010.02502, section 4.3), the nearer the more steps."""
     process = dataclasses.replace(model.process, sampler="ddim", clip=None)

@@ -26,7 +26,7 @@ from torchstone.tasks.diffusion.conditioning import Material, Tell
 from torchstone.tasks.diffusion.guidance_sweep import plot, survey
 from torchstone.tasks.diffusion.likelihood import bits
 from torchstone.tasks.diffusion.sampler import told, way
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 
 Pixels = UInt8[Tensor, "count channel height width"]
 
@@ -68,16 +68,18 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
         return {"loss": told + apart, "told": told, "sketch": apart}
 
     sketching = getattr(model, "sketch", None) is not None
-    update, state, judged = descent(model, recipe, taught if sketching else objective)
+    update, state, judged = gradient_update(
+        model, recipe.optim, taught if sketching else objective, steps=recipe.steps
+    )
     picture = sample_grid.centred(data.card)
     batches = Batches(
         data.train,
-        recipe.batch,
+        recipe.batch_size,
         seed=recipe.seed,
         card=picture,
         augment=from_name(recipe.augment),
         rank=parallel.rank(),
-        world=parallel.world(),
+        world_size=parallel.world_size(),
     )
     stream = Noising(batches, len(noise), tell=tell, drop=recipe.drop)
     judging = None
@@ -98,9 +100,7 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
         found["bits_per_dimension"] = bits(judged, pictures)
         if judging is not None:
             real, asked = judging.see_split(data.test), material.in_turn(recipe.judged)[0]
-            found |= classifier_features.compared(
-                judging.see(draw(recipe.judged)), *real, asked=asked
-            )
+            found |= classifier_features.compared(judging.see(draw(recipe.judged)), *real, asked=asked)
             found["confident_data"] = float((real[0].chances.amax(1) >= 0.95).double().mean())
             if recipe.surveyed:
                 asked = material.in_turn(recipe.surveyed)[0]

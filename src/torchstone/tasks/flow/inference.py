@@ -137,7 +137,5 @@ def predict(model: Any, card: dict[str, Any], inputs: Sequence[Path | str]) -> l
         each = nats(model, prepare(file, card["picture"]).to(device), card["levels"])
         score, cost = each.item(), in_bits(each, card).item()
         said = verdict(score, usual)
-        answers.append(
-            {"input": str(file), **said, "log_density": score, "bits_per_dimension": cost}
-        )
+        answers.append({"input": str(file), **said, "log_density": score, "bits_per_dimension": cost})
     return answers

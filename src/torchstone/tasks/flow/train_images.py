@@ -27,7 +27,7 @@ from torchstone.parts.flow.dequantization import (
 from torchstone.plots.sample_grid import watched
 from torchstone.tasks import evaluate_samples as judging
 from torchstone.tasks.anomaly import usual
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 
 Each = Float[Tensor, " count"]
 Pixels = UInt8[Tensor, "count channel height width"]
@@ -71,15 +71,15 @@ def density(
         z, log_det = net(x)
         return bits(normal(z) + log_det + slope, dimensions, levels).mean()
 
-    update, state, judged = descent(model, recipe, objective)
+    update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
     batches = Batches(
         data.train,
-        recipe.batch,
+        recipe.batch_size,
         seed=recipe.seed,
         card=whole(data.card["channels"]),
         augment=from_name(recipe.augment),
         rank=parallel.rank(),
-        world=parallel.world(),
+        world_size=parallel.world_size(),
     )
     stream = state["stream"] = Chances(batches)
     card = {
@@ -101,9 +101,7 @@ def density(
         found = bits(nats(judged, data.test, levels), dimensions, levels).mean().item()
         figures = {"bits_per_dimension": found, "histogram": alone(data, levels)}
         if judges:
-            figures |= judging.worth_of(
-                lambda: drawn(judged, recipe.judged, levels), data, classifier
-            )
+            figures |= judging.worth_of(lambda: drawn(judged, recipe.judged, levels), data, classifier)
         return figures
 
     def report(folder: Path) -> None:
@@ -149,9 +147,7 @@ def alone(data: PictureSet, levels: int) -> float:
 
 
 @torch.no_grad()
-def drawn(
-    model: Any, count: int, levels: int, *, seed: int = 0, temperature: float = 1.0
-) -> Pixels:
+def drawn(model: Any, count: int, levels: int, *, seed: int = 0, temperature: float = 1.0) -> Pixels:
     """`count` pictures from the noise of `seed`, on the CPU.
 
     Raises:

@@ -15,7 +15,7 @@ from torchstone.parts.metrics.kernel_density import log_kernel_density
 from torchstone.plots.density_2d import painted, portrait
 from torchstone.plots.sample_grid import watched
 from torchstone.tasks.anomaly import usual
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 
 Each = Float[Tensor, " count"]
 
@@ -34,9 +34,9 @@ def density_of_points(model: Any, recipe: Any, points: Points, *, arguments: dic
         z, log_det = net(rows)
         return -(normal(z) + log_det).mean()
 
-    update, state, judged = descent(model, recipe, objective)
-    shares = {"rank": parallel.rank(), "world": parallel.world()}
-    stream = state["stream"] = Draws(points.train, recipe.batch, seed=recipe.seed, **shares)
+    update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
+    shares = {"rank": parallel.rank(), "world_size": parallel.world_size()}
+    stream = state["stream"] = Draws(points.train, recipe.batch_size, seed=recipe.seed, **shares)
     card = {
         "task": "density",
         "variant": recipe.variant,

@@ -8,7 +8,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.errors import BadInput, NotFinite, nearest
+from torchstone.errors import BadInput, NotFinite, did_you_mean
 from torchstone.plots.sample_grid import pixels, sheet
 from torchstone.tasks.evaluate_samples import worth_of
 
@@ -104,7 +104,7 @@ def sample(
         if labels is None:
             raise BadInput(f"a {card['variant']} cannot be told a label: train cgan for that")
         if str(label) not in card["classes"]:
-            raise BadInput(f"no label {str(label)!r}: {nearest(str(label), card['classes'])}")
+            raise BadInput(f"no label {str(label)!r}: {did_you_mean(str(label), card['classes'])}")
         labels, columns = torch.full((count,), card["classes"].index(str(label))), None
     made = drawn(model, count, card["picture"], labels=labels, seed=seed, shown=True)
     if out is None:

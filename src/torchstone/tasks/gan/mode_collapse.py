@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import Bool
 from torch import Tensor
 
-from torchstone.engine.console import say
+from torchstone.engine.console import notify
 
 EARLY = 0.25  # of the steps, in which samples may still be alike: nothing is learnt yet
 LOST = 0.5  # of what there was
@@ -46,16 +46,12 @@ class Watch:
             self.best[name] = max(self.best[name], numbers[name])
         collapsed = any(fallen.values())
         if collapsed and not self.named:
-            say(f"step {step}: {self.said(numbers, there, fallen)}")
+            notify(f"step {step}: {self.said(numbers, there, fallen)}")
         self.named = collapsed
         return float(collapsed)
 
-    def said(
-        self, numbers: Mapping[str, float], there: Bool[Tensor, " classes"], fallen: Mapping
-    ) -> str:
-        lacking = [
-            c for c, is_there in zip(self.classes, there.tolist(), strict=True) if not is_there
-        ]
+    def said(self, numbers: Mapping[str, float], there: Bool[Tensor, " classes"], fallen: Mapping) -> str:
+        lacking = [c for c, is_there in zip(self.classes, there.tolist(), strict=True) if not is_there]
         parts = ["mode collapse"]
         if fallen["modes"]:
             missing = ", ".join(lacking[:10]) + " …" * (len(lacking) > 10)

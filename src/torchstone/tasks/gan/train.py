@@ -20,14 +20,14 @@ from torchstone.data.vision.dataset import PictureSet
 from torchstone.data.vision.gan_batches import Round, Rounds, Turn, Wish
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
-from torchstone.errors import BadInput, nearest
+from torchstone.errors import BadInput, did_you_mean
 from torchstone.metrics.classifier_features import Seen, beside, compared, judge
 from torchstone.parts.gan.losses import GAMES, Game, gradient_penalty
 from torchstone.parts.metrics import fidelity_diversity
 from torchstone.plots.sample_grid import watched
 from torchstone.tasks.gan.inference import columns_of, drawn, every_label, told_of
 from torchstone.tasks.gan.mode_collapse import Watch
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 
 SHOWN, PAIRS = 100, 48  # on a sheet; beside training pictures
 
@@ -100,24 +100,27 @@ def adversarial(
         made = net(wish.z, *told_of(model, wish.labels))
         return game.generator(critic(made, *told_of(critic, wish.labels)))
 
-    generator_step, state, judged = descent(model, recipe, generator_loss)
+    generator_step, state, judged = gradient_update(model, recipe.optim, generator_loss, steps=recipe.steps)
     turns, sides = recipe.critic_steps, Sides(critic, game.penalised)
-    rate = recipe.lr if recipe.critic_lr is None else recipe.critic_lr
-    own = {"lr": rate, "ema": 0.0, "steps": recipe.steps * turns}
-    critic_step, theirs, _ = descent(
-        critic, dataclasses.replace(recipe, **own), critic_loss, asked=sides
+    rate = recipe.optim.lr if recipe.critic_lr is None else recipe.critic_lr
+    critic_step, theirs, _ = gradient_update(
+        critic,
+        dataclasses.replace(recipe.optim, lr=rate, ema_decay=0.0),
+        critic_loss,
+        steps=recipe.steps * turns,
+        forward_module=sides,
     )
     state |= {f"critic_{name}": item for name, item in theirs.items()}
     state["critic"] = state.pop("critic_model")
     stream = state["stream"] = Rounds(
         Batches(
             data.train,
-            recipe.batch,
+            recipe.batch_size,
             seed=recipe.seed,
             card=picture,
             augment=from_name(recipe.augment),
             rank=parallel.rank(),
-            world=parallel.world(),
+            world_size=parallel.world_size(),
         ),
         model.latent,
         turns=turns,
@@ -141,7 +144,7 @@ def adversarial(
         share, wanted = (
             fidelity_diversity.shares(of, len(data.classes)) for of in (made.labels, validation[1])
         )
-        there, done = fidelity_diversity.modes(share, wanted), state["schedule"].last_epoch
+        there, done = fidelity_diversity.modes(share, wanted), state["lr_schedule"].last_epoch
         return numbers | {"collapse": watch.look(numbers, there, done, recipe.steps)}
 
     def test() -> dict[str, float]:
@@ -150,9 +153,7 @@ def adversarial(
         before = measured(untrained, real, count)[0]["distance"]
         train = judging.see_split(data.train, count)[0]
         found["distance_untrained"] = before
-        found["distance_training"] = float(
-            fidelity_diversity.frechet(train.features, real[0].features)
-        )
+        found["distance_training"] = float(fidelity_diversity.frechet(train.features, real[0].features))
         return found | {"times_nearer": before / max(found["distance"], 1e-9)}
 
     def report(folder: Path) -> None:
@@ -183,7 +184,7 @@ def adversarial(
 def chosen(recipe: Any, critic: nn.Module) -> Game:
     """The recipe's game, if its critic can play it."""
     if recipe.loss not in GAMES:
-        raise BadInput(f"unknown loss {recipe.loss!r}: {nearest(recipe.loss, GAMES)}")
+        raise BadInput(f"unknown loss {recipe.loss!r}: {did_you_mean(recipe.loss, GAMES)}")
     game = GAMES[recipe.loss]
     if not 0 <= recipe.penalty < math.inf:
         raise BadInput(f"penalty must be a number of at least 0, not {recipe.penalty}")
@@ -195,6 +196,6 @@ def chosen(recipe: Any, critic: nn.Module) -> Game:
                 f"{recipe.loss} takes the slope at each picture by itself, which batch norm mixes: "
                 "choose critic_norm layer, spectral or none"
             )
-        if recipe.compile:
+        if recipe.optim.compile:
             raise BadInput(f"{recipe.loss} takes a gradient of a gradient: leave compile off")
     return game

@@ -30,9 +30,7 @@ class Judge:
     Called with a network and a seed, it gives the returns, world by world.
     """
 
-    def __init__(
-        self, spec: str, wrappers: Sequence[str], limit: int | None, episodes: int, device: Any
-    ):
+    def __init__(self, spec: str, wrappers: Sequence[str], limit: int | None, episodes: int, device: Any):
         self.made = (spec, episodes)
         self.options: dict[str, Any] = {"wrappers": judging(wrappers), "limit": limit}
         self.device, self.worlds = device, None
@@ -77,9 +75,7 @@ def evaluate(model: Any, card: dict[str, Any], data: str, *, held_out: bool) -> 
 def _same_spaces(card: dict[str, Any], world: dict) -> None:
     if world["spec"] == card["world"]["spec"]:
         return
-    trained, asked = (
-        spaces(w["spec"], tuple(judging(w["wrappers"]))) for w in (card["world"], world)
-    )
+    trained, asked = (spaces(w["spec"], tuple(judging(w["wrappers"]))) for w in (card["world"], world))
     if trained != asked:
         raise BadInput(
             f"{world['spec']} has other spaces than {card['world']['spec']}, which the agent knows: "

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchstone.engine.device import pick
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.envs.replay_buffer import Replay, Rows
 from torchstone.envs.replay_stream import Drawn, Experience, Priorities
@@ -15,9 +15,7 @@ from torchstone.parts.rl.exploration import falling
 from torchstone.tasks.rl import on_policy
 
 
-def experience(
-    recipe: Any, explorer: Any, made_with: dict[str, Any], *, scale: Any = None
-) -> Experience:
+def experience(recipe: Any, explorer: Any, made_with: dict[str, Any], *, scale: Any = None) -> Experience:
     """The recipe's worlds, memory, and what is drawn out of it.
 
     The recipe states what `on_policy.worlds` asks for, and memory, first, length, gradients, batch, gamma;
@@ -26,7 +24,7 @@ def experience(
     Raises:
         BadInput: a number that makes no sense.
     """
-    for name in ("length", "gradients", "batch", "steps"):
+    for name in ("length", "gradients", "batch_size", "steps"):
         if getattr(recipe, name) < 1:
             raise BadInput(f"{name} must be at least 1, not {getattr(recipe, name)}")
     n, alpha = getattr(recipe, "n", 1), getattr(recipe, "alpha", 0.0)
@@ -48,14 +46,14 @@ def experience(
         worlds.observation.dtype,
         action,
         stacked=any(name.startswith("AtariPreprocessing") for name in recipe.wrappers),
-        device=pick(recipe.device),
+        device=select_device(recipe.device),
     )
     return Experience(
         explorer,
         worlds,
         memory,
         length=recipe.length,
-        count=recipe.gradients * recipe.batch,
+        count=recipe.gradients * recipe.batch_size,
         first=recipe.first,
         gamma=recipe.gamma,
         n=n,

@@ -10,17 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.batches import mix
-from torchstone.engine.device import pick
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.envs.rollouts import Rollout
 from torchstone.envs.vector_env import Kind, Worlds, needs
 from torchstone.errors import BadInput
 from torchstone.parts.rl.returns import successors
+from torchstone.parts.seeding import SeedStream, derive_seed
 from torchstone.tasks.rl.evaluate import TEST, VALIDATION, Judge, play, said
 
 PIXELS = (84, 84)
-APART = 20  # a purpose of `mix`
 
 
 def arguments(recipe: Any, system: str, kind: Kind = "any") -> dict[str, Any]:
@@ -54,7 +53,7 @@ def worlds(recipe: Any) -> Worlds:
 def apart(recipe: Any) -> list[Worlds]:
     """As many, each by itself."""
     options = {"wrappers": recipe.wrappers, "limit": recipe.limit}
-    seeds = (mix(recipe.seed, APART, index) for index in range(recipe.worlds))
+    seeds = (derive_seed(recipe.seed, SeedStream.SEPARATE_ENVS, index) for index in range(recipe.worlds))
     return [Worlds(recipe.data, seed=seed, **options) for seed in seeds]
 
 
@@ -70,7 +69,7 @@ def on_policy(
 
     The recipe states data, wrappers, limit, worlds, episodes, steps, seed, variant, device.
     """
-    device = pick(recipe.device)
+    device = select_device(recipe.device)
     judge = Judge(recipe.data, recipe.wrappers, recipe.limit, recipe.episodes, device)
     world = {
         "spec": recipe.data,

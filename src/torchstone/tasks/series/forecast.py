@@ -20,7 +20,7 @@ from torchstone.parts.recurrent.layers import Cell
 from torchstone.parts.series.dlinear import DLinear
 from torchstone.plots import forecasts
 from torchstone.tasks.build_network import made
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.series import forecaster
 from torchstone.tasks.series.forecaster import Forecaster, Outlook
 
@@ -69,18 +69,21 @@ def build(recipe: Any, cell: Cell) -> Run:
     starts = {part: series.windows(part, how.context, how.horizon) for part in series.parts}
     linear = DLinear(how.context, how.horizon).to(place)
 
-    update, state, judged = descent(
-        model, recipe, lambda net, batch: forecaster.loss(net, how, *batch)
+    update, state, judged = gradient_update(
+        model, recipe.optim, lambda net, batch: forecaster.loss(net, how, *batch), steps=recipe.steps
     )
-    plainly = dataclasses.replace(
-        recipe, optimiser="adam", lr=LINEAR_LR, momentum=0.9, weight_decay=0.0, warmup=0.0
+    plain = dataclasses.replace(
+        recipe.optim, optimizer="adam", lr=LINEAR_LR, beta1=0.9, weight_decay=0.0, warmup_ratio=0.0
     )
-    beside, held, best = descent(
-        linear, plainly, lambda net, batch: (net(batch[0]) - batch[1]).square().mean()
+    beside, held, best = gradient_update(
+        linear,
+        plain,
+        lambda net, batch: (net(batch[0]) - batch[1]).square().mean(),
+        steps=recipe.steps,
     )
     stream = Outlooks(
-        values, starts["train"], how.context, how.horizon, recipe.batch, seed=recipe.seed,
-        rank=parallel.rank(), world=parallel.world(),
+        values, starts["train"], how.context, how.horizon, recipe.batch_size, seed=recipe.seed,
+        rank=parallel.rank(), world_size=parallel.world_size(),
     )  # fmt: skip
     others: dict[str, Forecaster] = {"linear": partial(quietly, best)}
 
@@ -89,7 +92,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         return {name: float(error.mean()) for name, error in found.items()}
 
     def validate() -> dict[str, float]:
-        ended = stream.position >= recipe.steps * recipe.batch
+        ended = stream.position >= recipe.steps * recipe.batch_size
         return judge(starts["val"] if ended else few(starts["val"], GLANCE), others)
 
     def report(folder: Path) -> None:
@@ -159,9 +162,7 @@ def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict
     return {**{name: float(error.mean()) for name, error in found.items()}, "windows": len(starts)}
 
 
-def seen(
-    card: dict, values: Tensor, place: torch.device
-) -> tuple[Outlook, Float[Tensor, "points columns"]]:
+def seen(card: dict, values: Tensor, place: torch.device) -> tuple[Outlook, Float[Tensor, "points columns"]]:
     """How the model of a card looks at windows, and values as it sees them."""
     mean, std = (torch.tensor(card[name], dtype=torch.float64) for name in ("mean", "std"))
     settings: dict[str, Any] = {**card["how"], "quantiles": tuple(card["how"]["quantiles"])}
@@ -200,9 +201,7 @@ def predict(
                 f"{spec}: {last - first} points since its start or last long gap, but the model looks "
                 f"back on {how.context} ({span(step * how.context, card['unit'])}): give more"
             )
-        told = forecaster.told(model, how, scaled[None, last - how.context : last], horizon)[
-            0
-        ].cpu()
+        told = forecaster.told(model, how, scaled[None, last - how.context : last], horizon)[0].cpu()
         mean, std = (torch.tensor(card[name])[:, None] for name in ("mean", "std"))
         told = told * std + mean
         ahead = [float(times[last - 1]) + step * i for i in range(1, len(told) + 1)]

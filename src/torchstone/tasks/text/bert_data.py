@@ -58,7 +58,7 @@ def begin(recipe: Any, sizes: dict[str, int]) -> Start:
         arguments["places"] = recipe.length
         arguments |= {"dropout": recipe.dropout, "attention_dropout": recipe.dropout}
     else:
-        arguments, tensors, tokenizer = opened(Path(recipe.weights))
+        arguments, tensors, tokenizer = load_bert(Path(recipe.weights))
     frame = Frame.of(tokenizer, min(recipe.length, arguments["places"]))
     documents = {}
     if tensors is None or recipe.goal == "words":
@@ -102,7 +102,7 @@ def numbered(tokenizer: Any, texts: Sequence[str]) -> Numbered:
     return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
-def opened(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
+def load_bert(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
     """Arguments, weights and tokenizer of a BERT in a run folder or in Hugging Face layout."""
     if (path / "recipe.json").exists():
         found, meta, _ = checkpoint.find(path / "checkpoint")
@@ -145,9 +145,7 @@ def rows_of(part: Labelled, tokenizer: Any, frame: Frame) -> tuple[list, list]:
 def filled(model: nn.Module, tensors: Mapping[str, Tensor] | None) -> nn.Module:
     """The weights that the model has a place for; heads that they lack, and one for labels, are new."""
     own = model.state_dict()
-    kept = {
-        k: v for k, v in (tensors or {}).items() if k in own and not k.startswith("classifier.")
-    }
+    kept = {k: v for k, v in (tensors or {}).items() if k in own and not k.startswith("classifier.")}
     lost = [k for k in own if tensors and k not in kept and not k.startswith(HEADS)]
     if lost:
         raise BadInput(f"the weights lack {lost[0]}: take whole ones")

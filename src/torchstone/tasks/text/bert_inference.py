@@ -56,9 +56,7 @@ def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict
 
 
 @torch.no_grad()
-def predict(
-    model: nn.Module, card: dict, inputs: Sequence[str | Path], *, fill: bool = False
-) -> list[dict]:
+def predict(model: nn.Module, card: dict, inputs: Sequence[str | Path], *, fill: bool = False) -> list[dict]:
     """What the model says of texts (or of a text file's lines): labels and their probabilities; the
     likeliest words for each [MASK] from a model of words. A pair is `first ||| second`.
 
@@ -79,9 +77,7 @@ def predict(
         halves = [text.split("|||") for text in texts]
         if wrong := [t for t, half in zip(texts, halves, strict=True) if len(half) != 2]:
             raise BadInput(f"this model labels pairs: give FIRST ||| SECOND, not {wrong[0]!r}")
-        part = Labelled(
-            [a.strip() for a, _ in halves], [b.strip() for _, b in halves], [0] * len(texts)
-        )
+        part = Labelled([a.strip() for a, _ in halves], [b.strip() for _, b in halves], [0] * len(texts))
     else:
         part = Labelled(texts, None, [0] * len(texts))
     rows = Sentences(*rows_of(part, tokenizer, frame), 1, frame, seed=0, device=place)

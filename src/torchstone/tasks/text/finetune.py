@@ -14,7 +14,7 @@ from torchstone.data.text.classification import Labelled, LabelledSet
 from torchstone.data.text.sentence_batches import IGNORED, Sentences
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.text.bert_data import Start, rows_of
 from torchstone.tasks.text.masked_lm import Headed
 
@@ -30,12 +30,12 @@ def finetune(model: nn.Module, recipe: Any, start: Start, *, arguments: dict) ->
     parts = {
         split: Sentences(
             *rows_of(getattr(data, split), start.tokenizer, start.frame),
-            recipe.batch,
+            recipe.batch_size,
             start.frame,
             seed=recipe.seed,
             device=place,
             rank=parallel.rank(),
-            world=parallel.world(),
+            world_size=parallel.world_size(),
         )
         for split in ("train", "val", "test")
     }
@@ -47,7 +47,9 @@ def finetune(model: nn.Module, recipe: Any, start: Start, *, arguments: dict) ->
         loss = F.cross_entropy(logits, labels, ignore_index=IGNORED)
         return {"loss": loss, "accuracy": right, "weight": known.sum()}
 
-    update, state, judged = descent(model, recipe, objective, asked=Headed(model))
+    update, state, judged = gradient_update(
+        model, recipe.optim, objective, steps=recipe.steps, forward_module=Headed(model)
+    )
     state["stream"] = parts["train"]
     words_counted = functools.cache(lambda: tfidf(data))
     card = {**start.card, "task": "labels", "arguments": arguments, "classes": list(data.classes)}

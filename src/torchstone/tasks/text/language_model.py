@@ -19,8 +19,7 @@ from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.parts.transformer.token_loss import unigram
-from torchstone.tasks import optimizers
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import decay_matrices_only, gradient_update
 from torchstone.tasks.text.generate import generate
 
 LEARNT = ("characters", "bpe")
@@ -43,9 +42,7 @@ def vocabulary(recipe: Any, text: Text) -> Tokenizer:
     return tokenizers.read(kind)
 
 
-def language(
-    model: Any, recipe: Any, text: Text, tokenizer: Tokenizer, *, arguments: dict[str, Any]
-) -> Run:
+def language(model: Any, recipe: Any, text: Text, tokenizer: Tokenizer, *, arguments: dict[str, Any]) -> Run:
     """A Run that trains `model` to tell the next token of `text`.
 
     The recipe states variant, batch (windows of the model's context), steps, seed, optimiser, lr,
@@ -70,22 +67,22 @@ def language(
         x, y = batch
         return F.cross_entropy(net(x).flatten(0, 1), y.flatten())
 
-    groups = optimizers.matrices_decay(model, recipe)
-    update, state, _ = descent(model, recipe, loss, parameters=groups)
+    groups = decay_matrices_only(model, recipe.optim)
+    update, state, _ = gradient_update(model, recipe.optim, loss, steps=recipe.steps, parameters=groups)
     stream = Windows(
         train,
         model.context,
-        recipe.batch,
+        recipe.batch_size,
         seed=recipe.seed,
         rank=parallel.rank(),
-        world=parallel.world(),
+        world_size=parallel.world_size(),
     )
 
     def judge(ids: Tensor | None, part: str, most: int | None = None) -> dict[str, float]:
         return {} if ids is None else measure(model, ids, len(part), most=most)
 
     def validate() -> dict[str, float]:
-        ended = stream.position >= recipe.steps * recipe.batch
+        ended = stream.position >= recipe.steps * recipe.batch_size
         return judge(val, text.val, None if ended else GLANCE)
 
     return Run(
@@ -147,9 +144,7 @@ def report(model: nn.Module, tokenizer: Tokenizer, text: Text, folder: Path) -> 
     (folder / "sample.txt").write_text(drawn[0] + "\n", encoding="utf-8")
 
 
-def evaluate(
-    model: nn.Module, card: dict, spec: str, *, held_out: bool, measure: Any = measure
-) -> dict:
+def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool, measure: Any = measure) -> dict:
     """Loss and perplexity a token, and bits and perplexity a character, of a text: of its test split
     (or its validation split, if it has no other) where `held_out`, else of all of it."""
     text = read_text(spec)

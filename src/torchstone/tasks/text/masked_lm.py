@@ -16,7 +16,7 @@ from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.parts.transformer.token_loss import unigram
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 
 MARK = "[MASK]"
 
@@ -74,7 +74,7 @@ def pretrain(
     texts = {
         split: MaskedText(
             documents[split],
-            recipe.batch,
+            recipe.batch_size,
             frame,
             size,
             seed=recipe.seed,
@@ -82,15 +82,16 @@ def pretrain(
             hidden=recipe.hidden,
             device=place,
             rank=parallel.rank(),
-            world=parallel.world(),
+            world_size=parallel.world_size(),
         )
         for split in ("train", "val", "test")
     }
-    update, state, judged = descent(
+    update, state, judged = gradient_update(
         model,
-        recipe,
+        recipe.optim,
         lambda net, batch: loss_of(net(*batch.rows, batch.places), batch),
-        asked=Headed(model),
+        steps=recipe.steps,
+        forward_module=Headed(model),
     )
     state["stream"] = texts["train"]
 
@@ -139,9 +140,7 @@ def by_frequency(train: list[list[int]], batches: Iterable[Masked], size: int) -
 
 
 @torch.no_grad()
-def fill(
-    model: nn.Module, tokenizer: Any, frame: Frame, texts: Sequence[str], top: int = 5
-) -> list[dict]:
+def fill(model: nn.Module, tokenizer: Any, frame: Frame, texts: Sequence[str], top: int = 5) -> list[dict]:
     """The likeliest words in the places of [MASK], with their probabilities.
 
     Raises:

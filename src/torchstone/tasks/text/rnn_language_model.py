@@ -25,7 +25,7 @@ from torchstone.parts.recurrent.layers import Cell, State
 from torchstone.parts.recurrent.sequence_model import Network
 from torchstone.parts.transformer.token_loss import unigram
 from torchstone.tasks.build_network import made
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.text import language_model
 
 LANES, WINDOW = 16, 512  # in which a held-out text is read
@@ -57,9 +57,11 @@ class Carrying:
             loss = F.cross_entropy(logits.flatten(0, 1), y.flatten())
             return {"loss": loss, "weight": torch.full_like(loss.detach(), y.numel())}
 
-        down = descent(model, recipe, objective, asked=Stepping(model))
+        down = gradient_update(
+            model, recipe.optim, objective, steps=recipe.steps, forward_module=Stepping(model)
+        )
         self.down, self.state, self.diagnosis = down.update, down.state, down.update.diagnosis
-        self.model, self.judged, self.carried = model, down.judged, ()
+        self.model, self.eval_model, self.carried = model, down.eval_model, ()
 
     def __call__(self, batch: Window) -> dict[str, Tensor]:
         if batch.fresh or not self.carried:
@@ -76,7 +78,7 @@ class Carrying:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         device = next(self.model.parameters()).device
-        lanes = [each.chunk(parallel.world())[parallel.rank()] for each in state["carried"]]
+        lanes = [each.chunk(parallel.world_size())[parallel.rank()] for each in state["carried"]]
         self.carried = tuple(each.to(device) for each in lanes)
 
 
@@ -104,15 +106,15 @@ def build(recipe: Any, cell: Cell) -> Run:
     stream = Lanes(
         train,
         recipe.length,
-        recipe.batch,
+        recipe.batch_size,
         seed=recipe.seed,
         rank=parallel.rank(),
-        world=parallel.world(),
+        world_size=parallel.world_size(),
     )
     update = Carrying(model, recipe)
 
     def judge(ids: Tensor | None, part: str, most: int | None = None) -> dict[str, float]:
-        return {} if ids is None else measure(update.judged, ids, len(part), most=most)
+        return {} if ids is None else measure(update.eval_model, ids, len(part), most=most)
 
     def validate() -> dict[str, float]:
         ended = stream.position >= recipe.steps
@@ -130,9 +132,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         state={**update.state, "stream": stream, "carried": update},
         steps=recipe.steps,
         test=tested if test is not None else None,
-        report=lambda folder: language_model.report(
-            Telling(update.judged), tokenizer, text, folder
-        ),
+        report=lambda folder: language_model.report(Telling(update.eval_model), tokenizer, text, folder),
         card={
             "task": "language",
             "variant": recipe.variant,
@@ -217,8 +217,6 @@ def sample(model: Network, card: dict, **how: Any) -> list[str]:
     return language_model.sample(Telling(model), card, **how)
 
 
-def predict(
-    model: Network, card: dict, inputs: Sequence[str | Path], **how: Any
-) -> list[dict[str, str]]:
+def predict(model: Network, card: dict, inputs: Sequence[str | Path], **how: Any) -> list[dict[str, str]]:
     """The likeliest continuation of each text, as `language.predict` has it."""
     return language_model.predict(Telling(model), card, [str(each) for each in inputs], **how)

@@ -14,7 +14,7 @@ from torchstone.data.text.bucket_batches import Ragged
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.parts.transformer.token_loss import token_loss, unigram
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.text.text_to_text_data import END, PAD, Gathered, Side, Sides, parts_of
 from torchstone.tasks.text.text_to_text_data import held_out as judged_rows
 
@@ -40,7 +40,7 @@ def text_to_text(model: Any, recipe: Any, data: Gathered, *, arguments: dict) ->
         source, target = (side.to(place) for side in batch)
         return token_loss(net(source, shifted(target, model.start)), target, pad=PAD)
 
-    update, state, _ = descent(model, recipe, objective)
+    update, state, _ = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
     search = {"beams": recipe.beams, "judged": recipe.judged}
     return Run(
         stream=data.stream,

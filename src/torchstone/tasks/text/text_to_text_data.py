@@ -49,7 +49,7 @@ def gathered(recipe: Any) -> Gathered:
     Raises:
         BadInput: no such data, too little of it, or nothing short enough.
     """
-    share = {"seed": recipe.seed, "rank": parallel.rank(), "world": parallel.world()}
+    share = {"seed": recipe.seed, "rank": parallel.rank(), "world_size": parallel.world_size()}
     names = ("task", "length", "density", "span")
     settings = {name: getattr(recipe, name) for name in names}
     parts, note = parts_of(recipe.data, settings)
@@ -63,7 +63,7 @@ def gathered(recipe: Any) -> Gathered:
             raise BadInput(f"every pair of {recipe.data} has more than {recipe.length} tokens")
         left = len(parts[0]) - len(train[0])
         note += f", {left} of more than {recipe.length} tokens not trained on" if left else ""
-        most = recipe.batch * recipe.length
+        most = recipe.batch_size * recipe.length
         stream: Any = Buckets(Ragged(train[0]), Ragged(train[1]), most, pad=PAD, **share)
     else:
         gaps = counts(recipe.length, recipe.density, recipe.span)[1]
@@ -71,18 +71,15 @@ def gathered(recipe: Any) -> Gathered:
         lines = parts[0] if isinstance(parts[0], list) else parts[0].splitlines(True)
         every = max(1, sum(map(len, lines)) // ENOUGH)
         tokenizer = tokenizers.learn(kind, lines[::every], size=size, special=special)
-        stream = with_gaps(parts[0], recipe.batch, tokenizer, settings, **share)
+        stream = with_gaps(parts[0], recipe.batch_size, tokenizer, settings, **share)
     val, test, seen = (
-        held_out(part, tokenizer, settings, seed=i)
-        for i, part in enumerate((parts[1], parts[-1], parts[0]))
+        held_out(part, tokenizer, settings, seed=i) for i, part in enumerate((parts[1], parts[-1], parts[0]))
     )
     known = {"start": PAD, "pad": PAD, "end": END}
     return Gathered(tokenizer, stream, seen, val, test, note, known, settings)
 
 
-def parts_of(
-    spec: str, settings: Mapping[str, Any], *, split: bool = True
-) -> tuple[list[Any], str]:
+def parts_of(spec: str, settings: Mapping[str, Any], *, split: bool = True) -> tuple[list[Any], str]:
     """Train, validation and test part (where there is one) of what `spec` names: pairs, a text, or
     lines of the grammar; and a line about them. Pairs without splits stay one where not to be `split`."""
     if settings["task"] == "texts":
@@ -127,9 +124,7 @@ def with_gaps(
     )
 
 
-def windows(
-    part: str | list[str], length: int, tokenizer: Tokenizer
-) -> Int64[torch.Tensor, "count length"]:
+def windows(part: str | list[str], length: int, tokenizer: Tokenizer) -> Int64[torch.Tensor, "count length"]:
     """All windows of `length` tokens, a view of the text; of lines, one each.
 
     Raises:
@@ -160,13 +155,10 @@ def grammar(length: int) -> tuple[list[Any], str]:
     return parts, f"grammar: {len(lines)} sentences of {length} letters, two tenths held out"
 
 
-def paired(
-    pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, most: int | None = None
-) -> Sides:
+def paired(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, most: int | None = None) -> Sides:
     """Token ids of sources and targets with their ends; pairs of more than `most` are left out."""
     columns = [
-        [[*each.ids, END] for each in tokenizer.encode_batch_fast([p[i] for p in pairs])]
-        for i in range(2)
+        [[*each.ids, END] for each in tokenizer.encode_batch_fast([p[i] for p in pairs])] for i in range(2)
     ]
     rows = list(zip(*columns, strict=True))
     kept = [pair for pair in rows if most is None or max(map(len, pair)) <= most]

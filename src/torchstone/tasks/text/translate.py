@@ -15,7 +15,7 @@ from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.parts.transformer.token_loss import token_loss, unigram
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.text.translation_inference import (
     END,
     PAD,
@@ -35,9 +35,7 @@ def learn_tokens(recipe: Any, data: PairSet) -> Tokenizer:
     return tokenizers.learn(recipe.tokenizer, texts, size=recipe.vocabulary, special=SPECIAL)
 
 
-def translate(
-    model: nn.Module, recipe: Any, data: PairSet, tokenizer: Tokenizer, *, arguments: dict
-) -> Run:
+def translate(model: nn.Module, recipe: Any, data: PairSet, tokenizer: Tokenizer, *, arguments: dict) -> Run:
     """A Run that trains `model` to write the target of each pair, given its source.
 
     `model(source, target)` gives logits of the token that follows each of `target`'s;
@@ -57,25 +55,21 @@ def translate(
     everything = encoded(data.train, tokenizer)
     kept = [pair for pair in everything if max(map(len, pair)) <= recipe.longest]
     if not kept:
-        raise BadInput(
-            f"every pair of {data.name} is longer than {recipe.longest} tokens: raise longest"
-        )
+        raise BadInput(f"every pair of {data.name} is longer than {recipe.longest} tokens: raise longest")
     stream = Buckets(
         *(Ragged(side, place) for side in zip(*kept, strict=True)),
-        recipe.batch,
+        recipe.batch_size,
         pad=PAD,
         seed=recipe.seed,
         rank=parallel.rank(),
-        world=parallel.world(),
+        world_size=parallel.world_size(),
     )
 
     def objective(net, batch):
         source, target = batch
-        return token_loss(
-            net(source, target[:, :-1]), target[:, 1:], pad=PAD, smoothing=recipe.smoothing
-        )
+        return token_loss(net(source, target[:, :-1]), target[:, 1:], pad=PAD, smoothing=recipe.smoothing)
 
-    update, state, judged = descent(model, recipe, objective)
+    update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
     state["stream"] = stream
     search = {"beams": recipe.beams, "penalty": recipe.penalty}
 
@@ -165,8 +159,6 @@ def predict(model: Any, card: dict, inputs: Sequence[Path | str], **options: Any
         if not text.strip():
             raise BadInput("nothing to translate: give a sentence")
         if length > model.longest:
-            raise BadInput(
-                f"a sentence of {length} tokens, but the model takes {model.longest}: cut it up"
-            )
+            raise BadInput(f"a sentence of {length} tokens, but the model takes {model.longest}: cut it up")
     answers = written(model, tokenizer, texts, **(card["search"] | options))
     return [{"input": a, "text": b} for a, b in zip(texts, answers, strict=True)]

@@ -15,9 +15,7 @@ from torchstone.plots import attention_maps
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, START, END = range(3)
-LONGER = (
-    50  # tokens by which a translation may outgrow its source (Vaswani et al. 2017, section 6.1)
-)
+LONGER = 50  # tokens by which a translation may outgrow its source (Vaswani et al. 2017, section 6.1)
 TOGETHER = 6_000  # tokens in a batch that is only looked at
 SHOWN = 20  # translations written out
 
@@ -51,9 +49,7 @@ def written(
     for rows in alike(sources.lengths * beams):
         source = sources.padded(rows, PAD)
         most = min(source.shape[1] + LONGER, model.longest)
-        answers = model.generate(
-            source, most, start=START, end=END, beams=beams, penalty=penalty
-        ).tolist()
+        answers = model.generate(source, most, start=START, end=END, beams=beams, penalty=penalty).tolist()
         for row, answer in zip(rows.tolist(), answers, strict=True):
             found[row] = tokenizer.decode([*answer, END][: [*answer, END].index(END)])
     model.train(was_training)

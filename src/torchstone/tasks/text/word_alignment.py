@@ -48,9 +48,7 @@ def with_gold(run: Run, recipe: Any, data: PairSet, tokenizer: Tokenizer) -> Run
         report(folder)
         some = [pair for pair in data.test if max(len(text.split()) for text in pair) <= 14][:40]
         each = list(zip(maps(kept, tokenizer, some), some, strict=True))
-        attention_maps.draw_beside(
-            [(looks, gold[pair]) for looks, pair in each], folder / "gold.png"
-        )
+        attention_maps.draw_beside([(looks, gold[pair]) for looks, pair in each], folder / "gold.png")
 
     return replace(
         run,
@@ -108,24 +106,17 @@ def maps(model: Any, tokenizer: Tokenizer, pairs: Pairs) -> list[attention_maps.
     """Where the model looks while the target of each pair is given to it word by word."""
     was_training, place = model.training, next(model.parameters()).device
     model.eval()
-    sides = [
-        tokenizer.encode_batch([pair[i] for pair in pairs], add_special_tokens=False)
-        for i in range(2)
-    ]
+    sides = [tokenizer.encode_batch([pair[i] for pair in pairs], add_special_tokens=False) for i in range(2)]
     sources = Ragged([[*each.ids, END] for each in sides[0]], place)
     targets = Ragged([[START, *each.ids] for each in sides[1]], place)
     found: dict[int, attention_maps.Map] = {}
     for rows in alike(targets.lengths + sources.lengths):
         shares = model.looks(sources.padded(rows, PAD), targets.padded(rows, PAD)).float().cpu()
         for share, row in zip(shares, rows.tolist(), strict=True):
-            source, target = (
-                (text, side[row].offsets) for text, side in zip(pairs[row], sides, strict=True)
-            )
+            source, target = ((text, side[row].offsets) for text, side in zip(pairs[row], sides, strict=True))
             inside = share[:, : len(target[1]) + 1, : len(source[1]) + 1]
             found[row] = each = attention_maps.over_words(inside, source, target)
             if (len(each.read), len(each.written)) != tuple(len(t.split()) + 1 for t in pairs[row]):
-                raise BadInput(
-                    "the tokenizer leaves out whole words, which links need: use bpe or unigram"
-                )
+                raise BadInput("the tokenizer leaves out whole words, which links need: use bpe or unigram")
     model.train(was_training)
     return [found[i] for i in range(len(pairs))]

@@ -59,9 +59,7 @@ def codes(model: Any, x: Pictures) -> tuple[Tensor, Tensor]:
 def rebuilt(model: Any, x: Pictures, file: str | Path, rows: int = 4) -> Path:
     """Pictures, and below each what its code alone says of it."""
     x = x[: rows * COLUMNS]
-    pairs = zip(
-        shades(x).split(COLUMNS), decoded(model, codes(model, x)[0]).split(COLUMNS), strict=True
-    )
+    pairs = zip(shades(x).split(COLUMNS), decoded(model, codes(model, x)[0]).split(COLUMNS), strict=True)
     return sheet(torch.cat([each for pair in pairs for each in pair]), file, columns=COLUMNS)
 
 

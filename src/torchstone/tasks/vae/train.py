@@ -19,7 +19,7 @@ from torchstone.plots.sample_grid import unit, watched
 from torchstone.tasks import evaluate_samples as judging
 from torchstone.tasks.anomaly import usual
 from torchstone.tasks.flow.train_images import everything
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.vae.figures import filled, painted, paths, plane, rebuilt
 
 Pixels = UInt8[Tensor, "count channel height width"]
@@ -99,15 +99,15 @@ def autoencode(
             loss = paid(cost, recipe.beta, recipe.free_bits) - likelihood.mean()
         return {"loss": loss, "bound": bound, "divergence": cost.sum(1).mean()}
 
-    update, state, judged = descent(model, recipe, objective)
+    update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
     batches = Batches(
         data.train,
-        recipe.batch,
+        recipe.batch_size,
         seed=recipe.seed,
         card=whole(data.card["channels"]),
         augment=from_name(recipe.augment),
         rank=parallel.rank(),
-        world=parallel.world(),
+        world_size=parallel.world_size(),
     )
     stream = state["stream"] = Chances(batches, (recipe.samples, model.latent))
     card = {

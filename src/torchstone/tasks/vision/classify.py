@@ -18,7 +18,7 @@ from torchstone.errors import BadInput
 from torchstone.interpret import feature_maps
 from torchstone.plots import classification
 from torchstone.tasks import transfer
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 
 
 def classify(
@@ -47,7 +47,7 @@ def classify(
         update: another learning rule than descent; its state is then all in the model.
         head, published, statistics: for weights to start from, as in `transfer.begin`.
     """
-    data = transfer.begin(
+    data = transfer.initialize_from(
         model, recipe, data, head=head, published=published, statistics=statistics
     )
     augment, mixing = read(recipe.augment)
@@ -68,17 +68,17 @@ def classify(
             right = (logits.detach().argmax(1) == most).float().mean()
             return {"loss": loss(output, labels), "accuracy": right}
 
-        update, state, judged = descent(model, recipe, objective)
+        update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
     state["stream"] = stream = Batches(
         data.train,
-        recipe.batch,
+        recipe.batch_size,
         seed=recipe.seed,
         card=data.card,
         augment=augment,
         mixing=mixing,
         classes=len(data.classes),
         rank=parallel.rank(),
-        world=parallel.world(),
+        world_size=parallel.world_size(),
     )
     return Run(
         stream=stream,
@@ -127,17 +127,13 @@ def report(model: nn.Module, data: PictureSet, folder: Path) -> None:
     classification.confusion(matrix, data.classes, folder / "confusion.png")
     everything = data.test.take(torch.arange(len(data.test), device=data.test.labels.device)).cpu()
     chances = logits.softmax(1).cpu()
-    classification.mistakes(
-        everything, labels, guesses, chances, data.classes, folder / "mistakes.png"
-    )
+    classification.mistakes(everything, labels, guesses, chances, data.classes, folder / "mistakes.png")
     size, channels = data.card["size"], data.card["channels"]
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
     if first is not None:
         shape = (channels, size, size) if isinstance(first, nn.Linear) else None
         feature_maps.filters(first.weight.detach().cpu(), folder / "filters.png", shape=shape)
-    example = normalise(
-        data.test.take(torch.tensor([0], device=data.test.labels.device)), data.card
-    )
+    example = normalise(data.test.take(torch.tensor([0], device=data.test.labels.device)), data.card)
     feature_maps.feature_maps(model, example, folder / "features.png")
 
 

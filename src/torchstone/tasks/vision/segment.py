@@ -20,7 +20,7 @@ from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.metrics.segmentation import judged, measure, overlap, scores
 from torchstone.plots import segmentation_masks
-from torchstone.tasks.optimization import descent
+from torchstone.tasks.optimization import gradient_update
 
 AUXILIARY = 0.5  # weight of the auxiliary head's loss, as for the published weights
 SHOWN = 12  # pictures in the report
@@ -49,15 +49,15 @@ def segment(model: nn.Module, recipe: Any, data: SceneSet, *, arguments: dict) -
         # the mean is over labelled pixels, and augmentation leaves some without a label
         return {"loss": loss(output, labels), "pixel_accuracy": right, "weight": known.sum()}
 
-    update, state, followed = descent(model, recipe, objective)
+    update, state, followed = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
     state["stream"] = stream = segmentation_batches.SceneBatches(
         data.train,
-        recipe.batch,
+        recipe.batch_size,
         seed=recipe.seed,
         card=data.card,
         augment=segmentation_batches.from_name(recipe.augment),
         rank=parallel.rank(),
-        world=parallel.world(),
+        world_size=parallel.world_size(),
     )
     return Run(
         stream=stream,

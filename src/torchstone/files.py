@@ -1,0 +1,31 @@
+"""Files that are written all or nothing."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Generator[Path]:
+    """Yield a sibling of `path` to write a file or folder to; it takes the place of `path` at the end.
+
+    If the body raises, what was written is removed and `path` stays as it was. The sibling keeps the
+    suffix of `path`, since many writers choose their format by it, and bears the process's number, so
+    that two processes do not write to the same one.
+    """
+    new = path.with_name(f"{path.stem}.new-{os.getpid()}{path.suffix}")
+    _remove(new)
+    try:
+        yield new
+        os.replace(new, path)
+    finally:
+        _remove(new)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

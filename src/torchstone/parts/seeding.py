@@ -1,0 +1,44 @@
+"""One seed out of several: each source of chance has a stream of its own, and so has each of its draws."""
+
+from enum import IntEnum
+
+
+class SeedStream(IntEnum):
+    """Sources of chance. Two of one run never share a number, or they would draw the same."""
+
+    EPOCH_ORDER = 0  # which sample comes when
+    AUGMENTATION = 1
+    DIFFUSION_NOISE = 2  # timesteps and noise
+    GAN_LATENT = 3
+    LM_WINDOWS = 4  # where a language model's windows begin
+    SPAN_GAPS = 5  # between the spans that T5 replaces
+    MEMORY_PROBLEMS = 7
+    BPTT_LANES = 8
+    ROLLOUT_ACTIONS = 16
+    EPISODES = 17  # where episodes begin
+    PPO_MINIBATCHES = 18
+    ASYNC_ACTORS = 19
+    SEPARATE_ENVS = 20
+    EXPLORATION = 21
+    REPLAY_DRAWS = 22
+    LENGTH_BUCKETS = 2
+    LENGTH_GROUPS = 2
+    MLM_MASKS = 3
+    DEQUANTIZATION = 4
+
+
+def derive_seed(seed: int, stream: int, counter: int) -> int:
+    """One 63-bit seed out of three numbers (the SplitMix64 finalizer, Steele et al. 2014).
+
+    Args:
+        seed: the run's.
+        stream: what is drawn, a `SeedStream`.
+        counter: which draw of that stream, such as the position in the data.
+    """
+    word = 0
+    for number in (seed, stream, counter):
+        word = (word + number + 0x9E3779B97F4A7C15) % 2**64
+        word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) % 2**64
+        word ^= word >> 31
+    return word >> 1
