@@ -82,7 +82,7 @@ def main() -> None:
     count = COUNT // BATCH - 6
     print(f"{'augmentation':<28}{'ours':>10}{'torchvision':>13}{'ratio':>8}{'range':>14}{'target':>8}")
     for name, target in TARGETS.items():
-        ours = Batches(pictures, BATCH, seed=0, card=CARD, augment=read(name)[0])
+        ours = Batches(pictures, BATCH, seed=0, metadata=CARD, augment=read(name)[0])
         loader = theirs(array, labels, name)
         pairs = []
         for number in range(PAIRS):

@@ -52,9 +52,9 @@ def train(
         BadInput: something asked for is wrong; nothing is written then.
     """
     entry, recipe_name, recipe = recipe_of(name, fields)
-    from torchstone.engine import device, parallel
+    from torchstone.engine import parallel
 
-    with parallel.process_group(device.select_device(recipe.device)):
+    with parallel.process_group(select_device(recipe.device)):
         several = "" if seeds is None else f"-{seeds}-seeds"
         default = Path("runs") / f"{entry.name}-{recipe_name}{several}"
         folder = Path(out) if out is not None else free(default)
@@ -78,10 +78,10 @@ def resume(path: str | Path, *, device: str | None = None, quiet: bool = False):
     if device is not None:
         recipe = dataclasses.replace(recipe, device=device)
     clock = json.loads((folder / "recipe.json").read_text())["clock"]
-    from torchstone.engine import device as devices
     from torchstone.engine import parallel
+    from torchstone.engine.device import select_device
 
-    with parallel.process_group(devices.select_device(recipe.device)):
+    with parallel.process_group(select_device(recipe.device)):
         return execute(entry, recipe_name, recipe, folder, clock, quiet, fresh=False)
 
 
@@ -94,11 +94,11 @@ def evaluate(
         options: the system's own: of those that make pictures `inception`, a file of Inception's weights,
             to compare samples by its features too.
     """
-    model, card, entry = load_run(Path(path), device)
+    model, metadata, entry = load_run(Path(path), device)
     _, _, recipe = read_recipe(Path(path))
     measure = _use(entry, "evaluate")
     _takes(measure, options, f"{entry.name} evaluates")
-    return measure(model, card, data or recipe.data, held_out=data in (None, recipe.data), **options)
+    return measure(model, metadata, data or recipe.data, held_out=data in (None, recipe.data), **options)
 
 
 def predict(
@@ -121,22 +121,22 @@ def predict(
     """
     if explain is not None:
         _writable(Path(explain), (".png",), "explain")
-    model, card, entry = load_run(Path(path), device)
+    model, metadata, entry = load_run(Path(path), device)
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".png", ".csv"), "predict")
     answer = _use(entry, "predict")
     _takes(answer, options, f"{entry.name} predicts")
     drawn = getattr(entry.module(), "explain", None)
-    if explain is not None and drawn is None and card.get("task") != "classify":
+    if explain is not None and drawn is None and metadata.get("task") != "classify":
         raise BadInput(f"{path} is no model of pictures: there is nothing to explain by drawing")
-    answers = answer(model, card, list(inputs), **options)
+    answers = answer(model, metadata, list(inputs), **options)
     if explain is not None:
         from torchstone.interpret.grad_cam import explain as draw
 
         if drawn is None:
-            draw(model, card, answers, Path(explain))
+            draw(model, metadata, answers, Path(explain))
         else:
-            drawn(model, card, list(inputs), Path(explain))
+            drawn(model, metadata, list(inputs), Path(explain))
     return answers
 
 
@@ -151,11 +151,11 @@ def sample(path: str | Path, *, device: str = "auto", **options) -> list:
     """
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".mid", ".midi", ".png"), "sample")
-    model, card, entry = load_run(Path(path), device)
+    model, metadata, entry = load_run(Path(path), device)
     function = _use(entry, "sample")
     _takes(function, options, f"{entry.name} samples")
     try:
-        return function(model, card, **options)
+        return function(model, metadata, **options)
     except OSError as error:
         out = options.get("out")
         if out is None or error.filename not in (None, str(out)):
@@ -185,9 +185,9 @@ def play(
         raise BadInput(f"at least 1 episode is played, not {episodes}")
     if video is not None:
         _writable(Path(video), (".mp4", ".gif"), "play")
-    model, card, entry = load_run(Path(path), device)
+    model, metadata, entry = load_run(Path(path), device)
     options = {} if seed is None else {"seed": seed}
-    return _use(entry, "play")(model, card, episodes=episodes, video=video, **options)
+    return _use(entry, "play")(model, metadata, episodes=episodes, video=video, **options)
 
 
 def _takes(function: Callable[..., Any], options: Mapping[str, Any], does: str) -> None:
@@ -222,8 +222,8 @@ def export(path: str | Path, *, out: str | Path, format: str | None = None) -> d
     if format is not None and Path(out).suffix.lower() != f".{format}":
         raise BadInput(f"{format} is written to a file that ends in .{format}, not {out}")
     _writable(Path(out), export.ENDINGS, "export")
-    model, card, entry = load_run(Path(path))
-    return export.export(model, card, entry.name, Path(out))
+    model, metadata, entry = load_run(Path(path))
+    return export.export(model, metadata, entry.name, Path(out))
 
 
 def _writable(file: Path, endings: tuple[str, ...], verb: str) -> None:

@@ -23,7 +23,7 @@ def state(value=0.0):
 
 
 def save(folder, step, **kept):
-    checkpoint.save(folder, kept or state(step), {"step": step, "stage": 0, "card": {}})
+    checkpoint.save(folder, kept or state(step), {"step": step, "stage": 0, "metadata": {}})
 
 
 def test_round_trip_and_what_is_on_disk(tmp_path):

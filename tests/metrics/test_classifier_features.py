@@ -179,8 +179,8 @@ def test_samples_whose_labels_come_in_turn_are_compared_in_all_classes(monkeypat
 def test_the_judge_sees_the_last_hidden_layer_and_the_chances(data):
     judging = judge(data, lenet5)
     pictures = data.test.take(torch.arange(7))
-    of, x = judging.see(pictures), fitted(pictures, judging.card).float() / 255
-    mean, std = (torch.tensor(judging.card[n]).view(1, -1, 1, 1) for n in ("mean", "std"))
+    of, x = judging.see(pictures), fitted(pictures, judging.metadata).float() / 255
+    mean, std = (torch.tensor(judging.metadata[n]).view(1, -1, 1, 1) for n in ("mean", "std"))
     x = (x - mean) / std
     assert torch.allclose(judging.network(x).softmax(1), of.chances, atol=1e-5)
     last = [m for m in judging.network.modules() if isinstance(m, torch.nn.Linear)][-1]

@@ -55,16 +55,16 @@ def test_what_is_no_sheet_is_refused(tmp_path):
 
 @pytest.mark.parametrize("scale", [centred, unit])
 def test_values_go_back_to_the_pixels_they_came_from(scale):
-    card, whole = (
+    metadata, whole = (
         scale(CARD),
         torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, -1, -1),
     )
-    x = normalise(whole, card)
+    x = normalise(whole, metadata)
     print(float(x.min()), float(x.max()))
     assert (float(x.min()), float(x.max())) == ((-1, 1) if scale is centred else (0, 1))
-    assert torch.equal(pixels(x, card), whole)
-    assert pixels(torch.full((1, 3, 1, 1), 7.0), card).unique().tolist() == [255]
-    assert pixels(torch.full((1, 3, 1, 1), -7.0), card).unique().tolist() == [0]
+    assert torch.equal(pixels(x, metadata), whole)
+    assert pixels(torch.full((1, 3, 1, 1), 7.0), metadata).unique().tolist() == [255]
+    assert pixels(torch.full((1, 3, 1, 1), -7.0), metadata).unique().tolist() == [0]
 
 
 def test_a_film_has_a_frame_for_each_sheet_in_their_order(tmp_path):

@@ -48,14 +48,14 @@ def awake(model):
     return model
 
 
-def furthest(model, card, use, facts):
+def furthest(model, metadata, use, facts):
     """Of batches of 1, 3 and 5, drawn here: the largest difference, by the largest logit above 1."""
     apart = []
     for batch in (1, 3, 5):
         shape = [batch, *facts["input"]["shape"][1:]]
         if facts["input"]["type"] == "uint8":
             pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
-            ready = normalise(pixels, card["picture"])
+            ready = normalise(pixels, metadata["picture"])
         else:
             pixels = ready = torch.rand(shape) * 5
         with torch.no_grad():
@@ -77,7 +77,7 @@ def test_systems_that_make_pictures_say_so(name, tmp_path):
     entry = ts.systems.find(name)[0]
     run = next(iter(entry.module().build(entry.module().RECIPES["smoke"])))
     with pytest.raises(BadInput, match=f"{name} makes things of noise.*torchstone sample"):
-        export.export(run.state["model"], run.card, name, tmp_path / "model.onnx")
+        export.export(run.state["model"], run.metadata, name, tmp_path / "model.onnx")
     assert not any(tmp_path.iterdir())
 
 
@@ -86,7 +86,7 @@ def test_agents_say_that_they_play(name, tmp_path):
     entry = ts.systems.find(name)[0]
     run = next(iter(entry.module().build(entry.module().RECIPES["smoke"])))
     with pytest.raises(BadInput, match=f"{name} acts in an environment.*torchstone play"):
-        export.export(run.state["model"], run.card, name, tmp_path / "model.onnx")
+        export.export(run.state["model"], run.metadata, name, tmp_path / "model.onnx")
     assert not any(tmp_path.iterdir())
 
 
@@ -95,7 +95,7 @@ def test_systems_of_text_say_what_they_have_instead(name, tmp_path):
     entry = ts.systems.find(name)[0]
     run = next(iter(entry.module().build(entry.module().RECIPES["smoke"])))
     with pytest.raises(BadInput, match=f"{name} takes neither pictures nor rows"):
-        export.export(run.state["model"], run.card, name, tmp_path / "model.onnx")
+        export.export(run.state["model"], run.metadata, name, tmp_path / "model.onnx")
     assert not any(tmp_path.iterdir())
 
 
@@ -107,17 +107,17 @@ def test_systems_of_text_say_what_they_have_instead(name, tmp_path):
 def test_every_system_exports(entry, tmp_path):
     """Untrained, from a file that is read back here."""
     built = next(iter(entry.module().build(entry.module().RECIPES["smoke"])))
-    model, card = awake(built.state["model"]), built.card
-    done = export.export(model, card, entry.name, tmp_path / "model.onnx")
+    model, metadata = awake(built.state["model"]), built.metadata
+    done = export.export(model, metadata, entry.name, tmp_path / "model.onnx")
     opened = session(tmp_path / "model.onnx")
     facts = facts_of(opened)
     (given,), (answer,) = opened.get_inputs(), opened.get_outputs()
     assert facts == done["facts"]
-    assert facts["classes"] == card["classes"]
+    assert facts["classes"] == metadata["classes"]
     assert (given.name, given.shape) == (facts["input"]["name"], facts["input"]["shape"])
     assert (answer.name, answer.shape) == ("logits", facts["output"]["shape"])
     apart = furthest(
-        model, card, lambda x: opened.run(None, {given.name: x.numpy()})[0], done["facts"]
+        model, metadata, lambda x: opened.run(None, {given.name: x.numpy()})[0], done["facts"]
     )
     print(f"{entry.name}: ONNX within {apart:.1e}, by its own account {done['apart']:.1e}")
     assert apart <= WITHIN
@@ -131,11 +131,11 @@ def test_torch_reads_its_own(name, tmp_path):
     fields = {"variant": variant} if name == "lenet5_paper" else {}
     built = next(iter(entry.module().build(type(recipe)(**{**vars(recipe), **fields}))))
     model = awake(built.state["model"])
-    export.export(model, built.card, name, tmp_path / "model.pt2")
+    export.export(model, built.metadata, name, tmp_path / "model.pt2")
     extra = {"card.json": ""}
     program = torch.export.load(tmp_path / "model.pt2", extra_files=extra)
     facts = json.loads(extra["card.json"])
-    apart = furthest(model, built.card, program.module(), facts)
+    apart = furthest(model, built.metadata, program.module(), facts)
     print(f"{name}: torch.export within {apart:.1e}")
     assert apart <= WITHIN
 

@@ -107,44 +107,44 @@ def test_training_and_use(use):
     assert before != after
     assert {"loss", "gradient/1", "gradient/10"} <= before.keys()
     assert ("recalled" in after) == (use == "copy")
-    model, card = run.state["model"], run.card
-    again = lstm.VARIANTS[card["variant"]].make(**card["arguments"])
+    model, metadata = run.state["model"], run.metadata
+    again = lstm.VARIANTS[metadata["variant"]].make(**metadata["model_config"])
     again.load_state_dict(model.state_dict())
-    found = lstm.evaluate(again, card, "drawn", held_out=True)
+    found = lstm.evaluate(again, metadata, "drawn", held_out=True)
     assert found["loss"] == pytest.approx(run.test()["loss"], rel=1e-6)
     assert found["moments"] == 12
-    longer = lstm.evaluate(again, card, "drawn:25", held_out=False)
+    longer = lstm.evaluate(again, metadata, "drawn:25", held_out=False)
     assert longer["moments"] == 25
     assert longer["loss"] != found["loss"]
     with pytest.raises(BadInput, match="these problems are drawn"):
-        lstm.evaluate(again, card, "digits", held_out=False)
+        lstm.evaluate(again, metadata, "digits", held_out=False)
 
 
 def test_predict_reads_a_problem_as_it_is_written():
     run = built("adding")
     model = run.state["model"]
-    (answer,) = lstm.predict(model, run.card, ["0.25 0.5* 0.125, 0.75*"])
+    (answer,) = lstm.predict(model, run.metadata, ["0.25 0.5* 0.125, 0.75*"])
     x = torch.tensor([[[0.25, 0.0], [0.5, 1.0], [0.125, 0.0], [0.75, 1.0]]])
     assert answer["sum"] == pytest.approx(float(model(x)))
     for wrong in ("0.1 0.2", "0.1* 0.2", "0.1* 2*", "", "a* 0.1*"):
         with pytest.raises(BadInput, match="two of them marked"):
-            lstm.predict(model, run.card, [wrong])
+            lstm.predict(model, run.metadata, [wrong])
     run = built("copy")
-    (answer,) = lstm.predict(run.state["model"], run.card, ["31415 82671"])
+    (answer,) = lstm.predict(run.state["model"], run.metadata, ["31415 82671"])
     x = torch.tensor([[3, 1, 4, 1, 5, 8, 2, 6, 7, 1] + 11 * [0] + [9] + 10 * [0]])
     x = nn.functional.one_hot(x, 10).float()
     assert answer["symbols"] == run.state["model"](x)[0, -10:].argmax(-1).tolist()
     for wrong in ("123", "1234567890", "abc"):
         with pytest.raises(BadInput, match="10 symbols of 1 to 8"):
-            lstm.predict(run.state["model"], run.card, [wrong])
+            lstm.predict(run.state["model"], run.metadata, [wrong])
 
 
 def test_what_a_use_cannot_do_is_said():
     run = built("adding")
     with pytest.raises(BadInput, match="nothing to sample"):
-        lstm.sample(run.state["model"], run.card)
+        lstm.sample(run.state["model"], run.metadata)
     with pytest.raises(BadInput, match="does not predict with 'fill'"):
-        lstm.predict(run.state["model"], run.card, ["0.1* 0.2*"], fill=True)
+        lstm.predict(run.state["model"], run.metadata, ["0.1* 0.2*"], fill=True)
     with pytest.raises(BadInput, match="not bidirectional"):
         built("copy", bidirectional=True)
     with pytest.raises(BadInput, match="give data drawn"):

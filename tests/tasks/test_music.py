@@ -194,10 +194,10 @@ def test_long_pieces_are_cut_in_training_and_judged_whole(tmp_path):
     _, lengths = next(run.stream)
     assert sorted(set(lengths.tolist())) == [6, 8]
     assert int(lengths.sum()) == 12 * 30  # nothing is left out
-    found = music.evaluate(run.state["model"], run.card, str(folder), held_out=True)
+    found = music.evaluate(run.state["model"], run.metadata, str(folder), held_out=True)
     assert found["loss"] == pytest.approx(run.test()["loss"], rel=1e-6)
     assert (found["pieces"], found["frames"]) == (4, 120)
-    every = music.evaluate(run.state["model"], run.card, str(folder), held_out=False)
+    every = music.evaluate(run.state["model"], run.metadata, str(folder), held_out=False)
     assert every["pieces"] == 19
 
 

@@ -100,14 +100,14 @@ def test_a_new_head_says_at_first_that_all_classes_are_alike(digits, source, tmp
 
 
 def test_the_pictures_are_normalised_as_the_source_s_were(digits, source, tmp_path):
-    def card(folder):
-        return checkpoint.find(folder / "checkpoint")[1]["card"]["picture"]
+    def metadata(folder):
+        return checkpoint.find(folder / "checkpoint")[1]["metadata"]["picture"]
 
     options = {"data": str(digits / "high"), "steps": 1, "quiet": True}
     ts.train("resnet/smoke", out=tmp_path / "own", **options)
     ts.train("resnet/smoke", weights=str(source), out=tmp_path / "run", **options)
     for key in ("mean", "std"):
-        assert card(tmp_path / "run")[key] == card(source)[key] != card(tmp_path / "own")[key]
+        assert metadata(tmp_path / "run")[key] == metadata(source)[key] != metadata(tmp_path / "own")[key]
 
 
 def test_resuming_needs_no_source_and_gives_the_same_bits(digits, source, tmp_path, monkeypatch):
@@ -174,11 +174,11 @@ def test_the_command_as_one_types_it(photos, file, tmp_path, monkeypatch, capsys
     said = capsys.readouterr()
     run = tmp_path / "runs" / "resnet-transfer"
     fields = json.loads((run / "recipe.json").read_text())["fields"]
-    card = checkpoint.find(run / "checkpoint")[1]["card"]
-    assert fields["variant"] == card["variant"] == "resnet18"
+    metadata = checkpoint.find(run / "checkpoint")[1]["metadata"]
+    assert fields["variant"] == metadata["variant"] == "resnet18"
     assert (fields["size"], fields["channels"]) == (224, 3)
-    assert card["picture"]["mean"] == [0.485, 0.456, 0.406]
-    assert card["picture"]["std"] == [0.229, 0.224, 0.225]
+    assert metadata["picture"]["mean"] == [0.485, 0.456, 0.406]
+    assert metadata["picture"]["std"] == [0.229, 0.224, 0.225]
     assert "1000 classes" in said.err
     published = torch.load(file)
     changed = moved({k: v for k, v in published.items() if not k.startswith("fc.")}, tensors(run))

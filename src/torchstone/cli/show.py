@@ -86,7 +86,7 @@ def _own(name: str, module: nn.Module, owner: dict[int, str]) -> int:
 
 
 def show(name: str) -> None:
-    """Print the card of a system, or of one of its variants."""
+    """Print the metadata of a system, or of one of its variants."""
     entry, variant = systems.find(name)
     module = entry.module()
     console = Console(highlight=False)

@@ -40,7 +40,7 @@ class Run:
     steps: int
     test: Callable[[], Metrics] | None = None  # the number it is judged by, once, at the end
     report: Callable[[Path], None] | None = None  # draws pictures into a folder
-    card: dict = field(default_factory=dict)  # JSON: what use without the data needs
+    metadata: dict = field(default_factory=dict)  # JSON: what use without the data needs
     results: dict[str, float] = field(default_factory=dict)  # filled by fit
     folder: Path | None = None  # filled by fit
 
@@ -102,7 +102,7 @@ def fit(
     found there is gone on from: calling `fit` again after a crash is how one resumes.
 
     Args:
-        meta: goes into each checkpoint's `meta.json` (system, card).
+        meta: goes into each checkpoint's `meta.json` (system, metadata).
         stage, offset: number of this run among several, and the steps of those before it.
 
     Raises:
@@ -134,7 +134,7 @@ def fit(
             _check_weights(name, item)
         entries = {name: _frozen(item) for name, item in state.items()}
         if log:
-            about = {**(meta or {}), "stage": stage, "step": progress.step, "card": run.card}
+            about = {**(meta or {}), "stage": stage, "step": progress.step, "metadata": run.metadata}
             about |= {"steps": run.steps, "results": run.results, "rows": log.count}
             with writing(folder, offset + progress.step):
                 checkpoint.save(folder / "checkpoint", entries, about)

@@ -103,7 +103,7 @@ def report(model: nn.Module, data: PictureSet, folder: Path) -> None:
     each = max(1, MOST // 2 // len(data.classes))
     index = torch.cat([(labels == label).nonzero()[:each, 0] for label in range(len(data.classes))])[:MOST]
     raw = data.test.take(index)
-    images = normalise(raw, data.card)
+    images = normalise(raw, data.metadata)
     model.eval()
     with torch.no_grad():
         guesses = model(images).argmax(1).tolist()
@@ -114,7 +114,7 @@ def report(model: nn.Module, data: PictureSet, folder: Path) -> None:
     draw(raw.float() / 255, relevance(model, images), captions, folder / "rollout.png")
 
 
-def explain(model: Any, card: dict, inputs: Sequence[Path | str], file: str | Path) -> None:
+def explain(model: Any, metadata: dict, inputs: Sequence[Path | str], file: str | Path) -> None:
     """Draw the rollout over image files, with the model's answers.
 
     Raises:
@@ -123,13 +123,13 @@ def explain(model: Any, card: dict, inputs: Sequence[Path | str], file: str | Pa
     if not 0 < len(inputs) <= MOST:
         raise BadInput(f"give 1 to {MOST} image files to explain, not {len(inputs)}")
     device = next(model.parameters()).device
-    raw = torch.cat([prepare(each, card["picture"]).to(device) for each in inputs])
-    images = normalise(raw, card["picture"])
+    raw = torch.cat([prepare(each, metadata["picture"]).to(device) for each in inputs])
+    images = normalise(raw, metadata["picture"])
     model.eval()
     with torch.no_grad():
         sure, best = model(images).softmax(1).max(1)
     captions = [
-        f"{Path(each).name}: {card['classes'][label]} ({chance:.0%})"
+        f"{Path(each).name}: {metadata['classes'][label]} ({chance:.0%})"
         for each, label, chance in zip(inputs, best.tolist(), sure.tolist(), strict=True)
     ]
     draw(raw.float() / 255, relevance(model, images), captions, file)

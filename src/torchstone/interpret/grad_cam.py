@@ -132,7 +132,7 @@ def _still(model: nn.Module) -> Generator[None, None, None]:
             module.training = mode
 
 
-def explain(model: nn.Module, card: dict, answers: list[dict], file: Path | str) -> None:
+def explain(model: nn.Module, metadata: dict, answers: list[dict], file: Path | str) -> None:
     """Draws a row a picture: as the model gets it, its Grad-CAM and its saliency for the likeliest class.
 
     A network without maps (full layers alone) has no Grad-CAM. 60 pictures at most are drawn, in as
@@ -144,9 +144,9 @@ def explain(model: nn.Module, card: dict, answers: list[dict], file: Path | str)
     drawn, device = answers[:SHOWN], next(model.parameters()).device
     layer, rows = None, []
     for place, answer in enumerate(drawn):
-        pixels = prepare(answer["input"], card["picture"])
-        image = normalise(pixels.to(device), card["picture"])
-        chosen = torch.tensor([card["classes"].index(answer["label"])], device=device)
+        pixels = prepare(answer["input"], metadata["picture"])
+        image = normalise(pixels.to(device), metadata["picture"])
+        chosen = torch.tensor([metadata["classes"].index(answer["label"])], device=device)
         if not place:
             layer = last_grid(model, image)
         heats = {}

@@ -57,7 +57,7 @@ class Judge:
     """A classifier that looks at samples; `accuracy` (a share) is its own, on the test split."""
 
     network: nn.Module
-    card: dict[str, Any]
+    metadata: dict[str, Any]
     classes: tuple[str, ...]
     accuracy: float
 
@@ -65,12 +65,12 @@ class Judge:
     def see(self, pictures: Pixels) -> Seen:
         """Pictures of any size, on any device; what is seen is on the CPU."""
         last = [m for m in self.network.modules() if isinstance(m, nn.Linear)][-1]
-        place = next(self.network.parameters()).device
+        device = next(self.network.parameters()).device
         caught: list[Tensor] = []
         hook = last.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].cpu()))
         try:
             logits = [
-                self.network(normalise(fitted(rows.to(place), self.card), self.card)).cpu()
+                self.network(normalise(fitted(rows.to(device), self.metadata), self.metadata)).cpu()
                 for rows in pictures.split(ROWS)
             ]
         finally:
@@ -95,21 +95,21 @@ def spread(count: int, most: int | None = None) -> Int64[Tensor, " chosen"]:
     return torch.linspace(0, count - 1, chosen, dtype=torch.float64).round().long()
 
 
-def fitted(pictures: Pixels, card: dict[str, Any]) -> UInt8[Tensor, "count channel side side"]:
+def fitted(pictures: Pixels, metadata: dict[str, Any]) -> UInt8[Tensor, "count channel side side"]:
     """As LeNet-5 takes them: ink on an empty ground gets a margin, everything else is resized."""
     if pictures.shape[-1] == SIDE:
         return pictures
-    return framed(pictures.float(), card).round().clamp(0, 255).byte()
+    return framed(pictures.float(), metadata).round().clamp(0, 255).byte()
 
 
 def framed(
-    x: Float[Tensor, "count channel height width"], card: dict[str, Any]
+    x: Float[Tensor, "count channel height width"], metadata: dict[str, Any]
 ) -> Float[Tensor, "count channel side side"]:
     """`fitted`, of numbers that a gradient may go through."""
     side = x.shape[-1]
     if side == SIDE:
         return x
-    if card.get("ink") and side in PADDED:
+    if metadata.get("ink") and side in PADDED:
         margin = SIDE - side
         return F.pad(x, [margin // 2, margin - margin // 2] * 2)
     return F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
@@ -121,41 +121,41 @@ def judge(data: PictureSet, classifier: Any) -> Judge:
     Args:
         classifier: a system for pictures of 32×32, such as `lenet5`: its first network and recipe.
     """
-    small = {name: _small(getattr(data, name), data.card) for name in ("train", "val", "test")}
-    card = data.card | {"size": SIDE}
-    shrunk = dataclasses.replace(data, **small, card=card)
-    place = str(data.train.labels.device)
-    recipe = dataclasses.replace(next(iter(classifier.RECIPES.values())), data=data.name, device=place)
+    small = {name: _small(getattr(data, name), data.metadata) for name in ("train", "val", "test")}
+    metadata = data.metadata | {"size": SIDE}
+    shrunk = dataclasses.replace(data, **small, metadata=metadata)
+    device = str(data.train.labels.device)
+    recipe = dataclasses.replace(next(iter(classifier.RECIPES.values())), data=data.name, device=device)
     variant = next(iter(classifier.VARIANTS))
-    arguments = {"num_classes": len(data.classes), "channels": card["channels"]}
-    asked = {**dataclasses.asdict(recipe), "variant": variant, "device": None, **arguments}
+    model_config = {"num_classes": len(data.classes), "channels": metadata["channels"]}
+    asked = {**dataclasses.asdict(recipe), "variant": variant, "device": None, **model_config}
     name = re.sub(r"\W+", "-", data.name)
     file = cache() / "judges" / f"{name}-{_digest(shrunk, asked)}.safetensors"
     before = rng.snapshot()  # a run's numbers do not depend on whether there was one
     rng.seed(recipe.seed)
-    network = classifier.VARIANTS[variant].make(**arguments).to(place)
+    network = classifier.VARIANTS[variant].make(**model_config).to(device)
     everywhere = parallel.gather(_read(file, network))  # where several machines have caches
     accuracy = None if None in everywhere else everywhere[0]
     if accuracy is None:
         notify(f"training the judge of samples, {variant} on {data.name} (once, some seconds)")
-        run = classify(network, recipe, shrunk, arguments=arguments)
+        run = classify(network, recipe, shrunk, model_config=model_config)
         fit(run, clock=Clock(log=run.steps, evaluate=run.steps), quiet=True)
         accuracy = run.results["test/accuracy"]
         if parallel.rank() == 0:
             _write(file, network, accuracy, asked)
     rng.restore(before)
-    return Judge(network.requires_grad_(False).eval(), card, data.classes, accuracy)
+    return Judge(network.requires_grad_(False).eval(), metadata, data.classes, accuracy)
 
 
-def _small(split: Pictures, card: dict[str, Any]) -> Pictures:
+def _small(split: Pictures, metadata: dict[str, Any]) -> Pictures:
     index = spread(len(split), MOST).to(split.labels.device)
-    images = [fitted(split.take(rows), card) for rows in index.split(ROWS)]
+    images = [fitted(split.take(rows), metadata) for rows in index.split(ROWS)]
     return Pictures(split.labels[index], torch.cat(images))
 
 
 def _digest(data: PictureSet, asked: dict[str, Any]) -> str:
     """Of the pictures it learns from and of how it learns."""
-    found = hashlib.sha256(json.dumps([data.card, asked], sort_keys=True).encode())
+    found = hashlib.sha256(json.dumps([data.metadata, asked], sort_keys=True).encode())
     for split in (data.train, data.test):
         assert isinstance(split.images, Tensor)
         found.update(split.images.cpu().numpy().tobytes())

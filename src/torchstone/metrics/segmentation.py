@@ -38,7 +38,7 @@ def scores(matrix: Int64[Tensor, "classes classes"]) -> dict[str, float]:
 
 @torch.no_grad()
 def judged(
-    model: nn.Module, splits: Sequence[Scenes], card: dict, classes: int, batch: int = 16
+    model: nn.Module, splits: Sequence[Scenes], metadata: dict, classes: int, batch: int = 16
 ) -> tuple[Tensor, float]:
     """The matrix of `confusion` over whole splits, in evaluation mode, and the mean cross-entropy."""
     was_training = model.training
@@ -49,14 +49,14 @@ def judged(
     for split in splits:
         for index in torch.arange(len(split), device=device).split(batch):
             pictures, labels = split.take(index)
-            logits, labels = model(normalise(pictures, card)), labels.long()
+            logits, labels = model(normalise(pictures, metadata)), labels.long()
             matrix += confusion(logits.argmax(1), labels, classes)
             total += F.cross_entropy(logits, labels, ignore_index=VOID, reduction="sum")
     model.train(was_training)
     return matrix, (total / matrix.sum()).item()
 
 
-def measure(model: nn.Module, splits: Sequence[Scenes], card: dict, classes: int) -> dict:
+def measure(model: nn.Module, splits: Sequence[Scenes], metadata: dict, classes: int) -> dict:
     """mIoU, pixel accuracy (shares) and mean loss on whole splits."""
-    matrix, mean = judged(model, splits, card, classes)
+    matrix, mean = judged(model, splits, metadata, classes)
     return scores(matrix) | {"loss": mean}

@@ -38,9 +38,9 @@ def grid(frame: Sequence[float], side: int) -> Float[Tensor, "places 2"]:
 @torch.no_grad()
 def heights(flow: Any, frame: Sequence[float], side: int) -> Float[Tensor, "side side"]:
     """The density at each of `grid`, in evaluation mode, the bottom row first."""
-    was_training, place = flow.training, next(flow.parameters()).device
+    was_training, device = flow.training, next(flow.parameters()).device
     flow.eval()
-    high = flow.log_prob(grid(frame, side).to(place)).exp().view(side, side).cpu()
+    high = flow.log_prob(grid(frame, side).to(device)).exp().view(side, side).cpu()
     flow.train(was_training)
     return high
 
@@ -99,7 +99,7 @@ def portrait(flow: Any, rows: Rows, names: Sequence[str], file: str | Path) -> N
 @torch.no_grad()
 def unfolded(flow: Any, lines: int = 13, reach: float = 2.5) -> list[Float[np.ndarray, "places 2"]]:
     """Straight lines of the noise's plane, as the flow bends them."""
-    was_training, place = flow.training, next(flow.parameters()).device
+    was_training, device = flow.training, next(flow.parameters()).device
     flow.eval()
     along = torch.linspace(-reach, reach, 200)
     straight = [
@@ -107,6 +107,6 @@ def unfolded(flow: Any, lines: int = 13, reach: float = 2.5) -> list[Float[np.nd
         for across in (False, True)
         for at in torch.linspace(-reach, reach, lines)
     ]
-    bent = [flow.inverse(line.to(place))[0].cpu().numpy() for line in straight]
+    bent = [flow.inverse(line.to(device))[0].cpu().numpy() for line in straight]
     flow.train(was_training)
     return bent

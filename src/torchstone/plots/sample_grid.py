@@ -24,20 +24,20 @@ SHOWN, LAST = 250, 2500  # milliseconds of each frame, and of the last one
 FOLDER = "samples"  # of a run folder
 
 
-def centred(card: dict[str, Any]) -> dict[str, Any]:
-    """A picture card for values from −1 to 1."""
-    return card | {"mean": [0.5] * card["channels"], "std": [0.5] * card["channels"]}
+def centred(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Image metadata for values from −1 to 1."""
+    return metadata | {"mean": [0.5] * metadata["channels"], "std": [0.5] * metadata["channels"]}
 
 
-def unit(card: dict[str, Any]) -> dict[str, Any]:
-    """A picture card for values from 0 to 1."""
-    return card | {"mean": [0.0] * card["channels"], "std": [1.0] * card["channels"]}
+def unit(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Image metadata for values from 0 to 1."""
+    return metadata | {"mean": [0.0] * metadata["channels"], "std": [1.0] * metadata["channels"]}
 
 
-def pixels(x: Float[Tensor, "count channel height width"], card: dict[str, Any]) -> Pixels:
-    """Values as `card` normalises them, back to 0..255: what `streams.images.normalise` undoes."""
-    shape = (1, len(card["mean"]), 1, 1)
-    mean, std = (x.new_tensor(card[each]).view(shape) for each in ("mean", "std"))
+def pixels(x: Float[Tensor, "count channel height width"], metadata: dict[str, Any]) -> Pixels:
+    """Values as `metadata` normalises them, back to 0..255: what `streams.images.normalise` undoes."""
+    shape = (1, len(metadata["mean"]), 1, 1)
+    mean, std = (x.new_tensor(metadata[each]).view(shape) for each in ("mean", "std"))
     return ((x * std + mean) * 255).round().clamp(0, 255).byte()
 
 

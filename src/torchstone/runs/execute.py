@@ -30,8 +30,8 @@ def execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool, 
         if stage == 0 and fresh and parallel.rank() == 0:
             before = rng.snapshot()  # what these import draws from Python's
             start(folder, entry.name, recipe_name, recipe, clock)
-            if not quiet and "data" in run.card:
-                notify(run.card["data"])
+            if not quiet and "data" in run.metadata:
+                notify(run.metadata["data"])
             rng.restore(before)
         parallel.barrier()
         if stage < reached:

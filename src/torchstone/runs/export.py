@@ -31,12 +31,12 @@ CARD = "card.json"  # where the facts stand in a .pt2
 class OfPixels(nn.Module):
     """The model with the normalisation of its training in front of it."""
 
-    def __init__(self, model: nn.Module, card: dict):
+    def __init__(self, model: nn.Module, metadata: dict):
         super().__init__()
-        self.model, self.card = model, card
+        self.model, self.metadata = model, metadata
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(normalise(images, self.card))
+        return self.model(normalise(images, self.metadata))
 
 
 class OfRows(nn.Module):
@@ -50,11 +50,11 @@ class OfRows(nn.Module):
         return self.model(rows)
 
 
-def export(model: nn.Module, card: dict, system: str, out: Path) -> dict[str, Any]:
+def export(model: nn.Module, metadata: dict, system: str, out: Path) -> dict[str, Any]:
     """Write `model` to `out` after the file has been read back and found equal to the model.
 
     Args:
-        card: of the run: its task, classes, and either `picture` or `features`.
+        metadata: of the run: its task, classes, and either `picture` or `features`.
         out: ends in one of ENDINGS; its folder exists.
 
     Returns:
@@ -68,10 +68,10 @@ def export(model: nn.Module, card: dict, system: str, out: Path) -> dict[str, An
     if write is _onnx:
         _needed()
     model = model.to("cpu").eval()
-    facts = described(card, system)
+    facts = described(metadata, system)
     name, shape = facts["input"]["name"], facts["input"]["shape"]
     dynamic = {axis: Dim(side, min=1) for axis, side in enumerate(shape) if isinstance(side, str)}
-    whole = OfPixels(model, card["picture"]) if "picture" in card else OfRows(model)
+    whole = OfPixels(model, metadata["picture"]) if "picture" in metadata else OfRows(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's about its own insides
         program = torch.export.export(
@@ -96,36 +96,36 @@ def export(model: nn.Module, card: dict, system: str, out: Path) -> dict[str, An
     return {"file": str(out), "bytes": size, "apart": apart, "facts": facts}
 
 
-def described(card: dict, system: str) -> dict[str, Any]:
+def described(metadata: dict, system: str) -> dict[str, Any]:
     """All that a program needs to use the file, as JSON."""
-    if card["task"] in MAKING:
+    if metadata["task"] in MAKING:
         raise BadInput(
             f"{system} makes things of noise, and a file answers about a picture or a row: use "
             "torchstone sample"
         )
-    if card["task"] == "play":
+    if metadata["task"] == "play":
         raise BadInput(
             f"{system} acts in an environment, and a file answers about a picture or a row: use "
             "torchstone play"
         )
-    if not {"picture", "features"} & set(card):
+    if not {"picture", "features"} & set(metadata):
         raise BadInput(
             f"{system} takes neither pictures nor rows of a table: export it with --format hf, if "
             "transformers has it"
         )
-    classes = len(card["classes"])
+    classes = len(metadata["classes"])
     facts = {
         "torchstone": torchstone.__version__,
         "system": system,
-        "variant": card["variant"],
-        "task": card["task"],
-        "classes": card["classes"],
+        "variant": metadata["variant"],
+        "task": metadata["task"],
+        "classes": metadata["classes"],
     }
     output = {"name": "logits", "shape": ["batch", classes], "use": "softmax over axis 1"}
-    if "picture" in card:
-        picture = card["picture"]
+    if "picture" in metadata:
+        picture = metadata["picture"]
         sides = [picture["size"], picture["size"]]
-        if card["task"] == "segment":
+        if metadata["task"] == "segment":
             output["shape"] = ["batch", classes, *sides]
         values = "pixels, 0 to 255; the model normalises them"
         entry = {"name": "images", "type": "uint8", "values": values}
@@ -138,8 +138,8 @@ def described(card: dict, system: str) -> dict[str, Any]:
         )
         return facts | {"input": entry, "output": output, "picture": picture, "framing": framing}
     entry = {"name": "rows", "type": "float32", "values": "as they stand in the table"}
-    entry["shape"] = ["batch", len(card["features"])]
-    return facts | {"input": entry, "output": output, "features": card["features"]}
+    entry["shape"] = ["batch", len(metadata["features"])]
+    return facts | {"input": entry, "output": output, "features": metadata["features"]}
 
 
 def example(facts: dict[str, Any], batch: int) -> Tensor:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def finish(folder: Path, system: str, recipe_name: str, run: Run, steps: int) ->
         "seconds": max((row["time"] for row in rows), default=0.0),
         "parameters": count,
         "metrics": run.results,
-        "data": run.card.get("data"),
+        "data": run.metadata.get("data"),
     }
     write(folder / "result.json", result)
     pictures = folder / "pictures"
@@ -78,7 +78,7 @@ def environment() -> dict:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join([_program(), *sys.argv[1:]]),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in names},
+        "versions": {name: version(name) for name in names},
         "commit": commit(),
         "platform": platform.platform(),
         "processor": processor(),

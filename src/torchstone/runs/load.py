@@ -58,17 +58,17 @@ def load_tokenizer(path: str | Path):
     folder = _layout_of(path)
     if folder is not None:
         return tokenizers.read(folder)
-    card = _card(Path(path))
-    if "tokenizer" not in card:
+    metadata = _metadata(Path(path))
+    if "tokenizer" not in metadata:
         raise BadInput(f"the model in {path} takes no text: it has no tokenizer")
-    return tokenizers.from_card(card["tokenizer"])
+    return tokenizers.from_metadata(metadata["tokenizer"])
 
 
-def _card(folder: Path) -> dict:
+def _metadata(folder: Path) -> dict:
     from torchstone.engine import checkpoint
 
     read_recipe(folder)
-    return checkpoint.find(folder / "checkpoint")[1]["card"]
+    return checkpoint.find(folder / "checkpoint")[1]["metadata"]
 
 
 def _layout_of(path: str | Path) -> Path | None:
@@ -114,14 +114,14 @@ def export_hf(path: str | Path, out: str | Path) -> Path:
     """
     from torchstone.hub.hf_export import write
 
-    model, card, entry = load_run(Path(path))
+    model, metadata, entry = load_run(Path(path))
     module = entry.module()
     if not hasattr(module, "to_config"):
         raise BadInput(f"{entry.name} has no form that transformers loads: use --format onnx")
-    config = module.to_config(card["arguments"])
-    if len(card.get("classes", ())) == config.get("num_labels"):
-        config["id2label"] = dict(enumerate(card["classes"]))
-        config["label2id"] = {name: i for i, name in enumerate(card["classes"])}
+    config = module.to_config(metadata["model_config"])
+    if len(metadata.get("classes", ())) == config.get("num_labels"):
+        config["id2label"] = dict(enumerate(metadata["classes"]))
+        config["label2id"] = {name: i for i, name in enumerate(metadata["classes"])}
     folder = Path(out)
 
     def same(written: Path) -> None:
@@ -132,8 +132,8 @@ def export_hf(path: str | Path, out: str | Path) -> Path:
     write(
         folder,
         config,
-        module.unpublished(card["variant"], model.state_dict()),
-        tokenizer=card.get("tokenizer"),
+        module.unpublished(metadata["variant"], model.state_dict()),
+        tokenizer=metadata.get("tokenizer"),
         length=config.get("max_position_embeddings", config.get("n_positions")),
         check=same,
     )
@@ -141,7 +141,7 @@ def export_hf(path: str | Path, out: str | Path) -> Path:
 
 
 def load_run(folder: Path, device: str = "cpu"):
-    """A run folder's model and card, and its catalogue entry."""
+    """A run folder's model, metadata and its catalogue entry."""
     from torchstone.engine import checkpoint
     from torchstone.engine.device import select_device
     from torchstone.engine.console import notify
@@ -154,9 +154,9 @@ def load_run(folder: Path, device: str = "cpu"):
     for complaint in complaints:
         notify(f"{complaint}: using {found.name}, step {meta['step']}")
     same_system(meta, entry, folder)
-    card = meta["card"]
-    model = create(card["variant"], **card["arguments"])
+    metadata = meta["metadata"]
+    model = create(metadata["variant"], **metadata["model_config"])
     average = checkpoint.tensors(found, "ema.module")
     tensors = average or checkpoint.tensors(found, "model")
-    load_weights(model, tensors, f"the checkpoint in {folder} does not fit {card['variant']}")
-    return model.to(select_device(device)).eval(), card, entry
+    load_weights(model, tensors, f"the checkpoint in {folder} does not fit {metadata['variant']}")
+    return model.to(select_device(device)).eval(), metadata, entry

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.parts.recurrent.layers import Cell
 from torchstone.parts.recurrent.sequence_model import Network, start
 
@@ -12,7 +13,7 @@ FIELDS += ("tied", "path")
 
 
 def made(recipe: Any, cell: Cell, **others: Any) -> tuple[Network, dict[str, Any]]:
-    """The network on its device, its weights drawn from the recipe's seed, and its arguments for the card.
+    """The network on its device, its weights drawn from the recipe's seed, and its arguments for the metadata.
 
     Args:
         others: what the data decide: `inputs`, `outputs`, `tokens`, `pool`.
@@ -21,9 +22,9 @@ def made(recipe: Any, cell: Cell, **others: Any) -> tuple[Network, dict[str, Any
         BadInput: what does not go together.
     """
     given = {name: getattr(recipe, name) for name in FIELDS}
-    arguments = {name: value for name, value in given.items() if value is not None} | others
-    place = device.select_device(recipe.device)
+    model_config = {name: value for name, value in given.items() if value is not None} | others
+    device = select_device(recipe.device)
     rng.seed(recipe.seed)
-    model = Network(cell, **arguments)
+    model = Network(cell, **model_config)
     start(model.recurrent, recipe.start, forget=recipe.forget, moments=recipe.length)
-    return model.to(place), arguments
+    return model.to(device), model_config

@@ -50,17 +50,17 @@ def build(recipe: Any, cell: Cell) -> Run:
     if recipe.bidirectional:
         raise BadInput("who reads from both ends has half as far to remember: not bidirectional")
     kind, length = recipe.use, _length(recipe.data, recipe.length)
-    model, arguments = made(recipe, cell, **SHAPES[kind])
-    place = next(model.parameters()).device
+    model, model_config = made(recipe, cell, **SHAPES[kind])
+    device = next(model.parameters()).device
     who = {"rank": parallel.rank(), "world_size": parallel.world_size()}
-    stream = Puzzles(kind, length, recipe.batch_size, seed=recipe.seed, device=place, **who)
+    stream = Puzzles(kind, length, recipe.batch_size, seed=recipe.seed, device=device, **who)
 
     def objective(net: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, y = batch
         return loss_of(net(x), y)
 
     update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
-    held = {split: _held_out(kind, length, split, place) for split in HELD_OUT}
+    held = {split: _held_out(kind, length, split, device) for split in HELD_OUT}
 
     def validate() -> dict[str, float]:
         return {**measure(judged, held["val"]), **through_time(judged, held["val"])}
@@ -73,10 +73,10 @@ def build(recipe: Any, cell: Cell) -> Run:
         steps=recipe.steps,
         test=lambda: measure(judged, held["test"]),
         report=_drawn,
-        card={
+        metadata={
             "task": kind,
             "variant": recipe.variant,
-            "arguments": arguments,
+            "model_config": model_config,
             "length": length,
             "data": f"{kind} over {length} moments, drawn without end",
         },
@@ -96,8 +96,8 @@ def _length(spec: str, usual: int) -> int:
     return int(number or usual)
 
 
-def _held_out(kind: str, length: int, split: str, place: torch.device) -> list[tuple]:
-    stream = Puzzles(kind, length, AT_ONCE, seed=HELD_OUT[split], device=place)
+def _held_out(kind: str, length: int, split: str, device: torch.device) -> list[tuple]:
+    stream = Puzzles(kind, length, AT_ONCE, seed=HELD_OUT[split], device=device)
     return [next(stream) for _ in range(COUNT // AT_ONCE)]
 
 
@@ -163,32 +163,32 @@ def through_time(model: Network, problems: list[tuple]) -> dict[str, float]:
     return {f"gradient/{k}": max(float(left[k - 1]), LEAST) for k in back if k <= len(left)}
 
 
-def evaluate(model: Network, card: dict, spec: str, *, held_out: bool) -> dict[str, float]:
+def evaluate(model: Network, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
     """Loss on 1,000 held-out problems, and the share of symbols that come back; beside it `forgetful`,
     the loss of the best without a memory. `drawn:LENGTH` asks over another time than it was trained on."""
-    length = _length(spec, card["length"])
-    place = next(model.parameters()).device
-    found = measure(model, _held_out(card["task"], length, "test", place))
-    guess = BASELINE if card["task"] == "adding" else forgetful(length)
+    length = _length(spec, metadata["length"])
+    device = next(model.parameters()).device
+    found = measure(model, _held_out(metadata["task"], length, "test", device))
+    guess = BASELINE if metadata["task"] == "adding" else forgetful(length)
     return {**found, "forgetful": guess, "problems": COUNT, "moments": length}
 
 
 @torch.no_grad()
-def predict(model: Network, card: dict, inputs: Sequence[str | Path]) -> list[dict]:
+def predict(model: Network, metadata: dict, inputs: Sequence[str | Path]) -> list[dict]:
     """The sum of the two marked numbers (`0.31 0.5* 0.2 0.77*`), or ten symbols of 1 to 8
     (`3141582671`) repeated after as many blanks as the model was trained with.
 
     Raises:
         BadInput: not two marked numbers of 0 to 1; not ten symbols of 1 to 8.
     """
-    place, answers = next(model.parameters()).device, []
+    device, answers = next(model.parameters()).device, []
     model.eval()
     for text in map(str, inputs):
-        if card["task"] == "adding":
-            y = model(_numbers(text).to(place))
+        if metadata["task"] == "adding":
+            y = model(_numbers(text).to(device))
             answers.append({"input": text, "text": f"{float(y):.4f}", "sum": float(y)})
             continue
-        x = _symbols(text, card["length"]).to(place)
+        x = _symbols(text, metadata["length"]).to(device)
         told = model(x)[0, -REMEMBERED:].argmax(-1).tolist()
         answers.append({"input": text, "text": "".join(map(str, told)), "symbols": told})
     return answers

@@ -43,7 +43,7 @@ def build(recipe: Any, cell: Cell) -> Run:
     if recipe.bidirectional:
         raise BadInput("what comes next cannot be told by a bidirectional network, which has seen it")
     music = load_music(recipe.data, recipe.frame)
-    model, arguments = made(recipe, cell, inputs=KEYS, outputs=KEYS, tokens=False, pool="each")
+    model, model_config = made(recipe, cell, inputs=KEYS, outputs=KEYS, tokens=False, pool="each")
     begin(model, music.train)
     update, state, judged = gradient_update(model, recipe.optim, loss, steps=recipe.steps)
     stream = Pieces(
@@ -51,10 +51,10 @@ def build(recipe: Any, cell: Cell) -> Run:
         seed=recipe.seed, transpose=recipe.transpose, device=next(model.parameters()).device,
         rank=parallel.rank(), world_size=parallel.world_size(),
     )  # fmt: skip
-    card = {
+    metadata = {
         "task": "music",
         "variant": recipe.variant,
-        "arguments": arguments,
+        "model_config": model_config,
         "frame": music.frame,
         "data": music.note,
     }
@@ -66,7 +66,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         steps=recipe.steps,
         test=lambda: {"loss": measure(judged, music.test)},
         report=lambda folder: report(judged, music.test[0], music.frame, folder),
-        card=card,
+        metadata=metadata,
     )
 
 
@@ -115,19 +115,19 @@ def measure(model: nn.Module, pieces: Sequence[Frames]) -> float:
     return total / sum(map(len, pieces))
 
 
-def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict[str, float]:
+def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
     """Nats a frame: of the test split where `held_out`, else of all pieces."""
-    music = load_music(spec, card["frame"])
+    music = load_music(spec, metadata["frame"])
     pieces = music.test if held_out else music.train + music.val + music.test
     found = {"loss": measure(model, pieces)}
     return {**found, "pieces": len(pieces), "frames": sum(map(len, pieces))}
 
 
-def predict(model: nn.Module, card: dict, inputs: Sequence[str | Path]) -> list[dict]:
+def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path]) -> list[dict]:
     """How likely each MIDI file is to the model: nats a frame."""
     answers = []
     for file in map(str, inputs):
-        piece, _ = piece_of(Path(file), card["frame"])
+        piece, _ = piece_of(Path(file), metadata["frame"])
         nats = measure(model, [piece])
         text = f"{file}: {nats:.3f} nats a frame, {len(piece)} frames"
         answers.append({"input": file, "loss": nats, "frames": len(piece), "text": text})
@@ -136,7 +136,7 @@ def predict(model: nn.Module, card: dict, inputs: Sequence[str | Path]) -> list[
 
 def sample(
     model: nn.Module,
-    card: dict,
+    metadata: dict,
     *,
     prompt: str | Path | None = None,
     count: int = 1,
@@ -161,14 +161,14 @@ def sample(
         raise BadInput(
             f"count and length are at least 1, temperature is above 0: {count}, {length}, {temperature}"
         )
-    opening = None if prompt is None else piece_of(Path(prompt), card["frame"])[0]
+    opening = None if prompt is None else piece_of(Path(prompt), metadata["frame"])[0]
     pieces = played(model, length, count=count, seed=seed, temperature=temperature, opening=opening)
     if out is None:
         return [midi.said(piece) for piece in pieces]
     out = Path(out)
     files = [out if count == 1 else out.with_stem(f"{out.stem}-{i}") for i in range(1, count + 1)]
     for file, piece in zip(files, pieces, strict=True):
-        midi.write(file, piece, card["frame"], tempo)
+        midi.write(file, piece, metadata["frame"], tempo)
     return list(map(str, files))
 
 

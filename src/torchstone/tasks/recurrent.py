@@ -15,7 +15,7 @@ from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 
 # the task module of each use, which has `build` and what of `evaluate`, `predict`, `sample` it can;
-# a run's card names its use as `task`
+# a run's metadata names its use as `task`
 TASKS = {
     "language": "text.rnn_language_model",
     "label": "text.recurrent_classifier",
@@ -81,29 +81,29 @@ def run(recipe: Recipe, variants: Mapping[str, Any]) -> Run:
     return task(recipe.use).build(replace(recipe, **own), make.args[0])
 
 
-def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict[str, float]:
+def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
     """What the model reaches on `spec`: on its test split if `held_out`, else on all of it."""
-    return _able(card, "evaluate")(model, card, spec, held_out=held_out)
+    return _able(metadata, "evaluate")(model, metadata, spec, held_out=held_out)
 
 
-def predict(model: nn.Module, card: dict, inputs: Sequence[str | Path], **options: Any) -> list[dict]:
+def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path], **options: Any) -> list[dict]:
     """What the model says of each input: a text, or a file, as its use has it."""
-    return _able(card, "predict", options)(model, card, inputs, **options)
+    return _able(metadata, "predict", options)(model, metadata, inputs, **options)
 
 
-def sample(model: nn.Module, card: dict, **options: Any) -> list:
+def sample(model: nn.Module, metadata: dict, **options: Any) -> list:
     """What the model makes of nothing, or of a beginning."""
-    return _able(card, "sample", options)(model, card, **options)
+    return _able(metadata, "sample", options)(model, metadata, **options)
 
 
-def _able(card: dict, verb: str, options: dict[str, Any] | None = None) -> Any:
+def _able(metadata: dict, verb: str, options: dict[str, Any] | None = None) -> Any:
     """The use's own function, if it has one and takes the `options`."""
-    function = getattr(task(card["task"]), verb, None)
+    function = getattr(task(metadata["task"]), verb, None)
     if function is None:
-        raise BadInput(f"a model for {card['task']} has nothing to {verb}")
+        raise BadInput(f"a model for {metadata['task']} has nothing to {verb}")
     known = inspect.signature(function).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
     unknown = [name for name in options or {} if name not in known]
     if unknown and not takes_any:
-        raise BadInput(f"a model for {card['task']} does not {verb} with {unknown[0]!r}")
+        raise BadInput(f"a model for {metadata['task']} does not {verb} with {unknown[0]!r}")
     return function

@@ -20,7 +20,7 @@ def tabular(
     recipe: Any,
     table: Table,
     *,
-    arguments: dict,
+    model_config: dict,
     update: Callable,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> Run:
@@ -30,7 +30,7 @@ def tabular(
     table. Metrics are `accuracy` (a share, 0 to 1) and `loss`.
 
     Args:
-        arguments: what `model` was made with; kept with the weights, so that it can be made again.
+        model_config: what `model` was made with; kept with the weights, so that it can be made again.
         update: the learning rule; what it remembers besides the model is to be added to `state`.
         loss: (scores, labels) -> scalar, for validation and test.
     """
@@ -43,10 +43,10 @@ def tabular(
         steps=recipe.steps,
         test=lambda: measure(model, table, "test", loss),
         report=lambda folder: report(model, table, folder),
-        card={
+        metadata={
             "task": "tabular",
             "variant": recipe.variant,
-            "arguments": arguments,
+            "model_config": model_config,
             "classes": list(table.classes),
             "features": list(table.features),
             "data": table.note,
@@ -72,7 +72,7 @@ def measure(model: nn.Module, table: Table, split: str, loss=F.cross_entropy) ->
 
 
 def evaluate(
-    model: nn.Module, card: dict, table: Table, *, held_out: bool, loss=F.cross_entropy
+    model: nn.Module, metadata: dict, table: Table, *, held_out: bool, loss=F.cross_entropy
 ) -> dict[str, float]:
     """Accuracy and loss on a table: its test split if `held_out`, else all its rows.
 
@@ -80,10 +80,10 @@ def evaluate(
         BadInput: its features or classes are not those the model was trained on.
     """
     for what, found in (("features", table.features), ("classes", table.classes)):
-        if list(found) != card[what]:
+        if list(found) != metadata[what]:
             raise BadInput(
                 f"{table.name} has the {what} {', '.join(found)}, but the model was trained on "
-                f"{', '.join(card[what])}"
+                f"{', '.join(metadata[what])}"
             )
     everything = {"all": torch.arange(len(table.x)), **table.splits}
     table = dataclasses.replace(table, splits=everything)
@@ -122,7 +122,7 @@ def report(model: nn.Module, table: Table, folder: Path) -> None:
     save(figure, folder / "scores.png")
 
 
-def predict(model: nn.Module, card: dict, inputs: Sequence[Path | str]) -> list[dict]:
+def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> list[dict]:
     """Label and probabilities of rows: files of them, or numbers with commas between them.
 
     Raises:
@@ -130,15 +130,15 @@ def predict(model: nn.Module, card: dict, inputs: Sequence[Path | str]) -> list[
     """
     answers = []
     for each in inputs:
-        chances = outputs(model, load_rows(each, card["features"])).softmax(1).tolist()
+        chances = outputs(model, load_rows(each, metadata["features"])).softmax(1).tolist()
         for number, row in enumerate(chances, 1):
             best = max(range(len(row)), key=row.__getitem__)
             answers.append(
                 {
                     "input": f"{each}, row {number}" if Path(each).is_file() else str(each),
-                    "label": card["classes"][best],
+                    "label": metadata["classes"][best],
                     "probability": row[best],
-                    "probabilities": dict(zip(card["classes"], row, strict=True)),
+                    "probabilities": dict(zip(metadata["classes"], row, strict=True)),
                 }
             )
     return answers

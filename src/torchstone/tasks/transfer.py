@@ -52,11 +52,11 @@ def initialize_from(
     if source is not None:
         problem = f"{source} does not fit {recipe.variant}"
         if Path(source).is_dir():
-            tensors, card = of_run(Path(source))
-            if card["variant"] != recipe.variant:
-                raise BadInput(f"{source} holds a {card['variant']}, not a {recipe.variant}")
-            picture = card["picture"]
-            if card["classes"] != list(data.classes) and head:
+            tensors, metadata = of_run(Path(source))
+            if metadata["variant"] != recipe.variant:
+                raise BadInput(f"{source} holds a {metadata['variant']}, not a {recipe.variant}")
+            picture = metadata["picture"]
+            if metadata["classes"] != list(data.classes) and head:
                 fresh = {k: v for k, v in model.state_dict().items() if k.startswith(head)}
                 tensors |= fresh
                 notify(f"other classes: a new head takes the old one's place ({', '.join(fresh)})")
@@ -72,7 +72,7 @@ def initialize_from(
                 if name in (new or fresh) and len(tensor) == len(data.classes):
                     tensor.zero_()
         same = {key: picture[key] for key in ("mean", "std")}
-        data = dataclasses.replace(data, card=data.card | same)
+        data = dataclasses.replace(data, metadata=data.metadata | same)
     if frozen not in ("none", "backbone"):
         raise BadInput(f"freeze is none or backbone, not {frozen!r}")
     if frozen == "backbone":
@@ -83,10 +83,10 @@ def initialize_from(
 
 
 def of_run(folder: Path) -> tuple[dict[str, Tensor], dict]:
-    """The weights of a run's newest checkpoint (their average, if it has one) and its card."""
+    """The weights of a run's newest checkpoint (their average, if it has one) and its metadata."""
     found, meta, _ = checkpoint.find(folder / "checkpoint")
     tensors = checkpoint.tensors(found, "ema.module") or checkpoint.tensors(found, "model")
-    return tensors, meta["card"]
+    return tensors, meta["metadata"]
 
 
 def load_weights(

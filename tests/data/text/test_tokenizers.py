@@ -78,7 +78,7 @@ def test_every_process_learns_the_same(kind):
     program = (
         "import sys, hashlib, json; from torchstone.data.text import tokenizers as tokens\n"
         "texts = json.load(sys.stdin)\n"
-        "print(tokens.to_card(tokens.learn(sys.argv[1], texts, size=290, special=('<pad>',))))"
+        "print(tokens.to_metadata(tokens.learn(sys.argv[1], texts, size=290, special=('<pad>',))))"
     )
     # ties are what processes break differently: words as frequent as each other
     texts = [f"{a}{b}{c} {c}{a}" for a in "abcdxyzAQ" for b in "efgé" for c in "hijkLM"] * 2
@@ -90,7 +90,7 @@ def test_every_process_learns_the_same(kind):
         for _ in range(3)
     ]  # fmt: skip
     assert cards[0] == cards[1] == cards[2]
-    tokenizer = tokenizers.from_card(cards[0])
+    tokenizer = tokenizers.from_metadata(cards[0])
     print(kind, tokenizer.get_vocab_size(), tokenizer.encode("abc xyz").tokens)
     assert tokenizer.token_to_id("<pad>") == 0
     assert len(tokenizer.get_added_tokens_decoder()) <= 2
@@ -115,11 +115,11 @@ def test_pieces_of_words_and_what_is_unknown():
 
 def test_the_card_gives_the_tokenizer_back():
     tokenizer = tokenizers.learn("bpe", TEXTS, size=280)
-    again = tokenizers.from_card(tokenizers.to_card(tokenizer))
+    again = tokenizers.from_metadata(tokenizers.to_metadata(tokenizer))
     assert again.get_vocab() == tokenizer.get_vocab()
     assert torch.equal(tokenizers.encode(again, TEXTS[0]), tokenizers.encode(tokenizer, TEXTS[0]))
     with pytest.raises(BadInput, match="cannot be read"):
-        tokenizers.from_card("{}")
+        tokenizers.from_metadata("{}")
 
 
 def test_published_files_are_read_as_their_library_reads_them(tmp_path):

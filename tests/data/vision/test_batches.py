@@ -24,7 +24,7 @@ def numbered(count):
 
 
 def drawn(pictures, count, **options):
-    batches = Batches(pictures, 8, seed=3, card=CARD, **options)
+    batches = Batches(pictures, 8, seed=3, metadata=CARD, **options)
     return [next(batches) for _ in range(count)]
 
 
@@ -57,10 +57,10 @@ def test_resume_at_random_points(augmentation):
     options = {"augment": augment.from_name(augmentation)}
     whole = drawn(numbered(21), 30, **options)
     for done in random.Random(0).sample(range(30), 6):
-        first = Batches(numbered(21), 8, seed=3, card=CARD, **options)
+        first = Batches(numbered(21), 8, seed=3, metadata=CARD, **options)
         for _ in range(done):
             next(first)
-        second = Batches(numbered(21), 8, seed=3, card=CARD, **options)
+        second = Batches(numbered(21), 8, seed=3, metadata=CARD, **options)
         second.load_state_dict(first.state_dict())
         assert first.state_dict() == {"position": 8 * done}
         assert same([next(second) for _ in range(30 - done)], whole[done:])
@@ -92,9 +92,9 @@ def test_ranks_together_are_the_joint_batch(world):
 
 def test_batches_that_cannot_be():
     with pytest.raises(BadInput, match="cannot be shared by 3"):
-        Batches(numbered(9), 8, seed=0, card=CARD, world_size=3)
+        Batches(numbered(9), 8, seed=0, metadata=CARD, world_size=3)
     with pytest.raises(BadInput, match="no pictures"):
-        Batches(numbered(0), 8, seed=0, card=CARD)
+        Batches(numbered(0), 8, seed=0, metadata=CARD)
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +115,12 @@ def test_pictures_on_disk_give_the_same_batches(folder, monkeypatch, workers):
     disk = load_pictures(folder, size=16, channels=3)
     assert isinstance(memory.train.images, torch.Tensor)
     assert not isinstance(disk.train.images, torch.Tensor)
-    assert disk.card == memory.card
+    assert disk.metadata == memory.metadata
     assert disk.note == memory.note
     for split in ("train", "val", "test"):
         ours, theirs = getattr(memory, split), getattr(disk, split)
         assert torch.equal(ours.take(torch.arange(len(ours))), theirs.take(torch.arange(len(theirs))))
-    options = {"seed": 1, "card": memory.card, "augment": augment.from_name("flip-crop4")}
+    options = {"seed": 1, "metadata": memory.metadata, "augment": augment.from_name("flip-crop4")}
     whole = Batches(memory.train, 8, **options)
     whole = [next(whole) for _ in range(12)]
     before = torch.get_rng_state()
@@ -145,7 +145,7 @@ def test_a_file_damaged_on_disk_is_named(folder, monkeypatch, tmp_path):
     pictures = load_pictures(tmp_path, size=16, channels=3)
     for file in tmp_path.rglob("*.png"):
         file.write_bytes(file.read_bytes()[:300])
-    batches = Batches(pictures.train, 2, seed=0, card=pictures.card, workers=1)
+    batches = Batches(pictures.train, 2, seed=0, metadata=pictures.metadata, workers=1)
     with pytest.raises(BadInput, match=r"\d\.png is not a readable picture") as caught:
         next(batches)
     print(caught.value)
@@ -159,7 +159,7 @@ from torchstone.data.vision import dataset as images
 from torchstone.data.vision.batches import Batches
 images.IN_MEMORY = 0
 data = images.load_pictures({str(folder)!r}, size=16, channels=3)
-batches = Batches(data.train, 4, seed=0, card=data.card, workers=2)
+batches = Batches(data.train, 4, seed=0, metadata=data.metadata, workers=2)
 next(batches)
 print(len(multiprocessing.active_children()))
 batches.close()
@@ -167,7 +167,7 @@ print(len(multiprocessing.active_children()))
 next(batches)
 del batches
 print(len(multiprocessing.active_children()))
-batches = Batches(data.train, 4, seed=0, card=data.card, workers=2)
+batches = Batches(data.train, 4, seed=0, metadata=data.metadata, workers=2)
 next(batches)
 """
     done = subprocess.run(

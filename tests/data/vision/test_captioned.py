@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from torchstone.data import download
-from torchstone.data.text.tokenizers import from_card, to_card
+from torchstone.data.text.tokenizers import from_metadata, to_metadata
 from torchstone.data.vision import captioned, openmoji
 from torchstone.data.vision.captioned import asked, ids, load_captioned, words
 from torchstone.errors import BadInput
@@ -165,7 +165,7 @@ def test_captions_become_the_tokens_of_their_words():
         [1, *(known[word] for word in ("smiling", "cat", "with", "tears"))],
     ]
     assert len(known) == len({"smiling", "cat", "face", "with", "tears", "flag", ":", "åland"}) + 3
-    back = from_card(json.loads(json.dumps(to_card(tokenizer))))
+    back = from_metadata(json.loads(json.dumps(to_metadata(tokenizer))))
     assert torch.equal(ids(back, ["flag: Åland"], 5), ids(tokenizer, ["flag: Åland"], 5))
     assert asked(tokenizer, "Cat FACE", 5).tolist() == [rows[0].tolist()]
 

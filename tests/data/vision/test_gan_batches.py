@@ -17,7 +17,7 @@ PICTURES = Pictures(
 
 
 def rounds(turns: int = 2, seed: int = 3, batch: int = 6, rank: int = 0, world: int = 1) -> Rounds:
-    batches = Batches(PICTURES, batch, seed=seed, card=CARD, rank=rank, world_size=world)
+    batches = Batches(PICTURES, batch, seed=seed, metadata=CARD, rank=rank, world_size=world)
     return Rounds(batches, 5, turns=turns)
 
 

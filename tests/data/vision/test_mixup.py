@@ -124,7 +124,7 @@ def split(count=22):
 
 
 def mixed_batches(augment, mix, count, **options):
-    batches = Batches(split(), 8, seed=3, card=CARD, augment=augment, mixing=mix, classes=4, **options)
+    batches = Batches(split(), 8, seed=3, metadata=CARD, augment=augment, mixing=mix, classes=4, **options)
     return batches, [next(batches) for _ in range(count)]
 
 
@@ -171,7 +171,7 @@ def test_labels_are_the_shares_of_what_is_in_the_picture():
         Pictures(labels, images),
         8,
         seed=0,
-        card=CARD,
+        metadata=CARD,
         mixing=mixup.mixup(1.0),
         classes=4,
     )

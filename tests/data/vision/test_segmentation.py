@@ -102,7 +102,7 @@ def test_a_folder_of_pictures_and_masks(folder):
     assert (masks[:, 4:8] == 1).all()
     assert (masks[:, :4, :2] == VOID).all()  # two columns were cut off
     assert (pictures[:, 0, :8] == 200).all()
-    assert data.card["mean"] == pytest.approx([100 / 255, 50 / 255, 0])
+    assert data.metadata["mean"] == pytest.approx([100 / 255, 50 / 255, 0])
     (folder / "classes.txt").write_text("sky\nhouse\ngrass\n")
     assert load_scenes(folder, size=16).classes == ("sky", "house", "grass")
 
@@ -177,7 +177,7 @@ def numbered(count=21, size=12):
 
 def drawn(count, augment="flip+scale0.5-2+shift0.1", **options):
     batches = SceneBatches(
-        numbered(), 6, seed=5, card=CARD, augment=segmentation_batches.from_name(augment), **options
+        numbered(), 6, seed=5, metadata=CARD, augment=segmentation_batches.from_name(augment), **options
     )
     return [next(batches) for _ in range(count)]
 
@@ -191,7 +191,7 @@ def test_resuming_and_sharing_change_nothing(augment):
     whole = drawn(12, augment)
     for position in (1, 5):
         batches = SceneBatches(
-            numbered(), 6, seed=5, card=CARD, augment=segmentation_batches.from_name(augment)
+            numbered(), 6, seed=5, metadata=CARD, augment=segmentation_batches.from_name(augment)
         )
         batches.load_state_dict({"position": 6 * position})
         assert same(whole[position:], [next(batches) for _ in range(12 - position)])
@@ -205,7 +205,7 @@ def test_a_picture_is_moved_otherwise_each_time_it_comes():
     labels = torch.arange(144, dtype=torch.uint8).view(1, 12, 12)
     one = Scenes((labels[:, None].expand(-1, 3, -1, -1).contiguous(), labels), torch.device("cpu"))
     augment = segmentation_batches.from_name("scale0.5-2")
-    batches = SceneBatches(one, 2, seed=0, card=CARD, augment=augment)
+    batches = SceneBatches(one, 2, seed=0, metadata=CARD, augment=augment)
     seen = {tuple(mask.flatten().tolist()) for _ in range(5) for mask in next(batches)[1]}
     print(len(seen), "of 10 differ")
     assert len(seen) == 10
@@ -271,4 +271,4 @@ def test_a_large_set_stays_on_disk(folder, monkeypatch):
     index = torch.tensor([3, 0, 6])
     assert not isinstance(large.train.pairs, tuple)
     assert same([small.train.take(index)], [large.train.take(index)])
-    assert small.card == large.card
+    assert small.metadata == large.metadata

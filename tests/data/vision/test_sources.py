@@ -39,27 +39,27 @@ def disjoint(spec):
 
 def test_mnist5k():
     pictures = load_pictures("mnist5k", size=32, channels=1)
-    print(pictures.note, pictures.card)
+    print(pictures.note, pictures.metadata)
     assert counts(pictures) == {"train": [360] * 10, "val": [40] * 10, "test": [100] * 10}
     assert disjoint("mnist5k")
-    assert pictures.card["ink"]
-    assert pictures.card["box"] == 20 / 32
+    assert pictures.metadata["ink"]
+    assert pictures.metadata["box"] == 20 / 32
     assert pictures.train.images.shape == (3600, 1, 32, 32)
     inner = pictures.train.images[:, :, 2:30, 2:30]
     assert inner.sum() == pictures.train.images.sum()  # padded, not resized
     exact = pictures.train.images.double() / 255
-    assert abs(exact.mean() - pictures.card["mean"][0]) < 1e-9
-    assert abs(exact.std(correction=0) - pictures.card["std"][0]) < 1e-9
+    assert abs(exact.mean() - pictures.metadata["mean"][0]) < 1e-9
+    assert abs(exact.std(correction=0) - pictures.metadata["std"][0]) < 1e-9
     again = load_pictures("mnist5k", size=32, channels=1)
     assert torch.equal(again.test.images, pictures.test.images)
 
 
 def test_digits():
     pictures = load_pictures("digits", size=8, channels=1)
-    print(pictures.note, pictures.card)
+    print(pictures.note, pictures.metadata)
     assert [len(p) for p in (pictures.train, pictures.val, pictures.test)] == [1294, 144, 359]
     assert disjoint("digits")
-    assert pictures.card["ink"]
+    assert pictures.metadata["ink"]
     assert pictures.train.images.max() == 255
 
 
@@ -87,10 +87,10 @@ def test_folder_of_many_kinds(tmp_path):
     assert "1 other file skipped" in pictures.note
     assert "RGBA 3" in pictures.note
     assert disjoint(tmp_path)
-    assert not pictures.card["ink"]
+    assert not pictures.metadata["ink"]
     grey = load_pictures(tmp_path, size=10, channels=1)
     assert grey.train.images.shape[1:] == (1, 10, 10)
-    assert not grey.card["ink"]
+    assert not grey.metadata["ink"]
 
 
 def test_zip_is_its_folder(tmp_path):
@@ -101,7 +101,7 @@ def test_zip_is_its_folder(tmp_path):
     zipped = load_pictures(tmp_path / "photos.zip", size=12, channels=3)
     for split in ("train", "val", "test"):
         assert torch.equal(getattr(folder, split).images, getattr(zipped, split).images)
-    assert folder.card == zipped.card
+    assert folder.metadata == zipped.metadata
 
 
 def test_a_zip_file_for_each_split(tmp_path):
@@ -162,7 +162,7 @@ def test_idx(tmp_path, zipped):
     pictures = load_pictures(tmp_path, size=32, channels=1)
     print(pictures.note)
     assert [len(p) for p in (pictures.train, pictures.val, pictures.test)] == [54, 6, 20]
-    assert pictures.card["ink"]
+    assert pictures.metadata["ink"]
     assert np.array_equal(pictures.test.images[:, 0, 2:30, 2:30].numpy(), arrays["t10k"])
     assert pictures.test.labels.tolist() == [i % 4 for i in range(20)]
 

@@ -80,7 +80,7 @@ def test_after_some_training_a_classifier_sees_what_was_asked():
     right = []
     for label in range(10):
         labels = torch.full((40,), label)
-        made = inference.drawn(model, 40, run.card["picture"], labels=labels, seed=77)
+        made = inference.drawn(model, 40, run.metadata["picture"], labels=labels, seed=77)
         right.append(float((judging.see(made).labels == label).double().mean()))
     print(right)
     assert sum(right) / 10 > 0.4

@@ -235,7 +235,7 @@ def test_without_its_data_a_prompt_is_still_drawn(painted, tmp_path, capsys):
     copy = shutil.copytree(painted, tmp_path / "copy")
     meta = copy / "checkpoint" / "meta.json"
     said = json.loads(meta.read_text())
-    said["card"]["source"] = str(tmp_path / "gone")
+    said["metadata"]["source"] = str(tmp_path / "gone")
     meta.write_text(json.dumps(said))
     file = tmp_path / "x.png"
     code, out, err = call(capsys, "sample", copy, "-n", 2, "--prompt", "red", "--out", file)

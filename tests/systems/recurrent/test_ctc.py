@@ -1,4 +1,4 @@
-"""The recogniser: moments and lengths, the peepholes against their definition, recipes and card."""
+"""The recogniser: moments and lengths, the peepholes against their definition, recipes and metadata."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_dropout_is_drawn_in_training_alone():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("model_config", "said"),
     [({"stride": 0}, "stride 0"), ({"peepholes": True, "layers": 2}, "2 layers with peepholes")],
 )
 def test_networks_that_cannot_be(arguments, said):
@@ -87,6 +87,6 @@ def test_the_smoke_recipe_draws_anew_and_resumes():
     run.stream.load_state_dict({"position": 8})
     again = next(run.stream)
     assert all(torch.equal(a, b) for a, b in zip(first[1], again, strict=True))
-    assert run.card["alphabet"] == "0123"
-    assert "composed" in run.card["data"]
-    assert "same recordings in training and test" in run.card["data"]
+    assert run.metadata["alphabet"] == "0123"
+    assert "composed" in run.metadata["data"]
+    assert "same recordings in training and test" in run.metadata["data"]

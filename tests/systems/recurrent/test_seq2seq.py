@@ -411,7 +411,7 @@ def test_it_turns_twenty_letters_round_without_a_fault():
     letters = ["".join(f"{'abcdefgh'[i]} " for i in torch.randint(8, (20,), generator=generator)).strip() for _ in range(200)]  # fmt: skip
     from torchstone.data.text import tokenizers
 
-    tokenizer = tokenizers.from_card(run.card["tokenizer"])
+    tokenizer = tokenizers.from_metadata(run.metadata["tokenizer"])
     found = bleu(run.state["model"], tokenizer, [(text, text[::-1]) for text in letters])
     print(results, found)
     assert results["test/exact"] == 1

@@ -301,7 +301,7 @@ def test_worked_examples_stand_before_the_question(tmp_path, monkeypatch):
     model = GPT(12, 1, 2, vocabulary=40, context=64).eval()
     text = Text("t", "one two six red blue\tabc\n" * 5, "", "", "")
     tokenizer = tokenizers.learn("characters", [text.train], size=40)
-    card = {"tokenizer": tokenizers.to_card(tokenizer)}
+    metadata = {"tokenizer": tokenizers.to_metadata(tokenizer)}
     seen = []
 
     def write(model, prompt, new, **how):
@@ -312,10 +312,10 @@ def test_worked_examples_stand_before_the_question(tmp_path, monkeypatch):
     monkeypatch.setattr(language_model, "generate", write)
     file = tmp_path / "examples.tsv"
     file.write_text("one\ttwo\nred\tblue\n")
-    (answer,) = language_model.predict(model, card, ["two"], examples=file)
+    (answer,) = language_model.predict(model, metadata, ["two"], examples=file)
     assert seen == [("one\ntwo\n\nred\nblue\n\ntwo\n", True)]
     assert answer == {"input": "two", "text": "six"}
-    (answer,) = language_model.predict(model, card, ["two"])
+    (answer,) = language_model.predict(model, metadata, ["two"])
     assert seen[1] == ("two", True)
     assert answer["text"] == "twosix\n\ntwo"
 
@@ -328,13 +328,13 @@ def test_a_published_tokenizer_is_used_as_it_is(tmp_path):
     fields = {"data": str(tmp_path / "text.txt"), "device": "cpu"}
     _, _, recipe = ts.api.recipe_of("gpt/smoke", {**fields, "tokenizer": str(tmp_path / "tokenizer.json")})
     (run,) = gpt.build(recipe)
-    assert run.card["arguments"]["vocabulary"] == learnt.get_vocab_size()
+    assert run.metadata["model_config"]["vocabulary"] == learnt.get_vocab_size()
     _, _, recipe = ts.api.recipe_of("gpt/smoke", {**fields, "tokenizer": "letters"})
     with pytest.raises(BadInput, match="no tokenizer 'letters': characters, bpe"):
         next(gpt.build(recipe))
     _, _, recipe = ts.api.recipe_of("gpt2/smoke", {**fields, "width": None, "depth": 1, "heads": None})
     (run,) = gpt.build(recipe)
-    assert run.card["arguments"]["width"] == 768
+    assert run.metadata["model_config"]["width"] == 768
 
 
 def test_the_table_counts_what_is_tied_once():

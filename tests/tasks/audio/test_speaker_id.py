@@ -50,9 +50,9 @@ def trained(tmp_path_factory):
 
 def test_it_tells_voices_of_ones_own(trained):
     run, out, _ = trained
-    print(run.results, run.card["data"])
+    print(run.results, run.metadata["data"])
     assert run.results["test/accuracy"] == 1.0
-    assert run.card["classes"] == ["ann", "bob", "eve"]
+    assert run.metadata["classes"] == ["ann", "bob", "eve"]
     assert (out / "pictures" / "confusion.png").stat().st_size > 5000
 
 
@@ -102,15 +102,15 @@ def test_bad_files_are_one_line(trained, tmp_path, capsys):
 
 def test_logits_do_not_depend_on_what_stands_beside(trained):
     _, out, spec = trained
-    model, card = api.load(out), json.loads((out / "checkpoint" / "meta.json").read_text())["card"]
+    model, metadata = api.load(out), json.loads((out / "checkpoint" / "meta.json").read_text())["metadata"]
     test = read_voices(spec, RATE).test
-    together = speaker_id.outputs(model, card, test)
+    together = speaker_id.outputs(model, metadata, test)
     for i in range(len(test)):
-        alone = speaker_id.outputs(model, card, test.pick([i]))
+        alone = speaker_id.outputs(model, metadata, test.pick([i]))
         torch.testing.assert_close(together[i], alone[0], rtol=1e-4, atol=1e-5)
     order = torch.randperm(len(test)).tolist()
     torch.testing.assert_close(
-        speaker_id.outputs(model, card, test.pick(order)), together[order], rtol=1e-4, atol=1e-5
+        speaker_id.outputs(model, metadata, test.pick(order)), together[order], rtol=1e-4, atol=1e-5
     )
 
 
@@ -119,7 +119,7 @@ def test_numbers_are_normalised_by_the_training_split(trained):
     data = read_voices(spec, RATE)
     x = torch.cat(
         [
-            speaker_id.normalised(speaker_id.vectors(w, vars(Spectra(RATE))), run.card)
+            speaker_id.normalised(speaker_id.vectors(w, vars(Spectra(RATE))), run.metadata)
             for w in data.train.items
         ]
     )
@@ -129,11 +129,11 @@ def test_numbers_are_normalised_by_the_training_split(trained):
 
 def test_accuracy_is_the_share_of_right_ones(trained):
     _, out, spec = trained
-    model, card = api.load(out), json.loads((out / "checkpoint" / "meta.json").read_text())["card"]
+    model, metadata = api.load(out), json.loads((out / "checkpoint" / "meta.json").read_text())["metadata"]
     test = read_voices(spec, RATE).test
-    guesses = speaker_id.outputs(model, card, test).argmax(1).tolist()
+    guesses = speaker_id.outputs(model, metadata, test).argmax(1).tolist()
     wrong = [(g + (i < 1)) % 3 for i, g in enumerate(guesses)]
-    found = speaker_id.measure(model, card, Voices(test.items, wrong, test.names))
+    found = speaker_id.measure(model, metadata, Voices(test.items, wrong, test.names))
     assert found["accuracy"] == pytest.approx(1 - 1 / len(test))
 
 
@@ -159,9 +159,9 @@ def vectors(tmp_path_factory):
 
 def test_vectors_are_labelled_too(vectors, tmp_path, capsys):
     run, out = vectors
-    print(run.results, run.card["data"])
+    print(run.results, run.metadata["data"])
     assert run.results["test/accuracy"] == 1.0
-    assert run.card["sound"] is None
+    assert run.metadata["sound"] is None
     (tmp_path / "a.csv").write_text("\n".join(f"{1 - i / 4},0.3" for i in range(9)) + "\n\n")
     assert main(["predict", str(out), str(tmp_path / "a.csv")]) == 0
     assert ": down (" in capsys.readouterr().out

@@ -60,8 +60,8 @@ class Knowing(nn.Module):
 @pytest.fixture(scope="module")
 def knowing():
     how = Spectra(bands=20)
-    card = {"sound": vars(how), "alphabet": ALPHABET, "mean": [-4.0] * 20, "deviation": [2.0] * 20}
-    return Knowing(how), card
+    metadata = {"sound": vars(how), "alphabet": ALPHABET, "mean": [-4.0] * 20, "deviation": [2.0] * 20}
+    return Knowing(how), metadata
 
 
 def test_it_hears_what_is_said_greedily_and_by_search(knowing):
@@ -73,15 +73,15 @@ def test_it_hears_what_is_said_greedily_and_by_search(knowing):
 
 
 def test_label_error_is_edits_over_labels(knowing):
-    model, card = knowing
+    model, metadata = knowing
     # heard cab where bab was said (1 of 3), aa where nothing was (2), abc where it was (0 of 3)
     recordings = [recording("cab", "bab"), recording("aa", ""), recording("abc", "abc")]
-    found = transcribe.measure(model, card, recordings)
+    found = transcribe.measure(model, metadata, recordings)
     assert found["label_error"] == pytest.approx(3 / 6)
     assert found["right"] == pytest.approx(1 / 3)
     losses = []
     for each in recordings:
-        x, frames = transcribe.prepared(card, torch.device("cpu"))(
+        x, frames = transcribe.prepared(metadata, torch.device("cpu"))(
             each.wave[None], torch.tensor([len(each.wave)])
         )
         labels = torch.tensor([[ALPHABET.index(c) + 1 for c in each.text]], dtype=torch.int64)
@@ -168,11 +168,11 @@ def trained(tmp_path_factory):
 
 def test_it_learns_sounds_of_ones_own(trained):
     run, out, _ = trained
-    print(run.results, run.card["data"])
+    print(run.results, run.metadata["data"])
     assert run.results["test/label_error"] <= 0.1
     assert run.results["test/beam_error"] <= 0.1
-    assert "1 too short for their text not trained on" in run.card["data"]
-    assert run.card["alphabet"] == ALPHABET
+    assert "1 too short for their text not trained on" in run.metadata["data"]
+    assert run.metadata["alphabet"] == ALPHABET
     names = {f.name for f in (out / "pictures").iterdir()}
     assert {"outputs.png", "transcripts.png", "transcripts.txt"} <= names
 
@@ -243,15 +243,15 @@ def test_the_paper_s_network_trains_on_its_26_numbers():
     )  # fmt: skip
     run = next(iter(ctc.build(recipe)))
     losses = [float(run.update(next(run.stream))["loss"]) for _ in range(2)]
-    print(losses, run.card["arguments"])
-    assert run.card["arguments"]["inputs"] == 26
-    assert run.card["arguments"]["peepholes"]
+    print(losses, run.metadata["model_config"])
+    assert run.metadata["model_config"]["inputs"] == 26
+    assert run.metadata["model_config"]["peepholes"]
     assert all(np.isfinite(losses))
 
 
 def test_vectors_are_normalised_as_the_network_will_see_them():
     run = next(iter(ctc.build(ctc.RECIPES["smoke"])))
-    vectors, rows = transcribe.prepared(run.card, torch.device("cpu")), []
+    vectors, rows = transcribe.prepared(run.metadata, torch.device("cpu")), []
     for _ in range(30):
         batch = next(run.stream)
         x, frames = vectors(batch.waves, batch.lengths)

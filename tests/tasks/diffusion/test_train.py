@@ -122,8 +122,8 @@ def test_the_judge_steers_towards_a_label_and_knows_ink_by_its_margin():
             by = 4 * x[..., 2:-2, 2:-2].mean((1, 2, 3))
             return torch.stack([-by, 0 * by, by], 1)
 
-    card = {"mean": [0.5], "std": [0.25], "channels": 1, "ink": True}
-    judging = Judge(Bright(), card, ("dark", "grey", "bright"), 1.0)
+    metadata = {"mean": [0.5], "std": [0.25], "channels": 1, "ink": True}
+    judging = Judge(Bright(), metadata, ("dark", "grey", "bright"), 1.0)
     model = Gaussian(shape=(1, 28, 28))
     bright, dark = (
         drawn(
@@ -152,7 +152,7 @@ def test_the_judge_steers_towards_a_label_and_knows_ink_by_its_margin():
     from torchstone.metrics.classifier_features import fitted
 
     for side, ink in ((28, True), (20, True), (28, False), (32, False)):
-        mine = card | {"ink": ink}
+        mine = metadata | {"ink": ink}
         pictures = torch.randint(256, (2, 1, side, side), dtype=torch.uint8)
         wanted = normalise(fitted(pictures, mine), mine)
         said = classifier_guidance.seen(pictures.float() / 127.5 - 1, mine)
@@ -285,7 +285,7 @@ def captioned(count=12):
         for rows in (torch.arange(0, count, 2), torch.tensor([1, 5, 9]), torch.tensor([3, 7, 11]))
     ]
     names = tuple(f"picture {i}" for i in range(count))
-    return Captioned("mine", names, *splits, card={"size": 8, "channels": 3}, note="")
+    return Captioned("mine", names, *splits, metadata={"size": 8, "channels": 3}, note="")
 
 
 def test_what_sheets_show_is_asked_for_by_label_or_by_caption():
@@ -359,15 +359,15 @@ def test_a_survey_asks_for_every_scale_and_both_samplers(tmp_path):
 
 
 def test_contexts_are_labels_in_turn_or_one_of_them():
-    card = {"classes": ["zero", "one", "two"]}
-    assert context(card, 4).tolist() == [0, 1, 2, 0]
-    assert context(card, 2, "two").tolist() == [2, 2]
+    metadata = {"classes": ["zero", "one", "two"]}
+    assert context(metadata, 4).tolist() == [0, 1, 2, 0]
+    assert context(metadata, 2, "two").tolist() == [2, 2]
     for label, prompt, said in (
         (3, None, "no label '3'"),
         (None, "cat", "reads no text: use --label"),
     ):
         with pytest.raises(BadInput, match=said):
-            context(card, 2, label, prompt)
+            context(metadata, 2, label, prompt)
     with pytest.raises(BadInput, match="knows no labels"):
         context({}, 2, "two")
     assert context({}, 2) is None

@@ -91,7 +91,7 @@ def test_the_judged_loss_is_the_mean_of_log_prob(moons):
     with torch.no_grad():
         by_hand = -float(flow.log_prob(points.test).mean())
     assert moons.results["test/loss"] == pytest.approx(by_hand, abs=1e-5)
-    assert inference.evaluate(flow, moons.card, "moons", held_out=True) == {
+    assert inference.evaluate(flow, moons.metadata, "moons", held_out=True) == {
         "loss": pytest.approx(by_hand, abs=1e-5),
         "rows": 5000,
     }
@@ -99,31 +99,31 @@ def test_the_judged_loss_is_the_mean_of_log_prob(moons):
 
 def test_a_point_off_the_moons_is_unusual(moons, tmp_path):
     flow = moons.state["ema"].module
-    on, off = inference.predict(flow, moons.card, ["0,1", "0,-2"])
+    on, off = inference.predict(flow, moons.metadata, ["0,1", "0,-2"])
     print(on, off)
     assert on["label"] == "usual"
     assert off["label"] == "unusual"
     assert on["log_density"] > off["log_density"] + 5
     file = tmp_path / "points.csv"
     file.write_text("x,y\n0,1\n0,-2\n")
-    both = inference.predict(flow, moons.card, [file])
+    both = inference.predict(flow, moons.metadata, [file])
     assert [each["log_density"] for each in both] == pytest.approx(
         [on["log_density"], off["log_density"]], rel=1e-5
     )
     with pytest.raises(BadInput, match=r"x"):
-        inference.predict(flow, moons.card, ["1,2,3"])
+        inference.predict(flow, moons.metadata, ["1,2,3"])
 
 
 def test_samples_are_rows_or_a_drawing(moons, tmp_path):
     flow = moons.state["ema"].module
-    drawn = inference.sample(flow, moons.card, count=7, seed=2)
+    drawn = inference.sample(flow, moons.metadata, count=7, seed=2)
     assert len(drawn) == 7
     assert drawn[0].shape == (2,)
-    (name,) = inference.sample(flow, moons.card, count=50, out=tmp_path / "plane.png")
+    (name,) = inference.sample(flow, moons.metadata, count=50, out=tmp_path / "plane.png")
     assert Image.open(name).width > 2 * density_2d.SIDE
     for options, said in (({"count": 0}, "at least 1"), ({"temperature": -1.0}, "positive")):
         with pytest.raises(BadInput, match=said):
-            inference.sample(flow, moons.card, **options)
+            inference.sample(flow, moons.metadata, **options)
 
 
 def test_one_sample_that_is_not_finite_is_an_error_everywhere(moons, tmp_path):
@@ -131,9 +131,9 @@ def test_one_sample_that_is_not_finite_is_an_error_everywhere(moons, tmp_path):
     with torch.no_grad():
         flow.flow.layers[-2].shift.fill_(float("nan"))
     for use in (
-        lambda: inference.sample(flow, moons.card, count=5),
-        lambda: inference.evaluate(flow, moons.card, "moons", held_out=True),
-        lambda: inference.predict(flow, moons.card, ["0,1"]),
+        lambda: inference.sample(flow, moons.metadata, count=5),
+        lambda: inference.evaluate(flow, moons.metadata, "moons", held_out=True),
+        lambda: inference.predict(flow, moons.metadata, ["0,1"]),
         lambda: density_2d.painted(flow, torch.randn(9, 2)),
     ):
         with pytest.raises(NotFinite, match="not finite"):
@@ -162,25 +162,25 @@ def test_a_table_of_three_features_trains_and_refuses_another(tmp_path):
     run = made("moons", data=table("u,v,w"), steps=3, batch=16)
     fit(run, clock=Clock(evaluate=3), quiet=True)
     flow = run.state["ema"].module
-    assert inference.sample(flow, run.card, count=2)[0].shape == (3,)
+    assert inference.sample(flow, run.metadata, count=2)[0].shape == (3,)
     with pytest.raises(BadInput, match="cannot be drawn"):
-        inference.sample(flow, run.card, out=tmp_path / "a.png")
+        inference.sample(flow, run.metadata, out=tmp_path / "a.png")
     with pytest.raises(BadInput, match="trained on u, v, w"):
-        inference.evaluate(flow, run.card, table("p,q,r"), held_out=False)
+        inference.evaluate(flow, run.metadata, table("p,q,r"), held_out=False)
 
 
 def test_pictures_are_sampled_and_scored(tmp_path):
     run = made("smoke", steps=2)
     fit(run, clock=Clock(evaluate=2), quiet=True)
     flow = run.state["ema"].module
-    drawn = inference.sample(flow, run.card, count=3)
+    drawn = inference.sample(flow, run.metadata, count=3)
     assert [each.shape for each in drawn] == [(1, 8, 8)] * 3
     assert set(torch.stack(drawn).unique().tolist()) <= {round(k * 255 / 16) for k in range(17)}
     picture = load_pictures("digits", size=8, channels=1, device="cpu").test.take(torch.arange(1))
     file = tmp_path / "digit.png"
     Image.fromarray(picture[0, 0].numpy()).save(file)
-    card = run.card | {"picture": run.card["picture"] | {"ink": False}}
-    (said,) = inference.predict(flow, card, [file])
+    metadata = run.metadata | {"picture": run.metadata["picture"] | {"ink": False}}
+    (said,) = inference.predict(flow, metadata, [file])
     nats = float(train_images.nats(flow, picture, 17))
     assert said["log_density"] == pytest.approx(nats, abs=1e-3)
     assert said["bits_per_dimension"] == pytest.approx((math.log(17) - nats / 64) / math.log(2), abs=1e-4)

@@ -38,18 +38,18 @@ def test_a_picture_depends_on_its_noise_alone(monkeypatch):
 
 
 def test_labels_come_in_turn_or_as_asked(tmp_path):
-    model, card = Maker(5), {"variant": "maker", "classes": list("abcde"), "picture": PICTURE}
-    made = torch.stack(inference.sample(model, card, count=7))
+    model, metadata = Maker(5), {"variant": "maker", "classes": list("abcde"), "picture": PICTURE}
+    made = torch.stack(inference.sample(model, metadata, count=7))
     assert made[:, 0, 0, 0].tolist() == [round(i % 5 / 5 * 255) for i in range(7)]
-    asked = torch.stack(inference.sample(model, card, count=3, label="d"))
+    asked = torch.stack(inference.sample(model, metadata, count=3, label="d"))
     assert asked.unique().tolist() == [153]
-    (name,) = inference.sample(model, card, count=10, out=tmp_path / "sheet.png")
+    (name,) = inference.sample(model, metadata, count=10, out=tmp_path / "sheet.png")
     assert Image.open(name).size == (5 * 50 + 2, 2 * 50 + 2)
     for options, said in (({"label": "f"}, "no label 'f'"), ({"count": 0}, "at least 1")):
         with pytest.raises(BadInput, match=said):
-            inference.sample(model, card, **options)
+            inference.sample(model, metadata, **options)
     with pytest.raises(BadInput, match="cannot be told a label"):
-        inference.sample(Maker(), card | {"variant": "gan"}, label="a")
+        inference.sample(Maker(), metadata | {"variant": "gan"}, label="a")
 
 
 def test_one_picture_that_is_not_finite_is_an_error():

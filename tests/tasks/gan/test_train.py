@@ -243,7 +243,7 @@ def test_figures_are_of_samples_from_the_average_and_of_the_untrained_generator(
     real = judging.see_split(data.test)[0].features.double()
 
     def distance(net):
-        made = judging.see(inference.drawn(net, 150, run.card["picture"])).features.double()
+        made = judging.see(inference.drawn(net, 150, run.metadata["picture"])).features.double()
         covs = [x.T.cov().numpy() for x in (made, real)]
         apart = float((made.mean(0) - real.mean(0)).square().sum())
         return apart + covs[0].trace() + covs[1].trace() - 2 * sqrtm(covs[0] @ covs[1]).real.trace()
@@ -256,15 +256,15 @@ def test_figures_are_of_samples_from_the_average_and_of_the_untrained_generator(
     assert found["distance_untrained"] == pytest.approx(before, rel=1e-4)
     assert found["times_nearer"] == pytest.approx(before / averaged, rel=1e-3)
     assert abs(last - averaged) > 1e-3 * averaged
-    made = judging.see(inference.drawn(nets[0], 150, run.card["picture"]))
+    made = judging.see(inference.drawn(nets[0], 150, run.metadata["picture"]))
     right = (made.labels == torch.arange(150) % 10).float().mean()
     assert found["agreement"] == pytest.approx(float(right))
     assert 0 < found["distance_training"] < found["distance"]
-    again = cgan.evaluate(nets[0], run.card, recipe.data, held_out=True)
+    again = cgan.evaluate(nets[0], run.metadata, recipe.data, held_out=True)
     for name in ("distance", "agreement", "precision", "recall", "variety", "least_share"):
         assert again[name] == pytest.approx(found[name]), name
     assert (again["samples"], again["pictures"]) == (150, len(data.test))
-    everything = cgan.evaluate(nets[0], run.card, recipe.data, held_out=False)
+    everything = cgan.evaluate(nets[0], run.metadata, recipe.data, held_out=False)
     assert everything["pictures"] == sum(map(len, (data.train, data.val, data.test)))
 
 

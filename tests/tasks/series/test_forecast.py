@@ -253,8 +253,8 @@ def test_scale_and_windows_come_from_the_part_for_training_alone(tmp_path):
     held_out = round(0.7 * 400) + 2
     file.write_text("\n".join([*lines[:held_out], *(f"{x}999" for x in lines[held_out:])]) + "\n")
     changed = forecast.build(replace(SMALL, data=str(file)), CELL)
-    assert plain.card["mean"] == changed.card["mean"]
-    assert plain.card["std"] == changed.card["std"]
+    assert plain.metadata["mean"] == changed.metadata["mean"]
+    assert plain.metadata["std"] == changed.metadata["std"]
     for _ in range(40):
         for ours, theirs in zip(next(plain.stream), next(changed.stream), strict=True):
             assert torch.equal(ours, theirs)

@@ -42,13 +42,13 @@ def texts(tmp_path):
 @pytest.mark.parametrize("pool", ["last", "mean", "max"])
 def test_texts(texts, pool):
     run = trained(lstm, texts, pool=pool)
-    card, model = run.card, run.state["model"]
-    again = lstm.VARIANTS[card["variant"]].make(**card["arguments"])
+    metadata, model = run.metadata, run.state["model"]
+    again = lstm.VARIANTS[metadata["variant"]].make(**metadata["model_config"])
     again.load_state_dict(model.state_dict())
-    found = lstm.evaluate(again.eval(), card, str(texts), held_out=True)
+    found = lstm.evaluate(again.eval(), metadata, str(texts), held_out=True)
     print(found)
     assert found["accuracy"] == 1.0
-    answers = lstm.predict(model, card, ["it was grim then fine", "it was fine then grim"])
+    answers = lstm.predict(model, metadata, ["it was grim then fine", "it was fine then grim"])
     assert [answer["label"] for answer in answers] == ["good", "bad"]
     assert answers[0]["probability"] > 0.8
     assert run.test()["tfidf"] < 0.9, "counting words does not tell"
@@ -63,12 +63,12 @@ def test_each_word(tmp_path):
         lines += [f"{word} {label}" for word, label in zip(words, labels, strict=True)] + [""]
     file.write_text("\n".join(lines))
     run = trained(gru, file, path="written", steps=250)
-    found = gru.evaluate(run.state["model"], run.card, str(file), held_out=True)
+    found = gru.evaluate(run.state["model"], run.metadata, str(file), held_out=True)
     assert found["accuracy"] > 0.99
-    (answer,) = gru.predict(run.state["model"], run.card, ["a c b b"])
+    (answer,) = gru.predict(run.state["model"], run.metadata, ["a c b b"])
     assert answer["labels"] == ["xc", "xb", "xb", "xend"]
     blind = trained(gru, file, bidirectional=False, steps=250)
-    assert gru.evaluate(blind.state["model"], blind.card, str(file), held_out=True)["accuracy"] < 0.8
+    assert gru.evaluate(blind.state["model"], blind.metadata, str(file), held_out=True)["accuracy"] < 0.8
 
 
 def test_pairs_and_other_labels(tmp_path, texts):
@@ -77,9 +77,9 @@ def test_pairs_and_other_labels(tmp_path, texts):
     file.write_text("\n".join(["text\ttext2\tlabel", *rows]))
     run = trained(lstm, file, steps=2)
     assert torch.isfinite(torch.tensor(run.evaluate()["loss"]))
-    (answer,) = lstm.predict(run.state["model"], run.card, ["fine ||| grim"])
+    (answer,) = lstm.predict(run.state["model"], run.metadata, ["fine ||| grim"])
     assert set(answer["probabilities"]) == {"0", "1"}
     with pytest.raises(BadInput, match="this model labels pairs"):
-        lstm.predict(run.state["model"], run.card, ["fine"])
+        lstm.predict(run.state["model"], run.metadata, ["fine"])
     with pytest.raises(BadInput, match="has the labels bad, good"):
-        lstm.evaluate(run.state["model"], run.card, str(texts), held_out=False)
+        lstm.evaluate(run.state["model"], run.metadata, str(texts), held_out=False)

@@ -185,12 +185,12 @@ def test_sentences_that_cannot_be_translated(run):
 
 
 def test_options_choose_the_search(run):
-    model, card, _ = load.load_run(run)
+    model, metadata, _ = load.load_run(run)
     asked = []
     generate = model.generate
     model.generate = lambda *a, **k: asked.append(k) or generate(*a, **k)
-    predict(model, card, ["a b c"], beams=3, penalty=1.0)
-    predict(model, card, ["a b c"])
+    predict(model, metadata, ["a b c"], beams=3, penalty=1.0)
+    predict(model, metadata, ["a b c"])
     assert [(k["beams"], k["penalty"]) for k in asked] == [(3, 1.0), (1, 0.6)]
 
 
@@ -232,7 +232,7 @@ def test_recipes_that_cannot_be():
         build(batch=8)
     with pytest.raises(BadInput, match="vocabulary of 99 is too small"):
         build(vocabulary=99)
-    left = build(longest=6).card["data"]
+    left = build(longest=6).metadata["data"]
     print(left)
     assert "of more than 6 tokens not trained on" in left
 

@@ -23,7 +23,7 @@ def smoke(**fields):
 
 @pytest.fixture(scope="module")
 def trained():
-    """The smoke recipe's network, and its card."""
+    """The smoke recipe's network, and its metadata."""
     torch.manual_seed(0)
     run = next(vae.build(smoke()))
     fit(run, clock=Clock(evaluate=run.steps), quiet=True)
@@ -158,31 +158,31 @@ def test_a_path_leads_from_one_rebuilt_picture_to_another(trained, tmp_path):
 
 
 def test_noise_is_more_unusual_than_a_digit(trained, tmp_path):
-    model, card = trained.state["ema"].module, trained.card
+    model, metadata = trained.state["ema"].module, trained.metadata
     digit, noise = tmp_path / "digit.png", tmp_path / "noise.png"
     picture = everything(trained_data().test)[0, 0]
     Image.fromarray(picture.numpy()).save(digit)
     shuffled = picture.flatten()[torch.randperm(64, generator=torch.Generator().manual_seed(0))]
     Image.fromarray(shuffled.view(8, 8).numpy()).save(noise)
-    card = card | {"picture": card["picture"] | {"ink": False}}
-    usual, odd = inference.predict(model, card, [digit, noise])
+    metadata = metadata | {"picture": metadata["picture"] | {"ink": False}}
+    usual, odd = inference.predict(model, metadata, [digit, noise])
     print(usual, odd)
     assert usual["bound"] > odd["bound"] + 5
     assert usual["probability"] > odd["probability"]
     assert odd["label"] == "unusual"
-    inference.explain(model, card, [digit, noise], tmp_path / "why.png")
+    inference.explain(model, metadata, [digit, noise], tmp_path / "why.png")
     assert Image.open(tmp_path / "why.png").width > 3 * 48
 
 
 def test_a_part_is_filled_in_from_files(trained, tmp_path):
-    model, card = trained.state["ema"].module, trained.card
+    model, metadata = trained.state["ema"].module, trained.metadata
     picture = everything(trained_data().test)[0, 0]
     Image.fromarray(picture.numpy()).save(tmp_path / "known.png")
     mask = torch.zeros(8, 8, dtype=torch.uint8)
     mask[:, 4:] = 255
     Image.fromarray(mask.numpy()).save(tmp_path / "mask.png")
     made = inference.sample(
-        model, card, count=3, known=tmp_path / "known.png", mask=tmp_path / "mask.png", again=5
+        model, metadata, count=3, known=tmp_path / "known.png", mask=tmp_path / "mask.png", again=5
     )
     left = (picture[:, :4] >= 128) * 255
     assert len(made) == 3
@@ -193,4 +193,4 @@ def test_a_part_is_filled_in_from_files(trained, tmp_path):
         ({"temperature": 0.0}, "positive"),
     ):
         with pytest.raises(BadInput, match=said):
-            inference.sample(model, card, **options)
+            inference.sample(model, metadata, **options)

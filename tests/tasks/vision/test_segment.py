@@ -56,9 +56,9 @@ def test_batches_of_a_split_are_one_matrix():
     labels = torch.randint(0, 4, (7, 16, 16), dtype=torch.uint8)
     labels[0] = VOID
     split = Scenes((pictures, labels), torch.device("cpu"))
-    card = {"mean": [0.5] * 3, "std": [0.2] * 3}
-    whole, mean = judged(model, [split], card, 4)
-    parts, mean_ = judged(model, [split], card, 4, batch=3)
+    metadata = {"mean": [0.5] * 3, "std": [0.2] * 3}
+    whole, mean = judged(model, [split], metadata, 4)
+    parts, mean_ = judged(model, [split], metadata, 4, batch=3)
     assert torch.equal(whole, parts)
     assert whole.sum() == 6 * 256
     assert mean == pytest.approx(mean_, rel=1e-6)
@@ -109,11 +109,11 @@ def test_micro_batches_with_unequal_void_give_the_whole_batch_s_gradient():
 
 @pytest.fixture(scope="module")
 def trained():
-    """The smoke recipe, trained; its model, card and data."""
+    """The smoke recipe, trained; its model, metadata and data."""
     run = next(deeplab.build(deeplab.RECIPES["smoke"]))
     for _ in range(run.steps):
         run.update(next(run.stream))
-    return run, run.state["model"].eval(), run.card
+    return run, run.state["model"].eval(), run.metadata
 
 
 @pytest.fixture
@@ -130,30 +130,30 @@ def pictures(tmp_path, trained):
 
 
 def test_what_it_says_of_picture_files(trained, pictures, tmp_path):
-    _, model, card = trained
-    answers = predict(model, card, pictures)
+    _, model, metadata = trained
+    answers = predict(model, metadata, pictures)
     print([(a["label"], a["probability"]) for a in answers])
     assert sum(a["label"] == str(digit) for digit, a in enumerate(answers)) >= 2
     for answer in answers:
         assert sum(answer["shares"].values()) == pytest.approx(1)
-        assert list(answer["shares"]) == card["classes"]
+        assert list(answer["shares"]) == metadata["classes"]
         assert 0.25 < answer["probability"] <= 1
         foreground = {k: v for k, v in answer["shares"].items() if k != "background"}
         assert answer["label"] == max(foreground, key=foreground.get)
-    assert predict(model, card, [tmp_path]) == answers
+    assert predict(model, metadata, [tmp_path]) == answers
     blank = tmp_path / "blank.png"
     Image.new("RGB", (30, 20), "black").save(blank)
-    (said,) = predict(model, card, [blank])
+    (said,) = predict(model, metadata, [blank])
     assert said["label"] == "background"
     with pytest.raises(BadInput, match="does not exist"):
-        predict(model, card, [tmp_path / "none.png"])
+        predict(model, metadata, [tmp_path / "none.png"])
 
 
 def test_masks_are_drawn(trained, pictures, tmp_path):
-    run, model, card = trained
+    run, model, metadata = trained
     run.report(tmp_path / "pictures")
-    explain(model, card, pictures[:1], tmp_path / "one.png")
-    explain(model, card, pictures, tmp_path / "three.png")
+    explain(model, metadata, pictures[:1], tmp_path / "one.png")
+    explain(model, metadata, pictures, tmp_path / "three.png")
     for file in ("pictures/masks.png", "one.png", "three.png"):
         with Image.open(tmp_path / file) as image:
             print(file, image.size)
@@ -179,16 +179,16 @@ def test_every_class_has_a_colour_of_its_own(count):
 
 
 def test_evaluation_names_each_class_and_refuses_others(trained, tmp_path):
-    _, model, card = trained
-    found = evaluate(model, card, "digits", held_out=True)
+    _, model, metadata = trained
+    found = evaluate(model, metadata, "digits", held_out=True)
     print(found)
-    classes = [found[f"iou_{name}"] for name in card["classes"]]
+    classes = [found[f"iou_{name}"] for name in metadata["classes"]]
     assert found["miou"] == pytest.approx(sum(classes) / len(classes))
-    assert found["pictures"] < evaluate(model, card, "digits", held_out=False)["pictures"]
+    assert found["pictures"] < evaluate(model, metadata, "digits", held_out=False)["pictures"]
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
         for i in range(4):
             noise = np.random.RandomState(i).randint(0, 2, (16, 16)).astype(np.uint8)
             Image.fromarray(noise).save(tmp_path / kind / f"{i}.png")
     with pytest.raises(BadInput, match="class 1"):
-        evaluate(model, card, str(tmp_path), held_out=False)
+        evaluate(model, metadata, str(tmp_path), held_out=False)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchstone.data.text.pretrained_tokenizers import byte_level, of_words, read
 from torchstone.errors import BadInput
 
-__all__ = ["beside", "encode", "from_card", "learn", "read", "to_card"]
+__all__ = ["beside", "encode", "from_metadata", "learn", "read", "to_metadata"]
 
 KINDS = ("characters", "bpe", "wordpiece", "unigram")
 BATCH = 1_000  # texts handed to the trainer at a time
@@ -173,18 +173,18 @@ def _points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
 
 
-def to_card(tokenizer: Tokenizer) -> str:
-    """The tokenizer as text, for a run's card or a `tokenizer.json`."""
+def to_metadata(tokenizer: Tokenizer) -> str:
+    """The tokenizer as text, for a run's metadata or a `tokenizer.json`."""
     return tokenizer.to_str()
 
 
 def beside(text: str, folder: Path) -> None:
-    """What `to_card` gave as a file of its own, in the run folder above the pictures."""
+    """What `to_metadata` gave as a file of its own, in the run folder above the pictures."""
     (folder.parent / "tokenizer.json").write_text(text, encoding="utf-8")
 
 
-def from_card(text: str) -> Tokenizer:
-    """The tokenizer that `to_card` wrote.
+def from_metadata(text: str) -> Tokenizer:
+    """The tokenizer that `to_metadata` wrote.
 
     Raises:
         BadInput: the text is none.

@@ -42,7 +42,7 @@ class Batches:
         batch: int,
         *,
         seed: int,
-        card: dict,
+        metadata: dict,
         augment: Augmentation | None = None,
         mixing: Mixing | None = None,
         classes: int = 0,
@@ -58,7 +58,7 @@ class Batches:
         self.first, self.share = first, share
         self.workers = min(4, torch.get_num_threads()) if workers is None else workers
         self.device = pictures.labels.device
-        self.factor, self.offset = scale_and_offset(card, self.device)
+        self.factor, self.offset = scale_and_offset(metadata, self.device)
         rows = [(self.first, self.share)]
         if mixing and world_size > 1:
             rows.append(((self.first + self.share) % batch, 1))

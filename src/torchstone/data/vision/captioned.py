@@ -39,7 +39,7 @@ HELD_OUT = 0.05  # of all, for test and for validation alike
 
 @dataclass(frozen=True)
 class Captioned:
-    """Pictures in three splits. A picture's label is its place in `captions`, that of all of them; `card`
+    """Pictures in three splits. A picture's label is its place in `captions`, that of all of them; `metadata`
     as `PictureSet` has it, for values from −1 to 1."""
 
     name: str
@@ -47,7 +47,7 @@ class Captioned:
     train: Pictures
     val: Pictures
     test: Pictures
-    card: dict
+    metadata: dict
     note: str
 
 
@@ -81,8 +81,8 @@ def load_captioned(spec: str | Path, *, size: int, device: torch.device | str = 
         rows = torch.tensor([i for i, f in enumerate(families) if f in wanted], device=device)
         splits[split] = Pictures(rows, images[rows])
     sizes = " / ".join(f"{len(splits[split])} {split}" for split in ("train", "val", "test"))
-    card = {"size": size, "channels": 3, "ink": False, "mean": [0.5] * 3, "std": [0.5] * 3}
-    return Captioned(spec, tuple(captions), **splits, card=card, note=f"{note}; {sizes}")
+    metadata = {"size": size, "channels": 3, "ink": False, "mean": [0.5] * 3, "std": [0.5] * 3}
+    return Captioned(spec, tuple(captions), **splits, metadata=metadata, note=f"{note}; {sizes}")
 
 
 def _openmoji(size: int) -> tuple[np.ndarray, list[str], list[str]]:

@@ -138,8 +138,8 @@ def turn_hue(images: Images, turns: Amount) -> Images:
     )
     hue = hue + 6 * turns.view(-1, 1, 1, 1)
     # red, green and blue as one wave, a third of a turn apart
-    place = (hue + torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)) % 6
-    return value - range_ * torch.minimum(place, 4 - place).clamp_(0, 1)
+    device = (hue + torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)) % 6
+    return value - range_ * torch.minimum(device, 4 - device).clamp_(0, 1)
 
 
 def jitter(strength: float, hue: float) -> Augmentation:

@@ -70,7 +70,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Pictures of one source in three splits; `card` (JSON) is what `prepare` and `normalise` need:
+    """Pictures of one source in three splits; `metadata` (JSON) is what `prepare` and `normalise` need:
     size, channels, ink, box (share of the side that ink fills), native (side before fitting), mean and
     std on the 0..1 scale, from the train split alone."""
 
@@ -79,7 +79,7 @@ class PictureSet:
     train: Pictures
     val: Pictures
     test: Pictures
-    card: dict
+    metadata: dict
     note: str
 
 
@@ -109,8 +109,8 @@ def load_pictures(
             images, found = pictures, _modes(pictures)
         modes.update(found)
         splits[split] = Pictures(labels, images)
-    card = {"size": size, "channels": channels, "ink": ink} | _measured(splits["train"], ink)
-    card["native"] = sides
+    metadata = {"size": size, "channels": channels, "ink": ink} | _measured(splits["train"], ink)
+    metadata["native"] = sides
     note = source.note
     if odd := {mode: n for mode, n in modes.items() if mode != ("L" if channels == 1 else "RGB")}:
         counts = ", ".join(f"{mode} {n}" for mode, n in sorted(odd.items()))
@@ -119,21 +119,21 @@ def load_pictures(
         images = pictures.images
         images = images.to(device) if isinstance(images, Tensor) else images
         splits[split] = Pictures(pictures.labels.to(device), images)
-    return PictureSet(source.name, source.classes, **splits, card=card, note=note)
+    return PictureSet(source.name, source.classes, **splits, metadata=metadata, note=note)
 
 
 def normalise(
-    images: Shaped[Tensor, "batch channel height width"], card: dict
+    images: Shaped[Tensor, "batch channel height width"], metadata: dict
 ) -> Float[Tensor, "batch channel height width"]:
     """(x / 255 − mean) / std, channel by channel; `images` on the 0..255 scale, uint8 or float."""
-    factor, offset = scale_and_offset(card, images.device)
+    factor, offset = scale_and_offset(metadata, images.device)
     return (images * factor).add_(offset)
 
 
-def scale_and_offset(card: dict, device: torch.device) -> tuple[Tensor | float, Tensor | float]:
+def scale_and_offset(metadata: dict, device: torch.device) -> tuple[Tensor | float, Tensor | float]:
     """`normalise` as one multiplication and one addition; plain numbers for one channel."""
-    factors = [1 / (255 * s) for s in card["std"]]
-    offsets = [-m / s for m, s in zip(card["mean"], card["std"], strict=True)]
+    factors = [1 / (255 * s) for s in metadata["std"]]
+    offsets = [-m / s for m, s in zip(metadata["mean"], metadata["std"], strict=True)]
     if len(factors) == 1:
         return factors[0], offsets[0]
     shape = (1, len(factors), 1, 1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchstone.data.vision.batches import Batches
 from torchstone.parts.seeding import SeedStream, derive_seed
 
-# a card for `Batches` that leaves pictures as they are, whole numbers from 0 to 255
+# a metadata for `Batches` that leaves pictures as they are, whole numbers from 0 to 255
 WHOLE = {"mean": [0.0], "std": [1 / 255]}
 
 
@@ -22,7 +22,7 @@ class Chanced(NamedTuple):
 
 
 class Chances:
-    """Endless `Chanced`, out of `Batches` whose card is `whole`.
+    """Endless `Chanced`, out of `Batches` whose metadata is `whole`.
 
     Noise is drawn for the whole batch from a generator seeded by seed and position, on the CPU: neither
     resuming nor more processes nor another device change any number.
@@ -61,5 +61,5 @@ class Chances:
 
 
 def whole(channels: int) -> dict:
-    """The card that leaves pictures of so many channels as they are."""
+    """The metadata that leaves pictures of so many channels as they are."""
     return {name: values * channels for name, values in WHOLE.items()}

@@ -54,12 +54,12 @@ def fit(image: Image.Image, size: int, ink: bool) -> UInt8[np.ndarray, "channel 
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-def prepare(picture: Image.Image | str | Path, card: dict) -> UInt8[Tensor, "1 channel size size"]:
+def prepare(picture: Image.Image | str | Path, metadata: dict) -> UInt8[Tensor, "1 channel size size"]:
     """A picture from anywhere, framed as the training pictures were.
 
     Where the training pictures are ink on an empty ground, a photo or scan of any size, dark on light
     or light on dark, is made so: lighting evened, noise and specks dropped, the ink's longer side scaled
-    to `card["box"]` of the frame and its centre of mass put in the middle (as MNIST was made). Raises
+    to `metadata["box"]` of the frame and its centre of mass put in the middle (as MNIST was made). Raises
     `BadInput` for what is missing, corrupt or blank.
     """
     name = "the picture" if isinstance(picture, Image.Image) else str(picture)
@@ -67,13 +67,13 @@ def prepare(picture: Image.Image | str | Path, card: dict) -> UInt8[Tensor, "1 c
         raise BadInput(f"{name} does not exist" if not Path(picture).exists() else f"{name} is no file")
     with readable(name):
         if isinstance(picture, Image.Image):
-            image = decode(picture, card["channels"])
+            image = decode(picture, metadata["channels"])
         else:
             with Image.open(picture) as opened:
-                image = decode(opened, card["channels"])
-    if card["ink"] and not _framed(np.asarray(image), card):
-        return torch.from_numpy(_inked(image, card, name))[None, None]
-    return torch.from_numpy(fit(image, card["size"], card["ink"]))[None]
+                image = decode(opened, metadata["channels"])
+    if metadata["ink"] and not _framed(np.asarray(image), metadata):
+        return torch.from_numpy(_inked(image, metadata, name))[None, None]
+    return torch.from_numpy(fit(image, metadata["size"], metadata["ink"]))[None]
 
 
 def longer_side(image: np.ndarray) -> int:
@@ -82,17 +82,17 @@ def longer_side(image: np.ndarray) -> int:
     return int(max(np.ptp(rows), np.ptp(columns))) + 1 if len(rows) else 0
 
 
-def _framed(array: np.ndarray, card: dict) -> bool:
+def _framed(array: np.ndarray, metadata: dict) -> bool:
     """Whether a picture is in the training framing already: its side, black corners, ink of its size."""
-    if array.shape not in {(card["native"],) * 2, (card["size"],) * 2}:
+    if array.shape not in {(metadata["native"],) * 2, (metadata["size"],) * 2}:
         return False
     if array[[0, 0, -1, -1], [0, -1, 0, -1]].any() or array.max() < 128:
         return False
-    share = longer_side(fit(Image.fromarray(array), card["size"], True)) / card["size"]
-    return abs(share / card["box"] - 1) <= 0.25
+    share = longer_side(fit(Image.fromarray(array), metadata["size"], True)) / metadata["size"]
+    return abs(share / metadata["box"] - 1) <= 0.25
 
 
-def _inked(image: Image.Image, card: dict, name: str) -> UInt8[np.ndarray, "size size"]:
+def _inked(image: Image.Image, metadata: dict, name: str) -> UInt8[np.ndarray, "size size"]:
     from scipy import ndimage
 
     image = image.copy()
@@ -111,10 +111,10 @@ def _inked(image: Image.Image, card: dict, name: str) -> UInt8[np.ndarray, "size
     mask = (areas >= 0.04 * areas.max())[labels]  # specks go; the parts of a broken stroke stay
     top, bottom = np.flatnonzero(mask.any(1))[[0, -1]]
     left, right = np.flatnonzero(mask.any(0))[[0, -1]]
-    size, longer = card["size"], max(bottom - top, right - left) + 1
+    size, longer = metadata["size"], max(bottom - top, right - left) + 1
     # The mask ends where ink is half as dark; in training the box ends where the soft edge does,
     # a little further on: half a pixel of the frame in all, as measured on MNIST.
-    shown = max(card["box"] * size - 0.5, 1)
+    shown = max(metadata["box"] * size - 0.5, 1)
     near = ndimage.binary_dilation(mask, iterations=1 + int(longer / (2 * shown)))
     soft = np.where(near, contrast, 0) / np.percentile(contrast[mask], 75)
     soft = ((soft - 0.05) / 0.95).clip(0, 1).astype(np.float32)  # residual noise is not ink

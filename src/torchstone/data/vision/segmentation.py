@@ -49,7 +49,7 @@ class Scenes:
 
 @dataclass(frozen=True)
 class SceneSet:
-    """Scenes of one source in three splits; `card` (JSON): size, channels, and mean and std of the train
+    """Scenes of one source in three splits; `metadata` (JSON): size, channels, and mean and std of the train
     split's pictures on the 0..1 scale, as `images.normalise` takes them."""
 
     name: str
@@ -57,7 +57,7 @@ class SceneSet:
     train: Scenes
     val: Scenes
     test: Scenes
-    card: dict
+    metadata: dict
     note: str
 
 
@@ -96,8 +96,8 @@ def load_scenes(spec: str | Path, *, size: int, device: torch.device | str = "cp
                 both = Scenes(files, torch.device("cpu")).take(torch.arange(len(files.pairs)))
                 parts[split] = Scenes((both[0].to(device), both[1].to(device)), device)
     sizes = " / ".join(f"{len(part)} {split}" for split, part in parts.items())
-    card = {"size": size, "channels": 3, "ink": False, "box": None} | _measured(parts["train"])
-    return SceneSet(spec, classes, **parts, card=card, note=f"{note}; {sizes}")
+    metadata = {"size": size, "channels": 3, "ink": False, "box": None} | _measured(parts["train"])
+    return SceneSet(spec, classes, **parts, metadata=metadata, note=f"{note}; {sizes}")
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
@@ -155,9 +155,9 @@ def _measured(scenes: Scenes) -> dict:
 
 
 def framed(
-    file: Path | str | Image.Image, card: dict
+    file: Path | str | Image.Image, metadata: dict
 ) -> tuple[UInt8[Tensor, "1 3 height width"], Image.Image]:
-    """A picture from anywhere, its shorter side the card's size and nothing cut off; and as it was.
+    """A picture from anywhere, its shorter side the metadata's size and nothing cut off; and as it was.
 
     Raises:
         BadInput: it is missing or corrupt.
@@ -171,7 +171,7 @@ def framed(
         else:
             with Image.open(file) as opened:
                 image = decode(opened, 3)
-    scale = card["size"] / min(image.size)
-    sides = [max(card["size"], round(side * scale)) for side in image.size]
+    scale = metadata["size"] / min(image.size)
+    sides = [max(metadata["size"], round(side * scale)) for side in image.size]
     pixels = np.array(image.resize((sides[0], sides[1]), Image.Resampling.BILINEAR))
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous(), image

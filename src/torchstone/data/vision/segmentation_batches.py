@@ -98,14 +98,14 @@ class SceneBatches:
         batch: int,
         *,
         seed: int,
-        card: dict,
+        metadata: dict,
         augment: Move | None = None,
         rank: int = 0,
         world_size: int = 1,
     ):
         first, share = share_of_batch(batch, rank, world_size)
         self.scenes, self.batch, self.seed = scenes, batch, seed
-        self.card, self.augment = card, augment
+        self.metadata, self.augment = metadata, augment
         self.first, self.share = first, share
         self.order = EpochSampler(len(scenes), [(self.first, self.share)], seed, scenes.device)
         self.position = 0
@@ -117,7 +117,7 @@ class SceneBatches:
         self,
     ) -> tuple[Float[Tensor, "share channels height width"], Int64[Tensor, "share height width"]]:
         pictures, labels = self.scenes.take(self.order.index(self.position))
-        images, masks = normalise(pictures, self.card), labels.long()
+        images, masks = normalise(pictures, self.metadata), labels.long()
         if self.augment:
             images, masks = self.augment(images, masks, self._draw)
         self.position += self.batch

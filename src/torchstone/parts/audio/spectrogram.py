@@ -86,7 +86,7 @@ def deltas(x: Float[Tensor, "*batch frames width"], reach: int = 2) -> Float[Ten
 
 @dataclass(frozen=True)
 class Spectra:
-    """How sound becomes a sequence of vectors; plain numbers, so that a card can hold it.
+    """How sound becomes a sequence of vectors; plain numbers, so that a metadata can hold it.
 
     Args:
         rate: samples a second; sound of any other rate is to be brought to it first.

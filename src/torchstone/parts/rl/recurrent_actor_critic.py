@@ -146,13 +146,13 @@ class RecurrentActorCritic(nn.Module):
         total = firsts.new_tensor([worlds * time])
         lengths = torch.cat([firsts, total]).diff()
         segment = begins.flatten().cumsum(0) - 1
-        place = torch.arange(worlds * time, device=x.device) - firsts[segment]
+        device = torch.arange(worlds * time, device=x.device) - firsts[segment]
         side = x.new_zeros(len(firsts), int(lengths.max()), width)
-        side = side.index_put((segment, place), x.flatten(0, 1))
+        side = side.index_put((segment, device), x.flatten(0, 1))
         fresh = starts.flatten()[firsts][:, None]
         state = tuple(each[firsts // time].transpose(0, 1).masked_fill(fresh, 0.0) for each in memory)
         read, ends = self.memory(side, lengths, state)
-        return read[segment, place].view_as(x), ends, segment.view(worlds, time)
+        return read[segment, device].view_as(x), ends, segment.view(worlds, time)
 
     def forward(self, observation: Tensor) -> tuple[Tensor, ...]:
         worlds, time = observation.shape[:2]

@@ -36,7 +36,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
@@ -188,16 +189,16 @@ def build(recipe: Recipe) -> Iterator[Run]:
     least = SMALLEST[recipe.variant]
     if recipe.size < least:
         raise BadInput(f"{recipe.variant} needs a size of {least} or more, not {recipe.size}")
-    place = device.select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
-    arguments = {
+    device = select_device(recipe.device)
+    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    model_config = {
         "num_classes": len(data.classes),
-        "channels": data.card["channels"],
+        "channels": data.metadata["channels"],
         "hidden": recipe.hidden,
     }
     rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**arguments).to(place)
-    yield classify(model, recipe, data, arguments=arguments, head=HEAD)
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
+    yield classify(model, recipe, data, model_config=model_config, head=HEAD)
 
 
 def unmade(variant: str) -> nn.Module:

@@ -41,7 +41,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.vision.segmentation import load_scenes
-from torchstone.engine import device, parallel, rng
+from torchstone.engine import parallel, rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
@@ -220,12 +221,12 @@ def build(recipe: Recipe) -> Iterator[Run]:
             f"a batch of {recipe.batch_size} leaves one picture a pass, which batch norm cannot do with "
             "the mean over places: give at least 2 for each micro-batch and process"
         )
-    place = device.select_device(recipe.device)
-    data = load_scenes(recipe.data, size=recipe.size, device=place)
-    arguments = {"num_classes": len(data.classes)}
+    device = select_device(recipe.device)
+    data = load_scenes(recipe.data, size=recipe.size, device=device)
+    model_config = {"num_classes": len(data.classes)}
     rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**arguments).to(place)
-    yield segment(model, recipe, data, arguments=arguments)
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
+    yield segment(model, recipe, data, model_config=model_config)
 
 
 # parameters and multiply-accumulates, the auxiliary head's among them
@@ -238,10 +239,10 @@ COUNTS = {
 ALONE = {"deeplab_resnet50": 39_638_869, "deeplab_resnet101": 58_630_997}
 
 
-def unmade(variant: str, **arguments) -> Any:
+def unmade(variant: str, **model_config) -> Any:
     """The network without memory for its weights, to be counted."""
     with torch.device("meta"):
-        return VARIANTS[variant].make(**arguments)
+        return VARIANTS[variant].make(**model_config)
 
 
 def both_heads(variant: str) -> int:

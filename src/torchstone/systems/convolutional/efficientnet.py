@@ -38,7 +38,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
@@ -260,17 +261,17 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
+    device = select_device(recipe.device)
+    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     names = ("channels", "stride", "dropout", "drop_branches", "width", "depth")
-    arguments = {n: value for n in names if (value := getattr(recipe, n)) is not None}
-    arguments["num_classes"] = len(data.classes)
+    model_config = {n: value for n in names if (value := getattr(recipe, n)) is not None}
+    model_config["num_classes"] = len(data.classes)
     rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**arguments).to(place)
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
     start: Any = {"head": HEAD, "published": published}
     if recipe.variant == LITE:
         start["statistics"] = ((127 / 255,) * 3, (128 / 255,) * 3)
-    yield classify(model, recipe, data, arguments=arguments, **start)
+    yield classify(model, recipe, data, model_config=model_config, **start)
 
 
 def meta(variant: str) -> nn.Module:

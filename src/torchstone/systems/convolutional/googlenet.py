@@ -34,7 +34,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
@@ -214,12 +215,12 @@ def build(recipe: Recipe) -> Iterator[Run]:
     variant, size, (least, most) = recipe.variant, recipe.size, SIZES[recipe.variant]
     if not least <= size <= most:
         raise BadInput(f"{variant} needs a size of {least} to {most}, not {size}")
-    place = device.select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
-    arguments = {"num_classes": len(data.classes), "channels": data.card["channels"]}
+    device = select_device(recipe.device)
+    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    model_config = {"num_classes": len(data.classes), "channels": data.metadata["channels"]}
     rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**arguments).to(place)
-    yield classify(model, recipe, data, arguments=arguments, loss=loss, head=HEAD, statistics=HALF)
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
+    yield classify(model, recipe, data, model_config=model_config, loss=loss, head=HEAD, statistics=HALF)
 
 
 def unmade(variant: str) -> nn.Module:

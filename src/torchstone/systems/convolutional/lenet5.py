@@ -37,7 +37,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.facts import Fact, layers, macs, parameters
@@ -243,13 +244,13 @@ VARIANTS = {"lenet5": Variant(LeNet5, SHAPE), "lenet5_paper": Variant(LeNet5Pape
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
-    data = load_pictures(recipe.data, size=32, channels=1, device=place)
-    arguments = {"num_classes": len(data.classes), "channels": data.card["channels"]}
+    device = select_device(recipe.device)
+    data = load_pictures(recipe.data, size=32, channels=1, device=device)
+    model_config = {"num_classes": len(data.classes), "channels": data.metadata["channels"]}
     rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**arguments).to(place)
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
     loss = penalty if recipe.variant == "lenet5_paper" else F.cross_entropy
-    yield classify(model, recipe, data, arguments=arguments, loss=loss, head=HEAD)
+    yield classify(model, recipe, data, model_config=model_config, loss=loss, head=HEAD)
 
 
 FACTS = [

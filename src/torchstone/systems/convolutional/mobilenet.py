@@ -36,7 +36,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.convolution import (
@@ -242,18 +243,18 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
-    arguments = {name: getattr(recipe, name) for name in ("channels", "stride", "dropout")}
-    arguments["num_classes"] = len(data.classes)
+    device = select_device(recipe.device)
+    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    model_config = {name: getattr(recipe, name) for name in ("channels", "stride", "dropout")}
+    model_config["num_classes"] = len(data.classes)
     rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**arguments).to(place)
-    yield classify(model, recipe, data, arguments=arguments, head=HEAD, published=published)
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
+    yield classify(model, recipe, data, model_config=model_config, head=HEAD, published=published)
 
 
-def meta(variant: str, **arguments) -> nn.Module:
+def meta(variant: str, **model_config) -> nn.Module:
     with torch.device("meta"):
-        return VARIANTS[variant].make(**arguments)
+        return VARIANTS[variant].make(**model_config)
 
 
 COUNTS = {

@@ -39,7 +39,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.shortcut import shortcut
@@ -240,16 +241,16 @@ def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
-    arguments = {
+    device = select_device(recipe.device)
+    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    model_config = {
         "num_classes": len(data.classes),
         "channels": recipe.channels,
         "zero_init": recipe.zero_init,
     }
     rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**arguments).to(place)
-    yield classify(model, recipe, data, arguments=arguments, head=HEAD, published=published)
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
+    yield classify(model, recipe, data, model_config=model_config, head=HEAD, published=published)
 
 
 # parameters, multiply-accumulates

@@ -40,7 +40,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine import device, parallel, rng
+from torchstone.engine import parallel, rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, parameters
 from torchstone.parts.init import init_
@@ -209,19 +210,19 @@ class Learner:
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=1, device=place)
-    arguments = {
+    device = select_device(recipe.device)
+    data = load_pictures(recipe.data, size=recipe.size, channels=1, device=device)
+    model_config = {
         "num_classes": len(data.classes),
         "features": recipe.size**2,
         "widths": list(recipe.widths),
         "activation": recipe.activation,
     }
     rng.seed(recipe.seed)
-    model = Backprop(**arguments).to(place)
+    model = Backprop(**model_config).to(device)
     learner = Learner(model, recipe)
     loss = partial(error, output=recipe.output, loss=recipe.loss)
-    run = classify(model, recipe, data, arguments=arguments, loss=loss, update=learner)
+    run = classify(model, recipe, data, model_config=model_config, loss=loss, update=learner)
     run.state["update"] = learner
     yield run
 

@@ -35,7 +35,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.facts import Fact, macs, parameters
@@ -139,9 +140,9 @@ VARIANTS = {"mlp": Variant(MLP, (1, 28, 28))}
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=1, device=place)
-    arguments = {
+    device = select_device(recipe.device)
+    data = load_pictures(recipe.data, size=recipe.size, channels=1, device=device)
+    model_config = {
         "num_classes": len(data.classes),
         "features": recipe.size**2,
         "widths": list(recipe.widths),
@@ -152,8 +153,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
         "init": recipe.init,
     }
     rng.seed(recipe.seed)
-    model = MLP(**arguments).to(place)
-    run = classify(model, recipe, data, arguments=arguments)
+    model = MLP(**model_config).to(device)
+    run = classify(model, recipe, data, model_config=model_config)
     run.update = watched(run.update, model)
     yield run
 

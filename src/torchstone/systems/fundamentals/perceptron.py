@@ -34,7 +34,8 @@ from torch import Tensor, nn
 
 from torchstone.data.tabular.dataset import Table, is_table, load_table
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine import device, parallel, rng
+from torchstone.engine import parallel, rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, parameters
@@ -188,7 +189,7 @@ def criterion(scores: Float[Tensor, "batch classes"], labels: Int[Tensor, " batc
 def build(recipe: Recipe) -> Iterator[Run]:
     if parallel.world_size() > 1:
         raise BadInput("the perceptron learns one example after another: run it in one process")
-    place = device.select_device(recipe.device)
+    device = select_device(recipe.device)
     mean, std = 0.0, 1.0
     if is_table(recipe.data):
         data = load_table(recipe.data)
@@ -197,13 +198,13 @@ def build(recipe: Recipe) -> Iterator[Run]:
             x, _ = data.part("train")
             mean, std = x.mean(0), x.std(0, correction=0).clamp(min=1e-12)
     else:
-        data = load_pictures(recipe.data, size=recipe.size, channels=1, device=place)
+        data = load_pictures(recipe.data, size=recipe.size, channels=1, device=device)
         features = recipe.size**2
-    arguments = {"num_classes": len(data.classes), "features": features}
+    model_config = {"num_classes": len(data.classes), "features": features}
     rng.seed(recipe.seed)
-    model = Perceptron(**arguments).to(place)
+    model = Perceptron(**model_config).to(device)
     rule, update = learner(model, recipe, mean, std)
-    same: dict[str, Any] = {"arguments": arguments, "loss": criterion, "update": update}
+    same: dict[str, Any] = {"model_config": model_config, "loss": criterion, "update": update}
     if isinstance(data, Table):
         run = tabular.tabular(model, recipe, data, **same)
     else:
@@ -212,18 +213,18 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield run
 
 
-def evaluate(model: Perceptron, card: dict, spec: str, *, held_out: bool) -> dict:
+def evaluate(model: Perceptron, metadata: dict, spec: str, *, held_out: bool) -> dict:
     """Accuracy on the test split of `spec`, or on all of it; of tables also the loss."""
-    if card["task"] == "tabular":
-        rest, own = card["classes"][0] == "rest", card["classes"][-1]
+    if metadata["task"] == "tabular":
+        rest, own = metadata["classes"][0] == "rest", metadata["classes"][-1]
         table = load_table(f"{spec}:{own}" if rest and not spec.endswith(f":{own}") else spec)
-        return tabular.evaluate(model, card, table, held_out=held_out, loss=criterion)
-    found = classify.evaluate(model, card, spec, held_out=held_out)
+        return tabular.evaluate(model, metadata, table, held_out=held_out, loss=criterion)
+    found = classify.evaluate(model, metadata, spec, held_out=held_out)
     return {name: value for name, value in found.items() if name != "loss"}  # cross-entropy says nothing here
 
 
 @torch.no_grad()
-def predict(model: Perceptron, card: dict, inputs: list) -> list[dict]:
+def predict(model: Perceptron, metadata: dict, inputs: list) -> list[dict]:
     """Label of image files, or of table rows: files, or numbers with commas between them.
 
     A perceptron says which, not how likely; `probability` is the softmax of the scores over the
@@ -232,8 +233,8 @@ def predict(model: Perceptron, card: dict, inputs: list) -> list[dict]:
     model, norm = copy.deepcopy(model), model.units.weight.norm(dim=1).mean().clamp(min=1e-12)
     for p in model.parameters():
         p /= norm
-    use = tabular if card["task"] == "tabular" else classify
-    return use.predict(model, card, inputs)
+    use = tabular if metadata["task"] == "tabular" else classify
+    return use.predict(model, metadata, inputs)
 
 
 def setosa() -> tuple[Tensor, Tensor]:

@@ -34,7 +34,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.facts import Fact, ParityCase, parameters
@@ -176,19 +177,25 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
+    device = select_device(recipe.device)
     size = 8 if recipe.variant == "cgan_digits" else 28
-    data = load_pictures(recipe.data, size=size, channels=1, device=place)
-    arguments: dict[str, Any] = {"classes": len(data.classes), "size": size}
+    data = load_pictures(recipe.data, size=size, channels=1, device=device)
+    model_config: dict[str, Any] = {"classes": len(data.classes), "size": size}
     rng.seed(recipe.seed)
     if recipe.variant == "cgan_paper":
-        model, critic, card = PaperGenerator(**arguments), PaperCritic(**arguments), unit(data.card)
+        model, critic, metadata = (
+            PaperGenerator(**model_config),
+            PaperCritic(**model_config),
+            unit(data.metadata),
+        )
     else:
-        arguments["width"] = recipe.width
-        model, card = Generator(**arguments), centred(data.card)
-        critic = Critic(**arguments, norm=recipe.critic_norm)
-    model, critic = model.to(place), critic.to(place)
-    yield adversarial(model, critic, recipe, data, arguments=arguments, picture=card, classifier=lenet5)
+        model_config["width"] = recipe.width
+        model, metadata = Generator(**model_config), centred(data.metadata)
+        critic = Critic(**model_config, norm=recipe.critic_norm)
+    model, critic = model.to(device), critic.to(device)
+    yield adversarial(
+        model, critic, recipe, data, model_config=model_config, picture=metadata, classifier=lenet5
+    )
 
 
 FACTS = [

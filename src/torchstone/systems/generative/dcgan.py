@@ -39,7 +39,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput, did_you_mean
@@ -187,15 +188,17 @@ VARIANTS = {name: Variant(partial(Generator, **each), (100,)) for name, each in 
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
-    arguments = SIZES[recipe.variant] | {"width": recipe.width}
-    size, channels = arguments["size"], arguments["channels"]
-    data = load_pictures(recipe.data, size=size, channels=channels, device=place)
+    device = select_device(recipe.device)
+    model_config = SIZES[recipe.variant] | {"width": recipe.width}
+    size, channels = model_config["size"], model_config["channels"]
+    data = load_pictures(recipe.data, size=size, channels=channels, device=device)
     rng.seed(recipe.seed)
-    model = Generator(**arguments).to(place)
-    critic = Critic(**arguments, norm=recipe.critic_norm).to(place)
-    card = centred(data.card)
-    yield adversarial(model, critic, recipe, data, arguments=arguments, picture=card, classifier=lenet5)
+    model = Generator(**model_config).to(device)
+    critic = Critic(**model_config, norm=recipe.critic_norm).to(device)
+    metadata = centred(data.metadata)
+    yield adversarial(
+        model, critic, recipe, data, model_config=model_config, picture=metadata, classifier=lenet5
+    )
 
 
 FACTS = [

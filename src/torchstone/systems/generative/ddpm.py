@@ -47,7 +47,8 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
 from torchstone import references
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
@@ -267,8 +268,8 @@ class UNet(nn.Module):
         return torch.full((count,), self.classes, device=device)
 
 
-def sized(*, channels: int = 3, size: int = 32, **arguments: Any) -> Variant:
-    make = partial(UNet, channels=channels, size=size, **arguments)
+def sized(*, channels: int = 3, size: int = 32, **model_config: Any) -> Variant:
+    make = partial(UNet, channels=channels, size=size, **model_config)
     return Variant(make, (channels, size, size))
 
 
@@ -283,11 +284,11 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
+    device = select_device(recipe.device)
     make: Any = VARIANTS[recipe.variant].make
-    given = material(recipe, make.keywords, place)
+    given = material(recipe, make.keywords, device)
     rng.seed(recipe.seed)
-    model = make(**given.arguments).to(place)
+    model = make(**given.model_config).to(device)
     yield diffuse(model, recipe, given, lenet5)
 
 
@@ -322,8 +323,8 @@ def reference() -> Iterator[ParityCase]:
         theirs = references.Answering(net, lambda net, *inputs: net(*inputs).sample).eval()
         for parameter in theirs.parameters():
             nn.init.normal_(parameter, std=0.2)
-        _, arguments = from_config(json.loads(net.to_json_string()))
-        ours = UNet(**arguments).eval()
+        _, model_config = from_config(json.loads(net.to_json_string()))
+        ours = UNet(**model_config).eval()
         ours.load_state_dict(names(theirs.state_dict()))
         dtype = torch.float32 if number >= 6 else torch.float64
         inputs: tuple[Tensor, ...] = (torch.randn(2, *ours.shape).to(dtype), torch.tensor([7, 800]))

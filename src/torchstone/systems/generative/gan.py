@@ -38,7 +38,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.facts import Fact, ParityCase, parameters
@@ -151,14 +152,14 @@ VARIANTS = {name: Variant(partial(Generator, **each), (100,)) for name, (each, _
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
-    arguments, theirs = SIZES[recipe.variant]
-    size = arguments["size"]
-    data = load_pictures(recipe.data, size=size, channels=1, device=place)
+    device = select_device(recipe.device)
+    model_config, theirs = SIZES[recipe.variant]
+    size = model_config["size"]
+    data = load_pictures(recipe.data, size=size, channels=1, device=device)
     rng.seed(recipe.seed)
-    model, critic = Generator(**arguments).to(place), Critic(**theirs, size=size).to(place)
+    model, critic = Generator(**model_config).to(device), Critic(**theirs, size=size).to(device)
     yield adversarial(
-        model, critic, recipe, data, arguments=arguments, picture=unit(data.card), classifier=lenet5
+        model, critic, recipe, data, model_config=model_config, picture=unit(data.metadata), classifier=lenet5
     )
 
 

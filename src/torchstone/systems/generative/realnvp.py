@@ -45,7 +45,8 @@ from torch import Tensor, nn
 
 from torchstone.data.tabular.points import is_points, load_points
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
@@ -218,15 +219,15 @@ class RealNVP(nn.Module):
         Raises:
             NotFinite: one of them has a number that is NaN or infinite.
         """
-        place = next(self.parameters()).device
+        device = next(self.parameters()).device
         generator = torch.Generator().manual_seed(seed)
         z = temperature * torch.randn(count, math.prod(self.shape), generator=generator)
-        made = [self.inverse(rows)[0] for rows in z.to(place).split(500)]
+        made = [self.inverse(rows)[0] for rows in z.to(device).split(500)]
         return finite(torch.cat(made), "samples")
 
 
-def sized(*shape: int, **arguments: Any) -> Variant:
-    return Variant(partial(RealNVP, shape=shape, **arguments), shape)
+def sized(*shape: int, **model_config: Any) -> Variant:
+    return Variant(partial(RealNVP, shape=shape, **model_config), shape)
 
 
 VARIANTS = {
@@ -238,25 +239,25 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
+    device = select_device(recipe.device)
     make: Any = VARIANTS[recipe.variant].make
-    arguments: dict[str, Any] = {}
+    model_config: dict[str, Any] = {}
     rows = len(VARIANTS[recipe.variant].shape) == 1
     if is_points(recipe.data) != rows:
         fit = "realnvp_points" if not rows else "realnvp_digits, realnvp_mnist or realnvp_cifar10"
         raise BadInput(f"{recipe.variant} is not for {recipe.data}: choose --variant {fit}")
     if rows:
-        points = load_points(recipe.data, place)
-        arguments = {"shape": [len(points.features)], "mean": points.mean, "std": points.std}
+        points = load_points(recipe.data, device)
+        model_config = {"shape": [len(points.features)], "mean": points.mean, "std": points.std}
     else:
         channels, size, _ = VARIANTS[recipe.variant].shape
-        data = load_pictures(recipe.data, size=size, channels=channels, device=place)
+        data = load_pictures(recipe.data, size=size, channels=channels, device=device)
     rng.seed(recipe.seed)
-    model = make(**arguments).to(place)
+    model = make(**model_config).to(device)
     if rows:
-        yield density_of_points(model, recipe, points, arguments=arguments)
+        yield density_of_points(model, recipe, points, model_config=model_config)
     else:
-        yield density(model, recipe, data, arguments=arguments, classifier=lenet5)
+        yield density(model, recipe, data, model_config=model_config, classifier=lenet5)
 
 
 def lively(model: nn.Module, by: float = 0.3) -> nn.Module:

@@ -48,7 +48,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
@@ -204,8 +205,8 @@ class VAE(nn.Module):
         return self.decode(mean if epsilon is None else drawn(mean, logvar, epsilon)), mean, logvar
 
 
-def sized(channels: int = 1, size: int = 28, **arguments: Any) -> Variant:
-    return Variant(partial(VAE, channels=channels, size=size, **arguments), (channels, size, size))
+def sized(channels: int = 1, size: int = 28, **model_config: Any) -> Variant:
+    return Variant(partial(VAE, channels=channels, size=size, **model_config), (channels, size, size))
 
 
 VARIANTS = {
@@ -221,15 +222,15 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
+    device = select_device(recipe.device)
     make: Any = VARIANTS[recipe.variant].make
     channels, size, _ = VARIANTS[recipe.variant].shape
     latent = make.keywords.get("latent", 20) if recipe.latent is None else recipe.latent
-    data = load_pictures(recipe.data, size=size, channels=channels, device=place)
+    data = load_pictures(recipe.data, size=size, channels=channels, device=device)
     rng.seed(recipe.seed)
-    model = make(latent=latent).to(place)
+    model = make(latent=latent).to(device)
     model.begin(everything(data.train).float().mean(0) / 255)
-    yield autoencode(model, recipe, data, arguments={"latent": latent}, classifier=lenet5)
+    yield autoencode(model, recipe, data, model_config={"latent": latent}, classifier=lenet5)
 
 
 def count(variant: str) -> int:
@@ -278,8 +279,8 @@ def reference() -> Iterator[ParityCase]:
         {"size": 4, "widths": (7, 6), "latent": 2, "channels": 2},
         {"size": 8, "widths": (5,), "latent": 2, "convolve": True, "activation": "tanh"},
     ]
-    for arguments, (beta, free) in zip(small, ((1.0, 0.0), (4.0, 0.0), (1.0, 0.25)), strict=True):
-        model = VAE(**arguments).double()
+    for model_config, (beta, free) in zip(small, ((1.0, 0.0), (4.0, 0.0), (1.0, 0.25)), strict=True):
+        model = VAE(**model_config).double()
         model.begin(torch.rand(model.shape, dtype=torch.float64))
         x = torch.rand(3, *model.shape, dtype=torch.float64).round()
         epsilon = torch.randn(3, 4, model.latent, dtype=torch.float64)

@@ -50,7 +50,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from torchstone.data.audio.speech import read_speech
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
@@ -177,9 +178,9 @@ VARIANTS = {
 
 def build(recipe: Recipe) -> Iterator[Run]:
     how = Spectra(recipe.rate, recipe.window, recipe.hop, recipe.bands, kind=recipe.features)
-    place = device.select_device(recipe.device)
+    device = select_device(recipe.device)
     data = read_speech(recipe.data, recipe.rate)
-    arguments = {
+    model_config = {
         "labels": len(data.alphabet),
         "inputs": how.width,
         **{name: getattr(recipe, name) for name in ("hidden", "layers", "stride")},
@@ -187,8 +188,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
         "dropout": recipe.dropout,
     }
     rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**arguments).to(place)
-    yield recognise(model, recipe, data, how, arguments=arguments)
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
+    yield recognise(model, recipe, data, how, model_config=model_config)
 
 
 FACTS = [

@@ -46,7 +46,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.text.parallel import read_pairs
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
@@ -108,9 +109,7 @@ MULTI30K = Recipe(
     batch_size=4000,
     optim=replace(Recipe.optim, lr=2e-3, ema_decay=0.999),
 )
-EXACT = replace(
-    REVERSE, dropout=0.0, smoothing=0.0, beams=1, optim=replace(REVERSE.optim, ema_decay=0.0)
-)
+EXACT = replace(REVERSE, dropout=0.0, smoothing=0.0, beams=1, optim=replace(REVERSE.optim, ema_decay=0.0))
 
 RECIPES = {
     "translate": Recipe(),
@@ -295,14 +294,14 @@ VARIANTS = {f"seq2seq_{n}": Variant(partial(seq2seq, **s), (16,)) for n, s in SI
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
+    device = select_device(recipe.device)
     data = read_pairs(recipe.data, recipe.source, recipe.target)
     tokenizer = learn_tokens(recipe, data)
     size = tokenizer.get_vocab_size()
-    arguments = {"source": size, "target": size} | {n: getattr(recipe, n) for n in FIELDS}
+    model_config = {"source": size, "target": size} | {n: getattr(recipe, n) for n in FIELDS}
     rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**arguments).to(place)
-    run = translate(model, recipe, data, tokenizer, arguments=arguments)
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
+    run = translate(model, recipe, data, tokenizer, model_config=model_config)
     told = recipe.data == "bible" and model.attends
     yield with_gold(run, recipe, data, tokenizer) if told else run
 

@@ -119,10 +119,10 @@ def loss(model: Any, rollout: Rollout, recipe: Recipe) -> dict[str, Tensor]:
 def build(recipe: Recipe) -> Iterator[Run]:
     torch.manual_seed(recipe.seed)
     device = select_device(recipe.device)
-    made_with = on_policy.arguments(recipe, "a2c")
-    made_with |= {"hidden": list(recipe.hidden), "activation": recipe.activation}
-    made_with |= {"deviation": recipe.deviation}
-    model = VARIANTS[recipe.variant].make(**made_with).to(device)
+    model_config = on_policy.model_config(recipe, "a2c")
+    model_config |= {"hidden": list(recipe.hidden), "activation": recipe.activation}
+    model_config |= {"deviation": recipe.deviation}
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
     step = FlatGradientUpdate(
         lambda rollout: loss(model, rollout, recipe),
         model,
@@ -157,12 +157,12 @@ def build(recipe: Recipe) -> Iterator[Run]:
             own.load_state_dict(model.state_dict())
             return numbers | on_policy.progress(rollout)
 
-    yield on_policy.on_policy(model, recipe, stream, update, state, made_with)
+    yield on_policy.on_policy(model, recipe, stream, update, state, model_config)
 
 
-def count(variant: str, **arguments) -> int:
+def count(variant: str, **model_config) -> int:
     with torch.device("meta"):
-        return parameters(VARIANTS[variant].make(**arguments))
+        return parameters(VARIANTS[variant].make(**model_config))
 
 
 FACTS = [

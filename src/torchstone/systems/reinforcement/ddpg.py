@@ -143,7 +143,7 @@ class DDPG(nn.Module):
         actions: how many numbers to choose.
         low, high: bounds of each; -1 and 1 by default.
         paper: the paper's networks: the action joins late, outputs begin small.
-        continuous: must be True; the card of every agent says so.
+        continuous: must be True; the metadata of every agent says so.
     """
 
     low: Tensor
@@ -199,15 +199,15 @@ def targets(copy: DDPG, rows: Rows) -> Float[Tensor, " batch"]:
 def build(recipe: Recipe) -> Iterator[Run]:
     torch.manual_seed(recipe.seed)
     device = select_device(recipe.device)
-    made_with = on_policy.arguments(recipe, "ddpg", "continuous")
-    if len(made_with["observations"]) == 3:
+    model_config = on_policy.model_config(recipe, "ddpg", "continuous")
+    if len(model_config["observations"]) == 3:
         raise BadInput(f"{recipe.data} shows frames, and ddpg sees rows of numbers: try ppo")
     _, actions = on_policy.needs(recipe.data, "continuous", "ddpg", recipe.wrappers)
-    made_with |= {"low": actions.low.tolist(), "high": actions.high.tolist()}
-    if not all(map(math.isfinite, made_with["low"] + made_with["high"])):
+    model_config |= {"low": actions.low.tolist(), "high": actions.high.tolist()}
+    if not all(map(math.isfinite, model_config["low"] + model_config["high"])):
         raise BadInput(f"{recipe.data} has actions without bounds, which ddpg cannot choose")
-    made_with |= {"hidden": list(recipe.hidden)}
-    model = VARIANTS[recipe.variant].make(**made_with).to(device)
+    model_config |= {"hidden": list(recipe.hidden)}
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
     copy = follower(model)
 
     def error(minibatch: tuple[Rows, Tensor]) -> dict[str, Tensor]:
@@ -229,14 +229,14 @@ def build(recipe: Recipe) -> Iterator[Run]:
     climbers = list(model.actor.parameters())
     explorer = Noisy(
         lambda seen: model.actor(seen.flatten(1).to(device)),
-        made_with["actions"],
+        model_config["actions"],
         recipe.worlds,
         sigma=recipe.sigma,
         theta=recipe.theta,
         dt=recipe.dt,
         first=recipe.first,
     )
-    stream = off_policy.experience(recipe, explorer, made_with, scale=model.scaled)
+    stream = off_policy.experience(recipe, explorer, model_config, scale=model.scaled)
 
     def update(drawn: Drawn) -> dict:
         if recipe.anneal:
@@ -253,12 +253,12 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
     state = {"critic_optimiser": critic.optimizer, "actor_optimiser": actor.optimizer}
     state["copy"] = copy
-    yield off_policy.off_policy(model, recipe, stream, update, state, made_with)
+    yield off_policy.off_policy(model, recipe, stream, update, state, model_config)
 
 
-def count(part: str, variant: str = "ddpg", **arguments) -> int:
+def count(part: str, variant: str = "ddpg", **model_config) -> int:
     with torch.device("meta"):
-        return parameters(getattr(VARIANTS[variant].make(**arguments), part))
+        return parameters(getattr(VARIANTS[variant].make(**model_config), part))
 
 
 FACTS = [

@@ -143,7 +143,7 @@ class QNetwork(nn.Module):
         hidden: widths of the layers where there are no frames.
         first: the 2013 paper's network of frames, not the 2015 one's.
         duelling: the last hidden layer twice, for V and for A.
-        continuous: must be False; the card of every agent says so.
+        continuous: must be False; the metadata of every agent says so.
     """
 
     def __init__(
@@ -237,11 +237,11 @@ def optimizer(recipe: Recipe) -> Any:
 def build(recipe: Recipe) -> Iterator[Run]:
     torch.manual_seed(recipe.seed)
     device = select_device(recipe.device)
-    made_with = on_policy.arguments(recipe, "dqn", "discrete")
-    made_with |= {"hidden": list(recipe.hidden)}
+    model_config = on_policy.model_config(recipe, "dqn", "discrete")
+    model_config |= {"hidden": list(recipe.hidden)}
     if recipe.duelling:
-        made_with["duelling"] = True
-    model = VARIANTS[recipe.variant].make(**made_with).to(device)
+        model_config["duelling"] = True
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
     frozen = follower(model) if recipe.target else model
     errors: list[Tensor] = []
 
@@ -256,10 +256,10 @@ def build(recipe: Recipe) -> Iterator[Run]:
     rate = falling(1.0, recipe.epsilon, recipe.explore)
     explorer = EpsilonGreedy(
         lambda seen: model.greedy(seen.to(device)),
-        made_with["actions"],
+        model_config["actions"],
         lambda frames: 1.0 if frames < recipe.first else rate(frames),
     )
-    stream = off_policy.experience(recipe, explorer, made_with)
+    stream = off_policy.experience(recipe, explorer, model_config)
 
     def update(drawn: Drawn) -> dict:
         if recipe.anneal:
@@ -276,12 +276,12 @@ def build(recipe: Recipe) -> Iterator[Run]:
     state: dict[str, Any] = {"optimizer": step.optimizer}
     if recipe.target:
         state["frozen"] = frozen
-    yield off_policy.off_policy(model, recipe, stream, update, state, made_with)
+    yield off_policy.off_policy(model, recipe, stream, update, state, model_config)
 
 
-def count(variant: str, **arguments) -> int:
+def count(variant: str, **model_config) -> int:
     with torch.device("meta"):
-        return parameters(VARIANTS[variant].make(**arguments))
+        return parameters(VARIANTS[variant].make(**model_config))
 
 
 FACTS = [

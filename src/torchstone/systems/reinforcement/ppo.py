@@ -251,10 +251,10 @@ def rows_of(model: Network, rollout: Rollout, recipe: Recipe) -> Rows:
 def build(recipe: Recipe) -> Iterator[Run]:
     torch.manual_seed(recipe.seed)
     device = select_device(recipe.device)
-    made_with = on_policy.arguments(recipe, "ppo")
-    made_with |= {"hidden": list(recipe.hidden), "activation": recipe.activation}
-    made_with |= {"scaled": recipe.scaled, "deviation": recipe.deviation}
-    model = VARIANTS[recipe.variant].make(**made_with).to(device)
+    model_config = on_policy.model_config(recipe, "ppo")
+    model_config |= {"hidden": list(recipe.hidden), "activation": recipe.activation}
+    model_config |= {"scaled": recipe.scaled, "deviation": recipe.deviation}
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
     state: dict[str, Any] = {}
     if recipe.scaled:
         rewards = state["rewards"] = ReturnScale(recipe.worlds, recipe.gamma).to(device)
@@ -283,12 +283,12 @@ def build(recipe: Recipe) -> Iterator[Run]:
             model.scale.take(rollout.observation.flatten(0, 1))
         return {**metrics, **moved(model, minibatch, clip), **on_policy.progress(rollout)}
 
-    yield on_policy.on_policy(model, recipe, stream, update, state, made_with)
+    yield on_policy.on_policy(model, recipe, stream, update, state, model_config)
 
 
-def count(variant: str, **arguments) -> int:
+def count(variant: str, **model_config) -> int:
     with torch.device("meta"):
-        return parameters(VARIANTS[variant].make(**arguments))
+        return parameters(VARIANTS[variant].make(**model_config))
 
 
 FACTS = [

@@ -108,10 +108,10 @@ def weights(
 def build(recipe: Recipe) -> Iterator[Run]:
     torch.manual_seed(recipe.seed)
     device = select_device(recipe.device)
-    made_with = on_policy.arguments(recipe, "reinforce")
-    made_with |= {"hidden": list(recipe.hidden), "activation": recipe.activation}
-    made_with |= {"deviation": recipe.deviation}
-    model = VARIANTS[recipe.variant].make(**made_with).to(device)
+    model_config = on_policy.model_config(recipe, "reinforce")
+    model_config |= {"hidden": list(recipe.hidden), "activation": recipe.activation}
+    model_config |= {"deviation": recipe.deviation}
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
     make = partial(torch.optim.Adam, lr=recipe.lr, fused=True)
     step = FlatGradientUpdate(lambda _: {}, model, make)
     stream = Episodes(model, on_policy.worlds(recipe), seed=recipe.seed, device=device)
@@ -153,7 +153,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         return step.follow(metrics, mean) | on_policy.progress(rollout)
 
     state = {"optimizer": step.optimizer}
-    yield on_policy.on_policy(model, recipe, stream, update, state, made_with)
+    yield on_policy.on_policy(model, recipe, stream, update, state, model_config)
 
 
 FACTS = [

@@ -34,7 +34,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
@@ -281,27 +282,27 @@ VARIANTS = {name: Variant(partial(Bert, **sized(name)), (512,)) for name in SIZE
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
+    device = select_device(recipe.device)
     start = begin(recipe, sized(recipe.variant))
-    arguments, tensors = start.arguments, start.tensors
+    model_config, tensors = start.model_config, start.tensors
     rng.seed(recipe.seed)
     if tensors is None or recipe.goal == "words":
-        arguments |= {"head": "pretraining" if recipe.pairs else "masked", "pooler": recipe.pairs}
-        model = filled(Bert(**arguments), tensors).to(place)
+        model_config |= {"head": "pretraining" if recipe.pairs else "masked", "pooler": recipe.pairs}
+        model = filled(Bert(**model_config), tensors).to(device)
         own: dict[str, Any] = {"steps": recipe.pretrain, "batch_size": recipe.pretrain_batch}
         own["optim"] = replace(recipe.optim, lr=recipe.pretrain_lr)
         first = replace(recipe, **(own if recipe.goal == "labels" else {}))
-        card = {**start.card, "arguments": arguments, "pairs": recipe.pairs}
-        yield pretrain(model, first, start.documents, start.frame, card=card)
+        metadata = {**start.metadata, "model_config": model_config, "pairs": recipe.pairs}
+        yield pretrain(model, first, start.documents, start.frame, metadata=metadata)
         tensors = model.state_dict()
     if recipe.goal == "words":
         return
     data: Any = start.labelled
     own: dict[str, Any] = {"pooler": not data.words, "num_classes": len(data.classes)}
     own["head"] = "tokens" if data.words else "sentence"
-    arguments = {**arguments, **own}
-    model = filled(Bert(**arguments), tensors).to(place)
-    yield finetune(model, recipe, start, arguments=arguments)
+    model_config = {**model_config, **own}
+    model = filled(Bert(**model_config), tensors).to(device)
+    yield finetune(model, recipe, start, model_config=model_config)
 
 
 # encoder and pooler; pre-training heads; head for words alone

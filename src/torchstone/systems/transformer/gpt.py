@@ -43,7 +43,8 @@ from torch import Tensor, nn
 
 from torchstone import references
 from torchstone.data.text.corpus import read_text
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
@@ -232,8 +233,8 @@ class GPT(nn.Module):
         return self.head(self.norm(h[:, -1:] if last else h))
 
 
-def sized(width: int, depth: int, heads: int, **arguments: Any) -> partial:
-    return partial(GPT, width=width, depth=depth, heads=heads, **arguments)
+def sized(width: int, depth: int, heads: int, **model_config: Any) -> partial:
+    return partial(GPT, width=width, depth=depth, heads=heads, **model_config)
 
 
 # nanoGPT's have no biases, and the exact gelu
@@ -262,12 +263,12 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
+    device = select_device(recipe.device)
     text = read_text(recipe.data)
     tokenizer = vocabulary(recipe, text)
     make: Any = VARIANTS[recipe.variant].make
     changed = {name: getattr(recipe, name) for name in ("width", "depth", "heads", "context")}
-    arguments = {
+    model_config = {
         **make.keywords,
         **{name: value for name, value in changed.items() if value is not None},
         "vocabulary": tokenizer.get_vocab_size(),
@@ -275,10 +276,10 @@ def build(recipe: Recipe) -> Iterator[Run]:
     }
     rng.seed(recipe.seed)
     try:
-        model = make(**arguments).to(place)
+        model = make(**model_config).to(device)
     except ValueError as error:
         raise BadInput(f"the network cannot be made so: {error}") from None
-    yield language(model, recipe, text, tokenizer, arguments=arguments)
+    yield language(model, recipe, text, tokenizer, model_config=model_config)
 
 
 COUNTS = {
@@ -314,17 +315,17 @@ def reference() -> Iterator[ParityCase]:
     """transformers' classes, in configurations drawn with a fixed seed."""
     torch.manual_seed(0)
     for number, net in enumerate(references.gpts(10)):
-        arguments = from_config(net.config.to_dict())[1]
+        model_config = from_config(net.config.to_dict())[1]
         theirs = references.Answering(net, lambda net, tokens: net(tokens).logits).double().eval()
         with torch.no_grad():
             for parameter in theirs.parameters():
                 parameter.normal_(std=0.2)
-        ours = GPT(**arguments).double().eval()
+        ours = GPT(**model_config).double().eval()
         ours.load_state_dict(names(theirs.state_dict()))
-        tokens = torch.randint(arguments["vocabulary"], (3, arguments["context"] - number % 3))
+        tokens = torch.randint(model_config["vocabulary"], (3, model_config["context"] - number % 3))
         if number >= 6:
             ours, theirs = ours.float(), theirs.float()
-        label = f"{net.config.model_type} {list(arguments.values())}"
+        label = f"{net.config.model_type} {list(model_config.values())}"
         yield ParityCase(ours, theirs, tokens, names, torch.optim.AdamW, label)
 
 

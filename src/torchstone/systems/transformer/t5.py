@@ -35,7 +35,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from torchstone import references
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
@@ -275,17 +276,17 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
+    device = select_device(recipe.device)
     data = gathered(recipe)
     make: Any = VARIANTS[recipe.variant].make
-    arguments = {
+    model_config = {
         **make.keywords,
         "vocabulary": data.tokenizer.get_vocab_size(),
         "dropout": recipe.dropout,
         **data.special,
     }
     rng.seed(recipe.seed)
-    yield text_to_text(make(**arguments).to(place), recipe, data, arguments=arguments)
+    yield text_to_text(make(**model_config).to(device), recipe, data, model_config=model_config)
 
 
 # fmt: off
@@ -310,13 +311,13 @@ def reference() -> Iterator[ParityCase]:
     torch.manual_seed(0)
     names = references.ours(published)
     for number, net in enumerate(references.t5s(9, exact=6)):
-        arguments = suited(from_config(net.config.to_dict())[1], net.state_dict())
+        model_config = suited(from_config(net.config.to_dict())[1], net.state_dict())
         theirs = references.Answering(net, answer)
-        ours = T5(**arguments).to(net.dtype)
+        ours = T5(**model_config).to(net.dtype)
         ours.load_state_dict(names(theirs.state_dict()))
-        source, target = torch.randint(2, arguments["vocabulary"], (2, 3, 7 + 9 * number))
-        source[1, 4:], source[2, 2:] = arguments["pad"], arguments["pad"]
-        inputs, label = (source, target[:, : 5 + number]), f"{list(arguments.values())}"
+        source, target = torch.randint(2, model_config["vocabulary"], (2, 3, 7 + 9 * number))
+        source[1, 4:], source[2, 2:] = model_config["pad"], model_config["pad"]
+        inputs, label = (source, target[:, : 5 + number]), f"{list(model_config.values())}"
         yield ParityCase(ours.eval(), theirs.eval(), inputs, names, torch.optim.AdamW, label)
 
 

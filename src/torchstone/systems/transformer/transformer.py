@@ -42,7 +42,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from torchstone.data.text.parallel import read_pairs
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.decoding.beam_search import beam_search, greedy_search
@@ -304,13 +305,13 @@ VARIANTS = {f"transformer_{n}": Variant(partial(Transformer, **s), (16,)) for n,
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
+    device = select_device(recipe.device)
     data = read_pairs(recipe.data, recipe.source, recipe.target)
     tokenizer = learn_tokens(recipe, data)
-    arguments = {"vocabulary": tokenizer.get_vocab_size(), "dropout": recipe.dropout}
+    model_config = {"vocabulary": tokenizer.get_vocab_size(), "dropout": recipe.dropout}
     rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**arguments).to(place)
-    yield translate(model, recipe, data, tokenizer, arguments=arguments)
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
+    yield translate(model, recipe, data, tokenizer, model_config=model_config)
 
 
 def count(variant: str, part: str) -> int:

@@ -37,7 +37,8 @@ from torch import Tensor, nn
 
 from torchstone import references
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine import device, rng
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
@@ -229,8 +230,8 @@ def _pair(side: int | tuple[int, int] | list[int]) -> tuple[int, int]:
     return (side, side) if isinstance(side, int) else (side[0], side[1])
 
 
-def sized(width: int, depth: int, heads: int, **arguments: Any) -> partial:
-    return partial(ViT, width=width, depth=depth, heads=heads, **arguments)
+def sized(width: int, depth: int, heads: int, **model_config: Any) -> partial:
+    return partial(ViT, width=width, depth=depth, heads=heads, **model_config)
 
 
 PICTURE = (3, 224, 224)
@@ -253,10 +254,10 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    place = device.select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=place)
+    device = select_device(recipe.device)
+    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     make: Any = VARIANTS[recipe.variant].make
-    arguments = {
+    model_config = {
         **make.keywords,
         "num_classes": len(data.classes),
         "channels": recipe.channels,
@@ -265,8 +266,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
         "dropout": recipe.dropout,
     }
     rng.seed(recipe.seed)
-    model = make(**arguments).to(place)
-    run = classify(model, recipe, data, arguments=arguments)
+    model = make(**model_config).to(device)
+    run = classify(model, recipe, data, model_config=model_config)
     judged, draw = getattr(run.state.get("ema"), "module", model), run.report
 
     def report(folder: Path) -> None:
@@ -296,17 +297,17 @@ def reference() -> Iterator[ParityCase]:
     torch.manual_seed(0)
     names = references.ours(published)
     for number, (net, said) in enumerate(references.vits(12)):
-        arguments = suited(from_config(said)[1], net.state_dict()) if "hidden_size" in said else said
+        model_config = suited(from_config(said)[1], net.state_dict()) if "hidden_size" in said else said
         theirs = references.Answering(net, answer).double()
         with torch.no_grad():
             for parameter in theirs.parameters():
                 parameter.normal_(std=0.2)
-        ours = ViT(**arguments).double()
+        ours = ViT(**model_config).double()
         ours.load_state_dict(names(theirs.state_dict()))
-        images = torch.randn(3, 3, arguments["size"], arguments["size"], dtype=torch.float64)
+        images = torch.randn(3, 3, model_config["size"], model_config["size"], dtype=torch.float64)
         if number >= 8:
             ours, theirs, images = ours.float(), theirs.float(), images.float()
-        label = f"{type(net).__module__.split('.')[0]} {list(arguments.values())}"
+        label = f"{type(net).__module__.split('.')[0]} {list(model_config.values())}"
         yield ParityCase(ours, theirs, images, names, torch.optim.AdamW, label)
 
 

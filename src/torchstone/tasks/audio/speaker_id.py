@@ -35,7 +35,7 @@ def build(recipe: Any, cell: Cell) -> Run:
     how = asdict(Spectra(recipe.rate)) if data.sounds else None
     everything = [vectors(item, how) for item in data.train.items]
     x = torch.cat(everything).double()
-    card = {
+    metadata = {
         "task": "voices",
         "variant": recipe.variant,
         "classes": list(data.classes),
@@ -44,18 +44,18 @@ def build(recipe: Any, cell: Cell) -> Run:
         "deviation": x.std(0).clamp(min=1e-3).tolist(),
         "data": data.note,
     }
-    model, card["arguments"] = made(
+    model, metadata["model_config"] = made(
         recipe, cell, inputs=x.shape[1], outputs=len(data.classes), tokens=False, pool=recipe.pool
     )
-    place = next(model.parameters()).device
+    device = next(model.parameters()).device
     stream = Passages(
-        [normalised(each, card) for each in everything],
+        [normalised(each, metadata) for each in everything],
         data.train.labels,
         recipe.batch_size,
         seed=recipe.seed,
         most=recipe.length,
         jitter=recipe.jitter,
-        device=place,
+        device=device,
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
@@ -70,12 +70,12 @@ def build(recipe: Any, cell: Cell) -> Run:
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: measure(judged, card, data.val),
+        evaluate=lambda: measure(judged, metadata, data.val),
         state=state,
         steps=recipe.steps,
-        test=lambda: measure(judged, card, data.test),
-        report=lambda folder: report(judged, card, data.test, folder),
-        card=card,
+        test=lambda: measure(judged, metadata, data.test),
+        report=lambda folder: report(judged, metadata, data.test, folder),
+        metadata=metadata,
     )
 
 
@@ -84,82 +84,82 @@ def vectors(item: Tensor, how: dict | None) -> Float[Tensor, "frames width"]:
     return item if how is None else Spectra(**how).of(item[None], torch.tensor([len(item)]))[0][0]
 
 
-def normalised(x: Float[Tensor, "frames width"], card: dict) -> Float[Tensor, "frames width"]:
-    mean, deviation = (torch.tensor(card[name]) for name in ("mean", "deviation"))
+def normalised(x: Float[Tensor, "frames width"], metadata: dict) -> Float[Tensor, "frames width"]:
+    mean, deviation = (torch.tensor(metadata[name]) for name in ("mean", "deviation"))
     return (x - mean) / deviation
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, card: dict, voices: Voices) -> Float[Tensor, "items classes"]:
+def outputs(model: nn.Module, metadata: dict, voices: Voices) -> Float[Tensor, "items classes"]:
     """Logits of each item as a whole, in evaluation mode."""
-    was_training, place = model.training, next(model.parameters()).device
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    rows = [normalised(vectors(item, card["sound"]), card) for item in voices.items]
-    logits = torch.empty(len(rows), len(card["classes"]))
-    for index, batch in once(rows, voices.labels, place):
+    rows = [normalised(vectors(item, metadata["sound"]), metadata) for item in voices.items]
+    logits = torch.empty(len(rows), len(metadata["classes"]))
+    for index, batch in once(rows, voices.labels, device):
         logits[index] = model(batch.x, batch.lengths).float().cpu()
     model.train(was_training)
     return logits
 
 
-def measure(model: nn.Module, card: dict, voices: Voices) -> dict[str, float]:
+def measure(model: nn.Module, metadata: dict, voices: Voices) -> dict[str, float]:
     """Accuracy (a share) and mean cross-entropy (nats) of a whole split."""
-    logits, labels = outputs(model, card, voices), torch.tensor(voices.labels)
+    logits, labels = outputs(model, metadata, voices), torch.tensor(voices.labels)
     right = (logits.argmax(1) == labels).double().mean()
     return {"accuracy": right.item(), "loss": F.cross_entropy(logits, labels).item()}
 
 
-def report(model: nn.Module, card: dict, voices: Voices, folder: Path) -> None:
+def report(model: nn.Module, metadata: dict, voices: Voices, folder: Path) -> None:
     """Draw who is taken for whom."""
     from torchstone.plots.classification import confusion
 
-    count, guesses = len(card["classes"]), outputs(model, card, voices).argmax(1)
+    count, guesses = len(metadata["classes"]), outputs(model, metadata, voices).argmax(1)
     matrix = torch.bincount(torch.tensor(voices.labels) * count + guesses, minlength=count**2)
-    confusion(matrix.reshape(count, count), card["classes"], folder / "confusion.png")
+    confusion(matrix.reshape(count, count), metadata["classes"], folder / "confusion.png")
 
 
-def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict[str, float]:
+def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
     """Accuracy and loss on `spec`: on its test split if `held_out`, else on all of it.
 
     Raises:
         BadInput: its speakers are not those the model was trained to tell apart, or it holds other
             vectors.
     """
-    data = read_voices(spec, card["sound"]["rate"] if card["sound"] else Spectra.rate)
-    if list(data.classes) != card["classes"]:
+    data = read_voices(spec, metadata["sound"]["rate"] if metadata["sound"] else Spectra.rate)
+    if list(data.classes) != metadata["classes"]:
         raise BadInput(
             f"{spec} has the speakers {', '.join(data.classes)}, but the model tells apart "
-            f"{', '.join(card['classes'])}"
+            f"{', '.join(metadata['classes'])}"
         )
-    if data.sounds != bool(card["sound"]):
+    if data.sounds != bool(**metadata["sound"]):
         raise BadInput(f"{spec} is {'sound' if data.sounds else 'vectors'}, the model's data was not")
     voices = data.test if held_out else joined(data.train, data.val, data.test)
-    return {**measure(model, card, voices), "items": len(voices)}
+    return {**measure(model, metadata, voices), "items": len(voices)}
 
 
-def predict(model: nn.Module, card: dict, inputs: Sequence[str | Path]) -> list[dict]:
+def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path]) -> list[dict]:
     """Who speaks in each sound file, or in those of a folder; of a model of vectors, in each CSV file
     with one vector a line.
 
     Raises:
         BadInput: a file that cannot be used, of the other kind, or with vectors of another width.
     """
-    if how := card["sound"]:
+    if how := metadata["sound"]:
         names = files(inputs)
         items = [read_sound(file, how["rate"]) for file in names]
     else:
         names = [Path(each) for each in inputs]
-        items = [_table(file, len(card["mean"])) for file in names]
+        items = [_table(file, len(metadata["mean"])) for file in names]
     voices = Voices(items, [0] * len(items), [str(file) for file in names])
     answers = []
-    for name, chances in zip(voices.names, outputs(model, card, voices).softmax(1), strict=True):
+    for name, chances in zip(voices.names, outputs(model, metadata, voices).softmax(1), strict=True):
         best = int(chances.argmax())
         answers.append(
             {
                 "input": name,
-                "label": card["classes"][best],
+                "label": metadata["classes"][best],
                 "probability": float(chances[best]),
-                "probabilities": dict(zip(card["classes"], chances.tolist(), strict=True)),
+                "probabilities": dict(zip(metadata["classes"], chances.tolist(), strict=True)),
             }
         )
     return answers

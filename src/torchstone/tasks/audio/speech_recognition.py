@@ -27,7 +27,7 @@ STATISTICS = 256  # utterances that mean and deviation are taken from
 CANDIDATES = 3  # texts that are told beside the likeliest
 
 
-def recognise(model: Any, recipe: Any, data: SpeechSet, how: Spectra, *, arguments: dict[str, Any]) -> Run:
+def recognise(model: Any, recipe: Any, data: SpeechSet, how: Spectra, *, model_config: dict[str, Any]) -> Run:
     """A Run that trains `model` to write down what is said.
 
     `model(vectors, lengths)` gives logits of each moment, label 0 being none; `model.moments(lengths)`
@@ -39,12 +39,12 @@ def recognise(model: Any, recipe: Any, data: SpeechSet, how: Spectra, *, argumen
     always the same ones, and in `single_error` on each of the test's recordings alone, as it is.
 
     Args:
-        arguments: what `model` was made with; kept with the weights, so that it can be made again.
+        model_config: what `model` was made with; kept with the weights, so that it can be made again.
 
     Raises:
         BadInput: no utterance is long enough for what is said in it.
     """
-    place = next(model.parameters()).device
+    device = next(model.parameters()).device
     manner = Manner(count=recipe.count, speed=recipe.speed, noise=recipe.noise)
     parts, left = held_out(data, how, manner), 0
     if data.composed:
@@ -60,14 +60,14 @@ def recognise(model: Any, recipe: Any, data: SpeechSet, how: Spectra, *, argumen
         recipe.batch_size,
         seed=recipe.seed,
         noise=recipe.noise,
-        device=place,
+        device=device,
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
-    card = {
+    metadata = {
         "task": "speech",
         "variant": recipe.variant,
-        "arguments": arguments,
+        "model_config": model_config,
         "alphabet": data.alphabet,
         "sound": asdict(how),
         "manner": asdict(manner),
@@ -75,7 +75,7 @@ def recognise(model: Any, recipe: Any, data: SpeechSet, how: Spectra, *, argumen
         "data": data.note + (f"; {left} too short for their text not trained on" if left else ""),
     }
     stream.load_state_dict({"position": 0})
-    vectors = prepared(card, place)
+    vectors = prepared(metadata, device)
 
     def objective(net: Any, batch: Spoken) -> dict[str, Tensor]:
         x, frames = vectors(batch.waves, batch.lengths)
@@ -88,22 +88,22 @@ def recognise(model: Any, recipe: Any, data: SpeechSet, how: Spectra, *, argumen
     state["stream"] = stream
 
     def test() -> dict[str, float]:
-        found = measure(judged, card, parts["test"])
+        found = measure(judged, metadata, parts["test"])
         if recipe.beams > 1:
-            found["beam_error"] = measure(judged, card, parts["test"], recipe.beams)["label_error"]
+            found["beam_error"] = measure(judged, metadata, parts["test"], recipe.beams)["label_error"]
         if data.composed and data.test is not data.train:
-            found["single_error"] = measure(judged, card, data.test)["label_error"]
+            found["single_error"] = measure(judged, metadata, data.test)["label_error"]
         return found
 
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: measure(judged, card, parts["val"]),
+        evaluate=lambda: measure(judged, metadata, parts["val"]),
         state=state,
         steps=recipe.steps,
         test=test,
-        report=lambda folder: report(judged, card, parts["test"], folder),
-        card=card,
+        report=lambda folder: report(judged, metadata, parts["test"], folder),
+        metadata=metadata,
     )
 
 
@@ -129,30 +129,30 @@ def fits(model: Any, how: Spectra, recording: Recording) -> bool:
     return int(model.moments(how.frames(length))) >= len(text) + alike
 
 
-def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict[str, float]:
+def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
     """Label error on `spec`: on its test split if `held_out`, else on every utterance of it.
 
     Raises:
         BadInput: something said there is written with characters that the model has no label for.
     """
-    how = Spectra(**card["sound"])
+    how = Spectra(**metadata["sound"])
     data = read_speech(spec, how.rate)
-    if unknown := sorted(set(data.alphabet) - set(card["alphabet"])):
+    if unknown := sorted(set(data.alphabet) - set(metadata["alphabet"])):
         raise BadInput(
-            f"{spec} is written with {unknown[0]!r}, but the model knows only {card['alphabet']!r}"
+            f"{spec} is written with {unknown[0]!r}, but the model knows only {metadata['alphabet']!r}"
         )
     everything = data.train if data.composed and data.test is data.train else None
     chosen = data.test if held_out else everything or [*data.train, *data.val, *data.test]
     if not data.composed:
-        return {**measure(model, card, chosen), "utterances": len(chosen)}
-    manner = Manner(**card["manner"])
-    found = measure(model, card, composed(chosen, "test", how, manner))
+        return {**measure(model, metadata, chosen), "utterances": len(chosen)}
+    manner = Manner(**metadata["manner"])
+    found = measure(model, metadata, composed(chosen, "test", how, manner))
     if data.test is not data.train:
-        found["single_error"] = measure(model, card, chosen)["label_error"]
+        found["single_error"] = measure(model, metadata, chosen)["label_error"]
     return {**found, "utterances": COUNT["test"], "recordings": len(chosen)}
 
 
-def predict(model: nn.Module, card: dict, inputs: Sequence[str | Path], *, beams: int = 1) -> list[dict]:
+def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path], *, beams: int = 1) -> list[dict]:
     """What is said in each sound file (or in those of a folder).
 
     Args:
@@ -162,11 +162,11 @@ def predict(model: nn.Module, card: dict, inputs: Sequence[str | Path], *, beams
     Raises:
         BadInput: a file that cannot be used, or a folder without sounds.
     """
-    rate, recordings = Spectra(**card["sound"]).rate, []
+    rate, recordings = Spectra(**metadata["sound"]).rate, []
     for file in files(inputs):
         recordings.append(Recording(read_sound(file, rate), "", "", str(file)))
     answers = []
-    for each, heard in zip(recordings, transcripts(model, card, recordings, beams), strict=True):
+    for each, heard in zip(recordings, transcripts(model, metadata, recordings, beams), strict=True):
         answer: dict[str, Any] = {"input": each.name, "text": heard[0][0]}
         if beams > 1:
             some = heard[: CANDIDATES + 1]

@@ -25,7 +25,7 @@ Heard = list[tuple[str, float]]  # texts and their log-probabilities, best first
 
 
 def statistics(batches: Iterable[Spoken], how: Spectra) -> dict[str, list[float]]:
-    """Mean and deviation of each number of the vectors, for the card."""
+    """Mean and deviation of each number of the vectors, for the metadata."""
     rows = []
     for batch in batches:
         x, frames = how.of(batch.waves, batch.lengths)
@@ -34,10 +34,10 @@ def statistics(batches: Iterable[Spoken], how: Spectra) -> dict[str, list[float]
     return {"mean": x.mean(0).tolist(), "deviation": x.std(0).clamp(min=1e-3).tolist()}
 
 
-def prepared(card: dict, place: torch.device) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def prepared(metadata: dict, device: torch.device) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """From waves and their lengths to vectors of mean 0 and deviation 1, and their lengths."""
-    how = Spectra(**card["sound"])
-    mean, deviation = (torch.tensor(card[name], device=place) for name in ("mean", "deviation"))
+    how = Spectra(**metadata["sound"])
+    mean, deviation = (torch.tensor(metadata[name], device=device) for name in ("mean", "deviation"))
 
     def vectors(waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         x, frames = how.of(waves, lengths)
@@ -56,12 +56,12 @@ class Told(NamedTuple):
     batch: Spoken
 
 
-def told(model: Any, card: dict, recordings: Sequence[Recording]) -> Iterator[Told]:
+def told(model: Any, metadata: dict, recordings: Sequence[Recording]) -> Iterator[Told]:
     """Log-probabilities of each label at each moment of all recordings, in evaluation mode."""
-    place = next(model.parameters()).device
-    was_training, vectors = model.training, prepared(card, place)
+    device = next(model.parameters()).device
+    was_training, vectors = model.training, prepared(metadata, device)
     model.eval()
-    for index, batch in once(recordings, card["alphabet"], device=place):
+    for index, batch in once(recordings, metadata["alphabet"], device=device):
         with torch.no_grad():
             x, frames = vectors(batch.waves, batch.lengths)
             logs = model(x, frames).float().log_softmax(2)
@@ -80,21 +80,21 @@ def transcribed(each: Told, alphabet: str, beams: int) -> list[Heard]:
     return [[("".join(alphabet[k - 1] for k in path), log) for path, log in row] for row in found]
 
 
-def transcripts(model: Any, card: dict, recordings: Sequence[Recording], beams: int = 1) -> list[Heard]:
+def transcripts(model: Any, metadata: dict, recordings: Sequence[Recording], beams: int = 1) -> list[Heard]:
     """What is heard in each recording, best first."""
     heard: dict[int, Heard] = {}
-    for each in told(model, card, recordings):
-        heard.update(zip(each.index, transcribed(each, card["alphabet"], beams), strict=True))
+    for each in told(model, metadata, recordings):
+        heard.update(zip(each.index, transcribed(each, metadata["alphabet"], beams), strict=True))
     return [heard[i] for i in range(len(recordings))]
 
 
-def measure(model: Any, card: dict, recordings: Sequence[Recording], beams: int = 1) -> dict[str, float]:
+def measure(model: Any, metadata: dict, recordings: Sequence[Recording], beams: int = 1) -> dict[str, float]:
     """`label_error`, edits a label over all of them; `right`, the share without an edit; `loss`, CTC's
     in nats a label (a text that has too few moments counts as wrong, and has no loss)."""
     wrong = right = labels = 0
     total, judged = 0.0, 0
-    for each in told(model, card, recordings):
-        for i, heard in zip(each.index, transcribed(each, card["alphabet"], beams), strict=True):
+    for each in told(model, metadata, recordings):
+        for i, heard in zip(each.index, transcribed(each, metadata["alphabet"], beams), strict=True):
             apart = edits(heard[0][0], recordings[i].text)
             wrong, right, labels = (
                 wrong + apart,
@@ -115,10 +115,10 @@ def measure(model: Any, card: dict, recordings: Sequence[Recording], beams: int 
     }
 
 
-def report(model: Any, card: dict, recordings: Sequence[Recording], folder: Path) -> None:
+def report(model: Any, metadata: dict, recordings: Sequence[Recording], folder: Path) -> None:
     """Draw what is heard: some utterances with the network's output under them, and many transcripts
     beside what was said (all of them in `transcripts.txt`)."""
-    heard = [found[0][0] for found in transcripts(model, card, recordings)]
+    heard = [found[0][0] for found in transcripts(model, metadata, recordings)]
     apart = [edits(text, each.text) for text, each in zip(heard, recordings, strict=True)]
     pairs = [(each.text, text) for each, text in zip(recordings, heard, strict=True)]
     lines = [f"{n}\t{a}\t{b}\n" for n, (a, b) in zip(apart, pairs, strict=True)]
@@ -128,7 +128,7 @@ def report(model: Any, card: dict, recordings: Sequence[Recording], folder: Path
     # one with mistakes, if there is any, and some without
     right = [i for i in order if not apart[i]]
     chosen = order[: max(1, SHOWN - len(right))] + right[: SHOWN - 1]
-    outputs(model, card, [recordings[i] for i in dict.fromkeys(chosen)], folder / "outputs.png")
+    outputs(model, metadata, [recordings[i] for i in dict.fromkeys(chosen)], folder / "outputs.png")
 
 
 def _listing(pairs: Sequence[tuple[str, str]], wrong: int, file: Path) -> None:
@@ -146,12 +146,12 @@ def _listing(pairs: Sequence[tuple[str, str]], wrong: int, file: Path) -> None:
     save(figure, file)
 
 
-def outputs(model: Any, card: dict, recordings: Sequence[Recording], file: Path) -> None:
+def outputs(model: Any, metadata: dict, recordings: Sequence[Recording], file: Path) -> None:
     """Draw each utterance's vectors over time, and under them how likely each label is."""
-    how, alphabet = Spectra(**card["sound"]), card["alphabet"]
+    how, alphabet = Spectra(**metadata["sound"]), metadata["alphabet"]
     figure = canvas(10.0, 3.4 * len(recordings))
     axes = figure.subplots(2 * len(recordings), 1, squeeze=False)[:, 0]
-    for each in told(model, card, recordings):
+    for each in told(model, metadata, recordings):
         for row, i in enumerate(each.index):
             above, below = axes[2 * i], axes[2 * i + 1]
             count, frames = (

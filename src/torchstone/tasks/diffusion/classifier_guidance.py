@@ -24,7 +24,7 @@ def around(model: Any, judging: Judge, labels: Int64[Tensor, " count"], scale: f
 
     def steer(rows: Int64[Tensor, " rows"], says: Says) -> Says:
         def weighs(clean: Tensor, t: Tensor) -> Tensor:
-            logits = judging.network(seen(clean, judging.card))
+            logits = judging.network(seen(clean, judging.metadata))
             return logits.log_softmax(1).gather(1, labels[rows].to(device)[:, None])[:, 0]
 
         return steered(says, process, noise, looks_clean(says, process, noise, weighs), scale)
@@ -33,10 +33,10 @@ def around(model: Any, judging: Judge, labels: Int64[Tensor, " count"], scale: f
 
 
 def seen(
-    x: Float[Tensor, "batch channel height width"], card: dict[str, Any]
+    x: Float[Tensor, "batch channel height width"], metadata: dict[str, Any]
 ) -> Float[Tensor, "batch channel side side"]:
     """Pictures of −1 to 1 as the judge takes them; `quality.fitted` with a gradient."""
-    x = framed((x + 1) / 2, card)
-    shape = (1, len(card["mean"]), 1, 1)
-    mean, std = (torch.tensor(card[each], device=x.device).view(shape) for each in ("mean", "std"))
+    x = framed((x + 1) / 2, metadata)
+    shape = (1, len(metadata["mean"]), 1, 1)
+    mean, std = (torch.tensor(metadata[each], device=x.device).view(shape) for each in ("mean", "std"))
     return (x - mean) / std

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
-from torchstone.data.text.tokenizers import from_card, to_card
+from torchstone.data.text.tokenizers import from_metadata, to_metadata
 from torchstone.data.vision.captioned import Captioned, asked, ids, load_captioned, words
 from torchstone.data.vision.dataset import Pictures, PictureSet, load_pictures
 from torchstone.errors import BadInput, did_you_mean
@@ -19,12 +19,12 @@ PLACES = 10  # tokens of a caption that are read, its beginning included
 
 class Material(NamedTuple):
     """Pictures, what the network that is to be told of them is made with, how it is told, and what
-    its card has to say of that."""
+    its metadata has to say of that."""
 
     data: Any
-    arguments: dict[str, Any]
+    model_config: dict[str, Any]
     tell: Tell | None
-    card: dict[str, Any]
+    metadata: dict[str, Any]
 
     def in_turn(self, count: int) -> tuple[Int64[Tensor, "count *places"] | None, list[str]]:
         """What each of `count` pictures on a sheet is asked to show, and its name: each class in turn;
@@ -38,8 +38,8 @@ class Material(NamedTuple):
             half = (count + 1) // 2
             picked = [each[torch.linspace(0, len(each) - 1, half).long()] for each in splits]
             labels = torch.stack(picked, 1).flatten()[:count]
-        place = self.data.train.labels.device
-        told = self.tell(labels.to(place), torch.zeros(count, dtype=torch.bool, device=place))
+        device = self.data.train.labels.device
+        told = self.tell(labels.to(device), torch.zeros(count, dtype=torch.bool, device=device))
         return told.cpu(), captions_of(self.data, labels)
 
     def some(self, split: Pictures, most: int) -> tuple[Tensor | None, UInt8[Tensor, "count 3 height width"]]:
@@ -50,35 +50,35 @@ class Material(NamedTuple):
         return self.tell(labels, silent) if self.tell else None, split.take(rows).cpu()
 
 
-def material(recipe: Any, arguments: dict[str, Any], place: torch.device) -> Material:
+def material(recipe: Any, model_config: dict[str, Any], device: torch.device) -> Material:
     """The recipe's data, fitted to the network of `arguments`, and its `condition`.
 
     Raises:
         BadInput: the data cannot be read, or the network reads no captions.
     """
     process = {"schedule": recipe.noise, "levels": recipe.levels, "told": recipe.told}
-    arguments = {**arguments, "dropout": recipe.dropout, "process": process}
+    model_config = {**model_config, "dropout": recipe.dropout, "process": process}
     sampling = {"steps": recipe.sampled, "sampler": recipe.sampler, "guidance": recipe.guidance}
-    card: dict[str, Any] = {"sampling": sampling, "source": recipe.data}
-    size = arguments["size"]
+    metadata: dict[str, Any] = {"sampling": sampling, "source": recipe.data}
+    size = model_config["size"]
     if recipe.condition == "text":
-        if arguments.get("reader") is None or arguments["channels"] != 3:
+        if model_config.get("reader") is None or model_config["channels"] != 3:
             raise BadInput(f"{recipe.variant} reads no captions: use --variant ddpm_emoji")
-        data: Any = load_captioned(recipe.data, size=size, device=place)
+        data: Any = load_captioned(recipe.data, size=size, device=device)
         tokenizer = words([data.captions[row] for row in data.train.labels.tolist()])
-        _, _, *shape = arguments["reader"]
-        arguments["reader"] = (tokenizer.get_vocab_size(), PLACES, *shape)
-        table = ids(tokenizer, list(data.captions), PLACES).to(place)
-        empty = ids(tokenizer, [""], PLACES).to(place)
-        card |= {"tokenizer": to_card(tokenizer), "length": PLACES}
-        return Material(data, arguments, by_caption(table, empty), card)
-    arguments |= {"reader": None, "sketch": 0}  # a variant's own, if it can read
-    data = load_pictures(recipe.data, size=size, channels=arguments["channels"], device=place)
+        _, _, *shape = model_config["reader"]
+        model_config["reader"] = (tokenizer.get_vocab_size(), PLACES, *shape)
+        table = ids(tokenizer, list(data.captions), PLACES).to(device)
+        empty = ids(tokenizer, [""], PLACES).to(device)
+        metadata |= {"tokenizer": to_metadata(tokenizer), "length": PLACES}
+        return Material(data, model_config, by_caption(table, empty), metadata)
+    model_config |= {"reader": None, "sketch": 0}  # a variant's own, if it can read
+    data = load_pictures(recipe.data, size=size, channels=model_config["channels"], device=device)
     if recipe.condition == "none":
-        return Material(data, arguments, None, card)
+        return Material(data, model_config, None, metadata)
     count = len(data.classes)
-    arguments |= {"classes": count, "null": True}
-    return Material(data, arguments, by_label(count), card | {"classes": list(data.classes)})
+    model_config |= {"classes": count, "null": True}
+    return Material(data, model_config, by_label(count), metadata | {"classes": list(data.classes)})
 
 
 def by_label(classes: int) -> Tell:
@@ -92,18 +92,18 @@ def by_caption(table: Int64[Tensor, "count places"], empty: Int64[Tensor, "1 pla
 
 
 def context(
-    card: dict[str, Any], count: int, label: str | int | None = None, prompt: str | None = None
+    metadata: dict[str, Any], count: int, label: str | int | None = None, prompt: str | None = None
 ) -> Int64[Tensor, "count *places"] | None:
     """What each of `count` pictures is asked to show: the prompt, or the label, or each label in turn.
 
     Raises:
         BadInput: no such label; a prompt for a network that reads none; a word it never saw.
     """
-    classes, reads = card.get("classes"), "tokenizer" in card
+    classes, reads = metadata.get("classes"), "tokenizer" in metadata
     if prompt is not None:
         if not reads:
             raise BadInput("this network reads no text" + ": use --label" * bool(classes))
-        tokens = asked(from_card(card["tokenizer"]), prompt, card["length"])
+        tokens = asked(from_metadata(metadata["tokenizer"]), prompt, metadata["length"])
         return tokens.expand(count, -1)
     if label is not None:
         if not classes:

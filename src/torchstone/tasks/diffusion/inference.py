@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from torchstone.data.text.tokenizers import from_card
+from torchstone.data.text.tokenizers import from_metadata
 from torchstone.data.vision.captioned import Captioned, ids, load_captioned
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.data.vision.preprocess import prepare
@@ -27,7 +27,7 @@ JUDGED = 500  # pictures that are drawn to be judged
 
 def sample(
     model: Any,
-    card: dict[str, Any],
+    metadata: dict[str, Any],
     *,
     count: int = 16,
     seed: int = 0,
@@ -66,44 +66,44 @@ def sample(
         raise BadInput(f"give a number of pictures of at least 1, not {count}")
     if (known is None) != (mask is None):
         raise BadInput("give both a known picture and a mask, which is white where to draw")
-    usual = card["sampling"]
+    usual = metadata["sampling"]
     how: dict[str, Any] = {"steps": usual["steps"] if steps is None else steps, "eta": eta}
     how["sampler"] = sampler or usual["sampler"]
     how["guidance"] = usual["guidance"] if guidance is None else guidance
     if known is not None and mask is not None:
-        how |= {"known": _known(card["picture"], known, mask, model), "again": again}
+        how |= {"known": _known(metadata["picture"], known, mask, model), "again": again}
     asked = None
     if steer is not None:
-        data = _data(card, card["source"], next(model.parameters()).device)
+        data = _data(metadata, metadata["source"], next(model.parameters()).device)
         if isinstance(data, Captioned):
             raise BadInput("a classifier steers towards a label, and captions are none: --guidance")
         rows = torch.arange(count) % len(data.classes)
         if label is not None:
             rows = torch.full((count,), place_of(label, list(data.classes)))
         how["says"] = around(model, classifier_features.judge(data, classifier), rows, steer)
-        asked = rows if "classes" in card else None
-    elif prompt is not None or label is not None or "classes" in card:
-        asked = context(card, count, label, prompt)
+        asked = rows if "classes" in metadata else None
+    elif prompt is not None or label is not None or "classes" in metadata:
+        asked = context(metadata, count, label, prompt)
     made = drawn(model, count, context=asked, seed=seed, shown=True, **how)
     if out is None:
         return list(made)
     if prompt is not None:
         try:
-            data = _data(card, card["source"], "cpu")
+            data = _data(metadata, metadata["source"], "cpu")
         except BadInput as error:
             notify(f"without the nearest training pictures: {error}")
         else:
             return [str(memorization.beside(made, data, out, asked=[prompt] * count))]
-    turns = label is None and len(card.get("classes", ())) == 10
+    turns = label is None and len(metadata.get("classes", ())) == 10
     return [str(sheet(made, out, columns=10 if turns else None))]
 
 
-def _data(card: dict[str, Any], spec: str, device: Any) -> Any:
+def _data(metadata: dict[str, Any], spec: str, device: Any) -> Any:
     """Pictures of a source, with captions if the network reads them."""
-    size = card["picture"]["size"]
-    if "tokenizer" in card:
+    size = metadata["picture"]["size"]
+    if "tokenizer" in metadata:
         return load_captioned(spec, size=size, device=device)
-    return load_pictures(spec, size=size, channels=card["picture"]["channels"], device=device)
+    return load_pictures(spec, size=size, channels=metadata["picture"]["channels"], device=device)
 
 
 def _known(picture: dict, known: str | Path, mask: str | Path, model: Any):
@@ -116,7 +116,7 @@ def _known(picture: dict, known: str | Path, mask: str | Path, model: Any):
 
 def evaluate(
     model: Any,
-    card: dict[str, Any],
+    metadata: dict[str, Any],
     spec: str,
     *,
     held_out: bool,
@@ -134,27 +134,27 @@ def evaluate(
         BadInput: Inception is asked for, and the classes are not those the network knows.
     """
     device = next(model.parameters()).device
-    data = _data(card, spec, device)
+    data = _data(metadata, spec, device)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     pictures = torch.cat([s.take(torch.arange(len(s), device=device)) for s in splits])
     found = {"bits_per_dimension": bits(model, pictures), "pictures": len(pictures)}
-    draw = partial(drawn, model, shown=True, **card["sampling"])
+    draw = partial(drawn, model, shown=True, **metadata["sampling"])
     if isinstance(data, Captioned):
         network = None if inception is None else load_inception(inception, device)
         labels = torch.cat([split.labels.cpu() for split in splits])
         rows = classifier_features.spread(len(labels), JUDGED)
         captions = [data.captions[row] for row in labels[rows].tolist()]
-        asked = ids(from_card(card["tokenizer"]), captions, card["length"])
+        asked = ids(from_metadata(metadata["tokenizer"]), captions, metadata["length"])
         made = draw(len(asked), context=asked)
         found |= {"match": memorization.matched(made, pictures[rows]), "samples": len(made)}
         return found if network is None else found | by_inception(made, splits, network)
     asked = None
-    if "classes" in card:
-        if list(data.classes) != card["classes"]:
+    if "classes" in metadata:
+        if list(data.classes) != metadata["classes"]:
             if inception is not None:
                 raise BadInput(f"{spec} has other classes than the network's: samples cannot be compared")
             return found
-        asked = context(card, JUDGED)
+        asked = context(metadata, JUDGED)
     found |= worth_of(
         lambda: draw(JUDGED, context=asked),
         data, classifier, splits, asked=asked, inception=inception,

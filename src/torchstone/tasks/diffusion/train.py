@@ -71,12 +71,12 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
     update, state, judged = gradient_update(
         model, recipe.optim, taught if sketching else objective, steps=recipe.steps
     )
-    picture = sample_grid.centred(data.card)
+    picture = sample_grid.centred(data.metadata)
     batches = Batches(
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
-        card=picture,
+        metadata=picture,
         augment=from_name(recipe.augment),
         rank=parallel.rank(),
         world_size=parallel.world_size(),
@@ -129,13 +129,13 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
         steps=recipe.steps,
         test=test,
         report=report,
-        card={
+        metadata={
             "task": "diffuse",
             "variant": recipe.variant,
-            "arguments": material.arguments,
+            "model_config": material.model_config,
             "picture": picture,
             "data": data.note,
-            **material.card,
+            **material.metadata,
         },
     )
     return sample_grid.watched(run, glance, columns=10)
@@ -201,7 +201,7 @@ def drawn(
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(count, *model.shape, generator=generator)
-    around, card = how.pop("says", None), {"channels": model.shape[0]}
+    around, metadata = how.pop("says", None), {"channels": model.shape[0]}
     parts = []
     console = Console(stderr=True)
     for rows in torch.arange(count).split(CHUNK):
@@ -215,5 +215,5 @@ def drawn(
         ((x, _),) = deque(bar, maxlen=1)
         if not torch.isfinite(x).all():
             raise BadInput("the pictures are not finite: the network's weights are no good")
-        parts.append(sample_grid.pixels(x, sample_grid.centred(card)).cpu())
+        parts.append(sample_grid.pixels(x, sample_grid.centred(metadata)).cpu())
     return torch.cat(parts)

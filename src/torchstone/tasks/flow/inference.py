@@ -24,7 +24,7 @@ from torchstone.tasks.flow.train_points import of_rows
 
 def sample(
     model: Any,
-    card: dict[str, Any],
+    metadata: dict[str, Any],
     *,
     count: int = 64,
     seed: int = 0,
@@ -46,20 +46,20 @@ def sample(
         raise BadInput(f"give a number of samples of at least 1, not {count}")
     if not 0 < temperature < float("inf"):
         raise BadInput(f"temperature must be a positive number, not {temperature}")
-    if "picture" in card:
-        made = drawn(model, count, card["levels"], seed=seed, temperature=temperature)
+    if "picture" in metadata:
+        made = drawn(model, count, metadata["levels"], seed=seed, temperature=temperature)
         return list(made) if out is None else [str(sheet(made, out))]
     rows = model.sample(count, seed=seed, temperature=temperature).cpu()
     if out is None:
         return list(rows)
-    if len(card["features"]) != 2:
-        raise BadInput(f"rows of {len(card['features'])} numbers cannot be drawn: leave --out away")
+    if len(metadata["features"]) != 2:
+        raise BadInput(f"rows of {len(metadata['features'])} numbers cannot be drawn: leave --out away")
     return [str(sheet(painted(model, rows), out, columns=2))]
 
 
 def evaluate(
     model: Any,
-    card: dict[str, Any],
+    metadata: dict[str, Any],
     spec: str,
     *,
     held_out: bool,
@@ -78,22 +78,22 @@ def evaluate(
         NotFinite: a likelihood is NaN or infinite.
     """
     device = next(model.parameters()).device
-    if "picture" not in card:
+    if "picture" not in metadata:
         if inception is not None:
             raise BadInput("points are no pictures: leave --inception out")
         points = load_points(spec, device)
-        agree(spec, list(points.features), card["features"])
+        agree(spec, list(points.features), metadata["features"])
         splits = [points.test] if held_out else [points.train, points.val, points.test]
         each = torch.cat([of_rows(model, rows) for rows in splits])
         return {"loss": -finite(each, "likelihoods").mean().item(), "rows": len(each)}
-    picture = card["picture"]
+    picture = metadata["picture"]
     data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
     parts = [data.test] if held_out else [data.train, data.val, data.test]
-    each = torch.cat([nats(model, split, card["levels"]) for split in parts])
-    found: dict[str, Any] = {"bits_per_dimension": in_bits(each, card).mean().item()}
-    count = card["judged"] or (judging.FEW if inception else 0)
+    each = torch.cat([nats(model, split, metadata["levels"]) for split in parts])
+    found: dict[str, Any] = {"bits_per_dimension": in_bits(each, metadata).mean().item()}
+    count = metadata["judged"] or (judging.FEW if inception else 0)
     if classifier is not None and count:
-        draw = partial(drawn, model, count, card["levels"])
+        draw = partial(drawn, model, count, metadata["levels"])
         found |= judging.worth_of(draw, data, classifier, parts, inception=inception)
     return found | {"pictures": len(each)}
 
@@ -106,13 +106,13 @@ def agree(spec: str, found: list[str], known: list[str]) -> None:
         )
 
 
-def in_bits(each: Tensor, card: dict[str, Any]) -> Tensor:
-    picture = card["picture"]
+def in_bits(each: Tensor, metadata: dict[str, Any]) -> Tensor:
+    picture = metadata["picture"]
     dimensions = picture["channels"] * picture["size"] ** 2
-    return bits(finite(each, "likelihoods"), dimensions, card["levels"])
+    return bits(finite(each, "likelihoods"), dimensions, metadata["levels"])
 
 
-def predict(model: Any, card: dict[str, Any], inputs: Sequence[Path | str]) -> list[dict[str, Any]]:
+def predict(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str]) -> list[dict[str, Any]]:
     """How likely each input is: `log_density` in nats (of pictures also `bits_per_dimension`), `label`
     (usual or unusual) and `probability`, the share of validation data that are no likelier.
 
@@ -123,19 +123,19 @@ def predict(model: Any, card: dict[str, Any], inputs: Sequence[Path | str]) -> l
         BadInput: a file is missing, or holds something else.
         NotFinite: a likelihood is NaN or infinite.
     """
-    device, usual = next(model.parameters()).device, card.get("usual")
+    device, usual = next(model.parameters()).device, metadata.get("usual")
     answers = []
-    if "picture" not in card:
+    if "picture" not in metadata:
         for each in inputs:
-            rows = load_rows(each, card["features"])
+            rows = load_rows(each, metadata["features"])
             found = finite(of_rows(model, rows.float().to(device)), "likelihoods").tolist()
             for number, score in enumerate(found, 1):
                 name = f"{each}, row {number}" if len(found) > 1 else str(each)
                 answers.append({"input": name, **verdict(score, usual), "log_density": score})
         return answers
     for file in files(inputs):
-        each = nats(model, prepare(file, card["picture"]).to(device), card["levels"])
-        score, cost = each.item(), in_bits(each, card).item()
+        each = nats(model, prepare(file, metadata["picture"]).to(device), metadata["levels"])
+        score, cost = each.item(), in_bits(each, metadata).item()
         said = verdict(score, usual)
         answers.append({"input": str(file), **said, "log_density": score, "bits_per_dimension": cost})
     return answers

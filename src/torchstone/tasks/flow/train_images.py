@@ -41,7 +41,7 @@ def density(
     recipe: Any,
     data: PictureSet,
     *,
-    arguments: dict[str, Any],
+    model_config: dict[str, Any],
     classifier: Any = None,
 ) -> Run:
     """A Run that fits a flow to pictures by maximum likelihood.
@@ -53,7 +53,7 @@ def density(
 
     Args:
         model: a flow of real numbers; pictures are dequantised and taken through a logit first.
-        arguments: what `model` was made with; kept with the weights, so that it can be made again.
+        model_config: what `model` was made with; kept with the weights, so that it can be made again.
         classifier: of `quality.judge`; without one, or with `judged` 0, samples are not judged.
 
     Raises:
@@ -64,7 +64,7 @@ def density(
     if recipe.judged < 0:
         raise BadInput(f"judged must be at least 0, not {recipe.judged}")
     judges = classifier is not None and recipe.judged > 0
-    dimensions, levels = data.card["channels"] * data.card["size"] ** 2, recipe.levels
+    dimensions, levels = data.metadata["channels"] * data.metadata["size"] ** 2, recipe.levels
 
     def objective(net: Any, batch: Chanced) -> Tensor:
         x, slope = logit(dequantise(batch.pictures, batch.u, levels))
@@ -76,17 +76,17 @@ def density(
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
-        card=whole(data.card["channels"]),
+        metadata=whole(data.metadata["channels"]),
         augment=from_name(recipe.augment),
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
     stream = state["stream"] = Chances(batches)
-    card = {
+    metadata = {
         "task": "density",
         "variant": recipe.variant,
-        "arguments": arguments,
-        "picture": data.card,
+        "model_config": model_config,
+        "picture": data.metadata,
         "levels": levels,
         "judged": recipe.judged,
         "data": data.note,
@@ -94,7 +94,7 @@ def density(
 
     def evaluate() -> dict[str, float]:
         each = nats(judged, data.val, levels)
-        card["usual"] = usual(each)  # for `predict`, which has no data beside it
+        metadata["usual"] = usual(each)  # for `predict`, which has no data beside it
         return {"loss": bits(each, dimensions, levels).mean().item()}
 
     def test() -> dict[str, float]:
@@ -116,7 +116,7 @@ def density(
         steps=recipe.steps,
         test=test,
         report=report,
-        card=card,
+        metadata=metadata,
     )
     return watched(run, lambda: drawn(judged, SHOWN, levels))
 

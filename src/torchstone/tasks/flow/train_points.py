@@ -23,7 +23,7 @@ FINE = 500  # points of validation that the kernels' width is chosen on
 WIDTHS = torch.logspace(-2, 0, 25).tolist()  # of the kernels, in standard deviations of the data
 
 
-def density_of_points(model: Any, recipe: Any, points: Points, *, arguments: dict[str, Any]) -> Run:
+def density_of_points(model: Any, recipe: Any, points: Points, *, model_config: dict[str, Any]) -> Run:
     """A Run that fits a flow to rows of numbers; as `density`, without augment and levels.
 
     `loss` is −log p in nats a row, `kernels` the same by a Gaussian on each training point, as wide as
@@ -37,17 +37,17 @@ def density_of_points(model: Any, recipe: Any, points: Points, *, arguments: dic
     update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
     shares = {"rank": parallel.rank(), "world_size": parallel.world_size()}
     stream = state["stream"] = Draws(points.train, recipe.batch_size, seed=recipe.seed, **shares)
-    card = {
+    metadata = {
         "task": "density",
         "variant": recipe.variant,
-        "arguments": arguments,
+        "model_config": model_config,
         "features": list(points.features),
         "data": points.note,
     }
 
     def evaluate() -> dict[str, float]:
         each = of_rows(judged, points.val)
-        card["usual"] = usual(each)
+        metadata["usual"] = usual(each)
         return {"loss": -each.mean().item()}
 
     def test() -> dict[str, float]:
@@ -68,7 +68,7 @@ def density_of_points(model: Any, recipe: Any, points: Points, *, arguments: dic
         steps=recipe.steps,
         test=test,
         report=report,
-        card=card,
+        metadata=metadata,
     )
     return watched(run, lambda: painted(judged, points.test), columns=2) if plane else run
 

@@ -13,7 +13,7 @@ from torchstone.plots.sample_grid import pixels, sheet
 from torchstone.tasks.evaluate_samples import worth_of
 
 ROWS = 250  # made at a time
-MANY = 5000  # samples that are judged, unless the card says how many
+MANY = 5000  # samples that are judged, unless the metadata says how many
 WIDEST = 20  # classes up to which a row of a sheet shows one of each
 
 Labels = Int64[Tensor, " count"]
@@ -51,7 +51,7 @@ def drawn(
     Args:
         model: (z) -> pictures, or (z, labels); z is N(0, 1), `latent` wide. It is put in evaluation
             mode: a picture does not depend on those beside it.
-        picture: the card its values are normalised by.
+        picture: the metadata its values are normalised by.
         labels: what each is to show; by default each class in turn.
         shown: a bar while it lasts, on a terminal.
 
@@ -81,7 +81,7 @@ def drawn(
 
 def sample(
     model: Any,
-    card: dict[str, Any],
+    metadata: dict[str, Any],
     *,
     count: int = 64,
     seed: int = 0,
@@ -102,11 +102,11 @@ def sample(
     labels, columns = every_label(model, count), columns_of(model)
     if label is not None:
         if labels is None:
-            raise BadInput(f"a {card['variant']} cannot be told a label: train cgan for that")
-        if str(label) not in card["classes"]:
-            raise BadInput(f"no label {str(label)!r}: {did_you_mean(str(label), card['classes'])}")
-        labels, columns = torch.full((count,), card["classes"].index(str(label))), None
-    made = drawn(model, count, card["picture"], labels=labels, seed=seed, shown=True)
+            raise BadInput(f"a {metadata['variant']} cannot be told a label: train cgan for that")
+        if str(label) not in metadata["classes"]:
+            raise BadInput(f"no label {str(label)!r}: {did_you_mean(str(label), metadata['classes'])}")
+        labels, columns = torch.full((count,), metadata["classes"].index(str(label))), None
+    made = drawn(model, count, metadata["picture"], labels=labels, seed=seed, shown=True)
     if out is None:
         return list(made)
     return [str(sheet(made, out, columns=columns))]
@@ -114,7 +114,7 @@ def sample(
 
 def evaluate(
     model: Any,
-    card: dict[str, Any],
+    metadata: dict[str, Any],
     spec: str,
     *,
     held_out: bool,
@@ -130,14 +130,14 @@ def evaluate(
     Raises:
         BadInput: a conditional generator, and other classes than it knows.
     """
-    picture, device = card["picture"], next(model.parameters()).device
+    picture, device = metadata["picture"], next(model.parameters()).device
     data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
-    count = card.get("judged", MANY)
+    count = metadata.get("judged", MANY)
     asked = every_label(model, count)
-    if asked is not None and list(data.classes) != card["classes"]:
+    if asked is not None and list(data.classes) != metadata["classes"]:
         raise BadInput(
             f"{spec} has the classes {', '.join(data.classes)}, but the generator makes "
-            f"{', '.join(card['classes'])}"
+            f"{', '.join(metadata['classes'])}"
         )
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     found = worth_of(

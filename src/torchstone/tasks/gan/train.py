@@ -53,7 +53,7 @@ def adversarial(
     recipe: Any,
     data: PictureSet,
     *,
-    arguments: dict[str, Any],
+    model_config: dict[str, Any],
     picture: dict[str, Any],
     classifier: Any,
 ) -> Run:
@@ -67,8 +67,8 @@ def adversarial(
     Args:
         model: (z) -> pictures, or if it has `classes`, (z, labels); `latent` is the width of z.
         critic: (pictures), or if it has `classes`, (pictures, labels) -> logits.
-        arguments: what `model` was made with; kept with the weights, so that it can be made again.
-        picture: the card that pictures are normalised by: `samples.centred`, or `samples.unit`.
+        model_config: what `model` was made with; kept with the weights, so that it can be made again.
+        picture: the metadata that pictures are normalised by: `samples.centred`, or `samples.unit`.
         classifier: of `quality.judge`.
 
     Raises:
@@ -117,7 +117,7 @@ def adversarial(
             data.train,
             recipe.batch_size,
             seed=recipe.seed,
-            card=picture,
+            metadata=picture,
             augment=from_name(recipe.augment),
             rank=parallel.rank(),
             world_size=parallel.world_size(),
@@ -167,10 +167,10 @@ def adversarial(
         steps=recipe.steps,
         test=test,
         report=report,
-        card={
+        metadata={
             "task": "adversarial",
             "variant": recipe.variant,
-            "arguments": arguments,
+            "model_config": model_config,
             "classes": list(data.classes),
             "picture": picture,
             "data": data.note,

@@ -1,6 +1,6 @@
 """What an agent is worth: the returns of whole episodes, played greedily in worlds of their own.
 
-A network that plays has `greedy(observation) -> actions` (see `streams.players`). Its card says `world`: spec, wrappers, limit.
+A network that plays has `greedy(observation) -> actions` (see `streams.players`). Its metadata says `world`: spec, wrappers, limit.
 """
 
 import math
@@ -63,29 +63,29 @@ def said(returns: Sequence[float], spread: bool = False) -> dict[str, float]:
     return {"return": mean, "return_spread": math.sqrt(squares / max(len(returns) - 1, 1))}
 
 
-def evaluate(model: Any, card: dict[str, Any], data: str, *, held_out: bool) -> dict[str, float]:
+def evaluate(model: Any, metadata: dict[str, Any], data: str, *, held_out: bool) -> dict[str, float]:
     """The figure of the run's test, or that of another world with the same spaces."""
-    world: dict[str, Any] = card["world"] if held_out else {**card["world"], "spec": data}
-    _same_spaces(card, world)
+    world: dict[str, Any] = metadata["world"] if held_out else {**metadata["world"], "spec": data}
+    _same_spaces(metadata, world)
     device = next(model.parameters()).device
     judge = Judge(world["spec"], world["wrappers"], world["limit"], world["episodes"], device)
     return said(judge(model, TEST), spread=True)
 
 
-def _same_spaces(card: dict[str, Any], world: dict) -> None:
-    if world["spec"] == card["world"]["spec"]:
+def _same_spaces(metadata: dict[str, Any], world: dict) -> None:
+    if world["spec"] == metadata["world"]["spec"]:
         return
-    trained, asked = (spaces(w["spec"], tuple(judging(w["wrappers"]))) for w in (card["world"], world))
+    trained, asked = (spaces(w["spec"], tuple(judging(w["wrappers"]))) for w in (metadata["world"], world))
     if trained != asked:
         raise BadInput(
-            f"{world['spec']} has other spaces than {card['world']['spec']}, which the agent knows: "
+            f"{world['spec']} has other spaces than {metadata['world']['spec']}, which the agent knows: "
             f"observations {asked[0]} and actions {asked[1]}, not {trained[0]} and {trained[1]}"
         )
 
 
 def play(
     model: Any,
-    card: dict[str, Any],
+    metadata: dict[str, Any],
     *,
     episodes: int = 10,
     video: str | Path | None = None,
@@ -96,7 +96,7 @@ def play(
     Raises:
         BadInput: no package to film with, or a world that cannot be drawn.
     """
-    world = card["world"]
+    world = metadata["world"]
     device = next(model.parameters()).device
     filmed: list[float] = []
     if video is not None:

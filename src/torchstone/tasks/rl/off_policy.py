@@ -15,7 +15,7 @@ from torchstone.parts.rl.exploration import falling
 from torchstone.tasks.rl import on_policy
 
 
-def experience(recipe: Any, explorer: Any, made_with: dict[str, Any], *, scale: Any = None) -> Experience:
+def experience(recipe: Any, explorer: Any, model_config: dict[str, Any], *, scale: Any = None) -> Experience:
     """The recipe's worlds, memory, and what is drawn out of it.
 
     The recipe states what `on_policy.worlds` asks for, and memory, first, length, gradients, batch, gamma;
@@ -36,8 +36,8 @@ def experience(recipe: Any, explorer: Any, made_with: dict[str, Any], *, scale: 
             "that are played between updates"
         )
     worlds = on_policy.worlds(recipe)
-    continuous = made_with["continuous"]
-    action = torch.zeros(made_with["actions"]) if continuous else torch.zeros((), dtype=torch.int64)
+    continuous = model_config["continuous"]
+    action = torch.zeros(model_config["actions"]) if continuous else torch.zeros((), dtype=torch.int64)
     shape = worlds.observation.shape[1:]
     memory = Replay(
         recipe.memory,
@@ -71,10 +71,10 @@ def off_policy(
     stream: Experience,
     update: Callable[[Drawn], Mapping],
     state: dict[str, Any],
-    made_with: dict[str, Any],
+    model_config: dict[str, Any],
 ) -> Run:
     """`on_policy.on_policy`'s Run, which keeps a large memory beside its checkpoints."""
-    run = on_policy.on_policy(model, recipe, stream, update, state, made_with)
+    run = on_policy.on_policy(model, recipe, stream, update, state, model_config)
     stream.memory.beside(lambda: run.folder)
     return run
 

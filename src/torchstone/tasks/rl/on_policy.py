@@ -1,5 +1,5 @@
 """What agents that learn from their own experience have around their learning rule: worlds, a network of
-the worlds' shapes, judgement by greedy episodes, and a card to play by."""
+the worlds' shapes, judgement by greedy episodes, and a metadata to play by."""
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from torchstone.tasks.rl.evaluate import TEST, VALIDATION, Judge, play, said
 PIXELS = (84, 84)
 
 
-def arguments(recipe: Any, system: str, kind: Kind = "any") -> dict[str, Any]:
+def model_config(recipe: Any, system: str, kind: Kind = "any") -> dict[str, Any]:
     """What a network for the recipe's world is made with: shape of observations, number of actions.
 
     Raises:
@@ -63,7 +63,7 @@ def on_policy(
     stream: Any,
     update: Callable[[Any], Mapping],
     state: dict[str, Any],
-    made_with: dict[str, Any],
+    model_config: dict[str, Any],
 ) -> Run:
     """A Run judged by the mean return of greedy episodes, in worlds of its own.
 
@@ -79,11 +79,11 @@ def on_policy(
         "exact": stream.exact,  # whether resuming goes on in the very episodes that were cut off
     }
     note = f"{recipe.data} of Gymnasium {version('gymnasium')}"
-    card = {"task": "play", "variant": recipe.variant, "arguments": made_with, "world": world}
-    card["data"] = note if stream.exact else f"{note}; resuming begins new episodes"
+    metadata = {"task": "play", "variant": recipe.variant, "model_config": model_config, "world": world}
+    metadata["data"] = note if stream.exact else f"{note}; resuming begins new episodes"
 
     def report(folder: Path) -> None:
-        play(model, card, episodes=1, video=folder / "episode.mp4")
+        play(model, metadata, episodes=1, video=folder / "episode.mp4")
 
     return Run(
         stream=stream,
@@ -93,7 +93,7 @@ def on_policy(
         steps=recipe.steps,
         test=lambda: said(judge(model, TEST), spread=True),
         report=report if recipe.film else None,
-        card=card,
+        metadata=metadata,
     )
 
 

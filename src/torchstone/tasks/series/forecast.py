@@ -62,12 +62,12 @@ def build(recipe: Any, cell: Cell) -> Run:
         raise BadInput("step by step cannot be bidirectional: the future would be seen")
     inputs, outputs = how.sizes(len(series.columns))
     pool = recipe.pool if how.ahead == "direct" else "each"
-    model, arguments = made(recipe, cell, inputs=inputs, outputs=outputs, tokens=False, pool=pool)
-    place = next(model.parameters()).device
+    model, model_config = made(recipe, cell, inputs=inputs, outputs=outputs, tokens=False, pool=pool)
+    device = next(model.parameters()).device
     mean, std = series.scale()
-    values = ((series.values - mean) / std).float().to(place)
+    values = ((series.values - mean) / std).float().to(device)
     starts = {part: series.windows(part, how.context, how.horizon) for part in series.parts}
-    linear = DLinear(how.context, how.horizon).to(place)
+    linear = DLinear(how.context, how.horizon).to(device)
 
     update, state, judged = gradient_update(
         model, recipe.optim, lambda net, batch: forecaster.loss(net, how, *batch), steps=recipe.steps
@@ -114,10 +114,10 @@ def build(recipe: Any, cell: Cell) -> Run:
         steps=recipe.steps,
         test=lambda: judge(starts["test"], forecaster.naive(how) | others),
         report=report,
-        card={
+        metadata={
             "task": "forecast",
             "variant": recipe.variant,
-            "arguments": arguments,
+            "model_config": model_config,
             "how": dataclasses.asdict(how),
             "columns": list(series.columns),
             "mean": mean.tolist(),
@@ -151,27 +151,29 @@ def quietly(net: nn.Module, past: Tensor) -> Tensor:
     return net(past)
 
 
-def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict[str, float]:
+def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
     """The errors on a series' test split where `held_out`, else on all of it, standardised as in
     training, beside those of repeating the last value and the last season."""
-    series = load_series(spec, tuple(card["columns"]))
-    how, values = seen(card, series.values, next(model.parameters()).device)
-    _same_step(card, series.step, series.unit, series.name)
+    series = load_series(spec, tuple(metadata["columns"]))
+    how, values = seen(metadata, series.values, next(model.parameters()).device)
+    _same_step(metadata, series.step, series.unit, series.name)
     starts = series.windows("test" if held_out else "all", how.context, how.horizon)
     found = forecaster.errors(model, how, values, starts, forecaster.naive(how))
     return {**{name: float(error.mean()) for name, error in found.items()}, "windows": len(starts)}
 
 
-def seen(card: dict, values: Tensor, place: torch.device) -> tuple[Outlook, Float[Tensor, "points columns"]]:
-    """How the model of a card looks at windows, and values as it sees them."""
-    mean, std = (torch.tensor(card[name], dtype=torch.float64) for name in ("mean", "std"))
-    settings: dict[str, Any] = {**card["how"], "quantiles": tuple(card["how"]["quantiles"])}
-    return Outlook(**settings), ((values - mean) / std).float().to(place)
+def seen(
+    metadata: dict, values: Tensor, device: torch.device
+) -> tuple[Outlook, Float[Tensor, "points columns"]]:
+    """How the model of a metadata looks at windows, and values as it sees them."""
+    mean, std = (torch.tensor(metadata[name], dtype=torch.float64) for name in ("mean", "std"))
+    settings: dict[str, Any] = {**metadata["how"], "quantiles": tuple(metadata["how"]["quantiles"])}
+    return Outlook(**settings), ((values - mean) / std).float().to(device)
 
 
 def predict(
     model: nn.Module,
-    card: dict,
+    metadata: dict,
     inputs: Sequence[str | Path],
     *,
     horizon: int | None = None,
@@ -191,31 +193,31 @@ def predict(
     answers = []
     for spec in map(str, inputs):
         file = Path(out) if out is not None else forecasts.named(spec)
-        readings = readings_of(spec, tuple(card["columns"]))
-        _same_step(card, regular(readings)[0], readings.unit, spec)
-        step, times, values, stretches, _ = regular(readings, card["step"])
+        readings = readings_of(spec, tuple(metadata["columns"]))
+        _same_step(metadata, regular(readings)[0], readings.unit, spec)
+        step, times, values, stretches, _ = regular(readings, metadata["step"])
         first, last = stretches[-1]
-        how, scaled = seen(card, torch.from_numpy(values), next(model.parameters()).device)
+        how, scaled = seen(metadata, torch.from_numpy(values), next(model.parameters()).device)
         if last - first < how.context:
             raise BadInput(
                 f"{spec}: {last - first} points since its start or last long gap, but the model looks "
-                f"back on {how.context} ({span(step * how.context, card['unit'])}): give more"
+                f"back on {how.context} ({span(step * how.context, metadata['unit'])}): give more"
             )
         told = forecaster.told(model, how, scaled[None, last - how.context : last], horizon)[0].cpu()
-        mean, std = (torch.tensor(card[name])[:, None] for name in ("mean", "std"))
+        mean, std = (torch.tensor(metadata[name])[:, None] for name in ("mean", "std"))
         told = told * std + mean
         ahead = [float(times[last - 1]) + step * i for i in range(1, len(told) + 1)]
         moments = [moment(time, readings.unit) for time in ahead]
-        answer = forecasts.answer(spec, moments, told, how, card["columns"])
+        answer = forecasts.answer(spec, moments, told, how, metadata["columns"])
         tail = slice(max(first, last - max(how.context, 3 * len(told))), last)
         forecasts.write(file, answer, times[tail], values[tail], ahead, told, how, readings.unit)
         answers.append({**answer, "file": str(file)})
     return answers
 
 
-def _same_step(card: dict, step: float, unit: str, name: str) -> None:
-    if unit != card["unit"] or abs(step / card["step"] - 1) > 0.01:
+def _same_step(metadata: dict, step: float, unit: str, name: str) -> None:
+    if unit != metadata["unit"] or abs(step / metadata["step"] - 1) > 0.01:
         raise BadInput(
             f"{name} has a point every {span(step, unit)}, the model one every "
-            f"{span(card['step'], card['unit'])}: give a series of that step, or train on this one"
+            f"{span(metadata['step'], metadata['unit'])}: give a series of that step, or train on this one"
         )

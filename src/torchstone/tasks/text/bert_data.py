@@ -23,13 +23,13 @@ HEADS = ("transform", "decoder", "follows", "classifier", "pooler")
 class Start(NamedTuple):
     """What training begins with: the network's arguments, weights if they are given, the words."""
 
-    arguments: dict[str, Any]
+    model_config: dict[str, Any]
     tensors: dict[str, Tensor] | None
     tokenizer: Any
     frame: Frame
     labelled: LabelledSet | None
     documents: dict[str, Numbered]  # of train, val and test, for hidden words
-    card: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def begin(recipe: Any, sizes: dict[str, int]) -> Start:
@@ -54,18 +54,18 @@ def begin(recipe: Any, sizes: dict[str, int]) -> Start:
         tensors, size = None, recipe.vocabulary
         tokenizer = tokenizers.learn("wordpiece", texts["train"], size=size, special=SPECIAL)
         tokenizer.post_processor = framed(tokenizer)
-        arguments = {**bert.USUAL, **sizes, "vocabulary": tokenizer.get_vocab_size()}
-        arguments["places"] = recipe.length
-        arguments |= {"dropout": recipe.dropout, "attention_dropout": recipe.dropout}
+        model_config = {**bert.USUAL, **sizes, "vocabulary": tokenizer.get_vocab_size()}
+        model_config["places"] = recipe.length
+        model_config |= {"dropout": recipe.dropout, "attention_dropout": recipe.dropout}
     else:
-        arguments, tensors, tokenizer = load_bert(Path(recipe.weights))
-    frame = Frame.of(tokenizer, min(recipe.length, arguments["places"]))
+        model_config, tensors, tokenizer = load_bert(Path(recipe.weights))
+    frame = Frame.of(tokenizer, min(recipe.length, model_config["places"]))
     documents = {}
     if tensors is None or recipe.goal == "words":
         documents = {split: numbered(tokenizer, some) for split, some in texts.items()}
-    card = {"variant": recipe.variant, "tokenizer": tokenizers.to_card(tokenizer)}
-    card |= {"length": frame.length, "data": note}
-    return Start(arguments, tensors, tokenizer, frame, labelled, documents, card)
+    metadata = {"variant": recipe.variant, "tokenizer": tokenizers.to_metadata(tokenizer)}
+    metadata |= {"length": frame.length, "data": note}
+    return Start(model_config, tensors, tokenizer, frame, labelled, documents, metadata)
 
 
 def framed(tokenizer: Any) -> Any:
@@ -109,12 +109,12 @@ def load_bert(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
         if meta["system"] != "bert":
             raise BadInput(f"{path} is a run of {meta['system']}, not of bert")
         held = checkpoint.tensors(found, "ema.module") or checkpoint.tensors(found, "model")
-        return meta["card"]["arguments"], held, tokenizers.from_card(meta["card"]["tokenizer"])
+        return meta["metadata"]["model_config"], held, tokenizers.from_metadata(meta["metadata"]["tokenizer"])
     config, tensors = hf_folder.read(path)
     if hf_folder.system(config) != "bert":
         raise BadInput(f"{path} is of model_type {config['model_type']!r}, not bert")
-    _, arguments = bert.from_config(config)
-    return arguments, bert.published("bert_base", tensors), plain(tokenizers.read(path))
+    _, model_config = bert.from_config(config)
+    return model_config, bert.published("bert_base", tensors), plain(tokenizers.read(path))
 
 
 def plain(tokenizer: Any) -> Any:

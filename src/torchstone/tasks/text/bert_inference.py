@@ -17,37 +17,37 @@ from torchstone.tasks.text.bert_data import numbered, paragraphs, rows_of
 from torchstone.tasks.text.finetune import outputs
 
 
-def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict[str, float]:
+def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
     """Accuracy and cross-entropy (nats) on `spec`: its test split if `held_out`, else all of it; for
     a model of words, on the hidden ones.
 
     Raises:
         BadInput: it has other labels than the model was trained to tell.
     """
-    tokenizer = tokenizers.from_card(card["tokenizer"])
-    frame, place = Frame.of(tokenizer, card["length"]), next(model.parameters()).device
-    if card["task"] == "masked":
+    tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
+    frame, device = Frame.of(tokenizer, metadata["length"]), next(model.parameters()).device
+    if metadata["task"] == "masked":
         text = read_text(spec)
         whole = text.test if held_out else "\n\n".join((text.train, text.val, text.test))
         stream = masked_lm.MaskedText(
             numbered(tokenizer, paragraphs(whole)),
             64,
             frame,
-            card["arguments"]["vocabulary"],
+            metadata["model_config"]["vocabulary"],
             seed=0,
-            pairs=card["pairs"],
-            device=place,
+            pairs=metadata["pairs"],
+            device=device,
         )
         return {**masked_lm.measure(model, stream.once(most=10**9)), "spans": len(stream.spans)}
-    data = read_labelled(spec, card["most"] if held_out else None)
-    if list(data.classes) != card["classes"] or data.words != card["words"]:
+    data = read_labelled(spec, metadata["most"] if held_out else None)
+    if list(data.classes) != metadata["classes"] or data.words != metadata["words"]:
         raise BadInput(
             f"{spec} has the labels {', '.join(data.classes)}, but the model tells "
-            f"{', '.join(card['classes'])}"
+            f"{', '.join(metadata['classes'])}"
         )
     found = []
     for part in [data.test] if held_out else [data.train, data.val, data.test]:
-        rows = Sentences(*rows_of(part, tokenizer, frame), 1, frame, seed=0, device=place)
+        rows = Sentences(*rows_of(part, tokenizer, frame), 1, frame, seed=0, device=device)
         found.append(outputs(model, rows))
     logits, labels = (torch.cat(column) for column in zip(*found, strict=True))
     right = (logits.argmax(1) == labels).double().mean().item()
@@ -56,7 +56,9 @@ def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict
 
 
 @torch.no_grad()
-def predict(model: nn.Module, card: dict, inputs: Sequence[str | Path], *, fill: bool = False) -> list[dict]:
+def predict(
+    model: nn.Module, metadata: dict, inputs: Sequence[str | Path], *, fill: bool = False
+) -> list[dict]:
     """What the model says of texts (or of a text file's lines): labels and their probabilities; the
     likeliest words for each [MASK] from a model of words. A pair is `first ||| second`.
 
@@ -64,31 +66,31 @@ def predict(model: nn.Module, card: dict, inputs: Sequence[str | Path], *, fill:
         BadInput: the model was not trained for what is asked; no [MASK], or no pair, in a text.
     """
     texts = [line for each in inputs for line in _lines(each)]
-    tokenizer = tokenizers.from_card(card["tokenizer"])
-    frame, place = Frame.of(tokenizer, card["length"]), next(model.parameters()).device
-    if card["task"] == "masked":
+    tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
+    frame, device = Frame.of(tokenizer, metadata["length"]), next(model.parameters()).device
+    if metadata["task"] == "masked":
         return masked_lm.fill(model, tokenizer, frame, texts)
     if fill:
         raise BadInput("this model tells labels: to fill in words train bert/masked")
-    if card["words"]:
+    if metadata["words"]:
         given = [tuple(text.split()) for text in texts]
         part = Labelled(given, None, [[0] * len(words) for words in given])
-    elif card["pairs"]:
+    elif metadata["pairs"]:
         halves = [text.split("|||") for text in texts]
         if wrong := [t for t, half in zip(texts, halves, strict=True) if len(half) != 2]:
             raise BadInput(f"this model labels pairs: give FIRST ||| SECOND, not {wrong[0]!r}")
         part = Labelled([a.strip() for a, _ in halves], [b.strip() for _, b in halves], [0] * len(texts))
     else:
         part = Labelled(texts, None, [0] * len(texts))
-    rows = Sentences(*rows_of(part, tokenizer, frame), 1, frame, seed=0, device=place)
+    rows = Sentences(*rows_of(part, tokenizer, frame), 1, frame, seed=0, device=device)
     model.eval()
     answers = []
     for number, text in enumerate(texts):
         batch = rows.take([number])
         chances = model.logits(*batch.rows)[0].softmax(-1).cpu()  # ty: ignore[not-callable]
-        if card["words"]:
+        if metadata["words"]:
             chances = chances[batch.labels[0].cpu() != IGNORED]
-            told = [card["classes"][int(i)] for i in chances.argmax(1)]
+            told = [metadata["classes"][int(i)] for i in chances.argmax(1)]
             pairs = zip(text.split(), told, strict=False)  # words beyond the length have no label
             said = " ".join(f"{word}/{label}" for word, label in pairs)
             answers.append({"input": text, "text": said, "labels": told})
@@ -97,9 +99,9 @@ def predict(model: nn.Module, card: dict, inputs: Sequence[str | Path], *, fill:
         answers.append(
             {
                 "input": text,
-                "label": card["classes"][best],
+                "label": metadata["classes"][best],
                 "probability": float(chances[best]),
-                "probabilities": dict(zip(card["classes"], chances.tolist(), strict=True)),
+                "probabilities": dict(zip(metadata["classes"], chances.tolist(), strict=True)),
             }
         )
     return answers

@@ -19,21 +19,21 @@ from torchstone.tasks.text.bert_data import Start, rows_of
 from torchstone.tasks.text.masked_lm import Headed
 
 
-def finetune(model: nn.Module, recipe: Any, start: Start, *, arguments: dict) -> Run:
+def finetune(model: nn.Module, recipe: Any, start: Start, *, model_config: dict) -> Run:
     """A Run that trains `model` to tell the labels; validation guides, the test is looked at once.
 
     Metrics are `accuracy` (of texts, or of words) and `loss` (cross-entropy, nats); the test also has
     `tfidf`, the accuracy of logistic regression on words' frequencies, on the same split.
     """
     assert start.labelled is not None
-    data, place = start.labelled, next(model.parameters()).device
+    data, device = start.labelled, next(model.parameters()).device
     parts = {
         split: Sentences(
             *rows_of(getattr(data, split), start.tokenizer, start.frame),
             recipe.batch_size,
             start.frame,
             seed=recipe.seed,
-            device=place,
+            device=device,
             rank=parallel.rank(),
             world_size=parallel.world_size(),
         )
@@ -52,8 +52,13 @@ def finetune(model: nn.Module, recipe: Any, start: Start, *, arguments: dict) ->
     )
     state["stream"] = parts["train"]
     words_counted = functools.cache(lambda: tfidf(data))
-    card = {**start.card, "task": "labels", "arguments": arguments, "classes": list(data.classes)}
-    card |= {"words": data.words, "pairs": data.train.second is not None, "most": recipe.most}
+    metadata = {
+        **start.metadata,
+        "task": "labels",
+        "model_config": model_config,
+        "classes": list(data.classes),
+    }
+    metadata |= {"words": data.words, "pairs": data.train.second is not None, "most": recipe.most}
 
     def test() -> dict[str, float]:
         found = measure(judged, parts["test"])
@@ -66,8 +71,8 @@ def finetune(model: nn.Module, recipe: Any, start: Start, *, arguments: dict) ->
         state=state,
         steps=recipe.steps,
         test=test,
-        report=lambda folder: report(judged, parts["test"], card, folder),
-        card=card,
+        report=lambda folder: report(judged, parts["test"], metadata, folder),
+        metadata=metadata,
     )
 
 
@@ -108,12 +113,12 @@ def measure(model: nn.Module, rows: Sentences) -> dict[str, float]:
     return {"accuracy": right.item(), "loss": F.cross_entropy(logits, labels).item()}
 
 
-def report(model: nn.Module, rows: Sentences, card: dict, folder: Path) -> None:
+def report(model: nn.Module, rows: Sentences, metadata: dict, folder: Path) -> None:
     """Draw what is confused with what on the test split; the tokenizer goes beside the pictures."""
     from torchstone.plots.classification import confusion
 
-    tokenizers.beside(card["tokenizer"], folder)
+    tokenizers.beside(metadata["tokenizer"], folder)
     logits, labels = outputs(model, rows)
-    count = len(card["classes"])
+    count = len(metadata["classes"])
     matrix = torch.bincount(labels * count + logits.argmax(1), minlength=count**2)
-    confusion(matrix.reshape(count, count), card["classes"], folder / "confusion.png")
+    confusion(matrix.reshape(count, count), metadata["classes"], folder / "confusion.png")

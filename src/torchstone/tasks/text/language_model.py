@@ -42,7 +42,9 @@ def vocabulary(recipe: Any, text: Text) -> Tokenizer:
     return tokenizers.read(kind)
 
 
-def language(model: Any, recipe: Any, text: Text, tokenizer: Tokenizer, *, arguments: dict[str, Any]) -> Run:
+def language(
+    model: Any, recipe: Any, text: Text, tokenizer: Tokenizer, *, model_config: dict[str, Any]
+) -> Run:
     """A Run that trains `model` to tell the next token of `text`.
 
     The recipe states variant, batch (windows of the model's context), steps, seed, optimiser, lr,
@@ -51,7 +53,7 @@ def language(model: Any, recipe: Any, text: Text, tokenizer: Tokenizer, *, argum
     validation and test splits; on the way there, of `GLANCE` validation tokens, always the same.
 
     Args:
-        arguments: what `model` was made with; kept with the weights, so that it can be made again.
+        model_config: what `model` was made with; kept with the weights, so that it can be made again.
     """
     device = next(model.parameters()).device
     train, val, test = (
@@ -93,11 +95,11 @@ def language(model: Any, recipe: Any, text: Text, tokenizer: Tokenizer, *, argum
         steps=recipe.steps,
         test=lambda: judge(test, text.test) | {"unigram": unigram(train, last, model.vocabulary)},
         report=lambda folder: report(model, tokenizer, text, folder),
-        card={
+        metadata={
             "task": "language",
             "variant": recipe.variant,
-            "arguments": arguments,
-            "tokenizer": tokenizers.to_card(tokenizer),
+            "model_config": model_config,
+            "tokenizer": tokenizers.to_metadata(tokenizer),
             "data": text.note,
         },
     )
@@ -139,17 +141,17 @@ def measure(
 
 def report(model: nn.Module, tokenizer: Tokenizer, text: Text, folder: Path) -> None:
     """The tokenizer as a file, and what the model writes."""
-    tokenizers.beside(tokenizers.to_card(tokenizer), folder)
+    tokenizers.beside(tokenizers.to_metadata(tokenizer), folder)
     drawn = written(model, tokenizer, text.train[:1], count=1, seed=0, length=500)
     (folder / "sample.txt").write_text(drawn[0] + "\n", encoding="utf-8")
 
 
-def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool, measure: Any = measure) -> dict:
+def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool, measure: Any = measure) -> dict:
     """Loss and perplexity a token, and bits and perplexity a character, of a text: of its test split
     (or its validation split, if it has no other) where `held_out`, else of all of it."""
     text = read_text(spec)
     part = (text.test or text.val) if held_out else text.train + text.val + text.test
-    ids = tokenizers.encode(tokenizers.from_card(card["tokenizer"]), part)
+    ids = tokenizers.encode(tokenizers.from_metadata(metadata["tokenizer"]), part)
     measured = measure(model, ids.to(next(model.parameters()).device), len(part))
     return {
         **measured,
@@ -172,7 +174,7 @@ def written(
 
 
 def sample(
-    model: nn.Module, card: dict, *, prompt: str | None = None, count: int = 1, seed: int = 0,
+    model: nn.Module, metadata: dict, *, prompt: str | None = None, count: int = 1, seed: int = 0,
     length: int = 500, **how: Any,
 ) -> list[str]:  # fmt: skip
     """Texts that the model writes; without a `prompt` they begin on a new line."""
@@ -180,14 +182,14 @@ def sample(
         raise BadInput(f"give a number of texts of at least 1, not {count}")
     if unknown := how.keys() - {"temperature", "top_k", "top_p", "greedy"}:
         raise BadInput(f"texts are sampled without {min(unknown)!r}")
-    tokenizer = tokenizers.from_card(card["tokenizer"])
+    tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
     prompt = "\n" if prompt is None else prompt
     return written(model, tokenizer, prompt, count=count, seed=seed, length=length, **how)
 
 
 def predict(
     model: nn.Module,
-    card: dict,
+    metadata: dict,
     inputs: Sequence[str],
     *,
     examples: str | Path | None = None,
@@ -201,7 +203,7 @@ def predict(
     Raises:
         BadInput: the text, its examples included, is longer than the context.
     """
-    tokenizer = tokenizers.from_card(card["tokenizer"])
+    tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
     shown = ""
     if examples is not None:
         pairs, _ = columns(Path(examples), "", "")

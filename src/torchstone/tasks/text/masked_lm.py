@@ -59,7 +59,7 @@ def pretrain(
     documents: dict[str, list[list[int]]],
     frame: Frame,
     *,
-    card: dict,
+    metadata: dict,
 ) -> Run:
     """A Run that teaches `model` to tell hidden words, and with `recipe.pairs` next sentences.
 
@@ -70,7 +70,7 @@ def pretrain(
     Args:
         documents: token ids of `train`, `val` and `test`.
     """
-    size, place = card["arguments"]["vocabulary"], next(model.parameters()).device
+    size, device = metadata["model_config"]["vocabulary"], next(model.parameters()).device
     texts = {
         split: MaskedText(
             documents[split],
@@ -80,7 +80,7 @@ def pretrain(
             seed=recipe.seed,
             pairs=recipe.pairs,
             hidden=recipe.hidden,
-            device=place,
+            device=device,
             rank=parallel.rank(),
             world_size=parallel.world_size(),
         )
@@ -106,8 +106,8 @@ def pretrain(
         state=state,
         steps=recipe.steps,
         test=test,
-        report=lambda folder: report(judged, texts["test"], card, folder),
-        card={**card, "task": "masked"},
+        report=lambda folder: report(judged, texts["test"], metadata, folder),
+        metadata={**metadata, "task": "masked"},
     )
 
 
@@ -146,7 +146,7 @@ def fill(model: nn.Module, tokenizer: Any, frame: Frame, texts: Sequence[str], t
     Raises:
         BadInput: a text has no [MASK], or is longer than the network's rows.
     """
-    answers, place = [], next(model.parameters()).device
+    answers, device = [], next(model.parameters()).device
     model.eval()
     for text in texts:
         if MARK not in text:
@@ -158,7 +158,7 @@ def fill(model: nn.Module, tokenizer: Any, frame: Frame, texts: Sequence[str], t
             raise BadInput(f"{text!r} is {len(row)} tokens long; the network takes {most}")
         rows = side_by_side([frame.row(row, None)], frame)
         at = (rows.tokens == frame.hidden).nonzero()[:, 1]
-        logits, _ = split_output(model.logits(*(r.to(place) for r in rows), at[None].to(place)))  # ty: ignore
+        logits, _ = split_output(model.logits(*(r.to(device) for r in rows), at[None].to(device)))  # ty: ignore
         chances = without(logits[0].cpu(), frame.special).softmax(1)
         candidates = [
             [
@@ -179,10 +179,10 @@ def without(logits: Float[Tensor, "n size"], special: frozenset[int]) -> Float[T
     return logits.index_fill(1, torch.tensor(sorted(special)), -torch.inf)
 
 
-def report(model: nn.Module, text: MaskedText, card: dict, folder: Path) -> None:
+def report(model: nn.Module, text: MaskedText, metadata: dict, folder: Path) -> None:
     """Draw rows of the test split with what was hidden in them and what the model says; the tokenizer
     goes beside the pictures."""
     from torchstone.plots.masked_words import told
 
-    tokenizers.beside(card["tokenizer"], folder)
-    told(model, text, tokenizers.from_card(card["tokenizer"]), folder / "hidden.png")
+    tokenizers.beside(metadata["tokenizer"], folder)
+    told(model, text, tokenizers.from_metadata(metadata["tokenizer"]), folder / "hidden.png")

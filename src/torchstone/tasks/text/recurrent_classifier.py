@@ -26,7 +26,7 @@ def build(recipe: Any, cell: Cell) -> Run:
     texts = list(texts_of(data.train))
     tokenizer = tokenizers.learn("wordpiece", texts, size=recipe.vocabulary, special=SPECIAL)
     frame = Frame.of(tokenizer, recipe.length)
-    model, arguments = made(
+    model, model_config = made(
         recipe,
         cell,
         inputs=tokenizer.get_vocab_size(),
@@ -34,9 +34,9 @@ def build(recipe: Any, cell: Cell) -> Run:
         tokens=True,
         pool="each" if data.words else recipe.pool,
     )
-    card = {"variant": recipe.variant, "tokenizer": tokenizers.to_card(tokenizer)}
-    card |= {"length": frame.length, "data": data.note}
-    start = Start(arguments, None, tokenizer, frame, data, {}, card)
-    run = finetune(model, recipe, start, arguments=arguments)
-    run.card["task"] = "label"
+    metadata = {"variant": recipe.variant, "tokenizer": tokenizers.to_metadata(tokenizer)}
+    metadata |= {"length": frame.length, "data": data.note}
+    start = Start(model_config, None, tokenizer, frame, data, {}, metadata)
+    run = finetune(model, recipe, start, model_config=model_config)
+    run.metadata["task"] = "label"
     return run

@@ -96,10 +96,10 @@ def build(recipe: Any, cell: Cell) -> Run:
     text = read_text(recipe.data)
     tokenizer = language_model.vocabulary(recipe, text)
     size = tokenizer.get_vocab_size()
-    model, arguments = made(recipe, cell, inputs=size, outputs=size, tokens=True, pool="each")
-    place = next(model.parameters()).device
+    model, model_config = made(recipe, cell, inputs=size, outputs=size, tokens=True, pool="each")
+    device = next(model.parameters()).device
     train, val, test = (
-        tokenizers.encode(tokenizer, part).to(place) if part else None
+        tokenizers.encode(tokenizer, part).to(device) if part else None
         for part in (text.train, text.val, text.test)
     )
     assert train is not None
@@ -133,11 +133,11 @@ def build(recipe: Any, cell: Cell) -> Run:
         steps=recipe.steps,
         test=tested if test is not None else None,
         report=lambda folder: language_model.report(Telling(update.eval_model), tokenizer, text, folder),
-        card={
+        metadata={
             "task": "language",
             "variant": recipe.variant,
-            "arguments": arguments,
-            "tokenizer": tokenizers.to_card(tokenizer),
+            "model_config": model_config,
+            "tokenizer": tokenizers.to_metadata(tokenizer),
             "data": text.note,
         },
     )
@@ -206,17 +206,17 @@ class Telling(nn.Module):
         return logits[:, -1:] if last else logits
 
 
-def evaluate(model: Network, card: dict, spec: str, *, held_out: bool) -> dict[str, float]:
+def evaluate(model: Network, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
     """Loss and perplexity a token, and bits and perplexity a character, of a text: of its test split
     (or its validation split, if it has no other) where `held_out`, else of all of it."""
-    return language_model.evaluate(model, card, spec, held_out=held_out, measure=measure)
+    return language_model.evaluate(model, metadata, spec, held_out=held_out, measure=measure)
 
 
-def sample(model: Network, card: dict, **how: Any) -> list[str]:
+def sample(model: Network, metadata: dict, **how: Any) -> list[str]:
     """Texts that the model writes, as `language.sample` has it."""
-    return language_model.sample(Telling(model), card, **how)
+    return language_model.sample(Telling(model), metadata, **how)
 
 
-def predict(model: Network, card: dict, inputs: Sequence[str | Path], **how: Any) -> list[dict[str, str]]:
+def predict(model: Network, metadata: dict, inputs: Sequence[str | Path], **how: Any) -> list[dict[str, str]]:
     """The likeliest continuation of each text, as `language.predict` has it."""
-    return language_model.predict(Telling(model), card, [str(each) for each in inputs], **how)
+    return language_model.predict(Telling(model), metadata, [str(each) for each in inputs], **how)

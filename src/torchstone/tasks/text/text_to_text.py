@@ -23,7 +23,7 @@ SHOWN = 20  # answers written out
 Batch = tuple[Int64[Tensor, "rows source"], Int64[Tensor, "rows target"]]
 
 
-def text_to_text(model: Any, recipe: Any, data: Gathered, *, arguments: dict) -> Run:
+def text_to_text(model: Any, recipe: Any, data: Gathered, *, model_config: dict) -> Run:
     """A Run that trains `model` to write the target of each source.
 
     `model(source, target)` gives logits of the token that follows each of `target`'s, which begins
@@ -32,12 +32,12 @@ def text_to_text(model: Any, recipe: Any, data: Gathered, *, arguments: dict) ->
     `exact`, the share of `judged` targets that the model writes to the last token.
 
     Args:
-        arguments: what `model` was made with; kept with the weights, so that it can be made again.
+        model_config: what `model` was made with; kept with the weights, so that it can be made again.
     """
-    place = next(model.parameters()).device
+    device = next(model.parameters()).device
 
     def objective(net, batch: Batch) -> dict[str, Tensor]:
-        source, target = (side.to(place) for side in batch)
+        source, target = (side.to(device) for side in batch)
         return token_loss(net(source, shifted(target, model.start)), target, pad=PAD)
 
     update, state, _ = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
@@ -50,11 +50,11 @@ def text_to_text(model: Any, recipe: Any, data: Gathered, *, arguments: dict) ->
         steps=recipe.steps,
         test=lambda: measure(model, data.test, **search) | {"unigram": unigram(*map(flat, (data.seen, data.test)), model.vocabulary)},
         report=lambda folder: report(model, data, folder, recipe.beams),
-        card={
+        metadata={
             "task": recipe.task,
             "variant": recipe.variant,
-            "arguments": arguments,
-            "tokenizer": tokenizers.to_card(data.tokenizer),
+            "model_config": model_config,
+            "tokenizer": tokenizers.to_metadata(data.tokenizer),
             "beams": recipe.beams,
             "text": data.settings,
             "data": data.note,
@@ -77,10 +77,10 @@ def batches(rows: Sides, device: torch.device, size: int = 64) -> Iterator[Batch
 @torch.no_grad()
 def measure(model: Any, rows: Sides, *, beams: int = 1, judged: int = 0) -> dict[str, float]:
     """Loss and accuracy per target token of all rows; `exact` of the first `judged`, if any."""
-    was_training, place = model.training, next(model.parameters()).device
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
     sums, count = torch.zeros(2, dtype=torch.float64), 0.0
-    for source, target in batches(rows, place):
+    for source, target in batches(rows, device):
         each = token_loss(model(source, shifted(target, model.start)), target, pad=PAD)
         weight = float(each["weight"])
         sums += weight * torch.stack([each["loss"], each["accuracy"]]).double().cpu()
@@ -97,9 +97,9 @@ def measure(model: Any, rows: Sides, *, beams: int = 1, judged: int = 0) -> dict
 
 def answers(model: Any, sources: Side, most: int, beams: int = 1) -> Side:
     """What the model writes after each source, without the end."""
-    place, found = next(model.parameters()).device, []
+    device, found = next(model.parameters()).device, []
     for rows in torch.arange(len(sources)).split(64):
-        some = Ragged([sources[i] for i in rows.tolist()], place)
+        some = Ragged([sources[i] for i in rows.tolist()], device)
         written = model.generate(some.padded(torch.arange(len(some)), PAD), most, beams=beams)
         found += [[*row, END][: [*row, END].index(END)] for row in written.tolist()]
     return found
@@ -117,7 +117,7 @@ def plain(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 def report(model: Any, data: Gathered, folder: Path, beams: int) -> None:
     """Write test sources beside what was wanted and what the model writes."""
-    tokenizers.beside(tokenizers.to_card(data.tokenizer), folder)
+    tokenizers.beside(tokenizers.to_metadata(data.tokenizer), folder)
     sources, targets = (side[:SHOWN] for side in data.test)
     model.eval()
     said = answers(model, sources, max(map(len, targets)), beams)
@@ -130,30 +130,30 @@ def report(model: Any, data: Gathered, folder: Path, beams: int) -> None:
     (folder / "answers.txt").write_text("\n".join(blocks), encoding="utf-8")
 
 
-def evaluate(model: Any, card: dict, spec: str, *, held_out: bool) -> dict:
+def evaluate(model: Any, metadata: dict, spec: str, *, held_out: bool) -> dict:
     """Loss, accuracy and the share of exact answers on `spec`: its test split if `held_out`, else all."""
-    tokenizer, settings = tokenizers.from_card(card["tokenizer"]), card["text"]
+    tokenizer, settings = tokenizers.from_metadata(metadata["tokenizer"]), metadata["text"]
     parts, _ = parts_of(spec, settings, split=held_out)
     whole = parts[0]
     for part in parts[1:]:
         whole = whole + part
     rows = judged_rows(parts[-1] if held_out else whole, tokenizer, settings, seed=1)
-    results = measure(model, rows, beams=card["beams"], judged=len(rows[0]))
+    results = measure(model, rows, beams=metadata["beams"], judged=len(rows[0]))
     return {**results, "texts": len(rows[0])}
 
 
 def predict(
-    model: nn.Module, card: dict, inputs: Sequence[Path | str], *, beams: int | None = None
+    model: nn.Module, metadata: dict, inputs: Sequence[Path | str], *, beams: int | None = None
 ) -> list[dict]:
     """What the model writes after each input, a text; `<extra_id_0>` and so on stand for gaps.
 
     Raises:
         BadInput: an empty text.
     """
-    tokenizer, texts = tokenizers.from_card(card["tokenizer"]), [str(text) for text in inputs]
+    tokenizer, texts = tokenizers.from_metadata(metadata["tokenizer"]), [str(text) for text in inputs]
     if not all(text.strip() for text in texts):
         raise BadInput("nothing to read: give a text")
     sources = [[*tokenizers.encode(tokenizer, text).tolist(), END] for text in texts]
     model.eval()
-    said = answers(model, sources, 2 * card["text"]["length"], beams or card["beams"])
+    said = answers(model, sources, 2 * metadata["text"]["length"], beams or metadata["beams"])
     return [{"input": a, "text": plain(tokenizer, b)} for a, b in zip(texts, said, strict=True)]

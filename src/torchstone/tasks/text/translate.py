@@ -35,7 +35,9 @@ def learn_tokens(recipe: Any, data: PairSet) -> Tokenizer:
     return tokenizers.learn(recipe.tokenizer, texts, size=recipe.vocabulary, special=SPECIAL)
 
 
-def translate(model: nn.Module, recipe: Any, data: PairSet, tokenizer: Tokenizer, *, arguments: dict) -> Run:
+def translate(
+    model: nn.Module, recipe: Any, data: PairSet, tokenizer: Tokenizer, *, model_config: dict
+) -> Run:
     """A Run that trains `model` to write the target of each pair, given its source.
 
     `model(source, target)` gives logits of the token that follows each of `target`'s;
@@ -46,18 +48,18 @@ def translate(model: nn.Module, recipe: Any, data: PairSet, tokenizer: Tokenizer
     (0 to 100; `unigram` is the loss of telling tokens by their frequency), in validation of `judged` greedy translations, at the end of the whole test split.
 
     Args:
-        arguments: what `model` was made with; kept with the weights, so that it can be made again.
+        model_config: what `model` was made with; kept with the weights, so that it can be made again.
 
     Raises:
         BadInput: no pair is short enough, or a batch cannot hold the longest.
     """
-    place = next(model.parameters()).device
+    device = next(model.parameters()).device
     everything = encoded(data.train, tokenizer)
     kept = [pair for pair in everything if max(map(len, pair)) <= recipe.longest]
     if not kept:
         raise BadInput(f"every pair of {data.name} is longer than {recipe.longest} tokens: raise longest")
     stream = Buckets(
-        *(Ragged(side, place) for side in zip(*kept, strict=True)),
+        *(Ragged(side, device) for side in zip(*kept, strict=True)),
         recipe.batch_size,
         pad=PAD,
         seed=recipe.seed,
@@ -98,11 +100,11 @@ def translate(model: nn.Module, recipe: Any, data: PairSet, tokenizer: Tokenizer
         steps=recipe.steps,
         test=test,
         report=lambda folder: report(judged, tokenizer, data.test, folder, **search),
-        card={
+        metadata={
             "task": "translate",
             "variant": recipe.variant,
-            "arguments": arguments,
-            "tokenizer": tokenizers.to_card(tokenizer),
+            "model_config": model_config,
+            "tokenizer": tokenizers.to_metadata(tokenizer),
             "languages": [recipe.source, recipe.target],
             "search": search,
             "data": data.note + said,
@@ -119,10 +121,10 @@ def encoded(pairs: Pairs, tokenizer: Tokenizer) -> list[tuple[list[int], list[in
 @torch.no_grad()
 def measure(model: nn.Module, pairs: Pairs, tokenizer: Tokenizer) -> dict[str, float]:
     """Cross-entropy in nats and accuracy, per target token of all pairs."""
-    was_training, place = model.training, next(model.parameters()).device
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
     columns = list(zip(*encoded(pairs, tokenizer), strict=True))
-    sources, targets = (Ragged(side, place) for side in columns)
+    sources, targets = (Ragged(side, device) for side in columns)
     sums, weights = torch.zeros(2, dtype=torch.float64), 0.0
     for rows in alike(targets.lengths + sources.lengths):
         source, target = sources.padded(rows, PAD), targets.padded(rows, PAD)
@@ -135,16 +137,16 @@ def measure(model: nn.Module, pairs: Pairs, tokenizer: Tokenizer) -> dict[str, f
     return {"loss": loss, "accuracy": accuracy}
 
 
-def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict:
+def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict:
     """Loss, accuracy and BLEU on `spec`: its test split if `held_out`, else every pair of it."""
-    data = read_pairs(spec, *card["languages"], split=held_out)
-    tokenizer = tokenizers.from_card(card["tokenizer"])
+    data = read_pairs(spec, *metadata["languages"], split=held_out)
+    tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
     pairs = data.test if held_out else data.train + data.val + data.test
-    results = measure(model, pairs, tokenizer) | bleu(model, tokenizer, pairs, **card["search"])
+    results = measure(model, pairs, tokenizer) | bleu(model, tokenizer, pairs, **metadata["search"])
     return {**results, "pairs": len(pairs)}
 
 
-def predict(model: Any, card: dict, inputs: Sequence[Path | str], **options: Any) -> list[dict]:
+def predict(model: Any, metadata: dict, inputs: Sequence[Path | str], **options: Any) -> list[dict]:
     """The translation of each input, a sentence.
 
     Args:
@@ -153,12 +155,12 @@ def predict(model: Any, card: dict, inputs: Sequence[Path | str], **options: Any
     Raises:
         BadInput: an empty sentence, or one longer than the model has positions for.
     """
-    tokenizer, texts = tokenizers.from_card(card["tokenizer"]), [str(text) for text in inputs]
+    tokenizer, texts = tokenizers.from_metadata(metadata["tokenizer"]), [str(text) for text in inputs]
     for text in texts:
         length = len(tokenizer.encode(text, add_special_tokens=False).ids) + 1
         if not text.strip():
             raise BadInput("nothing to translate: give a sentence")
         if length > model.longest:
             raise BadInput(f"a sentence of {length} tokens, but the model takes {model.longest}: cut it up")
-    answers = written(model, tokenizer, texts, **(card["search"] | options))
+    answers = written(model, tokenizer, texts, **(metadata["search"] | options))
     return [{"input": a, "text": b} for a, b in zip(texts, answers, strict=True)]

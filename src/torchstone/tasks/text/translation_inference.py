@@ -42,9 +42,9 @@ def written(
     model: Any, tokenizer: Tokenizer, texts: Sequence[str], *, beams: int = 1, penalty: float = 0.0
 ) -> list[str]:
     """The translation of each text."""
-    was_training, place = model.training, next(model.parameters()).device
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    sources = Ragged([[*ids, END] for ids in numbers(list(texts), tokenizer)], place)
+    sources = Ragged([[*ids, END] for ids in numbers(list(texts), tokenizer)], device)
     found = [""] * len(texts)
     for rows in alike(sources.lengths * beams):
         source = sources.padded(rows, PAD)
@@ -75,7 +75,7 @@ def bleu(
 
 def report(model: Any, tokenizer: Tokenizer, pairs: Pairs, folder: Path, **search: Any) -> None:
     """Write translations beside what was wanted, and draw where each word looks, if any does."""
-    tokenizers.beside(tokenizers.to_card(tokenizer), folder)
+    tokenizers.beside(tokenizers.to_metadata(tokenizer), folder)
     some = pairs[:SHOWN]
     answers = written(model, tokenizer, [source for source, _ in some], **search)
     blocks = [
@@ -97,9 +97,9 @@ def report(model: Any, tokenizer: Tokenizer, pairs: Pairs, folder: Path, **searc
 
 @torch.no_grad()
 def _looked(model: Any, tokenizer: Tokenizer, source: str, answer: str) -> attention_maps.Map:
-    place = next(model.parameters()).device
+    device = next(model.parameters()).device
     a, b = (tokenizer.encode(text, add_special_tokens=False) for text in (source, answer))
-    ids = torch.tensor([[*a.ids, END]], device=place), torch.tensor([[START, *b.ids]], device=place)
+    ids = torch.tensor([[*a.ids, END]], device=device), torch.tensor([[START, *b.ids]], device=device)
     was_training = model.training
     model.eval()
     shares = model.looks(*ids)[0].float().cpu()

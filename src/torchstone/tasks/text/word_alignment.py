@@ -58,14 +58,17 @@ def with_gold(run: Run, recipe: Any, data: PairSet, tokenizer: Tokenizer) -> Run
     )
 
 
-def evaluate(model: Any, card: dict, spec: str, *, held_out: bool) -> dict:
+def evaluate(model: Any, metadata: dict, spec: str, *, held_out: bool) -> dict:
     """As of every translation; of the bible, how well attention agrees with the gold alignments too."""
-    results = translate.evaluate(model, card, spec, held_out=held_out)
+    results = translate.evaluate(model, metadata, spec, held_out=held_out)
     if spec != "bible" or not model.attends:
         return results
-    data, tokenizer = read_pairs(spec, *card["languages"]), tokenizers.from_card(card["tokenizer"])
+    data, tokenizer = (
+        read_pairs(spec, *metadata["languages"]),
+        tokenizers.from_metadata(metadata["tokenizer"]),
+    )
     pairs = data.test if held_out else data.train + data.val + data.test
-    gold = bible.gold(bible.read(*card["languages"])[0])
+    gold = bible.gold(bible.read(*metadata["languages"])[0])
     return results | rates(model, tokenizer, pairs, gold)
 
 
@@ -104,11 +107,11 @@ def diagonal(looks: attention_maps.Map) -> Links:
 @torch.no_grad()
 def maps(model: Any, tokenizer: Tokenizer, pairs: Pairs) -> list[attention_maps.Map]:
     """Where the model looks while the target of each pair is given to it word by word."""
-    was_training, place = model.training, next(model.parameters()).device
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
     sides = [tokenizer.encode_batch([pair[i] for pair in pairs], add_special_tokens=False) for i in range(2)]
-    sources = Ragged([[*each.ids, END] for each in sides[0]], place)
-    targets = Ragged([[START, *each.ids] for each in sides[1]], place)
+    sources = Ragged([[*each.ids, END] for each in sides[0]], device)
+    targets = Ragged([[START, *each.ids] for each in sides[1]], device)
     found: dict[int, attention_maps.Map] = {}
     for rows in alike(targets.lengths + sources.lengths):
         shares = model.looks(sources.padded(rows, PAD), targets.padded(rows, PAD)).float().cpu()

@@ -34,9 +34,9 @@ def decoded(model: Any, z: Float[Tensor, "count latent"]) -> Pixels:
     Raises:
         NotFinite: one of them is NaN or infinite.
     """
-    was_training, place = model.training, next(model.parameters()).device
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    parts = [model.decode(rows).sigmoid() for rows in z.to(place).split(500)]
+    parts = [model.decode(rows).sigmoid() for rows in z.to(device).split(500)]
     model.train(was_training)
     return shades(finite(torch.cat(parts), "samples"))
 

@@ -20,7 +20,7 @@ from torchstone.tasks.vae.train import FEW, fixed, looked, worth
 
 def sample(
     model: Any,
-    card: dict[str, Any],
+    metadata: dict[str, Any],
     *,
     count: int = 64,
     seed: int = 0,
@@ -52,8 +52,8 @@ def sample(
         if again < 1:
             raise BadInput(f"give at least 1 round of filling in, not {again}")
         device = next(model.parameters()).device
-        plain = card["picture"] | {"ink": False}  # where it lies in its frame is how it is to stay
-        x = fixed(prepare(known, plain).to(device), card["pixels"])
+        plain = metadata["picture"] | {"ink": False}  # where it lies in its frame is how it is to stay
+        x = fixed(prepare(known, plain).to(device), metadata["pixels"])
         missing = prepare(mask, plain | {"channels": 1}).to(device) >= 128
         many = x.expand(count, -1, -1, -1)
         made = shades(fill(model, many, missing, again=again, seed=seed))
@@ -64,7 +64,7 @@ def sample(
 
 def evaluate(
     model: Any,
-    card: dict[str, Any],
+    metadata: dict[str, Any],
     spec: str,
     *,
     held_out: bool,
@@ -80,20 +80,20 @@ def evaluate(
     Raises:
         NotFinite: a bound is NaN or infinite.
     """
-    picture, device = card["picture"], next(model.parameters()).device
+    picture, device = metadata["picture"], next(model.parameters()).device
     data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     pictures = torch.cat([everything(split) for split in splits])
-    found = worth(model, pictures, card["pixels"])
+    found = worth(model, pictures, metadata["pixels"])
     finite(torch.tensor([found["bound"], found["bound_50"]]), "bounds")
-    count = card["judged"] or (judging.FEW if inception else 0)
+    count = metadata["judged"] or (judging.FEW if inception else 0)
     if classifier is not None and count:
         draw = partial(painted, model, count)
         found |= judging.worth_of(draw, data, classifier, splits, inception=inception)
     return found | {"pictures": len(pictures)}
 
 
-def predict(model: Any, card: dict[str, Any], inputs: Sequence[Path | str]) -> list[dict[str, Any]]:
+def predict(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str]) -> list[dict[str, Any]]:
     """How unusual each picture is: its `bound` in nats, `label` (usual or unusual) and `probability`, the
     share of validation pictures whose bound is no higher.
 
@@ -106,10 +106,10 @@ def predict(model: Any, card: dict[str, Any], inputs: Sequence[Path | str]) -> l
     """
     device, answers = next(model.parameters()).device, []
     for file in files(inputs):
-        picture = prepare(file, card["picture"]).to(device)
-        found = looked(model, picture, card["pixels"], FEW)
+        picture = prepare(file, metadata["picture"]).to(device)
+        found = looked(model, picture, metadata["pixels"], FEW)
         bound = finite(found.bound, "bounds").item()
-        said = verdict(bound, card.get("usual"))
+        said = verdict(bound, metadata.get("usual"))
         answers.append(
             {
                 "input": str(file),
@@ -121,12 +121,12 @@ def predict(model: Any, card: dict[str, Any], inputs: Sequence[Path | str]) -> l
     return answers
 
 
-def explain(model: Any, card: dict[str, Any], inputs: Sequence[Path | str], out: Path) -> None:
+def explain(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str], out: Path) -> None:
     """A row for each picture: as it is seen, as it would be expected, and light where the two differ."""
     device = next(model.parameters()).device
     rows = []
     for file in files(inputs):
-        x = fixed(prepare(file, card["picture"]).to(device), card["pixels"])
+        x = fixed(prepare(file, metadata["picture"]).to(device), metadata["pixels"])
         expected = decoded(model, codes(model, x)[0])
         apart = (shades(x).int() - expected.int()).abs().byte()
         rows += [shades(x), expected, apart]

@@ -64,7 +64,7 @@ def autoencode(
     recipe: Any,
     data: PictureSet,
     *,
-    arguments: dict[str, Any],
+    model_config: dict[str, Any],
     classifier: Any = None,
 ) -> Run:
     """A Run that raises the bound on the likelihood of pictures.
@@ -77,7 +77,7 @@ def autoencode(
 
     Args:
         model: (x, epsilon) -> (logits, mean, logvar), with `encode` and `decode`; `latent` is its width.
-        arguments: what `model` was made with; kept with the weights, so that it can be made again.
+        model_config: what `model` was made with; kept with the weights, so that it can be made again.
         classifier: of `quality.judge`; without one, or with `judged` 0, samples are not judged.
 
     Raises:
@@ -104,17 +104,17 @@ def autoencode(
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
-        card=whole(data.card["channels"]),
+        metadata=whole(data.metadata["channels"]),
         augment=from_name(recipe.augment),
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
     stream = state["stream"] = Chances(batches, (recipe.samples, model.latent))
-    card = {
+    metadata = {
         "task": "autoencode",
         "variant": recipe.variant,
-        "arguments": arguments,
-        "picture": unit(data.card),
+        "model_config": model_config,
+        "picture": unit(data.metadata),
         "pixels": recipe.pixels,
         "judged": recipe.judged,
         "data": data.note,
@@ -122,7 +122,7 @@ def autoencode(
 
     def evaluate() -> dict[str, float]:
         found = looked(judged, everything(data.val), recipe.pixels, FEW)
-        card["usual"] = usual(found.bound)  # for `predict`, which has no data beside it
+        metadata["usual"] = usual(found.bound)  # for `predict`, which has no data beside it
         return {"bound": mean_of(found.bound), "divergence": mean_of(found.divergences.sum(1))}
 
     def test() -> dict[str, float]:
@@ -149,7 +149,7 @@ def autoencode(
         steps=recipe.steps,
         test=test,
         report=report,
-        card=card,
+        metadata=metadata,
     )
     return watched(run, lambda: painted(judged, SHOWN))
 

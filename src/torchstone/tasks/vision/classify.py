@@ -26,7 +26,7 @@ def classify(
     recipe: Any,
     data: PictureSet,
     *,
-    arguments: dict,
+    model_config: dict,
     loss: Callable[..., Tensor] = F.cross_entropy,
     update: Callable | None = None,
     head: tuple[str, ...] = (),
@@ -41,7 +41,7 @@ def classify(
     (a share, 0 to 1); validation guides, the test split is looked at once, at the end.
 
     Args:
-        arguments: what `model` was made with; kept with the weights, so that it can be made again.
+        model_config: what `model` was made with; kept with the weights, so that it can be made again.
         loss: (output, labels) -> scalar; networks with auxiliary heads give a tuple in training,
             whose first are the logits.
         update: another learning rule than descent; its state is then all in the model.
@@ -73,7 +73,7 @@ def classify(
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
-        card=data.card,
+        metadata=data.metadata,
         augment=augment,
         mixing=mixing,
         classes=len(data.classes),
@@ -83,44 +83,44 @@ def classify(
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: measure(judged, data.val, data.card, loss),
+        evaluate=lambda: measure(judged, data.val, data.metadata, loss),
         state=state,
         steps=recipe.steps,
-        test=lambda: measure(judged, data.test, data.card, loss),
+        test=lambda: measure(judged, data.test, data.metadata, loss),
         report=lambda folder: report(judged, data, folder),
-        card={
+        metadata={
             "task": "classify",
             "variant": recipe.variant,
-            "arguments": arguments,
+            "model_config": model_config,
             "classes": list(data.classes),
-            "picture": data.card,
+            "picture": data.metadata,
             "data": data.note,
         },
     )
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, split: Pictures, card: dict, batch: int = 1024) -> Tensor:
+def outputs(model: nn.Module, split: Pictures, metadata: dict, batch: int = 1024) -> Tensor:
     """Logits of every picture of a split, (pictures, classes), in evaluation mode."""
     was_training = model.training
     model.eval()
     device = split.labels.device
     rows = torch.arange(len(split), device=device).split(batch)
-    logits = [model(normalise(split.take(index), card)) for index in rows]
+    logits = [model(normalise(split.take(index), metadata)) for index in rows]
     model.train(was_training)
     return torch.cat(logits)
 
 
-def measure(model: nn.Module, split: Pictures, card: dict, loss=F.cross_entropy) -> dict:
+def measure(model: nn.Module, split: Pictures, metadata: dict, loss=F.cross_entropy) -> dict:
     """Accuracy (a share) and mean loss on a whole split."""
-    logits = outputs(model, split, card)
+    logits = outputs(model, split, metadata)
     right = (logits.argmax(1) == split.labels).double().mean()
     return {"accuracy": right.item(), "loss": loss(logits, split.labels).item()}
 
 
 def report(model: nn.Module, data: PictureSet, folder: Path) -> None:
     """Draw what the model gets right and wrong on the test split, and what it looks for."""
-    logits = outputs(model, data.test, data.card)
+    logits = outputs(model, data.test, data.metadata)
     guesses, labels = logits.argmax(1).cpu(), data.test.labels.cpu()
     count = len(data.classes)
     matrix = torch.bincount(labels * count + guesses, minlength=count**2).reshape(count, count)
@@ -128,27 +128,27 @@ def report(model: nn.Module, data: PictureSet, folder: Path) -> None:
     everything = data.test.take(torch.arange(len(data.test), device=data.test.labels.device)).cpu()
     chances = logits.softmax(1).cpu()
     classification.mistakes(everything, labels, guesses, chances, data.classes, folder / "mistakes.png")
-    size, channels = data.card["size"], data.card["channels"]
+    size, channels = data.metadata["size"], data.metadata["channels"]
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
     if first is not None:
         shape = (channels, size, size) if isinstance(first, nn.Linear) else None
         feature_maps.filters(first.weight.detach().cpu(), folder / "filters.png", shape=shape)
-    example = normalise(data.test.take(torch.tensor([0], device=data.test.labels.device)), data.card)
+    example = normalise(data.test.take(torch.tensor([0], device=data.test.labels.device)), data.metadata)
     feature_maps.feature_maps(model, example, folder / "features.png")
 
 
-def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict:
+def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict:
     """Accuracy and cross-entropy (nats) on `spec`: its test split if `held_out`, else every picture of it.
 
     Raises:
         BadInput: its classes are not those the model was trained to tell apart.
     """
-    picture, device = card["picture"], next(model.parameters()).device
+    picture, device = metadata["picture"], next(model.parameters()).device
     data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
-    if list(data.classes) != card["classes"]:
+    if list(data.classes) != metadata["classes"]:
         raise BadInput(
             f"{spec} has the classes {', '.join(data.classes)}, but the model tells apart "
-            f"{', '.join(card['classes'])}"
+            f"{', '.join(metadata['classes'])}"
         )
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     logits = torch.cat([outputs(model, split, picture) for split in splits])
@@ -162,7 +162,7 @@ def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict
 
 
 @torch.no_grad()
-def predict(model: nn.Module, card: dict, inputs: Sequence[Path | str]) -> list[dict]:
+def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> list[dict]:
     """Label and probabilities of image files; folders stand for the images in them.
 
     Raises:
@@ -178,15 +178,15 @@ def predict(model: nn.Module, card: dict, inputs: Sequence[Path | str]) -> list[
     model.eval()
     answers = []
     for file in files:
-        image = normalise(prepare(file, card["picture"]).to(device), card["picture"])
+        image = normalise(prepare(file, metadata["picture"]).to(device), metadata["picture"])
         chances = model(image).softmax(1)[0].tolist()
         best = max(range(len(chances)), key=chances.__getitem__)
         answers.append(
             {
                 "input": str(file),
-                "label": card["classes"][best],
+                "label": metadata["classes"][best],
                 "probability": chances[best],
-                "probabilities": dict(zip(card["classes"], chances, strict=True)),
+                "probabilities": dict(zip(metadata["classes"], chances, strict=True)),
             }
         )
     return answers

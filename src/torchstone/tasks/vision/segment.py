@@ -27,7 +27,7 @@ SHOWN = 12  # pictures in the report
 DRAWN = 1024  # longest side of a mask that is drawn, pixels
 
 
-def segment(model: nn.Module, recipe: Any, data: SceneSet, *, arguments: dict) -> Run:
+def segment(model: nn.Module, recipe: Any, data: SceneSet, *, model_config: dict) -> Run:
     """A Run that trains `model` to tell the class of every pixel.
 
     The recipe states batch, steps, seed, variant, augment, optimiser, lr, momentum, weight_decay,
@@ -35,7 +35,7 @@ def segment(model: nn.Module, recipe: Any, data: SceneSet, *, arguments: dict) -
     `pixel_accuracy` (shares, 0 to 1) and `loss`; validation guides, the test split is looked at once.
 
     Args:
-        arguments: what `model` was made with; kept with the weights, so that it can be made again.
+        model_config: what `model` was made with; kept with the weights, so that it can be made again.
     """
     if data.train.device.type != "mps":  # faster on a CPU too, by a tenth
         model = model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
@@ -54,7 +54,7 @@ def segment(model: nn.Module, recipe: Any, data: SceneSet, *, arguments: dict) -
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
-        card=data.card,
+        metadata=data.metadata,
         augment=segmentation_batches.from_name(recipe.augment),
         rank=parallel.rank(),
         world_size=parallel.world_size(),
@@ -62,17 +62,17 @@ def segment(model: nn.Module, recipe: Any, data: SceneSet, *, arguments: dict) -
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: measure(followed, [data.val], data.card, len(data.classes)),
+        evaluate=lambda: measure(followed, [data.val], data.metadata, len(data.classes)),
         state=state,
         steps=recipe.steps,
-        test=lambda: measure(followed, [data.test], data.card, len(data.classes)),
+        test=lambda: measure(followed, [data.test], data.metadata, len(data.classes)),
         report=lambda folder: report(followed, data, folder),
-        card={
+        metadata={
             "task": "segment",
             "variant": recipe.variant,
-            "arguments": arguments,
+            "model_config": model_config,
             "classes": list(data.classes),
-            "picture": data.card,
+            "picture": data.metadata,
             "data": data.note,
         },
     )
@@ -96,9 +96,9 @@ def report(model: nn.Module, data: SceneSet, folder: Path) -> None:
     pictures, labels = data.test.take(index)
     was_training = model.training
     model.eval()
-    guesses = torch.cat([model(normalise(each[None], data.card)).argmax(1) for each in pictures])
+    guesses = torch.cat([model(normalise(each[None], data.metadata)).argmax(1) for each in pictures])
     model.train(was_training)
-    matrix, _ = judged(model, [data.test], data.card, len(data.classes))
+    matrix, _ = judged(model, [data.test], data.metadata, len(data.classes))
     segmentation_masks.beside(
         pictures.cpu(),
         labels.cpu().long(),
@@ -109,19 +109,19 @@ def report(model: nn.Module, data: SceneSet, folder: Path) -> None:
     )
 
 
-def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict:
+def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict:
     """mIoU, each class's IoU, pixel accuracy and cross-entropy (nats) on `spec`: its test split if
     `held_out`, else every picture of it.
 
     Raises:
         BadInput: its classes are not those the model was trained to tell apart.
     """
-    picture, device = card["picture"], next(model.parameters()).device
+    picture, device = metadata["picture"], next(model.parameters()).device
     data = load_scenes(spec, size=picture["size"], device=device)
-    if list(data.classes) != card["classes"]:
+    if list(data.classes) != metadata["classes"]:
         raise BadInput(
             f"{spec} has the classes {', '.join(data.classes)}, but the model tells apart "
-            f"{', '.join(card['classes'])}"
+            f"{', '.join(metadata['classes'])}"
         )
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     matrix, mean = judged(model, splits, picture, len(data.classes))
@@ -135,16 +135,16 @@ def evaluate(model: nn.Module, card: dict, spec: str, *, held_out: bool) -> dict
 
 
 @torch.no_grad()
-def chances(model: nn.Module, card: dict, file: Path | str) -> tuple[Tensor, Image.Image]:
+def chances(model: nn.Module, metadata: dict, file: Path | str) -> tuple[Tensor, Image.Image]:
     """Probabilities (classes, height, width) of a picture's pixels, at the size that the model works at,
-    its shorter side the card's; and the picture as it is."""
-    pixels, image = framed(file, card["picture"])
+    its shorter side the metadata's; and the picture as it is."""
+    pixels, image = framed(file, metadata["picture"])
     model.eval()
-    logits = model(normalise(pixels.to(next(model.parameters()).device), card["picture"]))
+    logits = model(normalise(pixels.to(next(model.parameters()).device), metadata["picture"]))
     return logits[0].float().softmax(0).cpu(), image
 
 
-def predict(model: nn.Module, card: dict, inputs: Sequence[Path | str]) -> list[dict]:
+def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> list[dict]:
     """What each image file shows; folders stand for the images in them.
 
     `shares` are the classes' shares of the pixels, `label` is the class with the most pixels that is
@@ -156,7 +156,7 @@ def predict(model: nn.Module, card: dict, inputs: Sequence[Path | str]) -> list[
     """
     answers = []
     for file in pictures_in(inputs):
-        likely, _ = chances(model, card, file)
+        likely, _ = chances(model, metadata, file)
         best = likely.argmax(0)
         counts = torch.bincount(best.flatten(), minlength=len(likely))
         label = 1 + int(counts[1:].argmax()) if int(counts[1:].sum()) else 0
@@ -164,15 +164,15 @@ def predict(model: nn.Module, card: dict, inputs: Sequence[Path | str]) -> list[
         answers.append(
             {
                 "input": str(file),
-                "label": card["classes"][label],
+                "label": metadata["classes"][label],
                 "probability": likely[label][best == label].mean().item(),
-                "shares": dict(zip(card["classes"], shares, strict=True)),
+                "shares": dict(zip(metadata["classes"], shares, strict=True)),
             }
         )
     return answers
 
 
-def explain(model: nn.Module, card: dict, inputs: Sequence[Path | str], file: Path) -> None:
+def explain(model: nn.Module, metadata: dict, inputs: Sequence[Path | str], file: Path) -> None:
     """Draws each picture beside itself with the predicted mask laid over.
 
     Raises:
@@ -180,12 +180,12 @@ def explain(model: nn.Module, card: dict, inputs: Sequence[Path | str], file: Pa
     """
     drawn = []
     for source in pictures_in(inputs):
-        likely, image = chances(model, card, source)
+        likely, image = chances(model, metadata, source)
         image.thumbnail((DRAWN, DRAWN))
         size = (image.height, image.width)
         larger = F.interpolate(likely[None], size, mode="bilinear", align_corners=False)
         drawn.append((Path(source).name, image, larger[0].argmax(0)))
-    segmentation_masks.over(drawn, card["classes"], file)
+    segmentation_masks.over(drawn, metadata["classes"], file)
 
 
 def pictures_in(inputs: Sequence[Path | str]) -> list[Path]:
