@@ -9,10 +9,10 @@ from typing import Any
 
 from torchstone import systems
 from torchstone.errors import BadInput, did_you_mean
-from torchstone.runs import seeds
 from torchstone.runs.execute import execute, free, refuse_occupied
 from torchstone.runs.load import create, export_hf, load, load_run, load_tokenizer
 from torchstone.runs.recipes import read_recipe, recipe_of
+from torchstone.runs.seeds import begin, resume_seeds, runs_of, seeds_of
 from torchstone.systems import System
 
 __all__ = [
@@ -53,6 +53,7 @@ def train(
     """
     entry, recipe_name, recipe = recipe_of(name, fields)
     from torchstone.engine import parallel
+    from torchstone.engine.device import select_device
 
     with parallel.process_group(select_device(recipe.device)):
         several = "" if seeds is None else f"-{seeds}-seeds"
@@ -63,8 +64,8 @@ def train(
         if seeds is not None:
             if parallel.world_size() > 1:
                 raise BadInput("several seeds are trained by one process each: leave torchrun out")
-            seeds.begin(folder, entry, recipe_name, recipe, dict(clock or {}), seeds)
-            return seeds.go_on(folder, quiet=quiet)
+            begin(folder, entry, recipe_name, recipe, dict(clock or {}), seeds)
+            return resume_seeds(folder, quiet=quiet)
         return execute(entry, recipe_name, recipe, folder, dict(clock or {}), quiet, fresh=True)
 
 
@@ -72,8 +73,8 @@ def resume(path: str | Path, *, device: str | None = None, quiet: bool = False):
     """Go on with a run that was stopped or killed; it ends as if it had not been. Of a folder of
     several seeds, all that are not trained yet; their record is returned then."""
     folder = Path(path)
-    if seeds.seeds_of(folder):
-        return seeds.resume(folder, device=device, quiet=quiet)
+    if seeds_of(folder):
+        return resume_seeds(folder, device=device, quiet=quiet)
     entry, recipe_name, recipe = read_recipe(folder)
     if device is not None:
         recipe = dataclasses.replace(recipe, device=device)
@@ -249,7 +250,7 @@ def compare(paths: Sequence[str | Path], *, out: str | Path | None = None) -> li
     from torchstone.plots.compare_runs import compare as draw
 
     return draw(
-        [run for path in paths for run in seeds.runs_of(Path(path))],
+        [run for path in paths for run in runs_of(Path(path))],
         Path(out) if out is not None else None,
     )
 

@@ -47,7 +47,7 @@ def begin(folder: Path, entry: Any, name: str, recipe: Any, clock: dict, count: 
     write(folder / "recipe.json", asked | {"seeds": seeds})
 
 
-def resume(folder: Path, *, device: str | None = None, quiet: bool = False) -> dict[str, Any]:
+def resume_seeds(folder: Path, *, device: str | None = None, quiet: bool = False) -> dict[str, Any]:
     """Train what is not trained yet, and write the record."""
     from torchstone.plots.compare_runs import compare
     from torchstone.runs.folder import write
