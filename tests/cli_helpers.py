@@ -3,7 +3,7 @@
 from torchstone.cli.main import main
 
 
-def call(capsys, *words):
+def run_cli(capsys, *words):
     """Exit code, standard output, standard error."""
     capsys.readouterr()
     code = main([str(word) for word in words])
@@ -12,9 +12,9 @@ def call(capsys, *words):
     return code, out, err
 
 
-def refused(capsys, *words):
+def assert_rejected(capsys, *words):
     """The one line of a refusal."""
-    code, out, err = call(capsys, *words)
+    code, out, err = run_cli(capsys, *words)
     assert (code, out) == (2, "")
     assert err.startswith("torchstone: ")
     assert len(err.strip().splitlines()) == 1

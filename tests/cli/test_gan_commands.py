@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from cli_helpers import assert_rejected, run_cli
 from PIL import Image
-from typed import call, refused
 
 import torchstone as ts
 
@@ -24,7 +24,7 @@ def runs(tmp_path_factory):
 def test_a_sheet_of_samples(capsys, runs, tmp_path, name):
     run, sheets = runs / name, []
     for file, words in (("a", ()), ("b", ()), ("c", ("--seed", 1))):
-        code, out, _ = call(capsys, "sample", run, "-n", 64, "--out", tmp_path / f"{file}.png", *words)
+        code, out, _ = run_cli(capsys, "sample", run, "-n", 64, "--out", tmp_path / f"{file}.png", *words)
         assert (code, out.strip()) == (0, str(tmp_path / f"{file}.png"))
         with Image.open(out.strip()) as image:
             sheets.append(np.asarray(image))
@@ -60,14 +60,14 @@ def test_the_run_folder_has_its_sheets_their_film_and_the_nearest_pictures(runs,
 @pytest.mark.parametrize("name", ["gan", "cgan"])
 def test_the_figures_again(capsys, runs, name):
     result = json.loads((runs / name / "result.json").read_text())["metrics"]
-    again = json.loads(call(capsys, "eval", runs / name, "--json")[1])
+    again = json.loads(run_cli(capsys, "eval", runs / name, "--json")[1])
     for figure in ("distance", "precision", "recall", "variety", "modes", "confident"):
         assert again[figure] == pytest.approx(result[f"test/{figure}"], rel=1e-5), figure
 
 
 def test_a_label_makes_every_picture_of_that_class(capsys, runs, tmp_path):
     run = runs / "cgan"
-    code, out, _ = call(capsys, "sample", run, "-n", 9, "--label", 3, "--out", tmp_path / "threes.png")
+    code, out, _ = run_cli(capsys, "sample", run, "-n", 9, "--label", 3, "--out", tmp_path / "threes.png")
     assert code == 0
     with Image.open(out.strip()) as image:
         assert image.size == (3 * 50 + 2, 3 * 50 + 2)
@@ -92,7 +92,7 @@ def test_a_label_makes_every_picture_of_that_class(capsys, runs, tmp_path):
     ],
 )
 def test_what_cannot_be_sampled_is_refused_and_nothing_is_written(capsys, runs, tmp_path, name, words, said):
-    assert said in refused(capsys, "sample", runs / name, *words, "--out", tmp_path / "a.png")
+    assert said in assert_rejected(capsys, "sample", runs / name, *words, "--out", tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
 
@@ -107,18 +107,20 @@ def test_what_cannot_be_sampled_is_refused_and_nothing_is_written(capsys, runs, 
 )
 def test_a_sheet_that_has_no_place_is_refused(capsys, runs, tmp_path, out, said):
     words = () if out is None else ("--out", tmp_path / out)
-    assert said in refused(capsys, "sample", runs / "gan", "-n", 4, *words)
+    assert said in assert_rejected(capsys, "sample", runs / "gan", "-n", 4, *words)
     assert not list(tmp_path.iterdir())
 
 
 def test_that_a_place_is_missing_is_said_before_anything_is_drawn(capsys, runs, monkeypatch):
     monkeypatch.setattr(ts.api, "sample", lambda *_, **__: pytest.fail("drawn for nothing"))
-    assert "--out FILE.png" in refused(capsys, "sample", runs / "gan")
+    assert "--out FILE.png" in assert_rejected(capsys, "sample", runs / "gan")
 
 
 def test_what_a_full_disk_does_not_take_is_said_in_a_line(capsys, runs, tmp_path):
     (tmp_path / "a.png").symlink_to("/dev/full")
-    assert "cannot write" in refused(capsys, "sample", runs / "gan", "-n", 4, "--out", tmp_path / "a.png")
+    assert "cannot write" in assert_rejected(
+        capsys, "sample", runs / "gan", "-n", 4, "--out", tmp_path / "a.png"
+    )
 
 
 BATCH = ("--variant", "dcgan_mnist")  # whose critic has batch norm
@@ -143,7 +145,7 @@ BATCH = ("--variant", "dcgan_mnist")  # whose critic has batch norm
     ],
 )
 def test_what_cannot_be_trained_is_refused_and_leaves_nothing(capsys, tmp_path, words, said):
-    assert said in refused(capsys, "train", *words, "--out", tmp_path / "run")
+    assert said in assert_rejected(capsys, "train", *words, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -152,16 +154,16 @@ def test_other_classes_than_the_generator_knows_are_refused(capsys, runs, tmp_pa
         (tmp_path / "photos" / name).mkdir(parents=True)
         for i in range(8):
             Image.new("L", (8, 8), 20 * i).save(tmp_path / "photos" / name / f"{i}.png")
-    line = refused(capsys, "eval", runs / "cgan", "--data", tmp_path / "photos")
+    line = assert_rejected(capsys, "eval", runs / "cgan", "--data", tmp_path / "photos")
     assert "cats, dogs" in line
 
 
 @pytest.mark.parametrize("name", ["gan", "dcgan", "cgan"])
 def test_show(capsys, name):
-    code, out, _ = call(capsys, "show", name)
+    code, out, _ = run_cli(capsys, "show", name)
     assert (code, "smoke" in out) == (0, True)
 
 
 def test_verify(capsys):
-    code, out, _ = call(capsys, "verify", "gan")
+    code, out, _ = run_cli(capsys, "verify", "gan")
     assert (code, "FAIL" in out) == (0, False)

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from cli_helpers import assert_rejected, run_cli
 from PIL import Image
-from typed import call, refused
 
 import torchstone as ts
 from torchstone.engine import checkpoint
@@ -31,23 +31,23 @@ def copy(run, tmp_path):
 
 
 def test_list_shows_every_system(capsys):
-    code, out, _ = call(capsys, "list")
+    code, out, _ = run_cli(capsys, "list")
     assert code == 0
     for entry in ts.list_systems():
         assert entry.name in out
         assert entry.paper in out
-    entries = json.loads(call(capsys, "list", "--json")[1])
+    entries = json.loads(run_cli(capsys, "list", "--json")[1])
     assert [e["name"] for e in entries] == [e.name for e in ts.list_systems()]
     assert set(entries[0]) >= {"name", "chapter", "paper", "year", "variants", "recipes"}
-    chapter = json.loads(call(capsys, "list", "--chapter", "convolutional", "--json")[1])
+    chapter = json.loads(run_cli(capsys, "list", "--chapter", "convolutional", "--json")[1])
     assert {e["chapter"] for e in chapter} == {"convolutional"}
 
 
 def test_show_is_a_card(capsys):
-    _, out, _ = call(capsys, "show", "lenet5")
+    _, out, _ = run_cli(capsys, "show", "lenet5")
     for said in ("LeCun", "61,706", "60,000", "16×10×10", "416,520", "smoke", "What differs"):
         assert said in out
-    _, out, _ = call(capsys, "show", "lenet5_paper")
+    _, out, _ = run_cli(capsys, "show", "lenet5_paper")
     assert "TableConvolution" in out
     assert "61,706 parameters, input" not in out
 
@@ -83,13 +83,13 @@ def test_tensorboard_events_hold_the_same_numbers(run):
 
 def test_train_prints_what_it_reached_and_where(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, _ = call(capsys, "train", "lenet5/smoke", "--steps", "3", "--weight-decay", "0.1")
+    code, out, _ = run_cli(capsys, "train", "lenet5/smoke", "--steps", "3", "--weight-decay", "0.1")
     assert code == 0
     assert "test/accuracy" in out
     assert os.path.join("runs", "lenet5-smoke") in out
     saved = json.loads((tmp_path / "runs" / "lenet5-smoke" / "recipe.json").read_text())
     assert (saved["fields"]["steps"], saved["fields"]["weight_decay"]) == (3, 0.1)
-    code, out, _ = call(capsys, "train", "lenet5/smoke", "--steps", "3")
+    code, out, _ = run_cli(capsys, "train", "lenet5/smoke", "--steps", "3")
     assert os.path.join("runs", "lenet5-smoke-2") in out
 
 
@@ -99,7 +99,7 @@ def test_a_variant_s_name_trains_that_variant(tmp_path):
 
 
 def test_eval_repeats_the_test_result(capsys, run):
-    code, out, _ = call(capsys, "eval", run, "--json")
+    code, out, _ = run_cli(capsys, "eval", run, "--json")
     measured = json.loads(out)
     result = json.loads((run / "result.json").read_text())["metrics"]
     assert code == 0
@@ -119,7 +119,7 @@ def test_predict_says_label_and_probabilities(capsys, run, tmp_path):
         page = Image.new("RGB", (300, 240), "white")
         page.paste(big, (60, 30))
         page.save(tmp_path / f"{number:02}.png")
-    code, out, _ = call(capsys, "predict", run, tmp_path, "--json")
+    code, out, _ = run_cli(capsys, "predict", run, tmp_path, "--json")
     answers = json.loads(out)
     assert code == 0
     assert [os.path.basename(a["input"]) for a in answers] == [f"{n:02}.png" for n in range(20)]
@@ -130,7 +130,7 @@ def test_predict_says_label_and_probabilities(capsys, run, tmp_path):
         right += answer["label"] == str(label)
     print(f"{right} of 20 scans read right")
     assert right >= 16
-    assert "%" in call(capsys, "predict", run, tmp_path / "00.png")[1]
+    assert "%" in run_cli(capsys, "predict", run, tmp_path / "00.png")[1]
 
 
 def test_load_gives_the_trained_model(run):
@@ -165,11 +165,11 @@ def test_create_reads_published_weights(tmp_path, capsys):
 
 
 def test_compare_prints_a_table_and_draws(capsys, run, copy, tmp_path):
-    code, out, _ = call(capsys, "compare", run, copy, "--out", tmp_path / "both.png")
+    code, out, _ = run_cli(capsys, "compare", run, copy, "--out", tmp_path / "both.png")
     assert code == 0
     assert "test/accuracy" in out
     assert np.asarray(Image.open(tmp_path / "both.png")).std() > 1
-    rows = json.loads(call(capsys, "compare", run, copy, "--out", tmp_path / "b.png", "--json")[1])
+    rows = json.loads(run_cli(capsys, "compare", run, copy, "--out", tmp_path / "b.png", "--json")[1])
     assert [row["run"] for row in rows] == ["first", "copy"]
 
 
@@ -177,11 +177,11 @@ def test_verify_exits_1_if_a_check_fails(capsys, monkeypatch):
     from torchstone.parts.facts import Fact
     from torchstone.systems.convolutional import lenet5
 
-    code, out, _ = call(capsys, "verify", "lenet5", "--json")
+    code, out, _ = run_cli(capsys, "verify", "lenet5", "--json")
     assert code == 0
     assert all(check["passed"] for check in json.loads(out))
     monkeypatch.setattr(lenet5, "FACTS", [Fact("wrong", lambda: 1, 2)])
-    code, out, _ = call(capsys, "verify", "lenet5")
+    code, out, _ = run_cli(capsys, "verify", "lenet5")
     assert code == 1
     assert "FAIL" in out
 
@@ -230,7 +230,7 @@ def test_hyphens_in_names_are_underscores():
 )
 def test_bad_input_gets_one_line_and_writes_nothing(capsys, tmp_path, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
-    line = refused(capsys, *words)
+    line = assert_rejected(capsys, *words)
     assert said in line
     assert not os.listdir(tmp_path)
 
@@ -238,13 +238,13 @@ def test_bad_input_gets_one_line_and_writes_nothing(capsys, tmp_path, monkeypatc
 def test_an_output_folder_that_holds_a_run_is_refused(capsys, copy, tmp_path):
     before = (copy / "result.json").read_text()
     words = ("train", "lenet5/smoke", "--steps", "2", "--out", copy)
-    assert "--overwrite" in refused(capsys, *words)
+    assert "--overwrite" in assert_rejected(capsys, *words)
     assert (copy / "result.json").read_text() == before
-    assert call(capsys, *words, "--overwrite")[0] == 0
+    assert run_cli(capsys, *words, "--overwrite")[0] == 0
     assert json.loads((copy / "result.json").read_text())["steps"] == 2
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    line = refused(capsys, "train", "lenet5/smoke", "--out", tmp_path / "mine", "--overwrite")
+    line = assert_rejected(capsys, "train", "lenet5/smoke", "--out", tmp_path / "mine", "--overwrite")
     assert "holds no run" in line
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
@@ -253,38 +253,38 @@ def test_an_output_folder_that_cannot_be_made_is_refused(capsys, tmp_path):
     file = tmp_path / "thesis.txt"
     file.write_text("years of work")
     for out in (file, file / "run", file / "deep" / "run"):
-        line = refused(capsys, "train", "perceptron/smoke", "--steps", "2", "--out", out)
+        line = assert_rejected(capsys, "train", "perceptron/smoke", "--steps", "2", "--out", out)
         assert f"{file} is a file" in line
         assert "choose another --out" in line
-    line = refused(capsys, "train", "perceptron/smoke", "--steps", "2", "--out", "/proc/run")
+    line = assert_rejected(capsys, "train", "perceptron/smoke", "--steps", "2", "--out", "/proc/run")
     assert "cannot make the folder /proc/run" in line
     assert os.listdir(tmp_path) == ["thesis.txt"]
     assert file.read_text() == "years of work"
 
 
 def test_overwriting_waits_until_the_new_run_can_begin(capsys, copy):
-    refused(capsys, "train", "lenet5", "--data", "/nonexistent", "--out", copy, "--overwrite")
+    assert_rejected(capsys, "train", "lenet5", "--data", "/nonexistent", "--out", copy, "--overwrite")
     assert (copy / "result.json").exists()
 
 
 def test_pictures_that_are_none_are_refused(capsys, run, tmp_path):
-    assert "missing.png" in refused(capsys, "predict", run, tmp_path / "missing.png")
+    assert "missing.png" in assert_rejected(capsys, "predict", run, tmp_path / "missing.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG no")
-    assert "broken.png" in refused(capsys, "predict", run, tmp_path / "broken.png")
+    assert "broken.png" in assert_rejected(capsys, "predict", run, tmp_path / "broken.png")
     (tmp_path / "none").mkdir()
-    assert "empty folder" in refused(capsys, "predict", run, tmp_path / "none")
+    assert "empty folder" in assert_rejected(capsys, "predict", run, tmp_path / "none")
     Image.new("L", (50, 50), 255).save(tmp_path / "blank.png")
-    assert "blank.png" in refused(capsys, "predict", run, tmp_path / "blank.png")
+    assert "blank.png" in assert_rejected(capsys, "predict", run, tmp_path / "blank.png")
 
 
 def test_a_truncated_checkpoint_gives_way_to_the_previous(capsys, copy):
     file = copy / "checkpoint" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    code, _, err = call(capsys, "eval", copy)
+    code, _, err = run_cli(capsys, "eval", copy)
     assert code == 0
     assert "checkpoint is unusable" in err
     assert "using checkpoint.previous, step 120" in err
-    code, _, err = call(capsys, "resume", copy)
+    code, _, err = run_cli(capsys, "resume", copy)
     assert code == 0
     assert "going back to checkpoint.previous, step 120" in err
 
@@ -295,7 +295,7 @@ def test_a_checkpoint_of_another_system_is_refused(capsys, copy):
     asked |= {"system": "mlp", "recipe": "smoke", "fields": {}}
     file.write_text(json.dumps(asked))
     for command in ("eval", "resume"):
-        line = refused(capsys, command, copy)
+        line = assert_rejected(capsys, command, copy)
         assert "is of 'lenet5', its recipe of 'mlp'" in line
 
 
@@ -310,13 +310,13 @@ def test_a_checkpoint_that_holds_code_is_refused(capsys, copy, monkeypatch, tmp_
     meta = json.loads((copy / "checkpoint" / "meta.json").read_text())
     meta["sha256"]["state.pt"] = checkpoint._digest(copy / "checkpoint" / "state.pt")
     (copy / "checkpoint" / "meta.json").write_text(json.dumps(meta))
-    assert "holds code and was refused unread" in refused(capsys, "resume", copy)
+    assert "holds code and was refused unread" in assert_rejected(capsys, "resume", copy)
     assert not (tmp_path / "exploded").exists()
 
 
 def test_a_loss_that_explodes_stops_with_where_to_go_back_to(capsys, tmp_path):
     words = ("train", "lenet5/smoke", "--optimiser", "sgd", "--lr", "1e8", "--out", tmp_path / "a")
-    code, _, err = call(capsys, *words)
+    code, _, err = run_cli(capsys, *words)
     line = err.strip().splitlines()[-1]
     assert code == 2
     for said in ("step ", "loss is", "learning rate", "gradient norms", "last good checkpoint"):
@@ -331,7 +331,7 @@ def test_other_data_must_have_the_same_classes(capsys, run, tmp_path):
         for number in range(4):
             noise = np.random.default_rng(number).integers(0, 255, (9, 9), dtype=np.uint8)
             Image.fromarray(noise).save(tmp_path / name / f"{number}.png")
-    line = refused(capsys, "eval", run, "--data", tmp_path)
+    line = assert_rejected(capsys, "eval", run, "--data", tmp_path)
     assert "cat, dog" in line
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
+from cli_helpers import assert_rejected, run_cli
 from PIL import Image
-from typed import call, refused
 
 import torchstone as ts
 from torchstone.data.vision.dataset import load_pictures
@@ -38,14 +38,14 @@ def digit(tmp_path):
 
 
 def test_a_sheet_of_samples(capsys, vae, tmp_path):
-    code, out, _ = call(capsys, "sample", vae, "-n", 64, "--out", tmp_path / "sheet.png")
+    code, out, _ = run_cli(capsys, "sample", vae, "-n", 64, "--out", tmp_path / "sheet.png")
     assert code == 0
     assert out.strip() == str(tmp_path / "sheet.png")
     sheet = Image.open(out.strip())
     assert sheet.size == (8 * 50 + 2, 8 * 50 + 2)
-    call(capsys, "sample", vae, "-n", 64, "--out", tmp_path / "again.png")
+    run_cli(capsys, "sample", vae, "-n", 64, "--out", tmp_path / "again.png")
     assert sheet.tobytes() == Image.open(tmp_path / "again.png").tobytes()
-    call(capsys, "sample", vae, "-n", 64, "--seed", 1, "--out", tmp_path / "other.png")
+    run_cli(capsys, "sample", vae, "-n", 64, "--seed", 1, "--out", tmp_path / "other.png")
     assert sheet.tobytes() != Image.open(tmp_path / "other.png").tobytes()
 
 
@@ -58,40 +58,40 @@ def test_the_run_folder_has_its_sheets_and_their_film(vae):
 def test_the_missing_half_of_a_picture(capsys, vae, digit, tmp_path):
     known, mask = digit
     words = ("sample", vae, "--known", known, "--mask", mask, "-n", 4)
-    code, _, _ = call(capsys, *words, "--out", tmp_path / "filled.png")
+    code, _, _ = run_cli(capsys, *words, "--out", tmp_path / "filled.png")
     assert code == 0
     assert Image.open(tmp_path / "filled.png").size == (2 * 50 + 2, 2 * 50 + 2)
-    assert "mask" in refused(capsys, "sample", vae, "--known", known, "--out", tmp_path / "x.png")
+    assert "mask" in assert_rejected(capsys, "sample", vae, "--known", known, "--out", tmp_path / "x.png")
     wrong = ("--known", tmp_path / "none.png", "--mask", mask)
-    assert "does not exist" in refused(capsys, "sample", vae, *wrong, "--out", tmp_path / "x.png")
+    assert "does not exist" in assert_rejected(capsys, "sample", vae, *wrong, "--out", tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
 
 
 def test_how_unusual_a_picture_is(capsys, vae, digit, tmp_path):
-    code, out, _ = call(capsys, "predict", vae, digit[0], "--json")
+    code, out, _ = run_cli(capsys, "predict", vae, digit[0], "--json")
     (answer,) = json.loads(out)
     assert code == 0
     assert answer["label"] in ("usual", "unusual")
     assert set(answer) == {"input", "label", "probability", "bound", "divergence"}
-    code, out, _ = call(capsys, "predict", vae, digit[0], "--explain", tmp_path / "why.png")
+    code, out, _ = run_cli(capsys, "predict", vae, digit[0], "--explain", tmp_path / "why.png")
     assert code == 0
     assert (tmp_path / "why.png").exists()
     (tmp_path / "text.png").write_text("no picture")
-    assert "text.png" in refused(capsys, "predict", vae, tmp_path / "text.png")
+    assert "text.png" in assert_rejected(capsys, "predict", vae, tmp_path / "text.png")
 
 
 def test_the_figures_again(capsys, vae, moons):
     for run, name in ((vae, "bound_50"), (moons, "loss")):
         result = json.loads((run / "result.json").read_text())["metrics"]
-        again = json.loads(call(capsys, "eval", run, "--json")[1])
+        again = json.loads(run_cli(capsys, "eval", run, "--json")[1])
         assert again[name] == pytest.approx(result[f"test/{name}"], abs=1e-5)
 
 
 def test_points_in_the_plane(capsys, moons, tmp_path):
-    code, out, _ = call(capsys, "sample", moons, "-n", 100, "--out", tmp_path / "plane.png")
+    code, out, _ = run_cli(capsys, "sample", moons, "-n", 100, "--out", tmp_path / "plane.png")
     assert code == 0
     assert Image.open(out.strip()).width > 300
-    code, out, _ = call(capsys, "predict", moons, "0,1", "9,9")
+    code, out, _ = run_cli(capsys, "predict", moons, "0,1", "9,9")
     assert code == 0
     assert out.splitlines()[1].startswith("9,9: unusual (0.0%)")
     assert (moons / "pictures" / "density.png").exists()
@@ -109,15 +109,15 @@ def test_points_in_the_plane(capsys, moons, tmp_path):
     ],
 )
 def test_what_cannot_be_trained_is_refused_and_leaves_nothing(capsys, tmp_path, words, said):
-    assert said in refused(capsys, *words, "--out", tmp_path / "run")
+    assert said in assert_rejected(capsys, *words, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_sampled_is_refused(capsys, vae, moons, tmp_path):
     sheet = tmp_path / "a.png"
-    assert "--out" in refused(capsys, "sample", vae)
-    assert "label" in refused(capsys, "sample", vae, "--label", "3", "--out", sheet)
-    assert "prompt" in refused(capsys, "sample", moons, "--prompt", "two moons", "--out", sheet)
-    assert "positive" in refused(capsys, "sample", vae, "--temperature", "0", "--out", sheet)
-    assert ".png" in refused(capsys, "sample", vae, "--out", tmp_path / "a.jpg")
+    assert "--out" in assert_rejected(capsys, "sample", vae)
+    assert "label" in assert_rejected(capsys, "sample", vae, "--label", "3", "--out", sheet)
+    assert "prompt" in assert_rejected(capsys, "sample", moons, "--prompt", "two moons", "--out", sheet)
+    assert "positive" in assert_rejected(capsys, "sample", vae, "--temperature", "0", "--out", sheet)
+    assert ".png" in assert_rejected(capsys, "sample", vae, "--out", tmp_path / "a.jpg")
     assert not sheet.exists()

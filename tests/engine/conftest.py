@@ -1,4 +1,4 @@
-"""The toys stand beside the tests."""
+"""The toy_systems stand beside the tests."""
 
 import sys
 from pathlib import Path

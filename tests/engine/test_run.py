@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import toys
+import toy_systems
 from torch import nn
-from toys import TOYS, Crash, cut, differing, fingerprint, rows
+from toy_systems import TOYS, Crash, cut, differing, fingerprint, rows
 
 from torchstone.engine import run as engine
 from torchstone.engine.run import Clock, fit
@@ -55,9 +55,9 @@ def learned(run, floor: dict[str, float]) -> dict[str, float]:
 def one_gaussian() -> float:
     """How near the ring a single Gaussian with its mean and covariance comes: missing all structure."""
     generator = torch.Generator().manual_seed(9)
-    x = toys.ring(generator, 2000)
+    x = toy_systems.ring(generator, 2000)
     blob = torch.randn(2000, 2, generator=generator) @ torch.linalg.cholesky(x.T.cov()).T
-    return toys.sliced_distance(blob + x.mean(0), toys.ring(generator, 2000))
+    return toy_systems.sliced_distance(blob + x.mean(0), toy_systems.ring(generator, 2000))
 
 
 def test_perceptron_learns():
@@ -82,7 +82,7 @@ def test_ppo_learns():
 
 def test_two_stages_learn():
     first, second = None, None
-    stages = toys.staged(0, 200)
+    stages = toy_systems.staged(0, 200)
     first = next(stages)
     world = learned(first, {})
     assert world["trained"] < world["untrained"] / 10
@@ -137,7 +137,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.append({str(Path(__file__).parent)!r})
-from toys import TOYS, fingerprint
+from toy_systems import TOYS, fingerprint
 from torchstone.engine.run import Clock, fit
 found = {{}}
 for name, toy in TOYS.items():

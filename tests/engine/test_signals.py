@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.utils.tensorboard  # before any fork
-import toys
-from toys import differing, rows, saved
+import toy_systems
+from toy_systems import differing, rows, saved
 
 from torchstone import api
 from torchstone.cli import main
@@ -32,14 +32,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @pytest.fixture(autouse=True)
 def catalogue(monkeypatch):
-    toys.enter(monkeypatch)
+    toy_systems.enter(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        toys.enter(patch)
+        toy_systems.enter(patch)
         api.train("toy", out=out, clock=CLOCK, quiet=True)
     return saved(out), rows(out)
 
@@ -105,7 +105,7 @@ def gated(stop: int, at: Path, go: Path):
             run.stream = waiting(run.stream)
             yield run
 
-    whole = toys.build
+    whole = toy_systems.build
     return build
 
 
@@ -128,7 +128,7 @@ STOPS = [
 def test_a_signal_saves_stops_and_says_so(how, number, step, tmp_path, monkeypatch, expected):
     out, at, go = (tmp_path / name for name in ("run", "at", "go"))
     with monkeypatch.context() as patch:
-        patch.setattr(toys, "build", gated(step, at, go))
+        patch.setattr(toy_systems, "build", gated(step, at, go))
         child = fork(out, lambda: (command if how == "command line" else train)(out))
         until(at)
         os.kill(child, number)
@@ -182,7 +182,7 @@ def test_a_second_signal_kills_at_once(number, tmp_path, monkeypatch, expected):
 
     with monkeypatch.context() as patch:
         patch.setattr(signals.Signals, "_catch", noted)
-        patch.setattr(toys, "build", gated(6, at, tmp_path / "never"))
+        patch.setattr(toy_systems, "build", gated(6, at, tmp_path / "never"))
         child = fork(out, lambda: command(out))
         until(at)
         os.kill(child, number)
@@ -209,7 +209,7 @@ def test_killed_at_a_random_moment(seed, tmp_path, monkeypatch, expected):
     delay = random.Random(seed).uniform(0, 0.3)
     with monkeypatch.context() as patch:
         # it never comes to its end by itself, however slow the machine that kills it
-        patch.setattr(toys, "build", gated(2 * STEPS, tmp_path / "at", tmp_path / "never"))
+        patch.setattr(toy_systems, "build", gated(2 * STEPS, tmp_path / "at", tmp_path / "never"))
         child = fork(out, lambda: train(out))
         until(out / "checkpoint")
         time.sleep(delay)

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 import torch
-import toys
-from toys import Crash, cut, differing, fingerprint, rows
+import toy_systems
+from toy_systems import Crash, cut, differing, fingerprint, rows
 
 from torchstone import api
 from torchstone.engine import checkpoint
@@ -21,14 +21,14 @@ CLOCK = {"log": 2, "evaluate": 4, "save": 3}
 
 @pytest.fixture(autouse=True)
 def catalogue(monkeypatch):
-    toys.enter(monkeypatch)
+    toy_systems.enter(monkeypatch)
 
 
 def crashing(stage: int, after: int):
     """`build`, with the stream of one stage breaking after so many steps."""
 
     def build(recipe):
-        for index, run in enumerate(toys.staged(recipe.seed, recipe.steps)):
+        for index, run in enumerate(toy_systems.staged(recipe.seed, recipe.steps)):
             yield cut(run, after) if index == stage else run
 
     return build
@@ -47,7 +47,7 @@ def resume(out):
 def expected(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        toys.enter(patch)
+        toy_systems.enter(patch)
         run = train(out)
     return fingerprint(run), rows(out), json.loads((out / "result.json").read_text())["metrics"]
 
@@ -63,7 +63,7 @@ def assert_same(run, out, expected):
 @pytest.mark.parametrize(("stage", "after"), [(0, 0), (0, 2), (0, 7), (1, 0), (1, 2), (1, 5), (1, 7)])
 def test_interrupted_in_a_stage(stage, after, tmp_path, monkeypatch, expected):
     with monkeypatch.context() as patch:
-        patch.setattr(toys, "build", crashing(stage, after))
+        patch.setattr(toy_systems, "build", crashing(stage, after))
         with pytest.raises(Crash):
             train(tmp_path / "run")
     assert_same(resume(tmp_path / "run"), tmp_path / "run", expected)
@@ -73,7 +73,7 @@ def test_interrupted_in_every_stage_in_turn(tmp_path, monkeypatch, expected):
     out, go = tmp_path / "run", train
     for stage, after in ((0, 4), (0, 1), (1, 1), (1, 3), (1, 2)):
         with monkeypatch.context() as patch:
-            patch.setattr(toys, "build", crashing(stage, after))
+            patch.setattr(toy_systems, "build", crashing(stage, after))
             with pytest.raises(Crash):
                 go(out)
         go = resume
@@ -96,7 +96,7 @@ BETWEEN = {
     "before the stage is set aside": (shutil, "copytree"),
     "while it is being copied": (shutil, "copy2"),
     "before its copy takes the name": (type(api.Path()), "rename"),
-    "while the next stage is built": (toys, "controller"),
+    "while the next stage is built": (toy_systems, "controller"),
     "before the run is finished": (folder, "finish"),
 }
 
@@ -147,7 +147,7 @@ def test_a_finished_run_resumed_is_what_it_was(tmp_path, expected):
 
 def test_a_signal_at_the_very_end_of_a_stage_is_obeyed(tmp_path, monkeypatch, expected):
     def signalled(recipe):
-        first = next(stages := toys.staged(recipe.seed, recipe.steps))
+        first = next(stages := toy_systems.staged(recipe.seed, recipe.steps))
         update, steps = first.update, iter(range(1, STEPS + 1))
 
         def last(batch):
@@ -160,7 +160,7 @@ def test_a_signal_at_the_very_end_of_a_stage_is_obeyed(tmp_path, monkeypatch, ex
         yield from stages
 
     with monkeypatch.context() as patch:
-        patch.setattr(toys, "build", signalled)
+        patch.setattr(toy_systems, "build", signalled)
         with pytest.raises(Interrupted, match=f"step {STEPS} of {STEPS}") as stopped:
             train(tmp_path / "run")
     assert stopped.value.signal == signal.SIGTERM
@@ -172,7 +172,7 @@ def test_a_signal_at_the_very_end_of_a_stage_is_obeyed(tmp_path, monkeypatch, ex
 
 def resumed_in_the_second_stage(out, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(toys, "build", crashing(1, 5))
+        patch.setattr(toy_systems, "build", crashing(1, 5))
         with pytest.raises(Crash):
             train(out)
     return fingerprint(resume(out))
@@ -188,14 +188,14 @@ def test_what_build_draws_between_the_stages_is_drawn_again(tmp_path, monkeypatc
 
 def test_the_second_stage_needs_what_the_first_one_learnt(tmp_path, monkeypatch, expected):
     """Neither passed over with its weights nor kept in the second's state: another controller."""
-    staged = toys.staged
+    staged = toy_systems.staged
 
     def forgetful(seed, steps):
         for run in staged(seed, steps):
             run.state.pop("world", None)
             yield run
 
-    monkeypatch.setattr(toys, "staged", forgetful)
+    monkeypatch.setattr(toy_systems, "staged", forgetful)
     kept = differing(expected[0], resumed_in_the_second_stage(tmp_path / "a", monkeypatch))
     assert {name.split(".")[0] for name in kept} == {"world"}  # only not listed: stage one has it
     monkeypatch.setattr(engine, "pass_over", lambda run, kept: None)

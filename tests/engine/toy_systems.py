@@ -406,7 +406,7 @@ class Entry(systems.System):
 
 def enter(monkeypatch) -> None:
     """Make the two stages the catalogue's only system; pictures of runs have their own tests."""
-    entry = Entry("toy", "toys", "Toy", "none", 2026, ("toy",), ("smoke",))
+    entry = Entry("toy", "toy_systems", "Toy", "none", 2026, ("toy",), ("smoke",))
     monkeypatch.setattr(systems, "CATALOGUE", (entry,))
     monkeypatch.setattr(pages, "draw_curves", lambda *_: None)
 

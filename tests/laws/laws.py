@@ -26,7 +26,7 @@ from torchstone.runs.recipes import comments
 from torchstone.tools import docs
 from torchstone.verify import relative_error, verify
 
-CHILD = Path(__file__).with_name("child.py")
+CHILD = Path(__file__).with_name("subprocess_entry.py")
 
 # by how much a metric of the held-out split must rise (fall, if negative) over the untrained network;
 # a system that is judged by something else states `MARGIN = (metric, rise)` in its file
@@ -156,7 +156,7 @@ def bits_equal(a, b) -> bool:
 
 
 def child(*words) -> subprocess.CompletedProcess:
-    """`child.py` in a fresh interpreter."""
+    """`subprocess_entry.py` in a fresh interpreter."""
     command = [sys.executable, str(CHILD), *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     print(done.stdout)

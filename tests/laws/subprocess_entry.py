@@ -1,8 +1,8 @@
 """What the laws do in a process of its own, where no import hook has wrapped the functions.
 
-child.py killed STEP FAULT WHOLE CUT WORDS…   train into WHOLE, then into CUT and be killed at STEP
-child.py resumed FAULT CUT                    resume that
-child.py compiled BACKEND FAULT NAME…         law 5
+subprocess_entry.py killed STEP FAULT WHOLE CUT WORDS…   train into WHOLE, then into CUT and be killed at STEP
+subprocess_entry.py resumed FAULT CUT                    resume that
+subprocess_entry.py compiled BACKEND FAULT NAME…         law 5
 
 FAULT is a function of `faults.py`, or -.
 """

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+import import_rules
 import laws
-import layers
 import pytest
 
 import torchstone
@@ -62,7 +62,7 @@ def test_6_every_parameter_learns(entry):
 
 def test_7_imports_point_one_way_and_nothing_of_ours_is_subclassed():
     root = Path(torchstone.__file__).parent
-    found = layers.wrongs(root)
+    found = import_rules.wrongs(root)
     print(f"{len(list(root.rglob('*.py')))} files read")
     assert not found, "\n".join(found)
 

@@ -5,9 +5,8 @@ import json
 import shutil
 from types import SimpleNamespace
 
-import child
+import import_rules
 import laws
-import layers
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -281,7 +280,7 @@ def test_6_a_threshold_that_is_never_moved(monkeypatch):
 )
 def test_7_a_tree_that_breaks_it(file, source, message, tmp_path):
     plant(tmp_path, file, source)
-    found = layers.wrongs(tmp_path)
+    found = import_rules.wrongs(tmp_path)
     print(found)
     assert len(found) == 1
     assert message in found[0]
@@ -305,7 +304,7 @@ def test_7_a_tree_that_breaks_it(file, source, message, tmp_path):
 )
 def test_7_a_tree_that_keeps_it(file, source, tmp_path):
     plant(tmp_path, file, source)
-    assert layers.wrongs(tmp_path) == []
+    assert import_rules.wrongs(tmp_path) == []
 
 
 def plant(root, file, source):

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import torch
+from cli_helpers import assert_rejected, run_cli
 from PIL import Image
 from torch import nn
-from typed import call, refused
 
 import torchstone as ts
 from torchstone.tasks import evaluate_samples
@@ -47,9 +47,9 @@ def test_every_maker_of_pictures_is_compared_by_it_too(capsys, runs, tmp_path, m
     asked = []
     stand_in = lambda file, device: asked.append(file) or Coarse()  # noqa: E731
     monkeypatch.setattr(evaluate_samples, "load", stand_in)
-    code, plain, _ = call(capsys, "eval", runs / name, "--json")
+    code, plain, _ = run_cli(capsys, "eval", runs / name, "--json")
     file = tmp_path / "weights.pth"
-    code_, out, _ = call(capsys, "eval", runs / name, "--json", "--inception", file)
+    code_, out, _ = run_cli(capsys, "eval", runs / name, "--json", "--inception", file)
     assert (code, code_, asked) == (0, 0, [str(file)])
     without, found = json.loads(plain), json.loads(out)
     new = {key for key in found if key.startswith("inception_")}
@@ -70,7 +70,7 @@ def test_samples_of_captions_are_compared_with_their_pictures(capsys, tmp_path, 
              judged=4, quiet=True)  # fmt: skip
     monkeypatch.setattr(inference, "load_inception", lambda file, device: Coarse())
     words = ("--inception", tmp_path / "weights.pth", "--data", photos)
-    code, out, _ = call(capsys, "eval", run, "--json", *words)
+    code, out, _ = run_cli(capsys, "eval", run, "--json", *words)
     found = json.loads(out)
     assert code == 0
     assert found["inception_distance"] > 0
@@ -82,16 +82,16 @@ def test_that_the_package_is_not_there_is_said(capsys, runs, tmp_path, monkeypat
     for name in [name for name in sys.modules if name.startswith("torch_fidelity")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    line = refused(capsys, "eval", runs / "gan", "--inception", tmp_path / "weights.pth")
+    line = assert_rejected(capsys, "eval", runs / "gan", "--inception", tmp_path / "weights.pth")
     assert "pip install 'torchstone[inception]'" in line
 
 
 def test_what_has_no_use_for_it_is_refused(capsys, runs, tmp_path):
     file = tmp_path / "weights.pth"
-    line = refused(capsys, "eval", runs / "gan", "--inception", file)
+    line = assert_rejected(capsys, "eval", runs / "gan", "--inception", file)
     assert f"there is no file {file}" in line
     file.write_bytes(b"no weights")
-    assert "holds no weights" in refused(capsys, "eval", runs / "vae", "--inception", file)
-    assert "points are no pictures" in refused(capsys, "eval", runs / "moons", "--inception", file)
-    line = refused(capsys, "eval", runs / "lenet5", "--inception", file)
+    assert "holds no weights" in assert_rejected(capsys, "eval", runs / "vae", "--inception", file)
+    assert "points are no pictures" in assert_rejected(capsys, "eval", runs / "moons", "--inception", file)
+    line = assert_rejected(capsys, "eval", runs / "lenet5", "--inception", file)
     assert "lenet5 evaluates without 'inception'" in line

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from cli_helpers import run_cli
 from PIL import Image
 from torch import nn
-from typed import call
 
 import torchstone as ts
 from torchstone import api
@@ -216,7 +216,7 @@ def test_sample_writes_midi_that_a_player_opens(trained, capsys, tmp_path):
 
     out = tmp_path / "piece.mid"
     words = ["sample", trained / "run", "--out", out, "--length", 20, "--tempo", 60, "--seed", 5]
-    code, said, _ = call(capsys, *words)
+    code, said, _ = run_cli(capsys, *words)
     assert (code, said) == (0, f"{out}\n")
     song = mido.MidiFile(out)
     assert song.length == pytest.approx(20.0, abs=0.1)  # a quarter note a second
@@ -224,7 +224,7 @@ def test_sample_writes_midi_that_a_player_opens(trained, capsys, tmp_path):
     (text,) = api.sample(trained / "run", length=20, seed=5)
     assert text.splitlines()[: len(piece)] == midi.said(piece).splitlines()
     assert len(text.splitlines()) == 20
-    code, said, _ = call(capsys, "sample", trained / "run", "--out", out, "-n", 2, "--length", 8)
+    code, said, _ = run_cli(capsys, "sample", trained / "run", "--out", out, "-n", 2, "--length", 8)
     assert said.split() == [str(tmp_path / f"piece-{i}.mid") for i in (1, 2)]
     assert (tmp_path / "piece-2.mid").exists()
 
@@ -241,7 +241,7 @@ def test_predict_and_eval_say_nats_a_frame(trained, capsys, tmp_path):
     content = json.loads((trained / "jsb-chorales-quarter.json").read_text())
     piece = music.load_music(trained).test[0]
     midi.write(tmp_path / "a.mid", piece, 1.0, 100)
-    code, said, _ = call(capsys, "predict", trained / "run", tmp_path / "a.mid")
+    code, said, _ = run_cli(capsys, "predict", trained / "run", tmp_path / "a.mid")
     print(said)
     assert code == 0
     model = ts.load(trained / "run")
@@ -265,7 +265,7 @@ def test_predict_and_eval_say_nats_a_frame(trained, capsys, tmp_path):
 )
 def test_what_cannot_be_sampled_is_one_line(trained, capsys, tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
-    code, out, err = call(capsys, "sample", trained / "run", *options)
+    code, out, err = run_cli(capsys, "sample", trained / "run", *options)
     assert (code, out) == (2, "")
     assert said in err
     assert err.count("\n") == 1

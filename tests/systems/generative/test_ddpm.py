@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from cli_helpers import assert_rejected, run_cli
 from PIL import Image
 from torch import nn
-from typed import call, refused
 
 import torchstone as ts
 from torchstone import references
@@ -89,9 +89,9 @@ def test_a_network_that_could_read_is_told_labels_or_nothing(condition, tmp_path
     assert model.classes == (2 if condition == "label" else 0)
     words = ("--label", "red") if condition == "label" else ()
     for command in (("sample", run, "-n", 3, "--out", sheet, *words), ("eval", run)):
-        assert call(capsys, *command)[0] == 0
+        assert run_cli(capsys, *command)[0] == 0
     assert sheet.exists()
-    assert "reads no text" in refused(capsys, "sample", run, "--prompt", "a", "--out", sheet)
+    assert "reads no text" in assert_rejected(capsys, "sample", run, "--prompt", "a", "--out", sheet)
 
 
 def test_a_run_shows_its_samples_while_it_trains_and_is_judged(run):
@@ -109,7 +109,7 @@ def test_a_run_shows_its_samples_while_it_trains_and_is_judged(run):
 
 
 def test_the_command_line_trains_evaluates_and_draws(run, tmp_path, capsys):
-    code, out, _ = call(capsys, "eval", run)
+    code, out, _ = run_cli(capsys, "eval", run)
     assert code == 0
     assert "bits_per_dimension" in out
     assert "agreement" in out
@@ -125,7 +125,7 @@ def test_the_command_line_trains_evaluates_and_draws(run, tmp_path, capsys):
         "steered": ("--steer", 30, "--label", 3, "--steps", 3),
     }.items():
         file = tmp_path / f"{name}.png"
-        code, out, _ = call(capsys, "sample", run, "-n", 20, "--out", file, *words)
+        code, out, _ = run_cli(capsys, "sample", run, "-n", 20, "--out", file, *words)
         assert code == 0
         assert out.strip() == str(file)
         with Image.open(file) as image:
@@ -135,7 +135,7 @@ def test_the_command_line_trains_evaluates_and_draws(run, tmp_path, capsys):
     for name in ("other", "guided", "drawn", "ddpm"):
         assert (sheets["plain"] != sheets[name]).any(), name
     assert (sheets["three"] != sheets["steered"]).any()
-    code, out, _ = call(capsys, "show", "ddpm")
+    code, out, _ = run_cli(capsys, "show", "ddpm")
     assert code == 0
     for said in ("35,746,307", "113,673,219", "guidance", "half_hour"):
         assert said in out
@@ -156,7 +156,7 @@ def test_the_command_line_trains_evaluates_and_draws(run, tmp_path, capsys):
 )
 def test_bad_input_is_refused_in_a_line(run, words, said, tmp_path, capsys):
     file = tmp_path / "sheet.png"
-    code, _, err = call(capsys, "sample", run, "--out", file, *words)
+    code, _, err = run_cli(capsys, "sample", run, "--out", file, *words)
     assert code == 2
     assert said in err
     assert len(err.strip().splitlines()) == 1
@@ -214,7 +214,7 @@ def test_what_was_said_is_what_is_drawn(painted, tmp_path, capsys):
     print(errors)
     assert all(asked == seen for asked, seen, _ in errors), errors
     file = tmp_path / "x.png"
-    code, out, _ = call(capsys, "sample", painted, "-n", 3, "--prompt", "red picture", "--out", file)
+    code, out, _ = run_cli(capsys, "sample", painted, "-n", 3, "--prompt", "red picture", "--out", file)
     assert code == 0
     assert out.strip() == str(file)
     with Image.open(file) as image:
@@ -223,9 +223,9 @@ def test_what_was_said_is_what_is_drawn(painted, tmp_path, capsys):
         ("purple cat", "no caption had the word 'purple'"),
         ("", "prompt is empty"),
     ):
-        code, _, err = call(capsys, "sample", painted, "--prompt", prompt, "--out", file)
+        code, _, err = run_cli(capsys, "sample", painted, "--prompt", prompt, "--out", file)
         assert (code, said in err) == (2, True)
-    code, _, err = call(capsys, "sample", painted, "--label", "red", "--out", file)
+    code, _, err = run_cli(capsys, "sample", painted, "--label", "red", "--out", file)
     assert (code, "use --prompt" in err) == (2, True)
     assert (painted / "pictures" / "nearest.png").exists()
     assert "test/nearness" in json.loads((painted / "result.json").read_text())["metrics"]
@@ -238,7 +238,7 @@ def test_without_its_data_a_prompt_is_still_drawn(painted, tmp_path, capsys):
     said["metadata"]["source"] = str(tmp_path / "gone")
     meta.write_text(json.dumps(said))
     file = tmp_path / "x.png"
-    code, out, err = call(capsys, "sample", copy, "-n", 2, "--prompt", "red", "--out", file)
+    code, out, err = run_cli(capsys, "sample", copy, "-n", 2, "--prompt", "red", "--out", file)
     assert code == 0
     assert "without the nearest training pictures" in err
     assert file.exists()

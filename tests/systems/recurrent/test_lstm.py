@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from cli_helpers import run_cli
 from PIL import Image
 from torch import nn
-from typed import call
 
 import torchstone as ts
 from torchstone import systems, verify
@@ -133,21 +133,21 @@ def written(text, tmp_path_factory):
 def test_a_text_is_learnt_told_and_written(written, text, tmp_path, capsys):
     results = json.loads((written / "result.json").read_text())["metrics"]
     assert results["test/loss"] < 0.5, "the figures say themselves"
-    _, out, _ = call(capsys, "eval", written, "--json")
+    _, out, _ = run_cli(capsys, "eval", written, "--json")
     assert json.loads(out)["loss"] == pytest.approx(results["test/loss"], rel=1e-5)
     other = shutil.copy(text, tmp_path / "other.txt")
-    _, out, _ = call(capsys, "eval", written, "--data", other, "--json")
+    _, out, _ = run_cli(capsys, "eval", written, "--data", other, "--json")
     assert json.loads(out)["characters"] == len(text.read_text())
     begun = "0 and 0 are 0.\n1 and 1 are 2.\n2 and 2 are"
-    _, out, _ = call(capsys, "predict", written, begun)
+    _, out, _ = run_cli(capsys, "predict", written, begun)
     assert out.startswith(f"{begun} 4.\n3 and 3 are 6.\n")
     asked = ("sample", written, "--prompt", begun, "--top-k", "1", "--length", "40")
-    _, out, _ = call(capsys, *asked)
+    _, out, _ = run_cli(capsys, *asked)
     assert out.startswith(f"{begun} 4.\n3 and 3 are 6.\n")
     assert len(out) == len(begun) + 40 + 1
-    drawn = [call(capsys, "sample", written, "--seed", seed)[1] for seed in (1, 1, 2)]
+    drawn = [run_cli(capsys, "sample", written, "--seed", seed)[1] for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
-    code, _, err = call(capsys, "sample", written, "--prompt", "€")
+    code, _, err = run_cli(capsys, "sample", written, "--prompt", "€")
     assert code == 2
     assert "'€' is none of the" in err
     assert (written / "pictures" / "sample.txt").exists()
@@ -193,18 +193,18 @@ def test_problems_of_memory_in_one_picture(tmp_path, capsys):
     assert all({"val/loss", "val/gradient/20", "test/loss"} <= row.keys() for row in rows)
     with Image.open(tmp_path / "all.png") as image:
         assert np.asarray(image).var() > 1
-    _, out, _ = call(capsys, "predict", folders[1], "0.5* 0.25 0.125*")
+    _, out, _ = run_cli(capsys, "predict", folders[1], "0.5* 0.25 0.125*")
     assert -2 < float(out) < 3
-    code, out, err = call(capsys, "sample", folders[1])
+    code, out, err = run_cli(capsys, "sample", folders[1])
     assert (code, out) == (2, "")
     assert "nothing to sample" in err
 
 
 def test_show_prints_the_equations(capsys):
-    _, out, _ = call(capsys, "show", "lstm")
+    _, out, _ = run_cli(capsys, "show", "lstm")
     for said in ("c = f ∘ c + i ∘ g", "h = o ∘ tanh(c)", "Hochreiter", "19,780,400", "adding"):
         assert said in out
-    _, out, _ = call(capsys, "show", "gru_cho")
+    _, out, _ = run_cli(capsys, "show", "gru_cho")
     assert "n = tanh(W x + U (r ∘ h) + b)" in out
     assert "Recurrent" in out
     assert "83,712" in out

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 import torch
+from cli_helpers import run_cli
 from PIL import Image
 from torch import nn
-from typed import call
 
 import torchstone as ts
 from torchstone import api
@@ -319,7 +319,7 @@ def test_a_run_states_all_that_it_is_judged_beside(trained):
 
 def test_predict_prints_the_forecast_and_draws_its_band(trained, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    code, out, _ = call(capsys, "predict", trained / "run", trained / "s.csv", "--horizon", "5")
+    code, out, _ = run_cli(capsys, "predict", trained / "run", trained / "s.csv", "--horizon", "5")
     print(out)
     assert code == 0
     lines = out.splitlines()
@@ -364,21 +364,21 @@ def test_a_file_that_does_not_fit_is_one_line(trained, capsys, tmp_path):
     run = trained / "run"
     both = ("load", "heat")
 
-    def refused(match, file, *options):
-        code, out, err = call(capsys, "predict", run, file, *options)
+    def assert_rejected(match, file, *options):
+        code, out, err = run_cli(capsys, "predict", run, file, *options)
         assert (code, out) == (2, "")
         assert match in err
         assert err.count("\n") == 1
 
-    refused("tells 12 steps at once, not 13", trained / "s.csv", "--horizon", "13")
-    refused("has no column 'load'", hourly(tmp_path, name="a.csv", names=("x", "heat")))
-    refused("a point every 30 min", hourly(tmp_path, name="b.csv", names=both, step=1800))
-    refused("looks back on 24 (1 day)", hourly(tmp_path, rows=20, name="c.csv", names=both))
-    refused("does not exist", tmp_path / "none.csv")
-    refused(".png or .csv", trained / "s.csv", "--out", tmp_path / "f.jpg")
-    refused("no folder", trained / "s.csv", "--out", tmp_path / "no" / "f.png")
-    refused("leave --out out", trained / "s.csv", trained / "s.csv", "--out", tmp_path / "f.png")
+    assert_rejected("tells 12 steps at once, not 13", trained / "s.csv", "--horizon", "13")
+    assert_rejected("has no column 'load'", hourly(tmp_path, name="a.csv", names=("x", "heat")))
+    assert_rejected("a point every 30 min", hourly(tmp_path, name="b.csv", names=both, step=1800))
+    assert_rejected("looks back on 24 (1 day)", hourly(tmp_path, rows=20, name="c.csv", names=both))
+    assert_rejected("does not exist", tmp_path / "none.csv")
+    assert_rejected(".png or .csv", trained / "s.csv", "--out", tmp_path / "f.jpg")
+    assert_rejected("no folder", trained / "s.csv", "--out", tmp_path / "no" / "f.png")
+    assert_rejected("leave --out out", trained / "s.csv", trained / "s.csv", "--out", tmp_path / "f.png")
     assert not (tmp_path / "f.png").exists()
-    refused("--horizon", trained / "s.csv", "--horizon", "0")
+    assert_rejected("--horizon", trained / "s.csv", "--horizon", "0")
     with pytest.raises(BadInput, match="has nothing to sample"):
         api.sample(run)
