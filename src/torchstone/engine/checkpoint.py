@@ -139,7 +139,8 @@ def load(folder: Path, state: Mapping[str, Any]) -> dict:
     Raises:
         BadInput: it holds code (refused unread), or belongs to another run.
     """
-    rest = {_entry(name): value for name, value in read_pickle(folder / PAYLOAD[1]).items()}
+    saved_rest = read_pickle(folder / PAYLOAD[1])
+    rest = {name if name in state else _entry(name): value for name, value in saved_rest.items()}
     with safe_open(folder / PAYLOAD[0], framework="pt") as file:
         saved = {name.split(".", 1)[0] for name in file.keys()}  # noqa: SIM118
     modules = {k for k, v in state.items() if isinstance(v, nn.Module)}
@@ -158,9 +159,13 @@ def load(folder: Path, state: Mapping[str, Any]) -> dict:
     return rest
 
 
+# what earlier versions called entries of a run's state
+OLD_ENTRIES = {"optimiser": "optimizer", "schedule": "lr_schedule"}
+
+
 def _entry(name: str) -> str:
     """An entry of a run's state by today's name: `critic_optimiser` of old is `critic_optimizer`."""
-    for old, new in (("optimiser", "optimizer"), ("schedule", "lr_schedule")):
+    for old, new in OLD_ENTRIES.items():
         if name == old or (name.endswith(f"_{old}") and not name.endswith(new)):
             return name.removesuffix(old) + new
     return name
