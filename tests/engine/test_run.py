@@ -177,7 +177,7 @@ def test_the_global_generators_are_part_of_the_state(tmp_path, monkeypatch):
         return differing(fingerprint(expected), fingerprint(run))
 
     assert go("kept") == []
-    monkeypatch.setattr(engine.generators, "restore", lambda state: None)
+    monkeypatch.setattr(engine.rng, "restore", lambda state: None)
     assert go("planted fault") != []
 
 

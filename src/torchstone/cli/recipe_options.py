@@ -5,9 +5,9 @@ import types
 import typing
 from typing import Any
 
+from torchstone.engine import old_names
 from torchstone.engine.console import notify
 from torchstone.engine.recipe_fields import field_paths, get_field, short_name
-from torchstone.runs import old_names
 from torchstone.runs.recipes import comments
 
 
@@ -50,7 +50,7 @@ def by_new_names(words: list[str], system: str, recipe: Any) -> list[str]:
         if word.startswith("--"):
             option, equals, value = word.partition("=")
             name = option[2:].replace("-", "_")
-            new = old_names.new_fields(system, {name: None}, known).get(name, name)
+            new = old_names.new_fields(system, [name], known).get(name, name)
             if new != name:
                 new_option = f"--{new.replace('_', '-')}"
                 notify(f"torchstone: {option} is called {new_option} now")
