@@ -13,10 +13,10 @@ from torchstone.systems import System
 
 def execute(entry, recipe_name, recipe, folder: Path, intervals: dict, quiet: bool, *, fresh: bool):
     """Build the recipe's runs and fit them one after another."""
-    from torchstone.engine import checkpoint, rng, parallel
-    from torchstone.runs.folder import write_result, create_run_folder
+    from torchstone.engine import checkpoint, parallel, rng
     from torchstone.engine.console import notify
     from torchstone.engine.run import Intervals, fit, skip_finished_stage
+    from torchstone.runs.folder import create_run_folder, write_result
 
     reached = 0
     if not fresh and checkpoint.any_at(folder / "checkpoint"):
@@ -87,9 +87,7 @@ def refuse_occupied(folder: Path, overwrite: bool) -> None:
     if not (folder / "recipe.json").exists():
         raise BadInput(f"{folder} is not empty and holds no run: choose another --out")
     if not overwrite:
-        raise BadInput(
-            f"{folder} already holds a run: resume it, choose another --out, or --overwrite"
-        )
+        raise BadInput(f"{folder} already holds a run: resume it, choose another --out, or --overwrite")
 
 
 def free_folder(folder: Path) -> Path:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import torchstone
-from torchstone.errors import BadInput, NotSaved
 from torchstone.data.vision.dataset import normalise
+from torchstone.errors import BadInput, NotSaved
 
 ENDINGS = (".onnx", ".pt2")
 TOLERANCE = 1e-4  # furthest from eager, of the largest logit where that is above 1
@@ -74,9 +74,7 @@ def export(model: nn.Module, metadata: dict, system: str, out: Path) -> dict[str
     whole = OfPixels(model, metadata["picture"]) if "picture" in metadata else OfRows(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's about its own insides
-        program = torch.export.export(
-            whole.eval(), (example(facts, 2),), dynamic_shapes={name: dynamic}
-        )
+        program = torch.export.export(whole.eval(), (example(facts, 2),), dynamic_shapes={name: dynamic})
         for node in program.graph.nodes:  # it would tell of this machine's folders
             node.meta.pop("stack_trace", None)
         try:

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from torchstone.engine import parallel
-from torchstone.plots.curves import draw_curves
 from torchstone.engine.meter import read_rows
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.files import atomic_write
+from torchstone.plots.curves import draw_curves
 
 
 def create_run_folder(folder: Path, system: str, recipe_name: str, recipe: Any, intervals: dict) -> None:
@@ -112,9 +112,7 @@ def commit() -> str | None:
     try:
         if not git("ls-files", __file__):
             return None
-        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(
-            git("status", "--porcelain", ".")
-        )
+        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(git("status", "--porcelain", "."))
     except (OSError, subprocess.CalledProcessError):
         return None
 

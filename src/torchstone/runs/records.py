@@ -27,10 +27,8 @@ class Record:
     seconds: list[float]
     parameters: int | None
     environment: dict
-    beside: dict[str, float] = field(default_factory=dict)  # baselines, means over seeds
-    worked: list[float] = field(
-        default_factory=list
-    )  # seconds of one core, on a machine that was busy
+    baselines: dict[str, float] = field(default_factory=dict)  # means over seeds
+    core_seconds: list[float] = field(default_factory=list)  # of one core, on a machine that was busy
 
     @property
     def mean(self) -> float:
@@ -58,13 +56,13 @@ class Record:
 
     def reached(self) -> str:
         """Mean and spread over seeds, and the baselines."""
-        told = [f"{name.removeprefix('test/')} {value:.3g}" for name, value in self.beside.items()]
-        return self.figure() + (f"; {', '.join(told)}" if told else "")
+        others = [f"{name.removeprefix('test/')} {value:.3g}" for name, value in self.baselines.items()]
+        return self.figure() + (f"; {', '.join(others)}" if others else "")
 
     def cost(self) -> str:
-        """Seconds of one core, where they were counted; else of the clock."""
-        if self.worked:
-            return f"{statistics.median(self.worked):.0f} s of a core"
+        """Seconds of one core, if they were counted, else of the clock."""
+        if self.core_seconds:
+            return f"{statistics.median(self.core_seconds):.0f} s of a core"
         return f"{statistics.median(self.seconds):.0f} s"
 
     def line(self) -> str:

@@ -88,7 +88,7 @@ def main() -> int:
         began = time.perf_counter()
         try:
             found[entry.name] = golden(entry, args.steps)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             if not known:
                 raise
             found[entry.name] = {"error": repr(error)}
