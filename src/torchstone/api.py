@@ -127,17 +127,17 @@ def predict(
         _writable(Path(options["out"]), (".png", ".csv"), "predict")
     answer = _use(entry, "predict")
     _takes(answer, options, f"{entry.name} predicts")
-    drawn = getattr(entry.module(), "explain", None)
-    if explain is not None and drawn is None and metadata.get("task") != "classify":
+    explain_own = getattr(entry.module(), "explain", None)
+    if explain is not None and explain_own is None and metadata.get("task") != "classify":
         raise BadInput(f"{path} is no model of pictures: there is nothing to explain by drawing")
     answers = answer(model, metadata, list(inputs), **options)
     if explain is not None:
         from torchstone.interpret.grad_cam import explain as draw
 
-        if drawn is None:
+        if explain_own is None:
             draw(model, metadata, answers, Path(explain))
         else:
-            drawn(model, metadata, list(inputs), Path(explain))
+            explain_own(model, metadata, list(inputs), Path(explain))
     return answers
 
 
@@ -209,7 +209,7 @@ def export(path: str | Path, *, out: str | Path, format: str | None = None) -> d
     and found within 1e-4 of the model.
 
     Returns:
-        `file`, `bytes`, `apart` (its distance from the model), `facts` (what stands in it).
+        `file`, `bytes`, `relative_error` against the model, `facts` (the metadata of the file).
 
     Raises:
         BadInput: no run, another ending, no such folder, or the packages for ONNX are not there.

@@ -99,8 +99,8 @@ def find(folder: Path) -> tuple[Path, dict, list[str]]:
             return candidate, _checked(candidate), complaints
         except (OSError, ValueError, KeyError, TypeError) as error:
             complaints.append(f"{candidate.name} is unusable ({error})")
-    said = "; ".join(complaints) or "no checkpoint was ever written there"
-    raise BadInput(f"no whole checkpoint in {folder.parent}: {said}")
+    reasons = "; ".join(complaints) or "no checkpoint was ever written there"
+    raise BadInput(f"no whole checkpoint in {folder.parent}: {reasons}")
 
 
 def _checked(folder: Path) -> dict:

@@ -106,7 +106,7 @@ class Log:
         now = time.monotonic()
         row = {"step": step, "split": split, "time": round(self.seconds_before + now - self.began, 3)}
         if split == "train" and step > self.last[1]:
-            row["rate"] = round((step - self.last[1]) / max(now - self.last[0], 1e-9), 2)
+            row["steps_per_second"] = round((step - self.last[1]) / max(now - self.last[0], 1e-9), 2)
             self.last = (now, step)
         row |= metrics
         self.rows.write(json.dumps(row) + "\n")
