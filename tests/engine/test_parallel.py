@@ -170,7 +170,7 @@ def farthest(a, b) -> float:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
-def test_two_processes_give_the_gradients_of_one(case, both):
+def test_parallel_gradients_equal_one_process(case, both):
     one = outcome(case)
     for rank in (0, 1):
         two = torch.load(both / f"outcomes-{rank}.pt")[CASES.index(case)]
@@ -179,7 +179,7 @@ def test_two_processes_give_the_gradients_of_one(case, both):
         assert max(apart.values()) < 1e-12
 
 
-def test_plain_averaging_over_uneven_processes_would_be_wrong(both):
+def test_parallel_plain_averaging_would_be_wrong(both):
     """The gradients of DDP alone, each process's mean counted alike."""
     x, y, _ = next(Shares("uneven"))
     right = toy("uneven")
@@ -194,7 +194,7 @@ def test_plain_averaging_over_uneven_processes_would_be_wrong(both):
     assert apart > 1e-3
 
 
-def test_both_stop_when_one_is_told_to(both):
+def test_parallel_signal_stops_all_processes(both):
     said = [(both / f"stopped-{rank}").read_text() for rank in (0, 1)]
     print(said)
     assert said[0] == said[1] == f"15 stopped at step 8 of {STEPS}, state saved"
@@ -202,12 +202,12 @@ def test_both_stop_when_one_is_told_to(both):
     assert (meta["step"], complaints) == (8, [])
 
 
-def test_only_the_first_process_writes(both):
+def test_parallel_only_rank_zero_writes(both):
     print("second process wrote:", (both / "made-1").read_text() or "nothing")
     assert (both / "made-1").read_text() == ""
 
 
-def test_resumed_on_two_is_never_stopped_bit_for_bit(both):
+def test_parallel_resume_bit_exact(both):
     for rank in (0, 1):
         whole, resumed = (torch.load(both / f"{name}-{rank}.pt") for name in ("whole", "resumed"))
         assert whole.keys() == resumed.keys()
@@ -215,7 +215,7 @@ def test_resumed_on_two_is_never_stopped_bit_for_bit(both):
         assert all(torch.equal(whole[k], v) for k, v in torch.load(both / "whole-0.pt").items())
 
 
-def test_resumed_on_one_ends_where_two_do(both):
+def test_parallel_resume_on_one_process(both):
     run = toy("uneven", True, 3, 0.05)
     fit(run, both / "cut-for-one", intervals=CLOCK, quiet=True)
     whole = torch.load(both / "whole-0.pt")

@@ -60,18 +60,18 @@ def one_gaussian() -> float:
     return toy_systems.sliced_distance(blob + x.mean(0), toy_systems.ring(generator, 2000))
 
 
-def test_perceptron_learns():
+def test_fit_perceptron_learns():
     got = learned(TOYS["perceptron"](0, 300), {})
     assert got["trained"] > max(0.93, got["untrained"] + 0.3)
 
 
 @pytest.mark.parametrize(("name", "steps", "share"), [("gan", 800, 0.7), ("diffusion", 600, 0.7)])
-def test_generators_learn_more_than_a_mean_and_a_covariance(name, steps, share):
+def test_fit_generators_beat_a_gaussian(name, steps, share):
     got = learned(TOYS[name](0, steps), {"gaussian": one_gaussian()})
     assert got["trained"] < share * min(got["untrained"], got["gaussian"])
 
 
-def test_ppo_learns():
+def test_fit_ppo_learns():
     still = TOYS["ppo"](0, 1)
     for parameter in still.state["model"].parameters():
         nn.init.zeros_(parameter)
@@ -80,7 +80,7 @@ def test_ppo_learns():
     assert got["trained"] > 0.25 * max(got["untrained"], got["standing still"])
 
 
-def test_two_stages_learn():
+def test_fit_two_stages_learn():
     first, second = None, None
     stages = toy_systems.staged(0, 200)
     first = next(stages)
@@ -101,7 +101,7 @@ def untaught() -> float:
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_same_seed_same_rows_and_another_seed_others(name, tmp_path):
+def test_fit_seed_determines_rows(name, tmp_path):
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         whole(name, tmp_path / folder, seed)
     a, b, c = (rows(tmp_path / folder) for folder in "abc")
@@ -111,7 +111,7 @@ def test_same_seed_same_rows_and_another_seed_others(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_resumed_is_never_stopped_bit_for_bit(name, tmp_path):
+def test_fit_resume_bit_exact(name, tmp_path):
     after = random.Random(name).randint(1, STEPS - 1)
     expected = whole(name, tmp_path / "whole")
     run = interrupted(name, tmp_path / "cut", after)
@@ -122,7 +122,7 @@ def test_resumed_is_never_stopped_bit_for_bit(name, tmp_path):
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 
-def test_resumed_in_a_fresh_process(tmp_path):
+def test_fit_resume_in_a_fresh_process(tmp_path):
     expected = {}
     for name in TOYS:
         parts = fingerprint(whole(name, tmp_path / f"{name}-whole"))
@@ -161,14 +161,14 @@ NEEDED = [(n, e) for n in TOYS for e in TOYS[n](0, 1).state if (n, e) != ("secon
 
 
 @pytest.mark.parametrize(("name", "entry"), NEEDED)
-def test_no_entry_of_the_state_can_be_spared(name, entry, tmp_path):
+def test_fit_every_state_entry_is_needed(name, entry, tmp_path):
     expected = fingerprint(whole(name, tmp_path / "whole"))
     apart = differing(expected, fingerprint(interrupted(name, tmp_path / "cut", 7, drop=entry)))
     print(f"{name} without {entry}: {len(apart)} of {len(expected)} parts differ: {apart[:4]}")
     assert apart
 
 
-def test_the_global_generators_are_part_of_the_state(tmp_path, monkeypatch):
+def test_fit_global_generators_are_state(tmp_path, monkeypatch):
     """The world model's noise is drawn from torch's own, as dropout is: the engine keeps it."""
 
     def go(folder):
@@ -208,7 +208,7 @@ def gradients_after_an_update():
     return farthest
 
 
-def test_neither_player_reaches_the_other(monkeypatch):
+def test_fit_gan_updates_leave_other_network_alone(monkeypatch):
     assert gradients_after_an_update() == 0
     backward = torch.Tensor.backward
     monkeypatch.setattr(torch.Tensor, "backward", lambda self, inputs=None: backward(self))

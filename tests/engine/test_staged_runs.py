@@ -61,7 +61,7 @@ def assert_same(run, out, expected):
 
 
 @pytest.mark.parametrize(("stage", "after"), [(0, 0), (0, 2), (0, 7), (1, 0), (1, 2), (1, 5), (1, 7)])
-def test_interrupted_in_a_stage(stage, after, tmp_path, monkeypatch, expected):
+def test_staged_run_interrupted_in_a_stage(stage, after, tmp_path, monkeypatch, expected):
     with monkeypatch.context() as patch:
         patch.setattr(toy_systems, "build", crashing(stage, after))
         with pytest.raises(Crash):
@@ -69,7 +69,7 @@ def test_interrupted_in_a_stage(stage, after, tmp_path, monkeypatch, expected):
     assert_same(resume(tmp_path / "run"), tmp_path / "run", expected)
 
 
-def test_interrupted_in_every_stage_in_turn(tmp_path, monkeypatch, expected):
+def test_staged_run_interrupted_in_every_stage(tmp_path, monkeypatch, expected):
     out, go = tmp_path / "run", train
     for stage, after in ((0, 4), (0, 1), (1, 1), (1, 3), (1, 2)):
         with monkeypatch.context() as patch:
@@ -80,7 +80,7 @@ def test_interrupted_in_every_stage_in_turn(tmp_path, monkeypatch, expected):
     assert_same(resume(out), out, expected)
 
 
-def test_steps_in_the_rows_go_on_through_the_stages(expected):
+def test_staged_run_rows_count_steps_through(expected):
     _, written, _ = expected
     steps = [row["step"] for row in written]
     train_steps = [row["step"] for row in written if row["split"] == "train"]
@@ -102,7 +102,7 @@ BETWEEN = {
 
 
 @pytest.mark.parametrize("where", BETWEEN)
-def test_crash_between_stages(where, tmp_path, monkeypatch, expected):
+def test_staged_run_crash_between_stages(where, tmp_path, monkeypatch, expected):
     owner, name = BETWEEN[where]
 
     def crash(*_, **__):
@@ -119,7 +119,7 @@ def test_crash_between_stages(where, tmp_path, monkeypatch, expected):
 
 
 @pytest.mark.parametrize("saved", range(2, 9))
-def test_crash_between_the_two_renames_of_a_checkpoint(saved, tmp_path, monkeypatch, expected):
+def test_staged_run_crash_between_renames(saved, tmp_path, monkeypatch, expected):
     """The newest then has no name but `checkpoint.new`, whatever the stage."""
     rename, seen = checkpoint.os.rename, []
 
@@ -140,12 +140,12 @@ def test_crash_between_the_two_renames_of_a_checkpoint(saved, tmp_path, monkeypa
     assert_same(resume(out), out, expected)
 
 
-def test_a_finished_run_resumed_is_what_it_was(tmp_path, expected):
+def test_staged_run_finished_resume_is_identity(tmp_path, expected):
     train(tmp_path / "run")
     assert_same(resume(tmp_path / "run"), tmp_path / "run", expected)
 
 
-def test_a_signal_at_the_very_end_of_a_stage_is_obeyed(tmp_path, monkeypatch, expected):
+def test_staged_run_signal_at_end_of_stage(tmp_path, monkeypatch, expected):
     def signalled(recipe):
         first = next(stages := toy_systems.staged(recipe.seed, recipe.steps))
         update, steps = first.update, iter(range(1, STEPS + 1))
@@ -178,7 +178,7 @@ def resumed_in_the_second_stage(out, monkeypatch):
     return fingerprint(resume(out))
 
 
-def test_what_build_draws_between_the_stages_is_drawn_again(tmp_path, monkeypatch, expected):
+def test_staged_run_build_draws_repeat_on_resume(tmp_path, monkeypatch, expected):
     """The starts of stage two come from the global generator as stage one left it."""
     monkeypatch.setattr(engine, "pass_over", lambda run, kept: checkpoint.load(kept, dict(run.state)))
     apart = differing(expected[0], resumed_in_the_second_stage(tmp_path / "run", monkeypatch))
@@ -186,7 +186,7 @@ def test_what_build_draws_between_the_stages_is_drawn_again(tmp_path, monkeypatc
     assert apart == ["model.control"]
 
 
-def test_the_second_stage_needs_what_the_first_one_learnt(tmp_path, monkeypatch, expected):
+def test_staged_run_second_stage_needs_first(tmp_path, monkeypatch, expected):
     """Neither passed over with its weights nor kept in the second's state: another controller."""
     staged = toy_systems.staged
 

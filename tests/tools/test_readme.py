@@ -35,7 +35,7 @@ def test_results_page_has_every_record():
         assert record.figure() in page
 
 
-def test_every_plan_has_its_record_and_reaches_its_target():
+def test_records_every_plan_reaches_its_target():
     import json
 
     plans = json.loads((FOLDER / "plans.json").read_text())
@@ -53,7 +53,7 @@ def test_every_plan_has_its_record_and_reaches_its_target():
             assert sorted(reached, reverse=not record.falls) == [*reached]
 
 
-def test_every_recipe_but_the_smoke_ones_has_a_plan():
+def test_records_every_recipe_has_a_plan():
     import json
 
     plans = json.loads((FOLDER / "plans.json").read_text())
