@@ -19,9 +19,14 @@ def test_atomic_write_replaces_file(tmp_path):
 def test_atomic_write_failure_leaves_what_was_there(tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("old")
-    with pytest.raises(ValueError, match="midway"), atomic_write(file) as new:
-        new.write_text("half")
-        raise ValueError("midway")
+
+    def write_half() -> None:
+        with atomic_write(file) as new:
+            new.write_text("half")
+            raise ValueError("midway")
+
+    with pytest.raises(ValueError, match="midway"):
+        write_half()
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 

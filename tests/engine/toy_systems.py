@@ -461,7 +461,7 @@ def saved(folder: Path) -> dict[str, bytes]:
 def rows(folder: Path) -> list[dict]:
     """What a run wrote down, less the clock's part."""
     return [
-        {k: v for k, v in row.items() if k not in ("time", "rate")}
+        {k: v for k, v in row.items() if k not in ("time", "steps_per_second")}
         for row in read_rows(folder / "metrics.jsonl")
     ]
 

@@ -118,7 +118,7 @@ def identical(whole: Path, cut: Path) -> int:
             "model": load_file(files[i]),
             "state": torch.load(files[i].with_name("state.pt"), weights_only=True),
             "rows": [
-                {k: v for k, v in json.loads(line).items() if k not in ("time", "rate")}
+                {k: v for k, v in json.loads(line).items() if k not in ("time", "steps_per_second")}
                 for line in (folder / "metrics.jsonl").read_text().splitlines()
             ],
             "results": json.loads((folder / "result.json").read_text())["metrics"],

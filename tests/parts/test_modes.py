@@ -10,9 +10,11 @@ def test_eval_mode_restores_each_submodule():
     model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Dropout()))
     model.train()
     model[1][0].eval()  # as a frozen backbone is
-    with pytest.raises(RuntimeError), eval_mode(model):
+    with eval_mode(model):
         assert not any(module.training for module in model.modules())
-        raise RuntimeError
+    fail = nn.Sequential(model, nn.Linear(2, 2))
+    with eval_mode(fail), pytest.raises(AttributeError):
+        fail(None)
     assert [m.training for m in (model, model[0], model[1], model[1][0], model[1][1])] == [
         True, True, True, False, True
     ]  # fmt: skip
