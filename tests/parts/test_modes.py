@@ -13,7 +13,7 @@ def test_eval_mode_restores_each_submodule():
     with eval_mode(model):
         assert not any(module.training for module in model.modules())
     fail = nn.Sequential(model, nn.Linear(2, 2))
-    with eval_mode(fail), pytest.raises(AttributeError):
+    with eval_mode(fail), pytest.raises(TypeError):
         fail(None)
     assert [m.training for m in (model, model[0], model[1], model[1][0], model[1][1])] == [
         True, True, True, False, True

@@ -2,7 +2,7 @@
 
     checkpoint/            the newest          checkpoint.previous/   the one before it
       model.safetensors    every tensor of every module in the run's state, as NAME.KEY
-      state.pt             the rest: optimisers, schedules, generators, streams
+      state.pt             the rest: optimizers, schedules, generators, streams
       meta.json            step, stage, system, metadata, and the SHA-256 of the other two
 
 `meta.json` is written last, so a folder without it, or whose digests differ, was cut off in the
