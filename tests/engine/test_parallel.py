@@ -135,7 +135,7 @@ def watch(event, arguments):  # whatever the second process writes is a fault
     if event == "open" and "w" in str(arguments[1]) or event in ("os.mkdir", "os.rename"):
         if {str(out)!r} in str(arguments[0]):
             made.append(str(arguments[0]))
-with parallel.together(torch.device("cpu")):
+with parallel.process_group(torch.device("cpu")):
     if parallel.rank():
         sys.addaudithook(watch)
     test_parallel.two_processes(Path({str(out)!r}))

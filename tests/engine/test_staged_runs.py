@@ -1,6 +1,7 @@
 """A staged run goes on inside any stage, and between them, as if it had not been stopped."""
 
 import json
+import os
 import shutil
 import signal
 
@@ -9,7 +10,7 @@ import torch
 import toy_systems
 from toy_systems import Crash, cut, differing, fingerprint, rows
 
-from torchstone import api
+from torchstone import api, files
 from torchstone.engine import checkpoint
 from torchstone.engine import run as engine
 from torchstone.errors import Interrupted
@@ -95,9 +96,9 @@ def test_staged_run_rows_count_steps_through(expected):
 BETWEEN = {
     "before the stage is set aside": (shutil, "copytree"),
     "while it is being copied": (shutil, "copy2"),
-    "before its copy takes the name": (type(api.Path()), "rename"),
+    "before its copy takes the name": (files.os, "replace"),
     "while the next stage is built": (toy_systems, "controller"),
-    "before the run is finished": (folder, "finish"),
+    "before the run is finished": (folder, "write_result"),
 }
 
 
@@ -110,6 +111,11 @@ def test_staged_run_crash_between_stages(where, tmp_path, monkeypatch, expected)
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, crash)
+        if name == "replace":  # only of a finished stage's copy
+            replace = os.replace
+            only = lambda old, new: crash() if "stages" in str(new) else replace(old, new)  # noqa: E731
+            patch.undo()
+            patch.setattr(owner, name, only)
         if name == "copy2":
             copytree = shutil.copytree
             patch.setattr(shutil, "copytree", lambda a, b: copytree(a, b, copy_function=crash))
@@ -180,7 +186,9 @@ def resumed_in_the_second_stage(out, monkeypatch):
 
 def test_staged_run_build_draws_repeat_on_resume(tmp_path, monkeypatch, expected):
     """The starts of stage two come from the global generator as stage one left it."""
-    monkeypatch.setattr(engine, "pass_over", lambda run, kept: checkpoint.load(kept, dict(run.state)))
+    monkeypatch.setattr(
+        engine, "skip_finished_stage", lambda run, kept: checkpoint.load(kept, dict(run.state))
+    )
     apart = differing(expected[0], resumed_in_the_second_stage(tmp_path / "run", monkeypatch))
     print("generators not put back:", apart)
     assert apart == ["model.control"]
@@ -198,7 +206,7 @@ def test_staged_run_second_stage_needs_first(tmp_path, monkeypatch, expected):
     monkeypatch.setattr(toy_systems, "staged", forgetful)
     kept = differing(expected[0], resumed_in_the_second_stage(tmp_path / "a", monkeypatch))
     assert {name.split(".")[0] for name in kept} == {"world"}  # only not listed: stage one has it
-    monkeypatch.setattr(engine, "pass_over", lambda run, kept: None)
+    monkeypatch.setattr(engine, "skip_finished_stage", lambda run, kept: None)
     lost = differing(expected[0], resumed_in_the_second_stage(tmp_path / "b", monkeypatch))
     print("stage one not put back:", lost)
     assert "model.control" in lost
