@@ -112,9 +112,9 @@ def test_staged_run_crash_between_stages(where, tmp_path, monkeypatch, expected)
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, crash)
         if name == "replace":  # only of a finished stage's copy
+            patch.undo()
             replace = os.replace
             only = lambda old, new: crash() if "stages" in str(new) else replace(old, new)  # noqa: E731
-            patch.undo()
             patch.setattr(owner, name, only)
         if name == "copy2":
             copytree = shutil.copytree
