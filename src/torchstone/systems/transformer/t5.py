@@ -205,8 +205,14 @@ class T5(nn.Module):
         return self.dropout(self.decoder_norm(x))
 
     def places(self, table: nn.Embedding, length: int, *, both_ways: bool) -> Bias:
-        told = {"buckets": self.buckets, "furthest": self.furthest, "device": table.weight.device}
-        number = relative_buckets(length, length, both_ways=both_ways, **told)
+        number = relative_buckets(
+            length,
+            length,
+            both_ways=both_ways,
+            buckets=self.buckets,
+            furthest=self.furthest,
+            device=table.weight.device,
+        )
         return table(number).permute(2, 0, 1)[None]
 
     def unembed(self, x: Hidden) -> Float[Tensor, "batch n vocabulary"]:
@@ -249,10 +255,12 @@ class T5(nn.Module):
             return self.unembed(x)[:, 0].log_softmax(-1)
 
         tokens = torch.full((len(source), 1), self.start, device=source.device)
-        ends = {"end": self.end, "most": max_new_tokens}
         if beams == 1:
-            return greedy_search(step, tokens, **ends)[:, 1:]
-        return beam_search(step, tokens, beams=beams, penalty=penalty, **ends)[0][:, 1:]
+            return greedy_search(step, tokens, end=self.end, most=max_new_tokens)[:, 1:]
+        found, _ = beam_search(
+            step, tokens, beams=beams, end=self.end, most=max_new_tokens, penalty=penalty
+        )
+        return found[:, 1:]
 
 
 def sized(width: int, layers: int, heads: int, inner: int, **more: Any) -> Variant:
