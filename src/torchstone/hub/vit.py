@@ -120,7 +120,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     }
 
 
-def suited(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def match_weights(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments without a pooler where the weights have none, which no config says."""
     held = any(name.endswith("pooler.dense.weight") for name in tensors)
     return {**arguments, "pooler": arguments["pooler"] if held else 0}
