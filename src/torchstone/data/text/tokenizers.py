@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from torchstone.data.text.pretrained_tokenizers import bert_tokenizer, byte_level_tokenizer
+from torchstone.data.text.pretrained_tokenizers import bert_tokenizer, byte_level_tokenizer, load
 from torchstone.errors import BadInput
 
 __all__ = ["encode", "from_metadata", "load", "save_tokenizer", "to_metadata", "train"]
