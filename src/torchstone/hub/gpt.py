@@ -147,11 +147,11 @@ def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue  # the causal mask was once saved as well
         name, _, end = name.rpartition(".")
         block = re.match(r"h\.(\d+)\.(.*)$", name)
-        own = OURS.get(block[2] if block else name, name)
-        if is_transposed and end == "weight" and block and own in PROJECTIONS:
+        ours = OURS.get(block[2] if block else name, name)
+        if is_transposed and end == "weight" and block and ours in PROJECTIONS:
             value = value.T
         prefix = f"blocks.{block[1]}." if block else ""
-        weights[f"{prefix}{own}.{end}"] = value
+        weights[f"{prefix}{ours}.{end}"] = value
     return weights
 
 
@@ -164,12 +164,12 @@ def unpublished(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     for key, value in tensors.items():
         name, _, end = key.rpartition(".")
         block = re.match(r"blocks\.(\d+)\.(.*)$", name)
-        own = block[2] if block else name
-        prefix = "" if own == "head" else "transformer."
+        ours = block[2] if block else name
+        prefix = "" if ours == "head" else "transformer."
         prefix += f"h.{block[1]}." if block else ""
-        transposed = value.T if own in PROJECTIONS and end == "weight" else value
-        weights[f"{prefix}{theirs[own]}.{end}"] = transposed.contiguous()
-        has_bias = own in PROJECTIONS or "norm" in own
+        transposed = value.T if ours in PROJECTIONS and end == "weight" else value
+        weights[f"{prefix}{theirs[ours]}.{end}"] = transposed.contiguous()
+        has_bias = ours in PROJECTIONS or "norm" in ours
         if has_bias and end == "weight" and f"{name}.bias" not in tensors:
-            weights[f"{prefix}{theirs[own]}.bias"] = torch.zeros(len(value), dtype=value.dtype)
+            weights[f"{prefix}{theirs[ours]}.bias"] = torch.zeros(len(value), dtype=value.dtype)
     return weights

@@ -1,7 +1,7 @@
 """A transformer of torch's own classes, `nn.Transformer` and its layers, to hold one of ours against."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,29 @@ from torch import Tensor, nn
 from torchstone.parts.facts import ParityCase
 
 Names = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+NAMES = {
+    "transformer.": "",
+    "layers.": "",
+    "self_attn.in_proj_": "attention.qkv.",
+    "self_attn.out_proj.": "attention.out.",
+    "multihead_attn.in_proj_": "cross.qkv.",
+    "multihead_attn.out_proj.": "cross.out.",
+    "linear1.": "feed_forward.up.",
+    "linear2.": "feed_forward.down.",
+}
+
+
+def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Named tensors of `nn.Transformer` or of its layers by our names, of parts in their order."""
+    found = {}
+    for key, tensor in tensors.items():
+        for theirs, ours in NAMES.items():
+            key = key.replace(theirs, ours)
+        found[key] = tensor
+    return found
+
 
 class TorchTransformer(nn.Module):
     """Encoder, decoder, one embedding for all, and positions from the formula in another form.

@@ -239,7 +239,7 @@ class GPT(nn.Module):
         return cls(GPTConfig(**kwargs))
 
     def init_weights(self) -> None:
-        """N(0, 0.02²); residual projections over √(2 blocks), so that the residual stream does not grow."""
+        """N(0, 0.02²); residual projections over √(2 blocks), so that the sum of all does not grow."""
         for name, weight in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(weight)

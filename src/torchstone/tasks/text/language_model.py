@@ -1,4 +1,4 @@
-"""Language modelling: a Run that trains a next-token model on a text, and its evaluation, sampling and use."""
+"""Language modelling: training a next-token model on a text, evaluation, sampling and prediction."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -79,7 +79,9 @@ def translate(
     all_pairs = encode_pairs(data.train, tokenizer)
     pairs = [pair for pair in all_pairs if max(map(len, pair)) <= recipe.max_length]
     if not pairs:
-        raise BadInput(f"every pair of {data.name} is longer than {recipe.max_length} tokens: raise max_length")
+        raise BadInput(
+            f"every pair of {data.name} is longer than {recipe.max_length} tokens: raise max_length"
+        )
     stream = BucketBatches(
         *(PackedSequences(side, device) for side in zip(*pairs, strict=True)),
         recipe.batch_size,
@@ -158,7 +160,7 @@ def measure(model: nn.Module, pairs: Pairs, tokenizer: Tokenizer) -> dict[str, f
 
 
 def search_options(metadata: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-    """`beam_size` and `length_penalty`: the run's, unless `options` say otherwise; old names are understood."""
+    """`beam_size` and `length_penalty`: the run's, or those in `options`; old names are understood."""
     return {OLD_SEARCH.get(name, name): value for name, value in (metadata["search"] | options).items()}
 
 

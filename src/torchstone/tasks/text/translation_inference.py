@@ -86,19 +86,19 @@ def bleu(
 
 
 def report(model: Any, tokenizer: Tokenizer, pairs: Pairs, folder: Path, **search: Any) -> None:
-    """Write translations next to their references, and plot the attention maps, if the model has attention."""
+    """Write translations next to their references, and plot the attention maps, if there are any."""
     tokenizers.save_tokenizer(tokenizers.to_metadata(tokenizer), folder)
-    shown = pairs[:MAX_SHOWN]
-    translations = translate_texts(model, tokenizer, [source for source, _ in shown], **search)
+    selected = pairs[:MAX_SHOWN]
+    translations = translate_texts(model, tokenizer, [source for source, _ in selected], **search)
     blocks = [
         f"source       {source}\nreference    {target}\ntranslation  {translation}\n"
-        for (source, target), translation in zip(shown, translations, strict=True)
+        for (source, target), translation in zip(selected, translations, strict=True)
     ]
     (folder / "translations.txt").write_text("\n".join(blocks), encoding="utf-8")
     if not getattr(model, "attends", True):
         return
     maps = []
-    for (source, _), translation in zip(shown, translations, strict=True):
+    for (source, _), translation in zip(selected, translations, strict=True):
         if translation.strip():
             maps.append(_attention_map(model, tokenizer, source, translation))
     if maps:
