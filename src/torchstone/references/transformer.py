@@ -11,7 +11,6 @@ from torchstone.parts.facts import ParityCase
 
 Names = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
-
 NAMES = {
     "transformer.": "",
     "layers.": "",
