@@ -98,7 +98,9 @@ def logits_and_loss(model: nn.Module, source: Tensor, target: Tensor) -> tuple[T
     return logits, -(wanted * logs).sum(1).mean()
 
 
-def transformer_cases(whole: type, encoder: type, decoder: type, names: Names) -> Iterator[ParityCase]:
+def transformer_cases(
+    whole: Callable[..., nn.Module], encoder: type, decoder: type, names: Names
+) -> Iterator[ParityCase]:
     """Six networks of sizes drawn at random, then an encoder and a decoder layer of the last size.
 
     Args:
