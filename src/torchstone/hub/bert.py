@@ -95,7 +95,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     }
 
 
-def suited(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def match_weights(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments for weights that hold more, or less, than the config's class has: the published
     files of "BertForMaskedLM" have the pooler and the next-sentence head too."""
     pooler = any("pooler." in name for name in tensors)

@@ -129,7 +129,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     }
 
 
-def suited(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def match_weights(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments with the head that the weights have: version 5 of transformers says of every
     network that it is tied, those of T5 1.1 included."""
     return {**arguments, "tied": _tied(tensors)}

@@ -84,8 +84,8 @@ def vits(count: int, seed: int = 0) -> Iterator[tuple[nn.Module, dict[str, Any]]
             number % 5 + 2,
         )
         inner, bias = draw.choice([2, 3]) * width, draw.random() < 0.5
-        shape = {"width": width, "depth": depth, "heads": heads, "inner": inner, "size": size}
-        shape |= {"patch": patch, "num_classes": classes}
+        shape = {"width": width, "depth": depth, "heads": heads, "mlp_dim": inner}
+        shape |= {"image_size": size, "patch_size": patch, "num_classes": classes}
         if number % 4 == 0:
             make = torchvision().models.VisionTransformer
             yield make(size, patch, depth, heads, width, inner, num_classes=classes), shape

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchstone.parts.facts import ParityCase
-from torchstone.references.transformer import Call, default, judged
+from torchstone.references.transformer import CallAdapter, default_dtype, logits_and_loss
 
 NAMES = {
     "encoder.rnn.": "encoder.recurrent.",
@@ -184,7 +184,7 @@ def pairs(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
             "hidden": 2 * sizes[3],
         }
         settings |= {"layers": layers, "bidirectional": both, **more}
-        with default(dtype):
+        with default_dtype(dtype):
             theirs = Reference(*sizes[:2], **settings)
             ours = make(*sizes[:2], dropout=0.0, path=path, **settings)
         with torch.no_grad():
@@ -194,7 +194,7 @@ def pairs(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
         ours.load_state_dict(renamed(theirs.state_dict()))
         said = ", ".join([decoder, f"{layers} layers", *(f"{k} {v}" for k, v in more.items())])
         both_ways = ", both ways" if both else ""
-        calls = Call(ours, judged), Call(theirs, judged)
+        calls = CallAdapter(ours, logits_and_loss), CallAdapter(theirs, logits_and_loss)
         yield ParityCase(
             *calls,
             (source, target),

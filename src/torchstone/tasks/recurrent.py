@@ -49,7 +49,7 @@ class Recipe:
     start: Literal["uniform", "orthogonal", "chrono"] = "uniform"  # of the recurrent weights
     forget: float | None = None  # bias that an LSTM's forget gate begins with
     tokenizer: str = "characters"  # characters, bpe, or a published tokenizer.json
-    vocabulary: int = 1000  # tokens there may be at most, when they are learnt
+    vocab_size: int = 1000  # tokens there may be at most, when they are learnt
     most: int | None = None  # labelled texts at most, none for all
     length: int = 64  # moments a sequence, or between two cuts of back-propagation
     horizon: int = 48  # points ahead that are forecast

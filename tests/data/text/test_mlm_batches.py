@@ -197,12 +197,14 @@ def test_sentences_are_resumed_shared_and_all_measured():
 
 
 def test_what_cannot_be():
-    learnt = tokenizers.learn("wordpiece", ["a b c"], size=40, special=SPECIAL)
+    learnt = tokenizers.train("wordpiece", ["a b c"], vocab_size=40, special_tokens=SPECIAL)
     assert Frame.of(learnt, 24).special == FRAME.special
     with pytest.raises(BadInput, match="length must be at least 5"):
         Frame.of(learnt, 4)
     with pytest.raises(BadInput, match=r"no \[CLS\]"):
-        Frame.of(tokenizers.learn("characters", ["abc"], size=40, special=("[PAD]", "[UNK]")), 24)
+        Frame.of(
+            tokenizers.train("characters", ["abc"], vocab_size=40, special_tokens=("[PAD]", "[UNK]")), 24
+        )
     with pytest.raises(BadInput, match="no two tokens in a row"):
         MaskedText([[7], []], 4, FRAME, SIZE, seed=0)
     with pytest.raises(BadInput, match="between 0 and 1, not 1"):

@@ -371,7 +371,7 @@ def test_only_the_first_piece_of_a_word_is_labelled():
     from torchstone.data.text.classification import Labelled
     from torchstone.data.text.sentence_batches import SPECIAL
 
-    tokenizer = tokenizers.learn("wordpiece", ["ab ab ab c"], size=12, special=SPECIAL)
+    tokenizer = tokenizers.train("wordpiece", ["ab ab ab c"], vocab_size=12, special_tokens=SPECIAL)
     frame = Frame.of(tokenizer, 10)
     part = Labelled([("ab", "cab", "c")], None, [[1, 2, 0]])
     (row,), (labels,) = rows_of(part, tokenizer, frame)

@@ -10,7 +10,7 @@ import torchstone as ts
 from torchstone import references
 from torchstone.data.text.span_corruption import Spans, corrupted, counts, gaps
 from torchstone.errors import BadInput
-from torchstone.systems.transformer.t5 import T5, from_config, published, suited, to_config
+from torchstone.systems.transformer.t5 import T5, from_config, match_weights, published, to_config
 from torchstone.tasks.text.text_to_text_data import grammar
 from torchstone.verify import relative_error
 
@@ -32,7 +32,7 @@ def both(own_head: bool = False):
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.normal_(std=0.4)
-    arguments = suited(from_config(theirs.config.to_dict())[1], theirs.state_dict())
+    arguments = match_weights(from_config(theirs.config.to_dict())[1], theirs.state_dict())
     ours = T5(**arguments).eval()
     ours.load_state_dict(published("", theirs.state_dict()))
     return ours, theirs.eval()
@@ -48,7 +48,7 @@ def test_greedy_generation_is_transformers_token_for_token(own_head):
     asked = {"max_new_tokens": 100, "do_sample": False, "attention_mask": source != 0}
     wanted = theirs.generate(source, **asked)[:, 1:]
     said = ours.generate(source, 100)
-    uncached = ours.generate(source, 100, cached=False)
+    uncached = ours.generate(source, 100, use_cache=False)
     print(said[0].tolist(), len(said[0].unique()))
     assert said.shape == (3, 100)
     assert torch.equal(said, uncached)
@@ -73,7 +73,7 @@ def test_beams_as_many_as_prefixes_find_the_best_of_all_answers():
         itertools.product((0, 2, 3), repeat=most)
     )
     best = max(ended, key=score)
-    said = ours.generate(source, most, beams=16)[0].tolist()
+    said = ours.generate(source, most, beam_size=16)[0].tolist()
     print(best, said)
     assert said[: len(best)] == list(best)
 
@@ -90,7 +90,7 @@ def test_a_folder_of_transformers_gives_its_logits_and_goes_back(own_head, tmp_p
     print(f"own head {own_head}: {wrong:.1e}")
     assert wrong < 1e-5
     config = json.loads((tmp_path / "config.json").read_text())
-    back = to_config(suited(from_config(config)[1], theirs.state_dict()))
+    back = to_config(match_weights(from_config(config)[1], theirs.state_dict()))
     assert back["tie_word_embeddings"] is not own_head
     same = [k for k in CONFIG if back[k] != CONFIG[k]]
     assert not same, same

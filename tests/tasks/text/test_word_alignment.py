@@ -13,7 +13,7 @@ from torchstone.data.text import bible, tokenizers
 from torchstone.errors import BadInput
 from torchstone.plots import attention_maps
 from torchstone.tasks.text import translation_inference, word_alignment
-from torchstone.tasks.text.translation_inference import END, SPECIAL
+from torchstone.tasks.text.translation_inference import EOS, SPECIAL_TOKENS
 
 PAIRS = [
     ("eins zwei drei", "one two three"),
@@ -31,10 +31,10 @@ class Looking(nn.Module):
         super().__init__()
         self.weight, self.table = nn.Parameter(torch.zeros(1)), table
 
-    def looks(self, source, target):
+    def attention_weights(self, source, target):
         shares = torch.full((*target.shape, source.shape[1]), 0.01)[:, None]
         for row, words in enumerate(source.tolist()):
-            key = tuple(words[: words.index(END)])
+            key = tuple(words[: words.index(EOS)])
             for i, j in enumerate(self.table[key]):
                 shares[row, 0, i, j] = 1.0
         return shares
@@ -42,7 +42,9 @@ class Looking(nn.Module):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return tokenizers.learn("wordpiece", [t for pair in PAIRS for t in pair], size=400, special=SPECIAL)
+    return tokenizers.train(
+        "wordpiece", [t for pair in PAIRS for t in pair], vocab_size=400, special_tokens=SPECIAL_TOKENS
+    )
 
 
 def looking(tokenizer, *rows):

@@ -66,7 +66,7 @@ class LabelledSet:
     val: Labelled
     test: Labelled
     words: bool
-    note: str
+    description: str
 
 
 def read_labelled(spec: str, most: int | None = None) -> LabelledSet:

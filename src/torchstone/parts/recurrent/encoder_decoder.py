@@ -64,7 +64,7 @@ class Translator(nn.Module):
 
     def __init__(
         self, encoder: Encoder, decoder: Any, target: int, *, dropout: float = 0.0,
-        forcing: float = 1.0, attends: bool = True, longest: int = 1000, pad: int = 0,
+        forcing: float = 1.0, attends: bool = True, max_length: int = 1000, pad: int = 0,
     ):  # fmt: skip
         super().__init__()
         if not 0 <= forcing <= 1:
@@ -72,7 +72,7 @@ class Translator(nn.Module):
         self.encoder, self.decoder = encoder, decoder
         self.embedding = nn.Embedding(target, encoder.embedding.embedding_dim)
         self.dropout, self.out = nn.Dropout(dropout), nn.Linear(decoder.width, target)
-        self.forcing, self.attends, self.longest, self.pad = forcing, attends, longest, pad
+        self.forcing, self.attends, self.max_length, self.pad = forcing, attends, max_length, pad
 
     def forward(
         self, source: Int64[Tensor, "b m"], target: Int64[Tensor, "b n"]
@@ -103,14 +103,14 @@ class Translator(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, source: Int64[Tensor, "b m"], max_new_tokens: int, *, start: int, end: int,
-        beams: int = 1, penalty: float = 0.0,
+        self, source: Int64[Tensor, "b m"], max_new_tokens: int, *, bos: int, eos: int,
+        beam_size: int = 1, length_penalty: float = 0.0,
     ) -> Int64[Tensor, "b length"]:  # fmt: skip
         """Translations without `start`, filled up with `end`: the likeliest token each time, or the
         best of `beams` followed at once; at most `max_new_tokens`, of which the end counts."""
         read, state = self.read(source)
-        read = Source(*(each.repeat_interleave(beams, 0) for each in read))
-        state = tuple(each.repeat_interleave(beams, 1) for each in state)
+        read = Source(*(each.repeat_interleave(beam_size, 0) for each in read))
+        state = tuple(each.repeat_interleave(beam_size, 1) for each in state)
 
         def step(tokens: Tensor, rows: Tensor | None) -> Tensor:
             nonlocal state
@@ -119,15 +119,19 @@ class Translator(nn.Module):
             logits, state, _ = self.decode(tokens[:, -1:], read, state)
             return logits[:, 0].log_softmax(-1)
 
-        tokens = torch.full((len(source), 1), start, device=source.device)
-        if beams == 1:
-            return greedy_search(step, tokens, end=end, most=max_new_tokens)[:, 1:]
+        tokens = torch.full((len(source), 1), bos, device=source.device)
+        if beam_size == 1:
+            return greedy_search(step, tokens, eos=eos, max_new_tokens=max_new_tokens)[:, 1:]
         most = max_new_tokens
-        found, _ = beam_search(step, tokens, beams=beams, end=end, most=most, penalty=penalty)
+        found, _ = beam_search(
+            step, tokens, beam_size=beam_size, eos=eos, max_new_tokens=most, length_penalty=length_penalty
+        )
         return found[:, 1:]
 
     @torch.no_grad()
-    def looks(self, source: Int64[Tensor, "b m"], target: Int64[Tensor, "b n"]) -> Float[Tensor, "b 1 n m"]:
+    def attention_weights(
+        self, source: Int64[Tensor, "b m"], target: Int64[Tensor, "b n"]
+    ) -> Float[Tensor, "b 1 n m"]:
         """How attention is shared out over the source before each token that follows the target's."""
         shares = self.decode(target, *self.read(source))[2]
         if shares is None:

@@ -61,7 +61,7 @@ TEXT = Recipe(
 )
 FAR = Recipe(use="adding", data="drawn", length=100, batch_size=50)
 COPY = replace(FAR, use="copy", hidden=128, start="chrono", batch_size=20)
-LABELS = Recipe(use="label", data="sentiment", variant="bilstm", hidden=64, vocabulary=8192)
+LABELS = Recipe(use="label", data="sentiment", variant="bilstm", hidden=64, vocab_size=8192)
 VOICES = Recipe(use="voices", data="japanese_vowels", variant="bilstm", hidden=64, pool="max")
 VOICES = replace(
     VOICES,

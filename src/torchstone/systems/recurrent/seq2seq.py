@@ -60,7 +60,7 @@ from torchstone.parts.recurrent.single_step import moment
 from torchstone.references.seq2seq import pairs, renamed
 from torchstone.systems import Variant
 from torchstone.systems.recurrent import gru, lstm
-from torchstone.tasks.text.translate import PAD, learn_tokens, predict, translate
+from torchstone.tasks.text.translate import PAD, predict, train_tokenizer, translate
 from torchstone.tasks.text.word_alignment import evaluate, with_gold
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
@@ -73,8 +73,8 @@ class Recipe:
     target: str = "en"  # language translated to
     variant: str = "seq2seq_luong"  # which network
     tokenizer: Literal["bpe", "unigram", "wordpiece", "characters"] = "bpe"  # of both languages
-    vocabulary: int = 2000  # its tokens at most
-    longest: int = 128  # tokens of a sentence at most; longer pairs are not trained on
+    vocab_size: int = 2000  # its tokens at most
+    max_length: int = 128  # tokens of a sentence at most; longer pairs are not trained on
     embedding: int = 256  # numbers a word
     hidden: int = 256  # units of a layer
     layers: int = 1  # of encoder and decoder each (plain, luong)
@@ -85,31 +85,33 @@ class Recipe:
     forcing: float = 1.0  # share of the words in training that are the right ones, not its own
     path: Literal["fast", "written"] = "fast"  # fused kernels, or the equations
     dropout: float = 0.2  # of embeddings, between layers, and of what the softmax reads
-    smoothing: float = 0.1  # share of the label's probability spread over the vocabulary
+    label_smoothing: float = 0.1  # share of the label's probability spread over the vocabulary
     steps: int = 2500  # updates
     batch_size: int = 1000  # target tokens an update
     optim: OptimConfig = OptimConfig(
         lr=3e-3, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.98
     )  # optimizer, schedule, precision
-    beams: int = 4  # translations followed at once when testing; 1 is greedy
-    penalty: float = 1.0  # how much longer translations are favoured
-    judged: int = 200  # validation sentences translated for BLEU at each evaluation
+    beam_size: int = 4  # translations followed at once when testing; 1 is greedy
+    length_penalty: float = 1.0  # how much longer translations are favoured
+    eval_examples: int = 200  # validation sentences translated for BLEU at each evaluation
     seed: int = 0  # of weights, order and dropout
     device: str = "auto"  # auto, cpu, cuda, mps
 
 
 MARGIN = ("accuracy", 0.4)  # of the copied characters, on the test split
 
-BIBLE = Recipe("bible", "grc", variant="seq2seq_bahdanau", vocabulary=3000, maxout=256)
-REVERSE = Recipe("reverse", variant="seq2seq_bahdanau", vocabulary=268, embedding=64, hidden=128)
+BIBLE = Recipe("bible", "grc", variant="seq2seq_bahdanau", vocab_size=3000, maxout=256)
+REVERSE = Recipe("reverse", variant="seq2seq_bahdanau", vocab_size=268, embedding=64, hidden=128)
 MULTI30K = Recipe(
-    vocabulary=8000,
+    vocab_size=8000,
     hidden=512,
     dropout=0.5,
     batch_size=4000,
     optim=replace(Recipe.optim, lr=2e-3, ema_decay=0.999),
 )
-EXACT = replace(REVERSE, dropout=0.0, smoothing=0.0, beams=1, optim=replace(REVERSE.optim, ema_decay=0.0))
+EXACT = replace(
+    REVERSE, dropout=0.0, label_smoothing=0.0, beam_size=1, optim=replace(REVERSE.optim, ema_decay=0.0)
+)
 
 RECIPES = {
     "translate": Recipe(),
@@ -119,7 +121,7 @@ RECIPES = {
     "reverse": replace(EXACT, steps=1500),
     # torchstone train seq2seq/multi30k_cpu --data DIR
     "multi30k_cpu": Recipe(
-        vocabulary=4000, dropout=0.3, batch_size=1500, steps=4000, optim=replace(Recipe.optim, ema_decay=0.99)
+        vocab_size=4000, dropout=0.3, batch_size=1500, steps=4000, optim=replace(Recipe.optim, ema_decay=0.99)
     ),
     # torchstone train seq2seq/multi30k --data DIR     BLEU 28.3 for the public network of this size
     "multi30k": replace(MULTI30K, variant="seq2seq_bahdanau", steps=4000),
@@ -133,7 +135,7 @@ RECIPES = {
         batch_size=600,
         steps=100,
         optim=replace(EXACT.optim, lr=1e-2),
-        judged=20,
+        eval_examples=20,
     ),
 }
 
@@ -296,7 +298,7 @@ VARIANTS = {f"seq2seq_{n}": Variant(partial(seq2seq, **s), (16,)) for n, s in SI
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
     data = read_pairs(recipe.data, recipe.source, recipe.target)
-    tokenizer = learn_tokens(recipe, data)
+    tokenizer = train_tokenizer(recipe, data)
     size = tokenizer.get_vocab_size()
     model_config = {"source": size, "target": size} | {n: getattr(recipe, n) for n in FIELDS}
     rng.seed(recipe.seed)

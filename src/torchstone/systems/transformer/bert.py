@@ -39,9 +39,9 @@ from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.hub.bert import from_config, published, suited, to_config, unpublished
+from torchstone.hub.bert import from_config, match_weights, published, to_config, unpublished
 from torchstone.parts.facts import Fact, ParityCase, parameters
-from torchstone.parts.transformer.attention import MultiHead
+from torchstone.parts.transformer.attention import MultiHeadAttention
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS, FeedForward
 from torchstone.references import bert as oracle
 from torchstone.references.bert_objective import Judged
@@ -52,7 +52,7 @@ from torchstone.tasks.text.finetune import finetune
 from torchstone.tasks.text.masked_lm import pretrain
 
 # fmt: off
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "from_config", "predict", "published", "reference", "suited", "to_config", "unpublished"]
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "from_config", "match_weights", "predict", "published", "reference", "to_config", "unpublished"]
 # fmt: on
 
 MARGIN = ("accuracy", 0.12)
@@ -130,7 +130,7 @@ class Layer(nn.Module):
         attention_dropout: float, eps: float,
     ):  # fmt: skip
         super().__init__()
-        self.attention = MultiHead(width, heads, dropout=attention_dropout)
+        self.attention = MultiHeadAttention(width, heads, dropout=attention_dropout)
         self.norm1 = nn.LayerNorm(width, eps)
         self.feed_forward = FeedForward(width, inner, activation)
         self.norm2 = nn.LayerNorm(width, eps)

@@ -43,16 +43,16 @@ def begin(recipe: Any, sizes: dict[str, int]) -> Start:
         labelled = read_labelled(recipe.data, recipe.most)
         parts = {split: getattr(labelled, split) for split in ("train", "val", "test")}
         texts = {split: [*texts_of(part)] for split, part in parts.items()}
-        note = labelled.note
+        note = labelled.description
     else:
         text = read_text(recipe.data)
-        note = text.note
+        note = text.description
         texts = {split: paragraphs(getattr(text, split)) for split in ("train", "val", "test")}
         if recipe.most is not None:
             texts = {split: some[: recipe.most] for split, some in texts.items()}
     if recipe.weights is None:
         tensors, size = None, recipe.vocabulary
-        tokenizer = tokenizers.learn("wordpiece", texts["train"], size=size, special=SPECIAL)
+        tokenizer = tokenizers.train("wordpiece", texts["train"], vocab_size=size, special_tokens=SPECIAL)
         tokenizer.post_processor = framed(tokenizer)
         model_config = {**bert.USUAL, **sizes, "vocabulary": tokenizer.get_vocab_size()}
         model_config["places"] = recipe.length
@@ -114,7 +114,7 @@ def load_bert(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
     if hf_folder.system(config) != "bert":
         raise BadInput(f"{path} is of model_type {config['model_type']!r}, not bert")
     _, model_config = bert.from_config(config)
-    return model_config, bert.published("bert_base", tensors), plain(tokenizers.read(path))
+    return model_config, bert.published("bert_base", tensors), plain(tokenizers.load(path))
 
 
 def plain(tokenizer: Any) -> Any:

@@ -117,7 +117,7 @@ def report(model: nn.Module, rows: Sentences, metadata: dict, folder: Path) -> N
     """Draw what is confused with what on the test split; the tokenizer goes beside the pictures."""
     from torchstone.plots.classification import confusion
 
-    tokenizers.beside(metadata["tokenizer"], folder)
+    tokenizers.save_tokenizer(metadata["tokenizer"], folder)
     logits, labels = outputs(model, rows)
     count = len(metadata["classes"])
     matrix = torch.bincount(labels * count + logits.argmax(1), minlength=count**2)

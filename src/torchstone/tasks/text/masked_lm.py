@@ -15,7 +15,7 @@ from torchstone.data.text.sentence_batches import IGNORED, Frame, side_by_side
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.transformer.token_loss import unigram
+from torchstone.parts.transformer.token_loss import unigram_loss
 from torchstone.tasks.optimization import gradient_update
 
 MARK = "[MASK]"
@@ -136,7 +136,7 @@ def by_frequency(train: list[list[int]], batches: Iterable[Masked], size: int) -
     """Cross-entropy (nats) of telling the hidden words by how often each stands in `train`."""
     flat = torch.tensor([token for document in train for token in document])
     targets = torch.cat([batch.targets.flatten() for batch in batches])
-    return unigram(flat, targets[targets != IGNORED], size)
+    return unigram_loss(flat, targets[targets != IGNORED], size)
 
 
 @torch.no_grad()
@@ -184,5 +184,5 @@ def report(model: nn.Module, text: MaskedText, metadata: dict, folder: Path) -> 
     goes beside the pictures."""
     from torchstone.plots.masked_words import told
 
-    tokenizers.beside(metadata["tokenizer"], folder)
+    tokenizers.save_tokenizer(metadata["tokenizer"], folder)
     told(model, text, tokenizers.from_metadata(metadata["tokenizer"]), folder / "hidden.png")

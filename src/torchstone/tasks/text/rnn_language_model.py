@@ -23,7 +23,7 @@ from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.parts.recurrent.layers import Cell, State
 from torchstone.parts.recurrent.sequence_model import Network
-from torchstone.parts.transformer.token_loss import unigram
+from torchstone.parts.transformer.token_loss import unigram_loss
 from torchstone.tasks.build_network import made
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.text import language_model
@@ -94,7 +94,7 @@ def build(recipe: Any, cell: Cell) -> Run:
     if recipe.bidirectional:
         raise BadInput("who reads from the end sees the next token: leave out bidirectional")
     text = read_text(recipe.data)
-    tokenizer = language_model.vocabulary(recipe, text)
+    tokenizer = language_model.make_tokenizer(recipe, text)
     size = tokenizer.get_vocab_size()
     model, model_config = made(recipe, cell, inputs=size, outputs=size, tokens=True, pool="each")
     device = next(model.parameters()).device
@@ -113,16 +113,16 @@ def build(recipe: Any, cell: Cell) -> Run:
     )
     update = Carrying(model, recipe)
 
-    def judge(ids: Tensor | None, part: str, most: int | None = None) -> dict[str, float]:
-        return {} if ids is None else measure(update.eval_model, ids, len(part), most=most)
+    def judge(ids: Tensor | None, part: str, max_tokens: int | None = None) -> dict[str, float]:
+        return {} if ids is None else measure(update.eval_model, ids, len(part), max_tokens=max_tokens)
 
     def validate() -> dict[str, float]:
         ended = stream.position >= recipe.steps
-        return judge(val, text.val, None if ended else language_model.GLANCE)
+        return judge(val, text.val, None if ended else language_model.VAL_TOKENS)
 
     def tested() -> dict[str, float]:
         assert test is not None
-        told = unigram(train.cpu(), test.cpu()[1:], size)
+        told = unigram_loss(train.cpu(), test.cpu()[1:], size)
         return judge(test, text.test) | {"unigram": told}
 
     return Run(
@@ -138,14 +138,14 @@ def build(recipe: Any, cell: Cell) -> Run:
             "variant": recipe.variant,
             "model_config": model_config,
             "tokenizer": tokenizers.to_metadata(tokenizer),
-            "data": text.note,
+            "data": text.description,
         },
     )
 
 
 @torch.no_grad()
 def measure(
-    model: Network, ids: Int64[Tensor, " tokens"], characters: int, *, most: int | None = None
+    model: Network, ids: Int64[Tensor, " tokens"], characters: int, *, max_tokens: int | None = None
 ) -> dict[str, float]:
     """Mean loss over every token of a text but the first, and bits a character.
 
@@ -162,7 +162,7 @@ def measure(
     was_training = model.training
     model.eval()
     lane = -(-count // LANES)
-    read = lane if most is None else min(lane, -(-most // LANES))
+    read = lane if max_tokens is None else min(lane, -(-max_tokens // LANES))
     total, seen = 0.0, 0
     rows = count // lane
     parts = [(ids[: rows * lane].view(rows, lane), ids[1 : rows * lane + 1].view(rows, lane))]
@@ -189,21 +189,21 @@ class Telling(nn.Module):
 
     def __init__(self, model: Network):
         super().__init__()
-        self.model, self.vocabulary = model, model.outputs
+        self.model, self.vocab_size = model, model.outputs
 
-    def past(self) -> list[State | None]:
+    def make_cache(self) -> list[State | None]:
         return [None]
 
     def forward(
         self,
         x: Int64[Tensor, "batch time"],
-        past: list[State | None] | None = None,
-        last: bool = False,
+        cache: list[State | None] | None = None,
+        last_only: bool = False,
     ) -> Float[Tensor, "batch places vocabulary"]:
-        logits, state = self.model.step(x, past[0] if past else None)
-        if past:
-            past[0] = state
-        return logits[:, -1:] if last else logits
+        logits, state = self.model.step(x, cache[0] if cache else None)
+        if cache:
+            cache[0] = state
+        return logits[:, -1:] if last_only else logits
 
 
 def evaluate(model: Network, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:

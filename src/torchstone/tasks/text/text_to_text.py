@@ -10,10 +10,10 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from torchstone.data.text import tokenizers
-from torchstone.data.text.bucket_batches import Ragged
+from torchstone.data.text.bucket_batches import PackedSequences
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.transformer.token_loss import token_loss, unigram
+from torchstone.parts.transformer.token_loss import token_loss, unigram_loss
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.text.text_to_text_data import END, PAD, Gathered, Side, Sides, parts_of
 from torchstone.tasks.text.text_to_text_data import held_out as judged_rows
@@ -48,7 +48,7 @@ def text_to_text(model: Any, recipe: Any, data: Gathered, *, model_config: dict)
         evaluate=lambda: measure(model, data.val, **search),
         state={**state, "stream": data.stream},
         steps=recipe.steps,
-        test=lambda: measure(model, data.test, **search) | {"unigram": unigram(*map(flat, (data.seen, data.test)), model.vocabulary)},
+        test=lambda: measure(model, data.test, **search) | {"unigram": unigram_loss(*map(flat, (data.seen, data.test)), model.vocabulary)},
         report=lambda folder: report(model, data, folder, recipe.beams),
         metadata={
             "task": recipe.task,
@@ -57,7 +57,7 @@ def text_to_text(model: Any, recipe: Any, data: Gathered, *, model_config: dict)
             "tokenizer": tokenizers.to_metadata(data.tokenizer),
             "beams": recipe.beams,
             "text": data.settings,
-            "data": data.note,
+            "data": data.description,
         },
     )  # fmt: skip
 
@@ -69,9 +69,9 @@ def shifted(target: Int64[Tensor, "rows n"], start: int) -> Int64[Tensor, "rows 
 
 def batches(rows: Sides, device: torch.device, size: int = 64) -> Iterator[Batch]:
     """All rows, those of like length together, side by side."""
-    source, target = (Ragged(side, device) for side in rows)
+    source, target = (PackedSequences(side, device) for side in rows)
     for index in (source.lengths + target.lengths).argsort(stable=True).split(size):
-        yield source.padded(index, PAD), target.padded(index, PAD)
+        yield source.pad_rows(index, PAD), target.pad_rows(index, PAD)
 
 
 @torch.no_grad()
@@ -99,8 +99,8 @@ def answers(model: Any, sources: Side, most: int, beams: int = 1) -> Side:
     """What the model writes after each source, without the end."""
     device, found = next(model.parameters()).device, []
     for rows in torch.arange(len(sources)).split(64):
-        some = Ragged([sources[i] for i in rows.tolist()], device)
-        written = model.generate(some.padded(torch.arange(len(some)), PAD), most, beams=beams)
+        some = PackedSequences([sources[i] for i in rows.tolist()], device)
+        written = model.generate(some.pad_rows(torch.arange(len(some)), PAD), most, beam_size=beams)
         found += [[*row, END][: [*row, END].index(END)] for row in written.tolist()]
     return found
 
@@ -117,7 +117,7 @@ def plain(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 def report(model: Any, data: Gathered, folder: Path, beams: int) -> None:
     """Write test sources beside what was wanted and what the model writes."""
-    tokenizers.beside(tokenizers.to_metadata(data.tokenizer), folder)
+    tokenizers.save_tokenizer(tokenizers.to_metadata(data.tokenizer), folder)
     sources, targets = (side[:SHOWN] for side in data.test)
     model.eval()
     said = answers(model, sources, max(map(len, targets)), beams)

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from tokenizers import Tokenizer
 
 from torchstone.data.text import tokenizers
-from torchstone.data.text.bucket_batches import Buckets, Ragged
+from torchstone.data.text.bucket_batches import BucketBatches, PackedSequences
 from torchstone.data.text.corpus import read_text
 from torchstone.data.text.parallel import read_pairs
 from torchstone.data.text.span_corruption import Spans, counts
@@ -36,7 +36,7 @@ class Gathered:
     seen: Sides  # as many rows of the training part, for how often each token is in it
     val: Sides
     test: Sides
-    note: str
+    description: str
     special: dict[str, int]  # ids that the model has to know
     settings: dict[str, Any]  # what the held-out rows were made by
 
@@ -57,20 +57,22 @@ def gathered(recipe: Any) -> Gathered:
     special: tuple[str, ...] = ORDINARY
     if recipe.task == "texts":
         texts = [text for pair in parts[0] for text in pair]
-        tokenizer = tokenizers.learn(kind, texts, size=size, special=special)
+        tokenizer = tokenizers.train(kind, texts, vocab_size=size, special_tokens=special)
         train = paired(parts[0], tokenizer, recipe.length)
         if not train[0]:
             raise BadInput(f"every pair of {recipe.data} has more than {recipe.length} tokens")
         left = len(parts[0]) - len(train[0])
         note += f", {left} of more than {recipe.length} tokens not trained on" if left else ""
         most = recipe.batch_size * recipe.length
-        stream: Any = Buckets(Ragged(train[0]), Ragged(train[1]), most, pad=PAD, **share)
+        stream: Any = BucketBatches(
+            PackedSequences(train[0]), PackedSequences(train[1]), most, pad=PAD, **share
+        )
     else:
         gaps = counts(recipe.length, recipe.density, recipe.span)[1]
         special = (*ORDINARY, *(f"<extra_id_{i}>" for i in range(gaps + 1)))
         lines = parts[0] if isinstance(parts[0], list) else parts[0].splitlines(True)
         every = max(1, sum(map(len, lines)) // ENOUGH)
-        tokenizer = tokenizers.learn(kind, lines[::every], size=size, special=special)
+        tokenizer = tokenizers.train(kind, lines[::every], vocab_size=size, special_tokens=special)
         stream = with_gaps(parts[0], recipe.batch_size, tokenizer, settings, **share)
     val, test, seen = (
         held_out(part, tokenizer, settings, seed=i) for i, part in enumerate((parts[1], parts[-1], parts[0]))
@@ -84,13 +86,13 @@ def parts_of(spec: str, settings: Mapping[str, Any], *, split: bool = True) -> t
     lines of the grammar; and a line about them. Pairs without splits stay one where not to be `split`."""
     if settings["task"] == "texts":
         pairs = read_pairs(spec, split=split)
-        return [pairs.train, pairs.val, pairs.test], pairs.note
+        return [pairs.train, pairs.val, pairs.test], pairs.description
     if settings["task"] != "denoise":
         raise BadInput(f"task is denoise or texts, not {settings['task']!r}")
     if spec == "grammar":
         return grammar(settings["length"])
     text = read_text(spec)
-    return [part for part in (text.train, text.val, text.test) if part], text.note
+    return [part for part in (text.train, text.val, text.test) if part], text.description
 
 
 def held_out(part: Any, tokenizer: Tokenizer, settings: Mapping[str, Any], seed: int) -> Sides:

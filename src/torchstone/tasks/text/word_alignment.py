@@ -19,25 +19,25 @@ from torch import nn
 
 from torchstone.data.text import bible, tokenizers
 from torchstone.data.text.bible import Links
-from torchstone.data.text.bucket_batches import Ragged
-from torchstone.data.text.parallel import Pairs, PairSet, read_pairs
+from torchstone.data.text.bucket_batches import PackedSequences
+from torchstone.data.text.parallel import Pairs, ParallelCorpus, read_pairs
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.plots import attention_maps
 from torchstone.tasks.text import translate
-from torchstone.tasks.text.translation_inference import END, PAD, START, alike
+from torchstone.tasks.text.translation_inference import BOS, EOS, PAD, group_by_length
 
 Gold = dict[tuple[str, str], Links]
 
 
-def with_gold(run: Run, recipe: Any, data: PairSet, tokenizer: Tokenizer) -> Run:
+def with_gold(run: Run, recipe: Any, data: ParallelCorpus, tokenizer: Tokenizer) -> Run:
     """The run, judged by its alignments too and drawn beside the gold ones.
 
     Args:
         recipe: its `source` and `target` are the bible's languages, its `judged` says how many verses
             of the validation split are aligned at each evaluation.
     """
-    gold = bible.gold(bible.read(recipe.source, recipe.target)[0])
+    gold = bible.gold_links(bible.read(recipe.source, recipe.target)[0])
     state: dict[str, Any] = run.state
     kept = state["ema"].module if "ema" in state else state["model"]
     judge, test, report = run.evaluate, run.test, run.report
@@ -52,7 +52,7 @@ def with_gold(run: Run, recipe: Any, data: PairSet, tokenizer: Tokenizer) -> Run
 
     return replace(
         run,
-        evaluate=lambda: {**judge(), **rates(kept, tokenizer, data.val[: recipe.judged], gold)},
+        evaluate=lambda: {**judge(), **rates(kept, tokenizer, data.val[: recipe.eval_examples], gold)},
         test=lambda: {**test(), **rates(kept, tokenizer, data.test, gold)},
         report=drawn,
     )
@@ -68,7 +68,7 @@ def evaluate(model: Any, metadata: dict, spec: str, *, held_out: bool) -> dict:
         tokenizers.from_metadata(metadata["tokenizer"]),
     )
     pairs = data.test if held_out else data.train + data.val + data.test
-    gold = bible.gold(bible.read(*metadata["languages"])[0])
+    gold = bible.gold_links(bible.read(*metadata["languages"])[0])
     return results | rates(model, tokenizer, pairs, gold)
 
 
@@ -110,11 +110,13 @@ def maps(model: Any, tokenizer: Tokenizer, pairs: Pairs) -> list[attention_maps.
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     sides = [tokenizer.encode_batch([pair[i] for pair in pairs], add_special_tokens=False) for i in range(2)]
-    sources = Ragged([[*each.ids, END] for each in sides[0]], device)
-    targets = Ragged([[START, *each.ids] for each in sides[1]], device)
+    sources = PackedSequences([[*each.ids, EOS] for each in sides[0]], device)
+    targets = PackedSequences([[BOS, *each.ids] for each in sides[1]], device)
     found: dict[int, attention_maps.Map] = {}
-    for rows in alike(targets.lengths + sources.lengths):
-        shares = model.looks(sources.padded(rows, PAD), targets.padded(rows, PAD)).float().cpu()
+    for rows in group_by_length(targets.lengths + sources.lengths):
+        shares = (
+            model.attention_weights(sources.pad_rows(rows, PAD), targets.pad_rows(rows, PAD)).float().cpu()
+        )
         for share, row in zip(shares, rows.tolist(), strict=True):
             source, target = ((text, side[row].offsets) for text, side in zip(pairs[row], sides, strict=True))
             inside = share[:, : len(target[1]) + 1, : len(source[1]) + 1]
