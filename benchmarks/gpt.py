@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchstone import references
+from torchstone.references.transformers import import_transformers
 from torchstone.systems.transformer.gpt import GPT, VARIANTS
 from torchstone.tasks.text.generate import generate
 
@@ -85,12 +85,12 @@ def models(variant, context=0):
     activation = make.keywords.get("activation", "gelu_new")
     plain = Plain(width, depth, heads, ours.vocabulary, ours.context, biased, names[activation])
     # dropout drew nothing for the others either
-    config = references.transformers().GPT2Config(
+    config = import_transformers().GPT2Config(
         vocab_size=ours.vocabulary, n_positions=ours.context, n_embd=width, n_layer=depth,
         n_head=heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None,
         eos_token_id=None, activation_function=activation,
     )  # fmt: skip
-    theirs = references.transformers().GPT2LMHeadModel(config)
+    theirs = import_transformers().GPT2LMHeadModel(config)
     from torchstone.systems.transformer.gpt import unpublished
 
     weights = unpublished(variant, ours.state_dict())

@@ -1,7 +1,7 @@
-"""seq2seq of torch's own modules, a sentence at a time and a word at a time, to hold ours against.
+"""Encoder-decoders of torch's own recurrent modules, one sentence and one token at a time.
 
-The weights bear the names of the networks published for Multi30k (bentrevett/pytorch-seq2seq), as far
-as those go.
+Parameters have the names of the networks published for Multi30k (bentrevett/pytorch-seq2seq), where
+those have such a parameter.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from torchstone.parts.facts import ParityCase
-from torchstone.references.transformer import Call, default, judged
+from torchstone.references import OutputAdapter, convert_inside, randomize_weights
+from torchstone.references.transformer import default_dtype, logits_and_loss
 
 NAMES = {
     "encoder.rnn.": "encoder.recurrent.",
@@ -24,33 +25,42 @@ NAMES = {
 }
 
 
-def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published names to ours; the matrix that reads [s; h] becomes the two that read s and h."""
-    found = {}
+def convert_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """From the published names to ours; the matrix on [s; h] is split into those on s and on h."""
+    converted = {}
     for key, tensor in tensors.items():
         if key == "decoder.attention.attn.weight":
             hidden = len(tensor)
-            found["decoder.score.W.weight"] = tensor[:, :hidden]
-            found["decoder.score.U.weight"] = tensor[:, hidden:]
+            converted["decoder.score.W.weight"] = tensor[:, :hidden]
+            converted["decoder.score.U.weight"] = tensor[:, hidden:]
         elif key == "decoder.attention.v.weight":
-            found["decoder.score.v"] = tensor[0]
+            converted["decoder.score.v"] = tensor[0]
         else:
             old = next((name for name in NAMES if key.startswith(name)), "")
-            found[NAMES.get(old, "") + key.removeprefix(old)] = tensor
-    return found
+            converted[NAMES.get(old, "") + key.removeprefix(old)] = tensor
+    return converted
 
 
-class Reference(nn.Module):
-    """Any of the four; the arguments are those of ours."""
+class TorchSeq2Seq(nn.Module):
+    """Any of the four decoders; the arguments are those of ours."""
 
     encoder: Any
     decoder: Any
 
     def __init__(
-        self, source: int, target: int, decoder: str, embedding: int, hidden: int, layers: int = 1,
-        bidirectional: bool = False, score: str = "general", feeding: bool = False,
-        turned: bool = False, maxout: int = 0,
-    ):  # fmt: skip
+        self,
+        source: int,
+        target: int,
+        decoder: str,
+        embedding: int,
+        hidden: int,
+        layers: int = 1,
+        bidirectional: bool = False,
+        score: str = "general",
+        feeding: bool = False,
+        turned: bool = False,
+        maxout: int = 0,
+    ):
         super().__init__()
         self.kind, self.score, self.feeding, self.turned = decoder, score, feeding, turned
         cell = nn.LSTM if decoder in ("plain", "luong") else nn.GRU
@@ -87,23 +97,24 @@ class Reference(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         rows = zip(source, target, strict=True)
-        return torch.stack([self.one(a[: int(a.nonzero().max()) + 1], b) for a, b in rows])
+        return torch.stack([self.decode_sentence(a[: int(a.nonzero().max()) + 1], b) for a, b in rows])
 
-    def one(self, words: Tensor, given: Tensor) -> Tensor:
-        """Logits (n, vocabulary) of one sentence."""
+    def decode_sentence(self, source: Tensor, target: Tensor) -> Tensor:
+        """Logits (n, vocab_size) of one sentence."""
         if self.turned:
-            words = torch.cat([words[:-1].flip(0), words[-1:]])
-        memory, last = self.encoder.rnn(self.encoder.embedding(words))
+            source = torch.cat([source[:-1].flip(0), source[-1:]])
+        memory, last = self.encoder.rnn(self.encoder.embedding(source))
         last = last if isinstance(last, tuple) else (last,)
         layers = self.decoder.rnn.num_layers
-        ways = len(last[0]) // layers
+        directions = len(last[0]) // layers
         state = tuple(
-            torch.stack([each[i * ways : (i + 1) * ways].flatten() for i in range(layers)]) for each in last
+            torch.stack([each[i * directions : (i + 1) * directions].flatten() for i in range(layers)])
+            for each in last
         )
         if self.kind == "bahdanau":
             state = (self.encoder.fc(state[0]).tanh(),)
         context, fed, logits = state[0][0], torch.zeros_like(state[0][0]), []
-        for token in given:
+        for token in target:
             y = self.decoder.embedding(token)
             if self.kind == "plain":
                 features, state = self.step(y, state)
@@ -111,7 +122,7 @@ class Reference(nn.Module):
                 s, state = self.step(torch.cat([y, context]), state)
                 features = torch.cat([y, s, context])
             elif self.kind == "bahdanau":
-                c = self.look(state[0][0], memory)
+                c = self.attend(state[0][0], memory)
                 s, state = self.step(torch.cat([y, c]), state)
                 features = torch.cat([s, c, y])
                 if hasattr(self.decoder, "maxout"):
@@ -119,7 +130,7 @@ class Reference(nn.Module):
                     features = torch.maximum(sums[0::2], sums[1::2])
             else:
                 s, state = self.step(torch.cat([y, fed]) if self.feeding else y, state)
-                features = self.decoder.combine(torch.cat([self.look(s, memory), s])).tanh()
+                features = self.decoder.combine(torch.cat([self.attend(s, memory), s])).tanh()
                 fed = features
             logits.append(self.decoder.fc_out(features))
         return torch.stack(logits)
@@ -128,19 +139,19 @@ class Reference(nn.Module):
         out, state = self.decoder.rnn(x[None], state if len(state) > 1 else state[0])
         return out[0], state if isinstance(state, tuple) else (state,)
 
-    def look(self, s: Tensor, memory: Tensor) -> Tensor:
-        """Σ exp(e_j) h_j / Σ exp(e_j), a word at a time."""
-        terms = [self.fit(s, h).exp() for h in memory]
+    def attend(self, s: Tensor, memory: Tensor) -> Tensor:
+        """Σ exp(e_j) h_j / Σ exp(e_j), one source position at a time."""
+        terms = [self.alignment_score(s, h).exp() for h in memory]
         return sum(e * h for e, h in zip(terms, memory, strict=True)) / sum(terms)
 
-    def fit(self, s: Tensor, h: Tensor) -> Tensor:
+    def alignment_score(self, s: Tensor, h: Tensor) -> Tensor:
         attention = self.decoder.attention
         if hasattr(attention, "attn"):
             return attention.v(attention.attn(torch.cat([s, h])).tanh())[0]
         return (s * (attention.W(h) if self.score == "general" else h)).sum()
 
 
-# decoder, layers, whether the encoder reads both ways, and what else
+# decoder, layers, whether the encoder is bidirectional, other arguments
 CASES = (
     ("plain", 2, False, {"turned": True}),
     ("plain", 3, True, {}),
@@ -154,22 +165,18 @@ CASES = (
 )
 
 
-def pairs(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
-    """Networks of sizes drawn at random on sentences of several lengths, padded.
+def seq2seq_cases(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
+    """Networks of random sizes on padded sentences of several lengths.
 
     Args:
-        make: takes `Reference`'s arguments, `dropout` and `path`.
+        make: takes `TorchSeq2Seq`'s arguments, `dropout` and `path`.
     """
     generator = torch.Generator().manual_seed(2014)
 
     def draw(low: int, high: int, *shape: int) -> Tensor:
         return torch.randint(low, high, shape, generator=generator)
 
-    def inside(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        inner = renamed({key.removeprefix("model."): value for key, value in tensors.items()})
-        return {f"model.{key}": value for key, value in inner.items()}
-
-    for number, (decoder, layers, both, more) in enumerate(CASES):
+    for number, (decoder, layers, bidirectional, options) in enumerate(CASES):
         dtype = torch.float32 if number in (4, 8) else torch.float64
         path = "written" if number % 3 == 1 else "fast"
         sizes: list[Any] = [int(draw(low, high)) for low, high in ((9, 30), (9, 30), (3, 12), (2, 8))]
@@ -178,27 +185,14 @@ def pairs(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
             lengths = draw(2, tokens.shape[1] + 1, 3)
             lengths[0] = tokens.shape[1]
             tokens[torch.arange(tokens.shape[1]) >= lengths[:, None]] = 0
-        settings: dict[str, Any] = {
-            "decoder": decoder,
-            "embedding": sizes[2],
-            "hidden": 2 * sizes[3],
-        }
-        settings |= {"layers": layers, "bidirectional": both, **more}
-        with default(dtype):
-            theirs = Reference(*sizes[:2], **settings)
-            ours = make(*sizes[:2], dropout=0.0, path=path, **settings)
-        with torch.no_grad():
-            for parameter in theirs.parameters():
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter += 0.3 * noise.to(parameter)
-        ours.load_state_dict(renamed(theirs.state_dict()))
-        said = ", ".join([decoder, f"{layers} layers", *(f"{k} {v}" for k, v in more.items())])
-        both_ways = ", both ways" if both else ""
-        calls = Call(ours, judged), Call(theirs, judged)
-        yield ParityCase(
-            *calls,
-            (source, target),
-            inside,
-            torch.optim.Adam,
-            f"{said}{both_ways}, {path}, {dtype}",
-        )
+        config: dict[str, Any] = {"decoder": decoder, "embedding": sizes[2], "hidden": 2 * sizes[3]}
+        config |= {"layers": layers, "bidirectional": bidirectional, **options}
+        with default_dtype(dtype):
+            theirs = TorchSeq2Seq(*sizes[:2], **config)
+            ours = make(*sizes[:2], dropout=0.0, path=path, **config)
+        randomize_weights(theirs, 0.3, add=True, generator=generator)
+        ours.load_state_dict(convert_names(theirs.state_dict()))
+        label = ", ".join([decoder, f"{layers} layers", *(f"{k} {v}" for k, v in options.items())])
+        label += f"{', bidirectional' if bidirectional else ''}, {path}, {dtype}"
+        adapters = OutputAdapter(ours, logits_and_loss), OutputAdapter(theirs, logits_and_loss)
+        yield ParityCase(*adapters, (source, target), convert_inside(convert_names), torch.optim.Adam, label)

@@ -13,7 +13,7 @@ from torchstone.parts.decoding.beam_search import beam_search
 from torchstone.parts.decoding.sampling import draw, shaped
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS, FeedForward
 from torchstone.parts.transformer.positions import relative_buckets, rotate, sinusoids
-from torchstone.references import transformers
+from torchstone.references.transformers import import_transformers
 
 
 def test_sinusoids_by_their_formula():
@@ -28,7 +28,7 @@ def test_sinusoids_by_their_formula():
 @pytest.mark.parametrize("both_ways", [True, False])
 @pytest.mark.parametrize(("buckets", "furthest"), [(32, 128), (16, 40), (8, 20)])
 def test_buckets_equal_the_published_ones(both_ways, buckets, furthest):
-    transformers()
+    import_transformers()
     from transformers.models.t5.modeling_t5 import T5Attention
 
     ours = relative_buckets(300, 300, both_ways=both_ways, buckets=buckets, furthest=furthest)
@@ -62,7 +62,7 @@ def test_rotary_products_depend_on_distance_alone():
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_feed_forward_by_its_formula(name, gated):
-    transformers()
+    import_transformers()
     from transformers.activations import ACT2FN
 
     torch.manual_seed(0)

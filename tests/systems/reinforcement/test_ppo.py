@@ -9,7 +9,7 @@ import torch
 
 from torchstone.envs.rollouts import Rollout
 from torchstone.errors import BadInput
-from torchstone.references import of_actor
+from torchstone.references.rl import convert_actor_critic
 from torchstone.systems.reinforcement import ppo
 
 SMOKE = dataclasses.replace(ppo.RECIPES["smoke"], device="cpu")
@@ -54,7 +54,9 @@ def theirs(kind: str, recipe, spec: str, model, **options):
     )  # fmt: skip
     made.set_logger(configure(None, []))
     ours = weights(model)
-    names = of_actor({n: torch.tensor(i) for i, n in enumerate(dict(made.policy.named_parameters()))})
+    names = convert_actor_critic(
+        {n: torch.tensor(i) for i, n in enumerate(dict(made.policy.named_parameters()))}
+    )
     order = list(dict(made.policy.named_parameters()))
     state = {order[int(index)]: ours[name] for name, index in names.items()}
     made.policy.load_state_dict(state, strict=False)
@@ -63,7 +65,7 @@ def theirs(kind: str, recipe, spec: str, model, **options):
 
 
 def weights_apart(ours: dict[str, torch.Tensor], algorithm) -> float:
-    other = of_actor({n: p.detach() for n, p in algorithm.policy.named_parameters()})
+    other = convert_actor_critic({n: p.detach() for n, p in algorithm.policy.named_parameters()})
     assert other.keys() == ours.keys()
     return max(float((ours[n] - other[n]).abs().max()) for n in ours)
 

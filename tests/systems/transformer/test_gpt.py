@@ -12,7 +12,7 @@ from torchstone.data.text import tokenizers
 from torchstone.data.text.corpus import Text
 from torchstone.errors import BadInput
 from torchstone.parts.facts import parameters
-from torchstone.references import gpts, transformers
+from torchstone.references.transformers import import_transformers, random_gpts
 from torchstone.systems.transformer import gpt
 from torchstone.systems.transformer.gpt import GPT, from_config, published, to_config, unpublished
 from torchstone.tasks.text import language_model
@@ -89,7 +89,7 @@ def test_no_place_sees_those_after_it():
 
 
 def test_padding_at_the_end_changes_nothing_before_it():
-    (theirs,) = gpts(1, seed=3)
+    (theirs,) = random_gpts(1, seed=3)
     theirs = theirs.double().eval()
     arguments = from_config(theirs.config.to_dict())[1]
     ours = GPT(**arguments).double().eval()
@@ -141,7 +141,7 @@ def test_more_than_the_context_is_refused():
 
 
 def test_configs_go_there_and_back():
-    for theirs in gpts(6, seed=9):
+    for theirs in random_gpts(6, seed=9):
         config = theirs.config.to_dict()
         _, arguments = from_config(config)
         again = to_config(arguments)
@@ -170,18 +170,18 @@ def test_configs_go_there_and_back():
     ],
 )
 def test_what_is_not_implemented_is_refused_by_name(change, said):
-    config = transformers().GPT2Config(n_embd=12, n_head=3).to_dict()
+    config = import_transformers().GPT2Config(n_embd=12, n_head=3).to_dict()
     from_config(config)
     with pytest.raises(BadInput, match=said):
         from_config(config | change)
 
 
 def test_gpt1s_gelu_is_the_approximation():
-    assert from_config(transformers().OpenAIGPTConfig().to_dict())[1]["activation"] == "gelu_new"
+    assert from_config(import_transformers().OpenAIGPTConfig().to_dict())[1]["activation"] == "gelu_new"
 
 
 def test_published_weights_of_any_age_and_nanogpts():
-    (theirs,) = gpts(1, seed=1)
+    (theirs,) = random_gpts(1, seed=1)
     wanted = published("gpt2", theirs.state_dict())
     # the first release: no prefix, and the causal mask saved as well
     old = {k.removeprefix("transformer."): v for k, v in theirs.state_dict().items()}
@@ -205,7 +205,9 @@ def test_what_has_no_biases_is_the_same_network_in_transformers():
         for weight in model.parameters():
             weight.normal_(std=0.3)
     settings = {k: v for k, v in config.items() if k not in ("model_type", "architectures", "dtype")}
-    theirs = transformers().GPT2LMHeadModel(transformers().GPT2Config(**settings)).double().eval()
+    theirs = (
+        import_transformers().GPT2LMHeadModel(import_transformers().GPT2Config(**settings)).double().eval()
+    )
     theirs.load_state_dict(unpublished("gpt_char", model.state_dict()))
     ids = torch.randint(19, (2, 12))
     with torch.no_grad():

@@ -7,14 +7,16 @@ import torch
 from torch import nn
 
 import torchstone as ts
-from torchstone import references
 from torchstone.errors import BadInput
+from torchstone.parts.optional_imports import import_torchvision
+from torchstone.references.transformers import import_transformers, random_vits
+from torchstone.references.vision import import_timm
 from torchstone.systems.transformer.vit import (
     VARIANTS,
     ViT,
     from_config,
+    match_weights,
     published,
-    suited,
     to_config,
     unpublished,
 )
@@ -41,8 +43,8 @@ def test_every_variant_s_token_count_follows_from_its_patches():
 def test_timm_s_and_torchvision_s_files_give_their_logits(tmp_path):
     images = torch.randn(1, 3, 224, 224)
     for name, net in (
-        ("vit_ti_16", references.timm().create_model("vit_tiny_patch16_224")),
-        ("vit_b_32", references.torchvision().models.vit_b_32()),
+        ("vit_ti_16", import_timm().create_model("vit_tiny_patch16_224")),
+        ("vit_b_32", import_torchvision().models.vit_b_32()),
     ):
         shaken(net)
         torch.save(net.state_dict(), tmp_path / f"{name}.pth")
@@ -55,7 +57,7 @@ def test_timm_s_and_torchvision_s_files_give_their_logits(tmp_path):
 
 @pytest.mark.parametrize("made", ["ViTModel", "ViTForImageClassification", "without a pooler"])
 def test_a_folder_of_transformers_gives_its_output_and_goes_back(made, tmp_path):
-    library = references.transformers()
+    library = import_transformers()
     config = library.ViTConfig(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40,
         image_size=24, patch_size=8, num_labels=4, qkv_bias=made != "ViTModel", hidden_act="gelu_new",
@@ -75,7 +77,7 @@ def test_a_folder_of_transformers_gives_its_output_and_goes_back(made, tmp_path)
     assert max(wrong) < 1e-5
     # and back: the same config and names as transformers wrote
     written = json.loads((tmp_path / "config.json").read_text())
-    arguments = suited(from_config(written)[1], theirs.state_dict())
+    arguments = match_weights(from_config(written)[1], theirs.state_dict())
     back = to_config(arguments)
     assert {k: back[k] for k in back if k in written} == {k: written[k] for k in back if k in written}
     from safetensors.torch import load_file
@@ -102,7 +104,7 @@ def test_a_setting_that_is_not_implemented_is_refused_by_name(change, said):
 
 
 def test_positions_are_interpolated_as_transformers_does_it():
-    library = references.transformers()
+    library = import_transformers()
     config = library.ViTConfig(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=32,
         patch_size=8, num_labels=4, architectures=["ViTForImageClassification"],
@@ -139,7 +141,7 @@ def test_dropout_is_of_training_only_and_reaches_each_place_the_paper_names():
 
 @pytest.mark.parametrize("fault", ["no positions", "no norm at the end", "post-norm", "no class token"])
 def test_a_wrong_network_is_seen(fault, monkeypatch):
-    net, arguments = next(iter(references.vits(1)))
+    net, arguments = next(iter(random_vits(1)))
     ours = ViT(**arguments).eval()
     ours.load_state_dict(published("", shaken(net).state_dict()))
     images = torch.randn(2, 3, arguments["size"], arguments["size"])

@@ -126,13 +126,13 @@ def test_words_gather_what_their_tokens_look_at():
     places = [(0, 3), (3, 6), (6, 9)], [(0, 1), (1, 5), (6, 9), (9, 12)]
     shares = torch.rand(2, 5, 4)
     shares /= shares.sum(2, keepdim=True)
-    found = attention_maps.over_words(shares, (source, places[0]), (target, places[1]))
-    assert found.read == ["ein", "Haus!", attention_maps.END]
-    assert found.written == ["a", "big", "house", attention_maps.END]
-    assert torch.allclose(found.shares.sum(2), torch.ones(2, 4))
-    assert torch.allclose(found.shares[:, 1, 1], shares[:, 1, 1:3].sum(1))  # onto both of Haus!
-    assert torch.allclose(found.shares[:, 2, 0], shares[:, 2:4, 0].mean(1))  # by both of house
-    print(found.shares[0])
+    found = attention_maps.merge_word_pieces(shares, (source, places[0]), (target, places[1]))
+    assert found.source_words == ["ein", "Haus!", attention_maps.END_OF_SENTENCE]
+    assert found.target_words == ["a", "big", "house", attention_maps.END_OF_SENTENCE]
+    assert torch.allclose(found.weights.sum(2), torch.ones(2, 4))
+    assert torch.allclose(found.weights[:, 1, 1], shares[:, 1, 1:3].sum(1))  # onto both of Haus!
+    assert torch.allclose(found.weights[:, 2, 0], shares[:, 2:4, 0].mean(1))  # by both of house
+    print(found.weights[0])
 
 
 @pytest.fixture(scope="module")

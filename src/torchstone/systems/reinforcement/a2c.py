@@ -33,7 +33,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from torchstone import references
 from torchstone.engine.device import select_device
 from torchstone.engine.flat_update import FlatGradientUpdate, gradient_of
 from torchstone.engine.run import Run
@@ -177,4 +176,6 @@ evaluate, play = evaluate.evaluate, evaluate.play
 
 def reference() -> Iterator[ParityCase]:
     """stable-baselines3's network of the same shape; the tests hold a whole update against it."""
-    yield from references.actors(ActorCritic)
+    from torchstone.references.rl import actor_critic_cases
+
+    yield from actor_critic_cases(ActorCritic)

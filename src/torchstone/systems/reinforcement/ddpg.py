@@ -34,7 +34,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from torchstone import references
 from torchstone.engine.device import select_device
 from torchstone.engine.flat_update import FlatGradientUpdate, gradient_of
 from torchstone.engine.run import Run
@@ -272,4 +271,6 @@ evaluate, play = evaluate.evaluate, evaluate.play
 
 def reference() -> Iterator[ParityCase]:
     """stable-baselines3's networks of the same shape; the tests hold a whole update against it."""
-    yield from references.deterministic(DDPG)
+    from torchstone.references.rl import ddpg_cases
+
+    yield from ddpg_cases(DDPG)

@@ -38,7 +38,6 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
-from torchstone import references
 from torchstone.engine.device import select_device
 from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
@@ -300,4 +299,6 @@ evaluate, play = evaluate.evaluate, evaluate.play
 
 def reference() -> Iterator[ParityCase]:
     """stable-baselines3's networks of the same shapes; the tests hold a whole update against it."""
-    yield from references.critics(QNetwork)
+    from torchstone.references.rl import q_network_cases
+
+    yield from q_network_cases(QNetwork)

@@ -31,7 +31,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone import references
 from torchstone.engine.device import select_device
 from torchstone.engine.flat_update import FlatGradientUpdate, gradient_of
 from torchstone.engine.run import Run
@@ -165,4 +164,6 @@ evaluate, play = evaluate.evaluate, evaluate.play
 
 def reference() -> Iterator[ParityCase]:
     """stable-baselines3's network of the same shape; the tests hold a whole update against it."""
-    yield from references.actors(ActorCritic)
+    from torchstone.references.rl import actor_critic_cases
+
+    yield from actor_critic_cases(ActorCritic)

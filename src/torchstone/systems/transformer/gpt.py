@@ -41,7 +41,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from torchstone import references
 from torchstone.data.text.corpus import read_text
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
@@ -313,10 +312,13 @@ FACTS = [Fact(f"{v} parameters", partial(count, v), figure) for v, figure in COU
 
 def reference() -> Iterator[ParityCase]:
     """transformers' classes, in configurations drawn with a fixed seed."""
+    from torchstone.references import OutputAdapter
+    from torchstone.references.transformers import random_gpts
+
     torch.manual_seed(0)
-    for number, net in enumerate(references.gpts(10)):
+    for number, net in enumerate(random_gpts(10)):
         model_config = from_config(net.config.to_dict())[1]
-        theirs = references.Answering(net, lambda net, tokens: net(tokens).logits).double().eval()
+        theirs = OutputAdapter(net, lambda net, tokens: net(tokens).logits).double().eval()
         with torch.no_grad():
             for parameter in theirs.parameters():
                 parameter.normal_(std=0.2)

@@ -51,7 +51,6 @@ from torchstone.parts.facts import Fact, parameters
 from torchstone.parts.transformer.attention import MultiHead, Past, weights
 from torchstone.parts.transformer.feed_forward import FeedForward
 from torchstone.parts.transformer.positions import sinusoids
-from torchstone.references.transformer import pairs, renamed
 from torchstone.systems import Variant
 from torchstone.tasks.text.translate import PAD, evaluate, learn_tokens, predict, translate
 
@@ -333,9 +332,13 @@ FACTS = [
 
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The names of `nn.Transformer` and its layers to ours; `embedding.weight` is ours already."""
-    return renamed(tensors)
+    from torchstone.references.transformer import convert_names
+
+    return convert_names(tensors)
 
 
 def reference():
     """`nn.Transformer` and its layers, sizes drawn at random, with padding."""
-    yield from pairs(Transformer, EncoderLayer, DecoderLayer, renamed)
+    from torchstone.references.transformer import convert_names, transformer_cases
+
+    yield from transformer_cases(Transformer, EncoderLayer, DecoderLayer, convert_names)

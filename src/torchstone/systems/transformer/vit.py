@@ -35,14 +35,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone import references
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.hub.vit import from_config, published, suited, to_config, unpublished
+from torchstone.hub.vit import from_config, match_weights, published, to_config, unpublished
 from torchstone.interpret import attention_rollout
 from torchstone.interpret.attention_rollout import explain
 from torchstone.parts.facts import ParityCase
@@ -54,7 +53,7 @@ from torchstone.systems.convolutional.resnet import counted
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
 # fmt: off
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "from_config", "predict", "published", "reference", "suited", "to_config", "unpublished"]
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "from_config", "match_weights", "predict", "published", "reference", "to_config", "unpublished"]
 # fmt: on
 
 HEAD = ("head.",)
@@ -294,11 +293,16 @@ FACTS = counted(VARIANTS, COUNTS)
 
 def reference() -> Iterator[ParityCase]:
     """torchvision's, timm's and transformers' classes, in configurations drawn with a fixed seed."""
+    from torchstone.references import OutputAdapter, unwrap_names
+    from torchstone.references.transformers import random_vits
+
     torch.manual_seed(0)
-    names = references.ours(published)
-    for number, (net, said) in enumerate(references.vits(12)):
-        model_config = suited(from_config(said)[1], net.state_dict()) if "hidden_size" in said else said
-        theirs = references.Answering(net, answer).double()
+    names = unwrap_names(published)
+    for number, (net, said) in enumerate(random_vits(12)):
+        model_config = (
+            match_weights(from_config(said)[1], net.state_dict()) if "hidden_size" in said else said
+        )
+        theirs = OutputAdapter(net, answer).double()
         with torch.no_grad():
             for parameter in theirs.parameters():
                 parameter.normal_(std=0.2)

@@ -90,13 +90,13 @@ def report(model: Any, tokenizer: Tokenizer, pairs: Pairs, folder: Path, **searc
         if answer.strip():
             maps.append(_looked(model, tokenizer, source, answer))
     if maps:
-        attention_maps.draw(maps, folder / "attention.png")
-        if len(maps[0].shares) > 1:
-            attention_maps.draw_heads(maps[0], folder / "attention_heads.png")
+        attention_maps.plot_mean_attention(maps, folder / "attention.png")
+        if len(maps[0].weights) > 1:
+            attention_maps.plot_heads(maps[0], folder / "attention_heads.png")
 
 
 @torch.no_grad()
-def _looked(model: Any, tokenizer: Tokenizer, source: str, answer: str) -> attention_maps.Map:
+def _looked(model: Any, tokenizer: Tokenizer, source: str, answer: str) -> attention_maps.AttentionMap:
     device = next(model.parameters()).device
     a, b = (tokenizer.encode(text, add_special_tokens=False) for text in (source, answer))
     ids = torch.tensor([[*a.ids, END]], device=device), torch.tensor([[START, *b.ids]], device=device)
@@ -104,4 +104,4 @@ def _looked(model: Any, tokenizer: Tokenizer, source: str, answer: str) -> atten
     model.eval()
     shares = model.looks(*ids)[0].float().cpu()
     model.train(was_training)
-    return attention_maps.over_words(shares, (source, a.offsets), (answer, b.offsets))
+    return attention_maps.merge_word_pieces(shares, (source, a.offsets), (answer, b.offsets))
