@@ -332,4 +332,4 @@ def reference() -> Iterator[ParityCase]:
 
 
 def names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return published("", {name.removeprefix("net."): each for name, each in tensors.items()})
+    return published("", {name.removeprefix("model."): each for name, each in tensors.items()})
