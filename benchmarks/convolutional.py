@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import torchstone as ts
-from torchstone.references import torchvision
+from torchstone.parts.optional_imports import import_torchvision
 
 NETWORKS = ("resnet18", "resnet50", "vgg16", "mobilenet_v2", "efficientnet_b0", "googlenet")
 AUXILIARY = 0.3
@@ -30,7 +30,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def networks(name: str) -> tuple[nn.Module, nn.Module]:
     extra = {"init_weights": False} if name in ("vgg16", "googlenet") else {}
-    theirs = getattr(torchvision().models, name)(weights=None, **extra)
+    theirs = getattr(import_torchvision().models, name)(weights=None, **extra)
     ours = ts.create(name)
     module = next(s for s in ts.list_systems() if name in s.variants).module()
     state = theirs.state_dict()

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchstone.engine.device import select_device
-from torchstone.references import diffusers
+from torchstone.references.diffusers import import_diffusers
 from torchstone.systems.generative import ddpm
 from torchstone.tasks.diffusion.sampler import generate
 from torchstone.verify import relative_error
@@ -39,7 +39,7 @@ NETS = {
 def networks(name: str) -> tuple[Any, Any]:
     """Ours and theirs, with the same weights."""
     size, channels, widths, attention, depth, groups = NETS[name]
-    theirs = diffusers().UNet2DModel(
+    theirs = import_diffusers().UNet2DModel(
         sample_size=size, in_channels=channels, out_channels=channels, layers_per_block=depth,
         block_out_channels=widths, norm_num_groups=groups, attention_head_dim=None, norm_eps=1e-6,
         down_block_types=tuple(KINDS[0][each] for each in attention), downsample_padding=0,
@@ -101,7 +101,7 @@ def main() -> None:
         theirs = theirs.to(memory_format=torch.channels_last)
     process, shape = ours.process, (args.batch, *ours.shape)
     own, other = (torch.compile(ours), torch.compile(theirs)) if args.compile else (ours, theirs)
-    library = diffusers()
+    library = import_diffusers()
     adding, drawing = library.DDPMScheduler(), library.DDIMScheduler()
     noise = process.noise().to(device)
     x, epsilon = torch.rand(2, *shape, device=device) * 2 - 1

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchstone import references
+from torchstone.references.transformers import import_transformers
 from torchstone.systems.transformer.gpt import GPT, VARIANTS
 from torchstone.tasks.text.generate import generate
 
@@ -87,7 +87,7 @@ def models(variant, context=0):
     activation = make.keywords.get("activation", "gelu_new")
     plain = Plain(width, depth, heads, ours.vocab_size, ours.context, bias, names[activation])
     # no dropout, as in the others
-    config = references.transformers().GPT2Config(
+    config = import_transformers().GPT2Config(
         vocab_size=ours.vocab_size,
         n_positions=ours.context,
         n_embd=width,
@@ -100,7 +100,7 @@ def models(variant, context=0):
         eos_token_id=None,
         activation_function=activation,
     )
-    theirs = references.transformers().GPT2LMHeadModel(config)
+    theirs = import_transformers().GPT2LMHeadModel(config)
     from torchstone.systems.transformer.gpt import unpublished
 
     weights = unpublished(variant, ours.state_dict())

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchstone.data.vision.augment import read
 from torchstone.data.vision.batches import Batches
 from torchstone.data.vision.dataset import Pictures
-from torchstone.references import torchvision
+from torchstone.parts.optional_imports import import_torchvision
 
 COUNT, BATCH, PAIRS, WORKERS = 10_000, 128, 7, 2
 TARGETS = {"crop4+flip": 3.0, "crop4+flip+randaugment2-9": 1.5}
@@ -42,7 +42,7 @@ class Pictured(Dataset):
 
 
 def theirs(array: np.ndarray, labels: np.ndarray, name: str):
-    torchvision()
+    import_torchvision()
     transforms = importlib.import_module("torchvision.transforms")
     steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
     if "randaugment" in name:

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import torchstone as ts
-from torchstone import references
 from torchstone.errors import BadInput
 from torchstone.hub import diffusers as ours
+from torchstone.references.diffusers import import_diffusers, random_unets
 from torchstone.tasks.diffusion.sampler import generate, told
 
 SMALL = {
@@ -24,7 +24,7 @@ CLOSE = 1e-5
 
 def unet(**settings):
     torch.manual_seed(2)
-    net = references.diffusers().UNet2DModel(**{**SMALL, **settings}).eval()
+    net = import_diffusers().UNet2DModel(**{**SMALL, **settings}).eval()
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.15)
     return net
@@ -32,7 +32,7 @@ def unet(**settings):
 
 def saved(folder, scheduler="DDPMScheduler", **settings):
     """A pipeline of theirs with random weights, written to `folder`."""
-    library = references.diffusers()
+    library = import_diffusers()
     kind = {"DDPMScheduler": "DDPMPipeline"}.get(scheduler, "DDIMPipeline")
     made = getattr(library, scheduler)(num_train_timesteps=40, **settings)
     pipeline = getattr(library, kind)(unet(), made)
@@ -133,7 +133,7 @@ def test_the_first_releases_lay_all_files_side_by_side_by_other_names(kind, tmp_
 
 
 def test_names_go_both_ways():
-    for net in references.unets(12, seed=5):
+    for net in random_unets(12, seed=5):
         theirs = net.state_dict()
         variant, arguments = ours.from_config(json.loads(net.to_json_string()))
         model = ts.create(variant, **arguments)

@@ -10,10 +10,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy.linalg import sqrtm
 
-from torchstone import references
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.metrics import classifier_features
 from torchstone.metrics.classifier_features import Seen, beside, compared, fitted, judge, spread
+from torchstone.references.vision import import_torchmetrics
 from torchstone.systems.convolutional import lenet5
 from torchstone.systems.generative import cgan, dcgan, ddpm, gan, realnvp, vae
 
@@ -141,7 +141,7 @@ def test_the_figures_are_what_they_are_called():
     by_scipy = float((a.mean(0) - b.mean(0)).square().sum()) + float(
         covs[0].trace() + covs[1].trace() - 2 * sqrtm(covs[0] @ covs[1]).real.trace()
     )
-    fid = references.torchmetrics().image.fid.FrechetInceptionDistance
+    fid = import_torchmetrics().image.fid.FrechetInceptionDistance
     theirs = fid(feature=Flat(), normalize=True).set_dtype(torch.float64)
     theirs.update(real.features.view(-1, 1, 2, 3), real=True)
     theirs.update(made.features.view(-1, 1, 2, 3), real=False)

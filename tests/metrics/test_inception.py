@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone import references
 from torchstone.data.vision.dataset import Pictures
 from torchstone.errors import BadInput
 from torchstone.metrics import inception
 from torchstone.parts.metrics import fidelity_diversity
+from torchstone.parts.optional_imports import import_torchvision
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Random ones, scaled so that signals neither vanish nor grow on their way."""
-    references.torchvision()
+    import_torchvision()
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class Blank(FeatureExtractorInceptionV3):

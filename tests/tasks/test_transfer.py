@@ -13,7 +13,7 @@ import torchstone as ts
 from torchstone.cli import main
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
-from torchstone.references import torchvision
+from torchstone.parts.optional_imports import import_torchvision
 from torchstone.tasks import transfer
 
 HEAD = ("fc.weight", "fc.bias")
@@ -156,7 +156,7 @@ def file(tmp_path_factory):
     """torchvision's network with random weights, its running statistics those of some pictures."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    theirs = torchvision().models.resnet18()
+    theirs = import_torchvision().models.resnet18()
     for layer in theirs.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = None  # a plain mean

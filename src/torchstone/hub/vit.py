@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from torchstone.hub import hf_folder
-from torchstone.hub.state_dict_names import fused, parted, renamed
+from torchstone.hub.state_dict_names import fuse_qkv, rename_keys, split_qkv
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
 CLASSES = ("ViTModel", "ViTForImageClassification")
@@ -72,13 +72,13 @@ TO_THEIRS = (
 
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights by our names, from torchvision's, timm's or transformers'; q, k and v become one projection."""
-    return fused(renamed(tensors, TO_OURS))
+    return fuse_qkv(rename_keys(tensors, TO_OURS))
 
 
 def unpublished(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights by the names that transformers saves; a network with a head has all others in `vit`."""
     prefix = [(r"^(?!classifier)", "vit.")] if "head.weight" in tensors else []
-    return renamed(parted(tensors), [*TO_THEIRS, *prefix])
+    return rename_keys(split_qkv(tensors), [*TO_THEIRS, *prefix])
 
 
 def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -87,7 +87,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     Raises:
         BadInput: a setting that is not implemented, by its name.
     """
-    hf_folder.refuse_others(
+    hf_folder.reject_unsupported(
         config,
         USED.keys() - {"hidden_act"},
         only={
@@ -102,20 +102,20 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     has_head = config.get("architectures", [CLASSES[0]]) == [CLASSES[1]]
     labels = settings["num_labels"] or len(settings["id2label"] or (0, 1))  # two where it names none
     return "vit_b_16", {
-        "width": hf_folder.number(settings, "hidden_size"),
-        "depth": hf_folder.number(settings, "num_hidden_layers"),
-        "heads": hf_folder.number(settings, "num_attention_heads"),
-        "mlp_dim": hf_folder.number(settings, "intermediate_size"),
+        "width": hf_folder.get_number(settings, "hidden_size"),
+        "depth": hf_folder.get_number(settings, "num_hidden_layers"),
+        "heads": hf_folder.get_number(settings, "num_attention_heads"),
+        "mlp_dim": hf_folder.get_number(settings, "intermediate_size"),
         "image_size": settings["image_size"],
         "patch_size": settings["patch_size"],
-        "channels": hf_folder.number(settings, "num_channels"),
+        "channels": hf_folder.get_number(settings, "num_channels"),
         "num_classes": labels if has_head else 0,
         "pooler_dim": 0 if has_head else settings["pooler_output_size"] or settings["hidden_size"],
         "activation": settings["hidden_act"],
         "qkv_bias": settings["qkv_bias"],
-        "eps": hf_folder.number(settings, "layer_norm_eps"),
-        "dropout": hf_folder.number(settings, "hidden_dropout_prob"),
-        "attention_dropout": hf_folder.number(settings, "attention_probs_dropout_prob"),
+        "eps": hf_folder.get_number(settings, "layer_norm_eps"),
+        "dropout": hf_folder.get_number(settings, "hidden_dropout_prob"),
+        "attention_dropout": hf_folder.get_number(settings, "attention_probs_dropout_prob"),
         "mlp_dropout": 0.0,
     }
 

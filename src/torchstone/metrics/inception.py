@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from torchstone import references
 from torchstone.data.vision.dataset import Pictures
 from torchstone.errors import BadInput
 from torchstone.parts.metrics import fidelity_diversity
+from torchstone.parts.optional_imports import import_torchvision
 
 Pixels = UInt8[Tensor, "count channel height width"]
 Features = Float[Tensor, "count features"]  # 2048 of them
@@ -33,7 +33,7 @@ def inception(weights: str | Path, device: torch.device | str = "cpu") -> Any:
         BadInput: no such file, one that holds code or other weights; the package is not there.
     """
     try:
-        references.torchvision()  # which it imports: also one that was built for another torch
+        import_torchvision()  # which it imports: also one that was built for another torch
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except (BadInput, ImportError):
         raise BadInput(

@@ -23,7 +23,7 @@ NAMES = {
 }
 
 
-def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def convert_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Named tensors of `nn.Transformer` or of its layers by our names, of parts in their order."""
     found = {}
     for key, tensor in tensors.items():

@@ -87,7 +87,7 @@ def from_layout(folder: Path):
 
     config, tensors = (diffusers if diffusers.holds(folder) else hf_folder).read(folder)
     try:
-        module = systems.find(hf_folder.system(config))[0].module()
+        module = systems.find(hf_folder.system_of_config(config))[0].module()
         variant, arguments = module.from_config(config)
     except BadInput as error:
         raise BadInput(f"{folder}: {error}") from None

@@ -10,7 +10,7 @@ import torch
 
 from torchstone.data.text import tokenizers
 from torchstone.errors import BadInput
-from torchstone.references import transformers
+from torchstone.references.transformers import import_transformers
 
 WORDS = [
     "the",
@@ -134,7 +134,7 @@ def test_load_published_files_like_transformers(tmp_path):
     (old / "vocab.json").write_text(json.dumps(model["vocab"] | {"<|endoftext|>": 290}))
     merges = "\n".join(" ".join(pair) for pair in model["merges"])
     (old / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
-    theirs = transformers().GPT2TokenizerFast(
+    theirs = import_transformers().GPT2TokenizerFast(
         vocab=model["vocab"] | {"<|endoftext|>": 290}, merges=[tuple(p) for p in model["merges"]]
     )
     text = "The cat's hat\n\n  sat on 17 mats <|endoftext|> with é"
@@ -150,7 +150,7 @@ def test_load_published_files_like_transformers(tmp_path):
     bert.mkdir()
     names = sorted(words.get_vocab(), key=words.get_vocab().__getitem__)
     (bert / "vocab.txt").write_text("\n".join(names) + "\n")
-    theirs = transformers().BertTokenizerFast(vocab=words.get_vocab())
+    theirs = import_transformers().BertTokenizerFast(vocab=words.get_vocab())
     text = "The CAT, with hats! [SEP] ünder"
     expected = theirs(text, add_special_tokens=False)["input_ids"]
     assert tokenizers.encode(tokenizers.load(bert), text).tolist() == expected

@@ -9,12 +9,12 @@ import torch
 from torchstone.data.vision import color_ops, randaugment
 from torchstone.data.vision.augment import read
 from torchstone.errors import BadInput
-from torchstone.references import torchvision
+from torchstone.parts.optional_imports import import_torchvision
 
 
 @pytest.fixture(scope="module")
 def theirs():
-    torchvision()
+    import_torchvision()
     return importlib.import_module("torchvision.transforms.v2.functional")
 
 

@@ -16,7 +16,7 @@ from torchstone.parts.conv.convolution import (
     whole_eights,
 )
 from torchstone.parts.facts import macs
-from torchstone.references import torchvision
+from torchstone.parts.optional_imports import import_torchvision
 from torchstone.verify import relative_error
 
 
@@ -25,7 +25,7 @@ from torchstone.verify import relative_error
     [(3, 1, 1, 1), (3, 2, 1, 8), (5, 2, 1, 1), (3, 1, 4, 2)],
 )
 def test_convolution_norm_activation_is_torchvision_s(kernel, stride, dilation, groups):
-    reference = torchvision().ops.Conv2dNormActivation
+    reference = import_torchvision().ops.Conv2dNormActivation
     theirs = reference(8, 16, kernel, stride, groups=groups, dilation=dilation).double()
     ours = conv_norm_act(8, 16, kernel, stride, groups=groups, dilation=dilation).double()
     ours.load_state_dict(theirs.state_dict())

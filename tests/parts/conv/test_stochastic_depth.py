@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from torchstone.parts.conv.stochastic_depth import StochasticDepth, growing
-from torchstone.references import torchvision
+from torchstone.parts.optional_imports import import_torchvision
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(64, 3, 5, 5), (64, 7), (64,)])
 def test_same_draws_same_rows_as_torchvision_s(dtype, shape):
     x = torch.randn(*shape, dtype=dtype)
-    ours, theirs = StochasticDepth(0.3), torchvision().ops.StochasticDepth(0.3, "row")
+    ours, theirs = StochasticDepth(0.3), import_torchvision().ops.StochasticDepth(0.3, "row")
     torch.manual_seed(5)
     a = ours(x)
     torch.manual_seed(5)

@@ -11,7 +11,7 @@ from torchstone.errors import BadInput
 from torchstone.hub.diffusers_schedulers import process
 from torchstone.parts.diffusion.noise_schedule import Noise, schedule
 from torchstone.parts.diffusion.process import Process
-from torchstone.references import diffusers
+from torchstone.references.diffusers import import_diffusers
 
 NAMES = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 TOLD = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
@@ -27,7 +27,7 @@ def close(ours, theirs, said):
 @pytest.mark.parametrize("levels", [20, 1000])
 @pytest.mark.parametrize("name", NAMES)
 def test_tables_noise_and_targets_are_the_published_schedulers(name, levels):
-    theirs = diffusers().DDPMScheduler(levels, beta_schedule=NAMES[name])
+    theirs = import_diffusers().DDPMScheduler(levels, beta_schedule=NAMES[name])
     ours = Noise(schedule(name, levels))
     close(ours.betas, theirs.betas, "β")
     close(ours.table[1:], theirs.alphas_cumprod, "ᾱ")
@@ -54,7 +54,7 @@ def test_one_ddpm_step_is_the_published_schedulers(told, variance):
     for spacing, steps, clip in itertools.product(
         ("leading", "trailing", "linspace"), (1000, 50, 7), (True, False)
     ):
-        theirs = diffusers().DDPMScheduler(
+        theirs = import_diffusers().DDPMScheduler(
             prediction_type=TOLD[told], variance_type=variance, clip_sample=clip,
             timestep_spacing=spacing,
         )  # fmt: skip
@@ -70,7 +70,7 @@ def test_one_ddim_step_is_the_published_schedulers(told, eta):
     ):
         if offset and (spacing != "leading" or steps == 1000):
             continue
-        theirs = diffusers().DDIMScheduler(
+        theirs = import_diffusers().DDIMScheduler(
             prediction_type=TOLD[told], set_alpha_to_one=whole, steps_offset=offset,
             clip_sample=whole, timestep_spacing=spacing,
         )  # fmt: skip

@@ -7,7 +7,7 @@ from torch import nn
 
 from torchstone.parts.diffusion.text_encoder import PAD, START, Reader, Sketch, mean
 from torchstone.parts.diffusion.unet_blocks import Attend, Block, Double, Halve, waves
-from torchstone.references import diffusers
+from torchstone.references.diffusers import import_diffusers
 
 
 def lively(net: nn.Module) -> nn.Module:
@@ -21,7 +21,7 @@ def lively(net: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("shift", [0.0, 0.5])
 @pytest.mark.parametrize("cosine_first", [True, False])
 def test_waves_are_the_published_ones(width, shift, cosine_first):
-    diffusers()
+    import_diffusers()
     from diffusers.models.embeddings import get_timestep_embedding
 
     t = torch.tensor([0, 1, 17, 999])
@@ -35,7 +35,7 @@ def test_waves_are_the_published_ones(width, shift, cosine_first):
 @pytest.mark.parametrize("scale_shift", [False, True])
 @pytest.mark.parametrize("outputs", [8, 12])
 def test_a_block_is_the_published_one(outputs, scale_shift, resize):
-    diffusers()
+    import_diffusers()
     from diffusers.models.resnet import ResnetBlock2D
 
     theirs = ResnetBlock2D(

@@ -4,9 +4,9 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from torchstone import references
 from torchstone.errors import BadInput
 from torchstone.parts.metrics import fidelity_diversity
+from torchstone.references.vision import import_torchmetrics
 
 
 def sets(n: int = 60, m: int = 50, d: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,7 +45,7 @@ class Flat(torch.nn.Module):
 def test_frechet_is_torchmetrics():
     torch.manual_seed(0)
     a, b = torch.rand(40, 3, 2, 2), torch.rand(30, 3, 2, 2) ** 2
-    fid = references.torchmetrics().image.fid.FrechetInceptionDistance
+    fid = import_torchmetrics().image.fid.FrechetInceptionDistance
     theirs = fid(feature=Flat(), normalize=True).set_dtype(torch.float64)
     theirs.update(a, real=True)
     theirs.update(b, real=False)

@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS, FeedForward
-from torchstone.references import transformers
+from torchstone.references.transformers import import_transformers
 
 
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_feed_forward_equals_formula(name, gated):
-    transformers()
+    import_transformers()
     from transformers.activations import ACT2FN
 
     torch.manual_seed(0)

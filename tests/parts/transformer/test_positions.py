@@ -10,7 +10,7 @@ from torchstone.parts.transformer.positions import (
     relative_position_buckets,
     sinusoidal_positions,
 )
-from torchstone.references import transformers
+from torchstone.references.transformers import import_transformers
 
 
 def test_sinusoidal_positions_equal_formula():
@@ -25,7 +25,7 @@ def test_sinusoidal_positions_equal_formula():
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize(("num_buckets", "max_distance"), [(32, 128), (16, 40), (8, 20)])
 def test_relative_position_buckets_equal_transformers(bidirectional, num_buckets, max_distance):
-    transformers()
+    import_transformers()
     from transformers.models.t5.modeling_t5 import T5Attention
 
     settings = {

@@ -7,7 +7,7 @@ from torch import nn
 from torchstone.errors import BadInput
 from torchstone.parts.conv.local_response_norm import local_response_norm, written_out
 from torchstone.parts.facts import macs, parameters
-from torchstone.references import torchvision
+from torchstone.parts.optional_imports import import_torchvision
 from torchstone.systems.convolutional.alexnet import (
     HEAD,
     RECIPES,
@@ -47,7 +47,7 @@ def test_one_tower_at_224_needs_no_averaging():
 
 def test_names_and_shapes_are_those_of_the_published_file():
     with torch.device("meta"):
-        theirs = torchvision().models.alexnet().state_dict()
+        theirs = import_torchvision().models.alexnet().state_dict()
     ours = unmade("alexnet").state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
     assert {k for k in ours if k.startswith(HEAD)} == {"classifier.6.weight", "classifier.6.bias"}

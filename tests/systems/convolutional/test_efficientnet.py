@@ -14,7 +14,8 @@ from torchstone.engine.checkpoint import read_weights
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.conv.stochastic_depth import StochasticDepth
 from torchstone.parts.facts import macs, parameters
-from torchstone.references import timm, torchvision
+from torchstone.parts.optional_imports import import_torchvision
+from torchstone.references.vision import import_timm
 from torchstone.systems.convolutional import efficientnet
 from torchstone.systems.convolutional.efficientnet import (
     B0,
@@ -83,7 +84,7 @@ def test_published_weights_call_the_cat_a_cat(lite0, cat):
     model.load_state_dict(published("efficientnet_lite0", state))
     assert set(best(model, cat)[:3]) == set(CATS)
     # the same network in timm's names
-    theirs = timm().create_model("tf_efficientnet_lite0").eval()
+    theirs = import_timm().create_model("tf_efficientnet_lite0").eval()
     ours = dict(zip(theirs.state_dict(), state.values(), strict=True))
     theirs.load_state_dict(ours)
     gap = relative_error(model(cat), theirs(cat))
@@ -107,7 +108,7 @@ def test_even_padding_would_be_another_network(lite0, cat, monkeypatch):
 def test_lite0_is_renamed_from_either_form_and_a_wrong_key_is_named(lite0):
     own = efficientnet.meta("efficientnet_lite0").state_dict()
     with torch.device("meta"):
-        theirs = timm().create_model("tf_efficientnet_lite0").state_dict()
+        theirs = import_timm().create_model("tf_efficientnet_lite0").state_dict()
     for state in (read_weights(lite0), theirs):
         renamed = published("efficientnet_lite0", state)
         assert list(renamed) == list(own)
@@ -200,7 +201,7 @@ def test_gates_squeeze_to_a_quarter_of_the_block_s_input():
 def test_branches_are_dropped_at_rates_that_grow_to_the_last():
     blocks = [b for b in efficientnet.meta("efficientnet_b0").modules() if isinstance(b, Block)]
     with torch.device("meta"):
-        reference = torchvision().models.efficientnet_b0().modules()
+        reference = import_torchvision().models.efficientnet_b0().modules()
     theirs = [m.p for m in reference if type(m).__name__ == "StochasticDepth"]
     ours = [b.drop.rate for b in blocks]
     print(ours)
@@ -213,7 +214,7 @@ def test_branches_are_dropped_at_rates_that_grow_to_the_last():
 def test_batch_norm_of_each_variant_is_torchvision_s():
     for name in SCALES:
         with torch.device("meta"):
-            theirs = getattr(torchvision().models, name)().modules()
+            theirs = getattr(import_torchvision().models, name)().modules()
         both = [
             {(m.eps, m.momentum) for m in modules if isinstance(m, torch.nn.BatchNorm2d)}
             for modules in (efficientnet.meta(name).modules(), theirs)

@@ -10,7 +10,7 @@ from torch import nn
 
 from torchstone.errors import BadInput
 from torchstone.parts.facts import macs, parameters
-from torchstone.references import torchvision
+from torchstone.parts.optional_imports import import_torchvision
 from torchstone.systems.convolutional.googlenet import (
     HEAD,
     LISTENERS,
@@ -71,7 +71,7 @@ def test_what_true_5x5_filters_cost():
 
 def test_names_and_shapes_are_those_of_the_published_file():
     with torch.device("meta"):
-        theirs: Any = torchvision().models.GoogLeNet(init_weights=False)
+        theirs: Any = import_torchvision().models.GoogLeNet(init_weights=False)
     for ours, published in (
         (unmade("googlenet").state_dict(), theirs.state_dict()),
         (dict(unmade("googlenet").named_parameters()), dict(theirs.named_parameters())),

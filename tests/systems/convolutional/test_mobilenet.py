@@ -8,7 +8,8 @@ from torch import nn
 
 from torchstone.parts.conv.convolution import separable_cost
 from torchstone.parts.facts import macs, parameters
-from torchstone.references import timm, torchvision
+from torchstone.parts.optional_imports import import_torchvision
+from torchstone.references.vision import import_timm
 from torchstone.systems.convolutional import mobilenet
 from torchstone.systems.convolutional.mobilenet import COUNTS, V1, V2, VARIANTS, published
 from torchstone.verify import relative_error
@@ -82,7 +83,7 @@ def test_a_stride_in_the_wrong_layer_is_seen_by_the_cost(monkeypatch):
 
 def test_an_activation_after_the_bottleneck_is_seen_by_the_reference(monkeypatch):
     """Parameters and cost cannot see it."""
-    theirs = torchvision().models.mobilenet_v2().eval()
+    theirs = import_torchvision().models.mobilenet_v2().eval()
     images = torch.randn(2, 3, 64, 64)
     plain = mobilenet.conv_norm_act
     gaps = []
@@ -107,7 +108,7 @@ def test_a_residual_over_a_stride_or_another_width_is_never_added():
 
 def test_timm_s_names_become_ours_and_a_wrong_one_stays_to_be_refused():
     with torch.device("meta"):
-        theirs = timm().create_model("mobilenetv1_100").state_dict()
+        theirs = import_timm().create_model("mobilenetv1_100").state_dict()
     ours = mobilenet.meta("mobilenet_v1").state_dict()
     renamed = published("mobilenet_v1", theirs)
     assert list(renamed) == list(ours)

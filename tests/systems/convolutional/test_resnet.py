@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from torchstone.parts.facts import macs, parameters
-from torchstone.references import torchvision
-from torchstone.references.resnet import Written, shaken
+from torchstone.parts.optional_imports import import_torchvision
+from torchstone.references.resnet import NaiveResNet, randomize_norms
 from torchstone.systems.convolutional.resnet import (
     DEPTHS,
     LAYERS,
@@ -89,7 +89,7 @@ def test_parity_sees_a_stride_in_the_wrong_convolution_and_a_shifted_padding():
     """Planted faults."""
     torch.manual_seed(0)
     images = torch.randn(2, 3, 40, 40).double()
-    theirs = shaken(torchvision().models.resnet50(num_classes=10).double(), images).eval()
+    theirs = randomize_norms(import_torchvision().models.resnet50(num_classes=10).double(), images).eval()
     differences = []
     for halve in (2, 1):
         deep = ResNet(partial(Bottleneck, halve=halve), DEPTHS[50], num_classes=10).double().eval()
@@ -98,10 +98,10 @@ def test_parity_sees_a_stride_in_the_wrong_convolution_and_a_shifted_padding():
     print("stride in the 3×3, in the 1×1:", differences)
     assert differences[0] < 1e-10 < 1e-3 < differences[1]
     tiny = images[..., :16, :16]
-    ours: Any = shaken(small(20, partial(Basic, option="A"))().double(), tiny).eval()
-    right = relative_error(ours(tiny), Written(ours)(tiny))
+    ours: Any = randomize_norms(small(20, partial(Basic, option="A"))().double(), tiny).eval()
+    right = relative_error(ours(tiny), NaiveResNet(ours)(tiny))
     ours.layer2[0].downsample.before, ours.layer2[0].downsample.after = 0, 16
-    wrong = relative_error(ours(tiny), Written(ours)(tiny))
+    wrong = relative_error(ours(tiny), NaiveResNet(ours)(tiny))
     print("zeros on both sides, on one:", right, wrong)
     assert right < 1e-10 < 1e-4 < wrong
 
@@ -142,7 +142,7 @@ def test_public_cifar_names_are_ours_after_renaming():
 def test_the_network_of_imagenet_has_torchvision_s_names():
     for n in DEPTHS:
         with torch.device("meta"):
-            theirs = getattr(torchvision().models, f"resnet{n}")().state_dict()
+            theirs = getattr(import_torchvision().models, f"resnet{n}")().state_dict()
         ours = meta(VARIANTS[f"resnet{n}"].make).state_dict()
         assert list(ours) == list(theirs)
         assert [v.shape for v in ours.values()] == [v.shape for v in theirs.values()]
@@ -181,6 +181,6 @@ def kept_for_backward(model: nn.Module) -> int:
 
 def test_a_step_of_resnet50_holds_no_more_than_torchvisions():
     ours = kept_for_backward(VARIANTS["resnet50"].make())
-    theirs = kept_for_backward(torchvision().models.resnet50())
+    theirs = kept_for_backward(import_torchvision().models.resnet50())
     print(f"{ours:,} and {theirs:,} bytes")
     assert 1_000_000 < ours <= theirs

@@ -9,7 +9,7 @@ from torch import nn
 
 from torchstone.errors import BadInput
 from torchstone.parts.facts import macs, parameters
-from torchstone.references import torchvision
+from torchstone.parts.optional_imports import import_torchvision
 from torchstone.systems.convolutional.vgg import (
     HEAD,
     LAYERS,
@@ -38,7 +38,7 @@ def test_the_rows_have_the_layers_that_name_them():
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "vgg16_bn_cifar"])
 def test_names_and_shapes_are_those_of_the_published_file(variant):
     with torch.device("meta"):
-        theirs = getattr(torchvision().models, variant)().state_dict()
+        theirs = getattr(import_torchvision().models, variant)().state_dict()
     ours = unmade(variant).state_dict()
     print(variant, len(ours), "tensors")
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}

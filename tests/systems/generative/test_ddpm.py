@@ -12,11 +12,11 @@ from PIL import Image
 from torch import nn
 
 import torchstone as ts
-from torchstone import references
 from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput
 from torchstone.parts.diffusion.text_encoder import mean
 from torchstone.parts.diffusion.unet_blocks import Block
+from torchstone.references.diffusers import random_unets
 from torchstone.runs.load import load_run
 from torchstone.systems.generative import ddpm
 from torchstone.systems.generative.ddpm import RECIPES, UNet, build, from_config, published
@@ -278,7 +278,7 @@ def test_stopped_in_the_middle_it_ends_with_the_same_average(name, painted, tmp_
 def pair(number):
     """One of theirs with ours of the same weights, in float64, and an input."""
     torch.manual_seed(0)
-    net = list(references.unets(number + 1, seed=9))[number]
+    net = list(random_unets(number + 1, seed=9))[number]
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.2)
     net = net.double().eval()

@@ -9,7 +9,7 @@ import torch
 
 from torchstone.envs.rollouts import Rollout
 from torchstone.errors import BadInput
-from torchstone.references import of_actor
+from torchstone.references.rl import convert_actor_critic
 from torchstone.systems.reinforcement import ppo
 from torchstone.tasks.rl.on_policy import PolicyInputs, RolloutBatch
 
@@ -64,7 +64,9 @@ def make_sb3(kind: str, recipe, spec: str, model, **options):
     )
     algorithm.set_logger(configure(None, []))
     ours = weights(model)
-    names = of_actor({n: torch.tensor(i) for i, n in enumerate(dict(algorithm.policy.named_parameters()))})
+    names = convert_actor_critic(
+        {n: torch.tensor(i) for i, n in enumerate(dict(algorithm.policy.named_parameters()))}
+    )
     order = list(dict(algorithm.policy.named_parameters()))
     state = {order[int(index)]: ours[name] for name, index in names.items()}
     algorithm.policy.load_state_dict(state, strict=False)
@@ -73,7 +75,7 @@ def make_sb3(kind: str, recipe, spec: str, model, **options):
 
 
 def weight_difference(ours: dict[str, torch.Tensor], algorithm) -> float:
-    other = of_actor({n: p.detach() for n, p in algorithm.policy.named_parameters()})
+    other = convert_actor_critic({n: p.detach() for n, p in algorithm.policy.named_parameters()})
     assert other.keys() == ours.keys()
     return max(float((ours[n] - other[n]).abs().max()) for n in ours)
 

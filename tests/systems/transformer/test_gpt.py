@@ -12,7 +12,7 @@ from torchstone.data.text import tokenizers
 from torchstone.data.text.corpus import Text
 from torchstone.errors import BadInput
 from torchstone.parts.facts import parameters
-from torchstone.references import gpts, transformers
+from torchstone.references.transformers import import_transformers, random_gpts
 from torchstone.systems.transformer import gpt
 from torchstone.systems.transformer.gpt import GPT, from_config, published, to_config, unpublished
 from torchstone.tasks.text import language_model
@@ -91,7 +91,7 @@ def test_gpt_is_causal():
 
 
 def test_gpt_ignores_padding_at_the_end():
-    (theirs,) = gpts(1, seed=3)
+    (theirs,) = random_gpts(1, seed=3)
     theirs = theirs.double().eval()
     config = from_config(theirs.config.to_dict())[1]
     ours = GPT.from_kwargs(**config).double().eval()
@@ -163,7 +163,7 @@ def test_gpt_state_dict_of_older_names_loads():
 
 
 def test_gpt_config_round_trip():
-    for theirs in gpts(6, seed=9):
+    for theirs in random_gpts(6, seed=9):
         config = theirs.config.to_dict()
         _, ours = from_config(config)
         again = to_config(ours)
@@ -192,18 +192,18 @@ def test_gpt_config_round_trip():
     ],
 )
 def test_gpt_config_rejects_unimplemented_setting_by_name(change, message):
-    config = transformers().GPT2Config(n_embd=12, n_head=3).to_dict()
+    config = import_transformers().GPT2Config(n_embd=12, n_head=3).to_dict()
     from_config(config)
     with pytest.raises(BadInput, match=message):
         from_config(config | change)
 
 
 def test_gpt1_gelu_is_tanh_approximation():
-    assert from_config(transformers().OpenAIGPTConfig().to_dict())[1]["activation"] == "gelu_new"
+    assert from_config(import_transformers().OpenAIGPTConfig().to_dict())[1]["activation"] == "gelu_new"
 
 
 def test_gpt_published_weights_old_and_nanogpt():
-    (theirs,) = gpts(1, seed=1)
+    (theirs,) = random_gpts(1, seed=1)
     expected = published("gpt2", theirs.state_dict())
     # the first release: no prefix, and the causal mask saved as well
     old = {k.removeprefix("transformer."): v for k, v in theirs.state_dict().items()}
@@ -227,7 +227,9 @@ def test_gpt_without_biases_equals_transformers():
         for weight in model.parameters():
             weight.normal_(std=0.3)
     settings = {k: v for k, v in config.items() if k not in ("model_type", "architectures", "dtype")}
-    theirs = transformers().GPT2LMHeadModel(transformers().GPT2Config(**settings)).double().eval()
+    theirs = (
+        import_transformers().GPT2LMHeadModel(import_transformers().GPT2Config(**settings)).double().eval()
+    )
     theirs.load_state_dict(unpublished("gpt_char", model.state_dict()))
     ids = torch.randint(19, (2, 12))
     with torch.no_grad():

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 import torchstone as ts
-from torchstone import references
 from torchstone.errors import BadInput
+from torchstone.parts.optional_imports import import_torchvision
+from torchstone.references.transformers import import_transformers, random_vits
+from torchstone.references.vision import import_timm
 from torchstone.systems.transformer.vit import (
     VARIANTS,
     ViT,
@@ -42,8 +44,8 @@ def test_vit_variants_token_count():
 def test_vit_weights_of_timm_and_torchvision_give_their_logits(tmp_path):
     images = torch.randn(1, 3, 224, 224)
     for name, net in (
-        ("vit_ti_16", references.timm().create_model("vit_tiny_patch16_224")),
-        ("vit_b_32", references.torchvision().models.vit_b_32()),
+        ("vit_ti_16", import_timm().create_model("vit_tiny_patch16_224")),
+        ("vit_b_32", import_torchvision().models.vit_b_32()),
     ):
         randomize_weights(net)
         torch.save(net.state_dict(), tmp_path / f"{name}.pth")
@@ -56,7 +58,7 @@ def test_vit_weights_of_timm_and_torchvision_give_their_logits(tmp_path):
 
 @pytest.mark.parametrize("kind", ["ViTModel", "ViTForImageClassification", "without a pooler"])
 def test_vit_transformers_folder_round_trip(kind, tmp_path):
-    library = references.transformers()
+    library = import_transformers()
     config = library.ViTConfig(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40,
         image_size=24, patch_size=8, num_labels=4, qkv_bias=kind != "ViTModel", hidden_act="gelu_new",
@@ -102,7 +104,7 @@ def test_vit_config_rejects_unimplemented_setting_by_name(change, message):
 
 
 def test_vit_interpolates_positions_like_transformers():
-    library = references.transformers()
+    library = import_transformers()
     config = library.ViTConfig(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=32,
         patch_size=8, num_labels=4, architectures=["ViTForImageClassification"],
@@ -156,7 +158,7 @@ def test_vit_dropout_only_in_training():
 
 @pytest.mark.parametrize("fault", ["no positions", "no norm at the end", "post-norm", "no class token"])
 def test_vit_planted_fault_changes_output(fault):
-    net, config = next(iter(references.vits(1)))
+    net, config = next(iter(random_vits(1)))
     ours = ViT.from_kwargs(**config).eval()
     ours.load_state_dict(published("", randomize_weights(net).state_dict()))
     images = torch.randn(2, 3, config["image_size"], config["image_size"])

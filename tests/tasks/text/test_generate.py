@@ -7,7 +7,7 @@ import torch
 
 from torchstone.errors import BadInput
 from torchstone.parts.transformer.attention import KVCache
-from torchstone.references import gpts
+from torchstone.references.transformers import random_gpts
 from torchstone.systems.transformer.gpt import GPT, from_config, published
 from torchstone.tasks.text.generate import generate
 
@@ -25,7 +25,7 @@ def random_gpt(seed: int = 0, **config) -> GPT:
 
 def test_generate_greedy_equals_transformers():
     draw, counts = random.Random(1), []
-    for number, theirs in enumerate(gpts(6, seed=6)):
+    for number, theirs in enumerate(random_gpts(6, seed=6)):
         config = theirs.config.to_dict() | {"n_positions": 128}
         theirs = type(theirs)(type(theirs.config)(**config)).double().eval()
         torch.manual_seed(number)

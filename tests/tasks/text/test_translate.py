@@ -105,13 +105,13 @@ def test_attention_map_sums_over_the_tokens_of_a_word():
     offsets = [(0, 3), (3, 6), (6, 9)], [(0, 1), (1, 5), (6, 9), (9, 12)]
     weights = torch.rand(2, 5, 4)
     weights /= weights.sum(2, keepdim=True)
-    found = attention_maps.over_words(weights, (source, offsets[0]), (target, offsets[1]))
-    assert found.read == ["ein", "Haus!", attention_maps.END]
-    assert found.written == ["a", "big", "house", attention_maps.END]
-    assert torch.allclose(found.shares.sum(2), torch.ones(2, 4))
-    assert torch.allclose(found.shares[:, 1, 1], weights[:, 1, 1:3].sum(1))  # to both tokens of Haus!
-    assert torch.allclose(found.shares[:, 2, 0], weights[:, 2:4, 0].mean(1))  # from both tokens of house
-    print(found.shares[0])
+    found = attention_maps.merge_word_pieces(weights, (source, offsets[0]), (target, offsets[1]))
+    assert found.source_words == ["ein", "Haus!", attention_maps.END_OF_SENTENCE]
+    assert found.target_words == ["a", "big", "house", attention_maps.END_OF_SENTENCE]
+    assert torch.allclose(found.weights.sum(2), torch.ones(2, 4))
+    assert torch.allclose(found.weights[:, 1, 1], weights[:, 1, 1:3].sum(1))  # to both tokens of Haus!
+    assert torch.allclose(found.weights[:, 2, 0], weights[:, 2:4, 0].mean(1))  # from both tokens of house
+    print(found.weights[0])
 
 
 @pytest.fixture(scope="module")

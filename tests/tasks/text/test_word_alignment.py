@@ -87,8 +87,8 @@ def test_perfect_attention_has_no_error(tokenizer):
 def test_maps_keep_their_places_whatever_the_batches(tokenizer):
     model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
     for (source, target), each in zip(PAIRS, word_alignment.maps(model, tokenizer, PAIRS), strict=True):
-        assert each.read == [*source.split(), attention_maps.END]
-        assert each.written == [*target.split(), attention_maps.END]
+        assert each.source_words == [*source.split(), attention_maps.END_OF_SENTENCE]
+        assert each.target_words == [*target.split(), attention_maps.END_OF_SENTENCE]
 
 
 def test_a_tokenizer_that_leaves_words_out_is_refused(tokenizer):
@@ -103,7 +103,9 @@ def test_attention_and_gold_are_drawn_beside_each_other(tokenizer, tmp_path):
 
     model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
     maps = word_alignment.maps(model, tokenizer, PAIRS)
-    attention_maps.draw_beside([(each, {(0, 0)}) for each in maps], tmp_path / "gold.png", most=2)
+    attention_maps.plot_with_gold_links(
+        [(each, {(0, 0)}) for each in maps], tmp_path / "gold.png", max_plots=2
+    )
     with Image.open(tmp_path / "gold.png") as picture:
         width, height = picture.size
         blue = torch.from_numpy(np.array(picture.convert("RGB"))).float()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from torchstone.data.sampler import share_of_batch
-from torchstone.data.text.sentence_batches import Alike
+from torchstone.data.text.sentence_batches import LengthGrouped
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
@@ -48,7 +48,7 @@ class Passages:
         self.rank, self.world_size = rank, world_size
         lengths = torch.tensor([min(len(row), most) for row in rows])
         # no pool is larger than an epoch, or a batch would hold one several times
-        self.alike = Alike(lengths, batch, seed, pool=max(1, min(16, len(lengths) // batch)))
+        self.alike = LengthGrouped(lengths, batch, seed, pool=max(1, min(16, len(lengths) // batch)))
         self.position = 0
 
     def __iter__(self) -> "Passages":

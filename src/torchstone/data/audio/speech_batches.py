@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from torchstone.data.audio.files import Recording
 from torchstone.data.sampler import share_of_batch
-from torchstone.data.text.sentence_batches import Alike
+from torchstone.data.text.sentence_batches import LengthGrouped
 from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
@@ -162,7 +162,7 @@ class Utterances:
                 raise BadInput("no utterances to make batches of")
             lengths = torch.tensor([len(each.wave) for each in source])
             # no pool is larger than an epoch, or a batch would hold one several times
-            self.alike = Alike(lengths, batch, seed, pool=max(1, min(16, len(lengths) // batch)))
+            self.alike = LengthGrouped(lengths, batch, seed, pool=max(1, min(16, len(lengths) // batch)))
         self.position = 0
 
     def __iter__(self) -> "Utterances":

@@ -229,14 +229,14 @@ def reference():
 
     In float64 with 256 hidden units, so that all fits; in float32 with all of them.
     """
-    from torchstone.references import torchvision
+    from torchstone.parts.optional_imports import import_torchvision
 
     generator = torch.Generator().manual_seed(0)
     for dtype, hidden in ((torch.float64, 256), (torch.float32, 4096)):
         images = torch.randn(2, 3, 96, 96, generator=generator, dtype=dtype)
         for training in (False, True):
             torch.manual_seed(0)
-            theirs: Any = torchvision().models.AlexNet(num_classes=10)
+            theirs: Any = import_torchvision().models.AlexNet(num_classes=10)
             theirs.classifier[1] = nn.Linear(9216, hidden)
             theirs.classifier[4] = nn.Linear(hidden, hidden)
             theirs.classifier[6] = nn.Linear(hidden, 10)

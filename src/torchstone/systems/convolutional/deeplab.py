@@ -50,7 +50,6 @@ from torchstone.parts.conv import mobilenet_v3
 from torchstone.parts.conv.convolution import conv_norm_act
 from torchstone.parts.conv.dilated import dilated, without_holes
 from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.references.resnet import pairs
 from torchstone.systems import Variant
 from torchstone.systems.convolutional.resnet import DEPTHS, Basic, Bottleneck, ResNet
 from torchstone.tasks.vision.segment import evaluate, explain, predict, segment
@@ -268,9 +267,10 @@ FACTS = [
 
 def reference():
     """torchvision's networks; the small one without holes; ASPP on a grid larger than its rates."""
-    from torchstone.references import torchvision
+    from torchstone.parts.optional_imports import import_torchvision
+    from torchstone.references.resnet import resnet_cases
 
-    zoo = torchvision().models.segmentation
+    zoo = import_torchvision().models.segmentation
     makers = {
         "deeplab_resnet50": zoo.deeplabv3_resnet50,
         "deeplab_resnet101": zoo.deeplabv3_resnet101,
@@ -285,7 +285,7 @@ def reference():
             return model
 
         mobile, make_ours = "mobile" in variant, VARIANTS[variant].make
-        for pair in pairs(variant, make_ours, theirs, published, side=96 if mobile else 48):
+        for pair in resnet_cases(variant, make_ours, theirs, published, size=96 if mobile else 48):
             models: Any = pair[:2]
             for model in models:
                 named(model, variant).aux_classifier.requires_grad_(model.training)

@@ -300,16 +300,17 @@ FACTS = [
 
 def reference():
     """B0 to B7 beside torchvision's, Lite0 beside timm's."""
-    from torchstone.references import timm, torchvision
+    from torchstone.parts.optional_imports import import_torchvision
+    from torchstone.references.vision import import_timm
 
     for variant, (make, _) in VARIANTS.items():
         # in float64 the largest take more than 3 GB, and twice the time
         dtype = torch.float32 if variant[-1] in "4567" else torch.float64
         torch.manual_seed(0)
         if variant == LITE:
-            theirs = timm().create_model(f"tf_{variant}", drop_rate=0.2, drop_path_rate=0.2)
+            theirs = import_timm().create_model(f"tf_{variant}", drop_rate=0.2, drop_path_rate=0.2)
         else:
-            theirs = getattr(torchvision().models, variant)()
+            theirs = getattr(import_torchvision().models, variant)()
         ours = make()
         ours.load_state_dict(published(variant, theirs.state_dict()))
         images = torch.randn(2, 3, 64, 64)

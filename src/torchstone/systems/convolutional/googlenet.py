@@ -249,13 +249,13 @@ FACTS = [
 
 def reference():
     """torchvision's network with its auxiliary classifiers; the paper's written out."""
-    from torchstone.references import torchvision
+    from torchstone.parts.optional_imports import import_torchvision
 
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     for dtype in (torch.float64, torch.float32):
         for training in (True, False):
             torch.manual_seed(0)
-            theirs: Any = torchvision().models.GoogLeNet(10, init_weights=False).to(dtype)
+            theirs: Any = import_torchvision().models.GoogLeNet(10, init_weights=False).to(dtype)
             theirs(images.to(dtype))  # the running statistics move from where they started
             ours: Any = GoogLeNet(PUBLISHED, 10).to(dtype)
             ours.load_state_dict(theirs.state_dict())

@@ -278,12 +278,13 @@ FACTS = [
 
 def reference():
     """V1 beside timm's, thinner ones beside their layers in a plain list; V2 beside torchvision's."""
-    from torchstone.references import timm, torchvision
+    from torchstone.parts.optional_imports import import_torchvision
+    from torchstone.references.vision import import_timm
 
     makers = {
-        "mobilenet_v1": lambda: timm().create_model("mobilenetv1_100"),
+        "mobilenet_v1": lambda: import_timm().create_model("mobilenetv1_100"),
         **{f"mobilenet_v1_{a:03d}": partial(plain, a / 100) for a in (75, 50, 25)},
-        "mobilenet_v2": lambda: torchvision().models.mobilenet_v2(),
+        "mobilenet_v2": lambda: import_torchvision().models.mobilenet_v2(),
     }
     for variant, make in makers.items():
         for dtype in (torch.float64, torch.float32):

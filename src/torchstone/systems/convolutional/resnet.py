@@ -45,7 +45,6 @@ from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.shortcut import shortcut
 from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.references.resnet import pairs
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
@@ -301,13 +300,14 @@ FACTS = counted(VARIANTS, COUNTS)
 
 def reference():
     """torchvision's classes; where it has none, the same weights through the equations written out."""
-    from torchstone.references import torchvision
+    from torchstone.parts.optional_imports import import_torchvision
+    from torchstone.references.resnet import resnet_cases
 
     names = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-    makers = {v: partial(getattr(torchvision().models, v), num_classes=10) for v in names}
+    makers = {v: partial(getattr(import_torchvision().models, v), num_classes=10) for v in names}
     for variant, (make, shape) in VARIANTS.items():
         large = variant in ("resnet101", "resnet152")  # in float64 they take 3 GB
         precision = torch.float32 if large else torch.float64
         side = 40 if shape == PICTURE else 16
         theirs = makers.get(variant)
-        yield from pairs(variant, make, theirs, published, side=side, dtype=precision)
+        yield from resnet_cases(variant, make, theirs, published, size=side, dtype=precision)

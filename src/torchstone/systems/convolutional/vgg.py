@@ -264,10 +264,10 @@ def pair(variant: str, training: bool, images: Tensor):
 
 def small(variant: str) -> nn.Module:
     """torchvision's network with 64 hidden units and 10 classes."""
-    from torchstone.references import torchvision
+    from torchstone.parts.optional_imports import import_torchvision
 
     with torch.device("meta"):
-        net = getattr(torchvision().models, variant)(num_classes=10)
+        net = getattr(import_torchvision().models, variant)(num_classes=10)
         net.classifier[0] = nn.Linear(25_088, 64)
         net.classifier[3] = nn.Linear(64, 64)
         net.classifier[6] = nn.Linear(64, 10)

@@ -46,7 +46,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
-from torchstone import references
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
@@ -317,10 +316,13 @@ FACTS = [
 
 def reference() -> Iterator[ParityCase]:
     """diffusers' class, in configurations drawn with a fixed seed."""
+    from torchstone.references import OutputAdapter, unwrap_names
+    from torchstone.references.diffusers import random_unets
+
     torch.manual_seed(0)
-    names = references.ours(published)
-    for number, net in enumerate(references.unets(8)):
-        theirs = references.Answering(net, lambda net, *inputs: net(*inputs).sample).eval()
+    names = unwrap_names(published)
+    for number, net in enumerate(random_unets(8)):
+        theirs = OutputAdapter(net, lambda net, *inputs: net(*inputs).sample).eval()
         for parameter in theirs.parameters():
             nn.init.normal_(parameter, std=0.2)
         _, model_config = from_config(json.loads(net.to_json_string()))

@@ -34,7 +34,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone import references
 from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
@@ -155,8 +154,11 @@ def by_units(net: Recurrent, x: Float[Tensor, "1 time inputs"]) -> tuple[Tensor,
 
 def reference() -> Iterator[ParityCase]:
     """nn.GRU, over layers, directions, lengths and dropout, on either path; Cho's, unit by unit."""
-    yield from references.recurrent(CELL, nn.GRU)
+    from torchstone.references import OutputAdapter
+    from torchstone.references.recurrent import recurrent_cases
+
+    yield from recurrent_cases(CELL, nn.GRU)
     torch.manual_seed(0)
     ours = Recurrent(CHO, 3, 4, path="written").double()
-    theirs = references.Answering(copy.deepcopy(ours), by_units)
+    theirs = OutputAdapter(copy.deepcopy(ours), by_units)
     yield ParityCase(ours, theirs, torch.randn(1, 5, 3, dtype=torch.float64), label="gru_cho by units")

@@ -41,7 +41,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone import references
 from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
@@ -183,4 +182,6 @@ FACTS = [
 
 def reference() -> Iterator[ParityCase]:
     """nn.LSTM, over layers, directions, lengths, dropout and projections, on either path."""
-    yield from references.recurrent(CELL, nn.LSTM)
+    from torchstone.references.recurrent import recurrent_cases
+
+    yield from recurrent_cases(CELL, nn.LSTM)

@@ -33,7 +33,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone import references
 from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
@@ -109,4 +108,6 @@ FACTS = [
 
 def reference() -> Iterator[ParityCase]:
     """nn.RNN, over layers, directions, lengths and dropout, on either path."""
-    yield from references.recurrent(CELL, nn.RNN)
+    from torchstone.references.recurrent import recurrent_cases
+
+    yield from recurrent_cases(CELL, nn.RNN)

@@ -57,7 +57,6 @@ from torchstone.parts.recurrent.encoder_decoder import Encoder, Source, Translat
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
 from torchstone.parts.recurrent.seq2seq_attention import attend
 from torchstone.parts.recurrent.single_step import moment
-from torchstone.references.seq2seq import pairs, renamed
 from torchstone.systems import Variant
 from torchstone.systems.recurrent import gru, lstm
 from torchstone.tasks.text.translate import PAD, predict, train_tokenizer, translate
@@ -329,9 +328,13 @@ FACTS = [
 
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The names of the networks published for Multi30k to ours."""
-    return renamed(tensors)
+    from torchstone.references.seq2seq import convert_names
+
+    return convert_names(tensors)
 
 
 def reference():
     """torch's own modules, a sentence and a word at a time, sizes drawn at random, with padding."""
-    yield from pairs(seq2seq)
+    from torchstone.references.seq2seq import seq2seq_cases
+
+    yield from seq2seq_cases(seq2seq)

@@ -43,7 +43,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from torchstone import references
 from torchstone.data.text.corpus import read_text
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
@@ -366,10 +365,13 @@ FACTS = parameter_facts(VARIANTS, {name: (count,) for name, count in COUNTS.item
 
 def reference() -> Iterator[ParityCase]:
     """transformers' classes, in random configurations from a fixed seed."""
+    from torchstone.references import OutputAdapter
+    from torchstone.references.transformers import random_gpts
+
     torch.manual_seed(0)
-    for number, net in enumerate(references.gpts(10)):
+    for number, net in enumerate(random_gpts(10)):
         model_config = from_config(net.config.to_dict())[1]
-        theirs = references.Answering(net, lambda net, tokens: net(tokens).logits).double().eval()
+        theirs = OutputAdapter(net, lambda net, tokens: net(tokens).logits).double().eval()
         with torch.no_grad():
             for parameter in theirs.parameters():
                 parameter.normal_(std=0.2)
@@ -384,4 +386,4 @@ def reference() -> Iterator[ParityCase]:
 
 def names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Named tensors of transformers' class, inside the adapter, by our names."""
-    return published("", {name.removeprefix("net."): tensor for name, tensor in tensors.items()})
+    return published("", {name.removeprefix("model."): tensor for name, tensor in tensors.items()})

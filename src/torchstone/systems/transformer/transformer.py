@@ -54,7 +54,6 @@ from torchstone.parts.transformer.attention import KVCache, MultiHeadAttention, 
 from torchstone.parts.transformer.feed_forward import FeedForward
 from torchstone.parts.transformer.positions import sinusoidal_positions
 from torchstone.parts.transformer.token_loss import token_loss
-from torchstone.references.transformer import transformer_cases
 from torchstone.systems import Variant
 from torchstone.tasks.text.translate import PAD, evaluate, predict, train_tokenizer, translate
 
@@ -407,6 +406,7 @@ def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def reference() -> Iterator[ParityCase]:
     """`nn.Transformer` and its layers, of random sizes, with padding."""
+    from torchstone.references.transformer import transformer_cases
 
     def make(vocab_size: int, width: int, heads: int, d_ff: int, layers: int, **config: Any) -> Transformer:
         return Transformer(TransformerConfig(vocab_size, width, heads, d_ff, layers, **config))

@@ -35,7 +35,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone import references
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
@@ -331,13 +330,16 @@ FACTS = parameter_facts(VARIANTS, COUNTS)
 
 def reference() -> Iterator[ParityCase]:
     """torchvision's, timm's and transformers' classes, in random configurations from a fixed seed."""
+    from torchstone.references import OutputAdapter, unwrap_names
+    from torchstone.references.transformers import random_vits
+
     torch.manual_seed(0)
-    names = references.ours(published)
-    for number, (net, config) in enumerate(references.vits(12)):
+    names = unwrap_names(published)
+    for number, (net, config) in enumerate(random_vits(12)):
         model_config = config
         if "hidden_size" in config:  # transformers'
             model_config = match_weights(from_config(config)[1], net.state_dict())
-        theirs = references.Answering(net, first_output).double()
+        theirs = OutputAdapter(net, first_output).double()
         with torch.no_grad():
             for parameter in theirs.parameters():
                 parameter.normal_(std=0.2)

@@ -3,12 +3,12 @@
 from typing import Any
 
 from torchstone.data.text import tokenizers
-from torchstone.data.text.classification import read_labelled
-from torchstone.data.text.sentence_batches import SPECIAL, Frame
+from torchstone.data.text.classification import read_labeled
+from torchstone.data.text.sentence_batches import SPECIAL_TOKENS, SpecialTokens
 from torchstone.engine.run import Run
 from torchstone.parts.recurrent.layers import Cell
 from torchstone.tasks.build_network import made
-from torchstone.tasks.text.bert_data import Start, texts_of
+from torchstone.tasks.text.bert_data import BertSetup, all_texts
 from torchstone.tasks.text.bert_inference import evaluate, predict
 from torchstone.tasks.text.finetune import finetune
 
@@ -22,21 +22,23 @@ def build(recipe: Any, cell: Cell) -> Run:
     `tasks.sentences.finetune`'s. Where each word has a label, each is told from the output at its
     first piece.
     """
-    data = read_labelled(recipe.data, recipe.most)
-    texts = list(texts_of(data.train))
-    tokenizer = tokenizers.train("wordpiece", texts, vocab_size=recipe.vocab_size, special_tokens=SPECIAL)
-    frame = Frame.of(tokenizer, recipe.length)
+    data = read_labeled(recipe.data, recipe.most)
+    texts = list(all_texts(data.train))
+    tokenizer = tokenizers.train(
+        "wordpiece", texts, vocab_size=recipe.vocab_size, special_tokens=SPECIAL_TOKENS
+    )
+    frame = SpecialTokens.from_tokenizer(tokenizer, recipe.length)
     model, model_config = made(
         recipe,
         cell,
         inputs=tokenizer.get_vocab_size(),
         outputs=len(data.classes),
         tokens=True,
-        pool="each" if data.words else recipe.pool,
+        pool="each" if data.has_word_labels else recipe.pool,
     )
     metadata = {"variant": recipe.variant, "tokenizer": tokenizers.to_metadata(tokenizer)}
-    metadata |= {"length": frame.length, "data": data.description}
-    start = Start(model_config, None, tokenizer, frame, data, {}, metadata)
+    metadata |= {"length": frame.max_length, "data": data.description}
+    start = BertSetup(model_config, None, tokenizer, frame, data, {}, metadata)
     run = finetune(model, recipe, start, model_config=model_config)
     run.metadata["task"] = "label"
     return run

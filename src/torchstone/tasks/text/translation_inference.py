@@ -102,16 +102,18 @@ def report(model: Any, tokenizer: Tokenizer, pairs: Pairs, folder: Path, **searc
         if translation.strip():
             maps.append(_attention_map(model, tokenizer, source, translation))
     if maps:
-        attention_maps.draw(maps, folder / "attention.png")
-        if len(maps[0].shares) > 1:
-            attention_maps.draw_heads(maps[0], folder / "attention_heads.png")
+        attention_maps.plot_mean_attention(maps, folder / "attention.png")
+        if len(maps[0].weights) > 1:
+            attention_maps.plot_heads(maps[0], folder / "attention_heads.png")
 
 
 @torch.no_grad()
-def _attention_map(model: Any, tokenizer: Tokenizer, source: str, translation: str) -> attention_maps.Map:
+def _attention_map(
+    model: Any, tokenizer: Tokenizer, source: str, translation: str
+) -> attention_maps.AttentionMap:
     device = next(model.parameters()).device
     a, b = (tokenizer.encode(text, add_special_tokens=False) for text in (source, translation))
     ids = torch.tensor([[*a.ids, EOS]], device=device), torch.tensor([[BOS, *b.ids]], device=device)
     with eval_mode(model):
         weights = model.attention_weights(*ids)[0].float().cpu()  # (heads, N, M)
-    return attention_maps.over_words(weights, (source, a.offsets), (translation, b.offsets))
+    return attention_maps.merge_word_pieces(weights, (source, a.offsets), (translation, b.offsets))

@@ -48,7 +48,9 @@ def with_gold(run: Run, recipe: Any, data: ParallelCorpus, tokenizer: Tokenizer)
         report(folder)
         some = [pair for pair in data.test if max(len(text.split()) for text in pair) <= 14][:40]
         each = list(zip(maps(kept, tokenizer, some), some, strict=True))
-        attention_maps.draw_beside([(looks, gold[pair]) for looks, pair in each], folder / "gold.png")
+        attention_maps.plot_with_gold_links(
+            [(looks, gold[pair]) for looks, pair in each], folder / "gold.png"
+        )
 
     return replace(
         run,
@@ -92,27 +94,27 @@ def rates(model: nn.Module, tokenizer: Tokenizer, pairs: Pairs, gold: Gold) -> d
     }
 
 
-def links_of(looks: attention_maps.Map) -> Links:
+def links_of(looks: attention_maps.AttentionMap) -> Links:
     """Each word written, but for the end, linked to the word it looks at most, but for the end."""
-    shares = looks.shares.mean(0)[:-1]
+    shares = looks.weights.mean(0)[:-1]
     chosen = enumerate(shares.argmax(1).tolist())
-    return frozenset((i, j) for j, i in chosen if i < len(looks.read) - 1)
+    return frozenset((i, j) for j, i in chosen if i < len(looks.source_words) - 1)
 
 
-def diagonal(looks: attention_maps.Map) -> Links:
-    m, n = len(looks.read) - 1, len(looks.written) - 1
+def diagonal(looks: attention_maps.AttentionMap) -> Links:
+    m, n = len(looks.source_words) - 1, len(looks.target_words) - 1
     return frozenset((min(m - 1, (2 * j + 1) * m // (2 * n)), j) for j in range(n))
 
 
 @torch.no_grad()
-def maps(model: Any, tokenizer: Tokenizer, pairs: Pairs) -> list[attention_maps.Map]:
+def maps(model: Any, tokenizer: Tokenizer, pairs: Pairs) -> list[attention_maps.AttentionMap]:
     """Where the model looks while the target of each pair is given to it word by word."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     sides = [tokenizer.encode_batch([pair[i] for pair in pairs], add_special_tokens=False) for i in range(2)]
     sources = PackedSequences([[*each.ids, EOS] for each in sides[0]], device)
     targets = PackedSequences([[BOS, *each.ids] for each in sides[1]], device)
-    found: dict[int, attention_maps.Map] = {}
+    found: dict[int, attention_maps.AttentionMap] = {}
     for rows in group_by_length(targets.lengths + sources.lengths):
         shares = (
             model.attention_weights(sources.pad_rows(rows, PAD), targets.pad_rows(rows, PAD)).float().cpu()
@@ -120,8 +122,10 @@ def maps(model: Any, tokenizer: Tokenizer, pairs: Pairs) -> list[attention_maps.
         for share, row in zip(shares, rows.tolist(), strict=True):
             source, target = ((text, side[row].offsets) for text, side in zip(pairs[row], sides, strict=True))
             inside = share[:, : len(target[1]) + 1, : len(source[1]) + 1]
-            found[row] = each = attention_maps.over_words(inside, source, target)
-            if (len(each.read), len(each.written)) != tuple(len(t.split()) + 1 for t in pairs[row]):
+            found[row] = each = attention_maps.merge_word_pieces(inside, source, target)
+            if (len(each.source_words), len(each.target_words)) != tuple(
+                len(t.split()) + 1 for t in pairs[row]
+            ):
                 raise BadInput("the tokenizer leaves out whole words, which links need: use bpe or unigram")
     model.train(was_training)
     return [found[i] for i in range(len(pairs))]
