@@ -13,9 +13,16 @@ from scipy.linalg import sqrtm
 from torchstone import references
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.metrics import classifier_features
-from torchstone.metrics.classifier_features import Seen, beside, compared, fitted, judge, spread
+from torchstone.metrics.classifier_features import (
+    ClassifierFeatures,
+    resize_uint8,
+    sample_metrics,
+    save_nearest_sheet,
+)
+from torchstone.parts.indices import evenly_spaced
 from torchstone.systems.convolutional import lenet5
 from torchstone.systems.generative import cgan, dcgan, ddpm, gan, realnvp, vae
+from torchstone.tasks.vision.feature_classifier import train_or_load_classifier
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +41,7 @@ def quick(tmp_path, monkeypatch):
 def test_the_judge_is_trained_once_and_again_where_its_file_is_not_whole(data, quick, tmp_path, capsys):
     def made():
         torch.manual_seed(torch.seed() % 2**31)
-        judging = judge(data, quick)
+        judging = train_or_load_classifier(data, quick)
         weights = torch.cat([p.flatten() for p in judging.network.parameters()])
         return weights, judging.accuracy, "training the judge" in capsys.readouterr().err
 
@@ -70,24 +77,24 @@ def test_the_judge_is_trained_once_and_again_where_its_file_is_not_whole(data, q
 def test_a_run_s_numbers_do_not_depend_on_whether_there_was_a_judge(data, quick):
     for _ in range(2):  # trained, and read
         torch.manual_seed(5)
-        judge(data, quick)
+        train_or_load_classifier(data, quick)
         assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(5)))
 
 
 def test_other_pictures_or_another_recipe_have_a_judge_of_their_own(data, quick, tmp_path):
-    judge(data, quick)
+    train_or_load_classifier(data, quick)
     few = torch.arange(len(data.train) - 1)
     fewer = dataclasses.replace(data, train=type(data.train)(data.train.labels[few], data.train.take(few)))
-    judge(fewer, quick)
+    train_or_load_classifier(fewer, quick)
     longer = dataclasses.replace(quick.RECIPES["quick"], steps=5)
-    judge(data, SimpleNamespace(RECIPES={"x": longer}, VARIANTS=lenet5.VARIANTS))
+    train_or_load_classifier(data, SimpleNamespace(RECIPES={"x": longer}, VARIANTS=lenet5.VARIANTS))
     assert len(list((tmp_path / "judges").iterdir())) == 3
 
 
 def test_a_cache_that_cannot_be_written_is_no_end(data, quick, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TORCHSTONE_CACHE", str(tmp_path / "file"))
-    assert judge(data, quick).accuracy > 0
+    assert train_or_load_classifier(data, quick).accuracy > 0
     assert "could not be kept" in capsys.readouterr().err
 
 
@@ -119,10 +126,10 @@ def test_one_judge_and_one_measure_for_all_four_families(monkeypatch):
     assert all(shared <= names for names in figures.values())
 
 
-def seen(count: int, seed: int, width: int = 6, classes: int = 4) -> Seen:
+def seen(count: int, seed: int, width: int = 6, classes: int = 4) -> ClassifierFeatures:
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(count, width, generator=generator) * (1 + seed)
-    return Seen(features, (3 * torch.randn(count, classes, generator=generator)).softmax(1))
+    return ClassifierFeatures(features, (3 * torch.randn(count, classes, generator=generator)).softmax(1))
 
 
 class Flat(torch.nn.Module):
@@ -135,7 +142,7 @@ class Flat(torch.nn.Module):
 def test_the_figures_are_what_they_are_called():
     made, real = seen(50, 0), seen(60, 1)
     labels, asked = torch.arange(60) % 3, torch.arange(50) % 4  # no real picture is of class 3
-    found = compared(made, real, labels, asked)
+    found = sample_metrics(made, real, labels, asked)
     a, b = (each.features.double() for each in (made, real))
     covs = [x.T.cov().numpy() for x in (a, b)]
     by_scipy = float((a.mean(0) - b.mean(0)).square().sum()) + float(
@@ -148,17 +155,17 @@ def test_the_figures_are_what_they_are_called():
     print(found["distance"], by_scipy, float(theirs.compute()))
     assert found["distance"] == pytest.approx(by_scipy, rel=1e-6)
     assert found["distance"] == pytest.approx(float(theirs.compute()), rel=1e-6)
-    said = [max(range(4), key=lambda k, row=row: row[k]) for row in made.chances.tolist()]
+    said = [max(range(4), key=lambda k, row=row: row[k]) for row in made.probabilities.tolist()]
     share = [said.count(k) / 50 for k in range(4)]
     assert found["least_share"] == pytest.approx(min(share[:3]))
     assert found["modes"] == sum(share[k] >= 0.1 / 3 for k in range(3))
-    confident = sum(max(row) >= 0.95 for row in made.chances.tolist()) / 50
+    confident = sum(max(row) >= 0.95 for row in made.probabilities.tolist()) / 50
     assert 0.1 < confident < 0.9
     assert found["confident"] == pytest.approx(confident)
     right = sum(k == i % 4 for i, k in enumerate(said)) / 50
     assert found["agreement"] == pytest.approx(right)
     assert found["variety"] == pytest.approx(np.trace(covs[0]) / np.trace(covs[1]))
-    assert "agreement" not in compared(made, real, labels)
+    assert "agreement" not in sample_metrics(made, real, labels)
 
 
 def test_samples_whose_labels_come_in_turn_are_compared_in_all_classes(monkeypatch):
@@ -168,49 +175,49 @@ def test_samples_whose_labels_come_in_turn_are_compared_in_all_classes(monkeypat
 
     def told(labels):
         features = labels[:, None] * 10.0 + 0.1 * torch.randn(39, 3)
-        return Seen(features, torch.nn.functional.one_hot(labels, 2).float())
+        return ClassifierFeatures(features, torch.nn.functional.one_hot(labels, 2).float())
 
-    found = compared(told(in_turn), told(sorted_), sorted_)
+    found = sample_metrics(told(in_turn), told(sorted_), sorted_)
     print(found)
     assert found["recall"] > 0.7
     assert found["precision"] > 0.7
 
 
 def test_the_judge_sees_the_last_hidden_layer_and_the_chances(data):
-    judging = judge(data, lenet5)
+    judging = train_or_load_classifier(data, lenet5)
     pictures = data.test.take(torch.arange(7))
-    of, x = judging.see(pictures), fitted(pictures, judging.metadata).float() / 255
+    of, x = judging.extract(pictures), resize_uint8(pictures, judging.metadata).float() / 255
     mean, std = (torch.tensor(judging.metadata[n]).view(1, -1, 1, 1) for n in ("mean", "std"))
     x = (x - mean) / std
-    assert torch.allclose(judging.network(x).softmax(1), of.chances, atol=1e-5)
+    assert torch.allclose(judging.network(x).softmax(1), of.probabilities, atol=1e-5)
     last = [m for m in judging.network.modules() if isinstance(m, torch.nn.Linear)][-1]
     assert of.features.shape == (7, last.in_features)
-    assert torch.allclose(last(of.features).softmax(1), of.chances, atol=1e-5)
-    whole, labels = judging.see_split(data.test)
+    assert torch.allclose(last(of.features).softmax(1), of.probabilities, atol=1e-5)
+    whole, labels = judging.extract_split(data.test)
     right = (whole.labels == labels).double().mean()
     assert judging.accuracy == pytest.approx(float(right), abs=1e-6)
     assert judging.accuracy > 0.95
-    some, theirs = judging.see_split(data.test, 10)
-    assert torch.equal(theirs, data.test.labels[spread(len(data.test), 10)])
+    some, theirs = judging.extract_split(data.test, 10)
+    assert torch.equal(theirs, data.test.labels[evenly_spaced(len(data.test), 10)])
     assert len(some.features) == 10
 
 
 def test_pictures_are_fitted_to_the_judge():
     ink, photo = {"ink": True, "channels": 1}, {"ink": False, "channels": 1}
     x = torch.randint(256, (2, 1, 28, 28), dtype=torch.uint8)
-    padded = fitted(x, ink)
+    padded = resize_uint8(x, ink)
     assert torch.equal(padded[..., 2:30, 2:30], x)
     assert int(padded.sum()) == int(x.sum())
-    assert fitted(x, photo).shape == (2, 1, 32, 32)
-    assert fitted(x, photo)[..., 0, :].any()
-    assert torch.equal(fitted(padded, photo), padded)
+    assert resize_uint8(x, photo).shape == (2, 1, 32, 32)
+    assert resize_uint8(x, photo)[..., 0, :].any()
+    assert torch.equal(resize_uint8(padded, photo), padded)
 
 
 def test_beside_each_sample_is_the_training_picture_nearest_to_it(data, tmp_path):
-    judging = judge(data, lenet5)
+    judging = train_or_load_classifier(data, lenet5)
     places = torch.tensor([5, 300, 41, 7])
     copies = data.train.take(places)
-    with Image.open(beside(judging, copies, data.train, tmp_path / "n.png", columns=4)) as image:
+    with Image.open(save_nearest_sheet(judging, copies, data.train, tmp_path / "n.png", columns=4)) as image:
         sheet = np.asarray(image)
     height = (sheet.shape[0] - 2) // 2
     assert (sheet[2 : height + 2] == sheet[height + 2 :]).all(), "a copy is shown beside its original"

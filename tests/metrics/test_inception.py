@@ -49,7 +49,7 @@ def test_the_distance_is_that_of_the_networks_features(weights):
 
     real, made = pictures(9, 0), pictures(7, 1) // 2
     network = inception.inception(weights)
-    found = inception.by_inception(made, [split(real[:4]), split(real[4:])], network)
+    found = inception.inception_metrics(made, [split(real[:4]), split(real[4:])], network)
     theirs = FeatureExtractorInceptionV3("theirs", ["2048"], str(weights))
     a, b = (torch.cat([theirs(p.repeat(1, 3, 1, 1))[0] for p in each.split(1)]).double()
             for each in (made, real))  # fmt: skip
@@ -67,8 +67,8 @@ def test_the_distance_is_that_of_the_networks_features(weights):
 def test_the_same_pictures_have_no_distance_and_colour_matters(weights):
     network = inception.inception(weights)
     grey, colour = pictures(6, 2), pictures(6, 2, channels=3)
-    same = inception.by_inception(grey, [split(grey)], network)
-    other = inception.by_inception(colour, [split(grey)], network)
+    same = inception.inception_metrics(grey, [split(grey)], network)
+    other = inception.inception_metrics(colour, [split(grey)], network)
     print(f"same pictures {same['inception_distance']:.2e}, in colour {other['inception_distance']:.3g}")
     assert same["inception_distance"] < 1e-6 * other["inception_distance"]
     assert (same["inception_precision"], same["inception_recall"]) == (1.0, 1.0)

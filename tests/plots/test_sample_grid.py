@@ -8,7 +8,15 @@ from PIL import Image
 from torchstone.data.vision.dataset import normalise
 from torchstone.engine.run import Clock, Run, fit
 from torchstone.errors import BadInput, NotSaved
-from torchstone.plots.sample_grid import centred, film, laid, pixels, sheet, unit, watched
+from torchstone.plots.sample_grid import (
+    image_grid,
+    log_samples,
+    save_animation,
+    save_image_grid,
+    symmetric_range,
+    to_uint8,
+    unit_range,
+)
 
 CARD = {"channels": 3, "size": 4}
 
@@ -20,7 +28,7 @@ def pictures(count: int, channels: int = 1, side: int = 50) -> torch.Tensor:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_pixel_is_at_its_place(channels, tmp_path):
     made = pictures(5, channels)
-    with Image.open(sheet(made, tmp_path / "deep" / "a.png", columns=3)) as image:
+    with Image.open(save_image_grid(made, tmp_path / "deep" / "a.png", columns=3)) as image:
         array = np.asarray(image).reshape(image.height, image.width, channels)
     assert array.shape[:2] == (2 * 52 + 2, 3 * 52 + 2)
     seen = np.zeros(array.shape[:2], bool)
@@ -34,26 +42,26 @@ def test_every_pixel_is_at_its_place(channels, tmp_path):
 
 def test_small_pictures_are_enlarged_by_a_whole_factor():
     made = pictures(2, side=28)
-    image = np.asarray(laid(made))
+    image = np.asarray(image_grid(made))
     assert image.shape == (60, 118)
     assert (image[2:58, 2:58] == made[0, 0].numpy().repeat(2, 0).repeat(2, 1)).all()
 
 
 @pytest.mark.parametrize(("count", "size"), [(64, (8, 8)), (10, (4, 3)), (1, (1, 1)), (3, (2, 2))])
 def test_a_sheet_is_square_or_a_little_wider(count, size):
-    assert laid(pictures(count)).size == tuple(52 * n + 2 for n in size)
+    assert image_grid(pictures(count)).size == tuple(52 * n + 2 for n in size)
 
 
 def test_what_is_no_sheet_is_refused(tmp_path):
     for made in (pictures(0), pictures(2, 2)):
         with pytest.raises(BadInput, match="1 or 3 channels"):
-            sheet(made, tmp_path / "a.png")
+            save_image_grid(made, tmp_path / "a.png")
     with pytest.raises(BadInput, match=r"ends in \.png, not .a\.jpg."):
-        sheet(pictures(2), tmp_path / "a.jpg")
+        save_image_grid(pictures(2), tmp_path / "a.jpg")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("scale", [centred, unit])
+@pytest.mark.parametrize("scale", [symmetric_range, unit_range])
 def test_values_go_back_to_the_pixels_they_came_from(scale):
     metadata, whole = (
         scale(CARD),
@@ -61,18 +69,18 @@ def test_values_go_back_to_the_pixels_they_came_from(scale):
     )
     x = normalise(whole, metadata)
     print(float(x.min()), float(x.max()))
-    assert (float(x.min()), float(x.max())) == ((-1, 1) if scale is centred else (0, 1))
-    assert torch.equal(pixels(x, metadata), whole)
-    assert pixels(torch.full((1, 3, 1, 1), 7.0), metadata).unique().tolist() == [255]
-    assert pixels(torch.full((1, 3, 1, 1), -7.0), metadata).unique().tolist() == [0]
+    assert (float(x.min()), float(x.max())) == ((-1, 1) if scale is symmetric_range else (0, 1))
+    assert torch.equal(to_uint8(x, metadata), whole)
+    assert to_uint8(torch.full((1, 3, 1, 1), 7.0), metadata).unique().tolist() == [255]
+    assert to_uint8(torch.full((1, 3, 1, 1), -7.0), metadata).unique().tolist() == [0]
 
 
 def test_a_film_has_a_frame_for_each_sheet_in_their_order(tmp_path):
     folder = tmp_path / "samples"
     levels = {20: 60, 100: 250, 3: 0}
     for step, level in levels.items():
-        sheet(torch.full((1, 1, 50, 50), level, dtype=torch.uint8), folder / f"{step:06d}.png")
-    film(folder, tmp_path / "a.gif")
+        save_image_grid(torch.full((1, 1, 50, 50), level, dtype=torch.uint8), folder / f"{step:06d}.png")
+    save_animation(folder, tmp_path / "a.gif")
     with Image.open(tmp_path / "a.gif") as made:
         seen, times = [], []
         for frame in range(made.n_frames):
@@ -81,14 +89,14 @@ def test_a_film_has_a_frame_for_each_sheet_in_their_order(tmp_path):
             times.append(made.info["duration"])
     assert seen == [0, 60, 250]
     assert times == [250, 250, 2500]
-    film(tmp_path / "nothing", tmp_path / "b.gif")
+    save_animation(tmp_path / "nothing", tmp_path / "b.gif")
     assert not (tmp_path / "b.gif").exists()
 
 
 def test_of_very_many_sheets_a_film_has_the_first_the_last_and_some_between(tmp_path):
     for step in range(130):
-        sheet(torch.full((1, 1, 50, 50), step, dtype=torch.uint8), tmp_path / f"{step:06d}.png")
-    film(tmp_path, tmp_path / "a.gif")
+        save_image_grid(torch.full((1, 1, 50, 50), step, dtype=torch.uint8), tmp_path / f"{step:06d}.png")
+    save_animation(tmp_path, tmp_path / "a.gif")
     with Image.open(tmp_path / "a.gif") as made:
         seen = []
         for frame in range(made.n_frames):
@@ -123,7 +131,7 @@ def counting(steps: int, stop: int | None = None) -> Run:
         return {"loss": torch.zeros(())}
 
     run = Run(iter(int, 1), update, lambda: {"x": 1.0}, {"schedule": counter}, steps)
-    return watched(run, lambda: torch.full((1, 1, 50, 50), counter.last_epoch, dtype=torch.uint8))
+    return log_samples(run, lambda: torch.full((1, 1, 50, 50), counter.last_epoch, dtype=torch.uint8))
 
 
 def light(file) -> int:

@@ -40,7 +40,9 @@ class Run:
     steps: int
     test: Callable[[], Metrics] | None = None  # the number it is judged by, once, at the end
     report: Callable[[Path], None] | None = None  # draws pictures into a folder
-    metadata: dict = field(default_factory=dict)  # JSON: what use without the data needs
+    metadata: dict = field(default_factory=dict)  # JSON: what use without the data needs; written once
+    calibration: dict = field(default_factory=dict)  # the same, but measured by evaluate; saved with it
+    on_evaluate: list[Callable[[], None]] = field(default_factory=list)  # called after each evaluate
     results: dict[str, float] = field(default_factory=dict)  # filled by fit
     folder: Path | None = None  # filled by fit
 
@@ -116,8 +118,9 @@ def fit(
     every = clock.of(run.steps)
     writes = folder is not None and parallel.rank() == 0
     if folder is not None:
-        results, rows = _resume(folder, state, stage, quiet or not writes)
+        results, calibration, rows = _resume(folder, state, stage, quiet or not writes)
         run.results.update(results)
+        run.calibration.update(calibration)
     log = None
     if writes:
         before = rng.snapshot()  # what it imports draws from Python's
@@ -134,7 +137,8 @@ def fit(
             _check_weights(name, item)
         entries = {name: _frozen(item) for name, item in state.items()}
         if log:
-            about = {**(meta or {}), "stage": stage, "step": progress.step, "metadata": run.metadata}
+            about = {**(meta or {}), "stage": stage, "step": progress.step}
+            about |= {"metadata": run.metadata | run.calibration, "calibration": run.calibration}
             about |= {"steps": run.steps, "results": run.results, "rows": log.count}
             with writing(folder, offset + progress.step):
                 checkpoint.save(folder / "checkpoint", entries, about)
@@ -150,6 +154,12 @@ def fit(
         run.results.update({f"{split}/{name}": value for name, value in numbers.items()})
         note(split, numbers)
 
+    def validate() -> Metrics:
+        metrics = run.evaluate()
+        for hook in run.on_evaluate:
+            hook()
+        return metrics
+
     def note(split: str, numbers: Mapping[str, float]) -> None:
         if log:
             with writing(log.file.parent, offset + progress.step):
@@ -159,7 +169,7 @@ def fit(
         with Signals() as signals:
             if progress.step == 0:
                 save()  # from here on there is something to go back to
-                judge("val", run.evaluate)
+                judge("val", validate)
             while progress.step < run.steps:
                 metrics = run.update(next(run.stream))
                 progress.step = step = progress.step + 1
@@ -170,7 +180,7 @@ def fit(
                 if on_clock:
                     note("train", progress.meter.read())
                 if step % every.evaluate == 0 or step == run.steps:
-                    judge("val", run.evaluate)
+                    judge("val", validate)
                 if step == run.steps and run.test is not None:
                     judge("test", run.test)
                 # several processes must agree, so they only ask where all of them have arrived
@@ -199,11 +209,11 @@ def skip_finished_stage(run: Run, kept: Path) -> None:
     checkpoint.load(kept, {**run.state, "progress": _Progress()})
 
 
-def _resume(folder: Path, state: dict, stage: int, quiet: bool) -> tuple[dict, int]:
-    """Load the checkpoint of this stage, if the folder has one; return the results it had so far,
-    and how many rows were written by then."""
+def _resume(folder: Path, state: dict, stage: int, quiet: bool) -> tuple[dict, dict, int]:
+    """Load the checkpoint of this stage, if the folder has one; return the results and the calibration
+    that it had so far, and how many rows were written by then."""
     if not checkpoint.any_at(folder / "checkpoint"):
-        return {}, 0
+        return {}, {}, 0
     found, meta, complaints = checkpoint.find(folder / "checkpoint")
     if complaints and not quiet:
         from rich.console import Console
@@ -211,9 +221,9 @@ def _resume(folder: Path, state: dict, stage: int, quiet: bool) -> tuple[dict, i
         line = f"{'; '.join(complaints)}: going back to {found.name}, step {meta['step']}"
         Console(stderr=True).print(line, markup=False, soft_wrap=True)
     if meta["stage"] != stage:
-        return {}, meta["rows"]
+        return {}, {}, meta["rows"]
     checkpoint.load(found, state)
-    return meta["results"], meta["rows"]
+    return meta["results"], meta.get("calibration", {}), meta["rows"]
 
 
 def _check_weights(name: str, item: Any) -> None:

@@ -1,6 +1,5 @@
 """The libraries our networks are held against. Only checks need them: `pip install torchstone[test]`."""
 
-import importlib
 import random
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -10,26 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from torchstone.errors import BadInput
+from torchstone.hub.libraries import import_library as _imported
+from torchstone.hub.libraries import torchvision
 from torchstone.parts.facts import ParityCase
 from torchstone.parts.recurrent.layers import Recurrent
-
-
-def torchvision() -> ModuleType:
-    """torchvision, also where its wheel was built for another torch than this one.
-
-    Importing it registers shapes for two of its compiled operators; where those could not be loaded
-    they are declared (not implemented) first. The networks need neither.
-    """
-    try:
-        torch.ops.torchvision.nms  # noqa: B018  there, if torchvision was imported before
-    except (AttributeError, RuntimeError):
-        try:
-            return _imported("torchvision")
-        except RuntimeError:  # operator torchvision::nms does not exist
-            torch.library.define("torchvision::nms", "(Tensor boxes, Tensor scores, float t) -> Tensor")
-            torch.library.define("torchvision::qnms", "(Tensor boxes, Tensor scores, float t) -> Tensor")
-    return _imported("torchvision")
 
 
 def timm() -> ModuleType:
@@ -380,12 +363,3 @@ def _padded(net: nn.Module, x: Tensor, lengths: Tensor | None = None) -> tuple:
         y, state = net(packed)
         y, _ = pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])
     return y, state if isinstance(state, tuple) else (state,)
-
-
-def _imported(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise BadInput(
-            f"this check needs {error.name}: pip install -c constraints.txt 'torchstone[test]'"
-        ) from None

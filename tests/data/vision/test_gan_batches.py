@@ -6,7 +6,7 @@ from torch.utils._pytree import tree_leaves
 
 from torchstone.data.vision.batches import Batches
 from torchstone.data.vision.dataset import Pictures
-from torchstone.data.vision.gan_batches import Rounds
+from torchstone.data.vision.gan_batches import GanBatches
 
 CARD = {"mean": [0.0], "std": [1.0], "channels": 1, "size": 2}
 COUNT = 24
@@ -16,9 +16,9 @@ PICTURES = Pictures(
 )  # each is as light as its label
 
 
-def rounds(turns: int = 2, seed: int = 3, batch: int = 6, rank: int = 0, world: int = 1) -> Rounds:
+def rounds(turns: int = 2, seed: int = 3, batch: int = 6, rank: int = 0, world: int = 1) -> GanBatches:
     batches = Batches(PICTURES, batch, seed=seed, metadata=CARD, rank=rank, world_size=world)
-    return Rounds(batches, 5, turns=turns)
+    return GanBatches(batches, 5, discriminator_steps=turns)
 
 
 def same(a, b) -> bool:
@@ -29,14 +29,14 @@ def test_each_turn_has_pictures_of_its_own_with_their_labels():
     stream, seen = rounds(), []
     for _ in range(2):
         both = next(stream)
-        assert len(both.turns) == 2
-        for turn in both.turns:
+        assert len(both.discriminator_batches) == 2
+        for turn in both.discriminator_batches:
             assert torch.equal((turn.real[:, 0, 0, 0] * 255).round().long(), turn.labels)
             assert turn.z.shape == (6, 5)
-            assert turn.between.shape == (6,)
+            assert turn.interpolation.shape == (6,)
             seen += turn.labels.tolist()
-        assert torch.equal(both.wish.labels, both.turns[-1].labels)
-        assert both.wish.z.shape == (6, 5)
+        assert torch.equal(both.generator_batch.labels, both.discriminator_batches[-1].labels)
+        assert both.generator_batch.z.shape == (6, 5)
     assert sorted(seen) == list(range(COUNT)), "an epoch is every picture once"
 
 
@@ -44,8 +44,8 @@ def test_no_noise_comes_twice_and_it_is_what_it_should_be():
     stream, noise, places = rounds(batch=24), [], []
     for _ in range(200):
         both = next(stream)
-        noise += [*(turn.z for turn in both.turns), both.wish.z]
-        places += [turn.between for turn in both.turns]
+        noise += [*(turn.z for turn in both.discriminator_batches), both.generator_batch.z]
+        places += [turn.interpolation for turn in both.discriminator_batches]
     assert len({tuple(z.flatten().tolist()) for z in noise}) == len(noise) == 600
     z, between = torch.stack(noise), torch.stack(places)
     print(z.mean(), z.std(), between.mean(), between.std(), between.min(), between.max())
@@ -67,7 +67,7 @@ def test_it_goes_on_where_it_was_and_the_global_generator_has_no_part():
     again.load_state_dict(state)
     assert all(same(next(again), each) for each in rest)
     assert not same(next(rounds()), next(rounds(seed=4)))
-    assert not torch.equal(next(rounds()).wish.z, next(rounds(seed=4)).wish.z)
+    assert not torch.equal(next(rounds()).generator_batch.z, next(rounds(seed=4)).generator_batch.z)
 
 
 @pytest.mark.parametrize("world", [2, 3])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone.parts.gan.losses import GAMES, gradient_penalty
+from torchstone.parts.gan.losses import GAN_LOSSES, gradient_penalty
 
 REAL, MADE = (
     torch.tensor([2.0, -0.5, 0.0, 1.5]).double(),
@@ -40,19 +40,19 @@ FORMULAS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize("name", GAN_LOSSES)
 def test_losses_are_their_formulas(name):
-    game, (critic, generator) = GAMES[name], FORMULAS[name]
-    said = float(game.critic(REAL, MADE)), float(game.generator(MADE))
-    print(f"{name}: {said} and {critic(), generator()}")
-    assert said == pytest.approx((critic(), generator()), rel=1e-12)
+    game, (discriminator, generator) = GAN_LOSSES[name], FORMULAS[name]
+    said = float(game.discriminator(REAL, MADE)), float(game.generator(MADE))
+    print(f"{name}: {said} and {discriminator(), generator()}")
+    assert said == pytest.approx((discriminator(), generator()), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize("name", GAN_LOSSES)
 def test_losses_of_a_critic_that_is_very_sure_are_finite(name):
     sure = torch.tensor([1e4, -1e4])
-    assert torch.isfinite(GAMES[name].critic(sure, -sure))
-    assert torch.isfinite(GAMES[name].generator(sure))
+    assert torch.isfinite(GAN_LOSSES[name].discriminator(sure, -sure))
+    assert torch.isfinite(GAN_LOSSES[name].generator(sure))
 
 
 def test_the_best_critic_says_the_share_of_real_pictures():
@@ -60,8 +60,10 @@ def test_the_best_critic_says_the_share_of_real_pictures():
     p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     q = torch.tensor([0.1, 0.3, 0.6], dtype=torch.float64)
     logits = (p / q).log().requires_grad_()
-    each = [GAMES["minimax"].critic(logits[i : i + 1], logits[i : i + 1]) for i in range(3)]
-    one_sided = [GAMES["minimax"].critic(torch.full((1,), 50.0).double(), x[None]) for x in logits]
+    each = [GAN_LOSSES["minimax"].discriminator(logits[i : i + 1], logits[i : i + 1]) for i in range(3)]
+    one_sided = [
+        GAN_LOSSES["minimax"].discriminator(torch.full((1,), 50.0).double(), x[None]) for x in logits
+    ]
     of_made = torch.stack(one_sided)  # the real half is nothing there
     loss = (p * (torch.stack(each) - of_made)).sum() + (q * of_made).sum()
     loss.backward()
@@ -75,7 +77,7 @@ def test_minimax_has_no_slope_where_the_critic_is_sure_and_non_saturating_has():
     slopes = {}
     for name in ("minimax", "non_saturating"):
         made = torch.tensor([-20.0]).requires_grad_()
-        GAMES[name].generator(made).backward()
+        GAN_LOSSES[name].generator(made).backward()
         slopes[name] = abs(float(made.grad))
     assert slopes["minimax"] < 1e-8
     assert slopes["non_saturating"] == pytest.approx(1)
@@ -100,7 +102,7 @@ def test_the_penalty_of_a_plane_is_its_slope():
 def test_the_penalty_is_the_formula_picture_by_picture():
     """The slope at each point between, by differences in all its pixels."""
     torch.manual_seed(0)
-    critic = Critic().double()
+    discriminator = Critic().double()
     x, y = torch.randn(2, 3, 1, 3, 4).double()
     share = torch.tensor([0.2, 0.9, 0.5]).double()
     total, h = 0.0, 1e-5
@@ -111,28 +113,28 @@ def test_the_penalty_is_the_formula_picture_by_picture():
             step = torch.zeros(12).double()
             step[pixel] = h
             step = step.view(1, 1, 3, 4)
-            slope.append(float(critic(between + step) - critic(between - step)) / (2 * h))
+            slope.append(float(discriminator(between + step) - discriminator(between - step)) / (2 * h))
         total += (math.sqrt(sum(s * s for s in slope)) - 1) ** 2
-    said = gradient_penalty(critic, x, y, share)
+    said = gradient_penalty(discriminator, x, y, share)
     print(f"{float(said)} and {total / 3}")
     assert float(said) == pytest.approx(total / 3, rel=1e-6)
     with torch.no_grad():  # also where nothing else is differentiated
-        assert float(gradient_penalty(critic, x, y, share)) == pytest.approx(total / 3, rel=1e-6)
+        assert float(gradient_penalty(discriminator, x, y, share)) == pytest.approx(total / 3, rel=1e-6)
 
 
 def test_the_penalty_s_gradient_reaches_the_critic_alone():
     torch.manual_seed(0)
-    critic = Critic().double()
+    discriminator = Critic().double()
     made = torch.randn(3, 1, 3, 4).double().requires_grad_()
     x, share = torch.randn(3, 1, 3, 4).double(), torch.rand(3).double()
-    gradient_penalty(critic, x, made, share).backward()
+    gradient_penalty(discriminator, x, made, share).backward()
     assert made.grad is None
-    weight = critic.layers[1].weight
+    weight = discriminator.layers[1].weight
     got, h = float(weight.grad[2, 3]), 1e-5
     with torch.no_grad():
         weight[2, 3] += h
-        up = float(gradient_penalty(critic, x, made, share))
+        up = float(gradient_penalty(discriminator, x, made, share))
         weight[2, 3] -= 2 * h
-        down = float(gradient_penalty(critic, x, made, share))
+        down = float(gradient_penalty(discriminator, x, made, share))
     assert got == pytest.approx((up - down) / (2 * h), rel=1e-5)
     assert abs(got) > 1e-6

@@ -26,11 +26,11 @@ def by_hand(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def test_frechet_is_the_formula():
     a, b = sets()
-    said, wanted = float(fidelity_diversity.frechet(a, b)), by_hand(a, b)
+    said, wanted = float(fidelity_diversity.frechet_distance(a, b)), by_hand(a, b)
     print(f"{said} and {wanted}")
     assert said == pytest.approx(wanted, rel=1e-6)
-    assert float(fidelity_diversity.frechet(b, a)) == pytest.approx(wanted, rel=1e-6)
-    assert float(fidelity_diversity.frechet(a, a)) == pytest.approx(0, abs=1e-6)
+    assert float(fidelity_diversity.frechet_distance(b, a)) == pytest.approx(wanted, rel=1e-6)
+    assert float(fidelity_diversity.frechet_distance(a, a)) == pytest.approx(0, abs=1e-6)
 
 
 class Flat(torch.nn.Module):
@@ -50,7 +50,7 @@ def test_frechet_is_torchmetrics():
     theirs.update(a, real=True)
     theirs.update(b, real=False)
     said, wanted = (
-        float(fidelity_diversity.frechet(b.flatten(1), a.flatten(1))),
+        float(fidelity_diversity.frechet_distance(b.flatten(1), a.flatten(1))),
         float(theirs.compute()),
     )
     print(f"{said} and {wanted}")
@@ -63,15 +63,15 @@ def test_frechet_of_gaussians_whose_distance_is_known():
     a, b = corners * torch.tensor([1.0, 2.0]), corners * torch.tensor([3.0, 2.0]) + 5
     deviation = (4 / 3) ** 0.5  # unbiased, of ±1 in a set of four
     wanted = 2 * 25 + (2 * deviation) ** 2
-    assert float(fidelity_diversity.frechet(a, b)) == pytest.approx(wanted, rel=1e-9)
+    assert float(fidelity_diversity.frechet_distance(a, b)) == pytest.approx(wanted, rel=1e-9)
 
 
 def test_frechet_with_fewer_pictures_than_features():
     a, b = sets(6, 5, 20)
-    assert float(fidelity_diversity.frechet(a, b)) == pytest.approx(by_hand(a, b), rel=1e-5)
-    assert float(fidelity_diversity.frechet(a, a)) == pytest.approx(0, abs=1e-5)
+    assert float(fidelity_diversity.frechet_distance(a, b)) == pytest.approx(by_hand(a, b), rel=1e-5)
+    assert float(fidelity_diversity.frechet_distance(a, a)) == pytest.approx(0, abs=1e-5)
     with pytest.raises(BadInput, match="two pictures or more, not 1"):
-        fidelity_diversity.frechet(a[:1], b)
+        fidelity_diversity.frechet_distance(a[:1], b)
 
 
 @pytest.mark.parametrize("rows", [1000, 7])
@@ -107,21 +107,21 @@ def test_what_flatters_one_figure_shows_in_another():
     precision, recall = fidelity_diversity.precision_recall(one, real)
     assert float(precision) == 1.0
     assert float(recall) < 0.05
-    assert float(fidelity_diversity.variety(one, real)) < 1e-4
-    assert float(fidelity_diversity.variety(real[:200], real)) == pytest.approx(1, abs=0.15)
+    assert float(fidelity_diversity.relative_variance(one, real)) < 1e-4
+    assert float(fidelity_diversity.relative_variance(real[:200], real)) == pytest.approx(1, abs=0.15)
 
 
 def test_shares_modes_and_agreement():
     labels = torch.tensor([0, 0, 2, 2, 2, 2, 2, 2, 2, 2])
-    shares = fidelity_diversity.shares(labels, 4)
+    shares = fidelity_diversity.class_frequencies(labels, 4)
     assert shares.tolist() == [0.2, 0.0, 0.8, 0.0]
     real = torch.tensor([0.5, 0.3, 0.2, 0.0]).double()
-    assert fidelity_diversity.modes(shares, real).tolist() == [True, False, True, False]
-    assert fidelity_diversity.modes(shares, real, least=0.5).tolist() == [False, False, True, False]
-    assert float(fidelity_diversity.agreement(labels, torch.tensor([0] * 5 + [2] * 5))) == 0.7
+    assert fidelity_diversity.covered_classes(shares, real).tolist() == [True, False, True, False]
+    assert fidelity_diversity.covered_classes(shares, real, least=0.5).tolist() == [False, False, True, False]
+    assert float(fidelity_diversity.label_accuracy(labels, torch.tensor([0] * 5 + [2] * 5))) == 0.7
 
 
 def test_nearest_is_the_nearest():
     a, b = sets(20, 30, 3)
     wanted = [min(range(30), key=lambda j, p=p: float((p - b[j]).norm())) for p in a]
-    assert fidelity_diversity.nearest(a, b).tolist() == wanted
+    assert fidelity_diversity.nearest_neighbor(a, b).tolist() == wanted

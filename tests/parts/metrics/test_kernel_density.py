@@ -2,9 +2,9 @@
 
 import torch
 from sklearn.neighbors import KernelDensity
+from torchstone.parts.metrics.kernel_density import log_kernel_density
 
 from torchstone.parts.metrics import kernel_density
-from torchstone.parts.metrics.kernel_density import log_kernel_density
 
 
 def test_it_is_scikit_learns(monkeypatch):

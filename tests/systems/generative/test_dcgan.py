@@ -8,14 +8,14 @@ from torch import nn
 
 from torchstone.errors import BadInput
 from torchstone.parts.facts import parameters
-from torchstone.parts.gan.spectral_norm import Spectral
+from torchstone.parts.gan.spectral_norm import SpectralNorm
 from torchstone.systems.generative import dcgan
-from torchstone.systems.generative.dcgan import Critic, Generator, grids
+from torchstone.systems.generative.dcgan import Discriminator, Generator, grid_sizes
 
 
 def test_published_counts():
     assert parameters(Generator()) == 3_576_704
-    assert parameters(Critic()) == 2_765_568
+    assert parameters(Discriminator()) == 2_765_568
 
 
 def up(wide, narrow, side=4, stride=2, pad=1):
@@ -42,8 +42,8 @@ def test_networks_are_the_published_ones_layer_by_layer():
         down(4 * n, 8 * n), nn.BatchNorm2d(8 * n), nn.LeakyReLU(0.2),
         down(8 * n, 1, 4, 1, 0),
     )  # fmt: skip
-    ours, critic = Generator(10, n), Critic(n)
-    for theirs, net in ((made, ours), (told, critic)):
+    ours, discriminator = Generator(10, n), Discriminator(n)
+    for theirs, net in ((made, ours), (told, discriminator)):
         weights = zip(net.state_dict().items(), theirs.state_dict().values(), strict=True)
         theirs.load_state_dict({k: a for k, (a, _) in zip(theirs.state_dict(), zip(
             net.state_dict().values(), theirs.state_dict().values(), strict=True), strict=True)})  # fmt: skip
@@ -52,12 +52,12 @@ def test_networks_are_the_published_ones_layer_by_layer():
     pictures = ours(z)
     assert pictures.shape == (5, 3, 64, 64)
     assert torch.allclose(pictures, made(z[:, :, None, None]), atol=1e-6)
-    assert torch.allclose(critic(pictures), told(pictures).flatten(), atol=1e-6)
+    assert torch.allclose(discriminator(pictures), told(pictures).flatten(), atol=1e-6)
 
 
 def test_weights_begin_as_in_the_paper():
     torch.manual_seed(0)
-    for net in (Generator(100, 16), Critic(16)):
+    for net in (Generator(100, 16), Discriminator(16)):
         for name, p in net.named_parameters():
             values = p.detach()
             if values.ndim == 4 and values.numel() > 1000:
@@ -75,10 +75,10 @@ def test_weights_begin_as_in_the_paper():
     [(64, [4, 8, 16, 32, 64]), (28, [7, 14, 28]), (32, [4, 8, 16, 32]), (8, [4, 8]), (40, [5, 10, 20, 40])],
 )  # fmt: skip
 def test_grids_double(size, sides):
-    assert grids(size) == sides
+    assert grid_sizes(size) == sides
     made = Generator(3, 2, 1, size)(torch.randn(2, 3))
     assert made.shape == (2, 1, size, size)
-    assert Critic(2, 1, size)(made).shape == (2,)
+    assert Discriminator(2, 1, size)(made).shape == (2,)
 
 
 @pytest.mark.parametrize("size", [7, 30, 36, 2, 0])
@@ -89,17 +89,17 @@ def test_a_side_that_cannot_be_reached_by_doubling_is_refused(size):
 
 def test_what_is_no_network_is_refused():
     with pytest.raises(BadInput, match="did you mean batch"):
-        Critic(norm="bach")
+        Discriminator(norm="bach")
     with pytest.raises(BadInput, match="at least 1"):
         Generator(width=0)
 
 
 @pytest.mark.parametrize(("norm", "kinds"), [("batch", nn.BatchNorm2d), ("layer", nn.GroupNorm)])
 def test_norms_are_everywhere_but_at_the_first_and_last_layer(norm, kinds):
-    net = Critic(4, norm=norm)
+    net = Discriminator(4, norm=norm)
     assert sum(isinstance(m, kinds) for m in net.modules()) == 3
     assert not isinstance(net.layers[1], kinds)
-    plain = Critic(4, norm="none")
+    plain = Discriminator(4, norm="none")
     assert all(m.bias is not None for m in plain.modules() if isinstance(m, nn.Conv2d))
 
 
@@ -114,23 +114,23 @@ def test_a_trained_critic_s_layers_have_a_largest_singular_value_of_1():
         lr=1e-4, batch_size=4, device="cpu",
     )  # fmt: skip
     run = next(dcgan.build(recipe))
-    critic = run.state["critic"]
-    weights = [p for p in critic.parameters() if p.ndim > 1]
+    discriminator = run.state["critic"]
+    weights = [p for p in discriminator.parameters() if p.ndim > 1]
     before = [p.detach().clone() for p in weights]
     for _ in range(20):
         run.update(next(run.stream))
     moved = [not torch.equal(a, b) for a, b in zip(before, weights, strict=True)]
-    layers = [m for m in critic.modules() if isinstance(m, nn.Conv2d)]
-    critic.eval()
+    layers = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d)]
+    discriminator.eval()
     moving = [largest(layer) for layer in layers]
-    critic.train()
+    discriminator.train()
     for _ in range(40):
-        critic(torch.randn(1, 1, 28, 28))
-    critic.eval()
+        discriminator(torch.randn(1, 1, 28, 28))
+    discriminator.eval()
     resting = [largest(layer) for layer in layers]
     print(moving, resting)
     assert all(moved)
-    assert len(layers) == sum(isinstance(m, Spectral) for m in critic.modules()) == 3
+    assert len(layers) == sum(isinstance(m, SpectralNorm) for m in discriminator.modules()) == 3
     assert moving == pytest.approx([1] * 3, abs=0.02)
     assert resting == pytest.approx([1] * 3, abs=1e-3)
 

@@ -9,12 +9,12 @@ from torch import nn
 from torchstone.engine.run import Clock, fit
 from torchstone.parts.facts import parameters
 from torchstone.systems.generative import cgan, dcgan, gan
-from torchstone.tasks.gan.mode_collapse import Watch
+from torchstone.tasks.gan.mode_collapse import ModeCollapseMonitor
 
 
 def test_published_counts():
     assert parameters(gan.Generator()) == 2_503_984
-    assert parameters(gan.Critic()) == 1_231_441
+    assert parameters(gan.Discriminator()) == 1_231_441
     wide = nn.Sequential(nn.Linear(100, 1200), nn.Linear(1200, 1200), nn.Linear(1200, 784))
     assert parameters(gan.Generator()) == parameters(wide)
 
@@ -28,7 +28,7 @@ def test_a_maxout_unit_is_the_largest_of_its_pieces():
 
 def test_weights_begin_as_they_were_published():
     torch.manual_seed(0)
-    for net, bound in ((gan.Generator(), 0.05), (gan.Critic(), 0.005)):
+    for net, bound in ((gan.Generator(), 0.05), (gan.Discriminator(), 0.005)):
         for name, p in net.named_parameters():
             if p.ndim > 1:
                 assert 0.98 * bound < float(p.detach().abs().max()) <= bound, name
@@ -41,12 +41,12 @@ def test_pictures_lie_on_0_to_1_and_the_critic_drops_in_training_alone():
     made = gan.Generator(width=50)(torch.randn(5, 100))
     assert made.shape == (5, 1, 28, 28)
     assert 0 < float(made.detach().min()) < float(made.detach().max()) < 1
-    critic = gan.Critic(20, 3)
-    nn.init.normal_(critic.output.weight)
-    assert not torch.equal(critic(made), critic(made))
-    critic.eval()
-    assert torch.equal(critic(made), critic(made))
-    assert critic(made).shape == (5,)
+    discriminator = gan.Discriminator(20, 3)
+    nn.init.normal_(discriminator.output.weight)
+    assert not torch.equal(discriminator(made), discriminator(made))
+    discriminator.eval()
+    assert torch.equal(discriminator(made), discriminator(made))
+    assert discriminator(made).shape == (5,)
 
 
 # ------------------------------------------------------------------------------ killed and resumed
@@ -134,7 +134,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(name, tmp_path):
 @pytest.mark.parametrize("drop", ["critic_optimiser", "ema", "watch"])
 def test_nothing_of_the_state_could_be_left_out(drop, tmp_path, monkeypatch):
     # a watch that knows something no other figure says
-    monkeypatch.setattr(Watch, "look", lambda self, *_: self.best.update(modes=self.best["modes"] + 1) or 0.0)  # fmt: skip
+    monkeypatch.setattr(ModeCollapseMonitor, "look", lambda self, *_: self.best.update(modes=self.best["modes"] + 1) or 0.0)  # fmt: skip
     run = begun("gan")
     fit(run, tmp_path / "whole", clock=CLOCK, quiet=True)
     again = broken_off("gan", tmp_path / "cut", after=5, drop=drop)

@@ -9,7 +9,7 @@ import torch
 from torchstone.errors import BadInput, NotFinite
 from torchstone.systems import CATALOGUE
 from torchstone.systems.generative import realnvp
-from torchstone.systems.generative.realnvp import RECIPES, VARIANTS, RealNVP, lively
+from torchstone.systems.generative.realnvp import RECIPES, VARIANTS, RealNVP, randomize_weights
 from torchstone.verify import verify
 
 
@@ -33,7 +33,7 @@ WITHIN = {torch.float64: 1e-10, torch.float32: 1e-5}
 def test_log_det_inverse_and_log_prob_at_random_weights(name, dtype):
     shape, scales = SHAPES[name]
     torch.manual_seed(1)
-    flow = lively(RealNVP(shape, width=6, blocks=1, couplings=2, scales=scales), by=0.15).to(dtype)
+    flow = randomize_weights(RealNVP(shape, width=6, blocks=1, couplings=2, scales=scales), by=0.15).to(dtype)
     x = torch.randn(2, *shape, dtype=dtype)
     with torch.no_grad():
         z, log_det = flow(x)
@@ -63,7 +63,7 @@ def test_log_det_inverse_and_log_prob_at_random_weights(name, dtype):
 @pytest.mark.parametrize("seed", range(2))
 def test_the_density_adds_up_to_one(seed):
     torch.manual_seed(seed)
-    flow = lively(RealNVP(couplings=6, width=16, mean=[1.0, -2.0], std=[0.5, 3.0])).double()
+    flow = randomize_weights(RealNVP(couplings=6, width=16, mean=[1.0, -2.0], std=[0.5, 3.0])).double()
     side, reach = 350, torch.tensor([9.0, 54.0], dtype=torch.float64)
     step = (torch.arange(side, dtype=torch.float64) + 0.5) / side * 2 - 1
     places = torch.cartesian_prod(step, step) * reach + torch.tensor([1.0, -2.0])
@@ -76,7 +76,7 @@ def test_the_density_adds_up_to_one(seed):
 def test_samples_have_the_density_that_is_told():
     """E over samples of any f is ∫ f p: here of the two coordinates and their squares, on a grid."""
     torch.manual_seed(5)
-    flow = lively(RealNVP(couplings=4, width=8), by=0.2).double()
+    flow = randomize_weights(RealNVP(couplings=4, width=8), by=0.2).double()
     points = flow.sample(20_000, seed=0)
     step = (torch.arange(300, dtype=torch.float64) + 0.5) / 300 * 24 - 12
     places = torch.cartesian_prod(step, step)
@@ -146,7 +146,7 @@ def test_training_lowers_what_the_definition_says():
     """One step's loss, by the density of each picture written out from its Jacobian's parts."""
     run = next(realnvp.build(smoke(ema=0.0, lr=1e-12)))
     batch, flow = next(run.stream), run.state["model"]
-    lively(flow, by=0.05)
+    randomize_weights(flow, by=0.05)
     loss = float(run.update(batch)["loss"])
     levels = torch.floor(batch.pictures.double() * 17 / 256)
     y = (levels + batch.u.double()) / 17

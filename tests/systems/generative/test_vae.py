@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import torchstone as ts
-from torchstone.data.vision.dequantized_batches import Chanced
+from torchstone.data.vision.dequantized_batches import LikelihoodBatch
 from torchstone.errors import BadInput
-from torchstone.parts.vae.elbo import divergence, importance, log_weights, on_or_off
+from torchstone.parts.vae.elbo import bernoulli_log_prob, iwae_bound, kl_to_prior, log_importance_weights
 from torchstone.systems import CATALOGUE
 from torchstone.systems.generative import vae
 from torchstone.systems.generative.vae import RECIPES, VAE, VARIANTS
@@ -38,9 +38,9 @@ def test_codes_and_pictures_have_the_shapes_that_are_promised(name):
     make, shape = VARIANTS[name]
     model, x = make(), torch.rand(2, *shape)
     mean, logvar = model.encode(x)
-    assert mean.shape == logvar.shape == (2, model.latent)
+    assert mean.shape == logvar.shape == (2, model.latent_dim)
     assert model.decode(mean).shape == (2, *shape)
-    logits, *_ = model(x, torch.randn(2, 3, model.latent))
+    logits, *_ = model(x, torch.randn(2, 3, model.latent_dim))
     assert logits.shape == (2, 3, *shape)
     assert torch.allclose(model(x)[0], model.decode(mean))
 
@@ -57,7 +57,7 @@ def test_samples_do_not_mix_pictures():
 def test_gradients_of_a_training_step_are_those_of_the_definition():
     """The update's own loss, from a batch of its stream, by torch.distributions one number at a time."""
     run = next(vae.build(smoke(ema=0.0, samples=3, lr=1e-12)))
-    batch: Chanced = next(run.stream)
+    batch: LikelihoodBatch = next(run.stream)
     model = run.state["model"]
     said = run.update(batch)
     ours = {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -89,9 +89,9 @@ def test_the_weighted_bound_trains_on_what_it_says():
         x = (batch.pictures / 255 >= 0.5).float()
         logits, mean, logvar = model(x, batch.epsilon)
         z = mean[:, None] + (logvar / 2).exp()[:, None] * batch.epsilon
-        weights = log_weights(on_or_off(logits, x), z, batch.epsilon, logvar)
-        bound = on_or_off(logits, x).mean() - divergence(mean, logvar).sum(1).mean()
-    assert float(said["loss"]) == pytest.approx(-float(importance(weights).mean()), rel=1e-5)
+        weights = log_importance_weights(bernoulli_log_prob(logits, x), z, batch.epsilon, logvar)
+        bound = bernoulli_log_prob(logits, x).mean() - kl_to_prior(mean, logvar).sum(1).mean()
+    assert float(said["loss"]) == pytest.approx(-float(iwae_bound(weights).mean()), rel=1e-5)
     assert float(said["bound"]) == pytest.approx(float(bound), rel=1e-5)
     assert -float(said["loss"]) > float(said["bound"])
 
@@ -112,13 +112,13 @@ def test_a_price_on_the_code_and_free_bits_change_what_is_paid():
 def test_it_begins_by_saying_each_pixel_s_frequency():
     model = VAE(size=8, widths=(16,), latent=4)
     frequency = torch.rand(1, 8, 8)
-    model.begin(frequency)
+    model.init_output_bias(frequency)
     said = model.decode(torch.zeros(1, 4)).sigmoid()[0]
     assert torch.allclose(said, frequency.clamp(0.001, 0.999), atol=0.2)
     bias = model.decoder[-2].bias.sigmoid().view(1, 8, 8)
     assert torch.allclose(bias, frequency.clamp(0.001, 0.999), atol=1e-5)
     conv = VAE(size=8, widths=(6,), latent=2, convolve=True)
-    conv.begin(frequency)
+    conv.init_output_bias(frequency)
     assert float(conv.decoder[-1].bias.sigmoid()) == pytest.approx(float(frequency.mean()), abs=1e-5)
 
 
@@ -145,5 +145,5 @@ def test_a_side_that_cannot_be_halved_is_refused():
 
 
 def test_create_makes_a_variant():
-    assert ts.create("vae_plane").latent == 2
-    assert ts.create("vae", latent=5).latent == 5
+    assert ts.create("vae_plane").latent_dim == 2
+    assert ts.create("vae", latent=5).latent_dim == 5

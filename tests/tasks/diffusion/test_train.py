@@ -11,7 +11,7 @@ from torchstone.data.vision.captioned import Captioned
 from torchstone.data.vision.dataset import Pictures, PictureSet
 from torchstone.errors import BadInput
 from torchstone.metrics import memorization
-from torchstone.metrics.classifier_features import Judge
+from torchstone.metrics.classifier_features import FeatureClassifier
 from torchstone.parts.diffusion.process import Process
 from torchstone.tasks.diffusion import classifier_guidance, guidance_sweep, sampler
 from torchstone.tasks.diffusion.conditioning import Material, by_caption, by_label, context
@@ -123,7 +123,7 @@ def test_the_judge_steers_towards_a_label_and_knows_ink_by_its_margin():
             return torch.stack([-by, 0 * by, by], 1)
 
     metadata = {"mean": [0.5], "std": [0.25], "channels": 1, "ink": True}
-    judging = Judge(Bright(), metadata, ("dark", "grey", "bright"), 1.0)
+    judging = FeatureClassifier(Bright(), metadata, ("dark", "grey", "bright"), 1.0)
     model = Gaussian(shape=(1, 28, 28))
     bright, dark = (
         drawn(
@@ -149,12 +149,12 @@ def test_the_judge_steers_towards_a_label_and_knows_ink_by_its_margin():
         plain,
     )
     from torchstone.data.vision.dataset import normalise
-    from torchstone.metrics.classifier_features import fitted
+    from torchstone.metrics.classifier_features import resize_uint8
 
     for side, ink in ((28, True), (20, True), (28, False), (32, False)):
         mine = metadata | {"ink": ink}
         pictures = torch.randint(256, (2, 1, side, side), dtype=torch.uint8)
-        wanted = normalise(fitted(pictures, mine), mine)
+        wanted = normalise(resize_uint8(pictures, mine), mine)
         said = classifier_guidance.seen(pictures.float() / 127.5 - 1, mine)
         assert torch.allclose(said, wanted, atol=0.01)  # `fitted` rounds
 
@@ -338,7 +338,7 @@ def test_a_survey_asks_for_every_scale_and_both_samplers(tmp_path):
         chances = torch.eye(3)[labels]
         return guidance_sweep.Seen(features / number, chances)
 
-    judging = Judge(nn.Identity(), {}, (), 1.0)
+    judging = FeatureClassifier(nn.Identity(), {}, (), 1.0)
     object.__setattr__(judging, "see", see)
     real = guidance_sweep.Seen(features, torch.eye(3)[torch.arange(30) % 3]), torch.arange(30) % 3
     found = guidance_sweep.survey(draw, judging, real, 30, torch.arange(30) % 3, 40)

@@ -8,15 +8,15 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchstone.parts.flow.dequantization import bits_per_dim
 
 from torchstone.data.tabular.points import load_points
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine.run import Clock, fit
 from torchstone.errors import BadInput, NotFinite
-from torchstone.parts.flow.dequantization import bits
 from torchstone.plots import density_2d
 from torchstone.systems.generative import realnvp
-from torchstone.systems.generative.realnvp import RECIPES, RealNVP, lively
+from torchstone.systems.generative.realnvp import RECIPES, RealNVP, randomize_weights
 from torchstone.tasks.flow import inference, train_images, train_points
 
 
@@ -43,28 +43,28 @@ class Uniform(nn.Module):
 
 def test_one_density_everywhere_takes_the_bits_of_the_levels():
     data = load_pictures("digits", size=8, channels=1, device="cpu")
-    nats = train_images.nats(Uniform(), data.test, 17)
+    nats = train_images.image_log_prob(Uniform(), data.test, 17)
     assert float(nats.abs().max()) < 1e-3
-    assert float(bits(nats, 64, 17).mean()) == pytest.approx(math.log2(17), abs=1e-4)
+    assert float(bits_per_dim(nats, 64, 17).mean()) == pytest.approx(math.log2(17), abs=1e-4)
 
 
 def test_the_histogram_beside_it_is_counted_by_hand():
     data = load_pictures("digits", size=8, channels=1, device="cpu")
-    train, test = (train_images.everything(split).long() * 17 // 256 for split in (data.train, data.test))
+    train, test = (train_images.all_images(split).long() * 17 // 256 for split in (data.train, data.test))
     total = 0.0
     for row in range(8):
         for column in range(8):
             counts = np.bincount(train[:, 0, row, column], minlength=17) + 1.0
             total -= np.log2(counts / counts.sum())[test[:, 0, row, column]].sum()
     by_hand = total / (64 * len(test))
-    found = train_images.alone(data, 17)
+    found = train_images.histogram_baseline(data, 17)
     print(f"{found:.4f} bits a dimension, by hand {by_hand:.4f}")
     assert found == pytest.approx(by_hand, abs=1e-9)
 
 
 def test_the_kernels_beside_it_are_no_worse_than_any_other_width():
     points = load_points("moons")
-    found = train_points.kernel_loss(points)
+    found = train_points.kde_loss(points)
     from sklearn.neighbors import KernelDensity
 
     test, train = (each[:n].numpy() for each, n in ((points.test, 400), (points.train, None)))
@@ -120,7 +120,7 @@ def test_samples_are_rows_or_a_drawing(moons, tmp_path):
     assert len(drawn) == 7
     assert drawn[0].shape == (2,)
     (name,) = inference.sample(flow, moons.metadata, count=50, out=tmp_path / "plane.png")
-    assert Image.open(name).width > 2 * density_2d.SIDE
+    assert Image.open(name).width > 2 * density_2d.RESOLUTION
     for options, said in (({"count": 0}, "at least 1"), ({"temperature": -1.0}, "positive")):
         with pytest.raises(BadInput, match=said):
             inference.sample(flow, moons.metadata, **options)
@@ -134,20 +134,20 @@ def test_one_sample_that_is_not_finite_is_an_error_everywhere(moons, tmp_path):
         lambda: inference.sample(flow, moons.metadata, count=5),
         lambda: inference.evaluate(flow, moons.metadata, "moons", held_out=True),
         lambda: inference.predict(flow, moons.metadata, ["0,1"]),
-        lambda: density_2d.painted(flow, torch.randn(9, 2)),
+        lambda: density_2d.density_images(flow, torch.randn(9, 2)),
     ):
         with pytest.raises(NotFinite, match="not finite"):
             use()
 
 
 def test_the_drawn_density_is_the_flow_s():
-    flow = lively(RealNVP(couplings=2, width=8), by=0.2)
+    flow = randomize_weights(RealNVP(couplings=2, width=8), by=0.2)
     frame = (-3.0, 5.0, -2.0, 2.0)
-    high = density_2d.heights(flow, frame, 20)
+    high = density_2d.density_grid(flow, frame, 20)
     with torch.no_grad():
         there = flow.log_prob(torch.tensor([[-3 + 8 * 4.5 / 20, -2 + 4 * 15.5 / 20]])).exp()
     assert float(high[15, 4]) == pytest.approx(float(there), rel=1e-4)
-    picture = density_2d.coloured(np.array([[0.0, 1.0], [0.0, 0.0]]))
+    picture = density_2d.colorize(np.array([[0.0, 1.0], [0.0, 0.0]]))
     assert int(picture[:, 1, 1].sum()) > int(picture[:, 0, 1].sum())  # the first row is at the bottom
 
 
@@ -181,6 +181,6 @@ def test_pictures_are_sampled_and_scored(tmp_path):
     Image.fromarray(picture[0, 0].numpy()).save(file)
     metadata = run.metadata | {"picture": run.metadata["picture"] | {"ink": False}}
     (said,) = inference.predict(flow, metadata, [file])
-    nats = float(train_images.nats(flow, picture, 17))
+    nats = float(train_images.image_log_prob(flow, picture, 17))
     assert said["log_density"] == pytest.approx(nats, abs=1e-3)
     assert said["bits_per_dimension"] == pytest.approx((math.log(17) - nats / 64) / math.log(2), abs=1e-4)

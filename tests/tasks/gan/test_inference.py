@@ -6,10 +6,10 @@ from PIL import Image
 from torch import nn
 
 from torchstone.errors import BadInput, NotFinite
-from torchstone.plots.sample_grid import unit
+from torchstone.plots.sample_grid import unit_range
 from torchstone.tasks.gan import inference
 
-PICTURE = unit({"size": 4, "channels": 1, "ink": True})
+PICTURE = unit_range({"size": 4, "channels": 1, "ink": True})
 
 
 class Maker(nn.Module):
@@ -17,7 +17,7 @@ class Maker(nn.Module):
 
     def __init__(self, classes: int = 0):
         super().__init__()
-        self.latent, self.classes = 3, classes
+        self.latent_dim, self.classes = 3, classes
         self.layer, self.norm = nn.Linear(3, 16), nn.BatchNorm1d(16)
 
     def forward(self, z, labels=None):
@@ -27,10 +27,10 @@ class Maker(nn.Module):
 
 def test_a_picture_depends_on_its_noise_alone(monkeypatch):
     model = Maker().train()
-    whole = inference.drawn(model, 9, PICTURE, seed=4)
+    whole = inference.sample_images(model, 9, PICTURE, seed=4)
     monkeypatch.setattr(inference, "ROWS", 2)
-    assert torch.equal(inference.drawn(model, 9, PICTURE, seed=4), whole)
-    assert not torch.equal(inference.drawn(model, 9, PICTURE, seed=5), whole)
+    assert torch.equal(inference.sample_images(model, 9, PICTURE, seed=4), whole)
+    assert not torch.equal(inference.sample_images(model, 9, PICTURE, seed=5), whole)
     assert model.training
     z = torch.randn(9, 3, generator=torch.Generator().manual_seed(4))
     by_hand = (model.eval()(z) * 255).round().byte()
@@ -57,4 +57,4 @@ def test_one_picture_that_is_not_finite_is_an_error():
     with torch.no_grad():
         model.layer.bias[3] = float("nan")
     with pytest.raises(NotFinite, match="not finite"):
-        inference.drawn(model, 4, PICTURE)
+        inference.sample_images(model, 4, PICTURE)

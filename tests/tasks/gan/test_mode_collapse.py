@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torchstone.tasks.gan.mode_collapse import Watch
+from torchstone.tasks.gan.mode_collapse import ModeCollapseMonitor
 
 CLASSES = [str(i) for i in range(10)]
 EVERY = torch.ones(10, dtype=torch.bool)
@@ -13,7 +13,9 @@ def has(*which: int) -> torch.Tensor:
     return torch.tensor([i in which for i in range(10)])
 
 
-def look(watch: Watch, there: torch.Tensor, variety: float, step: int, capsys) -> tuple[float, str]:
+def look(
+    watch: ModeCollapseMonitor, there: torch.Tensor, variety: float, step: int, capsys
+) -> tuple[float, str]:
     numbers = {"modes": float(there.sum()), "variety": variety}
     said = watch.look(numbers, there, step, 100)
     line = capsys.readouterr().err
@@ -22,7 +24,7 @@ def look(watch: Watch, there: torch.Tensor, variety: float, step: int, capsys) -
 
 
 def test_a_collapse_is_named_once_with_the_missing_classes_and_a_recovery_ends_it(capsys):
-    watch = Watch(CLASSES)
+    watch = ModeCollapseMonitor(CLASSES)
     assert look(watch, has(1), 0.0, 0, capsys) == (0.0, ""), "nothing is learnt yet"
     assert look(watch, EVERY, 0.9, 30, capsys) == (0.0, "")
     collapsed, line = look(watch, has(1, 7), 0.6, 40, capsys)
@@ -37,7 +39,7 @@ def test_a_collapse_is_named_once_with_the_missing_classes_and_a_recovery_ends_i
 
 
 def test_samples_that_become_alike_are_a_collapse_though_all_classes_are_there(capsys):
-    watch = Watch(CLASSES)
+    watch = ModeCollapseMonitor(CLASSES)
     look(watch, EVERY, 0.8, 50, capsys)
     assert look(watch, EVERY, 0.41, 55, capsys)[0] == 0.0
     collapsed, line = look(watch, EVERY, 0.39, 60, capsys)
@@ -48,32 +50,32 @@ def test_samples_that_become_alike_are_a_collapse_though_all_classes_are_there(c
 
 @pytest.mark.parametrize(("step", "collapsed"), [(10, 1.0), (2, 1.0)])
 def test_what_was_there_can_be_lost_at_any_time(step, collapsed, capsys):
-    watch = Watch(CLASSES)
+    watch = ModeCollapseMonitor(CLASSES)
     look(watch, has(*range(8)), 0.6, 1, capsys)
     assert look(watch, has(1, 2, 3), 0.6, step, capsys)[0] == collapsed
 
 
 def test_a_generator_that_never_made_more_than_a_few_is_named_after_a_quarter(capsys):
     for modes, variety, late in (((0, 1), 0.6, 1.0), (range(9), 0.2, 1.0), (range(6), 0.3, 0.0)):
-        watch = Watch(CLASSES)
+        watch = ModeCollapseMonitor(CLASSES)
         assert look(watch, has(*modes), variety, 24, capsys)[0] == 0.0
         assert look(watch, has(*modes), variety, 25, capsys)[0] == late
 
 
 def test_what_it_remembers_is_its_state(capsys):
-    first, second = Watch(CLASSES), Watch(CLASSES)
+    first, second = ModeCollapseMonitor(CLASSES), ModeCollapseMonitor(CLASSES)
     look(first, EVERY, 0.9, 5, capsys)
     look(first, has(2), 0.9, 6, capsys)
     second.load_state_dict(first.state_dict())
     assert second.state_dict() == {"best": {"modes": 10.0, "variety": 0.9}, "named": True}
     assert look(second, has(2), 0.9, 7, capsys) == (1.0, "")
-    assert look(Watch(CLASSES), has(2), 0.9, 7, capsys)[0] == 0.0
+    assert look(ModeCollapseMonitor(CLASSES), has(2), 0.9, 7, capsys)[0] == 0.0
     first.best["modes"] = 0.0
     assert second.best["modes"] == 10.0, "the states are apart"
 
 
 def test_of_very_many_classes_ten_are_named(capsys):
-    watch = Watch([f"c{i}" for i in range(30)])
+    watch = ModeCollapseMonitor([f"c{i}" for i in range(30)])
     watch.look({"modes": 2.0, "variety": 1.0}, torch.arange(30) > 27, 90, 100)
     line = capsys.readouterr().err
     assert "28 of 30 classes are missing (c0, c1, c2, c3, c4, c5, c6, c7, c8, c9 …)" in line

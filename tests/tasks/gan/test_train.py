@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_map
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.engine.run import Clock, fit
 from torchstone.errors import BadInput
-from torchstone.metrics.classifier_features import judge
 from torchstone.systems.convolutional import lenet5
 from torchstone.systems.generative import cgan, dcgan, gan
 from torchstone.tasks.gan import inference, train
+from torchstone.tasks.vision.feature_classifier import train_or_load_classifier
 
 MODULES = {"gan": gan, "dcgan": dcgan, "cgan": cgan}
 
@@ -75,40 +75,40 @@ class ByHand:
     """The same two networks, each step as the papers say it; the critic has all its turns first."""
 
     def __init__(self, run, recipe):
-        self.model, self.critic = (copy.deepcopy(run.state[n]) for n in ("model", "critic"))
+        self.model, self.discriminator = (copy.deepcopy(run.state[n]) for n in ("model", "critic"))
         self.average = copy.deepcopy(self.model)
         self.recipe, self.rounds = recipe, 0
         rates = recipe.lr, recipe.critic_lr or recipe.lr
-        players = self.model, self.critic
+        players = self.model, self.discriminator
         self.mine, self.theirs = (
             Adam(net.parameters(), lr, recipe.momentum) for net, lr in zip(players, rates, strict=True)
         )
 
     def told(self, labels):
-        return (labels,) if hasattr(self.critic, "classes") else ()
+        return (labels,) if hasattr(self.discriminator, "classes") else ()
 
     def penalty(self, turn, made):
         """Picture by picture, (‖∇ D(x̂)‖ − 1)²."""
         each = []
         for i in range(len(made)):
-            x = (turn.between[i] * turn.real[i] + (1 - turn.between[i]) * made[i])[None]
+            x = (turn.interpolation[i] * turn.real[i] + (1 - turn.interpolation[i]) * made[i])[None]
             x.requires_grad_()
-            said = self.critic(x, *self.told(turn.labels[i : i + 1]))
+            said = self.discriminator(x, *self.told(turn.labels[i : i + 1]))
             slope = torch.autograd.grad(said.sum(), x, create_graph=True)[0]
             each.append((slope.square().sum().sqrt() - 1) ** 2)
         return torch.stack(each).mean()
 
     def round(self, both) -> dict[str, torch.Tensor]:
         loss = self.recipe.loss
-        for turn in both.turns:
+        for turn in both.discriminator_batches:
             made = self.model(turn.z, *self.told(turn.labels)).detach()
             extra = self.recipe.penalty * self.penalty(turn, made) if loss == "wgan_gp" else 0
-            real, fake = (self.critic(x, *self.told(turn.labels)) for x in (turn.real, made))
-            critic_loss = critic_says(loss, real, fake) + extra
-            of_critic = torch.autograd.grad(critic_loss, list(self.critic.parameters()))
+            real, fake = (self.discriminator(x, *self.told(turn.labels)) for x in (turn.real, made))
+            discriminator_loss = critic_says(loss, real, fake) + extra
+            of_critic = torch.autograd.grad(discriminator_loss, list(self.discriminator.parameters()))
             self.theirs.step(of_critic)
-        wish = both.wish
-        fooled = self.critic(self.model(wish.z, *self.told(wish.labels)), *self.told(wish.labels))
+        wish = both.generator_batch
+        fooled = self.discriminator(self.model(wish.z, *self.told(wish.labels)), *self.told(wish.labels))
         generator_loss = generator_says(loss, fooled)
         of_model = torch.autograd.grad(generator_loss, list(self.model.parameters()))
         self.mine.step(of_model)
@@ -120,7 +120,7 @@ class ByHand:
         self.gradients = of_critic, of_model
         return {
             "loss": generator_loss,
-            "critic": critic_loss,
+            "critic": discriminator_loss,
             "real": real.mean(),
             "made": fake.mean(),
         }
@@ -158,7 +158,7 @@ def test_rounds_of_training_are_the_ones_written_out(case):
         torch.manual_seed(step)
         wanted = reference.round(both)
         pairs = {f"{n} of step {step}": (said[n], wanted[n]) for n in wanted}
-        nets = {"model": reference.model, "critic": reference.critic}
+        nets = {"model": reference.model, "critic": reference.discriminator}
         for (net, module), gradients in zip(nets.items(), reversed(reference.gradients), strict=True):
             ours = dict(run.state[net].named_parameters())
             for (n, p), g in zip(module.named_parameters(), gradients, strict=True):
@@ -239,11 +239,11 @@ def test_figures_are_of_samples_from_the_average_and_of_the_untrained_generator(
     untrained = copy.deepcopy(run.state["model"])
     fit(run, clock=Clock(evaluate=12), quiet=True)
     data = load_pictures("digits", size=8, channels=1, device="cpu")
-    judging = judge(data, lenet5)
-    real = judging.see_split(data.test)[0].features.double()
+    judging = train_or_load_classifier(data, lenet5)
+    real = judging.extract_split(data.test)[0].features.double()
 
     def distance(net):
-        made = judging.see(inference.drawn(net, 150, run.metadata["picture"])).features.double()
+        made = judging.extract(inference.sample_images(net, 150, run.metadata["picture"])).features.double()
         covs = [x.T.cov().numpy() for x in (made, real)]
         apart = float((made.mean(0) - real.mean(0)).square().sum())
         return apart + covs[0].trace() + covs[1].trace() - 2 * sqrtm(covs[0] @ covs[1]).real.trace()
@@ -256,7 +256,7 @@ def test_figures_are_of_samples_from_the_average_and_of_the_untrained_generator(
     assert found["distance_untrained"] == pytest.approx(before, rel=1e-4)
     assert found["times_nearer"] == pytest.approx(before / averaged, rel=1e-3)
     assert abs(last - averaged) > 1e-3 * averaged
-    made = judging.see(inference.drawn(nets[0], 150, run.metadata["picture"]))
+    made = judging.extract(inference.sample_images(nets[0], 150, run.metadata["picture"]))
     right = (made.labels == torch.arange(150) % 10).float().mean()
     assert found["agreement"] == pytest.approx(float(right))
     assert 0 < found["distance_training"] < found["distance"]
