@@ -21,7 +21,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["gan", "dcgan", "cgan"])
-def test_a_sheet_of_samples(capsys, runs, tmp_path, name):
+def test_sample_gan_writes_image_grid(capsys, runs, tmp_path, name):
     run, sheets = runs / name, []
     for file, words in (("a", ()), ("b", ()), ("c", ("--seed", 1))):
         code, out, _ = run_cli(capsys, "sample", run, "-n", 64, "--out", tmp_path / f"{file}.png", *words)
@@ -42,7 +42,7 @@ def test_a_sheet_of_samples(capsys, runs, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["gan", "dcgan", "cgan"])
-def test_the_run_folder_has_its_sheets_their_film_and_the_nearest_pictures(runs, name):
+def test_train_gan_run_folder_files(runs, name):
     pictures = {file.name for file in (runs / name / "pictures").iterdir()}
     assert {"samples.png", "samples.gif", "nearest.png", "curves.png"} <= pictures
     sheets = sorted(file.name for file in (runs / name / "samples").iterdir())
@@ -58,14 +58,14 @@ def test_the_run_folder_has_its_sheets_their_film_and_the_nearest_pictures(runs,
 
 
 @pytest.mark.parametrize("name", ["gan", "cgan"])
-def test_the_figures_again(capsys, runs, name):
+def test_eval_gan_repeats_test_metrics(capsys, runs, name):
     result = json.loads((runs / name / "result.json").read_text())["metrics"]
     again = json.loads(run_cli(capsys, "eval", runs / name, "--json")[1])
     for figure in ("distance", "precision", "recall", "variety", "modes", "confident"):
         assert again[figure] == pytest.approx(result[f"test/{figure}"], rel=1e-5), figure
 
 
-def test_a_label_makes_every_picture_of_that_class(capsys, runs, tmp_path):
+def test_sample_cgan_label(capsys, runs, tmp_path):
     run = runs / "cgan"
     code, out, _ = run_cli(capsys, "sample", run, "-n", 9, "--label", 3, "--out", tmp_path / "threes.png")
     assert code == 0
@@ -91,7 +91,7 @@ def test_a_label_makes_every_picture_of_that_class(capsys, runs, tmp_path):
         ("gan", ("--guidance", "2"), "without 'guidance'"),
     ],
 )
-def test_what_cannot_be_sampled_is_refused_and_nothing_is_written(capsys, runs, tmp_path, name, words, said):
+def test_sample_gan_rejects_options_and_writes_nothing(capsys, runs, tmp_path, name, words, said):
     assert said in assert_rejected(capsys, "sample", runs / name, *words, "--out", tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
@@ -105,18 +105,18 @@ def test_what_cannot_be_sampled_is_refused_and_nothing_is_written(capsys, runs, 
         (None, "--out FILE.png"),
     ],
 )
-def test_a_sheet_that_has_no_place_is_refused(capsys, runs, tmp_path, out, said):
+def test_sample_gan_rejects_bad_out(capsys, runs, tmp_path, out, said):
     words = () if out is None else ("--out", tmp_path / out)
     assert said in assert_rejected(capsys, "sample", runs / "gan", "-n", 4, *words)
     assert not list(tmp_path.iterdir())
 
 
-def test_that_a_place_is_missing_is_said_before_anything_is_drawn(capsys, runs, monkeypatch):
+def test_sample_gan_without_out_fails_early(capsys, runs, monkeypatch):
     monkeypatch.setattr(ts.api, "sample", lambda *_, **__: pytest.fail("drawn for nothing"))
     assert "--out FILE.png" in assert_rejected(capsys, "sample", runs / "gan")
 
 
-def test_what_a_full_disk_does_not_take_is_said_in_a_line(capsys, runs, tmp_path):
+def test_sample_gan_reports_full_disk(capsys, runs, tmp_path):
     (tmp_path / "a.png").symlink_to("/dev/full")
     assert "cannot write" in assert_rejected(
         capsys, "sample", runs / "gan", "-n", 4, "--out", tmp_path / "a.png"
@@ -144,12 +144,12 @@ BATCH = ("--variant", "dcgan_mnist")  # whose critic has batch norm
         (("gan/smoke", "--data", "moons"), "moons"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_and_leaves_nothing(capsys, tmp_path, words, said):
+def test_train_gan_rejects_recipe_and_leaves_nothing(capsys, tmp_path, words, said):
     assert said in assert_rejected(capsys, "train", *words, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_other_classes_than_the_generator_knows_are_refused(capsys, runs, tmp_path):
+def test_eval_cgan_rejects_other_classes(capsys, runs, tmp_path):
     for name in ("cats", "dogs"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for i in range(8):
@@ -159,11 +159,11 @@ def test_other_classes_than_the_generator_knows_are_refused(capsys, runs, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["gan", "dcgan", "cgan"])
-def test_show(capsys, name):
+def test_show_gan(capsys, name):
     code, out, _ = run_cli(capsys, "show", name)
     assert (code, "smoke" in out) == (0, True)
 
 
-def test_verify(capsys):
+def test_verify_gan(capsys):
     code, out, _ = run_cli(capsys, "verify", "gan")
     assert (code, "FAIL" in out) == (0, False)

@@ -42,7 +42,7 @@ def split(images):
     return Pictures(torch.zeros(len(images), dtype=torch.long), images)
 
 
-def test_the_distance_is_that_of_the_networks_features(weights):
+def test_inception_metrics_match_singular_value_formula(weights):
     """tr (Σ Σ')^½ is the sum of singular values of A Bᵀ / √((n − 1)(m − 1)), of the centred features: no
     square root of a matrix, and exact where pictures are fewer than features."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -64,7 +64,7 @@ def test_the_distance_is_that_of_the_networks_features(weights):
     assert wanted > 0.1, "sets that differ are told apart"
 
 
-def test_the_same_pictures_have_no_distance_and_colour_matters(weights):
+def test_inception_distance_of_same_images_is_zero(weights):
     network = inception.inception(weights)
     grey, colour = pictures(6, 2), pictures(6, 2, channels=3)
     same = inception.inception_metrics(grey, [split(grey)], network)
@@ -79,7 +79,7 @@ class Evil:
         return (print, ("code ran",))
 
 
-def test_files_that_are_no_weights_are_refused(weights, tmp_path, capsys):
+def test_load_inception_rejects_other_files(weights, tmp_path, capsys):
     empty, code, others = (tmp_path / name for name in ("empty.pth", "code.pth", "others.pth"))
     empty.touch()
     torch.save({"a": Evil()}, code)

@@ -43,7 +43,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_every_maker_of_pictures_is_compared_by_it_too(capsys, runs, tmp_path, monkeypatch, name):
+def test_inception_metrics_for_every_generative_system(capsys, runs, tmp_path, monkeypatch, name):
     asked = []
     stand_in = lambda file, device: asked.append(file) or Coarse()  # noqa: E731
     monkeypatch.setattr(evaluate_samples, "load", stand_in)
@@ -58,7 +58,7 @@ def test_every_maker_of_pictures_is_compared_by_it_too(capsys, runs, tmp_path, m
     assert found["inception_distance"] > 0
 
 
-def test_samples_of_captions_are_compared_with_their_pictures(capsys, tmp_path, monkeypatch):
+def test_inception_metrics_for_captioned_samples(capsys, tmp_path, monkeypatch):
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(120):
@@ -78,7 +78,7 @@ def test_samples_of_captions_are_compared_with_their_pictures(capsys, tmp_path, 
     assert found["samples"] >= 3
 
 
-def test_that_the_package_is_not_there_is_said(capsys, runs, tmp_path, monkeypatch):
+def test_inception_without_package_is_rejected(capsys, runs, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("torch_fidelity")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
@@ -86,7 +86,7 @@ def test_that_the_package_is_not_there_is_said(capsys, runs, tmp_path, monkeypat
     assert "pip install 'torchstone[inception]'" in line
 
 
-def test_what_has_no_use_for_it_is_refused(capsys, runs, tmp_path):
+def test_inception_rejects_bad_files_and_other_systems(capsys, runs, tmp_path):
     file = tmp_path / "weights.pth"
     line = assert_rejected(capsys, "eval", runs / "gan", "--inception", file)
     assert f"there is no file {file}" in line

@@ -1,7 +1,7 @@
 """Inception with the weights of 2015, for the Fréchet inception distance.
 
-The weights are a file of 95 MB, `weights-inception-2015-12-05-6726825d.pth` in the releases of torch-fidelity,
-whose code builds the network.
+The weights are a file of 95 MB, `weights-inception-2015-12-05-6726825d.pth` in the releases of
+torch-fidelity, whose code builds the network.
 """
 
 import pickle

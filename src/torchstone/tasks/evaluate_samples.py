@@ -1,4 +1,4 @@
-"""Sample evaluation, the same for every family of generative models: at the end of training, and in `eval`."""
+"""Evaluation of samples, the same for every generative model: at the end of training, and in `eval`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Points: the same every time, in three splits, and batches that can be gone on from."""
+"""Points: reproducible, in three splits, and batches that can be resumed."""
 
 import pytest
 import torch
@@ -8,21 +8,21 @@ from torchstone.errors import BadInput
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_known_shapes_are_drawn_alike_and_split_without_overlap(name):
+def test_load_points_is_reproducible_without_split_overlap(name):
     points, again = load_points(name), load_points(name)
     splits = [points.train, points.val, points.test]
     assert [len(split) for split in splits] == list(SPLIT_SIZES.values())
     assert torch.equal(points.test, again.test)
     rows = {tuple(row) for split in splits for row in split.tolist()}
     assert len(rows) == sum(SPLIT_SIZES.values())
-    apart = (points.train.mean(0) - points.test.mean(0)).abs() / points.train.std(0)
-    print(f"{name}: {points.description}; train and test {apart.tolist()} deviations apart")
-    assert float(apart.max()) < 0.06, "splits of one and the same density"
+    difference = (points.train.mean(0) - points.test.mean(0)).abs() / points.train.std(0)
+    print(f"{name}: {points.description}; train and test {difference.tolist()} deviations apart")
+    assert float(difference.max()) < 0.06, "splits of one and the same density"
     assert points.mean == points.train.mean(0).tolist()
     assert points.std == points.train.std(0).tolist()
 
 
-def test_two_moons_lie_where_they_should():
+def test_load_points_two_moons_geometry():
     """Half circles of radius 1 around (0, 0) and (1, ½), one turned over."""
     rows = load_points("moons").train
     upper = (rows.norm(dim=1) - 1).abs()
@@ -32,7 +32,7 @@ def test_two_moons_lie_where_they_should():
     assert float(off.mean()) == pytest.approx(0.1 * (2 / torch.pi) ** 0.5, abs=0.01)
 
 
-def test_a_table_without_its_label(tmp_path):
+def test_load_points_from_table_drops_label(tmp_path):
     file = tmp_path / "sizes.csv"
     lines = [f"{i},{i * i % 17},{'ab'[i % 2]}" for i in range(60)]
     file.write_text("\n".join(["length,width,kind", *lines]) + "\n")
@@ -42,13 +42,13 @@ def test_a_table_without_its_label(tmp_path):
     assert points.train.dtype == torch.float32
 
 
-def test_what_has_no_density_is_refused(tmp_path):
+def test_load_points_rejects_constant_and_single_features(tmp_path):
     file = tmp_path / "flat.csv"
     file.write_text("\n".join(["a,b,kind", *(f"{i},7,{'xy'[i % 2]}" for i in range(40))]) + "\n")
     with pytest.raises(BadInput, match="'b' is always the same"):
         load_points(str(file))
     file.write_text("\n".join(["a,kind", *(f"{i},{'xy'[i % 2]}" for i in range(40))]) + "\n")
-    with pytest.raises(BadInput, match="needs two numbers"):
+    with pytest.raises(BadInput, match="needs two features"):
         load_points(str(file))
     with pytest.raises(BadInput, match="did you mean moons"):
         load_points("moon")
@@ -56,19 +56,19 @@ def test_what_has_no_density_is_refused(tmp_path):
     assert is_points("circles")
 
 
-def test_batches_are_permutations_and_can_be_gone_on_from():
+def test_point_batches_are_permutations_and_resume():
     points = torch.arange(20.0).view(10, 2)
-    draws = PointBatches(points, 5, seed=1)
-    epoch = torch.cat([next(draws), next(draws)])
+    batches = PointBatches(points, 5, seed=1)
+    epoch = torch.cat([next(batches), next(batches)])
     assert sorted(epoch[:, 0].tolist()) == points[:, 0].tolist()
     assert not torch.equal(epoch, points)
-    state, expected = draws.state_dict(), next(draws)
+    state, expected = batches.state_dict(), next(batches)
     other = PointBatches(points, 5, seed=1)
     other.load_state_dict(state)
     assert torch.equal(next(other), expected)
 
 
-def test_two_processes_share_a_batch():
+def test_point_batches_shared_by_two_processes():
     points = torch.arange(24.0).view(12, 2)
     one, parts = (
         PointBatches(points, 4, seed=2),

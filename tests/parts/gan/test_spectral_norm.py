@@ -1,4 +1,4 @@
-"""Spectral normalisation against the singular values, and against torch's own."""
+"""Spectral normalization against the singular values, and against torch's own."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def largest(layer: nn.Module) -> float:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_largest_singular_value_becomes_one(name):
+def test_spectral_norm_singular_value_converges_to_one(name):
     torch.manual_seed(0)
     layer = LAYERS[name]()
     raw, before = layer.weight.detach().clone(), largest(layer)
@@ -38,7 +38,7 @@ def test_the_largest_singular_value_becomes_one(name):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_it_is_torch_s(name):
+def test_spectral_norm_matches_torch(name):
     """From the same vectors: the same weights and gradients over steps of descent, and in evaluation."""
     torch.manual_seed(0)
     ours = LAYERS[name]().double()
@@ -65,7 +65,7 @@ def test_it_is_torch_s(name):
     assert torch.allclose(mine.u, theirs.weight_u, rtol=1e-10)
 
 
-def test_evaluation_turns_nothing_and_the_state_says_all():
+def test_spectral_norm_state_and_evaluation_mode():
     torch.manual_seed(0)
     first, second = (
         apply_spectral_norm(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))) for _ in "ab"

@@ -53,7 +53,7 @@ def written(mean, logvar, weight, x, epsilon):
     return torch.stack(bounds), torch.stack(weighted)
 
 
-def test_bounds_and_their_gradients_are_those_written_out():
+def test_elbo_and_iwae_match_definition_with_gradients():
     mean, logvar, weight, x, epsilon = example()
     for name, a, b in zip(
         ("bound", "weighted bound"),
@@ -71,7 +71,7 @@ def test_bounds_and_their_gradients_are_those_written_out():
         assert float(slopes[0][1].abs().min()) > 1e-6
 
 
-def test_divergence_is_the_closed_form_and_the_mean_of_many_samples():
+def test_kl_to_prior_matches_torch_and_monte_carlo():
     mean, logvar = torch.randn(2, 5, 3).double()
     q, prior = Normal(mean, (logvar / 2).exp()), Normal(0.0, 1.0)
     assert torch.allclose(kl_to_prior(mean, logvar), kl_divergence(q, prior), atol=1e-12)
@@ -83,7 +83,7 @@ def test_divergence_is_the_closed_form_and_the_mean_of_many_samples():
     assert float(kl_to_prior(torch.zeros(1, 1), torch.zeros(1, 1))) == 0
 
 
-def test_more_samples_bring_the_bound_nearer_to_the_likelihood():
+def test_iwae_bound_tightens_with_samples():
     """Burda et al., theorem 1, on a model whose likelihood is known by quadrature."""
     mean, logvar, weight, x, _ = example()
     grid = (torch.arange(400).double() + 0.5) / 400 * 16 - 8
@@ -108,22 +108,22 @@ def test_more_samples_bring_the_bound_nearer_to_the_likelihood():
     assert found[1] == pytest.approx(float(ours(*example(4000))[0].mean()), abs=0.2)
 
 
-def test_free_bits_are_free_of_each_latent_on_average():
+def test_beta_kl_free_bits_per_latent():
     each = torch.tensor([[0.0, 3.0], [1.0, 1.0]])  # means 0.5 and 2
     assert float(beta_kl(each)) == 2.5
     assert float(beta_kl(each, beta=4.0)) == 10
-    assert float(beta_kl(each, free=1.0)) == 3
-    assert float(beta_kl(each, beta=2.0, free=1.0)) == 6
+    assert float(beta_kl(each, free_bits=1.0)) == 3
+    assert float(beta_kl(each, beta=2.0, free_bits=1.0)) == 6
     each.requires_grad_()
-    (slope,) = torch.autograd.grad(beta_kl(each, free=1.0), each)
+    (slope,) = torch.autograd.grad(beta_kl(each, free_bits=1.0), each)
     assert slope.tolist() == [[0, 0.5], [0, 0.5]]
 
 
-def test_weights_of_one_sample_far_out_do_not_overflow():
+def test_iwae_bound_does_not_overflow():
     assert float(iwae_bound(torch.tensor([[-4000.0, -5000.0]]))) == pytest.approx(-4000 - math.log(2))
 
 
-def test_likelihood_of_grey_is_a_cross_entropy():
+def test_bernoulli_log_prob_of_gray_is_cross_entropy():
     logits, x = torch.randn(2, 1, 3, 3).double(), torch.rand(2, 1, 3, 3).double()
     p = logits.sigmoid()
     slow = (x * p.log() + (1 - x) * (1 - p).log()).flatten(1).sum(1)

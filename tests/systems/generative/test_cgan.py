@@ -30,13 +30,13 @@ NETS = {
 }
 
 
-def test_counts():
+def test_cgan_paper_parameter_counts():
     assert parameters(PaperGenerator()) == 2_413_984
     assert parameters(PaperDiscriminator()) == 1_224_351
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_a_label_changes_its_own_picture_and_no_other(name):
+def test_cgan_label_changes_own_image_only(name):
     make, shape = NETS[name]
     torch.manual_seed(0)
     net = randomize_weights(make()).eval()
@@ -50,7 +50,7 @@ def test_a_label_changes_its_own_picture_and_no_other(name):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_a_label_is_one_hot_a_mixture_is_given_as_it_is_and_none_is_all_alike(name):
+def test_cgan_label_one_hot_mixture_or_uniform(name):
     make, shape = NETS[name]
     torch.manual_seed(0)
     net = randomize_weights(make()).eval()
@@ -61,7 +61,7 @@ def test_a_label_is_one_hot_a_mixture_is_given_as_it_is_and_none_is_all_alike(na
     assert class_weights(labels, 3, x).tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
 
 
-def test_the_critic_sees_constant_planes_after_the_picture():
+def test_cgan_discriminator_gets_label_planes():
     torch.manual_seed(0)
     net = randomize_weights(Discriminator(3, "none", width=4, size=8))
     x, labels = torch.rand(2, 1, 8, 8), torch.tensor([2, 0])
@@ -70,7 +70,7 @@ def test_the_critic_sees_constant_planes_after_the_picture():
     assert torch.equal(net(x, labels), net.net(torch.cat([x, planes], 1)))
 
 
-def test_after_some_training_a_classifier_sees_what_was_asked():
+def test_cgan_samples_are_classified_as_their_label():
     """Not only does the picture change: it becomes the digit asked for, of noise it has not seen."""
     recipe = dataclasses.replace(cgan.RECIPES["smoke"], device="cpu", samples=20, steps=160)
     run = next(cgan.build(recipe))

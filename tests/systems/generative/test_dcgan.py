@@ -13,7 +13,7 @@ from torchstone.systems.generative import dcgan
 from torchstone.systems.generative.dcgan import Discriminator, Generator, grid_sizes
 
 
-def test_published_counts():
+def test_dcgan_published_parameter_counts():
     assert parameters(Generator()) == 3_576_704
     assert parameters(Discriminator()) == 2_765_568
 
@@ -26,7 +26,7 @@ def down(narrow, wide, side=4, stride=2, pad=1):
     return nn.Conv2d(narrow, wide, side, stride, pad, bias=False)
 
 
-def test_networks_are_the_published_ones_layer_by_layer():
+def test_dcgan_layers_match_published_code():
     n = 4  # 64 in the paper's code
     made = nn.Sequential(
         up(10, 8 * n, 4, 1, 0), nn.BatchNorm2d(8 * n), nn.ReLU(),
@@ -55,7 +55,7 @@ def test_networks_are_the_published_ones_layer_by_layer():
     assert torch.allclose(discriminator(pictures), told(pictures).flatten(), atol=1e-6)
 
 
-def test_weights_begin_as_in_the_paper():
+def test_dcgan_initial_weights():
     torch.manual_seed(0)
     for net in (Generator(100, 16), Discriminator(16)):
         for name, p in net.named_parameters():
@@ -74,7 +74,7 @@ def test_weights_begin_as_in_the_paper():
     ("size", "sides"),
     [(64, [4, 8, 16, 32, 64]), (28, [7, 14, 28]), (32, [4, 8, 16, 32]), (8, [4, 8]), (40, [5, 10, 20, 40])],
 )  # fmt: skip
-def test_grids_double(size, sides):
+def test_grid_sizes_double(size, sides):
     assert grid_sizes(size) == sides
     made = Generator(3, 2, 1, size)(torch.randn(2, 3))
     assert made.shape == (2, 1, size, size)
@@ -82,12 +82,12 @@ def test_grids_double(size, sides):
 
 
 @pytest.mark.parametrize("size", [7, 30, 36, 2, 0])
-def test_a_side_that_cannot_be_reached_by_doubling_is_refused(size):
+def test_dcgan_rejects_unreachable_size(size):
     with pytest.raises(BadInput, match="try 28, 32 or 64"):
         Generator(size=size)
 
 
-def test_what_is_no_network_is_refused():
+def test_dcgan_rejects_invalid_arguments():
     with pytest.raises(BadInput, match="did you mean batch"):
         Discriminator(norm="bach")
     with pytest.raises(BadInput, match="at least 1"):
@@ -95,7 +95,7 @@ def test_what_is_no_network_is_refused():
 
 
 @pytest.mark.parametrize(("norm", "kinds"), [("batch", nn.BatchNorm2d), ("layer", nn.GroupNorm)])
-def test_norms_are_everywhere_but_at_the_first_and_last_layer(norm, kinds):
+def test_dcgan_discriminator_norm_placement(norm, kinds):
     net = Discriminator(4, norm=norm)
     assert sum(isinstance(m, kinds) for m in net.modules()) == 3
     assert not isinstance(net.layers[1], kinds)
@@ -107,7 +107,7 @@ def largest(layer: nn.Module) -> float:
     return float(torch.linalg.svdvals(layer.weight.detach().flatten(1))[0])
 
 
-def test_a_trained_critic_s_layers_have_a_largest_singular_value_of_1():
+def test_dcgan_spectral_norm_after_training():
     """By its own steps of power iteration, one a pass: nearly while the weights move, exactly after."""
     recipe = dataclasses.replace(
         dcgan.RECIPES["smoke"], variant="dcgan_mnist", width=4, critic_norm="spectral", loss="hinge",
@@ -135,7 +135,7 @@ def test_a_trained_critic_s_layers_have_a_largest_singular_value_of_1():
     assert resting == pytest.approx([1] * 3, abs=1e-3)
 
 
-def test_noise_far_apart_makes_pictures_that_differ_and_each_by_itself():
+def test_dcgan_samples_depend_on_own_noise():
     torch.manual_seed(0)
     model = Generator(6, 4, 1, 28).eval()
     z = torch.randn(5, 6)

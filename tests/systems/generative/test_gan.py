@@ -12,21 +12,21 @@ from torchstone.systems.generative import cgan, dcgan, gan
 from torchstone.tasks.gan.mode_collapse import ModeCollapseMonitor
 
 
-def test_published_counts():
+def test_gan_published_parameter_counts():
     assert parameters(gan.Generator()) == 2_503_984
     assert parameters(gan.Discriminator()) == 1_231_441
     wide = nn.Sequential(nn.Linear(100, 1200), nn.Linear(1200, 1200), nn.Linear(1200, 784))
     assert parameters(gan.Generator()) == parameters(wide)
 
 
-def test_a_maxout_unit_is_the_largest_of_its_pieces():
+def test_maxout_is_maximum_of_pieces():
     layer, x = gan.Maxout(3, 4, 5), torch.randn(6, 3)
     every = x @ layer.linear.weight.T + layer.linear.bias
     wanted = torch.stack([every[:, 5 * unit : 5 * unit + 5].max(1).values for unit in range(4)], 1)
     assert torch.allclose(layer(x), wanted)
 
 
-def test_weights_begin_as_they_were_published():
+def test_gan_initial_weights():
     torch.manual_seed(0)
     for net, bound in ((gan.Generator(), 0.05), (gan.Discriminator(), 0.005)):
         for name, p in net.named_parameters():
@@ -37,7 +37,7 @@ def test_weights_begin_as_they_were_published():
                 assert not p.detach().any(), name
 
 
-def test_pictures_lie_on_0_to_1_and_the_critic_drops_in_training_alone():
+def test_gan_output_range_and_discriminator_dropout():
     made = gan.Generator(width=50)(torch.randn(5, 100))
     assert made.shape == (5, 1, 28, 28)
     assert 0 < float(made.detach().min()) < float(made.detach().max()) < 1
@@ -116,7 +116,7 @@ def broken_off(name: str, folder, after: int, drop: str | None = None):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_killed_and_resumed_it_ends_with_the_same_bits(name, tmp_path):
+def test_gan_resume_is_bit_exact(name, tmp_path):
     run = begun(name)
     fit(run, tmp_path / "whole", clock=CLOCK, quiet=True)
     wanted = everything(run)
@@ -132,7 +132,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(name, tmp_path):
 
 
 @pytest.mark.parametrize("drop", ["critic_optimiser", "ema", "watch"])
-def test_nothing_of_the_state_could_be_left_out(drop, tmp_path, monkeypatch):
+def test_gan_state_is_complete(drop, tmp_path, monkeypatch):
     # a watch that knows something no other figure says
     monkeypatch.setattr(ModeCollapseMonitor, "look", lambda self, *_: self.best.update(modes=self.best["modes"] + 1) or 0.0)  # fmt: skip
     run = begun("gan")

@@ -17,7 +17,7 @@ def smoke(**fields):
     return dataclasses.replace(RECIPES["smoke"], device="cpu", **fields)
 
 
-def test_facts_and_the_jacobian_of_whole_flows():
+def test_realnvp_verify_facts_and_jacobian():
     checks = verify(next(each for each in CATALOGUE if each.name == "realnvp"))
     for check in checks:
         print(check.name, check.measured, check.expected)
@@ -30,7 +30,7 @@ WITHIN = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 @pytest.mark.parametrize("dtype", WITHIN, ids=str)
 @pytest.mark.parametrize("name", SHAPES)
-def test_log_det_inverse_and_log_prob_at_random_weights(name, dtype):
+def test_realnvp_log_det_inverse_and_log_prob(name, dtype):
     shape, scales = SHAPES[name]
     torch.manual_seed(1)
     flow = randomize_weights(RealNVP(shape, width=6, blocks=1, couplings=2, scales=scales), by=0.15).to(dtype)
@@ -61,7 +61,7 @@ def test_log_det_inverse_and_log_prob_at_random_weights(name, dtype):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_the_density_adds_up_to_one(seed):
+def test_realnvp_density_integrates_to_one(seed):
     torch.manual_seed(seed)
     flow = randomize_weights(RealNVP(couplings=6, width=16, mean=[1.0, -2.0], std=[0.5, 3.0])).double()
     side, reach = 350, torch.tensor([9.0, 54.0], dtype=torch.float64)
@@ -73,7 +73,7 @@ def test_the_density_adds_up_to_one(seed):
     assert total == pytest.approx(1, abs=0.01)
 
 
-def test_samples_have_the_density_that_is_told():
+def test_realnvp_samples_match_density():
     """E over samples of any f is ∫ f p: here of the two coordinates and their squares, on a grid."""
     torch.manual_seed(5)
     flow = randomize_weights(RealNVP(couplings=4, width=8), by=0.2).double()
@@ -89,7 +89,7 @@ def test_samples_have_the_density_that_is_told():
         assert bool(((ours - theirs).abs() < within + 1e-3).all())
 
 
-def test_it_begins_as_the_standard_normal_of_the_data():
+def test_realnvp_starts_as_standard_normal():
     flow = RealNVP(mean=[1.0, -2.0], std=[0.5, 3.0])
     x = torch.randn(6, 2)
     theirs = torch.distributions.Normal(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0]))
@@ -97,7 +97,7 @@ def test_it_begins_as_the_standard_normal_of_the_data():
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_shapes_are_those_promised(name):
+def test_realnvp_variant_shapes(name):
     make, shape = VARIANTS[name]
     if name == "realnvp_cifar10":
         make = lambda: RealNVP(shape, width=4, blocks=1, scales=2)  # noqa: E731
@@ -111,7 +111,7 @@ def test_shapes_are_those_promised(name):
     assert not torch.equal(flow.sample(3, seed=1), flow.sample(3, seed=2))
 
 
-def test_one_sample_that_is_not_finite_is_an_error():
+def test_realnvp_sample_raises_when_not_finite():
     flow = RealNVP()
     with torch.no_grad():
         flow.flow.layers[-1].limit.fill_(1e30)
@@ -130,19 +130,19 @@ def test_one_sample_that_is_not_finite_is_an_error():
         ({"judged": -2}, "at least 0"),
     ],
 )
-def test_what_does_not_fit_is_refused(fields, said):
+def test_realnvp_rejects_invalid_recipe(fields, said):
     with pytest.raises(BadInput, match=said):
         next(realnvp.build(smoke(**fields)))
 
 
-def test_a_side_that_cannot_be_halved_is_refused():
+def test_realnvp_rejects_odd_size():
     with pytest.raises(BadInput, match="cannot be halved 2 times"):
         RealNVP((1, 6, 6), scales=3)
     with pytest.raises(BadInput, match="two numbers"):
         RealNVP((1,))
 
 
-def test_training_lowers_what_the_definition_says():
+def test_realnvp_training_loss_matches_definition():
     """One step's loss, by the density of each picture written out from its Jacobian's parts."""
     run = next(realnvp.build(smoke(ema=0.0, lr=1e-12)))
     batch, flow = next(run.stream), run.state["model"]

@@ -24,7 +24,7 @@ def smoke(**fields):
     return dataclasses.replace(RECIPES["smoke"], device="cpu", **fields)
 
 
-def test_published_counts_and_the_written_out_bound():
+def test_vae_verify_counts_and_loss():
     checks = verify(entry())
     for check in checks:
         print(check.name, check.measured, check.expected)
@@ -34,7 +34,7 @@ def test_published_counts_and_the_written_out_bound():
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_codes_and_pictures_have_the_shapes_that_are_promised(name):
+def test_vae_variant_shapes(name):
     make, shape = VARIANTS[name]
     model, x = make(), torch.rand(2, *shape)
     mean, logvar = model.encode(x)
@@ -45,7 +45,7 @@ def test_codes_and_pictures_have_the_shapes_that_are_promised(name):
     assert torch.allclose(model(x)[0], model.decode(mean))
 
 
-def test_samples_do_not_mix_pictures():
+def test_vae_latent_samples_are_independent():
     """The third sample of the second picture depends on that picture and that noise alone."""
     model = VAE(size=5, widths=(7,), latent=3)
     x, epsilon = torch.rand(4, 1, 5, 5), torch.randn(4, 6, 3)
@@ -54,7 +54,7 @@ def test_samples_do_not_mix_pictures():
     assert torch.allclose(whole[1, 2], alone[0, 0], atol=1e-6)
 
 
-def test_gradients_of_a_training_step_are_those_of_the_definition():
+def test_vae_training_gradients_match_definition():
     """The update's own loss, from a batch of its stream, by torch.distributions one number at a time."""
     run = next(vae.build(smoke(ema=0.0, samples=3, lr=1e-12)))
     batch: LikelihoodBatch = next(run.stream)
@@ -81,7 +81,7 @@ def test_gradients_of_a_training_step_are_those_of_the_definition():
     assert apart < 1e-4
 
 
-def test_the_weighted_bound_trains_on_what_it_says():
+def test_vae_iwae_loss_matches_definition():
     run = next(vae.build(smoke(ema=0.0, samples=5, weighted=True, lr=1e-12)))
     batch = next(run.stream)
     said, model = run.update(batch), run.state["model"]
@@ -96,7 +96,7 @@ def test_the_weighted_bound_trains_on_what_it_says():
     assert -float(said["loss"]) > float(said["bound"])
 
 
-def test_a_price_on_the_code_and_free_bits_change_what_is_paid():
+def test_vae_beta_and_free_bits_change_loss():
     plain, dear, free = (
         next(vae.build(smoke(ema=0.0, lr=1e-12, **how))) for how in ({}, {"beta": 4.0}, {"free_bits": 2.0})
     )
@@ -109,7 +109,7 @@ def test_a_price_on_the_code_and_free_bits_change_what_is_paid():
     assert losses[0]["bound"] == losses[1]["bound"] == losses[2]["bound"]
 
 
-def test_it_begins_by_saying_each_pixel_s_frequency():
+def test_vae_output_bias_starts_at_pixel_frequency():
     model = VAE(size=8, widths=(16,), latent=4)
     frequency = torch.rand(1, 8, 8)
     model.init_output_bias(frequency)
@@ -134,16 +134,16 @@ def test_it_begins_by_saying_each_pixel_s_frequency():
         ({"data": "digitz"}, "digits"),
     ],
 )
-def test_what_is_no_objective_is_refused(fields, said):
+def test_vae_rejects_invalid_recipe(fields, said):
     with pytest.raises(BadInput, match=said):
         next(vae.build(smoke(**fields)))
 
 
-def test_a_side_that_cannot_be_halved_is_refused():
+def test_vae_conv_rejects_odd_size():
     with pytest.raises(BadInput, match="cannot be halved"):
         VAE(size=9, convolve=True)
 
 
-def test_create_makes_a_variant():
+def test_vae_create_variant():
     assert ts.create("vae_plane").latent_dim == 2
     assert ts.create("vae", latent=5).latent_dim == 5

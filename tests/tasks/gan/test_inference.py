@@ -25,7 +25,7 @@ class Maker(nn.Module):
         return made if labels is None else made * 0 + labels.view(-1, 1, 1, 1) / self.classes
 
 
-def test_a_picture_depends_on_its_noise_alone(monkeypatch):
+def test_sample_images_depends_on_own_noise_only(monkeypatch):
     model = Maker().train()
     whole = inference.sample_images(model, 9, PICTURE, seed=4)
     monkeypatch.setattr(inference, "ROWS", 2)
@@ -37,7 +37,7 @@ def test_a_picture_depends_on_its_noise_alone(monkeypatch):
     assert torch.equal(whole, by_hand)
 
 
-def test_labels_come_in_turn_or_as_asked(tmp_path):
+def test_sample_cycles_labels_or_uses_given_one(tmp_path):
     model, metadata = Maker(5), {"variant": "maker", "classes": list("abcde"), "picture": PICTURE}
     made = torch.stack(inference.sample(model, metadata, count=7))
     assert made[:, 0, 0, 0].tolist() == [round(i % 5 / 5 * 255) for i in range(7)]
@@ -52,7 +52,7 @@ def test_labels_come_in_turn_or_as_asked(tmp_path):
         inference.sample(Maker(), metadata | {"variant": "gan"}, label="a")
 
 
-def test_one_picture_that_is_not_finite_is_an_error():
+def test_sample_images_raises_when_not_finite():
     model = Maker()
     with torch.no_grad():
         model.layer.bias[3] = float("nan")

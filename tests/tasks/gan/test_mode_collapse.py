@@ -23,7 +23,7 @@ def look(
     return said, line
 
 
-def test_a_collapse_is_named_once_with_the_missing_classes_and_a_recovery_ends_it(capsys):
+def test_mode_collapse_reported_once_until_recovery(capsys):
     watch = ModeCollapseMonitor(CLASSES)
     assert look(watch, has(1), 0.0, 0, capsys) == (0.0, ""), "nothing is learnt yet"
     assert look(watch, EVERY, 0.9, 30, capsys) == (0.0, "")
@@ -38,7 +38,7 @@ def test_a_collapse_is_named_once_with_the_missing_classes_and_a_recovery_ends_i
     assert (collapsed, "9 of 10" in line) == (1.0, True), "another one is said too"
 
 
-def test_samples_that_become_alike_are_a_collapse_though_all_classes_are_there(capsys):
+def test_mode_collapse_by_low_variance(capsys):
     watch = ModeCollapseMonitor(CLASSES)
     look(watch, EVERY, 0.8, 50, capsys)
     assert look(watch, EVERY, 0.41, 55, capsys)[0] == 0.0
@@ -49,20 +49,20 @@ def test_samples_that_become_alike_are_a_collapse_though_all_classes_are_there(c
 
 
 @pytest.mark.parametrize(("step", "collapsed"), [(10, 1.0), (2, 1.0)])
-def test_what_was_there_can_be_lost_at_any_time(step, collapsed, capsys):
+def test_mode_collapse_by_drop_at_any_step(step, collapsed, capsys):
     watch = ModeCollapseMonitor(CLASSES)
     look(watch, has(*range(8)), 0.6, 1, capsys)
     assert look(watch, has(1, 2, 3), 0.6, step, capsys)[0] == collapsed
 
 
-def test_a_generator_that_never_made_more_than_a_few_is_named_after_a_quarter(capsys):
+def test_mode_collapse_thresholds_apply_after_warmup(capsys):
     for modes, variety, late in (((0, 1), 0.6, 1.0), (range(9), 0.2, 1.0), (range(6), 0.3, 0.0)):
         watch = ModeCollapseMonitor(CLASSES)
         assert look(watch, has(*modes), variety, 24, capsys)[0] == 0.0
         assert look(watch, has(*modes), variety, 25, capsys)[0] == late
 
 
-def test_what_it_remembers_is_its_state(capsys):
+def test_mode_collapse_monitor_state(capsys):
     first, second = ModeCollapseMonitor(CLASSES), ModeCollapseMonitor(CLASSES)
     look(first, EVERY, 0.9, 5, capsys)
     look(first, has(2), 0.9, 6, capsys)
@@ -74,7 +74,7 @@ def test_what_it_remembers_is_its_state(capsys):
     assert second.best["modes"] == 10.0, "the states are apart"
 
 
-def test_of_very_many_classes_ten_are_named(capsys):
+def test_mode_collapse_summary_lists_ten_classes(capsys):
     watch = ModeCollapseMonitor([f"c{i}" for i in range(30)])
     watch.look({"modes": 2.0, "variety": 1.0}, torch.arange(30) > 27, 90, 100)
     line = capsys.readouterr().err

@@ -142,7 +142,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_rounds_of_training_are_the_ones_written_out(case):
+def test_gan_update_matches_reference_steps(case):
     name, fields = CASES[case]
     run, recipe = built(name, batch=6, **fields)
     for net in ("model", "critic", "ema"):
@@ -180,7 +180,7 @@ def test_rounds_of_training_are_the_ones_written_out(case):
 
 @pytest.mark.parametrize(("name", "fields"), [("gan", {}), ("dcgan", {}), ("cgan", {}),
     ("dcgan", NARROW | {"loss": "wgan_gp", "critic_norm": "none", "accumulate": 2})])  # fmt: skip
-def test_in_neither_player_s_step_does_a_gradient_reach_the_other(name, fields):
+def test_gan_update_gradients_stay_in_own_network(name, fields):
     run, _ = built(name, batch=8, **fields)
     players = {"optimiser": run.state["model"], "critic_optimiser": run.state["critic"]}
     asked = []
@@ -219,7 +219,7 @@ def test_in_neither_player_s_step_does_a_gradient_reach_the_other(name, fields):
     assert asked == ["critic_optimiser", "optimiser"] * 2
 
 
-def test_each_player_has_its_own_rate_and_its_own_clock():
+def test_gan_optimizers_have_own_lr_and_schedule():
     run, recipe = built("dcgan", steps=10, critic_steps=3, critic_lr=1e-4, schedule="linear", batch=4)
     for _ in range(5):
         run.update(next(run.stream))
@@ -233,7 +233,7 @@ def test_each_player_has_its_own_rate_and_its_own_clock():
 # -------------------------------------------------------------------------------- what is measured
 
 
-def test_figures_are_of_samples_from_the_average_and_of_the_untrained_generator():
+def test_gan_metrics_use_ema_and_untrained_generator():
     """By scipy, from pictures drawn here: the trained and averaged network's, and the one it began as."""
     run, recipe = built("cgan", steps=12, samples=30)
     untrained = copy.deepcopy(run.state["model"])
@@ -268,7 +268,7 @@ def test_figures_are_of_samples_from_the_average_and_of_the_untrained_generator(
     assert everything["pictures"] == sum(map(len, (data.train, data.val, data.test)))
 
 
-def test_looking_changes_nothing_that_is_trained():
+def test_gan_evaluation_leaves_training_unchanged():
     """However often it is evaluated, the weights are the same."""
     weights = []
     for every in (2, 6):
@@ -297,13 +297,13 @@ def test_looking_changes_nothing_that_is_trained():
         ("cgan", {"augment": "affin"}, "did you mean affine"),
     ],
 )
-def test_a_game_that_cannot_be_played_is_refused(name, fields, said):
+def test_train_gan_rejects_invalid_recipe(name, fields, said):
     with pytest.raises(BadInput, match=said) as refused:
         built(name, **fields)
     assert "\n" not in str(refused.value)
 
 
-def test_every_game_can_be_played():
+def test_train_gan_trains_with_every_loss():
     assert set(train.GAMES) == {"non_saturating", "minimax", "hinge", "wgan_gp"}
     for loss in train.GAMES:
         run, _ = built("dcgan", loss=loss, critic_norm="spectral", batch=8, width=8)

@@ -30,7 +30,7 @@ def trained():
     return run
 
 
-def test_pixels_are_on_by_the_chance_of_their_shade():
+def test_binarize_modes():
     shade = torch.tensor([0.0, 51.0, 128.0, 255.0]).view(1, 1, 2, 2)
     u = torch.rand(20_000, 1, 1, 1).expand(-1, 1, 2, 2)
     on = train.binarize(shade.expand(20_000, 1, 2, 2), u, "drawn")
@@ -40,7 +40,7 @@ def test_pixels_are_on_by_the_chance_of_their_shade():
     assert torch.equal(train.binarize(shade, u[:1], "grey"), shade / 255)
 
 
-def test_figures_are_those_of_the_definition_and_the_same_again(trained):
+def test_evaluate_bounds_match_definition_and_repeat(trained):
     model, pictures = trained.state["ema"].module, all_images(trained_data().test)[:40]
     found = train.evaluate_bounds(model, pictures, "threshold")
     assert found == train.evaluate_bounds(model, pictures, "threshold")
@@ -70,13 +70,13 @@ def trained_data():
     return vae.load_pictures("digits", size=8, channels=1, device="cpu")
 
 
-def test_it_beats_each_pixel_by_itself(trained):
+def test_elbo_beats_independent_pixels(trained):
     found = {name: value for name, value in trained.results.items() if name.startswith("test/")}
     print(found)
     assert found["test/bound"] > found["test/pixels_alone"] + 1
 
 
-def test_pixels_alone_is_the_log_likelihood_of_frequencies():
+def test_independent_pixel_log_prob_matches_frequencies():
     data = trained_data()
     share = ((all_images(data.train) >= 128).double().sum(0) + 0.5) / (len(data.train) + 1)
     x = (all_images(data.test) >= 128).double()
@@ -101,7 +101,7 @@ class Known(nn.Module):
         return (20 * z[..., None, None]).expand(*z.shape[:-1], 1, 4, 4)
 
 
-def test_filling_in_keeps_what_is_known_and_agrees_with_it():
+def test_inpaint_keeps_known_pixels():
     x = torch.cat([torch.ones(20, 1, 4, 4), torch.zeros(20, 1, 4, 4)])
     missing = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
     missing[..., 3, 1:] = True
@@ -114,7 +114,7 @@ def test_filling_in_keeps_what_is_known_and_agrees_with_it():
     assert not torch.equal(others, figures.inpaint(Known(), x, missing, again=1, seed=2))
 
 
-def test_a_network_that_fills_in_nothing_finite_is_an_error():
+def test_inpaint_and_sampling_raise_when_not_finite():
     model = VAE(size=4, widths=(3,), latent=2)
     with torch.no_grad():
         model.decoder[0].weight.fill_(float("nan"))
@@ -124,7 +124,7 @@ def test_a_network_that_fills_in_nothing_finite_is_an_error():
         figures.sample_images(model, 5)
 
 
-def test_samples_are_those_of_their_noise_and_temperature(trained):
+def test_sample_images_seed_and_temperature(trained):
     model = trained.state["ema"].module
     ours = figures.sample_images(model, 6, seed=3)
     z = torch.randn(6, 8, generator=torch.Generator().manual_seed(3))
@@ -135,14 +135,14 @@ def test_samples_are_those_of_their_noise_and_temperature(trained):
     assert float((cold - cold[:1]).abs().max()) <= 1
 
 
-def test_every_sheet_is_drawn(trained, tmp_path):
+def test_report_writes_every_figure(trained, tmp_path):
     trained.report(tmp_path)
     names = {file.name: Image.open(file).size for file in tmp_path.glob("*.png")}
     print(names)
     assert {"rebuilt.png", "interpolation.png", "plane.png", "filled.png", "samples.png"} <= set(names)
 
 
-def test_a_path_leads_from_one_rebuilt_picture_to_another(trained, tmp_path):
+def test_interpolation_ends_at_reconstructions(trained, tmp_path):
     model = trained.state["ema"].module
     x = train.fixed_binarization(all_images(trained_data().test)[:2], "threshold")
     drawn = {}
@@ -157,7 +157,7 @@ def test_a_path_leads_from_one_rebuilt_picture_to_another(trained, tmp_path):
     assert len(drawn["made"]) == figures.COLUMNS
 
 
-def test_noise_is_more_unusual_than_a_digit(trained, tmp_path):
+def test_predict_and_explain_score_noise_as_unusual(trained, tmp_path):
     model, metadata = trained.state["ema"].module, trained.metadata
     digit, noise = tmp_path / "digit.png", tmp_path / "noise.png"
     picture = all_images(trained_data().test)[0, 0]
@@ -174,7 +174,7 @@ def test_noise_is_more_unusual_than_a_digit(trained, tmp_path):
     assert Image.open(tmp_path / "why.png").width > 3 * 48
 
 
-def test_a_part_is_filled_in_from_files(trained, tmp_path):
+def test_sample_inpaints_from_files(trained, tmp_path):
     model, metadata = trained.state["ema"].module, trained.metadata
     picture = all_images(trained_data().test)[0, 0]
     Image.fromarray(picture.numpy()).save(tmp_path / "known.png")

@@ -45,8 +45,9 @@ def is_points(spec: str | Path) -> bool:
 
 
 def load_points(spec: str | Path, device: torch.device | str = "cpu") -> Points:
-    """`moons`, `circles`, `blobs`, `swiss_roll` or `s_curve`, sampled by scikit-learn with a fixed seed; or the
-    features of a table (`load_table`), without its labels.
+    """`moons`, `circles`, `blobs`, `swiss_roll` or `s_curve`, sampled by scikit-learn with a fixed seed.
+
+    Or the features of a table (`load_table`), without its labels.
 
     Raises:
         BadInput: none of these; a table with one feature, or with a constant one.

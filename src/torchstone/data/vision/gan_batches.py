@@ -33,8 +33,10 @@ class GanBatch(NamedTuple):
 
 
 class GanBatches:
-    """Endless `GanBatch`, from `Batches`: `discriminator_steps` steps of the discriminator, each with images of
-    its own, then one of the generator, with fresh noise and the labels of the last images.
+    """Endless `GanBatch`, from `Batches`.
+
+    Each has `discriminator_steps` steps of the discriminator with images of their own, then one of the
+    generator with fresh noise and the labels of the last images.
 
     Noise is drawn for the full batch from a generator seeded by seed and position, on the CPU: neither
     resuming nor more processes nor another device change any number.

@@ -160,7 +160,7 @@ class ComposeFlow(nn.Module):
 
 
 class MultiScaleFlow(nn.Module):
-    """The multi-scale architecture: after each stage but the last, half of the channels go to z (section 3.6).
+    """Multi-scale architecture: after each stage but the last, half of the channels go to z (section 3.6).
 
     Args:
         stages: flows of images, each but the last with one `Squeeze`.

@@ -94,7 +94,10 @@ def histogram_bits_per_dim(table: Float[Tensor, "levels channel height width"], 
 def log_kernel_density(
     x: Float[Tensor, "count numbers"], points: Float[Tensor, "others numbers"], bandwidth: float
 ) -> Float[Tensor, " count"]:
-    """Kernel density estimate: log (1/n) Σ N(x; point, bandwidth² I), in nats (Rosenblatt 1956, Parzen 1962)."""
+    """log (1/n) Σ N(x; point, bandwidth² I): kernel density estimation, in nats.
+
+    Rosenblatt 1956, Parzen 1962.
+    """
     scaled, numbers = points / bandwidth, x.shape[1]
     constant = numbers * math.log(bandwidth * math.sqrt(2 * math.pi)) + math.log(len(points))
     parts = [

@@ -24,7 +24,7 @@ Scalar = Float[Tensor, ""]
 
 
 class GanLoss(NamedTuple):
-    """`discriminator(real, fake)` and `generator(fake)`: the losses of both networks, means over the batch."""
+    """The losses `discriminator(real, fake)` and `generator(fake)`: means over the batch."""
 
     discriminator: Callable[[Logits, Logits], Scalar]
     generator: Callable[[Logits], Scalar]

@@ -8,7 +8,7 @@ ones of another class. Nothing else changes, and one network generates any class
 
     min_G max_D  E_x log D(x | y) + E_z log(1 − D(G(z | y)))                             (equation 2)
 
-    cgan         the networks of `dcgan` on 28×28; y is concatenated to z, and to the image as constant planes
+    cgan         the networks of `dcgan` on 28×28; y is joined to z, and to the image as constant planes
     cgan_paper   section 4.1, fully connected:
         G   z → 200 ReLU,  y → 1000 ReLU,  both → 1200 ReLU → 784 sigmoid                2,413,984 parameters
         D   x → 240 maxout of 5,  y → 50 maxout of 5,  both → 240 maxout of 4 → 1 logit  1,224,351

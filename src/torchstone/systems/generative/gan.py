@@ -88,7 +88,8 @@ class Recipe:
 
 
 RECIPES = {
-    # torchstone train gan   8 min of a core   Fréchet distance 18.8 times below untrained, each digit 5 % or more
+    # torchstone train gan   8 min of a core
+    # Fréchet distance 18.8 times below untrained, each digit 5 % or more
     "mnist5k": Recipe(),
     "mnist": Recipe(data="hf:ylecun/mnist", steps=20_000),
     # for tests: seconds

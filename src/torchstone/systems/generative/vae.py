@@ -5,10 +5,10 @@ Paper: Diederik Kingma and Max Welling, "Auto-Encoding Variational Bayes", ICLR 
 arXiv:1509.00519; Kingma et al., free bits, 2016, arXiv:1606.04934; Higgins et al., β-VAE, ICLR 2017;
 Burgess et al., 2018, arXiv:1804.03599.
 
-The idea. Each image is assumed to have a latent cause, a few normally distributed numbers. A decoder maps them
-to the image, and an encoder estimates them from it, with uncertainty. Both maximize a lower bound on the
-likelihood of the image. The estimate is sampled as mean + σ ε, a function of noise that gradients pass through.
-New images are then decoded from N(0, I), and a low bound marks an unusual image.
+The idea. Each image is assumed to have a latent cause, a few normally distributed numbers. A decoder maps
+them to the image, and an encoder estimates them from it, with uncertainty. Both maximize a lower bound on
+the likelihood of the image. The estimate is sampled as mean + σ ε, a function of noise that gradients pass
+through. New images are then decoded from N(0, I), and a low bound marks an unusual image.
 
     q(z|x) = N(μ(x), diag σ²(x)),  z = μ + σ ε,  ε ~ N(0, I)                       (section 2.4)
     L = E log p(x|z) − KL(q(z|x) ‖ N(0, I)),  KL = ½ Σ (μ² + σ² − 1 − log σ²)      (10, appendix B)
@@ -27,10 +27,10 @@ shape (batch, samples, latent); x is (batch, channel, size, size) from 0 to 1. T
     vae_conv     the same on 28 × 28 with 20 latents;  vae_digits   a small one for 8 × 8
     vae_deep     784-400-200-8: fewer latents, a lower bound, better samples;  vae_plane   2, for plots
 
-Pixels are binary. A gray image is binarized anew for each batch, each pixel 1 with the probability of its gray
-level (Burda et al., 5.1; Salakhutdinov and Murray 2008); validation and test images are binarized once.
-`--binarization threshold` gives bounds that look far better and compare with nobody's; with `none` they are no
-likelihoods.
+Pixels are binary. A gray image is binarized anew for each batch, each pixel 1 with the probability of its
+gray level (Burda et al., 5.1; Salakhutdinov and Murray 2008); validation and test images are binarized once.
+`--binarization threshold` gives bounds that look far better and compare with nobody's; with `none` they are
+no likelihoods.
 
 What differs from the paper. Adam, where the paper has Adagrad; weights start by Glorot and Bengio, where the
 paper's are N(0, 0.01²); the output biases start at each pixel's frequency (Burda et al.'s code). No weight
@@ -178,8 +178,11 @@ def mlp_layers(
 def conv_layers(
     shape: tuple[int, int, int], widths: Sequence[int], latent_dim: int, activation: str
 ) -> tuple[nn.Sequential, nn.Sequential]:
-    """Convolutional encoder and decoder (Burgess et al., section 4.1): 4 × 4 convolutions of 32 channels, each of
-    which halves the side while it is even and above 4, then the fully connected layers."""
+    """Convolutional encoder and decoder (Burgess et al., section 4.1).
+
+    4 × 4 convolutions of 32 channels, each of which halves the side while it is even and above 4, then the
+    fully connected layers.
+    """
     channels, side, _ = shape
     sides = [side]
     while sides[-1] > 4 and sides[-1] % 2 == 0:

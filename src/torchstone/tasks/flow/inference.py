@@ -99,7 +99,8 @@ def check_features(spec: str, features: list[str], expected: list[str]) -> None:
     """Raises `BadInput` if the features are not those the model was trained on."""
     if features != expected:
         raise BadInput(
-            f"{spec} has the features {', '.join(features)}, but the model was trained on {', '.join(expected)}"
+            f"{spec} has the features {', '.join(features)}, "
+            f"but the model was trained on {', '.join(expected)}"
         )
 
 

@@ -121,8 +121,9 @@ def evaluate(
     classifier: ClassifierSpec,
     inception: str | Path | None = None,
 ) -> dict[str, Any]:
-    """`evaluate_samples` against `spec`: its test split if `held_out`, else all of its images. As many samples
-    as at the end of training, and the very same ones.
+    """`evaluate_samples` against `spec`: its test split if `held_out`, else all of its images.
+
+    As many samples as at the end of training, and the very same ones.
 
     Raises:
         BadInput: a conditional generator, and other classes than it knows.

@@ -74,9 +74,9 @@ def train_gan(
 ) -> Run:
     """A Run that trains `model` to generate images that `discriminator` cannot tell from those of `data`.
 
-    Of the recipe: loss, gp_weight, discriminator_steps, discriminator_lr, eval_samples. Metrics: `loss` is the
-    generator's, `discriminator_loss` the discriminator's, `real_logit` and `fake_logit` its mean logits; in
-    evaluation `sample_metrics`, at the end beside what training images and the untrained generator reach.
+    Of the recipe: loss, gp_weight, discriminator_steps, discriminator_lr, eval_samples. Metrics: `loss` is
+    the generator's, `discriminator_loss` the discriminator's, `real_logit` and `fake_logit` its mean logits;
+    in evaluation `sample_metrics`, at the end beside those of training images and the untrained generator.
 
     Args:
         model: (z) -> images, or if it has `num_classes`, (z, labels); z has `latent_dim` numbers.
@@ -92,13 +92,15 @@ def train_gan(
     loss = select_loss(recipe, discriminator)
     if min(recipe.eval_samples, len(data.val), len(data.test)) <= fidelity_diversity.NUM_NEIGHBORS:
         raise BadInput(
-            f"precision and recall use {fidelity_diversity.NUM_NEIGHBORS} neighbors: more of them are needed, "
-            "eval_samples and images in each split, than "
+            f"precision and recall use {fidelity_diversity.NUM_NEIGHBORS} neighbors: more of them are needed "
+            "in eval_samples and in each split than "
             f"{recipe.eval_samples}, {len(data.val)} and {len(data.test)}"
         )
     if data.train.labels.device.type != "mps":
         model = model.to(memory_format=torch.channels_last)
-        discriminator = discriminator.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
+        discriminator = discriminator.to(  # ty: ignore[no-matching-overload]
+            memory_format=torch.channels_last
+        )
     untrained = copy.deepcopy(model)
     feature_classifier = train_or_load_classifier(data, classifier)
 

@@ -1,4 +1,4 @@
-"""Training of a variational autoencoder: from a network, its loss, a recipe and images to a Run; its metrics."""
+"""Training of a variational autoencoder: from a network, its loss, a recipe and images to a Run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -100,8 +100,8 @@ def train_vae(
     `active_latents`, the log-likelihood of `independent_pixels`, and `sample_metrics`.
 
     Args:
-        model: (x, epsilon) -> (logits, mean, logvar), with `encode`, `decode` and `sample`; z has `latent_dim`
-            numbers.
+        model: (x, epsilon) -> (logits, mean, logvar), with `encode`, `decode` and `sample`; z has
+            `latent_dim` numbers.
         loss: (network, x, epsilon, recipe) -> metrics with the `loss` to minimize.
         model_config: constructor arguments of `model`, saved with the weights.
         classifier: whose features samples are compared in, if `eval_samples` is not 0.

@@ -1,15 +1,19 @@
-"""Dequantisation, the logit and bits per dimension against their definitions."""
+"""Dequantization, the logit, bits per dimension and the baselines against their definitions."""
 
 import math
 
 import pytest
 import torch
-from torchstone.parts.flow.dequantization import (
+from sklearn.neighbors import KernelDensity
+
+from torchstone.parts.flow import likelihood
+from torchstone.parts.flow.likelihood import (
     ALPHA,
     bits_per_dim,
     dequantize,
     histogram_bits_per_dim,
     inverse_logit,
+    log_kernel_density,
     logit,
     pixel_histogram,
     quantize,
@@ -20,22 +24,24 @@ EVERY = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
 
 
 @pytest.mark.parametrize("levels", [256, 32, 17, 2])
-def test_levels_come_back_whatever_the_noise(levels):
-    whole = quantize(EVERY, levels)
-    counts = torch.bincount(whole.long().flatten())
-    print(f"{levels} levels: {int(whole.min())} to {int(whole.max())}, of each {counts.tolist()[:3]}…")
+def test_dequantize_inverts_to_levels(levels):
+    quantized = quantize(EVERY, levels)
+    counts = torch.bincount(quantized.long().flatten())
+    print(
+        f"{levels} levels: {int(quantized.min())} to {int(quantized.max())}, of each {counts.tolist()[:3]}…"
+    )
     assert len(counts) == levels
     assert int(counts.max() - counts.min()) <= 1
     for u in (0.0, 0.5, 0.999):
         y = dequantize(EVERY.double(), torch.full(EVERY.shape, u).double(), levels)
         assert float(y.min()) >= 0
         assert float(y.max()) < 1
-        assert torch.equal(quantize(to_uint8(y.float(), levels), levels), whole)
+        assert torch.equal(quantize(to_uint8(y.float(), levels), levels), quantized)
     if levels == 256:
         assert torch.equal(to_uint8(dequantize(EVERY, torch.full(EVERY.shape, 0.5))), EVERY)
 
 
-def test_the_logit_is_undone_and_tells_its_slope():
+def test_logit_inverse_and_log_det():
     y = torch.rand(3, 1, 4, 4, dtype=torch.float64)
     x, slope = logit(y)
     back, slope_back = inverse_logit(x)
@@ -46,33 +52,33 @@ def test_the_logit_is_undone_and_tells_its_slope():
             lambda v: logit(v.view(1, 1, 4, 4))[0].flatten(), picture.flatten()
         )
         by_hand.append(torch.linalg.slogdet(jacobian)[1])
-    apart = float((slope - torch.stack(by_hand)).abs().max())
-    print(f"slopes {slope.tolist()}, {apart:.1e} from autograd's")
+    error = float((slope - torch.stack(by_hand)).abs().max())
+    print(f"slopes {slope.tolist()}, {error:.1e} from autograd's")
     assert torch.allclose(x, each, atol=1e-12)
-    assert apart < 1e-10
+    assert error < 1e-10
     assert torch.allclose(slope_back, -slope, atol=1e-10)
     assert torch.allclose(back, y, atol=1e-12)
 
 
-def test_pure_black_and_white_stay_finite():
+def test_logit_is_finite_at_black_and_white():
     x, slope = logit(torch.tensor([0.0, 1.0]).view(1, 1, 1, 2))
     assert bool(torch.isfinite(x).all())
     assert bool(torch.isfinite(slope).all())
 
 
-def test_bits_of_one_density_everywhere_are_the_levels():
+def test_bits_per_dim_of_uniform_density():
     for levels in (256, 17):
         assert float(bits_per_dim(torch.zeros(1).double(), 64, levels)) == pytest.approx(math.log2(levels))
 
 
-def test_bits_never_fall_below_those_of_the_best_discrete_code():
+def test_bits_per_dim_bounded_by_entropy():
     """Theis et al. 2015, 3.1: a density that is p(k) · levels within bin k reaches the entropy, any other
     needs more."""
     p = torch.tensor([0.5, 0.25, 0.125, 0.125]).double()
     k = torch.repeat_interleave(torch.arange(4), torch.tensor([4, 2, 1, 1]))
-    pictures = (k * 64 + 32).to(torch.uint8).view(-1, 1, 1, 1)
+    images = (k * 64 + 32).to(torch.uint8).view(-1, 1, 1, 1)
     u = (torch.arange(1000).double() + 0.5) / 1000
-    y = dequantize(pictures.expand(-1, 1, 1, 1000), u.expand(8, 1, 1, 1000), 4)
+    y = dequantize(images.expand(-1, 1, 1, 1000), u.expand(8, 1, 1, 1000), 4)
     flat = (p * 4).log()[(y * 4).long()]
     sloped = flat + (0.5 + (y * 4) % 1).log()  # within each bin from ½ to 1½: mass 1 all the same
     entropy = -float((p * p.log2()).sum())
@@ -82,7 +88,7 @@ def test_bits_never_fall_below_those_of_the_best_discrete_code():
     assert found[1] > entropy + 0.01
 
 
-def test_the_histogram_counts():
+def test_pixel_histogram_counts():
     seen = torch.tensor([0, 0, 255, 0], dtype=torch.uint8).view(4, 1, 1, 1)
     table = pixel_histogram(seen, levels=2)
     assert table.exp().flatten().tolist() == pytest.approx([4 / 6, 2 / 6])
@@ -94,7 +100,26 @@ def test_the_histogram_counts():
     assert torch.allclose(sums, torch.ones_like(sums))
 
 
-def test_a_value_never_seen_still_has_a_length():
+def test_pixel_histogram_smooths_unseen_levels():
     table = pixel_histogram(torch.zeros(10, 1, 1, 1, dtype=torch.uint8))
     far = histogram_bits_per_dim(table, torch.full((1, 1, 1, 1), 255, dtype=torch.uint8))
     assert float(far) == pytest.approx(math.log2(266))
+
+
+def test_log_kernel_density_matches_scikit_learn(monkeypatch):
+    monkeypatch.setattr(likelihood, "CHUNK_SIZE", 7)  # several chunks
+    points, x = torch.randn(60, 3).double(), torch.randn(20, 3).double()
+    for bandwidth in (0.05, 0.4, 2.0):
+        theirs = KernelDensity(bandwidth=bandwidth).fit(points.numpy()).score_samples(x.numpy())
+        ours = log_kernel_density(x, points, bandwidth)
+        error = float((ours - torch.from_numpy(theirs)).abs().max())
+        print(f"bandwidth {bandwidth}: difference {error:.1e}")
+        assert error < 1e-6
+
+
+def test_log_kernel_density_integrates_to_one():
+    points = torch.randn(30, 2).double()
+    step = (torch.arange(200).double() + 0.5) / 200 * 16 - 8
+    total = log_kernel_density(torch.cartesian_prod(step, step), points, 0.3).exp().sum() * 0.08**2
+    print(float(total))
+    assert abs(float(total) - 1) < 1e-6

@@ -41,14 +41,14 @@ class Uniform(nn.Module):
         return (p.log() + (1 - p).log() - math.log(0.9)).flatten(1).sum(1)
 
 
-def test_one_density_everywhere_takes_the_bits_of_the_levels():
+def test_image_log_prob_of_uniform_density():
     data = load_pictures("digits", size=8, channels=1, device="cpu")
     nats = train_images.image_log_prob(Uniform(), data.test, 17)
     assert float(nats.abs().max()) < 1e-3
     assert float(bits_per_dim(nats, 64, 17).mean()) == pytest.approx(math.log2(17), abs=1e-4)
 
 
-def test_the_histogram_beside_it_is_counted_by_hand():
+def test_histogram_baseline_matches_counts():
     data = load_pictures("digits", size=8, channels=1, device="cpu")
     train, test = (train_images.all_images(split).long() * 17 // 256 for split in (data.train, data.test))
     total = 0.0
@@ -62,7 +62,7 @@ def test_the_histogram_beside_it_is_counted_by_hand():
     assert found == pytest.approx(by_hand, abs=1e-9)
 
 
-def test_the_kernels_beside_it_are_no_worse_than_any_other_width():
+def test_kde_loss_uses_best_bandwidth():
     points = load_points("moons")
     found = train_points.kde_loss(points)
     from sklearn.neighbors import KernelDensity
@@ -74,7 +74,7 @@ def test_the_kernels_beside_it_are_no_worse_than_any_other_width():
         assert found < theirs + 0.06
 
 
-def test_points_are_learnt(moons):
+def test_point_flow_beats_gaussian(moons):
     """Beyond what one Gaussian can say of them."""
     points = load_points("moons")
     one = torch.distributions.MultivariateNormal(points.train.mean(0), points.train.T.cov())
@@ -86,7 +86,7 @@ def test_points_are_learnt(moons):
     )
 
 
-def test_the_judged_loss_is_the_mean_of_log_prob(moons):
+def test_point_flow_loss_is_mean_log_prob(moons):
     points, flow = load_points("moons"), moons.state["ema"].module
     with torch.no_grad():
         by_hand = -float(flow.log_prob(points.test).mean())
@@ -97,7 +97,7 @@ def test_the_judged_loss_is_the_mean_of_log_prob(moons):
     }
 
 
-def test_a_point_off_the_moons_is_unusual(moons, tmp_path):
+def test_predict_scores_distant_point_as_unusual(moons, tmp_path):
     flow = moons.state["ema"].module
     on, off = inference.predict(flow, moons.metadata, ["0,1", "0,-2"])
     print(on, off)
@@ -114,7 +114,7 @@ def test_a_point_off_the_moons_is_unusual(moons, tmp_path):
         inference.predict(flow, moons.metadata, ["1,2,3"])
 
 
-def test_samples_are_rows_or_a_drawing(moons, tmp_path):
+def test_sample_returns_rows_or_plot(moons, tmp_path):
     flow = moons.state["ema"].module
     drawn = inference.sample(flow, moons.metadata, count=7, seed=2)
     assert len(drawn) == 7
@@ -126,7 +126,7 @@ def test_samples_are_rows_or_a_drawing(moons, tmp_path):
             inference.sample(flow, moons.metadata, **options)
 
 
-def test_one_sample_that_is_not_finite_is_an_error_everywhere(moons, tmp_path):
+def test_point_flow_raises_when_not_finite(moons, tmp_path):
     flow = RealNVP()
     with torch.no_grad():
         flow.flow.layers[-2].shift.fill_(float("nan"))
@@ -140,7 +140,7 @@ def test_one_sample_that_is_not_finite_is_an_error_everywhere(moons, tmp_path):
             use()
 
 
-def test_the_drawn_density_is_the_flow_s():
+def test_density_grid_matches_flow():
     flow = randomize_weights(RealNVP(couplings=2, width=8), by=0.2)
     frame = (-3.0, 5.0, -2.0, 2.0)
     high = density_2d.density_grid(flow, frame, 20)
@@ -151,7 +151,7 @@ def test_the_drawn_density_is_the_flow_s():
     assert int(picture[:, 1, 1].sum()) > int(picture[:, 0, 1].sum())  # the first row is at the bottom
 
 
-def test_a_table_of_three_features_trains_and_refuses_another(tmp_path):
+def test_point_flow_on_table_checks_features(tmp_path):
     def table(names: str) -> str:
         file = tmp_path / f"{names[0]}.csv"
         x = torch.randn(120, 3, generator=torch.Generator().manual_seed(0))
@@ -169,7 +169,7 @@ def test_a_table_of_three_features_trains_and_refuses_another(tmp_path):
         inference.evaluate(flow, run.metadata, table("p,q,r"), held_out=False)
 
 
-def test_pictures_are_sampled_and_scored(tmp_path):
+def test_image_flow_samples_and_scores(tmp_path):
     run = made("smoke", steps=2)
     fit(run, clock=Clock(evaluate=2), quiet=True)
     flow = run.state["ema"].module
