@@ -1,4 +1,4 @@
-"""The three games as a new user types them: sheets, figures, and one line for each refusal."""
+"""GAN commands as a new user types them: grids, metrics, and one line for each error."""
 
 import json
 
@@ -15,7 +15,7 @@ import torchstone as ts
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name in ("gan", "dcgan", "cgan"):
-        short = {"steps": 20, "samples": 20, "quiet": True}
+        short = {"steps": 20, "eval_samples": 20, "quiet": True}
         ts.train(f"{name}/smoke", out=folder / name, clock={"evaluate": 10}, **short)
     return folder
 
@@ -32,10 +32,10 @@ def test_sample_gan_writes_image_grid(capsys, runs, tmp_path, name):
     assert sheets[0].shape == (-(-64 // columns) * 50 + 2, columns * 50 + 2)
     assert (sheets[0] == sheets[1]).all(), "the same noise"
     assert (sheets[0] != sheets[2]).any()
-    made = torch.stack(ts.sample(run, count=64))
-    assert made.shape == (64, 1, 8, 8)
-    assert made.dtype == torch.uint8
-    large = made[9, 0].numpy().repeat(6, 0).repeat(6, 1)
+    images = torch.stack(ts.sample(run, count=64))
+    assert images.shape == (64, 1, 8, 8)
+    assert images.dtype == torch.uint8
+    large = images[9, 0].numpy().repeat(6, 0).repeat(6, 1)
     row, column = divmod(9, columns)
     top, left = row * 50 + 2, column * 50 + 2
     assert (sheets[0][top : top + 48, left : left + 48] == large).all()
@@ -51,18 +51,25 @@ def test_train_gan_run_folder_files(runs, name):
     assert last == (runs / name / "pictures" / "samples.png").read_bytes()
     assert last != (runs / name / "samples" / "000000.png").read_bytes()
     rows = [json.loads(r) for r in (runs / name / "metrics.jsonl").read_text().splitlines()]
-    looked = [row for row in rows if row["split"] == "val"]
-    assert len(looked) == 3
-    for row in looked:
-        assert {"distance", "modes", "variety", "collapse"} <= set(row)
+    evaluations = [row for row in rows if row["split"] == "val"]
+    assert len(evaluations) == 3
+    for row in evaluations:
+        assert {"frechet_distance", "covered_classes", "relative_variance", "mode_collapse"} <= set(row)
 
 
 @pytest.mark.parametrize("name", ["gan", "cgan"])
 def test_eval_gan_repeats_test_metrics(capsys, runs, name):
     result = json.loads((runs / name / "result.json").read_text())["metrics"]
     again = json.loads(run_cli(capsys, "eval", runs / name, "--json")[1])
-    for figure in ("distance", "precision", "recall", "variety", "modes", "confident"):
-        assert again[figure] == pytest.approx(result[f"test/{figure}"], rel=1e-5), figure
+    for name_ in (
+        "frechet_distance",
+        "precision",
+        "recall",
+        "relative_variance",
+        "covered_classes",
+        "confident_rate",
+    ):
+        assert again[name_] == pytest.approx(result[f"test/{name_}"], rel=1e-5), name_
 
 
 def test_sample_cgan_label(capsys, runs, tmp_path):
@@ -79,7 +86,7 @@ def test_sample_cgan_label(capsys, runs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "said"),
+    ("name", "words", "message"),
     [
         ("cgan", ("--label", "eleven"), "no label 'eleven'"),
         ("cgan", ("--label", "10"), "no label '10'"),
@@ -91,13 +98,13 @@ def test_sample_cgan_label(capsys, runs, tmp_path):
         ("gan", ("--guidance", "2"), "without 'guidance'"),
     ],
 )
-def test_sample_gan_rejects_options_and_writes_nothing(capsys, runs, tmp_path, name, words, said):
-    assert said in assert_rejected(capsys, "sample", runs / name, *words, "--out", tmp_path / "a.png")
+def test_sample_gan_rejects_options_and_writes_nothing(capsys, runs, tmp_path, name, words, message):
+    assert message in assert_rejected(capsys, "sample", runs / name, *words, "--out", tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("out", "said"),
+    ("out", "message"),
     [
         ("a.jpg", ".png"),
         ("no/a.png", "there is no folder"),
@@ -105,9 +112,9 @@ def test_sample_gan_rejects_options_and_writes_nothing(capsys, runs, tmp_path, n
         (None, "--out FILE.png"),
     ],
 )
-def test_sample_gan_rejects_bad_out(capsys, runs, tmp_path, out, said):
+def test_sample_gan_rejects_bad_out(capsys, runs, tmp_path, out, message):
     words = () if out is None else ("--out", tmp_path / out)
-    assert said in assert_rejected(capsys, "sample", runs / "gan", "-n", 4, *words)
+    assert message in assert_rejected(capsys, "sample", runs / "gan", "-n", 4, *words)
     assert not list(tmp_path.iterdir())
 
 
@@ -123,29 +130,29 @@ def test_sample_gan_reports_full_disk(capsys, runs, tmp_path):
     )
 
 
-BATCH = ("--variant", "dcgan_mnist")  # whose critic has batch norm
+BATCH = ("--variant", "dcgan_mnist")  # whose discriminator has batch norm
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (("dcgan/smoke", *BATCH, "--loss", "wgan_gp"), "critic_norm layer, spectral or none"),
+        (("dcgan/smoke", *BATCH, "--loss", "wgan_gp"), "discriminator_norm layer, spectral or none"),
         (
             ("cgan/smoke", "--variant", "cgan", "--loss", "wgan_gp"),
-            "critic_norm layer, spectral or none",
+            "discriminator_norm layer, spectral or none",
         ),
         (("dcgan", "--loss", "hing"), "did you mean hinge"),
-        (("dcgan", "--critic-norm", "bach"), "did you mean batch"),
-        (("dcgan/smoke", "--width", "0"), "width must be at least 1, not"),
-        (("gan/smoke", "--samples", "2"), "more of them are needed"),
-        (("gan/smoke", "--critic-steps", "0"), "critic_steps must be at least 1"),
-        (("gan/smoke", "--critic-lr", "0"), "lr must be a positive number"),
-        (("gan/smoke", "--penalty", "-1", "--loss", "wgan_gp"), "penalty must be"),
+        (("dcgan", "--discriminator-norm", "bach"), "did you mean batch"),
+        (("dcgan/smoke", "--base-channels", "0"), "latent_dim and base_channels must be at least 1, not"),
+        (("gan/smoke", "--eval-samples", "2"), "more of them are needed"),
+        (("gan/smoke", "--discriminator-steps", "0"), "discriminator_steps must be at least 1"),
+        (("gan/smoke", "--discriminator-lr", "0"), "lr must be a positive number"),
+        (("gan/smoke", "--gp-weight", "-1", "--loss", "wgan_gp"), "gp_weight must be"),
         (("gan/smoke", "--data", "moons"), "moons"),
     ],
 )
-def test_train_gan_rejects_recipe_and_leaves_nothing(capsys, tmp_path, words, said):
-    assert said in assert_rejected(capsys, "train", *words, "--out", tmp_path / "run")
+def test_train_gan_rejects_recipe_and_leaves_nothing(capsys, tmp_path, words, message):
+    assert message in assert_rejected(capsys, "train", *words, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -1,4 +1,4 @@
-"""VAE and Real NVP as a new user types them: sheets, scores, filling in, and one line for each refusal."""
+"""VAE and Real NVP commands as a new user types them: grids, scores, inpainting, and errors."""
 
 import json
 
@@ -57,12 +57,14 @@ def test_train_vae_run_folder_files(vae):
 
 def test_sample_vae_inpaints(capsys, vae, digit, tmp_path):
     known, mask = digit
-    words = ("sample", vae, "--known", known, "--mask", mask, "-n", 4)
+    words = ("sample", vae, "--inpaint-image", known, "--mask", mask, "-n", 4)
     code, _, _ = run_cli(capsys, *words, "--out", tmp_path / "filled.png")
     assert code == 0
     assert Image.open(tmp_path / "filled.png").size == (2 * 50 + 2, 2 * 50 + 2)
-    assert "mask" in assert_rejected(capsys, "sample", vae, "--known", known, "--out", tmp_path / "x.png")
-    wrong = ("--known", tmp_path / "none.png", "--mask", mask)
+    assert "mask" in assert_rejected(
+        capsys, "sample", vae, "--inpaint-image", known, "--out", tmp_path / "x.png"
+    )
+    wrong = ("--inpaint-image", tmp_path / "none.png", "--mask", mask)
     assert "does not exist" in assert_rejected(capsys, "sample", vae, *wrong, "--out", tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
 
@@ -72,7 +74,7 @@ def test_predict_and_explain_vae(capsys, vae, digit, tmp_path):
     (answer,) = json.loads(out)
     assert code == 0
     assert answer["label"] in ("usual", "unusual")
-    assert set(answer) == {"input", "label", "probability", "bound", "divergence"}
+    assert set(answer) == {"input", "label", "probability", "elbo", "kl"}
     code, out, _ = run_cli(capsys, "predict", vae, digit[0], "--explain", tmp_path / "why.png")
     assert code == 0
     assert (tmp_path / "why.png").exists()
@@ -81,7 +83,7 @@ def test_predict_and_explain_vae(capsys, vae, digit, tmp_path):
 
 
 def test_eval_vae_and_flow_repeat_test_metrics(capsys, vae, moons):
-    for run, name in ((vae, "bound_50"), (moons, "loss")):
+    for run, name in ((vae, "iwae_50"), (moons, "loss")):
         result = json.loads((run / "result.json").read_text())["metrics"]
         again = json.loads(run_cli(capsys, "eval", run, "--json")[1])
         assert again[name] == pytest.approx(result[f"test/{name}"], abs=1e-5)
@@ -98,18 +100,18 @@ def test_sample_and_predict_points(capsys, moons, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (("train", "vae/smoke", "--samples", "0"), "at least 1"),
-        (("train", "vae/smoke", "--pixels", "dark"), "drawn"),
+        (("train", "vae/smoke", "--latent-samples", "0"), "at least 1"),
+        (("train", "vae/smoke", "--binarization", "dark"), "stochastic"),
         (("train", "vae/smoke", "--data", "moons"), "moons"),
         (("train", "realnvp/smoke", "--data", "moons"), "--variant realnvp_points"),
         (("train", "realnvp/moons", "--data", "digits"), "--variant realnvp_digits"),
-        (("train", "realnvp/smoke", "--levels", "1"), "2 to 256"),
+        (("train", "realnvp/smoke", "--pixel-levels", "1"), "2 to 256"),
     ],
 )
-def test_train_vae_flow_rejects_recipe_and_leaves_nothing(capsys, tmp_path, words, said):
-    assert said in assert_rejected(capsys, *words, "--out", tmp_path / "run")
+def test_train_vae_flow_rejects_recipe_and_leaves_nothing(capsys, tmp_path, words, message):
+    assert message in assert_rejected(capsys, *words, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -1,4 +1,4 @@
-"""`eval --inception FILE` as it is typed, for every family that makes pictures; what is no such file is refused."""
+"""`eval --inception FILE` for every system that generates images; other files are rejected."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ MAKERS = ("gan", "dcgan", "cgan", "vae", "realnvp", "ddpm")
 
 
 class Coarse(nn.Module):
-    """In Inception's place: features are means of 2 × 2 fields of each colour."""
+    """In Inception's place: features are means of 2 × 2 fields of each color."""
 
     def __init__(self):
         super().__init__()
@@ -33,10 +33,10 @@ class Coarse(nn.Module):
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name in MAKERS:
-        judged = {"samples": 20} if "gan" in name else {}
+        fields = {"eval_samples": 20} if "gan" in name else {}
         if name == "ddpm":
-            judged = {"judged": 20}
-        ts.train(f"{name}/smoke", out=folder / name, steps=4, quiet=True, **judged)
+            fields = {"judged": 20}
+        ts.train(f"{name}/smoke", out=folder / name, steps=4, quiet=True, **fields)
     ts.train("realnvp/moons", out=folder / "moons", steps=2, quiet=True)
     ts.train("lenet5/smoke", out=folder / "lenet5", steps=2, quiet=True)
     return folder
@@ -44,18 +44,18 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_inception_metrics_for_every_generative_system(capsys, runs, tmp_path, monkeypatch, name):
-    asked = []
-    stand_in = lambda file, device: asked.append(file) or Coarse()  # noqa: E731
-    monkeypatch.setattr(evaluate_samples, "load", stand_in)
+    files = []
+    stand_in = lambda file, device: files.append(file) or Coarse()  # noqa: E731
+    monkeypatch.setattr(evaluate_samples, "load_inception", stand_in)
     code, plain, _ = run_cli(capsys, "eval", runs / name, "--json")
     file = tmp_path / "weights.pth"
     code_, out, _ = run_cli(capsys, "eval", runs / name, "--json", "--inception", file)
-    assert (code, code_, asked) == (0, 0, [str(file)])
-    without, found = json.loads(plain), json.loads(out)
-    new = {key for key in found if key.startswith("inception_")}
-    assert new == {"inception_distance", "inception_precision", "inception_recall"}
-    assert {key: found[key] for key in without} == without
-    assert found["inception_distance"] > 0
+    assert (code, code_, files) == (0, 0, [str(file)])
+    without, metrics = json.loads(plain), json.loads(out)
+    new = {key for key in metrics if key.startswith("inception_")}
+    assert new == {"inception_frechet_distance", "inception_precision", "inception_recall"}
+    assert {key: metrics[key] for key in without} == without
+    assert metrics["inception_frechet_distance"] > 0
 
 
 def test_inception_metrics_for_captioned_samples(capsys, tmp_path, monkeypatch):
@@ -71,11 +71,11 @@ def test_inception_metrics_for_captioned_samples(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "load_inception", lambda file, device: Coarse())
     words = ("--inception", tmp_path / "weights.pth", "--data", photos)
     code, out, _ = run_cli(capsys, "eval", run, "--json", *words)
-    found = json.loads(out)
+    metrics = json.loads(out)
     assert code == 0
-    assert found["inception_distance"] > 0
-    assert 0 <= found["match"] <= 1
-    assert found["samples"] >= 3
+    assert metrics["inception_frechet_distance"] > 0
+    assert 0 <= metrics["match"] <= 1
+    assert metrics["samples"] >= 3
 
 
 def test_inception_without_package_is_rejected(capsys, runs, tmp_path, monkeypatch):
@@ -92,6 +92,6 @@ def test_inception_rejects_bad_files_and_other_systems(capsys, runs, tmp_path):
     assert f"there is no file {file}" in line
     file.write_bytes(b"no weights")
     assert "holds no weights" in assert_rejected(capsys, "eval", runs / "vae", "--inception", file)
-    assert "points are no pictures" in assert_rejected(capsys, "eval", runs / "moons", "--inception", file)
+    assert "points are no images" in assert_rejected(capsys, "eval", runs / "moons", "--inception", file)
     line = assert_rejected(capsys, "eval", runs / "lenet5", "--inception", file)
     assert "lenet5 evaluates without 'inception'" in line

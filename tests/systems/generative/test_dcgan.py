@@ -1,11 +1,10 @@
-"""DCGAN: published counts and beginnings, the published networks written out, and what its norms hold."""
-
-import dataclasses
+"""DCGAN: published counts and initial weights, the published networks, and normalization."""
 
 import pytest
 import torch
 from torch import nn
 
+from torchstone.engine.recipe_fields import replace_fields
 from torchstone.errors import BadInput
 from torchstone.parts.facts import parameters
 from torchstone.parts.gan.spectral_norm import SpectralNorm
@@ -28,14 +27,14 @@ def down(narrow, wide, side=4, stride=2, pad=1):
 
 def test_dcgan_layers_match_published_code():
     n = 4  # 64 in the paper's code
-    made = nn.Sequential(
+    expected_generator = nn.Sequential(
         up(10, 8 * n, 4, 1, 0), nn.BatchNorm2d(8 * n), nn.ReLU(),
         up(8 * n, 4 * n), nn.BatchNorm2d(4 * n), nn.ReLU(),
         up(4 * n, 2 * n), nn.BatchNorm2d(2 * n), nn.ReLU(),
         up(2 * n, n), nn.BatchNorm2d(n), nn.ReLU(),
         up(n, 3), nn.Tanh(),
     )  # fmt: skip
-    told = nn.Sequential(
+    expected_discriminator = nn.Sequential(
         down(3, n), nn.LeakyReLU(0.2),
         down(n, 2 * n), nn.BatchNorm2d(2 * n), nn.LeakyReLU(0.2),
         down(2 * n, 4 * n), nn.BatchNorm2d(4 * n), nn.LeakyReLU(0.2),
@@ -43,16 +42,16 @@ def test_dcgan_layers_match_published_code():
         down(8 * n, 1, 4, 1, 0),
     )  # fmt: skip
     ours, discriminator = Generator(10, n), Discriminator(n)
-    for theirs, net in ((made, ours), (told, discriminator)):
+    for theirs, net in ((expected_generator, ours), (expected_discriminator, discriminator)):
         weights = zip(net.state_dict().items(), theirs.state_dict().values(), strict=True)
         theirs.load_state_dict({k: a for k, (a, _) in zip(theirs.state_dict(), zip(
             net.state_dict().values(), theirs.state_dict().values(), strict=True), strict=True)})  # fmt: skip
         assert all(a[1].shape == b.shape for a, b in weights)
     z = torch.randn(5, 10)
-    pictures = ours(z)
-    assert pictures.shape == (5, 3, 64, 64)
-    assert torch.allclose(pictures, made(z[:, :, None, None]), atol=1e-6)
-    assert torch.allclose(discriminator(pictures), told(pictures).flatten(), atol=1e-6)
+    images = ours(z)
+    assert images.shape == (5, 3, 64, 64)
+    assert torch.allclose(images, expected_generator(z[:, :, None, None]), atol=1e-6)
+    assert torch.allclose(discriminator(images), expected_discriminator(images).flatten(), atol=1e-6)
 
 
 def test_dcgan_initial_weights():
@@ -76,9 +75,9 @@ def test_dcgan_initial_weights():
 )  # fmt: skip
 def test_grid_sizes_double(size, sides):
     assert grid_sizes(size) == sides
-    made = Generator(3, 2, 1, size)(torch.randn(2, 3))
-    assert made.shape == (2, 1, size, size)
-    assert Discriminator(2, 1, size)(made).shape == (2,)
+    expected_generator = Generator(3, 2, 1, size)(torch.randn(2, 3))
+    assert expected_generator.shape == (2, 1, size, size)
+    assert Discriminator(2, 1, size)(expected_generator).shape == (2,)
 
 
 @pytest.mark.parametrize("size", [7, 30, 36, 2, 0])
@@ -91,7 +90,7 @@ def test_dcgan_rejects_invalid_arguments():
     with pytest.raises(BadInput, match="did you mean batch"):
         Discriminator(norm="bach")
     with pytest.raises(BadInput, match="at least 1"):
-        Generator(width=0)
+        Generator(base_channels=0)
 
 
 @pytest.mark.parametrize(("norm", "kinds"), [("batch", nn.BatchNorm2d), ("layer", nn.GroupNorm)])
@@ -109,12 +108,11 @@ def largest(layer: nn.Module) -> float:
 
 def test_dcgan_spectral_norm_after_training():
     """By its own steps of power iteration, one a pass: nearly while the weights move, exactly after."""
-    recipe = dataclasses.replace(
-        dcgan.RECIPES["smoke"], variant="dcgan_mnist", width=4, critic_norm="spectral", loss="hinge",
-        lr=1e-4, batch_size=4, device="cpu",
-    )  # fmt: skip
+    fields = {"variant": "dcgan_mnist", "base_channels": 4, "discriminator_norm": "spectral"}
+    fields |= {"loss": "hinge", "lr": 1e-4, "batch_size": 4, "device": "cpu"}
+    recipe = replace_fields(dcgan.RECIPES["smoke"], fields)
     run = next(dcgan.build(recipe))
-    discriminator = run.state["critic"]
+    discriminator = run.state["discriminator"]
     weights = [p for p in discriminator.parameters() if p.ndim > 1]
     before = [p.detach().clone() for p in weights]
     for _ in range(20):
@@ -139,7 +137,7 @@ def test_dcgan_samples_depend_on_own_noise():
     torch.manual_seed(0)
     model = Generator(6, 4, 1, 28).eval()
     z = torch.randn(5, 6)
-    whole = model(z).detach()
-    assert torch.allclose(whole[2:3], model(z[2:3]), atol=1e-6)
-    assert float((whole[0] - whole[1]).abs().max()) > 1e-6
-    assert float(whole.abs().max()) <= 1
+    together = model(z).detach()
+    assert torch.allclose(together[2:3], model(z[2:3]), atol=1e-6)
+    assert float((together[0] - together[1]).abs().max()) > 1e-6
+    assert float(together.abs().max()) <= 1

@@ -11,7 +11,7 @@ from torchstone.data.vision.captioned import Captioned
 from torchstone.data.vision.dataset import Pictures, PictureSet
 from torchstone.errors import BadInput
 from torchstone.metrics import memorization
-from torchstone.metrics.classifier_features import FeatureClassifier
+from torchstone.metrics.classifier_features import ClassifierFeatures, FeatureClassifier
 from torchstone.parts.diffusion.process import Process
 from torchstone.tasks.diffusion import classifier_guidance, guidance_sweep, sampler
 from torchstone.tasks.diffusion.conditioning import Material, by_caption, by_label, context
@@ -336,20 +336,20 @@ def test_a_survey_asks_for_every_scale_and_both_samplers(tmp_path):
         number = int(pictures[0, 0, 0, 0])
         labels = (torch.arange(30) + (torch.arange(30) >= 5 * number)) % 3
         chances = torch.eye(3)[labels]
-        return guidance_sweep.Seen(features / number, chances)
+        return ClassifierFeatures(features / number, chances)
 
     judging = FeatureClassifier(nn.Identity(), {}, (), 1.0)
-    object.__setattr__(judging, "see", see)
-    real = guidance_sweep.Seen(features, torch.eye(3)[torch.arange(30) % 3]), torch.arange(30) % 3
+    object.__setattr__(judging, "extract", see)
+    real = ClassifierFeatures(features, torch.eye(3)[torch.arange(30) % 3]), torch.arange(30) % 3
     found = guidance_sweep.survey(draw, judging, real, 30, torch.arange(30) % 3, 40)
     assert [each["guidance"] for each in asked_for] == [*guidance_sweep.SCALES, 1.0, 1.0]
     assert [each["steps"] for each in asked_for[-2:]] == [40, 40]
     assert [each["sampler"] for each in asked_for[-2:]] == ["ddim", "ddpm"]
-    agreement = [found[f"guided_{s:g}_agreement"] for s in guidance_sweep.SCALES]
+    agreement = [found[f"guided_{s:g}_label_accuracy"] for s in guidance_sweep.SCALES]
     diversity = [found[f"guided_{s:g}_diversity"] for s in guidance_sweep.SCALES]
     assert agreement == pytest.approx([5 * (n + 1) / 30 for n in range(6)])
     assert diversity == pytest.approx([1 / (n + 1) ** 2 for n in range(6)])
-    assert found["ddim_distance"] < found["ddpm_distance"]
+    assert found["ddim_frechet_distance"] < found["ddpm_frechet_distance"]
     guidance_sweep.plot({f"test/{name}": value for name, value in found.items()}, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 10_000
     guidance_sweep.plot({}, tmp_path / "b.png")

@@ -1,14 +1,14 @@
-"""Auto-encoding: what it is judged by, what is drawn, filling in, and how unusual a picture is."""
+"""VAE training and use: bounds, figures, inpainting, and anomaly scores."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torchstone.tasks.flow.train_images import all_images
 
+from torchstone.data.vision.dequantized_batches import all_images
+from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import Clock, fit
 from torchstone.errors import BadInput, NotFinite
 from torchstone.parts.vae.elbo import bernoulli_log_prob
@@ -18,7 +18,7 @@ from torchstone.tasks.vae import figures, inference, train
 
 
 def smoke(**fields):
-    return dataclasses.replace(RECIPES["smoke"], device="cpu", **fields)
+    return replace_fields(RECIPES["smoke"], {"device": "cpu", **fields})
 
 
 @pytest.fixture(scope="module")
@@ -31,39 +31,39 @@ def trained():
 
 
 def test_binarize_modes():
-    shade = torch.tensor([0.0, 51.0, 128.0, 255.0]).view(1, 1, 2, 2)
+    gray = torch.tensor([0.0, 51.0, 128.0, 255.0]).view(1, 1, 2, 2)
     u = torch.rand(20_000, 1, 1, 1).expand(-1, 1, 2, 2)
-    on = train.binarize(shade.expand(20_000, 1, 2, 2), u, "drawn")
+    on = train.binarize(gray.expand(20_000, 1, 2, 2), u, "stochastic")
     assert set(on.unique().tolist()) == {0, 1}
     assert on.mean(0).flatten().tolist() == pytest.approx([0, 0.2, 128 / 255, 1], abs=0.01)
-    assert train.binarize(shade, u[:1], "threshold").flatten().tolist() == [0, 0, 1, 1]
-    assert torch.equal(train.binarize(shade, u[:1], "grey"), shade / 255)
+    assert train.binarize(gray, u[:1], "threshold").flatten().tolist() == [0, 0, 1, 1]
+    assert torch.equal(train.binarize(gray, u[:1], "none"), gray / 255)
 
 
 def test_evaluate_bounds_match_definition_and_repeat(trained):
     model, pictures = trained.state["ema"].module, all_images(trained_data().test)[:40]
-    found = train.evaluate_bounds(model, pictures, "threshold")
-    assert found == train.evaluate_bounds(model, pictures, "threshold")
+    metrics = train.evaluate_bounds(model, pictures, "threshold")
+    assert metrics == train.evaluate_bounds(model, pictures, "threshold")
     x = train.fixed_binarization(pictures, "threshold")
     with torch.no_grad():
         mean, logvar = model.encode(x)
         q = torch.distributions.Normal(mean, (logvar / 2).exp())
         prior = torch.distributions.Normal(0.0, 1.0)
         z = q.sample((4000,))
-        told = torch.stack([bernoulli_log_prob(model.decode(each), x) for each in z])
+        log_likelihood = torch.stack([bernoulli_log_prob(model.decode(each), x) for each in z])
         kl = torch.distributions.kl_divergence(q, prior).sum(1)
-        weights = told + (prior.log_prob(z) - q.log_prob(z)).sum(2)
+        weights = log_likelihood + (prior.log_prob(z) - q.log_prob(z)).sum(2)
     by_hand = {
-        "bound": float((told.mean(0) - kl).mean()),
-        "bound_5": float((weights.unflatten(0, (-1, 5)).logsumexp(1) - torch.tensor(5.0).log()).mean()),
-        "bound_50": float((weights.unflatten(0, (-1, 50)).logsumexp(1) - torch.tensor(50.0).log()).mean()),
-        "divergence": float(kl.mean()),
-        "active": float((mean.var(0) > 0.01).sum()),
+        "elbo": float((log_likelihood.mean(0) - kl).mean()),
+        "iwae_5": float((weights.unflatten(0, (-1, 5)).logsumexp(1) - torch.tensor(5.0).log()).mean()),
+        "iwae_50": float((weights.unflatten(0, (-1, 50)).logsumexp(1) - torch.tensor(50.0).log()).mean()),
+        "kl": float(kl.mean()),
+        "active_latents": float((mean.var(0) > 0.01).sum()),
     }
-    print(found, by_hand)
+    print(metrics, by_hand)
     for name, value in by_hand.items():
-        assert found[name] == pytest.approx(value, abs=0.1), name
-    assert found["bound"] < found["bound_5"] < found["bound_50"]
+        assert metrics[name] == pytest.approx(value, abs=0.1), name
+    assert metrics["elbo"] < metrics["iwae_5"] < metrics["iwae_50"]
 
 
 def trained_data():
@@ -71,9 +71,9 @@ def trained_data():
 
 
 def test_elbo_beats_independent_pixels(trained):
-    found = {name: value for name, value in trained.results.items() if name.startswith("test/")}
-    print(found)
-    assert found["test/bound"] > found["test/pixels_alone"] + 1
+    metrics = {name: value for name, value in trained.results.items() if name.startswith("test/")}
+    print(metrics)
+    assert metrics["test/elbo"] > metrics["test/independent_pixels"] + 1
 
 
 def test_independent_pixel_log_prob_matches_frequencies():
@@ -105,20 +105,20 @@ def test_inpaint_keeps_known_pixels():
     x = torch.cat([torch.ones(20, 1, 4, 4), torch.zeros(20, 1, 4, 4)])
     missing = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
     missing[..., 3, 1:] = True
-    made = figures.inpaint(Known(), x, missing, again=30)
-    assert torch.equal(made[~missing.expand_as(x)], x[~missing.expand_as(x)])
-    apart = float((made - x).abs().max())
-    print(f"three of sixteen pixels missing: {apart:.3f} off at most")
-    assert apart < 0.05
-    others = figures.inpaint(Known(), x, missing, again=1, seed=1)
-    assert not torch.equal(others, figures.inpaint(Known(), x, missing, again=1, seed=2))
+    images = figures.inpaint(Known(), x, missing, gibbs_steps=30)
+    assert torch.equal(images[~missing.expand_as(x)], x[~missing.expand_as(x)])
+    error = float((images - x).abs().max())
+    print(f"three of sixteen pixels missing: {error:.3f} off at most")
+    assert error < 0.05
+    others = figures.inpaint(Known(), x, missing, gibbs_steps=1, seed=1)
+    assert not torch.equal(others, figures.inpaint(Known(), x, missing, gibbs_steps=1, seed=2))
 
 
 def test_inpaint_and_sampling_raise_when_not_finite():
-    model = VAE(size=4, widths=(3,), latent=2)
+    model = VAE(size=4, widths=(3,), latent_dim=2)
     with torch.no_grad():
         model.decoder[0].weight.fill_(float("nan"))
-    with pytest.raises(NotFinite, match="pictures are not finite"):
+    with pytest.raises(NotFinite, match="images are not finite"):
         figures.inpaint(model, torch.zeros(2, 1, 4, 4), torch.ones(1, 1, 4, 4).bool())
     with pytest.raises(NotFinite, match="5 of 5 samples"):
         figures.sample_images(model, 5)
@@ -145,20 +145,20 @@ def test_report_writes_every_figure(trained, tmp_path):
 def test_interpolation_ends_at_reconstructions(trained, tmp_path):
     model = trained.state["ema"].module
     x = train.fixed_binarization(all_images(trained_data().test)[:2], "threshold")
-    drawn = {}
-    sheet = figures.sheet
-    figures.sheet = lambda pictures, file, columns: drawn.update(made=pictures) or Path(file)
+    grid = {}
+    save = figures.save_image_grid
+    figures.save_image_grid = lambda images, file, columns: grid.update(images=images) or Path(file)
     try:
         figures.save_interpolations(model, x, tmp_path / "paths.png")
     finally:
-        figures.sheet = sheet
+        figures.save_image_grid = save
     ends = figures.decode_images(model, model.encode(x)[0])
-    assert torch.equal(drawn["made"][[0, -1]], ends)
-    assert len(drawn["made"]) == figures.COLUMNS
+    assert torch.equal(grid["images"][[0, -1]], ends)
+    assert len(grid["images"]) == figures.COLUMNS
 
 
 def test_predict_and_explain_score_noise_as_unusual(trained, tmp_path):
-    model, metadata = trained.state["ema"].module, trained.metadata
+    model, metadata = trained.state["ema"].module, trained.metadata | trained.calibration
     digit, noise = tmp_path / "digit.png", tmp_path / "noise.png"
     picture = all_images(trained_data().test)[0, 0]
     Image.fromarray(picture.numpy()).save(digit)
@@ -167,7 +167,7 @@ def test_predict_and_explain_score_noise_as_unusual(trained, tmp_path):
     metadata = metadata | {"picture": metadata["picture"] | {"ink": False}}
     usual, odd = inference.predict(model, metadata, [digit, noise])
     print(usual, odd)
-    assert usual["bound"] > odd["bound"] + 5
+    assert usual["elbo"] > odd["elbo"] + 5
     assert usual["probability"] > odd["probability"]
     assert odd["label"] == "unusual"
     inference.explain(model, metadata, [digit, noise], tmp_path / "why.png")
@@ -175,22 +175,27 @@ def test_predict_and_explain_score_noise_as_unusual(trained, tmp_path):
 
 
 def test_sample_inpaints_from_files(trained, tmp_path):
-    model, metadata = trained.state["ema"].module, trained.metadata
+    model, metadata = trained.state["ema"].module, trained.metadata | trained.calibration
     picture = all_images(trained_data().test)[0, 0]
     Image.fromarray(picture.numpy()).save(tmp_path / "known.png")
     mask = torch.zeros(8, 8, dtype=torch.uint8)
     mask[:, 4:] = 255
     Image.fromarray(mask.numpy()).save(tmp_path / "mask.png")
-    made = inference.sample(
-        model, metadata, count=3, inpaint_image=tmp_path / "known.png", mask=tmp_path / "mask.png", again=5
+    images = inference.sample(
+        model,
+        metadata,
+        count=3,
+        inpaint_image=tmp_path / "known.png",
+        mask=tmp_path / "mask.png",
+        gibbs_steps=5,
     )
     left = (picture[:, :4] >= 128) * 255
-    assert len(made) == 3
-    assert all(torch.equal(each[0, :, :4], left.byte()) for each in made)
-    for options, said in (
-        ({"known": tmp_path / "known.png"}, "both a known picture and a mask"),
+    assert len(images) == 3
+    assert all(torch.equal(each[0, :, :4], left.byte()) for each in images)
+    for options, message in (
+        ({"inpaint_image": tmp_path / "known.png"}, "both an image to inpaint and a mask"),
         ({"count": 0}, "at least 1"),
         ({"temperature": 0.0}, "positive"),
     ):
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=message):
             inference.sample(model, metadata, **options)
