@@ -92,7 +92,7 @@ def log_samples(run: Run, sample: Callable[[], Pixels], *, columns: int | None =
 
     def save() -> None:
         if run.folder is not None and parallel.rank() == 0:
-            step = run.state["lr_schedule"].last_epoch  # ty: ignore[unresolved-attribute]
+            step = run.state["lr_schedule"].last_epoch  # ty: ignore[missing-attribute]
             with writing(run.folder, step):
                 save_image_grid(sample(), run.folder / FOLDER / f"{step:06d}.png", columns=columns)
 

@@ -11,6 +11,7 @@ from torch import nn
 from torchstone.data.tabular.points import load_points
 from torchstone.data.vision.dataset import load_pictures
 from torchstone.data.vision.dequantized_batches import all_images
+from torchstone.engine import checkpoint
 from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import Clock, fit
 from torchstone.errors import BadInput, NotFinite
@@ -191,3 +192,30 @@ def test_image_flow_samples_and_scores(tmp_path):
     nats = float(image_log_prob(flow, picture, 17))
     assert message["log_density"] == pytest.approx(nats, abs=1e-3)
     assert message["bits_per_dimension"] == pytest.approx((math.log(17) - nats / 64) / math.log(2), abs=1e-4)
+
+
+def test_score_quantiles_are_saved_and_survive_resume(tmp_path):
+    """Also in a checkpoint between the resume and the next evaluation; metadata itself never changes."""
+
+    def train(updates: int, clock: Clock) -> dict:
+        run = build("moons", steps=20)
+        before, update, count = dict(run.metadata), run.update, []
+
+        def interrupted(batch):
+            if len(count) == updates:
+                raise KeyboardInterrupt
+            count.append(0)
+            return update(batch)
+
+        run.update = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            fit(run, tmp_path, clock=clock, quiet=True)
+        assert run.metadata == before
+        _, meta, _ = checkpoint.find(tmp_path / "checkpoint")
+        return meta
+
+    first = train(3, Clock(evaluate=2, save=1))
+    second = train(1, Clock(evaluate=20, save=1))
+    assert (first["step"], second["step"]) == (3, 4)
+    assert len(first["metadata"]["score_quantiles"]) == 201
+    assert second["metadata"] == first["metadata"]
