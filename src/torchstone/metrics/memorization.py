@@ -14,7 +14,7 @@ from torch import Tensor
 from torchstone.data.vision.captioned import Captioned
 from torchstone.data.vision.dataset import Pictures
 from torchstone.parts.metrics import fidelity_diversity
-from torchstone.plots.sample_grid import BETWEEN
+from torchstone.plots.sample_grid import BACKGROUND
 
 Pixels = UInt8[Tensor, "count channel height width"]
 
@@ -35,7 +35,7 @@ def looked_through(split: Pictures) -> Pixels:
 
 def nearest(made: Pixels, train: Pictures) -> Int64[Tensor, " count"]:
     """Which training picture is nearest to each, by the mean square of `coarse` differences."""
-    return fidelity_diversity.nearest(coarse(made), coarse(looked_through(train)))
+    return fidelity_diversity.nearest_neighbor(coarse(made), coarse(looked_through(train)))
 
 
 def nearness(made: Pixels, train: Pictures, test: Pictures) -> float:
@@ -45,7 +45,7 @@ def nearness(made: Pixels, train: Pictures, test: Pictures) -> float:
 
     def apart(pictures: Pixels) -> float:
         x = coarse(pictures)
-        return float((x - known[fidelity_diversity.nearest(x, known)]).norm(dim=1).median())
+        return float((x - known[fidelity_diversity.nearest_neighbor(x, known)]).norm(dim=1).median())
 
     return apart(made) / max(apart(looked_through(test)), 1e-9)
 
@@ -76,7 +76,7 @@ def beside(
     rows = -(-len(made) // columns)
     cell = SIDE + TEXT
     size = (columns * (SIDE + GAP) + GAP, rows * (2 * cell + 2 * GAP) + GAP)
-    whole = Image.new("RGB", size, (BETWEEN,) * 3)
+    whole = Image.new("RGB", size, (BACKGROUND,) * 3)
     pen, font = ImageDraw.Draw(whole), ImageFont.load_default(10)
     for number in range(len(made)):
         row, column = divmod(number, columns)

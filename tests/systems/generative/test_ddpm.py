@@ -103,8 +103,8 @@ def test_a_run_shows_its_samples_while_it_trains_and_is_judged(run):
     for name in ("samples.png", "nearest.png", "guidance.png", "curves.png"):
         assert (run / "pictures" / name).stat().st_size > 1000, name
     found = json.loads((run / "result.json").read_text())["metrics"]
-    for name in ("loss", "bits_per_dimension", "distance", "agreement", "confident", "variety",
-                 "guided_5_agreement", "ddim_distance", "ddpm_distance"):  # fmt: skip
+    for name in ("loss", "bits_per_dimension", "frechet_distance", "label_accuracy", "confident_rate", "relative_variance",
+                 "guided_5_label_accuracy", "ddim_frechet_distance", "ddpm_frechet_distance"):  # fmt: skip
         assert f"test/{name}" in found, name
 
 
@@ -112,7 +112,7 @@ def test_the_command_line_trains_evaluates_and_draws(run, tmp_path, capsys):
     code, out, _ = run_cli(capsys, "eval", run)
     assert code == 0
     assert "bits_per_dimension" in out
-    assert "agreement" in out
+    assert "label_accuracy" in out
     sheets = {}
     for name, words in {
         "plain": (),
@@ -149,8 +149,8 @@ def test_the_command_line_trains_evaluates_and_draws(run, tmp_path, capsys):
         (("--steps", 21), "1 to 20 steps, not 21"),
         (("--eta", 2), "eta is between 0"),
         (("--sampler", "euler"), "no sampler 'euler'"),
-        (("--known", "a.png"), "both a known picture and a mask"),
-        (("--known", "a.png", "--mask", "b.png"), "a.png"),
+        (("--inpaint-image", "a.png"), "both a known picture and a mask"),
+        (("--inpaint-image", "a.png", "--mask", "b.png"), "a.png"),
         (("--temperature", 1), "without 'temperature'"),
     ],
 )
@@ -181,9 +181,9 @@ def test_known_pixels_are_kept_and_the_rest_is_drawn(run, tmp_path):
     picture = np.tile(np.arange(8, dtype=np.uint8) * 30, (8, 1))
     mask = np.zeros((8, 8), np.uint8)
     mask[:, 4:] = 255
-    for name, array in (("known", picture), ("mask", mask)):
+    for name, array in (("inpaint_image", picture), ("mask", mask)):
         Image.fromarray(array).save(tmp_path / f"{name}.png")
-    files = {name: tmp_path / f"{name}.png" for name in ("known", "mask")}
+    files = {name: tmp_path / f"{name}.png" for name in ("inpaint_image", "mask")}
     made = torch.stack(ts.sample(run, count=4, label=3, again=2, **files))
     assert (made[:, 0, :, :4] == torch.from_numpy(picture[:, :4])).all()
     assert (made[:, 0, :, 4:] != torch.from_numpy(picture[:, 4:])).any()

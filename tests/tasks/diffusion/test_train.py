@@ -11,7 +11,7 @@ from torchstone.data.vision.captioned import Captioned
 from torchstone.data.vision.dataset import Pictures, PictureSet
 from torchstone.errors import BadInput
 from torchstone.metrics import memorization
-from torchstone.metrics.classifier_features import Judge
+from torchstone.metrics.classifier_features import ClassifierFeatures, FeatureClassifier
 from torchstone.parts.diffusion.process import Process
 from torchstone.tasks.diffusion import classifier_guidance, guidance_sweep, sampler
 from torchstone.tasks.diffusion.conditioning import Material, by_caption, by_label, context
@@ -123,7 +123,7 @@ def test_the_judge_steers_towards_a_label_and_knows_ink_by_its_margin():
             return torch.stack([-by, 0 * by, by], 1)
 
     metadata = {"mean": [0.5], "std": [0.25], "channels": 1, "ink": True}
-    judging = Judge(Bright(), metadata, ("dark", "grey", "bright"), 1.0)
+    judging = FeatureClassifier(Bright(), metadata, ("dark", "grey", "bright"), 1.0)
     model = Gaussian(shape=(1, 28, 28))
     bright, dark = (
         drawn(
@@ -149,12 +149,12 @@ def test_the_judge_steers_towards_a_label_and_knows_ink_by_its_margin():
         plain,
     )
     from torchstone.data.vision.dataset import normalise
-    from torchstone.metrics.classifier_features import fitted
+    from torchstone.metrics.classifier_features import resize_uint8
 
     for side, ink in ((28, True), (20, True), (28, False), (32, False)):
         mine = metadata | {"ink": ink}
         pictures = torch.randint(256, (2, 1, side, side), dtype=torch.uint8)
-        wanted = normalise(fitted(pictures, mine), mine)
+        wanted = normalise(resize_uint8(pictures, mine), mine)
         said = classifier_guidance.seen(pictures.float() / 127.5 - 1, mine)
         assert torch.allclose(said, wanted, atol=0.01)  # `fitted` rounds
 
@@ -336,20 +336,20 @@ def test_a_survey_asks_for_every_scale_and_both_samplers(tmp_path):
         number = int(pictures[0, 0, 0, 0])
         labels = (torch.arange(30) + (torch.arange(30) >= 5 * number)) % 3
         chances = torch.eye(3)[labels]
-        return guidance_sweep.Seen(features / number, chances)
+        return ClassifierFeatures(features / number, chances)
 
-    judging = Judge(nn.Identity(), {}, (), 1.0)
-    object.__setattr__(judging, "see", see)
-    real = guidance_sweep.Seen(features, torch.eye(3)[torch.arange(30) % 3]), torch.arange(30) % 3
+    judging = FeatureClassifier(nn.Identity(), {}, (), 1.0)
+    object.__setattr__(judging, "extract", see)
+    real = ClassifierFeatures(features, torch.eye(3)[torch.arange(30) % 3]), torch.arange(30) % 3
     found = guidance_sweep.survey(draw, judging, real, 30, torch.arange(30) % 3, 40)
     assert [each["guidance"] for each in asked_for] == [*guidance_sweep.SCALES, 1.0, 1.0]
     assert [each["steps"] for each in asked_for[-2:]] == [40, 40]
     assert [each["sampler"] for each in asked_for[-2:]] == ["ddim", "ddpm"]
-    agreement = [found[f"guided_{s:g}_agreement"] for s in guidance_sweep.SCALES]
+    agreement = [found[f"guided_{s:g}_label_accuracy"] for s in guidance_sweep.SCALES]
     diversity = [found[f"guided_{s:g}_diversity"] for s in guidance_sweep.SCALES]
     assert agreement == pytest.approx([5 * (n + 1) / 30 for n in range(6)])
     assert diversity == pytest.approx([1 / (n + 1) ** 2 for n in range(6)])
-    assert found["ddim_distance"] < found["ddpm_distance"]
+    assert found["ddim_frechet_distance"] < found["ddpm_frechet_distance"]
     guidance_sweep.plot({f"test/{name}": value for name, value in found.items()}, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 10_000
     guidance_sweep.plot({}, tmp_path / "b.png")

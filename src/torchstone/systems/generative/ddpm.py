@@ -60,7 +60,7 @@ from torchstone.parts.diffusion.unet_stages import downwards, upwards
 from torchstone.parts.facts import Fact, ParityCase, macs, parameters
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 from torchstone.systems import Variant
-from torchstone.systems.convolutional import lenet5
+from torchstone.systems.generative import CLASSIFIER
 from torchstone.tasks.diffusion import inference
 from torchstone.tasks.diffusion.conditioning import material
 from torchstone.tasks.diffusion.train import diffuse
@@ -70,8 +70,8 @@ __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "UNet", "build", 
 # fmt: on
 
 MARGIN = ("loss", -0.3)
-sample = partial(inference.sample, classifier=lenet5)
-evaluate = partial(inference.evaluate, classifier=lenet5)
+sample = partial(inference.sample, classifier=CLASSIFIER)
+evaluate = partial(inference.evaluate, classifier=CLASSIFIER)
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     given = material(recipe, make.keywords, device)
     rng.seed(recipe.seed)
     model = make(**given.model_config).to(device)
-    yield diffuse(model, recipe, given, lenet5)
+    yield diffuse(model, recipe, given, CLASSIFIER)
 
 
 def count(variant: str, of: Callable[[nn.Module], int] = parameters) -> int:

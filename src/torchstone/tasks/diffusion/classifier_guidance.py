@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from torchstone.metrics.classifier_features import Judge, framed
+from torchstone.metrics.classifier_features import FeatureClassifier, resize_for_classifier
 from torchstone.tasks.diffusion.sampler import Says, looks_clean, steered
 
 Around = Callable[[Int64[Tensor, " rows"], Says], Says]
 
 
-def around(model: Any, judging: Judge, labels: Int64[Tensor, " count"], scale: float) -> Around:
+def around(model: Any, judging: FeatureClassifier, labels: Int64[Tensor, " count"], scale: float) -> Around:
     """What `diffuse.drawn` takes as `says`: the network's word, moved towards each picture's label.
 
     Args:
@@ -36,7 +36,7 @@ def seen(
     x: Float[Tensor, "batch channel height width"], metadata: dict[str, Any]
 ) -> Float[Tensor, "batch channel side side"]:
     """Pictures of −1 to 1 as the judge takes them; `quality.fitted` with a gradient."""
-    x = framed((x + 1) / 2, metadata)
+    x = resize_for_classifier((x + 1) / 2, metadata)
     shape = (1, len(metadata["mean"]), 1, 1)
     mean, std = (torch.tensor(metadata[each], device=x.device).view(shape) for each in ("mean", "std"))
     return (x - mean) / std

@@ -8,19 +8,19 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from torchstone.metrics.classifier_features import Judge, Seen, compared
+from torchstone.metrics.classifier_features import ClassifierFeatures, FeatureClassifier, sample_metrics
 from torchstone.plots import canvas
 
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)  # s of guidance
 FEW = 50  # steps of DDIM that are held against all of DDPM
-FIGURES = ("agreement", "confident", "recall", "precision", "distance")
+FIGURES = ("label_accuracy", "confident_rate", "recall", "precision", "frechet_distance")
 Draw = Callable[..., UInt8[Tensor, "count channel height width"]]
 
 
 def survey(
     draw: Draw,
-    judging: Judge,
-    real: tuple[Seen, Tensor],
+    judging: FeatureClassifier,
+    real: tuple[ClassifierFeatures, Tensor],
     count: int,
     asked: Int64[Tensor, " count"] | None,
     levels: int,
@@ -38,8 +38,8 @@ def survey(
     found: dict[str, float] = {}
 
     def look(name: str, **how: Any) -> None:
-        made = judging.see(draw(count, **how))
-        figures = compared(made, *real, asked=asked)
+        made = judging.extract(draw(count, **how))
+        figures = sample_metrics(made, *real, target_labels=asked)
         found.update({f"{name}_{each}": figures[each] for each in FIGURES if each in figures})
         if asked is not None:
             share = within(made.features, asked) / within(real[0].features, real[1])
@@ -63,9 +63,9 @@ def plot(results: Mapping[str, float], file: Path) -> None:
     """Label agreement and what is lost for it, against the scale; nothing where it was not surveyed."""
     kept = {
         figure: [results.get(f"test/guided_{scale:g}_{figure}") for scale in SCALES]
-        for figure in ("agreement", "confident", "diversity", "recall")
+        for figure in ("label_accuracy", "confident_rate", "diversity", "recall")
     }
-    if None in kept["agreement"]:
+    if None in kept["label_accuracy"]:
         return
     figure = canvas.canvas(6, 3.6)
     axes = figure.add_subplot()

@@ -12,15 +12,17 @@ from torchstone.data.vision.dataset import load_pictures
 from torchstone.data.vision.preprocess import prepare
 from torchstone.engine.console import notify
 from torchstone.errors import BadInput
-from torchstone.metrics import classifier_features, memorization
-from torchstone.metrics.inception import by_inception
-from torchstone.metrics.inception import inception as load_inception
-from torchstone.plots.sample_grid import sheet
+from torchstone.hub.inception import load_inception
+from torchstone.metrics import memorization
+from torchstone.metrics.inception import inception_metrics
+from torchstone.parts.indices import evenly_spaced
+from torchstone.plots.sample_grid import save_image_grid
 from torchstone.tasks.diffusion.classifier_guidance import around
 from torchstone.tasks.diffusion.conditioning import context, place_of
 from torchstone.tasks.diffusion.likelihood import bits
 from torchstone.tasks.diffusion.train import drawn
-from torchstone.tasks.evaluate_samples import worth_of
+from torchstone.tasks.evaluate_samples import evaluate_samples
+from torchstone.tasks.vision.feature_classifier import train_or_load_classifier
 
 JUDGED = 500  # pictures that are drawn to be judged
 
@@ -39,7 +41,7 @@ def sample(
     steps: int | None = None,
     sampler: str | None = None,
     eta: float = 0.0,
-    known: str | Path | None = None,
+    inpaint_image: str | Path | None = None,
     mask: str | Path | None = None,
     again: int = 5,
     classifier: Any = None,
@@ -64,14 +66,14 @@ def sample(
     """
     if count < 1:
         raise BadInput(f"give a number of pictures of at least 1, not {count}")
-    if (known is None) != (mask is None):
+    if (inpaint_image is None) != (mask is None):
         raise BadInput("give both a known picture and a mask, which is white where to draw")
     usual = metadata["sampling"]
     how: dict[str, Any] = {"steps": usual["steps"] if steps is None else steps, "eta": eta}
     how["sampler"] = sampler or usual["sampler"]
     how["guidance"] = usual["guidance"] if guidance is None else guidance
-    if known is not None and mask is not None:
-        how |= {"known": _known(metadata["picture"], known, mask, model), "again": again}
+    if inpaint_image is not None and mask is not None:
+        how |= {"known": _known(metadata["picture"], inpaint_image, mask, model), "again": again}
     asked = None
     if steer is not None:
         data = _data(metadata, metadata["source"], next(model.parameters()).device)
@@ -80,7 +82,7 @@ def sample(
         rows = torch.arange(count) % len(data.classes)
         if label is not None:
             rows = torch.full((count,), place_of(label, list(data.classes)))
-        how["says"] = around(model, classifier_features.judge(data, classifier), rows, steer)
+        how["says"] = around(model, train_or_load_classifier(data, classifier), rows, steer)
         asked = rows if "classes" in metadata else None
     elif prompt is not None or label is not None or "classes" in metadata:
         asked = context(metadata, count, label, prompt)
@@ -95,7 +97,7 @@ def sample(
         else:
             return [str(memorization.beside(made, data, out, asked=[prompt] * count))]
     turns = label is None and len(metadata.get("classes", ())) == 10
-    return [str(sheet(made, out, columns=10 if turns else None))]
+    return [str(save_image_grid(made, out, columns=10 if turns else None))]
 
 
 def _data(metadata: dict[str, Any], spec: str, device: Any) -> Any:
@@ -142,12 +144,12 @@ def evaluate(
     if isinstance(data, Captioned):
         network = None if inception is None else load_inception(inception, device)
         labels = torch.cat([split.labels.cpu() for split in splits])
-        rows = classifier_features.spread(len(labels), JUDGED)
+        rows = evenly_spaced(len(labels), JUDGED)
         captions = [data.captions[row] for row in labels[rows].tolist()]
         asked = ids(from_metadata(metadata["tokenizer"]), captions, metadata["length"])
         made = draw(len(asked), context=asked)
         found |= {"match": memorization.matched(made, pictures[rows]), "samples": len(made)}
-        return found if network is None else found | by_inception(made, splits, network)
+        return found if network is None else found | inception_metrics(made, splits, network)
     asked = None
     if "classes" in metadata:
         if list(data.classes) != metadata["classes"]:
@@ -155,8 +157,8 @@ def evaluate(
                 raise BadInput(f"{spec} has other classes than the network's: samples cannot be compared")
             return found
         asked = context(metadata, JUDGED)
-    found |= worth_of(
+    found |= evaluate_samples(
         lambda: draw(JUDGED, context=asked),
-        data, classifier, splits, asked=asked, inception=inception,
+        data, classifier, splits, target_labels=asked, inception=inception,
     )  # fmt: skip
     return found | {"samples": JUDGED}

@@ -21,12 +21,14 @@ from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.metrics import classifier_features, memorization
 from torchstone.parts.diffusion.text_encoder import mean
+from torchstone.parts.indices import evenly_spaced
 from torchstone.plots import sample_grid
 from torchstone.tasks.diffusion.conditioning import Material, Tell
 from torchstone.tasks.diffusion.guidance_sweep import plot, survey
 from torchstone.tasks.diffusion.likelihood import bits
 from torchstone.tasks.diffusion.sampler import told, way
 from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.vision.feature_classifier import train_or_load_classifier
 
 Pixels = UInt8[Tensor, "count channel height width"]
 
@@ -71,7 +73,7 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
     update, state, judged = gradient_update(
         model, recipe.optim, taught if sketching else objective, steps=recipe.steps
     )
-    picture = sample_grid.centred(data.metadata)
+    picture = sample_grid.symmetric_range(data.metadata)
     batches = Batches(
         data.train,
         recipe.batch_size,
@@ -84,7 +86,7 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
     stream = Noising(batches, len(noise), tell=tell, drop=recipe.drop)
     judging = None
     if recipe.judged and not isinstance(data, Captioned):
-        judging = classifier_features.judge(data, classifier)
+        judging = train_or_load_classifier(data, classifier)
     usual = {"guidance": recipe.guidance, "sampler": recipe.sampler, "steps": recipe.sampled}
 
     def draw(count: int, **how: Any) -> Pixels:
@@ -99,9 +101,11 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
         found = {"loss": error(judged, data.test, objective, tell)}
         found["bits_per_dimension"] = bits(judged, pictures)
         if judging is not None:
-            real, asked = judging.see_split(data.test), material.in_turn(recipe.judged)[0]
-            found |= classifier_features.compared(judging.see(draw(recipe.judged)), *real, asked=asked)
-            found["confident_data"] = float((real[0].chances.amax(1) >= 0.95).double().mean())
+            real, asked = judging.extract_split(data.test), material.in_turn(recipe.judged)[0]
+            found |= classifier_features.sample_metrics(
+                judging.extract(draw(recipe.judged)), *real, target_labels=asked
+            )
+            found["confident_data"] = float((real[0].probabilities.amax(1) >= 0.95).double().mean())
             if recipe.surveyed:
                 asked = material.in_turn(recipe.surveyed)[0]
                 found |= survey(draw, judging, real, recipe.surveyed, asked, len(noise))
@@ -118,8 +122,9 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
             names = material.in_turn(PAIRS)[1]
             memorization.beside(draw(PAIRS), data, folder / "nearest.png", asked=names)
         elif judging is not None:
-            classifier_features.beside(judging, draw(PAIRS), data.train, folder / "nearest.png")
+            classifier_features.save_nearest_sheet(judging, draw(PAIRS), data.train, folder / "nearest.png")
         plot(run.results, folder / "guidance.png")
+        sample_grid.save_final_samples(glance(), folder, columns=10)
 
     run = Run(
         stream=stream,
@@ -138,7 +143,7 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
             **material.metadata,
         },
     )
-    return sample_grid.watched(run, glance, columns=10)
+    return sample_grid.log_samples(run, glance, columns=10)
 
 
 @torch.no_grad()
@@ -155,7 +160,7 @@ def error(
     was_training = model.training
     model.eval()
     device = split.labels.device
-    chosen = classifier_features.spread(len(split), most)
+    chosen = evenly_spaced(len(split), most or len(split))
     count = len(chosen)
     generator = torch.Generator().manual_seed(0)
     levels = model.process.levels
@@ -215,5 +220,5 @@ def drawn(
         ((x, _),) = deque(bar, maxlen=1)
         if not torch.isfinite(x).all():
             raise BadInput("the pictures are not finite: the network's weights are no good")
-        parts.append(sample_grid.pixels(x, sample_grid.centred(metadata)).cpu())
+        parts.append(sample_grid.to_uint8(x, sample_grid.symmetric_range(metadata)).cpu())
     return torch.cat(parts)
