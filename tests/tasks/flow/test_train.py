@@ -13,7 +13,7 @@ from torchstone.data.vision.dataset import load_pictures
 from torchstone.data.vision.dequantized_batches import all_images
 from torchstone.engine import checkpoint
 from torchstone.engine.recipe_fields import replace_fields
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput, NotFinite
 from torchstone.parts.flow.likelihood import bits_per_dim
 from torchstone.plots import density_2d
@@ -32,7 +32,7 @@ def moons():
     """A minute's flow would do better; this one has seen the moons."""
     torch.manual_seed(0)
     run = build("moons", steps=300, ema_decay=0.9)
-    fit(run, clock=Clock(evaluate=run.steps), quiet=True)
+    fit(run, intervals=Intervals(evaluate=run.steps), quiet=True)
     return run
 
 
@@ -168,7 +168,7 @@ def test_point_flow_on_table_checks_features(tmp_path):
         return str(file)
 
     run = build("moons", data=table("u,v,w"), steps=3, batch_size=16)
-    fit(run, clock=Clock(evaluate=3), quiet=True)
+    fit(run, intervals=Intervals(evaluate=3), quiet=True)
     flow = run.state["ema"].module
     assert inference.sample(flow, run.metadata, count=2)[0].shape == (3,)
     with pytest.raises(BadInput, match="cannot be plotted"):
@@ -179,7 +179,7 @@ def test_point_flow_on_table_checks_features(tmp_path):
 
 def test_image_flow_samples_and_scores(tmp_path):
     run = build("smoke", steps=2)
-    fit(run, clock=Clock(evaluate=2), quiet=True)
+    fit(run, intervals=Intervals(evaluate=2), quiet=True)
     flow = run.state["ema"].module
     samples = inference.sample(flow, run.metadata, count=3)
     assert [each.shape for each in samples] == [(1, 8, 8)] * 3
@@ -197,7 +197,7 @@ def test_image_flow_samples_and_scores(tmp_path):
 def test_score_quantiles_are_saved_and_survive_resume(tmp_path):
     """Also in a checkpoint between the resume and the next evaluation; metadata itself never changes."""
 
-    def train(updates: int, clock: Clock) -> dict:
+    def train(updates: int, clock: Intervals) -> dict:
         run = build("moons", steps=20)
         before, update, count = dict(run.metadata), run.update, []
 
@@ -209,13 +209,13 @@ def test_score_quantiles_are_saved_and_survive_resume(tmp_path):
 
         run.update = interrupted
         with pytest.raises(KeyboardInterrupt):
-            fit(run, tmp_path, clock=clock, quiet=True)
+            fit(run, tmp_path, intervals=clock, quiet=True)
         assert run.metadata == before
         _, meta, _ = checkpoint.find(tmp_path / "checkpoint")
         return meta
 
-    first = train(3, Clock(evaluate=2, save=1))
-    second = train(1, Clock(evaluate=20, save=1))
+    first = train(3, Intervals(evaluate=2, save=1))
+    second = train(1, Intervals(evaluate=20, save=1))
     assert (first["step"], second["step"]) == (3, 4)
     assert len(first["metadata"]["score_quantiles"]) == 201
     assert second["metadata"] == first["metadata"]

@@ -17,7 +17,7 @@ from torchstone.data.download import cache
 from torchstone.data.vision.dataset import Pictures, PictureSet
 from torchstone.engine import parallel, rng
 from torchstone.engine.console import notify
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 from torchstone.files import atomic_write
 from torchstone.metrics.classifier_features import (
     CHUNK_SIZE,
@@ -83,7 +83,7 @@ def _train(
 ) -> tuple[dict[str, Tensor], float]:
     notify(f"training the feature classifier, {recipe.variant} on {data.name} (once, some seconds)")
     run = classify(network, recipe, data, model_config=model_config)
-    fit(run, clock=Clock(log=run.steps, evaluate=run.steps), quiet=True)
+    fit(run, intervals=Intervals(log=run.steps, evaluate=run.steps), quiet=True)
     tensors = {name: each.cpu().contiguous() for name, each in network.state_dict().items()}
     return tensors, run.results["test/accuracy"]
 
