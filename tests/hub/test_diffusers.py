@@ -12,7 +12,7 @@ import torchstone as ts
 from torchstone import references
 from torchstone.errors import BadInput
 from torchstone.hub import diffusers as ours
-from torchstone.tasks.diffusion.sampler import generate, told
+from torchstone.tasks.diffusion.sampler import generate, guided_denoiser
 
 SMALL = {
     "sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 12),
@@ -100,7 +100,7 @@ def test_one_that_knows_classes_is_told_them(tmp_path):
         wanted = net(x, t, class_labels=y).sample
         assert torch.allclose(model(x, t, y), wanted, atol=CLOSE)
         assert not torch.allclose(model(x, t, y.flip(0)), wanted, atol=1e-2)
-        assert torch.equal(told(model, y)(x, t), model(x, t, y))
+        assert torch.equal(guided_denoiser(model, y)(x, t), model(x, t, y))
     with pytest.raises(BadInput, match="has to be told a class"):
         model(x, t)
 

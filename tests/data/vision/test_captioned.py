@@ -12,7 +12,7 @@ from PIL import Image
 from torchstone.data import download
 from torchstone.data.text.tokenizers import from_metadata, to_metadata
 from torchstone.data.vision import captioned, openmoji
-from torchstone.data.vision.captioned import asked, ids, load_captioned, words
+from torchstone.data.vision.captioned import tokenize_prompt, token_ids, load_captioned, word_tokenizer
 from torchstone.errors import BadInput
 
 
@@ -153,8 +153,8 @@ def test_openmoji_is_captioned_by_unicodes_names_and_families_stay_together(draw
 
 
 def test_captions_become_the_tokens_of_their_words():
-    tokenizer = words(["smiling cat face", "cat with tears", "flag: Åland"])
-    rows = ids(tokenizer, ["cat face", "", "a cat", "smiling cat with tears cat cat"], 5)
+    tokenizer = word_tokenizer(["smiling cat face", "cat with tears", "flag: Åland"])
+    rows = token_ids(tokenizer, ["cat face", "", "a cat", "smiling cat with tears cat cat"], 5)
     known = tokenizer.get_vocab()
     assert known["[PAD]"] == 0
     assert known["[START]"] == 1
@@ -166,8 +166,8 @@ def test_captions_become_the_tokens_of_their_words():
     ]
     assert len(known) == len({"smiling", "cat", "face", "with", "tears", "flag", ":", "åland"}) + 3
     back = from_metadata(json.loads(json.dumps(to_metadata(tokenizer))))
-    assert torch.equal(ids(back, ["flag: Åland"], 5), ids(tokenizer, ["flag: Åland"], 5))
-    assert asked(tokenizer, "Cat FACE", 5).tolist() == [rows[0].tolist()]
+    assert torch.equal(token_ids(back, ["flag: Åland"], 5), token_ids(tokenizer, ["flag: Åland"], 5))
+    assert tokenize_prompt(tokenizer, "Cat FACE", 5).tolist() == [rows[0].tolist()]
 
 
 @pytest.mark.parametrize(
@@ -181,4 +181,4 @@ def test_captions_become_the_tokens_of_their_words():
 )
 def test_a_prompt_that_cannot_be_read_is_refused(prompt, said):
     with pytest.raises(BadInput, match=said):
-        asked(words(["smiling cat face"]), prompt, 5)
+        tokenize_prompt(word_tokenizer(["smiling cat face"]), prompt, 5)

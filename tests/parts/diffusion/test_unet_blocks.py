@@ -5,8 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchstone.parts.diffusion.text_encoder import PAD, START, Reader, Sketch, mean
-from torchstone.parts.diffusion.unet_blocks import Attend, Block, Double, Halve, waves
+from torchstone.parts.diffusion.text_encoder import PAD, START, CoarseImageHead, TextEncoder, masked_mean
+from torchstone.parts.diffusion.unet_blocks import (
+    AttentionBlock,
+    Downsample,
+    ResnetBlock,
+    Upsample,
+    timestep_embedding,
+)
 from torchstone.references import diffusers
 
 
@@ -26,7 +32,7 @@ def test_waves_are_the_published_ones(width, shift, cosine_first):
 
     t = torch.tensor([0, 1, 17, 999])
     wanted = get_timestep_embedding(t, width, flip_sin_to_cos=cosine_first, downscale_freq_shift=shift)
-    said = waves(t, width, shift=shift, cosine_first=cosine_first)
+    said = timestep_embedding(t, width, shift=shift, cosine_first=cosine_first)
     print((said - wanted).abs().max())
     assert torch.allclose(said, wanted, atol=1e-6)
 
@@ -46,7 +52,7 @@ def test_a_block_is_the_published_one(outputs, scale_shift, resize):
     for part in (theirs.downsample, theirs.upsample):
         if part is not None:
             assert not list(part.parameters())
-    ours = Block(8, outputs, 5, groups=4, eps=1e-4, scale_shift=scale_shift, resize=resize, divisor=1.5)
+    ours = ResnetBlock(8, outputs, 5, groups=4, eps=1e-4, scale_shift=scale_shift, resize=resize, divisor=1.5)
     lively(theirs)
     names = {"time_emb_proj": "time", "conv_shortcut": "carry"}
     state = {}
@@ -65,7 +71,7 @@ def test_a_block_is_the_published_one(outputs, scale_shift, resize):
 
 def test_grids_are_halved_and_doubled():
     x = torch.randn(1, 2, 6, 8, dtype=torch.float64)
-    halve, double = lively(Halve(2)), lively(Double(2))
+    halve, double = lively(Downsample(2)), lively(Upsample(2))
     weight, bias = halve.conv.weight, halve.conv.bias
     wanted = torch.zeros(1, 2, 3, 4, dtype=torch.float64)
     wide = F.pad(x, (0, 1, 0, 1))
@@ -74,14 +80,14 @@ def test_grids_are_halved_and_doubled():
             patch = wide[0, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
             wanted[0, :, i, j] = (weight * patch).sum((1, 2, 3)) + bias
     assert torch.allclose(halve(x), wanted)
-    assert halve(x).shape == Halve(2, 1).double()(x).shape
+    assert halve(x).shape == Downsample(2, 1).double()(x).shape
     large = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     wanted = F.conv2d(large, double.conv.weight, double.conv.bias, padding=1)
     assert torch.allclose(double(x), wanted)
 
 
 def test_attention_mixes_places_and_reads_only_what_is_written():
-    net = lively(Attend(8, head_width=4, groups=2, eps=1e-3, divisor=2.0, context=6))
+    net = lively(AttentionBlock(8, head_width=4, groups=2, eps=1e-3, divisor=2.0, context=6))
     x = torch.randn(2, 8, 3, 2, dtype=torch.float64)
     text = torch.randn(2, 5, 6, dtype=torch.float64)
     mask = torch.arange(5) < torch.tensor([[5], [2]])
@@ -111,12 +117,12 @@ def test_attention_mixes_places_and_reads_only_what_is_written():
     assert torch.equal(net(x, changed, mask), said)
     assert not torch.allclose(net(x, text.flip(0), mask), said)
     with pytest.raises(ValueError, match="8 channels hold no head of 16"):
-        Attend(8, head_width=16)
+        AttentionBlock(8, head_width=16)
 
 
 def test_the_reader_is_torchs_encoder():
     torch.manual_seed(0)
-    net = lively(Reader(11, 6, 8, 2, 2)).eval()
+    net = lively(TextEncoder(11, 6, 8, 2, 2)).eval()
     ids = torch.tensor([[START, 5, 9, 3, 2, 4], [START, 7, PAD, PAD, PAD, PAD]])
     hidden, mask = net(ids)
     assert torch.equal(mask, ids != PAD)
@@ -144,9 +150,9 @@ def test_a_sketch_is_of_the_mean_of_the_words_and_of_no_padding():
     torch.manual_seed(0)
     text, mask = torch.randn(2, 4, 3, dtype=torch.float64), torch.ones(2, 4, dtype=torch.bool)
     mask[1, 2:] = False
-    said = mean(text, mask)
+    said = masked_mean(text, mask)
     wanted = torch.stack([text[0].mean(0), (text[1, 0] + text[1, 1]) / 2])
-    net = lively(Sketch(3, 5, (2, 4, 6)))
+    net = lively(CoarseImageHead(3, 5, (2, 4, 6)))
     picture = net(said)
     h = wanted @ net.hidden.weight.T + net.hidden.bias
     exact = (h * h.sigmoid()) @ net.out.weight.T + net.out.bias

@@ -15,8 +15,8 @@ import torchstone as ts
 from torchstone import references
 from torchstone.engine.run import Clock, fit
 from torchstone.errors import BadInput
-from torchstone.parts.diffusion.text_encoder import mean
-from torchstone.parts.diffusion.unet_blocks import Block
+from torchstone.parts.diffusion.text_encoder import masked_mean
+from torchstone.parts.diffusion.unet_blocks import ResnetBlock
 from torchstone.runs.load import load_run
 from torchstone.systems.generative import ddpm
 from torchstone.systems.generative.ddpm import RECIPES, UNet, build, from_config, published
@@ -311,8 +311,8 @@ def test_output_and_gradients_are_the_published_classs(number):
 
 
 def test_a_block_that_forgets_the_time_would_be_seen(monkeypatch):
-    plain = Block.forward
-    monkeypatch.setattr(Block, "forward", lambda self, x, e: plain(self, x, torch.zeros_like(e)))
+    plain = ResnetBlock.forward
+    monkeypatch.setattr(ResnetBlock, "forward", lambda self, x, e: plain(self, x, torch.zeros_like(e)))
     ours, net, inputs = pair(0)
     assert relative_error(ours(*inputs), net(*inputs).sample) > 1e-3
 
@@ -348,7 +348,7 @@ def test_a_sketch_is_seen_and_learned_by_its_own_error(painted):
     net.sketch.out.bias.data += 1
     assert not torch.allclose(net(x, t, words), before), "the sketch is not seen"
     small = x.unflatten(3, (8, 4)).unflatten(2, (8, 4)).mean((3, 5))
-    apart = (net.sketch(mean(*net.reader(words))) - small).square().mean()
+    apart = (net.sketch(masked_mean(*net.reader(words))) - small).square().mean()
     noise = net.process.noise()
     wanted = noise.target("v", x, epsilon, t)
     error = (net(noise.add(x, epsilon, t), t, words) - wanted).square().mean()

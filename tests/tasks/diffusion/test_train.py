@@ -12,12 +12,22 @@ from torchstone.data.vision.dataset import Pictures, PictureSet
 from torchstone.errors import BadInput
 from torchstone.metrics import memorization
 from torchstone.metrics.classifier_features import Judge
-from torchstone.parts.diffusion.process import Process
+from torchstone.parts.diffusion.process import DiffusionProcess
 from torchstone.tasks.diffusion import classifier_guidance, guidance_sweep, sampler
-from torchstone.tasks.diffusion.conditioning import Material, by_caption, by_label, context
-from torchstone.tasks.diffusion.likelihood import bits, discretised, exact, term
-from torchstone.tasks.diffusion.sampler import encode, generate, looks_clean, steered, told, way
-from torchstone.tasks.diffusion.train import drawn
+from torchstone.tasks.diffusion.train import ConditionedData, caption_context, label_context
+from torchstone.tasks.diffusion.inference import make_context
+from torchstone.tasks.diffusion.inference import bits_per_dim
+from torchstone.parts.diffusion.process import discretized_log_likelihood, vb_term
+from torchstone.tasks.diffusion.likelihood import exact
+from torchstone.tasks.diffusion.sampler import (
+    ddim_invert,
+    generate,
+    classifier_on_x0,
+    classifier_guided_denoiser,
+    guided_denoiser,
+    sample_loop,
+)
+from torchstone.tasks.diffusion.sampler import sample_images
 
 LEVELS = 200
 
@@ -29,7 +39,7 @@ class Gaussian(nn.Module):
     def __init__(self, *, spread=0.5, mean=0.0, shape=(1, 2, 2), **process):
         super().__init__()
         usual = {"schedule": "cosine", "levels": LEVELS, "clip": None, "sampler": "ddim"}
-        self.process = Process(**(usual | process))
+        self.process = DiffusionProcess(**(usual | process))
         self.noise, self.shape, self.classes = self.process.noise(), shape, 3
         self.spread, self.mean = spread, mean
         self.weight = nn.Parameter(torch.zeros(1))  # says which device this is on
@@ -67,12 +77,12 @@ def test_guidance_goes_beyond_what_the_label_asks_for():
     for s in (0.0, 1.0, 2.5):
         w = s - 1  # Ho and Salimans count so
         wanted = (1 + w) * with_ - w * without
-        assert torch.allclose(told(model, label, s)(x, t), wanted, atol=1e-5)
-    assert torch.equal(told(model, None, 3.0)(x, t), without)
+        assert torch.allclose(guided_denoiser(model, label, s)(x, t), wanted, atol=1e-5)
+    assert torch.equal(guided_denoiser(model, None, 3.0)(x, t), without)
     start = noise_of(4000, model)
     means = []
     for s in (0.0, 1.0, 2.0):
-        made = generate(model, start, steps=50, says=told(model, torch.full((4000,), 2), s))
+        made = generate(model, start, steps=50, says=guided_denoiser(model, torch.full((4000,), 2), s))
         means.append(float(made.mean()))
     print(means)
     # ε is affine in the mean: s carries each sample as far as s labels would
@@ -92,7 +102,7 @@ def test_a_classifier_turns_the_prior_into_the_posterior(kind):
         mean, rest = kept.sqrt() * 0.25 * x / wide, 0.25 * (1 - kept) / wide
         return (-0.5 * (0.8 - mean).square() / (tau**2 + rest)).flatten(1).sum(1)
 
-    says = steered(told(model), model.process, noise, weighs, scale)
+    says = classifier_guided_denoiser(guided_denoiser(model), model.process, noise, weighs, scale)
     made = generate(model, noise_of(4000, model), steps=100, says=says)
     precision = 1 / 0.25 + 1 / tau**2
     mean, spread = 0.8 / tau**2 / precision, precision**-0.5
@@ -101,7 +111,7 @@ def test_a_classifier_turns_the_prior_into_the_posterior(kind):
     assert float(made.std()) == pytest.approx(spread, rel=0.05)
     away = generate(
         model, noise_of(400, model), steps=50,
-        says=steered(told(model), model.process, noise, weighs, -scale),
+        says=classifier_guided_denoiser(guided_denoiser(model), model.process, noise, weighs, -scale),
     )  # fmt: skip
     assert float(away.mean()) < -0.2
 
@@ -109,7 +119,7 @@ def test_a_classifier_turns_the_prior_into_the_posterior(kind):
 def test_a_classifier_of_clean_pictures_is_shown_the_clean_picture_the_network_sees():
     model = Gaussian()
     x, t = torch.randn(2, 1, 2, 2), torch.tensor([3, 90])
-    shown = looks_clean(told(model), model.process, model.noise, lambda x, t: x)(x, t)
+    shown = classifier_on_x0(guided_denoiser(model), model.process, model.noise, lambda x, t: x)(x, t)
     wanted, _ = model.noise.read("epsilon", model(x, t), x, t)
     assert torch.equal(shown, wanted)
 
@@ -126,7 +136,7 @@ def test_the_judge_steers_towards_a_label_and_knows_ink_by_its_margin():
     judging = Judge(Bright(), metadata, ("dark", "grey", "bright"), 1.0)
     model = Gaussian(shape=(1, 28, 28))
     bright, dark = (
-        drawn(
+        sample_images(
             model,
             20,
             steps=20,
@@ -134,13 +144,13 @@ def test_the_judge_steers_towards_a_label_and_knows_ink_by_its_margin():
         )
         for k in (2, 0)
     )
-    plain = drawn(model, 20, steps=20)
+    plain = sample_images(model, 20, steps=20)
     means = [float(each.float().mean()) for each in (dark, plain, bright)]
     print(means)
     assert means[0] < means[1] - 5
     assert means[2] > means[1] + 5
     assert torch.equal(
-        drawn(
+        sample_images(
             model,
             20,
             steps=20,
@@ -188,7 +198,7 @@ def test_ddim_backwards_gives_the_noise_that_made_it_the_nearer_the_more_steps()
     errors = []
     for steps in (10, 50, 200):
         made = generate(model, start, steps=steps)
-        found = encode(model, made, steps=steps)
+        found = ddim_invert(model, made, steps=steps)
         errors.append(float((found - start).abs().mean()))
     print(errors)
     assert errors[0] > errors[1] > errors[2]
@@ -208,17 +218,17 @@ def test_numbers_that_cannot_be_are_refused():
             generate(model, start, **how)
     broken = Gaussian(mean=math.nan)
     with pytest.raises(BadInput, match="not finite"):
-        drawn(broken, 2, steps=3)
+        sample_images(broken, 2, steps=3)
 
 
 def test_drawing_leaves_gradients_and_the_mode_as_they_were():
     model = Gaussian().train()
-    for x, _ in way(model, torch.zeros(1, 1, 2, 2), steps=4):
+    for x, _ in sample_loop(model, torch.zeros(1, 1, 2, 2), steps=4):
         assert torch.is_grad_enabled()
         assert not x.requires_grad
         assert not model.training
     assert model.training
-    a, b, c = (drawn(model, 9, seed=seed, steps=4, sampler="ddpm") for seed in (1, 1, 2))
+    a, b, c = (sample_images(model, 9, seed=seed, steps=4, sampler="ddpm") for seed in (1, 1, 2))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
 
@@ -235,13 +245,13 @@ def test_each_term_of_the_bound_is_a_divergence_of_gaussians():
     guess, _ = noise.posterior(clean, noisy, t, t - 1)
     both = (torch.distributions.Normal(m, variance.sqrt()) for m in (mean, guess))
     wanted = torch.distributions.kl_divergence(*both).flatten(1).mean(1)
-    said = term(model, noise, x, epsilon, t)
+    said = vb_term(model, noise, x, epsilon, t)
     assert torch.allclose(said, wanted, rtol=1e-9)
     assert float(wanted.min()) > 0
     # all bins together hold all of a Gaussian's mass
     values = torch.arange(256, dtype=torch.float64) / 127.5 - 1
     for mean, sigma in ((0.3, 0.05), (-1.2, 0.4), (1.1, 0.3), (0.0, 0.001)):
-        mass = discretised(values, torch.tensor(mean), torch.tensor(sigma)).exp()
+        mass = discretized_log_likelihood(values, torch.tensor(mean), torch.tensor(sigma)).exp()
         assert float(mass.sum()) == pytest.approx(1, abs=1e-9)
         assert float(mass.max()) > 1e-3
 
@@ -269,13 +279,13 @@ def test_bits_per_dimension_are_the_bound_worked_out_by_hand():
     mass = normal.cdf(clean + 1 / 255) - normal.cdf(clean - 1 / 255)
     coded = -mass.log()[clean.abs() < 0.99].mean()
     wanted = float(middle + end + coded) / math.log(2)
-    said = bits(Gaussian(spread=spread, **how), pictures, rounds=8)
+    said = bits_per_dim(Gaussian(spread=spread, **how), pictures, rounds=8)
     entropy = math.log2(spread * math.sqrt(2 * math.pi * math.e) * 127.5)
     print(said, wanted, entropy)
     assert said == pytest.approx(wanted, rel=0.015)
     assert said > entropy, "no code is shorter than the entropy"
-    assert bits(Gaussian(spread=spread, **how), pictures, seed=1) == pytest.approx(wanted, rel=0.03)
-    assert bits(Gaussian(spread=0.5, **how), pictures) > said + 0.1, "a worse network codes as well"
+    assert bits_per_dim(Gaussian(spread=spread, **how), pictures, seed=1) == pytest.approx(wanted, rel=0.03)
+    assert bits_per_dim(Gaussian(spread=0.5, **how), pictures) > said + 0.1, "a worse network codes as well"
 
 
 def captioned(count=12):
@@ -291,35 +301,37 @@ def captioned(count=12):
 def test_what_sheets_show_is_asked_for_by_label_or_by_caption():
     data = captioned()
     table, empty = torch.arange(100, 112)[:, None], torch.zeros(1, 1).long()
-    tokens, names = Material(data, {}, by_caption(table, empty), {}).in_turn(6)
+    tokens, names = ConditionedData(data, {}, caption_context(table, empty), {}).in_turn(6)
     assert tokens is not None
     assert [f"picture {row - 100}" for row in tokens.flatten().tolist()] == names
     assert names == ["picture 0", "picture 1", "picture 4", "picture 5", "picture 10", "picture 9"]
     nothing = Pictures(torch.zeros(1).long(), torch.zeros(1, 1, 1, 1, dtype=torch.uint8))
     digits = PictureSet("", ("zero", "one", "two"), nothing, nothing, nothing, {}, "")
-    labels, names = Material(digits, {}, by_label(3), {}).in_turn(4)
+    labels, names = ConditionedData(digits, {}, label_context(3), {}).in_turn(4)
     assert labels is not None
     assert labels.tolist() == [0, 1, 2, 0]
     assert names == ["zero", "one", "two", "zero"]
-    assert Material(digits, {}, None, {}).in_turn(4) == (None, [])
+    assert ConditionedData(digits, {}, None, {}).in_turn(4) == (None, [])
 
 
 def test_the_nearest_training_picture_is_shown_and_copies_are_noticed(tmp_path):
     data = captioned()
     made = data.train.take(torch.tensor([4, 0, 2])) + 3
-    assert memorization.nearest(made, data.train).tolist() == [4, 0, 2]
-    file = memorization.beside(made, data, tmp_path / "new" / "sheet.png", asked=["a", "b", "c"])
+    assert memorization.nearest_training_image(made, data.train).tolist() == [4, 0, 2]
+    file = memorization.save_nearest_sheet(made, data, tmp_path / "new" / "sheet.png", asked=["a", "b", "c"])
     with Image.open(file) as image:
-        across = memorization.SIDE + memorization.GAP
+        across = memorization.IMAGE_SIZE + memorization.GAP
         for place, row in enumerate((4, 0, 2)):
             left = memorization.GAP + place * across + 5
             ours = image.getpixel((left, memorization.GAP + 5))
-            theirs = image.getpixel((left, memorization.GAP + memorization.SIDE + memorization.TEXT + 5))
+            theirs = image.getpixel(
+                (left, memorization.GAP + memorization.IMAGE_SIZE + memorization.TEXT_HEIGHT + 5)
+            )
             assert ours == (40 * row + 3,) * 3
             assert theirs == (40 * row,) * 3
     copies = data.train.take(torch.arange(5))
-    assert memorization.nearness(copies, data.train, data.test) == 0
-    new = memorization.nearness(data.test.take(torch.arange(3)), data.train, data.test)
+    assert memorization.nn_distance_ratio(copies, data.train, data.test) == 0
+    new = memorization.nn_distance_ratio(data.test.take(torch.arange(3)), data.train, data.test)
     assert new == pytest.approx(1)
 
 
@@ -360,15 +372,15 @@ def test_a_survey_asks_for_every_scale_and_both_samplers(tmp_path):
 
 def test_contexts_are_labels_in_turn_or_one_of_them():
     metadata = {"classes": ["zero", "one", "two"]}
-    assert context(metadata, 4).tolist() == [0, 1, 2, 0]
-    assert context(metadata, 2, "two").tolist() == [2, 2]
+    assert make_context(metadata, 4).tolist() == [0, 1, 2, 0]
+    assert make_context(metadata, 2, "two").tolist() == [2, 2]
     for label, prompt, said in (
         (3, None, "no label '3'"),
         (None, "cat", "reads no text: use --label"),
     ):
         with pytest.raises(BadInput, match=said):
-            context(metadata, 2, label, prompt)
+            make_context(metadata, 2, label, prompt)
     with pytest.raises(BadInput, match="knows no labels"):
-        context({}, 2, "two")
-    assert context({}, 2) is None
-    assert sampler.rows(torch.zeros(3, 1), 5).tolist() == [5, 5, 5]
+        make_context({}, 2, "two")
+    assert make_context({}, 2) is None
+    assert sampler.full_timesteps(torch.zeros(3, 1), 5).tolist() == [5, 5, 5]
