@@ -102,7 +102,7 @@ def test_one_judge_and_one_measure_for_all_four_families(monkeypatch):
     monkeypatch.setattr(classifier_features, "_read", read)
     short = {
         gan: {"samples": 8}, dcgan: {"samples": 8}, cgan: {"samples": 8}, vae: {"judged": 40},
-        realnvp: {"judged": 40}, ddpm: {"judged": 40, "surveyed": 0, "levels": 5, "sampled": 2},
+        realnvp: {"judged": 40}, ddpm: {"eval_samples": 40, "timesteps": 5, "sampling_steps": 2},
     }  # fmt: skip
     for module, fields in short.items():
         known = {n: v for n, v in fields.items() if hasattr(module.RECIPES["smoke"], n)}

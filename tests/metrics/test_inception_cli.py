@@ -35,7 +35,7 @@ def runs(tmp_path_factory):
     for name in MAKERS:
         judged = {"samples": 20} if "gan" in name else {}
         if name == "ddpm":
-            judged = {"judged": 20}
+            judged = {"eval_samples": 20}
         ts.train(f"{name}/smoke", out=folder / name, steps=4, quiet=True, **judged)
     ts.train("realnvp/moons", out=folder / "moons", steps=2, quiet=True)
     ts.train("lenet5/smoke", out=folder / "lenet5", steps=2, quiet=True)
@@ -66,8 +66,8 @@ def test_samples_of_captions_are_compared_with_their_pictures(capsys, tmp_path, 
         Image.new("RGB", (32, 32), colour).save(photos / f"{number}.png")
         (photos / f"{number}.txt").write_text(f"{colour} square {number // 3}")
     run = tmp_path / "run"
-    ts.train("ddpm/emoji-text", data=str(photos), out=run, steps=1, batch_size=4, sampled=2,
-             judged=4, quiet=True)  # fmt: skip
+    ts.train("ddpm/emoji-text", data=str(photos), out=run, steps=1, batch_size=4, sampling_steps=2,
+             eval_samples=4, quiet=True)  # fmt: skip
     monkeypatch.setattr(inference, "load_inception", lambda file, device: Coarse())
     words = ("--inception", tmp_path / "weights.pth", "--data", photos)
     code, out, _ = run_cli(capsys, "eval", run, "--json", *words)

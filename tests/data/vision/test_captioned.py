@@ -96,22 +96,43 @@ def gray_of(tmp_path, monkeypatch):
     """Archives with drawings, six of which are one family, one of which has no name, and two of which
     have names with which others begin. Returns the gray of each."""
     stems = [
-        "1F431", "1F436", "1F600", "2615", "1F697", "E000", "1F408", "1F408-200D-2B1B", "1F680",
-        "1F9D1-200D-1F680", "1F468-200D-1F680", "1F469-200D-1F680", "1F469-1F3FD-200D-1F680", "1F468",
-        *[f"1F4{i:02X}" for i in range(0x90, 0xB0)],
-    ]  # fmt: skip
-    names = {"1F431": ":cat_face:", "1F436": ":dog_face:", "1F600": ":grinning_face:", "2615": ":Hot_beverage:",
-             "1F697": ":automobile:", "1F9D1-200D-1F680": ":astronaut:",
-             "1F408": ":cat:", "1F408-200D-2B1B": ":black_cat:", "1F468": ":man:", "1F680": ":rocket:",
-             "1F468-200D-1F680": ":man_astronaut:", "1F469-200D-1F680": ":woman_astronaut:",
-             "1F469-1F3FD-200D-1F680": ":woman_astronaut_medium_skin_tone:",
-             **{f"1F4{i:02X}": f":thing_{i}:" for i in range(0x90, 0xB0)}}  # fmt: skip
+        "1F431",
+        "1F436",
+        "1F600",
+        "2615",
+        "1F697",
+        "E000",
+        "1F408",
+        "1F408-200D-2B1B",
+        "1F680",
+        "1F9D1-200D-1F680",
+    ]
+    stems += ["1F468-200D-1F680", "1F469-200D-1F680", "1F469-1F3FD-200D-1F680", "1F468"]
+    stems += [f"1F4{i:02X}" for i in range(0x90, 0xB0)]
+    names = {
+        "1F431": ":cat_face:",
+        "1F436": ":dog_face:",
+        "1F600": ":grinning_face:",
+        "2615": ":Hot_beverage:",
+        "1F697": ":automobile:",
+        "1F9D1-200D-1F680": ":astronaut:",
+        "1F408": ":cat:",
+        "1F408-200D-2B1B": ":black_cat:",
+        "1F468": ":man:",
+        "1F680": ":rocket:",
+        "1F468-200D-1F680": ":man_astronaut:",
+        "1F469-200D-1F680": ":woman_astronaut:",
+        "1F469-1F3FD-200D-1F680": ":woman_astronaut_medium_skin_tone:",
+        **{f"1F4{i:02X}": f":thing_{i}:" for i in range(0x90, 0xB0)},
+    }
     emoji = {
         "".join(chr(int(point, 16)) for point in stem.split("-")): {"en": name}
         for stem, name in names.items()
     }
-    files = {"openmoji": {f"svg/{s}.svg": s for s in stems},
-             "emoji": {"emoji/unicode_codes/emoji.json": json.dumps(emoji)}}  # fmt: skip
+    files = {
+        "openmoji": {f"svg/{s}.svg": s for s in stems},
+        "emoji": {"emoji/unicode_codes/emoji.json": json.dumps(emoji)},
+    }
 
     def archive(name, *_):
         buffer = io.BytesIO()

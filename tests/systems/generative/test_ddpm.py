@@ -341,7 +341,7 @@ def test_training_loss_is_the_error_at_the_noisy_image(prediction_type):
     batch = DiffusionBatch(x0, t, epsilon, labels)
     for error in (torch.zeros_like(x0), torch.randn_like(x0)):
         loss = training_loss(net, process, schedule, batch)
-        assert float(loss) == pytest.approx(float(error.square().mean()), abs=1e-12)
+        assert float(loss) == pytest.approx(float(error.square().mean()), rel=1e-5, abs=1e-12)
 
 
 def test_p_sample_is_algorithm_2():

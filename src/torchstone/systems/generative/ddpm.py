@@ -1,4 +1,4 @@
-"""DDPM: denoising diffusion, a network that predicts the noise in an image and generates by removing it stepwise.
+"""DDPM: a network predicts the noise in an image, and generates images by removing it step by step.
 
 Paper: Jonathan Ho, Ajay Jain and Pieter Abbeel, "Denoising Diffusion Probabilistic Models", NeurIPS 2020,
 arXiv:2006.11239. With it: Song, Meng and Ermon, DDIM, 2020, arXiv:2010.02502 (fewer, deterministic
@@ -131,7 +131,7 @@ class Recipe:
 RECIPES = {
     # torchstone train ddpm            11 min of a slow core   confident 0.93 (data 0.97)
     "mnist5k": Recipe(),
-    # torchstone train ddpm/half_hour  2,012 s of a core       confident 0.996; guidance sweep, DDIM against DDPM
+    # torchstone train ddpm/half_hour  2,012 s of a core       confident 0.996; then the guidance sweep
     "half_hour": Recipe(
         steps=2000,
         batch_size=64,

@@ -153,6 +153,7 @@ def sample_request(
         except BadInput as error:
             notify(f"without the nearest training images: {error}")
         else:
+            assert isinstance(data, Captioned)
             return [str(memorization.save_nearest_sheet(images, data, out, captions=[prompt] * count))]
     one_class_a_column = label is None and len(metadata.get("classes", ())) == 10
     return [str(sheet(images, out, columns=10 if one_class_a_column else None))]

@@ -22,7 +22,8 @@ from torchstone.plots import sample_grid
 
 Images = Float[Tensor, "batch channel height width"]
 Pixels = UInt8[Tensor, "count channel height width"]
-# one reverse step, as `ddpm.p_sample` is: (denoise_fn, process, schedule, x_t, t, s, generator, eta) -> (x_s, x̂₀)
+# one reverse step, such as `ddpm.p_sample`:
+# (denoise_fn, process, schedule, x_t, t, s, generator, eta) -> (x_s, x̂₀)
 PSample = Callable[..., tuple[Tensor, Tensor]]
 LogProbFn = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) -> log p(label | x_t), (batch,)
 

@@ -64,7 +64,7 @@ class ConditionedData(NamedTuple):
             labels = torch.arange(count) % len(self.data.classes)
         else:
             splits = [split.labels.cpu() for split in (self.data.train, self.data.val)]
-            half = (count + 1) // 2
+            half = (count + 1) // 2  # indices are truncated, not rounded: so the records were measured
             chosen = [each[torch.linspace(0, len(each) - 1, half).long()] for each in splits]
             labels = torch.stack(chosen, 1).flatten()[:count]
         device = self.data.train.labels.device
@@ -221,8 +221,9 @@ def train_diffusion(
                     len(schedule),
                 )
         elif isinstance(data, Captioned) and count:
-            metrics["nearness"] = memorization.nn_distance_ratio(sample(count), data.train, data.test)
-            for name, split in (("match", data.test), ("match_known", data.train)):
+            ratio = memorization.nn_distance_ratio(sample(count), data.train, data.test)
+            metrics["nn_distance_ratio"] = ratio
+            for name, split in (("match", data.test), ("match_train", data.train)):
                 context, targets = conditioned.subset(split, count)
                 samples = sample_images(p_sample, eval_model, len(targets), sampling, context=context)
                 metrics[name] = memorization.caption_match(samples, targets)
