@@ -26,7 +26,7 @@ SVG = (
 
 
 def test_layers_of_a_drawing_become_classes_the_later_over_the_earlier():
-    picture, mask = openmoji.draw(SVG, 8)
+    picture, mask = openmoji.render(SVG, 8)
     wanted = np.zeros((8, 8), int)
     wanted[:4], wanted[2:6, 2:6], wanted[:, 3] = 1, 3, 4
     print(mask)
@@ -45,7 +45,7 @@ def test_families_keep_variants_of_a_drawing_together():
 def test_the_emoji_s_archive_holds_what_is_said_of_it():
     with download.archive(*openmoji.OPENMOJI) as opened:
         names = sorted(n for n in opened.namelist() if n.endswith(".svg"))
-        some = [openmoji.draw(opened.read(n).decode(), 24) for n in names[::75]]
+        some = [openmoji.render(opened.read(n).decode(), 24) for n in names[::75]]
     counts = np.bincount(np.stack([mask for _, mask in some]).ravel(), minlength=5)
     print(len(names), len(some), counts / counts.sum())
     assert len(names) == 4495
@@ -66,7 +66,7 @@ def test_drawings_are_kept_and_drawn_again_where_damaged(tmp_path, monkeypatch):
         kept = list((tmp_path / "drawn").glob("*.npz"))
         if damage:
             kept[0].write_bytes(kept[0].read_bytes()[:100])
-        pictures, masks = openmoji._kept.__wrapped__(Opened(), ["a", "b"], 8)
+        pictures, masks = openmoji._load_cached.__wrapped__(Opened(), ["a", "b"], 8)
         assert pictures.shape == (2, 8, 8, 3)
         assert masks[1, 0, 3] == 4
     print(drawn)

@@ -105,7 +105,7 @@ def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _openmoji(size: int):
-    pictures, masks, stems = openmoji.drawings(size)
+    pictures, masks, stems = openmoji.load_drawings(size)
     families = [openmoji.family(stem) for stem in stems]
     note = "openmoji: 4,495 drawings (artwork, CC BY-SA 4.0, openmoji.org), their layers as classes"
     return pictures.transpose(0, 3, 1, 2), masks, families, openmoji.CLASSES, note
