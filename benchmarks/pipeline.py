@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from torchstone.data.vision.augment import read
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.augment import parse_augmentation
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.references import torchvision
 
 COUNT, BATCH, PAIRS, WORKERS = 10_000, 128, 7, 2
@@ -78,11 +78,11 @@ def main() -> None:
     images = torch.nn.functional.interpolate(coarse, (32, 32), mode="bicubic").clamp(0, 255).byte()
     labels = numbers.integers(0, 10, COUNT)
     array = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
-    pictures = Pictures(torch.from_numpy(labels), images)
+    pictures = ImageSplit(torch.from_numpy(labels), images)
     count = COUNT // BATCH - 6
     print(f"{'augmentation':<28}{'ours':>10}{'torchvision':>13}{'ratio':>8}{'range':>14}{'target':>8}")
     for name, target in TARGETS.items():
-        ours = Batches(pictures, BATCH, seed=0, metadata=CARD, augment=read(name)[0])
+        ours = ImageBatches(pictures, BATCH, seed=0, metadata=CARD, augment=parse_augmentation(name)[0])
         loader = theirs(array, labels, name)
         pairs = []
         for number in range(PAIRS):

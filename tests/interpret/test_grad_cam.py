@@ -13,8 +13,8 @@ from torch import nn
 import torchstone as ts
 from torchstone.cli.main import main
 from torchstone.errors import BadInput
-from torchstone.interpret.grad_cam import grad_cam, last_grid, saliency
-from torchstone.plots.classification import overlay
+from torchstone.interpret.grad_cam import grad_cam, last_feature_layer, saliency
+from torchstone.plots.classification import overlay_heatmap
 
 
 def images(*shape):
@@ -90,7 +90,7 @@ def test_neither_leaves_a_trace():
     with torch.no_grad():  # which is no hindrance
         grad_cam(model, x, torch.tensor([0, 1]), "0")
         saliency(model, x, torch.tensor([0, 1]))
-    last_grid(model, x[:1])
+    last_feature_layer(model, x[:1])
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert all(module.training and not module._forward_hooks for module in model.modules())
@@ -125,7 +125,7 @@ def test_pictures_of_a_batch_do_not_disturb_each_other():
 def test_the_layer_that_is_chosen(name, side, layer):
     with torch.device("cpu" if name.startswith("lenet") else "meta"):
         model = ts.create(name)
-        found = last_grid(model, torch.zeros(1, 1 if name.startswith("lenet") else 3, side, side))
+        found = last_feature_layer(model, torch.zeros(1, 1 if name.startswith("lenet") else 3, side, side))
     print(f"{name}: {found}")
     assert found == layer
 
@@ -133,7 +133,7 @@ def test_the_layer_that_is_chosen(name, side, layer):
 def test_full_layers_have_no_grid_and_say_so():
     model = ts.create("mlp")
     x = torch.zeros(1, 1, 28, 28)
-    assert last_grid(model, x) is None
+    assert last_feature_layer(model, x) is None
     for layer, said in (("layers.9", "no layer 'layers.9'"), ("layers.0", "gives no maps")):
         with pytest.raises(BadInput, match=said):
             grad_cam(model, x, torch.tensor([0]), layer)
@@ -142,12 +142,12 @@ def test_full_layers_have_no_grid_and_say_so():
 
 def test_the_overlay_is_the_picture_where_there_is_no_heat():
     picture = torch.rand(3, 8, 8)
-    cold = overlay(picture, torch.zeros(8, 8))
+    cold = overlay_heatmap(picture, torch.zeros(8, 8))
     grey = 0.8 * picture.mean(0).numpy()
     assert np.allclose(cold, grey[..., None].repeat(3, 2), atol=1e-6)
     heat = torch.zeros(8, 8)
     heat[2, 3] = 5.0
-    warm = overlay(picture, heat)
+    warm = overlay_heatmap(picture, heat)
     changed = (np.abs(warm - cold).max(2) > 1e-6).nonzero()
     assert [list(axis) for axis in changed] == [[2], [3]]
     assert warm[2, 3, 0] > warm[2, 3, 2]  # yellow

@@ -9,7 +9,7 @@ from torch import nn
 
 import torchstone as ts
 from torchstone.cli.show import layers
-from torchstone.interpret.receptive_field import Receptive
+from torchstone.interpret.receptive_field import ReceptiveFieldTracker
 from torchstone.parts.conv.branches import Branches
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.conv.shortcut import PadShortcut
@@ -23,7 +23,7 @@ def fields(variant):
     seen = {}
     with torch.device("meta"):
         model, images = make().eval(), torch.zeros(1, *shape)
-    sight = Receptive(images)
+    sight = ReceptiveFieldTracker(images)
     for name, module in model.named_modules():
 
         def note(module, inputs, output, name=name):
@@ -113,7 +113,7 @@ def extent(model, images):
 
 
 def seen_by(model, images):
-    sight = Receptive(images)
+    sight = ReceptiveFieldTracker(images)
     with torch.no_grad(), sight:
         return sight.of(model(images))
 
@@ -152,7 +152,7 @@ def test_gates_and_pooled_branches_are_not_counted_but_see_all():
 
 
 def test_what_does_not_depend_on_the_picture_has_no_field():
-    sight = Receptive(torch.rand(1, 1, 4, 4))
+    sight = ReceptiveFieldTracker(torch.rand(1, 1, 4, 4))
     with sight:
         assert sight.of(torch.ones(2) + 1) is None
 

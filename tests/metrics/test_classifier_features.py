@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from scipy.linalg import sqrtm
 
 from torchstone import references
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.metrics import classifier_features
 from torchstone.metrics.classifier_features import Seen, beside, compared, fitted, judge, spread
 from torchstone.systems.convolutional import lenet5
@@ -20,7 +20,7 @@ from torchstone.systems.generative import cgan, dcgan, ddpm, gan, realnvp, vae
 
 @pytest.fixture(scope="module")
 def data():
-    return load_pictures("digits", size=8, channels=1, device="cpu")
+    return load_images("digits", size=8, channels=1, device="cpu")
 
 
 @pytest.fixture

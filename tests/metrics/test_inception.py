@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from torchstone import references
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.errors import BadInput
 from torchstone.metrics import inception
 from torchstone.parts.metrics import fidelity_diversity
@@ -39,7 +39,7 @@ def pictures(count, seed, channels=1):
 
 
 def split(images):
-    return Pictures(torch.zeros(len(images), dtype=torch.long), images)
+    return ImageSplit(torch.zeros(len(images), dtype=torch.long), images)
 
 
 def test_the_distance_is_that_of_the_networks_features(weights):

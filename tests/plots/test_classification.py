@@ -69,7 +69,7 @@ def test_worst_against_a_slow_sort(most):
         if said != label:
             rows.append((-row[said], i))
     slow = [i for _, i in sorted(rows)][:most]
-    ours = classification.worst(labels, probabilities, most).tolist()
+    ours = classification.worst_mistakes(labels, probabilities, most).tolist()
     print(f"{len(rows)} mistakes; ours {ours[:5]}, slow sort {slow[:5]}")
     assert len(rows) > 20
     assert ours == slow
@@ -78,7 +78,7 @@ def test_worst_against_a_slow_sort(most):
 def test_worst_with_predictions_of_their_own():
     probabilities = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.1, 0.9], [0.75, 0.25]])
     labels, said = torch.tensor([0, 0, 0, 1]), torch.tensor([1, 0, 1, 0])
-    ours = classification.worst(labels, probabilities, 9, said).tolist()
+    ours = classification.worst_mistakes(labels, probabilities, 9, said).tolist()
     print(ours)
     assert ours == [2, 3, 0]
 
@@ -87,15 +87,17 @@ def test_mistakes_are_named_in_order(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     images, labels, probabilities = answers()
     said = probabilities.argmax(1)
-    classification.mistakes(images, labels, said, probabilities, DIGITS, tmp_path / "m.png", most=12)
+    classification.plot_mistakes(
+        images, labels, said, probabilities, DIGITS, tmp_path / "m.png", max_shown=12
+    )
     picture(tmp_path / "m.png")
     expected = []
-    for i in classification.worst(labels, probabilities, 12).tolist():
+    for i in classification.worst_mistakes(labels, probabilities, 12).tolist():
         expected.append(f"{labels[i]} → {said[i]} ({100 * probabilities[i, said[i]]:.0f} %)")
     texts = [axes.texts[0].get_text() for axes in figures[0].axes]
     print(figures[0].get_suptitle(), texts)
     assert texts == expected
-    first = classification.worst(labels, probabilities, 1)[0]
+    first = classification.worst_mistakes(labels, probabilities, 1)[0]
     shown = np.asarray(figures[0].axes[0].images[0].get_array())
     assert np.allclose(shown * 255, images[first, 0].numpy(), atol=0.01)
     wrong = int((said != labels).sum())
@@ -107,7 +109,7 @@ def test_without_mistakes_the_least_certain_are_shown(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     images, _, probabilities = answers()
     said = probabilities.argmax(1)
-    classification.mistakes(images, said, said, probabilities, DIGITS, tmp_path / "m.png", most=4)
+    classification.plot_mistakes(images, said, said, probabilities, DIGITS, tmp_path / "m.png", max_shown=4)
     picture(tmp_path / "m.png")
     title, texts = figures[0].get_suptitle(), [a.texts[0].get_text() for a in figures[0].axes]
     print(title, texts)
@@ -123,7 +125,7 @@ def test_confusion(tmp_path, monkeypatch, n):
     matrix = torch.eye(n, dtype=torch.long) * 9
     matrix[0, 1], matrix[1] = 3, 0  # class 0: 9 of 12; class 1 never occurs
     names = [f"$_class {i}$ of a long name" for i in range(n)]
-    classification.confusion(matrix, names, tmp_path / "c.png")
+    classification.plot_confusion_matrix(matrix, names, tmp_path / "c.png")
     picture(tmp_path / "c.png")
     figure, right, total = figures[0], 9 * (n - 1), 9 * (n - 1) + 3
     print(figure.get_suptitle())
@@ -140,7 +142,9 @@ def test_confusion(tmp_path, monkeypatch, n):
 
 def test_confusion_needs_a_name_for_each_class(tmp_path):
     with pytest.raises(BadInput, match="3 class names for a confusion matrix of 10"):
-        classification.confusion(torch.eye(10, dtype=torch.long), ["a", "b", "c"], tmp_path / "c.png")
+        classification.plot_confusion_matrix(
+            torch.eye(10, dtype=torch.long), ["a", "b", "c"], tmp_path / "c.png"
+        )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +161,7 @@ def test_filters(tmp_path, monkeypatch, shape, image, said):
     figures = drawn(monkeypatch)
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(shape) + 0.5)
-    feature_maps.filters(weight, tmp_path / "f.png", shape=image)
+    feature_maps.plot_filters(weight, tmp_path / "f.png", shape=image)
     picture(tmp_path / "f.png")
     print(figures[0].get_suptitle())
     assert said in figures[0].get_suptitle()
@@ -171,7 +175,7 @@ def test_filters(tmp_path, monkeypatch, shape, image, said):
 def test_the_largest_filters_come_first(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     weight = torch.arange(1.0, 101.0)[:, None, None, None].expand(100, 1, 2, 2)
-    feature_maps.filters(weight, tmp_path / "f.png")
+    feature_maps.plot_filters(weight, tmp_path / "f.png")
     tiles = np.asarray(figures[0].axes[0].images[0].get_array())[36::80, 36::80].flatten()
     print(tiles[:3], "…", tiles[-1])
     assert tiles.tolist() == list(range(100, 36, -1))
@@ -180,13 +184,13 @@ def test_the_largest_filters_come_first(tmp_path, monkeypatch):
 def test_filters_of_the_wrong_shape(tmp_path):
     for shape in (None, (1, 3, 3)):
         with pytest.raises(BadInput, match="10 inputs"):
-            feature_maps.filters(torch.ones(4, 10), tmp_path / "f.png", shape=shape)
+            feature_maps.plot_filters(torch.ones(4, 10), tmp_path / "f.png", shape=shape)
 
 
 def test_feature_maps_are_the_outputs_before_anything_wrote_over_them():
     torch.manual_seed(0)
     model, image = Small().train(), torch.randn(1, 1, 8, 8)
-    heard = feature_maps._listen(model, image)
+    heard = feature_maps._record_outputs(model, image)
     model.eval()  # as they were heard, whatever the mode before
     print([label for label, _ in heard])
     kinds = [label.split("\n")[-1] for label, _ in heard]
@@ -204,10 +208,10 @@ def test_feature_maps_leave_the_model_as_it_was(tmp_path):
     model = Small().train()
     model.body[1].eval()  # as when statistics are frozen
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    feature_maps.feature_maps(model, torch.randn(1, 1, 8, 8), tmp_path / "f.png")
+    feature_maps.plot_feature_maps(model, torch.randn(1, 1, 8, 8), tmp_path / "f.png")
     picture(tmp_path / "f.png")
     with pytest.raises(RuntimeError):
-        feature_maps.feature_maps(model, torch.randn(1, 3, 8, 8), tmp_path / "g.png")
+        feature_maps.plot_feature_maps(model, torch.randn(1, 3, 8, 8), tmp_path / "g.png")
     modes = {name: module.training for name, module in model.named_modules()}
     hooks = sum(len(module._forward_hooks) for module in model.modules())
     print(f"{hooks} hooks left, {sum(modes.values())} of {len(modes)} modules in training mode")
@@ -221,7 +225,7 @@ def test_feature_maps_of_a_deep_model_are_picked_evenly(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     layers = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Tanh()) for _ in range(20)]
     model = nn.Sequential(nn.Conv2d(3, 4, 1), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 9))
-    feature_maps.feature_maps(model, torch.randn(1, 3, 12, 8), tmp_path / "f.png", most=3)
+    feature_maps.plot_feature_maps(model, torch.randn(1, 3, 12, 8), tmp_path / "f.png", max_shown=3)
     picture(tmp_path / "f.png")
     print(figures[0].get_suptitle())
     assert "43 layers, 24 of them" in figures[0].get_suptitle()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from torchstone.data.vision.dataset import normalise
+from torchstone.data.vision.dataset import normalize
 from torchstone.engine.run import Clock, Run, fit
 from torchstone.errors import BadInput, NotSaved
 from torchstone.plots.sample_grid import centred, film, laid, pixels, sheet, unit, watched
@@ -59,7 +59,7 @@ def test_values_go_back_to_the_pixels_they_came_from(scale):
         scale(CARD),
         torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, -1, -1),
     )
-    x = normalise(whole, metadata)
+    x = normalize(whole, metadata)
     print(float(x.min()), float(x.max()))
     assert (float(x.min()), float(x.max())) == ((-1, 1) if scale is centred else (0, 1))
     assert torch.equal(pixels(x, metadata), whole)

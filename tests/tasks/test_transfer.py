@@ -117,9 +117,9 @@ def test_resuming_needs_no_source_and_gives_the_same_bits(digits, source, tmp_pa
     options |= {"weights": str(gone), "augment": "flip+crop1+cutmix", "clock": {"save": 5}}
     ts.train("resnet/smoke", out=tmp_path / "whole", **options)
 
-    from torchstone.data.vision.batches import Batches
+    from torchstone.data.vision.batches import ImageBatches
 
-    step, count = Batches.__next__, [0]
+    step, count = ImageBatches.__next__, [0]
 
     def stops(self):
         count[0] += 1
@@ -127,7 +127,7 @@ def test_resuming_needs_no_source_and_gives_the_same_bits(digits, source, tmp_pa
             raise RuntimeError("pulled the plug")
         return step(self)
 
-    monkeypatch.setattr(Batches, "__next__", stops)
+    monkeypatch.setattr(ImageBatches, "__next__", stops)
     with pytest.raises(RuntimeError, match="plug"):
         ts.train("resnet/smoke", out=tmp_path / "cut", **options)
     monkeypatch.undo()

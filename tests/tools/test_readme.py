@@ -4,8 +4,9 @@ import re
 import shlex
 from pathlib import Path
 
-from torchstone import systems
 from torchstone.runs.records import FOLDER, read
+
+from torchstone import systems
 from torchstone.tools import records
 
 ROOT = Path(__file__).resolve().parents[2]

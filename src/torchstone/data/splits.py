@@ -13,13 +13,13 @@ from PIL import Image
 from torchstone.errors import BadInput
 
 SPLIT_SEED = 1998
-MOST_VALIDATION = 5_000
+MAX_VALIDATION = 5_000
 # The names under which splits are published.
-SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 
 
 @runtime_checkable
-class Pool(Protocol):
+class ImagePool(Protocol):
     """Pictures still undecoded, by number; `where` names one in a message."""
 
     def __getitem__(self, i: int, /) -> Image.Image: ...
@@ -28,7 +28,7 @@ class Pool(Protocol):
 
 
 @dataclass(frozen=True)
-class Arrays:
+class ImageArray:
     """Greyscale pictures in memory: uint8 (count, height, width)."""
 
     array: np.ndarray
@@ -42,20 +42,20 @@ class Arrays:
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """Some pictures of a pool: `index` says which, `labels` (same length) their classes."""
 
-    pool: Pool
+    pool: ImagePool
     labels: np.ndarray
     index: np.ndarray
 
     def pick(self, chosen: np.ndarray) -> "Part":
-        return Part(self.pool, self.labels[chosen], self.index[chosen])
+        return Subset(self.pool, self.labels[chosen], self.index[chosen])
 
 
-def whole(pool: Pool, labels: np.ndarray) -> Part:
+def full_subset(pool: ImagePool, labels: np.ndarray) -> Subset:
     """All of a pool, in order."""
-    return Part(pool, labels.astype(np.int64), np.arange(len(labels)))
+    return Subset(pool, labels.astype(np.int64), np.arange(len(labels)))
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Source:
 
     name: str
     classes: tuple[str, ...]
-    parts: dict[str, Part]
-    note: str
+    parts: dict[str, Subset]
+    description: str
     ink: bool | None = None
 
 
@@ -78,7 +78,7 @@ def apportion(counts: np.ndarray, total: int) -> np.ndarray:
     return np.maximum(shares, 1)
 
 
-def cut(part: Part, total: int, classes: int, salt: int = 0) -> tuple[Part, Part]:
+def stratified_split(part: Subset, total: int, classes: int, salt: int = 0) -> tuple[Subset, Subset]:
     """(rest, about `total` taken out), every class in both in proportion."""
     counts = np.bincount(part.labels, minlength=classes)
     # The legacy generator's numbers are frozen for ever; the new one's may change with NumPy.
@@ -90,10 +90,10 @@ def cut(part: Part, total: int, classes: int, salt: int = 0) -> tuple[Part, Part
     return part.pick(np.flatnonzero(~taken)), part.pick(np.flatnonzero(taken))
 
 
-def finish(
+def make_source(
     name: str,
     classes: tuple[str, ...],
-    parts: dict[str, Part],
+    parts: dict[str, Subset],
     note: str,
     shares: tuple[float, float] = (0.1, 1 / 9),
     ink: bool | None = None,
@@ -112,11 +112,11 @@ def finish(
         )
     test, val = "test as published", "val as published"
     if not published:
-        train, parts["test"] = cut(train, round(shares[0] * len(train.labels)), len(classes))
+        train, parts["test"] = stratified_split(train, round(shares[0] * len(train.labels)), len(classes))
         test = f"test a fixed {shares[0]:.0%} by class"
     if not given:
         total = round((0.1 if published else shares[1]) * len(train.labels))
-        train, parts["val"] = cut(train, min(total, MOST_VALIDATION), len(classes), salt=1)
+        train, parts["val"] = stratified_split(train, min(total, MAX_VALIDATION), len(classes), salt=1)
         val = "val cut from train by class"
     parts = {"train": train, "val": parts["val"], "test": parts["test"]}
     sizes = " / ".join(f"{len(part.labels)} {split}" for split, part in parts.items())

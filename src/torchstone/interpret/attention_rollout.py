@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import PictureSet, normalise
-from torchstone.data.vision.preprocess import prepare
+from torchstone.data.vision.dataset import ImageDataset, normalize
+from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
 from torchstone.plots.canvas import canvas, plain, save
-from torchstone.plots.classification import show
+from torchstone.plots.classification import show_image
 
 MOST = 24  # pictures in one drawing
 
@@ -86,7 +86,7 @@ def draw(
         for place in (0, 1):
             box = (left + place * (side + 0.08)) / width, below, side / width, side * ratio / height
             axes = figure.add_axes(box)
-            show(axes, picture)
+            show_image(axes, picture)
             axes.set_axis_off()
             if place:
                 shape = tuple(picture.shape[1:])
@@ -97,13 +97,13 @@ def draw(
     save(figure, file)
 
 
-def report(model: nn.Module, data: PictureSet, folder: Path) -> None:
+def report(model: nn.Module, data: ImageDataset, folder: Path) -> None:
     """Draw the rollout over test pictures, two of each class as long as there is room."""
     labels = data.test.labels
     each = max(1, MOST // 2 // len(data.classes))
     index = torch.cat([(labels == label).nonzero()[:each, 0] for label in range(len(data.classes))])[:MOST]
     raw = data.test.take(index)
-    images = normalise(raw, data.metadata)
+    images = normalize(raw, data.metadata)
     model.eval()
     with torch.no_grad():
         guesses = model(images).argmax(1).tolist()
@@ -123,8 +123,8 @@ def explain(model: Any, metadata: dict, inputs: Sequence[Path | str], file: str 
     if not 0 < len(inputs) <= MOST:
         raise BadInput(f"give 1 to {MOST} image files to explain, not {len(inputs)}")
     device = next(model.parameters()).device
-    raw = torch.cat([prepare(each, metadata["picture"]).to(device) for each in inputs])
-    images = normalise(raw, metadata["picture"])
+    raw = torch.cat([preprocess(each, metadata["picture"]).to(device) for each in inputs])
+    images = normalize(raw, metadata["picture"])
     model.eval()
     with torch.no_grad():
         sure, best = model(images).softmax(1).max(1)

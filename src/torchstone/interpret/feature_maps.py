@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torchstone.errors import BadInput
 from torchstone.parts.facts import layers
 from torchstone.plots.canvas import canvas, plain, save
-from torchstone.plots.classification import show
+from torchstone.plots.classification import show_image
 
 LAYERS = 24  # rows of feature maps at most
 FILTERS = 64
 SILENT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity, nn.Flatten)
 
 
-def filters(
+def plot_filters(
     weight: Float[Tensor, "out inputs kernel_h kernel_w"] | Float[Tensor, "out inputs"],
     file: str | Path,
     shape: tuple[int, int, int] | None = None,
@@ -58,7 +58,7 @@ def filters(
         axes.imshow(np.nan_to_num(0.5 + mosaic / (2 * limit), nan=1.0).clip(0, 1))
         said += f"\ngrey is 0, full colour ±{limit:.2g}"
     else:
-        shown = axes.imshow(mosaic[..., 0], cmap=_colours("RdBu_r", "0.78"), vmin=-limit, vmax=limit)
+        shown = axes.imshow(mosaic[..., 0], cmap=_colormap("RdBu_r", "0.78"), vmin=-limit, vmax=limit)
         over = "both" if float(bank.abs().max()) > limit else "neither"
         bar = figure.colorbar(shown, ax=axes, fraction=0.04, extend=over)
         bar.ax.tick_params(labelsize=8)
@@ -67,7 +67,7 @@ def filters(
     save(figure, file)
 
 
-def feature_maps(
+def plot_feature_maps(
     model: nn.Module,
     image: Float[Tensor, "1 channel height width"],
     file: str | Path,
@@ -81,7 +81,7 @@ def feature_maps(
     24 layers, 24 are drawn, evenly picked. The model is left as it was: its hooks, and the mode of
     each of its modules.
     """
-    outputs = _listen(model, image)
+    outputs = _record_outputs(model, image)
     picked = np.linspace(0, len(outputs) - 1, min(len(outputs), LAYERS)).round().astype(int)
     rows = [("input", image[0].detach().float().cpu()), *(outputs[i] for i in picked)]
     title = f"one picture through {len(outputs)} layers"
@@ -113,7 +113,7 @@ def feature_maps(
     save(figure, file)
 
 
-def _listen(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor]]:
+def _record_outputs(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor]]:
     """(label, output) of each leaf layer in order of execution, batch dimension taken off."""
     heard: list[tuple[str, Tensor]] = []
 
@@ -154,13 +154,13 @@ def _draw_output(axes, values: Tensor, first: bool) -> None:
     limit = float(values.abs().max()) or 1.0
     signed = bool((values < 0).any())
     look = {
-        "cmap": _colours("RdBu_r", "0.78") if signed else _colours("gray", "white"),
+        "cmap": _colormap("RdBu_r", "0.78") if signed else _colormap("gray", "white"),
         "vmin": -limit if signed else 0.0,
         "vmax": limit,
     }
     if first:
         low, high = float(values.min()), float(values.max())
-        show(axes, (values - low) / max(high - low, 1e-12))
+        show_image(axes, (values - low) / max(high - low, 1e-12))
         axes.set_anchor("W")
     elif values.ndim == 3:
         tiles = values[:, None]
@@ -192,7 +192,7 @@ def _mosaic(bank: Tensor, columns: int, side: int, gap: int) -> np.ndarray:
     return sheet
 
 
-def _colours(name: str, between: str):
+def _colormap(name: str, between: str):
     import matplotlib
 
     return matplotlib.colormaps[name].with_extremes(bad=between)

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import normalise
-from torchstone.data.vision.preprocess import prepare
+from torchstone.data.vision.dataset import normalize
+from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
 from torchstone.parts.facts import layers
 from torchstone.plots.canvas import canvas, plain, save
-from torchstone.plots.classification import overlay, show
+from torchstone.plots.classification import overlay_heatmap, show_image
 
 SHOWN = 60  # pictures in a drawing
 TALL = 12  # of them in a column
@@ -90,7 +90,7 @@ def _score(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def last_grid(model: nn.Module, image: Float[Tensor, "1 channel height width"]) -> str | None:
+def last_feature_layer(model: nn.Module, image: Float[Tensor, "1 channel height width"]) -> str | None:
     """The name of the layer whose maps say most about where; None where no layer gives maps.
 
     It is the last output on the grid of the last convolution that has more than one place: with what
@@ -144,11 +144,11 @@ def explain(model: nn.Module, metadata: dict, answers: list[dict], file: Path | 
     drawn, device = answers[:SHOWN], next(model.parameters()).device
     layer, rows = None, []
     for place, answer in enumerate(drawn):
-        pixels = prepare(answer["input"], metadata["picture"])
-        image = normalise(pixels.to(device), metadata["picture"])
+        pixels = preprocess(answer["input"], metadata["picture"])
+        image = normalize(pixels.to(device), metadata["picture"])
         chosen = torch.tensor([metadata["classes"].index(answer["label"])], device=device)
         if not place:
-            layer = last_grid(model, image)
+            layer = last_feature_layer(model, image)
         heats = {}
         if layer is not None:
             cam = grad_cam(model, image, chosen, layer)
@@ -180,9 +180,9 @@ def _draw(rows: list[tuple[dict, Tensor, dict[str, Tensor]]], given: int, file: 
             if not line:
                 axes.set_title(plain(name, 34), fontsize=8)
             if heat is None:
-                show(axes, picture)
+                show_image(axes, picture)
             else:
-                axes.imshow(overlay(picture, heat), interpolation="nearest")
+                axes.imshow(overlay_heatmap(picture, heat), interpolation="nearest")
                 if not heat.any():
                     axes.text(0.5, 0.5, "nothing speaks for it", transform=axes.transAxes,
                               color="white", fontsize=8, ha="center")  # fmt: skip

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 
-class Sight(NamedTuple):
+class Field(NamedTuple):
     """What place 0 of a map sees along one axis, and by how much the next place sees further on."""
 
     low: float
@@ -36,14 +36,14 @@ class Sight(NamedTuple):
 
     def through(self, kernel: int, stride: float = 1, padding: int = 0, dilation: int = 1) -> "Sight":
         low, reach = self.low - padding * self.jump, dilation * (kernel - 1) - padding
-        return Sight(low, self.high + reach * self.jump, stride * self.jump)
+        return Field(low, self.high + reach * self.jump, stride * self.jump)
 
 
-View = tuple[Sight, Sight]  # of the rows and of the columns
-WHOLE = None  # it has been mixed over all places
+FieldPair = tuple[Field, Field]  # of the rows and of the columns
+GLOBAL = None  # it has been mixed over all places
 
 
-class Receptive(TorchDispatchMode):
+class ReceptiveFieldTracker(TorchDispatchMode):
     """Follows a picture (batch, channel, height, width) through all that is computed from it.
 
     >>> with torch.no_grad(), Receptive(images) as sight:
@@ -54,15 +54,15 @@ class Receptive(TorchDispatchMode):
     def __init__(self, images: Tensor):
         super().__init__()
         self.views: Any = WeakIdKeyDictionary()
-        self.views[images] = (Sight(0, 0, 1), Sight(0, 0, 1))
+        self.views[images] = (Field(0, 0, 1), Field(0, 0, 1))
 
     def of(self, tensor: Tensor) -> int | str | None:
         """Pixels a side (of two, the longer); "all" after mixing over all places; None if the tensor
         does not depend on the picture."""
         if tensor not in self.views:
             return None
-        view: View | None = self.views[tensor]
-        return "all" if view is WHOLE else max(sight.size for sight in view)
+        view: FieldPair | None = self.views[tensor]
+        return "all" if view is GLOBAL else max(sight.size for sight in view)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -75,20 +75,20 @@ class Receptive(TorchDispatchMode):
         return result
 
     def _view(self, name: str, args: Sequence[Any], inputs: list[Tensor], output: Tensor):
-        local = [t for t in inputs if self.views[t] is not WHOLE]
+        local = [t for t in inputs if self.views[t] is not GLOBAL]
         if not local:
-            return WHOLE
+            return GLOBAL
         first, view = local[0], self.views[local[0]]
         if name in STEPS and first.ndim >= 3:
-            if (steps := STEPS[name](args, first, output)) is WHOLE:
-                return WHOLE
+            if (steps := STEPS[name](args, first, output)) is GLOBAL:
+                return GLOBAL
             return tuple(sight.through(*step) for sight, step in zip(view, steps, strict=True))
         # pixel by pixel, or across channels; what is smaller was drawn out over the map
         alike = [self.views[t] for t in local if t.ndim >= 3 and t.shape[-2:] == output.shape[-2:]]
         if output.ndim < 3 or not alike:
-            return WHOLE
+            return GLOBAL
         return tuple(
-            Sight(min(s.low for s in axis), max(s.high for s in axis), max(s.jump for s in axis))
+            Field(min(s.low for s in axis), max(s.high for s in axis), max(s.jump for s in axis))
             for axis in zip(*alike, strict=True)
         )
 
@@ -126,7 +126,7 @@ def _mean(args, x, output):
 def _adaptive(args, x, output):
     """Place i is the mean from ⌊i·n/m⌋ to ⌈(i + 1)·n/m⌉, of n places to m."""
     if output.shape[-2:].numel() == 1 < x.shape[-2:].numel():
-        return WHOLE
+        return GLOBAL
     axes = []
     for n, m in zip(x.shape[-2:], output.shape[-2:], strict=True):
         longest = max(-(-(i + 1) * n // m) - i * n // m for i in range(m))

@@ -23,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from torchstone.data.download import cache
-from torchstone.data.vision.dataset import Pictures, PictureSet, normalise
+from torchstone.data.download import cache_dir
+from torchstone.data.vision.dataset import ImageDataset, ImageSplit, normalize
 from torchstone.engine import parallel, rng
 from torchstone.engine.console import notify
 from torchstone.engine.run import Clock, fit
@@ -70,20 +70,20 @@ class Judge:
         hook = last.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].cpu()))
         try:
             logits = [
-                self.network(normalise(fitted(rows.to(device), self.metadata), self.metadata)).cpu()
+                self.network(normalize(fitted(rows.to(device), self.metadata), self.metadata)).cpu()
                 for rows in pictures.split(ROWS)
             ]
         finally:
             hook.remove()
         return Seen(torch.cat(caught), torch.cat(logits).softmax(1))
 
-    def see_split(self, split: Pictures, most: int | None = None) -> tuple[Seen, Tensor]:
+    def see_split(self, split: ImageSplit, most: int | None = None) -> tuple[Seen, Tensor]:
         """What is seen in (up to `most` evenly chosen) pictures of a split, and their labels."""
         index = spread(len(split), most).to(split.labels.device)
         seen = [self.see(split.take(rows)) for rows in index.split(ROWS)]
         return Seen(*map(torch.cat, zip(*seen, strict=True))), split.labels[index].cpu()
 
-    def see_all(self, splits: Sequence[Pictures]) -> tuple[Seen, Tensor]:
+    def see_all(self, splits: Sequence[ImageSplit]) -> tuple[Seen, Tensor]:
         """What is seen in all pictures of some splits together, and their labels."""
         seen, labels = zip(*map(self.see_split, splits), strict=True)
         return Seen(*map(torch.cat, zip(*seen, strict=True))), torch.cat(labels)
@@ -115,7 +115,7 @@ def framed(
     return F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
 
 
-def judge(data: PictureSet, classifier: Any) -> Judge:
+def judge(data: ImageDataset, classifier: Any) -> Judge:
     """The judge of samples of `data`: out of the cache, or trained now.
 
     Args:
@@ -130,7 +130,7 @@ def judge(data: PictureSet, classifier: Any) -> Judge:
     model_config = {"num_classes": len(data.classes), "channels": metadata["channels"]}
     asked = {**dataclasses.asdict(recipe), "variant": variant, "device": None, **model_config}
     name = re.sub(r"\W+", "-", data.name)
-    file = cache() / "judges" / f"{name}-{_digest(shrunk, asked)}.safetensors"
+    file = cache_dir() / "judges" / f"{name}-{_digest(shrunk, asked)}.safetensors"
     before = rng.snapshot()  # a run's numbers do not depend on whether there was one
     rng.seed(recipe.seed)
     network = classifier.VARIANTS[variant].make(**model_config).to(device)
@@ -147,13 +147,13 @@ def judge(data: PictureSet, classifier: Any) -> Judge:
     return Judge(network.requires_grad_(False).eval(), metadata, data.classes, accuracy)
 
 
-def _small(split: Pictures, metadata: dict[str, Any]) -> Pictures:
+def _small(split: ImageSplit, metadata: dict[str, Any]) -> ImageSplit:
     index = spread(len(split), MOST).to(split.labels.device)
     images = [fitted(split.take(rows), metadata) for rows in index.split(ROWS)]
-    return Pictures(split.labels[index], torch.cat(images))
+    return ImageSplit(split.labels[index], torch.cat(images))
 
 
-def _digest(data: PictureSet, asked: dict[str, Any]) -> str:
+def _digest(data: ImageDataset, asked: dict[str, Any]) -> str:
     """Of the pictures it learns from and of how it learns."""
     found = hashlib.sha256(json.dumps([data.metadata, asked], sort_keys=True).encode())
     for split in (data.train, data.test):
@@ -224,7 +224,7 @@ def compared(
     return {name: float(value) for name, value in found.items()}
 
 
-def beside(judge: Judge, made: Pixels, train: Pictures, file: str | Path, *, columns: int = 12) -> Path:
+def beside(judge: Judge, made: Pixels, train: ImageSplit, file: str | Path, *, columns: int = 12) -> Path:
     """A sheet of samples, each with the nearest training picture below it, so that copying is seen."""
     made = made[: max(columns, len(made) // columns * columns)].cpu()
     seen, _ = judge.see_split(train, MOST)

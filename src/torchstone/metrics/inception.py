@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from torchstone import references
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.errors import BadInput
 from torchstone.parts.metrics import fidelity_diversity
 
@@ -73,7 +73,7 @@ def see(network: Any, pictures: Pixels) -> Features:
     return torch.cat([network(rows.expand(-1, 3, -1, -1).to(device))[0].cpu() for rows in bar])
 
 
-def by_inception(made: Pixels, splits: Sequence[Pictures], network: Any) -> dict[str, float]:
+def by_inception(made: Pixels, splits: Sequence[ImageSplit], network: Any) -> dict[str, float]:
     """`inception_distance`, `inception_precision` and `inception_recall` of samples beside real pictures.
 
     Published distances are of 50,000 samples: with fewer they are higher, so compare like counts.

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from torchstone.data.vision.captioned import Captioned
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.parts.metrics import fidelity_diversity
 from torchstone.plots.sample_grid import BETWEEN
 
@@ -28,17 +28,17 @@ def coarse(pictures: Pixels) -> Float[Tensor, "count values"]:
     return F.avg_pool2d(pictures.cpu().float() / 255, 2).flatten(1)
 
 
-def looked_through(split: Pictures) -> Pixels:
+def looked_through(split: ImageSplit) -> Pixels:
     rows = torch.arange(min(len(split), MOST), device=split.labels.device)
     return split.take(rows).cpu()
 
 
-def nearest(made: Pixels, train: Pictures) -> Int64[Tensor, " count"]:
+def nearest(made: Pixels, train: ImageSplit) -> Int64[Tensor, " count"]:
     """Which training picture is nearest to each, by the mean square of `coarse` differences."""
     return fidelity_diversity.nearest(coarse(made), coarse(looked_through(train)))
 
 
-def nearness(made: Pixels, train: Pictures, test: Pictures) -> float:
+def nearness(made: Pixels, train: ImageSplit, test: ImageSplit) -> float:
     """How far samples are from their nearest training pictures, by how far held-out pictures are from
     theirs (medians): 0 for copies, 1 for pictures as new as real ones."""
     known = coarse(looked_through(train))

@@ -14,7 +14,9 @@ from torchstone.plots.canvas import canvas, plain, save
 WRITTEN = 20  # classes up to which every count is written out
 
 
-def confusion(matrix: Int[Tensor, "classes classes"], classes: Sequence[str], file: str | Path) -> None:
+def plot_confusion_matrix(
+    matrix: Int[Tensor, "classes classes"], classes: Sequence[str], file: str | Path
+) -> None:
     """Draws counts (row: true class, column: predicted class), coloured by their share of the row.
 
     Each class's recall stands at the right; up to 20 classes, all counts are written.
@@ -81,7 +83,7 @@ def confusion(matrix: Int[Tensor, "classes classes"], classes: Sequence[str], fi
     save(figure, file)
 
 
-def worst(
+def worst_mistakes(
     labels: Int64[Tensor, " n"],
     probabilities: Float[Tensor, "n classes"],
     most: int,
@@ -97,7 +99,7 @@ def worst(
     return wrong[confidence.argsort(descending=True, stable=True)[:most]]
 
 
-def mistakes(
+def plot_mistakes(
     images: UInt8[Tensor, "n channel height width"],
     labels: Int64[Tensor, " n"],
     predictions: Int64[Tensor, " n"],
@@ -110,7 +112,7 @@ def mistakes(
 
     Where there is no mistake, the right answers that were least certain, and the title says so.
     """
-    index = worst(labels, probabilities, most, predictions)
+    index = worst_mistakes(labels, probabilities, most, predictions)
     wrong, n = int((predictions != labels).sum()), len(labels)
     if wrong:
         title = f"{wrong:,} mistakes in {n:,} pictures" if wrong > 1 else f"1 mistake in {n:,} pictures"
@@ -135,7 +137,7 @@ def mistakes(
                 1.35 / (height * rows + head),
             )
         )
-        show(tile, images[i].cpu().float() / 255)
+        show_image(tile, images[i].cpu().float() / 255)
         tile.set_axis_off()
         true, said = (classes[int(each[i])] for each in (labels, predictions))
         sure = 100 * float(probabilities[i, predictions[i]])
@@ -151,7 +153,7 @@ def mistakes(
     save(figure, file)
 
 
-def show(axes, picture: Float[Tensor, "channel height width"]) -> None:
+def show_image(axes, picture: Float[Tensor, "channel height width"]) -> None:
     """Draws a picture on 0..1; of other than three channels, their mean in grey."""
     grey = len(picture) != 3
     pixels = picture.mean(0) if grey else picture.permute(1, 2, 0)
@@ -164,7 +166,7 @@ def show(axes, picture: Float[Tensor, "channel height width"]) -> None:
     )
 
 
-def overlay(
+def overlay_heatmap(
     picture: Float[Tensor, "channel height width"], heat: Float[Tensor, "height width"]
 ) -> Float[np.ndarray, "height width 3"]:
     """The picture in grey, and over it the heat from clear (0) to yellow (its largest).

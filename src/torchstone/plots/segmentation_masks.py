@@ -10,14 +10,14 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from torchstone.data.vision.segmentation_folder import VOID
+from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
 from torchstone.plots.canvas import PALETTE, canvas, plain, save
 
 COLUMNS = 4
 LISTED = 24  # classes that a legend names at most
 
 
-def colours(count: int) -> Float[np.ndarray, "count 3"]:
+def class_colors(count: int) -> Float[np.ndarray, "count 3"]:
     """A colour on 0..1 for each class: light grey for the first, the house's, then even steps of hue."""
     found: list[tuple[float, ...]] = [(0.93, 0.93, 0.93)]
     found += [tuple(int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)) for c in PALETTE]
@@ -28,23 +28,23 @@ def colours(count: int) -> Float[np.ndarray, "count 3"]:
     return np.array(found[:count])
 
 
-def painted(mask: Int64[Tensor, "height width"], count: int) -> Float[np.ndarray, "height width 3"]:
+def colorize_mask(mask: Int64[Tensor, "height width"], count: int) -> Float[np.ndarray, "height width 3"]:
     """A mask in its classes' colours; void is white."""
-    table = np.ones((VOID + 1, 3))
-    table[:count] = colours(count)
+    table = np.ones((IGNORE_INDEX + 1, 3))
+    table[:count] = class_colors(count)
     return table[mask.numpy()]
 
 
-def laid_over(
+def overlay_mask(
     picture: UInt8[np.ndarray, "height width 3"], mask: Int64[Tensor, "height width"], count: int
 ) -> Float[np.ndarray, "height width 3"]:
     """The picture, tinted by half wherever the mask is not background."""
     pixels = picture / 255
-    tinted = 0.45 * pixels + 0.55 * painted(mask, count)
+    tinted = 0.45 * pixels + 0.55 * colorize_mask(mask, count)
     return np.where((mask.numpy() > 0)[..., None], tinted, pixels)
 
 
-def beside(
+def plot_predictions(
     pictures: UInt8[Tensor, "n 3 height width"],
     truth: Int64[Tensor, "n height width"],
     guesses: Int64[Tensor, "n height width"],
@@ -70,10 +70,10 @@ def beside(
     for i in range(len(pictures)):
         left = gap + (i % columns) * (3 * side + 4 * gap)
         top = head + (i // columns) * (side + 0.24)
-        counted = truth[i] != VOID
+        counted = truth[i] != IGNORE_INDEX
         right = float((guesses[i] == truth[i])[counted].float().mean())
         tiles = [pictures[i].permute(1, 2, 0).numpy() / 255]
-        tiles += [painted(mask[i], count) for mask in (truth, guesses)]
+        tiles += [colorize_mask(mask[i], count) for mask in (truth, guesses)]
         for place, tile in enumerate(tiles):
             box = ((left + place * (side + gap)) / width, 1 - (top + side) / height)
             axes = figure.add_axes((*box, side / width, side / height))
@@ -84,7 +84,7 @@ def beside(
     save(figure, file)
 
 
-def over(
+def plot_overlays(
     drawn: Sequence[tuple[str, Image.Image, Int64[Tensor, "height width"]]],
     classes: Sequence[str],
     file: str | Path,
@@ -99,7 +99,7 @@ def over(
     top = 0.0
     for (name, image, mask), ratio in zip(drawn, ratios, strict=True):
         pixels = np.asarray(image.convert("RGB"))
-        for place, tile in enumerate((pixels / 255, laid_over(pixels, mask, count))):
+        for place, tile in enumerate((pixels / 255, overlay_mask(pixels, mask, count))):
             box = (
                 (0.1 + place * (side + 0.1)) / (2 * side + 0.3),
                 1 - (top + 0.28 + side * ratio) / height,
@@ -136,7 +136,7 @@ def _lines(count: int) -> int:
 def _legend(figure, labels: Sequence[str]) -> None:
     from matplotlib.patches import Patch
 
-    chosen = colours(len(labels))[:LISTED]
+    chosen = class_colors(len(labels))[:LISTED]
     handles = [
         Patch(facecolor=c, edgecolor="0.6", label=plain(text, 26))
         for c, text in zip(chosen, labels, strict=False)

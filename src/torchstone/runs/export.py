@@ -20,7 +20,7 @@ from torch.export import Dim
 
 import torchstone
 from torchstone.errors import BadInput, NotSaved
-from torchstone.data.vision.dataset import normalise
+from torchstone.data.vision.dataset import normalize
 
 ENDINGS = (".onnx", ".pt2")
 TOLERANCE = 1e-4  # furthest from eager, of the largest logit where that is above 1
@@ -36,7 +36,7 @@ class OfPixels(nn.Module):
         self.model, self.metadata = model, metadata
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(normalise(images, self.metadata))
+        return self.model(normalize(images, self.metadata))
 
 
 class OfRows(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from torchstone.data.vision.dataset import Pictures, PictureSet
+from torchstone.data.vision.dataset import ImageDataset, ImageSplit
 from torchstone.metrics.classifier_features import beside, compared, judge
 from torchstone.metrics.inception import by_inception
 from torchstone.metrics.inception import inception as load
@@ -20,9 +20,9 @@ PAIRS = 48  # samples that are shown with the training picture nearest to each
 
 def worth_of(
     draw: Callable[[], Pixels],
-    data: PictureSet,
+    data: ImageDataset,
     classifier: Any,
-    splits: Sequence[Pictures] | None = None,
+    splits: Sequence[ImageSplit] | None = None,
     *,
     asked: Int64[Tensor, " count"] | None = None,
     inception: str | Path | None = None,
@@ -45,6 +45,6 @@ def worth_of(
     return found if network is None else found | by_inception(made, chosen, network)
 
 
-def shown(made: Pixels, data: PictureSet, classifier: Any, folder: Path) -> None:
+def shown(made: Pixels, data: ImageDataset, classifier: Any, folder: Path) -> None:
     """`nearest.png`: samples, each with the nearest training picture below it."""
     beside(judge(data, classifier), made, data.train, folder / "nearest.png")

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchstone.data.tabular.dataset import Rows, Table, load_rows
+from torchstone.data.tabular.dataset import Table, TableBatches, load_rows
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 
 
-def tabular(
+def classify_table(
     model: nn.Module,
     recipe: Any,
     table: Table,
@@ -34,28 +34,28 @@ def tabular(
         update: the learning rule; what it remembers besides the model is to be added to `state`.
         loss: (scores, labels) -> scalar, for validation and test.
     """
-    stream = Rows(*table.part("train"), recipe.batch_size, seed=recipe.seed, shuffle=recipe.shuffle)
+    stream = TableBatches(*table.part("train"), recipe.batch_size, seed=recipe.seed, shuffle=recipe.shuffle)
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: measure(model, table, "val", loss),
+        evaluate=lambda: evaluate_split(model, table, "val", loss),
         state={"model": model, "stream": stream},
         steps=recipe.steps,
-        test=lambda: measure(model, table, "test", loss),
-        report=lambda folder: report(model, table, folder),
+        test=lambda: evaluate_split(model, table, "test", loss),
+        report=lambda folder: save_report(model, table, folder),
         metadata={
             "task": "tabular",
             "variant": recipe.variant,
             "model_config": model_config,
             "classes": list(table.classes),
             "features": list(table.features),
-            "data": table.note,
+            "data": table.description,
         },
     )
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, x: Tensor) -> Tensor:
+def compute_scores(model: nn.Module, x: Tensor) -> Tensor:
     """Scores of rows, (rows, classes), in evaluation mode, on the CPU."""
     was_training = model.training
     scores = model.eval()(x.to(next(model.parameters()))).cpu()
@@ -63,10 +63,10 @@ def outputs(model: nn.Module, x: Tensor) -> Tensor:
     return scores
 
 
-def measure(model: nn.Module, table: Table, split: str, loss=F.cross_entropy) -> dict[str, float]:
+def evaluate_split(model: nn.Module, table: Table, split: str, loss=F.cross_entropy) -> dict[str, float]:
     """Accuracy (a share) and mean loss on a split."""
     x, y = table.part(split)
-    scores = outputs(model, x)
+    scores = compute_scores(model, x)
     right = (scores.argmax(1) == y).double().mean()
     return {"accuracy": right.item(), "loss": loss(scores, y).item()}
 
@@ -88,18 +88,18 @@ def evaluate(
     everything = {"all": torch.arange(len(table.x)), **table.splits}
     table = dataclasses.replace(table, splits=everything)
     split = "test" if held_out else "all"
-    return {**measure(model, table, split, loss), "rows": len(table.splits[split])}
+    return {**evaluate_split(model, table, split, loss), "rows": len(table.splits[split])}
 
 
-def report(model: nn.Module, table: Table, folder: Path) -> None:
+def save_report(model: nn.Module, table: Table, folder: Path) -> None:
     """Draw the confusion of the test rows, and by how much each class wins or loses on all rows."""
     from torchstone.plots.canvas import PALETTE, canvas, plain, save
-    from torchstone.plots.classification import confusion
+    from torchstone.plots.classification import plot_confusion_matrix
 
-    scores, count = outputs(model, table.x), len(table.classes)
+    scores, count = compute_scores(model, table.x), len(table.classes)
     held = table.splits["test"]
     matrix = torch.bincount(table.y[held] * count + scores[held].argmax(1), minlength=count**2)
-    confusion(matrix.reshape(count, count), table.classes, folder / "confusion.png")
+    plot_confusion_matrix(matrix.reshape(count, count), table.classes, folder / "confusion.png")
     panels = [1] if count == 2 else list(range(min(count, 10)))
     names = [plain(name, 24) for name in table.classes]
     figure = canvas(8, 0.6 + len(panels) * (0.8 + 0.3 * count))
@@ -130,7 +130,7 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> l
     """
     answers = []
     for each in inputs:
-        chances = outputs(model, load_rows(each, metadata["features"])).softmax(1).tolist()
+        chances = compute_scores(model, load_rows(each, metadata["features"])).softmax(1).tolist()
         for number, row in enumerate(chances, 1):
             best = max(range(len(row)), key=row.__getitem__)
             answers.append(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import PictureSet
+from torchstone.data.vision.dataset import ImageDataset
 from torchstone.engine import checkpoint
 from torchstone.engine.console import notify
 from torchstone.engine.recipe_fields import field_paths, replace_fields
@@ -30,12 +30,12 @@ NAME = "transfer"  # of the recipe that weights bring with them
 def initialize_from(
     model: nn.Module,
     recipe: Any,
-    data: PictureSet,
+    data: ImageDataset,
     *,
     head: tuple[str, ...] = (),
     published: Callable[[str, dict], Mapping[str, Tensor]] | None = None,
     statistics: Statistics = IMAGENET,
-) -> PictureSet:
+) -> ImageDataset:
     """Give `model` the weights that the recipe names, and freeze what it says; the data to train on.
 
     The pictures are normalised as those were that the weights come from: the run's, or `statistics`.
@@ -52,7 +52,7 @@ def initialize_from(
     if source is not None:
         problem = f"{source} does not fit {recipe.variant}"
         if Path(source).is_dir():
-            tensors, metadata = of_run(Path(source))
+            tensors, metadata = load_run_weights(Path(source))
             if metadata["variant"] != recipe.variant:
                 raise BadInput(f"{source} holds a {metadata['variant']}, not a {recipe.variant}")
             picture = metadata["picture"]
@@ -82,7 +82,7 @@ def initialize_from(
     return data
 
 
-def of_run(folder: Path) -> tuple[dict[str, Tensor], dict]:
+def load_run_weights(folder: Path) -> tuple[dict[str, Tensor], dict]:
     """The weights of a run's newest checkpoint (their average, if it has one) and its metadata."""
     found, meta, _ = checkpoint.find(folder / "checkpoint")
     tensors = checkpoint.tensors(found, "ema.module") or checkpoint.tensors(found, "model")

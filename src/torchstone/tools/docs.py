@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.runs.recipes import comments
 from torchstone.runs.records import CURVES, Record, of_system
 from torchstone.systems import CATALOGUE, System
@@ -107,7 +107,7 @@ def variants(module: Any) -> list[list[str]]:
     for name, (make, shape) in module.VARIANTS.items():
         made = len(shape) == 3 and shape[-1] <= 64  # some cannot be counted unmade
         with torch.device("cpu" if made else "meta"):
-            rows.append([f"`{name}`", f"{parameters(make()):,}", "×".join(map(str, shape))])
+            rows.append([f"`{name}`", f"{count_parameters(make()):,}", "×".join(map(str, shape))])
     return rows
 
 

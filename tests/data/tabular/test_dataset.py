@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchstone.data.tabular.dataset import Rows, is_table, load_rows, load_table
+from torchstone.data.tabular.dataset import TableBatches, is_table, load_rows, load_table
 from torchstone.errors import BadInput
 
 
@@ -37,7 +37,7 @@ def test_every_row_is_in_one_split_and_every_class_in_each(name):
     table = load_table(name)
     together = torch.cat(list(table.splits.values()))
     sizes = {split: len(index) for split, index in table.splits.items()}
-    print(name, sizes, table.note)
+    print(name, sizes, table.description)
     assert sorted(together.tolist()) == list(range(len(table.x)))
     for split, index in table.splits.items():
         counts = torch.bincount(table.y[index]) / torch.bincount(table.y)
@@ -148,7 +148,7 @@ def test_rows_to_be_judged(tmp_path):
 @pytest.mark.parametrize("batch", [1, 3, 7, 10, 64])
 def test_each_epoch_has_every_row_once_and_resuming_changes_nothing(shuffle, batch):
     x = torch.arange(10, dtype=torch.float64)[:, None]
-    rows = Rows(x, torch.arange(10), batch, seed=5, shuffle=shuffle)
+    rows = TableBatches(x, torch.arange(10), batch, seed=5, shuffle=shuffle)
     seen = [next(rows) for _ in range(40)]
     flat = torch.cat([y for _, y in seen])
     whole = flat[: len(flat) // 10 * 10].view(-1, 10)
@@ -157,10 +157,10 @@ def test_each_epoch_has_every_row_once_and_resuming_changes_nothing(shuffle, bat
         assert not torch.equal(whole[0], whole[1])
     if not shuffle:
         assert torch.equal(whole[0], torch.arange(10))
-    resumed = Rows(x, torch.arange(10), batch, seed=5, shuffle=shuffle)
+    resumed = TableBatches(x, torch.arange(10), batch, seed=5, shuffle=shuffle)
     for _ in range(13):
         next(resumed)
-    again = Rows(x, torch.arange(10), batch, seed=5, shuffle=shuffle)
+    again = TableBatches(x, torch.arange(10), batch, seed=5, shuffle=shuffle)
     again.load_state_dict(resumed.state_dict())
     for x_, y_ in seen[13:]:
         a, b = next(again)

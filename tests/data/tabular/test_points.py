@@ -16,7 +16,7 @@ def test_known_shapes_are_drawn_alike_and_split_without_overlap(name):
     rows = {tuple(row) for split in splits for row in split.tolist()}
     assert len(rows) == sum(COUNTS.values())
     apart = (points.train.mean(0) - points.test.mean(0)).abs() / points.train.std(0)
-    print(f"{name}: {points.note}; train and test {apart.tolist()} deviations apart")
+    print(f"{name}: {points.description}; train and test {apart.tolist()} deviations apart")
     assert float(apart.max()) < 0.06, "splits of one and the same density"
     assert points.mean == points.train.mean(0).tolist()
     assert points.std == points.train.std(0).tolist()

@@ -46,7 +46,7 @@ def small(monkeypatch):
         opened.writestr(bible.TARGETS, table(header, ENGLISH))
         records = [{"source": a, "target": b} for a, b in LINKS]
         opened.writestr(bible.RECORDS, json.dumps({"records": records}))
-    monkeypatch.setattr(download, "archive", lambda *_: zipfile.ZipFile(data))
+    monkeypatch.setattr(download, "fetch_archive", lambda *_: zipfile.ZipFile(data))
 
 
 def test_links_are_between_words_with_their_marks(small):
@@ -96,7 +96,7 @@ def test_the_registry_set():
     said = {(greek[i], english[j]) for i, j in love.links}
     assert {("θεὸς", "God"), ("ἀγάπη", "love."), ("ἐστίν", "is"), ("ὅτι", "because")} <= said
     data = read_pairs("bible")
-    print(data.note)
+    print(data.description)
     assert data.languages == ("grc", "en")
     parts = [set(part) for part in (data.train, data.val, data.test)]
     assert sum(map(len, parts)) == len(parts[0] | parts[1] | parts[2]) == 7_918

@@ -37,7 +37,7 @@ def everything(data) -> list[tuple]:
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
 def test_each_form_holds_the_same(name, tmp_path):
     data = read_labelled(written(tmp_path, name))
-    print(data.note)
+    print(data.description)
     assert data.classes == ("bad", "good")
     assert sorted(everything(data)) == sorted(ROWS)
     assert [len(p) for p in (data.train, data.val, data.test)] == [24, 3, 3]
@@ -109,7 +109,7 @@ def test_the_bundled_set_is_of_unique_texts_with_one_label():
     data = read_labelled("sentiment")
     texts = [text for text, _ in everything(data)]
     counts = Counter(label for _, label in everything(data))
-    print(data.note, counts)
+    print(data.description, counts)
     assert len(texts) == len(set(texts)) == 37_197
     assert data.classes == ("negative", "neutral", "positive")
     assert counts == {"negative": 15_955, "neutral": 14_431, "positive": 6_811}

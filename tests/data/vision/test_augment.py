@@ -89,9 +89,9 @@ def test_affine_is_identity_at_zero_strength_and_turns_by_the_angle():
 
 def test_names_and_composition():
     images = pictures()
-    assert augment.from_name("none") is None
+    assert augment.make_augmentation("none") is None
     draw, drawn = recorded(len(images))
-    both = augment.from_name("flip-crop4")(images, draw)
+    both = augment.make_augmentation("flip-crop4")(images, draw)
     again = iter(drawn)
     flipped = augment.flip()(images, lambda *shape: next(again))
     assert torch.equal(both, augment.crop(4)(flipped, lambda *shape: next(again)))

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from torchstone.data.vision import augment, dataset
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import Pictures, load_pictures
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageSplit, load_images
 from torchstone.errors import BadInput
 
 CARD = {"mean": [0.0], "std": [1 / 255]}  # normalising changes nothing
@@ -20,11 +20,11 @@ CARD = {"mean": [0.0], "std": [1 / 255]}  # normalising changes nothing
 def numbered(count):
     """Pictures that show their own number, everywhere alike; so do the labels."""
     values = torch.arange(count)
-    return Pictures(values, values.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous())
+    return ImageSplit(values, values.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous())
 
 
 def drawn(pictures, count, **options):
-    batches = Batches(pictures, 8, seed=3, metadata=CARD, **options)
+    batches = ImageBatches(pictures, 8, seed=3, metadata=CARD, **options)
     return [next(batches) for _ in range(count)]
 
 
@@ -54,13 +54,13 @@ def test_seeds_differ():
 
 @pytest.mark.parametrize("augmentation", ["none", "shift2", "affine"])
 def test_resume_at_random_points(augmentation):
-    options = {"augment": augment.from_name(augmentation)}
+    options = {"augment": augment.make_augmentation(augmentation)}
     whole = drawn(numbered(21), 30, **options)
     for done in random.Random(0).sample(range(30), 6):
-        first = Batches(numbered(21), 8, seed=3, metadata=CARD, **options)
+        first = ImageBatches(numbered(21), 8, seed=3, metadata=CARD, **options)
         for _ in range(done):
             next(first)
-        second = Batches(numbered(21), 8, seed=3, metadata=CARD, **options)
+        second = ImageBatches(numbered(21), 8, seed=3, metadata=CARD, **options)
         second.load_state_dict(first.state_dict())
         assert first.state_dict() == {"position": 8 * done}
         assert same([next(second) for _ in range(30 - done)], whole[done:])
@@ -81,7 +81,7 @@ def test_augmentation_is_new_at_each_step():
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_together_are_the_joint_batch(world):
-    options = {"augment": augment.from_name("affine")}
+    options = {"augment": augment.make_augmentation("affine")}
     joint = drawn(numbered(21), 12, **options)
     ranks = [drawn(numbered(21), 12, rank=r, world_size=world, **options) for r in range(world)]
     for step, (x, y) in enumerate(joint):
@@ -92,9 +92,9 @@ def test_ranks_together_are_the_joint_batch(world):
 
 def test_batches_that_cannot_be():
     with pytest.raises(BadInput, match="cannot be shared by 3"):
-        Batches(numbered(9), 8, seed=0, metadata=CARD, world_size=3)
+        ImageBatches(numbered(9), 8, seed=0, metadata=CARD, world_size=3)
     with pytest.raises(BadInput, match="no pictures"):
-        Batches(numbered(0), 8, seed=0, metadata=CARD)
+        ImageBatches(numbered(0), 8, seed=0, metadata=CARD)
 
 
 @pytest.fixture(scope="module")
@@ -110,23 +110,23 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_pictures_on_disk_give_the_same_batches(folder, monkeypatch, workers):
-    memory = load_pictures(folder, size=16, channels=3)
-    monkeypatch.setattr(dataset, "IN_MEMORY", 0)
-    disk = load_pictures(folder, size=16, channels=3)
+    memory = load_images(folder, size=16, channels=3)
+    monkeypatch.setattr(dataset, "MEMORY_LIMIT", 0)
+    disk = load_images(folder, size=16, channels=3)
     assert isinstance(memory.train.images, torch.Tensor)
     assert not isinstance(disk.train.images, torch.Tensor)
     assert disk.metadata == memory.metadata
-    assert disk.note == memory.note
+    assert disk.description == memory.description
     for split in ("train", "val", "test"):
         ours, theirs = getattr(memory, split), getattr(disk, split)
         assert torch.equal(ours.take(torch.arange(len(ours))), theirs.take(torch.arange(len(theirs))))
-    options = {"seed": 1, "metadata": memory.metadata, "augment": augment.from_name("flip-crop4")}
-    whole = Batches(memory.train, 8, **options)
+    options = {"seed": 1, "metadata": memory.metadata, "augment": augment.make_augmentation("flip-crop4")}
+    whole = ImageBatches(memory.train, 8, **options)
     whole = [next(whole) for _ in range(12)]
     before = torch.get_rng_state()
-    first = Batches(disk.train, 8, workers=workers, **options)
+    first = ImageBatches(disk.train, 8, workers=workers, **options)
     assert same([next(first) for _ in range(5)], whole[:5])
-    second = Batches(disk.train, 8, workers=workers, **options)
+    second = ImageBatches(disk.train, 8, workers=workers, **options)
     second.load_state_dict(first.state_dict())
     assert first.state_dict() == {"position": 40}
     assert same([next(second) for _ in range(7)], whole[5:])
@@ -141,11 +141,11 @@ def test_a_file_damaged_on_disk_is_named(folder, monkeypatch, tmp_path):
         for i in range(3):
             data = (folder / name / f"{i}.png").read_bytes()
             (tmp_path / name / f"{i}.png").write_bytes(data)
-    monkeypatch.setattr(dataset, "IN_MEMORY", 0)
-    pictures = load_pictures(tmp_path, size=16, channels=3)
+    monkeypatch.setattr(dataset, "MEMORY_LIMIT", 0)
+    pictures = load_images(tmp_path, size=16, channels=3)
     for file in tmp_path.rglob("*.png"):
         file.write_bytes(file.read_bytes()[:300])
-    batches = Batches(pictures.train, 2, seed=0, metadata=pictures.metadata, workers=1)
+    batches = ImageBatches(pictures.train, 2, seed=0, metadata=pictures.metadata, workers=1)
     with pytest.raises(BadInput, match=r"\d\.png is not a readable picture") as caught:
         next(batches)
     print(caught.value)
@@ -157,8 +157,8 @@ def test_workers_end_with_the_program(folder):
 import multiprocessing
 from torchstone.data.vision import dataset as images
 from torchstone.data.vision.batches import Batches
-images.IN_MEMORY = 0
-data = images.load_pictures({str(folder)!r}, size=16, channels=3)
+images.MEMORY_LIMIT = 0
+data = images.load_images({str(folder)!r}, size=16, channels=3)
 batches = Batches(data.train, 4, seed=0, metadata=data.metadata, workers=2)
 next(batches)
 print(len(multiprocessing.active_children()))

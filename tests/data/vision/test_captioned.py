@@ -45,7 +45,7 @@ def test_every_picture_of_a_folder_keeps_its_caption(listed, tmp_path):
             assert data.captions[row] == f"picture number {int(picture[0].float().mean()) // 10}"
             seen.append(row)
     assert sorted(seen) == list(range(24))
-    assert "24 pictures with captions" in data.note
+    assert "24 pictures with captions" in data.description
     again = load_captioned(tmp_path / "mine", size=8)
     assert torch.equal(again.test.labels, data.test.labels)
 
@@ -125,7 +125,7 @@ def drawn(tmp_path, monkeypatch):
         return grey, np.zeros((size, size), np.uint8)
 
     monkeypatch.setenv("TORCHSTONE_CACHE", str(tmp_path))
-    monkeypatch.setattr(download, "archive", archive)
+    monkeypatch.setattr(download, "fetch_archive", archive)
     monkeypatch.setattr(openmoji, "draw", draw)
     return {name: stems.index(stem) for stem, name in names.items()}
 
@@ -149,7 +149,7 @@ def test_openmoji_is_captioned_by_unicodes_names_and_families_stay_together(draw
         family = {where[each] for each in ("astronaut", "man astronaut", "woman astronaut")}
         assert len(family) == 1, f"one family in {family}"
         assert len(where) == len(drawn) - 1
-    assert "CC BY-SA 4.0" in data.note
+    assert "CC BY-SA 4.0" in data.description
 
 
 def test_captions_become_the_tokens_of_their_words():

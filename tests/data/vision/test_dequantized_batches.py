@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.data.vision.dequantized_batches import Chances, whole
 
 
 def chances(batch: int = 6, shape=(2, 3), seed: int = 3, channels: int = 1, **shares) -> Chances:
     images = torch.arange(256, dtype=torch.uint8).repeat(2 * channels).view(32, channels, 4, 4)
-    pictures = Pictures(torch.zeros(32, dtype=torch.int64), images)
-    return Chances(Batches(pictures, batch, seed=seed, metadata=whole(channels), **shares), shape)
+    pictures = ImageSplit(torch.zeros(32, dtype=torch.int64), images)
+    return Chances(ImageBatches(pictures, batch, seed=seed, metadata=whole(channels), **shares), shape)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

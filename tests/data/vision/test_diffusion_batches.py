@@ -2,8 +2,8 @@
 
 import torch
 
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.data.vision.diffusion_batches import Noising
 
 CARD = {"size": 4, "channels": 1, "mean": [0.5], "std": [0.5]}
@@ -11,8 +11,8 @@ CARD = {"size": 4, "channels": 1, "mean": [0.5], "std": [0.5]}
 
 def stream(*, batch=8, rank=0, world=1, seed=3, count=40, **how):
     images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
-    pictures = Pictures(torch.arange(count), images.contiguous())
-    batches = Batches(pictures, batch, seed=seed, metadata=CARD, rank=rank, world_size=world)
+    pictures = ImageSplit(torch.arange(count), images.contiguous())
+    batches = ImageBatches(pictures, batch, seed=seed, metadata=CARD, rank=rank, world_size=world)
     return Noising(batches, 10, **how)
 
 

@@ -4,20 +4,20 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.data.vision.gan_batches import Rounds
 
 CARD = {"mean": [0.0], "std": [1.0], "channels": 1, "size": 2}
 COUNT = 24
-PICTURES = Pictures(
+PICTURES = ImageSplit(
     torch.arange(COUNT),
     torch.arange(COUNT, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2),
 )  # each is as light as its label
 
 
 def rounds(turns: int = 2, seed: int = 3, batch: int = 6, rank: int = 0, world: int = 1) -> Rounds:
-    batches = Batches(PICTURES, batch, seed=seed, metadata=CARD, rank=rank, world_size=world)
+    batches = ImageBatches(PICTURES, batch, seed=seed, metadata=CARD, rank=rank, world_size=world)
     return Rounds(batches, 5, turns=turns)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from torchstone.data.vision import color_ops, randaugment
-from torchstone.data.vision.augment import read
+from torchstone.data.vision.augment import parse_augmentation
 from torchstone.errors import BadInput
 from torchstone.references import torchvision
 
@@ -70,7 +70,7 @@ def test_each_operation_is_torchvision_s(theirs, name, channels):
         for sign in (1, -1):
             share = sign * magnitude / 30
             chosen = torch.full((len(images),), randaugment.NAMES.index(name))
-            ours = randaugment.operate(images, chosen, torch.full((len(images),), share))
+            ours = randaugment.apply_operations(images, chosen, torch.full((len(images),), share))
             other = torch.stack([reference(theirs, name, image, share) for image in images])
             assert ours.dtype == torch.uint8
             apart = (ours.int() - other.int()).abs()
@@ -87,7 +87,7 @@ def test_each_operation_is_torchvision_s(theirs, name, channels):
 
 def test_autocontrast_is_exact_in_whole_numbers():
     images = pictures()
-    ours = color_ops.look_up(images, color_ops.autocontrast(images)).long()
+    ours = color_ops.apply_table(images, color_ops.autocontrast(images)).long()
     rows = images.flatten(0, 1).long()
     low, high = rows.amin((1, 2), keepdim=True), rows.amax((1, 2), keepdim=True)
     slow = torch.where(high > low, (rows - low) * 255 // (high - low).clamp(min=1), rows)
@@ -100,9 +100,9 @@ def test_each_picture_has_its_own_operation_and_direction(theirs):
     images = pictures(28)
     chosen = torch.arange(28) % 14
     share = torch.where(torch.arange(28) < 14, 0.4, -0.4)
-    together = randaugment.operate(images, chosen, share)
+    together = randaugment.apply_operations(images, chosen, share)
     for i in range(28):
-        alone = randaugment.operate(images[i : i + 1], chosen[i : i + 1], share[i : i + 1])
+        alone = randaugment.apply_operations(images[i : i + 1], chosen[i : i + 1], share[i : i + 1])
         assert torch.equal(together[i : i + 1], alone), randaugment.NAMES[i % 14]
     assert not torch.equal(images, together)
 
@@ -175,8 +175,8 @@ def test_jitter_stays_within_its_range():
 def test_hue_goes_round():
     images = pictures().float()
     third = torch.full((len(images),), 1 / 3)
-    once = color_ops.turn_hue(images, third)
-    back = color_ops.turn_hue(color_ops.turn_hue(once, third), third)
+    once = color_ops.rotate_hue(images, third)
+    back = color_ops.rotate_hue(color_ops.rotate_hue(once, third), third)
     assert (once - images.roll(1, 1)).abs().max() < 0.01
     assert (back - images).abs().max() < 0.01
 
@@ -192,8 +192,8 @@ def test_magnitude_zero_leaves_all_but_two_as_they_are():
     images = pictures().clamp(max=254)
     for number, name in enumerate(randaugment.NAMES):
         chosen = torch.full((len(images),), number)
-        same = torch.equal(images, randaugment.operate(images, chosen, torch.zeros(len(images))))
+        same = torch.equal(images, randaugment.apply_operations(images, chosen, torch.zeros(len(images))))
         assert same == (name not in ("autocontrast", "equalize")), name
-    augmentation, mixing = read("randaugment")
+    augmentation, mixing = parse_augmentation("randaugment")
     assert augmentation is not None
     assert mixing is None

@@ -10,9 +10,9 @@ from torch.nn.functional import max_pool2d
 
 from torchstone.data import download
 from torchstone.data.vision import openmoji, segmentation_batches
-from torchstone.data.vision.segmentation import Scenes, framed, load_scenes
-from torchstone.data.vision.segmentation_batches import Move, SceneBatches
-from torchstone.data.vision.segmentation_folder import VOID
+from torchstone.data.vision.segmentation import SegmentationSplit, load_segmentation, preprocess
+from torchstone.data.vision.segmentation_batches import RandomAffine, SegmentationBatches
+from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
 from torchstone.errors import BadInput
 
 CARD = {"mean": [0.0] * 3, "std": [1 / 255] * 3, "size": 16, "channels": 3}
@@ -43,7 +43,7 @@ def test_families_keep_variants_of_a_drawing_together():
 
 
 def test_the_emoji_s_archive_holds_what_is_said_of_it():
-    with download.archive(*openmoji.OPENMOJI) as opened:
+    with download.fetch_archive(*openmoji.OPENMOJI) as opened:
         names = sorted(n for n in opened.namelist() if n.endswith(".svg"))
         some = [openmoji.draw(opened.read(n).decode(), 24) for n in names[::75]]
     counts = np.bincount(np.stack([mask for _, mask in some]).ravel(), minlength=5)
@@ -80,7 +80,7 @@ def folder(tmp_path):
         (tmp_path / kind).mkdir()
     picture, mask = np.zeros((16, 20, 3), np.uint8), np.ones((16, 20), np.uint8)
     picture[:8, :, 0], picture[8:, :, 1], mask[8:] = 200, 100, 2
-    mask[:4, :4] = VOID
+    mask[:4, :4] = IGNORE_INDEX
     for i in range(10):
         Image.fromarray(picture).save(tmp_path / "images" / f"{i}.png")
         image = Image.fromarray(mask)
@@ -92,19 +92,19 @@ def folder(tmp_path):
 
 
 def test_a_folder_of_pictures_and_masks(folder):
-    data = load_scenes(folder, size=16)
-    print(data.note)
+    data = load_segmentation(folder, size=16)
+    print(data.description)
     assert data.classes == ("background", "class 1", "class 2")
     assert [len(s) for s in (data.train, data.val, data.test)] == [7, 1, 2]
     pictures, masks = data.train.take(torch.arange(7))
     assert pictures.shape == (7, 3, 16, 16)
     assert (masks[:, 8:] == 2).all()
     assert (masks[:, 4:8] == 1).all()
-    assert (masks[:, :4, :2] == VOID).all()  # two columns were cut off
+    assert (masks[:, :4, :2] == IGNORE_INDEX).all()  # two columns were cut off
     assert (pictures[:, 0, :8] == 200).all()
     assert data.metadata["mean"] == pytest.approx([100 / 255, 50 / 255, 0])
     (folder / "classes.txt").write_text("sky\nhouse\ngrass\n")
-    assert load_scenes(folder, size=16).classes == ("sky", "house", "grass")
+    assert load_segmentation(folder, size=16).classes == ("sky", "house", "grass")
 
 
 def test_splits_that_are_there_are_kept(folder, tmp_path_factory):
@@ -113,7 +113,7 @@ def test_splits_that_are_there_are_kept(folder, tmp_path_factory):
         (above / split).mkdir()
         for kind in ("images", "masks"):
             (above / split / kind).symlink_to(folder / kind)
-    data = load_scenes(above, size=16)
+    data = load_segmentation(above, size=16)
     assert [len(s) for s in (data.train, data.val, data.test)] == [9, 1, 10]
 
 
@@ -157,14 +157,14 @@ SAID = {
 def test_what_is_wrong_with_a_folder_is_said_in_a_line(folder, how):
     spoil(folder, how)
     with pytest.raises(BadInput, match=SAID[how]) as caught:
-        load_scenes(folder, size=16)
+        load_segmentation(folder, size=16)
     print(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(BadInput, match="openmoji"):
-        load_scenes("openmojis", size=16)
+        load_segmentation("openmojis", size=16)
 
 
 def numbered(count=21, size=12):
@@ -172,12 +172,17 @@ def numbered(count=21, size=12):
     labels = (torch.arange(count)[:, None, None] + torch.arange(size)[:, None] // 3) % 7
     labels = labels.expand(-1, -1, size).contiguous().to(torch.uint8)
     pictures = labels[:, None].expand(-1, 3, -1, -1).contiguous() * 30
-    return Scenes((pictures, labels), torch.device("cpu"))
+    return SegmentationSplit((pictures, labels), torch.device("cpu"))
 
 
 def drawn(count, augment="flip+scale0.5-2+shift0.1", **options):
-    batches = SceneBatches(
-        numbered(), 6, seed=5, metadata=CARD, augment=segmentation_batches.from_name(augment), **options
+    batches = SegmentationBatches(
+        numbered(),
+        6,
+        seed=5,
+        metadata=CARD,
+        augment=segmentation_batches.make_augmentation(augment),
+        **options,
     )
     return [next(batches) for _ in range(count)]
 
@@ -190,8 +195,8 @@ def same(ones, others):
 def test_resuming_and_sharing_change_nothing(augment):
     whole = drawn(12, augment)
     for position in (1, 5):
-        batches = SceneBatches(
-            numbered(), 6, seed=5, metadata=CARD, augment=segmentation_batches.from_name(augment)
+        batches = SegmentationBatches(
+            numbered(), 6, seed=5, metadata=CARD, augment=segmentation_batches.make_augmentation(augment)
         )
         batches.load_state_dict({"position": 6 * position})
         assert same(whole[position:], [next(batches) for _ in range(12 - position)])
@@ -203,9 +208,9 @@ def test_resuming_and_sharing_change_nothing(augment):
 
 def test_a_picture_is_moved_otherwise_each_time_it_comes():
     labels = torch.arange(144, dtype=torch.uint8).view(1, 12, 12)
-    one = Scenes((labels[:, None].expand(-1, 3, -1, -1).contiguous(), labels), torch.device("cpu"))
-    augment = segmentation_batches.from_name("scale0.5-2")
-    batches = SceneBatches(one, 2, seed=0, metadata=CARD, augment=augment)
+    one = SegmentationSplit((labels[:, None].expand(-1, 3, -1, -1).contiguous(), labels), torch.device("cpu"))
+    augment = segmentation_batches.make_augmentation("scale0.5-2")
+    batches = SegmentationBatches(one, 2, seed=0, metadata=CARD, augment=augment)
     seen = {tuple(mask.flatten().tolist()) for _ in range(5) for mask in next(batches)[1]}
     print(len(seen), "of 10 differ")
     assert len(seen) == 10
@@ -222,7 +227,7 @@ def test_a_mask_moves_as_its_picture_does():
     for images, masks in drawn(30):
         red, inner = images[:, 0, 1:-1, 1:-1], masks[:, 1:-1, 1:-1]
         low, high = (pool(masks.float()[:, None])[:, 0] for pool in (least, most))
-        flat, outside = (low == high) & (inner != VOID), low == VOID
+        flat, outside = (low == high) & (inner != IGNORE_INDEX), low == IGNORE_INDEX
         checked, voids = checked + int(flat.sum()), voids + int(outside.sum())
         assert torch.allclose(red[flat], 30.0 * inner[flat], atol=1e-2)
         assert (red[outside].abs() < 1e-3).all()
@@ -237,10 +242,10 @@ def test_without_change_nothing_is_moved_and_a_mirror_mirrors():
     def draw(*shape):
         return torch.rand(64, *shape, generator=torch.Generator().manual_seed(1))
 
-    moved, labels = Move(False, 1.0, 1.0, 0.0)(images, masks, draw)
+    moved, labels = RandomAffine(False, 1.0, 1.0, 0.0)(images, masks, draw)
     torch.testing.assert_close(moved, images, atol=1e-5, rtol=0)
     assert torch.equal(labels, masks)
-    moved, labels = Move(True, 1.0, 1.0, 0.0)(images, masks, draw)
+    moved, labels = RandomAffine(True, 1.0, 1.0, 0.0)(images, masks, draw)
     mirrored = (labels == masks.flip(2)).flatten(1).all(1)
     kept = (labels == masks).flatten(1).all(1)
     print(int(mirrored.sum()), "of 64 mirrored")
@@ -251,23 +256,23 @@ def test_without_change_nothing_is_moved_and_a_mirror_mirrors():
 @pytest.mark.parametrize("name", ["flop", "scale2-0.5", "scale0-1", "shift1", "scale", "flip+crop4"])
 def test_an_augmentation_that_makes_no_sense_is_refused(name):
     with pytest.raises(BadInput):
-        segmentation_batches.from_name(name)
+        segmentation_batches.make_augmentation(name)
 
 
 def test_a_picture_to_predict_keeps_its_sides_ratio():
-    pixels, image = framed(Image.new("RGB", (90, 30), "red"), CARD)
+    pixels, image = preprocess(Image.new("RGB", (90, 30), "red"), CARD)
     assert pixels.shape == (1, 3, 16, 48)
     assert image.size == (90, 30)
     with pytest.raises(BadInput, match="does not exist"):
-        framed("nowhere.png", CARD)
+        preprocess("nowhere.png", CARD)
 
 
 def test_a_large_set_stays_on_disk(folder, monkeypatch):
     from torchstone.data.vision import segmentation
 
-    small = load_scenes(folder, size=16)
-    monkeypatch.setattr(segmentation, "IN_MEMORY", 100)
-    large = load_scenes(folder, size=16)
+    small = load_segmentation(folder, size=16)
+    monkeypatch.setattr(segmentation, "MEMORY_LIMIT", 100)
+    large = load_segmentation(folder, size=16)
     index = torch.tensor([3, 0, 6])
     assert not isinstance(large.train.pairs, tuple)
     assert same([small.train.take(index)], [large.train.take(index)])

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from torchstone.parts.conv.channel_attention import ChannelGate, SpatialGate, SqueezeExcitation
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.verify import relative_error
 
 SHAPE = (2, 8, 5, 4)
@@ -46,7 +46,7 @@ def test_squeeze_excitation_is_its_equation():
     slow = x * channel_weights(x, layer, [mean])
     print("squeeze-excitation", relative_error(layer(x), slow))
     assert relative_error(layer(x), slow) < 1e-14
-    assert parameters(layer) == 2 * 8 * 2 + 2 + 8
+    assert count_parameters(layer) == 2 * 8 * 2 + 2 + 8
 
 
 def test_squeeze_excitation_takes_another_activation():
@@ -63,7 +63,7 @@ def test_channel_gate_is_its_equation():
     slow = x * channel_weights(x, layer, [mean, max])
     print("channel gate", relative_error(layer(x), slow))
     assert relative_error(layer(x), slow) < 1e-14
-    assert parameters(layer) == 2 * 8 * 2 + 2 + 8
+    assert count_parameters(layer) == 2 * 8 * 2 + 2 + 8
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -101,7 +101,7 @@ def test_spatial_gate_is_its_equation(training):
     said = layer.train(training)(x)
     print("spatial gate", training, relative_error(said, slow))
     assert relative_error(said, slow) < 1e-13
-    assert parameters(layer) == 2 * 49 + 2
+    assert count_parameters(layer) == 2 * 49 + 2
 
 
 def test_the_wrong_order_of_maps_or_a_second_sigmoid_is_seen():

@@ -10,10 +10,10 @@ from torchstone.parts.conv.convolution import (
     conv_norm_act,
     depthwise_separable,
     effective_kernel,
+    make_divisible,
+    reduce_strides,
     separable_cost,
-    strided,
-    stuffed,
-    whole_eights,
+    zero_stuff,
 )
 from torchstone.parts.facts import macs
 from torchstone.references import torchvision
@@ -71,7 +71,7 @@ def test_a_separable_convolution_is_a_full_one_of_rank_one():
 def test_a_dilated_convolution_is_a_plain_one_with_zeros_between(kernel, rate):
     x = torch.randn(2, 3, 64, 67, dtype=torch.float64)
     weight = torch.randn(4, 3, kernel, kernel, dtype=torch.float64)
-    wide = stuffed(weight, rate)
+    wide = zero_stuff(weight, rate)
     assert wide.shape[-1] == effective_kernel(kernel, rate) == kernel + (kernel - 1) * (rate - 1)
     assert int((wide != 0).sum()) == weight.numel()
     dilated, plain = F.conv2d(x, weight, dilation=rate), F.conv2d(x, wide)
@@ -104,21 +104,21 @@ def test_channels_are_rounded_to_eights_and_never_lose_a_tenth():
     for channels in range(1, 4000):
         for tenth in range(10):
             wanted = channels + tenth / 10
-            got = whole_eights(wanted)
+            got = make_divisible(wanted)
             assert got % 8 == 0
             assert got >= 8
             assert got >= 0.9 * wanted
             # the nearest, half up, unless that loses too much
             nearest = max(8, int(wanted + 4) // 8 * 8)
             assert got == nearest + 8 * (nearest < 0.9 * wanted)
-    print({w: whole_eights(w) for w in (11, 12, 17.9, 18, 35.2, 44, 1792)})
-    assert (whole_eights(11), whole_eights(12), whole_eights(44)) == (16, 16, 48)
+    print({w: make_divisible(w) for w in (11, 12, 17.9, 18, 35.2, 44, 1792)})
+    assert (make_divisible(11), make_divisible(12), make_divisible(44)) == (16, 16, 48)
 
 
 def test_strides_lose_their_first_halvings():
-    assert strided([2, 1, 2, 2, 2, 1, 2, 1], 32) == [2, 1, 2, 2, 2, 1, 2, 1]
-    assert strided([2, 1, 2, 2, 2, 1, 2, 1], 8) == [1, 1, 1, 2, 2, 1, 2, 1]
-    assert strided([2, 1, 2], 1) == [1, 1, 1]
+    assert reduce_strides([2, 1, 2, 2, 2, 1, 2, 1], 32) == [2, 1, 2, 2, 2, 1, 2, 1]
+    assert reduce_strides([2, 1, 2, 2, 2, 1, 2, 1], 8) == [1, 1, 1, 2, 2, 1, 2, 1]
+    assert reduce_strides([2, 1, 2], 1) == [1, 1, 1]
     for overall in (3, 8):
         with pytest.raises(ValueError, match="cannot be made"):
-            strided([2, 1, 2], overall)
+            reduce_strides([2, 1, 2], overall)

@@ -8,7 +8,7 @@ from torch import nn
 
 from torchstone.errors import BadInput
 from torchstone.parts.conv.shortcut import PadShortcut, shortcut
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.references import resnet
 from torchstone.verify import relative_error
 
@@ -48,7 +48,7 @@ def test_option_b_is_a_matrix_on_every_second_place():
 def test_the_identity_where_the_shape_stays_and_what_each_option_costs():
     for option in ("A", "B"):
         assert isinstance(shortcut(16, 16, 1, option), nn.Identity)
-    costs = {option: parameters(shortcut(16, 32, 2, option)) for option in ("A", "B")}
+    costs = {option: count_parameters(shortcut(16, 32, 2, option)) for option in ("A", "B")}
     print(costs)
     assert costs == {"A": 0, "B": 16 * 32 + 2 * 32}
     with pytest.raises(BadInput, match="cannot narrow 32 channels to 16"):
@@ -62,7 +62,7 @@ def test_the_written_out_layers_are_torch_s(kernel, stride, edge):
     norm: Any = nn.BatchNorm2d(3).double()
     norm.running_mean.normal_()
     differences = [relative_error(resnet.convolve(x, layer), layer(x))]
-    differences.append(relative_error(resnet.largest(x), nn.MaxPool2d(3, 2, 1)(x)))
+    differences.append(relative_error(resnet.max_pool(x), nn.MaxPool2d(3, 2, 1)(x)))
     for training in (True, False):
         said = resnet.norm(x, norm.train(training))
         differences.append(

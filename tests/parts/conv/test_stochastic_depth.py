@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torchstone.parts.conv.stochastic_depth import StochasticDepth, growing
+from torchstone.parts.conv.stochastic_depth import StochasticDepth, linear_drop_rates
 from torchstone.references import torchvision
 
 
@@ -51,7 +51,7 @@ def test_the_gradient_passes_only_through_what_is_kept():
 
 
 def test_rates_grow_evenly_and_must_be_below_one():
-    assert growing(0.2, 4) == pytest.approx([0.0, 0.05, 0.1, 0.15])
+    assert linear_drop_rates(0.2, 4) == pytest.approx([0.0, 0.05, 0.1, 0.15])
     for rate in (-0.1, 1.0):
         with pytest.raises(ValueError, match="not at least 0 and below 1"):
             StochasticDepth(rate)

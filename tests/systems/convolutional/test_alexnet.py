@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from torchstone.errors import BadInput
-from torchstone.parts.conv.local_response_norm import local_response_norm, written_out
-from torchstone.parts.facts import macs, parameters
+from torchstone.parts.conv.local_response_norm import local_response_norm, local_response_norm_by_definition
+from torchstone.parts.facts import count_parameters, macs
 from torchstone.references import torchvision
 from torchstone.systems.convolutional.alexnet import (
     HEAD,
@@ -83,12 +83,12 @@ def test_response_normalisation_is_the_written_out_sum():
     a = torch.randn(2, 7, 3, 3, dtype=torch.float64) * 30
     for n, alpha, beta, k in ((5, 1e-4, 0.75, 2.0), (3, 1e-2, 0.5, 1.0), (15, 1e-3, 1.0, 2.0)):
         difference = relative_error(
-            local_response_norm(n, alpha, beta, k)(a), written_out(a, n, alpha, beta, k)
+            local_response_norm(n, alpha, beta, k)(a), local_response_norm_by_definition(a, n, alpha, beta, k)
         )
         print(n, difference)
         assert difference < 1e-14
     # the planted fault: torch's α, which is over the mean
-    wrong = relative_error(nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)(a), written_out(a))
+    wrong = relative_error(nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)(a), local_response_norm_by_definition(a))
     print("α not times n:", wrong)
     assert wrong > 1e-3
 
@@ -125,7 +125,7 @@ def test_a_stride_in_the_wrong_place_is_seen_by_the_products():
         model = AlexNet()
         model.features[0] = nn.Conv2d(3, 64, 11, 2, 2)
         model.features[3] = nn.Conv2d(64, 192, 5, 2, 2)
-    assert parameters(model) == 61_100_840
+    assert count_parameters(model) == 61_100_840
     count = macs(model, (1, 3, 224, 224))
     print(count)
     assert count != 714_188_480

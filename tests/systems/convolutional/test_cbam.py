@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from torchstone.parts.facts import macs, parameters
-from torchstone.references.resnet import Written, shaken
+from torchstone.parts.facts import count_parameters, macs
+from torchstone.references.resnet import ResNetByDefinition, randomize_weights
 from torchstone.systems.convolutional import resnet, senet
 from torchstone.systems.convolutional.cbam import CBAM, VARIANTS, attended, published
 from torchstone.verify import relative_error
@@ -23,8 +23,10 @@ def test_one_hundred_numbers_a_block_more_than_senet():
             meta(senet.VARIANTS[f"seresnet{n}"].make),
         )
         blocks = sum(isinstance(m, CBAM) for m in ours.modules())
-        print(n, blocks, parameters(ours) - parameters(theirs))
-        assert parameters(ours) - parameters(theirs) == 100 * blocks == 100 * sum(resnet.DEPTHS[n])
+        print(n, blocks, count_parameters(ours) - count_parameters(theirs))
+        assert (
+            count_parameters(ours) - count_parameters(theirs) == 100 * blocks == 100 * sum(resnet.DEPTHS[n])
+        )
 
 
 def test_multiplications_are_those_of_the_equations():
@@ -64,8 +66,8 @@ def test_the_written_out_network_sees_gates_in_the_wrong_order():
     """Planted fault: places before channels."""
     torch.manual_seed(0)
     images = torch.randn(2, 3, 16, 16).double()
-    ours = shaken(VARIANTS["cbam_resnet20_cifar"].make().double(), images).eval()
-    slow = Written(ours, attended)(images)
+    ours = randomize_weights(VARIANTS["cbam_resnet20_cifar"].make().double(), images).eval()
+    slow = ResNetByDefinition(ours, attended)(images)
     right = relative_error(ours(images), slow)
     modules: list[Any] = [m for m in ours.modules() if isinstance(m, CBAM)]
     for module in modules:

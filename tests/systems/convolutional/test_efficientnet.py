@@ -13,7 +13,7 @@ from torchstone.data import download
 from torchstone.engine.checkpoint import read_weights
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.conv.stochastic_depth import StochasticDepth
-from torchstone.parts.facts import macs, parameters
+from torchstone.parts.facts import count_parameters, macs
 from torchstone.references import timm, torchvision
 from torchstone.systems.convolutional import efficientnet
 from torchstone.systems.convolutional.efficientnet import (
@@ -53,7 +53,7 @@ CATS = {281: "tabby", 282: "tiger cat", 285: "Egyptian cat"}
 def lite0(tmp_path_factory):
     """The published file, as it lies in the archive."""
     file = tmp_path_factory.mktemp("weights") / "efficientnet-lite0.pth"
-    with download.archive(*LITE0) as opened:
+    with download.fetch_archive(*LITE0) as opened:
         file.write_bytes(opened.read(LITE0_FILE))
     return file
 
@@ -62,7 +62,7 @@ def lite0(tmp_path_factory):
 def cat(monkeypatch):
     for name, value in CAT_BUILD.items():
         monkeypatch.setenv(name, value)
-    with download.archive(*CAT) as opened:
+    with download.fetch_archive(*CAT) as opened:
         picture = Image.open(io.BytesIO(opened.read("skimage/data/chelsea.png"))).convert("RGB")
     pixels = np.asarray(picture.resize((224, 224), Image.Resampling.BICUBIC))
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -173,7 +173,7 @@ def test_faults_in_the_scaling_are_seen_by_the_counts(fault, seen, monkeypatch):
     found = []
     for name, (count, cost) in COUNTS.items():
         model = efficientnet.meta(name)
-        right = parameters(model) == count
+        right = count_parameters(model) == count
         if seen == "parameters":
             found.append(right)
         else:
@@ -186,7 +186,7 @@ def test_faults_in_the_scaling_are_seen_by_the_counts(fault, seen, monkeypatch):
 def test_gates_squeeze_to_a_quarter_of_the_block_s_input():
     inside = [g for g in efficientnet.meta("efficientnet_b0").modules() if isinstance(g, SqueezeExcitation)]
     # Σ (2·C·S + S + C), S = a quarter of the block's input
-    counted = sum(map(parameters, inside))
+    counted = sum(map(count_parameters, inside))
     formula, before = 0, 32
     for stage in B0:
         for _ in range(stage.repeats):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchstone.errors import BadInput
-from torchstone.parts.facts import macs, parameters
+from torchstone.parts.facts import count_parameters, macs
 from torchstone.references import torchvision
 from torchstone.systems.convolutional.googlenet import (
     HEAD,
@@ -53,7 +53,7 @@ def test_the_modules_parameters_are_near_the_paper_s_column():
     model = unmade("googlenet_paper")
     names = [name for name, row in TABLE.items() if row is not None]
     for name, thousands in zip(names, THOUSANDS, strict=True):
-        count = parameters(model.get_submodule(name)) / 1024
+        count = count_parameters(model.get_submodule(name)) / 1024
         print(name, round(count, 1), thousands)
         assert count == pytest.approx(thousands, rel=0.08)
 
@@ -148,8 +148,8 @@ def test_a_stride_in_the_wrong_convolution_is_seen_by_the_products():
         model: Any = GoogLeNet(PUBLISHED)
     model.conv1.conv.stride, model.conv3.conv.stride = (1, 1), (2, 2)
     count = macs(model, (1, 3, 224, 224))
-    print(count, parameters(model))
-    assert parameters(model) == 13_004_888
+    print(count, count_parameters(model))
+    assert count_parameters(model) == 13_004_888
     assert count != 1_498_376_192
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from torchstone.parts.conv.convolution import separable_cost
-from torchstone.parts.facts import macs, parameters
+from torchstone.parts.facts import count_parameters, macs
 from torchstone.references import timm, torchvision
 from torchstone.systems.convolutional import mobilenet
 from torchstone.systems.convolutional.mobilenet import COUNTS, V1, V2, VARIANTS, published
@@ -75,8 +75,8 @@ def test_a_stride_in_the_wrong_layer_is_seen_by_the_cost(monkeypatch):
     late[1], late[2] = (128, 1), (128, 2)  # the same parameters, the same grid at the end
     monkeypatch.setattr(mobilenet, "V1", tuple(late))
     model = mobilenet.meta("mobilenet_v1")
-    print(parameters(model), macs(model, (1, 3, 224, 224)))
-    assert (parameters(model), grids(model, 224)[-1]) == (COUNTS["mobilenet_v1"][0], (1024, 7))
+    print(count_parameters(model), macs(model, (1, 3, 224, 224)))
+    assert (count_parameters(model), grids(model, 224)[-1]) == (COUNTS["mobilenet_v1"][0], (1024, 7))
     assert macs(model, (1, 3, 224, 224)) != COUNTS["mobilenet_v1"][1]
 
 

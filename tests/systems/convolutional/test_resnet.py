@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone.parts.facts import macs, parameters
+from torchstone.parts.facts import count_parameters, macs
 from torchstone.references import torchvision
-from torchstone.references.resnet import Written, shaken
+from torchstone.references.resnet import ResNetByDefinition, randomize_weights
 from torchstone.systems.convolutional.resnet import (
     DEPTHS,
     LAYERS,
@@ -17,8 +17,8 @@ from torchstone.systems.convolutional.resnet import (
     Basic,
     Bottleneck,
     ResNet,
+    cifar_resnet,
     published,
-    small,
 )
 from torchstone.verify import relative_error
 
@@ -66,7 +66,7 @@ def test_the_number_in_a_name_counts_the_weighted_layers():
 def test_option_b_costs_two_projections_more_than_option_a():
     for n in LAYERS:
         a, b = (VARIANTS[f"resnet{n}_cifar{end}"] for end in ("", "_b"))
-        weights = parameters(meta(b.make)) - parameters(meta(a.make))
+        weights = count_parameters(meta(b.make)) - count_parameters(meta(a.make))
         products = macs(meta(b.make), (1, 3, 32, 32)) - macs(meta(a.make), (1, 3, 32, 32))
         print(n, weights, products)
         assert weights == 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
@@ -77,7 +77,7 @@ def test_a_stride_in_the_wrong_convolution_is_seen_by_the_multiplications_not_by
     published_, paper = meta(VARIANTS["resnet50"].make), meta(VARIANTS["resnet50_paper"].make)
     costs = [macs(model, (1, 3, 224, 224)) for model in (published_, paper)]
     print(costs, costs[0] - costs[1])
-    assert parameters(published_) == parameters(paper)
+    assert count_parameters(published_) == count_parameters(paper)
     # three blocks: 1×1 to w at four times the places, and the 3×3 not
     assert costs[0] - costs[1] == sum(
         3 * side**2 * inputs * width
@@ -89,7 +89,7 @@ def test_parity_sees_a_stride_in_the_wrong_convolution_and_a_shifted_padding():
     """Planted faults."""
     torch.manual_seed(0)
     images = torch.randn(2, 3, 40, 40).double()
-    theirs = shaken(torchvision().models.resnet50(num_classes=10).double(), images).eval()
+    theirs = randomize_weights(torchvision().models.resnet50(num_classes=10).double(), images).eval()
     differences = []
     for halve in (2, 1):
         deep = ResNet(partial(Bottleneck, halve=halve), DEPTHS[50], num_classes=10).double().eval()
@@ -98,10 +98,10 @@ def test_parity_sees_a_stride_in_the_wrong_convolution_and_a_shifted_padding():
     print("stride in the 3×3, in the 1×1:", differences)
     assert differences[0] < 1e-10 < 1e-3 < differences[1]
     tiny = images[..., :16, :16]
-    ours: Any = shaken(small(20, partial(Basic, option="A"))().double(), tiny).eval()
-    right = relative_error(ours(tiny), Written(ours)(tiny))
+    ours: Any = randomize_weights(cifar_resnet(20, partial(Basic, option="A"))().double(), tiny).eval()
+    right = relative_error(ours(tiny), ResNetByDefinition(ours)(tiny))
     ours.layer2[0].downsample.before, ours.layer2[0].downsample.after = 0, 16
-    wrong = relative_error(ours(tiny), Written(ours)(tiny))
+    wrong = relative_error(ours(tiny), ResNetByDefinition(ours)(tiny))
     print("zeros on both sides, on one:", right, wrong)
     assert right < 1e-10 < 1e-4 < wrong
 

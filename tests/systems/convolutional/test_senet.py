@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
-from torchstone.parts.facts import macs, parameters
+from torchstone.parts.facts import count_parameters, macs
 from torchstone.references import timm
-from torchstone.references.resnet import shaken
+from torchstone.references.resnet import randomize_weights
 from torchstone.systems.convolutional import resnet
 from torchstone.systems.convolutional.senet import VARIANTS, gates, published
 from torchstone.verify import relative_error
@@ -23,8 +23,8 @@ def test_openedadd_what_the_formula_says_in_weights_and_products():
     for variant, (make, shape) in VARIANTS.items():
         plain = variant.removeprefix("se").replace("101_paper", "101").replace("152_paper", "152")
         with_gates, without = meta(make), meta(resnet.VARIANTS[plain].make)
-        added = parameters(with_gates) - parameters(without)
-        counted = sum(parameters(m) for m in with_gates.modules() if isinstance(m, SqueezeExcitation))
+        added = count_parameters(with_gates) - count_parameters(without)
+        counted = sum(count_parameters(m) for m in with_gates.modules() if isinstance(m, SqueezeExcitation))
         print(variant, added)
         assert added == gates(with_gates) == counted
         if "101_paper" in variant or "152_paper" in variant:
@@ -63,7 +63,7 @@ def test_parity_sees_a_missing_relu_and_another_pooling():
     torch.manual_seed(0)
     images = torch.randn(2, 3, 40, 40).double()
     theirs = timm().create_model("legacy_seresnet18", num_classes=10, drop_rate=0.0).double()
-    theirs = shaken(theirs, images).eval()
+    theirs = randomize_weights(theirs, images).eval()
     ours = VARIANTS["seresnet18"].make(num_classes=10).double().eval()
     ours.load_state_dict(published("seresnet18", theirs.state_dict()))
     wanted = theirs(images)
@@ -81,7 +81,7 @@ def test_a_gate_that_says_one_leaves_the_resnet():
     """With every gate open the network is the ResNet of the same weights."""
     torch.manual_seed(0)
     images = torch.randn(2, 3, 16, 16).double()
-    ours = shaken(VARIANTS["seresnet20_cifar"].make().double(), images).eval()
+    ours = randomize_weights(VARIANTS["seresnet20_cifar"].make().double(), images).eval()
     opened: list[Any] = [m for m in ours.modules() if isinstance(m, SqueezeExcitation)]
     for gate in opened:
         torch.nn.init.zeros_(gate.fc2.weight)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from torchstone.errors import BadInput
-from torchstone.parts.facts import macs, parameters
+from torchstone.parts.facts import count_parameters, macs
 from torchstone.references import torchvision
 from torchstone.systems.convolutional.vgg import (
     HEAD,
@@ -120,7 +120,7 @@ def test_a_misplaced_pooling_keeps_the_parameters_and_is_seen_by_the_products():
         good = unmade("vgg16")
         assert isinstance(good.classifier, nn.Module)
         bad = VGG(stack(moved, 3, norm=False), 7, good.classifier)
-    assert parameters(bad) == PUBLISHED["vgg16"][0]
+    assert count_parameters(bad) == PUBLISHED["vgg16"][0]
     count = macs(bad, (1, 3, 224, 224))
     print(count, PUBLISHED["vgg16"][1])
     assert count < PUBLISHED["vgg16"][1]

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine.run import Clock, fit
 from torchstone.metrics.classifier_features import judge
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.systems.convolutional import lenet5
 from torchstone.systems.generative import cgan
 from torchstone.systems.generative.cgan import (
@@ -31,8 +31,8 @@ NETS = {
 
 
 def test_counts():
-    assert parameters(PaperGenerator()) == 2_413_984
-    assert parameters(PaperCritic()) == 1_224_351
+    assert count_parameters(PaperGenerator()) == 2_413_984
+    assert count_parameters(PaperCritic()) == 1_224_351
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -75,7 +75,7 @@ def test_after_some_training_a_classifier_sees_what_was_asked():
     recipe = dataclasses.replace(cgan.RECIPES["smoke"], device="cpu", samples=20, steps=160)
     run = next(cgan.build(recipe))
     fit(run, clock=Clock(evaluate=recipe.steps), quiet=True)
-    data = load_pictures("digits", size=8, channels=1, device="cpu")
+    data = load_images("digits", size=8, channels=1, device="cpu")
     judging, model = judge(data, lenet5), run.state["ema"].module
     right = []
     for label in range(10):

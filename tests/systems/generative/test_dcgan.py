@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from torchstone.errors import BadInput
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.parts.gan.spectral_norm import Spectral
 from torchstone.systems.generative import dcgan
 from torchstone.systems.generative.dcgan import Critic, Generator, grids
 
 
 def test_published_counts():
-    assert parameters(Generator()) == 3_576_704
-    assert parameters(Critic()) == 2_765_568
+    assert count_parameters(Generator()) == 3_576_704
+    assert count_parameters(Critic()) == 2_765_568
 
 
 def up(wide, narrow, side=4, stride=2, pad=1):

@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 from torchstone.engine.run import Clock, fit
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.systems.generative import cgan, dcgan, gan
 from torchstone.tasks.gan.mode_collapse import Watch
 
 
 def test_published_counts():
-    assert parameters(gan.Generator()) == 2_503_984
-    assert parameters(gan.Critic()) == 1_231_441
+    assert count_parameters(gan.Generator()) == 2_503_984
+    assert count_parameters(gan.Critic()) == 1_231_441
     wide = nn.Sequential(nn.Linear(100, 1200), nn.Linear(1200, 1200), nn.Linear(1200, 784))
-    assert parameters(gan.Generator()) == parameters(wide)
+    assert count_parameters(gan.Generator()) == count_parameters(wide)
 
 
 def test_a_maxout_unit_is_the_largest_of_its_pieces():

@@ -11,7 +11,7 @@ import torchstone as ts
 from torchstone.data.text import tokenizers
 from torchstone.data.text.corpus import Text
 from torchstone.errors import BadInput
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.references import gpts, transformers
 from torchstone.systems.transformer import gpt
 from torchstone.systems.transformer.gpt import GPT, from_config, published, to_config, unpublished
@@ -104,7 +104,7 @@ def test_padding_at_the_end_changes_nothing_before_it():
 def test_the_embedding_is_the_last_layer_unless_it_is_not():
     tied, apart_ = small(), small(tied=False)
     assert tied.head.weight is tied.tokens.weight
-    assert parameters(apart_) - parameters(tied) == 19 * 12
+    assert count_parameters(apart_) - count_parameters(tied) == 19 * 12
     assert apart_.head.weight is not apart_.tokens.weight
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from torchstone.data.vision.captioned import Captioned
-from torchstone.data.vision.dataset import Pictures, PictureSet
+from torchstone.data.vision.dataset import ImageDataset, ImageSplit
 from torchstone.errors import BadInput
 from torchstone.metrics import memorization
 from torchstone.metrics.classifier_features import Judge
@@ -148,13 +148,13 @@ def test_the_judge_steers_towards_a_label_and_knows_ink_by_its_margin():
         ),
         plain,
     )
-    from torchstone.data.vision.dataset import normalise
+    from torchstone.data.vision.dataset import normalize
     from torchstone.metrics.classifier_features import fitted
 
     for side, ink in ((28, True), (20, True), (28, False), (32, False)):
         mine = metadata | {"ink": ink}
         pictures = torch.randint(256, (2, 1, side, side), dtype=torch.uint8)
-        wanted = normalise(fitted(pictures, mine), mine)
+        wanted = normalize(fitted(pictures, mine), mine)
         said = classifier_guidance.seen(pictures.float() / 127.5 - 1, mine)
         assert torch.allclose(said, wanted, atol=0.01)  # `fitted` rounds
 
@@ -281,11 +281,11 @@ def test_bits_per_dimension_are_the_bound_worked_out_by_hand():
 def captioned(count=12):
     images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1) * 20
     splits = [
-        Pictures(rows, images[rows].expand(-1, 3, 8, 8).contiguous())
+        ImageSplit(rows, images[rows].expand(-1, 3, 8, 8).contiguous())
         for rows in (torch.arange(0, count, 2), torch.tensor([1, 5, 9]), torch.tensor([3, 7, 11]))
     ]
     names = tuple(f"picture {i}" for i in range(count))
-    return Captioned("mine", names, *splits, metadata={"size": 8, "channels": 3}, note="")
+    return Captioned("mine", names, *splits, metadata={"size": 8, "channels": 3}, description="")
 
 
 def test_what_sheets_show_is_asked_for_by_label_or_by_caption():
@@ -295,8 +295,8 @@ def test_what_sheets_show_is_asked_for_by_label_or_by_caption():
     assert tokens is not None
     assert [f"picture {row - 100}" for row in tokens.flatten().tolist()] == names
     assert names == ["picture 0", "picture 1", "picture 4", "picture 5", "picture 10", "picture 9"]
-    nothing = Pictures(torch.zeros(1).long(), torch.zeros(1, 1, 1, 1, dtype=torch.uint8))
-    digits = PictureSet("", ("zero", "one", "two"), nothing, nothing, nothing, {}, "")
+    nothing = ImageSplit(torch.zeros(1).long(), torch.zeros(1, 1, 1, 1, dtype=torch.uint8))
+    digits = ImageDataset("", ("zero", "one", "two"), nothing, nothing, nothing, {}, "")
     labels, names = Material(digits, {}, by_label(3), {}).in_turn(4)
     assert labels is not None
     assert labels.tolist() == [0, 1, 2, 0]

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from torchstone.data.tabular.points import load_points
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine.run import Clock, fit
 from torchstone.errors import BadInput, NotFinite
 from torchstone.parts.flow.dequantization import bits
@@ -42,14 +42,14 @@ class Uniform(nn.Module):
 
 
 def test_one_density_everywhere_takes_the_bits_of_the_levels():
-    data = load_pictures("digits", size=8, channels=1, device="cpu")
+    data = load_images("digits", size=8, channels=1, device="cpu")
     nats = train_images.nats(Uniform(), data.test, 17)
     assert float(nats.abs().max()) < 1e-3
     assert float(bits(nats, 64, 17).mean()) == pytest.approx(math.log2(17), abs=1e-4)
 
 
 def test_the_histogram_beside_it_is_counted_by_hand():
-    data = load_pictures("digits", size=8, channels=1, device="cpu")
+    data = load_images("digits", size=8, channels=1, device="cpu")
     train, test = (train_images.everything(split).long() * 17 // 256 for split in (data.train, data.test))
     total = 0.0
     for row in range(8):
@@ -176,7 +176,7 @@ def test_pictures_are_sampled_and_scored(tmp_path):
     drawn = inference.sample(flow, run.metadata, count=3)
     assert [each.shape for each in drawn] == [(1, 8, 8)] * 3
     assert set(torch.stack(drawn).unique().tolist()) <= {round(k * 255 / 16) for k in range(17)}
-    picture = load_pictures("digits", size=8, channels=1, device="cpu").test.take(torch.arange(1))
+    picture = load_images("digits", size=8, channels=1, device="cpu").test.take(torch.arange(1))
     file = tmp_path / "digit.png"
     Image.fromarray(picture[0, 0].numpy()).save(file)
     metadata = run.metadata | {"picture": run.metadata["picture"] | {"ink": False}}

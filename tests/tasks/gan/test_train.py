@@ -9,7 +9,7 @@ import torch
 from scipy.linalg import sqrtm
 from torch.utils._pytree import tree_map
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine.run import Clock, fit
 from torchstone.errors import BadInput
 from torchstone.metrics.classifier_features import judge
@@ -238,7 +238,7 @@ def test_figures_are_of_samples_from_the_average_and_of_the_untrained_generator(
     run, recipe = built("cgan", steps=12, samples=30)
     untrained = copy.deepcopy(run.state["model"])
     fit(run, clock=Clock(evaluate=12), quiet=True)
-    data = load_pictures("digits", size=8, channels=1, device="cpu")
+    data = load_images("digits", size=8, channels=1, device="cpu")
     judging = judge(data, lenet5)
     real = judging.see_split(data.test)[0].features.double()
 

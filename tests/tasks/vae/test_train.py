@@ -67,7 +67,7 @@ def test_figures_are_those_of_the_definition_and_the_same_again(trained):
 
 
 def trained_data():
-    return vae.load_pictures("digits", size=8, channels=1, device="cpu")
+    return vae.load_images("digits", size=8, channels=1, device="cpu")
 
 
 def test_it_beats_each_pixel_by_itself(trained):

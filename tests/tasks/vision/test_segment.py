@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from torchstone.data.vision.segmentation import Scenes
-from torchstone.data.vision.segmentation_folder import VOID
+from torchstone.data.vision.segmentation import SegmentationSplit
+from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
 from torchstone.engine.update import GradientUpdate
 from torchstone.errors import BadInput
-from torchstone.metrics.segmentation import confusion, judged, overlap, scores
+from torchstone.metrics.segmentation import class_iou, confusion_matrix, evaluate_splits, iou_metrics
 from torchstone.plots import segmentation_masks
 from torchstone.systems.convolutional import deeplab
 from torchstone.tasks.vision.segment import evaluate, explain, loss, predict
@@ -22,7 +22,7 @@ from torchstone.tasks.vision.segment import evaluate, explain, loss, predict
 def random_masks(count=5, classes=4):
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, classes - 1, (count, 6, 7), generator=generator)
-    labels[:, :2, :2] = VOID
+    labels[:, :2, :2] = IGNORE_INDEX
     guesses = torch.randint(0, classes - 1, (count, 6, 7), generator=generator)
     return guesses, labels
 
@@ -34,17 +34,17 @@ def test_scores_are_those_of_the_definition():
     for c in range(4):
         both = either = 0
         for g, y in zip(guesses.flatten().tolist(), labels.flatten().tolist(), strict=True):
-            if y != VOID:
+            if y != IGNORE_INDEX:
                 both += g == c and y == c
                 either += g == c or y == c
         wanted.append(both / either if either else math.nan)
-    found = overlap(confusion(guesses, labels, 4)).tolist()
+    found = class_iou(confusion_matrix(guesses, labels, 4)).tolist()
     print(found, wanted)
     assert math.isnan(found[3])
     assert math.isnan(wanted[3])
     assert found[:3] == pytest.approx(wanted[:3], abs=1e-15)
-    said = scores(confusion(guesses, labels, 4))
-    known = labels != VOID
+    said = iou_metrics(confusion_matrix(guesses, labels, 4))
+    known = labels != IGNORE_INDEX
     assert said["miou"] == pytest.approx(sum(wanted[:3]) / 3)
     assert said["pixel_accuracy"] == pytest.approx((guesses == labels)[known].double().mean().item())
 
@@ -54,11 +54,11 @@ def test_batches_of_a_split_are_one_matrix():
     model = deeplab.small(4).eval()
     pictures = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8)
     labels = torch.randint(0, 4, (7, 16, 16), dtype=torch.uint8)
-    labels[0] = VOID
-    split = Scenes((pictures, labels), torch.device("cpu"))
+    labels[0] = IGNORE_INDEX
+    split = SegmentationSplit((pictures, labels), torch.device("cpu"))
     metadata = {"mean": [0.5] * 3, "std": [0.2] * 3}
-    whole, mean = judged(model, [split], metadata, 4)
-    parts, mean_ = judged(model, [split], metadata, 4, batch=3)
+    whole, mean = evaluate_splits(model, [split], metadata, 4)
+    parts, mean_ = evaluate_splits(model, [split], metadata, 4, batch=3)
     assert torch.equal(whole, parts)
     assert whole.sum() == 6 * 256
     assert mean == pytest.approx(mean_, rel=1e-6)
@@ -71,7 +71,7 @@ def test_batches_of_a_split_are_one_matrix():
 def test_the_loss_leaves_void_out_and_weighs_the_auxiliary_half():
     logits, heard = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     labels = torch.randint(0, 3, (2, 4, 4))
-    labels[0, :2] = VOID
+    labels[0, :2] = IGNORE_INDEX
 
     def by_hand(x):
         chances = x.log_softmax(1)
@@ -80,7 +80,7 @@ def test_the_loss_leaves_void_out_and_weighs_the_auxiliary_half():
             for b in range(2)
             for i in range(4)
             for j in range(4)
-            if labels[b, i, j] != VOID
+            if labels[b, i, j] != IGNORE_INDEX
         ]
         return torch.stack(rows).mean()
 
@@ -98,7 +98,7 @@ def test_micro_batches_with_unequal_void_give_the_whole_batch_s_gradient():
         model = run.state["model"].eval()  # else batch norm would see other batches
         images, labels = next(run.stream)
         labels = labels.clone()
-        labels[:3, :12] = VOID
+        labels[:3, :12] = IGNORE_INDEX
         assert isinstance(run.update, GradientUpdate)
         run.update((images, labels))
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
@@ -165,14 +165,14 @@ def test_a_mask_is_laid_over_where_it_is_not_background():
     picture = np.full((4, 4, 3), 100, np.uint8)
     mask = torch.zeros(4, 4, dtype=torch.int64)
     mask[1, 2] = 2
-    drawn = segmentation_masks.laid_over(picture, mask, 3)
+    drawn = segmentation_masks.overlay_mask(picture, mask, 3)
     assert np.allclose(drawn[mask.numpy() == 0], 100 / 255)
-    assert np.allclose(drawn[1, 2], 0.45 * 100 / 255 + 0.55 * segmentation_masks.colours(3)[2])
+    assert np.allclose(drawn[1, 2], 0.45 * 100 / 255 + 0.55 * segmentation_masks.class_colors(3)[2])
 
 
 @pytest.mark.parametrize("count", [2, 9, 21, 150])
 def test_every_class_has_a_colour_of_its_own(count):
-    found = segmentation_masks.colours(count)
+    found = segmentation_masks.class_colors(count)
     assert found.shape == (count, 3)
     assert len(np.unique(found.round(4), axis=0)) == count
     assert ((found >= 0) & (found <= 1)).all()

@@ -32,7 +32,7 @@ class Table:
     x: Float64[Tensor, "rows features"]
     y: Int64[Tensor, " rows"]
     splits: dict[str, Int64[Tensor, " some"]]
-    note: str
+    description: str
 
     def part(self, split: str) -> tuple[Float64[Tensor, "some features"], Int64[Tensor, " some"]]:
         """Features and labels of a split."""
@@ -41,11 +41,11 @@ class Table:
 
 def is_table(spec: str | Path) -> bool:
     """Whether `spec` means a table: a bundled one, or a file named as one."""
-    name = _named(str(spec))[0]
+    name = _split_spec(str(spec))[0]
     return name in BUNDLED or Path(name).suffix.lower() in SUFFIXES
 
 
-def _named(spec: str) -> tuple[str, str]:
+def _split_spec(spec: str) -> tuple[str, str]:
     """`TABLE:CLASS` as table and class; the class is empty where none is named."""
     name, colon, positive = spec.rpartition(":")
     table = name in BUNDLED or Path(name).suffix.lower() in SUFFIXES
@@ -64,7 +64,7 @@ def load_table(spec: str | Path) -> Table:
         BadInput: missing or unreadable file, a feature that is no number, one class only, or a
             class of fewer than three rows.
     """
-    spec, positive = _named(str(spec))
+    spec, positive = _split_spec(str(spec))
     if positive:
         table = load_table(spec)
         if positive not in table.classes:
@@ -126,7 +126,7 @@ def load_rows(spec: str | Path, features: Sequence[str]) -> Float64[Tensor, "row
     return torch.from_numpy(_numbers(path, tuple(features), columns))
 
 
-class Rows:
+class TableBatches:
     """Endless (x, y) of at most `batch` rows; its state is how many rows were given out.
 
     Rows come in file order, or in each epoch in an order fixed by `seed` and the epoch. Epochs are

@@ -36,7 +36,7 @@ class Points:
     test: Float[Tensor, "others numbers"]
     mean: list[float]
     std: list[float]
-    note: str
+    description: str
 
 
 def is_points(spec: str | Path) -> bool:
@@ -59,7 +59,9 @@ def load_points(spec: str | Path, device: torch.device | str = "cpu") -> Points:
     splits = {name: table.part(name)[0].float() for name in COUNTS}
     if len(table.features) < 2:
         raise BadInput(f"{table.name} has one feature: a coupling needs two numbers or more")
-    return _placed(_measured(table.name, table.features, splits, f"{table.note}, labels unused"), device)
+    return _placed(
+        _measured(table.name, table.features, splits, f"{table.description}, labels unused"), device
+    )
 
 
 def _drawn(name: str) -> Points:
@@ -80,7 +82,7 @@ def _measured(name: str, features: tuple[str, ...], splits: dict[str, Tensor], n
         if not spread > 0:
             raise BadInput(f"{name}: {feature!r} is always the same: it has no density; leave it out")
     mean = splits["train"].mean(0).tolist()
-    return Points(name, features, **splits, mean=mean, std=std.tolist(), note=note)
+    return Points(name, features, **splits, mean=mean, std=std.tolist(), description=note)
 
 
 def _placed(points: Points, device: torch.device | str) -> Points:

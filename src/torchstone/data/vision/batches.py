@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from torchstone.data.sampler import EpochSampler, share_of_batch
-from torchstone.data.vision.dataset import Pictures, scale_and_offset
+from torchstone.data.vision.dataset import ImageSplit, scale_and_offset
 from torchstone.data.vision.geometric_ops import Augmentation, Draw
 from torchstone.data.vision.mixup import Mixing
 from torchstone.errors import BadInput
@@ -20,7 +20,7 @@ from torchstone.parts.seeding import SeedStream, derive_seed
 _running: weakref.WeakSet = weakref.WeakSet()
 
 
-class Batches:
+class ImageBatches:
     """Endless (pictures, labels): normalised float (share, channel, size, size) and int64 (share,),
     or with `mixing` float (share, classes): shares of each class that add up to 1.
 
@@ -38,7 +38,7 @@ class Batches:
 
     def __init__(
         self,
-        pictures: Pictures,
+        pictures: ImageSplit,
         batch: int,
         *,
         seed: int,

@@ -20,9 +20,9 @@ from torchstone.data import download
 from torchstone.data.splits import SPLIT_SEED
 from torchstone.data.text.pretrained_tokenizers import of_words
 from torchstone.data.vision import openmoji
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.data.vision.image_folder import SUFFIXES
-from torchstone.data.vision.preprocess import decode, fit, readable
+from torchstone.data.vision.preprocess import decode, fit_to_square, report_unreadable
 from torchstone.errors import BadInput, did_you_mean
 
 NAMES = (
@@ -40,15 +40,15 @@ HELD_OUT = 0.05  # of all, for test and for validation alike
 @dataclass(frozen=True)
 class Captioned:
     """Pictures in three splits. A picture's label is its place in `captions`, that of all of them; `metadata`
-    as `PictureSet` has it, for values from −1 to 1."""
+    as `ImageDataset` has it, for values from −1 to 1."""
 
     name: str
     captions: tuple[str, ...]
-    train: Pictures
-    val: Pictures
-    test: Pictures
+    train: ImageSplit
+    val: ImageSplit
+    test: ImageSplit
     metadata: dict
-    note: str
+    description: str
 
 
 def load_captioned(spec: str | Path, *, size: int, device: torch.device | str = "cpu") -> Captioned:
@@ -79,16 +79,16 @@ def load_captioned(spec: str | Path, *, size: int, device: torch.device | str = 
     for split, chosen in of.items():
         wanted = {names[i] for i in chosen}
         rows = torch.tensor([i for i, f in enumerate(families) if f in wanted], device=device)
-        splits[split] = Pictures(rows, images[rows])
+        splits[split] = ImageSplit(rows, images[rows])
     sizes = " / ".join(f"{len(splits[split])} {split}" for split in ("train", "val", "test"))
     metadata = {"size": size, "channels": 3, "ink": False, "mean": [0.5] * 3, "std": [0.5] * 3}
-    return Captioned(spec, tuple(captions), **splits, metadata=metadata, note=f"{note}; {sizes}")
+    return Captioned(spec, tuple(captions), **splits, metadata=metadata, description=f"{note}; {sizes}")
 
 
 def _openmoji(size: int) -> tuple[np.ndarray, list[str], list[str]]:
     """Drawn at twice the size and averaged; of skin tones only the drawing without one."""
     pictures, _, stems = openmoji.drawings(2 * size)
-    with download.archive(*NAMES) as opened:
+    with download.fetch_archive(*NAMES) as opened:
         said = json.loads(opened.read("emoji/unicode_codes/emoji.json"))
     named = {_points(text): each["en"] for text, each in said.items()}
     rows = [i for i, stem in enumerate(stems) if not TONE.search(stem) and stem.replace("-FE0F", "") in named]
@@ -128,8 +128,8 @@ def _folder(folder: Path, size: int) -> tuple[np.ndarray, list[str]]:
             raise BadInput(f"{listed} names {file.name}, which is not there")
         if not caption:
             raise BadInput(f"{file} has an empty caption")
-        with readable(str(file)), Image.open(file) as image:
-            arrays.append(fit(decode(image, 3), size, False))
+        with report_unreadable(str(file)), Image.open(file) as image:
+            arrays.append(fit_to_square(decode(image, 3), size, False))
     return np.stack(arrays), [caption.lower() for _, caption in pairs]
 
 

@@ -16,7 +16,7 @@ Table = UInt8[Tensor, "batch channel 256"]
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601
 
 
-def grey(images: Images) -> Float[Tensor, "batch 1 height width"]:
+def grayscale(images: Images) -> Float[Tensor, "batch 1 height width"]:
     """Brightness of each pixel, in whole levels where `images` has them."""
     if images.shape[1] == 1:
         return images.float()
@@ -25,9 +25,9 @@ def grey(images: Images) -> Float[Tensor, "batch 1 height width"]:
     return light if images.is_floating_point() else light.floor_()
 
 
-def mean_grey(images: Images) -> Amount:
+def mean_gray(images: Images) -> Amount:
     """Mean brightness; summed in whole 1/16 levels, so that a share of a batch gives the same."""
-    light = grey(images).flatten(1).mul(16).round_().long()
+    light = grayscale(images).flatten(1).mul(16).round_().long()
     return (light.sum(1).double() / (16 * light.shape[1])).float()
 
 
@@ -43,7 +43,7 @@ def blend(
 
 def saturate(images: Images, amount: Amount) -> Images:
     """0 is grey, 1 as it was; pictures that are grey stay."""
-    return images if images.shape[1] == 1 else blend(images, grey(images), amount)
+    return images if images.shape[1] == 1 else blend(images, grayscale(images), amount)
 
 
 def sharpen(images: Images, amount: Amount) -> Images:
@@ -60,7 +60,7 @@ def sharpen(images: Images, amount: Amount) -> Images:
     return changed
 
 
-def look_up(images: UInt8[Tensor, "batch channel height width"], table: Table) -> Images:
+def apply_table(images: UInt8[Tensor, "batch channel height width"], table: Table) -> Images:
     """Each pixel replaced by its level's entry."""
     rows = table.shape[0] * table.shape[1]
     starts = torch.arange(0, 256 * rows, 256, device=images.device, dtype=torch.int32)
@@ -68,38 +68,38 @@ def look_up(images: UInt8[Tensor, "batch channel height width"], table: Table) -
     return table.flatten().index_select(0, places.flatten()).view_as(images)
 
 
-def levels(like: Tensor) -> Float[Tensor, "256"]:
+def gray_levels(like: Tensor) -> Float[Tensor, "256"]:
     return torch.arange(256, device=like.device, dtype=torch.float32)
 
 
 def brightness(images: Images, amount: Amount) -> Table:
     """0 is black, 1 as it was."""
-    return _spread((amount[:, None] * levels(images)).clamp_(0, 255), images)
+    return _as_table((amount[:, None] * gray_levels(images)).clamp_(0, 255), images)
 
 
 def contrast(images: Images, amount: Amount) -> Table:
     """0 is the mean brightness everywhere, 1 as it was."""
-    table = blend(levels(images).expand(len(images), -1), mean_grey(images)[:, None], amount)
-    return _spread(table, images)
+    table = blend(gray_levels(images).expand(len(images), -1), mean_gray(images)[:, None], amount)
+    return _as_table(table, images)
 
 
 def posterize(images: Images, bits: Amount) -> Table:
     """Only the highest `bits` of 8 are kept."""
     step = torch.exp2(8 - bits)[:, None]
-    return _spread((levels(images) / step).floor_() * step, images)
+    return _as_table((gray_levels(images) / step).floor_() * step, images)
 
 
 def solarize(images: Images, threshold: Amount) -> Table:
     """Levels from `threshold` on are inverted."""
-    each = levels(images).expand(len(images), -1)
-    return _spread(torch.where(each >= threshold[:, None], 255 - each, each), images)
+    each = gray_levels(images).expand(len(images), -1)
+    return _as_table(torch.where(each >= threshold[:, None], 255 - each, each), images)
 
 
 def autocontrast(images: Images, amount: Amount | None = None) -> Table:
     """Each channel's darkest level becomes 0 and its brightest 255."""
     low, high = (each.float()[..., None] for each in images.flatten(2).aminmax(dim=2))
-    stretched = ((levels(images) - low) * 255 / (high - low).clamp(min=1)).clamp_(0, 255)
-    return torch.where(high > low, stretched, levels(images)).to(torch.uint8)
+    stretched = ((gray_levels(images) - low) * 255 / (high - low).clamp(min=1)).clamp_(0, 255)
+    return torch.where(high > low, stretched, gray_levels(images)).to(torch.uint8)
 
 
 def equalize(images: Images, amount: Amount | None = None) -> Table:
@@ -119,11 +119,11 @@ def equalize(images: Images, amount: Amount | None = None) -> Table:
     return table.to(torch.uint8).view(*images.shape[:2], 256)
 
 
-def _spread(table: Tensor, images: Images) -> Table:
+def _as_table(table: Tensor, images: Images) -> Table:
     return table.to(torch.uint8)[:, None].expand(-1, images.shape[1], -1)
 
 
-def turn_hue(images: Images, turns: Amount) -> Images:
+def rotate_hue(images: Images, turns: Amount) -> Images:
     """Hue moved by so many full turns of the colour circle; grey pictures stay. Float images."""
     if images.shape[1] == 1:
         return images
@@ -150,8 +150,8 @@ def jitter(strength: float, hue: float) -> Augmentation:
         *factors, turns = (2 * draw(4) - 1).unbind(1)
         light, sharp, colour = (1 + strength * each for each in factors)
         images = (images * light.view(-1, 1, 1, 1)).clamp_(0, 255)
-        images = blend(images, mean_grey(images).view(-1, 1, 1, 1), sharp)
+        images = blend(images, mean_gray(images).view(-1, 1, 1, 1), sharp)
         images = saturate(images, colour)
-        return turn_hue(images, turns * hue) if hue else images
+        return rotate_hue(images, turns * hue) if hue else images
 
     return jittered

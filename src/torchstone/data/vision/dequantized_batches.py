@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchstone.data.vision.batches import Batches
+from torchstone.data.vision.batches import ImageBatches
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 # a metadata for `Batches` that leaves pictures as they are, whole numbers from 0 to 255
@@ -31,7 +31,7 @@ class Chances:
         shape: of `epsilon`, without the batch; by default there is none.
     """
 
-    def __init__(self, batches: Batches, shape: tuple[int, ...] | None = None):
+    def __init__(self, batches: ImageBatches, shape: tuple[int, ...] | None = None):
         self.batches, self.shape = batches, shape
 
     def __iter__(self) -> "Chances":

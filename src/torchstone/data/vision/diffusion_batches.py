@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import Batches
+from torchstone.data.vision.batches import ImageBatches
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
@@ -35,7 +35,7 @@ class Noising:
 
     def __init__(
         self,
-        batches: Batches,
+        batches: ImageBatches,
         levels: int,
         *,
         tell: Callable[[Tensor, Bool[Tensor, " share"]], Tensor] | None = None,

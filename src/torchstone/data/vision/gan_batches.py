@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import Batches
+from torchstone.data.vision.batches import ImageBatches
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
@@ -40,7 +40,7 @@ class Rounds:
     resuming nor more processes nor another device change any number.
     """
 
-    def __init__(self, batches: Batches, latent: int, *, turns: int = 1):
+    def __init__(self, batches: ImageBatches, latent: int, *, turns: int = 1):
         self.batches, self.latent, self.turns = batches, latent, turns
 
     def __iter__(self) -> "Rounds":

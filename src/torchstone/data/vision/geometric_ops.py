@@ -35,7 +35,7 @@ def crop(padding: int, mode: str = "reflect") -> Augmentation:
             padded = functional.pad(images, (padding,) * 4)
         else:
             for axis in (2, 3):  # by index: the library's own reflection refuses uint8
-                images = images.index_select(axis, _reflected(images, axis, padding))
+                images = images.index_select(axis, _reflect_indices(images, axis, padding))
             padded = images
         height, width = (side - 2 * padding for side in padded.shape[2:])
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)
@@ -45,7 +45,7 @@ def crop(padding: int, mode: str = "reflect") -> Augmentation:
     return cropped
 
 
-def _reflected(images: Tensor, axis: int, padding: int) -> Tensor:
+def _reflect_indices(images: Tensor, axis: int, padding: int) -> Tensor:
     last = images.shape[axis] - 1
     if padding > last:
         raise BadInput(f"cannot reflect {padding} pixels of a picture {last + 1} wide: pad less")
@@ -91,7 +91,7 @@ def affine(degrees: float, scale: float, translate: float) -> Augmentation:
     return moved
 
 
-def resampled(images: Images, matrix: Float[Tensor, "batch 2 3"]) -> Images:
+def resample(images: Images, matrix: Float[Tensor, "batch 2 3"]) -> Images:
     """Each new pixel is the old one nearest to `matrix` · (x, y, 1); background enters.
 
     x and y are in pixels from the picture's upper left corner, so a pixel's middle is half a pixel in.
@@ -110,7 +110,7 @@ def resampled(images: Images, matrix: Float[Tensor, "batch 2 3"]) -> Images:
 ATTEMPTS = 10  # at a rectangle that lies inside
 
 
-def rectangles(
+def rectangle_mask(
     top: Tensor, left: Tensor, height: Tensor, width: Tensor, shape: torch.Size
 ) -> Bool[Tensor, "batch 1 height width"]:
     """Where rectangles (corner and sides in whole pixels, one a picture) lie in pictures of `shape`."""
@@ -147,14 +147,14 @@ def erase(
         top = (down * (height - tall + 1)).floor()
         left = (right * (width - wide + 1)).floor()
         some = images[rows]
-        where = rectangles(top, left, tall, wide, images.shape)
-        filled = torch.where(where, noise(seed[rows], some), some)
+        where = rectangle_mask(top, left, tall, wide, images.shape)
+        filled = torch.where(where, hash_noise(seed[rows], some), some)
         return images.index_copy(0, rows, filled)
 
     return erased
 
 
-def noise(seed: Float[Tensor, " batch"], images: Images) -> Images:
+def hash_noise(seed: Float[Tensor, " batch"], images: Images) -> Images:
     """Whole numbers 0 to 255, as many as `images` has, out of one number in [0, 1) a picture.
 
     A finaliser of 32 bits (Appleby's, of MurmurHash3) counts through the pixels: drawing each

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from torchstone.data.splits import SPLITS, Source, finish, whole
+from torchstone.data.splits import SPLIT_NAMES, Source, full_subset, make_source
 from torchstone.errors import BadInput
 
 
 @dataclass(frozen=True)
-class Rows:
+class HuggingFacePool:
     """An image column of a Hugging Face data set."""
 
     table: Any
@@ -36,7 +36,7 @@ def read(spec: str) -> Source:
         tables = datasets.load_dataset(str(Path(spec[3:]).expanduser()))
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
         raise BadInput(f"cannot load {spec}: {str(error).strip().splitlines()[0]}") from None
-    named = {SPLITS.get(str(split), str(split)): table for split, table in tables.items()}
+    named = {SPLIT_NAMES.get(str(split), str(split)): table for split, table in tables.items()}
     if "train" not in named:
         if len(named) > 1:
             raise BadInput(f"{spec} has no split named train, only {', '.join(named)}")
@@ -63,9 +63,9 @@ def read(spec: str) -> Source:
         if (labels < 0).any():
             raise BadInput(f"{spec}: column {label!r} has labels outside its {len(classes)} classes")
         table = named[split].select_columns([picture])
-        parts[split] = whole(Rows(table, picture, f"{split} of {spec}"), labels)
+        parts[split] = full_subset(HuggingFacePool(table, picture, f"{split} of {spec}"), labels)
     note = f"{spec}: columns {picture!r} and {label!r}, {len(classes)} classes"
-    return finish(spec, classes, parts, note)
+    return make_source(spec, classes, parts, note)
 
 
 def _label_column(spec: str, features: Any, class_label: type) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from torchstone.data.splits import Arrays, Source, finish, whole
+from torchstone.data.splits import ImageArray, Source, full_subset, make_source
 from torchstone.errors import BadInput
 
 SPLITS = {"train": "train", "t10k": "test"}
@@ -15,7 +15,7 @@ RANK = {"images": 3, "labels": 1}
 NAME = re.compile(r"(train|t10k)-(images(?=.idx3)|labels(?=.idx1))[-.]idx\d-ubyte(\.gz)?")
 
 
-def files(path: Path) -> dict[tuple[str, str], Path]:
+def find_files(path: Path) -> dict[tuple[str, str], Path]:
     """The IDX files of a folder by (`train` or `t10k`, `images` or `labels`), named as MNIST's are."""
     named = {file: NAME.fullmatch(file.name) for file in sorted(path.iterdir()) if file.is_file()}
     return {(match[1], match[2]): file for file, match in named.items() if match}
@@ -23,7 +23,7 @@ def files(path: Path) -> dict[tuple[str, str], Path]:
 
 def read(path: Path) -> Source:
     """Both splits of a folder; classes are numbered from 0."""
-    found, parts = files(path), {}
+    found, parts = find_files(path), {}
     for prefix, split in SPLITS.items():
         for what, rank in RANK.items():
             if (prefix, what) not in found:
@@ -31,9 +31,9 @@ def read(path: Path) -> Source:
         images, labels = (_array(found[prefix, what], what) for what in RANK)
         if len(images) != len(labels):
             raise BadInput(f"{path}: {prefix} has {len(images)} images but {len(labels)} labels")
-        parts[split] = whole(Arrays(images, found[prefix, "images"].name), labels)
+        parts[split] = full_subset(ImageArray(images, found[prefix, "images"].name), labels)
     count = 1 + max(int(part.labels.max()) for part in parts.values())
-    return finish(str(path), tuple(map(str, range(count))), parts, f"{path.name}: IDX files")
+    return make_source(str(path), tuple(map(str, range(count))), parts, f"{path.name}: IDX files")
 
 
 def _array(file: Path, what: str) -> np.ndarray:

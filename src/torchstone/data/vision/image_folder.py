@@ -10,14 +10,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from torchstone.data.splits import SPLITS, Source, finish, whole
+from torchstone.data.splits import SPLIT_NAMES, Source, full_subset, make_source
 from torchstone.errors import BadInput
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
-class Files:
+class FilePool:
     """Picture files below a folder, or in a zip file (`stamp` is its time of change)."""
 
     root: Path
@@ -42,16 +42,16 @@ def _zip(path: Path, stamp: int, process: int) -> zipfile.ZipFile:
 
 def read(path: Path) -> Source:
     """A folder of class folders, or of `train`, `val` and `test`: folders of them, or zip files."""
-    zips = {SPLITS[file.stem]: file for file in sorted(path.glob("*.zip")) if file.stem in SPLITS}
+    zips = {SPLIT_NAMES[file.stem]: file for file in sorted(path.glob("*.zip")) if file.stem in SPLIT_NAMES}
     if "train" in zips and len(zips) > 1:
-        trees = {split: _unwrapped(_tree(_listed(file)), file) for split, file in zips.items()}
+        trees = {split: _class_folders(_tree(_listed(file)), file) for split, file in zips.items()}
         return _source(path, trees, zips, f"zip files of {' and '.join(sorted(zips))}")
-    return _whole(path, _walk(path), "folder")
+    return _from_one_root(path, _walk(path), "folder")
 
 
 def read_zip(path: Path) -> Source:
     """A zip file laid out as such a folder."""
-    return _whole(path, _listed(path), "zip file")
+    return _from_one_root(path, _listed(path), "zip file")
 
 
 def _listed(path: Path) -> list[str]:
@@ -61,18 +61,18 @@ def _listed(path: Path) -> list[str]:
         return opened.namelist()
 
 
-def _whole(path: Path, names: list[str], kind: str) -> Source:
+def _from_one_root(path: Path, names: list[str], kind: str) -> Source:
     """All splits in one place, or none published."""
-    folders = _unwrapped(_tree(names), path)
-    published = "train" in folders and len(folders) > 1 and set(folders) <= set(SPLITS)
-    trees = {SPLITS[k]: _folders(v) for k, v in folders.items()} if published else {"train": folders}
+    folders = _class_folders(_tree(names), path)
+    published = "train" in folders and len(folders) > 1 and set(folders) <= set(SPLIT_NAMES)
+    trees = {SPLIT_NAMES[k]: _folders(v) for k, v in folders.items()} if published else {"train": folders}
     total = len(_files(_tree(names)))
     return _source(path, trees, dict.fromkeys(trees, path), kind, total)
 
 
-def _unwrapped(tree: dict, path: Path) -> dict[str, dict]:
+def _class_folders(tree: dict, path: Path) -> dict[str, dict]:
     """The sub-folders that count. A lone folder of folders is a wrapper, as most zip files have."""
-    if not _pictures(_files(tree)):
+    if not _image_names(_files(tree)):
         raise BadInput(f"{path} holds no pictures; give a folder with a sub-folder for each class")
     while len(inner := _folders(tree)) == 1 and _folders(lone := next(iter(inner.values()))):
         tree = lone
@@ -94,18 +94,18 @@ def _source(
     for split, classes in splits.items():
         if strange := sorted(set(classes) - set(known)):
             raise BadInput(f"{path}: class {strange[0]!r} is in {split} but not in train")
-        found = [(n, known.index(c)) for c, inner in classes.items() for n in _pictures(_files(inner))]
+        found = [(n, known.index(c)) for c, inner in classes.items() for n in _image_names(_files(inner))]
         if not found:
             raise BadInput(f"{path}: {split} holds no pictures in class sub-folders")
         labels = np.array([label for _, label in found])
         root = roots[split]
         stamp = None if root.is_dir() else root.stat().st_mtime_ns
-        parts[split] = whole(Files(root, [name for name, _ in found], stamp), labels)
+        parts[split] = full_subset(FilePool(root, [name for name, _ in found], stamp), labels)
     note = f"{path.name}: {kind}, {len(known)} classes"
     used = sum(len(part.labels) for part in parts.values())
     if others := (used if total is None else total) - used:
         note += f", {others} other file{'s' * (others != 1)} skipped"
-    return finish(str(path), known, parts, note)
+    return make_source(str(path), known, parts, note)
 
 
 def _walk(root: Path) -> list[str]:
@@ -145,5 +145,5 @@ def _files(tree: dict) -> list[str]:
     return found
 
 
-def _pictures(names: list[str]) -> list[str]:
+def _image_names(names: list[str]) -> list[str]:
     return [name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES]

@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchstone.data.vision.geometric_ops import Draw, Images, rectangles
+from torchstone.data.vision.geometric_ops import Draw, Images, rectangle_mask
 from torchstone.errors import BadInput
 
 Mixing = Callable[[Tensor, Tensor, Draw], tuple[Tensor, Tensor]]
 STEPS = 2**14  # values that a share can take, of equal chance
 
 
-def beta(alpha: float) -> Callable[[Tensor], Tensor]:
+def beta_sampler(alpha: float) -> Callable[[Tensor], Tensor]:
     """From numbers uniform in [0, 1) to numbers that follow Beta(α, α): the inverse of its integral.
 
     Tabled at `STEPS` places, so that one uniform number makes one share on every device.
@@ -38,7 +38,7 @@ def beta(alpha: float) -> Callable[[Tensor], Tensor]:
 
 def mixup(alpha: float) -> Mixing:
     """λ x + (1 - λ) x', λ ~ Beta(α, α) for each picture. Zhang et al. 2017, arXiv:1710.09412."""
-    shares = beta(alpha)
+    shares = beta_sampler(alpha)
 
     def mixed(images: Images, others: Images, draw: Draw) -> tuple[Images, Float[Tensor, " batch"]]:
         share = shares(draw())
@@ -53,7 +53,7 @@ def cutmix(alpha: float) -> Mixing:
     Its sides are √(1 - λ) of the picture's, λ ~ Beta(α, α), its middle anywhere; what would stick out
     is cut, and the share that remains of the picture counts for the label, exactly.
     """
-    shares = beta(alpha)
+    shares = beta_sampler(alpha)
 
     def mixed(images: Images, others: Images, draw: Draw) -> tuple[Images, Float[Tensor, " batch"]]:
         height, width = images.shape[2:]
@@ -61,7 +61,7 @@ def cutmix(alpha: float) -> Mixing:
         side = (1 - shares(share)).sqrt()
         top, bottom = _span(down, side, height)
         left, right = _span(right, side, width)
-        where = rectangles(top, left, bottom - top, right - left, images.shape)
+        where = rectangle_mask(top, left, bottom - top, right - left, images.shape)
         kept = 1 - (bottom - top) * (right - left) / (height * width)
         return torch.where(where, others, images), kept
 
@@ -74,7 +74,7 @@ def _span(middle: Tensor, share: Tensor, side: int) -> tuple[Tensor, Tensor]:
     return (middle - half).floor().clamp(min=0), (middle + half).floor().clamp(max=side)
 
 
-def either(*mixings: Mixing) -> Mixing:
+def one_of(*mixings: Mixing) -> Mixing:
     """One of them for each picture, with equal chance."""
 
     def mixed(images: Images, others: Images, draw: Draw) -> tuple[Images, Float[Tensor, " batch"]]:

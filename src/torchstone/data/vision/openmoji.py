@@ -51,7 +51,7 @@ def drawings(
     Raises:
         BadInput: the archive cannot be fetched.
     """
-    with download.archive(*OPENMOJI) as opened:
+    with download.fetch_archive(*OPENMOJI) as opened:
         names = sorted(n for n in opened.namelist() if n.endswith(".svg"))
         pictures, masks = _kept(opened, names, size)
     return pictures, masks, [Path(name).stem for name in names]
@@ -69,7 +69,7 @@ def _kept(opened: zipfile.ZipFile, names: list[str], size: int) -> tuple[np.ndar
 
     drawer = importlib.metadata.version("resvg_py")
     name = f"openmoji-{OPENMOJI[1][:12]}-{size}-resvg{drawer}-{DRAWN}.npz"
-    kept = download.cache() / "drawn" / name
+    kept = download.cache_dir() / "drawn" / name
     try:
         with np.load(kept) as arrays:
             return arrays["pictures"], arrays["masks"]

@@ -37,7 +37,7 @@ def decode(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def fit(image: Image.Image, size: int, ink: bool) -> UInt8[np.ndarray, "channel size size"]:
+def fit_to_square(image: Image.Image, size: int, ink: bool) -> UInt8[np.ndarray, "channel size size"]:
     """Ink: padded to `size` with background as LeCun et al. 1998 did, if at least 3/4 of it, else
     resized whole. Others: the shorter side resized to `size`, then the centre. Antialiased."""
     longer = max(image.size)
@@ -54,7 +54,7 @@ def fit(image: Image.Image, size: int, ink: bool) -> UInt8[np.ndarray, "channel 
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-def prepare(picture: Image.Image | str | Path, metadata: dict) -> UInt8[Tensor, "1 channel size size"]:
+def preprocess(picture: Image.Image | str | Path, metadata: dict) -> UInt8[Tensor, "1 channel size size"]:
     """A picture from anywhere, framed as the training pictures were.
 
     Where the training pictures are ink on an empty ground, a photo or scan of any size, dark on light
@@ -65,15 +65,15 @@ def prepare(picture: Image.Image | str | Path, metadata: dict) -> UInt8[Tensor, 
     name = "the picture" if isinstance(picture, Image.Image) else str(picture)
     if not isinstance(picture, Image.Image) and not Path(picture).is_file():
         raise BadInput(f"{name} does not exist" if not Path(picture).exists() else f"{name} is no file")
-    with readable(name):
+    with report_unreadable(name):
         if isinstance(picture, Image.Image):
             image = decode(picture, metadata["channels"])
         else:
             with Image.open(picture) as opened:
                 image = decode(opened, metadata["channels"])
-    if metadata["ink"] and not _framed(np.asarray(image), metadata):
-        return torch.from_numpy(_inked(image, metadata, name))[None, None]
-    return torch.from_numpy(fit(image, metadata["size"], metadata["ink"]))[None]
+    if metadata["ink"] and not _is_framed(np.asarray(image), metadata):
+        return torch.from_numpy(_extract_ink(image, metadata, name))[None, None]
+    return torch.from_numpy(fit_to_square(image, metadata["size"], metadata["ink"]))[None]
 
 
 def longer_side(image: np.ndarray) -> int:
@@ -82,17 +82,17 @@ def longer_side(image: np.ndarray) -> int:
     return int(max(np.ptp(rows), np.ptp(columns))) + 1 if len(rows) else 0
 
 
-def _framed(array: np.ndarray, metadata: dict) -> bool:
+def _is_framed(array: np.ndarray, metadata: dict) -> bool:
     """Whether a picture is in the training framing already: its side, black corners, ink of its size."""
     if array.shape not in {(metadata["native"],) * 2, (metadata["size"],) * 2}:
         return False
     if array[[0, 0, -1, -1], [0, -1, 0, -1]].any() or array.max() < 128:
         return False
-    share = longer_side(fit(Image.fromarray(array), metadata["size"], True)) / metadata["size"]
+    share = longer_side(fit_to_square(Image.fromarray(array), metadata["size"], True)) / metadata["size"]
     return abs(share / metadata["box"] - 1) <= 0.25
 
 
-def _inked(image: Image.Image, metadata: dict, name: str) -> UInt8[np.ndarray, "size size"]:
+def _extract_ink(image: Image.Image, metadata: dict, name: str) -> UInt8[np.ndarray, "size size"]:
     from scipy import ndimage
 
     image = image.copy()
@@ -135,7 +135,7 @@ def _inked(image: Image.Image, metadata: dict, name: str) -> UInt8[np.ndarray, "
     ink = np.asarray(patch).clip(0, 1)
     ink = ink / ink.max()
     framed = np.zeros((size, size), dtype=np.uint8)
-    row, column = (int(p) for p in _placed(ink, size))
+    row, column = (int(p) for p in _centered_corner(ink, size))
     framed[row : row + ink.shape[0], column : column + ink.shape[1]] = (ink * 255).round()
     return framed
 
@@ -144,17 +144,17 @@ def _contrast(grey: np.ndarray, even: bool) -> tuple[np.ndarray, np.ndarray]:
     """(how far each pixel stands out from its ground, where that is ink: nowhere if blank)."""
     mask = np.zeros(grey.shape, dtype=bool)
     for _ in range(3):  # the ground, the ink that stands out from it, the ground without that ink
-        residue = grey - _ground(grey, mask, even)
+        residue = grey - _background(grey, mask, even)
         # Ink is the minority and far from its ground, so the skew has its sign.
         contrast = np.maximum(residue * (1 if (residue**3).sum() >= 0 else -1), 0)
-        mask = contrast > _otsu(contrast)
+        mask = contrast > _otsu_threshold(contrast)
     if mask.any() and not mask.all():
         noise = 1.4826 * np.median(np.abs(residue[~mask]))
         mask &= contrast[mask].mean() - contrast[~mask].mean() >= max(20, 4 * noise)
     return contrast, mask
 
 
-def _ground(grey: np.ndarray, ink: np.ndarray, even: bool) -> np.ndarray | float:
+def _background(grey: np.ndarray, ink: np.ndarray, even: bool) -> np.ndarray | float:
     """The paper without the ink: a quadratic surface by least absolute deviations (reweighted squares),
     which few pixels cannot pull away; on small pictures, or not `even`, the median of the border."""
     height, width = grey.shape
@@ -172,7 +172,7 @@ def _ground(grey: np.ndarray, ink: np.ndarray, even: bool) -> np.ndarray | float
     return terms @ surface
 
 
-def _otsu(values: np.ndarray) -> float:
+def _otsu_threshold(values: np.ndarray) -> float:
     """The threshold that parts the values best into two classes (Otsu 1979)."""
     counts, edges = np.histogram(values, bins=256)
     middles = (edges[:-1] + edges[1:]) / 2
@@ -183,7 +183,7 @@ def _otsu(values: np.ndarray) -> float:
     return float(edges[(best[0] + best[-1]) // 2 + 1])
 
 
-def _placed(ink: np.ndarray, size: int) -> list[int]:
+def _centered_corner(ink: np.ndarray, size: int) -> list[int]:
     """Top and left that put the centre of mass in the middle, the whole patch staying inside.
 
     Measured on MNIST, the middle is that of pixel `size // 2`, half a pixel below and right."""
@@ -196,7 +196,7 @@ def _placed(ink: np.ndarray, size: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def readable(name: str) -> Generator[None, None, None]:
+def report_unreadable(name: str) -> Generator[None, None, None]:
     try:
         yield
     except BadInput:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from torchstone.data.vision import color_ops
-from torchstone.data.vision.geometric_ops import Augmentation, Draw, Images, resampled
+from torchstone.data.vision.geometric_ops import Augmentation, Draw, Images, resample
 from torchstone.errors import BadInput
 
-FULL = 30  # the largest magnitude
+MAX_MAGNITUDE = 30  # the largest magnitude
 # What a magnitude of `share` (0 to 1, negative for the other direction) means, in units of its own.
 # The order is that of the numbers drawn.
 OPERATIONS: dict[str, Callable[[Tensor, int], Tensor] | None] = {
@@ -46,64 +46,64 @@ def randaugment(count: int = 2, magnitude: float = 9) -> Augmentation:
 
     Returns uint8 images. Raises `BadInput` for a magnitude beyond 0 to 30.
     """
-    if count < 1 or not 0 <= magnitude <= FULL:
+    if count < 1 or not 0 <= magnitude <= MAX_MAGNITUDE:
         raise BadInput(
-            f"randaugment takes 1 or more operations of a magnitude from 0 to {FULL}, "
+            f"randaugment takes 1 or more operations of a magnitude from 0 to {MAX_MAGNITUDE}, "
             f"not {count} of {magnitude:g}"
         )
 
     def augmented(images: Images, draw: Draw) -> Images:
-        images = whole(images)
+        images = to_uint8(images)
         for numbers in draw(count, 2).unbind(1):
             chosen, direction = numbers.unbind(1)
-            share = torch.where(direction < 0.5, -1.0, 1.0) * (magnitude / FULL)
-            images = operate(images, (chosen * len(NAMES)).long(), share)
+            share = torch.where(direction < 0.5, -1.0, 1.0) * (magnitude / MAX_MAGNITUDE)
+            images = apply_operations(images, (chosen * len(NAMES)).long(), share)
         return images
 
     return augmented
 
 
-def whole(images: Images) -> Images:
+def to_uint8(images: Images) -> Images:
     """In the 256 levels that tables have."""
     return images.round().clamp(0, 255).to(torch.uint8) if images.is_floating_point() else images
 
 
-def operate(images: Images, chosen: Tensor, share: Tensor) -> Images:
+def apply_operations(images: Images, chosen: Tensor, share: Tensor) -> Images:
     """One operation on each of (uint8) `images`: `NAMES[chosen]`, by `share` of its full strength."""
     counts = torch.bincount(chosen, minlength=len(NAMES)).tolist()  # the only wait for the device
     groups = dict(zip(NAMES, chosen.argsort(stable=True).split(counts), strict=True))
     images = images.clone()
     rows = torch.cat([groups[name] for name in MOVES])
     if len(rows):
-        matrices = [move(name, share[groups[name]], images.shape) for name in MOVES]
-        images[rows] = resampled(images[rows], torch.cat(matrices))
+        matrices = [affine_matrix(name, share[groups[name]], images.shape) for name in MOVES]
+        images[rows] = resample(images[rows], torch.cat(matrices))
     rows = torch.cat([groups[name] for name in TABLES])
     if len(rows):
         some = images[rows]
         starts = iter(some.split([len(groups[name]) for name in TABLES]))
         tables = [
-            getattr(color_ops, name)(part, amount(name, share[groups[name]], 0))
+            getattr(color_ops, name)(part, operation_amount(name, share[groups[name]], 0))
             for name in TABLES
             if len(part := next(starts))
         ]
-        images[rows] = color_ops.look_up(some, torch.cat(tables))
+        images[rows] = color_ops.apply_table(some, torch.cat(tables))
     for name, change in (("colour", color_ops.saturate), ("sharpness", color_ops.sharpen)):
         rows = groups[name]
         if len(rows):
-            images[rows] = change(images[rows], amount(name, share[rows], 0))
+            images[rows] = change(images[rows], operation_amount(name, share[rows], 0))
     return images
 
 
-def amount(name: str, share: Tensor, side: int) -> Tensor:
+def operation_amount(name: str, share: Tensor, side: int) -> Tensor:
     """What `share` of the full strength means for an operation."""
     meaning = OPERATIONS[name]
     return share if meaning is None else meaning(share, side)
 
 
-def move(name: str, share: Tensor, shape: torch.Size) -> Tensor:
+def affine_matrix(name: str, share: Tensor, shape: torch.Size) -> Tensor:
     """Where the new pixels come from, (pictures, 2, 3), for `resampled`. Turns are about the middle,
     shears about the upper left corner."""
-    by = amount(name, share, shape[3] if name.endswith("x") else shape[2])
+    by = operation_amount(name, share, shape[3] if name.endswith("x") else shape[2])
     matrix = torch.eye(2, 3, device=share.device).repeat(len(share), 1, 1)
     if name == "rotate":
         cos, sin = torch.deg2rad(by).cos(), torch.deg2rad(by).sin()

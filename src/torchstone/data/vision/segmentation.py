@@ -13,31 +13,31 @@ from torch import Tensor
 
 from torchstone.data.splits import SPLIT_SEED
 from torchstone.data.vision import openmoji, segmentation_folder
-from torchstone.data.vision.preprocess import decode, readable
-from torchstone.data.vision.segmentation_folder import LAYOUT, Files
+from torchstone.data.vision.preprocess import decode, report_unreadable
+from torchstone.data.vision.segmentation_folder import LAYOUT, SegmentationFiles
 from torchstone.errors import BadInput, did_you_mean
 
-IN_MEMORY = 2**30  # bytes; a larger set stays on disk and is decoded batch by batch
+MEMORY_LIMIT = 2**30  # bytes; a larger set stays on disk and is decoded batch by batch
 THREADS = min(8, os.cpu_count() or 1)
 BUNDLED = ("openmoji", "digits")
 DIGITS = 3  # 0, 1 and 2: a set to try things on in seconds
 
 
 @dataclass(frozen=True, eq=False)
-class Scenes:
+class SegmentationSplit:
     """One split: pictures and masks in memory on `device`, or on disk."""
 
-    pairs: tuple[UInt8[Tensor, "n 3 h w"], UInt8[Tensor, "n h w"]] | Files
+    pairs: tuple[UInt8[Tensor, "n 3 h w"], UInt8[Tensor, "n h w"]] | SegmentationFiles
     device: torch.device
 
     def __len__(self) -> int:
-        return len(self.pairs.pairs if isinstance(self.pairs, Files) else self.pairs[1])
+        return len(self.pairs.pairs if isinstance(self.pairs, SegmentationFiles) else self.pairs[1])
 
     def take(
         self, index: Shaped[Tensor, " batch"]
     ) -> tuple[UInt8[Tensor, "batch 3 height width"], UInt8[Tensor, "batch height width"]]:
         """Pictures and masks at `index`, on the device."""
-        if isinstance(self.pairs, Files):
+        if isinstance(self.pairs, SegmentationFiles):
             with ThreadPool(THREADS) as threads:
                 loaded = threads.map(self.pairs.__getitem__, index.tolist())
             pictures, masks = (torch.from_numpy(np.stack(a)) for a in zip(*loaded, strict=True))
@@ -48,20 +48,22 @@ class Scenes:
 
 
 @dataclass(frozen=True)
-class SceneSet:
+class SegmentationDataset:
     """Scenes of one source in three splits; `metadata` (JSON): size, channels, and mean and std of the train
     split's pictures on the 0..1 scale, as `images.normalise` takes them."""
 
     name: str
     classes: tuple[str, ...]
-    train: Scenes
-    val: Scenes
-    test: Scenes
+    train: SegmentationSplit
+    val: SegmentationSplit
+    test: SegmentationSplit
     metadata: dict
-    note: str
+    description: str
 
 
-def load_scenes(spec: str | Path, *, size: int, device: torch.device | str = "cpu") -> SceneSet:
+def load_segmentation(
+    spec: str | Path, *, size: int, device: torch.device | str = "cpu"
+) -> SegmentationDataset:
     """Scenes of `openmoji`, `digits` or a folder, fitted to `size` x `size`, in colour.
 
     A folder has `images/` and `masks/` (one mask for each picture, same stem, same sides, an 8-bit PNG
@@ -79,28 +81,30 @@ def load_scenes(spec: str | Path, *, size: int, device: torch.device | str = "cp
         pictures, masks, families, classes, note = _openmoji(size) if spec == "openmoji" else _digits(size)
         whole = {"train": np.arange(len(masks))}
         parts = {
-            split: Scenes((_tensor(pictures[rows], device), _tensor(masks[rows], device)), device)
-            for split, rows in _cut(whole, families).items()
+            split: SegmentationSplit(
+                (_to_device(pictures[rows], device), _to_device(masks[rows], device)), device
+            )
+            for split, rows in _split_by_family(whole, families).items()
         }
     else:
         folder = Path(spec).expanduser()
         if not folder.is_dir():
             raise BadInput(f"no data {spec!r}: {did_you_mean(spec, BUNDLED)}, or {LAYOUT}")
         pairs, rows, classes, note = segmentation_folder.read(folder)
-        stored = len(pairs) * 4 * size**2 > IN_MEMORY
+        stored = len(pairs) * 4 * size**2 > MEMORY_LIMIT
         parts = {}
-        for split, chosen in _cut(rows, [str(i) for i in range(len(pairs))]).items():
-            files = Files(tuple(pairs[i] for i in chosen), size)
-            parts[split] = Scenes(files, device)
+        for split, chosen in _split_by_family(rows, [str(i) for i in range(len(pairs))]).items():
+            files = SegmentationFiles(tuple(pairs[i] for i in chosen), size)
+            parts[split] = SegmentationSplit(files, device)
             if not stored:
-                both = Scenes(files, torch.device("cpu")).take(torch.arange(len(files.pairs)))
-                parts[split] = Scenes((both[0].to(device), both[1].to(device)), device)
+                both = SegmentationSplit(files, torch.device("cpu")).take(torch.arange(len(files.pairs)))
+                parts[split] = SegmentationSplit((both[0].to(device), both[1].to(device)), device)
     sizes = " / ".join(f"{len(part)} {split}" for split, part in parts.items())
-    metadata = {"size": size, "channels": 3, "ink": False, "box": None} | _measured(parts["train"])
-    return SceneSet(spec, classes, **parts, metadata=metadata, note=f"{note}; {sizes}")
+    metadata = {"size": size, "channels": 3, "ink": False, "box": None} | _channel_stats(parts["train"])
+    return SegmentationDataset(spec, classes, **parts, metadata=metadata, description=f"{note}; {sizes}")
 
 
-def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
+def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
@@ -125,7 +129,7 @@ def _digits(size: int):
     return pictures, masks, [str(i) for i in range(len(masks))], names, note
 
 
-def _cut(rows: dict[str, np.ndarray], families: list[str]) -> dict[str, np.ndarray]:
+def _split_by_family(rows: dict[str, np.ndarray], families: list[str]) -> dict[str, np.ndarray]:
     """Splits that are not given: a fifth of all for the test, then a tenth of the rest, by families, so
     that no variant of a drawing tested on is trained on."""
     rows = dict(rows)
@@ -141,7 +145,7 @@ def _cut(rows: dict[str, np.ndarray], families: list[str]) -> dict[str, np.ndarr
     return {split: rows[split] for split in ("train", "val", "test")}
 
 
-def _measured(scenes: Scenes) -> dict:
+def _channel_stats(scenes: SegmentationSplit) -> dict:
     """Mean and standard deviation of each channel, of up to 2,000 pictures."""
     count = min(len(scenes), 2000)
     spread = torch.linspace(0, len(scenes) - 1, count, dtype=torch.float64).round().long()
@@ -154,7 +158,7 @@ def _measured(scenes: Scenes) -> dict:
     return {"mean": mean.tolist(), "std": [s or 1.0 for s in std.tolist()]}
 
 
-def framed(
+def preprocess(
     file: Path | str | Image.Image, metadata: dict
 ) -> tuple[UInt8[Tensor, "1 3 height width"], Image.Image]:
     """A picture from anywhere, its shorter side the metadata's size and nothing cut off; and as it was.
@@ -165,7 +169,7 @@ def framed(
     name = "the picture" if isinstance(file, Image.Image) else str(file)
     if not isinstance(file, Image.Image) and not Path(file).is_file():
         raise BadInput(f"{name} {'is no file' if Path(file).exists() else 'does not exist'}")
-    with readable(name):
+    with report_unreadable(name):
         if isinstance(file, Image.Image):
             image = decode(file, 3)
         else:

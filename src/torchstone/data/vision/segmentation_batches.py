@@ -8,17 +8,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from torchstone.data.sampler import EpochSampler, share_of_batch
-from torchstone.data.vision.dataset import normalise
+from torchstone.data.vision.dataset import normalize
 from torchstone.data.vision.geometric_ops import Draw
-from torchstone.data.vision.segmentation import Scenes
-from torchstone.data.vision.segmentation_folder import VOID
+from torchstone.data.vision.segmentation import SegmentationSplit
+from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
 from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
-Pair = tuple[Tensor, Tensor]
+ImagesAndMasks = tuple[Tensor, Tensor]
 
 
-class Move:
+class RandomAffine:
     """Mirrors in half of the cases, scales by a factor of `low` to `high`, cuts or places at random.
 
     A picture scaled up is cut to its old sides; one scaled down is placed anywhere in them. Pictures
@@ -34,7 +34,7 @@ class Move:
         images: Float[Tensor, "batch channels height width"],
         masks: Int64[Tensor, "batch height width"],
         draw: Draw,
-    ) -> Pair:
+    ) -> ImagesAndMasks:
         turn, size, right, down = draw(4).unbind(1)
         factor = self.low + size * (self.high - self.low)
         sign = torch.where(turn < 0.5, -1.0, 1.0) if self.mirror else torch.ones_like(turn)
@@ -51,12 +51,12 @@ class Move:
         grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
         moved = functional.grid_sample(images, grid, align_corners=False)
         # shifted, so that the zeros that enter are void
-        labels = (masks - VOID)[:, None].to(images.dtype)
+        labels = (masks - IGNORE_INDEX)[:, None].to(images.dtype)
         nearest = functional.grid_sample(labels, grid, mode="nearest", align_corners=False)
-        return moved, nearest[:, 0].long() + VOID
+        return moved, nearest[:, 0].long() + IGNORE_INDEX
 
 
-def from_name(name: str) -> Move | None:
+def make_augmentation(name: str) -> RandomAffine | None:
     """`none`, or some of `flip`, `scale0.5-2` (factors) and `shift0.1` (of the side), joined by `+`.
 
     Raises:
@@ -81,10 +81,10 @@ def from_name(name: str) -> Move | None:
             f"{name!r} cannot be done: scale takes two factors, the smaller first, above 0, and "
             "shift a share of the side below 1"
         )
-    return Move(mirror, low, high, shift)
+    return RandomAffine(mirror, low, high, shift)
 
 
-class SceneBatches:
+class SegmentationBatches:
     """Endless (pictures, masks): normalised float (share, 3, size, size), int64 (share, size, size).
 
     Order, shares and resuming are those of `batches.Batches`: each epoch is a permutation, `batch`
@@ -94,12 +94,12 @@ class SceneBatches:
 
     def __init__(
         self,
-        scenes: Scenes,
+        scenes: SegmentationSplit,
         batch: int,
         *,
         seed: int,
         metadata: dict,
-        augment: Move | None = None,
+        augment: RandomAffine | None = None,
         rank: int = 0,
         world_size: int = 1,
     ):
@@ -117,7 +117,7 @@ class SceneBatches:
         self,
     ) -> tuple[Float[Tensor, "share channels height width"], Int64[Tensor, "share height width"]]:
         pictures, labels = self.scenes.take(self.order.index(self.position))
-        images, masks = normalise(pictures, self.metadata), labels.long()
+        images, masks = normalize(pictures, self.metadata), labels.long()
         if self.augment:
             images, masks = self.augment(images, masks, self._draw)
         self.position += self.batch

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from torchstone.data.splits import SPLITS
+from torchstone.data.splits import SPLIT_NAMES
 from torchstone.data.vision.image_folder import SUFFIXES
-from torchstone.data.vision.preprocess import decode, readable
+from torchstone.data.vision.preprocess import decode, report_unreadable
 from torchstone.errors import BadInput
 
-VOID = 255  # the label of pixels that are nobody's: never trained on, never counted
+IGNORE_INDEX = 255  # the label of pixels that are nobody's: never trained on, never counted
 THREADS = min(8, os.cpu_count() or 1)
 LAYOUT = "give a folder with images/ and masks/, PNG masks with the names of the pictures"
 
 
 @dataclass(frozen=True)
-class Files:
+class SegmentationFiles:
     """Pairs of picture and mask on disk, decoded and fitted when asked for."""
 
     pairs: tuple[tuple[Path, Path], ...]
@@ -28,10 +28,10 @@ class Files:
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """uint8 (3, size, size) and (size, size): the shorter side fitted, then the centre cut out."""
         picture, mask = self.pairs[i]
-        with readable(str(picture)), Image.open(picture) as opened:
+        with report_unreadable(str(picture)), Image.open(picture) as opened:
             image = decode(opened, 3)
-        with readable(str(mask)), Image.open(mask) as opened:
-            labels = indices(opened, mask)
+        with report_unreadable(str(mask)), Image.open(mask) as opened:
+            labels = mask_indices(opened, mask)
         scale = self.size / min(image.size)
         box = (round(image.width * scale), round(image.height * scale))
         left, top = ((side - self.size) // 2 for side in box)
@@ -41,12 +41,12 @@ class Files:
         return np.ascontiguousarray(fitted.transpose(2, 0, 1)), cut
 
 
-def indices(image: Image.Image, file: Path) -> Image.Image:
+def mask_indices(image: Image.Image, file: Path) -> Image.Image:
     """A mask's indices as they stand in the file, whatever its palette shows."""
     if image.mode not in ("L", "P", "1"):
         raise BadInput(
             f"{file} is no index mask (its mode is {image.mode}): save an 8-bit PNG, grey or with a "
-            f"palette, whose values are the classes' numbers, {VOID} for none"
+            f"palette, whose values are the classes' numbers, {IGNORE_INDEX} for none"
         )
     # through the bare numbers: Pillow would turn a palette's indices into its colours
     return Image.fromarray(np.asarray(image).astype(np.uint8))
@@ -61,13 +61,13 @@ def read(
         BadInput: a picture without mask or the reverse, sides that differ, labels out of range.
     """
     places = {"train": folder}
-    given = {SPLITS[f.name]: f for f in sorted(folder.iterdir()) if f.name in SPLITS and f.is_dir()}
+    given = {SPLIT_NAMES[f.name]: f for f in sorted(folder.iterdir()) if f.name in SPLIT_NAMES and f.is_dir()}
     if "train" in given:
         places = given
     pairs: list[tuple[Path, Path]] = []
     rows = {}
     for split, place in places.items():
-        found = _pairs(place)
+        found = _find_pairs(place)
         rows[split] = np.arange(len(pairs), len(pairs) + len(found))
         pairs += found
     missing = 3 - len(rows)
@@ -77,26 +77,26 @@ def read(
             f"{missing} splits off: give at least {1 + missing}"
         )
     with ThreadPool(THREADS) as threads:
-        seen = threads.starmap(_labels, pairs)
-    names = _names(folder)
+        seen = threads.starmap(_mask_labels, pairs)
+    names = _class_names(folder)
     known = len(names) if names else 1 + max(int(labels.max(initial=0)) for labels in seen)
     for (_, mask), labels in zip(pairs, seen, strict=True):
         if len(labels) and labels.max() >= known:
             raise BadInput(
                 f"{mask} has the label {labels.max()}, but classes.txt names {known} classes, "
-                f"0 to {known - 1} ({VOID}: none)"
+                f"0 to {known - 1} ({IGNORE_INDEX}: none)"
             )
     if known < 2:
         raise BadInput(
             f"the masks in {folder} know one class only: give each class its number, 0 for "
-            f"background ({VOID} stands for pixels to leave out)"
+            f"background ({IGNORE_INDEX} stands for pixels to leave out)"
         )
     classes = names or ("background", *(f"class {i}" for i in range(1, known)))
     note = f"{folder.name}: {len(pairs)} pictures with masks, {known} classes"
     return pairs, rows, classes, note
 
 
-def _pairs(place: Path) -> list[tuple[Path, Path]]:
+def _find_pairs(place: Path) -> list[tuple[Path, Path]]:
     pictures, masks = place / "images", place / "masks"
     for wanted in (pictures, masks):
         if not wanted.is_dir():
@@ -126,21 +126,21 @@ def _by_stem(folder: Path, suffixes: set[str]) -> dict[str, Path]:
     return found
 
 
-def _labels(picture: Path, mask: Path) -> np.ndarray:
+def _mask_labels(picture: Path, mask: Path) -> np.ndarray:
     """The class numbers that a mask holds; its sides are its picture's."""
-    with readable(str(picture)), Image.open(picture) as opened:
+    with report_unreadable(str(picture)), Image.open(picture) as opened:
         sides = ImageOps.exif_transpose(opened).size if opened.getexif() else opened.size
-    with readable(str(mask)), Image.open(mask) as opened:
-        labels = np.unique(np.asarray(indices(opened, mask)))
+    with report_unreadable(str(mask)), Image.open(mask) as opened:
+        labels = np.unique(np.asarray(mask_indices(opened, mask)))
         if opened.size != sides:
             raise BadInput(
                 f"{mask} is {opened.width}x{opened.height}, its picture {sides[0]}x{sides[1]}: "
                 "a mask has its picture's sides"
             )
-    return labels[labels != VOID]
+    return labels[labels != IGNORE_INDEX]
 
 
-def _names(folder: Path) -> tuple[str, ...]:
+def _class_names(folder: Path) -> tuple[str, ...]:
     file = folder / "classes.txt"
     if not file.is_file():
         return ()
@@ -149,6 +149,6 @@ def _names(folder: Path) -> tuple[str, ...]:
     except ValueError:
         raise BadInput(f"{file} is no UTF-8 text: write one class a line") from None
     names = [name for name in names if name]
-    if len(set(names)) < len(names) or len(names) > VOID:
-        raise BadInput(f"{file} must name each class once, at most {VOID}: write one a line")
+    if len(set(names)) < len(names) or len(names) > IGNORE_INDEX:
+        raise BadInput(f"{file} must name each class once, at most {IGNORE_INDEX}: write one a line")
     return tuple(names)

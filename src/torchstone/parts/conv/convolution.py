@@ -89,7 +89,7 @@ def effective_kernel(kernel: int, rate: int) -> int:
     return kernel + (kernel - 1) * (rate - 1)
 
 
-def stuffed(weight: Float[Tensor, "outputs inputs k k2"], rate: int) -> Tensor:
+def zero_stuff(weight: Float[Tensor, "outputs inputs k k2"], rate: int) -> Tensor:
     """The kernel with `rate` − 1 zeros between its weights: a plain convolution with it is the dilated
     one with `weight` (Yu and Koltun 2015, arXiv:1511.07122)."""
     height, width = (effective_kernel(k, rate) for k in weight.shape[2:])
@@ -98,13 +98,13 @@ def stuffed(weight: Float[Tensor, "outputs inputs k k2"], rate: int) -> Tensor:
     return zeros
 
 
-def whole_eights(channels: float) -> int:
+def make_divisible(channels: float) -> int:
     """`channels` rounded to a multiple of 8 (half of it up), but not by more than 10 % down."""
     rounded = max(8, math.floor(channels / 8 + 0.5) * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8
 
 
-def strided(strides: Sequence[int], overall: int) -> list[int]:
+def reduce_strides(strides: Sequence[int], overall: int) -> list[int]:
     """`strides` with the first halvings left out, until their product is `overall`.
 
     How networks made for large pictures are given small ones: stride 8 for CIFAR's 32×32.

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.parts.conv.convolution import stuffed
+from torchstone.parts.conv.convolution import zero_stuff
 
 
-def dilated(block: Callable[..., Any], rates: Mapping[int, tuple[int, int]]) -> Callable[..., Any]:
+def dilate(block: Callable[..., Any], rates: Mapping[int, tuple[int, int]]) -> Callable[..., Any]:
     """`block` that keeps the grid in stages of the widths in `rates`: (its first block's, the others')."""
 
     def made(inputs: int, width: int, stride: int) -> nn.Module:
@@ -26,7 +26,7 @@ def dilated(block: Callable[..., Any], rates: Mapping[int, tuple[int, int]]) -> 
     return made
 
 
-class Stuffed(nn.Module):
+class ZeroStuffedConv(nn.Module):
     """A dilated convolution as a plain one whose kernel has zeros between its weights."""
 
     def __init__(self, layer: nn.Conv2d):
@@ -36,14 +36,14 @@ class Stuffed(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch inputs height width"]
     ) -> Float[Tensor, "batch outputs height width"]:
-        kernel = stuffed(self.weight, self.rate)
+        kernel = zero_stuff(self.weight, self.rate)
         return F.conv2d(x, kernel, padding=kernel.shape[-1] // 2)
 
 
-def without_holes(model: nn.Module) -> nn.Module:
+def undilate(model: nn.Module) -> nn.Module:
     """A copy with `Stuffed` in place of every dilated convolution."""
     copy = deepcopy(model)
     for name, layer in list(copy.named_modules()):
         if isinstance(layer, nn.Conv2d) and layer.dilation[0] > 1:
-            copy.set_submodule(name, Stuffed(layer))
+            copy.set_submodule(name, ZeroStuffedConv(layer))
     return copy

@@ -16,7 +16,7 @@ def local_response_norm(
     return nn.LocalResponseNorm(n, alpha * n, beta, k)
 
 
-def written_out(
+def local_response_norm_by_definition(
     a: Float[Tensor, "b maps h w"],
     n: int = 5,
     alpha: float = 1e-4,

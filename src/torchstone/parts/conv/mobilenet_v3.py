@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
-from torchstone.parts.conv.convolution import conv_norm_act, whole_eights
+from torchstone.parts.conv.convolution import conv_norm_act, make_divisible
 
 # table 1: kernel, expansion, outputs, squeeze-excitation, h-swish, stride
 TABLE = (
@@ -34,12 +34,12 @@ TABLE = (
 )
 LAST = 3  # blocks on the coarsest grid
 EARLY = 4  # the first block on an eighth of the picture, counted from the first layer as 0
-HEARD = (40, 960)  # channels of `maps`
+FEATURE_CHANNELS = (40, 960)  # channels of `maps`
 
 norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
 
 
-class Inverted(nn.Module):
+class InvertedResidual(nn.Module):
     """1×1 up, one filter a channel, squeeze-excitation, 1×1 down; plus the input where shapes agree.
 
     Args:
@@ -57,7 +57,7 @@ class Inverted(nn.Module):
             layers.append(conv_norm_act(inputs, wide, 1, norm=norm, act=act))
         layers.append(conv_norm_act(wide, wide, kernel, step, groups=wide, dilation=rate, norm=norm, act=act))
         if squeezes:
-            squeezed = whole_eights(wide / 4)
+            squeezed = make_divisible(wide / 4)
             layers.append(SqueezeExcitation(wide, squeezed, gate=F.hardsigmoid))
         layers.append(conv_norm_act(wide, outputs, 1, norm=norm, act=None))
         self.block = nn.Sequential(*layers)
@@ -69,18 +69,18 @@ class Inverted(nn.Module):
         return x + self.block(x) if self.adds else self.block(x)
 
 
-def body(channels: int = 3, rate: int = 1) -> nn.Sequential:
+def mobilenet_v3_backbone(channels: int = 3, rate: int = 1) -> nn.Sequential:
     """First layer, blocks, 1×1; a `rate` of 2 dilates the last blocks in place of the last halving."""
     layers: list[nn.Module] = [conv_norm_act(channels, 16, 3, 2, norm=norm, act=nn.Hardswish)]
     inputs = 16
     for place, row in enumerate(TABLE):
-        layers.append(Inverted(inputs, row, rate if place >= len(TABLE) - LAST else 1))
+        layers.append(InvertedResidual(inputs, row, rate if place >= len(TABLE) - LAST else 1))
         inputs = row[2]
     layers.append(conv_norm_act(inputs, 6 * inputs, 1, norm=norm, act=nn.Hardswish))
     return nn.Sequential(*layers)
 
 
-def maps(
+def backbone_features(
     net: nn.Sequential, images: Float[Tensor, "batch channels height width"]
 ) -> tuple[Float[Tensor, "batch 40 h w"], Float[Tensor, "batch 960 h2 w2"]]:
     """What `body` makes of pictures at an eighth of their sides, and at its end."""

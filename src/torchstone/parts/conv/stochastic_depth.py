@@ -28,6 +28,6 @@ class StochasticDepth(nn.Module):
         return f"rate={self.rate:.4g}"
 
 
-def growing(rate: float, blocks: int) -> list[float]:
+def linear_drop_rates(rate: float, blocks: int) -> list[float]:
     """Rates that rise evenly from 0 at the first block, stopping one step short of `rate`: p·i/n."""
     return [rate * i / blocks for i in range(blocks)]

@@ -35,14 +35,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.parts.conv.local_response_norm import local_response_norm, written_out
-from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.conv.local_response_norm import local_response_norm, local_response_norm_by_definition
+from torchstone.parts.facts import Fact, count_parameters, macs
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
@@ -190,7 +190,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     if recipe.size < least:
         raise BadInput(f"{recipe.variant} needs a size of {least} or more, not {recipe.size}")
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     model_config = {
         "num_classes": len(data.classes),
         "channels": data.metadata["channels"],
@@ -208,13 +208,13 @@ def unmade(variant: str) -> nn.Module:
 
 
 FACTS = [
-    Fact("alexnet parameters", lambda: parameters(unmade("alexnet")), 61_100_840),
+    Fact("alexnet parameters", lambda: count_parameters(unmade("alexnet")), 61_100_840),
     Fact(
         "alexnet multiply-accumulates",
         lambda: macs(unmade("alexnet"), (1, 3, 224, 224)),
         714_188_480,
     ),
-    Fact("alexnet_paper parameters", lambda: parameters(unmade("alexnet_paper")), 60_965_224),
+    Fact("alexnet_paper parameters", lambda: count_parameters(unmade("alexnet_paper")), 60_965_224),
     # conv1 105.4 M, conv2 223.9 M, conv3 149.5 M, conv4 112.1 M, conv5 74.8 M, full layers 58.6 M
     Fact(
         "alexnet_paper multiply-accumulates",
@@ -264,8 +264,8 @@ class WrittenOut(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         net = self.net
         x = F.conv2d(images, net.conv1.weight, net.conv1.bias, stride=4).clamp(min=0)
-        x = F.max_pool2d(written_out(x), 3, 2)
-        x = F.max_pool2d(written_out(halves(x, net.conv2, 2).clamp(min=0)), 3, 2)
+        x = F.max_pool2d(local_response_norm_by_definition(x), 3, 2)
+        x = F.max_pool2d(local_response_norm_by_definition(halves(x, net.conv2, 2).clamp(min=0)), 3, 2)
         x = F.conv2d(x, net.conv3.weight, net.conv3.bias, padding=1).clamp(min=0)
         x = halves(x, net.conv4, 1).clamp(min=0)
         x = F.max_pool2d(halves(x, net.conv5, 1).clamp(min=0), 3, 2)

@@ -35,17 +35,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.channel_attention import ChannelGate, SpatialGate
 from torchstone.parts.conv.shortcut import shortcut
-from torchstone.parts.facts import Fact, parameters
-from torchstone.references.resnet import convolve, norm, pairs
+from torchstone.parts.facts import Fact, count_parameters, parameter_facts
+from torchstone.references.resnet import convolve, norm, resnet_cases
 from torchstone.systems import Variant
-from torchstone.systems.convolutional.resnet import DEPTHS, PICTURE, TINY, ResNet, counted, small
+from torchstone.systems.convolutional.resnet import CIFAR_SHAPE, DEPTHS, IMAGENET_SHAPE, ResNet, cifar_resnet
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
@@ -163,8 +163,11 @@ class Bottleneck(nn.Module):
 BLOCKS = {18: Basic, 34: Basic, 50: Bottleneck, 101: Bottleneck}
 
 VARIANTS = {
-    **{f"cbam_resnet{n}": Variant(partial(ResNet, block, DEPTHS[n]), PICTURE) for n, block in BLOCKS.items()},
-    "cbam_resnet20_cifar": Variant(small(20, partial(Basic, option="A", least=8)), TINY),
+    **{
+        f"cbam_resnet{n}": Variant(partial(ResNet, block, DEPTHS[n]), IMAGENET_SHAPE)
+        for n, block in BLOCKS.items()
+    },
+    "cbam_resnet20_cifar": Variant(cifar_resnet(20, partial(Basic, option="A", least=8)), CIFAR_SHAPE),
 }
 
 # the authors' names for the parts of the module, and ours
@@ -189,7 +192,7 @@ def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     model_config = {
         "num_classes": len(data.classes),
         "channels": recipe.channels,
@@ -210,16 +213,16 @@ COUNTS = {
 }
 
 FACTS = [
-    *counted(VARIANTS, COUNTS),
-    Fact("map of places, per block", lambda: parameters(SpatialGate(7)), 2 * 7**2 + 2),
+    *parameter_facts(VARIANTS, COUNTS),
+    Fact("map of places, per block", lambda: count_parameters(SpatialGate(7)), 2 * 7**2 + 2),
 ]
 
 
 def reference():
     """The same weights through the equations written out; there is no library to ask."""
     for variant, (make, shape) in VARIANTS.items():
-        side = 40 if shape == PICTURE else 16
-        yield from pairs(variant, make, None, published, side=side, gate=attended)
+        side = 40 if shape == IMAGENET_SHAPE else 16
+        yield from resnet_cases(variant, make, None, published, side=side, gate=attended)
 
 
 def attended(y: Tensor, block: Any) -> Tensor:

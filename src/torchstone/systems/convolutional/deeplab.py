@@ -40,7 +40,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.segmentation import load_scenes
+from torchstone.data.vision.segmentation import load_segmentation
 from torchstone.engine import parallel, rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
@@ -48,9 +48,9 @@ from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.parts.conv import mobilenet_v3
 from torchstone.parts.conv.convolution import conv_norm_act
-from torchstone.parts.conv.dilated import dilated, without_holes
-from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.references.resnet import pairs
+from torchstone.parts.conv.dilated import dilate, undilate
+from torchstone.parts.facts import Fact, count_parameters, macs
+from torchstone.references.resnet import resnet_cases
 from torchstone.systems import Variant
 from torchstone.systems.convolutional.resnet import DEPTHS, Basic, Bottleneck, ResNet
 from torchstone.tasks.vision.segment import evaluate, explain, predict, segment
@@ -177,7 +177,7 @@ def residual(net: Any, images: Tensor) -> tuple[Tensor, Tensor]:
 def resnet(layers: int, num_classes: int = 21, aux: bool = True, head: Callable = deeplab_head) -> Segmenter:
     """Stages three and four at the second's grid, an eighth of the picture."""
     # a stage's first block still reads the grid as the stage before left it
-    backbone = ResNet(dilated(Bottleneck, {256: (1, 2), 512: (2, 4)}), DEPTHS[layers])
+    backbone = ResNet(dilate(Bottleneck, {256: (1, 2), 512: (2, 4)}), DEPTHS[layers])
     del backbone.fc
     extra = fcn_head(1024, num_classes) if aux else None
     return Segmenter(backbone, residual, head(2048, num_classes), extra)
@@ -185,7 +185,7 @@ def resnet(layers: int, num_classes: int = 21, aux: bool = True, head: Callable 
 
 def small(num_classes: int = 5, aux: bool = False) -> Segmenter:
     """Three stages on the whole, the half and the half grid."""
-    block = dilated(Basic, {64: (1, 2)})
+    block = dilate(Basic, {64: (1, 2)})
     backbone = ResNet(block, (1, 2, 2), widths=(16, 32, 64), stem="cifar")
     del backbone.fc
     head = deeplab_head(64, num_classes, (2, 4, 8), 32)
@@ -194,10 +194,10 @@ def small(num_classes: int = 5, aux: bool = False) -> Segmenter:
 
 def mobilenet(num_classes: int = 21, aux: bool = True) -> Segmenter:
     """The last three blocks at rate 2, on a sixteenth of the picture."""
-    heard, outputs = mobilenet_v3.HEARD
+    heard, outputs = mobilenet_v3.FEATURE_CHANNELS
     extra = fcn_head(heard, num_classes) if aux else None
     head = deeplab_head(outputs, num_classes)
-    return Segmenter(mobilenet_v3.body(rate=2), mobilenet_v3.maps, head, extra)
+    return Segmenter(mobilenet_v3.mobilenet_v3_backbone(rate=2), mobilenet_v3.backbone_features, head, extra)
 
 
 PICTURE = (3, 520, 520)
@@ -222,7 +222,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
             "the mean over places: give at least 2 for each micro-batch and process"
         )
     device = select_device(recipe.device)
-    data = load_scenes(recipe.data, size=recipe.size, device=device)
+    data = load_segmentation(recipe.data, size=recipe.size, device=device)
     model_config = {"num_classes": len(data.classes)}
     rng.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
@@ -253,11 +253,11 @@ def both_heads(variant: str) -> int:
 
 
 FACTS = [
-    *(Fact(f"{v} parameters", lambda v=v: parameters(unmade(v)), n) for v, (n, _) in COUNTS.items()),
+    *(Fact(f"{v} parameters", lambda v=v: count_parameters(unmade(v)), n) for v, (n, _) in COUNTS.items()),
     *(
         Fact(
             f"{v} parameters without the auxiliary head",
-            lambda v=v: parameters(unmade(v, aux=False)),
+            lambda v=v: count_parameters(unmade(v, aux=False)),
             n,
         )
         for v, n in ALONE.items()
@@ -285,7 +285,7 @@ def reference():
             return model
 
         mobile, make_ours = "mobile" in variant, VARIANTS[variant].make
-        for pair in pairs(variant, make_ours, theirs, published, side=96 if mobile else 48):
+        for pair in resnet_cases(variant, make_ours, theirs, published, side=96 if mobile else 48):
             models: Any = pair[:2]
             for model in models:
                 named(model, variant).aux_classifier.requires_grad_(model.training)
@@ -297,7 +297,7 @@ def reference():
     images = torch.randn(2, 3, 24, 24, dtype=torch.float64)
     for training in (False, True):
         one = small(10, aux=training).double().train(training)
-        yield named(one, "deeplab_small"), without_holes(one), images
+        yield named(one, "deeplab_small"), undilate(one), images
     one, other = ASPP(4, (12, 24, 36), 256).double(), zoo.deeplabv3.ASPP(4, [12, 24, 36]).double()
     one.load_state_dict(other.state_dict())
     yield one, other, torch.randn(2, 4, 40, 40, dtype=torch.float64)

@@ -37,15 +37,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
-from torchstone.parts.conv.convolution import SamePadding, conv_norm_act, strided, whole_eights
-from torchstone.parts.conv.stochastic_depth import StochasticDepth, growing
-from torchstone.parts.facts import Fact, ParityCase, macs, parameters
+from torchstone.parts.conv.convolution import SamePadding, conv_norm_act, make_divisible, reduce_strides
+from torchstone.parts.conv.stochastic_depth import StochasticDepth, linear_drop_rates
+from torchstone.parts.facts import Fact, ParityCase, count_parameters, macs
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
@@ -129,8 +129,8 @@ def table(width: float, depth: float) -> list[Stage]:
     """B0's stages, scaled."""
     return [
         stage._replace(
-            inputs=whole_eights(stage.inputs * width),
-            outputs=whole_eights(stage.outputs * width),
+            inputs=make_divisible(stage.inputs * width),
+            outputs=make_divisible(stage.outputs * width),
             repeats=math.ceil(stage.repeats * depth),
         )
         for stage in B0
@@ -142,7 +142,7 @@ class Block(nn.Module):
 
     def __init__(self, stage: Stage, layer: Callable[..., nn.Module], *, gate: bool, drop: float):
         super().__init__()
-        wide = whole_eights(stage.inputs * stage.expansion)
+        wide = make_divisible(stage.inputs * stage.expansion)
         layers: list[nn.Module] = []
         if stage.expansion != 1:
             layers.append(layer(stage.inputs, wide, 1))
@@ -193,8 +193,8 @@ class EfficientNet(nn.Module):
             convolution=SamePadding if lite else nn.Conv2d,
         )
         stages = table(width, depth)
-        first, *strides = strided([2, *(stage.stride for stage in stages)], stride)
-        rates = iter(growing(drop_branches, sum(stage.repeats for stage in stages)))
+        first, *strides = reduce_strides([2, *(stage.stride for stage in stages)], stride)
+        rates = iter(linear_drop_rates(drop_branches, sum(stage.repeats for stage in stages)))
         layers: list[nn.Module] = [layer(channels, stages[0].inputs, 3, first)]
         for stage, step in zip(stages, strides, strict=True):
             blocks = []
@@ -262,7 +262,7 @@ VARIANTS = {
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     names = ("channels", "stride", "dropout", "drop_branches", "width", "depth")
     model_config = {n: value for n in names if (value := getattr(recipe, n)) is not None}
     model_config["num_classes"] = len(data.classes)
@@ -289,8 +289,8 @@ COUNTS = {
 # fmt: on
 
 FACTS = [
-    Fact(f"{LITE} parameters", lambda: parameters(meta(LITE)), 4_652_008),  # the published file's
-    *(Fact(f"{v} parameters", lambda v=v: parameters(meta(v)), n) for v, (n, _) in COUNTS.items()),
+    Fact(f"{LITE} parameters", lambda: count_parameters(meta(LITE)), 4_652_008),  # the published file's
+    *(Fact(f"{v} parameters", lambda v=v: count_parameters(meta(v)), n) for v, (n, _) in COUNTS.items()),
     *(
         Fact(f"{v} multiply-accumulates", lambda v=v: macs(meta(v), (1, *VARIANTS[v].shape)), n)
         for v, (_, n) in COUNTS.items()

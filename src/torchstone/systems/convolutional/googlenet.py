@@ -33,15 +33,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.parts.conv.branches import Branches
-from torchstone.parts.conv.local_response_norm import local_response_norm, written_out
-from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.conv.local_response_norm import local_response_norm, local_response_norm_by_definition
+from torchstone.parts.facts import Fact, count_parameters, macs
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
@@ -216,7 +216,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     if not least <= size <= most:
         raise BadInput(f"{variant} needs a size of {least} to {most}, not {size}")
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     model_config = {"num_classes": len(data.classes), "channels": data.metadata["channels"]}
     rng.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
@@ -232,7 +232,7 @@ def unmade(variant: str) -> nn.Module:
 def counts(variant: str) -> tuple[int, ...]:
     """Parameters: in all, of the main network, and of each auxiliary classifier."""
     model = unmade(variant)
-    total, *heads = (parameters(model.get_submodule(name)) for name in ("", "aux1", "aux2"))
+    total, *heads = (count_parameters(model.get_submodule(name)) for name in ("", "aux1", "aux2"))
     return total, total - sum(heads), *heads
 
 
@@ -308,8 +308,8 @@ class WrittenOut(nn.Module):
         def halved(x):  # the last 3×3 may reach past the edge of an even side
             return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-torch.inf), 3, 2)
 
-        x = written_out(halved(conv(images, net.conv1, 2)))
-        x = halved(written_out(conv(conv(x, net.conv2), net.conv3)))
+        x = local_response_norm_by_definition(halved(conv(images, net.conv1, 2)))
+        x = halved(local_response_norm_by_definition(conv(conv(x, net.conv2), net.conv3)))
         x = module(halved(module(module(x, "3a"), "3b")), "4a")
         answers = [heard(x, net.aux1)] if self.training else []
         x = module(module(module(x, "4b"), "4c"), "4d")

@@ -36,12 +36,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
-from torchstone.parts.facts import Fact, layers, macs, parameters
+from torchstone.parts.facts import Fact, count_parameters, layers, macs
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
@@ -245,7 +245,7 @@ VARIANTS = {"lenet5": Variant(LeNet5, SHAPE), "lenet5_paper": Variant(LeNet5Pape
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=32, channels=1, device=device)
+    data = load_images(recipe.data, size=32, channels=1, device=device)
     model_config = {"num_classes": len(data.classes), "channels": data.metadata["channels"]}
     rng.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
@@ -254,12 +254,12 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 
 FACTS = [
-    Fact("lenet5 parameters", lambda: parameters(LeNet5()), 61_706),
+    Fact("lenet5 parameters", lambda: count_parameters(LeNet5()), 61_706),
     Fact("lenet5 multiply-accumulates", lambda: macs(LeNet5(), (1, 1, 32, 32)), 416_520),
-    Fact("lenet5_paper trainable parameters", lambda: parameters(LeNet5Paper()), 60_000),
+    Fact("lenet5_paper trainable parameters", lambda: count_parameters(LeNet5Paper()), 60_000),
     Fact(
         "lenet5_paper layer by layer",
-        lambda: {name: n for name, m in layers(LeNet5Paper()) if (n := parameters(m))},
+        lambda: {name: n for name, m in layers(LeNet5Paper()) if (n := count_parameters(m))},
         {"c1": 156, "s2": 12, "c3": 1_516, "s4": 32, "c5": 48_120, "f6": 10_164},
     ),
     Fact("connections of C3 (paper: 60 pairs of maps)", lambda: int(connections().sum()), 60),

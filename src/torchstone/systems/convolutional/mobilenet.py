@@ -35,7 +35,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
@@ -43,11 +43,11 @@ from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.convolution import (
     conv_norm_act,
     depthwise_separable,
+    make_divisible,
+    reduce_strides,
     separable_cost,
-    strided,
-    whole_eights,
 )
-from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.facts import Fact, count_parameters, macs
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
@@ -136,7 +136,7 @@ class MobileNetV1(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        first, *strides = strided([2, *(stride for _, stride in V1)], stride)
+        first, *strides = reduce_strides([2, *(stride for _, stride in V1)], stride)
         widths = [int(outputs * width) for outputs in (32, *(outputs for outputs, _ in V1))]
         self.features = nn.Sequential(
             conv_norm_act(channels, widths[0], 3, first, act=relu6),
@@ -182,11 +182,11 @@ class MobileNetV2(nn.Module):
         dropout: float = 0.2,
     ):
         super().__init__()
-        first, *strides = strided([2, *(row[3] for row in V2)], stride)
-        before, last = whole_eights(32 * width), whole_eights(1280 * max(1.0, width))
+        first, *strides = reduce_strides([2, *(row[3] for row in V2)], stride)
+        before, last = make_divisible(32 * width), make_divisible(1280 * max(1.0, width))
         layers: list[nn.Module] = [conv_norm_act(channels, before, 3, first, act=relu6)]
         for (expansion, outputs, repeats, _), step in zip(V2, strides, strict=True):
-            after = whole_eights(outputs * width)
+            after = make_divisible(outputs * width)
             for repeat in range(repeats):
                 layers.append(InvertedResidual(before, after, 1 if repeat else step, expansion))
                 before = after
@@ -244,7 +244,7 @@ VARIANTS = {
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     model_config = {name: getattr(recipe, name) for name in ("channels", "stride", "dropout")}
     model_config["num_classes"] = len(data.classes)
     rng.seed(recipe.seed)
@@ -266,7 +266,7 @@ COUNTS = {
 }
 
 FACTS = [
-    *(Fact(f"{v} parameters", lambda v=v: parameters(meta(v)), n) for v, (n, _) in COUNTS.items()),
+    *(Fact(f"{v} parameters", lambda v=v: count_parameters(meta(v)), n) for v, (n, _) in COUNTS.items()),
     *(
         Fact(f"{v} multiply-accumulates", lambda v=v: macs(meta(v), (1, 3, 224, 224)), n)
         for v, (_, n) in COUNTS.items()

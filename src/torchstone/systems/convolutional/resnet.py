@@ -38,14 +38,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.shortcut import shortcut
-from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.references.resnet import pairs
+from torchstone.parts.facts import parameter_facts
+from torchstone.references.resnet import resnet_cases
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
@@ -211,21 +211,21 @@ DEPTHS = {
 }
 SMALL = {"widths": (16, 32, 64), "stem": "cifar", "num_classes": 10}
 LAYERS = (20, 32, 44, 56, 110)  # 6n + 2
-PICTURE, TINY = (3, 224, 224), (3, 32, 32)
+IMAGENET_SHAPE, CIFAR_SHAPE = (3, 224, 224), (3, 32, 32)
 
 
-def small(layers: int, block: Callable[[int, int, int], Any]) -> partial:
+def cifar_resnet(layers: int, block: Callable[[int, int, int], Any]) -> partial:
     """A network for CIFAR of 6n + 2 layers."""
     return partial(ResNet, block, (layers // 6,) * 3, **SMALL)
 
 
 VARIANTS = {
-    **{f"resnet{n}": Variant(partial(ResNet, Basic, DEPTHS[n]), PICTURE) for n in (18, 34)},
-    **{f"resnet{n}": Variant(partial(ResNet, Bottleneck, DEPTHS[n]), PICTURE) for n in (50, 101, 152)},
-    "resnet50_paper": Variant(partial(ResNet, partial(Bottleneck, halve=1), DEPTHS[50]), PICTURE),
-    **{f"resnet{n}_cifar": Variant(small(n, partial(Basic, option="A")), TINY) for n in LAYERS},
-    **{f"resnet{n}_cifar_b": Variant(small(n, Basic), TINY) for n in LAYERS},
-    "resnet18_cifar": Variant(partial(ResNet, Basic, DEPTHS[18], stem="cifar", num_classes=10), TINY),
+    **{f"resnet{n}": Variant(partial(ResNet, Basic, DEPTHS[n]), IMAGENET_SHAPE) for n in (18, 34)},
+    **{f"resnet{n}": Variant(partial(ResNet, Bottleneck, DEPTHS[n]), IMAGENET_SHAPE) for n in (50, 101, 152)},
+    "resnet50_paper": Variant(partial(ResNet, partial(Bottleneck, halve=1), DEPTHS[50]), IMAGENET_SHAPE),
+    **{f"resnet{n}_cifar": Variant(cifar_resnet(n, partial(Basic, option="A")), CIFAR_SHAPE) for n in LAYERS},
+    **{f"resnet{n}_cifar_b": Variant(cifar_resnet(n, Basic), CIFAR_SHAPE) for n in LAYERS},
+    "resnet18_cifar": Variant(partial(ResNet, Basic, DEPTHS[18], stem="cifar", num_classes=10), CIFAR_SHAPE),
 }
 
 
@@ -242,7 +242,7 @@ def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     model_config = {
         "num_classes": len(data.classes),
         "channels": recipe.channels,
@@ -275,28 +275,7 @@ COUNTS = {
 }
 
 
-def counted(variants: dict[str, Variant], counts: dict[str, tuple[int, int]]) -> list[Fact]:
-    """Two facts a variant, measured without memory for the weights."""
-
-    def meta(variant: str) -> nn.Module:
-        with torch.device("meta"):
-            return variants[variant].make()
-
-    facts = []
-    for variant, (weights, products) in counts.items():
-        shape = (1, *variants[variant].shape)
-        facts += [
-            Fact(f"{variant} parameters", lambda v=variant: parameters(meta(v)), weights),
-            Fact(
-                f"{variant} multiply-accumulates",
-                lambda v=variant, s=shape: macs(meta(v), s),
-                products,
-            ),
-        ]
-    return facts
-
-
-FACTS = counted(VARIANTS, COUNTS)
+FACTS = parameter_facts(VARIANTS, COUNTS)
 
 
 def reference():
@@ -308,6 +287,6 @@ def reference():
     for variant, (make, shape) in VARIANTS.items():
         large = variant in ("resnet101", "resnet152")  # in float64 they take 3 GB
         precision = torch.float32 if large else torch.float64
-        side = 40 if shape == PICTURE else 16
+        side = 40 if shape == IMAGENET_SHAPE else 16
         theirs = makers.get(variant)
-        yield from pairs(variant, make, theirs, published, side=side, dtype=precision)
+        yield from resnet_cases(variant, make, theirs, published, side=side, dtype=precision)

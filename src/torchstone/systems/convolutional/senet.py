@@ -35,17 +35,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.conv.shortcut import shortcut
-from torchstone.parts.facts import Fact
-from torchstone.references.resnet import pairs
+from torchstone.parts.facts import Fact, parameter_facts
+from torchstone.references.resnet import resnet_cases
 from torchstone.systems import Variant
-from torchstone.systems.convolutional.resnet import DEPTHS, PICTURE, TINY, ResNet, counted, small
+from torchstone.systems.convolutional.resnet import CIFAR_SHAPE, DEPTHS, IMAGENET_SHAPE, ResNet, cifar_resnet
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
@@ -164,14 +164,14 @@ SHALLOW, DEEP = (18, 34), (50, 101, 152)
 
 
 def caffe(block, layers: int) -> Variant:
-    return Variant(partial(ResNet, block, DEPTHS[layers], stem="caffe"), PICTURE)
+    return Variant(partial(ResNet, block, DEPTHS[layers], stem="caffe"), IMAGENET_SHAPE)
 
 
 VARIANTS = {
     **{f"seresnet{n}": caffe(RECTIFIED, n) for n in SHALLOW},
-    **{f"seresnet{n}": Variant(partial(ResNet, Bottleneck, DEPTHS[n]), PICTURE) for n in DEEP},
+    **{f"seresnet{n}": Variant(partial(ResNet, Bottleneck, DEPTHS[n]), IMAGENET_SHAPE) for n in DEEP},
     **{f"seresnet{n}_paper": caffe(PAPER, n) for n in DEEP},
-    "seresnet20_cifar": Variant(small(20, partial(Basic, option="A", least=8)), TINY),
+    "seresnet20_cifar": Variant(cifar_resnet(20, partial(Basic, option="A", least=8)), CIFAR_SHAPE),
 }
 
 
@@ -187,7 +187,7 @@ def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     model_config = {
         "num_classes": len(data.classes),
         "channels": recipe.channels,
@@ -225,7 +225,7 @@ def added() -> int:
 
 
 FACTS = [
-    *counted(VARIANTS, COUNTS),
+    *parameter_facts(VARIANTS, COUNTS),
     Fact("seresnet50: what the gates add to resnet50", added, 28_088_024 - 25_557_032),
 ]
 
@@ -241,14 +241,14 @@ def reference():
 
     for variant, (make, _) in VARIANTS.items():
         if variant == "seresnet20_cifar":
-            yield from pairs(variant, make, None, published, side=16, gate=excited)
+            yield from resnet_cases(variant, make, None, published, side=16, gate=excited)
             continue
         large = "101" in variant or "152" in variant  # in float64 they take 3 GB
         precision = torch.float32 if large else torch.float64
-        yield from pairs(variant, make, theirs(variant), published, dtype=precision)
+        yield from resnet_cases(variant, make, theirs(variant), published, dtype=precision)
     first = "seresnet18"
     make = VARIANTS[first].make
-    yield from pairs(first, make, theirs(first), published, side=64, dtype=torch.float32)
+    yield from resnet_cases(first, make, theirs(first), published, side=64, dtype=torch.float32)
 
 
 def excited(y: Tensor, block: Any) -> Tensor:

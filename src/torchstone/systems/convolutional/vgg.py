@@ -32,13 +32,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.facts import Fact, count_parameters, macs
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
@@ -179,7 +179,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     if recipe.size < 32:
         raise BadInput(f"{recipe.variant} needs a size of 32 or more, not {recipe.size}")
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     model_config = {"num_classes": len(data.classes), "channels": data.metadata["channels"]}
     if recipe.variant != "vgg16_bn_cifar":
         model_config["hidden"] = recipe.hidden
@@ -212,7 +212,7 @@ FACTS = [
     fact
     for variant, (count, products) in PUBLISHED.items()
     for fact in (
-        Fact(f"{variant} parameters", lambda v=variant: parameters(unmade(v)), count),
+        Fact(f"{variant} parameters", lambda v=variant: count_parameters(unmade(v)), count),
         Fact(
             f"{variant} multiply-accumulates",
             lambda v=variant: macs(unmade(v), (1, *VARIANTS[v].shape)),

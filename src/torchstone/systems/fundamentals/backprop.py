@@ -39,11 +39,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import parallel, rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
-from torchstone.parts.facts import Fact, parameters
+from torchstone.parts.facts import Fact, count_parameters
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
@@ -211,7 +211,7 @@ class Learner:
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=1, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=1, device=device)
     model_config = {
         "num_classes": len(data.classes),
         "features": recipe.size**2,
@@ -259,9 +259,9 @@ def finite_differences(activation: str, output: str, loss: str, h: float = 1e-6)
 
 
 FACTS = [
-    Fact("parameters of 784-30-10", lambda: parameters(Backprop()), 23_860),
-    Fact("parameters of 784-100-10", lambda: parameters(Backprop(widths=(100,))), 79_510),
-    Fact("parameters of 784-300-10", lambda: parameters(Backprop(widths=(300,))), 238_510),
+    Fact("parameters of 784-30-10", lambda: count_parameters(Backprop()), 23_860),
+    Fact("parameters of 784-100-10", lambda: count_parameters(Backprop(widths=(100,))), 79_510),
+    Fact("parameters of 784-300-10", lambda: count_parameters(Backprop(widths=(300,))), 238_510),
     Fact(
         "furthest from finite differences, all activations, outputs and losses",
         lambda: max(finite_differences(*each) for each in COMBINATIONS),

@@ -34,12 +34,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
-from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.facts import Fact, count_parameters, macs
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
@@ -141,7 +141,7 @@ VARIANTS = {"mlp": Variant(MLP, (1, 28, 28))}
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=1, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=1, device=device)
     model_config = {
         "num_classes": len(data.classes),
         "features": recipe.size**2,
@@ -176,7 +176,7 @@ class watched:
 def count(*widths: int) -> int:
     """Parameters of the network 784-widths-10."""
     with torch.device("meta"):
-        return parameters(MLP(widths=widths))
+        return count_parameters(MLP(widths=widths))
 
 
 def spread(how: str, fan_in: int = 600, fan_out: int = 300) -> float:

@@ -33,12 +33,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from torchstone.data.tabular.dataset import Table, is_table, load_table
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import parallel, rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, parameters
+from torchstone.parts.facts import Fact, count_parameters
 from torchstone.systems import Variant
 from torchstone.tasks import tabular
 from torchstone.tasks.vision import classify
@@ -198,7 +198,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
             x, _ = data.part("train")
             mean, std = x.mean(0), x.std(0, correction=0).clamp(min=1e-12)
     else:
-        data = load_pictures(recipe.data, size=recipe.size, channels=1, device=device)
+        data = load_images(recipe.data, size=recipe.size, channels=1, device=device)
         features = recipe.size**2
     model_config = {"num_classes": len(data.classes), "features": features}
     rng.seed(recipe.seed)
@@ -206,7 +206,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     rule, update = learner(model, recipe, mean, std)
     same: dict[str, Any] = {"model_config": model_config, "loss": criterion, "update": update}
     if isinstance(data, Table):
-        run = tabular.tabular(model, recipe, data, **same)
+        run = tabular.classify_table(model, recipe, data, **same)
     else:
         run = classify.classify(model, recipe, data, **same)
     run.state["rule"] = rule
@@ -264,7 +264,7 @@ def exclusive_or() -> list[int]:
 
 
 FACTS = [
-    Fact("parameters, 10 classes of 8×8 pictures", lambda: parameters(Perceptron()), 650),
+    Fact("parameters, 10 classes of 8×8 pictures", lambda: count_parameters(Perceptron()), 650),
     Fact(
         "iris, setosa or not: mistakes of each epoch",
         lambda: learn(*setosa(), 5)[1],

@@ -33,12 +33,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.plots.sample_grid import centred, unit
 from torchstone.systems import Variant
 from torchstone.systems.convolutional import lenet5
@@ -179,7 +179,7 @@ VARIANTS = {
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
     size = 8 if recipe.variant == "cgan_digits" else 28
-    data = load_pictures(recipe.data, size=size, channels=1, device=device)
+    data = load_images(recipe.data, size=size, channels=1, device=device)
     model_config: dict[str, Any] = {"classes": len(data.classes), "size": size}
     rng.seed(recipe.seed)
     if recipe.variant == "cgan_paper":
@@ -199,12 +199,12 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 
 FACTS = [
-    Fact("cgan_paper generator's parameters", lambda: parameters(PaperGenerator()), 2_413_984),
-    Fact("cgan_paper critic's parameters", lambda: parameters(PaperCritic()), 1_224_351),
+    Fact("cgan_paper generator's parameters", lambda: count_parameters(PaperGenerator()), 2_413_984),
+    Fact("cgan_paper critic's parameters", lambda: count_parameters(PaperCritic()), 1_224_351),
     Fact("what the label adds to cgan's generator: classes × 128 filters of 7×7",
-         lambda: parameters(Generator()) - parameters(dcgan.Generator(100, **SMALL)), 10 * 128 * 49),
+         lambda: count_parameters(Generator()) - count_parameters(dcgan.Generator(100, **SMALL)), 10 * 128 * 49),
     Fact("what it adds to cgan's critic: classes × 64 filters of 4×4",
-         lambda: parameters(Critic()) - parameters(dcgan.Critic(**SMALL)), 10 * 64 * 16),
+         lambda: count_parameters(Critic()) - count_parameters(dcgan.Critic(**SMALL)), 10 * 64 * 16),
 ]  # fmt: skip
 
 

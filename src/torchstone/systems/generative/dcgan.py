@@ -38,13 +38,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput, did_you_mean
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.gan.spectral_norm import spectral
 from torchstone.plots.sample_grid import centred
 from torchstone.systems import Variant
@@ -191,7 +191,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
     model_config = SIZES[recipe.variant] | {"width": recipe.width}
     size, channels = model_config["size"], model_config["channels"]
-    data = load_pictures(recipe.data, size=size, channels=channels, device=device)
+    data = load_images(recipe.data, size=size, channels=channels, device=device)
     rng.seed(recipe.seed)
     model = Generator(**model_config).to(device)
     critic = Critic(**model_config, norm=recipe.critic_norm).to(device)
@@ -202,8 +202,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 
 FACTS = [
-    Fact("dcgan generator's parameters", lambda: parameters(Generator()), 3_576_704),
-    Fact("dcgan critic's parameters", lambda: parameters(Critic()), 2_765_568),
+    Fact("dcgan generator's parameters", lambda: count_parameters(Generator()), 3_576_704),
+    Fact("dcgan critic's parameters", lambda: count_parameters(Critic()), 2_765_568),
     Fact("grids of 64×64 (the paper's figure 1)", lambda: grids(64), [4, 8, 16, 32, 64]),
 ]
 

@@ -58,7 +58,7 @@ from torchstone.parts.diffusion.process import Process
 from torchstone.parts.diffusion.text_encoder import Reader, Sketch, mean
 from torchstone.parts.diffusion.unet_blocks import Attend, Block, waves
 from torchstone.parts.diffusion.unet_stages import downwards, upwards
-from torchstone.parts.facts import Fact, ParityCase, macs, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters, macs
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 from torchstone.systems import Variant
 from torchstone.systems.convolutional import lenet5
@@ -292,7 +292,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield diffuse(model, recipe, given, lenet5)
 
 
-def count(variant: str, of: Callable[[nn.Module], int] = parameters) -> int:
+def count(variant: str, of: Callable[[nn.Module], int] = count_parameters) -> int:
     with torch.device("meta"):  # counted without memory for the weights
         return of(VARIANTS[variant].make())
 

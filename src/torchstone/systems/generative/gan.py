@@ -37,12 +37,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.gan.losses import GAMES
 from torchstone.plots.sample_grid import unit
 from torchstone.systems import Variant
@@ -155,7 +155,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
     model_config, theirs = SIZES[recipe.variant]
     size = model_config["size"]
-    data = load_pictures(recipe.data, size=size, channels=1, device=device)
+    data = load_images(recipe.data, size=size, channels=1, device=device)
     rng.seed(recipe.seed)
     model, critic = Generator(**model_config).to(device), Critic(**theirs, size=size).to(device)
     yield adversarial(
@@ -170,8 +170,8 @@ def at_equilibrium(game: str) -> float:
 
 
 FACTS = [
-    Fact("generator's parameters (the code published)", lambda: parameters(Generator()), 2_503_984),
-    Fact("critic's parameters (the code published)", lambda: parameters(Critic()), 1_231_441),
+    Fact("generator's parameters (the code published)", lambda: count_parameters(Generator()), 2_503_984),
+    Fact("critic's parameters (the code published)", lambda: count_parameters(Critic()), 1_231_441),
     Fact("value at the optimum: −log 4 (theorem 1)", lambda: at_equilibrium("minimax"), -math.log(4), 1e-12),
 ]  # fmt: skip
 

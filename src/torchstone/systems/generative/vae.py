@@ -47,13 +47,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.vae.elbo import divergence, drawn, importance, log_weights, on_or_off, paid
 from torchstone.systems import Variant
 from torchstone.systems.convolutional import lenet5
@@ -226,7 +226,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     make: Any = VARIANTS[recipe.variant].make
     channels, size, _ = VARIANTS[recipe.variant].shape
     latent = make.keywords.get("latent", 20) if recipe.latent is None else recipe.latent
-    data = load_pictures(recipe.data, size=size, channels=channels, device=device)
+    data = load_images(recipe.data, size=size, channels=channels, device=device)
     rng.seed(recipe.seed)
     model = make(latent=latent).to(device)
     model.begin(everything(data.train).float().mean(0) / 255)
@@ -235,7 +235,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 def count(variant: str) -> int:
     with torch.device("meta"):
-        return parameters(VARIANTS[variant].make())
+        return count_parameters(VARIANTS[variant].make())
 
 
 def closed_form() -> float:

@@ -41,7 +41,7 @@ from torchstone.engine.run import Run
 from torchstone.envs.replay_buffer import Rows
 from torchstone.envs.replay_stream import Drawn
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.rl.exploration import Noisy
 from torchstone.parts.rl.target_network import follow, follower
 from torchstone.systems import Variant
@@ -258,7 +258,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 def count(part: str, variant: str = "ddpg", **model_config) -> int:
     with torch.device("meta"):
-        return parameters(getattr(VARIANTS[variant].make(**model_config), part))
+        return count_parameters(getattr(VARIANTS[variant].make(**model_config), part))
 
 
 FACTS = [

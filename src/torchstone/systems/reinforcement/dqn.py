@@ -45,7 +45,7 @@ from torchstone.engine.run import Run
 from torchstone.envs.replay_buffer import Rows
 from torchstone.envs.replay_stream import Drawn
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.rl.exploration import EpsilonGreedy, falling
 from torchstone.parts.rl.q_learning import taken, target
 from torchstone.parts.rl.target_network import follow, follower
@@ -281,7 +281,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 def count(variant: str, **model_config) -> int:
     with torch.device("meta"):
-        return parameters(VARIANTS[variant].make(**model_config))
+        return count_parameters(VARIANTS[variant].make(**model_config))
 
 
 FACTS = [

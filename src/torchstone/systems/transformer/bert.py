@@ -40,7 +40,7 @@ from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.hub.bert import from_config, published, suited, to_config, unpublished
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.transformer.attention import MultiHead
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS, FeedForward
 from torchstone.references import bert as oracle
@@ -321,7 +321,7 @@ COUNTS = {
 def counted(variant: str, head: str) -> int:
     """Parameters, without memory for them."""
     with torch.device("meta"):
-        return parameters(VARIANTS[variant].make(head=head, pooler=head != "masked"))
+        return count_parameters(VARIANTS[variant].make(head=head, pooler=head != "masked"))
 
 
 FACTS = [

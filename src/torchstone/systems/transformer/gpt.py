@@ -49,7 +49,7 @@ from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.hub.gpt import from_config, published, to_config, unpublished
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.transformer.attention import MultiHead, Past
 from torchstone.parts.transformer.feed_forward import FeedForward
 from torchstone.systems import Variant
@@ -305,7 +305,7 @@ COUNTS = {
 
 def count(variant: str) -> int:
     with torch.device("meta"):  # counted without memory for the weights
-        return parameters(VARIANTS[variant].make())
+        return count_parameters(VARIANTS[variant].make())
 
 
 FACTS = [Fact(f"{v} parameters", partial(count, v), figure) for v, figure in COUNTS.items()]

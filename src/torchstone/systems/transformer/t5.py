@@ -42,7 +42,7 @@ from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.hub.t5 import from_config, published, suited, to_config, unpublished
 from torchstone.parts.decoding.beam_search import beam_search, greedy_search
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.transformer.attention import MultiHead, Past
 from torchstone.parts.transformer.feed_forward import FeedForward
 from torchstone.parts.transformer.positions import relative_buckets
@@ -300,7 +300,7 @@ COUNTS = {
 
 def count(variant: str) -> int:
     with torch.device("meta"):  # counted without memory for the weights
-        return parameters(VARIANTS[variant].make())
+        return count_parameters(VARIANTS[variant].make())
 
 
 FACTS = [Fact(f"{v} parameters", partial(count, v), figure) for v, figure in COUNTS.items()]

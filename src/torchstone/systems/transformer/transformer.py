@@ -47,7 +47,7 @@ from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.decoding.beam_search import beam_search, greedy_search
-from torchstone.parts.facts import Fact, parameters
+from torchstone.parts.facts import Fact, count_parameters
 from torchstone.parts.transformer.attention import MultiHead, Past, weights
 from torchstone.parts.transformer.feed_forward import FeedForward
 from torchstone.parts.transformer.positions import sinusoids
@@ -316,7 +316,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 def count(variant: str, part: str) -> int:
     with torch.device("meta"):
-        return parameters(VARIANTS[variant].make().get_submodule(part))
+        return count_parameters(VARIANTS[variant].make().get_submodule(part))
 
 
 COUNTS = {

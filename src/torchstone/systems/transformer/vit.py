@@ -36,7 +36,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone import references
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
@@ -45,12 +45,11 @@ from torchstone.errors import BadInput
 from torchstone.hub.vit import from_config, published, suited, to_config, unpublished
 from torchstone.interpret import attention_rollout
 from torchstone.interpret.attention_rollout import explain
-from torchstone.parts.facts import ParityCase
+from torchstone.parts.facts import ParityCase, parameter_facts
 from torchstone.parts.transformer.attention import MultiHead, weights
 from torchstone.parts.transformer.feed_forward import FeedForward
 from torchstone.parts.transformer.positions import interpolated
 from torchstone.systems import Variant
-from torchstone.systems.convolutional.resnet import counted
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
 # fmt: off
@@ -255,7 +254,7 @@ VARIANTS = {
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     make: Any = VARIANTS[recipe.variant].make
     model_config = {
         **make.keywords,
@@ -289,7 +288,7 @@ COUNTS = {
     "vit_l_32": (306_535_400, 15_377_539_072),
     "vit_h_14": (632_045_800, 167_295_109_120),
 }
-FACTS = counted(VARIANTS, COUNTS)
+FACTS = parameter_facts(VARIANTS, COUNTS)
 
 
 def reference() -> Iterator[ParityCase]:

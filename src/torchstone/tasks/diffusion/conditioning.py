@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchstone.data.text.tokenizers import from_metadata, to_metadata
 from torchstone.data.vision.captioned import Captioned, asked, ids, load_captioned, words
-from torchstone.data.vision.dataset import Pictures, PictureSet, load_pictures
+from torchstone.data.vision.dataset import ImageDataset, ImageSplit, load_images
 from torchstone.errors import BadInput, did_you_mean
 
 # from labels, and of which to keep silent, to contexts
@@ -42,7 +42,9 @@ class Material(NamedTuple):
         told = self.tell(labels.to(device), torch.zeros(count, dtype=torch.bool, device=device))
         return told.cpu(), captions_of(self.data, labels)
 
-    def some(self, split: Pictures, most: int) -> tuple[Tensor | None, UInt8[Tensor, "count 3 height width"]]:
+    def some(
+        self, split: ImageSplit, most: int
+    ) -> tuple[Tensor | None, UInt8[Tensor, "count 3 height width"]]:
         """What up to `most` evenly chosen pictures of a split are told by, and these pictures."""
         rows = torch.linspace(0, len(split) - 1, min(most, len(split))).long()
         labels = split.labels[rows.to(split.labels.device)]
@@ -73,7 +75,7 @@ def material(recipe: Any, model_config: dict[str, Any], device: torch.device) ->
         metadata |= {"tokenizer": to_metadata(tokenizer), "length": PLACES}
         return Material(data, model_config, by_caption(table, empty), metadata)
     model_config |= {"reader": None, "sketch": 0}  # a variant's own, if it can read
-    data = load_pictures(recipe.data, size=size, channels=model_config["channels"], device=device)
+    data = load_images(recipe.data, size=size, channels=model_config["channels"], device=device)
     if recipe.condition == "none":
         return Material(data, model_config, None, metadata)
     count = len(data.classes)
@@ -123,7 +125,7 @@ def place_of(label: str | int, classes: list[str]) -> int:
     return classes.index(str(label))
 
 
-def captions_of(data: PictureSet | Captioned, rows: Int64[Tensor, " count"]) -> list[str]:
+def captions_of(data: ImageDataset | Captioned, rows: Int64[Tensor, " count"]) -> list[str]:
     """What is written under the pictures with these labels: captions, or names of classes."""
     names = data.captions if isinstance(data, Captioned) else data.classes
     return [names[row] for row in rows.tolist()]

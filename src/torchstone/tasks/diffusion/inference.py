@@ -8,8 +8,8 @@ import torch
 
 from torchstone.data.text.tokenizers import from_metadata
 from torchstone.data.vision.captioned import Captioned, ids, load_captioned
-from torchstone.data.vision.dataset import load_pictures
-from torchstone.data.vision.preprocess import prepare
+from torchstone.data.vision.dataset import load_images
+from torchstone.data.vision.preprocess import preprocess
 from torchstone.engine.console import notify
 from torchstone.errors import BadInput
 from torchstone.metrics import classifier_features, memorization
@@ -103,14 +103,14 @@ def _data(metadata: dict[str, Any], spec: str, device: Any) -> Any:
     size = metadata["picture"]["size"]
     if "tokenizer" in metadata:
         return load_captioned(spec, size=size, device=device)
-    return load_pictures(spec, size=size, channels=metadata["picture"]["channels"], device=device)
+    return load_images(spec, size=size, channels=metadata["picture"]["channels"], device=device)
 
 
 def _known(picture: dict, known: str | Path, mask: str | Path, model: Any):
     device = next(model.parameters()).device
     plain = picture | {"ink": False}  # where it lies in its frame is how it is to stay
-    pixels = prepare(known, plain).to(device)
-    free = prepare(mask, plain | {"channels": 1}).to(device)
+    pixels = preprocess(known, plain).to(device)
+    free = preprocess(mask, plain | {"channels": 1}).to(device)
     return pixels.float() / 127.5 - 1, free < 128
 
 

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from torchstone.data.vision.augment import from_name
-from torchstone.data.vision.batches import Batches
+from torchstone.data.vision.augment import make_augmentation
+from torchstone.data.vision.batches import ImageBatches
 from torchstone.data.vision.captioned import Captioned
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.data.vision.diffusion_batches import Noised, Noising
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
@@ -72,12 +72,12 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
         model, recipe.optim, taught if sketching else objective, steps=recipe.steps
     )
     picture = sample_grid.centred(data.metadata)
-    batches = Batches(
+    batches = ImageBatches(
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
         metadata=picture,
-        augment=from_name(recipe.augment),
+        augment=make_augmentation(recipe.augment),
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
@@ -134,7 +134,7 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
             "variant": recipe.variant,
             "model_config": material.model_config,
             "picture": picture,
-            "data": data.note,
+            "data": data.description,
             **material.metadata,
         },
     )
@@ -144,7 +144,7 @@ def diffuse(model: Any, recipe: Any, material: Material, classifier: Any) -> Run
 @torch.no_grad()
 def error(
     model: Any,
-    split: Pictures,
+    split: ImageSplit,
     objective: Callable[[Any, Noised], Tensor],
     tell: Tell | None,
     most: int | None = None,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from torchstone.data.tabular.dataset import load_rows
 from torchstone.data.tabular.points import load_points
-from torchstone.data.vision.dataset import load_pictures
-from torchstone.data.vision.preprocess import prepare
+from torchstone.data.vision.dataset import load_images
+from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
 from torchstone.parts.flow.dequantization import bits
 from torchstone.plots.density_2d import painted
@@ -87,7 +87,7 @@ def evaluate(
         each = torch.cat([of_rows(model, rows) for rows in splits])
         return {"loss": -finite(each, "likelihoods").mean().item(), "rows": len(each)}
     picture = metadata["picture"]
-    data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
     parts = [data.test] if held_out else [data.train, data.val, data.test]
     each = torch.cat([nats(model, split, metadata["levels"]) for split in parts])
     found: dict[str, Any] = {"bits_per_dimension": in_bits(each, metadata).mean().item()}
@@ -134,7 +134,7 @@ def predict(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str]) 
                 answers.append({"input": name, **verdict(score, usual), "log_density": score})
         return answers
     for file in files(inputs):
-        each = nats(model, prepare(file, metadata["picture"]).to(device), metadata["levels"])
+        each = nats(model, preprocess(file, metadata["picture"]).to(device), metadata["levels"])
         score, cost = each.item(), in_bits(each, metadata).item()
         said = verdict(score, usual)
         answers.append({"input": str(file), **said, "log_density": score, "bits_per_dimension": cost})

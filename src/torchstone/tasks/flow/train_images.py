@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from torchstone.data.vision.augment import from_name
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import Pictures, PictureSet
+from torchstone.data.vision.augment import make_augmentation
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageDataset, ImageSplit
 from torchstone.data.vision.dequantized_batches import Chanced, Chances, whole
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
@@ -39,7 +39,7 @@ ROWS = 500  # looked at together
 def density(
     model: Any,
     recipe: Any,
-    data: PictureSet,
+    data: ImageDataset,
     *,
     model_config: dict[str, Any],
     classifier: Any = None,
@@ -72,12 +72,12 @@ def density(
         return bits(normal(z) + log_det + slope, dimensions, levels).mean()
 
     update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
-    batches = Batches(
+    batches = ImageBatches(
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
         metadata=whole(data.metadata["channels"]),
-        augment=from_name(recipe.augment),
+        augment=make_augmentation(recipe.augment),
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
@@ -89,7 +89,7 @@ def density(
         "picture": data.metadata,
         "levels": levels,
         "judged": recipe.judged,
-        "data": data.note,
+        "data": data.description,
     }
 
     def evaluate() -> dict[str, float]:
@@ -121,16 +121,16 @@ def density(
     return watched(run, lambda: drawn(judged, SHOWN, levels))
 
 
-def everything(split: Pictures) -> Pixels:
+def everything(split: ImageSplit) -> Pixels:
     return split.take(torch.arange(len(split), device=split.labels.device))
 
 
 @torch.no_grad()
-def nats(model: Any, split: Pictures | Pixels, levels: int) -> Each:
+def nats(model: Any, split: ImageSplit | Pixels, levels: int) -> Each:
     """log density of each picture on 0..1, in evaluation mode, with noise that is always the same."""
     was_training = model.training
     model.eval()
-    pictures = everything(split) if isinstance(split, Pictures) else split
+    pictures = everything(split) if isinstance(split, ImageSplit) else split
     generator, found = torch.Generator().manual_seed(0), []
     for rows in pictures.split(ROWS):
         u = torch.rand(rows.shape, generator=generator).to(rows.device)
@@ -140,7 +140,7 @@ def nats(model: Any, split: Pictures | Pixels, levels: int) -> Each:
     return torch.cat(found)
 
 
-def alone(data: PictureSet, levels: int) -> float:
+def alone(data: ImageDataset, levels: int) -> float:
     """Bits a dimension of the test split by a histogram of each pixel of the train split."""
     table = histogram(everything(data.train), levels)
     return histogram_bits(table, everything(data.test)).mean().item()

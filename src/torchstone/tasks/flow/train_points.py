@@ -42,7 +42,7 @@ def density_of_points(model: Any, recipe: Any, points: Points, *, model_config: 
         "variant": recipe.variant,
         "model_config": model_config,
         "features": list(points.features),
-        "data": points.note,
+        "data": points.description,
     }
 
     def evaluate() -> dict[str, float]:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchstone.data.vision.augment import from_name
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import PictureSet
+from torchstone.data.vision.augment import make_augmentation
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageDataset
 from torchstone.data.vision.gan_batches import Round, Rounds, Turn, Wish
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
@@ -51,7 +51,7 @@ def adversarial(
     model: Any,
     critic: nn.Module,
     recipe: Any,
-    data: PictureSet,
+    data: ImageDataset,
     *,
     model_config: dict[str, Any],
     picture: dict[str, Any],
@@ -113,12 +113,12 @@ def adversarial(
     state |= {f"critic_{name}": item for name, item in theirs.items()}
     state["critic"] = state.pop("critic_model")
     stream = state["stream"] = Rounds(
-        Batches(
+        ImageBatches(
             data.train,
             recipe.batch_size,
             seed=recipe.seed,
             metadata=picture,
-            augment=from_name(recipe.augment),
+            augment=make_augmentation(recipe.augment),
             rank=parallel.rank(),
             world_size=parallel.world_size(),
         ),
@@ -173,7 +173,7 @@ def adversarial(
             "model_config": model_config,
             "classes": list(data.classes),
             "picture": picture,
-            "data": data.note,
+            "data": data.description,
             "judge": judging.accuracy,
             "judged": 5 * recipe.samples,
         },

@@ -43,10 +43,10 @@ def begin(recipe: Any, sizes: dict[str, int]) -> Start:
         labelled = read_labelled(recipe.data, recipe.most)
         parts = {split: getattr(labelled, split) for split in ("train", "val", "test")}
         texts = {split: [*texts_of(part)] for split, part in parts.items()}
-        note = labelled.note
+        note = labelled.description
     else:
         text = read_text(recipe.data)
-        note = text.note
+        note = text.description
         texts = {split: paragraphs(getattr(text, split)) for split in ("train", "val", "test")}
         if recipe.most is not None:
             texts = {split: some[: recipe.most] for split, some in texts.items()}

@@ -115,10 +115,10 @@ def measure(model: nn.Module, rows: Sentences) -> dict[str, float]:
 
 def report(model: nn.Module, rows: Sentences, metadata: dict, folder: Path) -> None:
     """Draw what is confused with what on the test split; the tokenizer goes beside the pictures."""
-    from torchstone.plots.classification import confusion
+    from torchstone.plots.classification import plot_confusion_matrix
 
     tokenizers.beside(metadata["tokenizer"], folder)
     logits, labels = outputs(model, rows)
     count = len(metadata["classes"])
     matrix = torch.bincount(labels * count + logits.argmax(1), minlength=count**2)
-    confusion(matrix.reshape(count, count), metadata["classes"], folder / "confusion.png")
+    plot_confusion_matrix(matrix.reshape(count, count), metadata["classes"], folder / "confusion.png")

@@ -100,7 +100,7 @@ def language(
             "variant": recipe.variant,
             "model_config": model_config,
             "tokenizer": tokenizers.to_metadata(tokenizer),
-            "data": text.note,
+            "data": text.description,
         },
     )
 

@@ -35,7 +35,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         pool="each" if data.words else recipe.pool,
     )
     metadata = {"variant": recipe.variant, "tokenizer": tokenizers.to_metadata(tokenizer)}
-    metadata |= {"length": frame.length, "data": data.note}
+    metadata |= {"length": frame.length, "data": data.description}
     start = Start(model_config, None, tokenizer, frame, data, {}, metadata)
     run = finetune(model, recipe, start, model_config=model_config)
     run.metadata["task"] = "label"

@@ -138,7 +138,7 @@ def build(recipe: Any, cell: Cell) -> Run:
             "variant": recipe.variant,
             "model_config": model_config,
             "tokenizer": tokenizers.to_metadata(tokenizer),
-            "data": text.note,
+            "data": text.description,
         },
     )
 

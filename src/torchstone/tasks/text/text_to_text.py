@@ -57,7 +57,7 @@ def text_to_text(model: Any, recipe: Any, data: Gathered, *, model_config: dict)
             "tokenizer": tokenizers.to_metadata(data.tokenizer),
             "beams": recipe.beams,
             "text": data.settings,
-            "data": data.note,
+            "data": data.description,
         },
     )  # fmt: skip
 

@@ -36,7 +36,7 @@ class Gathered:
     seen: Sides  # as many rows of the training part, for how often each token is in it
     val: Sides
     test: Sides
-    note: str
+    description: str
     special: dict[str, int]  # ids that the model has to know
     settings: dict[str, Any]  # what the held-out rows were made by
 
@@ -84,13 +84,13 @@ def parts_of(spec: str, settings: Mapping[str, Any], *, split: bool = True) -> t
     lines of the grammar; and a line about them. Pairs without splits stay one where not to be `split`."""
     if settings["task"] == "texts":
         pairs = read_pairs(spec, split=split)
-        return [pairs.train, pairs.val, pairs.test], pairs.note
+        return [pairs.train, pairs.val, pairs.test], pairs.description
     if settings["task"] != "denoise":
         raise BadInput(f"task is denoise or texts, not {settings['task']!r}")
     if spec == "grammar":
         return grammar(settings["length"])
     text = read_text(spec)
-    return [part for part in (text.train, text.val, text.test) if part], text.note
+    return [part for part in (text.train, text.val, text.test) if part], text.description
 
 
 def held_out(part: Any, tokenizer: Tokenizer, settings: Mapping[str, Any], seed: int) -> Sides:

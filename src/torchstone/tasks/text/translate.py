@@ -107,7 +107,7 @@ def translate(
             "tokenizer": tokenizers.to_metadata(tokenizer),
             "languages": [recipe.source, recipe.target],
             "search": search,
-            "data": data.note + said,
+            "data": data.description + said,
         },
     )
 

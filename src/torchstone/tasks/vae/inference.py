@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from torchstone.data.vision.dataset import load_pictures
-from torchstone.data.vision.preprocess import prepare
+from torchstone.data.vision.dataset import load_images
+from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
 from torchstone.plots.sample_grid import sheet
 from torchstone.tasks import evaluate_samples as judging
@@ -53,8 +53,8 @@ def sample(
             raise BadInput(f"give at least 1 round of filling in, not {again}")
         device = next(model.parameters()).device
         plain = metadata["picture"] | {"ink": False}  # where it lies in its frame is how it is to stay
-        x = fixed(prepare(known, plain).to(device), metadata["pixels"])
-        missing = prepare(mask, plain | {"channels": 1}).to(device) >= 128
+        x = fixed(preprocess(known, plain).to(device), metadata["pixels"])
+        missing = preprocess(mask, plain | {"channels": 1}).to(device) >= 128
         many = x.expand(count, -1, -1, -1)
         made = shades(fill(model, many, missing, again=again, seed=seed))
     else:
@@ -81,7 +81,7 @@ def evaluate(
         NotFinite: a bound is NaN or infinite.
     """
     picture, device = metadata["picture"], next(model.parameters()).device
-    data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     pictures = torch.cat([everything(split) for split in splits])
     found = worth(model, pictures, metadata["pixels"])
@@ -106,7 +106,7 @@ def predict(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str]) 
     """
     device, answers = next(model.parameters()).device, []
     for file in files(inputs):
-        picture = prepare(file, metadata["picture"]).to(device)
+        picture = preprocess(file, metadata["picture"]).to(device)
         found = looked(model, picture, metadata["pixels"], FEW)
         bound = finite(found.bound, "bounds").item()
         said = verdict(bound, metadata.get("usual"))
@@ -126,7 +126,7 @@ def explain(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str], 
     device = next(model.parameters()).device
     rows = []
     for file in files(inputs):
-        x = fixed(prepare(file, metadata["picture"]).to(device), metadata["pixels"])
+        x = fixed(preprocess(file, metadata["picture"]).to(device), metadata["pixels"])
         expected = decoded(model, codes(model, x)[0])
         apart = (shades(x).int() - expected.int()).abs().byte()
         rows += [shades(x), expected, apart]

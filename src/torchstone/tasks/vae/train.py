@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from torchstone.data.vision.augment import from_name
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import PictureSet
+from torchstone.data.vision.augment import make_augmentation
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageDataset
 from torchstone.data.vision.dequantized_batches import Chanced, Chances, whole
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
@@ -62,7 +62,7 @@ def checked(recipe: Any) -> None:
 def autoencode(
     model: Any,
     recipe: Any,
-    data: PictureSet,
+    data: ImageDataset,
     *,
     model_config: dict[str, Any],
     classifier: Any = None,
@@ -100,12 +100,12 @@ def autoencode(
         return {"loss": loss, "bound": bound, "divergence": cost.sum(1).mean()}
 
     update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
-    batches = Batches(
+    batches = ImageBatches(
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
         metadata=whole(data.metadata["channels"]),
-        augment=from_name(recipe.augment),
+        augment=make_augmentation(recipe.augment),
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
@@ -117,7 +117,7 @@ def autoencode(
         "picture": unit(data.metadata),
         "pixels": recipe.pixels,
         "judged": recipe.judged,
-        "data": data.note,
+        "data": data.description,
     }
 
     def evaluate() -> dict[str, float]:
@@ -205,7 +205,7 @@ def worth(model: Any, pictures: Pixels, how: str) -> dict[str, float]:
     }
 
 
-def alone(data: PictureSet, how: str) -> float:
+def alone(data: ImageDataset, how: str) -> float:
     """log p in nats of a test picture, each pixel by its own frequency in the train split."""
     shares = everything(data.train).double().mean(0) / 255
     if how == "threshold":

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchstone.data.vision.augment import from_name, read
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import Pictures, PictureSet, load_pictures, normalise
-from torchstone.data.vision.preprocess import prepare
+from torchstone.data.vision.augment import make_augmentation, parse_augmentation
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageDataset, ImageSplit, load_images, normalize
+from torchstone.data.vision.preprocess import preprocess
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
@@ -24,7 +24,7 @@ from torchstone.tasks.optimization import gradient_update
 def classify(
     model: nn.Module,
     recipe: Any,
-    data: PictureSet,
+    data: ImageDataset,
     *,
     model_config: dict,
     loss: Callable[..., Tensor] = F.cross_entropy,
@@ -50,9 +50,9 @@ def classify(
     data = transfer.initialize_from(
         model, recipe, data, head=head, published=published, statistics=statistics
     )
-    augment, mixing = read(recipe.augment)
+    augment, mixing = parse_augmentation(recipe.augment)
     if mixing and update is not None:
-        augment = from_name(recipe.augment)  # says that it cannot
+        augment = make_augmentation(recipe.augment)  # says that it cannot
     if data.train.labels.device.type != "mps":
         # convolutions are up to twice as fast so (benchmarks/convolutional.py)
         model = model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
@@ -69,7 +69,7 @@ def classify(
             return {"loss": loss(output, labels), "accuracy": right}
 
         update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
-    state["stream"] = stream = Batches(
+    state["stream"] = stream = ImageBatches(
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
@@ -83,58 +83,58 @@ def classify(
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: measure(judged, data.val, data.metadata, loss),
+        evaluate=lambda: evaluate_split(judged, data.val, data.metadata, loss),
         state=state,
         steps=recipe.steps,
-        test=lambda: measure(judged, data.test, data.metadata, loss),
-        report=lambda folder: report(judged, data, folder),
+        test=lambda: evaluate_split(judged, data.test, data.metadata, loss),
+        report=lambda folder: save_report(judged, data, folder),
         metadata={
             "task": "classify",
             "variant": recipe.variant,
             "model_config": model_config,
             "classes": list(data.classes),
             "picture": data.metadata,
-            "data": data.note,
+            "data": data.description,
         },
     )
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, split: Pictures, metadata: dict, batch: int = 1024) -> Tensor:
+def compute_logits(model: nn.Module, split: ImageSplit, metadata: dict, batch: int = 1024) -> Tensor:
     """Logits of every picture of a split, (pictures, classes), in evaluation mode."""
     was_training = model.training
     model.eval()
     device = split.labels.device
     rows = torch.arange(len(split), device=device).split(batch)
-    logits = [model(normalise(split.take(index), metadata)) for index in rows]
+    logits = [model(normalize(split.take(index), metadata)) for index in rows]
     model.train(was_training)
     return torch.cat(logits)
 
 
-def measure(model: nn.Module, split: Pictures, metadata: dict, loss=F.cross_entropy) -> dict:
+def evaluate_split(model: nn.Module, split: ImageSplit, metadata: dict, loss=F.cross_entropy) -> dict:
     """Accuracy (a share) and mean loss on a whole split."""
-    logits = outputs(model, split, metadata)
+    logits = compute_logits(model, split, metadata)
     right = (logits.argmax(1) == split.labels).double().mean()
     return {"accuracy": right.item(), "loss": loss(logits, split.labels).item()}
 
 
-def report(model: nn.Module, data: PictureSet, folder: Path) -> None:
+def save_report(model: nn.Module, data: ImageDataset, folder: Path) -> None:
     """Draw what the model gets right and wrong on the test split, and what it looks for."""
-    logits = outputs(model, data.test, data.metadata)
+    logits = compute_logits(model, data.test, data.metadata)
     guesses, labels = logits.argmax(1).cpu(), data.test.labels.cpu()
     count = len(data.classes)
     matrix = torch.bincount(labels * count + guesses, minlength=count**2).reshape(count, count)
-    classification.confusion(matrix, data.classes, folder / "confusion.png")
+    classification.plot_confusion_matrix(matrix, data.classes, folder / "confusion.png")
     everything = data.test.take(torch.arange(len(data.test), device=data.test.labels.device)).cpu()
     chances = logits.softmax(1).cpu()
-    classification.mistakes(everything, labels, guesses, chances, data.classes, folder / "mistakes.png")
+    classification.plot_mistakes(everything, labels, guesses, chances, data.classes, folder / "mistakes.png")
     size, channels = data.metadata["size"], data.metadata["channels"]
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
     if first is not None:
         shape = (channels, size, size) if isinstance(first, nn.Linear) else None
-        feature_maps.filters(first.weight.detach().cpu(), folder / "filters.png", shape=shape)
-    example = normalise(data.test.take(torch.tensor([0], device=data.test.labels.device)), data.metadata)
-    feature_maps.feature_maps(model, example, folder / "features.png")
+        feature_maps.plot_filters(first.weight.detach().cpu(), folder / "filters.png", shape=shape)
+    example = normalize(data.test.take(torch.tensor([0], device=data.test.labels.device)), data.metadata)
+    feature_maps.plot_feature_maps(model, example, folder / "features.png")
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict:
@@ -144,14 +144,14 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
         BadInput: its classes are not those the model was trained to tell apart.
     """
     picture, device = metadata["picture"], next(model.parameters()).device
-    data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
     if list(data.classes) != metadata["classes"]:
         raise BadInput(
             f"{spec} has the classes {', '.join(data.classes)}, but the model tells apart "
             f"{', '.join(metadata['classes'])}"
         )
     splits = [data.test] if held_out else [data.train, data.val, data.test]
-    logits = torch.cat([outputs(model, split, picture) for split in splits])
+    logits = torch.cat([compute_logits(model, split, picture) for split in splits])
     labels = torch.cat([split.labels for split in splits])
     right = (logits.argmax(1) == labels).double().mean().item()
     return {
@@ -178,7 +178,7 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> l
     model.eval()
     answers = []
     for file in files:
-        image = normalise(prepare(file, metadata["picture"]).to(device), metadata["picture"])
+        image = normalize(preprocess(file, metadata["picture"]).to(device), metadata["picture"])
         chances = model(image).softmax(1)[0].tolist()
         best = max(range(len(chances)), key=chances.__getitem__)
         answers.append(

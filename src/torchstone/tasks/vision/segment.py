@@ -11,23 +11,23 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torchstone.data.vision import segmentation_batches
-from torchstone.data.vision.dataset import normalise
+from torchstone.data.vision.dataset import normalize
 from torchstone.data.vision.image_folder import SUFFIXES
-from torchstone.data.vision.segmentation import SceneSet, framed, load_scenes
-from torchstone.data.vision.segmentation_folder import VOID
+from torchstone.data.vision.segmentation import SegmentationDataset, load_segmentation, preprocess
+from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.metrics.segmentation import judged, measure, overlap, scores
+from torchstone.metrics.segmentation import class_iou, evaluate_splits, iou_metrics, split_metrics
 from torchstone.plots import segmentation_masks
 from torchstone.tasks.optimization import gradient_update
 
 AUXILIARY = 0.5  # weight of the auxiliary head's loss, as for the published weights
-SHOWN = 12  # pictures in the report
-DRAWN = 1024  # longest side of a mask that is drawn, pixels
+MAX_SHOWN = 12  # pictures in the report
+MAX_SIDE = 1024  # longest side of a mask that is drawn, pixels
 
 
-def segment(model: nn.Module, recipe: Any, data: SceneSet, *, model_config: dict) -> Run:
+def segment(model: nn.Module, recipe: Any, data: SegmentationDataset, *, model_config: dict) -> Run:
     """A Run that trains `model` to tell the class of every pixel.
 
     The recipe states batch, steps, seed, variant, augment, optimiser, lr, momentum, weight_decay,
@@ -44,36 +44,36 @@ def segment(model: nn.Module, recipe: Any, data: SceneSet, *, model_config: dict
         images, labels = batch
         output = net(images)
         logits = output[0] if isinstance(output, tuple) else output
-        known = labels != VOID
+        known = labels != IGNORE_INDEX
         right = (logits.detach().argmax(1) == labels).sum() / known.sum()
         # the mean is over labelled pixels, and augmentation leaves some without a label
         return {"loss": loss(output, labels), "pixel_accuracy": right, "weight": known.sum()}
 
     update, state, followed = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
-    state["stream"] = stream = segmentation_batches.SceneBatches(
+    state["stream"] = stream = segmentation_batches.SegmentationBatches(
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
         metadata=data.metadata,
-        augment=segmentation_batches.from_name(recipe.augment),
+        augment=segmentation_batches.make_augmentation(recipe.augment),
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: measure(followed, [data.val], data.metadata, len(data.classes)),
+        evaluate=lambda: split_metrics(followed, [data.val], data.metadata, len(data.classes)),
         state=state,
         steps=recipe.steps,
-        test=lambda: measure(followed, [data.test], data.metadata, len(data.classes)),
-        report=lambda folder: report(followed, data, folder),
+        test=lambda: split_metrics(followed, [data.test], data.metadata, len(data.classes)),
+        report=lambda folder: save_report(followed, data, folder),
         metadata={
             "task": "segment",
             "variant": recipe.variant,
             "model_config": model_config,
             "classes": list(data.classes),
             "picture": data.metadata,
-            "data": data.note,
+            "data": data.description,
         },
     )
 
@@ -83,28 +83,28 @@ def loss(
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy (nats) of labelled pixels; plus that of the auxiliary logits, weighted."""
     if isinstance(output, Tensor):
-        return F.cross_entropy(output, labels, ignore_index=VOID)
-    main, aux = (F.cross_entropy(logits, labels, ignore_index=VOID) for logits in output)
+        return F.cross_entropy(output, labels, ignore_index=IGNORE_INDEX)
+    main, aux = (F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX) for logits in output)
     return main + AUXILIARY * aux
 
 
 @torch.no_grad()
-def report(model: nn.Module, data: SceneSet, folder: Path) -> None:
+def save_report(model: nn.Module, data: SegmentationDataset, folder: Path) -> None:
     """Draw pictures of the test split with their true and predicted masks, evenly over the split."""
-    count = min(SHOWN, len(data.test))
+    count = min(MAX_SHOWN, len(data.test))
     index = torch.linspace(0, len(data.test) - 1, count, dtype=torch.float64).round().long()
     pictures, labels = data.test.take(index)
     was_training = model.training
     model.eval()
-    guesses = torch.cat([model(normalise(each[None], data.metadata)).argmax(1) for each in pictures])
+    guesses = torch.cat([model(normalize(each[None], data.metadata)).argmax(1) for each in pictures])
     model.train(was_training)
-    matrix, _ = judged(model, [data.test], data.metadata, len(data.classes))
-    segmentation_masks.beside(
+    matrix, _ = evaluate_splits(model, [data.test], data.metadata, len(data.classes))
+    segmentation_masks.plot_predictions(
         pictures.cpu(),
         labels.cpu().long(),
         guesses.cpu(),
         data.classes,
-        overlap(matrix).tolist(),
+        class_iou(matrix).tolist(),
         folder / "masks.png",
     )
 
@@ -117,17 +117,17 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
         BadInput: its classes are not those the model was trained to tell apart.
     """
     picture, device = metadata["picture"], next(model.parameters()).device
-    data = load_scenes(spec, size=picture["size"], device=device)
+    data = load_segmentation(spec, size=picture["size"], device=device)
     if list(data.classes) != metadata["classes"]:
         raise BadInput(
             f"{spec} has the classes {', '.join(data.classes)}, but the model tells apart "
             f"{', '.join(metadata['classes'])}"
         )
     splits = [data.test] if held_out else [data.train, data.val, data.test]
-    matrix, mean = judged(model, splits, picture, len(data.classes))
-    each = dict(zip(data.classes, overlap(matrix).tolist(), strict=True))
+    matrix, mean = evaluate_splits(model, splits, picture, len(data.classes))
+    each = dict(zip(data.classes, class_iou(matrix).tolist(), strict=True))
     return {
-        **scores(matrix),
+        **iou_metrics(matrix),
         "cross_entropy": mean,
         **{f"iou_{name}": value for name, value in each.items()},
         "pictures": sum(map(len, splits)),
@@ -135,12 +135,12 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
 
 
 @torch.no_grad()
-def chances(model: nn.Module, metadata: dict, file: Path | str) -> tuple[Tensor, Image.Image]:
+def pixel_probabilities(model: nn.Module, metadata: dict, file: Path | str) -> tuple[Tensor, Image.Image]:
     """Probabilities (classes, height, width) of a picture's pixels, at the size that the model works at,
     its shorter side the metadata's; and the picture as it is."""
-    pixels, image = framed(file, metadata["picture"])
+    pixels, image = preprocess(file, metadata["picture"])
     model.eval()
-    logits = model(normalise(pixels.to(next(model.parameters()).device), metadata["picture"]))
+    logits = model(normalize(pixels.to(next(model.parameters()).device), metadata["picture"]))
     return logits[0].float().softmax(0).cpu(), image
 
 
@@ -155,8 +155,8 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> l
         BadInput: a file is missing, or is no picture.
     """
     answers = []
-    for file in pictures_in(inputs):
-        likely, _ = chances(model, metadata, file)
+    for file in find_images(inputs):
+        likely, _ = pixel_probabilities(model, metadata, file)
         best = likely.argmax(0)
         counts = torch.bincount(best.flatten(), minlength=len(likely))
         label = 1 + int(counts[1:].argmax()) if int(counts[1:].sum()) else 0
@@ -179,16 +179,16 @@ def explain(model: nn.Module, metadata: dict, inputs: Sequence[Path | str], file
         BadInput: an input is missing, or is no picture.
     """
     drawn = []
-    for source in pictures_in(inputs):
-        likely, image = chances(model, metadata, source)
-        image.thumbnail((DRAWN, DRAWN))
+    for source in find_images(inputs):
+        likely, image = pixel_probabilities(model, metadata, source)
+        image.thumbnail((MAX_SIDE, MAX_SIDE))
         size = (image.height, image.width)
         larger = F.interpolate(likely[None], size, mode="bilinear", align_corners=False)
         drawn.append((Path(source).name, image, larger[0].argmax(0)))
-    segmentation_masks.over(drawn, metadata["classes"], file)
+    segmentation_masks.plot_overlays(drawn, metadata["classes"], file)
 
 
-def pictures_in(inputs: Sequence[Path | str]) -> list[Path]:
+def find_images(inputs: Sequence[Path | str]) -> list[Path]:
     """The files themselves, and the image files of the folders."""
     files = []
     for each in map(Path, inputs):
