@@ -19,7 +19,7 @@ def test_kept_archive_is_checked_and_fetched_again(tmp_path, monkeypatch):
     kept.write_bytes(good[:-1000])
     with download.fetch_archive(*sources.MNIST5K):
         assert kept.read_bytes() == good
-    monkeypatch.setattr(download, "_fetch", None)  # the kept one needs no fetching
+    monkeypatch.setattr(download, "_download", None)  # the kept one needs no fetching
     download.fetch_archive(*sources.MNIST5K).close()
 
 

@@ -13,6 +13,7 @@ from torchstone.data.vision import augment, dataset
 from torchstone.data.vision.batches import ImageBatches
 from torchstone.data.vision.dataset import ImageSplit, load_images
 from torchstone.errors import BadInput
+from torchstone.parts.seeding import derive_seed
 
 CARD = {"mean": [0.0], "std": [1 / 255]}  # normalising changes nothing
 
@@ -47,7 +48,7 @@ def test_every_sample_once_an_epoch_and_batches_always_full(count):
 
 
 def test_seeds_differ():
-    seeds = {mix(a, b, c) for a in range(20) for b in range(2) for c in range(50)}
+    seeds = {derive_seed(a, b, c) for a in range(20) for b in range(2) for c in range(50)}
     assert len(seeds) == 2000
     assert all(0 <= s < 2**63 for s in seeds)
 
@@ -93,7 +94,7 @@ def test_ranks_together_are_the_joint_batch(world):
 def test_batches_that_cannot_be():
     with pytest.raises(BadInput, match="cannot be shared by 3"):
         ImageBatches(numbered(9), 8, seed=0, metadata=CARD, world_size=3)
-    with pytest.raises(BadInput, match="no pictures"):
+    with pytest.raises(BadInput, match="no images"):
         ImageBatches(numbered(0), 8, seed=0, metadata=CARD)
 
 
@@ -146,7 +147,7 @@ def test_a_file_damaged_on_disk_is_named(folder, monkeypatch, tmp_path):
     for file in tmp_path.rglob("*.png"):
         file.write_bytes(file.read_bytes()[:300])
     batches = ImageBatches(pictures.train, 2, seed=0, metadata=pictures.metadata, workers=1)
-    with pytest.raises(BadInput, match=r"\d\.png is not a readable picture") as caught:
+    with pytest.raises(BadInput, match=r"\d\.png is not a readable image") as caught:
         next(batches)
     print(caught.value)
     assert "\n" not in str(caught.value)
@@ -156,10 +157,10 @@ def test_workers_end_with_the_program(folder):
     program = f"""
 import multiprocessing
 from torchstone.data.vision import dataset as images
-from torchstone.data.vision.batches import Batches
+from torchstone.data.vision.batches import ImageBatches
 images.MEMORY_LIMIT = 0
 data = images.load_images({str(folder)!r}, size=16, channels=3)
-batches = Batches(data.train, 4, seed=0, metadata=data.metadata, workers=2)
+batches = ImageBatches(data.train, 4, seed=0, metadata=data.metadata, workers=2)
 next(batches)
 print(len(multiprocessing.active_children()))
 batches.close()
@@ -167,7 +168,7 @@ print(len(multiprocessing.active_children()))
 next(batches)
 del batches
 print(len(multiprocessing.active_children()))
-batches = Batches(data.train, 4, seed=0, metadata=data.metadata, workers=2)
+batches = ImageBatches(data.train, 4, seed=0, metadata=data.metadata, workers=2)
 next(batches)
 """
     done = subprocess.run(

@@ -93,7 +93,7 @@ def test_blank_paper_is_refused(digits, tmp_path, shade):
 
 def test_what_is_no_picture_is_refused(digits, tmp_path):
     (tmp_path / "text.png").write_text("words")
-    with pytest.raises(BadInput, match=r"text\.png is not a readable picture"):
+    with pytest.raises(BadInput, match=r"text\.png is not a readable image"):
         preprocess(tmp_path / "text.png", digits.metadata)
     with pytest.raises(BadInput, match=r"none\.png does not exist"):
         preprocess(str(tmp_path / "none.png"), digits.metadata)

@@ -47,7 +47,7 @@ def reference(f, name, image, share):
         ),
         "rotate": lambda: f.rotate(image, 30 * share),
         "brightness": lambda: f.adjust_brightness(image, factor),
-        "colour": lambda: f.adjust_saturation(image, factor) if len(image) == 3 else image,
+        "color": lambda: f.adjust_saturation(image, factor) if len(image) == 3 else image,
         "contrast": lambda: f.adjust_contrast(image, factor),
         "sharpness": lambda: f.adjust_sharpness(image, factor),
         "posterize": lambda: f.posterize(image, 8 - round(4 * size)),
@@ -59,7 +59,7 @@ def reference(f, name, image, share):
 
 # Shares of pixels where the order of operations in float32 may make a level fall either side of a
 # whole number, before both cut the rest off.
-ROUNDED = {"colour": 0.03, "sharpness": 0.01, "autocontrast": 0.1}
+ROUNDED = {"color": 0.03, "sharpness": 0.01, "autocontrast": 0.1}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -74,15 +74,15 @@ def test_each_operation_is_torchvision_s(theirs, name, channels):
             other = torch.stack([reference(theirs, name, image, share) for image in images])
             assert ours.dtype == torch.uint8
             apart = (ours.int() - other.int()).abs()
-            moved = name in randaugment.MOVES
+            moved = name in randaugment.GEOMETRIC_OPS
             other_pixels = (apart > 0).float().mean().item()
             print(f"{name} {share:+.2f}: other in {other_pixels:.1e} of pixels, by {apart.max()}")
             # a place half-way between two pixels may be rounded either way; a level by one
             assert other_pixels <= (0.002 if moved else ROUNDED.get(name, 0))
             assert moved or apart.max() <= 1
-            if name not in ("identity", "autocontrast", "equalize", "colour") and magnitude > 9:
+            if name not in ("identity", "autocontrast", "equalize", "color") and magnitude > 9:
                 assert (ours != images).float().mean() > 0.05
-    assert (channels == 1 and name == "colour") or name == "identity" or not torch.equal(ours, images)
+    assert (channels == 1 and name == "color") or name == "identity" or not torch.equal(ours, images)
 
 
 def test_autocontrast_is_exact_in_whole_numbers():
@@ -114,7 +114,7 @@ def test_operations_and_directions_are_equally_frequent(monkeypatch):
         seen.append((chosen, share))
         return images
 
-    monkeypatch.setattr(randaugment, "operate", watch)
+    monkeypatch.setattr(randaugment, "apply_operations", watch)
     generator, count = torch.Generator().manual_seed(0), 14_000
     randaugment.randaugment(3, 9)(
         torch.zeros(count, 1, 1, 1, dtype=torch.uint8),

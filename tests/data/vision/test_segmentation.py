@@ -142,11 +142,11 @@ def spoil(folder, how):
 
 SAID = {
     "no mask": r"3\.png has no mask: put .*3\.png there",
-    "no picture": r"3\.png has no picture",
-    "other sides": r"is 20x17, its picture 20x16",
+    "no picture": r"3\.png has no image",
+    "other sides": r"is 20x17, its image 20x16",
     "colours": r"no index mask .*8-bit PNG",
     "out of range": r"has the label 2, but classes.txt names 2 classes, 0 to 1",
-    "corrupt": r"3\.png is not a readable picture",
+    "corrupt": r"3\.png is not a readable image",
     "no folder": r"masks does not exist: give a folder with images/ and masks/",
     "one class": r"one class only",
     "twice": r"have one mask",

@@ -32,7 +32,7 @@ def counts(pictures):
 
 
 def disjoint(spec):
-    parts = sources.read(str(spec)).parts
+    parts = sources.read(str(spec)).subsets
     index = np.concatenate([part.index for part in parts.values()])
     return len(set(index.tolist())) == len(index)
 
@@ -231,21 +231,21 @@ def test_what_is_refused(tmp_path):
     refuse("digits", "1 or 3 channels", channels=2)
     empty = tmp_path / "empty"
     empty.mkdir()
-    refuse(empty, "holds no pictures")
+    refuse(empty, "holds no images")
     write(tmp_path / "flat", 4)
     refuse(tmp_path / "flat", "no sub-folders")
     write(tmp_path / "one" / "cat", 4)
     refuse(tmp_path / "one", "one class only")
     write(tmp_path / "one" / "dog", 2)
-    refuse(tmp_path / "one", "class 'dog' .* has 2 pictures, too few")
+    refuse(tmp_path / "one", "class 'dog' .* has 2 images, too few")
     write(tmp_path / "one" / "dog", 5)
     file = tmp_path / "one" / "dog" / "003.png"
     file.write_bytes(file.read_bytes()[:200])
-    refuse(tmp_path / "one", r"dog/003.png is not a readable picture")
+    refuse(tmp_path / "one", r"dog/003.png is not a readable image")
     (tmp_path / "text.zip").write_text("words")
     refuse(tmp_path / "text.zip", "neither a folder nor a zip file")
     with zipfile.ZipFile(tmp_path / "damaged.zip", "w") as opened:
         for name in ("cat", "dog"):
             for i in range(3):
                 opened.writestr(f"{name}/{i}.png", b"words")
-    refuse(tmp_path / "damaged.zip", r"damaged.zip/cat/[012].png is not a readable picture")
+    refuse(tmp_path / "damaged.zip", r"damaged.zip/cat/[012].png is not a readable image")

@@ -46,7 +46,7 @@ class Chances:
         rows = slice(source.first, source.first + source.share)
 
         def drawn(of, shape: tuple[int, ...]) -> Tensor:
-            numbers = of(source.batch, *shape, generator=generator)[rows]
+            numbers = of(source.batch_size, *shape, generator=generator)[rows]
             return numbers.to(source.device, non_blocking=True)
 
         u = drawn(torch.rand, tuple(pictures.shape[1:]))

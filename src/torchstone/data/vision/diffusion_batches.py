@@ -53,9 +53,9 @@ class Noising:
         )
         x, labels = next(source)
         rows = slice(source.first, source.first + source.share)
-        t = torch.randint(self.levels, (source.batch,), generator=generator)[rows]
-        silent = (torch.rand(source.batch, generator=generator) < self.drop)[rows]
-        noise = torch.randn(source.batch, *x.shape[1:], generator=generator)[rows]
+        t = torch.randint(self.levels, (source.batch_size,), generator=generator)[rows]
+        silent = (torch.rand(source.batch_size, generator=generator) < self.drop)[rows]
+        noise = torch.randn(source.batch_size, *x.shape[1:], generator=generator)[rows]
         t, silent, noise = (each.to(x.device, non_blocking=True) for each in (t, silent, noise))
         return Noised(x, t, noise, self.tell(labels, silent) if self.tell else None)
 

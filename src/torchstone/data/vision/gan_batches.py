@@ -54,7 +54,7 @@ class Rounds:
         rows = slice(source.first, source.first + source.share)
 
         def drawn(*shape: int, of=torch.randn) -> Tensor:
-            numbers = of(source.batch, *shape, generator=generator)[rows]
+            numbers = of(source.batch_size, *shape, generator=generator)[rows]
             return numbers.to(source.device, non_blocking=True)
 
         turns = tuple(
