@@ -71,7 +71,7 @@ def test_an_average_of_weights_keeps_the_backbone_too(digits, source, tmp_path):
     ts.train(
         "resnet/smoke",
         **{"data": str(digits / "high"), "steps": 6, "quiet": True, "out": tmp_path / "run"},
-        **{"weights": str(source), "freeze": "backbone", "ema": 0.9, "augment": "flip+mixup"},
+        **{"weights": str(source), "freeze": "backbone", "ema_decay": 0.9, "augment": "flip+mixup"},
     )
     assert moved(tensors(source), tensors(tmp_path / "run", "ema.module")) == set(HEAD)
 
@@ -114,7 +114,7 @@ def test_resuming_needs_no_source_and_gives_the_same_bits(digits, source, tmp_pa
     gone = tmp_path / "gone"
     shutil.copytree(source, gone)
     options = {"data": str(digits / "high"), "steps": 12, "quiet": True, "freeze": "backbone"}
-    options |= {"weights": str(gone), "augment": "flip+crop1+cutmix", "clock": {"save": 5}}
+    options |= {"weights": str(gone), "augment": "flip+crop1+cutmix", "intervals": {"save": 5}}
     ts.train("resnet/smoke", out=tmp_path / "whole", **options)
 
     from torchstone.data.vision.batches import ImageBatches
@@ -169,7 +169,7 @@ def file(tmp_path_factory):
 def test_the_command_as_one_types_it(photos, file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(photos, tmp_path / "photos")
-    typed = f"train resnet18 --weights {file} --freeze backbone --data ./photos --steps 8 --batch 8"
+    typed = f"train resnet18 --weights {file} --freeze backbone --data ./photos --steps 8 --batch-size 8"
     assert main.main(typed.split()) == 0
     said = capsys.readouterr()
     run = tmp_path / "runs" / "resnet-transfer"
@@ -193,15 +193,15 @@ def test_stated_fields_are_kept_and_a_named_recipe_is_that_recipe(file, source):
     from torchstone.api import recipe_of
 
     _, name, recipe = recipe_of("resnet18", {"weights": str(file), "size": 64, "lr": 0.5})
-    assert (name, recipe.size, recipe.lr, recipe.channels) == ("transfer", 64, 0.5, 3)
+    assert (name, recipe.size, recipe.optim.lr, recipe.channels) == ("transfer", 64, 0.5, 3)
     _, name, recipe = recipe_of("resnet/smoke", {"weights": str(source)})
     assert (name, recipe.size, recipe.variant) == ("smoke", 8, "resnet20_cifar")
     _, name, recipe = recipe_of("resnet", {"weights": str(source)})  # that run's own
     assert (name, recipe.size, recipe.steps) == ("transfer", 8, 120)
     _, _, recipe = recipe_of("efficientnet_b2", {"weights": str(file)})
-    assert (recipe.size, recipe.width, recipe.depth, recipe.stride) == (260, 1.1, 1.2, 32)
+    assert (recipe.size, recipe.width, recipe.depth, recipe.output_stride) == (260, 1.1, 1.2, 32)
     _, _, recipe = recipe_of("vgg16", {"weights": str(file), "freeze": "backbone"})
-    assert (recipe.size, recipe.hidden, recipe.lr) == (224, 4096, 3e-3)
+    assert (recipe.size, recipe.hidden, recipe.optim.lr) == (224, 4096, 3e-3)
     assert recipe_of("resnet", {})[1] == "mnist5k"
 
 
@@ -233,7 +233,7 @@ def test_what_is_refused(name, fields, said, digits, source, file, tmp_path):
 @pytest.mark.parametrize("name", ["googlenet", "lenet5", "mobilenet", "efficientnet", "cbam"])
 def test_every_kind_of_system_can_start_from_its_run_and_freeze(name, digits, tmp_path):
     """Two steps each: those with auxiliary classifiers, dropped branches and mixed labels too."""
-    options = {"quiet": True, "steps": 2, "augment": "flip+mixup+cutmix", "batch": 8}
+    options = {"quiet": True, "steps": 2, "augment": "flip+mixup+cutmix", "batch_size": 8}
     ts.train(f"{name}/smoke", data=str(digits / "low"), out=tmp_path / "a", **options)
     options |= {"weights": str(tmp_path / "a"), "freeze": "backbone"}
     ts.train(f"{name}/smoke", data=str(digits / "high"), out=tmp_path / "b", **options)

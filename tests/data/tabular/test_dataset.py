@@ -49,7 +49,7 @@ def test_every_row_is_in_one_split_and_every_class_in_each(name):
 def test_xor_is_its_four_points_in_every_split():
     table = load_table("xor")
     for split in ("train", "val", "test"):
-        x, y = table.part(split)
+        x, y = table.rows_of(split)
         assert [int(a) ^ int(b) for a, b in x.tolist()] == y.tolist()
 
 

@@ -39,7 +39,7 @@ def test_convolution_norm_activation_is_torchvision_s(kernel, stride, dilation, 
 def test_an_activation_can_be_left_out_and_an_even_kernel_cannot_be_had():
     assert len(conv_norm_act(2, 3, act=None)) == 2
     assert conv_norm_act(2, 3)[0].bias is None
-    with pytest.raises(ValueError, match="no middle"):
+    with pytest.raises(ValueError, match="no center"):
         conv_norm_act(2, 3, 4)
 
 
@@ -120,5 +120,5 @@ def test_strides_lose_their_first_halvings():
     assert reduce_strides([2, 1, 2, 2, 2, 1, 2, 1], 8) == [1, 1, 1, 2, 2, 1, 2, 1]
     assert reduce_strides([2, 1, 2], 1) == [1, 1, 1]
     for overall in (3, 8):
-        with pytest.raises(ValueError, match="cannot be made"):
+        with pytest.raises(ValueError, match="cannot be reduced"):
             reduce_strides([2, 1, 2], overall)

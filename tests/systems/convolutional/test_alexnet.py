@@ -6,16 +6,16 @@ from torch import nn
 
 from torchstone.errors import BadInput
 from torchstone.parts.conv.local_response_norm import local_response_norm, local_response_norm_by_definition
-from torchstone.parts.facts import count_parameters, macs
+from torchstone.parts.facts import count_parameters, macs, on_meta
 from torchstone.references import torchvision
 from torchstone.systems.convolutional.alexnet import (
     HEAD,
     RECIPES,
+    VARIANTS,
     AlexNet,
     AlexNetPaper,
-    WrittenOut,
+    NaiveAlexNet,
     build,
-    unmade,
 )
 from torchstone.verify import relative_error
 
@@ -31,7 +31,7 @@ def grids(model: nn.Module, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def test_the_paper_s_maps_are_55_27_13_and_6():
-    seen = grids(unmade("alexnet_paper"), (3, 227, 227))
+    seen = grids(on_meta(VARIANTS["alexnet_paper"].make), (3, 227, 227))
     print(seen)
     assert seen == [
         (96, 55, 55), (96, 27, 27), (256, 27, 27), (256, 13, 13),
@@ -40,7 +40,7 @@ def test_the_paper_s_maps_are_55_27_13_and_6():
 
 
 def test_one_tower_at_224_needs_no_averaging():
-    seen = grids(unmade("alexnet"), (3, 224, 224))
+    seen = grids(on_meta(VARIANTS["alexnet"].make), (3, 224, 224))
     print(seen)
     assert seen[-2:] == [(256, 6, 6), (256, 6, 6)]
 
@@ -48,10 +48,10 @@ def test_one_tower_at_224_needs_no_averaging():
 def test_names_and_shapes_are_those_of_the_published_file():
     with torch.device("meta"):
         theirs = torchvision().models.alexnet().state_dict()
-    ours = unmade("alexnet").state_dict()
+    ours = on_meta(VARIANTS["alexnet"].make).state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
     assert {k for k in ours if k.startswith(HEAD)} == {"classifier.6.weight", "classifier.6.bias"}
-    paper = unmade("alexnet_paper").state_dict()
+    paper = on_meta(VARIANTS["alexnet_paper"].make).state_dict()
     assert {k for k in paper if k.startswith(HEAD)} == {"fc8.weight", "fc8.bias"}
 
 
@@ -98,7 +98,7 @@ def test_the_written_out_network_sees_a_fault(fault):
     torch.manual_seed(0)
     model = AlexNetPaper(10, hidden=32).double()
     x = 30 * torch.randn(2, 3, 99, 99, dtype=torch.float64)
-    slow = WrittenOut(model)
+    slow = NaiveAlexNet(model)
 
     def distance() -> float:
         torch.manual_seed(1)

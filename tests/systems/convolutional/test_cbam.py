@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from torchstone.parts.facts import count_parameters, macs
-from torchstone.references.resnet import ResNetByDefinition, randomize_weights
+from torchstone.references.resnet import NaiveResNet, randomize_norms
 from torchstone.systems.convolutional import resnet, senet
-from torchstone.systems.convolutional.cbam import CBAM, VARIANTS, attended, published
+from torchstone.systems.convolutional.cbam import CBAM, VARIANTS, cbam_by_definition, published
 from torchstone.verify import relative_error
 
 
@@ -66,8 +66,8 @@ def test_the_written_out_network_sees_gates_in_the_wrong_order():
     """Planted fault: places before channels."""
     torch.manual_seed(0)
     images = torch.randn(2, 3, 16, 16).double()
-    ours = randomize_weights(VARIANTS["cbam_resnet20_cifar"].make().double(), images).eval()
-    slow = ResNetByDefinition(ours, attended)(images)
+    ours = randomize_norms(VARIANTS["cbam_resnet20_cifar"].make().double(), images).eval()
+    slow = NaiveResNet(ours, cbam_by_definition)(images)
     right = relative_error(ours(images), slow)
     modules: list[Any] = [m for m in ours.modules() if isinstance(m, CBAM)]
     for module in modules:

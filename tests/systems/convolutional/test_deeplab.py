@@ -9,10 +9,9 @@ from torch import nn
 import torchstone as ts
 from torchstone.errors import BadInput
 from torchstone.references import torchvision
-from torchstone.references.resnet import randomize_weights
+from torchstone.references.resnet import randomize_norms
 from torchstone.systems.convolutional import deeplab
-from torchstone.systems.convolutional.deeplab import ASPP, VARIANTS, Recipe, build
-from torchstone.tasks.vision.segment import loss
+from torchstone.systems.convolutional.deeplab import ASPP, VARIANTS, Recipe, build, loss
 from torchstone.verify import relative_error
 
 
@@ -39,7 +38,7 @@ STRIDES = {"deeplab_small": (2, 2), "deeplab_mobilenet_v3_large": (8, 16)}
 def test_the_grids_are_an_eighth_and_logits_have_the_picture_s_sides(variant):
     model = VARIANTS[variant].make(num_classes=7).eval()
     images = torch.randn(1, 3, 64, 96)
-    early, last = model.maps(model.backbone, images)
+    early, last = model.features(model.backbone, images)
     found = [(64 // m.shape[2], 96 // m.shape[3]) for m in (early, last)]
     print(variant, [tuple(m.shape) for m in (early, last)])
     assert found == [(s, s) for s in STRIDES.get(variant, (8, 8))]
@@ -83,7 +82,7 @@ def test_parity_of_aspp_sees_a_wrong_rate(place):
 @pytest.mark.parametrize("variant", ["deeplab_resnet50", "deeplab_mobilenet_v3_large"])
 def test_a_published_file_gives_the_published_network(variant, tmp_path):
     images, file = torch.randn(2, 3, 96, 96), tmp_path / "weights.pth"
-    other = randomize_weights(theirs(variant), images).eval()  # as created, little of a picture comes through
+    other = randomize_norms(theirs(variant), images).eval()  # as created, little of a picture comes through
     torch.save(other.state_dict(), file)
     ours = ts.create(variant, weights=file).eval()
     with torch.no_grad():
@@ -107,7 +106,7 @@ def test_files_with_other_classes_or_without_the_auxiliary_head(tmp_path, capsys
 
 def test_the_auxiliary_head_speaks_in_training_alone():
     torch.manual_seed(0)
-    model, images = deeplab.small(4, aux=True), torch.randn(2, 3, 16, 16)
+    model, images = deeplab.small_segmenter(4, aux=True), torch.randn(2, 3, 16, 16)
     labels = torch.randint(0, 4, (2, 16, 16))
     logits, heard = model(images)
     assert logits.shape == heard.shape == (2, 4, 16, 16)
@@ -117,7 +116,7 @@ def test_the_auxiliary_head_speaks_in_training_alone():
 
 
 def test_it_can_be_exported_with_any_batch():
-    model = deeplab.small().eval()
+    model = deeplab.small_segmenter().eval()
     images = torch.randn(2, 3, 32, 32)
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
@@ -127,14 +126,16 @@ def test_it_can_be_exported_with_any_batch():
     assert far < 1e-6
 
 
-@pytest.mark.parametrize("fields", [{"batch": 1}, {"batch": 8, "accumulate": 8}])
-def test_one_picture_a_pass_is_refused(fields):
+@pytest.mark.parametrize(("batch_size", "grad_accum_steps"), [(1, 1), (8, 8)])
+def test_one_picture_a_pass_is_refused(batch_size, grad_accum_steps):
+    smoke = deeplab.RECIPES["smoke"]
+    optim = dataclasses.replace(smoke.optim, grad_accum_steps=grad_accum_steps)
     with pytest.raises(BadInput, match="at least 2"):
-        next(build(dataclasses.replace(deeplab.RECIPES["smoke"], **fields)))
+        next(build(dataclasses.replace(smoke, batch_size=batch_size, optim=optim)))
 
 
 def test_the_recipes_train_what_they_say():
     voc = deeplab.RECIPES["voc"]
-    assert (voc.schedule, voc.lr, voc.size, voc.batch) == ("poly", 0.007, 513, 16)
+    assert (voc.optim.lr_schedule, voc.optim.lr, voc.size, voc.batch_size) == ("poly", 0.007, 513, 16)
     assert next(iter(deeplab.RECIPES)) == "openmoji"
     assert Recipe() == deeplab.RECIPES["openmoji"]

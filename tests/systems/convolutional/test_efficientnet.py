@@ -13,7 +13,7 @@ from torchstone.data import download
 from torchstone.engine.checkpoint import read_weights
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.conv.stochastic_depth import StochasticDepth
-from torchstone.parts.facts import count_parameters, macs
+from torchstone.parts.facts import count_parameters, macs, on_meta
 from torchstone.references import timm, torchvision
 from torchstone.systems.convolutional import efficientnet
 from torchstone.systems.convolutional.efficientnet import (
@@ -23,7 +23,7 @@ from torchstone.systems.convolutional.efficientnet import (
     VARIANTS,
     Block,
     published,
-    table,
+    scaled_stages,
 )
 from torchstone.verify import relative_error
 
@@ -105,7 +105,7 @@ def test_even_padding_would_be_another_network(lite0, cat, monkeypatch):
 
 
 def test_lite0_is_renamed_from_either_form_and_a_wrong_key_is_named(lite0):
-    own = efficientnet.meta("efficientnet_lite0").state_dict()
+    own = on_meta(VARIANTS["efficientnet_lite0"].make).state_dict()
     with torch.device("meta"):
         theirs = timm().create_model("tf_efficientnet_lite0").state_dict()
     for state in (read_weights(lite0), theirs):
@@ -123,11 +123,11 @@ def test_lite0_is_renamed_from_either_form_and_a_wrong_key_is_named(lite0):
 def test_b0_s_table_is_the_paper_s():
     """Table 1: operator, kernel, channels, layers and grid of stages 2 to 8."""
     side, rows = 112, []
-    for stage in table(1.0, 1.0):
+    for stage in scaled_stages(1.0, 1.0):
         rows.append((stage.expansion, stage.kernel, side, stage.outputs, stage.repeats))
         side //= stage.stride
     print(rows)
-    assert table(1.0, 1.0) == list(B0)
+    assert scaled_stages(1.0, 1.0) == list(B0)
     # the paper gives the grid that comes into a stage
     assert rows == [
         *[(1, 3, 112, 16, 1), (6, 3, 112, 24, 2), (6, 5, 56, 40, 2), (6, 3, 28, 80, 3)],
@@ -143,9 +143,9 @@ def test_scaling_grows_every_stage_and_the_authors_coefficients_follow_the_rule(
     for name, scale in SCALES.items():
         phi = phis[name]
         ideal = (1.1**phi, 1.2**phi, 224 * 1.15**phi)
-        print(name, scale[:3], [round(x, 2) for x in ideal], [s.outputs for s in table(*scale[:2])])
+        print(name, scale[:3], [round(x, 2) for x in ideal], [s.outputs for s in scaled_stages(*scale[:2])])
         assert all(a == pytest.approx(b, rel=0.15) for a, b in zip(scale[:3], ideal, strict=True))
-        stages = table(scale.width, scale.depth)
+        stages = scaled_stages(scale.width, scale.depth)
         assert all(s.repeats == math.ceil(b.repeats * scale.depth) for s, b in zip(stages, B0, strict=True))
         if previous:
             pairs = list(zip(stages, previous, strict=True))
@@ -166,13 +166,14 @@ def test_faults_in_the_scaling_are_seen_by_the_counts(fault, seen, monkeypatch):
         monkeypatch.setattr(efficientnet.math, "ceil", math.floor)
     elif fault == "no 90 % rule":
         floored = lambda channels: max(8, int(channels + 4) // 8 * 8)  # noqa: E731
-        monkeypatch.setattr(efficientnet, "whole_eights", floored)
+        monkeypatch.setattr(efficientnet, "make_divisible", floored)
     else:
         late = [s._replace(stride={2: 1, 4: 2}.get(i, s.stride)) for i, s in enumerate(B0)]
         monkeypatch.setattr(efficientnet, "B0", tuple(late))
     found = []
-    for name, (count, cost) in COUNTS.items():
-        model = efficientnet.meta(name)
+    for name in SCALES:
+        count, cost = COUNTS[name]
+        model = on_meta(VARIANTS[name].make)
         right = count_parameters(model) == count
         if seen == "parameters":
             found.append(right)
@@ -184,7 +185,9 @@ def test_faults_in_the_scaling_are_seen_by_the_counts(fault, seen, monkeypatch):
 
 
 def test_gates_squeeze_to_a_quarter_of_the_block_s_input():
-    inside = [g for g in efficientnet.meta("efficientnet_b0").modules() if isinstance(g, SqueezeExcitation)]
+    inside = [
+        g for g in on_meta(VARIANTS["efficientnet_b0"].make).modules() if isinstance(g, SqueezeExcitation)
+    ]
     # Σ (2·C·S + S + C), S = a quarter of the block's input
     counted = sum(map(count_parameters, inside))
     formula, before = 0, 32
@@ -198,7 +201,7 @@ def test_gates_squeeze_to_a_quarter_of_the_block_s_input():
 
 
 def test_branches_are_dropped_at_rates_that_grow_to_the_last():
-    blocks = [b for b in efficientnet.meta("efficientnet_b0").modules() if isinstance(b, Block)]
+    blocks = [b for b in on_meta(VARIANTS["efficientnet_b0"].make).modules() if isinstance(b, Block)]
     with torch.device("meta"):
         reference = torchvision().models.efficientnet_b0().modules()
     theirs = [m.p for m in reference if type(m).__name__ == "StochasticDepth"]
@@ -207,7 +210,7 @@ def test_branches_are_dropped_at_rates_that_grow_to_the_last():
     assert ours == pytest.approx(theirs)
     assert ours == pytest.approx([0.2 * i / 16 for i in range(16)])
     assert all(isinstance(b.drop, StochasticDepth) for b in blocks)
-    assert sum(b.residual for b in blocks) == 9
+    assert sum(b.is_residual for b in blocks) == 9
 
 
 def test_batch_norm_of_each_variant_is_torchvision_s():
@@ -216,7 +219,7 @@ def test_batch_norm_of_each_variant_is_torchvision_s():
             theirs = getattr(torchvision().models, name)().modules()
         both = [
             {(m.eps, m.momentum) for m in modules if isinstance(m, torch.nn.BatchNorm2d)}
-            for modules in (efficientnet.meta(name).modules(), theirs)
+            for modules in (on_meta(VARIANTS[name].make).modules(), theirs)
         ]
         print(name, both)
         assert both[0] == both[1]
@@ -225,7 +228,7 @@ def test_batch_norm_of_each_variant_is_torchvision_s():
 @pytest.mark.parametrize("stride", [32, 8, 4])
 def test_small_pictures_keep_more_of_their_side(stride):
     with torch.device("meta"):
-        model = VARIANTS["efficientnet_b0"].make(stride=stride, channels=1, num_classes=10)
+        model = VARIANTS["efficientnet_b0"].make(output_stride=stride, channels=1, num_classes=10)
         maps = model.features(torch.zeros(2, 1, 32, 32))
     print(maps.shape)
     assert maps.shape == (2, 1280, 32 // stride, 32 // stride)

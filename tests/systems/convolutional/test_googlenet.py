@@ -9,20 +9,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchstone.errors import BadInput
-from torchstone.parts.facts import count_parameters, macs
+from torchstone.parts.facts import count_parameters, macs, on_meta
 from torchstone.references import torchvision
 from torchstone.systems.convolutional.googlenet import (
+    AUXILIARY,
     HEAD,
-    LISTENERS,
     PAPER,
     PUBLISHED,
     RECIPES,
     TABLE,
+    VARIANTS,
     GoogLeNet,
-    WrittenOut,
+    NaiveGoogLeNet,
     build,
     loss,
-    unmade,
 )
 from torchstone.verify import relative_error
 
@@ -39,7 +39,7 @@ THOUSANDS = (159, 380, 364, 437, 463, 580, 840, 1072, 1388)
 
 @pytest.mark.parametrize("variant", ["googlenet", "googlenet_paper"])
 def test_the_maps_are_those_of_table_1(variant):
-    model, seen = unmade(variant).eval(), {}
+    model, seen = on_meta(VARIANTS[variant].make).eval(), {}
     for name, module in model.named_children():
         module.register_forward_hook(lambda _, __, y, n=name: seen.update({n: y.shape}))
     model(torch.zeros(1, 3, 224, 224, device="meta"))
@@ -50,7 +50,7 @@ def test_the_maps_are_those_of_table_1(variant):
 
 def test_the_modules_parameters_are_near_the_paper_s_column():
     """The column is rounded, and off by up to 8 % from what the table's own widths give."""
-    model = unmade("googlenet_paper")
+    model = on_meta(VARIANTS["googlenet_paper"].make)
     names = [name for name, row in TABLE.items() if row is not None]
     for name, thousands in zip(names, THOUSANDS, strict=True):
         count = count_parameters(model.get_submodule(name)) / 1024
@@ -64,7 +64,9 @@ def test_what_true_5x5_filters_cost():
     for name, row in TABLE.items():
         if row is not None:
             more += 16 * OUTPUTS[name][0] ** 2 * row[3] * row[4]
-    published, paper = (macs(unmade(v), (1, 3, 224, 224)) for v in ("googlenet", "googlenet_paper"))
+    published, paper = (
+        macs(on_meta(VARIANTS[v].make), (1, 3, 224, 224)) for v in ("googlenet", "googlenet_paper")
+    )
     print(published, more, paper)
     assert published + more == paper
 
@@ -73,8 +75,8 @@ def test_names_and_shapes_are_those_of_the_published_file():
     with torch.device("meta"):
         theirs: Any = torchvision().models.GoogLeNet(init_weights=False)
     for ours, published in (
-        (unmade("googlenet").state_dict(), theirs.state_dict()),
-        (dict(unmade("googlenet").named_parameters()), dict(theirs.named_parameters())),
+        (on_meta(VARIANTS["googlenet"].make).state_dict(), theirs.state_dict()),
+        (dict(on_meta(VARIANTS["googlenet"].make).named_parameters()), dict(theirs.named_parameters())),
     ):
         assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in published.items()}
         assert list(ours) == list(published)
@@ -92,7 +94,7 @@ def test_auxiliary_answers_in_training_alone_and_from_the_right_modules():
     assert tuple(model.eval()(x).shape) == (2, 7)
     # what a head's loss reaches: everything up to its module, nothing above
     model.train()
-    for number, (place, (head, _)) in enumerate(LISTENERS.items(), 1):
+    for number, (place, (head, _)) in enumerate(AUXILIARY.items(), 1):
         model.zero_grad(set_to_none=True)
         answers = model(x)
         answers[number].square().sum().backward()
@@ -124,7 +126,7 @@ def test_the_written_out_network_sees_a_fault(fault):
         with torch.no_grad():
             return net(x)
 
-    right = run(WrittenOut(model))
+    right = run(NaiveGoogLeNet(model))
     good = relative_error(run(model), right)
     if fault == "3x3 for 5x5":
         with torch.no_grad():

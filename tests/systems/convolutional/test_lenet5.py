@@ -10,13 +10,13 @@ from torchstone.systems.convolutional.lenet5 import (
     DIGITS,
     LeNet5,
     LeNet5Paper,
+    NaiveLeNet5,
     RadialBasis,
-    Slow,
     Subsampling,
     TableConvolution,
-    centres,
-    connections,
-    penalty,
+    class_centers,
+    connection_table,
+    map_loss,
     squash,
 )
 from torchstone.verify import relative_error, verify
@@ -32,7 +32,7 @@ def test_every_published_figure_and_the_written_out_network():
 
 def test_table_1_has_the_paper_s_pattern():
     """The first six take three neighbours, the next six four, the next three four, the last all."""
-    table = connections().T
+    table = connection_table().T
     assert table.sum(1).tolist() == [3] * 6 + [4] * 9 + [6]
     for shift in range(6):
         assert table[shift].tolist() == torch.roll(table[0], shift).tolist()
@@ -45,7 +45,7 @@ def test_table_1_has_the_paper_s_pattern():
 
 
 def test_table_convolution_sees_only_what_the_table_says():
-    layer = TableConvolution(connections(), 5)
+    layer = TableConvolution(connection_table(), 5)
     for weight in layer.weights:
         torch.nn.init.normal_(weight)
     torch.nn.init.zeros_(layer.bias)
@@ -54,16 +54,16 @@ def test_table_convolution_sees_only_what_the_table_says():
         without = x.clone()
         without[:, source] = 0
         changed = (layer(x) - layer(without)).abs().amax((0, 2, 3)) > 0
-        assert changed.tolist() == connections()[source].bool().tolist()
+        assert changed.tolist() == connection_table()[source].bool().tolist()
 
 
 def test_a_connection_left_out_of_the_reference_is_seen():
     """The planted fault: parity must notice one wrong entry of table I."""
     torch.manual_seed(0)
     model, x = LeNet5Paper().double(), torch.randn(1, 1, 32, 32, dtype=torch.float64)
-    good = relative_error(model(x), Slow(model)(x))
-    model.c3.where[0, 0], model.c3.where[0, 5] = False, True
-    bad = relative_error(model(x), Slow(model)(x))
+    good = relative_error(model(x), NaiveLeNet5(model)(x))
+    model.c3.mask[0, 0], model.c3.mask[0, 5] = False, True
+    bad = relative_error(model(x), NaiveLeNet5(model)(x))
     print(f"right {good:.1e}, one connection moved {bad:.1e}")
     assert good < 1e-12 < 1e-6 < bad
 
@@ -78,8 +78,8 @@ def test_squash_and_subsampling_and_radial_basis_are_their_formulas():
     x = torch.arange(16.0).reshape(1, 1, 4, 4).expand(1, 2, 4, 4)
     assert layer(x)[0, 0, 0, 0] == 2 * (0 + 1 + 4 + 5) + 1
     assert layer(x)[0, 1, 1, 1] == 3 * (10 + 11 + 14 + 15) - 1
-    basis, x = RadialBasis(centres(10)), torch.randn(5, 84)
-    slow = torch.stack([((x - c) ** 2).sum(1) for c in centres(10)], 1)
+    basis, x = RadialBasis(class_centers(10)), torch.randn(5, 84)
+    slow = torch.stack([((x - c) ** 2).sum(1) for c in class_centers(10)], 1)
     assert relative_error(basis(x), slow) < 1e-5
 
 
@@ -89,20 +89,20 @@ def test_penalty_is_equation_9():
     total = 0.0
     for y, d in zip(distances.tolist(), labels.tolist(), strict=True):
         total += y[d] + math.log(math.exp(-1.0) + sum(math.exp(-v) for v in y))
-    ours = float(penalty(-distances, labels))
+    ours = float(map_loss(-distances, labels))
     print(ours, total / 4)
     assert ours == pytest.approx(total / 4, abs=1e-12)
 
 
 def test_the_drawn_digits_are_7_by_12_and_far_apart():
     assert all(len(d.split()) == 12 and {len(row) for row in d.split()} == {7} for d in DIGITS)
-    drawn = centres(10)
+    drawn = class_centers(10)
     gaps = torch.cdist(drawn, drawn).square() / 4  # number of pixels that differ
     print(gaps.int())
     assert gaps[~torch.eye(10, dtype=torch.bool)].min() >= 5
     assert set(drawn.unique().tolist()) == {-1.0, 1.0}
-    assert centres(26).shape == (26, 84)
-    assert torch.equal(centres(26), centres(26))
+    assert class_centers(26).shape == (26, 84)
+    assert torch.equal(class_centers(26), class_centers(26))
 
 
 @pytest.mark.parametrize("make", [LeNet5, LeNet5Paper])

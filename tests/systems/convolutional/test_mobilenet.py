@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from torchstone.parts.conv.convolution import separable_cost
-from torchstone.parts.facts import count_parameters, macs
+from torchstone.parts.facts import count_parameters, macs, on_meta
 from torchstone.references import timm, torchvision
 from torchstone.systems.convolutional import mobilenet
 from torchstone.systems.convolutional.mobilenet import COUNTS, V1, V2, VARIANTS, published
@@ -24,7 +24,7 @@ def grids(model: nn.Module, side: int) -> list[tuple[int, int]]:
 
 
 def test_grids_are_those_of_the_papers_tables():
-    first = grids(mobilenet.meta("mobilenet_v1"), 224)
+    first = grids(on_meta(VARIANTS["mobilenet_v1"].make), 224)
     print(first)
     wide = [512, 14]
     assert first == [
@@ -32,7 +32,7 @@ def test_grids_are_those_of_the_papers_tables():
         *[tuple(wide)] * 6,
         *[(1024, 7), (1024, 7)],
     ]
-    second = grids(mobilenet.meta("mobilenet_v2"), 224)
+    second = grids(on_meta(VARIANTS["mobilenet_v2"].make), 224)
     print(second)
     repeats = [
         (16, 112, 1),
@@ -49,7 +49,7 @@ def test_grids_are_those_of_the_papers_tables():
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("stride", [32, 16, 8])
 def test_small_pictures_keep_more_of_their_side(variant, stride):
-    model = mobilenet.meta(variant, stride=stride, num_classes=10)
+    model = on_meta(VARIANTS[variant].make, output_stride=stride, num_classes=10)
     found = grids(model, 32)
     print(variant, stride, [side for _, side in found])
     assert found[-1][1] == 32 // stride
@@ -74,7 +74,7 @@ def test_a_stride_in_the_wrong_layer_is_seen_by_the_cost(monkeypatch):
     late = list(V1)
     late[1], late[2] = (128, 1), (128, 2)  # the same parameters, the same grid at the end
     monkeypatch.setattr(mobilenet, "V1", tuple(late))
-    model = mobilenet.meta("mobilenet_v1")
+    model = on_meta(VARIANTS["mobilenet_v1"].make)
     print(count_parameters(model), macs(model, (1, 3, 224, 224)))
     assert (count_parameters(model), grids(model, 224)[-1]) == (COUNTS["mobilenet_v1"][0], (1024, 7))
     assert macs(model, (1, 3, 224, 224)) != COUNTS["mobilenet_v1"][1]
@@ -99,16 +99,16 @@ def test_an_activation_after_the_bottleneck_is_seen_by_the_reference(monkeypatch
 
 
 def test_a_residual_over_a_stride_or_another_width_is_never_added():
-    blocks = [b for b in mobilenet.meta("mobilenet_v2").features if hasattr(b, "residual")]
-    print([b.residual for b in blocks])
-    assert sum(b.residual for b in blocks) == sum(repeats - 1 for _, _, repeats, _ in V2) == 10
-    assert not blocks[0].residual
+    blocks = [b for b in on_meta(VARIANTS["mobilenet_v2"].make).features if hasattr(b, "is_residual")]
+    print([b.is_residual for b in blocks])
+    assert sum(b.is_residual for b in blocks) == sum(repeats - 1 for _, _, repeats, _ in V2) == 10
+    assert not blocks[0].is_residual
 
 
 def test_timm_s_names_become_ours_and_a_wrong_one_stays_to_be_refused():
     with torch.device("meta"):
         theirs = timm().create_model("mobilenetv1_100").state_dict()
-    ours = mobilenet.meta("mobilenet_v1").state_dict()
+    ours = on_meta(VARIANTS["mobilenet_v1"].make).state_dict()
     renamed = published("mobilenet_v1", theirs)
     assert list(renamed) == list(ours)
     assert all(renamed[key].shape == ours[key].shape for key in ours)
@@ -117,7 +117,7 @@ def test_timm_s_names_become_ours_and_a_wrong_one_stays_to_be_refused():
     del broken["blocks.2.1.conv_pw.weight"]
     renamed = published("mobilenet_v1", broken)
     with pytest.raises(RuntimeError) as caught:
-        mobilenet.meta("mobilenet_v1").load_state_dict(renamed)
+        on_meta(VARIANTS["mobilenet_v1"].make).load_state_dict(renamed)
     print(caught.value)
     assert "features.5.1.0.weight" in str(caught.value)
     assert "blocks.3.9.conv_se.weight" in str(caught.value)

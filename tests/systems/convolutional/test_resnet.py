@@ -9,12 +9,12 @@ from torch import nn
 
 from torchstone.parts.facts import count_parameters, macs
 from torchstone.references import torchvision
-from torchstone.references.resnet import ResNetByDefinition, randomize_weights
+from torchstone.references.resnet import NaiveResNet, randomize_norms
 from torchstone.systems.convolutional.resnet import (
+    CIFAR_LAYERS,
     DEPTHS,
-    LAYERS,
     VARIANTS,
-    Basic,
+    BasicBlock,
     Bottleneck,
     ResNet,
     cifar_resnet,
@@ -64,7 +64,7 @@ def test_the_number_in_a_name_counts_the_weighted_layers():
 
 
 def test_option_b_costs_two_projections_more_than_option_a():
-    for n in LAYERS:
+    for n in CIFAR_LAYERS:
         a, b = (VARIANTS[f"resnet{n}_cifar{end}"] for end in ("", "_b"))
         weights = count_parameters(meta(b.make)) - count_parameters(meta(a.make))
         products = macs(meta(b.make), (1, 3, 32, 32)) - macs(meta(a.make), (1, 3, 32, 32))
@@ -89,19 +89,21 @@ def test_parity_sees_a_stride_in_the_wrong_convolution_and_a_shifted_padding():
     """Planted faults."""
     torch.manual_seed(0)
     images = torch.randn(2, 3, 40, 40).double()
-    theirs = randomize_weights(torchvision().models.resnet50(num_classes=10).double(), images).eval()
+    theirs = randomize_norms(torchvision().models.resnet50(num_classes=10).double(), images).eval()
     differences = []
-    for halve in (2, 1):
-        deep = ResNet(partial(Bottleneck, halve=halve), DEPTHS[50], num_classes=10).double().eval()
+    for strided_conv in (2, 1):
+        deep = (
+            ResNet(partial(Bottleneck, strided_conv=strided_conv), DEPTHS[50], num_classes=10).double().eval()
+        )
         deep.load_state_dict(published("resnet50", theirs.state_dict()))
         differences.append(relative_error(deep(images), theirs(images)))
     print("stride in the 3×3, in the 1×1:", differences)
     assert differences[0] < 1e-10 < 1e-3 < differences[1]
     tiny = images[..., :16, :16]
-    ours: Any = randomize_weights(cifar_resnet(20, partial(Basic, option="A"))().double(), tiny).eval()
-    right = relative_error(ours(tiny), ResNetByDefinition(ours)(tiny))
+    ours: Any = randomize_norms(cifar_resnet(20, partial(BasicBlock, option="A"))().double(), tiny).eval()
+    right = relative_error(ours(tiny), NaiveResNet(ours)(tiny))
     ours.layer2[0].downsample.before, ours.layer2[0].downsample.after = 0, 16
-    wrong = relative_error(ours(tiny), ResNetByDefinition(ours)(tiny))
+    wrong = relative_error(ours(tiny), NaiveResNet(ours)(tiny))
     print("zeros on both sides, on one:", right, wrong)
     assert right < 1e-10 < 1e-4 < wrong
 
@@ -151,15 +153,15 @@ def test_the_network_of_imagenet_has_torchvision_s_names():
 def test_step_schedule_is_the_paper_s():
     """0.1, from 32k on 0.01, from 48k on 0.001."""
     from torchstone.systems.convolutional.resnet import RECIPES
-    from torchstone.tasks import optimizers
+    from torchstone.tasks.optimization import make_lr_scheduler, make_optimizer
 
     recipe = RECIPES["cifar20"]
     weight = nn.Parameter(torch.zeros(1))
-    rule = optimizers.optimizer([weight], recipe)
-    factor = optimizers.schedule(rule, recipe).lr_lambdas[0]
-    said = {step: recipe.lr * factor(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)}
-    print(said)
-    assert list(said.values()) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    optimizer = make_optimizer([weight], recipe.optim)
+    factor = make_lr_scheduler(optimizer, recipe.optim, recipe.steps).lr_lambdas[0]
+    rates = {step: recipe.optim.lr * factor(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)}
+    print(rates)
+    assert list(rates.values()) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
     assert recipe.steps == 64_000
 
 

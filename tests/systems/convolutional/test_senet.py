@@ -8,9 +8,9 @@ import torch
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.facts import count_parameters, macs
 from torchstone.references import timm
-from torchstone.references.resnet import randomize_weights
+from torchstone.references.resnet import randomize_norms
 from torchstone.systems.convolutional import resnet
-from torchstone.systems.convolutional.senet import VARIANTS, gates, published
+from torchstone.systems.convolutional.senet import VARIANTS, gate_parameters, published
 from torchstone.verify import relative_error
 
 
@@ -26,7 +26,7 @@ def test_openedadd_what_the_formula_says_in_weights_and_products():
         added = count_parameters(with_gates) - count_parameters(without)
         counted = sum(count_parameters(m) for m in with_gates.modules() if isinstance(m, SqueezeExcitation))
         print(variant, added)
-        assert added == gates(with_gates) == counted
+        assert added == gate_parameters(with_gates) == counted
         if "101_paper" in variant or "152_paper" in variant:
             continue  # no ResNet of ours has that stride
         products = macs(with_gates, (1, *shape)) - macs(without, (1, *shape))
@@ -63,14 +63,14 @@ def test_parity_sees_a_missing_relu_and_another_pooling():
     torch.manual_seed(0)
     images = torch.randn(2, 3, 40, 40).double()
     theirs = timm().create_model("legacy_seresnet18", num_classes=10, drop_rate=0.0).double()
-    theirs = randomize_weights(theirs, images).eval()
+    theirs = randomize_norms(theirs, images).eval()
     ours = VARIANTS["seresnet18"].make(num_classes=10).double().eval()
     ours.load_state_dict(published("seresnet18", theirs.state_dict()))
     wanted = theirs(images)
     differences = [relative_error(ours(images), wanted)]
-    ours.layer1[0].rectified = False
+    ours.layer1[0].relu_before_gate = False
     differences.append(relative_error(ours(images), wanted))
-    ours.layer1[0].rectified = True
+    ours.layer1[0].relu_before_gate = True
     ours.maxpool = torch.nn.MaxPool2d(3, 2, 1)
     differences.append(relative_error(ours(images), wanted))
     print("as published, one ReLU less, edged pooling:", differences)
@@ -81,7 +81,7 @@ def test_a_gate_that_says_one_leaves_the_resnet():
     """With every gate open the network is the ResNet of the same weights."""
     torch.manual_seed(0)
     images = torch.randn(2, 3, 16, 16).double()
-    ours = randomize_weights(VARIANTS["seresnet20_cifar"].make().double(), images).eval()
+    ours = randomize_norms(VARIANTS["seresnet20_cifar"].make().double(), images).eval()
     opened: list[Any] = [m for m in ours.modules() if isinstance(m, SqueezeExcitation)]
     for gate in opened:
         torch.nn.init.zeros_(gate.fc2.weight)

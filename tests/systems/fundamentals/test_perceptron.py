@@ -135,7 +135,7 @@ def test_the_run_makes_the_published_mistakes(tmp_path):
 
 def test_weights_on_raw_rows_are_those_on_standardised_ones():
     table = load_table("breast_cancer")
-    x, y = table.part("train")
+    x, y = table.rows_of("train")
     mean, std = x.mean(0), x.std(0)
     model = Perceptron(2, 30).double()
     recipe = perceptron.Recipe(average=True)

@@ -16,7 +16,8 @@ from torchstone.errors import BadInput
 from torchstone.metrics.segmentation import class_iou, confusion_matrix, evaluate_splits, iou_metrics
 from torchstone.plots import segmentation_masks
 from torchstone.systems.convolutional import deeplab
-from torchstone.tasks.vision.segment import evaluate, explain, loss, predict
+from torchstone.systems.convolutional.deeplab import loss
+from torchstone.tasks.vision.segment import evaluate, explain, predict
 
 
 def random_masks(count=5, classes=4):
@@ -51,14 +52,14 @@ def test_scores_are_those_of_the_definition():
 
 def test_batches_of_a_split_are_one_matrix():
     torch.manual_seed(0)
-    model = deeplab.small(4).eval()
+    model = deeplab.small_segmenter(4).eval()
     pictures = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8)
     labels = torch.randint(0, 4, (7, 16, 16), dtype=torch.uint8)
     labels[0] = IGNORE_INDEX
     split = SegmentationSplit((pictures, labels), torch.device("cpu"))
     metadata = {"mean": [0.5] * 3, "std": [0.2] * 3}
     whole, mean = evaluate_splits(model, [split], metadata, 4)
-    parts, mean_ = evaluate_splits(model, [split], metadata, 4, batch=3)
+    parts, mean_ = evaluate_splits(model, [split], metadata, 4, batch_size=3)
     assert torch.equal(whole, parts)
     assert whole.sum() == 6 * 256
     assert mean == pytest.approx(mean_, rel=1e-6)
@@ -94,7 +95,8 @@ def test_micro_batches_with_unequal_void_give_the_whole_batch_s_gradient():
     recipe = dataclasses.replace(deeplab.RECIPES["smoke"], batch_size=8)
     gradients = []
     for accumulate in (1, 4):
-        run = next(deeplab.build(dataclasses.replace(recipe, accumulate=accumulate)))
+        optim = dataclasses.replace(recipe.optim, grad_accum_steps=accumulate)
+        run = next(deeplab.build(dataclasses.replace(recipe, optim=optim)))
         model = run.state["model"].eval()  # else batch norm would see other batches
         images, labels = next(run.stream)
         labels = labels.clone()
@@ -184,7 +186,7 @@ def test_evaluation_names_each_class_and_refuses_others(trained, tmp_path):
     print(found)
     classes = [found[f"iou_{name}"] for name in metadata["classes"]]
     assert found["miou"] == pytest.approx(sum(classes) / len(classes))
-    assert found["pictures"] < evaluate(model, metadata, "digits", held_out=False)["pictures"]
+    assert found["images"] < evaluate(model, metadata, "digits", held_out=False)["images"]
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
         for i in range(4):

@@ -56,7 +56,7 @@ def load_points(spec: str | Path, device: torch.device | str = "cpu") -> Points:
     if not is_table(spec):
         raise BadInput(f"no points {str(spec)!r}: {did_you_mean(str(spec), DRAWN)}, or a table")
     table = load_table(spec)
-    splits = {name: table.part(name)[0].float() for name in COUNTS}
+    splits = {name: table.rows_of(name)[0].float() for name in COUNTS}
     if len(table.features) < 2:
         raise BadInput(f"{table.name} has one feature: a coupling needs two numbers or more")
     return _placed(

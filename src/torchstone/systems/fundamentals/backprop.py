@@ -46,27 +46,41 @@ from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, count_parameters
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, predict
+from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "explain",
+    "predict",
+    "reference",
+]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "digits"  # digits, mnist5k, a folder with one sub-folder a class, hf:NAME
-    variant: str = "backprop"  # backprop
-    steps: int = 1500  # updates
-    batch_size: int = 32  # pictures an update
-    size: int = 8  # side that pictures are fitted to
-    widths: tuple[int, ...] = (30,)  # units of each hidden layer
-    activation: Literal["sigmoid", "tanh", "relu", "leaky_relu"] = "sigmoid"  # f, hidden units
-    output: Literal["softmax", "sigmoid"] = "softmax"  # g, output units
-    loss: Literal["cross_entropy", "squared"] = "cross_entropy"  # E
-    lr: float = 0.3  # ε
-    momentum: float = 0.9  # α, share of the last step kept
-    augment: str = "none"  # none, shift2, affine
-    seed: int = 0  # of weights, order and augmentation
-    device: str = "auto"  # auto, cpu, cuda, mps
+    data: str = (
+        "digits"  # data set: digits, mnist5k, hf:NAME, a folder (class folders or IDX files) or its zip
+    )
+    variant: str = "backprop"  # network variant: backprop
+    steps: int = 1500  # number of training steps
+    batch_size: int = 32  # batch size
+    size: int = 8  # image side length in pixels
+    widths: tuple[int, ...] = (30,)  # hidden layer widths
+    activation: Literal["sigmoid", "tanh", "relu", "leaky_relu"] = (
+        "sigmoid"  # activation f of the hidden units
+    )
+    output: Literal["softmax", "sigmoid"] = "softmax"  # activation g of the output units
+    loss: Literal["cross_entropy", "squared"] = "cross_entropy"  # loss E
+    lr: float = 0.3  # learning rate ε
+    momentum: float = 0.9  # momentum α
+    augment: str = "none"  # augmentation: none, or steps such as shift2 or affine
+    seed: int = 0  # random seed of weights, data order and augmentation
+    device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
 RECIPES = {

@@ -42,30 +42,42 @@ from torchstone.engine.update import OptimConfig
 from torchstone.parts.facts import Fact, count_parameters, macs
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, predict
+from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "explain",
+    "predict",
+    "reference",
+]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "digits"  # digits, mnist5k, a folder with one sub-folder a class, hf:NAME
-    variant: str = "mlp"  # mlp
-    steps: int = 1000  # updates
-    batch_size: int = 64  # pictures an update
-    size: int = 8  # side that pictures are fitted to
-    widths: tuple[int, ...] = (64,)  # units of each hidden layer
-    activation: Literal["relu", "sigmoid", "tanh", "gelu"] = "relu"  # f
-    dropout: float = 0.0  # share of hidden units left out in training
-    dropout_input: float = 0.0  # share of pixels left out in training
-    batch_norm: bool = False  # normalise z over the batch
-    init: Literal["he", "xavier", "fan_in", "default"] = "he"  # variance of first weights
+    data: str = (
+        "digits"  # data set: digits, mnist5k, hf:NAME, a folder (class folders or IDX files) or its zip
+    )
+    variant: str = "mlp"  # network variant: mlp
+    steps: int = 1000  # number of training steps
+    batch_size: int = 64  # batch size
+    size: int = 8  # image side length in pixels
+    widths: tuple[int, ...] = (64,)  # hidden layer widths
+    activation: Literal["relu", "sigmoid", "tanh", "gelu"] = "relu"  # activation f
+    dropout: float = 0.0  # dropout probability of hidden units
+    dropout_input: float = 0.0  # dropout probability of input pixels
+    batch_norm: bool = False  # batch normalization of the pre-activations z
+    init: Literal["he", "xavier", "fan_in", "default"] = "he"  # weight initialization
     optim: OptimConfig = OptimConfig(
         optimizer="adamw", lr=5e-3, weight_decay=0.02, warmup_ratio=0.1
     )  # optimizer, schedule, precision
-    augment: str = "none"  # none, shift2, affine
-    seed: int = 0  # of weights, order, dropout and augmentation
-    device: str = "auto"  # auto, cpu, cuda, mps
+    augment: str = "none"  # augmentation: none, or steps such as shift2 or affine
+    seed: int = 0  # random seed of weights, data order, dropout and augmentation
+    device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
 RECIPES = {

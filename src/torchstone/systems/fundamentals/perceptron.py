@@ -49,13 +49,13 @@ __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predi
 @dataclass(frozen=True)
 class Recipe:
     data: str = "iris:setosa"  # table NAME or FILE.csv, TABLE:CLASS for one class against the rest, or pictures (digits, a folder)
-    variant: str = "perceptron"  # perceptron
-    steps: int = 6  # updates
-    batch_size: int = 1000  # examples an update, gone through one by one (a smaller table: all of it)
+    variant: str = "perceptron"  # network variant: perceptron
+    steps: int = 6  # number of training steps
+    batch_size: int = 1000  # batch size, processed one example at a time (a smaller table: all of it)
     average: bool = False  # judge by the mean of all weights there were
     standardise: bool = False  # tables: bring each feature to mean 0 and deviation 1
     shuffle: bool = False  # tables: a new order each epoch (pictures always have one)
-    size: int = 8  # side that pictures are fitted to
+    size: int = 8  # image side length in pixels
     augment: str = "none"  # pictures: none, shift2, affine
     seed: int = 0  # of the order
     device: str = "auto"  # where scores are computed; the rule itself runs on the CPU
@@ -195,7 +195,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         data = load_table(recipe.data)
         features = len(data.features)
         if recipe.standardise:
-            x, _ = data.part("train")
+            x, _ = data.rows_of("train")
             mean, std = x.mean(0), x.std(0, correction=0).clamp(min=1e-12)
     else:
         data = load_images(recipe.data, size=recipe.size, channels=1, device=device)
@@ -260,7 +260,7 @@ def bound(x: Tensor, y: Tensor) -> float:
 
 def exclusive_or() -> list[int]:
     """Mistakes of each of 1,000 epochs."""
-    return learn(*load_table("xor").part("train"), epochs=1000)[1]
+    return learn(*load_table("xor").rows_of("train"), epochs=1000)[1]
 
 
 FACTS = [
