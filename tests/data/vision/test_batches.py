@@ -1,4 +1,4 @@
-"""The order of batches, and that resuming, sharing and decoding ahead do not change it."""
+"""The order of image batches; resuming, sharing and prefetching do not change it."""
 
 import random
 import subprocess
@@ -35,7 +35,7 @@ def same(ones, others):
 
 
 @pytest.mark.parametrize("count", [3, 8, 21, 50])
-def test_every_sample_once_an_epoch_and_batches_always_full(count):
+def test_batches_full_and_each_sample_once_per_epoch(count):
     found = drawn(numbered(count), count)  # 8 epochs
     labels = torch.cat([y for _, y in found])
     assert all(len(y) == 8 for _, y in found)
@@ -47,14 +47,14 @@ def test_every_sample_once_an_epoch_and_batches_always_full(count):
         assert len({tuple(e.tolist()) for e in epochs}) == 8
 
 
-def test_seeds_differ():
+def test_derive_seed_has_no_collisions():
     seeds = {derive_seed(a, b, c) for a in range(20) for b in range(2) for c in range(50)}
     assert len(seeds) == 2000
     assert all(0 <= s < 2**63 for s in seeds)
 
 
 @pytest.mark.parametrize("augmentation", ["none", "shift2", "affine"])
-def test_resume_at_random_points(augmentation):
+def test_batches_resume_exactly(augmentation):
     options = {"augment": augment.make_augmentation(augmentation)}
     whole = drawn(numbered(21), 30, **options)
     for done in random.Random(0).sample(range(30), 6):
@@ -67,7 +67,7 @@ def test_resume_at_random_points(augmentation):
         assert same([next(second) for _ in range(30 - done)], whole[done:])
 
 
-def test_augmentation_is_new_at_each_step():
+def test_batches_augmentation_differs_each_step():
     drawn_numbers = []
 
     def watch(pictures, draw):
@@ -81,7 +81,7 @@ def test_augmentation_is_new_at_each_step():
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_together_are_the_joint_batch(world):
+def test_batches_ranks_form_joint_batch(world):
     options = {"augment": augment.make_augmentation("affine")}
     joint = drawn(numbered(21), 12, **options)
     ranks = [drawn(numbered(21), 12, rank=r, world_size=world, **options) for r in range(world)]
@@ -91,7 +91,7 @@ def test_ranks_together_are_the_joint_batch(world):
     print("steps compared:", len(joint), "on", world, "ranks")
 
 
-def test_batches_that_cannot_be():
+def test_batches_reject_uneven_and_empty():
     with pytest.raises(BadInput, match="cannot be shared by 3"):
         ImageBatches(numbered(9), 8, seed=0, metadata=CARD, world_size=3)
     with pytest.raises(BadInput, match="no images"):
@@ -110,7 +110,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_pictures_on_disk_give_the_same_batches(folder, monkeypatch, workers):
+def test_batches_from_disk_equal_memory(folder, monkeypatch, workers):
     memory = load_images(folder, size=16, channels=3)
     monkeypatch.setattr(dataset, "MEMORY_LIMIT", 0)
     disk = load_images(folder, size=16, channels=3)
@@ -136,7 +136,7 @@ def test_pictures_on_disk_give_the_same_batches(folder, monkeypatch, workers):
     assert torch.equal(torch.get_rng_state(), before), "the global generator was disturbed"
 
 
-def test_a_file_damaged_on_disk_is_named(folder, monkeypatch, tmp_path):
+def test_batches_name_damaged_file(folder, monkeypatch, tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for i in range(3):
@@ -153,7 +153,7 @@ def test_a_file_damaged_on_disk_is_named(folder, monkeypatch, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_workers_end_with_the_program(folder):
+def test_batches_workers_end_with_program(folder):
     program = f"""
 import multiprocessing
 from torchstone.data.vision import dataset as images

@@ -1,4 +1,4 @@
-"""Pictures from anywhere against the training pictures they were made of."""
+"""Preprocessing of images from anywhere, against the training images that they were made from."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def light(canvas, numbers):
 
 
 @pytest.mark.parametrize("kind", [dark, light, photo, clear, turned])
-def test_a_digit_found_in_a_large_picture_is_the_training_digit(digits, kind):
+def test_preprocess_recovers_training_digit(digits, kind):
     numbers, found = np.random.RandomState(0), []
     for image in digits.test.images[::20, 0].numpy():
         corner = numbers.randint(0, 100), numbers.randint(0, 200)
@@ -64,7 +64,7 @@ def test_a_digit_found_in_a_large_picture_is_the_training_digit(digits, kind):
     assert min(found) > 0.5
 
 
-def test_training_pictures_come_out_as_they_are(digits):
+def test_preprocess_leaves_training_images_unchanged(digits):
     ours = digits.test.images[::10]
     framed = torch.cat([preprocess(Image.fromarray(i[0].numpy()), digits.metadata) for i in ours])
     native = torch.cat([preprocess(Image.fromarray(i[0, 2:30, 2:30].numpy()), digits.metadata) for i in ours])
@@ -73,7 +73,7 @@ def test_training_pictures_come_out_as_they_are(digits):
     assert torch.equal(native, ours)
 
 
-def test_specks_are_no_ink(digits):
+def test_preprocess_removes_specks(digits):
     image = digits.test.images[7, 0].numpy()
     canvas = large(image, (40, 60))
     clean = preprocess(dark(canvas, None), digits.metadata)
@@ -82,7 +82,7 @@ def test_specks_are_no_ink(digits):
 
 
 @pytest.mark.parametrize("shade", [0, 128, 255])
-def test_blank_paper_is_refused(digits, tmp_path, shade):
+def test_preprocess_rejects_blank_image(digits, tmp_path, shade):
     numbers = np.random.RandomState(1)
     noisy = (shade + numbers.normal(0, 5, (200, 300))).clip(0, 255).astype(np.uint8)
     for i, array in enumerate((np.full((60, 60), shade, np.uint8), noisy)):
@@ -91,7 +91,7 @@ def test_blank_paper_is_refused(digits, tmp_path, shade):
             preprocess(tmp_path / f"empty{i}.png", digits.metadata)
 
 
-def test_what_is_no_picture_is_refused(digits, tmp_path):
+def test_preprocess_rejects_non_images(digits, tmp_path):
     (tmp_path / "text.png").write_text("words")
     with pytest.raises(BadInput, match=r"text\.png is not a readable image"):
         preprocess(tmp_path / "text.png", digits.metadata)
@@ -99,7 +99,7 @@ def test_what_is_no_picture_is_refused(digits, tmp_path):
         preprocess(str(tmp_path / "none.png"), digits.metadata)
 
 
-def test_photographs_are_fitted_as_in_training(tmp_path):
+def test_preprocess_photos_as_in_training(tmp_path):
     numbers = np.random.RandomState(0)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -117,7 +117,7 @@ def test_photographs_are_fitted_as_in_training(tmp_path):
     assert (train.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-5
 
 
-def test_decoding_every_mode():
+def test_decode_every_color_mode():
     grey = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
     image = Image.fromarray(grey)
     assert np.array_equal(decode(image, 1), grey)

@@ -1,4 +1,4 @@
-"""Operations of colour and RandAugment beside torchvision's, with one magnitude."""
+"""Color operations and RandAugment against torchvision's."""
 
 import importlib
 import math
@@ -64,7 +64,7 @@ ROUNDED = {"color": 0.03, "sharpness": 0.01, "autocontrast": 0.1}
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", randaugment.NAMES)
-def test_each_operation_is_torchvision_s(theirs, name, channels):
+def test_operations_match_torchvision(theirs, name, channels):
     images = pictures(channels=channels)
     for magnitude in (3, 9, 14, 30):
         for sign in (1, -1):
@@ -85,7 +85,7 @@ def test_each_operation_is_torchvision_s(theirs, name, channels):
     assert (channels == 1 and name == "color") or name == "identity" or not torch.equal(ours, images)
 
 
-def test_autocontrast_is_exact_in_whole_numbers():
+def test_autocontrast_exact_in_integers():
     images = pictures()
     ours = color_ops.apply_table(images, color_ops.autocontrast(images)).long()
     rows = images.flatten(0, 1).long()
@@ -95,7 +95,7 @@ def test_autocontrast_is_exact_in_whole_numbers():
     assert torch.equal(ours.flatten(0, 1), slow)
 
 
-def test_each_picture_has_its_own_operation_and_direction(theirs):
+def test_apply_operations_per_image(theirs):
     """A mixed batch is what its pictures give one by one."""
     images = pictures(28)
     chosen = torch.arange(28) % 14
@@ -107,7 +107,7 @@ def test_each_picture_has_its_own_operation_and_direction(theirs):
     assert not torch.equal(images, together)
 
 
-def test_operations_and_directions_are_equally_frequent(monkeypatch):
+def test_randaugment_operations_and_directions_equally_frequent(monkeypatch):
     seen = []
 
     def watch(images, chosen, share):
@@ -134,7 +134,7 @@ def test_operations_and_directions_are_equally_frequent(monkeypatch):
     assert (pairs > 0).all()
 
 
-def test_float_pictures_are_rounded_first():
+def test_randaugment_rounds_float_images():
     images, generator = pictures(), torch.Generator()
     results = []
     for kind in (images, images.float() + 0.3):
@@ -144,7 +144,7 @@ def test_float_pictures_are_rounded_first():
     assert torch.equal(*results)
 
 
-def test_jitter_is_torchvision_s_on_the_same_numbers(theirs):
+def test_jitter_matches_torchvision(theirs):
     images = pictures()
     numbers = torch.rand(len(images), 4, generator=torch.Generator().manual_seed(3))
     ours = color_ops.jitter(0.4, 0.1)(images, lambda *shape: numbers)
@@ -163,7 +163,7 @@ def test_jitter_is_torchvision_s_on_the_same_numbers(theirs):
     assert single.max() <= 255
 
 
-def test_jitter_stays_within_its_range():
+def test_jitter_brightness_range():
     images = torch.full((4000, 1, 1, 1), 100.0)
     numbers = torch.rand(4000, 4, generator=torch.Generator().manual_seed(0))
     values = color_ops.jitter(0.4, 0.0)(images, lambda *shape: numbers).flatten()
@@ -172,7 +172,7 @@ def test_jitter_stays_within_its_range():
     assert 139 < values.max() <= 140
 
 
-def test_hue_goes_round():
+def test_rotate_hue_is_periodic():
     images = pictures().float()
     third = torch.full((len(images),), 1 / 3)
     once = color_ops.rotate_hue(images, third)
@@ -182,12 +182,12 @@ def test_hue_goes_round():
 
 
 @pytest.mark.parametrize(("count", "magnitude"), [(0, 9), (2, 31), (2, -1)])
-def test_what_randaugment_refuses(count, magnitude):
+def test_randaugment_rejects_invalid_arguments(count, magnitude):
     with pytest.raises(BadInput, match="from 0 to 30"):
         randaugment.randaugment(count, magnitude)
 
 
-def test_magnitude_zero_leaves_all_but_two_as_they_are():
+def test_operations_at_magnitude_zero():
     """Autocontrast and equalize have no magnitude; solarize at 0 inverts what is fully bright."""
     images = pictures().clamp(max=254)
     for number, name in enumerate(randaugment.NAMES):

@@ -1,4 +1,4 @@
-"""Scenes: the emoji's layers, a person's own folder, and that masks move with their pictures."""
+"""Segmentation data: OpenMoji's layers, one's own folder, and masks that move with their images."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ SVG = (
 )
 
 
-def test_layers_of_a_drawing_become_classes_the_later_over_the_earlier():
+def test_openmoji_layers_become_classes():
     picture, mask = openmoji.draw(SVG, 8)
     wanted = np.zeros((8, 8), int)
     wanted[:4], wanted[2:6, 2:6], wanted[:, 3] = 1, 3, 4
@@ -35,14 +35,14 @@ def test_layers_of_a_drawing_become_classes_the_later_over_the_earlier():
     assert all((picture[wanted == c] == colour).all() for c, colour in colours.items())
 
 
-def test_families_keep_variants_of_a_drawing_together():
+def test_openmoji_family_groups_variants():
     kin = ["1F468-1F3FD-200D-1F680", "1F469-200D-1F680", "1F9D1-1F3FF-200D-1F680"]
     assert {openmoji.family(stem) for stem in kin} == {"1F9D1-1F680"}
     assert openmoji.family("1F680") == "1F680"
     assert openmoji.family("1F3FB") == "1F3FB"  # the tone alone is a drawing too
 
 
-def test_the_emoji_s_archive_holds_what_is_said_of_it():
+def test_openmoji_archive_contents():
     with download.fetch_archive(*openmoji.OPENMOJI) as opened:
         names = sorted(n for n in opened.namelist() if n.endswith(".svg"))
         some = [openmoji.draw(opened.read(n).decode(), 24) for n in names[::75]]
@@ -53,7 +53,7 @@ def test_the_emoji_s_archive_holds_what_is_said_of_it():
     assert 0.6 < counts[0] / counts.sum() < 0.8
 
 
-def test_drawings_are_kept_and_drawn_again_where_damaged(tmp_path, monkeypatch):
+def test_openmoji_cache_rebuilt_when_damaged(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHSTONE_CACHE", str(tmp_path))
     drawn = []
 
@@ -91,7 +91,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_folder_of_pictures_and_masks(folder):
+def test_load_segmentation_folder(folder):
     data = load_segmentation(folder, size=16)
     print(data.description)
     assert data.classes == ("background", "class 1", "class 2")
@@ -107,7 +107,7 @@ def test_a_folder_of_pictures_and_masks(folder):
     assert load_segmentation(folder, size=16).classes == ("sky", "house", "grass")
 
 
-def test_splits_that_are_there_are_kept(folder, tmp_path_factory):
+def test_load_segmentation_published_splits(folder, tmp_path_factory):
     above = tmp_path_factory.mktemp("splits")
     for split in ("train", "test"):
         (above / split).mkdir()
@@ -154,7 +154,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("how", SAID)
-def test_what_is_wrong_with_a_folder_is_said_in_a_line(folder, how):
+def test_load_segmentation_error_messages(folder, how):
     spoil(folder, how)
     with pytest.raises(BadInput, match=SAID[how]) as caught:
         load_segmentation(folder, size=16)
@@ -162,7 +162,7 @@ def test_what_is_wrong_with_a_folder_is_said_in_a_line(folder, how):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_name_is_answered_with_the_nearest():
+def test_load_segmentation_unknown_name_suggests_nearest():
     with pytest.raises(BadInput, match="openmoji"):
         load_segmentation("openmojis", size=16)
 
@@ -192,7 +192,7 @@ def same(ones, others):
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "flip+scale0.5-2+shift0.1"])
-def test_resuming_and_sharing_change_nothing(augment):
+def test_segmentation_batches_resume_and_share_exactly(augment):
     whole = drawn(12, augment)
     for position in (1, 5):
         batches = SegmentationBatches(
@@ -206,7 +206,7 @@ def test_resuming_and_sharing_change_nothing(augment):
     assert not same(whole[:3], whole[3:6])
 
 
-def test_a_picture_is_moved_otherwise_each_time_it_comes():
+def test_segmentation_batches_augment_differently_each_time():
     labels = torch.arange(144, dtype=torch.uint8).view(1, 12, 12)
     one = SegmentationSplit((labels[:, None].expand(-1, 3, -1, -1).contiguous(), labels), torch.device("cpu"))
     augment = segmentation_batches.make_augmentation("scale0.5-2")
@@ -220,7 +220,7 @@ def lowest(x, **window):
     return -max_pool2d(-x, **window)
 
 
-def test_a_mask_moves_as_its_picture_does():
+def test_random_affine_moves_mask_with_image():
     """Inside a patch of one label the moved picture must show that label's colour."""
     checked = voids = 0
     least, most = (partial(pool, kernel_size=3, stride=1) for pool in (lowest, max_pool2d))
@@ -236,7 +236,7 @@ def test_a_mask_moves_as_its_picture_does():
     assert voids > 500
 
 
-def test_without_change_nothing_is_moved_and_a_mirror_mirrors():
+def test_random_affine_identity_and_mirror():
     images, masks = torch.randn(64, 3, 9, 7), torch.randint(0, 5, (64, 9, 7))
 
     def draw(*shape):
@@ -254,12 +254,12 @@ def test_without_change_nothing_is_moved_and_a_mirror_mirrors():
 
 
 @pytest.mark.parametrize("name", ["flop", "scale2-0.5", "scale0-1", "shift1", "scale", "flip+crop4"])
-def test_an_augmentation_that_makes_no_sense_is_refused(name):
+def test_make_augmentation_rejects_invalid_names(name):
     with pytest.raises(BadInput):
         segmentation_batches.make_augmentation(name)
 
 
-def test_a_picture_to_predict_keeps_its_sides_ratio():
+def test_preprocess_preserves_aspect_ratio():
     pixels, image = preprocess(Image.new("RGB", (90, 30), "red"), CARD)
     assert pixels.shape == (1, 3, 16, 48)
     assert image.size == (90, 30)
@@ -267,7 +267,7 @@ def test_a_picture_to_predict_keeps_its_sides_ratio():
         preprocess("nowhere.png", CARD)
 
 
-def test_a_large_set_stays_on_disk(folder, monkeypatch):
+def test_load_segmentation_large_set_stays_on_disk(folder, monkeypatch):
     from torchstone.data.vision import segmentation
 
     small = load_segmentation(folder, size=16)

@@ -1,4 +1,4 @@
-"""Every source of labelled pictures: what it holds, how it is split, what is refused."""
+"""Every source of labeled images: contents, splits, and error messages."""
 
 import gzip
 import shutil
@@ -37,7 +37,7 @@ def disjoint(spec):
     return len(set(index.tolist())) == len(index)
 
 
-def test_mnist5k():
+def test_mnist5k_counts_and_statistics():
     pictures = load_images("mnist5k", size=32, channels=1)
     print(pictures.description, pictures.metadata)
     assert counts(pictures) == {"train": [360] * 10, "val": [40] * 10, "test": [100] * 10}
@@ -54,7 +54,7 @@ def test_mnist5k():
     assert torch.equal(again.test.images, pictures.test.images)
 
 
-def test_digits():
+def test_digits_counts():
     pictures = load_images("digits", size=8, channels=1)
     print(pictures.description, pictures.metadata)
     assert [len(p) for p in (pictures.train, pictures.val, pictures.test)] == [1294, 144, 359]
@@ -64,7 +64,7 @@ def test_digits():
 
 
 @pytest.mark.parametrize("total", [7, 40, 100])
-def test_apportion_is_exact_and_leaves_nobody_out(total):
+def test_apportion_exact_and_at_least_one(total):
     sizes = np.array([500, 3, 33, 120, 4])
     shares = splits.apportion(sizes, total)
     print(sizes, "->", shares)
@@ -73,7 +73,7 @@ def test_apportion_is_exact_and_leaves_nobody_out(total):
     assert splits.apportion(np.array([5] * 10), 20).tolist() == [2] * 10
 
 
-def test_folder_of_many_kinds(tmp_path):
+def test_image_folder_of_many_formats(tmp_path):
     for suffix in ("jpg", "png", "bmp", "gif", "webp", "tiff"):
         write(tmp_path / "cat" / suffix, 5, suffix=suffix)
     write(tmp_path / "dog", 20)
@@ -93,7 +93,7 @@ def test_folder_of_many_kinds(tmp_path):
     assert not grey.metadata["ink"]
 
 
-def test_zip_is_its_folder(tmp_path):
+def test_image_folder_zip_equals_folder(tmp_path):
     write(tmp_path / "photos" / "cat", 8)
     write(tmp_path / "photos" / "dog", 8, seed=1)
     shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path, "photos")
@@ -104,7 +104,7 @@ def test_zip_is_its_folder(tmp_path):
     assert folder.metadata == zipped.metadata
 
 
-def test_a_zip_file_for_each_split(tmp_path):
+def test_image_folder_zip_per_split(tmp_path):
     for split, count in (("train", 20), ("test", 3)):
         for i, name in enumerate(("cat", "dog")):
             write(tmp_path / "folder" / split / name, count, seed=10 * count + i)
@@ -124,7 +124,7 @@ def test_a_zip_file_for_each_split(tmp_path):
 
 
 @pytest.mark.parametrize("val", [False, True])
-def test_published_split_is_kept(tmp_path, val):
+def test_image_folder_published_splits(tmp_path, val):
     for i, name in enumerate(("cat", "dog")):
         write(tmp_path / "train" / name, 20, seed=i)
         write(tmp_path / "test" / name, 4, seed=i + 2)
@@ -157,7 +157,7 @@ def write_idx(folder, zipped, train=60, test=20):
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_idx(tmp_path, zipped):
+def test_idx_files(tmp_path, zipped):
     arrays = write_idx(tmp_path, zipped)
     pictures = load_images(tmp_path, size=32, channels=1)
     print(pictures.description)
@@ -167,7 +167,7 @@ def test_idx(tmp_path, zipped):
     assert pictures.test.labels.tolist() == [i % 4 for i in range(20)]
 
 
-def test_idx_that_is_damaged(tmp_path):
+def test_idx_rejects_damaged_files(tmp_path):
     def refused(match):
         with pytest.raises(BadInput, match=match) as caught:
             load_images(tmp_path, size=32, channels=1)
@@ -188,7 +188,7 @@ def test_idx_that_is_damaged(tmp_path):
 
 @pytest.mark.parametrize("label", ["class", "integer", "string"])
 @pytest.mark.parametrize("published", [False, True])
-def test_hugging_face_offline(tmp_path, monkeypatch, label, published):
+def test_huggingface_offline(tmp_path, monkeypatch, label, published):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -224,7 +224,7 @@ def refuse(spec, match, channels=3):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_refused(tmp_path):
+def test_load_images_error_messages(tmp_path):
     refuse("mnist5", "did you mean mnist5k")
     refuse(tmp_path / "none", "none does not exist")
     refuse(f"hf:{tmp_path / 'none'}", "cannot load hf:")

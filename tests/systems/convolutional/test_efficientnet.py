@@ -1,4 +1,4 @@
-"""EfficientNet: scaling computed, gates and rates by formula, and published weights that know a cat."""
+"""EfficientNet: compound scaling, gates and rates by formula, and published weights on a cat."""
 
 import io
 import math
@@ -76,7 +76,7 @@ def best(model, image) -> list[int]:
     return chances.indices.tolist()
 
 
-def test_published_weights_call_the_cat_a_cat(lite0, cat):
+def test_published_weights_classify_cat(lite0, cat):
     model = VARIANTS["efficientnet_lite0"].make()
     state = read_weights(lite0)
     assert best(model, cat)[0] not in CATS, "untrained weights know it too: this shows nothing"
@@ -91,7 +91,7 @@ def test_published_weights_call_the_cat_a_cat(lite0, cat):
     assert gap <= 1e-5
 
 
-def test_even_padding_would_be_another_network(lite0, cat, monkeypatch):
+def test_same_padding_matters_for_lite0(lite0, cat, monkeypatch):
     """The fault that leaves every count, every name and the answer as they are."""
     right = VARIANTS["efficientnet_lite0"].make().eval()
     monkeypatch.setattr(efficientnet, "SamePadding", torch.nn.Conv2d)
@@ -104,7 +104,7 @@ def test_even_padding_would_be_another_network(lite0, cat, monkeypatch):
     assert gap > 1e-3
 
 
-def test_lite0_is_renamed_from_either_form_and_a_wrong_key_is_named(lite0):
+def test_published_renames_lite0_and_names_unknown_key(lite0):
     own = on_meta(VARIANTS["efficientnet_lite0"].make).state_dict()
     with torch.device("meta"):
         theirs = timm().create_model("tf_efficientnet_lite0").state_dict()
@@ -120,7 +120,7 @@ def test_lite0_is_renamed_from_either_form_and_a_wrong_key_is_named(lite0):
     assert "_blocks.77._expand_conv.weight" in str(caught.value)
 
 
-def test_b0_s_table_is_the_paper_s():
+def test_b0_stages_match_paper():
     """Table 1: operator, kernel, channels, layers and grid of stages 2 to 8."""
     side, rows = 112, []
     for stage in scaled_stages(1.0, 1.0):
@@ -136,7 +136,7 @@ def test_b0_s_table_is_the_paper_s():
     assert all(a.outputs == b.inputs for a, b in pairwise(B0))
 
 
-def test_scaling_grows_every_stage_and_the_authors_coefficients_follow_the_rule():
+def test_compound_scaling_grows_stages_and_follows_rule():
     """d ≈ 1.2^φ, w ≈ 1.1^φ, r ≈ 1.15^φ, with φ of B1 to B7 as the authors have it."""
     phis = dict(zip(SCALES, (0, 0.5, 1, 2, 3.5, 5, 6, 7), strict=True))
     previous = None
@@ -161,7 +161,7 @@ def test_scaling_grows_every_stage_and_the_authors_coefficients_follow_the_rule(
         ("strides late", "multiply-accumulates"),
     ],
 )
-def test_faults_in_the_scaling_are_seen_by_the_counts(fault, seen, monkeypatch):
+def test_counts_detect_scaling_faults(fault, seen, monkeypatch):
     if fault == "truncates repeats":
         monkeypatch.setattr(efficientnet.math, "ceil", math.floor)
     elif fault == "no 90 % rule":
@@ -184,7 +184,7 @@ def test_faults_in_the_scaling_are_seen_by_the_counts(fault, seen, monkeypatch):
     assert not all(found)
 
 
-def test_gates_squeeze_to_a_quarter_of_the_block_s_input():
+def test_squeeze_excitation_quarter_of_block_input():
     inside = [
         g for g in on_meta(VARIANTS["efficientnet_b0"].make).modules() if isinstance(g, SqueezeExcitation)
     ]
@@ -200,7 +200,7 @@ def test_gates_squeeze_to_a_quarter_of_the_block_s_input():
     assert counted == formula
 
 
-def test_branches_are_dropped_at_rates_that_grow_to_the_last():
+def test_drop_path_rates_grow_linearly():
     blocks = [b for b in on_meta(VARIANTS["efficientnet_b0"].make).modules() if isinstance(b, Block)]
     with torch.device("meta"):
         reference = torchvision().models.efficientnet_b0().modules()
@@ -213,7 +213,7 @@ def test_branches_are_dropped_at_rates_that_grow_to_the_last():
     assert sum(b.is_residual for b in blocks) == 9
 
 
-def test_batch_norm_of_each_variant_is_torchvision_s():
+def test_batch_norm_settings_match_torchvision():
     for name in SCALES:
         with torch.device("meta"):
             theirs = getattr(torchvision().models, name)().modules()
@@ -226,7 +226,7 @@ def test_batch_norm_of_each_variant_is_torchvision_s():
 
 
 @pytest.mark.parametrize("stride", [32, 8, 4])
-def test_small_pictures_keep_more_of_their_side(stride):
+def test_output_stride_for_small_images(stride):
     with torch.device("meta"):
         model = VARIANTS["efficientnet_b0"].make(output_stride=stride, channels=1, num_classes=10)
         maps = model.features(torch.zeros(2, 1, 32, 32))
@@ -234,7 +234,7 @@ def test_small_pictures_keep_more_of_their_side(stride):
     assert maps.shape == (2, 1280, 32 // stride, 32 // stride)
 
 
-def test_initial_scale_is_sane():
+def test_efficientnet_initial_activation_scale():
     torch.manual_seed(0)
     maps = VARIANTS["efficientnet_b0"].make().features(torch.randn(4, 3, 64, 64)).detach()
     print(float(maps.mean()), float(maps.std()))

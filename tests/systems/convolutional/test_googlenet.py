@@ -1,4 +1,4 @@
-"""GoogLeNet: table 1, the auxiliary classifiers, torchvision's names, and faults that are seen."""
+"""GoogLeNet: table 1, the auxiliary classifiers, torchvision's names, and planted faults."""
 
 import dataclasses
 from typing import Any
@@ -38,7 +38,7 @@ THOUSANDS = (159, 380, 364, 437, 463, 580, 840, 1072, 1388)
 
 
 @pytest.mark.parametrize("variant", ["googlenet", "googlenet_paper"])
-def test_the_maps_are_those_of_table_1(variant):
+def test_googlenet_map_shapes_match_table_1(variant):
     model, seen = on_meta(VARIANTS[variant].make).eval(), {}
     for name, module in model.named_children():
         module.register_forward_hook(lambda _, __, y, n=name: seen.update({n: y.shape}))
@@ -48,7 +48,7 @@ def test_the_maps_are_those_of_table_1(variant):
     assert found == OUTPUTS
 
 
-def test_the_modules_parameters_are_near_the_paper_s_column():
+def test_inception_parameters_near_paper():
     """The column is rounded, and off by up to 8 % from what the table's own widths give."""
     model = on_meta(VARIANTS["googlenet_paper"].make)
     names = [name for name, row in TABLE.items() if row is not None]
@@ -58,7 +58,7 @@ def test_the_modules_parameters_are_near_the_paper_s_column():
         assert count == pytest.approx(thousands, rel=0.08)
 
 
-def test_what_true_5x5_filters_cost():
+def test_macs_of_5x5_filters():
     """25 − 9 more places in each, over the published network's products."""
     more = 0
     for name, row in TABLE.items():
@@ -71,7 +71,7 @@ def test_what_true_5x5_filters_cost():
     assert published + more == paper
 
 
-def test_names_and_shapes_are_those_of_the_published_file():
+def test_googlenet_state_dict_matches_torchvision():
     with torch.device("meta"):
         theirs: Any = torchvision().models.GoogLeNet(init_weights=False)
     for ours, published in (
@@ -84,7 +84,7 @@ def test_names_and_shapes_are_those_of_the_published_file():
     assert heads == {f"{n}.{k}" for n in ("fc", "aux1.fc2", "aux2.fc2") for k in ("weight", "bias")}
 
 
-def test_auxiliary_answers_in_training_alone_and_from_the_right_modules():
+def test_auxiliary_classifiers_only_in_training_and_at_right_modules():
     torch.manual_seed(0)
     model = GoogLeNet(PUBLISHED, 7, 1)
     x = torch.randn(2, 1, 64, 64)
@@ -105,7 +105,7 @@ def test_auxiliary_answers_in_training_alone_and_from_the_right_modules():
         assert reached == {"conv1", "conv2", "conv3", head} | below
 
 
-def test_loss_is_main_and_three_tenths_of_the_others():
+def test_loss_weights_auxiliary_by_0_3():
     logits, aux1, aux2 = torch.randn(3, 5, 4)
     labels = torch.tensor([0, 1, 2, 3, 0])
     apiece = [float(F.cross_entropy(each, labels)) for each in (logits, aux1, aux2)]
@@ -116,7 +116,7 @@ def test_loss_is_main_and_three_tenths_of_the_others():
 
 
 @pytest.mark.parametrize("fault", ["3x3 for 5x5", "alpha", "heads change places", "dropout"])
-def test_the_written_out_network_sees_a_fault(fault):
+def test_naive_googlenet_detects_fault(fault):
     torch.manual_seed(0)
     model: Any = GoogLeNet(PAPER, 5).double()
     x = 10 * torch.randn(1, 3, 224, 224, dtype=torch.float64)
@@ -145,7 +145,7 @@ def test_the_written_out_network_sees_a_fault(fault):
     assert good < 1e-10 < 1e-6 < bad
 
 
-def test_a_stride_in_the_wrong_convolution_is_seen_by_the_products():
+def test_macs_detect_misplaced_stride():
     with torch.device("meta"):
         model: Any = GoogLeNet(PUBLISHED)
     model.conv1.conv.stride, model.conv3.conv.stride = (1, 1), (2, 2)
@@ -155,7 +155,7 @@ def test_a_stride_in_the_wrong_convolution_is_seen_by_the_products():
     assert count != 1_498_376_192
 
 
-def test_sizes_that_do_not_fit_are_refused():
+def test_build_rejects_unsupported_sizes():
     for variant, size in (("googlenet", 14), ("googlenet_paper", 222), ("googlenet_paper", 227)):
         recipe = dataclasses.replace(RECIPES["smoke"], variant=variant, size=size)
         with pytest.raises(BadInput, match=f"needs a size of .* not {size}"):

@@ -22,7 +22,7 @@ from torchstone.systems.convolutional.lenet5 import (
 from torchstone.verify import relative_error, verify
 
 
-def test_every_published_figure_and_the_written_out_network():
+def test_lenet5_facts_and_parity():
     checks = verify(ts.list_systems()[[e.name for e in ts.list_systems()].index("lenet5")])
     for check in checks:
         print(check.name, check.measured, check.expected)
@@ -30,7 +30,7 @@ def test_every_published_figure_and_the_written_out_network():
     assert len(checks) == 11
 
 
-def test_table_1_has_the_paper_s_pattern():
+def test_connection_table_matches_paper():
     """The first six take three neighbours, the next six four, the next three four, the last all."""
     table = connection_table().T
     assert table.sum(1).tolist() == [3] * 6 + [4] * 9 + [6]
@@ -44,7 +44,7 @@ def test_table_1_has_the_paper_s_pattern():
         assert gaps.count(1) == 2
 
 
-def test_table_convolution_sees_only_what_the_table_says():
+def test_table_convolution_respects_table():
     layer = TableConvolution(connection_table(), 5)
     for weight in layer.weights:
         torch.nn.init.normal_(weight)
@@ -57,7 +57,7 @@ def test_table_convolution_sees_only_what_the_table_says():
         assert changed.tolist() == connection_table()[source].bool().tolist()
 
 
-def test_a_connection_left_out_of_the_reference_is_seen():
+def test_naive_lenet5_detects_wrong_connection():
     """The planted fault: parity must notice one wrong entry of table I."""
     torch.manual_seed(0)
     model, x = LeNet5Paper().double(), torch.randn(1, 1, 32, 32, dtype=torch.float64)
@@ -68,7 +68,7 @@ def test_a_connection_left_out_of_the_reference_is_seen():
     assert good < 1e-12 < 1e-6 < bad
 
 
-def test_squash_and_subsampling_and_radial_basis_are_their_formulas():
+def test_squash_subsampling_and_radial_basis_equal_formulas():
     assert float(squash(torch.tensor(1.0))) == pytest.approx(1, abs=1e-4)
     assert float(squash(torch.tensor(100.0))) == pytest.approx(1.7159)
     layer = Subsampling(2)
@@ -83,7 +83,7 @@ def test_squash_and_subsampling_and_radial_basis_are_their_formulas():
     assert relative_error(basis(x), slow) < 1e-5
 
 
-def test_penalty_is_equation_9():
+def test_map_loss_equals_equation_9():
     distances = torch.rand(4, 10, dtype=torch.float64) * 5
     labels = torch.tensor([3, 0, 9, 1])
     total = 0.0
@@ -94,7 +94,7 @@ def test_penalty_is_equation_9():
     assert ours == pytest.approx(total / 4, abs=1e-12)
 
 
-def test_the_drawn_digits_are_7_by_12_and_far_apart():
+def test_class_centers_bitmaps_7_by_12_and_distinct():
     assert all(len(d.split()) == 12 and {len(row) for row in d.split()} == {7} for d in DIGITS)
     drawn = class_centers(10)
     gaps = torch.cdist(drawn, drawn).square() / 4  # number of pixels that differ
@@ -106,7 +106,7 @@ def test_the_drawn_digits_are_7_by_12_and_far_apart():
 
 
 @pytest.mark.parametrize("make", [LeNet5, LeNet5Paper])
-def test_initial_scale_is_sane(make):
+def test_lenet5_initial_logit_scale(make):
     """Activations neither vanish nor explode at the start."""
     torch.manual_seed(0)
     logits = make()(torch.randn(64, 1, 32, 32))
@@ -115,7 +115,7 @@ def test_initial_scale_is_sane(make):
     assert logits.std() > 1e-3
 
 
-def test_paper_s_weights_start_in_its_range():
+def test_lenet5_paper_initialization_range():
     model = LeNet5Paper()
     for name, fan_in in [("c1", 25), ("c5", 400), ("f6", 120)]:
         largest = float(getattr(model, name).weight.detach().abs().max())

@@ -1,4 +1,4 @@
-"""MobileNet: its grids, its cost, published names, and faults that the figures see."""
+"""MobileNet: map sizes, cost, published names, and planted faults."""
 
 from functools import partial
 
@@ -23,7 +23,7 @@ def grids(model: nn.Module, side: int) -> list[tuple[int, int]]:
     return found
 
 
-def test_grids_are_those_of_the_papers_tables():
+def test_mobilenet_map_sizes_match_paper_tables():
     first = grids(on_meta(VARIANTS["mobilenet_v1"].make), 224)
     print(first)
     wide = [512, 14]
@@ -48,7 +48,7 @@ def test_grids_are_those_of_the_papers_tables():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("stride", [32, 16, 8])
-def test_small_pictures_keep_more_of_their_side(variant, stride):
+def test_output_stride_for_small_images(variant, stride):
     model = on_meta(VARIANTS[variant].make, output_stride=stride, num_classes=10)
     found = grids(model, 32)
     print(variant, stride, [side for _, side in found])
@@ -58,7 +58,7 @@ def test_small_pictures_keep_more_of_their_side(variant, stride):
         assert [side for _, side in found[:3]] == [32, 32, 32]
 
 
-def test_cost_is_the_sum_of_the_paper_s_formula():
+def test_macs_equal_paper_formula():
     """Σ D²·k²·M·N·(1/N + 1/k²) over the thirteen layers, and the two ends."""
     side, before = 112, 32
     total = 3 * 3 * 3 * 32 * side**2 + 1024 * 1000
@@ -70,7 +70,7 @@ def test_cost_is_the_sum_of_the_paper_s_formula():
     assert total == COUNTS["mobilenet_v1"][1]
 
 
-def test_a_stride_in_the_wrong_layer_is_seen_by_the_cost(monkeypatch):
+def test_macs_detect_misplaced_stride(monkeypatch):
     late = list(V1)
     late[1], late[2] = (128, 1), (128, 2)  # the same parameters, the same grid at the end
     monkeypatch.setattr(mobilenet, "V1", tuple(late))
@@ -80,7 +80,7 @@ def test_a_stride_in_the_wrong_layer_is_seen_by_the_cost(monkeypatch):
     assert macs(model, (1, 3, 224, 224)) != COUNTS["mobilenet_v1"][1]
 
 
-def test_an_activation_after_the_bottleneck_is_seen_by_the_reference(monkeypatch):
+def test_reference_detects_activation_after_bottleneck(monkeypatch):
     """Parameters and cost cannot see it."""
     theirs = torchvision().models.mobilenet_v2().eval()
     images = torch.randn(2, 3, 64, 64)
@@ -98,14 +98,14 @@ def test_an_activation_after_the_bottleneck_is_seen_by_the_reference(monkeypatch
     assert gaps[0] <= 1e-5 < 1e-2 < gaps[1]
 
 
-def test_a_residual_over_a_stride_or_another_width_is_never_added():
+def test_residual_only_where_shapes_agree():
     blocks = [b for b in on_meta(VARIANTS["mobilenet_v2"].make).features if hasattr(b, "is_residual")]
     print([b.is_residual for b in blocks])
     assert sum(b.is_residual for b in blocks) == sum(repeats - 1 for _, _, repeats, _ in V2) == 10
     assert not blocks[0].is_residual
 
 
-def test_timm_s_names_become_ours_and_a_wrong_one_stays_to_be_refused():
+def test_published_renames_timm_and_preserves_unknown_keys():
     with torch.device("meta"):
         theirs = timm().create_model("mobilenetv1_100").state_dict()
     ours = on_meta(VARIANTS["mobilenet_v1"].make).state_dict()
@@ -124,7 +124,7 @@ def test_timm_s_names_become_ours_and_a_wrong_one_stays_to_be_refused():
 
 
 @pytest.mark.parametrize("make", [partial(mobilenet.MobileNetV1, width=0.25), mobilenet.MobileNetV2])
-def test_initial_scale_is_sane(make):
+def test_mobilenet_initial_activation_scale(make):
     torch.manual_seed(0)
     maps = make(num_classes=10).features(torch.randn(8, 3, 64, 64)).detach()
     print(float(maps.mean()), float(maps.std()))

@@ -1,4 +1,4 @@
-"""Segmentation: its loss and scores beside loops written out, and what it says of pictures."""
+"""Segmentation: loss and metrics against plain loops, prediction and plots."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ def random_masks(count=5, classes=4):
     return guesses, labels
 
 
-def test_scores_are_those_of_the_definition():
+def test_iou_metrics_equal_definition():
     """Intersection over union of all pictures' pixels together, class by class, in loops."""
     guesses, labels = random_masks()
     wanted = []
@@ -50,7 +50,7 @@ def test_scores_are_those_of_the_definition():
     assert said["pixel_accuracy"] == pytest.approx((guesses == labels)[known].double().mean().item())
 
 
-def test_batches_of_a_split_are_one_matrix():
+def test_evaluate_splits_independent_of_batch_size():
     torch.manual_seed(0)
     model = deeplab.small_segmenter(4).eval()
     pictures = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8)
@@ -69,7 +69,7 @@ def test_batches_of_a_split_are_one_matrix():
     assert mean == pytest.approx(wanted, rel=1e-5)
 
 
-def test_the_loss_leaves_void_out_and_weighs_the_auxiliary_half():
+def test_loss_ignores_unlabeled_and_weights_auxiliary():
     logits, heard = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     labels = torch.randint(0, 3, (2, 4, 4))
     labels[0, :2] = IGNORE_INDEX
@@ -90,7 +90,7 @@ def test_the_loss_leaves_void_out_and_weighs_the_auxiliary_half():
     torch.testing.assert_close(loss((logits, heard), labels), wanted)
 
 
-def test_micro_batches_with_unequal_void_give_the_whole_batch_s_gradient():
+def test_grad_accum_weights_by_labeled_pixels():
     """The mean is over labelled pixels: micro-batches must weigh by theirs."""
     recipe = dataclasses.replace(deeplab.RECIPES["smoke"], batch_size=8)
     gradients = []
@@ -131,7 +131,7 @@ def pictures(tmp_path, trained):
     return files
 
 
-def test_what_it_says_of_picture_files(trained, pictures, tmp_path):
+def test_predict_image_files(trained, pictures, tmp_path):
     _, model, metadata = trained
     answers = predict(model, metadata, pictures)
     print([(a["label"], a["probability"]) for a in answers])
@@ -151,7 +151,7 @@ def test_what_it_says_of_picture_files(trained, pictures, tmp_path):
         predict(model, metadata, [tmp_path / "none.png"])
 
 
-def test_masks_are_drawn(trained, pictures, tmp_path):
+def test_report_and_explain_plot_masks(trained, pictures, tmp_path):
     run, model, metadata = trained
     run.report(tmp_path / "pictures")
     explain(model, metadata, pictures[:1], tmp_path / "one.png")
@@ -163,7 +163,7 @@ def test_masks_are_drawn(trained, pictures, tmp_path):
             assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 20
 
 
-def test_a_mask_is_laid_over_where_it_is_not_background():
+def test_overlay_mask_outside_background():
     picture = np.full((4, 4, 3), 100, np.uint8)
     mask = torch.zeros(4, 4, dtype=torch.int64)
     mask[1, 2] = 2
@@ -173,14 +173,14 @@ def test_a_mask_is_laid_over_where_it_is_not_background():
 
 
 @pytest.mark.parametrize("count", [2, 9, 21, 150])
-def test_every_class_has_a_colour_of_its_own(count):
+def test_class_colors_are_distinct(count):
     found = segmentation_masks.class_colors(count)
     assert found.shape == (count, 3)
     assert len(np.unique(found.round(4), axis=0)) == count
     assert ((found >= 0) & (found <= 1)).all()
 
 
-def test_evaluation_names_each_class_and_refuses_others(trained, tmp_path):
+def test_evaluate_per_class_and_rejects_other_classes(trained, tmp_path):
     _, model, metadata = trained
     found = evaluate(model, metadata, "digits", held_out=True)
     print(found)
