@@ -143,7 +143,7 @@ class TableBatches:
         self.x, self.y, self.batch_size = x, y, min(batch_size, len(x))
         self.seed, self.shuffle, self.position = seed, shuffle, 0
 
-    def __iter__(self) -> "Rows":
+    def __iter__(self) -> "TableBatches":
         return self
 
     def __next__(self) -> tuple[Float64[Tensor, "batch features"], Int64[Tensor, " batch"]]:

@@ -284,10 +284,10 @@ def reference():
     for training in (True, False):
         torch.manual_seed(0)
         ours = GoogLeNet(PAPER, 10).double().train(training)
-        theirs = NaiveGoogLeNet(ours).train(training)
+        naive = NaiveGoogLeNet(ours).train(training)
         freeze_auxiliary(ours, training)
         label = f"googlenet_paper, {'train' if training else 'eval'}"
-        yield ParityCase(ours, theirs, large, label=label)
+        yield ParityCase(ours, naive, large, label=label)
 
 
 def freeze_auxiliary(model: Any, training: bool) -> None:
