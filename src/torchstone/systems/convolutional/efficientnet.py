@@ -66,9 +66,7 @@ HEAD, LITE = ("classifier.1.",), "efficientnet_lite0"
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = (
-        "mnist5k"  # data set: mnist5k, digits, hf:NAME, a folder (class folders or IDX files) or its zip
-    )
+    data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip
     variant: str = "efficientnet_b0"  # network variant: efficientnet_b0 to _b7, efficientnet_lite0
     width: float | None = None  # width multiplier relative to B0; none for the variant's own
     depth: float | None = None  # depth multiplier relative to B0; none for the variant's own

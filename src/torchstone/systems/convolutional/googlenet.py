@@ -61,9 +61,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = (
-        "mnist5k"  # data set: mnist5k, digits, hf:NAME, a folder (class folders or IDX files) or its zip
-    )
+    data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip
     variant: str = "googlenet"  # network variant: googlenet (as published) or googlenet_paper (2014)
     size: int = 64  # image side length in pixels
     channels: int = 1  # image channels: 1 grayscale, 3 color

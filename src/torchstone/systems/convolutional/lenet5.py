@@ -61,9 +61,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = (
-        "mnist5k"  # data set: mnist5k, digits, hf:NAME, a folder (class folders or IDX files) or its zip
-    )
+    data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip
     variant: str = "lenet5"  # network variant: lenet5 (today's form) or lenet5_paper (1998)
     steps: int = 1500  # number of training steps
     batch_size: int = 64  # batch size

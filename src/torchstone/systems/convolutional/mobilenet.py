@@ -69,11 +69,9 @@ HEAD = ("classifier.1.",)
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = (
-        "mnist5k"  # data set: mnist5k, digits, hf:NAME, a folder (class folders or IDX files) or its zip
-    )
+    data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip
     variant: str = (
-        "mobilenet_v1_025"  # network variant: mobilenet_v1, mobilenet_v1_075, _050, _025, mobilenet_v2
+        "mobilenet_v1_025"  # network variant: mobilenet_v1, also with _075, _050, _025; mobilenet_v2
     )
     size: int = 32  # image side length in pixels
     channels: Literal[1, 3] = 1  # image channels: 1 grayscale, 3 color

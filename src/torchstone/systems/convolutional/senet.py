@@ -66,9 +66,7 @@ REDUCTION = 16
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = (
-        "mnist5k"  # data set: mnist5k, digits, hf:NAME, a folder (class folders or IDX files) or its zip
-    )
+    data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip
     size: int = 28  # image side length in pixels
     channels: int = 1  # image channels: 1 grayscale, 3 color
     variant: str = "seresnet20_cifar"  # network variant

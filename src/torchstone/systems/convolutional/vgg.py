@@ -58,12 +58,8 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = (
-        "mnist5k"  # data set: mnist5k, digits, hf:NAME, a folder (class folders or IDX files) or its zip
-    )
-    variant: str = (
-        "vgg16_bn_cifar"  # network variant: vgg11, vgg13, vgg16, vgg19, each also with _bn; vgg16_bn_cifar
-    )
+    data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip
+    variant: str = "vgg16_bn_cifar"  # network variant: vgg11, 13, 16, 19, each also with _bn; vgg16_bn_cifar
     size: int = 32  # image side length in pixels
     channels: int = 1  # image channels: 1 grayscale, 3 color
     hidden: int = 4096  # units per hidden fully connected layer (vgg16_bn_cifar has none)

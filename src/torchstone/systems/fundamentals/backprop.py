@@ -62,9 +62,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = (
-        "digits"  # data set: digits, mnist5k, hf:NAME, a folder (class folders or IDX files) or its zip
-    )
+    data: str = "digits"  # data set: digits, mnist5k, hf:NAME, or a folder (class folders, IDX files) or zip
     variant: str = "backprop"  # network variant: backprop
     steps: int = 1500  # number of training steps
     batch_size: int = 32  # batch size

@@ -20,8 +20,9 @@ The equations, for layers l = 1 … L, a_0 the image, z_L the logits:
 Shapes: images (batch, channels, size, size), flattened; logits (batch, classes).
 
 What differs from the papers. Dropout scales in training, not in evaluation (the same in the mean).
-Training is by AdamW or SGD with a decaying learning rate. The largest published network counted below, 784-2500-2000-1500-
-1000-500-10, is of Dan Cireşan et al. 2010, arXiv:1003.0358; it had tanh units and is not a recipe.
+Training is by AdamW or SGD with a decaying learning rate. The largest published network counted below,
+784-2500-2000-1500-1000-500-10, is of Dan Cireşan et al. 2010, arXiv:1003.0358; it had tanh units and is
+not a recipe.
 """
 
 import itertools
@@ -59,9 +60,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = (
-        "digits"  # data set: digits, mnist5k, hf:NAME, a folder (class folders or IDX files) or its zip
-    )
+    data: str = "digits"  # data set: digits, mnist5k, hf:NAME, or a folder (class folders, IDX files) or zip
     variant: str = "mlp"  # network variant: mlp
     steps: int = 1000  # number of training steps
     batch_size: int = 64  # batch size

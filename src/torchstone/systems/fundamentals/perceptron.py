@@ -60,9 +60,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = (
-        "iris:setosa"  # data set: a table (NAME, FILE.csv; TABLE:CLASS is one against the rest) or images
-    )
+    data: str = "iris:setosa"  # data set: a table (NAME, FILE.csv, TABLE:CLASS for one-vs-rest), or images
     variant: str = "perceptron"  # network variant: perceptron
     steps: int = 6  # number of training steps
     batch_size: int = 1000  # batch size, processed one example at a time (a smaller table: all of it)
@@ -318,7 +316,7 @@ FACTS = [
 
 
 def reference():
-    """The weights against scikit-learn's after the same number of epochs, and their average against its SGD."""
+    """The weights, and their average, against scikit-learn's SGD after the same number of epochs."""
     from sklearn.datasets import load_digits
 
     iris, (digits, target) = load_table("iris"), load_digits(return_X_y=True)
