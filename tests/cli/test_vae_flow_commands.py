@@ -8,7 +8,7 @@ from cli_helpers import assert_rejected, run_cli
 from PIL import Image
 
 import torchstone as ts
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def moons(tmp_path_factory):
 @pytest.fixture
 def digit(tmp_path):
     """A file of a digit, and a mask of its right half."""
-    pictures = load_pictures("digits", size=8, channels=1, device="cpu")
+    pictures = load_images("digits", size=8, channels=1, device="cpu")
     picture = pictures.test.take(torch.arange(1))[0, 0]
     mask = torch.zeros(8, 8, dtype=torch.uint8)
     mask[:, 4:] = 255

@@ -35,7 +35,7 @@ def augmentation_not_registered() -> None:
             self.generator = torch.Generator().manual_seed(self.seed)
         return lambda *shape: torch.rand(self.batch, *shape, generator=self.generator)
 
-    batches.Batches._draw = draw
+    batches.ImageBatches._draw = draw
 
 
 def branch_on_the_data() -> None:

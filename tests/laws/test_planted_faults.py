@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from torchstone import api, systems
-from torchstone.data.vision.batches import Batches
-from torchstone.parts.facts import Fact, parameters
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.parts.facts import Fact, count_parameters
 from torchstone.runs import folder
 from torchstone.systems.convolutional import lenet5
 from torchstone.systems.fundamentals import backprop, perceptron
@@ -51,7 +51,7 @@ def test_1_a_generator_that_nobody_seeded(monkeypatch):
     def draw(self, *_):
         return lambda *shape: torch.rand(self.batch, *shape, generator=generator)
 
-    monkeypatch.setattr(Batches, "_draw", draw)
+    monkeypatch.setattr(ImageBatches, "_draw", draw)
     with caught("seed 3 twice, and step 1 differs"):
         laws.same_seed_same_losses(smoke_with(steps=4))
 
@@ -117,13 +117,13 @@ def test_3_a_learning_rate_of_nothing():
 
 
 def test_3_labels_of_other_pictures(monkeypatch):
-    plain = Batches.__next__
+    plain = ImageBatches.__next__
 
     def following(self):
         images, labels = plain(self)
         return images, labels.roll(1)
 
-    monkeypatch.setattr(Batches, "__next__", following)
+    monkeypatch.setattr(ImageBatches, "__next__", following)
     with caught("short of the margin"):
         laws.learns(LENET5)
 
@@ -138,7 +138,7 @@ def test_3_a_margin_that_a_system_states():
 
 
 def test_4_a_count_off_by_one():
-    fact = Fact("parameters", lambda: parameters(lenet5.LeNet5()), 61_707)
+    fact = Fact("parameters", lambda: count_parameters(lenet5.LeNet5()), 61_707)
     with caught("parameters: 61706, not 61707"):
         laws.verified(fake(FACTS=[fact], reference=lambda: iter(())))
 

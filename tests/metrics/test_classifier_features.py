@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from scipy.linalg import sqrtm
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.metrics import classifier_features
 from torchstone.metrics.classifier_features import (
     ClassifierFeatures,
@@ -22,7 +22,7 @@ from torchstone.tasks.vision.feature_classifier import train_or_load_classifier
 
 @pytest.fixture(scope="module")
 def data():
-    return load_pictures("digits", size=8, channels=1, device="cpu")
+    return load_images("digits", size=8, channels=1, device="cpu")
 
 
 def random_features(count: int, seed: int, width: int = 6, classes: int = 4) -> ClassifierFeatures:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.errors import BadInput
 from torchstone.hub.inception import load_inception
 from torchstone.metrics.inception import inception_metrics
@@ -40,7 +40,7 @@ def pictures(count, seed, channels=1):
 
 
 def split(images):
-    return Pictures(torch.zeros(len(images), dtype=torch.long), images)
+    return ImageSplit(torch.zeros(len(images), dtype=torch.long), images)
 
 
 def test_inception_metrics_match_singular_value_formula(weights):

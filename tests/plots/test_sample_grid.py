@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from torchstone.data.vision.dataset import normalise
+from torchstone.data.vision.dataset import normalize
 from torchstone.engine.run import Intervals, Run, fit
 from torchstone.errors import BadInput, NotSaved
 from torchstone.plots.sample_grid import (
@@ -68,7 +68,7 @@ def test_to_uint8_inverts_normalization(normalize_range):
         normalize_range(METADATA),
         torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, -1, -1),
     )
-    x = normalise(full, metadata)
+    x = normalize(full, metadata)
     print(float(x.min()), float(x.max()))
     assert (float(x.min()), float(x.max())) == ((-1, 1) if normalize_range is symmetric_range else (0, 1))
     assert torch.equal(to_uint8(x, metadata), full)

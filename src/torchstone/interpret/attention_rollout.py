@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import PictureSet, normalise
-from torchstone.data.vision.preprocess import prepare
+from torchstone.data.vision.dataset import ImageDataset, normalize
+from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.plots.canvas import canvas, plain, save
-from torchstone.plots.classification import show
+from torchstone.plots.classification import show_image
 
 MAX_IMAGES = 24  # in one figure
 
@@ -88,7 +88,7 @@ def draw(
         for with_map in (0, 1):
             box = (left + with_map * (side + 0.08)) / width, below, side / width, side * ratio / height
             axes = figure.add_axes(box)
-            show(axes, image)
+            show_image(axes, image)
             axes.set_axis_off()
             if with_map:
                 shape = tuple(image.shape[1:])
@@ -99,14 +99,14 @@ def draw(
     save(figure, file)
 
 
-def report(model: nn.Module, data: PictureSet, folder: Path) -> None:
+def report(model: nn.Module, data: ImageDataset, folder: Path) -> None:
     """Plot the rollout over test images, the first of each class."""
     labels = data.test.labels
     per_class = max(1, MAX_IMAGES // 2 // len(data.classes))
     first = [(labels == label).nonzero()[:per_class, 0] for label in range(len(data.classes))]
     index = torch.cat(first)[:MAX_IMAGES]
     raw = data.test.take(index)
-    images = normalise(raw, data.metadata)
+    images = normalize(raw, data.metadata)
     with eval_mode(model), torch.no_grad():
         predictions = model(images).argmax(1).tolist()
         maps = relevance(model, images)
@@ -126,8 +126,8 @@ def explain(model: Any, metadata: dict, inputs: Sequence[Path | str], file: str 
     if not 0 < len(inputs) <= MAX_IMAGES:
         raise BadInput(f"give 1 to {MAX_IMAGES} image files to explain, not {len(inputs)}")
     device = next(model.parameters()).device
-    raw = torch.cat([prepare(each, metadata["picture"]).to(device) for each in inputs])
-    images = normalise(raw, metadata["picture"])
+    raw = torch.cat([preprocess(each, metadata["picture"]).to(device) for each in inputs])
+    images = normalize(raw, metadata["picture"])
     with eval_mode(model), torch.no_grad():
         confidences, predictions = model(images).softmax(1).max(1)
         maps = relevance(model, images)

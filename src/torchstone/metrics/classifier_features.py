@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import Pictures, normalise
+from torchstone.data.vision.dataset import ImageSplit, normalize
 from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.metrics import fidelity_diversity
 from torchstone.plots.sample_grid import save_image_grid
@@ -66,7 +66,7 @@ class FeatureClassifier:
         hook = last.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].cpu()))
         try:
             logits = [
-                self.network(normalise(resize_uint8(rows.to(device), self.metadata), self.metadata)).cpu()
+                self.network(normalize(resize_uint8(rows.to(device), self.metadata), self.metadata)).cpu()
                 for rows in images.split(CHUNK_SIZE)
             ]
         finally:
@@ -74,14 +74,14 @@ class FeatureClassifier:
         return ClassifierFeatures(torch.cat(features), torch.cat(logits).softmax(1))
 
     def extract_split(
-        self, split: Pictures, max_images: int | None = None
+        self, split: ImageSplit, max_images: int | None = None
     ) -> tuple[ClassifierFeatures, Tensor]:
         """Features and labels of (up to `max_images` evenly spaced) images of a split."""
         index = evenly_spaced(len(split), max_images or len(split)).to(split.labels.device)
         chunks = [self.extract(split.take(rows)) for rows in index.split(CHUNK_SIZE)]
         return ClassifierFeatures(*map(torch.cat, zip(*chunks, strict=True))), split.labels[index].cpu()
 
-    def extract_all(self, splits: Sequence[Pictures]) -> tuple[ClassifierFeatures, Tensor]:
+    def extract_all(self, splits: Sequence[ImageSplit]) -> tuple[ClassifierFeatures, Tensor]:
         """Features and labels of all images of several splits."""
         features, labels = zip(*map(self.extract_split, splits), strict=True)
         return ClassifierFeatures(*map(torch.cat, zip(*features, strict=True))), torch.cat(labels)
@@ -144,7 +144,7 @@ def sample_metrics(
 
 
 def save_nearest_sheet(
-    classifier: FeatureClassifier, samples: Pixels, train: Pictures, file: str | Path, *, columns: int = 12
+    classifier: FeatureClassifier, samples: Pixels, train: ImageSplit, file: str | Path, *, columns: int = 12
 ) -> Path:
     """Write a grid of samples, each above its nearest training image, so that memorization shows."""
     samples = samples[: max(columns, len(samples) // columns * columns)].cpu()

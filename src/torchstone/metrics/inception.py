@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.parts.metrics import fidelity_diversity
 
 Pixels = UInt8[Tensor, "count channel height width"]
@@ -40,7 +40,7 @@ def extract_features(network: Any, images: Pixels) -> Features:
     return torch.cat([network(rows.expand(-1, 3, -1, -1).to(device))[0].cpu() for rows in bar])
 
 
-def inception_metrics(samples: Pixels, splits: Sequence[Pictures], network: Any) -> dict[str, float]:
+def inception_metrics(samples: Pixels, splits: Sequence[ImageSplit], network: Any) -> dict[str, float]:
     """`inception_frechet_distance` (FID), `inception_precision` and `inception_recall` against real images.
 
     Published distances are those of 50,000 samples. With fewer they are higher, so compare equal counts.

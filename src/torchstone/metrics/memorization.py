@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from torchstone.data.vision.captioned import Captioned
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.parts.metrics.fidelity_diversity import nearest_neighbor
 from torchstone.plots.sample_grid import BACKGROUND
 
@@ -28,18 +28,18 @@ def downsample(images: Pixels) -> Float[Tensor, "count values"]:
     return F.avg_pool2d(images.cpu().float() / 255, 2).flatten(1)
 
 
-def searched_images(split: Pictures) -> Pixels:
+def searched_images(split: ImageSplit) -> Pixels:
     """The first `MAX_SEARCHED` images of a split."""
     rows = torch.arange(min(len(split), MAX_SEARCHED), device=split.labels.device)
     return split.take(rows).cpu()
 
 
-def nearest_training_image(samples: Pixels, train: Pictures) -> Int64[Tensor, " count"]:
+def nearest_training_image(samples: Pixels, train: ImageSplit) -> Int64[Tensor, " count"]:
     """The index of the training image nearest to each sample, by the distance of `downsample`d pixels."""
     return nearest_neighbor(downsample(samples), downsample(searched_images(train)))
 
 
-def nn_distance_ratio(samples: Pixels, train: Pictures, test: Pictures) -> float:
+def nn_distance_ratio(samples: Pixels, train: ImageSplit, test: ImageSplit) -> float:
     """Distance of samples to their nearest training images, relative to that of held-out images (medians):
     0 for copies, 1 for images as new as real ones."""
     training = downsample(searched_images(train))

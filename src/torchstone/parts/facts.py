@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchstone.parts.modes import eval_mode
-
 
 class Fact(NamedTuple):
     """A published figure and the way to measure it. Equal to the unit unless `tolerance` says otherwise."""
@@ -37,7 +35,7 @@ class ParityCase(NamedTuple):
     label: str = ""
 
 
-def parameters(module: nn.Module) -> int:
+def count_parameters(module: nn.Module) -> int:
     """Trainable numbers in `module`, tied ones once; running statistics are not counted."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
@@ -58,7 +56,7 @@ def parameter_facts(variants: Mapping[str, Any], counts: Mapping[str, tuple[int,
     facts = []
     for variant, (weights, *products) in counts.items():
         make, shape = variants[variant]
-        facts.append(Fact(f"{variant} parameters", lambda m=make: parameters(on_meta(m)), weights))
+        facts.append(Fact(f"{variant} parameters", lambda m=make: count_parameters(on_meta(m)), weights))
         for macs_of_one in products:
             facts.append(
                 Fact(
@@ -96,9 +94,9 @@ def example(module: nn.Module, shape: tuple[int, ...], batch: int = 1) -> tuple[
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [each.name for each in wanted if each.default is each.empty and each.kind in plain]
     dtype = torch.int64 if tokens else first.dtype
-    inputs = torch.zeros(batch, *shape, device=first.device, dtype=dtype)
+    made = torch.zeros(batch, *shape, device=first.device, dtype=dtype)
     time = torch.zeros(batch, device=first.device)
-    return tuple(time if name == "t" else inputs for name in names) or (inputs,)
+    return tuple(time if name == "t" else made for name in names) or (made,)
 
 
 def _of_a_recurrent_layer(x, into, back, *_: Any, **__: Any) -> int:
@@ -117,7 +115,9 @@ def macs(module: nn.Module, shape: tuple[int, ...]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     inputs = example(module, shape[1:], shape[0])
-    with eval_mode(module), torch.no_grad():
-        with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
-            module(*inputs)
+    was_training = module.training
+    module.eval()
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
+        module(*inputs)
+    module.train(was_training)
     return counter.get_total_flops() // 2

@@ -1,4 +1,4 @@
-"""Residual networks by definition on bare tensors, and norms with statistics that hide nothing."""
+"""Reference for residual networks: their equations on bare tensors, and randomized norms."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,13 +10,13 @@ from torchstone.parts.facts import ParityCase
 
 
 class NaiveResNet(nn.Module):
-    """A network with the same parameters, computed without torch's layers.
+    """The network of the same parameters, computed without any layer of torch.
 
-    Convolution is a matrix product over unfolded windows, batch norm its definition, shortcut A a copy
-    into zeros. Supported are networks of `conv1 bn1 layer1 … fc` with blocks of `conv1 bn1 conv2 bn2 …`.
+    Convolution is a matrix product over extracted windows, batch norm its definition, shortcut A a copy
+    into zeros. It handles networks of `conv1 bn1 layer1 … fc` with blocks of `conv1 bn1 conv2 bn2 …`.
 
     Args:
-        gate: (output of the residual branch, block) -> what is added to the shortcut.
+        gate: (output of the branch, the block) -> what is added to the shortcut.
     """
 
     def __init__(self, network: nn.Module, gate: Callable[..., Tensor] = lambda y, block: y):
@@ -35,10 +35,10 @@ class NaiveResNet(nn.Module):
         return torch.stack([net.fc.weight @ each.flatten(1).mean(1) + net.fc.bias for each in x])
 
     def block(self, x: Tensor, block) -> Tensor:
-        y, layers = x, int(block.last[-1])
-        for i in range(1, layers + 1):
+        y, count = x, int(block.last[-1])
+        for i in range(1, count + 1):
             y = batch_norm(convolve(y, getattr(block, f"conv{i}")), getattr(block, f"bn{i}"))
-            y = y.clamp(min=0) if i < layers else y
+            y = y.clamp(min=0) if i < count else y
         return (self.gate(y, block) + self.shortcut(x, y, block)).clamp(min=0)
 
     def shortcut(self, x: Tensor, y: Tensor, block) -> Tensor:
@@ -46,7 +46,7 @@ class NaiveResNet(nn.Module):
             return x
         if isinstance(block.downsample, nn.Sequential):
             return batch_norm(convolve(x, block.downsample[0]), block.downsample[1])
-        padded = torch.zeros_like(y)  # each channel of x, every second pixel of it
+        padded = torch.zeros_like(y)  # each channel of x in its position, every second pixel of it
         first = (y.shape[1] - x.shape[1]) // 2
         for channel in range(x.shape[1]):
             for row in range(y.shape[2]):
@@ -55,7 +55,7 @@ class NaiveResNet(nn.Module):
 
 
 def convolve(x: Tensor, layer: Any) -> Tensor:
-    """Convolution as a product of windows and weights."""
+    """Windows times weights."""
     weight, (stride, _), (padding, _) = layer.weight, layer.stride, layer.padding
     kernel = weight.shape[-1]
     padded = x.new_zeros(*x.shape[:2], x.shape[2] + 2 * padding, x.shape[3] + 2 * padding)
@@ -65,7 +65,7 @@ def convolve(x: Tensor, layer: Any) -> Tensor:
 
 
 def batch_norm(x: Tensor, layer: Any) -> Tensor:
-    """γ (x − mean) / √(variance + ε) + β, over batch and locations in training, else running."""
+    """γ (x − mean) / √(variance + ε) + β; the batch's statistics in training, else the running ones."""
     if layer.training:
         mean = x.mean((0, 2, 3))
         variance = (x - mean[:, None, None]).square().mean((0, 2, 3))
@@ -84,9 +84,9 @@ def max_pool(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def randomize_norms(network: nn.Module, inputs: Tensor) -> nn.Module:
-    """Give batch norms weights that are neither one nor zero, and running statistics that fit `inputs`.
+    """`network` with norms that are neither one nor zero, and running statistics that fit `inputs`.
 
-    As created, they would hide a branch that starts at zero, or a norm in the wrong position.
+    As initialized they would hide a branch that starts at zero, or a misplaced norm.
     """
     norms = {m: m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)}
     for layer in norms:
@@ -95,7 +95,7 @@ def randomize_norms(network: nn.Module, inputs: Tensor) -> nn.Module:
         layer.momentum = 1.0
     blocks: list[Any] = [m for m in network.modules() if hasattr(m, "conv2")]
     for block in blocks:
-        # small residuals, or gradient steps would diverge
+        # small residuals, or steps of gradient descent would diverge
         getattr(block, "bn3", block.bn2).weight.mul_(0.2)
     network.train()(inputs)
     for layer, momentum in norms.items():
@@ -106,25 +106,24 @@ def randomize_norms(network: nn.Module, inputs: Tensor) -> nn.Module:
 def resnet_cases(
     variant: str,
     make: Callable[..., nn.Module],
-    theirs: Callable[[], nn.Module] | None,
+    make_theirs: Callable[[], nn.Module] | None,
     published: Callable[[str, Mapping[str, Tensor]], dict[str, Tensor]],
     *,
-    size: int = 40,
+    side: int = 40,
     dtype: torch.dtype = torch.float64,
     gate: Callable[..., Tensor] = lambda y, block: y,
 ) -> Iterator[ParityCase]:
-    """Our network and theirs in evaluation and in training mode, with ten classes.
+    """Ours and theirs in evaluation and in training mode, with ten classes and the same weights.
 
-    Our network loads the weights of theirs by their published names. Without `theirs`, the reference is
-    `NaiveResNet` with our weights.
+    Without a class of theirs, ours is compared with `NaiveResNet`.
     """
     torch.manual_seed(0)
-    images = torch.randn(2, 3, size, size, dtype=dtype)
+    images = torch.randn(2, 3, side, side, dtype=dtype)
     ours = make(num_classes=10).to(dtype)
-    if theirs is None:
-        other: nn.Module = NaiveResNet(randomize_norms(ours, images), gate)
+    if make_theirs is None:
+        theirs: nn.Module = NaiveResNet(randomize_norms(ours, images), gate)
     else:
-        other = randomize_norms(theirs().to(dtype), images)
-        ours.load_state_dict(published(variant, other.state_dict()))
-    yield ParityCase(ours.eval(), other.eval(), images, optimizer=None)  # evaluation mode is not trained
-    yield ParityCase(ours.train(), other.train(), images)
+        theirs = randomize_norms(make_theirs().to(dtype), images)
+        ours.load_state_dict(published(variant, theirs.state_dict()))
+    yield ParityCase(ours.eval(), theirs.eval(), images, optimizer=None)  # nobody trains in this mode
+    yield ParityCase(ours.train(), theirs.train(), images)

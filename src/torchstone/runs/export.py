@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import torchstone
-from torchstone.data.vision.dataset import normalise
+from torchstone.data.vision.dataset import normalize
 from torchstone.errors import BadInput, NotSaved
 
 ENDINGS = (".onnx", ".pt2")
@@ -36,7 +36,7 @@ class OfPixels(nn.Module):
         self.model, self.metadata = model, metadata
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(normalise(images, self.metadata))
+        return self.model(normalize(images, self.metadata))
 
 
 class OfRows(nn.Module):

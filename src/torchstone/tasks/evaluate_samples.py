@@ -6,7 +6,7 @@ from pathlib import Path
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from torchstone.data.vision.dataset import Pictures, PictureSet
+from torchstone.data.vision.dataset import ImageDataset, ImageSplit
 from torchstone.hub.inception import load_inception
 from torchstone.metrics import classifier_features
 from torchstone.metrics.classifier_features import sample_metrics
@@ -21,9 +21,9 @@ NUM_PAIRS = 48  # samples that are shown with their nearest training image
 
 def evaluate_samples(
     sample: Callable[[], Pixels],
-    data: PictureSet,
+    data: ImageDataset,
     classifier: ClassifierSpec,
-    splits: Sequence[Pictures] | None = None,
+    splits: Sequence[ImageSplit] | None = None,
     *,
     target_labels: Int64[Tensor, " count"] | None = None,
     inception: str | Path | None = None,
@@ -50,7 +50,9 @@ def evaluate_samples(
     return metrics if network is None else metrics | inception_metrics(samples, splits, network)
 
 
-def save_nearest_samples(samples: Pixels, data: PictureSet, classifier: ClassifierSpec, folder: Path) -> None:
+def save_nearest_samples(
+    samples: Pixels, data: ImageDataset, classifier: ClassifierSpec, folder: Path
+) -> None:
     """`nearest.png`: samples, each above its nearest training image."""
     feature_classifier = train_or_load_classifier(data, classifier)
     classifier_features.save_nearest_sheet(feature_classifier, samples, data.train, folder / "nearest.png")

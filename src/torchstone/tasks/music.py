@@ -56,7 +56,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         "variant": recipe.variant,
         "model_config": model_config,
         "frame": music.frame,
-        "data": music.note,
+        "data": music.description,
     }
     return Run(
         stream=stream,

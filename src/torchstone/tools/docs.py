@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from torchstone.engine.recipe_fields import field_paths, get_field, short_name
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.runs.recipes import comments
 from torchstone.runs.records import CURVES, Record, of_system, read
 from torchstone.systems import CATALOGUE, System
@@ -217,7 +217,7 @@ def variants(module: Any) -> list[list[str]]:
     for name, (make, shape) in module.VARIANTS.items():
         is_small = len(shape) == 3 and shape[-1] <= 64  # some cannot be counted on meta
         with torch.device("cpu" if is_small else "meta"):
-            rows.append([f"`{name}`", f"{parameters(make()):,}", "×".join(map(str, shape))])
+            rows.append([f"`{name}`", f"{count_parameters(make()):,}", "×".join(map(str, shape))])
     return rows
 
 

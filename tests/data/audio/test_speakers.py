@@ -21,7 +21,7 @@ def tone(hertz: float, seconds: float = 0.2):
 
 def test_japanese_vowels_as_published():
     data = read_voices("japanese_vowels", RATE)
-    print(data.note)
+    print(data.description)
     assert data.classes == tuple("123456789")
     whole = joined(data.train, data.val)
     assert (len(whole), len(data.test)) == (270, 370)
@@ -47,7 +47,7 @@ def speakers(path, counts, form="wav"):
 def test_a_folder_with_a_sub_folder_a_speaker(tmp_path):
     spec = speakers(tmp_path, {"ann": 20, "bob": 10, "eve": 10})
     data = read_voices(spec, RATE)
-    print(data.note)
+    print(data.description)
     assert data.classes == ("ann", "bob", "eve")
     assert data.sounds
     assert [len(part) for part in (data.train, data.val, data.test)] == [32, 4, 4]
@@ -67,10 +67,10 @@ def test_speakers_of_spoken_digits_by_the_official_indices(tmp_path):
                 name = f"{digit}_{speaker}_{index}.wav"
                 soundfile.write(tmp_path / name, tone(300 + index), RATE)
     data = read_voices(str(tmp_path), RATE)
-    print(data.note)
+    print(data.description)
     assert data.classes == ("ann", "bob")
     assert [len(part) for part in (data.train, data.val, data.test)] == [4, 12, 20]
-    assert "test: indices 0 to 4, as published" in data.note
+    assert "test: indices 0 to 4, as published" in data.description
 
 
 TS = "@problemName Two\n@timeStamps false\n@classLabel true a b\n@data\n"

@@ -34,7 +34,7 @@ TEXTS = [f"wort {i}" for i in range(18)] + ["grüße ", "a  b"]
 @pytest.mark.parametrize("header", ["file\ttext", "Path\tSentence", ""])
 def test_a_folder_with_its_transcripts(table, header, tmp_path):
     data = read_speech(folder(tmp_path, TEXTS, table, header), RATE)
-    print(data.note)
+    print(data.description)
     everything = [*data.train, *data.val, *data.test]
     assert sorted(r.text for r in everything) == sorted(" ".join(text.split()) for text in TEXTS)
     assert [len(part) for part in (data.train, data.val, data.test)] == [16, 2, 2]
@@ -54,11 +54,11 @@ def test_a_table_may_name_the_splits_and_leave_sounds_out(tmp_path):
     (tmp_path / "transcripts.tsv").unlink()
     (tmp_path / "list.csv").write_text("file,split,text\n" + "\n".join(rows))
     data = read_speech(str(tmp_path), RATE)
-    print(data.note)
+    print(data.description)
     assert [len(part) for part in (data.train, data.val, data.test)] == [6, 1, 3]
     assert [r.name[-5:] for r in data.test] == ["0.wav", "1.wav", "2.wav"]
-    assert "10 sound files without a transcript not used" in data.note
-    assert "as the table names them" in data.note
+    assert "10 sound files without a transcript not used" in data.description
+    assert "as the table names them" in data.description
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ def test_the_bundled_characters_are_marked_as_composed():
     data = read_speech("captcha", RATE)
     assert data.composed
     assert len(data.train) == len(data.alphabet) == 36
-    assert "composed" in data.note
-    assert "same recordings in training and test" in data.note
+    assert "composed" in data.description
+    assert "same recordings in training and test" in data.description
 
 
 # what is composed

@@ -110,7 +110,7 @@ def test_tracks_channels_velocity_zero_and_drums(tmp_path):
 def test_the_chorales_are_those_that_music21_reads():
     from music21 import corpus, note
 
-    with download.archive(*chorales.SCORES) as opened:
+    with download.fetch_archive(*chorales.SCORES) as opened:
         for work in ("bwv66.6", "bwv1.6", "bwv269", "bwv19.7"):
             score = opened.read(f"music21/corpus/bach/{work}.mxl")
             ours = sorted(chorales.chorale(score))
@@ -129,7 +129,7 @@ def test_the_chorales_are_those_that_music21_reads():
 
 def test_bundled_chorales():
     music = load_music("chorales")
-    print(music.note)
+    print(music.description)
     parts = (music.train, music.val, music.test)
     assert [len(part) for part in parts] == [303, 40, 60]
     assert music.frame == 0.5
@@ -176,7 +176,7 @@ def test_a_folder_of_midi_files(tmp_path):
         folder = tmp_path / "deeper" if number % 2 else tmp_path
         midi.write(folder / f"{number}.mid", random_piece(20 + number, number), 0.25, 100)
     music = load_music(tmp_path)
-    print(music.note)
+    print(music.description)
     parts = [music.train, music.val, music.test]
     assert [len(part) for part in parts] == [7, 1, 2]
     assert sum(len(piece) for part in parts for piece in part) == pytest.approx(245, abs=20)

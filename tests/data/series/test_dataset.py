@@ -27,20 +27,20 @@ def test_a_regular_series_is_left_as_it_is(tmp_path):
     assert series.step == 0.25
     assert series.stretches == ((0, 200),)
     assert np.abs(series.values.numpy() - values).max() < 1e-8
-    assert "resampled" not in series.note
-    assert "gaps" not in series.note
-    print(series.note)
+    assert "resampled" not in series.description
+    assert "gaps" not in series.description
+    print(series.description)
 
 
 def test_irregular_steps_are_resampled_by_straight_lines(tmp_path):
     random = np.random.default_rng(0)
     times = np.cumsum(random.choice([0.8, 1.0, 1.0, 1.2], size=300))
     series = load_series(written(tmp_path, times, 3 * times + 1))
-    print(series.note)
+    print(series.description)
     grid = series.times.numpy()
     assert np.allclose(np.diff(grid), 1.0)
     assert np.abs(series.values[:, 0].numpy() - (3 * grid + 1)).max() < 1e-4
-    assert "of 299 steps were others and were resampled" in series.note
+    assert "of 299 steps were others and were resampled" in series.description
 
 
 def test_short_gaps_are_filled_in_and_long_ones_cut(tmp_path):
@@ -49,14 +49,14 @@ def test_short_gaps_are_filled_in_and_long_ones_cut(tmp_path):
     keep = np.ones(300, dtype=bool)
     keep[short] = keep[long] = False
     series = load_series(written(tmp_path, times[keep], times[keep] ** 2))
-    print(series.note)
+    print(series.description)
     assert series.stretches == ((0, 150), (150, 300 - SHORT - 3))
     assert float(series.times[150]) == 150 + SHORT + 3
     ends = 49.0, 50.0 + SHORT - 1
     told = np.interp(times[short], ends, [e**2 for e in ends])
     assert np.allclose(series.values[short, 0].numpy(), told)
-    assert f"filled in ({SHORT - 1} points)" in series.note
-    assert "into 2 stretches" in series.note
+    assert f"filled in ({SHORT - 1} points)" in series.description
+    assert "into 2 stretches" in series.description
 
 
 def test_empty_cells_are_gaps_of_their_column_and_cut_them_all(tmp_path):
@@ -65,7 +65,7 @@ def test_empty_cells_are_gaps_of_their_column_and_cut_them_all(tmp_path):
     values[100 : 100 + SHORT + 5, 1] = np.nan
     values[:2, 0] = np.nan  # nothing is known before the first reading
     series = load_series(written(tmp_path, np.arange(200.0), values, "a,b"))
-    print(series.note)
+    print(series.description)
     assert series.stretches == ((0, 98), (98, 200 - 2 - SHORT - 5))
     assert series.values[18:21, 0].tolist() == [40, 42, 44]
     assert not series.values.isnan().any()
@@ -117,14 +117,14 @@ def test_ett_is_cut_as_published(tmp_path):
     """12, 4 and 4 months of 30 days; windows as counted by the published loader, none dropped."""
     ett(tmp_path)
     series = load_series(tmp_path)  # the folder it is in
-    print(series.note)
+    print(series.description)
     counts = {part: len(series.windows(part, 336, 96)) for part in ("train", "val", "test")}
     assert counts == {"train": 8640 - 336 - 96 + 1, "val": 2880 - 96 + 1, "test": 2880 - 96 + 1}
     assert int(series.windows("val", 336, 96)[0]) == 8640 - 336
     assert int(series.windows("test", 336, 96)[-1]) == 14_400 - 336 - 96
     other = load_series(f"{tmp_path / 'ETTh1.csv'}:OT,HUFL")
     assert other.columns == ("OT", "HUFL")
-    assert "70 : 10 : 20" in other.note
+    assert "70 : 10 : 20" in other.description
 
 
 def test_only_the_part_for_training_sets_the_scale(tmp_path):
@@ -146,15 +146,15 @@ def test_only_the_part_for_training_sets_the_scale(tmp_path):
 
 def test_bundled_series_as_counted_in_their_archive():
     sea = load_series("sea")
-    print(sea.note)
+    print(sea.description)
     assert (len(sea.times), sea.step, sea.columns) == (19_226, 1800.0, ("temperature",))
     assert len(sea.stretches) == 2
-    assert "1 time that stood twice" in sea.note
+    assert "1 time that stood twice" in sea.description
     glucose = load_series("glucose")
-    print(glucose.note)
+    print(glucose.description)
     assert (glucose.step, glucose.columns) == (300.0, ("glucose",))
     assert abs(float(glucose.values.mean()) - 137.4) < 1
-    assert "3 times that stood twice" in glucose.note
+    assert "3 times that stood twice" in glucose.description
     assert 100 < len(glucose.stretches) < 200
 
 

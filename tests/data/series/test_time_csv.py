@@ -65,7 +65,7 @@ def test_newest_first_is_turned_round_and_said():
     found = read("date,v\n2020-01-03,3\n2020-01-02,2\n2020-01-01,1\n", "t")
     assert found.values[:, 0].tolist() == [1, 2, 3]
     assert (np.diff(found.times) > 0).all()
-    assert found.note == "newest first, turned round"
+    assert found.description == "newest first, turned round"
 
 
 def test_a_single_column_may_have_another_name():

@@ -1,4 +1,4 @@
-"""Points: reproducible, in three splits, and batches that can be resumed."""
+"""Points: the same every time, in three splits, and batches that can be gone on from."""
 
 import pytest
 import torch
@@ -8,21 +8,21 @@ from torchstone.errors import BadInput
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_load_points_is_reproducible_without_split_overlap(name):
+def test_known_shapes_are_drawn_alike_and_split_without_overlap(name):
     points, again = load_points(name), load_points(name)
     splits = [points.train, points.val, points.test]
     assert [len(split) for split in splits] == list(SPLIT_SIZES.values())
     assert torch.equal(points.test, again.test)
     rows = {tuple(row) for split in splits for row in split.tolist()}
     assert len(rows) == sum(SPLIT_SIZES.values())
-    difference = (points.train.mean(0) - points.test.mean(0)).abs() / points.train.std(0)
-    print(f"{name}: {points.description}; train and test {difference.tolist()} deviations apart")
-    assert float(difference.max()) < 0.06, "splits of one and the same density"
+    apart = (points.train.mean(0) - points.test.mean(0)).abs() / points.train.std(0)
+    print(f"{name}: {points.description}; train and test {apart.tolist()} deviations apart")
+    assert float(apart.max()) < 0.06, "splits of one and the same density"
     assert points.mean == points.train.mean(0).tolist()
     assert points.std == points.train.std(0).tolist()
 
 
-def test_load_points_two_moons_geometry():
+def test_two_moons_lie_where_they_should():
     """Half circles of radius 1 around (0, 0) and (1, ½), one turned over."""
     rows = load_points("moons").train
     upper = (rows.norm(dim=1) - 1).abs()
@@ -32,7 +32,7 @@ def test_load_points_two_moons_geometry():
     assert float(off.mean()) == pytest.approx(0.1 * (2 / torch.pi) ** 0.5, abs=0.01)
 
 
-def test_load_points_from_table_drops_label(tmp_path):
+def test_a_table_without_its_label(tmp_path):
     file = tmp_path / "sizes.csv"
     lines = [f"{i},{i * i % 17},{'ab'[i % 2]}" for i in range(60)]
     file.write_text("\n".join(["length,width,kind", *lines]) + "\n")
@@ -42,13 +42,13 @@ def test_load_points_from_table_drops_label(tmp_path):
     assert points.train.dtype == torch.float32
 
 
-def test_load_points_rejects_constant_and_single_features(tmp_path):
+def test_what_has_no_density_is_refused(tmp_path):
     file = tmp_path / "flat.csv"
     file.write_text("\n".join(["a,b,kind", *(f"{i},7,{'xy'[i % 2]}" for i in range(40))]) + "\n")
     with pytest.raises(BadInput, match="'b' is always the same"):
         load_points(str(file))
     file.write_text("\n".join(["a,kind", *(f"{i},{'xy'[i % 2]}" for i in range(40))]) + "\n")
-    with pytest.raises(BadInput, match="needs two features"):
+    with pytest.raises(BadInput, match="needs two numbers"):
         load_points(str(file))
     with pytest.raises(BadInput, match="did you mean moons"):
         load_points("moon")
@@ -56,19 +56,19 @@ def test_load_points_rejects_constant_and_single_features(tmp_path):
     assert is_points("circles")
 
 
-def test_point_batches_are_permutations_and_resume():
+def test_batches_are_permutations_and_can_be_gone_on_from():
     points = torch.arange(20.0).view(10, 2)
-    batches = PointBatches(points, 5, seed=1)
-    epoch = torch.cat([next(batches), next(batches)])
+    draws = PointBatches(points, 5, seed=1)
+    epoch = torch.cat([next(draws), next(draws)])
     assert sorted(epoch[:, 0].tolist()) == points[:, 0].tolist()
     assert not torch.equal(epoch, points)
-    state, expected = batches.state_dict(), next(batches)
+    state, expected = draws.state_dict(), next(draws)
     other = PointBatches(points, 5, seed=1)
     other.load_state_dict(state)
     assert torch.equal(next(other), expected)
 
 
-def test_point_batches_shared_by_two_processes():
+def test_two_processes_share_a_batch():
     points = torch.arange(24.0).view(12, 2)
     one, parts = (
         PointBatches(points, 4, seed=2),

@@ -46,7 +46,7 @@ def small(monkeypatch):
         opened.writestr(bible.TARGETS, table(header, ENGLISH))
         records = [{"source": a, "target": b} for a, b in LINKS]
         opened.writestr(bible.RECORDS, json.dumps({"records": records}))
-    monkeypatch.setattr(download, "archive", lambda *_: zipfile.ZipFile(data))
+    monkeypatch.setattr(download, "fetch_archive", lambda *_: zipfile.ZipFile(data))
 
 
 def test_bible_links_number_words_with_punctuation(small):

@@ -45,7 +45,7 @@ def test_load_captioned_keeps_each_images_caption(listed, tmp_path):
             assert data.captions[row] == f"picture number {int(image[0].float().mean()) // 10}"
             found.append(row)
     assert sorted(found) == list(range(24))
-    assert "24 images with captions" in data.note
+    assert "24 images with captions" in data.description
     again = load_captioned(tmp_path / "mine", size=8)
     assert torch.equal(again.test.labels, data.test.labels)
 
@@ -170,7 +170,7 @@ def test_load_captioned_openmoji_has_unicode_names_and_keeps_families_together(g
         family = {split_of[each] for each in ("astronaut", "man astronaut", "woman astronaut")}
         assert len(family) == 1, f"one family in {family}"
         assert len(split_of) == len(gray_of) - 1
-    assert "CC BY-SA 4.0" in data.note
+    assert "CC BY-SA 4.0" in data.description
 
 
 def test_token_ids_are_words_padded_and_truncated():

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.data.vision.dequantized_batches import LikelihoodBatches, identity_stats
 
 
@@ -12,9 +12,9 @@ def likelihood_batches(
     batch: int = 6, shape=(2, 3), seed: int = 3, channels: int = 1, **shares
 ) -> LikelihoodBatches:
     images = torch.arange(256, dtype=torch.uint8).repeat(2 * channels).view(32, channels, 4, 4)
-    pictures = Pictures(torch.zeros(32, dtype=torch.int64), images)
+    pictures = ImageSplit(torch.zeros(32, dtype=torch.int64), images)
     return LikelihoodBatches(
-        Batches(pictures, batch, seed=seed, metadata=identity_stats(channels), **shares), shape
+        ImageBatches(pictures, batch, seed=seed, metadata=identity_stats(channels), **shares), shape
     )
 
 

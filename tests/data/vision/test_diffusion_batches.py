@@ -2,8 +2,8 @@
 
 import torch
 
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.data.vision.diffusion_batches import DiffusionBatches
 
 METADATA = {"size": 4, "channels": 1, "mean": [0.5], "std": [0.5]}
@@ -11,8 +11,8 @@ METADATA = {"size": 4, "channels": 1, "mean": [0.5], "std": [0.5]}
 
 def stream(*, batch_size=8, rank=0, world_size=1, seed=3, count=40, **kwargs):
     images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
-    split = Pictures(torch.arange(count), images.contiguous())
-    batches = Batches(split, batch_size, seed=seed, metadata=METADATA, rank=rank, world_size=world_size)
+    split = ImageSplit(torch.arange(count), images.contiguous())
+    batches = ImageBatches(split, batch_size, seed=seed, metadata=METADATA, rank=rank, world_size=world_size)
     return DiffusionBatches(batches, 10, **kwargs)
 
 

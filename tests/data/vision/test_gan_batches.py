@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.data.vision.gan_batches import GanBatches
 
 METADATA = {"mean": [0.0], "std": [1.0], "channels": 1, "size": 2}
 COUNT = 24
-IMAGES = Pictures(
+IMAGES = ImageSplit(
     torch.arange(COUNT),
     torch.arange(COUNT, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2),
 )  # each is as light as its label
@@ -19,7 +19,7 @@ IMAGES = Pictures(
 def gan_batches(
     steps: int = 2, seed: int = 3, batch: int = 6, rank: int = 0, world_size: int = 1
 ) -> GanBatches:
-    batches = Batches(IMAGES, batch, seed=seed, metadata=METADATA, rank=rank, world_size=world_size)
+    batches = ImageBatches(IMAGES, batch, seed=seed, metadata=METADATA, rank=rank, world_size=world_size)
     return GanBatches(batches, 5, discriminator_steps=steps)
 
 

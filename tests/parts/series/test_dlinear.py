@@ -2,7 +2,7 @@
 
 import torch
 
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.parts.series.dlinear import KERNEL, DLinear
 
 
@@ -27,6 +27,6 @@ def test_forward_is_its_equations():
 
 def test_one_pair_of_layers_serves_all_columns():
     """2 (context · horizon + horizon), as two linear layers have."""
-    count = parameters(DLinear(720, 96))
+    count = count_parameters(DLinear(720, 96))
     print(count)
     assert count == 2 * (720 * 96 + 96) == 138_432

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine.run import Intervals, fit
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.systems.generative import CLASSIFIER, cgan
 from torchstone.systems.generative.cgan import (
     Discriminator,
@@ -30,8 +30,8 @@ NETS = {
 
 
 def test_cgan_paper_parameter_counts():
-    assert parameters(PaperGenerator()) == 2_413_984
-    assert parameters(PaperDiscriminator()) == 1_224_351
+    assert count_parameters(PaperGenerator()) == 2_413_984
+    assert count_parameters(PaperDiscriminator()) == 1_224_351
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -87,7 +87,7 @@ def test_cgan_samples_are_classified_as_their_label():
     recipe = dataclasses.replace(cgan.RECIPES["smoke"], device="cpu", eval_samples=20, steps=160)
     run = next(cgan.build(recipe))
     fit(run, intervals=Intervals(evaluate=recipe.steps), quiet=True)
-    data = load_pictures("digits", size=8, channels=1, device="cpu")
+    data = load_images("digits", size=8, channels=1, device="cpu")
     classifier, model = train_or_load_classifier(data, CLASSIFIER), run.state["ema"].module
     right = []
     for label in range(10):

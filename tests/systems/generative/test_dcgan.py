@@ -6,15 +6,15 @@ from torch import nn
 
 from torchstone.engine.recipe_fields import replace_fields
 from torchstone.errors import BadInput
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.parts.gan.spectral_norm import SpectralNorm
 from torchstone.systems.generative import dcgan
 from torchstone.systems.generative.dcgan import Discriminator, Generator, grid_sizes
 
 
 def test_dcgan_published_parameter_counts():
-    assert parameters(Generator()) == 3_576_704
-    assert parameters(Discriminator()) == 2_765_568
+    assert count_parameters(Generator()) == 3_576_704
+    assert count_parameters(Discriminator()) == 2_765_568
 
 
 def up(wide, narrow, side=4, stride=2, pad=1):

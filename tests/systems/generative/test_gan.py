@@ -6,16 +6,16 @@ from torch import nn
 
 from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import Intervals, fit
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.systems.generative import cgan, dcgan, gan
 from torchstone.tasks.gan.mode_collapse import ModeCollapseMonitor
 
 
 def test_gan_published_parameter_counts():
-    assert parameters(gan.Generator()) == 2_503_984
-    assert parameters(gan.Discriminator()) == 1_231_441
+    assert count_parameters(gan.Generator()) == 2_503_984
+    assert count_parameters(gan.Discriminator()) == 1_231_441
     wide = nn.Sequential(nn.Linear(100, 1200), nn.Linear(1200, 1200), nn.Linear(1200, 784))
-    assert parameters(gan.Generator()) == parameters(wide)
+    assert count_parameters(gan.Generator()) == count_parameters(wide)
 
 
 def test_maxout_is_maximum_of_pieces():

@@ -11,7 +11,7 @@ from torch import nn
 from torchstone import api
 from torchstone.cli.main import main
 from torchstone.errors import BadInput
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.references import seq2seq as oracle
 from torchstone.references.seq2seq import TorchSeq2Seq, convert_names
 from torchstone.systems.recurrent import seq2seq
@@ -60,7 +60,7 @@ def test_the_counts_leave_no_choice_of_vocabularies():
 
     def count(kind: str, source: int, target: int) -> int:
         with torch.device("meta"):
-            return parameters(VARIANTS[f"seq2seq_{kind}"].make(source=source, target=target))
+            return count_parameters(VARIANTS[f"seq2seq_{kind}"].make(source=source, target=target))
 
     least = {kind: count(kind, 1, 1) for kind in wanted}
     words = {kind: count(kind, 1, 2) - least[kind] for kind in wanted}

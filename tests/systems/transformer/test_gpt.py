@@ -11,7 +11,7 @@ import torchstone as ts
 from torchstone.data.text import tokenizers
 from torchstone.data.text.corpus import Text
 from torchstone.errors import BadInput
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.references.transformers import import_transformers, random_gpts
 from torchstone.systems.transformer import gpt
 from torchstone.systems.transformer.gpt import GPT, from_config, published, to_config, unpublished
@@ -106,7 +106,7 @@ def test_gpt_ignores_padding_at_the_end():
 def test_gpt_ties_embedding_and_head():
     tied, untied = small(), small(tie_embeddings=False)
     assert tied.head.weight is tied.token_embedding.weight
-    assert parameters(untied) - parameters(tied) == 19 * 12
+    assert count_parameters(untied) - count_parameters(tied) == 19 * 12
     assert untied.head.weight is not untied.token_embedding.weight
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy.linalg import sqrtm
 from torch.utils._pytree import tree_map
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput
@@ -252,7 +252,7 @@ def test_gan_metrics_use_ema_and_untrained_generator():
     run, recipe = built("cgan", steps=12, eval_samples=30)
     untrained = copy.deepcopy(run.state["model"])
     fit(run, intervals=Intervals(evaluate=12), quiet=True)
-    data = load_pictures("digits", size=8, channels=1, device="cpu")
+    data = load_images("digits", size=8, channels=1, device="cpu")
     classifier = train_or_load_classifier(data, CLASSIFIER)
     real = classifier.extract_split(data.test)[0].features.double()
 

@@ -67,7 +67,7 @@ def test_evaluate_bounds_match_definition_and_repeat(trained):
 
 
 def trained_data():
-    return vae.load_pictures("digits", size=8, channels=1, device="cpu")
+    return vae.load_images("digits", size=8, channels=1, device="cpu")
 
 
 def test_elbo_beats_independent_pixels(trained):

@@ -183,7 +183,7 @@ def characters(rate: int) -> list[Recording]:
     """One recording each of 0 to 9 and A to Z in one voice, from the captcha 0.7.1 archive (8 kHz,
     BSD-3-Clause)."""
     found = []
-    with download.archive(*CAPTCHA) as opened:
+    with download.fetch_archive(*CAPTCHA) as opened:
         for one in "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ":
             name = f"captcha/data/{one}/default.wav"
             wave = read_sound(io.BytesIO(opened.read(name)), rate, name)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchstone.data import download
 from torchstone.data.audio.files import digits, read_sound, sounds
-from torchstone.data.splits import cut, whole
+from torchstone.data.splits import full_subset, stratified_split
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("japanese_vowels",)
@@ -61,7 +61,7 @@ class VoiceSet:
     val: Voices
     test: Voices
     sounds: bool
-    note: str
+    description: str
 
 
 def read_voices(spec: str, rate: int) -> VoiceSet:
@@ -80,7 +80,7 @@ def read_voices(spec: str, rate: int) -> VoiceSet:
         BadInput: nothing there, something in it that cannot be used, a speaker with too few.
     """
     if spec == "japanese_vowels":
-        with download.archive(*AEON) as opened:
+        with download.fetch_archive(*AEON) as opened:
             texts = [opened.read(VOWELS.format(split)).decode() for split in ("TRAIN", "TEST")]
         found = [_series(text, spec) for text in texts]
         said = (
@@ -146,7 +146,7 @@ def _finish(name: str, splits: dict[str, Rows], sounding: bool, note: str, kept:
             raise BadInput(f"{name}: {unknown[0]!r} is in {split}, but not in train")
         labels = [number[label] for _, label, _ in rows]
         pool = Voices([item for item, _, _ in rows], labels, [name for _, _, name in rows])
-        parts[split] = whole(pool, np.array(pool.labels))  # ty: ignore[invalid-argument-type]
+        parts[split] = full_subset(pool, np.array(pool.labels))  # ty: ignore[invalid-argument-type]
     published = [split for split in ("val", "test") if split in parts]
     train = parts["train"]
     counts, least = np.bincount(train.labels, minlength=len(classes)), 3 - len(published)
@@ -154,10 +154,10 @@ def _finish(name: str, splits: dict[str, Rows], sounding: bool, note: str, kept:
         few = classes[counts.argmin()]
         raise BadInput(f"speaker {few!r} of {name} has {counts.min()}; at least {least} are needed")
     if "test" not in parts:
-        train, parts["test"] = cut(train, round(0.1 * len(train.labels)), len(classes))
+        train, parts["test"] = stratified_split(train, round(0.1 * len(train.labels)), len(classes))
     if "val" not in parts:
         share = 0.1 if published else 1 / 9
-        train, parts["val"] = cut(train, round(share * len(train.labels)), len(classes), salt=1)
+        train, parts["val"] = stratified_split(train, round(share * len(train.labels)), len(classes), salt=1)
     parts["train"] = train
     done = {s: part.pool.pick(part.index.tolist()) for s, part in parts.items()}
     sizes = " / ".join(f"{len(done[split])} {split}" for split in ("train", "val", "test"))

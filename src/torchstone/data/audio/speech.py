@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from torchstone.data.audio.files import Recording, characters, digits, read_sound, sounds
-from torchstone.data.splits import MOST_VALIDATION, SPLIT_SEED, SPLITS
+from torchstone.data.splits import MAX_VALIDATION, SPLIT_NAMES, SPLIT_SEED
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("captcha",)
@@ -29,7 +29,7 @@ class SpeechSet:
     val: list[Recording]
     test: list[Recording]
     composed: bool
-    note: str
+    description: str
 
 
 def read_speech(spec: str, rate: int) -> SpeechSet:
@@ -99,8 +99,8 @@ def _folder(path: Path, rate: int) -> SpeechSet:
         recording = Recording(read_sound(file, rate), text, "", str(file))
         if not split:
             free.append(recording)
-        elif split.lower() in SPLITS:
-            parts[SPLITS[split.lower()]].append(recording)
+        elif split.lower() in SPLIT_NAMES:
+            parts[SPLIT_NAMES[split.lower()]].append(recording)
         else:
             raise BadInput(f"{table}, data row {number}: split is train, val or test, not {split!r}")
     without = len({f.resolve() for f in sounds(path)} - {(path / n).resolve() for n in listed})
@@ -118,7 +118,7 @@ def _folder(path: Path, rate: int) -> SpeechSet:
     alphabet = "".join(sorted({c for part in parts.values() for r in part for c in r.text}))
     sizes = " / ".join(f"{len(parts[split])} {split}" for split in ("train", "val", "test"))
     note = f"{path}; {sizes} utterances ({kept}), {len(alphabet)} characters{said}"
-    return SpeechSet(str(path), alphabet, *parts.values(), composed=False, note=note)
+    return SpeechSet(str(path), alphabet, *parts.values(), composed=False, description=note)
 
 
 def _rows(table: Path) -> list[tuple[str, str, str]]:
@@ -163,7 +163,7 @@ def _cut(
     """(rest, so many taken out at random, the same ones always)."""
     if len(recordings) < 2:
         raise BadInput(f"{name} has {len(recordings)} utterances to train on, too few to split")
-    count = min(MOST_VALIDATION, max(1, round(share * len(recordings))))
+    count = min(MAX_VALIDATION, max(1, round(share * len(recordings))))
     order = np.random.RandomState(SPLIT_SEED + salt).permutation(len(recordings))
     taken = set(order[:count].tolist())
     return (

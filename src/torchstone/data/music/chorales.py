@@ -23,7 +23,7 @@ STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 def read() -> dict[str, list[Note]]:
     """The notes of each chorale, in the order of the works' numbers; repeats are read once."""
     found = {}
-    with download.archive(*SCORES) as opened:
+    with download.fetch_archive(*SCORES) as opened:
         for name in sorted(opened.namelist(), key=_number):
             if re.fullmatch(r"music21/corpus/bach/bwv[^/]*\.(mxl|xml)", name):
                 notes = chorale(opened.read(name))

@@ -9,7 +9,7 @@ import torch
 
 from torchstone.data.music import chorales, midi
 from torchstone.data.music.midi import ENDINGS, KEYS, LOWEST, Frames
-from torchstone.data.splits import SPLIT_SEED, SPLITS
+from torchstone.data.splits import SPLIT_NAMES, SPLIT_SEED
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("chorales",)
@@ -27,7 +27,7 @@ class Music:
     train: list[Frames]
     val: list[Frames]
     test: list[Frames]
-    note: str
+    description: str
 
 
 def load_music(spec: str | Path, frame: float | None = None) -> Music:
@@ -96,7 +96,7 @@ def _published(path: Path, frame: float | None) -> Music:
         raise BadInput(f"{path} is in frames of another length than {frame:g}: leave frame out")
     try:
         content = json.loads(path.read_text())
-        parts = {SPLITS[name]: [_keys(p) for p in pieces] for name, pieces in content.items()}
+        parts = {SPLIT_NAMES[name]: [_keys(p) for p in pieces] for name, pieces in content.items()}
         if sorted(parts) != ["test", "train", "val"] or not all(parts.values()):
             raise KeyError("train, valid and test")
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -105,7 +105,7 @@ def _published(path: Path, frame: float | None) -> Music:
         ) from None
     sizes = " / ".join(f"{len(parts[p])} {p}" for p in ("train", "val", "test"))
     said = f"{path.stem}: {sizes} pieces, as published"
-    return Music(path.stem, own or 1.0, **parts, note=said)
+    return Music(path.stem, own or 1.0, **parts, description=said)
 
 
 def _keys(piece: list[list[int]]) -> Frames:

@@ -47,7 +47,7 @@ class Series:
     values: Float64[Tensor, "points columns"]
     stretches: tuple[tuple[int, int], ...]
     parts: dict[str, tuple[int, int]]
-    note: str
+    description: str
 
     def scale(self) -> tuple[Float64[Tensor, " columns"], Float64[Tensor, " columns"]]:
         """Mean and standard deviation of the part for training.
@@ -137,11 +137,11 @@ def readings_of(spec: str, columns: Sequence[str] = ()) -> Readings:
     """
     if spec in BUNDLED:
         file, column, called = BUNDLED[spec]
-        with download.archive(*SAMPLES) as opened:
+        with download.fetch_archive(*SAMPLES) as opened:
             packed = opened.read(f"bokeh_sampledata/_data/{file}.csv.gz")
         found = read(gzip.decompress(packed).decode(), spec, [column], first_counts=True)
-        note = f"from the bokeh-sampledata 2026.1 archive, {found.note}"
-        return replace(found, columns=(called,), note=note)
+        note = f"from the bokeh-sampledata 2026.1 archive, {found.description}"
+        return replace(found, columns=(called,), description=note)
     path, names = Path(spec).expanduser(), ()
     if not path.exists() and ":" in spec:
         file, _, asked = spec.rpartition(":")

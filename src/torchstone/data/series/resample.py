@@ -46,7 +46,7 @@ def regular(
     ends = np.cumsum([len(grid) for grid, _ in grids]).tolist()
     stretches = tuple(zip([0, *ends[:-1]], ends, strict=True))
     said = [f"{ends[-1]:,} points, one every {span(step, readings.unit)}"]
-    said = [readings.note, *said] if readings.note else said
+    said = [readings.description, *said] if readings.description else said
     if uneven:
         said.append(f"{uneven} of {len(steps):,} steps were others and were resampled")
     if filled:

@@ -32,7 +32,7 @@ class Readings:
     unit: str
     times: np.ndarray  # (rows,) float64
     values: np.ndarray  # (rows, columns) float64
-    note: str
+    description: str
 
 
 def read_file(path: Path, columns: Sequence[str] = (), *, loosely: bool = False) -> Readings:

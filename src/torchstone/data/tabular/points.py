@@ -57,10 +57,12 @@ def load_points(spec: str | Path, device: torch.device | str = "cpu") -> Points:
     if not is_table(spec):
         raise BadInput(f"no points {str(spec)!r}: {did_you_mean(str(spec), SHAPES)}, or a table")
     table = load_table(spec)
-    splits = {name: table.part(name)[0].float() for name in SPLIT_SIZES}
+    splits = {name: table.rows_of(name)[0].float() for name in SPLIT_SIZES}
     if len(table.features) < 2:
         raise BadInput(f"{table.name} has one feature: a coupling needs two features or more")
-    return _to_device(_with_stats(table.name, table.features, splits, f"{table.note}, labels unused"), device)
+    return _to_device(
+        _with_stats(table.name, table.features, splits, f"{table.description}, labels unused"), device
+    )
 
 
 def _generate(name: str) -> Points:

@@ -49,7 +49,7 @@ def read(source: str = GREEK, target: str = ENGLISH) -> tuple[list[Verse], str]:
     """
     if {source, target} != {GREEK, ENGLISH}:
         raise BadInput(f"the bible is read from {GREEK} to {ENGLISH} or back, not {source} to {target}")
-    with download.archive(*ARCHIVE) as opened:
+    with download.fetch_archive(*ARCHIVE) as opened:
         greek, english = (_rows(opened.read(name)) for name in (SOURCES, TARGETS))
         records = json.loads(opened.read(RECORDS))["records"]
     spaced = ((row["id"][1:], row["id"][1:9], row["text"], True) for row in greek)

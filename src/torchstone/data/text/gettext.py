@@ -43,7 +43,7 @@ def read(source: str, target: str) -> tuple[list[tuple[str, str]], str]:
     """
     pairs: dict[tuple[str, str], None] = {}
     for program in PROGRAMS:
-        with download.archive(*program) as opened:
+        with download.fetch_archive(*program) as opened:
             sides = [_messages(opened, language) for language in (source, target)]
         for side, other, language in zip(sides, sides[::-1], (source, target), strict=True):
             if language == ORIGINAL:  # the context of a message precedes \x04

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from torchstone.data.splits import SPLIT_SEED, SPLITS
+from torchstone.data.splits import SPLIT_NAMES, SPLIT_SEED
 from torchstone.data.text import bible, gettext
 from torchstone.data.text.parallel_files import Pairs, drop_empty_pairs, read_aligned, read_columns
 from torchstone.errors import BadInput, did_you_mean
@@ -110,7 +110,7 @@ def _folder(folder: Path, source: str, target: str, finish: Finish) -> ParallelC
         split, _, suffix = name.partition(".")
         if file.is_file() and suffix and "." not in suffix:
             files[split][suffix] = file
-    chosen = {SPLITS[name]: name for name in files if name in SPLITS}
+    chosen = {SPLIT_NAMES[name]: name for name in files if name in SPLIT_NAMES}
     tests = [name for name in files if name.startswith("test")]
     if tests and "test" not in chosen:
         chosen["test"] = tests[0]
@@ -161,7 +161,7 @@ def _hub(spec: str, source: str, target: str, finish: Finish) -> ParallelCorpus:
         if missing := [name for name in names if name not in known]:
             raise BadInput(f"{spec} has no {missing[0]!r}, only {', '.join(known)}: name two of them")
         pairs = [(str(row[names[0]]).strip(), str(row[names[1]]).strip()) for row in rows]
-        parts[SPLITS.get(str(split), str(split))] = drop_empty_pairs(pairs, names)
+        parts[SPLIT_NAMES.get(str(split), str(split))] = drop_empty_pairs(pairs, names)
     if "train" not in parts:
         raise BadInput(f"{spec} has no split named train, only {', '.join(parts)}")
     return finish(spec, parts, spec, names)

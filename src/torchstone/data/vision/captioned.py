@@ -20,9 +20,9 @@ from torchstone.data import download
 from torchstone.data.splits import SPLIT_SEED
 from torchstone.data.text.pretrained_tokenizers import bert_tokenizer
 from torchstone.data.vision import openmoji
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.data.vision.image_folder import SUFFIXES
-from torchstone.data.vision.preprocess import decode, fit, readable
+from torchstone.data.vision.preprocess import decode, fit_to_square, report_unreadable
 from torchstone.errors import BadInput, did_you_mean
 
 UNICODE_NAMES = (
@@ -44,11 +44,11 @@ class Captioned:
 
     name: str
     captions: tuple[str, ...]
-    train: Pictures
-    val: Pictures
-    test: Pictures
+    train: ImageSplit
+    val: ImageSplit
+    test: ImageSplit
     metadata: dict
-    note: str
+    description: str
 
 
 def load_captioned(source: str | Path, *, size: int, device: torch.device | str = "cpu") -> Captioned:
@@ -81,16 +81,18 @@ def load_captioned(source: str | Path, *, size: int, device: torch.device | str 
     for split, chosen in rows_of.items():
         members = {names[i] for i in chosen}
         rows = torch.tensor([i for i, f in enumerate(families) if f in members], device=device)
-        splits[split] = Pictures(rows, images[rows])
+        splits[split] = ImageSplit(rows, images[rows])
     sizes = " / ".join(f"{len(splits[split])} {split}" for split in ("train", "val", "test"))
     metadata = {"size": size, "channels": 3, "ink": False, "mean": [0.5] * 3, "std": [0.5] * 3}
-    return Captioned(source, tuple(captions), **splits, metadata=metadata, note=f"{description}; {sizes}")
+    return Captioned(
+        source, tuple(captions), **splits, metadata=metadata, description=f"{description}; {sizes}"
+    )
 
 
 def _load_openmoji(size: int) -> tuple[np.ndarray, list[str], list[str]]:
     """Rendered at twice the size and averaged; of skin tones only the drawing without one."""
     images, _, stems = openmoji.load_drawings(2 * size)
-    with download.archive(*UNICODE_NAMES) as archive:
+    with download.fetch_archive(*UNICODE_NAMES) as archive:
         emoji = json.loads(archive.read("emoji/unicode_codes/emoji.json"))
     name_of = {_code_points(text): each["en"] for text, each in emoji.items()}
     rows = [
@@ -134,8 +136,8 @@ def _load_folder(folder: Path, size: int) -> tuple[np.ndarray, list[str]]:
             raise BadInput(f"{listing} names {file.name}, which is not there")
         if not caption:
             raise BadInput(f"{file} has an empty caption")
-        with readable(str(file)), Image.open(file) as image:
-            arrays.append(fit(decode(image, 3), size, False))
+        with report_unreadable(str(file)), Image.open(file) as image:
+            arrays.append(fit_to_square(decode(image, 3), size, False))
     return np.stack(arrays), [caption.lower() for _, caption in pairs]
 
 

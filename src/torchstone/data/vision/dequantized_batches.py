@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
@@ -29,7 +29,7 @@ class LikelihoodBatches:
         noise_shape: of `epsilon`, without the batch; by default there is none.
     """
 
-    def __init__(self, batches: Batches, noise_shape: tuple[int, ...] | None = None):
+    def __init__(self, batches: ImageBatches, noise_shape: tuple[int, ...] | None = None):
         self.batches, self.noise_shape = batches, noise_shape
 
     def __iter__(self) -> "LikelihoodBatches":
@@ -44,7 +44,7 @@ class LikelihoodBatches:
         rows = slice(source.first, source.first + source.share)
 
         def noise(distribution, shape: tuple[int, ...]) -> Tensor:
-            values = distribution(source.batch, *shape, generator=generator)[rows]
+            values = distribution(source.batch_size, *shape, generator=generator)[rows]
             return values.to(source.device, non_blocking=True)
 
         u = noise(torch.rand, tuple(images.shape[1:]))
@@ -63,6 +63,6 @@ def identity_stats(channels: int) -> dict:
     return {"mean": [0.0] * channels, "std": [1 / 255] * channels}
 
 
-def all_images(split: Pictures) -> UInt8[Tensor, "count channel height width"]:
+def all_images(split: ImageSplit) -> UInt8[Tensor, "count channel height width"]:
     """Every image of a split, as one tensor."""
     return split.take(torch.arange(len(split), device=split.labels.device))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import Batches
+from torchstone.data.vision.batches import ImageBatches
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 # (labels, dropped) -> the network's condition; where `dropped` is True, the one that says nothing
@@ -39,7 +39,7 @@ class DiffusionBatches:
 
     def __init__(
         self,
-        batches: Batches,
+        batches: ImageBatches,
         timesteps: int,
         *,
         make_context: MakeContext | None = None,
@@ -58,9 +58,9 @@ class DiffusionBatches:
         )
         x, labels = next(source)
         rows = slice(source.first, source.first + source.share)
-        t = torch.randint(self.timesteps, (source.batch,), generator=generator)[rows]
-        dropped = (torch.rand(source.batch, generator=generator) < self.cond_drop_prob)[rows]
-        epsilon = torch.randn(source.batch, *x.shape[1:], generator=generator)[rows]
+        t = torch.randint(self.timesteps, (source.batch_size,), generator=generator)[rows]
+        dropped = (torch.rand(source.batch_size, generator=generator) < self.cond_drop_prob)[rows]
+        epsilon = torch.randn(source.batch_size, *x.shape[1:], generator=generator)[rows]
         t, dropped, epsilon = (each.to(x.device, non_blocking=True) for each in (t, dropped, epsilon))
         context = self.make_context(labels, dropped) if self.make_context else None
         return DiffusionBatch(x, t, epsilon, context)

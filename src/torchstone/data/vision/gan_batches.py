@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import Batches
+from torchstone.data.vision.batches import ImageBatches
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
@@ -42,7 +42,7 @@ class GanBatches:
     resuming nor more processes nor another device change any number.
     """
 
-    def __init__(self, batches: Batches, latent_dim: int, *, discriminator_steps: int = 1):
+    def __init__(self, batches: ImageBatches, latent_dim: int, *, discriminator_steps: int = 1):
         self.batches, self.latent_dim = batches, latent_dim
         self.discriminator_steps = discriminator_steps
 
@@ -57,7 +57,7 @@ class GanBatches:
         rows = slice(source.first, source.first + source.share)
 
         def noise(*shape: int, distribution=torch.randn) -> Tensor:
-            values = distribution(source.batch, *shape, generator=generator)[rows]
+            values = distribution(source.batch_size, *shape, generator=generator)[rows]
             return values.to(source.device, non_blocking=True)
 
         steps = tuple(

@@ -51,7 +51,7 @@ def load_drawings(
     Raises:
         BadInput: the archive cannot be fetched.
     """
-    with download.archive(*OPENMOJI) as archive:
+    with download.fetch_archive(*OPENMOJI) as archive:
         names = sorted(n for n in archive.namelist() if n.endswith(".svg"))
         images, masks = _load_cached(archive, names, size)
     return images, masks, [Path(name).stem for name in names]
@@ -69,7 +69,7 @@ def _load_cached(archive: zipfile.ZipFile, names: list[str], size: int) -> tuple
 
     renderer = importlib.metadata.version("resvg_py")
     name = f"openmoji-{OPENMOJI[1][:12]}-{size}-resvg{renderer}-{RENDER_VERSION}.npz"
-    file = download.cache() / "drawn" / name
+    file = download.cache_dir() / "drawn" / name
     try:
         with np.load(file) as arrays:
             return arrays["pictures"], arrays["masks"]

@@ -33,12 +33,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.old_keys import accept_old_keys
 from torchstone.plots.sample_grid import symmetric_range, unit_range
 from torchstone.systems import Variant
@@ -200,7 +200,7 @@ VARIANTS = {
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
     size = 8 if recipe.variant == "cgan_digits" else 28
-    data = load_pictures(recipe.data, size=size, channels=1, device=device)
+    data = load_images(recipe.data, size=size, channels=1, device=device)
     model_config: dict[str, Any] = {"num_classes": len(data.classes), "size": size}
     rng.seed(recipe.seed)
     model: nn.Module
@@ -228,12 +228,12 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 def label_parameters(conditional: nn.Module, unconditional: nn.Module) -> int:
     """What the label adds."""
-    return parameters(conditional) - parameters(unconditional)
+    return count_parameters(conditional) - count_parameters(unconditional)
 
 
 FACTS = [
-    Fact("cgan_paper generator's parameters", lambda: parameters(PaperGenerator()), 2_413_984),
-    Fact("cgan_paper discriminator's parameters", lambda: parameters(PaperDiscriminator()), 1_224_351),
+    Fact("cgan_paper generator's parameters", lambda: count_parameters(PaperGenerator()), 2_413_984),
+    Fact("cgan_paper discriminator's parameters", lambda: count_parameters(PaperDiscriminator()), 1_224_351),
     Fact(
         "what the label adds to cgan's generator: classes × 128 filters of 7×7",
         lambda: label_parameters(Generator(), dcgan.Generator(100, **MNIST_SHAPE)),

@@ -39,13 +39,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput, did_you_mean
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.gan.spectral_norm import apply_spectral_norm
 from torchstone.plots.sample_grid import symmetric_range
 from torchstone.systems import Variant
@@ -204,7 +204,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
     model_config = CONFIGS[recipe.variant] | {"base_channels": recipe.base_channels}
     size, channels = model_config["size"], model_config["channels"]
-    data = load_pictures(recipe.data, size=size, channels=channels, device=device)
+    data = load_images(recipe.data, size=size, channels=channels, device=device)
     rng.seed(recipe.seed)
     model = Generator(**model_config).to(device)
     discriminator = Discriminator(**model_config, norm=recipe.discriminator_norm).to(device)
@@ -222,8 +222,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 
 FACTS = [
-    Fact("dcgan generator's parameters", lambda: parameters(Generator()), 3_576_704),
-    Fact("dcgan discriminator's parameters", lambda: parameters(Discriminator()), 2_765_568),
+    Fact("dcgan generator's parameters", lambda: count_parameters(Generator()), 3_576_704),
+    Fact("dcgan discriminator's parameters", lambda: count_parameters(Discriminator()), 2_765_568),
     Fact("grids of 64×64 (the paper's figure 1)", lambda: grid_sizes(64), [4, 8, 16, 32, 64]),
 ]
 

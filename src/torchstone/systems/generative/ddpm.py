@@ -70,7 +70,7 @@ from torchstone.parts.diffusion.unet_blocks import (
     build_up,
     timestep_embedding,
 )
-from torchstone.parts.facts import Fact, ParityCase, macs, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters, macs
 from torchstone.parts.old_keys import accept_old_keys
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 from torchstone.systems import Variant
@@ -528,7 +528,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield train_diffusion(model, recipe, conditioned, training_loss, p_sample, CLASSIFIER)
 
 
-def count_parameters(variant: str, count: Callable[[nn.Module], int] = parameters) -> int:
+def count_parameters(variant: str, count: Callable[[nn.Module], int] = count_parameters) -> int:
     with torch.device("meta"):  # without memory for the weights
         return count(VARIANTS[variant].make())
 

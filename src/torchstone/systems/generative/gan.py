@@ -38,12 +38,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.gan.losses import GAN_LOSSES, GanLoss
 from torchstone.plots.sample_grid import unit_range
 from torchstone.systems import Variant
@@ -178,7 +178,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
     model_config, discriminator_config = CONFIGS[recipe.variant]
     size = model_config["size"]
-    data = load_pictures(recipe.data, size=size, channels=1, device=device)
+    data = load_images(recipe.data, size=size, channels=1, device=device)
     rng.seed(recipe.seed)
     model = Generator(**model_config).to(device)
     discriminator = Discriminator(**discriminator_config, size=size).to(device)
@@ -202,8 +202,12 @@ def value_at_optimum(loss: str) -> float:
 
 
 FACTS = [
-    Fact("generator's parameters (the code published)", lambda: parameters(Generator()), 2_503_984),
-    Fact("discriminator's parameters (the code published)", lambda: parameters(Discriminator()), 1_231_441),
+    Fact("generator's parameters (the code published)", lambda: count_parameters(Generator()), 2_503_984),
+    Fact(
+        "discriminator's parameters (the code published)",
+        lambda: count_parameters(Discriminator()),
+        1_231_441,
+    ),
     Fact(
         "value at the optimum: −log 4 (theorem 1)",
         lambda: value_at_optimum("minimax"),

@@ -45,7 +45,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.tabular.points import is_points, load_points
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.data.vision.dequantized_batches import LikelihoodBatch
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
@@ -299,7 +299,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         model_config = {"shape": [len(points.features)], "mean": points.mean, "std": points.std}
     else:
         channels, size, _ = VARIANTS[recipe.variant].shape
-        data = load_pictures(recipe.data, size=size, channels=channels, device=device)
+        data = load_images(recipe.data, size=size, channels=channels, device=device)
     rng.seed(recipe.seed)
     model = make(**model_config).to(device)
     if has_rows:

@@ -48,14 +48,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.data.vision.dequantized_batches import all_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.vae.elbo import (
     bernoulli_log_prob,
     beta_kl,
@@ -294,7 +294,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     make: Any = VARIANTS[recipe.variant].make
     channels, size, _ = VARIANTS[recipe.variant].shape
     latent_dim = make.keywords.get("latent_dim", 20) if recipe.latent_dim is None else recipe.latent_dim
-    data = load_pictures(recipe.data, size=size, channels=channels, device=device)
+    data = load_images(recipe.data, size=size, channels=channels, device=device)
     rng.seed(recipe.seed)
     model = make(latent_dim=latent_dim).to(device)
     model.init_output_bias(all_images(data.train).float().mean(0) / 255)
@@ -304,7 +304,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 def variant_parameters(variant: str) -> int:
     with torch.device("meta"):
-        return parameters(VARIANTS[variant].make())
+        return count_parameters(VARIANTS[variant].make())
 
 
 def kl_error() -> float:

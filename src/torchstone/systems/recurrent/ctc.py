@@ -57,7 +57,7 @@ from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.parts.audio.ctc import ctc_loss
 from torchstone.parts.audio.spectrogram import Spectra
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.recurrent.layers import Recurrent
 from torchstone.parts.recurrent.peephole_lstm import Peephole
 from torchstone.systems import Variant
@@ -193,11 +193,11 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 
 FACTS = [
-    Fact("ctc_paper weights (paper: 114,662)", lambda: parameters(VARIANTS["ctc_paper"].make()), 114_662),
-    Fact("of them in both LSTM layers", lambda: parameters(Peephole(26, 100)), 102_200),
+    Fact("ctc_paper weights (paper: 114,662)", lambda: count_parameters(VARIANTS["ctc_paper"].make()), 114_662),
+    Fact("of them in both LSTM layers", lambda: count_parameters(Peephole(26, 100)), 102_200),
     Fact("the same with torch's two biases and no peepholes",
-         lambda: parameters(Recurrent(CELL, 26, 100, bidirectional=True)), 102_400),
-    Fact("ctc parameters, 36 characters", lambda: parameters(VARIANTS["ctc"].make()), 428_005),
+         lambda: count_parameters(Recurrent(CELL, 26, 100, bidirectional=True)), 102_400),
+    Fact("ctc parameters, 36 characters", lambda: count_parameters(VARIANTS["ctc"].make()), 428_005),
 ]  # fmt: skip
 
 

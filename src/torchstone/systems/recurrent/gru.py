@@ -35,7 +35,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.engine.run import Run
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
 from torchstone.parts.recurrent.sequence_model import Network
 from torchstone.systems import Variant
@@ -122,7 +122,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 def count(inputs: int, hidden: int) -> int:
     with torch.device("meta"):
-        return parameters(Recurrent(CELL, inputs, hidden))
+        return count_parameters(Recurrent(CELL, inputs, hidden))
 
 
 # torch's 3 (h(i + h) + 2h)

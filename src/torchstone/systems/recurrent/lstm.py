@@ -42,7 +42,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.engine.run import Run
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
 from torchstone.parts.recurrent.sequence_model import Network
 from torchstone.systems import Variant
@@ -142,7 +142,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 def count(inputs: int, hidden: int, bidirectional: bool = False) -> int:
     with torch.device("meta"):
-        return parameters(Recurrent(CELL, inputs, hidden, bidirectional=bidirectional))
+        return count_parameters(Recurrent(CELL, inputs, hidden, bidirectional=bidirectional))
 
 
 def of_treebank(size: str, biases: int = 2, tied: bool = False) -> int:
@@ -150,7 +150,7 @@ def of_treebank(size: str, biases: int = 2, tied: bool = False) -> int:
     with torch.device("meta"):
         model = VARIANTS[f"lstm_ptb_{size}"].make(tied=tied)
     second = (p.numel() for name, p in model.named_parameters() if "bias_hh" in name)
-    return parameters(model) - (2 - biases) * sum(second)
+    return count_parameters(model) - (2 - biases) * sum(second)
 
 
 def awd() -> int:
@@ -159,7 +159,7 @@ def awd() -> int:
         widths = (400, 1150, 1150, 400)
         layers = [Recurrent(CELL, *pair) for pair in itertools.pairwise(widths)]
         head = nn.Linear(400, 10_000)  # its matrix is the embedding
-        return parameters(nn.ModuleList([*layers, head]))
+        return count_parameters(nn.ModuleList([*layers, head]))
 
 
 FACTS = [

@@ -51,7 +51,7 @@ from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, parameters
+from torchstone.parts.facts import Fact, count_parameters
 from torchstone.parts.recurrent import seq2seq_attention
 from torchstone.parts.recurrent.encoder_decoder import Encoder, Source, Translator
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
@@ -309,7 +309,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 def count(variant: str) -> int:
     with torch.device("meta"):
-        return parameters(VARIANTS[variant].make())
+        return count_parameters(VARIANTS[variant].make())
 
 
 FACTS = [

@@ -43,7 +43,7 @@ from torchstone.envs.make import check_spaces
 from torchstone.envs.replay_buffer import Transitions
 from torchstone.envs.replay_stream import ReplayBatch
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.old_keys import accept_old_keys
 from torchstone.parts.rl.exploration import ActionNoise, linear_schedule
 from torchstone.parts.rl.target_network import make_target, polyak_update
@@ -301,7 +301,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 def count_parameters(part: str, variant: str = "ddpg", **model_config) -> int:
     with torch.device("meta"):
-        return parameters(getattr(VARIANTS[variant].make(**model_config), part))
+        return count_parameters(getattr(VARIANTS[variant].make(**model_config), part))
 
 
 FACTS = [

@@ -46,7 +46,7 @@ from torchstone.engine.run import Run
 from torchstone.envs.replay_buffer import Transitions
 from torchstone.envs.replay_stream import ReplayBatch
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.old_keys import accept_old_keys
 from torchstone.parts.rl.exploration import EpsilonGreedy, linear_schedule
 from torchstone.parts.rl.q_learning import q_of_action, td_target
@@ -327,7 +327,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 def count_parameters(variant: str, **model_config) -> int:
     with torch.device("meta"):
-        return parameters(VARIANTS[variant].make(**model_config))
+        return count_parameters(VARIANTS[variant].make(**model_config))
 
 
 FACTS = [

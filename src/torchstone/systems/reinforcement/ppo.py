@@ -39,7 +39,7 @@ from torchstone.engine.device import select_device
 from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
 from torchstone.envs.rollouts import Rollout, Rollouts
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.rl.actor_critic import ActorCritic
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.parts.rl.recurrent_actor_critic import RecurrentActorCritic
@@ -320,7 +320,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 def count_parameters(variant: str, **model_config) -> int:
     with torch.device("meta"):
-        return parameters(VARIANTS[variant].make(**model_config))
+        return count_parameters(VARIANTS[variant].make(**model_config))
 
 
 FACTS = [

@@ -37,7 +37,7 @@ from torchstone.engine.flat_update import FlatGradientUpdate, flat_gradient
 from torchstone.engine.run import Run
 from torchstone.envs.episodes import EpisodeRollouts
 from torchstone.envs.rollouts import Rollout
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.rl.actor_critic import ActorCritic
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.parts.rl.returns import discounted_returns, next_values
@@ -179,7 +179,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 
 FACTS = [
-    Fact("CartPole policy parameters", lambda: parameters(VARIANTS["reinforce"].make().actor), 4610),
+    Fact("CartPole policy parameters", lambda: count_parameters(VARIANTS["reinforce"].make().actor), 4610),
 ]
 
 

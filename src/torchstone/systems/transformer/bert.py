@@ -43,7 +43,7 @@ from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.hub.bert import from_config, match_weights, published, to_config, unpublished
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.old_keys import accept_old_keys
 from torchstone.parts.transformer.attention import MultiHeadAttention
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS, FeedForward
@@ -381,7 +381,7 @@ COUNTS = {
 def count_parameters(variant: str, head: str) -> int:
     """Number of parameters, without allocating them."""
     with torch.device("meta"):
-        return parameters(VARIANTS[variant].make(head=head, use_pooler=head != "masked"))
+        return count_parameters(VARIANTS[variant].make(head=head, use_pooler=head != "masked"))
 
 
 FACTS = [

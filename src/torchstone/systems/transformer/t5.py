@@ -41,7 +41,7 @@ from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.hub.t5 import from_config, match_weights, published, to_config, unpublished
 from torchstone.parts.decoding.beam_search import beam_search, greedy_search
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.old_keys import accept_old_keys
 from torchstone.parts.transformer.attention import KVCache, MultiHeadAttention
 from torchstone.parts.transformer.feed_forward import FeedForward
@@ -403,7 +403,7 @@ COUNTS = {
 def count_parameters(variant: str) -> int:
     """Number of parameters, without allocating them."""
     with torch.device("meta"):
-        return parameters(VARIANTS[variant].make())
+        return count_parameters(VARIANTS[variant].make())
 
 
 FACTS = [Fact(f"{v} parameters", partial(count_parameters, v), count) for v, count in COUNTS.items()]

@@ -49,7 +49,7 @@ from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.decoding.beam_search import beam_search, greedy_search
-from torchstone.parts.facts import Fact, ParityCase, on_meta, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters, on_meta
 from torchstone.parts.transformer.attention import KVCache, MultiHeadAttention, attention_weights
 from torchstone.parts.transformer.feed_forward import FeedForward
 from torchstone.parts.transformer.positions import sinusoidal_positions
@@ -367,7 +367,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 
 def count_parameters(variant: str, part: str) -> int:
-    return parameters(on_meta(VARIANTS[variant].make).get_submodule(part))
+    return count_parameters(on_meta(VARIANTS[variant].make).get_submodule(part))
 
 
 # parameters of the network, of an encoder layer and of a decoder layer

@@ -42,7 +42,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         "sound": how,
         "mean": x.mean(0).tolist(),
         "deviation": x.std(0).clamp(min=1e-3).tolist(),
-        "data": data.note,
+        "data": data.description,
     }
     model, metadata["model_config"] = made(
         recipe, cell, inputs=x.shape[1], outputs=len(data.classes), tokens=False, pool=recipe.pool
@@ -111,11 +111,11 @@ def measure(model: nn.Module, metadata: dict, voices: Voices) -> dict[str, float
 
 def report(model: nn.Module, metadata: dict, voices: Voices, folder: Path) -> None:
     """Draw who is taken for whom."""
-    from torchstone.plots.classification import confusion
+    from torchstone.plots.classification import plot_confusion_matrix
 
     count, guesses = len(metadata["classes"]), outputs(model, metadata, voices).argmax(1)
     matrix = torch.bincount(torch.tensor(voices.labels) * count + guesses, minlength=count**2)
-    confusion(matrix.reshape(count, count), metadata["classes"], folder / "confusion.png")
+    plot_confusion_matrix(matrix.reshape(count, count), metadata["classes"], folder / "confusion.png")
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:

@@ -72,7 +72,7 @@ def recognise(model: Any, recipe: Any, data: SpeechSet, how: Spectra, *, model_c
         "sound": asdict(how),
         "manner": asdict(manner),
         **statistics(islice(stream, math.ceil(STATISTICS / recipe.batch_size)), how),
-        "data": data.note + (f"; {left} too short for their text not trained on" if left else ""),
+        "data": data.description + (f"; {left} too short for their text not trained on" if left else ""),
     }
     stream.load_state_dict({"position": 0})
     vectors = prepared(metadata, device)

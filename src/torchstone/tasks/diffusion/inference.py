@@ -14,8 +14,8 @@ from torch import Tensor
 
 from torchstone.data.text.tokenizers import from_metadata
 from torchstone.data.vision.captioned import Captioned, load_captioned, token_ids, tokenize_prompt
-from torchstone.data.vision.dataset import PictureSet, load_pictures
-from torchstone.data.vision.preprocess import prepare
+from torchstone.data.vision.dataset import ImageDataset, load_images
+from torchstone.data.vision.preprocess import preprocess
 from torchstone.engine.console import notify
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.hub.inception import load_inception
@@ -162,12 +162,12 @@ def sample_request(
     return [str(save_image_grid(images, out, columns=10 if one_class_a_column else None))]
 
 
-def load_data(metadata: dict[str, Any], source: str, device: Any) -> PictureSet | Captioned:
+def load_data(metadata: dict[str, Any], source: str, device: Any) -> ImageDataset | Captioned:
     """Images of a source as the network takes them, with captions if it has a text encoder."""
     size = metadata["picture"]["size"]
     if "tokenizer" in metadata:
         return load_captioned(source, size=size, device=device)
-    return load_pictures(source, size=size, channels=metadata["picture"]["channels"], device=device)
+    return load_images(source, size=size, channels=metadata["picture"]["channels"], device=device)
 
 
 def load_inpainting(model: Any, metadata: dict[str, Any], request: SampleRequest) -> Inpainting:
@@ -175,8 +175,8 @@ def load_inpainting(model: Any, metadata: dict[str, Any], request: SampleRequest
     plain = metadata | {"ink": False}  # the image keeps its position in the frame
     assert request.inpaint_image is not None
     assert request.mask is not None
-    pixels = prepare(request.inpaint_image, plain).to(device)
-    mask = prepare(request.mask, plain | {"channels": 1}).to(device)
+    pixels = preprocess(request.inpaint_image, plain).to(device)
+    mask = preprocess(request.mask, plain | {"channels": 1}).to(device)
     return Inpainting(pixels.float() / 127.5 - 1, mask < 128, request.resample_steps)
 
 

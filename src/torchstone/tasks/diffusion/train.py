@@ -11,10 +11,10 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from torchstone.data.text.tokenizers import to_metadata
-from torchstone.data.vision.augment import from_name
-from torchstone.data.vision.batches import Batches
+from torchstone.data.vision.augment import make_augmentation
+from torchstone.data.vision.batches import ImageBatches
 from torchstone.data.vision.captioned import Captioned, load_captioned, token_ids, word_tokenizer
-from torchstone.data.vision.dataset import Pictures, PictureSet, load_pictures
+from torchstone.data.vision.dataset import ImageDataset, ImageSplit, load_images
 from torchstone.data.vision.diffusion_batches import DiffusionBatch, DiffusionBatches, MakeContext
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
@@ -73,7 +73,7 @@ class ConditionedData(NamedTuple):
         return self.make_context(labels.to(device), dropped).cpu(), captions(self.data, labels)
 
     def subset(
-        self, split: Pictures, max_count: int
+        self, split: ImageSplit, max_count: int
     ) -> tuple[Tensor | None, UInt8[Tensor, "count 3 height width"]]:
         """The conditions of up to `max_count` evenly chosen images of a split, and these images."""
         rows = torch.linspace(0, len(split) - 1, min(max_count, len(split))).long()
@@ -110,7 +110,7 @@ def load_conditioned_data(recipe: Any, model_config: dict[str, Any], device: tor
         metadata |= {"tokenizer": to_metadata(tokenizer), "length": MAX_TOKENS}
         return ConditionedData(data, model_config, caption_context(table, empty), metadata)
     model_config |= {"text_encoder": None, "coarse_head": 0}  # a variant may have them
-    data = load_pictures(recipe.data, size=size, channels=model_config["channels"], device=device)
+    data = load_images(recipe.data, size=size, channels=model_config["channels"], device=device)
     if recipe.condition == "none":
         return ConditionedData(data, model_config, None, metadata)
     num_classes = len(data.classes)
@@ -129,7 +129,7 @@ def caption_context(table: Int64[Tensor, "count tokens"], empty: Int64[Tensor, "
     return lambda labels, dropped: torch.where(dropped[:, None], empty, table[labels])
 
 
-def captions(data: PictureSet | Captioned, labels: Int64[Tensor, " count"]) -> list[str]:
+def captions(data: ImageDataset | Captioned, labels: Int64[Tensor, " count"]) -> list[str]:
     """The captions, or names of classes, that these labels stand for."""
     names = data.captions if isinstance(data, Captioned) else data.classes
     return [names[label] for label in labels.tolist()]
@@ -180,12 +180,12 @@ def train_diffusion(
         steps=recipe.steps,
     )
     image_metadata = sample_grid.symmetric_range(data.metadata)
-    batches = Batches(
+    batches = ImageBatches(
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
         metadata=image_metadata,
-        augment=from_name(recipe.augment),
+        augment=make_augmentation(recipe.augment),
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
@@ -239,6 +239,7 @@ def train_diffusion(
             save_nearest_sheet(feature_classifier, sample(NEAREST_SAMPLES), data.train, file)
         plot_guidance_sweep(run.results, folder / "guidance.png")
         sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
+        sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
 
     run = Run(
         stream=stream,
@@ -255,7 +256,7 @@ def train_diffusion(
             "variant": recipe.variant,
             "model_config": conditioned.model_config,
             "picture": image_metadata,
-            "data": data.note,
+            "data": data.description,
             **conditioned.metadata,
         },
     )
@@ -271,7 +272,7 @@ def coarse_loss(model: Any, batch: DiffusionBatch) -> Tensor:
 @torch.no_grad()
 def evaluation_loss(
     model: Any,
-    split: Pictures,
+    split: ImageSplit,
     loss: Callable[[Any, DiffusionBatch], Tensor],
     make_context: MakeContext | None,
     max_images: int | None = None,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from torchstone.data.tabular.dataset import load_rows
 from torchstone.data.tabular.points import load_points
-from torchstone.data.vision.dataset import load_pictures
-from torchstone.data.vision.preprocess import prepare
+from torchstone.data.vision.dataset import load_images
+from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
 from torchstone.parts.flow.likelihood import bits_per_dim
 from torchstone.plots.density_2d import density_images
@@ -84,7 +84,7 @@ def evaluate(
         log_prob = torch.cat([point_log_prob(model, rows) for rows in splits])
         return {"loss": -check_finite(log_prob, "likelihoods").mean().item(), "rows": len(log_prob)}
     picture, levels = metadata["picture"], metadata["pixel_levels"]
-    data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     log_prob = torch.cat([image_log_prob(model, split, levels) for split in splits])
     metrics: dict[str, Any] = {"bits_per_dimension": to_bits_per_dim(log_prob, metadata).mean().item()}
@@ -133,7 +133,7 @@ def predict(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str]) 
                 answers.append({"input": name, **classify_score(score, quantiles), "log_density": score})
         return answers
     for file in list_files(inputs):
-        image = prepare(file, metadata["picture"]).to(device)
+        image = preprocess(file, metadata["picture"]).to(device)
         log_prob = image_log_prob(model, image, metadata["pixel_levels"])
         score, bits = log_prob.item(), to_bits_per_dim(log_prob, metadata).item()
         verdict = classify_score(score, quantiles)

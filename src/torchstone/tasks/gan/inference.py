@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.errors import BadInput, NotFinite, did_you_mean
 from torchstone.parts.modes import eval_mode
 from torchstone.plots.sample_grid import save_image_grid, to_uint8
@@ -129,7 +129,7 @@ def evaluate(
         BadInput: a conditional generator, and other classes than it knows.
     """
     picture, device = metadata["picture"], next(model.parameters()).device
-    data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
     count = metadata.get("eval_samples", DEFAULT_SAMPLES)
     labels = cycle_labels(model, count)
     if labels is not None and list(data.classes) != metadata["classes"]:

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchstone.data.vision.augment import from_name
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import PictureSet
+from torchstone.data.vision.augment import make_augmentation
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageDataset
 from torchstone.data.vision.gan_batches import DiscriminatorBatch, GanBatch, GanBatches, GeneratorBatch
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
@@ -64,7 +64,7 @@ def train_gan(
     model: Any,
     discriminator: nn.Module,
     recipe: Any,
-    data: PictureSet,
+    data: ImageDataset,
     *,
     discriminator_loss: Callable[[DiscriminatorOutput, GanLoss, float], Tensor],
     generator_loss: Callable[[Tensor, GanLoss], Tensor],
@@ -128,12 +128,12 @@ def train_gan(
     )
     state |= {f"discriminator_{name}": item for name, item in discriminator_state.items()}
     state["discriminator"] = state.pop("discriminator_model")
-    batches = Batches(
+    batches = ImageBatches(
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
         metadata=metadata,
-        augment=from_name(recipe.augment),
+        augment=make_augmentation(recipe.augment),
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
@@ -205,7 +205,7 @@ def train_gan(
             "model_config": model_config,
             "classes": list(data.classes),
             "picture": metadata,
-            "data": data.note,
+            "data": data.description,
             "classifier_accuracy": feature_classifier.accuracy,
             "eval_samples": 5 * recipe.eval_samples,
         },

@@ -124,7 +124,7 @@ def build(recipe: Any, cell: Cell) -> Run:
             "std": std.tolist(),
             "step": series.step,
             "unit": series.unit,
-            "data": series.note,
+            "data": series.description,
         },
     )
 

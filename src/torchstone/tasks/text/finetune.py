@@ -118,10 +118,12 @@ def measure(model: nn.Module, batches: SentenceBatches) -> dict[str, float]:
 
 def report(model: nn.Module, batches: SentenceBatches, metadata: dict, folder: Path) -> None:
     """Draw the confusion matrix of the test split; write the tokenizer next to the figures."""
-    from torchstone.plots.classification import confusion
+    from torchstone.plots.classification import plot_confusion_matrix
 
     tokenizers.save_tokenizer(metadata["tokenizer"], folder)
     logits, labels = compute_logits(model, batches)
     num_classes = len(metadata["classes"])
     matrix = torch.bincount(labels * num_classes + logits.argmax(1), minlength=num_classes**2)
-    confusion(matrix.reshape(num_classes, num_classes), metadata["classes"], folder / "confusion.png")
+    plot_confusion_matrix(
+        matrix.reshape(num_classes, num_classes), metadata["classes"], folder / "confusion.png"
+    )

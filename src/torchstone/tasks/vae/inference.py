@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.data.vision.dequantized_batches import all_images
-from torchstone.data.vision.preprocess import prepare
+from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
 from torchstone.plots.sample_grid import save_image_grid
 from torchstone.tasks.anomaly import check_finite, classify_score, list_files
@@ -54,8 +54,8 @@ def sample(
             raise BadInput(f"gibbs_steps must be at least 1, not {gibbs_steps}")
         device = next(model.parameters()).device
         plain = metadata["picture"] | {"ink": False}  # the image keeps its position in the frame
-        x = fixed_binarization(prepare(inpaint_image, plain).to(device), metadata["binarization"])
-        missing = prepare(mask, plain | {"channels": 1}).to(device) >= 128
+        x = fixed_binarization(preprocess(inpaint_image, plain).to(device), metadata["binarization"])
+        missing = preprocess(mask, plain | {"channels": 1}).to(device) >= 128
         copies = x.expand(count, -1, -1, -1)
         images = to_uint8(inpaint(model, copies, missing, gibbs_steps=gibbs_steps, seed=seed))
     else:
@@ -79,7 +79,7 @@ def evaluate(
         NotFinite: a bound is NaN or infinite.
     """
     picture, device = metadata["picture"], next(model.parameters()).device
-    data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     images = torch.cat([all_images(split) for split in splits])
     metrics = evaluate_bounds(model, images, metadata["binarization"])
@@ -104,7 +104,7 @@ def predict(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str]) 
     """
     device, answers = next(model.parameters()).device, []
     for file in list_files(inputs):
-        image = prepare(file, metadata["picture"]).to(device)
+        image = preprocess(file, metadata["picture"]).to(device)
         stats = encode_all(model, image, metadata["binarization"], FEW_SAMPLES)
         elbo = check_finite(stats.elbo, "bounds").item()
         verdict = classify_score(elbo, metadata.get("score_quantiles"))
@@ -117,7 +117,7 @@ def explain(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str], 
     device = next(model.parameters()).device
     rows = []
     for file in list_files(inputs):
-        x = fixed_binarization(prepare(file, metadata["picture"]).to(device), metadata["binarization"])
+        x = fixed_binarization(preprocess(file, metadata["picture"]).to(device), metadata["binarization"])
         reconstruction = decode_images(model, encode(model, x)[0])
         difference = (to_uint8(x).int() - reconstruction.int()).abs().byte()
         rows += [to_uint8(x), reconstruction, difference]

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from torchstone.data.vision.augment import from_name
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import PictureSet
+from torchstone.data.vision.augment import make_augmentation
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageDataset
 from torchstone.data.vision.dequantized_batches import (
     LikelihoodBatch,
     LikelihoodBatches,
@@ -87,7 +87,7 @@ def validate(recipe: Any) -> None:
 def train_vae(
     model: Any,
     recipe: Any,
-    data: PictureSet,
+    data: ImageDataset,
     *,
     loss: Callable[[Any, Images, Tensor, Any], dict[str, Tensor]],
     model_config: dict[str, Any],
@@ -116,12 +116,12 @@ def train_vae(
         return loss(net, binarize(batch.images, batch.u, recipe.binarization), batch.epsilon, recipe)
 
     update, state, eval_model = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
-    batches = Batches(
+    batches = ImageBatches(
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
         metadata=identity_stats(data.metadata["channels"]),
-        augment=from_name(recipe.augment),
+        augment=make_augmentation(recipe.augment),
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
@@ -169,7 +169,7 @@ def train_vae(
             "picture": unit_range(data.metadata),
             "binarization": recipe.binarization,
             "eval_samples": recipe.eval_samples,
-            "data": data.note,
+            "data": data.description,
         },
     )
     return log_samples(run, sample)
@@ -219,7 +219,7 @@ def evaluate_bounds(model: Any, images: Pixels, binarization: str) -> dict[str, 
     }
 
 
-def independent_pixel_log_prob(data: PictureSet, binarization: str) -> float:
+def independent_pixel_log_prob(data: ImageDataset, binarization: str) -> float:
     """log p of a test image in nats, with independent pixels of their frequencies in the train split."""
     frequency = all_images(data.train).double().mean(0) / 255
     if binarization == "threshold":
