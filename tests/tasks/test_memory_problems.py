@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone.data.synthetic.memory_problems import Puzzles, forgetful
+from torchstone.data.synthetic.memory_problems import MemoryProblems, memoryless_loss
 from torchstone.errors import BadInput
-from torchstone.parts.recurrent.sequence_model import Network
+from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.systems.recurrent import lstm, rnn
 from torchstone.tasks import memory_problems
 
@@ -40,7 +40,7 @@ class Whole(nn.Module):
 
 @pytest.mark.parametrize("kind", ["adding", "copy"])
 def test_who_remembers_everything_makes_no_error(kind):
-    problems = [next(Puzzles(kind, 30, 50, seed=0))]
+    problems = [next(MemoryProblems(kind, 30, 50, seed=0))]
     found = memory_problems.measure(Whole(kind), problems)
     print(found)
     assert found["loss"] < 1e-9
@@ -48,7 +48,7 @@ def test_who_remembers_everything_makes_no_error(kind):
 
 
 def test_who_forgets_is_no_better_than_the_guess():
-    problems = [next(Puzzles("copy", 30, 200, seed=0))]
+    problems = [next(MemoryProblems("copy", 30, 200, seed=0))]
     net = nn.Linear(1, 1)
     net.forward = lambda x: torch.where(
         torch.arange(50)[:, None] < 40,
@@ -56,15 +56,15 @@ def test_who_forgets_is_no_better_than_the_guess():
         torch.tensor([-30.0] + 8 * [0.0]),
     ).expand(len(x), -1, -1)
     found = memory_problems.measure(net, problems)
-    assert found["loss"] == pytest.approx(forgetful(30), rel=1e-4)
+    assert found["loss"] == pytest.approx(memoryless_loss(30), rel=1e-4)
     assert 0.05 < found["recalled"] < 0.2
 
 
 def test_the_gradient_through_time_is_the_product_of_jacobians():
     """∂L/∂hₜ of a tanh RNN: the answer's slope times diag(1 − h²) W of each later moment."""
     torch.manual_seed(0)
-    net = Network(rnn.CELL, 2, 1, tokens=False, hidden=6, pool="last").double()
-    x, y = next(Puzzles("adding", 10, 3, seed=0))
+    net = SequenceModel(rnn.CELL, 2, 1, tokens=False, hidden=6, pool="last").double()
+    x, y = next(MemoryProblems("adding", 10, 3, seed=0))
     x, y = x.double(), y.double()
     h, _ = net.hidden(x)
     W, V = net.recurrent.weight_hh_l0, net.head.weight
@@ -77,9 +77,9 @@ def test_the_gradient_through_time_is_the_product_of_jacobians():
                 slope = (slope * (1 - h[row, k] ** 2)) @ W
             rows.append(slope.norm() * 3)
         norms.append(torch.stack(rows).mean().detach())
-    found = memory_problems.gradients(net, x, y)
+    found = memory_problems.state_gradient_norms(net, x, y)
     assert torch.allclose(found, torch.stack(norms), rtol=1e-9)
-    left = memory_problems.through_time(net, [(x, y)])
+    left = memory_problems.gradient_profile(net, [(x, y)])
     assert left["gradient/1"] == 1.0
     assert left["gradient/10"] == pytest.approx(float(norms[0] / norms[-1]), rel=1e-6)
     assert list(left) == ["gradient/1", "gradient/2", "gradient/5", "gradient/10"]
@@ -87,14 +87,14 @@ def test_the_gradient_through_time_is_the_product_of_jacobians():
 
 def test_an_lstm_that_keeps_everything_passes_its_gradient_on():
     """Forget gates wide open, nothing written: over a hundred moments nothing is lost."""
-    net = Network(lstm.CELL, 2, 1, tokens=False, hidden=6, pool="last")
+    net = SequenceModel(lstm.CELL, 2, 1, tokens=False, hidden=6, pool="last")
     with torch.no_grad():
         for parameter in net.recurrent.parameters():
             parameter.zero_()
         net.recurrent.bias_ih_l0[6:12] = 50.0
         net.recurrent.bias_ih_l0[18:] = 50.0
-    x, y = next(Puzzles("adding", 100, 4, seed=0))
-    assert memory_problems.through_time(net, [(x, y)])["gradient/100"] == pytest.approx(1.0, rel=1e-5)
+    x, y = next(MemoryProblems("adding", 100, 4, seed=0))
+    assert memory_problems.gradient_profile(net, [(x, y)])["gradient/100"] == pytest.approx(1.0, rel=1e-5)
 
 
 @pytest.mark.parametrize("use", ["adding", "copy"])

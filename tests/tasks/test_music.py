@@ -14,7 +14,7 @@ from torch import nn
 import torchstone as ts
 from torchstone import api
 from torchstone.data.music import midi
-from torchstone.data.music.dataset import piece_of
+from torchstone.data.music.dataset import read_piece
 from torchstone.engine.run import Clock, fit
 from torchstone.errors import BadInput
 from torchstone.systems.recurrent.lstm import CELL
@@ -82,25 +82,25 @@ def test_nats_a_frame_are_a_sum_over_keys():
 
 def test_a_frame_is_told_from_those_before_it_the_first_from_silence():
     frames = (torch.rand(2, 6, 88) < 0.1).float()
-    seen = music.before(frames)
+    seen = music.shift_frames(frames)
     assert seen[:, 0].abs().sum() == 0
-    assert torch.equal(seen[:, 1:], frames[:, :-1] * music.SCALE)
-    from torchstone.parts.recurrent.sequence_model import Network
+    assert torch.equal(seen[:, 1:], frames[:, :-1] * music.INPUT_SCALE)
+    from torchstone.parts.recurrent.sequence_model import SequenceModel
 
-    model = Network(CELL, 88, 88, tokens=False, hidden=8).double()
+    model = SequenceModel(CELL, 88, 88, tokens=False, hidden=8).double()
     frames = frames.double().requires_grad_()
     for t in range(6):
-        logits = model(music.before(frames))[0, t]
+        logits = model(music.shift_frames(frames))[0, t]
         (slope,) = torch.autograd.grad(logits.sum(), frames)
         there = slope[0].abs().sum(1) > 0
         assert there.tolist() == [place < t for place in range(6)]
 
 
 def test_what_stands_after_the_end_changes_nothing():
-    from torchstone.parts.recurrent.sequence_model import Network
+    from torchstone.parts.recurrent.sequence_model import SequenceModel
 
     torch.manual_seed(0)
-    model = Network(CELL, 88, 88, tokens=False, hidden=8)
+    model = SequenceModel(CELL, 88, 88, tokens=False, hidden=8)
     frames = (torch.rand(2, 9, 88) < 0.1).float()
     lengths = torch.tensor([9, 5])
 
@@ -144,7 +144,7 @@ def test_it_learns_which_chord_comes_next(tmp_path):
     assert floor * 0.7 < run.results["test/loss"] < floor + 1.2
     run.report(tmp_path / "pictures")
     assert np.asarray(Image.open(tmp_path / "pictures" / "rolls.png")).std() > 1
-    played = piece_of(tmp_path / "pictures" / "sample.mid", 1.0)[0]
+    played = read_piece(tmp_path / "pictures" / "sample.mid", 1.0)[0]
     known = {key for chord in CHORDS for key in chord}
     sounding = {key + 21 for key in played.nonzero()[:, 1].tolist()}
     print(sorted(sounding - known))
@@ -154,30 +154,30 @@ def test_it_learns_which_chord_comes_next(tmp_path):
 def test_pieces_played_are_drawn_with_the_chances_told():
     chance = torch.linspace(0.02, 0.98, 88)
     model = Telling(lambda x: chance.logit().expand(*x.shape[:2], -1))
-    pieces = music.played(model, 400, count=5, seed=0)
+    pieces = music.generate_pieces(model, 400, count=5, seed=0)
     assert len(pieces) == 5
     share = torch.stack(pieces).float().mean((0, 1))
     print(float((share - chance).abs().max()))
     assert (share - chance).abs().max() < 0.04
-    again, other = (music.played(model, 400, count=5, seed=seed) for seed in (0, 1))
+    again, other = (music.generate_pieces(model, 400, count=5, seed=seed) for seed in (0, 1))
     assert all(map(torch.equal, pieces, again))
     assert not torch.equal(pieces[0], other[0])
-    sure = torch.stack(music.played(model, 200, count=2, seed=0, temperature=0.05)).float()
+    sure = torch.stack(music.generate_pieces(model, 200, count=2, seed=0, temperature=0.05)).float()
     assert (sure.mean((0, 1)).round() == (chance > 0.5).float()).all()
 
 
 def test_each_frame_is_played_from_the_state_of_those_before_it(tmp_path):
     """One by one with a state, or all at once: the same chances, so the same piece."""
-    from torchstone.parts.recurrent.sequence_model import Network
+    from torchstone.parts.recurrent.sequence_model import SequenceModel
 
     torch.manual_seed(3)
-    model = Network(CELL, 88, 88, tokens=False, hidden=16).eval()
+    model = SequenceModel(CELL, 88, 88, tokens=False, hidden=16).eval()
     opening = torch.rand(5, 88) < 0.1
-    (piece,) = music.played(model, 12, count=1, seed=4, opening=opening)
+    (piece,) = music.generate_pieces(model, 12, count=1, seed=4, opening=opening)
     assert torch.equal(piece[:5], opening)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
-        chances = model(music.before(piece[None].float()))[0].sigmoid()
+        chances = model(music.shift_frames(piece[None].float()))[0].sigmoid()
     for t in range(5, 17):
         drawn = torch.rand(1, 88, generator=generator) < chances[t]
         assert torch.equal(drawn[0], piece[t])
@@ -220,9 +220,9 @@ def test_sample_writes_midi_that_a_player_opens(trained, capsys, tmp_path):
     assert (code, said) == (0, f"{out}\n")
     song = mido.MidiFile(out)
     assert song.length == pytest.approx(20.0, abs=0.1)  # a quarter note a second
-    piece, _ = piece_of(out, 1.0)
+    piece, _ = read_piece(out, 1.0)
     (text,) = api.sample(trained / "run", length=20, seed=5)
-    assert text.splitlines()[: len(piece)] == midi.said(piece).splitlines()
+    assert text.splitlines()[: len(piece)] == midi.key_names(piece).splitlines()
     assert len(text.splitlines()) == 20
     code, said, _ = run_cli(capsys, "sample", trained / "run", "--out", out, "-n", 2, "--length", 8)
     assert said.split() == [str(tmp_path / f"piece-{i}.mid") for i in (1, 2)]
@@ -230,7 +230,7 @@ def test_sample_writes_midi_that_a_player_opens(trained, capsys, tmp_path):
 
 
 def test_sample_goes_on_from_a_file(trained, tmp_path):
-    opening, _ = midi.frames([(60, 0, 2), (64, 1, 3), (67, 3, 4)], 1.0)
+    opening, _ = midi.notes_to_frames([(60, 0, 2), (64, 1, 3), (67, 3, 4)], 1.0)
     midi.write(tmp_path / "a.mid", opening, 1.0, 100)
     (text,) = api.sample(trained / "run", prompt=tmp_path / "a.mid", length=6)
     assert text.splitlines()[:4] == ["C4", "C4 E4", "E4", "G4"]
@@ -245,7 +245,7 @@ def test_predict_and_eval_say_nats_a_frame(trained, capsys, tmp_path):
     print(said)
     assert code == 0
     model = ts.load(trained / "run")
-    wanted = music.measure(model, [piece_of(tmp_path / "a.mid", 1.0)[0]])
+    wanted = music.measure(model, [read_piece(tmp_path / "a.mid", 1.0)[0]])
     assert f"{wanted:.3f} nats a frame" in said
     result = json.loads((trained / "run" / "result.json").read_text())["metrics"]
     assert ts.evaluate(trained / "run")["loss"] == pytest.approx(result["test/loss"], rel=1e-6)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchstone.errors import BadInput
 from torchstone.plots.canvas import LEGEND, PALETTE, canvas, frame, plain, save
 from torchstone.tasks.series import forecaster
-from torchstone.tasks.series.forecaster import Forecaster, Outlook
+from torchstone.tasks.series.forecaster import PointForecaster, ForecastSpec
 
 TRUTH, OURS, OTHERS = (
     "0.25",
@@ -22,22 +22,22 @@ TRUTH, OURS, OTHERS = (
 )
 
 
-def band_name(how: Outlook) -> str:
+def band_name(how: ForecastSpec) -> str:
     """The band in words: its lowest and highest quantile."""
     return f"{how.quantiles[0]:g} to {how.quantiles[-1]:g}"
 
 
 def examples(
     model: nn.Module,
-    how: Outlook,
+    how: ForecastSpec,
     past: Float[Tensor, "windows context columns"],
     future: Float[Tensor, "windows horizon columns"],
-    others: dict[str, Forecaster],
+    others: dict[str, PointForecaster],
     columns: Sequence[str],
     file: Path,
 ) -> None:
     """Draws windows with what was told of them; each shows another column, in standardised units."""
-    told = forecaster.told(model, how, past).cpu()
+    told = forecaster.predict_quantiles(model, how, past).cpu()
     points = {name: other(past).cpu() for name, other in others.items()}
     shown = min(how.context, 2 * how.horizon)
     figure = canvas(11, 2.5 * ((len(past) + 1) // 2))
@@ -57,7 +57,7 @@ def examples(
     save(figure, file)
 
 
-def by_step(found: dict[str, Float[Tensor, " horizon"]], how: Outlook, file: Path, step: str) -> None:
+def errors_by_step(found: dict[str, Float[Tensor, " horizon"]], how: ForecastSpec, file: Path, step: str) -> None:
     """Draws how errors grow with the distance, and how much of the truth the band holds."""
     figure = canvas(11, 3.2)
     ahead = np.arange(1, how.horizon + 1)
@@ -83,7 +83,7 @@ def by_step(found: dict[str, Float[Tensor, " horizon"]], how: Outlook, file: Pat
     save(figure, file)
 
 
-def _band(axes, places, told: Float[Tensor, "horizon quantiles"], how: Outlook) -> None:
+def _band(axes, places, told: Float[Tensor, "horizon quantiles"], how: ForecastSpec) -> None:
     low, middle, high = (told[:, i] for i in (0, how.quantiles.index(0.5), -1))
     axes.fill_between(places, low, high, color=OURS, alpha=0.2, linewidth=0, label=band_name(how))
     axes.plot(places, middle, color=OURS, linewidth=1.6, label="median")
@@ -93,7 +93,7 @@ def answer(
     name: str,
     times: Sequence[str],
     told: Float[Tensor, "horizon columns quantiles"],
-    how: Outlook,
+    how: ForecastSpec,
     columns: Sequence[str],
 ) -> dict[str, Any]:
     """A forecast as JSON, with a table of it as `text`."""
@@ -121,7 +121,7 @@ def write(
     values: np.ndarray,
     ahead: Sequence[float],
     told: Float[Tensor, "horizon columns quantiles"],
-    how: Outlook,
+    how: ForecastSpec,
     unit: str,
 ) -> None:
     """The forecast's numbers where `file` ends in .csv, else its picture after the end of the series.

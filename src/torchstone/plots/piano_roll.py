@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from torchstone.data.music.midi import KEYS, LOWEST
+from torchstone.data.music.midi import KEYS, LOWEST_KEY
 from torchstone.plots.canvas import canvas, save
 
 
@@ -19,7 +19,7 @@ def draw(rolls: Mapping[str, Float[Tensor, "_frames 88"]], frame: float, file: P
     """
     heard = torch.cat([roll > 0.5 for roll in rolls.values()]).any(0).nonzero().flatten().tolist()
     low, high = (max(0, heard[0] - 2), min(KEYS, heard[-1] + 3)) if heard else (0, KEYS)
-    octaves = [key for key in range(low, high) if (key + LOWEST) % 12 == 0]
+    octaves = [key for key in range(low, high) if (key + LOWEST_KEY) % 12 == 0]
     figure = canvas(11, 0.4 + 2.3 * len(rolls))
     for number, (name, roll) in enumerate(rolls.items(), 1):
         axes = figure.add_subplot(len(rolls), 1, number)
@@ -27,7 +27,7 @@ def draw(rolls: Mapping[str, Float[Tensor, "_frames 88"]], frame: float, file: P
             roll[:, low:high].T.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower",
             extent=(0, len(roll) * frame, low - 0.5, high - 0.5), interpolation="nearest",
         )  # fmt: skip
-        axes.set_yticks(octaves, [f"C{(key + LOWEST) // 12 - 1}" for key in octaves], fontsize=8)
+        axes.set_yticks(octaves, [f"C{(key + LOWEST_KEY) // 12 - 1}" for key in octaves], fontsize=8)
         axes.tick_params(labelsize=8)
         axes.set_title(name, loc="left", fontsize=10, fontweight="bold")
         if number == len(rolls):

@@ -24,7 +24,7 @@ NAMES = {
 }
 
 
-def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def convert_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The published names to ours; the matrix that reads [s; h] becomes the two that read s and h."""
     found = {}
     for key, tensor in tensors.items():
@@ -40,7 +40,7 @@ def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-class Reference(nn.Module):
+class TorchSeq2Seq(nn.Module):
     """Any of the four; the arguments are those of ours."""
 
     encoder: Any
@@ -154,7 +154,7 @@ CASES = (
 )
 
 
-def pairs(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
+def seq2seq_cases(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
     """Networks of sizes drawn at random on sentences of several lengths, padded.
 
     Args:
@@ -166,7 +166,7 @@ def pairs(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
         return torch.randint(low, high, shape, generator=generator)
 
     def inside(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        inner = renamed({key.removeprefix("model."): value for key, value in tensors.items()})
+        inner = convert_names({key.removeprefix("model."): value for key, value in tensors.items()})
         return {f"model.{key}": value for key, value in inner.items()}
 
     for number, (decoder, layers, both, more) in enumerate(CASES):
@@ -185,13 +185,13 @@ def pairs(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
         }
         settings |= {"layers": layers, "bidirectional": both, **more}
         with default(dtype):
-            theirs = Reference(*sizes[:2], **settings)
+            theirs = TorchSeq2Seq(*sizes[:2], **settings)
             ours = make(*sizes[:2], dropout=0.0, path=path, **settings)
         with torch.no_grad():
             for parameter in theirs.parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter += 0.3 * noise.to(parameter)
-        ours.load_state_dict(renamed(theirs.state_dict()))
+        ours.load_state_dict(convert_names(theirs.state_dict()))
         said = ", ".join([decoder, f"{layers} layers", *(f"{k} {v}" for k, v in more.items())])
         both_ways = ", both ways" if both else ""
         calls = Call(ours, judged), Call(theirs, judged)

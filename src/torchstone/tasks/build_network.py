@@ -5,14 +5,14 @@ from typing import Any
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.parts.recurrent.layers import Cell
-from torchstone.parts.recurrent.sequence_model import Network, start
+from torchstone.parts.recurrent.sequence_model import SequenceModel, init_recurrent
 
 # fields of a recipe that are arguments of the network
 FIELDS = ("embedding", "hidden", "layers", "bidirectional", "combine", "dropout", "projection")
 FIELDS += ("tied", "path")
 
 
-def made(recipe: Any, cell: Cell, **others: Any) -> tuple[Network, dict[str, Any]]:
+def build_network(recipe: Any, cell: Cell, **others: Any) -> tuple[SequenceModel, dict[str, Any]]:
     """The network on its device, its weights drawn from the recipe's seed, and its arguments for the metadata.
 
     Args:
@@ -25,6 +25,6 @@ def made(recipe: Any, cell: Cell, **others: Any) -> tuple[Network, dict[str, Any
     model_config = {name: value for name, value in given.items() if value is not None} | others
     device = select_device(recipe.device)
     rng.seed(recipe.seed)
-    model = Network(cell, **model_config)
-    start(model.recurrent, recipe.start, forget=recipe.forget, moments=recipe.length)
+    model = SequenceModel(cell, **model_config)
+    init_recurrent(model.recurrent, recipe.start, forget=recipe.forget, moments=recipe.length)
     return model.to(device), model_config

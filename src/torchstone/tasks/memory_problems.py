@@ -10,30 +10,30 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.synthetic.memory_problems import (
-    BASELINE,
+    ADDING_BASELINE,
     HELD_OUT,
-    REMEMBERED,
+    COPIED,
     SYMBOLS,
-    Puzzles,
-    asked,
-    forgetful,
+    MemoryProblems,
+    copy_sequence,
+    memoryless_loss,
 )
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.parts.recurrent.layers import Cell
-from torchstone.parts.recurrent.sequence_model import Network
+from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.plots.compare_runs import compare
-from torchstone.tasks.build_network import made
+from torchstone.tasks.build_network import build_network
 from torchstone.tasks.optimization import gradient_update
 
-COUNT, AT_ONCE = 1000, 250  # held-out problems, the same for every run
+EVAL_PROBLEMS, EVAL_BATCH = 1000, 250  # held-out problems, the same for every run
 SHAPES = {
     "adding": {"inputs": 2, "outputs": 1, "tokens": False, "pool": "last"},
     "copy": {"inputs": SYMBOLS + 2, "outputs": SYMBOLS + 1, "tokens": False, "pool": "each"},
 }
-LEAST = 1e-12  # a share of a gradient that is as good as none
-DRAWN = "drawn"  # what `data` is, or `drawn:LENGTH`
+MIN_GRADIENT = 1e-12  # a share of a gradient that is as good as none
+SYNTHETIC = "drawn"  # what `data` is, or `drawn:LENGTH`
 
 
 def build(recipe: Any, cell: Cell) -> Run:
@@ -50,20 +50,20 @@ def build(recipe: Any, cell: Cell) -> Run:
     if recipe.bidirectional:
         raise BadInput("who reads from both ends has half as far to remember: not bidirectional")
     kind, length = recipe.use, _length(recipe.data, recipe.length)
-    model, model_config = made(recipe, cell, **SHAPES[kind])
+    model, model_config = build_network(recipe, cell, **SHAPES[kind])
     device = next(model.parameters()).device
     who = {"rank": parallel.rank(), "world_size": parallel.world_size()}
-    stream = Puzzles(kind, length, recipe.batch_size, seed=recipe.seed, device=device, **who)
+    stream = MemoryProblems(kind, length, recipe.batch_size, seed=recipe.seed, device=device, **who)
 
     def objective(net: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, y = batch
-        return loss_of(net(x), y)
+        return problem_loss(net(x), y)
 
     update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
     held = {split: _held_out(kind, length, split, device) for split in HELD_OUT}
 
     def validate() -> dict[str, float]:
-        return {**measure(judged, held["val"]), **through_time(judged, held["val"])}
+        return {**measure(judged, held["val"]), **gradient_profile(judged, held["val"])}
 
     return Run(
         stream=stream,
@@ -91,17 +91,17 @@ def _drawn(folder: Path) -> None:
 def _length(spec: str, usual: int) -> int:
     """How many moments `drawn:LENGTH` asks for."""
     word, _, number = spec.partition(":")
-    if word != DRAWN or not (number.isdigit() or not number):
-        raise BadInput(f"these problems are drawn: give data {DRAWN} or {DRAWN}:LENGTH, not {spec}")
+    if word != SYNTHETIC or not (number.isdigit() or not number):
+        raise BadInput(f"these problems are drawn: give data {SYNTHETIC} or {SYNTHETIC}:LENGTH, not {spec}")
     return int(number or usual)
 
 
 def _held_out(kind: str, length: int, split: str, device: torch.device) -> list[tuple]:
-    stream = Puzzles(kind, length, AT_ONCE, seed=HELD_OUT[split], device=device)
-    return [next(stream) for _ in range(COUNT // AT_ONCE)]
+    stream = MemoryProblems(kind, length, EVAL_BATCH, seed=HELD_OUT[split], device=device)
+    return [next(stream) for _ in range(EVAL_PROBLEMS // EVAL_BATCH)]
 
 
-def loss_of(answers: Tensor, y: Tensor) -> Tensor:
+def problem_loss(answers: Tensor, y: Tensor) -> Tensor:
     """Mean squared error of numbers, cross-entropy (nats a moment) of symbols."""
     if y.is_floating_point():
         return F.mse_loss(answers, y)
@@ -116,9 +116,9 @@ def measure(model: nn.Module, problems: list[tuple]) -> dict[str, float]:
     losses, right = [], []
     for x, y in problems:
         answers = model(x).float()
-        losses.append(loss_of(answers, y).item())
+        losses.append(problem_loss(answers, y).item())
         if not y.is_floating_point():
-            told = answers[:, -REMEMBERED:].argmax(-1) == y[:, -REMEMBERED:]
+            told = answers[:, -COPIED:].argmax(-1) == y[:, -COPIED:]
             right.append(told.float().mean().item())
     model.train(was_training)
     found = {"loss": sum(losses) / len(losses)}
@@ -127,7 +127,7 @@ def measure(model: nn.Module, problems: list[tuple]) -> dict[str, float]:
     return found
 
 
-def gradients(model: Network, x: Tensor, y: Tensor) -> Float[Tensor, " time"]:
+def state_gradient_norms(model: SequenceModel, x: Tensor, y: Tensor) -> Float[Tensor, " time"]:
     """‖∂L/∂sₜ‖ for each moment's state sₜ (all layers, cells included), L being the last answer's loss.
 
     The mean over problems of the norm. Read one moment at a time, on whichever path the network has.
@@ -141,7 +141,7 @@ def gradients(model: Network, x: Tensor, y: Tensor) -> Float[Tensor, " time"]:
             states.append(state)
             h, state = model.hidden(x[:, t : t + 1], state=state)
         answer = model.head(h[:, -1])
-        loss = loss_of(answer, y) if y.is_floating_point() else F.cross_entropy(answer, y[:, -1])
+        loss = problem_loss(answer, y) if y.is_floating_point() else F.cross_entropy(answer, y[:, -1])
         flat = [each for state in states for each in state]
         slopes = torch.autograd.grad(loss * len(x), flat)
     model.train(was_training)
@@ -154,27 +154,27 @@ def gradients(model: Network, x: Tensor, y: Tensor) -> Float[Tensor, " time"]:
     )
 
 
-def through_time(model: Network, problems: list[tuple]) -> dict[str, float]:
+def gradient_profile(model: SequenceModel, problems: list[tuple]) -> dict[str, float]:
     """`gradient/K`: how much of the gradient of one moment back is left K moments back."""
     x, y = problems[0]
-    norms = gradients(model, x[:50], y[:50]).flip(0)
+    norms = state_gradient_norms(model, x[:50], y[:50]).flip(0)
     back = [k for power in range(5) for k in (10**power, 2 * 10**power, 5 * 10**power)]
-    left = norms / norms[0].clamp(min=LEAST)
-    return {f"gradient/{k}": max(float(left[k - 1]), LEAST) for k in back if k <= len(left)}
+    left = norms / norms[0].clamp(min=MIN_GRADIENT)
+    return {f"gradient/{k}": max(float(left[k - 1]), MIN_GRADIENT) for k in back if k <= len(left)}
 
 
-def evaluate(model: Network, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
+def evaluate(model: SequenceModel, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
     """Loss on 1,000 held-out problems, and the share of symbols that come back; beside it `forgetful`,
     the loss of the best without a memory. `drawn:LENGTH` asks over another time than it was trained on."""
     length = _length(spec, metadata["length"])
     device = next(model.parameters()).device
     found = measure(model, _held_out(metadata["task"], length, "test", device))
-    guess = BASELINE if metadata["task"] == "adding" else forgetful(length)
-    return {**found, "forgetful": guess, "problems": COUNT, "moments": length}
+    guess = ADDING_BASELINE if metadata["task"] == "adding" else memoryless_loss(length)
+    return {**found, "forgetful": guess, "problems": EVAL_PROBLEMS, "moments": length}
 
 
 @torch.no_grad()
-def predict(model: Network, metadata: dict, inputs: Sequence[str | Path]) -> list[dict]:
+def predict(model: SequenceModel, metadata: dict, inputs: Sequence[str | Path]) -> list[dict]:
     """The sum of the two marked numbers (`0.31 0.5* 0.2 0.77*`), or ten symbols of 1 to 8
     (`3141582671`) repeated after as many blanks as the model was trained with.
 
@@ -189,7 +189,7 @@ def predict(model: Network, metadata: dict, inputs: Sequence[str | Path]) -> lis
             answers.append({"input": text, "text": f"{float(y):.4f}", "sum": float(y)})
             continue
         x = _symbols(text, metadata["length"]).to(device)
-        told = model(x)[0, -REMEMBERED:].argmax(-1).tolist()
+        told = model(x)[0, -COPIED:].argmax(-1).tolist()
         answers.append({"input": text, "text": "".join(map(str, told)), "symbols": told})
     return answers
 
@@ -208,7 +208,7 @@ def _numbers(text: str) -> Float[Tensor, "1 time 2"]:
 
 def _symbols(text: str, length: int) -> Float[Tensor, "1 time 10"]:
     digits = text.replace(" ", "")
-    if len(digits) != REMEMBERED or set(digits) - set("12345678"):
-        raise BadInput(f"give {REMEMBERED} symbols of 1 to {SYMBOLS} (3141582671), not {text!r}")
+    if len(digits) != COPIED or set(digits) - set("12345678"):
+        raise BadInput(f"give {COPIED} symbols of 1 to {SYMBOLS} (3141582671), not {text!r}")
     symbols = torch.tensor([[int(digit) for digit in digits]])
-    return asked(symbols, length)
+    return copy_sequence(symbols, length)

@@ -11,21 +11,21 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from torchstone.data.music import midi
-from torchstone.data.music.batches import Pieces, padded
-from torchstone.data.music.dataset import load_music, piece_of
+from torchstone.data.music.batches import PieceBatches, pad_pieces
+from torchstone.data.music.dataset import load_music, read_piece
 from torchstone.data.music.midi import KEYS, Frames
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.parts.recurrent.layers import Cell
-from torchstone.parts.recurrent.sequence_model import Network
+from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.plots import piano_roll
-from torchstone.tasks.build_network import made
+from torchstone.tasks.build_network import build_network
 from torchstone.tasks.optimization import gradient_update
 
-SCALE = 5.0  # about the inverse deviation of a key that sounds in one frame of twenty
-ROWS = 32  # pieces judged at a time
-SHOWN = 96  # frames in a picture
+INPUT_SCALE = 5.0  # about the inverse deviation of a key that sounds in one frame of twenty
+EVAL_BATCH = 32  # pieces judged at a time
+PLOTTED_FRAMES = 96  # frames in a picture
 TEMPO = 90.0  # quarter notes a minute
 
 
@@ -43,10 +43,10 @@ def build(recipe: Any, cell: Cell) -> Run:
     if recipe.bidirectional:
         raise BadInput("what comes next cannot be told by a bidirectional network, which has seen it")
     music = load_music(recipe.data, recipe.frame)
-    model, model_config = made(recipe, cell, inputs=KEYS, outputs=KEYS, tokens=False, pool="each")
-    begin(model, music.train)
+    model, model_config = build_network(recipe, cell, inputs=KEYS, outputs=KEYS, tokens=False, pool="each")
+    init_output_bias(model, music.train)
     update, state, judged = gradient_update(model, recipe.optim, loss, steps=recipe.steps)
-    stream = Pieces(
+    stream = PieceBatches(
         [part for piece in music.train for part in piece.split(recipe.length)], recipe.batch_size,
         seed=recipe.seed, transpose=recipe.transpose, device=next(model.parameters()).device,
         rank=parallel.rank(), world_size=parallel.world_size(),
@@ -71,7 +71,7 @@ def build(recipe: Any, cell: Cell) -> Run:
 
 
 @torch.no_grad()
-def begin(model: Network, pieces: Sequence[Frames]) -> None:
+def init_output_bias(model: SequenceModel, pieces: Sequence[Frames]) -> None:
     """The last layer begins by telling how often each key sounds."""
     sounds = torch.cat(list(pieces)).float()
     share = (sounds.sum(0) + 1) / (len(sounds) + 2)
@@ -84,21 +84,21 @@ def loss(
     """Nats a frame, and over how many frames. What stands after a piece's end is read after all that
     counts, and changes nothing of it."""
     frames, lengths = batch
-    nats = told(net, frames)
+    nats = frame_nll(net, frames)
     there = torch.arange(frames.shape[1], device=frames.device) < lengths.to(frames.device)[:, None]
     count = there.sum()
     return {"loss": (nats * there).sum() / count, "weight": count}
 
 
-def told(net: Any, frames: Float[Tensor, "pieces time 88"]) -> Float[Tensor, "pieces time"]:
+def frame_nll(net: Any, frames: Float[Tensor, "pieces time 88"]) -> Float[Tensor, "pieces time"]:
     """−log p of each frame, given all before it: Σ over keys, each a Bernoulli of its own."""
-    logits = net(before(frames))
+    logits = net(shift_frames(frames))
     return F.binary_cross_entropy_with_logits(logits, frames, reduction="none").sum(-1)
 
 
-def before(frames: Float[Tensor, "pieces time 88"]) -> Float[Tensor, "pieces time 88"]:
+def shift_frames(frames: Float[Tensor, "pieces time 88"]) -> Float[Tensor, "pieces time 88"]:
     """What each frame is told from: the one before it, of the first one silence."""
-    return F.pad(frames[:, :-1], (0, 0, 1, 0)) * SCALE
+    return F.pad(frames[:, :-1], (0, 0, 1, 0)) * INPUT_SCALE
 
 
 @torch.no_grad()
@@ -107,9 +107,9 @@ def measure(model: nn.Module, pieces: Sequence[Frames]) -> float:
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     total = 0.0
-    for at in range(0, len(pieces), ROWS):
-        frames, lengths = padded(pieces[at : at + ROWS])
-        nats = told(model, frames.to(device)).cpu().double()
+    for at in range(0, len(pieces), EVAL_BATCH):
+        frames, lengths = pad_pieces(pieces[at : at + EVAL_BATCH])
+        nats = frame_nll(model, frames.to(device)).cpu().double()
         total += float(nats[torch.arange(nats.shape[1]) < lengths[:, None]].sum())
     model.train(was_training)
     return total / sum(map(len, pieces))
@@ -127,7 +127,7 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path]) -> l
     """How likely each MIDI file is to the model: nats a frame."""
     answers = []
     for file in map(str, inputs):
-        piece, _ = piece_of(Path(file), metadata["frame"])
+        piece, _ = read_piece(Path(file), metadata["frame"])
         nats = measure(model, [piece])
         text = f"{file}: {nats:.3f} nats a frame, {len(piece)} frames"
         answers.append({"input": file, "loss": nats, "frames": len(piece), "text": text})
@@ -161,10 +161,10 @@ def sample(
         raise BadInput(
             f"count and length are at least 1, temperature is above 0: {count}, {length}, {temperature}"
         )
-    opening = None if prompt is None else piece_of(Path(prompt), metadata["frame"])[0]
-    pieces = played(model, length, count=count, seed=seed, temperature=temperature, opening=opening)
+    opening = None if prompt is None else read_piece(Path(prompt), metadata["frame"])[0]
+    pieces = generate_pieces(model, length, count=count, seed=seed, temperature=temperature, opening=opening)
     if out is None:
-        return [midi.said(piece) for piece in pieces]
+        return [midi.key_names(piece) for piece in pieces]
     out = Path(out)
     files = [out if count == 1 else out.with_stem(f"{out.stem}-{i}") for i in range(1, count + 1)]
     for file, piece in zip(files, pieces, strict=True):
@@ -173,7 +173,7 @@ def sample(
 
 
 @torch.no_grad()
-def played(
+def generate_pieces(
     model: Any,
     length: int,
     *,
@@ -187,12 +187,12 @@ def played(
     generator = torch.Generator().manual_seed(seed)
     silence = torch.zeros(1, KEYS)
     begun = silence if opening is None else torch.cat([silence, opening.float()])
-    logits, state = model.step((begun * SCALE).expand(count, -1, -1).to(device))
+    logits, state = model.step((begun * INPUT_SCALE).expand(count, -1, -1).to(device))
     drawn = []
     for _ in range(length):
         chance = (logits[:, -1].cpu() / temperature).sigmoid()
         drawn.append((torch.rand(chance.shape, generator=generator) < chance).float())
-        logits, state = model.step((drawn[-1][:, None] * SCALE).to(device), state)
+        logits, state = model.step((drawn[-1][:, None] * INPUT_SCALE).to(device), state)
     pieces = torch.cat([begun[1:].expand(count, -1, -1), torch.stack(drawn, 1)], 1)
     return list(pieces.bool())
 
@@ -202,9 +202,9 @@ def report(model: Any, piece: Frames, frame: float, folder: Path) -> None:
     """Draws a test piece, what was told of each of its frames, and a piece played; that one as MIDI too."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    piece = piece[:SHOWN]
-    chance = model(before(piece[None].float()).to(device))[0].sigmoid().cpu()
-    (own,) = played(model, len(piece), count=1, seed=0)
+    piece = piece[:PLOTTED_FRAMES]
+    chance = model(shift_frames(piece[None].float()).to(device))[0].sigmoid().cpu()
+    (own,) = generate_pieces(model, len(piece), count=1, seed=0)
     model.train(was_training)
     drawn = {
         "a test piece": piece.float(),

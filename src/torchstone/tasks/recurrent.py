@@ -27,14 +27,14 @@ TASKS = {
 }
 
 
-Use = Literal["language", "label", "voices", "forecast", "music", "adding", "copy"]
+TaskName = Literal["language", "label", "voices", "forecast", "music", "adding", "copy"]
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What RNN, LSTM and GRU are trained with, for each of their uses."""
 
-    use: Use = "language"  # what it learns to do
+    use: TaskName = "language"  # what it learns to do
     data: str = "shakespeare"  # what it learns from; each use names its own
     variant: str = "lstm"  # which network; none of the next four leaves it as it is
     hidden: int | None = None  # units a layer
@@ -69,36 +69,36 @@ class Recipe:
     device: str = "auto"  # auto, cpu, cuda, mps
 
 
-def task(use: str) -> ModuleType:
+def task_module(use: str) -> ModuleType:
     return importlib.import_module(f"torchstone.tasks.{TASKS[use]}")
 
 
-def run(recipe: Recipe, variants: Mapping[str, Any]) -> Run:
+def build_run(recipe: Recipe, variants: Mapping[str, Any]) -> Run:
     """The Run of the recipe's use, on the cell of its variant and with what that one sets."""
     make = variants[recipe.variant].make
     own = {name: value for name, value in make.keywords.items() if hasattr(recipe, name)}
     own = {name: value for name, value in own.items() if getattr(recipe, name) is None}
-    return task(recipe.use).build(replace(recipe, **own), make.args[0])
+    return task_module(recipe.use).build(replace(recipe, **own), make.args[0])
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
     """What the model reaches on `spec`: on its test split if `held_out`, else on all of it."""
-    return _able(metadata, "evaluate")(model, metadata, spec, held_out=held_out)
+    return _task_function(metadata, "evaluate")(model, metadata, spec, held_out=held_out)
 
 
 def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path], **options: Any) -> list[dict]:
     """What the model says of each input: a text, or a file, as its use has it."""
-    return _able(metadata, "predict", options)(model, metadata, inputs, **options)
+    return _task_function(metadata, "predict", options)(model, metadata, inputs, **options)
 
 
 def sample(model: nn.Module, metadata: dict, **options: Any) -> list:
     """What the model makes of nothing, or of a beginning."""
-    return _able(metadata, "sample", options)(model, metadata, **options)
+    return _task_function(metadata, "sample", options)(model, metadata, **options)
 
 
-def _able(metadata: dict, verb: str, options: dict[str, Any] | None = None) -> Any:
+def _task_function(metadata: dict, verb: str, options: dict[str, Any] | None = None) -> Any:
     """The use's own function, if it has one and takes the `options`."""
-    function = getattr(task(metadata["task"]), verb, None)
+    function = getattr(task_module(metadata["task"]), verb, None)
     if function is None:
         raise BadInput(f"a model for {metadata['task']} has nothing to {verb}")
     known = inspect.signature(function).parameters

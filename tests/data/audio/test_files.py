@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from torchstone.data.audio.files import characters, clipped, digits, files, read_sound, sounds
+from torchstone.data.audio.files import read_captcha, clipped_fraction, read_fsdd, expand_audio_paths, read_audio, find_audio_files
 from torchstone.errors import BadInput
 
 RATE = 8000
@@ -32,7 +32,7 @@ def written(folder, name: str, wave, rate: int = RATE, **how):
 def test_any_format_rate_and_channels_give_the_same_wave(name, rate, channels, tmp_path):
     wave = tone(rate=rate)
     sides = np.stack([wave * share for share in (1.0, 0.5, 0.2)[:channels]], 1)
-    read = read_sound(written(tmp_path, name, sides, rate), RATE)
+    read = read_audio(written(tmp_path, name, sides, rate), RATE)
     wanted = torch.from_numpy(tone()).float() / 0.6
     apart = float((read - wanted).abs().max())
     print(f"{name}, {rate} Hz, {channels} channels: {len(read)} samples, {apart:.3f} apart")
@@ -45,40 +45,40 @@ def test_any_format_rate_and_channels_give_the_same_wave(name, rate, channels, t
 def test_no_aliasing(tmp_path):
     """A tone above half the rate is gone, not folded to a lower one."""
     low, high = tone(1.0, 48000, 300.0), tone(1.0, 48000, 6000.0)
-    both = read_sound(written(tmp_path, "a.wav", (low + high) / 2, 48000), RATE)
-    alone = read_sound(written(tmp_path, "b.wav", low, 48000), RATE)
+    both = read_audio(written(tmp_path, "a.wav", (low + high) / 2, 48000), RATE)
+    alone = read_audio(written(tmp_path, "b.wav", low, 48000), RATE)
     assert (both - alone).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT"])
 def test_any_sample_format(subtype, tmp_path):
-    read = read_sound(written(tmp_path, "a.wav", tone(), subtype=subtype), RATE)
+    read = read_audio(written(tmp_path, "a.wav", tone(), subtype=subtype), RATE)
     wanted = torch.from_numpy(tone() / np.abs(tone()).max()).float()
     assert (read - wanted).abs().max() < (0.02 if subtype == "PCM_U8" else 1e-3)
 
 
 def test_a_minute_and_a_twentieth_of_a_second(tmp_path):
-    assert len(read_sound(written(tmp_path, "long.wav", tone(60.0, 16000), 16000), RATE)) == 480_000
-    assert len(read_sound(written(tmp_path, "short.wav", tone(0.05)), RATE)) == 400
+    assert len(read_audio(written(tmp_path, "long.wav", tone(60.0, 16000), 16000), RATE)) == 480_000
+    assert len(read_audio(written(tmp_path, "short.wav", tone(0.05)), RATE)) == 400
 
 
 def test_what_share_is_clipped(tmp_path):
     wave = np.zeros((1000, 2), dtype=np.float32)
     wave[:, 0] = 0.3 * np.sin(np.arange(1000))
-    assert clipped(wave) == 0.0
+    assert clipped_fraction(wave) == 0.0
     wave[10:15, 0], wave[40:42, 0], wave[50:53, 0] = 0.9, 0.9, -0.9
-    assert clipped(wave) == 8 / 2000  # five and three in a row; two may happen
+    assert clipped_fraction(wave) == 8 / 2000  # five and three in a row; two may happen
     wave[:, 1] = 0.01  # a level that is quiet stands still and is not clipped
-    assert clipped(wave) == 8 / 2000
+    assert clipped_fraction(wave) == 8 / 2000
     wave[0, 1], wave[500:550, 1] = -1.0, 0.8
-    assert clipped(wave) == 58 / 2000
+    assert clipped_fraction(wave) == 58 / 2000
 
 
 @pytest.mark.parametrize("level", [1.0, 0.5])
 def test_a_clipped_file_is_told_its_share(level, tmp_path):
     wave = np.clip(tone(1.0, hertz=50.0, peak=1.0) * 3, -level, level)
     with pytest.raises(BadInput, match=r"a.wav is clipped") as told:
-        read_sound(written(tmp_path, "a.wav", wave), RATE)
+        read_audio(written(tmp_path, "a.wav", wave), RATE)
     print(told.value)
     share = float(re.search(r"clipped: ([0-9.]+)% of its samples", str(told.value))[1]) / 100
     assert share == pytest.approx(np.mean(np.abs(wave) >= level), abs=0.005)
@@ -149,7 +149,7 @@ def opposed(folder, name):
 )
 def test_what_cannot_be_used_is_told_in_a_line(make, said, tmp_path):
     with pytest.raises(BadInput) as told:
-        read_sound(make(tmp_path, "voice.wav"), RATE)
+        read_audio(make(tmp_path, "voice.wav"), RATE)
     print(told.value)
     assert said in str(told.value)
     assert "voice.wav" in str(told.value)
@@ -161,22 +161,22 @@ def test_without_the_extra(absent, rate, tmp_path, monkeypatch):
     file = written(tmp_path, "a.wav", tone(rate=rate), rate)
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(BadInput, match=rf"install {absent}: pip install 'torchstone\[audio\]'"):
-        read_sound(file, RATE)
+        read_audio(file, RATE)
 
 
 def test_sounds_of_a_folder(tmp_path):
     (tmp_path / "inner").mkdir()
     for name in ("b.wav", "a.FLAC", "inner/c.ogg", ".hidden.wav", "notes.txt"):
         (tmp_path / name).touch()
-    assert [str(f.relative_to(tmp_path)) for f in sounds(tmp_path)] == [
+    assert [str(f.relative_to(tmp_path)) for f in find_audio_files(tmp_path)] == [
         "a.FLAC",
         "b.wav",
         "inner/c.ogg",
     ]
-    assert files([tmp_path, tmp_path / "x.wav"]) == [*sounds(tmp_path), tmp_path / "x.wav"]
+    assert expand_audio_paths([tmp_path, tmp_path / "x.wav"]) == [*find_audio_files(tmp_path), tmp_path / "x.wav"]
     (tmp_path / "none").mkdir()
     with pytest.raises(BadInput, match="none holds no sound files"):
-        files([tmp_path / "none"])
+        expand_audio_paths([tmp_path / "none"])
 
 
 def fsdd(folder, form: str, indices=range(10)):
@@ -191,7 +191,7 @@ def fsdd(folder, form: str, indices=range(10)):
     if form != "zip":
         return folder
     with zipfile.ZipFile(folder / "recordings.zip", "w") as archive:
-        for file in sounds(folder):
+        for file in find_audio_files(folder):
             archive.write(file, f"recordings/{file.name}")
             file.unlink()
     return folder / "recordings.zip"
@@ -199,14 +199,14 @@ def fsdd(folder, form: str, indices=range(10)):
 
 @pytest.mark.parametrize("form", ["files", "folder", "zip"])
 def test_spoken_digits_by_their_official_indices(form, tmp_path):
-    parts = digits(fsdd(tmp_path, form), RATE)
+    parts = read_fsdd(fsdd(tmp_path, form), RATE)
     for split, wanted in {"test": range(5), "val": range(5, 8), "train": range(8, 10)}.items():
         names = [(r.text, r.speaker) for r in parts[split]]
         assert names == [(d, s) for d in "01" for s in ("ann", "bob") for _ in wanted]
         assert [int(r.name.split(".wav")[0].rpartition("_")[2]) for r in parts[split][: len(wanted)]] == list(
             wanted
         )
-    wave = read_sound(io.BytesIO(_bytes(tone(0.2, hertz=350))), RATE)
+    wave = read_audio(io.BytesIO(_bytes(tone(0.2, hertz=350))), RATE)
     torch.testing.assert_close(parts["test"][15].wave, wave)  # 1_bob_0
 
 
@@ -219,19 +219,19 @@ def _bytes(wave) -> bytes:
 def test_what_is_not_that_dataset(tmp_path):
     written(tmp_path, "0_ann_0.wav", tone())
     written(tmp_path, "hello.wav", tone())
-    assert digits(tmp_path, RATE) is None
+    assert read_fsdd(tmp_path, RATE) is None
     (tmp_path / "a.zip").write_bytes(b"PK no zip")
     with pytest.raises(BadInput, match=r"a.zip is no whole zip file"):
-        digits(tmp_path / "a.zip", RATE)
+        read_fsdd(tmp_path / "a.zip", RATE)
 
 
 def test_a_split_without_recordings(tmp_path):
     with pytest.raises(BadInput, match="no test recordings"):
-        digits(fsdd(tmp_path, "files", range(5, 10)), RATE)
+        read_fsdd(fsdd(tmp_path, "files", range(5, 10)), RATE)
 
 
 def test_the_bundled_characters():
-    found = characters(RATE)
+    found = read_captcha(RATE)
     assert "".join(r.text for r in found) == "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     assert all(0.2 < len(r.wave) / RATE < 0.9 for r in found)
     assert len({tuple(r.wave[:400].tolist()) for r in found}) == 36

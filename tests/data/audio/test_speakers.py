@@ -7,8 +7,8 @@ import pytest
 import soundfile
 import torch
 
-from torchstone.data.audio.sequence_batches import Passages, once
-from torchstone.data.audio.speakers import joined, read_voices
+from torchstone.data.audio.sequence_batches import SequenceBatches, eval_batches
+from torchstone.data.audio.speakers import concat_splits, read_speakers
 from torchstone.errors import BadInput
 
 RATE = 8000
@@ -20,15 +20,15 @@ def tone(hertz: float, seconds: float = 0.2):
 
 
 def test_japanese_vowels_as_published():
-    data = read_voices("japanese_vowels", RATE)
+    data = read_speakers("japanese_vowels", RATE)
     print(data.note)
     assert data.classes == tuple("123456789")
-    whole = joined(data.train, data.val)
+    whole = concat_splits(data.train, data.val)
     assert (len(whole), len(data.test)) == (270, 370)
     assert Counter(whole.labels) == dict.fromkeys(range(9), 30)
     assert Counter(data.val.labels) == dict.fromkeys(range(9), 3)
     assert [Counter(data.test.labels)[i] for i in range(9)] == [31, 35, 88, 44, 29, 24, 40, 50, 29]
-    lengths = [len(item) for item in joined(whole, data.test).items]
+    lengths = [len(item) for item in concat_splits(whole, data.test).items]
     assert (min(lengths), max(lengths)) == (7, 29)
     assert {item.shape[1] for item in whole.items} == {12}
     first = next(i for i, name in zip(whole.items, whole.names, strict=True) if name.startswith("case 1 of"))
@@ -46,17 +46,17 @@ def speakers(path, counts, form="wav"):
 
 def test_a_folder_with_a_sub_folder_a_speaker(tmp_path):
     spec = speakers(tmp_path, {"ann": 20, "bob": 10, "eve": 10})
-    data = read_voices(spec, RATE)
+    data = read_speakers(spec, RATE)
     print(data.note)
     assert data.classes == ("ann", "bob", "eve")
     assert data.sounds
     assert [len(part) for part in (data.train, data.val, data.test)] == [32, 4, 4]
     for part in (data.val, data.test):
         assert Counter(part.labels) == {0: 2, 1: 1, 2: 1}
-    everything = joined(data.train, data.val, data.test)
+    everything = concat_splits(data.train, data.val, data.test)
     assert len(set(everything.names)) == 40
     assert all(data.classes[k] in name for k, name in zip(everything.labels, everything.names, strict=True))
-    assert read_voices(spec, RATE).test.names == data.test.names
+    assert read_speakers(spec, RATE).test.names == data.test.names
     assert all(float(item.abs().max()) == 1.0 for item in everything.items)
 
 
@@ -66,7 +66,7 @@ def test_speakers_of_spoken_digits_by_the_official_indices(tmp_path):
             for index in range(9):
                 name = f"{digit}_{speaker}_{index}.wav"
                 soundfile.write(tmp_path / name, tone(300 + index), RATE)
-    data = read_voices(str(tmp_path), RATE)
+    data = read_speakers(str(tmp_path), RATE)
     print(data.note)
     assert data.classes == ("ann", "bob")
     assert [len(part) for part in (data.train, data.val, data.test)] == [4, 12, 20]
@@ -83,8 +83,8 @@ def ts(path, train: str, test: str = "5,6:7,8:a\n"):
 
 
 def test_series_of_a_file(tmp_path):
-    data = read_voices(ts(tmp_path, "1,2,3:4,5,6:a\n1,2:3,4:b\n" * 4), RATE)
-    whole = joined(data.train, data.val)
+    data = read_speakers(ts(tmp_path, "1,2,3:4,5,6:a\n1,2:3,4:b\n" * 4), RATE)
+    whole = concat_splits(data.train, data.val)
     assert Counter(whole.labels) == {0: 4, 1: 4}
     first = whole.items[whole.labels.index(0)]
     assert first.tolist() == [[1, 4], [2, 5], [3, 6]]
@@ -105,24 +105,24 @@ def test_series_of_a_file(tmp_path):
 )
 def test_series_that_are_wrong(train, test, said, tmp_path):
     with pytest.raises(BadInput) as told:
-        read_voices(ts(tmp_path, train, test), RATE)
+        read_speakers(ts(tmp_path, train, test), RATE)
     print(told.value)
     assert said in str(told.value)
 
 
 def test_sets_that_are_not_there(tmp_path):
     with pytest.raises(BadInput, match="did you mean japanese_vowels"):
-        read_voices("japanese_vowel", RATE)
+        read_speakers("japanese_vowel", RATE)
     with pytest.raises(BadInput, match="is no set of voices: give a folder with a sub-folder"):
-        read_voices(str(tmp_path), RATE)
+        read_speakers(str(tmp_path), RATE)
     (tmp_path / "a_TRAIN.ts").write_text(TS + "1:2:a\n")
     with pytest.raises(BadInput, match=r"there is no .*a_TEST.ts"):
-        read_voices(str(tmp_path / "a_TRAIN.ts"), RATE)
+        read_speakers(str(tmp_path / "a_TRAIN.ts"), RATE)
     with pytest.raises(BadInput, match=r"speaker 'bob' of .* has 2; at least 3"):
-        read_voices(speakers(tmp_path, {"ann": 5, "bob": 2}), RATE)
+        read_speakers(speakers(tmp_path, {"ann": 5, "bob": 2}), RATE)
     soundfile.write(tmp_path / "bob" / "2.wav", np.zeros(4000), RATE)
     with pytest.raises(BadInput, match=r"2.wav is silent"):
-        read_voices(str(tmp_path), RATE)
+        read_speakers(str(tmp_path), RATE)
 
 
 # batches
@@ -132,7 +132,7 @@ LABELS = list(range(8))
 
 
 def passages(**how):
-    return Passages(ROWS, LABELS, 4, **({"seed": 5, "most": 6, "jitter": 0.0} | how))
+    return SequenceBatches(ROWS, LABELS, 4, **({"seed": 5, "most": 6, "jitter": 0.0} | how))
 
 
 def test_passages_are_pieces_of_their_sequences():
@@ -174,7 +174,7 @@ def test_jitter_and_state_and_shares():
 
 def test_once_brings_all_of_them_whole():
     seen = {}
-    for index, batch in once(ROWS, LABELS, "cpu", batch=3):
+    for index, batch in eval_batches(ROWS, LABELS, "cpu", batch=3):
         for i, x, n in zip(index, batch.x, batch.lengths, strict=True):
             seen[i] = x[:n]
     assert all(torch.equal(seen[i], row) for i, row in enumerate(ROWS))

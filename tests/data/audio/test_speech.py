@@ -7,7 +7,7 @@ import torch
 
 from torchstone.data.audio.files import Recording
 from torchstone.data.audio.speech import read_speech
-from torchstone.data.audio.speech_batches import Composer, Manner, Utterances, noises, once, spoken
+from torchstone.data.audio.speech_batches import UtteranceComposer, Augmentation, SpeechBatches, noise_clips, eval_batches, collate
 from torchstone.errors import BadInput
 
 RATE = 8000
@@ -125,11 +125,11 @@ ONES = [
         ("d", "y", 720),
     ]
 ]
-PLAIN = Manner(count=(2, 4), gap=(0.1, 0.1), edge=(0.05, 0.05), speed=0.0, loudness=0.0, noise=(200, 200))
+PLAIN = Augmentation(count=(2, 4), gap=(0.1, 0.1), edge=(0.05, 0.05), speed=0.0, loudness=0.0, noise=(200, 200))
 
 
 def test_composed_of_one_speaker_with_silence_between():
-    make = Composer(ONES, RATE, PLAIN, seed=0)
+    make = UtteranceComposer(ONES, RATE, PLAIN, seed=0)
     seen = set()
     for number in range(40):
         one = make(number)
@@ -151,27 +151,27 @@ def test_composed_of_one_speaker_with_silence_between():
 
 
 def test_speed_loudness_and_noise_stay_in_their_ranges():
-    manner = Manner(count=(1, 1), gap=(0, 0), edge=(0, 0), speed=0.2, loudness=0.0, noise=(200, 200))
-    make = Composer(ONES[:1], RATE, manner, seed=1)
+    manner = Augmentation(count=(1, 1), gap=(0, 0), edge=(0, 0), speed=0.2, loudness=0.0, noise=(200, 200))
+    make = UtteranceComposer(ONES[:1], RATE, manner, seed=1)
     lengths = [len(make(i).wave) for i in range(200)]
     print(f"{min(lengths)} to {max(lengths)} samples of 400")
     assert 400 / 1.2 - 1 <= min(lengths) < 345
     assert 480 < max(lengths) <= 501
-    manner = Manner(count=(2, 2), gap=(0, 0), edge=(0, 0), speed=0, loudness=12.0, noise=(200, 200))
-    make = Composer(ONES[:1], RATE, manner, seed=1)
+    manner = Augmentation(count=(2, 2), gap=(0, 0), edge=(0, 0), speed=0, loudness=12.0, noise=(200, 200))
+    make = UtteranceComposer(ONES[:1], RATE, manner, seed=1)
     steps = [float(make(i).wave[400:].mean() / make(i).wave[:400].mean()) for i in range(200)]
     assert 10 ** (-12 / 20) - 0.01 <= min(steps) < 0.35
     assert 2.8 < max(steps) <= 10 ** (12 / 20) + 0.1
     quiet = torch.zeros(8000)
     quiet[:4000] = torch.sin(torch.arange(4000) * 0.3)
-    manner = Manner(count=(1, 1), gap=(0, 0), edge=(1, 1), speed=0, loudness=0, noise=(20, 20))
-    wave = Composer([ONES[0]._replace(wave=quiet[:4000])], RATE, manner, seed=2)(0).wave
+    manner = Augmentation(count=(1, 1), gap=(0, 0), edge=(1, 1), speed=0, loudness=0, noise=(20, 20))
+    wave = UtteranceComposer([ONES[0]._replace(wave=quiet[:4000])], RATE, manner, seed=2)(0).wave
     said, noise = wave[8000:12000].square().mean(), wave[:8000].square().mean()
     assert 10 * float((said / noise).log10()) == pytest.approx(20, abs=1.0)
 
 
 def test_noise_falls_with_frequency():
-    for number, piece in enumerate(noises()):
+    for number, piece in enumerate(noise_clips()):
         power = torch.fft.rfft(piece).abs().square()
         low, high = (power[2**k : 2 ** (k + 1)].mean() for k in (8, 15))
         slope = -float((high / low).log2()) / 7
@@ -181,20 +181,20 @@ def test_noise_falls_with_frequency():
 
 @pytest.mark.parametrize(
     ("manner", "said"),
-    [(Manner(count=(0, 3)), "of 1 or more recordings"), (Manner(count=(4, 3)), "of 1 or more"),
-     (Manner(speed=1.0), "from 0 to below 1")],
+    [(Augmentation(count=(0, 3)), "of 1 or more recordings"), (Augmentation(count=(4, 3)), "of 1 or more"),
+     (Augmentation(speed=1.0), "from 0 to below 1")],
 )  # fmt: skip
 def test_manners_that_cannot_be(manner, said):
     with pytest.raises(BadInput, match=said):
-        Composer(ONES, RATE, manner, seed=0)
+        UtteranceComposer(ONES, RATE, manner, seed=0)
 
 
 # batches
 
 
 def streams(kind: str, **how):
-    source = Composer(ONES, RATE, Manner(), 3) if kind == "composed" else ONES
-    return Utterances(source, "abcd", 4, seed=3, noise=(10, 20), **how)
+    source = UtteranceComposer(ONES, RATE, Augmentation(), 3) if kind == "composed" else ONES
+    return SpeechBatches(source, "abcd", 4, seed=3, noise=(10, 20), **how)
 
 
 def same(a, b) -> bool:
@@ -228,25 +228,25 @@ def test_every_recording_comes_once_an_epoch_under_noise_of_its_own():
     assert labels == [[1, 2, 3, 4]] * 5
     first, second = next(stream), next(stream)
     assert not torch.equal(first.waves.sort(0).values, second.waves.sort(0).values)
-    still = Utterances(ONES, "abcd", 4, seed=3)
+    still = SpeechBatches(ONES, "abcd", 4, seed=3)
     assert sorted(map(len, (row[row != 0] for row in next(still).waves))) == [400, 480, 560, 720]
 
 
 def test_side_by_side():
-    batch = spoken([ONES[0]._replace(text="ca"), ONES[3]._replace(text="")], "abc")
+    batch = collate([ONES[0]._replace(text="ca"), ONES[3]._replace(text="")], "abc")
     assert batch.labels.tolist() == [[3, 1], [0, 0]]
     assert batch.counts.tolist() == [2, 0]
     assert batch.lengths.tolist() == [400, 720]
     assert not batch.waves[0, 400:].any()
-    index = [each for each, _ in once(ONES, "abcd", batch=3)]
+    index = [each for each, _ in eval_batches(ONES, "abcd", batch=3)]
     assert index == [[0, 2, 1], [3]]
 
 
 def test_batches_that_cannot_be():
     with pytest.raises(BadInput, match="a batch of 5 cannot be shared by 2 processes"):
-        Utterances(ONES, "abcd", 5, seed=0, world_size=2)
+        SpeechBatches(ONES, "abcd", 5, seed=0, world_size=2)
     with pytest.raises(BadInput, match="no utterances"):
-        Utterances([], "abcd", 4, seed=0)
+        SpeechBatches([], "abcd", 4, seed=0)
 
 
 def test_some_of_the_bundled_characters():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from torchstone.data.series.dataset import Outlooks, cut, load_series
-from torchstone.data.series.resample import SHORT, regular
+from torchstone.data.series.dataset import ForecastWindows, cut_windows, load_series
+from torchstone.data.series.resample import MAX_FILLED_STEPS, resample
 from torchstone.data.series.time_csv import read
 from torchstone.errors import BadInput
 
@@ -45,28 +45,28 @@ def test_irregular_steps_are_resampled_by_straight_lines(tmp_path):
 
 def test_short_gaps_are_filled_in_and_long_ones_cut(tmp_path):
     times = np.arange(300.0)
-    short, long = slice(50, 50 + SHORT - 1), slice(150, 150 + SHORT + 3)
+    short, long = slice(50, 50 + MAX_FILLED_STEPS - 1), slice(150, 150 + MAX_FILLED_STEPS + 3)
     keep = np.ones(300, dtype=bool)
     keep[short] = keep[long] = False
     series = load_series(written(tmp_path, times[keep], times[keep] ** 2))
     print(series.note)
-    assert series.stretches == ((0, 150), (150, 300 - SHORT - 3))
-    assert float(series.times[150]) == 150 + SHORT + 3
-    ends = 49.0, 50.0 + SHORT - 1
+    assert series.stretches == ((0, 150), (150, 300 - MAX_FILLED_STEPS - 3))
+    assert float(series.times[150]) == 150 + MAX_FILLED_STEPS + 3
+    ends = 49.0, 50.0 + MAX_FILLED_STEPS - 1
     told = np.interp(times[short], ends, [e**2 for e in ends])
     assert np.allclose(series.values[short, 0].numpy(), told)
-    assert f"filled in ({SHORT - 1} points)" in series.note
+    assert f"filled in ({MAX_FILLED_STEPS - 1} points)" in series.note
     assert "into 2 stretches" in series.note
 
 
 def test_empty_cells_are_gaps_of_their_column_and_cut_them_all(tmp_path):
     values = np.arange(400.0).reshape(200, 2)
     values[20:23, 0] = np.nan
-    values[100 : 100 + SHORT + 5, 1] = np.nan
+    values[100 : 100 + MAX_FILLED_STEPS + 5, 1] = np.nan
     values[:2, 0] = np.nan  # nothing is known before the first reading
     series = load_series(written(tmp_path, np.arange(200.0), values, "a,b"))
     print(series.note)
-    assert series.stretches == ((0, 98), (98, 200 - 2 - SHORT - 5))
+    assert series.stretches == ((0, 98), (98, 200 - 2 - MAX_FILLED_STEPS - 5))
     assert series.values[18:21, 0].tolist() == [40, 42, 44]
     assert not series.values.isnan().any()
 
@@ -74,7 +74,7 @@ def test_empty_cells_are_gaps_of_their_column_and_cut_them_all(tmp_path):
 def test_the_grid_is_no_longer_than_the_file(tmp_path):
     """Readings ages apart make no grid of all the steps between them, which no memory would hold."""
     times = np.concatenate([np.arange(100.0), 1e15 + np.arange(100.0)])
-    step, grid, _, stretches, _ = regular(read(written(tmp_path, times, times % 7).read_text(), "t"))
+    step, grid, _, stretches, _ = resample(read(written(tmp_path, times, times % 7).read_text(), "t"))
     assert step == 1
     assert len(grid) == 200
     assert len(stretches) == 2
@@ -89,7 +89,7 @@ def test_splits_follow_each_other_in_time(tmp_path):
         starts = series.windows(part, 30, 10)
         begin = 0 if part in ("train", "all") else first - 30
         assert starts.tolist() == list(range(begin, last - 40 + 1))  # the horizon is in the part
-        past, future = cut(series.times[:, None], starts, 30, 10)
+        past, future = cut_windows(series.times[:, None], starts, 30, 10)
         assert float(future.min()) >= (30 if begin == 0 else first)
         assert float(future.max()) == last - 1
         assert (future[:, 0] - past[:, -1] == 1).all()
@@ -101,7 +101,7 @@ def test_no_window_reaches_over_a_gap(tmp_path):
     assert len(series.stretches) == 3
     for part in series.parts:
         starts = series.windows(part, 20, 10)
-        past, future = cut(series.times[:, None], starts, 20, 10)
+        past, future = cut_windows(series.times[:, None], starts, 20, 10)
         assert (torch.cat([past, future], 1).diff(dim=1) == 1).all()
     with pytest.raises(BadInput, match=r"too short: none of 46 val points \(longest stretch 300\)"):
         series.windows("val", 20, 50)
@@ -140,7 +140,7 @@ def test_only_the_part_for_training_sets_the_scale(tmp_path):
     assert torch.allclose((first - mean).mean(0), torch.zeros(1).double(), atol=1e-12)
     assert torch.allclose(((first - mean) / std).square().mean(0), torch.ones(1).double())
     for series in (plain, changed):
-        past, future = cut(series.values, series.windows("train", 20, 5), 20, 5)
+        past, future = cut_windows(series.values, series.windows("train", 20, 5), 20, 5)
         assert max(float(past.max()), float(future.max())) < 10
 
 
@@ -163,7 +163,7 @@ def test_batches_hold_every_window_once_an_epoch_and_resume():
     starts = torch.arange(40)
 
     def made(**share):
-        return Outlooks(values, starts, 12, 4, 10, seed=3, **share)
+        return ForecastWindows(values, starts, 12, 4, 10, seed=3, **share)
 
     stream = made()
     begins = torch.cat([next(stream)[0][:, 0, 0] for _ in range(4)])

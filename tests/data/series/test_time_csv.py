@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from torchstone.data.series.time_csv import moment, read, read_file, span
+from torchstone.data.series.time_csv import format_time, read, read_file, format_duration
 from torchstone.errors import BadInput
 
 TABLE = "time,a,b\n2020-01-01 00:00,1,2\n2020-01-01 01:00,3,\n2020-01-01 02:30,5,nan\n"
@@ -41,7 +41,7 @@ def test_times_and_numbers_are_read_and_empty_cells_are_missing(tmp_path):
 def test_ways_to_write_a_time(cells, unit, steps):
     found = read("when is it (time),v\n" + "".join(f"{cell},1\n" for cell in cells), "t")
     assert (found.unit, float(np.diff(found.times)[0])) == (unit, steps)
-    print([moment(time, unit) for time in found.times], span(steps, unit))
+    print([format_time(time, unit) for time in found.times], format_duration(steps, unit))
 
 
 def test_a_time_column_is_known_by_its_name_or_by_what_stands_in_it():
@@ -52,13 +52,13 @@ def test_a_time_column_is_known_by_its_name_or_by_what_stands_in_it():
 
 
 def test_times_and_spans_are_written_as_they_are_read():
-    assert moment(1577836800.0 + 3600, "seconds") == "2020-01-01 01:00"
-    assert moment(1577836800.0 + 1, "seconds") == "2020-01-01 00:00:01"
-    assert moment(2020 * 12 + 11, "months") == "2020-12"
-    assert moment(1.5, "numbers") == "1.5"
-    said = [span(step, "seconds") for step in (0.5, 30, 1800, 3600, 86400, 7 * 86400)]
+    assert format_time(1577836800.0 + 3600, "seconds") == "2020-01-01 01:00"
+    assert format_time(1577836800.0 + 1, "seconds") == "2020-01-01 00:00:01"
+    assert format_time(2020 * 12 + 11, "months") == "2020-12"
+    assert format_time(1.5, "numbers") == "1.5"
+    said = [format_duration(step, "seconds") for step in (0.5, 30, 1800, 3600, 86400, 7 * 86400)]
     assert said == ["0.5 s", "30 s", "30 min", "1 h", "1 day", "7 days"]
-    assert [span(step, "months") for step in (1, 12)] == ["1 month", "12 months"]
+    assert [format_duration(step, "months") for step in (1, 12)] == ["1 month", "12 months"]
 
 
 def test_newest_first_is_turned_round_and_said():

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from torchstone.errors import BadInput
-from torchstone.parts.audio.ctc import best_path, ctc_loss, prefix_beam
-from torchstone.parts.metrics.edit_distance import edits
+from torchstone.parts.audio.ctc import greedy_decode, ctc_loss, prefix_beam_search
+from torchstone.parts.metrics.edit_distance import edit_distance
 
 
 def collapsed(path: tuple[int, ...], blank: int) -> tuple[int, ...]:
@@ -155,7 +155,7 @@ def test_a_beam_wide_enough_finds_every_labelling(blank):
     for time in (1, 3, 5):
         logs = drawn(time, 3).detach().log_softmax(1)
         wanted = {labels: p.log().item() for labels, p in every_labelling(logs, blank).items()}
-        found = dict(prefix_beam(logs, 10_000, blank=blank))
+        found = dict(prefix_beam_search(logs, 10_000, blank=blank))
         possible = {labels: log for labels, log in found.items() if log > -math.inf}
         assert possible.keys() == wanted.keys()
         assert all(abs(possible[labels] - wanted[labels]) < 1e-12 for labels in wanted)
@@ -167,8 +167,8 @@ def test_a_beam_wide_enough_finds_every_labelling(blank):
 def test_the_best_labelling_need_not_be_the_best_path():
     # section 3.2's point: –– is the likeliest path (0.36), but a has three paths (0.64)
     logs = torch.tensor([[0.6, 0.4], [0.6, 0.4]]).log()
-    assert best_path(logs[None], torch.tensor([2])) == [[]]
-    (labels, log), *_ = prefix_beam(logs, 2)
+    assert greedy_decode(logs[None], torch.tensor([2])) == [[]]
+    (labels, log), *_ = prefix_beam_search(logs, 2)
     assert labels == (1,)
     assert log == pytest.approx(math.log(0.64))
 
@@ -176,23 +176,23 @@ def test_the_best_labelling_need_not_be_the_best_path():
 def test_a_narrow_beam_and_what_is_not_tried():
     torch.manual_seed(2)
     logs = (3 * torch.randn(12, 4)).log_softmax(1)
-    wide, narrow = prefix_beam(logs, 500), prefix_beam(logs, 3)
+    wide, narrow = prefix_beam_search(logs, 500), prefix_beam_search(logs, 3)
     assert len(narrow) == 3
     assert narrow[0][1] <= wide[0][1] + 1e-6
     assert [log for _, log in wide] == sorted((log for _, log in wide), reverse=True)
-    cut = prefix_beam(logs, 500, least=-3.0)
+    cut = prefix_beam_search(logs, 500, least=-3.0)
     print(f"{wide[0]}, with 3 beams {narrow[0]}, without the unlikely {cut[0]}")
     assert cut[0][0] == wide[0][0]
     assert cut[0][1] < wide[0][1]
     with pytest.raises(BadInput, match="beams must be at least 1"):
-        prefix_beam(logs, 0)
+        prefix_beam_search(logs, 0)
 
 
 def test_greedy_decoding_collapses_and_stops():
     path = [[0, 1, 1, 0, 1, 2, 2, 0], [3, 3, 0, 3, 0, 1, 1, 1]]
     logs = F.one_hot(torch.tensor(path), 4).float().log()
-    assert best_path(logs, torch.tensor([8, 5])) == [[1, 1, 2], [3, 3]]
-    assert best_path(logs, torch.tensor([8, 8]), blank=3) == [[0, 1, 0, 1, 2, 0], [0, 0, 1]]
+    assert greedy_decode(logs, torch.tensor([8, 5])) == [[1, 1, 2], [3, 3]]
+    assert greedy_decode(logs, torch.tensor([8, 8]), blank=3) == [[0, 1, 0, 1, 2, 0], [0, 0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -201,5 +201,5 @@ def test_greedy_decoding_collapses_and_stops():
      ("abab", "baba", 2)],
 )  # fmt: skip
 def test_edits(said, meant, least):
-    assert edits(said, meant) == edits(meant, said) == least
-    assert edits(list(said), list(said)) == 0
+    assert edit_distance(said, meant) == edit_distance(meant, said) == least
+    assert edit_distance(list(said), list(said)) == 0

@@ -12,13 +12,13 @@ from transformers import audio_utils
 
 from torchstone.errors import BadInput
 from torchstone.parts.audio.spectrogram import (
-    Spectra,
-    cepstra,
+    AudioFeatures,
+    mfcc,
     deltas,
-    framed,
-    mel,
-    mel_filters,
-    power,
+    frame_signal,
+    hz_to_mel,
+    mel_filterbank,
+    power_spectrogram,
 )
 
 
@@ -32,7 +32,7 @@ def sound(samples: int = 4000, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize(("window", "hop", "size"), [(200, 80, 256), (400, 160, 512), (256, 64, 256)])
 def test_power_beside_transformers(window, hop, size):
     wave = sound()
-    ours = power(wave, window, hop, size)
+    ours = power_spectrogram(wave, window, hop, size)
     theirs = audio_utils.spectrogram(
         wave.numpy(), audio_utils.window_function(window, "hann"), window, hop, size, power=2.0,
         center=False,
@@ -49,7 +49,7 @@ def test_power_beside_scipy():
     )
     theirs = theirs.T * hann.sum() ** 2  # scipy's is of the amplitude, both signs of frequency
     theirs[:, 1:-1] /= 2
-    ours = power(wave, window, hop, window).numpy()
+    ours = power_spectrogram(wave, window, hop, window).numpy()
     print(f"{ours.shape}, {np.abs(ours - theirs).max():.2g} apart")
     np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-10)
 
@@ -59,14 +59,14 @@ def test_power_beside_scipy():
     [(129, 40, 8000, 60, 4000), (257, 80, 16000, 0, 8000), (201, 26, 16000, 133.3, 6854.5)],
 )
 def test_mel_filters_beside_transformers(bins, bands, rate, low, high):
-    ours = mel_filters(bins, bands, rate, low, high)
+    ours = mel_filterbank(bins, bands, rate, low, high)
     theirs = audio_utils.mel_filter_bank(bins, bands, low, high, rate, None, "htk")
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-6)
-    assert mel(1000) == pytest.approx(audio_utils.hertz_to_mel(1000.0, "htk"))
+    assert hz_to_mel(1000) == pytest.approx(audio_utils.hertz_to_mel(1000.0, "htk"))
 
 
 def test_log_mel_beside_transformers():
-    wave, how = sound(), Spectra()
+    wave, how = sound(), AudioFeatures()
     window, hop = how.samples
     ours, counts = how.of(wave.float()[None], torch.tensor([len(wave)]))
     theirs = audio_utils.spectrogram(
@@ -84,7 +84,7 @@ def test_log_mel_beside_transformers():
 def test_cepstra_beside_scipy():
     logs = torch.randn(7, 26, dtype=torch.float64)
     theirs = scipy.fft.dct(logs.numpy(), type=2, norm="ortho")[:, 1:13]
-    np.testing.assert_allclose(cepstra(logs, 12).numpy(), theirs, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(mfcc(logs, 12).numpy(), theirs, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("reach", [1, 2, 4])
@@ -100,7 +100,7 @@ def test_deltas_are_the_slopes_of_fitted_lines(reach):
 
 @pytest.mark.parametrize("kind", ["mel", "cepstra"])
 def test_what_stands_beside_a_sound_does_not_change_it(kind):
-    how = Spectra(kind=kind, bands=26)
+    how = AudioFeatures(kind=kind, bands=26)
     waves = [sound(n, seed=n).float() for n in (2000, 700, 3999, 200)]
     together, counts = how.of(pad_sequence(waves, True), torch.tensor(list(map(len, waves))))
     assert together.shape == (4, int(counts.max()), how.width)
@@ -114,10 +114,10 @@ def test_what_stands_beside_a_sound_does_not_change_it(kind):
 
 
 def test_cepstra_hold_energy_and_slopes():
-    how = Spectra(kind="cepstra", bands=26, window=10, hop=5)
+    how = AudioFeatures(kind="cepstra", bands=26, window=10, hop=5)
     x, _ = how.of(sound().float()[None], torch.tensor([4000]))
     assert x.shape == (1, 99, 26)
-    energy = (framed(sound(), 80, 40).square().sum(-1) + how.floor).log()
+    energy = (frame_signal(sound(), 80, 40).square().sum(-1) + how.floor).log()
     torch.testing.assert_close(x[0, :, 12].double(), energy, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(x[..., 13:], deltas(x[..., :13]), rtol=1e-5, atol=1e-6)
 
@@ -125,13 +125,13 @@ def test_cepstra_hold_energy_and_slopes():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: framed(torch.zeros(79), 80, 40), "79 samples are less than one window of 80"),
-        (lambda: Spectra().of(torch.zeros(1, 300), torch.tensor([199])), "199 samples is less"),
+        (lambda: frame_signal(torch.zeros(79), 80, 40), "79 samples are less than one window of 80"),
+        (lambda: AudioFeatures().of(torch.zeros(1, 300), torch.tensor([199])), "199 samples is less"),
         (
-            lambda: mel_filters(129, 40, 8000, 60, 4001),
+            lambda: mel_filterbank(129, 40, 8000, 60, 4001),
             "between 0 and 4000 Hz, not from 60 to 4001",
         ),
-        (lambda: mel_filters(129, 200, 8000, 0, 4000), "leave one without a bin"),
+        (lambda: mel_filterbank(129, 200, 8000, 0, 4000), "leave one without a bin"),
     ],
 )
 def test_what_cannot_be(call, said):

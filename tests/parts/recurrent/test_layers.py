@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from torchstone.errors import BadInput
 from torchstone.parts.recurrent.layers import Recurrent
-from torchstone.parts.recurrent.sequence_model import Network, start
+from torchstone.parts.recurrent.sequence_model import SequenceModel, init_recurrent
 from torchstone.systems.recurrent import gru, lstm, rnn
 
 CELLS = [(rnn.CELL, nn.RNN), (lstm.CELL, nn.LSTM), (gru.CELL, nn.GRU)]
@@ -94,7 +94,7 @@ def test_dropout_is_between_layers_only_and_not_outside_training():
         assert torch.equal(double(x)[0], double(x)[0])
 
 
-@pytest.mark.parametrize("cell", [lstm.CELL, gru.CELL, rnn.CELL, gru.CHO], ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", [lstm.CELL, gru.CELL, rnn.CELL, gru.CHO_CELL], ids=lambda c: c.name)
 def test_directions_are_combined(cell):
     path = "fast" if cell.fused else "written"
     nets = {
@@ -131,7 +131,7 @@ def test_a_row_is_what_it_is_alone():
 
 
 def test_a_state_that_is_carried_goes_on_where_it_stood():
-    for (cell, _), path in itertools.product([*CELLS, (gru.CHO, None)], ("fast", "written")):
+    for (cell, _), path in itertools.product([*CELLS, (gru.CHO_CELL, None)], ("fast", "written")):
         if path == "fast" and cell.fused is None:
             continue
         projection = 2 if cell is lstm.CELL else 0
@@ -154,7 +154,7 @@ def test_a_state_that_is_carried_goes_on_where_it_stood():
 def test_chos_reset_is_before_the_product():
     """Unit by unit as the paper writes it; with the reset open, both forms are one."""
     torch.manual_seed(0)
-    net = Recurrent(gru.CHO, 3, 4, path="written").double()
+    net = Recurrent(gru.CHO_CELL, 3, 4, path="written").double()
     x = torch.randn(1, 6, 3, dtype=torch.float64, requires_grad=True)
     theirs = gru.by_units(net, x)
     assert torch.allclose(net(x)[0], theirs[0], atol=1e-12)
@@ -173,7 +173,7 @@ def test_chos_reset_is_before_the_product():
 
 def test_starts():
     net = Recurrent(lstm.CELL, 3, 16, 2, bidirectional=True)
-    start(net, "orthogonal", forget=1.0)
+    init_recurrent(net, "orthogonal", forget=1.0)
     for name, p in net.named_parameters():
         if name.startswith("weight_hh"):
             for gate in p.detach().chunk(4):
@@ -182,7 +182,7 @@ def test_starts():
             assert torch.equal(p[16:32].detach(), torch.ones(16))
         if name.startswith("bias_hh"):
             assert not p[:32].detach().any(), "two biases would add up to more"
-    start(net, "chrono", moments=100)
+    init_recurrent(net, "chrono", moments=100)
     forget, write = net.bias_ih_l0.detach()[16:32], net.bias_ih_l0.detach()[:16]
     assert torch.equal(forget, -write)
     assert float(forget.exp().min()) >= 1
@@ -195,7 +195,7 @@ def test_starts():
         (projected, "nowhere", None),
     ):
         with pytest.raises(BadInput):
-            start(wrong, how, forget=forget, moments=9)
+            init_recurrent(wrong, how, forget=forget, moments=9)
 
 
 def test_networks_tell_each_moment_or_the_whole():
@@ -205,7 +205,7 @@ def test_networks_tell_each_moment_or_the_whole():
         how = {"tokens": True, "hidden": 6, "layers": 2, "bidirectional": both, "combine": combine}
         x = torch.randint(11, (4, 9))
         for pool in ("each", "last", "mean", "max"):
-            net = Network(lstm.CELL, 11, 3, pool=pool, **how).double()
+            net = SequenceModel(lstm.CELL, 11, 3, pool=pool, **how).double()
             logits = net(x, lengths)
             assert logits.shape == ((4, 9, 3) if pool == "each" else (4, 3))
             for row, length in enumerate(lengths.tolist()):
@@ -214,7 +214,7 @@ def test_networks_tell_each_moment_or_the_whole():
                 assert torch.allclose(own, alone, atol=1e-12), (pool, both, combine)
             mask = torch.arange(9) < lengths[:, None]
             assert torch.equal(net.logits(x, mask), logits)
-    net = Network(lstm.CELL, 11, 11, tokens=True, hidden=6, tied=True)
+    net = SequenceModel(lstm.CELL, 11, 11, tokens=True, hidden=6, tied=True)
     assert net.head.weight is net.embedding.weight
     steps, state = [], None
     for t in range(9):
@@ -227,7 +227,7 @@ def test_networks_tell_each_moment_or_the_whole():
 def test_the_last_state_of_a_direction_is_its_own_end(path):
     """From the end, the last state has read the first moment; outputs there are another matter."""
     torch.manual_seed(0)
-    net = Network(gru.CELL, 2, 4, tokens=False, hidden=3, bidirectional=True, pool="last", path=path)
+    net = SequenceModel(gru.CELL, 2, 4, tokens=False, hidden=3, bidirectional=True, pool="last", path=path)
     x = torch.randn(2, 5, 2)
     y, _ = net.hidden(x, torch.tensor([5, 3]))
     ends = torch.cat([torch.stack([y[0, 4, :3], y[1, 2, :3]]), y[:, 0, 3:]], 1)
@@ -236,7 +236,7 @@ def test_the_last_state_of_a_direction_is_its_own_end(path):
 
 def test_what_does_not_go_together_is_refused():
     for wrong, said in (
-        (lambda: Recurrent(gru.CHO, 3, 4), "gru_cho has no fused kernel"),
+        (lambda: Recurrent(gru.CHO_CELL, 3, 4), "gru_cho has no fused kernel"),
         (lambda: Recurrent(gru.CELL, 3, 4, projection=2), "a projection is an LSTM's"),
         (lambda: Recurrent(lstm.CELL, 3, 4, projection=4), "smaller than its 4 units"),
         (lambda: Recurrent(lstm.CELL, 3, 0), "at least 1"),
@@ -253,9 +253,9 @@ def test_what_does_not_go_together_is_refused():
             lambda: Recurrent(gru.CELL, 3, 4)(torch.ones(2, 5, 3), state=()),
             "the state's shapes are",
         ),
-        (lambda: Network(lstm.CELL, 9, 9, tokens=True, hidden=4, embedding=3, tied=True), "9 × 3"),
-        (lambda: Network(lstm.CELL, 9, 9, tokens=False, hidden=9, tied=True), "last layer"),
-        (lambda: Network(lstm.CELL, 9, 9, tokens=True, hidden=4, pool="first"), "not 'first'"),
+        (lambda: SequenceModel(lstm.CELL, 9, 9, tokens=True, hidden=4, embedding=3, tied=True), "9 × 3"),
+        (lambda: SequenceModel(lstm.CELL, 9, 9, tokens=False, hidden=9, tied=True), "last layer"),
+        (lambda: SequenceModel(lstm.CELL, 9, 9, tokens=True, hidden=4, pool="first"), "not 'first'"),
     ):
         with pytest.raises(BadInput, match=said) as caught:
             wrong()

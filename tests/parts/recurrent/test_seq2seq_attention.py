@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from torchstone.errors import BadInput
-from torchstone.parts.recurrent.seq2seq_attention import Additive, Multiplicative, attend, score
+from torchstone.parts.recurrent.seq2seq_attention import AdditiveAttention, MultiplicativeAttention, attend, make_score
 
 LENGTHS = (5, 3, 1)
 
 
 def drawn(kind, query=6, read=6, hidden=4, bias=False, seed=0):
     torch.manual_seed(seed)
-    made = score(kind, query, read, hidden, bias=bias).double()
+    made = make_score(kind, query, read, hidden, bias=bias).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter += 0.5 * torch.randn_like(parameter)
@@ -106,17 +106,17 @@ def test_one_query_at_a_time_is_all_at_once():
 def test_weights_are_counted():
     """Bahdanau's W (hidden, query), U (hidden, read), v; a bias where one is asked for."""
     counts = {
-        kind: sum(p.numel() for p in score(kind, 6, 8, 5, bias=True).parameters())
+        kind: sum(p.numel() for p in make_score(kind, 6, 8, 5, bias=True).parameters())
         for kind in ("additive", "concat", "general")
     }
     assert counts == {"additive": 5 * 6 + 5 * 8 + 5 + 5, "concat": 5 * 6 + 5 * 8 + 5, "general": 48}
-    assert not list(score("dot", 6, 6).parameters())
-    assert isinstance(score("concat", 6, 8), Additive)
-    assert isinstance(score("dot", 6, 6), Multiplicative)
+    assert not list(make_score("dot", 6, 6).parameters())
+    assert isinstance(make_score("concat", 6, 8), AdditiveAttention)
+    assert isinstance(make_score("dot", 6, 6), MultiplicativeAttention)
 
 
 def test_what_is_refused():
     with pytest.raises(BadInput, match="unknown score 'cosine': additive, concat, general, dot"):
-        score("cosine", 6, 6)
+        make_score("cosine", 6, 6)
     with pytest.raises(BadInput, match="dot compares states of one width, not of 6 and 8"):
-        score("dot", 6, 8)
+        make_score("dot", 6, 8)

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from torchstone.parts.recurrent.layers import Recurrent
-from torchstone.parts.recurrent.single_step import moment
+from torchstone.parts.recurrent.single_step import single_step
 from torchstone.systems.recurrent import gru, lstm, rnn
 
-CELLS = {"rnn": rnn.CELL, "lstm": lstm.CELL, "gru": gru.CELL, "gru_cho": gru.CHO}
+CELLS = {"rnn": rnn.CELL, "lstm": lstm.CELL, "gru": gru.CELL, "gru_cho": gru.CHO_CELL}
 CASES = [
     (name, path, layers, bias)
     for name in CELLS
@@ -27,7 +27,7 @@ def test_moments_are_the_sequence(name, path, layers, bias):
     whole, end = net(x, state=begin)
     state, outputs = begin, []
     for each in x.unbind(1):
-        y, state = moment(net, each, state)
+        y, state = single_step(net, each, state)
         outputs.append(y)
     parts = torch.stack(outputs, 1)
     slope = torch.linspace(-1, 1, whole.numel(), dtype=torch.float64).view_as(whole)
@@ -47,12 +47,12 @@ def test_dropout_stands_between_layers_alone():
     torch.manual_seed(0)
     net = Recurrent(gru.CELL, 3, 5, 2, dropout=1.0).train()
     x, state = torch.randn(4, 3), (torch.zeros(2, 4, 5),)
-    y, (ends,) = moment(net, x, state)
-    lower, _ = moment(Recurrent(gru.CELL, 3, 5).train(), x, (state[0][:1],))
+    y, (ends,) = single_step(net, x, state)
+    lower, _ = single_step(Recurrent(gru.CELL, 3, 5).train(), x, (state[0][:1],))
     assert lower.shape == (4, 5)
     net.eval()
-    sound, (whole,) = moment(net, x, state)
-    nothing, _ = moment(net, x * 0, state)
+    sound, (whole,) = single_step(net, x, state)
+    nothing, _ = single_step(net, x * 0, state)
     assert torch.equal(ends[0], whole[0])  # the lower layer's own output is not dropped
     assert not torch.equal(y, sound)
     assert not torch.equal(y, nothing)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torchstone.parts.series.quantile_loss import covered, drawn, ordered, pinball
+from torchstone.parts.series.quantile_loss import inside_band, interpolate_quantiles, sort_quantiles, pinball
 
 LEVELS = (0.1, 0.5, 0.9)
 
@@ -46,15 +46,15 @@ def test_the_loss_pulls_down_by_the_level_and_up_by_the_rest():
 
 def test_sorting_never_costs():
     told, actual = torch.randn(500, 3, dtype=torch.float64), torch.randn(500, dtype=torch.float64)
-    before, after = (pinball(t, actual, LEVELS).sum(-1) for t in (told, ordered(told)))
-    assert (ordered(told).diff(dim=-1) >= 0).all()
+    before, after = (pinball(t, actual, LEVELS).sum(-1) for t in (told, sort_quantiles(told)))
+    assert (sort_quantiles(told).diff(dim=-1) >= 0).all()
     assert (after <= before + 1e-12).all()
     assert (after < before - 1e-3).any()
 
 
 def test_coverage_counts_what_lies_between_the_outer_two():
     told = torch.tensor([[-1.0, 0.0, 1.0]]).expand(5, 3)
-    inside = covered(told, torch.tensor([-1.5, -1.0, 0.3, 1.0, 1.1]))
+    inside = inside_band(told, torch.tensor([-1.5, -1.0, 0.3, 1.0, 1.1]))
     assert inside.tolist() == [False, True, True, True, False]
 
 
@@ -62,7 +62,7 @@ def test_drawing_gives_back_the_distribution():
     """The quantiles of draws are those told; on the lines between and beyond them, by the formula."""
     told = torch.tensor([-1.0, 0.0, 3.0], dtype=torch.float64).expand(100_000, 3)
     at = torch.rand(100_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    values = drawn(told, LEVELS, at)
+    values = interpolate_quantiles(told, LEVELS, at)
     found = values.quantile(torch.tensor(LEVELS, dtype=torch.float64))
     print(found.tolist())
     assert (found - told[0]).abs().max() < 0.03
@@ -74,5 +74,5 @@ def test_drawing_gives_back_the_distribution():
         (0.05, -1.125),
         (0.95, 3.375),
     ):
-        one = drawn(told[:1], LEVELS, torch.tensor([level], dtype=torch.float64))
+        one = interpolate_quantiles(told[:1], LEVELS, torch.tensor([level], dtype=torch.float64))
         assert abs(float(one) - wanted) < 1e-9

@@ -6,14 +6,14 @@ from torch import nn
 
 from torchstone.errors import BadInput
 from torchstone.parts.audio.ctc import ctc_loss
-from torchstone.parts.recurrent.peephole_lstm import Peephole
+from torchstone.parts.recurrent.peephole_lstm import PeepholeLSTM
 from torchstone.systems.recurrent import ctc
 
 
 @pytest.mark.parametrize("stride", [1, 3, 4])
 @pytest.mark.parametrize("peepholes", [False, True])
 def test_what_stands_beside_a_sound_changes_nothing(stride, peepholes):
-    net = ctc.Recogniser(3, 5, hidden=6, layers=1, stride=stride, peepholes=peepholes).double().eval()
+    net = ctc.Recognizer(3, 5, hidden=6, layers=1, stride=stride, peepholes=peepholes).double().eval()
     lengths = torch.tensor([13, 7, 1])
     x = torch.randn(3, 13, 5, dtype=torch.float64)
     for row, n in zip(x, lengths, strict=True):
@@ -28,7 +28,7 @@ def test_what_stands_beside_a_sound_changes_nothing(stride, peepholes):
 
 
 def test_both_paths_give_the_same():
-    fast, written = (ctc.Recogniser(3, 5, hidden=6, path=path).double() for path in ("fast", "written"))
+    fast, written = (ctc.Recognizer(3, 5, hidden=6, path=path).double() for path in ("fast", "written"))
     written.load_state_dict(fast.state_dict())
     x, lengths = torch.randn(2, 17, 5, dtype=torch.float64), torch.tensor([17, 10])
     targets, counts = torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1])
@@ -42,7 +42,7 @@ def test_both_paths_give_the_same():
 
 
 def test_peepholes_shut_are_torch_s_lstm():
-    layer = Peephole(4, 3).double()
+    layer = PeepholeLSTM(4, 3).double()
     theirs = nn.LSTM(4, 3, batch_first=True, bidirectional=True).double()
     with torch.no_grad():
         for name, weight in layer.named_parameters():
@@ -59,7 +59,7 @@ def test_peepholes_shut_are_torch_s_lstm():
 
 
 def test_dropout_is_drawn_in_training_alone():
-    net = ctc.Recogniser(3, 5, hidden=6, dropout=0.5)
+    net = ctc.Recognizer(3, 5, hidden=6, dropout=0.5)
     x = torch.randn(2, 12, 5)
     assert not torch.equal(net(x), net(x))
     net.eval()
@@ -72,7 +72,7 @@ def test_dropout_is_drawn_in_training_alone():
 )
 def test_networks_that_cannot_be(arguments, said):
     with pytest.raises(BadInput, match=said):
-        ctc.Recogniser(3, 5, **arguments)
+        ctc.Recognizer(3, 5, **arguments)
 
 
 def test_the_recipes_say_where_their_data_are():

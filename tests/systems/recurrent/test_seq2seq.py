@@ -13,7 +13,7 @@ from torchstone.cli.main import main
 from torchstone.errors import BadInput
 from torchstone.parts.facts import parameters
 from torchstone.references import seq2seq as oracle
-from torchstone.references.seq2seq import Reference, renamed
+from torchstone.references.seq2seq import TorchSeq2Seq, convert_names
 from torchstone.systems.recurrent import seq2seq
 from torchstone.systems.recurrent.seq2seq import RECIPES, VARIANTS, published
 from torchstone.verify import relative_error
@@ -78,7 +78,7 @@ def test_the_counts_leave_no_choice_of_vocabularies():
 
 
 def first_pair(number: int):
-    return next(itertools.islice(oracle.pairs(seq2seq.seq2seq), number, None))
+    return next(itertools.islice(oracle.seq2seq_cases(seq2seq.seq2seq), number, None))
 
 
 PLANTED = {
@@ -236,9 +236,9 @@ def test_looks_are_shares_of_the_words(kind):
 def test_shares_are_those_of_the_reference():
     """The word that each α belongs to, by moving the encoder's states one at a time."""
     torch.manual_seed(0)
-    theirs = Reference(12, 12, "bahdanau", 6, 10).double()
+    theirs = TorchSeq2Seq(12, 12, "bahdanau", 6, 10).double()
     model = network("bahdanau").double()
-    model.load_state_dict(renamed(theirs.state_dict()))
+    model.load_state_dict(convert_names(theirs.state_dict()))
     source, target = torch.randint(3, 12, (1, 5)), torch.tensor([[START]])
     memory, last = theirs.encoder.rnn(theirs.encoder.embedding(source[0]))
     s = theirs.encoder.fc(torch.cat([last[0], last[1]])).tanh()
@@ -308,7 +308,7 @@ def test_published_weights_are_read_from_their_file(tmp_path):
     """A state dict with the published names, by `create`."""
     torch.manual_seed(0)
     for kind, sizes in {"plain": {"layers": 2}, "cho": {}, "bahdanau": {}}.items():
-        theirs = Reference(12, 14, kind, 6, 10, turned=kind == "plain", **sizes)
+        theirs = TorchSeq2Seq(12, 14, kind, 6, 10, turned=kind == "plain", **sizes)
         torch.save(theirs.state_dict(), tmp_path / "published.pt")
         settings = {"source": 12, "target": 14, "embedding": 6, "hidden": 10, **sizes}
         model = api.create(f"seq2seq_{kind}", weights=tmp_path / "published.pt", **settings).eval()

@@ -9,9 +9,9 @@ import torch
 
 from torchstone import api
 from torchstone.cli.main import main
-from torchstone.data.audio.speakers import Voices, read_voices
+from torchstone.data.audio.speakers import SpeakerSplit, read_speakers
 from torchstone.errors import BadInput
-from torchstone.parts.audio.spectrogram import Spectra
+from torchstone.parts.audio.spectrogram import AudioFeatures
 from torchstone.systems.recurrent import lstm
 from torchstone.tasks.audio import speaker_id
 
@@ -103,23 +103,23 @@ def test_bad_files_are_one_line(trained, tmp_path, capsys):
 def test_logits_do_not_depend_on_what_stands_beside(trained):
     _, out, spec = trained
     model, metadata = api.load(out), json.loads((out / "checkpoint" / "meta.json").read_text())["metadata"]
-    test = read_voices(spec, RATE).test
-    together = speaker_id.outputs(model, metadata, test)
+    test = read_speakers(spec, RATE).test
+    together = speaker_id.predict_logits(model, metadata, test)
     for i in range(len(test)):
-        alone = speaker_id.outputs(model, metadata, test.pick([i]))
+        alone = speaker_id.predict_logits(model, metadata, test.pick([i]))
         torch.testing.assert_close(together[i], alone[0], rtol=1e-4, atol=1e-5)
     order = torch.randperm(len(test)).tolist()
     torch.testing.assert_close(
-        speaker_id.outputs(model, metadata, test.pick(order)), together[order], rtol=1e-4, atol=1e-5
+        speaker_id.predict_logits(model, metadata, test.pick(order)), together[order], rtol=1e-4, atol=1e-5
     )
 
 
 def test_numbers_are_normalised_by_the_training_split(trained):
     run, _, spec = trained
-    data = read_voices(spec, RATE)
+    data = read_speakers(spec, RATE)
     x = torch.cat(
         [
-            speaker_id.normalised(speaker_id.vectors(w, vars(Spectra(RATE))), run.metadata)
+            speaker_id.normalize(speaker_id.extract_features(w, vars(AudioFeatures(RATE))), run.metadata)
             for w in data.train.items
         ]
     )
@@ -130,10 +130,10 @@ def test_numbers_are_normalised_by_the_training_split(trained):
 def test_accuracy_is_the_share_of_right_ones(trained):
     _, out, spec = trained
     model, metadata = api.load(out), json.loads((out / "checkpoint" / "meta.json").read_text())["metadata"]
-    test = read_voices(spec, RATE).test
-    guesses = speaker_id.outputs(model, metadata, test).argmax(1).tolist()
+    test = read_speakers(spec, RATE).test
+    guesses = speaker_id.predict_logits(model, metadata, test).argmax(1).tolist()
     wrong = [(g + (i < 1)) % 3 for i, g in enumerate(guesses)]
-    found = speaker_id.measure(model, metadata, Voices(test.items, wrong, test.names))
+    found = speaker_id.measure(model, metadata, SpeakerSplit(test.items, wrong, test.names))
     assert found["accuracy"] == pytest.approx(1 - 1 / len(test))
 
 

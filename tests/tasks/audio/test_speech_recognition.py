@@ -12,9 +12,9 @@ from torch import nn
 from torchstone import api
 from torchstone.cli.main import main
 from torchstone.data.audio.files import Recording
-from torchstone.data.audio.speech_batches import Manner
+from torchstone.data.audio.speech_batches import Augmentation
 from torchstone.errors import BadInput
-from torchstone.parts.audio.spectrogram import Spectra
+from torchstone.parts.audio.spectrogram import AudioFeatures
 from torchstone.systems.recurrent import ctc
 from torchstone.tasks.audio import speech_recognition, transcribe
 
@@ -40,7 +40,7 @@ def recording(text: str, said: str | None = None) -> Recording:
 class Knowing(nn.Module):
     """Tells each letter by the band that is loudest, as often as it is asked to be wrong."""
 
-    def __init__(self, how: Spectra):
+    def __init__(self, how: AudioFeatures):
         super().__init__()
         self.how, self.weight = how, nn.Parameter(torch.zeros(()))
         filters = torch.eye(how.bands)
@@ -59,7 +59,7 @@ class Knowing(nn.Module):
 
 @pytest.fixture(scope="module")
 def knowing():
-    how = Spectra(bands=20)
+    how = AudioFeatures(bands=20)
     metadata = {"sound": vars(how), "alphabet": ALPHABET, "mean": [-4.0] * 20, "deviation": [2.0] * 20}
     return Knowing(how), metadata
 
@@ -67,7 +67,7 @@ def knowing():
 def test_it_hears_what_is_said_greedily_and_by_search(knowing):
     texts = ["a", "cab", "aa", "bbb", "abcabc"]
     for beams in (1, 5):
-        found = transcribe.transcripts(*knowing, [recording(text) for text in texts], beams)
+        found = transcribe.transcribe(*knowing, [recording(text) for text in texts], beams)
         assert [each[0][0] for each in found] == texts
     assert all(each[0][1] <= 1e-5 for each in found)
 
@@ -81,7 +81,7 @@ def test_label_error_is_edits_over_labels(knowing):
     assert found["right"] == pytest.approx(1 / 3)
     losses = []
     for each in recordings:
-        x, frames = transcribe.prepared(metadata, torch.device("cpu"))(
+        x, frames = transcribe.feature_extractor(metadata, torch.device("cpu"))(
             each.wave[None], torch.tensor([len(each.wave)])
         )
         labels = torch.tensor([[ALPHABET.index(c) + 1 for c in each.text]], dtype=torch.int64)
@@ -98,13 +98,13 @@ def test_a_text_that_does_not_fit_is_wrong_and_has_no_loss(knowing):
     assert found["label_error"] == pytest.approx(119 / 123)
     alone = transcribe.measure(*knowing, [recording("abc")])
     assert found["loss"] == pytest.approx(alone["loss"], rel=1e-4)
-    assert not speech_recognition.fits(knowing[0], Spectra(), long)
-    assert speech_recognition.fits(knowing[0], Spectra(), recording("abc"))
-    frames = int(Spectra().frames(torch.tensor([len(long.wave)])))
+    assert not speech_recognition.is_long_enough(knowing[0], AudioFeatures(), long)
+    assert speech_recognition.is_long_enough(knowing[0], AudioFeatures(), recording("abc"))
+    frames = int(AudioFeatures().frames(torch.tensor([len(long.wave)])))
     exactly = [
         text
         for n in range(80)
-        if speech_recognition.fits(knowing[0], Spectra(), recording("a", text := "a" * n))
+        if speech_recognition.is_long_enough(knowing[0], AudioFeatures(), recording("a", text := "a" * n))
     ]
     assert len(exactly[-1]) == (frames + 1) // 2  # a blank between any two
 
@@ -127,10 +127,10 @@ def test_pictures_and_transcripts(knowing, tmp_path):
 
 
 def test_evaluation_utterances_are_always_the_same():
-    manner = Manner(count=(1, 3))
+    manner = Augmentation(count=(1, 3))
     ones = [recording(c)._replace(speaker="x") for c in ALPHABET]
-    first, again = (speech_recognition.composed(ones, "test", Spectra(), manner) for _ in range(2))
-    val = speech_recognition.composed(ones, "val", Spectra(), manner)
+    first, again = (speech_recognition.compose_utterances(ones, "test", AudioFeatures(), manner) for _ in range(2))
+    val = speech_recognition.compose_utterances(ones, "val", AudioFeatures(), manner)
     assert (len(first), len(val)) == (300, 100)
     assert all(torch.equal(a.wave, b.wave) for a, b in zip(first, again, strict=True))
     assert [r.text for r in first[:100]] != [r.text for r in val]
@@ -251,7 +251,7 @@ def test_the_paper_s_network_trains_on_its_26_numbers():
 
 def test_vectors_are_normalised_as_the_network_will_see_them():
     run = next(iter(ctc.build(ctc.RECIPES["smoke"])))
-    vectors, rows = transcribe.prepared(run.metadata, torch.device("cpu")), []
+    vectors, rows = transcribe.feature_extractor(run.metadata, torch.device("cpu")), []
     for _ in range(30):
         batch = next(run.stream)
         x, frames = vectors(batch.waves, batch.lengths)

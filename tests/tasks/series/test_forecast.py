@@ -14,14 +14,14 @@ from torch import nn
 
 import torchstone as ts
 from torchstone import api
-from torchstone.data.series.dataset import cut
+from torchstone.data.series.dataset import cut_windows
 from torchstone.engine.run import Clock, fit
 from torchstone.errors import BadInput
 from torchstone.parts.series.quantile_loss import pinball
 from torchstone.systems.recurrent.gru import CELL
 from torchstone.tasks.recurrent import Recipe
 from torchstone.tasks.series import forecast, forecaster
-from torchstone.tasks.series.forecaster import Outlook
+from torchstone.tasks.series.forecaster import ForecastSpec
 
 LEVELS = (0.1, 0.5, 0.9)
 SMALL = Recipe(
@@ -32,7 +32,7 @@ SMALL = Recipe(
 
 def how(**changes):
     given = {"context": 12, "horizon": 5, "patch": 3, "ahead": "direct", "together": False}
-    return Outlook(**{**given, "quantiles": LEVELS, **changes})
+    return ForecastSpec(**{**given, "quantiles": LEVELS, **changes})
 
 
 class Telling(nn.Module):
@@ -131,7 +131,7 @@ def test_futures_drawn_step_by_step_have_the_quantiles_of_a_random_walk():
     net = Telling(lambda x: torch.tensor([-1.0, 0.0, 1.0]).expand(*x.shape[:2], 3))
     past = torch.zeros(200, 12, 1)
     past[:, -1] = 7.0
-    told = forecaster.told(net, steps, past)
+    told = forecaster.predict_quantiles(net, steps, past)
     assert told.shape == (200, 16, 1, 3)
     mean = told.mean((0, 2))
     print(mean[[0, 3, 15]].tolist())
@@ -141,22 +141,22 @@ def test_futures_drawn_step_by_step_have_the_quantiles_of_a_random_walk():
     # one step has the variance Σ over pieces of (b³ − a³) / 3 · slope²: 0.5208
     deviation = 1.25**3 / 3 * 0.8
     assert spread[15] == pytest.approx(2 * 1.2816 * (16 * deviation) ** 0.5, rel=0.05)
-    assert torch.equal(told, forecaster.told(net, steps, past))  # the same draws each time
-    assert forecaster.told(net, steps, past[:4], 40).shape == (4, 40, 1, 3)
+    assert torch.equal(told, forecaster.predict_quantiles(net, steps, past))  # the same draws each time
+    assert forecaster.predict_quantiles(net, steps, past[:4], 40).shape == (4, 40, 1, 3)
 
 
 def test_quantiles_that_cross_are_put_in_order():
-    told = forecaster.told(Telling(lambda x: torch.randn(len(x), 15)), how(), torch.randn(9, 12, 1))
+    told = forecaster.predict_quantiles(Telling(lambda x: torch.randn(len(x), 15)), how(), torch.randn(9, 12, 1))
     assert (told.diff(dim=-1) >= 0).all()
     with pytest.raises(BadInput, match="tells 5 steps at once, not 6"):
-        forecaster.told(Telling(lambda x: torch.randn(len(x), 15)), how(), torch.randn(9, 12, 1), 6)
+        forecaster.predict_quantiles(Telling(lambda x: torch.randn(len(x), 15)), how(), torch.randn(9, 12, 1), 6)
 
 
 def test_errors_are_means_over_windows_and_columns_at_each_step():
     values = torch.randn(300, 2)
     starts = torch.arange(0, 250, 3)
     net = Telling(lambda x: torch.tensor([-1.0, 0.5, 1.0]).repeat(len(x), 5))
-    found = forecaster.errors(net, how(season=4), values, starts, forecaster.naive(how(season=4)))
+    found = forecaster.forecast_errors(net, how(season=4), values, starts, forecaster.naive_baselines(how(season=4)))
     for step in range(5):
         sums = dict.fromkeys(found, 0.0)
         for start in starts.tolist():
@@ -173,15 +173,15 @@ def test_errors_are_means_over_windows_and_columns_at_each_step():
                     sums["loss"] += max(q * (y - point), (q - 1) * (y - point)) / 3
         for name, total in sums.items():
             assert float(found[name][step]) == pytest.approx(total / (2 * len(starts)), rel=1e-4), name
-    assert "seasonal" not in forecaster.naive(how(season=0))
+    assert "seasonal" not in forecaster.naive_baselines(how(season=0))
 
 
 def test_judging_in_pieces_is_judging_at_once(monkeypatch):
     values, starts = torch.randn(300, 2), torch.arange(101)
     net = Telling(lambda x: x.reshape(len(x), -1).sum(1, keepdim=True).expand(-1, 15))
-    whole = forecaster.errors(net, how(), values, starts)
+    whole = forecaster.forecast_errors(net, how(), values, starts)
     monkeypatch.setattr(forecaster, "NUMBERS", 7 * 5 * 2 * 3)
-    pieces = forecaster.errors(net, how(), values, starts)
+    pieces = forecaster.forecast_errors(net, how(), values, starts)
     for name in whole:
         assert torch.allclose(whole[name], pieces[name]), name
 
@@ -352,7 +352,7 @@ def test_predict_is_the_model_told_the_end_of_the_file(trained, tmp_path, monkey
     series = forecast.load_series(trained / "s.csv")
     mean, std = series.scale()
     start = torch.tensor([len(series.values) - 24])
-    past, _ = cut(((series.values - mean) / std).float(), start, 24, 0)
+    past, _ = cut_windows(((series.values - mean) / std).float(), start, 24, 0)
     with torch.no_grad():
         told = forecaster.direct(model, how(context=24, patch=4, horizon=12), past)[0].sort(-1).values
     wanted = told.double() * std[:, None] + mean[:, None]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from torchstone.engine import checkpoint, parallel
 from torchstone.errors import BadInput
-from torchstone.parts.recurrent.sequence_model import Network
+from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.systems.recurrent import gru, lstm, rnn
 from torchstone.tasks.text import rnn_language_model
 from torchstone.tasks.text.generate import generate
@@ -37,9 +37,9 @@ def built(text, module=lstm, **fields):
 def test_no_gradient_crosses_the_border(module):
     """Of what the second window tells, by what stood in the first; within a window there is one."""
     torch.manual_seed(0)
-    net = Network(module.CELL, 3, 4, tokens=False, hidden=5, layers=2)
+    net = SequenceModel(module.CELL, 3, 4, tokens=False, hidden=5, layers=2)
     first, second = torch.randn(2, 6, 3, requires_grad=True), torch.randn(2, 6, 3)
-    stepping = rnn_language_model.Stepping(net)
+    stepping = rnn_language_model.StepModule(net)
     begin = tuple(each.transpose(0, 1) for each in net.recurrent.empty(first))
     _, *state = stepping(first, *begin)
     told, *_ = stepping(second, *state)
@@ -135,7 +135,7 @@ def test_processes_share_what_was_carried(text, monkeypatch):
 def test_a_text_is_measured_whole(monkeypatch):
     """In one lane: every token but the first, each told from all before it, window by window or not."""
     torch.manual_seed(0)
-    net = Network(lstm.CELL, 7, 7, tokens=True, hidden=6).eval()
+    net = SequenceModel(lstm.CELL, 7, 7, tokens=True, hidden=6).eval()
     ids = torch.randint(7, (103,))
     monkeypatch.setattr(rnn_language_model, "LANES", 1)
     monkeypatch.setattr(rnn_language_model, "WINDOW", 10)
@@ -157,11 +157,11 @@ def test_a_text_is_measured_whole(monkeypatch):
 def test_writing_with_the_state_is_reading_all_anew():
     torch.manual_seed(0)
     for module in (rnn, lstm, gru):
-        net = Network(module.CELL, 7, 7, tokens=True, hidden=6, layers=2).eval()
+        net = SequenceModel(module.CELL, 7, 7, tokens=True, hidden=6, layers=2).eval()
         prompt = torch.randint(7, (3, 4))
         rows = [
             generate(
-                rnn_language_model.Telling(net), prompt, 20, cached=cached,
+                rnn_language_model.NextTokenAdapter(net), prompt, 20, cached=cached,
                 generator=torch.Generator().manual_seed(0),
             )
             for cached in (True, False)

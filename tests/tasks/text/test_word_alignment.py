@@ -60,7 +60,7 @@ def test_rates_are_those_of_counted_sets(tokenizer, monkeypatch):
         PAIRS[2]: frozenset({(3, 0), (2, 0), (1, 1)}),
     }
     # said: (0,0) (2,1) (2,2) | the end, so none; (0,1) | (3,0), none: 5 links, 4 of the 8 that are gold
-    found = word_alignment.rates(model, tokenizer, PAIRS, links)
+    found = word_alignment.alignment_rates(model, tokenizer, PAIRS, links)
     print(found)
     assert found["alignment_precision"] == pytest.approx(4 / 5)
     assert found["alignment_recall"] == pytest.approx(4 / 8)
@@ -69,7 +69,7 @@ def test_rates_are_those_of_counted_sets(tokenizer, monkeypatch):
     assert found["diagonal_error"] == pytest.approx(1 - 10 / 15)
     assert model.training
     monkeypatch.setattr(translation_inference, "TOGETHER", 1)  # one at a time
-    assert word_alignment.rates(model, tokenizer, PAIRS, links) == found
+    assert word_alignment.alignment_rates(model, tokenizer, PAIRS, links) == found
 
 
 def test_perfect_attention_has_no_error(tokenizer):
@@ -78,13 +78,13 @@ def test_perfect_attention_has_no_error(tokenizer):
         pair: frozenset((i, j) for j, i in enumerate(row))
         for pair, row in zip(PAIRS, ((0, 1, 2), (0, 0), (3, 1)), strict=True)
     }
-    found = word_alignment.rates(model, tokenizer, PAIRS, links)
+    found = word_alignment.alignment_rates(model, tokenizer, PAIRS, links)
     assert (found["alignment_error"], found["alignment_recall"]) == (0, 1)
 
 
 def test_maps_keep_their_places_whatever_the_batches(tokenizer):
     model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
-    for (source, target), each in zip(PAIRS, word_alignment.maps(model, tokenizer, PAIRS), strict=True):
+    for (source, target), each in zip(PAIRS, word_alignment.alignment_maps(model, tokenizer, PAIRS), strict=True):
         assert each.read == [*source.split(), attention_maps.END]
         assert each.written == [*target.split(), attention_maps.END]
 
@@ -93,14 +93,14 @@ def test_a_tokenizer_that_leaves_words_out_is_refused(tokenizer):
     model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
     pair = ("eins \u200b zwei drei", "one two three")  # the mark in between becomes no token
     with pytest.raises(BadInput, match="leaves out whole words"):
-        word_alignment.rates(model, tokenizer, [pair], {pair: frozenset()})
+        word_alignment.alignment_rates(model, tokenizer, [pair], {pair: frozenset()})
 
 
 def test_attention_and_gold_are_drawn_beside_each_other(tokenizer, tmp_path):
     from PIL import Image
 
     model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
-    maps = word_alignment.maps(model, tokenizer, PAIRS)
+    maps = word_alignment.alignment_maps(model, tokenizer, PAIRS)
     attention_maps.draw_beside([(each, {(0, 0)}) for each in maps], tmp_path / "gold.png", most=2)
     with Image.open(tmp_path / "gold.png") as picture:
         width, height = picture.size

@@ -13,7 +13,7 @@ from torchstone.data.text.sentence_batches import Alike
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
-class Passage(NamedTuple):
+class SequenceBatch(NamedTuple):
     """Sequences side by side, their lengths (on the CPU) and classes."""
 
     x: Float[Tensor, "batch time width"]
@@ -21,7 +21,7 @@ class Passage(NamedTuple):
     labels: Int64[Tensor, " batch"]
 
 
-class Passages:
+class SequenceBatches:
     """Endless `Passage` batches of those of like length; the whole state is how many were consumed.
 
     Of a longer sequence a passage of `most` vectors is taken, another one each time; numbers of
@@ -54,7 +54,7 @@ class Passages:
     def __iter__(self) -> "Passages":
         return self
 
-    def __next__(self) -> Passage:
+    def __next__(self) -> SequenceBatch:
         draw = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.AUGMENTATION, self.position))
         index = self.alike.index(self.position)
         begins = torch.rand(len(index), generator=draw).tolist()
@@ -66,7 +66,7 @@ class Passages:
         labels = [self.labels[i] for i in index.tolist()]
         mine = slice(self.rank, None, self.world_size)
         self.position += self.batch
-        return side_by_side(rows[mine], labels[mine], self.device)
+        return collate(rows[mine], labels[mine], self.device)
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}
@@ -75,20 +75,20 @@ class Passages:
         self.position = int(state["position"])
 
 
-def side_by_side(
+def collate(
     rows: Sequence[Tensor], labels: Sequence[int], device: torch.device | str = "cpu"
-) -> Passage:
+) -> SequenceBatch:
     """Sequences filled up with 0 to the longest."""
     x = pad_sequence(list(rows), batch_first=True).to(device)
-    return Passage(x, torch.tensor([len(r) for r in rows]), torch.tensor(labels).to(device))
+    return SequenceBatch(x, torch.tensor([len(r) for r in rows]), torch.tensor(labels).to(device))
 
 
-def once(
+def eval_batches(
     rows: Sequence[Tensor], labels: Sequence[int], device: torch.device | str, batch: int = 128
-) -> Iterator[tuple[list[int], Passage]]:
+) -> Iterator[tuple[list[int], SequenceBatch]]:
     """All of them once, whole, shorter ones first, with their numbers."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for first in range(0, len(order), batch):
         index = order[first : first + batch]
         chosen = [rows[i] for i in index], [labels[i] for i in index]
-        yield index, side_by_side(*chosen, device)
+        yield index, collate(*chosen, device)

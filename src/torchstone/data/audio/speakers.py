@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchstone.data import download
-from torchstone.data.audio.files import digits, read_sound, sounds
+from torchstone.data.audio.files import read_fsdd, read_audio, find_audio_files
 from torchstone.data.splits import cut, whole
 from torchstone.errors import BadInput, did_you_mean
 
@@ -19,7 +19,7 @@ VOWELS = "aeon/datasets/data/JapaneseVowels/JapaneseVowels_{}.ts"
 
 
 @dataclass(frozen=True)
-class Voices:
+class SpeakerSplit:
     """One split: waves (samples,) or vectors (frames, width), and the number of each one's class."""
 
     items: Sequence[Tensor]
@@ -38,33 +38,33 @@ class Voices:
 
     def pick(self, index: Sequence[int]) -> "Voices":
         """Those of these numbers."""
-        return Voices(
+        return SpeakerSplit(
             [self.items[i] for i in index],
             [self.labels[i] for i in index],
             [self.names[i] for i in index],
         )
 
 
-def joined(*parts: Voices) -> Voices:
+def concat_splits(*parts: SpeakerSplit) -> SpeakerSplit:
     """Several splits as one."""
     names = ("items", "labels", "names")
-    return Voices(*([one for part in parts for one in getattr(part, name)] for name in names))
+    return SpeakerSplit(*([one for part in parts for one in getattr(part, name)] for name in names))
 
 
 @dataclass(frozen=True)
-class VoiceSet:
+class SpeakerDataset:
     """A set in its three parts; `sounds` says that the items are waves."""
 
     name: str
     classes: tuple[str, ...]
-    train: Voices
-    val: Voices
-    test: Voices
+    train: SpeakerSplit
+    val: SpeakerSplit
+    test: SpeakerSplit
     sounds: bool
     note: str
 
 
-def read_voices(spec: str, rate: int) -> VoiceSet:
+def read_speakers(spec: str, rate: int) -> SpeakerDataset:
     """Read what a person named; sounds at `rate` samples a second.
 
     - `japanese_vowels`: 12 cepstra a frame of two vowels by nine men (Kudo, Toyama and Shimbo 1999),
@@ -82,7 +82,7 @@ def read_voices(spec: str, rate: int) -> VoiceSet:
     if spec == "japanese_vowels":
         with download.archive(*AEON) as opened:
             texts = [opened.read(VOWELS.format(split)).decode() for split in ("TRAIN", "TEST")]
-        found = [_series(text, spec) for text in texts]
+        found = [_read_ts(text, spec) for text in texts]
         said = (
             "japanese_vowels: two vowels spoken by nine men, 12 cepstra a frame, from the aeon 1.6.0 archive"
         )
@@ -94,29 +94,29 @@ def read_voices(spec: str, rate: int) -> VoiceSet:
             file = path.with_name(path.name.replace("_TRAIN.ts", f"_{split.upper()}.ts"))
             if not file.is_file():
                 raise BadInput(f"there is no {file}: NAME_TRAIN.ts and NAME_TEST.ts belong together")
-            parts[split] = _series(file.read_text(encoding="utf-8"), str(file))
+            parts[split] = _read_ts(file.read_text(encoding="utf-8"), str(file))
         return _finish(path.name, parts, False, spec)
     if not path.exists():
         said = f"({did_you_mean(spec, BUNDLED)}); give a folder with a sub-folder of sounds a speaker"
         raise BadInput(f"no voices at {spec!r} {said}")
-    if found := digits(path, rate):
+    if found := read_fsdd(path, rate):
         parts = {s: [(r.wave, r.speaker, r.name) for r in each] for s, each in found.items()}
         kept = "test: indices 0 to 4, as published; val: 5 to 7"
         return _finish(path.name, parts, True, f"{spec}: spoken digits", kept)
     folders = sorted(f for f in path.iterdir() if f.is_dir() and not f.name.startswith(".")) if (
         path.is_dir()
     ) else []  # fmt: skip
-    listed = [(file, folder.name) for folder in folders for file in sounds(folder)]
+    listed = [(file, folder.name) for folder in folders for file in find_audio_files(folder)]
     if not listed:
         raise BadInput(f"{spec} is no set of voices: give a folder with a sub-folder a speaker")
-    rows = [(read_sound(file, rate), speaker, str(file)) for file, speaker in listed]
+    rows = [(read_audio(file, rate), speaker, str(file)) for file, speaker in listed]
     return _finish(path.name, {"train": rows}, True, spec)
 
 
 Rows = list[tuple[Tensor, str, str]]  # item, class, name
 
 
-def _series(text: str, name: str) -> Rows:
+def _read_ts(text: str, name: str) -> Rows:
     """The cases of a .ts file: dimensions apart by `:`, values by `,`, the class last."""
     head, _, data = text.partition("@data")
     if not data.strip() or "@timestamps true" in head.lower():
@@ -135,7 +135,7 @@ def _series(text: str, name: str) -> Rows:
     return rows
 
 
-def _finish(name: str, splits: dict[str, Rows], sounding: bool, note: str, kept: str = "") -> VoiceSet:
+def _finish(name: str, splits: dict[str, Rows], sounding: bool, note: str, kept: str = "") -> SpeakerDataset:
     classes = tuple(sorted({label for _, label, _ in splits["train"]}))
     if len(classes) < 2:
         raise BadInput(f"{name} has the one speaker {classes[0]!r}; at least two are needed")
@@ -145,7 +145,7 @@ def _finish(name: str, splits: dict[str, Rows], sounding: bool, note: str, kept:
         if unknown := [label for _, label, _ in rows if label not in number]:
             raise BadInput(f"{name}: {unknown[0]!r} is in {split}, but not in train")
         labels = [number[label] for _, label, _ in rows]
-        pool = Voices([item for item, _, _ in rows], labels, [name for _, _, name in rows])
+        pool = SpeakerSplit([item for item, _, _ in rows], labels, [name for _, _, name in rows])
         parts[split] = whole(pool, np.array(pool.labels))  # ty: ignore[invalid-argument-type]
     published = [split for split in ("val", "test") if split in parts]
     train = parts["train"]
@@ -163,4 +163,4 @@ def _finish(name: str, splits: dict[str, Rows], sounding: bool, note: str, kept:
     sizes = " / ".join(f"{len(done[split])} {split}" for split in ("train", "val", "test"))
     kept = kept or ("test as published, val cut by speaker" if published else "cut by speaker")
     note = f"{note}; {len(classes)} speakers, {sizes} ({kept})"
-    return VoiceSet(name, classes, done["train"], done["val"], done["test"], sounding, note)
+    return SpeakerDataset(name, classes, done["train"], done["val"], done["test"], sounding, note)

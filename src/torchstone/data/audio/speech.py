@@ -7,19 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from torchstone.data.audio.files import Recording, characters, digits, read_sound, sounds
+from torchstone.data.audio.files import Recording, read_captcha, read_fsdd, read_audio, find_audio_files
 from torchstone.data.splits import MOST_VALIDATION, SPLIT_SEED, SPLITS
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("captcha",)
-TABLES = (".tsv", ".csv")
-FILE = ("file", "filename", "path", "wav", "audio", "file_name")
-TEXT = ("text", "transcript", "transcription", "sentence")
-SPLIT = "split"
+TABLE_EXTENSIONS = (".tsv", ".csv")
+FILE_COLUMNS = ("file", "filename", "path", "wav", "audio", "file_name")
+TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence")
+SPLIT_COLUMN = "split"
 
 
 @dataclass(frozen=True)
-class SpeechSet:
+class SpeechDataset:
     """Three splits of recordings. `composed`: each holds one character, and utterances are to be put
     together of several of one speaker. `alphabet` has every character of every text."""
 
@@ -32,7 +32,7 @@ class SpeechSet:
     note: str
 
 
-def read_speech(spec: str, rate: int) -> SpeechSet:
+def read_speech(spec: str, rate: int) -> SpeechDataset:
     """Read what a person named, at `rate` samples a second.
 
     - `captcha`: one recording each of 0 to 9 and A to Z (the same in each split: what differs is how
@@ -50,7 +50,7 @@ def read_speech(spec: str, rate: int) -> SpeechSet:
     """
     name, _, chosen = spec.partition("/")
     if name == "captcha":
-        each = [r for r in characters(rate) if not chosen or r.text in chosen]
+        each = [r for r in read_captcha(rate) if not chosen or r.text in chosen]
         if unknown := [c for c in chosen if c not in {r.text for r in each}]:
             raise BadInput(f"captcha has recordings of 0 to 9 and A to Z, none of {unknown[0]!r}")
         note = (
@@ -58,12 +58,12 @@ def read_speech(spec: str, rate: int) -> SpeechSet:
             "captcha 0.7.1 archive; the same recordings in training and test, in other orders, speeds "
             "and noise"
         )
-        return SpeechSet(spec, "".join(r.text for r in each), each, each, each, True, note)
+        return SpeechDataset(spec, "".join(r.text for r in each), each, each, each, True, note)
     path = Path(spec).expanduser()
     if not path.exists():
         said = f"({did_you_mean(spec, BUNDLED)}); give a folder of sounds with a transcript file, or FSDD"
         raise BadInput(f"no speech at {spec!r} {said}")
-    if parts := digits(path, rate):
+    if parts := read_fsdd(path, rate):
         sizes = " / ".join(f"{len(parts[split])} {split}" for split in ("train", "val", "test"))
         speakers = len({r.speaker for r in parts["train"]})
         note = (
@@ -71,14 +71,14 @@ def read_speech(spec: str, rate: int) -> SpeechSet:
             "as published; val: 5 to 7), utterances composed of several by one speaker"
         )
         alphabet = "".join(sorted({r.text for part in parts.values() for r in part}))
-        return SpeechSet(spec, alphabet, parts["train"], parts["val"], parts["test"], True, note)
+        return SpeechDataset(spec, alphabet, parts["train"], parts["val"], parts["test"], True, note)
     if not path.is_dir():
         raise BadInput(f"{spec} is no data set of speech: give a folder, or FSDD's recordings.zip")
     return _folder(path, rate)
 
 
-def _folder(path: Path, rate: int) -> SpeechSet:
-    tables = sorted(f for f in path.iterdir() if f.suffix.lower() in TABLES)
+def _folder(path: Path, rate: int) -> SpeechDataset:
+    tables = sorted(f for f in path.iterdir() if f.suffix.lower() in TABLE_EXTENSIONS)
     if len(tables) != 1:
         found = ", ".join(f.name for f in tables) or "none"
         raise BadInput(
@@ -96,14 +96,14 @@ def _folder(path: Path, rate: int) -> SpeechSet:
         file = path / name
         if not file.is_file():
             raise BadInput(f"{table}, data row {number}: there is no file {file}")
-        recording = Recording(read_sound(file, rate), text, "", str(file))
+        recording = Recording(read_audio(file, rate), text, "", str(file))
         if not split:
             free.append(recording)
         elif split.lower() in SPLITS:
             parts[SPLITS[split.lower()]].append(recording)
         else:
             raise BadInput(f"{table}, data row {number}: split is train, val or test, not {split!r}")
-    without = len({f.resolve() for f in sounds(path)} - {(path / n).resolve() for n in listed})
+    without = len({f.resolve() for f in find_audio_files(path)} - {(path / n).resolve() for n in listed})
     said = f", {without} sound files without a transcript not used" if without else ""
     if len(free) not in (0, len(rows)):
         raise BadInput(f"{table} names a split in {len(rows) - len(free)} of {len(rows)} rows: in all")
@@ -118,7 +118,7 @@ def _folder(path: Path, rate: int) -> SpeechSet:
     alphabet = "".join(sorted({c for part in parts.values() for r in part for c in r.text}))
     sizes = " / ".join(f"{len(parts[split])} {split}" for split in ("train", "val", "test"))
     note = f"{path}; {sizes} utterances ({kept}), {len(alphabet)} characters{said}"
-    return SpeechSet(str(path), alphabet, *parts.values(), composed=False, note=note)
+    return SpeechDataset(str(path), alphabet, *parts.values(), composed=False, note=note)
 
 
 def _rows(table: Path) -> list[tuple[str, str, str]]:
@@ -135,12 +135,12 @@ def _rows(table: Path) -> list[tuple[str, str, str]]:
     except csv.Error as error:
         raise BadInput(f"{table} is not a table of text: {error}") from None
     names = [cell.lower() for cell in rows[0]] if rows else []
-    file, said = (next((names.index(n) for n in known if n in names), None) for known in (FILE, TEXT))
+    file, said = (next((names.index(n) for n in known if n in names), None) for known in (FILE_COLUMNS, TEXT_COLUMNS))
     named = file is not None and said is not None
     if not named and (file is not None or said is not None):
         what = "text" if said is None else "file"
         raise BadInput(f"{table} has no column named {what}, only {', '.join(rows[0])}")
-    split = names.index(SPLIT) if named and SPLIT in names else None
+    split = names.index(SPLIT_COLUMN) if named and SPLIT_COLUMN in names else None
     file, said = (file, said) if named else (0, 1)
     found = []
     for number, row in enumerate(rows[named:], 1):

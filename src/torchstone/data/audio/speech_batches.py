@@ -18,10 +18,10 @@ from torchstone.data.text.sentence_batches import Alike
 from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
-NOISES, NOISE, SEED = 16, 2**17, 2006  # pieces of noise, their samples, and what they are drawn by
+NOISE_CLIPS, NOISE_SAMPLES, NOISE_SEED = 16, 2**17, 2006  # pieces of noise, their samples, and what they are drawn by
 
 
-class Spoken(NamedTuple):
+class SpeechBatch(NamedTuple):
     """Sounds side by side with their labels; what is filled up is 0 in both."""
 
     waves: Float[Tensor, "batch samples"]
@@ -31,7 +31,7 @@ class Spoken(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Manner:
+class Augmentation:
     """How utterances are made of recordings; pairs are ranges that a number is drawn from, evenly.
 
     Args:
@@ -51,10 +51,10 @@ class Manner:
     noise: tuple[float, float] = (15.0, 50.0)
 
 
-class Composer:
+class UtteranceComposer:
     """Utterances by number: the same seed and number give the same one."""
 
-    def __init__(self, recordings: Sequence[Recording], rate: int, manner: Manner, seed: int):
+    def __init__(self, recordings: Sequence[Recording], rate: int, manner: Augmentation, seed: int):
         if not 1 <= manner.count[0] <= manner.count[1]:
             raise BadInput(f"utterances are of 1 or more recordings, not {manner.count}")
         if not 0 <= manner.speed < 1:
@@ -64,7 +64,7 @@ class Composer:
             self.speakers[recording.speaker].append(recording)
         self.names = sorted(self.speakers)
         self.rate, self.manner, self.seed = rate, manner, seed
-        self.noises = noises()
+        self.noises = noise_clips()
 
     def __call__(self, number: int) -> Recording:
         """The utterance of this number."""
@@ -81,7 +81,7 @@ class Composer:
             pieces[-1] = pieces[-1] * 10 ** (-_number(0, how.loudness, draw) / 20)
         wave = torch.cat([*pieces, self._silence(how.edge, draw)])
         spoken = torch.cat(pieces[1:]).square().mean()
-        wave = noisy(wave, spoken, _number(*how.noise, draw), self.noises, draw)
+        wave = add_noise(wave, spoken, _number(*how.noise, draw), self.noises, draw)
         text = "".join(each.text for each in chosen)
         return Recording(wave / wave.abs().max(), text, speaker, f"composed of {speaker}, {number}")
 
@@ -96,18 +96,18 @@ class Composer:
 
 
 @functools.cache
-def noises() -> list[Float[Tensor, " samples"]]:
+def noise_clips() -> list[Float[Tensor, " samples"]]:
     """Pieces of noise of mean power 1, whose own falls with frequency as 1/f^a, a from 0 to 1.5."""
-    generator, pieces = torch.Generator().manual_seed(SEED), []
-    for number in range(NOISES):
-        spectrum = torch.fft.rfft(torch.randn(NOISE, generator=generator))
+    generator, pieces = torch.Generator().manual_seed(NOISE_SEED), []
+    for number in range(NOISE_CLIPS):
+        spectrum = torch.fft.rfft(torch.randn(NOISE_SAMPLES, generator=generator))
         bins = torch.arange(len(spectrum)).clamp(min=1)
-        piece = torch.fft.irfft(spectrum * bins ** (-0.75 * number / (NOISES - 1)), NOISE)
+        piece = torch.fft.irfft(spectrum * bins ** (-0.75 * number / (NOISE_CLIPS - 1)), NOISE_SAMPLES)
         pieces.append(piece / piece.square().mean().sqrt())
     return pieces
 
 
-def noisy(
+def add_noise(
     wave: Float[Tensor, " samples"],
     spoken: Tensor,
     decibels: float,
@@ -129,7 +129,7 @@ def _whole(low: int, high: int, draw: torch.Generator) -> int:
     return int(torch.randint(low, high + 1, (), generator=draw))
 
 
-class Utterances:
+class SpeechBatches:
     """Endless `Spoken` batches; their whole state is how many utterances were drawn.
 
     With a `Composer` each utterance is a new one; recordings of other sets come once an epoch, those
@@ -142,7 +142,7 @@ class Utterances:
 
     def __init__(
         self,
-        source: Composer | Sequence[Recording],
+        source: UtteranceComposer | Sequence[Recording],
         alphabet: str,
         batch: int,
         *,
@@ -155,9 +155,9 @@ class Utterances:
         share_of_batch(batch, rank, world_size)
         self.source, self.alphabet, self.batch, self.seed = source, alphabet, batch, seed
         self.noise, self.device, self.rank, self.world_size = noise, device, rank, world_size
-        self.pieces = noises() if noise and not isinstance(source, Composer) else []
+        self.pieces = noise_clips() if noise and not isinstance(source, UtteranceComposer) else []
         self.alike = None
-        if not isinstance(source, Composer):
+        if not isinstance(source, UtteranceComposer):
             if not source:
                 raise BadInput("no utterances to make batches of")
             lengths = torch.tensor([len(each.wave) for each in source])
@@ -168,24 +168,24 @@ class Utterances:
     def __iter__(self) -> "Utterances":
         return self
 
-    def __next__(self) -> Spoken:
+    def __next__(self) -> SpeechBatch:
         share = self.batch // self.world_size
         places = [self.position + self.rank * share + i for i in range(share)]
-        if isinstance(self.source, Composer):
+        if isinstance(self.source, UtteranceComposer):
             drawn = [self.source(place) for place in places]
         else:
             assert self.alike
             index = self.alike.index(self.position).chunk(self.world_size)[self.rank].tolist()
             drawn = [self._again(self.source[i], p) for i, p in zip(index, places, strict=True)]
         self.position += self.batch
-        return spoken(drawn, self.alphabet, self.device)
+        return collate(drawn, self.alphabet, self.device)
 
     def _again(self, recording: Recording, place: int) -> Recording:
         if self.noise is None:
             return recording
         draw = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.AUGMENTATION, place))
         wave, power = recording.wave, recording.wave.square().mean()
-        wave = noisy(wave, power, _number(*self.noise, draw), self.pieces, draw)
+        wave = add_noise(wave, power, _number(*self.noise, draw), self.pieces, draw)
         return recording._replace(wave=wave / wave.abs().max())
 
     def state_dict(self) -> dict[str, int]:
@@ -195,7 +195,7 @@ class Utterances:
         self.position = int(state["position"])
 
 
-def spoken(recordings: Sequence[Recording], alphabet: str, device: torch.device | str = "cpu") -> Spoken:
+def collate(recordings: Sequence[Recording], alphabet: str, device: torch.device | str = "cpu") -> SpeechBatch:
     """Recordings side by side; label 0 is no character, label k the k-th of the alphabet."""
     places = {character: k for k, character in enumerate(alphabet, 1)}
     sides = []
@@ -205,17 +205,17 @@ def spoken(recordings: Sequence[Recording], alphabet: str, device: torch.device 
     ):
         lengths = torch.tensor([len(row) for row in rows])
         sides += [pad_sequence(rows, batch_first=True).to(device), lengths.to(device)]
-    return Spoken(*sides)
+    return SpeechBatch(*sides)
 
 
-def once(
+def eval_batches(
     recordings: Sequence[Recording],
     alphabet: str,
     batch: int = 64,
     device: torch.device | str = "cpu",
-) -> Iterator[tuple[list[int], Spoken]]:
+) -> Iterator[tuple[list[int], SpeechBatch]]:
     """All of them once, shorter ones first, with their numbers."""
     order = sorted(range(len(recordings)), key=lambda i: len(recordings[i].wave))
     for first in range(0, len(order), batch):
         index = order[first : first + batch]
-        yield index, spoken([recordings[i] for i in index], alphabet, device)
+        yield index, collate([recordings[i] for i in index], alphabet, device)

@@ -12,7 +12,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
-def padded(
+def pad_pieces(
     pieces: Sequence[Frames],
 ) -> tuple[Float[Tensor, "pieces longest 88"], Int64[Tensor, " pieces"]]:
     """Pieces side by side, silence after the shorter ones; and their lengths."""
@@ -20,7 +20,7 @@ def padded(
     return torch.nn.utils.rnn.pad_sequence([p.float() for p in pieces], True), lengths
 
 
-class Pieces:
+class PieceBatches:
     """Endless (frames, lengths): float32 (share, longest, 88), 1 where a key sounds, and int64 (share,).
 
     Each epoch is a permutation fixed by `seed` and its number. With `transpose` each piece is moved by
@@ -58,9 +58,9 @@ class Pieces:
         )
         moves = torch.rand(self.batch, generator=generator).tolist()
         if self.transpose:
-            chosen = [moved(p, self.transpose, at) for p, at in zip(chosen, moves, strict=True)]
+            chosen = [transpose_piece(p, self.transpose, at) for p, at in zip(chosen, moves, strict=True)]
         self.position += self.batch
-        frames, lengths = padded(chosen[self.share])
+        frames, lengths = pad_pieces(chosen[self.share])
         return frames.to(self.device), lengths
 
     def state_dict(self) -> dict[str, int]:
@@ -70,7 +70,7 @@ class Pieces:
         self.position = int(state["position"])
 
 
-def moved(piece: Frames, most: int, at: float) -> Frames:
+def transpose_piece(piece: Frames, most: int, at: float) -> Frames:
     """A piece moved by −most … most semitones, as far as it stays on the keys; `at` in [0, 1) says how far."""
     sounding = piece.any(0).nonzero().flatten()
     if not len(sounding):

@@ -8,18 +8,18 @@ import numpy as np
 import torch
 
 from torchstone.data.music import chorales, midi
-from torchstone.data.music.midi import ENDINGS, KEYS, LOWEST, Frames
+from torchstone.data.music.midi import EXTENSIONS, KEYS, LOWEST_KEY, Frames
 from torchstone.data.splits import SPLIT_SEED, SPLITS
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("chorales",)
-QUARTERS = {"quarter": 1.0, "8th": 0.5, "16th": 0.25}  # a frame, as the published files are named
-FRAME = 0.25  # quarter notes a frame of other music lasts
-SHARES = (0.15, 0.1)  # of the pieces, for test and val, where no split is published
+PUBLISHED_FRAMES = {"quarter": 1.0, "8th": 0.5, "16th": 0.25}  # a frame, as the published files are named
+FRAME_BEATS = 0.25  # quarter notes a frame of other music lasts
+SPLIT_SHARES = (0.15, 0.1)  # of the pieces, for test and val, where no split is published
 
 
 @dataclass(frozen=True, eq=False)
-class Music:
+class MusicDataset:
     """Pieces in three parts; `frame` is how many quarter notes a frame lasts."""
 
     name: str
@@ -30,7 +30,7 @@ class Music:
     note: str
 
 
-def load_music(spec: str | Path, frame: float | None = None) -> Music:
+def load_music(spec: str | Path, frame: float | None = None) -> MusicDataset:
     """The music that a person named.
 
     - `chorales`: Bach's, from music21's archive, in eighths; without those that stand there twice
@@ -53,29 +53,29 @@ def load_music(spec: str | Path, frame: float | None = None) -> Music:
     if str(spec) in BUNDLED:
         frame = frame or 0.5
         scores = chorales.read().items()
-        pieces = {name: midi.frames(notes, frame, score=True)[0] for name, notes in scores}
+        pieces = {name: midi.notes_to_frames(notes, frame, score=True)[0] for name, notes in scores}
         alike = {_untransposed(piece): name for name, piece in reversed(pieces.items())}
         kept = [piece for name, piece in pieces.items() if name in alike.values()]
         said = "Bach's four-part chorales, from music21's archive"
         said += f", {len(pieces) - len(kept)} that stand there twice left out"
         return _split(str(spec), kept, frame, said)
     if path.is_dir() and any(path.glob("jsb-chorales-*.json")):
-        names = {length: f"jsb-chorales-{name}.json" for name, length in QUARTERS.items()}
+        names = {length: f"jsb-chorales-{name}.json" for name, length in PUBLISHED_FRAMES.items()}
         path = path / names.get(frame or 1.0, names[1.0])
     if path.suffix == ".json" and path.is_file():
         return _published(path, frame)
     if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in ENDINGS)
-        read = [piece_of(file, frame or FRAME) for file in files]
+        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS)
+        read = [read_piece(file, frame or FRAME_BEATS) for file in files]
         lost = sum(count for _, count in read)
         said = f"{len(files)} MIDI files" + f", {lost} notes beyond a piano's keys left out" * (lost > 0)
-        return _split(path.name, [piece for piece, _ in read], frame or FRAME, said)
+        return _split(path.name, [piece for piece, _ in read], frame or FRAME_BEATS, said)
     if path.name != str(spec) or path.suffix:
         raise BadInput(f"{spec} does not exist: give a folder of MIDI files")
     raise BadInput(f"no music or folder {spec!r}: {did_you_mean(str(spec), BUNDLED)}")
 
 
-def piece_of(file: Path, frame: float) -> tuple[Frames, int]:
+def read_piece(file: Path, frame: float) -> tuple[Frames, int]:
     """The frames of a MIDI file, and how many of its notes lie beyond a piano's keys.
 
     Raises:
@@ -83,15 +83,15 @@ def piece_of(file: Path, frame: float) -> tuple[Frames, int]:
     """
     if not file.is_file():
         raise BadInput(f"{file} does not exist: give a MIDI file")
-    piece, lost = midi.frames(midi.read(file), frame)
+    piece, lost = midi.notes_to_frames(midi.read(file), frame)
     if not len(piece):
         raise BadInput(f"{file} has no notes on a piano's keys: leave it out")
     return piece, lost
 
 
-def _published(path: Path, frame: float | None) -> Music:
+def _published(path: Path, frame: float | None) -> MusicDataset:
     """Splits of pieces of frames of MIDI keys, as JSON."""
-    own = next((q for name, q in QUARTERS.items() if path.stem.endswith(f"-{name}")), None)
+    own = next((q for name, q in PUBLISHED_FRAMES.items() if path.stem.endswith(f"-{name}")), None)
     if frame not in (None, own):
         raise BadInput(f"{path} is in frames of another length than {frame:g}: leave frame out")
     try:
@@ -105,15 +105,15 @@ def _published(path: Path, frame: float | None) -> Music:
         ) from None
     sizes = " / ".join(f"{len(parts[p])} {p}" for p in ("train", "val", "test"))
     said = f"{path.stem}: {sizes} pieces, as published"
-    return Music(path.stem, own or 1.0, **parts, note=said)
+    return MusicDataset(path.stem, own or 1.0, **parts, note=said)
 
 
 def _keys(piece: list[list[int]]) -> Frames:
     sounds = torch.zeros(len(piece), KEYS, dtype=torch.bool)
     for place, keys in enumerate(piece):
-        if any(not LOWEST <= key < LOWEST + KEYS for key in keys if key >= 0):
+        if any(not LOWEST_KEY <= key < LOWEST_KEY + KEYS for key in keys if key >= 0):
             raise ValueError(f"a key of {keys} is not on a piano")
-        sounds[place, [key - LOWEST for key in keys if key >= 0]] = True
+        sounds[place, [key - LOWEST_KEY for key in keys if key >= 0]] = True
     if not len(piece):
         raise ValueError("a piece without frames")
     return sounds
@@ -124,8 +124,8 @@ def _untransposed(piece: Frames) -> bytes:
     return piece.roll(-lowest, 1).numpy().tobytes()
 
 
-def _split(name: str, pieces: list[Frames], frame: float, said: str) -> Music:
-    test, val = (max(1, round(share * len(pieces))) for share in SHARES)
+def _split(name: str, pieces: list[Frames], frame: float, said: str) -> MusicDataset:
+    test, val = (max(1, round(share * len(pieces))) for share in SPLIT_SHARES)
     if len(pieces) < 3:
         count = f"{len(pieces)} piece{'s' * (len(pieces) != 1)}"
         raise BadInput(f"{name} holds {count}: give at least 3, better hundreds")
@@ -135,4 +135,4 @@ def _split(name: str, pieces: list[Frames], frame: float, said: str) -> Music:
     parts = [[pieces[i] for i in sorted(part)] for part in cuts]
     sizes = " / ".join(f"{len(parts[i])} {part}" for i, part in ((2, "train"), (1, "val"), (0, "test")))
     note = f"{name}: {said}; {sizes} pieces, frames of {frame:g} quarter notes"
-    return Music(name, frame, parts[2], parts[1], parts[0], note)
+    return MusicDataset(name, frame, parts[2], parts[1], parts[0], note)

@@ -12,17 +12,17 @@ from torch import Tensor
 
 from torchstone.errors import BadInput
 
-LOWEST, KEYS = 21, 88  # the keys of a piano, A0 to C8, by MIDI's numbers
+LOWEST_KEY, KEYS = 21, 88  # the keys of a piano, A0 to C8, by MIDI's numbers
 DRUMS = 9  # the channel whose keys are no pitches
 TICKS = 480  # a quarter note in files that are written
-ENDINGS = (".mid", ".midi")
+EXTENSIONS = (".mid", ".midi")
 
 # a note: MIDI key, when it begins and when it ends, in quarter notes
 Note = tuple[int, float, float]
 Frames = Bool[Tensor, "_frames 88"]  # pieces differ in length
 
 
-def frames(notes: Sequence[Note], frame: float, *, score: bool = False) -> tuple[Frames, int]:
+def notes_to_frames(notes: Sequence[Note], frame: float, *, score: bool = False) -> tuple[Frames, int]:
     """Which keys sound in each frame of `frame` quarter notes, and how many notes no piano has.
 
     A note that was played begins and ends where the nearest frame does, and lasts for one at least. Of a
@@ -33,7 +33,7 @@ def frames(notes: Sequence[Note], frame: float, *, score: bool = False) -> tuple
     else:
         spans = [(k, math.floor(b / frame + 0.5), math.floor(e / frame + 0.5)) for k, b, e in notes]
         spans = [(key, begin, max(end, begin + 1)) for key, begin, end in spans]
-    spans = [(key - LOWEST, begin, end) for key, begin, end in spans]
+    spans = [(key - LOWEST_KEY, begin, end) for key, begin, end in spans]
     inside = [span for span in spans if 0 <= span[0] < KEYS]
     sounds = torch.zeros(max((end for *_, end in inside), default=0), KEYS, dtype=torch.bool)
     for key, begin, end in inside:
@@ -91,7 +91,7 @@ def write(file: Path, sounds: Frames, frame: float, tempo: float) -> None:
     for place, key in sorted(edges.nonzero().tolist(), key=lambda e: (e[0], int(edges[*e]))):
         kind = "note_on" if edges[place, key] > 0 else "note_off"
         now = round(place * ticks)
-        track.append(mido.Message(kind, note=key + LOWEST, velocity=64, time=now - last))
+        track.append(mido.Message(kind, note=key + LOWEST_KEY, velocity=64, time=now - last))
         last = now
     track.append(mido.MetaMessage("end_of_track", time=round(len(sounds) * ticks) - last))
     song = mido.MidiFile(ticks_per_beat=TICKS, tracks=[track])
@@ -103,12 +103,12 @@ def write(file: Path, sounds: Frames, frame: float, tempo: float) -> None:
         raise BadInput(f"cannot write {file} ({error.strerror}): choose another --out") from None
 
 
-def said(sounds: Frames) -> str:
+def key_names(sounds: Frames) -> str:
     """The keys of each frame as names, lowest first: C3 G3 E4 C5; a dash where nothing sounds."""
     names = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
     lines = []
     for row in sounds.cpu():
-        keys = [key + LOWEST for key in row.nonzero().flatten().tolist()]
+        keys = [key + LOWEST_KEY for key in row.nonzero().flatten().tolist()]
         lines.append(" ".join(f"{names[key % 12]}{key // 12 - 1}" for key in keys) or "-")
     return "\n".join(lines)
 

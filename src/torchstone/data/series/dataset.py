@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchstone.data import download
 from torchstone.data.sampler import EpochSampler, share_of_batch
-from torchstone.data.series.resample import regular
+from torchstone.data.series.resample import resample
 from torchstone.data.series.time_csv import Readings, read, read_file
 from torchstone.errors import BadInput, did_you_mean
 
@@ -26,7 +26,7 @@ BUNDLED = {
     "sea": ("sea_surface_temperature", "temperature (celsius)", "temperature"),
     "glucose": ("CGM", "glucose", "glucose"),
 }
-SHARES = (70, 80)  # of a hundred points, where train and val end; test is the rest
+SPLIT_PERCENTS = (70, 80)  # of a hundred points, where train and val end; test is the rest
 # Zhou et al. 2020, arXiv:2012.07436, section 5.1: 12, 4 and 4 months of 30 days
 ETT = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
 ETT_BORDERS = (8640, 11520, 14400)
@@ -105,11 +105,11 @@ def load_series(spec: str | Path, columns: Sequence[str] = ()) -> Series:
     Raises:
         BadInput: no such file; what `timed.read_file` refuses; too few points; a constant column.
     """
-    readings = readings_of(str(spec), columns)
+    readings = load_readings(str(spec), columns)
     unit = readings.unit
-    step, times, values, stretches, note = regular(readings)
+    step, times, values, stretches, note = resample(readings)
     points = len(times)
-    borders = (SHARES[0] * points // 100, SHARES[1] * points // 100, points)
+    borders = (SPLIT_PERCENTS[0] * points // 100, SPLIT_PERCENTS[1] * points // 100, points)
     how = "cut 70 : 10 : 20 in time"
     if readings.columns == ETT and (unit, step) == ("seconds", 3600) and points >= ETT_BORDERS[2]:
         borders, how = ETT_BORDERS, "12, 4 and 4 months, as published"
@@ -129,7 +129,7 @@ def load_series(spec: str | Path, columns: Sequence[str] = ()) -> Series:
     return series
 
 
-def readings_of(spec: str, columns: Sequence[str] = ()) -> Readings:
+def load_readings(spec: str, columns: Sequence[str] = ()) -> Readings:
     """What stands in the file or the bundled set that `spec` names.
 
     Args:
@@ -157,7 +157,7 @@ def readings_of(spec: str, columns: Sequence[str] = ()) -> Readings:
     return read_file(path, names) if names else read_file(path, columns, loosely=True)
 
 
-class Outlooks:
+class ForecastWindows:
     """Endless (past, future): float32 (share, context, columns) and (share, horizon, columns).
 
     Each epoch is a permutation of all windows fixed by `seed` and its number; `batch` counts those of
@@ -193,7 +193,7 @@ class Outlooks:
     def __next__(self) -> tuple[Float[Tensor, "share c columns"], Float[Tensor, "share h columns"]]:
         starts = self.starts[self.order.index(self.position)]
         self.position += self.batch
-        return cut(self.values, starts, self.context, self.horizon)
+        return cut_windows(self.values, starts, self.context, self.horizon)
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}
@@ -202,7 +202,7 @@ class Outlooks:
         self.position = int(state["position"])
 
 
-def cut(
+def cut_windows(
     values: Float[Tensor, "points columns"],
     starts: Int64[Tensor, " rows"],
     context: int,

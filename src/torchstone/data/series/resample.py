@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 
-from torchstone.data.series.time_csv import Readings, span
+from torchstone.data.series.time_csv import Readings, format_duration
 from torchstone.errors import BadInput
 
-SHORT = 6  # steps that a gap may have to be filled in
+MAX_FILLED_STEPS = 6  # steps that a gap may have to be filled in
 
 
-def regular(
+def resample(
     readings: Readings, step: float | None = None
 ) -> tuple[float, np.ndarray, np.ndarray, tuple[tuple[int, int], ...], str]:
     """Step, times, values, stretches and a line on what was done.
@@ -28,7 +28,7 @@ def regular(
     step = float(np.median(steps)) if step is None else step
     uneven = int((np.abs(steps / step - 1) > 1e-6).sum())
     # cut first at gaps between rows, so that no grid is much longer than the file
-    pieces = np.split(np.arange(len(times)), np.flatnonzero(steps > (SHORT + 0.5) * step) + 1)
+    pieces = np.split(np.arange(len(times)), np.flatnonzero(steps > (MAX_FILLED_STEPS + 0.5) * step) + 1)
     grids, filled = [], 0
     for piece in pieces:
         grid = times[piece[0]] + step * np.arange(
@@ -42,15 +42,15 @@ def regular(
             if len(run):
                 grids.append((grid[run], values[run]))
     if not grids or max(len(grid) for grid, _ in grids) < 2:
-        raise BadInput(f"{name} has no two readings less than {SHORT} steps apart: give more")
+        raise BadInput(f"{name} has no two readings less than {MAX_FILLED_STEPS} steps apart: give more")
     ends = np.cumsum([len(grid) for grid, _ in grids]).tolist()
     stretches = tuple(zip([0, *ends[:-1]], ends, strict=True))
-    said = [f"{ends[-1]:,} points, one every {span(step, readings.unit)}"]
+    said = [f"{ends[-1]:,} points, one every {format_duration(step, readings.unit)}"]
     said = [readings.note, *said] if readings.note else said
     if uneven:
         said.append(f"{uneven} of {len(steps):,} steps were others and were resampled")
     if filled:
-        said.append(f"gaps of up to {SHORT} steps filled in ({filled} point{'s' * (filled > 1)})")
+        said.append(f"gaps of up to {MAX_FILLED_STEPS} steps filled in ({filled} point{'s' * (filled > 1)})")
     if len(stretches) > 1:
         said.append(f"longer gaps cut it into {len(stretches)} stretches")
     values = np.concatenate([values for _, values in grids])
@@ -68,5 +68,5 @@ def _onto(grid, times, values, step) -> tuple[np.ndarray, np.ndarray]:
     on = np.abs(times[right] - grid) < 1e-6 * step
     wide = np.where(on, 0.0, times[right] - times[left])
     outside = (grid < times[0] - 1e-6 * step) | (grid > times[-1] + 1e-6 * step)
-    off = outside | (wide > (SHORT + 0.5) * step)
+    off = outside | (wide > (MAX_FILLED_STEPS + 0.5) * step)
     return np.where(off, np.nan, np.interp(grid, times, values)), ~off & (wide > 1.5 * step)

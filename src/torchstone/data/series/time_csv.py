@@ -13,10 +13,10 @@ import numpy as np
 
 from torchstone.errors import BadInput, did_you_mean
 
-NAMES = {"time", "date", "datetime", "timestamp", "ts", "ds", "month", "year", "day"}
+TIME_COLUMNS = {"time", "date", "datetime", "timestamp", "ts", "ds", "month", "year", "day"}
 MISSING = {"", "-", "?", "na", "n/a", "nan", "nil", "none", "null"}  # cells without a reading
 # numbers as large as these are seconds, or thousandths of them, since 1970
-SECONDS, THOUSANDTHS = 1e8, 1e11
+SECONDS, MILLISECONDS = 1e8, 1e11
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def read(
     return Readings(name, tuple(chosen), unit, times, values, note)
 
 
-def moment(time: float, unit: str) -> str:
+def format_time(time: float, unit: str) -> str:
     """A time as it is written: 2016-07-01 13:00, 2016-07, or a number."""
     if unit == "numbers":
         return f"{time:.10g}"
@@ -116,7 +116,7 @@ def moment(time: float, unit: str) -> str:
     return written.removesuffix(":00") if "." not in written else written[:-3]
 
 
-def span(step: float, unit: str) -> str:
+def format_duration(step: float, unit: str) -> str:
     """A length of time in words: 30 min, 1 day, 3 months."""
     if unit == "numbers":
         return f"{step:.6g}"
@@ -129,7 +129,7 @@ def span(step: float, unit: str) -> str:
 def _time_column(name: str, head: list[str], first: list[str]) -> int:
     if all(_number(cell) < math.inf or _instant(cell) is not None for cell in head):
         raise BadInput(f"{name} begins with {head[0]!r}, no name: give a first line of names")
-    named = [i for i, cell in enumerate(head) if NAMES & set(re.findall("[a-z]+", cell.lower()))]
+    named = [i for i, cell in enumerate(head) if TIME_COLUMNS & set(re.findall("[a-z]+", cell.lower()))]
     dated = [i for i, cell in enumerate(first) if _instant(cell) is not None]
     both = [i for i in named if i in dated]
     if not (found := both or dated or named):
@@ -155,7 +155,7 @@ def _times(name: str, column: str, cells: list[str]) -> tuple[np.ndarray, str]:
         return array, "seconds"
     least = float(np.abs(array).min())
     if least >= SECONDS:
-        return array / (1000 if least >= THOUSANDTHS else 1), "seconds"
+        return array / (1000 if least >= MILLISECONDS else 1), "seconds"
     return array, "numbers"
 
 

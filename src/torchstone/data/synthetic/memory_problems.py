@@ -12,8 +12,8 @@ from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 HELD_OUT = {"val": 1997, "test": 1998}  # seeds, the same for every run
-SYMBOLS, REMEMBERED, BLANK, GO = 8, 10, 0, 9  # what copying is drawn from; symbols are 1 to 8
-BASELINE = 1 / 6  # mean squared error of who always answers the mean, 1
+SYMBOLS, COPIED, BLANK, GO = 8, 10, 0, 9  # what copying is drawn from; symbols are 1 to 8
+ADDING_BASELINE = 1 / 6  # mean squared error of who always answers the mean, 1
 
 
 def adding(
@@ -44,29 +44,29 @@ def copying(
     Arjovsky et al. 2015 (arXiv:1511.06464), section 4.1; `time` is length + 20. Whoever cannot
     remember guesses among 8 in ten moments: a loss of `forgetful(length)` is the best for that one.
     """
-    symbols = torch.randint(1, SYMBOLS + 1, (count, REMEMBERED), generator=generator)
-    x = asked(symbols, length)
+    symbols = torch.randint(1, SYMBOLS + 1, (count, COPIED), generator=generator)
+    x = copy_sequence(symbols, length)
     y = torch.full(x.shape[:2], BLANK)
-    y[:, -REMEMBERED:] = symbols
+    y[:, -COPIED:] = symbols
     return x, y
 
 
-def asked(symbols: Int64[Tensor, "count symbols"], length: int) -> Float[Tensor, "count time 10"]:
+def copy_sequence(symbols: Int64[Tensor, "count symbols"], length: int) -> Float[Tensor, "count time 10"]:
     """Symbols, blanks with the sign to go, and the time to repeat them in; one-hot."""
-    blanks = torch.full((len(symbols), length + REMEMBERED), BLANK)
+    blanks = torch.full((len(symbols), length + COPIED), BLANK)
     blanks[:, length - 1] = GO
     return F.one_hot(torch.cat([symbols, blanks], 1), SYMBOLS + 2).float()
 
 
-def forgetful(length: int) -> float:
+def memoryless_loss(length: int) -> float:
     """The loss of copying, in nats a moment, without any memory: 10 ln 8 / (length + 20)."""
-    return REMEMBERED * math.log(SYMBOLS) / (length + 2 * REMEMBERED)
+    return COPIED * math.log(SYMBOLS) / (length + 2 * COPIED)
 
 
-DRAWN = {"adding": adding, "copy": copying}
+PROBLEMS = {"adding": adding, "copy": copying}
 
 
-class Puzzles:
+class MemoryProblems:
     """Endless (x, y) of `kind`, fixed by `seed` and position alone: neither resuming nor more
     processes change any of them. `batch` is that of all `world` processes together.
 
@@ -94,7 +94,7 @@ class Puzzles:
         generator = torch.Generator().manual_seed(
             derive_seed(self.seed, SeedStream.MEMORY_PROBLEMS, self.position)
         )
-        x, y = DRAWN[self.kind](self.length, self.batch, generator)
+        x, y = PROBLEMS[self.kind](self.length, self.batch, generator)
         self.position += self.batch
         return x[self.share].to(self.device), y[self.share].to(self.device)
 

@@ -11,7 +11,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
-class Window(NamedTuple):
+class BPTTWindow(NamedTuple):
     """`y` is `x` one token later; `fresh` says that the lanes begin here, and nothing was before."""
 
     x: Int64[Tensor, "lanes time"]
@@ -19,7 +19,7 @@ class Window(NamedTuple):
     fresh: bool
 
 
-class Lanes:
+class BPTTBatches:
     """Endless `Window`s: the text in `batch` lanes of equal length, each read on where it stood.
 
     An epoch reads every lane to its end; its last window may be shorter. What is too little for one
@@ -62,7 +62,7 @@ class Lanes:
     def __iter__(self) -> "Lanes":
         return self
 
-    def __next__(self) -> Window:
+    def __next__(self) -> BPTTWindow:
         epoch, window = divmod(self.position, self.windows)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.BPTT_LANES, epoch))
         spare = len(self.ids) - 1 - self.lane * self.batch
@@ -74,7 +74,7 @@ class Lanes:
             for first in (begin, begin + 1)
         )
         self.position += 1
-        return Window(x, y, window == 0)
+        return BPTTWindow(x, y, window == 0)
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from torchstone.errors import BadInput
 
-NEVER = -math.inf
+LOG_ZERO = -math.inf
 
 
 def ctc_loss(
@@ -71,7 +71,7 @@ class _ForwardBackward(torch.autograd.Function):
         last = alpha[-1]
         # the labelling is complete at its last label, or at the blank after it
         ends = last.gather(1, torch.stack([2 * counts, (2 * counts - 1).clamp(min=0)], 1))
-        ends[:, 1].masked_fill_(counts == 0, NEVER)
+        ends[:, 1].masked_fill_(counts == 0, LOG_ZERO)
         loss = -ends.logsumexp(1)
         ctx.save_for_backward(logs, y, alpha, extended, may_skip, lengths, counts, loss)
         return loss
@@ -109,12 +109,12 @@ def forward_variables(
 
     α_t(s) = (α_{t−1}(s) + α_{t−1}(s−1) + α_{t−1}(s−2) where that may be skipped) y^t_{l′_s}
     """
-    first = torch.full_like(y[0], NEVER)
+    first = torch.full_like(y[0], LOG_ZERO)
     first[:, :2] = y[0, :, :2]
     alphas = [first]
     for t in range(1, len(y)):
         before = alphas[-1]
-        two = _shifted(before, 2).masked_fill(~may_skip, NEVER)
+        two = _shifted(before, 2).masked_fill(~may_skip, LOG_ZERO)
         new = torch.logaddexp(torch.logaddexp(before, _shifted(before, 1)), two) + y[t]
         alphas.append(torch.where((t < lengths)[:, None], new, before))
     return torch.stack(alphas)
@@ -130,12 +130,12 @@ def backward_variables(
     """
     places = torch.arange(y.shape[2], device=y.device)
     done = (places == 2 * counts[:, None]) | (places == 2 * counts[:, None] - 1)
-    end = torch.zeros_like(y[0]).masked_fill(~done, NEVER)
-    beta, betas = torch.full_like(end, NEVER), []
+    end = torch.zeros_like(y[0]).masked_fill(~done, LOG_ZERO)
+    beta, betas = torch.full_like(end, LOG_ZERO), []
     for t in reversed(range(len(y))):
         if t + 1 < len(y):
             on = beta + y[t + 1]
-            two = _shifted(on.masked_fill(~may_skip, NEVER), -2)
+            two = _shifted(on.masked_fill(~may_skip, LOG_ZERO), -2)
             beta = torch.logaddexp(torch.logaddexp(on, _shifted(on, -1)), two)
         beta = torch.where((lengths == t + 1)[:, None], end, beta)
         betas.append(beta)
@@ -144,7 +144,7 @@ def backward_variables(
 
 def _shifted(x: Tensor, places: int) -> Tensor:
     """Each row moved on (or back, if negative), with log 0 in what comes in."""
-    moved = torch.full_like(x, NEVER)
+    moved = torch.full_like(x, LOG_ZERO)
     if places > 0:
         moved[:, places:] = x[:, :-places]
     else:
@@ -152,7 +152,7 @@ def _shifted(x: Tensor, places: int) -> Tensor:
     return moved
 
 
-def best_path(
+def greedy_decode(
     logs: Float[Tensor, "batch time classes"], lengths: Int64[Tensor, " batch"], *, blank: int = 0
 ) -> list[list[int]]:
     """B of the likeliest label at each moment: greedy decoding (section 3.2)."""
@@ -164,12 +164,12 @@ def best_path(
     return [row[mask].tolist() for row, mask in zip(best.cpu(), kept.cpu(), strict=True)]
 
 
-def prefix_beam(
+def prefix_beam_search(
     logs: Float[Tensor, "time classes"],
     beams: int,
     *,
     blank: int = 0,
-    least: float = NEVER,
+    least: float = LOG_ZERO,
 ) -> list[tuple[tuple[int, ...], float]]:
     """The likeliest labellings and their log-probabilities, best first, over all of their paths that
     the search has followed: prefixes that begin alike are one, whatever moments they took (Hannun,
@@ -187,13 +187,13 @@ def prefix_beam(
     if beams < 1:
         raise BadInput(f"beams must be at least 1, not {beams}")
     # of each prefix: its paths that end in a blank, and those that end in its last label
-    kept: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, NEVER)}
+    kept: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, LOG_ZERO)}
     for row in logs.tolist():
         labels = [k for k, log in enumerate(row) if k != blank and log >= least]
         found: dict[tuple[int, ...], tuple[float, float]] = {}
         for prefix, (in_blank, in_label) in kept.items():
             whole = _sum(in_blank, in_label)
-            blanks, again = found.get(prefix, (NEVER, NEVER))
+            blanks, again = found.get(prefix, (LOG_ZERO, LOG_ZERO))
             if prefix:
                 again = _sum(again, in_label + row[prefix[-1]])
             found[prefix] = _sum(blanks, whole + row[blank]), again
@@ -201,7 +201,7 @@ def prefix_beam(
                 # the same label twice is two only across a blank
                 begun = in_blank if prefix and prefix[-1] == k else whole
                 longer = (*prefix, k)
-                blanks, ending = found.get(longer, (NEVER, NEVER))
+                blanks, ending = found.get(longer, (LOG_ZERO, LOG_ZERO))
                 found[longer] = blanks, _sum(ending, begun + row[k])
         best = sorted(found.items(), key=lambda item: -_sum(*item[1]))
         kept = dict(best[:beams])
@@ -212,4 +212,4 @@ def _sum(a: float, b: float) -> float:
     """log(eᵃ + eᵇ)."""
     if a < b:
         a, b = b, a
-    return a if b == NEVER else a + math.log1p(math.exp(b - a))
+    return a if b == LOG_ZERO else a + math.log1p(math.exp(b - a))

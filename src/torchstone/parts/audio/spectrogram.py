@@ -16,7 +16,7 @@ from torch import Tensor
 from torchstone.errors import BadInput
 
 
-def framed(
+def frame_signal(
     waves: Float[Tensor, "*batch samples"], window: int, hop: int
 ) -> Float[Tensor, "*batch frames window"]:
     """Pieces of `window` samples, one every `hop`; none reaches over the end (a view).
@@ -29,22 +29,22 @@ def framed(
     return waves.unfold(-1, window, hop)
 
 
-def power(
+def power_spectrogram(
     waves: Float[Tensor, "*batch samples"], window: int, hop: int, size: int
 ) -> Float[Tensor, "*batch frames bins"]:
     """|STFT|²: Hann's window (periodic) over each piece, which zeros fill up to `size`; bins 0 to
     size/2, of rate/size Hz each."""
     hann = torch.hann_window(window, dtype=waves.dtype, device=waves.device)
-    spectrum = torch.fft.rfft(framed(waves, window, hop) * hann, size)
+    spectrum = torch.fft.rfft(frame_signal(waves, window, hop) * hann, size)
     return spectrum.real.square() + spectrum.imag.square()
 
 
-def mel(hertz: float) -> float:
+def hz_to_mel(hertz: float) -> float:
     """Pitch as heard: 2595 log₁₀(1 + f/700) (O'Shaughnessy 1987)."""
     return 2595 * math.log10(1 + hertz / 700)
 
 
-def mel_filters(bins: int, bands: int, rate: int, low: float, high: float) -> Float[Tensor, "bins bands"]:
+def mel_filterbank(bins: int, bands: int, rate: int, low: float, high: float) -> Float[Tensor, "bins bands"]:
     """Triangles over the bins 0 to rate/2, their feet and tops evenly apart in mel, of height 1.
 
     Raises:
@@ -52,7 +52,7 @@ def mel_filters(bins: int, bands: int, rate: int, low: float, high: float) -> Fl
     """
     if not 0 <= low < high <= rate / 2:
         raise BadInput(f"mel bands lie between 0 and {rate / 2:g} Hz, not from {low:g} to {high:g}")
-    points = torch.linspace(mel(low), mel(high), bands + 2, dtype=torch.float64)
+    points = torch.linspace(hz_to_mel(low), hz_to_mel(high), bands + 2, dtype=torch.float64)
     edges = 700 * (10 ** (points / 2595) - 1)
     hertz = torch.linspace(0, rate / 2, bins, dtype=torch.float64)[:, None]
     rising = (hertz - edges[:-2]) / (edges[1:-1] - edges[:-2])
@@ -63,7 +63,7 @@ def mel_filters(bins: int, bands: int, rate: int, low: float, high: float) -> Fl
     return filters.float()
 
 
-def cepstra(logs: Float[Tensor, "*batch bands"], count: int) -> Float[Tensor, "*batch count"]:
+def mfcc(logs: Float[Tensor, "*batch bands"], count: int) -> Float[Tensor, "*batch count"]:
     """Coefficients 1 to `count` of the orthonormal cosine transform of log-mel energies."""
     bands = logs.shape[-1]
     n = torch.arange(bands, dtype=torch.float64) + 0.5
@@ -85,7 +85,7 @@ def deltas(x: Float[Tensor, "*batch frames width"], reach: int = 2) -> Float[Ten
 
 
 @dataclass(frozen=True)
-class Spectra:
+class AudioFeatures:
     """How sound becomes a sequence of vectors; plain numbers, so that a metadata can hold it.
 
     Args:
@@ -135,14 +135,14 @@ class Spectra:
         if int(lengths.min()) < window:
             raise BadInput(f"a sound of {int(lengths.min())} samples is less than a window, {window}")
         size = 2 ** math.ceil(math.log2(window))
-        spectrum = power(waves, window, hop, size)
-        filters = mel_filters(spectrum.shape[-1], self.bands, self.rate, self.low, self.rate / 2)
+        spectrum = power_spectrogram(waves, window, hop, size)
+        filters = mel_filterbank(spectrum.shape[-1], self.bands, self.rate, self.low, self.rate / 2)
         logs = (spectrum @ filters.to(spectrum) + self.floor).log()
         counts = self.frames(lengths.to(waves.device))
         there = torch.arange(logs.shape[1], device=waves.device) < counts[:, None]
         if self.kind == "cepstra":
-            energy = (framed(waves, window, hop).square().sum(-1, keepdim=True) + self.floor).log()
-            x = torch.cat([cepstra(logs, 12), energy], -1)
+            energy = (frame_signal(waves, window, hop).square().sum(-1, keepdim=True) + self.floor).log()
+            x = torch.cat([mfcc(logs, 12), energy], -1)
             # beyond a wave's end its last frame goes on, as at the end of them all
             index = torch.arange(x.shape[1], device=x.device).minimum(counts[:, None] - 1)
             x = x.gather(1, index[..., None].expand_as(x))

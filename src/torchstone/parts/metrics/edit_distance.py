@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Sequence
 
 
-def edits(said: Sequence[Hashable], meant: Sequence[Hashable]) -> int:
+def edit_distance(said: Sequence[Hashable], meant: Sequence[Hashable]) -> int:
     """Insertions, deletions and substitutions, as few as there can be, that make one of the other
     (Levenshtein 1966)."""
     row = list(range(len(meant) + 1))  # from the first i of `said` to each beginning of `meant`

@@ -14,7 +14,7 @@ from torchstone.parts.decoding.beam_search import beam_search, greedy_search
 from torchstone.parts.recurrent.layers import Recurrent, State
 
 
-class Source(NamedTuple):
+class EncoderOutput(NamedTuple):
     """A batch of sentences that was read: the states of its words, what a score makes of them, and
     where there are words."""
 
@@ -31,7 +31,7 @@ class Encoder(nn.Module):
         self.embedding, self.recurrent = embedding, recurrent
         self.dropout, self.turned = nn.Dropout(dropout), turned
 
-    def forward(self, tokens: Int64[Tensor, "b m"], pad: int) -> tuple[Source, State]:
+    def forward(self, tokens: Int64[Tensor, "b m"], pad: int) -> tuple[EncoderOutput, State]:
         """The states of all words, and each layer's at the end, its directions side by side."""
         places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
         lengths = ((tokens != pad) * places).amax(1)
@@ -42,10 +42,10 @@ class Encoder(nn.Module):
         memory, state = self.recurrent(self.dropout(self.embedding(tokens)), lengths)
         ways = (each.unflatten(0, (self.recurrent.layers, -1)) for each in state)
         state = tuple(each.transpose(1, 2).flatten(2) for each in ways)
-        return Source(memory, memory, places <= last), state
+        return EncoderOutput(memory, memory, places <= last), state
 
 
-class Translator(nn.Module):
+class EncoderDecoder(nn.Module):
     """Encoder, decoder, and the softmax over the target's words.
 
     Args:
@@ -90,12 +90,12 @@ class Translator(nn.Module):
             given = torch.where(own, each.argmax(2)[:, : right.shape[1]], right)
         return torch.cat(logits, 1)
 
-    def read(self, source: Int64[Tensor, "b m"]) -> tuple[Source, State]:
+    def read(self, source: Int64[Tensor, "b m"]) -> tuple[EncoderOutput, State]:
         """The encoder's states, and what the decoder begins with."""
         return self.decoder.begin(*self.encoder(source, self.pad))
 
     def decode(
-        self, target: Int64[Tensor, "b n"], read: Source, state: State
+        self, target: Int64[Tensor, "b n"], read: EncoderOutput, state: State
     ) -> tuple[Float[Tensor, "b n vocabulary"], State, Float[Tensor, "b n m"] | None]:
         """Logits, the state to go on from, and how attention was shared out, if there is any."""
         features, state, shares = self.decoder(self.dropout(self.embedding(target)), read, state)
@@ -109,7 +109,7 @@ class Translator(nn.Module):
         """Translations without `start`, filled up with `end`: the likeliest token each time, or the
         best of `beams` followed at once; at most `max_new_tokens`, of which the end counts."""
         read, state = self.read(source)
-        read = Source(*(each.repeat_interleave(beams, 0) for each in read))
+        read = EncoderOutput(*(each.repeat_interleave(beams, 0) for each in read))
         state = tuple(each.repeat_interleave(beams, 1) for each in state)
 
         def step(tokens: Tensor, rows: Tensor | None) -> Tensor:

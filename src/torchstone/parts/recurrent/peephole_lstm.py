@@ -17,7 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 
-class Peephole(nn.Module):
+class PeepholeLSTM(nn.Module):
     """One layer in both directions, the two outputs side by side: `width` is 2·hidden.
 
     A direction has 4·hidden·(inputs + hidden + 1) + 3·hidden weights: one bias a gate.

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from torchstone.errors import BadInput
 
-KINDS = ("additive", "concat", "general", "dot")
+SCORES = ("additive", "concat", "general", "dot")
 Queries = Float[Tensor, "batch queries width"]
 Memory = Float[Tensor, "batch words read"]
 Scores = Float[Tensor, "batch queries words"]
 
 
-class Additive(nn.Module):
+class AdditiveAttention(nn.Module):
     """vᵀ tanh(W s + U h + b); without the bias it is `concat` too, whose matrix is W beside U.
 
     Args:
@@ -46,7 +46,7 @@ class Additive(nn.Module):
         return (self.W(query)[:, :, None] + keys[:, None]).tanh() @ self.v
 
 
-class Multiplicative(nn.Module):
+class MultiplicativeAttention(nn.Module):
     """sᵀ W h (`general`), or sᵀ h (`dot`), for which both are of one width."""
 
     def __init__(self, query: int, read: int, general: bool = True):
@@ -62,20 +62,20 @@ class Multiplicative(nn.Module):
         return query @ keys.transpose(1, 2)
 
 
-def score(
+def make_score(
     kind: str, query: int, read: int, hidden: int | None = None, *, bias: bool = False
-) -> Additive | Multiplicative:
+) -> AdditiveAttention | MultiplicativeAttention:
     """The score named `kind`, of states `query` and `read` wide; `hidden` units compare them, by
     default as many as `query`.
 
     Raises:
         BadInput: an unknown kind, or `dot` of different widths.
     """
-    if kind not in KINDS:
-        raise BadInput(f"unknown score {kind!r}: {', '.join(KINDS)}")
+    if kind not in SCORES:
+        raise BadInput(f"unknown score {kind!r}: {', '.join(SCORES)}")
     if kind in ("additive", "concat"):
-        return Additive(query, read, hidden or query, bias and kind == "additive")
-    return Multiplicative(query, read, kind == "general")
+        return AdditiveAttention(query, read, hidden or query, bias and kind == "additive")
+    return MultiplicativeAttention(query, read, kind == "general")
 
 
 def attend(

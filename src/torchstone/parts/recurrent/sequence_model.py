@@ -9,7 +9,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
 
 
-class Network(nn.Module):
+class SequenceModel(nn.Module):
     """Embedding (of symbols), recurrent layers, and one linear layer.
 
     Dropout is on all but the recurrent connections (Zaremba et al. 2014, arXiv:1409.2329, section
@@ -127,7 +127,7 @@ class Network(nn.Module):
 
 
 @torch.no_grad()
-def start(net: Recurrent, how: str = "uniform", *, forget: float | None = None, moments: int = 2) -> None:
+def init_recurrent(net: Recurrent, how: str = "uniform", *, forget: float | None = None, moments: int = 2) -> None:
     """How weights begin, where not as torch's do.
 
     Args:

@@ -13,7 +13,7 @@ NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 FUSED: dict[str, Any] = {"rnn": torch.rnn_tanh_cell, "lstm": torch.lstm_cell, "gru": torch.gru_cell}
 
 
-def moment(
+def single_step(
     net: Recurrent, x: Float[Tensor, "batch inputs"], state: State
 ) -> tuple[Float[Tensor, "batch width"], State]:
     """What `net` makes of a sequence that is one moment long, without what a kernel for whole

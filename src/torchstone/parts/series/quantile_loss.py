@@ -22,20 +22,20 @@ def pinball(
     return torch.maximum(q * miss, (q - 1) * miss)
 
 
-def ordered(told: Float[Tensor, "*batch quantiles"]) -> Float[Tensor, "*batch quantiles"]:
+def sort_quantiles(told: Float[Tensor, "*batch quantiles"]) -> Float[Tensor, "*batch quantiles"]:
     """Quantiles that do not cross: sorted, by which their loss never grows (Chernozhukov,
     Fernández-Val & Galichon 2010, Econometrica 78:1093)."""
     return told.sort(-1).values
 
 
-def covered(
+def inside_band(
     told: Float[Tensor, "*batch quantiles"], actual: Float[Tensor, "*batch"]
 ) -> Bool[Tensor, "*batch"]:
     """Whether the truth lies in the band from the lowest quantile to the highest."""
     return (told[..., 0] <= actual) & (actual <= told[..., -1])
 
 
-def drawn(
+def interpolate_quantiles(
     told: Float[Tensor, "*batch quantiles"],
     levels: Sequence[float],
     at: Float[Tensor, "*batch"],

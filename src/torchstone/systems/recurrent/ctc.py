@@ -56,13 +56,13 @@ from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.parts.audio.ctc import ctc_loss
-from torchstone.parts.audio.spectrogram import Spectra
+from torchstone.parts.audio.spectrogram import AudioFeatures
 from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.recurrent.layers import Recurrent
-from torchstone.parts.recurrent.peephole_lstm import Peephole
+from torchstone.parts.recurrent.peephole_lstm import PeepholeLSTM
 from torchstone.systems import Variant
 from torchstone.systems.recurrent.lstm import CELL
-from torchstone.tasks.audio.speech_recognition import evaluate, predict, recognise
+from torchstone.tasks.audio.speech_recognition import evaluate, predict, train_recognizer
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
@@ -112,7 +112,7 @@ RECIPES = {
 }
 
 
-class Recogniser(nn.Module):
+class Recognizer(nn.Module):
     """Vectors side by side, LSTM layers in both directions, a linear layer to the labels and the blank.
 
     Args:
@@ -132,7 +132,7 @@ class Recogniser(nn.Module):
             raise BadInput(f"a recogniser has stride 1 or more, and peepholes in one layer, not {what}")
         self.stride, self.dropout = stride, dropout
         self.recurrent: Any = (
-            Peephole(inputs * stride, hidden)
+            PeepholeLSTM(inputs * stride, hidden)
             if peepholes
             else Recurrent(
                 CELL,
@@ -171,13 +171,13 @@ class Recogniser(nn.Module):
 
 PAPER: dict[str, Any] = {"hidden": 100, "layers": 1, "stride": 1, "peepholes": True}
 VARIANTS = {
-    "ctc": Variant(partial(Recogniser, labels=36, inputs=40), (30, 40)),
-    "ctc_paper": Variant(partial(Recogniser, labels=61, inputs=26, **PAPER), (20, 26)),
+    "ctc": Variant(partial(Recognizer, labels=36, inputs=40), (30, 40)),
+    "ctc_paper": Variant(partial(Recognizer, labels=61, inputs=26, **PAPER), (20, 26)),
 }
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    how = Spectra(recipe.rate, recipe.window, recipe.hop, recipe.bands, kind=recipe.features)
+    how = AudioFeatures(recipe.rate, recipe.window, recipe.hop, recipe.bands, kind=recipe.features)
     device = select_device(recipe.device)
     data = read_speech(recipe.data, recipe.rate)
     model_config = {
@@ -189,19 +189,19 @@ def build(recipe: Recipe) -> Iterator[Run]:
     }
     rng.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
-    yield recognise(model, recipe, data, how, model_config=model_config)
+    yield train_recognizer(model, recipe, data, how, model_config=model_config)
 
 
 FACTS = [
     Fact("ctc_paper weights (paper: 114,662)", lambda: parameters(VARIANTS["ctc_paper"].make()), 114_662),
-    Fact("of them in both LSTM layers", lambda: parameters(Peephole(26, 100)), 102_200),
+    Fact("of them in both LSTM layers", lambda: parameters(PeepholeLSTM(26, 100)), 102_200),
     Fact("the same with torch's two biases and no peepholes",
          lambda: parameters(Recurrent(CELL, 26, 100, bidirectional=True)), 102_400),
     Fact("ctc parameters, 36 characters", lambda: parameters(VARIANTS["ctc"].make()), 428_005),
 ]  # fmt: skip
 
 
-class Judged(nn.Module):
+class LossModule(nn.Module):
     """The CTC loss of fixed targets, ours or torch's, of a recogniser or of nn.LSTM and a linear layer."""
 
     def __init__(self, net: Any, *, ours: bool):
@@ -219,10 +219,10 @@ class Judged(nn.Module):
         return logits, F.ctc_loss(logs, targets, lengths, counts, reduction="none")
 
 
-class Slow(nn.Module):
+class NaivePeepholeLSTM(nn.Module):
     """The peephole layer of one sequence after another, unit by unit, in plain loops."""
 
-    def __init__(self, layer: Peephole):
+    def __init__(self, layer: PeepholeLSTM):
         super().__init__()
         self.layer = layer
 
@@ -264,13 +264,13 @@ def reference() -> Iterator[ParityCase]:
     targets = torch.tensor([[1, 1, 3, 2], [2, 0, 0, 0], [0, 0, 0, 0]])
     inputs = (x, torch.tensor([14, 9, 4]), targets, torch.tensor([4, 1, 0]))
     for layers in (1, 2):
-        net = Recogniser(3, 5, hidden=6, layers=layers, stride=1).double()
+        net = Recognizer(3, 5, hidden=6, layers=layers, stride=1).double()
         theirs = nn.LSTM(5, 6, layers, batch_first=True, bidirectional=True).double()
         theirs.load_state_dict(net.recurrent.state_dict())
         head = nn.Linear(12, 4).double()
         head.load_state_dict(net.head.state_dict())
         pair = nn.ModuleList([theirs, head])
         label = f"{layers} layers, repeated labels and none"
-        yield ParityCase(Judged(net, ours=True), Judged(pair, ours=False), inputs, label=label)
-    layer = Peephole(5, 3).double()
-    yield ParityCase(layer, Slow(layer), inputs[:2], label="peepholes")
+        yield ParityCase(LossModule(net, ours=True), LossModule(pair, ours=False), inputs, label=label)
+    layer = PeepholeLSTM(5, 3).double()
+    yield ParityCase(layer, NaivePeepholeLSTM(layer), inputs[:2], label="peepholes")

@@ -38,7 +38,7 @@ from torchstone import references
 from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
-from torchstone.parts.recurrent.sequence_model import Network
+from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.systems import Variant
 from torchstone.tasks import recurrent
 from torchstone.tasks.recurrent import Recipe, evaluate, predict, sample
@@ -109,27 +109,27 @@ def step_cho(
 
 
 CELL = Cell("gru", 3, step, torch.gru)
-CHO = Cell("gru_cho", 3, step_cho)
+CHO_CELL = Cell("gru_cho", 3, step_cho)
 WIDE = {"inputs": 88, "outputs": 88, "tokens": False, "hidden": 128}  # 88 keys of a piano
 VARIANTS = {
-    "gru": Variant(partial(Network, CELL, **WIDE), (32, 88)),
-    "gru_cho": Variant(partial(Network, CHO, **WIDE, path="written"), (32, 88)),
+    "gru": Variant(partial(SequenceModel, CELL, **WIDE), (32, 88)),
+    "gru_cho": Variant(partial(SequenceModel, CHO_CELL, **WIDE, path="written"), (32, 88)),
 }
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    yield recurrent.run(recipe, VARIANTS)
+    yield recurrent.build_run(recipe, VARIANTS)
 
 
-def count(inputs: int, hidden: int) -> int:
+def count_parameters(inputs: int, hidden: int) -> int:
     with torch.device("meta"):
         return parameters(Recurrent(CELL, inputs, hidden))
 
 
 # torch's 3 (h(i + h) + 2h)
 FACTS = [
-    Fact("88 → 128 parameters", partial(count, 88, 128), 83_712),
-    Fact("1 → 128 parameters", partial(count, 1, 128), 50_304),
+    Fact("88 → 128 parameters", partial(count_parameters, 88, 128), 83_712),
+    Fact("1 → 128 parameters", partial(count_parameters, 1, 128), 50_304),
 ]
 
 
@@ -157,6 +157,6 @@ def reference() -> Iterator[ParityCase]:
     """nn.GRU, over layers, directions, lengths and dropout, on either path; Cho's, unit by unit."""
     yield from references.recurrent(CELL, nn.GRU)
     torch.manual_seed(0)
-    ours = Recurrent(CHO, 3, 4, path="written").double()
+    ours = Recurrent(CHO_CELL, 3, 4, path="written").double()
     theirs = references.Answering(copy.deepcopy(ours), by_units)
     yield ParityCase(ours, theirs, torch.randn(1, 5, 3, dtype=torch.float64), label="gru_cho by units")

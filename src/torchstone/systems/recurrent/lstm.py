@@ -45,7 +45,7 @@ from torchstone import references
 from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
-from torchstone.parts.recurrent.sequence_model import Network
+from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.systems import Variant
 from torchstone.tasks import recurrent
 from torchstone.tasks.recurrent import Recipe, evaluate, predict, sample
@@ -120,15 +120,15 @@ CELL = Cell("lstm", 4, step, torch.lstm, states=2)
 def treebank(hidden: int) -> Variant:
     """Two layers over the 10,000 words of Penn Treebank, 35 at a time (Zaremba et al., section 4.1)."""
     words = {"inputs": 10_000, "outputs": 10_000, "tokens": True}
-    return Variant(partial(Network, CELL, **words, hidden=hidden, layers=2), (35,))
+    return Variant(partial(SequenceModel, CELL, **words, hidden=hidden, layers=2), (35,))
 
 
 VARIANTS = {
     # 88 keys of a piano
-    "lstm": Variant(partial(Network, CELL, inputs=88, outputs=88, tokens=False, hidden=128), (32, 88)),
+    "lstm": Variant(partial(SequenceModel, CELL, inputs=88, outputs=88, tokens=False, hidden=128), (32, 88)),
     # 26 numbers of sound, 61 phonemes (Graves & Schmidhuber 2005)
     "bilstm": Variant(
-        partial(Network, CELL, inputs=26, outputs=61, tokens=False, hidden=100, bidirectional=True),
+        partial(SequenceModel, CELL, inputs=26, outputs=61, tokens=False, hidden=100, bidirectional=True),
         (32, 26),
     ),
     "lstm_ptb_small": treebank(200),
@@ -138,15 +138,15 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    yield recurrent.run(recipe, VARIANTS)
+    yield recurrent.build_run(recipe, VARIANTS)
 
 
-def count(inputs: int, hidden: int, bidirectional: bool = False) -> int:
+def count_parameters(inputs: int, hidden: int, bidirectional: bool = False) -> int:
     with torch.device("meta"):
         return parameters(Recurrent(CELL, inputs, hidden, bidirectional=bidirectional))
 
 
-def of_treebank(size: str, biases: int = 2, tied: bool = False) -> int:
+def treebank_parameters(size: str, biases: int = 2, tied: bool = False) -> int:
     """Counted with torch's two biases a layer, or with the paper's one."""
     with torch.device("meta"):
         model = VARIANTS[f"lstm_ptb_{size}"].make(tied=tied)
@@ -154,7 +154,7 @@ def of_treebank(size: str, biases: int = 2, tied: bool = False) -> int:
     return parameters(model) - (2 - biases) * sum(second)
 
 
-def awd() -> int:
+def awd_parameters() -> int:
     """Three layers of 1150, 1150 and 400 units on tied embeddings of 400 (Merity et al., section 5)."""
     with torch.device("meta"):
         widths = (400, 1150, 1150, 400)
@@ -165,19 +165,19 @@ def awd() -> int:
 
 FACTS = [
     # torch's 4 (h(i + h) + 2h)
-    Fact("88 → 128 parameters", partial(count, 88, 128), 111_616),
-    Fact("1 → 128 parameters", partial(count, 1, 128), 67_072),
-    Fact("26 → 100, both ways, parameters", partial(count, 26, 100, bidirectional=True), 102_400),
-    Fact("lstm_ptb_small parameters", partial(of_treebank, "small"), 4_653_200),
-    Fact("lstm_ptb_medium parameters", partial(of_treebank, "medium"), 19_780_400),
-    Fact("lstm_ptb_large parameters", partial(of_treebank, "large"), 66_034_000),
-    Fact("lstm_ptb_small, one bias", partial(of_treebank, "small", 1), 4_651_600),
-    Fact("lstm_ptb_medium, one bias", partial(of_treebank, "medium", 1), 19_775_200),
-    Fact("lstm_ptb_large, one bias", partial(of_treebank, "large", 1), 66_022_000),
-    Fact("lstm_ptb_small, tied", partial(of_treebank, "small", tied=True), 2_653_200),
-    Fact("lstm_ptb_medium, tied", partial(of_treebank, "medium", tied=True), 13_280_400),
-    Fact("lstm_ptb_large, tied", partial(of_treebank, "large", tied=True), 51_034_000),
-    Fact("AWD-LSTM parameters", awd, 24_221_600),
+    Fact("88 → 128 parameters", partial(count_parameters, 88, 128), 111_616),
+    Fact("1 → 128 parameters", partial(count_parameters, 1, 128), 67_072),
+    Fact("26 → 100, both ways, parameters", partial(count_parameters, 26, 100, bidirectional=True), 102_400),
+    Fact("lstm_ptb_small parameters", partial(treebank_parameters, "small"), 4_653_200),
+    Fact("lstm_ptb_medium parameters", partial(treebank_parameters, "medium"), 19_780_400),
+    Fact("lstm_ptb_large parameters", partial(treebank_parameters, "large"), 66_034_000),
+    Fact("lstm_ptb_small, one bias", partial(treebank_parameters, "small", 1), 4_651_600),
+    Fact("lstm_ptb_medium, one bias", partial(treebank_parameters, "medium", 1), 19_775_200),
+    Fact("lstm_ptb_large, one bias", partial(treebank_parameters, "large", 1), 66_022_000),
+    Fact("lstm_ptb_small, tied", partial(treebank_parameters, "small", tied=True), 2_653_200),
+    Fact("lstm_ptb_medium, tied", partial(treebank_parameters, "medium", tied=True), 13_280_400),
+    Fact("lstm_ptb_large, tied", partial(treebank_parameters, "large", tied=True), 51_034_000),
+    Fact("AWD-LSTM parameters", awd_parameters, 24_221_600),
 ]
 
 

@@ -37,7 +37,7 @@ from torchstone import references
 from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, ParityCase, parameters
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
-from torchstone.parts.recurrent.sequence_model import Network
+from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.systems import Variant
 from torchstone.tasks import recurrent
 from torchstone.tasks.recurrent import Recipe, evaluate, predict, sample
@@ -87,23 +87,23 @@ def step(
 CELL = Cell("rnn", 1, step, torch.rnn_tanh)
 VARIANTS = {
     # as wide as the counts of FACTS: 88 keys of a piano
-    "rnn": Variant(partial(Network, CELL, inputs=88, outputs=88, tokens=False, hidden=128), (32, 88)),
+    "rnn": Variant(partial(SequenceModel, CELL, inputs=88, outputs=88, tokens=False, hidden=128), (32, 88)),
 }
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    yield recurrent.run(recipe, VARIANTS)
+    yield recurrent.build_run(recipe, VARIANTS)
 
 
-def count(inputs: int, hidden: int) -> int:
+def count_parameters(inputs: int, hidden: int) -> int:
     with torch.device("meta"):
         return parameters(Recurrent(CELL, inputs, hidden))
 
 
 # torch's h(i + h) + 2h
 FACTS = [
-    Fact("88 → 128 parameters", partial(count, 88, 128), 27_904),
-    Fact("1 → 128 parameters", partial(count, 1, 128), 16_768),
+    Fact("88 → 128 parameters", partial(count_parameters, 88, 128), 27_904),
+    Fact("1 → 128 parameters", partial(count_parameters, 1, 128), 16_768),
 ]
 
 

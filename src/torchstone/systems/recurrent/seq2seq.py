@@ -53,15 +53,15 @@ from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, parameters
 from torchstone.parts.recurrent import seq2seq_attention
-from torchstone.parts.recurrent.encoder_decoder import Encoder, Source, Translator
+from torchstone.parts.recurrent.encoder_decoder import Encoder, EncoderOutput, EncoderDecoder
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
 from torchstone.parts.recurrent.seq2seq_attention import attend
-from torchstone.parts.recurrent.single_step import moment
-from torchstone.references.seq2seq import pairs, renamed
+from torchstone.parts.recurrent.single_step import single_step
+from torchstone.references.seq2seq import seq2seq_cases, convert_names
 from torchstone.systems import Variant
 from torchstone.systems.recurrent import gru, lstm
 from torchstone.tasks.text.translate import PAD, learn_tokens, predict, translate
-from torchstone.tasks.text.word_alignment import evaluate, with_gold
+from torchstone.tasks.text.word_alignment import evaluate, add_gold_alignments
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
@@ -138,10 +138,10 @@ RECIPES = {
 }
 
 Words = Float[Tensor, "b n embedding"]
-Written = tuple[Float[Tensor, "b n features"], State, Float[Tensor, "b n m"] | None]
+DecoderOutput = tuple[Float[Tensor, "b n features"], State, Float[Tensor, "b n m"] | None]
 
 
-class Plain(nn.Module):
+class PlainDecoder(nn.Module):
     """Sutskever et al.: the encoder's last state is all there is to start from. With `context` (Cho et
     al.) it is shown at every word as well, and to the softmax."""
 
@@ -150,10 +150,10 @@ class Plain(nn.Module):
         self.recurrent = Recurrent(cell, embedding + hidden * context, hidden, **how)
         self.width, self.context = hidden + (embedding + hidden) * context, context
 
-    def begin(self, source: Source, state: State) -> tuple[Source, State]:
+    def begin(self, source: EncoderOutput, state: State) -> tuple[EncoderOutput, State]:
         return source._replace(memory=state[0][-1][:, None]), state
 
-    def forward(self, y: Words, source: Source, state: State) -> Written:
+    def forward(self, y: Words, source: EncoderOutput, state: State) -> DecoderOutput:
         if not self.context:
             return *self.recurrent(y, state=state), None
         c = source.memory.expand(-1, y.shape[1], -1)
@@ -161,30 +161,30 @@ class Plain(nn.Module):
         return torch.cat([y, s, c], 2), state, None
 
 
-class Bahdanau(nn.Module):
+class BahdanauDecoder(nn.Module):
     """Bahdanau et al.: before each word, from the state before it, what was read is looked at. With
     `maxout` units the softmax reads the larger of each two sums, else all features."""
 
     def __init__(self, embedding: int, hidden: int, read: int, score: str, *, maxout: int, **how):
         super().__init__()
         self.start = nn.Linear(read, hidden)
-        self.score = seq2seq_attention.score(score, hidden, read, hidden, bias=True)
+        self.score = seq2seq_attention.make_score(score, hidden, read, hidden, bias=True)
         self.recurrent = Recurrent(gru.CELL, embedding + read, hidden, **how)
         width = hidden + read + embedding
         self.maxout = nn.Linear(width, 2 * maxout) if maxout else None
         self.width = maxout or width
 
-    def begin(self, source: Source, state: State) -> tuple[Source, State]:
+    def begin(self, source: EncoderOutput, state: State) -> tuple[EncoderOutput, State]:
         return source._replace(keys=self.score.keys(source.memory)), (self.start(state[0]).tanh(),)
 
-    def forward(self, y: Words, source: Source, state: State) -> Written:
+    def forward(self, y: Words, source: EncoderOutput, state: State) -> DecoderOutput:
         features, looks = [], []
         for word in y.unbind(1):
             # e_ij = a(s_{i−1}, h_j),  c_i = Σ_j α_ij h_j
             e = self.score(state[0].transpose(0, 1), source.keys)
             c, share = attend(e, source.memory, source.mask)
             # s_i = f(s_{i−1}, y_{i−1}, c_i)
-            s, state = moment(self.recurrent, torch.cat([word, c[:, 0]], 1), state)
+            s, state = single_step(self.recurrent, torch.cat([word, c[:, 0]], 1), state)
             features.append(torch.cat([s, c[:, 0], word], 1))
             looks.append(share)
         t = torch.stack(features, 1)
@@ -193,7 +193,7 @@ class Bahdanau(nn.Module):
         return t, state, torch.cat(looks, 1)
 
 
-class Luong(nn.Module):
+class LuongDecoder(nn.Module):
     """Luong et al.: after each state what was read is looked at; with `feeding`, what came of that is
     read with the next word."""
 
@@ -201,17 +201,17 @@ class Luong(nn.Module):
         self, embedding: int, hidden: int, read: int, score: str, *, feeding: bool, **how
     ):  # fmt: skip
         super().__init__()
-        self.score = seq2seq_attention.score(score, hidden, read)
+        self.score = seq2seq_attention.make_score(score, hidden, read)
         self.combine = nn.Linear(read + hidden, hidden, bias=False)
         inputs = embedding + hidden * feeding
         self.recurrent = Recurrent(lstm.CELL, inputs, hidden, **how)
         self.width, self.feeding = hidden, feeding
 
-    def begin(self, source: Source, state: State) -> tuple[Source, State]:
+    def begin(self, source: EncoderOutput, state: State) -> tuple[EncoderOutput, State]:
         source = source._replace(keys=self.score.keys(source.memory))
         return source, (*state, torch.zeros_like(state[0][:1])) if self.feeding else state
 
-    def forward(self, y: Words, source: Source, state: State) -> Written:
+    def forward(self, y: Words, source: EncoderOutput, state: State) -> DecoderOutput:
         if not self.feeding:
             s, state = self.recurrent(y, state=state)
             features, shares = self.attended(s, source)
@@ -219,14 +219,14 @@ class Luong(nn.Module):
         features, looks = [], []
         for word in y.unbind(1):
             state, fed = state[:-1], state[-1]
-            s, state = moment(self.recurrent, torch.cat([word, fed[0]], 1), state)
+            s, state = single_step(self.recurrent, torch.cat([word, fed[0]], 1), state)
             fed, share = self.attended(s[:, None], source)
             state = (*state, fed.transpose(0, 1))
             features.append(fed)
             looks.append(share)
         return torch.cat(features, 1), state, torch.cat(looks, 1)
 
-    def attended(self, s: Float[Tensor, "b n hidden"], source: Source) -> tuple[Tensor, Tensor]:
+    def attended(self, s: Float[Tensor, "b n hidden"], source: EncoderOutput) -> tuple[Tensor, Tensor]:
         # s̃_i = tanh(W_c [c_i, s_i])
         c, shares = attend(self.score(s, source.keys), source.memory, source.mask)
         return self.combine(torch.cat([c, s], 2)).tanh(), shares
@@ -237,7 +237,7 @@ def seq2seq(
     hidden: int = 512, layers: int = 1, bidirectional: bool = False, score: str | None = None,
     feeding: bool = True, turned: bool = False, forcing: float = 1.0, dropout: float = 0.5,
     maxout: int = 0, path: Literal["fast", "written"] = "fast",
-) -> Translator:  # fmt: skip
+) -> EncoderDecoder:  # fmt: skip
     """The network with one of the four decoders.
 
     Args:
@@ -266,12 +266,12 @@ def seq2seq(
     reader = Recurrent(cell, embedding, units, bidirectional=both, **how)
     sizes = embedding, hidden, reader.width
     if decoder == "bahdanau":
-        writer = Bahdanau(*sizes, score or "additive", maxout=maxout, **how)
+        writer = BahdanauDecoder(*sizes, score or "additive", maxout=maxout, **how)
     elif decoder == "luong":
-        writer = Luong(*sizes, score or "general", feeding=feeding, **how)
+        writer = LuongDecoder(*sizes, score or "general", feeding=feeding, **how)
     else:
-        writer = Plain(cell, embedding, hidden, context=decoder == "cho", **how)
-    return Translator(
+        writer = PlainDecoder(cell, embedding, hidden, context=decoder == "cho", **how)
+    return EncoderDecoder(
         Encoder(nn.Embedding(source, embedding), reader, dropout, turned), writer, target,
         dropout=dropout, forcing=forcing, attends=decoder in ("bahdanau", "luong"), pad=PAD,
     )  # fmt: skip
@@ -303,17 +303,17 @@ def build(recipe: Recipe) -> Iterator[Run]:
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
     run = translate(model, recipe, data, tokenizer, model_config=model_config)
     told = recipe.data == "bible" and model.attends
-    yield with_gold(run, recipe, data, tokenizer) if told else run
+    yield add_gold_alignments(run, recipe, data, tokenizer) if told else run
 
 
-def count(variant: str) -> int:
+def count_parameters(variant: str) -> int:
     with torch.device("meta"):
         return parameters(VARIANTS[variant].make())
 
 
 FACTS = [
     *(
-        Fact(f"{variant}, 7,853 and 5,893 words: parameters", partial(count, variant), wanted)
+        Fact(f"{variant}, 7,853 and 5,893 words: parameters", partial(count_parameters, variant), wanted)
         for variant, wanted in (
             ("seq2seq_plain", 13_898_501),
             ("seq2seq_cho", 14_219_781),
@@ -321,15 +321,15 @@ FACTS = [
         )
     ),
     # biases and all
-    Fact("seq2seq_paper: millions of parameters", partial(count, "seq2seq_paper"), 384e6, 5e5),
+    Fact("seq2seq_paper: millions of parameters", partial(count_parameters, "seq2seq_paper"), 384e6, 5e5),
 ]
 
 
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The names of the networks published for Multi30k to ours."""
-    return renamed(tensors)
+    return convert_names(tensors)
 
 
 def reference():
     """torch's own modules, a sentence and a word at a time, sizes drawn at random, with padding."""
-    yield from pairs(seq2seq)
+    yield from seq2seq_cases(seq2seq)

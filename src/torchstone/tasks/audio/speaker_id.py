@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.audio.files import ENDINGS, files, read_sound
-from torchstone.data.audio.sequence_batches import Passage, Passages, once
-from torchstone.data.audio.speakers import Voices, joined, read_voices
+from torchstone.data.audio.files import EXTENSIONS, expand_audio_paths, read_audio
+from torchstone.data.audio.sequence_batches import SequenceBatch, SequenceBatches, eval_batches
+from torchstone.data.audio.speakers import SpeakerSplit, concat_splits, read_speakers
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.audio.spectrogram import Spectra
+from torchstone.parts.audio.spectrogram import AudioFeatures
 from torchstone.parts.recurrent.layers import Cell
-from torchstone.tasks.build_network import made
+from torchstone.tasks.build_network import build_network
 from torchstone.tasks.optimization import gradient_update
 
 
@@ -31,9 +31,9 @@ def build(recipe: Any, cell: Cell) -> Run:
     brought to mean 0 and deviation 1 over the training split. Metrics are `accuracy` (a share) and
     `loss` (cross-entropy, nats), of whole sequences.
     """
-    data = read_voices(recipe.data, recipe.rate)
-    how = asdict(Spectra(recipe.rate)) if data.sounds else None
-    everything = [vectors(item, how) for item in data.train.items]
+    data = read_speakers(recipe.data, recipe.rate)
+    how = asdict(AudioFeatures(recipe.rate)) if data.sounds else None
+    everything = [extract_features(item, how) for item in data.train.items]
     x = torch.cat(everything).double()
     metadata = {
         "task": "voices",
@@ -44,12 +44,12 @@ def build(recipe: Any, cell: Cell) -> Run:
         "deviation": x.std(0).clamp(min=1e-3).tolist(),
         "data": data.note,
     }
-    model, metadata["model_config"] = made(
+    model, metadata["model_config"] = build_network(
         recipe, cell, inputs=x.shape[1], outputs=len(data.classes), tokens=False, pool=recipe.pool
     )
     device = next(model.parameters()).device
-    stream = Passages(
-        [normalised(each, metadata) for each in everything],
+    stream = SequenceBatches(
+        [normalize(each, metadata) for each in everything],
         data.train.labels,
         recipe.batch_size,
         seed=recipe.seed,
@@ -60,7 +60,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         world_size=parallel.world_size(),
     )
 
-    def objective(net: nn.Module, batch: Passage) -> dict[str, Tensor]:
+    def objective(net: nn.Module, batch: SequenceBatch) -> dict[str, Tensor]:
         logits = net(batch.x, batch.lengths)
         right = (logits.detach().argmax(1) == batch.labels).float().mean()
         return {"loss": F.cross_entropy(logits, batch.labels), "accuracy": right}
@@ -79,41 +79,41 @@ def build(recipe: Any, cell: Cell) -> Run:
     )
 
 
-def vectors(item: Tensor, how: dict | None) -> Float[Tensor, "frames width"]:
+def extract_features(item: Tensor, how: dict | None) -> Float[Tensor, "frames width"]:
     """A wave's log-mel vectors; vectors as they are."""
-    return item if how is None else Spectra(**how).of(item[None], torch.tensor([len(item)]))[0][0]
+    return item if how is None else AudioFeatures(**how).of(item[None], torch.tensor([len(item)]))[0][0]
 
 
-def normalised(x: Float[Tensor, "frames width"], metadata: dict) -> Float[Tensor, "frames width"]:
+def normalize(x: Float[Tensor, "frames width"], metadata: dict) -> Float[Tensor, "frames width"]:
     mean, deviation = (torch.tensor(metadata[name]) for name in ("mean", "deviation"))
     return (x - mean) / deviation
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, metadata: dict, voices: Voices) -> Float[Tensor, "items classes"]:
+def predict_logits(model: nn.Module, metadata: dict, voices: SpeakerSplit) -> Float[Tensor, "items classes"]:
     """Logits of each item as a whole, in evaluation mode."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    rows = [normalised(vectors(item, metadata["sound"]), metadata) for item in voices.items]
+    rows = [normalize(extract_features(item, metadata["sound"]), metadata) for item in voices.items]
     logits = torch.empty(len(rows), len(metadata["classes"]))
-    for index, batch in once(rows, voices.labels, device):
+    for index, batch in eval_batches(rows, voices.labels, device):
         logits[index] = model(batch.x, batch.lengths).float().cpu()
     model.train(was_training)
     return logits
 
 
-def measure(model: nn.Module, metadata: dict, voices: Voices) -> dict[str, float]:
+def measure(model: nn.Module, metadata: dict, voices: SpeakerSplit) -> dict[str, float]:
     """Accuracy (a share) and mean cross-entropy (nats) of a whole split."""
-    logits, labels = outputs(model, metadata, voices), torch.tensor(voices.labels)
+    logits, labels = predict_logits(model, metadata, voices), torch.tensor(voices.labels)
     right = (logits.argmax(1) == labels).double().mean()
     return {"accuracy": right.item(), "loss": F.cross_entropy(logits, labels).item()}
 
 
-def report(model: nn.Module, metadata: dict, voices: Voices, folder: Path) -> None:
+def report(model: nn.Module, metadata: dict, voices: SpeakerSplit, folder: Path) -> None:
     """Draw who is taken for whom."""
     from torchstone.plots.classification import confusion
 
-    count, guesses = len(metadata["classes"]), outputs(model, metadata, voices).argmax(1)
+    count, guesses = len(metadata["classes"]), predict_logits(model, metadata, voices).argmax(1)
     matrix = torch.bincount(torch.tensor(voices.labels) * count + guesses, minlength=count**2)
     confusion(matrix.reshape(count, count), metadata["classes"], folder / "confusion.png")
 
@@ -125,7 +125,7 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
         BadInput: its speakers are not those the model was trained to tell apart, or it holds other
             vectors.
     """
-    data = read_voices(spec, metadata["sound"]["rate"] if metadata["sound"] else Spectra.rate)
+    data = read_speakers(spec, metadata["sound"]["rate"] if metadata["sound"] else AudioFeatures.rate)
     if list(data.classes) != metadata["classes"]:
         raise BadInput(
             f"{spec} has the speakers {', '.join(data.classes)}, but the model tells apart "
@@ -133,7 +133,7 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
         )
     if data.sounds != bool(**metadata["sound"]):
         raise BadInput(f"{spec} is {'sound' if data.sounds else 'vectors'}, the model's data was not")
-    voices = data.test if held_out else joined(data.train, data.val, data.test)
+    voices = data.test if held_out else concat_splits(data.train, data.val, data.test)
     return {**measure(model, metadata, voices), "items": len(voices)}
 
 
@@ -145,14 +145,14 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path]) -> l
         BadInput: a file that cannot be used, of the other kind, or with vectors of another width.
     """
     if how := metadata["sound"]:
-        names = files(inputs)
-        items = [read_sound(file, how["rate"]) for file in names]
+        names = expand_audio_paths(inputs)
+        items = [read_audio(file, how["rate"]) for file in names]
     else:
         names = [Path(each) for each in inputs]
         items = [_table(file, len(metadata["mean"])) for file in names]
-    voices = Voices(items, [0] * len(items), [str(file) for file in names])
+    voices = SpeakerSplit(items, [0] * len(items), [str(file) for file in names])
     answers = []
-    for name, chances in zip(voices.names, outputs(model, metadata, voices).softmax(1), strict=True):
+    for name, chances in zip(voices.names, predict_logits(model, metadata, voices).softmax(1), strict=True):
         best = int(chances.argmax())
         answers.append(
             {
@@ -166,7 +166,7 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path]) -> l
 
 
 def _table(file: Path, width: int) -> Float[Tensor, "frames width"]:
-    if file.suffix.lower() in ENDINGS:
+    if file.suffix.lower() in EXTENSIONS:
         raise BadInput(
             f"this model reads vectors of {width} numbers, not sound: train on a folder of sounds a "
             f"speaker to use it on {file.name}"

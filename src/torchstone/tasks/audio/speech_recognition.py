@@ -11,23 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchstone.data.audio.files import Recording, files, read_sound
-from torchstone.data.audio.speech import SpeechSet, read_speech
-from torchstone.data.audio.speech_batches import Composer, Manner, Spoken, Utterances
+from torchstone.data.audio.files import Recording, expand_audio_paths, read_audio
+from torchstone.data.audio.speech import SpeechDataset, read_speech
+from torchstone.data.audio.speech_batches import UtteranceComposer, Augmentation, SpeechBatch, SpeechBatches
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.audio.spectrogram import Spectra
-from torchstone.tasks.audio.transcribe import measure, prepared, report, statistics, transcripts
+from torchstone.parts.audio.spectrogram import AudioFeatures
+from torchstone.tasks.audio.transcribe import measure, feature_extractor, report, feature_statistics, transcribe
 from torchstone.tasks.optimization import gradient_update
 
-HELD_OUT = {"val": 2**40, "test": 2**41}  # what composed utterances of a split are drawn by
-COUNT = {"val": 100, "test": 300}  # how many there are
-STATISTICS = 256  # utterances that mean and deviation are taken from
+SPLIT_SEEDS = {"val": 2**40, "test": 2**41}  # what composed utterances of a split are drawn by
+COMPOSED_UTTERANCES = {"val": 100, "test": 300}  # how many there are
+STATISTICS_UTTERANCES = 256  # utterances that mean and deviation are taken from
 CANDIDATES = 3  # texts that are told beside the likeliest
 
 
-def recognise(model: Any, recipe: Any, data: SpeechSet, how: Spectra, *, model_config: dict[str, Any]) -> Run:
+def train_recognizer(model: Any, recipe: Any, data: SpeechDataset, how: AudioFeatures, *, model_config: dict[str, Any]) -> Run:
     """A Run that trains `model` to write down what is said.
 
     `model(vectors, lengths)` gives logits of each moment, label 0 being none; `model.moments(lengths)`
@@ -45,16 +45,16 @@ def recognise(model: Any, recipe: Any, data: SpeechSet, how: Spectra, *, model_c
         BadInput: no utterance is long enough for what is said in it.
     """
     device = next(model.parameters()).device
-    manner = Manner(count=recipe.count, speed=recipe.speed, noise=recipe.noise)
-    parts, left = held_out(data, how, manner), 0
+    manner = Augmentation(count=recipe.count, speed=recipe.speed, noise=recipe.noise)
+    parts, left = held_out_utterances(data, how, manner), 0
     if data.composed:
-        source: Any = Composer(data.train, how.rate, manner, recipe.seed)
+        source: Any = UtteranceComposer(data.train, how.rate, manner, recipe.seed)
     else:
-        source = [each for each in data.train if fits(model, how, each)]
+        source = [each for each in data.train if is_long_enough(model, how, each)]
         left = len(data.train) - len(source)
         if not source:
             raise BadInput(f"every sound of {data.name} is too short for its text")
-    stream = Utterances(
+    stream = SpeechBatches(
         source,
         data.alphabet,
         recipe.batch_size,
@@ -71,13 +71,13 @@ def recognise(model: Any, recipe: Any, data: SpeechSet, how: Spectra, *, model_c
         "alphabet": data.alphabet,
         "sound": asdict(how),
         "manner": asdict(manner),
-        **statistics(islice(stream, math.ceil(STATISTICS / recipe.batch_size)), how),
+        **feature_statistics(islice(stream, math.ceil(STATISTICS_UTTERANCES / recipe.batch_size)), how),
         "data": data.note + (f"; {left} too short for their text not trained on" if left else ""),
     }
     stream.load_state_dict({"position": 0})
-    vectors = prepared(metadata, device)
+    vectors = feature_extractor(metadata, device)
 
-    def objective(net: Any, batch: Spoken) -> dict[str, Tensor]:
+    def objective(net: Any, batch: SpeechBatch) -> dict[str, Tensor]:
         x, frames = vectors(batch.waves, batch.lengths)
         logs = net(x, frames).float().log_softmax(2).transpose(0, 1)
         moments, labels = model.moments(frames), batch.counts.sum()
@@ -107,19 +107,19 @@ def recognise(model: Any, recipe: Any, data: SpeechSet, how: Spectra, *, model_c
     )
 
 
-def held_out(data: SpeechSet, how: Spectra, manner: Manner) -> dict[str, Sequence[Recording]]:
+def held_out_utterances(data: SpeechDataset, how: AudioFeatures, manner: Augmentation) -> dict[str, Sequence[Recording]]:
     """The utterances of validation and test: composed, where the set is one to compose from."""
     parts = {"val": data.val, "test": data.test}
-    return {s: composed(part, s, how, manner) if data.composed else part for s, part in parts.items()}
+    return {s: compose_utterances(part, s, how, manner) if data.composed else part for s, part in parts.items()}
 
 
-def composed(recordings: Sequence[Recording], split: str, how: Spectra, manner: Manner) -> list[Recording]:
+def compose_utterances(recordings: Sequence[Recording], split: str, how: AudioFeatures, manner: Augmentation) -> list[Recording]:
     """Utterances to be judged on, the same ones always."""
-    make = Composer(recordings, how.rate, manner, HELD_OUT[split])
-    return [make(number) for number in range(COUNT[split])]
+    make = UtteranceComposer(recordings, how.rate, manner, SPLIT_SEEDS[split])
+    return [make(number) for number in range(COMPOSED_UTTERANCES[split])]
 
 
-def fits(model: Any, how: Spectra, recording: Recording) -> bool:
+def is_long_enough(model: Any, how: AudioFeatures, recording: Recording) -> bool:
     """Whether there are moments enough for the text: one a label, and one between two alike."""
     length = torch.tensor([len(recording.wave)])
     if int(length) < how.samples[0]:
@@ -135,7 +135,7 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
     Raises:
         BadInput: something said there is written with characters that the model has no label for.
     """
-    how = Spectra(**metadata["sound"])
+    how = AudioFeatures(**metadata["sound"])
     data = read_speech(spec, how.rate)
     if unknown := sorted(set(data.alphabet) - set(metadata["alphabet"])):
         raise BadInput(
@@ -145,11 +145,11 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
     chosen = data.test if held_out else everything or [*data.train, *data.val, *data.test]
     if not data.composed:
         return {**measure(model, metadata, chosen), "utterances": len(chosen)}
-    manner = Manner(**metadata["manner"])
-    found = measure(model, metadata, composed(chosen, "test", how, manner))
+    manner = Augmentation(**metadata["manner"])
+    found = measure(model, metadata, compose_utterances(chosen, "test", how, manner))
     if data.test is not data.train:
         found["single_error"] = measure(model, metadata, chosen)["label_error"]
-    return {**found, "utterances": COUNT["test"], "recordings": len(chosen)}
+    return {**found, "utterances": COMPOSED_UTTERANCES["test"], "recordings": len(chosen)}
 
 
 def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path], *, beams: int = 1) -> list[dict]:
@@ -162,11 +162,11 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path], *, b
     Raises:
         BadInput: a file that cannot be used, or a folder without sounds.
     """
-    rate, recordings = Spectra(**metadata["sound"]).rate, []
-    for file in files(inputs):
-        recordings.append(Recording(read_sound(file, rate), "", "", str(file)))
+    rate, recordings = AudioFeatures(**metadata["sound"]).rate, []
+    for file in expand_audio_paths(inputs):
+        recordings.append(Recording(read_audio(file, rate), "", "", str(file)))
     answers = []
-    for each, heard in zip(recordings, transcripts(model, metadata, recordings, beams), strict=True):
+    for each, heard in zip(recordings, transcribe(model, metadata, recordings, beams), strict=True):
         answer: dict[str, Any] = {"input": each.name, "text": heard[0][0]}
         if beams > 1:
             some = heard[: CANDIDATES + 1]

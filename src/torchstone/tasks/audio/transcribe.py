@@ -10,21 +10,21 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from torchstone.data.audio.files import Recording
-from torchstone.data.audio.speech_batches import Spoken, once
-from torchstone.parts.audio.ctc import best_path, prefix_beam
-from torchstone.parts.audio.spectrogram import Spectra
-from torchstone.parts.metrics.edit_distance import edits
+from torchstone.data.audio.speech_batches import SpeechBatch, eval_batches
+from torchstone.parts.audio.ctc import greedy_decode, prefix_beam_search
+from torchstone.parts.audio.spectrogram import AudioFeatures
+from torchstone.parts.metrics.edit_distance import edit_distance
 from torchstone.plots.canvas import PALETTE, canvas, plain, save
 
-UNLIKELY = -8.0  # log-probability below which the search does not try a label at a moment
-SHOWN = 3  # utterances in the picture
-LISTED = 24  # transcripts in the other
-SEEN = 0.1  # probability that a label must reach to be drawn
+MIN_LOG_PROB = -8.0  # log-probability below which the search does not try a label at a moment
+PLOTTED_UTTERANCES = 3  # utterances in the picture
+LISTED_TRANSCRIPTS = 24  # transcripts in the other
+MIN_PLOTTED_PROB = 0.1  # probability that a label must reach to be drawn
 
-Heard = list[tuple[str, float]]  # texts and their log-probabilities, best first
+Hypotheses = list[tuple[str, float]]  # texts and their log-probabilities, best first
 
 
-def statistics(batches: Iterable[Spoken], how: Spectra) -> dict[str, list[float]]:
+def feature_statistics(batches: Iterable[SpeechBatch], how: AudioFeatures) -> dict[str, list[float]]:
     """Mean and deviation of each number of the vectors, for the metadata."""
     rows = []
     for batch in batches:
@@ -34,9 +34,9 @@ def statistics(batches: Iterable[Spoken], how: Spectra) -> dict[str, list[float]
     return {"mean": x.mean(0).tolist(), "deviation": x.std(0).clamp(min=1e-3).tolist()}
 
 
-def prepared(metadata: dict, device: torch.device) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def feature_extractor(metadata: dict, device: torch.device) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """From waves and their lengths to vectors of mean 0 and deviation 1, and their lengths."""
-    how = Spectra(**metadata["sound"])
+    how = AudioFeatures(**metadata["sound"])
     mean, deviation = (torch.tensor(metadata[name], device=device) for name in ("mean", "deviation"))
 
     def vectors(waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,45 +46,45 @@ def prepared(metadata: dict, device: torch.device) -> Callable[[Tensor, Tensor],
     return vectors
 
 
-class Told(NamedTuple):
+class Emissions(NamedTuple):
     """What a model tells of some recordings, `index` their numbers."""
 
     index: list[int]
     vectors: Float[Tensor, "batch frames width"]
     logs: Float[Tensor, "batch time classes"]
     moments: Int64[Tensor, " batch"]
-    batch: Spoken
+    batch: SpeechBatch
 
 
-def told(model: Any, metadata: dict, recordings: Sequence[Recording]) -> Iterator[Told]:
+def emissions(model: Any, metadata: dict, recordings: Sequence[Recording]) -> Iterator[Emissions]:
     """Log-probabilities of each label at each moment of all recordings, in evaluation mode."""
     device = next(model.parameters()).device
-    was_training, vectors = model.training, prepared(metadata, device)
+    was_training, vectors = model.training, feature_extractor(metadata, device)
     model.eval()
-    for index, batch in once(recordings, metadata["alphabet"], device=device):
+    for index, batch in eval_batches(recordings, metadata["alphabet"], device=device):
         with torch.no_grad():
             x, frames = vectors(batch.waves, batch.lengths)
             logs = model(x, frames).float().log_softmax(2)
-        yield Told(index, x, logs, model.moments(frames), batch)
+        yield Emissions(index, x, logs, model.moments(frames), batch)
     model.train(was_training)
 
 
-def transcribed(each: Told, alphabet: str, beams: int) -> list[Heard]:
+def decode(each: Emissions, alphabet: str, beams: int) -> list[Hypotheses]:
     """What is heard in each: the greedy text (its own probability is not known: 0), or with several
     `beams` the texts that the search has found."""
     if beams == 1:
-        found = [[(tuple(row), -torch.inf)] for row in best_path(each.logs, each.moments)]
+        found = [[(tuple(row), -torch.inf)] for row in greedy_decode(each.logs, each.moments)]
     else:
         rows = zip(each.logs.cpu(), each.moments.tolist(), strict=True)
-        found = [prefix_beam(row[:count], beams, least=UNLIKELY) for row, count in rows]
+        found = [prefix_beam_search(row[:count], beams, least=MIN_LOG_PROB) for row, count in rows]
     return [[("".join(alphabet[k - 1] for k in path), log) for path, log in row] for row in found]
 
 
-def transcripts(model: Any, metadata: dict, recordings: Sequence[Recording], beams: int = 1) -> list[Heard]:
+def transcribe(model: Any, metadata: dict, recordings: Sequence[Recording], beams: int = 1) -> list[Hypotheses]:
     """What is heard in each recording, best first."""
-    heard: dict[int, Heard] = {}
-    for each in told(model, metadata, recordings):
-        heard.update(zip(each.index, transcribed(each, metadata["alphabet"], beams), strict=True))
+    heard: dict[int, Hypotheses] = {}
+    for each in emissions(model, metadata, recordings):
+        heard.update(zip(each.index, decode(each, metadata["alphabet"], beams), strict=True))
     return [heard[i] for i in range(len(recordings))]
 
 
@@ -93,9 +93,9 @@ def measure(model: Any, metadata: dict, recordings: Sequence[Recording], beams: 
     in nats a label (a text that has too few moments counts as wrong, and has no loss)."""
     wrong = right = labels = 0
     total, judged = 0.0, 0
-    for each in told(model, metadata, recordings):
-        for i, heard in zip(each.index, transcribed(each, metadata["alphabet"], beams), strict=True):
-            apart = edits(heard[0][0], recordings[i].text)
+    for each in emissions(model, metadata, recordings):
+        for i, heard in zip(each.index, decode(each, metadata["alphabet"], beams), strict=True):
+            apart = edit_distance(heard[0][0], recordings[i].text)
             wrong, right, labels = (
                 wrong + apart,
                 right + (not apart),
@@ -118,20 +118,20 @@ def measure(model: Any, metadata: dict, recordings: Sequence[Recording], beams: 
 def report(model: Any, metadata: dict, recordings: Sequence[Recording], folder: Path) -> None:
     """Draw what is heard: some utterances with the network's output under them, and many transcripts
     beside what was said (all of them in `transcripts.txt`)."""
-    heard = [found[0][0] for found in transcripts(model, metadata, recordings)]
-    apart = [edits(text, each.text) for text, each in zip(heard, recordings, strict=True)]
+    heard = [found[0][0] for found in transcribe(model, metadata, recordings)]
+    apart = [edit_distance(text, each.text) for text, each in zip(heard, recordings, strict=True)]
     pairs = [(each.text, text) for each, text in zip(recordings, heard, strict=True)]
     lines = [f"{n}\t{a}\t{b}\n" for n, (a, b) in zip(apart, pairs, strict=True)]
     (folder / "transcripts.txt").write_text("edits\tsaid\theard\n" + "".join(lines), "utf-8")
     order = sorted(range(len(pairs)), key=lambda i: -apart[i])
-    _listing([pairs[i] for i in order[:LISTED]], sum(apart), folder / "transcripts.png")
+    _plot_transcripts([pairs[i] for i in order[:LISTED_TRANSCRIPTS]], sum(apart), folder / "transcripts.png")
     # one with mistakes, if there is any, and some without
     right = [i for i in order if not apart[i]]
-    chosen = order[: max(1, SHOWN - len(right))] + right[: SHOWN - 1]
-    outputs(model, metadata, [recordings[i] for i in dict.fromkeys(chosen)], folder / "outputs.png")
+    chosen = order[: max(1, PLOTTED_UTTERANCES - len(right))] + right[: PLOTTED_UTTERANCES - 1]
+    plot_emissions(model, metadata, [recordings[i] for i in dict.fromkeys(chosen)], folder / "outputs.png")
 
 
-def _listing(pairs: Sequence[tuple[str, str]], wrong: int, file: Path) -> None:
+def _plot_transcripts(pairs: Sequence[tuple[str, str]], wrong: int, file: Path) -> None:
     figure = canvas(9.0, 0.9 + 0.24 * len(pairs), layout=None)
     tall = figure.get_figheight()
     kind = "the most mistaken first" if wrong else "no mistake in any"
@@ -146,12 +146,12 @@ def _listing(pairs: Sequence[tuple[str, str]], wrong: int, file: Path) -> None:
     save(figure, file)
 
 
-def outputs(model: Any, metadata: dict, recordings: Sequence[Recording], file: Path) -> None:
+def plot_emissions(model: Any, metadata: dict, recordings: Sequence[Recording], file: Path) -> None:
     """Draw each utterance's vectors over time, and under them how likely each label is."""
-    how, alphabet = Spectra(**metadata["sound"]), metadata["alphabet"]
+    how, alphabet = AudioFeatures(**metadata["sound"]), metadata["alphabet"]
     figure = canvas(10.0, 3.4 * len(recordings))
     axes = figure.subplots(2 * len(recordings), 1, squeeze=False)[:, 0]
-    for each in told(model, metadata, recordings):
+    for each in emissions(model, metadata, recordings):
         for row, i in enumerate(each.index):
             above, below = axes[2 * i], axes[2 * i + 1]
             count, frames = (
@@ -163,20 +163,20 @@ def outputs(model: Any, metadata: dict, recordings: Sequence[Recording], file: P
                 each.vectors[row, :frames].T.cpu().numpy(), origin="lower", aspect="auto",
                 extent=(0, seconds, 0, how.width), cmap="magma", vmin=-2.5, vmax=2.5,
             )  # fmt: skip
-            (heard,) = transcribed(each, alphabet, 1)[row]
+            (heard,) = decode(each, alphabet, 1)[row]
             title = f"said {plain(recordings[i].text)}   heard {plain(heard[0])}"
             above.set_title(title, loc="left", fontsize=9, fontweight="bold")
             above.set_ylabel("mel band" if how.kind == "mel" else "number", fontsize=8)
             chances = each.logs[row, :count].exp().cpu().numpy()
             times = [(moment + 0.5) * seconds / count for moment in range(count)]
             below.plot(times, chances[:, 0], color="0.75", linewidth=1, label="blank")
-            drawn = [k for k in range(1, chances.shape[1]) if chances[:, k].max() > SEEN]
+            drawn = [k for k in range(1, chances.shape[1]) if chances[:, k].max() > MIN_PLOTTED_PROB]
             for place, k in enumerate(drawn):
                 colour = PALETTE[place % len(PALETTE)]
                 below.plot(times, chances[:, k], color=colour, linewidth=1.2)
                 for moment in range(count):  # a name at each summit
                     around = chances[max(0, moment - 1) : moment + 2, k]
-                    if chances[moment, k] > SEEN and chances[moment, k] == around.max():
+                    if chances[moment, k] > MIN_PLOTTED_PROB and chances[moment, k] == around.max():
                         below.annotate(
                             plain(alphabet[k - 1]), (times[moment], chances[moment, k]),
                             xytext=(0, 2), textcoords="offset points", ha="center", color=colour,

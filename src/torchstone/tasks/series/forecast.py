@@ -10,25 +10,25 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from torchstone.data.series.dataset import Outlooks, Series, cut, load_series, readings_of
-from torchstone.data.series.resample import regular
-from torchstone.data.series.time_csv import moment, span
+from torchstone.data.series.dataset import ForecastWindows, Series, cut_windows, load_series, load_readings
+from torchstone.data.series.resample import resample
+from torchstone.data.series.time_csv import format_time, format_duration
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.parts.recurrent.layers import Cell
 from torchstone.parts.series.dlinear import DLinear
 from torchstone.plots import forecasts
-from torchstone.tasks.build_network import made
+from torchstone.tasks.build_network import build_network
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.series import forecaster
-from torchstone.tasks.series.forecaster import Forecaster, Outlook
+from torchstone.tasks.series.forecaster import PointForecaster, ForecastSpec
 
 GLANCE = 512  # validation windows that are looked at before the last step
 LINEAR_LR = 5e-3  # of the linear forecaster, as in its paper's code for ETTh1
 
 
-class Both:
+class JointUpdate:
     """Two updates on the same batch; the second one's metrics get a name before theirs."""
 
     def __init__(self, first: Any, second: Any, name: str):
@@ -54,7 +54,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         BadInput: settings that do not go together; a series too short for them.
     """
     series = load_series(recipe.data)
-    how = Outlook(
+    how = ForecastSpec(
         recipe.length, recipe.horizon, recipe.patch, recipe.ahead, recipe.together,
         tuple(recipe.quantiles), season(series, recipe.length),
     )  # fmt: skip
@@ -62,7 +62,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         raise BadInput("step by step cannot be bidirectional: the future would be seen")
     inputs, outputs = how.sizes(len(series.columns))
     pool = recipe.pool if how.ahead == "direct" else "each"
-    model, model_config = made(recipe, cell, inputs=inputs, outputs=outputs, tokens=False, pool=pool)
+    model, model_config = build_network(recipe, cell, inputs=inputs, outputs=outputs, tokens=False, pool=pool)
     device = next(model.parameters()).device
     mean, std = series.scale()
     values = ((series.values - mean) / std).float().to(device)
@@ -81,30 +81,30 @@ def build(recipe: Any, cell: Cell) -> Run:
         lambda net, batch: (net(batch[0]) - batch[1]).square().mean(),
         steps=recipe.steps,
     )
-    stream = Outlooks(
+    stream = ForecastWindows(
         values, starts["train"], how.context, how.horizon, recipe.batch_size, seed=recipe.seed,
         rank=parallel.rank(), world_size=parallel.world_size(),
     )  # fmt: skip
-    others: dict[str, Forecaster] = {"linear": partial(quietly, best)}
+    others: dict[str, PointForecaster] = {"linear": partial(predict_without_grad, best)}
 
     def judge(some: Int64[Tensor, " windows"], against: dict) -> dict[str, float]:
-        found = forecaster.errors(judged, how, values, some, against)
+        found = forecaster.forecast_errors(judged, how, values, some, against)
         return {name: float(error.mean()) for name, error in found.items()}
 
     def validate() -> dict[str, float]:
         ended = stream.position >= recipe.steps * recipe.batch_size
-        return judge(starts["val"] if ended else few(starts["val"], GLANCE), others)
+        return judge(starts["val"] if ended else evenly_spaced_starts(starts["val"], GLANCE), others)
 
     def report(folder: Path) -> None:
-        every = forecaster.naive(how) | others
-        found = forecaster.errors(judged, how, values, starts["test"], every)
-        forecasts.by_step(found, how, folder / "errors.png", span(series.step, series.unit))
-        pasts = cut(values, few(starts["test"], 6), how.context, how.horizon)
+        every = forecaster.naive_baselines(how) | others
+        found = forecaster.forecast_errors(judged, how, values, starts["test"], every)
+        forecasts.errors_by_step(found, how, folder / "errors.png", format_duration(series.step, series.unit))
+        pasts = cut_windows(values, evenly_spaced_starts(starts["test"], 6), how.context, how.horizon)
         forecasts.examples(judged, how, *pasts, others, series.columns, folder / "forecasts.png")
 
     return Run(
         stream=stream,
-        update=Both(update, beside, "linear"),
+        update=JointUpdate(update, beside, "linear"),
         evaluate=validate,
         state={
             **state,
@@ -112,7 +112,7 @@ def build(recipe: Any, cell: Cell) -> Run:
             "stream": stream,
         },
         steps=recipe.steps,
-        test=lambda: judge(starts["test"], forecaster.naive(how) | others),
+        test=lambda: judge(starts["test"], forecaster.naive_baselines(how) | others),
         report=report,
         metadata={
             "task": "forecast",
@@ -139,7 +139,7 @@ def season(series: Series, context: int) -> int:
     return 0
 
 
-def few(starts: Int64[Tensor, " windows"], most: int) -> Int64[Tensor, " some"]:
+def evenly_spaced_starts(starts: Int64[Tensor, " windows"], most: int) -> Int64[Tensor, " some"]:
     """At most so many of them, spread evenly."""
     if len(starts) <= most:
         return starts
@@ -147,7 +147,7 @@ def few(starts: Int64[Tensor, " windows"], most: int) -> Int64[Tensor, " some"]:
 
 
 @torch.no_grad()
-def quietly(net: nn.Module, past: Tensor) -> Tensor:
+def predict_without_grad(net: nn.Module, past: Tensor) -> Tensor:
     return net(past)
 
 
@@ -155,20 +155,20 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
     """The errors on a series' test split where `held_out`, else on all of it, standardised as in
     training, beside those of repeating the last value and the last season."""
     series = load_series(spec, tuple(metadata["columns"]))
-    how, values = seen(metadata, series.values, next(model.parameters()).device)
+    how, values = standardize(metadata, series.values, next(model.parameters()).device)
     _same_step(metadata, series.step, series.unit, series.name)
     starts = series.windows("test" if held_out else "all", how.context, how.horizon)
-    found = forecaster.errors(model, how, values, starts, forecaster.naive(how))
+    found = forecaster.forecast_errors(model, how, values, starts, forecaster.naive_baselines(how))
     return {**{name: float(error.mean()) for name, error in found.items()}, "windows": len(starts)}
 
 
-def seen(
+def standardize(
     metadata: dict, values: Tensor, device: torch.device
-) -> tuple[Outlook, Float[Tensor, "points columns"]]:
+) -> tuple[ForecastSpec, Float[Tensor, "points columns"]]:
     """How the model of a metadata looks at windows, and values as it sees them."""
     mean, std = (torch.tensor(metadata[name], dtype=torch.float64) for name in ("mean", "std"))
     settings: dict[str, Any] = {**metadata["how"], "quantiles": tuple(metadata["how"]["quantiles"])}
-    return Outlook(**settings), ((values - mean) / std).float().to(device)
+    return ForecastSpec(**settings), ((values - mean) / std).float().to(device)
 
 
 def predict(
@@ -193,21 +193,21 @@ def predict(
     answers = []
     for spec in map(str, inputs):
         file = Path(out) if out is not None else forecasts.named(spec)
-        readings = readings_of(spec, tuple(metadata["columns"]))
-        _same_step(metadata, regular(readings)[0], readings.unit, spec)
-        step, times, values, stretches, _ = regular(readings, metadata["step"])
+        readings = load_readings(spec, tuple(metadata["columns"]))
+        _same_step(metadata, resample(readings)[0], readings.unit, spec)
+        step, times, values, stretches, _ = resample(readings, metadata["step"])
         first, last = stretches[-1]
-        how, scaled = seen(metadata, torch.from_numpy(values), next(model.parameters()).device)
+        how, scaled = standardize(metadata, torch.from_numpy(values), next(model.parameters()).device)
         if last - first < how.context:
             raise BadInput(
                 f"{spec}: {last - first} points since its start or last long gap, but the model looks "
-                f"back on {how.context} ({span(step * how.context, metadata['unit'])}): give more"
+                f"back on {how.context} ({format_duration(step * how.context, metadata['unit'])}): give more"
             )
-        told = forecaster.told(model, how, scaled[None, last - how.context : last], horizon)[0].cpu()
+        told = forecaster.predict_quantiles(model, how, scaled[None, last - how.context : last], horizon)[0].cpu()
         mean, std = (torch.tensor(metadata[name])[:, None] for name in ("mean", "std"))
         told = told * std + mean
         ahead = [float(times[last - 1]) + step * i for i in range(1, len(told) + 1)]
-        moments = [moment(time, readings.unit) for time in ahead]
+        moments = [format_time(time, readings.unit) for time in ahead]
         answer = forecasts.answer(spec, moments, told, how, metadata["columns"])
         tail = slice(max(first, last - max(how.context, 3 * len(told))), last)
         forecasts.write(file, answer, times[tail], values[tail], ahead, told, how, readings.unit)
@@ -218,6 +218,6 @@ def predict(
 def _same_step(metadata: dict, step: float, unit: str, name: str) -> None:
     if unit != metadata["unit"] or abs(step / metadata["step"] - 1) > 0.01:
         raise BadInput(
-            f"{name} has a point every {span(step, unit)}, the model one every "
-            f"{span(metadata['step'], metadata['unit'])}: give a series of that step, or train on this one"
+            f"{name} has a point every {format_duration(step, unit)}, the model one every "
+            f"{format_duration(metadata['step'], metadata['unit'])}: give a series of that step, or train on this one"
         )

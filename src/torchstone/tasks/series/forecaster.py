@@ -8,21 +8,21 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from torchstone.data.series.dataset import cut
+from torchstone.data.series.dataset import cut_windows
 from torchstone.errors import BadInput
-from torchstone.parts.series.quantile_loss import covered, drawn, ordered, pinball
+from torchstone.parts.series.quantile_loss import inside_band, interpolate_quantiles, sort_quantiles, pinball
 
-PATHS = 64  # futures drawn for each window, where one step is told at a time
-NUMBERS = 2**22  # that are told at a time when many windows are judged
+SAMPLE_PATHS = 64  # futures drawn for each window, where one step is told at a time
+MAX_NUMBERS = 2**22  # that are told at a time when many windows are judged
 
 Past = Float[Tensor, "batch context columns"]
 Future = Float[Tensor, "batch horizon columns"]
-Told = Float[Tensor, "batch horizon columns quantiles"]
-Forecaster = Callable[[Past], Future]
+Quantiles = Float[Tensor, "batch horizon columns quantiles"]
+PointForecaster = Callable[[Past], Future]
 
 
 @dataclass(frozen=True)
-class Outlook:
+class ForecastSpec:
     """How a window is read and told.
 
     Args:
@@ -68,14 +68,14 @@ class Outlook:
         """One row a window, or one a window and column."""
         return x if self.together else x.transpose(1, 2).reshape(-1, x.shape[1], 1)
 
-    def windows(self, told: Float[Tensor, "rows horizon width quantiles"], columns: int) -> Told:
+    def windows(self, told: Float[Tensor, "rows horizon width quantiles"], columns: int) -> Quantiles:
         """What `rows` did, undone."""
         if self.together:
             return told
         return told.squeeze(2).unflatten(0, (-1, columns)).transpose(1, 2)
 
 
-def loss(net: Any, how: Outlook, past: Past, future: Future) -> Tensor:
+def loss(net: Any, how: ForecastSpec, past: Past, future: Future) -> Tensor:
     """The mean quantile loss: of the horizon, or step by step of every point but the first."""
     if how.ahead == "direct":
         return pinball(direct(net, how, past), future, how.quantiles).mean()
@@ -85,7 +85,7 @@ def loss(net: Any, how: Outlook, past: Past, future: Future) -> Tensor:
     return pinball(told, x[:, 1:], how.quantiles).mean()
 
 
-def direct(net: Any, how: Outlook, past: Past) -> Told:
+def direct(net: Any, how: ForecastSpec, past: Past) -> Quantiles:
     """The horizon at once, told as changes from the last value, which is taken off what is read
     too (Zeng et al. 2022, arXiv:2205.13504, section 4.1, NLinear): a series may drift."""
     x = how.rows(past)
@@ -95,11 +95,11 @@ def direct(net: Any, how: Outlook, past: Past) -> Told:
     return how.windows(told + last[..., None], past.shape[2])
 
 
-def _each(y: Tensor, how: Outlook) -> Float[Tensor, "rows *time width quantiles"]:
+def _each(y: Tensor, how: ForecastSpec) -> Float[Tensor, "rows *time width quantiles"]:
     return y.unflatten(-1, (-1, len(how.quantiles)))
 
 
-def steps(model: Any, how: Outlook, past: Past, horizon: int) -> Told:
+def autoregressive(model: Any, how: ForecastSpec, past: Past, horizon: int) -> Quantiles:
     """Many futures, each drawn point by point from the quantiles told, and their quantiles.
 
     Draws are the same ones for every call. Columns of one state are drawn apart.
@@ -109,22 +109,22 @@ def steps(model: Any, how: Outlook, past: Past, horizon: int) -> Told:
     last = x[:, -1:]
     y, state = model.step(x - last)
     told = _each(y[:, -1], how) + x[:, -1, :, None]
-    state = tuple(each.repeat_interleave(PATHS, 1) for each in state)
-    last, told = last.repeat_interleave(PATHS, 0), told.repeat_interleave(PATHS, 0)
+    state = tuple(each.repeat_interleave(SAMPLE_PATHS, 1) for each in state)
+    last, told = last.repeat_interleave(SAMPLE_PATHS, 0), told.repeat_interleave(SAMPLE_PATHS, 0)
     paths = []
     for _ in range(horizon):
         at = torch.rand(told.shape[:-1], generator=generator).to(past.device)
-        value = drawn(ordered(told), how.quantiles, at)
+        value = interpolate_quantiles(sort_quantiles(told), how.quantiles, at)
         paths.append(value)
         y, state = model.step(value[:, None] - last, state)
         told = _each(y[:, 0], how) + value[..., None]
-    futures = torch.stack(paths, 1).unflatten(0, (-1, PATHS))
+    futures = torch.stack(paths, 1).unflatten(0, (-1, SAMPLE_PATHS))
     levels = torch.tensor(how.quantiles, device=past.device)
     return how.windows(futures.quantile(levels, dim=1).movedim(0, -1), past.shape[2])
 
 
 @torch.no_grad()
-def told(model: nn.Module, how: Outlook, past: Past, horizon: int | None = None) -> Told:
+def predict_quantiles(model: nn.Module, how: ForecastSpec, past: Past, horizon: int | None = None) -> Quantiles:
     """Quantiles of each point ahead, none crossing another.
 
     Raises:
@@ -139,17 +139,17 @@ def told(model: nn.Module, how: Outlook, past: Past, horizon: int | None = None)
     was_training = model.training
     model.eval()
     if how.ahead == "direct":
-        found = ordered(direct(model, how, past)[:, :horizon])
+        found = sort_quantiles(direct(model, how, past)[:, :horizon])
     else:
-        found = steps(model, how, past, horizon)
+        found = autoregressive(model, how, past, horizon)
     model.train(was_training)
     return found
 
 
-def naive(how: Outlook) -> dict[str, Forecaster]:
+def naive_baselines(how: ForecastSpec) -> dict[str, PointForecaster]:
     """Forecasts that need no training: the last value, and the last season, again and again."""
     ahead = torch.arange(how.horizon)
-    repeat: Forecaster = lambda past: past[:, -1:].expand(-1, how.horizon, -1)  # noqa: E731
+    repeat: PointForecaster = lambda past: past[:, -1:].expand(-1, how.horizon, -1)  # noqa: E731
     if not how.season:
         return {"repeat": repeat}
     return {
@@ -159,12 +159,12 @@ def naive(how: Outlook) -> dict[str, Forecaster]:
 
 
 @torch.no_grad()
-def errors(
+def forecast_errors(
     model: nn.Module,
-    how: Outlook,
+    how: ForecastSpec,
     values: Float[Tensor, "points columns"],
     starts: Int64[Tensor, " windows"],
-    others: dict[str, Forecaster] | None = None,
+    others: dict[str, PointForecaster] | None = None,
 ) -> dict[str, Float[Tensor, " horizon"]]:
     """Mean errors at each step ahead, over windows and columns, in units of the standard deviation.
 
@@ -172,14 +172,14 @@ def errors(
     the truth inside the band; `NAME_mse` and `NAME_mae` are other forecasters'.
     """
     each = how.horizon * values.shape[1] * len(how.quantiles)
-    each *= PATHS if how.ahead == "steps" else 1
+    each *= SAMPLE_PATHS if how.ahead == "steps" else 1
     middle, sums = how.quantiles.index(0.5), {}
-    for some in starts.split(max(1, NUMBERS // each)):
-        past, future = cut(values, some, how.context, how.horizon)
-        band = told(model, how, past)
+    for some in starts.split(max(1, MAX_NUMBERS // each)):
+        past, future = cut_windows(values, some, how.context, how.horizon)
+        band = predict_quantiles(model, how, past)
         found = {
             "loss": pinball(band, future, how.quantiles).mean(-1),
-            "coverage": covered(band, future).to(future.dtype),
+            "coverage": inside_band(band, future).to(future.dtype),
         }
         points = {"": band[..., middle]}
         points |= {f"{name}_": other(past) for name, other in (others or {}).items()}

@@ -7,7 +7,7 @@ from torchstone.data.text.classification import read_labelled
 from torchstone.data.text.sentence_batches import SPECIAL, Frame
 from torchstone.engine.run import Run
 from torchstone.parts.recurrent.layers import Cell
-from torchstone.tasks.build_network import made
+from torchstone.tasks.build_network import build_network
 from torchstone.tasks.text.bert_data import Start, texts_of
 from torchstone.tasks.text.bert_inference import evaluate, predict
 from torchstone.tasks.text.finetune import finetune
@@ -26,7 +26,7 @@ def build(recipe: Any, cell: Cell) -> Run:
     texts = list(texts_of(data.train))
     tokenizer = tokenizers.learn("wordpiece", texts, size=recipe.vocabulary, special=SPECIAL)
     frame = Frame.of(tokenizer, recipe.length)
-    model, model_config = made(
+    model, model_config = build_network(
         recipe,
         cell,
         inputs=tokenizer.get_vocab_size(),

@@ -16,25 +16,25 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from torchstone.data.text import tokenizers
-from torchstone.data.text.bptt_batches import Lanes, Window
+from torchstone.data.text.bptt_batches import BPTTBatches, BPTTWindow
 from torchstone.data.text.corpus import read_text
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.parts.recurrent.layers import Cell, State
-from torchstone.parts.recurrent.sequence_model import Network
+from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.parts.transformer.token_loss import unigram
-from torchstone.tasks.build_network import made
+from torchstone.tasks.build_network import build_network
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.text import language_model
 
-LANES, WINDOW = 16, 512  # in which a held-out text is read
+EVAL_LANES, EVAL_WINDOW = 16, 512  # in which a held-out text is read
 
 
-class Stepping(nn.Module):
+class StepModule(nn.Module):
     """The network as the loss calls it, state in and state out; what is replicated over processes."""
 
-    def __init__(self, model: Network):
+    def __init__(self, model: SequenceModel):
         super().__init__()
         self.model = model
 
@@ -44,10 +44,10 @@ class Stepping(nn.Module):
         return logits, *(each.detach().transpose(0, 1) for each in state)
 
 
-class Carrying:
+class StatefulUpdate:
     """An update that hands each batch the state in which the one before it ended."""
 
-    def __init__(self, model: Network, recipe: Any):
+    def __init__(self, model: SequenceModel, recipe: Any):
         self.ends: list[State] = []  # of the micro-batches of one update
 
         def objective(net: Any, batch: tuple[Tensor, Tensor, State]) -> dict[str, Tensor]:
@@ -58,12 +58,12 @@ class Carrying:
             return {"loss": loss, "weight": torch.full_like(loss.detach(), y.numel())}
 
         down = gradient_update(
-            model, recipe.optim, objective, steps=recipe.steps, forward_module=Stepping(model)
+            model, recipe.optim, objective, steps=recipe.steps, forward_module=StepModule(model)
         )
         self.down, self.state, self.diagnosis = down.update, down.state, down.update.diagnosis
         self.model, self.eval_model, self.carried = model, down.eval_model, ()
 
-    def __call__(self, batch: Window) -> dict[str, Tensor]:
+    def __call__(self, batch: BPTTWindow) -> dict[str, Tensor]:
         if batch.fresh or not self.carried:
             self.carried = tuple(e.transpose(0, 1) for e in self.model.recurrent.empty(batch.x))
         self.ends.clear()
@@ -96,14 +96,14 @@ def build(recipe: Any, cell: Cell) -> Run:
     text = read_text(recipe.data)
     tokenizer = language_model.vocabulary(recipe, text)
     size = tokenizer.get_vocab_size()
-    model, model_config = made(recipe, cell, inputs=size, outputs=size, tokens=True, pool="each")
+    model, model_config = build_network(recipe, cell, inputs=size, outputs=size, tokens=True, pool="each")
     device = next(model.parameters()).device
     train, val, test = (
         tokenizers.encode(tokenizer, part).to(device) if part else None
         for part in (text.train, text.val, text.test)
     )
     assert train is not None
-    stream = Lanes(
+    stream = BPTTBatches(
         train,
         recipe.length,
         recipe.batch_size,
@@ -111,7 +111,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
-    update = Carrying(model, recipe)
+    update = StatefulUpdate(model, recipe)
 
     def judge(ids: Tensor | None, part: str, most: int | None = None) -> dict[str, float]:
         return {} if ids is None else measure(update.eval_model, ids, len(part), most=most)
@@ -132,7 +132,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         state={**update.state, "stream": stream, "carried": update},
         steps=recipe.steps,
         test=tested if test is not None else None,
-        report=lambda folder: language_model.report(Telling(update.eval_model), tokenizer, text, folder),
+        report=lambda folder: language_model.report(NextTokenAdapter(update.eval_model), tokenizer, text, folder),
         metadata={
             "task": "language",
             "variant": recipe.variant,
@@ -145,7 +145,7 @@ def build(recipe: Any, cell: Cell) -> Run:
 
 @torch.no_grad()
 def measure(
-    model: Network, ids: Int64[Tensor, " tokens"], characters: int, *, most: int | None = None
+    model: SequenceModel, ids: Int64[Tensor, " tokens"], characters: int, *, most: int | None = None
 ) -> dict[str, float]:
     """Mean loss over every token of a text but the first, and bits a character.
 
@@ -161,8 +161,8 @@ def measure(
         raise BadInput(f"a text of {len(ids)} tokens cannot be measured: at least 2 are needed")
     was_training = model.training
     model.eval()
-    lane = -(-count // LANES)
-    read = lane if most is None else min(lane, -(-most // LANES))
+    lane = -(-count // EVAL_LANES)
+    read = lane if most is None else min(lane, -(-most // EVAL_LANES))
     total, seen = 0.0, 0
     rows = count // lane
     parts = [(ids[: rows * lane].view(rows, lane), ids[1 : rows * lane + 1].view(rows, lane))]
@@ -170,8 +170,8 @@ def measure(
         parts.append((ids[None, rows * lane : -1], ids[None, rows * lane + 1 :]))
     for x, y in parts:
         state = None
-        for at in range(0, min(read, x.shape[1]), WINDOW):
-            window = slice(at, min(at + WINDOW, read))
+        for at in range(0, min(read, x.shape[1]), EVAL_WINDOW):
+            window = slice(at, min(at + EVAL_WINDOW, read))
             logits, state = model.step(x[:, window], state)
             own = y[:, window].flatten()
             total += F.cross_entropy(logits.flatten(0, 1).float(), own, reduction="sum").item()
@@ -181,13 +181,13 @@ def measure(
     return {"loss": loss, "bits_per_character": loss / math.log(2) * len(ids) / characters}
 
 
-class Telling(nn.Module):
+class NextTokenAdapter(nn.Module):
     """The network as `tasks.generate` asks it for the next token; the cache is its state, and there is no
     end to what it can look back on."""
 
     context = 2**31
 
-    def __init__(self, model: Network):
+    def __init__(self, model: SequenceModel):
         super().__init__()
         self.model, self.vocabulary = model, model.outputs
 
@@ -206,17 +206,17 @@ class Telling(nn.Module):
         return logits[:, -1:] if last else logits
 
 
-def evaluate(model: Network, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
+def evaluate(model: SequenceModel, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
     """Loss and perplexity a token, and bits and perplexity a character, of a text: of its test split
     (or its validation split, if it has no other) where `held_out`, else of all of it."""
     return language_model.evaluate(model, metadata, spec, held_out=held_out, measure=measure)
 
 
-def sample(model: Network, metadata: dict, **how: Any) -> list[str]:
+def sample(model: SequenceModel, metadata: dict, **how: Any) -> list[str]:
     """Texts that the model writes, as `language.sample` has it."""
-    return language_model.sample(Telling(model), metadata, **how)
+    return language_model.sample(NextTokenAdapter(model), metadata, **how)
 
 
-def predict(model: Network, metadata: dict, inputs: Sequence[str | Path], **how: Any) -> list[dict[str, str]]:
+def predict(model: SequenceModel, metadata: dict, inputs: Sequence[str | Path], **how: Any) -> list[dict[str, str]]:
     """The likeliest continuation of each text, as `language.predict` has it."""
-    return language_model.predict(Telling(model), metadata, [str(each) for each in inputs], **how)
+    return language_model.predict(NextTokenAdapter(model), metadata, [str(each) for each in inputs], **how)

@@ -30,7 +30,7 @@ from torchstone.tasks.text.translation_inference import END, PAD, START, alike
 Gold = dict[tuple[str, str], Links]
 
 
-def with_gold(run: Run, recipe: Any, data: PairSet, tokenizer: Tokenizer) -> Run:
+def add_gold_alignments(run: Run, recipe: Any, data: PairSet, tokenizer: Tokenizer) -> Run:
     """The run, judged by its alignments too and drawn beside the gold ones.
 
     Args:
@@ -47,13 +47,13 @@ def with_gold(run: Run, recipe: Any, data: PairSet, tokenizer: Tokenizer) -> Run
     def drawn(folder: Path) -> None:
         report(folder)
         some = [pair for pair in data.test if max(len(text.split()) for text in pair) <= 14][:40]
-        each = list(zip(maps(kept, tokenizer, some), some, strict=True))
+        each = list(zip(alignment_maps(kept, tokenizer, some), some, strict=True))
         attention_maps.draw_beside([(looks, gold[pair]) for looks, pair in each], folder / "gold.png")
 
     return replace(
         run,
-        evaluate=lambda: {**judge(), **rates(kept, tokenizer, data.val[: recipe.judged], gold)},
-        test=lambda: {**test(), **rates(kept, tokenizer, data.test, gold)},
+        evaluate=lambda: {**judge(), **alignment_rates(kept, tokenizer, data.val[: recipe.judged], gold)},
+        test=lambda: {**test(), **alignment_rates(kept, tokenizer, data.test, gold)},
         report=drawn,
     )
 
@@ -69,19 +69,19 @@ def evaluate(model: Any, metadata: dict, spec: str, *, held_out: bool) -> dict:
     )
     pairs = data.test if held_out else data.train + data.val + data.test
     gold = bible.gold(bible.read(*metadata["languages"])[0])
-    return results | rates(model, tokenizer, pairs, gold)
+    return results | alignment_rates(model, tokenizer, pairs, gold)
 
 
-def rates(model: nn.Module, tokenizer: Tokenizer, pairs: Pairs, gold: Gold) -> dict[str, float]:
+def alignment_rates(model: nn.Module, tokenizer: Tokenizer, pairs: Pairs, gold: Gold) -> dict[str, float]:
     """`alignment_error`, `alignment_precision`, `alignment_recall`, and `diagonal_error` beside them.
 
     Raises:
         BadInput: the tokenizer leaves words out, so that links cannot be told.
     """
     counts = torch.zeros(2, 3)  # of attention and of the diagonal: |A ∩ G|, |A|, |G|
-    for pair, looks in zip(pairs, maps(model, tokenizer, pairs), strict=True):
+    for pair, looks in zip(pairs, alignment_maps(model, tokenizer, pairs), strict=True):
         links = gold[pair]
-        for row, said in enumerate((links_of(looks), diagonal(looks))):
+        for row, said in enumerate((attention_links(looks), diagonal_links(looks))):
             counts[row] += torch.tensor([len(said & links), len(said), len(links)])
     (both, said, wanted), (crossed, drawn, _) = counts.tolist()
     return {
@@ -92,20 +92,20 @@ def rates(model: nn.Module, tokenizer: Tokenizer, pairs: Pairs, gold: Gold) -> d
     }
 
 
-def links_of(looks: attention_maps.Map) -> Links:
+def attention_links(looks: attention_maps.Map) -> Links:
     """Each word written, but for the end, linked to the word it looks at most, but for the end."""
     shares = looks.shares.mean(0)[:-1]
     chosen = enumerate(shares.argmax(1).tolist())
     return frozenset((i, j) for j, i in chosen if i < len(looks.read) - 1)
 
 
-def diagonal(looks: attention_maps.Map) -> Links:
+def diagonal_links(looks: attention_maps.Map) -> Links:
     m, n = len(looks.read) - 1, len(looks.written) - 1
     return frozenset((min(m - 1, (2 * j + 1) * m // (2 * n)), j) for j in range(n))
 
 
 @torch.no_grad()
-def maps(model: Any, tokenizer: Tokenizer, pairs: Pairs) -> list[attention_maps.Map]:
+def alignment_maps(model: Any, tokenizer: Tokenizer, pairs: Pairs) -> list[attention_maps.Map]:
     """Where the model looks while the target of each pair is given to it word by word."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
