@@ -83,10 +83,10 @@ def models(variant, context=0):
     biased = make.keywords.get("bias", True)
     names = {"gelu": nn.GELU(), "gelu_new": nn.GELU(approximate="tanh")}
     activation = make.keywords.get("activation", "gelu_new")
-    plain = Plain(width, depth, heads, ours.vocabulary, ours.context, biased, names[activation])
+    plain = Plain(width, depth, heads, ours.vocab_size, ours.context, biased, names[activation])
     # dropout drew nothing for the others either
     config = references.transformers().GPT2Config(
-        vocab_size=ours.vocabulary, n_positions=ours.context, n_embd=width, n_layer=depth,
+        vocab_size=ours.vocab_size, n_positions=ours.context, n_embd=width, n_layer=depth,
         n_head=heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None,
         eos_token_id=None, activation_function=activation,
     )  # fmt: skip
@@ -139,7 +139,7 @@ def told(what, taken):
 def training(variant, batch, pairs, device):
     ours, theirs, plain = (m.to(device).train() for m in models(variant))
     context = min(ours.context, 256)
-    x, y = torch.randint(ours.vocabulary, (2, batch, context), device=device)
+    x, y = torch.randint(ours.vocab_size, (2, batch, context), device=device)
 
     def stepper(model, loss):
         optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
@@ -168,7 +168,7 @@ def training(variant, batch, pairs, device):
 def writing(variant, batch, new, pairs, device):
     # transformers' model writes no further than its context
     ours, theirs, plain = (m.to(device).eval() for m in models(variant, new + 8))
-    prompt = torch.randint(ours.vocabulary, (batch, 8), device=device)
+    prompt = torch.randint(ours.vocab_size, (batch, 8), device=device)
     how = {"do_sample": False, "max_new_tokens": new, "min_new_tokens": new, "use_cache": True}
     mask = torch.ones_like(prompt)
     contenders = {

@@ -78,7 +78,9 @@ def ours(cell: Cell, size, ids, device, **how):
     if how.pop("step_compiled", False):
         cell = cell._replace(step=torch.compile(cell.step))
     torch.manual_seed(0)
-    network = SequenceModel(cell, symbols, symbols, tokens=True, hidden=units, layers=layers, path=path).to(device)
+    network = SequenceModel(cell, symbols, symbols, tokens=True, hidden=units, layers=layers, path=path).to(
+        device
+    )
     recipe = replace(Recipe(lr=2e-3, clip=1.0, schedule="constant"), **how)
     update, stream = StatefulUpdate(network, recipe), BPTTBatches(ids, length, lanes, seed=0)
     return lambda: float(update(next(stream))["loss"])

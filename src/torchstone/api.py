@@ -9,10 +9,10 @@ from typing import Any
 
 from torchstone import systems
 from torchstone.errors import BadInput, did_you_mean
-from torchstone.runs.execute import execute, free, refuse_occupied
+from torchstone.runs.execute import execute, free_folder, refuse_occupied
 from torchstone.runs.load import create, export_hf, load, load_run, load_tokenizer
 from torchstone.runs.recipes import read_recipe, recipe_of
-from torchstone.runs.seeds import begin, resume_seeds, runs_of, seeds_of
+from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, seeds_of
 from torchstone.systems import System
 
 __all__ = [
@@ -58,13 +58,13 @@ def train(
     with parallel.process_group(select_device(recipe.device)):
         several = "" if seeds is None else f"-{seeds}-seeds"
         default = Path("runs") / f"{entry.name}-{recipe_name}{several}"
-        folder = Path(out) if out is not None else free(default)
+        folder = Path(out) if out is not None else free_folder(default)
         refuse_occupied(folder, overwrite)
         folder = parallel.gather(folder)[0]  # all have looked before the first one writes
         if seeds is not None:
             if parallel.world_size() > 1:
                 raise BadInput("several seeds are trained by one process each: leave torchrun out")
-            begin(folder, entry, recipe_name, recipe, dict(clock or {}), seeds)
+            create_seed_folder(folder, entry, recipe_name, recipe, dict(clock or {}), seeds)
             return resume_seeds(folder, quiet=quiet)
         return execute(entry, recipe_name, recipe, folder, dict(clock or {}), quiet, fresh=True)
 

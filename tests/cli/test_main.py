@@ -21,7 +21,7 @@ from torchstone.errors import BadInput
 def run(tmp_path_factory):
     """One finished run, trained once."""
     folder = tmp_path_factory.mktemp("runs") / "first"
-    ts.train("lenet5/digits", steps=150, out=folder, quiet=True, clock={"save": 40})
+    ts.train("lenet5/digits", steps=150, out=folder, quiet=True, intervals={"save": 40})
     return folder
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from torchstone.engine import checkpoint
-from torchstone.engine.run import Clock, Run, fit
+from torchstone.engine.run import Intervals, Run, fit
 from torchstone.errors import BadInput, NotFinite, NotSaved
 
 
@@ -137,7 +137,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, call
     else:
         monkeypatch.setattr(checkpoint.Path, "write_text", full(checkpoint.Path.write_text))
     with pytest.raises(NotSaved, match=r"step 3: No space left.*last good checkpoint.*step 2") as said:
-        fit(run, tmp_path, clock=Clock(save=1, log=6), quiet=True)
+        fit(run, tmp_path, intervals=Intervals(save=1, log=6), quiet=True)
     print(said.value)
     _, meta, complaints = checkpoint.find(tmp_path / "checkpoint")
     assert (meta["step"], complaints) == (2, [])
@@ -165,7 +165,7 @@ def test_a_write_that_the_system_refuses_is_said_in_one_line(tmp_path, large):
     run.update = update
     try:
         with pytest.raises(NotSaved, match=r"step 3: .*last good checkpoint.*step 2") as said:
-            fit(run, tmp_path, clock=Clock(save=1, log=6), quiet=True)
+            fit(run, tmp_path, intervals=Intervals(save=1, log=6), quiet=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
@@ -200,7 +200,7 @@ def toy(steps=6, bad=None):
 def test_a_metric_that_is_not_finite_stops_with_step_and_checkpoint(tmp_path):
     """What happens on a device, where the loss is only looked at on the clock."""
     with pytest.raises(NotFinite) as caught:
-        fit(toy(20, bad=13), tmp_path, clock=Clock(log=5, save=1, evaluate=20), quiet=True)
+        fit(toy(20, bad=13), tmp_path, intervals=Intervals(log=5, save=1, evaluate=20), quiet=True)
     print(caught.value)
     assert "loss is nan at step 13" in str(caught.value)
     # the poisoned state of step 13 was not saved over the good one
@@ -221,7 +221,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 
     run.update = update
     with pytest.raises(NotFinite, match=r"model.weight is not finite.*\(step 1\)"):
-        fit(run, tmp_path, clock=Clock(save=1), quiet=True)
+        fit(run, tmp_path, intervals=Intervals(save=1), quiet=True)
     assert checkpoint.find(tmp_path / "checkpoint")[1]["step"] == 1
 
 

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from torchstone.engine import checkpoint, parallel
-from torchstone.engine.run import Clock, Run, fit
+from torchstone.engine.run import Intervals, Run, fit
 from torchstone.engine.update import GradientUpdate
 from torchstone.errors import Interrupted
 
 STEPS, STOP = 12, 7
-CLOCK = Clock(log=2, evaluate=6, save=5, seconds=1e9)
+CLOCK = Intervals(log=2, evaluate=6, save=5, seconds=1e9)
 # rows of the joint batch that the first process takes, of 14
 SHARES = {"even": 7, "uneven": 9}
 CASES = [
@@ -100,7 +100,7 @@ def two_processes(out: Path) -> None:
         torch.save([outcome(case) for case in CASES], out / f"outcomes-{rank}.pt")
         parallel.barrier()
         run = toy("uneven", True, 3, 0.05)
-        fit(run, out / "whole", clock=CLOCK, quiet=True)
+        fit(run, out / "whole", intervals=CLOCK, quiet=True)
         torch.save(run.state["model"].state_dict(), out / f"whole-{rank}.pt")
         seen = []
 
@@ -110,12 +110,12 @@ def two_processes(out: Path) -> None:
                 signal.raise_signal(signal.SIGTERM)
 
         try:
-            fit(toy("uneven", True, 3, 0.05, tap=tap), out / "cut", clock=CLOCK, quiet=True)
+            fit(toy("uneven", True, 3, 0.05, tap=tap), out / "cut", intervals=CLOCK, quiet=True)
         except Interrupted as stopped:
             (out / f"stopped-{rank}").write_text(f"{stopped.signal} {stopped}")
     else:
         run = toy("uneven", True, 3, 0.05)
-        fit(run, out / "cut", clock=CLOCK, quiet=True)
+        fit(run, out / "cut", intervals=CLOCK, quiet=True)
         torch.save(run.state["model"].state_dict(), out / f"resumed-{rank}.pt")
 
 
@@ -217,7 +217,7 @@ def test_resumed_on_two_is_never_stopped_bit_for_bit(both):
 
 def test_resumed_on_one_ends_where_two_do(both):
     run = toy("uneven", True, 3, 0.05)
-    fit(run, both / "cut-for-one", clock=CLOCK, quiet=True)
+    fit(run, both / "cut-for-one", intervals=CLOCK, quiet=True)
     whole = torch.load(both / "whole-0.pt")
     apart = farthest(run.state["model"].state_dict().values(), whole.values())
     print(f"stopped on two processes, resumed on one: {apart:.1e} apart")

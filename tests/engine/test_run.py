@@ -14,15 +14,15 @@ from torch import nn
 from toy_systems import TOYS, Crash, cut, differing, fingerprint, rows
 
 from torchstone.engine import run as engine
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 
 STEPS = 12
-CLOCK = Clock(log=5, evaluate=4, save=3)
+CLOCK = Intervals(log=5, evaluate=4, save=3)
 
 
 def whole(name: str, folder: Path, seed: int = 0):
     run = TOYS[name](seed, STEPS)
-    fit(run, folder, clock=CLOCK, quiet=True)
+    fit(run, folder, intervals=CLOCK, quiet=True)
     return run
 
 
@@ -31,12 +31,12 @@ def interrupted(name: str, folder: Path, after: int, drop: str | None = None):
     first = TOYS[name](0, STEPS)
     first.state.pop(drop, None)
     with pytest.raises(Crash):
-        fit(cut(first, after), folder, clock=CLOCK, quiet=True)
+        fit(cut(first, after), folder, intervals=CLOCK, quiet=True)
     torch.manual_seed(random.Random(name).getrandbits(32))  # a new process would stand elsewhere
     second = TOYS[name](0, STEPS)
     everything = dict(second.state)
     second.state.pop(drop, None)
-    fit(second, folder, clock=CLOCK, quiet=True)
+    fit(second, folder, intervals=CLOCK, quiet=True)
     second.state = everything
     return second
 
@@ -129,7 +129,7 @@ def test_resumed_in_a_fresh_process(tmp_path):
         expected[name] = {key: sha256(value).hexdigest() for key, value in parts.items()}
         after = random.Random(name + "!").randint(1, STEPS - 1)
         with pytest.raises(Crash):
-            fit(cut(TOYS[name](0, STEPS), after), tmp_path / name, clock=CLOCK, quiet=True)
+            fit(cut(TOYS[name](0, STEPS), after), tmp_path / name, intervals=CLOCK, quiet=True)
     script = f"""
 import json, sys
 from hashlib import sha256

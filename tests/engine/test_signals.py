@@ -40,7 +40,7 @@ def expected(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
         toy_systems.enter(patch)
-        api.train("toy", out=out, clock=CLOCK, quiet=True)
+        api.train("toy", out=out, intervals=CLOCK, quiet=True)
     return saved(out), rows(out)
 
 
@@ -69,7 +69,7 @@ def ended(child: int) -> int:
 
 
 def train(out: Path) -> None:
-    api.train("toy", out=out, clock=CLOCK, quiet=True)
+    api.train("toy", out=out, intervals=CLOCK, quiet=True)
 
 
 def command(out: Path) -> int:

@@ -35,7 +35,7 @@ def crashing(stage: int, after: int):
 
 
 def train(out):
-    return api.train("toy", out=out, clock=CLOCK, quiet=True)
+    return api.train("toy", out=out, intervals=CLOCK, quiet=True)
 
 
 def resume(out):

@@ -6,7 +6,7 @@ from torch import nn
 
 from torchstone.engine.update import GradientUpdate
 from torchstone.errors import BadInput, NotFinite
-from torchstone.parts.ema import average
+from torchstone.parts.ema import make_ema
 
 
 def net(seed=0):
@@ -124,7 +124,7 @@ def test_schedule_and_moving_average_follow_each_step():
     model = net()
     optimizer = sgd(model)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
-    kept = average(model, 0.9)
+    kept = make_ema(model, 0.9)
     expected = [p.detach().clone() for p in model.parameters()]
     update = GradientUpdate(squared(model), optimizer, lr_scheduler=schedule, ema=(kept, model))
     for step in range(3):

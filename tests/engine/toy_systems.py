@@ -21,7 +21,7 @@ from torchstone.engine import checkpoint, rng
 from torchstone.engine.meter import read_rows
 from torchstone.engine.run import Run
 from torchstone.engine.update import GradientUpdate
-from torchstone.parts.ema import average
+from torchstone.parts.ema import make_ema
 from torchstone.runs import folder as pages
 
 
@@ -98,7 +98,7 @@ def gan(seed: int, steps: int) -> Run:
     """Two players, two optimisers; each `descend` fills its own parameters' gradients only."""
     torch.manual_seed(seed)
     model, critic = mlp(2, 32, 32, 2), mlp(2, 32, 32, 1)
-    ema = average(model, 0.98)
+    ema = make_ema(model, 0.98)
     g_optimiser = torch.optim.Adam(model.parameters(), 3e-3, betas=(0.5, 0.9))
     d_optimiser = torch.optim.Adam(critic.parameters(), 3e-3, betas=(0.5, 0.9))
 
@@ -138,7 +138,7 @@ def diffusion(seed: int, steps: int, levels: int = 40) -> Run:
     """DDPM: x_t = √ᾱ_t x + √(1-ᾱ_t) ε, and the model says ε; samples come from its average."""
     torch.manual_seed(seed)
     model = mlp(6, 64, 64, 64, 2)
-    ema = average(model, 0.98)
+    ema = make_ema(model, 0.98)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     beta = torch.linspace(1e-3, 0.2, levels)
     kept = (1 - beta).cumprod(0)

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from torchstone.engine.run import Clock, Run, fit
+from torchstone.engine.run import Intervals, Run, fit
 from torchstone.parts.facts import example
 from torchstone.runs.recipes import comments
 from torchstone.tools import docs
@@ -56,7 +56,7 @@ def trained(entry, *, look=lambda run: None, steps: int | None = None, **fields)
             return metrics
 
         run.update, run.steps = update, min(run.steps, steps or run.steps)
-        fit(run, clock=Clock(evaluate=run.steps), quiet=True)
+        fit(run, intervals=Intervals(evaluate=run.steps), quiet=True)
     return rows
 
 
@@ -169,7 +169,7 @@ def learns(entry) -> None:
     untrained, run = {}, None
     for run in entry.module().build(smoke(entry)):
         untrained = judged(run)
-        fit(run, clock=Clock(evaluate=run.steps), quiet=True)
+        fit(run, intervals=Intervals(evaluate=run.steps), quiet=True)
     assert run is not None, f"{entry.name} builds nothing"
     before, after = untrained[metric], judged(run)[metric]
     said = f"{entry.name}: {metric} {before:.4f} untrained, {after:.4f} after {run.steps} steps"

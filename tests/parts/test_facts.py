@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone.parts.ema import average
+from torchstone.parts.ema import make_ema
 from torchstone.parts.facts import example, macs, parameters
 
 
@@ -35,7 +35,7 @@ def test_fused_recurrent_layers_are_counted(make):
 
 def test_average_is_the_recursion():
     model = nn.Linear(1, 1, bias=False).double()
-    kept, expected = average(model, 0.75), None
+    kept, expected = make_ema(model, 0.75), None
     for value in (1.0, 2.0, 5.0):
         with torch.no_grad():
             model.weight.fill_(value)

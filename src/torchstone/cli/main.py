@@ -299,7 +299,7 @@ def _train(args, rest: list[str], generic: Parser) -> int:
         args.system,
         out=args.out,
         overwrite=args.overwrite,
-        clock=clock,
+        intervals=clock,
         seeds=args.seeds,
         **changed(parsed),
     )

@@ -46,7 +46,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Clock:
+class Intervals:
     """When to read metrics, evaluate and save, in steps; `None` is 200 rows and 20 evaluations a run.
     A checkpoint is also due whenever `seconds` have passed without one, and at the end."""
 
@@ -58,10 +58,10 @@ class Clock:
     def of(self, steps: int) -> "_Every":
         log = self.log or math.ceil(steps / 200)
         evaluate = self.evaluate or math.ceil(steps / 20)
-        return _Every(log, evaluate, self.save or steps)
+        return _Due(log, evaluate, self.save or steps)
 
 
-class _Every(NamedTuple):
+class _Due(NamedTuple):
     log: int
     evaluate: int
     save: int
@@ -89,7 +89,7 @@ def fit(
     run: Run,
     folder: Path | str | None = None,
     *,
-    clock: Clock = Clock(),
+    clock: Intervals = Intervals(),
     meta: Mapping[str, Any] | None = None,
     stage: int = 0,
     offset: int = 0,
@@ -132,7 +132,7 @@ def fit(
         progress.meter.check()  # what is not finite is not saved over what was
         for name, item in run.state.items():
             _check_weights(name, item)
-        entries = {name: _frozen(item) for name, item in state.items()}
+        entries = {name: _state_of(item) for name, item in state.items()}
         if log:
             about = {**(meta or {}), "stage": stage, "step": progress.step, "metadata": run.metadata}
             about |= {"steps": run.steps, "results": run.results, "rows": log.count}
@@ -224,6 +224,6 @@ def _check_weights(name: str, item: Any) -> None:
                 raise NotFinite(f"{name}.{key} is not finite")
 
 
-def _frozen(item: Any) -> Any:
+def _state_of(item: Any) -> Any:
     """Every process must take part in a state that is gathered, though only one writes it."""
     return item if isinstance(item, torch.nn.Module) else item.state_dict()

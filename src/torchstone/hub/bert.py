@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchstone.errors import BadInput
 from torchstone.hub import hf_folder
-from torchstone.hub.state_dict_names import fused, parted
+from torchstone.hub.state_dict_names import fuse_qkv, split_qkv
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
 # our head for each of their classes, and whether the class has a pooler
@@ -67,12 +67,14 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     Raises:
         BadInput: a setting that is not implemented, by its name.
     """
-    hf_folder.refuse_others(config, USED | UNREAD, ONLY)
+    hf_folder.reject_unsupported(config, USED | UNREAD, ONLY)
     classes = config.get("architectures") or ["BertModel"]
     if classes[0] not in HEADS:
         raise BadInput(f"no head of {classes[0]!r} here; implemented are {', '.join(HEADS)}")
     head, pooler = HEADS[classes[0]]
-    arguments = {name: hf_folder.number(config, theirs, USUAL.get(name)) for name, theirs in NUMBERS.items()}
+    arguments = {
+        name: hf_folder.get_number(config, theirs, USUAL.get(name)) for name, theirs in NUMBERS.items()
+    }
     activation = config.get("hidden_act", "gelu")
     if activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
@@ -95,7 +97,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     }
 
 
-def suited(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def match_weights(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments for weights that hold more, or less, than the config's class has: the published
     files of "BertForMaskedLM" have the pooler and the next-sentence head too."""
     pooler = any("pooler." in name for name in tensors)
@@ -171,7 +173,7 @@ def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         begin, inner, end = layer.groups() if layer else ("", *_cut(name))
         ours = OURS.get(inner, inner)
         found[f"layers.{begin}.{ours}.{end}" if layer else f"{ours}.{end}".strip(".")] = value
-    whole = fused(found)
+    whole = fuse_qkv(found)
     for name in whole:
         if apart := re.search(r"\.attention\.([qkv])\.", name):
             lost = next(p for p in "qkv" if name.replace(f".{apart[1]}.", f".{p}.") not in found)
@@ -189,7 +191,7 @@ def unpublished(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     theirs = {ours: name for name, ours in OURS.items()}
     headed = any(_cut(key)[0] in dict(HEAD) for key in tensors)
     front, found = "bert." if headed else "", {}
-    for key, value in parted(tensors).items():
+    for key, value in split_qkv(tensors).items():
         name, end = _cut(key)
         layer = re.match(r"layers\.(\d+)\.(.*)$", name)
         begin = f"{front}encoder.layer.{layer[1]}." if layer else front

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchstone.errors import BadInput
 from torchstone.hub import hf_folder
 from torchstone.hub.diffusers_schedulers import choice, process
-from torchstone.hub.state_dict_names import fused, parted, renamed
+from torchstone.hub.state_dict_names import fuse_qkv, split_qkv, rename_keys
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
 CLASS = "UNet2DModel"
@@ -72,14 +72,14 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         BadInput: it is another network; a file is missing, damaged, or holds code.
     """
     home = _home(folder)
-    config = hf_folder.settings(home / "config.json")
+    config = hf_folder.read_json(home / "config.json")
     if config.get("_class_name") != CLASS:
         raise BadInput(f"{home} holds a {config.get('_class_name')}; read here is {CLASS}")
     _, tensors = hf_folder.read(home, WEIGHTS)
     for each in ("scheduler", "../scheduler", "."):
         file = folder / each / "scheduler_config.json"
         if file.exists():
-            config["scheduler"] = hf_folder.settings(file)
+            config["scheduler"] = hf_folder.read_json(file)
             break
     return config, tensors
 
@@ -90,9 +90,9 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     Raises:
         BadInput: a setting that is not implemented, by its name.
     """
-    hf_folder.refuse_others(config, USED, ONLY)
+    hf_folder.reject_unsupported(config, USED, ONLY)
     arguments: dict[str, Any] = {
-        ours: hf_folder.number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()
+        ours: hf_folder.get_number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()
     }
     widths = _several(config, "block_out_channels", WIDTHS)
     count = len(widths)
@@ -184,9 +184,9 @@ BACK = (
 
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Their names of the weights to ours, those of the first releases too."""
-    return fused(renamed(tensors, RULES))
+    return fuse_qkv(rename_keys(tensors, RULES))
 
 
 def unpublished(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Ours to theirs."""
-    return renamed(parted(tensors), BACK)
+    return rename_keys(split_qkv(tensors), BACK)

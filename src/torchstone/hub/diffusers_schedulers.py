@@ -31,21 +31,21 @@ def process(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BadInput: a setting that is not implemented, by its name.
     """
-    hf_folder.refuse_others(config, USED, ONLY)
+    hf_folder.reject_unsupported(config, USED, ONLY)
     large = choice(config, "variance_type", VARIANCES, "fixed_small")
-    limit = hf_folder.number(config, "clip_sample_range", 1.0)
+    limit = hf_folder.get_number(config, "clip_sample_range", 1.0)
     return {
         "sampler": choice(config, "_class_name", SCHEDULERS, "DDPMScheduler"),
         "schedule": choice(config, "beta_schedule", SCHEDULES, "linear"),
-        "levels": hf_folder.number(config, "num_train_timesteps", 1000),
-        "first": hf_folder.number(config, "beta_start", 1e-4),
-        "last": hf_folder.number(config, "beta_end", 0.02),
+        "levels": hf_folder.get_number(config, "num_train_timesteps", 1000),
+        "first": hf_folder.get_number(config, "beta_start", 1e-4),
+        "last": hf_folder.get_number(config, "beta_end", 0.02),
         "told": choice(config, "prediction_type", TOLD, "epsilon"),
         "clip": limit if config.get("clip_sample", True) else None,
         "large": large,
         "rederive": False,
         "spacing": config.get("timestep_spacing", "leading"),
-        "offset": hf_folder.number(config, "steps_offset", 0),
+        "offset": hf_folder.get_number(config, "steps_offset", 0),
         "whole": bool(config.get("set_alpha_to_one", True)),
         "published": True,
     }

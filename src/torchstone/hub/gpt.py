@@ -47,11 +47,13 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if family not in CLASSES:
         raise BadInput(f"the config is of model_type {family!r}, not {' or '.join(CLASSES)}")
     first = family == "openai-gpt"
-    hf_folder.refuse_others(config, USED | SUMMARY | ({"afn"} if first else SECOND), ONLY)
+    hf_folder.reject_unsupported(config, USED | SUMMARY | ({"afn"} if first else SECOND), ONLY)
     classes = config.get("architectures") or CLASSES[family]
     if classes[0] not in CLASSES[family]:
         raise BadInput(f"no head of {classes[0]!r} here; implemented is {CLASSES[family][0]}")
-    arguments = {ours: hf_folder.number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()}
+    arguments = {
+        ours: hf_folder.get_number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()
+    }
     if config.get("n_ctx", arguments["context"]) != arguments["context"]:
         raise BadInput(
             f"the config sets n_ctx = {config['n_ctx']!r}; implemented here is n_positions, "
@@ -70,7 +72,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if first:
         return "gpt1", {**arguments, "activation": FIRST[activation]}
     if config.get("n_inner") is not None:
-        arguments["inner"] = hf_folder.number(config, "n_inner")
+        arguments["inner"] = hf_folder.get_number(config, "n_inner")
     return "gpt2", {
         **arguments,
         "activation": activation,

@@ -66,7 +66,7 @@ FIXED: Mapping[str, Any] = {
 }
 
 
-def system(config: Mapping[str, Any]) -> str:
+def system_of_config(config: Mapping[str, Any]) -> str:
     """The system that a config is of.
 
     Raises:
@@ -80,7 +80,9 @@ def system(config: Mapping[str, Any]) -> str:
     return SYSTEMS[family]
 
 
-def refuse_others(config: Mapping[str, Any], used: Collection[str], only: Mapping[str, Any] = {}) -> None:
+def reject_unsupported(
+    config: Mapping[str, Any], used: Collection[str], only: Mapping[str, Any] = {}
+) -> None:
     """Let a config pass if every setting is used, or cannot matter, or has the value we implement.
 
     Args:
@@ -102,7 +104,7 @@ def refuse_others(config: Mapping[str, Any], used: Collection[str], only: Mappin
             raise BadInput(f"the config sets {name} = {value!r}; implemented here is {able}")
 
 
-def number(config: Mapping[str, Any], name: str, default: Any = None) -> Any:
+def get_number(config: Mapping[str, Any], name: str, default: Any = None) -> Any:
     """A setting of the config that has to be a finite number of at least 0; `default` where it is not set.
 
     Raises:
@@ -122,7 +124,7 @@ def read(folder: Path, weights: Sequence[str] = WEIGHTS) -> tuple[dict[str, Any]
     Raises:
         BadInput: no such folder; a file is missing (which), damaged, or holds code.
     """
-    config = settings(folder / "config.json")
+    config = read_json(folder / "config.json")
     for name in weights:
         if (folder / name).exists():
             return config, _tensors(folder / name)
@@ -155,7 +157,7 @@ def fetch(spec: str) -> Path:
     return folder
 
 
-def settings(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
@@ -174,7 +176,7 @@ def settings(file: Path) -> dict[str, Any]:
 
 def _shards(index: Path) -> dict[str, Tensor]:
     """The tensors of an index, out of the files it names."""
-    places = settings(index).get("weight_map")
+    places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
         raise BadInput(f"{index} has no weight_map from names to files")
     tensors: dict[str, Tensor] = {}

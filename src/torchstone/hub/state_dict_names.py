@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-def renamed(tensors: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+def rename_keys(tensors: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
     """Every rule (pattern, replacement) applied in turn to every name."""
     new: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -17,7 +17,7 @@ def renamed(tensors: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> 
     return new
 
 
-def fused(tensors: Mapping[str, Tensor], parts: str = "qkv") -> dict[str, Tensor]:
+def fuse_qkv(tensors: Mapping[str, Tensor], parts: str = "qkv") -> dict[str, Tensor]:
     """`….q.…`, `….k.…` and `….v.…` as one `….qkv.…`; where one is missing they stay as they are."""
     new = dict(tensors)
     for name in tensors:
@@ -29,7 +29,7 @@ def fused(tensors: Mapping[str, Tensor], parts: str = "qkv") -> dict[str, Tensor
     return new
 
 
-def parted(tensors: Mapping[str, Tensor], parts: str = "qkv") -> dict[str, Tensor]:
+def split_qkv(tensors: Mapping[str, Tensor], parts: str = "qkv") -> dict[str, Tensor]:
     """The reverse of `fused`."""
     new: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from torchstone.errors import BadInput
 from torchstone.hub import hf_folder
-from torchstone.hub.state_dict_names import fused, parted, renamed
+from torchstone.hub.state_dict_names import fuse_qkv, split_qkv, rename_keys
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
 CLASSES = ("T5ForConditionalGeneration", "T5WithLMHeadModel")  # the second is its old name
@@ -84,14 +84,14 @@ def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if shared is not None and _tied(tensors):
         again.add("lm_head.weight")
     kept = {name: tensor for name, tensor in tensors.items() if name not in again}
-    return fused(renamed(kept if shared is None else {**kept, "shared.weight": shared}, TO_OURS))
+    return fuse_qkv(rename_keys(kept if shared is None else {**kept, "shared.weight": shared}, TO_OURS))
 
 
 def unpublished(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The names that transformers saves, from ours."""
     gated = any(name.endswith(".feed.gate.weight") for name in tensors)
     up = (r"DenseReluDense\.up\.", "DenseReluDense.wi_1." if gated else "DenseReluDense.wi.")
-    return renamed(parted(tensors), [*TO_THEIRS, up])
+    return rename_keys(split_qkv(tensors), [*TO_THEIRS, up])
 
 
 def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -104,8 +104,10 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         "is_encoder_decoder": True,
         "architectures": (*([name] for name in CLASSES), None),
     }
-    hf_folder.refuse_others(config, USED | BESIDE, only)
-    arguments = {ours: hf_folder.number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()}
+    hf_folder.reject_unsupported(config, USED | BESIDE, only)
+    arguments = {
+        ours: hf_folder.get_number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()
+    }
     said = config.get("feed_forward_proj", "relu")
     gate, _, name = str(said).rpartition("-")
     name = "gelu_new" if said == "gated-gelu" else name
@@ -129,7 +131,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     }
 
 
-def suited(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def match_weights(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments with the head that the weights have: version 5 of transformers says of every
     network that it is tied, those of T5 1.1 included."""
     return {**arguments, "tied": _tied(tensors)}

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from torchstone.hub import hf_folder
-from torchstone.hub.state_dict_names import fused, parted, renamed
+from torchstone.hub.state_dict_names import fuse_qkv, split_qkv, rename_keys
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
 CLASSES = ("ViTModel", "ViTForImageClassification")
@@ -72,13 +72,13 @@ TO_THEIRS = (
 
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Ours from torchvision's, timm's or transformers' names; its q, k and v become one product."""
-    return fused(renamed(tensors, TO_OURS))
+    return fuse_qkv(rename_keys(tensors, TO_OURS))
 
 
 def unpublished(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The names that transformers saves, from ours; a network with classes keeps the rest in `vit`."""
     whole = [(r"^(?!classifier)", "vit.")] if "head.weight" in tensors else []
-    return renamed(parted(tensors), [*TO_THEIRS, *whole])
+    return rename_keys(split_qkv(tensors), [*TO_THEIRS, *whole])
 
 
 def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -87,7 +87,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     Raises:
         BadInput: it asks for something that is not implemented, by its name.
     """
-    hf_folder.refuse_others(
+    hf_folder.reject_unsupported(
         config,
         USED.keys() - {"hidden_act"},
         only={
@@ -102,25 +102,25 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     head = config.get("architectures", [CLASSES[0]]) == [CLASSES[1]]
     labels = said["num_labels"] or len(said["id2label"] or (0, 1))  # two where it names none
     return "vit_b_16", {
-        "width": hf_folder.number(said, "hidden_size"),
-        "depth": hf_folder.number(said, "num_hidden_layers"),
-        "heads": hf_folder.number(said, "num_attention_heads"),
-        "inner": hf_folder.number(said, "intermediate_size"),
+        "width": hf_folder.get_number(said, "hidden_size"),
+        "depth": hf_folder.get_number(said, "num_hidden_layers"),
+        "heads": hf_folder.get_number(said, "num_attention_heads"),
+        "inner": hf_folder.get_number(said, "intermediate_size"),
         "size": said["image_size"],
         "patch": said["patch_size"],
-        "channels": hf_folder.number(said, "num_channels"),
+        "channels": hf_folder.get_number(said, "num_channels"),
         "num_classes": labels if head else 0,
         "pooler": 0 if head else said["pooler_output_size"] or said["hidden_size"],
         "activation": said["hidden_act"],
         "qkv_bias": said["qkv_bias"],
-        "eps": hf_folder.number(said, "layer_norm_eps"),
-        "dropout": hf_folder.number(said, "hidden_dropout_prob"),
-        "attention_dropout": hf_folder.number(said, "attention_probs_dropout_prob"),
+        "eps": hf_folder.get_number(said, "layer_norm_eps"),
+        "dropout": hf_folder.get_number(said, "hidden_dropout_prob"),
+        "attention_dropout": hf_folder.get_number(said, "attention_probs_dropout_prob"),
         "inner_dropout": 0.0,
     }
 
 
-def suited(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def match_weights(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments without a pooler where the weights have none, which no config says."""
     held = any(name.endswith("pooler.dense.weight") for name in tensors)
     return {**arguments, "pooler": arguments["pooler"] if held else 0}

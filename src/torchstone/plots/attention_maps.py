@@ -11,11 +11,11 @@ from torch import Tensor
 
 from torchstone.plots.canvas import canvas, plain, save
 
-END = "(end)"
+END_OF_SENTENCE = "(end)"
 Tokens = tuple[str, Sequence[tuple[int, int]]]  # a text, and where in it each token stands
 
 
-class Map(NamedTuple):
+class AttentionMap(NamedTuple):
     """Shares of attention, each row summing to 1, and the words they are between."""
 
     shares: Float[Tensor, "heads written read"]
@@ -23,7 +23,9 @@ class Map(NamedTuple):
     read: list[str]
 
 
-def over_words(shares: Float[Tensor, "heads targets sources"], source: Tokens, target: Tokens) -> Map:
+def merge_word_pieces(
+    shares: Float[Tensor, "heads targets sources"], source: Tokens, target: Tokens
+) -> AttentionMap:
     """From tokens to words: a word is looked at with all of its tokens, and looks with their mean.
 
     The last token of either side is the end of the sentence.
@@ -31,7 +33,7 @@ def over_words(shares: Float[Tensor, "heads targets sources"], source: Tokens, t
     (read, columns), (written, rows) = _words(source), _words(target)
     onto = torch.zeros(shares.shape[2], len(read)).scatter_(1, columns[:, None], 1.0)
     by = torch.zeros(len(written), shares.shape[1]).scatter_(0, rows[None], 1.0)
-    return Map((by / by.sum(1, keepdim=True)) @ shares @ onto, written, read)
+    return AttentionMap((by / by.sum(1, keepdim=True)) @ shares @ onto, written, read)
 
 
 def _words(tokens: Tokens) -> tuple[list[str], Tensor]:
@@ -42,10 +44,10 @@ def _words(tokens: Tokens) -> tuple[list[str], Tensor]:
     used = sorted(set(numbers))
     place = {number: i for i, number in enumerate(used)}
     index = torch.tensor([*(place[n] for n in numbers), len(used)])
-    return [*(words[n] for n in used), END], index
+    return [*(words[n] for n in used), END_OF_SENTENCE], index
 
 
-def draw(maps: Sequence[Map], file: Path, most: int = 4) -> None:
+def plot_mean_attention(maps: Sequence[AttentionMap], file: Path, most: int = 4) -> None:
     """The mean of the heads, for sentences of middling length."""
     fitting = [m for m in maps if len(m.read) <= 16 and len(m.written) <= 16]
     chosen = sorted(fitting or maps, key=lambda m: -len(m.written))[:most]
@@ -58,7 +60,9 @@ def draw(maps: Sequence[Map], file: Path, most: int = 4) -> None:
     save(figure, file)
 
 
-def draw_beside(maps: Sequence[tuple[Map, Collection[tuple[int, int]]]], file: Path, most: int = 3) -> None:
+def plot_with_gold_links(
+    maps: Sequence[tuple[AttentionMap, Collection[tuple[int, int]]]], file: Path, most: int = 3
+) -> None:
     """The mean of the heads, and beside it links (word read, word written) told by hand, for the
     longest sentences."""
     chosen = sorted(maps, key=lambda pair: -len(pair[0].written))[:most]
@@ -75,7 +79,7 @@ def draw_beside(maps: Sequence[tuple[Map, Collection[tuple[int, int]]]], file: P
     save(figure, file)
 
 
-def draw_heads(each: Map, file: Path) -> None:
+def plot_heads(each: AttentionMap, file: Path) -> None:
     """Every head of one sentence."""
     heads = len(each.shares)
     columns = min(4, heads)
@@ -95,7 +99,7 @@ def draw_heads(each: Map, file: Path) -> None:
 def _picture(
     axes,
     shares: Float[Tensor, "written read"],
-    each: Map,
+    each: AttentionMap,
     *,
     small: bool = False,
     left: bool = True,

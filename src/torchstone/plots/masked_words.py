@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchstone.data.text.mlm_batches import MaskedText
-from torchstone.data.text.sentence_batches import IGNORED
+from torchstone.data.text.mlm_batches import MLMBatches
+from torchstone.data.text.sentence_batches import IGNORE_INDEX
 from torchstone.plots.canvas import PALETTE, canvas, plain, save
 
 RIGHT, WRONG = PALETTE[2], PALETTE[1]
@@ -15,7 +15,7 @@ WIDE = 150  # characters a line
 
 
 @torch.no_grad()
-def told(model: nn.Module, text: MaskedText, tokenizer: Any, file: Path, rows: int = 8) -> None:
+def plot_masked_words(model: nn.Module, text: MLMBatches, tokenizer: Any, file: Path, rows: int = 8) -> None:
     """Draws rows of `text`; a hidden word stands in green if the model tells it, else in orange with
     the model's own word after a slash."""
     batch = next(text.once(batch=rows, most=rows))
@@ -34,7 +34,7 @@ def told(model: nn.Module, text: MaskedText, tokenizer: Any, file: Path, rows: i
         for place, target, logits in zip(
             batch.places[row].tolist(), batch.targets[row].tolist(), words[row], strict=True
         ):
-            if target != IGNORED:
+            if target != IGNORE_INDEX:
                 said[place] = (target, int(logits.argmax()))
         across = 0
         for place, token in enumerate(batch.rows.tokens[row].tolist()):

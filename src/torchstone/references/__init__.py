@@ -56,7 +56,7 @@ def torchmetrics() -> ModuleType:
     return _imported("torchmetrics")
 
 
-class Answering(nn.Module):
+class OutputAdapter(nn.Module):
     """A library's network, answering with tensors: `take(network, *inputs)`. Its weights are `net.…`."""
 
     def __init__(self, net: nn.Module, take: Callable[..., Any]):
@@ -67,7 +67,7 @@ class Answering(nn.Module):
         return self.take(self.net, *inputs)
 
 
-def ours(published: Callable[[str, dict[str, Tensor]], dict[str, Tensor]]) -> Callable:
+def unwrap_names(published: Callable[[str, dict[str, Tensor]], dict[str, Tensor]]) -> Callable:
     """From the names of an `Answering` network's tensors to ours."""
     return lambda tensors: published("", {n.removeprefix("net."): t for n, t in tensors.items()})
 
@@ -240,9 +240,11 @@ def recurrent(cell: Any, theirs: type[nn.Module]) -> Iterator[ParityCase]:
         how: dict[str, Any] = {"bidirectional": both, "bias": number % 5 > 0}
         how["dropout"] = 0.4 if layers > 1 and number % 3 else 0.0
         project = draw.randint(1, hidden - 1) if cell.states == 2 and number % 4 > 1 else 0
-        path = "written" if number % 3 else "fast"
+        implementation = "reference" if number % 3 else "fused"
         torch.manual_seed(number)
-        ours = Recurrent(cell, inputs, hidden, layers, projection=project, path=path, **how)
+        ours = Recurrent(
+            cell, inputs, hidden, layers, projection=project, implementation=implementation, **how
+        )
         net = theirs(
             inputs,
             hidden,
@@ -254,10 +256,10 @@ def recurrent(cell: Any, theirs: type[nn.Module]) -> Iterator[ParityCase]:
         net.load_state_dict(ours.state_dict())
         x = torch.randn(4, time, inputs)
         rows = (torch.randint(1, time + 1, (4,)),) if number % 4 else ()
-        answering = Answering(net, _padded)
+        answering = OutputAdapter(net, _padded)
         if number < 8:
             x, ours, answering = x.double(), ours.double(), answering.double()
-        label = f"{path}, {layers} layers, {'both ways' if both else 'one way'}"
+        label = f"{implementation}, {layers} layers, {'both ways' if both else 'one way'}"
         label += f"{', lengths' if rows else ''}{', dropout' if how['dropout'] else ''}"
         yield ParityCase(ours, answering, (x, *rows), label=label + (", projected" if project else ""))
 
@@ -291,7 +293,7 @@ def actors(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
         else:
             x = torch.randn(16, *seen.shape, generator=generator)
         label = "frames" if net.pixels else "continuous" if continuous else "discrete"
-        yield ParityCase(net, Answering(theirs, _acted), x, _of_answering, label=label)
+        yield ParityCase(net, OutputAdapter(theirs, _acted), x, _of_answering, label=label)
 
 
 def critics(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
@@ -330,7 +332,7 @@ def deterministic(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
     theirs = nn.ModuleList([whole.actor, whole.critic])
     net = _alike(ours((11,), 3), theirs)
     x = torch.randn(16, 11, generator=torch.Generator().manual_seed(seed))
-    yield ParityCase(net, Answering(theirs, _judged), x, label="actor and critic")
+    yield ParityCase(net, OutputAdapter(theirs, _judged), x, label="actor and critic")
 
 
 def _judged(nets: Any, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchstone.parts.facts import ParityCase
 
 
-class Written(nn.Module):
+class NaiveResNet(nn.Module):
     """The network of the same parameters; no layer of torch does the work.
 
     Convolution is a matrix product over cut-out windows, batch norm its definition, shortcut A a copy
@@ -26,9 +26,9 @@ class Written(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         net = self.net
-        x = norm(convolve(images, net.conv1), net.bn1).clamp(min=0)
+        x = batch_norm(convolve(images, net.conv1), net.bn1).clamp(min=0)
         if not isinstance(net.maxpool, nn.Identity):
-            x = largest(x)
+            x = max_pool(x)
         for stage in net.stages:
             for block in getattr(net, stage):
                 x = self.block(x, block)
@@ -37,7 +37,7 @@ class Written(nn.Module):
     def block(self, x: Tensor, block) -> Tensor:
         y, count = x, int(block.last[-1])
         for i in range(1, count + 1):
-            y = norm(convolve(y, getattr(block, f"conv{i}")), getattr(block, f"bn{i}"))
+            y = batch_norm(convolve(y, getattr(block, f"conv{i}")), getattr(block, f"bn{i}"))
             y = y.clamp(min=0) if i < count else y
         return (self.gate(y, block) + self.shortcut(x, y, block)).clamp(min=0)
 
@@ -45,7 +45,7 @@ class Written(nn.Module):
         if x.shape == y.shape:
             return x
         if isinstance(block.downsample, nn.Sequential):
-            return norm(convolve(x, block.downsample[0]), block.downsample[1])
+            return batch_norm(convolve(x, block.downsample[0]), block.downsample[1])
         padded = torch.zeros_like(y)  # each channel of x to its place, every second pixel of it
         first = (y.shape[1] - x.shape[1]) // 2
         for channel in range(x.shape[1]):
@@ -64,7 +64,7 @@ def convolve(x: Tensor, layer: Any) -> Tensor:
     return torch.einsum("bchwij,ocij->bohw", windows, weight)
 
 
-def norm(x: Tensor, layer: Any) -> Tensor:
+def batch_norm(x: Tensor, layer: Any) -> Tensor:
     """γ (x − mean) / √(variance + ε) + β, over batch and places in training, else as running."""
     if layer.training:
         mean = x.mean((0, 2, 3))
@@ -75,7 +75,7 @@ def norm(x: Tensor, layer: Any) -> Tensor:
     return (x - mean[:, None, None]) * scale[:, None, None] + layer.bias[:, None, None]
 
 
-def largest(x: Tensor) -> Tensor:
+def max_pool(x: Tensor) -> Tensor:
     """The largest of 3×3 every second place, the edge padded by one."""
     edged = x.new_full((*x.shape[:2], x.shape[2] + 2, x.shape[3] + 2), -torch.inf)
     edged[:, :, 1:-1, 1:-1] = x
@@ -83,7 +83,7 @@ def largest(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def shaken(network: nn.Module, inputs: Tensor) -> nn.Module:
+def randomize_norms(network: nn.Module, inputs: Tensor) -> nn.Module:
     """`network` with norms that are neither one nor zero, and running statistics that fit `inputs`.
 
     As created they would hide a branch that starts at zero, or a norm at the wrong place.
@@ -103,7 +103,7 @@ def shaken(network: nn.Module, inputs: Tensor) -> nn.Module:
     return network
 
 
-def pairs(
+def resnet_cases(
     variant: str,
     make: Callable[..., nn.Module],
     theirs: Callable[[], nn.Module] | None,
@@ -122,9 +122,9 @@ def pairs(
     images = torch.randn(2, 3, side, side, dtype=dtype)
     ours = make(num_classes=10).to(dtype)
     if theirs is None:
-        other: nn.Module = Written(shaken(ours, images), gate)
+        other: nn.Module = NaiveResNet(randomize_norms(ours, images), gate)
     else:
-        other = shaken(theirs().to(dtype), images)
+        other = randomize_norms(theirs().to(dtype), images)
         ours.load_state_dict(published(variant, other.state_dict()))
     yield ParityCase(ours.eval(), other.eval(), images, optimizer=None)  # nobody trains it that way
     yield ParityCase(ours.train(), other.train(), images)

@@ -13,9 +13,9 @@ from torchstone.systems import System
 def execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool, *, fresh: bool):
     """Build the recipe's runs and fit them one after another."""
     from torchstone.engine import checkpoint, rng, parallel
-    from torchstone.runs.folder import finish, start
+    from torchstone.runs.folder import write_result, create_run_folder
     from torchstone.engine.console import notify
-    from torchstone.engine.run import Clock, fit, skip_finished_stage
+    from torchstone.engine.run import Intervals, fit, skip_finished_stage
 
     reached = 0
     if not fresh and checkpoint.any_at(folder / "checkpoint"):
@@ -29,7 +29,7 @@ def execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool, 
     for stage, run in enumerate(entry.module().build(recipe)):
         if stage == 0 and fresh and parallel.rank() == 0:
             before = rng.snapshot()  # what these import draws from Python's
-            start(folder, entry.name, recipe_name, recipe, clock)
+            create_run_folder(folder, entry.name, recipe_name, recipe, clock)
             if not quiet and "data" in run.metadata:
                 notify(run.metadata["data"])
             rng.restore(before)
@@ -42,7 +42,7 @@ def execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool, 
             fit(
                 run,
                 folder,
-                clock=Clock(**clock),
+                intervals=Intervals(**clock),
                 meta={"system": entry.name, "recipe": recipe_name},
                 stage=stage,
                 offset=offset,
@@ -51,7 +51,7 @@ def execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool, 
             )
         offset += run.steps
     if parallel.rank() == 0:
-        finish(folder, entry.name, recipe_name, run, offset)
+        write_result(folder, entry.name, recipe_name, run, offset)
     parallel.barrier()  # none leaves before the result is written
     return run
 
@@ -92,7 +92,7 @@ def refuse_occupied(folder: Path, overwrite: bool) -> None:
         )
 
 
-def free(folder: Path) -> Path:
+def free_folder(folder: Path) -> Path:
     number, candidate = 1, folder
     while candidate.exists():
         number += 1

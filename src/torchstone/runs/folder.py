@@ -21,7 +21,7 @@ from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 
 
-def start(folder: Path, system: str, recipe_name: str, recipe: Any, clock: dict) -> None:
+def create_run_folder(folder: Path, system: str, recipe_name: str, recipe: Any, clock: dict) -> None:
     """Make the folder, in place of a run that was there.
 
     Raises:
@@ -35,12 +35,12 @@ def start(folder: Path, system: str, recipe_name: str, recipe: Any, clock: dict)
         why = error.strerror or error
         raise BadInput(f"cannot make the folder {folder} ({why}): choose another --out") from None
     fields = dataclasses.asdict(recipe)
-    write(folder / "environment.json", environment())
+    write_json(folder / "environment.json", environment())
     asked = {"system": system, "recipe": recipe_name, "fields": fields, "clock": clock}
-    write(folder / "recipe.json", asked)
+    write_json(folder / "recipe.json", asked)
 
 
-def finish(folder: Path, system: str, recipe_name: str, run: Run, steps: int) -> None:
+def write_result(folder: Path, system: str, recipe_name: str, run: Run, steps: int) -> None:
     """Write the result and draw the pictures of a finished run."""
     rows = read_rows(folder / "metrics.jsonl")
     model, count = run.state.get("model"), None
@@ -55,7 +55,7 @@ def finish(folder: Path, system: str, recipe_name: str, run: Run, steps: int) ->
         "metrics": run.results,
         "data": run.metadata.get("data"),
     }
-    write(folder / "result.json", result)
+    write_json(folder / "result.json", result)
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
     draw_curves(folder, pictures / "curves.png")
@@ -63,7 +63,7 @@ def finish(folder: Path, system: str, recipe_name: str, run: Run, steps: int) ->
         run.report(pictures)
 
 
-def write(file: Path, content: Any) -> None:
+def write_json(file: Path, content: Any) -> None:
     """JSON, all or nothing."""
     beside = file.with_name(file.name + ".new")
     beside.write_text(json.dumps(content, indent=1, default=str) + "\n")

@@ -31,26 +31,26 @@ def runs_of(folder: Path) -> list[Path]:
     return [folder / f"seed-{seed}" for seed in seeds_of(folder)] or [folder]
 
 
-def begin(folder: Path, entry: Any, name: str, recipe: Any, clock: dict, count: int) -> None:
+def create_seed_folder(folder: Path, entry: Any, name: str, recipe: Any, clock: dict, count: int) -> None:
     """Make the folder; the seeds are the recipe's and those after it.
 
     Raises:
         BadInput: the recipe draws nothing.
     """
-    from torchstone.runs.folder import start, write
+    from torchstone.runs.folder import create_run_folder, write_json
 
     if not hasattr(recipe, "seed"):
         raise BadInput(f"{entry.name}/{name} has no seed: train it once, without --seeds")
-    start(folder, entry.name, name, recipe, clock)
+    create_run_folder(folder, entry.name, name, recipe, clock)
     seeds = list(range(recipe.seed, recipe.seed + count))
     asked = json.loads((folder / "recipe.json").read_text())
-    write(folder / "recipe.json", asked | {"seeds": seeds})
+    write_json(folder / "recipe.json", asked | {"seeds": seeds})
 
 
 def resume_seeds(folder: Path, *, device: str | None = None, quiet: bool = False) -> dict[str, Any]:
     """Train what is not trained yet, and write the record."""
     from torchstone.plots.compare_runs import compare
-    from torchstone.runs.folder import write
+    from torchstone.runs.folder import write_json
 
     entry, name, recipe = read_recipe(folder)
     if device is not None:
@@ -62,7 +62,7 @@ def resume_seeds(folder: Path, *, device: str | None = None, quiet: bool = False
             begun = (run / "recipe.json").exists()
             execute(entry, name, own, run, clock, quiet, fresh=not begun)
     found = record(folder)
-    write(folder / "record.json", found)
+    write_json(folder / "record.json", found)
     compare(runs_of(folder), folder / "curves.png")
     return found | {"folder": folder}
 

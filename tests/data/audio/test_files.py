@@ -10,7 +10,14 @@ import pytest
 import soundfile
 import torch
 
-from torchstone.data.audio.files import read_captcha, clipped_fraction, read_fsdd, expand_audio_paths, read_audio, find_audio_files
+from torchstone.data.audio.files import (
+    read_captcha,
+    clipped_fraction,
+    read_fsdd,
+    expand_audio_paths,
+    read_audio,
+    find_audio_files,
+)
 from torchstone.errors import BadInput
 
 RATE = 8000
@@ -173,7 +180,10 @@ def test_sounds_of_a_folder(tmp_path):
         "b.wav",
         "inner/c.ogg",
     ]
-    assert expand_audio_paths([tmp_path, tmp_path / "x.wav"]) == [*find_audio_files(tmp_path), tmp_path / "x.wav"]
+    assert expand_audio_paths([tmp_path, tmp_path / "x.wav"]) == [
+        *find_audio_files(tmp_path),
+        tmp_path / "x.wav",
+    ]
     (tmp_path / "none").mkdir()
     with pytest.raises(BadInput, match="none holds no sound files"):
         expand_audio_paths([tmp_path / "none"])

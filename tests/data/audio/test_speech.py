@@ -7,7 +7,14 @@ import torch
 
 from torchstone.data.audio.files import Recording
 from torchstone.data.audio.speech import read_speech
-from torchstone.data.audio.speech_batches import UtteranceComposer, Augmentation, SpeechBatches, noise_clips, eval_batches, collate
+from torchstone.data.audio.speech_batches import (
+    UtteranceComposer,
+    Augmentation,
+    SpeechBatches,
+    noise_clips,
+    eval_batches,
+    collate,
+)
 from torchstone.errors import BadInput
 
 RATE = 8000
@@ -125,7 +132,9 @@ ONES = [
         ("d", "y", 720),
     ]
 ]
-PLAIN = Augmentation(count=(2, 4), gap=(0.1, 0.1), edge=(0.05, 0.05), speed=0.0, loudness=0.0, noise=(200, 200))
+PLAIN = Augmentation(
+    count=(2, 4), gap=(0.1, 0.1), edge=(0.05, 0.05), speed=0.0, loudness=0.0, noise=(200, 200)
+)
 
 
 def test_composed_of_one_speaker_with_silence_between():

@@ -66,9 +66,9 @@ def test_links_are_between_words_with_their_marks(small):
 
 def test_the_other_way_round_links_turn_too(small):
     forward, backward = bible.read("grc", "en")[0], bible.read("en", "grc")[0]
-    assert backward == [bible.turned(verse) for verse in forward]
+    assert backward == [bible.swap_sides(verse) for verse in forward]
     assert backward[0].links == {(0, 0), (1, 0), (1, 1)}
-    assert bible.gold(backward)["“The book, Abraham", "Βίβλος γενέσεως"] == backward[0].links
+    assert bible.gold_links(backward)["“The book, Abraham", "Βίβλος γενέσεως"] == backward[0].links
 
 
 def test_other_languages_are_refused(small):
@@ -96,9 +96,9 @@ def test_the_registry_set():
     said = {(greek[i], english[j]) for i, j in love.links}
     assert {("θεὸς", "God"), ("ἀγάπη", "love."), ("ἐστίν", "is"), ("ὅτι", "because")} <= said
     data = read_pairs("bible")
-    print(data.note)
+    print(data.description)
     assert data.languages == ("grc", "en")
     parts = [set(part) for part in (data.train, data.val, data.test)]
     assert sum(map(len, parts)) == len(parts[0] | parts[1] | parts[2]) == 7_918
-    gold = bible.gold(verses)
+    gold = bible.gold_links(verses)
     assert all(pair in gold for part in parts for pair in part)

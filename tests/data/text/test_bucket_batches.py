@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from torchstone.data.text.bucket_batches import Buckets, Ragged
+from torchstone.data.text.bucket_batches import BucketBatches, PackedSequences
 from torchstone.errors import BadInput
 
 
@@ -17,14 +17,14 @@ def ragged(count=200, seed=0):
 
 
 def buckets(tokens=100, **settings):
-    pairs = Ragged(ragged(seed=0)), Ragged(ragged(seed=1))
-    return Buckets(*pairs, tokens, **{"pad": 0, "seed": 3} | settings)
+    pairs = PackedSequences(ragged(seed=0)), PackedSequences(ragged(seed=1))
+    return BucketBatches(*pairs, tokens, **{"pad": 0, "seed": 3} | settings)
 
 
 def test_ragged_rows_come_back_padded():
     sequences = ragged()
     rows = torch.tensor([5, 0, 199, 5])
-    padded = Ragged(sequences).padded(rows, 0)
+    padded = PackedSequences(sequences).pad_rows(rows, 0)
     longest = max(len(sequences[i]) for i in rows)
     assert padded.shape == (4, longest)
     for row, i in zip(padded.tolist(), rows.tolist(), strict=True):
@@ -77,6 +77,6 @@ def test_processes_share_each_batch(world):
 def test_sizes_that_cannot_be():
     with pytest.raises(BadInput, match=r"longest sentence \(29 tokens\).*raise batch"):
         buckets(tokens=28)
-    few = Ragged(ragged(2))
+    few = PackedSequences(ragged(2))
     with pytest.raises(BadInput, match="2 pairs are too few to make batches for 3 processes"):
-        Buckets(few, few, 100, pad=0, seed=0, world_size=3)
+        BucketBatches(few, few, 100, pad=0, seed=0, world_size=3)

@@ -15,10 +15,10 @@ def test_a_file_is_cut_at_its_end(tmp_path):
     whole = "".join(f"line {i}\n" for i in range(1000))
     (tmp_path / "a.txt").write_text(whole.replace("\n", "\r\n"))
     said = read_text(str(tmp_path / "a.txt"))
-    print(said.note)
+    print(said.description)
     assert said.train + said.val + said.test == whole
     assert len(said.val) == len(said.test) == len(whole) // 20
-    assert "cut off its end" in said.note
+    assert "cut off its end" in said.description
 
 
 def test_a_folder_is_read_in_the_order_of_names(tmp_path):
@@ -51,12 +51,12 @@ def test_tiny_shakespeare_is_cut_as_in_nanogpt(tmp_path, monkeypatch):
     said = read_text(str(tmp_path))
     cut = int(0.9 * len(content))
     assert (said.train, said.val, said.test) == (content[:cut], content[cut:], "")
-    assert "nanoGPT" in said.note
+    assert "nanoGPT" in said.description
 
 
 def test_the_standard_library_is_always_there():
     said = read_text("python/json")
-    print(said.note)
+    print(said.description)
     assert "class JSONDecoder" in said.train + said.val + said.test
     assert min(len(said.train), len(said.val), len(said.test)) > 1000
     assert read_text("python/json") == said

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from torchstone.data.text.lm_batches import Windows
+from torchstone.data.text.lm_batches import LMBatches
 from torchstone.errors import BadInput
 
 IDS = torch.arange(1000)
 
 
 def test_y_is_x_one_token_later():
-    stream = Windows(IDS, 16, 8, seed=0)
+    stream = LMBatches(IDS, 16, 8, seed=0)
     for _ in range(20):
         x, y = next(stream)
         assert x.shape == y.shape == (8, 16)
@@ -20,7 +20,7 @@ def test_y_is_x_one_token_later():
 
 
 def test_every_place_is_reached_the_last_token_too():
-    stream = Windows(torch.arange(20), 4, 16, seed=0)
+    stream = LMBatches(torch.arange(20), 4, 16, seed=0)
     drawn = [next(stream) for _ in range(40)]
     begins = torch.cat([x[:, 0] for x, _ in drawn])
     assert sorted(set(begins.tolist())) == list(range(16))
@@ -31,26 +31,26 @@ def test_every_place_is_reached_the_last_token_too():
 
 
 def test_seed_and_position_decide():
-    a, b, c = Windows(IDS, 8, 4, seed=1), Windows(IDS, 8, 4, seed=1), Windows(IDS, 8, 4, seed=2)
+    a, b, c = LMBatches(IDS, 8, 4, seed=1), LMBatches(IDS, 8, 4, seed=1), LMBatches(IDS, 8, 4, seed=2)
     firsts = [torch.equal(next(a)[0], next(b)[0]) for _ in range(5)]
     assert all(firsts)
     assert not torch.equal(next(a)[0], next(c)[0])
-    resumed = Windows(IDS, 8, 4, seed=1)
+    resumed = LMBatches(IDS, 8, 4, seed=1)
     resumed.load_state_dict(a.state_dict())
     assert torch.equal(next(resumed)[0], next(a)[0])
     assert resumed.state_dict() == {"position": 28}
 
 
 def test_processes_share_what_one_would_have():
-    whole = Windows(IDS, 8, 6, seed=3)
-    shares = [Windows(IDS, 8, 6, seed=3, rank=rank, world_size=3) for rank in range(3)]
+    whole = LMBatches(IDS, 8, 6, seed=3)
+    shares = [LMBatches(IDS, 8, 6, seed=3, rank=rank, world_size=3) for rank in range(3)]
     for _ in range(4):
         assert torch.equal(next(whole)[0], torch.cat([next(s)[0] for s in shares]))
 
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(BadInput, match="16 tokens, too few for windows of 16"):
-        Windows(torch.arange(16), 16, 4, seed=0)
-    assert next(Windows(torch.arange(17), 16, 4, seed=0))[1][0, -1] == 16
+        LMBatches(torch.arange(16), 16, 4, seed=0)
+    assert next(LMBatches(torch.arange(17), 16, 4, seed=0))[1][0, -1] == 16
     with pytest.raises(BadInput, match="cannot be shared by 2"):
-        Windows(IDS, 16, 5, seed=0, world_size=2)
+        LMBatches(IDS, 16, 5, seed=0, world_size=2)

@@ -8,19 +8,19 @@ import pytest
 import torch
 
 from torchstone.data.text import tokenizers
-from torchstone.data.text.mlm_batches import MaskedText
+from torchstone.data.text.mlm_batches import MLMBatches
 from torchstone.data.text.sentence_batches import (
-    IGNORED,
-    SPECIAL,
-    Alike,
-    Frame,
-    Sentences,
-    side_by_side,
+    IGNORE_INDEX,
+    SPECIAL_TOKENS,
+    LengthGrouped,
+    SpecialTokens,
+    SentenceBatches,
+    collate,
 )
 from torchstone.errors import BadInput
 
 SIZE, LENGTH = 200, 24
-FRAME = Frame(0, 2, 3, 4, frozenset(range(5)), LENGTH)
+FRAME = SpecialTokens(0, 2, 3, 4, frozenset(range(5)), LENGTH)
 
 
 def documents(count=40, seed=0):
@@ -32,12 +32,12 @@ def documents(count=40, seed=0):
 
 
 def stream(batch=32, **options):
-    return MaskedText(documents(), batch, FRAME, SIZE, **{"seed": 1, "pairs": False, **options})
+    return MLMBatches(documents(), batch, FRAME, SIZE, **{"seed": 1, "pairs": False, **options})
 
 
 def restored(batch):
     """The tokens as they were."""
-    there = batch.targets != IGNORED
+    there = batch.targets != IGNORE_INDEX
     before = batch.rows.tokens.gather(1, batch.places)
     return batch.rows.tokens.scatter(1, batch.places, torch.where(there, batch.targets, before))
 
@@ -46,7 +46,7 @@ def test_80_10_10_of_15_percent():
     text, fates, told, whole = stream(batch=64), Counter(), 0, 0
     for _ in range(60):
         batch = next(text)
-        there = batch.targets != IGNORED
+        there = batch.targets != IGNORE_INDEX
         shown = batch.rows.tokens.gather(1, batch.places)[there]
         was = batch.targets[there]
         fates["mask"] += int((shown == FRAME.hidden).sum())
@@ -107,7 +107,7 @@ def test_half_of_the_second_spans_are_from_elsewhere():
 def test_shares_make_the_mean_over_all_hidden_words():
     for batch in (next(stream()), next(stream(batch=7, pairs=True))):
         each = torch.rand(batch.targets.shape)
-        there = batch.targets != IGNORED
+        there = batch.targets != IGNORE_INDEX
         by_rows = (each * batch.share).sum(1).mean()
         assert float(by_rows) == pytest.approx(float(each[there].mean()), rel=1e-5)
 
@@ -144,7 +144,7 @@ def test_processes_share_a_batch():
 
 def test_like_lengths_together_and_each_once_an_epoch():
     lengths = torch.randint(3, 60, (320,))
-    alike, seen = Alike(lengths, 20, seed=0), []
+    alike, seen = LengthGrouped(lengths, 20, seed=0), []
     batches = [alike.index(position) for position in range(0, 320, 20)]
     for index in batches:
         seen += index.tolist()
@@ -154,7 +154,7 @@ def test_like_lengths_together_and_each_once_an_epoch():
     assert spread < 8
     order = [int(lengths[i].max()) for i in batches]
     assert order != sorted(order)  # short ones do not all come first
-    later = Alike(lengths, 20, seed=0)
+    later = LengthGrouped(lengths, 20, seed=0)
     assert torch.equal(later.index(100), batches[5])
 
 
@@ -171,17 +171,17 @@ def test_what_is_too_long_loses_its_end(first, second, kept):
     assert row[0] == FRAME.start
     assert row.count(FRAME.stop) == 1 + (second is not None)
     assert begins == kept[0] + 2
-    rows = side_by_side([(row, begins), FRAME.row([7], None)], FRAME)
+    rows = collate([(row, begins), FRAME.row([7], None)], FRAME)
     assert rows.tokens.shape[1] % 8 == 0
     short = dataclasses.replace(FRAME, length=len(row))
-    assert side_by_side([(row, begins)], short).tokens.shape[1] == len(row)  # no more than places
+    assert collate([(row, begins)], short).tokens.shape[1] == len(row)  # no more than places
     assert rows.mask.sum(1).tolist() == [len(row), 3]
     assert int(rows.segments.sum()) == len(row) - begins
 
 
 def test_sentences_are_resumed_shared_and_all_measured():
     rows = [FRAME.row([5 + i] * (1 + i % 9), None) for i in range(50)]
-    make = lambda **o: Sentences(rows, [i % 3 for i in range(50)], 10, FRAME, seed=3, **o)  # noqa: E731
+    make = lambda **o: SentenceBatches(rows, [i % 3 for i in range(50)], 10, FRAME, seed=3, **o)  # noqa: E731
     first = make()
     batches = [next(first) for _ in range(4)]
     late = make()
@@ -197,15 +197,17 @@ def test_sentences_are_resumed_shared_and_all_measured():
 
 
 def test_what_cannot_be():
-    learnt = tokenizers.learn("wordpiece", ["a b c"], size=40, special=SPECIAL)
-    assert Frame.of(learnt, 24).special == FRAME.special
+    learnt = tokenizers.train("wordpiece", ["a b c"], vocab_size=40, special_tokens=SPECIAL_TOKENS)
+    assert SpecialTokens.of(learnt, 24).special == FRAME.special
     with pytest.raises(BadInput, match="length must be at least 5"):
-        Frame.of(learnt, 4)
+        SpecialTokens.of(learnt, 4)
     with pytest.raises(BadInput, match=r"no \[CLS\]"):
-        Frame.of(tokenizers.learn("characters", ["abc"], size=40, special=("[PAD]", "[UNK]")), 24)
+        SpecialTokens.of(
+            tokenizers.train("characters", ["abc"], vocab_size=40, special_tokens=("[PAD]", "[UNK]")), 24
+        )
     with pytest.raises(BadInput, match="no two tokens in a row"):
-        MaskedText([[7], []], 4, FRAME, SIZE, seed=0)
+        MLMBatches([[7], []], 4, FRAME, SIZE, seed=0)
     with pytest.raises(BadInput, match="between 0 and 1, not 1"):
         stream(hidden=1.0)
     with pytest.raises(BadInput, match="no sentences"):
-        Sentences([], [], 4, FRAME, seed=0)
+        SentenceBatches([], [], 4, FRAME, seed=0)

@@ -31,7 +31,7 @@ def test_two_aligned_files_in_either_order_follow_the_languages(tmp_path):
     assert read_pairs(f"{b},{a}", "de", "en").train == forward.train
     backward = read_pairs(f"{a},{b}", "en", "de")
     assert sorted(everything(backward)) == sorted(zip(ENGLISH, GERMAN, strict=True))
-    print(forward.note, "|", backward.note)
+    print(forward.description, "|", backward.description)
 
 
 def test_a_folder_keeps_its_splits_and_the_first_of_several_tests(tmp_path):
@@ -39,10 +39,10 @@ def test_a_folder_keeps_its_splits_and_the_first_of_several_tests(tmp_path):
         write(tmp_path, f"{split}.de", [f"{split} {s}" for s in GERMAN[:lines]], zipped=True)
         write(tmp_path, f"{split}.en", [f"{split} {s}" for s in ENGLISH[:lines]], zipped=True)
     data = read_pairs(str(tmp_path), "en", "de")
-    print(data.note)
+    print(data.description)
     assert [len(x) for x in (data.train, data.val, data.test)] == [20, 3, 5]
     assert data.test[0] == ("test_2016 Sentence 0 is short.", "test_2016 Satz 0 ist kurz.")
-    assert "test_2016" in data.note
+    assert "test_2016" in data.description
     assert read_pairs(str(tmp_path)).languages == ("de", "en")  # by name
     with pytest.raises(BadInput, match=r"no train.fr, only de, en"):
         read_pairs(str(tmp_path), "fr", "en")
@@ -66,7 +66,7 @@ def test_columns_of_a_file_by_header_or_by_place(tmp_path):
     write(whole, "train.tsv", [r.partition("\t")[2] for r in rows[:20]])
     write(whole, "test.tsv", [r.partition("\t")[2] for r in rows[20:]])
     data = read_pairs(str(whole))
-    print(data.note)
+    print(data.description)
     assert data.test == list(zip(GERMAN[20:], ENGLISH[20:], strict=True))
     assert len(data.train) == 18
 
@@ -76,7 +76,7 @@ def test_what_is_cut_is_constant_and_no_source_is_on_both_sides(tmp_path):
     file = write(tmp_path, "x.tsv", [f"{s}\tanswer {i}" for i, s in enumerate(repeated)])
     data, again = read_pairs(str(file)), read_pairs(str(file))
     sides = [{source for source, _ in part} for part in (data.train, data.val, data.test)]
-    print([len(side) for side in sides], data.note)
+    print([len(side) for side in sides], data.description)
     assert data == again
     assert len(everything(data)) == 90
     assert all(sides)
@@ -145,7 +145,7 @@ def test_a_hub_set_with_translations(tmp_path):
     rows = [{"translation": {"de": a, "en": b}} for a, b in zip(GERMAN, ENGLISH, strict=True)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = read_pairs(f"hf:{tmp_path}", "en", "de")
-    print(data.note)
+    print(data.description)
     assert sorted(everything(data)) == sorted(zip(ENGLISH, GERMAN, strict=True))
     assert read_pairs(f"hf:{tmp_path}").languages == ("de", "en")
     with pytest.raises(BadInput, match="has no 'fr', only de, en"):
@@ -153,7 +153,7 @@ def test_a_hub_set_with_translations(tmp_path):
 
 
 def test_messages_lose_what_is_no_language():
-    masked = gettext.masked
+    masked = gettext.clean_pair
     print(masked("_Open %(file)s in <b>{app}</b>", "{app} soll %(file)s _öffnen"))
     assert masked("_Open %(file)s in <b>{app}</b>", "{app} soll %(file)s _öffnen") == (
         "Open {1} in {2}",
@@ -172,7 +172,7 @@ def test_messages_lose_what_is_no_language():
 
 def test_the_registry_set():
     data = read_pairs("gettext")
-    print(data.note)
+    print(data.description)
     assert data.languages == ("de", "en")
     assert len(everything(data)) == 13_182
     assert ("Geburt", "Birth") in everything(data)

@@ -34,7 +34,7 @@ TEXTS = [" ".join(draw.choices(WORDS, k=12)).capitalize() + ".\n" for _ in range
 
 
 def test_characters_are_the_sorted_ones_of_the_text():
-    tokenizer = tokenizers.learn("characters", ["ba\n", "c b"], size=100)
+    tokenizer = tokenizers.train("characters", ["ba\n", "c b"], vocab_size=100)
     assert tokenizer.get_vocab() == {"\n": 0, " ": 1, "a": 2, "b": 3, "c": 4}
     ids = tokenizers.encode(tokenizer, "cab\n")
     assert ids.tolist() == [4, 2, 3, 0]
@@ -43,13 +43,15 @@ def test_characters_are_the_sorted_ones_of_the_text():
 
 
 def test_the_rarest_characters_go_where_there_is_no_room():
-    tokenizer = tokenizers.learn("characters", ["aaabbbcd" * 3 + "ccc"], size=4, special=("[UNK]",))
+    tokenizer = tokenizers.train(
+        "characters", ["aaabbbcd" * 3 + "ccc"], vocab_size=4, special_tokens=("[UNK]",)
+    )
     assert tokenizer.get_vocab() == {"[UNK]": 0, "a": 1, "b": 2, "c": 3}
     assert tokenizers.encode(tokenizer, "adb").tolist() == [1, 0, 2]
 
 
 def test_long_and_short_texts_are_encoded_alike():
-    tokenizer = tokenizers.learn("characters", TEXTS, size=100)
+    tokenizer = tokenizers.train("characters", TEXTS, vocab_size=100)
     text = "".join(TEXTS)
     pieces = torch.cat([tokenizers.encode(tokenizer, text[i : i + 500]) for i in range(0, len(text), 500)])
     assert torch.equal(tokenizers.encode(tokenizer, text), pieces)
@@ -58,13 +60,13 @@ def test_long_and_short_texts_are_encoded_alike():
 
 @pytest.mark.parametrize("length", [1, 5000])
 def test_an_unknown_character_is_named(length):
-    tokenizer = tokenizers.learn("characters", TEXTS, size=100)
+    tokenizer = tokenizers.train("characters", TEXTS, vocab_size=100)
     with pytest.raises(BadInput, match="the character 'é' is none of the"):
         tokenizers.encode(tokenizer, "cat" * length + "é")
 
 
 def test_bytes_write_any_text():
-    tokenizer = tokenizers.learn("bpe", TEXTS, size=300, special=("<|end|>",))
+    tokenizer = tokenizers.train("bpe", TEXTS, vocab_size=300, special_tokens=("<|end|>",))
     assert tokenizer.token_to_id("<|end|>") == 0
     for text in ("naïve 😀\n\n\tThe cat", "  two  spaces ", "\x01"):
         ids = tokenizers.encode(tokenizer, text)
@@ -99,14 +101,14 @@ def test_every_process_learns_the_same(kind):
 
 
 def test_pieces_of_words_and_what_is_unknown():
-    tokenizer = tokenizers.learn("wordpiece", TEXTS, size=60, special=("[PAD]", "[UNK]"))
+    tokenizer = tokenizers.train("wordpiece", TEXTS, vocab_size=60, special_tokens=("[PAD]", "[UNK]"))
     said = tokenizer.encode("The CATS sat", add_special_tokens=False).tokens
     print(said)
     assert said[0] == "the"
     assert said[1] == "cat"
     assert said[2].startswith("##")
     assert tokenizer.encode("日", add_special_tokens=False).ids == [1]
-    pieces = tokenizers.learn("unigram", TEXTS, size=60, special=("<pad>", "</s>", "<unk>"))
+    pieces = tokenizers.train("unigram", TEXTS, vocab_size=60, special_tokens=("<pad>", "</s>", "<unk>"))
     ids = tokenizers.encode(pieces, "the cat sat")
     assert pieces.decode(ids.tolist()) == "the cat sat"
     assert pieces.token_to_id("<unk>") == 2
@@ -114,7 +116,7 @@ def test_pieces_of_words_and_what_is_unknown():
 
 
 def test_the_card_gives_the_tokenizer_back():
-    tokenizer = tokenizers.learn("bpe", TEXTS, size=280)
+    tokenizer = tokenizers.train("bpe", TEXTS, vocab_size=280)
     again = tokenizers.from_metadata(tokenizers.to_metadata(tokenizer))
     assert again.get_vocab() == tokenizer.get_vocab()
     assert torch.equal(tokenizers.encode(again, TEXTS[0]), tokenizers.encode(tokenizer, TEXTS[0]))
@@ -123,7 +125,7 @@ def test_the_card_gives_the_tokenizer_back():
 
 
 def test_published_files_are_read_as_their_library_reads_them(tmp_path):
-    learnt = tokenizers.learn("bpe", TEXTS, size=290)
+    learnt = tokenizers.train("bpe", TEXTS, vocab_size=290)
     (tmp_path / "new").mkdir()
     learnt.save(str(tmp_path / "new" / "tokenizer.json"))
     model = json.loads(learnt.to_str())["model"]
@@ -138,10 +140,12 @@ def test_published_files_are_read_as_their_library_reads_them(tmp_path):
     text = "The cat's hat\n\n  sat on 17 mats <|endoftext|> with é"
     wanted = theirs(text)["input_ids"]
     print(wanted)
-    assert tokenizers.encode(tokenizers.read(old), text).tolist() == wanted
+    assert tokenizers.encode(tokenizers.load(old), text).tolist() == wanted
     for path in (tmp_path / "new", tmp_path / "new" / "tokenizer.json"):
-        assert tokenizers.read(path).to_str() == learnt.to_str()
-    words = tokenizers.learn("wordpiece", TEXTS, size=80, special=("[PAD]", "[UNK]", "[CLS]", "[SEP]"))
+        assert tokenizers.load(path).to_str() == learnt.to_str()
+    words = tokenizers.train(
+        "wordpiece", TEXTS, vocab_size=80, special_tokens=("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+    )
     bert = tmp_path / "bert"
     bert.mkdir()
     names = sorted(words.get_vocab(), key=words.get_vocab().__getitem__)
@@ -149,9 +153,9 @@ def test_published_files_are_read_as_their_library_reads_them(tmp_path):
     theirs = transformers().BertTokenizerFast(vocab=words.get_vocab())
     text = "The CAT, with hats! [SEP] ünder"
     wanted = theirs(text, add_special_tokens=False)["input_ids"]
-    assert tokenizers.encode(tokenizers.read(bert), text).tolist() == wanted
+    assert tokenizers.encode(tokenizers.load(bert), text).tolist() == wanted
     (bert / "tokenizer_config.json").write_text('{"do_lower_case": false}')
-    assert tokenizers.encode(tokenizers.read(bert), "Cat").tolist() == [1]
+    assert tokenizers.encode(tokenizers.load(bert), "Cat").tolist() == [1]
 
 
 def test_gpt1s_vocabulary_ends_its_words(tmp_path):
@@ -167,7 +171,7 @@ def test_gpt1s_vocabulary_ends_its_words(tmp_path):
     }
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
     (tmp_path / "merges.txt").write_text("#version: 0.2\na t</w>\nc at</w>\n")
-    tokenizer = tokenizers.read(tmp_path)
+    tokenizer = tokenizers.load(tmp_path)
     ids = tokenizers.encode(tokenizer, "Cat at!")
     assert ids.tolist() == [5, 4, 6]
     assert tokenizer.decode(ids.tolist()) == "cat at !"
@@ -181,10 +185,10 @@ def test_what_cannot_be_read_gets_one_line(tmp_path, content, said):
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(BadInput, match=said) as refused:
-        tokenizers.read(tmp_path)
+        tokenizers.load(tmp_path)
     assert "\n" not in str(refused.value)
     with pytest.raises(BadInput, match="there is no"):
-        tokenizers.read(tmp_path / "nowhere.json")
+        tokenizers.load(tmp_path / "nowhere.json")
 
 
 def test_what_cannot_be_learnt_is_refused():
@@ -195,4 +199,4 @@ def test_what_cannot_be_learnt_is_refused():
     ):
         kind, texts, size = arguments
         with pytest.raises(BadInput, match=said):
-            tokenizers.learn(kind, texts, size=size)
+            tokenizers.train(kind, texts, vocab_size=size)

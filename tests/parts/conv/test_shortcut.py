@@ -62,9 +62,9 @@ def test_the_written_out_layers_are_torch_s(kernel, stride, edge):
     norm: Any = nn.BatchNorm2d(3).double()
     norm.running_mean.normal_()
     differences = [relative_error(resnet.convolve(x, layer), layer(x))]
-    differences.append(relative_error(resnet.largest(x), nn.MaxPool2d(3, 2, 1)(x)))
+    differences.append(relative_error(resnet.max_pool(x), nn.MaxPool2d(3, 2, 1)(x)))
     for training in (True, False):
-        said = resnet.norm(x, norm.train(training))
+        said = resnet.batch_norm(x, norm.train(training))
         differences.append(
             relative_error(
                 said,

@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from torchstone.errors import BadInput
-from torchstone.parts.recurrent.seq2seq_attention import AdditiveAttention, MultiplicativeAttention, attend, make_score
+from torchstone.parts.recurrent.seq2seq_attention import (
+    AdditiveAttention,
+    MultiplicativeAttention,
+    attend,
+    make_score,
+)
 
 LENGTHS = (5, 3, 1)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone.parts.transformer.attention import MultiHead, Past, attention, weights
+from torchstone.parts.transformer.attention import MultiHeadAttention, KVCache, attention, attention_weights
 
 
 def looped(q, k, v, mask=None, bias=None, causal=False, scale=None):
@@ -63,7 +63,7 @@ def test_equals_the_double_loop(queries, keys, causal, masked, biased):
     for scale in (None, 1.0):
         ours = attention(q, k, v, scale=scale, **said)
         truth = looped(q, k, v, scale=scale, **said)
-        written = weights(q, k, scale=scale, **said) @ v
+        written = attention_weights(q, k, scale=scale, **said) @ v
         apart = max(float((x - truth).detach().abs().max()) for x in (ours, written))
         (gradient,) = torch.autograd.grad(ours.square().sum(), v)
         (slow,) = torch.autograd.grad(truth.square().sum(), v)
@@ -119,7 +119,7 @@ def test_bfloat16_is_trained_by_the_same_attention(queries, keys, causal, masked
 def test_equals_torchs_module(bias, heads, cross):
     torch.manual_seed(0)
     theirs = nn.MultiheadAttention(12, heads, bias=bias, batch_first=True).double()
-    ours = MultiHead(12, heads, bias=bias).double()
+    ours = MultiHeadAttention(12, heads, bias=bias).double()
     names = {"in_proj_": "qkv.", "out_proj.": "out."}
     state = {}
     for key, value in theirs.state_dict().items():
@@ -143,29 +143,29 @@ def test_equals_torchs_module(bias, heads, cross):
 @pytest.mark.parametrize("pieces", [(1,) * 6, (4, 1, 1), (2, 3, 1)])
 def test_a_past_changes_nothing(pieces):
     torch.manual_seed(0)
-    layer, x = MultiHead(12, 3, head_width=5).double(), numbers(2, 6, 12)
-    whole, past = layer(x, causal=True), Past(6)
-    parts = [layer(piece, causal=True, past=past) for piece in x.split(pieces, 1)]
+    layer, x = MultiHeadAttention(12, 3, head_dim=5).double(), numbers(2, 6, 12)
+    whole, past = layer(x, causal=True), KVCache(6)
+    parts = [layer(piece, causal=True, cache=past) for piece in x.split(pieces, 1)]
     assert float((torch.cat(parts, 1) - whole).detach().abs().max()) < 1e-12
     with pytest.raises(ValueError, match="7 places, but room for 6"):
-        layer(x[:, :1], causal=True, past=past)
+        layer(x[:, :1], causal=True, cache=past)
 
 
 def test_a_past_of_the_memory_is_kept_and_follows_the_beams():
     torch.manual_seed(0)
-    layer, x, memory = MultiHead(8, 2).double(), numbers(3, 1, 8), numbers(3, 4, 8, seed=1)
-    past = Past(4)
-    first = layer(x, memory, past=past)
-    assert torch.equal(layer(x, memory * 0, past=past), first)  # not looked at again
+    layer, x, memory = MultiHeadAttention(8, 2).double(), numbers(3, 1, 8), numbers(3, 4, 8, seed=1)
+    past = KVCache(4)
+    first = layer(x, memory, cache=past)
+    assert torch.equal(layer(x, memory * 0, cache=past), first)  # not looked at again
     rows = torch.tensor([2, 0, 0])
-    past.select(rows)
+    past.reorder(rows)
     expected = layer(x, memory[rows])
-    assert float((layer(x, memory, past=past) - expected).abs().max()) < 1e-12
+    assert float((layer(x, memory, cache=past) - expected).abs().max()) < 1e-12
 
 
 def test_dropout_is_of_the_weights_and_only_in_training():
     torch.manual_seed(0)
-    layer, x = MultiHead(8, 2, dropout=0.5), torch.randn(1, 4, 8)
+    layer, x = MultiHeadAttention(8, 2, dropout=0.5), torch.randn(1, 4, 8)
     assert not torch.equal(layer(x), layer(x))
     layer.eval()
     assert torch.equal(layer(x), layer(x))

@@ -10,14 +10,18 @@ from torch import nn
 
 from torchstone.errors import BadInput
 from torchstone.parts.decoding.beam_search import beam_search
-from torchstone.parts.decoding.sampling import draw, shaped
+from torchstone.parts.decoding.sampling import sample_token, filter_logits
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS, FeedForward
-from torchstone.parts.transformer.positions import relative_buckets, rotate, sinusoids
+from torchstone.parts.transformer.positions import (
+    relative_position_buckets,
+    apply_rotary,
+    sinusoidal_positions,
+)
 from torchstone.references import transformers
 
 
 def test_sinusoids_by_their_formula():
-    table = sinusoids(7, 10)
+    table = sinusoidal_positions(7, 10)
     for place in range(7):
         for i in range(5):
             angle = place / 10_000 ** (2 * i / 10)
@@ -31,12 +35,16 @@ def test_buckets_equal_the_published_ones(both_ways, buckets, furthest):
     transformers()
     from transformers.models.t5.modeling_t5 import T5Attention
 
-    ours = relative_buckets(300, 300, both_ways=both_ways, buckets=buckets, furthest=furthest)
+    ours = relative_position_buckets(
+        300, 300, bidirectional=both_ways, num_buckets=buckets, max_distance=furthest
+    )
     distance = torch.arange(300)[None] - torch.arange(300)[:, None]
     theirs = T5Attention._relative_position_bucket(distance, both_ways, buckets, furthest)
     assert torch.equal(ours, theirs)
     assert ours.unique().numel() == buckets - both_ways  # no later key is 0 away
-    last = relative_buckets(3, 300, both_ways=both_ways, buckets=buckets, furthest=furthest)
+    last = relative_position_buckets(
+        3, 300, bidirectional=both_ways, num_buckets=buckets, max_distance=furthest
+    )
     assert torch.equal(last, ours[-3:])
 
 
@@ -44,7 +52,9 @@ def test_rotary_products_depend_on_distance_alone():
     torch.manual_seed(0)
     q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
     products = {
-        (i, j): float((rotate(q, first=i) * rotate(k, first=j)).sum()) for i in range(6) for j in range(6)
+        (i, j): float((apply_rotary(q, first=i) * apply_rotary(k, first=j)).sum())
+        for i in range(6)
+        for j in range(6)
     }
     for (i, j), product in products.items():
         same = products[i - min(i, j), j - min(i, j)]
@@ -56,7 +66,7 @@ def test_rotary_products_depend_on_distance_alone():
     rates = 10_000 ** (-torch.arange(4, dtype=torch.float64) / 4)
     turned = pairs * torch.polar(torch.ones(5, 4).double(), torch.arange(5)[:, None] * rates)
     expected = torch.cat([turned.real, turned.imag], -1)
-    assert float((rotate(x) - expected).abs().max()) < 1e-6
+    assert float((apply_rotary(x) - expected).abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("gated", [True, False])
@@ -90,26 +100,26 @@ def test_norms_by_their_formulas():
 def test_top_k_and_top_p_keep_what_they_say():
     logits = torch.tensor([[0.5, 0.25, 0.15, 0.1], [0.1, 0.15, 0.25, 0.5]]).log()
     for k in range(1, 5):
-        kept = shaped(logits, top_k=k).isfinite()
+        kept = filter_logits(logits, top_k=k).isfinite()
         assert kept.sum(1).tolist() == [k, k]
         assert kept[0, :k].all()
     for p, count in ((0.3, 1), (0.5, 1), (0.51, 2), (0.75, 2), (0.76, 3), (0.95, 4), (1.0, 4)):
-        kept = shaped(logits.double(), top_p=p - 1e-9).isfinite()
+        kept = filter_logits(logits.double(), top_p=p - 1e-9).isfinite()
         assert kept.sum(1).tolist() == [count, count], p
-    cold = shaped(logits, temperature=0.5).softmax(1)
+    cold = filter_logits(logits, temperature=0.5).softmax(1)
     assert torch.allclose(cold[0], torch.tensor([0.25, 0.0625, 0.0225, 0.01]) / 0.345)
     for wrong in ({"temperature": 0.0}, {"top_k": 0}, {"top_p": 1.5}):
         with pytest.raises(BadInput):
-            shaped(logits, **wrong)
+            filter_logits(logits, **wrong)
 
 
 def test_draws_follow_the_probabilities():
     logits = torch.tensor([0.6, 0.3, 0.1, 0.0]).log().repeat(20_000, 1)
-    drawn = draw(logits, torch.Generator().manual_seed(0))
+    drawn = sample_token(logits, torch.Generator().manual_seed(0))
     shares = torch.bincount(drawn, minlength=4) / len(drawn)
     print(shares.tolist())
     assert torch.allclose(shares, torch.tensor([0.6, 0.3, 0.1, 0.0]), atol=0.012)
-    again = draw(logits, torch.Generator().manual_seed(0))
+    again = sample_token(logits, torch.Generator().manual_seed(0))
     assert torch.equal(drawn, again)
 
 
@@ -152,7 +162,9 @@ def test_wide_beams_find_what_brute_force_finds(seed, penalty):
             assert row[-len(past) :] == past
         return step(tokens)
 
-    found, scores = beam_search(watched, start, beams=size**3, end=end, most=most, penalty=penalty)
+    found, scores = beam_search(
+        watched, start, beam_size=size**3, eos=end, max_new_tokens=most, length_penalty=penalty
+    )
     for row, score, prompt in zip(found.tolist(), scores.tolist(), start.tolist(), strict=True):
         truth, best = every(step, prompt, size, end, most, penalty)
         print(row, round(score, 4), truth, round(best, 4))
@@ -162,7 +174,7 @@ def test_wide_beams_find_what_brute_force_finds(seed, penalty):
 
 def test_one_beam_is_greedy():
     step, tokens = language(5, 9), torch.tensor([[1, 2]])
-    found, _ = beam_search(lambda t, rows: step(t), tokens, beams=1, end=0, most=6)
+    found, _ = beam_search(lambda t, rows: step(t), tokens, beam_size=1, eos=0, max_new_tokens=6)
     for _ in range(6):
         tokens = torch.cat([tokens, step(tokens).argmax(1, keepdim=True)], 1)
         if tokens[0, -1] == 0:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone.parts.transformer.weight_layout import by_columns
+from torchstone.parts.transformer.weight_layout import column_major_weights
 from torchstone.systems.transformer.gpt import GPT
 from torchstone.tasks.text.generate import generate
 
@@ -20,7 +20,7 @@ def test_only_strides_change_and_only_inside():
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8))
     x, before = torch.randn(2, 8), places(model)
     expected = model(x)
-    with by_columns(model, 2):
+    with column_major_weights(model, 2):
         print("inside", [p.stride() for p in model.parameters()])
         assert model[0].weight.stride() == (1, 32)  # widens
         assert model[2].weight.stride() == (32, 1)  # narrows
@@ -32,7 +32,7 @@ def test_it_is_all_back_after_an_error():
     model = nn.Linear(4, 4)
     before = places(model)
     inside = contextlib.suppress(RuntimeError)
-    with inside, by_columns(model, 1):
+    with inside, column_major_weights(model, 1):
         assert places(model) != before
         raise RuntimeError
     assert places(model) == before
@@ -41,7 +41,7 @@ def test_it_is_all_back_after_an_error():
 @pytest.mark.parametrize(("rows", "width", "turned"), [(1, 768, True), (2, 768, True), (3, 768, False), (8, 384, True), (9, 384, False)])  # fmt: skip
 def test_it_turns_where_it_is_faster(rows, width, turned):
     model = nn.Linear(width, width)
-    with by_columns(model, rows):
+    with column_major_weights(model, rows):
         print(rows, width, model.weight.stride())
         assert (model.weight.stride() == (1, width)) is turned
 

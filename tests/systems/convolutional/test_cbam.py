@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from torchstone.parts.facts import macs, parameters
-from torchstone.references.resnet import Written, shaken
+from torchstone.references.resnet import NaiveResNet, randomize_norms
 from torchstone.systems.convolutional import resnet, senet
 from torchstone.systems.convolutional.cbam import CBAM, VARIANTS, attended, published
 from torchstone.verify import relative_error
@@ -64,8 +64,8 @@ def test_the_written_out_network_sees_gates_in_the_wrong_order():
     """Planted fault: places before channels."""
     torch.manual_seed(0)
     images = torch.randn(2, 3, 16, 16).double()
-    ours = shaken(VARIANTS["cbam_resnet20_cifar"].make().double(), images).eval()
-    slow = Written(ours, attended)(images)
+    ours = randomize_norms(VARIANTS["cbam_resnet20_cifar"].make().double(), images).eval()
+    slow = NaiveResNet(ours, attended)(images)
     right = relative_error(ours(images), slow)
     modules: list[Any] = [m for m in ours.modules() if isinstance(m, CBAM)]
     for module in modules:

@@ -9,7 +9,7 @@ from torch import nn
 import torchstone as ts
 from torchstone.errors import BadInput
 from torchstone.references import torchvision
-from torchstone.references.resnet import shaken
+from torchstone.references.resnet import randomize_norms
 from torchstone.systems.convolutional import deeplab
 from torchstone.systems.convolutional.deeplab import ASPP, VARIANTS, Recipe, build
 from torchstone.tasks.vision.segment import loss
@@ -83,7 +83,7 @@ def test_parity_of_aspp_sees_a_wrong_rate(place):
 @pytest.mark.parametrize("variant", ["deeplab_resnet50", "deeplab_mobilenet_v3_large"])
 def test_a_published_file_gives_the_published_network(variant, tmp_path):
     images, file = torch.randn(2, 3, 96, 96), tmp_path / "weights.pth"
-    other = shaken(theirs(variant), images).eval()  # as created, little of a picture comes through
+    other = randomize_norms(theirs(variant), images).eval()  # as created, little of a picture comes through
     torch.save(other.state_dict(), file)
     ours = ts.create(variant, weights=file).eval()
     with torch.no_grad():

@@ -9,7 +9,7 @@ from torch import nn
 
 from torchstone.parts.facts import macs, parameters
 from torchstone.references import torchvision
-from torchstone.references.resnet import Written, shaken
+from torchstone.references.resnet import NaiveResNet, randomize_norms
 from torchstone.systems.convolutional.resnet import (
     DEPTHS,
     LAYERS,
@@ -89,7 +89,7 @@ def test_parity_sees_a_stride_in_the_wrong_convolution_and_a_shifted_padding():
     """Planted faults."""
     torch.manual_seed(0)
     images = torch.randn(2, 3, 40, 40).double()
-    theirs = shaken(torchvision().models.resnet50(num_classes=10).double(), images).eval()
+    theirs = randomize_norms(torchvision().models.resnet50(num_classes=10).double(), images).eval()
     differences = []
     for halve in (2, 1):
         deep = ResNet(partial(Bottleneck, halve=halve), DEPTHS[50], num_classes=10).double().eval()
@@ -98,10 +98,10 @@ def test_parity_sees_a_stride_in_the_wrong_convolution_and_a_shifted_padding():
     print("stride in the 3×3, in the 1×1:", differences)
     assert differences[0] < 1e-10 < 1e-3 < differences[1]
     tiny = images[..., :16, :16]
-    ours: Any = shaken(small(20, partial(Basic, option="A"))().double(), tiny).eval()
-    right = relative_error(ours(tiny), Written(ours)(tiny))
+    ours: Any = randomize_norms(small(20, partial(Basic, option="A"))().double(), tiny).eval()
+    right = relative_error(ours(tiny), NaiveResNet(ours)(tiny))
     ours.layer2[0].downsample.before, ours.layer2[0].downsample.after = 0, 16
-    wrong = relative_error(ours(tiny), Written(ours)(tiny))
+    wrong = relative_error(ours(tiny), NaiveResNet(ours)(tiny))
     print("zeros on both sides, on one:", right, wrong)
     assert right < 1e-10 < 1e-4 < wrong
 

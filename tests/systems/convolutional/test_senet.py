@@ -8,7 +8,7 @@ import torch
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.facts import macs, parameters
 from torchstone.references import timm
-from torchstone.references.resnet import shaken
+from torchstone.references.resnet import randomize_norms
 from torchstone.systems.convolutional import resnet
 from torchstone.systems.convolutional.senet import VARIANTS, gates, published
 from torchstone.verify import relative_error
@@ -63,7 +63,7 @@ def test_parity_sees_a_missing_relu_and_another_pooling():
     torch.manual_seed(0)
     images = torch.randn(2, 3, 40, 40).double()
     theirs = timm().create_model("legacy_seresnet18", num_classes=10, drop_rate=0.0).double()
-    theirs = shaken(theirs, images).eval()
+    theirs = randomize_norms(theirs, images).eval()
     ours = VARIANTS["seresnet18"].make(num_classes=10).double().eval()
     ours.load_state_dict(published("seresnet18", theirs.state_dict()))
     wanted = theirs(images)
@@ -81,7 +81,7 @@ def test_a_gate_that_says_one_leaves_the_resnet():
     """With every gate open the network is the ResNet of the same weights."""
     torch.manual_seed(0)
     images = torch.randn(2, 3, 16, 16).double()
-    ours = shaken(VARIANTS["seresnet20_cifar"].make().double(), images).eval()
+    ours = randomize_norms(VARIANTS["seresnet20_cifar"].make().double(), images).eval()
     opened: list[Any] = [m for m in ours.modules() if isinstance(m, SqueezeExcitation)]
     for gate in opened:
         torch.nn.init.zeros_(gate.fc2.weight)

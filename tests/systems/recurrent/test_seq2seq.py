@@ -177,7 +177,7 @@ def test_greedy_is_the_likeliest_token_each_time(kind):
     lengths = set()
     for seed in range(3):
         model, source = network(kind, seed), sources()
-        found = model.generate(source, 12, start=START, end=END)
+        found = model.generate(source, 12, bos=START, eos=END)
         for row in range(len(source)):
             tokens = [START]
             while len(tokens) <= 12 and tokens[-1] != END:
@@ -199,7 +199,7 @@ def test_beams_are_those_of_reading_everything_anew(kind):
     for seed in range(3):
         model, source = network(kind, seed).double(), sources()
         for penalty in (0.0, 1.0):
-            found = model.generate(source, 10, start=START, end=END, beams=3, penalty=penalty)
+            found = model.generate(source, 10, bos=START, eos=END, beam_size=3, length_penalty=penalty)
             repeated = source.repeat_interleave(3, 0)
 
             def step(tokens, rows, model=model, repeated=repeated):
@@ -210,7 +210,7 @@ def test_beams_are_those_of_reading_everything_anew(kind):
             with torch.no_grad():
                 plain, _ = beam_search(step, begin, **settings)
             assert torch.equal(found, plain[:, 1:]), f"seed {seed}"
-            greedy = model.generate(source, 10, start=START, end=END)
+            greedy = model.generate(source, 10, bos=START, eos=END)
             differs += int(found.shape != greedy.shape or not torch.equal(found, greedy))
     print(f"{kind}: {differs} of 6 searches differ from the greedy one")
     assert differs
@@ -222,14 +222,14 @@ def test_looks_are_shares_of_the_words(kind):
     target = torch.randint(3, 12, (5, 6))
     if not model.attends:
         with pytest.raises(BadInput, match="looks at no word"):
-            model.looks(source, target)
+            model.attention_weights(source, target)
         return
-    shares = model.looks(source, target)
+    shares = model.attention_weights(source, target)
     assert shares.shape == (5, 1, 6, 9)
     assert torch.allclose(shares.sum(3), torch.ones(5, 1, 6))
     assert not shares[(source == 0)[:, None, None].expand_as(shares)].any()
     # what is looked at is what goes on: with one word to look at all its weight is there
-    assert torch.equal(model.looks(source[:, :1], target), torch.ones(5, 1, 6, 1))
+    assert torch.equal(model.attention_weights(source[:, :1], target), torch.ones(5, 1, 6, 1))
     assert not torch.allclose(shares[:, :, 0], shares[:, :, 1], atol=1e-3)
 
 
@@ -243,7 +243,7 @@ def test_shares_are_those_of_the_reference():
     memory, last = theirs.encoder.rnn(theirs.encoder.embedding(source[0]))
     s = theirs.encoder.fc(torch.cat([last[0], last[1]])).tanh()
     terms = torch.stack([theirs.fit(s, h).exp() for h in memory])
-    found = model.looks(source, target)[0, 0, 0]
+    found = model.attention_weights(source, target)[0, 0, 0]
     print(found, terms / terms.sum())
     assert torch.allclose(found, terms / terms.sum(), atol=1e-12)
 

@@ -14,17 +14,17 @@ import torchstone as ts
 from torchstone.api import load_tokenizer
 from torchstone.cli.main import main
 from torchstone.data import download
-from torchstone.data.text.mlm_batches import Masked, MaskedText
-from torchstone.data.text.sentence_batches import IGNORED, Frame, Rows
+from torchstone.data.text.mlm_batches import MLMBatch, MLMBatches
+from torchstone.data.text.sentence_batches import IGNORE_INDEX, SpecialTokens, Rows
 from torchstone.engine.run import fit
 from torchstone.engine.update import GradientUpdate
 from torchstone.errors import BadInput, Interrupted
 from torchstone.references import transformers
 from torchstone.systems.transformer import bert
 from torchstone.systems.transformer.bert import RECIPES, Bert, build
-from torchstone.tasks.text.bert_data import paragraphs, rows_of
-from torchstone.tasks.text.finetune import tfidf
-from torchstone.tasks.text.masked_lm import Headed, loss_of
+from torchstone.tasks.text.bert_data import split_documents, build_rows
+from torchstone.tasks.text.finetune import tfidf_baseline
+from torchstone.tasks.text.masked_lm import HeadModule, loss_of
 from torchstone.verify import _parity, relative_error
 
 MINILM = (
@@ -33,7 +33,7 @@ MINILM = (
     83.5,
 )
 SMALL = {"width": 16, "layers": 2, "heads": 2, "inner": 32, "places": 24, "vocabulary": 60}
-FRAME = Frame(0, 2, 3, 4, frozenset(range(5)), 24)
+FRAME = SpecialTokens(0, 2, 3, 4, frozenset(range(5)), 24)
 
 
 def small(**arguments) -> Bert:
@@ -41,11 +41,11 @@ def small(**arguments) -> Bert:
     return Bert(**{**SMALL, "dropout": 0.0, "attention_dropout": 0.0, **arguments})
 
 
-def text(batch=8, **options) -> MaskedText:
+def text(batch=8, **options) -> MLMBatches:
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(3, 40, (30,), generator=generator).tolist()
     some = [torch.randint(5, 60, (n,), generator=generator).tolist() for n in lengths]
-    return MaskedText(some, batch, FRAME, 60, **{"seed": 0, "pairs": True, **options})
+    return MLMBatches(some, batch, FRAME, 60, **{"seed": 0, "pairs": True, **options})
 
 
 # ---- parity can fail
@@ -103,7 +103,7 @@ def test_the_loss_by_hand():
     losses = []
     for row in range(len(batch.stray)):
         for place, target in zip(batch.places[row], batch.targets[row], strict=True):
-            if target != IGNORED:
+            if target != IGNORE_INDEX:
                 logits = everywhere[row, place]
                 losses.append((logits.logsumexp(0) - logits[target]).item())
     chances = follows.softmax(1)
@@ -118,7 +118,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
     gradients = []
     for accumulate in (1, 3):
         model = small(head="pretraining").double()
-        net = Headed(model)
+        net = HeadModule(model)
         optimizer = torch.optim.SGD(model.parameters(), 0.0)
         batch = next(text(batch=8))
         update = GradientUpdate(
@@ -327,7 +327,7 @@ def learnt(file, **fields):
     own = {"pretrain": 1, "steps": 150, "batch": 16, "length": 24, "vocabulary": 100, "lr": 2e-3}
     ts.train(
         "bert/smoke", data=str(file), out=folder, quiet=True, device="cpu", most=None,
-        dropout=0.0, clock={"evaluate": 150}, **{**own, **fields},
+        dropout=0.0, intervals={"evaluate": 150}, **{**own, **fields},
     )  # fmt: skip
     return folder, json.loads((folder / "result.json").read_text())["metrics"]
 
@@ -368,35 +368,35 @@ def test_words_are_labelled(tmp_path):
 
 def test_only_the_first_piece_of_a_word_is_labelled():
     from torchstone.data.text import tokenizers
-    from torchstone.data.text.classification import Labelled
-    from torchstone.data.text.sentence_batches import SPECIAL
+    from torchstone.data.text.classification import LabeledTexts
+    from torchstone.data.text.sentence_batches import SPECIAL_TOKENS
 
-    tokenizer = tokenizers.learn("wordpiece", ["ab ab ab c"], size=12, special=SPECIAL)
-    frame = Frame.of(tokenizer, 10)
-    part = Labelled([("ab", "cab", "c")], None, [[1, 2, 0]])
-    (row,), (labels,) = rows_of(part, tokenizer, frame)
+    tokenizer = tokenizers.train("wordpiece", ["ab ab ab c"], vocab_size=12, special_tokens=SPECIAL_TOKENS)
+    frame = SpecialTokens.of(tokenizer, 10)
+    part = LabeledTexts([("ab", "cab", "c")], None, [[1, 2, 0]])
+    (row,), (labels,) = build_rows(part, tokenizer, frame)
     pieces = [tokenizer.id_to_token(i) for i in row[0]]
     print(list(zip(pieces, labels, strict=True)))
     assert len(pieces) == len(labels)
     begins = [not p.startswith("##") and p not in ("[CLS]", "[SEP]") for p in pieces]
-    assert [label != IGNORED for label in labels] == begins
-    assert [label for label in labels if label != IGNORED] == [1, 2, 0]
+    assert [label != IGNORE_INDEX for label in labels] == begins
+    assert [label for label in labels if label != IGNORE_INDEX] == [1, 2, 0]
 
 
 def test_the_baseline_is_of_the_same_split():
-    from torchstone.data.text.classification import read_labelled
+    from torchstone.data.text.classification import read_labeled
 
-    data = read_labelled("sentiment", 3000)
-    first, again = tfidf(data), tfidf(data)
+    data = read_labeled("sentiment", 3000)
+    first, again = tfidf_baseline(data), tfidf_baseline(data)
     worse = dataclasses.replace(data, train=data.train.pick(range(100)))
-    print(f"tf-idf and logistic regression {first:.3f}; with 100 texts {tfidf(worse):.3f}")
+    print(f"tf-idf and logistic regression {first:.3f}; with 100 texts {tfidf_baseline(worse):.3f}")
     assert first == again
-    assert first > 0.6 > tfidf(worse)
+    assert first > 0.6 > tfidf_baseline(worse)
 
 
 def test_paragraphs_hold_the_whole_text():
     text = "\n\n".join(f"paragraph {i} of a text" for i in range(500))
-    parts = paragraphs(text)
+    parts = split_documents(text)
     assert " ".join(parts) == text.replace("\n\n", " ")
     assert len(parts) > 4
 
@@ -477,7 +477,7 @@ def test_rows_are_what_heads_take():
     batch = next(text(batch=4))
     rows: Rows = batch.rows
     time = rows.tokens.shape[1]
-    assert isinstance(batch, Masked)
+    assert isinstance(batch, MLMBatch)
     for head, shape in (
         ("masked", (4, time, 60)), ("sentence", (4, 5)), ("tokens", (4, time, 5)),
     ):  # fmt: skip
@@ -489,13 +489,13 @@ def test_rows_are_what_heads_take():
 
 
 def test_weights_that_lack_a_layer_are_refused(tmp_path):
-    from torchstone.tasks.text.bert_data import filled
+    from torchstone.tasks.text.bert_data import load_matching_weights
 
     torch.manual_seed(0)
     model = Bert(**SMALL, head="sentence")
     whole = {k: v.clone() for k, v in model.state_dict().items()}
     fewer = {k: v for k, v in whole.items() if not k.startswith(("pooler", "classifier"))}
-    filled(Bert(**SMALL, head="sentence"), fewer)  # heads may be new
+    load_matching_weights(Bert(**SMALL, head="sentence"), fewer)  # heads may be new
     del fewer["layers.0.norm2.bias"]
     with pytest.raises(BadInput, match=r"lack layers\.0\.norm2\.bias"):
-        filled(Bert(**SMALL, head="sentence"), fewer)
+        load_matching_weights(Bert(**SMALL, head="sentence"), fewer)

@@ -226,7 +226,7 @@ def test_a_split_is_measured_whole_and_always_alike():
     assert abs(said["loss"] - wanted) < 1e-5
     assert abs(said["bits_per_character"] - wanted / math.log(2) * 101 / 202) < 1e-5
     assert language_model.measure(model, ids, 202) == said
-    glance = language_model.measure(model, ids, 202, most=36)
+    glance = language_model.measure(model, ids, 202, max_tokens=36)
     rows = torch.tensor([0, 4, 7])
     x = ids[:96].view(8, 12)[rows]
     y = ids[1:97].view(8, 12)[rows]
@@ -265,7 +265,7 @@ def test_it_beats_telling_tokens_by_their_frequency(trained):
     assert run.results["test/unigram"] == pytest.approx(unigram, abs=0.02)
     assert run.results["test/loss"] < unigram - 0.3
     assert (folder / "tokenizer.json").exists()
-    assert tokenizers.read(folder / "tokenizer.json").get_vocab() == tokenizer.get_vocab()
+    assert tokenizers.load(folder / "tokenizer.json").get_vocab() == tokenizer.get_vocab()
 
 
 def test_it_can_be_used_from_the_command_line(trained, tmp_path, capsys):
@@ -300,7 +300,7 @@ def test_worked_examples_stand_before_the_question(tmp_path, monkeypatch):
     """A tokenizer and a model that says what it was given: the whole prompt is seen."""
     model = GPT(12, 1, 2, vocabulary=40, context=64).eval()
     text = Text("t", "one two six red blue\tabc\n" * 5, "", "", "")
-    tokenizer = tokenizers.learn("characters", [text.train], size=40)
+    tokenizer = tokenizers.train("characters", [text.train], vocab_size=40)
     metadata = {"tokenizer": tokenizers.to_metadata(tokenizer)}
     seen = []
 
@@ -322,7 +322,7 @@ def test_worked_examples_stand_before_the_question(tmp_path, monkeypatch):
 
 def test_a_published_tokenizer_is_used_as_it_is(tmp_path):
     text = "to be or not to be\n" * 100
-    learnt = tokenizers.learn("bpe", [text], size=270)
+    learnt = tokenizers.train("bpe", [text], vocab_size=270)
     learnt.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "text.txt").write_text(text)
     fields = {"data": str(tmp_path / "text.txt"), "device": "cpu"}

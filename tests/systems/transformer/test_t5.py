@@ -8,10 +8,10 @@ import torch
 
 import torchstone as ts
 from torchstone import references
-from torchstone.data.text.span_corruption import Spans, corrupted, counts, gaps
+from torchstone.data.text.span_corruption import SpanCorruptionBatches, corrupt, span_counts, random_spans
 from torchstone.errors import BadInput
-from torchstone.systems.transformer.t5 import T5, from_config, published, suited, to_config
-from torchstone.tasks.text.text_to_text_data import grammar
+from torchstone.systems.transformer.t5 import T5, from_config, published, match_weights, to_config
+from torchstone.tasks.text.text_to_text_data import grammar_sentences
 from torchstone.verify import relative_error
 
 CONFIG = {
@@ -32,7 +32,7 @@ def both(own_head: bool = False):
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.normal_(std=0.4)
-    arguments = suited(from_config(theirs.config.to_dict())[1], theirs.state_dict())
+    arguments = match_weights(from_config(theirs.config.to_dict())[1], theirs.state_dict())
     ours = T5(**arguments).eval()
     ours.load_state_dict(published("", theirs.state_dict()))
     return ours, theirs.eval()
@@ -48,7 +48,7 @@ def test_greedy_generation_is_transformers_token_for_token(own_head):
     asked = {"max_new_tokens": 100, "do_sample": False, "attention_mask": source != 0}
     wanted = theirs.generate(source, **asked)[:, 1:]
     said = ours.generate(source, 100)
-    uncached = ours.generate(source, 100, cached=False)
+    uncached = ours.generate(source, 100, use_cache=False)
     print(said[0].tolist(), len(said[0].unique()))
     assert said.shape == (3, 100)
     assert torch.equal(said, uncached)
@@ -73,7 +73,7 @@ def test_beams_as_many_as_prefixes_find_the_best_of_all_answers():
         itertools.product((0, 2, 3), repeat=most)
     )
     best = max(ended, key=score)
-    said = ours.generate(source, most, beams=16)[0].tolist()
+    said = ours.generate(source, most, beam_size=16)[0].tolist()
     print(best, said)
     assert said[: len(best)] == list(best)
 
@@ -90,7 +90,7 @@ def test_a_folder_of_transformers_gives_its_logits_and_goes_back(own_head, tmp_p
     print(f"own head {own_head}: {wrong:.1e}")
     assert wrong < 1e-5
     config = json.loads((tmp_path / "config.json").read_text())
-    back = to_config(suited(from_config(config)[1], theirs.state_dict()))
+    back = to_config(match_weights(from_config(config)[1], theirs.state_dict()))
     assert back["tie_word_embeddings"] is not own_head
     same = [k for k in CONFIG if back[k] != CONFIG[k]]
     assert not same, same
@@ -155,12 +155,12 @@ def test_every_token_is_in_exactly_one_of_source_and_target():
         (20, 0.15, 3.0),
         (512, 0.15, 3.0),
     ):
-        hidden, spans = counts(length, density, span)
+        hidden, spans = span_counts(length, density, span)
         if spans >= 20:
             sentinels = torch.arange(1000, 1100)
         texts = torch.arange(1, 1 + length).expand(8, length).contiguous() + 2000
-        noise, number = gaps(8, length, hidden, spans, torch.Generator().manual_seed(0))
-        source, target = corrupted(texts, noise, number, sentinels, end)
+        noise, number = random_spans(8, length, hidden, spans, torch.Generator().manual_seed(0))
+        source, target = corrupt(texts, noise, number, sentinels, end)
         for row in range(8):
             a, b = source[row].tolist(), target[row].tolist()
             words = [x for x in a + b if x > 2000]
@@ -183,7 +183,7 @@ def test_every_token_is_in_exactly_one_of_source_and_target():
 
 
 def test_gaps_have_the_asked_share_and_lengths_and_are_anywhere():
-    noise, number = gaps(4000, 40, 6, 2, torch.Generator().manual_seed(0))
+    noise, number = random_spans(4000, 40, 6, 2, torch.Generator().manual_seed(0))
     assert noise.sum(1).eq(6).all()
     assert not noise[:, 0].any(), "text comes first"
     assert noise[:, -1].all()
@@ -199,22 +199,22 @@ def test_gaps_have_the_asked_share_and_lengths_and_are_anywhere():
 def test_the_stream_goes_on_where_it_was_and_two_processes_share_it():
     texts = torch.arange(30 * 40).view(30, 40) + 50
     settings = {"sentinels": torch.arange(3, 9), "end": 1, "seed": 5}
-    one = Spans(texts, 8, **settings)
+    one = SpanCorruptionBatches(texts, 8, **settings)
     seen = [next(one) for _ in range(6)]
-    again = Spans(texts, 8, **settings)
+    again = SpanCorruptionBatches(texts, 8, **settings)
     again.load_state_dict({"position": 3 * 8})
     assert all(torch.equal(a, b) for a, b in zip(next(again), seen[3], strict=True))
-    halves = [next(Spans(texts, 8, **settings, rank=r, world_size=2)) for r in (0, 1)]
+    halves = [next(SpanCorruptionBatches(texts, 8, **settings, rank=r, world_size=2)) for r in (0, 1)]
     whole = [torch.cat(sides) for sides in zip(*halves, strict=True)]
     assert all(torch.equal(a, b) for a, b in zip(whole, seen[0], strict=True))
-    other = next(Spans(texts, 8, **{**settings, "seed": 6}))
+    other = next(SpanCorruptionBatches(texts, 8, **{**settings, "seed": 6}))
     assert not torch.equal(other[0], seen[0][0])
     with pytest.raises(BadInput, match="need 3 sentinels, there are 2"):
-        Spans(texts, 8, **{**settings, "sentinels": torch.arange(3, 5)})
+        SpanCorruptionBatches(texts, 8, **{**settings, "sentinels": torch.arange(3, 5)})
 
 
 def test_held_out_sentences_of_the_grammar_were_not_trained_on():
-    parts, _ = grammar(40)
+    parts, _ = grammar_sentences(40)
     print([len(part) for part in parts])
     assert not set(parts[0]) & (set(parts[1]) | set(parts[2]))
     assert all(len(line) == 40 for part in parts for line in part)

@@ -63,7 +63,11 @@ def test_adam_is_the_papers():
 
 
 def first_pair():
-    return next(oracle.pairs(transformer.Transformer, EncoderLayer, DecoderLayer, lambda t: published("", t)))
+    return next(
+        oracle.transformer_cases(
+            transformer.Transformer, EncoderLayer, DecoderLayer, lambda t: published("", t)
+        )
+    )
 
 
 def difference(ours, theirs, inputs) -> float:
@@ -147,7 +151,7 @@ def test_cached_is_uncached(beams):
         source = sources(model)
         settings = {"start": START, "end": END, "beams": beams, "penalty": 0.6}
         cached = model.generate(source, 20, **settings)
-        plain = model.generate(source, 20, cached=False, **settings)
+        plain = model.generate(source, 20, use_cache=False, **settings)
         assert torch.equal(cached, plain), f"seed {seed}"
         lengths += [(row != END).sum().item() for row in cached]
     print(f"{beams} beams: {len(lengths)} answers of {min(lengths)} to {max(lengths)} tokens")
@@ -160,7 +164,7 @@ def test_greedy_is_the_likeliest_token_each_time():
     for seed in range(6):
         model = network(seed)
         source = sources(model)
-        found = model.generate(source, 12, start=START, end=END)
+        found = model.generate(source, 12, bos=START, eos=END)
         for row in range(len(source)):
             tokens = [START]
             while len(tokens) <= 12 and tokens[-1] != END:
@@ -180,8 +184,10 @@ def test_beams_find_what_trying_everything_finds(penalty):
     for seed in range(6):
         model = network(seed, vocabulary=size, width=8, layers=1).double()
         source = sources(model, rows=2, longest=4)
-        found = model.generate(source, most, start=START, end=END, beams=size ** (most - 1), penalty=penalty)
-        greedy = model.generate(source, most, start=START, end=END)
+        found = model.generate(
+            source, most, bos=START, eos=END, beam_size=size ** (most - 1), length_penalty=penalty
+        )
+        greedy = model.generate(source, most, bos=START, eos=END)
         for row in range(2):
             best, answer = -torch.inf, None
             for length in range(1, most + 1):
@@ -205,7 +211,7 @@ def test_beams_find_what_trying_everything_finds(penalty):
 def test_looks_are_the_last_layers_weights():
     model = network(1, layers=2)
     source, target = sources(model), torch.randint(3, 12, (5, 6))
-    shares = model.looks(source, target)
+    shares = model.attention_weights(source, target)
     seen = []
     cross = model.decoder[-1].cross
     cross.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))

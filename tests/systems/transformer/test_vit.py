@@ -14,7 +14,7 @@ from torchstone.systems.transformer.vit import (
     ViT,
     from_config,
     published,
-    suited,
+    match_weights,
     to_config,
     unpublished,
 )
@@ -75,7 +75,7 @@ def test_a_folder_of_transformers_gives_its_output_and_goes_back(made, tmp_path)
     assert max(wrong) < 1e-5
     # and back: the same config and names as transformers wrote
     written = json.loads((tmp_path / "config.json").read_text())
-    arguments = suited(from_config(written)[1], theirs.state_dict())
+    arguments = match_weights(from_config(written)[1], theirs.state_dict())
     back = to_config(arguments)
     assert {k: back[k] for k in back if k in written} == {k: written[k] for k in back if k in written}
     from safetensors.torch import load_file

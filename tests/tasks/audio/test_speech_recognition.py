@@ -129,7 +129,9 @@ def test_pictures_and_transcripts(knowing, tmp_path):
 def test_evaluation_utterances_are_always_the_same():
     manner = Augmentation(count=(1, 3))
     ones = [recording(c)._replace(speaker="x") for c in ALPHABET]
-    first, again = (speech_recognition.compose_utterances(ones, "test", AudioFeatures(), manner) for _ in range(2))
+    first, again = (
+        speech_recognition.compose_utterances(ones, "test", AudioFeatures(), manner) for _ in range(2)
+    )
     val = speech_recognition.compose_utterances(ones, "val", AudioFeatures(), manner)
     assert (len(first), len(val)) == (300, 100)
     assert all(torch.equal(a.wave, b.wave) for a, b in zip(first, again, strict=True))

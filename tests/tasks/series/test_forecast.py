@@ -15,7 +15,7 @@ from torch import nn
 import torchstone as ts
 from torchstone import api
 from torchstone.data.series.dataset import cut_windows
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput
 from torchstone.parts.series.quantile_loss import pinball
 from torchstone.systems.recurrent.gru import CELL
@@ -146,17 +146,23 @@ def test_futures_drawn_step_by_step_have_the_quantiles_of_a_random_walk():
 
 
 def test_quantiles_that_cross_are_put_in_order():
-    told = forecaster.predict_quantiles(Telling(lambda x: torch.randn(len(x), 15)), how(), torch.randn(9, 12, 1))
+    told = forecaster.predict_quantiles(
+        Telling(lambda x: torch.randn(len(x), 15)), how(), torch.randn(9, 12, 1)
+    )
     assert (told.diff(dim=-1) >= 0).all()
     with pytest.raises(BadInput, match="tells 5 steps at once, not 6"):
-        forecaster.predict_quantiles(Telling(lambda x: torch.randn(len(x), 15)), how(), torch.randn(9, 12, 1), 6)
+        forecaster.predict_quantiles(
+            Telling(lambda x: torch.randn(len(x), 15)), how(), torch.randn(9, 12, 1), 6
+        )
 
 
 def test_errors_are_means_over_windows_and_columns_at_each_step():
     values = torch.randn(300, 2)
     starts = torch.arange(0, 250, 3)
     net = Telling(lambda x: torch.tensor([-1.0, 0.5, 1.0]).repeat(len(x), 5))
-    found = forecaster.forecast_errors(net, how(season=4), values, starts, forecaster.naive_baselines(how(season=4)))
+    found = forecaster.forecast_errors(
+        net, how(season=4), values, starts, forecaster.naive_baselines(how(season=4))
+    )
     for step in range(5):
         sums = dict.fromkeys(found, 0.0)
         for start in starts.tolist():
@@ -233,7 +239,7 @@ def test_it_learns_a_wave_and_its_band_holds_what_it_says(tmp_path, ahead):
     patch, steps = (4, 150) if ahead == "direct" else (1, 100)
     recipe = replace(SMALL, data=str(hourly(tmp_path, 900)), ahead=ahead, patch=patch, steps=steps)
     run = forecast.build(replace(recipe, hidden=16), CELL)
-    fit(run, clock=Clock(evaluate=steps), quiet=True)
+    fit(run, intervals=Intervals(evaluate=steps), quiet=True)
     found = {k.removeprefix("test/"): v for k, v in run.results.items() if k.startswith("test/")}
     print({name: round(value, 3) for name, value in found.items()})
     assert found["mse"] < 0.4 * found["repeat_mse"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from torchstone.errors import BadInput
-from torchstone.parts.transformer.attention import Past
+from torchstone.parts.transformer.attention import KVCache
 from torchstone.references import gpts
 from torchstone.systems.transformer.gpt import GPT, from_config, published
 from torchstone.tasks.text.generate import generate
@@ -37,7 +37,7 @@ def test_greedy_is_transformers_token_for_token():
         ours = GPT(**from_config(config)[1]).double().eval()
         ours.load_state_dict(published("", theirs.state_dict()))
         rows, length = draw.choice([1, 3]), draw.randint(1, 20)
-        prompt = torch.randint(ours.vocabulary, (rows, length))
+        prompt = torch.randint(ours.vocab_size, (rows, length))
         # there, an unset mask or end would be guessed from the tokens
         wanted = theirs.generate(
             prompt,
@@ -65,7 +65,7 @@ def test_the_cache_changes_nothing(post_norm, slide):
     for how in ({"greedy": True}, {"temperature": 0.9, "top_k": 9, "top_p": 0.95}):
         texts = [
             generate(
-                model, prompt, 60, cached=cached, slide=slide,
+                model, prompt, 60, use_cache=cached, slide=slide,
                 generator=torch.Generator().manual_seed(4), **how,
             )
             for cached in (True, False)
@@ -146,7 +146,7 @@ def test_a_text_that_has_ended_stays_so():
     prompt = torch.tensor([[1], [2], [5]])
     free = generate(model, prompt, 30, greedy=True)
     end = int(free[0, 3])
-    text = generate(model, prompt, 30, greedy=True, end=end)
+    text = generate(model, prompt, 30, greedy=True, eos=end)
     for row, before in zip(text.tolist(), free.tolist(), strict=True):
         place = before.index(end, 1) if end in before[1:] else 31
         assert row[: place + 1] == before[: place + 1]
@@ -165,11 +165,11 @@ def test_a_cache_that_forgets_is_seen(monkeypatch):
     """The test of the cache can fail: one that mixes up places gives another text."""
     model, prompt = shaken(), torch.randint(23, (2, 5))
     right = generate(model, prompt, 20, greedy=True)
-    plain = Past.extend
+    plain = KVCache.append
 
     def shifted(self, k, v):
         keys, values = plain(self, k, v)
         return keys, values.roll(1, 2)
 
-    monkeypatch.setattr(Past, "extend", shifted)
+    monkeypatch.setattr(KVCache, "extend", shifted)
     assert not torch.equal(generate(model, prompt, 20, greedy=True), right)

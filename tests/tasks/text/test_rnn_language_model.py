@@ -143,7 +143,7 @@ def test_a_text_is_measured_whole(monkeypatch):
     found = rnn_language_model.measure(net, ids, 206)
     assert found["loss"] == pytest.approx(wanted, abs=1e-6)
     assert found["bits_per_character"] == pytest.approx(wanted / math.log(2) / 2, abs=1e-6)
-    glance = rnn_language_model.measure(net, ids, 206, most=30)["loss"]
+    glance = rnn_language_model.measure(net, ids, 206, max_tokens=30)["loss"]
     assert glance == pytest.approx(F.cross_entropy(net(ids[None, :-1])[0, :30], ids[1:31]).item(), abs=1e-6)
     monkeypatch.setattr(rnn_language_model, "LANES", 4)  # 102 told: 26 a lane, 24 in the last
     lanes = [(ids[i : i + 26], ids[i + 1 : i + 27]) for i in (0, 26, 52)] + [(ids[78:-1], ids[79:])]
@@ -161,7 +161,7 @@ def test_writing_with_the_state_is_reading_all_anew():
         prompt = torch.randint(7, (3, 4))
         rows = [
             generate(
-                rnn_language_model.NextTokenAdapter(net), prompt, 20, cached=cached,
+                rnn_language_model.NextTokenAdapter(net), prompt, 20, use_cache=cached,
                 generator=torch.Generator().manual_seed(0),
             )
             for cached in (True, False)

@@ -19,15 +19,15 @@ from torchstone.plots import attention_maps
 from torchstone.runs import load
 from torchstone.systems.transformer import transformer
 from torchstone.tasks.text.translate import (
-    END,
+    EOS,
     PAD,
-    SPECIAL,
-    START,
+    SPECIAL_TOKENS,
+    BOS,
     bleu,
-    encoded,
+    encode_pairs,
     measure,
     predict,
-    written,
+    translate_texts,
 )
 
 PAIRS = [
@@ -41,7 +41,7 @@ PAIRS = [
 @pytest.fixture(scope="module")
 def tokenizer():
     texts = [text for pair in PAIRS for text in pair]
-    return tokenizers.learn("bpe", texts, size=300, special=SPECIAL)
+    return tokenizers.train("bpe", texts, vocab_size=300, special_tokens=SPECIAL_TOKENS)
 
 
 class Knowing(nn.Module):
@@ -58,14 +58,14 @@ class Knowing(nn.Module):
     def forward(self, source, target):
         return self.table(target) + (source != PAD).sum(1)[:, None, None] * self.table(target) / 9
 
-    def generate(self, source, max_new_tokens, *, start, end, beams, penalty):
-        assert (start, end) == (START, END)
+    def generate(self, source, max_new_tokens, *, bos, eos, beam_size, length_penalty):
+        assert (bos, eos) == (BOS, EOS)
         rows = []
         for row in source.tolist():
-            text = self.tokenizer.decode(row[: row.index(END)])
-            rows.append([*self.tokenizer.encode(self.answers[text]).ids, END, 5, 6])
+            text = self.tokenizer.decode(row[: row.index(EOS)])
+            rows.append([*self.tokenizer.encode(self.answers[text]).ids, EOS, 5, 6])
         longest = max(map(len, rows))
-        return torch.tensor([row + [END] * (longest - len(row)) for row in rows])
+        return torch.tensor([row + [EOS] * (longest - len(row)) for row in rows])
 
 
 def test_smoothed_loss_is_its_definition():
@@ -81,7 +81,7 @@ def test_smoothed_loss_is_its_definition():
         wanted = [smoothing / 7 + (1 - smoothing) * (i == label) for i in range(7)]
         losses.append(-sum(p * x for p, x in zip(wanted, logs.tolist(), strict=True)))
         right += int(row.argmax()) == label
-    found = token_loss(logits, labels, pad=0, smoothing=smoothing)
+    found = token_loss(logits, labels, pad=0, label_smoothing=smoothing)
     print(found, sum(losses) / len(losses))
     assert found["weight"] == len(losses) == 7
     assert math.isclose(found["loss"], sum(losses) / len(losses), rel_tol=1e-5)
@@ -93,7 +93,7 @@ def test_a_split_is_measured_per_token_whatever_the_batches(tokenizer, monkeypat
     pairs = [pair for pair in PAIRS if pair[0]] * 3
     found = measure(model, pairs, tokenizer)
     total, count = 0.0, 0
-    for source, target in encoded(pairs, tokenizer):
+    for source, target in encode_pairs(pairs, tokenizer):
         logits = model(torch.tensor([source]), torch.tensor([target[:-1]]))
         logs = logits[0].log_softmax(1)
         total -= sum(logs[i, token].item() for i, token in enumerate(target[1:]))
@@ -110,7 +110,7 @@ def test_bleu_is_sacrebleus_and_answers_keep_their_places(tokenizer):
     answers = {"ein Hund läuft .": "a dog runs .", "das Gras": "The Grass", "": "x"}
     answers["zwei Hunde laufen über das Gras ."] = "two dogs run on the grass ."
     model = Knowing(tokenizer, answers)
-    found = written(model, tokenizer, [source for source, _ in PAIRS])
+    found = translate_texts(model, tokenizer, [source for source, _ in PAIRS])
     assert found == [answers[source] for source, _ in PAIRS]
     results = bleu(model, tokenizer, PAIRS)
     expected = sacrebleu.corpus_bleu(found, [[target for _, target in PAIRS]])
@@ -126,13 +126,13 @@ def test_words_gather_what_their_tokens_look_at():
     places = [(0, 3), (3, 6), (6, 9)], [(0, 1), (1, 5), (6, 9), (9, 12)]
     shares = torch.rand(2, 5, 4)
     shares /= shares.sum(2, keepdim=True)
-    found = attention_maps.over_words(shares, (source, places[0]), (target, places[1]))
-    assert found.read == ["ein", "Haus!", attention_maps.END]
-    assert found.written == ["a", "big", "house", attention_maps.END]
-    assert torch.allclose(found.shares.sum(2), torch.ones(2, 4))
-    assert torch.allclose(found.shares[:, 1, 1], shares[:, 1, 1:3].sum(1))  # onto both of Haus!
-    assert torch.allclose(found.shares[:, 2, 0], shares[:, 2:4, 0].mean(1))  # by both of house
-    print(found.shares[0])
+    found = attention_maps.merge_word_pieces(shares, (source, places[0]), (target, places[1]))
+    assert found.source_words == ["ein", "Haus!", attention_maps.END_OF_SENTENCE]
+    assert found.target_words == ["a", "big", "house", attention_maps.END_OF_SENTENCE]
+    assert torch.allclose(found.weights.sum(2), torch.ones(2, 4))
+    assert torch.allclose(found.weights[:, 1, 1], shares[:, 1, 1:3].sum(1))  # onto both of Haus!
+    assert torch.allclose(found.weights[:, 2, 0], shares[:, 2:4, 0].mean(1))  # by both of house
+    print(found.weights[0])
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +154,9 @@ def test_a_run_has_its_pictures_translations_and_tokenizer(run):
     assert lines[0].split(maxsplit=1) == ["source", pairs[0][0]]
     assert lines[1].split(maxsplit=1) == ["reference", pairs[0][1]]
     assert lines[2].startswith("translation")
-    tokenizer = tokenizers.read(run / "tokenizer.json")
+    tokenizer = tokenizers.load(run / "tokenizer.json")
     assert tokenizer.encode("a b").tokens == ["a", "Ġb"]
-    assert tokenizer.token_to_id("</s>") == END
+    assert tokenizer.token_to_id("</s>") == EOS
     metrics = json.loads((run / "result.json").read_text())["metrics"]
     print(metrics)
     assert {"val/loss", "val/accuracy", "val/bleu", "test/bleu", "test/loss"} <= metrics.keys()
@@ -168,7 +168,7 @@ def test_what_was_trained_translates(run, capsys):
     assert [each["input"] for each in answers] == ["a b c d", "h g f"]
     model = api.load(run)
     tokenizer = api.load_tokenizer(run)
-    assert answers[0]["text"] == written(model, tokenizer, ["a b c d"])[0]
+    assert answers[0]["text"] == translate_texts(model, tokenizer, ["a b c d"])[0]
     assert main(["predict", str(run), "a b c d"]) == 0
     assert answers[0]["text"] in capsys.readouterr().out
     results = api.evaluate(run)

@@ -13,7 +13,7 @@ from torchstone.data.text import bible, tokenizers
 from torchstone.errors import BadInput
 from torchstone.plots import attention_maps
 from torchstone.tasks.text import translation_inference, word_alignment
-from torchstone.tasks.text.translation_inference import END, SPECIAL
+from torchstone.tasks.text.translation_inference import EOS, SPECIAL_TOKENS
 
 PAIRS = [
     ("eins zwei drei", "one two three"),
@@ -31,10 +31,10 @@ class Looking(nn.Module):
         super().__init__()
         self.weight, self.table = nn.Parameter(torch.zeros(1)), table
 
-    def looks(self, source, target):
+    def attention_weights(self, source, target):
         shares = torch.full((*target.shape, source.shape[1]), 0.01)[:, None]
         for row, words in enumerate(source.tolist()):
-            key = tuple(words[: words.index(END)])
+            key = tuple(words[: words.index(EOS)])
             for i, j in enumerate(self.table[key]):
                 shares[row, 0, i, j] = 1.0
         return shares
@@ -42,7 +42,9 @@ class Looking(nn.Module):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return tokenizers.learn("wordpiece", [t for pair in PAIRS for t in pair], size=400, special=SPECIAL)
+    return tokenizers.train(
+        "wordpiece", [t for pair in PAIRS for t in pair], vocab_size=400, special_tokens=SPECIAL_TOKENS
+    )
 
 
 def looking(tokenizer, *rows):
@@ -84,9 +86,11 @@ def test_perfect_attention_has_no_error(tokenizer):
 
 def test_maps_keep_their_places_whatever_the_batches(tokenizer):
     model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
-    for (source, target), each in zip(PAIRS, word_alignment.alignment_maps(model, tokenizer, PAIRS), strict=True):
-        assert each.read == [*source.split(), attention_maps.END]
-        assert each.written == [*target.split(), attention_maps.END]
+    for (source, target), each in zip(
+        PAIRS, word_alignment.alignment_maps(model, tokenizer, PAIRS), strict=True
+    ):
+        assert each.source_words == [*source.split(), attention_maps.END_OF_SENTENCE]
+        assert each.target_words == [*target.split(), attention_maps.END_OF_SENTENCE]
 
 
 def test_a_tokenizer_that_leaves_words_out_is_refused(tokenizer):
@@ -101,7 +105,9 @@ def test_attention_and_gold_are_drawn_beside_each_other(tokenizer, tmp_path):
 
     model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
     maps = word_alignment.alignment_maps(model, tokenizer, PAIRS)
-    attention_maps.draw_beside([(each, {(0, 0)}) for each in maps], tmp_path / "gold.png", most=2)
+    attention_maps.plot_with_gold_links(
+        [(each, {(0, 0)}) for each in maps], tmp_path / "gold.png", max_plots=2
+    )
     with Image.open(tmp_path / "gold.png") as picture:
         width, height = picture.size
         blue = torch.from_numpy(np.array(picture.convert("RGB"))).float()

@@ -63,19 +63,19 @@ def read(source: str = GREEK, target: str = ENGLISH) -> tuple[list[Verse], str]:
             links[verse].update((i, j) for home, i in ends if home == verse)
     verses = [Verse(n, text, others[n], frozenset(links[n])) for n, text in texts.items() if n in others]
     if source == ENGLISH:
-        verses = [turned(verse) for verse in verses]
+        verses = [swap_sides(verse) for verse in verses]
     count = sum(len(verse.links) for verse in verses)
     said = f"{len(verses):,} verses and {count:,} links of words, from {ARCHIVE[0].replace('==', ' ')}"
     return verses, said
 
 
-def turned(verse: Verse) -> Verse:
+def swap_sides(verse: Verse) -> Verse:
     """The other way round."""
     links = frozenset((j, i) for i, j in verse.links)
     return Verse(verse.name, verse.target, verse.source, links)
 
 
-def gold(verses: Iterable[Verse]) -> dict[tuple[str, str], Links]:
+def gold_links(verses: Iterable[Verse]) -> dict[tuple[str, str], Links]:
     """The links of a pair of texts, by the pair."""
     return {(verse.source, verse.target): verse.links for verse in verses}
 

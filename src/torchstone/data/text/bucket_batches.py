@@ -10,7 +10,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
-class Ragged:
+class PackedSequences:
     """Sequences of different lengths, one after another in one tensor, so that none is padded."""
 
     def __init__(self, sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu"):
@@ -23,7 +23,7 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def padded(self, rows: Int64[Tensor, " rows"], pad: int) -> Int64[Tensor, "rows longest"]:
+    def pad_rows(self, rows: Int64[Tensor, " rows"], pad: int) -> Int64[Tensor, "rows longest"]:
         """Some of them, side by side, the shorter ones filled up with `pad`."""
         places = torch.arange(int(self.lengths[rows].max()), device=self.flat.device)
         rows = rows.to(self.flat.device)
@@ -32,7 +32,7 @@ class Ragged:
         return torch.where(inside, self.flat[index].long(), pad)
 
 
-class Buckets:
+class BucketBatches:
     """Endless (source, target) batches of about `tokens` target tokens, padding included.
 
     Each epoch the pairs are shuffled, sorted by length, cut where `tokens` are reached, and the
@@ -46,8 +46,8 @@ class Buckets:
 
     def __init__(
         self,
-        sources: Ragged,
-        targets: Ragged,
+        sources: PackedSequences,
+        targets: PackedSequences,
         tokens: int,
         *,
         pad: int,
@@ -92,7 +92,7 @@ class Buckets:
         first, last = self.cuts[batches[place]]
         rows = order[first + self.rank : last : self.world_size]
         self.position += 1
-        return self.sources.padded(rows, self.pad), self.targets.padded(rows, self.pad)
+        return self.sources.pad_rows(rows, self.pad), self.targets.pad_rows(rows, self.pad)
 
     def _epoch(self, number: int) -> tuple[int, Tensor, Tensor]:
         def shuffled(purpose: int, count: int) -> Tensor:

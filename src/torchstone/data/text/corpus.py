@@ -28,7 +28,7 @@ class Text:
     train: str
     val: str
     test: str
-    note: str
+    description: str
 
 
 def read_text(spec: str) -> Text:
@@ -57,10 +57,10 @@ def read_text(spec: str) -> Text:
         return _finish(path.name, _folder(path), str(path))
     if not path.is_file():
         raise BadInput(f"no text at {spec!r} ({did_you_mean(spec, BUNDLED)}); give a file or a folder")
-    return _finish(path.name, {"train": utf8(path)}, str(path))
+    return _finish(path.name, {"train": read_utf8(path)}, str(path))
 
 
-def utf8(path: Path) -> str:
+def read_utf8(path: Path) -> str:
     """A file's text, its line ends as \\n.
 
     Raises:
@@ -85,12 +85,12 @@ def _folder(folder: Path) -> dict[str, str]:
     files = [file for file in files if not any(p.startswith(".") for p in file.parts[-2:])]
     named = {SPLITS[file.stem]: file for file in files if file.stem in SPLITS}
     if "train" in named:
-        return {split: utf8(file) for split, file in named.items()}
+        return {split: read_utf8(file) for split, file in named.items()}
     if (folder / "input.txt").exists():
-        return {"train": utf8(folder / "input.txt")}
+        return {"train": read_utf8(folder / "input.txt")}
     if not files:
         raise BadInput(f"{folder} holds no text files ({', '.join(ENDINGS)})")
-    return {"train": "\n\n".join(map(utf8, files))}
+    return {"train": "\n\n".join(map(read_utf8, files))}
 
 
 def _finish(name: str, parts: dict[str, str], note: str) -> Text:

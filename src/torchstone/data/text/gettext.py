@@ -50,7 +50,7 @@ def read(source: str, target: str) -> tuple[list[tuple[str, str]], str]:
                 side |= {key: key.split("\x04")[-1] for key in other}
         for key in sorted(sides[0].keys() & sides[1].keys()):
             if len(key) < LONGEST:
-                pair = masked(sides[0][key], sides[1][key])
+                pair = clean_pair(sides[0][key], sides[1][key])
                 if pair is not None:
                     found[pair] = None
     names = ", ".join(program[0].replace("==", " ") for program in PROGRAMS)
@@ -75,7 +75,7 @@ def _messages(opened, language: str) -> dict[str, str]:
     return messages
 
 
-def masked(source: str, target: str) -> tuple[str, str] | None:
+def clean_pair(source: str, target: str) -> tuple[str, str] | None:
     """Both sides without what is no language; None where no pair of sentences is left."""
     numbers: dict[str, str] = {}
 

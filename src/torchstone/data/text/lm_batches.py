@@ -9,7 +9,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
-class Windows:
+class LMBatches:
     """Endless (x, y), each int64 (share, length): y is x one token later.
 
     Where the windows begin is drawn evenly over the text, by `seed` and position alone: neither

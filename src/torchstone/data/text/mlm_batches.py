@@ -11,12 +11,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from torchstone.data.sampler import share_of_batch
-from torchstone.data.text.sentence_batches import IGNORED, Alike, Frame, Rows, side_by_side
+from torchstone.data.text.sentence_batches import IGNORE_INDEX, LengthGrouped, Rows, SpecialTokens, collate
 from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
-class Masked(NamedTuple):
+class MLMBatch(NamedTuple):
     """Rows with words hidden, where they were, and what they are.
 
     `share` weighs each so that the mean over rows is the mean over the hidden words of the whole
@@ -31,7 +31,7 @@ class Masked(NamedTuple):
     stray: Int64[Tensor, " batch"]
 
 
-class MaskedText:
+class MLMBatches:
     """Endless `Masked` batches out of documents; the whole state is how many rows were consumed.
 
     A row is a span of a document, as long as a row may be; with `pairs` a span in two, whose second
@@ -48,7 +48,7 @@ class MaskedText:
         self,
         documents: Sequence[Sequence[int]],
         batch: int,
-        frame: Frame,
+        frame: SpecialTokens,
         vocabulary: int,
         *,
         seed: int,
@@ -76,37 +76,37 @@ class MaskedText:
         self.batch, self.frame, self.seed, self.pairs = batch, frame, seed, pairs
         self.hidden, self.device, self.rank, self.world_size = hidden, device, rank, world_size
         lengths = [min(self.room, len(self.documents[n]) - begin) for n, begin in self.spans]
-        self.alike = Alike(torch.tensor(lengths), batch, seed)
+        self.alike = LengthGrouped(torch.tensor(lengths), batch, seed)
         self.position = 0
 
     def __iter__(self) -> "MaskedText":
         return self
 
-    def __next__(self) -> Masked:
+    def __next__(self) -> MLMBatch:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.MLM_MASKS, self.position))
         whole = self.make(self.alike.index(self.position).tolist(), generator)
         self.position += self.batch
         share = self.batch // self.world_size
         own = slice(self.rank * share, (self.rank + 1) * share)
         parts = Rows(*(part[own].to(self.device) for part in whole.rows))
-        return Masked(parts, *(part[own].to(self.device) for part in whole[1:]))
+        return MLMBatch(parts, *(part[own].to(self.device) for part in whole[1:]))
 
-    def once(self, batch: int = 64, most: int = 512) -> Iterator[Masked]:
+    def once(self, batch: int = 64, most: int = 512) -> Iterator[MLMBatch]:
         """The first `most` spans, with the same words hidden every time: to measure by."""
         count = min(most, len(self.spans))
         for start in range(0, count, batch):
             generator = torch.Generator().manual_seed(derive_seed(0, SeedStream.MLM_MASKS, start))
             made = self.make(list(range(start, min(start + batch, count))), generator)
             rows = Rows(*(part.to(self.device) for part in made.rows))
-            yield Masked(rows, *(part.to(self.device) for part in made[1:]))
+            yield MLMBatch(rows, *(part.to(self.device) for part in made[1:]))
 
-    def make(self, index: Sequence[int], generator: torch.Generator) -> Masked:
+    def make(self, index: Sequence[int], generator: torch.Generator) -> MLMBatch:
         """Rows of these spans, drawn with `generator`."""
         draws = torch.rand(len(index), 4, generator=generator).tolist()
         made = [self._row(self.spans[i], draw) for i, draw in zip(index, draws, strict=True)]
-        rows = side_by_side([row for row, _ in made], self.frame)
+        rows = collate([row for row, _ in made], self.frame)
         stray = torch.tensor([other for _, other in made])
-        return Masked(*self._hide(rows, generator), stray)
+        return MLMBatch(*self._hide(rows, generator), stray)
 
     def _row(self, span: tuple[int, int], draw: list[float]) -> tuple[tuple[list[int], int], int]:
         document, begin = self.documents[span[0]], span[1]
@@ -132,7 +132,7 @@ class MaskedText:
         noise = torch.rand(tokens.shape, generator=generator).masked_fill(~can, 2.0)
         places = noise.argsort(1)[:, : int(counts.max())]
         chosen = torch.arange(places.shape[1]) < counts[:, None]
-        targets = tokens.gather(1, places).masked_fill(~chosen, IGNORED)
+        targets = tokens.gather(1, places).masked_fill(~chosen, IGNORE_INDEX)
         fate = torch.rand(places.shape, generator=generator)
         any_ = torch.randint(len(self.ordinary), places.shape, generator=generator)
         before = tokens.gather(1, places)

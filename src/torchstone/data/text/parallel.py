@@ -10,7 +10,7 @@ import numpy as np
 
 from torchstone.data.splits import SPLIT_SEED, SPLITS
 from torchstone.data.text import bible, gettext
-from torchstone.data.text.parallel_files import Pairs, aligned, columns, whole
+from torchstone.data.text.parallel_files import Pairs, drop_empty_pairs, read_aligned, read_columns
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("gettext", "bible", "copy", "reverse")
@@ -20,18 +20,18 @@ Finish = Callable[[str, dict[str, Pairs], str, tuple[str, str]], "PairSet"]
 
 
 @dataclass(frozen=True)
-class PairSet:
+class ParallelCorpus:
     """Pairs (source, target) in three parts; `languages` are the names of the sides, where known."""
 
     name: str
     train: Pairs
     val: Pairs
     test: Pairs
-    note: str
+    description: str
     languages: tuple[str, str] = ("", "")
 
 
-def read_pairs(spec: str, source: str = "", target: str = "", *, split: bool = True) -> PairSet:
+def read_pairs(spec: str, source: str = "", target: str = "", *, split: bool = True) -> ParallelCorpus:
     """Read pairs from what a person named.
 
     - `gettext`: messages of programs, English and any of their languages
@@ -74,14 +74,14 @@ def read_pairs(spec: str, source: str = "", target: str = "", *, split: bool = T
     if path.is_dir():
         return _folder(path, source, target, finish)
     if path.is_file():
-        pairs, names = columns(path, source, target)
+        pairs, names = read_columns(path, source, target)
         return finish(path.name, {"train": pairs}, str(path), names)
     files = [Path(part).expanduser() for part in spec.split(",")]
     if len(files) == 2:
         names = _language(files[0]), _language(files[1])
         if source and target and names == (target, source):
             files, names = files[::-1], (source, target)
-        pairs = aligned(*files)
+        pairs = read_aligned(*files)
         return finish(files[0].name, {"train": pairs}, " and ".join(map(str, files)), names)
     known = did_you_mean(spec, BUNDLED)
     raise BadInput(
@@ -102,7 +102,7 @@ def _language(file: Path) -> str:
     return file.name.removesuffix(".gz").rpartition(".")[2]
 
 
-def _folder(folder: Path, source: str, target: str, finish: Finish) -> PairSet:
+def _folder(folder: Path, source: str, target: str, finish: Finish) -> ParallelCorpus:
     """`SPLIT.LANGUAGE` twice a split, or `SPLIT.tsv`; of several tests `test`, or the first by name."""
     found: dict[str, dict[str, Path]] = defaultdict(dict)
     for file in sorted(folder.iterdir()):
@@ -128,7 +128,7 @@ def _folder(folder: Path, source: str, target: str, finish: Finish) -> PairSet:
         if tabular:
             if "tsv" not in files:
                 raise BadInput(f"{folder} has train.tsv, but no {name}.tsv")
-            parts[split], names = columns(files["tsv"], source, target)
+            parts[split], names = read_columns(files["tsv"], source, target)
             continue
         for language in (source, target):
             if language not in files:
@@ -136,13 +136,13 @@ def _folder(folder: Path, source: str, target: str, finish: Finish) -> PairSet:
                     f"{folder} has no {name}.{language}, only {', '.join(sorted(files))}: "
                     "choose source and target among them"
                 )
-        parts[split] = aligned(files[source], files[target])
+        parts[split] = read_aligned(files[source], files[target])
     test = chosen.get("test", "test")
     note = str(folder) if test == "test" else f"{folder}, judged on {test}"
     return finish(folder.name, parts, note, names)
 
 
-def _hub(spec: str, source: str, target: str, finish: Finish) -> PairSet:
+def _hub(spec: str, source: str, target: str, finish: Finish) -> ParallelCorpus:
     try:
         import datasets
     except ImportError:
@@ -161,7 +161,7 @@ def _hub(spec: str, source: str, target: str, finish: Finish) -> PairSet:
         if missing := [name for name in names if name not in known]:
             raise BadInput(f"{spec} has no {missing[0]!r}, only {', '.join(known)}: name two of them")
         pairs = [(str(row[names[0]]).strip(), str(row[names[1]]).strip()) for row in rows]
-        parts[SPLITS.get(str(split), str(split))] = whole(pairs, names)
+        parts[SPLITS.get(str(split), str(split))] = drop_empty_pairs(pairs, names)
     if "train" not in parts:
         raise BadInput(f"{spec} has no split named train, only {', '.join(parts)}")
     return finish(spec, parts, spec, names)
@@ -169,7 +169,7 @@ def _hub(spec: str, source: str, target: str, finish: Finish) -> PairSet:
 
 def _finish(
     name: str, parts: dict[str, Pairs], note: str, languages: tuple[str, str], *, cut: bool
-) -> PairSet:
+) -> ParallelCorpus:
     """Cut what is missing off train, if it is to be `cut`, and say what was done."""
     train, said = parts["train"], []
     for split in ("test", "val"):
@@ -183,7 +183,7 @@ def _finish(
     if all(languages):
         note += f", {languages[0]} to {languages[1]}"
     note = f"{note}; {sizes} pairs" + (f" ({', '.join(said)})" if said else "")
-    return PairSet(name, train, parts["val"], parts["test"], note, languages)
+    return ParallelCorpus(name, train, parts["val"], parts["test"], note, languages)
 
 
 def _cut(pairs: Pairs, name: str, salt: int) -> tuple[Pairs, Pairs]:

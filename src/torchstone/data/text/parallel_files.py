@@ -11,7 +11,7 @@ Pairs = list[tuple[str, str]]
 HEADERS = {("source", "target"), ("input", "output"), ("text", "translation")}
 
 
-def lines(file: Path) -> list[str]:
+def read_lines(file: Path) -> list[str]:
     """The lines of a text file, without what surrounds them."""
     if not file.is_file():
         raise BadInput(f"{file} does not exist; give a text file, one sentence a line")
@@ -38,17 +38,17 @@ def lines(file: Path) -> list[str]:
     return lines
 
 
-def aligned(first: Path, second: Path) -> Pairs:
-    sides = lines(first), lines(second)
+def read_aligned(first: Path, second: Path) -> Pairs:
+    sides = read_lines(first), read_lines(second)
     if len(sides[0]) != len(sides[1]):
         raise BadInput(
             f"{first.name} has {len(sides[0])} lines, {second.name} {len(sides[1])}: line i of one "
             "must be the translation of line i of the other"
         )
-    return whole(list(zip(*sides, strict=True)), (str(first), str(second)))
+    return drop_empty_pairs(list(zip(*sides, strict=True)), (str(first), str(second)))
 
 
-def whole(pairs: Pairs, names: tuple[str, str]) -> Pairs:
+def drop_empty_pairs(pairs: Pairs, names: tuple[str, str]) -> Pairs:
     """Lines that are empty on both sides go; those empty on one side are an error."""
     for number, pair in enumerate(pairs, 1):
         if bool(pair[0]) != bool(pair[1]):
@@ -57,9 +57,9 @@ def whole(pairs: Pairs, names: tuple[str, str]) -> Pairs:
     return [pair for pair in pairs if pair[0]]
 
 
-def columns(file: Path, source: str, target: str) -> tuple[Pairs, tuple[str, str]]:
+def read_columns(file: Path, source: str, target: str) -> tuple[Pairs, tuple[str, str]]:
     """Two columns of a tab-separated file: the named ones where a header names them, else the first."""
-    rows = [line.split("\t") for line in lines(file)]
+    rows = [line.split("\t") for line in read_lines(file)]
     header = [cell.strip() for cell in rows[0]]
     places, names = (0, 1), (source, target)
     if source and target and {source, target} <= set(header):
@@ -75,4 +75,4 @@ def columns(file: Path, source: str, target: str) -> tuple[Pairs, tuple[str, str
             )
         first, second = (row[i].strip() if len(row) > i else "" for i in places)
         pairs.append((first, second))
-    return whole(pairs, (f"column {places[0] + 1} of {file}", f"column {places[1] + 1}")), names
+    return drop_empty_pairs(pairs, (f"column {places[0] + 1} of {file}", f"column {places[1] + 1}")), names

@@ -10,7 +10,7 @@ from torchstone.errors import BadInput
 PUBLISHED = "tokenizer.json, vocab.json with merges.txt, or vocab.txt"
 
 
-def byte_level(model: models.BPE) -> Tokenizer:
+def byte_level_tokenizer(model: models.BPE) -> Tokenizer:
     """Over bytes, words with the space before them, as GPT-2's."""
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -18,7 +18,7 @@ def byte_level(model: models.BPE) -> Tokenizer:
     return tokenizer
 
 
-def of_words(model: models.WordPiece | models.BPE, *, lowercase: bool) -> Tokenizer:
+def bert_tokenizer(model: models.WordPiece | models.BPE, *, lowercase: bool) -> Tokenizer:
     """Over words and punctuation marks, as BERT's."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
@@ -27,7 +27,7 @@ def of_words(model: models.WordPiece | models.BPE, *, lowercase: bool) -> Tokeni
     return tokenizer
 
 
-def read(path: str | Path) -> Tokenizer:
+def load(path: str | Path) -> Tokenizer:
     """A published tokenizer: its file, or the folder of a model that has one.
 
     Raises:
@@ -57,12 +57,12 @@ def _older(folder: Path) -> Tokenizer:
     if vocabulary.exists() and merges.exists():
         known, pairs = models.BPE.read_file(str(vocabulary), str(merges))
         if not any(token.endswith("</w>") for token in known):
-            tokenizer = byte_level(models.BPE(known, pairs))
+            tokenizer = byte_level_tokenizer(models.BPE(known, pairs))
             tokenizer.add_special_tokens([t for t in ("<|endoftext|>",) if t in known])
             return tokenizer
         # GPT-1's ends each word with a mark
         model = models.BPE(known, pairs, unk_token="<unk>", end_of_word_suffix="</w>")
-        tokenizer = of_words(model, lowercase=True)
+        tokenizer = bert_tokenizer(model, lowercase=True)
         tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
         return tokenizer
     if (folder / "vocab.txt").exists():
@@ -70,7 +70,7 @@ def _older(folder: Path) -> Tokenizer:
         said = folder / "tokenizer_config.json"
         settings = json.loads(said.read_text(encoding="utf-8")) if said.exists() else {}
         model = models.WordPiece(known, unk_token="[UNK]")
-        tokenizer = of_words(model, lowercase=settings.get("do_lower_case", True))
+        tokenizer = bert_tokenizer(model, lowercase=settings.get("do_lower_case", True))
         marks = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
         tokenizer.add_special_tokens([mark for mark in marks if mark in known])
         return tokenizer

@@ -12,12 +12,12 @@ from torchstone.data.sampler import EpochSampler, share_of_batch
 from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-IGNORED = -100  # what cross-entropy passes over
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+IGNORE_INDEX = -100  # what cross-entropy passes over
 
 
 @dataclass(frozen=True)
-class Frame:
+class SpecialTokens:
     """The ids that stand around sentences, and the most tokens a row may have."""
 
     pad: int
@@ -34,9 +34,9 @@ class Frame:
         Raises:
             BadInput: the tokenizer lacks one of them; a row could hold no word.
         """
-        ids = {name: tokenizer.token_to_id(name) for name in SPECIAL}
+        ids = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
         if lost := [name for name, number in ids.items() if number is None]:
-            raise BadInput(f"the tokenizer has no {lost[0]}: BERT's need {', '.join(SPECIAL)}")
+            raise BadInput(f"the tokenizer has no {lost[0]}: BERT's need {', '.join(SPECIAL_TOKENS)}")
         if length < 5:
             raise BadInput(f"length must be at least 5 (two words, framed), not {length}")
         pad, _, start, stop, hidden = ids.values()
@@ -63,7 +63,7 @@ class Rows(NamedTuple):
     segments: Int64[Tensor, "batch time"]
 
 
-def side_by_side(rows: Sequence[tuple[list[int], int]], frame: Frame) -> Rows:
+def collate(rows: Sequence[tuple[list[int], int]], frame: SpecialTokens) -> Rows:
     """Framed rows with padding after the shorter ones, to a multiple of 8 tokens if there are so many
     places: few shapes to compile."""
     longest = min(-(-max(len(row) for row, _ in rows) // 8) * 8, frame.length)
@@ -74,7 +74,7 @@ def side_by_side(rows: Sequence[tuple[list[int], int]], frame: Frame) -> Rows:
     return Rows(tokens, mask, (mask & (places >= ends[:, 1:])).long())
 
 
-class Alike:
+class LengthGrouped:
     """Which samples come when: of `pool` batches' worth in a row those of like length together, since
     what is padded is computed for nothing. Every sample comes once an epoch, as in `Order`."""
 
@@ -95,14 +95,14 @@ class Alike:
         return self.drawn[place]
 
 
-class Labelled(NamedTuple):
+class LabeledBatch(NamedTuple):
     """A batch to learn labels from: one a row, or one a token (`IGNORED` where there is none)."""
 
     rows: Rows
     labels: Int64[Tensor, "batch *time"]
 
 
-class Sentences:
+class SentenceBatches:
     """Endless `Labelled` batches; the whole state is how many samples were consumed.
 
     `batch` counts the samples of all `world` processes together. Labels are one int a sample, or a
@@ -114,7 +114,7 @@ class Sentences:
         rows: Sequence[tuple[list[int], int]],
         labels: Sequence[int] | Sequence[list[int]],
         batch: int,
-        frame: Frame,
+        frame: SpecialTokens,
         *,
         seed: int,
         device: torch.device | str = "cpu",
@@ -126,28 +126,28 @@ class Sentences:
             raise BadInput("no sentences to make batches of")
         self.rows, self.labels, self.frame, self.device = rows, labels, frame, device
         self.batch, self.rank, self.world_size = batch, rank, world_size
-        self.alike = Alike(torch.tensor([len(row) for row, _ in rows]), batch, seed)
+        self.alike = LengthGrouped(torch.tensor([len(row) for row, _ in rows]), batch, seed)
         self.position = 0
 
     def __iter__(self) -> "Sentences":
         return self
 
-    def __next__(self) -> Labelled:
+    def __next__(self) -> LabeledBatch:
         index = self.alike.index(self.position)
         self.position += self.batch
         return self.take(index.chunk(self.world_size)[self.rank].tolist())
 
-    def take(self, index: Sequence[int]) -> Labelled:
+    def take(self, index: Sequence[int]) -> LabeledBatch:
         """The samples of these numbers, side by side."""
-        rows = side_by_side([self.rows[i] for i in index], self.frame)
+        rows = collate([self.rows[i] for i in index], self.frame)
         labels = [self.labels[i] for i in index]
         if isinstance(labels[0], list):
             time = rows.tokens.shape[1]
-            labels = [each + [IGNORED] * (time - len(each)) for each in labels]  # ty: ignore
+            labels = [each + [IGNORE_INDEX] * (time - len(each)) for each in labels]  # ty: ignore
         rows = Rows(*(part.to(self.device) for part in rows))
-        return Labelled(rows, torch.tensor(labels).to(self.device))
+        return LabeledBatch(rows, torch.tensor(labels).to(self.device))
 
-    def once(self, batch: int = 256) -> Iterator[tuple[list[int], Labelled]]:
+    def once(self, batch: int = 256) -> Iterator[tuple[list[int], LabeledBatch]]:
         """All samples once, shorter ones first, with their numbers."""
         order = self.alike.lengths.argsort(stable=True)
         for index in order.split(batch):

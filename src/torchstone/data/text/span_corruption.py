@@ -9,7 +9,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
-def counts(length: int, density: float, span: float) -> tuple[int, int]:
+def span_counts(length: int, density: float, span: float) -> tuple[int, int]:
     """Tokens in gaps, and gaps, in a text of `length` tokens: the same in all texts.
 
     Raises:
@@ -23,7 +23,7 @@ def counts(length: int, density: float, span: float) -> tuple[int, int]:
     return noise, min(max(round(noise / span), 1), noise, length - noise)
 
 
-def gaps(
+def random_spans(
     rows: int, length: int, noise: int, spans: int, generator: torch.Generator
 ) -> tuple[Bool[Tensor, "rows length"], Int64[Tensor, "rows length"]]:
     """Where the gaps are, and each place's number of gaps that have begun before it or there.
@@ -46,7 +46,7 @@ def gaps(
     return piece % 2 == 1, (piece + 1) // 2
 
 
-def corrupted(
+def corrupt(
     texts: Int64[Tensor, "rows length"],
     noise: Bool[Tensor, "rows length"],
     number: Int64[Tensor, "rows length"],
@@ -72,7 +72,7 @@ def corrupted(
     return source, torch.cat([target, last, closing], 1)
 
 
-class Spans:
+class SpanCorruptionBatches:
     """Endless (source, target), int64: texts with gaps, and what stood there.
 
     Which texts, and where their gaps are, is drawn by `seed` and position alone: neither resuming nor
@@ -104,7 +104,7 @@ class Spans:
         self.texts, self.batch, self.seed, self.end = texts, batch, seed, end
         self.device = texts.device
         self.sentinels = sentinels.to(self.device)
-        self.noise, self.spans = counts(texts.shape[1], density, span)
+        self.noise, self.spans = span_counts(texts.shape[1], density, span)
         if self.spans + 1 > len(sentinels):
             raise BadInput(
                 f"{self.spans} gaps need {self.spans + 1} sentinels, there are {len(sentinels)}: "
@@ -120,10 +120,10 @@ class Spans:
     def __next__(self) -> tuple[Int64[Tensor, "share source"], Int64[Tensor, "share target"]]:
         texts = self.texts[self.order.index(self.position)[self.share]]
         generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.SPAN_GAPS, self.position))
-        drawn = gaps(self.batch, texts.shape[1], self.noise, self.spans, generator)
+        drawn = random_spans(self.batch, texts.shape[1], self.noise, self.spans, generator)
         noise, number = (each[self.share].to(self.device) for each in drawn)
         self.position += self.batch
-        return corrupted(texts, noise, number, self.sentinels, self.end)
+        return corrupt(texts, noise, number, self.sentinels, self.end)
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}

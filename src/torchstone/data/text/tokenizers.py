@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from torchstone.data.text.pretrained_tokenizers import byte_level, of_words, read
+from torchstone.data.text.pretrained_tokenizers import bert_tokenizer, byte_level_tokenizer
 from torchstone.errors import BadInput
 
 __all__ = ["beside", "encode", "from_metadata", "learn", "read", "to_metadata"]
@@ -24,12 +24,12 @@ KINDS = ("characters", "bpe", "wordpiece", "unigram")
 BATCH = 1_000  # texts handed to the trainer at a time
 
 
-def learn(
+def train(
     kind: str,
     texts: Iterable[str],
     *,
-    size: int,
-    special: tuple[str, ...] = (),
+    vocab_size: int,
+    special_tokens: tuple[str, ...] = (),
 ) -> Tokenizer:
     """A tokenizer for texts like these; the same texts always give the same one.
 
@@ -52,29 +52,29 @@ def learn(
     texts = list(texts)
     if not any(texts):
         raise BadInput("no text to learn a tokenizer from")
-    least = len(special) + {"characters": 1, "bpe": 256}.get(kind, 2)
-    if size < least:
-        raise BadInput(f"a {kind} vocabulary of {size} is too small: at least {least}")
+    least = len(special_tokens) + {"characters": 1, "bpe": 256}.get(kind, 2)
+    if vocab_size < least:
+        raise BadInput(f"a {kind} vocabulary of {vocab_size} is too small: at least {least}")
     if kind == "characters":
-        return _characters(texts, size, special)
+        return _characters(texts, vocab_size, special_tokens)
     unknown = {"wordpiece": "[UNK]", "unigram": "<unk>"}.get(kind)
-    if unknown and unknown not in special:
-        special = (*special, unknown)
+    if unknown and unknown not in special_tokens:
+        special_tokens = (*special_tokens, unknown)
     settings: dict[str, Any] = {
-        "vocab_size": size,
-        "special_tokens": list(special),
+        "vocab_size": vocab_size,
+        "special_tokens": list(special_tokens),
         "show_progress": False,
     }
     if kind == "bpe":
-        tokenizer = byte_level(models.BPE())
+        tokenizer = byte_level_tokenizer(models.BPE())
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         trainer = trainers.BpeTrainer(initial_alphabet=alphabet, **settings)
     elif kind == "wordpiece":
-        tokenizer = of_words(models.WordPiece({}, unk_token=unknown), lowercase=True)
+        tokenizer = bert_tokenizer(models.WordPiece({}, unk_token=unknown), lowercase=True)
         # as special tokens the ends of words get their ids in order, by which equals are told apart
         normalised = (tokenizer.normalizer.normalize_str(text) for text in texts)
         letters = sorted({letter for text in normalised for letter in set(text) if letter.isalnum()})
-        settings["special_tokens"] = [*special, *(f"##{letter}" for letter in letters)]
+        settings["special_tokens"] = [*special_tokens, *(f"##{letter}" for letter in letters)]
         trainer = trainers.WordPieceTrainer(**settings)
     else:
         tokenizer = Tokenizer(models.Unigram())
@@ -84,7 +84,7 @@ def learn(
         trainer = trainers.UnigramTrainer(unk_token=unknown, **settings)
     batches = (texts[i : i + BATCH] for i in range(0, len(texts), BATCH))
     tokenizer.train_from_iterator(batches, trainer, len(texts))
-    return tokenizer if kind == "bpe" else _settled(tokenizer, len(special))
+    return tokenizer if kind == "bpe" else _settled(tokenizer, len(special_tokens))
 
 
 def _settled(tokenizer: Tokenizer, special: int) -> Tokenizer:
@@ -178,7 +178,7 @@ def to_metadata(tokenizer: Tokenizer) -> str:
     return tokenizer.to_str()
 
 
-def beside(text: str, folder: Path) -> None:
+def save_tokenizer(text: str, folder: Path) -> None:
     """What `to_metadata` gave as a file of its own, in the run folder above the pictures."""
     (folder.parent / "tokenizer.json").write_text(text, encoding="utf-8")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from torchstone.data import download
 from torchstone.data.splits import SPLIT_SEED
-from torchstone.data.text.pretrained_tokenizers import of_words
+from torchstone.data.text.pretrained_tokenizers import bert_tokenizer
 from torchstone.data.vision import openmoji
 from torchstone.data.vision.dataset import Pictures
 from torchstone.data.vision.image_folder import SUFFIXES
@@ -135,12 +135,12 @@ def _folder(folder: Path, size: int) -> tuple[np.ndarray, list[str]]:
 
 def words(captions: list[str]) -> Tokenizer:
     """Whole words and marks, each with an id of its own; ids 0, 1 and 2 pad, start, and stand for others."""
-    split = of_words(models.WordPiece({UNKNOWN: 0}, unk_token=UNKNOWN), lowercase=True)
+    split = bert_tokenizer(models.WordPiece({UNKNOWN: 0}, unk_token=UNKNOWN), lowercase=True)
     seen = {w for text in captions for w in _split(split, text)}
     vocabulary = {word: i for i, word in enumerate((PAD, START, UNKNOWN, *sorted(seen)))}
     # a WordPiece of whole words: what is none of them is unknown
     whole = models.WordPiece(vocabulary, unk_token=UNKNOWN, continuing_subword_prefix="\x00")
-    return of_words(whole, lowercase=True)
+    return bert_tokenizer(whole, lowercase=True)
 
 
 def _split(tokenizer: Tokenizer, text: str) -> list[str]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchstone.errors import BadInput
 
 
-def shaped(
+def filter_logits(
     logits: Float[Tensor, "batch vocabulary"],
     *,
     temperature: float = 1.0,
@@ -35,7 +35,7 @@ def shaped(
     return logits
 
 
-def draw(
+def sample_token(
     logits: Float[Tensor, "batch vocabulary"], generator: torch.Generator | None = None
 ) -> Int64[Tensor, " batch"]:
     """One token a row, by its probability; the generator is on the logits' device."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from torchstone.parts.transformer.attention import MultiHead
+from torchstone.parts.transformer.attention import MultiHeadAttention
 from torchstone.parts.transformer.feed_forward import FeedForward
 
 PAD, START, UNKNOWN = 0, 1, 2  # ids: nothing, what every text begins with, a word never seen
@@ -19,7 +19,7 @@ class Layer(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = MultiHead(width, heads)
+        self.attention = MultiHeadAttention(width, heads)
         self.feed = FeedForward(width, 4 * width, "gelu")
         self.dropout = dropout
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from torchstone.parts.transformer.attention import MultiHead
+from torchstone.parts.transformer.attention import MultiHeadAttention
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
 Maps = Float[Tensor, "batch channel height width"]
@@ -139,12 +139,12 @@ class Attend(nn.Module):
             raise ValueError(f"{channels} channels hold no head of {width}")
         norm = nn.Identity() if groups is None else nn.GroupNorm(groups, channels, eps)
         self.norm, self.divisor = norm, divisor
-        self.attention = MultiHead(channels, channels // width, head_width=width)
+        self.attention = MultiHeadAttention(channels, channels // width, head_dim=width)
         self.text = None
         if context:
             self.text_norm = nn.LayerNorm(channels)
             self.widen = nn.Linear(context, channels)
-            self.text = MultiHead(channels, channels // width, head_width=width)
+            self.text = MultiHeadAttention(channels, channels // width, head_dim=width)
 
     def forward(
         self,

@@ -40,20 +40,20 @@ def attention(
     written = low and keys <= 256 and not dropout
     if mask is None:
         if written:
-            return weights(q, k, bias=bias, causal=causal, scale=scale) @ v
+            return attention_weights(q, k, bias=bias, causal=causal, scale=scale) @ v
         return F.scaled_dot_product_attention(q, k, v, bias, dropout, is_causal=causal, scale=scale)
     some = mask.any(-1, keepdim=True)
     # a row without a key is given them all, then nothing: no kernel has to divide by zero
     mask = mask | ~some
     if written:
-        return weights(q, k, mask=mask, bias=bias, scale=scale) @ v * some
+        return attention_weights(q, k, mask=mask, bias=bias, scale=scale) @ v * some
     if bias is not None:
         mask = torch.where(mask, bias, -torch.inf)
     out = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)
     return out * some
 
 
-def weights(
+def attention_weights(
     q: Heads,
     k: Float[Tensor, "batch heads keys width"],
     *,
@@ -79,7 +79,7 @@ def _seen(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "1 1 qu
     return everything.tril(keys - queries)
 
 
-class Past:
+class KVCache:
     """Keys and values that one layer has seen, so that they are computed once.
 
     Room for `length` places is taken at the first call; what is given back is a view of it.
@@ -89,7 +89,7 @@ class Past:
         self.length, self.seen = length, 0
         self.keys = self.values = torch.empty(0)
 
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values so far, those of (batch, heads, new, width) included."""
         if not self.seen:
             batch, heads, _, width = k.shape
@@ -103,13 +103,13 @@ class Past:
         self.seen = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def select(self, rows: Int64[Tensor, " batch"]) -> None:
+    def reorder(self, rows: Int64[Tensor, " batch"]) -> None:
         """Row i becomes what row `rows[i]` was: beams survive, end or split."""
         if self.seen:
             self.keys, self.values = self.keys[rows], self.values[rows]
 
 
-class MultiHead(nn.Module):
+class MultiHeadAttention(nn.Module):
     """Attention in several subspaces at once (Vaswani et al. 2017, section 3.2.2).
 
     Args:
@@ -125,20 +125,20 @@ class MultiHead(nn.Module):
         width: int,
         heads: int,
         *,
-        head_width: int | None = None,
+        head_dim: int | None = None,
         bias: bool = True,
         out_bias: bool | None = None,
         scale: float | None = None,
         dropout: float = 0.0,
     ):
         super().__init__()
-        if head_width is None and width % heads:
+        if head_dim is None and width % heads:
             raise ValueError(f"a width of {width} cannot be shared by {heads} heads")
-        self.heads, self.head_width = heads, head_width or width // heads
+        self.heads, self.head_dim = heads, head_dim or width // heads
         self.scale, self.dropout = scale, dropout
-        self.inner = heads * self.head_width
-        self.qkv = nn.Linear(width, 3 * self.inner, bias=bias)  # in one product: they are small
-        self.out = nn.Linear(self.inner, width, bias=bias if out_bias is None else out_bias)
+        self.inner_dim = heads * self.head_dim
+        self.qkv = nn.Linear(width, 3 * self.inner_dim, bias=bias)  # in one product: they are small
+        self.out = nn.Linear(self.inner_dim, width, bias=bias if out_bias is None else out_bias)
 
     def forward(
         self,
@@ -148,7 +148,7 @@ class MultiHead(nn.Module):
         mask: Bool[Tensor, "#batch #heads #queries keys"] | None = None,
         bias: Float[Tensor, "#batch #heads #queries keys"] | None = None,
         causal: bool = False,
-        past: Past | None = None,
+        past: KVCache | None = None,
     ) -> Float[Tensor, "batch queries width"]:
         """Attention of `x` to itself, or to `memory` (whose keys `past` then holds from the first call on)."""
         q, k, v = self.project(x, memory, past)
@@ -157,22 +157,22 @@ class MultiHead(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
     def project(
-        self, x: Tensor, memory: Tensor | None = None, past: Past | None = None
+        self, x: Tensor, memory: Tensor | None = None, past: KVCache | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (batch, heads, places, head_width)."""
         if memory is None:
             q, k, v = self._split(self.qkv(x), 3)
-            return (q, k, v) if past is None else (q, *past.extend(k, v))
-        (q,) = self._split(self._linear(x, 0, self.inner), 1)
+            return (q, k, v) if past is None else (q, *past.append(k, v))
+        (q,) = self._split(self._linear(x, 0, self.inner_dim), 1)
         if past is not None and past.seen:
             return q, past.keys, past.values
-        k, v = self._split(self._linear(memory, self.inner, 3 * self.inner), 2)
-        return (q, k, v) if past is None else (q, *past.extend(k, v))
+        k, v = self._split(self._linear(memory, self.inner_dim, 3 * self.inner_dim), 2)
+        return (q, k, v) if past is None else (q, *past.append(k, v))
 
     def _linear(self, x: Tensor, first: int, last: int) -> Tensor:
         bias = self.qkv.bias
         return F.linear(x, self.qkv.weight[first:last], None if bias is None else bias[first:last])
 
     def _split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        shape = (self.heads, self.head_width)
+        shape = (self.heads, self.head_dim)
         return tuple(part.unflatten(2, shape).transpose(1, 2) for part in x.chunk(parts, 2))

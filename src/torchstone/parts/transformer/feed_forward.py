@@ -28,7 +28,7 @@ class FeedForward(nn.Module):
     def __init__(
         self,
         width: int,
-        inner: int,
+        d_ff: int,
         activation: str = "relu",
         *,
         gated: bool = False,
@@ -36,9 +36,9 @@ class FeedForward(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.up = nn.Linear(width, inner, bias=bias)
-        self.gate = nn.Linear(width, inner, bias=bias) if gated else None
-        self.down = nn.Linear(inner, width, bias=bias)
+        self.up = nn.Linear(width, d_ff, bias=bias)
+        self.gate = nn.Linear(width, d_ff, bias=bias) if gated else None
+        self.down = nn.Linear(d_ff, width, bias=bias)
         self.activation = ACTIVATIONS[activation]
         self.dropout = dropout
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 
-def sinusoids(length: int, width: int, base: float = 10_000.0) -> Float[Tensor, "length width"]:
+def sinusoidal_positions(length: int, width: int, base: float = 10_000.0) -> Float[Tensor, "length width"]:
     """sin and cos of place / base^(2i/width), in turn (Vaswani et al. 2017, section 3.5)."""
     places = torch.arange(length, dtype=torch.float64)[:, None]
     rates = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
@@ -18,13 +18,13 @@ def sinusoids(length: int, width: int, base: float = 10_000.0) -> Float[Tensor, 
     return table.to(torch.get_default_dtype())
 
 
-def relative_buckets(
+def relative_position_buckets(
     queries: int,
     keys: int,
     *,
-    both_ways: bool,
-    buckets: int = 32,
-    furthest: int = 128,
+    bidirectional: bool,
+    num_buckets: int = 32,
+    max_distance: int = 128,
     device: torch.device | str | None = None,
 ) -> Int64[Tensor, "queries keys"]:
     """A number for each distance key − query: one each for near ones, coarser with its logarithm.
@@ -36,19 +36,19 @@ def relative_buckets(
     query = torch.arange(keys - queries, keys, device=device)[:, None]
     distance = torch.arange(keys, device=device)[None] - query
     number = torch.zeros_like(distance)
-    if both_ways:
-        buckets //= 2
-        number = (distance > 0) * buckets
+    if bidirectional:
+        num_buckets //= 2
+        number = (distance > 0) * num_buckets
         distance = distance.abs()
     else:
         distance = (-distance).clamp(min=0)
-    near = buckets // 2
-    share = (distance.clamp(min=1).float() / near).log() / math.log(furthest / near)
-    far = (near + (share * (buckets - near)).long()).clamp(max=buckets - 1)
+    near = num_buckets // 2
+    share = (distance.clamp(min=1).float() / near).log() / math.log(max_distance / near)
+    far = (near + (share * (num_buckets - near)).long()).clamp(max=num_buckets - 1)
     return number + torch.where(distance < near, distance, far)
 
 
-def rotate(
+def apply_rotary(
     x: Float[Tensor, "batch heads length width"], *, first: int = 0, base: float = 10_000.0
 ) -> Float[Tensor, "batch heads length width"]:
     """Turns each pair (xᵢ, xᵢ₊w/2) by place · base^(−2i/width), so that products know distances.
@@ -66,7 +66,7 @@ def rotate(
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
-def interpolated(
+def interpolate_positions(
     table: Float[Tensor, "1 tokens width"], old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "1 others width"]:
     """Learned positions of an `old` grid (rows, columns) for a `new` one, bicubic; the first token's,

@@ -11,7 +11,7 @@ def token_loss(
     labels: Int64[Tensor, "batch time"],
     *,
     pad: int,
-    smoothing: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> dict[str, Tensor]:
     """Mean cross-entropy (nats) and accuracy over the labels that are not `pad`, and their number.
 
@@ -19,7 +19,7 @@ def token_loss(
     (Szegedy et al. 2015, arXiv:1512.00567, section 7).
     """
     loss = F.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), ignore_index=pad, label_smoothing=smoothing
+        logits.flatten(0, 1), labels.flatten(), ignore_index=pad, label_smoothing=label_smoothing
     )
     real = labels != pad
     count = real.sum()
@@ -27,7 +27,7 @@ def token_loss(
     return {"loss": loss, "accuracy": right.sum() / count, "weight": count}
 
 
-def unigram(known: Int64[Tensor, " known"], asked: Int64[Tensor, " asked"], vocabulary: int) -> float:
+def unigram_loss(known: Int64[Tensor, " known"], asked: Int64[Tensor, " asked"], vocabulary: int) -> float:
     """Cross-entropy (nats) of `asked`, told by how often each token is in `known`, and once more."""
     counts = torch.bincount(known.cpu(), minlength=vocabulary).double() + 1  # none is impossible
     return float(-(counts / counts.sum()).log()[asked.cpu()].mean())

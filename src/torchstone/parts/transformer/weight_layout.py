@@ -8,7 +8,7 @@ from torch import nn
 
 
 @contextlib.contextmanager
-def by_columns(model: nn.Module, rows: int) -> Generator[None]:
+def column_major_weights(model: nn.Module, rows: int) -> Generator[None]:
     """Inside, the weights of linear layers that widen lie column by column, if that is faster.
 
     A product of one row with such a matrix is as fast as its weights are read, and a CPU's library

@@ -43,7 +43,7 @@ from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.channel_attention import ChannelGate, SpatialGate
 from torchstone.parts.conv.shortcut import shortcut
 from torchstone.parts.facts import Fact, parameters
-from torchstone.references.resnet import convolve, norm, pairs
+from torchstone.references.resnet import convolve, batch_norm, resnet_cases
 from torchstone.systems import Variant
 from torchstone.systems.convolutional.resnet import DEPTHS, PICTURE, TINY, ResNet, counted, small
 from torchstone.tasks.vision.classify import classify, evaluate, predict
@@ -219,7 +219,7 @@ def reference():
     """The same weights through the equations written out; there is no library to ask."""
     for variant, (make, shape) in VARIANTS.items():
         side = 40 if shape == PICTURE else 16
-        yield from pairs(variant, make, None, published, side=side, gate=attended)
+        yield from resnet_cases(variant, make, None, published, size=side, gate=attended)
 
 
 def attended(y: Tensor, block: Any) -> Tensor:
@@ -232,4 +232,4 @@ def attended(y: Tensor, block: Any) -> Tensor:
         logits = logits + torch.einsum("bh,ch->bc", hidden, mlp.fc2.weight) + mlp.fc2.bias
     y = y / (1 + torch.exp(-logits))[:, :, None, None]
     maps = torch.stack([y.max(1).values, y.sum(1) / y.shape[1]], 1)
-    return y / (1 + torch.exp(-norm(convolve(maps, places.conv), places.bn)))
+    return y / (1 + torch.exp(-batch_norm(convolve(maps, places.conv), places.bn)))

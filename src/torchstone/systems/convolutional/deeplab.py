@@ -50,7 +50,7 @@ from torchstone.parts.conv import mobilenet_v3
 from torchstone.parts.conv.convolution import conv_norm_act
 from torchstone.parts.conv.dilated import dilated, without_holes
 from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.references.resnet import pairs
+from torchstone.references.resnet import resnet_cases
 from torchstone.systems import Variant
 from torchstone.systems.convolutional.resnet import DEPTHS, Basic, Bottleneck, ResNet
 from torchstone.tasks.vision.segment import evaluate, explain, predict, segment
@@ -285,7 +285,7 @@ def reference():
             return model
 
         mobile, make_ours = "mobile" in variant, VARIANTS[variant].make
-        for pair in pairs(variant, make_ours, theirs, published, side=96 if mobile else 48):
+        for pair in resnet_cases(variant, make_ours, theirs, published, size=96 if mobile else 48):
             models: Any = pair[:2]
             for model in models:
                 named(model, variant).aux_classifier.requires_grad_(model.training)

@@ -45,7 +45,7 @@ from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.shortcut import shortcut
 from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.references.resnet import pairs
+from torchstone.references.resnet import resnet_cases
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
@@ -310,4 +310,4 @@ def reference():
         precision = torch.float32 if large else torch.float64
         side = 40 if shape == PICTURE else 16
         theirs = makers.get(variant)
-        yield from pairs(variant, make, theirs, published, side=side, dtype=precision)
+        yield from resnet_cases(variant, make, theirs, published, size=side, dtype=precision)

@@ -43,7 +43,7 @@ from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.conv.shortcut import shortcut
 from torchstone.parts.facts import Fact
-from torchstone.references.resnet import pairs
+from torchstone.references.resnet import resnet_cases
 from torchstone.systems import Variant
 from torchstone.systems.convolutional.resnet import DEPTHS, PICTURE, TINY, ResNet, counted, small
 from torchstone.tasks.vision.classify import classify, evaluate, predict
@@ -241,14 +241,14 @@ def reference():
 
     for variant, (make, _) in VARIANTS.items():
         if variant == "seresnet20_cifar":
-            yield from pairs(variant, make, None, published, side=16, gate=excited)
+            yield from resnet_cases(variant, make, None, published, size=16, gate=excited)
             continue
         large = "101" in variant or "152" in variant  # in float64 they take 3 GB
         precision = torch.float32 if large else torch.float64
-        yield from pairs(variant, make, theirs(variant), published, dtype=precision)
+        yield from resnet_cases(variant, make, theirs(variant), published, dtype=precision)
     first = "seresnet18"
     make = VARIANTS[first].make
-    yield from pairs(first, make, theirs(first), published, side=64, dtype=torch.float32)
+    yield from resnet_cases(first, make, theirs(first), published, size=64, dtype=torch.float32)
 
 
 def excited(y: Tensor, block: Any) -> Tensor:

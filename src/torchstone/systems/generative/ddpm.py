@@ -318,9 +318,9 @@ FACTS = [
 def reference() -> Iterator[ParityCase]:
     """diffusers' class, in configurations drawn with a fixed seed."""
     torch.manual_seed(0)
-    names = references.ours(published)
+    names = references.unwrap_names(published)
     for number, net in enumerate(references.unets(8)):
-        theirs = references.Answering(net, lambda net, *inputs: net(*inputs).sample).eval()
+        theirs = references.OutputAdapter(net, lambda net, *inputs: net(*inputs).sample).eval()
         for parameter in theirs.parameters():
             nn.init.normal_(parameter, std=0.2)
         _, model_config = from_config(json.loads(net.to_json_string()))

@@ -39,14 +39,14 @@ from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.hub.bert import from_config, published, suited, to_config, unpublished
+from torchstone.hub.bert import from_config, published, match_weights, to_config, unpublished
 from torchstone.parts.facts import Fact, ParityCase, parameters
-from torchstone.parts.transformer.attention import MultiHead
+from torchstone.parts.transformer.attention import MultiHeadAttention
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS, FeedForward
 from torchstone.references import bert as oracle
 from torchstone.references.bert_objective import Judged
 from torchstone.systems import Variant
-from torchstone.tasks.text.bert_data import begin, filled
+from torchstone.tasks.text.bert_data import prepare, load_matching_weights
 from torchstone.tasks.text.bert_inference import evaluate, predict
 from torchstone.tasks.text.finetune import finetune
 from torchstone.tasks.text.masked_lm import pretrain
@@ -130,7 +130,7 @@ class Layer(nn.Module):
         attention_dropout: float, eps: float,
     ):  # fmt: skip
         super().__init__()
-        self.attention = MultiHead(width, heads, dropout=attention_dropout)
+        self.attention = MultiHeadAttention(width, heads, dropout=attention_dropout)
         self.norm1 = nn.LayerNorm(width, eps)
         self.feed_forward = FeedForward(width, inner, activation)
         self.norm2 = nn.LayerNorm(width, eps)
@@ -283,12 +283,12 @@ VARIANTS = {name: Variant(partial(Bert, **sized(name)), (512,)) for name in SIZE
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    start = begin(recipe, sized(recipe.variant))
+    start = prepare(recipe, sized(recipe.variant))
     model_config, tensors = start.model_config, start.tensors
     rng.seed(recipe.seed)
     if tensors is None or recipe.goal == "words":
         model_config |= {"head": "pretraining" if recipe.pairs else "masked", "pooler": recipe.pairs}
-        model = filled(Bert(**model_config), tensors).to(device)
+        model = load_matching_weights(Bert(**model_config), tensors).to(device)
         own: dict[str, Any] = {"steps": recipe.pretrain, "batch_size": recipe.pretrain_batch}
         own["optim"] = replace(recipe.optim, lr=recipe.pretrain_lr)
         first = replace(recipe, **(own if recipe.goal == "labels" else {}))
@@ -301,7 +301,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     own: dict[str, Any] = {"pooler": not data.words, "num_classes": len(data.classes)}
     own["head"] = "tokens" if data.words else "sentence"
     model_config = {**model_config, **own}
-    model = filled(Bert(**model_config), tensors).to(device)
+    model = load_matching_weights(Bert(**model_config), tensors).to(device)
     yield finetune(model, recipe, start, model_config=model_config)
 
 

@@ -50,11 +50,17 @@ from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.hub.gpt import from_config, published, to_config, unpublished
 from torchstone.parts.facts import Fact, ParityCase, parameters
-from torchstone.parts.transformer.attention import MultiHead, Past
+from torchstone.parts.transformer.attention import MultiHeadAttention, KVCache
 from torchstone.parts.transformer.feed_forward import FeedForward
 from torchstone.systems import Variant
 from torchstone.tasks.text.generate import generate
-from torchstone.tasks.text.language_model import evaluate, language, predict, sample, vocabulary
+from torchstone.tasks.text.language_model import (
+    evaluate,
+    train_language_model,
+    predict,
+    sample,
+    make_tokenizer,
+)
 
 # fmt: off
 __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "from_config", "generate", "predict", "published", "reference", "sample", "to_config", "unpublished"]
@@ -72,7 +78,7 @@ class Recipe:
     heads: int | None = None  # heads of attention in each
     context: int | None = None  # tokens it can look back on
     tokenizer: str = "characters"  # characters, bpe, or a published tokenizer.json
-    vocabulary: int = 1000  # tokens there may be at most, when they are learnt
+    vocab_size: int = 1000  # tokens there may be at most, when they are learnt
     dropout: float = 0.0  # share of numbers dropped in training
     steps: int = 2000  # updates
     batch_size: int = 12  # windows of text an update
@@ -128,19 +134,19 @@ class Layer(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps, bias=bias)
-        self.attention = MultiHead(width, heads, bias=bias, scale=scale, dropout=attention_dropout)
+        self.attention = MultiHeadAttention(width, heads, bias=bias, scale=scale, dropout=attention_dropout)
         self.norm2 = nn.LayerNorm(width, eps, bias=bias)
         self.feed = FeedForward(width, inner, activation, bias=bias)
         self.post_norm, self.dropout = post_norm, dropout
 
     def forward(
-        self, h: Float[Tensor, "batch time width"], past: Past | None = None
+        self, h: Float[Tensor, "batch time width"], past: KVCache | None = None
     ) -> Float[Tensor, "batch time width"]:
         p, training = self.dropout, self.training
         if self.post_norm:
-            a = self.norm1(h + F.dropout(self.attention(h, causal=True, past=past), p, training))
+            a = self.norm1(h + F.dropout(self.attention(h, causal=True, cache=past), p, training))
             return self.norm2(a + F.dropout(self.feed(a), p, training))
-        a = h + F.dropout(self.attention(self.norm1(h), causal=True, past=past), p, training)
+        a = h + F.dropout(self.attention(self.norm1(h), causal=True, cache=past), p, training)
         return a + F.dropout(self.feed(self.norm2(a)), p, training)
 
 
@@ -178,7 +184,7 @@ class GPT(nn.Module):
         scaled_by_layer: bool = False,
     ):
         super().__init__()
-        self.vocabulary, self.context = vocabulary, context
+        self.vocab_size, self.context = vocabulary, context
         self.embedding_dropout = dropout if embedding_dropout is None else embedding_dropout
         attention_dropout = dropout if attention_dropout is None else attention_dropout
         self.tokens = nn.Embedding(vocabulary, width)
@@ -205,14 +211,14 @@ class GPT(nn.Module):
                 adds = name.endswith(("attention.out.weight", "feed.down.weight"))
                 nn.init.normal_(weight, std=0.02 / (2 * len(self.layers)) ** (0.5 * adds))
 
-    def past(self) -> list[Past]:
+    def make_cache(self) -> list[KVCache]:
         """An empty cache for `forward`: each layer's keys and values."""
-        return [Past(self.context) for _ in self.layers]
+        return [KVCache(self.context) for _ in self.layers]
 
     def forward(
         self,
         tokens: Int64[Tensor, "batch time"],
-        past: list[Past] | None = None,
+        past: list[KVCache] | None = None,
         last: bool = False,
     ) -> Float[Tensor, "batch places vocabulary"]:
         """Logits of the next token at every place, or at the `last` one only.
@@ -222,7 +228,7 @@ class GPT(nn.Module):
         Raises:
             BadInput: more tokens than the context holds.
         """
-        begin = past[0].seen if past else 0
+        begin = past[0].length if past else 0
         end = begin + tokens.shape[1]
         if end > self.context:
             raise BadInput(f"{end} tokens, but the context holds {self.context}")
@@ -265,7 +271,7 @@ VARIANTS = {
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
     text = read_text(recipe.data)
-    tokenizer = vocabulary(recipe, text)
+    tokenizer = make_tokenizer(recipe, text)
     make: Any = VARIANTS[recipe.variant].make
     changed = {name: getattr(recipe, name) for name in ("width", "depth", "heads", "context")}
     model_config = {
@@ -279,7 +285,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         model = make(**model_config).to(device)
     except ValueError as error:
         raise BadInput(f"the network cannot be made so: {error}") from None
-    yield language(model, recipe, text, tokenizer, model_config=model_config)
+    yield train_language_model(model, recipe, text, tokenizer, model_config=model_config)
 
 
 COUNTS = {
@@ -316,7 +322,7 @@ def reference() -> Iterator[ParityCase]:
     torch.manual_seed(0)
     for number, net in enumerate(references.gpts(10)):
         model_config = from_config(net.config.to_dict())[1]
-        theirs = references.Answering(net, lambda net, tokens: net(tokens).logits).double().eval()
+        theirs = references.OutputAdapter(net, lambda net, tokens: net(tokens).logits).double().eval()
         with torch.no_grad():
             for parameter in theirs.parameters():
                 parameter.normal_(std=0.2)

@@ -40,15 +40,15 @@ from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.hub.t5 import from_config, published, suited, to_config, unpublished
+from torchstone.hub.t5 import from_config, published, match_weights, to_config, unpublished
 from torchstone.parts.decoding.beam_search import beam_search, greedy_search
 from torchstone.parts.facts import Fact, ParityCase, parameters
-from torchstone.parts.transformer.attention import MultiHead, Past
+from torchstone.parts.transformer.attention import MultiHeadAttention, KVCache
 from torchstone.parts.transformer.feed_forward import FeedForward
-from torchstone.parts.transformer.positions import relative_buckets
+from torchstone.parts.transformer.positions import relative_position_buckets
 from torchstone.systems import Variant
 from torchstone.tasks.text.text_to_text import evaluate, predict, text_to_text
-from torchstone.tasks.text.text_to_text_data import gathered
+from torchstone.tasks.text.text_to_text_data import load_data
 
 # fmt: off
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "from_config", "predict", "published", "reference", "suited", "to_config", "unpublished"]
@@ -108,11 +108,11 @@ class Layer(nn.Module):
 
     def forward(
         self, x: Hidden, bias: Bias, memory: Memory | None = None, hidden: Hiding | None = None,
-        own: Past | None = None, other: Past | None = None,
+        own: KVCache | None = None, other: KVCache | None = None,
     ) -> Hidden:  # fmt: skip
-        x = x + self.dropout(self.attention(self.attention_norm(x), bias=bias, past=own))
+        x = x + self.dropout(self.attention(self.attention_norm(x), bias=bias, cache=own))
         if memory is not None:
-            y = self.cross(self.cross_norm(x), memory, bias=hidden, past=other)
+            y = self.cross(self.cross_norm(x), memory, bias=hidden, cache=other)
             x = x + self.dropout(y)
         return x + self.dropout(self.feed(self.feed_norm(x)))
 
@@ -143,7 +143,7 @@ class T5(nn.Module):
         more = {"bias": False, "dropout": dropout}
         layer = partial(
             Layer,
-            partial(MultiHead, width, heads, head_width=head_width, scale=1.0, **more),
+            partial(MultiHeadAttention, width, heads, head_dim=head_width, scale=1.0, **more),
             partial(FeedForward, width, inner, activation, gated=gated, **more),
             partial(nn.RMSNorm, width, eps),
             dropout,
@@ -165,9 +165,9 @@ class T5(nn.Module):
                 table = name.endswith("_places.weight")
                 nn.init.normal_(weight, std=(self.width if table else weight.shape[1]) ** -0.5)
         for module in self.modules():
-            if isinstance(module, MultiHead):
+            if isinstance(module, MultiHeadAttention):
                 with torch.no_grad():
-                    module.qkv.weight[: module.inner] *= module.head_width**-0.5
+                    module.qkv.weight[: module.inner_dim] *= module.head_dim**-0.5
         nn.init.normal_(self.tokens.weight)
 
     def forward(
@@ -192,11 +192,11 @@ class T5(nn.Module):
         target: Int64[Tensor, "batch n"],
         memory: Memory,
         hidden: Hiding,
-        past: list[tuple[Past, Past]] | None = None,
+        past: list[tuple[KVCache, KVCache]] | None = None,
     ) -> Hidden:
         """`past`: of each layer, for targets that go on where the last call ended."""
         x = self.dropout(self.tokens(target))
-        new, seen = target.shape[1], past[0][0].seen if past else 0
+        new, seen = target.shape[1], past[0][0].length if past else 0
         bias = self.places(self.decoder_places, seen + new, both_ways=False)[:, :, seen:]
         later = torch.ones(seen + new, seen + new, dtype=torch.bool, device=x.device).triu(1)
         bias = bias.masked_fill(later[seen:], -torch.inf)
@@ -206,7 +206,7 @@ class T5(nn.Module):
 
     def places(self, table: nn.Embedding, length: int, *, both_ways: bool) -> Bias:
         told = {"buckets": self.buckets, "furthest": self.furthest, "device": table.weight.device}
-        number = relative_buckets(length, length, both_ways=both_ways, **told)
+        number = relative_position_buckets(length, length, bidirectional=both_ways, **told)
         return table(number).permute(2, 0, 1)[None]
 
     def unembed(self, x: Hidden) -> Float[Tensor, "batch n vocabulary"]:
@@ -218,9 +218,9 @@ class T5(nn.Module):
         source: Int64[Tensor, "batch m"],
         max_new_tokens: int,
         *,
-        beams: int = 1,
-        penalty: float = 0.0,
-        cached: bool = True,
+        beam_size: int = 1,
+        length_penalty: float = 0.0,
+        use_cache: bool = True,
     ) -> Int64[Tensor, "batch length"]:
         """Answers without `start`, filled up with `end`: the likeliest token each time, or the best
         of `beams` followed at once.
@@ -236,23 +236,23 @@ class T5(nn.Module):
         for wrong in source[(source < 0) | (source >= self.vocabulary)].tolist()[:1]:
             last = self.vocabulary - 1
             raise BadInput(f"token id {wrong} is outside of the vocabulary, 0 to {last}")
-        memory, hidden = (each.repeat_interleave(beams, 0) for each in self.encode(source))
+        memory, hidden = (each.repeat_interleave(beam_size, 0) for each in self.encode(source))
         room = max_new_tokens, source.shape[1]
-        past = [(Past(room[0]), Past(room[1])) for _ in self.decoder] if cached else None
+        past = [(KVCache(room[0]), KVCache(room[1])) for _ in self.decoder] if use_cache else None
 
         def step(tokens: Tensor, rows: Tensor | None) -> Tensor:
             if past and rows is not None:  # beams of one source share its memory
                 for own, _ in past:
-                    own.select(rows)
-            new = tokens[:, past[0][0].seen :] if past else tokens
+                    own.reorder(rows)
+            new = tokens[:, past[0][0].length :] if past else tokens
             x = self.decode(new, memory, hidden, past)[:, -1:]
             return self.unembed(x)[:, 0].log_softmax(-1)
 
         tokens = torch.full((len(source), 1), self.start, device=source.device)
         ends = {"end": self.end, "most": max_new_tokens}
-        if beams == 1:
+        if beam_size == 1:
             return greedy_search(step, tokens, **ends)[:, 1:]
-        return beam_search(step, tokens, beams=beams, penalty=penalty, **ends)[0][:, 1:]
+        return beam_search(step, tokens, beam_size=beam_size, length_penalty=length_penalty, **ends)[0][:, 1:]
 
 
 def sized(width: int, layers: int, heads: int, inner: int, **more: Any) -> Variant:
@@ -277,7 +277,7 @@ VARIANTS = {
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = gathered(recipe)
+    data = load_data(recipe)
     make: Any = VARIANTS[recipe.variant].make
     model_config = {
         **make.keywords,
@@ -309,10 +309,10 @@ FACTS = [Fact(f"{v} parameters", partial(count, v), figure) for v, figure in COU
 def reference() -> Iterator[ParityCase]:
     """transformers' class, in configurations drawn with a fixed seed, on sources with padding."""
     torch.manual_seed(0)
-    names = references.ours(published)
+    names = references.unwrap_names(published)
     for number, net in enumerate(references.t5s(9, exact=6)):
-        model_config = suited(from_config(net.config.to_dict())[1], net.state_dict())
-        theirs = references.Answering(net, answer)
+        model_config = match_weights(from_config(net.config.to_dict())[1], net.state_dict())
+        theirs = references.OutputAdapter(net, answer)
         ours = T5(**model_config).to(net.dtype)
         ours.load_state_dict(names(theirs.state_dict()))
         source, target = torch.randint(2, model_config["vocabulary"], (2, 3, 7 + 9 * number))

@@ -48,12 +48,12 @@ from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.decoding.beam_search import beam_search, greedy_search
 from torchstone.parts.facts import Fact, parameters
-from torchstone.parts.transformer.attention import MultiHead, Past, weights
+from torchstone.parts.transformer.attention import MultiHeadAttention, KVCache, attention_weights
 from torchstone.parts.transformer.feed_forward import FeedForward
-from torchstone.parts.transformer.positions import sinusoids
-from torchstone.references.transformer import pairs, renamed
+from torchstone.parts.transformer.positions import sinusoidal_positions
+from torchstone.references.transformer import transformer_cases, convert_names
 from torchstone.systems import Variant
-from torchstone.tasks.text.translate import PAD, evaluate, learn_tokens, predict, translate
+from torchstone.tasks.text.translate import PAD, evaluate, train_tokenizer, predict, translate
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
@@ -65,18 +65,18 @@ class Recipe:
     target: str = "en"  # language translated to
     variant: str = "transformer_mini"  # which network
     tokenizer: Literal["bpe", "unigram", "wordpiece", "characters"] = "bpe"  # of both languages
-    vocabulary: int = 2000  # its tokens at most
-    longest: int = 128  # tokens of a sentence at most; longer pairs are not trained on
+    vocab_size: int = 2000  # its tokens at most
+    max_length: int = 128  # tokens of a sentence at most; longer pairs are not trained on
     dropout: float = 0.1  # of embeddings and of what is added to each sum
-    smoothing: float = 0.1  # share of the label's probability spread over the vocabulary
+    label_smoothing: float = 0.1  # share of the label's probability spread over the vocabulary
     steps: int = 2500  # updates
     batch_size: int = 600  # target tokens an update
     optim: OptimConfig = OptimConfig(
         lr=8e-4, beta2=0.98, eps=1e-9, warmup_ratio=0.1, ema_decay=0.98
     )  # optimizer, schedule, precision
-    beams: int = 4  # translations followed at once when testing; 1 is greedy
-    penalty: float = 0.6  # how much longer translations are favoured
-    judged: int = 200  # validation sentences translated for BLEU at each evaluation
+    beam_size: int = 4  # translations followed at once when testing; 1 is greedy
+    length_penalty: float = 0.6  # how much longer translations are favoured
+    eval_examples: int = 200  # validation sentences translated for BLEU at each evaluation
     seed: int = 0  # of weights, order and dropout
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -89,17 +89,17 @@ MARGIN = ("accuracy", 0.4)  # of the copied characters, on the test split
 
 MULTI30K = Recipe(
     variant="transformer_small",
-    vocabulary=4000,
+    vocab_size=4000,
     batch_size=1000,
     optim=replace(Recipe.optim, lr=1.5e-3, ema_decay=0.99),
 )
-WMT = Recipe("hf:wmt/wmt14:de-en", "en", "de", "transformer_base", vocabulary=37_000, batch_size=25_000)
+WMT = Recipe("hf:wmt/wmt14:de-en", "en", "de", "transformer_base", vocab_size=37_000, batch_size=25_000)
 COPY = Recipe(
     "copy",
     variant="transformer_tiny",
-    vocabulary=268,
+    vocab_size=268,
     dropout=0.0,
-    beams=1,
+    beam_size=1,
     optim=replace(Recipe.optim, ema_decay=0.0),
 )
 
@@ -110,7 +110,7 @@ RECIPES = {
     # torchstone train transformer/multi30k --data DIR       BLEU 36.5 for a public network of this size
     "multi30k": replace(
         MULTI30K,
-        vocabulary=8000,
+        vocab_size=8000,
         dropout=0.3,
         batch_size=4000,
         steps=6000,
@@ -125,7 +125,7 @@ RECIPES = {
     "copy": replace(COPY, steps=1200, optim=replace(COPY.optim, lr=4e-3)),
     # for tests: seconds
     "smoke": replace(
-        COPY, steps=150, optim=replace(COPY.optim, lr=5e-3, lr_schedule="inverse_root"), judged=20
+        COPY, steps=150, optim=replace(COPY.optim, lr=5e-3, lr_schedule="inverse_root"), eval_examples=20
     ),
 }
 
@@ -135,7 +135,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, inner: int, dropout: float = 0.0):
         super().__init__()
-        self.attention = MultiHead(width, heads)
+        self.attention = MultiHeadAttention(width, heads)
         self.norm1 = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, inner)
         self.norm2 = nn.LayerNorm(width)
@@ -154,9 +154,9 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, inner: int, dropout: float = 0.0):
         super().__init__()
-        self.attention = MultiHead(width, heads)
+        self.attention = MultiHeadAttention(width, heads)
         self.norm1 = nn.LayerNorm(width)
-        self.cross = MultiHead(width, heads)
+        self.cross = MultiHeadAttention(width, heads)
         self.norm2 = nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, inner)
         self.norm3 = nn.LayerNorm(width)
@@ -167,11 +167,11 @@ class DecoderLayer(nn.Module):
         x: Target,
         memory: Source,
         mask: Mask | None = None,
-        own: Past | None = None,
-        across: Past | None = None,
+        own: KVCache | None = None,
+        across: KVCache | None = None,
     ) -> Target:
-        x = self.norm1(x + self.dropout(self.attention(x, causal=True, past=own)))
-        x = self.norm2(x + self.dropout(self.cross(x, memory, mask=mask, past=across)))
+        x = self.norm1(x + self.dropout(self.attention(x, causal=True, cache=own)))
+        x = self.norm2(x + self.dropout(self.cross(x, memory, mask=mask, cache=across)))
         return self.norm3(x + self.dropout(self.feed_forward(x)))
 
 
@@ -192,9 +192,9 @@ class Transformer(nn.Module):
         layers: int = 6, dropout: float = 0.1, longest: int = 1024, pad: int = PAD,
     ):  # fmt: skip
         super().__init__()
-        self.width, self.longest, self.pad = width, longest, pad
+        self.width, self.max_length, self.pad = width, longest, pad
         self.embedding = nn.Embedding(vocabulary, width)
-        self.register_buffer("positions", sinusoids(longest, width), persistent=False)
+        self.register_buffer("positions", sinusoidal_positions(longest, width), persistent=False)
         sizes = width, heads, inner, dropout
         self.encoder = nn.ModuleList(EncoderLayer(*sizes) for _ in range(layers))
         self.decoder = nn.ModuleList(DecoderLayer(*sizes) for _ in range(layers))
@@ -235,10 +235,10 @@ class Transformer(nn.Module):
         target: Int64[Tensor, "b n"],
         memory: Source,
         mask: Mask | None = None,
-        past: list[tuple[Past, Past]] | None = None,
+        past: list[tuple[KVCache, KVCache]] | None = None,
     ) -> Target:
         """`past`: of each layer, for targets that go on where the last call ended."""
-        x = self.embed(target, past[0][0].seen if past else 0)
+        x = self.embed(target, past[0][0].length if past else 0)
         for i, layer in enumerate(self.decoder):
             x = layer(x, memory, mask, *(past[i] if past else ()))
         return x
@@ -248,8 +248,8 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, source: Int64[Tensor, "b m"], max_new_tokens: int, *, start: int, end: int,
-        beams: int = 1, penalty: float = 0.0, cached: bool = True,
+        self, source: Int64[Tensor, "b m"], max_new_tokens: int, *, bos: int, eos: int,
+        beam_size: int = 1, length_penalty: float = 0.0, use_cache: bool = True,
     ) -> Int64[Tensor, "b length"]:  # fmt: skip
         """Translations without `start`, filled up with `end`: the likeliest token each time, or the
         best of `beams` followed at once.
@@ -259,28 +259,30 @@ class Transformer(nn.Module):
             cached: keep keys and values; without, all is computed anew at each token, to the same end.
         """
         mask = self.visible(source)
-        memory = self.encode(source, mask).repeat_interleave(beams, 0)
-        mask = mask.repeat_interleave(beams, 0)
+        memory = self.encode(source, mask).repeat_interleave(beam_size, 0)
+        mask = mask.repeat_interleave(beam_size, 0)
         room = max_new_tokens, source.shape[1]
-        past = [(Past(room[0]), Past(room[1])) for _ in self.decoder] if cached else None
+        past = [(KVCache(room[0]), KVCache(room[1])) for _ in self.decoder] if use_cache else None
 
         def step(tokens: Tensor, rows: Tensor | None) -> Tensor:
             if past and rows is not None:  # beams of one sentence share its memory
                 for own, _ in past:
-                    own.select(rows)
-            new = tokens[:, past[0][0].seen :] if past else tokens
+                    own.reorder(rows)
+            new = tokens[:, past[0][0].length :] if past else tokens
             hidden = self.decode(new, memory, mask, past)[:, -1:]
             return self.unembed(hidden)[:, 0].log_softmax(-1)
 
-        tokens = torch.full((len(source), 1), start, device=source.device)
-        if beams == 1:
-            return greedy_search(step, tokens, end=end, most=max_new_tokens)[:, 1:]
+        tokens = torch.full((len(source), 1), bos, device=source.device)
+        if beam_size == 1:
+            return greedy_search(step, tokens, eos=eos, max_new_tokens=max_new_tokens)[:, 1:]
         most = max_new_tokens
-        found, _ = beam_search(step, tokens, beams=beams, end=end, most=most, penalty=penalty)
+        found, _ = beam_search(
+            step, tokens, beam_size=beam_size, eos=eos, max_new_tokens=most, length_penalty=length_penalty
+        )
         return found[:, 1:]
 
     @torch.no_grad()
-    def looks(
+    def attention_weights(
         self, source: Int64[Tensor, "b m"], target: Int64[Tensor, "b n"]
     ) -> Float[Tensor, "b heads n m"]:
         """How the last layer's attention to the source is shared out, for each target token."""
@@ -290,7 +292,7 @@ class Transformer(nn.Module):
             x = layer(x, memory, mask)
         x = layers[-1].norm1(x + layers[-1].attention(x, causal=True))
         q, k, _ = layers[-1].cross.project(x, memory)
-        return weights(q, k, mask=mask)
+        return attention_weights(q, k, mask=mask)
 
 
 SIZES = {
@@ -307,7 +309,7 @@ VARIANTS = {f"transformer_{n}": Variant(partial(Transformer, **s), (16,)) for n,
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
     data = read_pairs(recipe.data, recipe.source, recipe.target)
-    tokenizer = learn_tokens(recipe, data)
+    tokenizer = train_tokenizer(recipe, data)
     model_config = {"vocabulary": tokenizer.get_vocab_size(), "dropout": recipe.dropout}
     rng.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
@@ -333,9 +335,9 @@ FACTS = [
 
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The names of `nn.Transformer` and its layers to ours; `embedding.weight` is ours already."""
-    return renamed(tensors)
+    return convert_names(tensors)
 
 
 def reference():
     """`nn.Transformer` and its layers, sizes drawn at random, with padding."""
-    yield from pairs(Transformer, EncoderLayer, DecoderLayer, renamed)
+    yield from transformer_cases(Transformer, EncoderLayer, DecoderLayer, convert_names)

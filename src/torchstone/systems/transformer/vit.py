@@ -42,19 +42,19 @@ from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.hub.vit import from_config, published, suited, to_config, unpublished
+from torchstone.hub.vit import from_config, published, match_weights, to_config, unpublished
 from torchstone.interpret import attention_rollout
 from torchstone.interpret.attention_rollout import explain
 from torchstone.parts.facts import ParityCase
-from torchstone.parts.transformer.attention import MultiHead, weights
+from torchstone.parts.transformer.attention import MultiHeadAttention, attention_weights
 from torchstone.parts.transformer.feed_forward import FeedForward
-from torchstone.parts.transformer.positions import interpolated
+from torchstone.parts.transformer.positions import interpolate_positions
 from torchstone.systems import Variant
 from torchstone.systems.convolutional.resnet import counted
 from torchstone.tasks.vision.classify import classify, evaluate, predict
 
 # fmt: off
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "from_config", "predict", "published", "reference", "suited", "to_config", "unpublished"]
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "from_config", "predict", "published", "reference", "match_weights", "to_config", "unpublished"]
 # fmt: on
 
 HEAD = ("head.",)
@@ -100,7 +100,9 @@ class Layer(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.attention_norm = nn.LayerNorm(width, eps)
-        self.attention = MultiHead(width, heads, bias=qkv_bias, out_bias=True, dropout=attention_dropout)
+        self.attention = MultiHeadAttention(
+            width, heads, bias=qkv_bias, out_bias=True, dropout=attention_dropout
+        )
         self.feed_norm = nn.LayerNorm(width, eps)
         self.feed = FeedForward(width, inner, activation, dropout=inner_dropout)
         self.dropout = dropout
@@ -201,7 +203,7 @@ class ViT(nn.Module):
         return self.pooler(z[:, 0]).tanh()
 
     def embed(self, images: Tensor) -> Float[Tensor, "batch tokens width"]:
-        places = interpolated(self.positions, self.made_for, self.grid(*images.shape[2:]))
+        places = interpolate_positions(self.positions, self.made_for, self.grid(*images.shape[2:]))
         z = self.patches(images).flatten(2).transpose(1, 2)
         z = torch.cat([self.class_token.expand(z.shape[0], -1, -1), z], 1) + places
         return F.dropout(z, self.dropout, self.training)
@@ -221,7 +223,7 @@ class ViT(nn.Module):
         z, maps = self.embed(images), []
         for layer in layers:
             q, k, _ = layer.attention.project(layer.attention_norm(z))
-            maps.append(weights(q, k))
+            maps.append(attention_weights(q, k))
             z = layer(z)
         return maps
 
@@ -295,10 +297,12 @@ FACTS = counted(VARIANTS, COUNTS)
 def reference() -> Iterator[ParityCase]:
     """torchvision's, timm's and transformers' classes, in configurations drawn with a fixed seed."""
     torch.manual_seed(0)
-    names = references.ours(published)
+    names = references.unwrap_names(published)
     for number, (net, said) in enumerate(references.vits(12)):
-        model_config = suited(from_config(said)[1], net.state_dict()) if "hidden_size" in said else said
-        theirs = references.Answering(net, answer).double()
+        model_config = (
+            match_weights(from_config(said)[1], net.state_dict()) if "hidden_size" in said else said
+        )
+        theirs = references.OutputAdapter(net, answer).double()
         with torch.no_grad():
             for parameter in theirs.parameters():
                 parameter.normal_(std=0.2)

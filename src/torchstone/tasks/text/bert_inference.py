@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchstone.data.text import tokenizers
-from torchstone.data.text.classification import Labelled, read_labelled
+from torchstone.data.text.classification import LabeledTexts, read_labeled
 from torchstone.data.text.corpus import read_text
-from torchstone.data.text.sentence_batches import IGNORED, Frame, Sentences
+from torchstone.data.text.sentence_batches import IGNORE_INDEX, SentenceBatches, SpecialTokens
 from torchstone.errors import BadInput
 from torchstone.tasks.text import masked_lm
-from torchstone.tasks.text.bert_data import numbered, paragraphs, rows_of
-from torchstone.tasks.text.finetune import outputs
+from torchstone.tasks.text.bert_data import build_rows, encode_texts, split_documents
+from torchstone.tasks.text.finetune import compute_logits
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
@@ -25,12 +25,12 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
         BadInput: it has other labels than the model was trained to tell.
     """
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
-    frame, device = Frame.of(tokenizer, metadata["length"]), next(model.parameters()).device
+    frame, device = SpecialTokens.of(tokenizer, metadata["length"]), next(model.parameters()).device
     if metadata["task"] == "masked":
         text = read_text(spec)
         whole = text.test if held_out else "\n\n".join((text.train, text.val, text.test))
         stream = masked_lm.MaskedText(
-            numbered(tokenizer, paragraphs(whole)),
+            encode_texts(tokenizer, split_documents(whole)),
             64,
             frame,
             metadata["model_config"]["vocabulary"],
@@ -39,7 +39,7 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
             device=device,
         )
         return {**masked_lm.measure(model, stream.once(most=10**9)), "spans": len(stream.spans)}
-    data = read_labelled(spec, metadata["most"] if held_out else None)
+    data = read_labeled(spec, metadata["most"] if held_out else None)
     if list(data.classes) != metadata["classes"] or data.words != metadata["words"]:
         raise BadInput(
             f"{spec} has the labels {', '.join(data.classes)}, but the model tells "
@@ -47,8 +47,8 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
         )
     found = []
     for part in [data.test] if held_out else [data.train, data.val, data.test]:
-        rows = Sentences(*rows_of(part, tokenizer, frame), 1, frame, seed=0, device=device)
-        found.append(outputs(model, rows))
+        rows = SentenceBatches(*build_rows(part, tokenizer, frame), 1, frame, seed=0, device=device)
+        found.append(compute_logits(model, rows))
     logits, labels = (torch.cat(column) for column in zip(*found, strict=True))
     right = (logits.argmax(1) == labels).double().mean().item()
     nats = F.cross_entropy(logits, labels).item()
@@ -67,29 +67,29 @@ def predict(
     """
     texts = [line for each in inputs for line in _lines(each)]
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
-    frame, device = Frame.of(tokenizer, metadata["length"]), next(model.parameters()).device
+    frame, device = SpecialTokens.of(tokenizer, metadata["length"]), next(model.parameters()).device
     if metadata["task"] == "masked":
-        return masked_lm.fill(model, tokenizer, frame, texts)
+        return masked_lm.fill_mask(model, tokenizer, frame, texts)
     if fill:
         raise BadInput("this model tells labels: to fill in words train bert/masked")
     if metadata["words"]:
         given = [tuple(text.split()) for text in texts]
-        part = Labelled(given, None, [[0] * len(words) for words in given])
+        part = LabeledTexts(given, None, [[0] * len(words) for words in given])
     elif metadata["pairs"]:
         halves = [text.split("|||") for text in texts]
         if wrong := [t for t, half in zip(texts, halves, strict=True) if len(half) != 2]:
             raise BadInput(f"this model labels pairs: give FIRST ||| SECOND, not {wrong[0]!r}")
-        part = Labelled([a.strip() for a, _ in halves], [b.strip() for _, b in halves], [0] * len(texts))
+        part = LabeledTexts([a.strip() for a, _ in halves], [b.strip() for _, b in halves], [0] * len(texts))
     else:
-        part = Labelled(texts, None, [0] * len(texts))
-    rows = Sentences(*rows_of(part, tokenizer, frame), 1, frame, seed=0, device=device)
+        part = LabeledTexts(texts, None, [0] * len(texts))
+    rows = SentenceBatches(*build_rows(part, tokenizer, frame), 1, frame, seed=0, device=device)
     model.eval()
     answers = []
     for number, text in enumerate(texts):
         batch = rows.take([number])
         chances = model.logits(*batch.rows)[0].softmax(-1).cpu()  # ty: ignore[not-callable]
         if metadata["words"]:
-            chances = chances[batch.labels[0].cpu() != IGNORED]
+            chances = chances[batch.labels[0].cpu() != IGNORE_INDEX]
             told = [metadata["classes"][int(i)] for i in chances.argmax(1)]
             pairs = zip(text.split(), told, strict=False)  # words beyond the length have no label
             said = " ".join(f"{word}/{label}" for word, label in pairs)

@@ -8,8 +8,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from torchstone.errors import BadInput
-from torchstone.parts.decoding.sampling import draw, shaped
-from torchstone.parts.transformer.weight_layout import by_columns
+from torchstone.parts.decoding.sampling import filter_logits, sample_token
+from torchstone.parts.transformer.weight_layout import column_major_weights
 
 
 def generate(
@@ -21,9 +21,9 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    end: int | None = None,
+    eos: int | None = None,
     generator: torch.Generator | None = None,
-    cached: bool = True,
+    use_cache: bool = True,
     slide: int | None = None,
 ) -> Int64[Tensor, "batch longer"]:
     """The prompt and what follows it, each token drawn from what the model says of all before it.
@@ -45,7 +45,7 @@ def generate(
     Raises:
         BadInput: the prompt is empty, longer than the context, or has an id outside of the vocabulary.
     """
-    context, vocabulary = model.context, model.vocabulary
+    context, vocabulary = model.context, model.vocab_size
     slide = max(1, context // 2) if slide is None else slide
     length = prompt.shape[1]
     if not prompt.numel():
@@ -61,7 +61,7 @@ def generate(
     if not 1 <= slide <= context:
         raise BadInput(f"slide must be 1 to the context, {context}, not {slide}")
     if not greedy:  # refuses what it does not take before anything is computed
-        shaped(torch.zeros(1, 1), temperature=temperature, top_k=top_k, top_p=top_p)
+        filter_logits(torch.zeros(1, 1), temperature=temperature, top_k=top_k, top_p=top_p)
 
     plain = temperature == 1 and top_k is None and top_p is None
 
@@ -69,14 +69,14 @@ def generate(
         if greedy:
             return logits.argmax(-1)
         if not plain:
-            logits = shaped(logits, temperature=temperature, top_k=top_k, top_p=top_p)
-        return draw(logits, generator)
+            logits = filter_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+        return sample_token(logits, generator)
 
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), by_columns(model, len(prompt)):
-            out = _follow(model, prompt, max_new_tokens, choose, end, cached, slide)
+        with torch.inference_mode(), column_major_weights(model, len(prompt)):
+            out = _follow(model, prompt, max_new_tokens, choose, eos, use_cache, slide)
     finally:
         model.train(was_training)
     return out.clone()  # outside of inference mode: a tensor like any other
@@ -95,12 +95,12 @@ def _follow(
     tokens = prompt.new_empty(batch, length + new)
     tokens[:, :length] = prompt
     ended = torch.zeros(batch, dtype=torch.bool, device=prompt.device)
-    past, first, read = (model.past() if cached else None), 0, 0
+    past, first, read = (model.make_cache() if cached else None), 0, 0
     for place in range(length, length + new):
         if place - first > model.context:
             first, read = first + slide, first + slide
-            past = model.past() if cached else None
-        logits = model(tokens[:, read:place], past=past, last=True)[:, 0]
+            past = model.make_cache() if cached else None
+        logits = model(tokens[:, read:place], cache=past, last_only=True)[:, 0]
         read = place if cached else first
         tokens[:, place] = choose(logits)
         if end is not None:

@@ -13,36 +13,36 @@ from torch import Tensor, nn
 
 from torchstone.data.text import tokenizers
 from torchstone.data.text.corpus import Text, read_text
-from torchstone.data.text.lm_batches import Windows
-from torchstone.data.text.parallel_files import columns
+from torchstone.data.text.lm_batches import LMBatches
+from torchstone.data.text.parallel_files import read_columns
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.transformer.token_loss import unigram
+from torchstone.parts.transformer.token_loss import unigram_loss
 from torchstone.tasks.optimization import decay_matrices_only, gradient_update
 from torchstone.tasks.text.generate import generate
 
-LEARNT = ("characters", "bpe")
-GLANCE = 2**14  # tokens of the validation split that are looked at before the last step
-LOGITS = 2**24  # numbers at most that are made at a time when a text is measured
+TRAINABLE = ("characters", "bpe")
+VAL_TOKENS = 2**14  # tokens of the validation split that are looked at before the last step
+MAX_LOGITS = 2**24  # numbers at most that are made at a time when a text is measured
 
 
-def vocabulary(recipe: Any, text: Text) -> Tokenizer:
+def make_tokenizer(recipe: Any, text: Text) -> Tokenizer:
     """The tokenizer that a recipe names: learnt from the text, or a published one.
 
     Characters are all those of the text, its held-out parts too, as there is nothing else to write
     them with; pieces of words are learnt from the part for training alone.
     """
     kind = recipe.tokenizer
-    if kind in LEARNT:
+    if kind in TRAINABLE:
         parts = [text.train, text.val, text.test] if kind == "characters" else [text.train]
-        return tokenizers.learn(kind, parts, size=recipe.vocabulary)
+        return tokenizers.train(kind, parts, vocab_size=recipe.vocab_size)
     if not Path(kind).exists():
-        raise BadInput(f"no tokenizer {kind!r}: {', '.join(LEARNT)}, or a published tokenizer.json")
-    return tokenizers.read(kind)
+        raise BadInput(f"no tokenizer {kind!r}: {', '.join(TRAINABLE)}, or a published tokenizer.json")
+    return tokenizers.load(kind)
 
 
-def language(
+def train_language_model(
     model: Any, recipe: Any, text: Text, tokenizer: Tokenizer, *, model_config: dict[str, Any]
 ) -> Run:
     """A Run that trains `model` to tell the next token of `text`.
@@ -71,7 +71,7 @@ def language(
 
     groups = decay_matrices_only(model, recipe.optim)
     update, state, _ = gradient_update(model, recipe.optim, loss, steps=recipe.steps, parameters=groups)
-    stream = Windows(
+    stream = LMBatches(
         train,
         model.context,
         recipe.batch_size,
@@ -80,12 +80,12 @@ def language(
         world_size=parallel.world_size(),
     )
 
-    def judge(ids: Tensor | None, part: str, most: int | None = None) -> dict[str, float]:
-        return {} if ids is None else measure(model, ids, len(part), most=most)
+    def judge(ids: Tensor | None, part: str, max_tokens: int | None = None) -> dict[str, float]:
+        return {} if ids is None else measure(model, ids, len(part), max_tokens=max_tokens)
 
     def validate() -> dict[str, float]:
         ended = stream.position >= recipe.steps * recipe.batch_size
-        return judge(val, text.val, None if ended else GLANCE)
+        return judge(val, text.val, None if ended else VAL_TOKENS)
 
     return Run(
         stream=stream,
@@ -93,21 +93,21 @@ def language(
         evaluate=validate,
         state={**state, "stream": stream},
         steps=recipe.steps,
-        test=lambda: judge(test, text.test) | {"unigram": unigram(train, last, model.vocabulary)},
+        test=lambda: judge(test, text.test) | {"unigram": unigram_loss(train, last, model.vocab_size)},
         report=lambda folder: report(model, tokenizer, text, folder),
         metadata={
             "task": "language",
             "variant": recipe.variant,
             "model_config": model_config,
             "tokenizer": tokenizers.to_metadata(tokenizer),
-            "data": text.note,
+            "data": text.description,
         },
     )
 
 
 @torch.no_grad()
 def measure(
-    model: Any, ids: Int64[Tensor, " tokens"], characters: int, *, most: int | None = None
+    model: Any, ids: Int64[Tensor, " tokens"], characters: int, *, max_tokens: int | None = None
 ) -> dict[str, float]:
     """Mean loss over every token of a text but its first, and bits a character.
 
@@ -122,11 +122,11 @@ def measure(
     count = len(ids) - 1
     pairs, whole = (ids[:-1], ids[1:]), count // context * context
     x, y = (each[:whole].view(-1, context) for each in pairs)
-    if most is not None and most < whole:
-        rows = torch.linspace(0, len(x) - 1, max(1, most // context), dtype=torch.float64)
+    if max_tokens is not None and max_tokens < whole:
+        rows = torch.linspace(0, len(x) - 1, max(1, max_tokens // context), dtype=torch.float64)
         x, y = (each[rows.round().long().to(ids.device)] for each in (x, y))
         whole = count  # nothing is left over
-    rows = max(1, LOGITS // (context * model.vocabulary))
+    rows = max(1, MAX_LOGITS // (context * model.vocab_size))
     parts = list(zip(x.split(rows), y.split(rows), strict=True)) if len(x) else []
     if whole < count:
         parts.append((pairs[0][None, whole:], pairs[1][None, whole:]))
@@ -141,8 +141,8 @@ def measure(
 
 def report(model: nn.Module, tokenizer: Tokenizer, text: Text, folder: Path) -> None:
     """The tokenizer as a file, and what the model writes."""
-    tokenizers.beside(tokenizers.to_metadata(tokenizer), folder)
-    drawn = written(model, tokenizer, text.train[:1], count=1, seed=0, length=500)
+    tokenizers.save_tokenizer(tokenizers.to_metadata(tokenizer), folder)
+    drawn = generate_texts(model, tokenizer, text.train[:1], count=1, seed=0, length=500)
     (folder / "sample.txt").write_text(drawn[0] + "\n", encoding="utf-8")
 
 
@@ -162,7 +162,7 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool, mea
     }
 
 
-def written(
+def generate_texts(
     model: Any, tokenizer: Tokenizer, prompt: str, *, count: int, seed: int, length: int, **how: Any
 ) -> list[str]:
     """`count` texts that begin with `prompt` and go on for `length` tokens."""
@@ -184,7 +184,7 @@ def sample(
         raise BadInput(f"texts are sampled without {min(unknown)!r}")
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
     prompt = "\n" if prompt is None else prompt
-    return written(model, tokenizer, prompt, count=count, seed=seed, length=length, **how)
+    return generate_texts(model, tokenizer, prompt, count=count, seed=seed, length=length, **how)
 
 
 def predict(
@@ -206,12 +206,12 @@ def predict(
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
     shown = ""
     if examples is not None:
-        pairs, _ = columns(Path(examples), "", "")
+        pairs, _ = read_columns(Path(examples), "", "")
         shown = "".join(f"{question}\n{answer}\n\n" for question, answer in pairs)
     answers = []
     for text in map(str, inputs):
         prompt = f"{shown}{text}\n" if shown else text
-        (whole,) = written(model, tokenizer, prompt, count=1, seed=0, length=length, greedy=True)
+        (whole,) = generate_texts(model, tokenizer, prompt, count=1, seed=0, length=length, greedy=True)
         said = whole[len(prompt) :] if whole.startswith(prompt) else whole
         answer = {"input": text, "text": said.split("\n")[0] if shown else text + said}
         answers.append(answer)

@@ -10,18 +10,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.text import tokenizers
-from torchstone.data.text.mlm_batches import Masked, MaskedText
-from torchstone.data.text.sentence_batches import IGNORED, Frame, side_by_side
+from torchstone.data.text.mlm_batches import MLMBatch, MLMBatches
+from torchstone.data.text.sentence_batches import IGNORE_INDEX, SpecialTokens, collate
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.transformer.token_loss import unigram
+from torchstone.parts.transformer.token_loss import unigram_loss
 from torchstone.tasks.optimization import gradient_update
 
 MARK = "[MASK]"
 
 
-class Headed(nn.Module):
+class HeadModule(nn.Module):
     """A network as its head answers, in one call: what is replicated over processes."""
 
     def __init__(self, model: nn.Module):
@@ -37,11 +37,11 @@ def split_output(output) -> tuple[Tensor, Tensor | None]:
     return output if isinstance(output, tuple) else (output, None)
 
 
-def loss_of(output, batch: Masked) -> dict[str, Tensor]:
+def loss_of(output, batch: MLMBatch) -> dict[str, Tensor]:
     """−log p of the hidden words, in the mean, and of whether the second span follows."""
     words, follows = split_output(output)
     flat, targets = words.flatten(0, 1), batch.targets.flatten()
-    each = F.cross_entropy(flat, targets, ignore_index=IGNORED, reduction="none")
+    each = F.cross_entropy(flat, targets, ignore_index=IGNORE_INDEX, reduction="none")
     # over all hidden words of the batch, and so that parts of it weigh by their rows
     loss = told = (each.view_as(batch.share) * batch.share).sum(1).mean()
     right = (words.detach().argmax(2) == batch.targets).float() * batch.share
@@ -57,7 +57,7 @@ def pretrain(
     model: nn.Module,
     recipe: Any,
     documents: dict[str, list[list[int]]],
-    frame: Frame,
+    frame: SpecialTokens,
     *,
     metadata: dict,
 ) -> Run:
@@ -72,7 +72,7 @@ def pretrain(
     """
     size, device = metadata["model_config"]["vocabulary"], next(model.parameters()).device
     texts = {
-        split: MaskedText(
+        split: MLMBatches(
             documents[split],
             recipe.batch_size,
             frame,
@@ -91,12 +91,12 @@ def pretrain(
         recipe.optim,
         lambda net, batch: loss_of(net(*batch.rows, batch.places), batch),
         steps=recipe.steps,
-        forward_module=Headed(model),
+        forward_module=HeadModule(model),
     )
     state["stream"] = texts["train"]
 
     def test() -> dict[str, float]:
-        told = by_frequency(documents["train"], texts["test"].once(most=4096), size)
+        told = unigram_cross_entropy(documents["train"], texts["test"].once(most=4096), size)
         return {**measure(judged, texts["test"].once(most=4096)), "unigram": told}
 
     return Run(
@@ -112,7 +112,7 @@ def pretrain(
 
 
 @torch.no_grad()
-def measure(model: nn.Module, batches: Iterable[Masked]) -> dict[str, float]:
+def measure(model: nn.Module, batches: Iterable[MLMBatch]) -> dict[str, float]:
     """Cross-entropy (nats) and accuracy on hidden words, accuracy on next sentences."""
     was_training = model.training
     model.eval()
@@ -121,10 +121,10 @@ def measure(model: nn.Module, batches: Iterable[Masked]) -> dict[str, float]:
     for batch in batches:
         logits, follows = split_output(model.logits(*batch.rows, batch.places))  # ty: ignore
         flat, targets = logits.flatten(0, 1), batch.targets.flatten()
-        loss = F.cross_entropy(flat, targets, ignore_index=IGNORED, reduction="sum")
+        loss = F.cross_entropy(flat, targets, ignore_index=IGNORE_INDEX, reduction="sum")
         sums["cross_entropy"] += loss.item()
         sums["accuracy"] += (flat.argmax(1) == targets).sum().item()
-        words, rows = words + int((targets != IGNORED).sum()), rows + len(batch.stray)
+        words, rows = words + int((targets != IGNORE_INDEX).sum()), rows + len(batch.stray)
         if follows is not None:
             sums["next"] += (follows.argmax(1) == batch.stray).sum().item()
     model.train(was_training)
@@ -132,15 +132,17 @@ def measure(model: nn.Module, batches: Iterable[Masked]) -> dict[str, float]:
     return {**told, "next_accuracy": sums["next"] / rows} if sums["next"] else told
 
 
-def by_frequency(train: list[list[int]], batches: Iterable[Masked], size: int) -> float:
+def unigram_cross_entropy(train: list[list[int]], batches: Iterable[MLMBatch], size: int) -> float:
     """Cross-entropy (nats) of telling the hidden words by how often each stands in `train`."""
     flat = torch.tensor([token for document in train for token in document])
     targets = torch.cat([batch.targets.flatten() for batch in batches])
-    return unigram(flat, targets[targets != IGNORED], size)
+    return unigram_loss(flat, targets[targets != IGNORE_INDEX], size)
 
 
 @torch.no_grad()
-def fill(model: nn.Module, tokenizer: Any, frame: Frame, texts: Sequence[str], top: int = 5) -> list[dict]:
+def fill_mask(
+    model: nn.Module, tokenizer: Any, frame: SpecialTokens, texts: Sequence[str], top: int = 5
+) -> list[dict]:
     """The likeliest words in the places of [MASK], with their probabilities.
 
     Raises:
@@ -156,10 +158,10 @@ def fill(model: nn.Module, tokenizer: Any, frame: Frame, texts: Sequence[str], t
         if len(row) > frame.length - 2:
             most = frame.length - 2
             raise BadInput(f"{text!r} is {len(row)} tokens long; the network takes {most}")
-        rows = side_by_side([frame.row(row, None)], frame)
+        rows = collate([frame.row(row, None)], frame)
         at = (rows.tokens == frame.hidden).nonzero()[:, 1]
         logits, _ = split_output(model.logits(*(r.to(device) for r in rows), at[None].to(device)))  # ty: ignore
-        chances = without(logits[0].cpu(), frame.special).softmax(1)
+        chances = without_special_tokens(logits[0].cpu(), frame.special).softmax(1)
         candidates = [
             [
                 {"word": tokenizer.id_to_token(int(i)), "probability": float(p)}
@@ -174,15 +176,17 @@ def fill(model: nn.Module, tokenizer: Any, frame: Frame, texts: Sequence[str], t
     return answers
 
 
-def without(logits: Float[Tensor, "n size"], special: frozenset[int]) -> Float[Tensor, "n size"]:
+def without_special_tokens(
+    logits: Float[Tensor, "n size"], special: frozenset[int]
+) -> Float[Tensor, "n size"]:
     """Words only: a gap is never filled with [SEP]."""
     return logits.index_fill(1, torch.tensor(sorted(special)), -torch.inf)
 
 
-def report(model: nn.Module, text: MaskedText, metadata: dict, folder: Path) -> None:
+def report(model: nn.Module, text: MLMBatches, metadata: dict, folder: Path) -> None:
     """Draw rows of the test split with what was hidden in them and what the model says; the tokenizer
     goes beside the pictures."""
-    from torchstone.plots.masked_words import told
+    from torchstone.plots.masked_words import plot_masked_words
 
-    tokenizers.beside(metadata["tokenizer"], folder)
-    told(model, text, tokenizers.from_metadata(metadata["tokenizer"]), folder / "hidden.png")
+    tokenizers.save_tokenizer(metadata["tokenizer"], folder)
+    plot_masked_words(model, text, tokenizers.from_metadata(metadata["tokenizer"]), folder / "hidden.png")

@@ -9,34 +9,42 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from torchstone.data.text import tokenizers
-from torchstone.data.text.bucket_batches import Buckets, Ragged
-from torchstone.data.text.parallel import Pairs, PairSet, read_pairs
+from torchstone.data.text.bucket_batches import BucketBatches, PackedSequences
+from torchstone.data.text.parallel import Pairs, ParallelCorpus, read_pairs
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.transformer.token_loss import token_loss, unigram
+from torchstone.parts.transformer.token_loss import token_loss, unigram_loss
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.text.translation_inference import (
-    END,
+    BOS,
+    EOS,
     PAD,
-    SPECIAL,
-    START,
-    alike,
+    SPECIAL_TOKENS,
     bleu,
-    numbers,
+    encode_batch,
+    group_by_length,
     report,
-    written,
+    translate_texts,
 )
 
 
-def learn_tokens(recipe: Any, data: PairSet) -> Tokenizer:
+def train_tokenizer(recipe: Any, data: ParallelCorpus) -> Tokenizer:
     """One vocabulary of both languages, from the training pairs: `SPECIAL` come first."""
     texts = [text for pair in data.train for text in pair]
-    return tokenizers.learn(recipe.tokenizer, texts, size=recipe.vocabulary, special=SPECIAL)
+    return tokenizers.train(
+        recipe.tokenizer, texts, vocab_size=recipe.vocab_size, special_tokens=SPECIAL_TOKENS
+    )
 
 
 def translate(
-    model: nn.Module, recipe: Any, data: PairSet, tokenizer: Tokenizer, *, model_config: dict
+    model: nn.Module,
+    recipe: Any,
+    data: ParallelCorpus,
+    tokenizer: Tokenizer,
+    *,
+    loss: Any = None,
+    model_config: dict,
 ) -> Run:
     """A Run that trains `model` to write the target of each pair, given its source.
 
@@ -54,12 +62,12 @@ def translate(
         BadInput: no pair is short enough, or a batch cannot hold the longest.
     """
     device = next(model.parameters()).device
-    everything = encoded(data.train, tokenizer)
-    kept = [pair for pair in everything if max(map(len, pair)) <= recipe.longest]
+    everything = encode_pairs(data.train, tokenizer)
+    kept = [pair for pair in everything if max(map(len, pair)) <= recipe.max_length]
     if not kept:
-        raise BadInput(f"every pair of {data.name} is longer than {recipe.longest} tokens: raise longest")
-    stream = Buckets(
-        *(Ragged(side, device) for side in zip(*kept, strict=True)),
+        raise BadInput(f"every pair of {data.name} is longer than {recipe.max_length} tokens: raise longest")
+    stream = BucketBatches(
+        *(PackedSequences(side, device) for side in zip(*kept, strict=True)),
         recipe.batch_size,
         pad=PAD,
         seed=recipe.seed,
@@ -69,29 +77,33 @@ def translate(
 
     def objective(net, batch):
         source, target = batch
-        return token_loss(net(source, target[:, :-1]), target[:, 1:], pad=PAD, smoothing=recipe.smoothing)
+        return token_loss(
+            net(source, target[:, :-1]), target[:, 1:], pad=PAD, label_smoothing=recipe.label_smoothing
+        )
 
+    if loss is not None:
+        objective = lambda net, batch: loss(net, batch, recipe.label_smoothing)  # noqa: E731
     update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
     state["stream"] = stream
-    search = {"beams": recipe.beams, "penalty": recipe.penalty}
+    search = {"beams": recipe.beam_size, "penalty": recipe.length_penalty}
 
     def validate() -> dict[str, float]:
         results = measure(judged, data.val, tokenizer)
-        if recipe.judged:
-            results["bleu"] = bleu(judged, tokenizer, data.val[: recipe.judged])["bleu"]
+        if recipe.eval_examples:
+            results["bleu"] = bleu(judged, tokenizer, data.val[: recipe.eval_examples])["bleu"]
         return results
 
     def test() -> dict[str, float]:
         results = measure(judged, data.test, tokenizer)
         seen, asked = (
             torch.tensor([token for _, row in rows for token in row[1:]])  # all but the start
-            for rows in (kept, encoded(data.test, tokenizer))
+            for rows in (kept, encode_pairs(data.test, tokenizer))
         )
-        results["unigram"] = unigram(seen, asked, tokenizer.get_vocab_size())
+        results["unigram"] = unigram_loss(seen, asked, tokenizer.get_vocab_size())
         return results | bleu(judged, tokenizer, data.test, **search)
 
     left = len(everything) - len(kept)
-    said = f", {left} of more than {recipe.longest} tokens not trained on" if left else ""
+    said = f", {left} of more than {recipe.max_length} tokens not trained on" if left else ""
     return Run(
         stream=stream,
         update=update,
@@ -107,15 +119,15 @@ def translate(
             "tokenizer": tokenizers.to_metadata(tokenizer),
             "languages": [recipe.source, recipe.target],
             "search": search,
-            "data": data.note + said,
+            "data": data.description + said,
         },
     )
 
 
-def encoded(pairs: Pairs, tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
+def encode_pairs(pairs: Pairs, tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
     """Token numbers: sources end with `</s>`, targets begin with `<s>` too."""
-    sides = [numbers([pair[i] for pair in pairs], tokenizer) for i in range(2)]
-    return [([*a, END], [START, *b, END]) for a, b in zip(*sides, strict=True)]
+    sides = [encode_batch([pair[i] for pair in pairs], tokenizer) for i in range(2)]
+    return [([*a, EOS], [BOS, *b, EOS]) for a, b in zip(*sides, strict=True)]
 
 
 @torch.no_grad()
@@ -123,11 +135,11 @@ def measure(model: nn.Module, pairs: Pairs, tokenizer: Tokenizer) -> dict[str, f
     """Cross-entropy in nats and accuracy, per target token of all pairs."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    columns = list(zip(*encoded(pairs, tokenizer), strict=True))
-    sources, targets = (Ragged(side, device) for side in columns)
+    columns = list(zip(*encode_pairs(pairs, tokenizer), strict=True))
+    sources, targets = (PackedSequences(side, device) for side in columns)
     sums, weights = torch.zeros(2, dtype=torch.float64), 0.0
-    for rows in alike(targets.lengths + sources.lengths):
-        source, target = sources.padded(rows, PAD), targets.padded(rows, PAD)
+    for rows in group_by_length(targets.lengths + sources.lengths):
+        source, target = sources.pad_rows(rows, PAD), targets.pad_rows(rows, PAD)
         each = token_loss(model(source, target[:, :-1]), target[:, 1:], pad=PAD)
         weight = float(each["weight"])
         sums += weight * torch.stack([each["loss"], each["accuracy"]]).double().cpu()
@@ -160,7 +172,9 @@ def predict(model: Any, metadata: dict, inputs: Sequence[Path | str], **options:
         length = len(tokenizer.encode(text, add_special_tokens=False).ids) + 1
         if not text.strip():
             raise BadInput("nothing to translate: give a sentence")
-        if length > model.longest:
-            raise BadInput(f"a sentence of {length} tokens, but the model takes {model.longest}: cut it up")
-    answers = written(model, tokenizer, texts, **(metadata["search"] | options))
+        if length > model.max_length:
+            raise BadInput(
+                f"a sentence of {length} tokens, but the model takes {model.max_length}: cut it up"
+            )
+    answers = translate_texts(model, tokenizer, texts, **(metadata["search"] | options))
     return [{"input": a, "text": b} for a, b in zip(texts, answers, strict=True)]

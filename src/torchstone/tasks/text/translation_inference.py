@@ -9,61 +9,65 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from torchstone.data.text import tokenizers
-from torchstone.data.text.bucket_batches import Ragged
+from torchstone.data.text.bucket_batches import PackedSequences
 from torchstone.data.text.parallel import Pairs
 from torchstone.plots import attention_maps
 
-SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
-PAD, START, END = range(3)
-LONGER = 50  # tokens by which a translation may outgrow its source (Vaswani et al. 2017, section 6.1)
-TOGETHER = 6_000  # tokens in a batch that is only looked at
-SHOWN = 20  # translations written out
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
+PAD, BOS, EOS = range(3)
+MAX_EXTRA_TOKENS = (
+    50  # tokens by which a translation may outgrow its source (Vaswani et al. 2017, section 6.1)
+)
+EVAL_BATCH_TOKENS = 6_000  # tokens in a batch that is only looked at
+MAX_SHOWN = 20  # translations written out
 
 
-def numbers(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
+def encode_batch(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
     """The tokens of each text, without what a tokenizer may put around it."""
     found = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     return [each.ids for each in found]
 
 
-def alike(lengths: Tensor) -> list[Tensor]:
+def group_by_length(lengths: Tensor) -> list[Tensor]:
     """Rows in groups of like length, the longest first."""
     order = lengths.argsort(descending=True)
     groups = []
     while len(order):
-        count = max(1, TOGETHER // int(lengths[order[0]]))
+        count = max(1, EVAL_BATCH_TOKENS // int(lengths[order[0]]))
         groups.append(order[:count])
         order = order[count:]
     return groups
 
 
 @torch.no_grad()
-def written(
-    model: Any, tokenizer: Tokenizer, texts: Sequence[str], *, beams: int = 1, penalty: float = 0.0
+def translate_texts(
+    model: Any, tokenizer: Tokenizer, texts: Sequence[str], *, beam_size: int = 1, length_penalty: float = 0.0
 ) -> list[str]:
     """The translation of each text."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    sources = Ragged([[*ids, END] for ids in numbers(list(texts), tokenizer)], device)
+    sources = PackedSequences([[*ids, EOS] for ids in encode_batch(list(texts), tokenizer)], device)
     found = [""] * len(texts)
-    for rows in alike(sources.lengths * beams):
-        source = sources.padded(rows, PAD)
-        most = min(source.shape[1] + LONGER, model.longest)
-        answers = model.generate(source, most, start=START, end=END, beams=beams, penalty=penalty).tolist()
+    for rows in group_by_length(sources.lengths * beam_size):
+        source = sources.pad_rows(rows, PAD)
+        most = min(source.shape[1] + MAX_EXTRA_TOKENS, model.max_length)
+        answers = model.generate(
+            source, most, bos=BOS, eos=EOS, beam_size=beam_size, length_penalty=length_penalty
+        ).tolist()
         for row, answer in zip(rows.tolist(), answers, strict=True):
-            found[row] = tokenizer.decode([*answer, END][: [*answer, END].index(END)])
+            found[row] = tokenizer.decode([*answer, EOS][: [*answer, EOS].index(EOS)])
     model.train(was_training)
     return found
 
 
 def bleu(
-    model: Any, tokenizer: Tokenizer, pairs: Pairs, *, beams: int = 1, penalty: float = 0.0
+    model: Any, tokenizer: Tokenizer, pairs: Pairs, *, beam_size: int = 1, length_penalty: float = 0.0
 ) -> dict[str, float]:
     """BLEU (Papineni et al. 2002) of the translations as sacrebleu has it, 0 to 100; also with case
     ignored; and the share of them that are what was wanted, letter by letter."""
     import sacrebleu
 
-    answers = written(model, tokenizer, [source for source, _ in pairs], beams=beams, penalty=penalty)  # fmt: skip
+    answers = translate_texts(model, tokenizer, [source for source, _ in pairs], beam_size=beam_size, length_penalty=length_penalty)  # fmt: skip
     wanted = [[target for _, target in pairs]]
     exact = sum(a == b for a, b in zip(answers, wanted[0], strict=True))
     return {
@@ -75,9 +79,9 @@ def bleu(
 
 def report(model: Any, tokenizer: Tokenizer, pairs: Pairs, folder: Path, **search: Any) -> None:
     """Write translations beside what was wanted, and draw where each word looks, if any does."""
-    tokenizers.beside(tokenizers.to_metadata(tokenizer), folder)
-    some = pairs[:SHOWN]
-    answers = written(model, tokenizer, [source for source, _ in some], **search)
+    tokenizers.save_tokenizer(tokenizers.to_metadata(tokenizer), folder)
+    some = pairs[:MAX_SHOWN]
+    answers = translate_texts(model, tokenizer, [source for source, _ in some], **search)
     blocks = [
         f"source       {source}\nreference    {target}\ntranslation  {answer}\n"
         for (source, target), answer in zip(some, answers, strict=True)
@@ -90,18 +94,18 @@ def report(model: Any, tokenizer: Tokenizer, pairs: Pairs, folder: Path, **searc
         if answer.strip():
             maps.append(_looked(model, tokenizer, source, answer))
     if maps:
-        attention_maps.draw(maps, folder / "attention.png")
-        if len(maps[0].shares) > 1:
-            attention_maps.draw_heads(maps[0], folder / "attention_heads.png")
+        attention_maps.plot_mean_attention(maps, folder / "attention.png")
+        if len(maps[0].weights) > 1:
+            attention_maps.plot_heads(maps[0], folder / "attention_heads.png")
 
 
 @torch.no_grad()
-def _looked(model: Any, tokenizer: Tokenizer, source: str, answer: str) -> attention_maps.Map:
+def _looked(model: Any, tokenizer: Tokenizer, source: str, answer: str) -> attention_maps.AttentionMap:
     device = next(model.parameters()).device
     a, b = (tokenizer.encode(text, add_special_tokens=False) for text in (source, answer))
-    ids = torch.tensor([[*a.ids, END]], device=device), torch.tensor([[START, *b.ids]], device=device)
+    ids = torch.tensor([[*a.ids, EOS]], device=device), torch.tensor([[BOS, *b.ids]], device=device)
     was_training = model.training
     model.eval()
-    shares = model.looks(*ids)[0].float().cpu()
+    shares = model.attention_weights(*ids)[0].float().cpu()
     model.train(was_training)
-    return attention_maps.over_words(shares, (source, a.offsets), (answer, b.offsets))
+    return attention_maps.merge_word_pieces(shares, (source, a.offsets), (answer, b.offsets))
