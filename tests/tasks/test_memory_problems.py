@@ -39,7 +39,7 @@ class Whole(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["adding", "copy"])
-def test_who_remembers_everything_makes_no_error(kind):
+def test_measure_perfect_memory_has_no_error(kind):
     problems = [next(MemoryProblems(kind, 30, 50, seed=0))]
     found = memory_problems.measure(Whole(kind), problems)
     print(found)
@@ -47,7 +47,7 @@ def test_who_remembers_everything_makes_no_error(kind):
     assert found.get("recalled", 1.0) == 1.0
 
 
-def test_who_forgets_is_no_better_than_the_guess():
+def test_measure_without_memory_is_baseline():
     problems = [next(MemoryProblems("copy", 30, 200, seed=0))]
     net = nn.Linear(1, 1)
     net.forward = lambda x: torch.where(
@@ -60,7 +60,7 @@ def test_who_forgets_is_no_better_than_the_guess():
     assert 0.05 < found["recalled"] < 0.2
 
 
-def test_the_gradient_through_time_is_the_product_of_jacobians():
+def test_state_gradient_norms_match_jacobians():
     """∂L/∂hₜ of a tanh RNN: the answer's slope times diag(1 − h²) W of each later moment."""
     torch.manual_seed(0)
     net = SequenceModel(rnn.CELL, 2, 1, tokens=False, hidden=6, pool="last").double()
@@ -85,7 +85,7 @@ def test_the_gradient_through_time_is_the_product_of_jacobians():
     assert list(left) == ["gradient/1", "gradient/2", "gradient/5", "gradient/10"]
 
 
-def test_an_lstm_that_keeps_everything_passes_its_gradient_on():
+def test_gradient_profile_of_open_forget_gates_is_constant():
     """Forget gates wide open, nothing written: over a hundred moments nothing is lost."""
     net = SequenceModel(lstm.CELL, 2, 1, tokens=False, hidden=6, pool="last")
     with torch.no_grad():
@@ -98,7 +98,7 @@ def test_an_lstm_that_keeps_everything_passes_its_gradient_on():
 
 
 @pytest.mark.parametrize("use", ["adding", "copy"])
-def test_training_and_use(use):
+def test_build_trains_and_evaluates(use):
     run = built(use, steps=3)
     before = run.evaluate()
     for _ in range(3):
@@ -120,7 +120,7 @@ def test_training_and_use(use):
         lstm.evaluate(again, metadata, "digits", held_out=False)
 
 
-def test_predict_reads_a_problem_as_it_is_written():
+def test_predict_parses_problems():
     run = built("adding")
     model = run.state["model"]
     (answer,) = lstm.predict(model, run.metadata, ["0.25 0.5* 0.125, 0.75*"])
@@ -139,7 +139,7 @@ def test_predict_reads_a_problem_as_it_is_written():
             lstm.predict(run.state["model"], run.metadata, [wrong])
 
 
-def test_what_a_use_cannot_do_is_said():
+def test_task_rejects_unsupported_verbs():
     run = built("adding")
     with pytest.raises(BadInput, match="nothing to sample"):
         lstm.sample(run.state["model"], run.metadata)

@@ -59,7 +59,7 @@ class Telling(nn.Module):
         return self.tell(x), ()
 
 
-def test_nats_a_frame_are_a_sum_over_keys():
+def test_loss_is_nats_per_frame():
     """−Σ_keys [v log p + (1 − v) log(1 − p)], averaged over the frames that there are."""
     frames = (torch.rand(3, 7, 88) < 0.1).float()
     lengths = torch.tensor([7, 4, 5])
@@ -80,7 +80,7 @@ def test_nats_a_frame_are_a_sum_over_keys():
     assert even == pytest.approx(88 * math.log(2), rel=1e-6)
 
 
-def test_a_frame_is_told_from_those_before_it_the_first_from_silence():
+def test_shift_frames_is_causal():
     frames = (torch.rand(2, 6, 88) < 0.1).float()
     seen = music.shift_frames(frames)
     assert seen[:, 0].abs().sum() == 0
@@ -96,7 +96,7 @@ def test_a_frame_is_told_from_those_before_it_the_first_from_silence():
         assert there.tolist() == [place < t for place in range(6)]
 
 
-def test_what_stands_after_the_end_changes_nothing():
+def test_loss_ignores_padding():
     from torchstone.parts.recurrent.sequence_model import SequenceModel
 
     torch.manual_seed(0)
@@ -119,7 +119,7 @@ def test_what_stands_after_the_end_changes_nothing():
     assert not torch.equal(one, gradient(changed)[0])
 
 
-def test_it_begins_by_telling_how_often_each_key_sounds(tmp_path):
+def test_init_output_bias_is_key_frequency(tmp_path):
     run = music.build(replace(SMALL, data=str(folder_of(tmp_path))), CELL)
     model = run.state["model"]
     pieces = music.load_music(tmp_path).train
@@ -132,7 +132,7 @@ def test_it_begins_by_telling_how_often_each_key_sounds(tmp_path):
     assert told.min() > 0
 
 
-def test_it_learns_which_chord_comes_next(tmp_path):
+def test_train_learns_chord_sequence(tmp_path):
     """The notes are known but for a fifth that is drawn: 4 keys of ln 5 … 0.5 nats each are the floor."""
     recipe = replace(SMALL, data=str(folder_of(tmp_path)), steps=150)
     run = music.build(recipe, CELL)
@@ -151,7 +151,7 @@ def test_it_learns_which_chord_comes_next(tmp_path):
     assert len(sounding & known) >= 8
 
 
-def test_pieces_played_are_drawn_with_the_chances_told():
+def test_generate_pieces_follows_probabilities():
     chance = torch.linspace(0.02, 0.98, 88)
     model = Telling(lambda x: chance.logit().expand(*x.shape[:2], -1))
     pieces = music.generate_pieces(model, 400, count=5, seed=0)
@@ -166,7 +166,7 @@ def test_pieces_played_are_drawn_with_the_chances_told():
     assert (sure.mean((0, 1)).round() == (chance > 0.5).float()).all()
 
 
-def test_each_frame_is_played_from_the_state_of_those_before_it(tmp_path):
+def test_generate_pieces_continues_state(tmp_path):
     """One by one with a state, or all at once: the same chances, so the same piece."""
     from torchstone.parts.recurrent.sequence_model import SequenceModel
 
@@ -183,12 +183,12 @@ def test_each_frame_is_played_from_the_state_of_those_before_it(tmp_path):
         assert torch.equal(drawn[0], piece[t])
 
 
-def test_a_network_that_has_seen_the_end_is_refused(tmp_path):
+def test_build_rejects_bidirectional(tmp_path):
     with pytest.raises(BadInput, match="bidirectional"):
         music.build(replace(SMALL, data=str(folder_of(tmp_path)), bidirectional=True), CELL)
 
 
-def test_long_pieces_are_cut_in_training_and_judged_whole(tmp_path):
+def test_build_cuts_pieces_in_training_only(tmp_path):
     folder = folder_of(tmp_path, low=30, high=31)
     run = music.build(replace(SMALL, data=str(folder), length=8, batch_size=48), CELL)
     _, lengths = next(run.stream)
@@ -211,7 +211,7 @@ def trained(tmp_path_factory):
     return folder
 
 
-def test_sample_writes_midi_that_a_player_opens(trained, capsys, tmp_path):
+def test_sample_writes_midi(trained, capsys, tmp_path):
     import mido
 
     out = tmp_path / "piece.mid"
@@ -229,7 +229,7 @@ def test_sample_writes_midi_that_a_player_opens(trained, capsys, tmp_path):
     assert (tmp_path / "piece-2.mid").exists()
 
 
-def test_sample_goes_on_from_a_file(trained, tmp_path):
+def test_sample_continues_prompt_file(trained, tmp_path):
     opening, _ = midi.notes_to_frames([(60, 0, 2), (64, 1, 3), (67, 3, 4)], 1.0)
     midi.write(tmp_path / "a.mid", opening, 1.0, 100)
     (text,) = api.sample(trained / "run", prompt=tmp_path / "a.mid", length=6)
@@ -237,7 +237,7 @@ def test_sample_goes_on_from_a_file(trained, tmp_path):
     assert len(text.splitlines()) == 10
 
 
-def test_predict_and_eval_say_nats_a_frame(trained, capsys, tmp_path):
+def test_predict_and_evaluate_nats_per_frame(trained, capsys, tmp_path):
     content = json.loads((trained / "jsb-chorales-quarter.json").read_text())
     piece = music.load_music(trained).test[0]
     midi.write(tmp_path / "a.mid", piece, 1.0, 100)
@@ -257,13 +257,13 @@ def test_predict_and_eval_say_nats_a_frame(trained, capsys, tmp_path):
     [
         (["--length", "0"], "--length"),
         (["--temperature", "0"], "temperature is above 0"),
-        (["--tempo", "0", "--out", "a.mid"], "tempo is 1 to 1000"),
+        (["--tempo", "0", "--out", "a.mid"], "tempo must be 1 to 1000"),
         (["--out", "none/a.mid"], "no folder"),
         (["--prompt", "none.mid"], "none.mid does not exist"),
         (["--top-k", "3"], "does not sample with 'top_k'"),
     ],
 )
-def test_what_cannot_be_sampled_is_one_line(trained, capsys, tmp_path, monkeypatch, options, said):
+def test_sample_rejects_invalid_options(trained, capsys, tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
     code, out, err = run_cli(capsys, "sample", trained / "run", *options)
     assert (code, out) == (2, "")

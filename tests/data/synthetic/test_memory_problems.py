@@ -1,4 +1,4 @@
-"""Problems of memory: what they ask is what their papers say, and the guesses' losses are right."""
+"""Memory problems: as in their papers, and the losses of the baselines."""
 
 import math
 
@@ -10,7 +10,7 @@ from torchstone.data.synthetic.memory_problems import ADDING_BASELINE, MemoryPro
 from torchstone.errors import BadInput
 
 
-def test_adding():
+def test_adding_problem():
     x, y = next(MemoryProblems("adding", 100, 5000, seed=0))
     assert x.shape == (5000, 100, 2)
     numbers, marks = x.unbind(-1)
@@ -26,7 +26,7 @@ def test_adding():
     assert marks[:, :50].mean(0).min() > 0.01  # every place is marked, 0.02 on average
 
 
-def test_copying():
+def test_copying_task():
     x, y = next(MemoryProblems("copy", 100, 400, seed=0))
     assert torch.equal(x.sum(-1), torch.ones(400, 120)), "one-hot"
     x = x.argmax(-1)
@@ -40,7 +40,7 @@ def test_copying():
     assert not x[:, 10:109].any()
 
 
-def test_the_loss_without_memory():
+def test_memoryless_loss():
     """Blanks for certain, then each of the eight symbols alike."""
     assert abs(memoryless_loss(100) - 0.1733) < 5e-5  # TARGETS: T = 100
     _, y = next(MemoryProblems("copy", 100, 50, seed=0))
@@ -53,7 +53,7 @@ def test_the_loss_without_memory():
 
 
 @pytest.mark.parametrize("kind", ["adding", "copy"])
-def test_seed_and_position_decide_and_processes_share(kind):
+def test_memory_problems_resume_and_share(kind):
     a, b, other = (MemoryProblems(kind, 20, 6, seed=seed) for seed in (1, 1, 2))
     for _ in range(3):
         next(a)
@@ -69,7 +69,7 @@ def test_seed_and_position_decide_and_processes_share(kind):
     assert not torch.equal(next(a)[0], x)
 
 
-def test_what_makes_no_problem_is_refused():
+def test_memory_problems_reject_invalid_sizes():
     with pytest.raises(BadInput, match="nothing to remember"):
         MemoryProblems("adding", 1, 4, seed=0)
     with pytest.raises(BadInput, match="cannot be shared by 2"):

@@ -13,8 +13,8 @@ from torchstone.data.text.sentence_batches import (
     IGNORE_INDEX,
     SPECIAL_TOKENS,
     LengthGrouped,
-    SpecialTokens,
     SentenceBatches,
+    SpecialTokens,
     collate,
 )
 from torchstone.errors import BadInput

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone.parts.transformer.attention import MultiHeadAttention, KVCache, attention, attention_weights
+from torchstone.parts.transformer.attention import KVCache, MultiHeadAttention, attention, attention_weights
 
 
 def looped(q, k, v, mask=None, bias=None, causal=False, scale=None):

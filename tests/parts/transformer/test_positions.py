@@ -10,11 +10,11 @@ from torch import nn
 
 from torchstone.errors import BadInput
 from torchstone.parts.decoding.beam_search import beam_search
-from torchstone.parts.decoding.sampling import sample_token, filter_logits
+from torchstone.parts.decoding.sampling import filter_logits, sample_token
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS, FeedForward
 from torchstone.parts.transformer.positions import (
-    relative_position_buckets,
     apply_rotary,
+    relative_position_buckets,
     sinusoidal_positions,
 )
 from torchstone.references import transformers

@@ -48,7 +48,7 @@ def trained(tmp_path_factory):
     return run, out, spec
 
 
-def test_it_tells_voices_of_ones_own(trained):
+def test_train_on_own_sounds(trained):
     run, out, _ = trained
     print(run.results, run.metadata["data"])
     assert run.results["test/accuracy"] == 1.0
@@ -56,7 +56,7 @@ def test_it_tells_voices_of_ones_own(trained):
     assert (out / "pictures" / "confusion.png").stat().st_size > 5000
 
 
-def test_it_is_used_on_files_and_folders(trained, tmp_path, capsys):
+def test_predict_files_and_folders(trained, tmp_path, capsys):
     _, out, _ = trained
     draw = np.random.RandomState(5)
     soundfile.write(tmp_path / "a.wav", np.stack([voice("eve", 3.0, draw, 44100)] * 2, 1), 44100)
@@ -72,7 +72,7 @@ def test_it_is_used_on_files_and_folders(trained, tmp_path, capsys):
     assert "does not predict with 'beams'" in capsys.readouterr().err
 
 
-def test_it_is_measured_again_and_on_other_data(trained, tmp_path):
+def test_evaluate_again_and_on_other_data(trained, tmp_path):
     run, out, _ = trained
     again = api.evaluate(out, device="cpu")
     assert again["loss"] == pytest.approx(run.results["test/loss"], rel=1e-4)
@@ -83,7 +83,7 @@ def test_it_is_measured_again_and_on_other_data(trained, tmp_path):
         api.evaluate(out, data=str(tmp_path), device="cpu")
 
 
-def test_bad_files_are_one_line(trained, tmp_path, capsys):
+def test_predict_rejects_bad_files(trained, tmp_path, capsys):
     _, out, _ = trained
     soundfile.write(tmp_path / "silent.wav", np.zeros(8000), RATE)
     wave = np.clip(3 * np.sin(np.arange(8000) * 0.1), -1, 1)
@@ -100,7 +100,7 @@ def test_bad_files_are_one_line(trained, tmp_path, capsys):
         assert told.count("\n") == 1
 
 
-def test_logits_do_not_depend_on_what_stands_beside(trained):
+def test_predict_logits_ignores_padding(trained):
     _, out, spec = trained
     model, metadata = api.load(out), json.loads((out / "checkpoint" / "meta.json").read_text())["metadata"]
     test = read_speakers(spec, RATE).test
@@ -114,7 +114,7 @@ def test_logits_do_not_depend_on_what_stands_beside(trained):
     )
 
 
-def test_numbers_are_normalised_by_the_training_split(trained):
+def test_normalize_by_training_split(trained):
     run, _, spec = trained
     data = read_speakers(spec, RATE)
     x = torch.cat(
@@ -127,7 +127,7 @@ def test_numbers_are_normalised_by_the_training_split(trained):
     assert (x.std(0) - 1).abs().max() < 1e-3
 
 
-def test_accuracy_is_the_share_of_right_ones(trained):
+def test_measure_accuracy(trained):
     _, out, spec = trained
     model, metadata = api.load(out), json.loads((out / "checkpoint" / "meta.json").read_text())["metadata"]
     test = read_speakers(spec, RATE).test
@@ -157,7 +157,7 @@ def vectors(tmp_path_factory):
     return run, out
 
 
-def test_vectors_are_labelled_too(vectors, tmp_path, capsys):
+def test_predict_vectors(vectors, tmp_path, capsys):
     run, out = vectors
     print(run.results, run.metadata["data"])
     assert run.results["test/accuracy"] == 1.0
@@ -178,7 +178,7 @@ def test_vectors_are_labelled_too(vectors, tmp_path, capsys):
         ("a.csv", "1,inf\n", "line 1: give 2 numbers"),
     ],
 )
-def test_files_of_vectors_that_are_wrong(name, text, said, vectors, tmp_path, capsys):
+def test_predict_rejects_bad_vector_files(name, text, said, vectors, tmp_path, capsys):
     if text is not None:
         (tmp_path / name).write_text(text)
     assert main(["predict", str(vectors[1]), str(tmp_path / name)]) == 2
@@ -187,7 +187,7 @@ def test_files_of_vectors_that_are_wrong(name, text, said, vectors, tmp_path, ca
     assert said in told
 
 
-def test_other_kinds_of_data(vectors, trained):
+def test_evaluate_rejects_other_data(vectors, trained):
     with pytest.raises(BadInput, match="the speakers ann, bob, eve, but the model tells apart down, up"):
         api.evaluate(vectors[1], data=trained[2], device="cpu")
     with pytest.raises(BadInput, match="no voices at 'nowhere'"):

@@ -64,7 +64,7 @@ def knowing():
     return Knowing(how), metadata
 
 
-def test_it_hears_what_is_said_greedily_and_by_search(knowing):
+def test_transcribe_greedy_and_beam_search(knowing):
     texts = ["a", "cab", "aa", "bbb", "abcabc"]
     for beams in (1, 5):
         found = transcribe.transcribe(*knowing, [recording(text) for text in texts], beams)
@@ -72,7 +72,7 @@ def test_it_hears_what_is_said_greedily_and_by_search(knowing):
     assert all(each[0][1] <= 1e-5 for each in found)
 
 
-def test_label_error_is_edits_over_labels(knowing):
+def test_measure_label_error_is_edits_per_label(knowing):
     model, metadata = knowing
     # heard cab where bab was said (1 of 3), aa where nothing was (2), abc where it was (0 of 3)
     recordings = [recording("cab", "bab"), recording("aa", ""), recording("abc", "abc")]
@@ -92,7 +92,7 @@ def test_label_error_is_edits_over_labels(knowing):
     assert found["loss"] == pytest.approx(sum(losses) / 6, rel=1e-5)
 
 
-def test_a_text_that_does_not_fit_is_wrong_and_has_no_loss(knowing):
+def test_measure_text_too_long_has_no_loss(knowing):
     long = recording("a", "abc" * 40)
     found = transcribe.measure(*knowing, [recording("abc"), long])
     assert found["label_error"] == pytest.approx(119 / 123)
@@ -109,7 +109,7 @@ def test_a_text_that_does_not_fit_is_wrong_and_has_no_loss(knowing):
     assert len(exactly[-1]) == (frames + 1) // 2  # a blank between any two
 
 
-def test_pictures_and_transcripts(knowing, tmp_path):
+def test_report_plots_and_transcripts(knowing, tmp_path):
     recordings = [
         recording("cab", "bab"),
         *(recording(t) for t in ("a", "$b_", "abc") if t != "$b_"),
@@ -126,7 +126,7 @@ def test_pictures_and_transcripts(knowing, tmp_path):
         assert pixels.std() > 10
 
 
-def test_evaluation_utterances_are_always_the_same():
+def test_compose_utterances_is_deterministic():
     manner = Augmentation(count=(1, 3))
     ones = [recording(c)._replace(speaker="x") for c in ALPHABET]
     first, again = (
@@ -168,7 +168,7 @@ def trained(tmp_path_factory):
     return run, out, sounds
 
 
-def test_it_learns_sounds_of_ones_own(trained):
+def test_train_on_own_sounds(trained):
     run, out, _ = trained
     print(run.results, run.metadata["data"])
     assert run.results["test/label_error"] <= 0.1
@@ -179,7 +179,7 @@ def test_it_learns_sounds_of_ones_own(trained):
     assert {"outputs.png", "transcripts.png", "transcripts.txt"} <= names
 
 
-def test_it_is_used_on_files_and_folders(trained, tmp_path, capsys):
+def test_predict_files_and_folders(trained, tmp_path, capsys):
     _, out, _ = trained
     soundfile.write(tmp_path / "one.wav", tones("cab"), 8000)
     soundfile.write(tmp_path / "two.flac", np.stack([np.repeat(tones("ba"), 2)] * 2, 1), 16000)
@@ -199,7 +199,7 @@ def test_it_is_used_on_files_and_folders(trained, tmp_path, capsys):
     assert sum(chances) <= 1.0 + 1e-6
 
 
-def test_it_is_measured_again_and_on_other_data(trained, tmp_path):
+def test_evaluate_again_and_on_other_data(trained, tmp_path):
     run, out, _ = trained
     again = api.evaluate(out, device="cpu")
     assert again["label_error"] == pytest.approx(run.results["test/label_error"])
@@ -211,7 +211,7 @@ def test_it_is_measured_again_and_on_other_data(trained, tmp_path):
         api.evaluate(out, data=str(other), device="cpu")
 
 
-def test_bad_files_are_one_line(trained, tmp_path, capsys):
+def test_predict_rejects_bad_files(trained, tmp_path, capsys):
     _, out, _ = trained
     soundfile.write(tmp_path / "silent.wav", np.zeros(8000), RATE)
     (tmp_path / "none").mkdir()
@@ -227,7 +227,7 @@ def test_bad_files_are_one_line(trained, tmp_path, capsys):
         assert told.count("\n") == 1
 
 
-def test_sounds_that_are_all_too_short_for_their_texts(tmp_path):
+def test_train_recognizer_rejects_too_short_sounds(tmp_path):
     rows = []
     for i in range(4):
         soundfile.write(tmp_path / f"{i}.wav", tones("a"), RATE)
@@ -238,7 +238,7 @@ def test_sounds_that_are_all_too_short_for_their_texts(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_paper_s_network_trains_on_its_26_numbers():
+def test_ctc_paper_trains_on_mfcc():
     recipe = ctc.Recipe(
         variant="ctc_paper", features="cepstra", window=10, hop=5, bands=26, count=(1, 1), batch_size=2,
         steps=2, beams=1, device="cpu",
@@ -251,7 +251,7 @@ def test_the_paper_s_network_trains_on_its_26_numbers():
     assert all(np.isfinite(losses))
 
 
-def test_vectors_are_normalised_as_the_network_will_see_them():
+def test_feature_extractor_standardizes():
     run = next(iter(ctc.build(ctc.RECIPES["smoke"])))
     vectors, rows = transcribe.feature_extractor(run.metadata, torch.device("cpu")), []
     for _ in range(30):

@@ -67,7 +67,7 @@ def hourly(folder, rows=400, names=("load",), name="s.csv", noise=0.1, period=24
     return file
 
 
-def test_the_network_reads_patches_in_order_with_the_last_value_taken_off():
+def test_direct_reads_patches_relative_to_last_value():
     past = torch.randn(2, 12, 4)
     net = Telling(lambda x: torch.zeros(len(x), 15))
     told = forecaster.direct(net, how(), past)
@@ -82,7 +82,7 @@ def test_the_network_reads_patches_in_order_with_the_last_value_taken_off():
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_every_number_told_finds_its_window_step_column_and_quantile(together):
+def test_direct_output_layout(together):
     width = 4 if together else 1
     told = torch.randn(2 if together else 8, 5, width, 3)
     found = forecaster.direct(
@@ -97,7 +97,7 @@ def test_every_number_told_finds_its_window_step_column_and_quantile(together):
     assert how(ahead="steps", patch=1, together=together).sizes(4) == ((4, 12) if together else (1, 3))
 
 
-def test_the_loss_is_the_quantile_loss_of_what_is_told():
+def test_loss_is_quantile_loss():
     past, future, told = torch.randn(6, 12, 2), torch.randn(6, 5, 2), torch.randn(12, 15)
     found = forecaster.loss(Telling(lambda x: told), how(), past, future)
     total = 0.0
@@ -111,7 +111,7 @@ def test_the_loss_is_the_quantile_loss_of_what_is_told():
     assert float(found) == pytest.approx(total / (6 * 2 * 5 * 3), rel=1e-5)
 
 
-def test_step_by_step_each_point_is_told_from_those_before_it():
+def test_autoregressive_loss_is_one_step_ahead():
     """The loss is that of changes from one point to the next; and no point sees a later one."""
     past, future = torch.randn(3, 12, 2), torch.randn(3, 5, 2)
     net = Telling(lambda x: torch.zeros(*x.shape[:2], 3))
@@ -125,7 +125,7 @@ def test_step_by_step_each_point_is_told_from_those_before_it():
     assert torch.equal(seen[1, :, 0], before[0, :, 1] - past[0, -1, 1])
 
 
-def test_futures_drawn_step_by_step_have_the_quantiles_of_a_random_walk():
+def test_autoregressive_quantiles_of_random_walk():
     """Steps of −1, 0 or 1, by straight lines between: after n steps the spread is √n of one."""
     steps = how(ahead="steps", patch=1, horizon=16)
     net = Telling(lambda x: torch.tensor([-1.0, 0.0, 1.0]).expand(*x.shape[:2], 3))
@@ -145,7 +145,7 @@ def test_futures_drawn_step_by_step_have_the_quantiles_of_a_random_walk():
     assert forecaster.predict_quantiles(net, steps, past[:4], 40).shape == (4, 40, 1, 3)
 
 
-def test_quantiles_that_cross_are_put_in_order():
+def test_predict_quantiles_sorts():
     told = forecaster.predict_quantiles(
         Telling(lambda x: torch.randn(len(x), 15)), how(), torch.randn(9, 12, 1)
     )
@@ -156,7 +156,7 @@ def test_quantiles_that_cross_are_put_in_order():
         )
 
 
-def test_errors_are_means_over_windows_and_columns_at_each_step():
+def test_forecast_errors_are_means_per_step():
     values = torch.randn(300, 2)
     starts = torch.arange(0, 250, 3)
     net = Telling(lambda x: torch.tensor([-1.0, 0.5, 1.0]).repeat(len(x), 5))
@@ -182,7 +182,7 @@ def test_errors_are_means_over_windows_and_columns_at_each_step():
     assert "seasonal" not in forecaster.naive_baselines(how(season=0))
 
 
-def test_judging_in_pieces_is_judging_at_once(monkeypatch):
+def test_forecast_errors_in_chunks(monkeypatch):
     values, starts = torch.randn(300, 2), torch.arange(101)
     net = Telling(lambda x: x.reshape(len(x), -1).sum(1, keepdim=True).expand(-1, 15))
     whole = forecaster.forecast_errors(net, how(), values, starts)
@@ -206,19 +206,19 @@ def test_judging_in_pieces_is_judging_at_once(monkeypatch):
         ({"ahead": "steps"}, "goes with patch 1"),
     ],
 )
-def test_settings_that_do_not_go_together(changes, said):
+def test_forecast_spec_rejects_invalid_settings(changes, said):
     with pytest.raises(BadInput, match=said) as caught:
         how(**changes)
     print(caught.value)
 
 
-def test_a_network_that_sees_the_future_is_refused(tmp_path):
+def test_build_rejects_bidirectional_autoregressive(tmp_path):
     recipe = replace(SMALL, data=str(hourly(tmp_path)), ahead="steps", patch=1, bidirectional=True)
     with pytest.raises(BadInput, match="cannot be bidirectional"):
         forecast.build(recipe, CELL)
 
 
-def test_seasons_are_days_weeks_and_years(tmp_path):
+def test_season_is_day_week_or_year(tmp_path):
     def season(context, **file):
         series = forecast.load_series(hourly(tmp_path, rows=100, **file))
         return forecast.season(series, context)
@@ -235,7 +235,7 @@ def test_seasons_are_days_weeks_and_years(tmp_path):
 
 
 @pytest.mark.parametrize("ahead", ["direct", "steps"])
-def test_it_learns_a_wave_and_its_band_holds_what_it_says(tmp_path, ahead):
+def test_train_learns_wave_with_coverage(tmp_path, ahead):
     patch, steps = (4, 150) if ahead == "direct" else (1, 100)
     recipe = replace(SMALL, data=str(hourly(tmp_path, 900)), ahead=ahead, patch=patch, steps=steps)
     run = forecast.build(replace(recipe, hidden=16), CELL)
@@ -251,7 +251,7 @@ def test_it_learns_a_wave_and_its_band_holds_what_it_says(tmp_path, ahead):
         assert np.asarray(Image.open(tmp_path / "pictures" / name)).std() > 1
 
 
-def test_scale_and_windows_come_from_the_part_for_training_alone(tmp_path):
+def test_build_scales_by_training_split(tmp_path):
     """Held-out values may be anything: the network is trained on the same numbers, to the bit."""
     file = hourly(tmp_path)
     plain = forecast.build(replace(SMALL, data=str(file)), CELL)
@@ -271,7 +271,7 @@ def test_scale_and_windows_come_from_the_part_for_training_alone(tmp_path):
     assert float(trained.std(correction=0)) == pytest.approx(1, abs=1e-5)
 
 
-def test_both_networks_and_the_stream_go_on_where_they_stood(tmp_path):
+def test_joint_update_resumes(tmp_path):
     recipe = replace(SMALL, data=str(hourly(tmp_path)), dropout=0.3, ema=0.9)
 
     def after(run, steps):
@@ -310,7 +310,7 @@ def trained(tmp_path_factory):
     return folder
 
 
-def test_a_run_states_all_that_it_is_judged_beside(trained):
+def test_run_reports_baselines(trained):
     result = json.loads((trained / "run" / "result.json").read_text())
     names = {f"test/{kind}mse" for kind in ("", "linear_", "repeat_", "seasonal_")}
     assert names | {"test/loss", "test/coverage", "test/mae"} <= result["metrics"].keys()
@@ -323,7 +323,7 @@ def test_a_run_states_all_that_it_is_judged_beside(trained):
         assert measured[name] == pytest.approx(result["metrics"][f"test/{name}"], rel=1e-5)
 
 
-def test_predict_prints_the_forecast_and_draws_its_band(trained, capsys, monkeypatch, tmp_path):
+def test_predict_prints_table_and_plots_band(trained, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     code, out, _ = run_cli(capsys, "predict", trained / "run", trained / "s.csv", "--horizon", "5")
     print(out)
@@ -337,7 +337,7 @@ def test_predict_prints_the_forecast_and_draws_its_band(trained, capsys, monkeyp
     assert [f.name for f in tmp_path.iterdir()] == ["s-forecast.png"]
 
 
-def test_predict_gives_values_in_the_file_s_own_units(trained, tmp_path, monkeypatch):
+def test_predict_in_original_units(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (answer,) = ts.predict(trained / "run", [trained / "s.csv"], out=tmp_path / "f.csv")
     told = answer["quantiles"]["load"]
@@ -351,7 +351,7 @@ def test_predict_gives_values_in_the_file_s_own_units(trained, tmp_path, monkeyp
     assert [float(row["heat 0.9"]) for row in rows] == answer["quantiles"]["heat"]["0.9"]
 
 
-def test_predict_is_the_model_told_the_end_of_the_file(trained, tmp_path, monkeypatch):
+def test_predict_matches_model(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (answer,) = ts.predict(trained / "run", [trained / "s.csv"])
     model = ts.load(trained / "run")
@@ -366,7 +366,7 @@ def test_predict_is_the_model_told_the_end_of_the_file(trained, tmp_path, monkey
     assert torch.allclose(ours.double(), wanted, atol=1e-4)
 
 
-def test_a_file_that_does_not_fit_is_one_line(trained, capsys, tmp_path):
+def test_predict_rejects_other_files(trained, capsys, tmp_path):
     run = trained / "run"
     both = ("load", "heat")
 

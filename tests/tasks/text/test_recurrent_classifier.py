@@ -40,7 +40,7 @@ def texts(tmp_path):
 
 
 @pytest.mark.parametrize("pool", ["last", "mean", "max"])
-def test_texts(texts, pool):
+def test_classifier_labels_texts(texts, pool):
     run = trained(lstm, texts, pool=pool)
     metadata, model = run.metadata, run.state["model"]
     again = lstm.VARIANTS[metadata["variant"]].make(**metadata["model_config"])
@@ -54,7 +54,7 @@ def test_texts(texts, pool):
     assert run.test()["tfidf"] < 0.9, "counting words does not tell"
 
 
-def test_each_word(tmp_path):
+def test_classifier_labels_words(tmp_path):
     """A word's label depends on the one after it: only who reads both ways can tell."""
     file, lines, draw = tmp_path / "words.conll", [], random.Random(0)
     for i in range(90):
@@ -71,7 +71,7 @@ def test_each_word(tmp_path):
     assert gru.evaluate(blind.state["model"], blind.metadata, str(file), held_out=True)["accuracy"] < 0.8
 
 
-def test_pairs_and_other_labels(tmp_path, texts):
+def test_classifier_labels_pairs_and_rejects_other_labels(tmp_path, texts):
     file = tmp_path / "pairs.tsv"
     rows = [f"{GOOD[i % 3]}\t{(GOOD if i % 2 else BAD)[i // 3 % 3]}\t{i % 2}" for i in range(60)]
     file.write_text("\n".join(["text\ttext2\tlabel", *rows]))

@@ -34,7 +34,7 @@ def built(text, module=lstm, **fields):
 
 
 @pytest.mark.parametrize("module", [rnn, lstm, gru], ids=lambda each: each.__name__[-4:])
-def test_no_gradient_crosses_the_border(module):
+def test_step_module_detaches_state(module):
     """Of what the second window tells, by what stood in the first; within a window there is one."""
     torch.manual_seed(0)
     net = SequenceModel(module.CELL, 3, 4, tokens=False, hidden=5, layers=2)
@@ -55,7 +55,7 @@ def test_no_gradient_crosses_the_border(module):
     assert torch.autograd.grad(inside[:, -1].sum(), first)[0][:, 0].abs().max() > 1e-5
 
 
-def test_what_is_carried_is_what_reading_on_would_leave(text):
+def test_stateful_update_carries_state(text):
     """With weights that stand still: the state after k windows is that of their tokens in one go; a new
     epoch begins with nothing."""
     run = built(text, optimizer="sgd", momentum=0.0, lr=1e-30)
@@ -73,7 +73,7 @@ def test_what_is_carried_is_what_reading_on_would_leave(text):
     assert epochs == 2
 
 
-def test_micro_batches_carry_the_same(text):
+def test_stateful_update_with_micro_batches(text):
     once, twice = (built(text, accumulate=n, optimizer="sgd", lr=0.1) for n in (1, 2))
     for run in (once, twice):
         for _ in range(6):
@@ -85,7 +85,7 @@ def test_micro_batches_carry_the_same(text):
         assert torch.allclose(a, b, atol=1e-6)
 
 
-def test_resumed_bit_for_bit_with_its_state(text, tmp_path):
+def test_stateful_update_resumes_bit_exactly(text, tmp_path):
     """Saved in the midst of an epoch, loaded into a run that was built anew, and read on."""
     whole, cut = built(text, dropout=0.3), built(text, dropout=0.3)
 
@@ -117,7 +117,7 @@ def test_resumed_bit_for_bit_with_its_state(text, tmp_path):
     assert any(differs), "what was carried must matter"
 
 
-def test_processes_share_what_was_carried(text, monkeypatch):
+def test_stateful_update_state_is_shared_by_processes(text, monkeypatch):
     run = built(text)
     run.update(next(run.stream))
     held = run.state["carried"].state_dict()
@@ -132,7 +132,7 @@ def test_processes_share_what_was_carried(text, monkeypatch):
         assert torch.equal(torch.cat(shares), whole)
 
 
-def test_a_text_is_measured_whole(monkeypatch):
+def test_measure_reads_every_token(monkeypatch):
     """In one lane: every token but the first, each told from all before it, window by window or not."""
     torch.manual_seed(0)
     net = SequenceModel(lstm.CELL, 7, 7, tokens=True, hidden=6).eval()
@@ -154,7 +154,7 @@ def test_a_text_is_measured_whole(monkeypatch):
         rnn_language_model.measure(net, ids[:1], 1)
 
 
-def test_writing_with_the_state_is_reading_all_anew():
+def test_next_token_adapter_state_equals_full_context():
     torch.manual_seed(0)
     for module in (rnn, lstm, gru):
         net = SequenceModel(module.CELL, 7, 7, tokens=True, hidden=6, layers=2).eval()
@@ -170,6 +170,6 @@ def test_writing_with_the_state_is_reading_all_anew():
         assert len(set(rows[0][:, 4:].flatten().tolist())) == 7
 
 
-def test_who_would_see_the_answer_is_refused(text):
+def test_build_rejects_bidirectional(text):
     with pytest.raises(BadInput, match="sees the next token"):
         built(text, bidirectional=True)

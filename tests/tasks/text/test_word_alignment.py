@@ -53,7 +53,7 @@ def looking(tokenizer, *rows):
     return Looking(dict(zip(keys, rows, strict=True)))
 
 
-def test_rates_are_those_of_counted_sets(tokenizer, monkeypatch):
+def test_alignment_rates_match_counted_sets(tokenizer, monkeypatch):
     # rows: the words written, then their end; the last place of a source is its end
     model = looking(tokenizer, (0, 2, 2, 0), (1, 0, 0), (3, 4, 0)).train()
     links = {
@@ -74,7 +74,7 @@ def test_rates_are_those_of_counted_sets(tokenizer, monkeypatch):
     assert word_alignment.alignment_rates(model, tokenizer, PAIRS, links) == found
 
 
-def test_perfect_attention_has_no_error(tokenizer):
+def test_alignment_rates_of_perfect_attention(tokenizer):
     model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
     links = {
         pair: frozenset((i, j) for j, i in enumerate(row))
@@ -84,7 +84,7 @@ def test_perfect_attention_has_no_error(tokenizer):
     assert (found["alignment_error"], found["alignment_recall"]) == (0, 1)
 
 
-def test_maps_keep_their_places_whatever_the_batches(tokenizer):
+def test_alignment_maps_keep_order(tokenizer):
     model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
     for (source, target), each in zip(
         PAIRS, word_alignment.alignment_maps(model, tokenizer, PAIRS), strict=True
@@ -93,14 +93,14 @@ def test_maps_keep_their_places_whatever_the_batches(tokenizer):
         assert each.target_words == [*target.split(), attention_maps.END_OF_SENTENCE]
 
 
-def test_a_tokenizer_that_leaves_words_out_is_refused(tokenizer):
+def test_alignment_maps_reject_incomplete_tokenizer(tokenizer):
     model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
     pair = ("eins \u200b zwei drei", "one two three")  # the mark in between becomes no token
     with pytest.raises(BadInput, match="leaves out whole words"):
         word_alignment.alignment_rates(model, tokenizer, [pair], {pair: frozenset()})
 
 
-def test_attention_and_gold_are_drawn_beside_each_other(tokenizer, tmp_path):
+def test_plot_with_gold_links_draws_both(tokenizer, tmp_path):
     from PIL import Image
 
     model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
@@ -119,7 +119,7 @@ def test_attention_and_gold_are_drawn_beside_each_other(tokenizer, tmp_path):
     assert halves[0] > 2.5 * halves[1] > 0
 
 
-def test_a_run_is_judged_and_drawn_by_gold_links(tmp_path, monkeypatch):
+def test_run_reports_and_plots_gold_alignments(tmp_path, monkeypatch):
     """Some verses, a few steps, through the command line; the network without attention too."""
     verses, note = bible.read()
     few = [verse for verse in verses if len(verse.target.split()) < 12][:60]

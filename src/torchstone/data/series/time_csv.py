@@ -47,7 +47,7 @@ def read_file(path: Path, columns: Sequence[str] = (), *, allow_other_name: bool
     if not path.is_file():
         raise BadInput(f"{path} does not exist: give a CSV file with a time column")
     try:
-        return read(
+        return parse_csv(
             path.read_text(encoding="utf-8-sig"), str(path), columns, allow_other_name=allow_other_name
         )
     except UnicodeDecodeError as error:
