@@ -1,25 +1,24 @@
-"""Problems of memory: what is measured is what is said, and the use of a trained network."""
-
-import dataclasses
+"""Memory problems: metrics, the gradient through time, and the use of a trained network."""
 
 import pytest
 import torch
 from torch import nn
 
 from torchstone.data.synthetic.memory_problems import MemoryProblems, memoryless_loss
+from torchstone.engine.recipe_fields import replace_fields
 from torchstone.errors import BadInput
 from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.systems.recurrent import lstm, rnn
 from torchstone.tasks import memory_problems
 
 
-def built(use, **fields):
-    usual = {"use": use, "data": "drawn", "hidden": 8, "length": 12, "batch": 5, "device": "cpu"}
-    recipe = dataclasses.replace(lstm.RECIPES["smoke"], forget=None, **(usual | fields))
-    return next(iter(lstm.build(recipe)))
+def build(task, **fields):
+    defaults = {"task": task, "data": "synthetic", "hidden": 8, "seq_len": 12, "batch_size": 5}
+    defaults |= {"device": "cpu", "forget_bias": None}
+    return next(iter(lstm.build(replace_fields(lstm.RECIPES["smoke"], defaults | fields))))
 
 
-class Whole(nn.Module):
+class PerfectMemory(nn.Module):
     """One that remembers everything, by looking it up."""
 
     def __init__(self, kind):
@@ -41,10 +40,10 @@ class Whole(nn.Module):
 @pytest.mark.parametrize("kind", ["adding", "copy"])
 def test_measure_perfect_memory_has_no_error(kind):
     problems = [next(MemoryProblems(kind, 30, 50, seed=0))]
-    found = memory_problems.measure(Whole(kind), problems)
+    found = memory_problems.measure(PerfectMemory(kind), problems)
     print(found)
     assert found["loss"] < 1e-9
-    assert found.get("recalled", 1.0) == 1.0
+    assert found.get("symbol_accuracy", 1.0) == 1.0
 
 
 def test_measure_without_memory_is_baseline():
@@ -57,7 +56,7 @@ def test_measure_without_memory_is_baseline():
     ).expand(len(x), -1, -1)
     found = memory_problems.measure(net, problems)
     assert found["loss"] == pytest.approx(memoryless_loss(30), rel=1e-4)
-    assert 0.05 < found["recalled"] < 0.2
+    assert 0.05 < found["symbol_accuracy"] < 0.2
 
 
 def test_state_gradient_norms_match_jacobians():
@@ -66,7 +65,7 @@ def test_state_gradient_norms_match_jacobians():
     net = SequenceModel(rnn.CELL, 2, 1, tokens=False, hidden=6, pool="last").double()
     x, y = next(MemoryProblems("adding", 10, 3, seed=0))
     x, y = x.double(), y.double()
-    h, _ = net.hidden(x)
+    h, _ = net.features(x)
     W, V = net.recurrent.weight_hh_l0, net.head.weight
     norms = []
     for t in range(10):  # the state that moment t is read with
@@ -97,31 +96,31 @@ def test_gradient_profile_of_open_forget_gates_is_constant():
     assert memory_problems.gradient_profile(net, [(x, y)])["gradient/100"] == pytest.approx(1.0, rel=1e-5)
 
 
-@pytest.mark.parametrize("use", ["adding", "copy"])
-def test_build_trains_and_evaluates(use):
-    run = built(use, steps=3)
+@pytest.mark.parametrize("task", ["adding", "copy"])
+def test_build_trains_and_evaluates(task):
+    run = build(task, steps=3)
     before = run.evaluate()
     for _ in range(3):
         run.update(next(run.stream))
     after = run.evaluate()
     assert before != after
     assert {"loss", "gradient/1", "gradient/10"} <= before.keys()
-    assert ("recalled" in after) == (use == "copy")
+    assert ("symbol_accuracy" in after) == (task == "copy")
     model, metadata = run.state["model"], run.metadata
     again = lstm.VARIANTS[metadata["variant"]].make(**metadata["model_config"])
     again.load_state_dict(model.state_dict())
-    found = lstm.evaluate(again, metadata, "drawn", held_out=True)
+    found = lstm.evaluate(again, metadata, "synthetic", held_out=True)
     assert found["loss"] == pytest.approx(run.test()["loss"], rel=1e-6)
-    assert found["moments"] == 12
-    longer = lstm.evaluate(again, metadata, "drawn:25", held_out=False)
-    assert longer["moments"] == 25
+    assert found["time_steps"] == 12
+    longer = lstm.evaluate(again, metadata, "synthetic:25", held_out=False)
+    assert longer["time_steps"] == 25
     assert longer["loss"] != found["loss"]
-    with pytest.raises(BadInput, match="these problems are drawn"):
+    with pytest.raises(BadInput, match="these problems are generated"):
         lstm.evaluate(again, metadata, "digits", held_out=False)
 
 
 def test_predict_parses_problems():
-    run = built("adding")
+    run = build("adding")
     model = run.state["model"]
     (answer,) = lstm.predict(model, run.metadata, ["0.25 0.5* 0.125, 0.75*"])
     x = torch.tensor([[[0.25, 0.0], [0.5, 1.0], [0.125, 0.0], [0.75, 1.0]]])
@@ -129,7 +128,7 @@ def test_predict_parses_problems():
     for wrong in ("0.1 0.2", "0.1* 0.2", "0.1* 2*", "", "a* 0.1*"):
         with pytest.raises(BadInput, match="two of them marked"):
             lstm.predict(model, run.metadata, [wrong])
-    run = built("copy")
+    run = build("copy")
     (answer,) = lstm.predict(run.state["model"], run.metadata, ["31415 82671"])
     x = torch.tensor([[3, 1, 4, 1, 5, 8, 2, 6, 7, 1] + 11 * [0] + [9] + 10 * [0]])
     x = nn.functional.one_hot(x, 10).float()
@@ -140,12 +139,12 @@ def test_predict_parses_problems():
 
 
 def test_task_rejects_unsupported_verbs():
-    run = built("adding")
+    run = build("adding")
     with pytest.raises(BadInput, match="nothing to sample"):
         lstm.sample(run.state["model"], run.metadata)
     with pytest.raises(BadInput, match="does not predict with 'fill'"):
         lstm.predict(run.state["model"], run.metadata, ["0.1* 0.2*"], fill=True)
     with pytest.raises(BadInput, match="not bidirectional"):
-        built("copy", bidirectional=True)
-    with pytest.raises(BadInput, match="give data drawn"):
-        built("copy", data="shakespeare")
+        build("copy", bidirectional=True)
+    with pytest.raises(BadInput, match="give data synthetic"):
+        build("copy", data="shakespeare")

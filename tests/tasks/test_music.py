@@ -1,4 +1,4 @@
-"""Music: nats a frame against the formula, what a frame is told from, what is played, and its use from files."""
+"""Music: nats per frame against the formula, causality, generated pieces, and its use from files."""
 
 import json
 import math
@@ -15,16 +15,17 @@ import torchstone as ts
 from torchstone import api
 from torchstone.data.music import midi
 from torchstone.data.music.dataset import read_piece
+from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput
 from torchstone.systems.recurrent.lstm import CELL
 from torchstone.tasks import music
 from torchstone.tasks.recurrent import Recipe
 
-SMALL = Recipe(
-    use="music", variant="lstm", hidden=16, layers=1, bidirectional=False, path="fast", length=64,
-    batch_size=4, steps=60, lr=1e-2,
-)  # fmt: skip
+SMALL = replace_fields(
+    Recipe(task="music", variant="lstm", seq_len=64, batch_size=4, steps=60),
+    {"hidden": 16, "layers": 1, "bidirectional": False, "implementation": "fused", "lr": 1e-2},
+)
 CHORDS = ([48, 60, 64, 67], [53, 60, 65, 69], [55, 59, 62, 67], [48, 55, 64, 72])
 
 
@@ -45,18 +46,18 @@ def folder_of(folder, count=12, low=12, high=20):
     return folder
 
 
-class Telling(nn.Module):
-    """In place of a network: `tell` of what it is given, and no state."""
+class FunctionModel(nn.Module):
+    """A network that is a function of its input, without state."""
 
-    def __init__(self, tell):
+    def __init__(self, function):
         super().__init__()
-        self.weight, self.tell = nn.Parameter(torch.zeros(1)), tell
+        self.weight, self.function = nn.Parameter(torch.zeros(1)), tell
 
     def forward(self, x):
-        return self.tell(x)
+        return self.function(x)
 
     def step(self, x, state=None):
-        return self.tell(x), ()
+        return self.function(x), ()
 
 
 def test_loss_is_nats_per_frame():
@@ -64,7 +65,7 @@ def test_loss_is_nats_per_frame():
     frames = (torch.rand(3, 7, 88) < 0.1).float()
     lengths = torch.tensor([7, 4, 5])
     logits = torch.randn(3, 7, 88)
-    found = music.loss(Telling(lambda x: logits), (frames, lengths))
+    found = music.loss(FunctionModel(lambda x: logits), (frames, lengths))
     total = 0.0
     for row, length in enumerate(lengths.tolist()):
         for t in range(length):
@@ -74,9 +75,9 @@ def test_loss_is_nats_per_frame():
     assert float(found["loss"]) == pytest.approx(total / 16, rel=1e-5)
     assert int(found["weight"]) == 16
     pieces = [frames[row, :length].bool() for row, length in enumerate(lengths.tolist())]
-    measured = music.measure(Telling(lambda x: logits[:, : x.shape[1]]), pieces)
+    measured = music.measure(FunctionModel(lambda x: logits[:, : x.shape[1]]), pieces)
     assert measured == pytest.approx(total / 16, rel=1e-5)
-    even = music.measure(Telling(torch.zeros_like), pieces)
+    even = music.measure(FunctionModel(torch.zeros_like), pieces)
     assert even == pytest.approx(88 * math.log(2), rel=1e-6)
 
 
@@ -139,7 +140,7 @@ def test_train_learns_chord_sequence(tmp_path):
     before = run.test()["loss"]
     fit(run, intervals=Intervals(evaluate=recipe.steps), quiet=True)
     floor = -4 * (0.8 * math.log(0.8) + 0.2 * math.log(0.2))
-    print(f"{before:.2f} nats a frame untrained, {run.results['test/loss']:.2f}, floor {floor:.2f}")
+    print(f"{before:.2f} nats per frame untrained, {run.results['test/loss']:.2f}, floor {floor:.2f}")
     assert before > 5
     assert floor * 0.7 < run.results["test/loss"] < floor + 1.2
     run.report(tmp_path / "pictures")
@@ -153,7 +154,7 @@ def test_train_learns_chord_sequence(tmp_path):
 
 def test_generate_pieces_follows_probabilities():
     chance = torch.linspace(0.02, 0.98, 88)
-    model = Telling(lambda x: chance.logit().expand(*x.shape[:2], -1))
+    model = FunctionModel(lambda x: chance.logit().expand(*x.shape[:2], -1))
     pieces = music.generate_pieces(model, 400, count=5, seed=0)
     assert len(pieces) == 5
     share = torch.stack(pieces).float().mean((0, 1))
@@ -185,12 +186,12 @@ def test_generate_pieces_continues_state(tmp_path):
 
 def test_build_rejects_bidirectional(tmp_path):
     with pytest.raises(BadInput, match="bidirectional"):
-        music.build(replace(SMALL, data=str(folder_of(tmp_path)), bidirectional=True), CELL)
+        music.build(replace_fields(SMALL, {"data": str(folder_of(tmp_path)), "bidirectional": True}), CELL)
 
 
 def test_build_cuts_pieces_in_training_only(tmp_path):
     folder = folder_of(tmp_path, low=30, high=31)
-    run = music.build(replace(SMALL, data=str(folder), length=8, batch_size=48), CELL)
+    run = music.build(replace(SMALL, data=str(folder), seq_len=8, batch_size=48), CELL)
     _, lengths = next(run.stream)
     assert sorted(set(lengths.tolist())) == [6, 8]
     assert int(lengths.sum()) == 12 * 30  # nothing is left out
@@ -206,7 +207,14 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("music")
     data = str(folder_of(folder))
     ts.train(
-        "lstm/jsb", data=data, out=folder / "run", quiet=True, hidden=16, steps=20, batch_size=4, ema=0.5
+        "lstm/jsb",
+        data=data,
+        out=folder / "run",
+        quiet=True,
+        hidden=16,
+        steps=20,
+        batch_size=4,
+        ema_decay=0.5,
     )
     return folder
 
@@ -246,7 +254,7 @@ def test_predict_and_evaluate_nats_per_frame(trained, capsys, tmp_path):
     assert code == 0
     model = ts.load(trained / "run")
     wanted = music.measure(model, [read_piece(tmp_path / "a.mid", 1.0)[0]])
-    assert f"{wanted:.3f} nats a frame" in said
+    assert f"{wanted:.3f} nats per frame" in said
     result = json.loads((trained / "run" / "result.json").read_text())["metrics"]
     assert ts.evaluate(trained / "run")["loss"] == pytest.approx(result["test/loss"], rel=1e-6)
     assert len(content["test"]) == 4

@@ -1,11 +1,11 @@
-"""Labels by a recurrent network: texts, pairs, and each word; trained on a few lines that can be told apart."""
+"""Classification by a recurrent network: texts, pairs, and each word; trained on a few separable lines."""
 
-import dataclasses
 import random
 
 import pytest
 import torch
 
+from torchstone.engine.recipe_fields import replace_fields
 from torchstone.errors import BadInput
 from torchstone.systems.recurrent import gru, lstm
 
@@ -13,9 +13,9 @@ GOOD, BAD = ("fine", "lovely", "warm"), ("dull", "grim", "cold")
 
 
 def recipe(module, data, **fields):
-    usual = {"use": "label", "data": str(data), "hidden": 12, "length": 16, "vocabulary": 80}
-    usual |= {"batch": 8, "steps": 200, "lr": 2e-2, "device": "cpu", "bidirectional": True}
-    return dataclasses.replace(module.RECIPES["smoke"], **(usual | {"forget": None} | fields))
+    defaults = {"task": "label", "data": str(data), "hidden": 12, "seq_len": 16, "vocab_size": 80}
+    defaults |= {"batch_size": 8, "steps": 200, "lr": 2e-2, "device": "cpu", "bidirectional": True}
+    return replace_fields(module.RECIPES["smoke"], defaults | {"forget_bias": None} | fields)
 
 
 def trained(module, data, **fields):
@@ -62,7 +62,7 @@ def test_classifier_labels_words(tmp_path):
         labels = [f"x{following}" for following in [*words[1:], "end"]]
         lines += [f"{word} {label}" for word, label in zip(words, labels, strict=True)] + [""]
     file.write_text("\n".join(lines))
-    run = trained(gru, file, path="written", steps=250)
+    run = trained(gru, file, implementation="reference", steps=250)
     found = gru.evaluate(run.state["model"], run.metadata, str(file), held_out=True)
     assert found["accuracy"] > 0.99
     (answer,) = gru.predict(run.state["model"], run.metadata, ["a c b b"])

@@ -19,10 +19,10 @@ from torchstone.plots import attention_maps
 from torchstone.runs import load
 from torchstone.systems.transformer import transformer
 from torchstone.tasks.text.translate import (
+    BOS,
     EOS,
     PAD,
     SPECIAL_TOKENS,
-    BOS,
     bleu,
     encode_pairs,
     measure,

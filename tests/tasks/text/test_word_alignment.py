@@ -1,4 +1,4 @@
-"""Alignment error rates against sets counted by hand, and attention drawn beside gold links."""
+"""Alignment error rates against sets counted by hand, and attention drawn next to gold links."""
 
 import json
 
@@ -22,8 +22,8 @@ PAIRS = [
 ]
 
 
-class Looking(nn.Module):
-    """Each token looks at the source token that its row of `table` names; tokens are words."""
+class TableAttention(nn.Module):
+    """Each token attends to the source token that its row of `table` names; tokens are words."""
 
     attends, longest = True, 100
 
@@ -47,15 +47,15 @@ def tokenizer():
     )
 
 
-def looking(tokenizer, *rows):
+def table_attention(tokenizer, *rows):
     keys = [tuple(tokenizer.encode(a, add_special_tokens=False).ids) for a, _ in PAIRS]
     assert [len(key) for key in keys] == [3, 1, 4]
-    return Looking(dict(zip(keys, rows, strict=True)))
+    return TableAttention(dict(zip(keys, rows, strict=True)))
 
 
 def test_alignment_rates_match_counted_sets(tokenizer, monkeypatch):
     # rows: the words written, then their end; the last place of a source is its end
-    model = looking(tokenizer, (0, 2, 2, 0), (1, 0, 0), (3, 4, 0)).train()
+    model = table_attention(tokenizer, (0, 2, 2, 0), (1, 0, 0), (3, 4, 0)).train()
     links = {
         PAIRS[0]: frozenset({(0, 0), (1, 1), (2, 2)}),
         PAIRS[1]: frozenset({(0, 0), (0, 1)}),
@@ -75,7 +75,7 @@ def test_alignment_rates_match_counted_sets(tokenizer, monkeypatch):
 
 
 def test_alignment_rates_of_perfect_attention(tokenizer):
-    model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
+    model = table_attention(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
     links = {
         pair: frozenset((i, j) for j, i in enumerate(row))
         for pair, row in zip(PAIRS, ((0, 1, 2), (0, 0), (3, 1)), strict=True)
@@ -85,7 +85,7 @@ def test_alignment_rates_of_perfect_attention(tokenizer):
 
 
 def test_alignment_maps_keep_order(tokenizer):
-    model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
+    model = table_attention(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
     for (source, target), each in zip(
         PAIRS, word_alignment.alignment_maps(model, tokenizer, PAIRS), strict=True
     ):
@@ -94,7 +94,7 @@ def test_alignment_maps_keep_order(tokenizer):
 
 
 def test_alignment_maps_reject_incomplete_tokenizer(tokenizer):
-    model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
+    model = table_attention(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
     pair = ("eins \u200b zwei drei", "one two three")  # the mark in between becomes no token
     with pytest.raises(BadInput, match="leaves out whole words"):
         word_alignment.alignment_rates(model, tokenizer, [pair], {pair: frozenset()})
@@ -103,7 +103,7 @@ def test_alignment_maps_reject_incomplete_tokenizer(tokenizer):
 def test_plot_with_gold_links_draws_both(tokenizer, tmp_path):
     from PIL import Image
 
-    model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
+    model = table_attention(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
     maps = word_alignment.alignment_maps(model, tokenizer, PAIRS)
     attention_maps.plot_with_gold_links(
         [(each, {(0, 0)}) for each in maps], tmp_path / "gold.png", max_plots=2
@@ -124,8 +124,8 @@ def test_run_reports_and_plots_gold_alignments(tmp_path, monkeypatch):
     verses, note = bible.read()
     few = [verse for verse in verses if len(verse.target.split()) < 12][:60]
     monkeypatch.setattr(bible, "read", lambda *_: (few, note))
-    small = ["--hidden", "16", "--embedding", "8", "--vocabulary", "500", "--steps", "3"]
-    small += ["--batch", "300", "--maxout", "0", "--device", "cpu"]
+    small = ["--hidden", "16", "--embedding", "8", "--vocab_size", "500", "--steps", "3"]
+    small += ["--batch_size", "300", "--maxout", "0", "--device", "cpu"]
     folder = tmp_path / "run"
     assert main(["train", "seq2seq/bible", *small, "--out", str(folder)]) == 0
     results = json.loads((folder / "result.json").read_text())["metrics"]
