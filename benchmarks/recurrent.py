@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchstone.data.text.bptt_batches import Lanes
+from torchstone.data.text.bptt_batches import BPTTBatches
 from torchstone.parts.recurrent.layers import Cell
-from torchstone.parts.recurrent.sequence_model import Network
+from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.systems.recurrent import gru, lstm, rnn
 from torchstone.tasks.recurrent import Recipe
-from torchstone.tasks.text.rnn_language_model import Carrying
+from torchstone.tasks.text.rnn_language_model import StatefulUpdate
 
 # symbols, units, layers, lanes, tokens a window
 SIZES = {
@@ -78,9 +78,11 @@ def ours(cell: Cell, size, ids, device, **how):
     if how.pop("step_compiled", False):
         cell = cell._replace(step=torch.compile(cell.step))
     torch.manual_seed(0)
-    network = Network(cell, symbols, symbols, tokens=True, hidden=units, layers=layers, path=path).to(device)
+    network = SequenceModel(cell, symbols, symbols, tokens=True, hidden=units, layers=layers, path=path).to(
+        device
+    )
     recipe = replace(Recipe(lr=2e-3, clip=1.0, schedule="constant"), **how)
-    update, stream = Carrying(network, recipe), Lanes(ids, length, lanes, seed=0)
+    update, stream = StatefulUpdate(network, recipe), BPTTBatches(ids, length, lanes, seed=0)
     return lambda: float(update(next(stream))["loss"])
 
 

@@ -23,9 +23,11 @@ def recurrent_cases(cell: Any, theirs: type[nn.Module]) -> Iterator[ParityCase]:
         options: dict[str, Any] = {"bidirectional": bidirectional, "bias": number % 5 > 0}
         options["dropout"] = 0.4 if layers > 1 and number % 3 else 0.0
         project = rng.randint(1, hidden - 1) if cell.states == 2 and number % 4 > 1 else 0
-        path = "written" if number % 3 else "fast"
+        implementation = "reference" if number % 3 else "fused"
         torch.manual_seed(number)
-        ours = Recurrent(cell, inputs, hidden, layers, projection=project, path=path, **options)
+        ours = Recurrent(
+            cell, inputs, hidden, layers, projection=project, implementation=implementation, **options
+        )
         proj_size = {"proj_size": project} if project else {}
         net = theirs(inputs, hidden, layers, batch_first=True, **options, **proj_size)
         net.load_state_dict(ours.state_dict())
@@ -34,7 +36,7 @@ def recurrent_cases(cell: Any, theirs: type[nn.Module]) -> Iterator[ParityCase]:
         adapter = OutputAdapter(net, _padded_output)
         if number < 8:
             x, ours, adapter = x.double(), ours.double(), adapter.double()
-        label = f"{path}, {layers} layers, {'bidirectional' if bidirectional else 'unidirectional'}"
+        label = f"{implementation}, {layers} layers, {'bidirectional' if bidirectional else 'unidirectional'}"
         label += f"{', lengths' if lengths else ''}{', dropout' if options['dropout'] else ''}"
         yield ParityCase(ours, adapter, (x, *lengths), label=label + (", projection" if project else ""))
 

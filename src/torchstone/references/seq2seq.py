@@ -48,11 +48,16 @@ class TorchSeq2Seq(nn.Module):
 
     def __init__(
         self, source: int, target: int, decoder: str, embedding: int, hidden: int, layers: int = 1,
-        bidirectional: bool = False, score: str = "general", feeding: bool = False,
-        turned: bool = False, maxout: int = 0,
+        bidirectional: bool = False, score: str = "general", input_feeding: bool = False,
+        reverse_source: bool = False, maxout: int = 0,
     ):  # fmt: skip
         super().__init__()
-        self.kind, self.score, self.feeding, self.turned = decoder, score, feeding, turned
+        self.kind, self.score, self.input_feeding, self.reverse_source = (
+            decoder,
+            score,
+            input_feeding,
+            reverse_source,
+        )
         cell = nn.LSTM if decoder in ("plain", "luong") else nn.GRU
         units = hidden // 2 if bidirectional else hidden
         self.encoder, self.decoder = nn.Module(), nn.Module()
@@ -74,7 +79,7 @@ class TorchSeq2Seq(nn.Module):
                 self.decoder.maxout = nn.Linear(width, 2 * maxout)
                 width = maxout
         elif decoder == "luong":
-            inputs = embedding + hidden * feeding
+            inputs = embedding + hidden * input_feeding
             self.decoder.combine = nn.Linear(read + hidden, hidden, bias=False)
         if decoder == "bahdanau" or score == "concat":
             bias = decoder == "bahdanau"
@@ -91,7 +96,7 @@ class TorchSeq2Seq(nn.Module):
 
     def one(self, words: Tensor, given: Tensor) -> Tensor:
         """Logits (n, vocabulary) of one sentence."""
-        if self.turned:
+        if self.reverse_source:
             words = torch.cat([words[:-1].flip(0), words[-1:]])
         memory, last = self.encoder.rnn(self.encoder.embedding(words))
         last = last if isinstance(last, tuple) else (last,)
@@ -118,7 +123,7 @@ class TorchSeq2Seq(nn.Module):
                     sums = self.decoder.maxout(features)
                     features = torch.maximum(sums[0::2], sums[1::2])
             else:
-                s, state = self.step(torch.cat([y, fed]) if self.feeding else y, state)
+                s, state = self.step(torch.cat([y, fed]) if self.input_feeding else y, state)
                 features = self.decoder.combine(torch.cat([self.look(s, memory), s])).tanh()
                 fed = features
             logits.append(self.decoder.fc_out(features))
@@ -142,15 +147,15 @@ class TorchSeq2Seq(nn.Module):
 
 # decoder, layers, whether the encoder reads both ways, and what else
 CASES = (
-    ("plain", 2, False, {"turned": True}),
+    ("plain", 2, False, {"reverse_source": True}),
     ("plain", 3, True, {}),
     ("cho", 1, False, {}),
     ("bahdanau", 1, False, {}),
     ("bahdanau", 1, False, {"maxout": 5}),
-    ("luong", 2, False, {"feeding": True}),
-    ("luong", 1, True, {"score": "concat", "feeding": True}),
-    ("luong", 2, True, {"score": "dot", "feeding": False}),
-    ("luong", 1, False, {"score": "general", "feeding": False}),
+    ("luong", 2, False, {"input_feeding": True}),
+    ("luong", 1, True, {"score": "concat", "input_feeding": True}),
+    ("luong", 2, True, {"score": "dot", "input_feeding": False}),
+    ("luong", 1, False, {"score": "general", "input_feeding": False}),
 )
 
 
@@ -158,7 +163,7 @@ def seq2seq_cases(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
     """Networks of sizes drawn at random on sentences of several lengths, padded.
 
     Args:
-        make: takes `Reference`'s arguments, `dropout` and `path`.
+        make: takes `Reference`'s arguments, `dropout` and `implementation`.
     """
     generator = torch.Generator().manual_seed(2014)
 
@@ -171,7 +176,7 @@ def seq2seq_cases(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
 
     for number, (decoder, layers, both, more) in enumerate(CASES):
         dtype = torch.float32 if number in (4, 8) else torch.float64
-        path = "written" if number % 3 == 1 else "fast"
+        implementation = "reference" if number % 3 == 1 else "fused"
         sizes: list[Any] = [int(draw(low, high)) for low, high in ((9, 30), (9, 30), (3, 12), (2, 8))]
         source, target = (draw(1, size, 3, int(draw(5, 10))) for size in sizes[:2])
         for tokens in (source, target):
@@ -186,7 +191,7 @@ def seq2seq_cases(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
         settings |= {"layers": layers, "bidirectional": both, **more}
         with default_dtype(dtype):
             theirs = TorchSeq2Seq(*sizes[:2], **settings)
-            ours = make(*sizes[:2], dropout=0.0, path=path, **settings)
+            ours = make(*sizes[:2], dropout=0.0, implementation=implementation, **settings)
         with torch.no_grad():
             for parameter in theirs.parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
@@ -200,5 +205,5 @@ def seq2seq_cases(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
             (source, target),
             inside,
             torch.optim.Adam,
-            f"{said}{both_ways}, {path}, {dtype}",
+            f"{said}{both_ways}, {implementation}, {dtype}",
         )

@@ -240,6 +240,7 @@ def train_diffusion(
         plot_guidance_sweep(run.results, folder / "guidance.png")
         sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
         sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
+        sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
 
     run = Run(
         stream=stream,

@@ -6,14 +6,19 @@ import pytest
 import torch
 
 from torchstone.errors import BadInput
-from torchstone.parts.recurrent.seq2seq_attention import Additive, Multiplicative, attend, score
+from torchstone.systems.recurrent.seq2seq import (
+    AdditiveAttention,
+    MultiplicativeAttention,
+    attend,
+    make_score,
+)
 
 LENGTHS = (5, 3, 1)
 
 
 def drawn(kind, query=6, read=6, hidden=4, bias=False, seed=0):
     torch.manual_seed(seed)
-    made = score(kind, query, read, hidden, bias=bias).double()
+    made = make_score(kind, query, read, hidden, bias=bias).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter += 0.5 * torch.randn_like(parameter)
@@ -48,7 +53,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "query", "read", "bias"), CASES)
-def test_equals_a_loop_over_the_words(kind, query, read, bias):
+def test_attention_equals_loop_over_words(kind, query, read, bias):
     made, s, h = drawn(kind, query, read, bias=bias)
     made.requires_grad_(False)
     mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
@@ -67,14 +72,14 @@ def test_equals_a_loop_over_the_words(kind, query, read, bias):
 
 
 @pytest.mark.parametrize("kind", ["additive", "concat", "general"])
-def test_gradients_are_those_of_finite_differences(kind):
+def test_attention_gradients_match_finite_differences(kind):
     made, s, h = drawn(kind, 6, 9, bias=kind == "additive")
     mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
     inputs = (s.requires_grad_(), h.requires_grad_())
     assert torch.autograd.gradcheck(lambda s, h: attend(made(s, made.keys(h)), h, mask), inputs)
 
 
-def test_padding_changes_nothing_whatever_stands_there():
+def test_attention_ignores_padding():
     for kind in ("additive", "concat", "general", "dot"):
         made, s, h = drawn(kind)
         mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
@@ -84,7 +89,7 @@ def test_padding_changes_nothing_whatever_stands_there():
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)), kind
 
 
-def test_nothing_to_look_at_is_zero_and_has_a_gradient():
+def test_attention_over_no_words_is_zero():
     made, s, h = drawn("additive")
     mask = torch.zeros(3, max(LENGTHS), dtype=torch.bool)
     mask[0] = True
@@ -95,7 +100,7 @@ def test_nothing_to_look_at_is_zero_and_has_a_gradient():
     assert all(p.grad.isfinite().all() for p in made.parameters())
 
 
-def test_one_query_at_a_time_is_all_at_once():
+def test_attention_scores_queries_independently():
     for kind in ("additive", "concat", "general", "dot"):
         made, s, h = drawn(kind)
         keys = made.keys(h)
@@ -103,20 +108,20 @@ def test_one_query_at_a_time_is_all_at_once():
         assert torch.allclose(torch.cat(apart, 1), made(s, keys), atol=1e-14), kind
 
 
-def test_weights_are_counted():
+def test_attention_parameter_counts():
     """Bahdanau's W (hidden, query), U (hidden, read), v; a bias where one is asked for."""
     counts = {
-        kind: sum(p.numel() for p in score(kind, 6, 8, 5, bias=True).parameters())
+        kind: sum(p.numel() for p in make_score(kind, 6, 8, 5, bias=True).parameters())
         for kind in ("additive", "concat", "general")
     }
     assert counts == {"additive": 5 * 6 + 5 * 8 + 5 + 5, "concat": 5 * 6 + 5 * 8 + 5, "general": 48}
-    assert not list(score("dot", 6, 6).parameters())
-    assert isinstance(score("concat", 6, 8), Additive)
-    assert isinstance(score("dot", 6, 6), Multiplicative)
+    assert not list(make_score("dot", 6, 6).parameters())
+    assert isinstance(make_score("concat", 6, 8), AdditiveAttention)
+    assert isinstance(make_score("dot", 6, 6), MultiplicativeAttention)
 
 
-def test_what_is_refused():
+def test_make_score_rejects_unknown_kinds():
     with pytest.raises(BadInput, match="unknown score 'cosine': additive, concat, general, dot"):
-        score("cosine", 6, 6)
+        make_score("cosine", 6, 6)
     with pytest.raises(BadInput, match="dot compares states of one width, not of 6 and 8"):
-        score("dot", 6, 8)
+        make_score("dot", 6, 8)
