@@ -148,7 +148,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield build_run(recipe, VARIANTS)
 
 
-def count_parameters(inputs: int, hidden: int, bidirectional: bool = False) -> int:
+def count_layer(inputs: int, hidden: int, bidirectional: bool = False) -> int:
     with torch.device("meta"):
         return count_parameters(Recurrent(CELL, inputs, hidden, bidirectional=bidirectional))
 
@@ -172,10 +172,10 @@ def awd_parameters() -> int:
 
 FACTS = [
     # torch's 4 (h(i + h) + 2h)
-    Fact("88 → 128 parameters", partial(count_parameters, 88, 128), 111_616),
-    Fact("1 → 128 parameters", partial(count_parameters, 1, 128), 67_072),
+    Fact("88 → 128 parameters", partial(count_layer, 88, 128), 111_616),
+    Fact("1 → 128 parameters", partial(count_layer, 1, 128), 67_072),
     Fact(
-        "26 → 100, bidirectional, parameters", partial(count_parameters, 26, 100, bidirectional=True), 102_400
+        "26 → 100, bidirectional, parameters", partial(count_layer, 26, 100, bidirectional=True), 102_400
     ),
     Fact("lstm_ptb_small parameters", partial(treebank_parameters, "small"), 4_653_200),
     Fact("lstm_ptb_medium parameters", partial(treebank_parameters, "medium"), 19_780_400),

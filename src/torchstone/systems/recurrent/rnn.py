@@ -93,15 +93,15 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield build_run(recipe, VARIANTS)
 
 
-def count_parameters(inputs: int, hidden: int) -> int:
+def count_layer(inputs: int, hidden: int) -> int:
     with torch.device("meta"):
         return count_parameters(Recurrent(CELL, inputs, hidden))
 
 
 # torch's h(i + h) + 2h
 FACTS = [
-    Fact("88 → 128 parameters", partial(count_parameters, 88, 128), 27_904),
-    Fact("1 → 128 parameters", partial(count_parameters, 1, 128), 16_768),
+    Fact("88 → 128 parameters", partial(count_layer, 88, 128), 27_904),
+    Fact("1 → 128 parameters", partial(count_layer, 1, 128), 16_768),
 ]
 
 

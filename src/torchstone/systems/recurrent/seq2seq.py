@@ -417,14 +417,14 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield add_gold_alignments(run, recipe, data, tokenizer) if has_gold else run
 
 
-def count_parameters(variant: str) -> int:
+def count_variant(variant: str) -> int:
     with torch.device("meta"):
         return count_parameters(VARIANTS[variant].make())
 
 
 FACTS = [
     *(
-        Fact(f"{variant}, 7,853 and 5,893 words: parameters", partial(count_parameters, variant), count)
+        Fact(f"{variant}, 7,853 and 5,893 words: parameters", partial(count_variant, variant), count)
         for variant, count in (
             ("seq2seq_plain", 13_898_501),
             ("seq2seq_cho", 14_219_781),
@@ -432,7 +432,7 @@ FACTS = [
         )
     ),
     # biases and all
-    Fact("seq2seq_paper: millions of parameters", partial(count_parameters, "seq2seq_paper"), 384e6, 5e5),
+    Fact("seq2seq_paper: millions of parameters", partial(count_variant, "seq2seq_paper"), 384e6, 5e5),
 ]
 
 

@@ -378,14 +378,14 @@ COUNTS = {
 }
 
 
-def count_parameters(variant: str, head: str) -> int:
+def count_variant(variant: str, head: str) -> int:
     """Number of parameters, without allocating them."""
     with torch.device("meta"):
         return count_parameters(VARIANTS[variant].make(head=head, use_pooler=head != "masked"))
 
 
 FACTS = [
-    Fact(f"{variant} parameters, head {head}", partial(count_parameters, variant, head), count)
+    Fact(f"{variant} parameters, head {head}", partial(count_variant, variant, head), count)
     for variant, counts in COUNTS.items()
     for head, count in zip(("none", "pretraining", "masked"), counts, strict=False)
 ]

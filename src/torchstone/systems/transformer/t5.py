@@ -400,13 +400,13 @@ COUNTS = {
 }
 
 
-def count_parameters(variant: str) -> int:
+def count_variant(variant: str) -> int:
     """Number of parameters, without allocating them."""
     with torch.device("meta"):
         return count_parameters(VARIANTS[variant].make())
 
 
-FACTS = [Fact(f"{v} parameters", partial(count_parameters, v), count) for v, count in COUNTS.items()]
+FACTS = [Fact(f"{v} parameters", partial(count_variant, v), count) for v, count in COUNTS.items()]
 
 
 def reference() -> Iterator[ParityCase]:

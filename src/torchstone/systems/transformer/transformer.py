@@ -366,7 +366,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield translate(model, recipe, data, tokenizer, loss=loss, model_config=model_config)
 
 
-def count_parameters(variant: str, part: str) -> int:
+def count_variant(variant: str, part: str) -> int:
     return count_parameters(on_meta(VARIANTS[variant].make).get_submodule(part))
 
 
@@ -376,7 +376,7 @@ COUNTS = {
     "transformer_big": (214_245_376, 12_596_224, 16_796_672),
 }
 FACTS = [
-    Fact(f"{variant}{part}: parameters", partial(count_parameters, variant, part.strip()), figure)
+    Fact(f"{variant}{part}: parameters", partial(count_variant, variant, part.strip()), figure)
     for variant, figures in COUNTS.items()
     for part, figure in zip(("", " encoder.0", " decoder.0"), figures, strict=True)
 ]
