@@ -237,7 +237,7 @@ def test_6_a_rule_of_its_own_that_leaves_one_out(monkeypatch):
 
 
 def test_6_a_threshold_that_is_never_moved(monkeypatch):
-    plain = perceptron.extended
+    plain = perceptron.with_bias_input
 
     def extended(x):
         rows = plain(x)

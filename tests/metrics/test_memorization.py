@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from torchstone.data.vision.captioned import Captioned
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.metrics import memorization
 
 
@@ -13,7 +13,7 @@ from torchstone.metrics import memorization
 def data():
     images = torch.arange(12, dtype=torch.uint8).view(-1, 1, 1, 1) * 20
     splits = [
-        Pictures(rows, images[rows].expand(-1, 3, 8, 8).contiguous())
+        ImageSplit(rows, images[rows].expand(-1, 3, 8, 8).contiguous())
         for rows in (torch.arange(0, 12, 2), torch.tensor([1, 5, 9]), torch.tensor([3, 7, 11]))
     ]
     names = tuple(f"image {i}" for i in range(12))

@@ -8,7 +8,7 @@ from gaussian_denoiser import GaussianDenoiser
 from torch import nn
 
 from torchstone.errors import BadInput
-from torchstone.metrics.classifier_features import Judge, Seen
+from torchstone.metrics.classifier_features import ClassifierFeatures, FeatureClassifier
 from torchstone.parts.diffusion.process import vb_term
 from torchstone.tasks.diffusion.inference import (
     SWEEP_SCALES,
@@ -90,11 +90,11 @@ def test_guidance_sweep_samples_every_scale_and_both_samplers(tmp_path):
     def extract(images):
         number = int(images[0, 0, 0, 0])
         labels = (torch.arange(30) + (torch.arange(30) >= 5 * number)) % 3
-        return Seen(features / number, torch.eye(3)[labels])
+        return ClassifierFeatures(features / number, torch.eye(3)[labels])
 
-    classifier = Judge(nn.Identity(), {}, (), 1.0)
+    classifier = FeatureClassifier(nn.Identity(), {}, (), 1.0)
     object.__setattr__(classifier, "extract", extract)
-    real = Seen(features, torch.eye(3)[torch.arange(30) % 3]), torch.arange(30) % 3
+    real = ClassifierFeatures(features, torch.eye(3)[torch.arange(30) % 3]), torch.arange(30) % 3
     metrics = guidance_sweep(sample, classifier, real, torch.arange(30) % 3, 40)
     assert [config.guidance_scale for config in configs] == [*SWEEP_SCALES, 1.0, 1.0]
     assert [config.steps for config in configs[-2:]] == [40, 40]

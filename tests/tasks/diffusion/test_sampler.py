@@ -7,9 +7,9 @@ import torch
 from gaussian_denoiser import GaussianDenoiser, noise
 from torch import nn
 
-from torchstone.data.vision.dataset import normalise
+from torchstone.data.vision.dataset import normalize
 from torchstone.errors import BadInput
-from torchstone.metrics.classifier_features import Judge, fitted
+from torchstone.metrics.classifier_features import FeatureClassifier, resize_uint8
 from torchstone.systems.generative.ddpm import p_sample
 from torchstone.tasks.diffusion.sampler import (
     ClassifierGuidance,
@@ -98,7 +98,7 @@ def test_classifier_guidance_moves_samples_towards_a_label():
             return torch.stack([-logit, 0 * logit, logit], 1)
 
     metadata = {"mean": [0.5], "std": [0.25], "channels": 1, "ink": True}
-    classifier = Judge(Brightness(), metadata, ("dark", "gray", "bright"), 1.0)
+    classifier = FeatureClassifier(Brightness(), metadata, ("dark", "gray", "bright"), 1.0)
     model = GaussianDenoiser(shape=(1, 28, 28))
 
     def sample(label, scale):
@@ -118,7 +118,7 @@ def test_classifier_guidance_moves_samples_towards_a_label():
 def test_classifier_input_pads_ink_and_resizes_other_images(size, ink):
     metadata = {"mean": [0.5], "std": [0.25], "channels": 1, "ink": ink}
     images = torch.randint(256, (2, 1, size, size), dtype=torch.uint8)
-    expected = normalise(fitted(images, metadata), metadata)
+    expected = normalize(resize_uint8(images, metadata), metadata)
     output = classifier_input(images.float() / 127.5 - 1, metadata)
     assert torch.allclose(output, expected, atol=0.01)  # `fitted` rounds
 

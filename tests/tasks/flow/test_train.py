@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from torchstone.data.tabular.points import load_points
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.data.vision.dequantized_batches import all_images
 from torchstone.engine import checkpoint
 from torchstone.engine.recipe_fields import replace_fields
@@ -50,14 +50,14 @@ class Uniform(nn.Module):
 
 
 def test_image_log_prob_of_uniform_density():
-    data = load_pictures("digits", size=8, channels=1, device="cpu")
+    data = load_images("digits", size=8, channels=1, device="cpu")
     nats = image_log_prob(Uniform(), data.test, 17)
     assert float(nats.abs().max()) < 1e-3
     assert float(bits_per_dim(nats, 64, 17).mean()) == pytest.approx(math.log2(17), abs=1e-4)
 
 
 def test_histogram_baseline_matches_counts():
-    data = load_pictures("digits", size=8, channels=1, device="cpu")
+    data = load_images("digits", size=8, channels=1, device="cpu")
     train_levels, test_levels = (all_images(split).long() * 17 // 256 for split in (data.train, data.test))
     total = 0.0
     for row in range(8):
@@ -184,7 +184,7 @@ def test_image_flow_samples_and_scores(tmp_path):
     samples = inference.sample(flow, run.metadata, count=3)
     assert [each.shape for each in samples] == [(1, 8, 8)] * 3
     assert set(torch.stack(samples).unique().tolist()) <= {round(k * 255 / 16) for k in range(17)}
-    picture = load_pictures("digits", size=8, channels=1, device="cpu").test.take(torch.arange(1))
+    picture = load_images("digits", size=8, channels=1, device="cpu").test.take(torch.arange(1))
     file = tmp_path / "digit.png"
     Image.fromarray(picture[0, 0].numpy()).save(file)
     metadata = metadata_of(run) | {"picture": run.metadata["picture"] | {"ink": False}}

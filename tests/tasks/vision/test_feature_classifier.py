@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.recipe_fields import replace_fields
 from torchstone.systems.convolutional import lenet5
@@ -19,7 +19,7 @@ from torchstone.tasks.vision.feature_classifier import ClassifierSpec, train_or_
 
 @pytest.fixture(scope="module")
 def data():
-    return load_pictures("digits", size=8, channels=1, device="cpu")
+    return load_images("digits", size=8, channels=1, device="cpu")
 
 
 @pytest.fixture

@@ -174,9 +174,7 @@ FACTS = [
     # torch's 4 (h(i + h) + 2h)
     Fact("88 → 128 parameters", partial(count_layer, 88, 128), 111_616),
     Fact("1 → 128 parameters", partial(count_layer, 1, 128), 67_072),
-    Fact(
-        "26 → 100, bidirectional, parameters", partial(count_layer, 26, 100, bidirectional=True), 102_400
-    ),
+    Fact("26 → 100, bidirectional, parameters", partial(count_layer, 26, 100, bidirectional=True), 102_400),
     Fact("lstm_ptb_small parameters", partial(treebank_parameters, "small"), 4_653_200),
     Fact("lstm_ptb_medium parameters", partial(treebank_parameters, "medium"), 19_780_400),
     Fact("lstm_ptb_large parameters", partial(treebank_parameters, "large"), 66_034_000),

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from torchstone.errors import BadInput
-from torchstone.metrics.classifier_features import Judge, framed
+from torchstone.metrics.classifier_features import FeatureClassifier, resize_for_classifier
 from torchstone.parts.diffusion.process import DenoiseFn, DiffusionProcess, NoiseSchedule, randn_like
 from torchstone.parts.modes import eval_mode
 from torchstone.plots import sample_grid
@@ -151,7 +151,7 @@ class ClassifierGuidance:
         scale: s of `classifier_guided_denoiser`, 0 for none.
     """
 
-    classifier: Judge
+    classifier: FeatureClassifier
     labels: Int64[Tensor, " count"]
     scale: float
 
@@ -170,7 +170,7 @@ class ClassifierGuidance:
 
 def classifier_input(x: Images, metadata: dict[str, Any]) -> Float[Tensor, "batch channel side side"]:
     """Images from −1 to 1 as the classifier takes them, without rounding, so that gradients pass."""
-    x = framed((x + 1) / 2, metadata)
+    x = resize_for_classifier((x + 1) / 2, metadata)
     shape = (1, len(metadata["mean"]), 1, 1)
     mean, std = (torch.tensor(metadata[name], device=x.device).view(shape) for name in ("mean", "std"))
     return (x - mean) / std
@@ -261,7 +261,7 @@ def sample_images(
     generator = torch.Generator().manual_seed(config.seed)
     x_T = torch.randn(count, *model.shape, generator=generator)
     steps = len(config.process(model.process).timestep_pairs(config.steps))
-    metadata = sample_grid.centred({"channels": model.shape[0]})
+    metadata = sample_grid.symmetric_range({"channels": model.shape[0]})
     console = Console(stderr=True)
     images = []
     for rows in torch.arange(count).split(CHUNK_SIZE):
@@ -284,7 +284,7 @@ def sample_images(
         ((x, _),) = deque(bar, maxlen=1)
         if not torch.isfinite(x).all():
             raise BadInput("the samples are not finite: the network's weights are damaged, or diverged")
-        images.append(sample_grid.pixels(x, metadata).cpu())
+        images.append(sample_grid.to_uint8(x, metadata).cpu())
     return torch.cat(images)
 
 

@@ -9,9 +9,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from torchstone.data.tabular.points import PointBatches, Points
-from torchstone.data.vision.augment import from_name
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import Pictures, PictureSet
+from torchstone.data.vision.augment import make_augmentation
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageDataset, ImageSplit
 from torchstone.data.vision.dequantized_batches import (
     LikelihoodBatch,
     LikelihoodBatches,
@@ -55,7 +55,7 @@ BANDWIDTHS = torch.logspace(-2, 0, 25).tolist()  # candidates, in standard devia
 def train_image_flow(
     model: Any,
     recipe: Any,
-    data: PictureSet,
+    data: ImageDataset,
     *,
     loss: Callable[[Any, LikelihoodBatch, int], Tensor],
     model_config: dict[str, Any],
@@ -84,12 +84,12 @@ def train_image_flow(
     update, state, eval_model = gradient_update(
         model, recipe.optim, lambda net, batch: loss(net, batch, levels), steps=recipe.steps
     )
-    batches = Batches(
+    batches = ImageBatches(
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
         metadata=identity_stats(data.metadata["channels"]),
-        augment=from_name(recipe.augment),
+        augment=make_augmentation(recipe.augment),
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
@@ -143,9 +143,9 @@ def train_image_flow(
 
 
 @torch.no_grad()
-def image_log_prob(model: Any, split: Pictures | Pixels, levels: int) -> PerImage:
+def image_log_prob(model: Any, split: ImageSplit | Pixels, levels: int) -> PerImage:
     """log density of each image on 0..1, in evaluation mode, with noise that is always the same."""
-    images = all_images(split) if isinstance(split, Pictures) else split
+    images = all_images(split) if isinstance(split, ImageSplit) else split
     generator, chunks = torch.Generator().manual_seed(0), []
     with eval_mode(model):
         for rows in images.split(CHUNK_SIZE):
@@ -155,7 +155,7 @@ def image_log_prob(model: Any, split: Pictures | Pixels, levels: int) -> PerImag
     return torch.cat(chunks)
 
 
-def histogram_baseline(data: PictureSet, levels: int) -> float:
+def histogram_baseline(data: ImageDataset, levels: int) -> float:
     """Bits per dimension of the test split under a histogram of each pixel of the train split."""
     table = pixel_histogram(all_images(data.train), levels)
     return histogram_bits_per_dim(table, all_images(data.test)).mean().item()

@@ -130,7 +130,7 @@ def train_vae(
     def evaluate() -> dict[str, float]:
         stats = encode_all(eval_model, all_images(data.val), recipe.binarization, FEW_SAMPLES)
         run.calibration["score_quantiles"] = score_quantiles(stats.elbo)  # for `predict`
-        return {"elbo": mean_of(stats.elbo), "kl": mean_of(stats.kl.sum(1))}
+        return {"elbo": mean(stats.elbo), "kl": mean(stats.kl.sum(1))}
 
     def test() -> dict[str, float]:
         metrics = evaluate_bounds(eval_model, all_images(data.test), recipe.binarization)
@@ -175,7 +175,7 @@ def train_vae(
     return log_samples(run, sample)
 
 
-def mean_of(values: Tensor) -> float:
+def mean(values: Tensor) -> float:
     return values.double().mean().item()
 
 
@@ -211,10 +211,10 @@ def evaluate_bounds(model: Any, images: Pixels, binarization: str) -> dict[str, 
     stats = encode_all(model, images, binarization, MANY_SAMPLES)
     groups = stats.log_weights.double().unflatten(1, (-1, FEW_SAMPLES)).transpose(0, 1)
     return {
-        "elbo": mean_of(stats.elbo),
-        "iwae_5": mean_of(torch.stack([iwae_bound(each) for each in groups.unbind(0)])),
-        "iwae_50": mean_of(iwae_bound(stats.log_weights.double())),
-        "kl": mean_of(stats.kl.sum(1)),
+        "elbo": mean(stats.elbo),
+        "iwae_5": mean(torch.stack([iwae_bound(each) for each in groups.unbind(0)])),
+        "iwae_50": mean(iwae_bound(stats.log_weights.double())),
+        "kl": mean(stats.kl.sum(1)),
         "active_latents": float((stats.mean.var(0) > ACTIVE_VARIANCE).sum()),
     }
 
@@ -227,4 +227,4 @@ def independent_pixel_log_prob(data: ImageDataset, binarization: str) -> float:
     count = len(data.train)
     logits = torch.logit((frequency * count + 0.5) / (count + 1))
     x = fixed_binarization(all_images(data.test), binarization).double()
-    return mean_of(bernoulli_log_prob(logits.expand_as(x), x))
+    return mean(bernoulli_log_prob(logits.expand_as(x), x))

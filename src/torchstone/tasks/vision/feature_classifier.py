@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from torchstone.data.download import cache
-from torchstone.data.vision.dataset import Pictures, PictureSet
+from torchstone.data.download import cache_dir
+from torchstone.data.vision.dataset import ImageDataset, ImageSplit
 from torchstone.engine import parallel, rng
 from torchstone.engine.console import notify
 from torchstone.engine.run import Intervals, fit
@@ -42,7 +42,7 @@ class ClassifierSpec(NamedTuple):
     recipe: Any
 
 
-def train_or_load_classifier(data: PictureSet, spec: ClassifierSpec) -> FeatureClassifier:
+def train_or_load_classifier(data: ImageDataset, spec: ClassifierSpec) -> FeatureClassifier:
     """The feature classifier of `data`: from the cache, or trained now. The same bits either way.
 
     The global random generators stay as they were.
@@ -55,7 +55,7 @@ def train_or_load_classifier(data: PictureSet, spec: ClassifierSpec) -> FeatureC
     model_config = {"num_classes": len(data.classes), "channels": metadata["channels"]}
     training = {**dataclasses.asdict(recipe), "device": None, **model_config}
     name = re.sub(r"\W+", "-", data.name)
-    file = cache() / "classifiers" / f"{name}-{_digest(small, training)}.safetensors"
+    file = cache_dir() / "classifiers" / f"{name}-{_digest(small, training)}.safetensors"
     before = rng.snapshot()
     try:
         rng.seed(recipe.seed)
@@ -79,7 +79,7 @@ def train_or_load_classifier(data: PictureSet, spec: ClassifierSpec) -> FeatureC
 
 
 def _train(
-    network: nn.Module, recipe: Any, data: PictureSet, model_config: dict[str, Any]
+    network: nn.Module, recipe: Any, data: ImageDataset, model_config: dict[str, Any]
 ) -> tuple[dict[str, Tensor], float]:
     notify(f"training the feature classifier, {recipe.variant} on {data.name} (once, some seconds)")
     run = classify(network, recipe, data, model_config=model_config)
@@ -88,13 +88,13 @@ def _train(
     return tensors, run.results["test/accuracy"]
 
 
-def _resize(split: Pictures, metadata: dict[str, Any]) -> Pictures:
+def _resize(split: ImageSplit, metadata: dict[str, Any]) -> ImageSplit:
     index = evenly_spaced(len(split), MAX_TRAIN_IMAGES).to(split.labels.device)
     images = [resize_uint8(split.take(rows), metadata) for rows in index.split(CHUNK_SIZE)]
-    return Pictures(split.labels[index], torch.cat(images))
+    return ImageSplit(split.labels[index], torch.cat(images))
 
 
-def _digest(data: PictureSet, training: dict[str, Any]) -> str:
+def _digest(data: ImageDataset, training: dict[str, Any]) -> str:
     """A hash of the images that it is trained and tested on, and of the recipe."""
     sha = hashlib.sha256(json.dumps([data.metadata, training], sort_keys=True).encode())
     for split in (data.train, data.test):
