@@ -94,9 +94,9 @@ def example(module: nn.Module, shape: tuple[int, ...], batch: int = 1) -> tuple[
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [each.name for each in wanted if each.default is each.empty and each.kind in plain]
     dtype = torch.int64 if tokens else first.dtype
-    made = torch.zeros(batch, *shape, device=first.device, dtype=dtype)
+    inputs = torch.zeros(batch, *shape, device=first.device, dtype=dtype)
     time = torch.zeros(batch, device=first.device)
-    return tuple(time if name == "t" else made for name in names) or (made,)
+    return tuple(time if name == "t" else inputs for name in names) or (inputs,)
 
 
 def _of_a_recurrent_layer(x, into, back, *_: Any, **__: Any) -> int:

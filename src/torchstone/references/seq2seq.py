@@ -197,7 +197,7 @@ def seq2seq_cases(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter += 0.3 * noise.to(parameter)
         ours.load_state_dict(convert_names(theirs.state_dict()))
-        said = ", ".join([decoder, f"{layers} layers", *(f"{k} {v}" for k, v in more.items())])
+        output = ", ".join([decoder, f"{layers} layers", *(f"{k} {v}" for k, v in more.items())])
         both_ways = ", both ways" if both else ""
         calls = CallAdapter(ours, logits_and_loss), CallAdapter(theirs, logits_and_loss)
         yield ParityCase(
@@ -205,5 +205,5 @@ def seq2seq_cases(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
             (source, target),
             inside,
             torch.optim.Adam,
-            f"{said}{both_ways}, {implementation}, {dtype}",
+            f"{output}{both_ways}, {implementation}, {dtype}",
         )

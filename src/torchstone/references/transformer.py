@@ -99,13 +99,13 @@ def logits_and_loss(model: nn.Module, source: Tensor, target: Tensor) -> tuple[T
 
 
 def transformer_cases(
-    whole: Callable[..., nn.Module], encoder: type, decoder: type, names: Names
+    full_model: Callable[..., nn.Module], encoder: type, decoder: type, names: Names
 ) -> Iterator[ParityCase]:
     """Six networks of sizes drawn at random, then an encoder and a decoder layer of the last size.
 
     Args:
-        whole: made with `Reference`'s arguments, dropout and pad by name.
-        encoder, decoder: made with width, heads and inner; called with (x, mask) and
+        full_model: takes `Reference`'s arguments, dropout and pad by name.
+        encoder, decoder: take width, heads and d_ff; called with (x, mask) and
             (x, memory, mask), masks (batch, 1, 1, places).
         names: named tensors of torch's classes to ours.
     """
@@ -118,14 +118,14 @@ def transformer_cases(
         inner = {key.removeprefix("model."): value for key, value in tensors.items()}
         return {f"model.{key}": value for key, value in names(inner).items()}
 
-    def pair(ours, theirs, calls, inputs, said: str) -> ParityCase:
+    def pair(ours, theirs, calls, inputs, output: str) -> ParityCase:
         with torch.no_grad():
             for parameter in theirs.parameters():  # biases and norms start trivially
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter += 0.2 * noise.to(parameter)
         ours.load_state_dict(names(theirs.state_dict()))
         ours, theirs = CallAdapter(ours, calls[0]), CallAdapter(theirs, calls[1])
-        return ParityCase(ours, theirs, inputs, inside, torch.optim.AdamW, said)
+        return ParityCase(ours, theirs, inputs, inside, torch.optim.AdamW, output)
 
     for number in range(6):
         dtype = torch.float32 if number in (4, 5) else torch.float64
@@ -137,13 +137,13 @@ def transformer_cases(
             lengths = draw(2, tokens.shape[1] + 1, rows)
             lengths[0] = tokens.shape[1]
             tokens[torch.arange(tokens.shape[1]) >= lengths[:, None]] = 0
-        said = f"{layers} layers of {width}, {heads} heads, {inner} inner, {dtype}"
+        output = f"{layers} layers of {width}, {heads} heads, {inner} inner, {dtype}"
         with default_dtype(dtype):
-            ours, theirs = whole(*sizes, dropout=0.0, pad=0), TorchTransformer(*sizes)
-            yield pair(ours, theirs, (logits_and_loss, logits_and_loss), (source, target), said)
+            ours, theirs = full_model(*sizes, dropout=0.0, pad=0), TorchTransformer(*sizes)
+            yield pair(ours, theirs, (logits_and_loss, logits_and_loss), (source, target), output)
     hidden = source == 0
     for dtype in (torch.float64, torch.float32):
-        said = f"width {width}, {heads} heads, {inner} inner, {dtype}"
+        output = f"width {width}, {heads} heads, {inner} inner, {dtype}"
         with default_dtype(dtype):
             x, memory = (torch.randn(*tokens.shape, width) for tokens in (target, source))
             theirs = nn.TransformerEncoderLayer(width, heads, inner, 0.0, batch_first=True)
@@ -152,7 +152,7 @@ def transformer_cases(
                 lambda layer, x, hidden: layer(x, src_key_padding_mask=hidden),
             )
             ours = encoder(width, heads, inner)
-            yield pair(ours, theirs, calls, (memory, hidden), f"encoder layer, {said}")
+            yield pair(ours, theirs, calls, (memory, hidden), f"encoder layer, {output}")
             theirs = nn.TransformerDecoderLayer(width, heads, inner, 0.0, batch_first=True)
             calls = (
                 lambda layer, x, memory, hidden: layer(x, memory, ~hidden[:, None, None]),
@@ -161,7 +161,7 @@ def transformer_cases(
                 ),
             )
             ours = decoder(width, heads, inner)
-            yield pair(ours, theirs, calls, (x, memory, hidden), f"decoder layer, {said}")
+            yield pair(ours, theirs, calls, (x, memory, hidden), f"decoder layer, {output}")
 
 
 @contextlib.contextmanager

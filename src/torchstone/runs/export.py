@@ -11,6 +11,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-import torchstone
 from torchstone.data.vision.dataset import normalize
 from torchstone.errors import BadInput, NotSaved
 
@@ -111,7 +111,7 @@ def described(metadata: dict, system: str) -> dict[str, Any]:
         )
     classes = len(metadata["classes"])
     facts = {
-        "torchstone": torchstone.__version__,
+        "torchstone": version("torchstone"),
         "system": system,
         "variant": metadata["variant"],
         "task": metadata["task"],

@@ -256,7 +256,7 @@ def test_feature_extractor_standardizes():
     extract, rows = transcribe.feature_extractor(run.metadata, torch.device("cpu")), []
     for _ in range(30):
         batch = next(run.stream)
-        x, frames = extract(batch.waves, batch.lengths)
+        x, frames = extract(batch.waveforms, batch.lengths)
         rows += [row[:n] for row, n in zip(x, frames, strict=True)]
     x = torch.cat(rows)
     assert x.mean(0).abs().max() < 0.1

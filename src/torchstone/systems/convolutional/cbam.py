@@ -236,7 +236,7 @@ def reference():
 
     for variant, (make, shape) in VARIANTS.items():
         side = 40 if shape == IMAGENET_SHAPE else 16
-        yield from resnet_cases(variant, make, None, published, size=side, gate=cbam_by_definition)
+        yield from resnet_cases(variant, make, None, published, side=side, gate=cbam_by_definition)
 
 
 def cbam_by_definition(y: Tensor, block: Any) -> Tensor:

@@ -307,7 +307,7 @@ def reference():
             return model
 
         is_mobile, make = "mobile" in variant, VARIANTS[variant].make
-        for case in resnet_cases(variant, make, theirs, published, size=96 if is_mobile else 48):
+        for case in resnet_cases(variant, make, theirs, published, side=96 if is_mobile else 48):
             for model in (case.ours, case.theirs):
                 model.aux_classifier.requires_grad_(model.training)
                 for block in list(model.backbone.children())[1:-1] if is_mobile else ():

@@ -307,4 +307,4 @@ def reference():
         is_large = variant in ("resnet101", "resnet152")  # in float64 they take 3 GB
         dtype = torch.float32 if is_large else torch.float64
         side = 40 if shape == IMAGENET_SHAPE else 16
-        yield from resnet_cases(variant, make, makers.get(variant), published, size=side, dtype=dtype)
+        yield from resnet_cases(variant, make, makers.get(variant), published, side=side, dtype=dtype)

@@ -255,14 +255,14 @@ def reference():
 
     for variant, (make, _) in VARIANTS.items():
         if variant == "seresnet20_cifar":
-            yield from resnet_cases(variant, make, None, published, size=16, gate=gate_by_definition)
+            yield from resnet_cases(variant, make, None, published, side=16, gate=gate_by_definition)
             continue
         is_large = "101" in variant or "152" in variant  # in float64 they take 3 GB
         dtype = torch.float32 if is_large else torch.float64
         yield from resnet_cases(variant, make, theirs(variant), published, dtype=dtype)
     first = "seresnet18"
     make = VARIANTS[first].make
-    yield from resnet_cases(first, make, theirs(first), published, size=64, dtype=torch.float32)
+    yield from resnet_cases(first, make, theirs(first), published, side=64, dtype=torch.float32)
 
 
 def gate_by_definition(y: Tensor, block: Any) -> Tensor:

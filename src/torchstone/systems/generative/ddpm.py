@@ -554,10 +554,11 @@ FACTS = [
 def reference() -> Iterator[ParityCase]:
     """diffusers' class, in random configurations of a fixed seed."""
     from torchstone import references
+    from torchstone.references.diffusers import random_unets
 
     torch.manual_seed(0)
     names = references.unwrap_names(published)
-    for number, net in enumerate(references.unets(8)):
+    for number, net in enumerate(random_unets(8)):
         theirs = references.OutputAdapter(net, lambda net, *inputs: net(*inputs).sample).eval()
         for parameter in theirs.parameters():
             nn.init.normal_(parameter, std=0.2)

@@ -136,7 +136,7 @@ def train_image_flow(
             "picture": data.metadata,
             "pixel_levels": levels,
             "eval_samples": recipe.eval_samples,
-            "data": data.note,
+            "data": data.description,
         },
     )
     return log_samples(run, sample)
