@@ -22,7 +22,7 @@ RANK = {
     "runs": 6,
     "verify": 6,
     "api": 7,
-    "": 8,  # the package itself, which offers what `api` does
+    "": 7.5,  # the package itself, which offers what `api` does
     "cli": 8,
     "serve": 8,
     "studio": 8,
