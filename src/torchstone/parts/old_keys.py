@@ -24,8 +24,3 @@ def accept_old_keys(module: nn.Module, renamed: Mapping[str, str]) -> None:
                     break
 
     module.register_load_state_dict_pre_hook(rename)
-
-
-def with_new_names(state: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
-    """A state of an earlier version with its entries under today's names."""
-    return {renamed.get(name, name): value for name, value in state.items()}

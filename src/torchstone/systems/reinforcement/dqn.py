@@ -81,7 +81,7 @@ class Recipe:
     gamma: float = 0.99  # discount factor γ
     final_epsilon: float = 0.04  # final ε: probability of a random action
     exploration_steps: int = 8000  # steps over which ε falls from 1 to final_epsilon
-    optimizer: Literal["adam", "rmsprop"] = "adam"  # optimizer
+    optimizer: str = "adam"  # optimizer: adam or rmsprop
     lr: float = 1e-3  # learning rate
     anneal_lr: bool = True  # linear decay of the learning rate to 0
     max_grad_norm: float | None = 10.0  # gradient clipping: largest norm, none for no limit
