@@ -90,12 +90,14 @@ def killed_and_resumed(entry, folder: Path, *, steps: int | None = None, fault: 
         fault: one of `faults.py`, planted in both processes.
     """
     name, random_ = f"{entry.name}/smoke", random.Random(entry.name)
-    steps = steps or smoke(entry).steps
+    length = [] if steps is None else ["--steps", steps]
+    recipe = smoke(entry)
+    steps = steps or getattr(recipe, "updates", None) or recipe.steps
     every = random_.randint(2, max(2, steps // 3))
     kill = random_.choice([k for k in range(every + 1, steps) if k % every])
     whole, cut = folder / "whole", folder / "cut"
     # not in this process: run-time checks of shapes draw from Python's generator
-    asked = ["--save-every", every, "--device", "cpu", "--steps", steps]
+    asked = ["--save-every", every, "--device", "cpu", *length]
     first = child("killed", kill, fault, whole, cut, name, *asked)
     assert first.returncode == -9, f"{name} was to be killed at {kill}: {first.stderr[-2000:]}"
     assert (whole / "result.json").exists()
@@ -357,7 +359,9 @@ def complete(entry, docs: Path = docs.FOLDER) -> None:
         names = [field.name for field in dataclasses.fields(recipe)]
         bare = [name for name in names if not comments(recipe).get(name)]
         owes(not bare, f"no comment on {bare}")
-        lacking = {"data", "variant", "steps", "seed", "device"} - set(names)
+        lacking = {"data", "variant", "seed", "device"} - set(names)
+        if not {"steps", "total_timesteps", "total_episodes"} & set(names):
+            lacking.add("steps")
         owes(not lacking, f"no field {sorted(lacking)}")
         for name, preset in module.RECIPES.items():
             owes(isinstance(preset, recipe), f"recipe {name} is no Recipe")

@@ -25,6 +25,9 @@ Metrics = Mapping[str, Tensor | float]
 
 @runtime_checkable
 class Stateful(Protocol):
+    """What a run's state consists of. An item may also have `attach(folder)`, which `fit` calls before it
+    loads a checkpoint: then it may save what is too large for a checkpoint in the run folder itself."""
+
     def state_dict(self) -> dict: ...
     def load_state_dict(self, state: dict, /) -> Any: ...
 
@@ -115,6 +118,9 @@ def fit(
     run.folder = folder = Path(folder) if folder is not None else None
     every = intervals.resolve(run.steps)
     writes = folder is not None and parallel.rank() == 0
+    for item in run.state.values():
+        if hasattr(item, "attach"):
+            item.attach(folder)
     if folder is not None:
         results, rows = _resume(folder, state, stage, quiet or not writes)
         run.results.update(results)

@@ -20,6 +20,7 @@ from torchstone.engine import checkpoint
 from torchstone.engine.console import notify
 from torchstone.engine.recipe_fields import field_paths, replace_fields
 from torchstone.errors import BadInput
+from torchstone.parts.old_keys import rename_old_keys
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 # mean and deviation of the pictures that published networks were trained on, unless a system says else
@@ -94,7 +95,7 @@ def load_weights(
 ) -> list[str]:
     """Load `tensors`, all of them or none; a head for another number of classes is left as it is, and
     the names of its tensors are returned."""
-    own = model.state_dict()
+    own, tensors = model.state_dict(), rename_old_keys(model, tensors)
     # a parameter with two names is whole with one of them
     where = {key: (value.data_ptr() or key, value.shape) for key, value in own.items()}
     first = {place: key for key, place in where.items() if key in tensors}

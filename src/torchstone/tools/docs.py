@@ -236,7 +236,10 @@ def recipes(presets: dict[str, Any]) -> tuple[list[str], list[list[str]], str]:
 
 def changeable(recipe: Any) -> str:
     """A field and value to show an option by."""
-    return f"steps {recipe.steps * 2}" if hasattr(recipe, "steps") else "seed 1"
+    for name in ("steps", "total_timesteps", "total_episodes"):
+        if hasattr(recipe, name):
+            return f"{name.replace('_', '-')} {getattr(recipe, name) * 2}"
+    return "seed 1"
 
 
 def commands(module: Any, name: str) -> list[str]:
