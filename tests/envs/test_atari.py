@@ -11,6 +11,7 @@ from torchstone.envs.backends import SyncVectorEnv
 from torchstone.envs.make import gym
 from torchstone.envs.vector_env import VectorEnv
 from torchstone.errors import BadInput
+from torchstone.parts.old_keys import with_new_names
 
 WRAPPERS = ("AtariPreprocessing", "SignReward", "EpisodicLife")
 
@@ -109,3 +110,21 @@ def test_atari_preprocessing_refuses_other_envs():
         VectorEnv("CartPole-v1", 2, wrappers=WRAPPERS)
     print(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_atari_env_reads_states_of_earlier_versions():
+    """Attributes of our wrappers had other names then: `frames` was `seen`, `life_lost` was `going`."""
+    one, other = (VectorEnv("ALE/Breakout-v5", seed=seed, wrappers=WRAPPERS) for seed in (0, 9))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        one.step(torch.randint(4, (1,), generator=generator))
+    state = one.state_dict()
+    old_names = {"frames": "seen", "life_lost": "going"}
+    for layer in state["backend"]["envs"][0]:
+        layer["plain"] = with_new_names(layer["plain"], old_names)
+    assert any("seen" in layer["plain"] for layer in state["backend"]["envs"][0])
+    other.load_state_dict(state)
+    for _ in range(60):
+        action = torch.randint(4, (1,), generator=generator)
+        a, b = one.step(action), other.step(action)
+        assert all(torch.equal(x, y) for x, y in zip(a[:4], b[:4], strict=True))

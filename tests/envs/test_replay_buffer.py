@@ -10,6 +10,7 @@ from torchstone.envs.replay_buffer import ReplayBuffer
 from torchstone.envs.replay_stream import PrioritizedSampler, ReplayConfig, ReplayStream
 from torchstone.envs.vector_env import EnvStep, VectorEnv
 from torchstone.errors import BadInput
+from torchstone.parts.old_keys import with_new_names
 
 
 class FakeEnvs:
@@ -400,3 +401,28 @@ def test_prioritized_sampler_prefers_large_td_errors():
     gone = torch.tensor([stream.buffer.head * 2])
     stream.sampler.update_priorities(gone, torch.ones(1))
     assert tree.get(gone).item() == 0
+
+
+def test_replay_stream_reads_states_of_earlier_versions():
+    """Entries had other names then: each is renamed back in a copy, which must be read as the original."""
+    stream, old = make_stream(0.7), make_stream(0.7)
+    for _ in range(12):
+        next(stream)
+    state = stream.state_dict()
+    sparse = {"slot_of_row": "of", "items": "kept"}
+    for name in ("final_frames", "first_stacks"):
+        state["buffer"][name] = with_new_names(state["buffer"][name], sparse)
+    buffer = {
+        "num_written": "lived",
+        "last_observation": "previous",
+        "final_frames": "cuts",
+        "first_stacks": "begins",
+    }
+    state["buffer"] = with_new_names(state["buffer"], buffer)
+    names = {"envs": "worlds", "buffer": "memory", "sampler": "priorities", "env_steps": "frames"}
+    old.load_state_dict(with_new_names(state, names))
+    for _ in range(5):
+        a, b = next(stream), next(old)
+        assert torch.equal(a.index, b.index)
+        assert torch.equal(a.transitions.next_observation, b.transitions.next_observation)
+        assert a.env_steps == b.env_steps

@@ -11,6 +11,7 @@ from torchstone.envs.backends import SyncVectorEnv, VectorCartPole
 from torchstone.envs.make import check_spaces
 from torchstone.envs.vector_env import VectorEnv, is_snapshot_exact
 from torchstone.errors import BadInput
+from torchstone.parts.old_keys import with_new_names
 
 
 class Corridor(gymnasium.Env):
@@ -256,3 +257,16 @@ def test_select_observation_hides_other_entries():
         assert torch.equal(part.observation, whole.observation[:, [0, 2]])
     with pytest.raises(BadInput, match="indices 0 to n - 1"):
         VectorEnv("CartPole-v1", wrappers=["PartialObservation:keep=0,4"])
+
+
+@pytest.mark.parametrize("num_envs", [2, 4])
+def test_vector_env_reads_states_of_earlier_versions(num_envs):
+    one, other = (VectorEnv("CartPole-v1", num_envs, seed=seed) for seed in (0, 9))
+    play_steps(one, num_envs, 9)
+    state = one.state_dict()
+    backend = {"envs": "worlds", "episode_lengths": "elapsed", "episode_returns": "totals"}
+    backend |= {"action_mask": "mask", "env": "form"}
+    state["backend"] = with_new_names(state["backend"], backend)
+    other.load_state_dict(with_new_names(state, {"num_steps": "steps", "backend": "kind"}))
+    pairs = zip(play_steps(one, num_envs, 60), play_steps(other, num_envs, 60), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
