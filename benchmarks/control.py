@@ -28,12 +28,22 @@ def ppo(recipe, seed: int):
         envs = VecNormalize(envs, gamma=recipe.gamma)
     sizes = list(recipe.hidden)
     return PPO(
-        "MlpPolicy", envs, n_steps=recipe.num_steps, batch_size=recipe.batch_size, n_epochs=recipe.epochs,
-        gamma=recipe.gamma, gae_lambda=recipe.gae_lambda, clip_range=recipe.clip_coef, ent_coef=recipe.ent_coef,
-        vf_coef=recipe.vf_coef, max_grad_norm=recipe.max_grad_norm, device="cpu", seed=seed,
+        "MlpPolicy",
+        envs,
+        n_steps=recipe.num_steps,
+        batch_size=recipe.batch_size,
+        n_epochs=recipe.epochs,
+        gamma=recipe.gamma,
+        gae_lambda=recipe.gae_lambda,
+        clip_range=recipe.clip_coef,
+        ent_coef=recipe.ent_coef,
+        vf_coef=recipe.vf_coef,
+        max_grad_norm=recipe.max_grad_norm,
+        device="cpu",
+        seed=seed,
         learning_rate=(lambda left: recipe.lr * left) if recipe.anneal_lr else recipe.lr,
         policy_kwargs={"net_arch": {"pi": sizes, "vf": sizes}},
-    )  # fmt: skip
+    )
 
 
 def ddpg(recipe, seed: int):
@@ -44,9 +54,16 @@ def ddpg(recipe, seed: int):
     count = env.action_space.shape[0]
     noise = NormalActionNoise(np.zeros(count), 0.1 * np.ones(count))
     return DDPG(
-        "MlpPolicy", env, learning_starts=10_000, learning_rate=1e-3, action_noise=noise,
-        policy_kwargs={"net_arch": [400, 300]}, gamma=recipe.gamma, device="cpu", seed=seed,
-    )  # fmt: skip
+        "MlpPolicy",
+        env,
+        learning_starts=10_000,
+        learning_rate=1e-3,
+        action_noise=noise,
+        policy_kwargs={"net_arch": [400, 300]},
+        gamma=recipe.gamma,
+        device="cpu",
+        seed=seed,
+    )
 
 
 def evaluate(model, name: str, episodes: int) -> list[float]:

@@ -1,7 +1,8 @@
 """Environment steps per second of the whole training loop, beside stable-baselines3 and a plain script: same
 network, same settings.
 
-    python benchmarks/off_policy.py [--system dqn] [--recipe cartpole] [--pairs 7] [--updates 6] [--hidden 256,256]
+    python benchmarks/off_policy.py [--system dqn] [--recipe cartpole] [--pairs 7] [--updates 6]
+        [--hidden 256,256]
 
 All learn in one process, in turn, so that what else the machine does falls on each alike; the figures are
 medians of the ratios, round by round. Beside them stand the CPU seconds that a step took, of which
@@ -34,7 +35,7 @@ def make_single_env(recipe: Any) -> Any:
 
 
 def make_sb3(system: str, recipe: Any) -> Any:
-    """stable-baselines3's algorithm with the recipe's settings, past its random steps; how to let it learn."""
+    """stable-baselines3's algorithm with the recipe's settings, after its random steps, as a function."""
     import stable_baselines3
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.logger import configure
@@ -42,11 +43,17 @@ def make_sb3(system: str, recipe: Any) -> Any:
 
     pixels = recipe.data.startswith("ALE/")
     options: dict[str, Any] = {
-        "learning_rate": recipe.lr, "buffer_size": recipe.buffer_size, "learning_starts": recipe.learning_starts,
-        "batch_size": recipe.batch_size, "gamma": recipe.gamma, "train_freq": recipe.num_steps,
-        "gradient_steps": recipe.gradient_steps, "device": "cpu", "seed": 0,
+        "learning_rate": recipe.lr,
+        "buffer_size": recipe.buffer_size,
+        "learning_starts": recipe.learning_starts,
+        "batch_size": recipe.batch_size,
+        "gamma": recipe.gamma,
+        "train_freq": recipe.num_steps,
+        "gradient_steps": recipe.gradient_steps,
+        "device": "cpu",
+        "seed": 0,
         "policy_kwargs": {} if pixels else {"net_arch": list(recipe.hidden)},
-    }  # fmt: skip
+    }
     envs = make_vec_env(lambda: make_single_env(recipe), recipe.num_envs, seed=0)
     env_steps = recipe.num_steps * recipe.num_envs
     if system == "dqn":
@@ -118,8 +125,9 @@ def compare(module: Any, system: str, recipe: Any, pairs: int, updates: int) -> 
             run.update(next(run.stream))
 
     learners: dict[str, Callable[[int], Any]] = {
-        "ours": own, "stable-baselines3": make_sb3(system, recipe),
-    }  # fmt: skip
+        "ours": own,
+        "stable-baselines3": make_sb3(system, recipe),
+    }
     if system == "dqn":
         learners["plain"] = learner(lambda: make_single_env(recipe), recipe)
     for learn in learners.values():

@@ -1,7 +1,8 @@
 """Environment steps per second of the whole training loop, beside stable-baselines3 and a plain script: same
 network, same settings.
 
-    python benchmarks/on_policy.py [--system ppo] [--recipe cartpole] [--pairs 7] [--rollouts 8] [--num-steps N]
+    python benchmarks/on_policy.py [--system ppo] [--recipe cartpole] [--pairs 7] [--rollouts 8]
+        [--num-steps N]
     python benchmarks/on_policy.py --until 475 [--seeds 0 1 2]
 
 All learn in one process, in turn, so that what else the machine does falls on each alike; the figures are
@@ -57,10 +58,19 @@ def make_sb3(kind: str, recipe: Any, seed: int = 0, total: int | None = None) ->
     if recipe.data.startswith("ALE/"):
         network, options["policy_kwargs"] = "CnnPolicy", {}
     model = getattr(stable_baselines3, kind)(
-        network, envs, n_steps=recipe.num_steps, gamma=recipe.gamma, gae_lambda=recipe.gae_lambda,
-        ent_coef=recipe.ent_coef, vf_coef=recipe.vf_coef, max_grad_norm=recipe.max_grad_norm,
-        learning_rate=decay(recipe.lr), device="cpu", seed=seed, **options,
-    )  # fmt: skip
+        network,
+        envs,
+        n_steps=recipe.num_steps,
+        gamma=recipe.gamma,
+        gae_lambda=recipe.gae_lambda,
+        ent_coef=recipe.ent_coef,
+        vf_coef=recipe.vf_coef,
+        max_grad_norm=recipe.max_grad_norm,
+        learning_rate=decay(recipe.lr),
+        device="cpu",
+        seed=seed,
+        **options,
+    )
     model.set_logger(configure(None, []))
     return model
 

@@ -1,4 +1,4 @@
-"""DQN as people write it in one file: a vector environment of Gymnasium's, arrays for a replay buffer, one loop.
+"""DQN as people write it in one file: Gymnasium's vector environment, arrays for a replay buffer, one loop.
 
 Written for `benchmarks/off_policy.py` to be compared with, from the algorithm, in the manner of scripts that
 are meant to be read from top to bottom: both observations of each step in the buffer, gradients spread
@@ -23,10 +23,17 @@ class Network(nn.Module):
         self.pixels = len(shape) == 3
         if self.pixels:
             self.layers = nn.Sequential(
-                nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
-                nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten(),
-                nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, actions),
-            )  # fmt: skip
+                nn.Conv2d(4, 32, 8, 4),
+                nn.ReLU(),
+                nn.Conv2d(32, 64, 4, 2),
+                nn.ReLU(),
+                nn.Conv2d(64, 64, 3),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(3136, 512),
+                nn.ReLU(),
+                nn.Linear(512, actions),
+            )
         else:
             pairs = itertools.pairwise((shape[0], *hidden))
             inner = [m for a, b in pairs for m in (nn.Linear(a, b), nn.ReLU())]
@@ -62,7 +69,7 @@ class ReplayBuffer:
 
 
 def learner(make_env: Callable[[], gymnasium.Env], recipe: Any, seed: int = 0) -> Callable[[int], None]:
-    """A function that trains an agent for `n` times `num_steps` steps of each env, the random steps being done."""
+    """A function that trains an agent for `n` times `num_steps` steps of each env, after the random steps."""
     random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
     mode = gymnasium.vector.AutoresetMode.SAME_STEP
     envs = gymnasium.vector.SyncVectorEnv([make_env] * recipe.num_envs, autoreset_mode=mode)

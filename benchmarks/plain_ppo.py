@@ -1,8 +1,8 @@
 """PPO as people write it in one file: a vector environment of Gymnasium's, tensors for a rollout, one loop.
 
 Written for `benchmarks/on_policy.py` to be compared with, from the algorithm, in the manner of scripts that
-are meant to be read from top to bottom: the network is asked at each step for action, log probability and
-value, and the minibatches' loop does the rest. Settings are those of a recipe of ours.
+are meant to be read from top to bottom: the network gives action, log probability and value at each
+step, and the minibatches' loop does the rest. Settings are those of a recipe of ours.
 """
 
 from collections.abc import Callable
@@ -27,11 +27,16 @@ class Agent(nn.Module):
         self.pixels = len(shape) == 3
         if self.pixels:
             self.body = nn.Sequential(
-                init_layer(nn.Conv2d(4, 32, 8, 4)), nn.ReLU(),
-                init_layer(nn.Conv2d(32, 64, 4, 2)), nn.ReLU(),
-                init_layer(nn.Conv2d(64, 64, 3)), nn.ReLU(),
-                nn.Flatten(), init_layer(nn.Linear(3136, 512)), nn.ReLU(),
-            )  # fmt: skip
+                init_layer(nn.Conv2d(4, 32, 8, 4)),
+                nn.ReLU(),
+                init_layer(nn.Conv2d(32, 64, 4, 2)),
+                nn.ReLU(),
+                init_layer(nn.Conv2d(64, 64, 3)),
+                nn.ReLU(),
+                nn.Flatten(),
+                init_layer(nn.Linear(3136, 512)),
+                nn.ReLU(),
+            )
             self.actor, self.critic = nn.Linear(512, actions), nn.Linear(512, 1)
             init_layer(self.actor, 0.01), init_layer(self.critic, 1.0)
         else:
@@ -39,12 +44,14 @@ class Agent(nn.Module):
             self.body = nn.Identity()
             self.actor, self.critic = (
                 nn.Sequential(
-                    init_layer(nn.Linear(shape[0], first)), nn.Tanh(),
-                    init_layer(nn.Linear(first, second)), nn.Tanh(),
+                    init_layer(nn.Linear(shape[0], first)),
+                    nn.Tanh(),
+                    init_layer(nn.Linear(first, second)),
+                    nn.Tanh(),
                     init_layer(nn.Linear(second, out), gain),
                 )
                 for out, gain in ((actions, 0.01), (1, 1.0))
-            )  # fmt: skip
+            )
 
     def value(self, x: torch.Tensor) -> torch.Tensor:
         return self.critic(self.body(x / 255.0 if self.pixels else x))
@@ -57,7 +64,7 @@ class Agent(nn.Module):
 
 
 def learner(make_env: Callable[[], gymnasium.Env], recipe: Any, seed: int = 0) -> Callable[[int], None]:
-    """A function that trains an agent for `n` rollouts in envs from `make_env`; truncation counts as termination."""
+    """A function that trains an agent for `n` rollouts in envs from `make_env`; truncation is termination."""
     torch.manual_seed(seed), np.random.seed(seed)
     mode = gymnasium.vector.AutoresetMode.SAME_STEP
     envs = gymnasium.vector.SyncVectorEnv([make_env] * recipe.num_envs, autoreset_mode=mode)

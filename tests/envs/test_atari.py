@@ -1,4 +1,4 @@
-"""Atari's screens: our machine shows what ALE's own vector form shows, up to rounding, and both count the game's returns."""
+"""Atari preprocessing: our wrappers equal ALE's vector env up to rounding, and returns are the game's."""
 
 import io
 

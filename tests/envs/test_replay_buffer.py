@@ -356,7 +356,7 @@ def test_replay_stream_resumes_bit_exact(alpha):
 
 
 def test_replay_stream_truncation_keeps_final_observation():
-    """Episodes count up to 12 and are truncated: 11 leads to 12, never to the 0 of the next episode's start."""
+    """Episodes count up to 12 and are truncated: 11 leads to 12, never to the next episode's 0."""
     stream = make_stream()
     for _ in range(12):
         rows = next(stream).transitions

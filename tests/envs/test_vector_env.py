@@ -15,7 +15,7 @@ from torchstone.parts.old_keys import with_new_names
 
 
 class Corridor(gymnasium.Env):
-    """Walk to the right; step 4 ends it for good. What it does besides is told by `fault`."""
+    """Walk to the right; the episode terminates at step 4. `fault` names what goes wrong at step 3."""
 
     observation_space = gymnasium.spaces.Box(-10, 10, (2,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
@@ -59,7 +59,7 @@ def test_vector_env_separates_termination_and_truncation():
     steps = [envs.step(actions(2)) for _ in range(5)]
     assert [s.terminated.tolist() for s in steps] == [[k == 3] * 2 for k in range(5)]
     assert not any(s.truncated.any() for s in steps)
-    assert [s.next_observation[0, 0].item() for s in steps] == [1, 2, 3, 4, 1]  # 4, though it began anew
+    assert [s.next_observation[0, 0].item() for s in steps] == [1, 2, 3, 4, 1]  # 4, though the env was reset
     assert [s.returns for s in steps] == [[], [], [], [8.0, 8.0], []]
     cut = VectorEnv("ShortCorridor-v0", 2)
     steps = [cut.step(actions(2, 0)) for _ in range(4)]
@@ -248,13 +248,13 @@ def test_make_env_errors_name_a_remedy():
 
 def test_select_observation_hides_other_entries():
     name = "PartialObservation:keep=0,2"
-    part, whole = (VectorEnv("CartPole-v1", 2, seed=3, wrappers=w) for w in ([name], []))
+    part, full = (VectorEnv("CartPole-v1", 2, seed=3, wrappers=w) for w in ([name], []))
     assert part.is_exact
     for number in range(60):
         action = torch.tensor([number % 2, 1])
-        a, b = part.step(action), whole.step(action)
+        a, b = part.step(action), full.step(action)
         assert torch.equal(a.next_observation, b.next_observation[:, [0, 2]])
-        assert torch.equal(part.observation, whole.observation[:, [0, 2]])
+        assert torch.equal(part.observation, full.observation[:, [0, 2]])
     with pytest.raises(BadInput, match="indices 0 to n - 1"):
         VectorEnv("CartPole-v1", wrappers=["PartialObservation:keep=0,4"])
 

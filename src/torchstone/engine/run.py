@@ -119,8 +119,9 @@ def fit(
     every = intervals.resolve(run.steps)
     writes = folder is not None and parallel.rank() == 0
     for item in run.state.values():
-        if hasattr(item, "attach"):
-            item.attach(folder)
+        attach = getattr(item, "attach", None)
+        if attach is not None:
+            attach(folder)
     if folder is not None:
         results, rows = _resume(folder, state, stage, quiet or not writes)
         run.results.update(results)

@@ -28,7 +28,7 @@ class Actor:
         self.reset()
 
     def reset(self) -> None:
-        """All episodes begin anew."""
+        """Reset the recurrent state of all envs."""
         if self.is_recurrent:
             self.state = self.policy.initial_state(self.envs.num_envs)
 

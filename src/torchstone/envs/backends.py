@@ -18,7 +18,7 @@ from torchstone.parts.old_keys import with_new_names
 
 
 class BackendStep(NamedTuple):
-    """One step of all envs, as arrays; `observation` is `next_observation`, except in envs that were reset."""
+    """One step of all envs; `observation` is `next_observation`, except in envs that were reset."""
 
     next_observation: np.ndarray
     reward: np.ndarray

@@ -1,4 +1,4 @@
-"""Incremental checkpoints of large replay buffers: frames in chunks beside the checkpoint, each written once."""
+"""Incremental checkpoints of large replay buffers: frames in chunks in the run folder, each written once."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Rollouts of whole episodes, for Monte Carlo methods; each is collected under the policy's current weights."""
+"""Rollouts of complete episodes, for Monte Carlo methods, collected under the policy's current weights."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from torchstone.parts.seeding import SeedStream, derive_seed
 
 
 class EpisodeRollouts:
-    """Endless `Rollout`s of one whole episode per env, from a fresh reset of all envs.
+    """Endless `Rollout`s of one complete episode per env, from a fresh reset of all envs.
 
     Yields `(rollout, is_live)`. Rows of an env after the end of its episode are padding: reward 0,
     `terminated`, and not `is_live`. Initial states follow from the seed and the number of rollouts so far,

@@ -148,8 +148,9 @@ def check_spaces(
         kind = "continuous"
     if kind == "other":
         raise BadInput(
-            f"{spec} has the action space {action_space}, which {system} does not support: try an environment "
-            "with discrete actions, such as CartPole-v1, or with a vector of continuous ones, such as Pendulum-v1"
+            f"{spec} has the action space {action_space}, which {system} does not support: try an "
+            "environment with discrete actions, such as CartPole-v1, or with a vector of continuous ones, "
+            "such as Pendulum-v1"
         )
     if action_kind not in (kind, "any"):
         has, systems, _ = SYSTEMS_BY_ACTIONS[kind]

@@ -240,7 +240,7 @@ class ReplayBuffer:
         return frames
 
     def sample_at(self, index: Int64[Tensor, " batch"], gamma: float, n_step: int = 1) -> Transitions:
-        """The `n_step` transitions that begin at rows `index`; near the newest, as many steps as there are."""
+        """The `n_step` transitions that begin at rows `index`; near the newest row, with fewer steps."""
         index = index.to(self.device)
         reward, last, end = self.reward[index], index, self.end[index]
         discount = torch.full_like(reward, gamma)

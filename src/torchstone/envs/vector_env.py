@@ -173,7 +173,7 @@ def _make_backend(
 @functools.cache
 def is_snapshot_exact(spec: str, wrappers: tuple[str, ...] = (), steps: int = 48) -> bool:
     """Whether `env_state.snapshot` holds all of an environment's state: tested, not assumed. One env is
-    stepped for a while and its state is restored into another; from there on the two must agree bit for bit."""
+    stepped for a while, and its state is restored into another; from then on both must agree to the bit."""
     one, other = (make_env(spec, wrappers, None)[0] for _ in range(2))
     action_space = one.action_space
     action_space.seed(0)

@@ -16,7 +16,7 @@ GAMMA, LAM = 0.9, 0.7
 
 
 def rollout(seed: int = 0, time: int = 11, envs: int = 5):
-    """Rewards, values, and every way that an episode can end; the value of each state in which an episode is truncated."""
+    """Rewards, values, every way that an episode can end, and the value of each state of truncation."""
     g = torch.Generator().manual_seed(seed)
     reward, value = (torch.randn(time, envs, generator=g, dtype=torch.float64) for _ in range(2))
     last_value = torch.randn(envs, generator=g, dtype=torch.float64)
@@ -90,7 +90,7 @@ def test_n_step_returns_equal_definition(case, steps):
 
 
 def expected_lambda(t: int, env: int, reward, next_v, done) -> float:
-    """(1-λ) Σ_{n<N} λ^{n-1} G^{(n)} + λ^{N-1} G^{(N)}, N being the steps that are left (Sutton and Barto 12.3)."""
+    """(1-λ) Σ_{n<N} λ^{n-1} G^{(n)} + λ^{N-1} G^{(N)}, N remaining steps (Sutton and Barto 12.3)."""
     left = 1
     while not done[t + left - 1, env] and t + left < len(reward):
         left += 1

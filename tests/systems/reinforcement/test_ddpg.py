@@ -38,9 +38,16 @@ def test_ddpg_updates_equal_stable_baselines3():
     run = next(ddpg.build(recipe))
     model, target_network = run.state["model"], run.state["target_network"]
     algorithm = stable_baselines3.DDPG(
-        "MlpPolicy", recipe.data, learning_rate=recipe.lr, batch_size=recipe.batch_size, tau=recipe.tau,
-        gamma=recipe.gamma, buffer_size=1000, device="cpu", policy_kwargs={"net_arch": [48, 32]},
-    )  # fmt: skip
+        "MlpPolicy",
+        recipe.data,
+        learning_rate=recipe.lr,
+        batch_size=recipe.batch_size,
+        tau=recipe.tau,
+        gamma=recipe.gamma,
+        buffer_size=1000,
+        device="cpu",
+        policy_kwargs={"net_arch": [48, 32]},
+    )
     algorithm.set_logger(configure(None, []))
     theirs, their_target = halves(algorithm.policy)
     for net in (theirs, their_target):

@@ -1,4 +1,4 @@
-"""DQN: updates equal stable-baselines3's, each extension follows its definition, and a run resumes bit for bit."""
+"""DQN: updates equal stable-baselines3's, extensions follow their definitions, a run resumes bit for bit."""
 
 import copy
 import dataclasses
@@ -23,10 +23,16 @@ def make_sb3(recipe, model):
     from stable_baselines3.common.logger import configure
 
     algorithm = stable_baselines3.DQN(
-        "MlpPolicy", recipe.data, learning_rate=recipe.lr, batch_size=recipe.batch_size,
-        gamma=recipe.gamma, max_grad_norm=recipe.max_grad_norm, buffer_size=1000, device="cpu",
+        "MlpPolicy",
+        recipe.data,
+        learning_rate=recipe.lr,
+        batch_size=recipe.batch_size,
+        gamma=recipe.gamma,
+        max_grad_norm=recipe.max_grad_norm,
+        buffer_size=1000,
+        device="cpu",
         policy_kwargs={"net_arch": list(recipe.hidden)},
-    )  # fmt: skip
+    )
     algorithm.set_logger(configure(None, []))
     for net in (algorithm.q_net, algorithm.q_net_target):
         for p, own in zip(net.parameters(), model.parameters(), strict=True):
@@ -347,9 +353,17 @@ def test_dqn_refuses_invalid_recipes(changes, match):
 def test_dqn_replay_of_atari_frames_equals_observations():
     """Pong from its screens: what is batch is what was acted on, life lost or not."""
     recipe = dataclasses.replace(
-        dqn.RECIPES["pong"], data="ALE/Breakout-v5", device="cpu", num_envs=2, num_steps=30, gradient_steps=1,
-        batch_size=16, buffer_size=200, learning_starts=60, record_video=False,
-    )  # fmt: skip
+        dqn.RECIPES["pong"],
+        data="ALE/Breakout-v5",
+        device="cpu",
+        num_envs=2,
+        num_steps=30,
+        gradient_steps=1,
+        batch_size=16,
+        buffer_size=200,
+        learning_starts=60,
+        record_video=False,
+    )
     for num_envs in (2, 1):
         stream = next(dqn.build(dataclasses.replace(recipe, num_envs=num_envs))).stream
         observations, inner = [], stream.buffer.add

@@ -49,10 +49,19 @@ def make_sb3(kind: str, recipe, spec: str, model, **options):
     sizes = {"pi": list(recipe.hidden), "vf": list(recipe.hidden)}
     env = stable_baselines3.common.env_util.make_vec_env(spec, recipe.num_envs, seed=0)
     algorithm = getattr(stable_baselines3, kind)(
-        "MlpPolicy", env, n_steps=recipe.num_steps, gamma=recipe.gamma, gae_lambda=recipe.gae_lambda,
-        ent_coef=recipe.ent_coef, vf_coef=recipe.vf_coef, max_grad_norm=recipe.max_grad_norm,
-        learning_rate=recipe.lr, policy_kwargs={"net_arch": sizes}, device="cpu", **options,
-    )  # fmt: skip
+        "MlpPolicy",
+        env,
+        n_steps=recipe.num_steps,
+        gamma=recipe.gamma,
+        gae_lambda=recipe.gae_lambda,
+        ent_coef=recipe.ent_coef,
+        vf_coef=recipe.vf_coef,
+        max_grad_norm=recipe.max_grad_norm,
+        learning_rate=recipe.lr,
+        policy_kwargs={"net_arch": sizes},
+        device="cpu",
+        **options,
+    )
     algorithm.set_logger(configure(None, []))
     ours = weights(model)
     names = of_actor({n: torch.tensor(i) for i, n in enumerate(dict(algorithm.policy.named_parameters()))})

@@ -16,8 +16,8 @@ DOORS = 5
 
 
 class Doors(gymnasium.Env):
-    """Of five doors those are open whose entries in the observation are positive. Going through the first open
-    one gives reward 1; going through a shut one raises. Episodes have 4 steps."""
+    """Five doors, open where the observation is positive. Going through the first open one gives reward 1;
+    going through a shut one raises. Episodes have 4 steps."""
 
     observation_space = gymnasium.spaces.Box(-1, 1, (DOORS,), np.float32)
     action_space = gymnasium.spaces.Discrete(DOORS)

@@ -55,11 +55,11 @@ def test_updates_of_recipes_follow_from_total_timesteps():
 def test_read_recipe_multiplies_out_old_steps(system, recipe, fields, expected, tmp_path):
     saved = {"system": system, "recipe": recipe, "fields": fields, "clock": {}}
     (tmp_path / "recipe.json").write_text(json.dumps(saved))
-    _, _, found = read_recipe(tmp_path)
+    _, _, read = read_recipe(tmp_path)
     ((name, total),) = expected.items()
-    assert getattr(found, name) == total
-    assert found.updates == fields["steps"]
-    assert found.num_envs == fields["worlds"]
+    assert getattr(read, name) == total
+    assert read.updates == fields["steps"]
+    assert read.num_envs == fields["worlds"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Playing what was trained: judged on the same episodes each time, filmed, and log in one line what fails."""
+"""Evaluation of agents: the same episodes each time, videos, and errors of one line."""
 
 import dataclasses
 import json

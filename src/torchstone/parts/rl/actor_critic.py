@@ -19,7 +19,7 @@ ActionMask = Bool[Tensor, "*batch actions"] | None  # which actions are valid
 
 
 def orthogonal(layer: nn.Linear | nn.Conv2d, gain: float) -> nn.Module:
-    """Orthogonal weights times `gain`, zero biases (Saxe et al. 2014; Engstrom et al. 2020 on why it matters)."""
+    """Orthogonal weights times `gain`, zero biases (Saxe et al. 2014; Engstrom et al. 2020 on why)."""
     nn.init.orthogonal_(layer.weight, gain)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -119,10 +119,10 @@ class ActorCritic(nn.Module):
         self,
         observation: Tensor,
         action_mask: ActionMask = None,
-        episode_start: None = None,
+        episode_start: Tensor | None = None,
         recurrent_state: tuple = (),
     ) -> tuple[Categorical | Gaussian, Float[Tensor, " batch"]]:
-        """π(·|s) and V(s) from one pass; the last two arguments are a recurrent policy's and stay empty."""
+        """π(·|s) and V(s) from one pass; the last two arguments are a recurrent policy's and not used."""
         features = self.features(observation)
         policy = distribution(self.actor(features), self.log_std, action_mask)
         return policy, self.critic(features)[..., 0]

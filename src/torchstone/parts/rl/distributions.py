@@ -31,7 +31,7 @@ class Categorical(NamedTuple):
 
     @staticmethod
     def noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Gumbel noise, -log E with E exponential: argmax(logits + noise) is a sample (Maddison et al. 2014)."""
+        """Gumbel noise, -log E with E exponential: argmax(logits + noise) samples (Maddison et al. 2014)."""
         return torch.empty(shape).exponential_(generator=generator).log_().neg_()
 
     def sample(self, noise: Float[Tensor, "*batch actions"]) -> Int64[Tensor, "*batch"]:

@@ -114,16 +114,21 @@ class RecurrentActorCritic(nn.Module):
     def policy_and_value(
         self,
         observation: Float[Tensor, "envs time *shape"] | UInt8[Tensor, "envs time *shape"],
-        action_mask: Bool[Tensor, "envs time actions"] | None,
-        episode_start: Bool[Tensor, "envs time"],
-        recurrent_state: tuple[Float[Tensor, "envs layers units"], ...],
+        action_mask: Bool[Tensor, "envs time actions"] | None = None,
+        episode_start: Bool[Tensor, "envs time"] | None = None,
+        recurrent_state: tuple[Float[Tensor, "envs layers units"], ...] = (),
     ) -> tuple[Categorical | Gaussian, Float[Tensor, "envs time"]]:
         """Policy and value at every time step.
 
         Args:
             episode_start: steps that begin an episode; the recurrent state is reset there.
-            recurrent_state: the state before the first step.
+            recurrent_state: the state before the first step, by default `initial_state`.
         """
+        envs, time = observation.shape[:2]
+        if episode_start is None:
+            episode_start = torch.zeros(envs, time, dtype=torch.bool, device=observation.device)
+        if not recurrent_state:
+            recurrent_state = tuple(each.transpose(0, 1) for each in self.initial_state(envs))
         output, _, _ = self._run_segments(self.features(observation, 2), episode_start, recurrent_state)
         return distribution(self.actor(output), self.log_std, action_mask), self.critic(output)[..., 0]
 
@@ -174,8 +179,5 @@ class RecurrentActorCritic(nn.Module):
         return output[segment, position].view_as(x), ends, segment.view(envs, time)
 
     def forward(self, observation: Tensor) -> tuple[Tensor, ...]:
-        envs, time = observation.shape[:2]
-        episode_start = torch.zeros(envs, time, dtype=torch.bool, device=observation.device)
-        state = tuple(each.transpose(0, 1) for each in self.initial_state(envs))
-        policy, value = self.policy_and_value(observation, None, episode_start, state)
+        policy, value = self.policy_and_value(observation)
         return (*policy, value)

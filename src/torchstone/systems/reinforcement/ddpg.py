@@ -104,7 +104,8 @@ MUJOCO = replace(
 RECIPES = {
     # torchstone train ddpg   20,000 steps, two minutes of one core; return -126 to -132 (5 seeds)
     "pendulum": PENDULUM,
-    # torchstone train ddpg/paper   the paper's networks, learning rates and noise; 20,000 steps; -147 (seed 0)
+    # torchstone train ddpg/paper   the paper's networks, learning rates and noise; 20,000 steps; return
+    # -147 (seed 0)
     "paper": replace(
         PENDULUM,
         variant="ddpg_paper",
@@ -311,7 +312,7 @@ FACTS = [
 
 
 def reference() -> Iterator[ParityCase]:
-    """stable-baselines3's network of the same shape; the tests compare a whole update with it."""
+    """stable-baselines3's network of the same shape; the tests compare an update with it."""
     from torchstone import references
 
     yield from references.deterministic(DDPG)

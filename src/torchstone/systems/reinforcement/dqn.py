@@ -355,7 +355,7 @@ FACTS = [
 
 
 def reference() -> Iterator[ParityCase]:
-    """stable-baselines3's networks of the same shapes; the tests compare a whole update with it."""
+    """stable-baselines3's networks of the same shapes; the tests compare an update with it."""
     from torchstone import references
 
     yield from references.critics(QNetwork)

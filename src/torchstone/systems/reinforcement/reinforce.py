@@ -184,7 +184,7 @@ FACTS = [
 
 
 def reference() -> Iterator[ParityCase]:
-    """stable-baselines3's network of the same shape; the tests compare a whole update with it."""
+    """stable-baselines3's network of the same shape; the tests compare an update with it."""
     from torchstone import references
 
     yield from references.actors(ActorCritic)

@@ -19,7 +19,7 @@ FRAME_SIZE = (84, 84)
 
 
 def num_updates(total: int, per_update: int) -> int:
-    """Updates that `total` environment steps (or episodes) make, the last one whole.
+    """Updates that `total` environment steps (or episodes) make, rounded up.
 
     Raises:
         BadInput: there is not one step, or an update without steps.
@@ -80,7 +80,7 @@ def make_run(
     state: dict[str, Any],
     model_config: dict[str, Any],
 ) -> Run:
-    """A Run of `recipe.updates` updates, evaluated by the mean return of greedy episodes in envs of its own."""
+    """A Run of `recipe.updates` updates, evaluated by the mean return of greedy episodes in separate envs."""
     device = select_device(recipe.device)
     evaluator = PolicyEvaluator(
         recipe.data, recipe.wrappers, recipe.max_episode_steps, recipe.eval_episodes, device

@@ -26,7 +26,7 @@ def make_stream(
     *,
     action_scale: Callable[[Tensor], Tensor] | None = None,
 ) -> ReplayStream:
-    """The recipe's envs and replay buffer. `clip_rewards`, `per_alpha` and `per_beta` are used if it has them.
+    """The recipe's envs and replay buffer; `clip_rewards`, `per_alpha` and `per_beta` are optional fields.
 
     Raises:
         BadInput: a number that makes no sense.

@@ -77,7 +77,7 @@ def make_separate_envs(recipe: Any) -> list[VectorEnv]:
 
 
 def flatten_time(rollout: Rollout, column: Tensor) -> Tensor:
-    """`(time, envs, …)` as rows of `PolicyInputs`: (time × envs, …), or of a recurrent policy (envs, time, …)."""
+    """`(time, envs, …)` as rows: (time × envs, …), or of a recurrent policy (envs, time, …)."""
     return column.flatten(0, 1) if rollout.recurrent_state is None else column.transpose(0, 1)
 
 
