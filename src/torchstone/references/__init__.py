@@ -286,11 +286,11 @@ def actors(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
         net = ours(seen.shape, int(chosen.shape[0] if continuous else chosen.n), continuous=continuous)
         net.load_state_dict(of_actor(dict(theirs.named_parameters())))
         generator = torch.Generator().manual_seed(seed)
-        if net.pixels:
+        if net.is_image:
             x = torch.randint(256, (3, *seen.shape), generator=generator, dtype=torch.uint8)
         else:
             x = torch.randn(16, *seen.shape, generator=generator)
-        label = "frames" if net.pixels else "continuous" if continuous else "discrete"
+        label = "frames" if net.is_image else "continuous" if continuous else "discrete"
         yield ParityCase(net, Answering(theirs, _acted), x, _of_answering, label=label)
 
 

@@ -193,6 +193,6 @@ FACTS = [
 
 def reference() -> Iterator[ParityCase]:
     """stable-baselines3's network of the same shape; the tests compare an update with it."""
-    from torchstone import references
+    from torchstone.references import actors
 
-    yield from references.actors(ActorCritic)
+    yield from actors(ActorCritic)

@@ -313,6 +313,6 @@ FACTS = [
 
 def reference() -> Iterator[ParityCase]:
     """stable-baselines3's network of the same shape; the tests compare an update with it."""
-    from torchstone import references
+    from torchstone.references import deterministic
 
-    yield from references.deterministic(DDPG)
+    yield from deterministic(DDPG)

@@ -356,6 +356,6 @@ FACTS = [
 
 def reference() -> Iterator[ParityCase]:
     """stable-baselines3's networks of the same shapes; the tests compare an update with it."""
-    from torchstone import references
+    from torchstone.references import critics
 
-    yield from references.critics(QNetwork)
+    yield from critics(QNetwork)
