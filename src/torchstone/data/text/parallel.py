@@ -16,7 +16,7 @@ from torchstone.errors import BadInput, did_you_mean
 BUNDLED = ("gettext", "bible", "copy", "reverse")
 MAX_HELD_OUT = 1_000  # pairs of a test or validation split that is cut here
 
-Finish = Callable[[str, dict[str, Pairs], str, tuple[str, str]], "PairSet"]
+Finish = Callable[[str, dict[str, Pairs], str, tuple[str, str]], "ParallelCorpus"]
 
 
 @dataclass(frozen=True)
