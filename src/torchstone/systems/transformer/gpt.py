@@ -367,6 +367,7 @@ FACTS = parameter_facts(VARIANTS, {name: (count,) for name, count in COUNTS.item
 def reference() -> Iterator[ParityCase]:
     """transformers' classes, in random configurations from a fixed seed."""
     torch.manual_seed(0)
+    names = references.ours(published)
     for number, net in enumerate(references.gpts(10)):
         model_config = from_config(net.config.to_dict())[1]
         theirs = references.Answering(net, lambda net, tokens: net(tokens).logits).double().eval()
@@ -380,8 +381,3 @@ def reference() -> Iterator[ParityCase]:
             ours, theirs = ours.float(), theirs.float()
         label = f"{net.config.model_type} {list(model_config.values())}"
         yield ParityCase(ours, theirs, tokens, names, torch.optim.AdamW, label)
-
-
-def names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Named tensors of transformers' class, inside the adapter, by our names."""
-    return published("", {name.removeprefix("net."): tensor for name, tensor in tensors.items()})
