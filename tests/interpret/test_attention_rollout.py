@@ -27,7 +27,7 @@ def model() -> ViT:
 
 
 def test_rollout_equals_sum_over_all_paths():
-    """Each path through the layers contributes the product of its weights; half of each step is the residual."""
+    """Each path through the layers adds the product of its weights; half of each step is the residual."""
     torch.manual_seed(0)
     layers, heads, tokens = 3, 2, 4
     maps = [torch.rand(1, heads, tokens, tokens).double().softmax(-1) for _ in range(layers)]

@@ -36,7 +36,7 @@ TO_OURS = (
     (r"^(embeddings\.)?cls_token$", "class_token"),
     (r"^(encoder\.pos_embedding|pos_embed|embeddings\.position_embeddings)$", "position_embedding"),
     (r"^(conv_proj|patch_embed\.proj|embeddings\.patch_embeddings\.projection)\.", "patch_embedding."),
-    (r"^(encoder\.layers\.encoder_layer_|encoder\.layer\.|blocks\.)(?=\d)", "blocks."),
+    (r"^(encoder\.layers\.encoder_layer_|encoder\.layer\.|layers\.|blocks\.)(?=\d)", "blocks."),
     (r"^(encoder\.ln|layernorm|norm)\.", "final_norm."),
     (r"^(heads\.head|classifier)\.", "head."),
     (r"^pooler\.dense\.", "pooler."),

@@ -1,4 +1,4 @@
-"""Random windows: shifted by one, uniform over the text, the same after resuming and for any number of processes."""
+"""Random windows: shifted by one, uniform over the text, the same after resuming and when shared."""
 
 import pytest
 import torch

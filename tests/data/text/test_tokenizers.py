@@ -80,17 +80,21 @@ def test_train_is_deterministic_across_processes(kind):
     program = (
         "import sys, hashlib, json; from torchstone.data.text import tokenizers as tokens\n"
         "texts = json.load(sys.stdin)\n"
-        "print(tokens.to_metadata(tokens.train(sys.argv[1], texts, vocab_size=290, special_tokens=('<pad>',))))"
+        "options = {'vocab_size': 290, 'special_tokens': ('<pad>',)}\n"
+        "print(tokens.to_metadata(tokens.train(sys.argv[1], texts, **options)))"
     )
     # processes could break ties differently: all words are equally frequent
     texts = [f"{a}{b}{c} {c}{a}" for a in "abcdxyzAQ" for b in "efgé" for c in "hijkLM"] * 2
     outputs = [
         subprocess.run(
-            [sys.executable, "-c", program, kind], input=json.dumps(texts), text=True,
-            capture_output=True, check=True,
+            [sys.executable, "-c", program, kind],
+            input=json.dumps(texts),
+            text=True,
+            capture_output=True,
+            check=True,
         ).stdout.strip()
         for _ in range(3)
-    ]  # fmt: skip
+    ]
     assert outputs[0] == outputs[1] == outputs[2]
     tokenizer = tokenizers.from_metadata(outputs[0])
     print(kind, tokenizer.get_vocab_size(), tokenizer.encode("abc xyz").tokens)

@@ -120,7 +120,8 @@ def test_dropout_on_residual_branches_and_embeddings_only():
     assert torch.equal(layer(x), expected)
     model = network(dropout=1.0).train()
     assert not model.embed(torch.ones(1, 3, dtype=torch.int64)).any()
-    rates = {m.p for m in VARIANTS["transformer_big"].make(vocab_size=9).modules() if isinstance(m, nn.Dropout)}  # fmt: skip
+    big = VARIANTS["transformer_big"].make(vocab_size=9)
+    rates = {module.p for module in big.modules() if isinstance(module, nn.Dropout)}
     assert rates == {0.3}
 
 
@@ -198,9 +199,7 @@ def test_generate_beam_search_equals_brute_force(length_penalty):
                     best, expected = score, candidates[index][1:] + [EOS] * (most - length)
             assert beams[row].tolist() + [EOS] * (most - beams.shape[1]) == expected
             differs += greedy[row].tolist() + [EOS] * (most - greedy.shape[1]) != expected
-    print(
-        f"length penalty {length_penalty}: 12 translations equal, {differs} of them not what greedy search finds"
-    )
+    print(f"length penalty {length_penalty}: 12 translations equal, {differs} of them not greedy search's")
     assert differs
 
 
@@ -214,9 +213,22 @@ def test_attention_weights_equal_those_of_last_layer():
     model(source, target)
     x, memory = (each.transpose(0, 1) for each in recorded[0])
     _, expected = F.multi_head_attention_forward(
-        x, memory, memory, 16, 2, cross.qkv.weight, cross.qkv.bias, None, None, False, 0.0,
-        cross.out.weight, cross.out.bias, key_padding_mask=source == 0, average_attn_weights=False,
-    )  # fmt: skip
+        x,
+        memory,
+        memory,
+        16,
+        2,
+        cross.qkv.weight,
+        cross.qkv.bias,
+        None,
+        None,
+        False,
+        0.0,
+        cross.out.weight,
+        cross.out.bias,
+        key_padding_mask=source == 0,
+        average_attn_weights=False,
+    )
     print("error", relative_error(weights, expected))
     assert relative_error(weights, expected) < 1e-5
     assert not weights[(source == 0)[:, None, None].expand_as(weights)].any()

@@ -60,9 +60,16 @@ def test_vit_weights_of_timm_and_torchvision_give_their_logits(tmp_path):
 def test_vit_transformers_folder_round_trip(kind, tmp_path):
     library = import_transformers()
     config = library.ViTConfig(
-        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40,
-        image_size=24, patch_size=8, num_labels=4, qkv_bias=kind != "ViTModel", hidden_act="gelu_new",
-    )  # fmt: skip
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=40,
+        image_size=24,
+        patch_size=8,
+        num_labels=4,
+        qkv_bias=kind != "ViTModel",
+        hidden_act="gelu_new",
+    )
     if kind == "ViTForImageClassification":
         theirs = library.ViTForImageClassification(config)
     else:
@@ -106,9 +113,15 @@ def test_vit_config_rejects_unimplemented_setting_by_name(change, message):
 def test_vit_interpolates_positions_like_transformers():
     library = import_transformers()
     config = library.ViTConfig(
-        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=32,
-        patch_size=8, num_labels=4, architectures=["ViTForImageClassification"],
-    )  # fmt: skip
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=40,
+        image_size=32,
+        patch_size=8,
+        num_labels=4,
+        architectures=["ViTForImageClassification"],
+    )
     theirs = randomize_weights(library.ViTForImageClassification(config))
     ours = ViT.from_kwargs(**from_config(config.to_dict())[1]).eval()
     ours.load_state_dict(published("", theirs.state_dict()))

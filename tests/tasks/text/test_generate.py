@@ -65,11 +65,16 @@ def test_generate_cache_does_not_change_text(post_norm, slide):
     for sampling in ({"greedy": True}, {"temperature": 0.9, "top_k": 9, "top_p": 0.95}):
         texts = [
             generate(
-                model, prompt, 60, use_cache=cached, slide=slide,
-                generator=torch.Generator().manual_seed(4), **sampling,
+                model,
+                prompt,
+                60,
+                use_cache=cached,
+                slide=slide,
+                generator=torch.Generator().manual_seed(4),
+                **sampling,
             )
             for cached in (True, False)
-        ]  # fmt: skip
+        ]
         assert torch.equal(*texts)
         assert torch.equal(texts[0][:, :7], prompt)
         assert texts[0].shape == (3, 67)

@@ -88,7 +88,7 @@ MARGIN = ("loss", -1.3)
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "shakespeare"  # shakespeare, python, python/PACKAGE, a text file, a folder, hf:NAME
+    data: str = "shakespeare"  # text: shakespeare, python, python/PACKAGE, a text file, a folder, hf:NAME
     variant: str = "gpt_char_cpu"  # network; the next four fields override its sizes, none keeps them
     width: int | None = None  # embedding dimension
     depth: int | None = None  # number of transformer blocks
@@ -365,10 +365,11 @@ FACTS = parameter_facts(VARIANTS, {name: (count,) for name, count in COUNTS.item
 
 def reference() -> Iterator[ParityCase]:
     """transformers' classes, in random configurations from a fixed seed."""
-    from torchstone.references import OutputAdapter
+    from torchstone.references import OutputAdapter, unwrap_names
     from torchstone.references.transformers import random_gpts
 
     torch.manual_seed(0)
+    names = unwrap_names(published)
     for number, net in enumerate(random_gpts(10)):
         model_config = from_config(net.config.to_dict())[1]
         theirs = OutputAdapter(net, lambda net, tokens: net(tokens).logits).double().eval()
@@ -382,8 +383,3 @@ def reference() -> Iterator[ParityCase]:
             ours, theirs = ours.float(), theirs.float()
         label = f"{net.config.model_type} {list(model_config.values())}"
         yield ParityCase(ours, theirs, tokens, names, torch.optim.AdamW, label)
-
-
-def names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Named tensors of transformers' class, inside the adapter, by our names."""
-    return published("", {name.removeprefix("model."): tensor for name, tensor in tensors.items()})

@@ -62,7 +62,7 @@ __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predi
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "gettext"  # gettext, copy, a folder of SPLIT.LANGUAGE, FILE,FILE, a .tsv, hf:NAME
+    data: str = "gettext"  # pairs: gettext, copy, a folder of SPLIT.LANGUAGE, FILE,FILE, a .tsv, hf:NAME
     source: str = "de"  # source language: a file's suffix, a column's name
     target: str = "en"  # target language
     variant: str = "transformer_mini"  # network

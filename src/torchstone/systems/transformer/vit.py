@@ -74,7 +74,7 @@ HEAD = ("head.",)
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "mnist5k"  # mnist5k, digits, hf:NAME, a folder (class folders or IDX) or its zip
+    data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, a folder (class folders or IDX) or its zip
     size: int = 28  # image size, pixels per side
     channels: int = 1  # image channels: 1 grayscale, 3 color
     variant: str = "vit_mnist"  # network
