@@ -242,7 +242,7 @@ def test_shares_are_those_of_the_reference():
     source, target = torch.randint(3, 12, (1, 5)), torch.tensor([[START]])
     memory, last = theirs.encoder.rnn(theirs.encoder.embedding(source[0]))
     s = theirs.encoder.fc(torch.cat([last[0], last[1]])).tanh()
-    terms = torch.stack([theirs.fit(s, h).exp() for h in memory])
+    terms = torch.stack([theirs.alignment_score(s, h).exp() for h in memory])
     found = model.looks(source, target)[0, 0, 0]
     print(found, terms / terms.sum())
     assert torch.allclose(found, terms / terms.sum(), atol=1e-12)
