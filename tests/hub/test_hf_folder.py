@@ -170,7 +170,7 @@ def break_folder(folder, fault: str) -> str:
         return f"lacks the shard {shards[1].name}"
     if fault == "a shard is cut off":
         shards[1].write_bytes(shards[1].read_bytes()[:100])
-        return f"{shards[1].name} is not a complete safetensors file"
+        return f"{shards[1].name} is not a whole safetensors file"
     if fault == "a tensor is missing":
         file = folder / content["weight_map"][first]
         tensors = load_file(file)
@@ -245,7 +245,7 @@ def test_load_reads_pickles_and_names_of_the_first_release(tmp_path):
     assert error(ts.load(tmp_path), theirs) < 1e-5
     index.unlink()
     torch.save({"weight": torch.ones(1), "code": shutil.rmtree}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(BadInput, match="holds code and was rejected unread"):
+    with pytest.raises(BadInput, match="holds code and was refused unread"):
         ts.load(tmp_path)
 
 

@@ -130,7 +130,7 @@ def read(folder: Path, weights: Sequence[str] = WEIGHTS) -> tuple[dict[str, Any]
             return config, _tensors(folder / name)
         if (folder / f"{name}.index.json").exists():
             return config, _shards(folder / f"{name}.index.json")
-    raise BadInput(f"{folder} has a config but no weights: expected {' or '.join(weights)}")
+    raise BadInput(f"{folder} has a config but no weights: {' or '.join(weights)} is missing")
 
 
 def fetch(spec: str) -> Path:
@@ -202,11 +202,11 @@ def _tensors(file: Path) -> dict[str, Tensor]:
             with safe_open(file, framework="pt") as shard:
                 return {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise BadInput(f"{file} is not a complete safetensors file: {error}") from None
+            raise BadInput(f"{file} is not a whole safetensors file: {error}") from None
     try:
         tensors = torch.load(file, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError:
-        raise BadInput(f"{file} holds code and was rejected unread: look for safetensors") from None
+        raise BadInput(f"{file} holds code and was refused unread: look for safetensors") from None
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise BadInput(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):

@@ -1,9 +1,14 @@
 """BERT's data: documents, and rows with labels of words."""
 
+from types import SimpleNamespace
+
+import pytest
+
 from torchstone.data.text import tokenizers
 from torchstone.data.text.classification import LabeledTexts
 from torchstone.data.text.sentence_batches import IGNORE_INDEX, SPECIAL_TOKENS, SpecialTokens
-from torchstone.tasks.text.bert_data import build_rows, split_documents
+from torchstone.errors import BadInput
+from torchstone.tasks.text.bert_data import build_rows, prepare, split_documents
 
 
 def test_build_rows_labels_first_piece_of_each_word():
@@ -24,3 +29,8 @@ def test_split_documents_keeps_all_text():
     documents = split_documents(text)
     assert " ".join(documents) == text.replace("\n\n", " ")
     assert len(documents) > 4
+
+
+def test_prepare_rejects_unknown_task():
+    with pytest.raises(BadInput, match="task is classify or masked_lm, not 'words'"):
+        prepare(SimpleNamespace(task="words"), {})

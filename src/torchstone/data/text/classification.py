@@ -136,8 +136,16 @@ def _make_dataset(
     sizes = ", ".join(f"{len(texts[split])} {split}" for split in ("train", "val", "test"))
     origin = f"{' and '.join(published)} as published" if published else "cut by label"
     description = f"{source}; {len(classes)} labels, {sizes} ({origin})"
-    train, val, test = texts["train"], texts["val"], texts["test"]
-    return LabeledDataset(name, classes, train, val, test, has_word_labels, description, max_examples)
+    return LabeledDataset(
+        name,
+        classes,
+        texts["train"],
+        texts["val"],
+        texts["test"],
+        has_word_labels,
+        description,
+        max_examples,
+    )
 
 
 def _as_part(

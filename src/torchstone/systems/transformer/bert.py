@@ -74,20 +74,20 @@ MARGIN = ("accuracy", 0.12)
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "sentiment"  # labeled: sentiment, CSV/TSV/JSONL/CoNLL, a folder, hf:NAME; or a text
-    variant: str = "bert_tiny"  # network by name
-    task: Literal["classify", "masked_lm"] = "classify"  # classify labeled text, or masked_lm on plain text
-    weights: str | None = None  # run or Hugging Face folder to start from instead of pre-training
+    data: str = "sentiment"  # data set: labeled (sentiment, CSV/TSV/JSONL/CoNLL, folder, hf:NAME) or a text
+    variant: str = "bert_tiny"  # network variant
+    task: Literal["classify", "masked_lm"] = "classify"  # training task: labeled text or plain text
+    weights: str | None = None  # weights to start from instead of pre-training: a run or Hugging Face folder
     max_examples: int | None = None  # maximum number of examples (default: all)
     vocab_size: int = 8192  # vocabulary size of the WordPiece tokenizer
     max_length: int = 64  # maximum number of tokens in a row
     pretrain_steps: int = 1500  # number of updates in pre-training
-    pretrain_batch_size: int = 64  # rows per update in pre-training
+    pretrain_batch_size: int = 64  # batch size in pre-training (rows)
     pretrain_lr: float = 2e-3  # peak learning rate in pre-training
     next_sentence: bool = False  # next-sentence prediction in pre-training, besides masked words
     mask_prob: float = 0.15  # probability of masking a word in pre-training
     steps: int = 900  # number of updates
-    batch_size: int = 64  # rows per update
+    batch_size: int = 64  # batch size (rows)
     optim: OptimConfig = OptimConfig(
         optimizer="adamw",
         lr=5e-4,

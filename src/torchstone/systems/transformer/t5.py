@@ -71,17 +71,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "shakespeare"  # a text to corrupt, or text pairs (.tsv, folder, gettext); grammar
-    task: Literal["denoise", "texts"] = "denoise"  # span corruption of a text, or pairs of texts
-    variant: str = "t5_mini"  # network by name
+    data: str = "shakespeare"  # data set: a text, text pairs (.tsv, folder, gettext), or grammar
+    task: Literal["denoise", "texts"] = "denoise"  # training task: span corruption or text pairs
+    variant: str = "t5_mini"  # network variant
     tokenizer: Literal["unigram", "bpe", "wordpiece", "characters"] = "unigram"  # tokenizer type
     vocab_size: int = 2000  # maximum vocabulary size
-    max_length: int = 64  # denoise: tokens of a text; texts: maximum tokens of source and target
+    max_length: int = 64  # tokens of a text; of pairs: maximum tokens of either side
     noise_density: float = 0.15  # share of the tokens in removed spans
     mean_span_length: float = 3.0  # mean number of tokens in a removed span
     dropout: float = 0.0  # dropout probability of embeddings, attention weights and sublayer outputs
     steps: int = 1200  # number of updates
-    batch_size: int = 32  # texts per update
+    batch_size: int = 32  # batch size (texts)
     optim: OptimConfig = OptimConfig(
         optimizer="adamw", lr=3e-3, warmup_ratio=0.1, max_grad_norm=1.0
     )  # optimizer, schedule, precision

@@ -38,8 +38,10 @@ def prepare(recipe: Any, sizes: Mapping[str, int]) -> BertSetup:
     """Read the data, and train a tokenizer on its training split or take the one of the weights.
 
     Raises:
-        BadInput: the data cannot be read, or the weights belong to another system.
+        BadInput: an unknown task, data that cannot be read, or weights of another system.
     """
+    if recipe.task not in ("classify", "masked_lm"):
+        raise BadInput(f"task is classify or masked_lm, not {recipe.task!r}")
     dataset = None
     if recipe.task == "classify":
         dataset = read_labeled(recipe.data, recipe.max_examples)
