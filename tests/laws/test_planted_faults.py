@@ -237,14 +237,14 @@ def test_6_a_rule_of_its_own_that_leaves_one_out(monkeypatch):
 
 
 def test_6_a_threshold_that_is_never_moved(monkeypatch):
-    plain = perceptron.extended
+    plain = perceptron.with_bias_input
 
     def extended(x):
         rows = plain(x)
         rows[:, -1] = 0
         return rows
 
-    monkeypatch.setattr(perceptron, "extended", extended)
+    monkeypatch.setattr(perceptron, "with_bias_input", extended)
     with caught(r"nothing reaches model\.units\.bias"):
         laws.every_parameter_learns(systems.find("perceptron")[0])
 
