@@ -33,7 +33,7 @@ def augmentation_not_registered() -> None:
     def draw(self, *_):
         if not hasattr(self, "generator"):
             self.generator = torch.Generator().manual_seed(self.seed)
-        return lambda *shape: torch.rand(self.batch, *shape, generator=self.generator)
+        return lambda *shape: torch.rand(self.batch_size, *shape, generator=self.generator)
 
     batches.ImageBatches._draw = draw
 

@@ -244,7 +244,7 @@ def test_6_a_threshold_that_is_never_moved(monkeypatch):
         rows[:, -1] = 0
         return rows
 
-    monkeypatch.setattr(perceptron, "extended", extended)
+    monkeypatch.setattr(perceptron, "with_bias_input", extended)
     with caught(r"nothing reaches model\.units\.bias"):
         laws.every_parameter_learns(systems.find("perceptron")[0])
 

@@ -70,9 +70,7 @@ HEAD = ("classifier.1.",)
 @dataclass(frozen=True)
 class Recipe:
     data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip
-    variant: str = (
-        "mobilenet_v1_025"  # network variant: mobilenet_v1, also with _075, _050, _025; mobilenet_v2
-    )
+    variant: str = "mobilenet_v1_025"  # network variant: mobilenet_v1 (also _075, _050, _025) or mobilenet_v2
     size: int = 32  # image side length in pixels
     channels: Literal[1, 3] = 1  # image channels: 1 grayscale, 3 color
     output_stride: Literal[32, 16, 8, 4] = 16  # output stride: image side over side of the last feature maps

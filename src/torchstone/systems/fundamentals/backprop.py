@@ -68,10 +68,8 @@ class Recipe:
     batch_size: int = 32  # batch size
     size: int = 8  # image side length in pixels
     widths: tuple[int, ...] = (30,)  # hidden layer widths
-    activation: Literal["sigmoid", "tanh", "relu", "leaky_relu"] = (
-        "sigmoid"  # activation f of the hidden units
-    )
-    output: Literal["softmax", "sigmoid"] = "softmax"  # activation g of the output units
+    activation: Literal["sigmoid", "tanh", "relu", "leaky_relu"] = "sigmoid"  # hidden activation f
+    output: Literal["softmax", "sigmoid"] = "softmax"  # output activation g
     loss: Literal["cross_entropy", "squared"] = "cross_entropy"  # loss E
     lr: float = 0.3  # learning rate ε
     momentum: float = 0.9  # momentum α

@@ -66,7 +66,7 @@ class Recipe:
     batch_size: int = 64  # batch size
     size: int = 8  # image side length in pixels
     widths: tuple[int, ...] = (64,)  # hidden layer widths
-    activation: Literal["relu", "sigmoid", "tanh", "gelu"] = "relu"  # activation f
+    activation: Literal["relu", "sigmoid", "tanh", "gelu"] = "relu"  # hidden activation f
     dropout: float = 0.0  # dropout probability of hidden units
     dropout_input: float = 0.0  # dropout probability of input pixels
     batch_norm: bool = False  # batch normalization of the pre-activations z
