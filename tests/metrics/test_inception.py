@@ -71,7 +71,8 @@ def test_inception_frechet_distance_of_same_images_is_zero(weights):
     same = inception_metrics(grey, [split(grey)], network)
     other = inception_metrics(colour, [split(grey)], network)
     print(
-        f"same pictures {same['inception_frechet_distance']:.2e}, in colour {other['inception_frechet_distance']:.3g}"
+        f"same images {same['inception_frechet_distance']:.2e}, "
+        f"in color {other['inception_frechet_distance']:.3g}"
     )
     assert same["inception_frechet_distance"] < 1e-6 * other["inception_frechet_distance"]
     assert (same["inception_precision"], same["inception_recall"]) == (1.0, 1.0)

@@ -56,7 +56,7 @@ def save_image_grid(images: Pixels, file: str | Path, *, columns: int | None = N
     """
     file = Path(file)
     if file.suffix.lower() != ".png":
-        raise BadInput(f"a sheet is written to a file that ends in .png, not {file.name!r}")
+        raise BadInput(f"an image grid is written to a file that ends in .png, not {file.name!r}")
     grid = image_grid(images, columns)
     file.parent.mkdir(parents=True, exist_ok=True)
     grid.save(file)
@@ -67,7 +67,7 @@ def image_grid(images: Pixels, columns: int | None = None) -> Image.Image:
     """The grid itself."""
     count, channels, height, width = images.shape
     if not count or channels not in (1, 3):
-        raise BadInput(f"a sheet shows images of 1 or 3 channels, not {tuple(images.shape)}")
+        raise BadInput(f"an image grid shows images of 1 or 3 channels, not {tuple(images.shape)}")
     columns = min(count, columns or math.ceil(math.sqrt(count)))
     rows, factor = math.ceil(count / columns), math.ceil(MIN_SIDE / max(height, width))
     large = images.cpu().numpy().repeat(factor, 2).repeat(factor, 3)

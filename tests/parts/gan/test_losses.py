@@ -56,7 +56,7 @@ def test_gan_losses_are_finite_at_large_logits(name):
 
 
 def test_bce_loss_optimum_is_density_ratio():
-    """Proposition 1: at D = p / (p + q) the gradient of the discriminator's loss is zero, and is 2 log 2 − 2 JSD(p ‖ q)."""
+    """Proposition 1: at D = p / (p + q) the gradient is zero, and the loss is 2 log 2 − 2 JSD(p ‖ q)."""
     p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     q = torch.tensor([0.1, 0.3, 0.6], dtype=torch.float64)
     logits = (p / q).log().requires_grad_()

@@ -126,8 +126,15 @@ def test_gan_resume_is_bit_exact(name, tmp_path):
     again = everything(interrupt_and_resume(name, tmp_path / "cut", after=5))
     print(f"{name}: {len(expected)} tensors and numbers compared")
     assert differing(expected, again) == []
-    for part in ("optimizer.state.0.exp_avg", "discriminator_optimizer.state.0.exp_avg", "ema.n_averaged",
-                 "mode_collapse.best.covered_classes", "mode_collapse.reported", "stream.position", "lr_schedule.last_epoch"):  # fmt: skip
+    for part in (
+        "optimizer.state.0.exp_avg",
+        "discriminator_optimizer.state.0.exp_avg",
+        "ema.n_averaged",
+        "mode_collapse.best.covered_classes",
+        "mode_collapse.reported",
+        "stream.position",
+        "lr_schedule.last_epoch",
+    ):
         assert f".{part}" in expected, part
     sheets = [sorted((tmp_path / which / "samples").iterdir()) for which in ("full", "cut")]
     assert [f.name for f in sheets[0]] == [f.name for f in sheets[1]]

@@ -190,8 +190,15 @@ def test_gan_update_matches_reference_steps(case):
     assert len(worst) > 30
 
 
-@pytest.mark.parametrize(("name", "fields"), [("gan", {}), ("dcgan", {}), ("cgan", {}),
-    ("dcgan", NARROW | {"loss": "wgan_gp", "discriminator_norm": "none", "grad_accum_steps": 2})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("gan", {}),
+        ("dcgan", {}),
+        ("cgan", {}),
+        ("dcgan", NARROW | {"loss": "wgan_gp", "discriminator_norm": "none", "grad_accum_steps": 2}),
+    ],
+)
 def test_gan_update_gradients_stay_in_own_network(name, fields):
     run, _ = built(name, batch_size=8, **fields)
     players = {"optimizer": run.state["model"], "discriminator_optimizer": run.state["discriminator"]}

@@ -1,4 +1,4 @@
-"""The feature classifier: cached, retrained where its file is damaged, the same bits either way, one for all."""
+"""The feature classifier: cached, retrained if its file is damaged, the same bits either way."""
 
 import dataclasses
 import random

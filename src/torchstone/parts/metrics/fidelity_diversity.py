@@ -1,7 +1,7 @@
 """Fidelity and diversity of samples in a feature space: Fréchet distance, precision and recall, coverage.
 
 Each measure can be gamed by itself: the distance by copies of images, precision by a generator that
-makes one good image, recall by noise. Read them together, and beside what training images and an
+makes one good image, recall by noise. Read them together, and compare with what training images and an
 untrained generator reach.
 """
 

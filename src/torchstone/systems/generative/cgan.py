@@ -3,8 +3,8 @@
 Paper: Mehdi Mirza and Simon Osindero, "Conditional Generative Adversarial Nets", 2014, arXiv:1411.1784.
 
 The idea. The generator of a GAN trained on digits makes whichever digit it likes. Here it receives a label
-beside the noise. The discriminator receives the label too, and so rejects not only bad images but also good
-ones of another class. Nothing else changes, and one network generates any class on demand.
+in addition to the noise. The discriminator receives the label too, and so rejects not only bad images but
+also good ones of another class. Nothing else changes, and one network generates any class on demand.
 
     min_G max_D  E_x log D(x | y) + E_z log(1 − D(G(z | y)))                             (equation 2)
 
@@ -13,8 +13,8 @@ ones of another class. Nothing else changes, and one network generates any class
         G   z → 200 ReLU,  y → 1000 ReLU,  both → 1200 ReLU → 784 sigmoid                2,413,984 parameters
         D   x → 240 maxout of 5,  y → 50 maxout of 5,  both → 240 maxout of 4 → 1 logit  1,224,351
 
-y is one-hot. A distribution over classes is also a label, and without a label it is uniform. In each step both
-networks receive the labels of the real images.
+y is one-hot. A distribution over classes is also a label, and without a label it is uniform. In each step
+both networks receive the labels of the real images.
 
 What differs from the paper. Its learning rate falls from 0.1 to 1e-6 over days of gradient descent; Adam is
 used here. Noise is N(0, 1), where the paper's is uniform; images lie on −1..1 in `cgan` and on 0..1 in

@@ -311,7 +311,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 
 def randomize_weights(model: nn.Module, scale: float = 0.3) -> nn.Module:
-    """Random weights, none of them zero: each coupling is initialized as the identity, which proves nothing."""
+    """Random weights, none of them zero: the initial couplings are the identity, which proves nothing."""
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(scale * torch.randn_like(weight))

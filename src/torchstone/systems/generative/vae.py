@@ -96,7 +96,9 @@ class Recipe:
     data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders or IDX)
     variant: str = "vae_deep"  # network variant
     latent_dim: int | None = None  # latent dimension (none: the variant's own)
-    binarization: Literal["stochastic", "threshold", "none"] = "stochastic"  # binarization of gray pixels
+    binarization: Literal["stochastic", "threshold", "none"] = (
+        "stochastic"  # binarization of gray pixels: stochastic (Bernoulli), at a threshold, or none
+    )
     beta: float = 1.0  # weight of the KL term (β-VAE)
     free_bits: float = 0.0  # nats of KL per latent that are not penalized
     latent_samples: int = 1  # latent samples per image in training

@@ -36,7 +36,7 @@ def sample(
 
     Args:
         temperature: standard deviation of the noise; below 1 samples are likelier and less diverse.
-        out: a `.png`: a grid of images, or the density over the plane beside samples from it.
+        out: a `.png`: a grid of images, or a plot of the density and of samples from it.
 
     Raises:
         BadInput: a number out of range, or a plot of rows with other than two features.

@@ -1,4 +1,4 @@
-"""Maximum-likelihood training of flows on images or points, with the baselines beside it."""
+"""Maximum-likelihood training of flows on images or points, with baselines."""
 
 from collections.abc import Callable
 from pathlib import Path
