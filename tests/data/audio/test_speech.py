@@ -252,8 +252,8 @@ def test_speech_batches_resume_and_share(kind):
     both = torch.cat([part.counts for part in parts])
     assert torch.equal(both, drawn[0].counts)
     for part, rows in zip(parts, (slice(0, 2), slice(2, 4)), strict=True):
-        width = part.waves.shape[1]
-        assert torch.equal(part.waves, drawn[0].waves[rows, :width])
+        width = part.waveforms.shape[1]
+        assert torch.equal(part.waveforms, drawn[0].waveforms[rows, :width])
     assert not same(drawn[0], drawn[1])
 
 
@@ -262,9 +262,9 @@ def test_speech_batches_epoch_with_new_noise():
     labels = [sorted(next(stream).labels[:, 0].tolist()) for _ in range(5)]
     assert labels == [[1, 2, 3, 4]] * 5
     first, second = next(stream), next(stream)
-    assert not torch.equal(first.waves.sort(0).values, second.waves.sort(0).values)
+    assert not torch.equal(first.waveforms.sort(0).values, second.waveforms.sort(0).values)
     still = SpeechBatches(ONES, "abcd", 4, seed=3)
-    assert sorted(map(len, (row[row != 0] for row in next(still).waves))) == [400, 480, 560, 720]
+    assert sorted(map(len, (row[row != 0] for row in next(still).waveforms))) == [400, 480, 560, 720]
 
 
 def test_collate_pads_waves_and_labels():
@@ -272,7 +272,7 @@ def test_collate_pads_waves_and_labels():
     assert batch.labels.tolist() == [[3, 1], [0, 0]]
     assert batch.counts.tolist() == [2, 0]
     assert batch.lengths.tolist() == [400, 720]
-    assert not batch.waves[0, 400:].any()
+    assert not batch.waveforms[0, 400:].any()
     index = [each for each, _ in eval_batches(ONES, "abcd", batch_size=3)]
     assert index == [[0, 2, 1], [3]]
 

@@ -45,8 +45,8 @@ class ToneRecognizer(nn.Module):
         super().__init__()
         self.audio, self.weight = audio, nn.Parameter(torch.zeros(()))
         filters = torch.eye(audio.n_mels)
-        waves = torch.stack([torch.from_numpy(tones(c)).float() for c in ALPHABET])
-        x, _ = audio.extract(waves, torch.tensor([waves.shape[1]] * 3))
+        waveforms = torch.stack([torch.from_numpy(tones(c)).float() for c in ALPHABET])
+        x, _ = audio.extract(waveforms, torch.tensor([waveforms.shape[1]] * 3))
         self.bands = (filters @ x.amax(1).T).T.argmax(1).tolist()
 
     def output_lengths(self, lengths):
@@ -256,7 +256,7 @@ def test_feature_extractor_standardizes():
     extract, rows = transcribe.feature_extractor(run.metadata, torch.device("cpu")), []
     for _ in range(30):
         batch = next(run.stream)
-        x, frames = extract(batch.waves, batch.lengths)
+        x, frames = extract(batch.waveforms, batch.lengths)
         rows += [row[:n] for row, n in zip(x, frames, strict=True)]
     x = torch.cat(rows)
     assert x.mean(0).abs().max() < 0.1

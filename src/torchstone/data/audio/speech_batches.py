@@ -24,7 +24,7 @@ NOISE_CLIPS, NOISE_SAMPLES, NOISE_SEED = 16, 2**17, 2006
 class SpeechBatch(NamedTuple):
     """Waveforms with their labels; both are padded with 0."""
 
-    waves: Float[Tensor, "batch samples"]
+    waveforms: Float[Tensor, "batch samples"]
     lengths: Int64[Tensor, " batch"]
     labels: Int64[Tensor, "batch labels"]
     counts: Int64[Tensor, " batch"]

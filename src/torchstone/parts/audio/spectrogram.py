@@ -18,25 +18,25 @@ from torchstone.errors import BadInput
 
 
 def frame_signal(
-    waves: Float[Tensor, "*batch samples"], window: int, hop: int
+    waveforms: Float[Tensor, "*batch samples"], window: int, hop: int
 ) -> Float[Tensor, "*batch frames window"]:
     """Frames of `window` samples, one every `hop`; none reaches past the end (a view).
 
     Raises:
         BadInput: the waveform is shorter than one window.
     """
-    if waves.shape[-1] < window:
-        raise BadInput(f"{waves.shape[-1]} samples are less than one window of {window}")
-    return waves.unfold(-1, window, hop)
+    if waveforms.shape[-1] < window:
+        raise BadInput(f"{waveforms.shape[-1]} samples are less than one window of {window}")
+    return waveforms.unfold(-1, window, hop)
 
 
 def power_spectrogram(
-    waves: Float[Tensor, "*batch samples"], window: int, hop: int, size: int
+    waveforms: Float[Tensor, "*batch samples"], window: int, hop: int, size: int
 ) -> Float[Tensor, "*batch frames bins"]:
     """|STFT|² with a periodic Hann window, zero-padded to `size` points: bins 0 to size/2, each
     sample_rate/size Hz wide."""
-    hann = torch.hann_window(window, dtype=waves.dtype, device=waves.device)
-    spectrum = torch.fft.rfft(frame_signal(waves, window, hop) * hann, size)
+    hann = torch.hann_window(window, dtype=waveforms.dtype, device=waveforms.device)
+    spectrum = torch.fft.rfft(frame_signal(waveforms, window, hop) * hann, size)
     return spectrum.real.square() + spectrum.imag.square()
 
 
@@ -145,7 +145,7 @@ class AudioFeatures:
         return (lengths - window) // hop + 1
 
     def extract(
-        self, waves: Float[Tensor, "batch samples"], lengths: Int64[Tensor, " batch"]
+        self, waveforms: Float[Tensor, "batch samples"], lengths: Int64[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch frames width"], Int64[Tensor, " batch"]]:
         """Features of padded waveforms and the number of valid frames of each; the others are 0.
 
@@ -158,15 +158,15 @@ class AudioFeatures:
         if int(lengths.min()) < window:
             raise BadInput(f"a sound of {int(lengths.min())} samples is less than a window, {window}")
         size = 2 ** math.ceil(math.log2(window))
-        spectrum = power_spectrogram(waves, window, hop, size)
+        spectrum = power_spectrogram(waveforms, window, hop, size)
         filters = mel_filterbank(
             spectrum.shape[-1], self.n_mels, self.sample_rate, self.f_min, self.sample_rate / 2
         )
         log_mels = (spectrum @ filters.to(spectrum) + self.log_floor).log()
-        counts = self.frame_counts(lengths.to(waves.device))
-        valid = torch.arange(log_mels.shape[1], device=waves.device) < counts[:, None]
+        counts = self.frame_counts(lengths.to(waveforms.device))
+        valid = torch.arange(log_mels.shape[1], device=waveforms.device) < counts[:, None]
         if self.features == "mfcc":
-            energy = frame_signal(waves, window, hop).square().sum(-1, keepdim=True)
+            energy = frame_signal(waveforms, window, hop).square().sum(-1, keepdim=True)
             x = torch.cat([mfcc(log_mels, 12), (energy + self.log_floor).log()], -1)
             # a waveform's last frame is repeated after its end, as `deltas` does at the end of the batch
             index = torch.arange(x.shape[1], device=x.device).minimum(counts[:, None] - 1)

@@ -11,12 +11,16 @@ how well each fits, and their mean, weighted by the softmax of the scores, is th
 are cheaper and come after the recurrence. The attention weights can be drawn, and compared with word
 alignments annotated by hand.
 
-    all          h_j = encoder(x_j, h_{j−1}),   P(y_i) = softmax(W_o features_i)
-    plain        s_0 = h_m,                     s_i = LSTM(y_{i−1}, s_{i−1}),         features s_i
-    cho          c = s_0 = h_m,                 s_i = GRU([y_{i−1}, c], s_{i−1}),     features [y_{i−1}, s_i, c]
-    attention    c_i = Σ_j α_ij h_j,            α_ij = softmax_j(e_ij)
-    bahdanau     e_ij = vᵀtanh(W s_{i−1} + U h_j),  s_i = GRU([y_{i−1}, c_i], s_{i−1}),  features [s_i, c_i, y_{i−1}]
-    luong        e_ij = s_iᵀ W h_j,  s_i = LSTM([y_{i−1}, s̃_{i−1}], s_{i−1}),  features s̃_i = tanh(W_c [c_i, s_i])
+    all          h_j = encoder(x_j, h_{j−1}),    P(y_i) = softmax(W_o features_i)
+    plain        s_0 = h_m,                      s_i = LSTM(y_{i−1}, s_{i−1}),
+                 features s_i
+    cho          c = s_0 = h_m,                  s_i = GRU([y_{i−1}, c], s_{i−1}),
+                 features [y_{i−1}, s_i, c]
+    attention    c_i = Σ_j α_ij h_j,             α_ij = softmax_j(e_ij)
+    bahdanau     e_ij = vᵀtanh(W s_{i−1} + U h_j),  s_i = GRU([y_{i−1}, c_i], s_{i−1}),
+                 features [s_i, c_i, y_{i−1}]
+    luong        e_ij = s_iᵀ W h_j,              s_i = LSTM([y_{i−1}, s̃_{i−1}], s_{i−1}),
+                 features s̃_i = tanh(W_c [c_i, s_i])
 
     source (b, m) → encoder → memory (b, m, read);  target (b, n) → decoder → logits (b, n, vocab_size)
 

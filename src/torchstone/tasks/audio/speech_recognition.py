@@ -92,7 +92,7 @@ def train_recognizer(
     extract = feature_extractor(metadata, device)
 
     def objective(net: Any, batch: SpeechBatch) -> dict[str, Tensor]:
-        x, frames = extract(batch.waves, batch.lengths)
+        x, frames = extract(batch.waveforms, batch.lengths)
         log_probs = net(x, frames).float().log_softmax(2)
         return loss(log_probs, model.output_lengths(frames), batch.labels, batch.counts)
 

@@ -29,7 +29,7 @@ def feature_statistics(batches: Iterable[SpeechBatch], audio: AudioFeatures) -> 
     """Mean and standard deviation of each feature, for the metadata."""
     rows = []
     for batch in batches:
-        x, frames = audio.extract(batch.waves, batch.lengths)
+        x, frames = audio.extract(batch.waveforms, batch.lengths)
         rows += [row[:count].double() for row, count in zip(x, frames.tolist(), strict=True)]
     x = torch.cat(rows)
     return {"mean": x.mean(0).tolist(), "std": x.std(0).clamp(min=1e-3).tolist()}
@@ -42,8 +42,8 @@ def feature_extractor(
     audio = AudioFeatures.from_metadata(metadata["audio_features"])
     mean, std = (torch.tensor(metadata[name], device=device) for name in ("mean", "std"))
 
-    def extract(waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        x, frames = audio.extract(waves, lengths)
+    def extract(waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        x, frames = audio.extract(waveforms, lengths)
         return (x - mean) / std, frames
 
     return extract
@@ -66,13 +66,13 @@ def emissions(model: Any, metadata: dict, recordings: Sequence[Recording]) -> It
     with eval_mode(model):
         for index, batch in eval_batches(recordings, metadata["alphabet"], device=device):
             with torch.no_grad():
-                x, frames = extract(batch.waves, batch.lengths)
+                x, frames = extract(batch.waveforms, batch.lengths)
                 log_probs = model(x, frames).float().log_softmax(2)
             yield Emissions(index, x, log_probs, model.output_lengths(frames), batch)
 
 
 def decode(each: Emissions, alphabet: str, beam_size: int) -> list[Hypotheses]:
-    """The transcripts of each recording: the greedy one (with unknown probability), or those of beam search."""
+    """The transcripts of each recording: the greedy one (of unknown probability), or beam search's."""
     if beam_size == 1:
         paths = [[(tuple(row), -torch.inf)] for row in greedy_decode(each.log_probs, each.lengths)]
     else:
