@@ -207,11 +207,15 @@ def make_score(
     Raises:
         BadInput: an unknown kind, or `dot` of different widths.
     """
-    if kind not in SCORES:
-        raise BadInput(f"unknown score {kind!r}: {', '.join(SCORES)}")
+    _check_score(kind)
     if kind in ("additive", "concat"):
         return AdditiveAttention(query, read, hidden or query, bias and kind == "additive")
     return MultiplicativeAttention(query, read, kind == "general")
+
+
+def _check_score(kind: str | None) -> None:
+    if kind not in (None, *SCORES):
+        raise BadInput(f"unknown score {kind!r}: {', '.join(SCORES)}")
 
 
 def attend(
@@ -346,6 +350,7 @@ def seq2seq(
     Raises:
         BadInput: options that do not go together.
     """
+    _check_score(options.get("score"))
     config = Seq2SeqConfig(**options)
     gated = decoder in ("cho", "bahdanau")
     split = config.bidirectional and decoder in ("plain", "luong")
