@@ -51,7 +51,7 @@ class FunctionModel(nn.Module):
 
     def __init__(self, function):
         super().__init__()
-        self.weight, self.function = nn.Parameter(torch.zeros(1)), tell
+        self.weight, self.function = nn.Parameter(torch.zeros(1)), function
 
     def forward(self, x):
         return self.function(x)
@@ -223,16 +223,16 @@ def test_sample_writes_midi(trained, capsys, tmp_path):
     import mido
 
     out = tmp_path / "piece.mid"
-    words = ["sample", trained / "run", "--out", out, "--length", 20, "--tempo", 60, "--seed", 5]
+    words = ["sample", trained / "run", "--out", out, "--max-new-tokens", 20, "--tempo", 60, "--seed", 5]
     code, said, _ = run_cli(capsys, *words)
     assert (code, said) == (0, f"{out}\n")
     song = mido.MidiFile(out)
     assert song.length == pytest.approx(20.0, abs=0.1)  # a quarter note a second
     piece, _ = read_piece(out, 1.0)
-    (text,) = api.sample(trained / "run", length=20, seed=5)
+    (text,) = api.sample(trained / "run", max_new_tokens=20, seed=5)
     assert text.splitlines()[: len(piece)] == midi.key_names(piece).splitlines()
     assert len(text.splitlines()) == 20
-    code, said, _ = run_cli(capsys, "sample", trained / "run", "--out", out, "-n", 2, "--length", 8)
+    code, said, _ = run_cli(capsys, "sample", trained / "run", "--out", out, "-n", 2, "--max-new-tokens", 8)
     assert said.split() == [str(tmp_path / f"piece-{i}.mid") for i in (1, 2)]
     assert (tmp_path / "piece-2.mid").exists()
 
@@ -240,7 +240,7 @@ def test_sample_writes_midi(trained, capsys, tmp_path):
 def test_sample_continues_prompt_file(trained, tmp_path):
     opening, _ = midi.notes_to_frames([(60, 0, 2), (64, 1, 3), (67, 3, 4)], 1.0)
     midi.write(tmp_path / "a.mid", opening, 1.0, 100)
-    (text,) = api.sample(trained / "run", prompt=tmp_path / "a.mid", length=6)
+    (text,) = api.sample(trained / "run", prompt=tmp_path / "a.mid", max_new_tokens=6)
     assert text.splitlines()[:4] == ["C4", "C4 E4", "E4", "G4"]
     assert len(text.splitlines()) == 10
 
@@ -263,7 +263,7 @@ def test_predict_and_evaluate_nats_per_frame(trained, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--length", "0"], "--length"),
+        (["--max-new-tokens", "0"], "--max-new-tokens"),
         (["--temperature", "0"], "temperature is above 0"),
         (["--tempo", "0", "--out", "a.mid"], "tempo must be 1 to 1000"),
         (["--out", "none/a.mid"], "no folder"),

@@ -140,9 +140,9 @@ def sample(
     metadata: dict,
     *,
     prompt: str | Path | None = None,
-    count: int = 1,
+    num_samples: int = 1,
     seed: int = 0,
-    length: int = 64,
+    max_new_tokens: int = 64,
     temperature: float = 1.0,
     tempo: float = TEMPO,
     out: str | Path | None = None,
@@ -151,23 +151,27 @@ def sample(
 
     Args:
         prompt: a MIDI file that the pieces continue.
-        length: number of new frames.
+        max_new_tokens: number of new frames.
         tempo: quarter notes per minute.
         out: the file, or for several pieces the files NAME-1.mid, NAME-2.mid …
 
     Raises:
         BadInput: an option out of its range; a prompt that is no MIDI file.
     """
-    if count < 1 or length < 1 or temperature <= 0:
+    if num_samples < 1 or max_new_tokens < 1 or temperature <= 0:
         raise BadInput(
-            f"count and length must be at least 1, temperature is above 0: {count}, {length}, {temperature}"
+            "num_samples and max_new_tokens must be at least 1, and temperature is above 0: "
+            f"{num_samples}, {max_new_tokens}, {temperature}"
         )
     opening = None if prompt is None else read_piece(Path(prompt), metadata["frame_beats"])[0]
-    pieces = generate_pieces(model, length, count=count, seed=seed, temperature=temperature, opening=opening)
+    pieces = generate_pieces(
+        model, max_new_tokens, count=num_samples, seed=seed, temperature=temperature, opening=opening
+    )
     if out is None:
         return [midi.key_names(piece) for piece in pieces]
     out = Path(out)
-    files = [out if count == 1 else out.with_stem(f"{out.stem}-{i}") for i in range(1, count + 1)]
+    numbered = [out.with_stem(f"{out.stem}-{i}") for i in range(1, num_samples + 1)]
+    files = [out] if num_samples == 1 else numbered
     for file, piece in zip(files, pieces, strict=True):
         midi.write(file, piece, metadata["frame_beats"], tempo)
     return list(map(str, files))

@@ -101,16 +101,16 @@ def test_deltas_match_savgol_filter(reach):
 @pytest.mark.parametrize("kind", ["mel", "mfcc"])
 def test_audio_features_ignore_padding(kind):
     audio = AudioFeatures(features=kind, n_mels=26)
-    waves = [sound(n, seed=n).float() for n in (2000, 700, 3999, 200)]
-    together, counts = audio.extract(pad_sequence(waves, True), torch.tensor(list(map(len, waves))))
+    waveforms = [sound(n, seed=n).float() for n in (2000, 700, 3999, 200)]
+    together, counts = audio.extract(pad_sequence(waveforms, True), torch.tensor(list(map(len, waveforms))))
     assert together.shape == (4, int(counts.max()), audio.width)
-    for row, count, wave in zip(together, counts.tolist(), waves, strict=True):
+    for row, count, wave in zip(together, counts.tolist(), waveforms, strict=True):
         alone, single = audio.extract(wave[None], torch.tensor([len(wave)]))
         assert single.tolist() == [count]
         torch.testing.assert_close(row[:count], alone[0], rtol=1e-5, atol=1e-5)
         assert not row[count:].any()
     print(f"{kind}: frames {counts.tolist()}")
-    assert counts.tolist() == [(len(w) - 200) // 80 + 1 for w in waves]
+    assert counts.tolist() == [(len(w) - 200) // 80 + 1 for w in waveforms]
 
 
 def test_mfcc_features_hold_energy_and_deltas():

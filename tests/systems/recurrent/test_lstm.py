@@ -14,12 +14,13 @@ from PIL import Image
 from torch import nn
 
 import torchstone as ts
-from torchstone import systems, verify
+from torchstone import systems
 from torchstone.engine.recipe_fields import replace_fields
 from torchstone.errors import BadInput
 from torchstone.parts.recurrent.layers import Cell
 from torchstone.systems.recurrent import gru, lstm, rnn
 from torchstone.tasks import recurrent
+from torchstone.verify import verify
 
 
 def gates_swapped(x, state, weight, bias):
@@ -60,7 +61,7 @@ def test_cell_parity_detects_faults(module, fault, monkeypatch):
     cell = module.CELL
     broken = Cell(cell.name, cell.gates, fault, cell.fused, cell.states)
     monkeypatch.setattr(module, "CELL", broken)
-    found = verify.verify(systems.find(cell.name)[0])
+    found = verify(systems.find(cell.name)[0])
     wrong = [check.name for check in found if not check.passed]
     print(len(wrong), "of", len(found), wrong[:2])
     assert len(wrong) > 5
@@ -142,7 +143,7 @@ def test_language_model_learns_predicts_and_samples(trained, text, tmp_path, cap
     begun = "0 and 0 are 0.\n1 and 1 are 2.\n2 and 2 are"
     _, out, _ = run_cli(capsys, "predict", trained, begun)
     assert out.startswith(f"{begun} 4.\n3 and 3 are 6.\n")
-    asked = ("sample", trained, "--prompt", begun, "--top-k", "1", "--length", "40")
+    asked = ("sample", trained, "--prompt", begun, "--top-k", "1", "--max-new-tokens", "40")
     _, out, _ = run_cli(capsys, *asked)
     assert out.startswith(f"{begun} 4.\n3 and 3 are 6.\n")
     assert len(out) == len(begun) + 40 + 1

@@ -84,12 +84,12 @@ def first_pair(number: int):
 
 
 PLANTED = {
-    "padding seen": (3, lambda model: _wrapped(model.encoder, lambda s: s._replace(mask=s.mask | True))),
-    "words not turned round": (0, lambda model: setattr(model.encoder, "reverse_source", False)),
-    "begins from nothing": (0, lambda model: _begin(model, lambda s: tuple(x * 0 for x in s))),
-    "directions the wrong way round": (1, lambda model: _begin(model, lambda s: tuple(x.roll(model.decoder.recurrent.hidden // 2, 2) for x in s))),
-    "layers the wrong way round": (0, lambda model: _begin(model, lambda s: tuple(x.flip(0) for x in s))),
-    "context not shown": (2, lambda model: setattr(model.decoder, "init_state", lambda s, state: (s._replace(memory=state[0].transpose(0, 1) * 0), state))),
+    "padding attended to": (3, lambda model: _wrapped(model.encoder, lambda s: s._replace(mask=s.mask | True))),
+    "source not reversed": (0, lambda model: setattr(model.encoder, "reverse_source", False)),
+    "zero initial state": (0, lambda model: _begin(model, lambda s: tuple(x * 0 for x in s))),
+    "directions swapped": (1, lambda model: _begin(model, lambda s: tuple(x.roll(model.decoder.recurrent.hidden // 2, 2) for x in s))),
+    "layers swapped": (0, lambda model: _begin(model, lambda s: tuple(x.flip(0) for x in s))),
+    "no context": (2, lambda model: setattr(model.decoder, "init_state", lambda s, state: (s._replace(memory=state[0].transpose(0, 1) * 0), state))),
     "nothing fed back": (6, lambda model: setattr(model.decoder, "attentional_state", _fed_nothing(model.decoder))),
     "no tanh at the start": (3, lambda model: setattr(model.decoder, "init_state", _linear_start(model.decoder))),
 }  # fmt: skip
@@ -208,7 +208,7 @@ def test_beam_search_states_follow_beams(kind):
                 return model(repeated, tokens)[:, -1].log_softmax(-1)
 
             begin = torch.full((len(source), 1), START)
-            settings = {"beams": 3, "end": END, "most": 10, "penalty": penalty}
+            settings = {"beam_size": 3, "eos": END, "max_new_tokens": 10, "length_penalty": penalty}
             with torch.no_grad():
                 plain, _ = beam_search(step, begin, **settings)
             assert torch.equal(found, plain[:, 1:]), f"seed {seed}"
@@ -379,7 +379,7 @@ def test_bad_input_is_one_line_and_writes_nothing(run, tmp_path, capsys):
         (["train", "seq2seq_luong/smoke", "--hidden", "7"], "7 is odd"),
         (["train", "seq2seq/smoke", "--teacher_forcing_ratio", "2"], "teacher_forcing_ratio must be 0 to 1"),
         (["train", "seq2seq/bible", "--source", "de"], "read from grc to en or back, not de to en"),
-        (["train", "seq2seq/smoke", "--longest", "1"], "raise longest"),
+        (["train", "seq2seq/smoke", "--max_length", "1"], "raise max_length"),
     ):
         out = ["--out", str(tmp_path / "new")] if words[0] == "train" else []
         assert main([*words, *out]) == 2, words

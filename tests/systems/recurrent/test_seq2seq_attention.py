@@ -123,5 +123,5 @@ def test_attention_parameter_counts():
 def test_make_score_rejects_unknown_kinds():
     with pytest.raises(BadInput, match="unknown score 'cosine': additive, concat, general, dot"):
         make_score("cosine", 6, 6)
-    with pytest.raises(BadInput, match="dot compares states of one width, not of 6 and 8"):
+    with pytest.raises(BadInput, match="dot needs states of one width, not of 6 and 8"):
         make_score("dot", 6, 8)

@@ -45,8 +45,8 @@ class ToneRecognizer(nn.Module):
         super().__init__()
         self.audio, self.weight = audio, nn.Parameter(torch.zeros(()))
         filters = torch.eye(audio.n_mels)
-        waves = torch.stack([torch.from_numpy(tones(c)).float() for c in ALPHABET])
-        x, _ = audio.extract(waves, torch.tensor([waves.shape[1]] * 3))
+        waveforms = torch.stack([torch.from_numpy(tones(c)).float() for c in ALPHABET])
+        x, _ = audio.extract(waveforms, torch.tensor([waveforms.shape[1]] * 3))
         self.bands = (filters @ x.amax(1).T).T.argmax(1).tolist()
 
     def output_lengths(self, lengths):

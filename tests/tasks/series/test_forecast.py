@@ -190,7 +190,7 @@ def test_forecast_errors_in_chunks(monkeypatch):
     values, starts = torch.randn(300, 2), torch.arange(101)
     net = FunctionModel(lambda x: x.reshape(len(x), -1).sum(1, keepdim=True).expand(-1, 15))
     whole = forecaster.forecast_errors(net, spec(), values, starts)
-    monkeypatch.setattr(forecaster, "NUMBERS", 7 * 5 * 2 * 3)
+    monkeypatch.setattr(forecaster, "MAX_NUMBERS", 7 * 5 * 2 * 3)
     pieces = forecaster.forecast_errors(net, spec(), values, starts)
     for name in whole:
         assert torch.allclose(whole[name], pieces[name]), name
@@ -318,7 +318,7 @@ def trained(tmp_path_factory):
 
 def test_run_reports_baselines(trained):
     result = json.loads((trained / "run" / "result.json").read_text())
-    names = {f"test/{kind}mse" for kind in ("", "linear_", "repeat_", "seasonal_")}
+    names = {f"test/{kind}mse" for kind in ("", "linear_", "persistence_", "seasonal_")}
     assert names | {"test/loss", "test/coverage", "test/mae"} <= result["metrics"].keys()
     assert "2 columns" in result["data"]
     assert "filled in (2 points)" in result["data"]

@@ -79,7 +79,7 @@ def test_classifier_labels_pairs_and_rejects_other_labels(tmp_path, texts):
     assert torch.isfinite(torch.tensor(run.evaluate()["loss"]))
     (answer,) = lstm.predict(run.state["model"], run.metadata, ["fine ||| grim"])
     assert set(answer["probabilities"]) == {"0", "1"}
-    with pytest.raises(BadInput, match="this model labels pairs"):
+    with pytest.raises(BadInput, match="this model classifies pairs"):
         lstm.predict(run.state["model"], run.metadata, ["fine"])
     with pytest.raises(BadInput, match="has the labels bad, good"):
         lstm.evaluate(run.state["model"], run.metadata, str(texts), held_out=False)

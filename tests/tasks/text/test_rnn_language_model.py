@@ -141,15 +141,15 @@ def test_measure_reads_every_token(monkeypatch):
     torch.manual_seed(0)
     net = SequenceModel(lstm.CELL, 7, 7, tokens=True, hidden=6).eval()
     ids = torch.randint(7, (103,))
-    monkeypatch.setattr(rnn_language_model, "LANES", 1)
-    monkeypatch.setattr(rnn_language_model, "WINDOW", 10)
+    monkeypatch.setattr(rnn_language_model, "EVAL_LANES", 1)
+    monkeypatch.setattr(rnn_language_model, "EVAL_WINDOW", 10)
     wanted = F.cross_entropy(net(ids[None, :-1])[0], ids[1:]).item()
     found = rnn_language_model.measure(net, ids, 206)
     assert found["loss"] == pytest.approx(wanted, abs=1e-6)
     assert found["bits_per_character"] == pytest.approx(wanted / math.log(2) / 2, abs=1e-6)
     glance = rnn_language_model.measure(net, ids, 206, max_tokens=30)["loss"]
     assert glance == pytest.approx(F.cross_entropy(net(ids[None, :-1])[0, :30], ids[1:31]).item(), abs=1e-6)
-    monkeypatch.setattr(rnn_language_model, "LANES", 4)  # 102 told: 26 a lane, 24 in the last
+    monkeypatch.setattr(rnn_language_model, "EVAL_LANES", 4)  # 102 told: 26 a lane, 24 in the last
     lanes = [(ids[i : i + 26], ids[i + 1 : i + 27]) for i in (0, 26, 52)] + [(ids[78:-1], ids[79:])]
     total = sum(F.cross_entropy(net(x[None])[0], y, reduction="sum").item() for x, y in lanes)
     assert rnn_language_model.measure(net, ids, 206)["loss"] == pytest.approx(total / 102, abs=1e-6)

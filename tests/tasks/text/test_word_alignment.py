@@ -70,7 +70,7 @@ def test_alignment_rates_match_counted_sets(tokenizer, monkeypatch):
     # the diagonal: (0,0) (1,1) (2,2) | (0,0) (0,1) | (1,0) (3,1): 7, of which 5
     assert found["diagonal_error"] == pytest.approx(1 - 10 / 15)
     assert model.training
-    monkeypatch.setattr(translation_inference, "TOGETHER", 1)  # one at a time
+    monkeypatch.setattr(translation_inference, "EVAL_BATCH_TOKENS", 1)  # one at a time
     assert word_alignment.alignment_rates(model, tokenizer, PAIRS, links) == found
 
 

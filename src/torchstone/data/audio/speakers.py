@@ -83,8 +83,8 @@ def read_speakers(spec: str, sample_rate: int) -> SpeakerDataset:
         with download.fetch_archive(*AEON) as archive:
             texts = [archive.read(VOWELS.format(split)).decode() for split in ("TRAIN", "TEST")]
         train, test = (_read_ts(text, spec) for text in texts)
-        source = "japanese_vowels: two vowels spoken by nine men, 12 cepstra per frame, from the aeon 1.6.0 archive"
-        return _make_dataset(spec, {"train": train, "test": test}, False, source)
+        source = "two vowels spoken by nine men, 12 cepstra per frame, from the aeon 1.6.0 archive"
+        return _make_dataset(spec, {"train": train, "test": test}, False, f"{spec}: {source}")
     path = Path(spec).expanduser()
     if spec.endswith("_TRAIN.ts"):
         parts = {}

@@ -175,7 +175,7 @@ def _check_increasing(name: str, times: np.ndarray, cells: list[str]) -> None:
 
 
 def _calendar(times: np.ndarray) -> tuple[np.ndarray, str]:
-    """Times in months, where every time is the same day and hour of a month, since months differ in length."""
+    """Times in months, if every time is the same day and hour of a month: months differ in length."""
     if len(times) < 2 or np.diff(times).min() < 28 * 86400:
         return times, "seconds"
     dates = [datetime.fromtimestamp(time, UTC) for time in times]

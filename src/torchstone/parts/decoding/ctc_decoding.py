@@ -49,7 +49,7 @@ def prefix_beam_search(
     """
     if beam_size < 1:
         raise BadInput(f"beam_size must be at least 1, not {beam_size}")
-    # of each prefix: log-probabilities of its paths that end in a blank, and of those that end in its last label
+    # of each prefix: log-probability of its paths that end in a blank, and of those that end in a label
     beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, LOG_ZERO)}
     for row in log_probs.tolist():
         labels = [k for k, log_prob in enumerate(row) if k != blank and log_prob >= min_log_prob]

@@ -125,7 +125,7 @@ CELL = Cell("lstm", 4, step, torch.lstm, states=2)
 
 
 def treebank(hidden: int) -> Variant:
-    """Two layers over the 10,000 words of Penn Treebank, 35 time steps at a time (Zaremba et al., section 4.1)."""
+    """Two layers over the 10,000 words of Penn Treebank, windows of 35 (Zaremba et al., section 4.1)."""
     words = {"inputs": 10_000, "outputs": 10_000, "tokens": True}
     return Variant(partial(SequenceModel, CELL, **words, hidden=hidden, layers=2), (35,))
 

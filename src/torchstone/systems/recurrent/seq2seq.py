@@ -11,12 +11,16 @@ how well each fits, and their mean, weighted by the softmax of the scores, is th
 are cheaper and come after the recurrence. The attention weights can be drawn, and compared with word
 alignments annotated by hand.
 
-    all          h_j = encoder(x_j, h_{j−1}),   P(y_i) = softmax(W_o features_i)
-    plain        s_0 = h_m,                     s_i = LSTM(y_{i−1}, s_{i−1}),         features s_i
-    cho          c = s_0 = h_m,                 s_i = GRU([y_{i−1}, c], s_{i−1}),     features [y_{i−1}, s_i, c]
-    attention    c_i = Σ_j α_ij h_j,            α_ij = softmax_j(e_ij)
-    bahdanau     e_ij = vᵀtanh(W s_{i−1} + U h_j),  s_i = GRU([y_{i−1}, c_i], s_{i−1}),  features [s_i, c_i, y_{i−1}]
-    luong        e_ij = s_iᵀ W h_j,  s_i = LSTM([y_{i−1}, s̃_{i−1}], s_{i−1}),  features s̃_i = tanh(W_c [c_i, s_i])
+    all          h_j = encoder(x_j, h_{j−1}),    P(y_i) = softmax(W_o features_i)
+    plain        s_0 = h_m,                      s_i = LSTM(y_{i−1}, s_{i−1}),
+                 features s_i
+    cho          c = s_0 = h_m,                  s_i = GRU([y_{i−1}, c], s_{i−1}),
+                 features [y_{i−1}, s_i, c]
+    attention    c_i = Σ_j α_ij h_j,             α_ij = softmax_j(e_ij)
+    bahdanau     e_ij = vᵀtanh(W s_{i−1} + U h_j),  s_i = GRU([y_{i−1}, c_i], s_{i−1}),
+                 features [s_i, c_i, y_{i−1}]
+    luong        e_ij = s_iᵀ W h_j,              s_i = LSTM([y_{i−1}, s̃_{i−1}], s_{i−1}),
+                 features s̃_i = tanh(W_c [c_i, s_i])
 
     source (b, m) → encoder → memory (b, m, read);  target (b, n) → decoder → logits (b, n, vocab_size)
 
@@ -203,11 +207,15 @@ def make_score(
     Raises:
         BadInput: an unknown kind, or `dot` of different widths.
     """
-    if kind not in SCORES:
-        raise BadInput(f"unknown score {kind!r}: {', '.join(SCORES)}")
+    _check_score(kind)
     if kind in ("additive", "concat"):
         return AdditiveAttention(query, read, hidden or query, bias and kind == "additive")
     return MultiplicativeAttention(query, read, kind == "general")
+
+
+def _check_score(kind: str | None) -> None:
+    if kind not in (None, *SCORES):
+        raise BadInput(f"unknown score {kind!r}: {', '.join(SCORES)}")
 
 
 def attend(
@@ -342,6 +350,7 @@ def seq2seq(
     Raises:
         BadInput: options that do not go together.
     """
+    _check_score(options.get("score"))
     config = Seq2SeqConfig(**options)
     gated = decoder in ("cho", "bahdanau")
     split = config.bidirectional and decoder in ("plain", "luong")

@@ -72,7 +72,7 @@ def emissions(model: Any, metadata: dict, recordings: Sequence[Recording]) -> It
 
 
 def decode(each: Emissions, alphabet: str, beam_size: int) -> list[Hypotheses]:
-    """The transcripts of each recording: the greedy one (with unknown probability), or those of beam search."""
+    """The transcripts of each recording: the greedy one (of unknown probability), or beam search's."""
     if beam_size == 1:
         paths = [[(tuple(row), -torch.inf)] for row in greedy_decode(each.log_probs, each.lengths)]
     else:

@@ -1,4 +1,4 @@
-"""Forecasting with quantiles, direct or autoregressive, and the baselines: how windows are read and evaluated."""
+"""Quantile forecasts, direct or autoregressive, and their baselines: how windows are read and evaluated."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""Classification of texts, of pairs, or of each word by a recurrent network, trained by `tasks.text.finetune`."""
+"""Classification of texts, of pairs, or of each word by a recurrent network, trained by `finetune`."""
 
 from typing import Any
 
