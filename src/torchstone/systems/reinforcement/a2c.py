@@ -174,18 +174,18 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield common.make_run(model, recipe, stream, update, state, model_config)
 
 
-def count_parameters(variant: str, **model_config) -> int:
+def count_variant(variant: str, **model_config) -> int:
     with torch.device("meta"):
         return count_parameters(VARIANTS[variant].make(**model_config))
 
 
 FACTS = [
-    Fact("CartPole network parameters", partial(count_parameters, "a2c"), 9155),
+    Fact("CartPole network parameters", partial(count_variant, "a2c"), 9155),
     # two biases per gate, as torch's LSTM has; with one there are 1,024 fewer
-    Fact("A3C-LSTM parameters, 4 actions", partial(count_parameters, "a3c_atari_lstm"), 1_203_765),
+    Fact("A3C-LSTM parameters, 4 actions", partial(count_variant, "a3c_atari_lstm"), 1_203_765),
     Fact(
         "A3C-LSTM parameters, 6 actions",
-        partial(count_parameters, "a3c_atari_lstm", num_actions=6),
+        partial(count_variant, "a3c_atari_lstm", num_actions=6),
         1_204_279,
     ),
 ]

@@ -299,15 +299,15 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield common.make_run(model, recipe, stream, update, state, model_config)
 
 
-def count_parameters(part: str, variant: str = "ddpg", **model_config) -> int:
+def count_variant(part: str, variant: str = "ddpg", **model_config) -> int:
     with torch.device("meta"):
         return count_parameters(getattr(VARIANTS[variant].make(**model_config), part))
 
 
 FACTS = [
-    Fact("Hopper actor parameters, 256-256", partial(count_parameters, "actor"), 69_635),
-    Fact("Hopper critic parameters, 256-256", partial(count_parameters, "critic"), 69_889),
-    Fact("Hopper actor parameters, paper", partial(count_parameters, "actor", "ddpg_paper"), 126_003),
+    Fact("Hopper actor parameters, 256-256", partial(count_variant, "actor"), 69_635),
+    Fact("Hopper critic parameters, 256-256", partial(count_variant, "critic"), 69_889),
+    Fact("Hopper actor parameters, paper", partial(count_variant, "actor", "ddpg_paper"), 126_003),
 ]
 
 

@@ -325,7 +325,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield common.make_run(model, recipe, stream, update, state, model_config)
 
 
-def count_parameters(variant: str, **model_config) -> int:
+def count_variant(variant: str, **model_config) -> int:
     with torch.device("meta"):
         return count_parameters(VARIANTS[variant].make(**model_config))
 
@@ -333,24 +333,24 @@ def count_parameters(variant: str, **model_config) -> int:
 FACTS = [
     Fact(
         "CartPole network parameters, 120-84",
-        partial(count_parameters, "dqn", hidden=(120, 84)),
+        partial(count_variant, "dqn", hidden=(120, 84)),
         10_934,
     ),
     *(
         Fact(
             f"Nature network parameters, {n} actions",
-            partial(count_parameters, "dqn_nature", num_actions=n),
+            partial(count_variant, "dqn_nature", num_actions=n),
             count,
         )
         for n, count in ((2, 1_685_154), (4, 1_686_180), (6, 1_687_206), (18, 1_693_362))
     ),
-    Fact("2013 network parameters, 4 actions", partial(count_parameters, "dqn_2013"), 677_172),
+    Fact("2013 network parameters, 4 actions", partial(count_variant, "dqn_2013"), 677_172),
     Fact(
         "2013 network parameters, 6 actions",
-        partial(count_parameters, "dqn_2013", num_actions=6),
+        partial(count_variant, "dqn_2013", num_actions=6),
         677_686,
     ),
-    Fact("dueling network parameters, 4 actions", partial(count_parameters, "dqn_dueling"), 3_292_837),
+    Fact("dueling network parameters, 4 actions", partial(count_variant, "dqn_dueling"), 3_292_837),
 ]
 
 

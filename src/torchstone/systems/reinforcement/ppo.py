@@ -318,21 +318,21 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield common.make_run(model, recipe, stream, update, state, model_config)
 
 
-def count_parameters(variant: str, **model_config) -> int:
+def count_variant(variant: str, **model_config) -> int:
     with torch.device("meta"):
         return count_parameters(VARIANTS[variant].make(**model_config))
 
 
 FACTS = [
-    Fact("CartPole network parameters", partial(count_parameters, "ppo"), 9155),
-    Fact("Atari network parameters, 4 actions", partial(count_parameters, "ppo_atari"), 1_686_693),
+    Fact("CartPole network parameters", partial(count_variant, "ppo"), 9155),
+    Fact("Atari network parameters, 4 actions", partial(count_variant, "ppo_atari"), 1_686_693),
     Fact(
         "Atari network parameters, 6 actions",
-        partial(count_parameters, "ppo_atari", num_actions=6),
+        partial(count_variant, "ppo_atari", num_actions=6),
         1_687_719,
     ),
     # that of the 2013 DQN, 677,172, and 257 for the value
-    Fact("the paper's Atari network, 4 actions", partial(count_parameters, "ppo_paper"), 677_429),
+    Fact("the paper's Atari network, 4 actions", partial(count_variant, "ppo_paper"), 677_429),
 ]
 
 
