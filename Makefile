@@ -7,7 +7,7 @@ DATA ?=
 
 demo: $(VENV)/.demo
 	$(BIN)/torchstone train lenet5/mnist5k --out runs/demo --overwrite
-	@$(BIN)/python -m torchstone.demo runs/demo
+	@echo "Look at the pictures above, then try: $(BIN)/torchstone predict runs/demo YOUR_DIGIT.png"
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 

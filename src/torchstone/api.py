@@ -2,17 +2,16 @@
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torchstone import systems
 from torchstone.errors import BadInput, did_you_mean
-from torchstone.runs.execute import execute, free, refuse_occupied
+from torchstone.runs.execute import execute, free_folder, refuse_occupied
 from torchstone.runs.load import create, export_hf, load, load_run, load_tokenizer
 from torchstone.runs.recipes import read_recipe, recipe_of
-from torchstone.runs.seeds import begin, resume_seeds, runs_of, seeds_of
+from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, seeds_of
 from torchstone.systems import System
 
 __all__ = [
@@ -34,7 +33,7 @@ def train(
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
-    clock: Mapping[str, Any] | None = None,
+    intervals: Mapping[str, Any] | None = None,
     quiet: bool = False,
     seeds: int | None = None,
     **fields,
@@ -45,7 +44,7 @@ def train(
     Args:
         out: the run folder; without it `runs/SYSTEM-RECIPE`, numbered if there is one.
         overwrite: replace a run that is already there.
-        clock: `log`, `evaluate`, `save` in steps and `seconds` between checkpoints.
+        intervals: `log`, `evaluate`, `save` in steps and `seconds` between checkpoints.
         fields: fields of the recipe, such as `steps=500`.
 
     Raises:
@@ -58,15 +57,15 @@ def train(
     with parallel.process_group(select_device(recipe.device)):
         several = "" if seeds is None else f"-{seeds}-seeds"
         default = Path("runs") / f"{entry.name}-{recipe_name}{several}"
-        folder = Path(out) if out is not None else free(default)
+        folder = Path(out) if out is not None else free_folder(default)
         refuse_occupied(folder, overwrite)
         folder = parallel.gather(folder)[0]  # all have looked before the first one writes
         if seeds is not None:
             if parallel.world_size() > 1:
                 raise BadInput("several seeds are trained by one process each: leave torchrun out")
-            begin(folder, entry, recipe_name, recipe, dict(clock or {}), seeds)
+            create_seed_folder(folder, entry, recipe_name, recipe, dict(intervals or {}), seeds)
             return resume_seeds(folder, quiet=quiet)
-        return execute(entry, recipe_name, recipe, folder, dict(clock or {}), quiet, fresh=True)
+        return execute(entry, recipe_name, recipe, folder, dict(intervals or {}), quiet, fresh=True)
 
 
 def resume(path: str | Path, *, device: str | None = None, quiet: bool = False):
@@ -78,12 +77,13 @@ def resume(path: str | Path, *, device: str | None = None, quiet: bool = False):
     entry, recipe_name, recipe = read_recipe(folder)
     if device is not None:
         recipe = dataclasses.replace(recipe, device=device)
-    clock = json.loads((folder / "recipe.json").read_text())["clock"]
     from torchstone.engine import parallel
     from torchstone.engine.device import select_device
+    from torchstone.runs.folder import read_intervals
 
+    intervals = read_intervals(folder)
     with parallel.process_group(select_device(recipe.device)):
-        return execute(entry, recipe_name, recipe, folder, clock, quiet, fresh=False)
+        return execute(entry, recipe_name, recipe, folder, intervals, quiet, fresh=False)
 
 
 def evaluate(
@@ -127,17 +127,17 @@ def predict(
         _writable(Path(options["out"]), (".png", ".csv"), "predict")
     answer = _use(entry, "predict")
     _takes(answer, options, f"{entry.name} predicts")
-    drawn = getattr(entry.module(), "explain", None)
-    if explain is not None and drawn is None and metadata.get("task") != "classify":
+    explain_own = getattr(entry.module(), "explain", None)
+    if explain is not None and explain_own is None and metadata.get("task") != "classify":
         raise BadInput(f"{path} is no model of pictures: there is nothing to explain by drawing")
     answers = answer(model, metadata, list(inputs), **options)
     if explain is not None:
         from torchstone.interpret.grad_cam import explain as draw
 
-        if drawn is None:
+        if explain_own is None:
             draw(model, metadata, answers, Path(explain))
         else:
-            drawn(model, metadata, list(inputs), Path(explain))
+            explain_own(model, metadata, list(inputs), Path(explain))
     return answers
 
 
@@ -209,7 +209,7 @@ def export(path: str | Path, *, out: str | Path, format: str | None = None) -> d
     and found within 1e-4 of the model.
 
     Returns:
-        `file`, `bytes`, `apart` (its distance from the model), `facts` (what stands in it).
+        `file`, `bytes`, `relative_error` against the model, `facts` (the metadata of the file).
 
     Raises:
         BadInput: no run, another ending, no such folder, or the packages for ONNX are not there.

@@ -47,9 +47,9 @@ def verify(entry: System) -> list[Check]:
         try:
             pair = next(pairs, None)
         except Exception as error:  # noqa: BLE001  a reference that cannot be made is a failed check
-            said = f"{type(error).__name__}: {error}"
+            message = f"{type(error).__name__}: {error}"
             seconds = time.perf_counter() - began
-            checks.append(Check(entry.name, f"reference {number}", False, said, "runs", 0.0, seconds))
+            checks.append(Check(entry.name, f"reference {number}", False, message, "runs", 0.0, seconds))
             break
         if pair is None:
             break
@@ -68,9 +68,9 @@ def _checked(system: str, name: str, measure, expected, tolerance: float) -> Che
 
 
 def _parity(system: str, number: int, pair: ParityCase) -> list[Check]:
-    ours, theirs, inputs, names, optimizer, said = pair
+    ours, theirs, inputs, names, optimizer, message = pair
     label = f"{getattr(ours, '__name__', type(ours).__name__)} = {getattr(theirs, '__name__', type(theirs).__name__)}"
-    label += said and f", {said}"
+    label += message and f", {message}"
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
 
     def check(what: str, measure) -> Check:

@@ -16,7 +16,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name in ("gan", "dcgan", "cgan"):
         short = {"steps": 20, "samples": 20, "quiet": True}
-        ts.train(f"{name}/smoke", out=folder / name, clock={"evaluate": 10}, **short)
+        ts.train(f"{name}/smoke", out=folder / name, intervals={"evaluate": 10}, **short)
     return folder
 
 

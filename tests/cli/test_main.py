@@ -21,7 +21,7 @@ from torchstone.errors import BadInput
 def run(tmp_path_factory):
     """One finished run, trained once."""
     folder = tmp_path_factory.mktemp("runs") / "first"
-    ts.train("lenet5/digits", steps=150, out=folder, quiet=True, clock={"save": 40})
+    ts.train("lenet5/digits", steps=150, out=folder, quiet=True, intervals={"save": 40})
     return folder
 
 
@@ -35,7 +35,11 @@ def test_list_shows_every_system(capsys):
     assert code == 0
     for entry in ts.list_systems():
         assert entry.name in out
-        assert entry.paper in out
+        assert entry.title in out
+    every = run_cli(capsys, "list", "--variants")[1]
+    for entry in ts.list_systems():
+        assert entry.paper in every
+        assert all(variant in every for variant in entry.variants)
     entries = json.loads(run_cli(capsys, "list", "--json")[1])
     assert [e["name"] for e in entries] == [e.name for e in ts.list_systems()]
     assert set(entries[0]) >= {"name", "chapter", "paper", "year", "variants", "recipes"}
@@ -88,7 +92,7 @@ def test_train_prints_what_it_reached_and_where(capsys, tmp_path, monkeypatch):
     assert "test/accuracy" in out
     assert os.path.join("runs", "lenet5-smoke") in out
     saved = json.loads((tmp_path / "runs" / "lenet5-smoke" / "recipe.json").read_text())
-    assert (saved["fields"]["steps"], saved["fields"]["weight_decay"]) == (3, 0.1)
+    assert (saved["fields"]["steps"], saved["fields"]["optim"]["weight_decay"]) == (3, 0.1)
     code, out, _ = run_cli(capsys, "train", "lenet5/smoke", "--steps", "3")
     assert os.path.join("runs", "lenet5-smoke-2") in out
 
@@ -209,12 +213,12 @@ def test_hyphens_in_names_are_underscores():
         (["train", "lenet5", "--stepz", "3"], "did you mean --steps"),
         (["train", "lenet5", "--steps", "many"], "'many' is not a whole number"),
         (["train", "lenet5", "--steps", "0"], "steps must be at least 1"),
-        (["train", "lenet5", "--batch", "-4"], "batch must be at least 1"),
+        (["train", "lenet5", "--batch-size", "-4"], "batch_size must be at least 1"),
         (["train", "lenet5", "--lr", "fast"], "invalid float value: 'fast'"),
         (["train", "lenet5", "--lr", "-1"], "lr must be a positive number"),
         (["train", "lenet5", "--compile", "perhaps"], "'perhaps' is not true or false"),
-        (["train", "lenet5", "--optimiser", "sdg"], "did you mean sgd"),
-        (["train", "lenet5", "--precision", "fp8"], "no value for --precision 'fp8'"),
+        (["train", "lenet5", "--optimizer", "sdg"], "did you mean sgd"),
+        (["train", "lenet5", "--precision", "fp8"], "no value 'fp8' for --precision"),
         (["train", "lenet5", "--augment", "affin"], "did you mean affine"),
         (["train", "lenet5", "--variant", "lenet4"], "did you mean lenet5"),
         (["train", "lenet5", "--device", "tpu"], "unknown device 'tpu'"),
@@ -338,7 +342,7 @@ def test_other_data_must_have_the_same_classes(capsys, run, tmp_path):
 @pytest.mark.parametrize("words", [["list"], ["--help"], ["train", "--help"], ["train", "lenet6"]])
 def test_light_commands_import_nothing_heavy(words):
     code = (
-        "import sys; from torchstone.cli import main; main(sys.argv[1:]); "
+        "import sys; from torchstone.cli.main import main; main(sys.argv[1:]); "
         "print([m for m in ('torch', 'numpy', 'rich', 'matplotlib', 'sklearn') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)

@@ -14,14 +14,14 @@ from torchstone.data.vision.dataset import load_pictures
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "vae"
-    ts.train("vae/smoke", out=folder, quiet=True, clock={"evaluate": 250})
+    ts.train("vae/smoke", out=folder, quiet=True, intervals={"evaluate": 250})
     return folder
 
 
 @pytest.fixture(scope="module")
 def moons(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "moons"
-    ts.train("realnvp/moons", steps=20, out=folder, quiet=True, clock={"evaluate": 20})
+    ts.train("realnvp/moons", steps=20, out=folder, quiet=True, intervals={"evaluate": 20})
     return folder
 
 

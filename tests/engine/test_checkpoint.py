@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from torchstone.engine import checkpoint
-from torchstone.engine.run import Clock, Run, fit
+from torchstone.engine.run import Intervals, Run, fit
 from torchstone.errors import BadInput, NotFinite, NotSaved
 
 
@@ -19,17 +19,17 @@ def state(value=0.0):
     model = nn.Linear(3, 2)
     with torch.no_grad():
         model.weight.fill_(value)
-    return {"model": model, "optimiser": torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)}
+    return {"model": model, "optimizer": torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)}
 
 
 def save(folder, step, **kept):
     checkpoint.save(folder, kept or state(step), {"step": step, "stage": 0, "metadata": {}})
 
 
-def test_round_trip_and_what_is_on_disk(tmp_path):
+def test_checkpoint_round_trip_and_files(tmp_path):
     kept = state(3.0)
     kept["model"](torch.ones(1, 3)).sum().backward()
-    kept["optimiser"].step()
+    kept["optimizer"].step()
     save(tmp_path / "checkpoint", 7, **kept)
     other = state()
     found, meta, complaints = checkpoint.find(tmp_path / "checkpoint")
@@ -37,7 +37,7 @@ def test_round_trip_and_what_is_on_disk(tmp_path):
     assert meta["step"] == 7
     assert not complaints
     assert torch.equal(other["model"].weight, kept["model"].weight)
-    momentum = [s["momentum_buffer"] for s in other["optimiser"].state_dict()["state"].values()]
+    momentum = [s["momentum_buffer"] for s in other["optimizer"].state_dict()["state"].values()]
     assert momentum[0].abs().sum() > 0
     assert sorted(os.listdir(found)) == ["meta.json", "model.safetensors", "state.pt"]
     assert set(checkpoint.tensors(found, "model")) == {"weight", "bias"}
@@ -46,7 +46,7 @@ def test_round_trip_and_what_is_on_disk(tmp_path):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "meta.json"])
 @pytest.mark.parametrize("harm", ["truncate", "remove", "flip"])
-def test_a_harmed_checkpoint_is_passed_over_for_the_previous(tmp_path, name, harm):
+def test_checkpoint_find_falls_back_to_previous(tmp_path, name, harm):
     folder = tmp_path / "checkpoint"
     save(folder, 1)
     save(folder, 2)
@@ -65,7 +65,7 @@ def test_a_harmed_checkpoint_is_passed_over_for_the_previous(tmp_path, name, har
     assert "checkpoint is unusable" in complaints[0]
 
 
-def test_both_harmed_is_said_in_one_line(tmp_path):
+def test_checkpoint_both_damaged_one_line(tmp_path):
     folder = tmp_path / "checkpoint"
     save(folder, 1)
     save(folder, 2)
@@ -81,11 +81,11 @@ class Bomb:
         return (os.system, ("touch exploded",))
 
 
-def test_code_in_a_checkpoint_is_refused_unread(tmp_path, monkeypatch):
+def test_checkpoint_with_code_refused_unread(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "checkpoint"
     save(folder, 1)
-    torch.save({"optimiser": Bomb()}, folder / "state.pt")
+    torch.save({"optimizer": Bomb()}, folder / "state.pt")
     meta = json.loads((folder / "meta.json").read_text())
     meta["sha256"]["state.pt"] = checkpoint._digest(folder / "state.pt")  # as an attacker would
     (folder / "meta.json").write_text(json.dumps(meta))
@@ -99,7 +99,7 @@ def test_code_in_a_checkpoint_is_refused_unread(tmp_path, monkeypatch):
     assert not (tmp_path / "exploded").exists()
 
 
-def test_another_run_s_checkpoint_is_refused(tmp_path):
+def test_checkpoint_of_another_run_refused(tmp_path):
     save(tmp_path / "checkpoint", 1)
     model = nn.Linear(4, 2)
     with pytest.raises(BadInput, match="does not fit 'model'"):
@@ -111,7 +111,7 @@ def test_another_run_s_checkpoint_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("call", ["save_file", "torch.save", "fsync", "write_text"])
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, call):
+def test_checkpoint_full_disk_leaves_last_good(tmp_path, monkeypatch, call):
     run = toy(steps=6)
     space = {"left": 3}
 
@@ -137,7 +137,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, call
     else:
         monkeypatch.setattr(checkpoint.Path, "write_text", full(checkpoint.Path.write_text))
     with pytest.raises(NotSaved, match=r"step 3: No space left.*last good checkpoint.*step 2") as said:
-        fit(run, tmp_path, clock=Clock(save=1, log=6), quiet=True)
+        fit(run, tmp_path, intervals=Intervals(save=1, log=6), quiet=True)
     print(said.value)
     _, meta, complaints = checkpoint.find(tmp_path / "checkpoint")
     assert (meta["step"], complaints) == (2, [])
@@ -145,7 +145,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, call
 
 
 @pytest.mark.parametrize("large", ["model", "rest"])
-def test_a_write_that_the_system_refuses_is_said_in_one_line(tmp_path, large):
+def test_checkpoint_write_error_one_line(tmp_path, large):
     """Each writer has its own exception for it, so a real refusal: a limit on the size of files."""
     run = toy(6)
     if large == "model":
@@ -165,7 +165,7 @@ def test_a_write_that_the_system_refuses_is_said_in_one_line(tmp_path, large):
     run.update = update
     try:
         with pytest.raises(NotSaved, match=r"step 3: .*last good checkpoint.*step 2") as said:
-            fit(run, tmp_path, clock=Clock(save=1, log=6), quiet=True)
+            fit(run, tmp_path, intervals=Intervals(save=1, log=6), quiet=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
@@ -197,10 +197,10 @@ def toy(steps=6, bad=None):
     return Run(iter(lambda: 0, 1), update, lambda: {"loss": 1.0}, held, steps)
 
 
-def test_a_metric_that_is_not_finite_stops_with_step_and_checkpoint(tmp_path):
+def test_fit_nonfinite_metric_names_step_and_checkpoint(tmp_path):
     """What happens on a device, where the loss is only looked at on the clock."""
     with pytest.raises(NotFinite) as caught:
-        fit(toy(20, bad=13), tmp_path, clock=Clock(log=5, save=1, evaluate=20), quiet=True)
+        fit(toy(20, bad=13), tmp_path, intervals=Intervals(log=5, save=1, evaluate=20), quiet=True)
     print(caught.value)
     assert "loss is nan at step 13" in str(caught.value)
     # the poisoned state of step 13 was not saved over the good one
@@ -208,7 +208,7 @@ def test_a_metric_that_is_not_finite_stops_with_step_and_checkpoint(tmp_path):
     assert "(step 12)" in str(caught.value)
 
 
-def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+def test_checkpoint_nonfinite_weights_not_saved(tmp_path):
     """A finite loss with an infinite gradient: the loss looks well, the weights are lost."""
     run = toy(6)
     good = run.update
@@ -221,18 +221,18 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 
     run.update = update
     with pytest.raises(NotFinite, match=r"model.weight is not finite.*\(step 1\)"):
-        fit(run, tmp_path, clock=Clock(save=1), quiet=True)
+        fit(run, tmp_path, intervals=Intervals(save=1), quiet=True)
     assert checkpoint.find(tmp_path / "checkpoint")[1]["step"] == 1
 
 
-def test_an_evaluation_that_is_not_finite_stops_the_run(tmp_path):
+def test_fit_nonfinite_evaluation_stops(tmp_path):
     run = toy(6)
     run.evaluate = lambda: {"accuracy": float("nan")}
     with pytest.raises(NotFinite, match="val/accuracy is nan at step 0"):
         fit(run, tmp_path, quiet=True)
 
 
-def test_published_weights_of_every_wrapping_are_read(tmp_path):
+def test_read_weights_accepts_every_wrapping(tmp_path):
     from safetensors.torch import save_file
 
     tensors = {"weight": torch.ones(2)}

@@ -30,14 +30,14 @@ def machine(tmp_path, monkeypatch):
     [(2, 1, None, True), (2, 2, None, False), (2, 2, "1", True), (2, 3, "1", False),
      (16, 9, "8", True), (16, 10, "8", False), (2, 1, "four", False)],
 )  # fmt: skip
-def test_awake_only_where_every_thread_has_a_core(machine, cores, running, threads, awake):
+def test_openmp_spins_only_with_a_core_per_thread(machine, cores, running, threads, awake):
     machine(cores, running, threads)
     openmp.settle()
     print(f"{running} run on {cores} cores, threads {threads}: {os.environ.get('GOMP_SPINCOUNT')}")
     assert os.environ.get("GOMP_SPINCOUNT") == (None if awake else "1000")
 
 
-def test_where_the_system_does_not_tell_they_sleep(machine, tmp_path, monkeypatch):
+def test_openmp_sleeps_when_load_is_unknown(machine, tmp_path, monkeypatch):
     machine(2, 1)
     monkeypatch.setattr(openmp, "RUNNING", tmp_path / "none")
     assert not openmp.quiet()
@@ -45,7 +45,7 @@ def test_where_the_system_does_not_tell_they_sleep(machine, tmp_path, monkeypatc
     assert not openmp.quiet()
 
 
-def test_the_users_word_stands_and_light_commands_do_not_look(machine, monkeypatch, capsys):
+def test_openmp_keeps_user_setting_and_skips_light_commands(machine, monkeypatch, capsys):
     machine(2, 5)
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     openmp.settle()

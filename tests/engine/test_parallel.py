@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from torchstone.engine import checkpoint, parallel
-from torchstone.engine.run import Clock, Run, fit
+from torchstone.engine.run import Intervals, Run, fit
 from torchstone.engine.update import GradientUpdate
 from torchstone.errors import Interrupted
 
 STEPS, STOP = 12, 7
-CLOCK = Clock(log=2, evaluate=6, save=5, seconds=1e9)
+CLOCK = Intervals(log=2, evaluate=6, save=5, seconds=1e9)
 # rows of the joint batch that the first process takes, of 14
 SHARES = {"even": 7, "uneven": 9}
 CASES = [
@@ -80,7 +80,7 @@ def toy(share="even", weighted=False, accumulate=1, clip=None, steps=STEPS, tap=
     def evaluate():
         return {"weight": float(sum(p.detach().abs().sum() for p in model.parameters()))}
 
-    state = {"model": model, "optimiser": optimizer, "stream": stream}
+    state = {"model": model, "optimizer": optimizer, "stream": stream}
     return Run(stream, update, evaluate, state, steps)
 
 
@@ -100,7 +100,7 @@ def two_processes(out: Path) -> None:
         torch.save([outcome(case) for case in CASES], out / f"outcomes-{rank}.pt")
         parallel.barrier()
         run = toy("uneven", True, 3, 0.05)
-        fit(run, out / "whole", clock=CLOCK, quiet=True)
+        fit(run, out / "whole", intervals=CLOCK, quiet=True)
         torch.save(run.state["model"].state_dict(), out / f"whole-{rank}.pt")
         seen = []
 
@@ -110,12 +110,12 @@ def two_processes(out: Path) -> None:
                 signal.raise_signal(signal.SIGTERM)
 
         try:
-            fit(toy("uneven", True, 3, 0.05, tap=tap), out / "cut", clock=CLOCK, quiet=True)
+            fit(toy("uneven", True, 3, 0.05, tap=tap), out / "cut", intervals=CLOCK, quiet=True)
         except Interrupted as stopped:
             (out / f"stopped-{rank}").write_text(f"{stopped.signal} {stopped}")
     else:
         run = toy("uneven", True, 3, 0.05)
-        fit(run, out / "cut", clock=CLOCK, quiet=True)
+        fit(run, out / "cut", intervals=CLOCK, quiet=True)
         torch.save(run.state["model"].state_dict(), out / f"resumed-{rank}.pt")
 
 
@@ -135,7 +135,7 @@ def watch(event, arguments):  # whatever the second process writes is a fault
     if event == "open" and "w" in str(arguments[1]) or event in ("os.mkdir", "os.rename"):
         if {str(out)!r} in str(arguments[0]):
             made.append(str(arguments[0]))
-with parallel.together(torch.device("cpu")):
+with parallel.process_group(torch.device("cpu")):
     if parallel.rank():
         sys.addaudithook(watch)
     test_parallel.two_processes(Path({str(out)!r}))
@@ -170,7 +170,7 @@ def farthest(a, b) -> float:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
-def test_two_processes_give_the_gradients_of_one(case, both):
+def test_parallel_gradients_equal_one_process(case, both):
     one = outcome(case)
     for rank in (0, 1):
         two = torch.load(both / f"outcomes-{rank}.pt")[CASES.index(case)]
@@ -179,7 +179,7 @@ def test_two_processes_give_the_gradients_of_one(case, both):
         assert max(apart.values()) < 1e-12
 
 
-def test_plain_averaging_over_uneven_processes_would_be_wrong(both):
+def test_parallel_plain_averaging_would_be_wrong(both):
     """The gradients of DDP alone, each process's mean counted alike."""
     x, y, _ = next(Shares("uneven"))
     right = toy("uneven")
@@ -194,7 +194,7 @@ def test_plain_averaging_over_uneven_processes_would_be_wrong(both):
     assert apart > 1e-3
 
 
-def test_both_stop_when_one_is_told_to(both):
+def test_parallel_signal_stops_all_processes(both):
     said = [(both / f"stopped-{rank}").read_text() for rank in (0, 1)]
     print(said)
     assert said[0] == said[1] == f"15 stopped at step 8 of {STEPS}, state saved"
@@ -202,12 +202,12 @@ def test_both_stop_when_one_is_told_to(both):
     assert (meta["step"], complaints) == (8, [])
 
 
-def test_only_the_first_process_writes(both):
+def test_parallel_only_rank_zero_writes(both):
     print("second process wrote:", (both / "made-1").read_text() or "nothing")
     assert (both / "made-1").read_text() == ""
 
 
-def test_resumed_on_two_is_never_stopped_bit_for_bit(both):
+def test_parallel_resume_bit_exact(both):
     for rank in (0, 1):
         whole, resumed = (torch.load(both / f"{name}-{rank}.pt") for name in ("whole", "resumed"))
         assert whole.keys() == resumed.keys()
@@ -215,9 +215,9 @@ def test_resumed_on_two_is_never_stopped_bit_for_bit(both):
         assert all(torch.equal(whole[k], v) for k, v in torch.load(both / "whole-0.pt").items())
 
 
-def test_resumed_on_one_ends_where_two_do(both):
+def test_parallel_resume_on_one_process(both):
     run = toy("uneven", True, 3, 0.05)
-    fit(run, both / "cut-for-one", clock=CLOCK, quiet=True)
+    fit(run, both / "cut-for-one", intervals=CLOCK, quiet=True)
     whole = torch.load(both / "whole-0.pt")
     apart = farthest(run.state["model"].state_dict().values(), whole.values())
     print(f"stopped on two processes, resumed on one: {apart:.1e} apart")

@@ -14,15 +14,15 @@ from torch import nn
 from toy_systems import TOYS, Crash, cut, differing, fingerprint, rows
 
 from torchstone.engine import run as engine
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 
 STEPS = 12
-CLOCK = Clock(log=5, evaluate=4, save=3)
+CLOCK = Intervals(log=5, evaluate=4, save=3)
 
 
 def whole(name: str, folder: Path, seed: int = 0):
     run = TOYS[name](seed, STEPS)
-    fit(run, folder, clock=CLOCK, quiet=True)
+    fit(run, folder, intervals=CLOCK, quiet=True)
     return run
 
 
@@ -31,12 +31,12 @@ def interrupted(name: str, folder: Path, after: int, drop: str | None = None):
     first = TOYS[name](0, STEPS)
     first.state.pop(drop, None)
     with pytest.raises(Crash):
-        fit(cut(first, after), folder, clock=CLOCK, quiet=True)
+        fit(cut(first, after), folder, intervals=CLOCK, quiet=True)
     torch.manual_seed(random.Random(name).getrandbits(32))  # a new process would stand elsewhere
     second = TOYS[name](0, STEPS)
     everything = dict(second.state)
     second.state.pop(drop, None)
-    fit(second, folder, clock=CLOCK, quiet=True)
+    fit(second, folder, intervals=CLOCK, quiet=True)
     second.state = everything
     return second
 
@@ -60,18 +60,18 @@ def one_gaussian() -> float:
     return toy_systems.sliced_distance(blob + x.mean(0), toy_systems.ring(generator, 2000))
 
 
-def test_perceptron_learns():
+def test_fit_perceptron_learns():
     got = learned(TOYS["perceptron"](0, 300), {})
     assert got["trained"] > max(0.93, got["untrained"] + 0.3)
 
 
 @pytest.mark.parametrize(("name", "steps", "share"), [("gan", 800, 0.7), ("diffusion", 600, 0.7)])
-def test_generators_learn_more_than_a_mean_and_a_covariance(name, steps, share):
+def test_fit_generators_beat_a_gaussian(name, steps, share):
     got = learned(TOYS[name](0, steps), {"gaussian": one_gaussian()})
     assert got["trained"] < share * min(got["untrained"], got["gaussian"])
 
 
-def test_ppo_learns():
+def test_fit_ppo_learns():
     still = TOYS["ppo"](0, 1)
     for parameter in still.state["model"].parameters():
         nn.init.zeros_(parameter)
@@ -80,7 +80,7 @@ def test_ppo_learns():
     assert got["trained"] > 0.25 * max(got["untrained"], got["standing still"])
 
 
-def test_two_stages_learn():
+def test_fit_two_stages_learn():
     first, second = None, None
     stages = toy_systems.staged(0, 200)
     first = next(stages)
@@ -101,7 +101,7 @@ def untaught() -> float:
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_same_seed_same_rows_and_another_seed_others(name, tmp_path):
+def test_fit_seed_determines_rows(name, tmp_path):
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         whole(name, tmp_path / folder, seed)
     a, b, c = (rows(tmp_path / folder) for folder in "abc")
@@ -111,7 +111,7 @@ def test_same_seed_same_rows_and_another_seed_others(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_resumed_is_never_stopped_bit_for_bit(name, tmp_path):
+def test_fit_resume_bit_exact(name, tmp_path):
     after = random.Random(name).randint(1, STEPS - 1)
     expected = whole(name, tmp_path / "whole")
     run = interrupted(name, tmp_path / "cut", after)
@@ -122,14 +122,14 @@ def test_resumed_is_never_stopped_bit_for_bit(name, tmp_path):
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 
-def test_resumed_in_a_fresh_process(tmp_path):
+def test_fit_resume_in_a_fresh_process(tmp_path):
     expected = {}
     for name in TOYS:
         parts = fingerprint(whole(name, tmp_path / f"{name}-whole"))
         expected[name] = {key: sha256(value).hexdigest() for key, value in parts.items()}
         after = random.Random(name + "!").randint(1, STEPS - 1)
         with pytest.raises(Crash):
-            fit(cut(TOYS[name](0, STEPS), after), tmp_path / name, clock=CLOCK, quiet=True)
+            fit(cut(TOYS[name](0, STEPS), after), tmp_path / name, intervals=CLOCK, quiet=True)
     script = f"""
 import json, sys
 from hashlib import sha256
@@ -138,11 +138,11 @@ import torch
 torch.set_num_threads(1)
 sys.path.append({str(Path(__file__).parent)!r})
 from toy_systems import TOYS, fingerprint
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 found = {{}}
 for name, toy in TOYS.items():
     run = toy(0, {STEPS})
-    fit(run, Path({str(tmp_path)!r}) / name, clock=Clock(log=5, evaluate=4, save=3), quiet=True)
+    fit(run, Path({str(tmp_path)!r}) / name, intervals=Intervals(log=5, evaluate=4, save=3), quiet=True)
     found[name] = {{k: sha256(v).hexdigest() for k, v in fingerprint(run).items()}}
 print(json.dumps(found))
 """
@@ -161,14 +161,14 @@ NEEDED = [(n, e) for n in TOYS for e in TOYS[n](0, 1).state if (n, e) != ("secon
 
 
 @pytest.mark.parametrize(("name", "entry"), NEEDED)
-def test_no_entry_of_the_state_can_be_spared(name, entry, tmp_path):
+def test_fit_every_state_entry_is_needed(name, entry, tmp_path):
     expected = fingerprint(whole(name, tmp_path / "whole"))
     apart = differing(expected, fingerprint(interrupted(name, tmp_path / "cut", 7, drop=entry)))
     print(f"{name} without {entry}: {len(apart)} of {len(expected)} parts differ: {apart[:4]}")
     assert apart
 
 
-def test_the_global_generators_are_part_of_the_state(tmp_path, monkeypatch):
+def test_fit_global_generators_are_state(tmp_path, monkeypatch):
     """The world model's noise is drawn from torch's own, as dropout is: the engine keeps it."""
 
     def go(folder):
@@ -177,7 +177,7 @@ def test_the_global_generators_are_part_of_the_state(tmp_path, monkeypatch):
         return differing(fingerprint(expected), fingerprint(run))
 
     assert go("kept") == []
-    monkeypatch.setattr(engine.generators, "restore", lambda state: None)
+    monkeypatch.setattr(engine.rng, "restore", lambda state: None)
     assert go("planted fault") != []
 
 
@@ -208,7 +208,7 @@ def gradients_after_an_update():
     return farthest
 
 
-def test_neither_player_reaches_the_other(monkeypatch):
+def test_fit_gan_updates_leave_other_network_alone(monkeypatch):
     assert gradients_after_an_update() == 0
     backward = torch.Tensor.backward
     monkeypatch.setattr(torch.Tensor, "backward", lambda self, inputs=None: backward(self))

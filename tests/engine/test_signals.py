@@ -40,7 +40,7 @@ def expected(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
         toy_systems.enter(patch)
-        api.train("toy", out=out, clock=CLOCK, quiet=True)
+        api.train("toy", out=out, intervals=CLOCK, quiet=True)
     return saved(out), rows(out)
 
 
@@ -69,7 +69,7 @@ def ended(child: int) -> int:
 
 
 def train(out: Path) -> None:
-    api.train("toy", out=out, clock=CLOCK, quiet=True)
+    api.train("toy", out=out, intervals=CLOCK, quiet=True)
 
 
 def command(out: Path) -> int:
@@ -125,7 +125,7 @@ STOPS = [
 
 
 @pytest.mark.parametrize(("how", "number", "step"), STOPS)
-def test_a_signal_saves_stops_and_says_so(how, number, step, tmp_path, monkeypatch, expected):
+def test_signal_saves_and_stops(how, number, step, tmp_path, monkeypatch, expected):
     out, at, go = (tmp_path / name for name in ("run", "at", "go"))
     with monkeypatch.context() as patch:
         patch.setattr(toy_systems, "build", gated(step, at, go))
@@ -151,7 +151,7 @@ def _last(step: int) -> int:
 
 
 @pytest.mark.parametrize("nth", range(1, 9))
-def test_a_signal_while_a_checkpoint_is_written_is_not_lost(nth, tmp_path, expected):
+def test_signal_during_save_is_not_lost(nth, tmp_path, expected):
     out, save = tmp_path / "run", checkpoint.save
 
     def work():
@@ -172,7 +172,7 @@ def test_a_signal_while_a_checkpoint_is_written_is_not_lost(nth, tmp_path, expec
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_second_signal_kills_at_once(number, tmp_path, monkeypatch, expected):
+def test_signal_second_one_kills(number, tmp_path, monkeypatch, expected):
     out, at, caught = (tmp_path / name for name in ("run", "at", "caught"))
     catch = signals.Signals._catch
 
@@ -204,7 +204,7 @@ def saved_step(out: Path) -> int:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_killed_at_a_random_moment(seed, tmp_path, monkeypatch, expected):
+def test_sigkill_at_a_random_moment(seed, tmp_path, monkeypatch, expected):
     out = tmp_path / "run"
     delay = random.Random(seed).uniform(0, 0.3)
     with monkeypatch.context() as patch:
@@ -277,7 +277,7 @@ def killed_at_every_deed(nth_save: int, folder: Path):
 
 
 @pytest.mark.parametrize("nth_save", [2, 4, 5, 6])  # stage one early and at its end, stage two
-def test_killed_at_every_deed_of_a_save(nth_save, tmp_path, expected):
+def test_sigkill_at_every_step_of_a_save(nth_save, tmp_path, expected):
     reached = []
     for out in killed_at_every_deed(nth_save, tmp_path):
         reached.append(saved_step(out))
@@ -287,7 +287,7 @@ def test_killed_at_every_deed_of_a_save(nth_save, tmp_path, expected):
     assert len(set(reached)) == 2 or nth_save == 5  # stage two begins where stage one ended
 
 
-def test_killed_in_the_very_first_save(tmp_path, expected):
+def test_sigkill_in_the_first_save(tmp_path, expected):
     """There may be no checkpoint then; the run begins again."""
     whole = []
     for out in killed_at_every_deed(1, tmp_path):
@@ -301,7 +301,7 @@ def test_killed_in_the_very_first_save(tmp_path, expected):
 # ------------------------------------------------------------------------ the law is able to fail
 
 
-def test_a_save_that_removes_before_it_renames_is_found_out(tmp_path, monkeypatch, expected):
+def test_sigkill_detects_remove_before_rename(tmp_path, monkeypatch, expected):
     """The planted fault: the folder is emptied first, and written in place."""
 
     def careless(folder, state, meta):

@@ -1,6 +1,7 @@
 """A staged run goes on inside any stage, and between them, as if it had not been stopped."""
 
 import json
+import os
 import shutil
 import signal
 
@@ -9,7 +10,7 @@ import torch
 import toy_systems
 from toy_systems import Crash, cut, differing, fingerprint, rows
 
-from torchstone import api
+from torchstone import api, files
 from torchstone.engine import checkpoint
 from torchstone.engine import run as engine
 from torchstone.errors import Interrupted
@@ -35,7 +36,7 @@ def crashing(stage: int, after: int):
 
 
 def train(out):
-    return api.train("toy", out=out, clock=CLOCK, quiet=True)
+    return api.train("toy", out=out, intervals=CLOCK, quiet=True)
 
 
 def resume(out):
@@ -61,7 +62,7 @@ def assert_same(run, out, expected):
 
 
 @pytest.mark.parametrize(("stage", "after"), [(0, 0), (0, 2), (0, 7), (1, 0), (1, 2), (1, 5), (1, 7)])
-def test_interrupted_in_a_stage(stage, after, tmp_path, monkeypatch, expected):
+def test_staged_run_interrupted_in_a_stage(stage, after, tmp_path, monkeypatch, expected):
     with monkeypatch.context() as patch:
         patch.setattr(toy_systems, "build", crashing(stage, after))
         with pytest.raises(Crash):
@@ -69,7 +70,7 @@ def test_interrupted_in_a_stage(stage, after, tmp_path, monkeypatch, expected):
     assert_same(resume(tmp_path / "run"), tmp_path / "run", expected)
 
 
-def test_interrupted_in_every_stage_in_turn(tmp_path, monkeypatch, expected):
+def test_staged_run_interrupted_in_every_stage(tmp_path, monkeypatch, expected):
     out, go = tmp_path / "run", train
     for stage, after in ((0, 4), (0, 1), (1, 1), (1, 3), (1, 2)):
         with monkeypatch.context() as patch:
@@ -80,7 +81,7 @@ def test_interrupted_in_every_stage_in_turn(tmp_path, monkeypatch, expected):
     assert_same(resume(out), out, expected)
 
 
-def test_steps_in_the_rows_go_on_through_the_stages(expected):
+def test_staged_run_rows_count_steps_through(expected):
     _, written, _ = expected
     steps = [row["step"] for row in written]
     train_steps = [row["step"] for row in written if row["split"] == "train"]
@@ -95,14 +96,14 @@ def test_steps_in_the_rows_go_on_through_the_stages(expected):
 BETWEEN = {
     "before the stage is set aside": (shutil, "copytree"),
     "while it is being copied": (shutil, "copy2"),
-    "before its copy takes the name": (type(api.Path()), "rename"),
+    "before its copy takes the name": (files.os, "replace"),
     "while the next stage is built": (toy_systems, "controller"),
-    "before the run is finished": (folder, "finish"),
+    "before the run is finished": (folder, "write_result"),
 }
 
 
 @pytest.mark.parametrize("where", BETWEEN)
-def test_crash_between_stages(where, tmp_path, monkeypatch, expected):
+def test_staged_run_crash_between_stages(where, tmp_path, monkeypatch, expected):
     owner, name = BETWEEN[where]
 
     def crash(*_, **__):
@@ -110,6 +111,11 @@ def test_crash_between_stages(where, tmp_path, monkeypatch, expected):
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, crash)
+        if name == "replace":  # only of a finished stage's copy
+            patch.undo()
+            replace = os.replace
+            only = lambda old, new: crash() if "stages" in str(new) else replace(old, new)  # noqa: E731
+            patch.setattr(owner, name, only)
         if name == "copy2":
             copytree = shutil.copytree
             patch.setattr(shutil, "copytree", lambda a, b: copytree(a, b, copy_function=crash))
@@ -119,7 +125,7 @@ def test_crash_between_stages(where, tmp_path, monkeypatch, expected):
 
 
 @pytest.mark.parametrize("saved", range(2, 9))
-def test_crash_between_the_two_renames_of_a_checkpoint(saved, tmp_path, monkeypatch, expected):
+def test_staged_run_crash_between_renames(saved, tmp_path, monkeypatch, expected):
     """The newest then has no name but `checkpoint.new`, whatever the stage."""
     rename, seen = checkpoint.os.rename, []
 
@@ -140,12 +146,12 @@ def test_crash_between_the_two_renames_of_a_checkpoint(saved, tmp_path, monkeypa
     assert_same(resume(out), out, expected)
 
 
-def test_a_finished_run_resumed_is_what_it_was(tmp_path, expected):
+def test_staged_run_finished_resume_is_identity(tmp_path, expected):
     train(tmp_path / "run")
     assert_same(resume(tmp_path / "run"), tmp_path / "run", expected)
 
 
-def test_a_signal_at_the_very_end_of_a_stage_is_obeyed(tmp_path, monkeypatch, expected):
+def test_staged_run_signal_at_end_of_stage(tmp_path, monkeypatch, expected):
     def signalled(recipe):
         first = next(stages := toy_systems.staged(recipe.seed, recipe.steps))
         update, steps = first.update, iter(range(1, STEPS + 1))
@@ -178,15 +184,17 @@ def resumed_in_the_second_stage(out, monkeypatch):
     return fingerprint(resume(out))
 
 
-def test_what_build_draws_between_the_stages_is_drawn_again(tmp_path, monkeypatch, expected):
+def test_staged_run_build_draws_repeat_on_resume(tmp_path, monkeypatch, expected):
     """The starts of stage two come from the global generator as stage one left it."""
-    monkeypatch.setattr(engine, "pass_over", lambda run, kept: checkpoint.load(kept, dict(run.state)))
+    monkeypatch.setattr(
+        engine, "skip_finished_stage", lambda run, kept: checkpoint.load(kept, dict(run.state))
+    )
     apart = differing(expected[0], resumed_in_the_second_stage(tmp_path / "run", monkeypatch))
     print("generators not put back:", apart)
     assert apart == ["model.control"]
 
 
-def test_the_second_stage_needs_what_the_first_one_learnt(tmp_path, monkeypatch, expected):
+def test_staged_run_second_stage_needs_first(tmp_path, monkeypatch, expected):
     """Neither passed over with its weights nor kept in the second's state: another controller."""
     staged = toy_systems.staged
 
@@ -198,7 +206,7 @@ def test_the_second_stage_needs_what_the_first_one_learnt(tmp_path, monkeypatch,
     monkeypatch.setattr(toy_systems, "staged", forgetful)
     kept = differing(expected[0], resumed_in_the_second_stage(tmp_path / "a", monkeypatch))
     assert {name.split(".")[0] for name in kept} == {"world"}  # only not listed: stage one has it
-    monkeypatch.setattr(engine, "pass_over", lambda run, kept: None)
+    monkeypatch.setattr(engine, "skip_finished_stage", lambda run, kept: None)
     lost = differing(expected[0], resumed_in_the_second_stage(tmp_path / "b", monkeypatch))
     print("stage one not put back:", lost)
     assert "model.control" in lost

@@ -11,7 +11,7 @@ import torchstone as ts
 from torchstone.engine import checkpoint
 
 
-def test_two_processes_train_as_one_does(tmp_path):
+def test_torchrun_trains_as_one_process(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     command += ["-m", "torchstone", "train", "lenet5/smoke", "--steps", "12"]

@@ -6,7 +6,7 @@ from torch import nn
 
 from torchstone.engine.update import GradientUpdate
 from torchstone.errors import BadInput, NotFinite
-from torchstone.parts.ema import average
+from torchstone.parts.ema import make_ema
 
 
 def net(seed=0):
@@ -48,7 +48,7 @@ def by_hand(model, steps, clip=None, rows=10):
 @pytest.mark.parametrize("rows", [10, 7])
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 4])
 @pytest.mark.parametrize("clip", [None, 0.05])
-def test_equals_the_step_by_hand_however_uneven_the_micro_batches(accumulate, clip, rows):
+def test_gradient_update_equals_manual_step(accumulate, clip, rows):
     model = net()
     update = GradientUpdate(squared(model), sgd(model), grad_accum_steps=accumulate, max_grad_norm=clip)
     for _ in range(4):
@@ -59,7 +59,7 @@ def test_equals_the_step_by_hand_however_uneven_the_micro_batches(accumulate, cl
     assert ("gradient_norm" in metrics) == (clip is not None)
 
 
-def test_plain_averaging_of_micro_batches_would_be_wrong():
+def test_gradient_update_plain_averaging_would_be_wrong():
     """The fault that the test above must see: 7 rows in 3 parts are 3 + 3 + 1."""
     model, optimizer = net(), None
     optimizer = sgd(model)
@@ -74,7 +74,7 @@ def test_plain_averaging_of_micro_batches_would_be_wrong():
     assert apart > 1e-3
 
 
-def test_a_stated_weight_counts_what_the_mean_is_over():
+def test_gradient_update_weight_of_masked_mean():
     """Tokens that are not padding: the mean over all of them, not the mean of means."""
     x, _ = batch(6)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0]] * 3, dtype=torch.float64)
@@ -97,7 +97,7 @@ def test_a_stated_weight_counts_what_the_mean_is_over():
     assert apart < 1e-14
 
 
-def test_metrics_are_means_over_the_whole_batch():
+def test_gradient_update_metrics_are_batch_means():
     model = net()
     x, y = batch(7)
 
@@ -109,7 +109,7 @@ def test_metrics_are_means_over_the_whole_batch():
     assert float(metrics["first"]) == pytest.approx(float(x[:, 0].mean()), abs=1e-14)
 
 
-def test_only_its_own_parameters_receive_gradients():
+def test_gradient_update_only_own_parameters_get_gradients():
     one, two = net(0), net(1)
     one[0].weight.grad = None
     narrow = GradientUpdate(
@@ -120,11 +120,11 @@ def test_only_its_own_parameters_receive_gradients():
     assert all(p.grad is not None for p in one.parameters())
 
 
-def test_schedule_and_moving_average_follow_each_step():
+def test_gradient_update_steps_scheduler_and_ema():
     model = net()
     optimizer = sgd(model)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
-    kept = average(model, 0.9)
+    kept = make_ema(model, 0.9)
     expected = [p.detach().clone() for p in model.parameters()]
     update = GradientUpdate(squared(model), optimizer, lr_scheduler=schedule, ema=(kept, model))
     for step in range(3):
@@ -139,7 +139,7 @@ def test_schedule_and_moving_average_follow_each_step():
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precision_follows_full_precision(precision):
+def test_gradient_update_low_precision_tracks_fp32(precision):
     full, low = net().float(), net().float()
     x, y = (t.float() for t in batch())
     plain = GradientUpdate(squared(full), torch.optim.SGD(full.parameters(), 0.1))
@@ -152,7 +152,7 @@ def test_lower_precision_follows_full_precision(precision):
     assert low[0].weight.dtype == torch.float32
 
 
-def test_the_loss_scale_of_fp16_is_state():
+def test_gradient_update_fp16_loss_scale_is_state():
     model = net().float()
     update = GradientUpdate(squared(model), torch.optim.SGD(model.parameters(), 0.1), precision="fp16")
     update(tuple(t.float() for t in batch()))
@@ -163,7 +163,7 @@ def test_the_loss_scale_of_fp16_is_state():
     assert other.scaler.get_scale() == 4.0
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step():
+def test_gradient_update_nonfinite_loss_stops():
     model = net()
     before = [p.detach().clone() for p in model.parameters()]
     update = GradientUpdate(lambda b: squared(model)(b) * float("nan"), sgd(model))
@@ -172,16 +172,16 @@ def test_a_loss_that_is_not_finite_stops_before_the_step():
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
-def test_bad_settings_are_refused():
+def test_gradient_update_bad_settings_refused():
     model = net()
-    with pytest.raises(BadInput, match="accumulate must be at least 1"):
+    with pytest.raises(BadInput, match="grad_accum_steps must be at least 1"):
         GradientUpdate(squared(model), sgd(model), grad_accum_steps=0)
     with pytest.raises(BadInput, match="unknown precision 'fp8'"):
         GradientUpdate(squared(model), sgd(model), precision="fp8")
 
 
 @pytest.mark.parametrize("found", [{"avx2": True}, {"avx512_bf16": True}, {"amx_bf16": True}])
-def test_auto_is_bfloat16_where_the_device_has_it(monkeypatch, capsys, found):
+def test_precision_auto_is_bf16_where_supported(monkeypatch, capsys, found):
     """Emulated it is far slower than fp32: then it is not taken, and said where it was asked for."""
     has = "avx2" not in found
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)

@@ -21,7 +21,7 @@ from torchstone.engine import checkpoint, rng
 from torchstone.engine.meter import read_rows
 from torchstone.engine.run import Run
 from torchstone.engine.update import GradientUpdate
-from torchstone.parts.ema import average
+from torchstone.parts.ema import make_ema
 from torchstone.runs import folder as pages
 
 
@@ -98,7 +98,7 @@ def gan(seed: int, steps: int) -> Run:
     """Two players, two optimisers; each `descend` fills its own parameters' gradients only."""
     torch.manual_seed(seed)
     model, critic = mlp(2, 32, 32, 2), mlp(2, 32, 32, 1)
-    ema = average(model, 0.98)
+    ema = make_ema(model, 0.98)
     g_optimiser = torch.optim.Adam(model.parameters(), 3e-3, betas=(0.5, 0.9))
     d_optimiser = torch.optim.Adam(critic.parameters(), 3e-3, betas=(0.5, 0.9))
 
@@ -126,8 +126,8 @@ def gan(seed: int, steps: int) -> Run:
     def evaluate():
         return {"distance": sliced_distance(ema(z), real)}
 
-    state = {"model": model, "critic": critic, "ema": ema, "g_optimiser": g_optimiser}
-    state |= {"d_optimiser": d_optimiser, "stream": stream}
+    state = {"model": model, "critic": critic, "ema": ema, "g_optimizer": g_optimiser}
+    state |= {"d_optimizer": d_optimiser, "stream": stream}
     return Run(stream, update, evaluate, state, steps)
 
 
@@ -138,7 +138,7 @@ def diffusion(seed: int, steps: int, levels: int = 40) -> Run:
     """DDPM: x_t = √ᾱ_t x + √(1-ᾱ_t) ε, and the model says ε; samples come from its average."""
     torch.manual_seed(seed)
     model = mlp(6, 64, 64, 64, 2)
-    ema = average(model, 0.98)
+    ema = make_ema(model, 0.98)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     beta = torch.linspace(1e-3, 0.2, levels)
     kept = (1 - beta).cumprod(0)
@@ -172,7 +172,7 @@ def diffusion(seed: int, steps: int, levels: int = 40) -> Run:
             x = x + beta[t].sqrt() * path[t] * (t > 0)
         return {"distance": sliced_distance(x, real)}
 
-    state = {"model": model, "ema": ema, "optimiser": optimizer, "stream": stream}
+    state = {"model": model, "ema": ema, "optimizer": optimizer, "stream": stream}
     update = GradientUpdate(loss, optimizer, ema=(ema, model))
     return Run(stream, update, evaluate, state, steps)
 
@@ -283,7 +283,7 @@ def ppo(seed: int, steps: int, gamma: float = 0.95, lam: float = 0.9) -> Run:
         rewards = [world.step(model["actor"](world.place))[0].mean() for _ in range(16)]
         return {"return": float(sum(rewards))}
 
-    state = {"model": model, "optimiser": optimizer, "stream": stream, "shuffle": shuffle}
+    state = {"model": model, "optimizer": optimizer, "stream": stream, "shuffle": shuffle}
     return Run(stream, update, evaluate, state, steps)
 
 
@@ -334,7 +334,7 @@ def world_model(seed: int, steps: int) -> Run:
         return {"loss": float(loss(held_out))}
 
     stream = Draws(seed, draw)
-    state = {"model": model, "optimiser": optimizer, "schedule": schedule, "stream": stream}
+    state = {"model": model, "optimizer": optimizer, "schedule": schedule, "stream": stream}
     return Run(stream, GradientUpdate(noisy_loss, optimizer, lr_scheduler=schedule), evaluate, state, steps)
 
 
@@ -461,7 +461,7 @@ def saved(folder: Path) -> dict[str, bytes]:
 def rows(folder: Path) -> list[dict]:
     """What a run wrote down, less the clock's part."""
     return [
-        {k: v for k, v in row.items() if k not in ("time", "rate")}
+        {k: v for k, v in row.items() if k not in ("time", "steps_per_second")}
         for row in read_rows(folder / "metrics.jsonl")
     ]
 

@@ -27,7 +27,7 @@ from smoke_runs import cut_at, margin, observe, parameters, smoke, words
 from torch import Tensor
 
 from torchstone.engine.recipe_fields import field_paths
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 from torchstone.parts.facts import example
 from torchstone.verify import Check, relative_error
 
@@ -54,7 +54,7 @@ def trained(entry, *, steps: int, evaluated: bool = True, **fields) -> list[dict
         run.update, run.steps = update, min(run.steps, steps)
         if not evaluated:
             run.evaluate, run.test = dict, None
-        fit(run, clock=Clock(evaluate=math.ceil(run.steps / 2)), quiet=True)
+        fit(run, intervals=Intervals(evaluate=math.ceil(run.steps / 2)), quiet=True)
     return rows
 
 
@@ -129,7 +129,7 @@ def identical(whole: Path, cut: Path) -> int:
             "model": load_file(files[i]),
             "state": torch.load(files[i].with_name("state.pt"), weights_only=True),
             "rows": [
-                {k: v for k, v in json.loads(line).items() if k not in ("time", "rate")}
+                {k: v for k, v in json.loads(line).items() if k not in ("time", "steps_per_second")}
                 for line in (folder / "metrics.jsonl").read_text().splitlines()
             ],
             "results": json.loads((folder / "result.json").read_text())["metrics"],

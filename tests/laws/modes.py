@@ -42,7 +42,7 @@ def put_back(entry: Any, recipe: Any, folder: Path, *, whole: bool = False) -> N
     """
     run = fresh(entry, recipe)
     run.folder = folder
-    row = {"step": 1, "time": 0.1, "rate": 1.0, "split": "train", "loss": 1.0}
+    row = {"step": 1, "time": 0.1, "steps_per_second": 1.0, "split": "train", "loss": 1.0}
     (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")  # which some reports draw
     batch = next(run.stream)
     wrong = graphs_of_untrained(entry.name, run, lambda: run.update(batch))

@@ -18,7 +18,7 @@ from shared_cache import made_once
 from torch import Tensor, nn
 
 from torchstone.engine.recipe_fields import replace_fields
-from torchstone.engine.run import Clock, Run, fit
+from torchstone.engine.run import Intervals, Run, fit
 
 # by how much a metric of a held-out split must rise (fall, if negative) over the untrained network;
 # a system that is measured by something else states `MARGIN = (metric, rise)` in its file
@@ -114,7 +114,7 @@ def observe(entry: Any) -> dict[str, Any]:
     """Train the smoke recipe in this process, without a folder."""
     observers: list[Observer] = []
     for run in observe_build(entry, observers)(smoke(entry)):
-        fit(run, clock=Clock(evaluate=run.steps), quiet=True)
+        fit(run, intervals=Intervals(evaluate=run.steps), quiet=True)
     assert observers, f"{entry.name} builds nothing"
     return {"stages": [observer.record() for observer in observers]}
 

@@ -94,13 +94,13 @@ def without_pictures() -> None:
     """Drawing comes after the last checkpoint, and takes longer than a smoke run."""
     from torchstone.runs import folder
 
-    plain = folder.finish
+    plain = folder.write_result
 
     def finish(path, system, recipe, run, steps):
         run.report = None
         plain(path, system, recipe, run, steps)
 
-    folder.finish, folder.draw_curves = finish, lambda *_: None
+    folder.write_result, folder.draw_curves = finish, lambda *_: None
 
 
 if __name__ == "__main__":

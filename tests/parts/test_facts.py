@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone.parts.ema import average
+from torchstone.parts.ema import make_ema
 from torchstone.parts.facts import example, macs, parameters
 
 
-def test_parameters_counts_tied_ones_once_and_frozen_ones_not():
+def test_count_parameters_tied_once_frozen_not():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 4, bias=False))
     assert parameters(model) == 3 * 4 + 4 + 2 * 4 + 16
     model.append(nn.Linear(4, 4, bias=False))
@@ -18,7 +18,7 @@ def test_parameters_counts_tied_ones_once_and_frozen_ones_not():
     assert parameters(model) == 3 * 4 + 2 * 4 + 16
 
 
-def test_macs_are_half_of_the_floating_point_operations():
+def test_macs_are_half_of_flops():
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4 * 4, 5))
     model.train()
     assert macs(model, (1, 2, 6, 6)) == 3 * 4 * 4 * 2 * 9 + 48 * 5
@@ -26,16 +26,16 @@ def test_macs_are_half_of_the_floating_point_operations():
 
 
 @pytest.mark.parametrize("make", [nn.RNN, nn.LSTM, nn.GRU])
-def test_fused_recurrent_layers_are_counted(make):
+def test_macs_count_fused_recurrent_layers(make):
     """Two products a moment, of as many gates as their matrices have rows; on the next layer wider ones."""
     model = make(5, 8, 2, bidirectional=True, batch_first=True)
     matrices = sum(p.numel() for name, p in model.named_parameters() if "weight" in name)
     assert macs(model, (3, 7, 5)) == 3 * 7 * matrices
 
 
-def test_average_is_the_recursion():
+def test_ema_equals_recursion():
     model = nn.Linear(1, 1, bias=False).double()
-    kept, expected = average(model, 0.75), None
+    kept, expected = make_ema(model, 0.75), None
     for value in (1.0, 2.0, 5.0):
         with torch.no_grad():
             model.weight.fill_(value)
@@ -54,7 +54,7 @@ class Pairwise(nn.Module):
         return self.out(self.words(source) + self.words(target))
 
 
-def test_an_example_is_what_a_network_takes():
+def test_example_inputs_fit_the_network():
     (picture,) = example(nn.Conv2d(2, 3, 1).double(), (2, 6, 6), 4)
     assert picture.shape == (4, 2, 6, 6)
     assert picture.dtype == torch.float64

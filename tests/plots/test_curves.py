@@ -51,7 +51,7 @@ def drawn(monkeypatch):
     return figures
 
 
-def test_a_cut_last_line_is_left_out(tmp_path):
+def test_read_metrics_skips_truncated_last_line(tmp_path):
     run = make_run(tmp_path / "run")
     whole = curves.read_metrics(run)
     with (run / "metrics.jsonl").open("a") as file:
@@ -62,7 +62,7 @@ def test_a_cut_last_line_is_left_out(tmp_path):
     assert read == whole
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path):
+def test_read_metrics_refuses_other_folders(tmp_path):
     with pytest.raises(BadInput) as caught:
         compare_runs.compare([make_run(tmp_path / "run"), tmp_path / "photos"])
     print(caught.value)
@@ -70,7 +70,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_panels(tmp_path, monkeypatch):
+def test_draw_curves_panels(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     result = {"metrics": {"test/accuracy": 0.5625}}
     curves.draw_curves(make_run(tmp_path / "run", result=result), tmp_path / "deep" / "curves.png")
@@ -92,7 +92,7 @@ def test_panels(tmp_path, monkeypatch):
     assert val.get_marker() == "o"
 
 
-def test_legends_cover_no_data(tmp_path, monkeypatch):
+def test_draw_curves_legends_cover_no_data(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     runs = [make_run(tmp_path / f"run{i}", rate=float(i)) for i in range(1, 10)]
     curves.draw_curves(runs[0], tmp_path / "curves.png")
@@ -112,13 +112,13 @@ def test_legends_cover_no_data(tmp_path, monkeypatch):
     assert legends == 4
 
 
-def test_a_run_with_nothing_to_draw_yet(tmp_path):
+def test_draw_curves_empty_run(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train", "time": 0.1, "loss": 1.0}\n')
     curves.draw_curves(tmp_path, tmp_path / "curves.png")
     picture(tmp_path / "curves.png")
 
 
-def test_rows_of_compare(tmp_path):
+def test_compare_rows(tmp_path):
     result = {"metrics": {"test/accuracy": 0.25}, "seconds": 7.5, "parameters": 61706}
     runs = [make_run(tmp_path / "a", seed=3, result=result), make_run(tmp_path / "b", shift=0.125)]
     table = compare_runs.compare(runs)
@@ -142,7 +142,7 @@ def test_rows_of_compare(tmp_path):
     assert table[1]["best/accuracy"] == pytest.approx(0.725)
 
 
-def test_three_seeds_are_a_band_and_two_are_lines(tmp_path, monkeypatch):
+def test_compare_band_from_three_seeds(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     # Evaluated at different steps, as runs on a clock are.
     seeds = [make_run(tmp_path / f"s{i}", i, every, shift=i / 10) for i, every in enumerate((10, 20, 5))]
@@ -167,7 +167,7 @@ def test_three_seeds_are_a_band_and_two_are_lines(tmp_path, monkeypatch):
     assert words == ["lenet5/digits, 3 seeds: interquartile mean, 95 %", "r0", "r1", "odd"]
 
 
-def test_metrics_named_by_numbers_are_one_panel_over_them(tmp_path, monkeypatch):
+def test_compare_numbered_metrics_are_one_panel(tmp_path, monkeypatch):
     figures, folders = drawn(monkeypatch), []
     for number, fade in enumerate((0.5, 0.9)):
         folders.append(make_run(tmp_path / f"run{number}", number, rate=fade))
@@ -190,7 +190,7 @@ def test_metrics_named_by_numbers_are_one_panel_over_them(tmp_path, monkeypatch)
         assert list(y) == pytest.approx([fade, fade**3, fade**20])  # the last row's
 
 
-def test_smooth_keeps_a_slope_and_quietens_noise():
+def test_smooth_keeps_slope_reduces_noise():
     line = np.arange(200.0)
     inner = canvas.smooth(line, 20)[10:-10]
     noise = np.random.default_rng(0).normal(size=2000)
@@ -201,7 +201,7 @@ def test_smooth_keeps_a_slope_and_quietens_noise():
     assert np.allclose(canvas.smooth(noise, 0), noise)
 
 
-def test_five_seeds_are_their_middle_half_over_the_frames(tmp_path, monkeypatch):
+def test_compare_interquartile_mean_over_env_steps(tmp_path, monkeypatch):
     """One seed that failed is left out of the line, and is in the band."""
     figures, folders = drawn(monkeypatch), []
     for seed, shift in enumerate((0.0, 0.1, 0.2, 0.3, -5.0)):

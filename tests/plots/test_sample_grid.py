@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from torchstone.data.vision.dataset import normalise
-from torchstone.engine.run import Clock, Run, fit
+from torchstone.engine.run import Intervals, Run, fit
 from torchstone.errors import BadInput, NotSaved
 from torchstone.plots.sample_grid import centred, film, laid, pixels, sheet, unit, watched
 
@@ -133,7 +133,7 @@ def light(file) -> int:
 
 def test_a_run_draws_a_sheet_each_time_it_is_evaluated_and_a_film_at_its_end(tmp_path):
     run = counting(9)
-    fit(run, tmp_path, clock=Clock(evaluate=4), quiet=True)
+    fit(run, tmp_path, intervals=Intervals(evaluate=4), quiet=True)
     names = sorted(file.name for file in (tmp_path / "samples").iterdir())
     assert names == ["000000.png", "000004.png", "000008.png", "000009.png"]
     assert [light(tmp_path / "samples" / name) for name in names] == [0, 4, 8, 9]
@@ -152,11 +152,11 @@ def test_a_run_without_a_folder_draws_none():
 
 def test_a_run_that_was_killed_draws_again_what_its_checkpoint_does_not_have(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        fit(counting(12, stop=9), tmp_path, clock=Clock(evaluate=2, save=6), quiet=True)
+        fit(counting(12, stop=9), tmp_path, intervals=Intervals(evaluate=2, save=6), quiet=True)
     late = tmp_path / "samples" / "000008.png"
     assert light(late) == 8
     late.write_bytes(late.read_bytes()[:40])  # it was killed while it drew
-    fit(counting(12), tmp_path, clock=Clock(evaluate=2, save=6), quiet=True)
+    fit(counting(12), tmp_path, intervals=Intervals(evaluate=2, save=6), quiet=True)
     names = sorted(file.name for file in (tmp_path / "samples").iterdir())
     assert [light(tmp_path / "samples" / name) for name in names] == [0, 2, 4, 6, 8, 10, 12]
 
@@ -164,4 +164,4 @@ def test_a_run_that_was_killed_draws_again_what_its_checkpoint_does_not_have(tmp
 def test_a_disk_that_takes_no_sheet_stops_the_run_with_where_to_go_on(tmp_path):
     (tmp_path / "samples").write_text("not a folder")
     with pytest.raises(NotSaved, match="torchstone resume"):
-        fit(counting(4), tmp_path, clock=Clock(evaluate=2), quiet=True)
+        fit(counting(4), tmp_path, intervals=Intervals(evaluate=2), quiet=True)

@@ -12,11 +12,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import torchstone as ts
-from torchstone.runs import export, load
 from torchstone.cli.main import main
-from torchstone.errors import BadInput
-from torchstone.data.vision.preprocess import prepare
 from torchstone.data.vision.dataset import normalise
+from torchstone.data.vision.preprocess import prepare
+from torchstone.errors import BadInput
+from torchstone.runs import export, load
 from torchstone.systems import CATALOGUE
 
 WITHIN = 1e-4
@@ -116,9 +116,7 @@ def test_every_system_exports(entry, tmp_path):
     assert facts["classes"] == metadata["classes"]
     assert (given.name, given.shape) == (facts["input"]["name"], facts["input"]["shape"])
     assert (answer.name, answer.shape) == ("logits", facts["output"]["shape"])
-    apart = furthest(
-        model, metadata, lambda x: opened.run(None, {given.name: x.numpy()})[0], done["facts"]
-    )
+    apart = furthest(model, metadata, lambda x: opened.run(None, {given.name: x.numpy()})[0], done["facts"])
     print(f"{entry.name}: ONNX within {apart:.1e}, by its own account {done['apart']:.1e}")
     assert apart <= WITHIN
     assert not model.training

@@ -5,9 +5,9 @@ import json
 import pytest
 
 import torchstone as ts
-from torchstone.runs import seeds
 from torchstone.cli.main import main
 from torchstone.errors import BadInput
+from torchstone.runs import seeds
 
 
 def told(folder):
@@ -21,9 +21,7 @@ def test_a_record_of_three_seeds_is_that_of_three_runs(tmp_path, capsys):
     assert main(["train", "lenet5/smoke", "--seeds", "3", "--seed", "4", "--out", str(folder)]) == 0
     said = capsys.readouterr().out
     record = told(folder)
-    singly = [
-        ts.train("lenet5/smoke", seed=s, out=tmp_path / str(s), quiet=True) for s in (4, 5, 6)
-    ]
+    singly = [ts.train("lenet5/smoke", seed=s, out=tmp_path / str(s), quiet=True) for s in (4, 5, 6)]
     values = record["metrics"]["test/accuracy"]["values"]
     print(values, said)
     assert record["seeds"] == [4, 5, 6]

@@ -15,7 +15,7 @@ import torchstone as ts
 from torchstone import api
 from torchstone.data.music import midi
 from torchstone.data.music.dataset import piece_of
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput
 from torchstone.systems.recurrent.lstm import CELL
 from torchstone.tasks import music
@@ -137,7 +137,7 @@ def test_it_learns_which_chord_comes_next(tmp_path):
     recipe = replace(SMALL, data=str(folder_of(tmp_path)), steps=150)
     run = music.build(recipe, CELL)
     before = run.test()["loss"]
-    fit(run, clock=Clock(evaluate=recipe.steps), quiet=True)
+    fit(run, intervals=Intervals(evaluate=recipe.steps), quiet=True)
     floor = -4 * (0.8 * math.log(0.8) + 0.2 * math.log(0.2))
     print(f"{before:.2f} nats a frame untrained, {run.results['test/loss']:.2f}, floor {floor:.2f}")
     assert before > 5

@@ -1,4 +1,4 @@
-"""The optimisers that recipes name."""
+"""Optimizers and learning-rate schedules against their equations."""
 
 import dataclasses
 
@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch import nn
 
+from torchstone.engine.update import OptimConfig
 from torchstone.systems.convolutional import deeplab
-from torchstone.systems.convolutional.mobilenet import Recipe
-from torchstone.tasks import optimizers
+from torchstone.tasks import optimization
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_rmsprop_is_the_recursion_that_the_mobile_networks_are_trained_with(momentum):
+def test_rmsprop_equals_mobilenet_recursion(momentum):
     """v ← 0.9·v + 0.1·g², b ← m·b + g/(√v + 1e-3), p ← p − lr·b, with g = ∇L + decay·p."""
     weight = nn.Parameter(torch.randn(5, dtype=torch.float64))
     ours = weight.detach().clone()
     v, b, lr, decay = torch.zeros_like(ours), torch.zeros_like(ours), 0.045, 4e-5
-    recipe = dataclasses.replace(Recipe(), optimizer="rmsprop", lr=lr, momentum=momentum, weight_decay=decay)
-    optimizer = optimizers.optimizer([weight], recipe)
+    optim = OptimConfig(optimizer="rmsprop", lr=lr, momentum=momentum, weight_decay=decay)
+    optimizer = optimization.make_optimizer([weight], optim)
     for step in range(20):
         weight.grad = torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
         g = weight.grad + decay * ours
@@ -31,12 +31,12 @@ def test_rmsprop_is_the_recursion_that_the_mobile_networks_are_trained_with(mome
     assert gap <= 1e-12
 
 
-def test_poly_falls_as_the_power_of_what_is_left():
+def test_lr_schedule_poly_power():
     """lr · (1 − step / steps)^0.9, of Chen et al. 2016, arXiv:1606.00915, section 4.1.1."""
     recipe = dataclasses.replace(deeplab.RECIPES["voc"], steps=50)
     weight = nn.Parameter(torch.zeros(1))
-    optimizer = optimizers.optimizer([weight], recipe)
-    schedule = optimizers.schedule(optimizer, recipe)
+    optimizer = optimization.make_optimizer([weight], recipe.optim)
+    schedule = optimization.make_lr_scheduler(optimizer, recipe.optim, recipe.steps)
     rates = []
     for _ in range(recipe.steps):
         rates.append(schedule.get_last_lr()[0])
@@ -45,3 +45,20 @@ def test_poly_falls_as_the_power_of_what_is_left():
     wanted = [0.007 * (1 - step / 50) ** 0.9 for step in range(50)]
     print(rates[0], rates[25], rates[-1])
     assert rates == pytest.approx(wanted, rel=1e-12)
+
+
+def test_lr_schedule_min_lr_ratio():
+    """Cosine decay ends at `min_lr_ratio` of the peak, after a linear warm-up."""
+    optim = OptimConfig(lr=2.0, warmup_ratio=0.1, min_lr_ratio=0.25)
+    optimizer = optimization.make_optimizer([nn.Parameter(torch.zeros(1))], optim)
+    factor = optimization.make_lr_scheduler(optimizer, optim, 100).lr_lambdas[0]
+    print([factor(step) for step in (0, 9, 10, 55, 100)])
+    assert [factor(0), factor(9)] == pytest.approx([1 / 11, 10 / 11])
+    assert [factor(10), factor(55), factor(100)] == pytest.approx([1.0, 0.625, 0.25])
+
+
+def test_decay_matrices_only_spares_biases_and_norms():
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    matrices, others = optimization.decay_matrices_only(model, OptimConfig(weight_decay=0.3))
+    assert ([p.dim() for p in matrices["params"]], matrices["weight_decay"]) == ([2], 0.3)
+    assert ([p.dim() for p in others["params"]], others["weight_decay"]) == ([1, 1, 1], 0.0)

@@ -114,7 +114,7 @@ def test_resuming_needs_no_source_and_gives_the_same_bits(digits, source, tmp_pa
     gone = tmp_path / "gone"
     shutil.copytree(source, gone)
     options = {"data": str(digits / "high"), "steps": 12, "quiet": True, "freeze": "backbone"}
-    options |= {"weights": str(gone), "augment": "flip+crop1+cutmix", "clock": {"save": 5}}
+    options |= {"weights": str(gone), "augment": "flip+crop1+cutmix", "intervals": {"save": 5}}
     ts.train("resnet/smoke", out=tmp_path / "whole", **options)
 
     from torchstone.data.vision.batches import Batches

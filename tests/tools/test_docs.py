@@ -11,7 +11,7 @@ from torchstone.systems import CATALOGUE
 from torchstone.tools import docs
 
 
-def test_no_page_is_stale():
+def test_docs_no_page_is_stale():
     assert not docs.stale(), "run: make docs"
 
 
@@ -28,13 +28,13 @@ def written(once, tmp_path):
     return shutil.copytree(once, tmp_path / "docs")
 
 
-def test_a_changed_fact_makes_a_page_stale(written, monkeypatch):
+def test_docs_changed_fact_makes_a_page_stale(written, monkeypatch):
     module = CATALOGUE[-1].module()
     monkeypatch.setattr(module, "FACTS", [*module.FACTS, Fact("new", lambda: 1, 1)])
     assert docs.stale(written) == [f"systems/{CATALOGUE[-1].name}.md"]
 
 
-def test_a_page_altered_missing_or_of_no_system_is_stale(written):
+def test_docs_detect_altered_missing_and_orphan_pages(written):
     (written / "index.md").write_text("# Systems\n")
     (written / "systems" / "mlp.md").unlink()
     (written / "systems" / "of_nothing.md").write_text("")
@@ -45,7 +45,7 @@ def test_a_page_altered_missing_or_of_no_system_is_stale(written):
     assert not (written / "systems" / "of_nothing.md").exists()
 
 
-def test_a_record_is_on_its_page_without_its_times(monkeypatch):
+def test_docs_record_without_times(monkeypatch):
     record = records.Record(
         "mlp", "digits", "torchstone train mlp/digits", "digits", "test/accuracy", 0.9,
         [0, 1], [0.96, 0.98], [7.77, 7.77], 5, {"processor": "some processor"},
@@ -62,7 +62,7 @@ def test_a_record_is_on_its_page_without_its_times(monkeypatch):
     assert "some processor" not in text
 
 
-def test_a_docstring_becomes_markdown():
+def test_docs_docstring_to_markdown():
     text = "A paragraph over\ntwo lines, 2*3 < 7 and `a*b`.\n\n    x = 1\n      y\n\n    z\n\nEnd."
     said = "A paragraph over two lines, 2\\*3 \\< 7 and `a*b`."
     assert docs.markdown(text) == f"{said}\n\n```text\nx = 1\n  y\n\nz\n```\n\nEnd."
@@ -78,11 +78,11 @@ def test_a_docstring_becomes_markdown():
         ([2, 0], "2, 0"),
     ],
 )
-def test_figures(value, said):
+def test_docs_figures(value, said):
     assert docs.figure(value) == said
 
 
-def test_every_link_leads_somewhere():
+def test_docs_links_resolve():
     links = 0
     for path in docs.pages():
         file = docs.FOLDER / path
@@ -93,7 +93,7 @@ def test_every_link_leads_somewhere():
     assert links > 2 * len(CATALOGUE)
 
 
-def test_columns_are_as_many_in_every_row():
+def test_docs_table_columns():
     for path, text in docs.pages().items():
         for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
             rows = [len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()]

@@ -1,28 +1,41 @@
-"""The README's table is made from the records, and its commands exist."""
+"""The README's results are those of the records, and the commands of README and guides exist."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 from torchstone import systems
 from torchstone.runs.records import FOLDER, read
-from torchstone.tools import records
+from torchstone.tools import docs
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_results_table_is_not_stale():
+def test_readme_headline_results_are_not_stale():
     page = (ROOT / "README.md").read_text()
-    assert records.with_table(page, read()) == page, "run: python -m torchstone.tools.records --table"
+    assert docs.START in page
+    assert docs.END in page
+    assert docs.with_headlines(page, read()) == page, "run: make docs"
 
 
-def test_a_changed_figure_makes_it_stale():
-    page, found = (ROOT / "README.md").read_text(), read()
-    found[0].values[0] += 0.01
-    assert records.with_table(page, found) != page
+def test_readme_headline_results_change_with_a_record():
+    page, records = (ROOT / "README.md").read_text(), read()
+    shown = next(r for r in records if f"{r.system}/{r.recipe}" in docs.HEADLINES)
+    shown.values[0] += 0.01
+    assert docs.with_headlines(page, records) != page
 
 
-def test_every_plan_has_its_record_and_reaches_its_target():
+def test_results_page_has_every_record():
+    page = docs.results()
+    for record in read():
+        assert f"`{record.system}/{record.recipe}`" in page
+        assert record.figure() in page
+
+
+def test_records_every_plan_reaches_its_target():
     import json
 
     plans = json.loads((FOLDER / "plans.json").read_text())
@@ -40,7 +53,7 @@ def test_every_plan_has_its_record_and_reaches_its_target():
             assert sorted(reached, reverse=not record.falls) == [*reached]
 
 
-def test_every_recipe_but_the_smoke_ones_has_a_plan():
+def test_records_every_recipe_has_a_plan():
     import json
 
     plans = json.loads((FOLDER / "plans.json").read_text())
@@ -48,16 +61,31 @@ def test_every_recipe_but_the_smoke_ones_has_a_plan():
     assert set(plans) == recipes
 
 
-def test_the_commands_of_the_readme_parse():
-    """Each `torchstone …` line names a command, a system and fields that exist."""
-    from torchstone.api import recipe_of
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md")), ROOT / "docs" / "data.md"]
 
-    lines = re.findall(r"^(torchstone .*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert len(lines) > 5
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_the_pages_parse(page):
+    """Each `torchstone …` line names a command, a system and options that exist."""
+    from torchstone.api import recipe_of
+    from torchstone.cli.main import COMMANDS, Parser
+    from torchstone.engine.recipe_fields import field_paths
+
+    lines = re.findall(r"^(?:\$ )?(torchstone .*?)(?:\s+#.*)?$", page.read_text(), re.MULTILINE)
+    assert lines, f"{page} has no command"
     for line in lines:
         _, command, *words = shlex.split(line)
-        if command != "train":
+        if command.startswith("-"):
             continue
-        _, _, recipe = recipe_of(words[0], {})
-        fields = {word[2:] for word in words if word.startswith("--")} - {"out", "help", "seeds"}
-        assert fields <= set(recipe.__dataclass_fields__), line
+        assert command in COMMANDS, line
+        parser = Parser(add_help=True, allow_abbrev=False)
+        module = importlib.import_module(f"torchstone.cli.commands.{command}")
+        known = {"out", "help", "seeds", "overwrite", "log_every", "eval_every", "save_every"}
+        if command == "train":
+            _, _, recipe = recipe_of(words[0], {})
+            known |= set(field_paths(recipe))
+        else:
+            module.add_arguments(parser)
+            known = {o.lstrip("-").replace("-", "_") for a in parser._actions for o in a.option_strings}
+        options = {w.lstrip("-").partition("=")[0].replace("-", "_") for w in words if w.startswith("-")}
+        assert options <= known, line

@@ -5,6 +5,8 @@ import types
 import typing
 from typing import Any
 
+from torchstone.engine import old_names
+from torchstone.engine.console import notify
 from torchstone.engine.recipe_fields import field_paths, get_field, short_name
 from torchstone.runs.recipes import comments
 
@@ -22,8 +24,9 @@ def add_fields(group, recipe: Any) -> set[str]:
         parse, choices, shown = _parser(hint)
         default = ",".join(map(str, value)) if isinstance(value, tuple) else value
         text = f"{comments(type(config)).get(path[-1], '')} (default: {default})".strip()
+        option = f"--{name.replace('_', '-')}"
         group.add_argument(
-            f"--{name}",
+            option,
             dest=name,
             type=parse,
             choices=choices,
@@ -31,8 +34,29 @@ def add_fields(group, recipe: Any) -> set[str]:
             help=text.replace("%", "%%"),
             default=argparse.SUPPRESS,
         )
-        options.add(f"--{name}")
+        options.add(option)
     return options
+
+
+def by_new_names(words: list[str], system: str, recipe: Any) -> list[str]:
+    """Options of earlier versions by their names of today, with one line each on stderr.
+
+    Raises:
+        BadInput: an option whose meaning changed, with the one to use instead.
+    """
+    known = field_paths(recipe)
+    result = []
+    for word in words:
+        if word.startswith("--"):
+            option, equals, value = word.partition("=")
+            name = option[2:].replace("-", "_")
+            new = old_names.new_fields(system, [name], known).get(name, name)
+            if new != name:
+                new_option = f"--{new.replace('_', '-')}"
+                notify(f"torchstone: {option} is called {new_option} now")
+                word = f"{new_option}{equals}{value}"
+        result.append(word)
+    return result
 
 
 def changed(parsed: argparse.Namespace) -> dict[str, Any]:
@@ -58,7 +82,7 @@ def _parser(hint: Any):
     if hint is bool:
         return _boolean, None, "true|false"
     if hint is int:
-        return _whole, None, "N"
+        return _integer, None, "N"
     return hint, None, {float: "X", str: "TEXT"}.get(hint, "VALUE")
 
 
@@ -75,7 +99,7 @@ def _boolean(text: str) -> bool:
     return words[text.lower()]
 
 
-def _whole(text: str) -> int:
+def _integer(text: str) -> int:
     """`1_000` and `1e4` are whole numbers, `1.5` is not."""
     try:
         return int(text)

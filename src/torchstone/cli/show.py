@@ -1,7 +1,6 @@
 """`torchstone show`: a system's card."""
 
 import contextlib
-import dataclasses
 import inspect
 from typing import Any, NamedTuple
 
@@ -12,15 +11,17 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from torchstone import systems
+from torchstone.engine.recipe_fields import field_paths, get_field, short_name
 from torchstone.interpret.receptive_field import Receptive
 from torchstone.parts.facts import FUSED, example, parameters
 from torchstone.parts.facts import layers as parts
+from torchstone.parts.modes import eval_mode
 from torchstone.runs.recipes import comments
 from torchstone.runs.records import of_system
 
 RECEPTIVE = (
-    "receptive: pixels a side that one place sees, padding included; gates that see the whole picture "
-    "are not counted"
+    "receptive: receptive field, its side length in input pixels, padding included; global pooling inside "
+    "attention gates is ignored"
 )
 
 
@@ -32,11 +33,11 @@ class Layer(NamedTuple):
     shape: tuple[int, ...]
     parameters: int
     macs: int
-    receptive: int | str | None  # pixels a side that a place sees, or "all"; of a picture only
+    receptive: int | str | None  # receptive field in pixels, or "all"; images only
 
 
 def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
-    """What each leaf module of `model` makes of one input of `shape` (without the batch)."""
+    """Output shape, parameters and MACs of each leaf module for one input of `shape` (without the batch)."""
     from torch.utils.flop_counter import FlopCounterMode
 
     order: list[tuple[str, nn.Module, tuple[int, ...], int | str | None]] = []
@@ -45,18 +46,17 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
     sight = Receptive(inputs[0]) if len(shape) == 3 else None
     for name, module in parts(model):
 
-        def note(module, inputs, output, name=name):
+        def record_output(module, inputs, output, name=name):
             if isinstance(output, tuple):  # what recurrent layers give, before their state
                 output = output[0]
             if isinstance(output, Tensor):
-                seen = sight.of(output) if sight else None
-                order.append((name, module, tuple(output.shape[1:]), seen))
+                receptive = sight.of(output) if sight else None
+                order.append((name, module, tuple(output.shape[1:]), receptive))
 
-        hooks.append(module.register_forward_hook(note))
-    was_training = model.training
-    model.eval()
+        hooks.append(module.register_forward_hook(record_output))
     try:
         with (
+            eval_mode(model),
             torch.no_grad(),
             FlopCounterMode(display=False, custom_mapping=FUSED) as counter,
             sight or contextlib.nullcontext(),
@@ -65,7 +65,6 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
     finally:
         for hook in hooks:
             hook.remove()
-        model.train(was_training)
     counts = {
         key.split(".", 1)[-1]: sum(each.values()) // 2 for key, each in counter.get_flop_counts().items()
     }
@@ -75,8 +74,8 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
         for p in module.parameters():
             owner.setdefault(id(p), name)
     return [
-        Layer(name, type(module).__name__, out, _own(name, module, owner), counts.get(name, 0), seen)
-        for name, module, out, seen in order
+        Layer(name, type(module).__name__, out, _own(name, module, owner), counts.get(name, 0), receptive)
+        for name, module, out, receptive in order
     ]
 
 
@@ -156,15 +155,15 @@ def _recipe_table(recipes: dict[str, Any]) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 2))
     for column in ("field", first_name, "meaning"):
         table.add_column(column)
-    said = comments(type(first))
-    names = [field.name for field in dataclasses.fields(first)]
-    for name in names:
-        table.add_row(name, str(getattr(first, name)), said.get(name, ""))
+    paths = list(dict.fromkeys(field_paths(first).values()))
+    for path in paths:
+        help_text = comments(type(get_field(first, path[:-1]))).get(path[-1], "")
+        table.add_row(short_name(first, path), str(get_field(first, path)), help_text)
     for other, recipe in others:
         changes = [
-            f"{name} {getattr(recipe, name)}"
-            for name in names
-            if getattr(recipe, name) != getattr(first, name)
+            f"{short_name(first, path)} {get_field(recipe, path)}"
+            for path in paths
+            if get_field(recipe, path) != get_field(first, path)
         ]
         table.add_row(f"[bold]{other}[/]", "", escape(", ".join(changes)))
     return table

@@ -2,7 +2,7 @@
 
     checkpoint/            the newest          checkpoint.previous/   the one before it
       model.safetensors    every tensor of every module in the run's state, as NAME.KEY
-      state.pt             the rest: optimisers, schedules, generators, streams
+      state.pt             the rest: optimizers, schedules, generators, streams
       meta.json            step, stage, system, metadata, and the SHA-256 of the other two
 
 `meta.json` is written last, so a folder without it, or whose digests differ, was cut off in the
@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from torchstone.engine import old_names
 from torchstone.errors import BadInput, did_you_mean
 
 FORMAT = 1
@@ -98,8 +99,8 @@ def find(folder: Path) -> tuple[Path, dict, list[str]]:
             return candidate, _checked(candidate), complaints
         except (OSError, ValueError, KeyError, TypeError) as error:
             complaints.append(f"{candidate.name} is unusable ({error})")
-    said = "; ".join(complaints) or "no checkpoint was ever written there"
-    raise BadInput(f"no whole checkpoint in {folder.parent}: {said}")
+    reasons = "; ".join(complaints) or "no checkpoint was ever written there"
+    raise BadInput(f"no whole checkpoint in {folder.parent}: {reasons}")
 
 
 def _checked(folder: Path) -> dict:
@@ -113,17 +114,7 @@ def _checked(folder: Path) -> dict:
             raise ValueError(f"{name} is missing")
         if _digest(folder / name) != meta["sha256"][name]:
             raise ValueError(f"{name} is truncated or altered")
-    return _renamed_meta(meta)
-
-
-def _renamed_meta(meta: dict) -> dict:
-    """What earlier versions wrote, by today's names."""
-    if "card" in meta:
-        meta["metadata"] = meta.pop("card")
-    metadata = meta.get("metadata", {})
-    if "arguments" in metadata:
-        metadata["model_config"] = metadata.pop("arguments")
-    return meta
+    return old_names.new_meta(meta)
 
 
 def tensors(folder: Path, prefix: str, device: torch.device | str = "cpu") -> dict:
@@ -139,7 +130,8 @@ def load(folder: Path, state: Mapping[str, Any]) -> dict:
     Raises:
         BadInput: it holds code (refused unread), or belongs to another run.
     """
-    rest = {_entry(name): value for name, value in read_pickle(folder / PAYLOAD[1]).items()}
+    saved_rest = read_pickle(folder / PAYLOAD[1])
+    rest = {name if name in state else old_names.new_entry(name): value for name, value in saved_rest.items()}
     with safe_open(folder / PAYLOAD[0], framework="pt") as file:
         saved = {name.split(".", 1)[0] for name in file.keys()}  # noqa: SIM118
     modules = {k for k, v in state.items() if isinstance(v, nn.Module)}
@@ -156,14 +148,6 @@ def load(folder: Path, state: Mapping[str, Any]) -> dict:
         else:
             item.load_state_dict(rest.pop(name))
     return rest
-
-
-def _entry(name: str) -> str:
-    """An entry of a run's state by today's name: `critic_optimiser` of old is `critic_optimizer`."""
-    for old, new in (("optimiser", "optimizer"), ("schedule", "lr_schedule")):
-        if name == old or (name.endswith(f"_{old}") and not name.endswith(new)):
-            return name.removesuffix(old) + new
-    return name
 
 
 def read_pickle(file: Path) -> Any:

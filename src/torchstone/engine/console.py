@@ -1,10 +1,10 @@
-"""Lines for the user beside the progress bar."""
-
-from torchstone.engine import parallel, rng
+"""Lines for the user beside the progress bar. It imports torch only once there is something to print."""
 
 
 def notify(line: str) -> None:
-    """A line on the error stream, from one process of several; it draws from no generator."""
+    """A line on the error stream, from one process of several; no generator advances."""
+    from torchstone.engine import parallel, rng
+
     if parallel.rank():
         return
     before = rng.snapshot()  # what the import draws from Python's

@@ -39,7 +39,7 @@ def select_device(name: str = "auto") -> torch.device:
 def resolve_precision(precision: str, device: torch.device) -> str:
     """The precision that is meant: `auto` is bf16 where the device's arithmetic has it, else fp32.
 
-    Emulated it is up to 15 times slower than fp32, which is said where bf16 was asked for by name.
+    Emulated it is up to 15 times slower than fp32, which is announced if bf16 was chosen by name.
 
     Raises:
         BadInput: an unknown name.

@@ -1,9 +1,8 @@
-"""The meter: gathers metrics where they are, reads them on the clock, shows and writes them."""
+"""The meter: gathers metrics where they are, reads them at intervals, shows and writes them."""
 
 import contextlib
 import json
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from torchstone.engine import parallel
 from torchstone.errors import NotFinite
+from torchstone.files import atomic_write
 
 
 class Meter:
@@ -53,7 +53,7 @@ class Meter:
         return values
 
     def values(self) -> dict[str, list[float]]:
-        """The pending numbers, brought over from the device in one piece a metric."""
+        """The pending numbers, copied from the device in one transfer per metric."""
         values = {}
         for name, column in self.pending.items():
             tensors = [v.detach().float() for v in column if isinstance(v, Tensor)]
@@ -73,8 +73,8 @@ class Meter:
 class Log:
     """A run's rows on disk (`metrics.jsonl`, TensorBoard events) and its live progress.
 
-    Of the rows there, the first `rows` are kept on opening, as many as there were at the checkpoint
-    that the run goes on from; the others will be written again.
+    On opening, the first `rows` rows stay, as many as there were at the checkpoint that training continues
+    from; the others will be written again.
     """
 
     def __init__(self, folder: Path, rows: int, step: int, steps: int, title: str, quiet: bool = False):
@@ -83,12 +83,11 @@ class Log:
 
         self.file = folder / "metrics.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        kept = read_rows(self.file)[:rows]
-        self.count = len(kept)
-        self.before = max((row.get("time", 0.0) for row in kept), default=0.0)
-        beside = self.file.with_suffix(".new")
-        beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(beside, self.file)
+        earlier = read_rows(self.file)[:rows]
+        self.count = len(earlier)
+        self.seconds_before = max((row.get("time", 0.0) for row in earlier), default=0.0)
+        with atomic_write(self.file) as new:
+            new.write_text("".join(json.dumps(row) + "\n" for row in earlier))
         self.rows = self.file.open("a")
         self.board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
         self.began, self.last = time.monotonic(), (time.monotonic(), step)
@@ -105,9 +104,9 @@ class Log:
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         now = time.monotonic()
-        row = {"step": step, "split": split, "time": round(self.before + now - self.began, 3)}
+        row = {"step": step, "split": split, "time": round(self.seconds_before + now - self.began, 3)}
         if split == "train" and step > self.last[1]:
-            row["rate"] = round((step - self.last[1]) / max(now - self.last[0], 1e-9), 2)
+            row["steps_per_second"] = round((step - self.last[1]) / max(now - self.last[0], 1e-9), 2)
             self.last = (now, step)
         row |= metrics
         self.rows.write(json.dumps(row) + "\n")
@@ -121,20 +120,20 @@ class Log:
         elif not self.quiet and split != "train":
             self.console.print(f"step {step}/{self.steps}  {split}  {shown}")
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         if not self.quiet:
             self.console.print(line, soft_wrap=True, markup=False)
 
     def close(self) -> None:
         if self.progress:
             self.progress.stop()
-        with contextlib.suppress(OSError):  # on a full disk, what was to be said has been
+        with contextlib.suppress(OSError):  # on a full disk the error was reported before
             self.rows.close()
             self.board.close()
 
     def elapsed(self) -> float:
         """Seconds of training so far, those before a resume included."""
-        return self.before + time.monotonic() - self.began
+        return self.seconds_before + time.monotonic() - self.began
 
 
 def read_rows(file: Path) -> list[dict]:

@@ -1,7 +1,7 @@
 """`Run`, what the engine executes, and `fit`, the only training loop.
 
-`fit` draws from the stream and applies the update; around that, on a clock, it reads the metrics,
-evaluates, and saves. It never looks inside a batch, a model or an optimiser.
+`fit` takes a batch from the stream and applies the update; at intervals it reads the metrics, evaluates, and
+saves. It never looks inside a batch, a model or an optimizer.
 """
 
 import math
@@ -35,19 +35,19 @@ class Run:
 
     stream: Iterator[Batch]  # data, or fresh experience
     update: Callable[[Batch], Metrics]  # the learning rule
-    evaluate: Callable[[], Metrics]  # validation, drawn on the clock
+    evaluate: Callable[[], Metrics]  # validation, at intervals
     state: dict[str, Stateful]  # all that a checkpoint must hold, stream included
     steps: int
-    test: Callable[[], Metrics] | None = None  # the number it is judged by, once, at the end
-    report: Callable[[Path], None] | None = None  # draws pictures into a folder
-    metadata: dict = field(default_factory=dict)  # JSON: what use without the data needs
+    test: Callable[[], Metrics] | None = None  # the final measure, once, at the end
+    report: Callable[[Path], None] | None = None  # writes pictures into a folder
+    metadata: dict = field(default_factory=dict)  # JSON: what inference needs without the data
     results: dict[str, float] = field(default_factory=dict)  # filled by fit
     folder: Path | None = None  # filled by fit
 
 
 @dataclass(frozen=True)
-class Clock:
-    """When to read metrics, evaluate and save, in steps; `None` is 200 rows and 20 evaluations a run.
+class Intervals:
+    """When to read metrics, evaluate and save, in steps; `None` is 200 rows and 20 evaluations per run.
     A checkpoint is also due whenever `seconds` have passed without one, and at the end."""
 
     log: int | None = None
@@ -55,20 +55,20 @@ class Clock:
     save: int | None = None
     seconds: float = 30.0
 
-    def of(self, steps: int) -> "_Every":
+    def resolve(self, steps: int) -> "_Due":
         log = self.log or math.ceil(steps / 200)
         evaluate = self.evaluate or math.ceil(steps / 20)
-        return _Every(log, evaluate, self.save or steps)
+        return _Due(log, evaluate, self.save or steps)
 
 
-class _Every(NamedTuple):
+class _Due(NamedTuple):
     log: int
     evaluate: int
     save: int
 
 
 class _Progress:
-    """What `fit` itself must remember: the step, numbers not yet written, the global generators."""
+    """The state of `fit` itself: the step, metrics not yet written, the global generators."""
 
     def __init__(self):
         self.step, self.meter = 0, Meter()
@@ -89,7 +89,7 @@ def fit(
     run: Run,
     folder: Path | str | None = None,
     *,
-    clock: Clock = Clock(),
+    intervals: Intervals = Intervals(),
     meta: Mapping[str, Any] | None = None,
     stage: int = 0,
     offset: int = 0,
@@ -98,11 +98,11 @@ def fit(
 ) -> dict[str, float]:
     """Train `run` to its last step and return what its last evaluation and its test measured.
 
-    With a folder, rows, events and checkpoints are written there, and a checkpoint of this stage
-    found there is gone on from: calling `fit` again after a crash is how one resumes.
+    With a folder, rows, events and checkpoints are written there, and training continues from a checkpoint of
+    this stage found there: calling `fit` again after a crash is how one resumes.
 
     Args:
-        meta: goes into each checkpoint's `meta.json` (system, metadata).
+        meta: goes into each checkpoint's `meta.json` (system, recipe).
         stage, offset: number of this run among several, and the steps of those before it.
 
     Raises:
@@ -113,7 +113,7 @@ def fit(
     progress = _Progress()
     state = {**run.state, "progress": progress}
     run.folder = folder = Path(folder) if folder is not None else None
-    every = clock.of(run.steps)
+    every = intervals.resolve(run.steps)
     writes = folder is not None and parallel.rank() == 0
     if folder is not None:
         results, rows = _resume(folder, state, stage, quiet or not writes)
@@ -132,7 +132,7 @@ def fit(
         progress.meter.check()  # what is not finite is not saved over what was
         for name, item in run.state.items():
             _check_weights(name, item)
-        entries = {name: _frozen(item) for name, item in state.items()}
+        entries = {name: _state_of(item) for name, item in state.items()}
         if log:
             about = {**(meta or {}), "stage": stage, "step": progress.step, "metadata": run.metadata}
             about |= {"steps": run.steps, "results": run.results, "rows": log.count}
@@ -140,17 +140,17 @@ def fit(
                 checkpoint.save(folder / "checkpoint", entries, about)
         saved_at = time.monotonic()
 
-    def judge(split: str, measure: Callable[[], Metrics]) -> None:
-        before = rng.snapshot()  # looking must not change what is looked at
-        numbers = {name: float(value) for name, value in measure().items()}
+    def measure(split: str, function: Callable[[], Metrics]) -> None:
+        before = rng.snapshot()  # evaluation must not change training
+        numbers = {name: float(value) for name, value in function().items()}
         rng.restore(before)
         for name, number in numbers.items():
             if not math.isfinite(number):
                 raise NotFinite(f"{split}/{name} is {number} at step {progress.step}")
         run.results.update({f"{split}/{name}": value for name, value in numbers.items()})
-        note(split, numbers)
+        write_row(split, numbers)
 
-    def note(split: str, numbers: Mapping[str, float]) -> None:
+    def write_row(split: str, numbers: Mapping[str, float]) -> None:
         if log:
             with writing(log.file.parent, offset + progress.step):
                 log.write(offset + progress.step, split, numbers)
@@ -159,26 +159,26 @@ def fit(
         with Signals() as signals:
             if progress.step == 0:
                 save()  # from here on there is something to go back to
-                judge("val", run.evaluate)
+                measure("val", run.evaluate)
             while progress.step < run.steps:
                 metrics = run.update(next(run.stream))
                 progress.step = step = progress.step + 1
                 progress.meter.add(step, metrics)
                 if log and step % 16 == 0:
                     log.advance(offset + step)
-                on_clock = step % every.log == 0 or step == run.steps
-                if on_clock:
-                    note("train", progress.meter.read())
+                is_due = step % every.log == 0 or step == run.steps
+                if is_due:
+                    write_row("train", progress.meter.read())
                 if step % every.evaluate == 0 or step == run.steps:
-                    judge("val", run.evaluate)
+                    measure("val", run.evaluate)
                 if step == run.steps and run.test is not None:
-                    judge("test", run.test)
+                    measure("test", run.test)
                 # several processes must agree, so they only ask where all of them have arrived
                 late, stop = False, 0
                 if parallel.world_size() == 1:
-                    late, stop = time.monotonic() - saved_at > clock.seconds, signals.caught
-                elif on_clock:
-                    mine = (time.monotonic() - saved_at > clock.seconds, signals.caught)
+                    late, stop = time.monotonic() - saved_at > intervals.seconds, signals.caught
+                elif is_due:
+                    mine = (time.monotonic() - saved_at > intervals.seconds, signals.caught)
                     late, stop = map(max, zip(*parallel.gather(mine), strict=True))
                 if step % every.save == 0 or step == run.steps or late or stop:
                     save()
@@ -193,10 +193,10 @@ def fit(
     return run.results
 
 
-def skip_finished_stage(run: Run, kept: Path) -> None:
-    """Put a finished stage's checkpoint back, with the global generators as they stood at its end:
-    what `build` draws before the next stage is then drawn again as it was."""
-    checkpoint.load(kept, {**run.state, "progress": _Progress()})
+def skip_finished_stage(run: Run, saved: Path) -> None:
+    """Load a finished stage's checkpoint, with the global generators as they stood at its end, so that
+    `build` draws the same numbers before the next stage as it did then."""
+    checkpoint.load(saved, {**run.state, "progress": _Progress()})
 
 
 def _resume(folder: Path, state: dict, stage: int, quiet: bool) -> tuple[dict, int]:
@@ -224,6 +224,6 @@ def _check_weights(name: str, item: Any) -> None:
                 raise NotFinite(f"{name}.{key} is not finite")
 
 
-def _frozen(item: Any) -> Any:
+def _state_of(item: Any) -> Any:
     """Every process must take part in a state that is gathered, though only one writes it."""
     return item if isinstance(item, torch.nn.Module) else item.state_dict()

@@ -11,15 +11,15 @@ from torchstone.errors import BadInput, NotFinite, NotSaved
 
 
 def explain(error: NotFinite, update: Any, folder: Path | None, step: int) -> str:
-    said = str(error)
-    parts = [said if "at step" in said else f"step {step}: {said}"]
+    message = str(error)
+    parts = [message if "at step" in message else f"step {step}: {message}"]
     diagnosis = getattr(update, "diagnosis", None)
-    if diagnosis is not None and "learning rate" not in said:
+    if diagnosis is not None and "learning rate" not in message:
         parts.append(diagnosis())
     if folder is not None:
         found, meta, _ = checkpoint.find(folder / "checkpoint")
         parts.append(f"last good checkpoint: {found} (step {meta['step']})")
-    parts.append("the usual cause is too high a learning rate: try a third of it, or --clip 1")
+    parts.append("the usual cause is too high a learning rate: try a third of it, or --max-grad-norm 1")
     return "; ".join(parts)
 
 

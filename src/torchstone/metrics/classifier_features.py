@@ -27,7 +27,7 @@ from torchstone.data.download import cache
 from torchstone.data.vision.dataset import Pictures, PictureSet, normalise
 from torchstone.engine import parallel, rng
 from torchstone.engine.console import notify
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 from torchstone.parts.metrics import fidelity_diversity
 from torchstone.plots.sample_grid import sheet
 from torchstone.tasks.vision.classify import classify
@@ -139,7 +139,7 @@ def judge(data: PictureSet, classifier: Any) -> Judge:
     if accuracy is None:
         notify(f"training the judge of samples, {variant} on {data.name} (once, some seconds)")
         run = classify(network, recipe, shrunk, model_config=model_config)
-        fit(run, clock=Clock(log=run.steps, evaluate=run.steps), quiet=True)
+        fit(run, intervals=Intervals(log=run.steps, evaluate=run.steps), quiet=True)
         accuracy = run.results["test/accuracy"]
         if parallel.rank() == 0:
             _write(file, network, accuracy, asked)

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from torchstone.parts.modes import eval_mode
+
 
 class Fact(NamedTuple):
     """A published figure and the way to measure it. Equal to the unit unless `tolerance` says otherwise."""
@@ -66,9 +68,9 @@ def example(module: nn.Module, shape: tuple[int, ...], batch: int = 1) -> tuple[
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [each.name for each in wanted if each.default is each.empty and each.kind in plain]
     dtype = torch.int64 if tokens else first.dtype
-    made = torch.zeros(batch, *shape, device=first.device, dtype=dtype)
+    inputs = torch.zeros(batch, *shape, device=first.device, dtype=dtype)
     time = torch.zeros(batch, device=first.device)
-    return tuple(time if name == "t" else made for name in names) or (made,)
+    return tuple(time if name == "t" else inputs for name in names) or (inputs,)
 
 
 def _of_a_recurrent_layer(x, into, back, *_: Any, **__: Any) -> int:
@@ -87,9 +89,7 @@ def macs(module: nn.Module, shape: tuple[int, ...]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     inputs = example(module, shape[1:], shape[0])
-    was_training = module.training
-    module.eval()
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
-        module(*inputs)
-    module.train(was_training)
+    with eval_mode(module), torch.no_grad():
+        with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
+            module(*inputs)
     return counter.get_total_flops() // 2

@@ -1,4 +1,4 @@
-"""How wide random weights start, from the fans of a layer."""
+"""Variance-scaling initialization from the fans of a layer."""
 
 import math
 
@@ -14,8 +14,8 @@ VARIANCE = {
 
 
 @torch.no_grad()
-def init_(weight: Tensor, how: str) -> Tensor:
+def init_(weight: Tensor, variance: str) -> Tensor:
     """Fill `weight` (out, in, *kernel) in place with normal numbers of mean 0 and the named variance."""
     kernel = math.prod(weight.shape[2:])
     fan_in, fan_out = weight.shape[1] * kernel, weight.shape[0] * kernel
-    return weight.normal_(0, math.sqrt(VARIANCE[how](fan_in, fan_out)))
+    return weight.normal_(0, math.sqrt(VARIANCE[variance](fan_in, fan_out)))

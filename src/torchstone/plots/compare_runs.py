@@ -13,7 +13,7 @@ from torchstone.parts.metrics.interquartile_mean import interquartile_mean, inte
 from torchstone.plots.canvas import LEGEND, PALETTE, canvas, decades, frame, plain, save
 from torchstone.plots.curves import Series, final, rank, read_json, read_metrics, series_of
 
-# Words in a metric's name that make less of it better.
+# Words in a metric's name that mean lower is better.
 LESS = ("loss", "error", "perplexity", "bits", "nll", "mse", "mae", "rmse", "fid", "kl", "distance")
 
 FRAMES = "steps of the environment"
@@ -25,9 +25,9 @@ def compare(run_folders: Sequence[str | Path], file: str | Path | None = None) -
     A row holds `run`, `system`, `recipe`, `seed`, `steps`, `seconds`, `parameters` (None where the
     run does not say), and `val/NAME` and `test/NAME` (final values), `best/NAME` (best val value:
     the least of a loss or an error, the greatest of anything else). Of several runs that differ in
-    nothing but the seed, three or more are drawn as their interquartile mean with its 95 % interval,
-    over the steps that all of them reached; fewer are drawn one by one. Runs that all count `frames`
-    are drawn over these. Metrics named NAME/NUMBER are one panel: their last values over the numbers.
+    nothing but the seed, three or more are plotted as their interquartile mean with its 95 % interval,
+    over the steps that all of them reached; fewer are plotted one by one. Runs that all count `frames`
+    are plotted over these. Metrics named NAME/NUMBER are one panel: their last values over the numbers.
 
     Raises:
         BadInput: no folder, or one that is not a run.
@@ -47,7 +47,7 @@ def _row(folder: Path, name: str, rows: list[dict]) -> dict:
     recipe, result = read_json(folder, "recipe.json"), read_json(folder, "result.json")
     best = {}
     for metric, splits in series_of(rows)[0].items():
-        if "val" in splits and metric != "rate":
+        if "val" in splits and metric not in ("rate", "steps_per_second"):
             values = [value for _, value in splits["val"]]
             best[f"best/{metric}"] = min(values) if _less(metric) else max(values)
     return {
@@ -70,10 +70,10 @@ def _less(metric: str) -> bool:
 
 def _names(folders: list[Path]) -> list[str]:
     """Folder names, with as much of the path before them as tells them apart."""
-    whole = [folder.resolve().parts for folder in folders]
-    for depth in range(1, max(map(len, whole)) + 1):
-        names = ["/".join(parts[-depth:]) for parts in whole]
-        if len(set(names)) == len(set(whole)):
+    paths = [folder.resolve().parts for folder in folders]
+    for depth in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-depth:]) for parts in paths]
+        if len(set(names)) == len(set(paths)):
             break
     return names
 
@@ -110,12 +110,12 @@ def _draw(
         figure.text(0.5, 0.45, "the runs share no val metric", ha="center", fontsize=10)
         return save(figure, file)
     handles = {}
-    for place, metric in enumerate(shared):
-        axes = figure.add_subplot(down, columns, place + 1)
+    for index, metric in enumerate(shared):
+        axes = figure.add_subplot(down, columns, index + 1)
         frame(axes, metric)
         numbered = metric.endswith("/")
         axes.set_xlabel("the number in its name" if numbered else FRAMES if framed else "step", fontsize=8)
-        drawn = []
+        plotted = []
         for order, group in enumerate([*bands, *([i] for i in single)]):
             # Past the palette, the line's pattern tells runs apart.
             look = {
@@ -123,14 +123,14 @@ def _draw(
                 "linestyle": ("-", "--", ":", "-.")[order // len(PALETTE) % 4],
             }
             curves = [_last(series[i], metric) or _curve(series[i], metric, framed) for i in group]
-            drawn += [value for curve in curves for _, value in curve]
+            plotted += [value for curve in curves for _, value in curve]
             if len(group) > 2:
                 grid, values = _aligned(curves)
                 low, high = interval(values)
                 axes.fill_between(grid, low, high, color=look["color"], alpha=0.2, linewidth=0)
                 (line,) = axes.plot(grid, interquartile_mean(values), linewidth=1.8, **look)
-                first, said = table[group[0]], f"{len(group)} seeds: interquartile mean, 95 %"
-                label = f"{first['system']}/{first['recipe']}, {said}"
+                first, seeds = table[group[0]], f"{len(group)} seeds: interquartile mean, 95 %"
+                label = f"{first['system']}/{first['recipe']}, {seeds}"
             else:
                 size = 3.5 if len(curves[0]) <= 40 else 0
                 (line,) = axes.plot(
@@ -142,7 +142,7 @@ def _draw(
                 )
                 label = names[group[0]]
             handles.setdefault(plain(label, 60), line)
-        if ("loss" in metric or numbered) and decades(drawn) > 1:
+        if ("loss" in metric or numbered) and decades(plotted) > 1:
             axes.set_yscale("log")
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=across, **LEGEND)
     save(figure, file)

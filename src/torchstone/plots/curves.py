@@ -11,10 +11,10 @@ from torchstone.engine.meter import read_rows
 from torchstone.errors import BadInput
 from torchstone.plots.canvas import LEGEND, PALETTE, canvas, decades, frame, plain, save, smooth
 
-TRAIN, VAL, TEST = "#0072B2", "#D55E00", "#007A5E"  # Okabe and Ito's: told apart by every eye
+TRAIN, VAL, TEST = "#0072B2", "#D55E00", "#007A5E"  # Okabe and Ito's palette, safe for color blindness
 FIRST = ("loss", "accuracy", "error")
 # The schedule and the speed: seen at a glance, so drawn small, at the foot.
-SMALL = ("lr", "rate")
+SMALL = ("lr", "steps_per_second", "rate")  # `rate` is what earlier versions called the speed
 
 Series = dict[str, dict[str, list[tuple[float, float]]]]  # metric -> split -> (step, value)
 
@@ -68,7 +68,7 @@ def draw_curves(run_folder: str | Path, file: str | Path) -> None:
         axes.set_xlabel(f"step   ({lost} values not finite, not drawn)" if lost else "step", fontsize=8)
     for index, panel in enumerate(small):
         axes = figure.add_subplot(grid[len(heights) - 1, index % columns])
-        frame(axes, {"lr": "learning rate (lr)", "rate": "steps per second"}[panel])
+        frame(axes, "learning rate (lr)" if panel == "lr" else "steps per second")
         points = max(series[panel].values(), key=len)
         axes.plot(*zip(*points, strict=True), color="0.25", linewidth=1.2)
         low = min(value for _, value in points)
@@ -138,12 +138,12 @@ def _draw_group(axes, prefix: str, metrics: dict) -> None:
     named = set(np.linspace(0, len(lines) - 1, min(len(lines), len(PALETTE))).round().astype(int))
     for index, (label, points) in enumerate(lines):
         steps, values = map(np.array, zip(*points, strict=True))
-        colour, width = shades[index] if many else PALETTE[index], len(values) // 20
-        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.6) if width > 1 else None
+        color, width = shades[index] if many else PALETTE[index], len(values) // 20
+        axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.6) if width > 1 else None
         axes.plot(
             steps,
             smooth(values, width),
-            color=colour,
+            color=color,
             linewidth=1.2,
             label=plain(label, 22) if index in named else None,
         )
@@ -158,8 +158,8 @@ def _draw_group(axes, prefix: str, metrics: dict) -> None:
 
 def rank(panel: str) -> tuple:
     """Loss, accuracy and error first, groups last, else as the run wrote them."""
-    place = FIRST.index(panel) if panel in FIRST else len(FIRST)
-    return panel.endswith("/"), place
+    order = FIRST.index(panel) if panel in FIRST else len(FIRST)
+    return panel.endswith("/"), order
 
 
 def read_json(folder: str | Path, name: str) -> dict:

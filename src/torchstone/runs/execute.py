@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from torchstone.errors import BadInput
+from torchstone.files import atomic_write
 from torchstone.systems import System
 
 
-def execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool, *, fresh: bool):
+def execute(entry, recipe_name, recipe, folder: Path, intervals: dict, quiet: bool, *, fresh: bool):
     """Build the recipe's runs and fit them one after another."""
-    from torchstone.engine import checkpoint, rng, parallel
-    from torchstone.runs.folder import finish, start
+    from torchstone.engine import checkpoint, parallel, rng
     from torchstone.engine.console import notify
-    from torchstone.engine.run import Clock, fit, skip_finished_stage
+    from torchstone.engine.run import Intervals, fit, skip_finished_stage
+    from torchstone.runs.folder import create_run_folder, write_result
 
     reached = 0
     if not fresh and checkpoint.any_at(folder / "checkpoint"):
@@ -29,7 +30,7 @@ def execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool, 
     for stage, run in enumerate(entry.module().build(recipe)):
         if stage == 0 and fresh and parallel.rank() == 0:
             before = rng.snapshot()  # what these import draws from Python's
-            start(folder, entry.name, recipe_name, recipe, clock)
+            create_run_folder(folder, entry.name, recipe_name, recipe, intervals)
             if not quiet and "data" in run.metadata:
                 notify(run.metadata["data"])
             rng.restore(before)
@@ -42,7 +43,7 @@ def execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool, 
             fit(
                 run,
                 folder,
-                clock=Clock(**clock),
+                intervals=Intervals(**intervals),
                 meta={"system": entry.name, "recipe": recipe_name},
                 stage=stage,
                 offset=offset,
@@ -51,7 +52,7 @@ def execute(entry, recipe_name, recipe, folder: Path, clock: dict, quiet: bool, 
             )
         offset += run.steps
     if parallel.rank() == 0:
-        finish(folder, entry.name, recipe_name, run, offset)
+        write_result(folder, entry.name, recipe_name, run, offset)
     parallel.barrier()  # none leaves before the result is written
     return run
 
@@ -60,12 +61,11 @@ def _keep(folder: Path, stage: int) -> None:
     """Keep a finished stage's checkpoint, which the next stage's will replace."""
     from torchstone.engine import checkpoint
 
-    kept = folder / "stages" / str(stage)
-    if not kept.exists():
-        beside = kept.with_name(f"{stage}.new")
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(checkpoint.find(folder / "checkpoint")[0], beside)
-        beside.rename(kept)
+    saved = folder / "stages" / str(stage)
+    if not saved.exists():
+        saved.parent.mkdir(exist_ok=True)
+        with atomic_write(saved) as new:
+            shutil.copytree(checkpoint.find(folder / "checkpoint")[0], new)
 
 
 def same_system(meta: Mapping[str, Any], entry: System, folder: Path) -> None:
@@ -76,23 +76,22 @@ def same_system(meta: Mapping[str, Any], entry: System, folder: Path) -> None:
 
 
 def refuse_occupied(folder: Path, overwrite: bool) -> None:
-    """Only where no run would be lost, and a folder can be."""
-    place = folder.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        raise BadInput(f"{place} is a file, so {folder} can be no run folder: choose another --out")
+    """Refuse a folder that would lose a run, or that cannot be made."""
+    existing = folder.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise BadInput(f"{existing} is a file, so {folder} cannot be a run folder: choose another --out")
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / "recipe.json").exists():
         raise BadInput(f"{folder} is not empty and holds no run: choose another --out")
     if not overwrite:
-        raise BadInput(
-            f"{folder} already holds a run: resume it, choose another --out, or --overwrite"
-        )
+        raise BadInput(f"{folder} already holds a run: resume it, choose another --out, or --overwrite")
 
 
-def free(folder: Path) -> Path:
+def free_folder(folder: Path) -> Path:
+    """`folder`, or with the first number behind it that is not taken."""
     number, candidate = 1, folder
     while candidate.exists():
         number += 1

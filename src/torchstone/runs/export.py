@@ -1,8 +1,8 @@
 """A trained model as one file for other programs: ONNX, or torch's own exported program.
 
-A model of pictures takes them as they are decoded, 0 to 255 in uint8, and normalises them itself, so
-that nobody has to know its mean and deviation; a model of tables takes rows as they stand in the table.
-The batch may be of any size. Classes, and how to frame a picture, travel in the file.
+An image model takes images as decoded, uint8 from 0 to 255, and normalizes them itself, so that nobody has
+to know its mean and standard deviation. A table model takes rows of raw values. The batch may be of any size.
+Class names and preprocessing are stored in the file.
 """
 
 import importlib
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import torchstone
-from torchstone.errors import BadInput, NotSaved
 from torchstone.data.vision.dataset import normalise
+from torchstone.errors import BadInput, NotSaved
 
 ENDINGS = (".onnx", ".pt2")
-TOLERANCE = 1e-4  # furthest from eager, of the largest logit where that is above 1
-MAKING = ("adversarial", "autoencode", "density", "diffuse")  # tasks of generative systems
+TOLERANCE = 1e-4  # relative to the largest logit where that is above 1
+GENERATIVE = ("adversarial", "autoencode", "density", "diffuse")  # tasks of generative systems
 CARD = "card.json"  # where the facts stand in a .pt2
 
 
@@ -58,7 +58,7 @@ def export(model: nn.Module, metadata: dict, system: str, out: Path) -> dict[str
         out: ends in one of ENDINGS; its folder exists.
 
     Returns:
-        What stands in the file (`facts`), its size in bytes and `apart`, its distance from eager.
+        `facts` (the metadata of the file), its size in `bytes`, and `relative_error` against eager.
 
     Raises:
         BadInput: the packages for ONNX are not there, or the file does not compute the same.
@@ -71,46 +71,42 @@ def export(model: nn.Module, metadata: dict, system: str, out: Path) -> dict[str
     facts = described(metadata, system)
     name, shape = facts["input"]["name"], facts["input"]["shape"]
     dynamic = {axis: Dim(side, min=1) for axis, side in enumerate(shape) if isinstance(side, str)}
-    whole = OfPixels(model, metadata["picture"]) if "picture" in metadata else OfRows(model)
+    exported = OfPixels(model, metadata["picture"]) if "picture" in metadata else OfRows(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's about its own insides
-        program = torch.export.export(
-            whole.eval(), (example(facts, 2),), dynamic_shapes={name: dynamic}
-        )
-        for node in program.graph.nodes:  # it would tell of this machine's folders
+        program = torch.export.export(exported.eval(), (example(facts, 2),), dynamic_shapes={name: dynamic})
+        for node in program.graph.nodes:  # it would hold this machine's paths
             node.meta.pop("stack_trace", None)
         try:
-            with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as beside:
-                file = Path(beside) / out.name
+            with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
+                file = Path(folder) / out.name
                 run = write(program, facts, file)
-                apart = max(distance(whole, run, example(facts, n)) for n in (1, 3))
-                if not apart <= TOLERANCE:
+                error = max(distance(exported, run, example(facts, n)) for n in (1, 3))
+                if not error <= TOLERANCE:
                     raise BadInput(
-                        f"{out} would differ from the model by {apart:.2g}, more than {TOLERANCE:g}: "
+                        f"{out} would differ from the model by {error:.2g}, more than {TOLERANCE:g}: "
                         "nothing was written"
                     )
                 size = file.stat().st_size
                 os.replace(file, out)
-        except OSError as error:
-            raise NotSaved(f"{out} cannot be written: {error}") from None
-    return {"file": str(out), "bytes": size, "apart": apart, "facts": facts}
+        except OSError as problem:
+            raise NotSaved(f"{out} cannot be written: {problem}") from None
+    return {"file": str(out), "bytes": size, "relative_error": error, "facts": facts}
 
 
 def described(metadata: dict, system: str) -> dict[str, Any]:
-    """All that a program needs to use the file, as JSON."""
-    if metadata["task"] in MAKING:
+    """Everything that a program needs to use the file, as JSON."""
+    if metadata["task"] in GENERATIVE:
         raise BadInput(
-            f"{system} makes things of noise, and a file answers about a picture or a row: use "
-            "torchstone sample"
+            f"{system} generates from noise, while a file takes an image or a row: use torchstone sample"
         )
     if metadata["task"] == "play":
         raise BadInput(
-            f"{system} acts in an environment, and a file answers about a picture or a row: use "
-            "torchstone play"
+            f"{system} acts in an environment, while a file takes an image or a row: use torchstone play"
         )
     if not {"picture", "features"} & set(metadata):
         raise BadInput(
-            f"{system} takes neither pictures nor rows of a table: export it with --format hf, if "
+            f"{system} takes neither images nor rows of a table: export it with --format hf, if "
             "transformers has it"
         )
     classes = len(metadata["classes"])
@@ -127,7 +123,7 @@ def described(metadata: dict, system: str) -> dict[str, Any]:
         sides = [picture["size"], picture["size"]]
         if metadata["task"] == "segment":
             output["shape"] = ["batch", classes, *sides]
-        values = "pixels, 0 to 255; the model normalises them"
+        values = "pixels, 0 to 255; the model normalizes them"
         entry = {"name": "images", "type": "uint8", "values": values}
         entry["shape"] = ["batch", picture["channels"], *sides]
         framing = (
@@ -137,7 +133,7 @@ def described(metadata: dict, system: str) -> dict[str, Any]:
             else "shorter side resized to `size` (bilinear, antialiased), then the centre"
         )
         return facts | {"input": entry, "output": output, "picture": picture, "framing": framing}
-    entry = {"name": "rows", "type": "float32", "values": "as they stand in the table"}
+    entry = {"name": "rows", "type": "float32", "values": "raw values of the table"}
     entry["shape"] = ["batch", len(metadata["features"])]
     return facts | {"input": entry, "output": output, "features": metadata["features"]}
 
@@ -171,15 +167,15 @@ def _needed() -> None:
 
 
 def _onnx(program: Any, facts: dict[str, Any], file: Path) -> Callable[[Tensor], Tensor]:
-    """Write the file; what ONNX Runtime makes of it."""
+    """Write the file; return ONNX Runtime's session as a function."""
     import onnx
     import onnxruntime
 
     name, output = facts["input"]["name"], facts["output"]["name"]
-    made: Any = torch.onnx.export(
+    exported: Any = torch.onnx.export(
         program, dynamo=True, verbose=False, input_names=[name], output_names=[output]
     )
-    proto = made.model_proto
+    proto = exported.model_proto
     onnx.helper.set_model_props(proto, {key: json.dumps(value) for key, value in facts.items()})
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"  # torch calls it s34
@@ -192,6 +188,6 @@ def _onnx(program: Any, facts: dict[str, Any], file: Path) -> Callable[[Tensor],
 
 
 def _program(program: Any, facts: dict[str, Any], file: Path) -> Callable[[Tensor], Tensor]:
-    """Write the file; what torch makes of it."""
+    """Write the file; return the program read back from it."""
     torch.export.save(program, file, extra_files={CARD: json.dumps(facts)})
     return torch.export.load(file).module()

@@ -1,4 +1,4 @@
-"""A run folder's own pages: what was asked for, on what it ran, what came out."""
+"""The files of a run folder: recipe, environment, result, pictures."""
 
 import dataclasses
 import json
@@ -15,13 +15,14 @@ from typing import Any
 import torch
 
 from torchstone.engine import parallel
-from torchstone.plots.curves import draw_curves
 from torchstone.engine.meter import read_rows
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
+from torchstone.files import atomic_write
+from torchstone.plots.curves import draw_curves
 
 
-def start(folder: Path, system: str, recipe_name: str, recipe: Any, clock: dict) -> None:
+def create_run_folder(folder: Path, system: str, recipe_name: str, recipe: Any, intervals: dict) -> None:
     """Make the folder, in place of a run that was there.
 
     Raises:
@@ -35,12 +36,12 @@ def start(folder: Path, system: str, recipe_name: str, recipe: Any, clock: dict)
         why = error.strerror or error
         raise BadInput(f"cannot make the folder {folder} ({why}): choose another --out") from None
     fields = dataclasses.asdict(recipe)
-    write(folder / "environment.json", environment())
-    asked = {"system": system, "recipe": recipe_name, "fields": fields, "clock": clock}
-    write(folder / "recipe.json", asked)
+    write_json(folder / "environment.json", environment())
+    saved = {"system": system, "recipe": recipe_name, "fields": fields, "intervals": intervals}
+    write_json(folder / "recipe.json", saved)
 
 
-def finish(folder: Path, system: str, recipe_name: str, run: Run, steps: int) -> None:
+def write_result(folder: Path, system: str, recipe_name: str, run: Run, steps: int) -> None:
     """Write the result and draw the pictures of a finished run."""
     rows = read_rows(folder / "metrics.jsonl")
     model, count = run.state.get("model"), None
@@ -55,7 +56,7 @@ def finish(folder: Path, system: str, recipe_name: str, run: Run, steps: int) ->
         "metrics": run.results,
         "data": run.metadata.get("data"),
     }
-    write(folder / "result.json", result)
+    write_json(folder / "result.json", result)
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
     draw_curves(folder, pictures / "curves.png")
@@ -63,11 +64,16 @@ def finish(folder: Path, system: str, recipe_name: str, run: Run, steps: int) ->
         run.report(pictures)
 
 
-def write(file: Path, content: Any) -> None:
+def write_json(file: Path, content: Any) -> None:
     """JSON, all or nothing."""
-    beside = file.with_name(file.name + ".new")
-    beside.write_text(json.dumps(content, indent=1, default=str) + "\n")
-    os.replace(beside, file)
+    with atomic_write(file) as new:
+        new.write_text(json.dumps(content, indent=1, default=str) + "\n")
+
+
+def read_intervals(folder: Path) -> dict:
+    """When a run folder's run evaluates and saves; earlier versions wrote `clock`."""
+    saved = json.loads((folder / "recipe.json").read_text())
+    return saved["intervals"] if "intervals" in saved else saved["clock"]
 
 
 def environment() -> dict:
@@ -106,9 +112,7 @@ def commit() -> str | None:
     try:
         if not git("ls-files", __file__):
             return None
-        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(
-            git("status", "--porcelain", ".")
-        )
+        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(git("status", "--porcelain", "."))
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -143,8 +143,8 @@ def export_hf(path: str | Path, out: str | Path) -> Path:
 def load_run(folder: Path, device: str = "cpu"):
     """A run folder's model, metadata and its catalogue entry."""
     from torchstone.engine import checkpoint
-    from torchstone.engine.device import select_device
     from torchstone.engine.console import notify
+    from torchstone.engine.device import select_device
     from torchstone.tasks.transfer import load_weights
 
     entry, _, _ = read_recipe(folder)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from torchstone import systems
+from torchstone.engine import old_names
 from torchstone.engine.console import notify
-from torchstone.engine.recipe_fields import field_paths, flatten, replace_fields
+from torchstone.engine.recipe_fields import field_paths, flatten, get_field, replace_fields
 from torchstone.errors import BadInput, did_you_mean
-from torchstone.runs import old_names
 from torchstone.systems import System
 
 
@@ -41,7 +41,9 @@ def recipe_of(name: str, fields: Mapping[str, Any], *, saved: bool = False):
     if wanted not in recipes and not starts:
         raise BadInput(f"{entry.name} has no recipe {wanted!r}: {did_you_mean(wanted, recipes)}")
     recipe = recipes[first if starts else wanted]
-    fields = today(entry, recipe, fields, quiet=saved)
+    fields = today(entry, recipe, fields)
+    if not saved:
+        _check_momentum(recipe, fields)
     if starts and not saved:
         source = Path(str(weights))
         named = fields.get("variant", variant if system != entry.name else None)
@@ -60,24 +62,21 @@ def recipe_of(name: str, fields: Mapping[str, Any], *, saved: bool = False):
     return entry, wanted, recipe
 
 
-def today(entry: System, recipe: Any, fields: Mapping[str, Any], *, quiet: bool = True) -> dict[str, Any]:
-    """`fields` by the names that they have today, flat.
+def today(entry: System, recipe: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that a user gives, flat and by the names that they have today.
 
     Raises:
         BadInput: a name that is no field, and never was one.
     """
-    known = field_paths(recipe)
-    flat = flatten(fields)
+    known, flat = field_paths(recipe), flatten(fields)
     renamed = old_names.new_fields(entry.name, flat, known)
-    result: dict[str, Any] = {}
-    for name, value in flat.items():
-        new = renamed.get(name, name)
-        if new not in known:
+    for name, new in renamed.items():
+        notify(f"{name} is called {new} now")
+    flat = {renamed.get(name, name): value for name, value in flat.items()}
+    for name in flat:
+        if name not in known:
             raise BadInput(f"{entry.name} has no field {name!r}: {did_you_mean(name, sorted(known))}")
-        if new != name and not quiet:
-            notify(f"{name} is called {new} now")
-        result[new] = old_names.VALUES.get((entry.name, new), {}).get(value, value) if quiet else value
-    return result
+    return flat
 
 
 def check(recipe, entry: System) -> None:
@@ -89,6 +88,18 @@ def check(recipe, entry: System) -> None:
     for name in ("steps", "batch_size"):
         if getattr(recipe, name, 1) < 1:
             raise BadInput(f"{name} must be at least 1, not {getattr(recipe, name)}")
+
+
+def _check_momentum(recipe: Any, fields: Mapping[str, Any]) -> None:
+    """Refuse a momentum that the optimizer would not look at."""
+    if "optimizer" not in field_paths(recipe):
+        return
+    optimizer = fields.get("optimizer", get_field(recipe, field_paths(recipe)["optimizer"]))
+    is_adam = optimizer in ("adam", "adamw")
+    if is_adam and "momentum" in fields:
+        raise BadInput(f"momentum is of sgd and rmsprop; {optimizer} has beta1 and beta2")
+    if not is_adam and {"beta1", "beta2"} & set(fields):
+        raise BadInput(f"beta1 and beta2 are of adam and adamw; {optimizer} has momentum")
 
 
 def read_recipe(folder: Path, entry: System | None = None):
@@ -108,7 +119,20 @@ def read_recipe(folder: Path, entry: System | None = None):
     if entry is not None and saved["system"] != entry.name:
         raise BadInput(f"{folder} is a run of {saved['system']!r}, not of {entry.name!r}")
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    if "clock" in saved:
+        fields = _of_earlier(saved["system"], saved["recipe"], fields)
     return recipe_of(name, fields, saved=True)
+
+
+def _of_earlier(system: str, name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """An earlier version's fields, by the names and values of today."""
+    entry, _ = systems.find(system)
+    recipes = entry.module().RECIPES
+    known = field_paths(recipes.get(name, next(iter(recipes.values()))))
+    renamed = old_names.new_fields(entry.name, fields, known, old=True)
+    if fields.get("optimiser") in ("adam", "adamw") and "momentum" in fields and "beta1" in known:
+        renamed["momentum"] = "beta1"  # one name for both then
+    return old_names.new_values(entry.name, {renamed.get(k, k): v for k, v in fields.items()})
 
 
 def comments(recipe: type) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""A recipe with several seeds: a run each, side by side in a folder, and one record of them all.
+"""A recipe with several seeds: one run per seed in one folder, and one record of them all.
 
-FOLDER/recipe.json   what was asked for, with `seeds`
+FOLDER/recipe.json   the recipe, with `seeds`
 FOLDER/seed-0/ …     the runs
-FOLDER/record.json   every final metric: the runs' values, their mean, spread and interquartile mean
+FOLDER/record.json   every final metric: the values of the runs, mean, standard deviation, interquartile mean
 FOLDER/curves.png    validation over the steps
 """
 
@@ -27,42 +27,42 @@ def seeds_of(folder: Path) -> list[int]:
 
 
 def runs_of(folder: Path) -> list[Path]:
-    """The runs in a folder: itself, or one a seed."""
+    """The runs in a folder: itself, or one per seed."""
     return [folder / f"seed-{seed}" for seed in seeds_of(folder)] or [folder]
 
 
-def begin(folder: Path, entry: Any, name: str, recipe: Any, clock: dict, count: int) -> None:
+def create_seed_folder(folder: Path, entry: Any, name: str, recipe: Any, intervals: dict, count: int) -> None:
     """Make the folder; the seeds are the recipe's and those after it.
 
     Raises:
-        BadInput: the recipe draws nothing.
+        BadInput: the recipe has no seed.
     """
-    from torchstone.runs.folder import start, write
+    from torchstone.runs.folder import create_run_folder, write_json
 
     if not hasattr(recipe, "seed"):
         raise BadInput(f"{entry.name}/{name} has no seed: train it once, without --seeds")
-    start(folder, entry.name, name, recipe, clock)
+    create_run_folder(folder, entry.name, name, recipe, intervals)
     seeds = list(range(recipe.seed, recipe.seed + count))
-    asked = json.loads((folder / "recipe.json").read_text())
-    write(folder / "recipe.json", asked | {"seeds": seeds})
+    saved = json.loads((folder / "recipe.json").read_text())
+    write_json(folder / "recipe.json", saved | {"seeds": seeds})
 
 
 def resume_seeds(folder: Path, *, device: str | None = None, quiet: bool = False) -> dict[str, Any]:
     """Train what is not trained yet, and write the record."""
     from torchstone.plots.compare_runs import compare
-    from torchstone.runs.folder import write
+    from torchstone.runs.folder import read_intervals, write_json
 
     entry, name, recipe = read_recipe(folder)
     if device is not None:
         recipe = dataclasses.replace(recipe, device=device)
-    clock = json.loads((folder / "recipe.json").read_text())["clock"]
+    intervals = read_intervals(folder)
     for seed, run in zip(seeds_of(folder), runs_of(folder), strict=True):
         if not (run / "result.json").exists():
             own = dataclasses.replace(recipe, seed=seed)
             begun = (run / "recipe.json").exists()
-            execute(entry, name, own, run, clock, quiet, fresh=not begun)
+            execute(entry, name, own, run, intervals, quiet, fresh=not begun)
     found = record(folder)
-    write(folder / "record.json", found)
+    write_json(folder / "record.json", found)
     compare(runs_of(folder), folder / "curves.png")
     return found | {"folder": folder}
 

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchstone.engine import parallel
 from torchstone.engine.update import GradientUpdate, OptimConfig
 from torchstone.errors import BadInput, did_you_mean
-from torchstone.parts.ema import average
+from torchstone.parts.ema import make_ema
 
 
 class GradientUpdateParts(NamedTuple):
@@ -42,7 +42,7 @@ def gradient_update(
     state: dict[str, Any] = {"model": model}
     ema, eval_model = None, model
     if optim.ema_decay:
-        state["ema"] = averaged = average(model, optim.ema_decay)
+        state["ema"] = averaged = make_ema(model, optim.ema_decay)
         ema, eval_model = (averaged, model), averaged.module
     net = parallel.replicate(model if forward_module is None else forward_module)
     if parameters is None:

@@ -1,54 +1,162 @@
-"""The documentation: a page a system and their index, made from the catalogue and the records.
+"""The documentation that is generated from the catalogue and the records.
 
-python -m torchstone.tools.docs            write docs/systems/NAME.md and docs/index.md
-python -m torchstone.tools.docs --check    say which are stale; exit 1 if any is
+python -m torchstone.tools.docs            write docs/systems/NAME.md, docs/index.md, docs/results.md and
+                                           the README's headline results
+python -m torchstone.tools.docs --check    list stale pages; exit 1 if there are any
 """
 
 import argparse
-import dataclasses
+import functools
 import inspect
 import itertools
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from torchstone.engine.recipe_fields import field_paths, get_field, short_name
 from torchstone.parts.facts import parameters
 from torchstone.runs.recipes import comments
-from torchstone.runs.records import CURVES, Record, of_system
+from torchstone.runs.records import CURVES, Record, of_system, read
 from torchstone.systems import CATALOGUE, System
 
 FOLDER = Path(__file__).resolve().parents[3] / "docs"
 
 
-def pages() -> dict[str, str]:
-    """Every page by its path inside the folder."""
-    return {"index.md": index(), **{f"systems/{e.name}.md": page(e) for e in CATALOGUE}}
+# what a chapter's systems learn from; of single systems where it is something else
+MODALITIES = {
+    "fundamentals": "images, tables",
+    "convolutional": "images",
+    "recurrent": "text, audio, music, time series",
+    "transformer": "text",
+    "generative": "images",
+    "reinforcement": "environments",
+    "ctc": "audio",
+    "seq2seq": "text",
+    "vit": "images",
+}
+# one result per chapter, for the README
+HEADLINES = (
+    "perceptron/digits",
+    "mlp/mnist5k",
+    "lenet5/mnist",
+    "resnet/cifar20_cpu",
+    "lstm/jsb",
+    "transformer/multi30k_cpu",
+    "ddpm/mnist5k",
+    "ppo/lunarlander",
+)
+START, END = "<!-- results -->", "<!-- end of results -->"
+
+
+def pages(folder: Path = FOLDER) -> dict[str, str]:
+    """Every generated page by its path inside the folder; the README beside it as `../README.md`."""
+    wanted = {f"systems/{e.name}.md": page(e) for e in CATALOGUE}
+    readme = folder.parent / "README.md"
+    if readme.exists():
+        wanted["../README.md"] = with_headlines(readme.read_text(), read())
+    return {"index.md": index(), "results.md": results(), **wanted}
 
 
 def index() -> str:
-    """All systems, by chapter, in the catalogue's order."""
+    """The start page: where to read on, and all systems in the catalogue's order."""
     lines = [
-        "# Systems",
+        "# Torchstone",
         "",
-        "Made by `make docs`. A system is one file; its page is what stands in that file.",
+        "The milestone systems of deep learning: one readable file each, checked against the originals,",
+        "trained on real data, resumable to the bit.",
+        "",
+        "- [Get started](../README.md): install, train, resume, use",
+        "- Guides: [images](guide/vision.md), [text](guide/text.md), [sequences](guide/sequences.md),",
+        "  [generation](guide/generation.md), [agents](guide/agents.md), [in Python](guide/python.md)",
+        "- [Your own data](data.md): every accepted format",
+        "- [Results](results.md): what was measured, with seeds and spread",
+        "- [Architecture](architecture.md): the tree, and where a new file goes",
+        "- [Adding a system](adding-a-system.md)",
+        "- [Glossary](glossary.md): recipe, stream, run, record, variant",
+        "- [Decisions](decisions.md) and [what was tried and did not work](LOG.md)",
+        "",
+        "## Systems",
+        "",
+        "`torchstone list --variants` prints their networks; each page has them too. This page is written by",
+        "`make docs`.",
     ]
+    records = list(read())
     for chapter, entries in itertools.groupby(CATALOGUE, lambda entry: entry.chapter):
-        lines += ["", f"## {chapter.capitalize()}", ""]
+        rows = []
         for e in entries:
-            variants = ", ".join(f"`{variant}`" for variant in e.variants)
-            lines.append(f"- [{e.title}](systems/{e.name}.md) ({e.paper}, {e.year}): {variants}")
-    lines += ["", "## About the library", ""]
-    lines += ["- [What was decided, and why](decisions.md)"]
-    lines += ["- [What was tried and did not work](LOG.md)", ""]
-    return "\n".join(lines)
+            best = next((r for r in records if r.system == e.name), None)
+            reached = (
+                "" if best is None else f"{best.recipe}: {best.metric.removeprefix('test/')} {best.figure()}"
+            )
+            link = f"[{e.title}](systems/{e.name}.md)"
+            modality = MODALITIES.get(e.name, MODALITIES[chapter])
+            rows.append([link, str(e.year), modality, f"`torchstone train {e.name}`", reached])
+        columns = ["system", "year", "data", "command", "a result"]
+        lines += ["", f"### {chapter.capitalize()}", "", table(columns, rows, "lrlll")]
+    return "\n".join(lines) + "\n"
+
+
+def results() -> str:
+    """Every record, grouped by chapter."""
+    lines = [
+        "# Results",
+        "",
+        "Each line can be measured again: `make records` (with `DATA=DIR` for the sets too large to bundle).",
+        "Test metrics are on held-out data; ± is the standard deviation over seeds. Time is training alone, on",
+        "one or two cores that were busy with other things too: an upper bound. Command, commit, versions and",
+        "hardware stand in [records/](../records). This page is written by `make docs`.",
+    ]
+    records = list(read())
+    for chapter, entries in itertools.groupby(CATALOGUE, lambda entry: entry.chapter):
+        names = [entry.name for entry in entries]
+        rows = [result_row(record) for record in records if record.system in names]
+        if rows:
+            lines += ["", f"## {chapter.capitalize()}", "", table(RESULT_COLUMNS, rows, "lllrrlr")]
+    return "\n".join(lines) + "\n"
+
+
+RESULT_COLUMNS = ["recipe", "data", "metric", "reached", "target", "reference", "time"]
+
+
+def result_row(record: Record) -> list[str]:
+    """A record with its baselines and its cost."""
+    baselines = ", ".join(f"{k.removeprefix('test/')} {v:.3g}" for k, v in record.baselines.items())
+    return [
+        f"`{record.system}/{record.recipe}`",
+        record.data.split(";")[0],
+        record.metric.removeprefix("test/"),
+        record.figure(),
+        record.aim(),
+        baselines,
+        record.cost(),
+    ]
+
+
+def with_headlines(readme: str, records: Iterable[Record]) -> str:
+    """The README with the table between its two marks written anew."""
+    known = {f"{r.system}/{r.recipe}": r for r in records}
+    rows = [
+        [
+            f"`torchstone train {name}`",
+            r.data.split(";")[0].split(":")[0],
+            r.metric.removeprefix("test/"),
+            r.figure(),
+            r.cost(),
+        ]
+        for name in HEADLINES
+        if (r := known.get(name)) is not None
+    ]
+    text = table(["command", "data", "metric", "reached", "time"], rows, "lllrr")
+    pattern = re.compile(f"{START}.*?{END}", re.DOTALL)
+    return pattern.sub(lambda _: f"{START}\n{text}\n{END}", readme)
 
 
 def page(entry: System) -> str:
-    """A system's page."""
+    """The page of a system."""
     module = entry.module()
     title, _, text = inspect.cleandoc(module.__doc__ or "").partition("\n")
     name, first = entry.name, next(iter(module.RECIPES))
@@ -82,7 +190,7 @@ def page(entry: System) -> str:
 
 
 def markdown(text: str) -> str:
-    """A docstring's paragraphs a line each, its indented blocks (equations, tables) as code."""
+    """A docstring's paragraphs as one line each, its indented blocks (equations, tables) as code."""
     blocks = []
     for block in re.split(r"\n\s*\n", text.strip("\n")):
         if block.startswith(" "):
@@ -102,11 +210,13 @@ def escaped(text: str) -> str:
     return re.sub(r"([*<\[\]])", r"\\\1", text)
 
 
+@functools.cache
 def variants(module: Any) -> list[list[str]]:
+    """Name, parameters and input of each network."""
     rows = []
     for name, (make, shape) in module.VARIANTS.items():
-        made = len(shape) == 3 and shape[-1] <= 64  # some cannot be counted unmade
-        with torch.device("cpu" if made else "meta"):
+        is_small = len(shape) == 3 and shape[-1] <= 64  # some cannot be counted on meta
+        with torch.device("cpu" if is_small else "meta"):
             rows.append([f"`{name}`", f"{parameters(make()):,}", "×".join(map(str, shape))])
     return rows
 
@@ -114,12 +224,13 @@ def variants(module: Any) -> list[list[str]]:
 def recipes(presets: dict[str, Any]) -> tuple[list[str], list[list[str]], str]:
     """Fields downwards, presets across; a preset shows only what it changes."""
     (_, first), *others = presets.items()
-    said, rows = comments(type(first)), []
-    for field in dataclasses.fields(first):
-        own = getattr(first, field.name)
-        values = [getattr(recipe, field.name) for _, recipe in others]
+    rows = []
+    for path in dict.fromkeys(field_paths(first).values()):
+        own = get_field(first, path)
+        values = [get_field(recipe, path) for _, recipe in others]
         shown = ["" if value == own else f"`{plain(value)}`" for value in values]
-        rows.append([f"`{field.name}`", said.get(field.name, ""), f"`{plain(own)}`", *shown])
+        help_text = comments(type(get_field(first, path[:-1]))).get(path[-1], "")
+        rows.append([f"`{short_name(first, path)}`", help_text, f"`{plain(own)}`", *shown])
     return ["field", "meaning", *presets], rows, "ll" + "l" * len(presets)
 
 
@@ -191,22 +302,22 @@ def table(columns: list[str], rows: list[list[str]], sides: str) -> str:
 
 def stale(folder: Path = FOLDER) -> list[str]:
     """Pages that are missing, differ from what would be written, or are of no system."""
-    return _stale(folder, pages())
+    return _stale(folder, pages(folder))
 
 
 def _stale(folder: Path, wanted: Mapping[str, str]) -> list[str]:
-    there = {f"systems/{file.name}" for file in (folder / "systems").glob("*.md")}
+    existing = {f"systems/{file.name}" for file in (folder / "systems").glob("*.md")}
     old = [
         path
         for path, text in wanted.items()
         if not (folder / path).exists() or (folder / path).read_text() != text
     ]
-    return sorted(old + list(there - wanted.keys()))
+    return sorted(old + list(existing - wanted.keys()))
 
 
 def write(folder: Path = FOLDER) -> None:
     """Write what is stale, and let go of pages of systems that are gone."""
-    wanted = pages()
+    wanted = pages(folder)
     (folder / "systems").mkdir(parents=True, exist_ok=True)
     for path in _stale(folder, wanted):
         if path in wanted:

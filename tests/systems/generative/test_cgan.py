@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 from torchstone.metrics.classifier_features import judge
 from torchstone.parts.facts import parameters
 from torchstone.systems.convolutional import lenet5
@@ -74,7 +74,7 @@ def test_after_some_training_a_classifier_sees_what_was_asked():
     """Not only does the picture change: it becomes the digit asked for, of noise it has not seen."""
     recipe = dataclasses.replace(cgan.RECIPES["smoke"], device="cpu", samples=20, steps=160)
     run = next(cgan.build(recipe))
-    fit(run, clock=Clock(evaluate=recipe.steps), quiet=True)
+    fit(run, intervals=Intervals(evaluate=recipe.steps), quiet=True)
     data = load_pictures("digits", size=8, channels=1, device="cpu")
     judging, model = judge(data, lenet5), run.state["ema"].module
     right = []

@@ -13,7 +13,7 @@ from torch import nn
 
 import torchstone as ts
 from torchstone import references
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput
 from torchstone.parts.diffusion.text_encoder import mean
 from torchstone.parts.diffusion.unet_blocks import Block
@@ -28,7 +28,7 @@ def run(tmp_path_factory):
     """A short run on digits of 8 × 8, told their labels."""
     folder = tmp_path_factory.mktemp("runs") / "labels"
     short = {"steps": 20, "judged": 40, "surveyed": 20, "levels": 20, "sampled": 5}
-    ts.train("ddpm/smoke", **short, out=folder, quiet=True, clock={"evaluate": 10})
+    ts.train("ddpm/smoke", **short, out=folder, quiet=True, intervals={"evaluate": 10})
     return folder
 
 
@@ -65,7 +65,7 @@ def painted(tmp_path_factory):
             data=str(root),
             out=root / "run",
             quiet=True,
-            clock={"evaluate": 250},
+            intervals={"evaluate": 250},
             **fields,
         )
         yield root / "run"
@@ -253,7 +253,7 @@ def test_stopped_in_the_middle_it_ends_with_the_same_average(name, painted, tmp_
     fields = {"data": str(painted.parent), "batch": 4} if name == "emoji_text" else {}
     recipe = dataclasses.replace(RECIPES[name], steps=9, judged=0, device="cpu", **fields)
     (whole,) = build(recipe)
-    fit(whole, clock=Clock(evaluate=9), quiet=True)
+    fit(whole, intervals=Intervals(evaluate=9), quiet=True)
     (cut,) = build(recipe)
     update, done = cut.update, []
 
@@ -265,9 +265,9 @@ def test_stopped_in_the_middle_it_ends_with_the_same_average(name, painted, tmp_
 
     cut.update = stopped
     with pytest.raises(KeyboardInterrupt):
-        fit(cut, tmp_path / "cut", clock=Clock(evaluate=9, save=4), quiet=True)
+        fit(cut, tmp_path / "cut", intervals=Intervals(evaluate=9, save=4), quiet=True)
     (again,) = build(recipe)
-    fit(again, tmp_path / "cut", clock=Clock(evaluate=9), quiet=True)
+    fit(again, tmp_path / "cut", intervals=Intervals(evaluate=9), quiet=True)
     states = [run.state["ema"].state_dict() for run in (whole, again)]
     assert int(states[0]["n_averaged"]) == 9
     assert states[0].keys() == states[1].keys()

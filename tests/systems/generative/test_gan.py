@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 from torchstone.parts.facts import parameters
 from torchstone.systems.generative import cgan, dcgan, gan
 from torchstone.tasks.gan.mode_collapse import Watch
@@ -70,7 +70,7 @@ def differing(a: dict, b: dict) -> list[str]:
     return [n for n in a if not (torch.equal(a[n], b[n]) if isinstance(a[n], torch.Tensor) else a[n] == b[n])]
 
 
-STEPS, CLOCK = 7, Clock(evaluate=3, save=3)
+STEPS, CLOCK = 7, Intervals(evaluate=3, save=3)
 CASES = {
     "gan": (gan, {}),
     "dcgan": (
@@ -105,12 +105,12 @@ def broken_off(name: str, folder, after: int, drop: str | None = None):
     first.update = killed
     first.state.pop(drop, None)
     with pytest.raises(KeyboardInterrupt):
-        fit(first, folder, clock=CLOCK, quiet=True)
+        fit(first, folder, intervals=CLOCK, quiet=True)
     second = begun(name)
     torch.manual_seed(12345)
     whole = dict(second.state)
     second.state.pop(drop, None)
-    fit(second, folder, clock=CLOCK, quiet=True)
+    fit(second, folder, intervals=CLOCK, quiet=True)
     second.state = whole
     return second
 
@@ -118,7 +118,7 @@ def broken_off(name: str, folder, after: int, drop: str | None = None):
 @pytest.mark.parametrize("name", CASES)
 def test_killed_and_resumed_it_ends_with_the_same_bits(name, tmp_path):
     run = begun(name)
-    fit(run, tmp_path / "whole", clock=CLOCK, quiet=True)
+    fit(run, tmp_path / "whole", intervals=CLOCK, quiet=True)
     wanted = everything(run)
     again = everything(broken_off(name, tmp_path / "cut", after=5))
     print(f"{name}: {len(wanted)} tensors and numbers compared")
@@ -136,7 +136,7 @@ def test_nothing_of_the_state_could_be_left_out(drop, tmp_path, monkeypatch):
     # a watch that knows something no other figure says
     monkeypatch.setattr(Watch, "look", lambda self, *_: self.best.update(modes=self.best["modes"] + 1) or 0.0)  # fmt: skip
     run = begun("gan")
-    fit(run, tmp_path / "whole", clock=CLOCK, quiet=True)
+    fit(run, tmp_path / "whole", intervals=CLOCK, quiet=True)
     again = broken_off("gan", tmp_path / "cut", after=5, drop=drop)
     wrong = differing(everything(run), everything(again))
     print(f"without {drop}: {len(wrong)} differ, such as {wrong[:2]}")

@@ -169,7 +169,7 @@ def test_stopped_in_an_epoch_and_resumed_by_command(text, tmp_path):
     torch.optim.Adam.step = step
     try:
         with pytest.raises(KeyboardInterrupt):
-            ts.train("gru/smoke", out=tmp_path / "cut", quiet=True, clock={"save": 5}, **fields)
+            ts.train("gru/smoke", out=tmp_path / "cut", quiet=True, intervals={"save": 5}, **fields)
     finally:
         torch.optim.Adam.step = plain
     resumed = ts.resume(tmp_path / "cut", quiet=True)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput, Interrupted
 from torchstone.systems.reinforcement import ddpg
 from torchstone.tasks.rl import off_policy
@@ -123,7 +123,7 @@ def test_a_run_cut_off_goes_on_to_the_bit(changes, tmp_path):
 
     cut.update = interrupted
     with pytest.raises(Interrupted):
-        fit(cut, tmp_path / "cut", quiet=True, clock=Clock(save=5))
+        fit(cut, tmp_path / "cut", quiet=True, intervals=Intervals(save=5))
     again = next(ddpg.build(recipe))
     fit(again, tmp_path / "cut", quiet=True)
     ours, theirs = (torch.load(tmp_path / n / "checkpoint/state.pt") for n in ("whole", "cut"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 from torchstone.envs import disk_buffer, replay_buffer
 from torchstone.errors import BadInput, Interrupted
 from torchstone.systems.reinforcement import dqn
@@ -272,7 +272,7 @@ def test_a_run_cut_off_goes_on_to_the_bit(changes, beside, tmp_path, monkeypatch
 
     cut.update = interrupted
     with pytest.raises(Interrupted):
-        fit(cut, tmp_path / "cut", quiet=True, clock=Clock(save=5))
+        fit(cut, tmp_path / "cut", quiet=True, intervals=Intervals(save=5))
     again = next(dqn.build(recipe))
     with torch.no_grad():
         for p in again.state["model"].parameters():

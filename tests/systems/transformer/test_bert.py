@@ -197,7 +197,7 @@ def test_the_second_stage_begins_with_what_the_first_has_learnt():
 
 
 def test_a_run_stopped_in_its_second_stage_ends_the_same(tmp_path):
-    fields = {**FEW, "pretrain": 3, "steps": 6, "pairs": True, "clock": {"evaluate": 6}}
+    fields = {**FEW, "pretrain": 3, "steps": 6, "pairs": True, "intervals": {"evaluate": 6}}
     ts.train("bert/smoke", out=tmp_path / "whole", quiet=True, **fields)
     from torchstone.engine import run as engine
 
@@ -211,7 +211,7 @@ def test_a_run_stopped_in_its_second_stage_ends_the_same(tmp_path):
 
     patch = pytest.MonkeyPatch()
     patch.setattr(engine.Meter, "add", add)
-    fields["clock"] = {"evaluate": 6, "save": 2}
+    fields["intervals"] = {"evaluate": 6, "save": 2}
     with pytest.raises(Interrupted):
         ts.train("bert/smoke", out=tmp_path / "cut", quiet=True, **fields)
     patch.undo()
@@ -327,7 +327,7 @@ def learnt(file, **fields):
     own = {"pretrain": 1, "steps": 150, "batch": 16, "length": 24, "vocabulary": 100, "lr": 2e-3}
     ts.train(
         "bert/smoke", data=str(file), out=folder, quiet=True, device="cpu", most=None,
-        dropout=0.0, clock={"evaluate": 150}, **{**own, **fields},
+        dropout=0.0, intervals={"evaluate": 150}, **{**own, **fields},
     )  # fmt: skip
     return folder, json.loads((folder / "result.json").read_text())["metrics"]
 

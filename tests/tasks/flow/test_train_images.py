@@ -11,7 +11,7 @@ from torch import nn
 
 from torchstone.data.tabular.points import load_points
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput, NotFinite
 from torchstone.parts.flow.dequantization import bits
 from torchstone.plots import density_2d
@@ -29,7 +29,7 @@ def moons():
     """A minute's flow would do better; this one has seen the moons."""
     torch.manual_seed(0)
     run = made("moons", steps=300, ema=0.9)
-    fit(run, clock=Clock(evaluate=run.steps), quiet=True)
+    fit(run, intervals=Intervals(evaluate=run.steps), quiet=True)
     return run
 
 
@@ -160,7 +160,7 @@ def test_a_table_of_three_features_trains_and_refuses_another(tmp_path):
         return str(file)
 
     run = made("moons", data=table("u,v,w"), steps=3, batch=16)
-    fit(run, clock=Clock(evaluate=3), quiet=True)
+    fit(run, intervals=Intervals(evaluate=3), quiet=True)
     flow = run.state["ema"].module
     assert inference.sample(flow, run.metadata, count=2)[0].shape == (3,)
     with pytest.raises(BadInput, match="cannot be drawn"):
@@ -171,7 +171,7 @@ def test_a_table_of_three_features_trains_and_refuses_another(tmp_path):
 
 def test_pictures_are_sampled_and_scored(tmp_path):
     run = made("smoke", steps=2)
-    fit(run, clock=Clock(evaluate=2), quiet=True)
+    fit(run, intervals=Intervals(evaluate=2), quiet=True)
     flow = run.state["ema"].module
     drawn = inference.sample(flow, run.metadata, count=3)
     assert [each.shape for each in drawn] == [(1, 8, 8)] * 3

@@ -10,7 +10,7 @@ from scipy.linalg import sqrtm
 from torch.utils._pytree import tree_map
 
 from torchstone.data.vision.dataset import load_pictures
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput
 from torchstone.metrics.classifier_features import judge
 from torchstone.systems.convolutional import lenet5
@@ -237,7 +237,7 @@ def test_figures_are_of_samples_from_the_average_and_of_the_untrained_generator(
     """By scipy, from pictures drawn here: the trained and averaged network's, and the one it began as."""
     run, recipe = built("cgan", steps=12, samples=30)
     untrained = copy.deepcopy(run.state["model"])
-    fit(run, clock=Clock(evaluate=12), quiet=True)
+    fit(run, intervals=Intervals(evaluate=12), quiet=True)
     data = load_pictures("digits", size=8, channels=1, device="cpu")
     judging = judge(data, lenet5)
     real = judging.see_split(data.test)[0].features.double()
@@ -273,7 +273,7 @@ def test_looking_changes_nothing_that_is_trained():
     weights = []
     for every in (2, 6):
         run, _ = built("gan", steps=6, samples=10)
-        fit(run, clock=Clock(evaluate=every), quiet=True)
+        fit(run, intervals=Intervals(evaluate=every), quiet=True)
         weights.append([p.clone() for p in run.state["model"].parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 

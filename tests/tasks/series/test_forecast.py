@@ -15,7 +15,7 @@ from torch import nn
 import torchstone as ts
 from torchstone import api
 from torchstone.data.series.dataset import cut
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput
 from torchstone.parts.series.quantile_loss import pinball
 from torchstone.systems.recurrent.gru import CELL
@@ -233,7 +233,7 @@ def test_it_learns_a_wave_and_its_band_holds_what_it_says(tmp_path, ahead):
     patch, steps = (4, 150) if ahead == "direct" else (1, 100)
     recipe = replace(SMALL, data=str(hourly(tmp_path, 900)), ahead=ahead, patch=patch, steps=steps)
     run = forecast.build(replace(recipe, hidden=16), CELL)
-    fit(run, clock=Clock(evaluate=steps), quiet=True)
+    fit(run, intervals=Intervals(evaluate=steps), quiet=True)
     found = {k.removeprefix("test/"): v for k, v in run.results.items() if k.startswith("test/")}
     print({name: round(value, 3) for name, value in found.items()})
     assert found["mse"] < 0.4 * found["repeat_mse"]

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from torchstone.engine.run import Clock, fit
+from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput, NotFinite
 from torchstone.parts.vae.elbo import on_or_off
 from torchstone.systems.generative import vae
@@ -26,7 +26,7 @@ def trained():
     """The smoke recipe's network, and its metadata."""
     torch.manual_seed(0)
     run = next(vae.build(smoke()))
-    fit(run, clock=Clock(evaluate=run.steps), quiet=True)
+    fit(run, intervals=Intervals(evaluate=run.steps), quiet=True)
     return run
 
 

@@ -1,0 +1,28 @@
+"""`torchstone eval`."""
+
+import argparse
+import json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--data", metavar="SPEC", help="a bundled set, a folder, hf:NAME, or an environment")
+    parser.add_argument(
+        "--inception",
+        metavar="FILE.pth",
+        help="of image generators: Inception weights, for FID, precision and recall",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    from torchstone.api import evaluate
+
+    options = {} if args.inception is None else {"inception": args.inception}
+    metrics = evaluate(args.run, data=args.data, device=args.device, **options)
+    if args.json:
+        print(json.dumps(metrics))
+        return
+    for name, value in metrics.items():
+        print(f"{name:<16} {value:.4f}" if isinstance(value, float) else f"{name:<16} {value}")

@@ -1,0 +1,15 @@
+"""`torchstone resume`."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--device", help="auto, cpu, cuda or mps (default: the recipe's)")
+
+
+def run(args: argparse.Namespace) -> None:
+    from torchstone.api import resume
+    from torchstone.cli.summary import print_summary
+
+    print_summary(resume(args.run, device=args.device))

@@ -1,0 +1,71 @@
+"""`torchstone sample`."""
+
+import argparse
+from pathlib import Path
+
+from torchstone.cli.main import positive
+from torchstone.errors import BadInput
+
+OLD_OPTIONS = {
+    "--guidance": "--guidance-scale",
+    "--steer": "--classifier-scale",
+    "--steps": "--sampling-steps",
+    "--known": "--inpaint-image",
+    "--length": "--max-new-tokens",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("run", metavar="RUN")
+    add("--prompt", metavar="TEXT", help="prompt: the beginning of the text, or the image's caption")
+    add("--label", metavar="K", help="class label of the images (default: all in turn)")
+    add("--inpaint-image", metavar="FILE", help="inpainting: the known image, with --mask")
+    add("--mask", metavar="FILE", help="inpainting mask of its size, white where it is to be filled in")
+    add("-n", "--num-samples", metavar="N", type=positive, help="number of samples")
+    add("--max-new-tokens", metavar="N", type=positive, help="number of generated tokens, or of music frames")
+    add(
+        "--temperature",
+        metavar="X",
+        type=float,
+        help="sampling temperature (<1 more deterministic, >1 more random)",
+    )
+    add("--top-k", metavar="N", type=int, help="top-k sampling: only the N most likely tokens")
+    add("--top-p", metavar="X", type=float, help="nucleus sampling: the most likely tokens of mass X")
+    add("--seed", metavar="N", type=int, help="random seed of the samples (default: 0)")
+    add(
+        "--guidance-scale",
+        metavar="S",
+        type=float,
+        help="diffusion: classifier-free guidance, 1 for none, 3 is strong",
+    )
+    add("--classifier-scale", metavar="S", type=float, help="diffusion: scale of classifier guidance")
+    add("--sampling-steps", metavar="N", type=positive, help="diffusion: number of sampling steps")
+    add("--sampler", metavar="NAME", help="diffusion: ddpm or ddim")
+    add("--eta", metavar="X", type=float, help="DDIM η: 0 deterministic, 1 as stochastic as DDPM")
+    add("--tempo", metavar="X", type=float, help="music: tempo in quarter notes per minute")
+    add("--out", metavar="FILE", help="output file; music: FILE.mid, images: FILE.png")
+    add("--device", default="auto", help="auto, cpu, cuda or mps")
+
+
+def run(args: argparse.Namespace) -> None:
+    from torchstone.api import sample
+    from torchstone.runs.recipes import read_recipe
+
+    # a file of music or images is written by the system, a text here
+    is_written = args.out is not None and args.out.lower().endswith((".mid", ".midi", ".png"))
+    excluded = ("run", *(() if is_written else ("out",)))
+    options = {k: v for k, v in vars(args).items() if k not in excluded and v is not None}
+    if not is_written and read_recipe(Path(args.run))[0].chapter == "generative":
+        raise BadInput(f"{args.run} generates images: give the file with --out FILE.png")
+    texts = sample(args.run, **options)
+    joined = "\n\n".join(texts)
+    if args.out is None or is_written:
+        print(joined)
+        return
+    try:
+        with open(args.out, "w", encoding="utf-8") as file:
+            file.write(joined + "\n")
+    except OSError as error:
+        raise BadInput(f"cannot write {args.out} ({error.strerror}): choose another --out") from None
+    print(args.out)

@@ -1,0 +1,79 @@
+"""`torchstone train`: the options are the fields of the system's recipe."""
+
+import argparse
+
+from torchstone.cli.main import Parser, positive
+from torchstone.errors import BadInput, did_you_mean
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("system", metavar="SYSTEM[/RECIPE]", nargs="?")
+    parser.add_argument("-h", "--help", action="store_true", help="with a system: its recipe's fields too")
+    parser.add_argument("--out", metavar="DIR", help="the run folder (default: runs/SYSTEM-RECIPE)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
+    parser.add_argument(
+        "--seeds", metavar="N", type=positive, help="train N times with seeds from --seed on, one record"
+    )
+    parser.add_argument("--log-every", metavar="N", type=positive, help="steps between rows of metrics")
+    parser.add_argument("--eval-every", metavar="N", type=positive, help="steps between evaluations")
+    parser.add_argument("--save-every", metavar="N", type=positive, help="steps between checkpoints")
+
+
+def train(generic: Parser, words: list[str]) -> int:
+    """Two parsers: the generic options, then the fields of the system that they name."""
+    from torchstone import systems
+
+    args, rest = generic.parse_known_args(words)
+    if args.system is None:
+        if args.help:
+            generic.print_help()
+            return 0
+        names = ", ".join(entry.name for entry in systems.CATALOGUE)
+        raise BadInput(f"train what? Give a system ({names})")
+    systems.find(args.system.partition("/")[0])  # before torch is imported
+    from torchstone.api import recipe_of
+    from torchstone.api import train as train_system
+    from torchstone.cli.recipe_options import add_fields, by_new_names, changed
+    from torchstone.cli.summary import print_summary
+
+    entry, name, recipe = recipe_of(args.system, {})
+    parser = Parser(
+        prog=f"torchstone train {entry.name}/{name}",
+        description=f"{entry.title} ({entry.paper}, {entry.year}).",
+        usage="%(prog)s [--field VALUE …] [--out DIR] [options]",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    known = add_fields(parser.add_argument_group("fields of the recipe"), recipe)
+    if args.help:
+        for action in generic._actions[1:]:
+            parser._add_action(action)
+        parser.print_help()
+        others = ", ".join(f"{entry.name}/{other}" for other in entry.recipes)
+        print(f"\nrecipes: {others}\nvariants: {', '.join(entry.variants)}")
+        return 0
+    rest = by_new_names([_hyphened(word) for word in rest], entry.name, recipe)
+    for word in rest:
+        if word.startswith("--") and word.partition("=")[0] not in known:
+            options = [*known, *(o for a in generic._actions for o in a.option_strings)]
+            raise BadInput(f"{entry.name} has no field {word!r}: {did_you_mean(word, options)}")
+    parsed, extra = parser.parse_known_args(rest)
+    if extra:
+        raise BadInput(f"unexpected {extra[0]!r} after {args.system}: fields are given as --field value")
+    intervals = {"log": args.log_every, "evaluate": args.eval_every, "save": args.save_every}
+    run = train_system(
+        args.system,
+        out=args.out,
+        overwrite=args.overwrite,
+        intervals=intervals,
+        seeds=args.seeds,
+        **changed(parsed),
+    )
+    print_summary(run)
+    return 0
+
+
+def _hyphened(word: str) -> str:
+    """`--weight_decay` is `--weight-decay`."""
+    name, equals, value = word.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}" if word.startswith("--") else word

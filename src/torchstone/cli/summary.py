@@ -1,0 +1,40 @@
+"""The closing lines of a training."""
+
+import json
+from typing import Any
+
+
+def print_summary(run: Any) -> None:
+    """What a run reached, or several seeds (a record), and where to look."""
+    from torchstone.engine import parallel
+
+    if isinstance(run, dict):
+        return print_seed_summary(run)
+    if parallel.rank() or run.folder is None:
+        return
+    result = json.loads((run.folder / "result.json").read_text())
+    for name, value in run.results.items():
+        print(f"{name:<16} {value:.4f}")
+    print(f"{'training time':<16} {result['seconds']:.1f} s")
+    print(f"{'run folder':<16} {run.folder}")
+    for picture in sorted((run.folder / "pictures").glob("*")):
+        print(f"{'picture':<16} {picture}")
+    if hasattr(run, "metadata") and run.metadata.get("task") != "play":
+        print(f"{'use it':<16} torchstone {_verb(run.metadata)} {run.folder} …")
+
+
+def _verb(metadata: dict[str, Any]) -> str:
+    return "predict" if "classes" in metadata else "sample"
+
+
+def print_seed_summary(record: dict[str, Any]) -> None:
+    count = len(record["seeds"])
+    print(f"{count} seeds, {sum(record['seconds']):.1f} s of training")
+    for name, each in record["metrics"].items():
+        low, high = each["interval"]
+        print(
+            f"{name:<20} interquartile mean {each['interquartile_mean']:.4f} "
+            f"(95 %: {low:.4f} to {high:.4f}), mean {each['mean']:.4f} ± {each['spread']:.4f}"
+        )
+    print(f"{'record':<20} {record['folder']}/record.json")
+    print(f"{'picture':<20} {record['folder']}/curves.png")

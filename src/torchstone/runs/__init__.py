@@ -1,0 +1,1 @@
+"""A run folder's life: recipes, execution, loading, seeds, export, records."""

@@ -1,0 +1,76 @@
+"""Recipes by name: fields flat and nested, names of earlier versions, settings that would be ignored."""
+
+import json
+
+import pytest
+from cli_helpers import assert_rejected, run_cli
+
+from torchstone.engine import old_names
+from torchstone.errors import BadInput
+from torchstone.runs.recipes import read_recipe, recipe_of
+
+
+def test_recipe_of_changes_nested_fields():
+    _, name, recipe = recipe_of("lenet5/smoke", {"lr": 0.5, "optim.weight_decay": 0.25, "steps": 7})
+    assert (name, recipe.optim.lr, recipe.optim.weight_decay, recipe.steps) == ("smoke", 0.5, 0.25, 7)
+
+
+def test_recipe_of_reads_old_names_and_says_so(capsys):
+    _, _, recipe = recipe_of("lenet5/smoke", {"optimiser": "sgd", "clip": 1.0, "batch": 8})
+    assert (recipe.optim.optimizer, recipe.optim.max_grad_norm, recipe.batch_size) == ("sgd", 1.0, 8)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "optimiser is called optimizer now",
+        "clip is called max_grad_norm now",
+        "batch is called batch_size now",
+    ]
+
+
+def test_old_option_is_answered_with_the_new_name(capsys, tmp_path):
+    words = ("train", "lenet5/smoke", "--steps", "2", "--warmup", "0.5", "--out", tmp_path / "run")
+    code, _, err = run_cli(capsys, *words)
+    assert code == 0
+    assert "torchstone: --warmup is called --warmup-ratio now" in err
+    assert read_recipe(tmp_path / "run")[2].optim.warmup_ratio == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--momentum", "0.5"], "adamw has beta1 and beta2"),
+        (["--optimizer", "sgd", "--beta1", "0.5"], "sgd has momentum"),
+        (["--learning-rate", "1"], "has no field '--learning-rate'"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(capsys, options, message):
+    assert message in assert_rejected(capsys, "train", "lenet5/smoke", *options)
+
+
+def test_read_recipe_of_an_earlier_version(tmp_path):
+    """`momentum` was Adam's β1 then; it is SGD's of an old SGD run."""
+    fields = {"steps": 9, "batch": 4, "optimiser": "adamw", "momentum": 0.5, "lr": 0.1, "ema": 0.9, "clip": None}
+    saved = {"system": "lenet5", "recipe": "smoke", "fields": fields, "clock": {}}
+    (tmp_path / "recipe.json").write_text(json.dumps(saved))
+    recipe = read_recipe(tmp_path)[2]
+    assert (recipe.steps, recipe.batch_size, recipe.optim.ema_decay) == (9, 4, 0.9)
+    assert (recipe.optim.beta1, recipe.optim.momentum, recipe.optim.lr) == (0.5, 0.9, 0.1)
+    saved["fields"] = fields | {"optimiser": "sgd"}
+    (tmp_path / "recipe.json").write_text(json.dumps(saved))
+    recipe = read_recipe(tmp_path)[2]
+    assert (recipe.optim.beta1, recipe.optim.momentum) == (0.9, 0.5)
+
+
+def test_read_recipe_of_another_system_is_refused(tmp_path):
+    from torchstone.systems import find
+
+    saved = {"system": "lenet5", "recipe": "smoke", "fields": {}, "intervals": {}}
+    (tmp_path / "recipe.json").write_text(json.dumps(saved))
+    with pytest.raises(BadInput, match="a run of 'lenet5', not of 'mlp'"):
+        read_recipe(tmp_path, find("mlp")[0])
+
+
+def test_old_state_entries_have_new_names():
+    assert old_names.new_entry("optimiser") == "optimizer"
+    assert old_names.new_entry("critic_schedule").endswith("_lr_schedule")
+    assert old_names.new_entry("model") == "model"
+    assert old_names.new_entry("lr_schedule") == "lr_schedule"
