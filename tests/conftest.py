@@ -15,7 +15,7 @@ from shared_cache import made_once, shared_folder
 
 torch.set_num_threads(1)
 
-# runs that tests use where any run will do: SYSTEM/RECIPE, fields, clock
+# runs that tests use where any run will do: SYSTEM/RECIPE, fields, intervals
 RUNS = {
     "lenet5": ("lenet5/digits", {"steps": 150}, {"save": 40}),
     "gpt": ("gpt/smoke", {}, {}),
@@ -47,8 +47,8 @@ def trained_run(session_folder) -> Callable[[str], Path]:
         def train(folder: Path) -> None:
             import torchstone as ts
 
-            spec, fields, clock = RUNS[name]
-            ts.train(spec, out=folder / name, quiet=True, clock=clock, **fields)
+            spec, fields, intervals = RUNS[name]
+            ts.train(spec, out=folder / name, quiet=True, intervals=intervals, **fields)
 
         return made_once(session_folder / f"trained-{name}", train) / name
 

@@ -8,12 +8,11 @@ target network or an average, takes part in a graph.
 import contextlib
 import inspect
 import json
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import inputs
-import torch
 from laws import bits_equal
 from recipes_at_hand import data_read_once, fresh
 from torch import Tensor, nn
@@ -89,7 +88,9 @@ def uses(module: Any, run: Run, recipe: Any, folder: Path) -> Iterator[tuple[str
 def left_by(run: Run, use: Callable[[], Any], *, whole: bool = False) -> list[str]:
     """What is wrong while the model is used, and after."""
     models, wrong = modules_of(run), []
-    names = {id(m): f"{root}.{name}".rstrip(".") for root, net in models.items() for name, m in net.named_modules()}
+    names = {
+        id(m): f"{root}.{name}".rstrip(".") for root, net in models.items() for name, m in net.named_modules()
+    }
     mix(models)
     before = state_of(models)
     in_training: dict[str, None] = {}

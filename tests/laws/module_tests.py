@@ -20,7 +20,11 @@ def wrongs(source: Path, tests: Path, table: dict[str, str] | None = None) -> li
     table = json.loads(TABLE.read_text()) if table is None else table
     found, modules = [], untested(source, tests)
     graph = import_rules.graph(source, source.name)
-    reach = {file: reached(tests / file, source, graph) for file in sorted(set(table.values())) if (tests / file).exists()}
+    reach = {
+        file: reached(tests / file, source, graph)
+        for file in sorted(set(table.values()))
+        if (tests / file).exists()
+    }
     for module, file in table.items():
         if module not in modules:
             found.append(f"tested_by.json: {module} is no module without a test file of its own name")
@@ -107,7 +111,11 @@ def written(source: Path, tests: Path) -> dict[str, str]:
             table[module] = kept
             continue
         folder = str(Path(module).parent)
-        words = [node.name for node in ast.parse((source / f"{module}.py").read_text()).body if hasattr(node, "name")]
+        words = [
+            node.name
+            for node in ast.parse((source / f"{module}.py").read_text()).body
+            if hasattr(node, "name")
+        ]
 
         def distance(file: str, name: str = name, folder: str = folder, words: list[str] = words) -> tuple:
             uses = sum(len(re.findall(rf"\b{word}\b", texts[file])) for word in words)

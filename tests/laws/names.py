@@ -6,7 +6,22 @@ from pathlib import Path
 
 # as a whole identifier; what a word stood for has a name of its own: prediction, label, sample, features, …
 DIALECT = frozenset(
-    "told said asked made drawn seen judged kept places waves how apart beside whole".split()
+    [
+        "told",
+        "said",
+        "asked",
+        "made",
+        "drawn",
+        "seen",
+        "judged",
+        "kept",
+        "places",
+        "waves",
+        "how",
+        "apart",
+        "beside",
+        "whole",
+    ]
 )
 
 

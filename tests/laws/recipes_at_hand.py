@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-
 from torch import Tensor
 
 from torchstone.engine.recipe_fields import replace_fields

@@ -105,8 +105,13 @@ def wrongs(root: Path) -> list[str]:
             if re.search(r"#\s*fmt:\s*skip", line) and not _is_table(tree, number):
                 found.append(f"{name}:{number}: fmt: skip, and it is no table of numbers")
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (count := _parameters(node)) > PARAMETERS:
-                found.append(f"{name}:{node.lineno}: {node.name} has {count} parameters, more than {PARAMETERS}")
+            if (
+                isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+                and (count := _parameters(node)) > PARAMETERS
+            ):
+                found.append(
+                    f"{name}:{node.lineno}: {node.name} has {count} parameters, more than {PARAMETERS}"
+                )
     long = {name: n for name, n in lengths.items() if n > LONG}
     print(f"{len(lengths)} files, median {statistics.median(lengths.values())} lines; above {LONG}: {long}")
     return found
@@ -127,11 +132,15 @@ def _is_table(tree: ast.Module, line: int) -> bool:
     if not holding:
         return False
     leaves = list(_leaves(max(holding, key=lambda node: node.lineno)))
-    numbers = [leaf for leaf in leaves if isinstance(leaf, ast.Constant) and isinstance(leaf.value, int | float)]
+    numbers = [
+        leaf for leaf in leaves if isinstance(leaf, ast.Constant) and isinstance(leaf.value, int | float)
+    ]
     return 2 * len(numbers) >= len(leaves)
 
 
 def _leaves(node: ast.AST) -> Iterator[ast.expr]:
     for child in ast.walk(node):
-        if isinstance(child, ast.Constant) or (isinstance(child, ast.Name) and isinstance(child.ctx, ast.Load)):
+        if isinstance(child, ast.Constant) or (
+            isinstance(child, ast.Name) and isinstance(child.ctx, ast.Load)
+        ):
             yield child

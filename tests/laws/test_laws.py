@@ -10,13 +10,13 @@ import catalogue
 import import_rules
 import laws
 import modes
+import module_tests
 import names
 import pytest
 import recipes_at_hand
 import seeds
 import smoke_runs
 import sources
-import module_tests
 
 import torchstone
 from torchstone.systems import CATALOGUE
