@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import inputs
+import predict_inputs
 from laws import bits_equal
 from recipes_at_hand import data_read_once, fresh
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ def uses(module: Any, run: Run, recipe: Any, folder: Path) -> Iterator[tuple[str
     if hasattr(module, "evaluate") and not is_pretrained:
         yield "eval", lambda: module.evaluate(model, metadata, recipe.data, held_out=True)
     if hasattr(module, "predict"):
-        given, options = inputs.for_predict(metadata, folder)
+        given, options = predict_inputs.for_predict(metadata, folder)
         yield "predict", lambda: module.predict(model, metadata, given, **options)
         if hasattr(module, "explain"):
             yield "explain", lambda: module.explain(model, metadata, given, folder / "explained.png")

@@ -156,6 +156,10 @@ def used(function: Any, run: Run, seed: int, options: dict[str, Any]) -> tuple[l
     return [x.tolist() if isinstance(x, Tensor | np.ndarray) else x for x in found], seeds
 
 
+def _is_ours(module: str) -> bool:
+    return module.startswith("torchstone") or "test_planted_faults" in module
+
+
 @contextlib.contextmanager
 def seeds_noted() -> Generator[Places, None, None]:
     """Numbers that generators are seeded with, by the module and function of ours that does it."""
@@ -163,7 +167,7 @@ def seeds_noted() -> Generator[Places, None, None]:
 
     def note(seed: Any) -> None:
         frame = sys._getframe(2)
-        while frame is not None and not frame.f_globals.get("__name__", "").startswith("torchstone"):
+        while frame is not None and not _is_ours(frame.f_globals.get("__name__", "")):
             frame = frame.f_back
         if frame is not None and isinstance(seed, int | np.integer):
             place = (frame.f_globals["__name__"], frame.f_code.co_name)
