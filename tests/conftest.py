@@ -15,6 +15,8 @@ from shared_cache import made_once, shared_folder
 
 torch.set_num_threads(1)
 
+pytest_plugins = ["durations"]
+
 # runs that tests use where any run will do: SYSTEM/RECIPE, fields, intervals
 RUNS = {
     "lenet5": ("lenet5/digits", {"steps": 150}, {"save": 40}),

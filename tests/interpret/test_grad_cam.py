@@ -153,11 +153,9 @@ def test_the_overlay_is_the_picture_where_there_is_no_heat():
     assert warm[2, 3, 0] > warm[2, 3, 2]  # yellow
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "digits"
-    ts.train("lenet5/smoke", out=folder, quiet=True)
-    return folder
+@pytest.fixture
+def run(trained_run):
+    return trained_run("lenet5")
 
 
 @pytest.fixture(scope="module")
@@ -192,9 +190,9 @@ def test_every_row_is_another_picture(run, digits, tmp_path):
 
 
 def test_full_layers_show_saliency_alone(digits, tmp_path):
-    for name, fields in (("mlp/smoke", {}), ("perceptron/digits", {}), ("backprop/smoke", {})):
+    for name in ("mlp/smoke", "perceptron/digits", "backprop/smoke"):
         folder, file = tmp_path / name.replace("/", "-"), tmp_path / "why.png"
-        ts.train(name, out=folder, quiet=True, **fields)
+        ts.train(name, steps=5, out=folder, quiet=True)
         ts.predict(folder, [digits], explain=file)
         assert np.asarray(Image.open(file)).std() > 10
         file.unlink()

@@ -39,6 +39,12 @@ def complete(entry, folder: Path = docs.FOLDER, *, page: Callable[[Any], str] = 
     if frozen:
         names = [field.name for field in dataclasses.fields(recipe)]
         bare = [name for name in names if not comments(recipe).get(name)]
+        configs = {type(value) for preset in module.RECIPES.values() for value in vars(preset).values()}
+        for config in filter(dataclasses.is_dataclass, configs):
+            described = comments(config)
+            bare += [
+                f"{config.__name__}.{f.name}" for f in dataclasses.fields(config) if not described.get(f.name)
+            ]
         owes(not bare, f"no comment on {bare}")
         lacking = {"data", "variant", "steps", "seed", "device"} - set(names)
         owes(not lacking, f"no field {sorted(lacking)}")

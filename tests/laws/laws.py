@@ -2,10 +2,12 @@
 
 They train the entry's `smoke` recipe on the CPU, and look into no system. The other laws have files of
 their own: `import_rules.py` (7), `catalogue.py` (8), `modes.py` (9), `seeds.py` (10), `sources.py` (11),
-`names.py` (12), `module_tests.py` (13).
+`names.py` (12), `module_tests.py` (13),
+`durations_law.py` (14).
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -16,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -220,21 +223,16 @@ def representative_checks(entry) -> list[Check]:
     if not swept:
         return verification.verify(entry)
     print(f"{entry.name}: cases {sorted(number + 1 for number in swept)} are left to make test-all")
-    facts = verification.verify(WithReference(entry, lambda: iter(())))
-    return facts + verification.verify(WithReference(entry, lambda: parity.chosen(module, swept), FACTS=[]))
+    rest = with_names(entry, FACTS=[], reference=lambda: parity.chosen(module, swept))
+    return verification.verify(with_names(entry, reference=lambda: iter(()))) + verification.verify(rest)
 
 
-class WithReference:
-    """An entry with another reference."""
-
-    def __init__(self, entry, reference, **names):
-        self.name, self.own, self.names = entry.name, entry.module(), {"reference": reference, **names}
-
-    def module(self):
-        return self
-
-    def __getattr__(self, name):
-        return self.names[name] if name in self.names else getattr(self.own, name)
+def with_names(entry, **names):
+    """An entry in whose file those names mean something else."""
+    held = SimpleNamespace(**{**vars(entry.module()), **names})
+    copy = dataclasses.replace(entry)
+    object.__setattr__(copy, "module", lambda: held)  # it is frozen
+    return copy
 
 
 def compiles(entry) -> bool:

@@ -7,6 +7,7 @@ networks that are made of the same blocks.
 from pathlib import Path
 
 import catalogue
+import durations_law
 import import_rules
 import laws
 import modes
@@ -156,4 +157,9 @@ def test_12_names_are_the_fields_terms():
 
 def test_13_each_module_has_a_test_file():
     found = module_tests.wrongs(SOURCE, TESTS)
+    assert not found, "\n".join(found)
+
+
+def test_14_no_test_takes_long():
+    found = durations_law.wrongs()
     assert not found, "\n".join(found)

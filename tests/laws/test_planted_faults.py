@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import blocks
 import catalogue
+import durations_law
 import import_rules
 import laws
 import modes
@@ -691,6 +692,20 @@ def test_13_modules_and_their_tests(tested):
     (tests / "parts" / "test_b.py").touch()
     (wrong,) = module_tests.wrongs(*tested, table)
     assert "parts/b is no module without a test file" in wrong
+
+
+# law 14
+
+
+def test_14_a_test_that_takes_long(tmp_path):
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_a.py").touch()
+    table = {"slowest": {"tests/test_a.py::test_x": 20.0}}
+    assert durations_law.wrongs(table, tmp_path / "tests") == []
+    table["slowest"] |= {"tests/test_a.py::test_y": 20.1, "tests/test_b.py::test_z": 1.0}
+    slow, gone = durations_law.wrongs(table, tmp_path / "tests")
+    assert "test_y takes 20.1 s" in slow
+    assert "lists tests/test_b.py" in gone
 
 
 # what make test leaves to make test-all

@@ -32,6 +32,11 @@ def weights(tmp_path_factory):
     return file
 
 
+@pytest.fixture(scope="module")
+def network(weights):
+    return inception.inception(weights)
+
+
 def pictures(count, seed, channels=1):
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, channels, 4, 4, generator=generator)
@@ -42,14 +47,13 @@ def split(images):
     return Pictures(torch.zeros(len(images), dtype=torch.long), images)
 
 
-def test_the_distance_is_that_of_the_networks_features(weights):
+def test_the_distance_is_that_of_the_networks_features(weights, network):
     """tr (Σ Σ')^½ is the sum of singular values of A Bᵀ / √((n − 1)(m − 1)), of the centred features: no
     square root of a matrix, and exact where pictures are fewer than features."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    real, made = pictures(9, 0), pictures(7, 1) // 2
-    network = inception.inception(weights)
-    found = inception.by_inception(made, [split(real[:4]), split(real[4:])], network)
+    real, made = pictures(6, 0), pictures(5, 1) // 2
+    found = inception.by_inception(made, [split(real[:2]), split(real[2:])], network)
     theirs = FeatureExtractorInceptionV3("theirs", ["2048"], str(weights))
     a, b = (torch.cat([theirs(p.repeat(1, 3, 1, 1))[0] for p in each.split(1)]).double()
             for each in (made, real))  # fmt: skip
@@ -64,9 +68,8 @@ def test_the_distance_is_that_of_the_networks_features(weights):
     assert wanted > 0.1, "sets that differ are told apart"
 
 
-def test_the_same_pictures_have_no_distance_and_colour_matters(weights):
-    network = inception.inception(weights)
-    grey, colour = pictures(6, 2), pictures(6, 2, channels=3)
+def test_the_same_pictures_have_no_distance_and_colour_matters(network):
+    grey, colour = pictures(5, 2), pictures(5, 2, channels=3)
     same = inception.by_inception(grey, [split(grey)], network)
     other = inception.by_inception(colour, [split(grey)], network)
     print(f"same pictures {same['inception_distance']:.2e}, in colour {other['inception_distance']:.3g}")
