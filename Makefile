@@ -3,14 +3,30 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?=
 
-.PHONY: demo test lint records bench docs clean
+.PHONY: demo test test-all test-changed durations lint records bench docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/torchstone train lenet5/mnist5k --out runs/demo --overwrite
 	@echo "Look at the pictures above, then try: $(BIN)/torchstone predict runs/demo YOUR_DIGIT.png"
 
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(PYTEST) -m "not slow and not sweep" --durations=25
+
+# before a release: every variant and reference, where make test takes one for each kind of block
+test-all: $(VENV)/.test
+	$(PYTEST) -m "not slow" --durations=25
+
+# what the changes since BASE can reach, by the import graph
+BASE ?= HEAD
+test-changed: $(VENV)/.test
+	@$(BIN)/python tests/changed_tests.py $(BASE) > .changed-tests
+	@if [ -s .changed-tests ]; then xargs $(PYTEST) -m "not slow and not sweep" < .changed-tests; else echo "no test is reached"; fi
+
+# tests/durations.json, which a test holds against the limit
+durations: $(VENV)/.test
+	$(PYTEST) -m "not slow and not sweep" --durations-file=tests/durations.json
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

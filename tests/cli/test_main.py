@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -17,17 +16,15 @@ from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """One finished run, trained once."""
-    folder = tmp_path_factory.mktemp("runs") / "first"
-    ts.train("lenet5/digits", steps=150, out=folder, quiet=True, intervals={"save": 40})
-    return folder
+@pytest.fixture
+def run(trained_run):
+    """One finished run, trained once: 150 steps, a checkpoint every 40."""
+    return trained_run("lenet5")
 
 
 @pytest.fixture
-def copy(run, tmp_path):
-    return shutil.copytree(run, tmp_path / "copy")
+def copy(trained_copy):
+    return trained_copy("lenet5")
 
 
 def test_list_shows_every_system(capsys):
@@ -174,7 +171,7 @@ def test_compare_prints_a_table_and_draws(capsys, run, copy, tmp_path):
     assert "test/accuracy" in out
     assert np.asarray(Image.open(tmp_path / "both.png")).std() > 1
     rows = json.loads(run_cli(capsys, "compare", run, copy, "--out", tmp_path / "b.png", "--json")[1])
-    assert [row["run"] for row in rows] == ["first", "copy"]
+    assert [row["run"] for row in rows] == ["lenet5", "copy"]
 
 
 def test_verify_exits_1_if_a_check_fails(capsys, monkeypatch):

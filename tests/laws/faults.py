@@ -22,9 +22,9 @@ def stream_not_kept() -> None:
     _forgets("stream")
 
 
-def optimiser_not_kept() -> None:
+def optimizer_not_kept() -> None:
     """The moments start from zero on resuming."""
-    _forgets("optimiser")
+    _forgets("optimizer")
 
 
 def augmentation_not_registered() -> None:

@@ -46,6 +46,25 @@ def wrongs(root: Path, package: str = "torchstone") -> list[str]:
     return found
 
 
+def graph(root: Path, package: str = "torchstone") -> dict[str, set[str]]:
+    """Every module in the tree to the modules of the tree that it imports, inside functions too."""
+    trees = {dotted(file, root, package): ast.parse(file.read_text()) for file in root.rglob("*.py")}
+    return {
+        name: {target for _, target in imports(name, tree, trees, root, package) if target in trees}
+        for name, tree in trees.items()
+    }
+
+
+def closure(graph: dict[str, set[str]], start: str) -> set[str]:
+    """`start` and all that it imports, directly or not."""
+    found, waiting = {start}, [start]
+    while waiting:
+        for target in graph[waiting.pop()] - found:
+            found.add(target)
+            waiting.append(target)
+    return found
+
+
 def dotted(file: Path, root: Path, package: str) -> str:
     parts = file.relative_to(root).with_suffix("").parts
     return ".".join([package, *(part for part in parts if part != "__init__")])
@@ -73,7 +92,8 @@ def forbidden(importer: str, target: str, package: str) -> str:
         return "errors import nothing of ours"
     if rank(target) > rank(importer):
         return f"{layer(importer) or package} is below {layer(target) or package}"
-    if rank(target) == rank(importer) and layer(target) != layer(importer):
+    same = {layer(importer), layer(target)}
+    if rank(target) == rank(importer) and len(same) > 1 and same != {"", "api"}:
         return "siblings do not know each other"
     return ""
 
@@ -119,8 +139,7 @@ def bases(name: str, tree: ast.AST, trees: dict, root: Path, package: str) -> It
         for base in node.bases:
             while isinstance(base, ast.Subscript):  # Generic[T]
                 base = base.value
-            said = ast.unparse(base)
-            first, _, rest = said.partition(".")
+            first, _, rest = ast.unparse(base).partition(".")
             full = ".".join(filter(None, [known.get(first, first), rest]))
             if full.split(".")[0] == package and not full.startswith(f"{package}.errors."):
                 yield node.lineno, full

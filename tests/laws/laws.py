@@ -1,62 +1,63 @@
-"""The eight laws. Each takes a catalogue entry (or a thing of its shape) and raises AssertionError.
+"""Laws 1 to 6 of the catalogue. Each takes an entry (or a thing of its shape) and raises AssertionError.
 
-Laws 1, 2, 3, 5 and 6 train the entry's `smoke` recipe on the CPU; they look into no system.
+They train the entry's `smoke` recipe on the CPU, and look into no system. The other laws have files of
+their own: `import_rules.py` (7), `catalogue.py` (8), `modes.py` (9), `seeds.py` (10), `sources.py` (11),
+`names.py` (12), `module_tests.py` (13),
+`durations_law.py` (14).
 """
 
 import contextlib
 import dataclasses
-import inspect
 import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import parity
 import torch
+from blocks import blocks, cover
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from smoke_runs import cut_at, margin, observe, parameters, smoke, words
+from torch import Tensor
 
-from torchstone.engine.run import Intervals, Run, fit
+from torchstone.engine.recipe_fields import field_paths
+from torchstone.engine.run import Intervals, fit
 from torchstone.parts.facts import example
-from torchstone.runs.recipes import comments
-from torchstone.tools import docs
-from torchstone.verify import relative_error, verify
+from torchstone.verify import Check, relative_error
+
+verification: Any = import_module("torchstone.verify")  # the package's own `verify` is a function
 
 CHILD = Path(__file__).with_name("subprocess_entry.py")
-
-# by how much a metric of the held-out split must rise (fall, if negative) over the untrained network;
-# a system that is judged by something else states `MARGIN = (metric, rise)` in its file
-MARGIN = ("accuracy", 0.3)
-
-LINES = 330  # of a system's file
 
 # float32, relative to a tensor's largest value: sums in another order
 COMPILED = 1e-4
 
 
-def smoke(entry, **fields):
-    return dataclasses.replace(entry.module().RECIPES["smoke"], device="cpu", **fields)
-
-
-def trained(entry, *, look=lambda run: None, steps: int | None = None, **fields) -> list[dict]:
-    """Train the smoke recipe, all its stages; the metrics of every step as numbers."""
+def trained(entry, *, steps: int, evaluated: bool = True, **fields) -> list[dict]:
+    """Train the smoke recipe for so many steps of each stage; the metrics of every step as numbers."""
     disturb()
     rows = []
     for run in entry.module().build(smoke(entry, **fields)):
         inner = run.update
 
-        def update(batch, run=run, inner=inner):
+        def update(batch, inner=inner):
             metrics = inner(batch)
             rows.append({name: float(value) for name, value in metrics.items()})
-            look(run)
             return metrics
 
-        run.update, run.steps = update, min(run.steps, steps or run.steps)
-        fit(run, intervals=Intervals(evaluate=run.steps), quiet=True)
+        run.update, run.steps = update, min(run.steps, steps)
+        if not evaluated:
+            run.evaluate, run.test = dict, None
+        fit(run, intervals=Intervals(evaluate=math.ceil(run.steps / 2)), quiet=True)
     return rows
 
 
@@ -67,48 +68,59 @@ def disturb() -> None:
     random.seed()
 
 
-def same_seed_same_losses(entry, *, steps: int = 30) -> None:
-    """Law 1: every metric of so many steps again from the same seed, and not from another one; to their
-    end runs are held against each other by law 2."""
-    first, again, other = (trained(entry, seed=seed, steps=steps) for seed in (3, 3, 4))
+def same_seed_same_losses(entry, *, steps: int = 30, other_steps: int = 3) -> None:
+    """Law 1: every metric of so many steps again from the same seed, and not from another one.
+
+    The first run is evaluated before, midway and after, and the second one is not: evaluation changes
+    nothing. To their end runs are compared by law 2.
+    """
+    first = trained(entry, seed=3, steps=steps)
+    again = trained(entry, seed=3, steps=steps, evaluated=False)
+    other = trained(entry, seed=4, steps=other_steps, evaluated=False)
     wrong = [i for i, (a, b) in enumerate(zip(first, again, strict=True), 1) if a != b]
     assert not wrong, (
         f"{entry.name}: seed 3 twice, and step {wrong[0]} differs: "
         f"{first[wrong[0] - 1]} and {again[wrong[0] - 1]}"
     )
-    assert first != other, f"{entry.name}: seeds 3 and 4 give the same {len(first)} steps"
+    assert first[: len(other)] != other, f"{entry.name}: seeds 3 and 4 give the same {len(other)} steps"
     print(f"{entry.name}: {len(first)} steps twice the same, last {first[-1]}; seed 4 {other[-1]}")
 
 
-def killed_and_resumed(entry, folder: Path, *, steps: int | None = None, fault: str = "-") -> None:
-    """Law 2: a run killed at a random step and resumed in a fresh process ends with the same bits.
+def cut_and_resumed(entry, smoke_run: Path, folder: Path) -> None:
+    """Law 2: the run folder as it was at a random step, resumed in a fresh process, ends with the same bits."""
+    cut = shutil.copytree(smoke_run / "cut", folder / "cut")
+    resumed(entry, smoke_run / "whole", cut)
 
-    One process trains to the end, then begins once more and is killed; another one resumes.
 
-    Args:
-        steps: a shorter run; by default the recipe's own.
-        fault: one of `faults.py`, planted in both processes.
-    """
-    name, random_ = f"{entry.name}/smoke", random.Random(entry.name)
-    length = [] if steps is None else ["--steps", steps]
-    recipe = smoke(entry)
-    steps = steps or getattr(recipe, "updates", None) or recipe.steps
-    every = random_.randint(2, max(2, steps // 3))
-    kill = random_.choice([k for k in range(every + 1, steps) if k % every])
-    whole, cut = folder / "whole", folder / "cut"
-    # not in this process: run-time checks of shapes draw from Python's generator
-    asked = ["--save-every", every, "--device", "cpu", *length]
-    first = child("killed", kill, fault, whole, cut, name, *asked)
-    assert first.returncode == -9, f"{name} was to be killed at {kill}: {first.stderr[-2000:]}"
+def killed_and_resumed(entry, smoke_run: Path, folder: Path) -> None:
+    """Law 2 with a real SIGKILL, in a process that is not watched."""
+    steps = smoke(entry).steps
+    every, kill = cut_at(entry.name, steps)
+    cut = folder / "cut"
+    done = run_child("killed", "-", cut, kill, entry.name, *words(steps, every))
+    assert done.returncode == -9, f"{entry.name} was to be killed at {kill}: {done.stderr[-2000:]}"
+    resumed(entry, smoke_run / "whole", cut)
+
+
+def faulty_and_resumed(entry, folder: Path, *, steps: int, fault: str) -> None:
+    """Law 2 of a shorter run, with one of `faults.py` planted in both processes."""
+    every, kill = cut_at(entry.name, steps)
+    done = run_child("observed", fault, folder, kill, entry.name, *words(steps, every))
+    assert done.returncode == 0, done.stderr[-2000:]
+    resumed(entry, folder / "whole", folder / "cut", fault)
+
+
+def resumed(entry, whole: Path, cut: Path, fault: str = "-") -> None:
     assert (whole / "result.json").exists()
     assert not (cut / "result.json").exists()
     meta = json.loads((cut / "checkpoint" / "meta.json").read_text())
-    second = child("resumed", fault, cut)
-    assert second.returncode == 0, f"{name} could not be resumed: {second.stderr[-2000:]}"
+    # not in this process: run-time checks of shapes draw from Python's generator
+    done = run_child("resumed", fault, cut)
+    assert done.returncode == 0, f"{entry.name} could not be resumed: {done.stderr[-2000:]}"
     count = identical(whole, cut)
     print(
-        f"{name}: killed at step {kill} of {steps}, resumed from {meta['step']} of stage "
-        f"{meta['stage']}; {count} tensors and numbers the same to the bit"
+        f"{entry.name}: resumed from step {meta['step']} of stage {meta['stage']}; "
+        f"{count} tensors and numbers the same to the bit"
     )
 
 
@@ -130,13 +142,13 @@ def identical(whole: Path, cut: Path) -> int:
     a, b = (dict(leaves(content)) for content in contents)
     assert a.keys() == b.keys(), f"only in one: {sorted(a.keys() ^ b.keys())[:8]}"
     wrong = [name for name in a if not bits_equal(a[name], b[name])]
-    said = [
+    messages = [
         f"{n} ({relative_error(a[n].double(), b[n].double()):.2g} apart)"
         if isinstance(a[n], Tensor)
         else f"{n} ({a[n]}, not {b[n]})"
         for n in wrong[:8]
     ]
-    assert not wrong, f"{len(wrong)} of {len(a)} differ: {', '.join(said)}"
+    assert not wrong, f"{len(wrong)} of {len(a)} differ: {', '.join(messages)}"
     assert all(any(n.startswith(part) for n in a) for part in ("model.", "state.", "rows."))
     return len(a)
 
@@ -157,7 +169,7 @@ def bits_equal(a, b) -> bool:
     return type(a) is type(b) and a == b
 
 
-def child(*words) -> subprocess.CompletedProcess:
+def run_child(*words) -> subprocess.CompletedProcess:
     """`subprocess_entry.py` in a fresh interpreter."""
     command = [sys.executable, str(CHILD), *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -165,28 +177,30 @@ def child(*words) -> subprocess.CompletedProcess:
     return done
 
 
-def learns(entry) -> None:
-    """Law 3: the smoke recipe beats the untrained network on the held-out split by a margin."""
-    metric, rise = getattr(entry.module(), "MARGIN", MARGIN)
-    untrained, run = {}, None
-    for run in entry.module().build(smoke(entry)):
-        untrained = judged(run)
-        fit(run, intervals=Intervals(evaluate=run.steps), quiet=True)
-    assert run is not None, f"{entry.name} builds nothing"
-    before, after = untrained[metric], judged(run)[metric]
-    said = f"{entry.name}: {metric} {before:.4f} untrained, {after:.4f} after {run.steps} steps"
-    print(f"{said}; margin {rise}")
-    enough = after - before >= rise if rise > 0 else after - before <= rise
-    assert enough, f"{said}, short of the margin {rise}"
+def learns(entry, record: dict | None = None) -> None:
+    """Law 3: the smoke recipe beats the untrained network on held-out splits by a margin."""
+    metric, rise = margin(entry)
+    last = (record or observe(entry))["stages"][-1]
+    # the validation split's, where it has the metric; then the test split's is held against it too
+    before = next(
+        last["untrained"][f"{s}/{metric}"] for s in ("val", "test") if f"{s}/{metric}" in last["untrained"]
+    )
+    after = {name: value for name, value in last["trained"].items() if name.split("/")[1] == metric}
+    assert after, f"{entry.name}: {metric} was not measured"
+    for name, value in after.items():
+        message = f"{entry.name}: {name} {before:.4f} untrained, {value:.4f} after {last['steps']} steps"
+        print(f"{message}; margin {rise}")
+        enough = value - before >= rise if rise > 0 else value - before <= rise
+        assert enough, f"{message}, short of the margin {rise}"
 
 
-def judged(run: Run) -> dict[str, float]:
-    return {name: float(value) for name, value in (run.test or run.evaluate)().items()}
+def verified(entry, *, sweep: bool = False) -> None:
+    """Law 4: published figures, and parity with the reference.
 
-
-def verified(entry) -> None:
-    """Law 4: published figures, and parity with the reference."""
-    checks = verify(entry)
+    Args:
+        sweep: every case of the reference; else no large network all of whose blocks a smaller one has.
+    """
+    checks = verification.verify(entry) if sweep else representative_checks(entry)
     for c in checks:
         print(f"{'ok' if c.passed else 'FAILED'} {c.name}: {c.measured}, expected {c.expected}")
     failed = [f"{c.name}: {c.measured}, not {c.expected}" for c in checks if not c.passed]
@@ -194,8 +208,54 @@ def verified(entry) -> None:
     assert not failed, f"{entry.name}: {'; '.join(failed)}"
 
 
+def left_to_sweep(entry) -> set[int]:
+    """The reference's cases that `make test` leaves out."""
+    try:
+        return parity.left_to_sweep(parity.described(entry.module()))
+    except Exception as error:  # noqa: BLE001  it looks at numbers in the making, or fails: then `verify` says so
+        print(f"{entry.name}: every case is compared ({type(error).__name__}: {error})")
+        return set()
+
+
+def representative_checks(entry) -> list[Check]:
+    module = entry.module()
+    swept = left_to_sweep(entry)
+    if not swept:
+        return verification.verify(entry)
+    print(f"{entry.name}: cases {sorted(number + 1 for number in swept)} are left to make test-all")
+    rest = with_names(entry, FACTS=[], reference=lambda: parity.chosen(module, swept))
+    return verification.verify(with_names(entry, reference=lambda: iter(()))) + verification.verify(rest)
+
+
+def with_names(entry, **names):
+    """An entry in whose file those names mean something else."""
+    held = SimpleNamespace(**{**vars(entry.module()), **names})
+    copy = dataclasses.replace(entry)
+    object.__setattr__(copy, "module", lambda: held)  # it is frozen
+    return copy
+
+
 def compiles(entry) -> bool:
-    return hasattr(smoke(entry), "compile")
+    return "compile" in field_paths(smoke(entry))
+
+
+def compiled_representatives(entries: list, done: set[str]) -> list:
+    """So few of the systems that, with those that are `done`, each kind of layer is in the network of one of
+    their smoke recipes."""
+
+    def layers(entry) -> set:
+        run = next(iter(entry.module().build(smoke(entry))))
+        modules = [
+            m for item in run.state.values() if isinstance(item, torch.nn.Module) for m in item.modules()
+        ]
+        sizes[entry.name] = sum(p.numel() for _, p in parameters(run))
+        return {type(module) for module in modules if not list(module.children())}
+
+    sizes: dict[str, int] = {}
+    kinds = {entry.name: layers(entry) for entry in entries}
+    covered = set().union(*(kinds[name] for name in done))
+    others = [entry for entry in entries if entry.name not in done]
+    return cover(others, lambda entry: kinds[entry.name] - covered, lambda entry: sizes[entry.name])
 
 
 def eager_is_compiled(entry, *, backend: str = "inductor", steps: int = 3) -> None:
@@ -246,64 +306,61 @@ def one_graph(backend: str):
         torch.compile = plain
 
 
-def parameters(run: Run) -> list[tuple[str, nn.Parameter]]:
-    """The trainable parameters of every module in a run's state, by name."""
-    return [
-        (f"{module}.{name}", p)
-        for module, item in run.state.items()
-        if isinstance(item, nn.Module)
-        for name, p in item.named_parameters()
-        if p.requires_grad
-    ]
-
-
 LARGEST = 3 * 32 * 32  # numbers in a picture; the others are made of the same blocks, and take minutes
 
 LARGEST_ROWS = 5_000_000  # weights of a network that is given rows, of words or numbers
 
 
-def every_parameter_learns(entry) -> None:
+def every_parameter_learns(entry, record: dict | None = None) -> None:
     """Law 6: in smoke training each trainable parameter receives a gradient that is not all zero; in a
-    module that receives none at all (a rule of its own, an average), each parameter changes.
+    module that receives none at all (a rule of its own, an average), each parameter changes."""
+    for stage in (record or observe(entry))["stages"]:
+        own = stage["parameters"] - stage["reached"]
+        print(
+            f"{entry.name}: {stage['parameters']} parameters reached in {stage['steps']} steps, "
+            f"{stage['reached']} by gradient, {own} by a rule of their own"
+        )
+        assert stage["parameters"], f"{entry.name} has nothing to train"
+        assert not stage["idle"], f"{entry.name}: nothing reaches {', '.join(stage['idle'])}"
 
-    Every variant for small pictures too: three steps of descent on noise reach each parameter.
-    """
-    began: dict[str, Tensor] = {}
-    ended: dict[str, nn.Parameter] = {}
-    reached: set[str] = set()
 
-    def look(run: Run) -> None:
-        for name, p in parameters(run):
-            ended[name] = p
-            if p.grad is not None and name not in reached and bool(p.grad.any()):
-                reached.add(name)
+def small_variants(entry) -> list[str]:
+    """The variants for small images, and those that take rows of words or numbers, unless they are huge."""
+    return [
+        variant
+        for variant, (make, shape) in entry.module().VARIANTS.items()
+        if math.prod(shape) <= LARGEST and (len(shape) > 1 or size(without_numbers(make)) <= LARGEST_ROWS)
+    ]
 
-    module = entry.module()
-    for run in module.build(smoke(entry)):
-        names = [name for name, _ in parameters(run)]
-        began.update({name: p.detach().clone() for name, p in parameters(run)})
-        inner = run.update
-        for _ in range(run.steps):
-            inner(next(run.stream))
-            look(run)
-        own = {n.split(".", 1)[0] for n in names} - {n.split(".", 1)[0] for n in reached}
-        idle = [
-            name
-            for name in names
-            if (
-                torch.equal(began[name], ended[name]) if name.split(".", 1)[0] in own else name not in reached
-            )
-        ]
-        how = f"{len(reached)} by gradient, {len(names) - len(reached)} by a rule of their own"
-        print(f"{entry.name}: {len(names)} parameters reached in {run.steps} steps, {how}")
-        assert names, f"{entry.name} has nothing to train"
-        assert not idle, f"{entry.name}: nothing reaches {', '.join(idle)}"
-    for variant, (make, shape) in module.VARIANTS.items():
-        if math.prod(shape) > LARGEST:
-            continue
+
+def without_numbers(make) -> torch.nn.Module:
+    """A network on the meta device, unless it looks at its numbers in the making."""
+    try:
         with torch.device("meta"):
-            if len(shape) == 1 and sum(p.numel() for p in make().parameters()) > LARGEST_ROWS:
-                continue
+            return make()
+    except RuntimeError:
+        return make()
+
+
+def size(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def representative_variants(entry) -> list[str]:
+    """So few of them that each block is in one."""
+    variants = entry.module().VARIANTS
+    models = {name: without_numbers(variants[name].make) for name in small_variants(entry)}
+    return cover(models, lambda name: blocks(models[name]), lambda name: size(models[name]))
+
+
+def every_variant_learns(entry, *, sweep: bool = False) -> None:
+    """Law 6 of the variants: three steps of descent on noise reach each parameter.
+
+    Args:
+        sweep: every variant for small inputs; else no one all of whose blocks smaller ones have.
+    """
+    for variant in small_variants(entry) if sweep else representative_variants(entry):
+        make, shape = entry.module().VARIANTS[variant]
         torch.manual_seed(0)
         model = make()
         # words of any vocabulary, numbers for the others
@@ -312,18 +369,18 @@ def every_parameter_learns(entry) -> None:
             for x in example(model, shape, 2)
         )
         wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        seen: set[str] = set()
+        reached: set[str] = set()
         for _ in range(3):  # a branch that starts at zero passes nothing on at the first
             model.zero_grad()
             # what a head makes of hidden states, where the network itself gives those
             uneven(getattr(model, "logits", model)(*inputs)).backward()
-            seen |= {n for n, p in wanted.items() if p.grad is not None and bool(p.grad.any())}
+            reached |= {n for n, p in wanted.items() if p.grad is not None and bool(p.grad.any())}
             with torch.no_grad():
                 for p in wanted.values():
                     if p.grad is not None:
                         p -= 1e-3 * p.grad
-        print(f"{variant}: {len(seen)} of {len(wanted)} parameters reached on noise")
-        assert seen == wanted.keys(), f"{variant}: no gradient for {sorted(wanted.keys() - seen)}"
+        print(f"{variant}: {len(reached)} of {len(wanted)} parameters reached on noise")
+        assert reached == wanted.keys(), f"{variant}: no gradient for {sorted(wanted.keys() - reached)}"
 
 
 def uneven(output) -> Tensor:
@@ -332,58 +389,3 @@ def uneven(output) -> Tensor:
         return sum(uneven(each) for each in output if isinstance(each, Tensor))
     flat = output.flatten()
     return (flat * torch.linspace(0.5, 1.5, len(flat)) + flat.square() / 2).mean()
-
-
-def complete(entry, docs: Path = docs.FOLDER) -> None:
-    """Law 8: what a catalogue entry owes."""
-    module = entry.module()
-    text, missing = inspect.cleandoc(module.__doc__ or ""), []
-
-    def owes(holds: bool, what: str) -> None:
-        if not holds:
-            missing.append(what)
-
-    owes(
-        tuple(module.VARIANTS) == entry.variants,
-        f"variants {entry.variants}, the file has {tuple(module.VARIANTS)}",
-    )
-    owes(
-        tuple(module.RECIPES) == entry.recipes,
-        f"recipes {entry.recipes}, the file has {tuple(module.RECIPES)}",
-    )
-    owes("smoke" in module.RECIPES, "no recipe `smoke`")
-    recipe = module.Recipe
-    frozen = dataclasses.is_dataclass(recipe) and recipe.__dataclass_params__.frozen
-    owes(frozen, "Recipe is no frozen dataclass")
-    if frozen:
-        names = [field.name for field in dataclasses.fields(recipe)]
-        bare = [name for name in names if not comments(recipe).get(name)]
-        owes(not bare, f"no comment on {bare}")
-        lacking = {"data", "variant", "seed", "device"} - set(names)
-        if not {"steps", "total_timesteps", "total_episodes"} & set(names):
-            lacking.add("steps")
-        owes(not lacking, f"no field {sorted(lacking)}")
-        for name, preset in module.RECIPES.items():
-            owes(isinstance(preset, recipe), f"recipe {name} is no Recipe")
-            known = getattr(preset, "variant", None) in module.VARIANTS
-            owes(known, f"recipe {name} has an unknown variant")
-    authors = entry.paper.partition(",")[0].split(" and ")[0].split()[-1]
-    owes("Paper:" in text, "docstring names no `Paper:`")
-    owes(authors in text, f"docstring does not name {authors}")
-    owes(str(entry.year) in text, f"docstring does not name {entry.year}")
-    owes("What differs from the paper" in text, "docstring does not say what differs")
-    owes(len(module.FACTS) > 0, "no FACTS")
-    owes(next(iter(module.reference()), None) is not None, "reference() yields nothing")
-    # what makes pictures out of noise has nothing to predict
-    makes = entry.chapter == "generative" and not hasattr(module, "predict")
-    main = "sample" if makes else "play" if entry.chapter == "reinforcement" else "predict"
-    for use in ("build", main, "evaluate"):
-        owes(callable(getattr(module, use, None)), f"no {use}()")
-        owes(use in module.__all__, f"{use} is not in __all__")
-    lines = len(Path(module.__file__).read_text().splitlines())
-    owes(lines <= LINES, f"{lines} lines, more than {LINES}")
-    page = docs / "systems" / f"{entry.name}.md"
-    fresh = page.exists() and page.read_text() == docs.page(entry)
-    owes(fresh, f"docs/systems/{page.name} is {'stale' if page.exists() else 'missing'} (make docs)")
-    print(f"{entry.name}: {lines} lines, {len(module.FACTS)} facts, {len(module.RECIPES)} recipes")
-    assert not missing, f"{entry.name}: {'; '.join(missing)}"

@@ -22,11 +22,9 @@ from torchstone.systems import CATALOGUE
 WITHIN = 1e-4
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "digits"
-    ts.train("lenet5/smoke", out=folder, quiet=True)
-    return folder
+@pytest.fixture
+def run(trained_run):
+    return trained_run("lenet5")
 
 
 def session(file):

@@ -18,10 +18,13 @@ def told(folder):
 
 def test_a_record_of_three_seeds_is_that_of_three_runs(tmp_path, capsys):
     folder = tmp_path / "three"
-    assert main(["train", "lenet5/smoke", "--seeds", "3", "--seed", "4", "--out", str(folder)]) == 0
+    assert (
+        main(["train", "lenet5/smoke", "--seeds", "3", "--seed", "4", "--steps", "8", "--out", str(folder)])
+        == 0
+    )
     said = capsys.readouterr().out
     record = told(folder)
-    singly = [ts.train("lenet5/smoke", seed=s, out=tmp_path / str(s), quiet=True) for s in (4, 5, 6)]
+    singly = [ts.train("lenet5/smoke", steps=8, seed=s, out=tmp_path / str(s), quiet=True) for s in (4, 5, 6)]
     values = record["metrics"]["test/accuracy"]["values"]
     print(values, said)
     assert record["seeds"] == [4, 5, 6]
@@ -39,7 +42,7 @@ def test_a_record_of_three_seeds_is_that_of_three_runs(tmp_path, capsys):
 
 def test_stopped_between_and_within_runs_it_goes_on_to_the_same_record(tmp_path, monkeypatch):
     whole = tmp_path / "whole"
-    ts.train("lenet5/smoke", seeds=3, out=whole, quiet=True)
+    ts.train("lenet5/smoke", steps=8, seeds=3, out=whole, quiet=True)
     cut, execute, asked = tmp_path / "cut", seeds.execute, []
 
     def stops(entry, name, recipe, folder, clock, quiet, *, fresh):
@@ -50,7 +53,7 @@ def test_stopped_between_and_within_runs_it_goes_on_to_the_same_record(tmp_path,
 
     monkeypatch.setattr(seeds, "execute", stops)
     with pytest.raises(KeyboardInterrupt):
-        ts.train("lenet5/smoke", seeds=3, out=cut, quiet=True)
+        ts.train("lenet5/smoke", steps=8, seeds=3, out=cut, quiet=True)
     assert not (cut / "record.json").exists()
     ts.resume(cut, quiet=True)
     print(asked)

@@ -151,5 +151,5 @@ def _of_earlier(system: str, name: str, fields: dict[str, Any]) -> dict[str, Any
 
 def comments(recipe: type) -> dict[str, str]:
     """Field name to the comment on its line, or on the last line of its default."""
-    pattern = re.compile(r"^    (\w+)[ \t]*:[^#]*?#[ \t]*(.+)$", re.MULTILINE)
+    pattern = re.compile(r"^    (\w+)[ \t]*:(?:[^#\n]|\n(?!    \w+[ \t]*:))*?#[ \t]*(.+)$", re.MULTILINE)
     return dict(pattern.findall(inspect.getsource(recipe)))

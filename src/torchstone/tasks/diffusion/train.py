@@ -249,6 +249,7 @@ def train_diffusion(
         sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
         sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
         sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
+        sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
 
     run = Run(
         stream=stream,

@@ -1,0 +1,91 @@
+"""Law 4's two halves: what is compared in `make test`, and what stands for the same code in `make test-all`."""
+
+import contextlib
+from collections.abc import Generator, Hashable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from blocks import blocks, cover
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from torchstone.parts.facts import ParityCase, parameters
+
+LARGE = 200_000  # parameters: smaller networks are always compared
+
+
+class NoNumbers(Exception):
+    """A case that is to be compared was made of one that was passed over."""
+
+
+class Description(NamedTuple):
+    """Of one case: what it runs through, and its size."""
+
+    elements: set[Hashable]
+    size: tuple[int, bool]
+
+
+def described(module: Any) -> list[Description | None]:
+    """Every case of a system's `reference`, made without numbers; None for small ones."""
+    with _without_numbers():
+        return [_describe(ParityCase(*case)) for case in module.reference()]
+
+
+def _describe(case: ParityCase) -> Description | None:
+    ours = case.ours
+    if not isinstance(ours, nn.Module) or parameters(ours) <= LARGE:
+        return None
+    elements = {(ours.training, each) for each in (type(case.theirs), *blocks(ours))}
+    is_double = next(ours.parameters()).dtype == torch.float64
+    return Description(elements, (parameters(ours), not is_double))
+
+
+def left_to_sweep(cases: list[Description | None]) -> set[int]:
+    """The numbers of the cases that run through no code but that of smaller ones."""
+    large = {number: case for number, case in enumerate(cases) if case is not None}
+    stay = cover(large, lambda number: large[number].elements, lambda number: large[number].size)
+    return large.keys() - set(stay)
+
+
+def chosen(module: Any, swept: set[int]) -> Iterator[ParityCase]:
+    """The cases of `reference` but for those left to the sweep, which are passed over without numbers.
+
+    Raises:
+        NoNumbers: one is made of what was passed over.
+    """
+    cases, number = iter(module.reference()), 0
+    while True:
+        # what the first one is made with may be there for all
+        if number and number in swept:
+            with _without_numbers():
+                case = next(cases, None)
+        else:
+            case = next(cases, None)
+        if case is None:
+            return
+        if number not in swept:
+            case = ParityCase(*case)
+            if any(isinstance(each, Tensor) and each.is_meta for each in _tensors(case)):
+                raise NoNumbers(f"case {number + 1}")
+            yield case
+        number += 1
+
+
+@contextlib.contextmanager
+def _without_numbers() -> Generator[None, None, None]:
+    """On the meta device, and staying there."""
+    plain = nn.Module.to_empty
+    nn.Module.to_empty = lambda self, **_: self
+    try:
+        with torch.device("meta"):
+            yield
+    finally:
+        nn.Module.to_empty = plain
+
+
+def _tensors(case: ParityCase) -> Iterator[Any]:
+    for each in (case.ours, case.theirs):
+        if isinstance(each, nn.Module):
+            yield from each.parameters()
+            yield from each.buffers()
+    yield from tree_leaves(case.inputs)

@@ -1,0 +1,133 @@
+"""Every recipe whose data are bundled or generated, as laws 9 and 10 go through them: built, and no more."""
+
+import dataclasses
+import functools
+import inspect
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from torchstone.engine.recipe_fields import replace_fields
+from torchstone.engine.run import Run
+from torchstone.parts.indices import evenly_spaced
+from torchstone.systems import CATALOGUE
+
+# what recipes name that is neither bundled nor generated: fetched from a hub, or a folder or file of one's own
+ELSEWHERE = ("hf:", "cifar10", "voc", "jsb-chorales", "fsdd", "ETTh1.csv")
+
+ON_SCREEN = ("Hopper", "HalfCheetah")  # what MuJoCo draws needs one
+
+# over 5 s each, most of it data being prepared or a large network's first update
+SLOW = frozenset(
+    {
+        *("deeplab/openmoji", "ddpm/emoji_text", "ddpm/half_hour", "ddpm/mnist5k"),
+        *("realnvp/mnist5k", "realnvp/moons"),
+        *("rnn/shakespeare", "lstm/shakespeare", "gru/shakespeare", "lstm/chorales", "lstm/sentiment"),
+        *("seq2seq/translate", "seq2seq/bible", "seq2seq/multi30k", "seq2seq/multi30k_plain"),
+        *("seq2seq/multi30k_cpu", "transformer/translate", "transformer/multi30k_cpu"),
+        *("transformer/multi30k", "t5/denoise", "t5/texts", "ddpg/halfcheetah"),
+        *("gpt/shakespeare", "gpt/shakespeare_nanogpt", "gpt/shakespeare_gpu"),
+        *("bert/sentiment", "bert/masked", "bert/paper"),
+        *("ppo/pong", "ppo/pong_half_hour", "dqn/pong", "dqn/nature", "vgg/mnist5k"),
+    }
+)
+
+EVALUATED = 64  # images of a split
+
+
+def is_at_hand(recipe: Any) -> bool:
+    return not recipe.data.startswith(ELSEWHERE)
+
+
+def recipes() -> Iterator[Any]:
+    """(entry, recipe) as pytest takes them; of recipes that differ in their length alone, the first."""
+    for entry in CATALOGUE:
+        known = []
+        for name, recipe in entry.module().RECIPES.items():
+            if not is_at_hand(recipe) or (alike := dataclasses.replace(recipe, steps=1)) in known:
+                continue
+            known.append(alike)
+            name = f"{entry.name}/{name}"
+            marks = pytest.mark.sweep if name in SLOW else ()
+            yield pytest.param((entry, recipe), id=name, marks=marks)
+
+
+@contextmanager
+def data_read_once() -> Generator[None, None, None]:
+    """Functions of ours that read data answer as before where they are asked the same again."""
+    replaced = []
+    modules = [m for name, m in sys.modules.items() if name.startswith("torchstone.")]
+    for module in modules:
+        for name, function in list(vars(module).items()):
+            home = getattr(function, "__module__", None) or ""
+            if home.startswith("torchstone.data.") and inspect.isfunction(function) and reads(name):
+                replaced.append((module, name, function))
+                setattr(module, name, _remembered(function))
+    try:
+        yield
+    finally:
+        for module, name, function in replaced:
+            setattr(module, name, function)
+
+
+def reads(name: str) -> bool:
+    return name in ("read", "_mnist5k") or name.startswith(("read_", "load_", "gather", "learn_"))
+
+
+_answers: dict[Any, Any] = {}
+_chapter: list[str] = []
+
+
+def _remembered(function: Any) -> Any:
+    @functools.wraps(function)
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        try:
+            key = (function.__module__, function.__qualname__, args, tuple(sorted(kwargs.items())))
+            hash(key)
+        except TypeError:
+            return function(*args, **kwargs)
+        if key not in _answers:
+            data = function(*args, **kwargs)
+            # the classifier that judges samples is kept by the data it was trained and measured on
+            _answers[key] = data if _chapter == ["generative"] else with_few_to_evaluate(data)
+        return _answers[key]
+
+    return answer
+
+
+def with_few_to_evaluate(data: Any) -> Any:
+    """Images with validation and test splits of a few; other data as they are."""
+    splits = {name: getattr(data, name, None) for name in ("val", "test")}
+    if not all(isinstance(getattr(split, "images", None), Tensor) for split in splits.values()):
+        return data
+    few = {}
+    for name, split in splits.items():
+        rows = evenly_spaced(len(split), EVALUATED)
+        tensors = {f.name: getattr(split, f.name)[rows] for f in dataclasses.fields(split)}
+        few[name] = dataclasses.replace(split, **tensors)
+    return dataclasses.replace(data, **few)
+
+
+def forget_other_data(entry: Any) -> None:
+    """What other systems' recipes read is let go: some of it is large."""
+    _chapter[:] = [entry.chapter]
+    if _answers.get("of") != entry.name:
+        _answers.clear()
+        _answers["of"] = entry.name
+
+
+def fresh(entry: Any, recipe: Any, **fields: Any) -> Run:
+    """The first run that a recipe builds."""
+    if recipe.data.startswith(ON_SCREEN):
+        fields["film"] = False
+    forget_other_data(entry)
+    with data_read_once():
+        return next(iter(entry.module().build(replace_fields(recipe, {"device": "cpu", **fields}))))
+
+
+# both laws of a recipe one after the other: its data are read once
+parametrized = pytest.mark.parametrize("at_hand", list(recipes()), scope="module")
