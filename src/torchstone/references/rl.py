@@ -36,11 +36,11 @@ def actor_critic_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityC
         net = ours(observation.shape, outputs, continuous=is_continuous)
         net.load_state_dict(convert_actor_critic(dict(theirs.named_parameters())))
         generator = torch.Generator().manual_seed(seed)
-        if net.pixels:
+        if net.is_image:
             x = torch.randint(256, (3, *observation.shape), generator=generator, dtype=torch.uint8)
         else:
             x = torch.randn(16, *observation.shape, generator=generator)
-        label = "frames" if net.pixels else "continuous" if is_continuous else "discrete"
+        label = "frames" if net.is_image else "continuous" if is_continuous else "discrete"
         yield ParityCase(net, OutputAdapter(theirs, _policy_and_value), x, _convert_adapter, label=label)
 
 

@@ -27,8 +27,8 @@ def random_vits(count: int, seed: int = 0) -> Iterator[tuple[nn.Module, dict[str
         heads, depth, patch = rng.choice([1, 2, 3, 5]), rng.randint(1, 3), rng.choice([2, 4, 7])
         width, size, num_classes = heads * rng.choice([4, 8]), patch * rng.randint(2, 4), number % 5 + 2
         inner, bias = rng.choice([2, 3]) * width, rng.random() < 0.5
-        shape = {"width": width, "depth": depth, "heads": heads, "inner": inner, "size": size}
-        shape |= {"patch": patch, "num_classes": num_classes}
+        shape = {"width": width, "depth": depth, "heads": heads, "mlp_dim": inner, "image_size": size}
+        shape |= {"patch_size": patch, "num_classes": num_classes}
         if number % 4 == 0:
             make = import_torchvision().models.VisionTransformer
             yield make(size, patch, depth, heads, width, inner, num_classes=num_classes), shape
