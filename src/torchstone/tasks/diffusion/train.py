@@ -239,17 +239,6 @@ def train_diffusion(
             save_nearest_sheet(feature_classifier, sample(NEAREST_SAMPLES), data.train, file)
         plot_guidance_sweep(run.results, folder / "guidance.png")
         sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
-        sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
-        sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
-        sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
-        sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
-        sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
-        sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
-        sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
-        sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
-        sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
-        sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
-        sample_grid.save_final_samples(sample_sheet(), folder, columns=10)
 
     run = Run(
         stream=stream,
