@@ -15,9 +15,22 @@ from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, see
 from torchstone.systems import System
 
 __all__ = [
-    "compare", "create", "evaluate", "export", "export_hf", "list_systems", "load", "load_tokenizer",
-    "play", "predict", "recipe_of", "resume", "sample", "train", "verify",
-]  # fmt: skip
+    "compare",
+    "create",
+    "evaluate",
+    "export",
+    "export_hf",
+    "list_systems",
+    "load",
+    "load_tokenizer",
+    "play",
+    "predict",
+    "recipe_of",
+    "resume",
+    "sample",
+    "train",
+    "verify",
+]
 
 
 def list_systems(chapter: str | None = None) -> list[System]:

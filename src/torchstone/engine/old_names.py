@@ -1,7 +1,7 @@
 """Names of earlier versions, so that their run folders are read and their options understood.
 
-A run folder from before the renaming says `optimiser`, `clip` or `told`. What it says is translated when it is
-read. The command line answers an old option with one line that gives the new name.
+A run folder from before the renaming says `optimiser`, `clip` or `told`. What it says is translated when it
+is read. The command line answers an old option with one line that gives the new name.
 """
 
 from collections.abc import Callable, Iterable, Mapping

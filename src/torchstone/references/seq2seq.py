@@ -47,10 +47,19 @@ class TorchSeq2Seq(nn.Module):
     decoder: Any
 
     def __init__(
-        self, source: int, target: int, decoder: str, embedding: int, hidden: int, layers: int = 1,
-        bidirectional: bool = False, score: str = "general", input_feeding: bool = False,
-        reverse_source: bool = False, maxout: int = 0,
-    ):  # fmt: skip
+        self,
+        source: int,
+        target: int,
+        decoder: str,
+        embedding: int,
+        hidden: int,
+        layers: int = 1,
+        bidirectional: bool = False,
+        score: str = "general",
+        input_feeding: bool = False,
+        reverse_source: bool = False,
+        maxout: int = 0,
+    ):
         super().__init__()
         self.kind, self.score, self.input_feeding, self.reverse_source = (
             decoder,

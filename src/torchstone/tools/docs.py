@@ -106,9 +106,9 @@ def results() -> str:
         "# Results",
         "",
         "Each line can be measured again: `make records` (with `DATA=DIR` for the sets too large to bundle).",
-        "Test metrics are on held-out data; ± is the standard deviation over seeds. Time is training alone, on",
-        "one or two cores that were busy with other things too: an upper bound. Command, commit, versions and",
-        "hardware stand in [records/](../records). This page is written by `make docs`.",
+        "Test metrics are on held-out data; ± is the standard deviation over seeds. Time is training alone,",
+        "on one or two cores that were busy with other things too: an upper bound. Command, commit, versions",
+        "and hardware stand in [records/](../records). This page is written by `make docs`.",
     ]
     records = list(read())
     for chapter, entries in itertools.groupby(CATALOGUE, lambda entry: entry.chapter):

@@ -62,6 +62,10 @@ HEAD = ("fc.",)
 REDUCTION = 16
 
 
+# what of the paper is written out here; the loss is cross-entropy, the task's
+STORY = ("CBAM", "BasicBlock", "Bottleneck")
+
+
 @dataclass(frozen=True)
 class Recipe:
     data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip

@@ -64,6 +64,10 @@ __all__ = [
 HEAD, LITE = ("classifier.1.",), "efficientnet_lite0"
 
 
+# what of the paper is written out here; the loss is cross-entropy, the task's
+STORY = ("scaled_stages", "Block", "EfficientNet")
+
+
 @dataclass(frozen=True)
 class Recipe:
     data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip

@@ -67,6 +67,10 @@ __all__ = [
 HEAD = ("classifier.1.",)
 
 
+# what of the paper is written out here; the loss is cross-entropy, the task's
+STORY = ("MobileNetV1", "InvertedResidual", "MobileNetV2")
+
+
 @dataclass(frozen=True)
 class Recipe:
     data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip

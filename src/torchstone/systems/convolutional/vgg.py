@@ -56,6 +56,10 @@ __all__ = [
 ]
 
 
+# what of the paper is written out here; the loss is cross-entropy, the task's
+STORY = ("conv_stack", "VGG")
+
+
 @dataclass(frozen=True)
 class Recipe:
     data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip

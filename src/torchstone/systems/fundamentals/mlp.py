@@ -58,6 +58,10 @@ __all__ = [
 ]
 
 
+# what of the paper is written out here; the loss is cross-entropy, the task's
+STORY = ("MLP",)
+
+
 @dataclass(frozen=True)
 class Recipe:
     data: str = "digits"  # data set: digits, mnist5k, hf:NAME, or a folder (class folders, IDX files) or zip

@@ -78,6 +78,10 @@ RECIPES = {
 }
 
 
+# what of the paper is written out here; layers over time and losses are shared by all cells
+STORY = ("step", "step_cho")
+
+
 def step(
     x: Float[Tensor, "batch sums"],
     state: State,

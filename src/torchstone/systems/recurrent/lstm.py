@@ -106,6 +106,10 @@ RECIPES = {
 }
 
 
+# what of the paper is written out here; layers over time and losses are shared by all cells
+STORY = ("step",)
+
+
 def step(
     x: Float[Tensor, "batch sums"],
     state: State,

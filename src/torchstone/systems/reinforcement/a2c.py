@@ -50,6 +50,10 @@ from torchstone.tasks.rl.evaluate import evaluate, play
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
 
 
+# what of the paper is written out here
+STORY = ("loss",)
+
+
 @dataclass(frozen=True)
 class Recipe:
     data: str = "CartPole-v1"  # Gymnasium environment id

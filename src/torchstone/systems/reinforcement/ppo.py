@@ -54,6 +54,10 @@ from torchstone.tasks.rl.on_policy import RolloutBatch
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
 
 
+# what of the paper is written out here
+STORY = ("loss", "minibatches", "update_statistics")
+
+
 @dataclass(frozen=True)
 class Recipe:
     data: str = "CartPole-v1"  # Gymnasium environment id

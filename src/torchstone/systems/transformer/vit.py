@@ -72,6 +72,10 @@ __all__ = [
 HEAD = ("head.",)
 
 
+# what of the paper is written out here; the loss is cross-entropy, the task's
+STORY = ("Block", "ViT")
+
+
 @dataclass(frozen=True)
 class Recipe:
     data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, a folder (class folders or IDX) or its zip

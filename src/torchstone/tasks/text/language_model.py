@@ -32,8 +32,8 @@ MAX_LOGITS = 2**24  # logits computed at a time when a text is measured
 def make_tokenizer(recipe: Any, text: Text) -> Tokenizer:
     """The tokenizer that a recipe names: trained on the text, or a published one.
 
-    A character vocabulary holds all characters of the text, its held-out parts included, since no other can be
-    encoded. Subwords are learned from the training part alone.
+    A character vocabulary holds all characters of the text, its held-out parts included, since no others can
+    be encoded. Subwords are learned from the training part alone.
     """
     kind = recipe.tokenizer
     if kind in TRAINABLE:
