@@ -32,7 +32,7 @@ def test_sample_gan_writes_image_grid(capsys, runs, tmp_path, name):
     assert sheets[0].shape == (-(-64 // columns) * 50 + 2, columns * 50 + 2)
     assert (sheets[0] == sheets[1]).all(), "the same noise"
     assert (sheets[0] != sheets[2]).any()
-    images = torch.stack(ts.sample(run, count=64))
+    images = torch.stack(ts.sample(run, num_samples=64))
     assert images.shape == (64, 1, 8, 8)
     assert images.dtype == torch.uint8
     large = images[9, 0].numpy().repeat(6, 0).repeat(6, 1)
@@ -78,9 +78,9 @@ def test_sample_cgan_label(capsys, runs, tmp_path):
     assert code == 0
     with Image.open(out.strip()) as image:
         assert image.size == (3 * 50 + 2, 3 * 50 + 2)
-    three, eight = (torch.stack(ts.sample(run, count=9, label=k)) for k in ("3", 8))
+    three, eight = (torch.stack(ts.sample(run, num_samples=9, label=k)) for k in ("3", 8))
     assert not torch.equal(three, eight)
-    in_turn = torch.stack(ts.sample(run, count=9))
+    in_turn = torch.stack(ts.sample(run, num_samples=9))
     assert torch.equal(in_turn[3], three[3])
     assert torch.equal(in_turn[8], eight[8])
 

@@ -94,7 +94,7 @@ def test_load_and_use_an_old_run(run, tmp_path):
         assert answer
     with contextlib.suppress(BadInput):  # of this kind of model nothing is sampled
         if hasattr(module, "sample"):
-            assert len(ts.sample(run, device="cpu", count=2)) == 2
+            assert len(ts.sample(run, device="cpu", num_samples=2)) == 2
     if hasattr(module, "play"):
         assert len(ts.play(run, episodes=1, device="cpu")) == 1
 

@@ -124,10 +124,10 @@ def test_predict_scores_distant_point_as_unusual(moons, tmp_path):
 
 def test_sample_returns_rows_or_plot(moons, tmp_path):
     flow = moons.state["ema"].module
-    samples = inference.sample(flow, metadata_of(moons), count=7, seed=2)
+    samples = inference.sample(flow, metadata_of(moons), num_samples=7, seed=2)
     assert len(samples) == 7
     assert samples[0].shape == (2,)
-    (name,) = inference.sample(flow, metadata_of(moons), count=50, out=tmp_path / "plane.png")
+    (name,) = inference.sample(flow, metadata_of(moons), num_samples=50, out=tmp_path / "plane.png")
     assert Image.open(name).width > 2 * density_2d.RESOLUTION
     for options, message in (({"count": 0}, "at least 1"), ({"temperature": -1.0}, "positive")):
         with pytest.raises(BadInput, match=message):
@@ -139,7 +139,7 @@ def test_point_flow_raises_when_not_finite(moons, tmp_path):
     with torch.no_grad():
         flow.flow.layers[-2].shift.fill_(float("nan"))
     for use in (
-        lambda: inference.sample(flow, metadata_of(moons), count=5),
+        lambda: inference.sample(flow, metadata_of(moons), num_samples=5),
         lambda: realnvp.evaluate(flow, metadata_of(moons), "moons", held_out=True),
         lambda: inference.predict(flow, metadata_of(moons), ["0,1"]),
         lambda: density_2d.density_images(flow, torch.randn(9, 2)),
@@ -170,7 +170,7 @@ def test_point_flow_on_table_checks_features(tmp_path):
     run = build("moons", data=table("u,v,w"), steps=3, batch_size=16)
     fit(run, intervals=Intervals(evaluate=3), quiet=True)
     flow = run.state["ema"].module
-    assert inference.sample(flow, run.metadata, count=2)[0].shape == (3,)
+    assert inference.sample(flow, run.metadata, num_samples=2)[0].shape == (3,)
     with pytest.raises(BadInput, match="cannot be plotted"):
         inference.sample(flow, run.metadata, out=tmp_path / "a.png")
     with pytest.raises(BadInput, match="trained on u, v, w"):
@@ -181,7 +181,7 @@ def test_image_flow_samples_and_scores(tmp_path):
     run = build("smoke", steps=2)
     fit(run, intervals=Intervals(evaluate=2), quiet=True)
     flow = run.state["ema"].module
-    samples = inference.sample(flow, run.metadata, count=3)
+    samples = inference.sample(flow, run.metadata, num_samples=3)
     assert [each.shape for each in samples] == [(1, 8, 8)] * 3
     assert set(torch.stack(samples).unique().tolist()) <= {round(k * 255 / 16) for k in range(17)}
     picture = load_images("digits", size=8, channels=1, device="cpu").test.take(torch.arange(1))

@@ -39,11 +39,11 @@ def test_sample_images_depends_on_own_noise_only(monkeypatch):
 
 def test_sample_cycles_labels_or_uses_given_one(tmp_path):
     model, metadata = ToyGenerator(5), {"variant": "maker", "classes": list("abcde"), "picture": PICTURE}
-    images = torch.stack(inference.sample(model, metadata, count=7))
+    images = torch.stack(inference.sample(model, metadata, num_samples=7))
     assert images[:, 0, 0, 0].tolist() == [round(i % 5 / 5 * 255) for i in range(7)]
-    of_label = torch.stack(inference.sample(model, metadata, count=3, label="d"))
+    of_label = torch.stack(inference.sample(model, metadata, num_samples=3, label="d"))
     assert of_label.unique().tolist() == [153]
-    (name,) = inference.sample(model, metadata, count=10, out=tmp_path / "sheet.png")
+    (name,) = inference.sample(model, metadata, num_samples=10, out=tmp_path / "sheet.png")
     assert Image.open(name).size == (5 * 50 + 2, 2 * 50 + 2)
     for options, message in (({"label": "f"}, "no label 'f'"), ({"count": 0}, "at least 1")):
         with pytest.raises(BadInput, match=message):

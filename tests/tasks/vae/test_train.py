@@ -184,7 +184,7 @@ def test_sample_inpaints_from_files(trained, tmp_path):
     images = inference.sample(
         model,
         metadata,
-        count=3,
+        num_samples=3,
         inpaint_image=tmp_path / "known.png",
         mask=tmp_path / "mask.png",
         gibbs_steps=5,

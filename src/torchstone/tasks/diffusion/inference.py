@@ -242,8 +242,8 @@ def evaluate(
     metrics: dict[str, Any] = {"bits_per_dimension": bits_per_dim(model, images), "pictures": len(images)}
     sampling = SamplingConfig.from_metadata(metadata["sampling"])
 
-    def sample(count: int, context: Tensor | None) -> Pixels:
-        return sample_images(p_sample, model, count, sampling, context=context, progress=True)
+    def sample(num_samples: int, context: Tensor | None) -> Pixels:
+        return sample_images(p_sample, model, num_samples, sampling, context=context, progress=True)
 
     if isinstance(data, Captioned):
         network = None if inception is None else load_inception(inception, device)

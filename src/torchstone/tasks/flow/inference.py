@@ -26,7 +26,7 @@ def sample(
     model: Any,
     metadata: dict[str, Any],
     *,
-    count: int = 64,
+    num_samples: int = 64,
     seed: int = 0,
     temperature: float = 1.0,
     out: str | Path | None = None,
@@ -42,14 +42,16 @@ def sample(
         BadInput: a number out of range, or a plot of rows with other than two features.
         NotFinite: a sample is NaN or infinite.
     """
-    if count < 1:
-        raise BadInput(f"give a number of samples of at least 1, not {count}")
+    if num_samples < 1:
+        raise BadInput(f"give a number of samples of at least 1, not {num_samples}")
     if not 0 < temperature < float("inf"):
         raise BadInput(f"temperature must be a positive number, not {temperature}")
     if "picture" in metadata:
-        images = sample_images(model, count, metadata["pixel_levels"], seed=seed, temperature=temperature)
+        images = sample_images(
+            model, num_samples, metadata["pixel_levels"], seed=seed, temperature=temperature
+        )
         return list(images) if out is None else [str(save_image_grid(images, out))]
-    rows = model.sample(count, seed=seed, temperature=temperature).cpu()
+    rows = model.sample(num_samples, seed=seed, temperature=temperature).cpu()
     if out is None:
         return list(rows)
     if len(metadata["features"]) != 2:

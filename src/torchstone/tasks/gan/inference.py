@@ -83,7 +83,7 @@ def sample(
     model: Any,
     metadata: dict[str, Any],
     *,
-    count: int = 64,
+    num_samples: int = 64,
     seed: int = 0,
     label: str | int | None = None,
     out: str | Path | None = None,
@@ -97,16 +97,18 @@ def sample(
     Raises:
         BadInput: a count below 1; an unknown label, or a label for an unconditional generator.
     """
-    if count < 1:
-        raise BadInput(f"give a number of images of at least 1, not {count}")
-    labels, columns = cycle_labels(model, count), grid_columns(model)
+    if num_samples < 1:
+        raise BadInput(f"give a number of images of at least 1, not {num_samples}")
+    labels, columns = cycle_labels(model, num_samples), grid_columns(model)
     if label is not None:
         if labels is None:
             raise BadInput(f"a {metadata['variant']} takes no label: train cgan for that")
         if str(label) not in metadata["classes"]:
             raise BadInput(f"no label {str(label)!r}: {did_you_mean(str(label), metadata['classes'])}")
-        labels, columns = torch.full((count,), metadata["classes"].index(str(label))), None
-    images = sample_images(model, count, metadata["picture"], labels=labels, seed=seed, show_progress=True)
+        labels, columns = torch.full((num_samples,), metadata["classes"].index(str(label))), None
+    images = sample_images(
+        model, num_samples, metadata["picture"], labels=labels, seed=seed, show_progress=True
+    )
     if out is None:
         return list(images)
     return [str(save_image_grid(images, out, columns=columns))]

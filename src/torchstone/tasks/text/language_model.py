@@ -191,9 +191,9 @@ def sample(
     metadata: dict,
     *,
     prompt: str | None = None,
-    count: int = 1,
+    num_samples: int = 1,
     seed: int = 0,
-    length: int = 500,
+    max_new_tokens: int = 500,
     **sampling: Any,
 ) -> list[str]:
     """Texts that the model generates; without a `prompt` they begin on a new line.
@@ -201,13 +201,15 @@ def sample(
     Args:
         sampling: `temperature`, `top_k`, `top_p` or `greedy`.
     """
-    if count < 1:
-        raise BadInput(f"give a number of texts of at least 1, not {count}")
+    if num_samples < 1:
+        raise BadInput(f"give a number of texts of at least 1, not {num_samples}")
     if unknown := sampling.keys() - {"temperature", "top_k", "top_p", "greedy"}:
         raise BadInput(f"texts are sampled without {min(unknown)!r}")
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
     prompt = "\n" if prompt is None else prompt
-    return generate_texts(model, tokenizer, prompt, count=count, seed=seed, length=length, **sampling)
+    return generate_texts(
+        model, tokenizer, prompt, count=num_samples, seed=seed, length=max_new_tokens, **sampling
+    )
 
 
 def predict(

@@ -23,7 +23,7 @@ def sample(
     model: Any,
     metadata: dict[str, Any],
     *,
-    count: int = 64,
+    num_samples: int = 64,
     seed: int = 0,
     temperature: float = 1.0,
     out: str | Path | None = None,
@@ -43,8 +43,8 @@ def sample(
         BadInput: a number out of range, an image without a mask, or a mask without an image.
         NotFinite: a sample has a number that is NaN or infinite.
     """
-    if count < 1:
-        raise BadInput(f"give a number of images of at least 1, not {count}")
+    if num_samples < 1:
+        raise BadInput(f"give a number of images of at least 1, not {num_samples}")
     if not 0 < temperature < float("inf"):
         raise BadInput(f"temperature must be a positive number, not {temperature}")
     if (inpaint_image is None) != (mask is None):
@@ -56,10 +56,10 @@ def sample(
         plain = metadata["picture"] | {"ink": False}  # the image keeps its position in the frame
         x = fixed_binarization(preprocess(inpaint_image, plain).to(device), metadata["binarization"])
         missing = preprocess(mask, plain | {"channels": 1}).to(device) >= 128
-        copies = x.expand(count, -1, -1, -1)
+        copies = x.expand(num_samples, -1, -1, -1)
         images = to_uint8(inpaint(model, copies, missing, gibbs_steps=gibbs_steps, seed=seed))
     else:
-        images = sample_images(model, count, seed=seed, temperature=temperature)
+        images = sample_images(model, num_samples, seed=seed, temperature=temperature)
     return list(images) if out is None else [str(save_image_grid(images, out))]
 
 
