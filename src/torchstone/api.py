@@ -105,7 +105,7 @@ def evaluate(
     """Measure a run's model on its test split, or on other data with the same classes.
 
     Args:
-        options: the system's own: of those that make pictures `inception`, a file of Inception's weights,
+        options: the system's own: image generators take `inception`, a file of Inception weights,
             to compare samples by its features too.
     """
     model, metadata, entry = load_run(Path(path), device)
@@ -154,7 +154,7 @@ def sample(path: str | Path, *, device: str = "auto", **options) -> list:
 
     Args:
         options: the system's own, such as `prompt`, `num_samples`, `seed`, `max_new_tokens`, `temperature`, `top_k`
-            and `top_p` of `gpt`; of music `tempo` and `out="piece.mid"`; of pictures `label` and
+            and `top_p` of `gpt`; of music `tempo` and `out="piece.mid"`; of images `label` and
             `out="sheet.png"`.
     """
     if options.get("out") is not None:
@@ -232,8 +232,8 @@ def export(path: str | Path, *, out: str | Path, format: str | None = None) -> d
     """Write a run's model for other programs: `model.onnx` (ONNX), `model.pt2` (torch.export), or with
     the format `hf` a folder that transformers loads (`export_hf`).
 
-    The file takes pictures as uint8, 0 to 255, and normalises them itself; its batch is of any size;
-    its classes and how to frame a picture stand in it. It is put in place after it has been read back
+    The file takes images as uint8, 0 to 255, and normalizes them itself; its batch may be of any size;
+    class names and preprocessing are stored in it. It is put in place after it has been read back
     and found within 1e-4 of the model.
 
     Returns:
