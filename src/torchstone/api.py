@@ -144,7 +144,7 @@ def predict(
     if explain is not None and draw_explanation is None:
         raise BadInput(f"{path} is not an image model: there is nothing to explain by drawing")
     answers = answer(model, metadata, list(inputs), **options)
-    if explain is not None:
+    if explain is not None and draw_explanation is not None:
         draw_explanation(model, metadata, list(inputs), Path(explain))
     return answers
 

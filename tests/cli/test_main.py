@@ -105,7 +105,7 @@ def test_eval_repeats_the_test_result(capsys, run):
     result = json.loads((run / "result.json").read_text())["metrics"]
     assert code == 0
     assert measured["accuracy"] == pytest.approx(result["test/accuracy"], abs=1e-12)
-    assert measured["pictures"] == 359
+    assert measured["images"] == 359
 
 
 def test_predict_says_label_and_probabilities(capsys, run, tmp_path):
@@ -154,7 +154,7 @@ def test_create_reads_published_weights(tmp_path, capsys):
     again = ts.create("lenet5", weights=tmp_path / "seven.pth", num_classes=7)
     assert torch.equal(again.output.weight, model.output.weight)
     ten = ts.create("lenet5", weights=tmp_path / "seven.pth")  # another head
-    assert "a new head takes its place (output.weight, output.bias)" in capsys.readouterr().err
+    assert "its head is replaced by a new one (output.weight, output.bias)" in capsys.readouterr().err
     state = model.state_dict()
     name = next(name for name, value in state.items() if value.ndim == 4)
     assert torch.equal(ten.state_dict()[name], state[name])

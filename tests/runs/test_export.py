@@ -74,7 +74,7 @@ PLAYING = tuple(entry.name for entry in CATALOGUE if entry.chapter == "reinforce
 def test_systems_that_make_pictures_say_so(name, tmp_path):
     entry = ts.systems.find(name)[0]
     run = next(iter(entry.module().build(entry.module().RECIPES["smoke"])))
-    with pytest.raises(BadInput, match=f"{name} makes things of noise.*torchstone sample"):
+    with pytest.raises(BadInput, match=f"{name} generates from noise.*torchstone sample"):
         export.export(run.state["model"], run.metadata, name, tmp_path / "model.onnx")
     assert not any(tmp_path.iterdir())
 
@@ -92,7 +92,7 @@ def test_agents_say_that_they_play(name, tmp_path):
 def test_systems_of_text_say_what_they_have_instead(name, tmp_path):
     entry = ts.systems.find(name)[0]
     run = next(iter(entry.module().build(entry.module().RECIPES["smoke"])))
-    with pytest.raises(BadInput, match=f"{name} takes neither pictures nor rows"):
+    with pytest.raises(BadInput, match=f"{name} takes neither images nor rows"):
         export.export(run.state["model"], run.metadata, name, tmp_path / "model.onnx")
     assert not any(tmp_path.iterdir())
 
@@ -115,7 +115,7 @@ def test_every_system_exports(entry, tmp_path):
     assert (given.name, given.shape) == (facts["input"]["name"], facts["input"]["shape"])
     assert (answer.name, answer.shape) == ("logits", facts["output"]["shape"])
     apart = furthest(model, metadata, lambda x: opened.run(None, {given.name: x.numpy()})[0], done["facts"])
-    print(f"{entry.name}: ONNX within {apart:.1e}, by its own account {done['apart']:.1e}")
+    print(f"{entry.name}: ONNX within {apart:.1e}, by its own account {done['relative_error']:.1e}")
     assert apart <= WITHIN
     assert not model.training
 

@@ -57,7 +57,7 @@ def test_read_recipe_of_an_earlier_version(tmp_path):
         "ema": 0.9,
         "clip": None,
     }
-    saved = {"system": "lenet5", "recipe": "smoke", "fields": fields, "intervals": {}}
+    saved = {"system": "lenet5", "recipe": "smoke", "fields": fields, "clock": {}}
     (tmp_path / "recipe.json").write_text(json.dumps(saved))
     recipe = read_recipe(tmp_path)[2]
     assert (recipe.steps, recipe.batch_size, recipe.optim.ema_decay) == (9, 4, 0.9)
@@ -71,7 +71,7 @@ def test_read_recipe_of_an_earlier_version(tmp_path):
 def test_read_recipe_of_another_system_is_refused(tmp_path):
     from torchstone.systems import find
 
-    saved = {"system": "lenet5", "recipe": "smoke", "fields": {}, "intervals": {}}
+    saved = {"system": "lenet5", "recipe": "smoke", "fields": {}, "clock": {}}
     (tmp_path / "recipe.json").write_text(json.dumps(saved))
     with pytest.raises(BadInput, match="a run of 'lenet5', not of 'mlp'"):
         read_recipe(tmp_path, find("mlp")[0])

@@ -5,7 +5,7 @@ every run, whatever its own seed, is evaluated on the same examples.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -45,7 +45,7 @@ class ImageArray:
 class Subset:
     """Some examples of a pool: `index` into the pool, and their `labels` (same length)."""
 
-    pool: ImagePool
+    pool: Any  # an `ImagePool`, or other examples by index
     labels: np.ndarray
     index: np.ndarray
 
@@ -53,7 +53,7 @@ class Subset:
         return Subset(self.pool, self.labels[rows], self.index[rows])
 
 
-def full_subset(pool: ImagePool, labels: np.ndarray) -> Subset:
+def full_subset(pool: Any, labels: np.ndarray) -> Subset:
     """All examples of a pool, in order."""
     return Subset(pool, labels.astype(np.int64), np.arange(len(labels)))
 

@@ -125,7 +125,7 @@ class TorchSeq2Seq(nn.Module):
                 s, state = self.step(torch.cat([y, context]), state)
                 features = torch.cat([y, s, context])
             elif self.kind == "bahdanau":
-                c = self.look(state[0][0], memory)
+                c = self.attend(state[0][0], memory)
                 s, state = self.step(torch.cat([y, c]), state)
                 features = torch.cat([s, c, y])
                 if hasattr(self.decoder, "maxout"):
@@ -133,7 +133,7 @@ class TorchSeq2Seq(nn.Module):
                     features = torch.maximum(sums[0::2], sums[1::2])
             else:
                 s, state = self.step(torch.cat([y, fed]) if self.input_feeding else y, state)
-                features = self.decoder.combine(torch.cat([self.look(s, memory), s])).tanh()
+                features = self.decoder.combine(torch.cat([self.attend(s, memory), s])).tanh()
                 fed = features
             logits.append(self.decoder.fc_out(features))
         return torch.stack(logits)
@@ -142,12 +142,12 @@ class TorchSeq2Seq(nn.Module):
         out, state = self.decoder.rnn(x[None], state if len(state) > 1 else state[0])
         return out[0], state if isinstance(state, tuple) else (state,)
 
-    def look(self, s: Tensor, memory: Tensor) -> Tensor:
+    def attend(self, s: Tensor, memory: Tensor) -> Tensor:
         """Σ exp(e_j) h_j / Σ exp(e_j), a word at a time."""
-        terms = [self.fit(s, h).exp() for h in memory]
+        terms = [self.alignment_score(s, h).exp() for h in memory]
         return sum(e * h for e, h in zip(terms, memory, strict=True)) / sum(terms)
 
-    def fit(self, s: Tensor, h: Tensor) -> Tensor:
+    def alignment_score(self, s: Tensor, h: Tensor) -> Tensor:
         attention = self.decoder.attention
         if hasattr(attention, "attn"):
             return attention.v(attention.attn(torch.cat([s, h])).tanh())[0]

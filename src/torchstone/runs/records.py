@@ -48,7 +48,7 @@ class Record:
     @property
     def falls(self) -> bool:
         """Whether less is better."""
-        return self.metric.endswith(("loss", "entropy", "error", "mse", "dimension", "behind"))
+        return self.metric.endswith(("loss", "entropy", "error", "mse", "dimension", "gap_to_kde"))
 
     def aim(self) -> str:
         """The target, if there is one, and which side of it is good."""

@@ -48,7 +48,7 @@ def test_what_has_no_density_is_refused(tmp_path):
     with pytest.raises(BadInput, match="'b' is always the same"):
         load_points(str(file))
     file.write_text("\n".join(["a,kind", *(f"{i},{'xy'[i % 2]}" for i in range(40))]) + "\n")
-    with pytest.raises(BadInput, match="needs two numbers"):
+    with pytest.raises(BadInput, match="needs two features"):
         load_points(str(file))
     with pytest.raises(BadInput, match="did you mean moons"):
         load_points("moon")

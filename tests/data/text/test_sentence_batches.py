@@ -88,10 +88,10 @@ def test_sentence_batches_reject_no_sentences():
 
 
 def test_special_tokens_from_tokenizer_rejects_missing_tokens_and_short_rows():
-    tokenizer = tokenizers.train("wordpiece", ["a b c"], size=40, special=SPECIAL_TOKENS)
+    tokenizer = tokenizers.train("wordpiece", ["a b c"], vocab_size=40, special_tokens=SPECIAL_TOKENS)
     assert SpecialTokens.from_tokenizer(tokenizer, 24).ids == SPECIAL.ids
     with pytest.raises(BadInput, match="length must be at least 5"):
         SpecialTokens.from_tokenizer(tokenizer, 4)
-    characters = tokenizers.train("characters", ["abc"], size=40, special=("[PAD]", "[UNK]"))
+    characters = tokenizers.train("characters", ["abc"], vocab_size=40, special_tokens=("[PAD]", "[UNK]"))
     with pytest.raises(BadInput, match=r"no \[CLS\]"):
         SpecialTokens.from_tokenizer(characters, 24)

@@ -346,7 +346,7 @@ def test_predict_and_evaluate_a_run(run, capsys):
     results = json.loads((run / "result.json").read_text())["metrics"]
     print(results)
     assert results["test/accuracy"] > 0.9
-    assert 0 < results["test/exact"] <= 1
+    assert 0 < results["test/exact_match"] <= 1
     capsys.readouterr()
     assert main(["predict", str(run), "a b c d", "h g f"]) == 0
     said = capsys.readouterr().out
@@ -416,5 +416,5 @@ def test_reverse_recipe_is_exact():
     tokenizer = tokenizers.from_metadata(run.metadata["tokenizer"])
     found = bleu(run.state["model"], tokenizer, [(text, text[::-1]) for text in letters])
     print(results, found)
-    assert results["test/exact"] == 1
+    assert results["test/exact_match"] == 1
     assert found["exact"] == 1

@@ -53,7 +53,7 @@ def test_updates_of_recipes_follow_from_total_timesteps():
 
 @pytest.mark.parametrize(("system", "recipe", "fields", "expected"), OLD_RECIPES)
 def test_read_recipe_multiplies_out_old_steps(system, recipe, fields, expected, tmp_path):
-    saved = {"system": system, "recipe": recipe, "fields": fields, "intervals": {}}
+    saved = {"system": system, "recipe": recipe, "fields": fields, "clock": {}}
     (tmp_path / "recipe.json").write_text(json.dumps(saved))
     _, _, read = read_recipe(tmp_path)
     ((name, total),) = expected.items()

@@ -12,7 +12,7 @@ from torchstone.tasks.text.bert_data import build_rows, prepare, split_documents
 
 
 def test_build_rows_labels_first_piece_of_each_word():
-    tokenizer = tokenizers.train("wordpiece", ["ab ab ab c"], size=12, special=SPECIAL_TOKENS)
+    tokenizer = tokenizers.train("wordpiece", ["ab ab ab c"], vocab_size=12, special_tokens=SPECIAL_TOKENS)
     special = SpecialTokens.from_tokenizer(tokenizer, 10)
     part = LabeledTexts([("ab", "cab", "c")], None, [[1, 2, 0]])
     (row,), (labels,) = build_rows(part, tokenizer, special)

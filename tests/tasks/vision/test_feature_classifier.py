@@ -137,7 +137,7 @@ def test_feature_classifier_is_shared_by_all_generative_systems(monkeypatch):
         cgan: {"eval_samples": 8},
         vae: {"eval_samples": 40},
         realnvp: {"eval_samples": 40},
-        ddpm: {"judged": 40, "surveyed": 0, "levels": 5, "sampled": 2},
+        ddpm: {"eval_samples": 40, "guidance_sweep_samples": 0, "timesteps": 5, "sampling_steps": 2},
     }
     for module, fields in short.items():
         recipe = replace_fields(module.RECIPES["smoke"], {"device": "cpu", **fields})

@@ -145,7 +145,7 @@ def _make_dataset(
             raise BadInput(f"{name}: {unknown[0]!r} is in {split}, but not in train")
         labels = [number[label] for _, label, _ in rows]
         pool = SpeakerSplit([item for item, _, _ in rows], labels, [name for _, _, name in rows])
-        parts[split] = full_subset(pool, np.array(pool.labels))  # ty: ignore[invalid-argument-type]
+        parts[split] = full_subset(pool, np.array(pool.labels))
     published = [split for split in ("val", "test") if split in parts]
     train = parts["train"]
     counts, needed = np.bincount(train.labels, minlength=len(classes)), 3 - len(published)

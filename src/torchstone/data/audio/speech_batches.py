@@ -59,7 +59,10 @@ class Augmentation:
     @classmethod
     def from_metadata(cls, fields: Mapping[str, Any]) -> "Augmentation":
         """`asdict` undone, also of earlier versions' names."""
-        return cls(**{OLD_FIELDS.get(name, name): value for name, value in fields.items()})
+        named: dict[str, Any] = {OLD_FIELDS.get(name, name): value for name, value in fields.items()}
+        for name, value in named.items():
+            named[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**named)
 
 
 class UtteranceComposer:

@@ -132,7 +132,7 @@ def _make_dataset(
         if max_examples is not None and max_examples < size:
             count = max(num_strata, round(max_examples * len(part.labels) / size))
             _, part = stratified_split(part, count, num_strata, salt=2)
-        texts[split] = part.pool.select(part.index.tolist())  # ty: ignore[missing-attribute]
+        texts[split] = part.pool.select(part.index.tolist())
     sizes = ", ".join(f"{len(texts[split])} {split}" for split in ("train", "val", "test"))
     origin = f"{' and '.join(published)} as published" if published else "cut by label"
     description = f"{source}; {len(classes)} labels, {sizes} ({origin})"
@@ -170,7 +170,7 @@ def _as_part(
         labels if has_word_labels else [each[0] for each in labels],
     )
     strata = np.zeros(len(pool), dtype=np.int64) if has_word_labels else np.array([e[0] for e in labels])
-    return full_subset(pool, strata)  # ty: ignore[invalid-argument-type]
+    return full_subset(pool, strata)
 
 
 def _tweets() -> list[Example]:
