@@ -17,7 +17,7 @@ def data():
         for rows in (torch.arange(0, 12, 2), torch.tensor([1, 5, 9]), torch.tensor([3, 7, 11]))
     ]
     names = tuple(f"image {i}" for i in range(12))
-    return Captioned("mine", names, *splits, metadata={"size": 8, "channels": 3}, note="")
+    return Captioned("mine", names, *splits, metadata={"size": 8, "channels": 3}, description="")
 
 
 def test_save_nearest_sheet_shows_the_nearest_training_images(data, tmp_path):
