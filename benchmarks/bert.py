@@ -1,10 +1,10 @@
-"""One training step's forward and backward of BERT beside transformers' `BertModel`, same weights.
+"""Forward and backward pass of BERT compared with transformers' `BertModel`, with the same weights.
 
-    python benchmarks/bert.py [--variant bert_base] [--batch 4] [--lengths 128 512] [--pairs 7]
+    python benchmarks/bert.py [--variant bert_base] [--batch-size 4] [--lengths 128 512] [--pairs 7]
 
-Both run in one process, in turn, so that what else the machine does falls on either side alike; the
-figure is the median of the ratios, pair by pair. One row in four is padded. The outputs are compared
-first, and dropout is off on both sides, since it draws other numbers.
+Both run in one process, in turn, so that other load on the machine affects both alike; the result is the
+median of the ratios of all pairs. One row in four is padded. The outputs are compared first, and dropout is
+off on both sides, since its random numbers differ.
 """
 
 import argparse
@@ -14,36 +14,36 @@ import time
 import torch
 
 from torchstone.engine.device import select_device
-from torchstone.references import transformers
+from torchstone.references.transformers import import_transformers
 from torchstone.systems.transformer import bert
 from torchstone.verify import relative_error
 
 
 def seconds(step, device: torch.device) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     step()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variant", default="bert_base", choices=list(bert.VARIANTS))
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    device, library = select_device(args.device), transformers()
+    device, library = select_device(args.device), import_transformers()
     torch.manual_seed(0)
-    arguments = {**bert.sized(args.variant), "dropout": 0.0, "attention_dropout": 0.0}
-    ours = bert.Bert(**arguments).to(device).train()
-    theirs = library.BertModel(library.BertConfig(**bert.to_config(arguments))).to(device).train()
+    model_config = {**bert.size_of(args.variant), "dropout": 0.0, "attention_dropout": 0.0}
+    ours = bert.make_bert(**model_config).to(device).train()
+    theirs = library.BertModel(library.BertConfig(**bert.to_config(model_config))).to(device).train()
     theirs.load_state_dict(bert.unpublished(args.variant, ours.state_dict()))
-    print(f"{args.variant}, batch {args.batch}, {torch.get_num_threads()} threads, {device}")
+    print(f"{args.variant}, batch {args.batch_size}, {torch.get_num_threads()} threads, {device}")
     for length in args.lengths:
-        tokens = torch.randint(1, 30_000, (args.batch, length), device=device)
+        tokens = torch.randint(1, 30_000, (args.batch_size, length), device=device)
         mask = torch.ones_like(tokens, dtype=torch.bool)
         mask[::4, length - length // 4 :] = False
 
@@ -57,22 +57,22 @@ def main() -> None:
             (hidden.square().mean() + pooled.square().mean()).backward()
             return hidden
 
-        said = relative_error(own()[mask], other()[mask])
-        assert said < 1e-4, f"the two differ by {said}"
+        error = relative_error(own()[mask], other()[mask])
+        assert error < 1e-4, f"the outputs differ by {error}"
         times = []
         for pair in range(args.pairs):
             order = (own, other) if pair % 2 else (other, own)
-            found = {}
+            durations = {}
             for step in order:
                 ours.zero_grad(set_to_none=True)
                 theirs.zero_grad(set_to_none=True)
-                found[step.__name__] = seconds(step, device)
-            times.append(found)
+                durations[step.__name__] = seconds(step, device)
+            times.append(durations)
         ratios = sorted(t["other"] / t["own"] for t in times)
         a, b = (statistics.median(t[name] for t in times) for name in ("own", "other"))
         print(
             f"length {length}: {statistics.median(ratios):.3f}x ({ratios[0]:.3f} to {ratios[-1]:.3f}),"
-            f" ours {1e3 * a:.0f} ms, transformers {1e3 * b:.0f} ms; outputs {said:.1e} apart"
+            f" ours {1e3 * a:.0f} ms, transformers {1e3 * b:.0f} ms; outputs {error:.1e} apart"
         )
 
 

@@ -1,4 +1,4 @@
-"""What stable-baselines3 reaches on a recipe's environment in as many steps, judged as our runs are.
+"""What stable-baselines3 reaches on a recipe's environment in as many steps, evaluated as our runs are.
 
     python benchmarks/control.py ppo/hopper [--seeds 0 1] [--steps N]
 
@@ -23,44 +23,61 @@ def ppo(recipe, seed: int):
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
 
-    worlds = make_vec_env(recipe.data, recipe.worlds, seed=seed)
-    if recipe.scaled:
-        worlds = VecNormalize(worlds, gamma=recipe.gamma)
+    envs = make_vec_env(recipe.data, recipe.num_envs, seed=seed)
+    if recipe.normalize:
+        envs = VecNormalize(envs, gamma=recipe.gamma)
     sizes = list(recipe.hidden)
     return PPO(
-        "MlpPolicy", worlds, n_steps=recipe.length, batch_size=recipe.batch, n_epochs=recipe.epochs,
-        gamma=recipe.gamma, gae_lambda=recipe.lam, clip_range=recipe.clip, ent_coef=recipe.entropy,
-        vf_coef=recipe.value, max_grad_norm=recipe.norm, device="cpu", seed=seed,
-        learning_rate=(lambda left: recipe.lr * left) if recipe.anneal else recipe.lr,
+        "MlpPolicy",
+        envs,
+        n_steps=recipe.num_steps,
+        batch_size=recipe.batch_size,
+        n_epochs=recipe.epochs,
+        gamma=recipe.gamma,
+        gae_lambda=recipe.gae_lambda,
+        clip_range=recipe.clip_coef,
+        ent_coef=recipe.ent_coef,
+        vf_coef=recipe.vf_coef,
+        max_grad_norm=recipe.max_grad_norm,
+        device="cpu",
+        seed=seed,
+        learning_rate=(lambda left: recipe.lr * left) if recipe.anneal_lr else recipe.lr,
         policy_kwargs={"net_arch": {"pi": sizes, "vf": sizes}},
-    )  # fmt: skip
+    )
 
 
 def ddpg(recipe, seed: int):
     from stable_baselines3 import DDPG
     from stable_baselines3.common.noise import NormalActionNoise
 
-    world = gymnasium.make(recipe.data)
-    count = world.action_space.shape[0]
+    env = gymnasium.make(recipe.data)
+    count = env.action_space.shape[0]
     noise = NormalActionNoise(np.zeros(count), 0.1 * np.ones(count))
     return DDPG(
-        "MlpPolicy", world, learning_starts=10_000, learning_rate=1e-3, action_noise=noise,
-        policy_kwargs={"net_arch": [400, 300]}, gamma=recipe.gamma, device="cpu", seed=seed,
-    )  # fmt: skip
+        "MlpPolicy",
+        env,
+        learning_starts=10_000,
+        learning_rate=1e-3,
+        action_noise=noise,
+        policy_kwargs={"net_arch": [400, 300]},
+        gamma=recipe.gamma,
+        device="cpu",
+        seed=seed,
+    )
 
 
-def judged(model, name: str, episodes: int) -> list[float]:
+def evaluate(model, name: str, episodes: int) -> list[float]:
     """Returns of greedy episodes, observations normalised as in training."""
-    world, returns = gymnasium.make(name), []
+    env, returns = gymnasium.make(name), []
     scaler = model.get_vec_normalize_env()
     for episode in range(episodes):
-        observation, _ = world.reset(seed=20_011 + episode)
-        total, over = 0.0, False
-        while not over:
-            seen = observation if scaler is None else scaler.normalize_obs(observation)
-            action, _ = model.predict(seen, deterministic=True)
-            observation, reward, terminated, truncated, _ = world.step(action)
-            total, over = total + float(reward), terminated or truncated
+        observation, _ = env.reset(seed=20_011 + episode)
+        total, done = 0.0, False
+        while not done:
+            normalized = observation if scaler is None else scaler.normalize_obs(observation)
+            action, _ = model.predict(normalized, deterministic=True)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total, done = total + float(reward), terminated or truncated
         returns.append(total)
     return returns
 
@@ -73,14 +90,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     entry, _, recipe = recipe_of(args.name, {})
-    steps = args.steps or recipe.steps * recipe.worlds * recipe.length
+    steps = args.steps or recipe.total_timesteps
     means = []
     for seed in args.seeds:
         model, began = {"ppo": ppo, "ddpg": ddpg}[entry.name](recipe, seed), time.monotonic()
         worked = time.process_time()
         model.learn(steps)
         spent = time.monotonic() - began, time.process_time() - worked
-        returns = judged(model, recipe.data, recipe.episodes)
+        returns = evaluate(model, recipe.data, recipe.eval_episodes)
         means.append(statistics.fmean(returns))
         print(
             f"stable-baselines3 {entry.name} {recipe.data} seed {seed}: {steps:,} steps, return "

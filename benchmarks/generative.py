@@ -1,13 +1,13 @@
-"""A training step and 50-step sampling of DDPM beside diffusers': the same U-Net, weights and schedule.
+"""A training step and 50-step sampling of DDPM against diffusers: the same U-Net, weights and schedule.
 
     python benchmarks/generative.py [--net cifar10|mnist] [--batch 4] [--steps 50] [--pairs 7] [--compile]
 
-Both run in one process, in turn, so that what else the machine does falls on either side alike; the
-figure is the median of the ratios, pair by pair (theirs / ours: above 1 we are faster). A training step is
-noise put in, forward, mean squared error, backward and Adam; sampling is 50 steps of DDIM. Outputs and
-pictures are compared first. Dropout is off on both sides, since it draws other numbers. Each side is
-laid out as its library does by itself: ours with channels last on CUDA, theirs as it comes; `--last` lays
-out both with channels last. With `--compile` both networks are compiled.
+Both run in one process, in turn, so that other load on the machine affects both alike. The result is the
+median of the ratios, pair by pair (theirs / ours: above 1 we are faster). A training step is noising,
+forward, mean squared error, backward and Adam; sampling is 50 steps of DDIM. Outputs and samples are compared
+first. Dropout is off on both sides, since it draws other numbers. Each side has its library's own memory
+layout: ours is channels last on CUDA, theirs the default; `--last` makes both channels last. With `--compile`
+both networks are compiled.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchstone.engine.device import select_device
-from torchstone.references import diffusers
+from torchstone.references.diffusers import import_diffusers
 from torchstone.systems.generative import ddpm
 from torchstone.tasks.diffusion.sampler import generate
 from torchstone.verify import relative_error
@@ -39,7 +39,7 @@ NETS = {
 def networks(name: str) -> tuple[Any, Any]:
     """Ours and theirs, with the same weights."""
     size, channels, widths, attention, depth, groups = NETS[name]
-    theirs = diffusers().UNet2DModel(
+    theirs = import_diffusers().UNet2DModel(
         sample_size=size, in_channels=channels, out_channels=channels, layers_per_block=depth,
         block_out_channels=widths, norm_num_groups=groups, attention_head_dim=None, norm_eps=1e-6,
         down_block_types=tuple(KINDS[0][each] for each in attention), downsample_padding=0,
@@ -47,7 +47,7 @@ def networks(name: str) -> tuple[Any, Any]:
         flip_sin_to_cos=False,
     )  # fmt: skip
     for parameter in theirs.parameters():
-        if parameter.ndim > 1:  # as they are made, but none of them zero
+        if parameter.ndim > 1:  # as initialized, but none of them zero
             nn.init.xavier_uniform_(parameter)
     scheduler = {"_class_name": "DDIMScheduler"}
     config = json.loads(theirs.to_json_string()) | {"scheduler": scheduler}
@@ -64,15 +64,15 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def compared(title: str, both: tuple[Callable, Callable], pairs: int, device: torch.device) -> None:
+def compare(title: str, both: tuple[Callable, Callable], pairs: int, device: torch.device) -> None:
     """Print the median of the pairs' ratios, and both medians."""
     for work in both:
-        work()  # buffers, and the choice of kernels
+        work()  # buffers, and kernel selection
     times = []
     for pair in range(pairs):
         order = (0, 1) if pair % 2 else (1, 0)
-        taken = {which: seconds(both[which], device) for which in order}
-        times.append((taken[0], taken[1]))
+        elapsed = {which: seconds(both[which], device) for which in order}
+        times.append((elapsed[0], elapsed[1]))
     ratios = sorted(theirs / ours for ours, theirs in times)
     mine, other = (statistics.median(column) for column in zip(*times, strict=True))
     print(
@@ -86,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--net", default="cifar10", choices=list(NETS))
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=50, help="of sampling")
+    parser.add_argument("--steps", type=int, default=50, help="number of sampling steps")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--last", action="store_true", help="channels last on both sides")
@@ -101,19 +101,19 @@ def main() -> None:
         theirs = theirs.to(memory_format=torch.channels_last)
     process, shape = ours.process, (args.batch, *ours.shape)
     own, other = (torch.compile(ours), torch.compile(theirs)) if args.compile else (ours, theirs)
-    library = diffusers()
+    library = import_diffusers()
     adding, drawing = library.DDPMScheduler(), library.DDIMScheduler()
     noise = process.noise().to(device)
     x, epsilon = torch.rand(2, *shape, device=device) * 2 - 1
     t = torch.randint(1000, (args.batch,), device=device)
-    said = relative_error(own(x, t), other(x, t).sample)
-    assert said < 1e-3, f"the networks differ by {said}"
+    error = relative_error(own(x, t), other(x, t).sample)
+    assert error < 1e-3, f"the networks differ by {error}"
     print(
         f"{args.net}, {sum(p.numel() for p in ours.parameters()):,} parameters, batch {args.batch}, "
         f"{torch.get_num_threads()} threads, {device}, {'compiled' if args.compile else 'eager'}; "
-        f"outputs {said:.1e} apart"
+        f"relative error of outputs {error:.1e}"
     )
-    optimisers = [torch.optim.Adam(net.parameters(), 1e-6) for net in (ours, theirs)]
+    optimizers = [torch.optim.Adam(net.parameters(), 1e-6) for net in (ours, theirs)]
 
     def step(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -121,33 +121,33 @@ def main() -> None:
         optimizer.step()
 
     def our_step() -> None:
-        step(optimisers[0], F.mse_loss(own(noise.add(x, epsilon, t), t), epsilon))
+        step(optimizers[0], F.mse_loss(own(noise.add(x, epsilon, t), t), epsilon))
 
     def their_step() -> None:
         noisy = adding.add_noise(x, epsilon, t)
-        step(optimisers[1], F.mse_loss(other(noisy, t).sample, epsilon))
+        step(optimizers[1], F.mse_loss(other(noisy, t).sample, epsilon))
 
     start = torch.randn(shape, device=device)
 
-    def our_pictures(net: Any = own, first: torch.Tensor = start) -> torch.Tensor:
+    def our_samples(net: Any = own, first: torch.Tensor = start) -> torch.Tensor:
         return generate(ours, first, steps=args.steps, says=lambda x, t: net(x, t))
 
     @torch.no_grad()
-    def their_pictures(net: Any = other, first: torch.Tensor = start) -> torch.Tensor:
+    def their_samples(net: Any = other, first: torch.Tensor = start) -> torch.Tensor:
         drawing.set_timesteps(args.steps)
-        pictures = first
+        x = first
         for level in drawing.timesteps:
-            pictures = drawing.step(net(pictures, level).sample, level, pictures).prev_sample
-        return pictures
+            x = drawing.step(net(x, level).sample, level, x).prev_sample
+        return x
 
-    # a network at random magnifies rounding from step to step: so one picture, in float64
+    # a random network amplifies rounding from step to step: so one image, in float64
     exact = [copy.deepcopy(net).double() for net in (ours, theirs)]
     one = start[:1].double()
-    made = relative_error(our_pictures(exact[0], one), their_pictures(exact[1], one))
-    assert made < 1e-4, f"the pictures differ by {made}"
-    print(f"pictures {made:.1e} apart")
-    compared("training step", (our_step, their_step), args.pairs, device)
-    compared(f"{args.steps} steps of DDIM", (our_pictures, their_pictures), args.pairs, device)
+    error = relative_error(our_samples(exact[0], one), their_samples(exact[1], one))
+    assert error < 1e-4, f"the samples differ by {error}"
+    print(f"relative error of samples {error:.1e}")
+    compare("training step", (our_step, their_step), args.pairs, device)
+    compare(f"{args.steps} steps of DDIM", (our_samples, their_samples), args.pairs, device)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""Environment steps a second of the whole training loop, beside stable-baselines3 and a plain script: same
+"""Environment steps per second of the whole training loop, beside stable-baselines3 and a plain script: same
 network, same settings.
 
-    python benchmarks/off_policy.py [--system dqn] [--recipe cartpole] [--pairs 7] [--updates 6] [--hidden 256,256]
+    python benchmarks/off_policy.py [--system dqn] [--recipe cartpole] [--pairs 7] [--updates 6]
+        [--hidden 256,256]
 
 All learn in one process, in turn, so that what else the machine does falls on each alike; the figures are
-medians of the ratios, round by round. Beside them stand the seconds of one core that a step took, of which
+medians of the ratios, round by round. Beside them stand the CPU seconds that a step took, of which
 waiting is no part, and the share of ours that is the network's own arithmetic: its passes, as many and as
 large as the steps and their gradients need, and nothing else. `--recipe pong` is Atari, from pixels, where
-ours has ALE's own vector form and the others the same picture made in Python; all remember 10,000 steps.
+ours has ALE's own vector form and the others the same frames made in Python; all replay buffers hold 10,000
+steps.
 """
 
 import argparse
@@ -22,19 +24,18 @@ import numpy as np
 import torch
 from plain_dqn import learner
 
-from torchstone.envs.make import gym, make
-from torchstone.envs.vector_env import spaces
+from torchstone.envs.make import gym, make_env, spaces
 
 
-def world(recipe: Any) -> Any:
-    """One environment, for others than us: as Gymnasium makes it, or under the recipe's wrappers."""
+def make_single_env(recipe: Any) -> Any:
+    """One environment for the others: as Gymnasium makes it, or under the recipe's wrappers."""
     if not recipe.wrappers:
         return gym().make(recipe.data)
-    return make(recipe.data, recipe.wrappers, recipe.limit)[0]
+    return make_env(recipe.data, recipe.wrappers, recipe.max_episode_steps)[0]
 
 
-def theirs(system: str, recipe: Any) -> Any:
-    """stable-baselines3's algorithm with the recipe's settings, past its random steps; how to let it learn."""
+def make_sb3(system: str, recipe: Any) -> Any:
+    """stable-baselines3's algorithm with the recipe's settings, after its random steps, as a function."""
     import stable_baselines3
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.logger import configure
@@ -42,49 +43,55 @@ def theirs(system: str, recipe: Any) -> Any:
 
     pixels = recipe.data.startswith("ALE/")
     options: dict[str, Any] = {
-        "learning_rate": recipe.lr, "buffer_size": recipe.memory, "learning_starts": recipe.first,
-        "batch_size": recipe.batch, "gamma": recipe.gamma, "train_freq": recipe.length,
-        "gradient_steps": recipe.gradients, "device": "cpu", "seed": 0,
+        "learning_rate": recipe.lr,
+        "buffer_size": recipe.buffer_size,
+        "learning_starts": recipe.learning_starts,
+        "batch_size": recipe.batch_size,
+        "gamma": recipe.gamma,
+        "train_freq": recipe.num_steps,
+        "gradient_steps": recipe.gradient_steps,
+        "device": "cpu",
+        "seed": 0,
         "policy_kwargs": {} if pixels else {"net_arch": list(recipe.hidden)},
-    }  # fmt: skip
-    worlds = make_vec_env(lambda: world(recipe), recipe.worlds, seed=0)
-    frames = recipe.length * recipe.worlds
+    }
+    envs = make_vec_env(lambda: make_single_env(recipe), recipe.num_envs, seed=0)
+    env_steps = recipe.num_steps * recipe.num_envs
     if system == "dqn":
         options |= {
-            "target_update_interval": recipe.target * frames,
-            "exploration_final_eps": recipe.epsilon,
+            "target_update_interval": recipe.target_update_interval * env_steps,
+            "exploration_final_eps": recipe.final_epsilon,
             "exploration_fraction": 1e-9,
-            "max_grad_norm": recipe.norm or float("inf"),
+            "max_grad_norm": recipe.max_grad_norm or float("inf"),
         }
         policy = "CnnPolicy" if pixels else "MlpPolicy"
-        model = stable_baselines3.DQN(policy, worlds, **options)
+        model = stable_baselines3.DQN(policy, envs, **options)
     else:
-        wide = worlds.action_space.shape[0]
-        noise = NormalActionNoise(np.zeros(wide), recipe.sigma * np.ones(wide))
-        model = stable_baselines3.DDPG("MlpPolicy", worlds, tau=recipe.tau, action_noise=noise, **options)
+        action_dim = envs.action_space.shape[0]
+        noise = NormalActionNoise(np.zeros(action_dim), recipe.sigma * np.ones(action_dim))
+        model = stable_baselines3.DDPG("MlpPolicy", envs, tau=recipe.tau, action_noise=noise, **options)
     model.set_logger(configure(None, []))
-    model.learn(recipe.first + frames)
-    return lambda n: model.learn(n * frames, reset_num_timesteps=False)
+    model.learn(recipe.learning_starts + env_steps)
+    return lambda n: model.learn(n * env_steps, reset_num_timesteps=False)
 
 
 def arithmetic(model: Any, recipe: Any) -> float:
     """Seconds of one core that the passes of DQN's network for one update take: forward at each step that is
-    not random, and in each minibatch forward for the copy, and forward and back."""
+    not random, and in each minibatch forward for the target network, and forward and backward."""
     shape = spaces(recipe.data, tuple(recipe.wrappers))[0].shape
 
-    def timed(rows: int, back: bool) -> float:
+    def timed(rows: int, backward: bool) -> float:
         x, times = torch.rand(rows, *shape), []
         for _ in range(10):
             began = time.process_time()
-            with torch.set_grad_enabled(back):
+            with torch.set_grad_enabled(backward):
                 q = model(x)
-                if back:
+                if backward:
                     torch.autograd.grad(q.sum(), list(model.parameters()))
             times.append(time.process_time() - began)
         return min(times)
 
-    acting = recipe.length * (1 - recipe.epsilon) * timed(recipe.worlds, False)
-    return acting + recipe.gradients * (timed(recipe.batch, False) + timed(recipe.batch, True))
+    acting = recipe.num_steps * (1 - recipe.final_epsilon) * timed(recipe.num_envs, False)
+    return acting + recipe.gradient_steps * (timed(recipe.batch_size, False) + timed(recipe.batch_size, True))
 
 
 def main() -> None:
@@ -98,19 +105,19 @@ def main() -> None:
     updates = args.updates or {"dqn": 6, "ddpg": 40}[args.system]
     module = importlib.import_module(f"torchstone.systems.reinforcement.{args.system}")
     recipe = module.RECIPES[args.recipe or next(iter(module.RECIPES))]
-    recipe = dataclasses.replace(recipe, device="cpu", n=1, anneal=False)
-    # past what is random, and no more remembered than three of them have room for
-    recipe = dataclasses.replace(recipe, first=min(recipe.first, 1000))
+    recipe = dataclasses.replace(recipe, device="cpu", n_step=1, anneal_lr=False)
+    # few random steps, and a replay buffer that fits in memory three times
+    recipe = dataclasses.replace(recipe, learning_starts=min(recipe.learning_starts, 1000))
     if args.hidden:
         recipe = dataclasses.replace(recipe, hidden=tuple(map(int, args.hidden.split(","))))
     if args.system == "dqn":
-        recipe = dataclasses.replace(recipe, explore=1)
+        recipe = dataclasses.replace(recipe, exploration_steps=1)
     if recipe.wrappers:
-        recipe = dataclasses.replace(recipe, memory=10_000)
-    compared(module, args.system, recipe, args.pairs, updates)
+        recipe = dataclasses.replace(recipe, buffer_size=10_000)
+    compare(module, args.system, recipe, args.pairs, updates)
 
 
-def compared(module: Any, system: str, recipe: Any, pairs: int, updates: int) -> None:
+def compare(module: Any, system: str, recipe: Any, pairs: int, updates: int) -> None:
     run = next(module.build(recipe))
 
     def own(n: int) -> None:
@@ -118,19 +125,20 @@ def compared(module: Any, system: str, recipe: Any, pairs: int, updates: int) ->
             run.update(next(run.stream))
 
     learners: dict[str, Callable[[int], Any]] = {
-        "ours": own, "stable-baselines3": theirs(system, recipe),
-    }  # fmt: skip
+        "ours": own,
+        "stable-baselines3": make_sb3(system, recipe),
+    }
     if system == "dqn":
-        learners["plain"] = learner(lambda: world(recipe), recipe)
+        learners["plain"] = learner(lambda: make_single_env(recipe), recipe)
     for learn in learners.values():
         learn(2)
     print(f"{system} on {recipe.data}, {torch.get_num_threads()} threads", flush=True)
-    frames = updates * recipe.length * recipe.worlds
+    env_steps = updates * recipe.num_steps * recipe.num_envs
     walls: dict[str, list[float]] = {name: [] for name in learners}
     cores: dict[str, list[float]] = {name: [] for name in learners}
     each = []
     for _ in range(pairs):
-        told, first = [], (1.0, 1.0)
+        columns, first = [], (1.0, 1.0)
         for name, learn in learners.items():
             wall, core = time.perf_counter(), time.process_time()
             learn(updates)
@@ -139,9 +147,9 @@ def compared(module: Any, system: str, recipe: Any, pairs: int, updates: int) ->
                 first = took
                 each.append(took[1] / updates)
             walls[name].append(took[0] / first[0]), cores[name].append(took[1] / first[1])
-            step = [frames / seconds for seconds in took]
-            told.append(f"{name} {step[0]:.0f} steps a second, {step[1]:.0f} of a core")
-        print("; ".join(told), flush=True)
+            step = [env_steps / seconds for seconds in took]
+            columns.append(f"{name} {step[0]:.0f} steps per second, {step[1]:.0f} of a core")
+        print("; ".join(columns), flush=True)
     for name in list(learners)[1:]:
         print(
             f"median {statistics.median(walls[name]):.2f} times as fast as {name} by the clock, "

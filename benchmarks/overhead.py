@@ -1,7 +1,7 @@
-"""What `fit` and `descend` cost over a training loop written by hand.
+"""The overhead of `fit` and `GradientUpdate` over a training loop written by hand.
 
-The same two-layer network, optimiser, data in memory and batch of 64; the engine writes its run
-folder (rows, events, checkpoints) as it always does. Pairs in turn, median of the ratios.
+The same two-layer network, optimizer, data in memory and batch size of 64; the engine writes its run
+folder (metrics, events, checkpoints) as always. Pairs in turn, median of the ratios.
 
     python benchmarks/overhead.py
 """
@@ -17,42 +17,42 @@ from torch import nn
 from torchstone.engine.run import Run, fit
 from torchstone.engine.update import GradientUpdate
 
-STEPS, BATCH, PAIRS = 3000, 64, 9
+STEPS, BATCH_SIZE, PAIRS = 3000, 64, 9
 
 
-class Order:
-    """Shuffled batches of tensors that lie in memory; the loop by hand uses the same lines."""
+class ShuffledBatches:
+    """Shuffled batches of tensors in memory; the loop by hand uses the same class."""
 
     def __init__(self, x, y):
-        self.x, self.y, self.at, self.order = x, y, 0, torch.randperm(len(x))
+        self.x, self.y, self.position, self.order = x, y, 0, torch.randperm(len(x))
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        if self.at + BATCH > len(self.x):
-            self.at, self.order = 0, torch.randperm(len(self.x))
-        index = self.order[self.at : self.at + BATCH]
-        self.at += BATCH
+        if self.position + BATCH_SIZE > len(self.x):
+            self.position, self.order = 0, torch.randperm(len(self.x))
+        index = self.order[self.position : self.position + BATCH_SIZE]
+        self.position += BATCH_SIZE
         return self.x[index], self.y[index]
 
     def state_dict(self):
-        return {"at": self.at, "order": self.order}
+        return {"position": self.position, "order": self.order}
 
     def load_state_dict(self, state):
-        self.at, self.order = state["at"], state["order"]
+        self.position, self.order = state["position"], state["order"]
 
 
-def parts():
+def make_parts():
     torch.manual_seed(0)
     x, y = torch.rand(6000, 784), torch.randint(10, (6000,))
     model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    return model, optimizer, Order(x, y)
+    return model, optimizer, ShuffledBatches(x, y)
 
 
 def by_hand() -> float:
-    model, optimizer, stream = parts()
+    model, optimizer, stream = make_parts()
     losses = []
     began = time.perf_counter()
     for step in range(STEPS):
@@ -67,7 +67,7 @@ def by_hand() -> float:
 
 
 def by_engine() -> float:
-    model, optimizer, stream = parts()
+    model, optimizer, stream = make_parts()
 
     def loss(batch):
         x, y = batch
@@ -76,8 +76,8 @@ def by_engine() -> float:
     run = Run(
         stream=stream,
         update=GradientUpdate(loss, optimizer),
-        evaluate=lambda: {"nothing": 0.0},
-        state={"model": model, "optimiser": optimizer, "stream": stream},
+        evaluate=lambda: {"none": 0.0},
+        state={"model": model, "optimizer": optimizer, "stream": stream},
         steps=STEPS,
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -15,9 +15,22 @@ from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, see
 from torchstone.systems import System
 
 __all__ = [
-    "compare", "create", "evaluate", "export", "export_hf", "list_systems", "load", "load_tokenizer",
-    "play", "predict", "recipe_of", "resume", "sample", "train", "verify",
-]  # fmt: skip
+    "compare",
+    "create",
+    "evaluate",
+    "export",
+    "export_hf",
+    "list_systems",
+    "load",
+    "load_tokenizer",
+    "play",
+    "predict",
+    "recipe_of",
+    "resume",
+    "sample",
+    "train",
+    "verify",
+]
 
 
 def list_systems(chapter: str | None = None) -> list[System]:
@@ -92,7 +105,7 @@ def evaluate(
     """Measure a run's model on its test split, or on other data with the same classes.
 
     Args:
-        options: the system's own: of those that make pictures `inception`, a file of Inception's weights,
+        options: the system's own: image generators take `inception`, a file of Inception weights,
             to compare samples by its features too.
     """
     model, metadata, entry = load_run(Path(path), device)
@@ -110,10 +123,10 @@ def predict(
     explain: str | Path | None = None,
     **options,
 ) -> list[dict]:
-    """What a run's model says of each input (for classifiers: image files or folders of them).
+    """A run's predictions, one per input (for classifiers: image files or folders of them).
 
     Args:
-        explain: a `.png` file to draw where in each picture the model sees its answer.
+        explain: a `.png` file for Grad-CAM and saliency over each image.
         options: the system's own, such as `fill=True` of `bert`, or of forecasts `horizon=48` and
             `out="forecast.png"`.
 
@@ -125,35 +138,29 @@ def predict(
     model, metadata, entry = load_run(Path(path), device)
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".png", ".csv"), "predict")
-    answer = _use(entry, "predict")
+    answer, options = _use(entry, "predict"), _today(options)
     _takes(answer, options, f"{entry.name} predicts")
-    explain_own = getattr(entry.module(), "explain", None)
-    if explain is not None and explain_own is None and metadata.get("task") != "classify":
-        raise BadInput(f"{path} is no model of pictures: there is nothing to explain by drawing")
+    draw_explanation = getattr(entry.module(), "explain", None)
+    if explain is not None and draw_explanation is None:
+        raise BadInput(f"{path} is not an image model: there is nothing to explain by drawing")
     answers = answer(model, metadata, list(inputs), **options)
     if explain is not None:
-        from torchstone.interpret.grad_cam import explain as draw
-
-        if explain_own is None:
-            draw(model, metadata, answers, Path(explain))
-        else:
-            explain_own(model, metadata, list(inputs), Path(explain))
+        draw_explanation(model, metadata, list(inputs), Path(explain))
     return answers
 
 
 def sample(path: str | Path, *, device: str = "auto", **options) -> list:
-    """What a run's model makes of nothing, or of a beginning: texts, or pictures (uint8, or with `out`
-    the name of the sheet they were drawn into).
+    """Samples of a run's model: texts, or images (uint8, or with `out` the name of the image grid).
 
     Args:
-        options: the system's own, such as `prompt`, `count`, `seed`, `length`, `temperature`, `top_k`
-            and `top_p` of `gpt`; of music `tempo` and `out="piece.mid"`; of pictures `label` and
+        options: the system's own, such as `prompt`, `num_samples`, `seed`, `max_new_tokens`, `temperature`, `top_k`
+            and `top_p` of `gpt`; of music `tempo` and `out="piece.mid"`; of images `label` and
             `out="sheet.png"`.
     """
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".mid", ".midi", ".png"), "sample")
     model, metadata, entry = load_run(Path(path), device)
-    function = _use(entry, "sample")
+    function, options = _use(entry, "sample"), _today(options)
     _takes(function, options, f"{entry.name} samples")
     try:
         return function(model, metadata, **options)
@@ -191,6 +198,27 @@ def play(
     return _use(entry, "play")(model, metadata, episodes=episodes, video=video, **options)
 
 
+# options of `sample` and `predict` by their names in earlier versions
+OLD_OPTIONS = {
+    "count": "num_samples",
+    "length": "max_new_tokens",
+    "guidance": "guidance_scale",
+    "steer": "classifier_scale",
+    "steps": "sampling_steps",
+    "known": "inpaint_image",
+    "beams": "beam_size",
+}
+
+
+def _today(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by today's names, with one line for each old one."""
+    from torchstone.engine.console import notify
+
+    for old in options.keys() & OLD_OPTIONS.keys():
+        notify(f"{old} is called {OLD_OPTIONS[old]} now")
+    return {OLD_OPTIONS.get(name, name): value for name, value in options.items()}
+
+
 def _takes(function: Callable[..., Any], options: Mapping[str, Any], does: str) -> None:
     """Refuse an option that a system's function has no use for."""
     known = inspect.signature(function).parameters.values()
@@ -204,8 +232,8 @@ def export(path: str | Path, *, out: str | Path, format: str | None = None) -> d
     """Write a run's model for other programs: `model.onnx` (ONNX), `model.pt2` (torch.export), or with
     the format `hf` a folder that transformers loads (`export_hf`).
 
-    The file takes pictures as uint8, 0 to 255, and normalises them itself; its batch is of any size;
-    its classes and how to frame a picture stand in it. It is put in place after it has been read back
+    The file takes images as uint8, 0 to 255, and normalizes them itself; its batch may be of any size;
+    class names and preprocessing are stored in it. It is put in place after it has been read back
     and found within 1e-4 of the model.
 
     Returns:

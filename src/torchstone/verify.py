@@ -69,7 +69,7 @@ def _checked(system: str, name: str, measure, expected, tolerance: float) -> Che
 
 def _parity(system: str, number: int, pair: ParityCase) -> list[Check]:
     ours, theirs, inputs, names, optimizer, message = pair
-    label = f"{getattr(ours, '__name__', type(ours).__name__)} = {getattr(theirs, '__name__', type(theirs).__name__)}"
+    label = " = ".join(getattr(net, "__name__", type(net).__name__) for net in (ours, theirs))
     label += message and f", {message}"
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
 

@@ -1,4 +1,4 @@
-"""VAE and Real NVP as a new user types them: sheets, scores, filling in, and one line for each refusal."""
+"""VAE and Real NVP commands as a new user types them: grids, scores, inpainting, and errors."""
 
 import json
 
@@ -8,7 +8,7 @@ from cli_helpers import assert_rejected, run_cli
 from PIL import Image
 
 import torchstone as ts
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def moons(tmp_path_factory):
 @pytest.fixture
 def digit(tmp_path):
     """A file of a digit, and a mask of its right half."""
-    pictures = load_pictures("digits", size=8, channels=1, device="cpu")
+    pictures = load_images("digits", size=8, channels=1, device="cpu")
     picture = pictures.test.take(torch.arange(1))[0, 0]
     mask = torch.zeros(8, 8, dtype=torch.uint8)
     mask[:, 4:] = 255
@@ -37,7 +37,7 @@ def digit(tmp_path):
     return tmp_path / "digit.png", tmp_path / "mask.png"
 
 
-def test_a_sheet_of_samples(capsys, vae, tmp_path):
+def test_sample_vae_writes_image_grid(capsys, vae, tmp_path):
     code, out, _ = run_cli(capsys, "sample", vae, "-n", 64, "--out", tmp_path / "sheet.png")
     assert code == 0
     assert out.strip() == str(tmp_path / "sheet.png")
@@ -49,30 +49,32 @@ def test_a_sheet_of_samples(capsys, vae, tmp_path):
     assert sheet.tobytes() != Image.open(tmp_path / "other.png").tobytes()
 
 
-def test_the_run_folder_has_its_sheets_and_their_film(vae):
+def test_train_vae_run_folder_files(vae):
     names = {file.name for file in (vae / "pictures").iterdir()}
     assert {"samples.png", "samples.gif", "plane.png", "interpolation.png", "filled.png"} <= names
     assert len(list((vae / "samples").glob("*.png"))) == 3
 
 
-def test_the_missing_half_of_a_picture(capsys, vae, digit, tmp_path):
+def test_sample_vae_inpaints(capsys, vae, digit, tmp_path):
     known, mask = digit
-    words = ("sample", vae, "--known", known, "--mask", mask, "-n", 4)
+    words = ("sample", vae, "--inpaint-image", known, "--mask", mask, "-n", 4)
     code, _, _ = run_cli(capsys, *words, "--out", tmp_path / "filled.png")
     assert code == 0
     assert Image.open(tmp_path / "filled.png").size == (2 * 50 + 2, 2 * 50 + 2)
-    assert "mask" in assert_rejected(capsys, "sample", vae, "--known", known, "--out", tmp_path / "x.png")
-    wrong = ("--known", tmp_path / "none.png", "--mask", mask)
+    assert "mask" in assert_rejected(
+        capsys, "sample", vae, "--inpaint-image", known, "--out", tmp_path / "x.png"
+    )
+    wrong = ("--inpaint-image", tmp_path / "none.png", "--mask", mask)
     assert "does not exist" in assert_rejected(capsys, "sample", vae, *wrong, "--out", tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
 
 
-def test_how_unusual_a_picture_is(capsys, vae, digit, tmp_path):
+def test_predict_and_explain_vae(capsys, vae, digit, tmp_path):
     code, out, _ = run_cli(capsys, "predict", vae, digit[0], "--json")
     (answer,) = json.loads(out)
     assert code == 0
     assert answer["label"] in ("usual", "unusual")
-    assert set(answer) == {"input", "label", "probability", "bound", "divergence"}
+    assert set(answer) == {"input", "label", "probability", "elbo", "kl"}
     code, out, _ = run_cli(capsys, "predict", vae, digit[0], "--explain", tmp_path / "why.png")
     assert code == 0
     assert (tmp_path / "why.png").exists()
@@ -80,14 +82,14 @@ def test_how_unusual_a_picture_is(capsys, vae, digit, tmp_path):
     assert "text.png" in assert_rejected(capsys, "predict", vae, tmp_path / "text.png")
 
 
-def test_the_figures_again(capsys, vae, moons):
-    for run, name in ((vae, "bound_50"), (moons, "loss")):
+def test_eval_vae_and_flow_repeat_test_metrics(capsys, vae, moons):
+    for run, name in ((vae, "iwae_50"), (moons, "loss")):
         result = json.loads((run / "result.json").read_text())["metrics"]
         again = json.loads(run_cli(capsys, "eval", run, "--json")[1])
         assert again[name] == pytest.approx(result[f"test/{name}"], abs=1e-5)
 
 
-def test_points_in_the_plane(capsys, moons, tmp_path):
+def test_sample_and_predict_points(capsys, moons, tmp_path):
     code, out, _ = run_cli(capsys, "sample", moons, "-n", 100, "--out", tmp_path / "plane.png")
     assert code == 0
     assert Image.open(out.strip()).width > 300
@@ -98,22 +100,22 @@ def test_points_in_the_plane(capsys, moons, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (("train", "vae/smoke", "--samples", "0"), "at least 1"),
-        (("train", "vae/smoke", "--pixels", "dark"), "drawn"),
+        (("train", "vae/smoke", "--latent-samples", "0"), "at least 1"),
+        (("train", "vae/smoke", "--binarization", "dark"), "stochastic"),
         (("train", "vae/smoke", "--data", "moons"), "moons"),
         (("train", "realnvp/smoke", "--data", "moons"), "--variant realnvp_points"),
         (("train", "realnvp/moons", "--data", "digits"), "--variant realnvp_digits"),
-        (("train", "realnvp/smoke", "--levels", "1"), "2 to 256"),
+        (("train", "realnvp/smoke", "--pixel-levels", "1"), "2 to 256"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_and_leaves_nothing(capsys, tmp_path, words, said):
-    assert said in assert_rejected(capsys, *words, "--out", tmp_path / "run")
+def test_train_vae_flow_rejects_recipe_and_leaves_nothing(capsys, tmp_path, words, message):
+    assert message in assert_rejected(capsys, *words, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_what_cannot_be_sampled_is_refused(capsys, vae, moons, tmp_path):
+def test_sample_vae_flow_rejects_options(capsys, vae, moons, tmp_path):
     sheet = tmp_path / "a.png"
     assert "--out" in assert_rejected(capsys, "sample", vae)
     assert "label" in assert_rejected(capsys, "sample", vae, "--label", "3", "--out", sheet)

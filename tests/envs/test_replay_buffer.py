@@ -1,32 +1,32 @@
-"""Replay against a plain list of everything that happened."""
+"""Replay buffer and replay stream against a plain list of everything that happened."""
 
 import io
 
 import pytest
 import torch
 
-from torchstone.envs import disk_buffer
-from torchstone.envs import replay_buffer as replay_module
-from torchstone.envs.replay_buffer import Replay
-from torchstone.envs.replay_stream import Experience, Priorities
-from torchstone.envs.vector_env import Step, Worlds
+from torchstone.envs import disk_buffer, replay_buffer
+from torchstone.envs.replay_buffer import ReplayBuffer
+from torchstone.envs.replay_stream import PrioritizedSampler, ReplayConfig, ReplayStream
+from torchstone.envs.vector_env import EnvStep, VectorEnv
 from torchstone.errors import BadInput
+from torchstone.parts.old_keys import with_new_names
 
 
-class Life:
-    """Worlds made up out of a generator, and a list of all that happened in them."""
+class FakeEnvs:
+    """Envs simulated by a random generator, and a list of all that happened in them."""
 
-    def __init__(self, worlds: int, stack: int = 0, seed: int = 0):
+    def __init__(self, envs: int, stack: int = 0, seed: int = 0):
         self.generator = torch.Generator().manual_seed(seed)
-        self.worlds, self.stack = worlds, stack
-        self.now = torch.stack([self.begin() for _ in range(worlds)])
-        self.steps: list[list[tuple]] = [[] for _ in range(worlds)]
+        self.envs, self.stack = envs, stack
+        self.now = torch.stack([self.begin() for _ in range(envs)])
+        self.steps: list[list[tuple]] = [[] for _ in range(envs)]
 
     def frame(self, *shape: int) -> torch.Tensor:
         return torch.randint(256, (*shape, 2, 3), generator=self.generator, dtype=torch.uint8)
 
     def begin(self) -> torch.Tensor:
-        # older frames of a beginning are anything, as after a life lost
+        # the older frames of a first stack are arbitrary, as after a lost life
         return self.frame(self.stack) if self.stack else torch.rand(5, generator=self.generator)
 
     def after(self, observation: torch.Tensor) -> torch.Tensor:
@@ -35,249 +35,260 @@ class Life:
         return torch.cat([observation[1:], self.frame(1)])
 
     def chunk(self, length: int) -> tuple:
-        columns, cuts = [], []
+        columns, final_observations = [], []
         for _ in range(length):
-            seen = self.now.clone()
-            action = torch.randint(4, (self.worlds,), generator=self.generator)
-            reward = torch.randn(self.worlds, generator=self.generator)
-            chance = torch.rand(self.worlds, generator=self.generator)
-            over, cut = chance < 0.12, (chance > 0.06) & (chance < 0.25)  # at times both
-            for w in range(self.worlds):
-                following = self.after(seen[w])
-                row = (seen[w], action[w], reward[w], following, bool(over[w]), bool(cut[w]))
+            observation = self.now.clone()
+            action = torch.randint(4, (self.envs,), generator=self.generator)
+            reward = torch.randn(self.envs, generator=self.generator)
+            chance = torch.rand(self.envs, generator=self.generator)
+            terminated, truncated = chance < 0.12, (chance > 0.06) & (chance < 0.25)  # at times both
+            for w in range(self.envs):
+                next_observation = self.after(observation[w])
+                row = (
+                    observation[w],
+                    action[w],
+                    reward[w],
+                    next_observation,
+                    bool(terminated[w]),
+                    bool(truncated[w]),
+                )
                 self.steps[w].append(row)
-                if cut[w] and not over[w]:
-                    cuts.append(following)
-                self.now[w] = self.begin() if over[w] or cut[w] else following
-            columns.append((seen, action, reward, over, cut))
+                if truncated[w] and not terminated[w]:
+                    final_observations.append(next_observation)
+                self.now[w] = self.begin() if terminated[w] or truncated[w] else next_observation
+            columns.append((observation, action, reward, terminated, truncated))
         shape = self.now.shape[1:]
-        kept = torch.stack(cuts) if cuts else self.now.new_empty((0, *shape))
-        return (*map(torch.stack, zip(*columns, strict=True)), self.now.clone(), kept)
+        stored = torch.stack(final_observations) if final_observations else self.now.new_empty((0, *shape))
+        return (*map(torch.stack, zip(*columns, strict=True)), self.now.clone(), stored)
 
-    def wanted(self, world: int, step: int, gamma: float, n: int) -> tuple:
+    def expected(self, env: int, step: int, gamma: float, n: int) -> tuple:
         """The n-step row that begins with this step."""
-        seen, action, total, following, over, cut = self.steps[world][step]
+        observation, action, total, next_observation, terminated, truncated = self.steps[env][step]
         factor = gamma
-        for row in self.steps[world][step + 1 : step + n]:
-            if over or cut:
+        for row in self.steps[env][step + 1 : step + n]:
+            if terminated or truncated:
                 break
             total = total + factor * row[2]
-            following, over, cut = row[3:]
+            next_observation, terminated, truncated = row[3:]
             factor *= gamma
-        return seen, action, total, following, 0.0 if over else factor
+        return observation, action, total, next_observation, 0.0 if terminated else factor
 
 
-def memory(life: Life, capacity: int) -> Replay:
+def make_buffer(fake: FakeEnvs, capacity: int) -> ReplayBuffer:
     action = torch.zeros((), dtype=torch.int64)
-    shape, stacked = tuple(life.now.shape[1:]), bool(life.stack)
-    return Replay(capacity, life.worlds, shape, life.now.dtype, action, stacked=stacked)
+    shape, is_stacked = tuple(fake.now.shape[1:]), bool(fake.stack)
+    return ReplayBuffer(capacity, fake.envs, shape, fake.now.dtype, action, is_stacked=is_stacked)
 
 
 @pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize(("worlds", "stack"), [(1, 0), (3, 0), (1, 4), (3, 4), (2, 2)])
-def test_every_row_is_what_happened(worlds, stack, n):
-    life = Life(worlds, stack)
-    replay = memory(life, 40 * worlds)
-    lived, checked, ends = 0, 0, [0, 0]
+@pytest.mark.parametrize(("envs", "stack"), [(1, 0), (3, 0), (1, 4), (3, 4), (2, 2)])
+def test_replay_buffer_rows_equal_plain_list(envs, stack, n):
+    fake = FakeEnvs(envs, stack)
+    buffer = make_buffer(fake, 40 * envs)
+    num_written, checked, ends = 0, 0, [0, 0]
     for length in (1, 2, 30, 5, 1, 7, 39, 3, 1, 1):  # three times round the ring
-        replay.add(*life.chunk(length))
-        lived += length
-        held = min(lived, 40)
-        assert len(replay) == held * worlds
-        index = (replay.oldest + torch.arange(len(replay))) % replay.total
-        rows = replay.rows(index, 0.9, n)
+        buffer.add(*fake.chunk(length))
+        num_written += length
+        held = min(num_written, 40)
+        assert len(buffer) == held * envs
+        index = (buffer.oldest + torch.arange(len(buffer))) % buffer.num_rows
+        rows = buffer.sample_at(index, 0.9, n)
         for k, row in enumerate(zip(*rows, strict=True)):
-            step, world = divmod(k, worlds)
-            wanted = life.wanted(world, lived - held + step, 0.9, n)
-            seen, action, reward, following, discount = wanted
-            assert torch.equal(row[0], seen), (k, lived)
+            step, env = divmod(k, envs)
+            expected = fake.expected(env, num_written - held + step, 0.9, n)
+            observation, action, reward, next_observation, discount = expected
+            assert torch.equal(row[0], observation), (k, num_written)
             assert row[1] == action
             assert abs(row[2] - reward) < 1e-5
             assert abs(row[4] - discount) < 1e-6
             if discount:
-                assert torch.equal(row[3], following), (k, lived)
+                assert torch.equal(row[3], next_observation), (k, num_written)
             ends[0] += discount == 0
-            ends[1] += life.steps[world][lived - held + step][5]
+            ends[1] += fake.steps[env][num_written - held + step][5]
             checked += 1
-    print(worlds, "worlds, stack", stack, "n", n, ":", checked, "rows; ended, cut:", ends)
+    print(envs, "envs, stack", stack, "n", n, ":", checked, "rows; ended, truncated:", ends)
     assert min(ends) > 5
-    # what was kept aside for rows that are gone was let go
-    assert len(replay.cuts.kept) < 60 * worlds
-    assert (replay.cuts.of >= 0).sum() + len(replay.cuts.free) == len(replay.cuts.kept)
+    # sparse items of overwritten rows were freed
+    assert len(buffer.final_frames.items) < 60 * envs
+    assert (buffer.final_frames.slot_of_row >= 0).sum() + len(buffer.final_frames.free) == len(
+        buffer.final_frames.items
+    )
 
 
-@pytest.mark.parametrize("lived", [0, 3, 17, 39, 40, 41, 95])
+@pytest.mark.parametrize("num_written", [0, 3, 17, 39, 40, 41, 95])
 @pytest.mark.parametrize("stack", [0, 3])
-def test_a_state_put_back_goes_on_to_the_bit(lived, stack):
-    life, whole = Life(2, stack), memory(Life(2, stack), 80)
-    for _ in range(lived):
-        whole.add(*life.chunk(1))
+def test_replay_buffer_resumes_bit_exact(num_written, stack):
+    fake, full = FakeEnvs(2, stack), make_buffer(FakeEnvs(2, stack), 80)
+    for _ in range(num_written):
+        full.add(*fake.chunk(1))
     file = io.BytesIO()
-    torch.save(whole.state_dict(), file)
+    torch.save(full.state_dict(), file)
     size = file.tell()
     file.seek(0)
-    cut = memory(life, 80)
-    cut.load_state_dict(torch.load(file, weights_only=True))
+    truncated = make_buffer(fake, 80)
+    truncated.load_state_dict(torch.load(file, weights_only=True))
     for length in (1, 30, 5):
-        steps = life.chunk(length)
-        for replay in (whole, cut):
-            replay.add(*steps)
-        index = torch.arange(len(whole)) + whole.oldest
-        index = index % whole.total
-        assert len(whole) == len(cut)
-        for a, b in zip(whole.rows(index, 0.9, 2), cut.rows(index, 0.9, 2), strict=True):
+        steps = fake.chunk(length)
+        for buffer in (full, truncated):
+            buffer.add(*steps)
+        index = torch.arange(len(full)) + full.oldest
+        index = index % full.num_rows
+        assert len(full) == len(truncated)
+        for a, b in zip(full.sample_at(index, 0.9, 2), truncated.sample_at(index, 0.9, 2), strict=True):
             assert torch.equal(a, b)
-    assert torch.equal(whole.begins.of >= 0, cut.begins.of >= 0)  # nothing more is kept aside
-    print(lived, "steps kept in", size, "bytes")
-    if lived == 0:
-        assert size < 8000  # nothing is kept of rows that were never written
+    assert torch.equal(
+        full.first_stacks.slot_of_row >= 0, truncated.first_stacks.slot_of_row >= 0
+    )  # no item is left over
+    print(num_written, "steps stored in", size, "bytes")
+    if num_written == 0:
+        assert size < 8000  # nothing is stored of rows that were never written
 
 
-def checkpoints(tmp_path, monkeypatch, worlds: int, stack: int):
-    """A memory whose frames are kept beside, its life, and how to make another that looks there."""
-    monkeypatch.setattr(replay_module, "LARGE", 0)
-    life = Life(worlds, stack)
-    monkeypatch.setattr(disk_buffer, "PIECE", 7 * worlds * (life.now[0].nbytes // max(stack, 1)))
+def checkpoints(tmp_path, monkeypatch, envs: int, stack: int):
+    """Fake envs, and how to make a replay buffer that saves its frames in the run folder."""
+    monkeypatch.setattr(replay_buffer, "SPILL_BYTES", 0)
+    fake = FakeEnvs(envs, stack)
+    monkeypatch.setattr(disk_buffer, "CHUNK_BYTES", 7 * envs * (fake.now[0].nbytes // max(stack, 1)))
 
-    def made() -> Replay:
-        other = memory(life, 40 * worlds)
-        other.beside(lambda: tmp_path)
+    def make() -> ReplayBuffer:
+        other = make_buffer(fake, 40 * envs)
+        other.attach(tmp_path)
         return other
 
-    return life, made
+    return fake, make
 
 
-def written(state: dict) -> dict:
+def reload(state: dict) -> dict:
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize(("worlds", "stack"), [(1, 0), (2, 3)])
-def test_frames_kept_beside_the_checkpoints_come_back_to_the_bit(worlds, stack, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("envs", "stack"), [(1, 0), (2, 3)])
+def test_disk_buffer_restores_bit_exact(envs, stack, tmp_path, monkeypatch):
     """After each save the memory is put back from it, and from the one before: as if the newest were
-    lost, or its writing cut off after the pieces."""
-    life, made = checkpoints(tmp_path, monkeypatch, worlds, stack)
-    whole, plain, before = made(), memory(life, 40 * worlds), None
+    lost, or its writing truncated off after the chunks."""
+    fake, make = checkpoints(tmp_path, monkeypatch, envs, stack)
+    full, plain, before = make(), make_buffer(fake, 40 * envs), None
     for turn, length in enumerate((1, 5, 1, 8, 20, 3, 30, 2, 39, 1, 7, 7, 14, 1)):
-        steps = life.chunk(length)
-        whole.add(*steps), plain.add(*steps)
+        steps = fake.chunk(length)
+        full.add(*steps), plain.add(*steps)
         sizes = {file: file.stat().st_mtime_ns for file in tmp_path.glob("memory/*")}
-        now = (written(whole.state_dict()), plain.frame.clone(), plain.lived)
-        kept = set(tmp_path.glob("memory/*"))
-        again = [file for file in kept & set(sizes) if file.stat().st_mtime_ns != sizes[file]]
+        now = (reload(full.state_dict()), plain.frame.clone(), plain.num_written)
+        stored = set(tmp_path.glob("memory/*"))
+        again = [file for file in stored & set(sizes) if file.stat().st_mtime_ns != sizes[file]]
         assert not again, f"written twice: {again}"
-        for state, frame, lived in filter(None, (now, before)):
-            other = made()
+        for state, frame, num_written in filter(None, (now, before)):
+            other = make()
             other.load_state_dict(state)
             assert torch.equal(other.frame, frame), turn
-            assert other.lived == lived
+            assert other.num_written == num_written
         before = now
-    print(len(kept), "pieces of", whole.pieces.size, "slots for", whole.slots, "after", whole.lived)
+    print(len(stored), "chunks of", full.disk.chunk_size, "slots for", full.slots, "after", full.num_written)
     # the ring's, and those that only the two checkpoints before reach back to
-    assert len(kept) <= (whole.slots + 7 + 14) // whole.pieces.size + 2
-    assert state["apart"]["rest"].shape[0] <= whole.pieces.size
+    assert len(stored) <= (full.slots + 7 + 14) // full.disk.chunk_size + 2
+    assert state["disk"]["rest"].shape[0] <= full.disk.chunk_size
     assert "frame" not in state
 
 
-def test_a_memory_resumed_from_an_older_checkpoint_writes_over_what_came_after(tmp_path, monkeypatch):
-    life, made = checkpoints(tmp_path, monkeypatch, 1, 0)
-    whole = made()
-    whole.add(*life.chunk(10))
-    state = written(whole.state_dict())
-    whole.add(*life.chunk(10))
-    whole.state_dict()  # its checkpoint was never finished
-    other = made()
+def test_disk_buffer_overwrites_chunks_after_older_checkpoint(tmp_path, monkeypatch):
+    fake, make = checkpoints(tmp_path, monkeypatch, 1, 0)
+    full = make()
+    full.add(*fake.chunk(10))
+    state = reload(full.state_dict())
+    full.add(*fake.chunk(10))
+    full.state_dict()  # its checkpoint was never finished
+    other = make()
     other.load_state_dict(state)
-    life.now = other.previous.clone()
-    steps = life.chunk(10)  # other ones
+    fake.now = other.last_observation.clone()
+    steps = fake.chunk(10)  # other ones
     other.add(*steps)
-    again = made()
-    again.load_state_dict(written(other.state_dict()))
+    again = make()
+    again.load_state_dict(reload(other.state_dict()))
     assert torch.equal(again.frame, other.frame)
-    assert not torch.equal(again.frame, whole.frame)
+    assert not torch.equal(again.frame, full.frame)
 
 
-def test_a_piece_that_is_missing_or_altered_is_refused(tmp_path, monkeypatch):
-    life, made = checkpoints(tmp_path, monkeypatch, 1, 0)
-    whole = made()
-    whole.add(*life.chunk(20))
-    state = whole.state_dict()
-    piece = min(tmp_path.glob("memory/*.bin"))
-    data = piece.read_bytes()
-    piece.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+def test_disk_buffer_refuses_missing_or_altered_chunk(tmp_path, monkeypatch):
+    fake, make = checkpoints(tmp_path, monkeypatch, 1, 0)
+    full = make()
+    full.add(*fake.chunk(20))
+    state = full.state_dict()
+    chunk = min(tmp_path.glob("memory/*.bin"))
+    data = chunk.read_bytes()
+    chunk.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(BadInput, match="missing or altered"):
-        made().load_state_dict(state)
-    piece.unlink()
+        make().load_state_dict(state)
+    chunk.unlink()
     with pytest.raises(BadInput, match="missing or altered"):
-        made().load_state_dict(state)
-    piece.write_bytes(data)
-    made().load_state_dict(state)
+        make().load_state_dict(state)
+    chunk.write_bytes(data)
+    make().load_state_dict(state)
 
 
-def test_a_severed_memory_leads_to_what_it_knew():
+def test_replay_buffer_mark_reset_keeps_next_observation():
     """After a resume that begins new episodes, the newest row's successor is the old one."""
-    life = Life(2)
-    replay = memory(life, 20)
-    replay.add(*life.chunk(6))
-    following = [life.steps[w][-1][3] for w in range(2)]
-    ended = [any(life.steps[w][-1][4:]) for w in range(2)]
+    fake = FakeEnvs(2)
+    buffer = make_buffer(fake, 20)
+    buffer.add(*fake.chunk(6))
+    next_observation = [fake.steps[w][-1][3] for w in range(2)]
+    ended = [any(fake.steps[w][-1][4:]) for w in range(2)]
     assert not all(ended)
-    replay.sever()
-    life.now = torch.rand(2, 5)
-    replay.add(*life.chunk(3))
+    buffer.mark_reset()
+    fake.now = torch.rand(2, 5)
+    buffer.add(*fake.chunk(3))
     for w in range(2):
-        row = replay.rows(torch.tensor([(6 - 1) * 2 + w]), 0.9, 3)
+        row = buffer.sample_at(torch.tensor([(6 - 1) * 2 + w]), 0.9, 3)
         if not ended[w]:
-            assert torch.equal(row.following[0], following[w])
+            assert torch.equal(row.next_observation[0], next_observation[w])
             assert row.discount.item() == pytest.approx(0.9)  # it does not run into the next
 
 
-def test_frames_are_kept_once():
-    life = Life(1, 4)
-    replay = memory(life, 1000)
+def test_replay_buffer_stores_frames_once():
+    fake = FakeEnvs(1, 4)
+    buffer = make_buffer(fake, 1000)
     for _ in range(20):
-        replay.add(*life.chunk(50))
-    kept = replay.frame.nbytes + replay.cuts.kept.nbytes + replay.begins.kept.nbytes
-    plain = 1000 * 2 * life.now[0].nbytes
-    print(kept, "bytes, not", plain)
-    assert kept < 0.3 * plain  # an eighth, and what a fifth of all steps being ends takes
+        buffer.add(*fake.chunk(50))
+    stored = buffer.frame.nbytes + buffer.final_frames.items.nbytes + buffer.first_stacks.items.nbytes
+    plain = 1000 * 2 * fake.now[0].nbytes
+    print(stored, "bytes, not", plain)
+    assert stored < 0.3 * plain  # an eighth, and what a fifth of all steps being ends takes
 
 
-def test_frames_that_are_not_shared_are_refused():
-    life = Life(1, 4)
-    replay = memory(life, 100)
-    steps = list(life.chunk(1))
+def test_replay_buffer_refuses_unshared_frames():
+    fake = FakeEnvs(1, 4)
+    buffer = make_buffer(fake, 100)
+    steps = list(fake.chunk(1))
     while steps[3].any() or steps[4].any():
-        steps = list(life.chunk(1))
-    steps[5] = life.begin()[None]
+        steps = list(fake.chunk(1))
+    steps[5] = fake.begin()[None]
     with pytest.raises(BadInput, match="do not share their frames"):
-        replay.add(*steps)
+        buffer.add(*steps)
 
 
 @pytest.mark.parametrize(("capacity", "length", "match"), [(1, 1, "too small"), (4, 9, "at once")])
-def test_what_does_not_fit_is_refused(capacity, length, match):
-    life = Life(1)
+def test_replay_buffer_refuses_wrong_sizes(capacity, length, match):
+    fake = FakeEnvs(1)
     with pytest.raises(BadInput, match=match):
-        memory(life, capacity).add(*life.chunk(length))
+        make_buffer(fake, capacity).add(*fake.chunk(length))
 
 
-class Counting(Worlds):
-    """What `Experience` needs of worlds: one number up to 12, then a new episode."""
+class CountingEnv(VectorEnv):
+    """What `ReplayStream` needs of envs: one number up to 12, then a new episode."""
 
-    exact = True
+    is_exact = True
 
     def __init__(self):
-        self.count = 2
+        self.num_envs = 2
         self.observation = torch.zeros(2, 1)
 
     def step(self, action):
         after = self.observation + 1
-        cut = after[:, 0] == 12
-        self.observation = torch.where(cut[:, None], torch.zeros_like(after), after)
-        returns = [12.0] * int(cut.sum())
-        return Step(after, torch.ones(2), torch.zeros(2, dtype=torch.bool), cut, returns)
+        truncated = after[:, 0] == 12
+        self.observation = torch.where(truncated[:, None], torch.zeros_like(after), after)
+        returns = [12.0] * int(truncated.sum())
+        return EnvStep(after, torch.ones(2), torch.zeros(2, dtype=torch.bool), truncated, returns)
 
     def state_dict(self):
         return {"observation": self.observation.clone()}
@@ -286,14 +297,14 @@ class Counting(Worlds):
         self.observation = state["observation"].clone()
 
 
-class Still:
-    def begin(self, length, worlds, frames, generator):
+class NoExploration:
+    def sample_noise(self, num_steps, num_envs, env_steps, generator):
         pass
 
     def act(self, t, observation):
         return torch.zeros(2, dtype=torch.int64)
 
-    def end(self, ended):
+    def reset_done(self, done):
         pass
 
     def state_dict(self):
@@ -303,91 +314,115 @@ class Still:
         pass
 
 
-def experience(alpha: float = 0.0, seed: int = 0) -> Experience:
-    replay = Replay(60, 2, (1,), torch.float32, torch.zeros((), dtype=torch.int64))
-    options = {"length": 4, "count": 32, "first": 10, "gamma": 0.9, "seed": seed}
-    if alpha:
-        options |= {"priorities": Priorities(replay.total, alpha), "beta": lambda _: 0.5}
-    return Experience(Still(), Counting(), replay, **options)
+def make_stream(alpha: float = 0.0, seed: int = 0) -> ReplayStream:
+    buffer = ReplayBuffer(60, 2, (1,), torch.float32, torch.zeros((), dtype=torch.int64))
+    config = ReplayConfig(num_steps=4, sample_size=32, learning_starts=10, gamma=0.9)
+    sampler = PrioritizedSampler(buffer.num_rows, alpha, lambda _: 0.5) if alpha else None
+    return ReplayStream(NoExploration(), CountingEnv(), buffer, config, sampler=sampler, seed=seed)
 
 
-def test_draws_are_even_over_all_that_is_held():
-    stream = experience()
+def test_replay_stream_samples_uniformly():
+    stream = make_stream()
     for _ in range(20):
         next(stream)
-    drawn = torch.cat([next(stream).index for _ in range(400)])
-    share = drawn.bincount(minlength=stream.memory.total)
-    print("least and most drawn", share.min().item(), share.max().item(), "of", len(drawn))
-    # held: 30 of 31 slots, each place in the ring in turn
-    assert share.min() > 100
-    assert share.max() < 350
+    index = torch.cat([next(stream).index for _ in range(400)])
+    counts = index.bincount(minlength=stream.buffer.num_rows)
+    print("least and most often sampled", counts.min().item(), counts.max().item(), "of", len(index))
+    # held: 30 of 31 slots, each slot of the ring in turn
+    assert counts.min() > 100
+    assert counts.max() < 350
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.7])
-def test_experience_goes_on_to_the_bit(alpha):
-    whole, cut = experience(alpha), experience(alpha)
+def test_replay_stream_resumes_bit_exact(alpha):
+    full, truncated = make_stream(alpha), make_stream(alpha)
 
-    def judged(stream, drawn):
-        if stream.priorities is not None:
-            stream.priorities.judge(drawn.index, drawn.rows.reward + drawn.index % 7)
+    def update(stream, batch):
+        if stream.sampler is not None:
+            stream.sampler.update_priorities(batch.index, batch.transitions.reward + batch.index % 7)
 
     for _ in range(12):
-        judged(whole, next(whole))
-    cut.load_state_dict(whole.state_dict())
+        update(full, next(full))
+    truncated.load_state_dict(full.state_dict())
     for _ in range(12):
-        a, b = next(whole), next(cut)
-        judged(whole, a), judged(cut, b)
+        a, b = next(full), next(truncated)
+        update(full, a), update(truncated, b)
         assert torch.equal(a.index, b.index)
-        assert torch.equal(a.rows.observation, b.rows.observation)
-        assert (a.frames, a.number) == (b.frames, b.number)
+        assert torch.equal(a.transitions.observation, b.transitions.observation)
+        assert (a.env_steps, a.number) == (b.env_steps, b.number)
         assert alpha == 0 or torch.equal(a.weight, b.weight)
-    other = experience(alpha, seed=1)
-    assert not torch.equal(next(other).index, next(experience(alpha)).index)
+    other = make_stream(alpha, seed=1)
+    assert not torch.equal(next(other).index, next(make_stream(alpha)).index)
 
 
-def test_a_cut_leads_to_its_true_last_observation():
-    """Episodes count up to 12 and are cut: 11 leads to 12, never to the 0 that the next one begins with."""
-    stream = experience()
+def test_replay_stream_truncation_keeps_final_observation():
+    """Episodes count up to 12 and are truncated: 11 leads to 12, never to the next episode's 0."""
+    stream = make_stream()
     for _ in range(12):
-        rows = next(stream).rows
-        assert torch.equal(rows.following, rows.observation + 1)
+        rows = next(stream).transitions
+        assert torch.equal(rows.next_observation, rows.observation + 1)
         assert (rows.discount == 0.9).all()
-    assert (rows.following == 12).any()
+    assert (rows.next_observation == 12).any()
 
 
-def test_steps_before_learning_are_counted():
-    stream = experience()
+def test_replay_stream_counts_steps_before_learning_starts():
+    stream = make_stream()
     first, second = next(stream), next(stream)
-    assert (first.frames, second.frames) == (10 + 8, 18 + 8)
-    assert len(stream.memory) == 26
+    assert (first.env_steps, second.env_steps) == (10 + 8, 18 + 8)
+    assert len(stream.buffer) == 26
 
 
-def test_rows_found_wrong_are_drawn_more_often_and_gone_ones_never():
-    stream = experience(alpha=1.0)
-    tree = stream.priorities.tree
+def test_prioritized_sampler_prefers_large_td_errors():
+    stream = make_stream(alpha=1.0)
+    tree = stream.sampler.tree
     for turn in range(25):
-        drawn = next(stream)
-        held = (stream.memory.oldest + torch.arange(len(stream.memory))) % stream.memory.total
-        weights = tree.get(torch.arange(stream.memory.total))
+        batch = next(stream)
+        held = (stream.buffer.oldest + torch.arange(len(stream.buffer))) % stream.buffer.num_rows
+        weights = tree.get(torch.arange(stream.buffer.num_rows))
         assert weights[held].min() > 0
-        assert (weights > 0).sum() == len(held), turn  # the others cannot be drawn
-        assert torch.isin(drawn.index, held).all()
-        stream.priorities.judge(drawn.index, torch.ones(32))
-    wrong = held[5:8]
-    stream.priorities.judge(held, torch.ones(len(held)))
-    stream.priorities.judge(wrong, torch.full((3,), 9.0))
-    draws = [stream._draw(torch.Generator().manual_seed(k)) for k in range(200)]
+        assert (weights > 0).sum() == len(held), turn  # the others cannot be sampled
+        assert torch.isin(batch.index, held).all()
+        stream.sampler.update_priorities(batch.index, torch.ones(32))
+    large = held[5:8]
+    stream.sampler.update_priorities(held, torch.ones(len(held)))
+    stream.sampler.update_priorities(large, torch.full((3,), 9.0))
+    draws = [stream._sample(torch.Generator().manual_seed(k)) for k in range(200)]
     index = torch.cat([d[0] for d in draws])
-    share = torch.isin(index, wrong).float().mean().item()
-    wanted = 27 / (27 + len(held) - 3)
-    print(f"share of the wrong {share:.3f}, wanted {wanted:.3f}")
-    assert abs(share - wanted) < 0.01
+    share = torch.isin(index, large).float().mean().item()
+    expected = 27 / (27 + len(held) - 3)
+    print(f"share of the large TD errors {share:.3f}, expected {expected:.3f}")
+    assert abs(share - expected) < 0.01
     weight = torch.cat([d[1] for d in draws])
-    likely, other = (weight[torch.isin(index, wrong) == b].unique() for b in (True, False))
+    likely, other = (weight[torch.isin(index, large) == b].unique() for b in (True, False))
     print("weights", likely.tolist(), other.tolist())
-    assert likely.tolist() == pytest.approx([1 / 3])  # (9 times the chance)^-0.5
+    assert likely.tolist() == pytest.approx([1 / 3])  # (9 times the probability)^-0.5
     assert other.tolist() == [1.0]
-    # a row judged after it was dropped stays dropped
-    gone = torch.tensor([stream.memory.head * 2])
-    stream.priorities.judge(gone, torch.ones(1))
+    # a row that is updated after it was dropped stays dropped
+    gone = torch.tensor([stream.buffer.head * 2])
+    stream.sampler.update_priorities(gone, torch.ones(1))
     assert tree.get(gone).item() == 0
+
+
+def test_replay_stream_reads_states_of_earlier_versions():
+    """Entries had other names then: each is renamed back in a copy, which must be read as the original."""
+    stream, old = make_stream(0.7), make_stream(0.7)
+    for _ in range(12):
+        next(stream)
+    state = stream.state_dict()
+    sparse = {"slot_of_row": "of", "items": "kept"}
+    for name in ("final_frames", "first_stacks"):
+        state["buffer"][name] = with_new_names(state["buffer"][name], sparse)
+    buffer = {
+        "num_written": "lived",
+        "last_observation": "previous",
+        "final_frames": "cuts",
+        "first_stacks": "begins",
+    }
+    state["buffer"] = with_new_names(state["buffer"], buffer)
+    names = {"envs": "worlds", "buffer": "memory", "sampler": "priorities", "env_steps": "frames"}
+    old.load_state_dict(with_new_names(state, names))
+    for _ in range(5):
+        a, b = next(stream), next(old)
+        assert torch.equal(a.index, b.index)
+        assert torch.equal(a.transitions.next_observation, b.transitions.next_observation)
+        assert a.env_steps == b.env_steps

@@ -4,9 +4,9 @@ import io
 
 import torch
 
-from torchstone.envs.episodes import Episodes
-from torchstone.envs.rollouts import Rollouts, Turns
-from torchstone.envs.vector_env import Worlds
+from torchstone.envs.episodes import EpisodeRollouts
+from torchstone.envs.rollouts import AsyncActorRollouts, Rollouts
+from torchstone.envs.vector_env import VectorEnv
 from torchstone.parts.rl.actor_critic import ActorCritic
 
 
@@ -15,7 +15,7 @@ def policy(seed: int = 0) -> ActorCritic:
     return ActorCritic((4,), 2, hidden=(8,))
 
 
-def kept(stream) -> dict:
+def reload(stream) -> dict:
     file = io.BytesIO()
     torch.save(stream.state_dict(), file)
     file.seek(0)
@@ -31,88 +31,88 @@ def same(a, b) -> bool:
     return all(torch.equal(x, y) for x, y in zip(flat(a), flat(b), strict=True))
 
 
-def test_rows_follow_one_another_unless_an_episode_ends():
-    stream = Rollouts(policy(), Worlds("CartPole-v1", 4, limit=15), 40, seed=0)
+def test_rollouts_rows_are_consecutive_within_an_episode():
+    stream = Rollouts(policy(), VectorEnv("CartPole-v1", 4, max_episode_steps=15), 40, seed=0)
     one, two = next(stream), next(stream)
-    seen = torch.cat([one.observation, two.observation])
+    observations = torch.cat([one.observation, two.observation])
     ended = torch.cat([one.terminated | one.truncated, two.terminated | two.truncated])
-    assert torch.equal(one.last, two.observation[0])
-    fresh = seen[1:].abs().amax(-1) <= 0.05
+    assert torch.equal(one.last_observation, two.observation[0])
+    fresh = observations[1:].abs().amax(-1) <= 0.05
     assert fresh[ended[:-1]].all(), "an episode begins after one that ended"
     assert (~fresh[~ended[:-1]]).float().mean() > 0.9
-    cut = one.truncated & ~one.terminated
-    assert len(one.cuts) == cut.sum() > 3
-    assert (one.cuts.abs().amax(-1) > 0.05).all(), "the last states, not those that came after"
-    # what was cut at is where the equations lead from the row before: the cart moves by its speed
-    before = one.observation[cut]
-    torch.testing.assert_close(one.cuts[:, 0], before[:, 0] + 0.02 * before[:, 1])
+    truncated = one.truncated & ~one.terminated
+    assert len(one.final_observations) == truncated.sum() > 3
+    assert (one.final_observations.abs().amax(-1) > 0.05).all(), "the last states, not those that came after"
+    # what was truncated at is where the equations lead from the row before: the cart moves by its speed
+    before = one.observation[truncated]
+    torch.testing.assert_close(one.final_observations[:, 0], before[:, 0] + 0.02 * before[:, 1])
     assert len(one.returns) == (one.terminated | one.truncated).sum()
-    assert (one.number, two.number, two.frames) == (0, 1, 320)
+    assert (one.number, two.number, two.env_steps) == (0, 1, 320)
 
 
-def test_actions_are_drawn_from_the_policy_that_is_there_now():
+def test_rollouts_sample_from_current_policy():
     model = policy()
-    stream = Rollouts(model, Worlds("CartPole-v1", 4), 50, seed=0)
+    stream = Rollouts(model, VectorEnv("CartPole-v1", 4), 50, seed=0)
     with torch.no_grad():
         model.actor[-1].bias.copy_(torch.tensor([0.0, 2.0]))
     share = float(next(stream).action.float().mean())
     with torch.no_grad():
         model.actor[-1].bias.copy_(torch.tensor([2.0, 0.0]))
     other = float(next(stream).action.float().mean())
-    print("share of action 1", share, other, "wanted", 0.881, 0.119)
+    print("share of action 1", share, other, "expected", 0.881, 0.119)
     assert abs(share - 0.881) < 0.08
     assert abs(other - 0.119) < 0.08
 
 
-def test_rollouts_go_on_bit_for_bit():
-    def made(seed: int) -> Rollouts:
-        return Rollouts(policy(), Worlds("CartPole-v1", 4, seed=seed), 20, seed=1)
+def test_rollouts_resume_bit_exact():
+    def make(seed: int) -> Rollouts:
+        return Rollouts(policy(), VectorEnv("CartPole-v1", 4, seed=seed), 20, seed=1)
 
-    one, other = made(0), made(8)
+    one, other = make(0), make(8)
     next(one)
-    state = kept(one)
+    state = reload(one)
     other.load_state_dict(state)
     assert all(same(next(one), next(other)) for _ in range(5))
-    again, another = made(0), made(3)
-    assert same(next(again), next(made(0)))
+    again, another = make(0), make(3)
+    assert same(next(again), next(make(0)))
     assert not same(next(again), next(another))
 
 
-def test_turns_go_on_bit_for_bit_and_each_actor_has_a_policy_of_its_own():
-    def made(seed: int) -> Turns:
-        worlds = [Worlds("CartPole-v1", seed=seed + k) for k in range(3)]
-        return Turns([policy(k) for k in range(3)], worlds, 7, seed=1)
+def test_async_actor_rollouts_resume_bit_exact_with_own_policies():
+    def make(seed: int) -> AsyncActorRollouts:
+        envs = [VectorEnv("CartPole-v1", seed=seed + k) for k in range(3)]
+        return AsyncActorRollouts([policy(k) for k in range(3)], envs, 7, seed=1)
 
-    one, other = made(0), made(10)
-    for wanted in (0, 1, 2, 0):
-        assert next(one)[0] == wanted
-    other.load_state_dict(kept(one))
+    one, other = make(0), make(10)
+    for expected in (0, 1, 2, 0):
+        assert next(one)[0] == expected
+    other.load_state_dict(reload(one))
     assert all(same(next(one), next(other)) for _ in range(6))
     rollout = next(one)[1]
-    assert (rollout.number, rollout.frames) == (10, 77)
+    assert (rollout.number, rollout.env_steps) == (10, 77)
 
 
-def test_episodes_are_whole_and_blank_after_their_end():
-    stream = Episodes(policy(), Worlds("CartPole-v1", 6, limit=30), seed=0)
+def test_episode_rollouts_pad_after_episode_end():
+    stream = EpisodeRollouts(policy(), VectorEnv("CartPole-v1", 6, max_episode_steps=30), seed=0)
     for number in range(4):
-        rollout, live = next(stream)
-        lengths = live.sum(0)
-        assert live[0].all()
-        assert (live[1:] <= live[:-1]).all(), "once over, it stays so"
+        rollout, is_live = next(stream)
+        lengths = is_live.sum(0)
+        assert is_live[0].all()
+        assert (is_live[1:] <= is_live[:-1]).all(), "once over, it stays so"
         assert torch.equal(rollout.reward.sum(0), lengths.float())
         assert rollout.returns == lengths.tolist()
         final = lengths - 1
         ended = rollout.terminated | rollout.truncated
         assert ended[final, torch.arange(6)].all()
-        assert not rollout.reward[~live].any()
-        assert rollout.terminated[~live].all()
-        cut = rollout.truncated & ~rollout.terminated
-        assert len(rollout.cuts) == cut.sum()
-        if len(rollout.cuts):
-            before = rollout.observation[cut]
-            torch.testing.assert_close(rollout.cuts[:, 0], before[:, 0] + 0.02 * before[:, 1])
+        assert not rollout.reward[~is_live].any()
+        assert rollout.terminated[~is_live].all()
+        truncated = rollout.truncated & ~rollout.terminated
+        assert len(rollout.final_observations) == truncated.sum()
+        if len(rollout.final_observations):
+            before = rollout.observation[truncated]
+            torch.testing.assert_close(rollout.final_observations[:, 0], before[:, 0] + 0.02 * before[:, 1])
         assert rollout.number == number
-    assert rollout.frames == stream.frames > 0
-    other = Episodes(policy(), Worlds("CartPole-v1", 6, limit=30, seed=4), seed=0)
-    other.load_state_dict(kept(stream))
+    assert rollout.env_steps == stream.env_steps > 0
+    other = EpisodeRollouts(policy(), VectorEnv("CartPole-v1", 6, max_episode_steps=30, seed=4), seed=0)
+    other.load_state_dict(reload(stream))
     assert same(next(stream), next(other))

@@ -1,4 +1,4 @@
-"""Folders in Hugging Face layout: as transformers writes them, whole and broken; and written by us."""
+"""Folders in Hugging Face layout: written by transformers, complete and broken; and exported by us."""
 
 import json
 import shutil
@@ -11,37 +11,40 @@ import torchstone as ts
 from torchstone.api import export_hf, load_tokenizer
 from torchstone.errors import BadInput, NotSaved
 from torchstone.hub import bert, hf_export, hf_folder
-from torchstone.references import transformers
+from torchstone.references import randomize_weights
+from torchstone.references.transformers import import_transformers
 from torchstone.verify import relative_error
 
 SMALL = {
-    "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40,
-    "vocab_size": 50, "max_position_embeddings": 20,
-}  # fmt: skip
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "vocab_size": 50,
+    "max_position_embeddings": 20,
+}
 KINDS = tuple(bert.HEADS)
 
 
-def saved(folder, kind="BertModel", *, shard="5GB", **settings):
-    """A network of theirs with random weights, in evaluation mode, written to `folder`."""
+def save_bert(folder, kind="BertModel", *, shard="5GB", **settings):
+    """One of transformers' networks with random weights, in evaluation mode, saved to `folder`."""
     torch.manual_seed(1)
-    library = transformers()
+    library = import_transformers()
     model = getattr(library, kind)(library.BertConfig(**{**SMALL, **settings})).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3)
+    randomize_weights(model, 0.3)
     model.save_pretrained(folder, max_shard_size=shard)
     return model
 
 
-def inputs(vocabulary=50):
-    tokens = torch.randint(1, vocabulary, (3, 11))
+def inputs(vocab_size=50):
+    tokens = torch.randint(1, vocab_size, (3, 11))
     mask = torch.arange(11) < torch.tensor([[11], [4], [9]])
     return tokens * mask, mask, torch.randint(2, (3, 11))
 
 
 @torch.no_grad()
-def differ(ours, theirs) -> float:
-    """How far our outputs are from theirs, relatively, on padded rows."""
+def error(ours, theirs) -> float:
+    """Relative error of our outputs on padded rows."""
     tokens, mask, segments = inputs(theirs.config.vocab_size)
     theirs = theirs(tokens, attention_mask=mask.long(), token_type_ids=segments).to_tuple()
     own = ours.logits(tokens, mask, segments)
@@ -51,15 +54,15 @@ def differ(ours, theirs) -> float:
 
 @pytest.mark.parametrize("shard", ["5GB", "6KB"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_class_that_is_read_gives_the_same_output(kind, shard, tmp_path):
-    theirs = saved(tmp_path, kind, shard=shard)
+def test_load_equals_transformers_for_every_class(kind, shard, tmp_path):
+    theirs = save_bert(tmp_path, kind, shard=shard)
     files = sorted(file.name for file in tmp_path.glob("*.safetensors"))
     assert (len(files) > 2) == (shard == "6KB")
     ours = ts.load(tmp_path)
-    said = differ(ours, theirs)
-    print(f"{kind} in {len(files)} files: {said:.1e} apart")
+    difference = error(ours, theirs)
+    print(f"{kind} in {len(files)} files: {difference:.1e} apart")
     assert not ours.training
-    assert said < 1e-5
+    assert difference < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -79,19 +82,19 @@ def test_every_class_that_is_read_gives_the_same_output(kind, shard, tmp_path):
     ],
     ids=lambda settings: ", ".join(f"{k} {v}" for k, v in settings.items()),
 )
-def test_what_the_config_states_is_followed(settings, tmp_path):
-    theirs = saved(tmp_path, "BertForPreTraining", **settings)
+def test_load_honors_every_setting_of_the_config(settings, tmp_path):
+    theirs = save_bert(tmp_path, "BertForPreTraining", **settings)
     ours = ts.load(tmp_path)
-    said = differ(ours, theirs)
-    print(f"{settings}: {said:.1e} apart")
-    assert said < 1e-5
+    difference = error(ours, theirs)
+    print(f"{settings}: {difference:.1e} apart")
+    assert difference < 1e-5
     tied = theirs.config.tie_word_embeddings
-    assert (ours.decoder.weight is ours.word.weight) == tied
+    assert (ours.decoder.weight is ours.token_embedding.weight) == tied
 
 
-def test_each_of_these_settings_matters(tmp_path):
-    """Else the test above could not fail: with one changed in the file, the output is another."""
-    theirs = saved(tmp_path, "BertForPreTraining")
+def test_load_depends_on_each_setting_of_the_config(tmp_path):
+    """Otherwise the test above could not fail: changing a setting in the file changes the output."""
+    theirs = save_bert(tmp_path, "BertForPreTraining")
     text = (tmp_path / "config.json").read_text()
     for name, value in {
         "hidden_act": "relu",
@@ -99,19 +102,19 @@ def test_each_of_these_settings_matters(tmp_path):
         "num_attention_heads": 1,
     }.items():
         (tmp_path / "config.json").write_text(json.dumps({**json.loads(text), name: value}))
-        said = differ(ts.load(tmp_path), theirs)
-        print(f"{name} = {value}: {said:.1e} apart")
-        assert said > 1e-3
+        difference = error(ts.load(tmp_path), theirs)
+        print(f"{name} = {value}: {difference:.1e} apart")
+        assert difference > 1e-3
 
 
-def changed(folder, **settings) -> None:
+def change_config(folder, **settings) -> None:
     file = folder / "config.json"
     config = {**json.loads(file.read_text()), **settings}
     file.write_text(json.dumps({k: v for k, v in config.items() if v != "gone"}))
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"position_embedding_type": "relative_key"}, "position_embedding_type = 'relative_key'"),
         ({"is_decoder": True}, "is_decoder = True"),
@@ -128,23 +131,23 @@ def changed(folder, **settings) -> None:
         ({"model_type": "gone"}, "no model_type"),
         ({"num_hidden_layers": 3}, "missing: layers.2"),
         ({"num_hidden_layers": 1}, "unknown: layers.1"),
-        ({"vocab_size": 51}, "of another shape: word.weight"),
+        ({"vocab_size": 51}, "of another shape: token_embedding.weight"),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
-def test_a_setting_that_is_not_implemented_is_refused_by_name(settings, said, tmp_path):
-    saved(tmp_path)
-    changed(tmp_path, **settings)
-    with pytest.raises(BadInput, match=said) as caught:
+def test_load_rejects_unsupported_setting_by_name(settings, message, tmp_path):
+    save_bert(tmp_path)
+    change_config(tmp_path, **settings)
+    with pytest.raises(BadInput, match=message) as caught:
         ts.load(tmp_path)
     print(caught.value)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_settings_that_change_nothing_are_let_pass(tmp_path):
-    theirs = saved(tmp_path)
-    changed(
+def test_load_accepts_settings_without_effect(tmp_path):
+    theirs = save_bert(tmp_path)
+    change_config(
         tmp_path,
         position_embedding_type="absolute",
         gradient_checkpointing=True,
@@ -153,46 +156,46 @@ def test_settings_that_change_nothing_are_let_pass(tmp_path):
         pooler_fc_size=768,
         layer_norm_eps="gone",
     )
-    assert differ(ts.load(tmp_path), theirs) < 1e-5
+    assert error(ts.load(tmp_path), theirs) < 1e-5
 
 
-def broken(folder, how: str) -> str:
-    """Break a folder with shards; what must be said."""
+def break_folder(folder, fault: str) -> str:
+    """Break a folder with shards; returns the expected error message."""
     shards = sorted(folder.glob("model-*.safetensors"))
     index = folder / "model.safetensors.index.json"
     content = json.loads(index.read_text())
     first = next(iter(content["weight_map"]))
-    if how == "a shard is missing":
+    if fault == "a shard is missing":
         shards[1].unlink()
         return f"lacks the shard {shards[1].name}"
-    if how == "a shard is cut off":
+    if fault == "a shard is cut off":
         shards[1].write_bytes(shards[1].read_bytes()[:100])
         return f"{shards[1].name} is not a whole safetensors file"
-    if how == "a tensor is missing":
+    if fault == "a tensor is missing":
         file = folder / content["weight_map"][first]
-        held = load_file(file)
-        save_file({k: v for k, v in held.items() if k != first}, file)
+        tensors = load_file(file)
+        save_file({k: v for k, v in tensors.items() if k != first}, file)
         return f"should hold {first}"
-    if how == "a shard lies elsewhere":
+    if fault == "a shard lies elsewhere":
         content["weight_map"][first] = "../" + shards[0].name
         index.write_text(json.dumps(content))
         return "outside its folder"
-    if how == "the index is no index":
+    if fault == "the index is no index":
         index.write_text("{}")
         return "no weight_map"
-    if how == "the config is cut off":
+    if fault == "the config is cut off":
         (folder / "config.json").write_text('{"model_type": "be')
         return "config.json cannot be read"
-    if how == "the config is a list":
+    if fault == "the config is a list":
         (folder / "config.json").write_text("[]")
-        return "holds list"
+        return "holds a list"
     for file in [*shards, index]:
         file.unlink()
     return "has a config but no weights"
 
 
 @pytest.mark.parametrize(
-    "how",
+    "fault",
     [
         "a shard is missing",
         "a shard is cut off",
@@ -204,26 +207,26 @@ def broken(folder, how: str) -> str:
         "no weights at all",
     ],
 )
-def test_what_is_not_whole_is_told_in_a_line(how, tmp_path):
-    saved(tmp_path, shard="6KB")
-    said = broken(tmp_path, how)
-    with pytest.raises(BadInput, match=said) as caught:
+def test_load_reports_broken_folder_in_one_line(fault, tmp_path):
+    save_bert(tmp_path, shard="6KB")
+    message = break_folder(tmp_path, fault)
+    with pytest.raises(BadInput, match=message) as caught:
         ts.load(tmp_path)
     print(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_neither_a_run_nor_a_layout(tmp_path):
+def test_load_rejects_empty_folder(tmp_path):
     with pytest.raises(BadInput, match="is not a run folder"):
         ts.load(tmp_path)
     with pytest.raises(BadInput, match=r"holds no config\.json"):
         hf_folder.read(tmp_path)
 
 
-def test_older_files(tmp_path):
+def test_load_reads_pickles_and_names_of_the_first_release(tmp_path):
     """Pickled weights, in one file and in shards, with the first release's names of a norm's weights;
     and a file that would run code."""
-    theirs = saved(tmp_path, "BertForMaskedLM")
+    theirs = save_bert(tmp_path, "BertForMaskedLM")
     (tmp_path / "model.safetensors").unlink()
     state = {
         key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
@@ -231,32 +234,32 @@ def test_older_files(tmp_path):
     }
     state["bert.embeddings.position_ids"] = torch.arange(20)[None]
     torch.save(state, tmp_path / "pytorch_model.bin")
-    assert differ(ts.load(tmp_path), theirs) < 1e-5
+    assert error(ts.load(tmp_path), theirs) < 1e-5
     names, half = list(state), len(state) // 2
-    places = {n: f"pytorch_model-{1 + (i >= half)}.bin" for i, n in enumerate(names)}
-    for file in set(places.values()):
-        torch.save({n: state[n] for n in names if places[n] == file}, tmp_path / file)
+    weight_map = {n: f"pytorch_model-{1 + (i >= half)}.bin" for i, n in enumerate(names)}
+    for file in set(weight_map.values()):
+        torch.save({n: state[n] for n in names if weight_map[n] == file}, tmp_path / file)
     (tmp_path / "pytorch_model.bin").unlink()
     index = tmp_path / "pytorch_model.bin.index.json"
-    index.write_text(json.dumps({"weight_map": places}))
-    assert differ(ts.load(tmp_path), theirs) < 1e-5
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    assert error(ts.load(tmp_path), theirs) < 1e-5
     index.unlink()
     torch.save({"weight": torch.ones(1), "code": shutil.rmtree}, tmp_path / "pytorch_model.bin")
     with pytest.raises(BadInput, match="holds code and was refused unread"):
         ts.load(tmp_path)
 
 
-def test_weights_that_hold_more_than_the_class_are_used(tmp_path):
-    """As the first published ones: their config says words, their file has the other heads too."""
-    theirs = saved(tmp_path, "BertForPreTraining")
-    changed(tmp_path, architectures=["BertForMaskedLM"])
+def test_match_weights_follows_the_file_not_the_class(tmp_path):
+    """The first published files have the pre-training heads, their config names the masked-LM class."""
+    theirs = save_bert(tmp_path, "BertForPreTraining")
+    change_config(tmp_path, architectures=["BertForMaskedLM"])
     ours = ts.load(tmp_path)
     assert ours.head == "pretraining"
-    assert differ(ours, theirs) < 1e-5
-    bare = saved(tmp_path / "bare")
-    held = load_file(tmp_path / "bare" / "model.safetensors")
+    assert error(ours, theirs) < 1e-5
+    bare = save_bert(tmp_path / "bare")
+    tensors = load_file(tmp_path / "bare" / "model.safetensors")
     save_file(
-        {k: v for k, v in held.items() if "pooler" not in k},
+        {k: v for k, v in tensors.items() if "pooler" not in k},
         tmp_path / "bare" / "model.safetensors",
     )
     ours = ts.load(tmp_path / "bare")
@@ -267,42 +270,41 @@ def test_weights_that_hold_more_than_the_class_are_used(tmp_path):
         assert relative_error(ours(tokens, mask, segments), hidden) < 1e-5
 
 
-def test_tied_weights_must_be_the_same(tmp_path):
-    """A config that ties two tensors which differ in the file would leave one of them out unsaid."""
-    theirs = saved(tmp_path, "BertForMaskedLM", tie_word_embeddings=False)
-    assert differ(ts.load(tmp_path), theirs) < 1e-5
-    changed(tmp_path, tie_word_embeddings=True)
-    with pytest.raises(BadInput, match=r"not the same though tied: (word|decoder)"):
+def test_load_rejects_tied_weights_that_differ(tmp_path):
+    """A config that ties two tensors which differ in the file would silently drop one of them."""
+    theirs = save_bert(tmp_path, "BertForMaskedLM", tie_word_embeddings=False)
+    assert error(ts.load(tmp_path), theirs) < 1e-5
+    change_config(tmp_path, tie_word_embeddings=True)
+    with pytest.raises(BadInput, match=r"not the same though tied: (token_embedding|decoder)"):
         ts.load(tmp_path)
 
 
-def test_half_precision_is_read(tmp_path):
-    theirs = saved(tmp_path).bfloat16()
+def test_load_converts_half_precision(tmp_path):
+    theirs = save_bert(tmp_path).bfloat16()
     theirs.save_pretrained(tmp_path)
     ours = ts.load(tmp_path)
-    assert ours.word.weight.dtype == torch.float32
-    assert torch.equal(ours.word.weight, theirs.embeddings.word_embeddings.weight.float())
+    assert ours.token_embedding.weight.dtype == torch.float32
+    assert torch.equal(ours.token_embedding.weight, theirs.embeddings.word_embeddings.weight.float())
 
 
-def test_hf_names_are_fetched(tmp_path, monkeypatch):
-    """`hf:ORG/NAME`: first without pickles, then with; and what cannot be had is told in a line."""
+def test_fetch_prefers_safetensors_and_reports_failure_in_one_line(tmp_path, monkeypatch):
     import huggingface_hub
 
-    theirs = saved(tmp_path)
-    asked = []
+    theirs = save_bert(tmp_path)
+    downloads = []
 
     def snapshot(name, allow_patterns):
-        asked.append((name, allow_patterns))
+        downloads.append((name, allow_patterns))
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    assert differ(ts.load("hf:someone/small"), theirs) < 1e-5
-    assert [name for name, _ in asked] == ["someone/small"]
-    assert not any(".bin" in pattern for pattern in asked[0][1])
+    assert error(ts.load("hf:someone/small"), theirs) < 1e-5
+    assert [name for name, _ in downloads] == ["someone/small"]
+    assert not any(".bin" in pattern for pattern in downloads[0][1])
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
-    assert differ(ts.load("hf:someone/small"), theirs) < 1e-5
-    assert any(".bin" in pattern for pattern in asked[-1][1])
+    assert error(ts.load("hf:someone/small"), theirs) < 1e-5
+    assert any(".bin" in pattern for pattern in downloads[-1][1])
     monkeypatch.undo()
     with pytest.raises(BadInput, match="cannot fetch hf:someone/absent") as caught:
         ts.load("hf:someone/absent")
@@ -310,21 +312,23 @@ def test_hf_names_are_fetched(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_written_is_loaded_by_transformers(kind, tmp_path):
-    theirs = saved(tmp_path / "theirs", kind, num_labels=4, hidden_act="gelu_new")
+def test_hf_export_is_loaded_by_transformers(kind, tmp_path):
+    theirs = save_bert(tmp_path / "theirs", kind, num_labels=4, hidden_act="gelu_new")
     config, _ = hf_folder.read(tmp_path / "theirs")
-    _, arguments = bert.from_config(config)
+    _, model_config = bert.from_config(config)
     ours = ts.load(tmp_path / "theirs")
-    hf_export.write(tmp_path / "out", bert.to_config(arguments), bert.unpublished("", ours.state_dict()))
-    again, info = getattr(transformers(), kind).from_pretrained(tmp_path / "out", output_loading_info=True)
+    hf_export.write(tmp_path / "out", bert.to_config(model_config), bert.unpublished("", ours.state_dict()))
+    again, info = getattr(import_transformers(), kind).from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
     assert not info["missing_keys"]
     assert not info["mismatched_keys"]
-    said = differ(ours, again.eval()), differ(ours, theirs)
-    print(f"{kind}: {said} apart")
-    assert max(said) < 1e-5
+    differences = error(ours, again.eval()), error(ours, theirs)
+    print(f"{kind}: {differences} apart")
+    assert max(differences) < 1e-5
 
 
-def test_a_folder_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_hf_export_writes_all_or_nothing(tmp_path, monkeypatch):
     tensors = {"a.weight": torch.ones(2)}
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
@@ -341,22 +345,23 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["full"]
 
 
-def test_a_run_is_exported_with_its_labels_and_tokenizer(tmp_path):
-    """`export --format hf`: the class names, the tokenizer and the weights, as transformers reads them."""
+def test_export_hf_keeps_labels_and_tokenizer(tmp_path):
+    """`export --format hf`: transformers reads the class names, the tokenizer and the weights."""
     run = tmp_path / "run"
-    ts.train("bert/smoke", out=run, quiet=True, most=300, pretrain=2, steps=3, vocabulary=300, batch_size=8)
+    fields = {"max_examples": 300, "pretrain_steps": 2, "steps": 3, "vocab_size": 300, "batch_size": 8}
+    ts.train("bert/smoke", out=run, quiet=True, **fields)
     folder = export_hf(run, tmp_path / "out")
-    library = transformers()
+    library = import_transformers()
     theirs = library.AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    words = library.AutoTokenizer.from_pretrained(folder)
+    tokenizer = library.AutoTokenizer.from_pretrained(folder)
     text = "what a good day"
     (answer,) = ts.predict(run, [text])
     with torch.no_grad():
-        logits = theirs(**words(text, return_tensors="pt")).logits
-    chances = dict(zip(theirs.config.id2label.values(), logits.softmax(1)[0].tolist(), strict=True))
-    print(answer["probabilities"], chances)
-    assert answer["probabilities"] == pytest.approx(chances, abs=1e-5)
-    assert words.mask_token == "[MASK]"
+        logits = theirs(**tokenizer(text, return_tensors="pt")).logits
+    probabilities = dict(zip(theirs.config.id2label.values(), logits.softmax(1)[0].tolist(), strict=True))
+    print(answer["probabilities"], probabilities)
+    assert answer["probabilities"] == pytest.approx(probabilities, abs=1e-5)
+    assert tokenizer.mask_token == "[MASK]"
     assert load_tokenizer(folder).to_str() == load_tokenizer(run).to_str()
     with pytest.raises(BadInput, match="not empty"):
         export_hf(run, folder)

@@ -1,4 +1,4 @@
-"""Class activation maps and saliency, beside their definitions in closed form and beside captum."""
+"""Class activation maps and saliency against their closed forms and against captum."""
 
 import os
 
@@ -13,8 +13,8 @@ from torch import nn
 import torchstone as ts
 from torchstone.cli.main import main
 from torchstone.errors import BadInput
-from torchstone.interpret.grad_cam import grad_cam, last_grid, saliency
-from torchstone.plots.classification import overlay
+from torchstone.interpret.grad_cam import grad_cam, last_feature_layer, saliency
+from torchstone.plots.classification import overlay_heatmap
 
 
 def images(*shape):
@@ -31,7 +31,7 @@ def mean_and_linear(**settings):
     ).double()
 
 
-def test_it_is_the_class_activation_map_over_the_number_of_places():
+def test_grad_cam_equals_class_activation_map():
     """Zhou et al. 2016 (arXiv:1512.04150): M = Σ_k w_k A_k; y is its mean over Z places, so α = w/Z."""
     model, x, classes = (
         mean_and_linear(stride=2),
@@ -50,7 +50,7 @@ def test_it_is_the_class_activation_map_over_the_number_of_places():
     assert (cam == 0).any()
 
 
-def test_saliency_of_a_linear_model_is_its_largest_weight():
+def test_saliency_of_linear_model_is_max_weight():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 5 * 4, 7)).double()
     classes = torch.tensor([6, 0])
     weights = model[1].weight[classes].unflatten(1, (3, 5, 4)).abs().amax(1)
@@ -67,7 +67,7 @@ def test_saliency_of_a_linear_model_is_its_largest_weight():
         ("googlenet", "inception5b"),
     ],
 )
-def test_captum_says_the_same(name, layer):
+def test_grad_cam_and_saliency_match_captum(name, layer):
     side, channels = (32, 1) if name.startswith("lenet") else (64 if name == "googlenet" else 32, 3)
     model = ts.create(name).double()
     x, classes = images(3, channels, side, side), torch.tensor([1, 9, 4])
@@ -84,20 +84,20 @@ def test_captum_says_the_same(name, layer):
     assert found.max() > 0
 
 
-def test_neither_leaves_a_trace():
+def test_grad_cam_and_saliency_leave_model_unchanged():
     model, x = mean_and_linear().train(), images(2, 3, 9, 9)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():  # which is no hindrance
         grad_cam(model, x, torch.tensor([0, 1]), "0")
         saliency(model, x, torch.tensor([0, 1]))
-    last_grid(model, x[:1])
+    last_feature_layer(model, x[:1])
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert all(module.training and not module._forward_hooks for module in model.modules())
     assert not x.requires_grad
 
 
-def test_pictures_of_a_batch_do_not_disturb_each_other():
+def test_grad_cam_images_are_independent():
     model, x, classes = mean_and_linear(), images(3, 3, 9, 9), torch.tensor([1, 0, 2])
     together = [grad_cam(model, x, classes, "0"), saliency(model, x, classes)]
     for i in range(3):
@@ -122,40 +122,42 @@ def test_pictures_of_a_batch_do_not_disturb_each_other():
         ("vgg16_bn_cifar", 32, "features.42"),
     ],
 )
-def test_the_layer_that_is_chosen(name, side, layer):
+def test_last_feature_layer_of_each_network(name, side, layer):
     with torch.device("cpu" if name.startswith("lenet") else "meta"):
         model = ts.create(name)
-        found = last_grid(model, torch.zeros(1, 1 if name.startswith("lenet") else 3, side, side))
+        found = last_feature_layer(model, torch.zeros(1, 1 if name.startswith("lenet") else 3, side, side))
     print(f"{name}: {found}")
     assert found == layer
 
 
-def test_full_layers_have_no_grid_and_say_so():
+def test_grad_cam_rejects_layers_without_maps():
     model = ts.create("mlp")
     x = torch.zeros(1, 1, 28, 28)
-    assert last_grid(model, x) is None
-    for layer, said in (("layers.9", "no layer 'layers.9'"), ("layers.0", "gives no maps")):
+    assert last_feature_layer(model, x) is None
+    for layer, said in (("layers.9", "no layer 'layers.9'"), ("layers.0", "outputs no maps")):
         with pytest.raises(BadInput, match=said):
             grad_cam(model, x, torch.tensor([0]), layer)
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_the_overlay_is_the_picture_where_there_is_no_heat():
+def test_overlay_heatmap_is_image_without_heat():
     picture = torch.rand(3, 8, 8)
-    cold = overlay(picture, torch.zeros(8, 8))
+    cold = overlay_heatmap(picture, torch.zeros(8, 8))
     grey = 0.8 * picture.mean(0).numpy()
     assert np.allclose(cold, grey[..., None].repeat(3, 2), atol=1e-6)
     heat = torch.zeros(8, 8)
     heat[2, 3] = 5.0
-    warm = overlay(picture, heat)
+    warm = overlay_heatmap(picture, heat)
     changed = (np.abs(warm - cold).max(2) > 1e-6).nonzero()
     assert [list(axis) for axis in changed] == [[2], [3]]
     assert warm[2, 3, 0] > warm[2, 3, 2]  # yellow
 
 
-@pytest.fixture
-def run(trained_run):
-    return trained_run("lenet5")
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    ts.train("lenet5/smoke", out=folder, quiet=True)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +168,7 @@ def digits(tmp_path_factory):
     return folder
 
 
-def test_predict_explains(run, digits, tmp_path, capsys):
+def test_explain_by_predict_command(run, digits, tmp_path, capsys):
     assert main(["predict", str(run), str(digits), "--explain", str(tmp_path / "why.png")]) == 0
     said = capsys.readouterr().out
     assert said.count(".png: ") == 3
@@ -181,7 +183,7 @@ def test_predict_explains(run, digits, tmp_path, capsys):
     assert ts.predict(run, [digits], explain=tmp_path / "b.png") == ts.predict(run, [digits])
 
 
-def test_every_row_is_another_picture(run, digits, tmp_path):
+def test_explain_one_row_per_image(run, digits, tmp_path):
     ts.predict(run, [digits], explain=tmp_path / "three.png")
     ts.predict(run, [digits / "1.png"], explain=tmp_path / "one.png")
     three, one = (np.asarray(Image.open(tmp_path / f"{n}.png")).shape for n in ("three", "one"))
@@ -189,22 +191,22 @@ def test_every_row_is_another_picture(run, digits, tmp_path):
     assert three[0] > 2 * one[0]
 
 
-def test_full_layers_show_saliency_alone(digits, tmp_path):
-    for name in ("mlp/smoke", "perceptron/digits", "backprop/smoke"):
+def test_explain_fully_connected_shows_saliency(digits, tmp_path):
+    for name, fields in (("mlp/smoke", {}), ("perceptron/digits", {}), ("backprop/smoke", {})):
         folder, file = tmp_path / name.replace("/", "-"), tmp_path / "why.png"
-        ts.train(name, steps=5, out=folder, quiet=True)
+        ts.train(name, out=folder, quiet=True, **fields)
         ts.predict(folder, [digits], explain=file)
         assert np.asarray(Image.open(file)).std() > 10
         file.unlink()
 
 
-def test_a_model_of_tables_has_nothing_to_draw(tmp_path, capsys):
+def test_explain_rejects_table_models(tmp_path, capsys):
     ts.train("perceptron/iris", out=tmp_path / "rows", quiet=True)
     row = "5.1,3.5,1.4,0.2"
     file = tmp_path / "why.png"
     assert main(["predict", str(tmp_path / "rows"), row, "--explain", str(file)]) == 2
     out, err = capsys.readouterr()
-    assert "no model of pictures" in err
+    assert "no model of images" in err
     assert not out
     assert not file.exists()
 
@@ -217,7 +219,7 @@ def test_a_model_of_tables_has_nothing_to_draw(tmp_path, capsys):
         ("folder.png", "is a folder"),
     ],
 )
-def test_bad_names_are_refused_before_anything_is_predicted(run, digits, tmp_path, capsys, file, said):
+def test_explain_rejects_bad_file_names_first(run, digits, tmp_path, capsys, file, said):
     (tmp_path / "folder.png").mkdir()
     words = ["predict", str(run), str(digits), "--explain", str(tmp_path / file)]
     assert main(words) == 2
@@ -228,7 +230,7 @@ def test_bad_names_are_refused_before_anything_is_predicted(run, digits, tmp_pat
     assert os.listdir(tmp_path) == ["folder.png"]
 
 
-def test_a_broken_picture_draws_nothing(run, digits, tmp_path, capsys):
+def test_explain_broken_image_writes_nothing(run, digits, tmp_path, capsys):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG no")
     words = [str(digits), str(tmp_path / "broken.png"), "--explain", str(tmp_path / "why.png")]
     assert main(["predict", str(run), *words]) == 2

@@ -1,4 +1,4 @@
-"""Receptive fields beside published figures, and beside the extent of the gradient."""
+"""Receptive fields against published figures and the extent of the gradient."""
 
 import copy
 
@@ -9,7 +9,7 @@ from torch import nn
 
 import torchstone as ts
 from torchstone.cli.show import layers
-from torchstone.interpret.receptive_field import Receptive
+from torchstone.interpret.receptive_field import ReceptiveFieldTracker
 from torchstone.parts.conv.branches import Branches
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.conv.shortcut import PadShortcut
@@ -23,7 +23,7 @@ def fields(variant):
     seen = {}
     with torch.device("meta"):
         model, images = make().eval(), torch.zeros(1, *shape)
-    sight = Receptive(images)
+    sight = ReceptiveFieldTracker(images)
     for name, module in model.named_modules():
 
         def note(module, inputs, output, name=name):
@@ -51,7 +51,7 @@ def fields(variant):
         ("resnet20_cifar", "layer3", 3 + 6 * 2 + (2 + 5 * 4) + (4 + 5 * 8)),
     ],
 )
-def test_published_figures_and_those_by_hand(variant, layer, pixels):
+def test_receptive_field_published_figures(variant, layer, pixels):
     seen = fields(variant)
     print(f"{variant} {layer}: {seen[layer]}, expected {pixels}")
     assert seen[layer] == pixels
@@ -113,13 +113,13 @@ def extent(model, images):
 
 
 def seen_by(model, images):
-    sight = Receptive(images)
+    sight = ReceptiveFieldTracker(images)
     with torch.no_grad(), sight:
         return sight.of(model(images))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_it_is_the_extent_of_the_gradient(name):
+def test_receptive_field_equals_gradient_extent(name):
     model = copy.deepcopy(NETWORKS[name]).double().eval()
     with torch.no_grad():
         for p in model.parameters():  # no weight cancels another, no unit is cut off
@@ -130,7 +130,7 @@ def test_it_is_the_extent_of_the_gradient(name):
     assert found == true
 
 
-def test_a_maximum_sees_what_a_mean_does():
+def test_receptive_field_max_pool_equals_avg_pool():
     images = torch.rand(1, 2, 40, 40)
     for settings in ({"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": 2}):
         pools = [kind(**settings) for kind in (nn.MaxPool2d, nn.AvgPool2d)]
@@ -141,7 +141,7 @@ def test_a_maximum_sees_what_a_mean_does():
     assert seen_by(dilated, images) == 7
 
 
-def test_gates_and_pooled_branches_are_not_counted_but_see_all():
+def test_receptive_field_ignores_gates_and_pooled_branches():
     images = torch.rand(1, 8, 20, 20)
     gated = nn.Sequential(nn.Conv2d(8, 8, 3), SqueezeExcitation(8, 2), nn.Conv2d(8, 8, 3)).eval()
     assert seen_by(gated, images) == 5
@@ -151,13 +151,13 @@ def test_gates_and_pooled_branches_are_not_counted_but_see_all():
     assert seen_by(nn.Sequential(nn.Conv2d(8, 8, 3), nn.Flatten()), images) == "all"
 
 
-def test_what_does_not_depend_on_the_picture_has_no_field():
-    sight = Receptive(torch.rand(1, 1, 4, 4))
+def test_receptive_field_none_if_independent_of_image():
+    sight = ReceptiveFieldTracker(torch.rand(1, 1, 4, 4))
     with sight:
         assert sight.of(torch.ones(2) + 1) is None
 
 
-def test_the_table_of_layers_has_it():
+def test_receptive_field_in_layer_table():
     rows = {row.name: row for row in layers(ts.create("lenet5"), (1, 32, 32))}
     found = [rows[name].receptive for name in ("c1", "s2", "c3", "s4", "c5", "f6")]
     assert found == [5, 6, 14, 16, 32, "all"]

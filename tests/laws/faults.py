@@ -33,9 +33,9 @@ def augmentation_not_registered() -> None:
     def draw(self, *_):
         if not hasattr(self, "generator"):
             self.generator = torch.Generator().manual_seed(self.seed)
-        return lambda *shape: torch.rand(self.batch, *shape, generator=self.generator)
+        return lambda *shape: torch.rand(self.batch_size, *shape, generator=self.generator)
 
-    batches.Batches._draw = draw
+    batches.ImageBatches._draw = draw
 
 
 def branch_on_the_data() -> None:

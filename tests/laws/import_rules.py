@@ -7,6 +7,7 @@ from pathlib import Path
 
 # a module may import its own layer and those below; siblings of one rank do not know each other
 RANK = {
+    "files": -1,  # atomic writes: for everyone
     "parts": 0,
     "data": 1,
     "envs": 1,
@@ -21,7 +22,7 @@ RANK = {
     "runs": 6,
     "verify": 6,
     "api": 7,
-    "": 7,  # the package itself, which offers what `api` does
+    "": 7.5,  # the package itself, which offers what `api` does
     "cli": 8,
     "serve": 8,
     "studio": 8,

@@ -25,11 +25,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from torchstone import api, systems
-from torchstone.data.vision.batches import Batches
+from torchstone.data.vision.batches import ImageBatches
 from torchstone.engine import rng
 from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import Run
-from torchstone.parts.facts import Fact, parameters
+from torchstone.parts.facts import Fact, count_parameters
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.rl.target_network import follower
 from torchstone.parts.seeding import derive_seed
@@ -75,7 +75,7 @@ def test_1_a_generator_that_nobody_seeded(monkeypatch):
     def draw(self, *_):
         return lambda *shape: torch.rand(self.batch, *shape, generator=generator)
 
-    monkeypatch.setattr(Batches, "_draw", draw)
+    monkeypatch.setattr(ImageBatches, "_draw", draw)
     with caught("seed 3 twice, and step 1 differs"):
         laws.same_seed_same_losses(smoke_with(steps=4))
 
@@ -141,13 +141,13 @@ def test_3_a_learning_rate_of_nothing():
 
 
 def test_3_labels_of_other_pictures(monkeypatch):
-    plain = Batches.__next__
+    plain = ImageBatches.__next__
 
     def following(self):
         images, labels = plain(self)
         return images, labels.roll(1)
 
-    monkeypatch.setattr(Batches, "__next__", following)
+    monkeypatch.setattr(ImageBatches, "__next__", following)
     with caught("short of the margin"):
         laws.learns(smoke_with(steps=20))
 
@@ -163,7 +163,7 @@ def test_3_a_margin_that_a_system_states():
 
 
 def test_4_a_count_off_by_one():
-    fact = Fact("parameters", lambda: parameters(lenet5.LeNet5()), 61_707)
+    fact = Fact("parameters", lambda: count_parameters(lenet5.LeNet5()), 61_707)
     with caught("parameters: 61706, not 61707"):
         laws.verified(fake(FACTS=[fact], reference=lambda: iter(())))
 
@@ -262,7 +262,7 @@ def test_6_a_rule_of_its_own_that_leaves_one_out(monkeypatch):
 
 
 def test_6_a_threshold_that_is_never_moved(monkeypatch):
-    plain = perceptron.extended
+    plain = perceptron.with_bias_input
 
     def extended(x):
         rows = plain(x)
@@ -559,9 +559,9 @@ def test_9_and_10_hold_without_a_fault(tmp_path):
 
 def test_10_an_augmentation_of_a_fixed_seed(monkeypatch):
     """What it draws is in the same tensor as images in another order."""
-    draw = Batches._draw
+    draw = ImageBatches._draw
     monkeypatch.setattr(
-        Batches, "_draw", lambda self, generator, rows: draw(self, generator.manual_seed(7), rows)
+        ImageBatches, "_draw", lambda self, generator, rows: draw(self, generator.manual_seed(7), rows)
     )
     with caught("seeds with 7 whatever the seed"):
         seeds.obeyed(LENET5, lenet5.RECIPES["smoke"])

@@ -1,4 +1,4 @@
-"""`eval --inception FILE` as it is typed, for every family that makes pictures; what is no such file is refused."""
+"""`eval --inception FILE` for every system that generates images; other files are rejected."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ MAKERS = ("gan", "dcgan", "cgan", "vae", "realnvp", "ddpm")
 
 
 class Coarse(nn.Module):
-    """In Inception's place: features are means of 2 × 2 fields of each colour."""
+    """In Inception's place: features are means of 2 × 2 fields of each color."""
 
     def __init__(self):
         super().__init__()
@@ -33,32 +33,32 @@ class Coarse(nn.Module):
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name in MAKERS:
-        judged = {"samples": 20} if "gan" in name else {}
+        fields = {"eval_samples": 20} if "gan" in name else {}
         if name == "ddpm":
-            judged = {"judged": 20}
-        ts.train(f"{name}/smoke", out=folder / name, steps=4, quiet=True, **judged)
+            fields = {"judged": 20}
+        ts.train(f"{name}/smoke", out=folder / name, steps=4, quiet=True, **fields)
     ts.train("realnvp/moons", out=folder / "moons", steps=2, quiet=True)
     ts.train("lenet5/smoke", out=folder / "lenet5", steps=2, quiet=True)
     return folder
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_every_maker_of_pictures_is_compared_by_it_too(capsys, runs, tmp_path, monkeypatch, name):
-    asked = []
-    stand_in = lambda file, device: asked.append(file) or Coarse()  # noqa: E731
-    monkeypatch.setattr(evaluate_samples, "load", stand_in)
+def test_inception_metrics_for_every_generative_system(capsys, runs, tmp_path, monkeypatch, name):
+    files = []
+    stand_in = lambda file, device: files.append(file) or Coarse()  # noqa: E731
+    monkeypatch.setattr(evaluate_samples, "load_inception", stand_in)
     code, plain, _ = run_cli(capsys, "eval", runs / name, "--json")
     file = tmp_path / "weights.pth"
     code_, out, _ = run_cli(capsys, "eval", runs / name, "--json", "--inception", file)
-    assert (code, code_, asked) == (0, 0, [str(file)])
-    without, found = json.loads(plain), json.loads(out)
-    new = {key for key in found if key.startswith("inception_")}
-    assert new == {"inception_distance", "inception_precision", "inception_recall"}
-    assert {key: found[key] for key in without} == without
-    assert found["inception_distance"] > 0
+    assert (code, code_, files) == (0, 0, [str(file)])
+    without, metrics = json.loads(plain), json.loads(out)
+    new = {key for key in metrics if key.startswith("inception_")}
+    assert new == {"inception_frechet_distance", "inception_precision", "inception_recall"}
+    assert {key: metrics[key] for key in without} == without
+    assert metrics["inception_frechet_distance"] > 0
 
 
-def test_samples_of_captions_are_compared_with_their_pictures(capsys, tmp_path, monkeypatch):
+def test_inception_metrics_for_captioned_samples(capsys, tmp_path, monkeypatch):
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(120):
@@ -71,14 +71,14 @@ def test_samples_of_captions_are_compared_with_their_pictures(capsys, tmp_path, 
     monkeypatch.setattr(inference, "load_inception", lambda file, device: Coarse())
     words = ("--inception", tmp_path / "weights.pth", "--data", photos)
     code, out, _ = run_cli(capsys, "eval", run, "--json", *words)
-    found = json.loads(out)
+    metrics = json.loads(out)
     assert code == 0
-    assert found["inception_distance"] > 0
-    assert 0 <= found["match"] <= 1
-    assert found["samples"] >= 3
+    assert metrics["inception_frechet_distance"] > 0
+    assert 0 <= metrics["match"] <= 1
+    assert metrics["samples"] >= 3
 
 
-def test_that_the_package_is_not_there_is_said(capsys, runs, tmp_path, monkeypatch):
+def test_inception_without_package_is_rejected(capsys, runs, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("torch_fidelity")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
@@ -86,12 +86,12 @@ def test_that_the_package_is_not_there_is_said(capsys, runs, tmp_path, monkeypat
     assert "pip install 'torchstone[inception]'" in line
 
 
-def test_what_has_no_use_for_it_is_refused(capsys, runs, tmp_path):
+def test_inception_rejects_bad_files_and_other_systems(capsys, runs, tmp_path):
     file = tmp_path / "weights.pth"
     line = assert_rejected(capsys, "eval", runs / "gan", "--inception", file)
     assert f"there is no file {file}" in line
     file.write_bytes(b"no weights")
     assert "holds no weights" in assert_rejected(capsys, "eval", runs / "vae", "--inception", file)
-    assert "points are no pictures" in assert_rejected(capsys, "eval", runs / "moons", "--inception", file)
+    assert "points are no images" in assert_rejected(capsys, "eval", runs / "moons", "--inception", file)
     line = assert_rejected(capsys, "eval", runs / "lenet5", "--inception", file)
     assert "lenet5 evaluates without 'inception'" in line

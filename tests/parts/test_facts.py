@@ -5,17 +5,17 @@ import torch
 from torch import nn
 
 from torchstone.parts.ema import make_ema
-from torchstone.parts.facts import example, macs, parameters
+from torchstone.parts.facts import count_parameters, example, macs
 
 
 def test_count_parameters_tied_once_frozen_not():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 4, bias=False))
-    assert parameters(model) == 3 * 4 + 4 + 2 * 4 + 16
+    assert count_parameters(model) == 3 * 4 + 4 + 2 * 4 + 16
     model.append(nn.Linear(4, 4, bias=False))
     model[3].weight = model[2].weight
-    assert parameters(model) == 3 * 4 + 4 + 2 * 4 + 16
+    assert count_parameters(model) == 3 * 4 + 4 + 2 * 4 + 16
     model[0].bias.requires_grad_(False)
-    assert parameters(model) == 3 * 4 + 2 * 4 + 16
+    assert count_parameters(model) == 3 * 4 + 2 * 4 + 16
 
 
 def test_macs_are_half_of_flops():

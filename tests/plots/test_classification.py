@@ -1,4 +1,4 @@
-"""Pictures of a classifier: the right examples in the right order, and the model left as it was."""
+"""Plots of a classifier: the right examples in the right order, and the model unchanged."""
 
 import itertools
 
@@ -60,42 +60,44 @@ class Small(nn.Module):
         return self.head(self.flat(self.drop(self.body(images))))
 
 
-@pytest.mark.parametrize("most", [5, 1000])
-def test_worst_against_a_slow_sort(most):
+@pytest.mark.parametrize("max_count", [5, 1000])
+def test_worst_mistakes_equal_slow_sort(max_count):
     _, labels, probabilities = answers()
     rows = []
     for i, (label, row) in enumerate(zip(labels.tolist(), probabilities.tolist(), strict=True)):
         said = row.index(max(row))
         if said != label:
             rows.append((-row[said], i))
-    slow = [i for _, i in sorted(rows)][:most]
-    ours = classification.worst(labels, probabilities, most).tolist()
+    slow = [i for _, i in sorted(rows)][:max_count]
+    ours = classification.worst_mistakes(labels, probabilities, max_count).tolist()
     print(f"{len(rows)} mistakes; ours {ours[:5]}, slow sort {slow[:5]}")
     assert len(rows) > 20
     assert ours == slow
 
 
-def test_worst_with_predictions_of_their_own():
+def test_worst_mistakes_with_given_predictions():
     probabilities = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.1, 0.9], [0.75, 0.25]])
     labels, said = torch.tensor([0, 0, 0, 1]), torch.tensor([1, 0, 1, 0])
-    ours = classification.worst(labels, probabilities, 9, said).tolist()
+    ours = classification.worst_mistakes(labels, probabilities, 9, said).tolist()
     print(ours)
     assert ours == [2, 3, 0]
 
 
-def test_mistakes_are_named_in_order(tmp_path, monkeypatch):
+def test_plot_mistakes_in_order(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     images, labels, probabilities = answers()
     said = probabilities.argmax(1)
-    classification.mistakes(images, labels, said, probabilities, DIGITS, tmp_path / "m.png", most=12)
+    classification.plot_mistakes(
+        images, labels, said, probabilities, DIGITS, tmp_path / "m.png", max_shown=12
+    )
     picture(tmp_path / "m.png")
     expected = []
-    for i in classification.worst(labels, probabilities, 12).tolist():
+    for i in classification.worst_mistakes(labels, probabilities, 12).tolist():
         expected.append(f"{labels[i]} → {said[i]} ({100 * probabilities[i, said[i]]:.0f} %)")
     texts = [axes.texts[0].get_text() for axes in figures[0].axes]
     print(figures[0].get_suptitle(), texts)
     assert texts == expected
-    first = classification.worst(labels, probabilities, 1)[0]
+    first = classification.worst_mistakes(labels, probabilities, 1)[0]
     shown = np.asarray(figures[0].axes[0].images[0].get_array())
     assert np.allclose(shown * 255, images[first, 0].numpy(), atol=0.01)
     wrong = int((said != labels).sum())
@@ -103,27 +105,27 @@ def test_mistakes_are_named_in_order(tmp_path, monkeypatch):
     assert "12 most confident" in figures[0].get_suptitle()
 
 
-def test_without_mistakes_the_least_certain_are_shown(tmp_path, monkeypatch):
+def test_plot_mistakes_least_confident_if_none(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     images, _, probabilities = answers()
     said = probabilities.argmax(1)
-    classification.mistakes(images, said, said, probabilities, DIGITS, tmp_path / "m.png", most=4)
+    classification.plot_mistakes(images, said, said, probabilities, DIGITS, tmp_path / "m.png", max_shown=4)
     picture(tmp_path / "m.png")
     title, texts = figures[0].get_suptitle(), [a.texts[0].get_text() for a in figures[0].axes]
     print(title, texts)
     assert "no mistake in 200" in title
-    assert "least certain" in title
+    assert "least confident" in title
     least = sorted(probabilities.max(1).values.tolist())[:4]
     assert [t.split()[1] for t in texts] == [f"({100 * p:.0f}" for p in least]
 
 
 @pytest.mark.parametrize("n", [2, 10, 20, 100])
-def test_confusion(tmp_path, monkeypatch, n):
+def test_plot_confusion_matrix_annotations(tmp_path, monkeypatch, n):
     figures = drawn(monkeypatch)
     matrix = torch.eye(n, dtype=torch.long) * 9
     matrix[0, 1], matrix[1] = 3, 0  # class 0: 9 of 12; class 1 never occurs
     names = [f"$_class {i}$ of a long name" for i in range(n)]
-    classification.confusion(matrix, names, tmp_path / "c.png")
+    classification.plot_confusion_matrix(matrix, names, tmp_path / "c.png")
     picture(tmp_path / "c.png")
     figure, right, total = figures[0], 9 * (n - 1), 9 * (n - 1) + 3
     print(figure.get_suptitle())
@@ -132,15 +134,17 @@ def test_confusion(tmp_path, monkeypatch, n):
     assert len(grid.texts) == (n if n <= 20 else 0)
     assert [bar.get_width() for bar in recall.patches][:2] == [0.75, 0]
     if n <= 20:
-        assert [t.get_text() for t in recall.texts][:2] == ["75.0 %", "none seen"]
+        assert [t.get_text() for t in recall.texts][:2] == ["75.0 %", "no examples"]
     boxes = [label.get_window_extent() for label in grid.get_yticklabels()]
     assert len(boxes) <= 25
     assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
 
 
-def test_confusion_needs_a_name_for_each_class(tmp_path):
+def test_plot_confusion_matrix_needs_all_names(tmp_path):
     with pytest.raises(BadInput, match="3 class names for a confusion matrix of 10"):
-        classification.confusion(torch.eye(10, dtype=torch.long), ["a", "b", "c"], tmp_path / "c.png")
+        classification.plot_confusion_matrix(
+            torch.eye(10, dtype=torch.long), ["a", "b", "c"], tmp_path / "c.png"
+        )
 
 
 @pytest.mark.parametrize(
@@ -153,11 +157,11 @@ def test_confusion_needs_a_name_for_each_class(tmp_path):
         ((30, 12), (3, 1, 4), "30 filters of 3×1×4"),
     ],
 )
-def test_filters(tmp_path, monkeypatch, shape, image, said):
+def test_plot_filters_titles_and_scale(tmp_path, monkeypatch, shape, image, said):
     figures = drawn(monkeypatch)
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(shape) + 0.5)
-    feature_maps.filters(weight, tmp_path / "f.png", shape=image)
+    feature_maps.plot_filters(weight, tmp_path / "f.png", shape=image)
     picture(tmp_path / "f.png")
     print(figures[0].get_suptitle())
     assert said in figures[0].get_suptitle()
@@ -168,25 +172,25 @@ def test_filters(tmp_path, monkeypatch, shape, image, said):
         assert len(figures[0].axes) == 2
 
 
-def test_the_largest_filters_come_first(tmp_path, monkeypatch):
+def test_plot_filters_largest_first(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     weight = torch.arange(1.0, 101.0)[:, None, None, None].expand(100, 1, 2, 2)
-    feature_maps.filters(weight, tmp_path / "f.png")
+    feature_maps.plot_filters(weight, tmp_path / "f.png")
     tiles = np.asarray(figures[0].axes[0].images[0].get_array())[36::80, 36::80].flatten()
     print(tiles[:3], "…", tiles[-1])
     assert tiles.tolist() == list(range(100, 36, -1))
 
 
-def test_filters_of_the_wrong_shape(tmp_path):
+def test_plot_filters_rejects_wrong_shape(tmp_path):
     for shape in (None, (1, 3, 3)):
         with pytest.raises(BadInput, match="10 inputs"):
-            feature_maps.filters(torch.ones(4, 10), tmp_path / "f.png", shape=shape)
+            feature_maps.plot_filters(torch.ones(4, 10), tmp_path / "f.png", shape=shape)
 
 
-def test_feature_maps_are_the_outputs_before_anything_wrote_over_them():
+def test_record_outputs_before_in_place_changes():
     torch.manual_seed(0)
     model, image = Small().train(), torch.randn(1, 1, 8, 8)
-    heard = feature_maps._listen(model, image)
+    heard = feature_maps._record_outputs(model, image)
     model.eval()  # as they were heard, whatever the mode before
     print([label for label, _ in heard])
     kinds = [label.split("\n")[-1] for label, _ in heard]
@@ -200,14 +204,14 @@ def test_feature_maps_are_the_outputs_before_anything_wrote_over_them():
         assert torch.equal(heard[-1][1], model(image)[0])
 
 
-def test_feature_maps_leave_the_model_as_it_was(tmp_path):
+def test_plot_feature_maps_leaves_model_unchanged(tmp_path):
     model = Small().train()
     model.body[1].eval()  # as when statistics are frozen
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    feature_maps.feature_maps(model, torch.randn(1, 1, 8, 8), tmp_path / "f.png")
+    feature_maps.plot_feature_maps(model, torch.randn(1, 1, 8, 8), tmp_path / "f.png")
     picture(tmp_path / "f.png")
     with pytest.raises(RuntimeError):
-        feature_maps.feature_maps(model, torch.randn(1, 3, 8, 8), tmp_path / "g.png")
+        feature_maps.plot_feature_maps(model, torch.randn(1, 3, 8, 8), tmp_path / "g.png")
     modes = {name: module.training for name, module in model.named_modules()}
     hooks = sum(len(module._forward_hooks) for module in model.modules())
     print(f"{hooks} hooks left, {sum(modes.values())} of {len(modes)} modules in training mode")
@@ -217,11 +221,11 @@ def test_feature_maps_leave_the_model_as_it_was(tmp_path):
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
-def test_feature_maps_of_a_deep_model_are_picked_evenly(tmp_path, monkeypatch):
+def test_plot_feature_maps_evenly_spaced_layers(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     layers = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Tanh()) for _ in range(20)]
     model = nn.Sequential(nn.Conv2d(3, 4, 1), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 9))
-    feature_maps.feature_maps(model, torch.randn(1, 3, 12, 8), tmp_path / "f.png", most=3)
+    feature_maps.plot_feature_maps(model, torch.randn(1, 3, 12, 8), tmp_path / "f.png", max_channels=3)
     picture(tmp_path / "f.png")
     print(figures[0].get_suptitle())
     assert "43 layers, 24 of them" in figures[0].get_suptitle()

@@ -210,7 +210,7 @@ def test_compare_interquartile_mean_over_env_steps(tmp_path, monkeypatch):
         rows = [json.loads(line) for line in file.read_text().splitlines()]
         for row in rows:
             if row["split"] == "train":
-                row["frames"] = 256.0 * row["step"]
+                row["env_steps"] = 256.0 * row["step"]
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     compare_runs.compare(folders, tmp_path / "compare.png")
     picture(tmp_path / "compare.png")

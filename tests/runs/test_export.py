@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 
 import torchstone as ts
 from torchstone.cli.main import main
-from torchstone.data.vision.dataset import normalise
-from torchstone.data.vision.preprocess import prepare
+from torchstone.data.vision.dataset import normalize
+from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
 from torchstone.runs import export, load
 from torchstone.systems import CATALOGUE
@@ -53,7 +53,7 @@ def furthest(model, metadata, use, facts):
         shape = [batch, *facts["input"]["shape"][1:]]
         if facts["input"]["type"] == "uint8":
             pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
-            ready = normalise(pixels, metadata["picture"])
+            ready = normalize(pixels, metadata["picture"])
         else:
             pixels = ready = torch.rand(shape) * 5
         with torch.no_grad():
@@ -149,7 +149,7 @@ def test_a_stranger_gets_what_predict_says(run, tmp_path, capsys):
     opened = session(tmp_path / "a.onnx")
     facts = facts_of(opened)
     assert facts["picture"] == load.load_run(run)[1]["picture"]
-    batch = np.concatenate([prepare(file, facts["picture"]).numpy() for file in pictures])
+    batch = np.concatenate([preprocess(file, facts["picture"]).numpy() for file in pictures])
     assert batch.dtype == np.uint8
     logits = opened.run(["logits"], {"images": batch})[0]
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)

@@ -58,7 +58,7 @@ def test_read_recipe_of_every_old_recipe(entry, archive, tmp_path):
     """Each is today's recipe of that name, field by field."""
     recipes = json.loads((archive / "recipes.json").read_text()).get(entry.name, {})
     for recipe_name, fields in recipes.items():
-        saved = {"system": entry.name, "recipe": recipe_name, "fields": fields, "clock": {}}
+        saved = {"system": entry.name, "recipe": recipe_name, "fields": fields, "intervals": {}}
         (tmp_path / "recipe.json").write_text(json.dumps(saved))
         found, name, recipe = read_recipe(tmp_path)
         assert (found, name) == (entry, recipe_name)
@@ -94,7 +94,7 @@ def test_load_and_use_an_old_run(run, tmp_path):
         assert answer
     with contextlib.suppress(BadInput):  # of this kind of model nothing is sampled
         if hasattr(module, "sample"):
-            assert len(ts.sample(run, device="cpu", count=2)) == 2
+            assert len(ts.sample(run, device="cpu", num_samples=2)) == 2
     if hasattr(module, "play"):
         assert len(ts.play(run, episodes=1, device="cpu")) == 1
 

@@ -48,8 +48,16 @@ def test_settings_that_would_be_ignored_are_refused(capsys, options, message):
 
 def test_read_recipe_of_an_earlier_version(tmp_path):
     """`momentum` was Adam's β1 then; it is SGD's of an old SGD run."""
-    fields = {"steps": 9, "batch": 4, "optimiser": "adamw", "momentum": 0.5, "lr": 0.1, "ema": 0.9, "clip": None}
-    saved = {"system": "lenet5", "recipe": "smoke", "fields": fields, "clock": {}}
+    fields = {
+        "steps": 9,
+        "batch": 4,
+        "optimiser": "adamw",
+        "momentum": 0.5,
+        "lr": 0.1,
+        "ema": 0.9,
+        "clip": None,
+    }
+    saved = {"system": "lenet5", "recipe": "smoke", "fields": fields, "intervals": {}}
     (tmp_path / "recipe.json").write_text(json.dumps(saved))
     recipe = read_recipe(tmp_path)[2]
     assert (recipe.steps, recipe.batch_size, recipe.optim.ema_decay) == (9, 4, 0.9)

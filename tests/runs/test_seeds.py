@@ -18,7 +18,10 @@ def told(folder):
 
 def test_a_record_of_three_seeds_is_that_of_three_runs(tmp_path, capsys):
     folder = tmp_path / "three"
-    assert main(["train", "lenet5/smoke", "--seeds", "3", "--seed", "4", "--steps", "8", "--out", str(folder)]) == 0
+    assert (
+        main(["train", "lenet5/smoke", "--seeds", "3", "--seed", "4", "--steps", "8", "--out", str(folder)])
+        == 0
+    )
     said = capsys.readouterr().out
     record = told(folder)
     singly = [ts.train("lenet5/smoke", steps=8, seed=s, out=tmp_path / str(s), quiet=True) for s in (4, 5, 6)]

@@ -1,4 +1,4 @@
-"""Training that starts from weights: what moves, what stays, what is remembered."""
+"""Transfer learning: what trains, what stays frozen, what is saved."""
 
 import json
 import math
@@ -13,7 +13,7 @@ import torchstone as ts
 from torchstone.cli import main
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
-from torchstone.references import torchvision
+from torchstone.parts.optional_imports import import_torchvision
 from torchstone.tasks import transfer
 
 HEAD = ("fc.weight", "fc.bias")
@@ -54,7 +54,7 @@ def accuracy(folder):
     return json.loads((folder / "result.json").read_text())["metrics"]["test/accuracy"]
 
 
-def test_a_frozen_backbone_stays_to_the_bit_and_learns_faster_than_from_scratch(digits, source, tmp_path):
+def test_freeze_backbone_bit_exact_and_faster_than_scratch(digits, source, tmp_path):
     options = {"data": str(digits / "high"), "steps": 10, "quiet": True, "lr": 0.1}
     ts.train("resnet/smoke", out=tmp_path / "scratch", **options)
     options |= {"weights": str(source), "freeze": "backbone"}
@@ -67,16 +67,16 @@ def test_a_frozen_backbone_stays_to_the_bit_and_learns_faster_than_from_scratch(
     assert head > scratch + 0.1
 
 
-def test_an_average_of_weights_keeps_the_backbone_too(digits, source, tmp_path):
+def test_freeze_backbone_with_ema(digits, source, tmp_path):
     ts.train(
         "resnet/smoke",
         **{"data": str(digits / "high"), "steps": 6, "quiet": True, "out": tmp_path / "run"},
-        **{"weights": str(source), "freeze": "backbone", "ema": 0.9, "augment": "flip+mixup"},
+        **{"weights": str(source), "freeze": "backbone", "ema_decay": 0.9, "augment": "flip+mixup"},
     )
     assert moved(tensors(source), tensors(tmp_path / "run", "ema.module")) == set(HEAD)
 
 
-def test_without_freezing_everything_moves_from_there(digits, source, tmp_path):
+def test_initialize_from_without_freezing_trains_everything(digits, source, tmp_path):
     options = {"data": str(digits / "high"), "quiet": True, "out": tmp_path / "run"}
     ts.train("resnet/smoke", weights=str(source), steps=1, lr=1e-2, **options)
     before, after = tensors(source), tensors(tmp_path / "run")
@@ -90,7 +90,7 @@ def test_without_freezing_everything_moves_from_there(digits, source, tmp_path):
     assert apart < 0.05  # where from scratch it would be 1
 
 
-def test_a_new_head_says_at_first_that_all_classes_are_alike(digits, source, tmp_path):
+def test_new_head_starts_at_zero_logits(digits, source, tmp_path):
     options = {"data": str(digits / "high"), "steps": 1, "quiet": True}
     ts.train("resnet/smoke", weights=str(source), out=tmp_path / "run", **options)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
@@ -99,7 +99,7 @@ def test_a_new_head_says_at_first_that_all_classes_are_alike(digits, source, tmp
     assert first == pytest.approx(math.log(5), abs=1e-6)
 
 
-def test_the_pictures_are_normalised_as_the_source_s_were(digits, source, tmp_path):
+def test_initialize_from_uses_source_normalization(digits, source, tmp_path):
     def metadata(folder):
         return checkpoint.find(folder / "checkpoint")[1]["metadata"]["picture"]
 
@@ -110,16 +110,16 @@ def test_the_pictures_are_normalised_as_the_source_s_were(digits, source, tmp_pa
         assert metadata(tmp_path / "run")[key] == metadata(source)[key] != metadata(tmp_path / "own")[key]
 
 
-def test_resuming_needs_no_source_and_gives_the_same_bits(digits, source, tmp_path, monkeypatch):
+def test_resume_without_source_is_bit_exact(digits, source, tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     shutil.copytree(source, gone)
     options = {"data": str(digits / "high"), "steps": 12, "quiet": True, "freeze": "backbone"}
     options |= {"weights": str(gone), "augment": "flip+crop1+cutmix", "intervals": {"save": 5}}
     ts.train("resnet/smoke", out=tmp_path / "whole", **options)
 
-    from torchstone.data.vision.batches import Batches
+    from torchstone.data.vision.batches import ImageBatches
 
-    step, count = Batches.__next__, [0]
+    step, count = ImageBatches.__next__, [0]
 
     def stops(self):
         count[0] += 1
@@ -127,7 +127,7 @@ def test_resuming_needs_no_source_and_gives_the_same_bits(digits, source, tmp_pa
             raise RuntimeError("pulled the plug")
         return step(self)
 
-    monkeypatch.setattr(Batches, "__next__", stops)
+    monkeypatch.setattr(ImageBatches, "__next__", stops)
     with pytest.raises(RuntimeError, match="plug"):
         ts.train("resnet/smoke", out=tmp_path / "cut", **options)
     monkeypatch.undo()
@@ -156,7 +156,7 @@ def file(tmp_path_factory):
     """torchvision's network with random weights, its running statistics those of some pictures."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    theirs = torchvision().models.resnet18()
+    theirs = import_torchvision().models.resnet18()
     for layer in theirs.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = None  # a plain mean
@@ -166,10 +166,10 @@ def file(tmp_path_factory):
     return path
 
 
-def test_the_command_as_one_types_it(photos, file, tmp_path, monkeypatch, capsys):
+def test_train_command_from_published_weights(photos, file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(photos, tmp_path / "photos")
-    typed = f"train resnet18 --weights {file} --freeze backbone --data ./photos --steps 8 --batch 8"
+    typed = f"train resnet18 --weights {file} --freeze backbone --data ./photos --steps 8 --batch-size 8"
     assert main.main(typed.split()) == 0
     said = capsys.readouterr()
     run = tmp_path / "runs" / "resnet-transfer"
@@ -189,19 +189,19 @@ def test_the_command_as_one_types_it(photos, file, tmp_path, monkeypatch, capsys
     assert "red" in capsys.readouterr().out
 
 
-def test_stated_fields_are_kept_and_a_named_recipe_is_that_recipe(file, source):
+def test_recipe_for_weights_respects_explicit_fields(file, source):
     from torchstone.api import recipe_of
 
     _, name, recipe = recipe_of("resnet18", {"weights": str(file), "size": 64, "lr": 0.5})
-    assert (name, recipe.size, recipe.lr, recipe.channels) == ("transfer", 64, 0.5, 3)
+    assert (name, recipe.size, recipe.optim.lr, recipe.channels) == ("transfer", 64, 0.5, 3)
     _, name, recipe = recipe_of("resnet/smoke", {"weights": str(source)})
     assert (name, recipe.size, recipe.variant) == ("smoke", 8, "resnet20_cifar")
     _, name, recipe = recipe_of("resnet", {"weights": str(source)})  # that run's own
     assert (name, recipe.size, recipe.steps) == ("transfer", 8, 120)
     _, _, recipe = recipe_of("efficientnet_b2", {"weights": str(file)})
-    assert (recipe.size, recipe.width, recipe.depth, recipe.stride) == (260, 1.1, 1.2, 32)
+    assert (recipe.size, recipe.width, recipe.depth, recipe.output_stride) == (260, 1.1, 1.2, 32)
     _, _, recipe = recipe_of("vgg16", {"weights": str(file), "freeze": "backbone"})
-    assert (recipe.size, recipe.hidden, recipe.lr) == (224, 4096, 3e-3)
+    assert (recipe.size, recipe.hidden, recipe.optim.lr) == (224, 4096, 3e-3)
     assert recipe_of("resnet", {})[1] == "mnist5k"
 
 
@@ -217,7 +217,7 @@ def test_stated_fields_are_kept_and_a_named_recipe_is_that_recipe(file, source):
         ("resnet18", {"weights": "FILE", "channels": 1}, "of another shape: conv1.weight"),
     ],
 )
-def test_what_is_refused(name, fields, said, digits, source, file, tmp_path):
+def test_transfer_error_messages(name, fields, said, digits, source, file, tmp_path):
     (tmp_path / "empty").mkdir()
     places = {"RUN": source, "FILE": file, "EMPTY": tmp_path / "empty"}
     if "weights" in fields:
@@ -231,9 +231,9 @@ def test_what_is_refused(name, fields, said, digits, source, file, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["googlenet", "lenet5", "mobilenet", "efficientnet", "cbam"])
-def test_every_kind_of_system_can_start_from_its_run_and_freeze(name, digits, tmp_path):
+def test_freeze_backbone_of_each_system(name, digits, tmp_path):
     """Two steps each: those with auxiliary classifiers, dropped branches and mixed labels too."""
-    options = {"quiet": True, "steps": 2, "augment": "flip+mixup+cutmix", "batch": 8}
+    options = {"quiet": True, "steps": 2, "augment": "flip+mixup+cutmix", "batch_size": 8}
     ts.train(f"{name}/smoke", data=str(digits / "low"), out=tmp_path / "a", **options)
     options |= {"weights": str(tmp_path / "a"), "freeze": "backbone"}
     ts.train(f"{name}/smoke", data=str(digits / "high"), out=tmp_path / "b", **options)
@@ -245,7 +245,7 @@ def test_every_kind_of_system_can_start_from_its_run_and_freeze(name, digits, tm
     assert all(key.startswith(systems.find(name)[0].module().HEAD) for key in changed)
 
 
-def test_the_paper_s_lenet_mixes_labels_but_has_no_head_of_its_own(digits, tmp_path):
+def test_freeze_rejects_lenet5_paper_without_head(digits, tmp_path):
     options = {"quiet": True, "steps": 2, "augment": "mixup", "variant": "lenet5_paper"}
     options |= {"data": str(digits / "low")}
     ts.train("lenet5/smoke", out=tmp_path / "a", **options)
@@ -254,7 +254,7 @@ def test_the_paper_s_lenet_mixes_labels_but_has_no_head_of_its_own(digits, tmp_p
         ts.train("lenet5/smoke", out=tmp_path / "b", **options)
 
 
-def test_frozen_layers_stay_in_evaluation_mode_and_copies_have_their_own():
+def test_freeze_preserves_eval_mode_in_copies():
     from copy import deepcopy
 
     model = torch.nn.Sequential()

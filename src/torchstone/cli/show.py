@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from torchstone import systems
 from torchstone.engine.recipe_fields import field_paths, get_field, short_name
-from torchstone.interpret.receptive_field import Receptive
-from torchstone.parts.facts import FUSED, example, parameters
+from torchstone.interpret.receptive_field import ReceptiveFieldTracker
+from torchstone.parts.facts import FUSED, count_parameters, example
 from torchstone.parts.facts import layers as parts
 from torchstone.parts.modes import eval_mode
 from torchstone.runs.recipes import comments
@@ -43,7 +43,7 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
     order: list[tuple[str, nn.Module, tuple[int, ...], int | str | None]] = []
     hooks = []
     inputs = example(model, shape)
-    sight = Receptive(inputs[0]) if len(shape) == 3 else None
+    sight = ReceptiveFieldTracker(inputs[0]) if len(shape) == 3 else None
     for name, module in parts(model):
 
         def record_output(module, inputs, output, name=name):
@@ -98,7 +98,7 @@ def show(name: str) -> None:
         for each in entry.variants if name == entry.name else (variant,):
             make, shape = module.VARIANTS[each]
             model = make()
-            console.print(f"\n[bold]{each}[/]: {parameters(model):,} parameters, input {_times(shape)}")
+            console.print(f"\n[bold]{each}[/]: {count_parameters(model):,} parameters, input {_times(shape)}")
             console.print(_layer_table(model, shape))
             if len(shape) == 3:
                 console.print(RECEPTIVE, style="dim")
@@ -126,7 +126,7 @@ def _variant_table(variants: dict[str, systems.Variant]) -> Table:
         table.add_column(column, justify=side)
     for name, (make, shape) in variants.items():
         with torch.device("meta"):  # counted, not made
-            table.add_row(name, f"{parameters(make()):,}", _times(shape))
+            table.add_row(name, f"{count_parameters(make()):,}", _times(shape))
     return table
 
 
@@ -142,10 +142,10 @@ def _layer_table(model: nn.Module, shape: tuple[int, ...]) -> Table:
         cells = (row.name, row.kind, _times(row.shape), *figures)
         table.add_row(*cells[: len(columns)])
     # a parameter that belongs to a module with children is in no leaf
-    outside = parameters(model) - sum(row.parameters for row in {r.name: r for r in rows}.values())
+    outside = count_parameters(model) - sum(row.parameters for row in {r.name: r for r in rows}.values())
     if outside:
         table.add_row("(others)", "", "", f"{outside:,}")
-    table.add_row("[bold]total", "", "", f"{parameters(model):,}", f"{sum(r.macs for r in rows):,}")
+    table.add_row("[bold]total", "", "", f"{count_parameters(model):,}", f"{sum(r.macs for r in rows):,}")
     return table
 
 

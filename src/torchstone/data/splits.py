@@ -1,7 +1,7 @@
-"""How a source of pictures is cut into `train`, `val` and `test`.
+"""How labeled data are split into `train`, `val` and `test`.
 
-A published split is kept; what must be cut is cut by class with a constant seed, so that every run,
-whatever its own seed, is judged on the same pictures.
+A published split is kept. What must be split off is stratified by class with a constant seed, so that
+every run, whatever its own seed, is evaluated on the same examples.
 """
 
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from PIL import Image
 from torchstone.errors import BadInput
 
 SPLIT_SEED = 1998
-MOST_VALIDATION = 5_000
+MAX_VALIDATION = 5_000
 # The names under which splits are published.
-SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 
 
 @runtime_checkable
-class Pool(Protocol):
-    """Pictures still undecoded, by number; `where` names one in a message."""
+class ImagePool(Protocol):
+    """Undecoded images by index; `describe` names one in an error message."""
 
     def __getitem__(self, i: int, /) -> Image.Image: ...
 
-    def where(self, i: int, /) -> str: ...
+    def describe(self, i: int, /) -> str: ...
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """Greyscale pictures in memory: uint8 (count, height, width)."""
+class ImageArray:
+    """Grayscale images in memory: uint8 (count, height, width)."""
 
     array: np.ndarray
     name: str
@@ -37,40 +37,40 @@ class Arrays:
     def __getitem__(self, i: int) -> Image.Image:
         return Image.fromarray(self.array[i])
 
-    def where(self, i: int) -> str:
-        return f"picture {i} of {self.name}"
+    def describe(self, i: int) -> str:
+        return f"image {i} of {self.name}"
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some pictures of a pool: `index` says which, `labels` (same length) their classes."""
+class Subset:
+    """Some examples of a pool: `index` into the pool, and their `labels` (same length)."""
 
-    pool: Pool
+    pool: ImagePool
     labels: np.ndarray
     index: np.ndarray
 
-    def pick(self, chosen: np.ndarray) -> "Part":
-        return Part(self.pool, self.labels[chosen], self.index[chosen])
+    def select(self, rows: np.ndarray) -> "Subset":
+        return Subset(self.pool, self.labels[rows], self.index[rows])
 
 
-def whole(pool: Pool, labels: np.ndarray) -> Part:
-    """All of a pool, in order."""
-    return Part(pool, labels.astype(np.int64), np.arange(len(labels)))
+def full_subset(pool: ImagePool, labels: np.ndarray) -> Subset:
+    """All examples of a pool, in order."""
+    return Subset(pool, labels.astype(np.int64), np.arange(len(labels)))
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source and its three parts. `ink` is known, or None where the data are to decide."""
+    """A source and its three splits. `ink` is known, or None where the images are to decide."""
 
     name: str
     classes: tuple[str, ...]
-    parts: dict[str, Part]
-    note: str
+    subsets: dict[str, Subset]
+    description: str
     ink: bool | None = None
 
 
 def apportion(counts: np.ndarray, total: int) -> np.ndarray:
-    """`total` shared out in proportion to `counts`, by largest remainder, at least one each."""
+    """`total` divided in proportion to `counts`, by largest remainder, at least one each."""
     exact = counts * total / counts.sum()
     shares = np.floor(exact).astype(int)
     largest = np.argsort(-(exact - shares), kind="stable")
@@ -78,46 +78,49 @@ def apportion(counts: np.ndarray, total: int) -> np.ndarray:
     return np.maximum(shares, 1)
 
 
-def cut(part: Part, total: int, classes: int, salt: int = 0) -> tuple[Part, Part]:
-    """(rest, about `total` taken out), every class in both in proportion."""
-    counts = np.bincount(part.labels, minlength=classes)
+def stratified_split(subset: Subset, total: int, classes: int, salt: int = 0) -> tuple[Subset, Subset]:
+    """(the rest, about `total` held-out examples), every class in both in proportion."""
+    counts = np.bincount(subset.labels, minlength=classes)
     # The legacy generator's numbers are frozen for ever; the new one's may change with NumPy.
     random = np.random.RandomState(SPLIT_SEED + salt)
-    taken = np.zeros(len(part.labels), dtype=bool)
+    held_out = np.zeros(len(subset.labels), dtype=bool)
     for label, share in enumerate(apportion(counts, total)):
-        members = np.flatnonzero(part.labels == label)
-        taken[random.permutation(members)[:share]] = True
-    return part.pick(np.flatnonzero(~taken)), part.pick(np.flatnonzero(taken))
+        members = np.flatnonzero(subset.labels == label)
+        held_out[random.permutation(members)[:share]] = True
+    return subset.select(np.flatnonzero(~held_out)), subset.select(np.flatnonzero(held_out))
 
 
-def finish(
+def make_source(
     name: str,
     classes: tuple[str, ...],
-    parts: dict[str, Part],
-    note: str,
+    subsets: dict[str, Subset],
+    description: str,
     shares: tuple[float, float] = (0.1, 1 / 9),
     ink: bool | None = None,
 ) -> Source:
-    """Cuts what is missing: test as `shares[0]` of all, then val as `shares[1]` of the rest; where the
-    test is published, val is 10 % of train and at most 5,000."""
+    """A source in three splits, those that are missing split off.
+
+    The test split is `shares[0]` of all, then the validation split `shares[1]` of the rest. Where a test
+    split is published, validation is 10 % of train and at most 5,000.
+    """
     if len(classes) < 2:
         raise BadInput(f"{name} has one class only ({', '.join(classes)}); at least two are needed")
-    train, published, given = parts["train"], "test" in parts, "val" in parts
+    train, has_test, has_val = subsets["train"], "test" in subsets, "val" in subsets
     counts = np.bincount(train.labels, minlength=len(classes))
-    least = 3 - published - given
-    if (few := int(counts.min())) < least:
+    minimum = 3 - has_test - has_val
+    if (smallest := int(counts.min())) < minimum:
         raise BadInput(
-            f"class {classes[counts.argmin()]!r} of {name} has {few} picture"
-            f"{'s' * (few != 1)}, too few to split; give it at least {least}"
+            f"class {classes[counts.argmin()]!r} of {name} has {smallest} image"
+            f"{'s' * (smallest != 1)}, too few to split; give it at least {minimum}"
         )
     test, val = "test as published", "val as published"
-    if not published:
-        train, parts["test"] = cut(train, round(shares[0] * len(train.labels)), len(classes))
+    if not has_test:
+        train, subsets["test"] = stratified_split(train, round(shares[0] * len(train.labels)), len(classes))
         test = f"test a fixed {shares[0]:.0%} by class"
-    if not given:
-        total = round((0.1 if published else shares[1]) * len(train.labels))
-        train, parts["val"] = cut(train, min(total, MOST_VALIDATION), len(classes), salt=1)
+    if not has_val:
+        total = round((0.1 if has_test else shares[1]) * len(train.labels))
+        train, subsets["val"] = stratified_split(train, min(total, MAX_VALIDATION), len(classes), salt=1)
         val = "val cut from train by class"
-    parts = {"train": train, "val": parts["val"], "test": parts["test"]}
-    sizes = " / ".join(f"{len(part.labels)} {split}" for split, part in parts.items())
-    return Source(name, classes, parts, f"{note}; {sizes} ({test}, {val})", ink)
+    subsets = {"train": train, "val": subsets["val"], "test": subsets["test"]}
+    sizes = " / ".join(f"{len(subset.labels)} {split}" for split, subset in subsets.items())
+    return Source(name, classes, subsets, f"{description}; {sizes} ({test}, {val})", ink)

@@ -131,17 +131,20 @@ def load(folder: Path, state: Mapping[str, Any]) -> dict:
         BadInput: it holds code (refused unread), or belongs to another run.
     """
     saved_rest = read_pickle(folder / PAYLOAD[1])
-    rest = {name if name in state else old_names.new_entry(name): value for name, value in saved_rest.items()}
+    system = json.loads((folder / "meta.json").read_text()).get("system", "")
+    new_name = lambda name: name if name in state else old_names.new_entry(name, system)  # noqa: E731
+    rest = {new_name(name): value for name, value in saved_rest.items()}
     with safe_open(folder / PAYLOAD[0], framework="pt") as file:
         saved = {name.split(".", 1)[0] for name in file.keys()}  # noqa: SIM118
+    names = {new_name(name): name for name in saved}
     modules = {k for k, v in state.items() if isinstance(v, nn.Module)}
-    for missing in (modules - saved) | (set(state) - modules - set(rest)):
-        held = did_you_mean(missing, sorted(saved | set(rest)))
+    for missing in (modules - set(names)) | (set(state) - modules - set(rest)):
+        held = did_you_mean(missing, sorted(set(names) | set(rest)))
         raise BadInput(f"the checkpoint in {folder} has no {missing!r}: it is of another run ({held})")
     for name, item in state.items():
         if name in modules:
             try:
-                item.load_state_dict(tensors(folder, name))
+                item.load_state_dict(tensors(folder, names[name]))
             except RuntimeError as error:
                 reason = str(error).splitlines()[-1].strip()
                 raise BadInput(f"the checkpoint in {folder} does not fit {name!r}: {reason}") from None

@@ -1,4 +1,4 @@
-"""Descent for networks so small that most of a step's time goes into visiting their parameters one by one."""
+"""Gradient updates of networks so small that most of a step goes into visiting parameters one by one."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -11,61 +11,77 @@ from torchstone.errors import NotFinite
 
 
 class FlatGradientUpdate:
-    """An update that follows a loss downhill, as `engine.update.descend` does, over one long vector.
+    """One optimizer step on a loss, as `GradientUpdate`, over one flat vector.
 
-    Parameters and gradients of `model` become views of two vectors; the optimiser knows only those, so that
-    clipping and the step are a few operations for any number of layers. Rules that treat each number by
-    itself, such as SGD, RMSprop and Adam, give the same weights as ever. Move the model to its device first.
+    Parameters and gradients of `model` become views of two vectors. The optimizer knows only those, so that
+    clipping and the step are a few operations for any number of layers. Element-wise rules, such as SGD,
+    RMSprop and Adam, give the same weights as over separate parameters. Move the model to its device first.
 
     Args:
-        loss: batch -> a mapping with `loss`, and further scalars to be logged.
-        make: the vector, as the only parameter -> an optimiser.
-        clip: largest norm of the whole gradient.
+        loss: batch -> a mapping with `loss`, and further scalars to log; with `has_aux`, that mapping and
+            anything else, such as TD errors, which a call returns beside the metrics.
+        make_optimizer: the vector, as the only parameter -> an optimizer.
+        max_grad_norm: largest norm of the whole gradient; the norm before clipping is logged.
+        lr_schedule: number of an update -> factor of the optimizer's learning rate, see `schedule_lr`.
     """
 
     def __init__(
         self,
-        loss: Callable[[Any], Mapping[str, Tensor]],
+        loss: Callable[[Any], Any],
         model: nn.Module,
-        make: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+        make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+        *,
         max_grad_norm: float | None = None,
+        lr_schedule: Callable[[int], float] | None = None,
+        has_aux: bool = False,
     ):
         parameters = [p for p in model.parameters() if p.requires_grad]
-        self.loss, self.clip = loss, max_grad_norm
+        self.loss, self.has_aux = loss, has_aux
+        self.max_grad_norm, self.lr_schedule = max_grad_norm, lr_schedule
         self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
         self.gradient = self.vector.grad = torch.zeros_like(self.vector)
         sizes = [p.numel() for p in parameters]
         pieces = zip(parameters, self.vector.data.split(sizes), self.gradient.split(sizes), strict=True)
         for p, weights, gradient in pieces:
             p.data, p.grad = weights.view_as(p), gradient.view_as(p)
-        self.optimizer = make([self.vector])
+        self.optimizer = make_optimizer([self.vector])
+        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
 
-    def __call__(self, batch: Any) -> dict[str, Tensor]:
+    def schedule_lr(self, number: int) -> None:
+        """Set the learning rate for update `number`. It depends on nothing else, so it is resumable."""
+        if self.lr_schedule is not None:
+            factor = self.lr_schedule(number)
+            for group, lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+                group["lr"] = lr * factor
+
+    def __call__(self, batch: Any) -> Any:
         self.gradient.zero_()
-        metrics = self.loss(batch)
+        metrics, aux = self.loss(batch) if self.has_aux else (self.loss(batch), None)
         metrics["loss"].backward()
-        return self.follow(metrics)
+        metrics = self.apply_gradient(metrics)
+        return (metrics, aux) if self.has_aux else metrics
 
-    def follow(self, metrics: Mapping[str, Tensor], gradient: Tensor | None = None) -> dict[str, Tensor]:
-        """Step along the gradient that is there, or along this one; `metrics` are those of its loss."""
+    def apply_gradient(
+        self, metrics: Mapping[str, Tensor], gradient: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Step along the accumulated gradient, or along `gradient`; `metrics` are those of its loss."""
         if gradient is not None:
             self.gradient.copy_(gradient)
         loss = metrics["loss"]
         if loss.device.type == "cpu" and not math.isfinite(loss.item()):
             raise NotFinite(f"the loss is {loss.item()}")
         numbers = {name: value.detach() for name, value in metrics.items()}
-        if self.clip is not None:
+        if self.max_grad_norm is not None:
             numbers["gradient_norm"] = norm = torch.linalg.vector_norm(self.gradient)
             if norm.device.type != "cpu":
-                self.gradient.mul_((self.clip / (norm + 1e-6)).clamp_(max=1.0))
-            elif norm.item() > self.clip:  # which costs nothing to know here
-                self.gradient.mul_(self.clip / (norm + 1e-6))
+                self.gradient.mul_((self.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
+            elif norm.item() > self.max_grad_norm:  # free on the CPU
+                self.gradient.mul_(self.max_grad_norm / (norm + 1e-6))
         self.optimizer.step()
         return numbers
 
 
-def gradient_of(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
-    """∂loss/∂parameters as one vector, in their order; those that took no part get 0."""
-    parameters = list(parameters)
-    found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-    return torch.cat([g.flatten() for g in found])
+def flat_gradient(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
+    """∂loss/∂parameters as one vector, in their order; 0 for parameters that the loss does not depend on."""
+    gradients = torch.autograd.grad(loss, list(parameters), allow_unused=True, materialize_grads=True)
+    return torch.cat([g.flatten() for g in gradients])

@@ -1,10 +1,10 @@
 """Names of earlier versions, so that their run folders are read and their options understood.
 
-A run folder from before the renaming says `optimiser`, `clip` or `told`. What it says is translated when it is
-read. The command line answers an old option with one line that gives the new name.
+A run folder from before the renaming says `optimiser`, `clip` or `told`. What it says is translated when it
+is read. The command line answers an old option with one line that gives the new name.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 # recipe fields of every system, unless it says otherwise below
@@ -19,15 +19,407 @@ FIELDS = {
     "ema": "ema_decay",
 }
 # recipe fields of one system
-SYSTEM_FIELDS: dict[str, dict[str, str]] = {}
+SYSTEM_FIELDS: dict[str, dict[str, str]] = {
+    "ddpm": {
+        "told": "prediction_type",
+        "levels": "timesteps",
+        "noise": "beta_schedule",
+        "drop": "cond_drop_prob",
+        "sampled": "sampling_steps",
+        "guidance": "guidance_scale",
+        "judged": "eval_samples",
+        "surveyed": "guidance_sweep_samples",
+    },
+    "rnn": {
+        "use": "task",
+        "path": "implementation",
+        "tied": "tie_weights",
+        "start": "recurrent_init",
+        "forget": "forget_bias",
+        "vocabulary": "vocab_size",
+        "most": "max_examples",
+        "length": "seq_len",
+        "ahead": "forecast_mode",
+        "together": "multivariate",
+        "frame": "frame_beats",
+        "rate": "sample_rate",
+        "jitter": "input_noise_std",
+    },
+    "lstm": {
+        "use": "task",
+        "path": "implementation",
+        "tied": "tie_weights",
+        "start": "recurrent_init",
+        "forget": "forget_bias",
+        "vocabulary": "vocab_size",
+        "most": "max_examples",
+        "length": "seq_len",
+        "ahead": "forecast_mode",
+        "together": "multivariate",
+        "frame": "frame_beats",
+        "rate": "sample_rate",
+        "jitter": "input_noise_std",
+    },
+    "gru": {
+        "use": "task",
+        "path": "implementation",
+        "tied": "tie_weights",
+        "start": "recurrent_init",
+        "forget": "forget_bias",
+        "vocabulary": "vocab_size",
+        "most": "max_examples",
+        "length": "seq_len",
+        "ahead": "forecast_mode",
+        "together": "multivariate",
+        "frame": "frame_beats",
+        "rate": "sample_rate",
+        "jitter": "input_noise_std",
+    },
+    "ctc": {
+        "rate": "sample_rate",
+        "bands": "n_mels",
+        "window": "window_ms",
+        "hop": "hop_ms",
+        "count": "recordings_per_utterance",
+        "speed": "speed_change",
+        "noise": "snr_db",
+        "beams": "beam_size",
+    },
+    "seq2seq": {
+        "vocabulary": "vocab_size",
+        "longest": "max_length",
+        "feeding": "input_feeding",
+        "forcing": "teacher_forcing_ratio",
+        "path": "implementation",
+        "smoothing": "label_smoothing",
+        "beams": "beam_size",
+        "penalty": "length_penalty",
+        "judged": "eval_examples",
+    },
+    "reinforce": {
+        "limit": "max_episode_steps",
+        "deviation": "init_log_std",
+        "worlds": "num_envs",
+        "anneal": "anneal_lr",
+        "episodes": "eval_episodes",
+        "film": "record_video",
+        "value": "vf_coef",
+        "entropy": "ent_coef",
+    },
+    "a2c": {
+        "limit": "max_episode_steps",
+        "deviation": "init_log_std",
+        "worlds": "num_envs",
+        "anneal": "anneal_lr",
+        "episodes": "eval_episodes",
+        "film": "record_video",
+        "length": "num_steps",
+        "lam": "gae_lambda",
+        "entropy": "ent_coef",
+        "value": "vf_coef",
+        "norm": "max_grad_norm",
+    },
+    "ppo": {
+        "limit": "max_episode_steps",
+        "deviation": "init_log_std",
+        "worlds": "num_envs",
+        "anneal": "anneal_lr",
+        "episodes": "eval_episodes",
+        "film": "record_video",
+        "length": "num_steps",
+        "scaled": "normalize",
+        "lam": "gae_lambda",
+        "clip": "clip_coef",
+        "clip_value": "clip_vloss",
+        "entropy": "ent_coef",
+        "value": "vf_coef",
+        "norm": "max_grad_norm",
+    },
+    "dqn": {
+        "limit": "max_episode_steps",
+        "worlds": "num_envs",
+        "anneal": "anneal_lr",
+        "episodes": "eval_episodes",
+        "film": "record_video",
+        "length": "num_steps",
+        "duelling": "dueling",
+        "double": "double_q",
+        "n": "n_step",
+        "gradients": "gradient_steps",
+        "memory": "buffer_size",
+        "first": "learning_starts",
+        "target": "target_update_interval",
+        "clip": "clip_rewards",
+        "alpha": "per_alpha",
+        "beta": "per_beta",
+        "epsilon": "final_epsilon",
+        "explore": "exploration_steps",
+        "norm": "max_grad_norm",
+    },
+    "ddpg": {
+        "limit": "max_episode_steps",
+        "worlds": "num_envs",
+        "anneal": "anneal_lr",
+        "episodes": "eval_episodes",
+        "film": "record_video",
+        "length": "num_steps",
+        "gradients": "gradient_steps",
+        "memory": "buffer_size",
+        "first": "learning_starts",
+        "n": "n_step",
+    },
+    "gpt": {"vocabulary": "vocab_size"},
+    "transformer": {
+        "vocabulary": "vocab_size",
+        "longest": "max_length",
+        "smoothing": "label_smoothing",
+        "beams": "beam_size",
+        "penalty": "length_penalty",
+        "judged": "eval_examples",
+    },
+    "vit": {"patch": "patch_size"},
+    "bert": {
+        "goal": "task",
+        "most": "max_examples",
+        "vocabulary": "vocab_size",
+        "length": "max_length",
+        "pretrain": "pretrain_steps",
+        "pretrain_batch": "pretrain_batch_size",
+        "pairs": "next_sentence",
+        "hidden": "mask_prob",
+    },
+    "t5": {
+        "vocabulary": "vocab_size",
+        "length": "max_length",
+        "density": "noise_density",
+        "span": "mean_span_length",
+        "beams": "beam_size",
+        "judged": "eval_samples",
+    },
+    "vae": {
+        "latent": "latent_dim",
+        "pixels": "binarization",
+        "samples": "latent_samples",
+        "weighted": "use_iwae",
+        "judged": "eval_samples",
+    },
+    "gan": {
+        "penalty": "gp_weight",
+        "critic_steps": "discriminator_steps",
+        "critic_lr": "discriminator_lr",
+        "samples": "eval_samples",
+    },
+    "cgan": {
+        "penalty": "gp_weight",
+        "critic_steps": "discriminator_steps",
+        "critic_lr": "discriminator_lr",
+        "samples": "eval_samples",
+        "width": "base_channels",
+        "critic_norm": "discriminator_norm",
+    },
+    "dcgan": {
+        "penalty": "gp_weight",
+        "critic_steps": "discriminator_steps",
+        "critic_lr": "discriminator_lr",
+        "samples": "eval_samples",
+        "width": "base_channels",
+        "critic_norm": "discriminator_norm",
+    },
+    "realnvp": {"levels": "pixel_levels", "judged": "eval_samples"},
+    "efficientnet": {"stride": "output_stride", "drop_branches": "drop_path_rate"},
+    "mobilenet": {"stride": "output_stride"},
+    "perceptron": {"standardise": "standardize"},
+}
 # (system, field of today): what an old value is called now
-VALUES: dict[tuple[str, str], dict[Any, Any]] = {}
-# arguments of a system's networks, as checkpoints hold them
-MODEL_CONFIG: dict[str, dict[str, str]] = {}
-# keys of a checkpoint's metadata; of every system under "*"
-METADATA: dict[str, dict[str, str]] = {"*": {"arguments": "model_config"}}
-# entries of a run's state, also behind a prefix: `critic_optimiser` of old is `critic_optimizer`
+VALUES: dict[tuple[str, str], dict[Any, Any]] = {
+    ("rnn", "implementation"): {"fast": "fused", "written": "reference"},
+    ("rnn", "forecast_mode"): {"steps": "autoregressive"},
+    ("rnn", "data"): {"drawn": "synthetic"},
+    ("lstm", "implementation"): {"fast": "fused", "written": "reference"},
+    ("lstm", "forecast_mode"): {"steps": "autoregressive"},
+    ("lstm", "data"): {"drawn": "synthetic"},
+    ("gru", "implementation"): {"fast": "fused", "written": "reference"},
+    ("gru", "forecast_mode"): {"steps": "autoregressive"},
+    ("gru", "data"): {"drawn": "synthetic"},
+    ("seq2seq", "implementation"): {"fast": "fused", "written": "reference"},
+    ("ctc", "features"): {"cepstra": "mfcc"},
+    ("a2c", "actors"): {"together": "sync", "stale": "async"},
+    ("dqn", "variant"): {"dqn_duelling": "dqn_dueling"},
+    ("bert", "task"): {"labels": "classify", "words": "masked_lm"},
+    ("vae", "binarization"): {"drawn": "stochastic", "grey": "none"},
+}
+# systems whose `steps` counted updates: the field that replaced it, and how many of those an update makes
+PER_UPDATE: dict[str, tuple[str, Callable[[Mapping[str, Any]], int]]] = {
+    "reinforce": ("total_episodes", lambda fields: fields["num_envs"]),
+    "a2c": (
+        "total_timesteps",
+        lambda fields: fields["num_steps"] * (fields["num_envs"] if fields["actors"] == "sync" else 1),
+    ),
+    "ppo": ("total_timesteps", lambda fields: fields["num_envs"] * fields["num_steps"]),
+    "dqn": ("total_timesteps", lambda fields: fields["num_envs"] * fields["num_steps"]),
+    "ddpg": ("total_timesteps", lambda fields: fields["num_envs"] * fields["num_steps"]),
+}
+# arguments of a system's networks, as checkpoints hold them, and what old values of theirs are called
+MODEL_CONFIG: dict[str, dict[str, str]] = {
+    "ddpm": {
+        "outputs": "out_channels",
+        "inner": "time_embed_dim",
+        "middle_attention": "mid_attention",
+        "middle_groups": "mid_norm_groups",
+        "shift": "freq_shift",
+        "cosine_first": "flip_sin_to_cos",
+        "centred": "center_input",
+        "classes": "num_classes",
+        "null": "null_label",
+        "reader": "text_encoder",
+        "sketch": "coarse_head",
+    },
+    "rnn": {"tied": "tie_weights", "path": "implementation"},
+    "lstm": {"tied": "tie_weights", "path": "implementation"},
+    "gru": {"tied": "tie_weights", "path": "implementation"},
+    "seq2seq": {
+        "source": "source_vocab_size",
+        "target": "target_vocab_size",
+        "feeding": "input_feeding",
+        "forcing": "teacher_forcing_ratio",
+        "path": "implementation",
+        "turned": "reverse_source",
+    },
+    "ctc": {"path": "implementation"},
+    "reinforce": {"observations": "observation_shape", "actions": "num_actions", "deviation": "init_log_std"},
+    "a2c": {"observations": "observation_shape", "actions": "num_actions", "deviation": "init_log_std"},
+    "ppo": {
+        "observations": "observation_shape",
+        "actions": "num_actions",
+        "deviation": "init_log_std",
+        "scaled": "normalize",
+    },
+    "dqn": {"observations": "observation_shape", "actions": "num_actions", "duelling": "dueling"},
+    "ddpg": {"observations": "observation_shape", "actions": "num_actions"},
+    "gpt": {
+        "vocabulary": "vocab_size",
+        "inner": "d_ff",
+        "tied": "tie_embeddings",
+        "scaled": "scale_attention",
+        "scaled_by_layer": "scale_attention_by_layer",
+    },
+    "transformer": {"vocabulary": "vocab_size", "inner": "d_ff", "longest": "max_length"},
+    "vit": {
+        "inner": "mlp_dim",
+        "size": "image_size",
+        "patch": "patch_size",
+        "inner_dropout": "mlp_dropout",
+        "place": "position_std",
+        "pooler": "pooler_dim",
+    },
+    "bert": {
+        "vocabulary": "vocab_size",
+        "inner": "d_ff",
+        "places": "max_length",
+        "segments": "num_segments",
+        "pad": "pad_id",
+        "tied": "tie_weights",
+        "pooler": "use_pooler",
+    },
+    "t5": {
+        "vocabulary": "vocab_size",
+        "inner": "d_ff",
+        "head_width": "head_dim",
+        "tied": "tie_weights",
+        "scaled": "scale_logits",
+        "buckets": "num_buckets",
+        "furthest": "max_distance",
+        "start": "start_id",
+        "pad": "pad_id",
+        "end": "end_id",
+    },
+    "vae": {"latent": "latent_dim"},
+    "cgan": {"classes": "num_classes", "width": "base_channels"},
+    "dcgan": {"width": "base_channels"},
+    "efficientnet": {"stride": "output_stride", "drop_branches": "drop_path_rate"},
+    "mobilenet": {"stride": "output_stride"},
+}
+MODEL_CONFIG_VALUES: dict[tuple[str, str], dict[Any, Any]] = {
+    ("rnn", "implementation"): {"fast": "fused", "written": "reference"},
+    ("lstm", "implementation"): {"fast": "fused", "written": "reference"},
+    ("gru", "implementation"): {"fast": "fused", "written": "reference"},
+    ("ctc", "implementation"): {"fast": "fused", "written": "reference"},
+    ("seq2seq", "implementation"): {"fast": "fused", "written": "reference"},
+}
+# keys of a checkpoint's metadata, of every system under "*", and old values
+METADATA: dict[str, dict[str, str]] = {
+    "*": {"arguments": "model_config"},
+    "rnn": {
+        "sound": "audio_features",
+        "deviation": "std",
+        "how": "forecast",
+        "frame": "frame_beats",
+        "words": "has_word_labels",
+        "most": "max_examples",
+    },
+    "lstm": {
+        "sound": "audio_features",
+        "deviation": "std",
+        "how": "forecast",
+        "frame": "frame_beats",
+        "words": "has_word_labels",
+        "most": "max_examples",
+    },
+    "gru": {
+        "sound": "audio_features",
+        "deviation": "std",
+        "how": "forecast",
+        "frame": "frame_beats",
+        "words": "has_word_labels",
+        "most": "max_examples",
+    },
+    "ctc": {"sound": "audio_features", "manner": "augmentation", "deviation": "std"},
+    "bert": {"words": "has_word_labels", "most": "max_examples"},
+    "t5": {"beams": "beam_size"},
+    "gan": {"judge": "classifier_accuracy", "judged": "eval_samples"},
+    "cgan": {"judge": "classifier_accuracy", "judged": "eval_samples"},
+    "dcgan": {"judge": "classifier_accuracy", "judged": "eval_samples"},
+    "vae": {"pixels": "binarization", "judged": "eval_samples", "usual": "score_quantiles"},
+    "realnvp": {"levels": "pixel_levels", "judged": "eval_samples", "usual": "score_quantiles"},
+}
+METADATA_VALUES: dict[tuple[str, str], dict[Any, Any]] = {
+    ("vae", "binarization"): {"drawn": "stochastic", "grey": "none"}
+}
+# entries of a run's state: of every system, also behind a prefix (`g_optimiser`); of one system
 STATE = {"optimiser": "optimizer", "schedule": "lr_schedule"}
+SYSTEM_STATE: dict[str, dict[str, str]] = {
+    "rnn": {"carried": "hidden_state"},
+    "lstm": {"carried": "hidden_state"},
+    "gru": {"carried": "hidden_state"},
+    "ppo": {"rewards": "reward_normalizer"},
+    "dqn": {"frozen": "target_network"},
+    "ddpg": {
+        "copy": "target_network",
+        "critic_optimiser": "critic_optimizer",
+        "actor_optimiser": "actor_optimizer",
+    },
+    "gan": {
+        "critic": "discriminator",
+        "critic_optimiser": "discriminator_optimizer",
+        "critic_schedule": "discriminator_lr_schedule",
+        "critic_update": "discriminator_update",
+        "watch": "mode_collapse",
+    },
+    "cgan": {
+        "critic": "discriminator",
+        "critic_optimiser": "discriminator_optimizer",
+        "critic_schedule": "discriminator_lr_schedule",
+        "critic_update": "discriminator_update",
+        "watch": "mode_collapse",
+    },
+    "dcgan": {
+        "critic": "discriminator",
+        "critic_optimiser": "discriminator_optimizer",
+        "critic_schedule": "discriminator_lr_schedule",
+        "critic_update": "discriminator_update",
+        "watch": "mode_collapse",
+    },
+}
 
 
 def new_fields(system: str, fields: Iterable[str], known: Iterable[str], old: bool = False) -> dict[str, str]:
@@ -42,8 +434,18 @@ def new_fields(system: str, fields: Iterable[str], known: Iterable[str], old: bo
 
 
 def new_values(system: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """An old run's fields, by names of today, with what their values are called today."""
-    return {name: VALUES.get((system, name), {}).get(value, value) for name, value in fields.items()}
+    """An old run's fields, by names of today, with what their values are called today.
+
+    `steps` of reinforcement learning counted updates; it becomes environment steps or episodes.
+    """
+    fields = {
+        name: VALUES[system, name].get(value, value) if (system, name) in VALUES else value
+        for name, value in fields.items()
+    }
+    if system in PER_UPDATE and "steps" in fields:
+        name, per_update = PER_UPDATE[system]
+        fields[name] = fields.pop("steps") * per_update(fields)
+    return fields
 
 
 def new_meta(meta: dict[str, Any]) -> dict[str, Any]:
@@ -51,17 +453,32 @@ def new_meta(meta: dict[str, Any]) -> dict[str, Any]:
     if "card" not in meta:
         return meta
     system = meta.get("system", "")
-    table = {**METADATA["*"], **METADATA.get(system, {})}
-    metadata = {table.get(name, name): value for name, value in meta.pop("card").items()}
+    names = {**METADATA["*"], **METADATA.get(system, {})}
+    metadata = _renamed(meta.pop("card"), names, system, METADATA_VALUES)
     if "model_config" in metadata:
-        names = MODEL_CONFIG.get(system, {})
-        config = metadata["model_config"]
-        metadata["model_config"] = {names.get(name, name): value for name, value in config.items()}
+        config, names = metadata["model_config"], MODEL_CONFIG.get(system, {})
+        metadata["model_config"] = _renamed(config, names, system, MODEL_CONFIG_VALUES)
+    if "variant" in metadata:
+        metadata["variant"] = _new_value(VALUES, system, "variant", metadata["variant"])
     return {**meta, "metadata": metadata}
 
 
-def new_entry(name: str) -> str:
+def _renamed(
+    config: Mapping[str, Any], names: Mapping[str, str], system: str, values: Mapping[tuple[str, str], Any]
+) -> dict[str, Any]:
+    renamed = {names.get(name, name): value for name, value in config.items()}
+    return {name: _new_value(values, system, name, value) for name, value in renamed.items()}
+
+
+def _new_value(values: Mapping[tuple[str, str], Any], system: str, name: str, value: Any) -> Any:
+    table = values.get((system, name), {})
+    return table.get(value, value) if isinstance(value, str) else value
+
+
+def new_entry(name: str, system: str = "") -> str:
     """An entry of an old run's state by today's name."""
+    if name in SYSTEM_STATE.get(system, {}):
+        return SYSTEM_STATE[system][name]
     for old, new in STATE.items():
         if name == old or (name.endswith(f"_{old}") and not name.endswith(new)):
             return name.removesuffix(old) + new

@@ -1,4 +1,4 @@
-"""How long threads that wait for each other stay awake; settled before torch is imported, as OpenMP reads it then."""
+"""How long waiting OpenMP threads spin before they sleep. OpenMP reads it when torch is imported."""
 
 import os
 import time

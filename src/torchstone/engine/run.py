@@ -25,6 +25,9 @@ Metrics = Mapping[str, Tensor | float]
 
 @runtime_checkable
 class Stateful(Protocol):
+    """What a run's state consists of. An item may also have `attach(folder)`, which `fit` calls before it
+    loads a checkpoint: then it may save what is too large for a checkpoint in the run folder itself."""
+
     def state_dict(self) -> dict: ...
     def load_state_dict(self, state: dict, /) -> Any: ...
 
@@ -41,6 +44,8 @@ class Run:
     test: Callable[[], Metrics] | None = None  # the final measure, once, at the end
     report: Callable[[Path], None] | None = None  # writes pictures into a folder
     metadata: dict = field(default_factory=dict)  # JSON: what inference needs without the data
+    calibration: dict = field(default_factory=dict)  # metadata that `evaluate` measures; saved with it
+    on_evaluate: list[Callable[[], None]] = field(default_factory=list)  # called after each evaluation
     results: dict[str, float] = field(default_factory=dict)  # filled by fit
     folder: Path | None = None  # filled by fit
 
@@ -115,9 +120,14 @@ def fit(
     run.folder = folder = Path(folder) if folder is not None else None
     every = intervals.resolve(run.steps)
     writes = folder is not None and parallel.rank() == 0
+    for item in run.state.values():
+        attach = getattr(item, "attach", None)
+        if attach is not None:
+            attach(folder)
     if folder is not None:
-        results, rows = _resume(folder, state, stage, quiet or not writes)
+        results, calibration, rows = _resume(folder, state, stage, quiet or not writes)
         run.results.update(results)
+        run.calibration.update(calibration)
     log = None
     if writes:
         before = rng.snapshot()  # what it imports draws from Python's
@@ -134,7 +144,8 @@ def fit(
             _check_weights(name, item)
         entries = {name: _state_of(item) for name, item in state.items()}
         if log:
-            about = {**(meta or {}), "stage": stage, "step": progress.step, "metadata": run.metadata}
+            about = {**(meta or {}), "stage": stage, "step": progress.step}
+            about |= {"metadata": run.metadata | run.calibration, "calibration": run.calibration}
             about |= {"steps": run.steps, "results": run.results, "rows": log.count}
             with writing(folder, offset + progress.step):
                 checkpoint.save(folder / "checkpoint", entries, about)
@@ -150,6 +161,12 @@ def fit(
         run.results.update({f"{split}/{name}": value for name, value in numbers.items()})
         write_row(split, numbers)
 
+    def validate() -> Metrics:
+        metrics = run.evaluate()
+        for hook in run.on_evaluate:
+            hook()
+        return metrics
+
     def write_row(split: str, numbers: Mapping[str, float]) -> None:
         if log:
             with writing(log.file.parent, offset + progress.step):
@@ -159,7 +176,7 @@ def fit(
         with Signals() as signals:
             if progress.step == 0:
                 save()  # from here on there is something to go back to
-                measure("val", run.evaluate)
+                measure("val", validate)
             while progress.step < run.steps:
                 metrics = run.update(next(run.stream))
                 progress.step = step = progress.step + 1
@@ -170,7 +187,7 @@ def fit(
                 if is_due:
                     write_row("train", progress.meter.read())
                 if step % every.evaluate == 0 or step == run.steps:
-                    measure("val", run.evaluate)
+                    measure("val", validate)
                 if step == run.steps and run.test is not None:
                     measure("test", run.test)
                 # several processes must agree, so they only ask where all of them have arrived
@@ -199,11 +216,11 @@ def skip_finished_stage(run: Run, saved: Path) -> None:
     checkpoint.load(saved, {**run.state, "progress": _Progress()})
 
 
-def _resume(folder: Path, state: dict, stage: int, quiet: bool) -> tuple[dict, int]:
-    """Load the checkpoint of this stage, if the folder has one; return the results it had so far,
-    and how many rows were written by then."""
+def _resume(folder: Path, state: dict, stage: int, quiet: bool) -> tuple[dict, dict, int]:
+    """Load the checkpoint of this stage, if the folder has one; return the results and the calibration
+    that it had so far, and how many rows were written by then."""
     if not checkpoint.any_at(folder / "checkpoint"):
-        return {}, 0
+        return {}, {}, 0
     found, meta, complaints = checkpoint.find(folder / "checkpoint")
     if complaints and not quiet:
         from rich.console import Console
@@ -211,9 +228,9 @@ def _resume(folder: Path, state: dict, stage: int, quiet: bool) -> tuple[dict, i
         line = f"{'; '.join(complaints)}: going back to {found.name}, step {meta['step']}"
         Console(stderr=True).print(line, markup=False, soft_wrap=True)
     if meta["stage"] != stage:
-        return {}, meta["rows"]
+        return {}, {}, meta["rows"]
     checkpoint.load(found, state)
-    return meta["results"], meta["rows"]
+    return meta["results"], meta.get("calibration", {}), meta["rows"]
 
 
 def _check_weights(name: str, item: Any) -> None:

@@ -1,1 +1,1 @@
-"""Environments, and the streams of experience that agents learn from."""
+"""Environments, rollouts and replay."""

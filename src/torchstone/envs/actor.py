@@ -1,4 +1,4 @@
-"""A policy at play: asked about its worlds as they stand, with what they allow and what it remembers."""
+"""`Actor`: the acting side of a policy, with action masks and recurrent state."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,50 +7,50 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from torchstone.envs.vector_env import Worlds
+from torchstone.envs.vector_env import VectorEnv
 
-Memory = tuple[Tensor, ...]  # each (layers, worlds, units)
+RecurrentState = tuple[Tensor, ...]  # each (layers, envs, units)
 
 
-class Player:
-    """What stands between a policy and `worlds`.
+class Actor:
+    """Calls a policy on the observations of `envs`, on the policy's device.
 
-    A policy is asked by `ask(observation)`, if it has `masks` and the worlds give them by
-    `ask(observation, mask)`; if it has `empty(worlds)`, a memory of nothing, by
-    `ask(observation, mask, memory)`, and then answers with what it remembers beside what it says.
+    A policy's methods `policy` and `greedy` take `(observation)`; if it `uses_masks` and the envs give
+    them, `(observation, action_mask)`; if it is recurrent, that is if it has `initial_state(num_envs)`,
+    `(observation, action_mask, state)`, and then they return the next state as well.
     """
 
-    def __init__(self, policy: Any, worlds: Worlds, device: torch.device | str = "cpu"):
-        self.policy, self.worlds, self.device = policy, worlds, device
-        self.remembers = hasattr(policy, "empty")
-        self.masked = getattr(policy, "masks", False)
-        self.memory: Memory | None = None
-        self.forget()
+    def __init__(self, policy: Any, envs: VectorEnv, device: torch.device | str = "cpu"):
+        self.policy, self.envs, self.device = policy, envs, device
+        self.is_recurrent = hasattr(policy, "initial_state")
+        self.uses_masks = getattr(policy, "uses_masks", False)
+        self.state: RecurrentState | None = None
+        self.reset()
 
-    def forget(self) -> None:
-        """All worlds begin anew."""
-        if self.remembers:
-            self.memory = self.policy.empty(self.worlds.count)
+    def reset(self) -> None:
+        """Reset the recurrent state of all envs."""
+        if self.is_recurrent:
+            self.state = self.policy.initial_state(self.envs.num_envs)
 
-    def look(self) -> tuple[Tensor, Bool[Tensor, "worlds actions"] | None]:
-        """Observations to act on now, and which actions are valid, if worlds say so and the policy heeds it."""
-        mask = self.worlds.mask if self.masked else None
-        observation = self.worlds.observation.to(self.device)
+    def observe(self) -> tuple[Tensor, Bool[Tensor, "envs actions"] | None]:
+        """The current observations, and the action mask if the envs give one and the policy uses it."""
+        mask = self.envs.action_mask if self.uses_masks else None
+        observation = self.envs.observation.to(self.device)
         return observation, mask if mask is None else mask.to(self.device)
 
-    def ask(self, ask: Callable[..., Any], observation: Tensor, mask: Tensor | None) -> Any:
-        """What `policy.policy` or `policy.greedy` answers; what it remembers moves on."""
-        if self.memory is None:
-            return ask(observation) if mask is None else ask(observation, mask)
-        said, self.memory = ask(observation, mask, self.memory)
-        return said
+    def act(self, method: Callable[..., Any], observation: Tensor, action_mask: Tensor | None) -> Any:
+        """What `policy.policy` or `policy.greedy` returns; the recurrent state advances."""
+        if self.state is None:
+            return method(observation) if action_mask is None else method(observation, action_mask)
+        output, self.state = method(observation, action_mask, self.state)
+        return output
 
-    def greedy(self) -> Tensor:
-        """The likeliest actions, on the CPU."""
-        return self.ask(self.policy.greedy, *self.look()).cpu()
+    def greedy_action(self) -> Tensor:
+        """The most likely actions, on the CPU."""
+        return self.act(self.policy.greedy, *self.observe()).cpu()
 
-    def ended(self, over: Bool[Tensor, " worlds"]) -> None:
-        """Forget the episodes of the worlds where they are `over`."""
-        if self.memory is not None and over.any():
-            over = over.to(self.device)[:, None]
-            self.memory = tuple(each.masked_fill(over, 0.0) for each in self.memory)
+    def reset_done(self, done: Bool[Tensor, " envs"]) -> None:
+        """Reset the recurrent state of the envs whose episodes are `done`."""
+        if self.state is not None and done.any():
+            done = done.to(self.device)[:, None]
+            self.state = tuple(each.masked_fill(done, 0.0) for each in self.state)

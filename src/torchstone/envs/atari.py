@@ -1,8 +1,8 @@
-"""Atari's screens as agents are shown them (Mnih et al. 2015, methods): each action held for 4 frames, the
-brighter of the last two pixel by pixel, grey, 84 × 84, the last 4 together; some idle moves to begin with.
+"""Atari preprocessing (Mnih et al. 2015, methods): frame skip of 4, maximum over the last two frames,
+grayscale, 84 × 84, a stack of 4 frames, no-op starts.
 
-There are two forms of the same. `Ataris` is ALE's own, many machines on many threads in C++; its state
-cannot be read. `screened` is one machine, whose state can.
+There are two implementations of the same. `VectorAtari` is ALE's own, many emulators on many threads in
+C++; its state cannot be read. `atari_preprocessing` wraps one emulator, whose state can.
 """
 
 import functools
@@ -11,158 +11,169 @@ from typing import Any
 
 import numpy as np
 
-from torchstone.envs.backends import Outcome
+from torchstone.envs.backends import BackendStep
 from torchstone.envs.make import gym
 
-NAMES = ("AtariPreprocessing", "SignReward", "EpisodicLife")
-SIDE, STACK, SKIP, IDLE = 84, 4, 4, 30
+SIZE, NUM_STACK, FRAME_SKIP, NOOP_MAX = 84, 4, 4, 30
 
 
 @functools.cache
-def shrink(size: int, side: int = SIDE) -> np.ndarray:
-    """What share of each of `size` pixels falls into each of `side`: averages over areas."""
-    edges = np.arange(side + 1) * (size / side)
+def area_weights(size: int, target: int = SIZE) -> np.ndarray:
+    """`(target, size)` weights of area interpolation: what share of each pixel falls into each target one."""
+    edges = np.arange(target + 1) * (size / target)
     pixel = np.arange(size)
-    covered = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    return (covered.clip(0) * (side / size)).astype(np.float32)
+    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    return (overlap.clip(0) * (target / size)).astype(np.float32)
 
 
-def screened(env: Any, *, idle: int = IDLE, fire: bool = True) -> Any:
-    """`env`, one of ALE's that is stepped frame by frame, as `(4, 84, 84)` uint8.
+def atari_preprocessing(env: Any, *, noop_max: int = NOOP_MAX, fire_reset: bool = True) -> Any:
+    """`env`, an ALE environment without frame skip, with `(4, 84, 84)` uint8 observations.
 
     Args:
-        idle: at most so many idle moves at the beginning, a number drawn from the world's generator.
-        fire: press the button at the beginning, in games that wait for it.
+        noop_max: largest number of no-op actions at reset, drawn from the env's generator.
+        fire_reset: press FIRE at reset, in games that wait for it.
     """
     gymnasium = gym()
 
     class AtariPreprocessing(gymnasium.Wrapper):
+        OLD_ATTRIBUTES = {"seen": "frames", "moves": "action_set", "button": "fire_action"}  # noqa: RUF012
+
         def __init__(self, env: Any):
             super().__init__(env)
-            self.observation_space = gymnasium.spaces.Box(0, 255, (STACK, SIDE, SIDE), np.uint8)
-            self.moves = env.unwrapped.ale.getMinimalActionSet()
+            self.observation_space = gymnasium.spaces.Box(0, 255, (NUM_STACK, SIZE, SIZE), np.uint8)
+            self.action_set = env.unwrapped.ale.getMinimalActionSet()
             if env.action_space.n == 18:
-                self.moves = env.unwrapped.ale.getLegalActionSet()
+                self.action_set = env.unwrapped.ale.getLegalActionSet()
             names = env.unwrapped.get_action_meanings()
-            self.button = names.index("FIRE") if fire and "FIRE" in names else None
-            self.seen = deque(maxlen=STACK)
+            self.fire_action = names.index("FIRE") if fire_reset and "FIRE" in names else None
+            self.frames = deque(maxlen=NUM_STACK)
 
-        def reset(self, **options):
+        def reset(self, **kwargs):
             unwrapped = self.env.unwrapped
-            _, about = self.env.reset(**options)
-            for _ in range(int(unwrapped.np_random.integers(idle + 1)) if idle else 0):
-                unwrapped.ale.act(self.moves[0])
-            if self.button is not None:
-                unwrapped.ale.act(self.moves[self.button])
-            blank = np.zeros((SIDE, SIDE), np.uint8)
-            self.seen.extend([blank] * (STACK - 1) + [self._small(unwrapped.ale.getScreenGrayscale())])
-            return np.stack(self.seen), about
+            _, info = self.env.reset(**kwargs)
+            for _ in range(int(unwrapped.np_random.integers(noop_max + 1)) if noop_max else 0):
+                unwrapped.ale.act(self.action_set[0])
+            if self.fire_action is not None:
+                unwrapped.ale.act(self.action_set[self.fire_action])
+            blank = np.zeros((SIZE, SIZE), np.uint8)
+            first = self._resize(unwrapped.ale.getScreenGrayscale())
+            self.frames.extend([blank] * (NUM_STACK - 1) + [first])
+            return np.stack(self.frames), info
 
-        def _small(self, screen: np.ndarray) -> np.ndarray:
-            high, wide = screen.shape
-            small = shrink(high) @ screen.astype(np.float32) @ shrink(wide).T
-            return np.rint(small).astype(np.uint8)
+        def _resize(self, screen: np.ndarray) -> np.ndarray:
+            height, width = screen.shape
+            resized = area_weights(height) @ screen.astype(np.float32) @ area_weights(width).T
+            return np.rint(resized).astype(np.uint8)
 
         def step(self, action):
-            machine, move, reward = self.env.unwrapped.ale, self.moves[int(action)], 0.0
+            ale, move, reward = self.env.unwrapped.ale, self.action_set[int(action)], 0.0
             screens = []
-            for frame in range(SKIP):
-                reward += machine.act(move)
-                if frame >= SKIP - 2:
-                    screens.append(machine.getScreenGrayscale())
-                if machine.game_over():
-                    screens = screens or [machine.getScreenGrayscale()]
+            for frame in range(FRAME_SKIP):
+                reward += ale.act(move)
+                if frame >= FRAME_SKIP - 2:
+                    screens.append(ale.getScreenGrayscale())
+                if ale.game_over():
+                    screens = screens or [ale.getScreenGrayscale()]
                     break
-            self.seen.append(self._small(functools.reduce(np.maximum, screens)))
-            over = machine.game_over(with_truncation=False)
-            return np.stack(self.seen), reward, over, machine.game_truncated(), {}
+            self.frames.append(self._resize(functools.reduce(np.maximum, screens)))
+            terminated = ale.game_over(with_truncation=False)
+            return np.stack(self.frames), reward, terminated, ale.game_truncated(), {}
 
     return AtariPreprocessing(env)
 
 
-def signed(env: Any) -> Any:
-    """Rewards as their sign, so that one learning rate suits all games."""
+def sign_reward(env: Any) -> Any:
+    """Rewards clipped to their sign, so that one learning rate suits all games."""
     return gym().wrappers.TransformReward(env, lambda reward: float(np.sign(reward)))
 
 
-def mortal(env: Any) -> Any:
-    """A lost life ends the episode for the learner, though the game goes on: `going` tells."""
+def episodic_life(env: Any) -> Any:
+    """A lost life ends the episode for the learner, but not the game, as `life_lost` says."""
 
     class EpisodicLife(gym().Wrapper):
-        lives, going = 0, False
+        OLD_ATTRIBUTES = {"going": "life_lost"}  # noqa: RUF012
+        lives, life_lost = 0, False
 
-        def reset(self, **options):
-            if self.going and options.get("seed") is None:
-                seen, _, over, cut, about = self.env.step(0)
-                if not (over or cut):
+        def reset(self, **kwargs):
+            if self.life_lost and kwargs.get("seed") is None:
+                observation, _, terminated, truncated, info = self.env.step(0)
+                if not (terminated or truncated):
                     self.lives = self.env.unwrapped.ale.lives()
-                    return seen, about
-            self.going = False
-            seen, about = self.env.reset(**options)
+                    return observation, info
+            self.life_lost = False
+            observation, info = self.env.reset(**kwargs)
             self.lives = self.env.unwrapped.ale.lives()
-            return seen, about
+            return observation, info
 
         def step(self, action):
-            seen, reward, over, cut, about = self.env.step(action)
-            left = self.env.unwrapped.ale.lives()
-            self.going = left < self.lives and not (over or cut)
-            self.lives = left
-            return seen, reward, over or self.going, cut, about
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            lives = self.env.unwrapped.ale.lives()
+            self.life_lost = lives < self.lives and not (terminated or truncated)
+            self.lives = lives
+            return observation, reward, terminated or self.life_lost, truncated, info
 
     return EpisodicLife(env)
 
 
-WRAP = {"AtariPreprocessing": screened, "SignReward": signed, "EpisodicLife": mortal}
+WRAPPERS = {
+    "AtariPreprocessing": atari_preprocessing,
+    "SignReward": sign_reward,
+    "EpisodicLife": episodic_life,
+}
 
 
-class Ataris:
-    """ALE's vector form of one game, with `AtariPreprocessing` and perhaps the two others of `NAMES`."""
+class VectorAtari:
+    """ALE's vector env of one game, with `AtariPreprocessing` and perhaps the two others of `WRAPPERS`."""
 
-    mask = None
+    action_mask = None
 
-    def __init__(self, spec: str, count: int, wrappers: tuple[str, ...], limit: int | None):
+    def __init__(self, spec: str, num_envs: int, wrappers: tuple[str, ...], max_episode_steps: int | None):
         gymnasium = gym()
         from ale_py.vector_env import AtariVectorEnv
 
-        about = gymnasium.spec(spec).kwargs
-        frames = about.get("max_num_frames_per_episode", 108_000)
-        self.form = AtariVectorEnv(
-            about["game"],
-            count,
-            repeat_action_probability=about.get("repeat_action_probability", 0.0),
-            full_action_space=about.get("full_action_space", False),
-            max_num_frames_per_episode=frames if limit is None else limit * SKIP,
+        kwargs = gymnasium.spec(spec).kwargs
+        max_frames = kwargs.get("max_num_frames_per_episode", 108_000)
+        if max_episode_steps is not None:
+            max_frames = max_episode_steps * FRAME_SKIP
+        self.env = AtariVectorEnv(
+            kwargs["game"],
+            num_envs,
+            repeat_action_probability=kwargs.get("repeat_action_probability", 0.0),
+            full_action_space=kwargs.get("full_action_space", False),
+            max_num_frames_per_episode=max_frames,
             autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
-            reward_clipping=False,  # returns are the game's own; `SignReward` is done here
+            reward_clipping=False,  # returns are the game's own; `SignReward` is applied here
         )
-        self.sign, self.mortal = "SignReward" in wrappers, "EpisodicLife" in wrappers
-        self.observations = self.form.single_observation_space
-        self.actions = self.form.single_action_space
-        self.totals, self.lives = np.zeros(count), np.zeros(count, np.int32)
+        self.sign_reward, self.episodic_life = "SignReward" in wrappers, "EpisodicLife" in wrappers
+        self.observation_space = self.env.single_observation_space
+        self.action_space = self.env.single_action_space
+        self.episode_returns, self.lives = np.zeros(num_envs), np.zeros(num_envs, np.int32)
 
     def reset(self, seed: int) -> np.ndarray:
-        self.totals[:] = 0
-        seeds = np.random.SeedSequence(seed).generate_state(len(self.totals)) >> 1
-        seen, about = self.form.reset(seed=seeds.astype(np.int32))
-        self.lives = about["lives"].copy()
-        return seen.copy()
+        self.episode_returns[:] = 0
+        seeds = np.random.SeedSequence(seed).generate_state(len(self.episode_returns)) >> 1
+        observation, info = self.env.reset(seed=seeds.astype(np.int32))
+        self.lives = info["lives"].copy()
+        return observation.copy()
 
-    def step(self, actions: np.ndarray) -> Outcome:
-        now, reward, terminated, truncated, about = self.form.step(actions)
-        now, reward = now.copy(), reward.astype(np.float32)  # ALE writes into its own again
+    def step(self, actions: np.ndarray) -> BackendStep:
+        observation, reward, terminated, truncated, info = self.env.step(actions)
+        # ALE reuses its arrays
+        observation, reward = observation.copy(), reward.astype(np.float32)
         terminated, truncated = terminated.copy(), truncated.copy()
-        self.totals += reward
-        over = terminated | truncated
-        after, returns = now, []
-        if over.any():
-            after = now.copy()
-            after[over] = about["final_obs"][over]
-            returns = self.totals[over].tolist()
-            self.totals[over] = 0
-        if self.mortal:
-            terminated |= (about["lives"] < self.lives) & ~over
-            self.lives = about["lives"].copy()
-        return Outcome(after, np.sign(reward) if self.sign else reward, terminated, truncated, now, returns)
+        self.episode_returns += reward
+        done = terminated | truncated
+        next_observation, returns = observation, []
+        if done.any():
+            next_observation = observation.copy()
+            next_observation[done] = info["final_obs"][done]
+            returns = self.episode_returns[done].tolist()
+            self.episode_returns[done] = 0
+        if self.episodic_life:
+            terminated |= (info["lives"] < self.lives) & ~done
+            self.lives = info["lives"].copy()
+        reward = np.sign(reward) if self.sign_reward else reward
+        return BackendStep(next_observation, reward, terminated, truncated, observation, returns)
 
     def close(self) -> None:
-        """ALE closes its machines itself."""
+        """ALE closes its emulators itself."""

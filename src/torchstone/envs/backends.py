@@ -1,5 +1,7 @@
-"""Many worlds stepped as one: a plain loop over any Gymnasium environment, or the environment's own
-vector form. What they share is in `torchstone.envs.vector_env`."""
+"""Backends of `VectorEnv`: a Python loop over any Gymnasium environment, or its own vectorized form.
+
+What they share is in `torchstone.envs.vector_env`.
+"""
 
 import math
 from collections.abc import Sequence
@@ -9,187 +11,217 @@ import numpy as np
 import torch
 
 from torchstone.envs.env_state import restore, snapshot
-from torchstone.envs.make import gym, make
-from torchstone.envs.wrappers import allowed
+from torchstone.envs.make import gym, make_env
+from torchstone.envs.wrappers import ACTION_MASK, valid_actions
 from torchstone.errors import BadInput
+from torchstone.parts.old_keys import with_new_names
 
 
-class Outcome(NamedTuple):
-    """A step of all worlds, in arrays; `now` is `after`, but for worlds that began anew."""
+class BackendStep(NamedTuple):
+    """One step of all envs; `observation` is `next_observation`, except in envs that were reset."""
 
-    after: np.ndarray
+    next_observation: np.ndarray
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
-    now: np.ndarray
+    observation: np.ndarray
     returns: list[float]
 
 
-class Loop:
-    """`count` environments of any kind, one after the other."""
+class SyncVectorEnv:
+    """`num_envs` environments of any kind, stepped one after the other."""
 
-    def __init__(self, spec: str, count: int, wrappers: Sequence[str], limit: int | None, render: bool):
-        options = {"render_mode": "rgb_array"} if render else {}
-        made = [make(spec, wrappers, limit, **options) for _ in range(count)]
-        self.spec, self.worlds, self.limit = spec, [env for env, _ in made], made[0][1]
-        first = self.worlds[0]
-        self.observations, self.actions = first.observation_space, first.action_space
-        pixels = self.observations.dtype == np.uint8
-        self.dtype = np.dtype(np.uint8 if pixels else np.float32)
-        self.shape = self.observations.shape
-        self.elapsed, self.totals = [0] * count, [0.0] * count
-        self.ledgers = [self._find(env) for env in self.worlds] if wrappers else None
-        self.now, self.clock = np.empty((count, *self.shape), self.dtype), 0
-        self.mask: np.ndarray | None = None  # (count, actions), where worlds say what is valid
+    def __init__(
+        self,
+        spec: str,
+        num_envs: int,
+        wrappers: Sequence[str],
+        max_episode_steps: int | None,
+        render: bool,
+    ):
+        kwargs = {"render_mode": "rgb_array"} if render else {}
+        pairs = [make_env(spec, wrappers, max_episode_steps, **kwargs) for _ in range(num_envs)]
+        self.spec, self.envs, self.max_episode_steps = spec, [env for env, _ in pairs], pairs[0][1]
+        first = self.envs[0]
+        self.observation_space, self.action_space = first.observation_space, first.action_space
+        is_image = self.observation_space.dtype == np.uint8
+        self.dtype = np.dtype(np.uint8 if is_image else np.float32)
+        self.shape = self.observation_space.shape
+        self.episode_lengths, self.episode_returns = [0] * num_envs, [0.0] * num_envs
+        self.return_recorders = [self._return_recorder(env) for env in self.envs] if wrappers else None
+        self.observation, self.num_steps = np.empty((num_envs, *self.shape), self.dtype), 0
+        self.action_mask: np.ndarray | None = None  # (envs, actions), where envs say what is valid
 
     @staticmethod
-    def _find(env: Any) -> Any:
-        while type(env).__name__ != "Ledger":
+    def _return_recorder(env: Any) -> Any:
+        while type(env).__name__ != "ReturnRecorder":
             env = env.env
         return env
 
     def reset(self, seed: int) -> np.ndarray:
-        self.clock, self.now, self.mask = 0, np.empty_like(self.now), None
-        seeds = np.random.SeedSequence(seed).generate_state(len(self.worlds))
-        for index, own in enumerate(seeds):
-            self._begin(index, self.now, int(own))
-        return self.now
+        self.num_steps, self.observation, self.action_mask = 0, np.empty_like(self.observation), None
+        seeds = np.random.SeedSequence(seed).generate_state(len(self.envs))
+        for index, env_seed in enumerate(seeds):
+            self._reset_env(index, self.observation, int(env_seed))
+        return self.observation
 
-    def _begin(self, index: int, into: np.ndarray, seed: int | None = None) -> None:
-        world = self.worlds[index]
+    def _reset_env(self, index: int, into: np.ndarray, seed: int | None = None) -> None:
+        env = self.envs[index]
         try:
-            observation, about = world.reset(seed=seed)
-            changed = world.observation_space is not self.observations and (
-                world.observation_space != self.observations
+            observation, info = env.reset(seed=seed)
+            has_changed = env.observation_space is not self.observation_space and (
+                env.observation_space != self.observation_space
             )
         except Exception as error:
-            raise self._failed(index, "at reset", error) from error
-        if changed or np.shape(observation) != self.shape:
+            raise self._env_error(index, "at reset", error) from error
+        if has_changed or np.shape(observation) != self.shape:
             raise BadInput(
-                f"{self.spec}: world {index} changed its observation space at a reset after step "
-                f"{self.clock}: it was {self.observations}"
+                f"{self.spec}: env {index} changed its observation space at a reset after step "
+                f"{self.num_steps}: it was {self.observation_space}"
             )
         into[index] = observation
-        if "action_mask" in about:
-            self._allow(index, about)
-        self.elapsed[index], self.totals[index] = 0, 0.0
+        if ACTION_MASK in info:
+            self._set_action_mask(index, info)
+        self.episode_lengths[index], self.episode_returns[index] = 0, 0.0
 
-    def step(self, actions: np.ndarray) -> Outcome:
-        self.clock += 1
-        count = len(self.worlds)
-        if self.mask is not None:  # what a world does not speak of is allowed
-            self.mask = np.ones_like(self.mask)
-        after, reward = np.empty_like(self.now), np.empty(count, np.float32)
+    def step(self, actions: np.ndarray) -> BackendStep:
+        self.num_steps += 1
+        count = len(self.envs)
+        if self.action_mask is not None:  # an env that gives no mask allows all actions
+            self.action_mask = np.ones_like(self.action_mask)
+        next_observation, reward = np.empty_like(self.observation), np.empty(count, np.float32)
         terminated, truncated = np.zeros(count, bool), np.zeros(count, bool)
-        ended, returns = [], []
+        done, returns = [], []
         chosen = actions.tolist() if actions.ndim == 1 else actions
-        elapsed, totals, limit, shape = self.elapsed, self.totals, self.limit, self.shape
-        for index, world in enumerate(self.worlds):
+        lengths, totals = self.episode_lengths, self.episode_returns
+        max_episode_steps, shape = self.max_episode_steps, self.shape
+        for index, env in enumerate(self.envs):
             try:
-                observation, gained, over, cut, about = world.step(chosen[index])
+                observation, env_reward, is_terminated, is_truncated, info = env.step(chosen[index])
             except Exception as error:
-                raise self._failed(index, f"on action {chosen[index]}", error) from error
+                raise self._env_error(index, f"on action {chosen[index]}", error) from error
             if np.shape(observation) != shape:
                 raise BadInput(
-                    f"{self.spec}: world {index} changed its observation space at step {self.clock}, "
+                    f"{self.spec}: env {index} changed its observation space at step {self.num_steps}, "
                     f"on action {chosen[index]}: shape {np.shape(observation)}, was {shape}"
                 )
-            after[index] = observation
-            reward[index] = gained
-            totals[index] += gained
-            elapsed[index] += 1
-            cut = cut or elapsed[index] == limit
-            if over or cut:
-                terminated[index], truncated[index] = over, cut
-                ended.append(index)
-            elif "action_mask" in about:
-                self._allow(index, about)
-        if not ended:
-            self.now = after
-            return Outcome(after, reward, terminated, truncated, after, returns)
-        now = after.copy()
-        for index in ended:
-            if not getattr(self.worlds[index], "going", False):  # a life lost is no game lost
-                returns.append(float(self.ledgers[index].total if self.ledgers else totals[index]))
-            self._begin(index, now)
-        self.now = now
-        return Outcome(after, reward, terminated, truncated, now, returns)
+            next_observation[index] = observation
+            reward[index] = env_reward
+            totals[index] += env_reward
+            lengths[index] += 1
+            is_truncated = is_truncated or lengths[index] == max_episode_steps
+            if is_terminated or is_truncated:
+                terminated[index], truncated[index] = is_terminated, is_truncated
+                done.append(index)
+            elif ACTION_MASK in info:
+                self._set_action_mask(index, info)
+        if not done:
+            self.observation = next_observation
+            return BackendStep(next_observation, reward, terminated, truncated, next_observation, returns)
+        observation = next_observation.copy()
+        for index in done:
+            if not getattr(self.envs[index], "life_lost", False):  # a lost life does not end the game
+                recorders = self.return_recorders
+                returns.append(float(recorders[index].total if recorders else totals[index]))
+            self._reset_env(index, observation)
+        self.observation = observation
+        return BackendStep(next_observation, reward, terminated, truncated, observation, returns)
 
-    def _allow(self, index: int, about: dict) -> None:
-        count = int(getattr(self.actions, "n", 0))
+    def _set_action_mask(self, index: int, info: dict) -> None:
+        count = int(getattr(self.action_space, "n", 0))
         if not count:
             return
-        where = f"{self.spec}: world {index} gave at step {self.clock}"
-        if self.mask is None:
-            self.mask = np.ones((len(self.worlds), count), bool)
-        self.mask[index] = allowed(about, count, where)
+        where = f"{self.spec}: env {index} gave at step {self.num_steps}"
+        if self.action_mask is None:
+            self.action_mask = np.ones((len(self.envs), count), bool)
+        self.action_mask[index] = valid_actions(info, count, where)
 
-    def _failed(self, index: int, when: str, error: Exception) -> BadInput:
-        said = " ".join(str(error).split()) or "no message"
-        kind = type(error).__name__
-        return BadInput(f"{self.spec}: world {index} failed at step {self.clock} {when}: {kind}: {said}")
+    def _env_error(self, index: int, when: str, error: Exception) -> BadInput:
+        message = " ".join(str(error).split()) or "no message"
+        error_type = type(error).__name__
+        return BadInput(
+            f"{self.spec}: env {index} failed at step {self.num_steps} {when}: {error_type}: {message}"
+        )
 
     def state_dict(self) -> dict[str, Any]:
+        mask = self.action_mask
         return {
-            "worlds": [snapshot(world) for world in self.worlds],
-            "elapsed": list(self.elapsed),
-            "totals": [float(total) for total in self.totals],
-            "mask": None if self.mask is None else torch.from_numpy(self.mask.copy()),
+            "envs": [snapshot(env) for env in self.envs],
+            "episode_lengths": list(self.episode_lengths),
+            "episode_returns": [float(total) for total in self.episode_returns],
+            "action_mask": None if mask is None else torch.from_numpy(mask.copy()),
         }
 
-    def load_state_dict(self, state: dict[str, Any], now: np.ndarray) -> None:
-        self.mask = None if state["mask"] is None else state["mask"].numpy().copy()
-        for world, saved in zip(self.worlds, state["worlds"], strict=True):
-            restore(world, saved)
-        self.elapsed, self.totals, self.now = list(state["elapsed"]), list(state["totals"]), now
+    def load_state_dict(self, state: dict[str, Any], observation: np.ndarray) -> None:
+        state = with_new_names(
+            state,
+            {
+                "worlds": "envs",
+                "elapsed": "episode_lengths",
+                "totals": "episode_returns",
+                "mask": "action_mask",
+            },
+        )
+        mask = state["action_mask"]
+        self.action_mask = None if mask is None else mask.numpy().copy()
+        for env, env_state in zip(self.envs, state["envs"], strict=True):
+            restore(env, env_state)
+        self.episode_lengths = list(state["episode_lengths"])
+        self.episode_returns = list(state["episode_returns"])
+        self.observation = observation
 
-    def frame(self) -> np.ndarray:
-        return np.asarray(self.worlds[0].render())
+    def render(self) -> np.ndarray:
+        return np.asarray(self.envs[0].render())
+
+    @property
+    def render_fps(self) -> float:
+        return float(self.envs[0].metadata.get("render_fps") or 30)
 
     def close(self) -> None:
-        for world in self.worlds:
-            world.close()
+        for env in self.envs:
+            env.close()
 
 
-class CartPoles:
-    """Gymnasium's own vector form of CartPole: the same equations on arrays."""
+class VectorCartPole:
+    """Gymnasium's own vectorized CartPole: the same equations on arrays."""
 
-    mask = None
+    action_mask = None
 
-    def __init__(self, spec: str, count: int, limit: int | None):
-        form = gym().make_vec(spec, count, vectorization_mode="vector_entry_point").unwrapped
-        self.spec, self.form = spec, form
-        form.max_episode_steps = limit or form.max_episode_steps or math.inf
-        self.limit = form.max_episode_steps
-        self.observations = form.single_observation_space
-        self.actions = form.single_action_space
-        self.totals = np.zeros(count)
+    def __init__(self, spec: str, num_envs: int, max_episode_steps: int | None):
+        env = gym().make_vec(spec, num_envs, vectorization_mode="vector_entry_point").unwrapped
+        self.spec, self.env = spec, env
+        env.max_episode_steps = max_episode_steps or env.max_episode_steps or math.inf
+        self.max_episode_steps = env.max_episode_steps
+        self.observation_space = env.single_observation_space
+        self.action_space = env.single_action_space
+        self.episode_returns = np.zeros(num_envs)
 
     def reset(self, seed: int) -> np.ndarray:
-        self.totals[:] = 0
-        return self.form.reset(seed=int(np.random.SeedSequence(seed).generate_state(1)[0]))[0]
+        self.episode_returns[:] = 0
+        return self.env.reset(seed=int(np.random.SeedSequence(seed).generate_state(1)[0]))[0]
 
-    def step(self, actions: np.ndarray) -> Outcome:
-        form = self.form
-        after, reward, terminated, truncated, _ = form.step(actions)
-        self.totals += reward
-        done = form.prev_done
+    def step(self, actions: np.ndarray) -> BackendStep:
+        env = self.env
+        next_observation, reward, terminated, truncated, _ = env.step(actions)
+        self.episode_returns += reward
+        done = env.prev_done
         if not done.any():
-            return Outcome(after, reward, terminated, truncated, after, [])
-        # the form would begin anew a step late, its action wasted: done here instead, as it does it
-        returns, ended = self.totals[done].tolist(), int(done.sum())
-        form.state[:, done] = form.np_random.uniform(form.low, form.high, (4, ended))
-        form.steps[done], self.totals[done] = 0, 0.0
-        form.prev_done = np.zeros_like(done)
-        now = form.state.T.astype(np.float32)
-        return Outcome(after, reward, terminated, truncated, now, returns)
+            return BackendStep(next_observation, reward, terminated, truncated, next_observation, [])
+        # Gymnasium would reset one step late and waste an action: reset here instead, in the same way
+        returns, count = self.episode_returns[done].tolist(), int(done.sum())
+        env.state[:, done] = env.np_random.uniform(env.low, env.high, (4, count))
+        env.steps[done], self.episode_returns[done] = 0, 0.0
+        env.prev_done = np.zeros_like(done)
+        observation = env.state.T.astype(np.float32)
+        return BackendStep(next_observation, reward, terminated, truncated, observation, returns)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"form": snapshot(self.form), "totals": self.totals.tolist()}
+        return {"env": snapshot(self.env), "episode_returns": self.episode_returns.tolist()}
 
-    def load_state_dict(self, state: dict[str, Any], now: np.ndarray) -> None:
-        restore(self.form, state["form"])
-        self.totals = np.array(state["totals"])
+    def load_state_dict(self, state: dict[str, Any], observation: np.ndarray) -> None:
+        state = with_new_names(state, {"form": "env", "totals": "episode_returns"})
+        restore(self.env, state["env"])
+        self.episode_returns = np.array(state["episode_returns"])
 
     def close(self) -> None:
-        self.form.close()
+        self.env.close()

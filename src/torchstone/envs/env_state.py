@@ -1,9 +1,9 @@
-"""The state of an environment in plain containers: what a checkpoint needs to go on bit for bit.
+"""The state of an environment in plain containers: what a checkpoint needs to resume bit for bit.
 
-Gymnasium has no way to ask an environment for its state. It is nearly always in three places: plain
-attributes of the environment and of the wrappers around it, numpy's generators among them, and, where a
-simulator written in C holds it, MuJoCo's data or ALE's machine. `snapshot` takes those, `restore` puts
-them back. Whether that was all, `torchstone.envs.vector_env.Worlds.exact` finds out by trying.
+Gymnasium has no API for an environment's state. It is nearly always in three places: plain attributes of
+the environment and of its wrappers, numpy generators among them; and, where a simulator written in C holds
+it, MuJoCo's data or ALE's emulator. `snapshot` copies those, `restore` writes them back. Whether that is the
+whole state, `torchstone.envs.vector_env.is_snapshot_exact` tests by trying.
 """
 
 import importlib
@@ -14,20 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 
-SPARED = {"env", "spec", "metadata", "render_mode", "recorded_frames", "frames_per_sec"}
+IGNORED = {"env", "spec", "metadata", "render_mode", "recorded_frames", "frames_per_sec"}
 _ABSENT = object()
 
 
 def snapshot(env: Any) -> list[dict[str, Any]]:
-    """The state of `env`, a wrapper at a time, outermost first: tensors, numbers, strings, lists, dicts."""
+    """The state of `env`, one entry per wrapper, outermost first: tensors, numbers, strings, lists, dicts."""
     return [_layer(layer) for layer in _layers(env)]
 
 
 def restore(env: Any, state: list[dict[str, Any]]) -> None:
-    """Put a `snapshot` of an environment made in the same way back into `env`, which must have been reset."""
+    """Write a `snapshot` of an environment made in the same way into `env`, which must have been reset."""
     for layer, saved in zip(_layers(env), state, strict=True):
+        renamed = getattr(type(layer), "OLD_ATTRIBUTES", {})  # of our own wrappers, in old checkpoints
         for name, value in saved["plain"].items():
-            setattr(layer, name, _decode(value))
+            setattr(layer, renamed.get(name, name), _decode(value))
         if "mujoco" in saved:
             _set_mujoco(layer, saved["mujoco"])
         if "ale" in saved:
@@ -45,18 +46,18 @@ def _layers(env: Any) -> Iterator[Any]:
 
 
 def _layer(layer: Any) -> dict[str, Any]:
-    plain = {n: _encode(v) for n, v in vars(layer).items() if n not in SPARED}
-    found: dict[str, Any] = {"plain": {n: v for n, v in plain.items() if v is not _ABSENT}}
+    plain = {n: _encode(v) for n, v in vars(layer).items() if n not in IGNORED}
+    state: dict[str, Any] = {"plain": {n: v for n, v in plain.items() if v is not _ABSENT}}
     if hasattr(type(layer), "do_simulation"):
-        found["mujoco"] = _mujoco(layer)
+        state["mujoco"] = _mujoco(layer)
     if hasattr(getattr(layer, "ale", None), "cloneSystemState"):
-        written = layer.ale.cloneSystemState().serialize()
-        found["ale"] = torch.frombuffer(bytearray(written), dtype=torch.uint8)
-    return found
+        serialized = layer.ale.cloneSystemState().serialize()
+        state["ale"] = torch.frombuffer(bytearray(serialized), dtype=torch.uint8)
+    return state
 
 
 def _encode(value: Any) -> Any:
-    """`value` as tensors and containers with its type beside it, or `_ABSENT` where it is no plain value."""
+    """`value` as tensors and containers tagged with its type, or `_ABSENT` where it is not a plain value."""
     if value is None or isinstance(value, bool | int | float | str):
         return value if type(value) in (type(None), bool, int, float, str) else _scalar(value)
     if isinstance(value, np.generic):
@@ -104,8 +105,8 @@ def _decode(value: Any) -> Any:
 
 
 def _mujoco(env: Any) -> dict[str, torch.Tensor]:
-    """What MuJoCo integrates from, and every array of fixed size that follows from it: some observations
-    read positions of bodies as they stood before the last integration."""
+    """MuJoCo's integration state, and every array of fixed size derived from it: some observations read
+    positions of bodies from before the last integration."""
     mujoco: Any = importlib.import_module("mujoco")
     full = mujoco.mjtState.mjSTATE_INTEGRATION
     state = np.empty(mujoco.mj_stateSize(env.model, full))

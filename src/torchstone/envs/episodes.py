@@ -1,4 +1,4 @@
-"""Experience by the episode: rollouts of whole ones, each begun anew, under the policy's weights of that moment."""
+"""Rollouts of complete episodes, for Monte Carlo methods, collected under the policy's current weights."""
 
 from typing import Any
 
@@ -6,74 +6,79 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from torchstone.envs.actor import Player
-from torchstone.envs.rollouts import Rollout, stacked
-from torchstone.envs.vector_env import Worlds
+from torchstone.envs.actor import Actor
+from torchstone.envs.rollouts import Rollout, stack_masks
+from torchstone.envs.vector_env import VectorEnv
+from torchstone.parts.old_keys import with_new_names
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
-class Episodes:
-    """Endless `Rollout`s of one whole episode in each world, all begun anew; after its end a world's rows
-    are blank: reward 0, `terminated`, and `live` tells them.
+class EpisodeRollouts:
+    """Endless `Rollout`s of one complete episode per env, from a fresh reset of all envs.
 
-    Where worlds begin is drawn from the seed and how many rollouts there were, so the whole state is that.
+    Yields `(rollout, is_live)`. Rows of an env after the end of its episode are padding: reward 0,
+    `terminated`, and not `is_live`. Initial states follow from the seed and the number of rollouts so far,
+    which is the whole state.
     """
 
-    def __init__(
-        self,
-        policy: Any,
-        worlds: Worlds,
-        *,
-        seed: int,
-        device: torch.device | str = "cpu",
-    ):
-        self.policy, self.worlds, self.seed, self.device = policy, worlds, seed, device
-        self.position, self.frames = 0, 0
+    def __init__(self, policy: Any, envs: VectorEnv, *, seed: int, device: torch.device | str = "cpu"):
+        self.policy, self.envs, self.seed, self.device = policy, envs, seed, device
+        self.position, self.env_steps = 0, 0
 
-    def __iter__(self) -> "Episodes":
+    def __iter__(self) -> "EpisodeRollouts":
         return self
 
     @torch.no_grad()
-    def __next__(self) -> tuple[Rollout, Bool[Tensor, "time worlds"]]:
-        worlds, policy, device = self.worlds, self.policy, self.device
-        worlds.reset(derive_seed(self.seed, SeedStream.EPISODES, self.position))
-        player = Player(policy, worlds, device)
+    def __next__(self) -> tuple[Rollout, Bool[Tensor, "time envs"]]:
+        envs, policy, device = self.envs, self.policy, self.device
+        envs.reset(derive_seed(self.seed, SeedStream.EPISODES, self.position))
+        actor = Actor(policy, envs, device)
         generator = torch.Generator().manual_seed(
             derive_seed(self.seed, SeedStream.ROLLOUT_ACTIONS, self.position)
         )
-        going = torch.ones(worlds.count, dtype=torch.bool)
-        rows, masks, lives, returns = [], [], [], [0.0] * worlds.count
-        ends = worlds.observation.clone()  # what each world's last action led to
-        while going.any():
-            observation, mask = player.look()
-            noise = policy.kind.noise((worlds.count, policy.actions), generator)
-            action = player.ask(policy.policy, observation, mask).draw(noise.to(device))
+        running = torch.ones(envs.num_envs, dtype=torch.bool)
+        rows, masks, live_rows, returns = [], [], [], [0.0] * envs.num_envs
+        last_observation = envs.observation.clone()  # what each env's last action led to
+        while running.any():
+            observation, mask = actor.observe()
+            noise = policy.distribution.noise((envs.num_envs, policy.num_actions), generator)
+            action = actor.act(policy.policy, observation, mask).sample(noise.to(device))
             masks.append(mask)
-            step = worlds.step(action.cpu())
-            ended = step.terminated | step.truncated
-            for index, total in zip(ended.nonzero()[:, 0].tolist(), step.returns, strict=True):
-                if going[index]:
-                    returns[index], ends[index] = total, step.observation[index]
-            over = torch.where(going, step.terminated, True)
-            rows.append((observation, action, step.reward * going, over, step.truncated & going))
-            lives.append(going)
-            going = going & ~ended
+            step = envs.step(action.cpu())
+            done = step.terminated | step.truncated
+            for index, total in zip(done.nonzero()[:, 0].tolist(), step.returns, strict=True):
+                if running[index]:
+                    returns[index], last_observation[index] = total, step.next_observation[index]
+            terminated = torch.where(running, step.terminated, True)
+            rows.append((observation, action, step.reward * running, terminated, step.truncated & running))
+            live_rows.append(running)
+            running = running & ~done
         self.position += 1
-        live = torch.stack(lives)
-        self.frames += int(live.sum())
-        seen, chosen, *rest = (torch.stack(column) for column in zip(*rows, strict=True))
+        is_live = torch.stack(live_rows)
+        self.env_steps += int(is_live.sum())
+        observation, action, *rest = (torch.stack(column) for column in zip(*rows, strict=True))
         reward, terminated, truncated = (column.to(device) for column in rest)
-        cut = (truncated & ~terminated).nonzero()[:, 1].cpu()
+        truncated_envs = (truncated & ~terminated).nonzero()[:, 1].cpu()
         rollout = Rollout(
-            *(seen, chosen, reward, terminated, truncated, ends.to(device), ends[cut].to(device)),
-            *(returns, self.position - 1, self.frames, stacked(masks)),
+            observation,
+            action,
+            reward,
+            terminated,
+            truncated,
+            last_observation=last_observation.to(device),
+            final_observations=last_observation[truncated_envs].to(device),
+            returns=returns,
+            number=self.position - 1,
+            env_steps=self.env_steps,
+            action_mask=stack_masks(masks),
         )
-        return rollout, live.to(device)
+        return rollout, is_live.to(device)
 
-    exact = True  # every rollout begins its worlds anew
+    is_exact = True  # every rollout resets its envs
 
     def state_dict(self) -> dict[str, int]:
-        return {"position": self.position, "frames": self.frames}
+        return {"position": self.position, "env_steps": self.env_steps}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position, self.frames = state["position"], state["frames"]
+        state = with_new_names(state, {"frames": "env_steps"})
+        self.position, self.env_steps = state["position"], state["env_steps"]

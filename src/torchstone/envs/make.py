@@ -1,7 +1,8 @@
-"""Environments opened by name: Gymnasium's own and its plug-ins', under wrappers by their standard names."""
+"""Environments by name, with wrappers by name, and checks that an environment fits a system."""
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torchstone.errors import BadInput, did_you_mean
 
@@ -14,10 +15,15 @@ KNOWN = (
     "ALE/Pong-v5",
     "…",
 )
+ActionKind = Literal["discrete", "continuous", "any"]
+SYSTEMS_BY_ACTIONS = {
+    "discrete": ("discrete actions", "dqn, a2c or ppo", "CartPole-v1"),
+    "continuous": ("continuous actions", "ddpg or ppo", "Pendulum-v1"),
+}
 
 
 def gym() -> Any:
-    """Gymnasium, with the worlds that its plug-ins bring.
+    """Gymnasium, with the environments of its plug-ins registered.
 
     Raises:
         BadInput: it is not installed.
@@ -25,18 +31,20 @@ def gym() -> Any:
     try:
         import gymnasium
     except ModuleNotFoundError as error:
-        raise BadInput("worlds need gymnasium: pip install 'torchstone[worlds]'") from error
+        raise BadInput("environments need gymnasium: pip install 'torchstone[rl]'") from error
     try:
         import ale_py
     except ModuleNotFoundError:
-        return gymnasium  # every world but Atari's
+        return gymnasium  # all environments but Atari's
     if "ALE/Pong-v5" not in gymnasium.registry:
         gymnasium.register_envs(ale_py)
     return gymnasium
 
 
-def make(spec: str, wrappers: Sequence[str], limit: int | None, **options: Any) -> tuple[Any, int]:
-    """One environment under `wrappers`, without Gymnasium's own checks and clock, and its time limit in
+def make_env(
+    spec: str, wrappers: Sequence[str], max_episode_steps: int | None, **kwargs: Any
+) -> tuple[Any, int]:
+    """One environment under `wrappers`, without Gymnasium's own checks and time limit, and its time limit in
     steps (0 for none). A wrapper is `Name` or `Name:argument=value:…`, of `gymnasium.wrappers`.
 
     Raises:
@@ -44,49 +52,50 @@ def make(spec: str, wrappers: Sequence[str], limit: int | None, **options: Any) 
     """
     gymnasium = gym()
     if any(name.startswith("AtariPreprocessing") for name in wrappers):
-        options["frameskip"] = 1  # it does that itself
+        kwargs["frameskip"] = 1  # the wrapper skips frames itself
     try:
-        env = gymnasium.make(spec, disable_env_checker=True, **options)
+        env = gymnasium.make(spec, disable_env_checker=True, **kwargs)
     except gymnasium.error.UnregisteredEnv as error:
-        raise BadInput(f"no world {spec!r}: {did_you_mean(spec, gymnasium.registry, KNOWN)}") from error
+        known = did_you_mean(spec, gymnasium.registry, KNOWN)
+        raise BadInput(f"no environment {spec!r}: {known}") from error
     except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
-        raise BadInput(f"{spec} needs more: pip install 'torchstone[worlds]' ({error})") from error
+        raise BadInput(f"{spec} needs more: pip install 'torchstone[rl]' ({error})") from error
     except (gymnasium.error.Error, TypeError) as error:
         raise BadInput(f"{spec}: {str(error).splitlines()[0]}") from error
-    peeled = gymnasium.wrappers.TimeLimit, gymnasium.wrappers.OrderEnforcing
-    found = 0
-    while isinstance(env, peeled):  # here the clock is the loop's
-        found = getattr(env, "_max_episode_steps", found)
+    removed = gymnasium.wrappers.TimeLimit, gymnasium.wrappers.OrderEnforcing
+    default_limit = 0
+    while isinstance(env, removed):  # the backend counts the steps of episodes
+        default_limit = getattr(env, "_max_episode_steps", default_limit)
         env = env.env
     if wrappers:
-        env = _ledger(env)
+        env = _record_returns(env)
     if "action_mask" in (getattr(env.observation_space, "spaces", None) or ()):
-        from torchstone.envs.wrappers import unmasked
+        from torchstone.envs.wrappers import action_mask_to_info
 
-        env = unmasked(env)
+        env = action_mask_to_info(env)
     for name in wrappers:
-        env = _wrapped(env, name)
+        env = _wrap(env, name)
     if not isinstance(env.observation_space, gymnasium.spaces.Box):
         env = gymnasium.wrappers.FlattenObservation(env)
-    return env, found if limit is None else limit
+    return env, default_limit if max_episode_steps is None else max_episode_steps
 
 
-def _wrapped(env: Any, text: str) -> Any:
+def _wrap(env: Any, text: str) -> Any:
     name, *arguments = text.split(":")
     from torchstone.envs import atari, wrappers
 
     known: dict[str, Any] = {n: w for n, w in vars(gym().wrappers).items() if isinstance(w, type)}
-    known |= {**atari.WRAP, **wrappers.WRAP}
+    known |= {**atari.WRAPPERS, **wrappers.WRAPPERS}
     if name not in known:
         raise BadInput(f"no wrapper {name!r}: {did_you_mean(name, known)}")
     try:
         values = dict(argument.split("=", 1) for argument in arguments)
-        return known[name](env, **{n: _value(v) for n, v in values.items()})
+        return known[name](env, **{n: _parse(v) for n, v in values.items()})
     except (TypeError, ValueError, AssertionError, AttributeError) as error:
         raise BadInput(f"wrapper {text!r} does not fit: {error}; write Name:argument=value:…") from error
 
 
-def _value(text: str) -> Any:
+def _parse(text: str) -> Any:
     for parse in (int, float):
         try:
             return parse(text)
@@ -95,19 +104,58 @@ def _value(text: str) -> Any:
     return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
-def _ledger(env: Any) -> Any:
-    """Under all other wrappers: counts the rewards as the world gave them."""
+def _record_returns(env: Any) -> Any:
+    """Innermost wrapper: sums the rewards as the environment gave them."""
 
-    class Ledger(gym().Wrapper):
+    class ReturnRecorder(gym().Wrapper):
         total = 0.0
 
-        def reset(self, **options):
+        def reset(self, **kwargs):
             self.total = 0.0
-            return self.env.reset(**options)
+            return self.env.reset(**kwargs)
 
         def step(self, action):
-            outcome = self.env.step(action)
-            self.total += float(outcome[1])
-            return outcome
+            result = self.env.step(action)
+            self.total += float(result[1])
+            return result
 
-    return Ledger(env)
+    return ReturnRecorder(env)
+
+
+@functools.cache
+def spaces(spec: str, wrappers: tuple[str, ...] = ()) -> tuple[Any, Any]:
+    """Observation and action space of one environment."""
+    env, _ = make_env(spec, wrappers, None)
+    env.close()
+    return env.observation_space, env.action_space
+
+
+def check_spaces(
+    spec: str, action_kind: ActionKind, system: str, wrappers: Sequence[str] = ()
+) -> tuple[Any, Any]:
+    """The spaces of `spec`, if `system` supports its action space.
+
+    Raises:
+        BadInput: it does not; the message names systems that fit the environment, and an environment that
+            fits the system.
+    """
+    observation_space, action_space = spaces(spec, tuple(wrappers))
+    known = gym().spaces
+    kind = "other"
+    if isinstance(action_space, known.Discrete):
+        kind = "discrete"
+    elif isinstance(action_space, known.Box) and len(action_space.shape) == 1:
+        kind = "continuous"
+    if kind == "other":
+        raise BadInput(
+            f"{spec} has the action space {action_space}, which {system} does not support: try an "
+            "environment with discrete actions, such as CartPole-v1, or with a vector of continuous ones, "
+            "such as Pendulum-v1"
+        )
+    if action_kind not in (kind, "any"):
+        has, systems, _ = SYSTEMS_BY_ACTIONS[kind]
+        raise BadInput(
+            f"{spec} has {has}, which {system} does not support: try {systems}, or another environment "
+            f"such as {SYSTEMS_BY_ACTIONS[action_kind][2]}"
+        )
+    return observation_space, action_space

@@ -1,12 +1,11 @@
-"""Replay: what was lived through, kept on the device in a ring, to be drawn from again (Lin 1992).
+"""Replay buffer (Lin 1992): past transitions in a ring on the device, to sample from.
 
-An observation is kept once, not as what followed one step and again as what the next step began with; of
-stacked frames only the newest, the others being those of the rows before. What a ring of rows cannot say
-is kept aside: the true last observation of an episode that a clock cut (the row after it belongs to the
-next episode), and the older frames that an episode began with.
+An observation is stored once, not as the next observation of one step and again as the observation of the
+following one; of stacked frames only the newest, since the others are in the rows before. What a ring of
+rows cannot hold is stored in `SparseRows`: the final observation of an episode that a time limit cut (the
+row after it belongs to the next episode), and the older frames of an episode's first stack.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,229 +13,300 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from torchstone.envs.disk_buffer import LARGE, Spilled
-from torchstone.envs.sparse_rows import Aside
+from torchstone.envs.disk_buffer import SPILL_BYTES, DiskBuffer
 from torchstone.errors import BadInput
+from torchstone.parts.old_keys import with_new_names
 
-GOING, TERMINATED, TRUNCATED = 0, 1, 2
+RUNNING, TERMINATED, TRUNCATED = 0, 1, 2  # how the episode stands after a step
 
 
-class Rows(NamedTuple):
-    """Steps that were drawn: what an n-step target is made of."""
+class Transitions(NamedTuple):
+    """Sampled n-step transitions: what an n-step target is made of."""
 
-    observation: Tensor  # (batch, *shape), what was acted on
-    action: Tensor  # (batch,) int64, or (batch, n) float32
+    observation: Tensor  # (batch, *shape)
+    action: Tensor  # (batch,) int64, or (batch, action_dim) float32
     reward: Float[Tensor, " batch"]  # Σ_{k<m} γ^k r_{t+k}, m ≤ n: fewer where the episode ended before
-    following: Tensor  # (batch, *shape), the state m steps later; of no meaning where discount is 0
+    next_observation: Tensor  # (batch, *shape), the state m steps later; meaningless where discount is 0
     discount: Float[Tensor, " batch"]  # γ^m, and 0 where the episode terminated
 
 
-class Replay:
-    """The last `capacity` steps of `worlds` worlds, in order; the oldest make room.
+class SparseRows:
+    """Tensors of one shape for a few of a ring's rows."""
+
+    def __init__(self, rows: int, shape: tuple[int, ...], dtype: torch.dtype, device: Any):
+        self.slot_of_row = torch.full((rows,), -1, dtype=torch.int32, device=device)
+        self.items = torch.empty((0, *shape), dtype=dtype, device=device)
+        self.free: list[int] = []
+
+    def remove(self, rows: Int64[Tensor, " n"]) -> None:
+        slots = self.slot_of_row[rows]
+        self.free += slots[slots >= 0].tolist()
+        self.slot_of_row[rows] = -1
+
+    def set(self, rows: Int64[Tensor, " n"], items: Tensor) -> None:
+        """Store one item for each of `rows`, which were removed before."""
+        lacking = len(rows) - len(self.free)
+        if lacking > 0:
+            old, added = len(self.items), max(lacking, len(self.items))
+            blank = self.items.new_zeros((added, *self.items.shape[1:]))
+            self.items = torch.cat([self.items, blank])
+            self.free += range(old, old + added)
+        slots = torch.tensor([self.free.pop() for _ in range(len(rows))], dtype=torch.int32)
+        slots = slots.to(self.slot_of_row.device)
+        self.slot_of_row[rows], self.items[slots.long()] = slots, items.to(self.items)
+
+    def overwrite(self, rows: Int64[Tensor, " n"], values: Tensor) -> None:
+        """Replace `values` in place for those of `rows` that have an item."""
+        if len(self.items):
+            slots = self.slot_of_row[rows]
+            (has_item,) = (slots >= 0).nonzero(as_tuple=True)
+            values[has_item] = self.items[slots[has_item].long()]
+
+    def state_dict(self, rows: int) -> dict[str, Any]:
+        return {
+            "slot_of_row": self.slot_of_row[:rows].clone(),
+            "items": self.items.clone(),
+            "free": list(self.free),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        state = with_new_names(state, {"of": "slot_of_row", "kept": "items"})
+        self.slot_of_row.fill_(-1)
+        self.slot_of_row[: len(state["slot_of_row"])] = state["slot_of_row"]
+        self.items, self.free = state["items"].to(self.items), list(state["free"])
+
+
+class ReplayBuffer:
+    """The last `capacity` steps of `num_envs` envs, in order; the oldest are overwritten.
+
+    A slot holds one step of all envs. A row is one step of one env: row = slot · num_envs + env.
 
     Args:
-        shape: of an observation; its first dimension is frames, oldest first, if `stacked`.
-        action: what an action looks like, without the worlds.
-        stacked: observations share frames: only the newest is kept of each.
+        shape: of an observation; its first dimension is frames, oldest first, if `is_stacked`.
+        action: an example of one env's action.
+        is_stacked: consecutive observations share frames: only the newest of each is stored.
 
     Raises:
-        BadInput: no room for two steps of each world, or frames that are not stacked.
+        BadInput: no room for two steps of each env, or frames that are not stacked.
     """
 
     def __init__(
         self,
         capacity: int,
-        worlds: int,
+        num_envs: int,
         shape: tuple[int, ...],
         dtype: torch.dtype,
         action: Tensor,
         *,
-        stacked: bool = False,
+        is_stacked: bool = False,
         device: torch.device | str = "cpu",
     ):
-        self.worlds, self.shape, self.device = worlds, tuple(shape), torch.device(device)
-        self.deep = shape[0] if stacked else 1  # frames in an observation
+        self.num_envs, self.shape, self.device = num_envs, tuple(shape), torch.device(device)
+        self.num_stack = shape[0] if is_stacked else 1  # frames in an observation
         # one more for the observation that is to be acted on next, and those that only lend frames
-        self.slots = capacity // worlds + self.deep
-        if capacity // worlds < 2:
-            raise BadInput(f"a memory of {capacity} steps is too small for {worlds} worlds")
-        piece, self.total = self.shape[1:] if stacked else self.shape, self.slots * worlds
-        # zeros, not whatever was there: the row to be written next is in a checkpoint too
+        self.slots = capacity // num_envs + self.num_stack
+        if capacity // num_envs < 2:
+            raise BadInput(f"a replay buffer of {capacity} steps is too small for {num_envs} envs")
+        frame_shape = self.shape[1:] if is_stacked else self.shape
+        self.num_rows = self.slots * num_envs
+        # zeros, not uninitialized: the row to be written next is in a checkpoint too
         options: dict[str, Any] = {"device": self.device}
-        self.frame = torch.zeros((self.total, *piece), dtype=dtype, **options)
-        self.action = torch.zeros((self.total, *action.shape), dtype=action.dtype, **options)
-        self.reward = torch.zeros(self.total, **options)
-        self.end = torch.zeros(self.total, dtype=torch.uint8, **options)
-        self.age = torch.zeros(self.total, dtype=torch.uint8, **options)  # up to deep - 1
-        self.cuts = Aside(self.total, piece, dtype, self.device)
-        self.begins = Aside(self.total, (self.deep - 1, *piece), dtype, self.device)
-        self.lived = 0  # slots filled since the beginning; the next one is under way
-        self.previous: Tensor | None = None  # the newest observation, whole
-        # where frames are kept that are too many for a checkpoint
-        self.pieces: Spilled | None = None
+        self.frame = torch.zeros((self.num_rows, *frame_shape), dtype=dtype, **options)
+        self.action = torch.zeros((self.num_rows, *action.shape), dtype=action.dtype, **options)
+        self.reward = torch.zeros(self.num_rows, **options)
+        self.end = torch.zeros(self.num_rows, dtype=torch.uint8, **options)
+        self.age = torch.zeros(self.num_rows, dtype=torch.uint8, **options)  # up to num_stack - 1
+        self.final_frames = SparseRows(self.num_rows, frame_shape, dtype, self.device)
+        self.first_stacks = SparseRows(self.num_rows, (self.num_stack - 1, *frame_shape), dtype, self.device)
+        self.num_written = 0  # slots written since the beginning; the next one is under way
+        self.last_observation: Tensor | None = None  # the newest observation, all its frames
+        self.disk: DiskBuffer | None = None  # for frames that are too many for a checkpoint
 
-    def beside(self, where: Callable[[], Path | None]) -> None:
-        """Keep the frames, if they are many, beside the checkpoints in the folder that `where` gives."""
-        if self.frame.nbytes > LARGE:
-            self.pieces = Spilled(self.frame, self.worlds, where)
+    def attach(self, folder: Path | None) -> None:
+        """Save the frames, if they are many, in chunks in the run `folder` rather than in checkpoints."""
+        if folder is None or self.frame.nbytes <= SPILL_BYTES:
+            self.disk = None
+        elif self.disk is None or self.disk.folder != folder:
+            self.disk = DiskBuffer(self.frame, self.num_envs, folder)
 
     @property
     def head(self) -> int:
-        """The slot written next."""
-        return self.lived % self.slots
+        """The slot to be written next."""
+        return self.num_written % self.slots
 
     @property
     def count(self) -> int:
         """Slots that hold a step."""
-        return min(self.lived, self.slots)
+        return min(self.num_written, self.slots)
 
     def __len__(self) -> int:
-        """Steps that can be drawn, of all worlds."""
-        return min(self.count, self.slots - self.deep) * self.worlds
+        """Steps that can be sampled, of all envs."""
+        return min(self.count, self.slots - self.num_stack) * self.num_envs
 
     @property
     def oldest(self) -> int:
-        """The first row that can be drawn; the others follow it, round the ring."""
-        return (self.head * self.worlds - len(self)) % self.total
+        """The first row that can be sampled; the others follow it in the ring."""
+        return (self.head * self.num_envs - len(self)) % self.num_rows
 
     def add(
         self,
         observation: Tensor,
         action: Tensor,
-        reward: Float[Tensor, "time worlds"],
-        terminated: Bool[Tensor, "time worlds"],
-        truncated: Bool[Tensor, "time worlds"],
-        last: Tensor,
-        cuts: Tensor,
+        reward: Float[Tensor, "time envs"],
+        terminated: Bool[Tensor, "time envs"],
+        truncated: Bool[Tensor, "time envs"],
+        last_observation: Tensor,
+        final_observations: Tensor,
     ) -> Int64[Tensor, " rows"]:
-        """Take in steps, time first; `last` is to be acted on next, and `cuts` are the states that were
-        `truncated` and not `terminated`, row by row. Returns where they now are."""
+        """Add steps, time first, and return the rows that hold them.
+
+        Args:
+            last_observation: to be acted on next.
+            final_observations: the states that were `truncated` and not `terminated`, row by row.
+        """
         length = len(reward)
         if length >= self.slots:
-            raise BadInput(f"{length} steps at once do not fit a memory of {self.slots}")
-        whole = torch.cat([observation, last[None]])
+            raise BadInput(f"{length} steps at once do not fit a replay buffer of {self.slots}")
+        observations = torch.cat([observation, last_observation[None]])
         slots = (self.head + torch.arange(length + 1)) % self.slots
-        rows = (slots[:, None] * self.worlds + torch.arange(self.worlds)).to(self.device)
+        rows = (slots[:, None] * self.num_envs + torch.arange(self.num_envs)).to(self.device)
         new, flat = rows[:-1].flatten(), rows.flatten()
-        end = torch.where(terminated, TERMINATED, torch.where(truncated, TRUNCATED, GOING))
-        self.cuts.forget(new)
-        if self.deep > 1:
-            self.begins.forget(flat)
-            self._age(whole, end, rows)
-        self.frame[flat] = self._newest(whole.flatten(0, 1)).to(self.device)
+        end = torch.where(terminated, TERMINATED, torch.where(truncated, TRUNCATED, RUNNING))
+        self.final_frames.remove(new)
+        if self.num_stack > 1:
+            self.first_stacks.remove(flat)
+            self._set_stack_age(observations, end, rows)
+        self.frame[flat] = self._newest_frame(observations.flatten(0, 1)).to(self.device)
         self.action[new] = action.flatten(0, 1).to(self.device)
         self.reward[new] = reward.flatten().to(self.device)
         self.end[new] = end.flatten().to(self.device, torch.uint8)
-        cut = (end == TRUNCATED).to(self.device)
-        if len(cuts):
-            self.cuts.put(rows[:-1][cut], self._newest(cuts))
-        self.lived += length
-        self.previous = last
+        is_truncated = (end == TRUNCATED).to(self.device)
+        if len(final_observations):
+            self.final_frames.set(rows[:-1][is_truncated], self._newest_frame(final_observations))
+        self.num_written += length
+        self.last_observation = last_observation
         return new
 
-    def _newest(self, observation: Tensor) -> Tensor:
-        return observation[:, -1] if self.deep > 1 else observation
+    def _newest_frame(self, observation: Tensor) -> Tensor:
+        return observation[:, -1] if self.num_stack > 1 else observation
 
-    def _age(self, whole: Tensor, end: Tensor, rows: Tensor) -> None:
-        """How many of a row's older frames stand in the rows before it."""
-        before = (rows[0] - self.worlds) % self.total
-        begun = torch.ones(self.worlds, dtype=torch.bool)
-        if self.previous is not None:
-            begun = (self.end[before] != GOING).cpu()
+    def _set_stack_age(self, observations: Tensor, end: Tensor, rows: Tensor) -> None:
+        """Set how many of a row's older frames are in the rows before it."""
+        before = (rows[0] - self.num_envs) % self.num_rows
+        is_first = torch.ones(self.num_envs, dtype=torch.bool)
+        if self.last_observation is not None:
+            is_first = (self.end[before] != RUNNING).cpu()
             age = self.age[before].cpu()
-            if not torch.equal(whole[0], self.previous):
-                raise BadInput("steps do not follow upon those that are kept")
+            if not torch.equal(observations[0], self.last_observation):
+                raise BadInput("the steps do not continue those in the replay buffer")
         else:
-            age = torch.zeros(self.worlds, dtype=torch.uint8)
+            age = torch.zeros(self.num_envs, dtype=torch.uint8)
         for t, row in enumerate(rows):
-            age = torch.where(begun, 0, (age + 1).clamp(max=self.deep - 1)).to(torch.uint8)
+            age = torch.where(is_first, 0, (age + 1).clamp(max=self.num_stack - 1)).to(torch.uint8)
             self.age[row] = age.to(self.device)
-            if begun.any():
-                self.begins.put(row[begun.to(self.device)], whole[t][begun][:, :-1])
-            if t and not torch.equal(whole[t][~begun][:, :-1], whole[t - 1][~begun][:, 1:]):
-                raise BadInput("observations do not share their frames, so each must be kept whole")
-            begun = end[t] != GOING if t < len(end) else begun
+            if is_first.any():
+                self.first_stacks.set(row[is_first.to(self.device)], observations[t][is_first][:, :-1])
+            shared = observations[t][~is_first][:, :-1]
+            if t and not torch.equal(shared, observations[t - 1][~is_first][:, 1:]):
+                raise BadInput("observations do not share their frames, so is_stacked must be False")
+            is_first = end[t] != RUNNING if t < len(end) else is_first
 
-    def sever(self) -> None:
-        """The worlds were begun anew from outside: what was to be acted on next ended an episode."""
+    def mark_reset(self) -> None:
+        """The envs were reset from outside: the observation that was to be acted on next ended an episode."""
         if not self.count:
             return
-        head = self.head * self.worlds + torch.arange(self.worlds, device=self.device)
-        newest = (head - self.worlds) % self.total
-        newest = newest[self.end[newest] == GOING]
-        self.cuts.put(newest, self.frame[(newest + self.worlds) % self.total])
+        head = self.head * self.num_envs + torch.arange(self.num_envs, device=self.device)
+        newest = (head - self.num_envs) % self.num_rows
+        newest = newest[self.end[newest] == RUNNING]
+        self.final_frames.set(newest, self.frame[(newest + self.num_envs) % self.num_rows])
         self.end[newest] = TRUNCATED
-        self.previous = None
+        self.last_observation = None
 
-    def _seen(self, rows: Tensor) -> Tensor:
-        """The observations of these rows, whole."""
-        if self.deep == 1:
+    def _observations(self, rows: Tensor) -> Tensor:
+        """The observations of these rows, with all frames."""
+        if self.num_stack == 1:
             return self.frame.index_select(0, rows)
-        back = torch.arange(self.deep - 1, -1, -1, device=self.device)
-        places = (rows[:, None] - back * self.worlds) % self.total
-        frames = self.frame.index_select(0, places.flatten()).unflatten(0, places.shape)
-        # beyond the beginning: what the episode began with
+        back = torch.arange(self.num_stack - 1, -1, -1, device=self.device)
+        sources = (rows[:, None] - back * self.num_envs) % self.num_rows
+        frames = self.frame.index_select(0, sources.flatten()).unflatten(0, sources.shape)
+        # frames from before the first step of the episode
         age = self.age[rows].long()
-        which, place = (age[:, None] < back).nonzero(as_tuple=True)
+        which, position = (age[:, None] < back).nonzero(as_tuple=True)
         if len(which):
-            begin = (rows - age * self.worlds)[which] % self.total
-            older = self.deep - 1 - (back[place] - age[which])
-            frames[which, place] = self.begins.kept[self.begins.of[begin].long(), older]
+            first = (rows - age * self.num_envs)[which] % self.num_rows
+            older = self.num_stack - 1 - (back[position] - age[which])
+            slots = self.first_stacks.slot_of_row[first].long()
+            frames[which, position] = self.first_stacks.items[slots, older]
         return frames
 
-    def rows(self, index: Int64[Tensor, " batch"], gamma: float, n: int = 1) -> Rows:
-        """The steps at `index`, n at a time; near the newest, as many as there are."""
+    def sample_at(self, index: Int64[Tensor, " batch"], gamma: float, n_step: int = 1) -> Transitions:
+        """The `n_step` transitions that begin at rows `index`; near the newest row, with fewer steps."""
         index = index.to(self.device)
         reward, last, end = self.reward[index], index, self.end[index]
         discount = torch.full_like(reward, gamma)
         newest = (self.head - 1) % self.slots
-        for _ in range(n - 1):
-            going = (end == GOING) & (last // self.worlds != newest)
-            last = torch.where(going, (last + self.worlds) % self.total, last)
-            reward = torch.where(going, reward + discount * self.reward[last], reward)
-            discount = torch.where(going, discount * gamma, discount)
+        for _ in range(n_step - 1):
+            continues = (end == RUNNING) & (last // self.num_envs != newest)
+            last = torch.where(continues, (last + self.num_envs) % self.num_rows, last)
+            reward = torch.where(continues, reward + discount * self.reward[last], reward)
+            discount = torch.where(continues, discount * gamma, discount)
             end = self.end[last]
-        seen = self._seen(index)
-        return Rows(
-            seen,
+        observation = self._observations(index)
+        return Transitions(
+            observation,
             self.action[index],
             reward,
-            self._ahead(last, seen if n == 1 else None),
+            self._next_observations(last, observation if n_step == 1 else None),
             discount.masked_fill_(end == TERMINATED, 0.0),
         )
 
-    def _ahead(self, last: Tensor, seen: Tensor | None) -> Tensor:
-        """What these rows, where `seen` was, led to."""
-        frame = self.frame.index_select(0, (last + self.worlds) % self.total)
-        self.cuts.over(last, frame)
-        if self.deep == 1:
+    def _next_observations(self, last: Tensor, observation: Tensor | None) -> Tensor:
+        """The observations that the steps at rows `last`, with this `observation`, led to."""
+        frame = self.frame.index_select(0, (last + self.num_envs) % self.num_rows)
+        self.final_frames.overwrite(last, frame)
+        if self.num_stack == 1:
             return frame
         # one frame on from `last`, whichever row comes after it
-        seen = self._seen(last) if seen is None else seen
-        return torch.cat([seen[:, 1:], frame[:, None]], 1)
-
-    def state_dict(self) -> dict[str, Any]:
-        # rows that were never written are not kept; the ring is full, or they are the last ones
-        used = self.total if self.count + 1 >= self.slots else (self.count + 1) * self.worlds
-        used = used if self.count else 0
-        state: dict[str, Any] = {"lived": self.lived, "previous": self.previous}
-        apart = self.pieces if self.pieces is not None and self.pieces.where() else None
-        if apart is not None:
-            state["apart"] = apart.write(self.lived)
-        for name in self.COLUMNS:
-            if apart is None or name != "frame":
-                state[name] = getattr(self, name)[:used].clone()
-        return state | {n: getattr(self, n).state_dict(used) for n in ("cuts", "begins")}
+        observation = self._observations(last) if observation is None else observation
+        return torch.cat([observation[:, 1:], frame[:, None]], 1)
 
     COLUMNS = ("frame", "action", "reward", "end", "age")
 
+    def state_dict(self) -> dict[str, Any]:
+        # rows that were never written are not saved; the ring is full, or they are the last ones
+        used = self.num_rows if self.count + 1 >= self.slots else (self.count + 1) * self.num_envs
+        used = used if self.count else 0
+        state: dict[str, Any] = {
+            "num_written": self.num_written,
+            "last_observation": self.last_observation,
+        }
+        if self.disk is not None:
+            state["disk"] = self.disk.write(self.num_written)
+        for name in self.COLUMNS:
+            if self.disk is None or name != "frame":
+                state[name] = getattr(self, name)[:used].clone()
+        state["final_frames"] = self.final_frames.state_dict(used)
+        state["first_stacks"] = self.first_stacks.state_dict(used)
+        return state
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        state = with_new_names(
+            state,
+            {
+                "lived": "num_written",
+                "previous": "last_observation",
+                "apart": "disk",
+                "cuts": "final_frames",
+                "begins": "first_stacks",
+            },
+        )
         for name in self.COLUMNS:
             if name in state:
                 getattr(self, name)[: len(state[name])] = state[name].to(self.device)
-        self.cuts.load_state_dict(state["cuts"]), self.begins.load_state_dict(state["begins"])
-        self.lived, self.previous = state["lived"], state["previous"]
-        if "apart" in state:
-            if self.pieces is None:
-                raise BadInput("the frames of this memory are kept beside its checkpoint: resume there")
-            self.pieces.read(state["apart"], self.lived)
+        self.final_frames.load_state_dict(state["final_frames"])
+        self.first_stacks.load_state_dict(state["first_stacks"])
+        self.num_written, self.last_observation = state["num_written"], state["last_observation"]
+        if "disk" in state:
+            if self.disk is None:
+                raise BadInput("this replay buffer's frames are beside its checkpoint: resume in that folder")
+            self.disk.read(state["disk"], self.num_written)

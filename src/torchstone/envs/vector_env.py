@@ -1,8 +1,8 @@
-"""Worlds to act in: any Gymnasium environment, many at once, with a state that a checkpoint can hold.
+"""Vectorized environments: any Gymnasium environment, many at once, with a state for checkpoints.
 
-What every user of an environment gets wrong once is settled here: an episode that is over for good
-(`terminated`) and one that a clock cut short (`truncated`) stay apart, and the observation that the last
-action led to is kept when the next episode begins.
+Two common faults are ruled out here: an episode that is over (`terminated`) and one that a time limit cut
+(`truncated`) stay separate, and the observation that the last action led to is kept when the next episode
+begins.
 """
 
 import functools
@@ -15,185 +15,188 @@ import torch
 from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor
 
-from torchstone.envs.atari import NAMES, Ataris
-from torchstone.envs.backends import CartPoles, Loop, Outcome
+from torchstone.envs import atari
+from torchstone.envs.backends import BackendStep, SyncVectorEnv, VectorCartPole
 from torchstone.envs.env_state import restore, snapshot
-from torchstone.envs.make import make
-from torchstone.envs.requirements import Kind, needs, spaces
-from torchstone.envs.wrappers import some
+from torchstone.envs.make import make_env
+from torchstone.envs.wrappers import sample_valid
 from torchstone.errors import BadInput
+from torchstone.parts.old_keys import with_new_names
 
-__all__ = ["Kind", "Step", "Worlds", "copies", "needs", "spaces"]
 
+class EnvStep(NamedTuple):
+    """One step of all envs, on the CPU. `next_observation` is what the action led to, before any reset."""
 
-class Step(NamedTuple):
-    """One step of all worlds, on the CPU. `observation` is what the action led to, before any reset."""
-
-    observation: Float32[Tensor, "count *shape"] | UInt8[Tensor, "count *shape"]
-    reward: Float32[Tensor, " count"]
-    terminated: Bool[Tensor, " count"]  # over for good: nothing is worth anything after it
-    truncated: Bool[Tensor, " count"]  # cut by a time limit: bootstrap from `observation`
+    next_observation: Float32[Tensor, "envs *shape"] | UInt8[Tensor, "envs *shape"]
+    reward: Float32[Tensor, " envs"]
+    terminated: Bool[Tensor, " envs"]  # the episode is over: the next state has value 0
+    truncated: Bool[Tensor, " envs"]  # cut by a time limit: bootstrap from `next_observation`
     returns: list[float]  # undiscounted, before wrappers, of the episodes that ended in this step
 
 
-class Worlds:
-    """`count` copies of the environment `spec`, stepped together; each begins anew when its episode ends.
+class VectorEnv:
+    """`num_envs` copies of the environment `spec`, stepped together; each is reset when its episode ends.
 
-    Observations are float32, and pixels stay uint8; what is no array of numbers is flattened, categories
-    to one-hot. Where an environment has a native vector form (CartPole, Atari), that is used.
+    Observations are float32, or uint8 for pixels. Spaces that are not arrays are flattened, categories to
+    one-hot. Where an environment has a native vectorized form (CartPole, Atari), it is used.
 
     Args:
         spec: a Gymnasium id, `module:Id` for one that a module registers.
-        seed: of all that the worlds draw; no two seeds share an episode.
-        wrappers: names in `gymnasium.wrappers`, innermost first, `Name:argument=value` to set something;
-            for Atari also `AtariPreprocessing`, `SignReward`, `EpisodicLife` (see `streams.atari`).
-        limit: steps after which an episode is cut; the environment's own by default, 0 for none.
-        render: make `frame` possible.
+        seed: of all randomness in the envs; no two seeds share an episode.
+        wrappers: names in `gymnasium.wrappers`, innermost first, `Name:argument=value` to set an argument;
+            for Atari also `AtariPreprocessing`, `SignReward`, `EpisodicLife` (see `envs.atari`).
+        max_episode_steps: time limit; the environment's own by default, 0 for none.
+        render: make `render` possible.
 
     Raises:
-        BadInput: no such environment, one that cannot be opened, or one that fails, answers with NaN or
-            changes its spaces while running; then with the step and the action.
+        BadInput: no such environment, one that cannot be opened, or one that fails, gives NaN or changes
+            its spaces while running; then with the step and the action.
     """
 
     def __init__(
         self,
         spec: str,
-        count: int = 1,
+        num_envs: int = 1,
         *,
         seed: int = 0,
         wrappers: Sequence[str] = (),
-        limit: int | None = None,
+        max_episode_steps: int | None = None,
         render: bool = False,
     ):
-        if count < 1:
-            raise BadInput(f"at least 1 world is needed, not {count}")
-        self.spec, self.count, self.wrappers, self.limit = spec, count, tuple(wrappers), limit
-        self.kind = _kind(spec, count, self.wrappers, limit, render)
-        self.observations, self.actions = self.kind.observations, self.kind.actions
-        self.discrete = hasattr(self.actions, "n")
-        self.first = int(getattr(self.actions, "start", 0))  # some count their actions from 1
+        if num_envs < 1:
+            raise BadInput(f"at least 1 env is needed, not {num_envs}")
+        self.spec, self.num_envs, self.wrappers = spec, num_envs, tuple(wrappers)
+        self.backend = _make_backend(spec, num_envs, self.wrappers, max_episode_steps, render)
+        self.observation_space = self.backend.observation_space
+        self.action_space = self.backend.action_space
+        self.is_discrete = hasattr(self.action_space, "n")
+        self.first_action = int(getattr(self.action_space, "start", 0))  # some count actions from 1
         self.reset(seed)
 
     @property
-    def mask(self) -> Bool[Tensor, "count actions"] | None:
-        """Which actions are valid now, if the worlds say so: by `action_mask` in `info` or observation."""
-        return None if self.kind.mask is None else torch.from_numpy(self.kind.mask)
+    def action_mask(self) -> Bool[Tensor, "envs actions"] | None:
+        """Which actions are valid now, if the envs give `action_mask` in `info` or in the observation."""
+        return None if self.backend.action_mask is None else torch.from_numpy(self.backend.action_mask)
 
     @property
-    def exact(self) -> bool:
-        """Whether a state put back goes on bit for bit; otherwise resuming begins new episodes."""
-        if isinstance(self.kind, Loop):
-            return copies(self.spec, self.wrappers)
-        return isinstance(self.kind, CartPoles)
+    def is_exact(self) -> bool:
+        """Whether a restored state continues bit for bit; otherwise resuming begins new episodes."""
+        if isinstance(self.backend, SyncVectorEnv):
+            return is_snapshot_exact(self.spec, self.wrappers)
+        return isinstance(self.backend, VectorCartPole)
 
     def reset(self, seed: int) -> Tensor:
-        """Begin all worlds anew; the same seed gives the same episodes."""
-        self.seed, self.steps = seed, 0
-        self.observation = torch.from_numpy(self.kind.reset(seed))
+        """Reset all envs; the same seed gives the same episodes."""
+        self.seed, self.num_steps = seed, 0
+        self.observation = torch.from_numpy(self.backend.reset(seed))
         return self.observation
 
-    def step(self, actions: Tensor) -> Step:
-        """Act in every world: `(count,)` int64, or `(count, n)` float32, clipped to the bounds."""
+    def step(self, actions: Tensor) -> EnvStep:
+        """Act in every env: `(envs,)` int64, or `(envs, action_dim)` float32, clipped to the bounds."""
         chosen = actions.numpy()
-        if not self.discrete:
-            chosen = np.clip(chosen, self.actions.low, self.actions.high)
-        elif self.first:
-            chosen = chosen + self.first
-        outcome = self.kind.step(chosen)
-        self.steps += 1
-        # a sum is finite only if all of it is, unless it overflows: then look closely
-        total = np.add.reduce(outcome.reward)
-        if outcome.after.dtype != np.uint8:
-            total = total + np.add.reduce(outcome.after, axis=None)
+        if not self.is_discrete:
+            chosen = np.clip(chosen, self.action_space.low, self.action_space.high)
+        elif self.first_action:
+            chosen = chosen + self.first_action
+        step = self.backend.step(chosen)
+        self.num_steps += 1
+        # a sum is finite only if all terms are, unless it overflows: only then check each
+        total = np.add.reduce(step.reward)
+        if step.next_observation.dtype != np.uint8:
+            total = total + np.add.reduce(step.next_observation, axis=None)
         if not math.isfinite(total):
-            self._look(outcome, chosen)
-        after = torch.from_numpy(outcome.after)
-        self.observation = after if outcome.now is outcome.after else torch.from_numpy(outcome.now)
-        return Step(
-            after,
-            torch.from_numpy(outcome.reward),
-            torch.from_numpy(outcome.terminated),
-            torch.from_numpy(outcome.truncated),
-            outcome.returns,
+            self._check_finite(step, chosen)
+        next_observation = torch.from_numpy(step.next_observation)
+        was_reset = step.observation is not step.next_observation
+        self.observation = torch.from_numpy(step.observation) if was_reset else next_observation
+        return EnvStep(
+            next_observation,
+            torch.from_numpy(step.reward),
+            torch.from_numpy(step.terminated),
+            torch.from_numpy(step.truncated),
+            step.returns,
         )
 
-    def _look(self, outcome: Outcome, chosen: np.ndarray) -> None:
-        for name in ("reward", "after"):
-            bad = ~np.isfinite(getattr(outcome, name)).reshape(self.count, -1).all(1)
-            if bad.any():
-                index = int(bad.argmax())
-                what = "a reward" if name == "reward" else "an observation"
+    def _check_finite(self, step: BackendStep, chosen: np.ndarray) -> None:
+        for name, values in (("a reward", step.reward), ("an observation", step.next_observation)):
+            is_bad = ~np.isfinite(values).reshape(self.num_envs, -1).all(1)
+            if is_bad.any():
+                index = int(is_bad.argmax())
                 raise BadInput(
-                    f"{self.spec}: world {index} gave {what} that is NaN or infinite at step "
-                    f"{self.steps}, on action {chosen[index]}"
+                    f"{self.spec}: env {index} gave {name} that is NaN or infinite at step "
+                    f"{self.num_steps}, on action {chosen[index]}"
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        state = {"seed": self.seed, "steps": self.steps}
-        if self.exact:
-            state |= {"kind": self.kind.state_dict(), "observation": self.observation.clone()}
+        state = {"seed": self.seed, "num_steps": self.num_steps}
+        if self.is_exact:
+            state |= {"backend": self.backend.state_dict(), "observation": self.observation.clone()}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if "kind" in state:
+        state = with_new_names(state, {"steps": "num_steps", "kind": "backend"})
+        if "backend" in state:
             self.reset(state["seed"])
             self.observation = state["observation"].clone()
-            self.kind.load_state_dict(state["kind"], self.observation.numpy())
+            self.backend.load_state_dict(state["backend"], self.observation.numpy())
         else:  # new episodes, other than those that training began with
-            numbers = np.random.SeedSequence([state["seed"], state["steps"]]).generate_state(1)
-            self.reset(int(numbers[0]) if state["steps"] else state["seed"])
-        self.seed, self.steps = state["seed"], state["steps"]
+            seeds = np.random.SeedSequence([state["seed"], state["num_steps"]]).generate_state(1)
+            self.reset(int(seeds[0]) if state["num_steps"] else state["seed"])
+        self.seed, self.num_steps = state["seed"], state["num_steps"]
 
-    def frame(self) -> np.ndarray:
-        """World 0 as a picture, uint8 `(height, width, 3)`; for worlds made with `render=True`."""
-        return self.kind.frame()
+    def render(self) -> np.ndarray:
+        """A frame of env 0, uint8 `(height, width, 3)`; for envs made with `render=True`."""
+        return self.backend.render()
 
     @property
-    def rate(self) -> float:
-        """Frames a second that `frame` should be shown at."""
-        return float(self.kind.worlds[0].metadata.get("render_fps") or 30)
+    def render_fps(self) -> float:
+        """The frame rate of `render`."""
+        return self.backend.render_fps
 
     def close(self) -> None:
-        self.kind.close()
+        self.backend.close()
 
 
-def _kind(spec: str, count: int, wrappers: tuple[str, ...], limit: int | None, render: bool) -> Any:
+def _make_backend(
+    spec: str, num_envs: int, wrappers: tuple[str, ...], max_episode_steps: int | None, render: bool
+) -> Any:
     native = {"CartPole-v0", "CartPole-v1"}
-    if spec in native and count >= 4 and not wrappers and not render and limit != 0:
-        return CartPoles(spec, count, limit)
-    if count > 1 and not render and "AtariPreprocessing" in wrappers and set(wrappers) <= set(NAMES):
-        make(spec, wrappers, limit)[0].close()  # says what is wrong, if something is
-        return Ataris(spec, count, wrappers, limit)
-    return Loop(spec, count, wrappers, limit, render)
+    if spec in native and num_envs >= 4 and not wrappers and not render and max_episode_steps != 0:
+        return VectorCartPole(spec, num_envs, max_episode_steps)
+    is_native = "AtariPreprocessing" in wrappers and set(wrappers) <= set(atari.WRAPPERS)
+    if num_envs > 1 and not render and is_native:
+        make_env(spec, wrappers, max_episode_steps)[0].close()  # raises the error, if there is one
+        return atari.VectorAtari(spec, num_envs, wrappers, max_episode_steps)
+    return SyncVectorEnv(spec, num_envs, wrappers, max_episode_steps, render)
 
 
 @functools.cache
-def copies(spec: str, wrappers: tuple[str, ...] = (), steps: int = 48) -> bool:
-    """Whether `world_state` holds all of an environment's state: tried, not assumed. One is played for a
-    while, its state is put into another, and the two must agree to the bit from there on."""
-    one, other = (make(spec, wrappers, None)[0] for _ in range(2))
-    draw = one.action_space
-    draw.seed(0)
+def is_snapshot_exact(spec: str, wrappers: tuple[str, ...] = (), steps: int = 48) -> bool:
+    """Whether `env_state.snapshot` holds all of an environment's state: tested, not assumed. One env is
+    stepped for a while, and its state is restored into another; from then on both must agree to the bit."""
+    one, other = (make_env(spec, wrappers, None)[0] for _ in range(2))
+    action_space = one.action_space
+    action_space.seed(0)
     try:
-        about = one.reset(seed=1)[1]
+        info = one.reset(seed=1)[1]
         other.reset(seed=2)
         for _ in range(7):
-            *_, over, cut, about = one.step(some(draw, about))
-            about = one.reset()[1] if over or cut else about
+            *_, terminated, truncated, info = one.step(sample_valid(action_space, info))
+            info = one.reset()[1] if terminated or truncated else info
         restore(other, snapshot(one))
         for _ in range(steps):
-            action = some(draw, about)
+            action = sample_valid(action_space, info)
             a, b = one.step(action), other.step(action)
             if not (np.array_equal(a[0], b[0]) and a[1:4] == b[1:4]):
                 return False
-            about = a[4]
+            info = a[4]
             if a[2] or a[3]:
                 a, b = one.reset(), other.reset()
-                about = a[1]
+                info = a[1]
                 if not np.array_equal(a[0], b[0]):
                     return False
         return np.array_equal(one.reset()[0], other.reset()[0])
-    except Exception:  # noqa: BLE001  an unknown world, its attributes set from outside
+    except Exception:  # noqa: BLE001  an unknown environment, its attributes set from outside
         return False
     finally:
         one.close(), other.close()

@@ -1,4 +1,4 @@
-"""BERT as transformers writes it: what its config says, and its names for the weights."""
+"""BERT in transformers' format: its config to our arguments, its parameter names to ours, and back."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchstone.errors import BadInput
 from torchstone.hub import hf_folder
-from torchstone.hub.state_dict_names import fused, parted
+from torchstone.hub.state_dict_names import fuse_qkv, split_qkv
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
 # our head for each of their classes, and whether the class has a pooler
@@ -21,29 +21,29 @@ HEADS = {
 }
 # ours: theirs
 NUMBERS = {
-    "vocabulary": "vocab_size",
+    "vocab_size": "vocab_size",
     "width": "hidden_size",
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",
-    "inner": "intermediate_size",
-    "places": "max_position_embeddings",
-    "segments": "type_vocab_size",
+    "d_ff": "intermediate_size",
+    "max_length": "max_position_embeddings",
+    "num_segments": "type_vocab_size",
     "dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob",
     "eps": "layer_norm_eps",
 }
-# what a config leaves out is as its class has it
-USUAL: dict[str, Any] = {
-    "segments": 2,
-    "places": 512,
+# defaults of transformers' classes, for what a config leaves out
+DEFAULTS: dict[str, Any] = {
+    "num_segments": 2,
+    "max_length": 512,
     "dropout": 0.1,
     "attention_dropout": 0.1,
     "classifier_dropout": None,
     "eps": 1e-12,
     "activation": "gelu",
-    "pad": 0,
-    "tied": True,
-    "pooler": True,
+    "pad_id": 0,
+    "tie_weights": True,
+    "use_pooler": True,
     "head": "none",
     "num_classes": 2,
 }
@@ -56,92 +56,94 @@ ONLY = {
     "directionality": "bidi",
     "pooler_type": "first_token_transform",
 }
-# of the first release too: nothing was ever made of them
-UNREAD = {f"pooler_{name}" for name in ("fc_size", "num_attention_heads", "num_fc_layers")}
-UNREAD |= {"pooler_size_per_head"}
+# of the first release too: no code ever used them
+UNUSED = {f"pooler_{name}" for name in ("fc_size", "num_attention_heads", "num_fc_layers")}
+UNUSED |= {"pooler_size_per_head"}
 
 
 def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Our variant and its arguments.
 
     Raises:
-        BadInput: a setting that is not implemented, by its name.
+        BadInput: a setting that is not implemented; the message names it.
     """
-    hf_folder.refuse_others(config, USED | UNREAD, ONLY)
+    hf_folder.reject_unsupported(config, USED | UNUSED, ONLY)
     classes = config.get("architectures") or ["BertModel"]
     if classes[0] not in HEADS:
         raise BadInput(f"no head of {classes[0]!r} here; implemented are {', '.join(HEADS)}")
-    head, pooler = HEADS[classes[0]]
-    arguments = {name: hf_folder.number(config, theirs, USUAL.get(name)) for name, theirs in NUMBERS.items()}
+    head, use_pooler = HEADS[classes[0]]
+    model_config = {
+        name: hf_folder.get_number(config, theirs, DEFAULTS.get(name)) for name, theirs in NUMBERS.items()
+    }
     activation = config.get("hidden_act", "gelu")
     if activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise BadInput(f"the config sets hidden_act = {activation!r}; implemented are {known}")
-    if arguments["width"] % max(1, arguments["heads"]):
+    if model_config["width"] % max(1, model_config["heads"]):
         raise BadInput(
-            f"the config sets num_attention_heads = {arguments['heads']}, which does not divide "
-            f"hidden_size = {arguments['width']}"
+            f"the config sets num_attention_heads = {model_config['heads']}, which does not divide "
+            f"hidden_size = {model_config['width']}"
         )
     labels = config.get("num_labels") or len(config.get("id2label") or {}) or 2
     return "bert_base", {
-        **arguments,
+        **model_config,
         "activation": activation,
-        "pad": config.get("pad_token_id", 0),
-        "tied": config.get("tie_word_embeddings", True),
-        "pooler": pooler,
+        "pad_id": config.get("pad_token_id", 0),
+        "tie_weights": config.get("tie_word_embeddings", True),
+        "use_pooler": use_pooler,
         "head": head,
         "num_classes": labels if head in ("sentence", "tokens") else 2,
         "classifier_dropout": config.get("classifier_dropout"),
     }
 
 
-def suited(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The arguments for weights that hold more, or less, than the config's class has: the published
-    files of "BertForMaskedLM" have the pooler and the next-sentence head too."""
-    pooler = any("pooler." in name for name in tensors)
-    head = arguments["head"]
-    if head == "masked" and pooler and "cls.seq_relationship.weight" in tensors:
+def match_weights(model_config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The arguments for weights that hold more, or less, than the config's class: the published files
+    of "BertForMaskedLM" have the pooler and the next-sentence head too."""
+    has_pooler = any("pooler." in name for name in tensors)
+    head = model_config["head"]
+    if head == "masked" and has_pooler and "cls.seq_relationship.weight" in tensors:
         head = "pretraining"
     if head == "none" and "cls.predictions.bias" in tensors:
         head = "pretraining" if "cls.seq_relationship.weight" in tensors else "masked"
-    needs = head in ("pretraining", "sentence")
-    return {**arguments, "head": head, "pooler": pooler or needs}
+    needs_pooler = head in ("pretraining", "sentence")
+    return {**model_config, "head": head, "use_pooler": has_pooler or needs_pooler}
 
 
-def to_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What `transformers` has to know to make the same network."""
-    arguments = {**USUAL, **arguments}
-    head = arguments["head"]
+def to_config(model_config: Mapping[str, Any]) -> dict[str, Any]:
+    """transformers' config of the same network."""
+    model_config = {**DEFAULTS, **model_config}
+    head = model_config["head"]
     name = next(name for name, (own, _) in HEADS.items() if own == head)
     config: dict[str, Any] = {"architectures": [name], "model_type": "bert"}
-    config |= {theirs: arguments[ours] for ours, theirs in NUMBERS.items()}
+    config |= {theirs: model_config[ours] for ours, theirs in NUMBERS.items()}
     config |= {
-        "hidden_act": arguments["activation"],
-        "pad_token_id": arguments["pad"],
-        "tie_word_embeddings": arguments["tied"],
-        "classifier_dropout": arguments["classifier_dropout"],
+        "hidden_act": model_config["activation"],
+        "pad_token_id": model_config["pad_id"],
+        "tie_word_embeddings": model_config["tie_weights"],
+        "classifier_dropout": model_config["classifier_dropout"],
         "dtype": "float32",
     }
     if head in ("sentence", "tokens"):
-        config["num_labels"] = count = arguments["num_classes"]
+        config["num_labels"] = count = model_config["num_classes"]
         config["id2label"] = {str(i): f"LABEL_{i}" for i in range(count)}
     return config
 
 
-# (ours, theirs) of what is in a layer, and of what is not; queries, keys and values are apart there
-THREE = {"q": "query", "k": "key", "v": "value"}
+# (ours, theirs) inside of a layer and outside; transformers stores queries, keys and values separately
+QKV = {"q": "query", "k": "key", "v": "value"}
 LAYER = (
-    *((f"attention.{ours}", f"attention.self.{theirs}") for ours, theirs in THREE.items()),
+    *((f"attention.{ours}", f"attention.self.{theirs}") for ours, theirs in QKV.items()),
     ("attention.out", "attention.output.dense"),
     ("norm1", "attention.output.LayerNorm"),
     ("feed_forward.up", "intermediate.dense"),
     ("feed_forward.down", "output.dense"),
     ("norm2", "output.LayerNorm"),
 )
-WHOLE = (
-    ("word", "embeddings.word_embeddings"),
-    ("place", "embeddings.position_embeddings"),
-    ("segment", "embeddings.token_type_embeddings"),
+OUTSIDE = (
+    ("token_embedding", "embeddings.word_embeddings"),
+    ("position_embedding", "embeddings.position_embeddings"),
+    ("segment_embedding", "embeddings.token_type_embeddings"),
     ("norm", "embeddings.LayerNorm"),
     ("pooler", "pooler.dense"),
 )
@@ -149,55 +151,56 @@ HEAD = (
     ("transform", "cls.predictions.transform.dense"),
     ("transform_norm", "cls.predictions.transform.LayerNorm"),
     ("decoder", "cls.predictions.decoder"),
-    ("follows", "cls.seq_relationship"),
+    ("next_sentence", "cls.seq_relationship"),
     ("classifier", "classifier"),
 )
-OURS = {theirs: ours for ours, theirs in (*LAYER, *WHOLE, *HEAD)}
+OURS = {theirs: ours for ours, theirs in (*LAYER, *OUTSIDE, *HEAD)}
 
 
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """From the published names to ours; those of the first release (`gamma`, `beta`) too."""
-    found: dict[str, Tensor] = {}
+    """From the published names to ours, those of the first release (`gamma`, `beta`) included."""
+    ours: dict[str, Tensor] = {}
     for key, value in tensors.items():
         name = key.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
         if name.endswith("position_ids"):
             continue  # 0, 1, 2, … were once saved as well
         if name == "cls.predictions.bias":
-            # one parameter, two names; where they differ, it is idle
+            # one parameter with two names; where they differ, this one is unused
             if "cls.predictions.decoder.bias" in tensors:
                 continue
             name = "cls.predictions.decoder.bias"
         layer = re.match(r"encoder\.layer\.(\d+)\.(.*)\.(weight|bias)$", name)
-        begin, inner, end = layer.groups() if layer else ("", *_cut(name))
-        ours = OURS.get(inner, inner)
-        found[f"layers.{begin}.{ours}.{end}" if layer else f"{ours}.{end}".strip(".")] = value
-    whole = fused(found)
-    for name in whole:
-        if apart := re.search(r"\.attention\.([qkv])\.", name):
-            lost = next(p for p in "qkv" if name.replace(f".{apart[1]}.", f".{p}.") not in found)
-            raise BadInput(f"the weights have no {THREE[lost]} beside {name}")
-    return whole
+        number, inner, end = layer.groups() if layer else ("", *_split_name(name))
+        own = OURS.get(inner, inner)
+        ours[f"layers.{number}.{own}.{end}" if layer else f"{own}.{end}".strip(".")] = value
+    fused = fuse_qkv(ours)
+    for name in fused:
+        if match := re.search(r"\.attention\.([qkv])\.", name):
+            missing = next(p for p in "qkv" if name.replace(f".{match[1]}.", f".{p}.") not in ours)
+            raise BadInput(f"the weights have {name} but no {QKV[missing]}")
+    return fused
 
 
-def _cut(name: str) -> tuple[str, str]:
-    begin, _, end = name.rpartition(".")
-    return begin or end, end if begin else ""
+def _split_name(name: str) -> tuple[str, str]:
+    """`a.b.weight` as (`a.b`, `weight`)."""
+    module, _, parameter = name.rpartition(".")
+    return module or parameter, parameter if module else ""
 
 
 def unpublished(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """From our names to the published ones."""
     theirs = {ours: name for name, ours in OURS.items()}
-    headed = any(_cut(key)[0] in dict(HEAD) for key in tensors)
-    front, found = "bert." if headed else "", {}
-    for key, value in parted(tensors).items():
-        name, end = _cut(key)
+    has_head = any(_split_name(key)[0] in dict(HEAD) for key in tensors)
+    prefix, published_tensors = "bert." if has_head else "", {}
+    for key, value in split_qkv(tensors).items():
+        name, end = _split_name(key)
         layer = re.match(r"layers\.(\d+)\.(.*)$", name)
-        begin = f"{front}encoder.layer.{layer[1]}." if layer else front
+        module = f"{prefix}encoder.layer.{layer[1]}." if layer else prefix
         inner = layer[2] if layer else name
         if inner in dict(HEAD):
-            found[f"{theirs[inner]}.{end}"] = value
+            published_tensors[f"{theirs[inner]}.{end}"] = value
             if key == "decoder.bias":
-                found["cls.predictions.bias"] = value
+                published_tensors["cls.predictions.bias"] = value
         else:
-            found[f"{begin}{theirs[inner]}.{end}"] = value
-    return found
+            published_tensors[f"{module}{theirs[inner]}.{end}"] = value
+    return published_tensors

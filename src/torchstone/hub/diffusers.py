@@ -1,4 +1,4 @@
-"""Denoising networks as diffusers writes them: a U-Net's folder, its scheduler's, and their names.
+"""U-Nets in diffusers' layout: the folder of a network and its scheduler, and their parameter names.
 
 A folder has `unet/` and `scheduler/`, or in the first releases all files side by side.
 """
@@ -11,25 +11,25 @@ from torch import Tensor
 
 from torchstone.errors import BadInput
 from torchstone.hub import hf_folder
-from torchstone.hub.diffusers_schedulers import choice, process
-from torchstone.hub.state_dict_names import fused, parted, renamed
+from torchstone.hub.state_dict_names import fuse_qkv, rename_keys, split_qkv
+from torchstone.parts.diffusion.process import DiffusersCompat, DiffusionProcess
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
 CLASS = "UNet2DModel"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-# ours: theirs, and what their class takes where nothing is said
+# field of `UNetConfig`: (diffusers' name, the default of its class)
 NUMBERS = {
     "channels": ("in_channels", 3),
-    "outputs": ("out_channels", 3),
+    "out_channels": ("out_channels", 3),
     "depth": ("layers_per_block", 2),
     "groups": ("norm_num_groups", 32),
     "eps": ("norm_eps", 1e-5),
     "dropout": ("dropout", 0.0),
     "padding": ("downsample_padding", 1),
     "divisor": ("mid_block_scale_factor", 1.0),
-    "shift": ("freq_shift", 0),
+    "freq_shift": ("freq_shift", 0),
 }
-# (attention, a convolution to the next grid); None where another setting says how
+# (attention, resampling by a convolution); None where another setting says how
 DOWN = {
     "DownBlock2D": (False, True),
     "AttnDownBlock2D": (True, None),
@@ -40,18 +40,63 @@ UP = {
     "AttnUpBlock2D": (True, None),
     "ResnetUpsampleBlock2D": (False, False),
 }
-WIDTHS = (224, 448, 672, 896)
+DEFAULT_WIDTHS = (224, 448, 672, 896)
+DEFAULT_DOWN = ("DownBlock2D", *["AttnDownBlock2D"] * 3)
+DEFAULT_UP = (*["AttnUpBlock2D"] * 3, "UpBlock2D")
 USED = {theirs for theirs, _ in NUMBERS.values()} | {
-    "_class_name", "_diffusers_version", "scheduler", "sample_size", "block_out_channels",
-    "down_block_types", "up_block_types", "downsample_type", "upsample_type", "act_fn",
-    "attention_head_dim", "attn_norm_num_groups", "resnet_time_scale_shift", "add_attention",
-    "num_class_embeds", "flip_sin_to_cos", "center_input_sample", "time_embedding_dim",
+    "_class_name",
+    "_diffusers_version",
+    "scheduler",
+    "sample_size",
+    "block_out_channels",
+    "down_block_types",
+    "up_block_types",
+    "downsample_type",
+    "upsample_type",
+    "act_fn",
+    "attention_head_dim",
+    "attn_norm_num_groups",
+    "resnet_time_scale_shift",
+    "add_attention",
+    "num_class_embeds",
+    "flip_sin_to_cos",
+    "center_input_sample",
+    "time_embedding_dim",
     "num_train_timesteps",
-}  # fmt: skip
+}
 ONLY = {
     "time_embedding_type": "positional",
     "class_embed_type": None,
     "mid_block_type": "UNetMidBlock2D",
+}
+
+# settings of schedulers
+SAMPLERS = {"DDPMScheduler": "ddpm", "DDIMScheduler": "ddim"}
+BETA_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+PREDICTION_TYPES = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
+VARIANCES = {"fixed_small": "fixed_small", "fixed_small_log": "fixed_small", "fixed_large": "fixed_large"}
+SCHEDULER_USED = {
+    "_class_name",
+    "_diffusers_version",
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "prediction_type",
+    "clip_sample",
+    "clip_sample_range",
+    "timestep_spacing",
+    "steps_offset",
+    "variance_type",
+    "set_alpha_to_one",
+    "dynamic_thresholding_ratio",
+    "sample_max_value",
+}
+SCHEDULER_ONLY = {
+    "trained_betas": None,
+    "thresholding": False,
+    "rescale_betas_zero_snr": False,
+    "skip_prk_steps": (True, False),  # left over from another scheduler
 }
 
 
@@ -61,8 +106,8 @@ def holds(folder: Path) -> bool:
 
 
 def _home(folder: Path) -> Path:
-    inner = folder / "unet"
-    return inner if inner.is_dir() else folder
+    unet = folder / "unet"
+    return unet if unet.is_dir() else folder
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -72,76 +117,112 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         BadInput: it is another network; a file is missing, damaged, or holds code.
     """
     home = _home(folder)
-    config = hf_folder.settings(home / "config.json")
+    config = hf_folder.read_json(home / "config.json")
     if config.get("_class_name") != CLASS:
-        raise BadInput(f"{home} holds a {config.get('_class_name')}; read here is {CLASS}")
+        raise BadInput(f"{home} holds a {config.get('_class_name')}; implemented is {CLASS}")
     _, tensors = hf_folder.read(home, WEIGHTS)
     for each in ("scheduler", "../scheduler", "."):
         file = folder / each / "scheduler_config.json"
         if file.exists():
-            config["scheduler"] = hf_folder.settings(file)
+            config["scheduler"] = hf_folder.read_json(file)
             break
     return config, tensors
 
 
 def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Our variant and its arguments.
+    """The variant, and its keyword arguments.
 
     Raises:
         BadInput: a setting that is not implemented, by its name.
     """
-    hf_folder.refuse_others(config, USED, ONLY)
-    arguments: dict[str, Any] = {
-        ours: hf_folder.number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()
+    hf_folder.reject_unsupported(config, USED, ONLY)
+    model_config: dict[str, Any] = {
+        field: hf_folder.get_number(config, theirs, default) for field, (theirs, default) in NUMBERS.items()
     }
-    widths = _several(config, "block_out_channels", WIDTHS)
-    count = len(widths)
-    usual = ("DownBlock2D", *["AttnDownBlock2D"] * 3), (*["AttnUpBlock2D"] * 3, "UpBlock2D")
-    for known, way, key, how, default in (
-        (DOWN, "", "down_block_types", "downsample_type", usual[0]),
-        (UP, "up_", "up_block_types", "upsample_type", usual[1]),
+    widths = _sequence(config, "block_out_channels", DEFAULT_WIDTHS)
+    for known, prefix, key, resampling, default in (
+        (DOWN, "", "down_block_types", "downsample_type", DEFAULT_DOWN),
+        (UP, "up_", "up_block_types", "upsample_type", DEFAULT_UP),
     ):
-        types = _several(config, key, default)
-        if len(types) != count:
-            raise BadInput(f"the config sets {len(types)} {key} for {count} block_out_channels")
-        if wrong := [each for each in types if each not in known]:
-            able = ", ".join(known)
-            raise BadInput(f"the config sets {key} with {wrong[0]!r}; implemented are {able}")
-        kind = choice(config, how, {"conv": True, "resnet": False}, "conv")
-        arguments[f"{way}attention"] = tuple(known[each][0] for each in types)
-        ways = (known[each][1] for each in types)
-        arguments[f"{way}convolve"] = tuple(kind if each is None else each for each in ways)
+        types = _sequence(config, key, default)
+        if len(types) != len(widths):
+            raise BadInput(f"the config sets {len(types)} {key} for {len(widths)} block_out_channels")
+        if unknown := [each for each in types if each not in known]:
+            raise BadInput(f"the config sets {key} with {unknown[0]!r}; implemented are {', '.join(known)}")
+        convolve = choice(config, resampling, {"conv": True, "resnet": False}, "conv")
+        model_config[f"{prefix}attention"] = tuple(known[each][0] for each in types)
+        own = (known[each][1] for each in types)
+        model_config[f"{prefix}convolve"] = tuple(convolve if each is None else each for each in own)
     size = config.get("sample_size")
-    arguments["size"] = tuple(size) if isinstance(size, list | tuple) else size or 32
-    heads = config.get("attention_head_dim", 8)
     groups = config.get("attn_norm_num_groups")
-    arguments |= {
+    scale_shifts = {"default": False, "scale_shift": True}
+    model_config |= {
+        "size": tuple(size) if isinstance(size, list | tuple) else size or 32,
         "widths": tuple(widths),
-        "head_width": heads,
-        "inner": config.get("time_embedding_dim") or 4 * widths[0],
+        "head_width": config.get("attention_head_dim", 8),
+        "time_embed_dim": config.get("time_embedding_dim") or 4 * widths[0],
         "activation": choice(config, "act_fn", {name: name for name in ACTIVATIONS}, "silu"),
-        "scale_shift": choice(
-            config, "resnet_time_scale_shift", {"default": False, "scale_shift": True}, "default"
-        ),
-        "cosine_first": bool(config.get("flip_sin_to_cos", True)),
-        "centred": bool(config.get("center_input_sample", False)),
-        "middle_attention": bool(config.get("add_attention", True)),
-        "classes": config.get("num_class_embeds") or 0,
-        "process": process(config.get("scheduler", {})),
+        "scale_shift": choice(config, "resnet_time_scale_shift", scale_shifts, "default"),
+        "flip_sin_to_cos": bool(config.get("flip_sin_to_cos", True)),
+        "center_input": bool(config.get("center_input_sample", False)),
+        "mid_attention": bool(config.get("add_attention", True)),
+        "num_classes": config.get("num_class_embeds") or 0,
+        "process": read_process(config.get("scheduler", {})),
     }
-    # in the middle there is a norm before attention only without scale and shift, unless it is asked for
-    arguments["middle_groups"] = groups or (None if arguments["scale_shift"] else arguments["groups"])
-    return "ddpm_cifar10", arguments
+    # the middle attention has a norm only without scale and shift, unless its groups are set
+    default_groups = None if model_config["scale_shift"] else model_config["groups"]
+    model_config["mid_norm_groups"] = groups or default_groups
+    return "ddpm_cifar10", model_config
 
 
-def _several(config: Mapping[str, Any], name: str, usual: tuple) -> tuple:
-    value = config.get(name, usual)
+def read_process(config: Mapping[str, Any]) -> DiffusionProcess:
+    """The process of a scheduler's config, by DDPMScheduler's defaults.
+
+    Raises:
+        BadInput: a setting that is not implemented, by its name.
+    """
+    hf_folder.reject_unsupported(config, SCHEDULER_USED, SCHEDULER_ONLY)
+    clip_range = hf_folder.get_number(config, "clip_sample_range", 1.0)
+    return DiffusionProcess(
+        timesteps=hf_folder.get_number(config, "num_train_timesteps", 1000),
+        beta_schedule=choice(config, "beta_schedule", BETA_SCHEDULES, "linear"),
+        beta_start=hf_folder.get_number(config, "beta_start", 1e-4),
+        beta_end=hf_folder.get_number(config, "beta_end", 0.02),
+        prediction_type=choice(config, "prediction_type", PREDICTION_TYPES, "epsilon"),
+        clip_sample_range=clip_range if config.get("clip_sample", True) else None,
+        sampler=choice(config, "_class_name", SAMPLERS, "DDPMScheduler"),
+        variance=choice(config, "variance_type", VARIANCES, "fixed_small"),
+        compat=DiffusersCompat(
+            timestep_spacing=config.get("timestep_spacing", "leading"),
+            steps_offset=hf_folder.get_number(config, "steps_offset", 0),
+            final_step_to_zero=bool(config.get("set_alpha_to_one", True)),
+            recompute_epsilon=False,
+            fixed_stride=True,
+            noise_until_zero=True,
+        ),
+    )
+
+
+def choice(config: Mapping[str, Any], name: str, known: Mapping[str, Any], default: str) -> Any:
+    """What we call the value of a setting.
+
+    Raises:
+        BadInput: it has a value that is not implemented.
+    """
+    value = config.get(name, default)
+    if value not in known:
+        raise BadInput(f"the config sets {name} = {value!r}; implemented are {', '.join(known)}")
+    return known[value]
+
+
+def _sequence(config: Mapping[str, Any], name: str, default: tuple) -> tuple:
+    value = config.get(name, default)
     if not isinstance(value, list | tuple) or not value:
         raise BadInput(f"the config sets {name} = {value!r}, which is no list")
     return tuple(value)
 
 
-# their names to ours, one after another
+# diffusers' parameter names to ours, applied in this order
 RULES = (
     (r"^time_embedding\.linear_1", "time.0"),
     (r"^time_embedding\.linear_2", "time.2"),
@@ -157,7 +238,7 @@ RULES = (
     (r"\.time_emb_proj\.", ".time."),
     (r"\.conv_shortcut\.", ".carry."),
     (r"\.group_norm\.", ".norm."),
-    # the first releases call them otherwise
+    # the first releases have other names for these
     (r"\.(?:to_q|query)\.", ".attention.q."),
     (r"\.(?:to_k|key)\.", ".attention.k."),
     (r"\.(?:to_v|value)\.", ".attention.v."),
@@ -183,10 +264,10 @@ BACK = (
 
 
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Their names of the weights to ours, those of the first releases too."""
-    return fused(renamed(tensors, RULES))
+    """diffusers' parameter names to ours, those of the first releases too."""
+    return fuse_qkv(rename_keys(tensors, RULES))
 
 
 def unpublished(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Ours to theirs."""
-    return renamed(parted(tensors), BACK)
+    """Our parameter names to diffusers'."""
+    return rename_keys(split_qkv(tensors), BACK)

@@ -1,4 +1,4 @@
-"""GPT-1 and GPT-2 as transformers writes them: what their configs say, and their names for the weights."""
+"""GPT-1 and GPT-2 in transformers' format: configs, and names of the weights."""
 
 import re
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from torchstone.errors import BadInput
 from torchstone.hub import hf_folder
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
-# ours: theirs, and what their classes take where nothing is said
+# our field: theirs, and its default in their classes
 NUMBERS = {
-    "vocabulary": ("vocab_size", None),
+    "vocab_size": ("vocab_size", None),
     "context": ("n_positions", None),
     "width": ("n_embd", None),
     "depth": ("n_layer", None),
@@ -27,18 +27,18 @@ CLASSES = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Model"),
     "openai-gpt": ("OpenAIGPTLMHeadModel", "OpenAIGPTModel"),
 }
-# GPT-1's class calls them by other names, and by "gelu" means the approximation
+# GPT-1's activations by our names; its "gelu" is the tanh approximation
 FIRST = {"relu": "relu", "silu": "silu", "swish": "silu", "gelu": "gelu_new"}
 USED = {theirs for theirs, _ in NUMBERS.values()} | {"tie_word_embeddings", "pad_token_id", "n_ctx"}
 SECOND = {"n_inner", "activation_function", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"}
-# of heads that classify, which are refused
+# of classification heads, which are refused
 SUMMARY = {f"summary_{end}" for end in ("activation", "first_dropout", "proj_to_labels", "type")}
 SUMMARY |= {"summary_use_proj", "num_labels", "n_special", "predict_special_tokens"}
 ONLY = {"reorder_and_upcast_attn": False, "is_encoder_decoder": False}
 
 
 def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Our variant and its arguments.
+    """The variant and the `GPTConfig` fields that a transformers config describes.
 
     Raises:
         BadInput: a setting that is not implemented, by its name.
@@ -47,113 +47,131 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if family not in CLASSES:
         raise BadInput(f"the config is of model_type {family!r}, not {' or '.join(CLASSES)}")
     first = family == "openai-gpt"
-    hf_folder.refuse_others(config, USED | SUMMARY | ({"afn"} if first else SECOND), ONLY)
+    hf_folder.reject_unsupported(config, USED | SUMMARY | ({"afn"} if first else SECOND), ONLY)
     classes = config.get("architectures") or CLASSES[family]
     if classes[0] not in CLASSES[family]:
         raise BadInput(f"no head of {classes[0]!r} here; implemented is {CLASSES[family][0]}")
-    arguments = {ours: hf_folder.number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()}
-    if config.get("n_ctx", arguments["context"]) != arguments["context"]:
+    fields = {
+        ours: hf_folder.get_number(config, theirs, default) for ours, (theirs, default) in NUMBERS.items()
+    }
+    if config.get("n_ctx", fields["context"]) != fields["context"]:
         raise BadInput(
             f"the config sets n_ctx = {config['n_ctx']!r}; implemented here is n_positions, "
-            f"{arguments['context']}"
+            f"{fields['context']}"
         )
-    if arguments["width"] % max(1, arguments["heads"]):
+    if fields["width"] % max(1, fields["heads"]):
         raise BadInput(
-            f"the config sets n_head = {arguments['heads']}, which does not divide "
-            f"n_embd = {arguments['width']}"
+            f"the config sets n_head = {fields['heads']}, which does not divide n_embd = {fields['width']}"
         )
-    name, usual, known = ("afn", "gelu", FIRST) if first else ("activation_function", "gelu_new", ACTIVATIONS)
-    activation = config.get(name, usual)
+    if first:
+        name, default, known = "afn", "gelu", FIRST
+    else:
+        name, default, known = "activation_function", "gelu_new", ACTIVATIONS
+    activation = config.get(name, default)
     if activation not in known:
         raise BadInput(f"the config sets {name} = {activation!r}; implemented are {', '.join(known)}")
-    arguments |= {"tied": bool(config.get("tie_word_embeddings", True)), "post_norm": first}
+    fields |= {"tie_embeddings": bool(config.get("tie_word_embeddings", True)), "post_norm": first}
     if first:
-        return "gpt1", {**arguments, "activation": FIRST[activation]}
+        return "gpt1", {**fields, "activation": FIRST[activation]}
     if config.get("n_inner") is not None:
-        arguments["inner"] = hf_folder.number(config, "n_inner")
+        fields["d_ff"] = hf_folder.get_number(config, "n_inner")
     return "gpt2", {
-        **arguments,
+        **fields,
         "activation": activation,
-        "scaled": bool(config.get("scale_attn_weights", True)),
-        "scaled_by_layer": bool(config.get("scale_attn_by_inverse_layer_idx", False)),
+        "scale_attention": bool(config.get("scale_attn_weights", True)),
+        "scale_attention_by_layer": bool(config.get("scale_attn_by_inverse_layer_idx", False)),
     }
 
 
-def to_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers has to know to make the same network."""
-    first = arguments.get("post_norm", False)
+def to_config(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The transformers config of a network with these `GPTConfig` fields."""
+    first = fields.get("post_norm", False)
     family = "openai-gpt" if first else "gpt2"
     config: dict[str, Any] = {"architectures": [CLASSES[family][0]], "model_type": family}
-    usual = {"eps": 1e-5, "dropout": 0.0}
+    defaults = {"eps": 1e-5, "dropout": 0.0}
     for ours, (theirs, _) in NUMBERS.items():
-        value = arguments.get(ours, usual.get(ours))
-        # what is not said is as the rest of the network has it
-        config[theirs] = arguments.get("dropout", 0.0) if value is None else value
-    config |= {"tie_word_embeddings": arguments.get("tied", True), "dtype": "float32"}
-    activation = arguments.get("activation", "gelu_new")
+        value = fields.get(ours, defaults.get(ours))
+        # a dropout that is not set is that of the residual branches
+        config[theirs] = fields.get("dropout", 0.0) if value is None else value
+    config |= {"tie_word_embeddings": fields.get("tie_embeddings", True), "dtype": "float32"}
+    activation = fields.get("activation", "gelu_new")
     if first:
         names = {ours: theirs for theirs, ours in FIRST.items() if theirs != "swish"}
-        wide = 4 * arguments["width"]
-        if activation not in names or arguments.get("inner", wide) not in (None, wide):
+        d_ff = 4 * fields["width"]
+        if activation not in names or fields.get("d_ff", d_ff) not in (None, d_ff):
             raise BadInput("transformers' GPT-1 has no such feed-forward layers")
         return config | {"afn": names[activation]}
     return config | {
         "activation_function": activation,
-        "n_inner": arguments.get("inner"),
-        "scale_attn_weights": arguments.get("scaled", True),
-        "scale_attn_by_inverse_layer_idx": arguments.get("scaled_by_layer", False),
+        "n_inner": fields.get("d_ff"),
+        "scale_attn_weights": fields.get("scale_attention", True),
+        "scale_attn_by_inverse_layer_idx": fields.get("scale_attention_by_layer", False),
     }
 
 
-# (ours, theirs): the same inside of a layer in both families
-LAYER = (
+# (ours, theirs): the same inside a block in both families
+BLOCK = (
     ("norm1", "ln_1"),
     ("attention.qkv", "attn.c_attn"),
     ("attention.out", "attn.c_proj"),
     ("norm2", "ln_2"),
-    ("feed.up", "mlp.c_fc"),
-    ("feed.down", "mlp.c_proj"),
+    ("mlp.up", "mlp.c_fc"),
+    ("mlp.down", "mlp.c_proj"),
 )
-SECOND_NAMES = (("tokens", "wte"), ("places", "wpe"), ("norm", "ln_f"), ("head", "lm_head"))
-FIRST_NAMES = (("tokens", "tokens_embed"), ("places", "positions_embed"), ("head", "lm_head"))
-OURS = {theirs: ours for ours, theirs in (*LAYER, *SECOND_NAMES, *FIRST_NAMES)}
-PRODUCTS = ("attention.qkv", "attention.out", "feed.up", "feed.down")
+SECOND_NAMES = (
+    ("token_embedding", "wte"),
+    ("position_embedding", "wpe"),
+    ("final_norm", "ln_f"),
+    ("head", "lm_head"),
+)
+FIRST_NAMES = (
+    ("token_embedding", "tokens_embed"),
+    ("position_embedding", "positions_embed"),
+    ("head", "lm_head"),
+)
+OURS = {theirs: ours for ours, theirs in (*BLOCK, *SECOND_NAMES, *FIRST_NAMES)}
+PROJECTIONS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
 
 
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """From the published names to ours: their products are (in, out); nanoGPT's, with the same names,
-    are (out, in), which the shape of the first one tells."""
+    """Weights by our names, from the published ones.
+
+    The published projections are (in, out); nanoGPT's, with the same names, are (out, in). The shape of
+    the first one shows which.
+    """
     shapes = (t.shape for name, t in tensors.items() if name.endswith("attn.c_attn.weight"))
     shape = next(shapes, (1, 3))
-    turned, found = shape[1] == 3 * shape[0], {}
+    is_transposed = shape[1] == 3 * shape[0]
+    weights: dict[str, Tensor] = {}
     for key, value in tensors.items():
         name = key.removeprefix("_orig_mod.").removeprefix("transformer.")
         if re.search(r"\.attn\.(masked_)?bias$", name):
             continue  # the causal mask was once saved as well
         name, _, end = name.rpartition(".")
-        layer = re.match(r"h\.(\d+)\.(.*)$", name)
-        inner = OURS.get(layer[2] if layer else name, name)
-        if turned and end == "weight" and layer and inner in PRODUCTS:
+        block = re.match(r"h\.(\d+)\.(.*)$", name)
+        ours = OURS.get(block[2] if block else name, name)
+        if is_transposed and end == "weight" and block and ours in PROJECTIONS:
             value = value.T
-        begin = f"layers.{layer[1]}." if layer else ""
-        found[f"{begin}{inner}.{end}"] = value
-    return found
+        prefix = f"blocks.{block[1]}." if block else ""
+        weights[f"{prefix}{ours}.{end}"] = value
+    return weights
 
 
 def unpublished(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """From our names to transformers'; its networks have biases everywhere, ours perhaps zeros."""
-    first = "norm.weight" not in tensors
-    theirs = dict((*LAYER, *(FIRST_NAMES if first else SECOND_NAMES)))
-    found: dict[str, Tensor] = {}
+    """Weights by transformers' names, from ours; its networks have biases everywhere: zeros, where ours
+    has none."""
+    first = "final_norm.weight" not in tensors
+    theirs = dict((*BLOCK, *(FIRST_NAMES if first else SECOND_NAMES)))
+    weights: dict[str, Tensor] = {}
     for key, value in tensors.items():
         name, _, end = key.rpartition(".")
-        layer = re.match(r"layers\.(\d+)\.(.*)$", name)
-        inner = layer[2] if layer else name
-        begin = "" if inner == "head" else "transformer."
-        begin += f"h.{layer[1]}." if layer else ""
-        turned = value.T if inner in PRODUCTS and end == "weight" else value
-        found[f"{begin}{theirs[inner]}.{end}"] = turned.contiguous()
-        biased = inner in PRODUCTS or "norm" in inner
-        if biased and end == "weight" and f"{name}.bias" not in tensors:
-            found[f"{begin}{theirs[inner]}.bias"] = torch.zeros(len(value), dtype=value.dtype)
-    return found
+        block = re.match(r"blocks\.(\d+)\.(.*)$", name)
+        ours = block[2] if block else name
+        prefix = "" if ours == "head" else "transformer."
+        prefix += f"h.{block[1]}." if block else ""
+        transposed = value.T if ours in PROJECTIONS and end == "weight" else value
+        weights[f"{prefix}{theirs[ours]}.{end}"] = transposed.contiguous()
+        has_bias = ours in PROJECTIONS or "norm" in ours
+        if has_bias and end == "weight" and f"{name}.bias" not in tensors:
+            weights[f"{prefix}{theirs[ours]}.bias"] = torch.zeros(len(value), dtype=value.dtype)
+    return weights

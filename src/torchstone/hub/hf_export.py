@@ -1,8 +1,6 @@
-"""Writing a folder in Hugging Face layout, whole or not at all."""
+"""Export to a folder in Hugging Face layout, all or nothing."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from torchstone.errors import BadInput, NotSaved
+from torchstone.files import atomic_write
 
-# what a special token is for, by the ways it is usually written
+# roles of special tokens, by their usual spelling
 ROLES = {
     "[PAD]": ("pad_token",),
     "[UNK]": ("unk_token",),
@@ -35,54 +34,51 @@ def write(
     *,
     tokenizer: str | None = None,
     length: int | None = None,
-    check: Callable[[Path], None] = lambda written: None,
+    check: Callable[[Path], None] = lambda folder: None,
 ) -> None:
-    """`config.json`, `model.safetensors` and, if there is one, the tokenizer's files.
+    """Write `config.json`, `model.safetensors` and, if there is one, the tokenizer's files.
 
     Args:
-        config, tensors: by the names that transformers has for them.
+        config, tensors: with transformers' names.
         tokenizer: the JSON of a `tokenizers.Tokenizer`.
-        length: the most tokens that the network takes.
-        check: looks at the folder before it takes its name, and raises if it is not right.
+        length: maximum number of tokens that the network takes.
+        check: called with the folder before it gets its name; raises if it is not right.
 
     Raises:
-        BadInput: `folder` holds something already.
+        BadInput: `folder` is not empty.
         NotSaved: the disk is full or cannot be written; nothing is left behind.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(f"{folder} is there already and not empty: choose another --out")
-    beside = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(beside, ignore_errors=True)
+        raise BadInput(f"{folder} already exists and is not empty: choose another --out")
     try:
-        beside.mkdir(parents=True)
-        _json(beside / "config.json", config)
-        # a tensor that has two names is written under each, since a reader may ask for either
-        plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-        save_file(plain, beside / "model.safetensors", metadata={"format": "pt"})
-        if tokenizer is not None:
-            (beside / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-            _json(beside / "tokenizer_config.json", _described(tokenizer, length))
-        check(beside)
-        if folder.exists():
-            folder.rmdir()
-        os.replace(beside, folder)
-    except (OSError, SafetensorError) as error:  # the latter is how a full disk is told
-        said = str(error).splitlines()[0]
-        raise NotSaved(f"could not write {folder} ({said}): nothing is left of it") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder) as new:
+            new.mkdir()
+            _write_json(new / "config.json", config)
+            # a tensor that has two names is written under each, since a reader may ask for either
+            copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+            save_file(copies, new / "model.safetensors", metadata={"format": "pt"})
+            if tokenizer is not None:
+                (new / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+                _write_json(new / "tokenizer_config.json", _tokenizer_config(tokenizer, length))
+            check(new)
+            if folder.exists():
+                folder.rmdir()
+    except (OSError, SafetensorError) as error:  # safetensors raises the latter if the disk is full
+        reason = str(error).splitlines()[0]
+        raise NotSaved(f"could not write {folder} ({reason}): nothing is left of it") from None
 
 
-def _described(tokenizer: str, length: int | None) -> dict[str, Any]:
-    """What says which class reads `tokenizer.json`, and what its special tokens are for."""
-    said: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+def _tokenizer_config(tokenizer: str, length: int | None) -> dict[str, Any]:
+    """The class that reads `tokenizer.json`, and the roles of its special tokens."""
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     if length is not None:
-        said["model_max_length"] = length
+        config["model_max_length"] = length
     for token in json.loads(tokenizer).get("added_tokens", []):
         for role in ROLES.get(token["content"], ()):
-            said.setdefault(role, token["content"])
-    return said
+            config.setdefault(role, token["content"])
+    return config
 
 
-def _json(file: Path, content: Mapping[str, Any]) -> None:
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(dict(content), indent=2) + "\n", encoding="utf-8")

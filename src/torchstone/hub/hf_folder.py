@@ -1,7 +1,7 @@
-"""Folders in Hugging Face layout: `config.json`, weights in one file or in shards, tokenizer files.
+"""Read folders in Hugging Face layout: `config.json`, weights in one file or in shards, tokenizer files.
 
-Only what the config states is believed, and all of it: a setting that a system does not implement is
-refused by its name, since a network that leaves it out would give other numbers without a word.
+Every setting of the config is honored or rejected: one that a system does not implement is an error with
+its name, since a network that ignores it would silently give other outputs.
 """
 
 import json
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from torchstone.errors import BadInput, did_you_mean
 
-# which of our systems a config's `model_type` is
+# `model_type` of a config to our system
 SYSTEMS = {"bert": "bert", "gpt2": "gpt", "openai-gpt": "gpt", "t5": "t5", "vit": "vit"}
-SYSTEMS["UNet2DModel"] = "ddpm"  # diffusers names a class instead
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there; or its index
-# what a config may say without changing a number that the network gives
+SYSTEMS["UNet2DModel"] = "ddpm"  # diffusers gives a class name instead
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that exists, or its index
+# settings that do not affect the network's output
 NEUTRAL = {
     "_attn_implementation",
     "_attn_implementation_autoset",
@@ -51,7 +51,7 @@ NEUTRAL = {
     "unk_token_id",
     "use_cache",
 }
-# what is implemented at one value only, in every system
+# settings that every system implements at one value (or several) only
 FIXED: Mapping[str, Any] = {
     "add_cross_attention": False,
     "cross_attention_hidden_size": None,
@@ -66,29 +66,31 @@ FIXED: Mapping[str, Any] = {
 }
 
 
-def system(config: Mapping[str, Any]) -> str:
-    """The system that a config is of.
+def system_of_config(config: Mapping[str, Any]) -> str:
+    """The system that a config belongs to.
 
     Raises:
-        BadInput: it says no family, or one that is not here.
+        BadInput: it has no `model_type`, or one that is not supported.
     """
     family = config.get("model_type", config.get("_class_name"))
     if family not in SYSTEMS:
         known = ", ".join(SYSTEMS)
-        said = "names no model_type" if family is None else f"is of model_type {family!r}"
-        raise BadInput(f"the config {said}; those read here: {known}")
+        problem = "has no model_type" if family is None else f"is of model_type {family!r}"
+        raise BadInput(f"the config {problem}; supported are {known}")
     return SYSTEMS[family]
 
 
-def refuse_others(config: Mapping[str, Any], used: Collection[str], only: Mapping[str, Any] = {}) -> None:
-    """Let a config pass if every setting is used, or cannot matter, or has the value we implement.
+def reject_unsupported(
+    config: Mapping[str, Any], used: Collection[str], only: Mapping[str, Any] = {}
+) -> None:
+    """Check that every setting of a config is used, has no effect, or has the value we implement.
 
     Args:
-        used: settings that the system follows.
+        used: settings that the system honors.
         only: settings with the value that the system implements, or a tuple of several.
 
     Raises:
-        BadInput: it has another one; the first is named with its value.
+        BadInput: there is another one; the message names the first with its value.
     """
     only = {**FIXED, **only}
     for name, value in config.items():
@@ -96,67 +98,67 @@ def refuse_others(config: Mapping[str, Any], used: Collection[str], only: Mappin
             continue
         if name not in only:
             raise BadInput(f"the config sets {name} = {value!r}, which is not implemented here")
-        good = only[name] if isinstance(only[name], tuple) else (only[name],)
-        if value not in good:
-            able = " or ".join(map(repr, good))
-            raise BadInput(f"the config sets {name} = {value!r}; implemented here is {able}")
+        allowed = only[name] if isinstance(only[name], tuple) else (only[name],)
+        if value not in allowed:
+            supported = " or ".join(map(repr, allowed))
+            raise BadInput(f"the config sets {name} = {value!r}; implemented here is {supported}")
 
 
-def number(config: Mapping[str, Any], name: str, default: Any = None) -> Any:
-    """A setting of the config that has to be a finite number of at least 0; `default` where it is not set.
+def get_number(config: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """A setting that must be a finite number of at least 0; `default` if it is not set.
 
     Raises:
         BadInput: it is not set and has no default, or is no such number.
     """
     value = config.get(name, default)
     if value is None:
-        raise BadInput(f"the config does not say {name}")
+        raise BadInput(f"the config does not set {name}")
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e18:
         raise BadInput(f"the config sets {name} = {value!r}, which is no number of at least 0")
     return value
 
 
 def read(folder: Path, weights: Sequence[str] = WEIGHTS) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Config and weights of a folder, by the names they have there; of `weights` the first file there is.
+    """Config and weights of a folder, with the names they have there; of `weights` the first existing file.
 
     Raises:
-        BadInput: no such folder; a file is missing (which), damaged, or holds code.
+        BadInput: no such folder; a file is missing (the message says which), damaged, or holds code.
     """
-    config = settings(folder / "config.json")
+    config = read_json(folder / "config.json")
     for name in weights:
         if (folder / name).exists():
             return config, _tensors(folder / name)
         if (folder / f"{name}.index.json").exists():
             return config, _shards(folder / f"{name}.index.json")
-    raise BadInput(f"{folder} has a config but no weights: {' or '.join(weights)} should be there")
+    raise BadInput(f"{folder} has a config but no weights: {' or '.join(weights)} is missing")
 
 
 def fetch(spec: str) -> Path:
-    """The folder of `hf:ORG/NAME` on this machine, fetched if it was not: safetensors where there are.
+    """Download `hf:ORG/NAME`, unless it is cached, and return its folder; safetensors are preferred.
 
     Raises:
-        BadInput: huggingface_hub is not installed; there is no such name, or no way to it.
+        BadInput: huggingface_hub is not installed; the name does not exist or cannot be reached.
     """
     name = spec.removeprefix("hf:")
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise BadInput(f"{spec} needs huggingface_hub: pip install 'torchstone[hf]'") from None
-    small = ["*.json", "*.txt", "*.model"]
+    configs = ["*.json", "*.txt", "*.model"]
     try:
         tensors = ["model*.safetensors", "*diffusion_pytorch_model*.safetensors"]
-        folder = Path(snapshot_download(name, allow_patterns=[*small, *tensors]))
+        folder = Path(snapshot_download(name, allow_patterns=[*configs, *tensors]))
         if not any(folder.rglob("*model*.safetensors")):
-            older = ["pytorch_model*.bin", "*diffusion_pytorch_model*.bin"]
-            folder = Path(snapshot_download(name, allow_patterns=[*small, *older]))
-    except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput(f"cannot fetch {spec}: {said}") from None
+            pickles = ["pytorch_model*.bin", "*diffusion_pytorch_model*.bin"]
+            folder = Path(snapshot_download(name, allow_patterns=[*configs, *pickles]))
+    except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, often of several lines
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(f"cannot fetch {spec}: {reason}") from None
     return folder
 
 
-def settings(file: Path) -> dict[str, Any]:
-    """A JSON object.
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
 
     Raises:
         BadInput: there is no such file, or it holds something else.
@@ -168,37 +170,37 @@ def settings(file: Path) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise BadInput(f"{file} cannot be read ({error}): fetch it again") from None
     if not isinstance(content, dict):
-        raise BadInput(f"{file} holds {type(content).__name__}, not an object of settings")
+        raise BadInput(f"{file} holds a {type(content).__name__}, not a JSON object")
     return content
 
 
 def _shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of an index, out of the files it names."""
-    places = settings(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
+    """The tensors of a sharded state dict, by its index file."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise BadInput(f"{index} has no weight_map from names to files")
     tensors: dict[str, Tensor] = {}
-    shards = sorted(set(places.values()))
+    shards = sorted(set(weight_map.values()))
     for shard in shards:
         file = index.parent / shard
         if Path(shard).name != shard:
             raise BadInput(f"{index} names {shard!r}, which lies outside its folder")
         if not file.exists():
             raise BadInput(f"{index.parent} lacks the shard {shard}, one of {len(shards)}")
-        held = _tensors(file)
-        wanted = [name for name, place in places.items() if place == shard]
-        if lost := [name for name in wanted if name not in held]:
-            said = did_you_mean(lost[0], held)
-            raise BadInput(f"{file} should hold {lost[0]}, by {index.name}, but does not ({said})")
-        tensors |= {name: held[name] for name in wanted}
+        content = _tensors(file)
+        names = [name for name, own_shard in weight_map.items() if own_shard == shard]
+        if missing := [name for name in names if name not in content]:
+            hint = did_you_mean(missing[0], content)
+            raise BadInput(f"{file} should hold {missing[0]}, by {index.name}, but does not ({hint})")
+        tensors |= {name: content[name] for name in names}
     return tensors
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         try:
-            with safe_open(file, framework="pt") as opened:
-                return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            with safe_open(file, framework="pt") as shard:
+                return {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise BadInput(f"{file} is not a whole safetensors file: {error}") from None
     try:
@@ -208,5 +210,5 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise BadInput(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
-        raise BadInput(f"{file} is not a state dict (names with tensors)")
+        raise BadInput(f"{file} is not a state dict (names to tensors)")
     return tensors

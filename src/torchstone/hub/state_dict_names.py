@@ -1,4 +1,4 @@
-"""Other libraries' names of weights to ours and back."""
+"""Parameter names of other libraries to ours and back."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 
-def renamed(tensors: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
-    """Every rule (pattern, replacement) applied in turn to every name."""
+def rename_keys(tensors: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """Apply every rule (pattern, replacement) in turn to every name."""
     new: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         for pattern, replacement in rules:
@@ -17,19 +17,20 @@ def renamed(tensors: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> 
     return new
 
 
-def fused(tensors: Mapping[str, Tensor], parts: str = "qkv") -> dict[str, Tensor]:
-    """`….q.…`, `….k.…` and `….v.…` as one `….qkv.…`; where one is missing they stay as they are."""
+def fuse_qkv(tensors: Mapping[str, Tensor], parts: str = "qkv") -> dict[str, Tensor]:
+    """Concatenate `….q.…`, `….k.…`, `….v.…` to `….qkv.…`, unless one is missing."""
     new = dict(tensors)
     for name in tensors:
         if f".{parts[0]}." in name:
             names = [name.replace(f".{parts[0]}.", f".{part}.") for part in parts]
             if all(each in tensors for each in names):
-                whole = torch.cat([new.pop(each) for each in names])
-                new[name.replace(f".{parts[0]}.", f".{parts}.")] = whole
+                new[name.replace(f".{parts[0]}.", f".{parts}.")] = torch.cat(
+                    [new.pop(each) for each in names]
+                )
     return new
 
 
-def parted(tensors: Mapping[str, Tensor], parts: str = "qkv") -> dict[str, Tensor]:
+def split_qkv(tensors: Mapping[str, Tensor], parts: str = "qkv") -> dict[str, Tensor]:
     """The reverse of `fused`."""
     new: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

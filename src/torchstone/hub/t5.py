@@ -1,4 +1,4 @@
-"""T5 as transformers writes it: what its configs say, and its names for the weights."""
+"""T5 in transformers' format: its config to our arguments, its parameter names to ours, and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,24 +7,24 @@ from torch import Tensor
 
 from torchstone.errors import BadInput
 from torchstone.hub import hf_folder
-from torchstone.hub.state_dict_names import fused, parted, renamed
+from torchstone.hub.state_dict_names import fuse_qkv, rename_keys, split_qkv
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS
 
 CLASSES = ("T5ForConditionalGeneration", "T5WithLMHeadModel")  # the second is its old name
-# ours: theirs, and what their class takes where nothing is said
+# ours: theirs, and the default of their class
 NUMBERS = {
     "width": ("d_model", 512),
     "layers": ("num_layers", 6),
     "heads": ("num_heads", 8),
-    "head_width": ("d_kv", 64),
-    "inner": ("d_ff", 2048),
-    "vocabulary": ("vocab_size", 32_128),
-    "buckets": ("relative_attention_num_buckets", 32),
-    "furthest": ("relative_attention_max_distance", 128),
+    "head_dim": ("d_kv", 64),
+    "d_ff": ("d_ff", 2048),
+    "vocab_size": ("vocab_size", 32_128),
+    "num_buckets": ("relative_attention_num_buckets", 32),
+    "max_distance": ("relative_attention_max_distance", 128),
     "eps": ("layer_norm_epsilon", 1e-6),
     "dropout": ("dropout_rate", 0.1),
-    "pad": ("pad_token_id", 0),
-    "end": ("eos_token_id", 1),
+    "pad_id": ("pad_token_id", 0),
+    "end_id": ("eos_token_id", 1),
 }
 USED = {theirs for theirs, _ in NUMBERS.values()} | {
     "num_decoder_layers",
@@ -33,31 +33,34 @@ USED = {theirs for theirs, _ in NUMBERS.values()} | {
     "tie_word_embeddings",
     "scale_decoder_outputs",
 }
-# of other classes, and what follows from `feed_forward_proj`
-BESIDE = {"n_positions", "classifier_dropout", "num_labels", "dense_act_fn", "is_gated_act"}
+# settings of other classes, and those that follow from `feed_forward_proj`
+IMPLIED = {"n_positions", "classifier_dropout", "num_labels", "dense_act_fn", "is_gated_act"}
 
 TO_OURS = (
-    (r"^shared\.", "tokens."),
+    (r"^shared\.", "token_embedding."),
     (r"^lm_head\.", "head."),
-    (r"^(en|de)coder\.block\.0\.layer\.0\.SelfAttention\.relative_attention_bias\.", r"\1coder_places."),
+    (
+        r"^(en|de)coder\.block\.0\.layer\.0\.SelfAttention\.relative_attention_bias\.",
+        r"\1coder_position_bias.",
+    ),
     (r"^(en|de)coder\.final_layer_norm\.", r"\1coder_norm."),
     (r"^(en|de)coder\.block\.", r"\1coder."),
     (r"\.layer\.0\.SelfAttention\.", ".attention."),
     (r"\.layer\.1\.EncDecAttention\.", ".cross."),
-    (r"\.layer\.\d\.DenseReluDense\.", ".feed."),
+    (r"\.layer\.\d\.DenseReluDense\.", ".feed_forward."),
     (r"\.layer\.0\.layer_norm\.", ".attention_norm."),
-    (r"^(encoder.*)\.layer\.1\.layer_norm\.", r"\1.feed_norm."),
+    (r"^(encoder.*)\.layer\.1\.layer_norm\.", r"\1.feed_forward_norm."),
     (r"^(decoder.*)\.layer\.1\.layer_norm\.", r"\1.cross_norm."),
-    (r"\.layer\.2\.layer_norm\.", ".feed_norm."),
+    (r"\.layer\.2\.layer_norm\.", ".feed_forward_norm."),
     (r"\.(attention|cross)\.o\.", r".\1.out."),
-    (r"\.feed\.wi_0\.", ".feed.gate."),
-    (r"\.feed\.wi(_1)?\.", ".feed.up."),
-    (r"\.feed\.wo\.", ".feed.down."),
-)  # fmt: skip
+    (r"\.feed_forward\.wi_0\.", ".feed_forward.gate."),
+    (r"\.feed_forward\.wi(_1)?\.", ".feed_forward.up."),
+    (r"\.feed_forward\.wo\.", ".feed_forward.down."),
+)
 TO_THEIRS = (
-    (r"^tokens\.", "shared."),
+    (r"^token_embedding\.", "shared."),
     (r"^head\.", "lm_head."),
-    (r"^(en|de)coder_places\.", r"\1coder.block.0.layer.0.SelfAttention.relative_attention_bias."),
+    (r"^(en|de)coder_position_bias\.", r"\1coder.block.0.layer.0.SelfAttention.relative_attention_bias."),
     (r"^(en|de)coder_norm\.", r"\1coder.final_layer_norm."),
     (r"^(en|de)coder\.(?=\d)", r"\1coder.block."),
     (r"\.attention\.out\.", ".attention.o."),
@@ -66,97 +69,101 @@ TO_THEIRS = (
     (r"\.cross\.", ".layer.1.EncDecAttention."),
     (r"\.attention_norm\.", ".layer.0.layer_norm."),
     (r"\.cross_norm\.", ".layer.1.layer_norm."),
-    (r"^(encoder.*)\.feed_norm\.", r"\1.layer.1.layer_norm."),
-    (r"^(decoder.*)\.feed_norm\.", r"\1.layer.2.layer_norm."),
-    (r"^(encoder.*)\.feed\.", r"\1.layer.1.DenseReluDense."),
-    (r"^(decoder.*)\.feed\.", r"\1.layer.2.DenseReluDense."),
+    (r"^(encoder.*)\.feed_forward_norm\.", r"\1.layer.1.layer_norm."),
+    (r"^(decoder.*)\.feed_forward_norm\.", r"\1.layer.2.layer_norm."),
+    (r"^(encoder.*)\.feed_forward\.", r"\1.layer.1.DenseReluDense."),
+    (r"^(decoder.*)\.feed_forward\.", r"\1.layer.2.DenseReluDense."),
     (r"DenseReluDense\.gate\.", "DenseReluDense.wi_0."),
     (r"DenseReluDense\.down\.", "DenseReluDense.wo."),
 )
 
 
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Ours from transformers' names; what is the embedding once more is left out."""
+    """From transformers' names to ours, without the copies of the shared embedding."""
     shared = tensors.get("shared.weight", tensors.get("encoder.embed_tokens.weight"))
-    again = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
-    # some files have a table for attention across, which no version of the network has used
-    again.add("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight")
-    if shared is not None and _tied(tensors):
-        again.add("lm_head.weight")
-    kept = {name: tensor for name, tensor in tensors.items() if name not in again}
-    return fused(renamed(kept if shared is None else {**kept, "shared.weight": shared}, TO_OURS))
+    unused = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
+    # some files have a position bias for cross-attention, which no version of the network has used
+    unused.add("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight")
+    if shared is not None and _is_tied(tensors):
+        unused.add("lm_head.weight")
+    used = {name: tensor for name, tensor in tensors.items() if name not in unused}
+    return fuse_qkv(rename_keys(used if shared is None else {**used, "shared.weight": shared}, TO_OURS))
 
 
 def unpublished(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The names that transformers saves, from ours."""
-    gated = any(name.endswith(".feed.gate.weight") for name in tensors)
-    up = (r"DenseReluDense\.up\.", "DenseReluDense.wi_1." if gated else "DenseReluDense.wi.")
-    return renamed(parted(tensors), [*TO_THEIRS, up])
+    """From our names to those that transformers saves."""
+    is_gated = any(name.endswith(".feed_forward.gate.weight") for name in tensors)
+    up = (r"DenseReluDense\.up\.", "DenseReluDense.wi_1." if is_gated else "DenseReluDense.wi.")
+    return rename_keys(split_qkv(tensors), [*TO_THEIRS, up])
 
 
 def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Variant and arguments of the network that a transformers `t5` config describes.
+    """Our variant and its arguments.
 
     Raises:
-        BadInput: it asks for something that is not implemented, by its name.
+        BadInput: a setting that is not implemented; the message names it.
     """
     only = {
         "is_encoder_decoder": True,
         "architectures": (*([name] for name in CLASSES), None),
     }
-    hf_folder.refuse_others(config, USED | BESIDE, only)
-    arguments = {ours: hf_folder.number(config, theirs, usual) for ours, (theirs, usual) in NUMBERS.items()}
-    said = config.get("feed_forward_proj", "relu")
-    gate, _, name = str(said).rpartition("-")
-    name = "gelu_new" if said == "gated-gelu" else name
-    if gate not in ("", "gated") or name not in ACTIVATIONS:
-        able = ", ".join(ACTIVATIONS)
-        raise BadInput(f"the config sets feed_forward_proj = {said!r}; implemented are {able}, and gated-…")
-    for beside, value in (("dense_act_fn", name), ("is_gated_act", bool(gate))):
-        if config.get(beside, value) != value:
-            raise BadInput(f"the config sets {beside} = {config[beside]!r} beside {said!r}")
-    start = config.get("decoder_start_token_id")
-    depth = config.get("num_decoder_layers")
-    tied = config.get("tie_word_embeddings", True)
+    hf_folder.reject_unsupported(config, USED | IMPLIED, only)
+    model_config = {
+        ours: hf_folder.get_number(config, theirs, default) for ours, (theirs, default) in NUMBERS.items()
+    }
+    projection = config.get("feed_forward_proj", "relu")
+    gate, _, activation = str(projection).rpartition("-")
+    activation = "gelu_new" if projection == "gated-gelu" else activation
+    if gate not in ("", "gated") or activation not in ACTIVATIONS:
+        supported = ", ".join(ACTIVATIONS)
+        raise BadInput(
+            f"the config sets feed_forward_proj = {projection!r}; implemented are {supported}, and gated-…"
+        )
+    for name, value in (("dense_act_fn", activation), ("is_gated_act", bool(gate))):
+        if config.get(name, value) != value:
+            raise BadInput(f"the config sets {name} = {config[name]!r}, which contradicts {projection!r}")
+    start_id = config.get("decoder_start_token_id")
+    decoder_layers = config.get("num_decoder_layers")
+    tie_weights = config.get("tie_word_embeddings", True)
     return "t5_small", {
-        **arguments,
-        "decoder_layers": arguments["layers"] if depth is None else depth,
-        "start": arguments["pad"] if start is None else start,
-        "activation": name,
+        **model_config,
+        "decoder_layers": model_config["layers"] if decoder_layers is None else decoder_layers,
+        "start_id": model_config["pad_id"] if start_id is None else start_id,
+        "activation": activation,
         "gated": bool(gate),
-        "tied": tied,
-        "scaled": config.get("scale_decoder_outputs", tied),
+        "tie_weights": tie_weights,
+        "scale_logits": config.get("scale_decoder_outputs", tie_weights),
     }
 
 
-def suited(arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The arguments with the head that the weights have: version 5 of transformers says of every
-    network that it is tied, those of T5 1.1 included."""
-    return {**arguments, "tied": _tied(tensors)}
+def match_weights(model_config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The arguments with the head that the weights have: version 5 of transformers declares every
+    network as tied, those of T5 1.1 included."""
+    return {**model_config, "tie_weights": _is_tied(tensors)}
 
 
-def _tied(tensors: Mapping[str, Tensor]) -> bool:
+def _is_tied(tensors: Mapping[str, Tensor]) -> bool:
     head = tensors.get("lm_head.weight")
     shared = tensors.get("shared.weight", tensors.get("encoder.embed_tokens.weight"))
     return head is None or (shared is not None and head.equal(shared))
 
 
-def to_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The transformers config of a network made with these arguments.
+def to_config(model_config: Mapping[str, Any]) -> dict[str, Any]:
+    """transformers' config of the same network.
 
-    One without scaled outputs is written as untied, which is how transformers knows.
+    One without scaled logits is written as untied, by which transformers decides.
     """
-    act, gated = arguments.get("activation", "relu"), arguments.get("gated", False)
-    act = "gelu" if gated and act == "gelu_new" else act
-    layers = arguments.get("layers", 6)
-    tied = arguments.get("tied", True)
+    activation, gated = model_config.get("activation", "relu"), model_config.get("gated", False)
+    activation = "gelu" if gated and activation == "gelu_new" else activation
+    layers = model_config.get("layers", 6)
+    tie_weights = model_config.get("tie_weights", True)
     return {
         "model_type": "t5",
         "architectures": [CLASSES[0]],
         "is_encoder_decoder": True,
-        **{theirs: arguments.get(ours, usual) for ours, (theirs, usual) in NUMBERS.items()},
-        "num_decoder_layers": arguments.get("decoder_layers") or layers,
-        "feed_forward_proj": f"gated-{act}" if gated else act,
-        "decoder_start_token_id": arguments.get("start", 0),
-        "tie_word_embeddings": tied and arguments.get("scaled", tied),
+        **{theirs: model_config.get(ours, default) for ours, (theirs, default) in NUMBERS.items()},
+        "num_decoder_layers": model_config.get("decoder_layers") or layers,
+        "feed_forward_proj": f"gated-{activation}" if gated else activation,
+        "decoder_start_token_id": model_config.get("start_id", 0),
+        "tie_word_embeddings": tie_weights and model_config.get("scale_logits", tie_weights),
     }

@@ -1,4 +1,4 @@
-"""Attention rollout: which patches of a picture the class token's answer was mixed from.
+"""Attention rollout: from which patches of an image the class token's output was mixed.
 
 Abnar and Zuidema 2020 (arXiv:2005.00928), section 3, "Attention rollout".
 """
@@ -13,21 +13,23 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import PictureSet, normalise
-from torchstone.data.vision.preprocess import prepare
+from torchstone.data.vision.dataset import ImageDataset, normalize
+from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
+from torchstone.parts.modes import eval_mode
 from torchstone.plots.canvas import canvas, plain, save
-from torchstone.plots.classification import show
+from torchstone.plots.classification import show_image
 
-MOST = 24  # pictures in one drawing
+MAX_IMAGES = 24  # in one figure
 
 
 def rollout(
     maps: Sequence[Float[Tensor, "batch heads tokens tokens"]],
 ) -> Float[Tensor, "batch tokens tokens"]:
-    """How much of each input token (column) is in each output token (row); a row sums to 1.
+    """The contribution of each input token (column) to each output token (row); a row sums to 1.
 
-    Weights of the heads are averaged; a layer passes on half of what it is given by its shortcut:
+    Attention weights are averaged over heads; half of a layer's output comes through its residual
+    connection:
 
         A = ½ (W + I)        R₁ = A₁,  Rₗ = Aₗ Rₗ₋₁        (section 3, equation 1)
     """
@@ -45,51 +47,51 @@ def rollout(
 def relevance(
     model: Any, images: Float[Tensor, "batch channels height width"]
 ) -> Float[Tensor, "batch rows columns"]:
-    """The rollout from the class token to the patches, as they lie in the picture; sums to 1.
+    """The rollout from the class token to the patches, as a map over the image; sums to 1.
 
     `model.attention_maps(images)` gives each layer's weights, first layer first, class token first;
-    `model.grid(height, width)` how many patches lie down and across.
+    `model.patch_grid(height, width)` the number of patches (rows, columns).
     """
     mixed = rollout(model.attention_maps(images))[:, 0, 1:]
     mixed = mixed / mixed.sum(1, keepdim=True)
-    return mixed.unflatten(1, model.grid(*images.shape[2:]))
+    return mixed.unflatten(1, model.patch_grid(*images.shape[2:]))
 
 
 def draw(
-    pictures: Float[Tensor, "n channels height width"],
+    images: Float[Tensor, "n channels height width"],
     maps: Float[Tensor, "n rows columns"],
     captions: Sequence[str],
     file: str | Path,
 ) -> None:
-    """Each picture (0..1) and beside it the same under its map: dark where nothing was taken from.
+    """Plot each image (0..1) and, to its right, the same under its map: dark where relevance is low.
 
-    A map's brightest patch has the most relevance of that picture; patches keep their borders.
+    A map's brightest patch has the most relevance of that image; patches keep sharp borders.
     """
-    n = len(pictures)
+    n = len(images)
     columns = max(1, min(4, math.ceil(math.sqrt(n / 1.5))))
     rows = math.ceil(n / columns)
-    ratio = pictures.shape[2] / pictures.shape[3]
+    ratio = images.shape[2] / images.shape[3]
     side, head, foot = 1.5, 0.75, 0.3
     cell, tall = 2 * side + 0.45, side * ratio + foot
     width, height = columns * cell + 0.15, rows * tall + head
     figure = canvas(width, height, layout=None)
     figure.suptitle(
-        "attention rollout: picture, and where the class token's answer comes from\n"
-        "(yellow: the patch with most of it; black: none)",
+        "attention rollout: image, and patches that the class token's output comes from\n"
+        "(yellow: the most relevant patch; black: none)",
         fontsize=9,
         y=1 - 0.1 / height,
         va="top",
     )
-    for i, (picture, heat) in enumerate(zip(pictures.cpu(), maps.float().cpu(), strict=True)):
+    for i, (image, heat) in enumerate(zip(images.cpu(), maps.float().cpu(), strict=True)):
         left, top = (i % columns) * cell + 0.2, head + (i // columns) * tall
         below = 1 - (top + side * ratio) / height
-        for place in (0, 1):
-            box = (left + place * (side + 0.08)) / width, below, side / width, side * ratio / height
+        for with_map in (0, 1):
+            box = (left + with_map * (side + 0.08)) / width, below, side / width, side * ratio / height
             axes = figure.add_axes(box)
-            show(axes, picture)
+            show_image(axes, image)
             axes.set_axis_off()
-            if place:
-                shape = tuple(picture.shape[1:])
+            if with_map:
+                shape = tuple(image.shape[1:])
                 over = F.interpolate(heat[None, None], size=shape, mode="nearest")[0, 0]
                 axes.imshow(over.numpy(), cmap="inferno", vmin=0, alpha=0.65)
         text = plain(captions[i], 34)
@@ -97,39 +99,42 @@ def draw(
     save(figure, file)
 
 
-def report(model: nn.Module, data: PictureSet, folder: Path) -> None:
-    """Draw the rollout over test pictures, two of each class as long as there is room."""
+def report(model: nn.Module, data: ImageDataset, folder: Path) -> None:
+    """Plot the rollout over test images, the first of each class."""
     labels = data.test.labels
-    each = max(1, MOST // 2 // len(data.classes))
-    index = torch.cat([(labels == label).nonzero()[:each, 0] for label in range(len(data.classes))])[:MOST]
+    per_class = max(1, MAX_IMAGES // 2 // len(data.classes))
+    first = [(labels == label).nonzero()[:per_class, 0] for label in range(len(data.classes))]
+    index = torch.cat(first)[:MAX_IMAGES]
     raw = data.test.take(index)
-    images = normalise(raw, data.metadata)
-    model.eval()
-    with torch.no_grad():
-        guesses = model(images).argmax(1).tolist()
+    images = normalize(raw, data.metadata)
+    with eval_mode(model), torch.no_grad():
+        predictions = model(images).argmax(1).tolist()
+        maps = relevance(model, images)
     captions = [
-        data.classes[true] + ("" if true == said else f", said to be {data.classes[said]}")
-        for true, said in zip(labels[index].tolist(), guesses, strict=True)
+        data.classes[true] + ("" if true == guess else f", predicted {data.classes[guess]}")
+        for true, guess in zip(labels[index].tolist(), predictions, strict=True)
     ]
-    draw(raw.float() / 255, relevance(model, images), captions, folder / "rollout.png")
+    draw(raw.float() / 255, maps, captions, folder / "rollout.png")
 
 
 def explain(model: Any, metadata: dict, inputs: Sequence[Path | str], file: str | Path) -> None:
-    """Draw the rollout over image files, with the model's answers.
+    """Plot the rollout over image files, with the model's predictions.
 
     Raises:
-        BadInput: there are none or too many, or one is missing or no picture.
+        BadInput: there are none or too many, or one is missing or not an image.
     """
-    if not 0 < len(inputs) <= MOST:
-        raise BadInput(f"give 1 to {MOST} image files to explain, not {len(inputs)}")
+    if not 0 < len(inputs) <= MAX_IMAGES:
+        raise BadInput(f"give 1 to {MAX_IMAGES} image files to explain, not {len(inputs)}")
     device = next(model.parameters()).device
-    raw = torch.cat([prepare(each, metadata["picture"]).to(device) for each in inputs])
-    images = normalise(raw, metadata["picture"])
-    model.eval()
-    with torch.no_grad():
-        sure, best = model(images).softmax(1).max(1)
+    raw = torch.cat([preprocess(each, metadata["picture"]).to(device) for each in inputs])
+    images = normalize(raw, metadata["picture"])
+    with eval_mode(model), torch.no_grad():
+        confidences, predictions = model(images).softmax(1).max(1)
+        maps = relevance(model, images)
     captions = [
-        f"{Path(each).name}: {metadata['classes'][label]} ({chance:.0%})"
-        for each, label, chance in zip(inputs, best.tolist(), sure.tolist(), strict=True)
+        f"{Path(file_name).name}: {metadata['classes'][label]} ({confidence:.0%})"
+        for file_name, label, confidence in zip(
+            inputs, predictions.tolist(), confidences.tolist(), strict=True
+        )
     ]
-    draw(raw.float() / 255, relevance(model, images), captions, file)
+    draw(raw.float() / 255, maps, captions, file)

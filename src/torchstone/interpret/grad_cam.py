@@ -1,13 +1,11 @@
-"""Where in a picture a classifier sees its answer: class activation maps and saliency.
+"""Which pixels a classifier bases its prediction on: class activation maps and saliency.
 
 `grad_cam`: Ramprasaath Selvaraju, Michael Cogswell, Abhishek Das, Ramakrishna Vedantam, Devi Parikh and
 Dhruv Batra, "Grad-CAM", ICCV 2017, arXiv:1610.02391, section 3. `saliency`: Karen Simonyan, Andrea Vedaldi
 and Andrew Zisserman, "Deep inside convolutional networks", 2013, arXiv:1312.6034, section 3.
 """
 
-import contextlib
 import math
-from collections.abc import Generator
 from pathlib import Path
 
 import torch
@@ -15,15 +13,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import normalise
-from torchstone.data.vision.preprocess import prepare
+from torchstone.data.vision.dataset import normalize
+from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
 from torchstone.parts.facts import layers
+from torchstone.parts.modes import eval_mode
 from torchstone.plots.canvas import canvas, plain, save
-from torchstone.plots.classification import overlay, show
+from torchstone.plots.classification import overlay_heatmap, show_image
 
-SHOWN = 60  # pictures in a drawing
-TALL = 12  # of them in a column
+MAX_SHOWN = 60  # images in a plot
+MAX_ROWS = 12  # images in a column of a plot
 
 
 @torch.enable_grad()
@@ -33,37 +32,37 @@ def grad_cam(
     classes: Int64[Tensor, " batch"],
     layer: str,
 ) -> Float[Tensor, "batch rows columns"]:
-    """ReLU(Σ_k α_k A_k), α_k the mean over places of ∂y/∂A_k: what speaks for a class, and where.
+    """ReLU(Σ_k α_k A_k), α_k the mean over locations of ∂y/∂A_k: the evidence for a class, by location.
 
-    A_k are the maps of the layer, and the answer has their rows and columns; y is the class's score
-    (logit). In evaluation mode; the model is left as it was.
+    A_k are the maps of the layer, whose rows and columns the result has; y is the class's score (logit).
+    In evaluation mode; the model is left unchanged.
 
     Args:
-        classes: of each picture, the class to be explained.
-        layer: a module's name in the model, such as `last_grid` gives.
+        classes: the class to explain, for each image.
+        layer: a module's name in the model, such as `last_feature_layer` returns.
 
     Raises:
-        BadInput: the model has no such layer, or it gives no maps.
+        BadInput: the model has no such layer, or it outputs no maps.
     """
     if layer not in dict(model.named_modules()):
         raise BadInput(f"the model has no layer {layer!r}: torchstone show lists them")
-    kept: list[Tensor] = []
+    outputs: list[Tensor] = []
 
-    def keep(module, inputs, output):
+    def record(module, inputs, output):
         if not isinstance(output, Tensor) or output.ndim != 4:
-            raise BadInput(f"{layer} gives no maps (batch, channel, height, width)")
-        kept[:] = [output.detach().requires_grad_()]
-        return kept[0].clone()  # what comes next may work in place
+            raise BadInput(f"{layer} outputs no maps (batch, channel, height, width)")
+        outputs[:] = [output.detach().requires_grad_()]
+        return outputs[0].clone()  # the next layer may work in place
 
-    with _still(model):
-        hook = model.get_submodule(layer).register_forward_hook(keep)
+    with eval_mode(model):
+        hook = model.get_submodule(layer).register_forward_hook(record)
         try:
-            (slope,) = torch.autograd.grad(_score(model, images, classes), kept)
+            (gradient,) = torch.autograd.grad(_class_score(model, images, classes), outputs)
         finally:
             hook.remove()
-    maps = kept[0].detach()
+    maps = outputs[0].detach()
     # α_k = 1/Z Σ_ij ∂y/∂A_kij                                    (1)
-    alpha = slope.mean((2, 3), keepdim=True)
+    alpha = gradient.mean((2, 3), keepdim=True)
     # L = ReLU(Σ_k α_k A_k)                                       (2)
     return (alpha * maps).sum(1).relu()
 
@@ -74,119 +73,115 @@ def saliency(
     images: Float[Tensor, "batch channel height width"],
     classes: Int64[Tensor, " batch"],
 ) -> Float[Tensor, "batch height width"]:
-    """max over channels of |∂y/∂x|: how much a pixel moves the class's score (logit) y.
+    """max over channels of |∂y/∂x|: the sensitivity of the class's score (logit) y to each pixel.
 
-    In evaluation mode; the model is left as it was.
+    In evaluation mode; the model is left unchanged.
     """
-    with _still(model):
+    with eval_mode(model):
         pixels = images.detach().clone().requires_grad_()
-        (slope,) = torch.autograd.grad(_score(model, pixels, classes), pixels)
-    return slope.abs().amax(1)
+        (gradient,) = torch.autograd.grad(_class_score(model, pixels, classes), pixels)
+    return gradient.abs().amax(1)
 
 
-def _score(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """The sum of the pictures' scores, each in its class: none depends on another picture."""
+def _class_score(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """The sum of the images' scores, each for its class: none depends on another image."""
     return model(images).gather(1, classes[:, None]).sum()
 
 
 @torch.no_grad()
-def last_grid(model: nn.Module, image: Float[Tensor, "1 channel height width"]) -> str | None:
-    """The name of the layer whose maps say most about where; None where no layer gives maps.
+def last_feature_layer(model: nn.Module, image: Float[Tensor, "1 channel height width"]) -> str | None:
+    """The name of the layer to explain; None where no layer outputs maps.
 
-    It is the last output on the grid of the last convolution that has more than one place: with what
-    follows on that grid (norm, activation, the sum of a residual block, the joined branches), before it
-    is pooled. Of a convolution whose activation is no layer, it is what it is pooled to.
+    It is the last output at the resolution of the last convolution with more than one location: after
+    what follows at that resolution (norm, activation, the sum of a residual block, concatenated
+    branches), before pooling. For a convolution whose activation is no module, it is the pooling.
     """
-    filters = {name for name, m in layers(model) if any(p.ndim > 2 for p in m.parameters())}
-    grids: list[tuple[str, tuple[int, ...]]] = []
+    convolutions = {name for name, m in layers(model) if any(p.ndim > 2 for p in m.parameters())}
+    sizes: list[tuple[str, tuple[int, ...]]] = []
     hooks = []
     for name, module in model.named_modules():
 
-        def note(module, inputs, output, name=name):
+        def record(module, inputs, output, name=name):
             if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
-                grids.append((name, tuple(output.shape[2:])))
+                sizes.append((name, tuple(output.shape[2:])))
 
-        hooks.append(module.register_forward_hook(note))
+        hooks.append(module.register_forward_hook(record))
     try:
-        with _still(model):
+        with eval_mode(model):
             model(image)
     finally:
         for hook in hooks:
             hook.remove()
-    sides = [grid for name, grid in grids if name in filters]
-    if not sides:
+    conv_sizes = [size for name, size in sizes if name in convolutions]
+    if not conv_sizes:
         return None
-    found = [name for name, grid in grids if grid == sides[-1]][-1]
-    return grids[-1][0] if found in filters else found
+    last = [name for name, size in sizes if size == conv_sizes[-1]][-1]
+    return sizes[-1][0] if last in convolutions else last
 
 
-@contextlib.contextmanager
-def _still(model: nn.Module) -> Generator[None, None, None]:
-    """Evaluation mode, and afterwards each module in the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+def explain(model: nn.Module, metadata: dict, predictions: list[dict], file: Path | str) -> None:
+    """Plots each image as the model gets it, its Grad-CAM and its saliency for the predicted class.
 
-
-def explain(model: nn.Module, metadata: dict, answers: list[dict], file: Path | str) -> None:
-    """Draws a row a picture: as the model gets it, its Grad-CAM and its saliency for the likeliest class.
-
-    A network without maps (full layers alone) has no Grad-CAM. 60 pictures at most are drawn, in as
-    many columns as keep the drawing on a screen.
+    A network without maps (fully connected layers alone) has no Grad-CAM. At most 60 images are plotted,
+    in as many columns as keep the plot on a screen.
 
     Args:
-        answers: what the system's `predict` said of the pictures.
+        predictions: what the system's `predict` returned for the images.
     """
-    drawn, device = answers[:SHOWN], next(model.parameters()).device
+    shown, device = predictions[:MAX_SHOWN], next(model.parameters()).device
     layer, rows = None, []
-    for place, answer in enumerate(drawn):
-        pixels = prepare(answer["input"], metadata["picture"])
-        image = normalise(pixels.to(device), metadata["picture"])
-        chosen = torch.tensor([metadata["classes"].index(answer["label"])], device=device)
-        if not place:
-            layer = last_grid(model, image)
-        heats = {}
+    for i, prediction in enumerate(shown):
+        pixels = preprocess(prediction["input"], metadata["picture"])
+        image = normalize(pixels.to(device), metadata["picture"])
+        label = torch.tensor([metadata["classes"].index(prediction["label"])], device=device)
+        if not i:
+            layer = last_feature_layer(model, image)
+        heatmaps = {}
         if layer is not None:
-            cam = grad_cam(model, image, chosen, layer)
-            size = image.shape[2:]
-            larger = F.interpolate(cam[None], size, mode="bilinear", align_corners=False)
-            heats[f"Grad-CAM, {layer}"] = larger[0, 0].cpu()
-        heats["saliency"] = saliency(model, image, chosen)[0].cpu()
-        rows.append((answer, pixels[0].cpu().float() / 255, heats))
-    _draw(rows, len(answers), file)
+            cam = grad_cam(model, image, label, layer)
+            upsampled = F.interpolate(cam[None], image.shape[2:], mode="bilinear", align_corners=False)
+            heatmaps[f"Grad-CAM, {layer}"] = upsampled[0, 0].cpu()
+        heatmaps["saliency"] = saliency(model, image, label)[0].cpu()
+        rows.append((prediction, pixels[0].cpu().float() / 255, heatmaps))
+    _plot(rows, len(predictions), file)
 
 
-def _draw(rows: list[tuple[dict, Tensor, dict[str, Tensor]]], given: int, file: Path | str) -> None:
+def _plot(rows: list[tuple[dict, Tensor, dict[str, Tensor]]], total: int, file: Path | str) -> None:
     columns = 1 + len(rows[0][2])
-    abreast = math.ceil(len(rows) / TALL)  # pictures beside one another
-    down = math.ceil(len(rows) / abreast)
-    side, gap, top = 2.0, 0.12, 0.5 if given > len(rows) else 0.3
-    block = max(columns * (side + gap) + 3 * gap, 4.6)
-    wide, tall = abreast * block, top + down * (side + 0.36) + 0.05
-    figure = canvas(wide, tall, layout=None)
-    title = f"the first {len(rows)} of {given} pictures" if given > len(rows) else ""
-    figure.text(0.5, 1 - 0.05 / tall, title, fontsize=9, ha="center", va="top")
-    for number, (answer, picture, heats) in enumerate(rows):
-        begin, line = block * (number // down) + gap, number % down
-        bottom = tall - top - (line + 1) * (side + 0.36) + 0.36
-        for column, (name, heat) in enumerate({"picture": None, **heats}.items()):
-            left = begin + column * (side + gap)
-            axes = figure.add_axes((left / wide, bottom / tall, side / wide, side / tall))
+    blocks = math.ceil(len(rows) / MAX_ROWS)  # columns of images
+    images_per_block = math.ceil(len(rows) / blocks)
+    side, gap, top = 2.0, 0.12, 0.5 if total > len(rows) else 0.3
+    block_width = max(columns * (side + gap) + 3 * gap, 4.6)
+    width, height = blocks * block_width, top + images_per_block * (side + 0.36) + 0.05
+    figure = canvas(width, height, layout=None)
+    title = f"the first {len(rows)} of {total} images" if total > len(rows) else ""
+    figure.text(0.5, 1 - 0.05 / height, title, fontsize=9, ha="center", va="top")
+    for number, (prediction, image, heatmaps) in enumerate(rows):
+        block_left = block_width * (number // images_per_block) + gap
+        row = number % images_per_block
+        bottom = height - top - (row + 1) * (side + 0.36) + 0.36
+        for column, (name, heatmap) in enumerate({"image": None, **heatmaps}.items()):
+            left = block_left + column * (side + gap)
+            axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
             axes.set_axis_off()
-            if not line:
+            if not row:
                 axes.set_title(plain(name, 34), fontsize=8)
-            if heat is None:
-                show(axes, picture)
+            if heatmap is None:
+                show_image(axes, image)
             else:
-                axes.imshow(overlay(picture, heat), interpolation="nearest")
-                if not heat.any():
-                    axes.text(0.5, 0.5, "nothing speaks for it", transform=axes.transAxes,
-                              color="white", fontsize=8, ha="center")  # fmt: skip
-        sure = f"{min(answer['probability'], 0.999):.1%}"  # never "100 %" of what is not sure
-        words = f"{plain(Path(answer['input']).name, 28)}: {plain(answer['label'], 24)} ({sure})"
-        figure.text(begin / wide, (bottom - 0.05) / tall, words, fontsize=9, va="top")
+                axes.imshow(overlay_heatmap(image, heatmap), interpolation="nearest")
+                if not heatmap.any():
+                    axes.text(
+                        0.5,
+                        0.5,
+                        "no evidence for it",
+                        transform=axes.transAxes,
+                        color="white",
+                        fontsize=8,
+                        ha="center",
+                    )
+        probability = f"{min(prediction['probability'], 0.999):.1%}"  # never "100 %" unless certain
+        name, label = plain(Path(prediction["input"]).name, 28), plain(prediction["label"], 24)
+        text = f"{name}: {label} ({probability})"
+        figure.text(block_left / width, (bottom - 0.05) / height, text, fontsize=9, va="top")
     save(figure, file)

@@ -1,18 +1,18 @@
-"""Receptive fields: how much of the picture one place of a map can see.
+"""Receptive fields: the side of the image region that one location of a feature map depends on.
 
 André Araujo, Wade Norris and Jack Sim, "Computing Receptive Fields of Convolutional Neural Networks",
-Distill 2019, doi:10.23915/distill.00021. Along an axis, place i of a map sees the pixels from
-low + jump·i to high + jump·i. The picture itself has low = high = 0, jump = 1; a kernel of k taps with
+Distill 2019, doi:10.23915/distill.00021. Along an axis, location i of a map depends on the pixels from
+low + jump·i to high + jump·i. The image itself has low = high = 0, jump = 1; a kernel of k taps with
 stride s, dilation d and padding p makes of that
 
     low ← low − p·jump      high ← high + (d (k − 1) − p)·jump      jump ← s·jump
 
 and where branches meet, the lowest low and the highest high count. The field is high − low + 1 pixels.
-Padding counts as seen, so that a field can be larger than the picture.
+Padding is included, so that a field can be larger than the image.
 
-What has been through a mean over all places sees everything. A gate that does (squeeze-excitation) is
-not counted where it is multiplied onto a map, nor what is drawn out over a map and joined to it: it is
-the same at every place, so what a place has of its own comes from the field of the map alone.
+After a mean over all locations the field is the whole image. Gates that pool globally (squeeze-excitation)
+are ignored where they are multiplied onto a map, and so is what is broadcast over a map and concatenated:
+it is the same at every location, so the location's own information comes from the field of the map alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,8 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 
-class Sight(NamedTuple):
-    """What place 0 of a map sees along one axis, and by how much the next place sees further on."""
+class Field(NamedTuple):
+    """The receptive field of location 0 of a map along one axis, and its shift per location."""
 
     low: float
     high: float
@@ -34,99 +34,99 @@ class Sight(NamedTuple):
     def size(self) -> int:
         return round(self.high - self.low) + 1
 
-    def through(self, kernel: int, stride: float = 1, padding: int = 0, dilation: int = 1) -> "Sight":
+    def through(self, kernel: int, stride: float = 1, padding: int = 0, dilation: int = 1) -> "Field":
         low, reach = self.low - padding * self.jump, dilation * (kernel - 1) - padding
-        return Sight(low, self.high + reach * self.jump, stride * self.jump)
+        return Field(low, self.high + reach * self.jump, stride * self.jump)
 
 
-View = tuple[Sight, Sight]  # of the rows and of the columns
-WHOLE = None  # it has been mixed over all places
+FieldPair = tuple[Field, Field]  # of the rows and of the columns
+GLOBAL = None  # mixed over all locations
 
 
-class Receptive(TorchDispatchMode):
-    """Follows a picture (batch, channel, height, width) through all that is computed from it.
+class ReceptiveFieldTracker(TorchDispatchMode):
+    """Follows an image (batch, channel, height, width) through all that is computed from it.
 
-    >>> with torch.no_grad(), Receptive(images) as sight:
+    >>> with torch.no_grad(), ReceptiveFieldTracker(images) as tracker:
     ...     maps = model(images)
-    >>> sight.of(maps)
+    >>> tracker.of(maps)
     """
 
     def __init__(self, images: Tensor):
         super().__init__()
-        self.views: Any = WeakIdKeyDictionary()
-        self.views[images] = (Sight(0, 0, 1), Sight(0, 0, 1))
+        self.fields: Any = WeakIdKeyDictionary()
+        self.fields[images] = (Field(0, 0, 1), Field(0, 0, 1))
 
     def of(self, tensor: Tensor) -> int | str | None:
-        """Pixels a side (of two, the longer); "all" after mixing over all places; None if the tensor
-        does not depend on the picture."""
-        if tensor not in self.views:
+        """Side in pixels (the longer of two); "all" after mixing over all locations; None if the tensor
+        does not depend on the image."""
+        if tensor not in self.fields:
             return None
-        view: View | None = self.views[tensor]
-        return "all" if view is WHOLE else max(sight.size for sight in view)
+        pair: FieldPair | None = self.fields[tensor]
+        return "all" if pair is GLOBAL else max(field.size for field in pair)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        inputs = [a for a in _tensors(args) if a in self.views]
+        inputs = [a for a in _tensors(args) if a in self.fields]
         if inputs:
             outputs = [t for t in _tensors((result,)) if t.ndim]
             name = func.overloadpacket.__name__
             for output in outputs:
-                self.views[output] = self._view(name, args, inputs, output)
+                self.fields[output] = self._output_field(name, args, inputs, output)
         return result
 
-    def _view(self, name: str, args: Sequence[Any], inputs: list[Tensor], output: Tensor):
-        local = [t for t in inputs if self.views[t] is not WHOLE]
+    def _output_field(self, name: str, args: Sequence[Any], inputs: list[Tensor], output: Tensor):
+        local = [t for t in inputs if self.fields[t] is not GLOBAL]
         if not local:
-            return WHOLE
-        first, view = local[0], self.views[local[0]]
-        if name in STEPS and first.ndim >= 3:
-            if (steps := STEPS[name](args, first, output)) is WHOLE:
-                return WHOLE
-            return tuple(sight.through(*step) for sight, step in zip(view, steps, strict=True))
-        # pixel by pixel, or across channels; what is smaller was drawn out over the map
-        alike = [self.views[t] for t in local if t.ndim >= 3 and t.shape[-2:] == output.shape[-2:]]
-        if output.ndim < 3 or not alike:
-            return WHOLE
+            return GLOBAL
+        first, pair = local[0], self.fields[local[0]]
+        if name in WINDOW_OPS and first.ndim >= 3:
+            if (windows := WINDOW_OPS[name](args, first, output)) is GLOBAL:
+                return GLOBAL
+            return tuple(field.through(*window) for field, window in zip(pair, windows, strict=True))
+        # pointwise, or across channels; a smaller tensor was broadcast over the map
+        same_size = [self.fields[t] for t in local if t.ndim >= 3 and t.shape[-2:] == output.shape[-2:]]
+        if output.ndim < 3 or not same_size:
+            return GLOBAL
         return tuple(
-            Sight(min(s.low for s in axis), max(s.high for s in axis), max(s.jump for s in axis))
-            for axis in zip(*alike, strict=True)
+            Field(min(f.low for f in axis), max(f.high for f in axis), max(f.jump for f in axis))
+            for axis in zip(*same_size, strict=True)
         )
 
 
 def _tensors(values: Sequence[Any]) -> list[Tensor]:
-    found = []
+    tensors = []
     for value in values:
         if isinstance(value, Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, tuple | list):
-            found += _tensors(value)
-    return found
+            tensors += _tensors(value)
+    return tensors
 
 
-# Each gives (kernel, stride, padding, dilation) for rows and for columns, or WHOLE.
+# Each returns (kernel, stride, padding, dilation) for rows and for columns, or GLOBAL.
 def _convolution(args, x, output):
     weight, stride, padding, dilation, transposed = args[1], *args[3:7]
     kernel = weight.shape[2:]
     if not transposed:
         return _axes(kernel, stride, padding, dilation)
-    # an output place hears ⌈k/s⌉ places at most
+    # an output location depends on at most ⌈k/s⌉ locations
     return [(-(-k // s), 1 / s) for k, s in zip(kernel, stride, strict=True)]
 
 
-def _maximum(args, x, output):
+def _max_pool(args, x, output):
     kernel, stride, padding, dilation = (*args[1:5], *((), 0, 1)[max(len(args) - 2, 0) :])
     return _axes(kernel, stride or kernel, padding, dilation)
 
 
-def _mean(args, x, output):
+def _avg_pool(args, x, output):
     kernel, stride, padding = (*args[1:4], *((), 0)[max(len(args) - 2, 0) :])
     return _axes(kernel, stride or kernel, padding, 1)
 
 
-def _adaptive(args, x, output):
-    """Place i is the mean from ⌊i·n/m⌋ to ⌈(i + 1)·n/m⌉, of n places to m."""
+def _adaptive_pool(args, x, output):
+    """Location i pools from ⌊i·n/m⌋ to ⌈(i + 1)·n/m⌉, of n locations to m."""
     if output.shape[-2:].numel() == 1 < x.shape[-2:].numel():
-        return WHOLE
+        return GLOBAL
     axes = []
     for n, m in zip(x.shape[-2:], output.shape[-2:], strict=True):
         longest = max(-(-(i + 1) * n // m) - i * n // m for i in range(m))
@@ -134,21 +134,21 @@ def _adaptive(args, x, output):
     return axes
 
 
-def _enlarged(args, x, output):
-    """Between two places a side, so both are seen."""
+def _upsample_bilinear(args, x, output):
+    """Between two locations per axis, so both count."""
     return [(2, n / m) for n, m in zip(x.shape[-2:], output.shape[-2:], strict=True)]
 
 
-def _repeated(args, x, output):
+def _upsample_nearest(args, x, output):
     return [(1, n / m) for n, m in zip(x.shape[-2:], output.shape[-2:], strict=True)]
 
 
-def _padded(args, x, output):
+def _pad(args, x, output):
     left, _, top, _ = (*args[1], 0, 0)[:4]
     return [(1, 1, top), (1, 1, left)]
 
 
-def _sliced(args, x, output):
+def _slice(args, x, output):
     _, dim, start, _, step = (*args, *(0, None, None, 1)[len(args) - 1 :])
     first = range(x.shape[dim])[slice(start, None)].start
     axes = [(1, 1, 0), (1, 1, 0)]
@@ -163,15 +163,15 @@ def _axes(*settings: Any) -> list[tuple[int, ...]]:
     return list(zip(*pairs, strict=True))
 
 
-STEPS: dict[str, Callable[..., Any]] = {
+WINDOW_OPS: dict[str, Callable[..., Any]] = {
     "convolution": _convolution,
-    "max_pool2d_with_indices": _maximum,
-    "avg_pool2d": _mean,
-    "avg_pool3d": _mean,
-    "_adaptive_avg_pool2d": _adaptive,
-    "adaptive_max_pool2d": _adaptive,
-    "upsample_bilinear2d": _enlarged,
-    "upsample_nearest2d": _repeated,
-    "constant_pad_nd": _padded,
-    "slice": _sliced,
+    "max_pool2d_with_indices": _max_pool,
+    "avg_pool2d": _avg_pool,
+    "avg_pool3d": _avg_pool,
+    "_adaptive_avg_pool2d": _adaptive_pool,
+    "adaptive_max_pool2d": _adaptive_pool,
+    "upsample_bilinear2d": _upsample_bilinear,
+    "upsample_nearest2d": _upsample_nearest,
+    "constant_pad_nd": _pad,
+    "slice": _slice,
 }

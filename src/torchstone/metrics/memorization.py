@@ -1,4 +1,4 @@
-"""Samples beside the training pictures nearest to them, with captions: so that copying is seen."""
+"""Memorization: how near samples are to training images, and sheets that show the nearest ones."""
 
 import textwrap
 from collections.abc import Sequence
@@ -12,84 +12,87 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from torchstone.data.vision.captioned import Captioned
-from torchstone.data.vision.dataset import Pictures
-from torchstone.parts.metrics import fidelity_diversity
-from torchstone.plots.sample_grid import BETWEEN
+from torchstone.data.vision.dataset import ImageSplit
+from torchstone.parts.metrics.fidelity_diversity import nearest_neighbor
+from torchstone.plots.sample_grid import BACKGROUND
 
 Pixels = UInt8[Tensor, "count channel height width"]
 
-SIDE, TEXT, GAP = 96, 36, 6  # pixels: of a picture on a sheet, of three lines below it, between two
-LETTERS = 17  # a line
-MOST = 20_000  # training pictures that are looked through
+IMAGE_SIZE, TEXT_HEIGHT, GAP = 96, 36, 6  # pixels of an image on a sheet, three lines below it, spacing
+LINE_LENGTH = 17  # letters
+MAX_SEARCHED = 20_000  # training images that are searched
 
 
-def coarse(pictures: Pixels) -> Float[Tensor, "count values"]:
-    """0..1, averaged over 2 × 2 pixels: a line that has moved by one is nearly the same line."""
-    return F.avg_pool2d(pictures.cpu().float() / 255, 2).flatten(1)
+def downsample(images: Pixels) -> Float[Tensor, "count values"]:
+    """Pixels from 0 to 1, averaged over 2 × 2, so that a line shifted by one is nearly the same line."""
+    return F.avg_pool2d(images.cpu().float() / 255, 2).flatten(1)
 
 
-def looked_through(split: Pictures) -> Pixels:
-    rows = torch.arange(min(len(split), MOST), device=split.labels.device)
+def searched_images(split: ImageSplit) -> Pixels:
+    """The first `MAX_SEARCHED` images of a split."""
+    rows = torch.arange(min(len(split), MAX_SEARCHED), device=split.labels.device)
     return split.take(rows).cpu()
 
 
-def nearest(made: Pixels, train: Pictures) -> Int64[Tensor, " count"]:
-    """Which training picture is nearest to each, by the mean square of `coarse` differences."""
-    return fidelity_diversity.nearest(coarse(made), coarse(looked_through(train)))
+def nearest_training_image(samples: Pixels, train: ImageSplit) -> Int64[Tensor, " count"]:
+    """The index of the training image nearest to each sample, by the distance of `downsample`d pixels."""
+    return nearest_neighbor(downsample(samples), downsample(searched_images(train)))
 
 
-def nearness(made: Pixels, train: Pictures, test: Pictures) -> float:
-    """How far samples are from their nearest training pictures, by how far held-out pictures are from
-    theirs (medians): 0 for copies, 1 for pictures as new as real ones."""
-    known = coarse(looked_through(train))
+def nn_distance_ratio(samples: Pixels, train: ImageSplit, test: ImageSplit) -> float:
+    """Distance of samples to their nearest training images, relative to that of held-out images (medians):
+    0 for copies, 1 for images as new as real ones."""
+    training = downsample(searched_images(train))
 
-    def apart(pictures: Pixels) -> float:
-        x = coarse(pictures)
-        return float((x - known[fidelity_diversity.nearest(x, known)]).norm(dim=1).median())
+    def distance(images: Pixels) -> float:
+        x = downsample(images)
+        return float((x - training[nearest_neighbor(x, training)]).norm(dim=1).median())
 
-    return apart(made) / max(apart(looked_through(test)), 1e-9)
-
-
-def matched(made: Pixels, theirs: Pixels) -> float:
-    """Samples of captions beside the pictures with these captions, row by row: how many of the other
-    pictures are farther from a sample than its own, on average. 1 if each is found by its sample, 0.5 by
-    chance."""
-    apart = torch.cdist(coarse(made), coarse(theirs))
-    farther = (apart.diagonal()[:, None] < apart).double().sum(1)
-    return float(farther.mean() / max(len(made) - 1, 1))
+    return distance(samples) / max(distance(searched_images(test)), 1e-9)
 
 
-def beside(
-    made: Pixels,
+def caption_match(samples: Pixels, targets: Pixels) -> float:
+    """Samples of captions against the images with these captions, row by row: the fraction of the other
+    images that are farther from a sample than its own image, on average. 1 if each sample is nearest to its
+    own image, 0.5 by chance."""
+    distances = torch.cdist(downsample(samples), downsample(targets))
+    farther = (distances.diagonal()[:, None] < distances).double().sum(1)
+    return float(farther.mean() / max(len(samples) - 1, 1))
+
+
+def save_nearest_sheet(
+    samples: Pixels,
     data: Captioned,
     file: str | Path,
     *,
-    asked: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
     columns: int = 8,
 ) -> Path:
-    """A sheet: each sample, with what was `asked` for; below it the nearest training picture, with its
-    own caption."""
-    near = nearest(made, data.train)
-    theirs = looked_through(data.train)[near]
-    captions = [data.captions[row] for row in data.train.labels.cpu()[near].tolist()]
-    columns = min(columns, len(made))
-    rows = -(-len(made) // columns)
-    cell = SIDE + TEXT
-    size = (columns * (SIDE + GAP) + GAP, rows * (2 * cell + 2 * GAP) + GAP)
-    whole = Image.new("RGB", size, (BETWEEN,) * 3)
-    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(10)
-    for number in range(len(made)):
+    """A sheet: each sample with the caption it was generated for; below it the nearest training image with
+    its own caption."""
+    nearest_rows = nearest_training_image(samples, data.train)
+    nearest_images = searched_images(data.train)[nearest_rows]
+    labels = data.train.labels.cpu()[nearest_rows].tolist()
+    columns = min(columns, len(samples))
+    rows = -(-len(samples) // columns)
+    cell = IMAGE_SIZE + TEXT_HEIGHT
+    size = (columns * (IMAGE_SIZE + GAP) + GAP, rows * (2 * cell + 2 * GAP) + GAP)
+    sheet = Image.new("RGB", size, (BACKGROUND,) * 3)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
+    for number in range(len(samples)):
         row, column = divmod(number, columns)
-        left, top = GAP + column * (SIDE + GAP), GAP + row * (2 * cell + 2 * GAP)
-        said = asked[number] if asked else ""
-        both = ((made[number], said), (theirs[number], f"nearest: {captions[number]}"))
-        for place, (picture, text) in enumerate(both):
-            array = np.ascontiguousarray(picture.cpu().numpy().transpose(1, 2, 0))
-            image = Image.fromarray(array).resize((SIDE, SIDE), Image.Resampling.NEAREST)
-            whole.paste(image, (left, top + place * cell))
-            lines = "\n".join(textwrap.wrap(text, LETTERS)[:3])
-            pen.multiline_text((left, top + place * cell + SIDE), lines, "white", font, spacing=1)
+        left, top = GAP + column * (IMAGE_SIZE + GAP), GAP + row * (2 * cell + 2 * GAP)
+        pair = (
+            (samples[number], captions[number] if captions else ""),
+            (nearest_images[number], f"nearest: {data.captions[labels[number]]}"),
+        )
+        for i, (pixels, text) in enumerate(pair):
+            array = np.ascontiguousarray(pixels.cpu().numpy().transpose(1, 2, 0))
+            image = Image.fromarray(array).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.NEAREST)
+            sheet.paste(image, (left, top + i * cell))
+            lines = "\n".join(textwrap.wrap(text, LINE_LENGTH)[:3])
+            pen.multiline_text((left, top + i * cell + IMAGE_SIZE), lines, "white", font, spacing=1)
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    whole.save(file)
+    sheet.save(file)
     return file

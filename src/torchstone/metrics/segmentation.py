@@ -1,4 +1,4 @@
-"""How well masks agree: intersection over union, and the matrix of counts that it comes from."""
+"""Segmentation metrics: intersection over union, from the confusion matrix of pixels."""
 
 from collections.abc import Sequence
 
@@ -7,56 +7,61 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import normalise
-from torchstone.data.vision.segmentation import Scenes
-from torchstone.data.vision.segmentation_folder import VOID
+from torchstone.data.vision.dataset import normalize
+from torchstone.data.vision.segmentation import SegmentationSplit
+from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
+from torchstone.parts.modes import eval_mode
 
 
-def confusion(
-    guesses: Int64[Tensor, "batch height width"],
+def confusion_matrix(
+    predictions: Int64[Tensor, "batch height width"],
     labels: Int64[Tensor, "batch height width"],
     classes: int,
 ) -> Int64[Tensor, "classes classes"]:
-    """Pixels of each class (row) that were given each class (column); void ones are not counted."""
-    known = labels != VOID
-    pairs = labels[known] * classes + guesses[known]
+    """Pixel counts by true class (row) and predicted class (column); ignored pixels are not counted."""
+    labeled = labels != IGNORE_INDEX
+    pairs = labels[labeled] * classes + predictions[labeled]
     return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
-def overlap(matrix: Int64[Tensor, "classes classes"]) -> Float[Tensor, " classes"]:
-    """Intersection over union of each class; NaN for one that neither side knows."""
-    both = matrix.diagonal().double()
-    return both / (matrix.sum(0) + matrix.sum(1) - both)
+def class_iou(matrix: Int64[Tensor, "classes classes"]) -> Float[Tensor, " classes"]:
+    """Intersection over union of each class; NaN for one that is neither labeled nor predicted."""
+    intersection = matrix.diagonal().double()
+    return intersection / (matrix.sum(0) + matrix.sum(1) - intersection)
 
 
-def scores(matrix: Int64[Tensor, "classes classes"]) -> dict[str, float]:
+def iou_metrics(matrix: Int64[Tensor, "classes classes"]) -> dict[str, float]:
     """`miou`, the mean over classes of intersection over union, and `pixel_accuracy`, of one matrix over
-    all pictures (Everingham et al. 2015, section 3.3: not the mean of pictures' scores)."""
-    right = matrix.diagonal().sum() / matrix.sum()
-    return {"miou": overlap(matrix).nanmean().item(), "pixel_accuracy": right.item()}
+    all images (Everingham et al. 2015, section 3.3: not the mean of per-image scores)."""
+    accuracy = matrix.diagonal().sum() / matrix.sum()
+    return {"miou": class_iou(matrix).nanmean().item(), "pixel_accuracy": accuracy.item()}
 
 
 @torch.no_grad()
-def judged(
-    model: nn.Module, splits: Sequence[Scenes], metadata: dict, classes: int, batch: int = 16
+def evaluate_splits(
+    model: nn.Module,
+    splits: Sequence[SegmentationSplit],
+    metadata: dict,
+    classes: int,
+    batch_size: int = 16,
 ) -> tuple[Tensor, float]:
-    """The matrix of `confusion` over whole splits, in evaluation mode, and the mean cross-entropy."""
-    was_training = model.training
-    model.eval()
+    """(confusion matrix over full splits, mean cross-entropy), in evaluation mode."""
     device = splits[0].device
     matrix = torch.zeros(classes, classes, dtype=torch.int64, device=device)
     total = torch.zeros((), dtype=torch.float64, device=device)
-    for split in splits:
-        for index in torch.arange(len(split), device=device).split(batch):
-            pictures, labels = split.take(index)
-            logits, labels = model(normalise(pictures, metadata)), labels.long()
-            matrix += confusion(logits.argmax(1), labels, classes)
-            total += F.cross_entropy(logits, labels, ignore_index=VOID, reduction="sum")
-    model.train(was_training)
+    with eval_mode(model):
+        for split in splits:
+            for index in torch.arange(len(split), device=device).split(batch_size):
+                images, labels = split.take(index)
+                logits, labels = model(normalize(images, metadata)), labels.long()
+                matrix += confusion_matrix(logits.argmax(1), labels, classes)
+                total += F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
     return matrix, (total / matrix.sum()).item()
 
 
-def measure(model: nn.Module, splits: Sequence[Scenes], metadata: dict, classes: int) -> dict:
-    """mIoU, pixel accuracy (shares) and mean loss on whole splits."""
-    matrix, mean = judged(model, splits, metadata, classes)
-    return scores(matrix) | {"loss": mean}
+def split_metrics(
+    model: nn.Module, splits: Sequence[SegmentationSplit], metadata: dict, classes: int
+) -> dict:
+    """mIoU, pixel accuracy and mean loss over full splits."""
+    matrix, cross_entropy = evaluate_splits(model, splits, metadata, classes)
+    return iou_metrics(matrix) | {"loss": cross_entropy}

@@ -1,13 +1,11 @@
 """Published figures that need no training, and the counts they are checked with."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-from torchstone.parts.modes import eval_mode
 
 
 class Fact(NamedTuple):
@@ -37,9 +35,37 @@ class ParityCase(NamedTuple):
     label: str = ""
 
 
-def parameters(module: nn.Module) -> int:
+def count_parameters(module: nn.Module) -> int:
     """Trainable numbers in `module`, tied ones once; running statistics are not counted."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def on_meta(make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> Any:
+    """`make(*args, **kwargs)` without memory for its weights: for counting."""
+    with torch.device("meta"):
+        return make(*args, **kwargs)
+
+
+def parameter_facts(variants: Mapping[str, Any], counts: Mapping[str, tuple[int, ...]]) -> list[Fact]:
+    """Facts of published counts, measured without memory for the weights.
+
+    Args:
+        variants: name to `Variant` (how to make the network, and the shape of one input).
+        counts: name to parameters, or to (parameters, multiply-accumulates).
+    """
+    facts = []
+    for variant, (weights, *products) in counts.items():
+        make, shape = variants[variant]
+        facts.append(Fact(f"{variant} parameters", lambda m=make: count_parameters(on_meta(m)), weights))
+        for macs_of_one in products:
+            facts.append(
+                Fact(
+                    f"{variant} multiply-accumulates",
+                    lambda m=make, s=(1, *shape): macs(on_meta(m), s),
+                    macs_of_one,
+                )
+            )
+    return facts
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -89,7 +115,9 @@ def macs(module: nn.Module, shape: tuple[int, ...]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     inputs = example(module, shape[1:], shape[0])
-    with eval_mode(module), torch.no_grad():
-        with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
-            module(*inputs)
+    was_training = module.training
+    module.eval()
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
+        module(*inputs)
+    module.train(was_training)
     return counter.get_total_flops() // 2

@@ -3,7 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+
+def with_new_names(state: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+    """A state of an earlier version with its entries under today's names."""
+    return {renamed.get(name, name): value for name, value in state.items()}
 
 
 def accept_old_keys(module: nn.Module, renamed: Mapping[str, str]) -> None:
@@ -24,3 +29,13 @@ def accept_old_keys(module: nn.Module, renamed: Mapping[str, str]) -> None:
                     break
 
     module.register_load_state_dict_pre_hook(rename)
+    module.__dict__.setdefault("old_key_hooks", []).append(rename)
+
+
+def rename_old_keys(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` with the names that `model` has for them today, for code that compares names itself."""
+    tensors = dict(tensors)
+    for name, module in model.named_modules():
+        for rename in module.__dict__.get("old_key_hooks", ()):
+            rename(module, tensors, f"{name}." if name else "")
+    return tensors

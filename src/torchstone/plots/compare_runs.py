@@ -26,7 +26,7 @@ def compare(run_folders: Sequence[str | Path], file: str | Path | None = None) -
     run does not say), and `val/NAME` and `test/NAME` (final values), `best/NAME` (best val value:
     the least of a loss or an error, the greatest of anything else). Of several runs that differ in
     nothing but the seed, three or more are plotted as their interquartile mean with its 95 % interval,
-    over the steps that all of them reached; fewer are plotted one by one. Runs that all count `frames`
+    over the steps that all of them reached; fewer are plotted one by one. Runs that all count `env_steps`
     are plotted over these. Metrics named NAME/NUMBER are one panel: their last values over the numbers.
 
     Raises:
@@ -97,7 +97,7 @@ def _draw(
     with_val = [{m for m in each if "val" in each[m] and m != "rate"} for each in series]
     common = {_profile(name) or name for name in set.intersection(*with_val)}
     shared = sorted(common, key=lambda name: (rank(name), name))
-    framed = all("train" in each["frames"] for each in series)
+    framed = all(_env_steps(each) for each in series)
     columns = max(1, min(3, len(shared)))
     down = max(1, math.ceil(len(shared) / columns))
     entries = len(bands) + len(single)
@@ -162,12 +162,17 @@ def _last(series: Series, profile: str) -> list[tuple[float, float]]:
 
 
 def _curve(series: Series, metric: str, framed: bool) -> list[tuple[float, float]]:
-    """A metric's validation over the steps, or over the frames that had been seen by then."""
+    """A metric's validation over the updates, or over the environment steps that had been taken by then."""
     points = series[metric]["val"]
     if not framed:
         return points
-    steps, frames = zip((0, 0), *series["frames"]["train"], strict=True)
-    return [(float(np.interp(step, steps, frames)), value) for step, value in points]
+    steps, env_steps = zip((0, 0), *_env_steps(series), strict=True)
+    return [(float(np.interp(step, steps, env_steps)), value) for step, value in points]
+
+
+def _env_steps(series: Series) -> list[tuple[float, float]]:
+    """Environment steps by update, of reinforcement learning; earlier versions called them `frames`."""
+    return series["env_steps"]["train"] or series["frames"]["train"]
 
 
 def _aligned(curves: list[list[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray]:

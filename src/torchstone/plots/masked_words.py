@@ -1,4 +1,4 @@
-"""A picture of hidden words: what stood there, and what a model says instead."""
+"""Figure of masked language modeling: masked words, and what a model predicts for them."""
 
 from pathlib import Path
 from typing import Any
@@ -6,51 +6,53 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchstone.data.text.mlm_batches import MaskedText
-from torchstone.data.text.sentence_batches import IGNORED
+from torchstone.data.text.mlm_batches import MLMBatches
+from torchstone.data.text.sentence_batches import IGNORE_INDEX
+from torchstone.parts.modes import eval_mode
 from torchstone.plots.canvas import PALETTE, canvas, plain, save
 
-RIGHT, WRONG = PALETTE[2], PALETTE[1]
-WIDE = 150  # characters a line
+CORRECT, WRONG = PALETTE[2], PALETTE[1]
+LINE_LENGTH = 150  # characters
 
 
 @torch.no_grad()
-def told(model: nn.Module, text: MaskedText, tokenizer: Any, file: Path, rows: int = 8) -> None:
-    """Draws rows of `text`; a hidden word stands in green if the model tells it, else in orange with
-    the model's own word after a slash."""
-    batch = next(text.once(batch=rows, most=rows))
-    was_training = model.training
-    model.eval()
-    output = model.logits(*batch.rows, batch.places)  # ty: ignore[not-callable]
-    model.train(was_training)
-    words = output[0] if isinstance(output, tuple) else output
-    figure = canvas(11, 0.6 + 0.75 * len(batch.stray))
+def plot_masked_words(
+    model: nn.Module, stream: MLMBatches, tokenizer: Any, file: Path, rows: int = 8
+) -> None:
+    """Draw rows of `stream`: a masked word is green if the model predicts it, else orange, with the
+    prediction after a slash."""
+    batch = next(stream.eval_batches(batch_size=rows, max_spans=rows))
+    with eval_mode(model):
+        output = model.logits(*batch.rows, batch.positions)  # ty: ignore[not-callable]
+    logits = output[0] if isinstance(output, tuple) else output
+    figure = canvas(11, 0.6 + 0.75 * len(logits))
     axes = figure.subplots()
     axes.set_axis_off()
-    axes.set_xlim(0, WIDE)
-    height = 0
-    for row in range(len(batch.stray)):
-        said = {}
-        for place, target, logits in zip(
-            batch.places[row].tolist(), batch.targets[row].tolist(), words[row], strict=True
-        ):
-            if target != IGNORED:
-                said[place] = (target, int(logits.argmax()))
-        across = 0
-        for place, token in enumerate(batch.rows.tokens[row].tolist()):
-            if not batch.rows.mask[row, place]:
+    axes.set_xlim(0, LINE_LENGTH)
+    line = 0
+    for row in range(len(logits)):
+        masked = {
+            position: (target, int(scores.argmax()))
+            for position, target, scores in zip(
+                batch.positions[row].tolist(), batch.targets[row].tolist(), logits[row], strict=True
+            )
+            if target != IGNORE_INDEX
+        }
+        column = 0
+        for position, token in enumerate(batch.rows.tokens[row].tolist()):
+            if not batch.rows.mask[row, position]:
                 break
-            target, guess = said.get(place, (token, token))
-            word, colour = tokenizer.id_to_token(target), "0.25"
-            if place in said:
-                colour = RIGHT if guess == target else WRONG
-                word += "" if guess == target else f"/{tokenizer.id_to_token(guess)}"
-            if across + len(word) > WIDE:
-                across, height = 0, height + 1
-            style = {"color": colour, "weight": "bold" if place in said else "normal"}
-            axes.text(across, -height, plain(word), family="monospace", fontsize=8, **style)
-            across += len(word) + 1
-        height += 2
-    axes.set_ylim(-height, 1)
-    figure.suptitle("hidden words: green told rightly, orange as they stood / as told", fontsize=10)
+            target, prediction = masked.get(position, (token, token))
+            word, color = tokenizer.id_to_token(target), "0.25"
+            if position in masked:
+                color = CORRECT if prediction == target else WRONG
+                word += "" if prediction == target else f"/{tokenizer.id_to_token(prediction)}"
+            if column + len(word) > LINE_LENGTH:
+                column, line = 0, line + 1
+            style = {"color": color, "weight": "bold" if position in masked else "normal"}
+            axes.text(column, -line, plain(word), family="monospace", fontsize=8, **style)
+            column += len(word) + 1
+        line += 2
+    axes.set_ylim(-line, 1)
+    figure.suptitle("masked words: green predicted correctly, orange original / predicted", fontsize=10)
     save(figure, file)

@@ -1,90 +1,125 @@
-"""What BERT is held against: transformers' classes, with settings and weights drawn at random."""
+"""transformers' BERT classes with random configurations and weights, and the losses of both sides."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchstone.data.text.mlm_batches import MLMBatch
+from torchstone.data.text.sentence_batches import IGNORE_INDEX, Rows
 from torchstone.hub.bert import HEADS, published
+from torchstone.references import randomize_weights
 
-CLASSES = 3
-UNLABELLED = -100
+NUM_CLASSES = 3
 
 
-def drawn(library: ModuleType, seed: int = 2018) -> Iterator[tuple[str, dict, Any, tuple]]:
-    """(class, config, network, inputs) of each class in float64 and in float32; inputs are tokens,
-    mask and segments of rows that are not all of one length."""
-    random = Random(seed)
+def random_berts(library: ModuleType, seed: int = 2018) -> Iterator[tuple[str, dict, Any, tuple]]:
+    """(class, config, network, inputs) of each class in float64 and in float32.
+
+    Inputs are tokens, mask and segments of rows of different lengths.
+    """
+    rng = Random(seed)
     for kind in HEADS:
         for dtype in (torch.float64, torch.float32):
-            heads, time = random.choice((1, 3, 4)), random.randint(5, 12)
+            heads, time = rng.choice((1, 3, 4)), rng.randint(5, 12)
             settings = {
-                "hidden_size": heads * random.choice((4, 6)),
-                "num_hidden_layers": random.randint(1, 3),
+                "hidden_size": heads * rng.choice((4, 6)),
+                "num_hidden_layers": rng.randint(1, 3),
                 "num_attention_heads": heads,
-                "intermediate_size": random.randint(8, 40),
-                "vocab_size": random.randint(20, 60),
-                "max_position_embeddings": time + random.randint(0, 3),
-                "type_vocab_size": random.randint(2, 3),
-                "layer_norm_eps": random.choice((1e-12, 1e-5)),
-                "hidden_act": random.choice(("gelu", "relu", "gelu_new", "silu")),
+                "intermediate_size": rng.randint(8, 40),
+                "vocab_size": rng.randint(20, 60),
+                "max_position_embeddings": time + rng.randint(0, 3),
+                "type_vocab_size": rng.randint(2, 3),
+                "layer_norm_eps": rng.choice((1e-12, 1e-5)),
+                "hidden_act": rng.choice(("gelu", "relu", "gelu_new", "silu")),
                 "hidden_dropout_prob": 0.0,
                 "attention_probs_dropout_prob": 0.0,
-                "tie_word_embeddings": random.random() < 0.6,
-                "num_labels": CLASSES,
+                "tie_word_embeddings": rng.random() < 0.6,
+                "num_labels": NUM_CLASSES,
             }
-            torch.manual_seed(random.randrange(2**31))
+            torch.manual_seed(rng.randrange(2**31))
             theirs = getattr(library, kind)(library.BertConfig(**settings)).to(dtype).train()
-            for parameter in theirs.parameters():  # as made, their biases are zero
-                nn.init.normal_(parameter, std=0.3)
+            randomize_weights(theirs, 0.3)  # as created, their biases are zero
             tokens = torch.randint(1, settings["vocab_size"], (3, time))
-            mask = torch.arange(time) < torch.tensor([[time], [time - 1], [random.randint(3, time)]])
+            mask = torch.arange(time) < torch.tensor([[time], [time - 1], [rng.randint(3, time)]])
             segments = torch.randint(settings["type_vocab_size"], (3, time))
             config = {**theirs.config.to_dict(), "architectures": [kind]}
             yield kind, config, theirs, (tokens * mask, mask, segments)
 
 
-def answers(tokens: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """What is to be told of a row, for every head: an arbitrary function of its tokens."""
-    hidden = mask & (tokens % 3 == 1)
-    hidden[:, 1] = True
+def make_labels(tokens: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Labels for every head: an arbitrary function of a row's tokens."""
+    is_masked = mask & (tokens % 3 == 1)
+    is_masked[:, 1] = True
     return {
-        "words": torch.where(hidden, (tokens * 7) % 19 + 1, UNLABELLED),
-        "stray": tokens[:, 0] % 2,
-        "sentence": tokens[:, 0] % CLASSES,
-        "tokens": torch.where(mask, tokens % CLASSES, UNLABELLED),
+        "masked": torch.where(is_masked, (tokens * 7) % 19 + 1, IGNORE_INDEX),
+        "is_random_next": tokens[:, 0] % 2,
+        "sentence": tokens[:, 0] % NUM_CLASSES,
+        "tokens": torch.where(mask, tokens % NUM_CLASSES, IGNORE_INDEX),
     }
 
 
-class Asked(nn.Module):
-    """One of transformers' networks, asked for its loss and its logits (or hidden states)."""
+class TransformersBert(nn.Module):
+    """One of transformers' networks: its loss, and its logits (or hidden states)."""
 
     def __init__(self, model: Any):
         super().__init__()
         self.model = model
 
     def forward(self, tokens: Tensor, mask: Tensor, segments: Tensor) -> tuple[Tensor, ...]:
-        told, kind = answers(tokens, mask), type(self.model).__name__
-        labels = {
+        labels, kind = make_labels(tokens, mask), type(self.model).__name__
+        arguments = {
             "BertModel": {},
             "BertForPreTraining": {
-                "labels": told["words"],
-                "next_sentence_label": told["stray"],
+                "labels": labels["masked"],
+                "next_sentence_label": labels["is_random_next"],
             },
-            "BertForMaskedLM": {"labels": told["words"]},
-            "BertForSequenceClassification": {"labels": told["sentence"]},
-            "BertForTokenClassification": {"labels": told["tokens"]},
+            "BertForMaskedLM": {"labels": labels["masked"]},
+            "BertForSequenceClassification": {"labels": labels["sentence"]},
+            "BertForTokenClassification": {"labels": labels["tokens"]},
         }[kind]
         output = self.model(
-            tokens, attention_mask=mask.long(), token_type_ids=segments, return_dict=True, **labels
+            tokens, attention_mask=mask.long(), token_type_ids=segments, return_dict=True, **arguments
         )
         return output.to_tuple()
 
 
-def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """From `Asked`'s names for weights, or their gradients, to those of ours inside a module."""
+class BertWithLoss(nn.Module):
+    """Our network: its loss by our objective, and its logits (or hidden states).
+
+    Args:
+        pretraining_loss: (output of a pre-training head, batch) -> metrics with `loss`.
+    """
+
+    def __init__(self, model: nn.Module, pretraining_loss: Callable[[Any, MLMBatch], dict[str, Tensor]]):
+        super().__init__()
+        self.model, self.pretraining_loss = model, pretraining_loss
+
+    def forward(self, tokens: Tensor, mask: Tensor, segments: Tensor) -> tuple[Tensor, ...]:
+        model: Any = self.model
+        rows, labels = Rows(tokens, mask, segments), make_labels(tokens, mask)
+        output = model.logits(*rows)
+        if model.head == "none":
+            return output
+        if model.head in ("sentence", "tokens"):
+            flat = labels[model.head].flatten()
+            return F.cross_entropy(output.flatten(0, -2), flat, ignore_index=IGNORE_INDEX), output
+        is_masked = labels["masked"] != IGNORE_INDEX
+        count = is_masked.sum(1)
+        positions = is_masked.int().argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
+        targets = labels["masked"].gather(1, positions)
+        weights = (targets != IGNORE_INDEX).to(next(model.parameters()).dtype)
+        weights = weights * len(tokens) / is_masked.sum()
+        batch = MLMBatch(rows, positions, targets, weights, labels["is_random_next"])
+        loss = self.pretraining_loss(model.logits(*rows, positions), batch)["loss"]
+        return (loss, *output) if isinstance(output, tuple) else (loss, output)
+
+
+def convert_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """From the names in `TransformersBert` to those in `BertWithLoss`."""
     inner = {key.removeprefix("model."): value for key, value in tensors.items()}
     return {f"model.{key}": value for key, value in published("", inner).items()}

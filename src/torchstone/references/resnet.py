@@ -1,4 +1,4 @@
-"""What residual networks are held against: their equations on bare tensors, and shaken weights."""
+"""Reference for residual networks: their equations on bare tensors, and randomized norms."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torchstone.parts.facts import ParityCase
 
 
-class Written(nn.Module):
-    """The network of the same parameters; no layer of torch does the work.
+class NaiveResNet(nn.Module):
+    """The network of the same parameters, computed without any layer of torch.
 
-    Convolution is a matrix product over cut-out windows, batch norm its definition, shortcut A a copy
-    into zeros. It knows networks of `conv1 bn1 layer1 … fc` with blocks of `conv1 bn1 conv2 bn2 …`.
+    Convolution is a matrix product over extracted windows, batch norm its definition, shortcut A a copy
+    into zeros. It handles networks of `conv1 bn1 layer1 … fc` with blocks of `conv1 bn1 conv2 bn2 …`.
 
     Args:
-        gate: (what the branch says, the block) -> what is added to the shortcut.
+        gate: (output of the branch, the block) -> what is added to the shortcut.
     """
 
     def __init__(self, network: nn.Module, gate: Callable[..., Tensor] = lambda y, block: y):
@@ -26,9 +26,9 @@ class Written(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         net = self.net
-        x = norm(convolve(images, net.conv1), net.bn1).clamp(min=0)
+        x = batch_norm(convolve(images, net.conv1), net.bn1).clamp(min=0)
         if not isinstance(net.maxpool, nn.Identity):
-            x = largest(x)
+            x = max_pool(x)
         for stage in net.stages:
             for block in getattr(net, stage):
                 x = self.block(x, block)
@@ -37,7 +37,7 @@ class Written(nn.Module):
     def block(self, x: Tensor, block) -> Tensor:
         y, count = x, int(block.last[-1])
         for i in range(1, count + 1):
-            y = norm(convolve(y, getattr(block, f"conv{i}")), getattr(block, f"bn{i}"))
+            y = batch_norm(convolve(y, getattr(block, f"conv{i}")), getattr(block, f"bn{i}"))
             y = y.clamp(min=0) if i < count else y
         return (self.gate(y, block) + self.shortcut(x, y, block)).clamp(min=0)
 
@@ -45,8 +45,8 @@ class Written(nn.Module):
         if x.shape == y.shape:
             return x
         if isinstance(block.downsample, nn.Sequential):
-            return norm(convolve(x, block.downsample[0]), block.downsample[1])
-        padded = torch.zeros_like(y)  # each channel of x to its place, every second pixel of it
+            return batch_norm(convolve(x, block.downsample[0]), block.downsample[1])
+        padded = torch.zeros_like(y)  # each channel of x in its position, every second pixel of it
         first = (y.shape[1] - x.shape[1]) // 2
         for channel in range(x.shape[1]):
             for row in range(y.shape[2]):
@@ -56,16 +56,16 @@ class Written(nn.Module):
 
 def convolve(x: Tensor, layer: Any) -> Tensor:
     """Windows times weights."""
-    weight, (stride, _), (edge, _) = layer.weight, layer.stride, layer.padding
+    weight, (stride, _), (padding, _) = layer.weight, layer.stride, layer.padding
     kernel = weight.shape[-1]
-    padded = x.new_zeros(*x.shape[:2], x.shape[2] + 2 * edge, x.shape[3] + 2 * edge)
-    padded[:, :, edge : edge + x.shape[2], edge : edge + x.shape[3]] = x
+    padded = x.new_zeros(*x.shape[:2], x.shape[2] + 2 * padding, x.shape[3] + 2 * padding)
+    padded[:, :, padding : padding + x.shape[2], padding : padding + x.shape[3]] = x
     windows = padded.unfold(2, kernel, stride).unfold(3, kernel, stride)
     return torch.einsum("bchwij,ocij->bohw", windows, weight)
 
 
-def norm(x: Tensor, layer: Any) -> Tensor:
-    """γ (x − mean) / √(variance + ε) + β, over batch and places in training, else as running."""
+def batch_norm(x: Tensor, layer: Any) -> Tensor:
+    """γ (x − mean) / √(variance + ε) + β; the batch's statistics in training, else the running ones."""
     if layer.training:
         mean = x.mean((0, 2, 3))
         variance = (x - mean[:, None, None]).square().mean((0, 2, 3))
@@ -75,18 +75,18 @@ def norm(x: Tensor, layer: Any) -> Tensor:
     return (x - mean[:, None, None]) * scale[:, None, None] + layer.bias[:, None, None]
 
 
-def largest(x: Tensor) -> Tensor:
-    """The largest of 3×3 every second place, the edge padded by one."""
-    edged = x.new_full((*x.shape[:2], x.shape[2] + 2, x.shape[3] + 2), -torch.inf)
-    edged[:, :, 1:-1, 1:-1] = x
-    return edged.unfold(2, 3, 2).unfold(3, 3, 2).flatten(4).amax(4)
+def max_pool(x: Tensor) -> Tensor:
+    """3×3 max pooling with stride 2 and padding 1."""
+    padded = x.new_full((*x.shape[:2], x.shape[2] + 2, x.shape[3] + 2), -torch.inf)
+    padded[:, :, 1:-1, 1:-1] = x
+    return padded.unfold(2, 3, 2).unfold(3, 3, 2).flatten(4).amax(4)
 
 
 @torch.no_grad()
-def shaken(network: nn.Module, inputs: Tensor) -> nn.Module:
+def randomize_norms(network: nn.Module, inputs: Tensor) -> nn.Module:
     """`network` with norms that are neither one nor zero, and running statistics that fit `inputs`.
 
-    As created they would hide a branch that starts at zero, or a norm at the wrong place.
+    As initialized they would hide a branch that starts at zero, or a misplaced norm.
     """
     norms = {m: m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)}
     for layer in norms:
@@ -95,7 +95,7 @@ def shaken(network: nn.Module, inputs: Tensor) -> nn.Module:
         layer.momentum = 1.0
     blocks: list[Any] = [m for m in network.modules() if hasattr(m, "conv2")]
     for block in blocks:
-        # corrections small, or steps of descent would run away
+        # small residuals, or steps of gradient descent would diverge
         getattr(block, "bn3", block.bn2).weight.mul_(0.2)
     network.train()(inputs)
     for layer, momentum in norms.items():
@@ -103,28 +103,27 @@ def shaken(network: nn.Module, inputs: Tensor) -> nn.Module:
     return network
 
 
-def pairs(
+def resnet_cases(
     variant: str,
     make: Callable[..., nn.Module],
-    theirs: Callable[[], nn.Module] | None,
+    make_theirs: Callable[[], nn.Module] | None,
     published: Callable[[str, Mapping[str, Tensor]], dict[str, Tensor]],
     *,
     side: int = 40,
     dtype: torch.dtype = torch.float64,
     gate: Callable[..., Tensor] = lambda y, block: y,
 ) -> Iterator[ParityCase]:
-    """Ours and theirs in evaluation and in training mode, ten classes.
+    """Ours and theirs in evaluation and in training mode, with ten classes and the same weights.
 
-    Theirs gives its weights to ours by its published names; without a class of theirs, ours are
-    written out.
+    Without a class of theirs, ours is compared with `NaiveResNet`.
     """
     torch.manual_seed(0)
     images = torch.randn(2, 3, side, side, dtype=dtype)
     ours = make(num_classes=10).to(dtype)
-    if theirs is None:
-        other: nn.Module = Written(shaken(ours, images), gate)
+    if make_theirs is None:
+        theirs: nn.Module = NaiveResNet(randomize_norms(ours, images), gate)
     else:
-        other = shaken(theirs().to(dtype), images)
-        ours.load_state_dict(published(variant, other.state_dict()))
-    yield ParityCase(ours.eval(), other.eval(), images, optimizer=None)  # nobody trains it that way
-    yield ParityCase(ours.train(), other.train(), images)
+        theirs = randomize_norms(make_theirs().to(dtype), images)
+        ours.load_state_dict(published(variant, theirs.state_dict()))
+    yield ParityCase(ours.eval(), theirs.eval(), images, optimizer=None)  # nobody trains in this mode
+    yield ParityCase(ours.train(), theirs.train(), images)

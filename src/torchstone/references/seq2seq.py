@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchstone.parts.facts import ParityCase
-from torchstone.references.transformer import Call, default, judged
+from torchstone.references.transformer import CallAdapter, default_dtype, logits_and_loss
 
 NAMES = {
     "encoder.rnn.": "encoder.recurrent.",
@@ -24,7 +24,7 @@ NAMES = {
 }
 
 
-def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def convert_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The published names to ours; the matrix that reads [s; h] becomes the two that read s and h."""
     found = {}
     for key, tensor in tensors.items():
@@ -40,19 +40,33 @@ def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-class Reference(nn.Module):
+class TorchSeq2Seq(nn.Module):
     """Any of the four; the arguments are those of ours."""
 
     encoder: Any
     decoder: Any
 
     def __init__(
-        self, source: int, target: int, decoder: str, embedding: int, hidden: int, layers: int = 1,
-        bidirectional: bool = False, score: str = "general", feeding: bool = False,
-        turned: bool = False, maxout: int = 0,
-    ):  # fmt: skip
+        self,
+        source: int,
+        target: int,
+        decoder: str,
+        embedding: int,
+        hidden: int,
+        layers: int = 1,
+        bidirectional: bool = False,
+        score: str = "general",
+        input_feeding: bool = False,
+        reverse_source: bool = False,
+        maxout: int = 0,
+    ):
         super().__init__()
-        self.kind, self.score, self.feeding, self.turned = decoder, score, feeding, turned
+        self.kind, self.score, self.input_feeding, self.reverse_source = (
+            decoder,
+            score,
+            input_feeding,
+            reverse_source,
+        )
         cell = nn.LSTM if decoder in ("plain", "luong") else nn.GRU
         units = hidden // 2 if bidirectional else hidden
         self.encoder, self.decoder = nn.Module(), nn.Module()
@@ -74,7 +88,7 @@ class Reference(nn.Module):
                 self.decoder.maxout = nn.Linear(width, 2 * maxout)
                 width = maxout
         elif decoder == "luong":
-            inputs = embedding + hidden * feeding
+            inputs = embedding + hidden * input_feeding
             self.decoder.combine = nn.Linear(read + hidden, hidden, bias=False)
         if decoder == "bahdanau" or score == "concat":
             bias = decoder == "bahdanau"
@@ -91,7 +105,7 @@ class Reference(nn.Module):
 
     def one(self, words: Tensor, given: Tensor) -> Tensor:
         """Logits (n, vocabulary) of one sentence."""
-        if self.turned:
+        if self.reverse_source:
             words = torch.cat([words[:-1].flip(0), words[-1:]])
         memory, last = self.encoder.rnn(self.encoder.embedding(words))
         last = last if isinstance(last, tuple) else (last,)
@@ -118,7 +132,7 @@ class Reference(nn.Module):
                     sums = self.decoder.maxout(features)
                     features = torch.maximum(sums[0::2], sums[1::2])
             else:
-                s, state = self.step(torch.cat([y, fed]) if self.feeding else y, state)
+                s, state = self.step(torch.cat([y, fed]) if self.input_feeding else y, state)
                 features = self.decoder.combine(torch.cat([self.look(s, memory), s])).tanh()
                 fed = features
             logits.append(self.decoder.fc_out(features))
@@ -142,23 +156,23 @@ class Reference(nn.Module):
 
 # decoder, layers, whether the encoder reads both ways, and what else
 CASES = (
-    ("plain", 2, False, {"turned": True}),
+    ("plain", 2, False, {"reverse_source": True}),
     ("plain", 3, True, {}),
     ("cho", 1, False, {}),
     ("bahdanau", 1, False, {}),
     ("bahdanau", 1, False, {"maxout": 5}),
-    ("luong", 2, False, {"feeding": True}),
-    ("luong", 1, True, {"score": "concat", "feeding": True}),
-    ("luong", 2, True, {"score": "dot", "feeding": False}),
-    ("luong", 1, False, {"score": "general", "feeding": False}),
+    ("luong", 2, False, {"input_feeding": True}),
+    ("luong", 1, True, {"score": "concat", "input_feeding": True}),
+    ("luong", 2, True, {"score": "dot", "input_feeding": False}),
+    ("luong", 1, False, {"score": "general", "input_feeding": False}),
 )
 
 
-def pairs(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
+def seq2seq_cases(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
     """Networks of sizes drawn at random on sentences of several lengths, padded.
 
     Args:
-        make: takes `Reference`'s arguments, `dropout` and `path`.
+        make: takes `Reference`'s arguments, `dropout` and `implementation`.
     """
     generator = torch.Generator().manual_seed(2014)
 
@@ -166,12 +180,12 @@ def pairs(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
         return torch.randint(low, high, shape, generator=generator)
 
     def inside(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        inner = renamed({key.removeprefix("model."): value for key, value in tensors.items()})
+        inner = convert_names({key.removeprefix("model."): value for key, value in tensors.items()})
         return {f"model.{key}": value for key, value in inner.items()}
 
     for number, (decoder, layers, both, more) in enumerate(CASES):
         dtype = torch.float32 if number in (4, 8) else torch.float64
-        path = "written" if number % 3 == 1 else "fast"
+        implementation = "reference" if number % 3 == 1 else "fused"
         sizes: list[Any] = [int(draw(low, high)) for low, high in ((9, 30), (9, 30), (3, 12), (2, 8))]
         source, target = (draw(1, size, 3, int(draw(5, 10))) for size in sizes[:2])
         for tokens in (source, target):
@@ -184,21 +198,21 @@ def pairs(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
             "hidden": 2 * sizes[3],
         }
         settings |= {"layers": layers, "bidirectional": both, **more}
-        with default(dtype):
-            theirs = Reference(*sizes[:2], **settings)
-            ours = make(*sizes[:2], dropout=0.0, path=path, **settings)
+        with default_dtype(dtype):
+            theirs = TorchSeq2Seq(*sizes[:2], **settings)
+            ours = make(*sizes[:2], dropout=0.0, implementation=implementation, **settings)
         with torch.no_grad():
             for parameter in theirs.parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter += 0.3 * noise.to(parameter)
-        ours.load_state_dict(renamed(theirs.state_dict()))
-        said = ", ".join([decoder, f"{layers} layers", *(f"{k} {v}" for k, v in more.items())])
+        ours.load_state_dict(convert_names(theirs.state_dict()))
+        output = ", ".join([decoder, f"{layers} layers", *(f"{k} {v}" for k, v in more.items())])
         both_ways = ", both ways" if both else ""
-        calls = Call(ours, judged), Call(theirs, judged)
+        calls = CallAdapter(ours, logits_and_loss), CallAdapter(theirs, logits_and_loss)
         yield ParityCase(
             *calls,
             (source, target),
             inside,
             torch.optim.Adam,
-            f"{said}{both_ways}, {path}, {dtype}",
+            f"{output}{both_ways}, {implementation}, {dtype}",
         )

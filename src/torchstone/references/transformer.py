@@ -23,7 +23,7 @@ NAMES = {
 }
 
 
-def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def convert_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Named tensors of `nn.Transformer` or of its layers by our names, of parts in their order."""
     found = {}
     for key, tensor in tensors.items():
@@ -33,7 +33,7 @@ def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-class Reference(nn.Module):
+class TorchTransformer(nn.Module):
     """Encoder, decoder, one embedding for all, and positions from the formula in another form.
 
     What `pad` fills up is hidden in sources and targets alike.
@@ -65,7 +65,7 @@ class Reference(nn.Module):
         last = self.transformer(
             self.embed(source),
             self.embed(target),
-            tgt_mask=future(target.shape[1]),
+            tgt_mask=causal_mask(target.shape[1]),
             src_key_padding_mask=hidden,
             memory_key_padding_mask=hidden,
             tgt_key_padding_mask=target == self.pad,
@@ -73,11 +73,11 @@ class Reference(nn.Module):
         return last @ self.embedding.weight.T
 
 
-def future(length: int) -> Tensor:
+def causal_mask(length: int) -> Tensor:
     return torch.ones(length, length).triu(1).bool()
 
 
-class Call(nn.Module):
+class CallAdapter(nn.Module):
     """A module called in some way of its own."""
 
     def __init__(self, model: nn.Module, call: Callable[..., Tensor | tuple]):
@@ -88,7 +88,7 @@ class Call(nn.Module):
         return self.call(self.model, *inputs)
 
 
-def judged(model: nn.Module, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def logits_and_loss(model: nn.Module, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Logits where a token is to be foretold, and the smoothed loss of those, written out."""
     labels = target[:, 1:].flatten()
     logits = model(source, target[:, :-1]).flatten(0, 1)[labels != 0]
@@ -98,12 +98,14 @@ def judged(model: nn.Module, source: Tensor, target: Tensor) -> tuple[Tensor, Te
     return logits, -(wanted * logs).sum(1).mean()
 
 
-def pairs(whole: type, encoder: type, decoder: type, names: Names) -> Iterator[ParityCase]:
+def transformer_cases(
+    full_model: Callable[..., nn.Module], encoder: type, decoder: type, names: Names
+) -> Iterator[ParityCase]:
     """Six networks of sizes drawn at random, then an encoder and a decoder layer of the last size.
 
     Args:
-        whole: made with `Reference`'s arguments, dropout and pad by name.
-        encoder, decoder: made with width, heads and inner; called with (x, mask) and
+        full_model: takes `Reference`'s arguments, dropout and pad by name.
+        encoder, decoder: take width, heads and d_ff; called with (x, mask) and
             (x, memory, mask), masks (batch, 1, 1, places).
         names: named tensors of torch's classes to ours.
     """
@@ -116,14 +118,14 @@ def pairs(whole: type, encoder: type, decoder: type, names: Names) -> Iterator[P
         inner = {key.removeprefix("model."): value for key, value in tensors.items()}
         return {f"model.{key}": value for key, value in names(inner).items()}
 
-    def pair(ours, theirs, calls, inputs, said: str) -> ParityCase:
+    def pair(ours, theirs, calls, inputs, output: str) -> ParityCase:
         with torch.no_grad():
             for parameter in theirs.parameters():  # biases and norms start trivially
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter += 0.2 * noise.to(parameter)
         ours.load_state_dict(names(theirs.state_dict()))
-        ours, theirs = Call(ours, calls[0]), Call(theirs, calls[1])
-        return ParityCase(ours, theirs, inputs, inside, torch.optim.AdamW, said)
+        ours, theirs = CallAdapter(ours, calls[0]), CallAdapter(theirs, calls[1])
+        return ParityCase(ours, theirs, inputs, inside, torch.optim.AdamW, output)
 
     for number in range(6):
         dtype = torch.float32 if number in (4, 5) else torch.float64
@@ -135,14 +137,14 @@ def pairs(whole: type, encoder: type, decoder: type, names: Names) -> Iterator[P
             lengths = draw(2, tokens.shape[1] + 1, rows)
             lengths[0] = tokens.shape[1]
             tokens[torch.arange(tokens.shape[1]) >= lengths[:, None]] = 0
-        said = f"{layers} layers of {width}, {heads} heads, {inner} inner, {dtype}"
-        with default(dtype):
-            ours, theirs = whole(*sizes, dropout=0.0, pad=0), Reference(*sizes)
-            yield pair(ours, theirs, (judged, judged), (source, target), said)
+        output = f"{layers} layers of {width}, {heads} heads, {inner} inner, {dtype}"
+        with default_dtype(dtype):
+            ours, theirs = full_model(*sizes, dropout=0.0, pad=0), TorchTransformer(*sizes)
+            yield pair(ours, theirs, (logits_and_loss, logits_and_loss), (source, target), output)
     hidden = source == 0
     for dtype in (torch.float64, torch.float32):
-        said = f"width {width}, {heads} heads, {inner} inner, {dtype}"
-        with default(dtype):
+        output = f"width {width}, {heads} heads, {inner} inner, {dtype}"
+        with default_dtype(dtype):
             x, memory = (torch.randn(*tokens.shape, width) for tokens in (target, source))
             theirs = nn.TransformerEncoderLayer(width, heads, inner, 0.0, batch_first=True)
             calls = (
@@ -150,20 +152,20 @@ def pairs(whole: type, encoder: type, decoder: type, names: Names) -> Iterator[P
                 lambda layer, x, hidden: layer(x, src_key_padding_mask=hidden),
             )
             ours = encoder(width, heads, inner)
-            yield pair(ours, theirs, calls, (memory, hidden), f"encoder layer, {said}")
+            yield pair(ours, theirs, calls, (memory, hidden), f"encoder layer, {output}")
             theirs = nn.TransformerDecoderLayer(width, heads, inner, 0.0, batch_first=True)
             calls = (
                 lambda layer, x, memory, hidden: layer(x, memory, ~hidden[:, None, None]),
                 lambda layer, x, memory, hidden: layer(
-                    x, memory, future(x.shape[1]), memory_key_padding_mask=hidden
+                    x, memory, causal_mask(x.shape[1]), memory_key_padding_mask=hidden
                 ),
             )
             ours = decoder(width, heads, inner)
-            yield pair(ours, theirs, calls, (x, memory, hidden), f"decoder layer, {said}")
+            yield pair(ours, theirs, calls, (x, memory, hidden), f"decoder layer, {output}")
 
 
 @contextlib.contextmanager
-def default(dtype: torch.dtype) -> Generator[None, None, None]:
+def default_dtype(dtype: torch.dtype) -> Generator[None, None, None]:
     """Networks made within are of this type, their buffers too."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

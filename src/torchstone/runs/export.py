@@ -11,6 +11,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-import torchstone
-from torchstone.data.vision.dataset import normalise
+from torchstone.data.vision.dataset import normalize
 from torchstone.errors import BadInput, NotSaved
 
 ENDINGS = (".onnx", ".pt2")
@@ -36,7 +36,7 @@ class OfPixels(nn.Module):
         self.model, self.metadata = model, metadata
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(normalise(images, self.metadata))
+        return self.model(normalize(images, self.metadata))
 
 
 class OfRows(nn.Module):
@@ -111,7 +111,7 @@ def described(metadata: dict, system: str) -> dict[str, Any]:
         )
     classes = len(metadata["classes"])
     facts = {
-        "torchstone": torchstone.__version__,
+        "torchstone": version("torchstone"),
         "system": system,
         "variant": metadata["variant"],
         "task": metadata["task"],

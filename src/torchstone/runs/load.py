@@ -57,7 +57,7 @@ def load_tokenizer(path: str | Path):
 
     folder = _layout_of(path)
     if folder is not None:
-        return tokenizers.read(folder)
+        return tokenizers.load(folder)
     metadata = _metadata(Path(path))
     if "tokenizer" not in metadata:
         raise BadInput(f"the model in {path} takes no text: it has no tokenizer")
@@ -87,12 +87,12 @@ def from_layout(folder: Path):
 
     config, tensors = (diffusers if diffusers.holds(folder) else hf_folder).read(folder)
     try:
-        module = systems.find(hf_folder.system(config))[0].module()
+        module = systems.find(hf_folder.system_of_config(config))[0].module()
         variant, arguments = module.from_config(config)
     except BadInput as error:
         raise BadInput(f"{folder}: {error}") from None
-    if hasattr(module, "suited"):  # what the weights hold beyond what the config says
-        arguments = module.suited(arguments, tensors)
+    if hasattr(module, "match_weights"):  # what the weights hold beyond what the config says
+        arguments = module.match_weights(arguments, tensors)
     try:
         model = create(variant, **arguments)
     except ValueError as error:

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ def today(entry: System, recipe: Any, fields: Mapping[str, Any]) -> dict[str, An
         BadInput: a name that is no field, and never was one.
     """
     known, flat = field_paths(recipe), flatten(fields)
+    refuse_steps(entry.name, flat, known)
     renamed = old_names.new_fields(entry.name, flat, known)
     for name, new in renamed.items():
         notify(f"{name} is called {new} now")
@@ -79,13 +80,26 @@ def today(entry: System, recipe: Any, fields: Mapping[str, Any]) -> dict[str, An
     return flat
 
 
+def refuse_steps(system: str, names: Iterable[str], known: Container[str]) -> None:
+    """Refuse `steps` where it counted updates, which a user of today would not mean.
+
+    Raises:
+        BadInput: with the field that replaced it.
+    """
+    if "steps" in names and "steps" not in known and system in old_names.PER_UPDATE:
+        new, _ = old_names.PER_UPDATE[system]
+        unit = new.removeprefix("total_").replace("timesteps", "environment steps")
+        option = new.replace("_", "-")
+        raise BadInput(f"{system} counts {unit}, not updates: give --{option} (from Python: {new}=)")
+
+
 def check(recipe, entry: System) -> None:
     """What holds for every recipe."""
     if getattr(recipe, "variant", entry.variants[0]) not in entry.variants:
         raise BadInput(
             f"{entry.name} has no variant {recipe.variant!r}: {did_you_mean(recipe.variant, entry.variants)}"
         )
-    for name in ("steps", "batch_size"):
+    for name in ("steps", "total_timesteps", "total_episodes", "batch_size"):
         if getattr(recipe, name, 1) < 1:
             raise BadInput(f"{name} must be at least 1, not {getattr(recipe, name)}")
 

@@ -354,7 +354,7 @@ CATALOGUE = (
         "DQN",
         "Mnih, Kavukcuoglu, Silver et al., Nature 518:529",
         2015,
-        names("dqn dqn_nature dqn_2013 dqn_duelling"),
+        names("dqn dqn_nature dqn_2013 dqn_dueling"),
         names("cartpole acrobot pong nature smoke"),
     ),
     System(

@@ -1,4 +1,4 @@
-"""How unusual an input is to a model that tells how likely things are."""
+"""Anomaly scores: how unusual an input is under a model with a likelihood."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,52 +9,52 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.errors import BadInput, NotFinite
+from torchstone.parts.indices import evenly_spaced
 
-QUANTILES = 200  # that are kept of what validation data get
-RARE = 0.01  # the share of validation data that counts as unusual
+NUM_QUANTILES = 200  # of the validation scores that are saved
+ANOMALY_RATE = 0.01  # fraction of validation data below which an input counts as unusual
 
 
-def usual(scores: Float[Tensor, " count"]) -> list[float]:
-    """What data as in training get, as evenly spaced quantiles from the lowest to the highest."""
+def score_quantiles(scores: Float[Tensor, " count"]) -> list[float]:
+    """Evenly spaced quantiles of the scores of validation data, from the lowest to the highest."""
     ordered = scores.double().cpu().sort().values
-    places = torch.linspace(0, len(ordered) - 1, min(QUANTILES + 1, len(ordered))).round().long()
-    return ordered[places].tolist()
+    return ordered[evenly_spaced(len(ordered), NUM_QUANTILES + 1)].tolist()
 
 
-def verdict(score: float, quantiles: Sequence[float] | None) -> dict[str, Any]:
-    """`label`, usual or unusual, and `probability`: the share of validation data that score no higher.
+def classify_score(score: float, quantiles: Sequence[float] | None) -> dict[str, Any]:
+    """`label`, usual or unusual, and `probability`: the fraction of validation data that score no higher.
 
     Raises:
-        BadInput: no quantiles: the run has not come to its first evaluation.
+        BadInput: no quantiles, because the run has not reached its first evaluation.
     """
     if not quantiles:
-        raise BadInput("what is usual has not been measured yet: resume the run first")
+        raise BadInput("no validation scores to compare with yet: resume the run first")
     lower = sum(each <= score for each in quantiles) / len(quantiles)
-    return {"label": "unusual" if lower < RARE else "usual", "probability": lower}
+    return {"label": "unusual" if lower < ANOMALY_RATE else "usual", "probability": lower}
 
 
-def finite(x: Tensor, what: str) -> Tensor:
-    """`x`, all of it.
+def check_finite(x: Tensor, name: str) -> Tensor:
+    """`x` unchanged.
 
     Raises:
-        NotFinite: a number in it is NaN or infinite; nothing is left out.
+        NotFinite: one of its rows has a number that is NaN or infinite.
     """
     bad = int((~torch.isfinite(x)).reshape(len(x), -1).any(1).sum())
     if bad:
-        raise NotFinite(f"{bad} of {len(x)} {what} are not finite: the weights are no good")
+        raise NotFinite(f"{bad} of {len(x)} {name} are not finite: the weights are broken")
     return x
 
 
-def files(inputs: Sequence[Path | str]) -> list[Path]:
-    """Files as they are named; folders stand for the files in them.
+def list_files(inputs: Sequence[Path | str]) -> list[Path]:
+    """The files named, with folders replaced by the files in them.
 
     Raises:
         BadInput: an empty folder.
     """
-    found = []
+    files = []
     for each in map(Path, inputs):
         inside = sorted(p for p in each.iterdir() if p.is_file()) if each.is_dir() else [each]
         if not inside:
             raise BadInput(f"{each} is an empty folder: give image files, or a folder of them")
-        found += inside
-    return found
+        files += inside
+    return files

@@ -1,50 +1,58 @@
-"""The measure of every family's samples, taken of what a model draws at the end, or when it is asked."""
+"""Evaluation of samples, the same for every generative model: at the end of training, and in `eval`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from torchstone.data.vision.dataset import Pictures, PictureSet
-from torchstone.metrics.classifier_features import beside, compared, judge
-from torchstone.metrics.inception import by_inception
-from torchstone.metrics.inception import inception as load
+from torchstone.data.vision.dataset import ImageDataset, ImageSplit
+from torchstone.hub.inception import load_inception
+from torchstone.metrics import classifier_features
+from torchstone.metrics.classifier_features import sample_metrics
+from torchstone.metrics.inception import inception_metrics
+from torchstone.tasks.vision.feature_classifier import ClassifierSpec, train_or_load_classifier
 
 Pixels = UInt8[Tensor, "count channel height width"]
 
-FEW = 500  # samples, where a recipe judges none and it is asked for
-PAIRS = 48  # samples that are shown with the training picture nearest to each
+DEFAULT_SAMPLES = 500  # where a recipe evaluates none, and the user asks for it
+NUM_PAIRS = 48  # samples that are shown with their nearest training image
 
 
-def worth_of(
-    draw: Callable[[], Pixels],
-    data: PictureSet,
-    classifier: Any,
-    splits: Sequence[Pictures] | None = None,
+def evaluate_samples(
+    sample: Callable[[], Pixels],
+    data: ImageDataset,
+    classifier: ClassifierSpec,
+    splits: Sequence[ImageSplit] | None = None,
     *,
-    asked: Int64[Tensor, " count"] | None = None,
+    target_labels: Int64[Tensor, " count"] | None = None,
     inception: str | Path | None = None,
 ) -> dict[str, float]:
-    """`quality.compared` of samples, beside the test split or `splits`, by `quality.judge`.
+    """`sample_metrics` against the test split, or `splits`, in the features of the data's own classifier.
 
     Args:
-        draw: makes the samples, once all else is known to be there.
-        asked: the label that each was to show.
+        sample: generates the samples; called once all else is known to be there.
+        target_labels: the labels that samples are generated for.
         inception: a file of Inception's weights, to compare by its features too (`metrics/inception.py`).
 
     Raises:
         BadInput: no such file, or one that holds something else.
     """
-    chosen = [data.test] if splits is None else splits
-    network = None if inception is None else load(inception, data.train.labels.device)
-    judging = judge(data, classifier)
-    made = draw()
-    found = compared(judging.see(made), *judging.see_all(chosen), asked=asked)
-    return found if network is None else found | by_inception(made, chosen, network)
+    splits = [data.test] if splits is None else splits
+    network = None if inception is None else load_inception(inception, data.train.labels.device)
+    feature_classifier = train_or_load_classifier(data, classifier)
+    samples = sample()
+    metrics = sample_metrics(
+        feature_classifier.extract(samples),
+        *feature_classifier.extract_all(splits),
+        target_labels=target_labels,
+    )
+    return metrics if network is None else metrics | inception_metrics(samples, splits, network)
 
 
-def shown(made: Pixels, data: PictureSet, classifier: Any, folder: Path) -> None:
-    """`nearest.png`: samples, each with the nearest training picture below it."""
-    beside(judge(data, classifier), made, data.train, folder / "nearest.png")
+def save_nearest_samples(
+    samples: Pixels, data: ImageDataset, classifier: ClassifierSpec, folder: Path
+) -> None:
+    """`nearest.png`: samples, each above its nearest training image."""
+    feature_classifier = train_or_load_classifier(data, classifier)
+    classifier_features.save_nearest_sheet(feature_classifier, samples, data.train, folder / "nearest.png")

@@ -1,4 +1,4 @@
-"""Problems of memory: does what was seen long ago still tell, and does its gradient come back that far?"""
+"""Memory problems: training on the adding problem or the copying task, and the gradient through time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,60 +10,68 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.synthetic.memory_problems import (
-    BASELINE,
+    ADDING_BASELINE,
+    COPIED,
     HELD_OUT,
-    REMEMBERED,
     SYMBOLS,
-    Puzzles,
-    asked,
-    forgetful,
+    MemoryProblems,
+    copy_sequence,
+    memoryless_loss,
 )
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
+from torchstone.parts.modes import eval_mode
 from torchstone.parts.recurrent.layers import Cell
-from torchstone.parts.recurrent.sequence_model import Network
+from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.plots.compare_runs import compare
-from torchstone.tasks.build_network import made
 from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.recurrent import build_network
 
-COUNT, AT_ONCE = 1000, 250  # held-out problems, the same for every run
+EVAL_PROBLEMS, EVAL_BATCH = 1000, 250  # held-out problems, the same for every run
+GRADIENT_PROBLEMS = 50  # of them, for the gradient through time
 SHAPES = {
     "adding": {"inputs": 2, "outputs": 1, "tokens": False, "pool": "last"},
     "copy": {"inputs": SYMBOLS + 2, "outputs": SYMBOLS + 1, "tokens": False, "pool": "each"},
 }
-LEAST = 1e-12  # a share of a gradient that is as good as none
-DRAWN = "drawn"  # what `data` is, or `drawn:LENGTH`
+MIN_GRADIENT = 1e-12  # relative norm that counts as a vanished gradient
+SYNTHETIC = ("synthetic", "drawn")  # what `data` is, alone or with `:LENGTH`; the second is its old name
 
 
 def build(recipe: Any, cell: Cell) -> Run:
-    """A Run that trains a network on the adding problem or on copying, over `recipe.length` moments.
+    """A Run that trains a network on the adding problem or on copying, over `recipe.seq_len` time steps.
 
-    `loss` is the mean squared error of the sum, or the cross-entropy in nats a moment; `recalled` is
-    the share of the symbols that come back.
-    `gradient/K` is the norm of the last answer's gradient by the state K moments before, relative to
-    its norm one moment before.
+    `loss` is the mean squared error of the sum, or the cross-entropy in nats per time step;
+    `symbol_accuracy` is the share of symbols that are copied. `gradient/K` is the norm of the gradient of
+    the last output's loss by the state K time steps before, relative to its norm one time step before.
 
     Raises:
-        BadInput: a network that reads from the end as well; other data than `drawn`.
+        BadInput: a bidirectional network; other data than `synthetic`.
     """
-    if recipe.bidirectional:
-        raise BadInput("who reads from both ends has half as far to remember: not bidirectional")
-    kind, length = recipe.use, _length(recipe.data, recipe.length)
-    model, model_config = made(recipe, cell, **SHAPES[kind])
+    if recipe.network.bidirectional:
+        raise BadInput("a bidirectional network has only half the distance to remember: not bidirectional")
+    kind, length = recipe.task, _length(recipe.data, recipe.seq_len)
+    model, model_config = build_network(recipe, cell, **SHAPES[kind])
     device = next(model.parameters()).device
-    who = {"rank": parallel.rank(), "world_size": parallel.world_size()}
-    stream = Puzzles(kind, length, recipe.batch_size, seed=recipe.seed, device=device, **who)
+    stream = MemoryProblems(
+        kind,
+        length,
+        recipe.batch_size,
+        seed=recipe.seed,
+        device=device,
+        rank=parallel.rank(),
+        world_size=parallel.world_size(),
+    )
 
     def objective(net: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, y = batch
-        return loss_of(net(x), y)
+        return problem_loss(net(x), y)
 
-    update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
-    held = {split: _held_out(kind, length, split, device) for split in HELD_OUT}
+    update, state, eval_model = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
+    held_out = {split: _held_out(kind, length, split, device) for split in HELD_OUT}
 
     def validate() -> dict[str, float]:
-        return {**measure(judged, held["val"]), **through_time(judged, held["val"])}
+        return {**measure(eval_model, held_out["val"]), **gradient_profile(eval_model, held_out["val"])}
 
     return Run(
         stream=stream,
@@ -71,112 +79,112 @@ def build(recipe: Any, cell: Cell) -> Run:
         evaluate=validate,
         state={**state, "stream": stream},
         steps=recipe.steps,
-        test=lambda: measure(judged, held["test"]),
-        report=_drawn,
+        test=lambda: measure(eval_model, held_out["test"]),
+        report=_report,
         metadata={
             "task": kind,
             "variant": recipe.variant,
             "model_config": model_config,
             "length": length,
-            "data": f"{kind} over {length} moments, drawn without end",
+            "data": f"{kind} over {length} time steps, generated without end",
         },
     )
 
 
-def _drawn(folder: Path) -> None:
-    """Error curve and gradient through time; of several runs, `torchstone compare` draws the same."""
+def _report(folder: Path) -> None:
+    """Learning curve and gradient through time; of several runs, `torchstone compare` draws the same."""
     compare([folder.parent], folder / "memory.png")
 
 
-def _length(spec: str, usual: int) -> int:
-    """How many moments `drawn:LENGTH` asks for."""
+def _length(spec: str, default: int) -> int:
+    """The number of time steps that `synthetic:LENGTH` asks for."""
     word, _, number = spec.partition(":")
-    if word != DRAWN or not (number.isdigit() or not number):
-        raise BadInput(f"these problems are drawn: give data {DRAWN} or {DRAWN}:LENGTH, not {spec}")
-    return int(number or usual)
+    if word not in SYNTHETIC or not (number.isdigit() or not number):
+        raise BadInput(
+            f"these problems are generated: give data {SYNTHETIC[0]} or {SYNTHETIC[0]}:LENGTH, not {spec}"
+        )
+    return int(number or default)
 
 
 def _held_out(kind: str, length: int, split: str, device: torch.device) -> list[tuple]:
-    stream = Puzzles(kind, length, AT_ONCE, seed=HELD_OUT[split], device=device)
-    return [next(stream) for _ in range(COUNT // AT_ONCE)]
+    stream = MemoryProblems(kind, length, EVAL_BATCH, seed=HELD_OUT[split], device=device)
+    return [next(stream) for _ in range(EVAL_PROBLEMS // EVAL_BATCH)]
 
 
-def loss_of(answers: Tensor, y: Tensor) -> Tensor:
-    """Mean squared error of numbers, cross-entropy (nats a moment) of symbols."""
+def problem_loss(outputs: Tensor, y: Tensor) -> Tensor:
+    """Mean squared error of numbers, cross-entropy (nats per time step) of symbols."""
     if y.is_floating_point():
-        return F.mse_loss(answers, y)
-    return F.cross_entropy(answers.flatten(0, 1), y.flatten())
+        return F.mse_loss(outputs, y)
+    return F.cross_entropy(outputs.flatten(0, 1), y.flatten())
 
 
 @torch.no_grad()
 def measure(model: nn.Module, problems: list[tuple]) -> dict[str, float]:
-    """Loss on `problems`, and of copying the share of symbols that come back."""
-    was_training = model.training
-    model.eval()
-    losses, right = [], []
-    for x, y in problems:
-        answers = model(x).float()
-        losses.append(loss_of(answers, y).item())
-        if not y.is_floating_point():
-            told = answers[:, -REMEMBERED:].argmax(-1) == y[:, -REMEMBERED:]
-            right.append(told.float().mean().item())
-    model.train(was_training)
-    found = {"loss": sum(losses) / len(losses)}
-    if right:
-        return {**found, "recalled": sum(right) / len(right)}
-    return found
+    """Loss on `problems`, and in copying the accuracy of the copied symbols."""
+    losses, accuracies = [], []
+    with eval_mode(model):
+        for x, y in problems:
+            outputs = model(x).float()
+            losses.append(problem_loss(outputs, y).item())
+            if not y.is_floating_point():
+                correct = outputs[:, -COPIED:].argmax(-1) == y[:, -COPIED:]
+                accuracies.append(correct.float().mean().item())
+    metrics = {"loss": sum(losses) / len(losses)}
+    if accuracies:
+        metrics["symbol_accuracy"] = sum(accuracies) / len(accuracies)
+    return metrics
 
 
-def gradients(model: Network, x: Tensor, y: Tensor) -> Float[Tensor, " time"]:
-    """‖∂L/∂sₜ‖ for each moment's state sₜ (all layers, cells included), L being the last answer's loss.
+def state_gradient_norms(model: SequenceModel, x: Tensor, y: Tensor) -> Float[Tensor, " time"]:
+    """‖∂L/∂sₜ‖ of the state sₜ before each time step (all layers, cells included), with L the loss of the
+    last output.
 
-    The mean over problems of the norm. Read one moment at a time, on whichever path the network has.
+    The mean over problems of the norm. Time steps are computed one by one, in either implementation.
     """
-    was_training = model.training
-    model.eval()
     state, states = model.recurrent.empty(x), []
-    with torch.enable_grad():
+    with eval_mode(model), torch.enable_grad():
         for t in range(x.shape[1]):
             state = tuple(each.detach().requires_grad_() if t == 0 else each for each in state)
             states.append(state)
-            h, state = model.hidden(x[:, t : t + 1], state=state)
-        answer = model.head(h[:, -1])
-        loss = loss_of(answer, y) if y.is_floating_point() else F.cross_entropy(answer, y[:, -1])
+            h, state = model.features(x[:, t : t + 1], state=state)
+        output = model.head(h[:, -1])
+        loss = problem_loss(output, y) if y.is_floating_point() else F.cross_entropy(output, y[:, -1])
         flat = [each for state in states for each in state]
-        slopes = torch.autograd.grad(loss * len(x), flat)
-    model.train(was_training)
+        gradients = torch.autograd.grad(loss * len(x), flat)
     size = len(states[0])
     return torch.stack(
         [
-            torch.cat([s.transpose(0, 1).flatten(1) for s in slopes[i : i + size]], 1).norm(dim=1).mean()
-            for i in range(0, len(slopes), size)
+            torch.cat([g.transpose(0, 1).flatten(1) for g in gradients[i : i + size]], 1).norm(dim=1).mean()
+            for i in range(0, len(gradients), size)
         ]
     )
 
 
-def through_time(model: Network, problems: list[tuple]) -> dict[str, float]:
-    """`gradient/K`: how much of the gradient of one moment back is left K moments back."""
+def gradient_profile(model: SequenceModel, problems: list[tuple]) -> dict[str, float]:
+    """`gradient/K`: the gradient's norm K time steps back, relative to that one time step back."""
     x, y = problems[0]
-    norms = gradients(model, x[:50], y[:50]).flip(0)
-    back = [k for power in range(5) for k in (10**power, 2 * 10**power, 5 * 10**power)]
-    left = norms / norms[0].clamp(min=LEAST)
-    return {f"gradient/{k}": max(float(left[k - 1]), LEAST) for k in back if k <= len(left)}
+    norms = state_gradient_norms(model, x[:GRADIENT_PROBLEMS], y[:GRADIENT_PROBLEMS]).flip(0)
+    distances = [k for power in range(5) for k in (10**power, 2 * 10**power, 5 * 10**power)]
+    relative = norms / norms[0].clamp(min=MIN_GRADIENT)
+    return {
+        f"gradient/{k}": max(float(relative[k - 1]), MIN_GRADIENT) for k in distances if k <= len(relative)
+    }
 
 
-def evaluate(model: Network, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
-    """Loss on 1,000 held-out problems, and the share of symbols that come back; beside it `forgetful`,
-    the loss of the best without a memory. `drawn:LENGTH` asks over another time than it was trained on."""
+def evaluate(model: SequenceModel, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
+    """Loss on 1,000 held-out problems, and `memoryless_loss`, the best loss without memory.
+    `synthetic:LENGTH` evaluates over another length than that of training."""
     length = _length(spec, metadata["length"])
     device = next(model.parameters()).device
-    found = measure(model, _held_out(metadata["task"], length, "test", device))
-    guess = BASELINE if metadata["task"] == "adding" else forgetful(length)
-    return {**found, "forgetful": guess, "problems": COUNT, "moments": length}
+    metrics = measure(model, _held_out(metadata["task"], length, "test", device))
+    baseline = ADDING_BASELINE if metadata["task"] == "adding" else memoryless_loss(length)
+    return {**metrics, "memoryless_loss": baseline, "problems": EVAL_PROBLEMS, "time_steps": length}
 
 
 @torch.no_grad()
-def predict(model: Network, metadata: dict, inputs: Sequence[str | Path]) -> list[dict]:
+def predict(model: SequenceModel, metadata: dict, inputs: Sequence[str | Path]) -> list[dict]:
     """The sum of the two marked numbers (`0.31 0.5* 0.2 0.77*`), or ten symbols of 1 to 8
-    (`3141582671`) repeated after as many blanks as the model was trained with.
+    (`3141582671`) repeated after as many blanks as in training.
 
     Raises:
         BadInput: not two marked numbers of 0 to 1; not ten symbols of 1 to 8.
@@ -189,8 +197,8 @@ def predict(model: Network, metadata: dict, inputs: Sequence[str | Path]) -> lis
             answers.append({"input": text, "text": f"{float(y):.4f}", "sum": float(y)})
             continue
         x = _symbols(text, metadata["length"]).to(device)
-        told = model(x)[0, -REMEMBERED:].argmax(-1).tolist()
-        answers.append({"input": text, "text": "".join(map(str, told)), "symbols": told})
+        symbols = model(x)[0, -COPIED:].argmax(-1).tolist()
+        answers.append({"input": text, "text": "".join(map(str, symbols)), "symbols": symbols})
     return answers
 
 
@@ -208,7 +216,7 @@ def _numbers(text: str) -> Float[Tensor, "1 time 2"]:
 
 def _symbols(text: str, length: int) -> Float[Tensor, "1 time 10"]:
     digits = text.replace(" ", "")
-    if len(digits) != REMEMBERED or set(digits) - set("12345678"):
-        raise BadInput(f"give {REMEMBERED} symbols of 1 to {SYMBOLS} (3141582671), not {text!r}")
+    if len(digits) != COPIED or set(digits) - set("12345678"):
+        raise BadInput(f"give {COPIED} symbols of 1 to {SYMBOLS} (3141582671), not {text!r}")
     symbols = torch.tensor([[int(digit) for digit in digits]])
-    return asked(symbols, length)
+    return copy_sequence(symbols, length)

@@ -1,4 +1,4 @@
-"""Classification of table rows: from a model, a recipe and a table to a Run, and its use afterwards."""
+"""Classification of table rows: training as a `Run`, evaluation and prediction."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchstone.data.tabular.dataset import Rows, Table, load_rows
+from torchstone.data.tabular.dataset import Table, TableBatches, load_rows
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
+from torchstone.parts.modes import eval_mode
 
 
-def tabular(
+def classify_table(
     model: nn.Module,
     recipe: Any,
     table: Table,
@@ -24,51 +25,51 @@ def tabular(
     update: Callable,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> Run:
-    """A Run that lets `update` teach `model` the classes of the table's training rows.
+    """A Run that trains `model` by `update` to classify the table's rows.
 
-    The recipe states batch, steps, seed, variant, shuffle. The model takes rows as they are in the
-    table. Metrics are `accuracy` (a share, 0 to 1) and `loss`.
+    Special recipe field: `shuffle`. The model takes rows as they are in the table. Metrics are `accuracy`
+    (0 to 1) and `loss`.
 
     Args:
-        model_config: what `model` was made with; kept with the weights, so that it can be made again.
-        update: the learning rule; what it remembers besides the model is to be added to `state`.
+        model_config: the arguments that `model` was built with; saved with the weights, to rebuild it.
+        update: the learning rule; its state besides the model is to be added to `Run.state`.
         loss: (scores, labels) -> scalar, for validation and test.
     """
-    stream = Rows(*table.part("train"), recipe.batch_size, seed=recipe.seed, shuffle=recipe.shuffle)
+    stream = TableBatches(
+        *table.rows_of("train"), recipe.batch_size, seed=recipe.seed, shuffle=recipe.shuffle
+    )
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: measure(model, table, "val", loss),
+        evaluate=lambda: evaluate_split(model, table, "val", loss),
         state={"model": model, "stream": stream},
         steps=recipe.steps,
-        test=lambda: measure(model, table, "test", loss),
-        report=lambda folder: report(model, table, folder),
+        test=lambda: evaluate_split(model, table, "test", loss),
+        report=lambda folder: save_report(model, table, folder),
         metadata={
             "task": "tabular",
             "variant": recipe.variant,
             "model_config": model_config,
             "classes": list(table.classes),
             "features": list(table.features),
-            "data": table.note,
+            "data": table.description,
         },
     )
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, x: Tensor) -> Tensor:
+def compute_scores(model: nn.Module, x: Tensor) -> Tensor:
     """Scores of rows, (rows, classes), in evaluation mode, on the CPU."""
-    was_training = model.training
-    scores = model.eval()(x.to(next(model.parameters()))).cpu()
-    model.train(was_training)
-    return scores
+    with eval_mode(model):
+        return model(x.to(next(model.parameters()))).cpu()
 
 
-def measure(model: nn.Module, table: Table, split: str, loss=F.cross_entropy) -> dict[str, float]:
-    """Accuracy (a share) and mean loss on a split."""
-    x, y = table.part(split)
-    scores = outputs(model, x)
-    right = (scores.argmax(1) == y).double().mean()
-    return {"accuracy": right.item(), "loss": loss(scores, y).item()}
+def evaluate_split(model: nn.Module, table: Table, split: str, loss=F.cross_entropy) -> dict[str, float]:
+    """Accuracy (0 to 1) and mean loss on a split."""
+    x, y = table.rows_of(split)
+    scores = compute_scores(model, x)
+    accuracy = (scores.argmax(1) == y).double().mean()
+    return {"accuracy": accuracy.item(), "loss": loss(scores, y).item()}
 
 
 def evaluate(
@@ -79,36 +80,35 @@ def evaluate(
     Raises:
         BadInput: its features or classes are not those the model was trained on.
     """
-    for what, found in (("features", table.features), ("classes", table.classes)):
-        if list(found) != metadata[what]:
+    for key, values in (("features", table.features), ("classes", table.classes)):
+        if list(values) != metadata[key]:
             raise BadInput(
-                f"{table.name} has the {what} {', '.join(found)}, but the model was trained on "
-                f"{', '.join(metadata[what])}"
+                f"{table.name} has the {key} {', '.join(values)}, but the model was trained on "
+                f"{', '.join(metadata[key])}"
             )
-    everything = {"all": torch.arange(len(table.x)), **table.splits}
-    table = dataclasses.replace(table, splits=everything)
+    table = dataclasses.replace(table, splits={"all": torch.arange(len(table.x)), **table.splits})
     split = "test" if held_out else "all"
-    return {**measure(model, table, split, loss), "rows": len(table.splits[split])}
+    return {**evaluate_split(model, table, split, loss), "rows": len(table.splits[split])}
 
 
-def report(model: nn.Module, table: Table, folder: Path) -> None:
-    """Draw the confusion of the test rows, and by how much each class wins or loses on all rows."""
+def save_report(model: nn.Module, table: Table, folder: Path) -> None:
+    """Plot the confusion matrix of the test rows, and the margin of each class on all rows."""
     from torchstone.plots.canvas import PALETTE, canvas, plain, save
-    from torchstone.plots.classification import confusion
+    from torchstone.plots.classification import plot_confusion_matrix
 
-    scores, count = outputs(model, table.x), len(table.classes)
-    held = table.splits["test"]
-    matrix = torch.bincount(table.y[held] * count + scores[held].argmax(1), minlength=count**2)
-    confusion(matrix.reshape(count, count), table.classes, folder / "confusion.png")
+    scores, count = compute_scores(model, table.x), len(table.classes)
+    test = table.splits["test"]
+    matrix = torch.bincount(table.y[test] * count + scores[test].argmax(1), minlength=count**2)
+    plot_confusion_matrix(matrix.reshape(count, count), table.classes, folder / "confusion.png")
     panels = [1] if count == 2 else list(range(min(count, 10)))
     names = [plain(name, 24) for name in table.classes]
     figure = canvas(8, 0.6 + len(panels) * (0.8 + 0.3 * count))
     for axes, own in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
         others = scores.clone()
         others[:, own] = -torch.inf
-        ahead = scores[:, own] - others.amax(1)
+        margin = scores[:, own] - others.amax(1)
         for label in range(count):
-            values = ahead[table.y == label].tolist()
+            values = margin[table.y == label].tolist()
             height = label + np.linspace(-0.3, 0.3, len(values)) * (len(values) > 1)
             axes.scatter(values, height, s=8, color=PALETTE[label % len(PALETTE)])
         axes.axvline(0, color="0.3", linewidth=1)
@@ -116,24 +116,24 @@ def report(model: nn.Module, table: Table, folder: Path) -> None:
         axes.tick_params(axis="x", labelsize=8)
         axes.set_ylim(-0.6, count - 0.4)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_title(f"score of {names[own]} less the best other: right of the line it wins", fontsize=9)
+        axes.set_title(f"score of {names[own]} minus the best other: it wins right of the line", fontsize=9)
         axes.set_ylabel("true class", fontsize=8)
     figure.suptitle(f"all {len(table.x)} rows", fontsize=10)
     save(figure, folder / "scores.png")
 
 
 def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> list[dict]:
-    """Label and probabilities of rows: files of them, or numbers with commas between them.
+    """Label and probabilities of rows: table files, or comma-separated numbers.
 
     Raises:
-        BadInput: a file is missing or has other columns; what is given are no numbers.
+        BadInput: a file is missing or has other columns; the input is no numbers.
     """
-    answers = []
+    predictions = []
     for each in inputs:
-        chances = outputs(model, load_rows(each, metadata["features"])).softmax(1).tolist()
-        for number, row in enumerate(chances, 1):
+        probabilities = compute_scores(model, load_rows(each, metadata["features"])).softmax(1).tolist()
+        for number, row in enumerate(probabilities, 1):
             best = max(range(len(row)), key=row.__getitem__)
-            answers.append(
+            predictions.append(
                 {
                     "input": f"{each}, row {number}" if Path(each).is_file() else str(each),
                     "label": metadata["classes"][best],
@@ -141,4 +141,4 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> l
                     "probabilities": dict(zip(metadata["classes"], row, strict=True)),
                 }
             )
-    return answers
+    return predictions

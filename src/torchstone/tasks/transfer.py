@@ -1,8 +1,8 @@
-"""Transfer: start from weights that there are, a published file's or a run's, and train all or the head.
+"""Transfer learning: start from a published file's or a run's weights, and train all or the head.
 
-What is frozen is as it was, bit for bit: its parameters receive no gradient and no decay, and its
-layers stay in evaluation mode, so that running statistics do not move and no branch is left out.
-Dropout goes on, since what it drops is for the head to do without.
+What is frozen does not change by a bit: its parameters receive no gradient and no weight decay, and its
+layers stay in evaluation mode, so that running statistics do not move and no branch is dropped. Dropout
+stays active, since it regularizes the head.
 """
 
 import dataclasses
@@ -15,133 +15,135 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import PictureSet
+from torchstone.data.vision.dataset import ImageDataset
 from torchstone.engine import checkpoint
 from torchstone.engine.console import notify
 from torchstone.engine.recipe_fields import field_paths, replace_fields
 from torchstone.errors import BadInput
+from torchstone.parts.old_keys import rename_old_keys
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-# mean and deviation of the pictures that published networks were trained on, unless a system says else
+# mean and std that published networks normalize with, unless a system says otherwise
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-NAME = "transfer"  # of the recipe that weights bring with them
+NAME = "transfer"  # of the recipe for initial weights
 
 
 def initialize_from(
     model: nn.Module,
     recipe: Any,
-    data: PictureSet,
+    data: ImageDataset,
     *,
     head: tuple[str, ...] = (),
     published: Callable[[str, dict], Mapping[str, Tensor]] | None = None,
     statistics: Statistics = IMAGENET,
-) -> PictureSet:
-    """Give `model` the weights that the recipe names, and freeze what it says; the data to train on.
+) -> ImageDataset:
+    """Load the weights that the recipe names into `model`, freeze what it says; returns the data to train on.
 
-    The pictures are normalised as those were that the weights come from: the run's, or `statistics`.
+    The images are normalized like those that the weights were trained on: the run's, or by `statistics`.
 
     Args:
-        head: prefixes of the parameters that tell classes apart; made anew for other classes.
+        head: name prefixes of the classification layer, which is replaced for other classes.
         published: from a published file's names to ours.
 
     Raises:
         BadInput: the weights are missing or do not fit; nothing to freeze, or nothing left to train.
     """
-    source, frozen = getattr(recipe, "weights", None), getattr(recipe, "freeze", "none")
-    fresh: Mapping[str, Tensor] = {}
+    source, freeze_part = getattr(recipe, "weights", None), getattr(recipe, "freeze", "none")
+    new_head: Mapping[str, Tensor] = {}
     if source is not None:
         problem = f"{source} does not fit {recipe.variant}"
         if Path(source).is_dir():
-            tensors, metadata = of_run(Path(source))
+            tensors, metadata = load_run_weights(Path(source))
             if metadata["variant"] != recipe.variant:
                 raise BadInput(f"{source} holds a {metadata['variant']}, not a {recipe.variant}")
-            picture = metadata["picture"]
+            normalization = metadata["picture"]
             if metadata["classes"] != list(data.classes) and head:
-                fresh = {k: v for k, v in model.state_dict().items() if k.startswith(head)}
-                tensors |= fresh
-                notify(f"other classes: a new head takes the old one's place ({', '.join(fresh)})")
+                new_head = {k: v for k, v in model.state_dict().items() if k.startswith(head)}
+                tensors |= new_head
+                notify(f"other classes: the head is replaced by a new one ({', '.join(new_head)})")
         else:
             tensors = checkpoint.read_weights(Path(source))
             tensors = published(recipe.variant, tensors) if published else tensors
-            picture = dict(zip(("mean", "std"), map(list, statistics), strict=True))
-        new = load_weights(model, tensors, problem, head)
+            normalization = dict(zip(("mean", "std"), map(list, statistics), strict=True))
+        replaced = load_weights(model, tensors, problem, head)
         with torch.no_grad():
-            # All classes alike at first: from random logits, unlearning them is most of a short run
-            # (480 photos, 120 steps of a head alone: 0.33 right; from zero 0.73).
+            # Zero logits at first: from random ones, unlearning them is most of a short run
+            # (480 photos, 120 steps of the head alone: accuracy 0.33; from zero 0.73).
             for name, tensor in model.state_dict().items():
-                if name in (new or fresh) and len(tensor) == len(data.classes):
+                if name in (replaced or new_head) and len(tensor) == len(data.classes):
                     tensor.zero_()
-        same = {key: picture[key] for key in ("mean", "std")}
-        data = dataclasses.replace(data, metadata=data.metadata | same)
-    if frozen not in ("none", "backbone"):
-        raise BadInput(f"freeze is none or backbone, not {frozen!r}")
-    if frozen == "backbone":
+        metadata = data.metadata | {key: normalization[key] for key in ("mean", "std")}
+        data = dataclasses.replace(data, metadata=metadata)
+    if freeze_part not in ("none", "backbone"):
+        raise BadInput(f"freeze is none or backbone, not {freeze_part!r}")
+    if freeze_part == "backbone":
         if source is None:
-            raise BadInput("freeze backbone keeps weights as they are: say which with --weights")
+            raise BadInput("freeze backbone needs initial weights: say which with --weights")
         freeze(model, head)
     return data
 
 
-def of_run(folder: Path) -> tuple[dict[str, Tensor], dict]:
-    """The weights of a run's newest checkpoint (their average, if it has one) and its metadata."""
-    found, meta, _ = checkpoint.find(folder / "checkpoint")
-    tensors = checkpoint.tensors(found, "ema.module") or checkpoint.tensors(found, "model")
+def load_run_weights(folder: Path) -> tuple[dict[str, Tensor], dict]:
+    """The weights of a run's newest checkpoint (the EMA, if it has one) and its metadata."""
+    path, meta, _ = checkpoint.find(folder / "checkpoint")
+    tensors = checkpoint.tensors(path, "ema.module") or checkpoint.tensors(path, "model")
     return tensors, meta["metadata"]
 
 
 def load_weights(
     model: nn.Module, tensors: Mapping[str, Tensor], problem: str, head: tuple[str, ...] = ()
 ) -> list[str]:
-    """Load `tensors`, all of them or none; a head for another number of classes is left as it is, and
-    the names of its tensors are returned."""
-    own = model.state_dict()
-    # a parameter with two names is whole with one of them
-    where = {key: (value.data_ptr() or key, value.shape) for key, value in own.items()}
-    first = {place: key for key, place in where.items() if key in tensors}
-    tied = {key: first.get(place, key) for key, place in where.items()}
-    # older files do not count the batches that went into running statistics; nothing uses it
-    needed = [k for k in own if not k.endswith("num_batches_tracked") and tied[k] not in tensors]
-    differs = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
-    fresh = [k for k in differs if k.startswith(head)] if head else []
-    wrong = {
-        "missing": needed,
+    """Load `tensors`, all of them or none.
+
+    A head for another number of classes is not loaded; the names of its tensors are returned.
+    """
+    own, tensors = model.state_dict(), rename_old_keys(model, tensors)
+    # a tied parameter has two names, and one of them suffices
+    storage = {key: (value.data_ptr() or key, value.shape) for key, value in own.items()}
+    first = {pointer: key for key, pointer in storage.items() if key in tensors}
+    tied = {key: first.get(pointer, key) for key, pointer in storage.items()}
+    # older files do not count the batches of running statistics; nothing uses the count
+    missing = [k for k in own if not k.endswith("num_batches_tracked") and tied[k] not in tensors]
+    reshaped = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
+    new_head = [k for k in reshaped if k.startswith(head)] if head else []
+    problems = {
+        "missing": missing,
         "unknown": [k for k in tensors if k not in own],
-        "of another shape": [k for k in differs if k not in fresh],
+        "of another shape": [k for k in reshaped if k not in new_head],
         "not the same though tied": [
             k
             for k, other in tied.items()
-            if k in tensors and k not in differs and not tensors[k].equal(tensors[other])
+            if k in tensors and k not in reshaped and not tensors[k].equal(tensors[other])
         ],
     }
-    said = [f"{w}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for w, keys in wrong.items() if keys]
-    if said:
-        raise BadInput(f"{problem}; {'; '.join(said)}")
-    if fresh:
-        classes = len(tensors[fresh[-1]])
-        notify(f"the file tells {classes} classes apart: a new head takes its place ({', '.join(fresh)})")
-    kept = {key: value for key, value in tensors.items() if key not in fresh}
-    model.load_state_dict(kept, strict=False)
-    return fresh
+    lists = [f"{p}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for p, keys in problems.items() if keys]
+    if lists:
+        raise BadInput(f"{problem}; {'; '.join(lists)}")
+    if new_head:
+        classes = len(tensors[new_head[-1]])
+        notify(f"the file has {classes} classes: its head is replaced by a new one ({', '.join(new_head)})")
+    model.load_state_dict({k: v for k, v in tensors.items() if k not in new_head}, strict=False)
+    return new_head
 
 
 def freeze(model: nn.Module, head: tuple[str, ...]) -> None:
-    """Keep everything but the head as it is, whatever is trained."""
+    """Freeze everything but the head."""
     names = [name for name, _ in model.named_parameters() if head and name.startswith(head)]
     if not names:
         raise BadInput("this network has no head apart from its backbone: use freeze none")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
     for name, layer in model.named_modules():
-        inside = f"{name}.".startswith(head)
-        if not inside and not list(layer.children()) and not isinstance(layer, nn.Dropout):
+        in_head = f"{name}.".startswith(head)
+        if not in_head and not list(layer.children()) and not isinstance(layer, nn.Dropout):
             layer.eval()
-            # a method of the instance, so that copies (averaged weights) have one of their own
+            # a method of the instance, so that copies (EMA weights) have one of their own
             vars(layer)["train"] = types.MethodType(lambda self, mode=True: self, layer)
 
 
 def recipe_for_weights(recipe: Any, variant: str | None, module: Any, is_frozen: bool) -> Any:
-    """`recipe`, a system's first, as it suits a published file of weights, before the user's own changes:
-    the network and image size that the variant has by itself, three channels, a small learning rate."""
+    """`recipe`, a system's first, adapted to a published file of weights, before the user's own changes:
+    the network and image size of the variant's defaults, three channels, a small learning rate."""
     make, shape = module.VARIANTS[variant or recipe.variant]
     values = {"variant": variant or recipe.variant, "channels": shape[0], "size": shape[-1]}
     values |= {name: p.default for name, p in inspect.signature(make).parameters.items()}

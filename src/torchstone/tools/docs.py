@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from torchstone.engine.recipe_fields import field_paths, get_field, short_name
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.runs.recipes import comments
 from torchstone.runs.records import CURVES, Record, of_system, read
 from torchstone.systems import CATALOGUE, System
@@ -106,9 +106,9 @@ def results() -> str:
         "# Results",
         "",
         "Each line can be measured again: `make records` (with `DATA=DIR` for the sets too large to bundle).",
-        "Test metrics are on held-out data; ± is the standard deviation over seeds. Time is training alone, on",
-        "one or two cores that were busy with other things too: an upper bound. Command, commit, versions and",
-        "hardware stand in [records/](../records). This page is written by `make docs`.",
+        "Test metrics are on held-out data; ± is the standard deviation over seeds. Time is training alone,",
+        "on one or two cores that were busy with other things too: an upper bound. Command, commit, versions",
+        "and hardware stand in [records/](../records). This page is written by `make docs`.",
     ]
     records = list(read())
     for chapter, entries in itertools.groupby(CATALOGUE, lambda entry: entry.chapter):
@@ -217,7 +217,7 @@ def variants(module: Any) -> list[list[str]]:
     for name, (make, shape) in module.VARIANTS.items():
         is_small = len(shape) == 3 and shape[-1] <= 64  # some cannot be counted on meta
         with torch.device("cpu" if is_small else "meta"):
-            rows.append([f"`{name}`", f"{parameters(make()):,}", "×".join(map(str, shape))])
+            rows.append([f"`{name}`", f"{count_parameters(make()):,}", "×".join(map(str, shape))])
     return rows
 
 
@@ -236,7 +236,10 @@ def recipes(presets: dict[str, Any]) -> tuple[list[str], list[list[str]], str]:
 
 def changeable(recipe: Any) -> str:
     """A field and value to show an option by."""
-    return f"steps {recipe.steps * 2}" if hasattr(recipe, "steps") else "seed 1"
+    for name in ("steps", "total_timesteps", "total_episodes"):
+        if hasattr(recipe, name):
+            return f"{name.replace('_', '-')} {getattr(recipe, name) * 2}"
+    return "seed 1"
 
 
 def commands(module: Any, name: str) -> list[str]:

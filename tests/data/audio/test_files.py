@@ -1,4 +1,4 @@
-"""Sound files: the same wave from any rate, channels and format; each kind of bad file told in a line."""
+"""Sound files: the same wave from any rate, channels and format; each kind of bad file caught in a line."""
 
 import io
 import re
@@ -10,7 +10,14 @@ import pytest
 import soundfile
 import torch
 
-from torchstone.data.audio.files import characters, clipped, digits, files, read_sound, sounds
+from torchstone.data.audio.files import (
+    clipped_fraction,
+    expand_audio_paths,
+    find_audio_files,
+    read_audio,
+    read_captcha,
+    read_fsdd,
+)
 from torchstone.errors import BadInput
 
 RATE = 8000
@@ -21,18 +28,18 @@ def tone(seconds: float = 0.5, rate: int = RATE, hertz: float = 440.0, peak: flo
     return peak * np.sin(2 * np.pi * hertz * t) * np.hanning(len(t))
 
 
-def written(folder, name: str, wave, rate: int = RATE, **how):
-    soundfile.write(folder / name, wave, rate, **how)
+def write_audio(folder, name: str, wave, rate: int = RATE, **options):
+    soundfile.write(folder / name, wave, rate, **options)
     return folder / name
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg"])
 @pytest.mark.parametrize("rate", [8000, 11025, 44100])
 @pytest.mark.parametrize("channels", [1, 2, 3])
-def test_any_format_rate_and_channels_give_the_same_wave(name, rate, channels, tmp_path):
+def test_read_audio_any_format_rate_and_channels(name, rate, channels, tmp_path):
     wave = tone(rate=rate)
     sides = np.stack([wave * share for share in (1.0, 0.5, 0.2)[:channels]], 1)
-    read = read_sound(written(tmp_path, name, sides, rate), RATE)
+    read = read_audio(write_audio(tmp_path, name, sides, rate), RATE)
     wanted = torch.from_numpy(tone()).float() / 0.6
     apart = float((read - wanted).abs().max())
     print(f"{name}, {rate} Hz, {channels} channels: {len(read)} samples, {apart:.3f} apart")
@@ -42,58 +49,58 @@ def test_any_format_rate_and_channels_give_the_same_wave(name, rate, channels, t
     assert apart < (0.06 if name == "a.ogg" else 0.01)  # Vorbis is lossy
 
 
-def test_no_aliasing(tmp_path):
+def test_read_audio_resamples_without_aliasing(tmp_path):
     """A tone above half the rate is gone, not folded to a lower one."""
     low, high = tone(1.0, 48000, 300.0), tone(1.0, 48000, 6000.0)
-    both = read_sound(written(tmp_path, "a.wav", (low + high) / 2, 48000), RATE)
-    alone = read_sound(written(tmp_path, "b.wav", low, 48000), RATE)
+    both = read_audio(write_audio(tmp_path, "a.wav", (low + high) / 2, 48000), RATE)
+    alone = read_audio(write_audio(tmp_path, "b.wav", low, 48000), RATE)
     assert (both - alone).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT"])
-def test_any_sample_format(subtype, tmp_path):
-    read = read_sound(written(tmp_path, "a.wav", tone(), subtype=subtype), RATE)
+def test_read_audio_any_sample_format(subtype, tmp_path):
+    read = read_audio(write_audio(tmp_path, "a.wav", tone(), subtype=subtype), RATE)
     wanted = torch.from_numpy(tone() / np.abs(tone()).max()).float()
     assert (read - wanted).abs().max() < (0.02 if subtype == "PCM_U8" else 1e-3)
 
 
-def test_a_minute_and_a_twentieth_of_a_second(tmp_path):
-    assert len(read_sound(written(tmp_path, "long.wav", tone(60.0, 16000), 16000), RATE)) == 480_000
-    assert len(read_sound(written(tmp_path, "short.wav", tone(0.05)), RATE)) == 400
+def test_read_audio_long_and_short(tmp_path):
+    assert len(read_audio(write_audio(tmp_path, "long.wav", tone(60.0, 16000), 16000), RATE)) == 480_000
+    assert len(read_audio(write_audio(tmp_path, "short.wav", tone(0.05)), RATE)) == 400
 
 
-def test_what_share_is_clipped(tmp_path):
+def test_clipped_fraction(tmp_path):
     wave = np.zeros((1000, 2), dtype=np.float32)
     wave[:, 0] = 0.3 * np.sin(np.arange(1000))
-    assert clipped(wave) == 0.0
+    assert clipped_fraction(wave) == 0.0
     wave[10:15, 0], wave[40:42, 0], wave[50:53, 0] = 0.9, 0.9, -0.9
-    assert clipped(wave) == 8 / 2000  # five and three in a row; two may happen
+    assert clipped_fraction(wave) == 8 / 2000  # five and three in a row; two may happen
     wave[:, 1] = 0.01  # a level that is quiet stands still and is not clipped
-    assert clipped(wave) == 8 / 2000
+    assert clipped_fraction(wave) == 8 / 2000
     wave[0, 1], wave[500:550, 1] = -1.0, 0.8
-    assert clipped(wave) == 58 / 2000
+    assert clipped_fraction(wave) == 58 / 2000
 
 
 @pytest.mark.parametrize("level", [1.0, 0.5])
-def test_a_clipped_file_is_told_its_share(level, tmp_path):
+def test_read_audio_reports_clipped_share(level, tmp_path):
     wave = np.clip(tone(1.0, hertz=50.0, peak=1.0) * 3, -level, level)
-    with pytest.raises(BadInput, match=r"a.wav is clipped") as told:
-        read_sound(written(tmp_path, "a.wav", wave), RATE)
-    print(told.value)
-    share = float(re.search(r"clipped: ([0-9.]+)% of its samples", str(told.value))[1]) / 100
+    with pytest.raises(BadInput, match=r"a.wav is clipped") as caught:
+        read_audio(write_audio(tmp_path, "a.wav", wave), RATE)
+    print(caught.value)
+    share = float(re.search(r"clipped: ([0-9.]+)% of its samples", str(caught.value))[1]) / 100
     assert share == pytest.approx(np.mean(np.abs(wave) >= level), abs=0.005)
 
 
 def silent(folder, name):
-    return written(folder, name, np.zeros(4000))
+    return write_audio(folder, name, np.zeros(4000))
 
 
 def nearly_silent(folder, name):
-    return written(folder, name, np.full(4000, 7e-5))
+    return write_audio(folder, name, np.full(4000, 7e-5))
 
 
 def empty(folder, name):
-    return written(folder, name, np.zeros(0))
+    return write_audio(folder, name, np.zeros(0))
 
 
 def of_text(folder, name):
@@ -107,7 +114,7 @@ def of_nothing(folder, name):
 
 
 def headless(folder, name):
-    file = written(folder, name, tone())
+    file = write_audio(folder, name, tone())
     file.write_bytes(file.read_bytes()[20:])
     return file
 
@@ -118,21 +125,21 @@ def a_folder(folder, name):
 
 
 def too_short(folder, name):
-    return written(folder, name, tone(0.049))
+    return write_audio(folder, name, tone(0.049))
 
 
 def not_finite(folder, name):
     wave = tone()
     wave[7] = np.nan
-    return written(folder, name, wave, subtype="FLOAT")
+    return write_audio(folder, name, wave, subtype="FLOAT")
 
 
 def opposed(folder, name):
-    return written(folder, name, np.stack([tone(), -tone()], 1))
+    return write_audio(folder, name, np.stack([tone(), -tone()], 1))
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (silent, "is silent (all its samples are 0)"),
         (nearly_silent, "is silent (its peak is -84 dB)"),
@@ -143,40 +150,43 @@ def opposed(folder, name):
         (a_folder, "there is no sound file"),
         (lambda folder, name: folder / name, "there is no sound file"),
         (too_short, "lasts 0.049 s, at least 0.05 are needed"),
-        (not_finite, "no finite numbers"),
+        (not_finite, "not finite"),
         (opposed, "cancel each other out"),
     ],
 )
-def test_what_cannot_be_used_is_told_in_a_line(make, said, tmp_path):
-    with pytest.raises(BadInput) as told:
-        read_sound(make(tmp_path, "voice.wav"), RATE)
-    print(told.value)
-    assert said in str(told.value)
-    assert "voice.wav" in str(told.value)
-    assert "\n" not in str(told.value)
+def test_read_audio_rejects_unusable_files(make, message, tmp_path):
+    with pytest.raises(BadInput) as caught:
+        read_audio(make(tmp_path, "voice.wav"), RATE)
+    print(caught.value)
+    assert message in str(caught.value)
+    assert "voice.wav" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("absent", "rate"), [("soundfile", 8000), ("soxr", 16000)])
-def test_without_the_extra(absent, rate, tmp_path, monkeypatch):
-    file = written(tmp_path, "a.wav", tone(rate=rate), rate)
+def test_read_audio_names_missing_extra(absent, rate, tmp_path, monkeypatch):
+    file = write_audio(tmp_path, "a.wav", tone(rate=rate), rate)
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(BadInput, match=rf"install {absent}: pip install 'torchstone\[audio\]'"):
-        read_sound(file, RATE)
+        read_audio(file, RATE)
 
 
-def test_sounds_of_a_folder(tmp_path):
+def test_expand_audio_paths_of_folder(tmp_path):
     (tmp_path / "inner").mkdir()
     for name in ("b.wav", "a.FLAC", "inner/c.ogg", ".hidden.wav", "notes.txt"):
         (tmp_path / name).touch()
-    assert [str(f.relative_to(tmp_path)) for f in sounds(tmp_path)] == [
+    assert [str(f.relative_to(tmp_path)) for f in find_audio_files(tmp_path)] == [
         "a.FLAC",
         "b.wav",
         "inner/c.ogg",
     ]
-    assert files([tmp_path, tmp_path / "x.wav"]) == [*sounds(tmp_path), tmp_path / "x.wav"]
+    assert expand_audio_paths([tmp_path, tmp_path / "x.wav"]) == [
+        *find_audio_files(tmp_path),
+        tmp_path / "x.wav",
+    ]
     (tmp_path / "none").mkdir()
     with pytest.raises(BadInput, match="none holds no sound files"):
-        files([tmp_path / "none"])
+        expand_audio_paths([tmp_path / "none"])
 
 
 def fsdd(folder, form: str, indices=range(10)):
@@ -187,26 +197,26 @@ def fsdd(folder, form: str, indices=range(10)):
         for k, speaker in enumerate(("ann", "bob")):
             for index in indices:
                 wave = tone(0.2, hertz=200 + 100 * digit + 50 * k + index)
-                written(inner, f"{digit}_{speaker}_{index}.wav", wave)
+                write_audio(inner, f"{digit}_{speaker}_{index}.wav", wave)
     if form != "zip":
         return folder
     with zipfile.ZipFile(folder / "recordings.zip", "w") as archive:
-        for file in sounds(folder):
+        for file in find_audio_files(folder):
             archive.write(file, f"recordings/{file.name}")
             file.unlink()
     return folder / "recordings.zip"
 
 
 @pytest.mark.parametrize("form", ["files", "folder", "zip"])
-def test_spoken_digits_by_their_official_indices(form, tmp_path):
-    parts = digits(fsdd(tmp_path, form), RATE)
+def test_read_fsdd_official_split(form, tmp_path):
+    parts = read_fsdd(fsdd(tmp_path, form), RATE)
     for split, wanted in {"test": range(5), "val": range(5, 8), "train": range(8, 10)}.items():
         names = [(r.text, r.speaker) for r in parts[split]]
         assert names == [(d, s) for d in "01" for s in ("ann", "bob") for _ in wanted]
         assert [int(r.name.split(".wav")[0].rpartition("_")[2]) for r in parts[split][: len(wanted)]] == list(
             wanted
         )
-    wave = read_sound(io.BytesIO(_bytes(tone(0.2, hertz=350))), RATE)
+    wave = read_audio(io.BytesIO(_bytes(tone(0.2, hertz=350))), RATE)
     torch.testing.assert_close(parts["test"][15].wave, wave)  # 1_bob_0
 
 
@@ -216,22 +226,22 @@ def _bytes(wave) -> bytes:
     return held.getvalue()
 
 
-def test_what_is_not_that_dataset(tmp_path):
-    written(tmp_path, "0_ann_0.wav", tone())
-    written(tmp_path, "hello.wav", tone())
-    assert digits(tmp_path, RATE) is None
+def test_read_fsdd_ignores_other_data(tmp_path):
+    write_audio(tmp_path, "0_ann_0.wav", tone())
+    write_audio(tmp_path, "hello.wav", tone())
+    assert read_fsdd(tmp_path, RATE) is None
     (tmp_path / "a.zip").write_bytes(b"PK no zip")
-    with pytest.raises(BadInput, match=r"a.zip is no whole zip file"):
-        digits(tmp_path / "a.zip", RATE)
+    with pytest.raises(BadInput, match=r"a.zip is not a complete zip file"):
+        read_fsdd(tmp_path / "a.zip", RATE)
 
 
-def test_a_split_without_recordings(tmp_path):
+def test_read_fsdd_rejects_empty_split(tmp_path):
     with pytest.raises(BadInput, match="no test recordings"):
-        digits(fsdd(tmp_path, "files", range(5, 10)), RATE)
+        read_fsdd(fsdd(tmp_path, "files", range(5, 10)), RATE)
 
 
-def test_the_bundled_characters():
-    found = characters(RATE)
+def test_read_captcha():
+    found = read_captcha(RATE)
     assert "".join(r.text for r in found) == "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     assert all(0.2 < len(r.wave) / RATE < 0.9 for r in found)
     assert len({tuple(r.wave[:400].tolist()) for r in found}) == 36

@@ -7,7 +7,14 @@ import torch
 
 from torchstone.data.audio.files import Recording
 from torchstone.data.audio.speech import read_speech
-from torchstone.data.audio.speech_batches import Composer, Manner, Utterances, noises, once, spoken
+from torchstone.data.audio.speech_batches import (
+    Augmentation,
+    SpeechBatches,
+    UtteranceComposer,
+    collate,
+    eval_batches,
+    noise_clips,
+)
 from torchstone.errors import BadInput
 
 RATE = 8000
@@ -32,14 +39,14 @@ TEXTS = [f"wort {i}" for i in range(18)] + ["grüße ", "a  b"]
 
 @pytest.mark.parametrize("table", ["transcripts.tsv", "any.csv"])
 @pytest.mark.parametrize("header", ["file\ttext", "Path\tSentence", ""])
-def test_a_folder_with_its_transcripts(table, header, tmp_path):
+def test_read_speech_folder(table, header, tmp_path):
     data = read_speech(folder(tmp_path, TEXTS, table, header), RATE)
-    print(data.note)
+    print(data.description)
     everything = [*data.train, *data.val, *data.test]
     assert sorted(r.text for r in everything) == sorted(" ".join(text.split()) for text in TEXTS)
     assert [len(part) for part in (data.train, data.val, data.test)] == [16, 2, 2]
     assert data.alphabet == "".join(sorted(set("".join(r.text for r in everything))))
-    assert not data.composed
+    assert not data.is_isolated
     assert data.name == str(tmp_path)
     again = read_speech(str(tmp_path), RATE)
     assert [r.name for r in again.test] == [r.name for r in data.test]
@@ -48,21 +55,21 @@ def test_a_folder_with_its_transcripts(table, header, tmp_path):
         assert len(r.wave) == round((0.2 + 0.01 * number) * RATE)
 
 
-def test_a_table_may_name_the_splits_and_leave_sounds_out(tmp_path):
+def test_read_speech_table_with_splits(tmp_path):
     folder(tmp_path, TEXTS)
     rows = [f"{i}.wav,{'dev' if i == 3 else 'test' if i < 3 else 'train'},wort" for i in range(10)]
     (tmp_path / "transcripts.tsv").unlink()
     (tmp_path / "list.csv").write_text("file,split,text\n" + "\n".join(rows))
     data = read_speech(str(tmp_path), RATE)
-    print(data.note)
+    print(data.description)
     assert [len(part) for part in (data.train, data.val, data.test)] == [6, 1, 3]
     assert [r.name[-5:] for r in data.test] == ["0.wav", "1.wav", "2.wav"]
-    assert "10 sound files without a transcript not used" in data.note
-    assert "as the table names them" in data.note
+    assert "10 sound files without a transcript not used" in data.description
+    assert "split as in the table" in data.description
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
         ("file\ttext\n9.wav\thallo", "data row 1: there is no file"),
         ("file\ttext\n0.wav\t", "data row 1: the text is empty"),
@@ -77,17 +84,17 @@ def test_a_table_may_name_the_splits_and_leave_sounds_out(tmp_path):
         ("file\ttext\tsplit\n0.wav\ta\ttest", "no rows to train on"),
     ],
 )
-def test_transcripts_that_are_wrong(table, said, tmp_path):
+def test_read_speech_rejects_bad_tables(table, message, tmp_path):
     folder(tmp_path, ["a", "b"])
     (tmp_path / "transcripts.tsv").write_text(table)
-    with pytest.raises(BadInput) as told:
+    with pytest.raises(BadInput) as caught:
         read_speech(str(tmp_path), RATE)
-    print(told.value)
-    assert said in str(told.value)
-    assert "\n" not in str(told.value)
+    print(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_folders_that_are_wrong(tmp_path):
+def test_read_speech_rejects_bad_folders(tmp_path):
     folder(tmp_path, ["a", "b", "c"])
     (tmp_path / "transcripts.tsv").write_bytes("file\ttext\n0.wav\tgrüße".encode("latin-1"))
     with pytest.raises(BadInput, match="is not UTF-8"):
@@ -106,12 +113,12 @@ def test_folders_that_are_wrong(tmp_path):
         read_speech(str(tmp_path), RATE)
 
 
-def test_the_bundled_characters_are_marked_as_composed():
+def test_read_speech_captcha_is_isolated():
     data = read_speech("captcha", RATE)
-    assert data.composed
+    assert data.is_isolated
     assert len(data.train) == len(data.alphabet) == 36
-    assert "composed" in data.note
-    assert "same recordings in training and test" in data.note
+    assert "composed" in data.description
+    assert "same recordings in training and test" in data.description
 
 
 # what is composed
@@ -125,11 +132,18 @@ ONES = [
         ("d", "y", 720),
     ]
 ]
-PLAIN = Manner(count=(2, 4), gap=(0.1, 0.1), edge=(0.05, 0.05), speed=0.0, loudness=0.0, noise=(200, 200))
+PLAIN = Augmentation(
+    recordings_per_utterance=(2, 4),
+    gap_seconds=(0.1, 0.1),
+    edge_seconds=(0.05, 0.05),
+    speed_change=0.0,
+    attenuation_db=0.0,
+    snr_db=(200, 200),
+)
 
 
-def test_composed_of_one_speaker_with_silence_between():
-    make = Composer(ONES, RATE, PLAIN, seed=0)
+def test_composer_uses_one_speaker_with_gaps():
+    make = UtteranceComposer(ONES, RATE, PLAIN, seed=0)
     seen = set()
     for number in range(40):
         one = make(number)
@@ -139,7 +153,7 @@ def test_composed_of_one_speaker_with_silence_between():
         assert 2 <= len(one.text) <= 4
         silences = 2 * 400 + (len(one.text) - 1) * 800
         assert len(one.wave) == silences + sum(own[c] for c in one.text)
-        # loud exactly where something is said
+        # loud exactly where something is message
         loud = (one.wave > 0.5).int().tolist()
         wanted = [0] * 400
         for place, c in enumerate(one.text):
@@ -150,28 +164,49 @@ def test_composed_of_one_speaker_with_silence_between():
     assert {len(text) for text in seen - {"x", "y"}} == {2, 3, 4}
 
 
-def test_speed_loudness_and_noise_stay_in_their_ranges():
-    manner = Manner(count=(1, 1), gap=(0, 0), edge=(0, 0), speed=0.2, loudness=0.0, noise=(200, 200))
-    make = Composer(ONES[:1], RATE, manner, seed=1)
+def test_composer_augmentation_stays_in_range():
+    augmentation = Augmentation(
+        recordings_per_utterance=(1, 1),
+        gap_seconds=(0, 0),
+        edge_seconds=(0, 0),
+        speed_change=0.2,
+        attenuation_db=0.0,
+        snr_db=(200, 200),
+    )
+    make = UtteranceComposer(ONES[:1], RATE, augmentation, seed=1)
     lengths = [len(make(i).wave) for i in range(200)]
     print(f"{min(lengths)} to {max(lengths)} samples of 400")
     assert 400 / 1.2 - 1 <= min(lengths) < 345
     assert 480 < max(lengths) <= 501
-    manner = Manner(count=(2, 2), gap=(0, 0), edge=(0, 0), speed=0, loudness=12.0, noise=(200, 200))
-    make = Composer(ONES[:1], RATE, manner, seed=1)
+    augmentation = Augmentation(
+        recordings_per_utterance=(2, 2),
+        gap_seconds=(0, 0),
+        edge_seconds=(0, 0),
+        speed_change=0,
+        attenuation_db=12.0,
+        snr_db=(200, 200),
+    )
+    make = UtteranceComposer(ONES[:1], RATE, augmentation, seed=1)
     steps = [float(make(i).wave[400:].mean() / make(i).wave[:400].mean()) for i in range(200)]
     assert 10 ** (-12 / 20) - 0.01 <= min(steps) < 0.35
     assert 2.8 < max(steps) <= 10 ** (12 / 20) + 0.1
     quiet = torch.zeros(8000)
     quiet[:4000] = torch.sin(torch.arange(4000) * 0.3)
-    manner = Manner(count=(1, 1), gap=(0, 0), edge=(1, 1), speed=0, loudness=0, noise=(20, 20))
-    wave = Composer([ONES[0]._replace(wave=quiet[:4000])], RATE, manner, seed=2)(0).wave
-    said, noise = wave[8000:12000].square().mean(), wave[:8000].square().mean()
-    assert 10 * float((said / noise).log10()) == pytest.approx(20, abs=1.0)
+    augmentation = Augmentation(
+        recordings_per_utterance=(1, 1),
+        gap_seconds=(0, 0),
+        edge_seconds=(1, 1),
+        speed_change=0,
+        attenuation_db=0,
+        snr_db=(20, 20),
+    )
+    wave = UtteranceComposer([ONES[0]._replace(wave=quiet[:4000])], RATE, augmentation, seed=2)(0).wave
+    message, noise = wave[8000:12000].square().mean(), wave[:8000].square().mean()
+    assert 10 * float((message / noise).log10()) == pytest.approx(20, abs=1.0)
 
 
-def test_noise_falls_with_frequency():
-    for number, piece in enumerate(noises()):
+def test_noise_clips_spectrum():
+    for number, piece in enumerate(noise_clips()):
         power = torch.fft.rfft(piece).abs().square()
         low, high = (power[2**k : 2 ** (k + 1)].mean() for k in (8, 15))
         slope = -float((high / low).log2()) / 7
@@ -180,21 +215,21 @@ def test_noise_falls_with_frequency():
 
 
 @pytest.mark.parametrize(
-    ("manner", "said"),
-    [(Manner(count=(0, 3)), "of 1 or more recordings"), (Manner(count=(4, 3)), "of 1 or more"),
-     (Manner(speed=1.0), "from 0 to below 1")],
+    ("augmentation", "message"),
+    [(Augmentation(recordings_per_utterance=(0, 3)), "of 1 or more recordings"), (Augmentation(recordings_per_utterance=(4, 3)), "of 1 or more"),
+     (Augmentation(speed_change=1.0), "from 0 to below 1")],
 )  # fmt: skip
-def test_manners_that_cannot_be(manner, said):
-    with pytest.raises(BadInput, match=said):
-        Composer(ONES, RATE, manner, seed=0)
+def test_composer_rejects_invalid_augmentation(augmentation, message):
+    with pytest.raises(BadInput, match=message):
+        UtteranceComposer(ONES, RATE, augmentation, seed=0)
 
 
 # batches
 
 
-def streams(kind: str, **how):
-    source = Composer(ONES, RATE, Manner(), 3) if kind == "composed" else ONES
-    return Utterances(source, "abcd", 4, seed=3, noise=(10, 20), **how)
+def streams(kind: str, **options):
+    source = UtteranceComposer(ONES, RATE, Augmentation(), 3) if kind == "composed" else ONES
+    return SpeechBatches(source, "abcd", 4, seed=3, snr_db=(10, 20), **options)
 
 
 def same(a, b) -> bool:
@@ -202,7 +237,7 @@ def same(a, b) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["composed", "as they are"])
-def test_batches_again_from_where_they_stopped_and_shared_by_two(kind):
+def test_speech_batches_resume_and_share(kind):
     stream = streams(kind)
     drawn = [next(stream) for _ in range(9)]
     for _, batch in zip(range(3), streams(kind), strict=False):
@@ -217,39 +252,39 @@ def test_batches_again_from_where_they_stopped_and_shared_by_two(kind):
     both = torch.cat([part.counts for part in parts])
     assert torch.equal(both, drawn[0].counts)
     for part, rows in zip(parts, (slice(0, 2), slice(2, 4)), strict=True):
-        width = part.waves.shape[1]
-        assert torch.equal(part.waves, drawn[0].waves[rows, :width])
+        width = part.waveforms.shape[1]
+        assert torch.equal(part.waveforms, drawn[0].waveforms[rows, :width])
     assert not same(drawn[0], drawn[1])
 
 
-def test_every_recording_comes_once_an_epoch_under_noise_of_its_own():
+def test_speech_batches_epoch_with_new_noise():
     stream = streams("as they are")
     labels = [sorted(next(stream).labels[:, 0].tolist()) for _ in range(5)]
     assert labels == [[1, 2, 3, 4]] * 5
     first, second = next(stream), next(stream)
-    assert not torch.equal(first.waves.sort(0).values, second.waves.sort(0).values)
-    still = Utterances(ONES, "abcd", 4, seed=3)
-    assert sorted(map(len, (row[row != 0] for row in next(still).waves))) == [400, 480, 560, 720]
+    assert not torch.equal(first.waveforms.sort(0).values, second.waveforms.sort(0).values)
+    still = SpeechBatches(ONES, "abcd", 4, seed=3)
+    assert sorted(map(len, (row[row != 0] for row in next(still).waveforms))) == [400, 480, 560, 720]
 
 
-def test_side_by_side():
-    batch = spoken([ONES[0]._replace(text="ca"), ONES[3]._replace(text="")], "abc")
+def test_collate_pads_waves_and_labels():
+    batch = collate([ONES[0]._replace(text="ca"), ONES[3]._replace(text="")], "abc")
     assert batch.labels.tolist() == [[3, 1], [0, 0]]
     assert batch.counts.tolist() == [2, 0]
     assert batch.lengths.tolist() == [400, 720]
-    assert not batch.waves[0, 400:].any()
-    index = [each for each, _ in once(ONES, "abcd", batch=3)]
+    assert not batch.waveforms[0, 400:].any()
+    index = [each for each, _ in eval_batches(ONES, "abcd", batch_size=3)]
     assert index == [[0, 2, 1], [3]]
 
 
-def test_batches_that_cannot_be():
+def test_speech_batches_reject_invalid_sizes():
     with pytest.raises(BadInput, match="a batch of 5 cannot be shared by 2 processes"):
-        Utterances(ONES, "abcd", 5, seed=0, world_size=2)
+        SpeechBatches(ONES, "abcd", 5, seed=0, world_size=2)
     with pytest.raises(BadInput, match="no utterances"):
-        Utterances([], "abcd", 4, seed=0)
+        SpeechBatches([], "abcd", 4, seed=0)
 
 
-def test_some_of_the_bundled_characters():
+def test_read_speech_captcha_subset():
     data = read_speech("captcha/A09", RATE)
     assert data.alphabet == "09A"
     with pytest.raises(BadInput, match="captcha has recordings of 0 to 9 and A to Z, none of 'a'"):

@@ -8,8 +8,8 @@ import torch
 
 from torchstone.data import download
 from torchstone.data.music import chorales, midi
-from torchstone.data.music.batches import Pieces, moved, padded
-from torchstone.data.music.dataset import load_music, piece_of
+from torchstone.data.music.batches import PieceBatches, pad_pieces, transpose_piece
+from torchstone.data.music.dataset import load_music, read_piece
 from torchstone.errors import BadInput
 
 NOTES = [
@@ -26,37 +26,37 @@ def random_piece(length, seed=0, share=0.05):
     return torch.rand(length, 88, generator=torch.Generator().manual_seed(seed)) < share
 
 
-def test_frames_are_the_keys_that_sound():
-    sounds, lost = midi.frames([*NOTES, (20, 0.0, 9.0)], 0.5)
-    assert lost == 1  # below a piano's lowest
+def test_notes_to_frames_marks_sounding_keys():
+    sounds, dropped = midi.notes_to_frames([*NOTES, (20, 0.0, 9.0)], 0.5)
+    assert dropped == 1  # below a piano's lowest
     assert sounds.shape == (8, 88)
     keys = [{key + 21 for key in row.nonzero().flatten().tolist()} for row in sounds]
     assert keys == [{60, 64}, {60, 64}, {60, 64}, {64}, {67}, set(), {21}, {21, 108}]
-    assert midi.frames([], 0.5)[0].shape == (0, 88)
+    assert midi.notes_to_frames([], 0.5)[0].shape == (0, 88)
 
 
-def test_a_score_s_frames_hold_what_sounds_as_they_begin():
+def test_notes_to_frames_of_score():
     """Two sixteenths in an eighth: the first is heard. Played notes are put on the nearest frame."""
     notes = [(60, 0.0, 0.25), (62, 0.25, 0.5), (64, 0.5, 0.875), (65, 0.875, 1.0)]
 
-    def heard(**how):
-        rows = midi.frames(notes, 0.5, **how)[0]
+    def heard(**options):
+        rows = midi.notes_to_frames(notes, 0.5, **options)[0]
         return [[key + 21 for key in row.nonzero().flatten().tolist()] for row in rows]
 
-    assert heard(score=True) == [[60], [64]]
+    assert heard(is_score=True) == [[60], [64]]
     assert heard() == [[60], [62, 64], [65]]
     late = [(key, begin + 0.05, end - 0.03) for key, begin, end in NOTES]
-    assert torch.equal(midi.frames(late, 0.5)[0], midi.frames(NOTES, 0.5)[0])
+    assert torch.equal(midi.notes_to_frames(late, 0.5)[0], midi.notes_to_frames(NOTES, 0.5)[0])
 
 
-def test_names_of_keys():
-    sounds, _ = midi.frames([(60, 0, 1), (69, 0, 1), (22, 0, 1)], 1)
+def test_key_names():
+    sounds, _ = midi.notes_to_frames([(60, 0, 1), (69, 0, 1), (22, 0, 1)], 1)
     sounds = torch.cat([sounds, torch.zeros(1, 88, dtype=torch.bool)])
-    assert midi.said(sounds) == "A#0 C4 A4\n-"
+    assert midi.key_names(sounds) == "A#0 C4 A4\n-"
 
 
 @pytest.mark.parametrize("frame", [1.0, 0.5, 0.25])
-def test_midi_there_and_back(tmp_path, frame):
+def test_midi_round_trip(tmp_path, frame):
     """Every frame again, at the tempo asked for; read by mido itself as well."""
     import mido
 
@@ -64,7 +64,7 @@ def test_midi_there_and_back(tmp_path, frame):
     piece[-1, 40] = True  # the last frame sounds, so that the length is seen
     file = tmp_path / "piece.mid"
     midi.write(file, piece, frame, 72.0)
-    assert torch.equal(piece_of(file, frame)[0], piece)
+    assert torch.equal(read_piece(file, frame)[0], piece)
     song = mido.MidiFile(file)
     tempos = [m.tempo for track in song.tracks for m in track if m.type == "set_tempo"]
     assert tempos == [mido.bpm2tempo(72)]
@@ -77,7 +77,7 @@ def test_midi_there_and_back(tmp_path, frame):
     assert [f.name for f in tmp_path.iterdir()] == ["piece.mid"]
 
 
-def test_tracks_channels_velocity_zero_and_drums(tmp_path):
+def test_midi_read_tracks_channels_and_drums(tmp_path):
     import mido
 
     def track(*messages):
@@ -107,10 +107,10 @@ def test_tracks_channels_velocity_zero_and_drums(tmp_path):
     assert sorted(midi.read(file)) == wanted
 
 
-def test_the_chorales_are_those_that_music21_reads():
+def test_chorales_match_music21():
     from music21 import corpus, note
 
-    with download.archive(*chorales.SCORES) as opened:
+    with download.fetch_archive(*chorales.SCORES) as opened:
         for work in ("bwv66.6", "bwv1.6", "bwv269", "bwv19.7"):
             score = opened.read(f"music21/corpus/bach/{work}.mxl")
             ours = sorted(chorales.chorale(score))
@@ -127,12 +127,12 @@ def test_the_chorales_are_those_that_music21_reads():
             assert len(ours) > 100
 
 
-def test_bundled_chorales():
+def test_load_music_chorales():
     music = load_music("chorales")
-    print(music.note)
+    print(music.description)
     parts = (music.train, music.val, music.test)
     assert [len(part) for part in parts] == [303, 40, 60]
-    assert music.frame == 0.5
+    assert music.frame_beats == 0.5
     every = [piece.numpy().tobytes() for part in parts for piece in part]
     assert len(set(every)) == len(every) == 403
     voices = torch.cat([torch.cat(part) for part in parts]).sum(1)
@@ -156,7 +156,7 @@ def published(folder, name="jsb-chorales-quarter.json"):
     return content
 
 
-def test_the_published_split_is_kept(tmp_path):
+def test_load_music_published_split(tmp_path):
     published(tmp_path)
     published(tmp_path, "jsb-chorales-8th.json")
     music = load_music(tmp_path)
@@ -164,49 +164,49 @@ def test_the_published_split_is_kept(tmp_path):
         [9, 5, 7], [4], [6, 3],
     ]  # fmt: skip
     assert torch.equal(music.train[0], random_piece(9, 9))
-    assert (music.frame, load_music(tmp_path, 0.5).frame) == (1.0, 0.5)
-    assert load_music(tmp_path / "jsb-chorales-8th.json").frame == 0.5
-    with pytest.raises(BadInput, match="leave frame out"):
+    assert (music.frame_beats, load_music(tmp_path, 0.5).frame_beats) == (1.0, 0.5)
+    assert load_music(tmp_path / "jsb-chorales-8th.json").frame_beats == 0.5
+    with pytest.raises(BadInput, match="leave out frame_beats"):
         load_music(tmp_path / "jsb-chorales-8th.json", 1.0)
 
 
-def test_a_folder_of_midi_files(tmp_path):
+def test_load_music_midi_folder(tmp_path):
     (tmp_path / "deeper").mkdir()
     for number in range(10):
         folder = tmp_path / "deeper" if number % 2 else tmp_path
         midi.write(folder / f"{number}.mid", random_piece(20 + number, number), 0.25, 100)
     music = load_music(tmp_path)
-    print(music.note)
+    print(music.description)
     parts = [music.train, music.val, music.test]
     assert [len(part) for part in parts] == [7, 1, 2]
     assert sum(len(piece) for part in parts for piece in part) == pytest.approx(245, abs=20)
-    assert music.frame == 0.25
+    assert music.frame_beats == 0.25
     (tmp_path / "alone").mkdir()
     midi.write(tmp_path / "alone" / "a.mid", random_piece(9), 0.25, 100)
     with pytest.raises(BadInput, match="holds 1 piece:"):
         load_music(tmp_path / "alone")
 
 
-def test_what_is_no_music_is_one_line(tmp_path):
-    def said(match, call):
+def test_load_music_rejects_bad_input(tmp_path):
+    def rejects(match, call):
         with pytest.raises(BadInput, match=match) as caught:
             call()
         print(caught.value)
         assert "\n" not in str(caught.value)
 
-    said("did you mean chorales", lambda: load_music("chorale"))
-    said("does not exist", lambda: load_music(tmp_path / "none.mid"))
-    said("holds 0 pieces", lambda: load_music(tmp_path))
-    said("1/64 to 16", lambda: load_music("chorales", 0.0))
+    rejects("did you mean chorales", lambda: load_music("chorale"))
+    rejects("does not exist", lambda: load_music(tmp_path / "none.mid"))
+    rejects("holds 0 pieces", lambda: load_music(tmp_path))
+    rejects("1/64 to 16", lambda: load_music("chorales", 0.0))
     bad = tmp_path / "bad.mid"
     bad.write_bytes(b"MThd" + b"\0" * 8)
-    said("is no MIDI file", lambda: load_music(tmp_path))
-    said("is no MIDI file", lambda: piece_of(bad, 1))
-    said("does not exist", lambda: piece_of(tmp_path / "none.mid", 1))
+    rejects("is no MIDI file", lambda: load_music(tmp_path))
+    rejects("is no MIDI file", lambda: read_piece(bad, 1))
+    rejects("does not exist", lambda: read_piece(tmp_path / "none.mid", 1))
     midi.write(bad, torch.zeros(8, 88, dtype=torch.bool), 1, 90)
-    said("has no notes", lambda: piece_of(bad, 1))
-    said("tempo is 1 to 1000", lambda: midi.write(bad, random_piece(4), 1, 0))
-    said("cannot write", lambda: midi.write(tmp_path / "no" / "a.mid", random_piece(4), 1, 90))
+    rejects("has no notes", lambda: read_piece(bad, 1))
+    rejects("tempo must be 1 to 1000", lambda: midi.write(bad, random_piece(4), 1, 0))
+    rejects("cannot write", lambda: midi.write(tmp_path / "no" / "a.mid", random_piece(4), 1, 90))
     for content in (
         "[]",
         "{",
@@ -215,22 +215,22 @@ def test_what_is_no_music_is_one_line(tmp_path):
     ):
         file = tmp_path / "jsb-chorales-quarter.json"
         file.write_text(content)
-        said("does not hold pieces", lambda: load_music(tmp_path))
+        rejects("does not hold pieces", lambda: load_music(tmp_path))
 
 
-def test_without_mido_the_extra_is_named(tmp_path, monkeypatch):
+def test_midi_write_names_missing_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mido", None)
     with pytest.raises(BadInput, match=r"pip install 'torchstone\[music\]'"):
         midi.write(tmp_path / "a.mid", random_piece(4), 1, 90)
 
 
-def test_batches_hold_every_piece_once_an_epoch_and_resume():
+def test_piece_batches_epoch_and_resume():
     pieces = [random_piece(n, n, 0.2) for n in range(5, 25)]
-    stream = Pieces(pieces, 4, seed=1, transpose=3)
+    stream = PieceBatches(pieces, 4, seed=1, transpose=3)
     lengths = torch.cat([next(stream)[1] for _ in range(5)])
     assert sorted(lengths.tolist()) == list(range(5, 25))
     state, wanted = stream.state_dict(), [next(stream) for _ in range(7)]
-    again = Pieces(pieces, 4, seed=1, transpose=3)
+    again = PieceBatches(pieces, 4, seed=1, transpose=3)
     again.load_state_dict(state)
     for frames, count in wanted:
         ours = next(again)
@@ -239,31 +239,31 @@ def test_batches_hold_every_piece_once_an_epoch_and_resume():
         for row, length in zip(frames, count.tolist(), strict=True):
             assert row[length:].sum() == 0
             assert row[:length].sum() == pieces[length - 5].sum()
-    halves = [Pieces(pieces, 4, seed=1, transpose=3, rank=r, world_size=2) for r in (0, 1)]
-    whole, (a, b) = next(Pieces(pieces, 4, seed=1, transpose=3)), (next(h) for h in halves)
+    halves = [PieceBatches(pieces, 4, seed=1, transpose=3, rank=r, world_size=2) for r in (0, 1)]
+    whole, (a, b) = next(PieceBatches(pieces, 4, seed=1, transpose=3)), (next(h) for h in halves)
     assert torch.equal(torch.cat([a[1], b[1]]), whole[1])
     assert torch.equal(a[0], whole[0][:2, : a[0].shape[1]])
     with pytest.raises(BadInput, match="cannot be shared"):
-        Pieces(pieces, 4, seed=1, rank=0, world_size=3)
+        PieceBatches(pieces, 4, seed=1, rank=0, world_size=3)
 
 
-def test_moving_keeps_every_note_and_reaches_every_semitone():
+def test_transpose_piece_keeps_notes_and_reaches_range():
     piece = torch.zeros(3, 88, dtype=torch.bool)
     piece[0, 2] = piece[2, 80] = True
     seen = {}
     for step in range(1000):
-        shifted = moved(piece, 12, step / 1000)
+        shifted = transpose_piece(piece, 12, step / 1000)
         assert shifted.sum() == 2
         by = int(shifted[0].nonzero()[0]) - 2
         assert torch.equal(shifted, piece.roll(by, 1))
         seen[by] = seen.get(by, 0) + 1
     assert sorted(seen) == list(range(-2, 8))  # neither below A0 nor above C8
     assert max(seen.values()) - min(seen.values()) <= 1
-    assert torch.equal(moved(torch.zeros_like(piece), 5, 0.9), torch.zeros_like(piece))
+    assert torch.equal(transpose_piece(torch.zeros_like(piece), 5, 0.9), torch.zeros_like(piece))
 
 
-def test_padding_is_silence_after_the_end():
-    frames, lengths = padded([random_piece(n, n) for n in (3, 6)])
+def test_pad_pieces_with_silence():
+    frames, lengths = pad_pieces([random_piece(n, n) for n in (3, 6)])
     assert frames.shape == (2, 6, 88)
     assert lengths.tolist() == [3, 6]
     assert frames[0, 3:].sum() == 0

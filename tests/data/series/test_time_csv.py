@@ -1,15 +1,15 @@
-"""Files of readings over time: what is understood, and what is said of those that cannot be used."""
+"""Files of readings over time: what is understood, and what is message of those that cannot be used."""
 
 import numpy as np
 import pytest
 
-from torchstone.data.series.time_csv import moment, read, read_file, span
+from torchstone.data.series.time_csv import format_duration, format_time, parse_csv, read_file
 from torchstone.errors import BadInput
 
 TABLE = "time,a,b\n2020-01-01 00:00,1,2\n2020-01-01 01:00,3,\n2020-01-01 02:30,5,nan\n"
 
 
-def test_times_and_numbers_are_read_and_empty_cells_are_missing(tmp_path):
+def test_read_file_parses_times_and_missing_cells(tmp_path):
     file = tmp_path / "t.csv"
     file.write_text("\ufeff" + TABLE)  # as a spreadsheet saves it
     found = read_file(file)
@@ -38,47 +38,47 @@ def test_times_and_numbers_are_read_and_empty_cells_are_missing(tmp_path):
         (["0.5", "0.75"], "numbers", 0.25),
     ],
 )
-def test_ways_to_write_a_time(cells, unit, steps):
-    found = read("when is it (time),v\n" + "".join(f"{cell},1\n" for cell in cells), "t")
+def test_parse_csv_time_formats(cells, unit, steps):
+    found = parse_csv("when is it (time),v\n" + "".join(f"{cell},1\n" for cell in cells), "t")
     assert (found.unit, float(np.diff(found.times)[0])) == (unit, steps)
-    print([moment(time, unit) for time in found.times], span(steps, unit))
+    print([format_time(time, unit) for time in found.times], format_duration(steps, unit))
 
 
-def test_a_time_column_is_known_by_its_name_or_by_what_stands_in_it():
-    assert read("v,stamped\n1,2020-01-01\n2,2020-01-02\n", "t").columns == ("v",)
-    assert read("v;Timestamp\n1;10\n2;20\n", "t").times.tolist() == [10, 20]
+def test_parse_csv_finds_time_column():
+    assert parse_csv("v,stamped\n1,2020-01-01\n2,2020-01-02\n", "t").columns == ("v",)
+    assert parse_csv("v;Timestamp\n1;10\n2;20\n", "t").times.tolist() == [10, 20]
     # `day` is no time here, though it is called so
-    assert read("day\tdate\n3\t2020-01-01\n4\t2020-01-02\n", "t").columns == ("day",)
+    assert parse_csv("day\tdate\n3\t2020-01-01\n4\t2020-01-02\n", "t").columns == ("day",)
 
 
-def test_times_and_spans_are_written_as_they_are_read():
-    assert moment(1577836800.0 + 3600, "seconds") == "2020-01-01 01:00"
-    assert moment(1577836800.0 + 1, "seconds") == "2020-01-01 00:00:01"
-    assert moment(2020 * 12 + 11, "months") == "2020-12"
-    assert moment(1.5, "numbers") == "1.5"
-    said = [span(step, "seconds") for step in (0.5, 30, 1800, 3600, 86400, 7 * 86400)]
-    assert said == ["0.5 s", "30 s", "30 min", "1 h", "1 day", "7 days"]
-    assert [span(step, "months") for step in (1, 12)] == ["1 month", "12 months"]
+def test_format_time_and_duration():
+    assert format_time(1577836800.0 + 3600, "seconds") == "2020-01-01 01:00"
+    assert format_time(1577836800.0 + 1, "seconds") == "2020-01-01 00:00:01"
+    assert format_time(2020 * 12 + 11, "months") == "2020-12"
+    assert format_time(1.5, "numbers") == "1.5"
+    message = [format_duration(step, "seconds") for step in (0.5, 30, 1800, 3600, 86400, 7 * 86400)]
+    assert message == ["0.5 s", "30 s", "30 min", "1 h", "1 day", "7 days"]
+    assert [format_duration(step, "months") for step in (1, 12)] == ["1 month", "12 months"]
 
 
-def test_newest_first_is_turned_round_and_said():
-    found = read("date,v\n2020-01-03,3\n2020-01-02,2\n2020-01-01,1\n", "t")
+def test_parse_csv_reverses_newest_first():
+    found = parse_csv("date,v\n2020-01-03,3\n2020-01-02,2\n2020-01-01,1\n", "t")
     assert found.values[:, 0].tolist() == [1, 2, 3]
     assert (np.diff(found.times) > 0).all()
-    assert found.note == "newest first, turned round"
+    assert found.description == "newest first, reversed"
 
 
-def test_a_single_column_may_have_another_name():
+def test_parse_csv_allow_other_name():
     text = "time,level\n1,5\n2,6\n"
-    assert read(text, "t", ["height"], loosely=True).columns == ("level",)
+    assert parse_csv(text, "t", ["height"], allow_other_name=True).columns == ("level",)
     with pytest.raises(BadInput, match="no column 'height'"):
-        read(text, "t", ["height"])
+        parse_csv(text, "t", ["height"])
     with pytest.raises(BadInput, match="no column 'height'"):
-        read("time,a,b\n1,2,3\n", "t", ["height"], loosely=True)
+        parse_csv("time,a,b\n1,2,3\n", "t", ["height"], allow_other_name=True)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "is empty"),
         ("time,v\n", "is empty"),
@@ -92,19 +92,19 @@ def test_a_single_column_may_have_another_name():
         ("time,v\n2020-01-01,2\nyesterday,3\n", "row 2: time is 'yesterday'"),
         ("time,v\nnoon,2\n", "row 1: time is 'noon'"),
         ("time,v\n1,2\n3,3\n2,4\n", "row 3: its time, 2, is before the last one"),
-        ("time,v\n1,2\n3,3\n3,4\n", "row 3: its time, 3, stands twice"),
+        ("time,v\n1,2\n3,3\n3,4\n", "row 3: its time, 3, is repeated"),
         ("time,a,b\n1,2,3\n", "no column 'c'"),
     ],
 )
-def test_what_cannot_be_used_is_one_line(text, said):
-    with pytest.raises(BadInput, match=said) as caught:
-        read(text, "t.csv", ["c"] if "'c'" in said else [])
+def test_parse_csv_rejects_bad_tables(text, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        parse_csv(text, "t.csv", ["c"] if "'c'" in message else [])
     print(caught.value)
     assert "\n" not in str(caught.value)
     assert "t.csv" in str(caught.value)
 
 
-def test_files_that_are_no_text(tmp_path):
+def test_read_file_rejects_other_files(tmp_path):
     with pytest.raises(BadInput, match="does not exist"):
         read_file(tmp_path / "none.csv")
     file = tmp_path / "t.csv"
@@ -112,4 +112,4 @@ def test_files_that_are_no_text(tmp_path):
     with pytest.raises(BadInput, match="UTF-8"):
         read_file(file)
     with pytest.raises(BadInput, match="t is not a text table"):
-        read("time,v\n1,2\n2,3\0\n" + '"' + "x" * 200_000 + '"\n', "t")
+        parse_csv("time,v\n1,2\n2,3\0\n" + '"' + "x" * 200_000 + '"\n', "t")

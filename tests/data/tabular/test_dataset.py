@@ -1,10 +1,10 @@
-"""Tables: what is read, how it is cut, and what is said of files that cannot be used."""
+"""Tables: reading, splits, and error messages."""
 
 import numpy as np
 import pytest
 import torch
 
-from torchstone.data.tabular.dataset import Rows, is_table, load_rows, load_table
+from torchstone.data.tabular.dataset import TableBatches, is_table, load_rows, load_table
 from torchstone.errors import BadInput
 
 
@@ -21,7 +21,7 @@ GOOD = "".join(f"{i}.5,{-i},{'ab'[i % 2]}\n" for i in range(10))
     ("name", "rows", "features", "classes"),
     [("iris", 150, 4, 3), ("wine", 178, 13, 3), ("breast_cancer", 569, 30, 2)],
 )
-def test_bundled_tables_are_scikit_learns_in_file_order(name, rows, features, classes):
+def test_load_table_bundled_match_scikit_learn(name, rows, features, classes):
     from sklearn import datasets
 
     x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
@@ -33,11 +33,11 @@ def test_bundled_tables_are_scikit_learns_in_file_order(name, rows, features, cl
 
 
 @pytest.mark.parametrize("name", ["iris", "wine", "breast_cancer"])
-def test_every_row_is_in_one_split_and_every_class_in_each(name):
+def test_load_table_splits_are_stratified_partition(name):
     table = load_table(name)
     together = torch.cat(list(table.splits.values()))
     sizes = {split: len(index) for split, index in table.splits.items()}
-    print(name, sizes, table.note)
+    print(name, sizes, table.description)
     assert sorted(together.tolist()) == list(range(len(table.x)))
     for split, index in table.splits.items():
         counts = torch.bincount(table.y[index]) / torch.bincount(table.y)
@@ -46,15 +46,15 @@ def test_every_row_is_in_one_split_and_every_class_in_each(name):
         assert index.tolist() == sorted(index.tolist())  # file order
 
 
-def test_xor_is_its_four_points_in_every_split():
+def test_load_table_xor():
     table = load_table("xor")
     for split in ("train", "val", "test"):
-        x, y = table.part(split)
+        x, y = table.rows_of(split)
         assert [int(a) ^ int(b) for a, b in x.tolist()] == y.tolist()
 
 
 @pytest.mark.parametrize("head", ["", "one,two,label\n", "one,two,whatever\n", "\ufeffone,two,Species\n"])
-def test_a_csv_file_with_or_without_names(tmp_path, head):
+def test_load_table_csv_with_and_without_header(tmp_path, head):
     table = load_table(csv_file(tmp_path, head + GOOD))
     assert table.x.shape == (10, 2)
     assert table.classes == ("a", "b")
@@ -64,7 +64,7 @@ def test_a_csv_file_with_or_without_names(tmp_path, head):
 
 
 @pytest.mark.parametrize("mark", [";", "\t"])
-def test_other_separators_and_a_label_column_in_the_middle(tmp_path, mark):
+def test_load_table_separators_and_label_column(tmp_path, mark):
     text = "one,Class,two\n" + "".join(f"{i},{10 - i % 2},{i}\n" for i in range(8))
     table = load_table(csv_file(tmp_path, text.replace(",", mark)))
     assert table.features == ("one", "two")
@@ -72,7 +72,7 @@ def test_other_separators_and_a_label_column_in_the_middle(tmp_path, mark):
     assert table.y.tolist() == [1, 0] * 4
 
 
-def test_parquet_says_the_same_as_csv(tmp_path):
+def test_load_table_parquet_equals_csv(tmp_path):
     import pyarrow
     from pyarrow import parquet
 
@@ -100,7 +100,7 @@ def test_parquet_says_the_same_as_csv(tmp_path):
         (GOOD + "1,2,\n", "the label"),
     ],
 )
-def test_bad_files_get_one_line_that_says_what_is_wrong(tmp_path, text, says):
+def test_load_table_error_messages(tmp_path, text, says):
     with pytest.raises(BadInput) as caught:
         load_table(csv_file(tmp_path, text))
     print(caught.value)
@@ -108,7 +108,7 @@ def test_bad_files_get_one_line_that_says_what_is_wrong(tmp_path, text, says):
     assert "\n" not in str(caught.value)
 
 
-def test_missing_and_unreadable_files(tmp_path):
+def test_load_table_missing_and_unreadable_files(tmp_path):
     with pytest.raises(BadInput, match="did you mean iris"):
         load_table("irsi")
     with pytest.raises(BadInput, match=r"missing\.csv"):
@@ -122,14 +122,14 @@ def test_missing_and_unreadable_files(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_what_counts_as_a_table():
+def test_is_table():
     assert all(map(is_table, ("iris", "xor", "a.csv", "B.CSV", "x/y.parquet")))
     assert is_table("iris:setosa")
     assert is_table("my.csv:spam")
     assert not any(map(is_table, ("C:/photos", "digits:3", "digits", "photos", "hf:name/set", "mnist5k")))
 
 
-def test_rows_to_be_judged(tmp_path):
+def test_load_rows(tmp_path):
     names = ("one", "two")
     assert load_rows("1.5,-2", names).tolist() == [[1.5, -2.0]]
     swapped = csv_file(tmp_path, "two,extra,one\n2,0,1\n4,0,3\n")
@@ -146,9 +146,9 @@ def test_rows_to_be_judged(tmp_path):
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("batch", [1, 3, 7, 10, 64])
-def test_each_epoch_has_every_row_once_and_resuming_changes_nothing(shuffle, batch):
+def test_table_batches_epochs_and_resume(shuffle, batch):
     x = torch.arange(10, dtype=torch.float64)[:, None]
-    rows = Rows(x, torch.arange(10), batch, seed=5, shuffle=shuffle)
+    rows = TableBatches(x, torch.arange(10), batch, seed=5, shuffle=shuffle)
     seen = [next(rows) for _ in range(40)]
     flat = torch.cat([y for _, y in seen])
     whole = flat[: len(flat) // 10 * 10].view(-1, 10)
@@ -157,10 +157,10 @@ def test_each_epoch_has_every_row_once_and_resuming_changes_nothing(shuffle, bat
         assert not torch.equal(whole[0], whole[1])
     if not shuffle:
         assert torch.equal(whole[0], torch.arange(10))
-    resumed = Rows(x, torch.arange(10), batch, seed=5, shuffle=shuffle)
+    resumed = TableBatches(x, torch.arange(10), batch, seed=5, shuffle=shuffle)
     for _ in range(13):
         next(resumed)
-    again = Rows(x, torch.arange(10), batch, seed=5, shuffle=shuffle)
+    again = TableBatches(x, torch.arange(10), batch, seed=5, shuffle=shuffle)
     again.load_state_dict(resumed.state_dict())
     for x_, y_ in seen[13:]:
         a, b = next(again)
@@ -168,7 +168,7 @@ def test_each_epoch_has_every_row_once_and_resuming_changes_nothing(shuffle, bat
         assert torch.equal(b, y_)
 
 
-def test_one_class_against_the_rest():
+def test_load_table_one_vs_rest():
     whole, table = load_table("iris"), load_table("iris:versicolor")
     assert table.classes == ("rest", "versicolor")
     assert torch.equal(table.y, (whole.y == 1).long())

@@ -3,20 +3,20 @@
 import pytest
 import torch
 
-from torchstone.data.tabular.points import COUNTS, DRAWN, Draws, is_points, load_points
+from torchstone.data.tabular.points import SHAPES, SPLIT_SIZES, PointBatches, is_points, load_points
 from torchstone.errors import BadInput
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", SHAPES)
 def test_known_shapes_are_drawn_alike_and_split_without_overlap(name):
     points, again = load_points(name), load_points(name)
     splits = [points.train, points.val, points.test]
-    assert [len(split) for split in splits] == list(COUNTS.values())
+    assert [len(split) for split in splits] == list(SPLIT_SIZES.values())
     assert torch.equal(points.test, again.test)
     rows = {tuple(row) for split in splits for row in split.tolist()}
-    assert len(rows) == sum(COUNTS.values())
+    assert len(rows) == sum(SPLIT_SIZES.values())
     apart = (points.train.mean(0) - points.test.mean(0)).abs() / points.train.std(0)
-    print(f"{name}: {points.note}; train and test {apart.tolist()} deviations apart")
+    print(f"{name}: {points.description}; train and test {apart.tolist()} deviations apart")
     assert float(apart.max()) < 0.06, "splits of one and the same density"
     assert points.mean == points.train.mean(0).tolist()
     assert points.std == points.train.std(0).tolist()
@@ -38,7 +38,7 @@ def test_a_table_without_its_label(tmp_path):
     file.write_text("\n".join(["length,width,kind", *lines]) + "\n")
     points = load_points(str(file))
     assert points.features == ("length", "width")
-    assert sum(len(getattr(points, split)) for split in COUNTS) == 60
+    assert sum(len(getattr(points, split)) for split in SPLIT_SIZES) == 60
     assert points.train.dtype == torch.float32
 
 
@@ -58,12 +58,12 @@ def test_what_has_no_density_is_refused(tmp_path):
 
 def test_batches_are_permutations_and_can_be_gone_on_from():
     points = torch.arange(20.0).view(10, 2)
-    draws = Draws(points, 5, seed=1)
+    draws = PointBatches(points, 5, seed=1)
     epoch = torch.cat([next(draws), next(draws)])
     assert sorted(epoch[:, 0].tolist()) == points[:, 0].tolist()
     assert not torch.equal(epoch, points)
     state, expected = draws.state_dict(), next(draws)
-    other = Draws(points, 5, seed=1)
+    other = PointBatches(points, 5, seed=1)
     other.load_state_dict(state)
     assert torch.equal(next(other), expected)
 
@@ -71,10 +71,10 @@ def test_batches_are_permutations_and_can_be_gone_on_from():
 def test_two_processes_share_a_batch():
     points = torch.arange(24.0).view(12, 2)
     one, parts = (
-        Draws(points, 4, seed=2),
-        [Draws(points, 4, seed=2, rank=r, world_size=2) for r in (0, 1)],
+        PointBatches(points, 4, seed=2),
+        [PointBatches(points, 4, seed=2, rank=r, world_size=2) for r in (0, 1)],
     )
     for _ in range(5):
         assert torch.equal(torch.cat([next(part) for part in parts]), next(one))
     with pytest.raises(BadInput, match="cannot be shared"):
-        Draws(points, 3, seed=0, world_size=2)
+        PointBatches(points, 3, seed=0, world_size=2)

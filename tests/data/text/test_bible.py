@@ -1,4 +1,4 @@
-"""The bible's verses and their gold links: words counted as `split()` has them, both ways round."""
+"""The bible's verses and their gold links: words numbered as in `split()`, in both directions."""
 
 import io
 import json
@@ -46,12 +46,12 @@ def small(monkeypatch):
         opened.writestr(bible.TARGETS, table(header, ENGLISH))
         records = [{"source": a, "target": b} for a, b in LINKS]
         opened.writestr(bible.RECORDS, json.dumps({"records": records}))
-    monkeypatch.setattr(download, "archive", lambda *_: zipfile.ZipFile(data))
+    monkeypatch.setattr(download, "fetch_archive", lambda *_: zipfile.ZipFile(data))
 
 
-def test_links_are_between_words_with_their_marks(small):
-    verses, note = bible.read()
-    print(verses, note)
+def test_bible_links_number_words_with_punctuation(small):
+    verses, description = bible.read()
+    print(verses, description)
     first, second = verses
     assert (first.name, first.source, first.target) == (
         "40001001",
@@ -61,17 +61,17 @@ def test_links_are_between_words_with_their_marks(small):
     # the first word is “The, the second book, with its comma
     assert first.links == {(0, 0), (0, 1), (1, 1)}
     assert second == ("40001002", "Ἀβραὰμ", "Abraham", {(0, 0)})  # the link across is lost
-    assert "2 verses and 4 links" in note
+    assert "2 verses and 4 links" in description
 
 
-def test_the_other_way_round_links_turn_too(small):
+def test_bible_swaps_links_with_sides(small):
     forward, backward = bible.read("grc", "en")[0], bible.read("en", "grc")[0]
-    assert backward == [bible.turned(verse) for verse in forward]
+    assert backward == [bible.swap_sides(verse) for verse in forward]
     assert backward[0].links == {(0, 0), (1, 0), (1, 1)}
-    assert bible.gold(backward)["“The book, Abraham", "Βίβλος γενέσεως"] == backward[0].links
+    assert bible.gold_links(backward)["“The book, Abraham", "Βίβλος γενέσεως"] == backward[0].links
 
 
-def test_other_languages_are_refused(small):
+def test_bible_rejects_other_languages(small):
     for languages in (("de", "en"), ("grc", "grc"), ("grc", "de")):
         with pytest.raises(BadInput, match="from grc to en or back"):
             bible.read(*languages)
@@ -79,9 +79,9 @@ def test_other_languages_are_refused(small):
         read_pairs("bible", "de", "en")
 
 
-def test_the_registry_set():
-    verses, note = bible.read()
-    print(note)
+def test_bible_archive():
+    verses, description = bible.read()
+    print(description)
     assert len(verses) == 7_936
     assert sum(len(verse.links) for verse in verses) == 189_356
     inside = [
@@ -93,12 +93,12 @@ def test_the_registry_set():
     by_name = {verse.name: verse for verse in verses}
     love = by_name["62004008"]
     greek, english = love.source.split(), love.target.split()
-    said = {(greek[i], english[j]) for i, j in love.links}
-    assert {("θεὸς", "God"), ("ἀγάπη", "love."), ("ἐστίν", "is"), ("ὅτι", "because")} <= said
+    links = {(greek[i], english[j]) for i, j in love.links}
+    assert {("θεὸς", "God"), ("ἀγάπη", "love."), ("ἐστίν", "is"), ("ὅτι", "because")} <= links
     data = read_pairs("bible")
-    print(data.note)
+    print(data.description)
     assert data.languages == ("grc", "en")
     parts = [set(part) for part in (data.train, data.val, data.test)]
     assert sum(map(len, parts)) == len(parts[0] | parts[1] | parts[2]) == 7_918
-    gold = bible.gold(verses)
+    gold = bible.gold_links(verses)
     assert all(pair in gold for part in parts for pair in part)

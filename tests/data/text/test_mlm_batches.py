@@ -1,211 +1,145 @@
-"""Hidden words and framed rows: what the paper says is hidden, drawn anew by place, shared and resumed."""
+"""Masked-LM batches: the paper's masking, seeds, sharing between processes, and resuming."""
 
-import dataclasses
 from collections import Counter
 from itertools import pairwise
 
 import pytest
 import torch
 
-from torchstone.data.text import tokenizers
-from torchstone.data.text.mlm_batches import MaskedText
-from torchstone.data.text.sentence_batches import (
-    IGNORED,
-    SPECIAL,
-    Alike,
-    Frame,
-    Sentences,
-    side_by_side,
-)
+from torchstone.data.text.mlm_batches import MLMBatches
+from torchstone.data.text.sentence_batches import IGNORE_INDEX, SpecialTokens
 from torchstone.errors import BadInput
 
-SIZE, LENGTH = 200, 24
-FRAME = Frame(0, 2, 3, 4, frozenset(range(5)), LENGTH)
+VOCAB_SIZE, MAX_LENGTH = 200, 24
+SPECIAL = SpecialTokens(0, 2, 3, 4, frozenset(range(5)), MAX_LENGTH)
 
 
 def documents(count=40, seed=0):
-    """Each counts up from a number of its own, so that what follows what can be seen."""
+    """Each counts up from a number of its own, so that the next token is known."""
     generator = torch.Generator().manual_seed(seed)
     starts = torch.randint(5, 150, (count,), generator=generator).tolist()
     lengths = torch.randint(2, 90, (count,), generator=generator).tolist()
-    return [[5 + (a - 5 + i) % (SIZE - 5) for i in range(n)] for a, n in zip(starts, lengths, strict=True)]
+    return [
+        [5 + (a - 5 + i) % (VOCAB_SIZE - 5) for i in range(n)] for a, n in zip(starts, lengths, strict=True)
+    ]
 
 
-def stream(batch=32, **options):
-    return MaskedText(documents(), batch, FRAME, SIZE, **{"seed": 1, "pairs": False, **options})
+def stream(batch_size=32, **options):
+    options = {"seed": 1, "next_sentence": False, **options}
+    return MLMBatches(documents(), batch_size, SPECIAL, VOCAB_SIZE, **options)
 
 
-def restored(batch):
-    """The tokens as they were."""
-    there = batch.targets != IGNORED
-    before = batch.rows.tokens.gather(1, batch.places)
-    return batch.rows.tokens.scatter(1, batch.places, torch.where(there, batch.targets, before))
+def original_tokens(batch):
+    """The tokens before masking."""
+    is_target = batch.targets != IGNORE_INDEX
+    before = batch.rows.tokens.gather(1, batch.positions)
+    return batch.rows.tokens.scatter(1, batch.positions, torch.where(is_target, batch.targets, before))
 
 
-def test_80_10_10_of_15_percent():
-    text, fates, told, whole = stream(batch=64), Counter(), 0, 0
+def test_mlm_batches_mask_15_percent_as_80_10_10():
+    batches, outcomes, masked, total = stream(batch_size=64), Counter(), 0, 0
     for _ in range(60):
-        batch = next(text)
-        there = batch.targets != IGNORED
-        shown = batch.rows.tokens.gather(1, batch.places)[there]
-        was = batch.targets[there]
-        fates["mask"] += int((shown == FRAME.hidden).sum())
-        fates["same"] += int((shown == was).sum())
-        fates["other"] += int(((shown != was) & (shown != FRAME.hidden)).sum())
-        assert not set(was.tolist()) & FRAME.special
-        told += int(there.sum())
-        counted = batch.rows.mask.sum(1) - 2
-        whole += int(counted.sum())
+        batch = next(batches)
+        is_target = batch.targets != IGNORE_INDEX
+        after = batch.rows.tokens.gather(1, batch.positions)[is_target]
+        before = batch.targets[is_target]
+        outcomes["mask"] += int((after == SPECIAL.mask).sum())
+        outcomes["same"] += int((after == before).sum())
+        outcomes["other"] += int(((after != before) & (after != SPECIAL.mask)).sum())
+        assert not set(before.tolist()) & SPECIAL.ids
+        masked += int(is_target.sum())
+        words = batch.rows.mask.sum(1) - 2
+        total += int(words.sum())
         # as many as 15 % of each row, to the nearest, and one at least
-        expected = (counted * 0.15).round().clamp(min=1)
-        assert torch.equal(there.sum(1).float(), expected)
-        # what is not told stays as it was
-        untouched = torch.ones_like(batch.rows.mask).scatter(1, batch.places, False)
-        assert torch.equal(restored(batch)[untouched], batch.rows.tokens[untouched])
-    shares = {name: count / told for name, count in fates.items()}
-    print(f"{told} of {whole} told: {shares}")
+        expected = (words * 0.15).round().clamp(min=1)
+        assert torch.equal(is_target.sum(1).float(), expected)
+        # all other tokens are unchanged
+        untouched = torch.ones_like(batch.rows.mask).scatter(1, batch.positions, False)
+        assert torch.equal(original_tokens(batch)[untouched], batch.rows.tokens[untouched])
+    shares = {name: count / masked for name, count in outcomes.items()}
+    print(f"{masked} of {total} masked: {shares}")
     assert shares["mask"] == pytest.approx(0.8, abs=0.015)
     # one in 195 of the random ones is itself
     assert shares["same"] == pytest.approx(0.1 + 0.1 / 195, abs=0.012)
-    assert told / whole == pytest.approx(0.15, abs=0.02)
+    assert masked / total == pytest.approx(0.15, abs=0.02)
 
 
-def test_rows_are_spans_of_documents():
-    text = stream()
-    follows = {pair for document in documents() for pair in pairwise(document)}
+def test_mlm_batches_rows_are_spans_of_documents():
+    batches = stream()
+    neighbors = {pair for document in documents() for pair in pairwise(document)}
     for _ in range(10):
-        batch = next(text)
-        for row, mask in zip(restored(batch).tolist(), batch.rows.mask, strict=True):
+        batch = next(batches)
+        for row, mask in zip(original_tokens(batch).tolist(), batch.rows.mask, strict=True):
             words = row[1 : int(mask.sum()) - 1]
-            assert row[0] == FRAME.start
-            assert row[len(words) + 1] == FRAME.stop
-            assert set(row[len(words) + 2 :]) <= {FRAME.pad}
-            assert all(pair in follows for pair in pairwise(words))
+            assert row[0] == SPECIAL.cls
+            assert row[len(words) + 1] == SPECIAL.sep
+            assert set(row[len(words) + 2 :]) <= {SPECIAL.pad}
+            assert all(pair in neighbors for pair in pairwise(words))
 
 
-def test_half_of_the_second_spans_are_from_elsewhere():
-    text, counted, belongs = stream(pairs=True, batch=64), Counter(), Counter()
+def test_mlm_batches_half_of_second_spans_are_random():
+    batches, counts, continued = stream(next_sentence=True, batch_size=64), Counter(), Counter()
     for _ in range(20):
-        batch = next(text)
-        assert batch.rows.tokens.shape[1] <= LENGTH
-        for row, segments, stray in zip(
-            restored(batch).tolist(), batch.rows.segments, batch.stray.tolist(), strict=True
+        batch = next(batches)
+        assert batch.rows.tokens.shape[1] <= MAX_LENGTH
+        for row, segments, is_random in zip(
+            original_tokens(batch).tolist(),
+            batch.rows.segments,
+            batch.is_random_next.tolist(),
+            strict=True,
         ):
-            counted[stray] += 1
-            first = row.index(FRAME.stop)
-            second = row[first + 1 :][: row[first + 1 :].index(FRAME.stop)]
+            counts[is_random] += 1
+            first = row.index(SPECIAL.sep)
+            second = row[first + 1 :][: row[first + 1 :].index(SPECIAL.sep)]
             assert segments[: first + 1].sum() == 0
             assert int(segments.sum()) == len(second) + 1
-            goes_on = second[0] == 5 + (row[first - 1] - 5 + 1) % (SIZE - 5)
-            belongs[stray] += goes_on
-    print(counted, belongs)
-    assert counted[1] / sum(counted.values()) == pytest.approx(0.5, abs=0.05)
-    assert belongs[0] == counted[0]
-    assert belongs[1] / counted[1] < 0.1
+            continued[is_random] += second[0] == 5 + (row[first - 1] - 5 + 1) % (VOCAB_SIZE - 5)
+    print(counts, continued)
+    assert counts[1] / sum(counts.values()) == pytest.approx(0.5, abs=0.05)
+    assert continued[0] == counts[0]
+    assert continued[1] / counts[1] < 0.1
 
 
-def test_shares_make_the_mean_over_all_hidden_words():
-    for batch in (next(stream()), next(stream(batch=7, pairs=True))):
-        each = torch.rand(batch.targets.shape)
-        there = batch.targets != IGNORED
-        by_rows = (each * batch.share).sum(1).mean()
-        assert float(by_rows) == pytest.approx(float(each[there].mean()), rel=1e-5)
+def test_mlm_batches_weights_give_mean_over_masked_tokens():
+    for batch in (next(stream()), next(stream(batch_size=7, next_sentence=True))):
+        losses = torch.rand(batch.targets.shape)
+        is_target = batch.targets != IGNORE_INDEX
+        by_rows = (losses * batch.weights).sum(1).mean()
+        assert float(by_rows) == pytest.approx(float(losses[is_target].mean()), rel=1e-5)
 
 
-def same(a, b) -> bool:
+def equal(a, b) -> bool:
     flat = [(*x.rows, *x[1:]) for x in (a, b)]
     return all(torch.equal(p, q) for p, q in zip(*flat, strict=True))
 
 
-def test_the_seed_and_the_place_decide():
+def test_mlm_batches_depend_on_seed_and_position_alone():
     first, again, other = stream(), stream(), stream(seed=2)
     batches = [next(first) for _ in range(5)]
-    assert all(same(batch, next(again)) for batch in batches)
-    assert not same(batches[0], next(other))
+    assert all(equal(batch, next(again)) for batch in batches)
+    assert not equal(batches[0], next(other))
     late = stream()
     late.load_state_dict({"position": 3 * 32})
-    assert same(next(late), batches[3])
+    assert equal(next(late), batches[3])
     assert late.state_dict() == {"position": 4 * 32}
     for count in (64, 512):
-        a, b = (list(stream(seed=s).once(most=count)) for s in (1, 2))
-        assert all(same(x, y) for x, y in zip(a, b, strict=True))
+        a, b = (list(stream(seed=s).eval_batches(max_spans=count)) for s in (1, 2))
+        assert all(equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_processes_share_a_batch():
-    whole = next(stream(pairs=True))
-    parts = [next(stream(pairs=True, rank=rank, world_size=2)) for rank in (0, 1)]
-    for field in ("places", "targets", "share", "stray"):
+def test_mlm_batches_are_shared_by_processes():
+    full = next(stream(next_sentence=True))
+    parts = [next(stream(next_sentence=True, rank=rank, world_size=2)) for rank in (0, 1)]
+    for field in ("positions", "targets", "weights", "is_random_next"):
         joined = torch.cat([getattr(part, field) for part in parts])
-        assert torch.equal(joined, getattr(whole, field))
-    assert torch.equal(torch.cat([p.rows.tokens for p in parts]), whole.rows.tokens)
+        assert torch.equal(joined, getattr(full, field))
+    assert torch.equal(torch.cat([p.rows.tokens for p in parts]), full.rows.tokens)
     with pytest.raises(BadInput, match="32 cannot be shared by 3"):
         stream(world_size=3)
 
 
-def test_like_lengths_together_and_each_once_an_epoch():
-    lengths = torch.randint(3, 60, (320,))
-    alike, seen = Alike(lengths, 20, seed=0), []
-    batches = [alike.index(position) for position in range(0, 320, 20)]
-    for index in batches:
-        seen += index.tolist()
-    spread = torch.stack([lengths[i].max() - lengths[i].min() for i in batches]).float().mean()
-    print(f"lengths in a batch differ by {spread:.1f}, in all by {lengths.max() - lengths.min()}")
-    assert sorted(seen) == list(range(320))
-    assert spread < 8
-    order = [int(lengths[i].max()) for i in batches]
-    assert order != sorted(order)  # short ones do not all come first
-    later = Alike(lengths, 20, seed=0)
-    assert torch.equal(later.index(100), batches[5])
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "kept"),
-    [(30, None, (22, None)), (5, None, (5, None)), (30, 30, (11, 10)), (4, 30, (4, 17)),
-     (30, 4, (17, 4)), (10, 11, (10, 11)), (12, 9, (12, 9)), (1, 1, (1, 1))],
-)  # fmt: skip
-def test_what_is_too_long_loses_its_end(first, second, kept):
-    a, b = [10] * first, None if second is None else [20] * second
-    row, begins = FRAME.row(a, b)
-    assert len(row) <= LENGTH
-    assert (row.count(10), row.count(20)) == (kept[0], kept[1] or 0)
-    assert row[0] == FRAME.start
-    assert row.count(FRAME.stop) == 1 + (second is not None)
-    assert begins == kept[0] + 2
-    rows = side_by_side([(row, begins), FRAME.row([7], None)], FRAME)
-    assert rows.tokens.shape[1] % 8 == 0
-    short = dataclasses.replace(FRAME, length=len(row))
-    assert side_by_side([(row, begins)], short).tokens.shape[1] == len(row)  # no more than places
-    assert rows.mask.sum(1).tolist() == [len(row), 3]
-    assert int(rows.segments.sum()) == len(row) - begins
-
-
-def test_sentences_are_resumed_shared_and_all_measured():
-    rows = [FRAME.row([5 + i] * (1 + i % 9), None) for i in range(50)]
-    make = lambda **o: Sentences(rows, [i % 3 for i in range(50)], 10, FRAME, seed=3, **o)  # noqa: E731
-    first = make()
-    batches = [next(first) for _ in range(4)]
-    late = make()
-    late.load_state_dict({"position": 30})
-    assert torch.equal(next(late).rows.tokens, batches[3].rows.tokens)
-    parts = [next(make(rank=rank, world_size=2)) for rank in (0, 1)]
-    assert torch.equal(torch.cat([p.labels for p in parts]), batches[0].labels)
-    numbers = [number for index, _ in first.once(batch=16) for number in index]
-    assert sorted(numbers) == list(range(50))
-    for index, batch in first.once(batch=16):
-        assert (batch.labels == torch.tensor([i % 3 for i in index])).all()
-        assert (batch.rows.tokens[:, 1] == torch.tensor([5 + i for i in index])).all()
-
-
-def test_what_cannot_be():
-    learnt = tokenizers.learn("wordpiece", ["a b c"], size=40, special=SPECIAL)
-    assert Frame.of(learnt, 24).special == FRAME.special
-    with pytest.raises(BadInput, match="length must be at least 5"):
-        Frame.of(learnt, 4)
-    with pytest.raises(BadInput, match=r"no \[CLS\]"):
-        Frame.of(tokenizers.learn("characters", ["abc"], size=40, special=("[PAD]", "[UNK]")), 24)
+def test_mlm_batches_reject_empty_text_and_impossible_mask_prob():
     with pytest.raises(BadInput, match="no two tokens in a row"):
-        MaskedText([[7], []], 4, FRAME, SIZE, seed=0)
+        MLMBatches([[7], []], 4, SPECIAL, VOCAB_SIZE, seed=0)
     with pytest.raises(BadInput, match="between 0 and 1, not 1"):
-        stream(hidden=1.0)
-    with pytest.raises(BadInput, match="no sentences"):
-        Sentences([], [], 4, FRAME, seed=0)
+        stream(mask_prob=1.0)

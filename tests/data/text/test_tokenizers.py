@@ -1,4 +1,4 @@
-"""Tokenizers: what they make of texts, the same in every process, published ones beside their library."""
+"""Tokenizers: encoding, the same in every process, and published ones against their library."""
 
 import json
 import random
@@ -10,7 +10,7 @@ import torch
 
 from torchstone.data.text import tokenizers
 from torchstone.errors import BadInput
-from torchstone.references import transformers
+from torchstone.references.transformers import import_transformers
 
 WORDS = [
     "the",
@@ -33,8 +33,8 @@ draw = random.Random(0)
 TEXTS = [" ".join(draw.choices(WORDS, k=12)).capitalize() + ".\n" for _ in range(200)]
 
 
-def test_characters_are_the_sorted_ones_of_the_text():
-    tokenizer = tokenizers.learn("characters", ["ba\n", "c b"], size=100)
+def test_train_characters_sorts_vocabulary():
+    tokenizer = tokenizers.train("characters", ["ba\n", "c b"], vocab_size=100)
     assert tokenizer.get_vocab() == {"\n": 0, " ": 1, "a": 2, "b": 3, "c": 4}
     ids = tokenizers.encode(tokenizer, "cab\n")
     assert ids.tolist() == [4, 2, 3, 0]
@@ -42,14 +42,16 @@ def test_characters_are_the_sorted_ones_of_the_text():
     assert tokenizer.decode(ids.tolist()) == "cab\n"
 
 
-def test_the_rarest_characters_go_where_there_is_no_room():
-    tokenizer = tokenizers.learn("characters", ["aaabbbcd" * 3 + "ccc"], size=4, special=("[UNK]",))
+def test_train_characters_drops_rarest():
+    tokenizer = tokenizers.train(
+        "characters", ["aaabbbcd" * 3 + "ccc"], vocab_size=4, special_tokens=("[UNK]",)
+    )
     assert tokenizer.get_vocab() == {"[UNK]": 0, "a": 1, "b": 2, "c": 3}
     assert tokenizers.encode(tokenizer, "adb").tolist() == [1, 0, 2]
 
 
-def test_long_and_short_texts_are_encoded_alike():
-    tokenizer = tokenizers.learn("characters", TEXTS, size=100)
+def test_encode_long_and_short_texts_alike():
+    tokenizer = tokenizers.train("characters", TEXTS, vocab_size=100)
     text = "".join(TEXTS)
     pieces = torch.cat([tokenizers.encode(tokenizer, text[i : i + 500]) for i in range(0, len(text), 500)])
     assert torch.equal(tokenizers.encode(tokenizer, text), pieces)
@@ -57,14 +59,14 @@ def test_long_and_short_texts_are_encoded_alike():
 
 
 @pytest.mark.parametrize("length", [1, 5000])
-def test_an_unknown_character_is_named(length):
-    tokenizer = tokenizers.learn("characters", TEXTS, size=100)
+def test_encode_names_unknown_character(length):
+    tokenizer = tokenizers.train("characters", TEXTS, vocab_size=100)
     with pytest.raises(BadInput, match="the character 'é' is none of the"):
         tokenizers.encode(tokenizer, "cat" * length + "é")
 
 
-def test_bytes_write_any_text():
-    tokenizer = tokenizers.learn("bpe", TEXTS, size=300, special=("<|end|>",))
+def test_bpe_encodes_any_text():
+    tokenizer = tokenizers.train("bpe", TEXTS, vocab_size=300, special_tokens=("<|end|>",))
     assert tokenizer.token_to_id("<|end|>") == 0
     for text in ("naïve 😀\n\n\tThe cat", "  two  spaces ", "\x01"):
         ids = tokenizers.encode(tokenizer, text)
@@ -74,23 +76,27 @@ def test_bytes_write_any_text():
 
 
 @pytest.mark.parametrize("kind", ["characters", "bpe", "wordpiece", "unigram"])
-def test_every_process_learns_the_same(kind):
+def test_train_is_deterministic_across_processes(kind):
     program = (
         "import sys, hashlib, json; from torchstone.data.text import tokenizers as tokens\n"
         "texts = json.load(sys.stdin)\n"
-        "print(tokens.to_metadata(tokens.learn(sys.argv[1], texts, size=290, special=('<pad>',))))"
+        "options = {'vocab_size': 290, 'special_tokens': ('<pad>',)}\n"
+        "print(tokens.to_metadata(tokens.train(sys.argv[1], texts, **options)))"
     )
-    # ties are what processes break differently: words as frequent as each other
+    # processes could break ties differently: all words are equally frequent
     texts = [f"{a}{b}{c} {c}{a}" for a in "abcdxyzAQ" for b in "efgé" for c in "hijkLM"] * 2
-    cards = [
+    outputs = [
         subprocess.run(
-            [sys.executable, "-c", program, kind], input=json.dumps(texts), text=True,
-            capture_output=True, check=True,
+            [sys.executable, "-c", program, kind],
+            input=json.dumps(texts),
+            text=True,
+            capture_output=True,
+            check=True,
         ).stdout.strip()
         for _ in range(3)
-    ]  # fmt: skip
-    assert cards[0] == cards[1] == cards[2]
-    tokenizer = tokenizers.from_metadata(cards[0])
+    ]
+    assert outputs[0] == outputs[1] == outputs[2]
+    tokenizer = tokenizers.from_metadata(outputs[0])
     print(kind, tokenizer.get_vocab_size(), tokenizer.encode("abc xyz").tokens)
     assert tokenizer.token_to_id("<pad>") == 0
     assert len(tokenizer.get_added_tokens_decoder()) <= 2
@@ -98,23 +104,23 @@ def test_every_process_learns_the_same(kind):
     assert sorted(ids) == list(range(len(ids)))
 
 
-def test_pieces_of_words_and_what_is_unknown():
-    tokenizer = tokenizers.learn("wordpiece", TEXTS, size=60, special=("[PAD]", "[UNK]"))
-    said = tokenizer.encode("The CATS sat", add_special_tokens=False).tokens
-    print(said)
-    assert said[0] == "the"
-    assert said[1] == "cat"
-    assert said[2].startswith("##")
+def test_wordpiece_and_unigram_pieces_and_unknown_token():
+    tokenizer = tokenizers.train("wordpiece", TEXTS, vocab_size=60, special_tokens=("[PAD]", "[UNK]"))
+    tokens = tokenizer.encode("The CATS sat", add_special_tokens=False).tokens
+    print(tokens)
+    assert tokens[0] == "the"
+    assert tokens[1] == "cat"
+    assert tokens[2].startswith("##")
     assert tokenizer.encode("日", add_special_tokens=False).ids == [1]
-    pieces = tokenizers.learn("unigram", TEXTS, size=60, special=("<pad>", "</s>", "<unk>"))
+    pieces = tokenizers.train("unigram", TEXTS, vocab_size=60, special_tokens=("<pad>", "</s>", "<unk>"))
     ids = tokenizers.encode(pieces, "the cat sat")
     assert pieces.decode(ids.tolist()) == "the cat sat"
     assert pieces.token_to_id("<unk>") == 2
     assert tokenizers.encode(pieces, "the 日")[-1] == 2
 
 
-def test_the_card_gives_the_tokenizer_back():
-    tokenizer = tokenizers.learn("bpe", TEXTS, size=280)
+def test_metadata_round_trip():
+    tokenizer = tokenizers.train("bpe", TEXTS, vocab_size=280)
     again = tokenizers.from_metadata(tokenizers.to_metadata(tokenizer))
     assert again.get_vocab() == tokenizer.get_vocab()
     assert torch.equal(tokenizers.encode(again, TEXTS[0]), tokenizers.encode(tokenizer, TEXTS[0]))
@@ -122,39 +128,41 @@ def test_the_card_gives_the_tokenizer_back():
         tokenizers.from_metadata("{}")
 
 
-def test_published_files_are_read_as_their_library_reads_them(tmp_path):
-    learnt = tokenizers.learn("bpe", TEXTS, size=290)
+def test_load_published_files_like_transformers(tmp_path):
+    trained = tokenizers.train("bpe", TEXTS, vocab_size=290)
     (tmp_path / "new").mkdir()
-    learnt.save(str(tmp_path / "new" / "tokenizer.json"))
-    model = json.loads(learnt.to_str())["model"]
+    trained.save(str(tmp_path / "new" / "tokenizer.json"))
+    model = json.loads(trained.to_str())["model"]
     old = tmp_path / "old"
     old.mkdir()
     (old / "vocab.json").write_text(json.dumps(model["vocab"] | {"<|endoftext|>": 290}))
     merges = "\n".join(" ".join(pair) for pair in model["merges"])
     (old / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
-    theirs = transformers().GPT2TokenizerFast(
+    theirs = import_transformers().GPT2TokenizerFast(
         vocab=model["vocab"] | {"<|endoftext|>": 290}, merges=[tuple(p) for p in model["merges"]]
     )
     text = "The cat's hat\n\n  sat on 17 mats <|endoftext|> with é"
-    wanted = theirs(text)["input_ids"]
-    print(wanted)
-    assert tokenizers.encode(tokenizers.read(old), text).tolist() == wanted
+    expected = theirs(text)["input_ids"]
+    print(expected)
+    assert tokenizers.encode(tokenizers.load(old), text).tolist() == expected
     for path in (tmp_path / "new", tmp_path / "new" / "tokenizer.json"):
-        assert tokenizers.read(path).to_str() == learnt.to_str()
-    words = tokenizers.learn("wordpiece", TEXTS, size=80, special=("[PAD]", "[UNK]", "[CLS]", "[SEP]"))
+        assert tokenizers.load(path).to_str() == trained.to_str()
+    words = tokenizers.train(
+        "wordpiece", TEXTS, vocab_size=80, special_tokens=("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+    )
     bert = tmp_path / "bert"
     bert.mkdir()
     names = sorted(words.get_vocab(), key=words.get_vocab().__getitem__)
     (bert / "vocab.txt").write_text("\n".join(names) + "\n")
-    theirs = transformers().BertTokenizerFast(vocab=words.get_vocab())
+    theirs = import_transformers().BertTokenizerFast(vocab=words.get_vocab())
     text = "The CAT, with hats! [SEP] ünder"
-    wanted = theirs(text, add_special_tokens=False)["input_ids"]
-    assert tokenizers.encode(tokenizers.read(bert), text).tolist() == wanted
+    expected = theirs(text, add_special_tokens=False)["input_ids"]
+    assert tokenizers.encode(tokenizers.load(bert), text).tolist() == expected
     (bert / "tokenizer_config.json").write_text('{"do_lower_case": false}')
-    assert tokenizers.encode(tokenizers.read(bert), "Cat").tolist() == [1]
+    assert tokenizers.encode(tokenizers.load(bert), "Cat").tolist() == [1]
 
 
-def test_gpt1s_vocabulary_ends_its_words(tmp_path):
+def test_load_gpt1_vocabulary_with_end_of_word_marks(tmp_path):
     vocabulary = {
         "<unk>": 0,
         "c": 1,
@@ -167,32 +175,32 @@ def test_gpt1s_vocabulary_ends_its_words(tmp_path):
     }
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
     (tmp_path / "merges.txt").write_text("#version: 0.2\na t</w>\nc at</w>\n")
-    tokenizer = tokenizers.read(tmp_path)
+    tokenizer = tokenizers.load(tmp_path)
     ids = tokenizers.encode(tokenizer, "Cat at!")
     assert ids.tolist() == [5, 4, 6]
     assert tokenizer.decode(ids.tolist()) == "cat at !"
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [("{", "no tokenizer that can be read"), (None, "holds no tokenizer"), ("{}", "no tokenizer")],
 )
-def test_what_cannot_be_read_gets_one_line(tmp_path, content, said):
+def test_load_rejects_unreadable_file_in_one_line(tmp_path, content, message):
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(BadInput, match=said) as refused:
-        tokenizers.read(tmp_path)
-    assert "\n" not in str(refused.value)
+    with pytest.raises(BadInput, match=message) as error:
+        tokenizers.load(tmp_path)
+    assert "\n" not in str(error.value)
     with pytest.raises(BadInput, match="there is no"):
-        tokenizers.read(tmp_path / "nowhere.json")
+        tokenizers.load(tmp_path / "nowhere.json")
 
 
-def test_what_cannot_be_learnt_is_refused():
-    for arguments, said in (
+def test_train_rejects_bad_arguments():
+    for arguments, message in (
         (("letters", ["a"], 10), "unknown tokenizer 'letters': characters"),
-        (("bpe", [], 300), "no text to learn"),
+        (("bpe", [], 300), "no text to train"),
         (("bpe", ["a"], 200), "at least 256"),
     ):
-        kind, texts, size = arguments
-        with pytest.raises(BadInput, match=said):
-            tokenizers.learn(kind, texts, size=size)
+        kind, texts, vocab_size = arguments
+        with pytest.raises(BadInput, match=message):
+            tokenizers.train(kind, texts, vocab_size=vocab_size)

@@ -1,4 +1,4 @@
-"""Augmentations against one slow loop a picture."""
+"""Augmentations against slow loops per image."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def recorded(count, seed=0):
     return draw, drawn
 
 
-def test_shift_is_a_roll_with_the_wrapped_part_blanked():
+def test_shift_equals_blanked_roll():
     images = pictures()
     draw, drawn = recorded(len(images))
     moved = augment.shift(2)(images, draw)
@@ -44,7 +44,7 @@ def test_shift_is_a_roll_with_the_wrapped_part_blanked():
 
 
 @pytest.mark.parametrize("mode", ["reflect", "zero"])
-def test_crop_is_a_slow_loop(mode):
+def test_crop_equals_slow_loop(mode):
     images = pictures()
     draw, drawn = recorded(len(images))
     cropped = augment.crop(3, mode)(images, draw)
@@ -59,7 +59,7 @@ def test_crop_is_a_slow_loop(mode):
     print("crops compared:", len(images), mode)
 
 
-def test_flip_mirrors_half_exactly():
+def test_flip_mirrors_half():
     images = pictures(64)
     draw, drawn = recorded(64)
     flipped = augment.flip()(images, draw)
@@ -70,7 +70,7 @@ def test_flip_mirrors_half_exactly():
     assert 16 < chosen.sum() < 48
 
 
-def test_affine_is_identity_at_zero_strength_and_turns_by_the_angle():
+def test_affine_identity_rotation_and_translation():
     images = pictures(height=16, width=16)
     draw, _ = recorded(len(images))
     same = augment.affine(0, 0, 0)(images, draw)
@@ -87,11 +87,11 @@ def test_affine_is_identity_at_zero_strength_and_turns_by_the_angle():
     assert moved[:, :, 12:].abs().max() < 1e-2
 
 
-def test_names_and_composition():
+def test_make_augmentation_composes_named_steps():
     images = pictures()
-    assert augment.from_name("none") is None
+    assert augment.make_augmentation("none") is None
     draw, drawn = recorded(len(images))
-    both = augment.from_name("flip-crop4")(images, draw)
+    both = augment.make_augmentation("flip-crop4")(images, draw)
     again = iter(drawn)
     flipped = augment.flip()(images, lambda *shape: next(again))
     assert torch.equal(both, augment.crop(4)(flipped, lambda *shape: next(again)))

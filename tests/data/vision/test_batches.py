@@ -1,4 +1,4 @@
-"""The order of batches, and that resuming, sharing and decoding ahead do not change it."""
+"""The order of image batches; resuming, sharing and prefetching do not change it."""
 
 import random
 import subprocess
@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from torchstone.data.vision import augment, dataset
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import Pictures, load_pictures
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageSplit, load_images
 from torchstone.errors import BadInput
+from torchstone.parts.seeding import derive_seed
 
 CARD = {"mean": [0.0], "std": [1 / 255]}  # normalising changes nothing
 
@@ -20,11 +21,11 @@ CARD = {"mean": [0.0], "std": [1 / 255]}  # normalising changes nothing
 def numbered(count):
     """Pictures that show their own number, everywhere alike; so do the labels."""
     values = torch.arange(count)
-    return Pictures(values, values.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous())
+    return ImageSplit(values, values.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous())
 
 
 def drawn(pictures, count, **options):
-    batches = Batches(pictures, 8, seed=3, metadata=CARD, **options)
+    batches = ImageBatches(pictures, 8, seed=3, metadata=CARD, **options)
     return [next(batches) for _ in range(count)]
 
 
@@ -34,7 +35,7 @@ def same(ones, others):
 
 
 @pytest.mark.parametrize("count", [3, 8, 21, 50])
-def test_every_sample_once_an_epoch_and_batches_always_full(count):
+def test_batches_full_and_each_sample_once_per_epoch(count):
     found = drawn(numbered(count), count)  # 8 epochs
     labels = torch.cat([y for _, y in found])
     assert all(len(y) == 8 for _, y in found)
@@ -46,27 +47,27 @@ def test_every_sample_once_an_epoch_and_batches_always_full(count):
         assert len({tuple(e.tolist()) for e in epochs}) == 8
 
 
-def test_seeds_differ():
-    seeds = {mix(a, b, c) for a in range(20) for b in range(2) for c in range(50)}
+def test_derive_seed_has_no_collisions():
+    seeds = {derive_seed(a, b, c) for a in range(20) for b in range(2) for c in range(50)}
     assert len(seeds) == 2000
     assert all(0 <= s < 2**63 for s in seeds)
 
 
 @pytest.mark.parametrize("augmentation", ["none", "shift2", "affine"])
-def test_resume_at_random_points(augmentation):
-    options = {"augment": augment.from_name(augmentation)}
+def test_batches_resume_exactly(augmentation):
+    options = {"augment": augment.make_augmentation(augmentation)}
     whole = drawn(numbered(21), 30, **options)
     for done in random.Random(0).sample(range(30), 6):
-        first = Batches(numbered(21), 8, seed=3, metadata=CARD, **options)
+        first = ImageBatches(numbered(21), 8, seed=3, metadata=CARD, **options)
         for _ in range(done):
             next(first)
-        second = Batches(numbered(21), 8, seed=3, metadata=CARD, **options)
+        second = ImageBatches(numbered(21), 8, seed=3, metadata=CARD, **options)
         second.load_state_dict(first.state_dict())
         assert first.state_dict() == {"position": 8 * done}
         assert same([next(second) for _ in range(30 - done)], whole[done:])
 
 
-def test_augmentation_is_new_at_each_step():
+def test_batches_augmentation_differs_each_step():
     drawn_numbers = []
 
     def watch(pictures, draw):
@@ -80,8 +81,8 @@ def test_augmentation_is_new_at_each_step():
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_together_are_the_joint_batch(world):
-    options = {"augment": augment.from_name("affine")}
+def test_batches_ranks_form_joint_batch(world):
+    options = {"augment": augment.make_augmentation("affine")}
     joint = drawn(numbered(21), 12, **options)
     ranks = [drawn(numbered(21), 12, rank=r, world_size=world, **options) for r in range(world)]
     for step, (x, y) in enumerate(joint):
@@ -90,11 +91,11 @@ def test_ranks_together_are_the_joint_batch(world):
     print("steps compared:", len(joint), "on", world, "ranks")
 
 
-def test_batches_that_cannot_be():
+def test_batches_reject_uneven_and_empty():
     with pytest.raises(BadInput, match="cannot be shared by 3"):
-        Batches(numbered(9), 8, seed=0, metadata=CARD, world_size=3)
-    with pytest.raises(BadInput, match="no pictures"):
-        Batches(numbered(0), 8, seed=0, metadata=CARD)
+        ImageBatches(numbered(9), 8, seed=0, metadata=CARD, world_size=3)
+    with pytest.raises(BadInput, match="no images"):
+        ImageBatches(numbered(0), 8, seed=0, metadata=CARD)
 
 
 @pytest.fixture(scope="module")
@@ -109,24 +110,24 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_pictures_on_disk_give_the_same_batches(folder, monkeypatch, workers):
-    memory = load_pictures(folder, size=16, channels=3)
-    monkeypatch.setattr(dataset, "IN_MEMORY", 0)
-    disk = load_pictures(folder, size=16, channels=3)
+def test_batches_from_disk_equal_memory(folder, monkeypatch, workers):
+    memory = load_images(folder, size=16, channels=3)
+    monkeypatch.setattr(dataset, "MEMORY_LIMIT", 0)
+    disk = load_images(folder, size=16, channels=3)
     assert isinstance(memory.train.images, torch.Tensor)
     assert not isinstance(disk.train.images, torch.Tensor)
     assert disk.metadata == memory.metadata
-    assert disk.note == memory.note
+    assert disk.description == memory.description
     for split in ("train", "val", "test"):
         ours, theirs = getattr(memory, split), getattr(disk, split)
         assert torch.equal(ours.take(torch.arange(len(ours))), theirs.take(torch.arange(len(theirs))))
-    options = {"seed": 1, "metadata": memory.metadata, "augment": augment.from_name("flip-crop4")}
-    whole = Batches(memory.train, 8, **options)
+    options = {"seed": 1, "metadata": memory.metadata, "augment": augment.make_augmentation("flip-crop4")}
+    whole = ImageBatches(memory.train, 8, **options)
     whole = [next(whole) for _ in range(12)]
     before = torch.get_rng_state()
-    first = Batches(disk.train, 8, workers=workers, **options)
+    first = ImageBatches(disk.train, 8, workers=workers, **options)
     assert same([next(first) for _ in range(5)], whole[:5])
-    second = Batches(disk.train, 8, workers=workers, **options)
+    second = ImageBatches(disk.train, 8, workers=workers, **options)
     second.load_state_dict(first.state_dict())
     assert first.state_dict() == {"position": 40}
     assert same([next(second) for _ in range(7)], whole[5:])
@@ -135,31 +136,31 @@ def test_pictures_on_disk_give_the_same_batches(folder, monkeypatch, workers):
     assert torch.equal(torch.get_rng_state(), before), "the global generator was disturbed"
 
 
-def test_a_file_damaged_on_disk_is_named(folder, monkeypatch, tmp_path):
+def test_batches_name_damaged_file(folder, monkeypatch, tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for i in range(3):
             data = (folder / name / f"{i}.png").read_bytes()
             (tmp_path / name / f"{i}.png").write_bytes(data)
-    monkeypatch.setattr(dataset, "IN_MEMORY", 0)
-    pictures = load_pictures(tmp_path, size=16, channels=3)
+    monkeypatch.setattr(dataset, "MEMORY_LIMIT", 0)
+    pictures = load_images(tmp_path, size=16, channels=3)
     for file in tmp_path.rglob("*.png"):
         file.write_bytes(file.read_bytes()[:300])
-    batches = Batches(pictures.train, 2, seed=0, metadata=pictures.metadata, workers=1)
-    with pytest.raises(BadInput, match=r"\d\.png is not a readable picture") as caught:
+    batches = ImageBatches(pictures.train, 2, seed=0, metadata=pictures.metadata, workers=1)
+    with pytest.raises(BadInput, match=r"\d\.png is not a readable image") as caught:
         next(batches)
     print(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_workers_end_with_the_program(folder):
+def test_batches_workers_end_with_program(folder):
     program = f"""
 import multiprocessing
 from torchstone.data.vision import dataset as images
-from torchstone.data.vision.batches import Batches
-images.IN_MEMORY = 0
-data = images.load_pictures({str(folder)!r}, size=16, channels=3)
-batches = Batches(data.train, 4, seed=0, metadata=data.metadata, workers=2)
+from torchstone.data.vision.batches import ImageBatches
+images.MEMORY_LIMIT = 0
+data = images.load_images({str(folder)!r}, size=16, channels=3)
+batches = ImageBatches(data.train, 4, seed=0, metadata=data.metadata, workers=2)
 next(batches)
 print(len(multiprocessing.active_children()))
 batches.close()
@@ -167,7 +168,7 @@ print(len(multiprocessing.active_children()))
 next(batches)
 del batches
 print(len(multiprocessing.active_children()))
-batches = Batches(data.train, 4, seed=0, metadata=data.metadata, workers=2)
+batches = ImageBatches(data.train, 4, seed=0, metadata=data.metadata, workers=2)
 next(batches)
 """
     done = subprocess.run(

@@ -1,82 +1,86 @@
-"""What the players of a game are given: fresh pictures each turn, noise that nothing but the seed decides."""
+"""GAN batches: fresh images in each step, and noise that depends on the seed alone."""
 
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import Pictures
-from torchstone.data.vision.gan_batches import Rounds
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageSplit
+from torchstone.data.vision.gan_batches import GanBatches
 
-CARD = {"mean": [0.0], "std": [1.0], "channels": 1, "size": 2}
+METADATA = {"mean": [0.0], "std": [1.0], "channels": 1, "size": 2}
 COUNT = 24
-PICTURES = Pictures(
+IMAGES = ImageSplit(
     torch.arange(COUNT),
     torch.arange(COUNT, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2),
 )  # each is as light as its label
 
 
-def rounds(turns: int = 2, seed: int = 3, batch: int = 6, rank: int = 0, world: int = 1) -> Rounds:
-    batches = Batches(PICTURES, batch, seed=seed, metadata=CARD, rank=rank, world_size=world)
-    return Rounds(batches, 5, turns=turns)
+def gan_batches(
+    steps: int = 2, seed: int = 3, batch: int = 6, rank: int = 0, world_size: int = 1
+) -> GanBatches:
+    batches = ImageBatches(IMAGES, batch, seed=seed, metadata=METADATA, rank=rank, world_size=world_size)
+    return GanBatches(batches, 5, discriminator_steps=steps)
 
 
 def same(a, b) -> bool:
     return all(torch.equal(x, y) for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True))
 
 
-def test_each_turn_has_pictures_of_its_own_with_their_labels():
-    stream, seen = rounds(), []
+def test_gan_batches_have_distinct_images_and_labels():
+    stream, labels = gan_batches(), []
     for _ in range(2):
-        both = next(stream)
-        assert len(both.turns) == 2
-        for turn in both.turns:
-            assert torch.equal((turn.real[:, 0, 0, 0] * 255).round().long(), turn.labels)
-            assert turn.z.shape == (6, 5)
-            assert turn.between.shape == (6,)
-            seen += turn.labels.tolist()
-        assert torch.equal(both.wish.labels, both.turns[-1].labels)
-        assert both.wish.z.shape == (6, 5)
-    assert sorted(seen) == list(range(COUNT)), "an epoch is every picture once"
+        batch_ = next(stream)
+        assert len(batch_.discriminator_batches) == 2
+        for step in batch_.discriminator_batches:
+            assert torch.equal((step.real[:, 0, 0, 0] * 255).round().long(), step.labels)
+            assert step.z.shape == (6, 5)
+            assert step.interpolation.shape == (6,)
+            labels += step.labels.tolist()
+        assert torch.equal(batch_.generator_batch.labels, batch_.discriminator_batches[-1].labels)
+        assert batch_.generator_batch.z.shape == (6, 5)
+    assert sorted(labels) == list(range(COUNT)), "an epoch is every image once"
 
 
-def test_no_noise_comes_twice_and_it_is_what_it_should_be():
-    stream, noise, places = rounds(batch=24), [], []
+def test_gan_batches_noise_is_fresh_and_normal():
+    stream, noise, weights = gan_batches(batch=24), [], []
     for _ in range(200):
-        both = next(stream)
-        noise += [*(turn.z for turn in both.turns), both.wish.z]
-        places += [turn.between for turn in both.turns]
+        batch_ = next(stream)
+        noise += [*(step.z for step in batch_.discriminator_batches), batch_.generator_batch.z]
+        weights += [step.interpolation for step in batch_.discriminator_batches]
     assert len({tuple(z.flatten().tolist()) for z in noise}) == len(noise) == 600
-    z, between = torch.stack(noise), torch.stack(places)
-    print(z.mean(), z.std(), between.mean(), between.std(), between.min(), between.max())
+    z, interpolation = torch.stack(noise), torch.stack(weights)
+    print(
+        z.mean(), z.std(), interpolation.mean(), interpolation.std(), interpolation.min(), interpolation.max()
+    )
     assert abs(float(z.mean())) < 0.02
     assert float(z.std()) == pytest.approx(1, abs=0.02)
     assert abs(float((z[0::3] * z[2::3]).mean())) < 0.02, "the generator's noise is fresh"
-    assert float(between.mean()) == pytest.approx(0.5, abs=0.02)
-    assert 0 <= float(between.min()) < 0.01
-    assert 0.99 < float(between.max()) < 1
+    assert float(interpolation.mean()) == pytest.approx(0.5, abs=0.02)
+    assert 0 <= float(interpolation.min()) < 0.01
+    assert 0.99 < float(interpolation.max()) < 1
 
 
-def test_it_goes_on_where_it_was_and_the_global_generator_has_no_part():
-    stream = rounds()
+def test_gan_batches_resume_independent_of_global_rng():
+    stream = gan_batches()
     next(stream)
     state = stream.state_dict()
     rest = [next(stream) for _ in range(3)]
     torch.manual_seed(99)
-    again = rounds()
+    again = gan_batches()
     again.load_state_dict(state)
     assert all(same(next(again), each) for each in rest)
-    assert not same(next(rounds()), next(rounds(seed=4)))
-    assert not torch.equal(next(rounds()).wish.z, next(rounds(seed=4)).wish.z)
+    assert not same(next(gan_batches()), next(gan_batches(seed=4)))
+    assert not torch.equal(next(gan_batches()).generator_batch.z, next(gan_batches(seed=4)).generator_batch.z)
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_several_processes_share_what_one_would_have(world):
-    whole = rounds()
-    shares = [rounds(rank=rank, world_size=world) for rank in range(world)]
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_gan_batches_shared_by_processes(world_size):
+    single = gan_batches()
+    shares = [gan_batches(rank=rank, world_size=world_size) for rank in range(world_size)]
     for _ in range(3):
-        wanted = tree_leaves(next(whole))
+        wanted = tree_leaves(next(single))
         parts = zip(*(tree_leaves(next(each)) for each in shares), strict=True)
         for one, each in zip(wanted, parts, strict=True):
             assert torch.equal(one, torch.cat(each))
-    assert whole.state_dict() == shares[0].state_dict() == {"position": 36}
+    assert single.state_dict() == shares[0].state_dict() == {"position": 36}

@@ -8,10 +8,10 @@ import torch
 from scipy import stats
 
 from torchstone.data.vision import mixup
-from torchstone.data.vision.augment import STEPS, from_name, read
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import Pictures
-from torchstone.data.vision.geometric_ops import erase, noise
+from torchstone.data.vision.augment import STEPS, make_augmentation, parse_augmentation
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageSplit
+from torchstone.data.vision.geometric_ops import erase, hash_noise
 from torchstone.errors import BadInput
 
 CARD = {"mean": [0.0] * 3, "std": [1 / 255] * 3}  # normalising changes nothing
@@ -29,14 +29,14 @@ def draws(count, seed=0):
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
-def test_shares_follow_the_beta_distribution(alpha):
-    shares = mixup.beta(alpha)(torch.rand(5000, generator=torch.Generator().manual_seed(0)))
+def test_beta_sampler_follows_beta_distribution(alpha):
+    shares = mixup.beta_sampler(alpha)(torch.rand(5000, generator=torch.Generator().manual_seed(0)))
     test = stats.kstest(shares.double().numpy(), stats.beta(alpha, alpha).cdf)
     print(f"α {alpha}: Kolmogorov-Smirnov distance {test.statistic:.4f}, p {test.pvalue:.3f}")
     assert test.pvalue > 0.01
 
 
-def test_mixup_is_the_equation():
+def test_mixup_equals_equation():
     images, others = coloured(16), coloured(16).flip(0)
     mixed, share = mixup.mixup(0.4)(images, others, draws(16))
     assert len(share.unique()) > 10
@@ -46,7 +46,7 @@ def test_mixup_is_the_equation():
     print("shares:", share[:4].tolist())
 
 
-def test_cutmix_is_one_rectangle_and_the_share_is_exact():
+def test_cutmix_one_rectangle_and_exact_weight():
     images = torch.zeros(3000, 1, 10, 14)
     mixed, share = mixup.cutmix(1.0)(images, images + 1, draws(3000))
     taken = mixed[:, 0]
@@ -70,16 +70,16 @@ def test_cutmix_is_one_rectangle_and_the_share_is_exact():
     assert abs(share.mean().item() - expected) < 0.02
 
 
-def test_either_takes_one_of_two_for_each_picture():
+def test_one_of_chooses_per_image():
     images = torch.zeros(2000, 1, 8, 8)
-    mixed, share = mixup.either(mixup.mixup(1.0), mixup.cutmix(1.0))(images, images + 1, draws(2000))
+    mixed, share = mixup.one_of(mixup.mixup(1.0), mixup.cutmix(1.0))(images, images + 1, draws(2000))
     cut = ((mixed == 0) | (mixed == 1)).all(dim=3).all(dim=2)[:, 0]
     print("cut:", int(cut.sum()), "of 2000")
     assert 900 < cut.sum() < 1100
     assert torch.allclose(1 - mixed.mean((1, 2, 3)), share, atol=1e-5)
 
 
-def test_erasing_has_the_paper_s_areas_ratios_and_frequency():
+def test_erase_area_ratio_and_frequency():
     images = torch.full((4000, 1, 40, 40), 300.0)  # a level that noise has not
     out = erase(0.25)(images, draws(4000))
     gone = out[:, 0] != 300
@@ -105,9 +105,9 @@ def test_erasing_has_the_paper_s_areas_ratios_and_frequency():
     assert torch.equal(erase(0.0)(images, draws(4000)), images)
 
 
-def test_noise_is_uniform_and_differs_between_pictures():
+def test_hash_noise_uniform_and_uncorrelated():
     images = torch.zeros(8, 3, 40, 40, dtype=torch.uint8)
-    values = noise(torch.rand(8, generator=torch.Generator().manual_seed(0)), images)
+    values = hash_noise(torch.rand(8, generator=torch.Generator().manual_seed(0)), images)
     counts = torch.bincount(values.flatten().long(), minlength=256).double()
     chi2 = ((counts - counts.mean()) ** 2 / counts.mean()).sum().item()
     rows = values.flatten(1).double()
@@ -120,18 +120,20 @@ def test_noise_is_uniform_and_differs_between_pictures():
 
 
 def split(count=22):
-    return Pictures(torch.arange(count) % 4, coloured(count))
+    return ImageSplit(torch.arange(count) % 4, coloured(count))
 
 
 def mixed_batches(augment, mix, count, **options):
-    batches = Batches(split(), 8, seed=3, metadata=CARD, augment=augment, mixing=mix, classes=4, **options)
+    batches = ImageBatches(
+        split(), 8, seed=3, metadata=CARD, augment=augment, mixing=mix, classes=4, **options
+    )
     return batches, [next(batches) for _ in range(count)]
 
 
 @pytest.mark.parametrize("name", ["mixup0.5", "cutmix", "flip+crop4+erase+mixup+cutmix"])
 @pytest.mark.parametrize("world", [2, 4, 8])
-def test_processes_together_give_the_joint_mixed_batch(name, world):
-    augment, mix = read(name)
+def test_mixed_batches_ranks_form_joint_batch(name, world):
+    augment, mix = parse_augmentation(name)
     _, joint = mixed_batches(augment, mix, 12)
     ranks = [mixed_batches(augment, mix, 12, rank=r, world_size=world)[1] for r in range(world)]
     for step, (x, y) in enumerate(joint):
@@ -142,8 +144,8 @@ def test_processes_together_give_the_joint_mixed_batch(name, world):
 
 
 @pytest.mark.parametrize("name", [*STEPS, "crop4+flip+randaugment2-9+jitter+erase+cutmix+mixup"])
-def test_every_step_resumes_and_is_shared_exactly(name):
-    augment, mix = read(name)
+def test_augmentation_steps_resume_and_share_exactly(name):
+    augment, mix = parse_augmentation(name)
     _, whole = mixed_batches(augment, mix, 9)
     _, plain = mixed_batches(None, None, 9)
     assert not all(torch.equal(a, b) for (a, _), (b, _) in zip(whole, plain, strict=True))
@@ -162,13 +164,13 @@ def test_every_step_resumes_and_is_shared_exactly(name):
     print(name, "steps compared:", len(whole))
 
 
-def test_labels_are_the_shares_of_what_is_in_the_picture():
+def test_mixed_labels_equal_image_shares():
     """Pictures of one level each; a mixture's level says what it was made of."""
     levels = torch.tensor([0, 100, 200, 40])
     labels = torch.arange(20) % 4
     images = levels[labels].to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 6, 6).contiguous()
-    batches = Batches(
-        Pictures(labels, images),
+    batches = ImageBatches(
+        ImageSplit(labels, images),
         8,
         seed=0,
         metadata=CARD,
@@ -203,17 +205,17 @@ def test_labels_are_the_shares_of_what_is_in_the_picture():
         ("crop4-", "write crop4"),
     ],
 )
-def test_errors_teach(name, said):
+def test_parse_augmentation_error_messages(name, said):
     with pytest.raises(BadInput, match=said) as caught:
-        read(name)
+        parse_augmentation(name)
     print(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_system_without_mixed_labels_says_so():
+def test_make_augmentation_rejects_mixing_and_accepts_aliases():
     with pytest.raises(BadInput, match="cannot be mixed"):
-        from_name("flip+mixup")
+        make_augmentation("flip+mixup")
     images = coloured(16)
     for old, new in (("flip-crop4", "flip+crop4"), ("affine", "affine10-0.1-0.06")):
-        both = [from_name(name)(images, draws(16)) for name in (old, new)]
+        both = [make_augmentation(name)(images, draws(16)) for name in (old, new)]
         assert torch.equal(*both), old

@@ -1,18 +1,18 @@
-"""Pictures from anywhere against the training pictures they were made of."""
+"""Preprocessing of images from anywhere, against the training images that they were made from."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from torchstone.data.vision.dataset import load_pictures, normalise
-from torchstone.data.vision.preprocess import decode, prepare
+from torchstone.data.vision.dataset import load_images, normalize
+from torchstone.data.vision.preprocess import decode, preprocess
 from torchstone.errors import BadInput
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return load_pictures("mnist5k", size=32, channels=1)
+    return load_images("mnist5k", size=32, channels=1)
 
 
 def large(array, corner):
@@ -51,11 +51,11 @@ def light(canvas, numbers):
 
 
 @pytest.mark.parametrize("kind", [dark, light, photo, clear, turned])
-def test_a_digit_found_in_a_large_picture_is_the_training_digit(digits, kind):
+def test_preprocess_recovers_training_digit(digits, kind):
     numbers, found = np.random.RandomState(0), []
     for image in digits.test.images[::20, 0].numpy():
         corner = numbers.randint(0, 100), numbers.randint(0, 200)
-        made = prepare(kind(large(image, corner), numbers), digits.metadata)
+        made = preprocess(kind(large(image, corner), numbers), digits.metadata)
         assert made.shape == (1, 1, 32, 32)
         assert made.dtype == torch.uint8
         found.append(np.corrcoef(made.flatten(), image.flatten())[0, 1])
@@ -64,60 +64,60 @@ def test_a_digit_found_in_a_large_picture_is_the_training_digit(digits, kind):
     assert min(found) > 0.5
 
 
-def test_training_pictures_come_out_as_they_are(digits):
+def test_preprocess_leaves_training_images_unchanged(digits):
     ours = digits.test.images[::10]
-    framed = torch.cat([prepare(Image.fromarray(i[0].numpy()), digits.metadata) for i in ours])
-    native = torch.cat([prepare(Image.fromarray(i[0, 2:30, 2:30].numpy()), digits.metadata) for i in ours])
+    framed = torch.cat([preprocess(Image.fromarray(i[0].numpy()), digits.metadata) for i in ours])
+    native = torch.cat([preprocess(Image.fromarray(i[0, 2:30, 2:30].numpy()), digits.metadata) for i in ours])
     print("unchanged:", (framed == ours).float().mean().item(), (native == ours).float().mean().item())
     assert torch.equal(framed, ours)
     assert torch.equal(native, ours)
 
 
-def test_specks_are_no_ink(digits):
+def test_preprocess_removes_specks(digits):
     image = digits.test.images[7, 0].numpy()
     canvas = large(image, (40, 60))
-    clean = prepare(dark(canvas, None), digits.metadata)
+    clean = preprocess(dark(canvas, None), digits.metadata)
     canvas[2:7, 3:8] = canvas[280:286, 390:395] = 1
-    assert torch.equal(prepare(dark(canvas, None), digits.metadata), clean)
+    assert torch.equal(preprocess(dark(canvas, None), digits.metadata), clean)
 
 
 @pytest.mark.parametrize("shade", [0, 128, 255])
-def test_blank_paper_is_refused(digits, tmp_path, shade):
+def test_preprocess_rejects_blank_image(digits, tmp_path, shade):
     numbers = np.random.RandomState(1)
     noisy = (shade + numbers.normal(0, 5, (200, 300))).clip(0, 255).astype(np.uint8)
     for i, array in enumerate((np.full((60, 60), shade, np.uint8), noisy)):
         Image.fromarray(array).save(tmp_path / f"empty{i}.png")
         with pytest.raises(BadInput, match=f"empty{i}.png shows no ink"):
-            prepare(tmp_path / f"empty{i}.png", digits.metadata)
+            preprocess(tmp_path / f"empty{i}.png", digits.metadata)
 
 
-def test_what_is_no_picture_is_refused(digits, tmp_path):
+def test_preprocess_rejects_non_images(digits, tmp_path):
     (tmp_path / "text.png").write_text("words")
-    with pytest.raises(BadInput, match=r"text\.png is not a readable picture"):
-        prepare(tmp_path / "text.png", digits.metadata)
+    with pytest.raises(BadInput, match=r"text\.png is not a readable image"):
+        preprocess(tmp_path / "text.png", digits.metadata)
     with pytest.raises(BadInput, match=r"none\.png does not exist"):
-        prepare(str(tmp_path / "none.png"), digits.metadata)
+        preprocess(str(tmp_path / "none.png"), digits.metadata)
 
 
-def test_photographs_are_fitted_as_in_training(tmp_path):
+def test_preprocess_photos_as_in_training(tmp_path):
     numbers = np.random.RandomState(0)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         for i in range(3):
             array = numbers.randint(0, 256, (40, 60, 3), dtype=np.uint8)
             Image.fromarray(array).save(tmp_path / name / f"{i}.png")
-    pictures = load_pictures(tmp_path, size=16, channels=3)
+    pictures = load_images(tmp_path, size=16, channels=3)
     assert not pictures.metadata["ink"]
     known = {bytes(i.numpy()) for s in ("train", "val", "test") for i in getattr(pictures, s).images}
-    made = {bytes(prepare(f, pictures.metadata).numpy()) for f in tmp_path.rglob("*.png")}
+    made = {bytes(preprocess(f, pictures.metadata).numpy()) for f in tmp_path.rglob("*.png")}
     assert made == known
-    train = normalise(pictures.train.images, pictures.metadata)
+    train = normalize(pictures.train.images, pictures.metadata)
     print("mean", train.mean((0, 2, 3)).tolist(), "std", train.std((0, 2, 3), correction=0).tolist())
     assert train.mean((0, 2, 3)).abs().max() < 1e-5
     assert (train.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-5
 
 
-def test_decoding_every_mode():
+def test_decode_every_color_mode():
     grey = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
     image = Image.fromarray(grey)
     assert np.array_equal(decode(image, 1), grey)

@@ -1,4 +1,4 @@
-"""Operations of colour and RandAugment beside torchvision's, with one magnitude."""
+"""Color operations and RandAugment against torchvision's."""
 
 import importlib
 import math
@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from torchstone.data.vision import color_ops, randaugment
-from torchstone.data.vision.augment import read
+from torchstone.data.vision.augment import parse_augmentation
 from torchstone.errors import BadInput
-from torchstone.references import torchvision
+from torchstone.parts.optional_imports import import_torchvision
 
 
 @pytest.fixture(scope="module")
 def theirs():
-    torchvision()
+    import_torchvision()
     return importlib.import_module("torchvision.transforms.v2.functional")
 
 
@@ -47,7 +47,7 @@ def reference(f, name, image, share):
         ),
         "rotate": lambda: f.rotate(image, 30 * share),
         "brightness": lambda: f.adjust_brightness(image, factor),
-        "colour": lambda: f.adjust_saturation(image, factor) if len(image) == 3 else image,
+        "color": lambda: f.adjust_saturation(image, factor) if len(image) == 3 else image,
         "contrast": lambda: f.adjust_contrast(image, factor),
         "sharpness": lambda: f.adjust_sharpness(image, factor),
         "posterize": lambda: f.posterize(image, 8 - round(4 * size)),
@@ -59,35 +59,35 @@ def reference(f, name, image, share):
 
 # Shares of pixels where the order of operations in float32 may make a level fall either side of a
 # whole number, before both cut the rest off.
-ROUNDED = {"colour": 0.03, "sharpness": 0.01, "autocontrast": 0.1}
+ROUNDED = {"color": 0.03, "sharpness": 0.01, "autocontrast": 0.1}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", randaugment.NAMES)
-def test_each_operation_is_torchvision_s(theirs, name, channels):
+def test_operations_match_torchvision(theirs, name, channels):
     images = pictures(channels=channels)
     for magnitude in (3, 9, 14, 30):
         for sign in (1, -1):
             share = sign * magnitude / 30
             chosen = torch.full((len(images),), randaugment.NAMES.index(name))
-            ours = randaugment.operate(images, chosen, torch.full((len(images),), share))
+            ours = randaugment.apply_operations(images, chosen, torch.full((len(images),), share))
             other = torch.stack([reference(theirs, name, image, share) for image in images])
             assert ours.dtype == torch.uint8
             apart = (ours.int() - other.int()).abs()
-            moved = name in randaugment.MOVES
+            moved = name in randaugment.GEOMETRIC_OPS
             other_pixels = (apart > 0).float().mean().item()
             print(f"{name} {share:+.2f}: other in {other_pixels:.1e} of pixels, by {apart.max()}")
             # a place half-way between two pixels may be rounded either way; a level by one
             assert other_pixels <= (0.002 if moved else ROUNDED.get(name, 0))
             assert moved or apart.max() <= 1
-            if name not in ("identity", "autocontrast", "equalize", "colour") and magnitude > 9:
+            if name not in ("identity", "autocontrast", "equalize", "color") and magnitude > 9:
                 assert (ours != images).float().mean() > 0.05
-    assert (channels == 1 and name == "colour") or name == "identity" or not torch.equal(ours, images)
+    assert (channels == 1 and name == "color") or name == "identity" or not torch.equal(ours, images)
 
 
-def test_autocontrast_is_exact_in_whole_numbers():
+def test_autocontrast_exact_in_integers():
     images = pictures()
-    ours = color_ops.look_up(images, color_ops.autocontrast(images)).long()
+    ours = color_ops.apply_table(images, color_ops.autocontrast(images)).long()
     rows = images.flatten(0, 1).long()
     low, high = rows.amin((1, 2), keepdim=True), rows.amax((1, 2), keepdim=True)
     slow = torch.where(high > low, (rows - low) * 255 // (high - low).clamp(min=1), rows)
@@ -95,26 +95,26 @@ def test_autocontrast_is_exact_in_whole_numbers():
     assert torch.equal(ours.flatten(0, 1), slow)
 
 
-def test_each_picture_has_its_own_operation_and_direction(theirs):
+def test_apply_operations_per_image(theirs):
     """A mixed batch is what its pictures give one by one."""
     images = pictures(28)
     chosen = torch.arange(28) % 14
     share = torch.where(torch.arange(28) < 14, 0.4, -0.4)
-    together = randaugment.operate(images, chosen, share)
+    together = randaugment.apply_operations(images, chosen, share)
     for i in range(28):
-        alone = randaugment.operate(images[i : i + 1], chosen[i : i + 1], share[i : i + 1])
+        alone = randaugment.apply_operations(images[i : i + 1], chosen[i : i + 1], share[i : i + 1])
         assert torch.equal(together[i : i + 1], alone), randaugment.NAMES[i % 14]
     assert not torch.equal(images, together)
 
 
-def test_operations_and_directions_are_equally_frequent(monkeypatch):
+def test_randaugment_operations_and_directions_equally_frequent(monkeypatch):
     seen = []
 
     def watch(images, chosen, share):
         seen.append((chosen, share))
         return images
 
-    monkeypatch.setattr(randaugment, "operate", watch)
+    monkeypatch.setattr(randaugment, "apply_operations", watch)
     generator, count = torch.Generator().manual_seed(0), 14_000
     randaugment.randaugment(3, 9)(
         torch.zeros(count, 1, 1, 1, dtype=torch.uint8),
@@ -134,7 +134,7 @@ def test_operations_and_directions_are_equally_frequent(monkeypatch):
     assert (pairs > 0).all()
 
 
-def test_float_pictures_are_rounded_first():
+def test_randaugment_rounds_float_images():
     images, generator = pictures(), torch.Generator()
     results = []
     for kind in (images, images.float() + 0.3):
@@ -144,7 +144,7 @@ def test_float_pictures_are_rounded_first():
     assert torch.equal(*results)
 
 
-def test_jitter_is_torchvision_s_on_the_same_numbers(theirs):
+def test_jitter_matches_torchvision(theirs):
     images = pictures()
     numbers = torch.rand(len(images), 4, generator=torch.Generator().manual_seed(3))
     ours = color_ops.jitter(0.4, 0.1)(images, lambda *shape: numbers)
@@ -163,7 +163,7 @@ def test_jitter_is_torchvision_s_on_the_same_numbers(theirs):
     assert single.max() <= 255
 
 
-def test_jitter_stays_within_its_range():
+def test_jitter_brightness_range():
     images = torch.full((4000, 1, 1, 1), 100.0)
     numbers = torch.rand(4000, 4, generator=torch.Generator().manual_seed(0))
     values = color_ops.jitter(0.4, 0.0)(images, lambda *shape: numbers).flatten()
@@ -172,28 +172,28 @@ def test_jitter_stays_within_its_range():
     assert 139 < values.max() <= 140
 
 
-def test_hue_goes_round():
+def test_rotate_hue_is_periodic():
     images = pictures().float()
     third = torch.full((len(images),), 1 / 3)
-    once = color_ops.turn_hue(images, third)
-    back = color_ops.turn_hue(color_ops.turn_hue(once, third), third)
+    once = color_ops.rotate_hue(images, third)
+    back = color_ops.rotate_hue(color_ops.rotate_hue(once, third), third)
     assert (once - images.roll(1, 1)).abs().max() < 0.01
     assert (back - images).abs().max() < 0.01
 
 
 @pytest.mark.parametrize(("count", "magnitude"), [(0, 9), (2, 31), (2, -1)])
-def test_what_randaugment_refuses(count, magnitude):
+def test_randaugment_rejects_invalid_arguments(count, magnitude):
     with pytest.raises(BadInput, match="from 0 to 30"):
         randaugment.randaugment(count, magnitude)
 
 
-def test_magnitude_zero_leaves_all_but_two_as_they_are():
+def test_operations_at_magnitude_zero():
     """Autocontrast and equalize have no magnitude; solarize at 0 inverts what is fully bright."""
     images = pictures().clamp(max=254)
     for number, name in enumerate(randaugment.NAMES):
         chosen = torch.full((len(images),), number)
-        same = torch.equal(images, randaugment.operate(images, chosen, torch.zeros(len(images))))
+        same = torch.equal(images, randaugment.apply_operations(images, chosen, torch.zeros(len(images))))
         assert same == (name not in ("autocontrast", "equalize")), name
-    augmentation, mixing = read("randaugment")
+    augmentation, mixing = parse_augmentation("randaugment")
     assert augmentation is not None
     assert mixing is None

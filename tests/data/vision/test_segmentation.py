@@ -1,4 +1,4 @@
-"""Scenes: the emoji's layers, a person's own folder, and that masks move with their pictures."""
+"""Segmentation data: OpenMoji's layers, one's own folder, and masks that move with their images."""
 
 from functools import partial
 
@@ -10,9 +10,9 @@ from torch.nn.functional import max_pool2d
 
 from torchstone.data import download
 from torchstone.data.vision import openmoji, segmentation_batches
-from torchstone.data.vision.segmentation import Scenes, framed, load_scenes
-from torchstone.data.vision.segmentation_batches import Move, SceneBatches
-from torchstone.data.vision.segmentation_folder import VOID
+from torchstone.data.vision.segmentation import SegmentationSplit, load_segmentation, preprocess
+from torchstone.data.vision.segmentation_batches import RandomAffine, SegmentationBatches
+from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
 from torchstone.errors import BadInput
 
 CARD = {"mean": [0.0] * 3, "std": [1 / 255] * 3, "size": 16, "channels": 3}
@@ -25,8 +25,8 @@ SVG = (
 )
 
 
-def test_layers_of_a_drawing_become_classes_the_later_over_the_earlier():
-    picture, mask = openmoji.draw(SVG, 8)
+def test_openmoji_layers_become_classes():
+    picture, mask = openmoji.render(SVG, 8)
     wanted = np.zeros((8, 8), int)
     wanted[:4], wanted[2:6, 2:6], wanted[:, 3] = 1, 3, 4
     print(mask)
@@ -35,17 +35,17 @@ def test_layers_of_a_drawing_become_classes_the_later_over_the_earlier():
     assert all((picture[wanted == c] == colour).all() for c, colour in colours.items())
 
 
-def test_families_keep_variants_of_a_drawing_together():
+def test_openmoji_family_groups_variants():
     kin = ["1F468-1F3FD-200D-1F680", "1F469-200D-1F680", "1F9D1-1F3FF-200D-1F680"]
     assert {openmoji.family(stem) for stem in kin} == {"1F9D1-1F680"}
     assert openmoji.family("1F680") == "1F680"
     assert openmoji.family("1F3FB") == "1F3FB"  # the tone alone is a drawing too
 
 
-def test_the_emoji_s_archive_holds_what_is_said_of_it():
-    with download.archive(*openmoji.OPENMOJI) as opened:
+def test_openmoji_archive_contents():
+    with download.fetch_archive(*openmoji.OPENMOJI) as opened:
         names = sorted(n for n in opened.namelist() if n.endswith(".svg"))
-        some = [openmoji.draw(opened.read(n).decode(), 24) for n in names[::75]]
+        some = [openmoji.render(opened.read(n).decode(), 24) for n in names[::75]]
     counts = np.bincount(np.stack([mask for _, mask in some]).ravel(), minlength=5)
     print(len(names), len(some), counts / counts.sum())
     assert len(names) == 4495
@@ -53,7 +53,7 @@ def test_the_emoji_s_archive_holds_what_is_said_of_it():
     assert 0.6 < counts[0] / counts.sum() < 0.8
 
 
-def test_drawings_are_kept_and_drawn_again_where_damaged(tmp_path, monkeypatch):
+def test_openmoji_cache_rebuilt_when_damaged(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHSTONE_CACHE", str(tmp_path))
     drawn = []
 
@@ -66,7 +66,7 @@ def test_drawings_are_kept_and_drawn_again_where_damaged(tmp_path, monkeypatch):
         kept = list((tmp_path / "drawn").glob("*.npz"))
         if damage:
             kept[0].write_bytes(kept[0].read_bytes()[:100])
-        pictures, masks = openmoji._kept.__wrapped__(Opened(), ["a", "b"], 8)
+        pictures, masks = openmoji._load_cached.__wrapped__(Opened(), ["a", "b"], 8)
         assert pictures.shape == (2, 8, 8, 3)
         assert masks[1, 0, 3] == 4
     print(drawn)
@@ -80,7 +80,7 @@ def folder(tmp_path):
         (tmp_path / kind).mkdir()
     picture, mask = np.zeros((16, 20, 3), np.uint8), np.ones((16, 20), np.uint8)
     picture[:8, :, 0], picture[8:, :, 1], mask[8:] = 200, 100, 2
-    mask[:4, :4] = VOID
+    mask[:4, :4] = IGNORE_INDEX
     for i in range(10):
         Image.fromarray(picture).save(tmp_path / "images" / f"{i}.png")
         image = Image.fromarray(mask)
@@ -91,29 +91,29 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_folder_of_pictures_and_masks(folder):
-    data = load_scenes(folder, size=16)
-    print(data.note)
+def test_load_segmentation_folder(folder):
+    data = load_segmentation(folder, size=16)
+    print(data.description)
     assert data.classes == ("background", "class 1", "class 2")
     assert [len(s) for s in (data.train, data.val, data.test)] == [7, 1, 2]
     pictures, masks = data.train.take(torch.arange(7))
     assert pictures.shape == (7, 3, 16, 16)
     assert (masks[:, 8:] == 2).all()
     assert (masks[:, 4:8] == 1).all()
-    assert (masks[:, :4, :2] == VOID).all()  # two columns were cut off
+    assert (masks[:, :4, :2] == IGNORE_INDEX).all()  # two columns were cut off
     assert (pictures[:, 0, :8] == 200).all()
     assert data.metadata["mean"] == pytest.approx([100 / 255, 50 / 255, 0])
     (folder / "classes.txt").write_text("sky\nhouse\ngrass\n")
-    assert load_scenes(folder, size=16).classes == ("sky", "house", "grass")
+    assert load_segmentation(folder, size=16).classes == ("sky", "house", "grass")
 
 
-def test_splits_that_are_there_are_kept(folder, tmp_path_factory):
+def test_load_segmentation_published_splits(folder, tmp_path_factory):
     above = tmp_path_factory.mktemp("splits")
     for split in ("train", "test"):
         (above / split).mkdir()
         for kind in ("images", "masks"):
             (above / split / kind).symlink_to(folder / kind)
-    data = load_scenes(above, size=16)
+    data = load_segmentation(above, size=16)
     assert [len(s) for s in (data.train, data.val, data.test)] == [9, 1, 10]
 
 
@@ -142,11 +142,11 @@ def spoil(folder, how):
 
 SAID = {
     "no mask": r"3\.png has no mask: put .*3\.png there",
-    "no picture": r"3\.png has no picture",
-    "other sides": r"is 20x17, its picture 20x16",
+    "no picture": r"3\.png has no image",
+    "other sides": r"is 20x17, its image 20x16",
     "colours": r"no index mask .*8-bit PNG",
     "out of range": r"has the label 2, but classes.txt names 2 classes, 0 to 1",
-    "corrupt": r"3\.png is not a readable picture",
+    "corrupt": r"3\.png is not a readable image",
     "no folder": r"masks does not exist: give a folder with images/ and masks/",
     "one class": r"one class only",
     "twice": r"have one mask",
@@ -154,17 +154,17 @@ SAID = {
 
 
 @pytest.mark.parametrize("how", SAID)
-def test_what_is_wrong_with_a_folder_is_said_in_a_line(folder, how):
+def test_load_segmentation_error_messages(folder, how):
     spoil(folder, how)
     with pytest.raises(BadInput, match=SAID[how]) as caught:
-        load_scenes(folder, size=16)
+        load_segmentation(folder, size=16)
     print(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_name_is_answered_with_the_nearest():
+def test_load_segmentation_unknown_name_suggests_nearest():
     with pytest.raises(BadInput, match="openmoji"):
-        load_scenes("openmojis", size=16)
+        load_segmentation("openmojis", size=16)
 
 
 def numbered(count=21, size=12):
@@ -172,12 +172,17 @@ def numbered(count=21, size=12):
     labels = (torch.arange(count)[:, None, None] + torch.arange(size)[:, None] // 3) % 7
     labels = labels.expand(-1, -1, size).contiguous().to(torch.uint8)
     pictures = labels[:, None].expand(-1, 3, -1, -1).contiguous() * 30
-    return Scenes((pictures, labels), torch.device("cpu"))
+    return SegmentationSplit((pictures, labels), torch.device("cpu"))
 
 
 def drawn(count, augment="flip+scale0.5-2+shift0.1", **options):
-    batches = SceneBatches(
-        numbered(), 6, seed=5, metadata=CARD, augment=segmentation_batches.from_name(augment), **options
+    batches = SegmentationBatches(
+        numbered(),
+        6,
+        seed=5,
+        metadata=CARD,
+        augment=segmentation_batches.make_augmentation(augment),
+        **options,
     )
     return [next(batches) for _ in range(count)]
 
@@ -187,11 +192,11 @@ def same(ones, others):
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "flip+scale0.5-2+shift0.1"])
-def test_resuming_and_sharing_change_nothing(augment):
+def test_segmentation_batches_resume_and_share_exactly(augment):
     whole = drawn(12, augment)
     for position in (1, 5):
-        batches = SceneBatches(
-            numbered(), 6, seed=5, metadata=CARD, augment=segmentation_batches.from_name(augment)
+        batches = SegmentationBatches(
+            numbered(), 6, seed=5, metadata=CARD, augment=segmentation_batches.make_augmentation(augment)
         )
         batches.load_state_dict({"position": 6 * position})
         assert same(whole[position:], [next(batches) for _ in range(12 - position)])
@@ -201,11 +206,11 @@ def test_resuming_and_sharing_change_nothing(augment):
     assert not same(whole[:3], whole[3:6])
 
 
-def test_a_picture_is_moved_otherwise_each_time_it_comes():
+def test_segmentation_batches_augment_differently_each_time():
     labels = torch.arange(144, dtype=torch.uint8).view(1, 12, 12)
-    one = Scenes((labels[:, None].expand(-1, 3, -1, -1).contiguous(), labels), torch.device("cpu"))
-    augment = segmentation_batches.from_name("scale0.5-2")
-    batches = SceneBatches(one, 2, seed=0, metadata=CARD, augment=augment)
+    one = SegmentationSplit((labels[:, None].expand(-1, 3, -1, -1).contiguous(), labels), torch.device("cpu"))
+    augment = segmentation_batches.make_augmentation("scale0.5-2")
+    batches = SegmentationBatches(one, 2, seed=0, metadata=CARD, augment=augment)
     seen = {tuple(mask.flatten().tolist()) for _ in range(5) for mask in next(batches)[1]}
     print(len(seen), "of 10 differ")
     assert len(seen) == 10
@@ -215,14 +220,14 @@ def lowest(x, **window):
     return -max_pool2d(-x, **window)
 
 
-def test_a_mask_moves_as_its_picture_does():
+def test_random_affine_moves_mask_with_image():
     """Inside a patch of one label the moved picture must show that label's colour."""
     checked = voids = 0
     least, most = (partial(pool, kernel_size=3, stride=1) for pool in (lowest, max_pool2d))
     for images, masks in drawn(30):
         red, inner = images[:, 0, 1:-1, 1:-1], masks[:, 1:-1, 1:-1]
         low, high = (pool(masks.float()[:, None])[:, 0] for pool in (least, most))
-        flat, outside = (low == high) & (inner != VOID), low == VOID
+        flat, outside = (low == high) & (inner != IGNORE_INDEX), low == IGNORE_INDEX
         checked, voids = checked + int(flat.sum()), voids + int(outside.sum())
         assert torch.allclose(red[flat], 30.0 * inner[flat], atol=1e-2)
         assert (red[outside].abs() < 1e-3).all()
@@ -231,16 +236,16 @@ def test_a_mask_moves_as_its_picture_does():
     assert voids > 500
 
 
-def test_without_change_nothing_is_moved_and_a_mirror_mirrors():
+def test_random_affine_identity_and_mirror():
     images, masks = torch.randn(64, 3, 9, 7), torch.randint(0, 5, (64, 9, 7))
 
     def draw(*shape):
         return torch.rand(64, *shape, generator=torch.Generator().manual_seed(1))
 
-    moved, labels = Move(False, 1.0, 1.0, 0.0)(images, masks, draw)
+    moved, labels = RandomAffine(False, 1.0, 1.0, 0.0)(images, masks, draw)
     torch.testing.assert_close(moved, images, atol=1e-5, rtol=0)
     assert torch.equal(labels, masks)
-    moved, labels = Move(True, 1.0, 1.0, 0.0)(images, masks, draw)
+    moved, labels = RandomAffine(True, 1.0, 1.0, 0.0)(images, masks, draw)
     mirrored = (labels == masks.flip(2)).flatten(1).all(1)
     kept = (labels == masks).flatten(1).all(1)
     print(int(mirrored.sum()), "of 64 mirrored")
@@ -249,25 +254,25 @@ def test_without_change_nothing_is_moved_and_a_mirror_mirrors():
 
 
 @pytest.mark.parametrize("name", ["flop", "scale2-0.5", "scale0-1", "shift1", "scale", "flip+crop4"])
-def test_an_augmentation_that_makes_no_sense_is_refused(name):
+def test_make_augmentation_rejects_invalid_names(name):
     with pytest.raises(BadInput):
-        segmentation_batches.from_name(name)
+        segmentation_batches.make_augmentation(name)
 
 
-def test_a_picture_to_predict_keeps_its_sides_ratio():
-    pixels, image = framed(Image.new("RGB", (90, 30), "red"), CARD)
+def test_preprocess_preserves_aspect_ratio():
+    pixels, image = preprocess(Image.new("RGB", (90, 30), "red"), CARD)
     assert pixels.shape == (1, 3, 16, 48)
     assert image.size == (90, 30)
     with pytest.raises(BadInput, match="does not exist"):
-        framed("nowhere.png", CARD)
+        preprocess("nowhere.png", CARD)
 
 
-def test_a_large_set_stays_on_disk(folder, monkeypatch):
+def test_load_segmentation_large_set_stays_on_disk(folder, monkeypatch):
     from torchstone.data.vision import segmentation
 
-    small = load_scenes(folder, size=16)
-    monkeypatch.setattr(segmentation, "IN_MEMORY", 100)
-    large = load_scenes(folder, size=16)
+    small = load_segmentation(folder, size=16)
+    monkeypatch.setattr(segmentation, "MEMORY_LIMIT", 100)
+    large = load_segmentation(folder, size=16)
     index = torch.tensor([3, 0, 6])
     assert not isinstance(large.train.pairs, tuple)
     assert same([small.train.take(index)], [large.train.take(index)])

@@ -1,4 +1,4 @@
-"""Every source of labelled pictures: what it holds, how it is split, what is refused."""
+"""Every source of labeled images: contents, splits, and error messages."""
 
 import gzip
 import shutil
@@ -11,7 +11,7 @@ from PIL import Image
 
 from torchstone.data import splits
 from torchstone.data.vision import sources
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.errors import BadInput
 
 
@@ -32,14 +32,14 @@ def counts(pictures):
 
 
 def disjoint(spec):
-    parts = sources.read(str(spec)).parts
+    parts = sources.read(str(spec)).subsets
     index = np.concatenate([part.index for part in parts.values()])
     return len(set(index.tolist())) == len(index)
 
 
-def test_mnist5k():
-    pictures = load_pictures("mnist5k", size=32, channels=1)
-    print(pictures.note, pictures.metadata)
+def test_mnist5k_counts_and_statistics():
+    pictures = load_images("mnist5k", size=32, channels=1)
+    print(pictures.description, pictures.metadata)
     assert counts(pictures) == {"train": [360] * 10, "val": [40] * 10, "test": [100] * 10}
     assert disjoint("mnist5k")
     assert pictures.metadata["ink"]
@@ -50,13 +50,13 @@ def test_mnist5k():
     exact = pictures.train.images.double() / 255
     assert abs(exact.mean() - pictures.metadata["mean"][0]) < 1e-9
     assert abs(exact.std(correction=0) - pictures.metadata["std"][0]) < 1e-9
-    again = load_pictures("mnist5k", size=32, channels=1)
+    again = load_images("mnist5k", size=32, channels=1)
     assert torch.equal(again.test.images, pictures.test.images)
 
 
-def test_digits():
-    pictures = load_pictures("digits", size=8, channels=1)
-    print(pictures.note, pictures.metadata)
+def test_digits_counts():
+    pictures = load_images("digits", size=8, channels=1)
+    print(pictures.description, pictures.metadata)
     assert [len(p) for p in (pictures.train, pictures.val, pictures.test)] == [1294, 144, 359]
     assert disjoint("digits")
     assert pictures.metadata["ink"]
@@ -64,7 +64,7 @@ def test_digits():
 
 
 @pytest.mark.parametrize("total", [7, 40, 100])
-def test_apportion_is_exact_and_leaves_nobody_out(total):
+def test_apportion_exact_and_at_least_one(total):
     sizes = np.array([500, 3, 33, 120, 4])
     shares = splits.apportion(sizes, total)
     print(sizes, "->", shares)
@@ -73,70 +73,70 @@ def test_apportion_is_exact_and_leaves_nobody_out(total):
     assert splits.apportion(np.array([5] * 10), 20).tolist() == [2] * 10
 
 
-def test_folder_of_many_kinds(tmp_path):
+def test_image_folder_of_many_formats(tmp_path):
     for suffix in ("jpg", "png", "bmp", "gif", "webp", "tiff"):
         write(tmp_path / "cat" / suffix, 5, suffix=suffix)
     write(tmp_path / "dog", 20)
     write(tmp_path / "emu", 3, mode="RGBA")
     (tmp_path / "dog" / "notes.txt").write_text("no picture")
     (tmp_path / "dog" / ".DS_Store").write_text("hidden")
-    pictures = load_pictures(tmp_path, size=10, channels=3)
-    print(pictures.note)
+    pictures = load_images(tmp_path, size=10, channels=3)
+    print(pictures.description)
     assert pictures.classes == ("cat", "dog", "emu")
     assert counts(pictures) == {"train": [24, 16, 1], "val": [3, 2, 1], "test": [3, 2, 1]}
-    assert "1 other file skipped" in pictures.note
-    assert "RGBA 3" in pictures.note
+    assert "1 other file skipped" in pictures.description
+    assert "RGBA 3" in pictures.description
     assert disjoint(tmp_path)
     assert not pictures.metadata["ink"]
-    grey = load_pictures(tmp_path, size=10, channels=1)
+    grey = load_images(tmp_path, size=10, channels=1)
     assert grey.train.images.shape[1:] == (1, 10, 10)
     assert not grey.metadata["ink"]
 
 
-def test_zip_is_its_folder(tmp_path):
+def test_image_folder_zip_equals_folder(tmp_path):
     write(tmp_path / "photos" / "cat", 8)
     write(tmp_path / "photos" / "dog", 8, seed=1)
     shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path, "photos")
-    folder = load_pictures(tmp_path / "photos", size=12, channels=3)
-    zipped = load_pictures(tmp_path / "photos.zip", size=12, channels=3)
+    folder = load_images(tmp_path / "photos", size=12, channels=3)
+    zipped = load_images(tmp_path / "photos.zip", size=12, channels=3)
     for split in ("train", "val", "test"):
         assert torch.equal(getattr(folder, split).images, getattr(zipped, split).images)
     assert folder.metadata == zipped.metadata
 
 
-def test_a_zip_file_for_each_split(tmp_path):
+def test_image_folder_zip_per_split(tmp_path):
     for split, count in (("train", 20), ("test", 3)):
         for i, name in enumerate(("cat", "dog")):
             write(tmp_path / "folder" / split / name, count, seed=10 * count + i)
         root = tmp_path / "folder" / split
         shutil.make_archive(str(tmp_path / "zips" / split), "zip", root)
     (tmp_path / "zips" / "SOURCE.txt").write_text("where they come from")
-    folder = load_pictures(tmp_path / "folder", size=12, channels=3)
-    zips = load_pictures(tmp_path / "zips", size=12, channels=3)
-    print(zips.note)
-    assert "test as published" in zips.note
+    folder = load_images(tmp_path / "folder", size=12, channels=3)
+    zips = load_images(tmp_path / "zips", size=12, channels=3)
+    print(zips.description)
+    assert "test as published" in zips.description
     assert counts(zips) == counts(folder)
     for split in ("train", "val", "test"):
         assert torch.equal(getattr(folder, split).images, getattr(zips, split).images)
     (tmp_path / "zips" / "test.zip").write_text("no zip")
     with pytest.raises(BadInput, match=r"test\.zip is neither a folder nor a zip file"):
-        load_pictures(tmp_path / "zips", size=12, channels=3)
+        load_images(tmp_path / "zips", size=12, channels=3)
 
 
 @pytest.mark.parametrize("val", [False, True])
-def test_published_split_is_kept(tmp_path, val):
+def test_image_folder_published_splits(tmp_path, val):
     for i, name in enumerate(("cat", "dog")):
         write(tmp_path / "train" / name, 20, seed=i)
         write(tmp_path / "test" / name, 4, seed=i + 2)
         if val:
             write(tmp_path / "val" / name, 3, seed=i + 4)
-    pictures = load_pictures(tmp_path, size=12, channels=3)
-    print(pictures.note)
+    pictures = load_images(tmp_path, size=12, channels=3)
+    print(pictures.description)
     wanted = {"train": [20, 20], "val": [3, 3]} if val else {"train": [18, 18], "val": [2, 2]}
     assert counts(pictures) == wanted | {"test": [4, 4]}
     write(tmp_path / "test" / "emu", 2)
     with pytest.raises(BadInput, match="'emu' is in test but not in train"):
-        load_pictures(tmp_path, size=12, channels=3)
+        load_images(tmp_path, size=12, channels=3)
 
 
 def write_idx(folder, zipped, train=60, test=20):
@@ -157,20 +157,20 @@ def write_idx(folder, zipped, train=60, test=20):
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_idx(tmp_path, zipped):
+def test_idx_files(tmp_path, zipped):
     arrays = write_idx(tmp_path, zipped)
-    pictures = load_pictures(tmp_path, size=32, channels=1)
-    print(pictures.note)
+    pictures = load_images(tmp_path, size=32, channels=1)
+    print(pictures.description)
     assert [len(p) for p in (pictures.train, pictures.val, pictures.test)] == [54, 6, 20]
     assert pictures.metadata["ink"]
     assert np.array_equal(pictures.test.images[:, 0, 2:30, 2:30].numpy(), arrays["t10k"])
     assert pictures.test.labels.tolist() == [i % 4 for i in range(20)]
 
 
-def test_idx_that_is_damaged(tmp_path):
+def test_idx_rejects_damaged_files(tmp_path):
     def refused(match):
         with pytest.raises(BadInput, match=match) as caught:
-            load_pictures(tmp_path, size=32, channels=1)
+            load_images(tmp_path, size=32, channels=1)
         print(caught.value)
 
     write_idx(tmp_path, zipped=True)
@@ -188,7 +188,7 @@ def test_idx_that_is_damaged(tmp_path):
 
 @pytest.mark.parametrize("label", ["class", "integer", "string"])
 @pytest.mark.parametrize("published", [False, True])
-def test_hugging_face_offline(tmp_path, monkeypatch, label, published):
+def test_huggingface_offline(tmp_path, monkeypatch, label, published):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -207,8 +207,8 @@ def test_hugging_face_offline(tmp_path, monkeypatch, label, published):
         table = {"picture": [Image.fromarray(row) for row in rows], "kind": kinds}
         table = datasets.Dataset.from_dict(table, features=features)
         table.to_parquet(str(tmp_path / "set" / f"{split}-00000-of-00001.parquet"))
-    pictures = load_pictures(f"hf:{tmp_path / 'set'}", size=9, channels=3)
-    print(pictures.note)
+    pictures = load_images(f"hf:{tmp_path / 'set'}", size=9, channels=3)
+    print(pictures.description)
     assert pictures.classes == (("0", "1") if label == "integer" else ("cat", "dog"))
     if published:
         assert counts(pictures) == {"train": [18, 18], "val": [2, 2], "test": [5, 5]}
@@ -219,33 +219,33 @@ def test_hugging_face_offline(tmp_path, monkeypatch, label, published):
 
 def refuse(spec, match, channels=3):
     with pytest.raises(BadInput, match=match) as caught:
-        load_pictures(spec, size=8, channels=channels)
+        load_images(spec, size=8, channels=channels)
     print(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_refused(tmp_path):
+def test_load_images_error_messages(tmp_path):
     refuse("mnist5", "did you mean mnist5k")
     refuse(tmp_path / "none", "none does not exist")
     refuse(f"hf:{tmp_path / 'none'}", "cannot load hf:")
     refuse("digits", "1 or 3 channels", channels=2)
     empty = tmp_path / "empty"
     empty.mkdir()
-    refuse(empty, "holds no pictures")
+    refuse(empty, "holds no images")
     write(tmp_path / "flat", 4)
     refuse(tmp_path / "flat", "no sub-folders")
     write(tmp_path / "one" / "cat", 4)
     refuse(tmp_path / "one", "one class only")
     write(tmp_path / "one" / "dog", 2)
-    refuse(tmp_path / "one", "class 'dog' .* has 2 pictures, too few")
+    refuse(tmp_path / "one", "class 'dog' .* has 2 images, too few")
     write(tmp_path / "one" / "dog", 5)
     file = tmp_path / "one" / "dog" / "003.png"
     file.write_bytes(file.read_bytes()[:200])
-    refuse(tmp_path / "one", r"dog/003.png is not a readable picture")
+    refuse(tmp_path / "one", r"dog/003.png is not a readable image")
     (tmp_path / "text.zip").write_text("words")
     refuse(tmp_path / "text.zip", "neither a folder nor a zip file")
     with zipfile.ZipFile(tmp_path / "damaged.zip", "w") as opened:
         for name in ("cat", "dog"):
             for i in range(3):
                 opened.writestr(f"{name}/{i}.png", b"words")
-    refuse(tmp_path / "damaged.zip", r"damaged.zip/cat/[012].png is not a readable picture")
+    refuse(tmp_path / "damaged.zip", r"damaged.zip/cat/[012].png is not a readable image")

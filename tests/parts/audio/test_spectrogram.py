@@ -1,4 +1,4 @@
-"""Sound to vectors, held against transformers' audio functions and scipy's."""
+"""Audio features compared with transformers' audio functions and scipy's."""
 
 import math
 
@@ -12,13 +12,13 @@ from transformers import audio_utils
 
 from torchstone.errors import BadInput
 from torchstone.parts.audio.spectrogram import (
-    Spectra,
-    cepstra,
+    AudioFeatures,
     deltas,
-    framed,
-    mel,
-    mel_filters,
-    power,
+    frame_signal,
+    hz_to_mel,
+    mel_filterbank,
+    mfcc,
+    power_spectrogram,
 )
 
 
@@ -30,18 +30,18 @@ def sound(samples: int = 4000, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("window", "hop", "size"), [(200, 80, 256), (400, 160, 512), (256, 64, 256)])
-def test_power_beside_transformers(window, hop, size):
+def test_power_spectrogram_matches_transformers(window, hop, size):
     wave = sound()
-    ours = power(wave, window, hop, size)
+    ours = power_spectrogram(wave, window, hop, size)
     theirs = audio_utils.spectrogram(
         wave.numpy(), audio_utils.window_function(window, "hann"), window, hop, size, power=2.0,
         center=False,
     )  # fmt: skip
-    print(f"{tuple(ours.shape)}, {np.abs(ours.numpy() - theirs.T).max():.2g} apart")
+    print(f"{tuple(ours.shape)}, {np.abs(ours.numpy() - theirs.T).max():.2g} difference")
     np.testing.assert_allclose(ours.numpy(), theirs.T, rtol=1e-4, atol=1e-6 * theirs.max())
 
 
-def test_power_beside_scipy():
+def test_power_spectrogram_matches_scipy():
     wave, window, hop = sound(), 256, 100
     hann = scipy.signal.get_window("hann", window)
     *_, theirs = scipy.signal.spectrogram(
@@ -49,8 +49,8 @@ def test_power_beside_scipy():
     )
     theirs = theirs.T * hann.sum() ** 2  # scipy's is of the amplitude, both signs of frequency
     theirs[:, 1:-1] /= 2
-    ours = power(wave, window, hop, window).numpy()
-    print(f"{ours.shape}, {np.abs(ours - theirs).max():.2g} apart")
+    ours = power_spectrogram(wave, window, hop, window).numpy()
+    print(f"{ours.shape}, {np.abs(ours - theirs).max():.2g} difference")
     np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-10)
 
 
@@ -58,17 +58,17 @@ def test_power_beside_scipy():
     ("bins", "bands", "rate", "low", "high"),
     [(129, 40, 8000, 60, 4000), (257, 80, 16000, 0, 8000), (201, 26, 16000, 133.3, 6854.5)],
 )
-def test_mel_filters_beside_transformers(bins, bands, rate, low, high):
-    ours = mel_filters(bins, bands, rate, low, high)
+def test_mel_filterbank_matches_transformers(bins, bands, rate, low, high):
+    ours = mel_filterbank(bins, bands, rate, low, high)
     theirs = audio_utils.mel_filter_bank(bins, bands, low, high, rate, None, "htk")
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-6)
-    assert mel(1000) == pytest.approx(audio_utils.hertz_to_mel(1000.0, "htk"))
+    assert hz_to_mel(1000) == pytest.approx(audio_utils.hertz_to_mel(1000.0, "htk"))
 
 
-def test_log_mel_beside_transformers():
-    wave, how = sound(), Spectra()
-    window, hop = how.samples
-    ours, counts = how.of(wave.float()[None], torch.tensor([len(wave)]))
+def test_log_mel_matches_transformers():
+    wave, audio = sound(), AudioFeatures()
+    window, hop = audio.samples
+    ours, counts = audio.extract(wave.float()[None], torch.tensor([len(wave)]))
     theirs = audio_utils.spectrogram(
         wave.numpy(), audio_utils.window_function(window, "hann"), window, hop, 256, power=2.0,
         center=False, mel_filters=audio_utils.mel_filter_bank(129, 40, 60, 4000, 8000, None, "htk"),
@@ -76,19 +76,19 @@ def test_log_mel_beside_transformers():
     )  # fmt: skip
     assert (window, hop) == (200, 80)
     assert counts.tolist() == [theirs.shape[1]] == [48]
-    np.testing.assert_allclose(ours[0].numpy(), np.log(theirs.T + how.floor), atol=1e-3)
-    silence, _ = how.of(torch.zeros(1, 800), torch.tensor([800]))
-    assert silence.unique().tolist() == pytest.approx([math.log(how.floor)])
+    np.testing.assert_allclose(ours[0].numpy(), np.log(theirs.T + audio.log_floor), atol=1e-3)
+    silence, _ = audio.extract(torch.zeros(1, 800), torch.tensor([800]))
+    assert silence.unique().tolist() == pytest.approx([math.log(audio.log_floor)])
 
 
-def test_cepstra_beside_scipy():
+def test_mfcc_matches_scipy():
     logs = torch.randn(7, 26, dtype=torch.float64)
     theirs = scipy.fft.dct(logs.numpy(), type=2, norm="ortho")[:, 1:13]
-    np.testing.assert_allclose(cepstra(logs, 12).numpy(), theirs, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(mfcc(logs, 12).numpy(), theirs, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("reach", [1, 2, 4])
-def test_deltas_are_the_slopes_of_fitted_lines(reach):
+def test_deltas_match_savgol_filter(reach):
     x = torch.randn(2, 9, 3, dtype=torch.float64)
     theirs = scipy.signal.savgol_filter(
         x.numpy(), 2 * reach + 1, polyorder=1, deriv=1, axis=1, mode="nearest"
@@ -98,42 +98,42 @@ def test_deltas_are_the_slopes_of_fitted_lines(reach):
     assert deltas(line, reach)[reach:-reach].unique().tolist() == pytest.approx([3.0])
 
 
-@pytest.mark.parametrize("kind", ["mel", "cepstra"])
-def test_what_stands_beside_a_sound_does_not_change_it(kind):
-    how = Spectra(kind=kind, bands=26)
-    waves = [sound(n, seed=n).float() for n in (2000, 700, 3999, 200)]
-    together, counts = how.of(pad_sequence(waves, True), torch.tensor(list(map(len, waves))))
-    assert together.shape == (4, int(counts.max()), how.width)
-    for row, count, wave in zip(together, counts.tolist(), waves, strict=True):
-        alone, single = how.of(wave[None], torch.tensor([len(wave)]))
+@pytest.mark.parametrize("kind", ["mel", "mfcc"])
+def test_audio_features_ignore_padding(kind):
+    audio = AudioFeatures(features=kind, n_mels=26)
+    waveforms = [sound(n, seed=n).float() for n in (2000, 700, 3999, 200)]
+    together, counts = audio.extract(pad_sequence(waveforms, True), torch.tensor(list(map(len, waveforms))))
+    assert together.shape == (4, int(counts.max()), audio.width)
+    for row, count, wave in zip(together, counts.tolist(), waveforms, strict=True):
+        alone, single = audio.extract(wave[None], torch.tensor([len(wave)]))
         assert single.tolist() == [count]
         torch.testing.assert_close(row[:count], alone[0], rtol=1e-5, atol=1e-5)
         assert not row[count:].any()
     print(f"{kind}: frames {counts.tolist()}")
-    assert counts.tolist() == [(len(w) - 200) // 80 + 1 for w in waves]
+    assert counts.tolist() == [(len(w) - 200) // 80 + 1 for w in waveforms]
 
 
-def test_cepstra_hold_energy_and_slopes():
-    how = Spectra(kind="cepstra", bands=26, window=10, hop=5)
-    x, _ = how.of(sound().float()[None], torch.tensor([4000]))
+def test_mfcc_features_hold_energy_and_deltas():
+    audio = AudioFeatures(features="mfcc", n_mels=26, window_ms=10, hop_ms=5)
+    x, _ = audio.extract(sound().float()[None], torch.tensor([4000]))
     assert x.shape == (1, 99, 26)
-    energy = (framed(sound(), 80, 40).square().sum(-1) + how.floor).log()
+    energy = (frame_signal(sound(), 80, 40).square().sum(-1) + audio.log_floor).log()
     torch.testing.assert_close(x[0, :, 12].double(), energy, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(x[..., 13:], deltas(x[..., :13]), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
-        (lambda: framed(torch.zeros(79), 80, 40), "79 samples are less than one window of 80"),
-        (lambda: Spectra().of(torch.zeros(1, 300), torch.tensor([199])), "199 samples is less"),
+        (lambda: frame_signal(torch.zeros(79), 80, 40), "79 samples are less than one window of 80"),
+        (lambda: AudioFeatures().extract(torch.zeros(1, 300), torch.tensor([199])), "199 samples is less"),
         (
-            lambda: mel_filters(129, 40, 8000, 60, 4001),
+            lambda: mel_filterbank(129, 40, 8000, 60, 4001),
             "between 0 and 4000 Hz, not from 60 to 4001",
         ),
-        (lambda: mel_filters(129, 200, 8000, 0, 4000), "leave one without a bin"),
+        (lambda: mel_filterbank(129, 200, 8000, 0, 4000), "leave one without a bin"),
     ],
 )
-def test_what_cannot_be(call, said):
-    with pytest.raises(BadInput, match=said):
+def test_audio_features_reject_invalid_input(call, message):
+    with pytest.raises(BadInput, match=message):
         call()

@@ -1,4 +1,4 @@
-"""Branches joined along the channels."""
+"""Branches concatenated along the channels."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from torchstone.parts.conv.branches import Branches
 from torchstone.verify import relative_error
 
 
-def test_convolutions_side_by_side_are_one_with_their_filters_stacked():
+def test_branches_equal_convolution_with_stacked_filters():
     first, second = (nn.Conv2d(5, maps, 3, padding=1).double() for maps in (4, 7))
     joined = Branches(a=first, b=second)
     whole = nn.Conv2d(5, 11, 3, padding=1).double()

@@ -1,4 +1,4 @@
-"""Gates against their equations, one number after another."""
+"""Attention gates against their equations, number by number."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from torchstone.parts.conv.channel_attention import ChannelGate, SpatialGate, SqueezeExcitation
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.verify import relative_error
 
 SHAPE = (2, 8, 5, 4)
@@ -41,15 +41,15 @@ def mean(values):
     return sum(values) / len(values)
 
 
-def test_squeeze_excitation_is_its_equation():
+def test_squeeze_excitation_equals_equation():
     layer, x = SqueezeExcitation(8, 2).double(), torch.randn(SHAPE, dtype=torch.float64)
     slow = x * channel_weights(x, layer, [mean])
     print("squeeze-excitation", relative_error(layer(x), slow))
     assert relative_error(layer(x), slow) < 1e-14
-    assert parameters(layer) == 2 * 8 * 2 + 2 + 8
+    assert count_parameters(layer) == 2 * 8 * 2 + 2 + 8
 
 
-def test_squeeze_excitation_takes_another_activation():
+def test_squeeze_excitation_with_silu():
     layer, x = SqueezeExcitation(8, 2, F.silu).double(), torch.randn(SHAPE, dtype=torch.float64)
     z = x.mean((2, 3)).tolist()
     rows = [[sigmoid(a) for a in mlp(each, layer, lambda a: a * sigmoid(a))] for each in z]
@@ -58,16 +58,16 @@ def test_squeeze_excitation_takes_another_activation():
     assert relative_error(layer(x), slow) < 1e-14
 
 
-def test_channel_gate_is_its_equation():
+def test_channel_gate_equals_equation():
     layer, x = ChannelGate(8, 2).double(), torch.randn(SHAPE, dtype=torch.float64)
     slow = x * channel_weights(x, layer, [mean, max])
     print("channel gate", relative_error(layer(x), slow))
     assert relative_error(layer(x), slow) < 1e-14
-    assert parameters(layer) == 2 * 8 * 2 + 2 + 8
+    assert count_parameters(layer) == 2 * 8 * 2 + 2 + 8
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_spatial_gate_is_its_equation(training):
+def test_spatial_gate_equals_equation(training):
     layer: Any = SpatialGate(7).double()
     x = torch.randn(SHAPE, dtype=torch.float64)
     layer.bn.weight.data.fill_(0.7)
@@ -101,10 +101,10 @@ def test_spatial_gate_is_its_equation(training):
     said = layer.train(training)(x)
     print("spatial gate", training, relative_error(said, slow))
     assert relative_error(said, slow) < 1e-13
-    assert parameters(layer) == 2 * 49 + 2
+    assert count_parameters(layer) == 2 * 49 + 2
 
 
-def test_the_wrong_order_of_maps_or_a_second_sigmoid_is_seen():
+def test_gate_oracles_detect_swapped_maps_and_second_sigmoid():
     """Planted faults: the oracles above are not blind to them."""
     layer, x = SpatialGate(7).double().eval(), torch.randn(SHAPE, dtype=torch.float64)
     good = layer(x)

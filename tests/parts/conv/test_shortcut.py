@@ -1,4 +1,4 @@
-"""Shortcuts against their definition, and the written-out network against torch's layers."""
+"""Shortcuts against their definition, and the naive ResNet's layers against torch's."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from torch import nn
 
 from torchstone.errors import BadInput
 from torchstone.parts.conv.shortcut import PadShortcut, shortcut
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.references import resnet
 from torchstone.verify import relative_error
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "side"), [(16, 32, 8), (16, 32, 7), (3, 8, 5)])
-def test_option_a_is_every_second_place_and_zeros(inputs, outputs, side):
+def test_shortcut_option_a_subsamples_and_pads(inputs, outputs, side):
     x = torch.randn(2, inputs, side, side)
     said = shortcut(inputs, outputs, 2, "A")(x)
     first = (outputs - inputs) // 2
@@ -30,7 +30,7 @@ def test_option_a_is_every_second_place_and_zeros(inputs, outputs, side):
     print(f"{count} places of {inputs} -> {outputs} channels compared")
 
 
-def test_option_b_is_a_matrix_on_every_second_place():
+def test_shortcut_option_b_projects_every_second_location():
     layer: Any = shortcut(4, 8, 2, "B").double().eval()
     x = torch.randn(2, 4, 6, 6).double()
     weight = layer[0].weight[:, :, 0, 0]
@@ -45,10 +45,10 @@ def test_option_b_is_a_matrix_on_every_second_place():
     assert relative_error(layer(x), slow) < 1e-13
 
 
-def test_the_identity_where_the_shape_stays_and_what_each_option_costs():
+def test_shortcut_identity_and_parameter_counts():
     for option in ("A", "B"):
         assert isinstance(shortcut(16, 16, 1, option), nn.Identity)
-    costs = {option: parameters(shortcut(16, 32, 2, option)) for option in ("A", "B")}
+    costs = {option: count_parameters(shortcut(16, 32, 2, option)) for option in ("A", "B")}
     print(costs)
     assert costs == {"A": 0, "B": 16 * 32 + 2 * 32}
     with pytest.raises(BadInput, match="cannot narrow 32 channels to 16"):
@@ -56,15 +56,15 @@ def test_the_identity_where_the_shape_stays_and_what_each_option_costs():
 
 
 @pytest.mark.parametrize(("kernel", "stride", "edge"), [(7, 2, 3), (3, 1, 1), (3, 2, 1), (1, 2, 0)])
-def test_the_written_out_layers_are_torch_s(kernel, stride, edge):
+def test_naive_resnet_layers_match_torch(kernel, stride, edge):
     x = torch.randn(2, 3, 9, 9).double()
     layer = nn.Conv2d(3, 4, kernel, stride, edge, bias=False).double()
     norm: Any = nn.BatchNorm2d(3).double()
     norm.running_mean.normal_()
     differences = [relative_error(resnet.convolve(x, layer), layer(x))]
-    differences.append(relative_error(resnet.largest(x), nn.MaxPool2d(3, 2, 1)(x)))
+    differences.append(relative_error(resnet.max_pool(x), nn.MaxPool2d(3, 2, 1)(x)))
     for training in (True, False):
-        said = resnet.norm(x, norm.train(training))
+        said = resnet.batch_norm(x, norm.train(training))
         differences.append(
             relative_error(
                 said,

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from torchstone.parts.conv.stochastic_depth import StochasticDepth, growing
-from torchstone.references import torchvision
+from torchstone.parts.conv.stochastic_depth import StochasticDepth, linear_drop_rates
+from torchstone.parts.optional_imports import import_torchvision
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(64, 3, 5, 5), (64, 7), (64,)])
-def test_same_draws_same_rows_as_torchvision_s(dtype, shape):
+def test_stochastic_depth_matches_torchvision(dtype, shape):
     x = torch.randn(*shape, dtype=dtype)
-    ours, theirs = StochasticDepth(0.3), torchvision().ops.StochasticDepth(0.3, "row")
+    ours, theirs = StochasticDepth(0.3), import_torchvision().ops.StochasticDepth(0.3, "row")
     torch.manual_seed(5)
     a = ours(x)
     torch.manual_seed(5)
@@ -20,7 +20,7 @@ def test_same_draws_same_rows_as_torchvision_s(dtype, shape):
     assert torch.equal(a, b)
 
 
-def test_rows_are_kept_whole_or_lost_whole_and_the_mean_stays():
+def test_stochastic_depth_drops_full_rows_and_preserves_mean():
     rate, rows = 0.4, 20_000
     x = torch.rand(rows, 4, dtype=torch.float64) + 0.5
     torch.manual_seed(0)
@@ -34,7 +34,7 @@ def test_rows_are_kept_whole_or_lost_whole_and_the_mean_stays():
     assert abs(mean - 1) < 4 * deviation / (1 - rate)
 
 
-def test_nothing_is_lost_in_use_nor_drawn_where_the_rate_is_zero():
+def test_stochastic_depth_identity_in_eval_and_at_rate_zero():
     x = torch.randn(8, 3)
     before = torch.get_rng_state()
     assert torch.equal(StochasticDepth(0.9).eval()(x), x)
@@ -42,7 +42,7 @@ def test_nothing_is_lost_in_use_nor_drawn_where_the_rate_is_zero():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_gradient_passes_only_through_what_is_kept():
+def test_stochastic_depth_gradient_only_through_surviving_rows():
     x = torch.ones(100, 2, requires_grad=True)
     y = StochasticDepth(0.5)(x)
     y.sum().backward()
@@ -50,8 +50,8 @@ def test_the_gradient_passes_only_through_what_is_kept():
     assert torch.equal(x.grad, y.detach())
 
 
-def test_rates_grow_evenly_and_must_be_below_one():
-    assert growing(0.2, 4) == pytest.approx([0.0, 0.05, 0.1, 0.15])
+def test_linear_drop_rates_and_invalid_rates():
+    assert linear_drop_rates(0.2, 4) == pytest.approx([0.0, 0.05, 0.1, 0.15])
     for rate in (-0.1, 1.0):
         with pytest.raises(ValueError, match="not at least 0 and below 1"):
             StochasticDepth(rate)

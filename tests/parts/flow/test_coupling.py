@@ -1,5 +1,5 @@
-"""Couplings against automatic differentiation, at weights that are not zero: at the start they do nothing,
-and a determinant left out would not be missed."""
+"""Flow layers against automatic differentiation, at random weights: at initialization they are the identity,
+and a missing determinant would go unnoticed."""
 
 import math
 from typing import Any
@@ -9,65 +9,65 @@ import torch
 from torch import nn
 
 from torchstone.parts.flow.coupling import (
-    Chain,
-    Coupling,
-    Scales,
+    ActNorm,
+    AffineCoupling,
+    ComposeFlow,
+    MultiScaleFlow,
     Squeeze,
-    Standard,
-    Stretch,
+    Standardize,
+    alternating_mask,
+    channel_mask,
     checkerboard,
-    halves,
-    normal,
-    turns,
+    standard_normal_log_prob,
 )
 
 WITHIN = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
 class Mixed(nn.Module):
-    """s and t that depend on every number that is kept."""
+    """s and t that depend on every number that is masked."""
 
     def __init__(self, numbers: int):
         super().__init__()
         self.first, self.last = nn.Linear(numbers, 9), nn.Linear(9, 2 * numbers)
 
     def forward(self, x):
-        told = self.last(torch.tanh(self.first(x.flatten(1))))
-        return told.view(len(x), 2 * x.shape[1], *x.shape[2:])
+        output = self.last(torch.tanh(self.first(x.flatten(1))))
+        return output.view(len(x), 2 * x.shape[1], *x.shape[2:])
 
 
-def row_coupling(numbers: int, odd: bool) -> Coupling:
-    return Coupling(Mixed(numbers), turns(numbers, odd=odd), numbers)
+def row_coupling(numbers: int, odd: bool) -> AffineCoupling:
+    return AffineCoupling(Mixed(numbers), alternating_mask(numbers, odd=odd), numbers)
 
 
-def picture_coupling(shape: tuple[int, int, int], mask: torch.Tensor) -> Coupling:
+def image_coupling(shape: tuple[int, int, int], mask: torch.Tensor) -> AffineCoupling:
     class Net(Mixed):
         def forward(self, x):
-            told = self.last(torch.tanh(self.first(x.flatten(1))))
-            return told.view(len(x), 2 * shape[0], *shape[1:])
+            output = self.last(torch.tanh(self.first(x.flatten(1))))
+            return output.view(len(x), 2 * shape[0], *shape[1:])
 
-    return Coupling(Net(math.prod(shape)), mask, shape[0])
+    return AffineCoupling(Net(math.prod(shape)), mask, shape[0])
 
 
 LAYERS = {
     "coupling of rows, even stays": ((5,), lambda: row_coupling(5, False)),
     "coupling of rows, odd stays": ((5,), lambda: row_coupling(5, True)),
-    "checkerboard": ((2, 3, 4), lambda: picture_coupling((2, 3, 4), checkerboard(3, 4))),
-    "checkerboard, odd": ((2, 4, 2), lambda: picture_coupling((2, 4, 2), checkerboard(4, 2, odd=True))),
-    "first channels": ((3, 2, 2), lambda: picture_coupling((3, 2, 2), halves(3))),
-    "second channels": ((4, 2, 2), lambda: picture_coupling((4, 2, 2), halves(4, second=True))),
+    "checkerboard": ((2, 3, 4), lambda: image_coupling((2, 3, 4), checkerboard(3, 4))),
+    "checkerboard, odd": ((2, 4, 2), lambda: image_coupling((2, 4, 2), checkerboard(4, 2, odd=True))),
+    "first channels": ((3, 2, 2), lambda: image_coupling((3, 2, 2), channel_mask(3))),
+    "second channels": ((4, 2, 2), lambda: image_coupling((4, 2, 2), channel_mask(4, second=True))),
     "squeeze": ((2, 4, 4), Squeeze),
-    "stretch of rows": ((4,), lambda: Stretch(4, 0)),
-    "stretch of channels": ((3, 2, 4), lambda: Stretch(3)),
-    "standard": ((3,), lambda: Standard([1.0, -2.0, 0.5], [0.3, 4.0, 1.5])),
-    "chain": ((4,), lambda: Chain([Stretch(4, 0), row_coupling(4, False), row_coupling(4, True)])),
-    "scales": (
+    "act norm of rows": ((4,), lambda: ActNorm(4, 0)),
+    "act norm of channels": ((3, 2, 4), lambda: ActNorm(3)),
+    "standard": ((3,), lambda: Standardize([1.0, -2.0, 0.5], [0.3, 4.0, 1.5])),
+    "compose": ((4,), lambda: ComposeFlow([ActNorm(4, 0), row_coupling(4, False), row_coupling(4, True)])),
+    "multi-scale": (
         (1, 4, 4),
-        lambda: Scales(
+        lambda: MultiScaleFlow(
             [
-                Chain([picture_coupling((1, 4, 4), checkerboard(4, 4)), Squeeze(),
-                       picture_coupling((4, 2, 2), halves(4))]),
-                Chain([Stretch(2), picture_coupling((2, 2, 2), checkerboard(2, 2, odd=True))]),
+                ComposeFlow([image_coupling((1, 4, 4), checkerboard(4, 4)), Squeeze(),
+                       image_coupling((4, 2, 2), channel_mask(4))]),
+                ComposeFlow([ActNorm(2), image_coupling((2, 2, 2), checkerboard(2, 2, odd=True))]),
             ],
             (1, 4, 4),
         ),
@@ -75,7 +75,7 @@ LAYERS = {
 }  # fmt: skip
 
 
-def lively(layer: nn.Module, dtype: torch.dtype) -> Any:
+def randomize_weights(layer: nn.Module, dtype: torch.dtype) -> Any:
     with torch.no_grad():
         for weight in layer.parameters():
             weight.copy_(0.6 * torch.randn(weight.shape))
@@ -95,63 +95,63 @@ def by_autograd(f, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", WITHIN, ids=str)
 @pytest.mark.parametrize("name", LAYERS)
-def test_log_det_and_inverse_both_ways(name, dtype):
+def test_flow_layers_log_det_and_inverse(name, dtype):
     shape, make = LAYERS[name]
     torch.manual_seed(len(name))
-    layer = lively(make(), dtype)
+    layer = randomize_weights(make(), dtype)
     x = torch.randn(3, *shape, dtype=dtype)
     z, log_det = layer(x)
     back, log_back = layer.inverse(z)
     slow = by_autograd(lambda v: layer(v)[0], x)
     slow_back = by_autograd(lambda v: layer.inverse(v)[0], z.detach())
-    apart = [
+    errors = [
         float((log_det - slow).detach().abs().max()),
         float((log_back - slow_back).detach().abs().max()),
         float((log_det + log_back).detach().abs().max()),
         float((back - x).detach().abs().max()),
     ]
-    print(f"{name}, {dtype}: {apart}; log |det| {log_det.tolist()}")
+    print(f"{name}, {dtype}: {errors}; log |det| {log_det.tolist()}")
     assert z.shape[0] == log_det.shape[0] == 3
-    assert max(apart) < WITHIN[dtype]
+    assert max(errors) < WITHIN[dtype]
     if name != "squeeze":
         assert float(log_det.detach().abs().min()) > 1e-3, "a map that stretches nothing proves nothing"
 
 
-def test_a_coupling_moves_what_its_mask_does_not_keep_and_nothing_else():
-    layer = lively(picture_coupling((2, 3, 4), checkerboard(3, 4)), torch.float32)
+def test_affine_coupling_changes_unmasked_only():
+    layer = randomize_weights(image_coupling((2, 3, 4), checkerboard(3, 4)), torch.float32)
     x = torch.randn(2, 2, 3, 4)
     z, _ = layer(x)
-    kept = layer.kept.expand_as(x).bool()
-    assert torch.equal(z[kept], x[kept])
-    assert bool((z[~kept] != x[~kept]).all())
-    other = torch.where(kept, x, x + 1)  # s and t must not see what they move
-    moved = (layer(other)[0] - z)[~kept]
-    assert torch.allclose(moved, layer.told(x)[0].exp()[~kept], atol=1e-5)
+    masked = layer.mask.expand_as(x).bool()
+    assert torch.equal(z[masked], x[masked])
+    assert bool((z[~masked] != x[~masked]).all())
+    other = torch.where(masked, x, x + 1)  # s and t must not see what they move
+    moved = (layer(other)[0] - z)[~masked]
+    assert torch.allclose(moved, layer.scale_and_shift(x)[0].exp()[~masked], atol=1e-5)
 
 
-def test_masks_are_those_of_figure_3():
+def test_masks_match_figure_3():
     assert checkerboard(2, 3)[0].tolist() == [[1, 0, 1], [0, 1, 0]]
     assert torch.equal(checkerboard(4, 5, odd=True), 1 - checkerboard(4, 5))
-    assert halves(4).flatten().tolist() == [1, 1, 0, 0]
-    assert halves(3, second=True).flatten().tolist() == [0, 1, 1]
-    assert turns(5).tolist() == [1, 0, 1, 0, 1]
+    assert channel_mask(4).flatten().tolist() == [1, 1, 0, 0]
+    assert channel_mask(3, second=True).flatten().tolist() == [0, 1, 1]
+    assert alternating_mask(5).tolist() == [1, 0, 1, 0, 1]
 
 
-def test_the_squeeze_puts_each_colour_of_the_board_in_its_own_half():
+def test_squeeze_separates_checkerboard_colors():
     board = checkerboard(4, 6).expand(3, -1, -1)[None]
     squeezed, log_det = Squeeze()(board)
     assert squeezed.shape == (1, 12, 2, 3)
     assert bool((squeezed[:, :6] == 1).all())
     assert bool((squeezed[:, 6:] == 0).all())
     assert log_det.tolist() == [0]
-    places = torch.arange(16.0).view(1, 1, 4, 4)
-    assert Squeeze()(places)[0][0, :, 0, 0].tolist() == [0, 5, 1, 4]
+    pixels = torch.arange(16.0).view(1, 1, 4, 4)
+    assert Squeeze()(pixels)[0][0, :, 0, 0].tolist() == [0, 5, 1, 4]
 
 
-def test_half_of_the_numbers_leave_at_each_scale():
+def test_multi_scale_flow_splits_half_at_each_scale():
     """Equations 14 and 15: for 1 × 8 × 8 in three scales 32, 16 and the last 16."""
-    scales = Scales([Squeeze(), Squeeze(), Chain([])], (1, 8, 8))
-    assert [math.prod(shape) for shape in scales.leaving] == [32, 16, 16]
+    scales = MultiScaleFlow([Squeeze(), Squeeze(), ComposeFlow([])], (1, 8, 8))
+    assert [math.prod(shape) for shape in scales.split_shapes] == [32, 16, 16]
     x = torch.randn(2, 1, 8, 8)
     z, _ = scales(x)
     first, _ = Squeeze()(x)
@@ -159,7 +159,7 @@ def test_half_of_the_numbers_leave_at_each_scale():
     assert torch.equal(scales.inverse(z)[0], x)
 
 
-def test_normal_is_torch_s():
+def test_standard_normal_log_prob_matches_torch():
     z = torch.randn(5, 7, dtype=torch.float64)
     theirs = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
-    assert torch.allclose(normal(z), theirs, atol=1e-12)
+    assert torch.allclose(standard_normal_log_prob(z), theirs, atol=1e-12)

@@ -1,4 +1,4 @@
-"""The games' losses against their formulas, and what theory says of them."""
+"""GAN losses against their formulas, and against theory."""
 
 import math
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone.parts.gan.losses import GAMES, gradient_penalty
+from torchstone.parts.gan.losses import GAN_LOSSES, gradient_penalty
 
-REAL, MADE = (
+REAL, FAKE = (
     torch.tensor([2.0, -0.5, 0.0, 1.5]).double(),
     torch.tensor([-3.0, 0.2, 1.1, -0.9]).double(),
 )
@@ -25,45 +25,47 @@ def sigmoid(x: float) -> float:
 
 def log_d() -> float:
     """−E log D(x) − E log(1 − D(G(z)))."""
-    said = mean(-math.log(sigmoid(r)) for r in REAL.tolist())
-    return said + mean(-math.log(1 - sigmoid(f)) for f in MADE.tolist())
+    value = mean(-math.log(sigmoid(r)) for r in REAL.tolist())
+    return value + mean(-math.log(1 - sigmoid(f)) for f in FAKE.tolist())
 
 
 FORMULAS = {
-    "minimax": (log_d, lambda: mean(math.log(1 - sigmoid(f)) for f in MADE.tolist())),
-    "non_saturating": (log_d, lambda: mean(-math.log(sigmoid(f)) for f in MADE.tolist())),
+    "minimax": (log_d, lambda: mean(math.log(1 - sigmoid(f)) for f in FAKE.tolist())),
+    "non_saturating": (log_d, lambda: mean(-math.log(sigmoid(f)) for f in FAKE.tolist())),
     "hinge": (
-        lambda: mean(max(0, 1 - r) for r in REAL.tolist()) + mean(max(0, 1 + f) for f in MADE.tolist()),
-        lambda: -mean(MADE.tolist()),
+        lambda: mean(max(0, 1 - r) for r in REAL.tolist()) + mean(max(0, 1 + f) for f in FAKE.tolist()),
+        lambda: -mean(FAKE.tolist()),
     ),
-    "wgan_gp": (lambda: mean(MADE.tolist()) - mean(REAL.tolist()), lambda: -mean(MADE.tolist())),
+    "wgan_gp": (lambda: mean(FAKE.tolist()) - mean(REAL.tolist()), lambda: -mean(FAKE.tolist())),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", GAMES)
-def test_losses_are_their_formulas(name):
-    game, (critic, generator) = GAMES[name], FORMULAS[name]
-    said = float(game.critic(REAL, MADE)), float(game.generator(MADE))
-    print(f"{name}: {said} and {critic(), generator()}")
-    assert said == pytest.approx((critic(), generator()), rel=1e-12)
+@pytest.mark.parametrize("name", GAN_LOSSES)
+def test_gan_losses_match_formulas(name):
+    loss, (discriminator, generator) = GAN_LOSSES[name], FORMULAS[name]
+    value = float(loss.discriminator(REAL, FAKE)), float(loss.generator(FAKE))
+    print(f"{name}: {value} and {discriminator(), generator()}")
+    assert value == pytest.approx((discriminator(), generator()), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", GAMES)
-def test_losses_of_a_critic_that_is_very_sure_are_finite(name):
+@pytest.mark.parametrize("name", GAN_LOSSES)
+def test_gan_losses_are_finite_at_large_logits(name):
     sure = torch.tensor([1e4, -1e4])
-    assert torch.isfinite(GAMES[name].critic(sure, -sure))
-    assert torch.isfinite(GAMES[name].generator(sure))
+    assert torch.isfinite(GAN_LOSSES[name].discriminator(sure, -sure))
+    assert torch.isfinite(GAN_LOSSES[name].generator(sure))
 
 
-def test_the_best_critic_says_the_share_of_real_pictures():
-    """Proposition 1: at D = p / (p + q) the critic's loss has no slope, and is 2 log 2 − 2 JSD(p ‖ q)."""
+def test_bce_loss_optimum_is_density_ratio():
+    """Proposition 1: at D = p / (p + q) the gradient is zero, and the loss is 2 log 2 − 2 JSD(p ‖ q)."""
     p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     q = torch.tensor([0.1, 0.3, 0.6], dtype=torch.float64)
     logits = (p / q).log().requires_grad_()
-    each = [GAMES["minimax"].critic(logits[i : i + 1], logits[i : i + 1]) for i in range(3)]
-    one_sided = [GAMES["minimax"].critic(torch.full((1,), 50.0).double(), x[None]) for x in logits]
-    of_made = torch.stack(one_sided)  # the real half is nothing there
-    loss = (p * (torch.stack(each) - of_made)).sum() + (q * of_made).sum()
+    each = [GAN_LOSSES["minimax"].discriminator(logits[i : i + 1], logits[i : i + 1]) for i in range(3)]
+    one_sided = [
+        GAN_LOSSES["minimax"].discriminator(torch.full((1,), 50.0).double(), x[None]) for x in logits
+    ]
+    of_fake = torch.stack(one_sided)  # the real half is nothing there
+    loss = (p * (torch.stack(each) - of_fake)).sum() + (q * of_fake).sum()
     loss.backward()
     assert logits.grad.abs().max() < 1e-12
     middle = (p + q) / 2
@@ -71,17 +73,17 @@ def test_the_best_critic_says_the_share_of_real_pictures():
     assert float(loss.detach()) == pytest.approx(float(2 * math.log(2) - 2 * jsd), rel=1e-9)
 
 
-def test_minimax_has_no_slope_where_the_critic_is_sure_and_non_saturating_has():
-    slopes = {}
+def test_minimax_saturates_and_non_saturating_does_not():
+    gradient = {}
     for name in ("minimax", "non_saturating"):
-        made = torch.tensor([-20.0]).requires_grad_()
-        GAMES[name].generator(made).backward()
-        slopes[name] = abs(float(made.grad))
-    assert slopes["minimax"] < 1e-8
-    assert slopes["non_saturating"] == pytest.approx(1)
+        fake = torch.tensor([-20.0]).requires_grad_()
+        GAN_LOSSES[name].generator(fake).backward()
+        gradient[name] = abs(float(fake.grad))
+    assert gradient["minimax"] < 1e-8
+    assert gradient["non_saturating"] == pytest.approx(1)
 
 
-class Critic(nn.Module):
+class Discriminator(nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(12, 7), nn.Tanh(), nn.Linear(7, 1))
@@ -90,49 +92,49 @@ class Critic(nn.Module):
         return self.layers(x)[:, 0]
 
 
-def test_the_penalty_of_a_plane_is_its_slope():
+def test_gradient_penalty_of_linear_discriminator():
     w = torch.randn(12).double()
     x, y = torch.randn(2, 5, 1, 3, 4).double()
-    said = gradient_penalty(lambda x: x.flatten(1) @ w, x, y, torch.rand(5).double())
-    assert float(said) == pytest.approx((float(w.norm()) - 1) ** 2, rel=1e-12)
+    value = gradient_penalty(lambda x: x.flatten(1) @ w, x, y, torch.rand(5).double())
+    assert float(value) == pytest.approx((float(w.norm()) - 1) ** 2, rel=1e-12)
 
 
-def test_the_penalty_is_the_formula_picture_by_picture():
-    """The slope at each point between, by differences in all its pixels."""
+def test_gradient_penalty_matches_finite_differences():
+    """The gradient at each interpolated image, by finite differences in all its pixels."""
     torch.manual_seed(0)
-    critic = Critic().double()
+    discriminator = Discriminator().double()
     x, y = torch.randn(2, 3, 1, 3, 4).double()
     share = torch.tensor([0.2, 0.9, 0.5]).double()
     total, h = 0.0, 1e-5
     for i in range(3):
         between = share[i] * x[i] + (1 - share[i]) * y[i]
-        slope = []
+        gradient = []
         for pixel in range(12):
             step = torch.zeros(12).double()
             step[pixel] = h
             step = step.view(1, 1, 3, 4)
-            slope.append(float(critic(between + step) - critic(between - step)) / (2 * h))
-        total += (math.sqrt(sum(s * s for s in slope)) - 1) ** 2
-    said = gradient_penalty(critic, x, y, share)
-    print(f"{float(said)} and {total / 3}")
-    assert float(said) == pytest.approx(total / 3, rel=1e-6)
+            gradient.append(float(discriminator(between + step) - discriminator(between - step)) / (2 * h))
+        total += (math.sqrt(sum(s * s for s in gradient)) - 1) ** 2
+    value = gradient_penalty(discriminator, x, y, share)
+    print(f"{float(value)} and {total / 3}")
+    assert float(value) == pytest.approx(total / 3, rel=1e-6)
     with torch.no_grad():  # also where nothing else is differentiated
-        assert float(gradient_penalty(critic, x, y, share)) == pytest.approx(total / 3, rel=1e-6)
+        assert float(gradient_penalty(discriminator, x, y, share)) == pytest.approx(total / 3, rel=1e-6)
 
 
-def test_the_penalty_s_gradient_reaches_the_critic_alone():
+def test_gradient_penalty_trains_discriminator_only():
     torch.manual_seed(0)
-    critic = Critic().double()
-    made = torch.randn(3, 1, 3, 4).double().requires_grad_()
+    discriminator = Discriminator().double()
+    fake = torch.randn(3, 1, 3, 4).double().requires_grad_()
     x, share = torch.randn(3, 1, 3, 4).double(), torch.rand(3).double()
-    gradient_penalty(critic, x, made, share).backward()
-    assert made.grad is None
-    weight = critic.layers[1].weight
+    gradient_penalty(discriminator, x, fake, share).backward()
+    assert fake.grad is None
+    weight = discriminator.layers[1].weight
     got, h = float(weight.grad[2, 3]), 1e-5
     with torch.no_grad():
         weight[2, 3] += h
-        up = float(gradient_penalty(critic, x, made, share))
+        up = float(gradient_penalty(discriminator, x, fake, share))
         weight[2, 3] -= 2 * h
-        down = float(gradient_penalty(critic, x, made, share))
+        down = float(gradient_penalty(discriminator, x, fake, share))
     assert got == pytest.approx((up - down) / (2 * h), rel=1e-5)
     assert abs(got) > 1e-6

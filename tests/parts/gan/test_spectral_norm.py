@@ -1,11 +1,11 @@
-"""Spectral normalisation against the singular values, and against torch's own."""
+"""Spectral normalization against the singular values, and against torch's own."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import spectral_norm
 
-from torchstone.parts.gan.spectral_norm import Spectral, spectral
+from torchstone.parts.gan.spectral_norm import SpectralNorm, apply_spectral_norm
 
 LAYERS = {
     "linear": lambda: nn.Linear(20, 30),
@@ -22,11 +22,11 @@ def largest(layer: nn.Module) -> float:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_largest_singular_value_becomes_one(name):
+def test_spectral_norm_singular_value_converges_to_one(name):
     torch.manual_seed(0)
     layer = LAYERS[name]()
     raw, before = layer.weight.detach().clone(), largest(layer)
-    spectral(layer)
+    apply_spectral_norm(layer)
     for _ in range(30):
         layer.train()
         layer.weight  # noqa: B018  each use is a step of power iteration
@@ -38,13 +38,13 @@ def test_the_largest_singular_value_becomes_one(name):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_it_is_torch_s(name):
+def test_spectral_norm_matches_torch(name):
     """From the same vectors: the same weights and gradients over steps of descent, and in evaluation."""
     torch.manual_seed(0)
     ours = LAYERS[name]().double()
     theirs = LAYERS[name]().double()
     theirs.load_state_dict(ours.state_dict())
-    spectral(ours), spectral_norm(theirs)  # which turns v first, as the paper does
+    apply_spectral_norm(ours), spectral_norm(theirs)  # which turns v first, as the paper does
     mine = ours.parametrizations.weight[0]
     mine.u.copy_(theirs.weight_u), mine.v.copy_(theirs.weight_v)
     x = torch.randn(4, 20) if name == "linear" else torch.randn(4, 6, 7, 7)
@@ -65,11 +65,13 @@ def test_it_is_torch_s(name):
     assert torch.allclose(mine.u, theirs.weight_u, rtol=1e-10)
 
 
-def test_evaluation_turns_nothing_and_the_state_says_all():
+def test_spectral_norm_state_and_evaluation_mode():
     torch.manual_seed(0)
-    first, second = (spectral(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))) for _ in "ab")
+    first, second = (
+        apply_spectral_norm(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))) for _ in "ab"
+    )
     x = torch.randn(3, 5)
-    for each in (m for m in first.modules() if isinstance(m, Spectral)):
+    for each in (m for m in first.modules() if isinstance(m, SpectralNorm)):
         nn.init.normal_(each.u)  # far from where it goes
     first(x)
     second.load_state_dict(first.state_dict())
@@ -78,4 +80,4 @@ def test_evaluation_turns_nothing_and_the_state_says_all():
     assert torch.equal(first(x), first(x))
     first.train()
     assert not torch.equal(first(x), second(x))
-    assert sum(isinstance(m, Spectral) for m in first.modules()) == 2
+    assert sum(isinstance(m, SpectralNorm) for m in first.modules()) == 2

@@ -4,9 +4,9 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from torchstone import references
 from torchstone.errors import BadInput
 from torchstone.parts.metrics import fidelity_diversity
+from torchstone.references.vision import import_torchmetrics
 
 
 def sets(n: int = 60, m: int = 50, d: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,13 +24,13 @@ def by_hand(a: torch.Tensor, b: torch.Tensor) -> float:
     return apart + covs[0].trace() + covs[1].trace() - 2 * root.trace()
 
 
-def test_frechet_is_the_formula():
+def test_frechet_distance_matches_formula():
     a, b = sets()
-    said, wanted = float(fidelity_diversity.frechet(a, b)), by_hand(a, b)
+    said, wanted = float(fidelity_diversity.frechet_distance(a, b)), by_hand(a, b)
     print(f"{said} and {wanted}")
     assert said == pytest.approx(wanted, rel=1e-6)
-    assert float(fidelity_diversity.frechet(b, a)) == pytest.approx(wanted, rel=1e-6)
-    assert float(fidelity_diversity.frechet(a, a)) == pytest.approx(0, abs=1e-6)
+    assert float(fidelity_diversity.frechet_distance(b, a)) == pytest.approx(wanted, rel=1e-6)
+    assert float(fidelity_diversity.frechet_distance(a, a)) == pytest.approx(0, abs=1e-6)
 
 
 class Flat(torch.nn.Module):
@@ -42,41 +42,41 @@ class Flat(torch.nn.Module):
         return pictures.flatten(1).double()
 
 
-def test_frechet_is_torchmetrics():
+def test_frechet_distance_matches_torchmetrics():
     torch.manual_seed(0)
     a, b = torch.rand(40, 3, 2, 2), torch.rand(30, 3, 2, 2) ** 2
-    fid = references.torchmetrics().image.fid.FrechetInceptionDistance
+    fid = import_torchmetrics().image.fid.FrechetInceptionDistance
     theirs = fid(feature=Flat(), normalize=True).set_dtype(torch.float64)
     theirs.update(a, real=True)
     theirs.update(b, real=False)
     said, wanted = (
-        float(fidelity_diversity.frechet(b.flatten(1), a.flatten(1))),
+        float(fidelity_diversity.frechet_distance(b.flatten(1), a.flatten(1))),
         float(theirs.compute()),
     )
     print(f"{said} and {wanted}")
     assert said == pytest.approx(wanted, rel=1e-6)
 
 
-def test_frechet_of_gaussians_whose_distance_is_known():
+def test_frechet_distance_of_known_gaussians():
     """Of independent numbers: Σ (μ − μ')² + (σ − σ')²."""
     corners = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]]).double()
     a, b = corners * torch.tensor([1.0, 2.0]), corners * torch.tensor([3.0, 2.0]) + 5
     deviation = (4 / 3) ** 0.5  # unbiased, of ±1 in a set of four
     wanted = 2 * 25 + (2 * deviation) ** 2
-    assert float(fidelity_diversity.frechet(a, b)) == pytest.approx(wanted, rel=1e-9)
+    assert float(fidelity_diversity.frechet_distance(a, b)) == pytest.approx(wanted, rel=1e-9)
 
 
-def test_frechet_with_fewer_pictures_than_features():
+def test_frechet_distance_with_fewer_images_than_features():
     a, b = sets(6, 5, 20)
-    assert float(fidelity_diversity.frechet(a, b)) == pytest.approx(by_hand(a, b), rel=1e-5)
-    assert float(fidelity_diversity.frechet(a, a)) == pytest.approx(0, abs=1e-5)
-    with pytest.raises(BadInput, match="two pictures or more, not 1"):
-        fidelity_diversity.frechet(a[:1], b)
+    assert float(fidelity_diversity.frechet_distance(a, b)) == pytest.approx(by_hand(a, b), rel=1e-5)
+    assert float(fidelity_diversity.frechet_distance(a, a)) == pytest.approx(0, abs=1e-5)
+    with pytest.raises(BadInput, match="at least 2 images in each set, not 1"):
+        fidelity_diversity.frechet_distance(a[:1], b)
 
 
 @pytest.mark.parametrize("rows", [1000, 7])
-def test_precision_and_recall_are_the_definition(rows, monkeypatch):
-    monkeypatch.setattr(fidelity_diversity, "ROWS", rows)  # in one piece, and in several
+def test_precision_recall_match_definition(rows, monkeypatch):
+    monkeypatch.setattr(fidelity_diversity, "CHUNK_SIZE", rows)  # in one piece, and in several
     a, b = sets(40, 31, 3)
     for k in (1, 3):
 
@@ -100,28 +100,33 @@ def test_precision_and_recall_are_the_definition(rows, monkeypatch):
         fidelity_diversity.precision_recall(a[:3], b)
 
 
-def test_what_flatters_one_figure_shows_in_another():
+def test_precision_recall_detect_copies():
     """Copies of one good picture: precision is full, recall and variety are not."""
     _, real = sets(2, 400, 4)
     one = real[:1] + 1e-3 * torch.randn(400, 4).double()
     precision, recall = fidelity_diversity.precision_recall(one, real)
     assert float(precision) == 1.0
     assert float(recall) < 0.05
-    assert float(fidelity_diversity.variety(one, real)) < 1e-4
-    assert float(fidelity_diversity.variety(real[:200], real)) == pytest.approx(1, abs=0.15)
+    assert float(fidelity_diversity.relative_variance(one, real)) < 1e-4
+    assert float(fidelity_diversity.relative_variance(real[:200], real)) == pytest.approx(1, abs=0.15)
 
 
-def test_shares_modes_and_agreement():
+def test_class_frequencies_coverage_and_label_accuracy():
     labels = torch.tensor([0, 0, 2, 2, 2, 2, 2, 2, 2, 2])
-    shares = fidelity_diversity.shares(labels, 4)
+    shares = fidelity_diversity.class_frequencies(labels, 4)
     assert shares.tolist() == [0.2, 0.0, 0.8, 0.0]
     real = torch.tensor([0.5, 0.3, 0.2, 0.0]).double()
-    assert fidelity_diversity.modes(shares, real).tolist() == [True, False, True, False]
-    assert fidelity_diversity.modes(shares, real, least=0.5).tolist() == [False, False, True, False]
-    assert float(fidelity_diversity.agreement(labels, torch.tensor([0] * 5 + [2] * 5))) == 0.7
+    assert fidelity_diversity.covered_classes(shares, real).tolist() == [True, False, True, False]
+    assert fidelity_diversity.covered_classes(shares, real, min_ratio=0.5).tolist() == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert float(fidelity_diversity.label_accuracy(labels, torch.tensor([0] * 5 + [2] * 5))) == 0.7
 
 
-def test_nearest_is_the_nearest():
+def test_nearest_neighbor_matches_brute_force():
     a, b = sets(20, 30, 3)
     wanted = [min(range(30), key=lambda j, p=p: float((p - b[j]).norm())) for p in a]
-    assert fidelity_diversity.nearest(a, b).tolist() == wanted
+    assert fidelity_diversity.nearest_neighbor(a, b).tolist() == wanted

@@ -8,18 +8,18 @@ from torchstone.parts.metrics.interquartile_mean import interquartile_mean, inte
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 11])
-def test_the_interquartile_mean_is_scipys_trimmed_mean(count):
+def test_interquartile_mean_equals_scipy_trim_mean(count):
     values = np.random.default_rng(count).normal(size=(count, 6)) ** 3
     ours, theirs = interquartile_mean(values), stats.trim_mean(values, 0.25)
     print(count, ours, theirs)
     np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
-def test_one_run_gone_wrong_does_not_move_it():
+def test_interquartile_mean_ignores_an_outlier():
     assert interquartile_mean(np.array([500.0, 500, 500, 500, 9])) == 500
 
 
-def test_the_interval_is_scipys_bootstrap():
+def test_interval_equals_scipy_bootstrap():
     values = np.random.default_rng(5).normal(size=(9, 2)) + np.array([0.0, 10.0])
     low, high = interval(values, 0.9)
     for column in range(2):

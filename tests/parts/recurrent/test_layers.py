@@ -1,4 +1,4 @@
-"""Recurrent layers beside torch's own: output, state and every gradient, on both paths."""
+"""Recurrent layers compared with torch's own: output, state and every gradient, in both implementations."""
 
 import itertools
 
@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from torchstone.errors import BadInput
-from torchstone.parts.recurrent.layers import Recurrent
-from torchstone.parts.recurrent.sequence_model import Network, start
+from torchstone.parts.recurrent.layers import Recurrent, single_step
+from torchstone.parts.recurrent.sequence_model import SequenceModel, init_recurrent
 from torchstone.systems.recurrent import gru, lstm, rnn
 
 CELLS = [(rnn.CELL, nn.RNN), (lstm.CELL, nn.LSTM), (gru.CELL, nn.GRU)]
@@ -41,14 +41,14 @@ def everything(net, x, lengths=None):
     return *(y.detach() for y in outputs), x.grad, *(p.grad for p in net.parameters())
 
 
-def apart(ours, theirs):
+def relative_difference(ours, theirs):
     pairs = zip(ours, theirs, strict=True)
     return max(float((a - b).abs().max() / b.abs().max().clamp(min=1)) for a, b in pairs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(("cell", "theirs"), CELLS, ids=lambda each: getattr(each, "name", ""))
-def test_both_paths_are_torchs_modules(cell, theirs, dtype):
+def test_recurrent_matches_torch_modules(cell, theirs, dtype):
     """Layers, directions, lengths, dropout (the same seed drops the same), projections, biases."""
     tolerance, worst, count = TOLERANCE[dtype], 0.0, 0
     grid = itertools.product((1, 3), (False, True), (None, LENGTHS), (0.0, 0.4), (0, 3), (1, 0))
@@ -56,22 +56,24 @@ def test_both_paths_are_torchs_modules(cell, theirs, dtype):
         if (projection and cell is not lstm.CELL) or (dropout and layers == 1):
             continue
         torch.manual_seed(0)
-        how = {"bidirectional": both, "dropout": dropout, "bias": bool(bias)}
-        net = theirs(5, 7, layers, batch_first=True, **how, **({"proj_size": 3} if projection else {}))
+        options = {"bidirectional": both, "dropout": dropout, "bias": bool(bias)}
+        net = theirs(5, 7, layers, batch_first=True, **options, **({"proj_size": 3} if projection else {}))
         x = torch.randn(4, 9, 5, dtype=dtype)
-        wanted = everything(net.to(dtype), x, lengths)
-        for path in ("fast", "written"):
-            ours = Recurrent(cell, 5, 7, layers, projection=projection, path=path, **how).to(dtype)
+        expected = everything(net.to(dtype), x, lengths)
+        for implementation in ("fused", "reference"):
+            ours = Recurrent(
+                cell, 5, 7, layers, projection=projection, implementation=implementation, **options
+            ).to(dtype)
             ours.load_state_dict(net.state_dict())
             assert list(ours.state_dict()) == list(net.state_dict())
-            found = apart(everything(ours, x, lengths), wanted)
-            assert found <= tolerance, (path, layers, both, lengths, dropout, projection, found)
+            found = relative_difference(everything(ours, x, lengths), expected)
+            assert found <= tolerance, (implementation, layers, both, lengths, dropout, projection, found)
             worst, count = max(worst, found), count + 1
-    print(f"{cell.name}, {dtype}: {count} nets, furthest apart {worst:.2g}")
+    print(f"{cell.name}, {dtype}: {count} nets, largest difference {worst:.2g}")
 
 
 @pytest.mark.parametrize(("cell", "theirs"), CELLS, ids=lambda each: getattr(each, "name", ""))
-def test_weights_begin_as_torchs_do(cell, theirs):
+def test_recurrent_init_matches_torch(cell, theirs):
     torch.manual_seed(3)
     net = theirs(4, 6, 2, bidirectional=True)
     torch.manual_seed(3)
@@ -81,12 +83,12 @@ def test_weights_begin_as_torchs_do(cell, theirs):
         assert torch.equal(a, b), name
 
 
-def test_dropout_is_between_layers_only_and_not_outside_training():
+def test_recurrent_dropout_only_between_layers_in_training():
     x = torch.randn(2, 50, 4)
-    for path in ("fast", "written"):
-        single = Recurrent(lstm.CELL, 4, 30, 1, dropout=0.5, path=path)
-        assert torch.equal(single(x)[0], single(x)[0]), "nothing follows the last layer"
-        double = Recurrent(lstm.CELL, 4, 30, 2, dropout=0.5, path=path)
+    for implementation in ("fused", "reference"):
+        single = Recurrent(lstm.CELL, 4, 30, 1, dropout=0.5, implementation=implementation)
+        assert torch.equal(single(x)[0], single(x)[0]), "no dropout after the last layer"
+        double = Recurrent(lstm.CELL, 4, 30, 2, dropout=0.5, implementation=implementation)
         torch.manual_seed(0)
         (first, _), (second, _) = double(x), double(x)
         assert not torch.equal(first, second)
@@ -94,29 +96,29 @@ def test_dropout_is_between_layers_only_and_not_outside_training():
         assert torch.equal(double(x)[0], double(x)[0])
 
 
-@pytest.mark.parametrize("cell", [lstm.CELL, gru.CELL, rnn.CELL, gru.CHO], ids=lambda c: c.name)
-def test_directions_are_combined(cell):
-    path = "fast" if cell.fused else "written"
+@pytest.mark.parametrize("cell", [lstm.CELL, gru.CELL, rnn.CELL, gru.CHO_CELL], ids=lambda c: c.name)
+def test_recurrent_combines_directions(cell):
+    implementation = "fused" if cell.fused else "reference"
     nets = {
-        how: Recurrent(cell, 3, 5, 2, bidirectional=True, combine=how, path=path)
-        for how in ("concatenate", "sum", "average")
+        options: Recurrent(cell, 3, 5, 2, bidirectional=True, combine=options, implementation=implementation)
+        for options in ("concatenate", "sum", "average")
     }
     for net in nets.values():
         net.load_state_dict(nets["concatenate"].state_dict())
     x, lengths = torch.randn(4, 9, 3), LENGTHS
-    y = {how: net(x, lengths)[0] for how, net in nets.items()}
+    y = {options: net(x, lengths)[0] for options, net in nets.items()}
     forward, back = y["concatenate"].chunk(2, -1)
     assert torch.allclose(y["sum"], forward + back)
     assert torch.allclose(y["average"], (forward + back) / 2)
     assert [net.width for net in nets.values()] == [10, 5, 5]
-    for how, each in y.items():
-        assert each.shape[-1] == nets[how].width
+    for options, each in y.items():
+        assert each.shape[-1] == nets[options].width
 
 
-def test_a_row_is_what_it_is_alone():
+def test_recurrent_ignores_padding():
     """What is padded, and who stands beside it, changes nothing."""
-    for (cell, _), path, both in itertools.product(CELLS, ("fast", "written"), (False, True)):
-        net = Recurrent(cell, 3, 5, 2, bidirectional=both, path=path).double()
+    for (cell, _), implementation, both in itertools.product(CELLS, ("fused", "reference"), (False, True)):
+        net = Recurrent(cell, 3, 5, 2, bidirectional=both, implementation=implementation).double()
         x = torch.randn(4, 9, 3, dtype=torch.float64)
         y, state = net(x, LENGTHS)
         spoilt = x.clone()
@@ -130,12 +132,14 @@ def test_a_row_is_what_it_is_alone():
         assert torch.equal(net(spoilt, LENGTHS)[0], y)
 
 
-def test_a_state_that_is_carried_goes_on_where_it_stood():
-    for (cell, _), path in itertools.product([*CELLS, (gru.CHO, None)], ("fast", "written")):
-        if path == "fast" and cell.fused is None:
+def test_recurrent_continues_from_state():
+    for (cell, _), implementation in itertools.product(
+        [*CELLS, (gru.CHO_CELL, None)], ("fused", "reference")
+    ):
+        if implementation == "fused" and cell.fused is None:
             continue
         projection = 2 if cell is lstm.CELL else 0
-        net = Recurrent(cell, 3, 5, 2, projection=projection, path=path).double()
+        net = Recurrent(cell, 3, 5, 2, projection=projection, implementation=implementation).double()
         x = torch.randn(4, 9, 3, dtype=torch.float64)
         whole, end = net(x)
         first, state = net(x[:, :4])
@@ -151,15 +155,15 @@ def test_a_state_that_is_carried_goes_on_where_it_stood():
             assert torch.allclose(moved[row, :length], second[order[row], :length], atol=1e-12)
 
 
-def test_chos_reset_is_before_the_product():
+def test_gru_cho_resets_before_product():
     """Unit by unit as the paper writes it; with the reset open, both forms are one."""
     torch.manual_seed(0)
-    net = Recurrent(gru.CHO, 3, 4, path="written").double()
+    net = Recurrent(gru.CHO_CELL, 3, 4, implementation="reference").double()
     x = torch.randn(1, 6, 3, dtype=torch.float64, requires_grad=True)
     theirs = gru.by_units(net, x)
     assert torch.allclose(net(x)[0], theirs[0], atol=1e-12)
     slopes = [torch.autograd.grad(y.sin().sum(), [x, *net.parameters()]) for y in (net(x)[0], theirs[0])]
-    assert apart(*slopes) < 1e-12
+    assert relative_difference(*slopes) < 1e-12
     later = Recurrent(gru.CELL, 3, 4).double()
     later.load_state_dict(net.state_dict())
     closed = float((later(x)[0] - net(x)[0]).detach().abs().max())
@@ -171,9 +175,9 @@ def test_chos_reset_is_before_the_product():
     assert torch.allclose(later(x)[0], net(x)[0], atol=1e-12)
 
 
-def test_starts():
+def test_init_recurrent_orthogonal_forget_bias_and_chrono():
     net = Recurrent(lstm.CELL, 3, 16, 2, bidirectional=True)
-    start(net, "orthogonal", forget=1.0)
+    init_recurrent(net, "orthogonal", forget_bias=1.0)
     for name, p in net.named_parameters():
         if name.startswith("weight_hh"):
             for gate in p.detach().chunk(4):
@@ -182,30 +186,30 @@ def test_starts():
             assert torch.equal(p[16:32].detach(), torch.ones(16))
         if name.startswith("bias_hh"):
             assert not p[:32].detach().any(), "two biases would add up to more"
-    start(net, "chrono", moments=100)
+    init_recurrent(net, "chrono", time_steps=100)
     forget, write = net.bias_ih_l0.detach()[16:32], net.bias_ih_l0.detach()[:16]
     assert torch.equal(forget, -write)
     assert float(forget.exp().min()) >= 1
     assert 10 < float(forget.exp().max()) <= 99
     projected = Recurrent(lstm.CELL, 3, 16, projection=4)
-    for wrong, how, forget in (
+    for wrong, options, forget in (
         (Recurrent(gru.CELL, 3, 4), "uniform", 1.0),
         (Recurrent(rnn.CELL, 3, 4), "chrono", None),
         (projected, "orthogonal", None),
         (projected, "nowhere", None),
     ):
         with pytest.raises(BadInput):
-            start(wrong, how, forget=forget, moments=9)
+            init_recurrent(wrong, options, forget_bias=forget, time_steps=9)
 
 
-def test_networks_tell_each_moment_or_the_whole():
+def test_sequence_model_pools():
     torch.manual_seed(0)
     lengths = LENGTHS
     for both, combine in ((False, "concatenate"), (True, "concatenate"), (True, "average")):
-        how = {"tokens": True, "hidden": 6, "layers": 2, "bidirectional": both, "combine": combine}
+        options = {"tokens": True, "hidden": 6, "layers": 2, "bidirectional": both, "combine": combine}
         x = torch.randint(11, (4, 9))
         for pool in ("each", "last", "mean", "max"):
-            net = Network(lstm.CELL, 11, 3, pool=pool, **how).double()
+            net = SequenceModel(lstm.CELL, 11, 3, pool=pool, **options).double()
             logits = net(x, lengths)
             assert logits.shape == ((4, 9, 3) if pool == "each" else (4, 3))
             for row, length in enumerate(lengths.tolist()):
@@ -214,7 +218,7 @@ def test_networks_tell_each_moment_or_the_whole():
                 assert torch.allclose(own, alone, atol=1e-12), (pool, both, combine)
             mask = torch.arange(9) < lengths[:, None]
             assert torch.equal(net.logits(x, mask), logits)
-    net = Network(lstm.CELL, 11, 11, tokens=True, hidden=6, tied=True)
+    net = SequenceModel(lstm.CELL, 11, 11, tokens=True, hidden=6, tie_weights=True)
     assert net.head.weight is net.embedding.weight
     steps, state = [], None
     for t in range(9):
@@ -223,25 +227,27 @@ def test_networks_tell_each_moment_or_the_whole():
     assert torch.allclose(torch.cat(steps, 1), net(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("path", ["fast", "written"])
-def test_the_last_state_of_a_direction_is_its_own_end(path):
+@pytest.mark.parametrize("implementation", ["fused", "reference"])
+def test_sequence_model_last_pool_uses_each_direction_end(implementation):
     """From the end, the last state has read the first moment; outputs there are another matter."""
     torch.manual_seed(0)
-    net = Network(gru.CELL, 2, 4, tokens=False, hidden=3, bidirectional=True, pool="last", path=path)
+    net = SequenceModel(
+        gru.CELL, 2, 4, tokens=False, hidden=3, bidirectional=True, pool="last", implementation=implementation
+    )
     x = torch.randn(2, 5, 2)
-    y, _ = net.hidden(x, torch.tensor([5, 3]))
+    y, _ = net.features(x, torch.tensor([5, 3]))
     ends = torch.cat([torch.stack([y[0, 4, :3], y[1, 2, :3]]), y[:, 0, 3:]], 1)
     assert torch.allclose(net(x, torch.tensor([5, 3])), net.head(ends), atol=1e-6)
 
 
-def test_what_does_not_go_together_is_refused():
-    for wrong, said in (
-        (lambda: Recurrent(gru.CHO, 3, 4), "gru_cho has no fused kernel"),
-        (lambda: Recurrent(gru.CELL, 3, 4, projection=2), "a projection is an LSTM's"),
+def test_recurrent_rejects_invalid_options():
+    for wrong, message in (
+        (lambda: Recurrent(gru.CHO_CELL, 3, 4), "gru_cho has no fused kernel"),
+        (lambda: Recurrent(gru.CELL, 3, 4, projection=2), "a projection needs an LSTM"),
         (lambda: Recurrent(lstm.CELL, 3, 4, projection=4), "smaller than its 4 units"),
         (lambda: Recurrent(lstm.CELL, 3, 0), "at least 1"),
         (lambda: Recurrent(lstm.CELL, 3, 4, combine="product"), "not 'product'"),
-        (lambda: Recurrent(lstm.CELL, 3, 4, path="slow"), "not 'slow'"),
+        (lambda: Recurrent(lstm.CELL, 3, 4, implementation="slow"), "not 'slow'"),
         (lambda: Recurrent(lstm.CELL, 3, 4)(torch.ones(2, 5, 3), torch.tensor([5, 0])), "1 to 5"),
         (lambda: Recurrent(lstm.CELL, 3, 4)(torch.ones(2, 5, 3), torch.tensor([5, 6])), "1 to 5"),
         (lambda: Recurrent(lstm.CELL, 3, 4)(torch.ones(2, 5, 4)), "vectors of 3 numbers"),
@@ -253,10 +259,66 @@ def test_what_does_not_go_together_is_refused():
             lambda: Recurrent(gru.CELL, 3, 4)(torch.ones(2, 5, 3), state=()),
             "the state's shapes are",
         ),
-        (lambda: Network(lstm.CELL, 9, 9, tokens=True, hidden=4, embedding=3, tied=True), "9 × 3"),
-        (lambda: Network(lstm.CELL, 9, 9, tokens=False, hidden=9, tied=True), "last layer"),
-        (lambda: Network(lstm.CELL, 9, 9, tokens=True, hidden=4, pool="first"), "not 'first'"),
+        (
+            lambda: SequenceModel(lstm.CELL, 9, 9, tokens=True, hidden=4, embedding=3, tie_weights=True),
+            "9 × 3",
+        ),
+        (lambda: SequenceModel(lstm.CELL, 9, 9, tokens=False, hidden=9, tie_weights=True), "output layer"),
+        (lambda: SequenceModel(lstm.CELL, 9, 9, tokens=True, hidden=4, pool="first"), "not 'first'"),
     ):
-        with pytest.raises(BadInput, match=said) as caught:
+        with pytest.raises(BadInput, match=message) as caught:
             wrong()
         assert "\n" not in str(caught.value)
+
+
+# one time step at a time: cells, layers, both implementations, gradients
+
+STEP_CELLS = {"rnn": rnn.CELL, "lstm": lstm.CELL, "gru": gru.CELL, "gru_cho": gru.CHO_CELL}
+STEP_CASES = [
+    (name, implementation, layers, bias)
+    for name in STEP_CELLS
+    for implementation in ("fused", "reference")
+    for layers in (1, 3)
+    for bias in (True, False)
+    if (name, implementation) != ("gru_cho", "fused")
+]
+
+
+@pytest.mark.parametrize(("name", "implementation", "layers", "bias"), STEP_CASES)
+def test_single_step_equals_sequence(name, implementation, layers, bias):
+    torch.manual_seed(0)
+    net = Recurrent(STEP_CELLS[name], 3, 5, layers, bias=bias, implementation=implementation).double()
+    x = torch.randn(4, 6, 3, dtype=torch.float64)
+    begin = tuple(torch.randn(layers, 4, 5, dtype=torch.float64) for _ in range(net.cell.states))
+    whole, end = net(x, state=begin)
+    state, outputs = begin, []
+    for each in x.unbind(1):
+        y, state = single_step(net, each, state)
+        outputs.append(y)
+    parts = torch.stack(outputs, 1)
+    slope = torch.linspace(-1, 1, whole.numel(), dtype=torch.float64).view_as(whole)
+    gradients = [
+        torch.autograd.grad((y * slope).sum() + sum(s.sum() for s in last), list(net.parameters()))
+        for y, last in ((whole, end), (parts, state))
+    ]
+    worst = max(
+        float((a - b).abs().max())
+        for a, b in zip((whole, *end, *gradients[0]), (parts, *state, *gradients[1]), strict=True)
+    )
+    print(f"{name}, {implementation}, {layers} layers: largest difference {worst:.2g}")
+    assert worst < 1e-12
+
+
+def test_single_step_dropout_only_between_layers():
+    torch.manual_seed(0)
+    net = Recurrent(gru.CELL, 3, 5, 2, dropout=1.0).train()
+    x, state = torch.randn(4, 3), (torch.zeros(2, 4, 5),)
+    y, (ends,) = single_step(net, x, state)
+    lower, _ = single_step(Recurrent(gru.CELL, 3, 5).train(), x, (state[0][:1],))
+    assert lower.shape == (4, 5)
+    net.eval()
+    sound, (whole,) = single_step(net, x, state)
+    nothing, _ = single_step(net, x * 0, state)
+    assert torch.equal(ends[0], whole[0])  # the lower layer's own output is not dropped
+    assert not torch.equal(y, sound)
+    assert not torch.equal(y, nothing)

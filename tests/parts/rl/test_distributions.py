@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch import distributions
 
-from torchstone.parts.rl.distributions import Categorical, Gaussian, SquashedGaussian, masked
+from torchstone.parts.rl.distributions import Categorical, Gaussian, SquashedGaussian, mask_logits
 
 G = torch.Generator
 
 
-def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=G().manual_seed(seed), dtype=torch.float64)
 
 
-def test_categorical_is_torchs():
-    logits = 3 * drawn(6, 5)
+def test_categorical_equals_torch():
+    logits = 3 * randn(6, 5)
     ours, theirs = Categorical(logits), distributions.Categorical(logits=logits)
     action = torch.arange(6) % 5
     torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action))
@@ -22,20 +22,20 @@ def test_categorical_is_torchs():
     assert torch.equal(ours.mode(), theirs.probs.argmax(-1))
 
 
-def test_categorical_draws_with_its_probabilities():
-    wanted = torch.tensor([0.5, 0.3, 0.15, 0.05])
+def test_categorical_samples_with_its_probabilities():
+    expected = torch.tensor([0.5, 0.3, 0.15, 0.05])
     noise = Categorical.noise((200_000, 4), G().manual_seed(0))
-    found = Categorical(wanted.log().expand_as(noise)).draw(noise).bincount() / 200_000
-    print("wanted", wanted.tolist(), "found", found.tolist())
-    assert torch.allclose(found, wanted, atol=0.004)  # 3.6 standard errors
+    estimate = Categorical(expected.log().expand_as(noise)).sample(noise).bincount() / 200_000
+    print("expected", expected.tolist(), "estimate", estimate.tolist())
+    assert torch.allclose(estimate, expected, atol=0.004)  # 3.6 standard errors
 
 
-def test_masked_actions_have_no_chance_and_no_gradient():
-    logits = drawn(3, 4).float().requires_grad_()
+def test_mask_logits_gives_no_probability_and_no_gradient():
+    logits = randn(3, 4).float().requires_grad_()
     mask = torch.tensor([[1, 1, 0, 1], [0, 1, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
-    policy = Categorical(masked(logits, mask))
+    policy = Categorical(mask_logits(logits, mask))
     noise = Categorical.noise((1000, 3, 4), G().manual_seed(1))
-    action = policy.draw(noise)
+    action = policy.sample(noise)
     assert mask.expand(1000, 3, 4).gather(-1, action[..., None]).all()
     few = distributions.Categorical(logits=logits[0, mask[0]])
     torch.testing.assert_close(policy.entropy()[0], few.entropy())
@@ -45,38 +45,38 @@ def test_masked_actions_have_no_chance_and_no_gradient():
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_gaussian_is_torchs(shared):
-    mean, log_std = drawn(6, 3), drawn(*((3,) if shared else (6, 3)), seed=1)
+def test_gaussian_equals_torch(shared):
+    mean, log_std = randn(6, 3), randn(*((3,) if shared else (6, 3)), seed=1)
     ours = Gaussian(mean, log_std)
     theirs = distributions.Independent(distributions.Normal(mean, log_std.exp()), 1)
-    action = 2 * drawn(6, 3, seed=2)
+    action = 2 * randn(6, 3, seed=2)
     torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action))
     torch.testing.assert_close(ours.entropy(), theirs.entropy())
-    torch.testing.assert_close(ours.draw(action), mean + log_std.exp() * action)
+    torch.testing.assert_close(ours.sample(action), mean + log_std.exp() * action)
 
 
-def test_squashed_gaussian_is_torchs_transformed():
-    mean, log_std = drawn(7, 3), drawn(7, 3, seed=1)
+def test_squashed_gaussian_equals_torch_transformed():
+    mean, log_std = randn(7, 3), randn(7, 3, seed=1)
     ours = SquashedGaussian(mean, log_std)
     normal = distributions.Normal(mean, log_std.exp())
     theirs = distributions.TransformedDistribution(normal, distributions.TanhTransform())
-    raw = ours.raw(drawn(7, 3, seed=2))
+    raw = ours.pre_tanh_sample(randn(7, 3, seed=2))
     torch.testing.assert_close(ours.log_prob(raw), theirs.log_prob(raw.tanh()).sum(-1))
-    torch.testing.assert_close(ours.invert(raw.tanh()), raw, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours.atanh(raw.tanh()), raw, rtol=1e-6, atol=1e-6)
 
 
-def test_squashed_gaussian_integrates_to_one_where_tanh_is_flat():
+def test_squashed_gaussian_integrates_to_one():
     action = torch.linspace(-1 + 1e-7, 1 - 1e-7, 2_000_001, dtype=torch.float64)[:, None]
     policy = SquashedGaussian(torch.tensor([1.5]).double(), torch.tensor([-0.3]).double())
-    density = policy.log_prob(policy.invert(action)).exp()
+    density = policy.log_prob(policy.atanh(action)).exp()
     total = float(torch.trapezoid(density, action[:, 0]))
     print("integral", total)
     assert abs(total - 1) < 1e-4
-    far = policy.log_prob(torch.tensor([[40.0]], dtype=torch.float64))
-    assert torch.isfinite(far).all()
+    log_prob = policy.log_prob(torch.tensor([[40.0]], dtype=torch.float64))
+    assert torch.isfinite(log_prob).all()
 
 
-def test_score_function_gradient_of_a_bandit_is_the_analytic_one():
+def test_score_function_gradient_equals_analytic_gradient_of_bandit():
     """∇ Σ_a π(a) r(a) = π ∘ (r - Σ π r), estimated as E[∇ log π(a) (r(a) - b)] for any baseline b."""
     reward = torch.tensor([1.0, -0.5, 2.0, 0.3], dtype=torch.float64)
     logits = torch.tensor([0.2, -0.4, 0.1, 0.9], dtype=torch.float64, requires_grad=True)
@@ -84,13 +84,13 @@ def test_score_function_gradient_of_a_bandit_is_the_analytic_one():
     analytic = chance * (reward - chance @ reward)
     noise = Categorical.noise((400_000, 4), G().manual_seed(0)).double()
     with torch.no_grad():
-        action = Categorical(logits.expand(400_000, 4)).draw(noise)
+        action = Categorical(logits.expand(400_000, 4)).sample(noise)
     spreads = []
     for baseline in (0.0, float(chance @ reward)):
         log_prob = Categorical(logits).logits.log_softmax(0)[action]
-        (found,) = torch.autograd.grad((log_prob * (reward[action] - baseline)).mean(), logits)
-        print("baseline", baseline, "found", found.tolist(), "analytic", analytic.tolist())
-        torch.testing.assert_close(found, analytic, rtol=0, atol=0.005)
+        (estimate,) = torch.autograd.grad((log_prob * (reward[action] - baseline)).mean(), logits)
+        print("baseline", baseline, "estimate", estimate.tolist(), "analytic", analytic.tolist())
+        torch.testing.assert_close(estimate, analytic, rtol=0, atol=0.005)
         score = torch.nn.functional.one_hot(action, 4) - chance
         spreads.append(float((score * (reward[action] - baseline)[:, None]).var(0).sum()))
     print("variance without and with a baseline", spreads)

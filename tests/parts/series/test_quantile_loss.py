@@ -3,26 +3,26 @@
 import pytest
 import torch
 
-from torchstone.parts.series.quantile_loss import covered, drawn, ordered, pinball
+from torchstone.parts.series.quantile_loss import inside_band, interpolate_quantiles, pinball, sort_quantiles
 
 LEVELS = (0.1, 0.5, 0.9)
 
 
-def test_pinball_is_its_formula():
-    told = torch.randn(4, 5, 3, dtype=torch.float64)
+def test_pinball_matches_formula():
+    predicted = torch.randn(4, 5, 3, dtype=torch.float64)
     actual = torch.randn(4, 5, dtype=torch.float64)
-    ours = pinball(told, actual, LEVELS)
+    ours = pinball(predicted, actual, LEVELS)
     for row in range(4):
         for place in range(5):
             for i, q in enumerate(LEVELS):
-                miss = float(actual[row, place] - told[row, place, i])
+                miss = float(actual[row, place] - predicted[row, place, i])
                 wanted = q * miss if miss >= 0 else (q - 1) * miss
                 assert abs(float(ours[row, place, i]) - wanted) < 1e-12
     assert (ours >= 0).all()
 
 
 @pytest.mark.parametrize("level", [0.1, 0.5, 0.8])
-def test_its_minimum_is_the_quantile_and_scikit_learn_has_the_same_loss(level):
+def test_pinball_minimum_is_quantile(level):
     from sklearn.metrics import mean_pinball_loss
 
     actual = torch.randn(1001, dtype=torch.float64).exp()  # a lopsided distribution
@@ -36,36 +36,36 @@ def test_its_minimum_is_the_quantile_and_scikit_learn_has_the_same_loss(level):
     assert abs(float(losses[700]) - theirs) < 1e-12
 
 
-def test_the_loss_pulls_down_by_the_level_and_up_by_the_rest():
-    told = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
-    pinball(told, torch.tensor([1.0, -1.0], dtype=torch.float64), LEVELS).sum().backward()
-    assert told.grad is not None
-    assert torch.allclose(told.grad[0], -torch.tensor(LEVELS, dtype=torch.float64))
-    assert torch.allclose(told.grad[1], 1 - torch.tensor(LEVELS, dtype=torch.float64))
+def test_pinball_gradient_is_level():
+    predicted = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    pinball(predicted, torch.tensor([1.0, -1.0], dtype=torch.float64), LEVELS).sum().backward()
+    assert predicted.grad is not None
+    assert torch.allclose(predicted.grad[0], -torch.tensor(LEVELS, dtype=torch.float64))
+    assert torch.allclose(predicted.grad[1], 1 - torch.tensor(LEVELS, dtype=torch.float64))
 
 
-def test_sorting_never_costs():
-    told, actual = torch.randn(500, 3, dtype=torch.float64), torch.randn(500, dtype=torch.float64)
-    before, after = (pinball(t, actual, LEVELS).sum(-1) for t in (told, ordered(told)))
-    assert (ordered(told).diff(dim=-1) >= 0).all()
+def test_sort_quantiles_never_increases_loss():
+    predicted, actual = torch.randn(500, 3, dtype=torch.float64), torch.randn(500, dtype=torch.float64)
+    before, after = (pinball(t, actual, LEVELS).sum(-1) for t in (predicted, sort_quantiles(predicted)))
+    assert (sort_quantiles(predicted).diff(dim=-1) >= 0).all()
     assert (after <= before + 1e-12).all()
     assert (after < before - 1e-3).any()
 
 
-def test_coverage_counts_what_lies_between_the_outer_two():
-    told = torch.tensor([[-1.0, 0.0, 1.0]]).expand(5, 3)
-    inside = covered(told, torch.tensor([-1.5, -1.0, 0.3, 1.0, 1.1]))
+def test_inside_band_counts_outer_quantiles():
+    predicted = torch.tensor([[-1.0, 0.0, 1.0]]).expand(5, 3)
+    inside = inside_band(predicted, torch.tensor([-1.5, -1.0, 0.3, 1.0, 1.1]))
     assert inside.tolist() == [False, True, True, True, False]
 
 
-def test_drawing_gives_back_the_distribution():
-    """The quantiles of draws are those told; on the lines between and beyond them, by the formula."""
-    told = torch.tensor([-1.0, 0.0, 3.0], dtype=torch.float64).expand(100_000, 3)
+def test_interpolate_quantiles_recovers_distribution():
+    """The quantiles of draws are those predicted; on the lines between and beyond them, by the formula."""
+    predicted = torch.tensor([-1.0, 0.0, 3.0], dtype=torch.float64).expand(100_000, 3)
     at = torch.rand(100_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    values = drawn(told, LEVELS, at)
+    values = interpolate_quantiles(predicted, LEVELS, at)
     found = values.quantile(torch.tensor(LEVELS, dtype=torch.float64))
     print(found.tolist())
-    assert (found - told[0]).abs().max() < 0.03
+    assert (found - predicted[0]).abs().max() < 0.03
     for level, wanted in (
         (0.1, -1),
         (0.3, -0.5),
@@ -74,5 +74,5 @@ def test_drawing_gives_back_the_distribution():
         (0.05, -1.125),
         (0.95, 3.375),
     ):
-        one = drawn(told[:1], LEVELS, torch.tensor([level], dtype=torch.float64))
+        one = interpolate_quantiles(predicted[:1], LEVELS, torch.tensor([level], dtype=torch.float64))
         assert abs(float(one) - wanted) < 1e-9

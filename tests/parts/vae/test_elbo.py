@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
-from torchstone.parts.vae.elbo import divergence, drawn, importance, log_weights, on_or_off, paid
+from torchstone.parts.vae.elbo import (
+    bernoulli_log_prob,
+    beta_kl,
+    iwae_bound,
+    kl_to_prior,
+    log_importance_weights,
+    reparameterize,
+)
 
 
 def example(samples: int = 4):
@@ -23,10 +30,10 @@ def decode(weight: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
 
 
 def ours(mean, logvar, weight, x, epsilon):
-    z = drawn(mean, logvar, epsilon)
-    likelihood = on_or_off(decode(weight, z), x)
-    bound = likelihood.mean(1) - divergence(mean, logvar).sum(1)
-    return bound, importance(log_weights(likelihood, z, epsilon, logvar))
+    z = reparameterize(mean, logvar, epsilon)
+    likelihood = bernoulli_log_prob(decode(weight, z), x)
+    bound = likelihood.mean(1) - kl_to_prior(mean, logvar).sum(1)
+    return bound, iwae_bound(log_importance_weights(likelihood, z, epsilon, logvar))
 
 
 def written(mean, logvar, weight, x, epsilon):
@@ -46,7 +53,7 @@ def written(mean, logvar, weight, x, epsilon):
     return torch.stack(bounds), torch.stack(weighted)
 
 
-def test_bounds_and_their_gradients_are_those_written_out():
+def test_elbo_and_iwae_match_definition_with_gradients():
     mean, logvar, weight, x, epsilon = example()
     for name, a, b in zip(
         ("bound", "weighted bound"),
@@ -64,61 +71,63 @@ def test_bounds_and_their_gradients_are_those_written_out():
         assert float(slopes[0][1].abs().min()) > 1e-6
 
 
-def test_divergence_is_the_closed_form_and_the_mean_of_many_samples():
+def test_kl_to_prior_matches_torch_and_monte_carlo():
     mean, logvar = torch.randn(2, 5, 3).double()
     q, prior = Normal(mean, (logvar / 2).exp()), Normal(0.0, 1.0)
-    assert torch.allclose(divergence(mean, logvar), kl_divergence(q, prior), atol=1e-12)
+    assert torch.allclose(kl_to_prior(mean, logvar), kl_divergence(q, prior), atol=1e-12)
     z = q.sample((200_000,))
     by_chance = (q.log_prob(z) - prior.log_prob(z)).mean(0)
-    apart = float((by_chance - divergence(mean, logvar)).abs().max())
+    apart = float((by_chance - kl_to_prior(mean, logvar)).abs().max())
     print(f"closed form and 200,000 samples {apart:.4f} apart")
     assert apart < 0.03
-    assert float(divergence(torch.zeros(1, 1), torch.zeros(1, 1))) == 0
+    assert float(kl_to_prior(torch.zeros(1, 1), torch.zeros(1, 1))) == 0
 
 
-def test_more_samples_bring_the_bound_nearer_to_the_likelihood():
+def test_iwae_bound_tightens_with_samples():
     """Burda et al., theorem 1, on a model whose likelihood is known by quadrature."""
     mean, logvar, weight, x, _ = example()
     grid = (torch.arange(400).double() + 0.5) / 400 * 16 - 8
     z = torch.cartesian_prod(grid, grid)
     with torch.no_grad():
-        joint = Normal(0.0, 1.0).log_prob(z).sum(1) + on_or_off(
+        joint = Normal(0.0, 1.0).log_prob(z).sum(1) + bernoulli_log_prob(
             decode(weight, z)[None].expand(3, -1, -1, -1, -1), x
         )
         exact = float((torch.logsumexp(joint, 1) + 2 * math.log(16 / 400)).mean())
         generator, found = torch.Generator().manual_seed(0), {}
         for k in (1, 5, 50, 5000):
             epsilon = torch.randn(3, 200_000, 2, generator=generator).double()
-            weights = log_weights(
-                on_or_off(decode(weight, drawn(mean, logvar, epsilon)), x),
-                drawn(mean, logvar, epsilon), epsilon, logvar,
+            weights = log_importance_weights(
+                bernoulli_log_prob(decode(weight, reparameterize(mean, logvar, epsilon)), x),
+                reparameterize(mean, logvar, epsilon), epsilon, logvar,
             )  # fmt: skip
             each = weights.unflatten(1, (-1, k))
-            found[k] = float(torch.stack([importance(rows) for rows in each]).mean())
+            found[k] = float(torch.stack([iwae_bound(rows) for rows in each]).mean())
     print(f"log p {exact:.4f}; bounds of k samples {found}")
     assert found[1] < found[5] < found[50] < found[5000] <= exact + 0.01
     assert found[5000] == pytest.approx(exact, abs=0.05)
     assert found[1] == pytest.approx(float(ours(*example(4000))[0].mean()), abs=0.2)
 
 
-def test_free_bits_are_free_of_each_latent_on_average():
+def test_beta_kl_free_bits_per_latent():
     each = torch.tensor([[0.0, 3.0], [1.0, 1.0]])  # means 0.5 and 2
-    assert float(paid(each)) == 2.5
-    assert float(paid(each, beta=4.0)) == 10
-    assert float(paid(each, free=1.0)) == 3
-    assert float(paid(each, beta=2.0, free=1.0)) == 6
+    assert float(beta_kl(each)) == 2.5
+    assert float(beta_kl(each, beta=4.0)) == 10
+    assert float(beta_kl(each, free_bits=1.0)) == 3
+    assert float(beta_kl(each, beta=2.0, free_bits=1.0)) == 6
     each.requires_grad_()
-    (slope,) = torch.autograd.grad(paid(each, free=1.0), each)
+    (slope,) = torch.autograd.grad(beta_kl(each, free_bits=1.0), each)
     assert slope.tolist() == [[0, 0.5], [0, 0.5]]
 
 
-def test_weights_of_one_sample_far_out_do_not_overflow():
-    assert float(importance(torch.tensor([[-4000.0, -5000.0]]))) == pytest.approx(-4000 - math.log(2))
+def test_iwae_bound_does_not_overflow():
+    assert float(iwae_bound(torch.tensor([[-4000.0, -5000.0]]))) == pytest.approx(-4000 - math.log(2))
 
 
-def test_likelihood_of_grey_is_a_cross_entropy():
+def test_bernoulli_log_prob_of_gray_is_cross_entropy():
     logits, x = torch.randn(2, 1, 3, 3).double(), torch.rand(2, 1, 3, 3).double()
     p = logits.sigmoid()
     slow = (x * p.log() + (1 - x) * (1 - p).log()).flatten(1).sum(1)
-    assert torch.allclose(on_or_off(logits, x), slow, atol=1e-12)
-    assert bool(torch.isfinite(on_or_off(1e4 * torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))).all())
+    assert torch.allclose(bernoulli_log_prob(logits, x), slow, atol=1e-12)
+    assert bool(
+        torch.isfinite(bernoulli_log_prob(1e4 * torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))).all()
+    )

@@ -1,21 +1,21 @@
-"""AlexNet: its grids, its initialisation, its two groups, and torchvision's names."""
+"""AlexNet: map sizes, initialization, its two groups, and torchvision's names."""
 
 import pytest
 import torch
 from torch import nn
 
 from torchstone.errors import BadInput
-from torchstone.parts.conv.local_response_norm import local_response_norm, written_out
-from torchstone.parts.facts import macs, parameters
-from torchstone.references import torchvision
+from torchstone.parts.conv.local_response_norm import local_response_norm, local_response_norm_by_definition
+from torchstone.parts.facts import count_parameters, macs, on_meta
+from torchstone.parts.optional_imports import import_torchvision
 from torchstone.systems.convolutional.alexnet import (
     HEAD,
     RECIPES,
+    VARIANTS,
     AlexNet,
     AlexNetPaper,
-    WrittenOut,
+    NaiveAlexNet,
     build,
-    unmade,
 )
 from torchstone.verify import relative_error
 
@@ -30,8 +30,8 @@ def grids(model: nn.Module, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return seen
 
 
-def test_the_paper_s_maps_are_55_27_13_and_6():
-    seen = grids(unmade("alexnet_paper"), (3, 227, 227))
+def test_alexnet_paper_map_sizes():
+    seen = grids(on_meta(VARIANTS["alexnet_paper"].make), (3, 227, 227))
     print(seen)
     assert seen == [
         (96, 55, 55), (96, 27, 27), (256, 27, 27), (256, 13, 13),
@@ -39,23 +39,23 @@ def test_the_paper_s_maps_are_55_27_13_and_6():
     ]  # fmt: skip
 
 
-def test_one_tower_at_224_needs_no_averaging():
-    seen = grids(unmade("alexnet"), (3, 224, 224))
+def test_alexnet_maps_at_224_are_6x6():
+    seen = grids(on_meta(VARIANTS["alexnet"].make), (3, 224, 224))
     print(seen)
     assert seen[-2:] == [(256, 6, 6), (256, 6, 6)]
 
 
-def test_names_and_shapes_are_those_of_the_published_file():
+def test_alexnet_state_dict_matches_torchvision():
     with torch.device("meta"):
-        theirs = torchvision().models.alexnet().state_dict()
-    ours = unmade("alexnet").state_dict()
+        theirs = import_torchvision().models.alexnet().state_dict()
+    ours = on_meta(VARIANTS["alexnet"].make).state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
     assert {k for k in ours if k.startswith(HEAD)} == {"classifier.6.weight", "classifier.6.bias"}
-    paper = unmade("alexnet_paper").state_dict()
+    paper = on_meta(VARIANTS["alexnet_paper"].make).state_dict()
     assert {k for k in paper if k.startswith(HEAD)} == {"fc8.weight", "fc8.bias"}
 
 
-def test_the_paper_s_weights_and_biases_start_as_section_5_says():
+def test_alexnet_paper_initialization():
     model = AlexNetPaper(10, hidden=64)
     ones = {"conv2", "conv4", "conv5", "fc6", "fc7"}
     for name, p in model.state_dict().items():
@@ -68,7 +68,7 @@ def test_the_paper_s_weights_and_biases_start_as_section_5_says():
             assert p.tolist() == [float(layer in ones)] * len(p), name
 
 
-def test_a_map_sees_only_its_own_group():
+def test_alexnet_paper_groups_are_separate():
     """Card by card: in conv2 the first 128 maps hear maps 0..47, the others 48..95."""
     model = AlexNetPaper(10, hidden=16)
     x = torch.randn(1, 96, 7, 7)
@@ -79,26 +79,26 @@ def test_a_map_sees_only_its_own_group():
         assert changed.tolist() == [True] * half + [False] * half
 
 
-def test_response_normalisation_is_the_written_out_sum():
+def test_local_response_norm_equals_definition():
     a = torch.randn(2, 7, 3, 3, dtype=torch.float64) * 30
     for n, alpha, beta, k in ((5, 1e-4, 0.75, 2.0), (3, 1e-2, 0.5, 1.0), (15, 1e-3, 1.0, 2.0)):
         difference = relative_error(
-            local_response_norm(n, alpha, beta, k)(a), written_out(a, n, alpha, beta, k)
+            local_response_norm(n, alpha, beta, k)(a), local_response_norm_by_definition(a, n, alpha, beta, k)
         )
         print(n, difference)
         assert difference < 1e-14
     # the planted fault: torch's α, which is over the mean
-    wrong = relative_error(nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)(a), written_out(a))
+    wrong = relative_error(nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)(a), local_response_norm_by_definition(a))
     print("α not times n:", wrong)
     assert wrong > 1e-3
 
 
 @pytest.mark.parametrize("fault", ["one group", "alpha", "dropout", "pooling"])
-def test_the_written_out_network_sees_a_fault(fault):
+def test_naive_alexnet_detects_fault(fault):
     torch.manual_seed(0)
     model = AlexNetPaper(10, hidden=32).double()
     x = 30 * torch.randn(2, 3, 99, 99, dtype=torch.float64)
-    slow = WrittenOut(model)
+    slow = NaiveAlexNet(model)
 
     def distance() -> float:
         torch.manual_seed(1)
@@ -120,18 +120,18 @@ def test_the_written_out_network_sees_a_fault(fault):
     assert good < 1e-12 < 1e-8 < bad
 
 
-def test_a_stride_in_the_wrong_place_is_seen_by_the_products():
+def test_macs_detect_misplaced_stride():
     with torch.device("meta"):
         model = AlexNet()
         model.features[0] = nn.Conv2d(3, 64, 11, 2, 2)
         model.features[3] = nn.Conv2d(64, 192, 5, 2, 2)
-    assert parameters(model) == 61_100_840
+    assert count_parameters(model) == 61_100_840
     count = macs(model, (1, 3, 224, 224))
     print(count)
     assert count != 714_188_480
 
 
-def test_a_picture_too_small_is_refused():
+def test_build_rejects_too_small_images():
     import dataclasses
 
     for variant, size in (("alexnet", 62), ("alexnet_paper", 66)):

@@ -1,13 +1,13 @@
-"""CBAM: what the module costs, the authors' names, and faults that must be seen."""
+"""CBAM: cost of the module, the authors' names, and planted faults."""
 
 from typing import Any
 
 import torch
 
-from torchstone.parts.facts import macs, parameters
-from torchstone.references.resnet import Written, shaken
+from torchstone.parts.facts import count_parameters, macs
+from torchstone.references.resnet import NaiveResNet, randomize_norms
 from torchstone.systems.convolutional import resnet, senet
-from torchstone.systems.convolutional.cbam import CBAM, VARIANTS, attended, published
+from torchstone.systems.convolutional.cbam import CBAM, VARIANTS, cbam_by_definition, published
 from torchstone.verify import relative_error
 
 
@@ -16,18 +16,20 @@ def meta(make):
         return make()
 
 
-def test_one_hundred_numbers_a_block_more_than_senet():
+def test_cbam_adds_100_parameters_per_block_to_senet():
     for n in (18, 34, 50, 101):
         ours, theirs = (
             meta(VARIANTS[f"cbam_resnet{n}"].make),
             meta(senet.VARIANTS[f"seresnet{n}"].make),
         )
         blocks = sum(isinstance(m, CBAM) for m in ours.modules())
-        print(n, blocks, parameters(ours) - parameters(theirs))
-        assert parameters(ours) - parameters(theirs) == 100 * blocks == 100 * sum(resnet.DEPTHS[n])
+        print(n, blocks, count_parameters(ours) - count_parameters(theirs))
+        assert (
+            count_parameters(ours) - count_parameters(theirs) == 100 * blocks == 100 * sum(resnet.DEPTHS[n])
+        )
 
 
-def test_multiplications_are_those_of_the_equations():
+def test_macs_equal_equations():
     """Twice through the shared MLP, and 2·7² for each place of each block."""
     for n in (18, 34, 50, 101):
         wide = 4 if n >= 50 else 1
@@ -42,7 +44,7 @@ def test_multiplications_are_those_of_the_equations():
         assert ours - theirs == added
 
 
-def test_the_authors_names_are_ours_after_renaming():
+def test_published_renames_authors_weights():
     model = VARIANTS["cbam_resnet50"]
     ours = meta(model.make).state_dict()
     names = {
@@ -60,12 +62,12 @@ def test_the_authors_names_are_ours_after_renaming():
     assert published("cbam_resnet50", theirs).keys() == ours.keys()
 
 
-def test_the_written_out_network_sees_gates_in_the_wrong_order():
+def test_naive_resnet_detects_swapped_gates():
     """Planted fault: places before channels."""
     torch.manual_seed(0)
     images = torch.randn(2, 3, 16, 16).double()
-    ours = shaken(VARIANTS["cbam_resnet20_cifar"].make().double(), images).eval()
-    slow = Written(ours, attended)(images)
+    ours = randomize_norms(VARIANTS["cbam_resnet20_cifar"].make().double(), images).eval()
+    slow = NaiveResNet(ours, cbam_by_definition)(images)
     right = relative_error(ours(images), slow)
     modules: list[Any] = [m for m in ours.modules() if isinstance(m, CBAM)]
     for module in modules:
@@ -75,7 +77,7 @@ def test_the_written_out_network_sees_gates_in_the_wrong_order():
     assert right < 1e-10 < 1e-4 < wrong
 
 
-def test_training_begins_without_preference_for_a_place():
+def test_spatial_gate_starts_uniform():
     model = VARIANTS["cbam_resnet20_cifar"].make()
     gate, x = model.layer1[0].cbam.spatial, torch.randn(2, 16, 8, 8)
     assert torch.equal(gate(x), x * 0.5)

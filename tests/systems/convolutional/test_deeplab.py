@@ -1,4 +1,4 @@
-"""DeepLab v3: its grids and rates, published files, and what parity on small pictures cannot see."""
+"""DeepLab v3: output strides and rates, published files, and what parity on small images cannot detect."""
 
 import dataclasses
 
@@ -8,16 +8,15 @@ from torch import nn
 
 import torchstone as ts
 from torchstone.errors import BadInput
-from torchstone.references import torchvision
-from torchstone.references.resnet import shaken
+from torchstone.parts.optional_imports import import_torchvision
+from torchstone.references.resnet import randomize_norms
 from torchstone.systems.convolutional import deeplab
-from torchstone.systems.convolutional.deeplab import ASPP, VARIANTS, Recipe, build
-from torchstone.tasks.vision.segment import loss
+from torchstone.systems.convolutional.deeplab import ASPP, VARIANTS, Recipe, build, loss
 from torchstone.verify import relative_error
 
 
 def zoo():
-    return torchvision().models.segmentation
+    return import_torchvision().models.segmentation
 
 
 MAKERS = {
@@ -36,10 +35,10 @@ STRIDES = {"deeplab_small": (2, 2), "deeplab_mobilenet_v3_large": (8, 16)}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_grids_are_an_eighth_and_logits_have_the_picture_s_sides(variant):
+def test_deeplab_output_strides_and_logit_shape(variant):
     model = VARIANTS[variant].make(num_classes=7).eval()
     images = torch.randn(1, 3, 64, 96)
-    early, last = model.maps(model.backbone, images)
+    early, last = model.features(model.backbone, images)
     found = [(64 // m.shape[2], 96 // m.shape[3]) for m in (early, last)]
     print(variant, [tuple(m.shape) for m in (early, last)])
     assert found == [(s, s) for s in STRIDES.get(variant, (8, 8))]
@@ -48,7 +47,7 @@ def test_the_grids_are_an_eighth_and_logits_have_the_picture_s_sides(variant):
 
 
 @pytest.mark.parametrize("variant", MAKERS)
-def test_every_convolution_strides_and_dilates_as_the_published_one(variant):
+def test_deeplab_conv_geometry_matches_torchvision(variant):
     """Parity on pictures smaller than the rates cannot see them: most of a filter lies outside."""
 
     def geometry(model):
@@ -65,7 +64,7 @@ def test_every_convolution_strides_and_dilates_as_the_published_one(variant):
 
 
 @pytest.mark.parametrize("place", range(1, 4))
-def test_parity_of_aspp_sees_a_wrong_rate(place):
+def test_aspp_parity_detects_wrong_rate(place):
     """On a grid wider than the largest rate; a planted fault."""
     ours, other = ASPP(4, (12, 24, 36), 256).double(), zoo().deeplabv3.ASPP(4, [12, 24, 36])
     other = other.double().eval()
@@ -81,9 +80,9 @@ def test_parity_of_aspp_sees_a_wrong_rate(place):
 
 
 @pytest.mark.parametrize("variant", ["deeplab_resnet50", "deeplab_mobilenet_v3_large"])
-def test_a_published_file_gives_the_published_network(variant, tmp_path):
+def test_deeplab_loads_torchvision_weights(variant, tmp_path):
     images, file = torch.randn(2, 3, 96, 96), tmp_path / "weights.pth"
-    other = shaken(theirs(variant), images).eval()  # as created, little of a picture comes through
+    other = randomize_norms(theirs(variant), images).eval()  # as created, little of a picture comes through
     torch.save(other.state_dict(), file)
     ours = ts.create(variant, weights=file).eval()
     with torch.no_grad():
@@ -92,7 +91,7 @@ def test_a_published_file_gives_the_published_network(variant, tmp_path):
     assert far < 1e-5
 
 
-def test_files_with_other_classes_or_without_the_auxiliary_head(tmp_path, capsys):
+def test_deeplab_weights_with_other_classes_or_without_aux_head(tmp_path, capsys):
     file = tmp_path / "weights.pth"
     variant = "deeplab_mobilenet_v3_large"
     torch.save(theirs(variant).state_dict(), file)
@@ -105,9 +104,9 @@ def test_files_with_other_classes_or_without_the_auxiliary_head(tmp_path, capsys
         ts.create(variant, weights=file)
 
 
-def test_the_auxiliary_head_speaks_in_training_alone():
+def test_deeplab_aux_head_only_in_training():
     torch.manual_seed(0)
-    model, images = deeplab.small(4, aux=True), torch.randn(2, 3, 16, 16)
+    model, images = deeplab.small_segmenter(4, aux=True), torch.randn(2, 3, 16, 16)
     labels = torch.randint(0, 4, (2, 16, 16))
     logits, heard = model(images)
     assert logits.shape == heard.shape == (2, 4, 16, 16)
@@ -116,8 +115,8 @@ def test_the_auxiliary_head_speaks_in_training_alone():
     assert isinstance(model.eval()(images), torch.Tensor)
 
 
-def test_it_can_be_exported_with_any_batch():
-    model = deeplab.small().eval()
+def test_deeplab_exports_with_dynamic_batch():
+    model = deeplab.small_segmenter().eval()
     images = torch.randn(2, 3, 32, 32)
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
@@ -127,14 +126,16 @@ def test_it_can_be_exported_with_any_batch():
     assert far < 1e-6
 
 
-@pytest.mark.parametrize("fields", [{"batch": 1}, {"batch": 8, "accumulate": 8}])
-def test_one_picture_a_pass_is_refused(fields):
+@pytest.mark.parametrize(("batch_size", "grad_accum_steps"), [(1, 1), (8, 8)])
+def test_build_rejects_one_image_per_forward_pass(batch_size, grad_accum_steps):
+    smoke = deeplab.RECIPES["smoke"]
+    optim = dataclasses.replace(smoke.optim, grad_accum_steps=grad_accum_steps)
     with pytest.raises(BadInput, match="at least 2"):
-        next(build(dataclasses.replace(deeplab.RECIPES["smoke"], **fields)))
+        next(build(dataclasses.replace(smoke, batch_size=batch_size, optim=optim)))
 
 
-def test_the_recipes_train_what_they_say():
+def test_deeplab_recipe_fields():
     voc = deeplab.RECIPES["voc"]
-    assert (voc.schedule, voc.lr, voc.size, voc.batch) == ("poly", 0.007, 513, 16)
+    assert (voc.optim.lr_schedule, voc.optim.lr, voc.size, voc.batch_size) == ("poly", 0.007, 513, 16)
     assert next(iter(deeplab.RECIPES)) == "openmoji"
     assert Recipe() == deeplab.RECIPES["openmoji"]

@@ -1,4 +1,4 @@
-"""EfficientNet: scaling computed, gates and rates by formula, and published weights that know a cat."""
+"""EfficientNet: compound scaling, gates and rates by formula, and published weights on a cat."""
 
 import io
 import math
@@ -13,8 +13,9 @@ from torchstone.data import download
 from torchstone.engine.checkpoint import read_weights
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.conv.stochastic_depth import StochasticDepth
-from torchstone.parts.facts import macs, parameters
-from torchstone.references import timm, torchvision
+from torchstone.parts.facts import count_parameters, macs, on_meta
+from torchstone.parts.optional_imports import import_torchvision
+from torchstone.references.vision import import_timm
 from torchstone.systems.convolutional import efficientnet
 from torchstone.systems.convolutional.efficientnet import (
     B0,
@@ -23,7 +24,7 @@ from torchstone.systems.convolutional.efficientnet import (
     VARIANTS,
     Block,
     published,
-    table,
+    scaled_stages,
 )
 from torchstone.verify import relative_error
 
@@ -53,7 +54,7 @@ CATS = {281: "tabby", 282: "tiger cat", 285: "Egyptian cat"}
 def lite0(tmp_path_factory):
     """The published file, as it lies in the archive."""
     file = tmp_path_factory.mktemp("weights") / "efficientnet-lite0.pth"
-    with download.archive(*LITE0) as opened:
+    with download.fetch_archive(*LITE0) as opened:
         file.write_bytes(opened.read(LITE0_FILE))
     return file
 
@@ -62,7 +63,7 @@ def lite0(tmp_path_factory):
 def cat(monkeypatch):
     for name, value in CAT_BUILD.items():
         monkeypatch.setenv(name, value)
-    with download.archive(*CAT) as opened:
+    with download.fetch_archive(*CAT) as opened:
         picture = Image.open(io.BytesIO(opened.read("skimage/data/chelsea.png"))).convert("RGB")
     pixels = np.asarray(picture.resize((224, 224), Image.Resampling.BICUBIC))
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -76,14 +77,14 @@ def best(model, image) -> list[int]:
     return chances.indices.tolist()
 
 
-def test_published_weights_call_the_cat_a_cat(lite0, cat):
+def test_published_weights_classify_cat(lite0, cat):
     model = VARIANTS["efficientnet_lite0"].make()
     state = read_weights(lite0)
     assert best(model, cat)[0] not in CATS, "untrained weights know it too: this shows nothing"
     model.load_state_dict(published("efficientnet_lite0", state))
     assert set(best(model, cat)[:3]) == set(CATS)
     # the same network in timm's names
-    theirs = timm().create_model("tf_efficientnet_lite0").eval()
+    theirs = import_timm().create_model("tf_efficientnet_lite0").eval()
     ours = dict(zip(theirs.state_dict(), state.values(), strict=True))
     theirs.load_state_dict(ours)
     gap = relative_error(model(cat), theirs(cat))
@@ -91,7 +92,7 @@ def test_published_weights_call_the_cat_a_cat(lite0, cat):
     assert gap <= 1e-5
 
 
-def test_even_padding_would_be_another_network(lite0, cat, monkeypatch):
+def test_same_padding_matters_for_lite0(lite0, cat, monkeypatch):
     """The fault that leaves every count, every name and the answer as they are."""
     right = VARIANTS["efficientnet_lite0"].make().eval()
     monkeypatch.setattr(efficientnet, "SamePadding", torch.nn.Conv2d)
@@ -104,10 +105,10 @@ def test_even_padding_would_be_another_network(lite0, cat, monkeypatch):
     assert gap > 1e-3
 
 
-def test_lite0_is_renamed_from_either_form_and_a_wrong_key_is_named(lite0):
-    own = efficientnet.meta("efficientnet_lite0").state_dict()
+def test_published_renames_lite0_and_names_unknown_key(lite0):
+    own = on_meta(VARIANTS["efficientnet_lite0"].make).state_dict()
     with torch.device("meta"):
-        theirs = timm().create_model("tf_efficientnet_lite0").state_dict()
+        theirs = import_timm().create_model("tf_efficientnet_lite0").state_dict()
     for state in (read_weights(lite0), theirs):
         renamed = published("efficientnet_lite0", state)
         assert list(renamed) == list(own)
@@ -120,14 +121,14 @@ def test_lite0_is_renamed_from_either_form_and_a_wrong_key_is_named(lite0):
     assert "_blocks.77._expand_conv.weight" in str(caught.value)
 
 
-def test_b0_s_table_is_the_paper_s():
+def test_b0_stages_match_paper():
     """Table 1: operator, kernel, channels, layers and grid of stages 2 to 8."""
     side, rows = 112, []
-    for stage in table(1.0, 1.0):
+    for stage in scaled_stages(1.0, 1.0):
         rows.append((stage.expansion, stage.kernel, side, stage.outputs, stage.repeats))
         side //= stage.stride
     print(rows)
-    assert table(1.0, 1.0) == list(B0)
+    assert scaled_stages(1.0, 1.0) == list(B0)
     # the paper gives the grid that comes into a stage
     assert rows == [
         *[(1, 3, 112, 16, 1), (6, 3, 112, 24, 2), (6, 5, 56, 40, 2), (6, 3, 28, 80, 3)],
@@ -136,16 +137,16 @@ def test_b0_s_table_is_the_paper_s():
     assert all(a.outputs == b.inputs for a, b in pairwise(B0))
 
 
-def test_scaling_grows_every_stage_and_the_authors_coefficients_follow_the_rule():
+def test_compound_scaling_grows_stages_and_follows_rule():
     """d ≈ 1.2^φ, w ≈ 1.1^φ, r ≈ 1.15^φ, with φ of B1 to B7 as the authors have it."""
     phis = dict(zip(SCALES, (0, 0.5, 1, 2, 3.5, 5, 6, 7), strict=True))
     previous = None
     for name, scale in SCALES.items():
         phi = phis[name]
         ideal = (1.1**phi, 1.2**phi, 224 * 1.15**phi)
-        print(name, scale[:3], [round(x, 2) for x in ideal], [s.outputs for s in table(*scale[:2])])
+        print(name, scale[:3], [round(x, 2) for x in ideal], [s.outputs for s in scaled_stages(*scale[:2])])
         assert all(a == pytest.approx(b, rel=0.15) for a, b in zip(scale[:3], ideal, strict=True))
-        stages = table(scale.width, scale.depth)
+        stages = scaled_stages(scale.width, scale.depth)
         assert all(s.repeats == math.ceil(b.repeats * scale.depth) for s, b in zip(stages, B0, strict=True))
         if previous:
             pairs = list(zip(stages, previous, strict=True))
@@ -161,19 +162,20 @@ def test_scaling_grows_every_stage_and_the_authors_coefficients_follow_the_rule(
         ("strides late", "multiply-accumulates"),
     ],
 )
-def test_faults_in_the_scaling_are_seen_by_the_counts(fault, seen, monkeypatch):
+def test_counts_detect_scaling_faults(fault, seen, monkeypatch):
     if fault == "truncates repeats":
         monkeypatch.setattr(efficientnet.math, "ceil", math.floor)
     elif fault == "no 90 % rule":
         floored = lambda channels: max(8, int(channels + 4) // 8 * 8)  # noqa: E731
-        monkeypatch.setattr(efficientnet, "whole_eights", floored)
+        monkeypatch.setattr(efficientnet, "make_divisible", floored)
     else:
         late = [s._replace(stride={2: 1, 4: 2}.get(i, s.stride)) for i, s in enumerate(B0)]
         monkeypatch.setattr(efficientnet, "B0", tuple(late))
     found = []
-    for name, (count, cost) in COUNTS.items():
-        model = efficientnet.meta(name)
-        right = parameters(model) == count
+    for name in SCALES:
+        count, cost = COUNTS[name]
+        model = on_meta(VARIANTS[name].make)
+        right = count_parameters(model) == count
         if seen == "parameters":
             found.append(right)
         else:
@@ -183,10 +185,12 @@ def test_faults_in_the_scaling_are_seen_by_the_counts(fault, seen, monkeypatch):
     assert not all(found)
 
 
-def test_gates_squeeze_to_a_quarter_of_the_block_s_input():
-    inside = [g for g in efficientnet.meta("efficientnet_b0").modules() if isinstance(g, SqueezeExcitation)]
+def test_squeeze_excitation_quarter_of_block_input():
+    inside = [
+        g for g in on_meta(VARIANTS["efficientnet_b0"].make).modules() if isinstance(g, SqueezeExcitation)
+    ]
     # Σ (2·C·S + S + C), S = a quarter of the block's input
-    counted = sum(map(parameters, inside))
+    counted = sum(map(count_parameters, inside))
     formula, before = 0, 32
     for stage in B0:
         for _ in range(stage.repeats):
@@ -197,41 +201,41 @@ def test_gates_squeeze_to_a_quarter_of_the_block_s_input():
     assert counted == formula
 
 
-def test_branches_are_dropped_at_rates_that_grow_to_the_last():
-    blocks = [b for b in efficientnet.meta("efficientnet_b0").modules() if isinstance(b, Block)]
+def test_drop_path_rates_grow_linearly():
+    blocks = [b for b in on_meta(VARIANTS["efficientnet_b0"].make).modules() if isinstance(b, Block)]
     with torch.device("meta"):
-        reference = torchvision().models.efficientnet_b0().modules()
+        reference = import_torchvision().models.efficientnet_b0().modules()
     theirs = [m.p for m in reference if type(m).__name__ == "StochasticDepth"]
     ours = [b.drop.rate for b in blocks]
     print(ours)
     assert ours == pytest.approx(theirs)
     assert ours == pytest.approx([0.2 * i / 16 for i in range(16)])
     assert all(isinstance(b.drop, StochasticDepth) for b in blocks)
-    assert sum(b.residual for b in blocks) == 9
+    assert sum(b.is_residual for b in blocks) == 9
 
 
-def test_batch_norm_of_each_variant_is_torchvision_s():
+def test_batch_norm_settings_match_torchvision():
     for name in SCALES:
         with torch.device("meta"):
-            theirs = getattr(torchvision().models, name)().modules()
+            theirs = getattr(import_torchvision().models, name)().modules()
         both = [
             {(m.eps, m.momentum) for m in modules if isinstance(m, torch.nn.BatchNorm2d)}
-            for modules in (efficientnet.meta(name).modules(), theirs)
+            for modules in (on_meta(VARIANTS[name].make).modules(), theirs)
         ]
         print(name, both)
         assert both[0] == both[1]
 
 
 @pytest.mark.parametrize("stride", [32, 8, 4])
-def test_small_pictures_keep_more_of_their_side(stride):
+def test_output_stride_for_small_images(stride):
     with torch.device("meta"):
-        model = VARIANTS["efficientnet_b0"].make(stride=stride, channels=1, num_classes=10)
+        model = VARIANTS["efficientnet_b0"].make(output_stride=stride, channels=1, num_classes=10)
         maps = model.features(torch.zeros(2, 1, 32, 32))
     print(maps.shape)
     assert maps.shape == (2, 1280, 32 // stride, 32 // stride)
 
 
-def test_initial_scale_is_sane():
+def test_efficientnet_initial_activation_scale():
     torch.manual_seed(0)
     maps = VARIANTS["efficientnet_b0"].make().features(torch.randn(4, 3, 64, 64)).detach()
     print(float(maps.mean()), float(maps.std()))

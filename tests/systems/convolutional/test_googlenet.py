@@ -1,4 +1,4 @@
-"""GoogLeNet: table 1, the auxiliary classifiers, torchvision's names, and faults that are seen."""
+"""GoogLeNet: table 1, the auxiliary classifiers, torchvision's names, and planted faults."""
 
 import dataclasses
 from typing import Any
@@ -9,20 +9,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchstone.errors import BadInput
-from torchstone.parts.facts import macs, parameters
-from torchstone.references import torchvision
+from torchstone.parts.facts import count_parameters, macs, on_meta
+from torchstone.parts.optional_imports import import_torchvision
 from torchstone.systems.convolutional.googlenet import (
+    AUXILIARY,
     HEAD,
-    LISTENERS,
     PAPER,
     PUBLISHED,
     RECIPES,
     TABLE,
+    VARIANTS,
     GoogLeNet,
-    WrittenOut,
+    NaiveGoogLeNet,
     build,
     loss,
-    unmade,
 )
 from torchstone.verify import relative_error
 
@@ -38,8 +38,8 @@ THOUSANDS = (159, 380, 364, 437, 463, 580, 840, 1072, 1388)
 
 
 @pytest.mark.parametrize("variant", ["googlenet", "googlenet_paper"])
-def test_the_maps_are_those_of_table_1(variant):
-    model, seen = unmade(variant).eval(), {}
+def test_googlenet_map_shapes_match_table_1(variant):
+    model, seen = on_meta(VARIANTS[variant].make).eval(), {}
     for name, module in model.named_children():
         module.register_forward_hook(lambda _, __, y, n=name: seen.update({n: y.shape}))
     model(torch.zeros(1, 3, 224, 224, device="meta"))
@@ -48,33 +48,35 @@ def test_the_maps_are_those_of_table_1(variant):
     assert found == OUTPUTS
 
 
-def test_the_modules_parameters_are_near_the_paper_s_column():
+def test_inception_parameters_near_paper():
     """The column is rounded, and off by up to 8 % from what the table's own widths give."""
-    model = unmade("googlenet_paper")
+    model = on_meta(VARIANTS["googlenet_paper"].make)
     names = [name for name, row in TABLE.items() if row is not None]
     for name, thousands in zip(names, THOUSANDS, strict=True):
-        count = parameters(model.get_submodule(name)) / 1024
+        count = count_parameters(model.get_submodule(name)) / 1024
         print(name, round(count, 1), thousands)
         assert count == pytest.approx(thousands, rel=0.08)
 
 
-def test_what_true_5x5_filters_cost():
+def test_macs_of_5x5_filters():
     """25 − 9 more places in each, over the published network's products."""
     more = 0
     for name, row in TABLE.items():
         if row is not None:
             more += 16 * OUTPUTS[name][0] ** 2 * row[3] * row[4]
-    published, paper = (macs(unmade(v), (1, 3, 224, 224)) for v in ("googlenet", "googlenet_paper"))
+    published, paper = (
+        macs(on_meta(VARIANTS[v].make), (1, 3, 224, 224)) for v in ("googlenet", "googlenet_paper")
+    )
     print(published, more, paper)
     assert published + more == paper
 
 
-def test_names_and_shapes_are_those_of_the_published_file():
+def test_googlenet_state_dict_matches_torchvision():
     with torch.device("meta"):
-        theirs: Any = torchvision().models.GoogLeNet(init_weights=False)
+        theirs: Any = import_torchvision().models.GoogLeNet(init_weights=False)
     for ours, published in (
-        (unmade("googlenet").state_dict(), theirs.state_dict()),
-        (dict(unmade("googlenet").named_parameters()), dict(theirs.named_parameters())),
+        (on_meta(VARIANTS["googlenet"].make).state_dict(), theirs.state_dict()),
+        (dict(on_meta(VARIANTS["googlenet"].make).named_parameters()), dict(theirs.named_parameters())),
     ):
         assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in published.items()}
         assert list(ours) == list(published)
@@ -82,7 +84,7 @@ def test_names_and_shapes_are_those_of_the_published_file():
     assert heads == {f"{n}.{k}" for n in ("fc", "aux1.fc2", "aux2.fc2") for k in ("weight", "bias")}
 
 
-def test_auxiliary_answers_in_training_alone_and_from_the_right_modules():
+def test_auxiliary_classifiers_only_in_training_and_at_right_modules():
     torch.manual_seed(0)
     model = GoogLeNet(PUBLISHED, 7, 1)
     x = torch.randn(2, 1, 64, 64)
@@ -92,7 +94,7 @@ def test_auxiliary_answers_in_training_alone_and_from_the_right_modules():
     assert tuple(model.eval()(x).shape) == (2, 7)
     # what a head's loss reaches: everything up to its module, nothing above
     model.train()
-    for number, (place, (head, _)) in enumerate(LISTENERS.items(), 1):
+    for number, (place, (head, _)) in enumerate(AUXILIARY.items(), 1):
         model.zero_grad(set_to_none=True)
         answers = model(x)
         answers[number].square().sum().backward()
@@ -103,7 +105,7 @@ def test_auxiliary_answers_in_training_alone_and_from_the_right_modules():
         assert reached == {"conv1", "conv2", "conv3", head} | below
 
 
-def test_loss_is_main_and_three_tenths_of_the_others():
+def test_loss_weights_auxiliary_by_0_3():
     logits, aux1, aux2 = torch.randn(3, 5, 4)
     labels = torch.tensor([0, 1, 2, 3, 0])
     apiece = [float(F.cross_entropy(each, labels)) for each in (logits, aux1, aux2)]
@@ -114,7 +116,7 @@ def test_loss_is_main_and_three_tenths_of_the_others():
 
 
 @pytest.mark.parametrize("fault", ["3x3 for 5x5", "alpha", "heads change places", "dropout"])
-def test_the_written_out_network_sees_a_fault(fault):
+def test_naive_googlenet_detects_fault(fault):
     torch.manual_seed(0)
     model: Any = GoogLeNet(PAPER, 5).double()
     x = 10 * torch.randn(1, 3, 224, 224, dtype=torch.float64)
@@ -124,7 +126,7 @@ def test_the_written_out_network_sees_a_fault(fault):
         with torch.no_grad():
             return net(x)
 
-    right = run(WrittenOut(model))
+    right = run(NaiveGoogLeNet(model))
     good = relative_error(run(model), right)
     if fault == "3x3 for 5x5":
         with torch.no_grad():
@@ -143,17 +145,17 @@ def test_the_written_out_network_sees_a_fault(fault):
     assert good < 1e-10 < 1e-6 < bad
 
 
-def test_a_stride_in_the_wrong_convolution_is_seen_by_the_products():
+def test_macs_detect_misplaced_stride():
     with torch.device("meta"):
         model: Any = GoogLeNet(PUBLISHED)
     model.conv1.conv.stride, model.conv3.conv.stride = (1, 1), (2, 2)
     count = macs(model, (1, 3, 224, 224))
-    print(count, parameters(model))
-    assert parameters(model) == 13_004_888
+    print(count, count_parameters(model))
+    assert count_parameters(model) == 13_004_888
     assert count != 1_498_376_192
 
 
-def test_sizes_that_do_not_fit_are_refused():
+def test_build_rejects_unsupported_sizes():
     for variant, size in (("googlenet", 14), ("googlenet_paper", 222), ("googlenet_paper", 227)):
         recipe = dataclasses.replace(RECIPES["smoke"], variant=variant, size=size)
         with pytest.raises(BadInput, match=f"needs a size of .* not {size}"):

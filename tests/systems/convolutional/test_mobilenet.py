@@ -1,4 +1,4 @@
-"""MobileNet: its grids, its cost, published names, and faults that the figures see."""
+"""MobileNet: map sizes, cost, published names, and planted faults."""
 
 from functools import partial
 
@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from torchstone.parts.conv.convolution import separable_cost
-from torchstone.parts.facts import macs, parameters
-from torchstone.references import timm, torchvision
+from torchstone.parts.facts import count_parameters, macs, on_meta
+from torchstone.parts.optional_imports import import_torchvision
+from torchstone.references.vision import import_timm
 from torchstone.systems.convolutional import mobilenet
 from torchstone.systems.convolutional.mobilenet import COUNTS, V1, V2, VARIANTS, published
 from torchstone.verify import relative_error
@@ -23,8 +24,8 @@ def grids(model: nn.Module, side: int) -> list[tuple[int, int]]:
     return found
 
 
-def test_grids_are_those_of_the_papers_tables():
-    first = grids(mobilenet.meta("mobilenet_v1"), 224)
+def test_mobilenet_map_sizes_match_paper_tables():
+    first = grids(on_meta(VARIANTS["mobilenet_v1"].make), 224)
     print(first)
     wide = [512, 14]
     assert first == [
@@ -32,7 +33,7 @@ def test_grids_are_those_of_the_papers_tables():
         *[tuple(wide)] * 6,
         *[(1024, 7), (1024, 7)],
     ]
-    second = grids(mobilenet.meta("mobilenet_v2"), 224)
+    second = grids(on_meta(VARIANTS["mobilenet_v2"].make), 224)
     print(second)
     repeats = [
         (16, 112, 1),
@@ -48,8 +49,8 @@ def test_grids_are_those_of_the_papers_tables():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("stride", [32, 16, 8])
-def test_small_pictures_keep_more_of_their_side(variant, stride):
-    model = mobilenet.meta(variant, stride=stride, num_classes=10)
+def test_output_stride_for_small_images(variant, stride):
+    model = on_meta(VARIANTS[variant].make, output_stride=stride, num_classes=10)
     found = grids(model, 32)
     print(variant, stride, [side for _, side in found])
     assert found[-1][1] == 32 // stride
@@ -58,7 +59,7 @@ def test_small_pictures_keep_more_of_their_side(variant, stride):
         assert [side for _, side in found[:3]] == [32, 32, 32]
 
 
-def test_cost_is_the_sum_of_the_paper_s_formula():
+def test_macs_equal_paper_formula():
     """Σ D²·k²·M·N·(1/N + 1/k²) over the thirteen layers, and the two ends."""
     side, before = 112, 32
     total = 3 * 3 * 3 * 32 * side**2 + 1024 * 1000
@@ -70,19 +71,19 @@ def test_cost_is_the_sum_of_the_paper_s_formula():
     assert total == COUNTS["mobilenet_v1"][1]
 
 
-def test_a_stride_in_the_wrong_layer_is_seen_by_the_cost(monkeypatch):
+def test_macs_detect_misplaced_stride(monkeypatch):
     late = list(V1)
     late[1], late[2] = (128, 1), (128, 2)  # the same parameters, the same grid at the end
     monkeypatch.setattr(mobilenet, "V1", tuple(late))
-    model = mobilenet.meta("mobilenet_v1")
-    print(parameters(model), macs(model, (1, 3, 224, 224)))
-    assert (parameters(model), grids(model, 224)[-1]) == (COUNTS["mobilenet_v1"][0], (1024, 7))
+    model = on_meta(VARIANTS["mobilenet_v1"].make)
+    print(count_parameters(model), macs(model, (1, 3, 224, 224)))
+    assert (count_parameters(model), grids(model, 224)[-1]) == (COUNTS["mobilenet_v1"][0], (1024, 7))
     assert macs(model, (1, 3, 224, 224)) != COUNTS["mobilenet_v1"][1]
 
 
-def test_an_activation_after_the_bottleneck_is_seen_by_the_reference(monkeypatch):
+def test_reference_detects_activation_after_bottleneck(monkeypatch):
     """Parameters and cost cannot see it."""
-    theirs = torchvision().models.mobilenet_v2().eval()
+    theirs = import_torchvision().models.mobilenet_v2().eval()
     images = torch.randn(2, 3, 64, 64)
     plain = mobilenet.conv_norm_act
     gaps = []
@@ -98,17 +99,17 @@ def test_an_activation_after_the_bottleneck_is_seen_by_the_reference(monkeypatch
     assert gaps[0] <= 1e-5 < 1e-2 < gaps[1]
 
 
-def test_a_residual_over_a_stride_or_another_width_is_never_added():
-    blocks = [b for b in mobilenet.meta("mobilenet_v2").features if hasattr(b, "residual")]
-    print([b.residual for b in blocks])
-    assert sum(b.residual for b in blocks) == sum(repeats - 1 for _, _, repeats, _ in V2) == 10
-    assert not blocks[0].residual
+def test_residual_only_where_shapes_agree():
+    blocks = [b for b in on_meta(VARIANTS["mobilenet_v2"].make).features if hasattr(b, "is_residual")]
+    print([b.is_residual for b in blocks])
+    assert sum(b.is_residual for b in blocks) == sum(repeats - 1 for _, _, repeats, _ in V2) == 10
+    assert not blocks[0].is_residual
 
 
-def test_timm_s_names_become_ours_and_a_wrong_one_stays_to_be_refused():
+def test_published_renames_timm_and_preserves_unknown_keys():
     with torch.device("meta"):
-        theirs = timm().create_model("mobilenetv1_100").state_dict()
-    ours = mobilenet.meta("mobilenet_v1").state_dict()
+        theirs = import_timm().create_model("mobilenetv1_100").state_dict()
+    ours = on_meta(VARIANTS["mobilenet_v1"].make).state_dict()
     renamed = published("mobilenet_v1", theirs)
     assert list(renamed) == list(ours)
     assert all(renamed[key].shape == ours[key].shape for key in ours)
@@ -117,14 +118,14 @@ def test_timm_s_names_become_ours_and_a_wrong_one_stays_to_be_refused():
     del broken["blocks.2.1.conv_pw.weight"]
     renamed = published("mobilenet_v1", broken)
     with pytest.raises(RuntimeError) as caught:
-        mobilenet.meta("mobilenet_v1").load_state_dict(renamed)
+        on_meta(VARIANTS["mobilenet_v1"].make).load_state_dict(renamed)
     print(caught.value)
     assert "features.5.1.0.weight" in str(caught.value)
     assert "blocks.3.9.conv_se.weight" in str(caught.value)
 
 
 @pytest.mark.parametrize("make", [partial(mobilenet.MobileNetV1, width=0.25), mobilenet.MobileNetV2])
-def test_initial_scale_is_sane(make):
+def test_mobilenet_initial_activation_scale(make):
     torch.manual_seed(0)
     maps = make(num_classes=10).features(torch.randn(8, 3, 64, 64)).detach()
     print(float(maps.mean()), float(maps.std()))

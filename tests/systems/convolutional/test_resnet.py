@@ -1,4 +1,4 @@
-"""ResNet: grids, strides, shortcuts, names of published weights, and faults that must be seen."""
+"""ResNet: map sizes, strides, shortcuts, names of published weights, and planted faults."""
 
 from functools import partial
 from typing import Any
@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone.parts.facts import macs, parameters
-from torchstone.references import torchvision
-from torchstone.references.resnet import Written, shaken
+from torchstone.parts.facts import count_parameters, macs
+from torchstone.parts.optional_imports import import_torchvision
+from torchstone.references.resnet import NaiveResNet, randomize_norms
 from torchstone.systems.convolutional.resnet import (
+    CIFAR_LAYERS,
     DEPTHS,
-    LAYERS,
     VARIANTS,
-    Basic,
+    BasicBlock,
     Bottleneck,
     ResNet,
+    cifar_resnet,
     published,
-    small,
 )
 from torchstone.verify import relative_error
 
@@ -36,7 +36,7 @@ def grids(model: ResNet, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return seen
 
 
-def test_the_stages_have_the_grids_of_table_1_and_section_4_2():
+def test_resnet_stage_shapes_match_paper():
     cases = {
         "resnet34": [(64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7)],
         "resnet50": [(256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7)],
@@ -51,7 +51,7 @@ def test_the_stages_have_the_grids_of_table_1_and_section_4_2():
         assert said == wanted
 
 
-def test_the_number_in_a_name_counts_the_weighted_layers():
+def test_resnet_names_count_layers():
     for variant, (make, _) in VARIANTS.items():
         layers = [
             name
@@ -63,21 +63,21 @@ def test_the_number_in_a_name_counts_the_weighted_layers():
         assert len(layers) == number
 
 
-def test_option_b_costs_two_projections_more_than_option_a():
-    for n in LAYERS:
+def test_shortcut_option_b_costs_two_projections():
+    for n in CIFAR_LAYERS:
         a, b = (VARIANTS[f"resnet{n}_cifar{end}"] for end in ("", "_b"))
-        weights = parameters(meta(b.make)) - parameters(meta(a.make))
+        weights = count_parameters(meta(b.make)) - count_parameters(meta(a.make))
         products = macs(meta(b.make), (1, 3, 32, 32)) - macs(meta(a.make), (1, 3, 32, 32))
         print(n, weights, products)
         assert weights == 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
         assert products == 16 * 32 * 16 * 16 + 32 * 64 * 8 * 8
 
 
-def test_a_stride_in_the_wrong_convolution_is_seen_by_the_multiplications_not_by_the_weights():
+def test_macs_detect_misplaced_stride():
     published_, paper = meta(VARIANTS["resnet50"].make), meta(VARIANTS["resnet50_paper"].make)
     costs = [macs(model, (1, 3, 224, 224)) for model in (published_, paper)]
     print(costs, costs[0] - costs[1])
-    assert parameters(published_) == parameters(paper)
+    assert count_parameters(published_) == count_parameters(paper)
     # three blocks: 1×1 to w at four times the places, and the 3×3 not
     assert costs[0] - costs[1] == sum(
         3 * side**2 * inputs * width
@@ -85,29 +85,31 @@ def test_a_stride_in_the_wrong_convolution_is_seen_by_the_multiplications_not_by
     )
 
 
-def test_parity_sees_a_stride_in_the_wrong_convolution_and_a_shifted_padding():
+def test_parity_detects_misplaced_stride_and_shifted_padding():
     """Planted faults."""
     torch.manual_seed(0)
     images = torch.randn(2, 3, 40, 40).double()
-    theirs = shaken(torchvision().models.resnet50(num_classes=10).double(), images).eval()
+    theirs = randomize_norms(import_torchvision().models.resnet50(num_classes=10).double(), images).eval()
     differences = []
-    for halve in (2, 1):
-        deep = ResNet(partial(Bottleneck, halve=halve), DEPTHS[50], num_classes=10).double().eval()
+    for strided_conv in (2, 1):
+        deep = (
+            ResNet(partial(Bottleneck, strided_conv=strided_conv), DEPTHS[50], num_classes=10).double().eval()
+        )
         deep.load_state_dict(published("resnet50", theirs.state_dict()))
         differences.append(relative_error(deep(images), theirs(images)))
     print("stride in the 3×3, in the 1×1:", differences)
     assert differences[0] < 1e-10 < 1e-3 < differences[1]
     tiny = images[..., :16, :16]
-    ours: Any = shaken(small(20, partial(Basic, option="A"))().double(), tiny).eval()
-    right = relative_error(ours(tiny), Written(ours)(tiny))
+    ours: Any = randomize_norms(cifar_resnet(20, partial(BasicBlock, option="A"))().double(), tiny).eval()
+    right = relative_error(ours(tiny), NaiveResNet(ours)(tiny))
     ours.layer2[0].downsample.before, ours.layer2[0].downsample.after = 0, 16
-    wrong = relative_error(ours(tiny), Written(ours)(tiny))
+    wrong = relative_error(ours(tiny), NaiveResNet(ours)(tiny))
     print("zeros on both sides, on one:", right, wrong)
     assert right < 1e-10 < 1e-4 < wrong
 
 
 @pytest.mark.parametrize("variant", ["resnet18", "resnet50", "resnet110_cifar"])
-def test_zero_init_starts_blocks_as_their_shortcuts(variant):
+def test_zero_init_makes_blocks_identity(variant):
     model = VARIANTS[variant].make(zero_init=True)
     block = model.layer1[1]
     x = torch.rand(2, block.outputs, 8, 8)
@@ -117,7 +119,7 @@ def test_zero_init_starts_blocks_as_their_shortcuts(variant):
     assert relative_error(plain(x), x) > 0.1
 
 
-def test_weights_start_by_he_s_rule_on_the_fan_out():
+def test_initialize_he_fan_out_variance():
     model = VARIANTS["resnet18"].make()
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d):
@@ -127,7 +129,7 @@ def test_weights_start_by_he_s_rule_on_the_fan_out():
             assert ratio == pytest.approx(1, abs=0.06)
 
 
-def test_public_cifar_names_are_ours_after_renaming():
+def test_published_renames_public_cifar_weights():
     """`linear`, `shortcut`, and `module.` from inside DataParallel."""
     model = VARIANTS["resnet18_cifar"].make()
     theirs = {
@@ -139,27 +141,27 @@ def test_public_cifar_names_are_ours_after_renaming():
     assert published("resnet18_cifar", theirs).keys() == model.state_dict().keys()
 
 
-def test_the_network_of_imagenet_has_torchvision_s_names():
+def test_resnet_state_dict_matches_torchvision():
     for n in DEPTHS:
         with torch.device("meta"):
-            theirs = getattr(torchvision().models, f"resnet{n}")().state_dict()
+            theirs = getattr(import_torchvision().models, f"resnet{n}")().state_dict()
         ours = meta(VARIANTS[f"resnet{n}"].make).state_dict()
         assert list(ours) == list(theirs)
         assert [v.shape for v in ours.values()] == [v.shape for v in theirs.values()]
 
 
-def test_step_schedule_is_the_paper_s():
+def test_lr_schedule_step_matches_paper():
     """0.1, from 32k on 0.01, from 48k on 0.001."""
     from torchstone.systems.convolutional.resnet import RECIPES
-    from torchstone.tasks import optimizers
+    from torchstone.tasks.optimization import make_lr_scheduler, make_optimizer
 
     recipe = RECIPES["cifar20"]
     weight = nn.Parameter(torch.zeros(1))
-    rule = optimizers.optimizer([weight], recipe)
-    factor = optimizers.schedule(rule, recipe).lr_lambdas[0]
-    said = {step: recipe.lr * factor(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)}
-    print(said)
-    assert list(said.values()) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    optimizer = make_optimizer([weight], recipe.optim)
+    factor = make_lr_scheduler(optimizer, recipe.optim, recipe.steps).lr_lambdas[0]
+    rates = {step: recipe.optim.lr * factor(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)}
+    print(rates)
+    assert list(rates.values()) == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
     assert recipe.steps == 64_000
 
 
@@ -179,8 +181,8 @@ def kept_for_backward(model: nn.Module) -> int:
     return sum(size for size, _ in sizes.values())
 
 
-def test_a_step_of_resnet50_holds_no_more_than_torchvisions():
+def test_activation_memory_at_most_torchvision():
     ours = kept_for_backward(VARIANTS["resnet50"].make())
-    theirs = kept_for_backward(torchvision().models.resnet50())
+    theirs = kept_for_backward(import_torchvision().models.resnet50())
     print(f"{ours:,} and {theirs:,} bytes")
     assert 1_000_000 < ours <= theirs

@@ -1,4 +1,4 @@
-"""SENet: the formula of its gates, published names, and faults that must be seen."""
+"""SENet: the formula of its gates, published names, and planted faults."""
 
 from functools import partial
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import torch
 
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
-from torchstone.parts.facts import macs, parameters
-from torchstone.references import timm
-from torchstone.references.resnet import shaken
+from torchstone.parts.facts import count_parameters, macs
+from torchstone.references.resnet import randomize_norms
+from torchstone.references.vision import import_timm
 from torchstone.systems.convolutional import resnet
-from torchstone.systems.convolutional.senet import VARIANTS, gates, published
+from torchstone.systems.convolutional.senet import VARIANTS, gate_parameters, published
 from torchstone.verify import relative_error
 
 
@@ -19,14 +19,14 @@ def meta(make):
         return make()
 
 
-def test_openedadd_what_the_formula_says_in_weights_and_products():
+def test_gate_parameters_and_macs_equal_formula():
     for variant, (make, shape) in VARIANTS.items():
         plain = variant.removeprefix("se").replace("101_paper", "101").replace("152_paper", "152")
         with_gates, without = meta(make), meta(resnet.VARIANTS[plain].make)
-        added = parameters(with_gates) - parameters(without)
-        counted = sum(parameters(m) for m in with_gates.modules() if isinstance(m, SqueezeExcitation))
+        added = count_parameters(with_gates) - count_parameters(without)
+        counted = sum(count_parameters(m) for m in with_gates.modules() if isinstance(m, SqueezeExcitation))
         print(variant, added)
-        assert added == gates(with_gates) == counted
+        assert added == gate_parameters(with_gates) == counted
         if "101_paper" in variant or "152_paper" in variant:
             continue  # no ResNet of ours has that stride
         products = macs(with_gates, (1, *shape)) - macs(without, (1, *shape))
@@ -34,7 +34,7 @@ def test_openedadd_what_the_formula_says_in_weights_and_products():
         assert products == 2 * sum(sizes)
 
 
-def test_squeeze_is_a_sixteenth_and_the_gate_stands_in_every_block():
+def test_senet_gate_in_every_block_squeezes_to_a_sixteenth():
     model = meta(VARIANTS["seresnet50"].make)
     widths = [
         (m.fc1.in_channels, m.fc1.out_channels) for m in model.modules() if isinstance(m, SqueezeExcitation)
@@ -43,14 +43,14 @@ def test_squeeze_is_a_sixteenth_and_the_gate_stands_in_every_block():
     assert widths == [(256, 16)] * 3 + [(512, 32)] * 4 + [(1024, 64)] * 6 + [(2048, 128)] * 3
 
 
-def test_names_of_both_kinds_of_published_weights():
+def test_published_renames_both_timm_formats():
     for variant, name in {
         "seresnet50": "seresnet50",
         "seresnet50_paper": "legacy_seresnet50",
         "seresnet18": "legacy_seresnet18",
     }.items():
         with torch.device("meta"):
-            theirs = timm().create_model(name).state_dict()
+            theirs = import_timm().create_model(name).state_dict()
         ours = meta(VARIANTS[variant].make).state_dict()
         renamed = published(variant, theirs)
         print(variant, len(ours))
@@ -58,30 +58,30 @@ def test_names_of_both_kinds_of_published_weights():
         assert all(renamed[k].shape == ours[k].shape for k in ours)
 
 
-def test_parity_sees_a_missing_relu_and_another_pooling():
+def test_parity_detects_missing_relu_and_padded_pooling():
     """Planted faults: the details that tell the published networks of 18 layers from the obvious one."""
     torch.manual_seed(0)
     images = torch.randn(2, 3, 40, 40).double()
-    theirs = timm().create_model("legacy_seresnet18", num_classes=10, drop_rate=0.0).double()
-    theirs = shaken(theirs, images).eval()
+    theirs = import_timm().create_model("legacy_seresnet18", num_classes=10, drop_rate=0.0).double()
+    theirs = randomize_norms(theirs, images).eval()
     ours = VARIANTS["seresnet18"].make(num_classes=10).double().eval()
     ours.load_state_dict(published("seresnet18", theirs.state_dict()))
     wanted = theirs(images)
     differences = [relative_error(ours(images), wanted)]
-    ours.layer1[0].rectified = False
+    ours.layer1[0].relu_before_gate = False
     differences.append(relative_error(ours(images), wanted))
-    ours.layer1[0].rectified = True
+    ours.layer1[0].relu_before_gate = True
     ours.maxpool = torch.nn.MaxPool2d(3, 2, 1)
     differences.append(relative_error(ours(images), wanted))
     print("as published, one ReLU less, edged pooling:", differences)
     assert differences[0] < 1e-10 < 1e-4 < min(differences[1:])
 
 
-def test_a_gate_that_says_one_leaves_the_resnet():
+def test_senet_with_open_gates_equals_resnet():
     """With every gate open the network is the ResNet of the same weights."""
     torch.manual_seed(0)
     images = torch.randn(2, 3, 16, 16).double()
-    ours = shaken(VARIANTS["seresnet20_cifar"].make().double(), images).eval()
+    ours = randomize_norms(VARIANTS["seresnet20_cifar"].make().double(), images).eval()
     opened: list[Any] = [m for m in ours.modules() if isinstance(m, SqueezeExcitation)]
     for gate in opened:
         torch.nn.init.zeros_(gate.fc2.weight)
@@ -92,6 +92,6 @@ def test_a_gate_that_says_one_leaves_the_resnet():
     assert relative_error(ours(images), plain(images)) < 1e-12
 
 
-def test_made_with_other_arguments():
+def test_senet_other_classes_and_channels():
     make = partial(VARIANTS["seresnet20_cifar"].make, num_classes=7, channels=1)
     assert make()(torch.randn(2, 1, 20, 20)).shape == (2, 7)

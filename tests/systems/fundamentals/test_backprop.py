@@ -1,19 +1,19 @@
-"""Both passes beside automatic differentiation, finite differences and torch's SGD."""
+"""Both passes against automatic differentiation, finite differences and torch's SGD."""
 
 import pytest
 import torch
 
 import torchstone as ts
 from torchstone.systems.fundamentals import backprop
-from torchstone.systems.fundamentals.backprop import COMBINATIONS, Backprop, Learner, Recipe
+from torchstone.systems.fundamentals.backprop import COMBINATIONS, Backprop, BackpropUpdate, Recipe
 from torchstone.verify import relative_error
 
 
 @pytest.mark.parametrize("each", COMBINATIONS, ids="-".join)
-def test_gradients_equal_automatic_differentiation(each):
+def test_gradients_equal_autograd(each):
     model, images, labels = backprop.example(each[0])
-    ours = backprop.written_out(model, each)(images, labels)
-    theirs = backprop.automatic(model, each)(images, labels)
+    ours = backprop.manual_gradients(model, each)(images, labels)
+    theirs = backprop.autograd_gradients(model, each)(images, labels)
     worst = max(relative_error(a, b) for a, b in zip(ours, theirs, strict=True))
     print(f"{', '.join(each)}: {worst:.1e} apart, {len(ours)} gradients")
     assert worst < 1e-10
@@ -28,10 +28,10 @@ def test_gradients_equal_finite_differences(each):
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_steps_equal_torchs_sgd(momentum):
+def test_update_equals_torch_sgd(momentum):
     model, images, labels = backprop.example("sigmoid")
     theirs = backprop.example("sigmoid")[0]
-    learner = Learner(model, Recipe(lr=0.2, momentum=momentum))
+    learner = BackpropUpdate(model, Recipe(lr=0.2, momentum=momentum))
     optimizer = torch.optim.SGD(theirs.parameters(), 0.2, momentum=momentum)
     for _ in range(20):
         loss = learner((images, labels))["loss"]
@@ -45,19 +45,19 @@ def test_steps_equal_torchs_sgd(momentum):
     assert worst < 1e-12
 
 
-def test_no_graph_is_made():
+def test_update_builds_no_graph():
     model, images, labels = backprop.example("tanh")
-    metrics = Learner(model, Recipe())((images, labels))
+    metrics = BackpropUpdate(model, Recipe())((images, labels))
     assert not any(value.requires_grad for value in metrics.values())
     assert all(p.grad is None for p in model.parameters())
 
 
 @pytest.mark.parametrize(("widths", "published"), [((30,), 23_860), ((100,), 79_510), ((256, 256), 269_322)])
-def test_counts(widths, published):
+def test_parameter_counts(widths, published):
     assert sum(p.numel() for p in Backprop(widths=widths).parameters()) == published
 
 
-def test_all_that_is_remembered_is_in_the_state():
+def test_state_resumes_exactly():
     def run():
         return next(backprop.build(backprop.RECIPES["smoke"]))
 
@@ -73,7 +73,7 @@ def test_all_that_is_remembered_is_in_the_state():
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_it_learns_digits(tmp_path):
+def test_backprop_learns_digits(tmp_path):
     run = ts.train("backprop/smoke", out=tmp_path / "run", quiet=True)
     print(run.results)
     assert run.results["test/accuracy"] >= 0.93

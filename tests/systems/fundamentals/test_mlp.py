@@ -1,4 +1,4 @@
-"""The multi-layer perceptron: first weights, scale, dropout, normalisation, and what it reaches."""
+"""The multi-layer perceptron: initialization, scale, dropout, batch norm, and its accuracy."""
 
 import math
 
@@ -12,15 +12,15 @@ from torchstone.systems.fundamentals.mlp import MLP
 from torchstone.verify import relative_error
 
 
-@pytest.mark.parametrize(("how", "variance"), [("he", 2 / 800), ("xavier", 2 / 1000), ("fan_in", 1 / 800)])
-def test_first_weights_have_the_published_variance(how, variance):
-    weight = MLP(200, 800, (), init=how).layers[0].weight.detach()
-    print(f"{how}: {weight.var():.6f}, published {variance:.6f}")
+@pytest.mark.parametrize(("init", "variance"), [("he", 2 / 800), ("xavier", 2 / 1000), ("fan_in", 1 / 800)])
+def test_initialize_variance(init, variance):
+    weight = MLP(200, 800, (), init=init).layers[0].weight.detach()
+    print(f"{init}: {weight.var():.6f}, published {variance:.6f}")
     assert float(weight.mean()) == pytest.approx(0, abs=4 * math.sqrt(variance / weight.numel()))
     assert float(weight.var()) == pytest.approx(variance, rel=4 * math.sqrt(2 / weight.numel()))
 
 
-def test_fans_of_a_kernel_are_those_of_torch():
+def test_init_fans_match_torch():
     weight = torch.empty(64, 48, 5, 3)
     theirs = torch.nn.init.kaiming_normal_(torch.empty_like(weight), nonlinearity="relu")
     assert float(init_(weight, "he").std()) == pytest.approx(float(theirs.std()), rel=0.02)
@@ -28,15 +28,15 @@ def test_fans_of_a_kernel_are_those_of_torch():
     assert float(init_(weight, "xavier").std()) == pytest.approx(float(theirs.std()), rel=0.02)
 
 
-def test_thirty_relu_layers_keep_their_scale_under_he_alone():
-    he, xavier, fan_in = (mlp.growth(how) for how in ("he", "xavier", "fan_in"))
+def test_he_init_preserves_scale_over_30_layers():
+    he, xavier, fan_in = (mlp.activation_growth(init) for init in ("he", "xavier", "fan_in"))
     print(f"he {he:.3f}, xavier {xavier:.2e}, fan_in {fan_in:.2e} (2^-14.5 = {2**-14.5:.2e})")
     assert 0.5 <= he <= 2
     assert fan_in < 1e-3
     assert xavier == pytest.approx(fan_in, rel=1e-3)  # square layers: 2/(n + n) = 1/n
 
 
-def test_gradients_equal_the_passes_written_out():
+def test_gradients_equal_backprop_by_hand():
     torch.manual_seed(0)
     ours = MLP(4, 6, (5, 5), "tanh").double()
     theirs, images, labels = backprop.example("tanh")
@@ -53,7 +53,7 @@ def test_gradients_equal_the_passes_written_out():
     assert worst < 1e-12
 
 
-def test_dropout_is_inverted_and_gone_in_use():
+def test_dropout_inverted_and_inactive_in_eval():
     model = MLP(10, 64, (4000,), dropout=0.25, dropout_input=0.5)
     x = torch.ones(64, 4000)
     after = model.dropout(x)
@@ -69,7 +69,7 @@ def test_dropout_is_inverted_and_gone_in_use():
     assert torch.equal(model(pictures), without)
 
 
-def test_batch_normalisation_stores_the_unbiased_variance():
+def test_batch_norm_running_variance_is_unbiased():
     model = MLP(4, 6, (5,), batch_norm=True).double()
     images = torch.randn(9, 6, dtype=torch.float64)
     z = images @ model.layers[0].weight.T
@@ -83,7 +83,7 @@ def test_batch_normalisation_stores_the_unbiased_variance():
     assert relative_error(model(images), expected) < 1e-12
 
 
-def test_gradient_norms_are_those_of_the_weights(tmp_path):
+def test_gradient_norms_metric(tmp_path):
     run = next(mlp.build(mlp.Recipe(widths=(16, 16), steps=5)))
     metrics = run.update(next(run.stream))
     expected = [float(layer.weight.grad.norm()) for layer in run.state["model"].layers]
@@ -94,7 +94,7 @@ def test_gradient_norms_are_those_of_the_weights(tmp_path):
     assert "gradient norms" in run.update.diagnosis()
 
 
-def test_gradients_vanish_through_sigmoids_and_not_through_relus_under_he():
+def test_gradients_vanish_with_sigmoid_not_relu():
     ratios = {}
     for activation, init in (("sigmoid", "fan_in"), ("relu", "he")):
         recipe = mlp.Recipe(widths=(64,) * 12, activation=activation, init=init)
@@ -107,7 +107,7 @@ def test_gradients_vanish_through_sigmoids_and_not_through_relus_under_he():
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_all_that_is_remembered_is_in_the_state(batch_norm):
+def test_state_resumes_exactly(batch_norm):
     def run():
         return next(mlp.build(mlp.Recipe(steps=30, batch_norm=batch_norm)))
 
@@ -123,7 +123,7 @@ def test_all_that_is_remembered_is_in_the_state(batch_norm):
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
-def test_digits_reach_the_target(tmp_path):
+def test_mlp_reaches_target_on_digits(tmp_path):
     run = ts.train("mlp", out=tmp_path / "run", quiet=True)
     print(run.results)
     assert run.results["test/accuracy"] >= 0.96

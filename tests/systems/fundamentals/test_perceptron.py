@@ -1,4 +1,4 @@
-"""The perceptron beside the loop that anyone would write, its bound, and what it reaches."""
+"""The perceptron against a plain loop, its bound, and its accuracy."""
 
 import numpy as np
 import pytest
@@ -10,10 +10,10 @@ from torchstone.errors import BadInput
 from torchstone.systems.fundamentals import perceptron
 from torchstone.systems.fundamentals.perceptron import (
     Perceptron,
-    Rule,
-    bound,
-    learn,
+    PerceptronRule,
+    fit_rows,
     margin,
+    novikoff_bound,
     setosa,
 )
 
@@ -39,9 +39,9 @@ def overlapping():
 
 
 @pytest.mark.parametrize("data", [setosa, overlapping])
-def test_equals_the_plain_loop(data):
+def test_perceptron_rule_equals_plain_loop(data):
     x, y = data()
-    rule, counts = learn(x, y, epochs=4)
+    rule, counts = fit_rows(x, y, epochs=4)
     w, mean, mistakes = plainly(x, y, epochs=4)
     apart = np.abs(rule.weights(average=True)[0] - mean.numpy()).max() / mean.abs().max()
     print(f"{mistakes} mistakes, {counts} by epoch; averages {apart:.1e} apart")
@@ -50,50 +50,52 @@ def test_equals_the_plain_loop(data):
     assert sum(counts) == rule.mistakes == mistakes
 
 
-def test_an_example_on_the_boundary_is_a_mistake():
-    rule = Rule(1, 2)
+def test_perceptron_rule_boundary_is_mistake():
+    rule = PerceptronRule(1, 2)
     counts = rule(np.array([[2.0, 0.0, 1.0]]), np.array([[-1]]))
     assert counts.tolist() == [1]
     assert rule.w.tolist() == [[-2.0, 0.0, -1.0]]
 
 
-def test_several_units_learn_each_as_if_alone():
+def test_perceptron_rule_units_are_independent():
     table = load_table("wine")
-    together, _ = learn(table.x, table.y, 3)
+    together, _ = fit_rows(table.x, table.y, 3)
     for unit in range(3):
-        alone, _ = learn(table.x, (table.y == unit).long(), 3)
+        alone, _ = fit_rows(table.x, (table.y == unit).long(), 3)
         assert np.array_equal(together.w[unit], alone.w[0])
         assert np.array_equal(together.weights(True)[unit], alone.weights(True)[0])
 
 
-def test_novikoffs_bound_on_iris_with_the_margin_of_a_support_vector_machine():
+def test_novikoff_bound_on_iris_with_svm_margin():
     from sklearn.svm import LinearSVC
 
     x, y = setosa()
-    z, sign = perceptron.extended(x), 2 * y.numpy() - 1
+    z, sign = perceptron.with_bias_input(x), 2 * y.numpy() - 1
     machine = LinearSVC(fit_intercept=False, loss="hinge", C=1e4, max_iter=10**6, tol=1e-10)
     w = machine.fit(z, sign).coef_[0]
     theirs = (sign * (z @ w)).min() / np.linalg.norm(w)
-    rule, counts = learn(x, y, 20)
-    print(f"γ {margin(x, y):.6f}, theirs {theirs:.6f}; {rule.mistakes} ≤ {bound(x, y):.1f}; {counts}")
+    rule, counts = fit_rows(x, y, 20)
+    print(
+        f"γ {margin(x, y):.6f}, theirs {theirs:.6f}; {rule.mistakes} ≤ {novikoff_bound(x, y):.1f}; {counts}"
+    )
     assert margin(x, y) == pytest.approx(theirs, rel=1e-6)
-    assert rule.mistakes == 5 <= bound(x, y)
+    assert rule.mistakes == 5 <= novikoff_bound(x, y)
     assert counts[3:] == [0] * 17  # clean from the fourth epoch on
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_novikoffs_bound_on_separable_points(seed):
+def test_novikoff_bound_on_separable_points(seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(60, 3, generator=generator, dtype=torch.float64)
     y = (x @ torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64) > 0.3).long()
-    rule, counts = learn(x, y, 2000)
-    print(f"{rule.mistakes} mistakes, bound {bound(x, y):.0f}, last epoch {counts[-1]}")
+    rule, counts = fit_rows(x, y, 2000)
+    print(f"{rule.mistakes} mistakes, novikoff_bound {novikoff_bound(x, y):.0f}, last epoch {counts[-1]}")
     assert counts[-1] == 0
-    assert 0 < rule.mistakes <= bound(x, y)
+    assert 0 < rule.mistakes <= novikoff_bound(x, y)
 
 
-def test_exclusive_or_is_never_learned():
-    counts = perceptron.exclusive_or()
+def test_xor_is_never_learned():
+    counts = perceptron.xor_mistakes()
     print(f"mistakes an epoch: {min(counts)} to {max(counts)} over {len(counts)} epochs")
     assert min(counts) >= 1
 
@@ -109,19 +111,19 @@ def ten_splits(seeds=range(10), epochs=5) -> list[float]:
         train, held, labels, truth = train_test_split(
             digits / 16, target, test_size=0.25, random_state=seed, stratify=target
         )
-        rule, _ = learn(torch.from_numpy(train), torch.from_numpy(labels).long(), epochs)
-        scores = perceptron.extended(torch.from_numpy(held)) @ rule.weights(average=True).T
+        rule, _ = fit_rows(torch.from_numpy(train), torch.from_numpy(labels).long(), epochs)
+        scores = perceptron.with_bias_input(torch.from_numpy(held)) @ rule.weights(average=True).T
         reached.append(float((scores.argmax(1) == truth).mean()))
     return reached
 
 
-def test_digits_over_ten_splits():
+def test_averaged_perceptron_on_digits():
     reached = ten_splits()
     print(f"accuracy {np.mean(reached):.4f} ± {np.std(reached, ddof=1):.4f}, target 0.92")
     assert np.mean(reached) >= 0.92
 
 
-def test_the_run_makes_the_published_mistakes(tmp_path):
+def test_run_mistakes_match_published(tmp_path):
     run = ts.train("perceptron", out=tmp_path / "run", quiet=True)
     from torchstone.engine.meter import read_rows
 
@@ -133,15 +135,15 @@ def test_the_run_makes_the_published_mistakes(tmp_path):
     assert [answer["label"] for answer in said] == ["setosa", "rest"]
 
 
-def test_weights_on_raw_rows_are_those_on_standardised_ones():
+def test_update_folds_standardization_into_weights():
     table = load_table("breast_cancer")
-    x, y = table.part("train")
+    x, y = table.rows_of("train")
     mean, std = x.mean(0), x.std(0)
     model = Perceptron(2, 30).double()
     recipe = perceptron.Recipe(average=True)
-    rule, update = perceptron.learner(model, recipe, mean, std)
+    rule, update = perceptron.make_update(model, recipe, mean, std)
     update((x, y))
-    theirs = perceptron.extended((x - mean) / std) @ rule.weights(True)[0]
+    theirs = perceptron.with_bias_input((x - mean) / std) @ rule.weights(True)[0]
     with torch.no_grad():
         ours = model(x)[:, 1].numpy()
     print(f"{np.abs(ours - theirs).max():.1e} apart")
@@ -149,7 +151,7 @@ def test_weights_on_raw_rows_are_those_on_standardised_ones():
 
 
 @pytest.mark.parametrize("recipe", ["smoke", "breast_cancer"])
-def test_all_that_is_remembered_is_in_the_state(recipe):
+def test_state_resumes_exactly(recipe):
     def run():
         module = ts.systems.find("perceptron")[0].module()
         return next(module.build(module.RECIPES[recipe]))
@@ -167,7 +169,7 @@ def test_all_that_is_remembered_is_in_the_state(recipe):
     assert whole.state["rule"].mistakes == rest.state["rule"].mistakes > 0
 
 
-def test_bad_input():
+def test_build_rejects_unknown_data():
     for fields in ({"data": "iris:tulip"}, {"data": "nosuch"}, {"data": "nosuch.csv"}):
         with pytest.raises(BadInput) as caught:
             next(perceptron.build(perceptron.Recipe(**fields)))
@@ -176,7 +178,7 @@ def test_bad_input():
 
 
 @pytest.mark.parametrize("recipe", ["iris", "smoke"])
-def test_evaluation_says_again_what_the_run_said(tmp_path, recipe):
+def test_evaluate_repeats_run_result(tmp_path, recipe):
     run = ts.train(f"perceptron/{recipe}", out=tmp_path / "run", quiet=True)
     again = ts.evaluate(tmp_path / "run")
     print(run.results, again)

@@ -1,15 +1,15 @@
-"""The VAE: published counts, the written-out bound, its networks' symmetry, and what a wish must be."""
+"""The VAE: published counts, its loss against the definition, shapes, and invalid recipes."""
 
-import dataclasses
 import math
 
 import pytest
 import torch
 
 import torchstone as ts
-from torchstone.data.vision.dequantized_batches import Chanced
+from torchstone.data.vision.dequantized_batches import LikelihoodBatch
+from torchstone.engine.recipe_fields import replace_fields
 from torchstone.errors import BadInput
-from torchstone.parts.vae.elbo import divergence, importance, log_weights, on_or_off
+from torchstone.parts.vae.elbo import bernoulli_log_prob, iwae_bound, kl_to_prior, log_importance_weights
 from torchstone.systems import CATALOGUE
 from torchstone.systems.generative import vae
 from torchstone.systems.generative.vae import RECIPES, VAE, VARIANTS
@@ -21,10 +21,10 @@ def entry(name: str = "vae"):
 
 
 def smoke(**fields):
-    return dataclasses.replace(RECIPES["smoke"], device="cpu", **fields)
+    return replace_fields(RECIPES["smoke"], {"device": "cpu", **fields})
 
 
-def test_published_counts_and_the_written_out_bound():
+def test_vae_verify_counts_and_loss():
     checks = verify(entry())
     for check in checks:
         print(check.name, check.measured, check.expected)
@@ -34,34 +34,34 @@ def test_published_counts_and_the_written_out_bound():
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_codes_and_pictures_have_the_shapes_that_are_promised(name):
+def test_vae_variant_shapes(name):
     make, shape = VARIANTS[name]
     model, x = make(), torch.rand(2, *shape)
     mean, logvar = model.encode(x)
-    assert mean.shape == logvar.shape == (2, model.latent)
+    assert mean.shape == logvar.shape == (2, model.latent_dim)
     assert model.decode(mean).shape == (2, *shape)
-    logits, *_ = model(x, torch.randn(2, 3, model.latent))
+    logits, *_ = model(x, torch.randn(2, 3, model.latent_dim))
     assert logits.shape == (2, 3, *shape)
     assert torch.allclose(model(x)[0], model.decode(mean))
 
 
-def test_samples_do_not_mix_pictures():
+def test_vae_latent_samples_are_independent():
     """The third sample of the second picture depends on that picture and that noise alone."""
-    model = VAE(size=5, widths=(7,), latent=3)
+    model = VAE(size=5, widths=(7,), latent_dim=3)
     x, epsilon = torch.rand(4, 1, 5, 5), torch.randn(4, 6, 3)
-    whole = model(x, epsilon)[0]
+    together = model(x, epsilon)[0]
     alone = model(x[1:2], epsilon[1:2, 2:3])[0]
-    assert torch.allclose(whole[1, 2], alone[0, 0], atol=1e-6)
+    assert torch.allclose(together[1, 2], alone[0, 0], atol=1e-6)
 
 
-def test_gradients_of_a_training_step_are_those_of_the_definition():
+def test_vae_training_gradients_match_definition():
     """The update's own loss, from a batch of its stream, by torch.distributions one number at a time."""
-    run = next(vae.build(smoke(ema=0.0, samples=3, lr=1e-12)))
-    batch: Chanced = next(run.stream)
+    run = next(vae.build(smoke(ema_decay=0.0, latent_samples=3, lr=1e-12)))
+    batch: LikelihoodBatch = next(run.stream)
     model = run.state["model"]
-    said = run.update(batch)
+    metrics = run.update(batch)
     ours = {name: p.grad.clone() for name, p in model.named_parameters()}
-    x = (batch.pictures / 255 >= 0.5).float()
+    x = (batch.images / 255 >= 0.5).float()
     mean, logvar = model.encode(x)
     q = torch.distributions.Normal(mean, (logvar / 2).exp())
     prior = torch.distributions.Normal(0.0, 1.0)
@@ -72,78 +72,79 @@ def test_gradients_of_a_training_step_are_those_of_the_definition():
         loss = loss - p.log_prob(x).flatten(1).sum(1) / 3
     model.zero_grad()
     loss.mean().backward()
-    apart = max(
+    error = max(
         float((ours[n] - p.grad).abs().max() / p.grad.abs().max()) for n, p in model.named_parameters()
     )
-    print(f"loss {float(said['loss']):.4f} and {loss.mean().item():.4f}; gradients {apart:.1e} apart")
-    assert float(said["loss"]) == pytest.approx(float(loss.mean()), rel=1e-5)
-    assert float(said["bound"]) == pytest.approx(-float(loss.mean()), rel=1e-5)
-    assert apart < 1e-4
+    print(f"loss {float(metrics['loss']):.4f} and {loss.mean().item():.4f}; gradients {error:.1e} error")
+    assert float(metrics["loss"]) == pytest.approx(float(loss.mean()), rel=1e-5)
+    assert float(metrics["elbo"]) == pytest.approx(-float(loss.mean()), rel=1e-5)
+    assert error < 1e-4
 
 
-def test_the_weighted_bound_trains_on_what_it_says():
-    run = next(vae.build(smoke(ema=0.0, samples=5, weighted=True, lr=1e-12)))
+def test_vae_iwae_loss_matches_definition():
+    run = next(vae.build(smoke(ema_decay=0.0, latent_samples=5, use_iwae=True, lr=1e-12)))
     batch = next(run.stream)
-    said, model = run.update(batch), run.state["model"]
+    metrics, model = run.update(batch), run.state["model"]
     with torch.no_grad():
-        x = (batch.pictures / 255 >= 0.5).float()
+        x = (batch.images / 255 >= 0.5).float()
         logits, mean, logvar = model(x, batch.epsilon)
         z = mean[:, None] + (logvar / 2).exp()[:, None] * batch.epsilon
-        weights = log_weights(on_or_off(logits, x), z, batch.epsilon, logvar)
-        bound = on_or_off(logits, x).mean() - divergence(mean, logvar).sum(1).mean()
-    assert float(said["loss"]) == pytest.approx(-float(importance(weights).mean()), rel=1e-5)
-    assert float(said["bound"]) == pytest.approx(float(bound), rel=1e-5)
-    assert -float(said["loss"]) > float(said["bound"])
+        weights = log_importance_weights(bernoulli_log_prob(logits, x), z, batch.epsilon, logvar)
+        bound = bernoulli_log_prob(logits, x).mean() - kl_to_prior(mean, logvar).sum(1).mean()
+    assert float(metrics["loss"]) == pytest.approx(-float(iwae_bound(weights).mean()), rel=1e-5)
+    assert float(metrics["elbo"]) == pytest.approx(float(bound), rel=1e-5)
+    assert -float(metrics["loss"]) > float(metrics["elbo"])
 
 
-def test_a_price_on_the_code_and_free_bits_change_what_is_paid():
-    plain, dear, free = (
-        next(vae.build(smoke(ema=0.0, lr=1e-12, **how))) for how in ({}, {"beta": 4.0}, {"free_bits": 2.0})
+def test_vae_beta_and_free_bits_change_loss():
+    plain, weighted, free = (
+        next(vae.build(smoke(ema_decay=0.0, lr=1e-12, **fields)))
+        for fields in ({}, {"beta": 4.0}, {"free_bits": 2.0})
     )
     batch = next(plain.stream)
-    losses = [{n: float(v) for n, v in run.update(batch).items()} for run in (plain, dear, free)]
+    losses = [{n: float(v) for n, v in run.update(batch).items()} for run in (plain, weighted, free)]
     print(losses)
-    cost = losses[0]["divergence"]
-    assert losses[1]["loss"] == pytest.approx(losses[0]["loss"] + 3 * cost, rel=1e-4)
-    assert losses[2]["loss"] == pytest.approx(losses[0]["loss"] - cost + 8 * 2.0, rel=1e-4)
-    assert losses[0]["bound"] == losses[1]["bound"] == losses[2]["bound"]
+    kl = losses[0]["kl"]
+    assert losses[1]["loss"] == pytest.approx(losses[0]["loss"] + 3 * kl, rel=1e-4)
+    assert losses[2]["loss"] == pytest.approx(losses[0]["loss"] - kl + 8 * 2.0, rel=1e-4)
+    assert losses[0]["elbo"] == losses[1]["elbo"] == losses[2]["elbo"]
 
 
-def test_it_begins_by_saying_each_pixel_s_frequency():
-    model = VAE(size=8, widths=(16,), latent=4)
+def test_vae_output_bias_starts_at_pixel_frequency():
+    model = VAE(size=8, widths=(16,), latent_dim=4)
     frequency = torch.rand(1, 8, 8)
-    model.begin(frequency)
-    said = model.decode(torch.zeros(1, 4)).sigmoid()[0]
-    assert torch.allclose(said, frequency.clamp(0.001, 0.999), atol=0.2)
+    model.init_output_bias(frequency)
+    metrics = model.decode(torch.zeros(1, 4)).sigmoid()[0]
+    assert torch.allclose(metrics, frequency.clamp(0.001, 0.999), atol=0.2)
     bias = model.decoder[-2].bias.sigmoid().view(1, 8, 8)
     assert torch.allclose(bias, frequency.clamp(0.001, 0.999), atol=1e-5)
-    conv = VAE(size=8, widths=(6,), latent=2, convolve=True)
-    conv.begin(frequency)
+    conv = VAE(size=8, widths=(6,), latent_dim=2, use_conv=True)
+    conv.init_output_bias(frequency)
     assert float(conv.decoder[-1].bias.sigmoid()) == pytest.approx(float(frequency.mean()), abs=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
-        ({"samples": 0}, "samples must be at least 1"),
-        ({"judged": -1}, "judged must be at least 0"),
+        ({"latent_samples": 0}, "latent_samples must be at least 1"),
+        ({"eval_samples": -1}, "eval_samples must be at least 0"),
         ({"beta": -1.0}, "at least 0"),
         ({"free_bits": math.inf}, "at least 0"),
-        ({"weighted": True, "beta": 2.0}, "leave beta 1"),
-        ({"latent": 0}, "at least 1 number"),
+        ({"use_iwae": True, "beta": 2.0}, "leave beta 1"),
+        ({"latent_dim": 0}, "latent_dim must be at least 1"),
         ({"data": "digitz"}, "digits"),
     ],
 )
-def test_what_is_no_objective_is_refused(fields, said):
-    with pytest.raises(BadInput, match=said):
+def test_vae_rejects_invalid_recipe(fields, message):
+    with pytest.raises(BadInput, match=message):
         next(vae.build(smoke(**fields)))
 
 
-def test_a_side_that_cannot_be_halved_is_refused():
+def test_vae_conv_rejects_odd_size():
     with pytest.raises(BadInput, match="cannot be halved"):
-        VAE(size=9, convolve=True)
+        VAE(size=9, use_conv=True)
 
 
-def test_create_makes_a_variant():
-    assert ts.create("vae_plane").latent == 2
-    assert ts.create("vae", latent=5).latent == 5
+def test_vae_create_variant():
+    assert ts.create("vae_plane").latent_dim == 2
+    assert ts.create("vae", latent_dim=5).latent_dim == 5

@@ -1,4 +1,4 @@
-"""RNN, LSTM and GRU as systems: faults are seen, variants are what they say, and every use from the command line."""
+"""RNN, LSTM and GRU as systems: parity detects faults, variants, and every task from the command line."""
 
 import dataclasses
 import json
@@ -14,11 +14,13 @@ from PIL import Image
 from torch import nn
 
 import torchstone as ts
-from torchstone import systems, verify
+from torchstone import systems
+from torchstone.engine.recipe_fields import replace_fields
 from torchstone.errors import BadInput
 from torchstone.parts.recurrent.layers import Cell
 from torchstone.systems.recurrent import gru, lstm, rnn
 from torchstone.tasks import recurrent
+from torchstone.verify import verify
 
 
 def gates_swapped(x, state, weight, bias):
@@ -55,18 +57,18 @@ def update_turned_round(x, state, weight, bias):
     ],
     ids=lambda each: each.__name__.rpartition(".")[2],
 )
-def test_faults_in_a_cell_are_seen_by_parity(module, fault, monkeypatch):
+def test_cell_parity_detects_faults(module, fault, monkeypatch):
     cell = module.CELL
     broken = Cell(cell.name, cell.gates, fault, cell.fused, cell.states)
     monkeypatch.setattr(module, "CELL", broken)
-    found = verify.verify(systems.find(cell.name)[0])
+    found = verify(systems.find(cell.name)[0])
     wrong = [check.name for check in found if not check.passed]
     print(len(wrong), "of", len(found), wrong[:2])
     assert len(wrong) > 5
-    assert all("written" in name or "by units" in name for name in wrong)
+    assert all("reference" in name or "by units" in name for name in wrong)
 
 
-def test_torchs_weights_load_into_a_variant():
+def test_variant_loads_torch_weights():
     """By the names that nn.LSTM and nn.Linear give them."""
     net = nn.LSTM(88, 128, batch_first=True)
     head = nn.Linear(128, 88)
@@ -78,7 +80,7 @@ def test_torchs_weights_load_into_a_variant():
     assert torch.allclose(model(x), head(net(x)[0]), atol=1e-6)
     assert ts.create("lstm", hidden=16, layers=3).recurrent.layers == 3
     with pytest.raises(BadInput, match="no fused kernel"):
-        ts.create("gru_cho", path="fast")
+        ts.create("gru_cho", implementation="fused")
 
 
 @pytest.mark.parametrize(
@@ -87,22 +89,22 @@ def test_torchs_weights_load_into_a_variant():
         (lstm, "lstm", {"hidden": 128}),
         (lstm, "bilstm", {"bidirectional": True, "hidden": 100}),
         (lstm, "lstm_ptb_small", {"hidden": 200, "layers": 2}),
-        (gru, "gru_cho", {"path": "written", "hidden": 128}),
+        (gru, "gru_cho", {"implementation": "reference", "hidden": 128}),
         (rnn, "rnn", {"hidden": 128}),
     ],
 )
-def test_a_recipe_takes_from_its_variant_what_it_leaves_open(module, variant, wanted, monkeypatch):
-    recipe = dataclasses.replace(module.RECIPES["smoke"], variant=variant, hidden=None)
+def test_build_run_takes_open_fields_from_variant(module, variant, wanted, monkeypatch):
+    recipe = replace_fields(module.RECIPES["smoke"], {"variant": variant, "hidden": None})
     seen = {}
 
     class Stop(Exception):
         pass
 
     def build(recipe, cell):
-        seen.update(dataclasses.asdict(recipe), cell=cell.name)
+        seen.update(dataclasses.asdict(recipe.network), cell=cell.name)
         raise Stop
 
-    monkeypatch.setattr(recurrent, "task", lambda use: SimpleNamespace(build=build))
+    monkeypatch.setattr(recurrent, "task_module", lambda task: SimpleNamespace(build=build))
     with pytest.raises(Stop):
         next(iter(module.build(recipe)))
     net = ts.create(variant)
@@ -111,7 +113,7 @@ def test_a_recipe_takes_from_its_variant_what_it_leaves_open(module, variant, wa
         assert getattr(net.recurrent, name) == value
         assert seen[name] == value
     with pytest.raises(Stop):
-        next(iter(module.build(dataclasses.replace(recipe, hidden=7))))
+        next(iter(module.build(replace_fields(recipe, {"hidden": 7}))))
     assert seen["hidden"] == 7
 
 
@@ -123,39 +125,39 @@ def text(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def written(text, tmp_path_factory):
+def trained(text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "text"
     fields = {"data": str(text), "hidden": 24, "steps": 400, "device": "cpu"}
     ts.train("lstm/smoke", out=folder, quiet=True, **fields)
     return folder
 
 
-def test_a_text_is_learnt_told_and_written(written, text, tmp_path, capsys):
-    results = json.loads((written / "result.json").read_text())["metrics"]
-    assert results["test/loss"] < 0.5, "the figures say themselves"
-    _, out, _ = run_cli(capsys, "eval", written, "--json")
+def test_language_model_learns_predicts_and_samples(trained, text, tmp_path, capsys):
+    results = json.loads((trained / "result.json").read_text())["metrics"]
+    assert results["test/loss"] < 0.5, "the numbers follow from the text"
+    _, out, _ = run_cli(capsys, "eval", trained, "--json")
     assert json.loads(out)["loss"] == pytest.approx(results["test/loss"], rel=1e-5)
     other = shutil.copy(text, tmp_path / "other.txt")
-    _, out, _ = run_cli(capsys, "eval", written, "--data", other, "--json")
+    _, out, _ = run_cli(capsys, "eval", trained, "--data", other, "--json")
     assert json.loads(out)["characters"] == len(text.read_text())
     begun = "0 and 0 are 0.\n1 and 1 are 2.\n2 and 2 are"
-    _, out, _ = run_cli(capsys, "predict", written, begun)
+    _, out, _ = run_cli(capsys, "predict", trained, begun)
     assert out.startswith(f"{begun} 4.\n3 and 3 are 6.\n")
-    asked = ("sample", written, "--prompt", begun, "--top-k", "1", "--length", "40")
+    asked = ("sample", trained, "--prompt", begun, "--top-k", "1", "--max-new-tokens", "40")
     _, out, _ = run_cli(capsys, *asked)
     assert out.startswith(f"{begun} 4.\n3 and 3 are 6.\n")
     assert len(out) == len(begun) + 40 + 1
-    drawn = [run_cli(capsys, "sample", written, "--seed", seed)[1] for seed in (1, 1, 2)]
+    drawn = [run_cli(capsys, "sample", trained, "--seed", seed)[1] for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
-    code, _, err = run_cli(capsys, "sample", written, "--prompt", "€")
+    code, _, err = run_cli(capsys, "sample", trained, "--prompt", "€")
     assert code == 2
     assert "'€' is none of the" in err
-    assert (written / "pictures" / "sample.txt").exists()
+    assert (trained / "pictures" / "sample.txt").exists()
 
 
-def test_stopped_in_an_epoch_and_resumed_by_command(text, tmp_path):
+def test_resume_restores_hidden_state_within_epoch(text, tmp_path):
     """Law 2 does it for every system; here with the state of two layers, and an odd batch."""
-    fields = {"data": str(text), "hidden": 8, "layers": 2, "batch": 3, "steps": 30, "device": "cpu"}
+    fields = {"data": str(text), "hidden": 8, "layers": 2, "batch_size": 3, "steps": 30, "device": "cpu"}
     whole = ts.train("gru/smoke", out=tmp_path / "whole", quiet=True, **fields)
     plain, count = torch.optim.Adam.step, 0
 
@@ -175,16 +177,18 @@ def test_stopped_in_an_epoch_and_resumed_by_command(text, tmp_path):
     resumed = ts.resume(tmp_path / "cut", quiet=True)
     for name, weight in whole.state["model"].state_dict().items():
         assert torch.equal(weight, resumed.state["model"].state_dict()[name]), name
-    pairs = zip(whole.state["carried"].carried, resumed.state["carried"].carried, strict=True)
+    pairs = zip(
+        whole.state["hidden_state"].hidden_state, resumed.state["hidden_state"].hidden_state, strict=True
+    )
     assert all(torch.equal(a, b) for a, b in pairs)
     assert whole.results == resumed.results
 
 
-def test_problems_of_memory_in_one_picture(tmp_path, capsys):
+def test_compare_plots_memory_problems(tmp_path, capsys):
     folders = []
     for name in ("rnn", "lstm", "gru"):
         folders.append(tmp_path / name)
-        fields = {"hidden": 8, "steps": 4, "length": 20, "batch": 4, "device": "cpu"}
+        fields = {"hidden": 8, "steps": 4, "seq_len": 20, "batch_size": 4, "device": "cpu"}
         ts.train(f"{name}/adding", out=folders[-1], quiet=True, **fields)
         with Image.open(folders[-1] / "pictures" / "memory.png") as image:
             assert np.asarray(image).var() > 1
@@ -200,7 +204,7 @@ def test_problems_of_memory_in_one_picture(tmp_path, capsys):
     assert "nothing to sample" in err
 
 
-def test_show_prints_the_equations(capsys):
+def test_show_prints_equations(capsys):
     _, out, _ = run_cli(capsys, "show", "lstm")
     for said in ("c = f ∘ c + i ∘ g", "h = o ∘ tanh(c)", "Hochreiter", "19,780,400", "adding"):
         assert said in out

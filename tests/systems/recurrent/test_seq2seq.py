@@ -11,9 +11,9 @@ from torch import nn
 from torchstone import api
 from torchstone.cli.main import main
 from torchstone.errors import BadInput
-from torchstone.parts.facts import parameters
+from torchstone.parts.facts import count_parameters
 from torchstone.references import seq2seq as oracle
-from torchstone.references.seq2seq import Reference, renamed
+from torchstone.references.seq2seq import TorchSeq2Seq, convert_names
 from torchstone.systems.recurrent import seq2seq
 from torchstone.systems.recurrent.seq2seq import RECIPES, VARIANTS, published
 from torchstone.verify import relative_error
@@ -25,9 +25,9 @@ KINDS = {
     "cho": {},
     "bahdanau": {},
     "bahdanau, maxout": {"maxout": 6},
-    "luong": {"layers": 2, "feeding": True},
-    "luong, concat": {"feeding": True, "score": "concat", "bidirectional": True},
-    "luong, no feeding": {"layers": 2, "feeding": False},
+    "luong": {"layers": 2, "input_feeding": True},
+    "luong, concat": {"input_feeding": True, "score": "concat", "bidirectional": True},
+    "luong, no feeding": {"layers": 2, "input_feeding": False},
 }
 every = pytest.mark.parametrize("kind", KINDS)
 
@@ -35,7 +35,7 @@ every = pytest.mark.parametrize("kind", KINDS)
 def network(kind: str, seed: int = 0, **settings):
     """A small network whose answers are spread out."""
     torch.manual_seed(seed)
-    sizes = {"source": 12, "target": 12, "embedding": 6, "hidden": 10, "dropout": 0.0}
+    sizes = {"source_vocab_size": 12, "target_vocab_size": 12, "embedding": 6, "hidden": 10, "dropout": 0.0}
     make = VARIANTS[f"seq2seq_{kind.partition(',')[0]}"].make
     model = make(**sizes | KINDS[kind] | settings).eval()
     with torch.no_grad():
@@ -54,13 +54,15 @@ def sources(rows: int = 5, longest: int = 9):
     return source
 
 
-def test_the_counts_leave_no_choice_of_vocabularies():
+def test_parameter_counts_determine_vocabularies():
     """Three published counts, two sizes: the first two give them, the third agrees."""
     wanted = {"plain": 13_898_501, "cho": 14_219_781, "bahdanau": 20_518_405}
 
     def count(kind: str, source: int, target: int) -> int:
         with torch.device("meta"):
-            return parameters(VARIANTS[f"seq2seq_{kind}"].make(source=source, target=target))
+            return count_parameters(
+                VARIANTS[f"seq2seq_{kind}"].make(source_vocab_size=source, target_vocab_size=target)
+            )
 
     least = {kind: count(kind, 1, 1) for kind in wanted}
     words = {kind: count(kind, 1, 2) - least[kind] for kind in wanted}
@@ -78,18 +80,18 @@ def test_the_counts_leave_no_choice_of_vocabularies():
 
 
 def first_pair(number: int):
-    return next(itertools.islice(oracle.pairs(seq2seq.seq2seq), number, None))
+    return next(itertools.islice(oracle.seq2seq_cases(seq2seq.seq2seq), number, None))
 
 
 PLANTED = {
-    "padding seen": (3, lambda model: _wrapped(model.encoder, lambda s: s._replace(mask=s.mask | True))),
-    "words not turned round": (0, lambda model: setattr(model.encoder, "turned", False)),
-    "begins from nothing": (0, lambda model: _begin(model, lambda s: tuple(x * 0 for x in s))),
-    "directions the wrong way round": (1, lambda model: _begin(model, lambda s: tuple(x.roll(model.decoder.recurrent.hidden // 2, 2) for x in s))),
-    "layers the wrong way round": (0, lambda model: _begin(model, lambda s: tuple(x.flip(0) for x in s))),
-    "context not shown": (2, lambda model: setattr(model.decoder, "begin", lambda s, state: (s._replace(memory=state[0].transpose(0, 1) * 0), state))),
-    "nothing fed back": (6, lambda model: setattr(model.decoder, "attended", _fed_nothing(model.decoder))),
-    "no tanh at the start": (3, lambda model: setattr(model.decoder, "begin", _linear_start(model.decoder))),
+    "padding attended to": (3, lambda model: _wrapped(model.encoder, lambda s: s._replace(mask=s.mask | True))),
+    "source not reversed": (0, lambda model: setattr(model.encoder, "reverse_source", False)),
+    "zero initial state": (0, lambda model: _begin(model, lambda s: tuple(x * 0 for x in s))),
+    "directions swapped": (1, lambda model: _begin(model, lambda s: tuple(x.roll(model.decoder.recurrent.hidden // 2, 2) for x in s))),
+    "layers swapped": (0, lambda model: _begin(model, lambda s: tuple(x.flip(0) for x in s))),
+    "no context": (2, lambda model: setattr(model.decoder, "init_state", lambda s, state: (s._replace(memory=state[0].transpose(0, 1) * 0), state))),
+    "nothing fed back": (6, lambda model: setattr(model.decoder, "attentional_state", _fed_nothing(model.decoder))),
+    "no tanh at the start": (3, lambda model: setattr(model.decoder, "init_state", _linear_start(model.decoder))),
 }  # fmt: skip
 
 
@@ -99,19 +101,19 @@ def _wrapped(encoder, change):
 
 
 def _begin(model, change):
-    plain = model.decoder.begin
-    model.decoder.begin = lambda source, state: plain(source, change(state))
+    plain = model.decoder.init_state
+    model.decoder.init_state = lambda source, state: plain(source, change(state))
 
 
 def _fed_nothing(decoder):
-    plain, calls = decoder.attended, []
+    plain, calls = decoder.attentional_state, []
 
-    def attended(s, source):
+    def attentional_state(s, source):
         features, shares = plain(s, source)
         calls.append(1)
         return features * (len(calls) == 1), shares
 
-    return attended
+    return attentional_state
 
 
 def _linear_start(decoder):
@@ -122,7 +124,7 @@ def _linear_start(decoder):
 
 
 @pytest.mark.parametrize("fault", PLANTED)
-def test_parity_sees_each_detail(fault):
+def test_parity_detects_planted_faults(fault):
     """Planted faults: what a slip would leave out or turn round."""
     number, plant = PLANTED[fault]
     ours, theirs, inputs, *_ = first_pair(number)
@@ -135,36 +137,36 @@ def test_parity_sees_each_detail(fault):
 
 
 @every
-def test_a_sentence_is_read_alike_alone_and_beside_longer_ones(kind):
+def test_logits_ignore_padding(kind):
     model, worst = network(kind), 0.0
     source, target = sources(), torch.randint(3, 12, (5, 6))
     together = model(source, target)
     for row in range(5):
         alone = model(source[row : row + 1, : 9 - row], target[row : row + 1])
         worst = max(worst, relative_error(alone, together[row : row + 1]))
-    print(f"{kind}: furthest apart {worst:.2g}")
+    print(f"{kind}: largest difference {worst:.2g}")
     assert worst < 1e-5
 
 
 @every
-def test_written_is_fast(kind):
+def test_implementations_agree(kind):
     """Both paths: logits and every gradient."""
     source, target = sources(), torch.randint(3, 12, (5, 6))
     results, weights = [], network(kind).state_dict()
-    for path in ("fast", "written"):
-        model = network(kind, path=path)
+    for implementation in ("fused", "reference"):
+        model = network(kind, implementation=implementation)
         model.load_state_dict(weights)
         model = model.double()
         logits = model(source, target)
         (logits * torch.linspace(-1, 1, 12)).square().sum().backward()
         results.append([logits, *(p.grad for p in model.parameters())])
     worst = max(relative_error(a, b) for a, b in zip(*results, strict=True))
-    print(f"{kind}: furthest apart {worst:.2g} of {len(results[0])}")
+    print(f"{kind}: largest difference {worst:.2g} of {len(results[0])}")
     assert worst < 1e-10
 
 
 @every
-def test_every_parameter_learns(kind):
+def test_every_parameter_has_gradient(kind):
     model = network(kind).train()
     model(sources(), torch.randint(3, 12, (5, 6))).square().mean().backward()
     idle = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
@@ -172,12 +174,12 @@ def test_every_parameter_learns(kind):
 
 
 @every
-def test_greedy_is_the_likeliest_token_each_time(kind):
+def test_greedy_search_takes_argmax(kind):
     """Each sentence alone and read anew for every word, over answers that end at different lengths."""
     lengths = set()
     for seed in range(3):
         model, source = network(kind, seed), sources()
-        found = model.generate(source, 12, start=START, end=END)
+        found = model.generate(source, 12, bos=START, eos=END)
         for row in range(len(source)):
             tokens = [START]
             while len(tokens) <= 12 and tokens[-1] != END:
@@ -191,7 +193,7 @@ def test_greedy_is_the_likeliest_token_each_time(kind):
 
 
 @every
-def test_beams_are_those_of_reading_everything_anew(kind):
+def test_beam_search_states_follow_beams(kind):
     """The states follow their beams: the same search over a step that keeps nothing."""
     from torchstone.parts.decoding.beam_search import beam_search
 
@@ -199,58 +201,58 @@ def test_beams_are_those_of_reading_everything_anew(kind):
     for seed in range(3):
         model, source = network(kind, seed).double(), sources()
         for penalty in (0.0, 1.0):
-            found = model.generate(source, 10, start=START, end=END, beams=3, penalty=penalty)
+            found = model.generate(source, 10, bos=START, eos=END, beam_size=3, length_penalty=penalty)
             repeated = source.repeat_interleave(3, 0)
 
             def step(tokens, rows, model=model, repeated=repeated):
                 return model(repeated, tokens)[:, -1].log_softmax(-1)
 
             begin = torch.full((len(source), 1), START)
-            settings = {"beams": 3, "end": END, "most": 10, "penalty": penalty}
+            settings = {"beam_size": 3, "eos": END, "max_new_tokens": 10, "length_penalty": penalty}
             with torch.no_grad():
                 plain, _ = beam_search(step, begin, **settings)
             assert torch.equal(found, plain[:, 1:]), f"seed {seed}"
-            greedy = model.generate(source, 10, start=START, end=END)
+            greedy = model.generate(source, 10, bos=START, eos=END)
             differs += int(found.shape != greedy.shape or not torch.equal(found, greedy))
     print(f"{kind}: {differs} of 6 searches differ from the greedy one")
     assert differs
 
 
 @every
-def test_looks_are_shares_of_the_words(kind):
+def test_attention_weights_sum_to_one(kind):
     model, source = network(kind), sources()
     target = torch.randint(3, 12, (5, 6))
     if not model.attends:
         with pytest.raises(BadInput, match="looks at no word"):
-            model.looks(source, target)
+            model.attention_weights(source, target)
         return
-    shares = model.looks(source, target)
+    shares = model.attention_weights(source, target)
     assert shares.shape == (5, 1, 6, 9)
     assert torch.allclose(shares.sum(3), torch.ones(5, 1, 6))
     assert not shares[(source == 0)[:, None, None].expand_as(shares)].any()
     # what is looked at is what goes on: with one word to look at all its weight is there
-    assert torch.equal(model.looks(source[:, :1], target), torch.ones(5, 1, 6, 1))
+    assert torch.equal(model.attention_weights(source[:, :1], target), torch.ones(5, 1, 6, 1))
     assert not torch.allclose(shares[:, :, 0], shares[:, :, 1], atol=1e-3)
 
 
-def test_shares_are_those_of_the_reference():
+def test_attention_weights_match_reference():
     """The word that each α belongs to, by moving the encoder's states one at a time."""
     torch.manual_seed(0)
-    theirs = Reference(12, 12, "bahdanau", 6, 10).double()
+    theirs = TorchSeq2Seq(12, 12, "bahdanau", 6, 10).double()
     model = network("bahdanau").double()
-    model.load_state_dict(renamed(theirs.state_dict()))
+    model.load_state_dict(convert_names(theirs.state_dict()))
     source, target = torch.randint(3, 12, (1, 5)), torch.tensor([[START]])
     memory, last = theirs.encoder.rnn(theirs.encoder.embedding(source[0]))
     s = theirs.encoder.fc(torch.cat([last[0], last[1]])).tanh()
-    terms = torch.stack([theirs.fit(s, h).exp() for h in memory])
-    found = model.looks(source, target)[0, 0, 0]
+    terms = torch.stack([theirs.alignment_score(s, h).exp() for h in memory])
+    found = model.attention_weights(source, target)[0, 0, 0]
     print(found, terms / terms.sum())
     assert torch.allclose(found, terms / terms.sum(), atol=1e-12)
 
 
 @every
-def test_without_forcing_it_reads_what_it_wrote(kind):
-    model, source = network(kind, forcing=0.0), sources()
+def test_teacher_forcing_off_feeds_predictions(kind):
+    model, source = network(kind, teacher_forcing_ratio=0.0), sources()
     target = torch.randint(3, 12, (5, 6))
     forced = model(source, target)  # judged, it is always given what is right
     model.train()
@@ -265,9 +267,9 @@ def test_without_forcing_it_reads_what_it_wrote(kind):
     assert relative_error(free[:, :1], forced[:, :1]) < 1e-5
 
 
-def test_forcing_is_a_share_of_the_words():
+def test_teacher_forcing_ratio_is_share_of_words():
     """Half of them: which were given shows in what a lookup decoder makes of each."""
-    model = network("plain", forcing=0.5, layers=1).train()
+    model = network("plain", teacher_forcing_ratio=0.5, layers=1).train()
     given = []
     model.embedding.register_forward_hook(lambda _, inputs, __: given.append(inputs[0]))
     source, target = sources().repeat(60, 1), torch.full((300, 20), 11)
@@ -282,7 +284,7 @@ def test_forcing_is_a_share_of_the_words():
 
 
 @every
-def test_dropout_is_on_embeddings_layers_and_features(kind):
+def test_dropout_positions(kind):
     """With all of it dropped the softmax reads nothing; the recurrence itself drops nothing."""
     model = network(kind, dropout=1.0).train()
     logits = model(sources(), torch.randint(3, 12, (5, 6)))
@@ -293,9 +295,9 @@ def test_dropout_is_on_embeddings_layers_and_features(kind):
         assert recurrent.dropout == (1.0 if recurrent.layers > 1 else 0.0)
 
 
-def test_words_are_turned_round_up_to_the_end():
-    model = network("plain", turned=True)
-    straight = network("plain", turned=False)
+def test_reverse_source_keeps_end_token():
+    model = network("plain", reverse_source=True)
+    straight = network("plain", reverse_source=False)
     straight.load_state_dict(model.state_dict())
     source = torch.tensor([[5, 6, 7, END], [8, 9, END, 0]])
     turned = torch.tensor([[7, 6, 5, END], [9, 8, END, 0]])
@@ -304,13 +306,13 @@ def test_words_are_turned_round_up_to_the_end():
     assert relative_error(model(source, target), straight(source, target)) > 1e-3
 
 
-def test_published_weights_are_read_from_their_file(tmp_path):
+def test_published_weights_load_from_file(tmp_path):
     """A state dict with the published names, by `create`."""
     torch.manual_seed(0)
     for kind, sizes in {"plain": {"layers": 2}, "cho": {}, "bahdanau": {}}.items():
-        theirs = Reference(12, 14, kind, 6, 10, turned=kind == "plain", **sizes)
+        theirs = TorchSeq2Seq(12, 14, kind, 6, 10, reverse_source=kind == "plain", **sizes)
         torch.save(theirs.state_dict(), tmp_path / "published.pt")
-        settings = {"source": 12, "target": 14, "embedding": 6, "hidden": 10, **sizes}
+        settings = {"source_vocab_size": 12, "target_vocab_size": 14, "embedding": 6, "hidden": 10, **sizes}
         model = api.create(f"seq2seq_{kind}", weights=tmp_path / "published.pt", **settings).eval()
         source, target = torch.randint(3, 12, (2, 5)), torch.randint(3, 14, (2, 4))
         worst = relative_error(model(source, target), theirs(source, target))
@@ -319,11 +321,11 @@ def test_published_weights_are_read_from_their_file(tmp_path):
         assert published(f"seq2seq_{kind}", model.state_dict()).keys() == model.state_dict().keys()
 
 
-def test_what_does_not_go_together_is_one_line():
+def test_seq2seq_rejects_invalid_options():
     for settings, line in (
         ({"decoder": "bahdanau", "layers": 2}, "seq2seq_bahdanau has 1 layer, not 2"),
         ({"decoder": "luong", "hidden": 7, "bidirectional": True}, "7 is odd"),
-        ({"decoder": "luong", "forcing": 1.5}, "forcing is a share, 0 to 1, not 1.5"),
+        ({"decoder": "luong", "teacher_forcing_ratio": 1.5}, "teacher_forcing_ratio must be 0 to 1, not 1.5"),
         ({"decoder": "bahdanau", "hidden": 8, "score": "dot"}, "one width, not of 8 and 16"),
         ({"decoder": "luong", "hidden": 8, "score": "best"}, "unknown score 'best'"),
         ({"decoder": "plain", "hidden": 0}, "at least 1"),
@@ -340,7 +342,7 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_a_run_is_used_from_the_command_line(run, capsys):
+def test_predict_and_evaluate_a_run(run, capsys):
     results = json.loads((run / "result.json").read_text())["metrics"]
     print(results)
     assert results["test/accuracy"] > 0.9
@@ -359,7 +361,7 @@ def test_a_run_is_used_from_the_command_line(run, capsys):
     assert abs(measured["accuracy"] - results["test/accuracy"]) < 1e-6
 
 
-def test_a_run_draws_where_it_looked(run):
+def test_report_plots_attention(run):
     from PIL import Image
 
     with Image.open(run / "pictures" / "attention.png") as picture:
@@ -368,16 +370,16 @@ def test_a_run_draws_where_it_looked(run):
     assert (run / "pictures" / "translations.txt").read_text().count("translation") == 20
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(run, tmp_path, capsys):
+def test_bad_input_is_one_line_and_writes_nothing(run, tmp_path, capsys):
     for words, line in (
         (["predict", str(run), "  "], "nothing to translate: give a sentence"),
         (["predict", str(run), "a " * 1500], "the model takes 1000: cut it up"),
         (["train", "seq2seq/smoke", "--hidden", "0"], "at least 1"),
         (["train", "seq2seq_bahdanau/smoke", "--layers", "2"], "has 1 layer, not 2"),
         (["train", "seq2seq_luong/smoke", "--hidden", "7"], "7 is odd"),
-        (["train", "seq2seq/smoke", "--forcing", "2"], "forcing is a share"),
+        (["train", "seq2seq/smoke", "--teacher_forcing_ratio", "2"], "teacher_forcing_ratio must be 0 to 1"),
         (["train", "seq2seq/bible", "--source", "de"], "read from grc to en or back, not de to en"),
-        (["train", "seq2seq/smoke", "--longest", "1"], "raise longest"),
+        (["train", "seq2seq/smoke", "--max_length", "1"], "raise max_length"),
     ):
         out = ["--out", str(tmp_path / "new")] if words[0] == "train" else []
         assert main([*words, *out]) == 2, words
@@ -388,7 +390,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, tmp_path, capsys):
         assert not (tmp_path / "new").exists()
 
 
-def test_a_network_without_attention_draws_none(tmp_path):
+def test_report_without_attention_plots_none(tmp_path):
     from torchstone.engine.run import fit
 
     recipe = dataclasses.replace(RECIPES["smoke"], variant="seq2seq_plain", steps=2, device="cpu")
@@ -400,7 +402,7 @@ def test_a_network_without_attention_draws_none(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_turns_twenty_letters_round_without_a_fault():
+def test_reverse_recipe_is_exact():
     """With attention 100 % of sequences of length 20 that were not trained on."""
     from torchstone.engine.run import fit
     from torchstone.tasks.text.translation_inference import bleu

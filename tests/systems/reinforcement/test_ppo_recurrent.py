@@ -1,4 +1,4 @@
-"""Recurrent PPO: sequences read side by side are the step-by-step ones, forgotten where episodes end."""
+"""Recurrent PPO: stacked segments equal step-by-step recurrence, reset where episodes end."""
 
 import copy
 import dataclasses
@@ -9,18 +9,31 @@ import pytest
 import torch
 
 from torchstone.engine.run import fit
+from torchstone.parts.seeding import SeedStream, derive_seed
 from torchstone.systems.reinforcement import a2c, ppo
 
-CHANGES = {"length": 40, "worlds": 5, "batch": 80, "epochs": 3, "limit": 16, "hidden": (8, 12)}
+CHANGES = {
+    "num_steps": 40,
+    "num_envs": 5,
+    "batch_size": 80,
+    "epochs": 3,
+    "max_episode_steps": 16,
+    "hidden": (8, 12),
+}
 MEMORY = dataclasses.replace(
-    ppo.RECIPES["cartpole_memory"], device="cpu", film=False, anneal=False, scaled=False, lr=3e-3
+    ppo.RECIPES["cartpole_memory"],
+    device="cpu",
+    record_video=False,
+    anneal_lr=False,
+    normalize=False,
+    lr=3e-3,
 )
 RECIPE = dataclasses.replace(MEMORY, **CHANGES)
 
 
-def moment(model, observation, h, c):
-    """One step of the network for one world, written out: what it says, its value, what it remembers."""
-    m = model.memory
+def single_step(model, observation, h, c):
+    """One step of the network for one env, written out: logits, value, recurrent state."""
+    m = model.rnn
     sums = model.body(observation[None])[0] @ m.weight_ih_l0.T + m.bias_ih_l0
     i, f, g, o = (sums + m.weight_hh_l0 @ h + m.bias_hh_l0).chunk(4)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
@@ -28,85 +41,85 @@ def moment(model, observation, h, c):
     return model.actor(h), model.critic(h)[0], h, c
 
 
-def slow(model, rollout):
-    """log π, entropies, values, those of successors, and memories at the end: loops over worlds and time."""
-    length, worlds = rollout.reward.shape
-    ended = rollout.terminated | rollout.truncated
-    cuts = iter(range(len(rollout.cuts)))
-    of_cut = {
-        (t, n): next(cuts)
+def step_by_step(model, rollout):
+    """log π, entropies, values, next values, and recurrent states at the end: loops over envs and time."""
+    length, envs = rollout.reward.shape
+    done = rollout.terminated | rollout.truncated
+    final_indices = iter(range(len(rollout.final_observations)))
+    index_of_final = {
+        (t, n): next(final_indices)
         for t in range(length)
-        for n in range(worlds)
+        for n in range(envs)
         if rollout.truncated[t, n] and not rollout.terminated[t, n]
     }
-    found = [torch.zeros(length, worlds) for _ in range(4)]
-    memories = []
-    for n in range(worlds):
-        h, c = (each[0, n] for each in rollout.memory)
+    columns = [torch.zeros(length, envs) for _ in range(4)]
+    states = []
+    for n in range(envs):
+        h, c = (each[0, n] for each in rollout.recurrent_state)
         for t in range(length):
-            logits, value, h, c = moment(model, rollout.observation[t, n], h, c)
-            chance = torch.distributions.Categorical(logits=logits)
-            log_prob, entropy = chance.log_prob(rollout.action[t, n]), chance.entropy()
-            after = torch.zeros(())
-            if (t, n) in of_cut:
-                after = moment(model, rollout.cuts[of_cut[t, n]], h, c)[1]
-            elif not ended[t, n]:
-                ahead = rollout.last[n] if t + 1 == length else rollout.observation[t + 1, n]
-                after = moment(model, ahead, h, c)[1]
-            for row, number in zip(found, (log_prob, entropy, value, after), strict=True):
+            logits, value, h, c = single_step(model, rollout.observation[t, n], h, c)
+            policy = torch.distributions.Categorical(logits=logits)
+            log_prob, entropy = policy.log_prob(rollout.action[t, n]), policy.entropy()
+            next_value = torch.zeros(())
+            if (t, n) in index_of_final:
+                next_value = single_step(model, rollout.final_observations[index_of_final[t, n]], h, c)[1]
+            elif not done[t, n]:
+                following = rollout.last_observation[n] if t + 1 == length else rollout.observation[t + 1, n]
+                next_value = single_step(model, following, h, c)[1]
+            for row, number in zip(columns, (log_prob, entropy, value, next_value), strict=True):
                 row[t, n] = number
-            if ended[t, n]:
+            if done[t, n]:
                 h, c = torch.zeros_like(h), torch.zeros_like(c)
-        memories.append((h, c))
-    return *found, [torch.stack(each) for each in zip(*memories, strict=True)]
+        states.append((h, c))
+    return *columns, [torch.stack(each) for each in zip(*states, strict=True)]
 
 
-def advanced(run):
-    """Some way into training, so that worlds remember something: a rollout."""
+def trained_rollout(run):
+    """A rollout from some way into training, so that recurrent states are not 0."""
     for _ in range(2):
         run.update(next(run.stream))
     rollout = next(run.stream)
-    ended = rollout.terminated | rollout.truncated
-    assert len(rollout.cuts) > 2
+    done = rollout.terminated | rollout.truncated
+    assert len(rollout.final_observations) > 2
     assert rollout.terminated.sum() > 1
-    assert all(each.abs().max() > 1e-3 for each in rollout.memory)
-    assert not ended[-1].all()
+    assert all(each.abs().max() > 1e-3 for each in rollout.recurrent_state)
+    assert not done[-1].all()
     return rollout
 
 
-def test_a_rollout_is_read_as_step_by_step():
+def test_recurrent_actor_critic_equals_step_by_step():
     run = next(ppo.build(RECIPE))
     model = run.state["model"]
-    rollout = advanced(run)
-    seen = ppo.on_policy.asked(rollout)
+    rollout = trained_rollout(run)
+    inputs = ppo.on_policy.policy_inputs(rollout)
     with torch.no_grad():
-        policy, value = model.both(*seen)
-        log_prob, entropy, values, after, memory = slow(model, rollout)
+        policy, value = model.policy_and_value(*inputs)
+        log_prob, entropy, values, expected_next, state = step_by_step(model, rollout)
     value = value.T
-    following = ppo.on_policy.following(model, rollout, seen, value)
+    next_value = ppo.on_policy.next_values(model, rollout, inputs, value)
     pairs = {
         "log π": (policy.log_prob(rollout.action.T).T, log_prob),
         "entropy": (policy.entropy().T, entropy),
         "V": (value, values),
-        "V of what follows": (following, after),
-        "h": (run.stream.player.memory[0][0], memory[0]),
-        "c": (run.stream.player.memory[1][0], memory[1]),
+        "next V": (next_value, expected_next),
+        "h": (run.stream.actor.state[0][0], state[0]),
+        "c": (run.stream.actor.state[1][0], state[1]),
     }
     for name, (a, b) in pairs.items():
-        far = float((a - b).abs().max())
-        print(f"{name}: {a.numel()} numbers up to {float(b.abs().max()):.3g}, {far:.2g} apart")
-        assert far < 1e-5, name
+        difference = float((a - b).abs().max())
+        print(f"{name}: {a.numel()} numbers up to {float(b.abs().max()):.3g}, {difference:.2g} apart")
+        assert difference < 1e-5, name
         assert b.abs().max() > 1e-3, name
 
 
-def test_an_update_is_that_of_the_loop():
-    """Three epochs of whole worlds in minibatches of two, each gradient through the written-out loop."""
+def test_recurrent_ppo_update_equals_loop():
+    """Three epochs of all steps of envs in minibatches of two, each gradient through the written-out loop."""
     run = next(ppo.build(RECIPE))
     model = run.state["model"]
-    rollout = advanced(run)
+    rollout = trained_rollout(run)
     other = copy.deepcopy(model)
     adam = torch.optim.Adam(other.parameters(), lr=RECIPE.lr, eps=1e-5)
-    moments = run.state["optimiser"].state_dict()["state"][0]
+    moments = run.state["optimizer"].state_dict()["state"][0]
     sizes = [p.numel() for p in other.parameters()]
     for p, m, v in zip(
         other.parameters(),
@@ -116,41 +129,43 @@ def test_an_update_is_that_of_the_loop():
         average = {"exp_avg": m.view_as(p).clone(), "exp_avg_sq": v.view_as(p).clone()}
         adam.state[p] = {"step": moments["step"].clone(), **average}
     with torch.no_grad():
-        old, _, value, after, _ = slow(other, rollout)
-    ended = rollout.terminated | rollout.truncated
-    advantage, ahead = torch.zeros_like(value), torch.zeros(5)
+        old, _, value, next_value, _ = step_by_step(other, rollout)
+    done = rollout.terminated | rollout.truncated
+    advantage, later = torch.zeros_like(value), torch.zeros(5)
     for t in reversed(range(40)):
-        delta = rollout.reward[t] + RECIPE.gamma * after[t] - value[t]
-        ahead = delta + RECIPE.gamma * RECIPE.lam * torch.where(ended[t], 0.0, ahead)
-        advantage[t] = ahead
+        delta = rollout.reward[t] + RECIPE.gamma * next_value[t] - value[t]
+        later = delta + RECIPE.gamma * RECIPE.gae_lambda * torch.where(done[t], 0.0, later)
+        advantage[t] = later
     target = advantage + value
-    shuffle = torch.Generator().manual_seed(mix(RECIPE.seed, ppo.SHUFFLE, rollout.number))
+    shuffle = torch.Generator().manual_seed(
+        derive_seed(RECIPE.seed, SeedStream.PPO_MINIBATCHES, rollout.number)
+    )
     for _ in range(RECIPE.epochs):
         for chosen in torch.randperm(5, generator=shuffle).split(2):
-            log_prob, _, guess, _, _ = (
-                x[:, chosen] if isinstance(x, torch.Tensor) else x for x in slow(other, rollout)
+            log_prob, _, new_value, _, _ = (
+                x[:, chosen] if isinstance(x, torch.Tensor) else x for x in step_by_step(other, rollout)
             )
-            gain = advantage[:, chosen]
-            gain = (gain - gain.mean()) / (gain.std() + 1e-8)
+            weight = advantage[:, chosen]
+            weight = (weight - weight.mean()) / (weight.std() + 1e-8)
             ratio = (log_prob - old[:, chosen]).exp()
-            clipped = torch.min(ratio * gain, ratio.clamp(0.8, 1.2) * gain).mean()
-            loss = RECIPE.value * (guess - target[:, chosen]).square().mean() - clipped
+            clipped = torch.min(ratio * weight, ratio.clamp(0.8, 1.2) * weight).mean()
+            loss = RECIPE.vf_coef * (new_value - target[:, chosen]).square().mean() - clipped
             adam.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(other.parameters(), RECIPE.norm)
+            torch.nn.utils.clip_grad_norm_(other.parameters(), RECIPE.max_grad_norm)
             adam.step()
     before = [p.detach().clone() for p in model.parameters()]
     run.update(rollout)
     pairs = zip(model.parameters(), other.parameters(), before, strict=True)
-    apart = [((a - b).abs().max(), (a - c).abs().max()) for a, b, c in pairs]
-    far, went = (float(max(each)) for each in zip(*apart, strict=True))
-    print(f"the update moved weights by {went:.2g}, the two are {far:.2g} apart")
-    assert went > 3e-3
-    assert far < 1e-5
+    differences = [((a - b).abs().max(), (a - c).abs().max()) for a, b, c in pairs]
+    difference, change = (float(max(each)) for each in zip(*differences, strict=True))
+    print(f"the update moved weights by {change:.2g}, the two are {difference:.2g} apart")
+    assert change > 3e-3
+    assert difference < 1e-5
 
 
 class Recall(gymnasium.Env):
-    """A bit is shown, then three times nothing; then it is to be told, for 1."""
+    """A bit is shown, then three times nothing; then repeating it gives reward 1."""
 
     observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
@@ -170,8 +185,8 @@ gymnasium.register("Recall-v0", entry_point=Recall)
 
 
 @pytest.mark.parametrize("variant", ["ppo_recurrent", "ppo"])
-def test_what_is_gone_is_known_by_memory_alone(variant):
-    options = {"data": "Recall-v0", "wrappers": (), "worlds": 16, "length": 20, "episodes": 40}
+def test_recurrent_ppo_learns_what_needs_memory(variant):
+    options = {"data": "Recall-v0", "wrappers": (), "num_envs": 16, "num_steps": 20, "eval_episodes": 40}
     recipe = dataclasses.replace(
         MEMORY, variant=variant, hidden=(16,), lr=1e-2, batch_size=160, epochs=4, **options
     )
@@ -179,26 +194,26 @@ def test_what_is_gone_is_known_by_memory_alone(variant):
     for _ in range(30):
         run.update(next(run.stream))
     share = run.test()["return"]
-    print(f"{variant}: {share:.2f} of the bits told")
+    print(f"{variant}: {share:.2f} of the bits recalled")
     assert share > 0.95 if variant == "ppo_recurrent" else 0.2 < share < 0.8
 
 
 @pytest.mark.parametrize("system", ["ppo", "a2c"])
-def test_what_is_remembered_goes_on_bit_for_bit(system, tmp_path):
+def test_recurrent_policy_resumes_bit_exact(system, tmp_path):
     if system == "ppo":
-        module, recipe = ppo, dataclasses.replace(RECIPE, steps=9, episodes=2)
+        module, recipe = ppo, dataclasses.replace(RECIPE, total_timesteps=9 * 200, eval_episodes=2)
     else:
-        smoke = dataclasses.replace(a2c.RECIPES["smoke"], device="cpu", actors="stale", worlds=2)
+        smoke = dataclasses.replace(a2c.RECIPES["smoke"], device="cpu", actors="async", num_envs=2)
         module = a2c
-        recipe = dataclasses.replace(smoke, variant="a2c_lstm", steps=9, episodes=2)
-    whole = next(module.build(recipe))
-    fit(whole, tmp_path / "whole", quiet=True)
-    cut = next(module.build(recipe))
-    cut.steps = 5
-    fit(cut, tmp_path / "cut", quiet=True)
+        recipe = dataclasses.replace(smoke, variant="a2c_lstm", total_timesteps=9 * 16, eval_episodes=2)
+    full = next(module.build(recipe))
+    fit(full, tmp_path / "full", quiet=True)
+    interrupted = next(module.build(recipe))
+    interrupted.steps = 5
+    fit(interrupted, tmp_path / "interrupted", quiet=True)
     resumed = next(module.build(recipe))
-    fit(resumed, tmp_path / "cut", quiet=True)
-    a, b = (torch.cat([p.flatten() for p in r.state["model"].parameters()]) for r in (whole, resumed))
+    fit(resumed, tmp_path / "interrupted", quiet=True)
+    a, b = (torch.cat([p.flatten() for p in r.state["model"].parameters()]) for r in (full, resumed))
     print("parameters", len(a), "different", int((a != b).sum()))
     assert torch.equal(a, b)
-    assert whole.results == resumed.results
+    assert full.results == resumed.results

@@ -1,4 +1,4 @@
-"""REINFORCE: the gradient of a step is the definition's, and a baseline makes its variance smaller."""
+"""REINFORCE: the gradient equals the definition, and a baseline reduces its variance."""
 
 import dataclasses
 
@@ -11,71 +11,71 @@ SMOKE = dataclasses.replace(reinforce.RECIPES["smoke"], device="cpu")
 
 
 @pytest.mark.parametrize("baseline", ["learned", "mean", "none"])
-def test_a_step_follows_the_definition(baseline):
+def test_reinforce_gradient_equals_definition(baseline):
     """One episode at a time, in a plain loop: Σ_t ∇ log π(a_t|s_t) (G_t - b), and its variance."""
-    recipe = dataclasses.replace(SMOKE, baseline=baseline, limit=20, value=0.0, worlds=6)
+    recipe = dataclasses.replace(SMOKE, baseline=baseline, max_episode_steps=20, vf_coef=0.0, num_envs=6)
     run = next(reinforce.build(recipe))
     model = run.state["model"]
-    rollout, live = next(run.stream)
-    assert len(rollout.cuts)
-    assert len(rollout.cuts) < 6
-    every = []
-    for world in range(6):
-        length = int(live[:, world].sum())
-        cut = rollout.truncated[length - 1, world] & ~rollout.terminated[length - 1, world]
-        learnt = baseline == "learned"
-        going = model.value(rollout.last[world][None]).item() if learnt and cut else 0.0
-        found = []
+    rollout, is_live = next(run.stream)
+    assert len(rollout.final_observations)
+    assert len(rollout.final_observations) < 6
+    all_returns = []
+    for env in range(6):
+        length = int(is_live[:, env].sum())
+        is_truncated = rollout.truncated[length - 1, env] & ~rollout.terminated[length - 1, env]
+        is_learned = baseline == "learned"
+        g = model.value(rollout.last_observation[env][None]).item() if is_learned and is_truncated else 0.0
+        backward = []
         for t in reversed(range(length)):
-            going = rollout.reward[t, world].item() + recipe.gamma * going
-            found.append(going)
-        every.append(found[::-1])
-    pooled = torch.tensor([x for returns in every for x in returns])
+            g = rollout.reward[t, env].item() + recipe.gamma * g
+            backward.append(g)
+        all_returns.append(backward[::-1])
+    pooled = torch.tensor([x for returns in all_returns for x in returns])
     gradients = []
     parameters = list(model.actor.parameters())
-    for world, returns in enumerate(every):
+    for env, returns in enumerate(all_returns):
         total = torch.zeros(())
-        for t, following in enumerate(returns):
-            state = rollout.observation[t, world][None]
+        for t, g in enumerate(returns):
+            state = rollout.observation[t, env][None]
             base = {"learned": model.value(state).item(), "mean": pooled.mean().item(), "none": 0.0}
-            chance = torch.distributions.Categorical(logits=model.policy(state).logits)
-            score = chance.log_prob(rollout.action[t, world][None])[0]
-            total = total + score * (following - base[baseline]) / pooled.std()
-        found = torch.autograd.grad(-total * 6 / len(pooled), parameters)
-        gradients.append(torch.cat([g.flatten() for g in found]))
+            policy = torch.distributions.Categorical(logits=model.policy(state).logits)
+            score = policy.log_prob(rollout.action[t, env][None])[0]
+            total = total + score * (g - base[baseline]) / pooled.std()
+        gradient = torch.autograd.grad(-total * 6 / len(pooled), parameters)
+        gradients.append(torch.cat([g.flatten() for g in gradient]))
     each = torch.stack(gradients)
-    metrics = run.update((rollout, live))
-    taken = torch.cat([p.grad.flatten() for p in parameters])
+    metrics = run.update((rollout, is_live))
+    gradient = torch.cat([p.grad.flatten() for p in parameters])
     variance = each.var(0).sum()
     print(
         "gradient's norm",
-        float(taken.norm()),
+        float(gradient.norm()),
         "furthest",
-        float((taken - each.mean(0)).abs().max()),
+        float((gradient - each.mean(0)).abs().max()),
     )
-    print("variance", float(metrics["variance"]), "by definition", float(variance))
-    torch.testing.assert_close(taken, each.mean(0), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(metrics["variance"], variance, rtol=1e-4, atol=1e-6)
+    print("variance", float(metrics["gradient_variance"]), "by definition", float(variance))
+    torch.testing.assert_close(gradient, each.mean(0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(metrics["gradient_variance"], variance, rtol=1e-4, atol=1e-6)
 
 
-def test_a_baseline_makes_the_variance_smaller():
+def test_reinforce_baseline_reduces_gradient_variance():
     run = next(reinforce.build(SMOKE))
     for _ in range(12):
         run.update(next(run.stream))
-    model, found = run.state["model"], {"learned": [], "none": []}
+    model, variances = run.state["model"], {"learned": [], "none": []}
     for _ in range(4):
-        rollout, live = next(run.stream)
-        for baseline, variances in found.items():
+        rollout, is_live = next(run.stream)
+        for baseline, of_baseline in variances.items():
             recipe = dataclasses.replace(SMOKE, baseline=baseline)
-            _, given = reinforce.weights(model, rollout, live, recipe)
+            _, advantage = reinforce.returns_and_advantages(model, rollout, is_live, recipe)
             gradients = []
-            for world in range(len(rollout.last)):
-                there = live[:, world]
-                policy = model.policy(rollout.observation[there, world])
-                gain = (policy.log_prob(rollout.action[there, world]) * given[there, world]).sum()
-                one = torch.autograd.grad(gain, list(model.actor.parameters()))
+            for env in range(len(rollout.last_observation)):
+                live = is_live[:, env]
+                policy = model.policy(rollout.observation[live, env])
+                objective = (policy.log_prob(rollout.action[live, env]) * advantage[live, env]).sum()
+                one = torch.autograd.grad(objective, list(model.actor.parameters()))
                 gradients.append(torch.cat([g.flatten() for g in one]))
-            variances.append(float(torch.stack(gradients).var(0).sum()))
-    means = {name: sum(v) / len(v) for name, v in found.items()}
+            of_baseline.append(float(torch.stack(gradients).var(0).sum()))
+    means = {name: sum(v) / len(v) for name, v in variances.items()}
     print(means)
     assert means["learned"] < 0.8 * means["none"]

@@ -1,4 +1,4 @@
-"""Who speaks: trained on sounds and on vectors, measured, used on files; bad input."""
+"""Speaker identification: trained on sounds and on vectors, evaluated, used on files; bad input."""
 
 import json
 
@@ -9,9 +9,9 @@ import torch
 
 from torchstone import api
 from torchstone.cli.main import main
-from torchstone.data.audio.speakers import Voices, read_voices
+from torchstone.data.audio.speakers import SpeakerSplit, read_speakers
 from torchstone.errors import BadInput
-from torchstone.parts.audio.spectrogram import Spectra
+from torchstone.parts.audio.spectrogram import AudioFeatures
 from torchstone.systems.recurrent import lstm
 from torchstone.tasks.audio import speaker_id
 
@@ -37,7 +37,7 @@ def folder(path, count: int = 12):
     return str(path)
 
 
-SMALL = {"use": "voices", "hidden": 16, "batch": 8, "lr": 1e-2, "length": 20, "device": "cpu"}
+SMALL = {"task": "voices", "hidden": 16, "batch_size": 8, "lr": 1e-2, "seq_len": 20, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def trained(tmp_path_factory):
     return run, out, spec
 
 
-def test_it_tells_voices_of_ones_own(trained):
+def test_train_on_own_sounds(trained):
     run, out, _ = trained
     print(run.results, run.metadata["data"])
     assert run.results["test/accuracy"] == 1.0
@@ -56,7 +56,7 @@ def test_it_tells_voices_of_ones_own(trained):
     assert (out / "pictures" / "confusion.png").stat().st_size > 5000
 
 
-def test_it_is_used_on_files_and_folders(trained, tmp_path, capsys):
+def test_predict_files_and_folders(trained, tmp_path, capsys):
     _, out, _ = trained
     draw = np.random.RandomState(5)
     soundfile.write(tmp_path / "a.wav", np.stack([voice("eve", 3.0, draw, 44100)] * 2, 1), 44100)
@@ -68,58 +68,58 @@ def test_it_is_used_on_files_and_folders(trained, tmp_path, capsys):
         assert answer["probability"] == max(answer["probabilities"].values()) > 0.5
     assert main(["predict", str(out), str(tmp_path / "a.wav"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["label"] == "eve"
-    assert main(["predict", str(out), str(tmp_path / "a.wav"), "--beams", "3"]) == 2
-    assert "does not predict with 'beams'" in capsys.readouterr().err
+    assert main(["predict", str(out), str(tmp_path / "a.wav"), "--beam-size", "3"]) == 2
+    assert "does not predict with 'beam_size'" in capsys.readouterr().err
 
 
-def test_it_is_measured_again_and_on_other_data(trained, tmp_path):
+def test_evaluate_again_and_on_other_data(trained, tmp_path):
     run, out, _ = trained
     again = api.evaluate(out, device="cpu")
     assert again["loss"] == pytest.approx(run.results["test/loss"], rel=1e-4)
     found = api.evaluate(out, data=folder(tmp_path, 3), device="cpu")
     assert found["items"] == 9
     (tmp_path / "eve").rename(tmp_path / "ida")
-    with pytest.raises(BadInput, match="speakers ann, bob, ida, but the model tells apart ann, bob, eve"):
+    with pytest.raises(BadInput, match="speakers ann, bob, ida, but the model knows ann, bob, eve"):
         api.evaluate(out, data=str(tmp_path), device="cpu")
 
 
-def test_bad_files_are_one_line(trained, tmp_path, capsys):
+def test_predict_rejects_bad_files(trained, tmp_path, capsys):
     _, out, _ = trained
     soundfile.write(tmp_path / "silent.wav", np.zeros(8000), RATE)
     wave = np.clip(3 * np.sin(np.arange(8000) * 0.1), -1, 1)
     soundfile.write(tmp_path / "clipped.wav", wave, RATE)
-    for name, said in [
+    for name, message in [
         ("silent.wav", "is silent"),
         ("clipped.wav", "is clipped: "),
         ("gone.wav", "no sound file"),
     ]:
         assert main(["predict", str(out), str(tmp_path / name)]) == 2
-        told = capsys.readouterr().err
-        print(told)
-        assert said in told
-        assert told.count("\n") == 1
+        error = capsys.readouterr().err
+        print(error)
+        assert message in error
+        assert error.count("\n") == 1
 
 
-def test_logits_do_not_depend_on_what_stands_beside(trained):
+def test_predict_logits_ignores_padding(trained):
     _, out, spec = trained
     model, metadata = api.load(out), json.loads((out / "checkpoint" / "meta.json").read_text())["metadata"]
-    test = read_voices(spec, RATE).test
-    together = speaker_id.outputs(model, metadata, test)
+    test = read_speakers(spec, RATE).test
+    together = speaker_id.predict_logits(model, metadata, test)
     for i in range(len(test)):
-        alone = speaker_id.outputs(model, metadata, test.pick([i]))
+        alone = speaker_id.predict_logits(model, metadata, test.subset([i]))
         torch.testing.assert_close(together[i], alone[0], rtol=1e-4, atol=1e-5)
     order = torch.randperm(len(test)).tolist()
     torch.testing.assert_close(
-        speaker_id.outputs(model, metadata, test.pick(order)), together[order], rtol=1e-4, atol=1e-5
+        speaker_id.predict_logits(model, metadata, test.subset(order)), together[order], rtol=1e-4, atol=1e-5
     )
 
 
-def test_numbers_are_normalised_by_the_training_split(trained):
+def test_normalize_by_training_split(trained):
     run, _, spec = trained
-    data = read_voices(spec, RATE)
+    data = read_speakers(spec, RATE)
     x = torch.cat(
         [
-            speaker_id.normalised(speaker_id.vectors(w, vars(Spectra(RATE))), run.metadata)
+            speaker_id.normalize(speaker_id.extract_features(w, vars(AudioFeatures(RATE))), run.metadata)
             for w in data.train.items
         ]
     )
@@ -127,13 +127,13 @@ def test_numbers_are_normalised_by_the_training_split(trained):
     assert (x.std(0) - 1).abs().max() < 1e-3
 
 
-def test_accuracy_is_the_share_of_right_ones(trained):
+def test_measure_accuracy(trained):
     _, out, spec = trained
     model, metadata = api.load(out), json.loads((out / "checkpoint" / "meta.json").read_text())["metadata"]
-    test = read_voices(spec, RATE).test
-    guesses = speaker_id.outputs(model, metadata, test).argmax(1).tolist()
+    test = read_speakers(spec, RATE).test
+    guesses = speaker_id.predict_logits(model, metadata, test).argmax(1).tolist()
     wrong = [(g + (i < 1)) % 3 for i, g in enumerate(guesses)]
-    found = speaker_id.measure(model, metadata, Voices(test.items, wrong, test.names))
+    found = speaker_id.measure(model, metadata, SpeakerSplit(test.items, wrong, test.names))
     assert found["accuracy"] == pytest.approx(1 - 1 / len(test))
 
 
@@ -157,18 +157,18 @@ def vectors(tmp_path_factory):
     return run, out
 
 
-def test_vectors_are_labelled_too(vectors, tmp_path, capsys):
+def test_predict_vectors(vectors, tmp_path, capsys):
     run, out = vectors
     print(run.results, run.metadata["data"])
     assert run.results["test/accuracy"] == 1.0
-    assert run.metadata["sound"] is None
+    assert run.metadata["audio_features"] is None
     (tmp_path / "a.csv").write_text("\n".join(f"{1 - i / 4},0.3" for i in range(9)) + "\n\n")
     assert main(["predict", str(out), str(tmp_path / "a.csv")]) == 0
     assert ": down (" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("a.wav", "", "reads vectors of 2 numbers, not sound"),
         ("a.csv", None, "there is no file"),
@@ -178,17 +178,17 @@ def test_vectors_are_labelled_too(vectors, tmp_path, capsys):
         ("a.csv", "1,inf\n", "line 1: give 2 numbers"),
     ],
 )
-def test_files_of_vectors_that_are_wrong(name, text, said, vectors, tmp_path, capsys):
+def test_predict_rejects_bad_vector_files(name, text, message, vectors, tmp_path, capsys):
     if text is not None:
         (tmp_path / name).write_text(text)
     assert main(["predict", str(vectors[1]), str(tmp_path / name)]) == 2
-    told = capsys.readouterr().err
-    print(told)
-    assert said in told
+    error = capsys.readouterr().err
+    print(error)
+    assert message in error
 
 
-def test_other_kinds_of_data(vectors, trained):
-    with pytest.raises(BadInput, match="the speakers ann, bob, eve, but the model tells apart down, up"):
+def test_evaluate_rejects_other_data(vectors, trained):
+    with pytest.raises(BadInput, match="the speakers ann, bob, eve, but the model knows down, up"):
         api.evaluate(vectors[1], data=trained[2], device="cpu")
-    with pytest.raises(BadInput, match="no voices at 'nowhere'"):
-        next(iter(lstm.build(lstm.Recipe(use="voices", data="nowhere", variant="bilstm"))))
+    with pytest.raises(BadInput, match="no speakers at 'nowhere'"):
+        next(iter(lstm.build(lstm.Recipe(task="voices", data="nowhere", variant="bilstm"))))

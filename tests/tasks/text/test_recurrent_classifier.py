@@ -1,11 +1,11 @@
-"""Labels by a recurrent network: texts, pairs, and each word; trained on a few lines that can be told apart."""
+"""Classification by a recurrent network: texts, pairs, and each word; trained on a few separable lines."""
 
-import dataclasses
 import random
 
 import pytest
 import torch
 
+from torchstone.engine.recipe_fields import replace_fields
 from torchstone.errors import BadInput
 from torchstone.systems.recurrent import gru, lstm
 
@@ -13,9 +13,9 @@ GOOD, BAD = ("fine", "lovely", "warm"), ("dull", "grim", "cold")
 
 
 def recipe(module, data, **fields):
-    usual = {"use": "label", "data": str(data), "hidden": 12, "length": 16, "vocabulary": 80}
-    usual |= {"batch": 8, "steps": 200, "lr": 2e-2, "device": "cpu", "bidirectional": True}
-    return dataclasses.replace(module.RECIPES["smoke"], **(usual | {"forget": None} | fields))
+    defaults = {"task": "label", "data": str(data), "hidden": 12, "seq_len": 16, "vocab_size": 80}
+    defaults |= {"batch_size": 8, "steps": 200, "lr": 2e-2, "device": "cpu", "bidirectional": True}
+    return replace_fields(module.RECIPES["smoke"], defaults | {"forget_bias": None} | fields)
 
 
 def trained(module, data, **fields):
@@ -40,7 +40,7 @@ def texts(tmp_path):
 
 
 @pytest.mark.parametrize("pool", ["last", "mean", "max"])
-def test_texts(texts, pool):
+def test_classifier_labels_texts(texts, pool):
     run = trained(lstm, texts, pool=pool)
     metadata, model = run.metadata, run.state["model"]
     again = lstm.VARIANTS[metadata["variant"]].make(**metadata["model_config"])
@@ -54,7 +54,7 @@ def test_texts(texts, pool):
     assert run.test()["tfidf"] < 0.9, "counting words does not tell"
 
 
-def test_each_word(tmp_path):
+def test_classifier_labels_words(tmp_path):
     """A word's label depends on the one after it: only who reads both ways can tell."""
     file, lines, draw = tmp_path / "words.conll", [], random.Random(0)
     for i in range(90):
@@ -62,7 +62,7 @@ def test_each_word(tmp_path):
         labels = [f"x{following}" for following in [*words[1:], "end"]]
         lines += [f"{word} {label}" for word, label in zip(words, labels, strict=True)] + [""]
     file.write_text("\n".join(lines))
-    run = trained(gru, file, path="written", steps=250)
+    run = trained(gru, file, implementation="reference", steps=250)
     found = gru.evaluate(run.state["model"], run.metadata, str(file), held_out=True)
     assert found["accuracy"] > 0.99
     (answer,) = gru.predict(run.state["model"], run.metadata, ["a c b b"])
@@ -71,7 +71,7 @@ def test_each_word(tmp_path):
     assert gru.evaluate(blind.state["model"], blind.metadata, str(file), held_out=True)["accuracy"] < 0.8
 
 
-def test_pairs_and_other_labels(tmp_path, texts):
+def test_classifier_labels_pairs_and_rejects_other_labels(tmp_path, texts):
     file = tmp_path / "pairs.tsv"
     rows = [f"{GOOD[i % 3]}\t{(GOOD if i % 2 else BAD)[i // 3 % 3]}\t{i % 2}" for i in range(60)]
     file.write_text("\n".join(["text\ttext2\tlabel", *rows]))
@@ -79,7 +79,7 @@ def test_pairs_and_other_labels(tmp_path, texts):
     assert torch.isfinite(torch.tensor(run.evaluate()["loss"]))
     (answer,) = lstm.predict(run.state["model"], run.metadata, ["fine ||| grim"])
     assert set(answer["probabilities"]) == {"0", "1"}
-    with pytest.raises(BadInput, match="this model labels pairs"):
+    with pytest.raises(BadInput, match="this model classifies pairs"):
         lstm.predict(run.state["model"], run.metadata, ["fine"])
     with pytest.raises(BadInput, match="has the labels bad, good"):
         lstm.evaluate(run.state["model"], run.metadata, str(texts), held_out=False)

@@ -1,6 +1,5 @@
 """Truncated back-propagation: the state crosses a window's border, and into a checkpoint; no gradient does."""
 
-import dataclasses
 import math
 
 import pytest
@@ -8,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from torchstone.engine import checkpoint, parallel
+from torchstone.engine.recipe_fields import replace_fields
 from torchstone.errors import BadInput
-from torchstone.parts.recurrent.sequence_model import Network
+from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.systems.recurrent import gru, lstm, rnn
 from torchstone.tasks.text import rnn_language_model
 from torchstone.tasks.text.generate import generate
@@ -25,69 +25,71 @@ def text(tmp_path):
 
 
 def recipe(text, module=lstm, **fields):
-    usual = {"hidden": 9, "layers": 2, "length": 5, "batch": 4, "device": "cpu", "data": text}
-    return dataclasses.replace(module.RECIPES["smoke"], **(usual | fields))
+    defaults = {"hidden": 9, "layers": 2, "seq_len": 5, "batch_size": 4, "device": "cpu", "data": text}
+    return replace_fields(module.RECIPES["smoke"], defaults | fields)
 
 
-def built(text, module=lstm, **fields):
+def build(text, module=lstm, **fields):
     return next(iter(module.build(recipe(text, module, **fields))))
 
 
 @pytest.mark.parametrize("module", [rnn, lstm, gru], ids=lambda each: each.__name__[-4:])
-def test_no_gradient_crosses_the_border(module):
+def test_step_module_detaches_state(module):
     """Of what the second window tells, by what stood in the first; within a window there is one."""
     torch.manual_seed(0)
-    net = Network(module.CELL, 3, 4, tokens=False, hidden=5, layers=2)
+    net = SequenceModel(module.CELL, 3, 4, tokens=False, hidden=5, layers=2)
     first, second = torch.randn(2, 6, 3, requires_grad=True), torch.randn(2, 6, 3)
-    stepping = rnn_language_model.Stepping(net)
+    step_module = rnn_language_model.StepModule(net)
     begin = tuple(each.transpose(0, 1) for each in net.recurrent.empty(first))
-    _, *state = stepping(first, *begin)
-    told, *_ = stepping(second, *state)
-    (slope,) = torch.autograd.grad(told[:, -1].sum(), first, allow_unused=True)
+    _, *state = step_module(first, *begin)
+    outputs, *_ = step_module(second, *state)
+    (slope,) = torch.autograd.grad(outputs[:, -1].sum(), first, allow_unused=True)
     assert slope is None or not slope.any()
     # the same moments without a border
     whole = net(torch.cat([first, second], 1))
-    assert torch.allclose(whole[:, 6:], told, atol=1e-6), "the state does cross it"
+    assert torch.allclose(whole[:, 6:], outputs, atol=1e-6), "the state does cross it"
     (through,) = torch.autograd.grad(whole[:, -1].sum(), first)
     assert through.abs().max() > 1e-5
     # and inside the first window there is one from its end to its beginning
-    inside, *_ = stepping(first, *begin)
+    inside, *_ = step_module(first, *begin)
     assert torch.autograd.grad(inside[:, -1].sum(), first)[0][:, 0].abs().max() > 1e-5
 
 
-def test_what_is_carried_is_what_reading_on_would_leave(text):
+def test_stateful_update_carries_state(text):
     """With weights that stand still: the state after k windows is that of their tokens in one go; a new
     epoch begins with nothing."""
-    run = built(text, optimizer="sgd", momentum=0.0, lr=1e-30)
-    update, model = run.state["carried"], run.state["model"]
+    run = build(text, optimizer="sgd", momentum=0.0, lr=1e-30)
+    update, model = run.state["hidden_state"], run.state["model"]
     lanes, epochs = [], 0
     for _ in range(run.stream.windows + 3):
         window = next(run.stream)
-        lanes = [window.x] if window.fresh else [*lanes, window.x]
-        epochs += window.fresh
+        lanes = [window.x] if window.reset else [*lanes, window.x]
+        epochs += window.reset
         run.update(window)
         _, state = model.step(torch.cat(lanes, 1))
-        for own, whole in zip(update.carried, state, strict=True):
+        for own, whole in zip(update.hidden_state, state, strict=True):
             assert torch.allclose(own.transpose(0, 1), whole, atol=1e-5)
-        assert not any(each.requires_grad for each in update.carried)
+        assert not any(each.requires_grad for each in update.hidden_state)
     assert epochs == 2
 
 
-def test_micro_batches_carry_the_same(text):
-    once, twice = (built(text, accumulate=n, optimizer="sgd", lr=0.1) for n in (1, 2))
+def test_stateful_update_with_micro_batches(text):
+    once, twice = (build(text, grad_accum_steps=n, optimizer="sgd", lr=0.1) for n in (1, 2))
     for run in (once, twice):
         for _ in range(6):
             run.update(next(run.stream))
-    pairs = [*zip(once.state["carried"].carried, twice.state["carried"].carried, strict=True)]
+    pairs = [
+        *zip(once.state["hidden_state"].hidden_state, twice.state["hidden_state"].hidden_state, strict=True)
+    ]
     models = (run.state["model"].parameters() for run in (once, twice))
     for a, b in (*pairs, *zip(*models, strict=True)):
         assert a.shape == b.shape
         assert torch.allclose(a, b, atol=1e-6)
 
 
-def test_resumed_bit_for_bit_with_its_state(text, tmp_path):
+def test_stateful_update_resumes_bit_exactly(text, tmp_path):
     """Saved in the midst of an epoch, loaded into a run that was built anew, and read on."""
-    whole, cut = built(text, dropout=0.3), built(text, dropout=0.3)
+    whole, cut = build(text, dropout=0.3), build(text, dropout=0.3)
 
     def steps(run, first, last):
         for number in range(first, last):
@@ -98,54 +100,56 @@ def test_resumed_bit_for_bit_with_its_state(text, tmp_path):
     steps(cut, 0, 7)
     entries = {name: item.state_dict() for name, item in cut.state.items() if name != "model"}
     checkpoint.save(tmp_path / "checkpoint", {**entries, "model": cut.state["model"]}, {"step": 7})
-    resumed = built(text, dropout=0.3, seed=0)
+    resumed = build(text, dropout=0.3, seed=0)
     checkpoint.load(checkpoint.find(tmp_path / "checkpoint")[0], resumed.state)
-    for a, b in zip(cut.state["carried"].carried, resumed.state["carried"].carried, strict=True):
+    for a, b in zip(
+        cut.state["hidden_state"].hidden_state, resumed.state["hidden_state"].hidden_state, strict=True
+    ):
         assert torch.equal(a, b)
         assert a.any()
     steps(resumed, 7, 12)
     for name, weight in whole.state["model"].state_dict().items():
         assert torch.equal(weight, resumed.state["model"].state_dict()[name]), name
-    forgetful = built(text, dropout=0.3)
+    forgetful = build(text, dropout=0.3)
     checkpoint.load(checkpoint.find(tmp_path / "checkpoint")[0], forgetful.state)
-    forgetful.state["carried"].carried = ()
+    forgetful.state["hidden_state"].hidden_state = ()
     steps(forgetful, 7, 12)
     differs = [
         not torch.equal(weight, forgetful.state["model"].state_dict()[name])
         for name, weight in whole.state["model"].state_dict().items()
     ]
-    assert any(differs), "what was carried must matter"
+    assert any(differs), "the hidden state must matter"
 
 
-def test_processes_share_what_was_carried(text, monkeypatch):
-    run = built(text)
+def test_stateful_update_state_is_shared_by_processes(text, monkeypatch):
+    run = build(text)
     run.update(next(run.stream))
-    held = run.state["carried"].state_dict()
-    assert [tuple(each.shape) for each in held["carried"]] == [(4, 2, 9), (4, 2, 9)]
-    monkeypatch.setattr(parallel, "world", lambda: 2)
+    held = run.state["hidden_state"].state_dict()
+    assert [tuple(each.shape) for each in held["hidden_state"]] == [(4, 2, 9), (4, 2, 9)]
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
     parts = []
     for rank in range(2):
         monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
-        run.state["carried"].load_state_dict(held)
-        parts.append(run.state["carried"].carried)
-    for whole, *shares in zip(held["carried"], *parts, strict=True):
+        run.state["hidden_state"].load_state_dict(held)
+        parts.append(run.state["hidden_state"].hidden_state)
+    for whole, *shares in zip(held["hidden_state"], *parts, strict=True):
         assert torch.equal(torch.cat(shares), whole)
 
 
-def test_a_text_is_measured_whole(monkeypatch):
+def test_measure_reads_every_token(monkeypatch):
     """In one lane: every token but the first, each told from all before it, window by window or not."""
     torch.manual_seed(0)
-    net = Network(lstm.CELL, 7, 7, tokens=True, hidden=6).eval()
+    net = SequenceModel(lstm.CELL, 7, 7, tokens=True, hidden=6).eval()
     ids = torch.randint(7, (103,))
-    monkeypatch.setattr(rnn_language_model, "LANES", 1)
-    monkeypatch.setattr(rnn_language_model, "WINDOW", 10)
+    monkeypatch.setattr(rnn_language_model, "EVAL_LANES", 1)
+    monkeypatch.setattr(rnn_language_model, "EVAL_WINDOW", 10)
     wanted = F.cross_entropy(net(ids[None, :-1])[0], ids[1:]).item()
     found = rnn_language_model.measure(net, ids, 206)
     assert found["loss"] == pytest.approx(wanted, abs=1e-6)
     assert found["bits_per_character"] == pytest.approx(wanted / math.log(2) / 2, abs=1e-6)
-    glance = rnn_language_model.measure(net, ids, 206, most=30)["loss"]
+    glance = rnn_language_model.measure(net, ids, 206, max_tokens=30)["loss"]
     assert glance == pytest.approx(F.cross_entropy(net(ids[None, :-1])[0, :30], ids[1:31]).item(), abs=1e-6)
-    monkeypatch.setattr(rnn_language_model, "LANES", 4)  # 102 told: 26 a lane, 24 in the last
+    monkeypatch.setattr(rnn_language_model, "EVAL_LANES", 4)  # 102 told: 26 a lane, 24 in the last
     lanes = [(ids[i : i + 26], ids[i + 1 : i + 27]) for i in (0, 26, 52)] + [(ids[78:-1], ids[79:])]
     total = sum(F.cross_entropy(net(x[None])[0], y, reduction="sum").item() for x, y in lanes)
     assert rnn_language_model.measure(net, ids, 206)["loss"] == pytest.approx(total / 102, abs=1e-6)
@@ -154,14 +158,14 @@ def test_a_text_is_measured_whole(monkeypatch):
         rnn_language_model.measure(net, ids[:1], 1)
 
 
-def test_writing_with_the_state_is_reading_all_anew():
+def test_next_token_adapter_state_equals_full_context():
     torch.manual_seed(0)
     for module in (rnn, lstm, gru):
-        net = Network(module.CELL, 7, 7, tokens=True, hidden=6, layers=2).eval()
+        net = SequenceModel(module.CELL, 7, 7, tokens=True, hidden=6, layers=2).eval()
         prompt = torch.randint(7, (3, 4))
         rows = [
             generate(
-                rnn_language_model.Telling(net), prompt, 20, cached=cached,
+                rnn_language_model.NextTokenAdapter(net), prompt, 20, use_cache=cached,
                 generator=torch.Generator().manual_seed(0),
             )
             for cached in (True, False)
@@ -170,6 +174,6 @@ def test_writing_with_the_state_is_reading_all_anew():
         assert len(set(rows[0][:, 4:].flatten().tolist())) == 7
 
 
-def test_who_would_see_the_answer_is_refused(text):
+def test_build_rejects_bidirectional(text):
     with pytest.raises(BadInput, match="sees the next token"):
-        built(text, bidirectional=True)
+        build(text, bidirectional=True)

@@ -1,4 +1,4 @@
-"""Alignment error rates against sets counted by hand, and attention drawn beside gold links."""
+"""Alignment error rates against sets counted by hand, and attention drawn next to gold links."""
 
 import json
 
@@ -13,7 +13,7 @@ from torchstone.data.text import bible, tokenizers
 from torchstone.errors import BadInput
 from torchstone.plots import attention_maps
 from torchstone.tasks.text import translation_inference, word_alignment
-from torchstone.tasks.text.translation_inference import END, SPECIAL
+from torchstone.tasks.text.translation_inference import EOS, SPECIAL_TOKENS
 
 PAIRS = [
     ("eins zwei drei", "one two three"),
@@ -22,8 +22,8 @@ PAIRS = [
 ]
 
 
-class Looking(nn.Module):
-    """Each token looks at the source token that its row of `table` names; tokens are words."""
+class TableAttention(nn.Module):
+    """Each token attends to the source token that its row of `table` names; tokens are words."""
 
     attends, longest = True, 100
 
@@ -31,10 +31,10 @@ class Looking(nn.Module):
         super().__init__()
         self.weight, self.table = nn.Parameter(torch.zeros(1)), table
 
-    def looks(self, source, target):
+    def attention_weights(self, source, target):
         shares = torch.full((*target.shape, source.shape[1]), 0.01)[:, None]
         for row, words in enumerate(source.tolist()):
-            key = tuple(words[: words.index(END)])
+            key = tuple(words[: words.index(EOS)])
             for i, j in enumerate(self.table[key]):
                 shares[row, 0, i, j] = 1.0
         return shares
@@ -42,25 +42,27 @@ class Looking(nn.Module):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return tokenizers.learn("wordpiece", [t for pair in PAIRS for t in pair], size=400, special=SPECIAL)
+    return tokenizers.train(
+        "wordpiece", [t for pair in PAIRS for t in pair], vocab_size=400, special_tokens=SPECIAL_TOKENS
+    )
 
 
-def looking(tokenizer, *rows):
+def table_attention(tokenizer, *rows):
     keys = [tuple(tokenizer.encode(a, add_special_tokens=False).ids) for a, _ in PAIRS]
     assert [len(key) for key in keys] == [3, 1, 4]
-    return Looking(dict(zip(keys, rows, strict=True)))
+    return TableAttention(dict(zip(keys, rows, strict=True)))
 
 
-def test_rates_are_those_of_counted_sets(tokenizer, monkeypatch):
+def test_alignment_rates_match_counted_sets(tokenizer, monkeypatch):
     # rows: the words written, then their end; the last place of a source is its end
-    model = looking(tokenizer, (0, 2, 2, 0), (1, 0, 0), (3, 4, 0)).train()
+    model = table_attention(tokenizer, (0, 2, 2, 0), (1, 0, 0), (3, 4, 0)).train()
     links = {
         PAIRS[0]: frozenset({(0, 0), (1, 1), (2, 2)}),
         PAIRS[1]: frozenset({(0, 0), (0, 1)}),
         PAIRS[2]: frozenset({(3, 0), (2, 0), (1, 1)}),
     }
     # said: (0,0) (2,1) (2,2) | the end, so none; (0,1) | (3,0), none: 5 links, 4 of the 8 that are gold
-    found = word_alignment.rates(model, tokenizer, PAIRS, links)
+    found = word_alignment.alignment_rates(model, tokenizer, PAIRS, links)
     print(found)
     assert found["alignment_precision"] == pytest.approx(4 / 5)
     assert found["alignment_recall"] == pytest.approx(4 / 8)
@@ -68,40 +70,44 @@ def test_rates_are_those_of_counted_sets(tokenizer, monkeypatch):
     # the diagonal: (0,0) (1,1) (2,2) | (0,0) (0,1) | (1,0) (3,1): 7, of which 5
     assert found["diagonal_error"] == pytest.approx(1 - 10 / 15)
     assert model.training
-    monkeypatch.setattr(translation_inference, "TOGETHER", 1)  # one at a time
-    assert word_alignment.rates(model, tokenizer, PAIRS, links) == found
+    monkeypatch.setattr(translation_inference, "EVAL_BATCH_TOKENS", 1)  # one at a time
+    assert word_alignment.alignment_rates(model, tokenizer, PAIRS, links) == found
 
 
-def test_perfect_attention_has_no_error(tokenizer):
-    model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
+def test_alignment_rates_of_perfect_attention(tokenizer):
+    model = table_attention(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
     links = {
         pair: frozenset((i, j) for j, i in enumerate(row))
         for pair, row in zip(PAIRS, ((0, 1, 2), (0, 0), (3, 1)), strict=True)
     }
-    found = word_alignment.rates(model, tokenizer, PAIRS, links)
+    found = word_alignment.alignment_rates(model, tokenizer, PAIRS, links)
     assert (found["alignment_error"], found["alignment_recall"]) == (0, 1)
 
 
-def test_maps_keep_their_places_whatever_the_batches(tokenizer):
-    model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
-    for (source, target), each in zip(PAIRS, word_alignment.maps(model, tokenizer, PAIRS), strict=True):
-        assert each.read == [*source.split(), attention_maps.END]
-        assert each.written == [*target.split(), attention_maps.END]
+def test_alignment_maps_keep_order(tokenizer):
+    model = table_attention(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
+    for (source, target), each in zip(
+        PAIRS, word_alignment.alignment_maps(model, tokenizer, PAIRS), strict=True
+    ):
+        assert each.source_words == [*source.split(), attention_maps.END_OF_SENTENCE]
+        assert each.target_words == [*target.split(), attention_maps.END_OF_SENTENCE]
 
 
-def test_a_tokenizer_that_leaves_words_out_is_refused(tokenizer):
-    model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
+def test_alignment_maps_reject_incomplete_tokenizer(tokenizer):
+    model = table_attention(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
     pair = ("eins \u200b zwei drei", "one two three")  # the mark in between becomes no token
     with pytest.raises(BadInput, match="leaves out whole words"):
-        word_alignment.rates(model, tokenizer, [pair], {pair: frozenset()})
+        word_alignment.alignment_rates(model, tokenizer, [pair], {pair: frozenset()})
 
 
-def test_attention_and_gold_are_drawn_beside_each_other(tokenizer, tmp_path):
+def test_plot_with_gold_links_draws_both(tokenizer, tmp_path):
     from PIL import Image
 
-    model = looking(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
-    maps = word_alignment.maps(model, tokenizer, PAIRS)
-    attention_maps.draw_beside([(each, {(0, 0)}) for each in maps], tmp_path / "gold.png", most=2)
+    model = table_attention(tokenizer, (0, 1, 2, 3), (0, 0, 1), (3, 1, 4))
+    maps = word_alignment.alignment_maps(model, tokenizer, PAIRS)
+    attention_maps.plot_with_gold_links(
+        [(each, {(0, 0)}) for each in maps], tmp_path / "gold.png", max_plots=2
+    )
     with Image.open(tmp_path / "gold.png") as picture:
         width, height = picture.size
         blue = torch.from_numpy(np.array(picture.convert("RGB"))).float()
@@ -113,13 +119,13 @@ def test_attention_and_gold_are_drawn_beside_each_other(tokenizer, tmp_path):
     assert halves[0] > 2.5 * halves[1] > 0
 
 
-def test_a_run_is_judged_and_drawn_by_gold_links(tmp_path, monkeypatch):
+def test_run_reports_and_plots_gold_alignments(tmp_path, monkeypatch):
     """Some verses, a few steps, through the command line; the network without attention too."""
     verses, note = bible.read()
     few = [verse for verse in verses if len(verse.target.split()) < 12][:60]
     monkeypatch.setattr(bible, "read", lambda *_: (few, note))
-    small = ["--hidden", "16", "--embedding", "8", "--vocabulary", "500", "--steps", "3"]
-    small += ["--batch", "300", "--maxout", "0", "--device", "cpu"]
+    small = ["--hidden", "16", "--embedding", "8", "--vocab_size", "500", "--steps", "3"]
+    small += ["--batch_size", "300", "--maxout", "0", "--device", "cpu"]
     folder = tmp_path / "run"
     assert main(["train", "seq2seq/bible", *small, "--out", str(folder)]) == 0
     results = json.loads((folder / "result.json").read_text())["metrics"]

@@ -1,4 +1,4 @@
-"""Segmentation: its loss and scores beside loops written out, and what it says of pictures."""
+"""Segmentation: loss and metrics against plain loops, prediction and plots."""
 
 import dataclasses
 import math
@@ -9,56 +9,57 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from torchstone.data.vision.segmentation import Scenes
-from torchstone.data.vision.segmentation_folder import VOID
+from torchstone.data.vision.segmentation import SegmentationSplit
+from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
 from torchstone.engine.update import GradientUpdate
 from torchstone.errors import BadInput
-from torchstone.metrics.segmentation import confusion, judged, overlap, scores
+from torchstone.metrics.segmentation import class_iou, confusion_matrix, evaluate_splits, iou_metrics
 from torchstone.plots import segmentation_masks
 from torchstone.systems.convolutional import deeplab
-from torchstone.tasks.vision.segment import evaluate, explain, loss, predict
+from torchstone.systems.convolutional.deeplab import loss
+from torchstone.tasks.vision.segment import evaluate, explain, predict
 
 
 def random_masks(count=5, classes=4):
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, classes - 1, (count, 6, 7), generator=generator)
-    labels[:, :2, :2] = VOID
+    labels[:, :2, :2] = IGNORE_INDEX
     guesses = torch.randint(0, classes - 1, (count, 6, 7), generator=generator)
     return guesses, labels
 
 
-def test_scores_are_those_of_the_definition():
+def test_iou_metrics_equal_definition():
     """Intersection over union of all pictures' pixels together, class by class, in loops."""
     guesses, labels = random_masks()
     wanted = []
     for c in range(4):
         both = either = 0
         for g, y in zip(guesses.flatten().tolist(), labels.flatten().tolist(), strict=True):
-            if y != VOID:
+            if y != IGNORE_INDEX:
                 both += g == c and y == c
                 either += g == c or y == c
         wanted.append(both / either if either else math.nan)
-    found = overlap(confusion(guesses, labels, 4)).tolist()
+    found = class_iou(confusion_matrix(guesses, labels, 4)).tolist()
     print(found, wanted)
     assert math.isnan(found[3])
     assert math.isnan(wanted[3])
     assert found[:3] == pytest.approx(wanted[:3], abs=1e-15)
-    said = scores(confusion(guesses, labels, 4))
-    known = labels != VOID
+    said = iou_metrics(confusion_matrix(guesses, labels, 4))
+    known = labels != IGNORE_INDEX
     assert said["miou"] == pytest.approx(sum(wanted[:3]) / 3)
     assert said["pixel_accuracy"] == pytest.approx((guesses == labels)[known].double().mean().item())
 
 
-def test_batches_of_a_split_are_one_matrix():
+def test_evaluate_splits_independent_of_batch_size():
     torch.manual_seed(0)
-    model = deeplab.small(4).eval()
+    model = deeplab.small_segmenter(4).eval()
     pictures = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8)
     labels = torch.randint(0, 4, (7, 16, 16), dtype=torch.uint8)
-    labels[0] = VOID
-    split = Scenes((pictures, labels), torch.device("cpu"))
+    labels[0] = IGNORE_INDEX
+    split = SegmentationSplit((pictures, labels), torch.device("cpu"))
     metadata = {"mean": [0.5] * 3, "std": [0.2] * 3}
-    whole, mean = judged(model, [split], metadata, 4)
-    parts, mean_ = judged(model, [split], metadata, 4, batch=3)
+    whole, mean = evaluate_splits(model, [split], metadata, 4)
+    parts, mean_ = evaluate_splits(model, [split], metadata, 4, batch_size=3)
     assert torch.equal(whole, parts)
     assert whole.sum() == 6 * 256
     assert mean == pytest.approx(mean_, rel=1e-6)
@@ -68,10 +69,10 @@ def test_batches_of_a_split_are_one_matrix():
     assert mean == pytest.approx(wanted, rel=1e-5)
 
 
-def test_the_loss_leaves_void_out_and_weighs_the_auxiliary_half():
+def test_loss_ignores_unlabeled_and_weights_auxiliary():
     logits, heard = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     labels = torch.randint(0, 3, (2, 4, 4))
-    labels[0, :2] = VOID
+    labels[0, :2] = IGNORE_INDEX
 
     def by_hand(x):
         chances = x.log_softmax(1)
@@ -80,7 +81,7 @@ def test_the_loss_leaves_void_out_and_weighs_the_auxiliary_half():
             for b in range(2)
             for i in range(4)
             for j in range(4)
-            if labels[b, i, j] != VOID
+            if labels[b, i, j] != IGNORE_INDEX
         ]
         return torch.stack(rows).mean()
 
@@ -89,16 +90,17 @@ def test_the_loss_leaves_void_out_and_weighs_the_auxiliary_half():
     torch.testing.assert_close(loss((logits, heard), labels), wanted)
 
 
-def test_micro_batches_with_unequal_void_give_the_whole_batch_s_gradient():
+def test_grad_accum_weights_by_labeled_pixels():
     """The mean is over labelled pixels: micro-batches must weigh by theirs."""
     recipe = dataclasses.replace(deeplab.RECIPES["smoke"], batch_size=8)
     gradients = []
     for accumulate in (1, 4):
-        run = next(deeplab.build(dataclasses.replace(recipe, accumulate=accumulate)))
+        optim = dataclasses.replace(recipe.optim, grad_accum_steps=accumulate)
+        run = next(deeplab.build(dataclasses.replace(recipe, optim=optim)))
         model = run.state["model"].eval()  # else batch norm would see other batches
         images, labels = next(run.stream)
         labels = labels.clone()
-        labels[:3, :12] = VOID
+        labels[:3, :12] = IGNORE_INDEX
         assert isinstance(run.update, GradientUpdate)
         run.update((images, labels))
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
@@ -129,7 +131,7 @@ def pictures(tmp_path, trained):
     return files
 
 
-def test_what_it_says_of_picture_files(trained, pictures, tmp_path):
+def test_predict_image_files(trained, pictures, tmp_path):
     _, model, metadata = trained
     answers = predict(model, metadata, pictures)
     print([(a["label"], a["probability"]) for a in answers])
@@ -149,7 +151,7 @@ def test_what_it_says_of_picture_files(trained, pictures, tmp_path):
         predict(model, metadata, [tmp_path / "none.png"])
 
 
-def test_masks_are_drawn(trained, pictures, tmp_path):
+def test_report_and_explain_plot_masks(trained, pictures, tmp_path):
     run, model, metadata = trained
     run.report(tmp_path / "pictures")
     explain(model, metadata, pictures[:1], tmp_path / "one.png")
@@ -161,30 +163,30 @@ def test_masks_are_drawn(trained, pictures, tmp_path):
             assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 20
 
 
-def test_a_mask_is_laid_over_where_it_is_not_background():
+def test_overlay_mask_outside_background():
     picture = np.full((4, 4, 3), 100, np.uint8)
     mask = torch.zeros(4, 4, dtype=torch.int64)
     mask[1, 2] = 2
-    drawn = segmentation_masks.laid_over(picture, mask, 3)
+    drawn = segmentation_masks.overlay_mask(picture, mask, 3)
     assert np.allclose(drawn[mask.numpy() == 0], 100 / 255)
-    assert np.allclose(drawn[1, 2], 0.45 * 100 / 255 + 0.55 * segmentation_masks.colours(3)[2])
+    assert np.allclose(drawn[1, 2], 0.45 * 100 / 255 + 0.55 * segmentation_masks.class_colors(3)[2])
 
 
 @pytest.mark.parametrize("count", [2, 9, 21, 150])
-def test_every_class_has_a_colour_of_its_own(count):
-    found = segmentation_masks.colours(count)
+def test_class_colors_are_distinct(count):
+    found = segmentation_masks.class_colors(count)
     assert found.shape == (count, 3)
     assert len(np.unique(found.round(4), axis=0)) == count
     assert ((found >= 0) & (found <= 1)).all()
 
 
-def test_evaluation_names_each_class_and_refuses_others(trained, tmp_path):
+def test_evaluate_per_class_and_rejects_other_classes(trained, tmp_path):
     _, model, metadata = trained
     found = evaluate(model, metadata, "digits", held_out=True)
     print(found)
     classes = [found[f"iou_{name}"] for name in metadata["classes"]]
     assert found["miou"] == pytest.approx(sum(classes) / len(classes))
-    assert found["pictures"] < evaluate(model, metadata, "digits", held_out=False)["pictures"]
+    assert found["images"] < evaluate(model, metadata, "digits", held_out=False)["images"]
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
         for i in range(4):

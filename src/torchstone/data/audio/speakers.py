@@ -1,4 +1,4 @@
-"""Sequences of vectors, or sounds, that each have one label: who speaks."""
+"""Data sets for speaker identification: sequences of vectors, or sounds, with one label each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from torchstone.data import download
-from torchstone.data.audio.files import digits, read_sound, sounds
-from torchstone.data.splits import cut, whole
+from torchstone.data.audio.files import find_audio_files, read_audio, read_fsdd
+from torchstone.data.splits import full_subset, stratified_split
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("japanese_vowels",)
@@ -19,8 +19,8 @@ VOWELS = "aeon/datasets/data/JapaneseVowels/JapaneseVowels_{}.ts"
 
 
 @dataclass(frozen=True)
-class Voices:
-    """One split: waves (samples,) or vectors (frames, width), and the number of each one's class."""
+class SpeakerSplit:
+    """One split: waveforms (samples,) or vectors (frames, width), and class indices."""
 
     items: Sequence[Tensor]
     labels: Sequence[int]
@@ -33,60 +33,58 @@ class Voices:
         return self.items[i]
 
     def where(self, i: int) -> str:
-        """Names one in a message."""
+        """The name of an item in error messages."""
         return self.names[i]
 
-    def pick(self, index: Sequence[int]) -> "Voices":
-        """Those of these numbers."""
-        return Voices(
+    def subset(self, index: Sequence[int]) -> "SpeakerSplit":
+        """The items with these indices."""
+        return SpeakerSplit(
             [self.items[i] for i in index],
             [self.labels[i] for i in index],
             [self.names[i] for i in index],
         )
 
 
-def joined(*parts: Voices) -> Voices:
+def concat_splits(*parts: SpeakerSplit) -> SpeakerSplit:
     """Several splits as one."""
-    names = ("items", "labels", "names")
-    return Voices(*([one for part in parts for one in getattr(part, name)] for name in names))
+    fields = ("items", "labels", "names")
+    return SpeakerSplit(*([each for part in parts for each in getattr(part, field)] for field in fields))
 
 
 @dataclass(frozen=True)
-class VoiceSet:
-    """A set in its three parts; `sounds` says that the items are waves."""
+class SpeakerDataset:
+    """A data set in three splits; `is_sound` if the items are waveforms, not vectors."""
 
     name: str
     classes: tuple[str, ...]
-    train: Voices
-    val: Voices
-    test: Voices
-    sounds: bool
-    note: str
+    train: SpeakerSplit
+    val: SpeakerSplit
+    test: SpeakerSplit
+    is_sound: bool
+    description: str
 
 
-def read_voices(spec: str, rate: int) -> VoiceSet:
-    """Read what a person named; sounds at `rate` samples a second.
+def read_speakers(spec: str, sample_rate: int) -> SpeakerDataset:
+    """Read a data set by name or path; sounds are resampled to `sample_rate`.
 
-    - `japanese_vowels`: 12 cepstra a frame of two vowels by nine men (Kudo, Toyama and Shimbo 1999),
-      its published split: 270 for training, 370 for the test
-    - `NAME_TRAIN.ts`, with `NAME_TEST.ts` beside it: any set in that form, of equal sampling
+    - `japanese_vowels`: two vowels by nine men, 12 cepstral coefficients per frame (Kudo, Toyama and
+      Shimbo 1999), with its published split: 270 for training, 370 for the test
+    - `NAME_TRAIN.ts`, with `NAME_TEST.ts` in the same folder: any set in that format, evenly sampled
     - the Free Spoken Digit Dataset, zip file or folder: its speakers, its official test indices
     - a folder with a sub-folder of sound files for each speaker
 
-    Where a test is published, a tenth of the rest is cut off by class for validation; else a tenth
-    for the test first. The same always.
+    Without a published test split a tenth is split off by class for it, and then a tenth of the data for
+    validation, always the same.
 
     Raises:
-        BadInput: nothing there, something in it that cannot be used, a speaker with too few.
+        BadInput: no such data set, an item that cannot be used, a speaker with too few items.
     """
     if spec == "japanese_vowels":
-        with download.archive(*AEON) as opened:
-            texts = [opened.read(VOWELS.format(split)).decode() for split in ("TRAIN", "TEST")]
-        found = [_series(text, spec) for text in texts]
-        said = (
-            "japanese_vowels: two vowels spoken by nine men, 12 cepstra a frame, from the aeon 1.6.0 archive"
-        )
-        return _finish(spec, {"train": found[0], "test": found[1]}, False, said)
+        with download.fetch_archive(*AEON) as archive:
+            texts = [archive.read(VOWELS.format(split)).decode() for split in ("TRAIN", "TEST")]
+        train, test = (_read_ts(text, spec) for text in texts)
+        source = "two vowels spoken by nine men, 12 cepstra per frame, from the aeon 1.6.0 archive"
+        return _make_dataset(spec, {"train": train, "test": test}, False, f"{spec}: {source}")
     path = Path(spec).expanduser()
     if spec.endswith("_TRAIN.ts"):
         parts = {}
@@ -94,73 +92,74 @@ def read_voices(spec: str, rate: int) -> VoiceSet:
             file = path.with_name(path.name.replace("_TRAIN.ts", f"_{split.upper()}.ts"))
             if not file.is_file():
                 raise BadInput(f"there is no {file}: NAME_TRAIN.ts and NAME_TEST.ts belong together")
-            parts[split] = _series(file.read_text(encoding="utf-8"), str(file))
-        return _finish(path.name, parts, False, spec)
+            parts[split] = _read_ts(file.read_text(encoding="utf-8"), str(file))
+        return _make_dataset(path.name, parts, False, spec)
     if not path.exists():
-        said = f"({did_you_mean(spec, BUNDLED)}); give a folder with a sub-folder of sounds a speaker"
-        raise BadInput(f"no voices at {spec!r} {said}")
-    if found := digits(path, rate):
-        parts = {s: [(r.wave, r.speaker, r.name) for r in each] for s, each in found.items()}
-        kept = "test: indices 0 to 4, as published; val: 5 to 7"
-        return _finish(path.name, parts, True, f"{spec}: spoken digits", kept)
-    folders = sorted(f for f in path.iterdir() if f.is_dir() and not f.name.startswith(".")) if (
-        path.is_dir()
-    ) else []  # fmt: skip
-    listed = [(file, folder.name) for folder in folders for file in sounds(folder)]
+        hint = f"({did_you_mean(spec, BUNDLED)}); give a folder with a sub-folder of sounds per speaker"
+        raise BadInput(f"no speakers at {spec!r} {hint}")
+    if digits := read_fsdd(path, sample_rate):
+        parts = {s: [(r.wave, r.speaker, r.name) for r in each] for s, each in digits.items()}
+        splitting = "test: indices 0 to 4, as published; val: 5 to 7"
+        return _make_dataset(path.name, parts, True, f"{spec}: spoken digits", splitting)
+    folders = path.iterdir() if path.is_dir() else []
+    folders = sorted(f for f in folders if f.is_dir() and not f.name.startswith("."))
+    listed = [(file, folder.name) for folder in folders for file in find_audio_files(folder)]
     if not listed:
-        raise BadInput(f"{spec} is no set of voices: give a folder with a sub-folder a speaker")
-    rows = [(read_sound(file, rate), speaker, str(file)) for file, speaker in listed]
-    return _finish(path.name, {"train": rows}, True, spec)
+        raise BadInput(f"{spec} is no set of speakers: give a folder with a sub-folder per speaker")
+    rows = [(read_audio(file, sample_rate), speaker, str(file)) for file, speaker in listed]
+    return _make_dataset(path.name, {"train": rows}, True, spec)
 
 
 Rows = list[tuple[Tensor, str, str]]  # item, class, name
 
 
-def _series(text: str, name: str) -> Rows:
-    """The cases of a .ts file: dimensions apart by `:`, values by `,`, the class last."""
+def _read_ts(text: str, name: str) -> Rows:
+    """The cases of a .ts file: dimensions separated by `:`, values by `,`, the class last."""
     head, _, data = text.partition("@data")
     if not data.strip() or "@timestamps true" in head.lower():
-        raise BadInput(f"{name} is no .ts file of series without time stamps and with a class each")
+        raise BadInput(f"{name} is no .ts file of series without time stamps and with one class each")
     rows, width = [], 0
     for number, line in enumerate(data.strip().splitlines(), 1):
         *dimensions, label = line.strip().split(":")
         try:
-            columns = [[float(value) for value in one.split(",")] for one in dimensions]
+            columns = [[float(value) for value in each.split(",")] for each in dimensions]
         except ValueError:
             raise BadInput(f"{name}, case {number}: a value is missing or no number") from None
         width = width or len(columns)
         if len({len(column) for column in columns}) != 1 or len(columns) != width:
-            raise BadInput(f"{name}, case {number}: its {len(columns)} dimensions are not alike")
+            raise BadInput(f"{name}, case {number}: its {len(columns)} dimensions differ in length or number")
         rows.append((torch.tensor(columns).T.contiguous(), label, f"case {number} of {name}"))
     return rows
 
 
-def _finish(name: str, splits: dict[str, Rows], sounding: bool, note: str, kept: str = "") -> VoiceSet:
-    classes = tuple(sorted({label for _, label, _ in splits["train"]}))
+def _make_dataset(
+    name: str, rows_by_split: dict[str, Rows], is_sound: bool, source: str, splitting: str = ""
+) -> SpeakerDataset:
+    classes = tuple(sorted({label for _, label, _ in rows_by_split["train"]}))
     if len(classes) < 2:
-        raise BadInput(f"{name} has the one speaker {classes[0]!r}; at least two are needed")
+        raise BadInput(f"{name} has only the speaker {classes[0]!r}; at least two are needed")
     number = {label: i for i, label in enumerate(classes)}
     parts = {}
-    for split, rows in splits.items():
+    for split, rows in rows_by_split.items():
         if unknown := [label for _, label, _ in rows if label not in number]:
             raise BadInput(f"{name}: {unknown[0]!r} is in {split}, but not in train")
         labels = [number[label] for _, label, _ in rows]
-        pool = Voices([item for item, _, _ in rows], labels, [name for _, _, name in rows])
-        parts[split] = whole(pool, np.array(pool.labels))  # ty: ignore[invalid-argument-type]
+        pool = SpeakerSplit([item for item, _, _ in rows], labels, [name for _, _, name in rows])
+        parts[split] = full_subset(pool, np.array(pool.labels))  # ty: ignore[invalid-argument-type]
     published = [split for split in ("val", "test") if split in parts]
     train = parts["train"]
-    counts, least = np.bincount(train.labels, minlength=len(classes)), 3 - len(published)
-    if counts.min() < least:
-        few = classes[counts.argmin()]
-        raise BadInput(f"speaker {few!r} of {name} has {counts.min()}; at least {least} are needed")
+    counts, needed = np.bincount(train.labels, minlength=len(classes)), 3 - len(published)
+    if counts.min() < needed:
+        rarest = classes[counts.argmin()]
+        raise BadInput(f"speaker {rarest!r} of {name} has {counts.min()}; at least {needed} are needed")
     if "test" not in parts:
-        train, parts["test"] = cut(train, round(0.1 * len(train.labels)), len(classes))
+        train, parts["test"] = stratified_split(train, round(0.1 * len(train.labels)), len(classes))
     if "val" not in parts:
         share = 0.1 if published else 1 / 9
-        train, parts["val"] = cut(train, round(share * len(train.labels)), len(classes), salt=1)
+        train, parts["val"] = stratified_split(train, round(share * len(train.labels)), len(classes), salt=1)
     parts["train"] = train
-    done = {s: part.pool.pick(part.index.tolist()) for s, part in parts.items()}
-    sizes = " / ".join(f"{len(done[split])} {split}" for split in ("train", "val", "test"))
-    kept = kept or ("test as published, val cut by speaker" if published else "cut by speaker")
-    note = f"{note}; {len(classes)} speakers, {sizes} ({kept})"
-    return VoiceSet(name, classes, done["train"], done["val"], done["test"], sounding, note)
+    splits = {s: part.pool.subset(part.index.tolist()) for s, part in parts.items()}
+    sizes = " / ".join(f"{len(splits[split])} {split}" for split in ("train", "val", "test"))
+    splitting = splitting or ("test as published, val split by speaker" if published else "split by speaker")
+    description = f"{source}; {len(classes)} speakers, {sizes} ({splitting})"
+    return SpeakerDataset(name, classes, **splits, is_sound=is_sound, description=description)

@@ -1,4 +1,4 @@
-"""Sounds with what is said in them: recordings to be composed, or a folder with its transcripts."""
+"""Speech data sets: isolated recordings to compose utterances from, or a folder with transcripts."""
 
 import csv
 import io
@@ -7,121 +7,124 @@ from pathlib import Path
 
 import numpy as np
 
-from torchstone.data.audio.files import Recording, characters, digits, read_sound, sounds
-from torchstone.data.splits import MOST_VALIDATION, SPLIT_SEED, SPLITS
+from torchstone.data.audio.files import Recording, find_audio_files, read_audio, read_captcha, read_fsdd
+from torchstone.data.splits import MAX_VALIDATION, SPLIT_NAMES, SPLIT_SEED
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("captcha",)
-TABLES = (".tsv", ".csv")
-FILE = ("file", "filename", "path", "wav", "audio", "file_name")
-TEXT = ("text", "transcript", "transcription", "sentence")
-SPLIT = "split"
+TABLE_EXTENSIONS = (".tsv", ".csv")
+FILE_COLUMNS = ("file", "filename", "path", "wav", "audio", "file_name")
+TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence")
+SPLIT_COLUMN = "split"
 
 
 @dataclass(frozen=True)
-class SpeechSet:
-    """Three splits of recordings. `composed`: each holds one character, and utterances are to be put
-    together of several of one speaker. `alphabet` has every character of every text."""
+class SpeechDataset:
+    """Three splits of recordings. `is_isolated`: each holds one character, and utterances are composed of
+    several by one speaker. `alphabet` has every character of every text."""
 
     name: str
     alphabet: str
     train: list[Recording]
     val: list[Recording]
     test: list[Recording]
-    composed: bool
-    note: str
+    is_isolated: bool
+    description: str
 
 
-def read_speech(spec: str, rate: int) -> SpeechSet:
-    """Read what a person named, at `rate` samples a second.
+def read_speech(spec: str, sample_rate: int) -> SpeechDataset:
+    """Read a data set by name or path, resampled to `sample_rate`.
 
-    - `captcha`: one recording each of 0 to 9 and A to Z (the same in each split: what differs is how
-      they are put together), or `captcha/0123` of some of them
-    - the Free Spoken Digit Dataset: its zip file or a folder of it, by its official test indices
-    - a folder of sound files with one table, .tsv or .csv, of `file` and `text` (and perhaps `split`:
-      train, val or test); without names the first two columns
+    - `captcha`: one recording each of 0 to 9 and A to Z (the same in each split: the utterances
+      composed of them differ), or `captcha/0123` of some of them
+    - the Free Spoken Digit Dataset: its zip file or folder, with its official test indices
+    - a folder of sound files with one table, .tsv or .csv, with columns `file` and `text` (and optionally
+      `split`: train, val or test); without a header the first two columns
 
-    Splits that a table does not name are cut with a constant seed: a tenth for the test, a ninth of
-    the rest for validation.
+    Splits that a table does not name are split off with a constant seed: a tenth for the test, a ninth
+    of the rest for validation.
 
     Raises:
-        BadInput: nothing there, a table or sound that cannot be read, a sound without text or the
+        BadInput: no such data set, a table or sound that cannot be read, a text without sound or the
             other way round.
     """
-    name, _, chosen = spec.partition("/")
+    name, _, selected = spec.partition("/")
     if name == "captcha":
-        each = [r for r in characters(rate) if not chosen or r.text in chosen]
-        if unknown := [c for c in chosen if c not in {r.text for r in each}]:
+        recordings = [r for r in read_captcha(sample_rate) if not selected or r.text in selected]
+        if unknown := [c for c in selected if c not in {r.text for r in recordings}]:
             raise BadInput(f"captcha has recordings of 0 to 9 and A to Z, none of {unknown[0]!r}")
-        note = (
-            f"captcha: utterances composed of {len(each)} recorded characters of one voice from the "
+        description = (
+            f"captcha: utterances composed of {len(recordings)} recorded characters of one speaker from the "
             "captcha 0.7.1 archive; the same recordings in training and test, in other orders, speeds "
             "and noise"
         )
-        return SpeechSet(spec, "".join(r.text for r in each), each, each, each, True, note)
+        alphabet = "".join(r.text for r in recordings)
+        splits = (recordings, recordings, recordings)
+        return SpeechDataset(spec, alphabet, *splits, is_isolated=True, description=description)
     path = Path(spec).expanduser()
     if not path.exists():
-        said = f"({did_you_mean(spec, BUNDLED)}); give a folder of sounds with a transcript file, or FSDD"
-        raise BadInput(f"no speech at {spec!r} {said}")
-    if parts := digits(path, rate):
+        hint = f"({did_you_mean(spec, BUNDLED)}); give a folder of sounds with a transcript file, or FSDD"
+        raise BadInput(f"no speech at {spec!r} {hint}")
+    if parts := read_fsdd(path, sample_rate):
         sizes = " / ".join(f"{len(parts[split])} {split}" for split in ("train", "val", "test"))
         speakers = len({r.speaker for r in parts["train"]})
-        note = (
+        description = (
             f"{spec}: spoken digits of {speakers} speakers; {sizes} recordings (test: indices 0 to 4, "
             "as published; val: 5 to 7), utterances composed of several by one speaker"
         )
         alphabet = "".join(sorted({r.text for part in parts.values() for r in part}))
-        return SpeechSet(spec, alphabet, parts["train"], parts["val"], parts["test"], True, note)
+        return SpeechDataset(spec, alphabet, **parts, is_isolated=True, description=description)
     if not path.is_dir():
         raise BadInput(f"{spec} is no data set of speech: give a folder, or FSDD's recordings.zip")
-    return _folder(path, rate)
+    return _read_folder(path, sample_rate)
 
 
-def _folder(path: Path, rate: int) -> SpeechSet:
-    tables = sorted(f for f in path.iterdir() if f.suffix.lower() in TABLES)
+def _read_folder(path: Path, sample_rate: int) -> SpeechDataset:
+    tables = sorted(f for f in path.iterdir() if f.suffix.lower() in TABLE_EXTENSIONS)
     if len(tables) != 1:
-        found = ", ".join(f.name for f in tables) or "none"
+        names = ", ".join(f.name for f in tables) or "none"
         raise BadInput(
-            f"{path} needs one transcript file, .tsv or .csv with columns file and text; found: {found}"
+            f"{path} needs one transcript file, .tsv or .csv with columns file and text; found: {names}"
         )
     (table,) = tables
-    rows = _rows(table)
+    rows = _read_table(table)
     listed = [name for name, _, _ in rows]
     if len(set(listed)) < len(listed):
-        twice = next(name for i, name in enumerate(listed) if name in listed[:i])
-        raise BadInput(f"{table} lists {twice} twice")
+        repeated = next(name for i, name in enumerate(listed) if name in listed[:i])
+        raise BadInput(f"{table} lists {repeated} twice")
     parts: dict[str, list[Recording]] = {"train": [], "val": [], "test": []}
-    free = []
+    unassigned = []
     for number, (name, text, split) in enumerate(rows, 1):
         file = path / name
         if not file.is_file():
             raise BadInput(f"{table}, data row {number}: there is no file {file}")
-        recording = Recording(read_sound(file, rate), text, "", str(file))
+        recording = Recording(read_audio(file, sample_rate), text, "", str(file))
         if not split:
-            free.append(recording)
-        elif split.lower() in SPLITS:
-            parts[SPLITS[split.lower()]].append(recording)
+            unassigned.append(recording)
+        elif split.lower() in SPLIT_NAMES:
+            parts[SPLIT_NAMES[split.lower()]].append(recording)
         else:
             raise BadInput(f"{table}, data row {number}: split is train, val or test, not {split!r}")
-    without = len({f.resolve() for f in sounds(path)} - {(path / n).resolve() for n in listed})
-    said = f", {without} sound files without a transcript not used" if without else ""
-    if len(free) not in (0, len(rows)):
-        raise BadInput(f"{table} names a split in {len(rows) - len(free)} of {len(rows)} rows: in all")
-    kept = "as the table names them" if not free else "cut at random"
-    if free:
-        parts["train"] = free
+    without = len({f.resolve() for f in find_audio_files(path)} - {(path / n).resolve() for n in listed})
+    unused = f", {without} sound files without a transcript not used" if without else ""
+    if len(unassigned) not in (0, len(rows)):
+        named = len(rows) - len(unassigned)
+        raise BadInput(f"{table} names a split in {named} of {len(rows)} rows: name it in all or none")
+    splitting = "random split" if unassigned else "split as in the table"
+    if unassigned:
+        parts["train"] = unassigned
     for salt, (split, share) in enumerate({"test": 0.1, "val": 1 / 9}.items()):
         if not parts[split] and parts["train"]:
-            parts["train"], parts[split] = _cut(parts["train"], share, salt, str(path))
+            parts["train"], parts[split] = _split_off(parts["train"], share, salt, str(path))
     if not parts["train"]:
         raise BadInput(f"{table} has no rows to train on")
     alphabet = "".join(sorted({c for part in parts.values() for r in part for c in r.text}))
     sizes = " / ".join(f"{len(parts[split])} {split}" for split in ("train", "val", "test"))
-    note = f"{path}; {sizes} utterances ({kept}), {len(alphabet)} characters{said}"
-    return SpeechSet(str(path), alphabet, *parts.values(), composed=False, note=note)
+    description = f"{path}; {sizes} utterances ({splitting}), {len(alphabet)} characters{unused}"
+    return SpeechDataset(str(path), alphabet, **parts, is_isolated=False, description=description)
 
 
-def _rows(table: Path) -> list[tuple[str, str, str]]:
+def _read_table(table: Path) -> list[tuple[str, str, str]]:
     """File, text and split ('' if there is none) of each row."""
     try:
         text = table.read_text(encoding="utf-8-sig")
@@ -135,38 +138,40 @@ def _rows(table: Path) -> list[tuple[str, str, str]]:
     except csv.Error as error:
         raise BadInput(f"{table} is not a table of text: {error}") from None
     names = [cell.lower() for cell in rows[0]] if rows else []
-    file, said = (next((names.index(n) for n in known if n in names), None) for known in (FILE, TEXT))
-    named = file is not None and said is not None
-    if not named and (file is not None or said is not None):
-        what = "text" if said is None else "file"
-        raise BadInput(f"{table} has no column named {what}, only {', '.join(rows[0])}")
-    split = names.index(SPLIT) if named and SPLIT in names else None
-    file, said = (file, said) if named else (0, 1)
-    found = []
-    for number, row in enumerate(rows[named:], 1):
-        width = len(rows[0]) if named else 2
+    file, transcript = (
+        next((names.index(n) for n in known if n in names), None) for known in (FILE_COLUMNS, TEXT_COLUMNS)
+    )
+    has_header = file is not None and transcript is not None
+    if not has_header and (file is not None or transcript is not None):
+        missing = "text" if transcript is None else "file"
+        raise BadInput(f"{table} has no column named {missing}, only {', '.join(rows[0])}")
+    split = names.index(SPLIT_COLUMN) if has_header and SPLIT_COLUMN in names else None
+    file, transcript = (file, transcript) if has_header else (0, 1)
+    entries = []
+    for number, row in enumerate(rows[has_header:], 1):
+        width = len(rows[0]) if has_header else 2
         if len(row) != width:
             raise BadInput(f"{table}, data row {number}: {len(row)} cells, not {width}")
-        if not row[file] or not row[said]:
-            what = "text" if row[file] else "file"
-            raise BadInput(f"{table}, data row {number}: the {what} is empty")
-        spoken = " ".join(row[said].split())
-        found.append((row[file], spoken, "" if split is None else row[split]))
-    if not found:
-        raise BadInput(f"{table} is empty: give a file and its text a line")
-    return found
+        if not row[file] or not row[transcript]:
+            empty = "text" if row[file] else "file"
+            raise BadInput(f"{table}, data row {number}: the {empty} is empty")
+        text = " ".join(row[transcript].split())
+        entries.append((row[file], text, "" if split is None else row[split]))
+    if not entries:
+        raise BadInput(f"{table} is empty: give a file and its text on each line")
+    return entries
 
 
-def _cut(
+def _split_off(
     recordings: list[Recording], share: float, salt: int, name: str
 ) -> tuple[list[Recording], list[Recording]]:
-    """(rest, so many taken out at random, the same ones always)."""
+    """(rest, a random share of the recordings, always the same)."""
     if len(recordings) < 2:
         raise BadInput(f"{name} has {len(recordings)} utterances to train on, too few to split")
-    count = min(MOST_VALIDATION, max(1, round(share * len(recordings))))
+    count = min(MAX_VALIDATION, max(1, round(share * len(recordings))))
     order = np.random.RandomState(SPLIT_SEED + salt).permutation(len(recordings))
-    taken = set(order[:count].tolist())
+    split_off = set(order[:count].tolist())
     return (
-        [r for i, r in enumerate(recordings) if i not in taken],
-        [r for i, r in enumerate(recordings) if i in taken],
+        [r for i, r in enumerate(recordings) if i not in split_off],
+        [r for i, r in enumerate(recordings) if i in split_off],
     )

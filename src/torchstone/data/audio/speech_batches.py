@@ -1,10 +1,10 @@
-"""Batches of sounds and their labels, without end: composed of single recordings, or as they are."""
+"""Endless batches of utterances with their labels: composed of isolated recordings, or as they are."""
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,127 +14,143 @@ from torch.nn.utils.rnn import pad_sequence
 
 from torchstone.data.audio.files import Recording
 from torchstone.data.sampler import share_of_batch
-from torchstone.data.text.sentence_batches import Alike
+from torchstone.data.text.sentence_batches import LengthGrouped
 from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
-NOISES, NOISE, SEED = 16, 2**17, 2006  # pieces of noise, their samples, and what they are drawn by
+NOISE_CLIPS, NOISE_SAMPLES, NOISE_SEED = 16, 2**17, 2006
 
 
-class Spoken(NamedTuple):
-    """Sounds side by side with their labels; what is filled up is 0 in both."""
+class SpeechBatch(NamedTuple):
+    """Waveforms with their labels; both are padded with 0."""
 
-    waves: Float[Tensor, "batch samples"]
+    waveforms: Float[Tensor, "batch samples"]
     lengths: Int64[Tensor, " batch"]
     labels: Int64[Tensor, "batch labels"]
     counts: Int64[Tensor, " batch"]
 
 
-@dataclass(frozen=True)
-class Manner:
-    """How utterances are made of recordings; pairs are ranges that a number is drawn from, evenly.
+# what fields of `Augmentation` were called in the metadata of earlier versions
+OLD_FIELDS = {
+    "count": "recordings_per_utterance",
+    "gap": "gap_seconds",
+    "edge": "edge_seconds",
+    "speed": "speed_change",
+    "loudness": "attenuation_db",
+    "noise": "snr_db",
+}
 
-    Args:
-        count: recordings in one, all of one speaker.
-        gap, edge: seconds of silence between recordings, and before the first and after the last.
-        speed: each recording is played at up to so much faster or slower, its pitch with it.
-        loudness: decibels that a recording may be softer than the loudest can be.
-        noise: decibels that the mean power of what is spoken lies above that of the noise, whose own
-            falls with frequency as 1/f^a, a between 0 and 1.5.
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How utterances are composed of recordings of one speaker; pairs are ranges of uniform numbers.
+
+    Speed changes resample, so that the pitch changes too. The noise added has power that falls with
+    frequency as 1/f^a, a between 0 and 1.5; its level is relative to the mean power of the speech.
     """
 
-    count: tuple[int, int] = (1, 7)
-    gap: tuple[float, float] = (0.02, 0.3)
-    edge: tuple[float, float] = (0.0, 0.3)
-    speed: float = 0.1
-    loudness: float = 6.0
-    noise: tuple[float, float] = (15.0, 50.0)
+    recordings_per_utterance: tuple[int, int] = (1, 7)  # recordings in a composed utterance, from and to
+    gap_seconds: tuple[float, float] = (0.02, 0.3)  # silence between recordings in seconds
+    edge_seconds: tuple[float, float] = (0.0, 0.3)  # silence before and after in seconds
+    speed_change: float = 0.1  # largest relative change of a recording's speed
+    attenuation_db: float = 6.0  # largest attenuation of a recording in dB
+    snr_db: tuple[float, float] = (15.0, 50.0)  # signal-to-noise ratio in dB
+
+    @classmethod
+    def from_metadata(cls, fields: Mapping[str, Any]) -> "Augmentation":
+        """`asdict` undone, also of earlier versions' names."""
+        return cls(**{OLD_FIELDS.get(name, name): value for name, value in fields.items()})
 
 
-class Composer:
+class UtteranceComposer:
     """Utterances by number: the same seed and number give the same one."""
 
-    def __init__(self, recordings: Sequence[Recording], rate: int, manner: Manner, seed: int):
-        if not 1 <= manner.count[0] <= manner.count[1]:
-            raise BadInput(f"utterances are of 1 or more recordings, not {manner.count}")
-        if not 0 <= manner.speed < 1:
-            raise BadInput(f"speed is changed by a share from 0 to below 1, not {manner.speed}")
+    def __init__(
+        self, recordings: Sequence[Recording], sample_rate: int, augmentation: Augmentation, seed: int
+    ):
+        low, high = augmentation.recordings_per_utterance
+        if not 1 <= low <= high:
+            raise BadInput(f"utterances are of 1 or more recordings, not {(low, high)}")
+        if not 0 <= augmentation.speed_change < 1:
+            raise BadInput(f"speed_change must be from 0 to below 1, not {augmentation.speed_change}")
         self.speakers: dict[str, list[Recording]] = defaultdict(list)
         for recording in recordings:
             self.speakers[recording.speaker].append(recording)
         self.names = sorted(self.speakers)
-        self.rate, self.manner, self.seed = rate, manner, seed
-        self.noises = noises()
+        self.sample_rate, self.augmentation, self.seed = sample_rate, augmentation, seed
+        self.noise_clips = noise_clips()
 
     def __call__(self, number: int) -> Recording:
         """The utterance of this number."""
-        draw = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.AUGMENTATION, number))
-        how = self.manner
-        speaker = self.names[_whole(0, len(self.names) - 1, draw)]
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.AUGMENTATION, number))
+        settings = self.augmentation
+        speaker = self.names[_randint(0, len(self.names) - 1, generator)]
         own = self.speakers[speaker]
-        chosen = [own[_whole(0, len(own) - 1, draw)] for _ in range(_whole(*how.count, draw))]
-        pieces = [self._silence(how.edge, draw)]
-        for place, each in enumerate(chosen):
-            if place:
-                pieces.append(self._silence(how.gap, draw))
-            pieces.append(each.wave if not how.speed else self._paced(each.wave, draw))
-            pieces[-1] = pieces[-1] * 10 ** (-_number(0, how.loudness, draw) / 20)
-        wave = torch.cat([*pieces, self._silence(how.edge, draw)])
-        spoken = torch.cat(pieces[1:]).square().mean()
-        wave = noisy(wave, spoken, _number(*how.noise, draw), self.noises, draw)
-        text = "".join(each.text for each in chosen)
+        count = _randint(*settings.recordings_per_utterance, generator)
+        recordings = [own[_randint(0, len(own) - 1, generator)] for _ in range(count)]
+        pieces = [self._silence(settings.edge_seconds, generator)]
+        for i, each in enumerate(recordings):
+            if i:
+                pieces.append(self._silence(settings.gap_seconds, generator))
+            changed = self._change_speed(each.wave, generator) if settings.speed_change else each.wave
+            pieces.append(changed * 10 ** (-_uniform(0, settings.attenuation_db, generator) / 20))
+        wave = torch.cat([*pieces, self._silence(settings.edge_seconds, generator)])
+        power = torch.cat(pieces[1:]).square().mean()
+        snr_db = _uniform(*settings.snr_db, generator)
+        wave = add_noise(wave, power, snr_db, self.noise_clips, generator)
+        text = "".join(each.text for each in recordings)
         return Recording(wave / wave.abs().max(), text, speaker, f"composed of {speaker}, {number}")
 
-    def _silence(self, seconds: tuple[float, float], draw: torch.Generator) -> Tensor:
-        return torch.zeros(round(_number(*seconds, draw) * self.rate))
+    def _silence(self, seconds: tuple[float, float], generator: torch.Generator) -> Tensor:
+        return torch.zeros(round(_uniform(*seconds, generator) * self.sample_rate))
 
-    def _paced(self, wave: Tensor, draw: torch.Generator) -> Tensor:
-        """Played faster or slower, between its samples in straight lines."""
-        pace = 1 + self.manner.speed * _number(-1, 1, draw)
-        length = max(2, round(len(wave) / pace))
+    def _change_speed(self, wave: Tensor, generator: torch.Generator) -> Tensor:
+        """Faster or slower, with linear interpolation between samples."""
+        speed = 1 + self.augmentation.speed_change * _uniform(-1, 1, generator)
+        length = max(2, round(len(wave) / speed))
         return F.interpolate(wave[None, None], length, mode="linear", align_corners=True)[0, 0]
 
 
 @functools.cache
-def noises() -> list[Float[Tensor, " samples"]]:
-    """Pieces of noise of mean power 1, whose own falls with frequency as 1/f^a, a from 0 to 1.5."""
-    generator, pieces = torch.Generator().manual_seed(SEED), []
-    for number in range(NOISES):
-        spectrum = torch.fft.rfft(torch.randn(NOISE, generator=generator))
+def noise_clips() -> list[Float[Tensor, " samples"]]:
+    """Noise of mean power 1, whose power falls with frequency as 1/f^a, a from 0 to 1.5."""
+    generator, clips = torch.Generator().manual_seed(NOISE_SEED), []
+    for number in range(NOISE_CLIPS):
+        spectrum = torch.fft.rfft(torch.randn(NOISE_SAMPLES, generator=generator))
         bins = torch.arange(len(spectrum)).clamp(min=1)
-        piece = torch.fft.irfft(spectrum * bins ** (-0.75 * number / (NOISES - 1)), NOISE)
-        pieces.append(piece / piece.square().mean().sqrt())
-    return pieces
+        clip = torch.fft.irfft(spectrum * bins ** (-0.75 * number / (NOISE_CLIPS - 1)), NOISE_SAMPLES)
+        clips.append(clip / clip.square().mean().sqrt())
+    return clips
 
 
-def noisy(
+def add_noise(
     wave: Float[Tensor, " samples"],
-    spoken: Tensor,
-    decibels: float,
-    pieces: Sequence[Tensor],
-    draw: torch.Generator,
+    power: Tensor,
+    snr_db: float,
+    clips: Sequence[Tensor],
+    generator: torch.Generator,
 ) -> Float[Tensor, " samples"]:
-    """The wave with a piece of noise so many decibels below the power `spoken`."""
-    piece = pieces[_whole(0, len(pieces) - 1, draw)]
-    begin = _whole(0, len(piece) - 1, draw)
-    index = torch.arange(begin, begin + len(wave)) % len(piece)
-    return wave + piece[index] * (spoken / 10 ** (decibels / 10)).sqrt()
+    """The waveform plus a random piece of noise, `snr_db` below the speech's `power`."""
+    clip = clips[_randint(0, len(clips) - 1, generator)]
+    first = _randint(0, len(clip) - 1, generator)
+    index = torch.arange(first, first + len(wave)) % len(clip)
+    return wave + clip[index] * (power / 10 ** (snr_db / 10)).sqrt()
 
 
-def _number(low: float, high: float, draw: torch.Generator) -> float:
-    return low + (high - low) * float(torch.rand((), generator=draw))
+def _uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator))
 
 
-def _whole(low: int, high: int, draw: torch.Generator) -> int:
-    return int(torch.randint(low, high + 1, (), generator=draw))
+def _randint(low: int, high: int, generator: torch.Generator) -> int:
+    return int(torch.randint(low, high + 1, (), generator=generator))
 
 
-class Utterances:
-    """Endless `Spoken` batches; their whole state is how many utterances were drawn.
+class SpeechBatches:
+    """Endless `SpeechBatch`es; the position, the number of utterances so far, is the full state.
 
-    With a `Composer` each utterance is a new one; recordings of other sets come once an epoch, those
-    of like length together, under noise drawn anew each time (`noise`, decibels as in `Manner`).
-    `batch` counts the utterances of all `world` processes together.
+    With an `UtteranceComposer` each utterance is a new one; recordings of other sets come once an epoch,
+    grouped by length, each time with new noise (`snr_db` as in `Augmentation`). `batch_size` counts the
+    utterances of all processes together.
 
     Raises:
         BadInput: the batch cannot be shared by the processes; there are no recordings.
@@ -142,50 +158,51 @@ class Utterances:
 
     def __init__(
         self,
-        source: Composer | Sequence[Recording],
+        source: UtteranceComposer | Sequence[Recording],
         alphabet: str,
-        batch: int,
+        batch_size: int,
         *,
         seed: int,
-        noise: tuple[float, float] | None = None,
+        snr_db: tuple[float, float] | None = None,
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
     ):
-        share_of_batch(batch, rank, world_size)
-        self.source, self.alphabet, self.batch, self.seed = source, alphabet, batch, seed
-        self.noise, self.device, self.rank, self.world_size = noise, device, rank, world_size
-        self.pieces = noises() if noise and not isinstance(source, Composer) else []
-        self.alike = None
-        if not isinstance(source, Composer):
+        share_of_batch(batch_size, rank, world_size)
+        self.source, self.alphabet, self.batch_size, self.seed = source, alphabet, batch_size, seed
+        self.snr_db, self.device, self.rank, self.world_size = snr_db, device, rank, world_size
+        self.clips = noise_clips() if snr_db and not isinstance(source, UtteranceComposer) else []
+        self.grouped = None
+        if not isinstance(source, UtteranceComposer):
             if not source:
                 raise BadInput("no utterances to make batches of")
             lengths = torch.tensor([len(each.wave) for each in source])
-            # no pool is larger than an epoch, or a batch would hold one several times
-            self.alike = Alike(lengths, batch, seed, pool=max(1, min(16, len(lengths) // batch)))
+            # no pool is larger than an epoch, or a batch would hold a sample several times
+            pool = max(1, min(16, len(lengths) // batch_size))
+            self.grouped = LengthGrouped(lengths, batch_size, seed, pool=pool)
         self.position = 0
 
-    def __iter__(self) -> "Utterances":
+    def __iter__(self) -> "SpeechBatches":
         return self
 
-    def __next__(self) -> Spoken:
-        share = self.batch // self.world_size
-        places = [self.position + self.rank * share + i for i in range(share)]
-        if isinstance(self.source, Composer):
-            drawn = [self.source(place) for place in places]
+    def __next__(self) -> SpeechBatch:
+        share = self.batch_size // self.world_size
+        numbers = [self.position + self.rank * share + i for i in range(share)]
+        if isinstance(self.source, UtteranceComposer):
+            utterances = [self.source(number) for number in numbers]
         else:
-            assert self.alike
-            index = self.alike.index(self.position).chunk(self.world_size)[self.rank].tolist()
-            drawn = [self._again(self.source[i], p) for i, p in zip(index, places, strict=True)]
-        self.position += self.batch
-        return spoken(drawn, self.alphabet, self.device)
+            assert self.grouped
+            index = self.grouped.index(self.position).chunk(self.world_size)[self.rank].tolist()
+            utterances = [self._with_noise(self.source[i], n) for i, n in zip(index, numbers, strict=True)]
+        self.position += self.batch_size
+        return collate(utterances, self.alphabet, self.device)
 
-    def _again(self, recording: Recording, place: int) -> Recording:
-        if self.noise is None:
+    def _with_noise(self, recording: Recording, number: int) -> Recording:
+        if self.snr_db is None:
             return recording
-        draw = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.AUGMENTATION, place))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.AUGMENTATION, number))
         wave, power = recording.wave, recording.wave.square().mean()
-        wave = noisy(wave, power, _number(*self.noise, draw), self.pieces, draw)
+        wave = add_noise(wave, power, _uniform(*self.snr_db, generator), self.clips, generator)
         return recording._replace(wave=wave / wave.abs().max())
 
     def state_dict(self) -> dict[str, int]:
@@ -195,27 +212,29 @@ class Utterances:
         self.position = int(state["position"])
 
 
-def spoken(recordings: Sequence[Recording], alphabet: str, device: torch.device | str = "cpu") -> Spoken:
-    """Recordings side by side; label 0 is no character, label k the k-th of the alphabet."""
-    places = {character: k for k, character in enumerate(alphabet, 1)}
-    sides = []
+def collate(
+    recordings: Sequence[Recording], alphabet: str, device: torch.device | str = "cpu"
+) -> SpeechBatch:
+    """Padded recordings; label 0 is the blank, label k the k-th character of the alphabet."""
+    label_of = {character: k for k, character in enumerate(alphabet, 1)}
+    columns = []
     for rows in (
         [each.wave for each in recordings],
-        [torch.tensor([places[c] for c in each.text], dtype=torch.int64) for each in recordings],
+        [torch.tensor([label_of[c] for c in each.text], dtype=torch.int64) for each in recordings],
     ):
         lengths = torch.tensor([len(row) for row in rows])
-        sides += [pad_sequence(rows, batch_first=True).to(device), lengths.to(device)]
-    return Spoken(*sides)
+        columns += [pad_sequence(rows, batch_first=True).to(device), lengths.to(device)]
+    return SpeechBatch(*columns)
 
 
-def once(
+def eval_batches(
     recordings: Sequence[Recording],
     alphabet: str,
-    batch: int = 64,
+    batch_size: int = 64,
     device: torch.device | str = "cpu",
-) -> Iterator[tuple[list[int], Spoken]]:
-    """All of them once, shorter ones first, with their numbers."""
+) -> Iterator[tuple[list[int], SpeechBatch]]:
+    """Batches of all recordings in order of length, with their indices."""
     order = sorted(range(len(recordings)), key=lambda i: len(recordings[i].wave))
-    for first in range(0, len(order), batch):
-        index = order[first : first + batch]
-        yield index, spoken([recordings[i] for i in index], alphabet, device)
+    for first in range(0, len(order), batch_size):
+        index = order[first : first + batch_size]
+        yield index, collate([recordings[i] for i in index], alphabet, device)

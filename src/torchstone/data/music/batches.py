@@ -1,4 +1,4 @@
-"""Batches of whole pieces of music, without end; their whole state is how many were drawn."""
+"""Endless batches of whole pieces of music; the position is the full state."""
 
 from collections.abc import Sequence
 
@@ -12,26 +12,26 @@ from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
-def padded(
+def pad_pieces(
     pieces: Sequence[Frames],
 ) -> tuple[Float[Tensor, "pieces longest 88"], Int64[Tensor, " pieces"]]:
-    """Pieces side by side, silence after the shorter ones; and their lengths."""
+    """Pieces in one tensor, padded with silence, and their lengths."""
     lengths = torch.tensor([len(piece) for piece in pieces])
     return torch.nn.utils.rnn.pad_sequence([p.float() for p in pieces], True), lengths
 
 
-class Pieces:
+class PieceBatches:
     """Endless (frames, lengths): float32 (share, longest, 88), 1 where a key sounds, and int64 (share,).
 
-    Each epoch is a permutation fixed by `seed` and its number. With `transpose` each piece is moved by
-    as many semitones up or down, or fewer, drawn by `seed` and position, as its keys allow. `batch`
-    counts the pieces of all `world` processes; the state is how many were drawn.
+    Each epoch is a permutation fixed by `seed` and its number. With `transpose` each piece is transposed
+    by up to so many semitones up or down, drawn by `seed` and position, as far as its keys allow.
+    `batch_size` counts the pieces of all processes.
     """
 
     def __init__(
         self,
         pieces: Sequence[Frames],
-        batch: int,
+        batch_size: int,
         *,
         seed: int,
         transpose: int = 0,
@@ -39,28 +39,28 @@ class Pieces:
         rank: int = 0,
         world_size: int = 1,
     ):
-        first, share = share_of_batch(batch, rank, world_size)
+        first, share = share_of_batch(batch_size, rank, world_size)
         if not 0 <= transpose < KEYS:
-            raise BadInput(f"pieces are moved by 0 semitones or more, not {transpose}")
-        self.pieces, self.batch, self.seed = pieces, batch, seed
+            raise BadInput(f"transpose must be 0 semitones or more, not {transpose}")
+        self.pieces, self.batch_size, self.seed = pieces, batch_size, seed
         self.transpose, self.device = transpose, device
         self.share = slice(first, first + share)
-        self.order = EpochSampler(len(pieces), [(0, batch)], seed, torch.device("cpu"))
+        self.order = EpochSampler(len(pieces), [(0, batch_size)], seed, torch.device("cpu"))
         self.position = 0
 
-    def __iter__(self) -> "Pieces":
+    def __iter__(self) -> "PieceBatches":
         return self
 
     def __next__(self) -> tuple[Float[Tensor, "share longest 88"], Int64[Tensor, " share"]]:
-        chosen = [self.pieces[i] for i in self.order.index(self.position).tolist()]
+        batch = [self.pieces[i] for i in self.order.index(self.position).tolist()]
         generator = torch.Generator().manual_seed(
             derive_seed(self.seed, SeedStream.AUGMENTATION, self.position)
         )
-        moves = torch.rand(self.batch, generator=generator).tolist()
+        shifts = torch.rand(self.batch_size, generator=generator).tolist()
         if self.transpose:
-            chosen = [moved(p, self.transpose, at) for p, at in zip(chosen, moves, strict=True)]
-        self.position += self.batch
-        frames, lengths = padded(chosen[self.share])
+            batch = [transpose_piece(p, self.transpose, u) for p, u in zip(batch, shifts, strict=True)]
+        self.position += self.batch_size
+        frames, lengths = pad_pieces(batch[self.share])
         return frames.to(self.device), lengths
 
     def state_dict(self) -> dict[str, int]:
@@ -70,10 +70,12 @@ class Pieces:
         self.position = int(state["position"])
 
 
-def moved(piece: Frames, most: int, at: float) -> Frames:
-    """A piece moved by −most … most semitones, as far as it stays on the keys; `at` in [0, 1) says how far."""
+def transpose_piece(piece: Frames, max_semitones: int, u: float) -> Frames:
+    """A piece transposed by −max_semitones … max_semitones, as far as it stays on the keys; `u` in [0, 1)
+    chooses the interval."""
     sounding = piece.any(0).nonzero().flatten()
     if not len(sounding):
         return piece
-    low, high = max(-most, -int(sounding[0])), min(most, KEYS - 1 - int(sounding[-1]))
-    return piece.roll(low + int(at * (high - low + 1)), 1)
+    low = max(-max_semitones, -int(sounding[0]))
+    high = min(max_semitones, KEYS - 1 - int(sounding[-1]))
+    return piece.roll(low + int(u * (high - low + 1)), 1)

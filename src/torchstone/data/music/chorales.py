@@ -1,6 +1,6 @@
-"""Bach's four-part chorales, read as notes from the scores inside music21's archive.
+"""Bach's four-part chorales: notes from the scores in music21's archive.
 
-The scores are MusicXML, with a part a voice; music21 itself is not needed to read them.
+The scores are MusicXML with one part per voice; music21 itself is not needed to read them.
 """
 
 import io
@@ -21,20 +21,20 @@ STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 
 
 def read() -> dict[str, list[Note]]:
-    """The notes of each chorale, in the order of the works' numbers; repeats are read once."""
-    found = {}
-    with download.archive(*SCORES) as opened:
+    """The notes of each chorale, ordered by work number; repeats are read once."""
+    chorales = {}
+    with download.fetch_archive(*SCORES) as opened:
         for name in sorted(opened.namelist(), key=_number):
             if re.fullmatch(r"music21/corpus/bach/bwv[^/]*\.(mxl|xml)", name):
                 notes = chorale(opened.read(name))
                 if notes:
-                    found[name.rpartition("/")[2].rpartition(".")[0]] = notes
-    return found
+                    chorales[name.rpartition("/")[2].rpartition(".")[0]] = notes
+    return chorales
 
 
 def chorale(score: bytes) -> list[Note]:
-    """The notes of soprano, alto, tenor and bass in a score; none where it has no such parts."""
-    if score[:2] == b"PK":  # compressed: the score is the one file beside its description
+    """The notes of soprano, alto, tenor and bass in a score; none if it lacks one of the parts."""
+    if score[:2] == b"PK":  # compressed: the score is the one file beside its manifest
         with zipfile.ZipFile(io.BytesIO(score)) as packed:
             (name,) = (n for n in packed.namelist() if n.endswith("xml") and not n.startswith("META-INF"))
             score = packed.read(name)
@@ -60,7 +60,7 @@ def chorale(score: bytes) -> list[Note]:
 def _measure(
     measure: ElementTree.Element, begin: float, divisions: float, notes: list[Note]
 ) -> tuple[float, float]:
-    """Adds a measure's notes; gives the divisions of a quarter that hold from here, and its length."""
+    """Append a measure's notes; return the divisions of a quarter that hold from here, and its length."""
     now = last = longest = 0.0
     for item in measure:
         if item.tag == "attributes":
@@ -83,5 +83,5 @@ def _measure(
 
 
 def _number(name: str) -> list[str | int]:
-    """So that work 2 comes before work 10."""
+    """Sort key that puts work 2 before work 10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -1,4 +1,4 @@
-"""Series of numbers over time: made regular, cut into splits, and drawn from as past and future."""
+"""Time series data sets: resampled to a regular grid, split in time, and batches of past and future."""
 
 import gzip
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from torchstone.data import download
 from torchstone.data.sampler import EpochSampler, share_of_batch
-from torchstone.data.series.resample import regular
-from torchstone.data.series.time_csv import Readings, read, read_file
+from torchstone.data.series.resample import resample
+from torchstone.data.series.time_csv import Readings, parse_csv, read_file
 from torchstone.errors import BadInput, did_you_mean
 
-# bundled: the file in the archive, the column that is read, and what it is called; sea temperature in °C,
-# and one person's blood glucose in mg/dl
+# bundled: the file in the archive, the column to read, and its new name; sea temperature in °C, and one
+# person's blood glucose in mg/dl
 SAMPLES = (
     "bokeh-sampledata==2026.1",
     "f40331a40ca30c64a1c1471835aad9006b61b0d9731a3f649ee8cbbf48d3822f",
@@ -26,7 +26,7 @@ BUNDLED = {
     "sea": ("sea_surface_temperature", "temperature (celsius)", "temperature"),
     "glucose": ("CGM", "glucose", "glucose"),
 }
-SHARES = (70, 80)  # of a hundred points, where train and val end; test is the rest
+SPLIT_PERCENTS = (70, 80)  # percent of the points at which train and val end; test is the rest
 # Zhou et al. 2020, arXiv:2012.07436, section 5.1: 12, 4 and 4 months of 30 days
 ETT = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT")
 ETT_BORDERS = (8640, 11520, 14400)
@@ -34,9 +34,9 @@ ETT_BORDERS = (8640, 11520, 14400)
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Points a `step` apart (in `unit`s of `timed.Readings`), in `stretches` without a gap.
+    """Points a `step` apart (in `unit`s of `time_csv.Readings`), in `stretches` without a gap.
 
-    Stretches and `parts` (train, val, test; one after another) are spans (first, last) of points.
+    Stretches and `parts` (train, val, test, consecutive) are spans (first, last) of points.
     """
 
     name: str
@@ -47,29 +47,29 @@ class Series:
     values: Float64[Tensor, "points columns"]
     stretches: tuple[tuple[int, int], ...]
     parts: dict[str, tuple[int, int]]
-    note: str
+    description: str
 
     def scale(self) -> tuple[Float64[Tensor, " columns"], Float64[Tensor, " columns"]]:
-        """Mean and standard deviation of the part for training.
+        """Mean and standard deviation of the training split.
 
         Raises:
             BadInput: a column is constant there.
         """
         first, last = self.parts["train"]
         values = self.values[first:last]
-        if (still := (values.amax(0) == values.amin(0)).nonzero()).numel():
-            column = self.columns[int(still[0])]
+        if (constant := (values.amax(0) == values.amin(0)).nonzero()).numel():
+            column = self.columns[int(constant[0])]
             raise BadInput(
-                f"{self.name}: {column} is constant in the part for training, there is nothing to "
+                f"{self.name}: {column} is constant in the training split, there is nothing to "
                 "learn: leave the column out"
             )
         return values.mean(0), values.std(0, correction=0)
 
     def windows(self, split: str, context: int, horizon: int) -> Int64[Tensor, " windows"]:
-        """Where windows of `context` points and the `horizon` after them begin.
+        """First points of the windows of `context` points and the `horizon` after them.
 
-        The horizon lies in the split; the context may reach back into the one before, as everybody
-        knows the past. No window reaches over a gap.
+        The horizon lies in the split; the context may reach back into the one before, since the past is
+        known. No window spans a gap.
 
         Raises:
             BadInput: there is none.
@@ -79,73 +79,79 @@ class Series:
             (max(begin, first - context), min(end, last) - context - horizon + 1)
             for begin, end in self.stretches
         ]
-        found = [torch.arange(*each) for each in spans if each[0] < each[1]]
-        if not found:
+        starts = [torch.arange(*each) for each in spans if each[0] < each[1]]
+        if not starts:
             longest = max(end - begin for begin, end in self.stretches)
             raise BadInput(
                 f"{self.name} is too short: none of {last - first} {split} points (longest stretch "
                 f"{longest}) has {context} before it and is followed by {horizon}: give more data, "
                 "or a smaller length or horizon"
             )
-        return torch.cat(found)
+        return torch.cat(starts)
 
 
 def load_series(spec: str | Path, columns: Sequence[str] = ()) -> Series:
-    """The series `sea` or `glucose`, or the columns of a CSV file that has a time column.
+    """Load the series `sea` or `glucose`, or the columns of a CSV file that has a time column.
 
     `FILE:A,B` reads two columns only; a folder means the one CSV file in it, or its ETTh1.csv. Points
-    are put on a grid of the median step by linear interpolation; gaps of up to six steps are filled
-    in so, longer ones cut the series into stretches; `note` says what was done. Splits are 70, 10
-    and 20 % of the points in their order; of ETTh1 and ETTh2 the 12, 4 and 4 months as published;
-    a part `all` is all of them.
+    are resampled to a grid of the median step by linear interpolation; gaps of up to six steps are
+    filled in this way, longer ones cut the series into stretches; `description` says what was done.
+    Splits are 70, 10 and 20 % of the points in time order; of ETTh1 and ETTh2 the 12, 4 and 4 months as
+    published; the part `all` is all of them.
 
     Args:
-        columns: those that a model knows, as `readings_of` has them.
+        columns: those of a model, see `load_readings`.
 
     Raises:
-        BadInput: no such file; what `timed.read_file` refuses; too few points; a constant column.
+        BadInput: no such file; what `time_csv.read_file` rejects; too few points; a constant column.
     """
-    readings = readings_of(str(spec), columns)
+    readings = load_readings(str(spec), columns)
     unit = readings.unit
-    step, times, values, stretches, note = regular(readings)
+    step, times, values, stretches, resampling = resample(readings)
     points = len(times)
-    borders = (SHARES[0] * points // 100, SHARES[1] * points // 100, points)
-    how = "cut 70 : 10 : 20 in time"
+    borders = (SPLIT_PERCENTS[0] * points // 100, SPLIT_PERCENTS[1] * points // 100, points)
+    splitting = "split 70 : 10 : 20 in time"
     if readings.columns == ETT and (unit, step) == ("seconds", 3600) and points >= ETT_BORDERS[2]:
-        borders, how = ETT_BORDERS, "12, 4 and 4 months, as published"
+        borders, splitting = ETT_BORDERS, "12, 4 and 4 months, as published"
     if min(borders[0], borders[1] - borders[0], borders[2] - borders[1]) < 1:
         raise BadInput(f"{readings.name} is too short: {points} points, give hundreds")
     train, val, test = borders
     parts = {"train": (0, train), "val": (train, val), "test": (val, test)}
-    wide = f"{len(readings.columns)} columns, " * (len(readings.columns) > 1)
+    width = f"{len(readings.columns)} columns, " * (len(readings.columns) > 1)
     sizes = " / ".join(f"{last - first} {part}" for part, (first, last) in parts.items())
-    note = f"{readings.name}: {wide}{note}; {sizes} ({how})"
     parts["all"] = (0, points)
     series = Series(
-        readings.name, readings.columns, unit, step, torch.from_numpy(times),
-        torch.from_numpy(values), stretches, parts, note,
-    )  # fmt: skip
+        name=readings.name,
+        columns=readings.columns,
+        unit=unit,
+        step=step,
+        times=torch.from_numpy(times),
+        values=torch.from_numpy(values),
+        stretches=stretches,
+        parts=parts,
+        description=f"{readings.name}: {width}{resampling}; {sizes} ({splitting})",
+    )
     series.scale()
     return series
 
 
-def readings_of(spec: str, columns: Sequence[str] = ()) -> Readings:
-    """What stands in the file or the bundled set that `spec` names.
+def load_readings(spec: str, columns: Sequence[str] = ()) -> Readings:
+    """The readings of the file or the bundled series that `spec` names.
 
     Args:
-        columns: to be read; a single one may have another name, if it is the only one there.
+        columns: columns to read; a single one may have another name, if the file has only one.
     """
     if spec in BUNDLED:
-        file, column, called = BUNDLED[spec]
-        with download.archive(*SAMPLES) as opened:
-            packed = opened.read(f"bokeh_sampledata/_data/{file}.csv.gz")
-        found = read(gzip.decompress(packed).decode(), spec, [column], first_counts=True)
-        note = f"from the bokeh-sampledata 2026.1 archive, {found.note}"
-        return replace(found, columns=(called,), note=note)
+        file, column, new_name = BUNDLED[spec]
+        with download.fetch_archive(*SAMPLES) as archive:
+            packed = archive.read(f"bokeh_sampledata/_data/{file}.csv.gz")
+        readings = parse_csv(gzip.decompress(packed).decode(), spec, [column], drop_duplicates=True)
+        description = f"from the bokeh-sampledata 2026.1 archive, {readings.description}"
+        return replace(readings, columns=(new_name,), description=description)
     path, names = Path(spec).expanduser(), ()
     if not path.exists() and ":" in spec:
-        file, _, asked = spec.rpartition(":")
-        path, names = Path(file).expanduser(), tuple(name.strip() for name in asked.split(","))
+        file, _, listed = spec.rpartition(":")
+        path, names = Path(file).expanduser(), tuple(name.strip() for name in listed.split(","))
     if path.is_dir():
         files = sorted(path.glob("*.csv"))
         files = [f for f in files if f.name == "ETTh1.csv"] or files
@@ -154,18 +160,18 @@ def readings_of(spec: str, columns: Sequence[str] = ()) -> Readings:
         path = files[0]
     if not path.exists() and path.name == str(path):
         raise BadInput(f"no series or file {spec!r}: {did_you_mean(spec, BUNDLED)}, or a CSV file")
-    return read_file(path, names) if names else read_file(path, columns, loosely=True)
+    return read_file(path, names) if names else read_file(path, columns, allow_other_name=True)
 
 
-class Outlooks:
+class ForecastWindows:
     """Endless (past, future): float32 (share, context, columns) and (share, horizon, columns).
 
-    Each epoch is a permutation of all windows fixed by `seed` and its number; `batch` counts those of
-    all `world` processes, and process `rank` takes its share. The state is how many were drawn.
+    Each epoch is a permutation of all windows fixed by `seed` and its number; `batch_size` counts those
+    of all processes, and process `rank` takes its share. The position is the full state.
 
     Args:
-        values: the series as the network sees it; batches are on its device.
-        starts: where the windows begin.
+        values: the series as the network reads it; batches are on its device.
+        starts: first points of the windows.
     """
 
     def __init__(
@@ -174,26 +180,25 @@ class Outlooks:
         starts: Int64[Tensor, " windows"],
         context: int,
         horizon: int,
-        batch: int,
+        batch_size: int,
         *,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
     ):
-        first, share = share_of_batch(batch, rank, world_size)
+        first, share = share_of_batch(batch_size, rank, world_size)
         self.values, self.starts = values, starts
-        self.context, self.horizon, self.batch = context, horizon, batch
-        rows = [(first, share)]
-        self.order = EpochSampler(len(starts), rows, seed, torch.device("cpu"))
+        self.context, self.horizon, self.batch_size = context, horizon, batch_size
+        self.order = EpochSampler(len(starts), [(first, share)], seed, torch.device("cpu"))
         self.position = 0
 
-    def __iter__(self) -> "Outlooks":
+    def __iter__(self) -> "ForecastWindows":
         return self
 
     def __next__(self) -> tuple[Float[Tensor, "share c columns"], Float[Tensor, "share h columns"]]:
         starts = self.starts[self.order.index(self.position)]
-        self.position += self.batch
-        return cut(self.values, starts, self.context, self.horizon)
+        self.position += self.batch_size
+        return cut_windows(self.values, starts, self.context, self.horizon)
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}
@@ -202,13 +207,13 @@ class Outlooks:
         self.position = int(state["position"])
 
 
-def cut(
+def cut_windows(
     values: Float[Tensor, "points columns"],
     starts: Int64[Tensor, " rows"],
     context: int,
     horizon: int,
 ) -> tuple[Float[Tensor, "rows context columns"], Float[Tensor, "rows horizon columns"]]:
     """The windows that begin at `starts`, each as past and future."""
-    places = torch.arange(context + horizon)
-    rows = values[(starts[:, None] + places).to(values.device)]
+    offsets = torch.arange(context + horizon)
+    rows = values[(starts[:, None] + offsets).to(values.device)]
     return rows[:, :context], rows[:, context:]

@@ -1,25 +1,25 @@
-"""Readings put on a regular grid: short gaps filled in, cut at long ones."""
+"""Resampling of readings to a regular grid: short gaps are interpolated, long ones cut the series."""
 
 import math
 
 import numpy as np
 
-from torchstone.data.series.time_csv import Readings, span
+from torchstone.data.series.time_csv import Readings, format_duration
 from torchstone.errors import BadInput
 
-SHORT = 6  # steps that a gap may have to be filled in
+MAX_FILLED_STEPS = 6  # longest gap that is filled in, in steps
 
 
-def regular(
+def resample(
     readings: Readings, step: float | None = None
 ) -> tuple[float, np.ndarray, np.ndarray, tuple[tuple[int, int], ...], str]:
-    """Step, times, values, stretches and a line on what was done.
+    """Step, times, values, stretches, and a description of what was done.
 
     Args:
-        step: of the grid, by default the median one.
+        step: of the grid, by default the median step.
 
     Raises:
-        BadInput: fewer than three moments, or no stretch of two points.
+        BadInput: fewer than three times, or no stretch of two points.
     """
     times, name = readings.times, readings.name
     if len(times) < 3:
@@ -28,45 +28,46 @@ def regular(
     step = float(np.median(steps)) if step is None else step
     uneven = int((np.abs(steps / step - 1) > 1e-6).sum())
     # cut first at gaps between rows, so that no grid is much longer than the file
-    pieces = np.split(np.arange(len(times)), np.flatnonzero(steps > (SHORT + 0.5) * step) + 1)
+    pieces = np.split(np.arange(len(times)), np.flatnonzero(steps > (MAX_FILLED_STEPS + 0.5) * step) + 1)
     grids, filled = [], 0
     for piece in pieces:
         grid = times[piece[0]] + step * np.arange(
             math.floor((times[piece[-1]] - times[piece[0]]) / step + 1e-6) + 1
         )
-        columns = [_onto(grid, times[piece], v, step) for v in readings.values[piece].T]
+        columns = [_interpolate(grid, times[piece], v, step) for v in readings.values[piece].T]
         values = np.stack([column for column, _ in columns], 1)
-        filled += int(np.stack([far for _, far in columns], 1).any(1).sum())
-        there = np.flatnonzero(~np.isnan(values).any(1))
-        for run in np.split(there, np.flatnonzero(np.diff(there) > 1) + 1):
+        filled += int(np.stack([in_gap for _, in_gap in columns], 1).any(1).sum())
+        known = np.flatnonzero(~np.isnan(values).any(1))
+        for run in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
             if len(run):
                 grids.append((grid[run], values[run]))
     if not grids or max(len(grid) for grid, _ in grids) < 2:
-        raise BadInput(f"{name} has no two readings less than {SHORT} steps apart: give more")
+        raise BadInput(f"{name} has no two readings less than {MAX_FILLED_STEPS} steps apart: give more")
     ends = np.cumsum([len(grid) for grid, _ in grids]).tolist()
     stretches = tuple(zip([0, *ends[:-1]], ends, strict=True))
-    said = [f"{ends[-1]:,} points, one every {span(step, readings.unit)}"]
-    said = [readings.note, *said] if readings.note else said
+    notes = [readings.description] if readings.description else []
+    notes.append(f"{ends[-1]:,} points, one every {format_duration(step, readings.unit)}")
     if uneven:
-        said.append(f"{uneven} of {len(steps):,} steps were others and were resampled")
+        notes.append(f"{uneven} of {len(steps):,} steps were irregular and were resampled")
     if filled:
-        said.append(f"gaps of up to {SHORT} steps filled in ({filled} point{'s' * (filled > 1)})")
+        points = f"{filled} point{'s' * (filled > 1)}"
+        notes.append(f"gaps of up to {MAX_FILLED_STEPS} steps filled in ({points})")
     if len(stretches) > 1:
-        said.append(f"longer gaps cut it into {len(stretches)} stretches")
+        notes.append(f"longer gaps cut it into {len(stretches)} stretches")
     values = np.concatenate([values for _, values in grids])
-    return step, np.concatenate([grid for grid, _ in grids]), values, stretches, ", ".join(said)
+    return step, np.concatenate([grid for grid, _ in grids]), values, stretches, ", ".join(notes)
 
 
-def _onto(grid, times, values, step) -> tuple[np.ndarray, np.ndarray]:
-    """Values on a grid, NaN in long gaps; and where a point lies in a gap that was filled in."""
+def _interpolate(grid, times, values, step) -> tuple[np.ndarray, np.ndarray]:
+    """Values on the grid, NaN in long gaps; and True where a point lies in a gap that was filled in."""
     known = ~np.isnan(values)
     times, values = times[known], values[known]
     if not len(times):
         return np.full(len(grid), np.nan), np.zeros(len(grid), dtype=bool)
     right = np.clip(np.searchsorted(times, grid), 0, len(times) - 1)
     left = np.maximum(right - 1, 0)
-    on = np.abs(times[right] - grid) < 1e-6 * step
-    wide = np.where(on, 0.0, times[right] - times[left])
+    exact = np.abs(times[right] - grid) < 1e-6 * step
+    gap = np.where(exact, 0.0, times[right] - times[left])
     outside = (grid < times[0] - 1e-6 * step) | (grid > times[-1] + 1e-6 * step)
-    off = outside | (wide > (SHORT + 0.5) * step)
-    return np.where(off, np.nan, np.interp(grid, times, values)), ~off & (wide > 1.5 * step)
+    missing = outside | (gap > (MAX_FILLED_STEPS + 0.5) * step)
+    return np.where(missing, np.nan, np.interp(grid, times, values)), ~missing & (gap > 1.5 * step)

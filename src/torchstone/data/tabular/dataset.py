@@ -1,4 +1,4 @@
-"""Labelled rows of numbers: bundled tables, CSV and Parquet files, and endless batches of them."""
+"""Labeled tables of numbers: bundled tables, CSV and Parquet files, and endless batches of rows."""
 
 import csv
 import dataclasses
@@ -17,36 +17,36 @@ from torchstone.parts.seeding import SeedStream, derive_seed
 
 BUNDLED = ("iris", "wine", "breast_cancer", "xor")
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
-LABELS = ("label", "class", "target", "species")  # names that a label column goes by
+LABELS = ("label", "class", "target", "species")  # usual names of a label column
 SPLIT_SEED = 0
 SHARES = (0.6, 0.2)  # train and val; test is the rest
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows of one source. `splits` holds row numbers of `train`, `val` and `test` in file order."""
+    """Rows of one source. `splits` holds the row indices of `train`, `val` and `test` in file order."""
 
     name: str
     features: tuple[str, ...]
     classes: tuple[str, ...]
     x: Float64[Tensor, "rows features"]
     y: Int64[Tensor, " rows"]
-    splits: dict[str, Int64[Tensor, " some"]]
-    note: str
+    splits: dict[str, Int64[Tensor, " rows_of_split"]]
+    description: str
 
-    def part(self, split: str) -> tuple[Float64[Tensor, "some features"], Int64[Tensor, " some"]]:
+    def rows_of(self, split: str) -> tuple[Float64[Tensor, "count features"], Int64[Tensor, " count"]]:
         """Features and labels of a split."""
         return self.x[self.splits[split]], self.y[self.splits[split]]
 
 
 def is_table(spec: str | Path) -> bool:
-    """Whether `spec` means a table: a bundled one, or a file named as one."""
-    name = _named(str(spec))[0]
+    """Whether `spec` names a table: a bundled one, or a file with a table's suffix."""
+    name = _split_spec(str(spec))[0]
     return name in BUNDLED or Path(name).suffix.lower() in SUFFIXES
 
 
-def _named(spec: str) -> tuple[str, str]:
-    """`TABLE:CLASS` as table and class; the class is empty where none is named."""
+def _split_spec(spec: str) -> tuple[str, str]:
+    """`TABLE:CLASS` as (table, class); the class is empty where none is named."""
     name, colon, positive = spec.rpartition(":")
     table = name in BUNDLED or Path(name).suffix.lower() in SUFFIXES
     return (name, positive) if colon and table else (spec, "")
@@ -56,15 +56,15 @@ def load_table(spec: str | Path) -> Table:
     """The table `iris`, `wine`, `breast_cancer`, `xor`, or one in a CSV, TSV or Parquet file.
 
     In a file the labels are the column named label, class, target or species, else the last one; a
-    CSV file may begin with a line of names. Every class is cut 60 : 20 : 20 into train, val and
-    test, always alike; of `xor` every split is all four points. `TABLE:CLASS` has two classes: `rest`, and
-    the one named.
+    CSV file may begin with a header. Every class is split 60 : 20 : 20 into train, val and test, with a
+    constant seed; of `xor` every split is all four points. `TABLE:CLASS` is one against the rest: its
+    classes are `rest` and the one named.
 
     Raises:
         BadInput: missing or unreadable file, a feature that is no number, one class only, or a
             class of fewer than three rows.
     """
-    spec, positive = _named(str(spec))
+    spec, positive = _split_spec(str(spec))
     if positive:
         table = load_table(spec)
         if positive not in table.classes:
@@ -76,21 +76,19 @@ def load_table(spec: str | Path) -> Table:
         x = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
         y = torch.tensor([0, 1, 1, 0])
         splits = dict.fromkeys(("train", "val", "test"), torch.arange(4))
-        note = "xor: exclusive or, all four points in every split"
-        return Table("xor", ("a", "b"), ("equal", "different"), x, y, splits, note)
+        description = "xor: exclusive or, all four points in every split"
+        return Table("xor", ("a", "b"), ("equal", "different"), x, y, splits, description)
     if spec in BUNDLED:
         from sklearn import datasets
 
         bunch = getattr(datasets, f"load_{spec}")()
-        features, classes = (
-            tuple(map(str, bunch.feature_names)),
-            tuple(map(str, bunch.target_names)),
-        )
-        return _finish(spec, features, classes, bunch.data, bunch.target, f"{spec}, from scikit-learn")
+        features = tuple(map(str, bunch.feature_names))
+        classes = tuple(map(str, bunch.target_names))
+        return _split_table(spec, features, classes, bunch.data, bunch.target, f"{spec}, from scikit-learn")
     path = Path(spec).expanduser()
     if not path.is_file():
         raise BadInput(f"no table or file {spec!r}: {did_you_mean(spec, BUNDLED)}")
-    features, columns, words = _split_off(path, *_cells(path))
+    features, columns, words = _separate_labels(path, *_read_columns(path))
     try:
         classes = sorted(set(words), key=float)
     except ValueError:
@@ -98,12 +96,12 @@ def load_table(spec: str | Path) -> Table:
     number = {word: i for i, word in enumerate(classes)}
     y = np.array([number[word] for word in words])
     x = _numbers(path, features, columns)
-    return _finish(str(path), features, tuple(classes), x, y, path.name)
+    return _split_table(str(path), features, tuple(classes), x, y, path.name)
 
 
 def load_rows(spec: str | Path, features: Sequence[str]) -> Float64[Tensor, "rows features"]:
-    """Rows to be judged: a file with those columns by name, or by place with or without a label
-    column; or numbers with commas between them.
+    """Rows to predict: a file with those columns by name, or by position with or without a label
+    column; or comma-separated numbers.
 
     Raises:
         BadInput: no such file, other columns, or no numbers.
@@ -112,24 +110,24 @@ def load_rows(spec: str | Path, features: Sequence[str]) -> Float64[Tensor, "row
     if not path.is_file():
         numbers = [_number(cell) for cell in str(spec).split(",")]
         if None in numbers:
-            raise BadInput(f"{spec} is neither a file nor numbers with commas between them")
+            raise BadInput(f"{spec} is neither a file nor comma-separated numbers")
         if len(numbers) != len(features):
             raise BadInput(f"{spec} is {len(numbers)} numbers: give {len(features)}, {_list(features)}")
         return torch.tensor([numbers], dtype=torch.float64)
-    names, columns = _cells(path)
+    names, columns = _read_columns(path)
     if names is not None and set(features) <= set(names):
         columns = [columns[names.index(name)] for name in features]
     elif len(columns) == len(features) + 1:
-        columns = _split_off(path, names, columns)[1]
+        columns = _separate_labels(path, names, columns)[1]
     if len(columns) != len(features):
         raise BadInput(f"{path} has {len(columns)} columns: it needs {_list(features)}")
     return torch.from_numpy(_numbers(path, tuple(features), columns))
 
 
-class Rows:
-    """Endless (x, y) of at most `batch` rows; its state is how many rows were given out.
+class TableBatches:
+    """Endless (x, y) of at most `batch_size` rows; the state is how many rows were consumed.
 
-    Rows come in file order, or in each epoch in an order fixed by `seed` and the epoch. Epochs are
+    Rows come in file order, or with `shuffle` in an order fixed by `seed` and the epoch. Epochs are
     joined end to end; a batch larger than the table is one epoch.
     """
 
@@ -137,23 +135,23 @@ class Rows:
         self,
         x: Float64[Tensor, "rows features"],
         y: Int64[Tensor, " rows"],
-        batch: int,
+        batch_size: int,
         *,
         seed: int = 0,
         shuffle: bool = False,
     ):
-        self.x, self.y, self.batch = x, y, min(batch, len(x))
+        self.x, self.y, self.batch_size = x, y, min(batch_size, len(x))
         self.seed, self.shuffle, self.position = seed, shuffle, 0
 
-    def __iter__(self) -> "Rows":
+    def __iter__(self) -> "TableBatches":
         return self
 
     def __next__(self) -> tuple[Float64[Tensor, "batch features"], Int64[Tensor, " batch"]]:
         epoch, start = divmod(self.position, len(self.x))
-        index = self._order(epoch)[start : start + self.batch]
-        if len(index) < self.batch:  # the batch is no larger than an epoch
-            index = torch.cat([index, self._order(epoch + 1)[: self.batch - len(index)]])
-        self.position += self.batch
+        index = self._order(epoch)[start : start + self.batch_size]
+        if len(index) < self.batch_size:  # the batch is no larger than an epoch
+            index = torch.cat([index, self._order(epoch + 1)[: self.batch_size - len(index)]])
+        self.position += self.batch_size
         return self.x[index], self.y[index]
 
     def _order(self, epoch: int) -> Tensor:
@@ -169,35 +167,36 @@ class Rows:
         self.position = int(state["position"])
 
 
-def _finish(name: str, features, classes, x: np.ndarray, y: np.ndarray, note: str) -> Table:
+def _split_table(name: str, features, classes, x: np.ndarray, y: np.ndarray, description: str) -> Table:
+    """The table, every class split in proportion."""
     counts = np.bincount(y, minlength=len(classes))
     if len(classes) < 2:
         raise BadInput(f"{name} has one class only ({', '.join(classes)}); at least two are needed")
     if counts.min() < 3:
-        few, many = classes[counts.argmin()], int(counts.min())
+        smallest, count = classes[counts.argmin()], int(counts.min())
         hint = "; are the labels numbers to be predicted?" if len(classes) > len(y) / 3 else ""
         raise BadInput(
-            f"class {few!r} of {name} has {many} row{'s' * (many > 1)}, at least 3 are needed{hint}"
+            f"class {smallest!r} of {name} has {count} row{'s' * (count > 1)}, at least 3 are needed{hint}"
         )
     # The legacy generator's numbers are frozen for ever.
-    random, cuts = np.random.RandomState(SPLIT_SEED), {"train": [], "val": [], "test": []}
+    random, splits = np.random.RandomState(SPLIT_SEED), {"train": [], "val": [], "test": []}
     for label, count in enumerate(counts):
         order = random.permutation(np.flatnonzero(y == label))
         first = min(max(1, round(SHARES[0] * count)), count - 2)
         second = min(first + max(1, round(SHARES[1] * count)), count - 1)
-        for part, chosen in zip(cuts.values(), np.split(order, [first, second]), strict=True):
-            part.append(chosen)
-    splits = {s: torch.from_numpy(np.sort(np.concatenate(part))) for s, part in cuts.items()}
+        for split, rows in zip(splits.values(), np.split(order, [first, second]), strict=True):
+            split.append(rows)
+    splits = {name: torch.from_numpy(np.sort(np.concatenate(rows))) for name, rows in splits.items()}
     sizes = " / ".join(f"{len(index)} {split}" for split, index in splits.items())
-    note = f"{note}; {len(features)} features, {len(classes)} classes, {sizes} (cut by class)"
+    description += f"; {len(features)} features, {len(classes)} classes, {sizes} (cut by class)"
     x, y = np.ascontiguousarray(x, dtype=np.float64), y.astype(np.int64)
-    return Table(name, features, classes, torch.from_numpy(x), torch.from_numpy(y), splits, note)
+    return Table(name, features, classes, torch.from_numpy(x), torch.from_numpy(y), splits, description)
 
 
 # --- files
 
 
-def _cells(path: Path) -> tuple[list[str] | None, list[list]]:
+def _read_columns(path: Path) -> tuple[list[str] | None, list[list]]:
     """(column names or None, columns) of a file."""
     if path.suffix.lower() == ".parquet":
         try:
@@ -213,35 +212,35 @@ def _cells(path: Path) -> tuple[list[str] | None, list[list]]:
         with path.open(encoding="utf-8-sig", newline="") as opened:
             first = opened.readline()
             opened.seek(0)
-            mark = max(",;\t", key=first.count)
-            numbered = [(n, row) for n, row in enumerate(csv.reader(opened, delimiter=mark), 1) if row]
+            delimiter = max(",;\t", key=first.count)
+            numbered = [(n, row) for n, row in enumerate(csv.reader(opened, delimiter=delimiter), 1) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path} is not a text table ({error}): save it as UTF-8 CSV") from None
     if not numbered:
-        raise BadInput(f"{path} is empty: give one row a line, features first and the label last")
+        raise BadInput(f"{path} is empty: give one row per line, features first and the label last")
     rows = [[cell.strip() for cell in row] for _, row in numbered]
     for (line, _), row in zip(numbered, rows, strict=True):
         if len(row) != len(rows[0]):
             raise BadInput(f"{path}, row {line}: {len(row)} cells where row 1 has {len(rows[0])}")
-    head = rows[0]
-    named = any(cell.lower() in LABELS for cell in head) or all(_number(c) is None for c in head)
-    names = head if named and len(rows) > 1 else None
+    first = rows[0]
+    is_header = any(cell.lower() in LABELS for cell in first) or all(_number(c) is None for c in first)
+    names = first if is_header and len(rows) > 1 else None
     return names, [list(column) for column in zip(*rows[names is not None :], strict=True)]
 
 
-def _split_off(path: Path, names, columns) -> tuple[tuple[str, ...], list[list], list[str]]:
+def _separate_labels(path: Path, names, columns) -> tuple[tuple[str, ...], list[list], list[str]]:
     """(names of the features, their columns, labels as text)."""
     if len(columns) < 2:
         raise BadInput(f"{path} has one column: it needs features and a label")
     if names is None:
         names = [f"column {i + 1}" for i in range(len(columns))]
-    known = [i for i, name in enumerate(names) if name.lower() in LABELS]
-    at = known[0] if known else len(columns) - 1
-    labels = ["" if cell is None else str(cell) for cell in columns[at]]
+    label_columns = [i for i, name in enumerate(names) if name.lower() in LABELS]
+    position = label_columns[0] if label_columns else len(columns) - 1
+    labels = ["" if cell is None else str(cell) for cell in columns[position]]
     if "" in labels:
-        raise BadInput(f"{path}, data row {labels.index('') + 1}: the label ({names[at]!r}) is empty")
-    features = tuple(name for i, name in enumerate(names) if i != at)
-    return features, [column for i, column in enumerate(columns) if i != at], labels
+        raise BadInput(f"{path}, data row {labels.index('') + 1}: the label ({names[position]!r}) is empty")
+    features = tuple(name for i, name in enumerate(names) if i != position)
+    return features, [column for i, column in enumerate(columns) if i != position], labels
 
 
 def _numbers(path: Path, names: tuple[str, ...], columns: list[list]) -> np.ndarray:
@@ -249,8 +248,8 @@ def _numbers(path: Path, names: tuple[str, ...], columns: list[list]) -> np.ndar
     for name, column in zip(names, columns, strict=True):
         for row, cell in enumerate(column, 1):
             if _number(cell) is None:
-                said = "is empty" if cell in ("", None) else f"is {cell!r}, which is no finite number"
-                raise BadInput(f"{path}: feature {name!r} in data row {row} {said}")
+                problem = "is empty" if cell in ("", None) else f"is {cell!r}, which is no finite number"
+                raise BadInput(f"{path}: feature {name!r} in data row {row} {problem}")
     return np.array([[float(cell) for cell in column] for column in columns]).T.copy()
 
 

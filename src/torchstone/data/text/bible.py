@@ -1,9 +1,9 @@
-"""The Greek New Testament beside an English translation, and which words answer which, told by hand.
+"""The Greek New Testament with an English translation, and word alignments made by hand.
 
 The Greek is the SBL edition (without marks between the words), the English the Berean Standard Bible
-(public domain); words were linked by Clear Bible (CC BY 4.0). Read out of the archive of
-bible-alignments. The first three gospels tell much in the same words: verses that are cut off for a
-test have near doubles among the others.
+(public domain); words were aligned by Clear Bible (CC BY 4.0). It is read from the archive of
+bible-alignments. The first three gospels share much of their wording: verses that are held out for testing
+have near duplicates among the others.
 """
 
 import csv
@@ -30,7 +30,7 @@ Links = frozenset[tuple[int, int]]
 
 
 class Verse(NamedTuple):
-    """A verse twice; `links` join the words of `source` to those of `target`, as `split()` has them.
+    """A verse in both languages; `links` align the words of `source` and `target`, numbered as in `split()`.
 
     `name` is book (40 is Matthew), chapter and verse: two, three and three digits.
     """
@@ -42,41 +42,45 @@ class Verse(NamedTuple):
 
 
 def read(source: str = GREEK, target: str = ENGLISH) -> tuple[list[Verse], str]:
-    """Every verse there is on both sides, in order, and a line on where they are from.
+    """Every verse that exists in both languages, in order, and a description of where they are from.
 
     Raises:
         BadInput: other languages than Greek and English, or the archive cannot be fetched.
     """
     if {source, target} != {GREEK, ENGLISH}:
         raise BadInput(f"the bible is read from {GREEK} to {ENGLISH} or back, not {source} to {target}")
-    with download.archive(*ARCHIVE) as opened:
+    with download.fetch_archive(*ARCHIVE) as opened:
         greek, english = (_rows(opened.read(name)) for name in (SOURCES, TARGETS))
         records = json.loads(opened.read(RECORDS))["records"]
     spaced = ((row["id"][1:], row["id"][1:9], row["text"], True) for row in greek)
     marked = ((row["id"], row["source_verse"], row["text"], not row["skip_space_after"]) for row in english)
-    (texts, places), (others, there) = _verses(spaced), _verses(marked)
+    (texts, words), (translations, translation_words) = _verses(spaced), _verses(marked)
     links: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for record in records:
-        ends = [places[word[1:]] for word in record["source"]]
-        for verse, j in (there[word] for word in record["target"]):
-            # a few of the translation's verses begin where another one does: links across are lost
-            links[verse].update((i, j) for home, i in ends if home == verse)
-    verses = [Verse(n, text, others[n], frozenset(links[n])) for n, text in texts.items() if n in others]
+        ends = [words[word[1:]] for word in record["source"]]
+        for verse, j in (translation_words[word] for word in record["target"]):
+            # a few verses begin elsewhere in the translation: links between two verses are lost
+            links[verse].update((i, j) for source_verse, i in ends if source_verse == verse)
+    verses = [
+        Verse(name, text, translations[name], frozenset(links[name]))
+        for name, text in texts.items()
+        if name in translations
+    ]
     if source == ENGLISH:
-        verses = [turned(verse) for verse in verses]
+        verses = [swap_sides(verse) for verse in verses]
     count = sum(len(verse.links) for verse in verses)
-    said = f"{len(verses):,} verses and {count:,} links of words, from {ARCHIVE[0].replace('==', ' ')}"
-    return verses, said
+    archive = ARCHIVE[0].replace("==", " ")
+    return verses, f"{len(verses):,} verses and {count:,} links of words, from {archive}"
 
 
-def turned(verse: Verse) -> Verse:
-    """The other way round."""
+def swap_sides(verse: Verse) -> Verse:
+    """The verse with source and target exchanged."""
     links = frozenset((j, i) for i, j in verse.links)
     return Verse(verse.name, verse.target, verse.source, links)
 
 
-def gold(verses: Iterable[Verse]) -> dict[tuple[str, str], Links]:
-    """The links of a pair of texts, by the pair."""
+def gold_links(verses: Iterable[Verse]) -> dict[tuple[str, str], Links]:
+    """The gold links of each pair of texts, by the pair."""
     return {(verse.source, verse.target): verse.links for verse in verses}
 
 
@@ -88,13 +92,16 @@ def _rows(data: bytes) -> list[dict[str, str]]:
 def _verses(
     tokens: Iterable[tuple[str, str, str, bool]],
 ) -> tuple[dict[str, str], dict[str, tuple[str, int]]]:
-    """From (id, verse, text, whether a space follows) to the text of each verse, and to the verse and
-    the word of it that each token stands in."""
+    """The text of each verse, and the verse and word that each token belongs to.
+
+    Args:
+        tokens: (id, verse, text, whether a space follows).
+    """
     texts: dict[str, str] = defaultdict(str)
-    places: dict[str, tuple[str, int]] = {}
+    words: dict[str, tuple[str, int]] = {}
     for name, verse, text, space in tokens:
         before = texts[verse]
-        begins = not before or before.endswith(" ")
-        places[name] = verse, len(before.split()) - (not begins)
+        is_new_word = not before or before.endswith(" ")
+        words[name] = verse, len(before.split()) - (not is_new_word)
         texts[verse] = before + text + " " * space
-    return {verse: text.strip() for verse, text in texts.items()}, places
+    return {verse: text.strip() for verse, text in texts.items()}, words

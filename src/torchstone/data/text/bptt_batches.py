@@ -1,4 +1,4 @@
-"""A long row of tokens read in lanes, window after window: what came before can be carried along."""
+"""Batches for truncated back-propagation through time: a text in parallel lanes, window after window."""
 
 from typing import NamedTuple
 
@@ -11,24 +11,24 @@ from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
-class Window(NamedTuple):
-    """`y` is `x` one token later; `fresh` says that the lanes begin here, and nothing was before."""
+class BPTTWindow(NamedTuple):
+    """`y` is `x` one token later; `reset` marks the first window of an epoch, which has no history."""
 
     x: Int64[Tensor, "lanes time"]
     y: Int64[Tensor, "lanes time"]
-    fresh: bool
+    reset: bool
 
 
-class Lanes:
-    """Endless `Window`s: the text in `batch` lanes of equal length, each read on where it stood.
+class BPTTBatches:
+    """Endless `BPTTWindow`s: the text in `batch_size` lanes of equal length, each continuing where it ended.
 
-    An epoch reads every lane to its end; its last window may be shorter. What is too little for one
-    more token in each lane is left out, now of the beginning, now of the end: where the lanes begin is
-    drawn by `seed` and the epoch. The whole state is how many windows were drawn. `batch` counts the
-    lanes of all `world` processes together, and process `rank` has its share of them.
+    An epoch reads every lane to its end; its last window may be shorter. The tokens that do not fill
+    another column of the lanes are left out, at the beginning or the end: the offset is drawn by `seed`
+    and the epoch. The position, the number of windows so far, is the full state. `batch_size` counts the
+    lanes of all processes together, and process `rank` has its share of them.
 
     Args:
-        ids: the whole text; windows are on its device.
+        ids: the full text; windows are on its device.
         length: tokens in a window.
 
     Raises:
@@ -39,42 +39,42 @@ class Lanes:
         self,
         ids: Int64[Tensor, " tokens"],
         length: int,
-        batch: int,
+        batch_size: int,
         *,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
     ):
-        first, share = share_of_batch(batch, rank, world_size)
+        first, share = share_of_batch(batch_size, rank, world_size)
         if length < 1:
-            raise BadInput(f"a window has at least 1 token, not {length}")
-        self.lane = (len(ids) - 1) // batch  # tokens told in each
-        if self.lane < 1:
+            raise BadInput(f"a window must have at least 1 token, not {length}")
+        self.lane_length = (len(ids) - 1) // batch_size  # tokens predicted in each
+        if self.lane_length < 1:
             raise BadInput(
-                f"the text has {len(ids)} tokens, too few for {batch} lanes: give more text, or a "
-                "smaller batch"
+                f"the text has {len(ids)} tokens, too few for {batch_size} lanes: give more text, or a "
+                "smaller batch_size"
             )
-        self.ids, self.length, self.batch, self.seed = ids, length, batch, seed
+        self.ids, self.length, self.batch_size, self.seed = ids, length, batch_size, seed
         self.share = slice(first, first + share)
-        self.windows = -(-self.lane // length)
+        self.windows = -(-self.lane_length // length)
         self.position = 0
 
-    def __iter__(self) -> "Lanes":
+    def __iter__(self) -> "BPTTBatches":
         return self
 
-    def __next__(self) -> Window:
+    def __next__(self) -> BPTTWindow:
         epoch, window = divmod(self.position, self.windows)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.BPTT_LANES, epoch))
-        spare = len(self.ids) - 1 - self.lane * self.batch
-        begin = int(torch.randint(spare + 1, (1,), generator=generator))
-        size = self.batch * self.lane
-        at = slice(window * self.length, (window + 1) * self.length)
+        size = self.batch_size * self.lane_length
+        spare = len(self.ids) - 1 - size
+        offset = int(torch.randint(spare + 1, (1,), generator=generator))
+        time = slice(window * self.length, (window + 1) * self.length)
         x, y = (
-            self.ids[first : first + size].view(self.batch, self.lane)[self.share, at]
-            for first in (begin, begin + 1)
+            self.ids[first : first + size].view(self.batch_size, self.lane_length)[self.share, time]
+            for first in (offset, offset + 1)
         )
         self.position += 1
-        return Window(x, y, window == 0)
+        return BPTTWindow(x, y, window == 0)
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}

@@ -1,4 +1,4 @@
-"""Batches of token sequences of like length, without end; their whole state is how many were drawn."""
+"""Batches of token sequences of similar length, without end; their whole state is how many were drawn."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
-class Ragged:
-    """Sequences of different lengths, one after another in one tensor, so that none is padded."""
+class PackedSequences:
+    """Sequences of different lengths, concatenated in one tensor, so that none is padded."""
 
     def __init__(self, sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu"):
         self.lengths = torch.tensor([len(sequence) for sequence in sequences])
@@ -23,31 +23,34 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def padded(self, rows: Int64[Tensor, " rows"], pad: int) -> Int64[Tensor, "rows longest"]:
-        """Some of them, side by side, the shorter ones filled up with `pad`."""
-        places = torch.arange(int(self.lengths[rows].max()), device=self.flat.device)
+    def pad_rows(self, rows: Int64[Tensor, " rows"], pad: int) -> Int64[Tensor, "rows longest"]:
+        """Some of the sequences as a batch, the shorter ones padded with `pad`."""
+        positions = torch.arange(int(self.lengths[rows].max()), device=self.flat.device)
         rows = rows.to(self.flat.device)
-        inside = places < self.sizes[rows][:, None]
-        index = torch.where(inside, self.starts[rows][:, None] + places, 0)
+        inside = positions < self.sizes[rows][:, None]
+        index = torch.where(inside, self.starts[rows][:, None] + positions, 0)
         return torch.where(inside, self.flat[index].long(), pad)
 
 
-class Buckets:
+class BucketBatches:
     """Endless (source, target) batches of about `tokens` target tokens, padding included.
 
-    Each epoch the pairs are shuffled, sorted by length, cut where `tokens` are reached, and the
-    batches are shuffled: pairs of one length meet others each time, and there is next to no padding.
-    Where the cuts fall depends on the lengths alone, so the number of batches drawn says all: what
-    comes next after resuming, and how `world` processes share each batch (process `rank` takes every
-    world-th row of it).
+    In each epoch the pairs are shuffled, sorted by length and cut into batches of `tokens`, and the batches
+    are shuffled: pairs of one length are batched with others each time, and there is next to no padding.
+    The cuts depend on the lengths alone, so the number of batches drawn determines everything: what comes
+    next after resuming, and how `world_size` processes share each batch (process `rank` takes every
+    `world_size`-th row of it).
 
     Yields int64 (rows, longest source) and (rows, longest target).
+
+    Raises:
+        BadInput: fewer pairs than processes, or a batch that cannot hold the longest sentence.
     """
 
     def __init__(
         self,
-        sources: Ragged,
-        targets: Ragged,
+        sources: PackedSequences,
+        targets: PackedSequences,
         tokens: int,
         *,
         pad: int,
@@ -60,7 +63,7 @@ class Buckets:
         if tokens < world_size * int(targets.lengths.max()):
             raise BadInput(
                 f"a batch of {tokens} tokens cannot hold the longest sentence "
-                f"({int(targets.lengths.max())} tokens) for each of {world_size} processes: raise batch"
+                f"({int(targets.lengths.max())} tokens) for each of {world_size} processes: raise batch_size"
             )
         self.sources, self.targets, self.tokens = sources, targets, tokens
         self.pad, self.seed, self.rank, self.world_size = pad, seed, rank, world_size
@@ -70,38 +73,40 @@ class Buckets:
         self.epoch = (-1, torch.empty(0), torch.empty(0))
 
     def _cuts(self) -> list[tuple[int, int]]:
-        """First and last place of each batch in the sorted order."""
+        """First and last index of each batch in the sorted order."""
         order = self.lengths.argsort()
         cuts, first = [], 0
-        for place, length in enumerate(self.targets.lengths[order].tolist()):
-            if (place + 1 - first) * length > self.tokens and place - first >= self.world_size:
-                cuts.append((first, place))
-                first = place
+        for index, length in enumerate(self.targets.lengths[order].tolist()):
+            if (index + 1 - first) * length > self.tokens and index - first >= self.world_size:
+                cuts.append((first, index))
+                first = index
         if len(order) - first < self.world_size and cuts:  # too few for each process to have one
             first = cuts.pop()[0]
         return [*cuts, (first, len(order))]
 
-    def __iter__(self) -> "Buckets":
+    def __iter__(self) -> "BucketBatches":
         return self
 
     def __next__(self) -> tuple[Int64[Tensor, "rows m"], Int64[Tensor, "rows n"]]:
-        number, place = divmod(self.position, len(self.cuts))
-        if self.epoch[0] != number:
-            self.epoch = self._epoch(number)
+        epoch, index = divmod(self.position, len(self.cuts))
+        if self.epoch[0] != epoch:
+            self.epoch = self._shuffle(epoch)
         _, order, batches = self.epoch
-        first, last = self.cuts[batches[place]]
+        first, last = self.cuts[batches[index]]
         rows = order[first + self.rank : last : self.world_size]
         self.position += 1
-        return self.sources.padded(rows, self.pad), self.targets.padded(rows, self.pad)
+        return self.sources.pad_rows(rows, self.pad), self.targets.pad_rows(rows, self.pad)
 
-    def _epoch(self, number: int) -> tuple[int, Tensor, Tensor]:
-        def shuffled(purpose: int, count: int) -> Tensor:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, purpose, number))
+    def _shuffle(self, epoch: int) -> tuple[int, Tensor, Tensor]:
+        """The epoch's number, its pairs in sorted order, and the order of its batches."""
+
+        def permutation(stream: int, count: int) -> Tensor:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, stream, epoch))
             return torch.randperm(count, generator=generator)
 
-        order = shuffled(SeedStream.EPOCH_ORDER, len(self.sources))
+        order = permutation(SeedStream.EPOCH_ORDER, len(self.sources))
         order = order[self.lengths[order].argsort(stable=True)]
-        return number, order, shuffled(SeedStream.LENGTH_BUCKETS, len(self.cuts))
+        return epoch, order, permutation(SeedStream.LENGTH_BUCKETS, len(self.cuts))
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}

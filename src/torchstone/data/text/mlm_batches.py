@@ -1,4 +1,4 @@
-"""What BERT learns from: text with some words hidden, and pairs of spans that may not belong together.
+"""Batches for BERT's pre-training: masked language modeling and next-sentence prediction.
 
 Devlin et al. 2018 (arXiv:1810.04805), section 3.1 and appendix A.1.
 """
@@ -11,136 +11,144 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from torchstone.data.sampler import share_of_batch
-from torchstone.data.text.sentence_batches import IGNORED, Alike, Frame, Rows, side_by_side
+from torchstone.data.text.sentence_batches import (
+    IGNORE_INDEX,
+    LengthGrouped,
+    Row,
+    Rows,
+    SpecialTokens,
+    collate,
+)
 from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
-class Masked(NamedTuple):
-    """Rows with words hidden, where they were, and what they are.
+class MLMBatch(NamedTuple):
+    """Rows with masked tokens, their positions, and the original tokens.
 
-    `share` weighs each so that the mean over rows is the mean over the hidden words of the whole
-    batch, into however many parts it is divided. `stray` is 0 where the second span follows the
-    first in the text, 1 where it is from elsewhere: the classes of the published head.
+    `weights` weigh the losses of the masked tokens so that the mean over rows is the mean over the masked
+    tokens of the whole batch, into however many micro-batches it is split. `is_random_next` is 0 where the
+    second span follows the first in the text, 1 where it is a random one: the classes of the published head.
     """
 
     rows: Rows
-    places: Int64[Tensor, "batch hidden"]
-    targets: Int64[Tensor, "batch hidden"]
-    share: Float[Tensor, "batch hidden"]
-    stray: Int64[Tensor, " batch"]
+    positions: Int64[Tensor, "batch masked"]
+    targets: Int64[Tensor, "batch masked"]
+    weights: Float[Tensor, "batch masked"]
+    is_random_next: Int64[Tensor, " batch"]
 
 
-class MaskedText:
-    """Endless `Masked` batches out of documents; the whole state is how many rows were consumed.
+class MLMBatches:
+    """Endless `MLMBatch`es from documents; the whole state is the number of rows consumed.
 
-    A row is a span of a document, as long as a row may be; with `pairs` a span in two, whose second
-    part is in half of the rows taken from anywhere. 15 % of its tokens are to be told: of these 80 %
-    are replaced by [MASK], 10 % by any token, 10 % stay.
+    A row is a span of a document, as long as a row may be. With `next_sentence` the span is split in two,
+    and in half of the rows the second part is replaced by a random span. Of the tokens to predict, 80 %
+    are replaced by [MASK], 10 % by a random token, and 10 % are left unchanged.
 
     Args:
-        documents: token ids without any frame.
-        vocabulary: how many ids there are.
-        hidden: share of tokens to be told.
+        documents: token ids without special tokens.
+        vocab_size: number of token ids.
+        mask_prob: share of the tokens to predict.
     """
 
     def __init__(
         self,
         documents: Sequence[Sequence[int]],
-        batch: int,
-        frame: Frame,
-        vocabulary: int,
+        batch_size: int,
+        special: SpecialTokens,
+        vocab_size: int,
         *,
         seed: int,
-        pairs: bool = True,
-        hidden: float = 0.15,
+        next_sentence: bool = True,
+        mask_prob: float = 0.15,
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
     ):
-        share_of_batch(batch, rank, world_size)
-        if not 0 < hidden < 1:
-            raise BadInput(f"the share of hidden words must lie between 0 and 1, not {hidden}")
+        share_of_batch(batch_size, rank, world_size)
+        if not 0 < mask_prob < 1:
+            raise BadInput(f"mask_prob must lie between 0 and 1, not {mask_prob}")
         self.documents = [document for document in documents if len(document) > 1]
-        self.room = frame.length - (3 if pairs else 2)
+        self.span_length = special.max_length - (3 if next_sentence else 2)
         self.spans = [
             (number, begin)
             for number, document in enumerate(self.documents)
-            for begin in range(0, len(document) - 1, self.room)
+            for begin in range(0, len(document) - 1, self.span_length)
         ]
         if not self.spans:
             raise BadInput("the text has no two tokens in a row: nothing to learn from")
-        ordinary = [i for i in range(vocabulary) if i not in frame.special]
-        self.ordinary = torch.tensor(ordinary)
-        self.special = torch.tensor(sorted(frame.special))
-        self.batch, self.frame, self.seed, self.pairs = batch, frame, seed, pairs
-        self.hidden, self.device, self.rank, self.world_size = hidden, device, rank, world_size
-        lengths = [min(self.room, len(self.documents[n]) - begin) for n, begin in self.spans]
-        self.alike = Alike(torch.tensor(lengths), batch, seed)
+        self.word_ids = torch.tensor([i for i in range(vocab_size) if i not in special.ids])
+        self.special_ids = torch.tensor(sorted(special.ids))
+        self.batch_size, self.special, self.seed = batch_size, special, seed
+        self.next_sentence, self.mask_prob = next_sentence, mask_prob
+        self.device, self.rank, self.world_size = device, rank, world_size
+        lengths = [min(self.span_length, len(self.documents[n]) - begin) for n, begin in self.spans]
+        self.order = LengthGrouped(torch.tensor(lengths), batch_size, seed)
         self.position = 0
 
-    def __iter__(self) -> "MaskedText":
+    def __iter__(self) -> "MLMBatches":
         return self
 
-    def __next__(self) -> Masked:
+    def __next__(self) -> MLMBatch:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.MLM_MASKS, self.position))
-        whole = self.make(self.alike.index(self.position).tolist(), generator)
-        self.position += self.batch
-        share = self.batch // self.world_size
-        own = slice(self.rank * share, (self.rank + 1) * share)
-        parts = Rows(*(part[own].to(self.device) for part in whole.rows))
-        return Masked(parts, *(part[own].to(self.device) for part in whole[1:]))
+        batch = self.make_batch(self.order.index(self.position).tolist(), generator)
+        self.position += self.batch_size
+        share = self.batch_size // self.world_size
+        return self._to_device(batch, slice(self.rank * share, (self.rank + 1) * share))
 
-    def once(self, batch: int = 64, most: int = 512) -> Iterator[Masked]:
-        """The first `most` spans, with the same words hidden every time: to measure by."""
-        count = min(most, len(self.spans))
-        for start in range(0, count, batch):
+    def eval_batches(self, batch_size: int = 64, max_spans: int = 512) -> Iterator[MLMBatch]:
+        """The first `max_spans` spans, with the same tokens masked every time."""
+        count = min(max_spans, len(self.spans))
+        for start in range(0, count, batch_size):
             generator = torch.Generator().manual_seed(derive_seed(0, SeedStream.MLM_MASKS, start))
-            made = self.make(list(range(start, min(start + batch, count))), generator)
-            rows = Rows(*(part.to(self.device) for part in made.rows))
-            yield Masked(rows, *(part.to(self.device) for part in made[1:]))
+            batch = self.make_batch(list(range(start, min(start + batch_size, count))), generator)
+            yield self._to_device(batch, slice(None))
 
-    def make(self, index: Sequence[int], generator: torch.Generator) -> Masked:
-        """Rows of these spans, drawn with `generator`."""
+    def _to_device(self, batch: MLMBatch, rows: slice) -> MLMBatch:
+        columns = Rows(*(column[rows].to(self.device) for column in batch.rows))
+        return MLMBatch(columns, *(column[rows].to(self.device) for column in batch[1:]))
+
+    def make_batch(self, index: Sequence[int], generator: torch.Generator) -> MLMBatch:
+        """Rows of the spans of these indices, with random numbers from `generator`."""
         draws = torch.rand(len(index), 4, generator=generator).tolist()
-        made = [self._row(self.spans[i], draw) for i, draw in zip(index, draws, strict=True)]
-        rows = side_by_side([row for row, _ in made], self.frame)
-        stray = torch.tensor([other for _, other in made])
-        return Masked(*self._hide(rows, generator), stray)
+        samples = [self._row(self.spans[i], draw) for i, draw in zip(index, draws, strict=True)]
+        rows = collate([row for row, _ in samples], self.special)
+        is_random_next = torch.tensor([label for _, label in samples])
+        return MLMBatch(*self._mask(rows, generator), is_random_next)
 
-    def _row(self, span: tuple[int, int], draw: list[float]) -> tuple[tuple[list[int], int], int]:
+    def _row(self, span: tuple[int, int], draw: list[float]) -> tuple[Row, int]:
         document, begin = self.documents[span[0]], span[1]
-        last = max(0, len(document) - self.room)
-        # the spans of a long document do not always begin at the same places
-        begin = min(last, int(begin + draw[0] * self.room)) if last else begin
-        tokens = document[begin : begin + self.room]
-        if not self.pairs:
-            return self.frame.row(tokens, None), 0
+        last = max(0, len(document) - self.span_length)
+        # shift the spans of long documents, so that they do not always begin at the same positions
+        begin = min(last, int(begin + draw[0] * self.span_length)) if last else begin
+        tokens = document[begin : begin + self.span_length]
+        if not self.next_sentence:
+            return self.special.build_row(tokens, None), 0
         cut = 1 + int(draw[1] * (len(tokens) - 1))
-        second, other = tokens[cut:], int(draw[2] < 0.5)
-        if other:
+        second, is_random = tokens[cut:], int(draw[2] < 0.5)
+        if is_random:
             number, begin = self.spans[int(draw[3] * len(self.spans))]
-            away = self.documents[number]
-            begin = min(begin + 1, len(away) - 1)
-            second = away[begin : begin + self.room - cut]
-        return self.frame.row(tokens[:cut], second), other
+            other = self.documents[number]
+            begin = min(begin + 1, len(other) - 1)
+            second = other[begin : begin + self.span_length - cut]
+        return self.special.build_row(tokens[:cut], second), is_random
 
-    def _hide(self, rows: Rows, generator: torch.Generator):
+    def _mask(self, rows: Rows, generator: torch.Generator):
         tokens = rows.tokens
-        can = rows.mask & ~torch.isin(tokens, self.special)
-        counts = (can.sum(1) * self.hidden).round().long().clamp(min=1).minimum(can.sum(1))
-        noise = torch.rand(tokens.shape, generator=generator).masked_fill(~can, 2.0)
-        places = noise.argsort(1)[:, : int(counts.max())]
-        chosen = torch.arange(places.shape[1]) < counts[:, None]
-        targets = tokens.gather(1, places).masked_fill(~chosen, IGNORED)
-        fate = torch.rand(places.shape, generator=generator)
-        any_ = torch.randint(len(self.ordinary), places.shape, generator=generator)
-        before = tokens.gather(1, places)
-        now = torch.where(fate < 0.9, self.ordinary[any_], before)
-        now = torch.where(fate < 0.8, self.frame.hidden, now)
-        tokens = tokens.scatter(1, places, torch.where(chosen, now, before))
-        share = chosen.float() * (len(tokens) / chosen.sum().clamp(min=1))
-        return rows._replace(tokens=tokens), places, targets, share
+        is_word = rows.mask & ~torch.isin(tokens, self.special_ids)
+        counts = (is_word.sum(1) * self.mask_prob).round().long().clamp(min=1).minimum(is_word.sum(1))
+        noise = torch.rand(tokens.shape, generator=generator).masked_fill(~is_word, 2.0)
+        positions = noise.argsort(1)[:, : int(counts.max())]
+        is_target = torch.arange(positions.shape[1]) < counts[:, None]
+        targets = tokens.gather(1, positions).masked_fill(~is_target, IGNORE_INDEX)
+        choice = torch.rand(positions.shape, generator=generator)
+        random_words = torch.randint(len(self.word_ids), positions.shape, generator=generator)
+        before = tokens.gather(1, positions)
+        after = torch.where(choice < 0.9, self.word_ids[random_words], before)
+        after = torch.where(choice < 0.8, self.special.mask, after)
+        tokens = tokens.scatter(1, positions, torch.where(is_target, after, before))
+        weights = is_target.float() * (len(tokens) / is_target.sum().clamp(min=1))
+        return rows._replace(tokens=tokens), positions, targets, weights
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}

@@ -1,4 +1,4 @@
-"""Pairs of texts, one the answer to the other: sentences and their translations, questions and answers."""
+"""Parallel corpora: pairs of a source and a target text, such as sentences and their translations."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -8,80 +8,80 @@ from pathlib import Path
 
 import numpy as np
 
-from torchstone.data.splits import SPLIT_SEED, SPLITS
+from torchstone.data.splits import SPLIT_NAMES, SPLIT_SEED
 from torchstone.data.text import bible, gettext
-from torchstone.data.text.parallel_files import Pairs, aligned, columns, whole
+from torchstone.data.text.parallel_files import Pairs, drop_empty_pairs, read_aligned, read_columns
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("gettext", "bible", "copy", "reverse")
-MOST_HELD_OUT = 1_000  # pairs in a test or validation split that is cut here
+MAX_HELD_OUT = 1_000  # pairs of a test or validation split that is cut here
 
-Finish = Callable[[str, dict[str, Pairs], str, tuple[str, str]], "PairSet"]
+Finish = Callable[[str, dict[str, Pairs], str, tuple[str, str]], "ParallelCorpus"]
 
 
 @dataclass(frozen=True)
-class PairSet:
-    """Pairs (source, target) in three parts; `languages` are the names of the sides, where known."""
+class ParallelCorpus:
+    """Pairs (source, target) in three splits; `languages` are the names of the sides, where known."""
 
     name: str
     train: Pairs
     val: Pairs
     test: Pairs
-    note: str
+    description: str
     languages: tuple[str, str] = ("", "")
 
 
-def read_pairs(spec: str, source: str = "", target: str = "", *, split: bool = True) -> PairSet:
-    """Read pairs from what a person named.
+def read_pairs(spec: str, source: str = "", target: str = "", *, split: bool = True) -> ParallelCorpus:
+    """Read the pairs that a specification names.
 
     - `gettext`: messages of programs, English and any of their languages
-    - `bible`: verses of the New Testament, `grc` (Greek) and `en`; `bible.gold` has links of their words
-    - `copy`, `reverse`: random letters whose translation is themselves, or they from the last to the first
+    - `bible`: verses of the New Testament, `grc` (Greek) and `en`; `bible.gold_links` aligns their words
+    - `copy`, `reverse`: random letters whose translation is themselves, or themselves reversed
     - a folder of aligned files `SPLIT.LANGUAGE` (`.gz` too), or of `SPLIT.tsv`
     - two aligned files, `FILE,FILE`: line i of one is the translation of line i of the other
-    - a file of tab-separated columns, the first two of which are read
+    - a file of tab-separated columns, of which the first two are read
     - `hf:NAME` or `hf:NAME:PART`, with a column `translation` or with columns named `source` and `target`
 
     Args:
-        source, target: names of the sides, by which files and columns are told apart; where there
-            are just two without names, the first is the source.
-        split: cut the splits that are not there off train; else they stay empty.
+        source, target: names of the sides, which select files and columns; where there are just two
+            without names, the first is the source.
+        split: cut missing splits off the training split; otherwise they stay empty.
 
-    Text is UTF-8. Splits that are not there are cut off train: a tenth each, at most 1,000 pairs,
-    the same ones always, and no source stands in two of them.
+    Text is UTF-8. Missing splits are cut off the training split: a tenth each, at most 1,000 pairs, always
+    the same ones, and no source is in two splits.
 
     Raises:
-        BadInput: nothing there, files that do not align, a line without a translation, no UTF-8.
+        BadInput: nothing there, files that do not align, a line without a translation, not UTF-8.
     """
     finish = partial(_finish, cut=split)
     if spec == "copy":
         return finish(spec, {"train": _copies()}, "copy: random letters, to be repeated", ("", ""))
     if spec == "reverse":
-        pairs = [(text, text[::-1]) for text, _ in _copies(10_000, most=20)]
+        pairs = [(text, text[::-1]) for text, _ in _copies(10_000, max_letters=20)]
         return finish(spec, {"train": pairs}, "reverse: random letters, to be turned round", ("", ""))
     if spec == "bible":
         names = (source or bible.GREEK, target or bible.ENGLISH)
-        verses, note = bible.read(*names)
+        verses, description = bible.read(*names)
         pairs = list({(verse.source, verse.target): None for verse in verses})
-        return finish(spec, {"train": pairs}, f"{spec}: {note}", names)
+        return finish(spec, {"train": pairs}, f"{spec}: {description}", names)
     if spec == "gettext":
         names = (source or "de", target or "en")
-        pairs, note = gettext.read(*names)
-        return finish(spec, {"train": pairs}, f"{spec}: {note}", names)
+        pairs, description = gettext.read(*names)
+        return finish(spec, {"train": pairs}, f"{spec}: {description}", names)
     if spec.startswith("hf:"):
         return _hub(spec, source, target, finish)
     path = Path(spec).expanduser()
     if path.is_dir():
         return _folder(path, source, target, finish)
     if path.is_file():
-        pairs, names = columns(path, source, target)
+        pairs, names = read_columns(path, source, target)
         return finish(path.name, {"train": pairs}, str(path), names)
     files = [Path(part).expanduser() for part in spec.split(",")]
     if len(files) == 2:
         names = _language(files[0]), _language(files[1])
         if source and target and names == (target, source):
             files, names = files[::-1], (source, target)
-        pairs = aligned(*files)
+        pairs = read_aligned(*files)
         return finish(files[0].name, {"train": pairs}, " and ".join(map(str, files)), names)
     known = did_you_mean(spec, BUNDLED)
     raise BadInput(
@@ -89,60 +89,60 @@ def read_pairs(spec: str, source: str = "", target: str = "", *, split: bool = T
     )
 
 
-def _copies(count: int = 4_000, letters: str = "abcdefgh", most: int = 8) -> Pairs:
-    """Each once, so that no answer can be remembered."""
-    random, found = np.random.RandomState(SPLIT_SEED), {}
-    while len(found) < count:
-        places = random.randint(len(letters), size=random.randint(3, most + 1))
-        found[" ".join(letters[place] for place in places)] = None
-    return [(text, text) for text in found]
+def _copies(count: int = 4_000, letters: str = "abcdefgh", max_letters: int = 8) -> Pairs:
+    """Random texts without duplicates, so that no answer can be memorized."""
+    random, texts = np.random.RandomState(SPLIT_SEED), {}
+    while len(texts) < count:
+        indices = random.randint(len(letters), size=random.randint(3, max_letters + 1))
+        texts[" ".join(letters[index] for index in indices)] = None
+    return [(text, text) for text in texts]
 
 
 def _language(file: Path) -> str:
     return file.name.removesuffix(".gz").rpartition(".")[2]
 
 
-def _folder(folder: Path, source: str, target: str, finish: Finish) -> PairSet:
-    """`SPLIT.LANGUAGE` twice a split, or `SPLIT.tsv`; of several tests `test`, or the first by name."""
-    found: dict[str, dict[str, Path]] = defaultdict(dict)
+def _folder(folder: Path, source: str, target: str, finish: Finish) -> ParallelCorpus:
+    """Two `SPLIT.LANGUAGE` per split, or `SPLIT.tsv`; of several tests `test`, or the first by name."""
+    files: dict[str, dict[str, Path]] = defaultdict(dict)
     for file in sorted(folder.iterdir()):
         name = file.name.removesuffix(".gz")
         split, _, suffix = name.partition(".")
         if file.is_file() and suffix and "." not in suffix:
-            found[split][suffix] = file
-    chosen = {SPLITS[name]: name for name in found if name in SPLITS}
-    tests = [name for name in found if name.startswith("test")]
+            files[split][suffix] = file
+    chosen = {SPLIT_NAMES[name]: name for name in files if name in SPLIT_NAMES}
+    tests = [name for name in files if name.startswith("test")]
     if tests and "test" not in chosen:
         chosen["test"] = tests[0]
     if "train" not in chosen:
         raise BadInput(f"{folder} has no train.LANGUAGE twice and no train.tsv; name the files so")
-    tabular = "tsv" in found["train"]
-    languages = [name for name in found["train"] if name not in ("tsv", "txt")]
+    tabular = "tsv" in files["train"]
+    languages = [name for name in files["train"] if name not in ("tsv", "txt")]
     if not tabular and not (source and target):
         if len(languages) != 2:
             raise BadInput(f"{folder} has {', '.join(languages)}: say which is source and target")
         source, target = languages
     parts, names = {}, (source, target)
     for split, name in sorted(chosen.items(), key=lambda item: item[0] != "train"):
-        files = found[name]
+        sides = files[name]
         if tabular:
-            if "tsv" not in files:
+            if "tsv" not in sides:
                 raise BadInput(f"{folder} has train.tsv, but no {name}.tsv")
-            parts[split], names = columns(files["tsv"], source, target)
+            parts[split], names = read_columns(sides["tsv"], source, target)
             continue
         for language in (source, target):
-            if language not in files:
+            if language not in sides:
                 raise BadInput(
-                    f"{folder} has no {name}.{language}, only {', '.join(sorted(files))}: "
+                    f"{folder} has no {name}.{language}, only {', '.join(sorted(sides))}: "
                     "choose source and target among them"
                 )
-        parts[split] = aligned(files[source], files[target])
+        parts[split] = read_aligned(sides[source], sides[target])
     test = chosen.get("test", "test")
-    note = str(folder) if test == "test" else f"{folder}, judged on {test}"
-    return finish(folder.name, parts, note, names)
+    description = str(folder) if test == "test" else f"{folder}, tested on {test}"
+    return finish(folder.name, parts, description, names)
 
 
-def _hub(spec: str, source: str, target: str, finish: Finish) -> PairSet:
+def _hub(spec: str, source: str, target: str, finish: Finish) -> ParallelCorpus:
     try:
         import datasets
     except ImportError:
@@ -161,44 +161,46 @@ def _hub(spec: str, source: str, target: str, finish: Finish) -> PairSet:
         if missing := [name for name in names if name not in known]:
             raise BadInput(f"{spec} has no {missing[0]!r}, only {', '.join(known)}: name two of them")
         pairs = [(str(row[names[0]]).strip(), str(row[names[1]]).strip()) for row in rows]
-        parts[SPLITS.get(str(split), str(split))] = whole(pairs, names)
+        parts[SPLIT_NAMES.get(str(split), str(split))] = drop_empty_pairs(pairs, names)
     if "train" not in parts:
         raise BadInput(f"{spec} has no split named train, only {', '.join(parts)}")
     return finish(spec, parts, spec, names)
 
 
 def _finish(
-    name: str, parts: dict[str, Pairs], note: str, languages: tuple[str, str], *, cut: bool
-) -> PairSet:
-    """Cut what is missing off train, if it is to be `cut`, and say what was done."""
-    train, said = parts["train"], []
+    name: str, parts: dict[str, Pairs], description: str, languages: tuple[str, str], *, cut: bool
+) -> ParallelCorpus:
+    """The corpus; missing splits are cut off the training split, if `cut`."""
+    train, cut_splits = parts["train"], []
     for split in ("test", "val"):
         if not cut:
             parts.setdefault(split, [])
         elif split not in parts:
-            train, parts[split] = _cut(train, name, salt=len(said))
-            said.append(f"{split} cut from train")
+            train, parts[split] = _cut(train, name, salt=len(cut_splits))
+            cut_splits.append(f"{split} cut from train")
     parts["train"] = train
     sizes = " / ".join(f"{len(parts[split])} {split}" for split in ("train", "val", "test"))
     if all(languages):
-        note += f", {languages[0]} to {languages[1]}"
-    note = f"{note}; {sizes} pairs" + (f" ({', '.join(said)})" if said else "")
-    return PairSet(name, train, parts["val"], parts["test"], note, languages)
+        description += f", {languages[0]} to {languages[1]}"
+    suffix = f" ({', '.join(cut_splits)})" if cut_splits else ""
+    description = f"{description}; {sizes} pairs{suffix}"
+    return ParallelCorpus(name, train, parts["val"], parts["test"], description, languages)
 
 
 def _cut(pairs: Pairs, name: str, salt: int) -> tuple[Pairs, Pairs]:
-    """(rest, a tenth or `MOST_HELD_OUT` of them), all pairs of one source on the same side."""
+    """(rest, a tenth or `MAX_HELD_OUT` of the pairs), with all pairs of one source on the same side."""
     groups: dict[str, list[int]] = defaultdict(list)
     for i, (source, _) in enumerate(pairs):
         groups[source].append(i)
     if len(groups) < 3:
         raise BadInput(f"{name} has {len(groups)} different sources, too few to split: at least 3")
-    # the legacy generator's numbers are frozen for ever; the new one's may change with NumPy
+    # the legacy generator's numbers never change; the new one's may change with NumPy
     order = np.random.RandomState(SPLIT_SEED + salt).permutation(len(groups))
-    keys, wanted, taken = list(groups), min(MOST_HELD_OUT, max(1, len(pairs) // 10)), set()
-    for place in order:
-        if len(taken) >= wanted:
+    keys, count = list(groups), min(MAX_HELD_OUT, max(1, len(pairs) // 10))
+    held_out: set[int] = set()
+    for index in order:
+        if len(held_out) >= count:
             break
-        taken |= set(groups[keys[place]])
-    rest = [pair for i, pair in enumerate(pairs) if i not in taken]
-    return rest, [pairs[i] for i in sorted(taken)]
+        held_out |= set(groups[keys[index]])
+    rest = [pair for i, pair in enumerate(pairs) if i not in held_out]
+    return rest, [pairs[i] for i in sorted(held_out)]

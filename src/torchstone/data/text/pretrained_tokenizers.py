@@ -1,4 +1,4 @@
-"""Published tokenizers: `tokenizer.json` as it is, and the vocabularies from before there was one."""
+"""Published tokenizers: `tokenizer.json`, and the older vocabulary formats of GPT-2, GPT-1 and BERT."""
 
 import json
 from pathlib import Path
@@ -10,16 +10,16 @@ from torchstone.errors import BadInput
 PUBLISHED = "tokenizer.json, vocab.json with merges.txt, or vocab.txt"
 
 
-def byte_level(model: models.BPE) -> Tokenizer:
-    """Over bytes, words with the space before them, as GPT-2's."""
+def byte_level_tokenizer(model: models.BPE) -> Tokenizer:
+    """A tokenizer over bytes, where words include the space before them, as GPT-2's."""
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 
-def of_words(model: models.WordPiece | models.BPE, *, lowercase: bool) -> Tokenizer:
-    """Over words and punctuation marks, as BERT's."""
+def bert_tokenizer(model: models.WordPiece | models.BPE, *, lowercase: bool) -> Tokenizer:
+    """A tokenizer over words and punctuation marks, as BERT's."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -27,7 +27,7 @@ def of_words(model: models.WordPiece | models.BPE, *, lowercase: bool) -> Tokeni
     return tokenizer
 
 
-def read(path: str | Path) -> Tokenizer:
+def load(path: str | Path) -> Tokenizer:
     """A published tokenizer: its file, or the folder of a model that has one.
 
     Raises:
@@ -38,40 +38,40 @@ def read(path: str | Path) -> Tokenizer:
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
         if path.is_dir() and not file.exists():
-            return _older(folder)
+            return _load_vocabulary(folder)
         if not file.exists():
             raise BadInput(f"there is no {path}: give {PUBLISHED}, or their folder")
         if file.name in ("vocab.json", "merges.txt", "vocab.txt"):
-            return _older(folder)
+            return _load_vocabulary(folder)
         return Tokenizer.from_file(str(file))
     except BadInput:
         raise
     except Exception as error:  # noqa: BLE001 -- the library raises plain exceptions
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"{file} is no tokenizer that can be read ({said}): {PUBLISHED}") from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"{file} is no tokenizer that can be read ({reason}): {PUBLISHED}") from None
 
 
-def _older(folder: Path) -> Tokenizer:
-    """Vocabularies from before `tokenizer.json`: GPT-2's, GPT-1's, BERT's."""
+def _load_vocabulary(folder: Path) -> Tokenizer:
+    """A tokenizer from a vocabulary older than `tokenizer.json`: GPT-2's, GPT-1's or BERT's."""
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
     if vocabulary.exists() and merges.exists():
-        known, pairs = models.BPE.read_file(str(vocabulary), str(merges))
-        if not any(token.endswith("</w>") for token in known):
-            tokenizer = byte_level(models.BPE(known, pairs))
-            tokenizer.add_special_tokens([t for t in ("<|endoftext|>",) if t in known])
+        tokens, pairs = models.BPE.read_file(str(vocabulary), str(merges))
+        if not any(token.endswith("</w>") for token in tokens):
+            tokenizer = byte_level_tokenizer(models.BPE(tokens, pairs))
+            tokenizer.add_special_tokens([t for t in ("<|endoftext|>",) if t in tokens])
             return tokenizer
-        # GPT-1's ends each word with a mark
-        model = models.BPE(known, pairs, unk_token="<unk>", end_of_word_suffix="</w>")
-        tokenizer = of_words(model, lowercase=True)
+        # GPT-1's marks the end of each word
+        model = models.BPE(tokens, pairs, unk_token="<unk>", end_of_word_suffix="</w>")
+        tokenizer = bert_tokenizer(model, lowercase=True)
         tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
         return tokenizer
     if (folder / "vocab.txt").exists():
-        known = models.WordPiece.read_file(str(folder / "vocab.txt"))
-        said = folder / "tokenizer_config.json"
-        settings = json.loads(said.read_text(encoding="utf-8")) if said.exists() else {}
-        model = models.WordPiece(known, unk_token="[UNK]")
-        tokenizer = of_words(model, lowercase=settings.get("do_lower_case", True))
-        marks = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-        tokenizer.add_special_tokens([mark for mark in marks if mark in known])
+        tokens = models.WordPiece.read_file(str(folder / "vocab.txt"))
+        config = folder / "tokenizer_config.json"
+        settings = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
+        model = models.WordPiece(tokens, unk_token="[UNK]")
+        tokenizer = bert_tokenizer(model, lowercase=settings.get("do_lower_case", True))
+        special_tokens = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+        tokenizer.add_special_tokens([token for token in special_tokens if token in tokens])
         return tokenizer
     raise BadInput(f"{folder} holds no tokenizer: {PUBLISHED} should be there")

@@ -1,4 +1,4 @@
-"""Sentences as rows of token ids, framed as BERT's are, in batches of like length."""
+"""Sentences and sentence pairs as rows of BERT's token ids, in batches of similar length."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,146 +12,150 @@ from torchstone.data.sampler import EpochSampler, share_of_batch
 from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-IGNORED = -100  # what cross-entropy passes over
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+IGNORE_INDEX = -100  # label without loss: the default of torch's cross-entropy
+
+Row = tuple[list[int], int]  # token ids, and the index at which the second segment begins
 
 
 @dataclass(frozen=True)
-class Frame:
-    """The ids that stand around sentences, and the most tokens a row may have."""
+class SpecialTokens:
+    """Ids of BERT's special tokens, and the maximum length of a row."""
 
     pad: int
-    start: int
-    stop: int
-    hidden: int  # what a masked word is replaced with
-    special: frozenset[int]
-    length: int
+    cls: int
+    sep: int
+    mask: int
+    ids: frozenset[int]  # all of them, [UNK] included
+    max_length: int
 
     @classmethod
-    def of(cls, tokenizer: Any, length: int) -> "Frame":
-        """By the names of BERT's vocabulary.
+    def from_tokenizer(cls, tokenizer: Any, max_length: int) -> "SpecialTokens":
+        """Look the tokens up by their names in BERT's vocabulary.
 
         Raises:
-            BadInput: the tokenizer lacks one of them; a row could hold no word.
+            BadInput: the tokenizer lacks one of them; a row could not hold two words.
         """
-        ids = {name: tokenizer.token_to_id(name) for name in SPECIAL}
-        if lost := [name for name, number in ids.items() if number is None]:
-            raise BadInput(f"the tokenizer has no {lost[0]}: BERT's need {', '.join(SPECIAL)}")
-        if length < 5:
-            raise BadInput(f"length must be at least 5 (two words, framed), not {length}")
-        pad, _, start, stop, hidden = ids.values()
-        return cls(pad, start, stop, hidden, frozenset(ids.values()), length)
+        ids = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
+        if missing := [name for name, number in ids.items() if number is None]:
+            raise BadInput(f"the tokenizer has no {missing[0]}: BERT's need {', '.join(SPECIAL_TOKENS)}")
+        if max_length < 5:
+            raise BadInput(f"max_length must be at least 5 (two words and three marks), not {max_length}")
+        pad, _, start, end, mask = ids.values()
+        return cls(pad, start, end, mask, frozenset(ids.values()), max_length)
 
-    def row(self, first: Sequence[int], second: Sequence[int] | None) -> tuple[list[int], int]:
-        """[CLS] first [SEP] or [CLS] first [SEP] second [SEP], and where `second` begins.
+    def build_row(self, first: Sequence[int], second: Sequence[int] | None) -> Row:
+        """[CLS] first [SEP] or [CLS] first [SEP] second [SEP], and the index at which `second` begins.
 
-        What is too long loses its end, the longer of two first (section A.2's rule)."""
+        Rows that are too long are truncated at the end, the longer segment first (section A.2's rule).
+        """
         if second is None:
-            row = [self.start, *first[: self.length - 2], self.stop]
+            row = [self.cls, *first[: self.max_length - 2], self.sep]
             return row, len(row)
-        room, a, b = self.length - 3, len(first), len(second)
+        room, a, b = self.max_length - 3, len(first), len(second)
         if a + b > room:
             a, b = (min(a, max(room - b, room - room // 2)), min(b, max(room - a, room // 2)))
-        return [self.start, *first[:a], self.stop, *second[:b], self.stop], a + 2
+        return [self.cls, *first[:a], self.sep, *second[:b], self.sep], a + 2
 
 
 class Rows(NamedTuple):
-    """Rows side by side; `mask` is True where there is a token."""
+    """Padded rows; `mask` is True where there is a token."""
 
     tokens: Int64[Tensor, "batch time"]
     mask: Bool[Tensor, "batch time"]
     segments: Int64[Tensor, "batch time"]
 
 
-def side_by_side(rows: Sequence[tuple[list[int], int]], frame: Frame) -> Rows:
-    """Framed rows with padding after the shorter ones, to a multiple of 8 tokens if there are so many
-    places: few shapes to compile."""
-    longest = min(-(-max(len(row) for row, _ in rows) // 8) * 8, frame.length)
-    tokens = torch.tensor([row + [frame.pad] * (longest - len(row)) for row, _ in rows])
-    places = torch.arange(longest)
+def collate(rows: Sequence[Row], special: SpecialTokens) -> Rows:
+    """Pad rows to the longest, rounded up to a multiple of 8 tokens (few shapes to compile) if rows of
+    that length are allowed."""
+    time = min(-(-max(len(row) for row, _ in rows) // 8) * 8, special.max_length)
+    tokens = torch.tensor([row + [special.pad] * (time - len(row)) for row, _ in rows])
+    positions = torch.arange(time)
     ends = torch.tensor([[len(row), second] for row, second in rows])
-    mask = places < ends[:, :1]
-    return Rows(tokens, mask, (mask & (places >= ends[:, 1:])).long())
+    mask = positions < ends[:, :1]
+    return Rows(tokens, mask, (mask & (positions >= ends[:, 1:])).long())
 
 
-class Alike:
-    """Which samples come when: of `pool` batches' worth in a row those of like length together, since
-    what is padded is computed for nothing. Every sample comes once an epoch, as in `Order`."""
+class LengthGrouped:
+    """The order of samples: of every `pool` batches, samples of similar length share a batch, since
+    padding costs computation. Every sample comes once an epoch, as in `EpochSampler`."""
 
-    def __init__(self, lengths: Int64[Tensor, " samples"], batch: int, seed: int, pool: int = 16):
-        self.lengths, self.batch, self.seed, self.pool = lengths, batch, seed, pool
-        self.order = EpochSampler(len(lengths), [(0, batch * pool)], seed, lengths.device)
-        self.group, self.drawn = -1, torch.empty(0)
+    def __init__(self, lengths: Int64[Tensor, " samples"], batch_size: int, seed: int, pool: int = 16):
+        self.lengths, self.batch_size, self.seed, self.pool = lengths, batch_size, seed, pool
+        self.order = EpochSampler(len(lengths), [(0, batch_size * pool)], seed, lengths.device)
+        self.group, self.batches = -1, torch.empty(0)
 
     def index(self, position: int) -> Int64[Tensor, " batch"]:
         """The samples of the batch that begins at `position`."""
-        group, place = divmod(position // self.batch, self.pool)
+        group, number = divmod(position // self.batch_size, self.pool)
         if group != self.group:
-            drawn = self.order.index(group * self.batch * self.pool)
-            drawn = drawn[self.lengths[drawn].argsort(stable=True)].view(self.pool, self.batch)
+            samples = self.order.index(group * self.batch_size * self.pool)
+            by_length = samples[self.lengths[samples].argsort(stable=True)]
+            batches = by_length.view(self.pool, self.batch_size)
             generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.LENGTH_GROUPS, group))
-            self.drawn = drawn[torch.randperm(self.pool, generator=generator)]
+            self.batches = batches[torch.randperm(self.pool, generator=generator)]
             self.group = group
-        return self.drawn[place]
+        return self.batches[number]
 
 
-class Labelled(NamedTuple):
-    """A batch to learn labels from: one a row, or one a token (`IGNORED` where there is none)."""
+class LabeledBatch(NamedTuple):
+    """Rows and their labels: one label a row, or one a token (`IGNORE_INDEX` where there is none)."""
 
     rows: Rows
     labels: Int64[Tensor, "batch *time"]
 
 
-class Sentences:
-    """Endless `Labelled` batches; the whole state is how many samples were consumed.
+class SentenceBatches:
+    """Endless `LabeledBatch`es; the whole state is the number of samples consumed.
 
-    `batch` counts the samples of all `world` processes together. Labels are one int a sample, or a
-    list with one for each token of its framed row.
+    `batch_size` counts the samples of all processes together. Labels are one int per sample, or a list
+    with one int per token of its row.
     """
 
     def __init__(
         self,
-        rows: Sequence[tuple[list[int], int]],
+        rows: Sequence[Row],
         labels: Sequence[int] | Sequence[list[int]],
-        batch: int,
-        frame: Frame,
+        batch_size: int,
+        special: SpecialTokens,
         *,
         seed: int,
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
     ):
-        share_of_batch(batch, rank, world_size)
+        share_of_batch(batch_size, rank, world_size)
         if not rows:
             raise BadInput("no sentences to make batches of")
-        self.rows, self.labels, self.frame, self.device = rows, labels, frame, device
-        self.batch, self.rank, self.world_size = batch, rank, world_size
-        self.alike = Alike(torch.tensor([len(row) for row, _ in rows]), batch, seed)
+        self.rows, self.labels, self.special, self.device = rows, labels, special, device
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.order = LengthGrouped(torch.tensor([len(row) for row, _ in rows]), batch_size, seed)
         self.position = 0
 
-    def __iter__(self) -> "Sentences":
+    def __iter__(self) -> "SentenceBatches":
         return self
 
-    def __next__(self) -> Labelled:
-        index = self.alike.index(self.position)
-        self.position += self.batch
-        return self.take(index.chunk(self.world_size)[self.rank].tolist())
+    def __next__(self) -> LabeledBatch:
+        index = self.order.index(self.position)
+        self.position += self.batch_size
+        return self.collate(index.chunk(self.world_size)[self.rank].tolist())
 
-    def take(self, index: Sequence[int]) -> Labelled:
-        """The samples of these numbers, side by side."""
-        rows = side_by_side([self.rows[i] for i in index], self.frame)
+    def collate(self, index: Sequence[int]) -> LabeledBatch:
+        """The samples of these indices as one batch."""
+        rows = collate([self.rows[i] for i in index], self.special)
         labels = [self.labels[i] for i in index]
         if isinstance(labels[0], list):
             time = rows.tokens.shape[1]
-            labels = [each + [IGNORED] * (time - len(each)) for each in labels]  # ty: ignore
-        rows = Rows(*(part.to(self.device) for part in rows))
-        return Labelled(rows, torch.tensor(labels).to(self.device))
+            labels = [each + [IGNORE_INDEX] * (time - len(each)) for each in labels]  # ty: ignore
+        rows = Rows(*(column.to(self.device) for column in rows))
+        return LabeledBatch(rows, torch.tensor(labels).to(self.device))
 
-    def once(self, batch: int = 256) -> Iterator[tuple[list[int], Labelled]]:
-        """All samples once, shorter ones first, with their numbers."""
-        order = self.alike.lengths.argsort(stable=True)
-        for index in order.split(batch):
-            yield index.tolist(), self.take(index.tolist())
+    def eval_batches(self, batch_size: int = 256) -> Iterator[tuple[list[int], LabeledBatch]]:
+        """All samples once, shorter ones first, with their indices."""
+        order = self.order.lengths.argsort(stable=True)
+        for index in order.split(batch_size):
+            yield index.tolist(), self.collate(index.tolist())
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}

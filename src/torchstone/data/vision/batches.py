@@ -1,4 +1,4 @@
-"""Batches without end, whose whole state is how many samples were consumed."""
+"""Endless batches of images; the whole state is how many samples were consumed."""
 
 import atexit
 import signal
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from torchstone.data.sampler import EpochSampler, share_of_batch
-from torchstone.data.vision.dataset import Pictures, scale_and_offset
+from torchstone.data.vision.dataset import ImageSplit, scale_and_offset
 from torchstone.data.vision.geometric_ops import Augmentation, Draw
 from torchstone.data.vision.mixup import Mixing
 from torchstone.errors import BadInput
@@ -20,26 +20,26 @@ from torchstone.parts.seeding import SeedStream, derive_seed
 _running: weakref.WeakSet = weakref.WeakSet()
 
 
-class Batches:
-    """Endless (pictures, labels): normalised float (share, channel, size, size) and int64 (share,),
-    or with `mixing` float (share, classes): shares of each class that add up to 1.
+class ImageBatches:
+    """Endless (images, labels): normalized float (share, channel, size, size) and int64 (share,), or
+    with `mixing` soft labels, float (share, classes), whose rows sum to 1.
 
-    Each epoch is a permutation fixed by `seed` and its number, and the epochs are joined end to end, so
-    that batches are always full and every sample comes once an epoch. `batch` counts the samples of
-    all `world` processes together; process `rank` takes its share of each. Augmentation draws from
-    a generator seeded anew by `seed` and position, for the whole batch, whatever the share: neither
-    resuming nor more processes change any picture.
+    Each epoch is a permutation fixed by `seed` and its number. Epochs are joined end to end, so batches
+    are always full and every sample comes once per epoch. `batch_size` counts the samples of all
+    `world_size` processes together; process `rank` takes its share of each batch. Augmentation draws
+    from a generator seeded by `seed` and position, for the joint batch: neither resuming nor more
+    processes change any image.
 
-    A picture is mixed with the next one of the joint batch, the last with the first: as the order is
-    drawn at random, so is the partner. A process takes the first picture of the next one's share too.
+    An image is mixed with the next one of the joint batch, the last with the first: as the order is
+    random, so is the partner. A process takes the first image of the next one's share too.
 
-    `workers` processes decode pictures that are on disk (0: none; by default up to 4).
+    `workers` processes decode images that are on disk (0: none; by default up to 4).
     """
 
     def __init__(
         self,
-        pictures: Pictures,
-        batch: int,
+        split: ImageSplit,
+        batch_size: int,
         *,
         seed: int,
         metadata: dict,
@@ -50,23 +50,23 @@ class Batches:
         world_size: int = 1,
         workers: int | None = None,
     ):
-        first, share = share_of_batch(batch, rank, world_size)
-        if not len(pictures):
-            raise BadInput("no pictures to make batches of")
-        self.pictures, self.batch, self.seed = pictures, batch, seed
+        first, share = share_of_batch(batch_size, rank, world_size)
+        if not len(split):
+            raise BadInput("no images to make batches of")
+        self.split, self.batch_size, self.seed = split, batch_size, seed
         self.augment, self.mixing, self.classes = augment, mixing, classes
         self.first, self.share = first, share
         self.workers = min(4, torch.get_num_threads()) if workers is None else workers
-        self.device = pictures.labels.device
-        self.factor, self.offset = scale_and_offset(metadata, self.device)
-        rows = [(self.first, self.share)]
+        self.device = split.labels.device
+        self.scale, self.offset = scale_and_offset(metadata, self.device)
+        rows = [(first, share)]
         if mixing and world_size > 1:
-            rows.append(((self.first + self.share) % batch, 1))
-        self.order = EpochSampler(len(pictures), rows, seed, self.device)
+            rows.append(((first + share) % batch_size, 1))
+        self.sampler = EpochSampler(len(split), rows, seed, self.device)
         self.position = 0
-        self.ahead: Iterator | None = None
+        self.loader: Iterator | None = None
 
-    def __iter__(self) -> "Batches":
+    def __iter__(self) -> "ImageBatches":
         return self
 
     def __next__(
@@ -75,61 +75,61 @@ class Batches:
         Float[Tensor, "share channel height width"],
         Int64[Tensor, " share"] | Float[Tensor, "share classes"],
     ]:
-        index = self.order.index(self.position)
-        if isinstance(self.pictures.images, Tensor):
-            images = self.pictures.images.index_select(0, index)
+        index = self.sampler.index(self.position)
+        if isinstance(self.split.images, Tensor):
+            images = self.split.images.index_select(0, index)
         else:
-            images = self._decoded()
-        labels = self.pictures.labels.index_select(0, index)
-        # On the CPU whatever the device, so that every device sees the same pictures.
+            images = self._next_decoded()
+        labels = self.split.labels.index_select(0, index)
+        # On the CPU whatever the device, so that every device gets the same images.
         generator = torch.Generator().manual_seed(
             derive_seed(self.seed, SeedStream.AUGMENTATION, self.position)
         )
         if self.augment:
-            images = self.augment(images, self._draw(generator, self.order.rows))
+            images = self.augment(images, self._draw(generator, self.sampler.rows))
         if self.mixing:
-            images, labels = self._mixed(images, labels, self._draw(generator, self.order.rows[:1]))
-        self.position += self.batch
-        images = images.float().mul_(self.factor).add_(self.offset)  # a copy already: in place
+            images, labels = self._mix(images, labels, self._draw(generator, self.sampler.rows[:1]))
+        self.position += self.batch_size
+        images = images.float().mul_(self.scale).add_(self.offset)  # a copy already: in place
         return images, labels
 
     def _draw(self, generator: torch.Generator, rows: list[tuple[int, int]]) -> Draw:
         def draw(*shape: int) -> Tensor:
-            numbers = torch.rand(self.batch, *shape, generator=generator)
+            numbers = torch.rand(self.batch_size, *shape, generator=generator)
             spans = [numbers[first : first + count] for first, count in rows]
             return (spans[0] if len(spans) == 1 else torch.cat(spans)).to(self.device)
 
         return draw
 
-    def _mixed(self, images: Tensor, labels: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    def _mix(self, images: Tensor, labels: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         assert self.mixing
         soft = one_hot(labels, self.classes).float()
-        (own, other), (y, z) = ((e[: self.share], e.roll(-1, 0)[: self.share]) for e in (images, soft))
-        mixed, share = self.mixing(own, other, draw)
-        return mixed, torch.lerp(z, y, share[:, None])
+        (x, partner), (y, z) = ((e[: self.share], e.roll(-1, 0)[: self.share]) for e in (images, soft))
+        mixed, weight = self.mixing(x, partner, draw)
+        return mixed, torch.lerp(z, y, weight[:, None])
 
-    def _decoded(self) -> Tensor:
-        if self.ahead is None:
+    def _next_decoded(self) -> Tensor:
+        if self.loader is None:
             loader = torch.utils.data.DataLoader(
-                self.pictures.images,  # ty: ignore[invalid-argument-type]
-                batch_sampler=self.order.ahead(self.position, self.batch),
+                self.split.images,  # ty: ignore[invalid-argument-type]
+                batch_sampler=self.sampler.ahead(self.position, self.batch_size),
                 num_workers=self.workers,
-                collate_fn=_stack,
+                collate_fn=_collate,
                 pin_memory=self.device.type == "cuda",
-                worker_init_fn=_quiet if self.workers else None,
-                generator=torch.Generator(),  # else it would draw from the global one, once a start
+                worker_init_fn=_ignore_signals if self.workers else None,
+                generator=torch.Generator(),  # else each start would draw from the global one
             )
-            self.ahead = iter(loader)
+            self.loader = iter(loader)
             _running.add(self)
-        images = next(self.ahead)
+        images = next(self.loader)
         if isinstance(images, str):
             self.close()
             raise BadInput(images)
         return images.to(self.device, non_blocking=True)
 
     def close(self) -> None:
-        """Ends the workers. They also end with this object; iterating again starts new ones."""
-        self.ahead = None
+        """End the workers. They also end with this object; iterating again starts new ones."""
+        self.loader = None
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}
@@ -140,18 +140,18 @@ class Batches:
 
 
 @atexit.register
-def _end() -> None:
+def _close_all() -> None:
     # Before multiprocessing's own hook, which would kill the workers and make torch complain.
     for batches in list(_running):
         batches.close()
 
 
-def _stack(pictures: list[Tensor | str]) -> Tensor | str:
-    errors = [picture for picture in pictures if isinstance(picture, str)]
-    return errors[0] if errors else torch.stack([p for p in pictures if isinstance(p, Tensor)])
+def _collate(images: list[Tensor | str]) -> Tensor | str:
+    errors = [image for image in images if isinstance(image, str)]
+    return errors[0] if errors else torch.stack([image for image in images if isinstance(image, Tensor)])
 
 
-def _quiet(worker: int) -> None:
+def _ignore_signals(worker: int) -> None:
     # Signals are for the main process, which saves and ends; its handlers were inherited here.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,7 +1,7 @@
-"""Colour pictures with captions: OpenMoji's by the names that Unicode gives them, or a person's own.
+"""Color images with captions: OpenMoji drawings with their Unicode names, or a folder of your own.
 
-A folder has a text file beside each picture (`cat.png`, `cat.txt`), or a `metadata.jsonl` with
-`file_name` and `text` on each line, as Hugging Face's image folders have.
+A folder has a text file for each image (`cat.png`, `cat.txt`), or a `metadata.jsonl` with `file_name` and
+`text` on each line, as Hugging Face's image folders have.
 """
 
 import json
@@ -18,129 +18,137 @@ from torch import Tensor
 
 from torchstone.data import download
 from torchstone.data.splits import SPLIT_SEED
-from torchstone.data.text.pretrained_tokenizers import of_words
+from torchstone.data.text.pretrained_tokenizers import bert_tokenizer
 from torchstone.data.vision import openmoji
-from torchstone.data.vision.dataset import Pictures
+from torchstone.data.vision.dataset import ImageSplit
 from torchstone.data.vision.image_folder import SUFFIXES
-from torchstone.data.vision.preprocess import decode, fit, readable
+from torchstone.data.vision.preprocess import decode, fit_to_square, report_unreadable
 from torchstone.errors import BadInput, did_you_mean
 
-NAMES = (
+UNICODE_NAMES = (
     "emoji==2.16.0",
     "c4230d80640def9071599ff56b1b5950fe13a2a94c0da98c5deab12431b24330",
     0.6,
 )
-TONE = re.compile(r"-1F3F[B-F](?=-|$)")
+SKIN_TONE = re.compile(r"-1F3F[B-F](?=-|$)")
 BUNDLED = ("openmoji",)
-LAYOUT = "a folder of pictures with a .txt beside each, or a metadata.jsonl of file_name and text"
+LAYOUT = "a folder of images with a .txt for each, or a metadata.jsonl of file_name and text"
 PAD, START, UNKNOWN = "[PAD]", "[START]", "[UNK]"
-HELD_OUT = 0.05  # of all, for test and for validation alike
+HELD_OUT = 0.05  # fraction in the test split, and as much in the validation split
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """Pictures in three splits. A picture's label is its place in `captions`, that of all of them; `metadata`
-    as `PictureSet` has it, for values from −1 to 1."""
+    """Images in three splits. An image's label is the index of its caption in `captions`; `metadata` as
+    `PictureSet` has it, for values from −1 to 1."""
 
     name: str
     captions: tuple[str, ...]
-    train: Pictures
-    val: Pictures
-    test: Pictures
+    train: ImageSplit
+    val: ImageSplit
+    test: ImageSplit
     metadata: dict
-    note: str
+    description: str
 
 
-def load_captioned(spec: str | Path, *, size: int, device: torch.device | str = "cpu") -> Captioned:
-    """Pictures and captions of `openmoji` or a folder, fitted to `size` x `size`, in colour.
+def load_captioned(source: str | Path, *, size: int, device: torch.device | str = "cpu") -> Captioned:
+    """Images and captions of `openmoji` or a folder, resized to `size` x `size`, in color.
 
-    A twentieth is cut off by a constant seed for the test, as much for validation; drawings of one
-    family (a man's and a woman's) stay together.
+    A twentieth is held out for the test by a constant seed, and as much for validation; variants of one
+    drawing (of a man and of a woman) stay in one split.
 
     Raises:
-        BadInput: no such data; no captions; a picture that is corrupt or missing, by its name.
+        BadInput: no such data; no captions; an image that is corrupt or missing, by its name.
     """
-    spec = str(spec)
-    if spec in BUNDLED:
-        arrays, captions, families = _openmoji(size)
-        note = f"openmoji: {len(captions)} drawings (artwork, CC BY-SA 4.0, openmoji.org) by their names"
+    source = str(source)
+    if source in BUNDLED:
+        arrays, captions, families = _load_openmoji(size)
+        description = (
+            f"openmoji: {len(captions)} drawings (artwork, CC BY-SA 4.0, openmoji.org) by their names"
+        )
     else:
-        arrays, captions = _folder(Path(spec).expanduser(), size)
+        arrays, captions = _load_folder(Path(source).expanduser(), size)
         families = [str(i) for i in range(len(captions))]
-        note = f"{Path(spec).name}: {len(captions)} pictures with captions"
+        description = f"{Path(source).name}: {len(captions)} images with captions"
     if len(captions) < 10:
-        raise BadInput(f"{spec} has {len(captions)} captioned pictures; at least 10 are needed")
+        raise BadInput(f"{source} has {len(captions)} captioned images; at least 10 are needed")
     images = torch.from_numpy(np.ascontiguousarray(arrays)).to(device)
     names = sorted(set(families))
     order = np.random.RandomState(SPLIT_SEED).permutation(len(names))
     share = max(1, round(HELD_OUT * len(names)))
-    of = {"test": order[:share], "val": order[share : 2 * share], "train": order[2 * share :]}
+    rows_of = {"test": order[:share], "val": order[share : 2 * share], "train": order[2 * share :]}
     splits = {}
-    for split, chosen in of.items():
-        wanted = {names[i] for i in chosen}
-        rows = torch.tensor([i for i, f in enumerate(families) if f in wanted], device=device)
-        splits[split] = Pictures(rows, images[rows])
+    for split, chosen in rows_of.items():
+        members = {names[i] for i in chosen}
+        rows = torch.tensor([i for i, f in enumerate(families) if f in members], device=device)
+        splits[split] = ImageSplit(rows, images[rows])
     sizes = " / ".join(f"{len(splits[split])} {split}" for split in ("train", "val", "test"))
     metadata = {"size": size, "channels": 3, "ink": False, "mean": [0.5] * 3, "std": [0.5] * 3}
-    return Captioned(spec, tuple(captions), **splits, metadata=metadata, note=f"{note}; {sizes}")
+    return Captioned(
+        source, tuple(captions), **splits, metadata=metadata, description=f"{description}; {sizes}"
+    )
 
 
-def _openmoji(size: int) -> tuple[np.ndarray, list[str], list[str]]:
-    """Drawn at twice the size and averaged; of skin tones only the drawing without one."""
-    pictures, _, stems = openmoji.drawings(2 * size)
-    with download.archive(*NAMES) as opened:
-        said = json.loads(opened.read("emoji/unicode_codes/emoji.json"))
-    named = {_points(text): each["en"] for text, each in said.items()}
-    rows = [i for i, stem in enumerate(stems) if not TONE.search(stem) and stem.replace("-FE0F", "") in named]
-    captions = [named[stems[i].replace("-FE0F", "")].strip(":").replace("_", " ").lower() for i in rows]
-    fine = pictures[rows].reshape(len(rows), size, 2, size, 2, 3).astype(np.float32)
+def _load_openmoji(size: int) -> tuple[np.ndarray, list[str], list[str]]:
+    """Rendered at twice the size and averaged; of skin tones only the drawing without one."""
+    images, _, stems = openmoji.load_drawings(2 * size)
+    with download.fetch_archive(*UNICODE_NAMES) as archive:
+        emoji = json.loads(archive.read("emoji/unicode_codes/emoji.json"))
+    name_of = {_code_points(text): each["en"] for text, each in emoji.items()}
+    rows = [
+        i
+        for i, stem in enumerate(stems)
+        if not SKIN_TONE.search(stem) and stem.replace("-FE0F", "") in name_of
+    ]
+    captions = [name_of[stems[i].replace("-FE0F", "")].strip(":").replace("_", " ").lower() for i in rows]
+    fine = images[rows].reshape(len(rows), size, 2, size, 2, 3).astype(np.float32)
     small = fine.mean((2, 4)).round().astype(np.uint8)
     return small.transpose(0, 3, 1, 2), captions, [openmoji.family(stems[i]) for i in rows]
 
 
-def _points(text: str) -> str:
-    """`1F468-200D-1F680`, without the sign that asks for a coloured picture."""
+def _code_points(text: str) -> str:
+    """`1F468-200D-1F680`, without the variation selector for color."""
     return "-".join(f"{ord(letter):04X}" for letter in text if letter != "\ufe0f")
 
 
-def _folder(folder: Path, size: int) -> tuple[np.ndarray, list[str]]:
+def _load_folder(folder: Path, size: int) -> tuple[np.ndarray, list[str]]:
     if not folder.is_dir():
         raise BadInput(f"no data {str(folder)!r}: {did_you_mean(str(folder), BUNDLED)}, or {LAYOUT}")
-    listed = folder / "metadata.jsonl"
+    listing = folder / "metadata.jsonl"
     pairs = []
-    if listed.exists():
-        for number, line in enumerate(listed.read_text(encoding="utf-8").splitlines(), 1):
+    if listing.exists():
+        for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 row = json.loads(line)
                 pairs.append((folder / row["file_name"], str(row["text"])))
             except (ValueError, KeyError, TypeError):
-                raise BadInput(f"{listed}, line {number}: give file_name and text") from None
+                raise BadInput(f"{listing}, line {number}: give file_name and text") from None
     else:
         for file in sorted(folder.rglob("*")):
-            beside = file.with_suffix(".txt")
-            if file.suffix.lower() in SUFFIXES and beside.exists():
-                pairs.append((file, beside.read_text(encoding="utf-8").strip()))
+            text = file.with_suffix(".txt")
+            if file.suffix.lower() in SUFFIXES and text.exists():
+                pairs.append((file, text.read_text(encoding="utf-8").strip()))
     if not pairs:
-        raise BadInput(f"{folder} holds no captioned pictures: give {LAYOUT}")
+        raise BadInput(f"{folder} holds no captioned images: give {LAYOUT}")
     arrays = []
     for file, caption in pairs:
         if not file.is_file():
-            raise BadInput(f"{listed} names {file.name}, which is not there")
+            raise BadInput(f"{listing} names {file.name}, which is not there")
         if not caption:
             raise BadInput(f"{file} has an empty caption")
-        with readable(str(file)), Image.open(file) as image:
-            arrays.append(fit(decode(image, 3), size, False))
+        with report_unreadable(str(file)), Image.open(file) as image:
+            arrays.append(fit_to_square(decode(image, 3), size, False))
     return np.stack(arrays), [caption.lower() for _, caption in pairs]
 
 
-def words(captions: list[str]) -> Tokenizer:
-    """Whole words and marks, each with an id of its own; ids 0, 1 and 2 pad, start, and stand for others."""
-    split = of_words(models.WordPiece({UNKNOWN: 0}, unk_token=UNKNOWN), lowercase=True)
-    seen = {w for text in captions for w in _split(split, text)}
-    vocabulary = {word: i for i, word in enumerate((PAD, START, UNKNOWN, *sorted(seen)))}
-    # a WordPiece of whole words: what is none of them is unknown
-    whole = models.WordPiece(vocabulary, unk_token=UNKNOWN, continuing_subword_prefix="\x00")
-    return of_words(whole, lowercase=True)
+def word_tokenizer(captions: list[str]) -> Tokenizer:
+    """Words and punctuation marks of `captions`; the ids 0, 1 and 2 are padding, start and unknown words."""
+    splitter = bert_tokenizer(models.WordPiece({UNKNOWN: 0}, unk_token=UNKNOWN), lowercase=True)
+    words = {word for text in captions for word in _split(splitter, text)}
+    vocab = {word: i for i, word in enumerate((PAD, START, UNKNOWN, *sorted(words)))}
+    # a WordPiece of complete words: any other word is unknown
+    model = models.WordPiece(vocab, unk_token=UNKNOWN, continuing_subword_prefix="\x00")
+    return bert_tokenizer(model, lowercase=True)
 
 
 def _split(tokenizer: Tokenizer, text: str) -> list[str]:
@@ -148,28 +156,28 @@ def _split(tokenizer: Tokenizer, text: str) -> list[str]:
     return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
 
 
-def ids(tokenizer: Tokenizer, texts: list[str], length: int) -> Int64[Tensor, "count {length}"]:
-    """Each text behind [START], filled up with [PAD], cut off after `length` tokens."""
-    rows = torch.zeros(len(texts), length, dtype=torch.int64)
+def token_ids(tokenizer: Tokenizer, texts: list[str], max_length: int) -> Int64[Tensor, "count {max_length}"]:
+    """Each text after [START], truncated to `max_length` tokens and padded with [PAD]."""
+    rows = torch.zeros(len(texts), max_length, dtype=torch.int64)
     for row, text in zip(rows, texts, strict=True):
-        found = [tokenizer.token_to_id(START), *tokenizer.encode(text).ids][:length]
-        row[: len(found)] = torch.tensor(found)
+        ids = [tokenizer.token_to_id(START), *tokenizer.encode(text).ids][:max_length]
+        row[: len(ids)] = torch.tensor(ids)
     return rows
 
 
-def asked(tokenizer: Tokenizer, prompt: str, length: int) -> Int64[Tensor, "1 {length}"]:
-    """The ids of what a person asks for.
+def tokenize_prompt(tokenizer: Tokenizer, prompt: str, max_length: int) -> Int64[Tensor, "1 {max_length}"]:
+    """The token ids of a prompt.
 
     Raises:
-        BadInput: a word that no caption had, or more words than the network reads.
+        BadInput: no words, a word that no caption had, or more words than the network reads.
     """
-    known = tokenizer.get_vocab()
-    found = _split(tokenizer, prompt)
-    if not found:
-        raise BadInput("the prompt is empty: say what is to be drawn, in words of the captions")
-    if strange := [word for word in found if word not in known]:
-        near = did_you_mean(strange[0], sorted(known))
-        raise BadInput(f"no caption had the word {strange[0]!r}: {near}")
-    if len(found) > length - 1:
-        raise BadInput(f"a prompt has at most {length - 1} words, not {len(found)}")
-    return ids(tokenizer, [prompt], length)
+    vocab = tokenizer.get_vocab()
+    words = _split(tokenizer, prompt)
+    if not words:
+        raise BadInput("the prompt is empty: describe the image, in words of the captions")
+    if unknown := [word for word in words if word not in vocab]:
+        suggestion = did_you_mean(unknown[0], sorted(vocab))
+        raise BadInput(f"no caption had the word {unknown[0]!r}: {suggestion}")
+    if len(words) > max_length - 1:
+        raise BadInput(f"a prompt has at most {max_length - 1} words, not {len(words)}")
+    return token_ids(tokenizer, [prompt], max_length)

@@ -1,7 +1,8 @@
-"""Changes of colour, each by its own amount a picture: `images` 0..255, one number a picture beside.
+"""Color operations, each with its own amount per image: `images` on 0..255, `amount` (batch,).
 
-Formulas are those of Pillow's ImageEnhance and ImageOps, which the papers used. What maps each level
-to a level whatever its place is made as a table of 256 entries a channel and looked up once.
+The formulas are those of Pillow's ImageEnhance and ImageOps, which the papers used. An operation that
+maps each level to a level, wherever the pixel is, becomes a table of 256 entries per channel that is
+looked up once.
 """
 
 import torch
@@ -16,94 +17,94 @@ Table = UInt8[Tensor, "batch channel 256"]
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601
 
 
-def grey(images: Images) -> Float[Tensor, "batch 1 height width"]:
-    """Brightness of each pixel, in whole levels where `images` has them."""
+def grayscale(images: Images) -> Float[Tensor, "batch 1 height width"]:
+    """Brightness of each pixel, in integer levels where `images` has them."""
     if images.shape[1] == 1:
         return images.float()
     red, green, blue = images.float().split(1, 1)
-    light = (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
-    return light if images.is_floating_point() else light.floor_()
+    gray = (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+    return gray if images.is_floating_point() else gray.floor_()
 
 
-def mean_grey(images: Images) -> Amount:
-    """Mean brightness; summed in whole 1/16 levels, so that a share of a batch gives the same."""
-    light = grey(images).flatten(1).mul(16).round_().long()
-    return (light.sum(1).double() / (16 * light.shape[1])).float()
+def mean_gray(images: Images) -> Amount:
+    """Mean brightness; summed in integer 1/16 levels, so that a share of a batch gives the same."""
+    gray = grayscale(images).flatten(1).mul(16).round_().long()
+    return (gray.sum(1).double() / (16 * gray.shape[1])).float()
 
 
 def blend(
     images: Shaped[Tensor, "batch *rest"], others: Tensor, amount: Amount
 ) -> Shaped[Tensor, "batch *rest"]:
-    """`amount` of `images` and 1 - `amount` of `others`; beyond 1 away from them. Keeps the type."""
+    """`amount` · `images` + (1 - `amount`) · `others`; above 1 it extrapolates. Keeps the dtype."""
     amount = amount.view(-1, *[1] * (images.ndim - 1))
-    # from `others` outwards, so that where both are alike nothing is rounded
+    # from `others` outwards, so that where both are equal nothing is rounded
     mixed = (images - others).mul_(amount).add_(others).clamp_(0, 255)
     return mixed.to(images.dtype)
 
 
 def saturate(images: Images, amount: Amount) -> Images:
-    """0 is grey, 1 as it was; pictures that are grey stay."""
-    return images if images.shape[1] == 1 else blend(images, grey(images), amount)
+    """0 is gray, 1 leaves the image; grayscale images stay."""
+    return images if images.shape[1] == 1 else blend(images, grayscale(images), amount)
 
 
 def sharpen(images: Images, amount: Amount) -> Images:
-    """0 smooths by (1 1 1, 1 5 1, 1 1 1)/13, 1 as it was; the outermost pixels stay."""
+    """0 smooths by (1 1 1, 1 5 1, 1 1 1)/13, 1 leaves the image; the outermost pixels stay."""
     if min(images.shape[2:]) < 3:
         return images
-    whole = images.float()
-    inner = whole[:, :, 1:-1, 1:-1]
-    smooth = functional.avg_pool2d(whole, 3, 1, divisor_override=1).add_(inner, alpha=4).div_(13)
+    pixels = images.float()
+    inner = pixels[:, :, 1:-1, 1:-1]
+    smooth = functional.avg_pool2d(pixels, 3, 1, divisor_override=1).add_(inner, alpha=4).div_(13)
     if not images.is_floating_point():
         smooth.round_()
-    changed = images.clone()
-    changed[:, :, 1:-1, 1:-1] = blend(images[:, :, 1:-1, 1:-1], smooth, amount)
-    return changed
+    sharpened = images.clone()
+    sharpened[:, :, 1:-1, 1:-1] = blend(images[:, :, 1:-1, 1:-1], smooth, amount)
+    return sharpened
 
 
-def look_up(images: UInt8[Tensor, "batch channel height width"], table: Table) -> Images:
+def apply_table(images: UInt8[Tensor, "batch channel height width"], table: Table) -> Images:
     """Each pixel replaced by its level's entry."""
     rows = table.shape[0] * table.shape[1]
     starts = torch.arange(0, 256 * rows, 256, device=images.device, dtype=torch.int32)
-    places = images.view(rows, -1) + starts[:, None]
-    return table.flatten().index_select(0, places.flatten()).view_as(images)
+    indices = images.view(rows, -1) + starts[:, None]
+    return table.flatten().index_select(0, indices.flatten()).view_as(images)
 
 
-def levels(like: Tensor) -> Float[Tensor, "256"]:
+def gray_levels(like: Tensor) -> Float[Tensor, "256"]:
     return torch.arange(256, device=like.device, dtype=torch.float32)
 
 
 def brightness(images: Images, amount: Amount) -> Table:
-    """0 is black, 1 as it was."""
-    return _spread((amount[:, None] * levels(images)).clamp_(0, 255), images)
+    """0 is black, 1 leaves the image."""
+    return _as_table((amount[:, None] * gray_levels(images)).clamp_(0, 255), images)
 
 
 def contrast(images: Images, amount: Amount) -> Table:
-    """0 is the mean brightness everywhere, 1 as it was."""
-    table = blend(levels(images).expand(len(images), -1), mean_grey(images)[:, None], amount)
-    return _spread(table, images)
+    """0 is the mean brightness everywhere, 1 leaves the image."""
+    table = blend(gray_levels(images).expand(len(images), -1), mean_gray(images)[:, None], amount)
+    return _as_table(table, images)
 
 
 def posterize(images: Images, bits: Amount) -> Table:
-    """Only the highest `bits` of 8 are kept."""
+    """Only the highest `bits` of 8 remain."""
     step = torch.exp2(8 - bits)[:, None]
-    return _spread((levels(images) / step).floor_() * step, images)
+    return _as_table((gray_levels(images) / step).floor_() * step, images)
 
 
 def solarize(images: Images, threshold: Amount) -> Table:
     """Levels from `threshold` on are inverted."""
-    each = levels(images).expand(len(images), -1)
-    return _spread(torch.where(each >= threshold[:, None], 255 - each, each), images)
+    levels = gray_levels(images).expand(len(images), -1)
+    return _as_table(torch.where(levels >= threshold[:, None], 255 - levels, levels), images)
 
 
 def autocontrast(images: Images, amount: Amount | None = None) -> Table:
     """Each channel's darkest level becomes 0 and its brightest 255."""
     low, high = (each.float()[..., None] for each in images.flatten(2).aminmax(dim=2))
-    stretched = ((levels(images) - low) * 255 / (high - low).clamp(min=1)).clamp_(0, 255)
-    return torch.where(high > low, stretched, levels(images)).to(torch.uint8)
+    stretched = ((gray_levels(images) - low) * 255 / (high - low).clamp(min=1)).clamp_(0, 255)
+    return torch.where(high > low, stretched, gray_levels(images)).to(torch.uint8)
 
 
 def equalize(images: Images, amount: Amount | None = None) -> Table:
-    """Each channel's levels are spread so that each is about as frequent.
+    """Histogram equalization: each channel's levels become about equally frequent.
 
     A level becomes the number of pixels below it, over the number that one of 255 steps would hold
     if the brightest level's are left out.
@@ -119,39 +120,40 @@ def equalize(images: Images, amount: Amount | None = None) -> Table:
     return table.to(torch.uint8).view(*images.shape[:2], 256)
 
 
-def _spread(table: Tensor, images: Images) -> Table:
+def _as_table(table: Tensor, images: Images) -> Table:
+    """One table per image, for each of its channels."""
     return table.to(torch.uint8)[:, None].expand(-1, images.shape[1], -1)
 
 
-def turn_hue(images: Images, turns: Amount) -> Images:
-    """Hue moved by so many full turns of the colour circle; grey pictures stay. Float images."""
+def rotate_hue(images: Images, turns: Amount) -> Images:
+    """Hue rotated by `turns` of the color circle; grayscale images stay. Float images."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.split(1, 1)
     value, low = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
-    range_ = value - low
-    over = range_.clamp(min=1e-6)
+    chroma = value - low
+    divisor = chroma.clamp(min=1e-6)
     hue = torch.where(
         value == red,
-        (green - blue) / over,
-        torch.where(value == green, 2 + (blue - red) / over, 4 + (red - green) / over),
+        (green - blue) / divisor,
+        torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
     )
     hue = hue + 6 * turns.view(-1, 1, 1, 1)
-    # red, green and blue as one wave, a third of a turn apart
-    device = (hue + torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)) % 6
-    return value - range_ * torch.minimum(device, 4 - device).clamp_(0, 1)
+    # red, green and blue as one function of the phase, a third of a turn apart
+    phase = (hue + torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)) % 6
+    return value - chroma * torch.minimum(phase, 4 - phase).clamp_(0, 1)
 
 
 def jitter(strength: float, hue: float) -> Augmentation:
-    """Brightness, contrast and saturation each by a factor between 1 - `strength` and 1 + `strength`,
-    then the hue by up to ±`hue` of a turn; in this order. Returns float images (0..255)."""
+    """Color jitter: brightness, contrast and saturation each by a factor between 1 - `strength` and
+    1 + `strength`, then the hue by up to ±`hue` of a turn; in this order. Returns float images (0..255)."""
 
-    def jittered(images: Images, draw: Draw) -> Images:
+    def apply(images: Images, draw: Draw) -> Images:
         *factors, turns = (2 * draw(4) - 1).unbind(1)
-        light, sharp, colour = (1 + strength * each for each in factors)
+        light, sharp, color = (1 + strength * each for each in factors)
         images = (images * light.view(-1, 1, 1, 1)).clamp_(0, 255)
-        images = blend(images, mean_grey(images).view(-1, 1, 1, 1), sharp)
-        images = saturate(images, colour)
-        return turn_hue(images, turns * hue) if hue else images
+        images = blend(images, mean_gray(images).view(-1, 1, 1, 1), sharp)
+        images = saturate(images, color)
+        return rotate_hue(images, turns * hue) if hue else images
 
-    return jittered
+    return apply

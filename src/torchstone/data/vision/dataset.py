@@ -1,4 +1,4 @@
-"""Labelled pictures: read from any source, fitted to one size, and prepared alike for use later."""
+"""Labeled images: read from any source, fitted to one size, with the statistics that normalize them."""
 
 import contextlib
 import os
@@ -15,32 +15,33 @@ from jaxtyping import Float, Int64, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
-from torchstone.data.splits import Part
+from torchstone.data.splits import Subset
 from torchstone.data.vision import sources
-from torchstone.data.vision.preprocess import decode, fit, longer_side, readable
+from torchstone.data.vision.preprocess import decode, fit_to_square, longer_side, report_unreadable
 from torchstone.errors import BadInput
+from torchstone.parts.indices import evenly_spaced
 
-IN_MEMORY = 2**30  # bytes; a larger set stays on disk and is decoded batch by batch
-SAMPLE = 20_000  # pictures that mean, deviation and box are measured on, at most
+MEMORY_LIMIT = 2**30  # bytes; a larger data set stays on disk and is decoded batch by batch
+STATS_SAMPLE = 20_000  # mean, standard deviation and box are measured on at most this many images
 THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """Pictures on disk, decoded and fitted when asked for; a data set for `DataLoader`."""
+class ImageFiles:
+    """Images on disk, decoded and fitted on access; a map-style data set for `DataLoader`."""
 
-    part: Part
+    subset: Subset
     size: int
     channels: int
     ink: bool
 
     def __len__(self) -> int:
-        return len(self.part.labels)
+        return len(self.subset.labels)
 
     def load(self, i: int) -> tuple[np.ndarray, str]:
-        """(uint8 (channel, size, size), the file's own mode); `BadInput` names what is corrupt."""
-        with _opened(self.part, i) as image:
-            return fit(decode(image, self.channels), self.size, self.ink), image.mode
+        """(uint8 (channel, size, size), the file's own color mode); `BadInput` names a corrupt file."""
+        with _open_image(self.subset, i) as image:
+            return fit_to_square(decode(image, self.channels), self.size, self.ink), image.mode
 
     def __getitem__(self, i: int) -> Tensor | str:
         try:
@@ -50,17 +51,17 @@ class Fitted:
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
-    """One split: in memory, on the device of `labels`, or on disk (`Fitted`)."""
+class ImageSplit:
+    """Images and labels of one split: in memory, on the device of `labels`, or on disk (`ImageFiles`)."""
 
     labels: Int64[Tensor, " count"]
-    images: UInt8[Tensor, "count channel height width"] | Fitted
+    images: UInt8[Tensor, "count channel height width"] | ImageFiles
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: Shaped[Tensor, " batch"]) -> UInt8[Tensor, "batch channel height width"]:
-        """The pictures at `index`, on the device of `labels`."""
+        """The images at `index`, on the device of `labels`."""
         if isinstance(self.images, Tensor):
             return self.images.index_select(0, index.to(self.images.device))
         with ThreadPool(THREADS) as threads:
@@ -69,146 +70,151 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class PictureSet:
-    """Pictures of one source in three splits; `metadata` (JSON) is what `prepare` and `normalise` need:
-    size, channels, ink, box (share of the side that ink fills), native (side before fitting), mean and
-    std on the 0..1 scale, from the train split alone."""
+class ImageDataset:
+    """Images of one source in three splits.
+
+    `metadata` (JSON) is what `preprocess` and `normalize` need: size, channels, ink (whether the images
+    are ink on an empty background), box (the fraction of the side that the ink fills), native (the side
+    before fitting), mean and std on the 0..1 scale. All are measured on the train split alone.
+    """
 
     name: str
     classes: tuple[str, ...]
-    train: Pictures
-    val: Pictures
-    test: Pictures
+    train: ImageSplit
+    val: ImageSplit
+    test: ImageSplit
     metadata: dict
-    note: str
+    description: str
 
 
-def load_pictures(
+def load_images(
     spec: str | Path, *, size: int, channels: int, device: torch.device | str = "cpu"
-) -> PictureSet:
-    """Pictures of `digits`, `mnist5k`, a folder, a zip file or `hf:NAME`, fitted to `size` x `size`.
+) -> ImageDataset:
+    """Images of `digits`, `mnist5k`, a folder, a zip file or `hf:NAME`, fitted to `size` x `size`.
 
-    Up to `IN_MEMORY` bytes are decoded now and kept on `device`. Raises `BadInput` for what is missing,
-    empty, corrupt or too small to split.
+    Up to `MEMORY_LIMIT` bytes are decoded now and held on `device`.
+
+    Raises:
+        BadInput: a source that is missing, empty, corrupt or too small to split.
     """
     if channels not in (1, 3) or size < 1:
-        raise BadInput(f"pictures have 1 or 3 channels and a positive size, not {channels} and {size}")
+        raise BadInput(f"images have 1 or 3 channels and a positive size, not {channels} and {size}")
     source = sources.read(str(spec))
-    train = source.parts["train"]
-    sides, clean = _survey(train)
-    ink = channels == 1 and (clean if source.ink is None else source.ink)
-    fitted = {split: Fitted(part, size, channels, ink) for split, part in source.parts.items()}
-    total = sum(map(len, fitted.values())) * channels * size**2
+    train = source.subsets["train"]
+    native, has_black_border = _detect_framing(train)
+    ink = channels == 1 and (has_black_border if source.ink is None else source.ink)
+    files = {split: ImageFiles(subset, size, channels, ink) for split, subset in source.subsets.items()}
+    total = sum(map(len, files.values())) * channels * size**2
     modes: Counter[str] = Counter()
     splits = {}
-    for split, pictures in fitted.items():
-        labels = torch.from_numpy(pictures.part.labels)
-        if total <= IN_MEMORY:
-            images, found = _decoded(pictures, f"reading {source.name} ({split})")
+    for split, split_files in files.items():
+        labels = torch.from_numpy(split_files.subset.labels)
+        if total <= MEMORY_LIMIT:
+            images, file_modes = _decode_all(split_files, f"reading {source.name} ({split})")
         else:
-            images, found = pictures, _modes(pictures)
-        modes.update(found)
-        splits[split] = Pictures(labels, images)
-    metadata = {"size": size, "channels": channels, "ink": ink} | _measured(splits["train"], ink)
-    metadata["native"] = sides
-    note = source.note
-    if odd := {mode: n for mode, n in modes.items() if mode != ("L" if channels == 1 else "RGB")}:
-        counts = ", ".join(f"{mode} {n}" for mode, n in sorted(odd.items()))
-        note += f"; converted to {'L' if channels == 1 else 'RGB'}: {counts}"
-    for split, pictures in splits.items():
-        images = pictures.images
-        images = images.to(device) if isinstance(images, Tensor) else images
-        splits[split] = Pictures(pictures.labels.to(device), images)
-    return PictureSet(source.name, source.classes, **splits, metadata=metadata, note=note)
+            images, file_modes = split_files, _read_modes(split_files)
+        modes.update(file_modes)
+        splits[split] = ImageSplit(labels, images)
+    metadata = {"size": size, "channels": channels, "ink": ink} | _channel_stats(splits["train"], ink)
+    metadata["native"] = native
+    description = source.description
+    wanted = "L" if channels == 1 else "RGB"
+    if converted := {mode: n for mode, n in modes.items() if mode != wanted}:
+        counts = ", ".join(f"{mode} {n}" for mode, n in sorted(converted.items()))
+        description += f"; converted to {wanted}: {counts}"
+    for split, images in splits.items():
+        pixels = images.images
+        pixels = pixels.to(device) if isinstance(pixels, Tensor) else pixels
+        splits[split] = ImageSplit(images.labels.to(device), pixels)
+    return ImageDataset(source.name, source.classes, **splits, metadata=metadata, description=description)
 
 
-def normalise(
+def normalize(
     images: Shaped[Tensor, "batch channel height width"], metadata: dict
 ) -> Float[Tensor, "batch channel height width"]:
-    """(x / 255 − mean) / std, channel by channel; `images` on the 0..255 scale, uint8 or float."""
-    factor, offset = scale_and_offset(metadata, images.device)
-    return (images * factor).add_(offset)
+    """(x / 255 − mean) / std per channel; `images` on the 0..255 scale, uint8 or float."""
+    scale, offset = scale_and_offset(metadata, images.device)
+    return (images * scale).add_(offset)
 
 
 def scale_and_offset(metadata: dict, device: torch.device) -> tuple[Tensor | float, Tensor | float]:
-    """`normalise` as one multiplication and one addition; plain numbers for one channel."""
-    factors = [1 / (255 * s) for s in metadata["std"]]
+    """`normalize` as one multiplication and one addition; plain numbers for one channel."""
+    scales = [1 / (255 * s) for s in metadata["std"]]
     offsets = [-m / s for m, s in zip(metadata["mean"], metadata["std"], strict=True)]
-    if len(factors) == 1:
-        return factors[0], offsets[0]
-    shape = (1, len(factors), 1, 1)
-    return torch.tensor(factors, device=device).view(shape), torch.tensor(offsets, device=device).view(shape)
+    if len(scales) == 1:
+        return scales[0], offsets[0]
+    shape = (1, len(scales), 1, 1)
+    return torch.tensor(scales, device=device).view(shape), torch.tensor(offsets, device=device).view(shape)
 
 
-def _survey(part: Part) -> tuple[int, bool]:
-    """(median longer side, whether the outermost ring is black in 95 % of pictures) of a sample."""
-    spread = np.linspace(0, len(part.labels) - 1, min(len(part.labels), 1000)).round().astype(int)
+def _detect_framing(subset: Subset) -> tuple[int, bool]:
+    """(median longer side, whether the outermost pixels are black in 95 % of images) of a sample."""
+    sample = evenly_spaced(len(subset.labels), 1000).tolist()
 
-    def look(i: int) -> tuple[int, bool]:
-        with _opened(part, int(spread[i])) as image:
-            grey = np.asarray(decode(image, 1))
-        ring = max(grey[0].max(), grey[-1].max(), grey[:, 0].max(), grey[:, -1].max())
-        return max(grey.shape), bool(ring == 0)
+    def inspect(i: int) -> tuple[int, bool]:
+        with _open_image(subset, sample[i]) as image:
+            gray = np.asarray(decode(image, 1))
+        border = max(gray[0].max(), gray[-1].max(), gray[:, 0].max(), gray[:, -1].max())
+        return max(gray.shape), bool(border == 0)
 
-    sides, clean = zip(*_each(look, len(spread), "looking at the pictures"), strict=True)
-    return int(np.median(sides)), bool(np.mean(clean) >= 0.95)
+    sides, black = zip(*_map_threads(inspect, len(sample), "inspecting the images"), strict=True)
+    return int(np.median(sides)), bool(np.mean(black) >= 0.95)
 
 
-def _decoded(pictures: Fitted, title: str) -> tuple[Tensor, list[str]]:
-    images = np.empty((len(pictures), pictures.channels, pictures.size, pictures.size), np.uint8)
+def _decode_all(files: ImageFiles, title: str) -> tuple[Tensor, list[str]]:
+    """(all images in memory, the color modes of their files)."""
+    images = np.empty((len(files), files.channels, files.size, files.size), np.uint8)
 
     def load(i: int) -> str:
-        images[i], mode = pictures.load(i)
+        images[i], mode = files.load(i)
         return mode
 
-    modes = _each(load, len(pictures), title)
+    modes = _map_threads(load, len(files), title)
     return torch.from_numpy(images), modes
 
 
-def _modes(pictures: Fitted) -> list[str]:
-    """Modes by the files' heads alone, without decoding; a file that has none is refused."""
+def _read_modes(files: ImageFiles) -> list[str]:
+    """Color modes from the file headers alone, without decoding; a file without a header is refused."""
 
-    def head(i: int) -> str:
-        with _opened(pictures.part, i) as image:
+    def read_mode(i: int) -> str:
+        with _open_image(files.subset, i) as image:
             return image.mode
 
-    return _each(head, len(pictures), "checking the pictures")
+    return _map_threads(read_mode, len(files), "checking the images")
 
 
-def _measured(pictures: Pictures, ink: bool) -> dict:
-    """Mean and standard deviation of each channel, from exact counts of the 256 values; and the box."""
-    count = min(len(pictures), SAMPLE)
-    spread = torch.linspace(0, len(pictures) - 1, count, dtype=torch.float64).round().long()
-    counts, sides = torch.zeros(pictures.take(spread[:1]).shape[1], 256, dtype=torch.int64), []
-    for index in spread.split(1000):
-        images = pictures.take(index)
+def _channel_stats(split: ImageSplit, ink: bool) -> dict:
+    """Mean and standard deviation per channel, from exact counts of the 256 values; and the box."""
+    sample = evenly_spaced(len(split), STATS_SAMPLE)
+    counts, sides = torch.zeros(split.take(sample[:1]).shape[1], 256, dtype=torch.int64), []
+    for index in sample.split(1000):
+        images = split.take(index)
         counts += torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)])
         if ink:
             sides += [longer_side(image) / image.shape[-1] for image in images.numpy()]
-    share = counts / counts.sum(1, keepdim=True, dtype=torch.float64)
+    frequency = counts / counts.sum(1, keepdim=True, dtype=torch.float64)
     values = torch.arange(256, dtype=torch.float64) / 255
-    mean = share @ values
-    std = ((values - mean[:, None]) ** 2 * share).sum(1).sqrt()
+    mean = frequency @ values
+    std = ((values - mean[:, None]) ** 2 * frequency).sum(1).sqrt()
     box = float(np.median(sides)) if ink else None
     return {"mean": mean.tolist(), "std": [s or 1.0 for s in std.tolist()], "box": box}
 
 
-def _each(function: Callable[[int], Any], count: int, title: str) -> list:
-    """`function` of 0..count-1 by threads (decoders release the lock); a bar where it takes a while."""
+def _map_threads(function: Callable[[int], Any], count: int, title: str) -> list:
+    """`function` of 0..count-1 in threads (decoders release the lock), with a progress bar for many."""
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
-    shown = count > 500 and console.is_terminal
+    show_bar = count > 500 and console.is_terminal
     with ThreadPool(THREADS) as threads:
         results = threads.imap(function, range(count), chunksize=16)
-        bar = track(results, title, count, console=console, disable=not shown, transient=True)
-        return list(bar)
+        return list(track(results, title, count, console=console, disable=not show_bar, transient=True))
 
 
 @contextlib.contextmanager
-def _opened(part: Part, i: int) -> Generator[Image.Image, None, None]:
-    """Picture `i` of a part; what goes wrong in decoding it names the file."""
-    place = int(part.index[i])
-    with readable(part.pool.where(place)), part.pool[place] as image:
+def _open_image(subset: Subset, i: int) -> Generator[Image.Image, None, None]:
+    """Image `i` of a subset; an error in decoding it names the file."""
+    row = int(subset.index[i])
+    with report_unreadable(subset.pool.describe(row)), subset.pool[row] as image:
         yield image

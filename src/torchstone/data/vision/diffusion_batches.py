@@ -1,4 +1,4 @@
-"""Pictures with a noise level and noise for each: what a denoising network is trained on."""
+"""Images with a timestep and noise for each: what a diffusion model is trained on."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,57 +7,63 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import Batches
+from torchstone.data.vision.batches import ImageBatches
 from torchstone.parts.seeding import SeedStream, derive_seed
 
+# (labels, dropped) -> the network's condition; where `dropped` is True, the one that says nothing
+MakeContext = Callable[[Int64[Tensor, " share"], Bool[Tensor, " share"]], Tensor]
 
-class Noised(NamedTuple):
-    """One batch: x (share, channel, height, width), levels t (share,), noise like x, and what each is to
-    be told of its picture: labels (share,), tokens (share, places) or nothing."""
+
+class DiffusionBatch(NamedTuple):
+    """One batch: x (share, channel, height, width), timesteps t (share,), noise like x, and the condition:
+    labels (share,), token ids (share, tokens) or None."""
 
     x: Float[Tensor, "share channel height width"]
     t: Int64[Tensor, " share"]
     epsilon: Float[Tensor, "share channel height width"]
-    context: Int64[Tensor, "share *places"] | None
+    context: Int64[Tensor, "share *tokens"] | None
 
 
-class Noising:
-    """Endless `Noised`, out of `Batches`.
+class DiffusionBatches:
+    """Endless `DiffusionBatch`es out of `Batches`.
 
-    Levels and noise are drawn for the whole batch from a generator seeded by seed and position, on the
-    CPU: neither resuming nor more processes nor another device change any number.
+    Timesteps and noise are generated for the joint batch from seed and position, on the CPU: neither
+    resuming nor more processes nor another device change any number.
 
     Args:
-        levels: how many there are; each is as likely.
-        tell: from labels, and which of them to keep silent about, to the context; without it none.
-        drop: the share of pictures that nothing is told of (Ho and Salimans 2022, arXiv:2207.12598).
+        timesteps: how many there are; each is as likely.
+        make_context: from labels, and where to drop them, to the condition; without it there is none.
+        cond_drop_prob: probability of dropping the condition, for classifier-free guidance (Ho and
+            Salimans 2022, arXiv:2207.12598).
     """
 
     def __init__(
         self,
-        batches: Batches,
-        levels: int,
+        batches: ImageBatches,
+        timesteps: int,
         *,
-        tell: Callable[[Tensor, Bool[Tensor, " share"]], Tensor] | None = None,
-        drop: float = 0.0,
+        make_context: MakeContext | None = None,
+        cond_drop_prob: float = 0.0,
     ):
-        self.batches, self.levels, self.tell, self.drop = batches, levels, tell, drop
+        self.batches, self.timesteps = batches, timesteps
+        self.make_context, self.cond_drop_prob = make_context, cond_drop_prob
 
-    def __iter__(self) -> "Noising":
+    def __iter__(self) -> "DiffusionBatches":
         return self
 
-    def __next__(self) -> Noised:
+    def __next__(self) -> DiffusionBatch:
         source = self.batches
         generator = torch.Generator().manual_seed(
             derive_seed(source.seed, SeedStream.DIFFUSION_NOISE, source.position)
         )
         x, labels = next(source)
         rows = slice(source.first, source.first + source.share)
-        t = torch.randint(self.levels, (source.batch,), generator=generator)[rows]
-        silent = (torch.rand(source.batch, generator=generator) < self.drop)[rows]
-        noise = torch.randn(source.batch, *x.shape[1:], generator=generator)[rows]
-        t, silent, noise = (each.to(x.device, non_blocking=True) for each in (t, silent, noise))
-        return Noised(x, t, noise, self.tell(labels, silent) if self.tell else None)
+        t = torch.randint(self.timesteps, (source.batch_size,), generator=generator)[rows]
+        dropped = (torch.rand(source.batch_size, generator=generator) < self.cond_drop_prob)[rows]
+        epsilon = torch.randn(source.batch_size, *x.shape[1:], generator=generator)[rows]
+        t, dropped, epsilon = (each.to(x.device, non_blocking=True) for each in (t, dropped, epsilon))
+        context = self.make_context(labels, dropped) if self.make_context else None
+        return DiffusionBatch(x, t, epsilon, context)
 
     def state_dict(self) -> dict[str, int]:
         return self.batches.state_dict()

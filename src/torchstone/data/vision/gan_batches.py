@@ -1,4 +1,4 @@
-"""What the two players of an adversarial game are given: real pictures, and noise for each step."""
+"""Batches of adversarial training: real images for the discriminator, and latent noise for both networks."""
 
 from typing import NamedTuple
 
@@ -6,61 +6,65 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import Batches
+from torchstone.data.vision.batches import ImageBatches
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 
-class Turn(NamedTuple):
-    """One step of the critic: pictures with labels, noise for as many made ones, and where between the two
-    a penalty is taken, uniform on 0..1."""
+class DiscriminatorBatch(NamedTuple):
+    """One step of the discriminator: real images with labels, noise for as many generated ones, and the
+    interpolation weights of a gradient penalty, uniform on 0..1."""
 
     real: Float[Tensor, "share channel height width"]
     labels: Int64[Tensor, " share"]
     z: Float[Tensor, "share latent"]
-    between: Float[Tensor, " share"]
+    interpolation: Float[Tensor, " share"]
 
 
-class Wish(NamedTuple):
-    """One step of the generator: noise, and what it is to make of it."""
+class GeneratorBatch(NamedTuple):
+    """One step of the generator: noise, and the labels to generate."""
 
     z: Float[Tensor, "share latent"]
     labels: Int64[Tensor, " share"]
 
 
-class Round(NamedTuple):
-    turns: tuple[Turn, ...]
-    wish: Wish
+class GanBatch(NamedTuple):
+    discriminator_batches: tuple[DiscriminatorBatch, ...]
+    generator_batch: GeneratorBatch
 
 
-class Rounds:
-    """Endless `Round`, out of `Batches`: `turns` steps of the critic, each with pictures of its own, then
-    one of the generator, with fresh noise and the last pictures' labels.
+class GanBatches:
+    """Endless `GanBatch`, from `Batches`.
 
-    Noise is drawn for the whole batch from a generator seeded by seed and position, on the CPU: neither
+    Each has `discriminator_steps` steps of the discriminator with images of their own, then one of the
+    generator with fresh noise and the labels of the last images.
+
+    Noise is drawn for the full batch from a generator seeded by seed and position, on the CPU: neither
     resuming nor more processes nor another device change any number.
     """
 
-    def __init__(self, batches: Batches, latent: int, *, turns: int = 1):
-        self.batches, self.latent, self.turns = batches, latent, turns
+    def __init__(self, batches: ImageBatches, latent_dim: int, *, discriminator_steps: int = 1):
+        self.batches, self.latent_dim = batches, latent_dim
+        self.discriminator_steps = discriminator_steps
 
-    def __iter__(self) -> "Rounds":
+    def __iter__(self) -> "GanBatches":
         return self
 
-    def __next__(self) -> Round:
+    def __next__(self) -> GanBatch:
         source = self.batches
         generator = torch.Generator().manual_seed(
             derive_seed(source.seed, SeedStream.GAN_LATENT, source.position)
         )
         rows = slice(source.first, source.first + source.share)
 
-        def drawn(*shape: int, of=torch.randn) -> Tensor:
-            numbers = of(source.batch, *shape, generator=generator)[rows]
-            return numbers.to(source.device, non_blocking=True)
+        def noise(*shape: int, distribution=torch.randn) -> Tensor:
+            values = distribution(source.batch_size, *shape, generator=generator)[rows]
+            return values.to(source.device, non_blocking=True)
 
-        turns = tuple(
-            Turn(*next(source), drawn(self.latent), drawn(of=torch.rand)) for _ in range(self.turns)
+        steps = tuple(
+            DiscriminatorBatch(*next(source), noise(self.latent_dim), noise(distribution=torch.rand))
+            for _ in range(self.discriminator_steps)
         )
-        return Round(turns, Wish(drawn(self.latent), turns[-1].labels))
+        return GanBatch(steps, GeneratorBatch(noise(self.latent_dim), steps[-1].labels))
 
     def state_dict(self) -> dict[str, int]:
         return self.batches.state_dict()

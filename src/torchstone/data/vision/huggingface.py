@@ -1,4 +1,4 @@
-"""Pictures of a Hugging Face data set."""
+"""Images of a Hugging Face data set."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from torchstone.data.splits import SPLITS, Source, finish, whole
+from torchstone.data.splits import SPLIT_NAMES, Source, full_subset, make_source
 from torchstone.errors import BadInput
+
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
 
 
 @dataclass(frozen=True)
-class Rows:
+class HuggingFacePool:
     """An image column of a Hugging Face data set."""
 
     table: Any
@@ -22,7 +24,7 @@ class Rows:
     def __getitem__(self, i: int) -> Image.Image:
         return self.table[i][self.column]
 
-    def where(self, i: int) -> str:
+    def describe(self, i: int) -> str:
         return f"row {i} of {self.name}"
 
 
@@ -36,17 +38,17 @@ def read(spec: str) -> Source:
         tables = datasets.load_dataset(str(Path(spec[3:]).expanduser()))
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
         raise BadInput(f"cannot load {spec}: {str(error).strip().splitlines()[0]}") from None
-    named = {SPLITS.get(str(split), str(split)): table for split, table in tables.items()}
-    if "train" not in named:
-        if len(named) > 1:
-            raise BadInput(f"{spec} has no split named train, only {', '.join(named)}")
-        named = {"train": next(iter(named.values()))}
-    features = named["train"].features
-    picture = next((k for k, v in features.items() if isinstance(v, datasets.Image)), None)
-    if picture is None:
+    splits = {SPLIT_NAMES.get(str(split), str(split)): table for split, table in tables.items()}
+    if "train" not in splits:
+        if len(splits) > 1:
+            raise BadInput(f"{spec} has no split named train, only {', '.join(splits)}")
+        splits = {"train": next(iter(splits.values()))}
+    features = splits["train"].features
+    image = next((k for k, v in features.items() if isinstance(v, datasets.Image)), None)
+    if image is None:
         raise BadInput(f"{spec} has no column of images, only {', '.join(features)}")
     label = _label_column(spec, features, datasets.ClassLabel)
-    columns = {s: named[s][label] for s in ("train", "val", "test") if s in named}
+    columns = {s: splits[s][label] for s in ("train", "val", "test") if s in splits}
     columns = {split: np.asarray(list(column)) for split, column in columns.items()}
     if isinstance(features[label], datasets.ClassLabel):
         values = list(range(features[label].num_classes))
@@ -55,29 +57,29 @@ def read(spec: str) -> Source:
         values = sorted(set(columns["train"].tolist()))
         classes = tuple(str(value) for value in values)
     number = {value: i for i, value in enumerate(values)}
-    parts = {}
+    subsets = {}
     for split, column in columns.items():
         labels = np.array([number.get(value, -1) for value in column.tolist()])
         if split != "train" and (labels < 0).any():
             continue  # published without labels
         if (labels < 0).any():
             raise BadInput(f"{spec}: column {label!r} has labels outside its {len(classes)} classes")
-        table = named[split].select_columns([picture])
-        parts[split] = whole(Rows(table, picture, f"{split} of {spec}"), labels)
-    note = f"{spec}: columns {picture!r} and {label!r}, {len(classes)} classes"
-    return finish(spec, classes, parts, note)
+        table = splits[split].select_columns([image])
+        subsets[split] = full_subset(HuggingFacePool(table, image, f"{split} of {spec}"), labels)
+    description = f"{spec}: columns {image!r} and {label!r}, {len(classes)} classes"
+    return make_source(spec, classes, subsets, description)
 
 
 def _label_column(spec: str, features: Any, class_label: type) -> str:
-    usual = ("label", "labels", "fine_label", "class", "category", "target")
-    classes = [name for name, feature in features.items() if isinstance(feature, class_label)]
-    whole_numbers = ("int8", "int16", "int32", "int64", "uint8", "uint16")
-    types = {"string", "large_string", "bool", *whole_numbers}
+    """The column of labels: one with a usual name, else the first `ClassLabel` or the only other one."""
+    class_columns = [name for name, feature in features.items() if isinstance(feature, class_label)]
+    integers = ("int8", "int16", "int32", "int64", "uint8", "uint16")
+    types = {"string", "large_string", "bool", *integers}
     plain = [name for name, feature in features.items() if getattr(feature, "dtype", None) in types]
-    for columns in (classes, plain):
-        for name in usual:
+    for columns in (class_columns, plain):
+        for name in LABEL_COLUMNS:
             if name in columns:
                 return name
-        if columns and (columns is classes or len(columns) == 1):
+        if columns and (columns is class_columns or len(columns) == 1):
             return columns[0]
     raise BadInput(f"{spec} has no column of labels among {', '.join(features)}; name one 'label'")

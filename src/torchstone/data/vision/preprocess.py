@@ -1,4 +1,4 @@
-"""One picture: decoded upright and opaque, fitted to a size, framed as the training pictures were."""
+"""Preprocessing of one image: decode upright and opaque, fit to a size, frame like the training images."""
 
 import contextlib
 import struct
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from torchstone.errors import BadInput
 
-# What decoders raise on damaged data, as met in practice; a bug of ours should not pass for it.
+# What decoders raise on damaged data, as observed; a bug of ours should not pass for damaged data.
 DAMAGED = (
     *(OSError, EOFError, SyntaxError, ValueError, IndexError, KeyError, TypeError, RuntimeError),
     *(struct.error, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError),
@@ -23,9 +23,9 @@ DAMAGED = (
 
 
 def decode(image: Image.Image, channels: int) -> Image.Image:
-    """Upright (EXIF), transparency laid on white, 16 bits to 8, then `L` or `RGB`."""
+    """Upright (EXIF), transparency on white, 16 bits to 8, then `L` or `RGB`."""
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip at 255
+    if image.mode.startswith("I"):  # 16-bit gray; Pillow's own conversion would clip at 255
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
     elif image.mode == "F":
         array = np.asarray(image)
@@ -37,72 +37,87 @@ def decode(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def fit(image: Image.Image, size: int, ink: bool) -> UInt8[np.ndarray, "channel size size"]:
-    """Ink: padded to `size` with background as LeCun et al. 1998 did, if at least 3/4 of it, else
-    resized whole. Others: the shorter side resized to `size`, then the centre. Antialiased."""
+def load_upright(file: Image.Image | str | Path, channels: int) -> tuple[Image.Image, str]:
+    """(`decode` of an image or image file, its name for messages).
+
+    Raises:
+        BadInput: the file is missing or corrupt.
+    """
+    if isinstance(file, Image.Image):
+        name = "the image"
+        with report_unreadable(name):
+            return decode(file, channels), name
+    name = str(file)
+    if not Path(file).is_file():
+        raise BadInput(f"{name} {'is no file' if Path(file).exists() else 'does not exist'}")
+    with report_unreadable(name), Image.open(file) as opened:
+        return decode(opened, channels), name
+
+
+def fit_to_square(image: Image.Image, size: int, ink: bool) -> UInt8[np.ndarray, "channel size size"]:
+    """Fit an image into `size` × `size`, antialiased.
+
+    Ink: padded to `size` with background as LeCun et al. 1998 did, if at least 3/4 of it, else resized
+    whole. Other images: the shorter side resized to `size`, then center-cropped.
+    """
     longer = max(image.size)
     if not ink:
         if image.size != (size, size):
             image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     elif image.size != (size, size):
-        pads = 0.75 * size <= longer <= size
-        side = size if pads else longer
-        framed = Image.new(image.mode, (side, side))
-        framed.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-        image = framed if pads else framed.resize((size, size), Image.Resampling.BILINEAR)
+        pad_only = 0.75 * size <= longer <= size
+        side = size if pad_only else longer
+        square = Image.new(image.mode, (side, side))
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        image = square if pad_only else square.resize((size, size), Image.Resampling.BILINEAR)
     array = np.array(image)
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-def prepare(picture: Image.Image | str | Path, metadata: dict) -> UInt8[Tensor, "1 channel size size"]:
-    """A picture from anywhere, framed as the training pictures were.
+def preprocess(file: Image.Image | str | Path, metadata: dict) -> UInt8[Tensor, "1 channel size size"]:
+    """An image from anywhere, framed like the training images.
 
-    Where the training pictures are ink on an empty ground, a photo or scan of any size, dark on light
-    or light on dark, is made so: lighting evened, noise and specks dropped, the ink's longer side scaled
-    to `metadata["box"]` of the frame and its centre of mass put in the middle (as MNIST was made). Raises
-    `BadInput` for what is missing, corrupt or blank.
+    Where the training images are ink on an empty background, a photo or scan of any size, dark on light
+    or light on dark, is converted to that: lighting evened, noise and specks removed, the ink's longer
+    side scaled to `metadata["box"]` of the frame and its center of mass centered (as MNIST was made).
+
+    Raises:
+        BadInput: an image that is missing, corrupt or blank.
     """
-    name = "the picture" if isinstance(picture, Image.Image) else str(picture)
-    if not isinstance(picture, Image.Image) and not Path(picture).is_file():
-        raise BadInput(f"{name} does not exist" if not Path(picture).exists() else f"{name} is no file")
-    with readable(name):
-        if isinstance(picture, Image.Image):
-            image = decode(picture, metadata["channels"])
-        else:
-            with Image.open(picture) as opened:
-                image = decode(opened, metadata["channels"])
-    if metadata["ink"] and not _framed(np.asarray(image), metadata):
-        return torch.from_numpy(_inked(image, metadata, name))[None, None]
-    return torch.from_numpy(fit(image, metadata["size"], metadata["ink"]))[None]
+    image, name = load_upright(file, metadata["channels"])
+    if metadata["ink"] and not _is_framed(np.asarray(image), metadata):
+        return torch.from_numpy(_extract_ink(image, metadata, name))[None, None]
+    return torch.from_numpy(fit_to_square(image, metadata["size"], metadata["ink"]))[None]
 
 
 def longer_side(image: np.ndarray) -> int:
-    """The longer side of the box around the ink of a (1, height, width) picture."""
+    """The longer side of the bounding box around the ink of a (1, height, width) image."""
     rows, columns = (np.flatnonzero(image[0].any(axis)) for axis in (1, 0))
     return int(max(np.ptp(rows), np.ptp(columns))) + 1 if len(rows) else 0
 
 
-def _framed(array: np.ndarray, metadata: dict) -> bool:
-    """Whether a picture is in the training framing already: its side, black corners, ink of its size."""
+def _is_framed(array: np.ndarray, metadata: dict) -> bool:
+    """Whether an image has the training framing already: its side, black corners, ink of its size."""
     if array.shape not in {(metadata["native"],) * 2, (metadata["size"],) * 2}:
         return False
     if array[[0, 0, -1, -1], [0, -1, 0, -1]].any() or array.max() < 128:
         return False
-    share = longer_side(fit(Image.fromarray(array), metadata["size"], True)) / metadata["size"]
+    share = longer_side(fit_to_square(Image.fromarray(array), metadata["size"], True)) / metadata["size"]
     return abs(share / metadata["box"] - 1) <= 0.25
 
 
-def _inked(image: Image.Image, metadata: dict, name: str) -> UInt8[np.ndarray, "size size"]:
+def _extract_ink(image: Image.Image, metadata: dict, name: str) -> UInt8[np.ndarray, "size size"]:
+    """The ink of a photo or scan, white on black, scaled and centered like the training images."""
     from scipy import ndimage
 
     image = image.copy()
     image.thumbnail((512, 512), Image.Resampling.BOX)
     if min(image.size) >= 96:
         image = image.filter(ImageFilter.MedianFilter(3))
-    grey = np.asarray(image, dtype=np.float64)
-    contrast, mask = _contrast(grey, even=True)
-    if not mask.any():  # thick ink on a close crop bends an even ground
-        contrast, mask = _contrast(grey, even=False)
+    gray = np.asarray(image, dtype=np.float64)
+    contrast, mask = _contrast(gray, fit_surface=True)
+    if not mask.any():  # thick ink on a close crop bends the fitted background
+        contrast, mask = _contrast(gray, fit_surface=False)
     if not mask.any():
         raise BadInput(f"{name} shows no ink on an even ground; is it blank?")
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
@@ -114,89 +129,93 @@ def _inked(image: Image.Image, metadata: dict, name: str) -> UInt8[np.ndarray, "
     size, longer = metadata["size"], max(bottom - top, right - left) + 1
     # The mask ends where ink is half as dark; in training the box ends where the soft edge does,
     # a little further on: half a pixel of the frame in all, as measured on MNIST.
-    shown = max(metadata["box"] * size - 0.5, 1)
-    near = ndimage.binary_dilation(mask, iterations=1 + int(longer / (2 * shown)))
-    soft = np.where(near, contrast, 0) / np.percentile(contrast[mask], 75)
+    ink_side = max(metadata["box"] * size - 0.5, 1)
+    margin_mask = ndimage.binary_dilation(mask, iterations=1 + int(longer / (2 * ink_side)))
+    soft = np.where(margin_mask, contrast, 0) / np.percentile(contrast[mask], 75)
     soft = ((soft - 0.05) / 0.95).clip(0, 1).astype(np.float32)  # residual noise is not ink
-    edge = longer / shown / 2
+    edge = longer / ink_side / 2
     height, width = bottom - top + 1 + 2 * edge, right - left + 1 + 2 * edge
     margin = int(edge) + 2
     canvas = Image.fromarray(np.pad(soft, margin))
     corner = (left + margin - edge, top + margin - edge)
-    small = (
-        max(round(width * shown / longer), 1),
-        max(round(height * shown / longer), 1),
+    patch_size = (
+        max(round(width * ink_side / longer), 1),
+        max(round(height * ink_side / longer), 1),
     )
     patch = canvas.resize(
-        small,
+        patch_size,
         Image.Resampling.BICUBIC,
         box=(*corner, corner[0] + width, corner[1] + height),
     )
     ink = np.asarray(patch).clip(0, 1)
     ink = ink / ink.max()
-    framed = np.zeros((size, size), dtype=np.uint8)
-    row, column = (int(p) for p in _placed(ink, size))
-    framed[row : row + ink.shape[0], column : column + ink.shape[1]] = (ink * 255).round()
-    return framed
+    frame = np.zeros((size, size), dtype=np.uint8)
+    row, column = _centered_corner(ink, size)
+    frame[row : row + ink.shape[0], column : column + ink.shape[1]] = (ink * 255).round()
+    return frame
 
 
-def _contrast(grey: np.ndarray, even: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(how far each pixel stands out from its ground, where that is ink: nowhere if blank)."""
-    mask = np.zeros(grey.shape, dtype=bool)
-    for _ in range(3):  # the ground, the ink that stands out from it, the ground without that ink
-        residue = grey - _ground(grey, mask, even)
-        # Ink is the minority and far from its ground, so the skew has its sign.
+def _contrast(gray: np.ndarray, fit_surface: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(contrast of each pixel with the background, mask of the ink: empty if the image is blank)."""
+    mask = np.zeros(gray.shape, dtype=bool)
+    for _ in range(3):  # the background, the ink that stands out from it, the background without that ink
+        residue = gray - _background(gray, mask, fit_surface)
+        # Ink is the minority and far from its background, so the skew has its sign.
         contrast = np.maximum(residue * (1 if (residue**3).sum() >= 0 else -1), 0)
-        mask = contrast > _otsu(contrast)
+        mask = contrast > _otsu_threshold(contrast)
     if mask.any() and not mask.all():
         noise = 1.4826 * np.median(np.abs(residue[~mask]))
         mask &= contrast[mask].mean() - contrast[~mask].mean() >= max(20, 4 * noise)
     return contrast, mask
 
 
-def _ground(grey: np.ndarray, ink: np.ndarray, even: bool) -> np.ndarray | float:
-    """The paper without the ink: a quadratic surface by least absolute deviations (reweighted squares),
-    which few pixels cannot pull away; on small pictures, or not `even`, the median of the border."""
-    height, width = grey.shape
-    if not even or min(height, width) < 64:
-        return float(np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])))
+def _background(gray: np.ndarray, ink: np.ndarray, fit_surface: bool) -> np.ndarray | float:
+    """The paper without the ink.
+
+    A quadratic surface by least absolute deviations (iteratively reweighted least squares), which few
+    pixels cannot pull away; on small images, or without `fit_surface`, the median of the border.
+    """
+    height, width = gray.shape
+    if not fit_surface or min(height, width) < 64:
+        return float(np.median(np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])))
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], -1)
     step = max(1, min(height, width) // 64)
-    seen, values = terms[::step, ::step].reshape(-1, 6), grey[::step, ::step].ravel()
+    design, values = terms[::step, ::step].reshape(-1, 6), gray[::step, ::step].ravel()
     weights = base = 1.0 - ink[::step, ::step].ravel()
     for _ in range(10):
-        weighted = seen * weights[:, None]
-        surface = np.linalg.lstsq(weighted.T @ seen, weighted.T @ values, rcond=None)[0]
-        weights = base / (np.abs(values - seen @ surface) + 1)
+        weighted = design * weights[:, None]
+        surface = np.linalg.lstsq(weighted.T @ design, weighted.T @ values, rcond=None)[0]
+        weights = base / (np.abs(values - design @ surface) + 1)
     return terms @ surface
 
 
-def _otsu(values: np.ndarray) -> float:
-    """The threshold that parts the values best into two classes (Otsu 1979)."""
+def _otsu_threshold(values: np.ndarray) -> float:
+    """The threshold that separates the values best into two classes (Otsu 1979)."""
     counts, edges = np.histogram(values, bins=256)
-    middles = (edges[:-1] + edges[1:]) / 2
-    below, mass = counts.cumsum(), (counts * middles).cumsum()
+    centers = (edges[:-1] + edges[1:]) / 2
+    below, mass = counts.cumsum(), (counts * centers).cumsum()
     above = below[-1] - below
     between = (mass[-1] * below - mass * below[-1]) ** 2 / np.maximum(below * above, 1)
     best = np.flatnonzero(between == between.max())  # a gap between the classes ties: its middle
     return float(edges[(best[0] + best[-1]) // 2 + 1])
 
 
-def _placed(ink: np.ndarray, size: int) -> list[int]:
-    """Top and left that put the centre of mass in the middle, the whole patch staying inside.
+def _centered_corner(ink: np.ndarray, size: int) -> list[int]:
+    """Top and left that center the center of mass, with the whole patch inside.
 
-    Measured on MNIST, the middle is that of pixel `size // 2`, half a pixel below and right."""
-    places = []
+    Measured on MNIST, the center is that of pixel `size // 2`, half a pixel below and right."""
+    corner = []
     for axis in (0, 1):
         mass = ink.sum(1 - axis)
-        centre = (mass * (np.arange(len(mass)) + 0.5)).sum() / mass.sum()
-        places.append(int(np.clip(round(size / 2 + 0.5 - centre), 0, size - len(mass))))
-    return places
+        center = (mass * (np.arange(len(mass)) + 0.5)).sum() / mass.sum()
+        corner.append(int(np.clip(round(size / 2 + 0.5 - center), 0, size - len(mass))))
+    return corner
 
 
 @contextlib.contextmanager
-def readable(name: str) -> Generator[None, None, None]:
+def report_unreadable(name: str) -> Generator[None, None, None]:
+    """Turn what decoders raise on damaged data into a `BadInput` that names the file."""
     try:
         yield
     except BadInput:
@@ -204,4 +223,4 @@ def readable(name: str) -> Generator[None, None, None]:
     except DAMAGED as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         reason = "no known image format" if isinstance(error, UnidentifiedImageError) else reason
-        raise BadInput(f"{name} is not a readable picture ({reason}); replace or remove it") from None
+        raise BadInput(f"{name} is not a readable image ({reason}); replace or remove it") from None

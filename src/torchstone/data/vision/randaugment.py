@@ -1,11 +1,11 @@
-"""RandAugment: a few operations out of fourteen, all of one magnitude, drawn for each picture.
+"""RandAugment: a few operations out of fourteen, all of one magnitude, drawn for each image.
 
 Cubuk, Zoph, Shlens and Le 2019, arXiv:1909.13719: N operations one after another, each any of the
-fourteen with equal chance, M the same for all. M goes from 0 to 30, 30 being the full strength of
-`OPERATIONS`; those that have two directions take either with equal chance.
+fourteen with equal probability, all with the same magnitude M. M goes from 0 to 30; 30 is the full
+strength of `OPERATIONS`. Operations with two directions take either with equal probability.
 
-Every picture draws its own operations, so a batch is parted by operation. All that move pixels are
-one look-up by place, all that change levels one look-up in a table of 256 entries.
+Every image draws its own operations, so a batch is grouped by operation. All geometric operations are
+one gather, all that map levels are one lookup in a table of 256 entries.
 """
 
 from collections.abc import Callable
@@ -14,21 +14,21 @@ import torch
 from torch import Tensor
 
 from torchstone.data.vision import color_ops
-from torchstone.data.vision.geometric_ops import Augmentation, Draw, Images, resampled
+from torchstone.data.vision.geometric_ops import Augmentation, Draw, Images, resample
 from torchstone.errors import BadInput
 
-FULL = 30  # the largest magnitude
-# What a magnitude of `share` (0 to 1, negative for the other direction) means, in units of its own.
-# The order is that of the numbers drawn.
+MAX_MAGNITUDE = 30
+# What a strength of `share` (0 to 1, negative for the other direction) means, in units of its own.
+# The order is that of the random numbers.
 OPERATIONS: dict[str, Callable[[Tensor, int], Tensor] | None] = {
     "identity": None,
-    "shear_x": lambda share, side: 0.3 * share,  # pixels a pixel
+    "shear_x": lambda share, side: 0.3 * share,  # pixels per pixel
     "shear_y": lambda share, side: 0.3 * share,
     "translate_x": lambda share, side: (150 / 331 * side * share).trunc(),  # pixels
     "translate_y": lambda share, side: (150 / 331 * side * share).trunc(),
     "rotate": lambda share, side: 30 * share,  # degrees
     "brightness": lambda share, side: 1 + 0.9 * share,  # a factor
-    "colour": lambda share, side: 1 + 0.9 * share,
+    "color": lambda share, side: 1 + 0.9 * share,
     "contrast": lambda share, side: 1 + 0.9 * share,
     "sharpness": lambda share, side: 1 + 0.9 * share,
     "posterize": lambda share, side: 8 - (4 * share.abs()).round(),  # bits
@@ -37,73 +37,76 @@ OPERATIONS: dict[str, Callable[[Tensor, int], Tensor] | None] = {
     "equalize": lambda share, side: share,
 }
 NAMES = tuple(OPERATIONS)
-TABLES = ("brightness", "contrast", "posterize", "solarize", "autocontrast", "equalize")
-MOVES = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
+TABLE_OPS = ("brightness", "contrast", "posterize", "solarize", "autocontrast", "equalize")
+GEOMETRIC_OPS = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 
 
 def randaugment(count: int = 2, magnitude: float = 9) -> Augmentation:
-    """`count` operations of `magnitude` for each picture; float pictures are rounded to whole levels.
+    """`count` operations of `magnitude` per image; float images are rounded to integer levels.
 
-    Returns uint8 images. Raises `BadInput` for a magnitude beyond 0 to 30.
+    Returns uint8 images.
+
+    Raises:
+        BadInput: a magnitude beyond 0 to 30.
     """
-    if count < 1 or not 0 <= magnitude <= FULL:
+    if count < 1 or not 0 <= magnitude <= MAX_MAGNITUDE:
         raise BadInput(
-            f"randaugment takes 1 or more operations of a magnitude from 0 to {FULL}, "
+            f"randaugment takes 1 or more operations of a magnitude from 0 to {MAX_MAGNITUDE}, "
             f"not {count} of {magnitude:g}"
         )
 
-    def augmented(images: Images, draw: Draw) -> Images:
-        images = whole(images)
+    def apply(images: Images, draw: Draw) -> Images:
+        images = to_uint8(images)
         for numbers in draw(count, 2).unbind(1):
-            chosen, direction = numbers.unbind(1)
-            share = torch.where(direction < 0.5, -1.0, 1.0) * (magnitude / FULL)
-            images = operate(images, (chosen * len(NAMES)).long(), share)
+            choice, direction = numbers.unbind(1)
+            share = torch.where(direction < 0.5, -1.0, 1.0) * (magnitude / MAX_MAGNITUDE)
+            images = apply_operations(images, (choice * len(NAMES)).long(), share)
         return images
 
-    return augmented
+    return apply
 
 
-def whole(images: Images) -> Images:
+def to_uint8(images: Images) -> Images:
     """In the 256 levels that tables have."""
     return images.round().clamp(0, 255).to(torch.uint8) if images.is_floating_point() else images
 
 
-def operate(images: Images, chosen: Tensor, share: Tensor) -> Images:
-    """One operation on each of (uint8) `images`: `NAMES[chosen]`, by `share` of its full strength."""
-    counts = torch.bincount(chosen, minlength=len(NAMES)).tolist()  # the only wait for the device
-    groups = dict(zip(NAMES, chosen.argsort(stable=True).split(counts), strict=True))
+def apply_operations(images: Images, operation: Tensor, share: Tensor) -> Images:
+    """One operation on each of (uint8) `images`: `NAMES[operation]`, by `share` of its full strength."""
+    counts = torch.bincount(operation, minlength=len(NAMES)).tolist()  # the only wait for the device
+    groups = dict(zip(NAMES, operation.argsort(stable=True).split(counts), strict=True))
     images = images.clone()
-    rows = torch.cat([groups[name] for name in MOVES])
+    rows = torch.cat([groups[name] for name in GEOMETRIC_OPS])
     if len(rows):
-        matrices = [move(name, share[groups[name]], images.shape) for name in MOVES]
-        images[rows] = resampled(images[rows], torch.cat(matrices))
-    rows = torch.cat([groups[name] for name in TABLES])
+        matrices = [affine_matrix(name, share[groups[name]], images.shape) for name in GEOMETRIC_OPS]
+        images[rows] = resample(images[rows], torch.cat(matrices))
+    rows = torch.cat([groups[name] for name in TABLE_OPS])
     if len(rows):
-        some = images[rows]
-        starts = iter(some.split([len(groups[name]) for name in TABLES]))
+        selected = images[rows]
+        groups_of_images = iter(selected.split([len(groups[name]) for name in TABLE_OPS]))
         tables = [
-            getattr(color_ops, name)(part, amount(name, share[groups[name]], 0))
-            for name in TABLES
-            if len(part := next(starts))
+            getattr(color_ops, name)(group, operation_amount(name, share[groups[name]], 0))
+            for name in TABLE_OPS
+            if len(group := next(groups_of_images))
         ]
-        images[rows] = color_ops.look_up(some, torch.cat(tables))
-    for name, change in (("colour", color_ops.saturate), ("sharpness", color_ops.sharpen)):
+        images[rows] = color_ops.apply_table(selected, torch.cat(tables))
+    for name, function in (("color", color_ops.saturate), ("sharpness", color_ops.sharpen)):
         rows = groups[name]
         if len(rows):
-            images[rows] = change(images[rows], amount(name, share[rows], 0))
+            images[rows] = function(images[rows], operation_amount(name, share[rows], 0))
     return images
 
 
-def amount(name: str, share: Tensor, side: int) -> Tensor:
-    """What `share` of the full strength means for an operation."""
-    meaning = OPERATIONS[name]
-    return share if meaning is None else meaning(share, side)
+def operation_amount(name: str, share: Tensor, side: int) -> Tensor:
+    """`share` of the full strength in the operation's own units."""
+    convert = OPERATIONS[name]
+    return share if convert is None else convert(share, side)
 
 
-def move(name: str, share: Tensor, shape: torch.Size) -> Tensor:
-    """Where the new pixels come from, (pictures, 2, 3), for `resampled`. Turns are about the middle,
+def affine_matrix(name: str, share: Tensor, shape: torch.Size) -> Tensor:
+    """Where the new pixels come from, (images, 2, 3), for `resample`. Rotations are about the center,
     shears about the upper left corner."""
-    by = amount(name, share, shape[3] if name.endswith("x") else shape[2])
+    by = operation_amount(name, share, shape[3] if name.endswith("x") else shape[2])
     matrix = torch.eye(2, 3, device=share.device).repeat(len(share), 1, 1)
     if name == "rotate":
         cos, sin = torch.deg2rad(by).cos(), torch.deg2rad(by).sin()

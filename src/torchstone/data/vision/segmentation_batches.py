@@ -1,4 +1,4 @@
-"""Endless batches of pictures with their masks, both moved alike; the whole state is a position."""
+"""Endless batches of images with their masks, both augmented alike; the whole state is a position."""
 
 import re
 
@@ -8,37 +8,37 @@ from torch import Tensor
 from torch.nn import functional
 
 from torchstone.data.sampler import EpochSampler, share_of_batch
-from torchstone.data.vision.dataset import normalise
+from torchstone.data.vision.dataset import normalize
 from torchstone.data.vision.geometric_ops import Draw
-from torchstone.data.vision.segmentation import Scenes
-from torchstone.data.vision.segmentation_folder import VOID
+from torchstone.data.vision.segmentation import SegmentationSplit
+from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
 from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_seed
 
-Pair = tuple[Tensor, Tensor]
+ImagesAndMasks = tuple[Tensor, Tensor]
 
 
-class Move:
-    """Mirrors in half of the cases, scales by a factor of `low` to `high`, cuts or places at random.
+class RandomAffine:
+    """Mirrors half of the images, scales by a factor of `min_scale` to `max_scale`, and translates.
 
-    A picture scaled up is cut to its old sides; one scaled down is placed anywhere in them. Pictures
-    are normalised, so that the zeros that enter are the mean colour; bilinear. Masks are moved by the
-    nearest pixel; what enters is void.
+    An image scaled up is cropped to its old sides; one scaled down is placed anywhere in them. Images
+    are normalized, so that the zeros that enter are the mean color; bilinear. Masks take the nearest
+    pixel; what enters is ignored.
     """
 
-    def __init__(self, mirror: bool, low: float, high: float, shift: float):
-        self.mirror, self.low, self.high, self.shift = mirror, low, high, shift
+    def __init__(self, mirror: bool, min_scale: float, max_scale: float, shift: float):
+        self.mirror, self.min_scale, self.max_scale, self.shift = mirror, min_scale, max_scale, shift
 
     def __call__(
         self,
         images: Float[Tensor, "batch channels height width"],
         masks: Int64[Tensor, "batch height width"],
         draw: Draw,
-    ) -> Pair:
+    ) -> ImagesAndMasks:
         turn, size, right, down = draw(4).unbind(1)
-        factor = self.low + size * (self.high - self.low)
+        factor = self.min_scale + size * (self.max_scale - self.min_scale)
         sign = torch.where(turn < 0.5, -1.0, 1.0) if self.mirror else torch.ones_like(turn)
-        # where on the old picture (−1..1) a new pixel comes from: x / factor + offset
+        # where in the old image (−1..1) a new pixel comes from: x / factor + offset
         room = (1 - 1 / factor).abs() + 2 * self.shift
         zero = torch.zeros_like(factor)
         theta = torch.stack(
@@ -49,14 +49,14 @@ class Move:
             1,
         )
         grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
-        moved = functional.grid_sample(images, grid, align_corners=False)
-        # shifted, so that the zeros that enter are void
-        labels = (masks - VOID)[:, None].to(images.dtype)
+        augmented = functional.grid_sample(images, grid, align_corners=False)
+        # offset, so that the zeros that enter are ignored
+        labels = (masks - IGNORE_INDEX)[:, None].to(images.dtype)
         nearest = functional.grid_sample(labels, grid, mode="nearest", align_corners=False)
-        return moved, nearest[:, 0].long() + VOID
+        return augmented, nearest[:, 0].long() + IGNORE_INDEX
 
 
-def from_name(name: str) -> Move | None:
+def make_augmentation(name: str) -> RandomAffine | None:
     """`none`, or some of `flip`, `scale0.5-2` (factors) and `shift0.1` (of the side), joined by `+`.
 
     Raises:
@@ -64,72 +64,72 @@ def from_name(name: str) -> Move | None:
     """
     if name == "none":
         return None
-    mirror, low, high, shift = False, 1.0, 1.0, 0.0
+    mirror, min_scale, max_scale, shift = False, 1.0, 1.0, 0.0
     for word in name.split("+"):
         if word == "flip":
             mirror = True
-        elif found := re.fullmatch(r"scale(\d*\.?\d+)-(\d*\.?\d+)", word):
-            low, high = float(found[1]), float(found[2])
-        elif found := re.fullmatch(r"shift(\d*\.?\d+)", word):
-            shift = float(found[1])
+        elif match := re.fullmatch(r"scale(\d*\.?\d+)-(\d*\.?\d+)", word):
+            min_scale, max_scale = float(match[1]), float(match[2])
+        elif match := re.fullmatch(r"shift(\d*\.?\d+)", word):
+            shift = float(match[1])
         else:
             raise BadInput(
-                f"unknown augmentation {word!r} of scenes: none, or flip, scale0.5-2 and shift0.1 joined by +"
+                f"unknown augmentation {word!r} for segmentation: none, or flip, scale0.5-2 and shift0.1 "
+                "joined by +"
             )
-    if not 0 < low <= high or shift >= 1:
+    if not 0 < min_scale <= max_scale or shift >= 1:
         raise BadInput(
-            f"{name!r} cannot be done: scale takes two factors, the smaller first, above 0, and "
+            f"{name!r} is not possible: scale takes two factors, the smaller first, above 0, and "
             "shift a share of the side below 1"
         )
-    return Move(mirror, low, high, shift)
+    return RandomAffine(mirror, min_scale, max_scale, shift)
 
 
-class SceneBatches:
-    """Endless (pictures, masks): normalised float (share, 3, size, size), int64 (share, size, size).
+class SegmentationBatches:
+    """Endless (images, masks): normalized float (share, 3, size, size), int64 (share, size, size).
 
-    Order, shares and resuming are those of `batches.Batches`: each epoch is a permutation, `batch`
-    counts the pictures of all `world` processes, and what augmentation draws hangs on the seed and
-    the position alone.
+    Order, shares and resuming are those of `batches.ImageBatches`: each epoch is a permutation,
+    `batch_size` counts the images of all `world_size` processes, and augmentation depends on the seed
+    and the position alone.
     """
 
     def __init__(
         self,
-        scenes: Scenes,
-        batch: int,
+        split: SegmentationSplit,
+        batch_size: int,
         *,
         seed: int,
         metadata: dict,
-        augment: Move | None = None,
+        augment: RandomAffine | None = None,
         rank: int = 0,
         world_size: int = 1,
     ):
-        first, share = share_of_batch(batch, rank, world_size)
-        self.scenes, self.batch, self.seed = scenes, batch, seed
+        self.first, self.share = share_of_batch(batch_size, rank, world_size)
+        self.split, self.batch_size, self.seed = split, batch_size, seed
         self.metadata, self.augment = metadata, augment
-        self.first, self.share = first, share
-        self.order = EpochSampler(len(scenes), [(self.first, self.share)], seed, scenes.device)
+        self.sampler = EpochSampler(len(split), [(self.first, self.share)], seed, split.device)
         self.position = 0
 
-    def __iter__(self) -> "SceneBatches":
+    def __iter__(self) -> "SegmentationBatches":
         return self
 
     def __next__(
         self,
     ) -> tuple[Float[Tensor, "share channels height width"], Int64[Tensor, "share height width"]]:
-        pictures, labels = self.scenes.take(self.order.index(self.position))
-        images, masks = normalise(pictures, self.metadata), labels.long()
+        pixels, labels = self.split.take(self.sampler.index(self.position))
+        images, masks = normalize(pixels, self.metadata), labels.long()
         if self.augment:
             images, masks = self.augment(images, masks, self._draw)
-        self.position += self.batch
+        self.position += self.batch_size
         return images, masks
 
     def _draw(self, *shape: int) -> Tensor:
-        # on the CPU whatever the device, so that every device sees the same pictures
+        # on the CPU whatever the device, so that every device gets the same images
         generator = torch.Generator().manual_seed(
             derive_seed(self.seed, SeedStream.AUGMENTATION, self.position)
         )
-        numbers = torch.rand(self.batch, *shape, generator=generator)
-        return numbers[self.first : self.first + self.share].to(self.scenes.device)
+        numbers = torch.rand(self.batch_size, *shape, generator=generator)
+        return numbers[self.first : self.first + self.share].to(self.split.device)
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}

@@ -1,4 +1,4 @@
-"""A person's own scenes: a folder of pictures and a folder of masks, checked before anything is trained."""
+"""Segmentation data of one's own: a folder of images and a folder of masks, checked before training."""
 
 import os
 from dataclasses import dataclass
@@ -8,147 +8,148 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from torchstone.data.splits import SPLITS
+from torchstone.data.splits import SPLIT_NAMES
 from torchstone.data.vision.image_folder import SUFFIXES
-from torchstone.data.vision.preprocess import decode, readable
+from torchstone.data.vision.preprocess import decode, report_unreadable
 from torchstone.errors import BadInput
 
-VOID = 255  # the label of pixels that are nobody's: never trained on, never counted
+IGNORE_INDEX = 255  # the label of pixels without a class: never trained on, never counted
 THREADS = min(8, os.cpu_count() or 1)
-LAYOUT = "give a folder with images/ and masks/, PNG masks with the names of the pictures"
+LAYOUT = "give a folder with images/ and masks/, PNG masks with the names of the images"
 
 
 @dataclass(frozen=True)
-class Files:
-    """Pairs of picture and mask on disk, decoded and fitted when asked for."""
+class SegmentationFiles:
+    """Pairs of image and mask on disk, decoded and fitted on access."""
 
     pairs: tuple[tuple[Path, Path], ...]
     size: int
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 (3, size, size) and (size, size): the shorter side fitted, then the centre cut out."""
-        picture, mask = self.pairs[i]
-        with readable(str(picture)), Image.open(picture) as opened:
+        """uint8 (3, size, size) and (size, size): the shorter side resized, then center-cropped."""
+        image_file, mask_file = self.pairs[i]
+        with report_unreadable(str(image_file)), Image.open(image_file) as opened:
             image = decode(opened, 3)
-        with readable(str(mask)), Image.open(mask) as opened:
-            labels = indices(opened, mask)
+        with report_unreadable(str(mask_file)), Image.open(mask_file) as opened:
+            labels = mask_indices(opened, mask_file)
         scale = self.size / min(image.size)
-        box = (round(image.width * scale), round(image.height * scale))
-        left, top = ((side - self.size) // 2 for side in box)
+        size = (round(image.width * scale), round(image.height * scale))
+        left, top = ((side - self.size) // 2 for side in size)
         window = (left, top, left + self.size, top + self.size)
-        fitted = np.asarray(image.resize(box, Image.Resampling.BILINEAR).crop(window))
-        cut = np.asarray(labels.resize(box, Image.Resampling.NEAREST).crop(window))
-        return np.ascontiguousarray(fitted.transpose(2, 0, 1)), cut
+        pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR).crop(window))
+        mask = np.asarray(labels.resize(size, Image.Resampling.NEAREST).crop(window))
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1)), mask
 
 
-def indices(image: Image.Image, file: Path) -> Image.Image:
-    """A mask's indices as they stand in the file, whatever its palette shows."""
+def mask_indices(image: Image.Image, file: Path) -> Image.Image:
+    """A mask's class indices as stored in the file, whatever colors its palette has."""
     if image.mode not in ("L", "P", "1"):
         raise BadInput(
-            f"{file} is no index mask (its mode is {image.mode}): save an 8-bit PNG, grey or with a "
-            f"palette, whose values are the classes' numbers, {VOID} for none"
+            f"{file} is no index mask (its mode is {image.mode}): save an 8-bit PNG, gray or with a "
+            f"palette, whose values are the class indices, {IGNORE_INDEX} for pixels to ignore"
         )
-    # through the bare numbers: Pillow would turn a palette's indices into its colours
+    # through the bare numbers: Pillow would turn a palette's indices into its colors
     return Image.fromarray(np.asarray(image).astype(np.uint8))
 
 
 def read(
     folder: Path,
 ) -> tuple[list[tuple[Path, Path]], dict[str, np.ndarray], tuple[str, ...], str]:
-    """Pairs of files, which of them are in which split, the classes, and a note.
+    """Pairs of files, the rows of each split, the classes, and a description.
 
     Raises:
-        BadInput: a picture without mask or the reverse, sides that differ, labels out of range.
+        BadInput: an image without a mask or the reverse, sides that differ, labels out of range.
     """
-    places = {"train": folder}
-    given = {SPLITS[f.name]: f for f in sorted(folder.iterdir()) if f.name in SPLITS and f.is_dir()}
-    if "train" in given:
-        places = given
+    roots = {"train": folder}
+    split_folders = {
+        SPLIT_NAMES[f.name]: f for f in sorted(folder.iterdir()) if f.name in SPLIT_NAMES and f.is_dir()
+    }
+    if "train" in split_folders:
+        roots = split_folders
     pairs: list[tuple[Path, Path]] = []
     rows = {}
-    for split, place in places.items():
-        found = _pairs(place)
-        rows[split] = np.arange(len(pairs), len(pairs) + len(found))
-        pairs += found
+    for split, root in roots.items():
+        split_pairs = _find_pairs(root)
+        rows[split] = np.arange(len(pairs), len(pairs) + len(split_pairs))
+        pairs += split_pairs
     missing = 3 - len(rows)
     if len(rows["train"]) < 1 + missing:
         raise BadInput(
-            f"{folder} has {len(rows['train'])} picture to train on, too few to cut "
+            f"{folder} has {len(rows['train'])} image to train on, too few to cut "
             f"{missing} splits off: give at least {1 + missing}"
         )
     with ThreadPool(THREADS) as threads:
-        seen = threads.starmap(_labels, pairs)
-    names = _names(folder)
-    known = len(names) if names else 1 + max(int(labels.max(initial=0)) for labels in seen)
-    for (_, mask), labels in zip(pairs, seen, strict=True):
-        if len(labels) and labels.max() >= known:
+        labels_of_masks = threads.starmap(_mask_labels, pairs)
+    names = _class_names(folder)
+    count = len(names) if names else 1 + max(int(labels.max(initial=0)) for labels in labels_of_masks)
+    for (_, mask), labels in zip(pairs, labels_of_masks, strict=True):
+        if len(labels) and labels.max() >= count:
             raise BadInput(
-                f"{mask} has the label {labels.max()}, but classes.txt names {known} classes, "
-                f"0 to {known - 1} ({VOID}: none)"
+                f"{mask} has the label {labels.max()}, but classes.txt names {count} classes, "
+                f"0 to {count - 1} ({IGNORE_INDEX}: ignored)"
             )
-    if known < 2:
+    if count < 2:
         raise BadInput(
-            f"the masks in {folder} know one class only: give each class its number, 0 for "
-            f"background ({VOID} stands for pixels to leave out)"
+            f"the masks in {folder} have one class only: give each class its index, 0 for "
+            f"background ({IGNORE_INDEX} stands for pixels to ignore)"
         )
-    classes = names or ("background", *(f"class {i}" for i in range(1, known)))
-    note = f"{folder.name}: {len(pairs)} pictures with masks, {known} classes"
-    return pairs, rows, classes, note
+    classes = names or ("background", *(f"class {i}" for i in range(1, count)))
+    return pairs, rows, classes, f"{folder.name}: {len(pairs)} images with masks, {count} classes"
 
 
-def _pairs(place: Path) -> list[tuple[Path, Path]]:
-    pictures, masks = place / "images", place / "masks"
-    for wanted in (pictures, masks):
-        if not wanted.is_dir():
-            raise BadInput(f"{wanted} does not exist: {LAYOUT}")
-    found = _by_stem(pictures, SUFFIXES)
-    labels = _by_stem(masks, {".png"})
-    if not found:
-        raise BadInput(f"{pictures} holds no pictures: {LAYOUT}")
-    if lone := sorted(found.keys() - labels.keys()):
+def _find_pairs(root: Path) -> list[tuple[Path, Path]]:
+    images_folder, masks_folder = root / "images", root / "masks"
+    for folder in (images_folder, masks_folder):
+        if not folder.is_dir():
+            raise BadInput(f"{folder} does not exist: {LAYOUT}")
+    images = _by_stem(images_folder, SUFFIXES)
+    masks = _by_stem(masks_folder, {".png"})
+    if not images:
+        raise BadInput(f"{images_folder} holds no images: {LAYOUT}")
+    if unpaired := sorted(images.keys() - masks.keys()):
         raise BadInput(
-            f"{found[lone[0]]} has no mask: put {masks / (lone[0] + '.png')} there"
-            + f" ({len(lone)} such pictures)" * (len(lone) > 1)
+            f"{images[unpaired[0]]} has no mask: put {masks_folder / (unpaired[0] + '.png')} there"
+            + f" ({len(unpaired)} such images)" * (len(unpaired) > 1)
         )
-    if lone := sorted(labels.keys() - found.keys()):
-        raise BadInput(f"{labels[lone[0]]} has no picture in {pictures}: add it, or remove the mask")
-    return [(found[stem], labels[stem]) for stem in sorted(found)]
+    if unpaired := sorted(masks.keys() - images.keys()):
+        raise BadInput(f"{masks[unpaired[0]]} has no image in {images_folder}: add it, or remove the mask")
+    return [(images[stem], masks[stem]) for stem in sorted(images)]
 
 
 def _by_stem(folder: Path, suffixes: set[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         if file.suffix.lower() not in suffixes or file.name.startswith("."):
             continue
-        if file.stem in found:
-            raise BadInput(f"{found[file.stem]} and {file} have one mask: rename one of them")
-        found[file.stem] = file
-    return found
+        if file.stem in files:
+            raise BadInput(f"{files[file.stem]} and {file} have one mask: rename one of them")
+        files[file.stem] = file
+    return files
 
 
-def _labels(picture: Path, mask: Path) -> np.ndarray:
-    """The class numbers that a mask holds; its sides are its picture's."""
-    with readable(str(picture)), Image.open(picture) as opened:
+def _mask_labels(image_file: Path, mask_file: Path) -> np.ndarray:
+    """The class indices in a mask, whose sides must be its image's."""
+    with report_unreadable(str(image_file)), Image.open(image_file) as opened:
         sides = ImageOps.exif_transpose(opened).size if opened.getexif() else opened.size
-    with readable(str(mask)), Image.open(mask) as opened:
-        labels = np.unique(np.asarray(indices(opened, mask)))
+    with report_unreadable(str(mask_file)), Image.open(mask_file) as opened:
+        labels = np.unique(np.asarray(mask_indices(opened, mask_file)))
         if opened.size != sides:
             raise BadInput(
-                f"{mask} is {opened.width}x{opened.height}, its picture {sides[0]}x{sides[1]}: "
-                "a mask has its picture's sides"
+                f"{mask_file} is {opened.width}x{opened.height}, its image {sides[0]}x{sides[1]}: "
+                "a mask has its image's sides"
             )
-    return labels[labels != VOID]
+    return labels[labels != IGNORE_INDEX]
 
 
-def _names(folder: Path) -> tuple[str, ...]:
+def _class_names(folder: Path) -> tuple[str, ...]:
     file = folder / "classes.txt"
     if not file.is_file():
         return ()
     try:
         names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except ValueError:
-        raise BadInput(f"{file} is no UTF-8 text: write one class a line") from None
+        raise BadInput(f"{file} is no UTF-8 text: write one class per line") from None
     names = [name for name in names if name]
-    if len(set(names)) < len(names) or len(names) > VOID:
-        raise BadInput(f"{file} must name each class once, at most {VOID}: write one a line")
+    if len(set(names)) < len(names) or len(names) > IGNORE_INDEX:
+        raise BadInput(f"{file} must name each class once, at most {IGNORE_INDEX}: write one per line")
     return tuple(names)

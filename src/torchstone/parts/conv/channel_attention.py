@@ -1,7 +1,7 @@
-"""Gates: what a feature map says about itself, between 0 and 1, multiplied onto it.
+"""Attention gates: weights in 0..1 computed from a feature map and multiplied onto it.
 
-`SqueezeExcitation` weighs channels (Hu et al. 2017, arXiv:1709.01507); `ChannelGate` and `SpatialGate`
-weigh channels and then places (Woo et al. 2018, arXiv:1807.06521). All keep the shape.
+`SqueezeExcitation` weights channels (Hu et al. 2017, arXiv:1709.01507); `ChannelGate` and `SpatialGate`
+weight channels and then locations (Woo et al. 2018, arXiv:1807.06521). All preserve the shape.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from torch.nn import functional
 
 
 class SqueezeExcitation(nn.Module):
-    """x · σ(W₂ δ(W₁ z + b₁) + b₂), z_c the mean of channel c over all places, δ the activation, σ the
+    """x · σ(W₂ δ(W₁ z + b₁) + b₂), z_c the mean of channel c over all locations, δ the activation, σ the
     gate.
 
-    Both layers are 1x1 convolutions with a bias: 2·channels·squeezed + squeezed + channels numbers.
+    Both layers are 1x1 convolutions with a bias: 2·channels·squeezed + squeezed + channels parameters.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class SqueezeExcitation(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """x · σ(MLP(mean over places) + MLP(largest over places)), one MLP for both (equation 2).
+    """x · σ(MLP(mean over locations) + MLP(max over locations)), one MLP for both (equation 2).
 
-    Both layers have a bias, between them a ReLU: 2·channels·squeezed + squeezed + channels numbers.
+    Both layers have a bias, with a ReLU between: 2·channels·squeezed + squeezed + channels parameters.
     """
 
     def __init__(self, channels: int, squeezed: int):
@@ -59,10 +59,10 @@ class ChannelGate(nn.Module):
 
 
 class SpatialGate(nn.Module):
-    """x · σ(BN(f([largest over channels; mean over channels]))), f a convolution (equation 3).
+    """x · σ(BN(f([max over channels; mean over channels]))), f a convolution (equation 3).
 
-    The maps stand in the order of the authors' code, which is not that of the equation.
-    2·kernel² + 2 numbers.
+    The two maps are in the order of the authors' code, which is not that of the equation.
+    2·kernel² + 2 parameters.
     """
 
     def __init__(self, kernel: int = 7):

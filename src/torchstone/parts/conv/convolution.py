@@ -1,4 +1,4 @@
-"""Convolution with what usually follows it, its separable and dilated forms, and their arithmetic."""
+"""Convolution with norm and activation, its separable and dilated forms, and their cost."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -29,11 +29,11 @@ def conv_norm_act(
 ) -> nn.Sequential:
     """Convolution (no bias: the norm has one), norm and activation, as layers 0, 1 and 2.
 
-    An odd kernel keeps height and width, divided by `stride` and rounded up. `act=None` leaves the
-    activation out.
+    An odd kernel preserves height and width, divided by `stride` and rounded up. `act=None` omits the
+    activation.
     """
     if not kernel % 2:
-        raise ValueError(f"a kernel of {kernel} has no middle: take an odd one")
+        raise ValueError(f"a kernel of {kernel} has no center: use an odd one")
     layers = [
         convolution(
             inputs,
@@ -51,26 +51,26 @@ def conv_norm_act(
 
 
 def depthwise_separable(
-    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, **settings
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, **kwargs
 ) -> nn.Sequential:
-    """One filter a channel, then 1×1 across channels; norm and activation after each.
+    """Depthwise (one filter per channel), then pointwise (1×1); norm and activation after each.
 
-    Howard et al. 2017, arXiv:1704.04861, section 3.1. `settings` are those of `conv_norm_act`.
+    Howard et al. 2017, arXiv:1704.04861, section 3.1. `kwargs` are those of `conv_norm_act`.
     """
     return nn.Sequential(
-        conv_norm_act(inputs, inputs, kernel, stride, groups=inputs, **settings),
-        conv_norm_act(inputs, outputs, 1, **settings),
+        conv_norm_act(inputs, inputs, kernel, stride, groups=inputs, **kwargs),
+        conv_norm_act(inputs, outputs, 1, **kwargs),
     )
 
 
 def separable_cost(outputs: int, kernel: int) -> float:
-    """What depthwise and 1×1 cost of a full convolution at the same stride: 1/N + 1/k² (ibid.)."""
+    """Cost of depthwise and 1×1 relative to a full convolution at the same stride: 1/N + 1/k² (ibid.)."""
     return 1 / outputs + 1 / kernel**2
 
 
 class SamePadding(nn.Conv2d):
-    """A convolution that pads as TensorFlow's "SAME": so much that the output is ⌈side / stride⌉, and
-    the odd pixel at the bottom and right. Weights trained there with stride 2 expect it."""
+    """A convolution with TensorFlow's "SAME" padding: the output is ⌈side / stride⌉, and an odd pixel of
+    padding goes to the bottom and right. Weights trained there with stride 2 expect it."""
 
     def forward(self, input: Float[Tensor, "b inputs h w"]) -> Float[Tensor, "b outputs h2 w2"]:
         pads: list[int] = []
@@ -84,36 +84,38 @@ class SamePadding(nn.Conv2d):
         return F.conv2d(input, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
-def effective_kernel(kernel: int, rate: int) -> int:
-    """Pixels that a kernel dilated by `rate` reaches over: k + (k − 1)(r − 1)."""
-    return kernel + (kernel - 1) * (rate - 1)
+def effective_kernel(kernel: int, dilation: int) -> int:
+    """The extent of a dilated kernel in pixels: k + (k − 1)(d − 1)."""
+    return kernel + (kernel - 1) * (dilation - 1)
 
 
-def stuffed(weight: Float[Tensor, "outputs inputs k k2"], rate: int) -> Tensor:
-    """The kernel with `rate` − 1 zeros between its weights: a plain convolution with it is the dilated
+def zero_stuff(weight: Float[Tensor, "outputs inputs k k2"], dilation: int) -> Tensor:
+    """The kernel with `dilation` − 1 zeros between its weights: a plain convolution with it is the dilated
     one with `weight` (Yu and Koltun 2015, arXiv:1511.07122)."""
-    height, width = (effective_kernel(k, rate) for k in weight.shape[2:])
+    height, width = (effective_kernel(k, dilation) for k in weight.shape[2:])
     zeros = torch.zeros(*weight.shape[:2], height, width, dtype=weight.dtype, device=weight.device)
-    zeros[:, :, ::rate, ::rate] = weight
+    zeros[:, :, ::dilation, ::dilation] = weight
     return zeros
 
 
-def whole_eights(channels: float) -> int:
+def make_divisible(channels: float) -> int:
     """`channels` rounded to a multiple of 8 (half of it up), but not by more than 10 % down."""
     rounded = max(8, math.floor(channels / 8 + 0.5) * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8
 
 
-def strided(strides: Sequence[int], overall: int) -> list[int]:
-    """`strides` with the first halvings left out, until their product is `overall`.
+def reduce_strides(strides: Sequence[int], output_stride: int) -> list[int]:
+    """`strides` with the first ones set to 1 until their product is `output_stride`.
 
-    How networks made for large pictures are given small ones: stride 8 for CIFAR's 32×32.
+    How networks made for large images are used on small ones: output stride 8 for CIFAR's 32×32.
     """
-    kept, product = list(strides), math.prod(strides)
-    for place, stride in enumerate(kept):
-        if product <= overall:
+    reduced, product = list(strides), math.prod(strides)
+    for i, stride in enumerate(reduced):
+        if product <= output_stride:
             break
-        kept[place], product = 1, product // stride
-    if product != overall:
-        raise ValueError(f"strides of {math.prod(strides)} cannot be made {overall}: halve it")
-    return kept
+        reduced[i], product = 1, product // stride
+    if product != output_stride:
+        raise ValueError(
+            f"strides with the product {math.prod(strides)} cannot be reduced to {output_stride}: halve it"
+        )
+    return reduced

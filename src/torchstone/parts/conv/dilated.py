@@ -1,4 +1,4 @@
-"""Filters with holes: in place of strides, and taken out again to see that they are only that.
+"""Dilated convolutions: in place of strides, and as the plain convolutions that they are equal to.
 
 Chen et al. 2014, arXiv:1412.7062; Yu and Koltun 2015, arXiv:1511.07122.
 """
@@ -11,39 +11,39 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.parts.conv.convolution import stuffed
+from torchstone.parts.conv.convolution import zero_stuff
 
 
-def dilated(block: Callable[..., Any], rates: Mapping[int, tuple[int, int]]) -> Callable[..., Any]:
-    """`block` that keeps the grid in stages of the widths in `rates`: (its first block's, the others')."""
+def dilate(block: Callable[..., Any], rates: Mapping[int, tuple[int, int]]) -> Callable[..., Any]:
+    """`block` without stride, dilated, in stages of the widths in `rates`: (first block's, the others')."""
 
-    def made(inputs: int, width: int, stride: int) -> nn.Module:
+    def make(inputs: int, width: int, stride: int) -> nn.Module:
         if width not in rates:
             return block(inputs, width, stride)
         first, others = rates[width]
         return block(inputs, width, 1, dilation=first if stride > 1 else others)
 
-    return made
+    return make
 
 
-class Stuffed(nn.Module):
+class ZeroStuffedConv(nn.Module):
     """A dilated convolution as a plain one whose kernel has zeros between its weights."""
 
     def __init__(self, layer: nn.Conv2d):
         super().__init__()
-        self.weight, self.rate = layer.weight, layer.dilation[0]
+        self.weight, self.dilation = layer.weight, layer.dilation[0]
 
     def forward(
         self, x: Float[Tensor, "batch inputs height width"]
     ) -> Float[Tensor, "batch outputs height width"]:
-        kernel = stuffed(self.weight, self.rate)
+        kernel = zero_stuff(self.weight, self.dilation)
         return F.conv2d(x, kernel, padding=kernel.shape[-1] // 2)
 
 
-def without_holes(model: nn.Module) -> nn.Module:
-    """A copy with `Stuffed` in place of every dilated convolution."""
+def undilate(model: nn.Module) -> nn.Module:
+    """A copy with `ZeroStuffedConv` in place of every dilated convolution."""
     copy = deepcopy(model)
     for name, layer in list(copy.named_modules()):
         if isinstance(layer, nn.Conv2d) and layer.dilation[0] > 1:
-            copy.set_submodule(name, Stuffed(layer))
+            copy.set_submodule(name, ZeroStuffedConv(layer))
     return copy

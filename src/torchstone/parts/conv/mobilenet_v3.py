@@ -1,7 +1,7 @@
-"""The body of MobileNetV3-Large, for what needs maps and no classes.
+"""The backbone of MobileNetV3-Large: feature maps without a classifier.
 
-Howard et al. 2019, arXiv:1905.02244: inverted residual blocks, some with squeeze-excitation, whose
-gate is the hard sigmoid, and in the later ones h-swish, x·ReLU6(x + 3)/6.
+Howard et al. 2019, arXiv:1905.02244: inverted residual blocks, some with squeeze-excitation gated by
+the hard sigmoid, and in the later ones h-swish, x·ReLU6(x + 3)/6.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
-from torchstone.parts.conv.convolution import conv_norm_act, whole_eights
+from torchstone.parts.conv.convolution import conv_norm_act, make_divisible
 
 # table 1: kernel, expansion, outputs, squeeze-excitation, h-swish, stride
 TABLE = (
@@ -32,57 +32,66 @@ TABLE = (
     (5, 960, 160, True, True, 1),
     (5, 960, 160, True, True, 1),
 )
-LAST = 3  # blocks on the coarsest grid
-EARLY = 4  # the first block on an eighth of the picture, counted from the first layer as 0
-HEARD = (40, 960)  # channels of `maps`
+LAST = 3  # blocks at the coarsest resolution
+EARLY = 4  # index of the first block at output stride 8; the first layer is 0
+FEATURE_CHANNELS = (40, 960)  # channels of `backbone_features`
 
 norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
 
 
-class Inverted(nn.Module):
-    """1×1 up, one filter a channel, squeeze-excitation, 1×1 down; plus the input where shapes agree.
+class InvertedResidual(nn.Module):
+    """1×1 up, depthwise, squeeze-excitation, 1×1 down; plus the input where shapes agree.
 
     Args:
         row: of the table.
-        rate: above 1, the block keeps the grid and dilates its filters.
+        dilation: above 1, the block has no stride and dilates its filters.
     """
 
-    def __init__(self, inputs: int, row: Sequence[int], rate: int = 1):
+    def __init__(self, inputs: int, row: Sequence[int], dilation: int = 1):
         super().__init__()
-        kernel, wide, outputs, squeezes, swish, stride = row
-        act = nn.Hardswish if swish else nn.ReLU
-        step = stride if rate == 1 else 1
+        kernel, expanded, outputs, has_se, has_hswish, stride = row
+        act = nn.Hardswish if has_hswish else nn.ReLU
         layers: list[nn.Module] = []
-        if wide != inputs:
-            layers.append(conv_norm_act(inputs, wide, 1, norm=norm, act=act))
-        layers.append(conv_norm_act(wide, wide, kernel, step, groups=wide, dilation=rate, norm=norm, act=act))
-        if squeezes:
-            squeezed = whole_eights(wide / 4)
-            layers.append(SqueezeExcitation(wide, squeezed, gate=F.hardsigmoid))
-        layers.append(conv_norm_act(wide, outputs, 1, norm=norm, act=None))
+        if expanded != inputs:
+            layers.append(conv_norm_act(inputs, expanded, 1, norm=norm, act=act))
+        depthwise = conv_norm_act(
+            expanded,
+            expanded,
+            kernel,
+            stride if dilation == 1 else 1,
+            groups=expanded,
+            dilation=dilation,
+            norm=norm,
+            act=act,
+        )
+        layers.append(depthwise)
+        if has_se:
+            squeezed = make_divisible(expanded / 4)
+            layers.append(SqueezeExcitation(expanded, squeezed, gate=F.hardsigmoid))
+        layers.append(conv_norm_act(expanded, outputs, 1, norm=norm, act=None))
         self.block = nn.Sequential(*layers)
-        self.adds = stride == 1 and inputs == outputs
+        self.is_residual = stride == 1 and inputs == outputs
 
     def forward(
         self, x: Float[Tensor, "batch inputs height width"]
     ) -> Float[Tensor, "batch outputs height2 width2"]:
-        return x + self.block(x) if self.adds else self.block(x)
+        return x + self.block(x) if self.is_residual else self.block(x)
 
 
-def body(channels: int = 3, rate: int = 1) -> nn.Sequential:
-    """First layer, blocks, 1×1; a `rate` of 2 dilates the last blocks in place of the last halving."""
+def mobilenet_v3_backbone(channels: int = 3, dilation: int = 1) -> nn.Sequential:
+    """First layer, blocks, 1×1; a `dilation` of 2 dilates the last blocks in place of the last stride."""
     layers: list[nn.Module] = [conv_norm_act(channels, 16, 3, 2, norm=norm, act=nn.Hardswish)]
     inputs = 16
-    for place, row in enumerate(TABLE):
-        layers.append(Inverted(inputs, row, rate if place >= len(TABLE) - LAST else 1))
+    for i, row in enumerate(TABLE):
+        layers.append(InvertedResidual(inputs, row, dilation if i >= len(TABLE) - LAST else 1))
         inputs = row[2]
     layers.append(conv_norm_act(inputs, 6 * inputs, 1, norm=norm, act=nn.Hardswish))
     return nn.Sequential(*layers)
 
 
-def maps(
+def backbone_features(
     net: nn.Sequential, images: Float[Tensor, "batch channels height width"]
 ) -> tuple[Float[Tensor, "batch 40 h w"], Float[Tensor, "batch 960 h2 w2"]]:
-    """What `body` makes of pictures at an eighth of their sides, and at its end."""
+    """Feature maps of `mobilenet_v3_backbone` at output stride 8, and its last ones."""
     early = net[: EARLY + 1](images)
     return early, net[EARLY + 1 :](early)

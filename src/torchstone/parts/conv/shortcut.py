@@ -1,7 +1,7 @@
 """The shortcut of a residual block, where its two ends differ in shape, and where they do not.
 
-y = F(x) + S(x). S is the identity wherever it can be; where the block halves the grid and widens the
-channels, He et al. (2015, arXiv:1512.03385, section 4.1) name the two ways that are here.
+y = F(x) + S(x). S is the identity wherever it can be. Where the block halves the resolution and widens
+the channels, He et al. (2015, arXiv:1512.03385, section 4.1) name the two options that are here.
 """
 
 from typing import Literal
@@ -14,10 +14,10 @@ from torchstone.errors import BadInput
 
 
 class PadShortcut(nn.Module):
-    """Option A: every `stride`-th place, and zeros for the channels that are new. No parameters.
+    """Option A: every `stride`-th location, and zeros for the new channels. No parameters.
 
     The zeros go on both sides of the old channels, half of them first, as in the implementation whose
-    weights are public; for a network from scratch it is the same up to an order of the channels.
+    weights are public; for a network from scratch it is the same up to the order of the channels.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
@@ -39,12 +39,12 @@ class PadShortcut(nn.Module):
 
 
 def projection(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """Option B: a 1x1 convolution with `stride`, normalised over the batch."""
+    """Option B: a 1x1 convolution with `stride`, and batch norm."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
 def shortcut(inputs: int, outputs: int, stride: int, option: Literal["A", "B"] = "B") -> nn.Module:
-    """The identity where the shape stays; else padding (A) or a projection (B)."""
+    """The identity where the shape is preserved; else padding (A) or a projection (B)."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     return (PadShortcut if option == "A" else projection)(inputs, outputs, stride)

@@ -1,14 +1,14 @@
-"""Stochastic depth: in training, a residual branch is left out at random."""
+"""Stochastic depth (drop path): in training, a residual branch is dropped at random."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
 class StochasticDepth(nn.Module):
-    """Each picture of the batch loses the branch with probability `rate`; the others' is made larger.
+    """Each sample of the batch loses the branch with probability `rate`; the others' is scaled up.
 
-    y = b·x / (1 − p), with b ~ Bernoulli(1 − p) for each row, so that E[y] = x and nothing needs to
-    change in use, where y = x. Huang et al. 2016, arXiv:1603.09382, who scale in use instead.
+    y = b·x / (1 − p), with b ~ Bernoulli(1 − p) per sample, so that E[y] = x and y = x in evaluation.
+    Huang et al. 2016, arXiv:1603.09382, who scale in evaluation instead.
     """
 
     def __init__(self, rate: float):
@@ -20,14 +20,14 @@ class StochasticDepth(nn.Module):
     def forward(self, x: Float[Tensor, "batch *rest"]) -> Float[Tensor, "batch *rest"]:
         if not self.training or not self.rate:
             return x
-        keep = 1 - self.rate
-        kept = x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(keep)
-        return x * kept.div_(keep)
+        survival = 1 - self.rate
+        mask = x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(survival)
+        return x * mask.div_(survival)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.4g}"
 
 
-def growing(rate: float, blocks: int) -> list[float]:
-    """Rates that rise evenly from 0 at the first block, stopping one step short of `rate`: p·i/n."""
+def linear_drop_rates(rate: float, blocks: int) -> list[float]:
+    """Rates that rise linearly from 0 at the first block, one step short of `rate` at the last: p·i/n."""
     return [rate * i / blocks for i in range(blocks)]

@@ -1,1 +1,1 @@
-"""From next-token probabilities to text: sampling and beam search."""
+"""From next-token probabilities to text: sampling, greedy search and beam search."""

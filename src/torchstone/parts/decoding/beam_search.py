@@ -1,4 +1,4 @@
-"""Greedy and beam search: the likeliest token each time, or the best of several continuations."""
+"""Greedy search and beam search over a next-token function."""
 
 from collections.abc import Callable
 
@@ -10,82 +10,81 @@ Step = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def greedy_search(
-    step: Step, start: Int64[Tensor, "batch prompt"], *, end: int, most: int
+    step: Step, prompt: Int64[Tensor, "batch prompt"], *, eos: int, max_new_tokens: int
 ) -> Int64[Tensor, "batch length"]:
-    """The likeliest token each time, until every sequence has ended; filled up with `end`.
+    """The most likely token at each step, until every sequence has ended; padded with `eos`.
 
-    `step`, `start` and `most` are those of `beam_search`; any scores in their order will do.
+    `step`, `prompt` and `max_new_tokens` are those of `beam_search`; scores of any monotonic scale will do.
     """
-    tokens = start
-    ended = torch.zeros(len(start), dtype=torch.bool, device=start.device)
-    for _ in range(most):
-        best = step(tokens, None).argmax(1).masked_fill(ended, end)
+    tokens = prompt
+    is_done = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
+    for _ in range(max_new_tokens):
+        best = step(tokens, None).argmax(1).masked_fill(is_done, eos)
         tokens = torch.cat([tokens, best[:, None]], 1)
-        ended |= best == end
-        if bool(ended.all()):
+        is_done |= best == eos
+        if bool(is_done.all()):
             break
     return tokens
 
 
 def beam_search(
     step: Step,
-    start: Int64[Tensor, "batch prompt"],
+    prompt: Int64[Tensor, "batch prompt"],
     *,
-    beams: int,
-    end: int,
-    most: int,
-    penalty: float = 0.0,
+    beam_size: int,
+    eos: int,
+    max_new_tokens: int,
+    length_penalty: float = 0.0,
 ) -> tuple[Int64[Tensor, "batch length"], Tensor]:
-    """The best sequences found and their scores, log-probability / ((5 + length) / 6)^penalty.
+    """The best sequences and their scores, log-probability / ((5 + length) / 6)^length_penalty.
 
-    Length counts the new tokens, `end` among them; the penalty is that of Wu et al. 2016
+    Length counts the new tokens including `eos`; the penalty is that of Wu et al. 2016
     (arXiv:1609.08144), equation 14, without coverage. With as many beams as there are prefixes the
-    search is exhaustive. Sequences are filled up with `end`.
+    search is exhaustive. Sequences are padded with `eos`.
 
     Args:
         step: (tokens (batch·beams, so far), rows) -> log-probabilities of the next token
-            (batch·beams, vocabulary). `rows` says which row of the last call each row goes on from
-            (None at first), for caches to follow.
-        start: what every sequence begins with; only its continuation is scored.
-        most: new tokens at most.
+            (batch·beams, vocab). `rows` gives, for each row, the row of the last call that it continues
+            (None in the first call), so that caches can be reordered.
+        prompt: what every sequence begins with; only its continuation is scored.
     """
-    batch, prompt = start.shape
-    device = start.device
-    tokens = start.repeat_interleave(beams, 0)
-    total = torch.full((batch, beams), -torch.inf, device=device)
+    batch, prompt_length = prompt.shape
+    device = prompt.device
+    tokens = prompt.repeat_interleave(beam_size, 0)
+    total = torch.full((batch, beam_size), -torch.inf, device=device)
     total[:, 0] = 0  # all beams begin alike: only one of them counts
-    found = torch.full((batch, prompt + most), end, device=device)
-    found[:, :prompt] = start
+    finished = torch.full((batch, prompt_length + max_new_tokens), eos, device=device)
+    finished[:, :prompt_length] = prompt
     best = torch.full((batch,), -torch.inf, device=device)
-    offset = torch.arange(batch, device=device)[:, None] * beams
+    offset = torch.arange(batch, device=device)[:, None] * beam_size
     rows = None
-    for length in range(1, most + 1):
-        logs = step(tokens, rows)
-        size = logs.shape[1]
-        score = total[:, :, None] + logs.view(batch, beams, size)
-        # one that ends is set aside, if it is the best so far; at the last step all end
-        weight = ((5 + length) / 6) ** penalty
-        ended = score[:, :, end] if length < most else score.flatten(1)
-        top, place = (ended / weight).max(1)
-        if length < most:
-            whole = tokens[offset[:, 0] + place]
-            last = torch.full_like(place, end)
+    for length in range(1, max_new_tokens + 1):
+        log_probs = step(tokens, rows)  # (B·beams, V)
+        vocab = log_probs.shape[1]
+        score = total[:, :, None] + log_probs.view(batch, beam_size, vocab)  # (B, beams, V)
+        # the best sequence that ends here is stored if it beats the best so far; at the last step all end
+        norm = ((5 + length) / 6) ** length_penalty
+        ending = score[:, :, eos] if length < max_new_tokens else score.flatten(1)
+        top, index = (ending / norm).max(1)
+        if length < max_new_tokens:
+            prefix = tokens[offset[:, 0] + index]
+            last = torch.full_like(index, eos)
         else:
-            whole = tokens[offset[:, 0] + place // size]
-            last = place % size
+            prefix = tokens[offset[:, 0] + index // vocab]
+            last = index % vocab
         better = top > best
-        candidate = torch.cat([whole, last[:, None]], 1)
-        found[better] = end
-        found[better, : candidate.shape[1]] = candidate[better]
+        candidate = torch.cat([prefix, last[:, None]], 1)
+        finished[better] = eos
+        finished[better, : candidate.shape[1]] = candidate[better]
         best = torch.where(better, top, best)
-        if length == most:
+        if length == max_new_tokens:
             break
-        score[:, :, end] = -torch.inf
-        total, place = score.flatten(1).topk(min(beams, beams * size), 1)
-        rows = (offset + place // size).flatten()
-        tokens = torch.cat([tokens[rows], (place % size).view(-1, 1)], 1)
-        # nothing that goes on can do better: log-probabilities only fall
-        hope = total[:, 0] / ((5 + most) / 6) ** max(penalty, 0.0)
-        if bool((hope <= best).all()):
+        score[:, :, eos] = -torch.inf
+        total, index = score.flatten(1).topk(min(beam_size, beam_size * vocab), 1)
+        rows = (offset + index // vocab).flatten()
+        tokens = torch.cat([tokens[rows], (index % vocab).view(-1, 1)], 1)
+        # log-probabilities only fall: stop when no unfinished beam can still beat the best
+        bound = total[:, 0] / ((5 + max_new_tokens) / 6) ** max(length_penalty, 0.0)
+        if bool((bound <= best).all()):
             break
-    return found, best
+    return finished, best

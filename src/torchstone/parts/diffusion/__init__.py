@@ -1,1 +1,1 @@
-"""Noise schedules, the diffusion process, and blocks of its U-Net."""
+"""The diffusion process (noise schedule, reverse steps, variational bound), U-Net blocks, text encoder."""

@@ -1,14 +1,14 @@
-"""How far one sequence is from another."""
+"""Edit distance of sequences."""
 
 from collections.abc import Hashable, Sequence
 
 
-def edits(said: Sequence[Hashable], meant: Sequence[Hashable]) -> int:
-    """Insertions, deletions and substitutions, as few as there can be, that make one of the other
+def edit_distance(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
+    """The Levenshtein distance: the fewest insertions, deletions and substitutions that turn `a` into `b`
     (Levenshtein 1966)."""
-    row = list(range(len(meant) + 1))  # from the first i of `said` to each beginning of `meant`
-    for i, a in enumerate(said, 1):
+    row = list(range(len(b) + 1))  # distances from the first i of `a` to each prefix of `b`
+    for i, x in enumerate(a, 1):
         before, row = row, [i]
-        for j, b in enumerate(meant, 1):
-            row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (a != b)))
+        for j, y in enumerate(b, 1):
+            row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (x != y)))
     return row[-1]

@@ -1,8 +1,8 @@
-"""How near samples are to data, in a space of features: distance, precision and recall, coverage.
+"""Fidelity and diversity of samples in a feature space: Fréchet distance, precision and recall, coverage.
 
-Each measure can be flattered by itself: a distance by pictures that are copied, precision by a
-generator that makes one good picture, recall by noise. They are meant to be read together, beside what
-training pictures and an untrained generator reach.
+Each measure can be gamed by itself: the distance by copies of images, precision by a generator that
+makes one good image, recall by noise. Read them together, and compare with what training images and an
+untrained generator reach.
 """
 
 import torch
@@ -13,95 +13,96 @@ from torchstone.errors import BadInput
 
 Features = Float[Tensor, "count features"]
 
-ROWS = 1000  # whose distances to all others are held at a time
-NEIGHBOURS = 3  # of precision and recall, as in their paper
+CHUNK_SIZE = 1000  # rows of the distance matrix in memory at a time
+NUM_NEIGHBORS = 3  # of precision and recall, as in their paper
 
 
-def frechet(made: Features, real: Float[Tensor, "others features"]) -> Float[Tensor, ""]:
+def frechet_distance(fake: Features, real: Float[Tensor, "others features"]) -> Float[Tensor, ""]:
     """‖μ − μ'‖² + tr(Σ + Σ' − 2 (Σ Σ')^½), with unbiased covariances, in float64.
 
-    Heusel et al. 2017 (arXiv:1706.08500), equation 6; of Gaussians, Dowson and Landau 1982. The square
-    root's trace is the sum of the roots of the eigenvalues of Σ^½ Σ' Σ^½, a symmetric matrix, so that
-    fewer pictures than features do no harm. It rises as there are fewer pictures: compare like counts.
+    Heusel et al. 2017 (arXiv:1706.08500), equation 6; of Gaussians, Dowson and Landau 1982. The trace of
+    the square root is the sum of the roots of the eigenvalues of Σ^½ Σ' Σ^½, a symmetric matrix, so that
+    fewer images than features are no problem. The distance rises as the number of images falls: compare
+    equal counts.
 
     Raises:
-        BadInput: fewer than two pictures on a side.
+        BadInput: fewer than two images in a set.
     """
-    (mean, cov), (mean_, cov_) = _moments(made), _moments(real)
+    (mean, cov), (mean_, cov_) = _mean_and_cov(fake), _mean_and_cov(real)
     values, vectors = torch.linalg.eigh(cov)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
     cross = torch.linalg.eigvalsh(root @ cov_ @ root).clamp(min=0).sqrt().sum()
-    apart = (mean - mean_).square().sum() + cov.trace() + cov_.trace() - 2 * cross
-    return apart.clamp(min=0)  # rounding
+    distance = (mean - mean_).square().sum() + cov.trace() + cov_.trace() - 2 * cross
+    return distance.clamp(min=0)  # rounding
 
 
-def _moments(features: Features) -> tuple[Tensor, Tensor]:
+def _mean_and_cov(features: Features) -> tuple[Tensor, Tensor]:
     if len(features) < 2:
-        raise BadInput(f"a distance between sets needs two pictures or more, not {len(features)}")
+        raise BadInput(f"a Fréchet distance needs at least 2 images in each set, not {len(features)}")
     x = features.double()
     return x.mean(0), x.mT.cov()
 
 
 def precision_recall(
-    made: Features, real: Float[Tensor, "others features"], neighbours: int = NEIGHBOURS
+    fake: Features, real: Float[Tensor, "others features"], num_neighbors: int = NUM_NEIGHBORS
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The share of samples that lie within the data, and of the data that lie within the samples.
+    """The fraction of samples on the data manifold, and the fraction of data on the sample manifold.
 
-    Kynkäänniemi et al. 2019 (arXiv:1904.06991), equations 1 and 2: a set reaches as far as balls around
-    its members, each as wide as the distance to its `neighbours`-th nearest other one.
+    Kynkäänniemi et al. 2019 (arXiv:1904.06991), equations 1 and 2: a set's manifold is the union of balls
+    around its members, each as wide as the distance to its `num_neighbors`-th nearest other member.
 
     Raises:
-        BadInput: a set is not larger than `neighbours`.
+        BadInput: a set is not larger than `num_neighbors`.
     """
-    if min(len(made), len(real)) <= neighbours:
-        raise BadInput(f"{neighbours} neighbours need sets of more than {neighbours} pictures")
-    made, real = made.double(), real.double()
+    if min(len(fake), len(real)) <= num_neighbors:
+        raise BadInput(f"{num_neighbors} neighbors need sets of more than {num_neighbors} images")
+    fake, real = fake.double(), real.double()
     return (
-        within(made, real, radii(real, neighbours)).double().mean(),
-        within(real, made, radii(made, neighbours)).double().mean(),
+        inside_any_ball(fake, real, knn_radii(real, num_neighbors)).double().mean(),
+        inside_any_ball(real, fake, knn_radii(fake, num_neighbors)).double().mean(),
     )
 
 
-def radii(features: Features, neighbours: int) -> Float[Tensor, " count"]:
-    """Each member's distance to its `neighbours`-th nearest other one."""
-    found = []
-    for first in range(0, len(features), ROWS):
-        apart = torch.cdist(features[first : first + ROWS], features)
-        own = torch.arange(len(apart), device=apart.device)
-        apart[own, own + first] = torch.inf
-        found.append(apart.kthvalue(neighbours, 1).values)
-    return torch.cat(found)
+def knn_radii(features: Features, num_neighbors: int) -> Float[Tensor, " count"]:
+    """Each member's distance to its `num_neighbors`-th nearest other member."""
+    radii = []
+    for first in range(0, len(features), CHUNK_SIZE):
+        distances = torch.cdist(features[first : first + CHUNK_SIZE], features)
+        rows = torch.arange(len(distances), device=distances.device)
+        distances[rows, rows + first] = torch.inf  # to itself
+        radii.append(distances.kthvalue(num_neighbors, 1).values)
+    return torch.cat(radii)
 
 
-def within(
-    points: Float[Tensor, "points features"], centres: Features, radius: Float[Tensor, " count"]
+def inside_any_ball(
+    points: Float[Tensor, "points features"], centers: Features, radii: Float[Tensor, " count"]
 ) -> Bool[Tensor, " points"]:
-    """Which points lie in one ball or more."""
-    return torch.cat([(torch.cdist(p, centres) <= radius).any(1) for p in points.split(ROWS)])
+    """Which points lie in at least one ball."""
+    return torch.cat([(torch.cdist(p, centers) <= radii).any(1) for p in points.split(CHUNK_SIZE)])
 
 
-def nearest(points: Float[Tensor, "points features"], others: Features) -> Int64[Tensor, " points"]:
-    """Which of `others` is nearest to each point."""
-    return torch.cat([torch.cdist(p, others).argmin(1) for p in points.split(ROWS)])
+def nearest_neighbor(points: Float[Tensor, "points features"], others: Features) -> Int64[Tensor, " points"]:
+    """Index of the nearest one of `others` to each point."""
+    return torch.cat([torch.cdist(p, others).argmin(1) for p in points.split(CHUNK_SIZE)])
 
 
-def variety(made: Features, real: Float[Tensor, "others features"]) -> Float[Tensor, ""]:
-    """How far samples lie from their mean, by how far data do: tr Σ / tr Σ'. Near 0, all are alike."""
-    return made.double().var(0).sum() / real.double().var(0).sum()
+def relative_variance(fake: Features, real: Float[Tensor, "others features"]) -> Float[Tensor, ""]:
+    """Total variance of the samples over that of the data: tr Σ / tr Σ'. Near 0 all samples are alike."""
+    return fake.double().var(0).sum() / real.double().var(0).sum()
 
 
-def shares(labels: Int64[Tensor, " count"], classes: int) -> Float[Tensor, " classes"]:
-    """Each class's share of `labels`."""
-    return torch.bincount(labels, minlength=classes).double() / len(labels)
+def class_frequencies(labels: Int64[Tensor, " count"], num_classes: int) -> Float[Tensor, " classes"]:
+    """Fraction of `labels` in each class."""
+    return torch.bincount(labels, minlength=num_classes).double() / len(labels)
 
 
-def modes(
-    made: Float[Tensor, " classes"], real: Float[Tensor, " classes"], least: float = 0.1
+def covered_classes(
+    fake: Float[Tensor, " classes"], real: Float[Tensor, " classes"], min_ratio: float = 0.1
 ) -> Bool[Tensor, " classes"]:
-    """Which classes the samples cover: those that have at least `least` of their share of the data."""
-    return (made >= least * real) & (real > 0)
+    """Which classes the samples cover: those with at least `min_ratio` of their frequency in the data."""
+    return (fake >= min_ratio * real) & (real > 0)
 
 
-def agreement(asked: Int64[Tensor, " count"], said: Int64[Tensor, " count"]) -> Float[Tensor, ""]:
-    """The share of samples that a classifier takes for what was asked."""
-    return (asked == said).double().mean()
+def label_accuracy(labels: Int64[Tensor, " count"], predicted: Int64[Tensor, " count"]) -> Float[Tensor, ""]:
+    """Fraction of samples that a classifier assigns to the label they were generated for."""
+    return (labels == predicted).double().mean()

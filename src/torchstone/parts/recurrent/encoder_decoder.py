@@ -1,6 +1,6 @@
-"""Encoder and decoder: one network reads a sentence, another one writes a word at a time.
+"""Encoder–decoder: one recurrent network encodes a source sentence, another one writes the target.
 
-What the decoder is, and what it looks at, is each system's own.
+The decoder, with or without attention, is the system's own.
 """
 
 from typing import Any, NamedTuple
@@ -14,9 +14,9 @@ from torchstone.parts.decoding.beam_search import beam_search, greedy_search
 from torchstone.parts.recurrent.layers import Recurrent, State
 
 
-class Source(NamedTuple):
-    """A batch of sentences that was read: the states of its words, what a score makes of them, and
-    where there are words."""
+class EncoderOutput(NamedTuple):
+    """A batch of encoded sentences: the encoder's states, the keys that a decoder computes from them,
+    and True where there is a token."""
 
     memory: Float[Tensor, "b m read"]
     keys: Float[Tensor, "b m width"]
@@ -24,112 +24,135 @@ class Source(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Embedding and recurrent layers; `turned` reads the words from the last to the first."""
+    """Embedding and recurrent layers; with `reverse_source` the words are read last to first."""
 
-    def __init__(self, embedding: nn.Embedding, recurrent: Recurrent, dropout: float, turned: bool):
+    def __init__(self, embedding: nn.Embedding, recurrent: Recurrent, dropout: float, reverse_source: bool):
         super().__init__()
         self.embedding, self.recurrent = embedding, recurrent
-        self.dropout, self.turned = nn.Dropout(dropout), turned
+        self.dropout, self.reverse_source = nn.Dropout(dropout), reverse_source
 
-    def forward(self, tokens: Int64[Tensor, "b m"], pad: int) -> tuple[Source, State]:
-        """The states of all words, and each layer's at the end, its directions side by side."""
-        places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-        lengths = ((tokens != pad) * places).amax(1)
+    def forward(self, tokens: Int64[Tensor, "b m"], pad: int) -> tuple[EncoderOutput, State]:
+        """The states of all tokens, and each layer's final state, its directions concatenated."""
+        positions = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+        lengths = ((tokens != pad) * positions).amax(1)
         lengths = lengths.masked_fill(lengths == 0, tokens.shape[1])  # nothing but padding: read it
         last = lengths[:, None]
-        if self.turned:
-            tokens = tokens.gather(1, torch.where(places < last, last - places, places) - 1)
+        if self.reverse_source:
+            tokens = tokens.gather(1, torch.where(positions < last, last - positions, positions) - 1)
         memory, state = self.recurrent(self.dropout(self.embedding(tokens)), lengths)
-        ways = (each.unflatten(0, (self.recurrent.layers, -1)) for each in state)
-        state = tuple(each.transpose(1, 2).flatten(2) for each in ways)
-        return Source(memory, memory, places <= last), state
+        by_layer = (each.unflatten(0, (self.recurrent.layers, -1)) for each in state)
+        state = tuple(each.transpose(1, 2).flatten(2) for each in by_layer)
+        return EncoderOutput(memory, memory, positions <= last), state
 
 
-class Translator(nn.Module):
-    """Encoder, decoder, and the softmax over the target's words.
+class EncoderDecoder(nn.Module):
+    """Encoder, decoder, and the softmax over the target vocabulary.
 
     Args:
-        decoder: `begin(source, state)` says what it begins with, given what the encoder leaves;
-            `decoder(words (b, n, embedding), source, state)` gives features (b, n, `width`) of the words
-            that follow, the state to go on from, and shares of attention (b, n, m) or None. State
-            tensors are (…, b, …): rows stand in their second dimension.
-        target: number of words (or pieces) there are to write.
-        dropout: of embeddings and of what the softmax reads.
-        forcing: share of the words given in training that are the target's, not the network's own
-            likeliest ones (Bengio et al. 2015, arXiv:1506.03099).
-        attends: whether the decoder gives shares.
-        longest: words at most, of a source or a target.
-        pad: the token that fills up sources, which nothing looks at, and the ends of targets.
+        decoder: `init_state(source, state)` gives its initial state from the encoder's final one;
+            `decoder(words (b, n, embedding), source, state)` gives features (b, n, `width`) of the next
+            words, the state to continue from, and attention weights (b, n, m) or None. State tensors
+            are (…, b, …): the batch is their second dimension.
+        target_vocab_size: number of target tokens.
+        dropout: dropout probability of embeddings and of the softmax's input.
+        teacher_forcing_ratio: share of the decoder's inputs in training that are the target's words,
+            not the model's own predictions (scheduled sampling, Bengio et al. 2015, arXiv:1506.03099).
+        attends: whether the decoder gives attention weights.
+        max_length: most tokens of a source or a target.
+        pad: the padding token, which is masked in sources and ends targets.
     """
 
     def __init__(
-        self, encoder: Encoder, decoder: Any, target: int, *, dropout: float = 0.0,
-        forcing: float = 1.0, attends: bool = True, longest: int = 1000, pad: int = 0,
-    ):  # fmt: skip
+        self,
+        encoder: Encoder,
+        decoder: Any,
+        target_vocab_size: int,
+        *,
+        dropout: float = 0.0,
+        teacher_forcing_ratio: float = 1.0,
+        attends: bool = True,
+        max_length: int = 1000,
+        pad: int = 0,
+    ):
         super().__init__()
-        if not 0 <= forcing <= 1:
-            raise BadInput(f"forcing is a share, 0 to 1, not {forcing}")
+        if not 0 <= teacher_forcing_ratio <= 1:
+            raise BadInput(f"teacher_forcing_ratio must be 0 to 1, not {teacher_forcing_ratio}")
         self.encoder, self.decoder = encoder, decoder
-        self.embedding = nn.Embedding(target, encoder.embedding.embedding_dim)
-        self.dropout, self.out = nn.Dropout(dropout), nn.Linear(decoder.width, target)
-        self.forcing, self.attends, self.longest, self.pad = forcing, attends, longest, pad
+        self.embedding = nn.Embedding(target_vocab_size, encoder.embedding.embedding_dim)
+        self.dropout, self.out = nn.Dropout(dropout), nn.Linear(decoder.width, target_vocab_size)
+        self.teacher_forcing_ratio, self.attends = teacher_forcing_ratio, attends
+        self.max_length, self.pad = max_length, pad
 
     def forward(
         self, source: Int64[Tensor, "b m"], target: Int64[Tensor, "b n"]
-    ) -> Float[Tensor, "b n vocabulary"]:
+    ) -> Float[Tensor, "b n vocab_size"]:
         """Logits of the token that follows each target token, given those before it and the source."""
-        read, state = self.read(source)
-        if self.forcing == 1 or not self.training:
-            return self.decode(target, read, state)[0]
-        given, logits = target[:, :1], []
+        encoded, state = self.encode(source)
+        if self.teacher_forcing_ratio == 1 or not self.training:
+            return self.decode(target, encoded, state)[0]
+        word, logits = target[:, :1], []
         for i in range(target.shape[1]):
-            each, state, _ = self.decode(given, read, state)
+            each, state, _ = self.decode(word, encoded, state)
             logits.append(each)
-            right = target[:, i + 1 : i + 2]
-            own = torch.rand_like(right, dtype=each.dtype) >= self.forcing
-            given = torch.where(own, each.argmax(2)[:, : right.shape[1]], right)
+            truth = target[:, i + 1 : i + 2]
+            own = torch.rand_like(truth, dtype=each.dtype) >= self.teacher_forcing_ratio
+            word = torch.where(own, each.argmax(2)[:, : truth.shape[1]], truth)
         return torch.cat(logits, 1)
 
-    def read(self, source: Int64[Tensor, "b m"]) -> tuple[Source, State]:
-        """The encoder's states, and what the decoder begins with."""
-        return self.decoder.begin(*self.encoder(source, self.pad))
+    def encode(self, source: Int64[Tensor, "b m"]) -> tuple[EncoderOutput, State]:
+        """The encoder's states, and the decoder's initial state."""
+        return self.decoder.init_state(*self.encoder(source, self.pad))
 
     def decode(
-        self, target: Int64[Tensor, "b n"], read: Source, state: State
-    ) -> tuple[Float[Tensor, "b n vocabulary"], State, Float[Tensor, "b n m"] | None]:
-        """Logits, the state to go on from, and how attention was shared out, if there is any."""
-        features, state, shares = self.decoder(self.dropout(self.embedding(target)), read, state)
-        return self.out(self.dropout(features)), state, shares
+        self, target: Int64[Tensor, "b n"], encoded: EncoderOutput, state: State
+    ) -> tuple[Float[Tensor, "b n vocab_size"], State, Float[Tensor, "b n m"] | None]:
+        """Logits, the state to continue from, and the attention weights, if there are any."""
+        features, state, weights = self.decoder(self.dropout(self.embedding(target)), encoded, state)
+        return self.out(self.dropout(features)), state, weights
 
     @torch.no_grad()
     def generate(
-        self, source: Int64[Tensor, "b m"], max_new_tokens: int, *, start: int, end: int,
-        beams: int = 1, penalty: float = 0.0,
-    ) -> Int64[Tensor, "b length"]:  # fmt: skip
-        """Translations without `start`, filled up with `end`: the likeliest token each time, or the
-        best of `beams` followed at once; at most `max_new_tokens`, of which the end counts."""
-        read, state = self.read(source)
-        read = Source(*(each.repeat_interleave(beams, 0) for each in read))
-        state = tuple(each.repeat_interleave(beams, 1) for each in state)
+        self,
+        source: Int64[Tensor, "b m"],
+        max_new_tokens: int,
+        *,
+        bos: int,
+        eos: int,
+        beam_size: int = 1,
+        length_penalty: float = 0.0,
+    ) -> Int64[Tensor, "b length"]:
+        """Translations without `start`, padded with `end`: by greedy decoding, or by beam search with
+        `beam_size` hypotheses; at most `max_new_tokens`, the end token included."""
+        encoded, state = self.encode(source)
+        encoded = EncoderOutput(*(each.repeat_interleave(beam_size, 0) for each in encoded))
+        state = tuple(each.repeat_interleave(beam_size, 1) for each in state)
 
         def step(tokens: Tensor, rows: Tensor | None) -> Tensor:
             nonlocal state
-            if rows is not None:  # beams of one sentence share what was read
+            if rows is not None:  # beams of one sentence share its encoding
                 state = tuple(each[:, rows] for each in state)
-            logits, state, _ = self.decode(tokens[:, -1:], read, state)
+            logits, state, _ = self.decode(tokens[:, -1:], encoded, state)
             return logits[:, 0].log_softmax(-1)
 
-        tokens = torch.full((len(source), 1), start, device=source.device)
-        if beams == 1:
-            return greedy_search(step, tokens, end=end, most=max_new_tokens)[:, 1:]
-        most = max_new_tokens
-        found, _ = beam_search(step, tokens, beams=beams, end=end, most=most, penalty=penalty)
-        return found[:, 1:]
+        tokens = torch.full((len(source), 1), bos, device=source.device)
+        if beam_size == 1:
+            return greedy_search(step, tokens, eos=eos, max_new_tokens=max_new_tokens)[:, 1:]
+        best, _ = beam_search(
+            step,
+            tokens,
+            beam_size=beam_size,
+            eos=eos,
+            max_new_tokens=max_new_tokens,
+            length_penalty=length_penalty,
+        )
+        return best[:, 1:]
 
     @torch.no_grad()
-    def looks(self, source: Int64[Tensor, "b m"], target: Int64[Tensor, "b n"]) -> Float[Tensor, "b 1 n m"]:
-        """How attention is shared out over the source before each token that follows the target's."""
-        shares = self.decode(target, *self.read(source))[2]
-        if shares is None:
+    def attention_weights(
+        self, source: Int64[Tensor, "b m"], target: Int64[Tensor, "b n"]
+    ) -> Float[Tensor, "b 1 n m"]:
+        """Attention over the source at the prediction of each token that follows the target's."""
+        weights = self.decode(target, *self.encode(source))[2]
+        if weights is None:
             raise BadInput("a network without attention looks at no word: choose another variant")
-        return shares[:, None]
+        return weights[:, None]

@@ -1,7 +1,8 @@
-"""Distributions over actions, as what a network says and noise drawn beforehand.
+"""Action distributions: Categorical, Gaussian and tanh-squashed Gaussian.
 
-Each has `noise(shape, generator)`, on the CPU, and `draw(noise)`: sampling is a function of noise, so that
-a whole rollout's can be drawn at once and the same seed gives the same actions on every device.
+Sampling is a function of noise: `noise(shape, generator)` draws it on the CPU, and `sample(noise)` turns it
+into actions. So the noise of a whole rollout is drawn at once, and a seed gives the same actions on every
+device.
 """
 
 import math
@@ -15,12 +16,12 @@ from torch.nn.functional import softplus
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
-def masked(
-    logits: Float[Tensor, "*batch actions"], mask: Bool[Tensor, "*batch actions"]
+def mask_logits(
+    logits: Float[Tensor, "*batch actions"], action_mask: Bool[Tensor, "*batch actions"]
 ) -> Float[Tensor, "*batch actions"]:
-    """Logits that leave no chance to actions where `mask` is False; finite, so that entropy and gradient
-    stay so (Huang and Ontañón 2022, arXiv:2006.14171)."""
-    return logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+    """Logits with probability 0 where `action_mask` is False. They stay finite, and so do entropy and
+    gradient (Huang and Ontañón 2022, arXiv:2006.14171)."""
+    return logits.masked_fill(~action_mask, torch.finfo(logits.dtype).min)
 
 
 class Categorical(NamedTuple):
@@ -30,10 +31,10 @@ class Categorical(NamedTuple):
 
     @staticmethod
     def noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Gumbel noise, -log E with E exponential: argmax(logits + noise) is a draw (Maddison et al. 2014)."""
+        """Gumbel noise, -log E with E exponential: argmax(logits + noise) samples (Maddison et al. 2014)."""
         return torch.empty(shape).exponential_(generator=generator).log_().neg_()
 
-    def draw(self, noise: Float[Tensor, "*batch actions"]) -> Int64[Tensor, "*batch"]:
+    def sample(self, noise: Float[Tensor, "*batch actions"]) -> Int64[Tensor, "*batch"]:
         return (self.logits + noise).argmax(-1)
 
     def mode(self) -> Int64[Tensor, "*batch"]:
@@ -43,12 +44,12 @@ class Categorical(NamedTuple):
         return self.logits.log_softmax(-1).gather(-1, action[..., None])[..., 0]
 
     def entropy(self) -> Float[Tensor, "*batch"]:
-        said = self.logits.log_softmax(-1)
-        return -(said.exp() * said).sum(-1)
+        log_probs = self.logits.log_softmax(-1)
+        return -(log_probs.exp() * log_probs).sum(-1)
 
 
 class Gaussian(NamedTuple):
-    """Independent normals; their draws may lie outside the world's bounds, which then clips them."""
+    """Independent normals. Samples may lie outside the env's bounds, to which the env then clips them."""
 
     mean: Float[Tensor, "*batch actions"]
     log_std: Float[Tensor, "*#batch actions"]
@@ -57,7 +58,7 @@ class Gaussian(NamedTuple):
     def noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    def draw(self, noise: Float[Tensor, "*batch actions"]) -> Float[Tensor, "*batch actions"]:
+    def sample(self, noise: Float[Tensor, "*batch actions"]) -> Float[Tensor, "*batch actions"]:
         return self.mean + self.log_std.exp() * noise
 
     def mode(self) -> Float[Tensor, "*batch actions"]:
@@ -74,7 +75,7 @@ class Gaussian(NamedTuple):
 class SquashedGaussian(NamedTuple):
     """tanh of normals, in (-1, 1) (Haarnoja et al. 2018, arXiv:1801.01290, appendix C).
 
-    `log_prob` takes the value before tanh, which is exact everywhere; `invert` gives it from an action.
+    `log_prob` takes the value before tanh, which is exact everywhere; `atanh` recovers it from an action.
     """
 
     mean: Float[Tensor, "*batch actions"]
@@ -82,24 +83,24 @@ class SquashedGaussian(NamedTuple):
 
     noise = staticmethod(Gaussian.noise)
 
-    def raw(self, noise: Float[Tensor, "*batch actions"]) -> Float[Tensor, "*batch actions"]:
-        """A draw before tanh."""
+    def pre_tanh_sample(self, noise: Float[Tensor, "*batch actions"]) -> Float[Tensor, "*batch actions"]:
+        """A sample before tanh."""
         return self.mean + self.log_std.exp() * noise
 
-    def draw(self, noise: Float[Tensor, "*batch actions"]) -> Float[Tensor, "*batch actions"]:
-        return self.raw(noise).tanh()
+    def sample(self, noise: Float[Tensor, "*batch actions"]) -> Float[Tensor, "*batch actions"]:
+        return self.pre_tanh_sample(noise).tanh()
 
     def mode(self) -> Float[Tensor, "*batch actions"]:
-        """tanh of the mean: the median, and what is played greedily."""
+        """tanh of the mean: the median, and the greedy action."""
         return self.mean.tanh()
 
     @staticmethod
-    def invert(action: Float[Tensor, "*batch actions"]) -> Float[Tensor, "*batch actions"]:
-        """artanh, of actions kept inside what the type can tell from ±1."""
+    def atanh(action: Float[Tensor, "*batch actions"]) -> Float[Tensor, "*batch actions"]:
+        """artanh of actions, clamped to the largest value below 1 that the dtype can represent."""
         edge = 1 - torch.finfo(action.dtype).eps
         return action.clamp(-edge, edge).atanh()
 
-    def log_prob(self, raw: Float[Tensor, "*batch actions"]) -> Float[Tensor, "*batch"]:
+    def log_prob(self, pre_tanh: Float[Tensor, "*batch actions"]) -> Float[Tensor, "*batch"]:
         # log|d tanh(u)/du| = log(1 - tanh² u) = 2 (log 2 - u - softplus(-2u))
-        slope = 2 * (math.log(2) - raw - softplus(-2 * raw))
-        return Gaussian(self.mean, self.log_std).log_prob(raw) - slope.sum(-1)
+        log_slope = 2 * (math.log(2) - pre_tanh - softplus(-2 * pre_tanh))
+        return Gaussian(self.mean, self.log_std).log_prob(pre_tanh) - log_slope.sum(-1)

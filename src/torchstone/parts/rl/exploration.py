@@ -1,5 +1,8 @@
-"""How an agent strays from what it thinks best. Each has `begin`, which draws the noise of several steps at
-once, `act` for one of them, and `end`, which is told where episodes ended."""
+"""Exploration strategies: ε-greedy, and additive action noise.
+
+Each has `sample_noise`, which draws the noise of several steps at once, `act` for one of those steps, and
+`reset_done`, which is given the envs whose episodes ended.
+"""
 
 import math
 from collections.abc import Callable
@@ -9,42 +12,42 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def falling(first: float, last: float, over: int, after: int = 0) -> Callable[[int], float]:
-    """A schedule: `first` up to step `after`, then in a line down to `last`, `over` steps later."""
+def linear_schedule(start: float, end: float, duration: int, delay: int = 0) -> Callable[[int], float]:
+    """Step -> value: `start` up to step `delay`, then linear to `end` over `duration` steps."""
 
-    def rate(step: int) -> float:
-        done = min(max(step - after, 0) / over, 1.0) if over else float(step >= after)
-        return first * (1 - done) + last * done
+    def value(step: int) -> float:
+        done = min(max(step - delay, 0) / duration, 1.0) if duration else float(step >= delay)
+        return start * (1 - done) + end * done
 
-    return rate
+    return value
 
 
 class EpsilonGreedy:
-    """Any action with probability ε, each as likely as the others; else the one thought best.
+    """A uniformly random action with probability ε, else the greedy one.
 
     Args:
-        greedy: observations -> the best actions, int64.
-        rate: steps of all worlds so far -> ε.
+        greedy: observations -> the greedy actions, int64.
+        epsilon: number of environment steps so far, over all envs -> ε.
     """
 
-    def __init__(self, greedy: Callable[[Tensor], Tensor], actions: int, rate: Callable[[int], float]):
-        self.greedy, self.actions, self.rate = greedy, actions, rate
+    def __init__(self, greedy: Callable[[Tensor], Tensor], num_actions: int, epsilon: Callable[[int], float]):
+        self.greedy, self.num_actions, self.epsilon = greedy, num_actions, epsilon
 
-    def begin(self, length: int, worlds: int, frames: int, generator: torch.Generator) -> None:
-        rates = torch.tensor([self.rate(frames + t * worlds) for t in range(length)])
-        self.strays = torch.rand(length, worlds, generator=generator) < rates[:, None]
-        self.random = torch.randint(self.actions, (length, worlds), generator=generator)
-        # nearly always all worlds do the one or the other: then nothing is to be chosen from
-        self.all = self.strays.all(1).tolist()
-        self.some = self.strays.any(1).tolist()
+    def sample_noise(self, num_steps: int, num_envs: int, env_steps: int, generator: torch.Generator) -> None:
+        epsilons = torch.tensor([self.epsilon(env_steps + t * num_envs) for t in range(num_steps)])
+        self.is_random = torch.rand(num_steps, num_envs, generator=generator) < epsilons[:, None]
+        self.random_action = torch.randint(self.num_actions, (num_steps, num_envs), generator=generator)
+        # nearly always all envs do the one or the other: then there is nothing to select per env
+        self.all_random = self.is_random.all(1).tolist()
+        self.any_random = self.is_random.any(1).tolist()
 
     def act(self, t: int, observation: Tensor) -> Tensor:
-        if self.all[t]:
-            return self.random[t]
-        best = self.greedy(observation).cpu()
-        return torch.where(self.strays[t], self.random[t], best) if self.some[t] else best
+        if self.all_random[t]:
+            return self.random_action[t]
+        greedy = self.greedy(observation).cpu()
+        return torch.where(self.is_random[t], self.random_action[t], greedy) if self.any_random[t] else greedy
 
-    def end(self, ended: Bool[Tensor, " worlds"]) -> None:
+    def reset_done(self, done: Bool[Tensor, " envs"]) -> None:
         pass
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -54,52 +57,52 @@ class EpsilonGreedy:
         pass
 
 
-class Noisy:
-    """What is thought best plus noise, kept inside -1..1; before `first` steps, anything, evenly.
+class ActionNoise:
+    """The greedy action plus noise, clamped to [-1, 1]; uniformly random before `learning_starts` steps.
 
-    The noise is Ornstein and Uhlenbeck's (Lillicrap et al. 2016, section 7),
-    dx = -θ x dt + σ √dt N(0, 1), which begins at 0 in each episode and strays for a while in one direction;
-    with `theta` None it is fresh at every step, σ N(0, 1).
+    The noise is an Ornstein–Uhlenbeck process (Lillicrap et al. 2016, section 7),
+    dx = -θ x dt + σ √dt N(0, 1), which starts at 0 in each episode and is correlated over time.
+    With `theta` None it is independent Gaussian noise, σ N(0, 1).
 
     Args:
-        greedy: observations -> actions in -1..1, `(worlds, actions)`.
+        greedy: observations -> actions in [-1, 1], `(envs, action_dim)`.
     """
 
     def __init__(
         self,
         greedy: Callable[[Tensor], Tensor],
-        actions: int,
-        worlds: int,
+        action_dim: int,
+        num_envs: int,
         *,
         sigma: float,
         theta: float | None = None,
         dt: float = 1.0,
-        first: int = 0,
+        learning_starts: int = 0,
     ):
-        self.greedy, self.actions, self.first = greedy, actions, first
+        self.greedy, self.action_dim, self.learning_starts = greedy, action_dim, learning_starts
         self.sigma, self.theta, self.dt = sigma, theta, dt
-        self.state = torch.zeros(worlds, actions)
+        self.state = torch.zeros(num_envs, action_dim)
 
-    def begin(self, length: int, worlds: int, frames: int, generator: torch.Generator) -> None:
-        shape = (length, worlds, self.actions)
+    def sample_noise(self, num_steps: int, num_envs: int, env_steps: int, generator: torch.Generator) -> None:
+        shape = (num_steps, num_envs, self.action_dim)
         self.normal = torch.randn(shape, generator=generator)
-        self.random = torch.rand(shape, generator=generator) * 2 - 1
-        self.blind = [frames + t * worlds < self.first for t in range(length)]
+        self.random_action = torch.rand(shape, generator=generator) * 2 - 1
+        self.is_random = [env_steps + t * num_envs < self.learning_starts for t in range(num_steps)]
 
-    def noise(self, t: int) -> Float[Tensor, "worlds actions"]:
+    def noise(self, t: int) -> Float[Tensor, "envs action_dim"]:
         if self.theta is None:
             return self.sigma * self.normal[t]
         drift = -self.theta * self.dt * self.state
         self.state = self.state + drift + self.sigma * math.sqrt(self.dt) * self.normal[t]
         return self.state
 
-    def act(self, t: int, observation: Tensor) -> Float[Tensor, "worlds actions"]:
-        if self.blind[t]:
-            return self.random[t]
+    def act(self, t: int, observation: Tensor) -> Float[Tensor, "envs action_dim"]:
+        if self.is_random[t]:
+            return self.random_action[t]
         return (self.greedy(observation).cpu() + self.noise(t)).clamp_(-1, 1)
 
-    def end(self, ended: Bool[Tensor, " worlds"]) -> None:
-        self.state = self.state.masked_fill(ended[:, None], 0.0)
+    def reset_done(self, done: Bool[Tensor, " envs"]) -> None:
+        self.state = self.state.masked_fill(done[:, None], 0.0)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"state": self.state.clone()}

@@ -1,35 +1,46 @@
-"""What an action is worth, by what followed it and what is thought of the state that it led to."""
+"""Q-learning targets, and the importance weights of prioritized replay."""
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import nll_loss
 
-Row = Float[Tensor, " batch"]
-Table = Float[Tensor, "batch actions"]
+Scalars = Float[Tensor, " batch"]
+QValues = Float[Tensor, "batch actions"]
 
 
-def taken(q: Table, action: Int64[Tensor, " batch"]) -> Row:
-    """Q(s, a) of the actions that were taken."""
-    return -nll_loss(q, action, reduction="none")  # whose way back is quicker than an index's
+def q_of_action(q: QValues, action: Int64[Tensor, " batch"]) -> Scalars:
+    """Q(s, a) of the given actions."""
+    return -nll_loss(q, action, reduction="none")  # its backward pass is faster than that of indexing
 
 
-def target(reward: Row, discount: Row, following: Table, choice: Table | None = None) -> Row:
-    """r + γ max_a Q'(s', a); with `choice`, r + γ Q'(s', argmax_a Q(s', a)): who chooses is not who judges,
-    so that noise does not pass for worth (van Hasselt et al. 2016, arXiv:1509.06461, equation 4).
+def td_target(
+    reward: Scalars, discount: Scalars, next_q: QValues, online_next_q: QValues | None = None
+) -> Scalars:
+    """The TD target r + γ max_a Q'(s', a); with `online_next_q` that of double Q-learning.
+
+    Double Q-learning selects the action by one network and evaluates it by the other,
+    r + γ Q'(s', argmax_a Q(s', a)), so that noise does not inflate the maximum (van Hasselt et al. 2016,
+    arXiv:1509.06461, equation 4).
 
     Args:
         reward: of one step, or Σ_{k<n} γ^k r_{t+k} of n.
         discount: γ, or γⁿ; 0 where the episode terminated.
-        following: Q'(s', ·), by the target network.
-        choice: Q(s', ·), by the network that learns.
+        next_q: Q'(s', ·) of the target network.
+        online_next_q: Q(s', ·) of the online network.
     """
-    best = following.amax(1) if choice is None else taken(following, choice.argmax(1))
+    if online_next_q is None:
+        best = next_q.amax(1)
+    else:
+        best = q_of_action(next_q, online_next_q.argmax(1))
     return reward + discount * best
 
 
-def importance(chance: Row, count: int, beta: float) -> Row:
-    """Weights (N · P(i))^-β over the largest of the batch: what makes a mean over rows drawn with chances P
-    one over all N rows, wholly so at β = 1 (Schaul et al. 2016, arXiv:1511.05952, section 3.4)."""
-    weight = (count * chance).pow(-beta)
+def importance_weights(probability: Scalars, count: int, beta: float) -> Scalars:
+    """Importance weights (N · P(i))^-β, divided by the largest of the batch.
+
+    They correct a mean over samples drawn with probabilities P towards one over all N rows, fully so at
+    β = 1 (Schaul et al. 2016, arXiv:1511.05952, section 3.4).
+    """
+    weight = (count * probability).pow(-beta)
     return (weight / weight.max()).to(torch.float32)

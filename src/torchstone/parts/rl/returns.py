@@ -1,74 +1,80 @@
-"""What is expected of a step, out of rewards and guesses: returns, n-step, TD(λ), advantages.
+"""Returns and advantages: discounted returns, n-step returns, TD(λ), GAE.
 
-All take rollouts, time first: step t of world n gave `reward[t, n]`, and `following[t, n]` is what the
-state it led to is thought to be worth: nothing where the episode `terminated`, and where a clock cut it
-short the value of that very state, not of the one that the next episode begins with (Pardo et al. 2018,
-arXiv:1712.00378). `ended` says that the next row belongs to another episode, for either reason.
+All take rollouts, time first: step t of env n gave `reward[t, n]`, and `next_value[t, n]` is the value of
+the state that it led to. That is 0 where the episode `terminated`; where a time limit `truncated` it, it is
+the value of that very state, not of the one that the next episode starts in (Pardo et al. 2018,
+arXiv:1712.00378). `done`, terminated or truncated, says that the next row belongs to another episode.
 """
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Rows = Float[Tensor, "time worlds"]
-Flags = Bool[Tensor, "time worlds"]
+Rows = Float[Tensor, "time envs"]
+Flags = Bool[Tensor, "time envs"]
 
 
-def successors(
+def next_values(
     value: Rows,
-    last: Float[Tensor, " worlds"],
-    cut: Float[Tensor, " cuts"],
+    last_value: Float[Tensor, " envs"],
+    final_values: Float[Tensor, " truncations"],
     terminated: Flags,
     truncated: Flags,
 ) -> Rows:
-    """`following`, out of the values of the states acted in, of those after the last step, and of those
-    that episodes were cut at (row by row, where `truncated` and not `terminated`)."""
-    following = torch.cat([value[1:], last[None]])
-    if len(cut):
-        following[truncated & ~terminated] = cut
-    return following.masked_fill_(terminated, 0.0)
+    """`next_value` of each step.
+
+    Args:
+        value: of the states that were acted in.
+        last_value: of the states after the last step.
+        final_values: of the states that episodes were truncated in, row by row where `truncated` and not
+            `terminated`.
+    """
+    next_value = torch.cat([value[1:], last_value[None]])
+    if len(final_values):
+        next_value[truncated & ~terminated] = final_values
+    return next_value.masked_fill_(terminated, 0.0)
 
 
-def backward(gain: Rows, decay: Rows, last: Float[Tensor, " worlds"] | None = None) -> Rows:
+def reverse_scan(gain: Rows, decay: Rows, last: Float[Tensor, " envs"] | None = None) -> Rows:
     """x_t = gain_t + decay_t x_{t+1}, from the end; `last` is x after the last row (0)."""
-    ahead = torch.zeros_like(gain[0]) if last is None else last
-    rows = [ahead] * len(gain)
+    following = torch.zeros_like(gain[0]) if last is None else last
+    rows = [following] * len(gain)
     gains, decays = gain.unbind(), decay.unbind()
     for t in range(len(rows) - 1, -1, -1):
-        rows[t] = ahead = torch.addcmul(gains[t], decays[t], ahead)
+        rows[t] = following = torch.addcmul(gains[t], decays[t], following)
     return torch.stack(rows)
 
 
-def discounted(reward: Rows, following: Rows, ended: Flags, gamma: float) -> Rows:
-    """The return G_t = r_t + γ G_{t+1}; where the rows or an episode end, what `following` says goes on."""
-    # the last row has nothing after it but what it led to
-    closes = ended.clone()
-    closes[-1] = True
-    gain = torch.where(closes, reward + gamma * following, reward)
-    return backward(gain, gamma * (~closes).to(reward.dtype))
+def discounted_returns(reward: Rows, next_value: Rows, done: Flags, gamma: float) -> Rows:
+    """The return G_t = r_t + γ G_{t+1}, bootstrapped by `next_value` where the rows or an episode end."""
+    # after the last row comes nothing but the state that it led to
+    is_last = done.clone()
+    is_last[-1] = True
+    gain = torch.where(is_last, reward + gamma * next_value, reward)
+    return reverse_scan(gain, gamma * (~is_last).to(reward.dtype))
 
 
-def n_step(reward: Rows, following: Rows, ended: Flags, gamma: float, n: int) -> Rows:
-    """G_t = Σ_{k<n} γ^k r_{t+k} + γ^n V(s_{t+n}), fewer where the rows or an episode end before."""
-    once = reward + gamma * following
-    total = once  # of one step; each round looks a step further
-    stops = ended.clone()
-    stops[-1] = True
+def n_step_returns(reward: Rows, next_value: Rows, done: Flags, gamma: float, n: int) -> Rows:
+    """G_t = Σ_{k<n} γ^k r_{t+k} + γ^n V(s_{t+n}), fewer steps where the rows or an episode end before."""
+    one_step = reward + gamma * next_value
+    total = one_step  # each round looks one step further
+    is_last = done.clone()
+    is_last[-1] = True
     for _ in range(n - 1):
-        total = torch.where(stops, once, reward + gamma * total.roll(-1, 0))
+        total = torch.where(is_last, one_step, reward + gamma * total.roll(-1, 0))
     return total
 
 
-def td_lambda(reward: Rows, following: Rows, ended: Flags, gamma: float, lam: float) -> Rows:
+def td_lambda(reward: Rows, next_value: Rows, done: Flags, gamma: float, lam: float) -> Rows:
     """The λ-return G_t = r_t + γ ((1-λ) V(s_{t+1}) + λ G_{t+1}) (Sutton 1988)."""
-    closes = ended.clone()
-    closes[-1] = True
-    going = (~closes).to(reward.dtype)
-    return backward(reward + gamma * (1 - lam * going) * following, gamma * lam * going)
+    is_last = done.clone()
+    is_last[-1] = True
+    continues = (~is_last).to(reward.dtype)
+    return reverse_scan(reward + gamma * (1 - lam * continues) * next_value, gamma * lam * continues)
 
 
-def gae(reward: Rows, value: Rows, following: Rows, ended: Flags, gamma: float, lam: float) -> Rows:
-    """Generalised advantages, Â_t = δ_t + γλ Â_{t+1} with δ_t = r_t + γ V(s_{t+1}) - V(s_t) (Schulman et
-    al. 2016, arXiv:1506.02438, equation 16)."""
-    delta = reward + gamma * following - value
-    return backward(delta, gamma * lam * (~ended).to(reward.dtype))
+def gae(reward: Rows, value: Rows, next_value: Rows, done: Flags, gamma: float, lam: float) -> Rows:
+    """Generalized advantage estimation, Â_t = δ_t + γλ Â_{t+1} with δ_t = r_t + γ V(s_{t+1}) - V(s_t)
+    (Schulman et al. 2016, arXiv:1506.02438, equation 16)."""
+    delta = reward + gamma * next_value - value
+    return reverse_scan(delta, gamma * lam * (~done).to(reward.dtype))

@@ -1,4 +1,4 @@
-"""DLinear: a series as trend and remainder, each foretold by one linear layer."""
+"""DLinear: a series decomposed into trend and remainder, each forecast by one linear layer."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -11,11 +11,11 @@ class DLinear(nn.Module):
     """Zeng, Chen, Zhang and Xu 2022, "Are Transformers Effective for Time Series Forecasting?"
     (arXiv:2205.13504), section 4.1; one pair of layers for all columns.
 
-        trend = moving mean of x over 25 points, the ends of x repeated beyond them
+        trend = moving average of x over 25 points, with replicated ends
         x̂ = W₁ trend + b₁ + W₂ (x − trend) + b₂
 
     Args:
-        context: points that are read; `horizon`: points that are told.
+        context: input points; `horizon`: points to forecast.
     """
 
     def __init__(self, context: int, horizon: int):
@@ -25,6 +25,6 @@ class DLinear(nn.Module):
 
     def forward(self, past: Float[Tensor, "batch context columns"]) -> Float[Tensor, "batch horizon columns"]:
         x = past.transpose(1, 2)
-        wide = F.pad(x, (KERNEL // 2, KERNEL // 2), mode="replicate")
-        trend = F.avg_pool1d(wide, KERNEL, stride=1)
+        padded = F.pad(x, (KERNEL // 2, KERNEL // 2), mode="replicate")
+        trend = F.avg_pool1d(padded, KERNEL, stride=1)
         return (self.trend(trend) + self.rest(x - trend)).transpose(1, 2)

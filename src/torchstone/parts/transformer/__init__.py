@@ -1,1 +1,1 @@
-"""Attention and the other blocks of transformers."""
+"""Attention and the other building blocks of transformers."""

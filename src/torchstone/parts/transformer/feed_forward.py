@@ -1,4 +1,4 @@
-"""The position-wise network of a transformer's layer."""
+"""The position-wise feed-forward network (MLP) of a transformer block."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -21,14 +21,15 @@ class FeedForward(nn.Module):
     """W₂ f(W₁x), or with a gate W₂ (f(W_g x) ⊙ W₁x) (Shazeer 2020, arXiv:2002.05202).
 
     Args:
+        d_ff: width of the hidden layer.
         activation: f, one of `ACTIVATIONS`.
-        dropout: of the inner layer, in training.
+        dropout: dropout probability of the hidden layer.
     """
 
     def __init__(
         self,
         width: int,
-        inner: int,
+        d_ff: int,
         activation: str = "relu",
         *,
         gated: bool = False,
@@ -36,9 +37,9 @@ class FeedForward(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.up = nn.Linear(width, inner, bias=bias)
-        self.gate = nn.Linear(width, inner, bias=bias) if gated else None
-        self.down = nn.Linear(inner, width, bias=bias)
+        self.up = nn.Linear(width, d_ff, bias=bias)
+        self.gate = nn.Linear(width, d_ff, bias=bias) if gated else None
+        self.down = nn.Linear(d_ff, width, bias=bias)
         self.activation = ACTIVATIONS[activation]
         self.dropout = dropout
 

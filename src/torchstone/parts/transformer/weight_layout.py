@@ -1,4 +1,4 @@
-"""Weights laid out for the few rows at a time that writing a text needs."""
+"""Column-major weights, for the products of few rows that autoregressive generation consists of."""
 
 import contextlib
 from collections.abc import Generator
@@ -8,28 +8,29 @@ from torch import nn
 
 
 @contextlib.contextmanager
-def by_columns(model: nn.Module, rows: int) -> Generator[None]:
-    """Inside, the weights of linear layers that widen lie column by column, if that is faster.
+def column_major_weights(model: nn.Module, rows: int) -> Generator[None]:
+    """Inside, widening linear layers store their weights column by column, where that is faster.
 
-    A product of one row with such a matrix is as fast as its weights are read, and a CPU's library
-    reads them 1.4 to 1.8 times as fast that way (768 to 3072: 18 against 12 GB/s). Numbers and shapes
-    stay, only strides change; afterwards all is as it was. It takes the memory of those weights again.
+    A product of one row with such a matrix is bound by reading the weights, and a CPU's library reads
+    them 1.4 to 1.8 times as fast that way (768 to 3072: 18 against 12 GB/s). Values and shapes stay, only
+    strides change; afterwards the original storage is back. The copies need the memory of those weights
+    once more.
 
     Args:
-        rows: in the products to come.
+        rows: batch size of the products to come.
     """
-    turned = []
+    originals = []
     for layer in model.modules():
         if not isinstance(layer, nn.Linear) or layer.weight.device.type != "cpu":
             continue
         weight = layer.weight
-        few = rows <= 2 or (rows <= 8 and weight.shape[1] <= 512)  # beyond, rows are faster
+        few = rows <= 2 or (rows <= 8 and weight.shape[1] <= 512)  # beyond, row-major is faster
         wide = weight.shape[0] >= weight.shape[1]
         if few and wide and weight.is_contiguous() and weight.dtype == torch.float32:
-            turned.append((weight, weight.data))
+            originals.append((weight, weight.data))
             weight.data = weight.data.t().contiguous().t()
     try:
         yield
     finally:
-        for weight, data in turned:
+        for weight, data in originals:
             weight.data = data

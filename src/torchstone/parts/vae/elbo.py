@@ -1,10 +1,10 @@
-"""Lower bounds on a likelihood that has an unseen cause.
+"""Variational lower bounds on the likelihood of a latent-variable model: ELBO and IWAE.
 
     log p(x) ≥ E_q log p(x|z) − KL(q(z|x) ‖ p(z))               Kingma and Welling 2013 (arXiv:1312.6114), 3
     log p(x) ≥ E log (1/k) Σ p(x, z_i) / q(z_i|x)               Burda et al. 2015 (arXiv:1509.00519), 8
 
-for q(z|x) = N(mean, exp(logvar)), z = mean + exp(logvar / 2) ε, p(z) = N(0, I), and pixels that are on
-or off, each by itself given z. All in nats; with k = 1 the second is an estimate of the first.
+for q(z|x) = N(mean, exp(logvar)), z = mean + exp(logvar / 2) ε, p(z) = N(0, I), and Bernoulli pixels that
+are independent given z. All in nats; with k = 1 the second is an estimate of the first.
 """
 
 import math
@@ -17,54 +17,54 @@ from torch import Tensor
 Latent = Float[Tensor, "batch latent"]
 
 
-def drawn(
+def reparameterize(
     mean: Latent, logvar: Latent, epsilon: Float[Tensor, "batch *samples latent"]
 ) -> Float[Tensor, "batch *samples latent"]:
-    """z = mean + σ ε: the sample as a function one can differentiate (Kingma and Welling, 2.4)."""
-    between = [1] * (epsilon.ndim - 2)
-    mean, logvar = (each.unflatten(0, (-1, *between)) for each in (mean, logvar))
+    """z = mean + σ ε: a sample that gradients pass through (Kingma and Welling, 2.4)."""
+    sample_dims = [1] * (epsilon.ndim - 2)
+    mean, logvar = (each.unflatten(0, (-1, *sample_dims)) for each in (mean, logvar))
     return mean + (0.5 * logvar).exp() * epsilon
 
 
-def divergence(mean: Latent, logvar: Latent) -> Latent:
+def kl_to_prior(mean: Latent, logvar: Latent) -> Latent:
     """KL(N(mean, exp(logvar)) ‖ N(0, 1)) of each latent (Kingma and Welling, appendix B)."""
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
 
 
-def on_or_off(
+def bernoulli_log_prob(
     logits: Float[Tensor, "batch *samples channel height width"],
     x: Float[Tensor, "batch channel height width"],
 ) -> Float[Tensor, "batch *samples"]:
     """log p(x|z) = Σ x log p + (1 − x) log(1 − p), over all pixels.
 
-    Shades between 0 and 1 are allowed; then it is no probability of x but the cross-entropy of them.
+    Gray values between 0 and 1 are allowed. The result is then their cross-entropy, not a probability of x.
     """
     x = x.unflatten(0, (-1, *[1] * (logits.ndim - x.ndim))).expand_as(logits)
-    each = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
-    return -each.flatten(-3).sum(-1)
+    per_pixel = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+    return -per_pixel.flatten(-3).sum(-1)
 
 
-def paid(divergences: Latent, beta: float = 1.0, free: float = 0.0) -> Float[Tensor, ""]:
-    """What a batch's latents cost, in the mean of it: β Σ_j max(free, KL_j).
+def beta_kl(kl: Latent, beta: float = 1.0, free_bits: float = 0.0) -> Float[Tensor, ""]:
+    """The KL term of a batch: β Σ_j max(free_bits, KL_j), KL_j averaged over the batch.
 
-    Higgins et al. 2017 (β); Kingma et al. 2016 (arXiv:1606.04934), equation 15: of each latent the mean over
-    the batch is free up to so many nats, lest it be given up before it is of use.
+    β: Higgins et al. 2017. Free bits: Kingma et al. 2016 (arXiv:1606.04934), equation 15. The first
+    `free_bits` nats of each latent cost nothing, so that no latent collapses before it is of use.
     """
-    return beta * divergences.mean(0).clamp(min=free).sum()
+    return beta * kl.mean(0).clamp(min=free_bits).sum()
 
 
-def log_weights(
-    likelihood: Float[Tensor, "batch samples"],
+def log_importance_weights(
+    log_likelihood: Float[Tensor, "batch samples"],
     z: Float[Tensor, "batch samples latent"],
     epsilon: Float[Tensor, "batch samples latent"],
     logvar: Latent,
 ) -> Float[Tensor, "batch samples"]:
     """log p(x|z) + log p(z) − log q(z|x) of each sample, z = mean + σ ε."""
-    # the two Gaussians' constants are the same
+    # the normalization constants of the two Gaussians cancel
     prior, posterior = -0.5 * z.square(), -0.5 * (epsilon.square() + logvar[:, None])
-    return likelihood + (prior - posterior).sum(2)
+    return log_likelihood + (prior - posterior).sum(2)
 
 
-def importance(weights: Float[Tensor, "batch samples"]) -> Float[Tensor, " batch"]:
-    """log of the mean of exp(weights)."""
-    return torch.logsumexp(weights, 1) - math.log(weights.shape[1])
+def iwae_bound(log_weights: Float[Tensor, "batch samples"]) -> Float[Tensor, " batch"]:
+    """log (1/k) Σ exp(log_weights): the importance-weighted bound of k samples."""
+    return torch.logsumexp(log_weights, 1) - math.log(log_weights.shape[1])

@@ -4,11 +4,11 @@ Paper: Alex Krizhevsky, Ilya Sutskever and Geoffrey Hinton, "ImageNet classifica
 convolutional neural networks", NeurIPS 2012. `alexnet` is the network of Krizhevsky 2014, "One
 weird trick for parallelizing convolutional neural networks", arXiv:1404.5997.
 
-The idea. LeNet's recipe holds at a thousand times its size, if three things are seen to: units that
-do not saturate (ReLU) keep the gradient alive, two graphics cards make it affordable, and dropout
-with moved and mirrored pictures keeps sixty million weights from learning the data by heart.
+The idea. LeNet's design scales to a thousand times its size, given three things: units that do not
+saturate (ReLU) keep the gradient alive, two GPUs make it affordable, and dropout with translated and
+mirrored images keeps sixty million weights from overfitting.
 
-`alexnet_paper`, a picture of 227×227 (maps in two groups where the paper's two cards did not talk):
+`alexnet_paper`, for an image of 227×227 (two groups of maps where the paper's two GPUs did not communicate):
 
     conv1  11×11/4   96 of 55×55     norm, pool 3×3/2     fc6   4096, dropout
     conv2  5×5      256 of 27×27     norm, pool 3×3/2     fc7   4096, dropout
@@ -17,17 +17,18 @@ with moved and mirrored pictures keeps sixty million weights from learning the d
     conv5  3×3      256 of 13×13     pool 3×3/2 to 6×6    60,965,224 parameters
 
 `alexnet` has one tower with fewer maps in its first layers (64, 192, 384, 256, 256), no groups and
-no response normalisation: 61,100,840 parameters. Names and shapes are those of torchvision's file.
+no response normalization: 61,100,840 parameters. Names and shapes are those of torchvision's file.
 
-What differs from the paper. The paper says 224×224 pictures; its 55×55 maps come from 227. Response
-normalisation looks across both groups, as its formula says. Other sizes of picture are pooled to
-6×6, which at 224 and 227 changes nothing. Momentum is Nesterov's, and the rate falls by a cosine,
-not by hand. `alexnet` starts from He et al. 2015. The default recipes' hidden layers are narrower
+What differs from the paper. The paper says 224×224 images; its 55×55 maps come from 227. Response
+normalization sums across both groups, as its formula says. Other image sizes are pooled to 6×6, which at
+224 and 227 changes nothing. Momentum is Nesterov's, and the learning rate follows a cosine, not manual
+steps. `alexnet` is initialized as in He et al. 2015. The default recipes' hidden layers are narrower
 than 4096: ten classes of digits do not need 54 million weights there.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -35,38 +36,52 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.parts.conv.local_response_norm import local_response_norm, written_out
-from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.conv.local_response_norm import local_response_norm, local_response_norm_by_definition
+from torchstone.parts.facts import ParityCase, parameter_facts
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, predict
+from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "explain",
+    "predict",
+    "reference",
+]
+
+
+# what of the paper is written out here; the loss is cross-entropy, the task's
+STORY = ("AlexNet", "AlexNetPaper")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "mnist5k"  # mnist5k, digits, hf:NAME, or a folder of class folders
-    variant: str = "alexnet"  # alexnet (2014, one tower) or alexnet_paper (2012, two groups)
-    size: int = 64  # side of a picture, pixels
-    channels: int = 1  # 1 grey, 3 colour
-    hidden: int = 512  # units in each full layer (papers: 4096)
-    steps: int = 150  # updates
-    batch_size: int = 64  # pictures an update
+    data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip
+    variant: str = "alexnet"  # network variant: alexnet (2014, one tower) or alexnet_paper (2012, two groups)
+    size: int = 64  # image side length in pixels
+    channels: int = 1  # image channels: 1 grayscale, 3 color
+    hidden: int = 512  # units per hidden fully connected layer (papers: 4096)
+    steps: int = 150  # number of training steps
+    batch_size: int = 64  # batch size
     optim: OptimConfig = OptimConfig(
         optimizer="adamw", lr=5e-4, beta1=0.8, weight_decay=0.02, warmup_ratio=0.1
     )  # optimizer, schedule, precision
-    augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
-    weights: str | None = None  # start from a published file's or a run's
-    freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
-    seed: int = 0  # of weights, order and augmentation
-    device: str = "auto"  # auto, cpu, cuda, mps
+    augment: str = "affine"  # augmentation: none, affine, or steps such as flip+crop4+randaugment2-9
+    weights: str | None = None  # initial weights: a published file or a run folder
+    freeze: Literal["none", "backbone"] = "none"  # frozen part: none, or the backbone (trains the head alone)
+    seed: int = 0  # random seed of weights, data order and augmentation
+    device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
 IMAGENET = Recipe(
@@ -90,15 +105,21 @@ RECIPES = {
     "smoke": Recipe(data="digits", size=63, steps=70, batch_size=32, augment="none"),
 }
 
-# outputs, kernel, stride, padding; "pool" is the overlapping maximum, 3×3 in steps of 2
+# outputs, kernel, stride, padding; "pool" is overlapping max pooling, 3×3 with stride 2
 LAYERS = (
-    (64, 11, 4, 2), "pool", (192, 5, 1, 2), "pool",
-    (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1), "pool",
-)  # fmt: skip
+    (64, 11, 4, 2),
+    "pool",
+    (192, 5, 1, 2),
+    "pool",
+    (384, 3, 1, 1),
+    (256, 3, 1, 1),
+    (256, 3, 1, 1),
+    "pool",
+)
 
 
 class AlexNet(nn.Module):
-    """One tower, without normalisation."""
+    """The network of 2014: one tower, without normalization."""
 
     def __init__(self, num_classes: int = 1000, channels: int = 3, hidden: int = 4096):
         super().__init__()
@@ -150,17 +171,17 @@ class AlexNetPaper(nn.Module):
         self.fc7 = nn.Linear(hidden, hidden)
         self.fc8 = nn.Linear(hidden, num_classes)
         self.dropout = nn.Dropout(0.5)
-        self.initialise()
+        self.initialize()
 
-    def initialise(self) -> None:
-        """Weights from N(0, 0.01²); biases 1 where ReLUs would else start dead, 0 elsewhere (section 5)."""
+    def initialize(self) -> None:
+        """Weights from N(0, 0.01²); biases 1 where ReLUs would start dead, else 0 (section 5)."""
         for name, parameter in self.named_parameters():
             layer, kind = name.split(".")
             if kind == "weight":
                 nn.init.normal_(parameter, 0, 0.01)
             else:
-                alive = layer in ("conv2", "conv4", "conv5", "fc6", "fc7")
-                nn.init.constant_(parameter, 1.0 if alive else 0.0)
+                starts_at_one = layer in ("conv2", "conv4", "conv5", "fc6", "fc7")
+                nn.init.constant_(parameter, 1.0 if starts_at_one else 0.0)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         x = self.pool(self.norm(F.relu(self.conv1(images))))
@@ -179,18 +200,18 @@ VARIANTS = {
     "alexnet_paper": Variant(AlexNetPaper, (3, 227, 227)),
 }
 
-# keys of a weights file that belong to its own classes
+# parameters of the classification layer, replaced for other classes
 HEAD = ("classifier.6.", "fc8.")
 
-SMALLEST = {"alexnet": 63, "alexnet_paper": 67}  # pixels that leave one place after the last pool
+MIN_SIZE = {"alexnet": 63, "alexnet_paper": 67}  # leaves one location after the last pooling
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    least = SMALLEST[recipe.variant]
-    if recipe.size < least:
-        raise BadInput(f"{recipe.variant} needs a size of {least} or more, not {recipe.size}")
+    minimum = MIN_SIZE[recipe.variant]
+    if recipe.size < minimum:
+        raise BadInput(f"{recipe.variant} needs a size of {minimum} or more, not {recipe.size}")
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     model_config = {
         "num_classes": len(data.classes),
         "channels": data.metadata["channels"],
@@ -201,60 +222,47 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield classify(model, recipe, data, model_config=model_config, head=HEAD)
 
 
-def unmade(variant: str) -> nn.Module:
-    """The full network without memory for its weights, to be counted."""
-    with torch.device("meta"):
-        return VARIANTS[variant].make()
-
-
-FACTS = [
-    Fact("alexnet parameters", lambda: parameters(unmade("alexnet")), 61_100_840),
-    Fact(
-        "alexnet multiply-accumulates",
-        lambda: macs(unmade("alexnet"), (1, 3, 224, 224)),
-        714_188_480,
-    ),
-    Fact("alexnet_paper parameters", lambda: parameters(unmade("alexnet_paper")), 60_965_224),
+# parameters, multiply-accumulates
+COUNTS = {
+    "alexnet": (61_100_840, 714_188_480),
     # conv1 105.4 M, conv2 223.9 M, conv3 149.5 M, conv4 112.1 M, conv5 74.8 M, full layers 58.6 M
-    Fact(
-        "alexnet_paper multiply-accumulates",
-        lambda: macs(unmade("alexnet_paper"), (1, 3, 227, 227)),
+    "alexnet_paper": (
+        60_965_224,
         105_415_200 + 223_948_800 + 149_520_384 + 112_140_288 + 74_760_192 + 58_621_952,
     ),
-]
+}
+FACTS = parameter_facts(VARIANTS, COUNTS)
 
 
 def reference():
-    """torchvision's AlexNet; the paper's network written out in plain convolutions.
+    """torchvision's AlexNet; the paper's network by its equations.
 
-    In float64 with 256 hidden units, so that all fits; in float32 with all of them.
+    In float64 with 256 hidden units, to fit into memory; in float32 with all of them.
     """
-    from torchstone.references import torchvision
+    from torchstone.parts.optional_imports import import_torchvision
+    from torchstone.references.torchvision_cases import torchvision_cases
 
     generator = torch.Generator().manual_seed(0)
     for dtype, hidden in ((torch.float64, 256), (torch.float32, 4096)):
         images = torch.randn(2, 3, 96, 96, generator=generator, dtype=dtype)
-        for training in (False, True):
-            torch.manual_seed(0)
-            theirs: Any = torchvision().models.AlexNet(num_classes=10)
-            theirs.classifier[1] = nn.Linear(9216, hidden)
-            theirs.classifier[4] = nn.Linear(hidden, hidden)
-            theirs.classifier[6] = nn.Linear(hidden, 10)
-            theirs = theirs.to(dtype).train(training)
-            ours: Any = AlexNet(10, hidden=hidden).to(dtype).train(training)
-            ours.load_state_dict(theirs.state_dict())
-            ours.__name__ = f"alexnet, {'train' if training else 'eval'}, {dtype}"
-            yield ours, theirs, images
-            del ours, theirs
+
+        def theirs(hidden=hidden) -> nn.Module:
+            net: Any = import_torchvision().models.AlexNet(num_classes=10)
+            net.classifier[1] = nn.Linear(9216, hidden)
+            net.classifier[4] = nn.Linear(hidden, hidden)
+            net.classifier[6] = nn.Linear(hidden, 10)
+            return net
+
+        yield from torchvision_cases("alexnet", partial(AlexNet, 10, hidden=hidden), theirs, images)
     images = torch.randn(2, 3, 99, 99, generator=generator, dtype=torch.float64)
     for training in (False, True):
         torch.manual_seed(0)
         ours = AlexNetPaper(10, hidden=256).double().train(training)
-        ours.__name__ = f"alexnet_paper, {'train' if training else 'eval'}"
-        yield ours, WrittenOut(ours).train(training), images
+        label = f"alexnet_paper, {'train' if training else 'eval'}"
+        yield ParityCase(ours, NaiveAlexNet(ours).train(training), images, label=label)
 
 
-class WrittenOut(nn.Module):
+class NaiveAlexNet(nn.Module):
     """The parameters of an `AlexNetPaper`, its equations map by map, its two groups by hand."""
 
     def __init__(self, model: AlexNetPaper):
@@ -264,11 +272,11 @@ class WrittenOut(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         net = self.net
         x = F.conv2d(images, net.conv1.weight, net.conv1.bias, stride=4).clamp(min=0)
-        x = F.max_pool2d(written_out(x), 3, 2)
-        x = F.max_pool2d(written_out(halves(x, net.conv2, 2).clamp(min=0)), 3, 2)
+        x = F.max_pool2d(local_response_norm_by_definition(x), 3, 2)
+        x = F.max_pool2d(local_response_norm_by_definition(grouped_conv(x, net.conv2, 2).clamp(min=0)), 3, 2)
         x = F.conv2d(x, net.conv3.weight, net.conv3.bias, padding=1).clamp(min=0)
-        x = halves(x, net.conv4, 1).clamp(min=0)
-        x = F.max_pool2d(halves(x, net.conv5, 1).clamp(min=0), 3, 2)
+        x = grouped_conv(x, net.conv4, 1).clamp(min=0)
+        x = F.max_pool2d(grouped_conv(x, net.conv5, 1).clamp(min=0), 3, 2)
         x = F.adaptive_avg_pool2d(x, 6).flatten(1)
         for layer in (net.fc6, net.fc7):
             x = (x @ layer.weight.T + layer.bias).clamp(min=0)
@@ -276,8 +284,8 @@ class WrittenOut(nn.Module):
         return x @ net.fc8.weight.T + net.fc8.bias
 
 
-def halves(x: Tensor, layer: nn.Conv2d, padding: int) -> Tensor:
-    """The first half of the filters sees the first half of the maps, the second the second."""
+def grouped_conv(x: Tensor, layer: nn.Conv2d, padding: int) -> Tensor:
+    """A convolution in two groups: each half of the filters gets one half of the maps."""
     assert layer.bias is not None
-    parts = zip(x.chunk(2, 1), layer.weight.chunk(2), layer.bias.chunk(2), strict=True)
-    return torch.cat([F.conv2d(half, w, b, padding=padding) for half, w, b in parts], 1)
+    groups = zip(x.chunk(2, 1), layer.weight.chunk(2), layer.bias.chunk(2), strict=True)
+    return torch.cat([F.conv2d(half, w, b, padding=padding) for half, w, b in groups], 1)

@@ -1,28 +1,27 @@
-"""CBAM: residual networks whose blocks weigh their channels, and then their places.
+"""CBAM: residual networks whose blocks weight their channels, and then their locations.
 
 Paper: Sanghyun Woo, Jongchan Park, Joon-Young Lee and In So Kweon, "CBAM: Convolutional Block Attention
 Module", 2018, arXiv:1807.06521.
 
-The idea. Squeeze-and-excitation asks the mean of each channel what to look for. The largest value says
-something that the mean does not, so both are asked, through one and the same small network. What
-remains is where to look: the mean and the largest over channels make two maps, and one 7×7 convolution
-turns them into a weight for every place.
+The idea. Squeeze-and-excitation weights channels by their mean. The maximum carries information that the
+mean does not, so both go through the same small MLP. Channel attention says what to look for; spatial
+attention adds where: the mean and the maximum over channels make two maps, and one 7×7 convolution turns
+them into a weight for every location.
 
-    channel   M_c = σ(MLP(mean over places of x) + MLP(largest over places of x))          (equation 2)
-    spatial   M_s = σ(BN(f⁷ˣ⁷([largest over channels of x; mean over channels of x])))     (equation 3)
+    channel   M_c = σ(MLP(mean over locations of x) + MLP(max over locations of x))     (equation 2)
+    spatial   M_s = σ(BN(f⁷ˣ⁷([max over channels of x; mean over channels of x])))      (equation 3)
 
     F'(x) = M_c(F(x)) · F(x),    F''(x) = M_s(F'(x)) · F'(x),    y = ReLU(F''(x) + S(x))
 
-    Per block: 2C²/r + C/r + C parameters, as in SENet, r = 16, and 2·7² + 2 for the map of places.
+    Per block: 2C²/r + C/r + C parameters, as in SENet, r = 16, and 2·7² + 2 for the spatial map.
 
-`cbam_resnet18`, `34`, `50` and `101` are the authors' networks, the 3×3 of a block halving the grid.
+`cbam_resnet18`, `34`, `50` and `101` are the authors' networks, with the stride in the 3×3 of a block.
 `cbam_resnet20_cifar` puts the module into the CIFAR network of 20 layers, shortcut A.
 
-What differs from the paper. As in the authors' code, the map of places is normalised over the batch
-before σ, its norm starts with weight zero, so that training begins with no preference for any place,
-and the two maps stand in the other order. The CIFAR network squeezes to 8 units at least: one
-sixteenth of its 16 channels is one, and if that is dead nothing is learnt. Weights start by He's rule
-on the fan out.
+What differs from the paper. As in the authors' code, the spatial map has batch norm before σ, whose weight
+starts at zero, so that training begins with no preference for any location, and the two maps are in the
+other order. The CIFAR network squeezes to at least 8 units: one sixteenth of its 16 channels is one, and
+a gate whose only unit is dead learns nothing. Weights are initialized by He's rule on the fan-out.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,42 +34,55 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.channel_attention import ChannelGate, SpatialGate
 from torchstone.parts.conv.shortcut import shortcut
-from torchstone.parts.facts import Fact, parameters
-from torchstone.references.resnet import convolve, norm, pairs
+from torchstone.parts.facts import Fact, count_parameters, parameter_facts
 from torchstone.systems import Variant
-from torchstone.systems.convolutional.resnet import DEPTHS, PICTURE, TINY, ResNet, counted, small
-from torchstone.tasks.vision.classify import classify, evaluate, predict
+from torchstone.systems.convolutional.resnet import CIFAR_SHAPE, DEPTHS, IMAGENET_SHAPE, ResNet, cifar_resnet
+from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "explain",
+    "predict",
+    "reference",
+]
 
 HEAD = ("fc.",)
 REDUCTION = 16
 
 
+# what of the paper is written out here; the loss is cross-entropy, the task's
+STORY = ("CBAM", "BasicBlock", "Bottleneck")
+
+
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "mnist5k"  # mnist5k, digits, hf:NAME, a folder (class folders or IDX) or its zip
-    size: int = 28  # pixels a side
-    channels: int = 1  # 1 grey, 3 colour
-    variant: str = "cbam_resnet20_cifar"  # which network
-    zero_init: bool = False  # start each block as its shortcut
-    steps: int = 500  # updates
-    batch_size: int = 64  # pictures an update
+    data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip
+    size: int = 28  # image side length in pixels
+    channels: int = 1  # image channels: 1 grayscale, 3 color
+    variant: str = "cbam_resnet20_cifar"  # network variant
+    zero_init: bool = False  # zero-initialize the last norm of each block, so that it starts as its shortcut
+    steps: int = 500  # number of training steps
+    batch_size: int = 64  # batch size
     optim: OptimConfig = OptimConfig(
         optimizer="sgd", lr=0.1, weight_decay=5e-4, warmup_ratio=0.1
     )  # optimizer, schedule, precision
-    augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
-    weights: str | None = None  # start from a published file's or a run's
-    freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
-    seed: int = 0  # of weights, order and augmentation
-    device: str = "auto"  # auto, cpu, cuda, mps
+    augment: str = "affine"  # augmentation: none, affine, or steps such as flip+crop4+randaugment2-9
+    weights: str | None = None  # initial weights: a published file or a run folder
+    freeze: Literal["none", "backbone"] = "none"  # frozen part: none, or the backbone (trains the head alone)
+    seed: int = 0  # random seed of weights, data order and augmentation
+    device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
 RECIPES = {
@@ -92,11 +104,11 @@ RECIPES = {
 
 
 class CBAM(nn.Module):
-    """Which channels (through `least` units at least), then which places. Keeps the shape."""
+    """Channel attention (squeezed to at least `min_squeezed` units), then spatial attention."""
 
-    def __init__(self, channels: int, least: int = 1):
+    def __init__(self, channels: int, min_squeezed: int = 1):
         super().__init__()
-        self.channel = ChannelGate(channels, max(least, channels // REDUCTION))
+        self.channel = ChannelGate(channels, max(min_squeezed, channels // REDUCTION))
         self.spatial = SpatialGate(7)
         nn.init.zeros_(self.spatial.bn.weight)
 
@@ -106,8 +118,8 @@ class CBAM(nn.Module):
         return self.spatial(self.channel(x))
 
 
-class Basic(nn.Module):
-    """Two 3×3 convolutions, the module, and the shortcut."""
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions, the CBAM module, and the shortcut."""
 
     last = "bn2"
 
@@ -117,7 +129,7 @@ class Basic(nn.Module):
         width: int,
         stride: int,
         option: Literal["A", "B"] = "B",
-        least: int = 1,
+        min_squeezed: int = 1,
     ):
         super().__init__()
         self.outputs = width
@@ -126,7 +138,7 @@ class Basic(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = shortcut(inputs, width, stride, option)
-        self.cbam = CBAM(width, least)
+        self.cbam = CBAM(width, min_squeezed)
 
     def forward(self, x: Float[Tensor, "b inputs h w"]) -> Float[Tensor, "b width h2 w2"]:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -136,7 +148,7 @@ class Basic(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1 down to `width`, 3×3, 1×1 up to four times `width`, the module, and the shortcut."""
+    """1×1 down to `width`, 3×3, 1×1 up to four times `width`, the CBAM module, and the shortcut."""
 
     last = "bn3"
 
@@ -160,11 +172,16 @@ class Bottleneck(nn.Module):
         return F.relu(y, inplace=True)
 
 
-BLOCKS = {18: Basic, 34: Basic, 50: Bottleneck, 101: Bottleneck}
+BLOCKS = {18: BasicBlock, 34: BasicBlock, 50: Bottleneck, 101: Bottleneck}
 
 VARIANTS = {
-    **{f"cbam_resnet{n}": Variant(partial(ResNet, block, DEPTHS[n]), PICTURE) for n, block in BLOCKS.items()},
-    "cbam_resnet20_cifar": Variant(small(20, partial(Basic, option="A", least=8)), TINY),
+    **{
+        f"cbam_resnet{n}": Variant(partial(ResNet, block, DEPTHS[n]), IMAGENET_SHAPE)
+        for n, block in BLOCKS.items()
+    },
+    "cbam_resnet20_cifar": Variant(
+        cifar_resnet(20, partial(BasicBlock, option="A", min_squeezed=8)), CIFAR_SHAPE
+    ),
 }
 
 # the authors' names for the parts of the module, and ours
@@ -176,7 +193,7 @@ NAMES = {
 
 
 def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' names, saved from inside `DataParallel`, to ours."""
+    """From the authors' names, saved from inside `DataParallel`, to ours."""
 
     def ours(key: str) -> str:
         key = key.removeprefix("module.")
@@ -189,7 +206,7 @@ def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     model_config = {
         "num_classes": len(data.classes),
         "channels": recipe.channels,
@@ -200,7 +217,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield classify(model, recipe, data, model_config=model_config, head=HEAD, published=published)
 
 
-# parameters; multiply-accumulates: those of the ResNet, 4C²/r and 2·7²·(places) a block
+# parameters; multiply-accumulates: those of the ResNet, 4C²/r and 2·7²·(locations) per block
 COUNTS = {
     "cbam_resnet18": (11_779_392, 1_815_063_764),
     "cbam_resnet34": (21_960_468, 3_665_434_742),
@@ -210,21 +227,27 @@ COUNTS = {
 }
 
 FACTS = [
-    *counted(VARIANTS, COUNTS),
-    Fact("map of places, per block", lambda: parameters(SpatialGate(7)), 2 * 7**2 + 2),
+    *parameter_facts(VARIANTS, COUNTS),
+    Fact(
+        "parameters of spatial attention, per block", lambda: count_parameters(SpatialGate(7)), 2 * 7**2 + 2
+    ),
 ]
 
 
 def reference():
-    """The same weights through the equations written out; there is no library to ask."""
+    """The equations on bare tensors with the same weights; no library has the network."""
+    from torchstone.references.resnet import resnet_cases
+
     for variant, (make, shape) in VARIANTS.items():
-        side = 40 if shape == PICTURE else 16
-        yield from pairs(variant, make, None, published, side=side, gate=attended)
+        side = 40 if shape == IMAGENET_SHAPE else 16
+        yield from resnet_cases(variant, make, None, published, side=side, gate=cbam_by_definition)
 
 
-def attended(y: Tensor, block: Any) -> Tensor:
+def cbam_by_definition(y: Tensor, block: Any) -> Tensor:
     """Equations 2 and 3 by sums, windows and products."""
-    mlp, places = block.cbam.channel, block.cbam.spatial
+    from torchstone.references.resnet import batch_norm, convolve
+
+    mlp, spatial = block.cbam.channel, block.cbam.spatial
     flat = y.flatten(2)
     logits = torch.zeros_like(flat[..., 0])
     for z in (flat.sum(2) / flat.shape[2], flat.max(2).values):
@@ -232,4 +255,4 @@ def attended(y: Tensor, block: Any) -> Tensor:
         logits = logits + torch.einsum("bh,ch->bc", hidden, mlp.fc2.weight) + mlp.fc2.bias
     y = y / (1 + torch.exp(-logits))[:, :, None, None]
     maps = torch.stack([y.max(1).values, y.sum(1) / y.shape[1]], 1)
-    return y / (1 + torch.exp(-norm(convolve(maps, places.conv), places.bn)))
+    return y / (1 + torch.exp(-batch_norm(convolve(maps, spatial.conv), spatial.bn)))

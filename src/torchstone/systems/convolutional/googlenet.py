@@ -1,31 +1,31 @@
-"""GoogLeNet: filters of several sizes side by side, and a twelfth of AlexNet's weights.
+"""GoogLeNet: filters of several sizes in parallel, and a twelfth of AlexNet's weights.
 
 Paper: Christian Szegedy, Wei Liu, Yangqing Jia and six others, "Going deeper with convolutions",
 2014, arXiv:1409.4842.
 
-The idea. Nobody knows beforehand how large a filter a layer wants, so an Inception module has 1×1,
-3×3 and 5×5 and a pooling side by side and joins their maps; 1×1 convolutions first squeeze what the
-large ones see. Two small classifiers half-way up send gradient into the lower layers:
+The idea. The best filter size of a layer is not known in advance, so an Inception module has 1×1, 3×3 and
+5×5 convolutions and a pooling in parallel and concatenates their maps; 1×1 convolutions first reduce the
+channels of the large ones. Two auxiliary classifiers half-way up send gradient into the lower layers:
 
     loss = L(logits, y) + 0.3 (L(aux1, y) + L(aux2, y))
 
-Training, the forward pass gives (logits, aux1, aux2); in evaluation mode, the logits.
-`googlenet_paper` is the paper's: biases, 5×5 filters, local response normalisation, dropout 0.4;
+In training mode the forward pass returns (logits, aux1, aux2), in evaluation mode the logits.
+`googlenet_paper` is the paper's: biases, 5×5 filters, local response normalization, dropout 0.4;
 6,998,552 parameters, 13,378,280 with the auxiliary classifiers. `googlenet` is the network whose
-weights are published: batch normalisation instead, 3×3 filters where the paper has 5×5, dropout 0.2;
-6,624,904 and 13,004,888. Names and shapes are those of torchvision's file. Its weights want pictures
-scaled to −1..1; torchvision's network turns ImageNet's normalisation into that, ours does not.
+weights are published: batch normalization instead, 3×3 filters where the paper has 5×5, dropout 0.2;
+6,624,904 and 13,004,888. Names and shapes are those of torchvision's file. Its weights expect images
+scaled to −1..1; torchvision's network converts ImageNet's normalization to that, ours does not.
 
-What differs from the paper. It gives no starting weights (ours: He et al. 2015) and no constants for
-response normalisation (ours: AlexNet's). Momentum is Nesterov's on one machine, the rate falls by a
-cosine, crops are of one scale. `googlenet` averages to 4×4 before an auxiliary classifier at every
-size; the paper's 5×5 pooling asks for pictures of 223 to 226 pixels.
+What differs from the paper. It gives no initialization (ours: He et al. 2015) and no constants for
+response normalization (ours: AlexNet's). Momentum is Nesterov's on one machine, the learning rate follows
+a cosine, crops are of one scale. `googlenet` averages to 4×4 before an auxiliary classifier at every
+size; the paper's 5×5 pooling requires images of 223 to 226 pixels.
 """
 
-import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -33,38 +33,48 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.parts.conv.branches import Branches
-from torchstone.parts.conv.local_response_norm import local_response_norm, written_out
-from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.conv.local_response_norm import local_response_norm, local_response_norm_by_definition
+from torchstone.parts.facts import Fact, ParityCase, count_parameters, macs, on_meta
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, predict
+from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "explain",
+    "predict",
+    "reference",
+]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "mnist5k"  # mnist5k, digits, hf:NAME, or a folder of class folders
-    variant: str = "googlenet"  # googlenet (as published) or googlenet_paper (2014)
-    size: int = 64  # side of a picture, pixels
-    channels: int = 1  # 1 grey, 3 colour
-    steps: int = 150  # updates
-    batch_size: int = 64  # pictures an update
+    data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip
+    variant: str = "googlenet"  # network variant: googlenet (as published) or googlenet_paper (2014)
+    size: int = 64  # image side length in pixels
+    channels: int = 1  # image channels: 1 grayscale, 3 color
+    steps: int = 150  # number of training steps
+    batch_size: int = 64  # batch size
     optim: OptimConfig = OptimConfig(
         optimizer="adamw", lr=2e-3, weight_decay=0.02, warmup_ratio=0.1
     )  # optimizer, schedule, precision
-    augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
-    weights: str | None = None  # start from a published file's or a run's
-    freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
-    seed: int = 0  # of weights, order and augmentation
-    device: str = "auto"  # auto, cpu, cuda, mps
+    augment: str = "affine"  # augmentation: none, affine, or steps such as flip+crop4+randaugment2-9
+    weights: str | None = None  # initial weights: a published file or a run folder
+    freeze: Literal["none", "backbone"] = "none"  # frozen part: none, or the backbone (trains the head alone)
+    seed: int = 0  # random seed of weights, data order and augmentation
+    device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
 RECIPES = {
@@ -85,7 +95,7 @@ RECIPES = {
     "smoke": Recipe(data="digits", size=32, steps=24, batch_size=32, augment="none"),
 }
 
-# table 1: maps of 1×1, 3×3 reduce, 3×3, 5×5 reduce, 5×5, pool projection
+# table 1: channels of 1×1, 3×3 reduce, 3×3, 5×5 reduce, 5×5, pool projection
 TABLE = {
     "inception3a": (64, 96, 128, 16, 32, 32),
     "inception3b": (128, 128, 192, 32, 96, 64),
@@ -100,48 +110,48 @@ TABLE = {
     "inception5b": (384, 192, 384, 48, 128, 128),
 }
 
-LISTENERS = {"inception4a": ("aux1", 512), "inception4d": ("aux2", 528)}  # who hears how many maps
+AUXILIARY = {"inception4a": ("aux1", 512), "inception4d": ("aux2", 528)}  # module: (classifier, its maps)
 
 
 @dataclass(frozen=True)
-class Form:
-    """Where the two networks part."""
+class GoogLeNetConfig:
+    """Where the two networks differ."""
 
-    norm: bool  # batch normalisation in place of biases
-    large: int  # side of the "5×5" filters
-    response: Callable[[], nn.Module]  # after the first and third convolution
-    pool4: int  # side of the last maximum
+    batch_norm: bool  # batch normalization in place of biases
+    large_kernel: int  # side of the "5×5" filters
+    response_norm: Callable[[], nn.Module]  # after the first and third convolution
+    pool4: int  # side of the last max pooling
     dropout: float
-    squeeze: Callable[[], nn.Module]  # to 4×4, before an auxiliary classifier
+    aux_pool: Callable[[], nn.Module]  # to 4×4, before an auxiliary classifier
 
 
-PUBLISHED = Form(True, 3, nn.Identity, 2, 0.2, lambda: nn.AdaptiveAvgPool2d(4))
-PAPER = Form(False, 5, local_response_norm, 3, 0.4, lambda: nn.AvgPool2d(5, 3))
+PUBLISHED = GoogLeNetConfig(True, 3, nn.Identity, 2, 0.2, lambda: nn.AdaptiveAvgPool2d(4))
+PAPER = GoogLeNetConfig(False, 5, local_response_norm, 3, 0.4, lambda: nn.AvgPool2d(5, 3))
 
 
 class GoogLeNet(nn.Module):
     """Three convolutions, nine Inception modules, one full layer; two auxiliary classifiers."""
 
-    def __init__(self, form: Form, num_classes: int = 1000, channels: int = 3):
+    def __init__(self, config: GoogLeNetConfig, num_classes: int = 1000, channels: int = 3):
         super().__init__()
-        self.conv1 = unit(form, channels, 64, 7, 2)
+        self.conv1 = conv_unit(config, channels, 64, 7, 2)
         self.maxpool1 = nn.MaxPool2d(3, 2, ceil_mode=True)
-        self.norm1 = form.response()
-        self.conv2 = unit(form, 64, 64, 1)
-        self.conv3 = unit(form, 64, 192, 3)
-        self.norm2 = form.response()
+        self.norm1 = config.response_norm()
+        self.conv2 = conv_unit(config, 64, 64, 1)
+        self.conv3 = conv_unit(config, 64, 192, 3)
+        self.norm2 = config.response_norm()
         self.maxpool2 = nn.MaxPool2d(3, 2, ceil_mode=True)
-        inputs, sides = 192, {"maxpool3": 3, "maxpool4": form.pool4}
+        inputs, sides = 192, {"maxpool3": 3, "maxpool4": config.pool4}
         for name, row in TABLE.items():
             if row is None:
                 self.add_module(name, nn.MaxPool2d(sides[name], 2, ceil_mode=True))
             else:
-                self.add_module(name, inception(form, inputs, row))
+                self.add_module(name, inception(config, inputs, row))
                 inputs = row[0] + row[2] + row[4] + row[5]
-        for name, maps in LISTENERS.values():
-            self.add_module(name, auxiliary(form, maps, num_classes))
+        for name, maps in AUXILIARY.values():
+            self.add_module(name, auxiliary_classifier(config, maps, num_classes))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(form.dropout)
+        self.dropout = nn.Dropout(config.dropout)
         self.fc = nn.Linear(inputs, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -154,40 +164,42 @@ class GoogLeNet(nn.Module):
     ) -> Float[Tensor, "batch classes"] | tuple[Float[Tensor, "batch classes"], ...]:
         x = self.norm1(self.maxpool1(self.conv1(images)))
         x = self.maxpool2(self.norm2(self.conv3(self.conv2(x))))
-        heard = []
+        aux = []
         for name in TABLE:
             x = getattr(self, name)(x)
-            if self.training and name in LISTENERS:
-                heard.append(getattr(self, LISTENERS[name][0])(x))
+            if self.training and name in AUXILIARY:
+                aux.append(getattr(self, AUXILIARY[name][0])(x))
         logits = self.fc(self.dropout(self.avgpool(x).flatten(1)))
-        return (logits, *heard) if self.training else logits
+        return (logits, *aux) if self.training else logits
 
 
-def unit(form: Form, inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """A convolution that keeps the side (over `stride`), normalised or biased, and rectified."""
+def conv_unit(
+    config: GoogLeNetConfig, inputs: int, outputs: int, kernel: int, stride: int = 1
+) -> nn.Sequential:
+    """A convolution that preserves the side (over `stride`), with batch norm or a bias, and ReLU."""
     layers = OrderedDict[str, nn.Module]()
-    layers["conv"] = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=not form.norm)
-    if form.norm:
+    layers["conv"] = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=not config.batch_norm)
+    if config.batch_norm:
         layers["bn"] = nn.BatchNorm2d(outputs, eps=1e-3)
     layers["relu"] = nn.ReLU(inplace=True)
     return nn.Sequential(layers)
 
 
-def inception(form: Form, inputs: int, row: tuple[int, ...]) -> Branches:
-    """Figure 2(b), with the maps of a row of the table."""
+def inception(config: GoogLeNetConfig, inputs: int, row: tuple[int, ...]) -> Branches:
+    """Figure 2(b), with the channels of a row of the table."""
     one, reduce3, three, reduce5, five, pool = row
-    wide = unit(form, reduce5, five, form.large)
+    wide = conv_unit(config, reduce5, five, config.large_kernel)
     return Branches(
-        branch1=unit(form, inputs, one, 1),
-        branch2=nn.Sequential(unit(form, inputs, reduce3, 1), unit(form, reduce3, three, 3)),
-        branch3=nn.Sequential(unit(form, inputs, reduce5, 1), wide),
-        branch4=nn.Sequential(nn.MaxPool2d(3, 1, padding=1), unit(form, inputs, pool, 1)),
+        branch1=conv_unit(config, inputs, one, 1),
+        branch2=nn.Sequential(conv_unit(config, inputs, reduce3, 1), conv_unit(config, reduce3, three, 3)),
+        branch3=nn.Sequential(conv_unit(config, inputs, reduce5, 1), wide),
+        branch4=nn.Sequential(nn.MaxPool2d(3, 1, padding=1), conv_unit(config, inputs, pool, 1)),
     )
 
 
-def auxiliary(form: Form, inputs: int, num_classes: int) -> nn.Sequential:
+def auxiliary_classifier(config: GoogLeNetConfig, inputs: int, num_classes: int) -> nn.Sequential:
     """A classifier on maps half-way up (section 5)."""
-    layers = OrderedDict[str, nn.Module](squeeze=form.squeeze(), conv=unit(form, inputs, 128, 1))
+    layers = OrderedDict[str, nn.Module](squeeze=config.aux_pool(), conv=conv_unit(config, inputs, 128, 1))
     layers |= {"flatten": nn.Flatten(), "fc1": nn.Linear(128 * 4 * 4, 1024), "relu": nn.ReLU()}
     layers |= {"dropout": nn.Dropout(0.7), "fc2": nn.Linear(1024, num_classes)}
     return nn.Sequential(layers)
@@ -202,37 +214,31 @@ def loss(output: Tensor | tuple[Tensor, ...], labels: Tensor) -> Float[Tensor, "
 
 
 VARIANTS = {
-    "googlenet": Variant(functools.partial(GoogLeNet, PUBLISHED), (3, 224, 224)),
-    "googlenet_paper": Variant(functools.partial(GoogLeNet, PAPER), (3, 224, 224)),
+    "googlenet": Variant(partial(GoogLeNet, PUBLISHED), (3, 224, 224)),
+    "googlenet_paper": Variant(partial(GoogLeNet, PAPER), (3, 224, 224)),
 }
 
-HEAD = ("fc.", "aux1.fc2.", "aux2.fc2.")  # keys of a weights file that belong to its own classes
-SIZES = {"googlenet": (15, 10_000), "googlenet_paper": (223, 226)}  # pixels
-HALF = (0.5,) * 3, (0.5,) * 3  # mean and deviation of pictures from −1 to 1
+HEAD = ("fc.", "aux1.fc2.", "aux2.fc2.")  # classification layers, replaced for other classes
+SIZES = {"googlenet": (15, 10_000), "googlenet_paper": (223, 226)}  # min and max image side, pixels
+HALF = (0.5,) * 3, (0.5,) * 3  # mean and std that scale images to −1..1
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    variant, size, (least, most) = recipe.variant, recipe.size, SIZES[recipe.variant]
-    if not least <= size <= most:
-        raise BadInput(f"{variant} needs a size of {least} to {most}, not {size}")
+    minimum, maximum = SIZES[recipe.variant]
+    if not minimum <= recipe.size <= maximum:
+        raise BadInput(f"{recipe.variant} needs a size of {minimum} to {maximum}, not {recipe.size}")
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     model_config = {"num_classes": len(data.classes), "channels": data.metadata["channels"]}
     rng.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
     yield classify(model, recipe, data, model_config=model_config, loss=loss, head=HEAD, statistics=HALF)
 
 
-def unmade(variant: str) -> nn.Module:
-    """The network without memory for its weights, to be counted."""
-    with torch.device("meta"):
-        return VARIANTS[variant].make()
-
-
 def counts(variant: str) -> tuple[int, ...]:
-    """Parameters: in all, of the main network, and of each auxiliary classifier."""
-    model = unmade(variant)
-    total, *heads = (parameters(model.get_submodule(name)) for name in ("", "aux1", "aux2"))
+    """Parameters: in total, of the main network, and of each auxiliary classifier."""
+    model = on_meta(VARIANTS[variant].make)
+    total, *heads = (count_parameters(model.get_submodule(name)) for name in ("", "aux1", "aux2"))
     return total, total - sum(heads), *heads
 
 
@@ -241,45 +247,62 @@ FACTS = [
     Fact("googlenet parameters", lambda: counts("googlenet")[:2], (13_004_888, 6_624_904)),
     Fact("googlenet_paper parameters", lambda: counts("googlenet_paper"), PAPER_COUNTS),
     *(
-        Fact(f"{v} multiply-accumulates", lambda v=v: macs(unmade(v), (1, 3, 224, 224)), figure)
-        for v, figure in (("googlenet", 1_498_376_192), ("googlenet_paper", 1_582_671_872))
+        Fact(
+            f"{variant} multiply-accumulates",
+            lambda make=VARIANTS[variant].make: macs(on_meta(make), (1, 3, 224, 224)),
+            products,
+        )
+        for variant, products in (("googlenet", 1_498_376_192), ("googlenet_paper", 1_582_671_872))
     ),
 ]
 
 
 def reference():
-    """torchvision's network with its auxiliary classifiers; the paper's written out."""
-    from torchstone.references import torchvision
+    """torchvision's network with its auxiliary classifiers; the paper's by its equations."""
+    from torchstone.parts.optional_imports import import_torchvision
+    from torchstone.references.torchvision_cases import torchvision_cases
 
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     for dtype in (torch.float64, torch.float32):
-        for training in (True, False):
-            torch.manual_seed(0)
-            theirs: Any = torchvision().models.GoogLeNet(10, init_weights=False).to(dtype)
-            theirs(images.to(dtype))  # the running statistics move from where they started
-            ours: Any = GoogLeNet(PUBLISHED, 10).to(dtype)
-            ours.load_state_dict(theirs.state_dict())
-            ours, theirs = (ready(m, f"googlenet, {dtype}", training) for m in (ours, theirs))
-            yield ours, theirs, images.to(dtype)
-    images = F.interpolate(images[:1].double(), 224)
+
+        def theirs(dtype=dtype) -> nn.Module:
+            net: Any = import_torchvision().models.GoogLeNet(10, init_weights=False).to(dtype)
+            net(images.to(dtype))  # moves the running statistics from their initial values
+            return net
+
+        yield from torchvision_cases(
+            "googlenet",
+            partial(GoogLeNet, PUBLISHED, 10),
+            theirs,
+            images.to(dtype),
+            modes=(True, False),
+            configure=match_outputs,
+        )
+    large = F.interpolate(images[:1].double(), 224)
     for training in (True, False):
         torch.manual_seed(0)
-        ours = ready(GoogLeNet(PAPER, 10).double(), "googlenet_paper", training)
-        yield ours, WrittenOut(ours).train(training), images
+        ours = GoogLeNet(PAPER, 10).double().train(training)
+        naive = NaiveGoogLeNet(ours).train(training)
+        freeze_auxiliary(ours, training)
+        label = f"googlenet_paper, {'train' if training else 'eval'}"
+        yield ParityCase(ours, naive, large, label=label)
 
 
-def ready(model: Any, name: str, training: bool) -> Any:
-    """In its mode and named after it; in evaluation nothing reaches the auxiliary classifiers."""
+def freeze_auxiliary(model: Any, training: bool) -> None:
+    """In evaluation mode no gradient reaches the auxiliary classifiers."""
     model.aux1.requires_grad_(training)
     model.aux2.requires_grad_(training)
-    if type(model) is GoogLeNet:
-        model.__name__ = f"{name}, {'train' if training else 'eval'}"
-    elif training:  # torchvision gives (logits, aux2, aux1)
-        model.register_forward_hook(lambda _, __, output: (output[0], *output[:0:-1]))
-    return model.train(training)
 
 
-class WrittenOut(nn.Module):
+def match_outputs(ours: GoogLeNet, theirs: Any, training: bool) -> None:
+    """Both with the same trainable parameters and order of outputs."""
+    freeze_auxiliary(ours, training)
+    freeze_auxiliary(theirs, training)
+    if training:  # torchvision returns (logits, aux2, aux1)
+        theirs.register_forward_hook(lambda _, __, output: (output[0], *output[:0:-1]))
+
+
+class NaiveGoogLeNet(nn.Module):
     """The parameters of the paper's network; its table 1 and figure 3 in plain convolutions."""
 
     def __init__(self, model: GoogLeNet):
@@ -296,24 +319,24 @@ class WrittenOut(nn.Module):
         def full(x, layer):
             return x @ layer.weight.T + layer.bias
 
-        def module(x, place):
-            one, three, five, pool = net.get_submodule(f"inception{place}").children()
+        def module(x, name):
+            one, three, five, pool = net.get_submodule(f"inception{name}").children()
             three, five = (conv(conv(x, branch[0]), branch[1]) for branch in (three, five))
             return torch.cat([conv(x, one), three, five, conv(F.max_pool2d(x, 3, 1, 1), pool[1])], 1)
 
-        def heard(x, head):
+        def auxiliary(x, head):
             x = conv(F.avg_pool2d(x, 5, 3), head.conv).flatten(1)
             return full(F.dropout(full(x, head.fc1).clamp(min=0), 0.7, self.training), head.fc2)
 
-        def halved(x):  # the last 3×3 may reach past the edge of an even side
+        def pool(x):  # the last 3×3 may reach past the edge of an even side
             return F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-torch.inf), 3, 2)
 
-        x = written_out(halved(conv(images, net.conv1, 2)))
-        x = halved(written_out(conv(conv(x, net.conv2), net.conv3)))
-        x = module(halved(module(module(x, "3a"), "3b")), "4a")
-        answers = [heard(x, net.aux1)] if self.training else []
+        x = local_response_norm_by_definition(pool(conv(images, net.conv1, 2)))
+        x = pool(local_response_norm_by_definition(conv(conv(x, net.conv2), net.conv3)))
+        x = module(pool(module(module(x, "3a"), "3b")), "4a")
+        aux = [auxiliary(x, net.aux1)] if self.training else []
         x = module(module(module(x, "4b"), "4c"), "4d")
-        answers += [heard(x, net.aux2)] if self.training else []
-        x = module(module(halved(module(x, "4e")), "5a"), "5b").mean((2, 3))
+        aux += [auxiliary(x, net.aux2)] if self.training else []
+        x = module(module(pool(module(x, "4e")), "5a"), "5b").mean((2, 3))
         logits = full(F.dropout(x, 0.4, self.training), net.fc)
-        return (logits, *answers) if self.training else logits
+        return (logits, *aux) if self.training else logits

@@ -3,28 +3,28 @@
 Paper: Yann LeCun, Léon Bottou, Yoshua Bengio and Patrick Haffner, "Gradient-based learning applied
 to document recognition", Proceedings of the IEEE 86(11), 1998, section II-B.
 
-The idea. A digit is the same digit a few pixels further on, so one small filter is slid over the
-whole picture instead of a weight for each place. Each map of answers is then averaged down, which
-keeps what was found and forgets exactly where. All of it, filters included, is trained by gradient
+The idea. A digit shifted by a few pixels is the same digit, so one small filter is shared by all
+locations of the image instead of one weight per location. Each feature map is then subsampled, which
+preserves the feature and discards its exact location. All of it, filters included, is trained by gradient
 descent on the last layer's error.
 
-Layers, for a picture of 32×32 (a 28×28 digit with room for its strokes at the edges):
+Layers, for an image of 32×32 (a 28×28 digit, padded):
 
     C1  convolution 5×5, 6 maps of 28×28          S2  subsampling, 6 of 14×14
     C3  convolution 5×5, 16 maps of 10×10         S4  subsampling, 16 of 5×5
     C5  convolution 5×5, 120 maps of 1×1          F6  full, 84 units          output, 10
 
-`lenet5` is the form everyone trains today: C3 joined to all of S2, max pooling, ReLU, a linear
+`lenet5` is the form in use today: C3 connected to all of S2, max pooling, ReLU, a linear
 output with cross-entropy; 61,706 parameters.
 
-`lenet5_paper` is the paper's: C3 joined by table I, subsampling with a trainable coefficient and
-bias, the squashing function 1.7159·tanh(2x/3), and radial basis units whose centres are pictures of
+`lenet5_paper` is the paper's: C3 connected by table I, subsampling with a trainable coefficient and
+bias, the squashing function 1.7159·tanh(2x/3), and radial basis units whose centers are bitmaps of
 the characters; 60,000 trainable parameters.
 
 What differs from the paper. It is trained by stochastic gradient descent with momentum on batches
-and a falling rate, not by the stochastic diagonal Levenberg-Marquardt method one picture at a time.
-The centres of the output units are our own drawing of 7×12 digits in the manner of its figure 3;
-for other classes than ten they are random signs, which the paper names as the alternative.
+and a decaying learning rate, not by the stochastic diagonal Levenberg-Marquardt method one image at a
+time. The centers of the output units are our own drawing of 7×12 digits in the manner of its figure 3;
+for other than ten classes they are random signs, which the paper names as the alternative.
 """
 
 from collections.abc import Iterator
@@ -36,32 +36,43 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
-from torchstone.parts.facts import Fact, layers, macs, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters, layers, macs
+from torchstone.parts.old_keys import accept_old_keys
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, predict
+from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "explain",
+    "predict",
+    "reference",
+]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "mnist5k"  # mnist5k, digits, hf:NAME, or a folder (class folders or IDX)
-    variant: str = "lenet5"  # lenet5 (today's form) or lenet5_paper (1998)
-    steps: int = 1500  # updates
-    batch_size: int = 64  # pictures an update
+    data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip
+    variant: str = "lenet5"  # network variant: lenet5 (today's form) or lenet5_paper (1998)
+    steps: int = 1500  # number of training steps
+    batch_size: int = 64  # batch size
     optim: OptimConfig = OptimConfig(
         optimizer="adamw", lr=4e-3, weight_decay=0.02, warmup_ratio=0.1
     )  # optimizer, schedule, precision
-    augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
-    weights: str | None = None  # start from a published file's or a run's
-    freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
-    seed: int = 0  # of weights, order and augmentation
-    device: str = "auto"  # auto, cpu, cuda, mps
+    augment: str = "affine"  # augmentation: none, affine, or steps such as flip+crop4+randaugment2-9
+    weights: str | None = None  # initial weights: a published file or a run folder
+    freeze: Literal["none", "backbone"] = "none"  # frozen part: none, or the backbone (trains the head alone)
+    seed: int = 0  # random seed of weights, data order and augmentation
+    device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
 RECIPES = {
@@ -100,7 +111,7 @@ class LeNet5(nn.Module):
         return self.output(F.relu(self.f6(x)))
 
 
-# Table I: which maps of S2 (rows) each map of C3 (columns) sees.
+# Table I: which maps of S2 (rows) each map of C3 (columns) is connected to.
 CONNECTIONS = """
     X...XXX..XXXX.XX
     XX...XXX..XXXX.X
@@ -118,15 +129,15 @@ class LeNet5Paper(nn.Module):
         super().__init__()
         self.c1 = nn.Conv2d(channels, 6, 5)
         self.s2 = Subsampling(6)
-        self.c3 = TableConvolution(connections(), 5)
+        self.c3 = TableConvolution(connection_table(), 5)
         self.s4 = Subsampling(16)
         self.c5 = nn.Conv2d(16, 120, 5)
         self.f6 = nn.Linear(120, 84)
-        self.output = RadialBasis(centres(num_classes))
-        self.initialise()
+        self.output = RadialBasis(class_centers(num_classes))
+        self.initialize()
 
-    def initialise(self) -> None:
-        """Uniform in ±2.4/fan-in, so that units start in the linear part of the squashing (appendix A)."""
+    def initialize(self) -> None:
+        """Uniform in ±2.4/fan-in, so that units start in the linear part of the tanh (appendix A)."""
         for layer in (self.c1, self.c5, self.f6):
             bound = 2.4 / layer.weight[0].numel()
             for parameter in layer.parameters():  # weight, then bias
@@ -140,7 +151,7 @@ class LeNet5Paper(nn.Module):
         x = squash(self.s4(squash(self.c3(x))))
         x = squash(self.c5(x)).flatten(1)
         x = squash(self.f6(x))
-        return -self.output(x)  # the nearest centre has the largest logit
+        return -self.output(x)  # the nearest center has the largest logit
 
 
 def squash(a: Tensor) -> Tensor:
@@ -149,7 +160,7 @@ def squash(a: Tensor) -> Tensor:
 
 
 class Subsampling(nn.Module):
-    """The sum of each 2×2 block, times one trainable coefficient a map, plus one bias a map."""
+    """The sum of each 2×2 block, times one trainable coefficient per map, plus one bias per map."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -161,13 +172,13 @@ class Subsampling(nn.Module):
 
 
 class TableConvolution(nn.Module):
-    """A convolution whose output maps each see only some of the input maps.
+    """A convolution whose output maps are each connected to only some of the input maps.
 
-    Weights exist only where the table has a connection; for speed they are laid into one dense
+    Weights exist only where the table has a connection; for speed they are scattered into one dense
     kernel with zeros elsewhere.
     """
 
-    where: Bool[Tensor, "outputs inputs"]
+    mask: Bool[Tensor, "outputs inputs"]
 
     def __init__(self, table: Int[Tensor, "inputs outputs"], kernel: int):
         super().__init__()
@@ -175,56 +186,56 @@ class TableConvolution(nn.Module):
             [torch.empty(int(column.sum()), kernel, kernel) for column in table.T]
         )
         self.bias = nn.Parameter(torch.empty(table.shape[1]))
-        self.register_buffer("where", table.T.bool(), persistent=False)
+        self.register_buffer("mask", table.T.bool(), persistent=False)
 
     def forward(self, x: Float[Tensor, "b inputs h w"]) -> Float[Tensor, "b outputs h2 w2"]:
         return F.conv2d(x, self.kernel(), self.bias)
 
     def kernel(self) -> Float[Tensor, "outputs inputs k k"]:
         flat = torch.cat(list(self.weights))
-        dense = flat.new_zeros(*self.where.shape, *flat.shape[1:])
-        dense[self.where] = flat  # row by row: output after output, its inputs in order
+        dense = flat.new_zeros(*self.mask.shape, *flat.shape[1:])
+        dense[self.mask] = flat  # row by row: output after output, its inputs in order
         return dense
 
 
 class RadialBasis(nn.Module):
-    """y_i = Σ_j (x_j − w_ij)², the squared distance to each class's fixed centre (equation 7)."""
+    """y_i = Σ_j (x_j − w_ij)², the squared distance to each class's fixed center (equation 7)."""
 
-    centres: Float[Tensor, "classes units"]
+    centers: Float[Tensor, "classes units"]
 
-    def __init__(self, centres: Float[Tensor, "classes units"]):
+    def __init__(self, centers: Float[Tensor, "classes units"]):
         super().__init__()
-        self.register_buffer("centres", centres)
+        self.register_buffer("centers", centers)
+        accept_old_keys(self, {"centres": "centers"})
 
     def forward(self, x: Float[Tensor, "b units"]) -> Float[Tensor, "b classes"]:
-        w = self.centres  # Σ(x − w)² = x·x − 2 x·w + w·w, one matrix product
+        w = self.centers  # Σ(x − w)² = x·x − 2 x·w + w·w, one matrix product
         return x.square().sum(1, keepdim=True) - 2 * x @ w.T + w.square().sum(1)
 
 
-def penalty(logits: Float[Tensor, "b classes"], labels: Tensor) -> Float[Tensor, ""]:
+def map_loss(logits: Float[Tensor, "b classes"], labels: Tensor) -> Float[Tensor, ""]:
     """E = mean of y_D + log(e^{−j} + Σ_i e^{−y_i})  (equation 9), with logits = −y.
 
-    The second term pushes wrong classes away; j = 1 caps how far that is worth while.
+    The maximum a posteriori criterion. Its second term pushes wrong classes away; j = 1 bounds it.
     """
     junk = torch.full_like(logits[:, :1], -1.0)
-    padded = F.pad(labels, (0, labels.ndim - 1))  # a mixture's labels have no share of it
+    padded = F.pad(labels, (0, labels.ndim - 1))  # soft labels have no share of it
     return F.cross_entropy(torch.cat([logits, junk], 1), padded)
 
 
-def connections() -> Int[Tensor, "6 16"]:
+def connection_table() -> Int[Tensor, "6 16"]:
     return torch.tensor([[int(mark == "X") for mark in row] for row in CONNECTIONS.split()])
 
 
-def centres(classes: int) -> Float[Tensor, "classes 84"]:
-    """±1 pictures of the digits, 7 wide and 12 high; random signs where there are not ten classes."""
+def class_centers(classes: int) -> Float[Tensor, "classes 84"]:
+    """±1 bitmaps of the digits, 7 wide and 12 high; random signs where there are not ten classes."""
     if classes == 10:
-        drawn = torch.tensor([[c == "#" for c in "".join(d.split())] for d in DIGITS])
-        return drawn.float() * 2 - 1
+        bitmaps = torch.tensor([[c == "#" for c in "".join(d.split())] for d in DIGITS])
+        return bitmaps.float() * 2 - 1
     generator = torch.Generator("cpu").manual_seed(1998)
     return torch.randint(0, 2, (classes, 84), generator=generator, device="cpu").float() * 2 - 1
 
 
-# fmt: off
 DIGITS = (
     "..###.. .#...#. #.....# #.....# #.....# #.....# #.....# #.....# #.....# #.....# .#...#. ..###..",
     "...#... ..##... .#.#... ...#... ...#... ...#... ...#... ...#... ...#... ...#... ...#... .#####.",
@@ -237,73 +248,72 @@ DIGITS = (
     ".#####. #.....# #.....# #.....# #.....# .#####. #.....# #.....# #.....# #.....# #.....# .#####.",
     ".#####. #.....# #.....# #.....# #.....# #....## .####.# ......# ......# ......# .....#. .####..",
 )
-# fmt: on
 
-SHAPE, HEAD = (1, 32, 32), ("output.",)  # the head: what is made anew for other classes
+SHAPE, HEAD = (1, 32, 32), ("output.",)  # the head: parameters replaced for other classes
 VARIANTS = {"lenet5": Variant(LeNet5, SHAPE), "lenet5_paper": Variant(LeNet5Paper, SHAPE)}
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=32, channels=1, device=device)
+    data = load_images(recipe.data, size=32, channels=1, device=device)
     model_config = {"num_classes": len(data.classes), "channels": data.metadata["channels"]}
     rng.seed(recipe.seed)
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
-    loss = penalty if recipe.variant == "lenet5_paper" else F.cross_entropy
+    loss = map_loss if recipe.variant == "lenet5_paper" else F.cross_entropy
     yield classify(model, recipe, data, model_config=model_config, loss=loss, head=HEAD)
 
 
 FACTS = [
-    Fact("lenet5 parameters", lambda: parameters(LeNet5()), 61_706),
+    Fact("lenet5 parameters", lambda: count_parameters(LeNet5()), 61_706),
     Fact("lenet5 multiply-accumulates", lambda: macs(LeNet5(), (1, 1, 32, 32)), 416_520),
-    Fact("lenet5_paper trainable parameters", lambda: parameters(LeNet5Paper()), 60_000),
+    Fact("lenet5_paper trainable parameters", lambda: count_parameters(LeNet5Paper()), 60_000),
     Fact(
         "lenet5_paper layer by layer",
-        lambda: {name: n for name, m in layers(LeNet5Paper()) if (n := parameters(m))},
+        lambda: {name: n for name, m in layers(LeNet5Paper()) if (n := count_parameters(m))},
         {"c1": 156, "s2": 12, "c3": 1_516, "s4": 32, "c5": 48_120, "f6": 10_164},
     ),
-    Fact("connections of C3 (paper: 60 pairs of maps)", lambda: int(connections().sum()), 60),
+    Fact("connections of C3 (paper: 60 pairs of maps)", lambda: int(connection_table().sum()), 60),
 ]
 
 
 def reference():
-    """Both networks beside their definition, pixel by pixel and unit by unit, in plain loops."""
+    """Both networks against their definition, pixel by pixel and unit by unit, in plain loops."""
     torch.manual_seed(0)
     images = torch.randn(2, 1, 32, 32, dtype=torch.float64)
     for make in (LeNet5, LeNet5Paper):
         model = make().double()
-        yield model, Slow(model), images
+        yield ParityCase(model, NaiveLeNet5(model), images)
 
 
-class Slow(nn.Module):
-    """The same parameters, the equations of the paper's section II-B written out."""
+class NaiveLeNet5(nn.Module):
+    """The same parameters in the equations of the paper's section II-B."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.net = model
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.stack([self.one(image) for image in images])
+        return torch.stack([self.forward_one(image) for image in images])
 
-    def one(self, x: Tensor) -> Tensor:
+    def forward_one(self, x: Tensor) -> Tensor:
         net: Any = self.net
-        paper = isinstance(net, LeNet5Paper)
-        f = (lambda a: 1.7159 * torch.tanh(a * 2 / 3)) if paper else (lambda a: a.clamp(min=0))
-        again = f if paper else (lambda a: a)  # the paper squashes after subsampling too
-        x = again(self.subsample(f(self.convolve(x, net.c1.weight, net.c1.bias)), net.s2))
-        if paper:
-            table, maps = connections().T, []
+        is_paper = isinstance(net, LeNet5Paper)
+        f = (lambda a: 1.7159 * torch.tanh(a * 2 / 3)) if is_paper else (lambda a: a.clamp(min=0))
+        g = f if is_paper else (lambda a: a)  # the paper squashes after subsampling too
+        x = g(self.subsample(f(self.convolve(x, net.c1.weight, net.c1.bias)), net.s2))
+        if is_paper:
+            table, maps = connection_table().T, []
             for row, weight, bias in zip(table, net.c3.weights, net.c3.bias, strict=True):
-                seen = x[row.nonzero().flatten()]
-                maps.append(self.convolve(seen, weight[None], bias[None])[0])
+                inputs = x[row.nonzero().flatten()]
+                maps.append(self.convolve(inputs, weight[None], bias[None])[0])
             x = torch.stack(maps)
         else:
             x = self.convolve(x, net.c3.weight, net.c3.bias)
-        x = again(self.subsample(f(x), net.s4))
+        x = g(self.subsample(f(x), net.s4))
         x = f(self.convolve(x, net.c5.weight, net.c5.bias)).flatten()
         x = f(self.full(x, net.f6))
-        if paper:
-            return torch.stack([-((x - centre) ** 2).sum() for centre in net.output.centres])
+        if is_paper:
+            return torch.stack([-((x - center) ** 2).sum() for center in net.output.centers])
         return self.full(x, net.output)
 
     @staticmethod

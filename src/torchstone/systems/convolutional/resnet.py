@@ -1,11 +1,11 @@
-"""ResNet: layers that learn what to add to their input, so that depth never has to hurt.
+"""ResNet: layers that learn a residual to add to their input, so that depth does not hurt.
 
 Paper: Kaiming He, Xiangyu Zhang, Shaoqing Ren and Jian Sun, "Deep Residual Learning for Image
 Recognition", 2015, arXiv:1512.03385.
 
-The idea. A deeper plain network trains worse than a shallower one, although it could copy it and do
-nothing in the layers left over. Doing nothing is hard to learn with weights, so it is given: a block
-outputs its input plus a correction, and a block with nothing to say has only to drive its weights to
+The idea. A deeper plain network trains worse than a shallower one, although it could copy it and make
+the remaining layers the identity. The identity is hard to learn with weights, so it is built in: a block
+outputs its input plus a residual, and a block that should do nothing has only to drive its weights to
 zero. The sum also carries gradients past every block.
 
     y = ReLU(F(x) + S(x))     S identity, or where the shape changes: (A) padding, (B) projection
@@ -13,19 +13,19 @@ zero. The sum also carries gradients past every block.
     Basic        F = BN(3×3 · ReLU(BN(3×3 · x)))
     Bottleneck   F = BN(1×1 · ReLU(BN(3×3 · ReLU(BN(1×1 · x)))))     widths w, w, 4w
 
-For ImageNet (table 1): 7×7/2, pooling/2, four stages of widths 64, 128, 256, 512 that each halve the
-grid but the first, the mean over places, one linear layer. For CIFAR (section 4.2): 3×3, three stages
-of widths 16, 32, 64 with n Basic blocks each, 6n + 2 layers in all.
+For ImageNet (table 1): 7×7/2, pooling/2, four stages of widths 64, 128, 256, 512, all but the first of
+which halve the resolution, global average pooling, one linear layer. For CIFAR (section 4.2): 3×3, three
+stages of widths 16, 32, 64 with n basic blocks each, 6n + 2 layers in all.
 
-`resnet50`, `101` and `152` are those whose weights are published: the 3×3 of a block halves the grid
-("v1.5"). `resnet50_paper` halves it in the first 1×1, as the paper does. `resnet20_cifar` to
+`resnet50`, `101` and `152` are those whose weights are published: the 3×3 of a block has the stride
+("v1.5"). In `resnet50_paper` the first 1×1 has it, as in the paper. `resnet20_cifar` to
 `resnet110_cifar` have shortcut A (the paper's CIFAR networks), `…_cifar_b` shortcut B;
 `resnet18_cifar` is the ImageNet network of 18 layers with a 3×3 first layer and no pooling.
 
-What differs from the paper. Weights start by He's rule on the fan out (the paper: fan in), which keeps
-the gradient's scale. `zero_init` starts each block as its shortcut (Goyal et al. 2017,
-arXiv:1706.02677). Momentum is Nesterov's, CIFAR's crops are of reflected pictures, not of zeros, and
-all 50,000 training pictures but the validation split are trained on.
+What differs from the paper. Weights are initialized by He's rule on the fan-out (the paper: fan-in),
+which preserves the gradient's scale. `zero_init` starts each block as its shortcut (Goyal et al. 2017,
+arXiv:1706.02677). Momentum is Nesterov's, CIFAR's crops have reflected borders, not zeros, and
+all 50,000 training images but the validation split are trained on.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -38,39 +38,52 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.shortcut import shortcut
-from torchstone.parts.facts import Fact, macs, parameters
-from torchstone.references.resnet import pairs
+from torchstone.parts.facts import parameter_facts
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, predict
+from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "explain",
+    "predict",
+    "reference",
+]
 
 HEAD = ("fc.",)
 
 
+# what of the paper is written out here; the loss is cross-entropy, the task's
+STORY = ("BasicBlock", "Bottleneck", "ResNet")
+
+
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "mnist5k"  # mnist5k, digits, hf:NAME, a folder (class folders or IDX) or its zip
-    size: int = 28  # pixels a side
-    channels: int = 1  # 1 grey, 3 colour
-    variant: str = "resnet20_cifar"  # which network
-    zero_init: bool = False  # start each block as its shortcut
-    steps: int = 500  # updates
-    batch_size: int = 64  # pictures an update
+    data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip
+    size: int = 28  # image side length in pixels
+    channels: int = 1  # image channels: 1 grayscale, 3 color
+    variant: str = "resnet20_cifar"  # network variant
+    zero_init: bool = False  # zero-initialize the last norm of each block, so that it starts as its shortcut
+    steps: int = 500  # number of training steps
+    batch_size: int = 64  # batch size
     optim: OptimConfig = OptimConfig(
         optimizer="sgd", lr=0.1, weight_decay=5e-4, warmup_ratio=0.1
     )  # optimizer, schedule, precision
-    augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
-    weights: str | None = None  # start from a published file's or a run's
-    freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
-    seed: int = 0  # of weights, order and augmentation
-    device: str = "auto"  # auto, cpu, cuda, mps
+    augment: str = "affine"  # augmentation: none, affine, or steps such as flip+crop4+randaugment2-9
+    weights: str | None = None  # initial weights: a published file or a run folder
+    freeze: Literal["none", "backbone"] = "none"  # frozen part: none, or the backbone (trains the head alone)
+    seed: int = 0  # random seed of weights, data order and augmentation
+    device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
 CIFAR = Recipe(
@@ -93,10 +106,10 @@ RECIPES = {
 }
 
 
-class Basic(nn.Module):
+class BasicBlock(nn.Module):
     """Two 3×3 convolutions and the shortcut."""
 
-    last = "bn2"
+    last = "bn2"  # the last norm
 
     def __init__(self, inputs: int, width: int, stride: int, option: Literal["A", "B"] = "B", dilation=1):
         super().__init__()
@@ -117,15 +130,18 @@ class Basic(nn.Module):
 class Bottleneck(nn.Module):
     """1×1 down to `width`, 3×3, 1×1 up to four times `width`, and the shortcut.
 
-    `halve` says which convolution has the stride: 2, the 3×3 (as published), or 1 (the paper's).
+    Args:
+        strided_conv: which convolution has the stride: 2, the 3×3 (as published), or 1 (the paper's).
     """
 
     last = "bn3"
 
-    def __init__(self, inputs: int, width: int, stride: int, halve: Literal[1, 2] = 2, dilation: int = 1):
+    def __init__(
+        self, inputs: int, width: int, stride: int, strided_conv: Literal[1, 2] = 2, dilation: int = 1
+    ):
         super().__init__()
         self.outputs = 4 * width
-        first, second = (stride, 1) if halve == 1 else (1, stride)
+        first, second = (stride, 1) if strided_conv == 1 else (1, stride)
         self.conv1 = nn.Conv2d(inputs, width, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, second, dilation, dilation, bias=False)
@@ -145,13 +161,13 @@ class Bottleneck(nn.Module):
 # first layer: (kernel, stride, padding), then pooling
 STEMS: dict[str, tuple[tuple[int, int, int], Callable[[], nn.Module]]] = {
     "imagenet": ((7, 2, 3), lambda: nn.MaxPool2d(3, 2, 1)),
-    "caffe": ((7, 2, 3), lambda: nn.MaxPool2d(3, 2, ceil_mode=True)),  # where it first was trained
+    "caffe": ((7, 2, 3), lambda: nn.MaxPool2d(3, 2, ceil_mode=True)),  # pooling without padding
     "cifar": ((3, 1, 1), nn.Identity),
 }
 
 
 class ResNet(nn.Module):
-    """First layer, stages of blocks, mean over places, linear.
+    """First layer, stages of blocks, global average pooling, linear.
 
     Args:
         block: (inputs, width, stride) -> module with `outputs` channels; `last` names its last norm.
@@ -178,17 +194,17 @@ class ResNet(nn.Module):
         self.stages = [f"layer{stage}" for stage in range(1, len(depths) + 1)]
         for name, depth, width in zip(self.stages, depths, widths, strict=True):
             blocks = []
-            for place in range(depth):
-                halves = place == 0 and name != "layer1"
-                blocks.append(block(inputs, width, 2 if halves else 1))
+            for i in range(depth):
+                has_stride = i == 0 and name != "layer1"
+                blocks.append(block(inputs, width, 2 if has_stride else 1))
                 inputs = blocks[-1].outputs
             self.add_module(name, nn.Sequential(*blocks))
         self.fc = nn.Linear(inputs, num_classes)
-        self.initialise(zero_init)
+        self.initialize(zero_init)
 
-    def initialise(self, zero_init: bool) -> None:
-        """var w = 2 / fan out for convolutions (He et al. 2015, arXiv:1502.01852); norms start as
-        themselves, the linear layer uniform in ±1/√(fan in)."""
+    def initialize(self, zero_init: bool) -> None:
+        """var w = 2 / fan-out for convolutions (He et al. 2015, arXiv:1502.01852). Norms start as the
+        identity, the linear layer uniform in ±1/√(fan-in)."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -209,29 +225,35 @@ DEPTHS = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-SMALL = {"widths": (16, 32, 64), "stem": "cifar", "num_classes": 10}
-LAYERS = (20, 32, 44, 56, 110)  # 6n + 2
-PICTURE, TINY = (3, 224, 224), (3, 32, 32)
+CIFAR_LAYERS = (20, 32, 44, 56, 110)  # 6n + 2
+IMAGENET_SHAPE, CIFAR_SHAPE = (3, 224, 224), (3, 32, 32)
 
 
-def small(layers: int, block: Callable[[int, int, int], Any]) -> partial:
+def cifar_resnet(layers: int, block: Callable[[int, int, int], Any]) -> partial:
     """A network for CIFAR of 6n + 2 layers."""
-    return partial(ResNet, block, (layers // 6,) * 3, **SMALL)
+    return partial(ResNet, block, (layers // 6,) * 3, widths=(16, 32, 64), stem="cifar", num_classes=10)
 
 
 VARIANTS = {
-    **{f"resnet{n}": Variant(partial(ResNet, Basic, DEPTHS[n]), PICTURE) for n in (18, 34)},
-    **{f"resnet{n}": Variant(partial(ResNet, Bottleneck, DEPTHS[n]), PICTURE) for n in (50, 101, 152)},
-    "resnet50_paper": Variant(partial(ResNet, partial(Bottleneck, halve=1), DEPTHS[50]), PICTURE),
-    **{f"resnet{n}_cifar": Variant(small(n, partial(Basic, option="A")), TINY) for n in LAYERS},
-    **{f"resnet{n}_cifar_b": Variant(small(n, Basic), TINY) for n in LAYERS},
-    "resnet18_cifar": Variant(partial(ResNet, Basic, DEPTHS[18], stem="cifar", num_classes=10), TINY),
+    **{f"resnet{n}": Variant(partial(ResNet, BasicBlock, DEPTHS[n]), IMAGENET_SHAPE) for n in (18, 34)},
+    **{f"resnet{n}": Variant(partial(ResNet, Bottleneck, DEPTHS[n]), IMAGENET_SHAPE) for n in (50, 101, 152)},
+    "resnet50_paper": Variant(
+        partial(ResNet, partial(Bottleneck, strided_conv=1), DEPTHS[50]), IMAGENET_SHAPE
+    ),
+    **{
+        f"resnet{n}_cifar": Variant(cifar_resnet(n, partial(BasicBlock, option="A")), CIFAR_SHAPE)
+        for n in CIFAR_LAYERS
+    },
+    **{f"resnet{n}_cifar_b": Variant(cifar_resnet(n, BasicBlock), CIFAR_SHAPE) for n in CIFAR_LAYERS},
+    "resnet18_cifar": Variant(
+        partial(ResNet, BasicBlock, DEPTHS[18], stem="cifar", num_classes=10), CIFAR_SHAPE
+    ),
 }
 
 
 def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's names are ours; the public CIFAR networks say `linear` and `shortcut`, and some
-    were saved from inside `DataParallel`."""
+    """torchvision's names are ours. The public CIFAR networks have `linear` and `shortcut`, and some were
+    saved from inside `DataParallel`."""
 
     def ours(key: str) -> str:
         key = key.removeprefix("module.").replace(".shortcut.", ".downsample.")
@@ -242,7 +264,7 @@ def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     model_config = {
         "num_classes": len(data.classes),
         "channels": recipe.channels,
@@ -275,39 +297,18 @@ COUNTS = {
 }
 
 
-def counted(variants: dict[str, Variant], counts: dict[str, tuple[int, int]]) -> list[Fact]:
-    """Two facts a variant, measured without memory for the weights."""
-
-    def meta(variant: str) -> nn.Module:
-        with torch.device("meta"):
-            return variants[variant].make()
-
-    facts = []
-    for variant, (weights, products) in counts.items():
-        shape = (1, *variants[variant].shape)
-        facts += [
-            Fact(f"{variant} parameters", lambda v=variant: parameters(meta(v)), weights),
-            Fact(
-                f"{variant} multiply-accumulates",
-                lambda v=variant, s=shape: macs(meta(v), s),
-                products,
-            ),
-        ]
-    return facts
-
-
-FACTS = counted(VARIANTS, COUNTS)
+FACTS = parameter_facts(VARIANTS, COUNTS)
 
 
 def reference():
-    """torchvision's classes; where it has none, the same weights through the equations written out."""
-    from torchstone.references import torchvision
+    """torchvision's classes; where it has none, the equations on bare tensors with the same weights."""
+    from torchstone.parts.optional_imports import import_torchvision
+    from torchstone.references.resnet import resnet_cases
 
     names = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-    makers = {v: partial(getattr(torchvision().models, v), num_classes=10) for v in names}
+    makers = {v: partial(getattr(import_torchvision().models, v), num_classes=10) for v in names}
     for variant, (make, shape) in VARIANTS.items():
-        large = variant in ("resnet101", "resnet152")  # in float64 they take 3 GB
-        precision = torch.float32 if large else torch.float64
-        side = 40 if shape == PICTURE else 16
-        theirs = makers.get(variant)
-        yield from pairs(variant, make, theirs, published, side=side, dtype=precision)
+        is_large = variant in ("resnet101", "resnet152")  # in float64 they take 3 GB
+        dtype = torch.float32 if is_large else torch.float64
+        side = 40 if shape == IMAGENET_SHAPE else 16
+        yield from resnet_cases(variant, make, makers.get(variant), published, side=side, dtype=dtype)

@@ -1,28 +1,29 @@
-"""SENet: residual networks whose blocks weigh their channels by what they see of the whole picture.
+"""SENet: residual networks whose blocks weight their channels by the global content of the image.
 
 Paper: Jie Hu, Li Shen, Samuel Albanie, Gang Sun and Enhua Wu, "Squeeze-and-Excitation Networks", 2017,
 arXiv:1709.01507.
 
-The idea. A convolution mixes channels with the same weights everywhere and sees only its window. A
-gate on the branch of each residual block looks at all places at once and says which channels matter
-for this picture; it costs two small matrix products a block, a tenth more parameters and next to no
-time.
+The idea. A convolution mixes channels with the same weights everywhere and has a local receptive field.
+A gate on the branch of each residual block pools over all locations and weights the channels by their
+importance for this image. It costs two small matrix products per block, a tenth more parameters and next
+to no time.
 
-    squeeze      z_c = mean of channel c over all places                        (equation 2)
+    squeeze      z_c = mean of channel c over all locations                     (equation 2)
     excitation   s = σ(W₂ ReLU(W₁ z + b₁) + b₂),   W₁: C → C/r, W₂: C/r → C     (equation 3)
     scale        x̃_c = s_c · x_c                                                (equation 4)
 
     y = ReLU(scale(F(x)) + S(x))     Σ over blocks of 2C²/r + C/r + C parameters, r = 16
 
-`seresnet50`, `101` and `152` are the networks with the 3×3 of a block halving the grid, as weights are
-published for today. `seresnet50_paper`, `101_paper` and `152_paper` are the authors' in Caffe: the
-first 1×1 halves it, and the pooling after the first layer has no edge. `seresnet18` and `34` are the
-ones whose weights are published: pooled as in Caffe, and with a ReLU between the last norm and the
-gate. `seresnet20_cifar` is the CIFAR network of 20 layers, shortcut A, as in the paper's table 5.
+`seresnet50`, `101` and `152` have the stride in the 3×3 of a block; these are the networks whose weights
+are published today. `seresnet50_paper`, `101_paper` and `152_paper` are the authors' in Caffe: the stride
+is in the first 1×1, and the pooling after the first layer has no padding. `seresnet18` and `34` are those
+whose weights are published: pooled as in Caffe, and with a ReLU between the last norm and the gate.
+`seresnet20_cifar` is the CIFAR network of 20 layers, shortcut A, as in the paper's table 5.
 
-What differs from the paper. The CIFAR network squeezes to 8 units at least: one sixteenth of its 16
-channels is one, and a gate whose only unit is dead learns nothing. Weights start by He's rule on the fan out, momentum is Nesterov's, and
-CIFAR's crops are of reflected pictures. On grey digits the smallest network stands in for ImageNet.
+What differs from the paper. The CIFAR network squeezes to at least 8 units: one sixteenth of its 16
+channels is one, and a gate whose only unit is dead learns nothing. Weights are initialized by He's rule
+on the fan-out, momentum is Nesterov's, and CIFAR's crops have reflected borders. On gray digits the
+smallest network stands in for ImageNet.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,42 +36,55 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.conv.shortcut import shortcut
-from torchstone.parts.facts import Fact
-from torchstone.references.resnet import pairs
+from torchstone.parts.facts import Fact, on_meta, parameter_facts
 from torchstone.systems import Variant
-from torchstone.systems.convolutional.resnet import DEPTHS, PICTURE, TINY, ResNet, counted, small
-from torchstone.tasks.vision.classify import classify, evaluate, predict
+from torchstone.systems.convolutional.resnet import CIFAR_SHAPE, DEPTHS, IMAGENET_SHAPE, ResNet, cifar_resnet
+from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "explain",
+    "predict",
+    "reference",
+]
 
 HEAD = ("fc.",)
 REDUCTION = 16
 
 
+# what of the paper is written out here; the loss is cross-entropy, the task's
+STORY = ("BasicBlock", "Bottleneck")
+
+
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "mnist5k"  # mnist5k, digits, hf:NAME, a folder (class folders or IDX) or its zip
-    size: int = 28  # pixels a side
-    channels: int = 1  # 1 grey, 3 colour
-    variant: str = "seresnet20_cifar"  # which network
-    zero_init: bool = False  # start each block as its shortcut
-    steps: int = 500  # updates
-    batch_size: int = 64  # pictures an update
+    data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip
+    size: int = 28  # image side length in pixels
+    channels: int = 1  # image channels: 1 grayscale, 3 color
+    variant: str = "seresnet20_cifar"  # network variant
+    zero_init: bool = False  # zero-initialize the last norm of each block, so that it starts as its shortcut
+    steps: int = 500  # number of training steps
+    batch_size: int = 64  # batch size
     optim: OptimConfig = OptimConfig(
         optimizer="sgd", lr=0.1, weight_decay=5e-4, warmup_ratio=0.1
     )  # optimizer, schedule, precision
-    augment: str = "affine"  # none, affine, or steps: flip+crop4+randaugment2-9
-    weights: str | None = None  # start from a published file's or a run's
-    freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
-    seed: int = 0  # of weights, order and augmentation
-    device: str = "auto"  # auto, cpu, cuda, mps
+    augment: str = "affine"  # augmentation: none, affine, or steps such as flip+crop4+randaugment2-9
+    weights: str | None = None  # initial weights: a published file or a run folder
+    freeze: Literal["none", "backbone"] = "none"  # frozen part: none, or the backbone (trains the head alone)
+    seed: int = 0  # random seed of weights, data order and augmentation
+    device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
 RECIPES = {
@@ -91,11 +105,12 @@ RECIPES = {
 }
 
 
-class Basic(nn.Module):
+class BasicBlock(nn.Module):
     """Two 3×3 convolutions, the gate, and the shortcut.
 
-    `rectified` puts a ReLU before the gate, as the published networks of 18 and 34 layers have it;
-    `least` is how many units the gate squeezes to at least.
+    Args:
+        relu_before_gate: as the published networks of 18 and 34 layers have it.
+        min_squeezed: the gate squeezes to at least this many units.
     """
 
     last = "bn2"
@@ -106,23 +121,23 @@ class Basic(nn.Module):
         width: int,
         stride: int,
         option: Literal["A", "B"] = "B",
-        rectified: bool = False,
-        least: int = 1,
+        relu_before_gate: bool = False,
+        min_squeezed: int = 1,
     ):
         super().__init__()
         self.outputs = width
-        self.rectified = rectified
+        self.relu_before_gate = relu_before_gate
         self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.se = SqueezeExcitation(width, max(least, width // REDUCTION))
+        self.se = SqueezeExcitation(width, max(min_squeezed, width // REDUCTION))
         self.downsample = shortcut(inputs, width, stride, option)
 
     def forward(self, x: Float[Tensor, "b inputs h w"]) -> Float[Tensor, "b width h2 w2"]:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
-        if self.rectified:
+        if self.relu_before_gate:
             y = F.relu(y, inplace=True)
         y = self.se(y)
         y += self.downsample(x)
@@ -132,15 +147,16 @@ class Basic(nn.Module):
 class Bottleneck(nn.Module):
     """1×1 down to `width`, 3×3, 1×1 up to four times `width`, the gate, and the shortcut.
 
-    `halve` says which convolution has the stride: 2, the 3×3, or 1 (the paper's).
+    Args:
+        strided_conv: which convolution has the stride: 2, the 3×3, or 1 (the paper's).
     """
 
     last = "bn3"
 
-    def __init__(self, inputs: int, width: int, stride: int, halve: Literal[1, 2] = 2):
+    def __init__(self, inputs: int, width: int, stride: int, strided_conv: Literal[1, 2] = 2):
         super().__init__()
         self.outputs = 4 * width
-        first, second = (stride, 1) if halve == 1 else (1, stride)
+        first, second = (stride, 1) if strided_conv == 1 else (1, stride)
         self.conv1 = nn.Conv2d(inputs, width, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, second, 1, bias=False)
@@ -158,25 +174,27 @@ class Bottleneck(nn.Module):
         return F.relu(y, inplace=True)
 
 
-RECTIFIED = partial(Basic, rectified=True)
-PAPER = partial(Bottleneck, halve=1)
+SHALLOW_BLOCK = partial(BasicBlock, relu_before_gate=True)
+PAPER_BLOCK = partial(Bottleneck, strided_conv=1)
 SHALLOW, DEEP = (18, 34), (50, 101, 152)
 
 
-def caffe(block, layers: int) -> Variant:
-    return Variant(partial(ResNet, block, DEPTHS[layers], stem="caffe"), PICTURE)
+def caffe_resnet(block, layers: int) -> Variant:
+    return Variant(partial(ResNet, block, DEPTHS[layers], stem="caffe"), IMAGENET_SHAPE)
 
 
 VARIANTS = {
-    **{f"seresnet{n}": caffe(RECTIFIED, n) for n in SHALLOW},
-    **{f"seresnet{n}": Variant(partial(ResNet, Bottleneck, DEPTHS[n]), PICTURE) for n in DEEP},
-    **{f"seresnet{n}_paper": caffe(PAPER, n) for n in DEEP},
-    "seresnet20_cifar": Variant(small(20, partial(Basic, option="A", least=8)), TINY),
+    **{f"seresnet{n}": caffe_resnet(SHALLOW_BLOCK, n) for n in SHALLOW},
+    **{f"seresnet{n}": Variant(partial(ResNet, Bottleneck, DEPTHS[n]), IMAGENET_SHAPE) for n in DEEP},
+    **{f"seresnet{n}_paper": caffe_resnet(PAPER_BLOCK, n) for n in DEEP},
+    "seresnet20_cifar": Variant(
+        cifar_resnet(20, partial(BasicBlock, option="A", min_squeezed=8)), CIFAR_SHAPE
+    ),
 }
 
 
 def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """timm's `seresnet…` has our names; its `legacy_seresnet…`, the authors' weights, has others."""
+    """timm's `seresnet…` has our names; its `legacy_seresnet…` (the authors' weights) has others."""
 
     def ours(key: str) -> str:
         key = key.removeprefix("layer0.").replace(".se_module.", ".se.")
@@ -187,7 +205,7 @@ def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     model_config = {
         "num_classes": len(data.classes),
         "channels": recipe.channels,
@@ -198,7 +216,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield classify(model, recipe, data, model_config=model_config, head=HEAD, published=published)
 
 
-# parameters, multiply-accumulates: those of the ResNet and 2C²/r a block
+# parameters, multiply-accumulates: those of the ResNet and 2C²/r per block
 COUNTS = {
     "seresnet18": (11_778_592, 1_814_160_384),
     "seresnet34": (21_958_868, 3_663_918_592),
@@ -212,51 +230,51 @@ COUNTS = {
 }
 
 
-def gates(network: nn.Module) -> int:
+def gate_parameters(network: nn.Module) -> int:
     """Σ over blocks of 2C²/r + C/r + C, from the widths C and C/r alone."""
-    gated = [m.fc1 for m in network.modules() if isinstance(m, SqueezeExcitation)]
-    sides = [(layer.in_channels, layer.out_channels) for layer in gated]
-    return sum(2 * c * squeezed + squeezed + c for c, squeezed in sides)
-
-
-def added() -> int:
-    with torch.device("meta"):
-        return gates(VARIANTS["seresnet50"].make())
+    gates = [m.fc1 for m in network.modules() if isinstance(m, SqueezeExcitation)]
+    widths = [(layer.in_channels, layer.out_channels) for layer in gates]
+    return sum(2 * c * squeezed + squeezed + c for c, squeezed in widths)
 
 
 FACTS = [
-    *counted(VARIANTS, COUNTS),
-    Fact("seresnet50: what the gates add to resnet50", added, 28_088_024 - 25_557_032),
+    *parameter_facts(VARIANTS, COUNTS),
+    Fact(
+        "seresnet50: parameters that the gates add to resnet50",
+        lambda: gate_parameters(on_meta(VARIANTS["seresnet50"].make)),
+        28_088_024 - 25_557_032,
+    ),
 ]
 
 
 def reference():
-    """timm's classes; for CIFAR the same weights through the equations written out."""
-    from torchstone.references import timm
+    """timm's classes; for CIFAR the equations on bare tensors with the same weights."""
+    from torchstone.references.resnet import resnet_cases
+    from torchstone.references.vision import import_timm
 
     def theirs(variant: str):
-        plain = variant in ("seresnet50", "seresnet101", "seresnet152")
-        name = variant if plain else f"legacy_{variant.removesuffix('_paper')}"
-        return partial(timm().create_model, name, num_classes=10, drop_rate=0.0)
+        is_current = variant in ("seresnet50", "seresnet101", "seresnet152")
+        name = variant if is_current else f"legacy_{variant.removesuffix('_paper')}"
+        return partial(import_timm().create_model, name, num_classes=10, drop_rate=0.0)
 
     for variant, (make, _) in VARIANTS.items():
         if variant == "seresnet20_cifar":
-            yield from pairs(variant, make, None, published, side=16, gate=excited)
+            yield from resnet_cases(variant, make, None, published, side=16, gate=gate_by_definition)
             continue
-        large = "101" in variant or "152" in variant  # in float64 they take 3 GB
-        precision = torch.float32 if large else torch.float64
-        yield from pairs(variant, make, theirs(variant), published, dtype=precision)
+        is_large = "101" in variant or "152" in variant  # in float64 they take 3 GB
+        dtype = torch.float32 if is_large else torch.float64
+        yield from resnet_cases(variant, make, theirs(variant), published, dtype=dtype)
     first = "seresnet18"
     make = VARIANTS[first].make
-    yield from pairs(first, make, theirs(first), published, side=64, dtype=torch.float32)
+    yield from resnet_cases(first, make, theirs(first), published, side=64, dtype=torch.float32)
 
 
-def excited(y: Tensor, block: Any) -> Tensor:
-    """Equations 2 to 4, one picture after another."""
+def gate_by_definition(y: Tensor, block: Any) -> Tensor:
+    """Equations 2 to 4, one image after another."""
     w1, w2 = block.se.fc1.weight[:, :, 0, 0], block.se.fc2.weight[:, :, 0, 0]
     scaled = []
-    for picture in y:
-        z = picture.sum((1, 2)) / picture[0].numel()
+    for image in y:
+        z = image.sum((1, 2)) / image[0].numel()
         s = w2 @ (w1 @ z + block.se.fc1.bias).clamp(min=0) + block.se.fc2.bias
-        scaled.append(picture / (1 + torch.exp(-s))[:, None, None])
+        scaled.append(image / (1 + torch.exp(-s))[:, None, None])
     return torch.stack(scaled)

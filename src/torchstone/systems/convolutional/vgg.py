@@ -1,30 +1,30 @@
-"""VGG: depth from nothing but small convolutions.
+"""VGG: depth from small convolutions alone.
 
 Paper: Karen Simonyan and Andrew Zisserman, "Very deep convolutional networks for large-scale image
-recognition", 2014, arXiv:1409.1556. The batch-normalised forms add Ioffe and Szegedy 2015
+recognition", 2014, arXiv:1409.1556. The batch-normalized forms add Ioffe and Szegedy 2015
 (arXiv:1502.03167) after each convolution.
 
-The idea. Two 3×3 convolutions in a row see as far as one of 5×5, three as far as one of 7×7, with
-fewer weights (27 C² against 49 C²) and more rectifications between. So every filter is 3×3, every
-pooling halves the side, the maps double as the side halves, and depth is the one thing that varies.
+The idea. Two 3×3 convolutions in a row have the receptive field of one 5×5, three that of one 7×7, with
+fewer weights (27 C² against 49 C²) and more ReLUs between. So every filter is 3×3, every pooling halves
+the side, the maps double as the side halves, and only the depth varies.
 
-A network is a row of table 1: numbers are maps, "pool" is a 2×2 maximum.
+A network is a row of table 1: numbers are maps, "pool" is 2×2 max pooling.
 
     vgg11 = A, vgg13 = B, vgg16 = D, vgg19 = E, then full layers of 4096, 4096 and the classes
 
-`vgg16_bn_cifar` is D for pictures of 32×32: batch normalisation, and one full layer on the 512 maps
-that are left; 14,728,266 parameters, names as in the widely used pytorch-cifar. Names and shapes of
-the others are those of torchvision's files.
+`vgg16_bn_cifar` is D for images of 32×32: batch normalization, and one full layer on the last 512 maps;
+14,728,266 parameters, names as in the widely used pytorch-cifar. Names and shapes of the others are those
+of torchvision's files.
 
-What differs from the paper. Weights start from He et al. 2015 (arXiv:1502.01852), so no network is
-grown from a shallower one. Maps are averaged to 7×7 before the full layers (at 224 pixels they are
-7×7), so any size from 32 up will do. Momentum is Nesterov's, and the rate falls by a cosine, not by
-hand. The scale of training pictures is not jittered.
+What differs from the paper. Weights are initialized as in He et al. 2015 (arXiv:1502.01852), so no
+network is grown from a shallower one. Maps are averaged to 7×7 before the full layers (at 224 pixels they
+are 7×7), so any size from 32 up works. Momentum is Nesterov's, and the learning rate follows a cosine,
+not manual steps. The scale of training images is not jittered.
 """
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -32,37 +32,51 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.facts import ParityCase, parameter_facts
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, predict
+from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "explain",
+    "predict",
+    "reference",
+]
+
+
+# what of the paper is written out here; the loss is cross-entropy, the task's
+STORY = ("conv_stack", "VGG")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "mnist5k"  # mnist5k, digits, hf:NAME, or a folder of class folders
-    variant: str = "vgg16_bn_cifar"  # vgg11, 13, 16, 19, each also with _bn; vgg16_bn_cifar
-    size: int = 32  # side of a picture, pixels
-    channels: int = 1  # 1 grey, 3 colour
-    hidden: int = 4096  # units in each full layer (vgg16_bn_cifar has none)
-    steps: int = 100  # updates
-    batch_size: int = 64  # pictures an update
+    data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip
+    variant: str = "vgg16_bn_cifar"  # network variant: vgg11, 13, 16, 19, each also with _bn; vgg16_bn_cifar
+    size: int = 32  # image side length in pixels
+    channels: int = 1  # image channels: 1 grayscale, 3 color
+    hidden: int = 4096  # units per hidden fully connected layer (vgg16_bn_cifar has none)
+    steps: int = 100  # number of training steps
+    batch_size: int = 64  # batch size
     optim: OptimConfig = OptimConfig(
         optimizer="adamw", weight_decay=0.02, warmup_ratio=0.1
     )  # optimizer, schedule, precision
-    augment: str = "shift2"  # none, affine, or steps: flip+crop4+randaugment2-9
-    weights: str | None = None  # start from a published file's or a run's
-    freeze: Literal["none", "backbone"] = "none"  # what stays as those weights are
-    seed: int = 0  # of weights, order and augmentation
-    device: str = "auto"  # auto, cpu, cuda, mps
+    augment: str = "shift2"  # augmentation: none, affine, or steps such as flip+crop4+randaugment2-9
+    weights: str | None = None  # initial weights: a published file or a run folder
+    freeze: Literal["none", "backbone"] = "none"  # frozen part: none, or the backbone (trains the head alone)
+    seed: int = 0  # random seed of weights, data order and augmentation
+    device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
 CIFAR = Recipe(
@@ -101,7 +115,7 @@ RECIPES = {
     ),
 }
 
-# table 1; maps of each convolution, "pool" a 2×2 maximum
+# table 1; maps of each convolution, "pool" for 2×2 max pooling
 LAYERS = {
     "vgg11": "64 pool 128 pool 256 256 pool 512 512 pool 512 512 pool",
     "vgg13": "64 64 pool 128 128 pool 256 256 pool 512 512 pool 512 512 pool",
@@ -110,8 +124,8 @@ LAYERS = {
 }
 
 
-def stack(row: str, channels: int, norm: bool) -> nn.Sequential:
-    """The convolutional part that a row of the table describes."""
+def conv_stack(row: str, channels: int, norm: bool) -> nn.Sequential:
+    """The convolutions that a row of the table describes."""
     layers: list[nn.Module] = []
     for word in row.split():
         if word == "pool":
@@ -127,7 +141,7 @@ def stack(row: str, channels: int, norm: bool) -> nn.Sequential:
 
 
 class VGG(nn.Module):
-    """A stack of convolutions, its maps averaged to `grid` × `grid`, and a classifier on them."""
+    """A stack of convolutions, its maps averaged to `grid` × `grid`, and a classifier."""
 
     def __init__(self, features: nn.Module, grid: int, classifier: nn.Module):
         super().__init__()
@@ -146,8 +160,8 @@ class VGG(nn.Module):
         return self.classifier(self.avgpool(self.features(images)).flatten(1))
 
 
-def imagenet(row: str, norm: bool, num_classes: int = 1000, channels: int = 3, hidden: int = 4096) -> VGG:
-    """A network of the paper, or its batch-normalised form."""
+def imagenet_vgg(row: str, norm: bool, num_classes: int = 1000, channels: int = 3, hidden: int = 4096) -> VGG:
+    """A network of the paper, or its batch-normalized form."""
     classifier = nn.Sequential(
         nn.Linear(512 * 7 * 7, hidden),
         nn.ReLU(inplace=True),
@@ -157,21 +171,21 @@ def imagenet(row: str, norm: bool, num_classes: int = 1000, channels: int = 3, h
         nn.Dropout(0.5),
         nn.Linear(hidden, num_classes),
     )
-    return VGG(stack(LAYERS[row], channels, norm), 7, classifier)
+    return VGG(conv_stack(LAYERS[row], channels, norm), 7, classifier)
 
 
-def cifar(num_classes: int = 10, channels: int = 3) -> VGG:
-    """VGG-16 for small pictures."""
-    return VGG(stack(LAYERS["vgg16"], channels, norm=True), 1, nn.Linear(512, num_classes))
+def cifar_vgg(num_classes: int = 10, channels: int = 3) -> VGG:
+    """VGG-16 for small images."""
+    return VGG(conv_stack(LAYERS["vgg16"], channels, norm=True), 1, nn.Linear(512, num_classes))
 
 
 VARIANTS = {
-    f"{row}{suffix}": Variant(functools.partial(imagenet, row, bool(suffix)), (3, 224, 224))
+    f"{row}{suffix}": Variant(partial(imagenet_vgg, row, bool(suffix)), (3, 224, 224))
     for row in LAYERS
     for suffix in ("", "_bn")
-} | {"vgg16_bn_cifar": Variant(cifar, (3, 32, 32))}
+} | {"vgg16_bn_cifar": Variant(cifar_vgg, (3, 32, 32))}
 
-# keys of a weights file that belong to its own classes
+# parameters of the classification layer, replaced for other classes
 HEAD = ("classifier.6.", "classifier.weight", "classifier.bias")
 
 
@@ -179,7 +193,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     if recipe.size < 32:
         raise BadInput(f"{recipe.variant} needs a size of 32 or more, not {recipe.size}")
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
     model_config = {"num_classes": len(data.classes), "channels": data.metadata["channels"]}
     if recipe.variant != "vgg16_bn_cifar":
         model_config["hidden"] = recipe.hidden
@@ -188,14 +202,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield classify(model, recipe, data, model_config=model_config, head=HEAD)
 
 
-def unmade(variant: str) -> nn.Module:
-    """The full network without memory for its weights, to be counted."""
-    with torch.device("meta"):
-        return VARIANTS[variant].make()
-
-
 # parameters; multiply-accumulates at 224 pixels (vgg16_bn_cifar: 32)
-PUBLISHED = {
+COUNTS = {
     "vgg11": (132_863_336, 7_609_090_048),
     "vgg11_bn": (132_868_840, 7_609_090_048),
     "vgg13": (133_047_848, 11_308_466_176),
@@ -208,66 +216,55 @@ PUBLISHED = {
     "vgg16_bn_cifar": (14_728_266, (15_470_264_320 - 123_633_664) // 49 + 5_120),
 }
 
-FACTS = [
-    fact
-    for variant, (count, products) in PUBLISHED.items()
-    for fact in (
-        Fact(f"{variant} parameters", lambda v=variant: parameters(unmade(v)), count),
-        Fact(
-            f"{variant} multiply-accumulates",
-            lambda v=variant: macs(unmade(v), (1, *VARIANTS[v].shape)),
-            products,
-        ),
-    )
-]
+FACTS = parameter_facts(VARIANTS, COUNTS)
 
 
-# those compared to the full in evaluation mode too; of the others, the output
+# fully compared in evaluation mode too; of the others, the output
 THOROUGH = ("vgg11", "vgg11_bn", "vgg16_bn", "vgg16_bn_cifar")
 
 
 def reference():
-    """torchvision's networks with 64 hidden units, for memory; the CIFAR network written out."""
+    """torchvision's networks with 64 hidden units, for memory; the CIFAR network by its equations."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, 32, 32, generator=generator, dtype=torch.float64)
-    yield pair("vgg11", False, images.float())
+    yield parity_case("vgg11", False, images.float())
     for variant in VARIANTS:
-        yield pair(variant, True, images)
-        ours, theirs, _ = pair(variant, False, images)
+        yield parity_case(variant, True, images)
+        case = parity_case(variant, False, images)
         if variant not in THOROUGH:
-            name, evaluate_, published = ours.__name__, ours.forward, theirs.forward
-            ours, theirs = (lambda x, f=evaluate_: f(x)), (lambda x, f=published: f(x))
-            ours.__name__, theirs.__name__ = name, "VGG"
-        yield ours, theirs, images
-        del ours, theirs
+            ours, theirs = case.ours.forward, case.theirs.forward
+            case = case._replace(ours=lambda x, f=ours: f(x), theirs=lambda x, f=theirs: f(x))
+            case.ours.__name__, case.theirs.__name__ = "VGG", type(theirs.__self__).__name__
+        yield case
+        del case
 
 
-def pair(variant: str, training: bool, images: Tensor):
-    """(ours, theirs, images) with the same weights and statistics."""
+def parity_case(variant: str, training: bool, images: Tensor) -> ParityCase:
+    """Ours and theirs with the same weights and statistics."""
     torch.manual_seed(0)
     if variant == "vgg16_bn_cifar":
-        ours: Any = cifar().to(images.dtype)
-        ours(images)  # the statistics move from where they started
-        theirs: Any = WrittenOut(ours)
+        ours: Any = cifar_vgg().to(images.dtype)
+        ours(images)  # moves the running statistics from their initial values
+        theirs: Any = NaiveVGG(ours)
     else:
-        theirs = small(variant).to(images.dtype)
+        theirs = small_torchvision_vgg(variant).to(images.dtype)
         theirs(images)
         ours = VARIANTS[variant].make(num_classes=10, hidden=64).to(images.dtype)
         ours.load_state_dict(theirs.state_dict())
-    if training and "bn" in variant:  # a bias before normalisation has no gradient but rounding
+    if training and "bn" in variant:  # the gradient of a bias before normalization is rounding error
         for module in (*ours.modules(), *theirs.modules()):
             if isinstance(module, nn.Conv2d) and module.bias is not None:
                 module.bias.requires_grad_(False)
-    ours.__name__ = f"{variant}, {'train' if training else 'eval'}, {images.dtype}"
-    return ours.train(training), theirs.train(training), images
+    label = f"{variant}, {'train' if training else 'eval'}, {images.dtype}"
+    return ParityCase(ours.train(training), theirs.train(training), images, label=label)
 
 
-def small(variant: str) -> nn.Module:
+def small_torchvision_vgg(variant: str) -> nn.Module:
     """torchvision's network with 64 hidden units and 10 classes."""
-    from torchstone.references import torchvision
+    from torchstone.parts.optional_imports import import_torchvision
 
     with torch.device("meta"):
-        net = getattr(torchvision().models, variant)(num_classes=10)
+        net = getattr(import_torchvision().models, variant)(num_classes=10)
         net.classifier[0] = nn.Linear(25_088, 64)
         net.classifier[3] = nn.Linear(64, 64)
         net.classifier[6] = nn.Linear(64, 10)
@@ -284,7 +281,7 @@ def small(variant: str) -> nn.Module:
     return net
 
 
-class WrittenOut(nn.Module):
+class NaiveVGG(nn.Module):
     """The parameters of the CIFAR network, each layer by its formula, without the table."""
 
     def __init__(self, model: VGG):
@@ -296,13 +293,13 @@ class WrittenOut(nn.Module):
         for start, convolutions in ((0, 2), (7, 2), (14, 3), (24, 3), (34, 3)):
             for i in range(start, start + 3 * convolutions, 3):
                 x = F.conv2d(x, layers[i].weight, layers[i].bias, padding=1)
-                x = self.normalised(x, layers[i + 1]).clamp(min=0)
+                x = self.normalize(x, layers[i + 1]).clamp(min=0)
             x = x.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
         classifier: Any = self.net.classifier
         return x.mean((2, 3)) @ classifier.weight.T + classifier.bias
 
-    def normalised(self, x: Tensor, norm: Any) -> Tensor:
-        """(x − μ) / √(σ² + ε) · γ + β: the batch's own μ and σ² in training, the running ones else."""
+    def normalize(self, x: Tensor, norm: Any) -> Tensor:
+        """(x − μ) / √(σ² + ε) · γ + β: the batch's in training, else the running."""
         mean, variance = norm.running_mean, norm.running_var
         if self.training:
             mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)

@@ -1,14 +1,13 @@
-"""Back-propagation by hand: the chain rule as a second pass, from the output back.
+"""Back-propagation by hand: the chain rule as a backward pass.
 
 Paper: David Rumelhart, Geoffrey Hinton and Ronald Williams, "Learning representations by
 back-propagating errors", Nature 323, 1986.
 
-The idea. What a hidden unit should do is not said by the data, but how much the error would change
-with it can be computed: the error's derivative at each layer follows from that of the layer above
-it by the same weights, gone through backwards. So a second pass, as cheap as the first, gives the
-derivative by every weight.
+The idea. The data have no targets for hidden units, but how much the error would change with each can be
+computed: the error's derivative at each layer follows from that of the layer above it through the same
+weights, transposed. So a second pass, as cheap as the first, gives the derivative by every weight.
 
-The equations, for layers l = 1 … L, a_0 the picture, d the desired output (1 for its class, else 0):
+The equations, for layers l = 1 … L, a_0 the image, d the desired output (1 for its class, else 0):
 
     z_l = W_l a_{l−1} + b_l         a_l = f(z_l)          y = g(z_L)
     squared         E = ½ Σ (y_i − d_i)²
@@ -18,12 +17,12 @@ The equations, for layers l = 1 … L, a_0 the picture, d the desired output (1 
     ∂E/∂W_l = δ_l a_{l−1}ᵀ          ∂E/∂b_l = δ_l
     Δw(t) = −ε ∂E/∂w(t) + α Δw(t−1)
 
-Shapes: pictures (batch, channels, size, size), flattened; logits z_L (batch, classes). E and its
-derivatives are means over the batch. Nothing here uses automatic differentiation but the checks.
+Shapes: images (batch, channels, size, size), flattened; logits z_L (batch, classes). E and its
+derivatives are means over the batch. Only the checks use automatic differentiation.
 
 What differs from the paper. Its units are sigmoid throughout and its error squared (`--output sigmoid
---loss squared`); the recipes have softmax and cross-entropy at the output. It adds the derivatives of
-all cases up before a step; here a step is taken after each batch. It starts from uniform weights in
+--loss squared`); the recipes have softmax and cross-entropy at the output. It sums the derivatives of all
+examples before a step; here a step is taken after each batch. Its weights are initialized uniform in
 ±0.3; here their variance is 1/fan-in, since layers are wider.
 """
 
@@ -39,34 +38,44 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import parallel, rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
-from torchstone.parts.facts import Fact, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, predict
+from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "explain",
+    "predict",
+    "reference",
+]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "digits"  # digits, mnist5k, a folder with one sub-folder a class, hf:NAME
-    variant: str = "backprop"  # backprop
-    steps: int = 1500  # updates
-    batch_size: int = 32  # pictures an update
-    size: int = 8  # side that pictures are fitted to
-    widths: tuple[int, ...] = (30,)  # units of each hidden layer
-    activation: Literal["sigmoid", "tanh", "relu", "leaky_relu"] = "sigmoid"  # f, hidden units
-    output: Literal["softmax", "sigmoid"] = "softmax"  # g, output units
-    loss: Literal["cross_entropy", "squared"] = "cross_entropy"  # E
-    lr: float = 0.3  # ε
-    momentum: float = 0.9  # α, share of the last step kept
-    augment: str = "none"  # none, shift2, affine
-    seed: int = 0  # of weights, order and augmentation
-    device: str = "auto"  # auto, cpu, cuda, mps
+    data: str = "digits"  # data set: digits, mnist5k, hf:NAME, or a folder (class folders, IDX files) or zip
+    variant: str = "backprop"  # network variant: backprop
+    steps: int = 1500  # number of training steps
+    batch_size: int = 32  # batch size
+    size: int = 8  # image side length in pixels
+    widths: tuple[int, ...] = (30,)  # hidden layer widths
+    activation: Literal["sigmoid", "tanh", "relu", "leaky_relu"] = "sigmoid"  # hidden activation f
+    output: Literal["softmax", "sigmoid"] = "softmax"  # output activation g
+    loss: Literal["cross_entropy", "squared"] = "cross_entropy"  # loss E
+    lr: float = 0.3  # learning rate ε
+    momentum: float = 0.9  # momentum α
+    augment: str = "none"  # augmentation: none, or steps such as shift2 or affine
+    seed: int = 0  # random seed of weights, data order and augmentation
+    device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
 RECIPES = {
@@ -82,7 +91,7 @@ RECIPES = {
 
 
 class Backprop(nn.Module):
-    """Weights and biases of a fully connected network; `forward` gives the logits z_L."""
+    """Weights and biases of a fully connected network; `forward` returns the logits z_L."""
 
     def __init__(
         self,
@@ -92,23 +101,23 @@ class Backprop(nn.Module):
         activation: str = "sigmoid",
     ):
         super().__init__()
-        self.f, self.slope = ACTIVATIONS[activation]
+        self.f, self.derivative = ACTIVATIONS[activation]
         sizes = [features, *widths, num_classes]
         pairs = list(itertools.pairwise(sizes))
         self.weights = nn.ParameterList([init_(torch.empty(b, a), "fan_in") for a, b in pairs])
         self.biases = nn.ParameterList([torch.zeros(b) for _, b in pairs])
 
-    def forward(self, images: Float[Tensor, "batch *picture"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
         return self.layers(images)[0][-1]
 
-    def layers(self, images: Float[Tensor, "batch *picture"]) -> tuple[list[Tensor], list[Tensor]]:
+    def layers(self, images: Float[Tensor, "batch *image"]) -> tuple[list[Tensor], list[Tensor]]:
         """z_1 … z_L, and a_0 … a_{L−1}."""
         a, z = [images.flatten(1)], []
         for weight, bias in zip(self.weights, self.biases, strict=True):
             if z:
                 # a_l = f(z_l)
                 a.append(self.f(z[-1]))
-            # z_l = W_l a_{l−1} + b_l, a picture a row
+            # z_l = W_l a_{l−1} + b_l, one image per row
             z.append(a[-1] @ weight.T + bias)
         return z, a
 
@@ -142,7 +151,7 @@ def error(logits: Tensor, labels: Tensor, output: str, loss: str) -> Float[Tenso
 
 
 def delta_at_output(logits: Tensor, labels: Tensor, output: str, loss: str) -> Tensor:
-    """δ_L = ∂E/∂z_L of each picture, (batch, classes)."""
+    """δ_L = ∂E/∂z_L of each image, (batch, classes)."""
     d = F.one_hot(labels, logits.shape[1]).to(logits)  # 1 for the class, else 0
     y = logits.softmax(1) if output == "softmax" else logits.sigmoid()
     if loss == "cross_entropy":
@@ -162,23 +171,23 @@ def gradients(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Both passes: the logits, and ∂E/∂W_l and ∂E/∂b_l of every layer."""
     z, a = model.layers(images)
-    by_weight, by_bias = [], []
+    weight_gradients, bias_gradients = [], []
     delta = delta_at_output(z[-1], labels, output, loss) / len(images)
     for layer in reversed(range(len(z))):
         # ∂E/∂W_l = δ_l a_{l−1}ᵀ, summed over the batch
-        by_weight.append(delta.T @ a[layer])
+        weight_gradients.append(delta.T @ a[layer])
         # ∂E/∂b_l = δ_l
-        by_bias.append(delta.sum(0))
+        bias_gradients.append(delta.sum(0))
         if layer:
             # δ_{l−1} = (W_lᵀ δ_l) ⊙ f′(z_{l−1})
-            delta = (delta @ model.weights[layer]) * model.slope(z[layer - 1], a[layer])
-    return z[-1], by_weight[::-1], by_bias[::-1]
+            delta = (delta @ model.weights[layer]) * model.derivative(z[layer - 1], a[layer])
+    return z[-1], weight_gradients[::-1], bias_gradients[::-1]
 
 
-class Learner:
+class BackpropUpdate:
     """The update: both passes, then a step of gradient descent with momentum.
 
-    `steps` holds Δw of every weight and bias.
+    `steps` are the Δw of every weight and bias.
     """
 
     def __init__(self, model: Backprop, recipe: Recipe):
@@ -189,17 +198,17 @@ class Learner:
     @torch.no_grad()
     def __call__(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         images, labels = batch
-        rule = self.recipe
-        logits, by_weight, by_bias = gradients(self.model, images, labels, rule.output, rule.loss)
-        for p, step, gradient in zip(self.parameters, self.steps, by_weight + by_bias, strict=True):
+        recipe = self.recipe
+        logits, *parts = gradients(self.model, images, labels, recipe.output, recipe.loss)
+        for p, step, gradient in zip(self.parameters, self.steps, itertools.chain(*parts), strict=True):
             if parallel.world_size() > 1:
                 torch.distributed.all_reduce(gradient)
                 gradient /= parallel.world_size()
             # Δw(t) = −ε ∂E/∂w(t) + α Δw(t−1)
-            step.mul_(rule.momentum).sub_(gradient, alpha=rule.lr)
+            step.mul_(recipe.momentum).sub_(gradient, alpha=recipe.lr)
             p.add_(step)
-        right = (logits.argmax(1) == labels).float().mean()
-        return {"loss": error(logits, labels, rule.output, rule.loss), "accuracy": right}
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        return {"loss": error(logits, labels, recipe.output, recipe.loss), "accuracy": accuracy}
 
     def state_dict(self) -> dict:
         return {"steps": self.steps}
@@ -211,7 +220,7 @@ class Learner:
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=1, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=1, device=device)
     model_config = {
         "num_classes": len(data.classes),
         "features": recipe.size**2,
@@ -220,10 +229,10 @@ def build(recipe: Recipe) -> Iterator[Run]:
     }
     rng.seed(recipe.seed)
     model = Backprop(**model_config).to(device)
-    learner = Learner(model, recipe)
+    update = BackpropUpdate(model, recipe)
     loss = partial(error, output=recipe.output, loss=recipe.loss)
-    run = classify(model, recipe, data, model_config=model_config, loss=loss, update=learner)
-    run.state["update"] = learner
+    run = classify(model, recipe, data, model_config=model_config, loss=loss, update=update)
+    run.state["update"] = update
     yield run
 
 
@@ -232,7 +241,7 @@ COMBINATIONS = list(itertools.product(ACTIVATIONS, OUTPUTS, LOSSES))
 
 
 def example(activation: str) -> tuple[Backprop, Tensor, Tensor]:
-    """A network of three layers, seven pictures and their labels, in double precision."""
+    """A network of three layers, seven images and their labels, in double precision."""
     torch.manual_seed(0)
     model = Backprop(4, 6, (5, 5), activation).double()
     for bias in model.biases:
@@ -244,26 +253,26 @@ def example(activation: str) -> tuple[Backprop, Tensor, Tensor]:
 def finite_differences(activation: str, output: str, loss: str, h: float = 1e-6) -> float:
     """Largest |∂E/∂w − (E(w + h) − E(w − h)) / 2h| over all weights and biases."""
     model, images, labels = example(activation)
-    _, by_weight, by_bias = gradients(model, images, labels, output, loss)
-    worst = 0.0
-    for p, gradient in zip([*model.weights, *model.biases], by_weight + by_bias, strict=True):
+    _, *parts = gradients(model, images, labels, output, loss)
+    largest = 0.0
+    for p, gradient in zip([*model.weights, *model.biases], itertools.chain(*parts), strict=True):
         flat = p.detach().view(-1)
-        for i, written in enumerate(gradient.flatten().tolist()):
-            here, sides = flat[i].item(), []
-            for there in (here + h, here - h):
-                flat[i] = there
-                sides.append(error(model(images), labels, output, loss).item())
-            flat[i] = here
-            worst = max(worst, abs((sides[0] - sides[1]) / (2 * h) - written))
-    return worst
+        for i, derivative in enumerate(gradient.flatten().tolist()):
+            w, errors = flat[i].item(), []
+            for perturbed in (w + h, w - h):
+                flat[i] = perturbed
+                errors.append(error(model(images), labels, output, loss).item())
+            flat[i] = w
+            largest = max(largest, abs((errors[0] - errors[1]) / (2 * h) - derivative))
+    return largest
 
 
 FACTS = [
-    Fact("parameters of 784-30-10", lambda: parameters(Backprop()), 23_860),
-    Fact("parameters of 784-100-10", lambda: parameters(Backprop(widths=(100,))), 79_510),
-    Fact("parameters of 784-300-10", lambda: parameters(Backprop(widths=(300,))), 238_510),
+    Fact("parameters of 784-30-10", lambda: count_parameters(Backprop()), 23_860),
+    Fact("parameters of 784-100-10", lambda: count_parameters(Backprop(widths=(100,))), 79_510),
+    Fact("parameters of 784-300-10", lambda: count_parameters(Backprop(widths=(300,))), 238_510),
     Fact(
-        "furthest from finite differences, all activations, outputs and losses",
+        "largest deviation from finite differences, all activations, outputs and losses",
         lambda: max(finite_differences(*each) for each in COMBINATIONS),
         0.0,
         1e-8,
@@ -272,26 +281,28 @@ FACTS = [
 
 
 def reference():
-    """Gradients beside automatic differentiation, and steps beside torch's SGD."""
+    """Gradients against automatic differentiation, and steps against torch's SGD."""
     for each in COMBINATIONS:
         model, images, labels = example(each[0])
-        yield written_out(model, each), automatic(model, each), (images, labels)
+        label = ", ".join(each)
+        yield ParityCase(
+            manual_gradients(model, each), autograd_gradients(model, each), (images, labels), label=label
+        )
     model, images, labels = example("tanh")
-    yield stepped(model, True), stepped(model, False), (images, labels)
+    yield ParityCase(five_steps(model, True), five_steps(model, False), (images, labels))
 
 
-def written_out(model: Backprop, each: tuple[str, str, str]):
+def manual_gradients(model: Backprop, combination: tuple[str, str, str]):
     def by_hand(images: Tensor, labels: Tensor) -> list[Tensor]:
-        _, by_weight, by_bias = gradients(model, images, labels, *each[1:])
-        return by_weight + by_bias
+        _, *parts = gradients(model, images, labels, *combination[1:])
+        return list(itertools.chain(*parts))
 
-    by_hand.__name__ = f"gradients by hand, {', '.join(each)},"
     return by_hand
 
 
-def automatic(model: Backprop, each: tuple[str, str, str]):
+def autograd_gradients(model: Backprop, combination: tuple[str, str, str]):
     """The same network of torch's own functions, differentiated by autograd."""
-    activation, output, loss = each
+    activation, output, loss = combination
 
     def autograd(images: Tensor, labels: Tensor) -> list[Tensor]:
         x, last = images.flatten(1), len(model.weights) - 1
@@ -311,19 +322,19 @@ def automatic(model: Backprop, each: tuple[str, str, str]):
     return autograd
 
 
-def stepped(model: Backprop, by_hand: bool):
+def five_steps(model: Backprop, by_hand: bool):
     def momentum(images: Tensor, labels: Tensor) -> list[Tensor]:
         net = copy.deepcopy(model)
-        learner = Learner(net, Recipe(lr=0.1, momentum=0.9))
+        update = BackpropUpdate(net, Recipe(lr=0.1, momentum=0.9))
         optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
         for _ in range(5):
             if by_hand:
-                learner((images, labels))
+                update((images, labels))
             else:
                 optimizer.zero_grad()
                 F.cross_entropy(net(images), labels).backward()
                 optimizer.step()
-        return learner.parameters
+        return update.parameters
 
     momentum.__name__ = "5 steps by hand" if by_hand else "torch.optim.SGD"
     return momentum

@@ -1,27 +1,28 @@
-"""Multi-layer perceptron: the same network by automatic differentiation, and what makes it train deep.
+"""Multi-layer perceptron: the same network by automatic differentiation, and what lets it train deep.
 
 Paper: David Rumelhart, Geoffrey Hinton and Ronald Williams, "Learning representations by
-back-propagating errors", Nature 323, 1986. Weights that keep the scale: Xavier Glorot and Yoshua
+back-propagating errors", Nature 323, 1986. Weights that preserve the scale: Xavier Glorot and Yoshua
 Bengio, AISTATS 2010; Kaiming He et al. 2015, arXiv:1502.01852. Dropout: Nitish Srivastava et al.,
-JMLR 15, 2014. Batch normalisation: Sergey Ioffe and Christian Szegedy 2015, arXiv:1502.03167.
+JMLR 15, 2014. Batch normalization: Sergey Ioffe and Christian Szegedy 2015, arXiv:1502.03167.
 
-The idea. Full layers with a nonlinearity between them can approximate any function, and learn their
-features instead of being given them. How deep that works depends on whether signals keep their size
-from layer to layer, forwards and backwards: the norm of each layer's gradient is logged as
-`gradient/LAYER`, so that one sees it vanish.
+The idea. Fully connected layers with a nonlinearity between them can approximate any function, and learn
+their own features. How deep that works depends on whether signals preserve their scale from layer to
+layer, forwards and backwards: the norm of each layer's gradient is logged as `gradient/LAYER`, so that
+vanishing is visible.
 
-The equations, for layers l = 1 … L, a_0 the picture, z_L the logits:
+The equations, for layers l = 1 … L, a_0 the image, z_L the logits:
 
     z_l = W_l a_{l−1} + b_l        a_l = dropout(f(norm(z_l)))
     var w       1/in (fan_in, LeCun)    2/(in + out) (xavier)    2/in (he: ReLU halves the square)
     dropout     in training each unit is 0 with probability p, else divided by 1 − p
-    norm(z)     γ (z − mean) / √(var + 1e-5) + β, over the batch; running values in use
+    norm(z)     γ (z − mean) / √(var + 1e-5) + β, over the batch; running values in evaluation
 
-Shapes: pictures (batch, channels, size, size), flattened; logits (batch, classes).
+Shapes: images (batch, channels, size, size), flattened; logits (batch, classes).
 
-What differs from the papers. Dropout scales in training, not in use (the same in the mean). Training
-is by AdamW or SGD on a falling rate. The largest published network counted below, 784-2500-2000-1500-
-1000-500-10, is of Dan Cireşan et al. 2010, arXiv:1003.0358; it had tanh units and is not a recipe.
+What differs from the papers. Dropout scales in training, not in evaluation (the same in the mean).
+Training is by AdamW or SGD with a decaying learning rate. The largest published network counted below,
+784-2500-2000-1500-1000-500-10, is of Dan Cireşan et al. 2010, arXiv:1003.0358; it had tanh units and is
+not a recipe.
 """
 
 import itertools
@@ -34,38 +35,52 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
-from torchstone.parts.facts import Fact, macs, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters, macs, on_meta
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, predict
+from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "explain",
+    "predict",
+    "reference",
+]
+
+
+# what of the paper is written out here; the loss is cross-entropy, the task's
+STORY = ("MLP",)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "digits"  # digits, mnist5k, a folder with one sub-folder a class, hf:NAME
-    variant: str = "mlp"  # mlp
-    steps: int = 1000  # updates
-    batch_size: int = 64  # pictures an update
-    size: int = 8  # side that pictures are fitted to
-    widths: tuple[int, ...] = (64,)  # units of each hidden layer
-    activation: Literal["relu", "sigmoid", "tanh", "gelu"] = "relu"  # f
-    dropout: float = 0.0  # share of hidden units left out in training
-    dropout_input: float = 0.0  # share of pixels left out in training
-    batch_norm: bool = False  # normalise z over the batch
-    init: Literal["he", "xavier", "fan_in", "default"] = "he"  # variance of first weights
+    data: str = "digits"  # data set: digits, mnist5k, hf:NAME, or a folder (class folders, IDX files) or zip
+    variant: str = "mlp"  # network variant: mlp
+    steps: int = 1000  # number of training steps
+    batch_size: int = 64  # batch size
+    size: int = 8  # image side length in pixels
+    widths: tuple[int, ...] = (64,)  # hidden layer widths
+    activation: Literal["relu", "sigmoid", "tanh", "gelu"] = "relu"  # hidden activation f
+    dropout: float = 0.0  # dropout probability of hidden units
+    dropout_input: float = 0.0  # dropout probability of input pixels
+    batch_norm: bool = False  # batch normalization of the pre-activations z
+    init: Literal["he", "xavier", "fan_in", "default"] = "he"  # weight initialization
     optim: OptimConfig = OptimConfig(
         optimizer="adamw", lr=5e-3, weight_decay=0.02, warmup_ratio=0.1
     )  # optimizer, schedule, precision
-    augment: str = "none"  # none, shift2, affine
-    seed: int = 0  # of weights, order, dropout and augmentation
-    device: str = "auto"  # auto, cpu, cuda, mps
+    augment: str = "none"  # augmentation: none, or steps such as shift2 or affine
+    seed: int = 0  # random seed of weights, data order, dropout and augmentation
+    device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
 RECIPES = {
@@ -94,7 +109,7 @@ ACTIVATIONS = {"relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "ge
 
 
 class MLP(nn.Module):
-    """Full layers, each but the last with (normalisation,) nonlinearity (and dropout) after it."""
+    """Fully connected layers, each but the last followed by (batch norm,) nonlinearity (and dropout)."""
 
     def __init__(
         self,
@@ -110,23 +125,23 @@ class MLP(nn.Module):
         super().__init__()
         self.f = ACTIVATIONS[activation]
         sizes = itertools.pairwise([features, *widths, num_classes])
-        # β makes a bias before normalisation idle
-        bias = [not batch_norm] * len(widths) + [True]
+        # β makes a bias before batch norm redundant
+        biases = [not batch_norm] * len(widths) + [True]
         self.layers = nn.ModuleList(
-            [nn.Linear(a, b, bias=own) for (a, b), own in zip(sizes, bias, strict=True)]
+            [nn.Linear(a, b, bias=bias) for (a, b), bias in zip(sizes, biases, strict=True)]
         )
         self.norms = nn.ModuleList([nn.BatchNorm1d(width) for width in widths if batch_norm])
         self.dropout_input = nn.Dropout(dropout_input)
         self.dropout = nn.Dropout(dropout)
-        self.initialise(init)
+        self.initialize(init)
 
-    def initialise(self, how: str) -> None:
-        """`default` leaves torch's own: uniform in ±1/√in, biases too. Else biases are zero."""
-        if how != "default":
+    def initialize(self, init: str) -> None:
+        """`default` is torch's: uniform in ±1/√in, biases too. Otherwise biases are zero."""
+        if init != "default":
             for name, p in self.layers.named_parameters():
-                init_(p, how) if name.endswith("weight") else nn.init.zeros_(p)
+                init_(p, init) if name.endswith("weight") else nn.init.zeros_(p)
 
-    def forward(self, images: Float[Tensor, "batch *picture"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
         a = self.dropout_input(images.flatten(1))
         for number, layer in enumerate(self.layers[:-1]):
             z = layer(a)
@@ -141,7 +156,7 @@ VARIANTS = {"mlp": Variant(MLP, (1, 28, 28))}
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = load_pictures(recipe.data, size=recipe.size, channels=1, device=device)
+    data = load_images(recipe.data, size=recipe.size, channels=1, device=device)
     model_config = {
         "num_classes": len(data.classes),
         "features": recipe.size**2,
@@ -155,11 +170,11 @@ def build(recipe: Recipe) -> Iterator[Run]:
     rng.seed(recipe.seed)
     model = MLP(**model_config).to(device)
     run = classify(model, recipe, data, model_config=model_config)
-    run.update = watched(run.update, model)
+    run.update = GradientNorms(run.update, model)
     yield run
 
 
-class watched:
+class GradientNorms:
     """An update that also logs the norm of each layer's weight gradient, `gradient/01` and so on."""
 
     def __init__(self, update, model: MLP):
@@ -173,68 +188,64 @@ class watched:
         return {**metrics, **dict(zip(self.names, norms, strict=True))}
 
 
-def count(*widths: int) -> int:
+def parameter_count(*widths: int) -> int:
     """Parameters of the network 784-widths-10."""
-    with torch.device("meta"):
-        return parameters(MLP(widths=widths))
+    return count_parameters(on_meta(MLP, widths=widths))
 
 
-def spread(how: str, fan_in: int = 600, fan_out: int = 300) -> float:
-    """Standard deviation of the first weights of a layer."""
+def init_std(init: str, fan_in: int = 600, fan_out: int = 300) -> float:
+    """Standard deviation of the initial weights of a layer."""
     torch.manual_seed(0)
-    return next(MLP(fan_out, fan_in, (), init=how).parameters()).std().item()
+    return next(MLP(fan_out, fan_in, (), init=init).parameters()).std().item()
 
 
 @torch.no_grad()
-def growth(how: str, depth: int = 30, width: int = 512) -> float:
-    """Root mean square of a ReLU stack's last pre-activation over that of its first, at the start."""
+def activation_growth(init: str, depth: int = 30, width: int = 512) -> float:
+    """RMS of a ReLU stack's last pre-activation over that of its first, at initialization."""
     torch.manual_seed(0)
-    model, a, sizes = (
-        MLP(width, width, (width,) * (depth - 1), init=how),
-        torch.randn(256, width),
-        [],
-    )
+    model = MLP(width, width, (width,) * (depth - 1), init=init)
+    a, rms = torch.randn(256, width), []
     for layer in model.layers:
         z = layer(a)
-        sizes.append(z.square().mean().sqrt())
+        rms.append(z.square().mean().sqrt())
         a = F.relu(z)
-    return (sizes[-1] / sizes[0]).item()
+    return (rms[-1] / rms[0]).item()
 
 
-def dropped(p: float = 0.3) -> tuple[float, float]:
+def dropout_stats(p: float = 0.3) -> tuple[float, float]:
     """Mean and variance of ones after dropout in training."""
     torch.manual_seed(0)
-    after = MLP(dropout=p).dropout(torch.ones(1_000_000))
-    return after.mean().item(), after.var().item()
+    output = MLP(dropout=p).dropout(torch.ones(1_000_000))
+    return output.mean().item(), output.var().item()
 
 
 FACTS = [
-    Fact("parameters of 784-30-10", lambda: count(30), 23_860),
-    Fact("parameters of 784-100-10", lambda: count(100), 79_510),
-    Fact("parameters of 784-300-10", lambda: count(300), 238_510),
-    Fact("parameters of 784-256-256-10", lambda: count(256, 256), 269_322),
-    Fact("parameters of 784-800-10", lambda: count(800), 636_010),
-    Fact("parameters of 784-800-800-10", lambda: count(800, 800), 1_276_810),
-    Fact("parameters of 784-1024-1024-1024-10", lambda: count(1024, 1024, 1024), 2_913_290),
+    Fact("parameters of 784-30-10", lambda: parameter_count(30), 23_860),
+    Fact("parameters of 784-100-10", lambda: parameter_count(100), 79_510),
+    Fact("parameters of 784-300-10", lambda: parameter_count(300), 238_510),
+    Fact("parameters of 784-256-256-10", lambda: parameter_count(256, 256), 269_322),
+    Fact("parameters of 784-800-10", lambda: parameter_count(800), 636_010),
+    Fact("parameters of 784-800-800-10", lambda: parameter_count(800, 800), 1_276_810),
+    Fact("parameters of 784-1024-1024-1024-10", lambda: parameter_count(1024, 1024, 1024), 2_913_290),
     Fact(
         "parameters of 784-2500-2000-1500-1000-500-10 (Cireşan)",
-        lambda: count(2500, 2000, 1500, 1000, 500),
+        lambda: parameter_count(2500, 2000, 1500, 1000, 500),
         11_972_510,
     ),
     Fact("multiply-accumulates of 784-256-256-10", lambda: macs(MLP(), (1, 784)), 268_800),
-    Fact("he: deviation of w, √(2/in)", lambda: spread("he"), (2 / 600) ** 0.5, 2e-4),
-    Fact("xavier: √(2/(in + out))", lambda: spread("xavier"), (2 / 900) ** 0.5, 2e-4),
-    Fact("fan_in: √(1/in)", lambda: spread("fan_in"), (1 / 600) ** 0.5, 2e-4),
-    Fact("he: 30 ReLU layers keep the scale", lambda: 0.5 <= growth("he") <= 2, True),
-    Fact("fan_in: they take it below 1/1000", lambda: growth("fan_in") < 1e-3, True),
-    Fact("fan_in: each takes 1/√2", lambda: growth("fan_in") ** (1 / 29), 0.5**0.5, 0.02),
-    Fact("dropout of 0.3: mean kept", lambda: dropped()[0], 1.0, 2e-3),
-    Fact("dropout of 0.3: variance p/(1 − p)", lambda: dropped()[1], 3 / 7, 2e-3),
+    Fact("he: std of w, √(2/in)", lambda: init_std("he"), (2 / 600) ** 0.5, 2e-4),
+    Fact("xavier: √(2/(in + out))", lambda: init_std("xavier"), (2 / 900) ** 0.5, 2e-4),
+    Fact("fan_in: √(1/in)", lambda: init_std("fan_in"), (1 / 600) ** 0.5, 2e-4),
+    Fact("he: 30 ReLU layers preserve the scale", lambda: 0.5 <= activation_growth("he") <= 2, True),
+    Fact("fan_in: they reduce it below 1/1000", lambda: activation_growth("fan_in") < 1e-3, True),
+    Fact("fan_in: each reduces it by 1/√2", lambda: activation_growth("fan_in") ** (1 / 29), 0.5**0.5, 0.02),
+    Fact("dropout of 0.3: mean preserved", lambda: dropout_stats()[0], 1.0, 2e-3),
+    Fact("dropout of 0.3: variance p/(1 − p)", lambda: dropout_stats()[1], 3 / 7, 2e-3),
 ]
 
 
 def reference():
-    """Beside plain `nn.Sequential`, and batch normalisation beside its formula."""
+    """Against plain `nn.Sequential`, and batch norm against its formula."""
     images = torch.randn(16, 1, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     kinds = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": nn.GELU}
     for activation, kind in kinds.items():
@@ -245,15 +256,15 @@ def reference():
         ).double()
         for mine, copy in zip(ours.parameters(), theirs.parameters(), strict=True):
             copy.data.copy_(mine.data)
-        yield ours, theirs, images
-    normed = MLP(6, 20, (9, 8), batch_norm=True).double()
-    for p in normed.norms.parameters():
+        yield ParityCase(ours, theirs, images, label=activation)
+    ours = MLP(6, 20, (9, 8), batch_norm=True).double()
+    for p in ours.norms.parameters():
         nn.init.normal_(p, 1, 0.3)
-    yield normed, Normalised(normed), images
+    yield ParityCase(ours, NaiveBatchNormMLP(ours), images, label="batch norm")
 
 
-class Normalised(nn.Module):
-    """The same parameters; z normalised as the paper's algorithm 1 has it, with plain sums."""
+class NaiveBatchNormMLP(nn.Module):
+    """The same parameters; z normalized by the paper's algorithm 1, with plain sums."""
 
     def __init__(self, net: MLP):
         super().__init__()

@@ -5,26 +5,27 @@ organization in the brain", Psychological Review 65(6), 1958. The bound: Albert 
 convergence proofs on perceptrons", 1962. The average: Yoav Freund and Robert Schapire, "Large margin
 classification using the perceptron algorithm", Machine Learning 37, 1999.
 
-The idea. A response unit weighs its inputs and says yes or no. Where it is right nothing happens;
-where it is wrong, the example itself is added to the weights, or taken off. If any weights tell the
-two classes apart, this finds such weights after finitely many mistakes, and if none do (exclusive
-or), it errs for ever.
+The idea. A unit outputs the sign of a weighted sum of its inputs. Where it is right nothing changes;
+where it is wrong, the example itself is added to the weights, or subtracted. If the two classes are
+linearly separable, this finds separating weights after finitely many mistakes; if they are not (exclusive
+or), it never stops making mistakes.
 
 The rule, one example after another, with y = ±1 and a constant input 1 for the threshold:
 
     if y·(w·x) ≤ 0:   w ← w + y·x                                  from w = 0
     mistakes ≤ (R/γ)²,   R = max ‖x‖,   γ = max over ‖w‖ = 1 of min y·(w·x)       (Novikoff)
-    averaged:   w̄ = (1/T) Σ w_t over the weights after each of the T examples seen
+    averaged:   w̄ = (1/T) Σ w_t over the weights after each of the first T examples
 
-What differs from the paper. Its α-system (the 1958 reinforcement of active units) is the rule as it
-is taught since the 1960s, and its random projections from a retina are left out: the features are
-the inputs. Of several classes each has a unit of its own, which learns its class from the rest by
-the same rule; the largest score wins. The average is of 1999.
+What differs from the paper. Its α-system (the 1958 reinforcement of active units) is replaced by the rule
+as taught since the 1960s, and its random projections from a retina are left out: the features are the
+inputs. With several classes each has a unit of its own, trained one-versus-rest by the same rule; the
+largest score wins. The average is of 1999.
 """
 
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,32 +34,43 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from torchstone.data.tabular.dataset import Table, is_table, load_table
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import parallel, rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, parameters
+from torchstone.interpret import grad_cam
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.systems import Variant
 from torchstone.tasks import tabular
 from torchstone.tasks.vision import classify
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "explain",
+    "predict",
+    "reference",
+]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "iris:setosa"  # table NAME or FILE.csv, TABLE:CLASS for one class against the rest, or pictures (digits, a folder)
-    variant: str = "perceptron"  # perceptron
-    steps: int = 6  # updates
-    batch_size: int = 1000  # examples an update, gone through one by one (a smaller table: all of it)
-    average: bool = False  # judge by the mean of all weights there were
-    standardise: bool = False  # tables: bring each feature to mean 0 and deviation 1
-    shuffle: bool = False  # tables: a new order each epoch (pictures always have one)
-    size: int = 8  # side that pictures are fitted to
-    augment: str = "none"  # pictures: none, shift2, affine
-    seed: int = 0  # of the order
-    device: str = "auto"  # where scores are computed; the rule itself runs on the CPU
+    data: str = "iris:setosa"  # data set: a table (NAME, FILE.csv, TABLE:CLASS for one-vs-rest), or images
+    variant: str = "perceptron"  # network variant: perceptron
+    steps: int = 6  # number of training steps
+    batch_size: int = 1000  # batch size, processed one example at a time (a smaller table: all of it)
+    average: bool = False  # averaged perceptron: evaluate the mean of the weights over all examples
+    standardize: bool = False  # standardize each feature to mean 0 and std 1 (tables)
+    shuffle: bool = False  # shuffle each epoch (tables; images always are)
+    size: int = 8  # image side length in pixels
+    augment: str = "none"  # augmentation of images: none, or steps such as shift2 or affine
+    seed: int = 0  # random seed of the data order
+    device: str = "auto"  # device for computing scores; the learning rule runs on the CPU
 
 
 RECIPES = {
@@ -67,8 +79,8 @@ RECIPES = {
     # torchstone train perceptron/digits         1 s on 2 cores   test accuracy 0.950
     "digits": Recipe(data="digits", steps=200, batch_size=128, average=True),
     # torchstone train perceptron/breast_cancer  1 s on 2 cores   test accuracy 0.956
-    "breast_cancer": Recipe(data="breast_cancer", steps=50, average=True, standardise=True, shuffle=True),
-    # torchstone train perceptron/xor            1 s on 2 cores   never right: test accuracy 0.5
+    "breast_cancer": Recipe(data="breast_cancer", steps=50, average=True, standardize=True, shuffle=True),
+    # torchstone train perceptron/xor            1 s on 2 cores   not separable: test accuracy 0.5
     "xor": Recipe(data="xor", steps=1000),
     # for tests: a second
     "smoke": Recipe(data="digits", steps=30, batch_size=32, average=True),
@@ -76,7 +88,7 @@ RECIPES = {
 
 
 class Perceptron(nn.Module):
-    """One unit for two classes, else one a class; `forward` gives scores, (batch, classes)."""
+    """One unit for two classes, else one per class; `forward` returns scores, (batch, classes)."""
 
     def __init__(self, num_classes: int = 10, features: int = 64):
         super().__init__()
@@ -92,21 +104,21 @@ class Perceptron(nn.Module):
 VARIANTS = {"perceptron": Variant(Perceptron, (1, 8, 8))}
 
 
-class Rule:
-    """The learning rule for several units side by side, in double precision on the CPU.
+class PerceptronRule:
+    """The learning rule for several units in parallel, in double precision on the CPU.
 
-    `w` are the weights, the threshold's last, (units, features + 1). The average is kept as
+    `w` are the weights, the threshold last, (units, features + 1). The average is computed as
     w̄ = w − u/t, so that an example that changes nothing costs nothing.
     """
 
     def __init__(self, units: int, features: int):
         self.w, self.u = np.zeros((units, features + 1)), np.zeros((units, features + 1))
-        self.seen = self.mistakes = 0
+        self.examples = self.mistakes = 0
 
     def __call__(
         self, x: Float[np.ndarray, "batch inputs"], y: Int[np.ndarray, "batch units"]
     ) -> Int[np.ndarray, " batch"]:
-        """Learn from the rows in their order; how many units were mistaken about each."""
+        """Learn from the rows in order; returns how many units were mistaken about each."""
         counts = np.zeros(len(x), dtype=np.int64)
         w = self.w
         for row in range(len(x)):
@@ -117,98 +129,104 @@ class Rule:
                 # w ← w + y·x
                 change = np.outer(wrong * sign, example)
                 w += change
-                self.u += self.seen * change
+                self.u += self.examples * change
                 counts[row] = wrong.sum()
-            self.seen += 1
+            self.examples += 1
         self.mistakes += int(counts.sum())
         return counts
 
     def weights(self, average: bool) -> Float[np.ndarray, "units inputs"]:
-        return self.w - self.u / max(self.seen, 1) if average else self.w
+        return self.w - self.u / max(self.examples, 1) if average else self.w
 
     def state_dict(self) -> dict:
         tensors = {"w": torch.from_numpy(self.w.copy()), "u": torch.from_numpy(self.u.copy())}
-        return {**tensors, "seen": self.seen, "mistakes": self.mistakes}
+        return {**tensors, "examples": self.examples, "mistakes": self.mistakes}
 
     def load_state_dict(self, state: dict) -> None:
         self.w, self.u = state["w"].numpy().copy(), state["u"].numpy().copy()
-        self.seen, self.mistakes = state["seen"], state["mistakes"]
+        # checkpoints of earlier versions say "seen"
+        self.examples = state["examples"] if "examples" in state else state["seen"]
+        self.mistakes = state["mistakes"]
 
 
-def extended(x: Float[Tensor, "batch *features"]) -> Float[np.ndarray, "batch inputs"]:
-    """Flat, in double precision, with the constant 1 at the end."""
+def with_bias_input(x: Float[Tensor, "batch *features"]) -> Float[np.ndarray, "batch inputs"]:
+    """Flattened, in double precision, with the constant 1 appended."""
     flat = x.flatten(1).cpu().double().numpy()
     return np.concatenate([flat, np.ones((len(flat), 1))], 1)
 
 
 def signs(labels: Int[Tensor, " batch"], units: int) -> Int[np.ndarray, "batch units"]:
-    """+1 for the class that a unit stands for, else −1; a lone unit stands for class 1."""
+    """+1 for the class of a unit, else −1; a single unit stands for class 1."""
     own = np.arange(units) if units > 1 else np.array([1])
     return np.where(labels.cpu().numpy()[:, None] == own, 1, -1)
 
 
-def learn(x: Float[Tensor, "rows features"], y: Int[Tensor, " rows"], epochs: int) -> tuple[Rule, list[int]]:
-    """Rows in their order, `epochs` times: the rule, and the mistakes of each epoch."""
+def fit_rows(
+    x: Float[Tensor, "rows features"], y: Int[Tensor, " rows"], epochs: int
+) -> tuple[PerceptronRule, list[int]]:
+    """Rows in order, `epochs` times: the rule, and the mistakes of each epoch."""
     units = int(y.max()) + 1 if y.max() > 1 else 1
-    rule = Rule(units, x.shape[1])
-    rows, own = extended(x), signs(y, units)
-    return rule, [int(rule(rows, own).sum()) for _ in range(epochs)]
+    rule = PerceptronRule(units, x.shape[1])
+    rows, targets = with_bias_input(x), signs(y, units)
+    return rule, [int(rule(rows, targets).sum()) for _ in range(epochs)]
 
 
-def learner(model: Perceptron, recipe: Recipe, mean: Tensor | float = 0, std: Tensor | float = 1):
-    """The rule and the update that applies it to standardised rows and puts its weights into `model`."""
-    rule = Rule(model.units.out_features, model.units.in_features)
+def make_update(model: Perceptron, recipe: Recipe, mean: Tensor | float = 0, std: Tensor | float = 1):
+    """(the rule, the update that applies it to standardized rows and copies its weights into `model`)."""
+    rule = PerceptronRule(model.units.out_features, model.units.in_features)
 
     def update(batch: tuple[Tensor, Tensor]) -> dict[str, float]:
         x, labels = batch
-        counts = rule(extended((x - mean) / std), signs(labels, len(rule.w)))
+        counts = rule(with_bias_input((x - mean) / std), signs(labels, len(rule.w)))
         w = torch.from_numpy(rule.weights(recipe.average))
         # w·(x − m)/s + b  =  (w/s)·x + (b − w·m/s)
         weight = w[:, :-1] / std
         with torch.no_grad():
             model.units.weight.copy_(weight)
             model.units.bias.copy_(w[:, -1] - (weight * mean).sum(1))
-        right = float((counts == 0).mean())
-        total = float(rule.mistakes)
-        return {"mistakes": float(counts.sum()), "mistakes_so_far": total, "accuracy": right}
+        return {
+            "mistakes": float(counts.sum()),
+            "total_mistakes": float(rule.mistakes),
+            "accuracy": float((counts == 0).mean()),
+        }
 
     return rule, update
 
 
 def criterion(scores: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """Of all leads over the best other class, in size, the share that is a lag: 0 if all are right.
+    """The negative margins' share of the total absolute margin over the best other class: 0 if all are right.
 
-    The rule has no scale (w and 2w say the same), so its loss has none either; 1 at w = 0.
+    The rule is scale-free (w and 2w predict the same), and so is this loss; 1 at w = 0.
     """
-    own = scores.gather(1, labels[:, None])
-    lag = scores.scatter(1, labels[:, None], -torch.inf).amax(1, keepdim=True) - own
-    total = lag.abs().sum()
-    return torch.where(total > 0, lag.clamp(min=0).sum() / total, 1.0)
+    true = scores.gather(1, labels[:, None])
+    deficit = scores.scatter(1, labels[:, None], -torch.inf).amax(1, keepdim=True) - true
+    total = deficit.abs().sum()
+    return torch.where(total > 0, deficit.clamp(min=0).sum() / total, 1.0)
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
     if parallel.world_size() > 1:
-        raise BadInput("the perceptron learns one example after another: run it in one process")
+        raise BadInput("the perceptron learns example by example: run it in one process")
     device = select_device(recipe.device)
     mean, std = 0.0, 1.0
     if is_table(recipe.data):
         data = load_table(recipe.data)
         features = len(data.features)
-        if recipe.standardise:
-            x, _ = data.part("train")
+        if recipe.standardize:
+            x, _ = data.rows_of("train")
             mean, std = x.mean(0), x.std(0, correction=0).clamp(min=1e-12)
     else:
-        data = load_pictures(recipe.data, size=recipe.size, channels=1, device=device)
+        data = load_images(recipe.data, size=recipe.size, channels=1, device=device)
         features = recipe.size**2
     model_config = {"num_classes": len(data.classes), "features": features}
     rng.seed(recipe.seed)
     model = Perceptron(**model_config).to(device)
-    rule, update = learner(model, recipe, mean, std)
-    same: dict[str, Any] = {"model_config": model_config, "loss": criterion, "update": update}
+    rule, update = make_update(model, recipe, mean, std)
+    kwargs: dict[str, Any] = {"model_config": model_config, "loss": criterion, "update": update}
     if isinstance(data, Table):
-        run = tabular.tabular(model, recipe, data, **same)
+        run = tabular.classify_table(model, recipe, data, **kwargs)
     else:
-        run = classify.classify(model, recipe, data, **same)
+        run = classify.classify(model, recipe, data, **kwargs)
     run.state["rule"] = rule
     yield run
 
@@ -216,25 +234,37 @@ def build(recipe: Recipe) -> Iterator[Run]:
 def evaluate(model: Perceptron, metadata: dict, spec: str, *, held_out: bool) -> dict:
     """Accuracy on the test split of `spec`, or on all of it; of tables also the loss."""
     if metadata["task"] == "tabular":
-        rest, own = metadata["classes"][0] == "rest", metadata["classes"][-1]
-        table = load_table(f"{spec}:{own}" if rest and not spec.endswith(f":{own}") else spec)
+        is_one_vs_rest, positive = metadata["classes"][0] == "rest", metadata["classes"][-1]
+        names_class = spec.endswith(f":{positive}")
+        table = load_table(f"{spec}:{positive}" if is_one_vs_rest and not names_class else spec)
         return tabular.evaluate(model, metadata, table, held_out=held_out, loss=criterion)
-    found = classify.evaluate(model, metadata, spec, held_out=held_out)
-    return {name: value for name, value in found.items() if name != "loss"}  # cross-entropy says nothing here
+    metrics = classify.evaluate(model, metadata, spec, held_out=held_out)
+    return {name: value for name, value in metrics.items() if name != "loss"}
 
 
 @torch.no_grad()
 def predict(model: Perceptron, metadata: dict, inputs: list) -> list[dict]:
-    """Label of image files, or of table rows: files, or numbers with commas between them.
+    """Label of image files, or of table rows: table files, or comma-separated numbers.
 
-    A perceptron says which, not how likely; `probability` is the softmax of the scores over the
-    weights' mean norm, which ranks answers by their distance from the boundary.
+    A perceptron has no probabilities; `probability` is the softmax of the scores over the weights' mean
+    norm, which ranks predictions by their distance from the boundary.
     """
     model, norm = copy.deepcopy(model), model.units.weight.norm(dim=1).mean().clamp(min=1e-12)
     for p in model.parameters():
         p /= norm
-    use = tabular if metadata["task"] == "tabular" else classify
-    return use.predict(model, metadata, inputs)
+    task = tabular if metadata["task"] == "tabular" else classify
+    return task.predict(model, metadata, inputs)
+
+
+def explain(model: Perceptron, metadata: dict, inputs: list, file: Path | str) -> None:
+    """Plot each image with its saliency for the predicted class.
+
+    Raises:
+        BadInput: the model takes table rows; an input is missing, or is no image.
+    """
+    if metadata["task"] == "tabular":
+        raise BadInput("this is no model of images: there is nothing to explain by a plot")
+    grad_cam.explain(model, metadata, predict(model, metadata, inputs), file)
 
 
 def setosa() -> tuple[Tensor, Tensor]:
@@ -244,45 +274,49 @@ def setosa() -> tuple[Tensor, Tensor]:
 
 
 def margin(x: Float[Tensor, "rows features"], y: Int[Tensor, " rows"]) -> float:
-    """γ: the distance of the origin from the convex hull of all y·x, by non-negative least squares."""
+    """γ: the distance from the origin to the convex hull of all y·x, by non-negative least squares."""
     from scipy.optimize import nnls
 
-    z = extended(x) * signs(y, 1)
-    # the λ ≥ 0 that minimise ‖Σ λ y x‖² + (Σ λ − 1)² are those of the nearest point, up to scale
+    z = with_bias_input(x) * signs(y, 1)
+    # the λ ≥ 0 that minimize ‖Σ λ y x‖² + (Σ λ − 1)² are those of the nearest point, up to scale
     share, _ = nnls(np.concatenate([z.T, np.ones((1, len(z)))]), np.append(np.zeros(z.shape[1]), 1))
     return float(np.linalg.norm(z.T @ (share / share.sum())))
 
 
-def bound(x: Tensor, y: Tensor) -> float:
+def novikoff_bound(x: Tensor, y: Tensor) -> float:
     """(R/γ)²"""
-    return (np.linalg.norm(extended(x), axis=1).max() / margin(x, y)) ** 2
+    return (np.linalg.norm(with_bias_input(x), axis=1).max() / margin(x, y)) ** 2
 
 
-def exclusive_or() -> list[int]:
-    """Mistakes of each of 1,000 epochs."""
-    return learn(*load_table("xor").part("train"), epochs=1000)[1]
+def xor_mistakes() -> list[int]:
+    """Mistakes in each of 1,000 epochs on exclusive or."""
+    return fit_rows(*load_table("xor").rows_of("train"), epochs=1000)[1]
 
 
 FACTS = [
-    Fact("parameters, 10 classes of 8×8 pictures", lambda: parameters(Perceptron()), 650),
+    Fact("parameters, 10 classes of 8×8 images", lambda: count_parameters(Perceptron()), 650),
     Fact(
         "iris, setosa or not: mistakes of each epoch",
-        lambda: learn(*setosa(), 5)[1],
+        lambda: fit_rows(*setosa(), 5)[1],
         [2, 2, 1, 0, 0],
     ),
     Fact(
         "iris: R, the longest row",
-        lambda: np.linalg.norm(extended(setosa()[0]), axis=1).max(),
+        lambda: np.linalg.norm(with_bias_input(setosa()[0]), axis=1).max(),
         11.156,
         5e-4,
     ),
-    Fact("iris: mistakes ≤ (R/γ)²", lambda: learn(*setosa(), 9)[0].mistakes <= bound(*setosa()), True),
-    Fact("exclusive or: epochs of 1,000 without a mistake", lambda: exclusive_or().count(0), 0),
+    Fact(
+        "iris: mistakes ≤ (R/γ)²",
+        lambda: fit_rows(*setosa(), 9)[0].mistakes <= novikoff_bound(*setosa()),
+        True,
+    ),
+    Fact("exclusive or: epochs of 1,000 without a mistake", lambda: xor_mistakes().count(0), 0),
 ]
 
 
 def reference():
-    """The weights after as many epochs as scikit-learn's, and their average as scikit-learn's SGD has it."""
+    """The weights, and their average, against scikit-learn's SGD after the same number of epochs."""
     from sklearn.datasets import load_digits
 
     iris, (digits, target) = load_table("iris"), load_digits(return_X_y=True)
@@ -292,13 +326,13 @@ def reference():
         (torch.from_numpy(digits / 16), torch.from_numpy(target).long()),
     ]
     for epochs, (x, y) in zip((2, 7, 3), data, strict=True):
-        yield ours(epochs, False), theirs(epochs, False), (x, y)
-        yield ours(epochs, True), theirs(epochs, True), (x, y)
+        for average in (False, True):
+            yield ParityCase(ours(epochs, average), theirs(epochs, average), (x, y))
 
 
 def ours(epochs: int, average: bool):
     def rosenblatt(x: Tensor, y: Tensor) -> Tensor:
-        return torch.from_numpy(learn(x, y, epochs)[0].weights(average))
+        return torch.from_numpy(fit_rows(x, y, epochs)[0].weights(average))
 
     return rosenblatt
 
@@ -307,9 +341,9 @@ def theirs(epochs: int, average: bool):
     def scikit_learn(x: Tensor, y: Tensor) -> Tensor:
         from sklearn.linear_model import SGDClassifier
 
-        # what sklearn.linear_model.Perceptron is made of; that class has no average
-        same = {"loss": "perceptron", "penalty": None, "learning_rate": "constant", "eta0": 1}
-        model = SGDClassifier(**same, shuffle=False, tol=None, max_iter=epochs, average=average).fit(
+        # what sklearn.linear_model.Perceptron consists of; that class has no average
+        kwargs = {"loss": "perceptron", "penalty": None, "learning_rate": "constant", "eta0": 1}
+        model = SGDClassifier(**kwargs, shuffle=False, tol=None, max_iter=epochs, average=average).fit(
             x.numpy(), y.numpy()
         )
         return torch.from_numpy(np.column_stack([model.coef_, model.intercept_]))

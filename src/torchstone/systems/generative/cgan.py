@@ -1,25 +1,25 @@
-"""Conditional GAN: the same game, with both players told what the picture is to show.
+"""Conditional GAN: generator and discriminator both receive the label of the image.
 
 Paper: Mehdi Mirza and Simon Osindero, "Conditional Generative Adversarial Nets", 2014, arXiv:1411.1784.
 
-The idea. A generator of digits makes whichever digit it likes. Give it the label beside the noise, and give
-the label to the critic too, which then refuses not only bad pictures but good ones of something else.
-Nothing else changes, and one network makes any class on demand.
+The idea. The generator of a GAN trained on digits makes whichever digit it likes. Here it receives a label
+in addition to the noise. The discriminator receives the label too, and so rejects not only bad images but
+also good ones of another class. Nothing else changes, and one network generates any class on demand.
 
     min_G max_D  E_x log D(x | y) + E_z log(1 − D(G(z | y)))                             (equation 2)
 
-    cgan         the networks of `dcgan` on 28×28, y joined to z, and to the picture as constant planes
-    cgan_paper   section 4.1, of full layers:
+    cgan         the networks of `dcgan` on 28×28; y is joined to z, and to the image as constant planes
+    cgan_paper   section 4.1, fully connected:
         G   z → 200 ReLU,  y → 1000 ReLU,  both → 1200 ReLU → 784 sigmoid                2,413,984 parameters
         D   x → 240 maxout of 5,  y → 50 maxout of 5,  both → 240 maxout of 4 → 1 logit  1,224,351
 
-y is one-hot; any shares of classes that add up to 1 are a label too, and without one all classes have the
-same share. Both players of a step are told the labels of the real pictures in it.
+y is one-hot. A distribution over classes is also a label, and without a label it is uniform. In each step
+both networks receive the labels of the real images.
 
-What differs from the paper. Its rate falls from 0.1 to 1e-6 over days of gradient descent; Adam is used
-here. Noise is N(0, 1), where the paper's is uniform; pictures lie on −1..1 in `cgan` and on 0..1 in
-`cgan_paper`. There is dropout of ½ in the critic of `cgan_paper`, and none in its generator. The
-paper scores a Parzen window; here a classifier says whether a picture is what was asked for.
+What differs from the paper. Its learning rate falls from 0.1 to 1e-6 over days of gradient descent; Adam is
+used here. Noise is N(0, 1), where the paper's is uniform; images lie on −1..1 in `cgan` and on 0..1 in
+`cgan_paper`. The discriminator of `cgan_paper` has dropout of ½, its generator none. The paper scores a
+Parzen window; here a classifier checks whether an image shows its label.
 """
 
 import math
@@ -33,54 +33,70 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
-from torchstone.parts.facts import Fact, ParityCase, parameters
-from torchstone.plots.sample_grid import centred, unit
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.old_keys import accept_old_keys
+from torchstone.plots.sample_grid import symmetric_range, unit_range
 from torchstone.systems import Variant
-from torchstone.systems.convolutional import lenet5
-from torchstone.systems.generative import dcgan
-from torchstone.systems.generative.gan import Maxout, lively, uniform
+from torchstone.systems.generative import CLASSIFIER, dcgan
+from torchstone.systems.generative.gan import (
+    Maxout,
+    discriminator_loss,
+    generator_loss,
+    init_uniform,
+    randomize_weights,
+)
 from torchstone.tasks.gan import inference
 from torchstone.tasks.gan.inference import sample
-from torchstone.tasks.gan.train import adversarial
+from torchstone.tasks.gan.train import train_gan
 
-# fmt: off
-__all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "reference", "sample"]
-# fmt: on
+__all__ = [
+    "FACTS",
+    "MARGIN",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "reference",
+    "sample",
+]
 
-MARGIN = ("agreement", 0.3)
-evaluate = partial(inference.evaluate, classifier=lenet5)
+MARGIN = ("label_accuracy", 0.3)
+evaluate = partial(inference.evaluate, classifier=CLASSIFIER)
 
 Labels = Int64[Tensor, " b"] | Float[Tensor, "b classes"] | None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "mnist5k"  # mnist5k, digits, hf:NAME, or a folder (class folders or IDX)
-    variant: str = "cgan"  # cgan (convolutions) or cgan_paper (2014)
-    loss: Literal["non_saturating", "minimax", "hinge", "wgan_gp"] = "non_saturating"  # the game
-    width: int = 64  # filters on the finest grid
-    critic_norm: Literal["batch", "layer", "spectral", "none"] = "batch"  # in cgan's critic
-    penalty: float = 10.0  # of the critic's slope, in wgan_gp
-    critic_steps: int = 1  # steps of the critic for one of the generator
-    samples: int = 1000  # judged at each evaluation; at the end five times as many
-    steps: int = 2500  # updates
-    batch_size: int = 64  # pictures a step
+    data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders or IDX)
+    variant: str = "cgan"  # network variant: cgan (convolutions) or cgan_paper (2014)
+    loss: Literal["non_saturating", "minimax", "hinge", "wgan_gp"] = "non_saturating"  # GAN loss
+    base_channels: int = 64  # channels on the finest grid
+    discriminator_norm: Literal["batch", "layer", "spectral", "none"] = (
+        "batch"  # normalization in cgan's discriminator
+    )
+    gp_weight: float = 10.0  # gradient penalty weight λ of wgan_gp
+    discriminator_steps: int = 1  # discriminator steps per generator step
+    eval_samples: int = 1000  # samples per evaluation; five times as many at the end
+    steps: int = 2500  # number of updates
+    batch_size: int = 64  # images per step
     optim: OptimConfig = OptimConfig(
         lr=5e-4, beta1=0.5, lr_schedule="linear", ema_decay=0.99
     )  # optimizer, schedule, precision
-    critic_lr: float | None = None  # the critic's, none for the same
-    augment: str = "none"  # of real pictures; what is learnt is made so too
-    seed: int = 0  # of weights, order, noise and dropout
-    device: str = "auto"  # auto, cpu, cuda, mps
+    discriminator_lr: float | None = None  # learning rate of the discriminator (none: that of the generator)
+    augment: str = "none"  # augmentation of real images; samples then look augmented too
+    seed: int = 0  # random seed of weights, data order, noise and dropout
+    device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
 RECIPES = {
-    # torchstone train cgan   414 s of a core   the label asked for is seen in 96.9 %
+    # torchstone train cgan   414 s of a core   96.9 % of samples are classified as their label
     "mnist5k": Recipe(),
     "mnist": Recipe(data="hf:ylecun/mnist", steps=10_000),
     "paper": Recipe(
@@ -93,8 +109,8 @@ RECIPES = {
     "smoke": Recipe(
         data="digits",
         variant="cgan_digits",
-        width=32,
-        samples=200,
+        base_channels=32,
+        eval_samples=200,
         steps=250,
         batch_size=32,
         optim=replace(Recipe.optim, lr=2e-3, lr_schedule="constant", ema_decay=0.9),
@@ -102,73 +118,78 @@ RECIPES = {
 }
 
 
-def shares(labels: Labels, classes: int, like: Tensor) -> Float[Tensor, "b classes"]:
-    """What each of `like` is to be: one-hot, as given, or each class alike."""
+def class_weights(labels: Labels, num_classes: int, like: Tensor) -> Float[Tensor, "b classes"]:
+    """The condition y of each row of `like`: one-hot, as given, or uniform."""
     if labels is None:
-        return like.new_full((len(like), classes), 1 / classes)
-    hot = F.one_hot(labels, classes) if labels.ndim == 1 else labels
-    return hot.to(like.dtype)
+        return like.new_full((len(like), num_classes), 1 / num_classes)
+    weights = F.one_hot(labels, num_classes) if labels.ndim == 1 else labels
+    return weights.to(like.dtype)
 
 
 class Generator(nn.Module):
-    """`dcgan`'s, whose noise is followed by the label."""
+    """`dcgan`'s generator, with the label concatenated to the noise."""
 
-    def __init__(self, latent: int = 100, classes: int = 10, **shape: Any):
+    def __init__(self, latent_dim: int = 100, num_classes: int = 10, **shape: Any):
         super().__init__()
-        self.latent, self.classes = latent, classes
-        self.net = dcgan.Generator(latent + classes, **(SMALL | shape))
+        self.latent_dim, self.num_classes = latent_dim, num_classes
+        self.net = dcgan.Generator(latent_dim + num_classes, **(MNIST_SHAPE | shape))
 
     def forward(self, z: Float[Tensor, "b latent"], labels: Labels = None) -> Float[Tensor, "b c size size"]:
-        return self.net(torch.cat([z, shares(labels, self.classes, z)], 1))
+        return self.net(torch.cat([z, class_weights(labels, self.num_classes, z)], 1))
 
 
-class Critic(nn.Module):
-    """`dcgan`'s, whose picture is followed by a plane for each class."""
+class Discriminator(nn.Module):
+    """`dcgan`'s discriminator, with a constant plane for each class concatenated to the image."""
 
-    def __init__(self, classes: int = 10, norm: str = "batch", **shape: Any):
+    def __init__(self, num_classes: int = 10, norm: str = "batch", **shape: Any):
         super().__init__()
-        self.classes, shape = classes, SMALL | shape
-        self.net = dcgan.Critic(**(shape | {"channels": shape["channels"] + classes}), norm=norm)
+        self.num_classes, shape = num_classes, MNIST_SHAPE | shape
+        channels = shape["channels"] + num_classes
+        self.net = dcgan.Discriminator(**(shape | {"channels": channels}), norm=norm)
 
-    def forward(self, pictures: Float[Tensor, "b c size size"], labels: Labels = None) -> Float[Tensor, " b"]:
-        planes = shares(labels, self.classes, pictures)[:, :, None, None]
-        return self.net(torch.cat([pictures, planes.expand(-1, -1, *pictures.shape[2:])], 1))
+    def forward(self, images: Float[Tensor, "b c size size"], labels: Labels = None) -> Float[Tensor, " b"]:
+        planes = class_weights(labels, self.num_classes, images)[:, :, None, None]
+        return self.net(torch.cat([images, planes.expand(-1, -1, *images.shape[2:])], 1))
 
 
 class PaperGenerator(nn.Module):
-    """Section 4.1: noise and label each to a layer of their own, then together."""
+    """Section 4.1: noise and label each have a layer of their own, then a joint one."""
 
-    def __init__(self, latent: int = 100, classes: int = 10, channels: int = 1, size: int = 28):
+    def __init__(self, latent_dim: int = 100, num_classes: int = 10, channels: int = 1, size: int = 28):
         super().__init__()
-        self.latent, self.classes, self.shape = latent, classes, (channels, size, size)
-        self.of_z, self.of_y = nn.Linear(latent, 200), nn.Linear(classes, 1000)
-        self.both = nn.Linear(1200, 1200)
+        self.latent_dim, self.num_classes, self.shape = latent_dim, num_classes, (channels, size, size)
+        self.noise_layer, self.label_layer = nn.Linear(latent_dim, 200), nn.Linear(num_classes, 1000)
+        self.joint_layer = nn.Linear(1200, 1200)
         self.output = nn.Linear(1200, math.prod(self.shape))
-        uniform(self, 0.05)
+        init_uniform(self, 0.05)
+        accept_old_keys(self, {"of_z.": "noise_layer.", "of_y.": "label_layer.", "both.": "joint_layer."})
 
     def forward(self, z: Float[Tensor, "b latent"], labels: Labels = None) -> Float[Tensor, "b c size size"]:
-        y = shares(labels, self.classes, z)
-        h = torch.cat([F.relu(self.of_z(z)), F.relu(self.of_y(y))], 1)
-        return torch.sigmoid(self.output(F.relu(self.both(h)))).unflatten(1, self.shape)
+        y = class_weights(labels, self.num_classes, z)
+        h = torch.cat([F.relu(self.noise_layer(z)), F.relu(self.label_layer(y))], 1)
+        return torch.sigmoid(self.output(F.relu(self.joint_layer(h)))).unflatten(1, self.shape)
 
 
-class PaperCritic(nn.Module):
-    def __init__(self, classes: int = 10, channels: int = 1, size: int = 28):
+class PaperDiscriminator(nn.Module):
+    """Section 4.1: image and label each have a maxout layer of their own, then a joint one."""
+
+    def __init__(self, num_classes: int = 10, channels: int = 1, size: int = 28):
         super().__init__()
-        self.classes = classes
-        self.of_x, self.of_y = Maxout(channels * size**2, 240, 5), Maxout(classes, 50, 5)
-        self.both = Maxout(290, 240, 4)
+        self.num_classes = num_classes
+        self.image_layer, self.label_layer = Maxout(channels * size**2, 240, 5), Maxout(num_classes, 50, 5)
+        self.joint_layer = Maxout(290, 240, 4)
         self.output = nn.Linear(240, 1)
-        uniform(self, 0.005)
+        init_uniform(self, 0.005)
+        accept_old_keys(self, {"of_x.": "image_layer.", "of_y.": "label_layer.", "both.": "joint_layer."})
 
-    def forward(self, pictures: Float[Tensor, "b c size size"], labels: Labels = None) -> Float[Tensor, " b"]:
-        y = shares(labels, self.classes, pictures)
-        h = torch.cat([self.of_x(pictures.flatten(1)), self.of_y(y)], 1)
-        h = self.both(F.dropout(h, 0.5, self.training))
+    def forward(self, images: Float[Tensor, "b c size size"], labels: Labels = None) -> Float[Tensor, " b"]:
+        y = class_weights(labels, self.num_classes, images)
+        h = torch.cat([self.image_layer(images.flatten(1)), self.label_layer(y)], 1)
+        h = self.joint_layer(F.dropout(h, 0.5, self.training))
         return self.output(F.dropout(h, 0.5, self.training))[:, 0]
 
 
-SMALL: dict[str, Any] = {"width": 64, "channels": 1, "size": 28}
+MNIST_SHAPE: dict[str, Any] = {"base_channels": 64, "channels": 1, "size": 28}
 VARIANTS = {
     "cgan": Variant(Generator, (100,)),
     "cgan_digits": Variant(partial(Generator, size=8), (100,)),
@@ -179,52 +200,71 @@ VARIANTS = {
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
     size = 8 if recipe.variant == "cgan_digits" else 28
-    data = load_pictures(recipe.data, size=size, channels=1, device=device)
-    model_config: dict[str, Any] = {"classes": len(data.classes), "size": size}
+    data = load_images(recipe.data, size=size, channels=1, device=device)
+    model_config: dict[str, Any] = {"num_classes": len(data.classes), "size": size}
     rng.seed(recipe.seed)
+    model: nn.Module
+    discriminator: nn.Module
     if recipe.variant == "cgan_paper":
-        model, critic, metadata = (
-            PaperGenerator(**model_config),
-            PaperCritic(**model_config),
-            unit(data.metadata),
-        )
+        model, discriminator = PaperGenerator(**model_config), PaperDiscriminator(**model_config)
+        metadata = unit_range(data.metadata)
     else:
-        model_config["width"] = recipe.width
-        model, metadata = Generator(**model_config), centred(data.metadata)
-        critic = Critic(**model_config, norm=recipe.critic_norm)
-    model, critic = model.to(device), critic.to(device)
-    yield adversarial(
-        model, critic, recipe, data, model_config=model_config, picture=metadata, classifier=lenet5
+        model_config["base_channels"] = recipe.base_channels
+        model = Generator(**model_config)
+        discriminator = Discriminator(**model_config, norm=recipe.discriminator_norm)
+        metadata = symmetric_range(data.metadata)
+    yield train_gan(
+        model.to(device),
+        discriminator.to(device),
+        recipe,
+        data,
+        discriminator_loss=discriminator_loss,
+        generator_loss=generator_loss,
+        model_config=model_config,
+        metadata=metadata,
+        classifier=CLASSIFIER,
     )
 
 
+def label_parameters(conditional: nn.Module, unconditional: nn.Module) -> int:
+    """What the label adds."""
+    return count_parameters(conditional) - count_parameters(unconditional)
+
+
 FACTS = [
-    Fact("cgan_paper generator's parameters", lambda: parameters(PaperGenerator()), 2_413_984),
-    Fact("cgan_paper critic's parameters", lambda: parameters(PaperCritic()), 1_224_351),
-    Fact("what the label adds to cgan's generator: classes × 128 filters of 7×7",
-         lambda: parameters(Generator()) - parameters(dcgan.Generator(100, **SMALL)), 10 * 128 * 49),
-    Fact("what it adds to cgan's critic: classes × 64 filters of 4×4",
-         lambda: parameters(Critic()) - parameters(dcgan.Critic(**SMALL)), 10 * 64 * 16),
-]  # fmt: skip
+    Fact("cgan_paper generator's parameters", lambda: count_parameters(PaperGenerator()), 2_413_984),
+    Fact("cgan_paper discriminator's parameters", lambda: count_parameters(PaperDiscriminator()), 1_224_351),
+    Fact(
+        "what the label adds to cgan's generator: classes × 128 filters of 7×7",
+        lambda: label_parameters(Generator(), dcgan.Generator(100, **MNIST_SHAPE)),
+        10 * 128 * 49,
+    ),
+    Fact(
+        "what it adds to cgan's discriminator: classes × 64 filters of 4×4",
+        lambda: label_parameters(Discriminator(), dcgan.Discriminator(**MNIST_SHAPE)),
+        10 * 64 * 16,
+    ),
+]
 
 
 def reference() -> Iterator[ParityCase]:
-    """A label that is joined to the input is a shift of the first layer's output: the same networks with
-    that shift taken from the label's own weights."""
+    """A label concatenated to the input shifts the first layer's output: the same networks with that shift
+    taken from the label's own weights."""
     torch.manual_seed(0)
     y = torch.tensor([2, 0, 1])
-    for make, x in (
-        (Generator(6, 3, width=3, size=16), torch.randn(3, 6)),
-        (Critic(3, "layer", width=3, size=16), torch.rand(3, 1, 16, 16)),
+    for model, x in (
+        (Generator(6, 3, base_channels=3, size=16), torch.randn(3, 6)),
+        (Discriminator(3, "layer", base_channels=3, size=16), torch.rand(3, 1, 16, 16)),
         (PaperGenerator(6, 3, 1, 4), torch.randn(3, 6)),
-        (PaperCritic(3, 1, 4).eval(), torch.rand(3, 1, 4, 4)),
+        (PaperDiscriminator(3, 1, 4).eval(), torch.rand(3, 1, 4, 4)),
     ):
-        model = lively(make.double())
-        yield ParityCase(model, Shifted(model), (x.double(), y), label=type(make).__name__)
+        label = type(model).__name__
+        model = randomize_weights(model.double())
+        yield ParityCase(model, ReferenceNetwork(model), (x.double(), y), label=label)
 
 
-class Shifted(nn.Module):
-    """The same parameters; of the label, only the columns of weights that it picks."""
+class ReferenceNetwork(nn.Module):
+    """The same parameters; of the label, only the columns of weights that it selects."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -232,26 +272,27 @@ class Shifted(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         net: Any = self.net
-        if isinstance(net, Generator | Critic):
+        if isinstance(net, Generator | Discriminator):
             first, *rest = net.net.layers
-            weight, classes = first.weight, net.classes
-            if isinstance(net, Generator):  # every place of the grid has a shift of its own
-                h = torch.einsum("bi,iohw->bohw", x, weight[:-classes]) + weight[-classes:][labels]
+            weight, n = first.weight, net.num_classes
+            if isinstance(net, Generator):  # every position of the grid has a shift of its own
+                h = torch.einsum("bi,iohw->bohw", x, weight[:-n]) + weight[-n:][labels]
             else:
                 plane = x.new_ones(1, 1, *x.shape[2:])
-                columns = weight[:, -classes:][:, labels].transpose(0, 1)
+                columns = weight[:, -n:][:, labels].transpose(0, 1)
                 shift = [F.conv2d(plane, each[:, None], None, 2, 1) for each in columns]
-                h = F.conv2d(x, weight[:, :-classes], None, 2, 1) + torch.cat(shift)
+                h = F.conv2d(x, weight[:, :-n], None, 2, 1) + torch.cat(shift)
             h = nn.Sequential(*rest)(h)
             return h if isinstance(net, Generator) else h[:, 0, 0, 0]
         if isinstance(net, PaperGenerator):
-            z = x @ net.of_z.weight.T + net.of_z.bias
-            y = net.of_y.weight.T[labels] + net.of_y.bias
-            h = torch.cat([z, y], 1).clamp(min=0) @ net.both.weight.T + net.both.bias
+            z = x @ net.noise_layer.weight.T + net.noise_layer.bias
+            y = net.label_layer.weight.T[labels] + net.label_layer.bias
+            h = torch.cat([z, y], 1).clamp(min=0) @ net.joint_layer.weight.T + net.joint_layer.bias
             h = h.clamp(min=0) @ net.output.weight.T + net.output.bias
             return (1 / (1 + (-h).exp())).view(-1, *net.shape)
-        pieces = x.flatten(1) @ net.of_x.linear.weight.T + net.of_x.linear.bias
-        label = net.of_y.linear.weight.T[labels] + net.of_y.linear.bias
-        h = torch.cat([pieces.view(-1, 240, 5).amax(2), label.view(-1, 50, 5).amax(2)], 1)
-        h = (h @ net.both.linear.weight.T + net.both.linear.bias).view(-1, 240, 4).amax(2)
+        pieces = x.flatten(1) @ net.image_layer.linear.weight.T + net.image_layer.linear.bias
+        y = net.label_layer.linear.weight.T[labels] + net.label_layer.linear.bias
+        h = torch.cat([pieces.view(-1, 240, 5).amax(2), y.view(-1, 50, 5).amax(2)], 1)
+        h = h @ net.joint_layer.linear.weight.T + net.joint_layer.linear.bias
+        h = h.view(-1, 240, 4).amax(2)
         return (h @ net.output.weight.T + net.output.bias).flatten()

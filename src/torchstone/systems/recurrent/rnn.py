@@ -1,31 +1,31 @@
-"""RNN: a network that feeds its own state back, and so has read all that came before.
+"""RNN: a recurrent network, whose hidden state is fed back and so summarizes all inputs so far.
 
 Paper: Jeffrey L. Elman, "Finding Structure in Time", Cognitive Science 14(2):179-211, 1990. Before it:
 Rumelhart, Hinton and Williams 1986 (back-propagation through time), Jordan 1986.
 
 The idea. Give the hidden layer its own last state as a further input. The same weights then read a
-sequence of any length, and the state is a memory that learns what is worth keeping. Unfolded in time it
-is a deep network with shared weights, and back-propagation trains it.
+sequence of any length, and the state is a memory that learns what to keep. Unrolled in time it is a deep
+network with shared weights, and back-propagation trains it.
 
     h_t = tanh(W_hx x_t + W_hh h_{t-1} + b)          y_t = W_yh h_t + b_y
     ∂h_T/∂h_t = Π_{k=t+1..T} diag(1 − h_k²) W_hh      each factor shrinks or grows: over a hundred
-                                                     moments nothing is left, or too much (Bengio,
-                                                     Simard & Frasconi 1994; Pascanu et al. 2012)
+                                                     time steps the gradient vanishes or explodes
+                                                     (Bengio, Simard & Frasconi 1994; Pascanu et al. 2012)
 
-That product is why the LSTM was made. `rnn/adding` measures it: the recipe trains on a sum of two
-numbers that stand far apart, and draws how the gradient fades; `torchstone compare` puts the same run
-of `lstm` and `gru` into one picture.
+That product is what the LSTM was invented to avoid. `rnn/adding` measures it: the recipe trains on the sum
+of two numbers that are far apart in time, and draws how the gradient vanishes; `torchstone compare` draws
+it with the same run of `lstm` and `gru`.
 
 Shapes: tokens (batch, time) or vectors (batch, time, inputs) -> logits (batch, time, outputs).
 
-What differs from the paper. Elman copied the state back and let the gradient go one moment back; here it
-goes back through the whole sequence, or through `length` moments of an endless one, whose state is carried
-on. tanh instead of the logistic function, and two biases as in torch. Both paths, `fast` (torch's
-kernels) and `written` (the line above), give the same numbers.
+What differs from the paper. Elman copied the state back and let the gradient go back one time step; here it
+goes back through the whole sequence, or through `seq_len` time steps of a text, whose state is carried over
+(truncated back-propagation through time). tanh instead of the logistic function, and two biases as in
+torch. Both implementations, `fused` (torch's kernels) and `reference` (the equation above), give the same
+numbers.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -33,43 +33,45 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone import references
+from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import Run
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
-from torchstone.parts.recurrent.sequence_model import Network
+from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.systems import Variant
-from torchstone.tasks import recurrent
-from torchstone.tasks.recurrent import Recipe, evaluate, predict, sample
+from torchstone.tasks.recurrent import Recipe, build_run, evaluate, predict, sample
 
-# fmt: off
-__all__ = ["CELL", "FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference", "sample"]
-# fmt: on
+__all__ = [
+    "CELL",
+    "FACTS",
+    "MARGIN",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "predict",
+    "reference",
+    "sample",
+]
 
 MARGIN = ("loss", -1.5)
 
-TEXT = Recipe(
-    variant="rnn",
-    hidden=256,
-    length=64,
-    batch_size=32,
-    steps=3000,
-)
-FAR = Recipe(use="adding", data="drawn", variant="rnn", length=100, batch_size=50)
+TEXT = replace_fields(Recipe(), {"variant": "rnn", "hidden": 256, "seq_len": 64, "steps": 3000})
+ADDING = Recipe(task="adding", data="synthetic", variant="rnn", seq_len=100, batch_size=50)
 RECIPES = {
     "shakespeare": TEXT,
-    "adding": replace(FAR, hidden=64, steps=1500, optim=replace(FAR.optim, lr=2e-3)),
+    "adding": replace_fields(ADDING, {"hidden": 64, "steps": 1500, "lr": 2e-3}),
     # for tests: seconds
-    "smoke": replace(
+    "smoke": replace_fields(
         TEXT,
-        data="python/json",
-        hidden=32,
-        length=16,
-        batch_size=8,
-        steps=120,
-        optim=replace(TEXT.optim, lr=1e-2),
+        {"data": "python/json", "hidden": 32, "seq_len": 16, "batch_size": 8, "steps": 120, "lr": 1e-2},
     ),
 }
+
+
+# what of the paper is written out here; layers over time and losses are shared by all cells
+STORY = ("step",)
 
 
 def step(
@@ -78,7 +80,7 @@ def step(
     weight: Float[Tensor, "units units"],
     bias: Float[Tensor, " units"] | None,
 ) -> State:
-    """One moment: the next h from this one; `x` is W_hx x + b already."""
+    """One time step: the next h from this one; `x` is W_hx x + b already."""
     (h,) = state
     # h = tanh(W_hx x + W_hh h + b)
     return ((x + F.linear(h, weight, bias)).tanh(),)
@@ -86,27 +88,29 @@ def step(
 
 CELL = Cell("rnn", 1, step, torch.rnn_tanh)
 VARIANTS = {
-    # as wide as the counts of FACTS: 88 keys of a piano
-    "rnn": Variant(partial(Network, CELL, inputs=88, outputs=88, tokens=False, hidden=128), (32, 88)),
+    # the sizes of FACTS: 88 keys of a piano
+    "rnn": Variant(partial(SequenceModel, CELL, inputs=88, outputs=88, tokens=False, hidden=128), (32, 88)),
 }
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    yield recurrent.run(recipe, VARIANTS)
+    yield build_run(recipe, VARIANTS)
 
 
-def count(inputs: int, hidden: int) -> int:
+def count_layer(inputs: int, hidden: int) -> int:
     with torch.device("meta"):
-        return parameters(Recurrent(CELL, inputs, hidden))
+        return count_parameters(Recurrent(CELL, inputs, hidden))
 
 
 # torch's h(i + h) + 2h
 FACTS = [
-    Fact("88 → 128 parameters", partial(count, 88, 128), 27_904),
-    Fact("1 → 128 parameters", partial(count, 1, 128), 16_768),
+    Fact("88 → 128 parameters", partial(count_layer, 88, 128), 27_904),
+    Fact("1 → 128 parameters", partial(count_layer, 1, 128), 16_768),
 ]
 
 
 def reference() -> Iterator[ParityCase]:
-    """nn.RNN, over layers, directions, lengths and dropout, on either path."""
-    yield from references.recurrent(CELL, nn.RNN)
+    """nn.RNN, over layers, directions, lengths and dropout, in both implementations."""
+    from torchstone.references.recurrent import recurrent_cases
+
+    yield from recurrent_cases(CELL, nn.RNN)

@@ -3,24 +3,25 @@
 Paper: Lillicrap, Hunt, Pritzel, Heess, Erez, Tassa, Silver and Wierstra, "Continuous control with deep
 reinforcement learning", ICLR 2016, arXiv:1509.02971 (2015).
 
-The idea: where actions are numbers, the best one cannot be looked up among Q's outputs; but Q has a slope in
-the action, and a second network can be taught to climb it. Everything else is DQN's: a memory to draw from,
-and copies to make the targets with, which here follow slowly rather than being renewed at once.
+The idea: where actions are continuous, the best one cannot be looked up among Q's outputs; but Q has a
+gradient with respect to the action, and a second network can be trained to ascend it. Everything else is
+DQN's: a replay buffer, and target networks, which here follow by Polyak averaging rather than being copied.
 
     y    = r + γ Q'(s', μ'(s'))                                                  algorithm 1
     L    = mean (y - Q(s, a))²                                                   equation 4
     ∇J   = mean ∇_a Q(s, a)|a=μ(s) ∇_θ μ(s)                                      equation 6
-    θ'   ← τθ + (1-τ)θ'                                                          for both copies
+    θ'   ← τθ + (1-τ)θ'                                                          for both target networks
     a    = μ(s) + N,   dN = -θ N dt + σ √dt N(0, 1)                              section 7
 
-Shapes: observations `(batch, n)`, actions `(batch, m)` in -1..1, which `greedy` spreads over the world's
+Shapes: observations `(batch, n)`, actions `(batch, m)` in [-1, 1], which `greedy` rescales to the env's
 bounds; `forward` gives μ(s) and Q(s, μ(s)).
 
-What differs from the paper: the plain networks and numbers are those that its figures are compared with
-today (two layers of 256, the action given to the first, Adam, rate 1e-3 or 3e-4, τ 0.005, Gaussian noise);
-`ddpg_paper` has the paper's, 400 and 300, the action joining at the second layer and outputs that begin
-within ±0.003, without its batch normalisation. `theta` gives Ornstein and Uhlenbeck's noise. Steps are taken
-some at a time, as many gradients after them. An episode that a clock cut short goes on in the target.
+What differs from the paper: the plain networks and hyperparameters are those that its figures are compared
+with today (two layers of 256, the action given to the first, Adam, learning rate 1e-3 or 3e-4, τ 0.005,
+Gaussian noise); `ddpg_paper` has the paper's, 400 and 300, the action joining at the second layer and outputs
+that are initialized within ±0.003, without its batch normalization. `theta` gives Ornstein–Uhlenbeck noise.
+Several steps are taken at a time, followed by as many gradient steps. An episode that a time limit truncated
+is bootstrapped.
 """
 
 import itertools
@@ -34,116 +35,148 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from torchstone import references
+from torchstone.engine import rng
 from torchstone.engine.device import select_device
-from torchstone.engine.flat_update import FlatGradientUpdate, gradient_of
+from torchstone.engine.flat_update import FlatGradientUpdate, flat_gradient
 from torchstone.engine.run import Run
-from torchstone.envs.replay_buffer import Rows
-from torchstone.envs.replay_stream import Drawn
+from torchstone.envs.make import check_spaces
+from torchstone.envs.replay_buffer import Transitions
+from torchstone.envs.replay_stream import ReplayBatch
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, ParityCase, parameters
-from torchstone.parts.rl.exploration import Noisy
-from torchstone.parts.rl.target_network import follow, follower
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.old_keys import accept_old_keys
+from torchstone.parts.rl.exploration import ActionNoise, linear_schedule
+from torchstone.parts.rl.target_network import make_target, polyak_update
 from torchstone.systems import Variant
-from torchstone.tasks.rl import evaluate, off_policy, on_policy
+from torchstone.tasks.rl import common, off_policy
+from torchstone.tasks.rl.evaluate import evaluate, play
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "Pendulum-v1"  # a Gymnasium environment's id
-    wrappers: tuple[str, ...] = ()  # around it, innermost first: Name or Name:argument=value
-    limit: int | None = None  # steps after which an episode is cut, if not the environment's own
-    variant: str = "ddpg"  # which networks
-    hidden: tuple[int, ...] = (64, 64)  # widths of the layers of both
-    worlds: int = 1  # played side by side
-    length: int = 8  # steps of each world between updates
-    gradients: int = 8  # minibatches an update
-    batch_size: int = 128  # rows in a minibatch
-    memory: int = 200_000  # steps that are remembered
-    first: int = 1000  # steps at random before any learning
-    n: int = 1  # steps of reward before the guess
-    gamma: float = 0.98  # discount γ
-    tau: float = 0.005  # τ: how fast the copies follow
-    sigma: float = 0.1  # σ of the noise, actions being in -1..1
-    theta: float | None = None  # θ of Ornstein and Uhlenbeck's noise; none for fresh Gaussian noise
-    dt: float = 1.0  # its step of time
+    data: str = "Pendulum-v1"  # Gymnasium environment id
+    wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: Name or Name:argument=value
+    max_episode_steps: int | None = None  # time limit of an episode, none for the environment's own
+    variant: str = "ddpg"  # networks
+    hidden: tuple[int, ...] = (64, 64)  # hidden layer widths of actor and critic
+    num_envs: int = 1  # number of parallel environments
+    num_steps: int = 8  # steps per environment between updates
+    gradient_steps: int = 8  # minibatches per update
+    batch_size: int = 128  # minibatch size
+    buffer_size: int = 200_000  # replay buffer size in steps
+    learning_starts: int = 1000  # steps at random before learning starts
+    n_step: int = 1  # number of reward steps before bootstrapping
+    gamma: float = 0.98  # discount factor γ
+    tau: float = 0.005  # Polyak averaging rate τ of the target networks
+    sigma: float = 0.1  # σ of the exploration noise, for actions in [-1, 1]
+    theta: float | None = None  # θ of Ornstein–Uhlenbeck noise; none for independent Gaussian noise
+    dt: float = 1.0  # time step of Ornstein–Uhlenbeck noise
     lr: float = 1e-3  # learning rate of the critic
-    actor_lr: float = 5e-4  # of the actor
-    anneal: bool = True  # both fall to 0 linearly
-    weight_decay: float = 0.0  # of the critic
-    steps: int = 2375  # updates, each after worlds x length steps
-    episodes: int = 20  # greedy ones that it is judged by
-    film: bool = True  # record one of them at the end
-    seed: int = 0  # of weights, worlds, actions and draws
-    device: str = "auto"  # auto, cpu, cuda or mps
+    actor_lr: float = 5e-4  # learning rate of the actor
+    anneal_lr: bool = True  # linear decay of both learning rates to 0
+    weight_decay: float = 0.0  # weight decay of the critic
+    total_timesteps: int = 19_000  # environment steps after learning_starts, rounded up to whole updates
+    eval_episodes: int = 20  # greedy episodes per evaluation
+    record_video: bool = True  # record a video of a greedy episode at the end
+    seed: int = 0  # random seed of weights, environments, actions and replay
+    device: str = "auto"  # device: auto, cpu, cuda or mps
+
+    @property
+    def updates(self) -> int:
+        """Each after num_envs x num_steps steps."""
+        return common.num_updates(self.total_timesteps, self.num_envs * self.num_steps)
 
 
 PENDULUM = Recipe()
 MUJOCO = replace(
-    PENDULUM, hidden=(256, 256), gamma=0.99, batch_size=256, memory=1_000_000, first=10_000, lr=3e-4,
-    actor_lr=3e-4, anneal=False,
-)  # fmt: skip
+    PENDULUM,
+    hidden=(256, 256),
+    gamma=0.99,
+    batch_size=256,
+    buffer_size=1_000_000,
+    learning_starts=10_000,
+    lr=3e-4,
+    actor_lr=3e-4,
+    anneal_lr=False,
+)
 RECIPES = {
     # torchstone train ddpg   20,000 steps, two minutes of one core; return -126 to -132 (5 seeds)
     "pendulum": PENDULUM,
-    # torchstone train ddpg/paper   the paper's networks, rates and noise; 20,000 steps; -147 (seed 0)
+    # torchstone train ddpg/paper   the paper's networks, learning rates and noise; 20,000 steps; return
+    # -147 (seed 0)
     "paper": replace(
-        PENDULUM, variant="ddpg_paper", hidden=(400, 300), batch_size=64, gamma=0.99, tau=0.001,
-        sigma=0.2, theta=0.15, lr=1e-3, actor_lr=1e-4, anneal=False,
+        PENDULUM,
+        variant="ddpg_paper",
+        hidden=(400, 300),
+        batch_size=64,
+        gamma=0.99,
+        tau=0.001,
+        sigma=0.2,
+        theta=0.15,
+        lr=1e-3,
+        actor_lr=1e-4,
+        anneal_lr=False,
         weight_decay=1e-2,
     ),
     # torchstone train ddpg/halfcheetah   100,000 steps, 50 minutes; return 4,478 (seed 0), where
     # stable-baselines3 has 3,314; --data Hopper-v5 and the like too
-    "halfcheetah": replace(MUJOCO, data="HalfCheetah-v5", steps=11_250),
+    "halfcheetah": replace(MUJOCO, data="HalfCheetah-v5", total_timesteps=90_000),
     # for tests: seconds
     "smoke": replace(
-        PENDULUM, batch_size=64, first=400, steps=200, tau=0.02, actor_lr=1e-3, anneal=False,
-        episodes=8, film=False,
+        PENDULUM,
+        batch_size=64,
+        learning_starts=400,
+        total_timesteps=1600,
+        tau=0.02,
+        actor_lr=1e-3,
+        anneal_lr=False,
+        eval_episodes=8,
+        record_video=False,
     ),
-}  # fmt: skip
+}
 
 MARGIN = ("return", 250.0)
 
 
-def dense(widths: Sequence[int], small: bool) -> nn.Sequential:
-    """Linear layers with ReLU between; the last one begins within ±0.003 if `small`."""
+def mlp(widths: Sequence[int], small_init: bool) -> nn.Sequential:
+    """Linear layers with ReLU between; with `small_init` the last one is initialized within ±0.003."""
     pairs = list(itertools.pairwise(widths))
     layers = [m for a, b in pairs[:-1] for m in (nn.Linear(a, b), nn.ReLU())]
     last = nn.Linear(*pairs[-1])
-    if small:
+    if small_init:
         nn.init.uniform_(last.weight, -3e-3, 3e-3), nn.init.uniform_(last.bias, -3e-3, 3e-3)
     return nn.Sequential(*layers, last)
 
 
 class Critic(nn.Module):
-    """Q(s, a): the action joins the observation, or, if `late`, what the first layer made of it."""
+    """Q(s, a): the action is concatenated to the observation, or with `late_action` to the first layer's
+    output."""
 
-    def __init__(self, observations: int, actions: int, hidden: Sequence[int], late: bool):
+    def __init__(self, observation_dim: int, action_dim: int, hidden: Sequence[int], late_action: bool):
         super().__init__()
         first, *rest = hidden
-        self.late = late
-        self.see = nn.Linear(observations, first) if late else None
-        inner = (first, *rest) if late else (observations, *hidden)
-        self.judge = dense((inner[0] + actions, *inner[1:], 1), late)
+        self.observation_layer = nn.Linear(observation_dim, first) if late_action else None
+        inner = (first, *rest) if late_action else (observation_dim, *hidden)
+        self.layers = mlp((inner[0] + action_dim, *inner[1:], 1), late_action)
+        accept_old_keys(self, {"see.": "observation_layer.", "judge.": "layers."})
 
     def forward(
         self, observation: Float[Tensor, "batch n"], action: Float[Tensor, "batch m"]
     ) -> Float[Tensor, " batch"]:
-        x = observation if self.see is None else self.see(observation).relu()
-        return self.judge(torch.cat([x, action], 1))[:, 0]
+        x = observation if self.observation_layer is None else self.observation_layer(observation).relu()
+        return self.layers(torch.cat([x, action], 1))[:, 0]
 
 
 class DDPG(nn.Module):
     """Actor μ and critic Q: `forward` gives μ(s) and Q(s, μ(s)).
 
     Args:
-        observations: their shape.
-        actions: how many numbers to choose.
-        low, high: bounds of each; -1 and 1 by default.
-        paper: the paper's networks: the action joins late, outputs begin small.
-        continuous: must be True; the metadata of every agent says so.
+        num_actions: dimension of an action.
+        low, high: bounds of each dimension; -1 and 1 by default.
+        paper: the paper's networks: the action joins late, outputs are initialized small.
+        continuous: must be True; it is in the metadata of every agent.
     """
 
     low: Tensor
@@ -151,8 +184,8 @@ class DDPG(nn.Module):
 
     def __init__(
         self,
-        observations: Sequence[int],
-        actions: int,
+        observation_shape: Sequence[int],
+        num_actions: int,
         *,
         hidden: Sequence[int] = (256, 256),
         low: Sequence[float] | None = None,
@@ -161,20 +194,20 @@ class DDPG(nn.Module):
         continuous: bool = True,
     ):
         super().__init__()
-        wide = math.prod(observations)
-        self.actor = nn.Sequential(dense((wide, *hidden, actions), paper), nn.Tanh())
-        self.critic = Critic(wide, actions, hidden, paper)
-        self.register_buffer("low", torch.tensor(low or [-1.0] * actions))
-        self.register_buffer("high", torch.tensor(high or [1.0] * actions))
+        observation_dim = math.prod(observation_shape)
+        self.actor = nn.Sequential(mlp((observation_dim, *hidden, num_actions), paper), nn.Tanh())
+        self.critic = Critic(observation_dim, num_actions, hidden, paper)
+        self.register_buffer("low", torch.tensor(low or [-1.0] * num_actions))
+        self.register_buffer("high", torch.tensor(high or [1.0] * num_actions))
 
-    def scaled(self, action: Float[Tensor, "batch m"]) -> Float[Tensor, "batch m"]:
-        """From -1..1 to the world's bounds."""
+    def rescale_action(self, action: Float[Tensor, "batch m"]) -> Float[Tensor, "batch m"]:
+        """From [-1, 1] to the env's bounds."""
         low, high = self.low.to(action.device), self.high.to(action.device)
         return low + (action + 1) / 2 * (high - low)
 
     def greedy(self, observation: Float[Tensor, "batch n"]) -> Float[Tensor, "batch m"]:
-        """μ(s), as the world takes it."""
-        return self.scaled(self.actor(observation.flatten(1)))
+        """μ(s), within the env's bounds."""
+        return self.rescale_action(self.actor(observation.flatten(1)))
 
     def forward(self, observation: Float[Tensor, "batch n"]) -> tuple[Tensor, Tensor]:
         observation = observation.flatten(1)
@@ -183,93 +216,103 @@ class DDPG(nn.Module):
 
 
 VARIANTS = {
-    "ddpg": Variant(partial(DDPG, observations=(11,), actions=3), (11,)),
-    "ddpg_paper": Variant(partial(DDPG, observations=(11,), actions=3, hidden=(400, 300), paper=True), (11,)),
+    "ddpg": Variant(partial(DDPG, observation_shape=(11,), num_actions=3), (11,)),
+    "ddpg_paper": Variant(
+        partial(DDPG, observation_shape=(11,), num_actions=3, hidden=(400, 300), paper=True), (11,)
+    ),
 }
 
 
 @torch.no_grad()
-def targets(copy: DDPG, rows: Rows) -> Float[Tensor, " batch"]:
+def targets(target_network: DDPG, transitions: Transitions) -> Float[Tensor, " batch"]:
     """y."""
     # Q'(s', μ'(s'))
-    _, following = copy(rows.following)
-    return rows.reward + rows.discount * following
+    _, next_q = target_network(transitions.next_observation)
+    return transitions.reward + transitions.discount * next_q
+
+
+def critic_loss(model: DDPG, transitions: Transitions, y: Float[Tensor, " batch"]) -> dict[str, Tensor]:
+    """L."""
+    q = model.critic(transitions.observation.flatten(1), transitions.action)
+    return {"loss": mse_loss(q, y), "q_value": q.mean()}
+
+
+def actor_loss(model: DDPG, transitions: Transitions) -> dict[str, Tensor]:
+    """-J, whose gradient is -∇J."""
+    _, q = model(transitions.observation)
+    return {"loss": -q.mean()}
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    torch.manual_seed(recipe.seed)
+    rng.seed(recipe.seed)
     device = select_device(recipe.device)
-    model_config = on_policy.model_config(recipe, "ddpg", "continuous")
-    if len(model_config["observations"]) == 3:
-        raise BadInput(f"{recipe.data} shows frames, and ddpg sees rows of numbers: try ppo")
-    _, actions = on_policy.needs(recipe.data, "continuous", "ddpg", recipe.wrappers)
-    model_config |= {"low": actions.low.tolist(), "high": actions.high.tolist()}
+    model_config = common.model_config(recipe, "ddpg", "continuous")
+    if len(model_config["observation_shape"]) == 3:
+        raise BadInput(f"{recipe.data} has frames as observations, and ddpg takes vectors: try ppo")
+    _, action_space = check_spaces(recipe.data, "continuous", "ddpg", recipe.wrappers)
+    model_config |= {"low": action_space.low.tolist(), "high": action_space.high.tolist()}
     if not all(map(math.isfinite, model_config["low"] + model_config["high"])):
-        raise BadInput(f"{recipe.data} has actions without bounds, which ddpg cannot choose")
+        raise BadInput(f"{recipe.data} has unbounded actions, which ddpg does not support")
     model_config |= {"hidden": list(recipe.hidden)}
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
-    copy = follower(model)
-
-    def error(minibatch: tuple[Rows, Tensor]) -> dict[str, Tensor]:
-        rows, y = minibatch
-        # L
-        q = model.critic(rows.observation.flatten(1), rows.action)
-        return {"loss": mse_loss(q, y), "q": q.mean()}
-
-    critic = FlatGradientUpdate(
-        error,
+    target_network = make_target(model)
+    lr_schedule = linear_schedule(1.0, 0.0, recipe.updates) if recipe.anneal_lr else None
+    critic_step = FlatGradientUpdate(
+        lambda minibatch: critic_loss(model, *minibatch),
         model.critic,
         partial(torch.optim.Adam, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True),
+        lr_schedule=lr_schedule,
     )
-    actor = FlatGradientUpdate(
-        lambda rows: {"loss": -model(rows.observation)[1].mean()},
+    actor_step = FlatGradientUpdate(
+        lambda transitions: actor_loss(model, transitions),
         model.actor,
         partial(torch.optim.Adam, lr=recipe.actor_lr, fused=True),
+        lr_schedule=lr_schedule,
     )
-    climbers = list(model.actor.parameters())
-    explorer = Noisy(
-        lambda seen: model.actor(seen.flatten(1).to(device)),
-        model_config["actions"],
-        recipe.worlds,
+    actor_parameters = list(model.actor.parameters())
+    explorer = ActionNoise(
+        lambda observation: model.actor(observation.flatten(1).to(device)),
+        model_config["num_actions"],
+        recipe.num_envs,
         sigma=recipe.sigma,
         theta=recipe.theta,
         dt=recipe.dt,
-        first=recipe.first,
+        learning_starts=recipe.learning_starts,
     )
-    stream = off_policy.experience(recipe, explorer, model_config, scale=model.scaled)
+    stream = off_policy.make_stream(recipe, explorer, model_config, action_scale=model.rescale_action)
 
-    def update(drawn: Drawn) -> dict:
-        if recipe.anneal:
-            left = 1 - drawn.number / recipe.steps
-            critic.optimizer.param_groups[0]["lr"] = recipe.lr * left
-            actor.optimizer.param_groups[0]["lr"] = recipe.actor_lr * left
-        for rows, _ in off_policy.minibatches(drawn, recipe.batch_size):
-            metrics = critic((rows, targets(copy, rows)))
-            # ∇J: only into the actor, though it comes through the critic
-            climbed = actor.loss(rows)
-            actor.follow(climbed, gradient_of(climbed["loss"], climbers))
-            follow(copy, model, recipe.tau)
-        return {**metrics, "actor_loss": climbed["loss"].detach(), **on_policy.progress(drawn)}
+    def update(batch: ReplayBatch) -> dict:
+        critic_step.schedule_lr(batch.number)
+        actor_step.schedule_lr(batch.number)
+        for transitions, _ in off_policy.minibatches(batch, recipe.batch_size):
+            metrics = critic_step((transitions, targets(target_network, transitions)))
+            # ∇J goes through the critic, but only into the actor
+            actor_metrics = actor_step.loss(transitions)
+            gradient = flat_gradient(actor_metrics["loss"], actor_parameters)
+            actor_step.apply_gradient(actor_metrics, gradient)
+            polyak_update(target_network, model, recipe.tau)
+        metrics["actor_loss"] = actor_metrics["loss"].detach()
+        return {**metrics, **common.rollout_metrics(batch)}
 
-    state = {"critic_optimiser": critic.optimizer, "actor_optimiser": actor.optimizer}
-    state["copy"] = copy
-    yield off_policy.off_policy(model, recipe, stream, update, state, model_config)
+    state = {"critic_optimizer": critic_step.optimizer, "actor_optimizer": actor_step.optimizer}
+    state["target_network"] = target_network
+    yield common.make_run(model, recipe, stream, update, state, model_config)
 
 
-def count(part: str, variant: str = "ddpg", **model_config) -> int:
+def count_variant(part: str, variant: str = "ddpg", **model_config) -> int:
     with torch.device("meta"):
-        return parameters(getattr(VARIANTS[variant].make(**model_config), part))
+        return count_parameters(getattr(VARIANTS[variant].make(**model_config), part))
 
 
 FACTS = [
-    Fact("Hopper actor parameters, 256-256", partial(count, "actor"), 69_635),
-    Fact("Hopper critic parameters, 256-256", partial(count, "critic"), 69_889),
-    Fact("Hopper actor parameters, paper", partial(count, "actor", "ddpg_paper"), 126_003),
+    Fact("Hopper actor parameters, 256-256", partial(count_variant, "actor"), 69_635),
+    Fact("Hopper critic parameters, 256-256", partial(count_variant, "critic"), 69_889),
+    Fact("Hopper actor parameters, paper", partial(count_variant, "actor", "ddpg_paper"), 126_003),
 ]
-
-evaluate, play = evaluate.evaluate, evaluate.play
 
 
 def reference() -> Iterator[ParityCase]:
-    """stable-baselines3's networks of the same shape; the tests hold a whole update against it."""
-    yield from references.deterministic(DDPG)
+    """stable-baselines3's network of the same shape; the tests compare an update with it."""
+    from torchstone.references.rl import ddpg_cases
+
+    yield from ddpg_cases(DDPG)

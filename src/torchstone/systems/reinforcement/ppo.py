@@ -1,11 +1,11 @@
-"""PPO: proximal policy optimisation.
+"""PPO: proximal policy optimization.
 
 Paper: Schulman, Wolski, Dhariwal, Radford and Klimov, "Proximal policy optimization algorithms", 2017,
 arXiv:1707.06347.
 
-The idea: experience is dear and one gradient step a rollout wastes it, yet many steps lead away from the
-policy that the experience was gathered with. So the objective stops paying for a change of probability
-beyond 1 ± ε, and several epochs of minibatches over the same rollout do no harm.
+The idea: experience is expensive, and one gradient step per rollout wastes it; but many steps move the policy
+away from the one that collected the rollout. So the objective gives no gain for changing a probability beyond
+1 ± ε, and several epochs of minibatches over the same rollout do no harm.
 
     r_t(θ) = π_θ(a_t|s_t) / π_θold(a_t|s_t)                                          section 3
     L^CLIP = E[min(r_t Â_t, clip(r_t, 1-ε, 1+ε) Â_t)]                                equation 7
@@ -13,17 +13,17 @@ beyond 1 ± ε, and several epochs of minibatches over the same rollout do no ha
     Â_t    = δ_t + γλ Â_{t+1},   δ_t = r_t + γ V(s_{t+1}) - V(s_t)                   equations 11, 12
 
 Shapes: observations `(batch, *shape)`, actions `(batch,)` or `(batch, n)`; `forward` gives logits (or means
-and log deviations) and values. `ppo_recurrent` reads `(batch, time, *shape)`: an LSTM is between eyes and
-heads, a minibatch is whole worlds, and their episodes are read again from what was remembered when the
-rollout began. Actions that a world says are invalid (`action_mask`) have probability 0.
+and log deviations) and values. `ppo_recurrent` reads `(batch, time, *shape)`: it has an LSTM between encoder
+and heads, a minibatch is whole envs, and their episodes are replayed from the recurrent state in which the
+rollout began. Actions that an env masks as invalid (`action_mask`) have probability 0.
 
 What differs from the paper, as in the implementations that its figures are compared with (Huang et al.
-2022, "The 37 implementation details"): orthogonal initialisation, advantages normalised in each
-minibatch, gradients clipped by norm, Adam with ε = 1e-5. What differs from those: the old policy's
-probabilities and all values are computed once a rollout, in one batch; an episode that a clock cut short
-is worth what its last state is thought to be worth, not 0; with `scaled`, what observations and rewards
-are divided by changes between rollouts, not within them. Frames are seen by Nature's network, as in those;
-`ppo_paper` has the paper's, the smaller one of Mnih et al. 2016.
+2022, "The 37 implementation details"): orthogonal initialization, advantages normalized per minibatch,
+gradients clipped by norm, Adam with ε = 1e-5. What differs from those: the old policy's log probabilities and
+all values are computed once per rollout, in one batch; an episode that a time limit truncated is bootstrapped
+by the value of its last state, not by 0; with `normalize`, the statistics of observations and rewards are
+updated between rollouts, not within them. Frames are encoded by the Nature CNN, as in those; `ppo_paper` has
+the paper's, the smaller one of Mnih et al. 2016.
 """
 
 from collections.abc import Iterator
@@ -34,94 +34,126 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchstone import references
+from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
 from torchstone.envs.rollouts import Rollout, Rollouts
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.rl.actor_critic import ActorCritic
+from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.parts.rl.recurrent_actor_critic import RecurrentActorCritic
 from torchstone.parts.rl.returns import gae
-from torchstone.parts.rl.running_mean_std import ReturnScale
+from torchstone.parts.rl.running_mean_std import RewardNormalizer
 from torchstone.parts.seeding import SeedStream, derive_seed
 from torchstone.systems import Variant
-from torchstone.systems.recurrent.lstm import CELL
-from torchstone.tasks.rl import evaluate, on_policy
+from torchstone.tasks.rl import common, on_policy
+from torchstone.tasks.rl.evaluate import evaluate, play
+from torchstone.tasks.rl.on_policy import RolloutBatch
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
 
 
+# what of the paper is written out here
+STORY = ("loss", "minibatches", "update_statistics")
+
+
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "CartPole-v1"  # a Gymnasium environment's id
-    wrappers: tuple[str, ...] = ()  # around it, innermost first: Name or Name:argument=value
-    limit: int | None = None  # steps after which an episode is cut, if not the environment's own
-    variant: str = "ppo"  # which network
-    hidden: tuple[int, ...] = (64, 64)  # widths of both networks' layers; a memory is as the last
-    activation: str = "tanh"  # tanh or relu
-    scaled: bool = False  # observations and rewards normalised by what was seen of them
-    deviation: float = 0.0  # log standard deviation a continuous policy begins with
-    worlds: int = 8  # played side by side
-    length: int = 32  # steps of each world between updates
-    epochs: int = 20  # passes over a rollout
-    batch_size: int = 256  # steps in a minibatch; of a policy that remembers, in whole worlds
-    gamma: float = 0.98  # discount γ
-    lam: float = 0.8  # λ of the advantages
-    clip: float = 0.2  # ε: how far a probability may change for gain
-    clip_value: bool = False  # the value may not move further than ε from the old one either
-    entropy: float = 0.0  # c_2, what randomness is worth
-    value: float = 0.5  # c_1, weight of the value's squared error
+    data: str = "CartPole-v1"  # Gymnasium environment id
+    wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: Name or Name:argument=value
+    max_episode_steps: int | None = None  # time limit of an episode, none for the environment's own
+    variant: str = "ppo"  # network
+    hidden: tuple[int, ...] = (64, 64)  # hidden layer widths; an LSTM is as wide as the last
+    activation: str = "tanh"  # activation function: tanh or relu
+    normalize: bool = False  # normalize observations and rewards by running statistics
+    init_log_std: float = 0.0  # initial log standard deviation of a continuous policy
+    num_envs: int = 8  # number of parallel environments
+    num_steps: int = 32  # steps per environment in a rollout
+    epochs: int = 20  # epochs per rollout
+    batch_size: int = 256  # minibatch size in steps; of a recurrent policy in whole environments
+    gamma: float = 0.98  # discount factor γ
+    gae_lambda: float = 0.8  # λ of generalized advantage estimation
+    clip_coef: float = 0.2  # clipping coefficient ε of the probability ratio
+    clip_vloss: bool = False  # clip the value loss by ε as well
+    ent_coef: float = 0.0  # entropy bonus coefficient, c_2
+    vf_coef: float = 0.5  # value loss coefficient, c_1
     lr: float = 1e-3  # learning rate of Adam
-    anneal: bool = True  # learning rate and ε fall to 0 linearly
-    norm: float = 0.5  # largest norm of the gradient
-    steps: int = 390  # updates, each of worlds x length steps
-    episodes: int = 20  # greedy ones that it is judged by
-    film: bool = True  # record one of them at the end
-    seed: int = 0  # of weights, worlds and actions
-    device: str = "auto"  # auto, cpu, cuda or mps
+    anneal_lr: bool = True  # linear decay of the learning rate, and of ε, to 0
+    max_grad_norm: float = 0.5  # gradient clipping: largest norm
+    total_timesteps: int = 99_840  # environment steps, rounded up to whole updates of num_envs x num_steps
+    eval_episodes: int = 20  # greedy episodes per evaluation
+    record_video: bool = True  # record a video of a greedy episode at the end
+    seed: int = 0  # random seed of weights, environments and actions
+    device: str = "auto"  # device: auto, cpu, cuda or mps
+
+    @property
+    def updates(self) -> int:
+        return common.num_updates(self.total_timesteps, self.num_envs * self.num_steps)
 
 
 CARTPOLE = Recipe()
-BENT = replace(CARTPOLE, lam=0.95, lr=3e-4, epochs=10, batch_size=64, gamma=0.99, scaled=True)
-MUJOCO = replace(BENT, variant="ppo_continuous", worlds=1, length=2048, steps=488)
-EYES = ("AtariPreprocessing", "SignReward", "EpisodicLife")
-ATARI = replace(BENT, variant="ppo_atari", wrappers=EYES, scaled=False, length=128, epochs=4)
-PONG = replace(ATARI, data="ALE/Pong-v5", batch_size=256, entropy=0.01, lr=2.5e-4, clip=0.1, steps=9765)
+CONTINUOUS = replace(CARTPOLE, gae_lambda=0.95, lr=3e-4, epochs=10, batch_size=64, gamma=0.99, normalize=True)
+MUJOCO = replace(CONTINUOUS, variant="ppo_continuous", num_envs=1, num_steps=2048, total_timesteps=999_424)
+ATARI_WRAPPERS = ("AtariPreprocessing", "SignReward", "EpisodicLife")
+ATARI = replace(
+    CONTINUOUS,
+    variant="ppo_atari",
+    wrappers=ATARI_WRAPPERS,
+    normalize=False,
+    num_steps=128,
+    epochs=4,
+)
+PONG = replace(
+    ATARI,
+    data="ALE/Pong-v5",
+    batch_size=256,
+    ent_coef=0.01,
+    lr=2.5e-4,
+    clip_coef=0.1,
+    total_timesteps=9_999_360,
+)
 RECIPES = {
     # torchstone train ppo   99,840 steps, 16 seconds of one core; return 500 on all of 5 seeds
     "cartpole": CARTPOLE,
     # torchstone train ppo/acrobot   249,856 steps, a minute; return -79 to -86 (5 seeds)
-    "acrobot": replace(BENT, data="Acrobot-v1", worlds=16, length=128, batch_size=256, steps=122),
+    "acrobot": replace(
+        CONTINUOUS,
+        data="Acrobot-v1",
+        num_envs=16,
+        num_steps=128,
+        batch_size=256,
+        total_timesteps=249_856,
+    ),
     # torchstone train ppo/lunarlander   999,424 steps, 3 to 8 minutes; return 234 to 261 (5 seeds)
     "lunarlander": replace(
         CARTPOLE,
         data="LunarLander-v3",
-        worlds=16,
-        length=1024,
+        num_envs=16,
+        num_steps=1024,
         batch_size=64,
         epochs=4,
         gamma=0.999,
-        lam=0.98,
-        entropy=0.01,
+        gae_lambda=0.98,
+        ent_coef=0.01,
         lr=3e-4,
-        anneal=False,
-        steps=61,
+        anneal_lr=False,
+        total_timesteps=999_424,
     ),
     # torchstone train ppo/pendulum   98,304 steps, half a minute; return -136 to -170 (5 seeds); with
-    # `--scaled true`, as MuJoCo's, four of five seeds fail
+    # `--normalize true`, as MuJoCo's, four of five seeds fail
     "pendulum": replace(
         MUJOCO,
         data="Pendulum-v1",
         activation="relu",
-        scaled=False,
-        worlds=4,
-        length=512,
+        normalize=False,
+        num_envs=4,
+        num_steps=512,
         epochs=20,
         batch_size=256,
         gamma=0.9,
         lr=1e-3,
-        steps=48,
+        total_timesteps=98_304,
     ),
     # torchstone train ppo/hopper   999,424 steps, 24 minutes; return 3,288 (seed 0), where
     # stable-baselines3 has 2,175; --data HalfCheetah-v5 and the like too
@@ -130,178 +162,186 @@ RECIPES = {
     "pong": PONG,
     # torchstone train ppo/pong_half_hour   the beginning, for a CPU, with the paper's smaller network:
     # 716,800 steps, -15.7 and rising (seed 0)
-    "pong_half_hour": replace(PONG, variant="ppo_paper", epochs=3, lr=5e-4, anneal=False, steps=700),
+    "pong_half_hour": replace(
+        PONG, variant="ppo_paper", epochs=3, lr=5e-4, anneal_lr=False, total_timesteps=716_800
+    ),
     # torchstone train ppo/cartpole_memory   61,440 steps without velocities, a minute; return 500 on all of
-    # 5 seeds, where `--variant ppo`, which remembers nothing, has 42 and 38 after 40,960
+    # 5 seeds, where `--variant ppo`, which has no memory, has 42 and 38 after 40,960
     "cartpole_memory": replace(
         CARTPOLE,
         variant="ppo_recurrent",
         wrappers=("PartialObservation:keep=0,2",),
-        length=128,
+        num_steps=128,
         epochs=10,
         batch_size=256,
-        lam=0.95,
+        gae_lambda=0.95,
         gamma=0.99,
-        scaled=True,
+        normalize=True,
         lr=5e-4,
-        steps=60,
+        total_timesteps=61_440,
     ),
     # for tests: seconds
-    "smoke": replace(CARTPOLE, steps=80, epochs=10, anneal=False, episodes=8, film=False),
+    "smoke": replace(
+        CARTPOLE,
+        total_timesteps=20_480,
+        epochs=10,
+        anneal_lr=False,
+        eval_episodes=8,
+        record_video=False,
+    ),
 }
 
 MARGIN = ("return", 60.0)
 
+FRAMES = (4, 84, 84)
 VARIANTS = {
-    "ppo": Variant(partial(ActorCritic, observations=(4,), actions=2), (4,)),
-    "ppo_continuous": Variant(partial(ActorCritic, observations=(11,), actions=3, continuous=True), (11,)),
-    "ppo_atari": Variant(partial(ActorCritic, observations=(4, 84, 84), actions=4), (4, 84, 84)),
-    "ppo_paper": Variant(
-        partial(ActorCritic, observations=(4, 84, 84), actions=4, eyes="small"), (4, 84, 84)
+    "ppo": Variant(partial(ActorCritic, observation_shape=(4,), num_actions=2), (4,)),
+    "ppo_continuous": Variant(
+        partial(ActorCritic, observation_shape=(11,), num_actions=3, continuous=True), (11,)
     ),
-    "ppo_recurrent": Variant(partial(RecurrentActorCritic, CELL, observations=(4,), actions=2), (16, 4)),
+    "ppo_atari": Variant(partial(ActorCritic, observation_shape=FRAMES, num_actions=4), FRAMES),
+    "ppo_paper": Variant(
+        partial(ActorCritic, observation_shape=FRAMES, num_actions=4, encoder="small"), FRAMES
+    ),
+    "ppo_recurrent": Variant(partial(RecurrentActorCritic, observation_shape=(4,), num_actions=2), (16, 4)),
 }
 
 Network = ActorCritic | RecurrentActorCritic
-# states and what else `Network.both` takes; then actions, old log π and V, Â and V^targ. A row is a step,
-# or if the network remembers, a world: all its steps in order
-Rows = list[Any]
 
 
-def loss(model: Network, rows: Rows, recipe: Recipe, clip: float) -> dict[str, Tensor]:
+def loss(model: Network, batch: RolloutBatch, recipe: Recipe, clip_coef: float) -> dict[str, Tensor]:
     """L of a minibatch."""
-    *seen, action, old, old_value, advantage, target = rows
-    policy, value = model.both(*seen)
+    policy, value = model.policy_and_value(*batch.inputs)
     # r_t(θ)
-    ratio = (policy.log_prob(action) - old).exp()
+    ratio = (policy.log_prob(batch.action) - batch.log_prob).exp()
     # L^CLIP
-    gain = torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
-    error = (value - target).square()
-    if recipe.clip_value:
-        near = old_value + (value - old_value).clamp(-clip, clip)
-        error = torch.max(error, (near - target).square())
-    error = error.mean()
-    total = recipe.value * error - gain
-    if recipe.entropy:
-        total = total - recipe.entropy * policy.entropy().mean()
-    return {"loss": total, "value_loss": error}
+    clipped_ratio = ratio.clamp(1 - clip_coef, 1 + clip_coef)
+    policy_objective = torch.min(ratio * batch.advantage, clipped_ratio * batch.advantage).mean()
+    # (V_θ(s_t) - V_t^targ)²
+    value_error = (value - batch.returns).square()
+    if recipe.clip_vloss:
+        clipped_value = batch.value + (value - batch.value).clamp(-clip_coef, clip_coef)
+        value_error = torch.max(value_error, (clipped_value - batch.returns).square())
+    value_loss = value_error.mean()
+    total = recipe.vf_coef * value_loss - policy_objective
+    if recipe.ent_coef:
+        total = total - recipe.ent_coef * policy.entropy().mean()
+    return {"loss": total, "value_loss": value_loss}
 
 
 @torch.no_grad()
-def moved(model: Network, rows: Rows, clip: float) -> dict[str, Tensor]:
-    """How far an update went, by its last minibatch: KL(old, new) (Schulman's k3: no bias, never negative),
-    and what share of probabilities is beyond the clip; entropy, and how much of the returns' variance the
-    value explained."""
-    *seen, action, old, value, _, target = rows
-    policy, _ = model.both(*seen)
-    change = policy.log_prob(action) - old
-    ratio = change.exp()
+def update_statistics(model: Network, batch: RolloutBatch, clip_coef: float) -> dict[str, Tensor]:
+    """The size of an update, by its last minibatch: KL(old, new) (Schulman's k3: unbiased, never negative),
+    and the fraction of ratios beyond the clip; the entropy; and the explained variance of the returns."""
+    policy, _ = model.policy_and_value(*batch.inputs)
+    log_ratio = policy.log_prob(batch.action) - batch.log_prob
+    ratio = log_ratio.exp()
+    residual = batch.returns - batch.value
     return {
-        "kl": (ratio - 1 - change).mean(),
-        "clipped": ((ratio - 1).abs() > clip).float().mean(),
+        "approx_kl": (ratio - 1 - log_ratio).mean(),
+        "clip_fraction": ((ratio - 1).abs() > clip_coef).float().mean(),
         "entropy": policy.entropy().mean(),
-        "explained": 1 - (target - value).var() / target.var().clamp(min=1e-8),
+        "explained_variance": 1 - residual.var() / batch.returns.var().clamp(min=1e-8),
     }
 
 
-def minibatches(rows: Rows, recipe: Recipe, number: int) -> Iterator[Rows]:
-    """Each epoch all rows once, in an order drawn by the seed and the update's `number`; advantages
-    normalised in each minibatch."""
-    count, steps = len(rows[-1]), rows[-1][0].numel()
-    size = max(recipe.batch_size // steps, 1)
-    shuffle = torch.Generator().manual_seed(derive_seed(recipe.seed, SeedStream.PPO_MINIBATCHES, number))
-    whole = _normalised(rows) if count <= size else None
+def minibatches(batch: RolloutBatch, recipe: Recipe, number: int) -> Iterator[RolloutBatch]:
+    """All rows once per epoch, in an order drawn by the seed and the `number` of the update; advantages are
+    normalized per minibatch."""
+    rows, steps_per_row = len(batch.returns), batch.returns[0].numel()
+    size = max(recipe.batch_size // steps_per_row, 1)
+    generator = torch.Generator().manual_seed(derive_seed(recipe.seed, SeedStream.PPO_MINIBATCHES, number))
+    full_batch = batch.normalize_advantage() if rows <= size else None
     for _ in range(recipe.epochs):
-        if whole is not None:  # no order matters
-            yield whole
+        if full_batch is not None:  # order does not matter
+            yield full_batch
             continue
-        order = torch.randperm(count, generator=shuffle).to(rows[-1].device)
-        for chosen in order.split(size):
-            yield _normalised([None if row is None else _some(row, chosen) for row in rows])
-
-
-def _some(row: Tensor, chosen: Tensor) -> Tensor:
-    if row.dim() != 4:
-        return row.index_select(0, chosen)
-    # frames lie with their channels last: a picture is one piece of memory
-    return row.movedim(1, 3).index_select(0, chosen).movedim(3, 1)
-
-
-def _normalised(rows: Rows) -> Rows:
-    *others, advantage, target = rows
-    return [*others, (advantage - advantage.mean()) / (advantage.std() + 1e-8), target]
+        order = torch.randperm(rows, generator=generator).to(batch.returns.device)
+        for index in order.split(size):
+            yield batch.select(index).normalize_advantage()
 
 
 @torch.no_grad()
-def rows_of(model: Network, rollout: Rollout, recipe: Recipe) -> Rows:
-    """A rollout as the rows that minibatches are drawn from: what `loss` takes."""
-    seen = on_policy.asked(rollout)
-    if seen[0].dim() == 4:  # laid out once, not in each minibatch
-        seen[0] = seen[0].contiguous(memory_format=torch.channels_last)
-    action = on_policy.rows(rollout, rollout.action)
-    policy, value = model.both(*seen)
-    guess = on_policy.timed(rollout, value)
-    following = on_policy.following(model, rollout, seen, guess)
-    ended = rollout.terminated | rollout.truncated
-    advantage = gae(rollout.reward, guess, following, ended, recipe.gamma, recipe.lam)
-    advantage = on_policy.rows(rollout, advantage)
-    return [*seen, action, policy.log_prob(action), value, advantage, advantage + value]
+def make_batch(model: Network, rollout: Rollout, recipe: Recipe) -> RolloutBatch:
+    """The rollout with log π_old, V_old, Â and V^targ, as rows to draw minibatches from."""
+    inputs = on_policy.policy_inputs(rollout)
+    if inputs.observation.dim() == 4:  # change the layout once, not in each minibatch
+        channels_last = inputs.observation.contiguous(memory_format=torch.channels_last)
+        inputs = inputs._replace(observation=channels_last)
+    action = on_policy.flatten_time(rollout, rollout.action)
+    policy, value = model.policy_and_value(*inputs)
+    values = on_policy.unflatten_time(rollout, value)
+    next_values = on_policy.next_values(model, rollout, inputs, values)
+    done = rollout.terminated | rollout.truncated
+    # Â_t
+    advantage = gae(rollout.reward, values, next_values, done, recipe.gamma, recipe.gae_lambda)
+    advantage = on_policy.flatten_time(rollout, advantage)
+    return RolloutBatch(inputs, action, policy.log_prob(action), value, advantage, advantage + value)
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    torch.manual_seed(recipe.seed)
+    rng.seed(recipe.seed)
     device = select_device(recipe.device)
-    model_config = on_policy.model_config(recipe, "ppo")
+    model_config = common.model_config(recipe, "ppo")
     model_config |= {"hidden": list(recipe.hidden), "activation": recipe.activation}
-    model_config |= {"scaled": recipe.scaled, "deviation": recipe.deviation}
+    model_config |= {"normalize": recipe.normalize, "init_log_std": recipe.init_log_std}
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
     state: dict[str, Any] = {}
-    if recipe.scaled:
-        rewards = state["rewards"] = ReturnScale(recipe.worlds, recipe.gamma).to(device)
-    clip = recipe.clip
+    if recipe.normalize:
+        reward_normalizer = RewardNormalizer(recipe.num_envs, recipe.gamma).to(device)
+        state["reward_normalizer"] = reward_normalizer
+    remaining = linear_schedule(1.0, 0.0, recipe.updates)
+    clip_coef = recipe.clip_coef
     step = FlatGradientUpdate(
-        lambda rows: loss(model, rows, recipe, clip),
+        lambda batch: loss(model, batch, recipe, clip_coef),
         model,
         partial(torch.optim.Adam, lr=recipe.lr, eps=1e-5, fused=True),
-        max_grad_norm=recipe.norm,
+        max_grad_norm=recipe.max_grad_norm,
+        lr_schedule=remaining if recipe.anneal_lr else None,
     )
     state["optimizer"] = step.optimizer
-    stream = Rollouts(model, on_policy.worlds(recipe), recipe.length, seed=recipe.seed, device=device)
+    envs = common.make_envs(recipe)
+    stream = Rollouts(model, envs, recipe.num_steps, seed=recipe.seed, device=device)
 
     def update(rollout: Rollout) -> dict:
-        nonlocal clip
-        if recipe.anneal:
-            left = 1 - rollout.number / recipe.steps
-            clip, step.optimizer.param_groups[0]["lr"] = recipe.clip * left, recipe.lr * left
-        if recipe.scaled:
-            ended = rollout.terminated | rollout.truncated
-            rollout = rollout._replace(reward=rewards(rollout.reward, ended))
-        rows = rows_of(model, rollout, recipe)
-        for minibatch in minibatches(rows, recipe, rollout.number):
+        nonlocal clip_coef
+        step.schedule_lr(rollout.number)
+        if recipe.anneal_lr:
+            clip_coef = recipe.clip_coef * remaining(rollout.number)
+        if recipe.normalize:
+            done = rollout.terminated | rollout.truncated
+            rollout = rollout._replace(reward=reward_normalizer(rollout.reward, done))
+        batch = make_batch(model, rollout, recipe)
+        for minibatch in minibatches(batch, recipe, rollout.number):
             metrics = step(minibatch)
-        if recipe.scaled:  # for the next rollout
-            model.scale.take(rollout.observation.flatten(0, 1))
-        return {**metrics, **moved(model, minibatch, clip), **on_policy.progress(rollout)}
+        if recipe.normalize:  # for the next rollout
+            model.normalizer.update(rollout.observation.flatten(0, 1))
+        statistics = update_statistics(model, minibatch, clip_coef)
+        return {**metrics, **statistics, **common.rollout_metrics(rollout)}
 
-    yield on_policy.on_policy(model, recipe, stream, update, state, model_config)
+    yield common.make_run(model, recipe, stream, update, state, model_config)
 
 
-def count(variant: str, **model_config) -> int:
+def count_variant(variant: str, **model_config) -> int:
     with torch.device("meta"):
-        return parameters(VARIANTS[variant].make(**model_config))
+        return count_parameters(VARIANTS[variant].make(**model_config))
 
 
 FACTS = [
-    Fact("CartPole network parameters", partial(count, "ppo"), 9155),
-    Fact("Atari network parameters, 4 actions", partial(count, "ppo_atari"), 1_686_693),
-    Fact("Atari network parameters, 6 actions", partial(count, "ppo_atari", actions=6), 1_687_719),
+    Fact("CartPole network parameters", partial(count_variant, "ppo"), 9155),
+    Fact("Atari network parameters, 4 actions", partial(count_variant, "ppo_atari"), 1_686_693),
+    Fact(
+        "Atari network parameters, 6 actions",
+        partial(count_variant, "ppo_atari", num_actions=6),
+        1_687_719,
+    ),
     # that of the 2013 DQN, 677,172, and 257 for the value
-    Fact("the paper's Atari network, 4 actions", partial(count, "ppo_paper"), 677_429),
+    Fact("the paper's Atari network, 4 actions", partial(count_variant, "ppo_paper"), 677_429),
 ]
-
-evaluate, play = evaluate.evaluate, evaluate.play
 
 
 def reference() -> Iterator[ParityCase]:
-    """stable-baselines3's network of the same shape; the tests hold a whole update against it."""
-    yield from references.actors(ActorCritic)
+    """stable-baselines3's network of the same shape; the tests compare an update with it."""
+    from torchstone.references.rl import actor_critic_cases
+
+    yield from actor_critic_cases(ActorCritic)

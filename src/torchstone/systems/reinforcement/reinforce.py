@@ -1,25 +1,25 @@
-"""REINFORCE: the score-function gradient of what an episode brings.
+"""REINFORCE: the score-function gradient of an episode's return.
 
 Paper: Williams, "Simple statistical gradient-following algorithms for connectionist reinforcement
 learning", Machine Learning 8:229, 1992.
 
-The idea: raise the chance of what was done in proportion to what came of it. The gradient of the expected
-return needs no model of the world, only that of the policy's logarithm; subtracting a baseline that does
-not depend on the action leaves its mean as it is and makes its variance smaller.
+The idea: raise the probability of each action in proportion to the return that followed it. The gradient of
+the expected return needs no model of the environment, only the gradient of the policy's log probability.
+Subtracting a baseline that does not depend on the action leaves its mean unchanged and reduces its variance.
 
     ∇J(θ) = E[Σ_t ∇ log π_θ(a_t|s_t) (G_t - b(s_t))],   G_t = Σ_{k≥t} γ^{k-t} r_k             section 6
     Δθ    = α ∇J(θ)
 
-A step is a batch of whole episodes, each of which gives one estimate g_i of ∇J. Their variance, the trace
-of the covariance of g_i, is measured at every step from those very gradients and logged: `variance`, and
-`noise`, which is variance over |mean|²: how much larger the chance in one episode's gradient is than what
-it estimates.
+An update is a batch of whole episodes, each of which gives one estimate g_i of ∇J. Their variance, the trace
+of the covariance of g_i, is measured in every update from those very gradients and logged as
+`gradient_variance`, and as `noise_scale`, which is variance over |mean|²: how much larger the randomness of
+one episode's gradient is than what it estimates.
 
 Shapes: observations `(batch, *shape)`, actions `(batch,)` or `(batch, n)`; `forward` gives logits (or means
-and log deviations) and values, the learnt baseline. What differs from the paper: Adam; b is a second
+and log deviations) and values, the learned baseline. What differs from the paper: Adam; b is a second
 network fitted to the returns (`baseline` learned), the mean return of the batch (mean), or absent (none);
-estimates are divided by the mean length of the episodes, which changes the step's length only; where a
-clock cut an episode short, the learnt baseline says what would have come (the others take it as nothing).
+estimates are divided by the mean length of the episodes, which changes only the length of the step; where a
+time limit truncated an episode, the learned baseline gives the rest of the return (the others take it as 0).
 """
 
 from collections.abc import Iterator
@@ -31,42 +31,54 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone import references
+from torchstone.engine import rng
 from torchstone.engine.device import select_device
-from torchstone.engine.flat_update import FlatGradientUpdate, gradient_of
+from torchstone.engine.flat_update import FlatGradientUpdate, flat_gradient
 from torchstone.engine.run import Run
-from torchstone.envs.episodes import Episodes
+from torchstone.envs.episodes import EpisodeRollouts
 from torchstone.envs.rollouts import Rollout
-from torchstone.parts.facts import Fact, ParityCase, parameters
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.rl.actor_critic import ActorCritic
-from torchstone.parts.rl.returns import discounted, successors
+from torchstone.parts.rl.exploration import linear_schedule
+from torchstone.parts.rl.returns import discounted_returns, next_values
 from torchstone.systems import Variant
-from torchstone.tasks.rl import evaluate, on_policy
+from torchstone.tasks.rl import common
+from torchstone.tasks.rl.evaluate import evaluate, play
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
 
 
+# what of the paper is written out here
+STORY = ("returns_and_advantages", "loss")
+
+
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "CartPole-v1"  # a Gymnasium environment's id
-    wrappers: tuple[str, ...] = ()  # around it, innermost first: Name or Name:argument=value
-    limit: int | None = None  # steps after which an episode is cut, if not the environment's own
-    variant: str = "reinforce"  # which network
-    hidden: tuple[int, ...] = (64, 64)  # widths of policy and baseline
-    activation: str = "tanh"  # tanh or relu
-    deviation: float = 0.0  # log standard deviation a continuous policy begins with
-    worlds: int = 8  # episodes an update
-    baseline: Literal["learned", "mean", "none"] = "learned"  # b, what returns are measured from
-    gamma: float = 0.99  # discount γ
-    value: float = 0.5  # weight of the baseline's squared error, in units of the returns' spread
-    entropy: float = 0.0  # what randomness is worth
+    data: str = "CartPole-v1"  # Gymnasium environment id
+    wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: Name or Name:argument=value
+    max_episode_steps: int | None = None  # time limit of an episode, none for the environment's own
+    variant: str = "reinforce"  # network
+    hidden: tuple[int, ...] = (64, 64)  # hidden layer widths of policy and baseline
+    activation: str = "tanh"  # activation function: tanh or relu
+    init_log_std: float = 0.0  # initial log standard deviation of a continuous policy
+    num_envs: int = 8  # number of parallel environments: episodes per update
+    baseline: Literal["learned", "mean", "none"] = "learned"  # baseline b that is subtracted from returns
+    gamma: float = 0.99  # discount factor γ
+    vf_coef: float = (
+        0.5  # loss coefficient of the baseline, whose error is in units of the returns' deviation
+    )
+    ent_coef: float = 0.0  # entropy bonus coefficient
     lr: float = 5e-3  # learning rate α of Adam
-    anneal: bool = True  # it falls to 0 linearly
-    steps: int = 250  # updates, each of `worlds` episodes
-    episodes: int = 20  # greedy ones that it is judged by
-    film: bool = True  # record one of them at the end
-    seed: int = 0  # of weights, worlds and actions
-    device: str = "auto"  # auto, cpu, cuda or mps
+    anneal_lr: bool = True  # linear decay of the learning rate to 0
+    total_episodes: int = 2000  # training episodes, rounded up to whole updates of num_envs
+    eval_episodes: int = 20  # greedy episodes per evaluation
+    record_video: bool = True  # record a video of a greedy episode at the end
+    seed: int = 0  # random seed of weights, environments and actions
+    device: str = "auto"  # device: auto, cpu, cuda or mps
+
+    @property
+    def updates(self) -> int:
+        return common.num_updates(self.total_episodes, self.num_envs)
 
 
 CARTPOLE = Recipe()
@@ -76,46 +88,55 @@ RECIPES = {
     # torchstone train reinforce/plain   the same without a baseline; return 434 to 500 (5 seeds)
     "plain": replace(CARTPOLE, baseline="none"),
     # for tests: seconds
-    "smoke": replace(CARTPOLE, steps=30, lr=1e-2, anneal=False, episodes=8, film=False),
+    "smoke": replace(
+        CARTPOLE, total_episodes=240, lr=1e-2, anneal_lr=False, eval_episodes=8, record_video=False
+    ),
 }
 
 MARGIN = ("return", 60.0)
 
-VARIANTS = {"reinforce": Variant(partial(ActorCritic, observations=(4,), actions=2), (4,))}
+VARIANTS = {"reinforce": Variant(partial(ActorCritic, observation_shape=(4,), num_actions=2), (4,))}
 
 
 @torch.no_grad()
-def weights(
-    model: ActorCritic, rollout: Rollout, live: Bool[Tensor, "time worlds"], recipe: Recipe
-) -> tuple[Float[Tensor, "time worlds"], Float[Tensor, "time worlds"]]:
-    """G_t, and G_t - b(s_t) in units of the batch's deviation."""
-    learnt = recipe.baseline == "learned"
+def returns_and_advantages(
+    model: ActorCritic, rollout: Rollout, is_live: Bool[Tensor, "time envs"], recipe: Recipe
+) -> tuple[Float[Tensor, "time envs"], Float[Tensor, "time envs"]]:
+    """G_t, and G_t - b(s_t) in units of the batch's standard deviation."""
+    is_learned = recipe.baseline == "learned"
     value = torch.zeros_like(rollout.reward)
-    ahead = rollout.reward.new_zeros(len(rollout.last) + len(rollout.cuts))
-    if learnt:
+    bootstrap_states = torch.cat([rollout.last_observation, rollout.final_observations])
+    bootstrap = rollout.reward.new_zeros(len(bootstrap_states))
+    if is_learned:
         value = model.value(rollout.observation.flatten(0, 1)).view_as(value)
-        ahead = model.value(torch.cat([rollout.last, rollout.cuts]))
-    worlds = len(rollout.last)
+        bootstrap = model.value(bootstrap_states)
+    envs = len(rollout.last_observation)
     terminated, truncated = rollout.terminated, rollout.truncated
-    following = successors(value, ahead[:worlds], ahead[worlds:], terminated, truncated)
-    returns = discounted(rollout.reward, following, terminated | truncated, recipe.gamma)
-    given = returns - value
+    next_value = next_values(value, bootstrap[:envs], bootstrap[envs:], terminated, truncated)
+    # G_t
+    returns = discounted_returns(rollout.reward, next_value, terminated | truncated, recipe.gamma)
+    # G_t - b(s_t)
+    advantage = returns - value
     if recipe.baseline == "mean":
-        given = given - returns[live].mean()
-    return returns, given / (returns[live].std() + 1e-8)
+        advantage = advantage - returns[is_live].mean()
+    return returns, advantage / (returns[is_live].std() + 1e-8)
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    torch.manual_seed(recipe.seed)
+    rng.seed(recipe.seed)
     device = select_device(recipe.device)
-    model_config = on_policy.model_config(recipe, "reinforce")
+    model_config = common.model_config(recipe, "reinforce")
     model_config |= {"hidden": list(recipe.hidden), "activation": recipe.activation}
-    model_config |= {"deviation": recipe.deviation}
+    model_config |= {"init_log_std": recipe.init_log_std}
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
-    make = partial(torch.optim.Adam, lr=recipe.lr, fused=True)
-    step = FlatGradientUpdate(lambda _: {}, model, make)
-    stream = Episodes(model, on_policy.worlds(recipe), seed=recipe.seed, device=device)
-    chooses = torch.cat(  # the numbers that the policy is made of
+    step = FlatGradientUpdate(
+        lambda _: {},  # the gradient is a mean of those of episodes
+        model,
+        partial(torch.optim.Adam, lr=recipe.lr, fused=True),
+        lr_schedule=linear_schedule(1.0, 0.0, recipe.updates) if recipe.anneal_lr else None,
+    )
+    stream = EpisodeRollouts(model, common.make_envs(recipe), seed=recipe.seed, device=device)
+    is_policy = torch.cat(  # which entries of the gradient are the policy's
         [
             torch.full((p.numel(),), not name.startswith("critic."), device=device)
             for name, p in model.named_parameters()
@@ -123,46 +144,51 @@ def build(recipe: Recipe) -> Iterator[Run]:
     )
 
     def update(batch: tuple[Rollout, Tensor]) -> dict:
-        rollout, live = batch
-        if recipe.anneal:
-            step.optimizer.param_groups[0]["lr"] = recipe.lr * (1 - rollout.number / recipe.steps)
-        returns, given = weights(model, rollout, live, recipe)
-        share = len(rollout.last) / live.sum()
-        unit = returns[live].std() + 1e-8
-        estimates, losses, errors, entropies = [], [], [], []
-        for world in range(len(rollout.last)):
-            there = live[:, world]
-            mask = None if rollout.mask is None else rollout.mask[there, world]
-            policy, value = model.both(rollout.observation[there, world], mask)
-            log_prob = policy.log_prob(rollout.action[there, world])
+        rollout, is_live = batch
+        step.schedule_lr(rollout.number)
+        returns, advantage = returns_and_advantages(model, rollout, is_live, recipe)
+        envs = len(rollout.last_observation)
+        scale = envs / is_live.sum()
+        std = returns[is_live].std() + 1e-8
+        gradients, losses, value_losses, entropies = [], [], [], []
+        for env in range(envs):
+            live = is_live[:, env]
+            mask = None if rollout.action_mask is None else rollout.action_mask[live, env]
+            policy, value = model.policy_and_value(rollout.observation[live, env], mask)
+            log_prob = policy.log_prob(rollout.action[live, env])
             # Σ_t log π(a_t|s_t) (G_t - b(s_t))
-            gain = (log_prob * given[there, world]).sum()
-            error = ((value - returns[there, world]) / unit).square().sum()
+            policy_objective = (log_prob * advantage[live, env]).sum()
+            value_loss = ((value - returns[live, env]) / std).square().sum()
             entropy = policy.entropy().sum()
-            loss = share * (recipe.value * error - gain - recipe.entropy * entropy)
-            estimates.append(gradient_of(loss, model.parameters()))
+            loss = scale * (recipe.vf_coef * value_loss - policy_objective - recipe.ent_coef * entropy)
+            gradients.append(flat_gradient(loss, model.parameters()))
             losses.append(loss.detach())
-            errors.append(share * error.detach())
-            entropies.append(share * entropy.detach())
-        each = torch.stack(estimates)
-        mean = each.mean(0)
-        variance = (each - mean)[:, chooses].square().sum() / (len(each) - 1)
-        metrics = {"loss": torch.stack(losses).mean(), "value_loss": torch.stack(errors).mean()}
-        metrics |= {"entropy": torch.stack(entropies).mean(), "variance": variance}
-        metrics["noise"] = variance / mean[chooses].square().sum()
-        return step.follow(metrics, mean) | on_policy.progress(rollout)
+            value_losses.append(scale * value_loss.detach())
+            entropies.append(scale * entropy.detach())
+        # g_i, and their mean: ∇J(θ)
+        estimates = torch.stack(gradients)
+        gradient = estimates.mean(0)
+        variance = (estimates - gradient)[:, is_policy].square().sum() / (len(estimates) - 1)
+        metrics = {
+            "loss": torch.stack(losses).mean(),
+            "value_loss": torch.stack(value_losses).mean(),
+            "entropy": torch.stack(entropies).mean(),
+            "gradient_variance": variance,
+            "noise_scale": variance / gradient[is_policy].square().sum(),
+        }
+        return step.apply_gradient(metrics, gradient) | common.rollout_metrics(rollout)
 
     state = {"optimizer": step.optimizer}
-    yield on_policy.on_policy(model, recipe, stream, update, state, model_config)
+    yield common.make_run(model, recipe, stream, update, state, model_config)
 
 
 FACTS = [
-    Fact("CartPole policy parameters", lambda: parameters(VARIANTS["reinforce"].make().actor), 4610),
+    Fact("CartPole policy parameters", lambda: count_parameters(VARIANTS["reinforce"].make().actor), 4610),
 ]
-
-evaluate, play = evaluate.evaluate, evaluate.play
 
 
 def reference() -> Iterator[ParityCase]:
-    """stable-baselines3's network of the same shape; the tests hold a whole update against it."""
-    yield from references.actors(ActorCritic)
+    """stable-baselines3's network of the same shape; the tests compare an update with it."""
+    from torchstone.references.rl import actor_critic_cases
+
+    yield from actor_critic_cases(ActorCritic)

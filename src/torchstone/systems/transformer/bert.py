@@ -1,28 +1,28 @@
-"""BERT: a transformer that reads both ways learns from hidden words, then does what is asked of it.
+"""BERT: a bidirectional transformer encoder, pre-trained on masked words and fine-tuned on labels.
 
 Paper: Jacob Devlin, Ming-Wei Chang, Kenton Lee and Kristina Toutanova, "BERT: Pre-training of Deep
 Bidirectional Transformers for Language Understanding", 2018, arXiv:1810.04805.
 
-The idea. A network that predicts the next word may only look back. Hide some words instead and let it
-look everywhere: to fill the gaps it has to understand both sides, and needs no labels. What it has
-learnt then serves any task: one linear layer on top, and all weights go on learning for minutes.
+The idea. A network that predicts the next word may only attend to the left. Mask some words instead and
+let it attend to both sides: to predict the masked words it has to use both, and needs no labels. What it has
+learned then serves any task: add one linear layer, and fine-tune all weights for minutes.
 
-    x₀ = LN(word + place + segment)                        rows [CLS] A [SEP] or [CLS] A [SEP] B [SEP]
+    x₀ = LN(token + position + segment)                    rows [CLS] A [SEP] or [CLS] A [SEP] B [SEP]
     h  = LN(x + attention(x)),   x = LN(h + W₂ gelu(W₁ h))         L layers (post-norm)
-    masked language modelling   −log p(wᵢ) for 15 % of the words: 80 % of them show [MASK], 10 %
-                                any word, 10 % themselves;   p = softmax(E LN(gelu(W h)) + b), E tied
-    next sentence               does B follow A?   2 classes on tanh(W h_[CLS]); half of the time not
-    fine-tuning                 softmax(W tanh(W h_[CLS])) a sentence or pair; softmax(W hᵢ) a word
+    masked language modeling    −log p(wᵢ) for 15 % of the words: 80 % of them are replaced by [MASK],
+                                10 % by a random word, 10 % stay;   p = softmax(E LN(gelu(W h)) + b), E tied
+    next-sentence prediction    does B follow A?   2 classes on tanh(W h_[CLS]); half of the time not
+    fine-tuning                 softmax(W tanh(W h_[CLS])) for a sentence or pair; softmax(W hᵢ) for a word
 
     tiny 128 wide, 2 layers · mini 256, 4 · small 512, 4 · medium 512, 8 · base 768, 12 · large 1024, 24
 
 Shapes: tokens (batch, time) -> hidden (batch, time, width); the mask is True where there is a token.
-The smaller sizes are of Turc et al. 2019 (arXiv:1908.08962); `_cased` tells capitals apart.
+The smaller sizes are those of Turc et al. 2019 (arXiv:1908.08962); `_cased` vocabularies are case-sensitive.
 
-What differs from the paper. Rows are as long as they may be from the start (the paper: 128 for 90 % of
-the steps); those of like length are batched together. `sentiment` learns from hidden words of the very
-texts it is to label, a text a row, without next sentences. The vector of padding does not learn.
-Narrow networks start with wider weights.
+What differs from the paper. Rows have their full length from the start (the paper: 128 tokens for 90 % of
+the steps); rows of similar length are batched together. `sentiment` pre-trains on masked words of the very
+texts that it will classify, one text a row, without next sentences. The embedding of padding is not trained.
+Narrow networks are initialized with larger weights.
 """
 
 from collections.abc import Iterator
@@ -31,49 +31,63 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from torchstone.data.text.mlm_batches import MLMBatch
+from torchstone.data.text.sentence_batches import IGNORE_INDEX
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.hub.bert import from_config, published, suited, to_config, unpublished
-from torchstone.parts.facts import Fact, ParityCase, parameters
-from torchstone.parts.transformer.attention import MultiHead
+from torchstone.hub.bert import from_config, match_weights, published, to_config, unpublished
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.old_keys import accept_old_keys
+from torchstone.parts.transformer.attention import MultiHeadAttention
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS, FeedForward
-from torchstone.references import bert as oracle
-from torchstone.references.bert_objective import Judged
 from torchstone.systems import Variant
-from torchstone.tasks.text.bert_data import begin, filled
+from torchstone.tasks.text.bert_data import load_matching_weights, prepare
 from torchstone.tasks.text.bert_inference import evaluate, predict
 from torchstone.tasks.text.finetune import finetune
-from torchstone.tasks.text.masked_lm import pretrain
+from torchstone.tasks.text.masked_lm import pretrain, split_output
 
-# fmt: off
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "from_config", "predict", "published", "reference", "suited", "to_config", "unpublished"]
-# fmt: on
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "from_config",
+    "match_weights",
+    "predict",
+    "published",
+    "reference",
+    "to_config",
+    "unpublished",
+]
 
 MARGIN = ("accuracy", 0.12)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "sentiment"  # labelled: sentiment, CSV/TSV/JSONL/CoNLL, a folder, hf:NAME; or text
-    variant: str = "bert_tiny"  # which network
-    goal: Literal["labels", "words"] = "labels"  # or stop at words: data is then plain text
-    weights: str | None = None  # a run or folder to begin with instead of pre-training
-    most: int | None = None  # examples at most, none for all
-    vocabulary: int = 8192  # word pieces learnt from the text
-    length: int = 64  # tokens a row may have
-    pretrain: int = 1500  # updates on hidden words
-    pretrain_batch: int = 64  # rows of one of them
-    pretrain_lr: float = 2e-3  # highest learning rate
-    pairs: bool = False  # learn next sentences too
-    hidden: float = 0.15  # share of words to be told
-    steps: int = 900  # updates on labels
-    batch_size: int = 64  # rows of one of them
+    data: str = "sentiment"  # data set: labeled (sentiment, CSV/TSV/JSONL/CoNLL, folder, hf:NAME) or a text
+    variant: str = "bert_tiny"  # network variant
+    task: Literal["classify", "masked_lm"] = "classify"  # training task: labeled text or plain text
+    weights: str | None = None  # weights to start from instead of pre-training: a run or Hugging Face folder
+    max_examples: int | None = None  # maximum number of examples (default: all)
+    vocab_size: int = 8192  # vocabulary size of the WordPiece tokenizer
+    max_length: int = 64  # maximum number of tokens in a row
+    pretrain_steps: int = 1500  # number of updates in pre-training
+    pretrain_batch_size: int = 64  # batch size in pre-training (rows)
+    pretrain_lr: float = 2e-3  # peak learning rate in pre-training
+    next_sentence: bool = False  # next-sentence prediction in pre-training, besides masked words
+    mask_prob: float = 0.15  # probability of masking a word in pre-training
+    steps: int = 900  # number of updates
+    batch_size: int = 64  # batch size (rows)
     optim: OptimConfig = OptimConfig(
         optimizer="adamw",
         lr=5e-4,
@@ -83,38 +97,38 @@ class Recipe:
         max_grad_norm=1.0,
         ema_decay=0.99,
     )  # optimizer, schedule, precision
-    dropout: float = 0.1  # share dropped after every layer, and of attention weights
-    seed: int = 0  # of weights, order, hidden words and dropout
-    device: str = "auto"  # auto, cpu, cuda, mps
+    dropout: float = 0.1  # dropout probability of layer outputs and attention weights
+    seed: int = 0  # random seed of weights, data order, masks and dropout
+    device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
-WORDS = Recipe(
+MASKED = Recipe(
     data="shakespeare",
-    goal="words",
-    pairs=True,
+    task="masked_lm",
+    next_sentence=True,
     steps=1500,
     batch_size=32,
     optim=replace(Recipe.optim, lr=2e-3),
 )
 RECIPES = {
     "sentiment": Recipe(),
-    "masked": WORDS,
+    "masked": MASKED,
     # the paper's (section A.2), on a text of your own: torchstone train bert/paper --data DIR
     "paper": replace(
-        WORDS,
+        MASKED,
         variant="bert_base",
-        vocabulary=30_522,
-        length=512,
+        vocab_size=30_522,
+        max_length=512,
         steps=1_000_000,
         batch_size=256,
-        optim=replace(WORDS.optim, lr=1e-4, warmup_ratio=0.01),
+        optim=replace(MASKED.optim, lr=1e-4, warmup_ratio=0.01),
     ),
     # for tests: seconds
     "smoke": Recipe(
-        most=1600,
-        vocabulary=1000,
-        length=24,
-        pretrain=10,
+        max_examples=1600,
+        vocab_size=1000,
+        max_length=24,
+        pretrain_steps=10,
         steps=100,
         batch_size=24,
         optim=replace(Recipe.optim, lr=1e-3, ema_decay=0.0),
@@ -122,19 +136,39 @@ RECIPES = {
 }
 
 
-class Layer(nn.Module):
-    """Attention, then the position-wise network, each added and normalised."""
+@dataclass(frozen=True)
+class BertConfig:
+    """Architecture of the encoder and its head."""
 
-    def __init__(
-        self, width: int, heads: int, inner: int, activation: str, dropout: float,
-        attention_dropout: float, eps: float,
-    ):  # fmt: skip
+    vocab_size: int = 30_522
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    d_ff: int = 3072  # width of the feed-forward layers
+    max_length: int = 512  # maximum number of tokens in a row
+    num_segments: int = 2
+    activation: str = "gelu"
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    classifier_dropout: float | None = None  # by default `dropout`
+    eps: float = 1e-12  # of the norms
+    pad_id: int | None = 0  # token whose embedding is not trained
+    tie_weights: bool = True  # the token embedding is the output matrix of the masked-word head
+    use_pooler: bool = True  # a layer on [CLS]; the heads `pretraining` and `sentence` need it
+    head: str = "none"  # none, masked, pretraining (masked and next sentence), sentence or tokens
+    num_classes: int = 2  # of the heads `sentence` and `tokens`
+
+
+class Block(nn.Module):
+    """Self-attention, then the feed-forward network, each followed by addition and layer norm."""
+
+    def __init__(self, config: BertConfig):
         super().__init__()
-        self.attention = MultiHead(width, heads, dropout=attention_dropout)
-        self.norm1 = nn.LayerNorm(width, eps)
-        self.feed_forward = FeedForward(width, inner, activation)
-        self.norm2 = nn.LayerNorm(width, eps)
-        self.dropout = nn.Dropout(dropout)
+        self.attention = MultiHeadAttention(config.width, config.heads, dropout=config.attention_dropout)
+        self.norm1 = nn.LayerNorm(config.width, config.eps)
+        self.feed_forward = FeedForward(config.width, config.d_ff, config.activation)
+        self.norm2 = nn.LayerNorm(config.width, config.eps)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self, x: Float[Tensor, "b t width"], mask: Bool[Tensor, "b 1 1 t"] | None
@@ -145,73 +179,53 @@ class Layer(nn.Module):
 
 
 class Bert(nn.Module):
-    """The encoder, and on it one of the paper's heads.
+    """The encoder, and one of the paper's heads."""
 
-    Args:
-        places: the most tokens a row may have.
-        segments: kinds of spans that are told apart.
-        pad: the token whose vector is not learnt.
-        tied: the head for words uses the vectors of words.
-        pooler: the layer on [CLS]; the heads `pretraining` and `sentence` need it.
-        head: `none`, `masked` (words), `pretraining` (words and next sentence), `sentence`, `tokens`.
-        num_classes: of the heads `sentence` and `tokens`.
-    """
-
-    def __init__(
-        self,
-        vocabulary: int = 30522,
-        width: int = 768,
-        layers: int = 12,
-        heads: int = 12,
-        inner: int = 3072,
-        *,
-        places: int = 512,
-        segments: int = 2,
-        activation: str = "gelu",
-        dropout: float = 0.1,
-        attention_dropout: float = 0.1,
-        classifier_dropout: float | None = None,
-        eps: float = 1e-12,
-        pad: int | None = 0,
-        tied: bool = True,
-        pooler: bool = True,
-        head: str = "none",
-        num_classes: int = 2,
-    ):
+    def __init__(self, config: BertConfig):
         super().__init__()
-        self.head, self.activation = head, ACTIVATIONS[activation]
-        self.word = nn.Embedding(vocabulary, width, padding_idx=pad)
-        self.place = nn.Embedding(places, width)
-        self.segment = nn.Embedding(segments, width)
-        self.norm = nn.LayerNorm(width, eps)
-        self.dropout = nn.Dropout(dropout)
-        settings = (activation, dropout, attention_dropout, eps)
-        self.layers = nn.ModuleList(Layer(width, heads, inner, *settings) for _ in range(layers))
-        self.pooler = nn.Linear(width, width) if pooler else None
+        width, head = config.width, config.head
+        self.config, self.head, self.activation = config, head, ACTIVATIONS[config.activation]
+        self.token_embedding = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_id)
+        self.position_embedding = nn.Embedding(config.max_length, width)
+        self.segment_embedding = nn.Embedding(config.num_segments, width)
+        self.norm = nn.LayerNorm(width, config.eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.pooler = nn.Linear(width, width) if config.use_pooler else None
         if head in ("masked", "pretraining"):
             self.transform = nn.Linear(width, width)
-            self.transform_norm = nn.LayerNorm(width, eps)
-            self.decoder = nn.Linear(width, vocabulary)
+            self.transform_norm = nn.LayerNorm(width, config.eps)
+            self.decoder = nn.Linear(width, config.vocab_size)
         if head == "pretraining":
-            self.follows = nn.Linear(width, 2)
+            self.next_sentence = nn.Linear(width, 2)
         if head in ("sentence", "tokens"):
-            self.last = nn.Dropout(dropout if classifier_dropout is None else classifier_dropout)
-            self.classifier = nn.Linear(width, num_classes)
-        self.initialise()
-        if tied and head in ("masked", "pretraining"):
-            self.decoder.weight = self.word.weight
+            p = config.dropout if config.classifier_dropout is None else config.classifier_dropout
+            self.classifier_dropout = nn.Dropout(p)
+            self.classifier = nn.Linear(width, config.num_classes)
+        self.init_weights()
+        if config.tie_weights and head in ("masked", "pretraining"):
+            self.decoder.weight = self.token_embedding.weight
+        accept_old_keys(
+            self,
+            {
+                "word.": "token_embedding.",
+                "place.": "position_embedding.",
+                "segment.": "segment_embedding.",
+                "follows.": "next_sentence.",
+            },
+        )
 
-    def initialise(self) -> None:
-        """Normal, cut at two deviations: 0.02, and in layers of width w 0.02 √(768/w), so that narrow
-        ones pass on as much; biases and padding zero."""
+    def init_weights(self) -> None:
+        """Truncated normal, cut at two deviations: 0.02, and in linear layers of width w 0.02 √(768/w), so
+        that narrow layers pass on as much; biases and the embedding of padding are zero."""
         for module in self.modules():
             std = 0.02 * (768 / self.norm.weight.numel()) ** (isinstance(module, nn.Linear) / 2)
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
-        if self.word.padding_idx is not None:
-            nn.init.zeros_(self.word.weight[self.word.padding_idx])
+        if self.token_embedding.padding_idx is not None:
+            nn.init.zeros_(self.token_embedding.weight[self.token_embedding.padding_idx])
 
     def forward(
         self,
@@ -219,46 +233,56 @@ class Bert(nn.Module):
         mask: Bool[Tensor, "batch time"] | None = None,
         segments: Int64[Tensor, "batch time"] | None = None,
     ) -> Float[Tensor, "batch time width"]:
-        time, most = tokens.shape[1], self.place.num_embeddings
-        if time > most:
-            raise BadInput(f"{time} tokens are more than the {most} places the network has")
-        kind = self.segment.weight[0] if segments is None else self.segment(segments)
-        x = self.word(tokens) + kind + self.place.weight[:time]
+        time, max_length = tokens.shape[1], self.config.max_length
+        if time > max_length:
+            raise BadInput(f"{time} tokens are more than the maximum length {max_length} of the network")
+        # x₀ = LN(token + position + segment)
+        segment = self.segment_embedding.weight[0] if segments is None else self.segment_embedding(segments)
+        x = self.token_embedding(tokens) + segment + self.position_embedding.weight[:time]
         x = self.dropout(self.norm(x))
-        seen = None if mask is None else mask[:, None, None]
+        attention_mask = None if mask is None else mask[:, None, None]  # (batch, 1, 1, time)
         for layer in self.layers:
-            x = layer(x, seen)
+            x = layer(x, attention_mask)
         return x
 
     def pool(self, hidden: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch width"]:
         """tanh(W h_[CLS])."""
-        assert self.pooler is not None, "made without a pooler"
+        assert self.pooler is not None, "created without a pooler"
         return self.pooler(hidden[:, 0]).tanh()
 
-    def words(self, hidden: Float[Tensor, "batch n width"]) -> Float[Tensor, "batch n vocabulary"]:
-        """E LN(gelu(W h)) + b, logits."""
+    def token_logits(self, hidden: Float[Tensor, "batch n width"]) -> Float[Tensor, "batch n vocab_size"]:
+        """E LN(gelu(W h)) + b."""
         return self.decoder(self.transform_norm(self.activation(self.transform(hidden))))
 
-    def logits(self, tokens: Tensor, mask=None, segments=None, places: Tensor | None = None):
-        """What the head makes of a row: `masked` (batch, n, vocabulary); `pretraining` these, and
-        (batch, 2) whose class 1 says that the second span is from elsewhere; `sentence` (batch,
-        classes); `tokens` (batch, time, classes); `none` hidden states and, if it has one, its pooler's.
+    def logits(self, tokens: Tensor, mask=None, segments=None, positions: Tensor | None = None):
+        """The output of the head.
+
+        `masked`: (batch, n, vocab_size). `pretraining`: these, and (batch, 2), whose class 1 means that the
+        second span is a random one. `sentence`: (batch, classes). `tokens`: (batch, time, classes). `none`:
+        hidden states and, if there is a pooler, its output.
 
         Args:
-            places: Int64 (batch, n), where words are wanted; by default everywhere.
+            positions: Int64 (batch, n), the positions to predict words at; by default all.
         """
         hidden = self(tokens, mask, segments)
         if self.head == "none":
             return hidden if self.pooler is None else (hidden, self.pool(hidden))
         if self.head in ("sentence", "tokens"):
-            return self.classifier(self.last(self.pool(hidden) if self.head == "sentence" else hidden))
-        follows = self.follows(self.pool(hidden)) if self.head == "pretraining" else None
-        if places is not None:
-            hidden = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[2]))
-        return self.words(hidden) if follows is None else (self.words(hidden), follows)
+            features = self.pool(hidden) if self.head == "sentence" else hidden
+            return self.classifier(self.classifier_dropout(features))
+        next_logits = self.next_sentence(self.pool(hidden)) if self.head == "pretraining" else None
+        if positions is not None:
+            hidden = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[2]))
+        logits = self.token_logits(hidden)
+        return logits if next_logits is None else (logits, next_logits)
 
 
-# width, layers, heads, vocabulary; inner layers are four times as wide
+def make_bert(**model_config: Any) -> Bert:
+    """A network by the fields of `BertConfig`."""
+    return Bert(BertConfig(**model_config))
+
+
+# width, layers, heads, vocabulary size; d_ff is four times the width
 SIZES = {
     "bert_base": (768, 12, 12, 30_522),
     "bert_base_cased": (768, 12, 12, 28_996),
@@ -271,41 +295,77 @@ SIZES = {
 }
 
 
-def sized(variant: str) -> dict[str, int]:
-    """The arguments that make a variant."""
-    width, layers, heads, vocabulary = SIZES[variant]
-    sizes = {"vocabulary": vocabulary, "width": width, "layers": layers}
-    return {**sizes, "heads": heads, "inner": 4 * width}
+def size_of(variant: str) -> dict[str, int]:
+    """The arguments by which a variant differs."""
+    width, layers, heads, vocab_size = SIZES[variant]
+    return {
+        "vocab_size": vocab_size,
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+        "d_ff": 4 * width,
+    }
 
 
-VARIANTS = {name: Variant(partial(Bert, **sized(name)), (512,)) for name in SIZES}
+VARIANTS = {name: Variant(partial(make_bert, **size_of(name)), (512,)) for name in SIZES}
+
+
+def pretraining_loss(output: Any, batch: MLMBatch) -> dict[str, Tensor]:
+    """−log p of the masked words, averaged over all of them, plus that of the next sentence.
+
+    Args:
+        output: of the head `masked` or `pretraining`, at the masked positions.
+    """
+    logits, next_logits = split_output(output)
+    flat, targets = logits.flatten(0, 1), batch.targets.flatten()
+    # −log p(wᵢ)
+    losses = F.cross_entropy(flat, targets, ignore_index=IGNORE_INDEX, reduction="none")
+    # the mean over all masked words of the batch; micro-batches count by their rows
+    loss = mlm_loss = (losses.view_as(batch.weights) * batch.weights).sum(1).mean()
+    is_correct = (logits.detach().argmax(2) == batch.targets).float() * batch.weights
+    metrics = {"accuracy": is_correct.sum(1).mean()}
+    if next_logits is not None:
+        metrics["cross_entropy"] = mlm_loss.detach()
+        loss = mlm_loss + F.cross_entropy(next_logits, batch.is_random_next)
+        is_correct = next_logits.detach().argmax(1) == batch.is_random_next
+        metrics["next_accuracy"] = is_correct.float().mean()
+    return {"loss": loss, **metrics}
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    start = begin(recipe, sized(recipe.variant))
-    model_config, tensors = start.model_config, start.tensors
+    setup = prepare(recipe, size_of(recipe.variant))
+    model_config, tensors = setup.model_config, setup.tensors
     rng.seed(recipe.seed)
-    if tensors is None or recipe.goal == "words":
-        model_config |= {"head": "pretraining" if recipe.pairs else "masked", "pooler": recipe.pairs}
-        model = filled(Bert(**model_config), tensors).to(device)
-        own: dict[str, Any] = {"steps": recipe.pretrain, "batch_size": recipe.pretrain_batch}
-        own["optim"] = replace(recipe.optim, lr=recipe.pretrain_lr)
-        first = replace(recipe, **(own if recipe.goal == "labels" else {}))
-        metadata = {**start.metadata, "model_config": model_config, "pairs": recipe.pairs}
-        yield pretrain(model, first, start.documents, start.frame, metadata=metadata)
+    if tensors is None or recipe.task == "masked_lm":
+        head = "pretraining" if recipe.next_sentence else "masked"
+        model_config |= {"head": head, "use_pooler": recipe.next_sentence}
+        model = load_matching_weights(make_bert(**model_config), tensors).to(device)
+        stage = recipe
+        if recipe.task == "classify":
+            stage = replace(
+                recipe,
+                steps=recipe.pretrain_steps,
+                batch_size=recipe.pretrain_batch_size,
+                optim=replace(recipe.optim, lr=recipe.pretrain_lr),
+            )
+        metadata = {**setup.metadata, "model_config": model_config, "pairs": recipe.next_sentence}
+        yield pretrain(model, stage, setup.documents, setup.special, pretraining_loss, metadata=metadata)
         tensors = model.state_dict()
-    if recipe.goal == "words":
+    if recipe.task == "masked_lm":
         return
-    data: Any = start.labelled
-    own: dict[str, Any] = {"pooler": not data.words, "num_classes": len(data.classes)}
-    own["head"] = "tokens" if data.words else "sentence"
-    model_config = {**model_config, **own}
-    model = filled(Bert(**model_config), tensors).to(device)
-    yield finetune(model, recipe, start, model_config=model_config)
+    dataset: Any = setup.dataset
+    model_config = {
+        **model_config,
+        "use_pooler": not dataset.has_word_labels,
+        "num_classes": len(dataset.classes),
+        "head": "tokens" if dataset.has_word_labels else "sentence",
+    }
+    model = load_matching_weights(make_bert(**model_config), tensors).to(device)
+    yield finetune(model, recipe, setup, model_config=model_config)
 
 
-# encoder and pooler; pre-training heads; head for words alone
+# number of parameters: encoder and pooler; with the pre-training heads; with the masked-word head alone
 COUNTS = {
     "bert_base": (109_482_240, 110_106_428, 109_514_298),
     "bert_base_cased": (108_310_272, 108_932_934, 108_340_804),
@@ -318,25 +378,27 @@ COUNTS = {
 }
 
 
-def counted(variant: str, head: str) -> int:
-    """Parameters, without memory for them."""
+def count_variant(variant: str, head: str) -> int:
+    """Number of parameters, without allocating them."""
     with torch.device("meta"):
-        return parameters(VARIANTS[variant].make(head=head, pooler=head != "masked"))
+        return count_parameters(VARIANTS[variant].make(head=head, use_pooler=head != "masked"))
 
 
 FACTS = [
-    Fact(f"{variant} parameters, head {head}", partial(counted, variant, head), count)
+    Fact(f"{variant} parameters, head {head}", partial(count_variant, variant, head), count)
     for variant, counts in COUNTS.items()
     for head, count in zip(("none", "pretraining", "masked"), counts, strict=False)
 ]
 
 
-def reference():
-    """transformers' classes with random settings, padding, both precisions; losses as recipes have."""
-    from torchstone.references import transformers
+def reference() -> Iterator[ParityCase]:
+    """transformers' classes with random settings and padding, in both precisions; losses as in training."""
+    from torchstone.references.bert import BertWithLoss, TransformersBert, convert_names, random_berts
+    from torchstone.references.transformers import import_transformers
 
-    for kind, config, theirs, inputs in oracle.drawn(transformers()):
-        ours = Bert(**from_config(config)[1]).to(theirs.dtype).train()
+    for kind, config, theirs, inputs in random_berts(import_transformers()):
+        ours = make_bert(**from_config(config)[1]).to(theirs.dtype).train()
         ours.load_state_dict(published("", theirs.state_dict()))
-        both, said = (Judged(ours), oracle.Asked(theirs)), f"{kind}, {str(theirs.dtype)[6:]}"
-        yield ParityCase(*both, inputs, oracle.renamed, torch.optim.AdamW, said)
+        pair = BertWithLoss(ours, pretraining_loss), TransformersBert(theirs)
+        label = f"{kind}, {str(theirs.dtype)[6:]}"
+        yield ParityCase(*pair, inputs, convert_names, torch.optim.AdamW, label)

@@ -1,19 +1,19 @@
-"""T5: every task is to read a text and to write one.
+"""T5: every task is text to text.
 
 Paper: Colin Raffel, Noam Shazeer, Adam Roberts, Katherine Lee, Sharan Narang, Michael Matena, Yanqi
 Zhou, Wei Li and Peter J. Liu, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
 Transformer", 2019, arXiv:1910.10683.
 
-The idea. Translation, questions, even classes: all can be asked and answered in words, so one network
-and one loss serve them all. It is taught the language first: spans of a text are each replaced by a
-sentinel, and the decoder writes the sentinels with what stood there.
+The idea. Translation, questions, even classification: all inputs and outputs can be written as text, so one
+network and one loss serve all tasks. It is pre-trained by span corruption: spans of a text are each replaced
+by a sentinel, and the decoder writes the sentinels followed by what was removed.
 
     source    Thank you <X> me to your party <Y> week </s>
     target    <X> for inviting <Y> last <Z> </s>                                     (figure 2)
 
 The network is the encoder-decoder of 2017 with three changes (section 2.1):
 
-    norm      x / √(mean x² + ε) · g, without mean or bias, before each part, outside of the sum
+    norm      x / √(mean x² + ε) · g, without mean or bias, before each sublayer, outside of the sum
     attention softmax(QKᵀ + B) V, not divided by √d; B from one table of 32 distances for all layers
     elsewhere no biases at all; the output is the embedding's transpose times d^(−1/2)
 
@@ -34,183 +34,256 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from torchstone import references
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.hub.t5 import from_config, published, suited, to_config, unpublished
+from torchstone.hub.t5 import from_config, match_weights, published, to_config, unpublished
 from torchstone.parts.decoding.beam_search import beam_search, greedy_search
-from torchstone.parts.facts import Fact, ParityCase, parameters
-from torchstone.parts.transformer.attention import MultiHead, Past
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.old_keys import accept_old_keys
+from torchstone.parts.transformer.attention import KVCache, MultiHeadAttention
 from torchstone.parts.transformer.feed_forward import FeedForward
-from torchstone.parts.transformer.positions import relative_buckets
+from torchstone.parts.transformer.positions import relative_position_buckets
+from torchstone.parts.transformer.token_loss import token_loss
 from torchstone.systems import Variant
-from torchstone.tasks.text.text_to_text import evaluate, predict, text_to_text
-from torchstone.tasks.text.text_to_text_data import gathered
+from torchstone.tasks.text import text_to_text
+from torchstone.tasks.text.text_to_text import predict
+from torchstone.tasks.text.text_to_text_data import PAD, load_data
 
-# fmt: off
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "from_config", "predict", "published", "reference", "suited", "to_config", "unpublished"]
-# fmt: on
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "from_config",
+    "match_weights",
+    "predict",
+    "published",
+    "reference",
+    "to_config",
+    "unpublished",
+]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "shakespeare"  # a text to fill gaps in, or pairs (.tsv, folder, gettext); grammar
-    task: Literal["denoise", "texts"] = "denoise"  # gaps in a text, or pairs of texts
-    variant: str = "t5_mini"  # which network
-    tokenizer: Literal["unigram", "bpe", "wordpiece", "characters"] = "unigram"  # kind of tokens
-    vocabulary: int = 2000  # tokens at most
-    length: int = 64  # denoise: tokens of a text; texts: tokens of a side at most
-    density: float = 0.15  # share of the tokens in gaps
-    span: float = 3.0  # mean tokens of a gap
-    dropout: float = 0.0  # of embeddings, attention weights and what is added
-    steps: int = 1200  # updates
-    batch_size: int = 32  # texts an update
+    data: str = "shakespeare"  # data set: a text, text pairs (.tsv, folder, gettext), or grammar
+    task: Literal["denoise", "texts"] = "denoise"  # training task: span corruption or text pairs
+    variant: str = "t5_mini"  # network variant
+    tokenizer: Literal["unigram", "bpe", "wordpiece", "characters"] = "unigram"  # tokenizer type
+    vocab_size: int = 2000  # maximum vocabulary size
+    max_length: int = 64  # tokens of a text; of pairs: maximum tokens of either side
+    noise_density: float = 0.15  # share of the tokens in removed spans
+    mean_span_length: float = 3.0  # mean number of tokens in a removed span
+    dropout: float = 0.0  # dropout probability of embeddings, attention weights and sublayer outputs
+    steps: int = 1200  # number of updates
+    batch_size: int = 32  # batch size (texts)
     optim: OptimConfig = OptimConfig(
         optimizer="adamw", lr=3e-3, warmup_ratio=0.1, max_grad_norm=1.0
     )  # optimizer, schedule, precision
-    beams: int = 1  # answers followed at once; 1 is greedy
-    judged: int = 100  # answers written in an evaluation, for `exact`
-    seed: int = 0  # of weights, order and gaps
-    device: str = "auto"  # auto, cpu, cuda, mps
+    beam_size: int = 1  # beam size of generation; 1 is greedy
+    eval_samples: int = 100  # number of answers generated in an evaluation, for `exact_match`
+    seed: int = 0  # random seed of weights, data order and spans
+    device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
 MARGIN = ("accuracy", 0.3)  # of the target's tokens
-GRAMMAR = Recipe("grammar", variant="t5_tiny", tokenizer="characters", vocabulary=64, length=40)
+GRAMMAR = Recipe("grammar", variant="t5_tiny", tokenizer="characters", vocab_size=64, max_length=40)
 RECIPES = {
     "denoise": Recipe(),
-    "texts": Recipe("gettext", "texts", length=48, dropout=0.1),  # or --data FILE.tsv
+    "texts": Recipe("gettext", "texts", max_length=48, dropout=0.1),  # or --data FILE.tsv
     "grammar": replace(GRAMMAR, steps=2500),
     # for tests: seconds
-    "smoke": replace(GRAMMAR, steps=100, optim=replace(GRAMMAR.optim, lr=5e-3), batch_size=16, judged=0),
+    "smoke": replace(
+        GRAMMAR, steps=100, optim=replace(GRAMMAR.optim, lr=5e-3), batch_size=16, eval_samples=0
+    ),
 }
 
-Hidden = Float[Tensor, "batch places width"]
+Hidden = Float[Tensor, "batch n width"]
 Memory = Float[Tensor, "batch m width"]
 Bias = Float[Tensor, "#batch heads queries keys"]
-Hiding = Float[Tensor, "batch 1 1 m"]  # −∞ where a source is filled up
+PaddingBias = Float[Tensor, "batch 1 1 m"]  # −∞ where the source is padding
 
 
-class Layer(nn.Module):
-    """Attention to its own stack, in decoders to the encoder's memory too, then the feed-forward
-    network; each adds to its input. `own` and `other` keep keys and values between calls that bring
-    one token after another."""
+@dataclass(frozen=True)
+class T5Config:
+    """Architecture of the encoder-decoder."""
 
-    def __init__(self, attention: partial, feed: partial, norm: partial, p: float, across: bool):
+    width: int
+    layers: int
+    heads: int
+    decoder_layers: int | None = None  # by default `layers`
+    head_dim: int = 64  # of each head, independent of `width`
+    d_ff: int = 2048  # width of the feed-forward layers
+    vocab_size: int = 32_128
+    activation: str = "relu"
+    gated: bool = False  # feed-forward layers with a gate
+    tie_weights: bool = True  # the embedding is the output matrix too
+    scale_logits: bool | None = None  # multiply the decoder's output by width^(−1/2); by default if tied
+    num_buckets: int = 32  # of relative distances
+    max_distance: int = 128  # from where on all distances share a bucket
+    eps: float = 1e-6  # of the norms
+    dropout: float = 0.1
+    start_id: int = 0  # first token of the decoder's input
+    pad_id: int = 0  # padding of the source
+    end_id: int = 1  # last token of source and target
+
+
+class Block(nn.Module):
+    """Self-attention, in the decoder also cross-attention to the encoder's output, then the feed-forward
+    network; each is added to its input."""
+
+    def __init__(self, config: T5Config, is_decoder: bool):
         super().__init__()
-        self.attention_norm, self.attention = norm(), attention()
-        if across:
-            self.cross_norm, self.cross = norm(), attention()
-        self.feed_norm, self.feed = norm(), feed()
-        self.dropout = nn.Dropout(p)
+        self.attention_norm, self.attention = _norm(config), _attention(config)
+        if is_decoder:
+            self.cross_norm, self.cross = _norm(config), _attention(config)
+        self.feed_forward_norm = _norm(config)
+        self.feed_forward = FeedForward(
+            config.width,
+            config.d_ff,
+            config.activation,
+            gated=config.gated,
+            bias=False,
+            dropout=config.dropout,
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        accept_old_keys(self, {"feed.": "feed_forward.", "feed_norm.": "feed_forward_norm."})
 
     def forward(
-        self, x: Hidden, bias: Bias, memory: Memory | None = None, hidden: Hiding | None = None,
-        own: Past | None = None, other: Past | None = None,
-    ) -> Hidden:  # fmt: skip
-        x = x + self.dropout(self.attention(self.attention_norm(x), bias=bias, past=own))
+        self,
+        x: Hidden,
+        bias: Bias,
+        memory: Memory | None = None,
+        padding_bias: PaddingBias | None = None,
+        cache: KVCache | None = None,
+        cross_cache: KVCache | None = None,
+    ) -> Hidden:
+        """With caches, `x` continues from the last call, and the memory's keys and values are reused."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), bias=bias, cache=cache))
         if memory is not None:
-            y = self.cross(self.cross_norm(x), memory, bias=hidden, past=other)
+            y = self.cross(self.cross_norm(x), memory, bias=padding_bias, cache=cross_cache)
             x = x + self.dropout(y)
-        return x + self.dropout(self.feed(self.feed_norm(x)))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+def _norm(config: T5Config) -> nn.RMSNorm:
+    return nn.RMSNorm(config.width, config.eps)
+
+
+def _attention(config: T5Config) -> MultiHeadAttention:
+    return MultiHeadAttention(
+        config.width,
+        config.heads,
+        head_dim=config.head_dim,
+        scale=1.0,
+        bias=False,
+        dropout=config.dropout,
+    )
 
 
 class T5(nn.Module):
-    """Encoder and decoder over one vocabulary.
+    """Encoder and decoder over one vocabulary."""
 
-    Args:
-        head_width: of each head, whatever `width` is.
-        decoder_layers: by default as many as `layers`.
-        tied, scaled: the embedding is the output matrix too; the output is times width^(−1/2).
-        buckets, furthest: distances that are told apart, and from where on they are all one.
-        start, pad, end: what a target begins with, what sources are filled up with, what ends both.
-    """
-
-    def __init__(
-        self, width: int, layers: int, heads: int, *, decoder_layers: int | None = None,
-        head_width: int = 64, inner: int = 2048, vocabulary: int = 32_128, activation: str = "relu",
-        gated: bool = False, tied: bool = True, scaled: bool | None = None, buckets: int = 32,
-        furthest: int = 128, eps: float = 1e-6, dropout: float = 0.1, start: int = 0, pad: int = 0,
-        end: int = 1,
-    ):  # fmt: skip
+    def __init__(self, config: T5Config):
         super().__init__()
-        self.width, self.vocabulary = width, vocabulary
-        self.scale = width**-0.5 if (tied if scaled is None else scaled) else 1.0
-        self.buckets, self.furthest = buckets, furthest
-        self.start, self.pad, self.end = start, pad, end
-        more = {"bias": False, "dropout": dropout}
-        layer = partial(
-            Layer,
-            partial(MultiHead, width, heads, head_width=head_width, scale=1.0, **more),
-            partial(FeedForward, width, inner, activation, gated=gated, **more),
-            partial(nn.RMSNorm, width, eps),
-            dropout,
+        self.config, self.width, self.vocab_size = config, config.width, config.vocab_size
+        is_scaled = config.tie_weights if config.scale_logits is None else config.scale_logits
+        self.scale = config.width**-0.5 if is_scaled else 1.0
+        self.start_id, self.pad_id, self.end_id = config.start_id, config.pad_id, config.end_id
+        decoder_layers = config.layers if config.decoder_layers is None else config.decoder_layers
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.encoder_position_bias = nn.Embedding(config.num_buckets, config.heads)
+        self.decoder_position_bias = nn.Embedding(config.num_buckets, config.heads)
+        self.encoder = nn.ModuleList(Block(config, is_decoder=False) for _ in range(config.layers))
+        self.decoder = nn.ModuleList(Block(config, is_decoder=True) for _ in range(decoder_layers))
+        self.encoder_norm, self.decoder_norm = _norm(config), _norm(config)
+        self.head = None
+        if not config.tie_weights:
+            self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.init_weights()
+        accept_old_keys(
+            self,
+            {
+                "tokens.": "token_embedding.",
+                "encoder_places.": "encoder_position_bias.",
+                "decoder_places.": "decoder_position_bias.",
+            },
         )
-        depth = layers if decoder_layers is None else decoder_layers
-        self.tokens = nn.Embedding(vocabulary, width)
-        self.encoder_places, self.decoder_places = (nn.Embedding(buckets, heads) for _ in range(2))
-        self.encoder = nn.ModuleList(layer(False) for _ in range(layers))
-        self.decoder = nn.ModuleList(layer(True) for _ in range(depth))
-        self.encoder_norm, self.decoder_norm = nn.RMSNorm(width, eps), nn.RMSNorm(width, eps)
-        self.head = None if tied else nn.Linear(width, vocabulary, bias=False)
-        self.dropout = nn.Dropout(dropout)
-        self.initialise()
 
-    def initialise(self) -> None:
-        """var w = 1 / fan in; queries' over a head's width as well, which stands in for its √d."""
+    def init_weights(self) -> None:
+        """Variance 1 / fan-in; for the query projection also divided by the head width, instead of
+        attention's 1/√d."""
         for name, weight in self.named_parameters():
             if weight.ndim > 1:
-                table = name.endswith("_places.weight")
-                nn.init.normal_(weight, std=(self.width if table else weight.shape[1]) ** -0.5)
+                is_table = name.endswith("_position_bias.weight")
+                nn.init.normal_(weight, std=(self.width if is_table else weight.shape[1]) ** -0.5)
         for module in self.modules():
-            if isinstance(module, MultiHead):
+            if isinstance(module, MultiHeadAttention):
                 with torch.no_grad():
-                    module.qkv.weight[: module.inner] *= module.head_width**-0.5
-        nn.init.normal_(self.tokens.weight)
+                    module.qkv.weight[: module.inner_dim] *= module.head_dim**-0.5
+        nn.init.normal_(self.token_embedding.weight)
 
     def forward(
         self, source: Int64[Tensor, "batch m"], target: Int64[Tensor, "batch n"]
-    ) -> Float[Tensor, "batch n vocabulary"]:
-        """Logits of the token that follows each target token, given those before it and the source."""
+    ) -> Float[Tensor, "batch n vocab_size"]:
+        """Logits of the token after each target token, given the source and the tokens up to there."""
         return self.unembed(self.decode(target, *self.encode(source)))
 
-    def encode(self, source: Int64[Tensor, "batch m"]) -> tuple[Memory, Hiding]:
-        """Memory, and what is added to the scores of attention to it."""
-        real = source != self.pad
-        real = real | ~real.any(1, keepdim=True)  # what is padding alone sees itself
-        x = self.dropout(self.tokens(source))
-        hidden = torch.zeros_like(real, dtype=x.dtype).masked_fill(~real, -torch.inf)[:, None, None]
-        bias = self.places(self.encoder_places, source.shape[1], both_ways=True) + hidden
+    def encode(self, source: Int64[Tensor, "batch m"]) -> tuple[Memory, PaddingBias]:
+        """The encoder's output, and the bias that hides padding from attention to it."""
+        is_token = source != self.pad_id
+        is_token = is_token | ~is_token.any(1, keepdim=True)  # a row of padding alone attends to itself
+        x = self.dropout(self.token_embedding(source))
+        zeros = torch.zeros_like(is_token, dtype=x.dtype)
+        padding_bias = zeros.masked_fill(~is_token, -torch.inf)[:, None, None]
+        length = source.shape[1]
+        bias = self.position_bias(self.encoder_position_bias, length, bidirectional=True) + padding_bias
         for layer in self.encoder:
             x = layer(x, bias)
-        return self.dropout(self.encoder_norm(x)), hidden
+        return self.dropout(self.encoder_norm(x)), padding_bias
 
     def decode(
         self,
         target: Int64[Tensor, "batch n"],
         memory: Memory,
-        hidden: Hiding,
-        past: list[tuple[Past, Past]] | None = None,
+        padding_bias: PaddingBias,
+        caches: list[tuple[KVCache, KVCache]] | None = None,
     ) -> Hidden:
-        """`past`: of each layer, for targets that go on where the last call ended."""
-        x = self.dropout(self.tokens(target))
-        new, seen = target.shape[1], past[0][0].seen if past else 0
-        bias = self.places(self.decoder_places, seen + new, both_ways=False)[:, :, seen:]
-        later = torch.ones(seen + new, seen + new, dtype=torch.bool, device=x.device).triu(1)
-        bias = bias.masked_fill(later[seen:], -torch.inf)
+        """Hidden states of the decoder.
+
+        Args:
+            caches: of each layer, for targets that continue from the last call.
+        """
+        x = self.dropout(self.token_embedding(target))
+        new, past = target.shape[1], caches[0][0].length if caches else 0
+        length = past + new
+        bias = self.position_bias(self.decoder_position_bias, length, bidirectional=False)[:, :, past:]
+        is_future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+        bias = bias.masked_fill(is_future[past:], -torch.inf)
         for i, layer in enumerate(self.decoder):
-            x = layer(x, bias, memory, hidden, *(past[i] if past else ()))
+            x = layer(x, bias, memory, padding_bias, *(caches[i] if caches else ()))
         return self.dropout(self.decoder_norm(x))
 
-    def places(self, table: nn.Embedding, length: int, *, both_ways: bool) -> Bias:
-        told = {"buckets": self.buckets, "furthest": self.furthest, "device": table.weight.device}
-        number = relative_buckets(length, length, both_ways=both_ways, **told)
-        return table(number).permute(2, 0, 1)[None]
+    def position_bias(self, table: nn.Embedding, length: int, *, bidirectional: bool) -> Bias:
+        """B: a learned number for each head and bucket of relative distance."""
+        buckets = relative_position_buckets(
+            length,
+            length,
+            bidirectional=bidirectional,
+            num_buckets=self.config.num_buckets,
+            max_distance=self.config.max_distance,
+            device=table.weight.device,
+        )
+        return table(buckets).permute(2, 0, 1)[None]
 
-    def unembed(self, x: Hidden) -> Float[Tensor, "batch n vocabulary"]:
-        return F.linear(x * self.scale, (self.tokens if self.head is None else self.head).weight)
+    def unembed(self, x: Hidden) -> Float[Tensor, "batch n vocab_size"]:
+        return F.linear(x * self.scale, (self.token_embedding if self.head is None else self.head).weight)
 
     @torch.no_grad()
     def generate(
@@ -218,108 +291,141 @@ class T5(nn.Module):
         source: Int64[Tensor, "batch m"],
         max_new_tokens: int,
         *,
-        beams: int = 1,
-        penalty: float = 0.0,
-        cached: bool = True,
+        beam_size: int = 1,
+        length_penalty: float = 0.0,
+        use_cache: bool = True,
     ) -> Int64[Tensor, "batch length"]:
-        """Answers without `start`, filled up with `end`: the likeliest token each time, or the best
-        of `beams` followed at once.
+        """Generate answers by greedy or beam search, without `start_id`, padded with `end_id`.
 
-        The end counts among `max_new_tokens`. Without `cached` keys and values all is computed anew
-        at each token, to the same end.
+        The end counts among `max_new_tokens`. Without `use_cache` every step recomputes all keys and
+        values, with the same result.
 
         Raises:
             BadInput: an empty source, or a token id outside of the vocabulary.
         """
         if not source.numel():
-            raise BadInput("nothing to read: give at least one token")
-        for wrong in source[(source < 0) | (source >= self.vocabulary)].tolist()[:1]:
-            last = self.vocabulary - 1
-            raise BadInput(f"token id {wrong} is outside of the vocabulary, 0 to {last}")
-        memory, hidden = (each.repeat_interleave(beams, 0) for each in self.encode(source))
-        room = max_new_tokens, source.shape[1]
-        past = [(Past(room[0]), Past(room[1])) for _ in self.decoder] if cached else None
+            raise BadInput("empty source: give at least one token")
+        for token in source[(source < 0) | (source >= self.vocab_size)].tolist()[:1]:
+            last = self.vocab_size - 1
+            raise BadInput(f"token id {token} is outside of the vocabulary, 0 to {last}")
+        memory, padding_bias = (each.repeat_interleave(beam_size, 0) for each in self.encode(source))
+        caches = None
+        if use_cache:
+            caches = [(KVCache(max_new_tokens), KVCache(source.shape[1])) for _ in self.decoder]
 
         def step(tokens: Tensor, rows: Tensor | None) -> Tensor:
-            if past and rows is not None:  # beams of one source share its memory
-                for own, _ in past:
-                    own.select(rows)
-            new = tokens[:, past[0][0].seen :] if past else tokens
-            x = self.decode(new, memory, hidden, past)[:, -1:]
+            if caches and rows is not None:  # the memory is the same for all beams of a source
+                for cache, _ in caches:
+                    cache.reorder(rows)
+            new = tokens[:, caches[0][0].length :] if caches else tokens
+            x = self.decode(new, memory, padding_bias, caches)[:, -1:]
             return self.unembed(x)[:, 0].log_softmax(-1)
 
-        tokens = torch.full((len(source), 1), self.start, device=source.device)
-        ends = {"end": self.end, "most": max_new_tokens}
-        if beams == 1:
-            return greedy_search(step, tokens, **ends)[:, 1:]
-        return beam_search(step, tokens, beams=beams, penalty=penalty, **ends)[0][:, 1:]
+        tokens = torch.full((len(source), 1), self.start_id, device=source.device)
+        if beam_size == 1:
+            return greedy_search(step, tokens, eos=self.end_id, max_new_tokens=max_new_tokens)[:, 1:]
+        answers, _ = beam_search(
+            step,
+            tokens,
+            beam_size=beam_size,
+            eos=self.end_id,
+            max_new_tokens=max_new_tokens,
+            length_penalty=length_penalty,
+        )
+        return answers[:, 1:]
 
 
-def sized(width: int, layers: int, heads: int, inner: int, **more: Any) -> Variant:
-    return Variant(partial(T5, width=width, layers=layers, heads=heads, inner=inner, **more), (64,))
+def make_t5(**model_config: Any) -> T5:
+    """A network by the fields of `T5Config`."""
+    return T5(T5Config(**model_config))
 
 
-V1_1 = {"activation": "gelu_new", "gated": True, "tied": False}
-SMALL = {**V1_1, "tied": True, "scaled": True, "dropout": 0.0}
+def _variant(width: int, layers: int, heads: int, d_ff: int, **model_config: Any) -> Variant:
+    sizes = {"width": width, "layers": layers, "heads": heads, "d_ff": d_ff}
+    return Variant(partial(make_t5, **sizes, **model_config), (64,))
+
+
+V1_1 = {"activation": "gelu_new", "gated": True, "tie_weights": False}
+SMALL = {**V1_1, "tie_weights": True, "scale_logits": True, "dropout": 0.0}
 VARIANTS = {
-    "t5_small": sized(512, 6, 8, 2048),
-    "t5_base": sized(768, 12, 12, 3072),
-    "t5_large": sized(1024, 24, 16, 4096),
-    "t5_3b": sized(1024, 24, 32, 16_384, head_width=128),
-    "t5_11b": sized(1024, 24, 128, 65_536, head_width=128),
-    "t5_v1_1_small": sized(512, 8, 6, 1024, **V1_1),
-    "t5_v1_1_base": sized(768, 12, 12, 2048, **V1_1),
-    "t5_v1_1_large": sized(1024, 24, 16, 2816, **V1_1),
-    "t5_mini": sized(128, 3, 4, 256, head_width=32, vocabulary=2000, **SMALL),
-    "t5_tiny": sized(64, 2, 4, 128, head_width=16, vocabulary=64, **SMALL),
+    "t5_small": _variant(512, 6, 8, 2048),
+    "t5_base": _variant(768, 12, 12, 3072),
+    "t5_large": _variant(1024, 24, 16, 4096),
+    "t5_3b": _variant(1024, 24, 32, 16_384, head_dim=128),
+    "t5_11b": _variant(1024, 24, 128, 65_536, head_dim=128),
+    "t5_v1_1_small": _variant(512, 8, 6, 1024, **V1_1),
+    "t5_v1_1_base": _variant(768, 12, 12, 2048, **V1_1),
+    "t5_v1_1_large": _variant(1024, 24, 16, 2816, **V1_1),
+    "t5_mini": _variant(128, 3, 4, 256, head_dim=32, vocab_size=2000, **SMALL),
+    "t5_tiny": _variant(64, 2, 4, 128, head_dim=16, vocab_size=64, **SMALL),
 }
+
+
+def loss(net: Any, source: Tensor, target: Tensor, start_id: int) -> dict[str, Tensor]:
+    """−log p(target | source) per token, with teacher forcing."""
+    # the decoder reads the target one position later
+    decoder_input = torch.cat([torch.full_like(target[:, :1], start_id), target[:, :-1]], 1)
+    return token_loss(net(source, decoder_input), target, pad=PAD)
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    data = gathered(recipe)
+    data = load_data(recipe)
     make: Any = VARIANTS[recipe.variant].make
     model_config = {
         **make.keywords,
-        "vocabulary": data.tokenizer.get_vocab_size(),
+        "vocab_size": data.tokenizer.get_vocab_size(),
         "dropout": recipe.dropout,
-        **data.special,
+        **data.special_ids,
     }
     rng.seed(recipe.seed)
-    yield text_to_text(make(**model_config).to(device), recipe, data, model_config=model_config)
+    model = make(**model_config).to(device)
+    yield text_to_text.text_to_text(model, recipe, data, loss, model_config=model_config)
 
 
-# fmt: off
+def evaluate(model: Any, metadata: dict, spec: str, *, held_out: bool) -> dict:
+    """Loss, accuracy and exact match on `spec`: its test split if `held_out`, else all of it."""
+    return text_to_text.evaluate(model, metadata, spec, loss, held_out=held_out)
+
+
 COUNTS = {
-    "t5_small": 60_506_624, "t5_base": 222_903_552, "t5_large": 737_668_096,
-    "t5_3b": 2_851_598_336, "t5_11b": 11_307_321_344,
-    "t5_v1_1_small": 76_961_152, "t5_v1_1_base": 247_577_856, "t5_v1_1_large": 783_150_080,
+    "t5_small": 60_506_624,
+    "t5_base": 222_903_552,
+    "t5_large": 737_668_096,
+    "t5_3b": 2_851_598_336,
+    "t5_11b": 11_307_321_344,
+    "t5_v1_1_small": 76_961_152,
+    "t5_v1_1_base": 247_577_856,
+    "t5_v1_1_large": 783_150_080,
 }
-# fmt: on
 
 
-def count(variant: str) -> int:
-    with torch.device("meta"):  # counted without memory for the weights
-        return parameters(VARIANTS[variant].make())
+def count_variant(variant: str) -> int:
+    """Number of parameters, without allocating them."""
+    with torch.device("meta"):
+        return count_parameters(VARIANTS[variant].make())
 
 
-FACTS = [Fact(f"{v} parameters", partial(count, v), figure) for v, figure in COUNTS.items()]
+FACTS = [Fact(f"{v} parameters", partial(count_variant, v), count) for v, count in COUNTS.items()]
 
 
 def reference() -> Iterator[ParityCase]:
-    """transformers' class, in configurations drawn with a fixed seed, on sources with padding."""
+    """transformers' class, in configurations sampled with a fixed seed, on sources with padding."""
+    from torchstone.references import OutputAdapter, unwrap_names
+    from torchstone.references.transformers import random_t5s
+
     torch.manual_seed(0)
-    names = references.ours(published)
-    for number, net in enumerate(references.t5s(9, exact=6)):
-        model_config = suited(from_config(net.config.to_dict())[1], net.state_dict())
-        theirs = references.Answering(net, answer)
-        ours = T5(**model_config).to(net.dtype)
+    names = unwrap_names(published)
+    for number, net in enumerate(random_t5s(9, exact=6)):
+        model_config = match_weights(from_config(net.config.to_dict())[1], net.state_dict())
+        theirs = OutputAdapter(net, _logits)
+        ours = make_t5(**model_config).to(net.dtype)
         ours.load_state_dict(names(theirs.state_dict()))
-        source, target = torch.randint(2, model_config["vocabulary"], (2, 3, 7 + 9 * number))
-        source[1, 4:], source[2, 2:] = model_config["pad"], model_config["pad"]
+        source, target = torch.randint(2, model_config["vocab_size"], (2, 3, 7 + 9 * number))
+        source[1, 4:], source[2, 2:] = model_config["pad_id"], model_config["pad_id"]
         inputs, label = (source, target[:, : 5 + number]), f"{list(model_config.values())}"
         yield ParityCase(ours.eval(), theirs.eval(), inputs, names, torch.optim.AdamW, label)
 
 
-def answer(net: Any, source: Tensor, target: Tensor) -> Tensor:
+def _logits(net: Any, source: Tensor, target: Tensor) -> Tensor:
     return net(source, source != net.config.pad_token_id, target).logits

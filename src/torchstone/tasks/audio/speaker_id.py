@@ -1,4 +1,4 @@
-"""Who speaks: from sequences of vectors, or sounds, with a label each to a Run, and its use afterwards."""
+"""Speaker identification: training a recurrent network on sounds or vectors, evaluation and prediction."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,168 +11,174 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.audio.files import ENDINGS, files, read_sound
-from torchstone.data.audio.sequence_batches import Passage, Passages, once
-from torchstone.data.audio.speakers import Voices, joined, read_voices
+from torchstone.data.audio.files import EXTENSIONS, expand_audio_paths, read_audio
+from torchstone.data.audio.sequence_batches import SequenceBatch, SequenceBatches, eval_batches
+from torchstone.data.audio.speakers import SpeakerSplit, concat_splits, read_speakers
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.audio.spectrogram import Spectra
+from torchstone.parts.audio.spectrogram import AudioFeatures
+from torchstone.parts.modes import eval_mode
 from torchstone.parts.recurrent.layers import Cell
-from torchstone.tasks.build_network import made
 from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.recurrent import build_network
 
 
 def build(recipe: Any, cell: Cell) -> Run:
-    """A Run that trains a network to tell who speaks; validation guides, the test is looked at once.
+    """A Run that trains a network to identify speakers; validation guides, the test split is used once.
 
-    The recipe states data, rate, pool, length (vectors of a passage in training), jitter, batch, steps,
-    seed and what `descent` and `networks.made` need. Sounds become log-mel vectors; every number is
-    brought to mean 0 and deviation 1 over the training split. Metrics are `accuracy` (a share) and
-    `loss` (cross-entropy, nats), of whole sequences.
+    Sounds become the recipe's `audio` features; every feature is standardized over the training split.
+    Training crops sequences to `seq_len` vectors and adds noise of `input_noise_std`. Metrics are
+    `accuracy` and `loss` (cross-entropy, nats), of full sequences.
     """
-    data = read_voices(recipe.data, recipe.rate)
-    how = asdict(Spectra(recipe.rate)) if data.sounds else None
-    everything = [vectors(item, how) for item in data.train.items]
-    x = torch.cat(everything).double()
+    data = read_speakers(recipe.data, recipe.audio.sample_rate)
+    features = asdict(recipe.audio) if data.is_sound else None
+    train = [extract_features(item, features) for item in data.train.items]
+    x = torch.cat(train).double()
     metadata = {
         "task": "voices",
         "variant": recipe.variant,
         "classes": list(data.classes),
-        "sound": how,
+        "audio_features": features,
         "mean": x.mean(0).tolist(),
-        "deviation": x.std(0).clamp(min=1e-3).tolist(),
-        "data": data.note,
+        "std": x.std(0).clamp(min=1e-3).tolist(),
+        "data": data.description,
     }
-    model, metadata["model_config"] = made(
+    model, metadata["model_config"] = build_network(
         recipe, cell, inputs=x.shape[1], outputs=len(data.classes), tokens=False, pool=recipe.pool
     )
     device = next(model.parameters()).device
-    stream = Passages(
-        [normalised(each, metadata) for each in everything],
+    stream = SequenceBatches(
+        [normalize(each, metadata) for each in train],
         data.train.labels,
         recipe.batch_size,
         seed=recipe.seed,
-        most=recipe.length,
-        jitter=recipe.jitter,
+        max_length=recipe.seq_len,
+        noise_std=recipe.input_noise_std,
         device=device,
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
 
-    def objective(net: nn.Module, batch: Passage) -> dict[str, Tensor]:
+    def objective(net: nn.Module, batch: SequenceBatch) -> dict[str, Tensor]:
         logits = net(batch.x, batch.lengths)
-        right = (logits.detach().argmax(1) == batch.labels).float().mean()
-        return {"loss": F.cross_entropy(logits, batch.labels), "accuracy": right}
+        accuracy = (logits.detach().argmax(1) == batch.labels).float().mean()
+        return {"loss": F.cross_entropy(logits, batch.labels), "accuracy": accuracy}
 
-    update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
+    update, state, eval_model = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
     state["stream"] = stream
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: measure(judged, metadata, data.val),
+        evaluate=lambda: measure(eval_model, metadata, data.val),
         state=state,
         steps=recipe.steps,
-        test=lambda: measure(judged, metadata, data.test),
-        report=lambda folder: report(judged, metadata, data.test, folder),
+        test=lambda: measure(eval_model, metadata, data.test),
+        report=lambda folder: report(eval_model, metadata, data.test, folder),
         metadata=metadata,
     )
 
 
-def vectors(item: Tensor, how: dict | None) -> Float[Tensor, "frames width"]:
-    """A wave's log-mel vectors; vectors as they are."""
-    return item if how is None else Spectra(**how).of(item[None], torch.tensor([len(item)]))[0][0]
+def extract_features(item: Tensor, features: dict | None) -> Float[Tensor, "frames width"]:
+    """The features of a waveform; vectors as they are."""
+    if features is None:
+        return item
+    extractor = AudioFeatures.from_metadata(features)
+    return extractor.extract(item[None], torch.tensor([len(item)]))[0][0]
 
 
-def normalised(x: Float[Tensor, "frames width"], metadata: dict) -> Float[Tensor, "frames width"]:
-    mean, deviation = (torch.tensor(metadata[name]) for name in ("mean", "deviation"))
-    return (x - mean) / deviation
+def normalize(x: Float[Tensor, "frames width"], metadata: dict) -> Float[Tensor, "frames width"]:
+    mean, std = (torch.tensor(metadata[name]) for name in ("mean", "std"))
+    return (x - mean) / std
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, metadata: dict, voices: Voices) -> Float[Tensor, "items classes"]:
-    """Logits of each item as a whole, in evaluation mode."""
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    rows = [normalised(vectors(item, metadata["sound"]), metadata) for item in voices.items]
+def predict_logits(model: nn.Module, metadata: dict, split: SpeakerSplit) -> Float[Tensor, "items classes"]:
+    """Logits of each full item, in evaluation mode."""
+    device = next(model.parameters()).device
+    rows = [normalize(extract_features(item, metadata["audio_features"]), metadata) for item in split.items]
     logits = torch.empty(len(rows), len(metadata["classes"]))
-    for index, batch in once(rows, voices.labels, device):
-        logits[index] = model(batch.x, batch.lengths).float().cpu()
-    model.train(was_training)
+    with eval_mode(model):
+        for index, batch in eval_batches(rows, split.labels, device):
+            logits[index] = model(batch.x, batch.lengths).float().cpu()
     return logits
 
 
-def measure(model: nn.Module, metadata: dict, voices: Voices) -> dict[str, float]:
-    """Accuracy (a share) and mean cross-entropy (nats) of a whole split."""
-    logits, labels = outputs(model, metadata, voices), torch.tensor(voices.labels)
-    right = (logits.argmax(1) == labels).double().mean()
-    return {"accuracy": right.item(), "loss": F.cross_entropy(logits, labels).item()}
+def measure(model: nn.Module, metadata: dict, split: SpeakerSplit) -> dict[str, float]:
+    """Accuracy and mean cross-entropy (nats) on a full split."""
+    logits, labels = predict_logits(model, metadata, split), torch.tensor(split.labels)
+    accuracy = (logits.argmax(1) == labels).double().mean()
+    return {"accuracy": accuracy.item(), "loss": F.cross_entropy(logits, labels).item()}
 
 
-def report(model: nn.Module, metadata: dict, voices: Voices, folder: Path) -> None:
-    """Draw who is taken for whom."""
-    from torchstone.plots.classification import confusion
+def report(model: nn.Module, metadata: dict, split: SpeakerSplit, folder: Path) -> None:
+    """Draw the confusion matrix."""
+    from torchstone.plots.classification import plot_confusion_matrix
 
-    count, guesses = len(metadata["classes"]), outputs(model, metadata, voices).argmax(1)
-    matrix = torch.bincount(torch.tensor(voices.labels) * count + guesses, minlength=count**2)
-    confusion(matrix.reshape(count, count), metadata["classes"], folder / "confusion.png")
+    count, predicted = len(metadata["classes"]), predict_logits(model, metadata, split).argmax(1)
+    matrix = torch.bincount(torch.tensor(split.labels) * count + predicted, minlength=count**2)
+    plot_confusion_matrix(matrix.reshape(count, count), metadata["classes"], folder / "confusion.png")
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
     """Accuracy and loss on `spec`: on its test split if `held_out`, else on all of it.
 
     Raises:
-        BadInput: its speakers are not those the model was trained to tell apart, or it holds other
-            vectors.
+        BadInput: other speakers than those of training, or other vectors.
     """
-    data = read_voices(spec, metadata["sound"]["rate"] if metadata["sound"] else Spectra.rate)
+    features = metadata["audio_features"]
+    extractor = AudioFeatures.from_metadata(features) if features else AudioFeatures()
+    data = read_speakers(spec, extractor.sample_rate)
     if list(data.classes) != metadata["classes"]:
         raise BadInput(
-            f"{spec} has the speakers {', '.join(data.classes)}, but the model tells apart "
+            f"{spec} has the speakers {', '.join(data.classes)}, but the model knows "
             f"{', '.join(metadata['classes'])}"
         )
-    if data.sounds != bool(**metadata["sound"]):
-        raise BadInput(f"{spec} is {'sound' if data.sounds else 'vectors'}, the model's data was not")
-    voices = data.test if held_out else joined(data.train, data.val, data.test)
-    return {**measure(model, metadata, voices), "items": len(voices)}
+    if data.is_sound != bool(features):
+        raise BadInput(f"{spec} is {'sound' if data.is_sound else 'vectors'}, the model's data was not")
+    split = data.test if held_out else concat_splits(data.train, data.val, data.test)
+    return {**measure(model, metadata, split), "items": len(split)}
 
 
 def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path]) -> list[dict]:
-    """Who speaks in each sound file, or in those of a folder; of a model of vectors, in each CSV file
-    with one vector a line.
+    """The speaker of each sound file, or of those of a folder; for a model of vectors, of each CSV file
+    with one vector per line.
 
     Raises:
         BadInput: a file that cannot be used, of the other kind, or with vectors of another width.
     """
-    if how := metadata["sound"]:
-        names = files(inputs)
-        items = [read_sound(file, how["rate"]) for file in names]
+    if features := metadata["audio_features"]:
+        files = expand_audio_paths(inputs)
+        sample_rate = AudioFeatures.from_metadata(features).sample_rate
+        items = [read_audio(file, sample_rate) for file in files]
     else:
-        names = [Path(each) for each in inputs]
-        items = [_table(file, len(metadata["mean"])) for file in names]
-    voices = Voices(items, [0] * len(items), [str(file) for file in names])
+        files = [Path(each) for each in inputs]
+        items = [_read_vectors(file, len(metadata["mean"])) for file in files]
+    split = SpeakerSplit(items, [0] * len(items), [str(file) for file in files])
     answers = []
-    for name, chances in zip(voices.names, outputs(model, metadata, voices).softmax(1), strict=True):
-        best = int(chances.argmax())
+    for name, probabilities in zip(
+        split.names, predict_logits(model, metadata, split).softmax(1), strict=True
+    ):
+        best = int(probabilities.argmax())
         answers.append(
             {
                 "input": name,
                 "label": metadata["classes"][best],
-                "probability": float(chances[best]),
-                "probabilities": dict(zip(metadata["classes"], chances.tolist(), strict=True)),
+                "probability": float(probabilities[best]),
+                "probabilities": dict(zip(metadata["classes"], probabilities.tolist(), strict=True)),
             }
         )
     return answers
 
 
-def _table(file: Path, width: int) -> Float[Tensor, "frames width"]:
-    if file.suffix.lower() in ENDINGS:
+def _read_vectors(file: Path, width: int) -> Float[Tensor, "frames width"]:
+    if file.suffix.lower() in EXTENSIONS:
         raise BadInput(
-            f"this model reads vectors of {width} numbers, not sound: train on a folder of sounds a "
+            f"this model reads vectors of {width} numbers, not sound: train on a folder of sounds per "
             f"speaker to use it on {file.name}"
         )
     if not file.is_file():
-        raise BadInput(f"there is no file {file}: give CSV, one vector of {width} numbers a line")
+        raise BadInput(f"there is no file {file}: give CSV, one vector of {width} numbers per line")
     rows: list[list[float]] = []
     for number, line in enumerate(file.read_text("utf-8", "replace").splitlines(), 1):
         try:
@@ -180,8 +186,8 @@ def _table(file: Path, width: int) -> Float[Tensor, "frames width"]:
         except ValueError:
             row = [float("nan")]
         if row and (len(row) != width or not all(map(isfinite, row))):
-            raise BadInput(f"{file}, line {number}: give {width} numbers, with commas between")
+            raise BadInput(f"{file}, line {number}: give {width} numbers, separated by commas")
         rows += [row] if row else []
     if not rows:
-        raise BadInput(f"{file} is empty: give one vector of {width} numbers a line")
+        raise BadInput(f"{file} is empty: give one vector of {width} numbers per line")
     return torch.tensor(rows)

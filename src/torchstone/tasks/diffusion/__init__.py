@@ -1,1 +1,1 @@
-"""Training and use of diffusion models."""
+"""Diffusion models: training, sampling, and what a trained one is used for."""

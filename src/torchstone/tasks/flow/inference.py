@@ -1,4 +1,4 @@
-"""What a trained flow is used for: samples, how likely inputs are, and its figures."""
+"""Use of a trained flow: sampling, and exact likelihoods for evaluation and anomaly scores."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,51 +10,53 @@ from torch import Tensor
 
 from torchstone.data.tabular.dataset import load_rows
 from torchstone.data.tabular.points import load_points
-from torchstone.data.vision.dataset import load_pictures
-from torchstone.data.vision.preprocess import prepare
+from torchstone.data.vision.dataset import load_images
+from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
-from torchstone.parts.flow.dequantization import bits
-from torchstone.plots.density_2d import painted
-from torchstone.plots.sample_grid import sheet
-from torchstone.tasks import evaluate_samples as judging
-from torchstone.tasks.anomaly import files, finite, verdict
-from torchstone.tasks.flow.train_images import drawn, nats
-from torchstone.tasks.flow.train_points import of_rows
+from torchstone.parts.flow.likelihood import bits_per_dim
+from torchstone.plots.density_2d import density_images
+from torchstone.plots.sample_grid import save_image_grid
+from torchstone.tasks.anomaly import check_finite, classify_score, list_files
+from torchstone.tasks.evaluate_samples import DEFAULT_SAMPLES, evaluate_samples
+from torchstone.tasks.flow.train import image_log_prob, point_log_prob, sample_images
+from torchstone.tasks.vision.feature_classifier import ClassifierSpec
 
 
 def sample(
     model: Any,
     metadata: dict[str, Any],
     *,
-    count: int = 64,
+    num_samples: int = 64,
     seed: int = 0,
     temperature: float = 1.0,
     out: str | Path | None = None,
 ) -> list:
-    """Pictures, uint8 (channel, height, width), or rows of numbers; or the name of the file they were
-    drawn into.
+    """Images, uint8 (channel, height, width), or rows of features; or the name of the file that they were
+    plotted to.
 
     Args:
-        temperature: deviation of the noise; below 1 likelier and more alike.
-        out: a `.png`: a sheet of pictures, or the plane's density beside points drawn from it.
+        temperature: standard deviation of the noise; below 1 samples are likelier and less diverse.
+        out: a `.png`: a grid of images, or a plot of the density and of samples from it.
 
     Raises:
-        BadInput: no samples asked for, no temperature, or rows of other than two numbers drawn.
+        BadInput: a number out of range, or a plot of rows with other than two features.
         NotFinite: a sample is NaN or infinite.
     """
-    if count < 1:
-        raise BadInput(f"give a number of samples of at least 1, not {count}")
+    if num_samples < 1:
+        raise BadInput(f"give a number of samples of at least 1, not {num_samples}")
     if not 0 < temperature < float("inf"):
         raise BadInput(f"temperature must be a positive number, not {temperature}")
     if "picture" in metadata:
-        made = drawn(model, count, metadata["levels"], seed=seed, temperature=temperature)
-        return list(made) if out is None else [str(sheet(made, out))]
-    rows = model.sample(count, seed=seed, temperature=temperature).cpu()
+        images = sample_images(
+            model, num_samples, metadata["pixel_levels"], seed=seed, temperature=temperature
+        )
+        return list(images) if out is None else [str(save_image_grid(images, out))]
+    rows = model.sample(num_samples, seed=seed, temperature=temperature).cpu()
     if out is None:
         return list(rows)
     if len(metadata["features"]) != 2:
-        raise BadInput(f"rows of {len(metadata['features'])} numbers cannot be drawn: leave --out away")
-    return [str(sheet(painted(model, rows), out, columns=2))]
+        raise BadInput(f"rows of {len(metadata['features'])} features cannot be plotted: leave --out away")
+    return [str(save_image_grid(density_images(model, rows), out, columns=2))]
 
 
 def evaluate(
@@ -63,79 +65,79 @@ def evaluate(
     spec: str,
     *,
     held_out: bool,
-    classifier: Any = None,
+    classifier: ClassifierSpec,
     inception: str | Path | None = None,
 ) -> dict[str, Any]:
-    """How likely `spec` is, its test split if `held_out`, else all of it: bits a dimension of pictures,
-    and what as many samples as the recipe had `judged` are worth beside them; `loss`, −log p in nats, of
-    rows.
-
-    Args:
-        classifier, inception: of `worth.worth_of`.
+    """The likelihood of `spec`, its test split if `held_out`, else all of it. Of images: bits per dimension,
+    and `evaluate_samples` against them, of as many samples as the recipe's `eval_samples`. Of rows: `loss`,
+    −log p in nats.
 
     Raises:
-        BadInput: a table of other features, or one and `inception`.
+        BadInput: a table of other features, or a table and `inception`.
         NotFinite: a likelihood is NaN or infinite.
     """
     device = next(model.parameters()).device
     if "picture" not in metadata:
         if inception is not None:
-            raise BadInput("points are no pictures: leave --inception out")
+            raise BadInput("points are no images: leave --inception out")
         points = load_points(spec, device)
-        agree(spec, list(points.features), metadata["features"])
+        check_features(spec, list(points.features), metadata["features"])
         splits = [points.test] if held_out else [points.train, points.val, points.test]
-        each = torch.cat([of_rows(model, rows) for rows in splits])
-        return {"loss": -finite(each, "likelihoods").mean().item(), "rows": len(each)}
-    picture = metadata["picture"]
-    data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
-    parts = [data.test] if held_out else [data.train, data.val, data.test]
-    each = torch.cat([nats(model, split, metadata["levels"]) for split in parts])
-    found: dict[str, Any] = {"bits_per_dimension": in_bits(each, metadata).mean().item()}
-    count = metadata["judged"] or (judging.FEW if inception else 0)
-    if classifier is not None and count:
-        draw = partial(drawn, model, count, metadata["levels"])
-        found |= judging.worth_of(draw, data, classifier, parts, inception=inception)
-    return found | {"pictures": len(each)}
+        log_prob = torch.cat([point_log_prob(model, rows) for rows in splits])
+        return {"loss": -check_finite(log_prob, "likelihoods").mean().item(), "rows": len(log_prob)}
+    picture, levels = metadata["picture"], metadata["pixel_levels"]
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
+    splits = [data.test] if held_out else [data.train, data.val, data.test]
+    log_prob = torch.cat([image_log_prob(model, split, levels) for split in splits])
+    metrics: dict[str, Any] = {"bits_per_dimension": to_bits_per_dim(log_prob, metadata).mean().item()}
+    count = metadata["eval_samples"] or (DEFAULT_SAMPLES if inception else 0)
+    if count:
+        sampler = partial(sample_images, model, count, levels)
+        metrics |= evaluate_samples(sampler, data, classifier, splits, inception=inception)
+    return metrics | {"images": len(log_prob)}
 
 
-def agree(spec: str, found: list[str], known: list[str]) -> None:
-    """Raises `BadInput` if the numbers of a row are not those the model was trained on."""
-    if found != known:
+def check_features(spec: str, features: list[str], expected: list[str]) -> None:
+    """Raises `BadInput` if the features are not those the model was trained on."""
+    if features != expected:
         raise BadInput(
-            f"{spec} has the features {', '.join(found)}, but the model was trained on {', '.join(known)}"
+            f"{spec} has the features {', '.join(features)}, "
+            f"but the model was trained on {', '.join(expected)}"
         )
 
 
-def in_bits(each: Tensor, metadata: dict[str, Any]) -> Tensor:
+def to_bits_per_dim(log_prob: Tensor, metadata: dict[str, Any]) -> Tensor:
     picture = metadata["picture"]
     dimensions = picture["channels"] * picture["size"] ** 2
-    return bits(finite(each, "likelihoods"), dimensions, metadata["levels"])
+    return bits_per_dim(check_finite(log_prob, "likelihoods"), dimensions, metadata["pixel_levels"])
 
 
 def predict(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str]) -> list[dict[str, Any]]:
-    """How likely each input is: `log_density` in nats (of pictures also `bits_per_dimension`), `label`
-    (usual or unusual) and `probability`, the share of validation data that are no likelier.
+    """The likelihood of each input: `log_density` in nats (of images also `bits_per_dimension`), `label`
+    (usual or unusual) and `probability`, the fraction of validation data that are no likelier.
 
     Args:
-        inputs: image files, or folders of them; of rows, files of them, or numbers with commas between.
+        inputs: image files, or folders of them; of rows, files of them, or numbers separated by commas.
 
     Raises:
         BadInput: a file is missing, or holds something else.
         NotFinite: a likelihood is NaN or infinite.
     """
-    device, usual = next(model.parameters()).device, metadata.get("usual")
+    device, quantiles = next(model.parameters()).device, metadata.get("score_quantiles")
     answers = []
     if "picture" not in metadata:
         for each in inputs:
             rows = load_rows(each, metadata["features"])
-            found = finite(of_rows(model, rows.float().to(device)), "likelihoods").tolist()
-            for number, score in enumerate(found, 1):
-                name = f"{each}, row {number}" if len(found) > 1 else str(each)
-                answers.append({"input": name, **verdict(score, usual), "log_density": score})
+            log_prob = point_log_prob(model, rows.float().to(device))
+            scores = check_finite(log_prob, "likelihoods").tolist()
+            for number, score in enumerate(scores, 1):
+                name = f"{each}, row {number}" if len(scores) > 1 else str(each)
+                answers.append({"input": name, **classify_score(score, quantiles), "log_density": score})
         return answers
-    for file in files(inputs):
-        each = nats(model, prepare(file, metadata["picture"]).to(device), metadata["levels"])
-        score, cost = each.item(), in_bits(each, metadata).item()
-        said = verdict(score, usual)
-        answers.append({"input": str(file), **said, "log_density": score, "bits_per_dimension": cost})
+    for file in list_files(inputs):
+        image = preprocess(file, metadata["picture"]).to(device)
+        log_prob = image_log_prob(model, image, metadata["pixel_levels"])
+        score, bits = log_prob.item(), to_bits_per_dim(log_prob, metadata).item()
+        verdict = classify_score(score, quantiles)
+        answers.append({"input": str(file), **verdict, "log_density": score, "bits_per_dimension": bits})
     return answers

@@ -1,4 +1,4 @@
-"""Pictures that a generator makes in one pass: drawn from noise, on a sheet, and judged."""
+"""Sampling from a generator, and evaluation of its samples."""
 
 from pathlib import Path
 from typing import Any
@@ -7,75 +7,75 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_pictures
+from torchstone.data.vision.dataset import load_images
 from torchstone.errors import BadInput, NotFinite, did_you_mean
-from torchstone.plots.sample_grid import pixels, sheet
-from torchstone.tasks.evaluate_samples import worth_of
+from torchstone.parts.modes import eval_mode
+from torchstone.plots.sample_grid import save_image_grid, to_uint8
+from torchstone.tasks.evaluate_samples import evaluate_samples
+from torchstone.tasks.vision.feature_classifier import ClassifierSpec
 
-ROWS = 250  # made at a time
-MANY = 5000  # samples that are judged, unless the metadata says how many
-WIDEST = 20  # classes up to which a row of a sheet shows one of each
+CHUNK_SIZE = 250  # images generated at a time
+DEFAULT_SAMPLES = 5000  # that are evaluated, unless the metadata says how many
+MAX_COLUMNS = 20  # number of classes up to which a row of a grid shows one of each
 
 Labels = Int64[Tensor, " count"]
 
 
-def told_of(net: nn.Module, labels: Tensor) -> tuple[Tensor, ...]:
-    """What a network is given beside its input: labels, if it is conditional (`classes`)."""
-    return (labels,) if getattr(net, "classes", 0) else ()
+def label_inputs(net: nn.Module, labels: Tensor) -> tuple[Tensor, ...]:
+    """The further inputs of a network: labels, if it is conditional (has `num_classes`)."""
+    return (labels,) if getattr(net, "num_classes", 0) else ()
 
 
-def every_label(model: Any, count: int) -> Labels | None:
-    """Each class in turn; nothing for a generator that is not conditional."""
-    classes = getattr(model, "classes", 0)
-    return torch.arange(count) % classes if classes else None
+def cycle_labels(model: Any, count: int) -> Labels | None:
+    """Each class in turn; None for a generator that is not conditional."""
+    num_classes = getattr(model, "num_classes", 0)
+    return torch.arange(count) % num_classes if num_classes else None
 
 
-def columns_of(model: Any) -> int | None:
-    """Of a sheet of `every_label`: a class a column, where there are not too many."""
-    classes = getattr(model, "classes", 0)
-    return classes if 0 < classes <= WIDEST else None
+def grid_columns(model: Any) -> int | None:
+    """Columns of a grid with `cycle_labels`: one for each class, if there are not too many."""
+    num_classes = getattr(model, "num_classes", 0)
+    return num_classes if 0 < num_classes <= MAX_COLUMNS else None
 
 
 @torch.no_grad()
-def drawn(
+def sample_images(
     model: Any,
     count: int,
-    picture: dict[str, Any],
+    metadata: dict[str, Any],
     *,
     labels: Labels | None = None,
     seed: int = 0,
-    shown: bool = False,
+    show_progress: bool = False,
 ) -> UInt8[Tensor, "count channel height width"]:
-    """`count` pictures from the noise of `seed`, the same on every device but for rounding, on the CPU.
+    """`count` images G(z) from the noise of `seed`, the same on every device but for rounding, on the CPU.
 
     Args:
-        model: (z) -> pictures, or (z, labels); z is N(0, 1), `latent` wide. It is put in evaluation
-            mode: a picture does not depend on those beside it.
-        picture: the metadata its values are normalised by.
-        labels: what each is to show; by default each class in turn.
-        shown: a bar while it lasts, on a terminal.
+        model: (z) -> images, or (z, labels); z is N(0, I) of `latent_dim` numbers. It is put in evaluation
+            mode, so that an image does not depend on the others of its batch.
+        metadata: normalization of the model's images.
+        labels: of each image; by default each class in turn.
+        show_progress: a progress bar, on a terminal.
 
     Raises:
-        NotFinite: a picture has a number that is NaN or infinite; none is left out.
+        NotFinite: an image has a number that is NaN or infinite; none is left out.
     """
     from rich.console import Console
     from rich.progress import track
 
-    was_training = model.training
-    model.eval()
     device = next(model.parameters()).device
-    z = torch.randn(count, model.latent, generator=torch.Generator().manual_seed(seed))
-    asked = every_label(model, count) if labels is None else labels
+    z = torch.randn(count, model.latent_dim, generator=torch.Generator().manual_seed(seed))
+    labels = cycle_labels(model, count) if labels is None else labels
     parts, console = [], Console(stderr=True)
-    quiet = not (shown and console.is_terminal)
-    chunks = torch.arange(count).split(ROWS)
-    for rows in track(chunks, "drawing", console=console, disable=quiet, transient=True):
-        told = told_of(model, asked[rows].to(device)) if asked is not None else ()
-        made = model(z[rows].to(device), *told)
-        if not torch.isfinite(made).all():
-            raise NotFinite("the generator's pictures are not finite: its weights are no good")
-        parts.append(pixels(made, picture).cpu())
-    model.train(was_training)
+    is_quiet = not (show_progress and console.is_terminal)
+    chunks = torch.arange(count).split(CHUNK_SIZE)
+    with eval_mode(model):
+        for rows in track(chunks, "sampling", console=console, disable=is_quiet, transient=True):
+            condition = label_inputs(model, labels[rows].to(device)) if labels is not None else ()
+            images = model(z[rows].to(device), *condition)
+            if not torch.isfinite(images).all():
+                raise NotFinite("the generator's images are not finite: its weights are broken")
+            parts.append(to_uint8(images, metadata).cpu())
     return torch.cat(parts)
 
 
@@ -83,33 +83,35 @@ def sample(
     model: Any,
     metadata: dict[str, Any],
     *,
-    count: int = 64,
+    num_samples: int = 64,
     seed: int = 0,
     label: str | int | None = None,
     out: str | Path | None = None,
 ) -> list:
-    """Pictures, uint8 (channel, height, width), or the name of the sheet they were drawn into.
+    """Images, uint8 (channel, height, width), or the name of the file that their grid was written to.
 
     Args:
-        label: a class by name; without one each in turn, a class a column.
-        out: a `.png` for all of them on one sheet.
+        label: name of a class; without one each class in turn, one a column.
+        out: a `.png` for a grid of all of them.
 
     Raises:
-        BadInput: no pictures asked for; a label that is not known, or none is.
+        BadInput: a count below 1; an unknown label, or a label for an unconditional generator.
     """
-    if count < 1:
-        raise BadInput(f"give a number of pictures of at least 1, not {count}")
-    labels, columns = every_label(model, count), columns_of(model)
+    if num_samples < 1:
+        raise BadInput(f"give a number of images of at least 1, not {num_samples}")
+    labels, columns = cycle_labels(model, num_samples), grid_columns(model)
     if label is not None:
         if labels is None:
-            raise BadInput(f"a {metadata['variant']} cannot be told a label: train cgan for that")
+            raise BadInput(f"a {metadata['variant']} takes no label: train cgan for that")
         if str(label) not in metadata["classes"]:
             raise BadInput(f"no label {str(label)!r}: {did_you_mean(str(label), metadata['classes'])}")
-        labels, columns = torch.full((count,), metadata["classes"].index(str(label))), None
-    made = drawn(model, count, metadata["picture"], labels=labels, seed=seed, shown=True)
+        labels, columns = torch.full((num_samples,), metadata["classes"].index(str(label))), None
+    images = sample_images(
+        model, num_samples, metadata["picture"], labels=labels, seed=seed, show_progress=True
+    )
     if out is None:
-        return list(made)
-    return [str(sheet(made, out, columns=columns))]
+        return list(images)
+    return [str(save_image_grid(images, out, columns=columns))]
 
 
 def evaluate(
@@ -118,30 +120,32 @@ def evaluate(
     spec: str,
     *,
     held_out: bool,
-    classifier: Any,
+    classifier: ClassifierSpec,
     inception: str | Path | None = None,
 ) -> dict[str, Any]:
-    """What samples are worth beside `spec`'s test split if `held_out`, else all of its pictures: as many
-    of them as were judged at the end of training, and then the very same.
+    """`evaluate_samples` against `spec`: its test split if `held_out`, else all of its images.
 
-    Args:
-        classifier, inception: of `worth.worth_of`.
+    As many samples as at the end of training, and the very same ones.
 
     Raises:
         BadInput: a conditional generator, and other classes than it knows.
     """
     picture, device = metadata["picture"], next(model.parameters()).device
-    data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
-    count = metadata.get("judged", MANY)
-    asked = every_label(model, count)
-    if asked is not None and list(data.classes) != metadata["classes"]:
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
+    count = metadata.get("eval_samples", DEFAULT_SAMPLES)
+    labels = cycle_labels(model, count)
+    if labels is not None and list(data.classes) != metadata["classes"]:
         raise BadInput(
             f"{spec} has the classes {', '.join(data.classes)}, but the generator makes "
             f"{', '.join(metadata['classes'])}"
         )
     splits = [data.test] if held_out else [data.train, data.val, data.test]
-    found = worth_of(
-        lambda: drawn(model, count, picture, labels=asked, shown=True),
-        data, classifier, splits, asked=asked, inception=inception,
-    )  # fmt: skip
-    return found | {"samples": count, "pictures": sum(map(len, splits))}
+    metrics = evaluate_samples(
+        lambda: sample_images(model, count, picture, labels=labels, show_progress=True),
+        data,
+        classifier,
+        splits,
+        target_labels=labels,
+        inception=inception,
+    )
+    return metrics | {"samples": count, "images": sum(map(len, splits))}

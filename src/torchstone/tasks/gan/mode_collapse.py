@@ -1,4 +1,4 @@
-"""Mode collapse, named while it happens: a generator that makes a few things only."""
+"""Detection of mode collapse during training: a generator that makes only a few kinds of images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,60 +8,69 @@ from torch import Tensor
 
 from torchstone.engine.console import notify
 
-EARLY = 0.25  # of the steps, in which samples may still be alike: nothing is learnt yet
-LOST = 0.5  # of what there was
-SOME = 0.5  # of the classes, or of the data's variety: what can be lost
-LEAST = {"modes": 0.5, "variety": 0.25}  # of the classes, and of the data's variety, later on
+WARMUP_RATIO = 0.25  # of the steps, in which samples may still be alike, since nothing is learned yet
+DROP_RATIO = 0.5  # of the best value so far: below it counts as a collapse
+MIN_BEST = 0.5  # of the number of classes, or of the data's variance: only a best value above it can drop
+MIN_LATE = {"covered_classes": 0.5, "relative_variance": 0.25}  # of the same, after the warm-up
+OLD_NAMES = {"modes": "covered_classes", "variety": "relative_variance"}  # in states of earlier versions
 
 
-class Watch:
-    """Looks at `modes` and `variety` each time samples are judged, and remembers the best there were.
+class ModeCollapseMonitor:
+    """Tracks the best `covered_classes` and `relative_variance` so far, at each evaluation of samples.
 
-    A collapse is the loss of more than half of what there already was; and once a quarter of the steps
-    are done, also samples of less than half of the classes, or that vary less than a quarter as much as
-    data do, though they never did better.
+    A collapse is the loss of more than half of what was reached before. After a quarter of the steps it is
+    also samples of less than half of the classes, or with less than a quarter of the data's variance, even
+    if they were never better.
     """
 
     def __init__(self, classes: Sequence[str]):
         self.classes = list(classes)
-        self.best = {"modes": 0.0, "variety": 0.0}
-        self.named = False
+        self.best = dict.fromkeys(MIN_LATE, 0.0)
+        self.reported = False
 
-    def look(
-        self, numbers: Mapping[str, float], there: Bool[Tensor, " classes"], step: int, steps: int
+    def update(
+        self, metrics: Mapping[str, float], covered: Bool[Tensor, " classes"], step: int, steps: int
     ) -> float:
-        """1.0 if these are the samples of a collapse, which is said in one line, else 0.0.
+        """1.0 if the samples have collapsed, which is reported in one line when it begins, else 0.0.
 
         Args:
-            there: which classes the samples have.
+            covered: which classes the samples cover.
         """
-        whole = {"modes": float(len(self.classes)), "variety": 1.0}
-        fallen = {}
-        for name, most in whole.items():
-            had = min(self.best[name], most)
-            floor = LOST * had if had >= SOME * most else 0.0
-            if step >= EARLY * steps:
-                floor = max(floor, LEAST[name] * most)
-            fallen[name] = numbers[name] < floor
-            self.best[name] = max(self.best[name], numbers[name])
-        collapsed = any(fallen.values())
-        if collapsed and not self.named:
-            notify(f"step {step}: {self.said(numbers, there, fallen)}")
-        self.named = collapsed
-        return float(collapsed)
+        full = {"covered_classes": float(len(self.classes)), "relative_variance": 1.0}
+        collapsed = {}
+        for name, maximum in full.items():
+            best = min(self.best[name], maximum)
+            threshold = DROP_RATIO * best if best >= MIN_BEST * maximum else 0.0
+            if step >= WARMUP_RATIO * steps:
+                threshold = max(threshold, MIN_LATE[name] * maximum)
+            collapsed[name] = metrics[name] < threshold
+            self.best[name] = max(self.best[name], metrics[name])
+        is_collapse = any(collapsed.values())
+        if is_collapse and not self.reported:
+            notify(f"step {step}: {self.summary(metrics, covered, collapsed)}")
+        self.reported = is_collapse
+        return float(is_collapse)
 
-    def said(self, numbers: Mapping[str, float], there: Bool[Tensor, " classes"], fallen: Mapping) -> str:
-        lacking = [c for c, is_there in zip(self.classes, there.tolist(), strict=True) if not is_there]
-        parts = ["mode collapse"]
-        if fallen["modes"]:
-            missing = ", ".join(lacking[:10]) + " …" * (len(lacking) > 10)
-            parts.append(f"{len(lacking)} of {len(self.classes)} classes are missing ({missing})")
-        if fallen["variety"]:
-            parts.append(f"samples vary {numbers['variety']:.2f} times as much as the data")
-        return ": ".join([parts[0], " and ".join(parts[1:])]) + "; try a lower lr, or another loss"
+    def summary(
+        self,
+        metrics: Mapping[str, float],
+        covered: Bool[Tensor, " classes"],
+        collapsed: Mapping[str, bool],
+    ) -> str:
+        """What is missing, in one line."""
+        missing = [c for c, is_covered in zip(self.classes, covered.tolist(), strict=True) if not is_covered]
+        parts = []
+        if collapsed["covered_classes"]:
+            names = ", ".join(missing[:10]) + " …" * (len(missing) > 10)
+            parts.append(f"{len(missing)} of {len(self.classes)} classes are missing ({names})")
+        if collapsed["relative_variance"]:
+            variance = metrics["relative_variance"]
+            parts.append(f"samples vary {variance:.2f} times as much as the data")
+        return f"mode collapse: {' and '.join(parts)}; try a lower lr, or another loss"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": dict(self.best), "named": self.named}
+        return {"best": dict(self.best), "reported": self.reported}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.named = dict(state["best"]), state["named"]
+        self.best = {OLD_NAMES.get(name, name): value for name, value in state["best"].items()}
+        self.reported = state["reported"] if "reported" in state else state["named"]

@@ -1,163 +1,195 @@
-"""Generative adversarial training: from two networks, a recipe and pictures to a Run.
+"""Adversarial training: from two networks, their losses, a recipe and images to a Run.
 
-Each player has an optimiser of its own, and each step fills the gradients of its own player alone. What
-the samples are worth is measured while they are trained (`metrics/classifier_features.py`), so that a collapse is seen
-when it happens, and named (`tasks/gan/mode_collapse.py`).
+Each network has its own optimizer, and each step fills the gradients of its own network alone. Sample
+quality is measured during training (`metrics/classifier_features.py`), so that a mode collapse is
+noticed when it happens, and reported (`tasks/gan/mode_collapse.py`).
 """
 
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from torchstone.data.vision.augment import from_name
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import PictureSet
-from torchstone.data.vision.gan_batches import Round, Rounds, Turn, Wish
+from torchstone.data.vision.augment import make_augmentation
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageDataset
+from torchstone.data.vision.gan_batches import DiscriminatorBatch, GanBatch, GanBatches, GeneratorBatch
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput, did_you_mean
-from torchstone.metrics.classifier_features import Seen, beside, compared, judge
-from torchstone.parts.gan.losses import GAMES, Game, gradient_penalty
+from torchstone.metrics.classifier_features import ClassifierFeatures, sample_metrics, save_nearest_sheet
+from torchstone.parts.gan.losses import GAN_LOSSES, GanLoss, gradient_penalty
 from torchstone.parts.metrics import fidelity_diversity
-from torchstone.plots.sample_grid import watched
-from torchstone.tasks.gan.inference import columns_of, drawn, every_label, told_of
-from torchstone.tasks.gan.mode_collapse import Watch
+from torchstone.plots.sample_grid import log_samples, save_final_samples
+from torchstone.tasks.gan.inference import cycle_labels, grid_columns, label_inputs, sample_images
+from torchstone.tasks.gan.mode_collapse import ModeCollapseMonitor
 from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.vision.feature_classifier import ClassifierSpec, train_or_load_classifier
 
-SHOWN, PAIRS = 100, 48  # on a sheet; beside training pictures
+GRID_SIZE, NUM_PAIRS = 100, 48  # samples on a grid; samples shown with their nearest training image
 
 
-class Sides(nn.Module):
-    """The critic as one step asks it: of real and of made pictures, each a batch of its own."""
+class DiscriminatorOutput(NamedTuple):
+    """Logits of real and of generated images, and E(‖∇ D(x̂)‖ − 1)², if the loss has a gradient penalty."""
 
-    def __init__(self, critic: nn.Module, penalised: bool):
+    real: Tensor
+    fake: Tensor
+    penalty: Tensor | None
+
+
+class DiscriminatorOnBoth(nn.Module):
+    """The discriminator on real and on generated images, each a batch of its own, in one forward pass."""
+
+    def __init__(self, discriminator: nn.Module, has_gradient_penalty: bool):
         super().__init__()
-        self.critic, self.penalised = critic, penalised
+        self.discriminator, self.has_gradient_penalty = discriminator, has_gradient_penalty
 
-    def forward(self, turn: Turn, made: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        told = told_of(self.critic, turn.labels)
-        slope = None
-        if self.penalised:
-            slope = gradient_penalty(lambda x: self.critic(x, *told), turn.real, made, turn.between)
-        return self.critic(turn.real, *told), self.critic(made, *told), slope
+    def forward(self, batch: DiscriminatorBatch, fake: Tensor) -> DiscriminatorOutput:
+        condition = label_inputs(self.discriminator, batch.labels)
+        penalty = None
+        if self.has_gradient_penalty:
+            penalty = gradient_penalty(
+                lambda x: self.discriminator(x, *condition), batch.real, fake, batch.interpolation
+            )
+        real_logits = self.discriminator(batch.real, *condition)
+        return DiscriminatorOutput(real_logits, self.discriminator(fake, *condition), penalty)
 
 
-def adversarial(
+def train_gan(
     model: Any,
-    critic: nn.Module,
+    discriminator: nn.Module,
     recipe: Any,
-    data: PictureSet,
+    data: ImageDataset,
     *,
+    discriminator_loss: Callable[[DiscriminatorOutput, GanLoss, float], Tensor],
+    generator_loss: Callable[[Tensor, GanLoss], Tensor],
     model_config: dict[str, Any],
-    picture: dict[str, Any],
-    classifier: Any,
+    metadata: dict[str, Any],
+    classifier: ClassifierSpec,
 ) -> Run:
-    """A Run that trains `model` to make pictures that `critic` cannot tell from those of `data`.
+    """A Run that trains `model` to generate images that `discriminator` cannot tell from those of `data`.
 
-    The recipe states loss, penalty, critic_steps, critic_lr, samples, batch, steps, seed, variant, augment,
-    optimiser, lr, momentum, weight_decay, schedule, warmup, clip, accumulate, ema, precision, compile.
-    `loss` is the generator's, `critic` the critic's, `real` and `made` the mean logits it gives; what is
-    measured is in `quality.compared`, beside what training pictures and the untrained generator reach.
+    Of the recipe: loss, gp_weight, discriminator_steps, discriminator_lr, eval_samples. Metrics: `loss` is
+    the generator's, `discriminator_loss` the discriminator's, `real_logit` and `fake_logit` its mean logits;
+    in evaluation `sample_metrics`, at the end beside those of training images and the untrained generator.
 
     Args:
-        model: (z) -> pictures, or if it has `classes`, (z, labels); `latent` is the width of z.
-        critic: (pictures), or if it has `classes`, (pictures, labels) -> logits.
-        model_config: what `model` was made with; kept with the weights, so that it can be made again.
-        picture: the metadata that pictures are normalised by: `samples.centred`, or `samples.unit`.
-        classifier: of `quality.judge`.
+        model: (z) -> images, or if it has `num_classes`, (z, labels); z has `latent_dim` numbers.
+        discriminator: (images), or if it has `num_classes`, (images, labels) -> logits.
+        model_config: constructor arguments of `model`, saved with the weights.
+        metadata: normalization of the images: `symmetric_range` or `unit_range`.
+        classifier: whose features samples are compared in.
 
     Raises:
-        BadInput: an unknown loss; one with a penalty, and batch norm or `compile`; too few steps of the
-            critic, samples or pictures.
+        BadInput: an unknown loss; a gradient penalty with batch norm or `compile`; too few steps of the
+            discriminator, samples or images.
     """
-    game = chosen(recipe, critic)
-    if min(recipe.samples, len(data.val), len(data.test)) <= fidelity_diversity.NEIGHBOURS:
+    loss = select_loss(recipe, discriminator)
+    if min(recipe.eval_samples, len(data.val), len(data.test)) <= fidelity_diversity.NUM_NEIGHBORS:
         raise BadInput(
-            f"samples are measured by {fidelity_diversity.NEIGHBOURS} neighbours: more of them are needed, and of "
-            f"pictures in each split, than {recipe.samples}, {len(data.val)} and {len(data.test)}"
+            f"precision and recall use {fidelity_diversity.NUM_NEIGHBORS} neighbors: more of them are needed "
+            "in eval_samples and in each split than "
+            f"{recipe.eval_samples}, {len(data.val)} and {len(data.test)}"
         )
     if data.train.labels.device.type != "mps":
         model = model.to(memory_format=torch.channels_last)
-        critic = critic.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
+        discriminator = discriminator.to(  # ty: ignore[no-matching-overload]
+            memory_format=torch.channels_last
+        )
     untrained = copy.deepcopy(model)
-    judging = judge(data, classifier)
+    feature_classifier = train_or_load_classifier(data, classifier)
 
-    def critic_loss(net: Any, turn: Turn) -> dict[str, Tensor]:
-        with torch.no_grad():  # the generator takes no part in this step
-            made = model(turn.z, *told_of(model, turn.labels))
-        on_real, on_made, slope = net(turn, made)
-        loss = game.critic(on_real, on_made)
-        if slope is not None:
-            loss = loss + recipe.penalty * slope
-        return {"loss": loss, "real": on_real.mean(), "made": on_made.mean()}
+    def discriminator_objective(net: Any, batch: DiscriminatorBatch) -> dict[str, Tensor]:
+        with torch.no_grad():  # no gradient reaches the generator
+            fake = model(batch.z, *label_inputs(model, batch.labels))
+        output = net(batch, fake)
+        total = discriminator_loss(output, loss, recipe.gp_weight)
+        return {"loss": total, "real": output.real.mean(), "fake": output.fake.mean()}
 
-    def generator_loss(net: Any, wish: Wish) -> Tensor:
-        made = net(wish.z, *told_of(model, wish.labels))
-        return game.generator(critic(made, *told_of(critic, wish.labels)))
+    def generator_objective(net: Any, batch: GeneratorBatch) -> Tensor:
+        fake = net(batch.z, *label_inputs(model, batch.labels))
+        return generator_loss(discriminator(fake, *label_inputs(discriminator, batch.labels)), loss)
 
-    generator_step, state, judged = gradient_update(model, recipe.optim, generator_loss, steps=recipe.steps)
-    turns, sides = recipe.critic_steps, Sides(critic, game.penalised)
-    rate = recipe.optim.lr if recipe.critic_lr is None else recipe.critic_lr
-    critic_step, theirs, _ = gradient_update(
-        critic,
-        dataclasses.replace(recipe.optim, lr=rate, ema_decay=0.0),
-        critic_loss,
-        steps=recipe.steps * turns,
-        forward_module=sides,
+    generator_step, state, eval_model = gradient_update(
+        model, recipe.optim, generator_objective, steps=recipe.steps
     )
-    state |= {f"critic_{name}": item for name, item in theirs.items()}
-    state["critic"] = state.pop("critic_model")
-    stream = state["stream"] = Rounds(
-        Batches(
-            data.train,
-            recipe.batch_size,
-            seed=recipe.seed,
-            metadata=picture,
-            augment=from_name(recipe.augment),
-            rank=parallel.rank(),
-            world_size=parallel.world_size(),
-        ),
-        model.latent,
-        turns=turns,
+    lr = recipe.optim.lr if recipe.discriminator_lr is None else recipe.discriminator_lr
+    discriminator_step, discriminator_state, _ = gradient_update(
+        discriminator,
+        dataclasses.replace(recipe.optim, lr=lr, ema_decay=0.0),
+        discriminator_objective,
+        steps=recipe.steps * recipe.discriminator_steps,
+        forward_module=DiscriminatorOnBoth(discriminator, loss.has_gradient_penalty),
     )
-    watch = state["watch"] = Watch(data.classes)
+    state |= {f"discriminator_{name}": item for name, item in discriminator_state.items()}
+    state["discriminator"] = state.pop("discriminator_model")
+    batches = ImageBatches(
+        data.train,
+        recipe.batch_size,
+        seed=recipe.seed,
+        metadata=metadata,
+        augment=make_augmentation(recipe.augment),
+        rank=parallel.rank(),
+        world_size=parallel.world_size(),
+    )
+    stream = state["stream"] = GanBatches(
+        batches, model.latent_dim, discriminator_steps=recipe.discriminator_steps
+    )
+    monitor = state["mode_collapse"] = ModeCollapseMonitor(data.classes)
 
-    def update(both: Round) -> dict[str, Tensor]:
-        said = [critic_step(turn) for turn in both.turns][-1]
-        loss = generator_step(both.wish)["loss"]
-        return {"loss": loss, "critic": said["loss"], "real": said["real"], "made": said["made"]}
+    def update(batch: GanBatch) -> dict[str, Tensor]:
+        metrics = [discriminator_step(each) for each in batch.discriminator_batches][-1]
+        return {
+            "loss": generator_step(batch.generator_batch)["loss"],
+            "discriminator_loss": metrics["loss"],
+            "real_logit": metrics["real"],
+            "fake_logit": metrics["fake"],
+        }
 
-    validation = judging.see_split(data.val)
+    validation = feature_classifier.extract_split(data.val)
 
-    def measured(net: Any, real: tuple[Seen, Tensor], count: int) -> tuple[dict[str, float], Seen]:
-        asked = every_label(net, count)
-        made = judging.see(drawn(net, count, picture, labels=asked))
-        return compared(made, *real, asked=asked), made
+    def measure(
+        net: Any, real: tuple[ClassifierFeatures, Tensor], count: int
+    ) -> tuple[dict[str, float], ClassifierFeatures]:
+        labels = cycle_labels(net, count)
+        fake = feature_classifier.extract(sample_images(net, count, metadata, labels=labels))
+        return sample_metrics(fake, *real, target_labels=labels), fake
 
     def evaluate() -> dict[str, float]:
-        numbers, made = measured(judged, validation, recipe.samples)
-        share, wanted = (
-            fidelity_diversity.shares(of, len(data.classes)) for of in (made.labels, validation[1])
+        metrics, fake = measure(eval_model, validation, recipe.eval_samples)
+        frequencies, real_frequencies = (
+            fidelity_diversity.class_frequencies(labels, len(data.classes))
+            for labels in (fake.labels, validation[1])
         )
-        there, done = fidelity_diversity.modes(share, wanted), state["lr_schedule"].last_epoch
-        return numbers | {"collapse": watch.look(numbers, there, done, recipe.steps)}
+        covered = fidelity_diversity.covered_classes(frequencies, real_frequencies)
+        step = state["lr_schedule"].last_epoch
+        return metrics | {"mode_collapse": monitor.update(metrics, covered, step, recipe.steps)}
 
     def test() -> dict[str, float]:
-        real, count = judging.see_split(data.test), 5 * recipe.samples
-        found = measured(judged, real, count)[0]
-        before = measured(untrained, real, count)[0]["distance"]
-        train = judging.see_split(data.train, count)[0]
-        found["distance_untrained"] = before
-        found["distance_training"] = float(fidelity_diversity.frechet(train.features, real[0].features))
-        return found | {"times_nearer": before / max(found["distance"], 1e-9)}
+        real, count = feature_classifier.extract_split(data.test), 5 * recipe.eval_samples
+        metrics = measure(eval_model, real, count)[0]
+        untrained_distance = measure(untrained, real, count)[0]["frechet_distance"]
+        train = feature_classifier.extract_split(data.train, count)[0]
+        train_distance = fidelity_diversity.frechet_distance(train.features, real[0].features)
+        metrics["frechet_distance_untrained"] = untrained_distance
+        metrics["frechet_distance_train"] = float(train_distance)
+        ratio = untrained_distance / max(metrics["frechet_distance"], 1e-9)
+        return metrics | {"fd_ratio_vs_untrained": ratio}
+
+    def sample() -> Tensor:
+        return sample_images(eval_model, GRID_SIZE, metadata)
+
+    columns = grid_columns(eval_model)
 
     def report(folder: Path) -> None:
-        beside(judging, drawn(judged, PAIRS, picture), data.train, folder / "nearest.png")
+        pairs = sample_images(eval_model, NUM_PAIRS, metadata)
+        save_nearest_sheet(feature_classifier, pairs, data.train, folder / "nearest.png")
+        save_final_samples(sample(), folder, columns=columns)
 
     run = Run(
         stream=stream,
@@ -172,30 +204,30 @@ def adversarial(
             "variant": recipe.variant,
             "model_config": model_config,
             "classes": list(data.classes),
-            "picture": picture,
-            "data": data.note,
-            "judge": judging.accuracy,
-            "judged": 5 * recipe.samples,
+            "picture": metadata,
+            "data": data.description,
+            "classifier_accuracy": feature_classifier.accuracy,
+            "eval_samples": 5 * recipe.eval_samples,
         },
     )
-    return watched(run, lambda: drawn(judged, SHOWN, picture), columns=columns_of(judged))
+    return log_samples(run, sample, columns=columns)
 
 
-def chosen(recipe: Any, critic: nn.Module) -> Game:
-    """The recipe's game, if its critic can play it."""
-    if recipe.loss not in GAMES:
-        raise BadInput(f"unknown loss {recipe.loss!r}: {did_you_mean(recipe.loss, GAMES)}")
-    game = GAMES[recipe.loss]
-    if not 0 <= recipe.penalty < math.inf:
-        raise BadInput(f"penalty must be a number of at least 0, not {recipe.penalty}")
-    if recipe.critic_steps < 1:
-        raise BadInput(f"critic_steps must be at least 1, not {recipe.critic_steps}")
-    if game.penalised:
-        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in critic.modules()):
+def select_loss(recipe: Any, discriminator: nn.Module) -> GanLoss:
+    """The recipe's loss, checked against its discriminator and other fields."""
+    if recipe.loss not in GAN_LOSSES:
+        raise BadInput(f"unknown loss {recipe.loss!r}: {did_you_mean(recipe.loss, GAN_LOSSES)}")
+    loss = GAN_LOSSES[recipe.loss]
+    if not 0 <= recipe.gp_weight < math.inf:
+        raise BadInput(f"gp_weight must be a number of at least 0, not {recipe.gp_weight}")
+    if recipe.discriminator_steps < 1:
+        raise BadInput(f"discriminator_steps must be at least 1, not {recipe.discriminator_steps}")
+    if loss.has_gradient_penalty:
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in discriminator.modules()):
             raise BadInput(
-                f"{recipe.loss} takes the slope at each picture by itself, which batch norm mixes: "
-                "choose critic_norm layer, spectral or none"
+                f"{recipe.loss} takes the gradient at each image by itself, which batch norm mixes: "
+                "choose discriminator_norm layer, spectral or none"
             )
         if recipe.optim.compile:
             raise BadInput(f"{recipe.loss} takes a gradient of a gradient: leave compile off")
-    return game
+    return loss

@@ -1,6 +1,7 @@
-"""What an agent is worth: the returns of whole episodes, played greedily in worlds of their own.
+"""Evaluation of an agent: the returns of greedy episodes, in envs of its own, and a video of one.
 
-A network that plays has `greedy(observation) -> actions` (see `streams.players`). Its metadata says `world`: spec, wrappers, limit.
+A network that plays has `greedy(observation) -> actions` (see `envs.actor`). Its metadata has `env`: spec,
+wrappers, max_episode_steps.
 """
 
 import math
@@ -11,75 +12,98 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchstone.envs.actor import Player
-from torchstone.envs.vector_env import Worlds, spaces
+from torchstone.envs.actor import Actor
+from torchstone.envs.make import spaces
+from torchstone.envs.vector_env import VectorEnv
 from torchstone.errors import BadInput
+from torchstone.parts.old_keys import with_new_names
 
-VALIDATION, TEST = 10_007, 20_011  # seeds, the same for every run: all are asked the same questions
-TRAINING = ("SignReward", "EpisodicLife")  # wrappers that make learning easier, and returns others
-
-
-def judging(wrappers: Sequence[str]) -> tuple[str, ...]:
-    """The wrappers that remain when an agent is judged."""
-    return tuple(w for w in wrappers if w.split(":")[0] not in TRAINING)
+VALIDATION, TEST = 10_007, 20_011  # seeds, the same for every run, so that all play the same episodes
+TRAINING_WRAPPERS = ("SignReward", "EpisodicLife")  # make learning easier, and change the returns
 
 
-class Judge:
-    """One greedy episode in each of `episodes` worlds, all side by side: short ones count as much as long.
+def eval_wrappers(wrappers: Sequence[str]) -> tuple[str, ...]:
+    """The wrappers that remain in evaluation."""
+    return tuple(w for w in wrappers if w.split(":")[0] not in TRAINING_WRAPPERS)
 
-    Called with a network and a seed, it gives the returns, world by world.
+
+class PolicyEvaluator:
+    """Plays one greedy episode in each of `episodes` envs side by side: short ones count as much as long.
+
+    Called with a network and a seed, it gives the returns, env by env.
     """
 
-    def __init__(self, spec: str, wrappers: Sequence[str], limit: int | None, episodes: int, device: Any):
-        self.made = (spec, episodes)
-        self.options: dict[str, Any] = {"wrappers": judging(wrappers), "limit": limit}
-        self.device, self.worlds = device, None
+    def __init__(
+        self,
+        spec: str,
+        wrappers: Sequence[str],
+        max_episode_steps: int | None,
+        episodes: int,
+        device: Any,
+    ):
+        self.spec, self.episodes, self.device = spec, episodes, device
+        self.wrappers, self.max_episode_steps = eval_wrappers(wrappers), max_episode_steps
+        self.envs: VectorEnv | None = None
 
     @torch.no_grad()
     def __call__(self, model: Any, seed: int) -> list[float]:
-        if self.worlds is None:
-            self.worlds = Worlds(*self.made, **self.options)
-        worlds = self.worlds
-        worlds.reset(seed)
-        player = Player(model, worlds, self.device)
+        if self.envs is None:
+            self.envs = VectorEnv(
+                self.spec,
+                self.episodes,
+                wrappers=self.wrappers,
+                max_episode_steps=self.max_episode_steps,
+            )
+        envs = self.envs
+        envs.reset(seed)
+        actor = Actor(model, envs, self.device)
         returns: dict[int, float] = {}
-        while len(returns) < worlds.count:
-            step = worlds.step(player.greedy())
+        while len(returns) < envs.num_envs:
+            step = envs.step(actor.greedy_action())
             if step.returns:
-                over = step.terminated | step.truncated
-                player.ended(over)
-                ended = over.nonzero()[:, 0].tolist()
-                for index, total in zip(ended, step.returns, strict=True):
+                done = step.terminated | step.truncated
+                actor.reset_done(done)
+                indices = done.nonzero()[:, 0].tolist()
+                for index, total in zip(indices, step.returns, strict=True):
                     returns.setdefault(index, total)
-        return [returns[index] for index in range(worlds.count)]
+        return [returns[index] for index in range(envs.num_envs)]
 
 
-def said(returns: Sequence[float], spread: bool = False) -> dict[str, float]:
-    """Mean return, and the standard deviation over episodes."""
+def return_statistics(returns: Sequence[float], std: bool = False) -> dict[str, float]:
+    """Mean return, and with `std` its standard deviation over episodes."""
     mean = math.fsum(returns) / len(returns)
-    if not spread:
+    if not std:
         return {"return": mean}
     squares = math.fsum((r - mean) ** 2 for r in returns)
-    return {"return": mean, "return_spread": math.sqrt(squares / max(len(returns) - 1, 1))}
+    return {"return": mean, "return_std": math.sqrt(squares / max(len(returns) - 1, 1))}
+
+
+def env_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """`env` of a run's metadata, which earlier versions called `world`."""
+    metadata = with_new_names(metadata, {"world": "env"})
+    return with_new_names(metadata["env"], {"limit": "max_episode_steps"})
 
 
 def evaluate(model: Any, metadata: dict[str, Any], data: str, *, held_out: bool) -> dict[str, float]:
-    """The figure of the run's test, or that of another world with the same spaces."""
-    world: dict[str, Any] = metadata["world"] if held_out else {**metadata["world"], "spec": data}
-    _same_spaces(metadata, world)
+    """The return in the run's test, or in another environment `data` with the same spaces."""
+    trained = env_metadata(metadata)
+    env = trained if held_out else {**trained, "spec": data}
+    _check_same_spaces(trained, env)
     device = next(model.parameters()).device
-    judge = Judge(world["spec"], world["wrappers"], world["limit"], world["episodes"], device)
-    return said(judge(model, TEST), spread=True)
+    evaluator = PolicyEvaluator(
+        env["spec"], env["wrappers"], env["max_episode_steps"], env["episodes"], device
+    )
+    return return_statistics(evaluator(model, TEST), std=True)
 
 
-def _same_spaces(metadata: dict[str, Any], world: dict) -> None:
-    if world["spec"] == metadata["world"]["spec"]:
+def _check_same_spaces(trained: dict[str, Any], other: dict[str, Any]) -> None:
+    if other["spec"] == trained["spec"]:
         return
-    trained, asked = (spaces(w["spec"], tuple(judging(w["wrappers"]))) for w in (metadata["world"], world))
-    if trained != asked:
+    known, new = (spaces(env["spec"], eval_wrappers(env["wrappers"])) for env in (trained, other))
+    if known != new:
         raise BadInput(
-            f"{world['spec']} has other spaces than {metadata['world']['spec']}, which the agent knows: "
-            f"observations {asked[0]} and actions {asked[1]}, not {trained[0]} and {trained[1]}"
+            f"{other['spec']} has other spaces than {trained['spec']}, which the agent was trained in: "
+            f"observations {new[0]} and actions {new[1]}, not {known[0]} and {known[1]}"
         )
 
 
@@ -91,66 +115,72 @@ def play(
     video: str | Path | None = None,
     seed: int = TEST,
 ) -> list[float]:
-    """The returns of `episodes` greedy episodes; the first one is filmed into `video`, an `.mp4` or `.gif`.
+    """The returns of `episodes` greedy episodes; the first one is recorded into `video`, `.mp4` or `.gif`.
 
     Raises:
-        BadInput: no package to film with, or a world that cannot be drawn.
+        BadInput: no package to write videos with, or an environment that cannot be rendered.
     """
-    world = metadata["world"]
+    env = env_metadata(metadata)
     device = next(model.parameters()).device
-    filmed: list[float] = []
+    recorded: list[float] = []
     if video is not None:
-        filmed = [_film(model, world, Path(video), seed, device)]
-    rest = episodes - len(filmed)
-    if not rest:
-        return filmed
-    judge = Judge(world["spec"], world["wrappers"], world["limit"], rest, device)
-    return filmed + judge(model, seed + 1)
+        recorded = [_record_episode(model, env, Path(video), seed, device)]
+    remaining = episodes - len(recorded)
+    if not remaining:
+        return recorded
+    evaluator = PolicyEvaluator(env["spec"], env["wrappers"], env["max_episode_steps"], remaining, device)
+    return recorded + evaluator(model, seed + 1)
 
 
 @torch.no_grad()
-def _film(model: Any, world: dict[str, Any], file: Path, seed: int, device: Any) -> float:
-    options: dict[str, Any] = {"wrappers": judging(world["wrappers"]), "limit": world["limit"]}
+def _record_episode(model: Any, env: dict[str, Any], path: Path, seed: int, device: Any) -> float:
     try:
-        worlds = Worlds(world["spec"], 1, seed=seed, render=True, **options)
-        frames = [_even(worlds.frame())]
+        envs = VectorEnv(
+            env["spec"],
+            1,
+            seed=seed,
+            wrappers=eval_wrappers(env["wrappers"]),
+            max_episode_steps=env["max_episode_steps"],
+            render=True,
+        )
+        frames = [_crop_to_even(envs.render())]
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         if isinstance(error, BadInput):
             raise
-        raise BadInput(f"{world['spec']} cannot be filmed: {error}") from error
-    total: list[float] = []
-    player = Player(model, worlds, device)
-    while not total:
-        step = worlds.step(player.greedy())
-        total = step.returns
-        if not total:  # after the last step the world has begun anew
-            frames.append(_even(worlds.frame()))
-    worlds.close()
-    write(file, frames, worlds.rate)
-    return total[0]
+        raise BadInput(f"{env['spec']} cannot be rendered: {error}") from error
+    returns: list[float] = []
+    actor = Actor(model, envs, device)
+    while not returns:
+        step = envs.step(actor.greedy_action())
+        returns = step.returns
+        if not returns:  # after the last step the env has been reset
+            frames.append(_crop_to_even(envs.render()))
+    envs.close()
+    write_video(path, frames, envs.render_fps)
+    return returns[0]
 
 
-def _even(frame: np.ndarray) -> np.ndarray:
-    """Sides cut to even lengths, as video wants them."""
+def _crop_to_even(frame: np.ndarray) -> np.ndarray:
+    """Height and width cropped to even numbers, which video codecs require."""
     height, width = (side // 2 * 2 for side in frame.shape[:2])
     return np.ascontiguousarray(frame[:height, :width])
 
 
-def write(file: Path, frames: Sequence[np.ndarray], rate: float) -> None:
-    """Frames, uint8 `(height, width, 3)`, as a film of `rate` frames a second."""
-    if file.suffix == ".gif":
+def write_video(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
+    """Write frames, uint8 `(height, width, 3)`, as a video of `fps` frames per second."""
+    if path.suffix == ".gif":
         from PIL import Image
 
         first, *rest = map(Image.fromarray, frames)
-        first.save(file, save_all=True, append_images=rest, duration=1000 / rate, loop=0)
+        first.save(path, save_all=True, append_images=rest, duration=1000 / fps, loop=0)
         return
     try:
         import imageio_ffmpeg
     except ModuleNotFoundError as error:
-        raise BadInput("to film needs imageio-ffmpeg: pip install 'torchstone[worlds]'") from error
+        raise BadInput("videos need imageio-ffmpeg: pip install 'torchstone[rl]'") from error
     height, width = frames[0].shape[:2]
     writer = imageio_ffmpeg.write_frames(
-        str(file), (width, height), fps=rate, macro_block_size=2, ffmpeg_log_level="error"
+        str(path), (width, height), fps=fps, macro_block_size=2, ffmpeg_log_level="error"
     )
     writer.send(None)
     try:

@@ -1,88 +1,78 @@
-"""What agents that learn from what they remember have around their learning rule."""
+"""Off-policy agents: the replay stream of a recipe, and minibatches of what it yields."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchstone.engine.device import select_device
-from torchstone.engine.run import Run
-from torchstone.envs.replay_buffer import Replay, Rows
-from torchstone.envs.replay_stream import Drawn, Experience, Priorities
+from torchstone.envs.replay_buffer import ReplayBuffer, Transitions
+from torchstone.envs.replay_stream import (
+    PrioritizedSampler,
+    ReplayBatch,
+    ReplayConfig,
+    ReplayStream,
+)
 from torchstone.errors import BadInput
-from torchstone.parts.rl.exploration import falling
-from torchstone.tasks.rl import on_policy
+from torchstone.parts.rl.exploration import linear_schedule
+from torchstone.tasks.rl.common import make_envs
 
 
-def experience(recipe: Any, explorer: Any, model_config: dict[str, Any], *, scale: Any = None) -> Experience:
-    """The recipe's worlds, memory, and what is drawn out of it.
-
-    The recipe states what `on_policy.worlds` asks for, and memory, first, length, gradients, batch, gamma;
-    n, clip, alpha and beta if it has them.
+def make_stream(
+    recipe: Any,
+    explorer: Any,
+    model_config: dict[str, Any],
+    *,
+    action_scale: Callable[[Tensor], Tensor] | None = None,
+) -> ReplayStream:
+    """The recipe's envs and replay buffer; `clip_rewards`, `per_alpha` and `per_beta` are optional fields.
 
     Raises:
         BadInput: a number that makes no sense.
     """
-    for name in ("length", "gradients", "batch_size", "steps"):
+    for name in ("num_steps", "gradient_steps", "batch_size", "total_timesteps", "n_step"):
         if getattr(recipe, name) < 1:
             raise BadInput(f"{name} must be at least 1, not {getattr(recipe, name)}")
-    n, alpha = getattr(recipe, "n", 1), getattr(recipe, "alpha", 0.0)
-    if n < 1:
-        raise BadInput(f"n, the steps a target looks ahead, must be at least 1, not {n}")
-    if recipe.memory < recipe.length * recipe.worlds:
+    if recipe.buffer_size < recipe.num_steps * recipe.num_envs:
         raise BadInput(
-            f"a memory of {recipe.memory} steps cannot hold the {recipe.length} × {recipe.worlds} "
-            "that are played between updates"
+            f"a replay buffer of {recipe.buffer_size} steps cannot hold the {recipe.num_steps} × "
+            f"{recipe.num_envs} that are taken between updates"
         )
-    worlds = on_policy.worlds(recipe)
-    continuous = model_config["continuous"]
-    action = torch.zeros(model_config["actions"]) if continuous else torch.zeros((), dtype=torch.int64)
-    shape = worlds.observation.shape[1:]
-    memory = Replay(
-        recipe.memory,
-        recipe.worlds,
-        tuple(shape),
-        worlds.observation.dtype,
+    envs = make_envs(recipe)
+    action = torch.zeros((), dtype=torch.int64)
+    if model_config["continuous"]:
+        action = torch.zeros(model_config["num_actions"])
+    buffer = ReplayBuffer(
+        recipe.buffer_size,
+        recipe.num_envs,
+        tuple(envs.observation.shape[1:]),
+        envs.observation.dtype,
         action,
-        stacked=any(name.startswith("AtariPreprocessing") for name in recipe.wrappers),
+        is_stacked=any(name.startswith("AtariPreprocessing") for name in recipe.wrappers),
         device=select_device(recipe.device),
     )
-    return Experience(
-        explorer,
-        worlds,
-        memory,
-        length=recipe.length,
-        count=recipe.gradients * recipe.batch_size,
-        first=recipe.first,
+    config = ReplayConfig(
+        num_steps=recipe.num_steps,
+        sample_size=recipe.gradient_steps * recipe.batch_size,
+        learning_starts=recipe.learning_starts,
         gamma=recipe.gamma,
-        n=n,
-        clip=getattr(recipe, "clip", False),
-        scale=scale,
-        priorities=Priorities(memory.total, alpha) if alpha else None,
-        beta=falling(recipe.beta, 1.0, recipe.steps) if alpha else None,
-        seed=recipe.seed,
+        n_step=recipe.n_step,
+        clip_rewards=getattr(recipe, "clip_rewards", False),
+    )
+    sampler = None
+    if getattr(recipe, "per_alpha", 0.0):
+        beta = linear_schedule(recipe.per_beta, 1.0, recipe.updates)
+        sampler = PrioritizedSampler(buffer.num_rows, recipe.per_alpha, beta)
+    return ReplayStream(
+        explorer, envs, buffer, config, action_scale=action_scale, sampler=sampler, seed=recipe.seed
     )
 
 
-def off_policy(
-    model: nn.Module,
-    recipe: Any,
-    stream: Experience,
-    update: Callable[[Drawn], Mapping],
-    state: dict[str, Any],
-    model_config: dict[str, Any],
-) -> Run:
-    """`on_policy.on_policy`'s Run, which keeps a large memory beside its checkpoints."""
-    run = on_policy.on_policy(model, recipe, stream, update, state, model_config)
-    stream.memory.beside(lambda: run.folder)
-    return run
-
-
-def minibatches(drawn: Drawn, size: int) -> Iterator[tuple[Rows, Tensor | None]]:
-    """Rows and their weights, `size` at a time; without weights None."""
-    columns = [*drawn.rows, drawn.weight]
-    count = len(drawn.index) // size
+def minibatches(batch: ReplayBatch, size: int) -> Iterator[tuple[Transitions, Tensor | None]]:
+    """Transitions and their importance weights (None for none), `size` at a time."""
+    columns = [*batch.transitions, batch.weight]
+    count = len(batch.index) // size
     parts = [[None] * count if c is None else c.split(size) for c in columns]
     for *row, weight in zip(*parts, strict=True):
-        yield Rows(*row), weight
+        yield Transitions(*row), weight

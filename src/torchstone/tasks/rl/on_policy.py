@@ -1,145 +1,127 @@
-"""What agents that learn from their own experience have around their learning rule: worlds, a network of
-the worlds' shapes, judgement by greedy episodes, and a metadata to play by."""
+"""On-policy agents: from a rollout to the inputs of a policy, the values of next states, and minibatches."""
 
-from collections.abc import Callable, Mapping
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Bool, Float
+from torch import Tensor
 
-from torchstone.engine.device import select_device
-from torchstone.engine.run import Run
 from torchstone.envs.rollouts import Rollout
-from torchstone.envs.vector_env import Kind, Worlds, needs
-from torchstone.errors import BadInput
-from torchstone.parts.rl.returns import successors
+from torchstone.envs.vector_env import VectorEnv
+from torchstone.parts.rl import returns
 from torchstone.parts.seeding import SeedStream, derive_seed
-from torchstone.tasks.rl.evaluate import TEST, VALIDATION, Judge, play, said
-
-PIXELS = (84, 84)
 
 
-def model_config(recipe: Any, system: str, kind: Kind = "any") -> dict[str, Any]:
-    """What a network for the recipe's world is made with: shape of observations, number of actions.
+class PolicyInputs(NamedTuple):
+    """The arguments of a network's `policy_and_value`, flattened for minibatches.
 
-    Raises:
-        BadInput: actions that the system cannot choose, frames that the network cannot see.
+    A row is one step, (batch, …); of a recurrent policy it is one env with its steps in order,
+    (envs, time, …).
     """
-    observations, actions = needs(recipe.data, kind, system, recipe.wrappers)
-    shape, discrete = observations.shape, hasattr(actions, "n")
-    if len(shape) == 3 and shape[1:] != PIXELS:
-        raise BadInput(
-            f"{recipe.data} shows frames of {shape}, and the network sees k × 84 × 84: for Atari add "
-            "--wrappers AtariPreprocessing"
+
+    observation: Tensor  # (batch, *shape) | (envs, time, *shape)
+    action_mask: Bool[Tensor, "*rows actions"] | None = None  # valid actions, if the envs give a mask
+    episode_start: Bool[Tensor, "envs time"] | None = None  # recurrent: steps that begin an episode
+    recurrent_state: tuple[
+        Tensor, ...
+    ] = ()  # recurrent: the state before the first step, (envs, layers, units)
+
+
+class RolloutBatch(NamedTuple):
+    """A rollout, or a minibatch of it, as a loss takes it; rows as in `PolicyInputs`."""
+
+    inputs: PolicyInputs
+    action: Tensor  # (batch,) int64, or if continuous (batch, action_dim)
+    log_prob: Float[Tensor, "*rows"]  # log π_old(a|s)
+    value: Float[Tensor, "*rows"]  # V_old(s)
+    advantage: Float[Tensor, "*rows"]  # Â
+    returns: Float[Tensor, "*rows"]  # V^targ
+
+    def select(self, index: Tensor) -> "RolloutBatch":
+        """The rows at `index`."""
+        observation, action_mask, episode_start, recurrent_state = self.inputs
+        inputs = PolicyInputs(
+            _select_rows(observation, index),
+            None if action_mask is None else action_mask.index_select(0, index),
+            None if episode_start is None else episode_start.index_select(0, index),
+            tuple(each.index_select(0, index) for each in recurrent_state),
         )
-    if len(shape) > 3:
-        raise BadInput(f"{recipe.data} has observations of {shape}, which no network here takes")
-    return {
-        "observations": list(shape),
-        "actions": int(actions.n if discrete else actions.shape[0]),
-        "continuous": not discrete,
-    }
+        columns = (self.action, self.log_prob, self.value, self.advantage, self.returns)
+        return RolloutBatch(inputs, *(column.index_select(0, index) for column in columns))
+
+    def normalize_advantage(self) -> "RolloutBatch":
+        """The batch with advantages of mean 0 and standard deviation 1."""
+        advantage = self.advantage
+        return self._replace(advantage=(advantage - advantage.mean()) / (advantage.std() + 1e-8))
 
 
-def worlds(recipe: Any) -> Worlds:
-    """The recipe's worlds to learn in, side by side."""
-    options = {"wrappers": recipe.wrappers, "limit": recipe.limit}
-    return Worlds(recipe.data, recipe.worlds, seed=recipe.seed, **options)
+def _select_rows(column: Tensor, index: Tensor) -> Tensor:
+    if column.dim() != 4:
+        return column.index_select(0, index)
+    # frames are stored channels last, where an image is one contiguous block of memory
+    return column.movedim(1, 3).index_select(0, index).movedim(3, 1)
 
 
-def apart(recipe: Any) -> list[Worlds]:
-    """As many, each by itself."""
-    options = {"wrappers": recipe.wrappers, "limit": recipe.limit}
-    seeds = (derive_seed(recipe.seed, SeedStream.SEPARATE_ENVS, index) for index in range(recipe.worlds))
-    return [Worlds(recipe.data, seed=seed, **options) for seed in seeds]
+def make_separate_envs(recipe: Any) -> list[VectorEnv]:
+    """As many envs as `make_envs` has, each by itself."""
+    seeds = (derive_seed(recipe.seed, SeedStream.SEPARATE_ENVS, index) for index in range(recipe.num_envs))
+    return [
+        VectorEnv(
+            recipe.data,
+            seed=seed,
+            wrappers=recipe.wrappers,
+            max_episode_steps=recipe.max_episode_steps,
+        )
+        for seed in seeds
+    ]
 
 
-def on_policy(
-    model: nn.Module,
-    recipe: Any,
-    stream: Any,
-    update: Callable[[Any], Mapping],
-    state: dict[str, Any],
-    model_config: dict[str, Any],
-) -> Run:
-    """A Run judged by the mean return of greedy episodes, in worlds of its own.
-
-    The recipe states data, wrappers, limit, worlds, episodes, steps, seed, variant, device.
-    """
-    device = select_device(recipe.device)
-    judge = Judge(recipe.data, recipe.wrappers, recipe.limit, recipe.episodes, device)
-    world = {
-        "spec": recipe.data,
-        "wrappers": list(recipe.wrappers),
-        "limit": recipe.limit,
-        "episodes": recipe.episodes,
-        "exact": stream.exact,  # whether resuming goes on in the very episodes that were cut off
-    }
-    note = f"{recipe.data} of Gymnasium {version('gymnasium')}"
-    metadata = {"task": "play", "variant": recipe.variant, "model_config": model_config, "world": world}
-    metadata["data"] = note if stream.exact else f"{note}; resuming begins new episodes"
-
-    def report(folder: Path) -> None:
-        play(model, metadata, episodes=1, video=folder / "episode.mp4")
-
-    return Run(
-        stream=stream,
-        update=update,
-        evaluate=lambda: said(judge(model, VALIDATION)),
-        state={"model": model, **state, "stream": stream},
-        steps=recipe.steps,
-        test=lambda: said(judge(model, TEST), spread=True),
-        report=report if recipe.film else None,
-        metadata=metadata,
-    )
+def flatten_time(rollout: Rollout, column: Tensor) -> Tensor:
+    """`(time, envs, …)` as rows: (time × envs, …), or of a recurrent policy (envs, time, …)."""
+    return column.flatten(0, 1) if rollout.recurrent_state is None else column.transpose(0, 1)
 
 
-def rows(rollout: Rollout, each: Tensor) -> Tensor:
-    """`(time, worlds, …)` as what is drawn into minibatches: a row a step; of a policy that remembers, a
-    row a world, its steps in order."""
-    return each.flatten(0, 1) if rollout.memory is None else each.transpose(0, 1)
+def unflatten_time(rollout: Rollout, column: Tensor) -> Tensor:
+    """Rows as `(time, envs, …)` again."""
+    if rollout.recurrent_state is None:
+        return column.unflatten(0, rollout.reward.shape)
+    return column.transpose(0, 1)
 
 
-def timed(rollout: Rollout, each: Tensor) -> Tensor:
-    """Rows as `(time, worlds, …)` again."""
-    if rollout.memory is None:
-        return each.unflatten(0, rollout.reward.shape)
-    return each.transpose(0, 1)
-
-
-def asked(rollout: Rollout) -> list[Any]:
-    """Rows of what a network's `both` takes: observations, what was valid, and to remember by, where
-    episodes begin and what was remembered before."""
-    mask = None if rollout.mask is None else rows(rollout, rollout.mask)
-    seen: list[Any] = [rows(rollout, rollout.observation), mask]
-    if rollout.memory is None:
-        return seen
-    ended = rollout.terminated | rollout.truncated
-    # what ended before the first step is forgotten already
-    starts = torch.cat([torch.zeros_like(ended[:1]), ended[:-1]])
-    return [*seen, rows(rollout, starts), *(each.transpose(0, 1) for each in rollout.memory)]
+def policy_inputs(rollout: Rollout) -> PolicyInputs:
+    """The rollout's observations, masks and recurrent states as rows."""
+    mask = None if rollout.action_mask is None else flatten_time(rollout, rollout.action_mask)
+    observation = flatten_time(rollout, rollout.observation)
+    if rollout.recurrent_state is None:
+        return PolicyInputs(observation, mask)
+    done = rollout.terminated | rollout.truncated
+    # the state before the first step is reset already if an episode ended before it
+    episode_start = torch.cat([torch.zeros_like(done[:1]), done[:-1]])
+    recurrent_state = tuple(each.transpose(0, 1) for each in rollout.recurrent_state)
+    return PolicyInputs(observation, mask, flatten_time(rollout, episode_start), recurrent_state)
 
 
 @torch.no_grad()
-def following(
-    model: Any, rollout: Rollout, seen: list[Any], value: Float[Tensor, "time worlds"]
-) -> Float[Tensor, "time worlds"]:
-    """What the state that each step led to is thought to be worth (see `parts.returns`); `seen` is `asked`."""
+def next_values(
+    model: Any, rollout: Rollout, inputs: PolicyInputs, value: Float[Tensor, "time envs"]
+) -> Float[Tensor, "time envs"]:
+    """V of the state that each step led to (see `parts.rl.returns`).
+
+    Args:
+        inputs: `policy_inputs` of the rollout.
+        value: V of the states that were acted in.
+    """
     terminated, truncated = rollout.terminated, rollout.truncated
-    if rollout.memory is None:
-        ahead = model.value(torch.cat([rollout.last, rollout.cuts]))
+    if rollout.recurrent_state is None:
+        bootstrap = model.value(torch.cat([rollout.last_observation, rollout.final_observations]))
     else:
-        ahead = model.ahead(seen, rollout.last, rollout.cuts, truncated & ~terminated)
-    worlds = len(rollout.last)
-    return successors(value, ahead[:worlds], ahead[worlds:], terminated, truncated)
-
-
-def progress(stream_batch: Any) -> dict[str, torch.Tensor | float]:
-    """Steps so far of all worlds, and the mean training return of the episodes that ended in this rollout."""
-    numbers: dict[str, torch.Tensor | float] = {"frames": float(stream_batch.frames)}
-    if stream_batch.returns:
-        numbers["episode"] = sum(stream_batch.returns) / len(stream_batch.returns)
-    return numbers
+        bootstrap = model.bootstrap_value(
+            inputs.observation,
+            inputs.episode_start,
+            inputs.recurrent_state,
+            rollout.last_observation,
+            rollout.final_observations,
+            truncated & ~terminated,
+        )
+    envs = len(rollout.last_observation)
+    return returns.next_values(value, bootstrap[:envs], bootstrap[envs:], terminated, truncated)

@@ -1,5 +1,6 @@
-"""Forecasting: from a recurrent network, a recipe and a series to a Run, and its use."""
+"""Forecasting: training a recurrent network on a time series, evaluation, and prediction from files."""
 
+import csv
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
@@ -10,26 +11,29 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from torchstone.data.series.dataset import Outlooks, Series, cut, load_series, readings_of
-from torchstone.data.series.resample import regular
-from torchstone.data.series.time_csv import moment, span
+from torchstone.data.series.dataset import ForecastWindows, Series, cut_windows, load_readings, load_series
+from torchstone.data.series.resample import resample
+from torchstone.data.series.time_csv import format_duration, format_time
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
+from torchstone.files import atomic_write
+from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.recurrent.layers import Cell
 from torchstone.parts.series.dlinear import DLinear
 from torchstone.plots import forecasts
-from torchstone.tasks.build_network import made
 from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.recurrent import build_network
 from torchstone.tasks.series import forecaster
-from torchstone.tasks.series.forecaster import Forecaster, Outlook
+from torchstone.tasks.series.forecaster import ForecastSpec, PointForecaster
 
-GLANCE = 512  # validation windows that are looked at before the last step
-LINEAR_LR = 5e-3  # of the linear forecaster, as in its paper's code for ETTh1
+VAL_WINDOWS = 512  # validation windows that are evaluated before the last step
+PLOTTED_WINDOWS = 6
+LINEAR_LR = 5e-3  # of the linear baseline, as in its paper's code for ETTh1
 
 
-class Both:
-    """Two updates on the same batch; the second one's metrics get a name before theirs."""
+class JointUpdate:
+    """Two updates on the same batch; the second one's loss is logged with a name before it."""
 
     def __init__(self, first: Any, second: Any, name: str):
         self.first, self.second, self.name = first, second, name
@@ -41,96 +45,107 @@ class Both:
 
 
 def build(recipe: Any, cell: Cell) -> Run:
-    """A Run that trains a network to tell quantiles of a series' next points.
+    """A Run that trains a network to predict quantiles of a series' next `recipe.forecast.horizon` points.
 
-    Values are standardised by mean and deviation of the part for training. A linear forecaster
-    (`DLinear`) learns from the same windows beside it, by its paper's squared error, and is judged on
-    the same ones, as are repeating the last value and the last season.
+    Values are standardized by mean and standard deviation of the training split. A linear baseline
+    (`DLinear`) is trained on the same windows by its paper's squared error, and evaluated on the same ones,
+    as are persistence and the seasonal naive forecast.
 
-    `loss` is the mean quantile loss; of the other metrics see `outlook.errors`. On the way they are
-    measured on `GLANCE` validation windows, spread evenly; at the end on all.
+    `loss` is the mean quantile loss; for the other metrics see `forecaster.forecast_errors`. Before the
+    last step they are measured on `VAL_WINDOWS` evenly spaced validation windows; then on all.
 
     Raises:
         BadInput: settings that do not go together; a series too short for them.
     """
     series = load_series(recipe.data)
-    how = Outlook(
-        recipe.length, recipe.horizon, recipe.patch, recipe.ahead, recipe.together,
-        tuple(recipe.quantiles), season(series, recipe.length),
-    )  # fmt: skip
-    if how.ahead == "steps" and recipe.bidirectional:
-        raise BadInput("step by step cannot be bidirectional: the future would be seen")
-    inputs, outputs = how.sizes(len(series.columns))
-    pool = recipe.pool if how.ahead == "direct" else "each"
-    model, model_config = made(recipe, cell, inputs=inputs, outputs=outputs, tokens=False, pool=pool)
+    spec = ForecastSpec(recipe.forecast, recipe.seq_len, season(series, recipe.seq_len))
+    if not spec.is_direct and recipe.network.bidirectional:
+        raise BadInput("an autoregressive network cannot be bidirectional: it would see the future")
+    inputs, outputs = spec.sizes(len(series.columns))
+    pool = recipe.pool if spec.is_direct else "each"
+    model, model_config = build_network(recipe, cell, inputs=inputs, outputs=outputs, tokens=False, pool=pool)
     device = next(model.parameters()).device
     mean, std = series.scale()
     values = ((series.values - mean) / std).float().to(device)
-    starts = {part: series.windows(part, how.context, how.horizon) for part in series.parts}
-    linear = DLinear(how.context, how.horizon).to(device)
+    starts = {split: series.windows(split, spec.context, spec.horizon) for split in series.parts}
+    linear = DLinear(spec.context, spec.horizon).to(device)
 
-    update, state, judged = gradient_update(
-        model, recipe.optim, lambda net, batch: forecaster.loss(net, how, *batch), steps=recipe.steps
+    update, state, eval_model = gradient_update(
+        model, recipe.optim, lambda net, batch: forecaster.loss(net, spec, *batch), steps=recipe.steps
     )
-    plain = dataclasses.replace(
+    linear_optim = dataclasses.replace(
         recipe.optim, optimizer="adam", lr=LINEAR_LR, beta1=0.9, weight_decay=0.0, warmup_ratio=0.0
     )
-    beside, held, best = gradient_update(
+    linear_update, linear_state, linear_eval_model = gradient_update(
         linear,
-        plain,
+        linear_optim,
         lambda net, batch: (net(batch[0]) - batch[1]).square().mean(),
         steps=recipe.steps,
     )
-    stream = Outlooks(
-        values, starts["train"], how.context, how.horizon, recipe.batch_size, seed=recipe.seed,
-        rank=parallel.rank(), world_size=parallel.world_size(),
-    )  # fmt: skip
-    others: dict[str, Forecaster] = {"linear": partial(quietly, best)}
+    stream = ForecastWindows(
+        values,
+        starts["train"],
+        spec.context,
+        spec.horizon,
+        recipe.batch_size,
+        seed=recipe.seed,
+        rank=parallel.rank(),
+        world_size=parallel.world_size(),
+    )
+    trained: dict[str, PointForecaster] = {"linear": partial(predict_without_grad, linear_eval_model)}
+    baselines = forecaster.naive_baselines(spec) | trained
 
-    def judge(some: Int64[Tensor, " windows"], against: dict) -> dict[str, float]:
-        found = forecaster.errors(judged, how, values, some, against)
-        return {name: float(error.mean()) for name, error in found.items()}
+    def measure(windows: Int64[Tensor, " windows"], others: dict) -> dict[str, float]:
+        errors = forecaster.forecast_errors(eval_model, spec, values, windows, others)
+        return {name: float(error.mean()) for name, error in errors.items()}
 
     def validate() -> dict[str, float]:
-        ended = stream.position >= recipe.steps * recipe.batch_size
-        return judge(starts["val"] if ended else few(starts["val"], GLANCE), others)
+        is_last = stream.position >= recipe.steps * recipe.batch_size
+        return measure(
+            starts["val"] if is_last else evenly_spaced_starts(starts["val"], VAL_WINDOWS), trained
+        )
 
     def report(folder: Path) -> None:
-        every = forecaster.naive(how) | others
-        found = forecaster.errors(judged, how, values, starts["test"], every)
-        forecasts.by_step(found, how, folder / "errors.png", span(series.step, series.unit))
-        pasts = cut(values, few(starts["test"], 6), how.context, how.horizon)
-        forecasts.examples(judged, how, *pasts, others, series.columns, folder / "forecasts.png")
+        errors = forecaster.forecast_errors(eval_model, spec, values, starts["test"], baselines)
+        step = format_duration(series.step, series.unit)
+        forecasts.errors_by_step(errors, spec.quantiles, folder / "errors.png", step)
+        windows = evenly_spaced_starts(starts["test"], PLOTTED_WINDOWS)
+        past, future = cut_windows(values, windows, spec.context, spec.horizon)
+        predicted = forecaster.predict_quantiles(eval_model, spec, past)
+        points = {name: predict_points(past) for name, predict_points in trained.items()}
+        forecasts.examples(
+            predicted, past, future, points, spec.quantiles, series.columns, folder / "forecasts.png"
+        )
 
     return Run(
         stream=stream,
-        update=Both(update, beside, "linear"),
+        update=JointUpdate(update, linear_update, "linear"),
         evaluate=validate,
         state={
             **state,
-            **{f"linear_{name}": each for name, each in held.items()},
+            **{f"linear_{name}": each for name, each in linear_state.items()},
             "stream": stream,
         },
         steps=recipe.steps,
-        test=lambda: judge(starts["test"], forecaster.naive(how) | others),
+        test=lambda: measure(starts["test"], baselines),
         report=report,
         metadata={
             "task": "forecast",
             "variant": recipe.variant,
             "model_config": model_config,
-            "how": dataclasses.asdict(how),
+            "forecast": spec.to_metadata(),
             "columns": list(series.columns),
             "mean": mean.tolist(),
             "std": std.tolist(),
             "step": series.step,
             "unit": series.unit,
-            "data": series.note,
+            "data": series.description,
         },
     )
 
 
 def season(series: Series, context: int) -> int:
-    """Points in a day, or for daily points in a week, or in a year of months; 0 where it does not fit."""
+    """Points in a day, or for daily points in a week, or for months in a year; 0 where it does not fit."""
     sizes = {"months": [12.0], "seconds": [86400.0, 7 * 86400.0], "numbers": []}[series.unit]
     for size in sizes:
         points = size / series.step
@@ -139,36 +154,34 @@ def season(series: Series, context: int) -> int:
     return 0
 
 
-def few(starts: Int64[Tensor, " windows"], most: int) -> Int64[Tensor, " some"]:
-    """At most so many of them, spread evenly."""
-    if len(starts) <= most:
-        return starts
-    return starts[torch.linspace(0, len(starts) - 1, most, dtype=torch.float64).round().long()]
+def evenly_spaced_starts(starts: Int64[Tensor, " windows"], most: int) -> Int64[Tensor, " chosen"]:
+    """At most so many of the windows, evenly spaced."""
+    return starts[evenly_spaced(len(starts), most)]
 
 
 @torch.no_grad()
-def quietly(net: nn.Module, past: Tensor) -> Tensor:
+def predict_without_grad(net: nn.Module, past: Tensor) -> Tensor:
     return net(past)
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
-    """The errors on a series' test split where `held_out`, else on all of it, standardised as in
-    training, beside those of repeating the last value and the last season."""
+    """Errors on a series' test split where `held_out`, else on all of it, standardized as in training,
+    with those of the naive baselines."""
     series = load_series(spec, tuple(metadata["columns"]))
-    how, values = seen(metadata, series.values, next(model.parameters()).device)
-    _same_step(metadata, series.step, series.unit, series.name)
-    starts = series.windows("test" if held_out else "all", how.context, how.horizon)
-    found = forecaster.errors(model, how, values, starts, forecaster.naive(how))
-    return {**{name: float(error.mean()) for name, error in found.items()}, "windows": len(starts)}
+    config, values = standardize(metadata, series.values, next(model.parameters()).device)
+    _check_step(metadata, series.step, series.unit, series.name)
+    starts = series.windows("test" if held_out else "all", config.context, config.horizon)
+    baselines = forecaster.naive_baselines(config)
+    errors = forecaster.forecast_errors(model, config, values, starts, baselines)
+    return {**{name: float(error.mean()) for name, error in errors.items()}, "windows": len(starts)}
 
 
-def seen(
+def standardize(
     metadata: dict, values: Tensor, device: torch.device
-) -> tuple[Outlook, Float[Tensor, "points columns"]]:
-    """How the model of a metadata looks at windows, and values as it sees them."""
+) -> tuple[ForecastSpec, Float[Tensor, "points columns"]]:
+    """How a saved model reads windows, and values standardized as in its training."""
     mean, std = (torch.tensor(metadata[name], dtype=torch.float64) for name in ("mean", "std"))
-    settings: dict[str, Any] = {**metadata["how"], "quantiles": tuple(metadata["how"]["quantiles"])}
-    return Outlook(**settings), ((values - mean) / std).float().to(device)
+    return ForecastSpec.from_metadata(metadata["forecast"]), ((values - mean) / std).float().to(device)
 
 
 def predict(
@@ -179,9 +192,9 @@ def predict(
     horizon: int | None = None,
     out: str | Path | None = None,
 ) -> list[dict]:
-    """How each file's series goes on after its end: quantiles of the next `horizon` points.
+    """Forecast each file's series: quantiles of the next `horizon` points after its end.
 
-    The forecast is drawn as `out`, by default NAME-forecast.png in the folder one is in; an `out` that
+    The forecast is drawn as `out`, by default NAME-forecast.png in the current folder; an `out` that
     ends in .csv gets its numbers instead.
 
     Raises:
@@ -189,35 +202,95 @@ def predict(
             a horizon that the model does not reach; `out` for several files.
     """
     if out is not None and len(inputs) > 1:
-        raise BadInput("one forecast is written a file: leave --out out, or give one input")
+        raise BadInput("each forecast is a file of its own: leave --out out, or give one input")
     answers = []
-    for spec in map(str, inputs):
-        file = Path(out) if out is not None else forecasts.named(spec)
-        readings = readings_of(spec, tuple(metadata["columns"]))
-        _same_step(metadata, regular(readings)[0], readings.unit, spec)
-        step, times, values, stretches, _ = regular(readings, metadata["step"])
+    for source in map(str, inputs):
+        file = Path(out) if out is not None else default_file(source)
+        readings = load_readings(source, tuple(metadata["columns"]))
+        _check_step(metadata, resample(readings)[0], readings.unit, source)
+        step, times, values, stretches, _ = resample(readings, metadata["step"])
         first, last = stretches[-1]
-        how, scaled = seen(metadata, torch.from_numpy(values), next(model.parameters()).device)
-        if last - first < how.context:
+        spec, scaled = standardize(metadata, torch.from_numpy(values), next(model.parameters()).device)
+        if last - first < spec.context:
             raise BadInput(
-                f"{spec}: {last - first} points since its start or last long gap, but the model looks "
-                f"back on {how.context} ({span(step * how.context, metadata['unit'])}): give more"
+                f"{source}: {last - first} points since its start or last long gap, but the model's context "
+                f"is {spec.context} ({format_duration(step * spec.context, metadata['unit'])}): give more"
             )
-        told = forecaster.told(model, how, scaled[None, last - how.context : last], horizon)[0].cpu()
+        past = scaled[None, last - spec.context : last]
+        predicted = forecaster.predict_quantiles(model, spec, past, horizon)[0].cpu()
         mean, std = (torch.tensor(metadata[name])[:, None] for name in ("mean", "std"))
-        told = told * std + mean
-        ahead = [float(times[last - 1]) + step * i for i in range(1, len(told) + 1)]
-        moments = [moment(time, readings.unit) for time in ahead]
-        answer = forecasts.answer(spec, moments, told, how, metadata["columns"])
-        tail = slice(max(first, last - max(how.context, 3 * len(told))), last)
-        forecasts.write(file, answer, times[tail], values[tail], ahead, told, how, readings.unit)
+        predicted = predicted * std + mean
+        future = [float(times[last - 1]) + step * i for i in range(1, len(predicted) + 1)]
+        time_names = [format_time(time, readings.unit) for time in future]
+        answer = format_answer(source, time_names, predicted, spec.quantiles, metadata["columns"])
+        tail = slice(max(first, last - max(spec.context, 3 * len(predicted))), last)
+        try:
+            with atomic_write(file) as new:
+                if file.suffix.lower() == ".csv":
+                    _write_csv(new, answer)
+                else:
+                    forecasts.continuation(
+                        new,
+                        metadata["columns"],
+                        times[tail],
+                        values[tail],
+                        future,
+                        predicted,
+                        spec.quantiles,
+                        readings.unit,
+                    )
+        except OSError as error:
+            raise BadInput(f"cannot write {file} ({error.strerror}): choose another --out") from None
         answers.append({**answer, "file": str(file)})
     return answers
 
 
-def _same_step(metadata: dict, step: float, unit: str, name: str) -> None:
+def format_answer(
+    name: str,
+    times: Sequence[str],
+    predicted: Float[Tensor, "horizon columns quantiles"],
+    levels: Sequence[float],
+    columns: Sequence[str],
+) -> dict[str, Any]:
+    """A forecast as JSON, with a table of it as `text`."""
+    median = list(levels).index(0.5)
+    quantiles = {
+        column: {f"{q:g}": predicted[:, i, j].tolist() for j, q in enumerate(levels)}
+        for i, column in enumerate(columns)
+    }
+    cells = [
+        [time, *(f"{row[median]:.4g} ({row[0]:.4g} to {row[-1]:.4g})" for row in point.tolist())]
+        for time, point in zip(times, predicted, strict=True)
+    ]
+    cells.insert(0, ["time", *columns])
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in cells]
+    title = f"{name}: median, and in brackets the quantiles {forecasts.band_name(levels)}"
+    text = "\n".join([title, *(line.rstrip() for line in lines)])
+    return {"input": name, "times": list(times), "quantiles": quantiles, "text": text}
+
+
+def _write_csv(file: Path, answer: dict[str, Any]) -> None:
+    tables = answer["quantiles"]
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        lines = csv.writer(stream)
+        lines.writerow(["time", *(f"{name} {q}" for name, table in tables.items() for q in table)])
+        for i, time in enumerate(answer["times"]):
+            lines.writerow([time, *(row[i] for table in tables.values() for row in table.values())])
+
+
+def default_file(source: str) -> Path:
+    """The figure of a file's forecast, in the current folder."""
+    path = Path(source)
+    if not path.exists() and ":" in source:
+        path = Path(source.rpartition(":")[0])
+    return Path(f"{path.stem}-forecast.png")
+
+
+def _check_step(metadata: dict, step: float, unit: str, name: str) -> None:
     if unit != metadata["unit"] or abs(step / metadata["step"] - 1) > 0.01:
+        own = format_duration(metadata["step"], metadata["unit"])
         raise BadInput(
-            f"{name} has a point every {span(step, unit)}, the model one every "
-            f"{span(metadata['step'], metadata['unit'])}: give a series of that step, or train on this one"
+            f"{name} has a point every {format_duration(step, unit)}, the model one every "
+            f"{own}: give a series of that step, or train on this one"
         )

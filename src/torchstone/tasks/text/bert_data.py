@@ -1,4 +1,4 @@
-"""What BERT's recipes begin with: the data, its word pieces, and perhaps weights."""
+"""What BERT's recipes start from: the data, its WordPiece tokenizer, and weights if there are any."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,77 +8,83 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from torchstone.data.text import tokenizers
-from torchstone.data.text.classification import Labelled, LabelledSet, read_labelled
+from torchstone.data.text.classification import LabeledDataset, LabeledTexts, read_labeled
 from torchstone.data.text.corpus import read_text
-from torchstone.data.text.sentence_batches import IGNORED, SPECIAL, Frame
+from torchstone.data.text.sentence_batches import IGNORE_INDEX, SPECIAL_TOKENS, Row, SpecialTokens
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
 from torchstone.hub import bert, hf_folder
+from torchstone.parts.old_keys import rename_old_keys
 
-Numbered = list[list[int]]
-# new where weights have none
-HEADS = ("transform", "decoder", "follows", "classifier", "pooler")
+TokenLists = list[list[int]]
+# parts of the network that weights may lack: they are initialized
+HEADS = ("transform", "decoder", "next_sentence", "classifier", "pooler")
+DOCUMENT_LENGTH = 2000  # characters at which paragraphs are joined to a document
 
 
-class Start(NamedTuple):
-    """What training begins with: the network's arguments, weights if they are given, the words."""
+class BertSetup(NamedTuple):
+    """What training starts from: arguments of the network, weights if there are any, and the data."""
 
     model_config: dict[str, Any]
     tensors: dict[str, Tensor] | None
     tokenizer: Any
-    frame: Frame
-    labelled: LabelledSet | None
-    documents: dict[str, Numbered]  # of train, val and test, for hidden words
+    special: SpecialTokens
+    dataset: LabeledDataset | None
+    documents: dict[str, TokenLists]  # of train, val and test, for masked language modeling
     metadata: dict[str, Any]
 
 
-def begin(recipe: Any, sizes: dict[str, int]) -> Start:
-    """Read the data, and learn the word pieces of its training split or take those of the weights.
+def prepare(recipe: Any, sizes: Mapping[str, int]) -> BertSetup:
+    """Read the data, and train a tokenizer on its training split or take the one of the weights.
 
     Raises:
-        BadInput: the data cannot be read, or the weights are of another system.
+        BadInput: an unknown task, data that cannot be read, or weights of another system.
     """
-    labelled = texts = None
-    if recipe.goal == "labels":
-        labelled = read_labelled(recipe.data, recipe.most)
-        parts = {split: getattr(labelled, split) for split in ("train", "val", "test")}
-        texts = {split: [*texts_of(part)] for split, part in parts.items()}
-        note = labelled.note
+    if recipe.task not in ("classify", "masked_lm"):
+        raise BadInput(f"task is classify or masked_lm, not {recipe.task!r}")
+    dataset = None
+    if recipe.task == "classify":
+        dataset = read_labeled(recipe.data, recipe.max_examples)
+        splits = {split: getattr(dataset, split) for split in ("train", "val", "test")}
+        texts = {split: [*all_texts(part)] for split, part in splits.items()}
+        description = dataset.description
     else:
         text = read_text(recipe.data)
-        note = text.note
-        texts = {split: paragraphs(getattr(text, split)) for split in ("train", "val", "test")}
-        if recipe.most is not None:
-            texts = {split: some[: recipe.most] for split, some in texts.items()}
+        description = text.description
+        texts = {split: split_documents(getattr(text, split)) for split in ("train", "val", "test")}
+        if recipe.max_examples is not None:
+            texts = {split: documents[: recipe.max_examples] for split, documents in texts.items()}
     if recipe.weights is None:
-        tensors, size = None, recipe.vocabulary
-        tokenizer = tokenizers.learn("wordpiece", texts["train"], size=size, special=SPECIAL)
-        tokenizer.post_processor = framed(tokenizer)
-        model_config = {**bert.USUAL, **sizes, "vocabulary": tokenizer.get_vocab_size()}
-        model_config["places"] = recipe.length
+        tensors = None
+        tokenizer = tokenizers.train(
+            "wordpiece", texts["train"], vocab_size=recipe.vocab_size, special_tokens=SPECIAL_TOKENS
+        )
+        tokenizer.post_processor = post_processor(tokenizer)
+        model_config = {**bert.DEFAULTS, **sizes, "vocab_size": tokenizer.get_vocab_size()}
+        model_config["max_length"] = recipe.max_length
         model_config |= {"dropout": recipe.dropout, "attention_dropout": recipe.dropout}
     else:
         model_config, tensors, tokenizer = load_bert(Path(recipe.weights))
-    frame = Frame.of(tokenizer, min(recipe.length, model_config["places"]))
+    special = SpecialTokens.from_tokenizer(tokenizer, min(recipe.max_length, model_config["max_length"]))
     documents = {}
-    if tensors is None or recipe.goal == "words":
-        documents = {split: numbered(tokenizer, some) for split, some in texts.items()}
+    if tensors is None or recipe.task == "masked_lm":
+        documents = {split: encode_texts(tokenizer, own) for split, own in texts.items()}
     metadata = {"variant": recipe.variant, "tokenizer": tokenizers.to_metadata(tokenizer)}
-    metadata |= {"length": frame.length, "data": note}
-    return Start(model_config, tensors, tokenizer, frame, labelled, documents, metadata)
+    metadata |= {"length": special.max_length, "data": description}
+    return BertSetup(model_config, tensors, tokenizer, special, dataset, documents, metadata)
 
 
-def framed(tokenizer: Any) -> Any:
-    """How the tokenizer frames a text or a pair, for those who use it without us."""
+def post_processor(tokenizer: Any) -> Any:
+    """The template by which the tokenizer adds [CLS] and [SEP], for users of the exported tokenizer."""
     from tokenizers.processors import TemplateProcessing
 
-    marks = [(mark, tokenizer.token_to_id(mark)) for mark in ("[CLS]", "[SEP]")]
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     pair = "[CLS] $A [SEP] $B:1 [SEP]:1"
-    return TemplateProcessing(single="[CLS] $A [SEP]", pair=pair, special_tokens=marks)
+    return TemplateProcessing(single="[CLS] $A [SEP]", pair=pair, special_tokens=ids)
 
 
-def texts_of(part: Labelled) -> Iterable[str]:
-    """Every text of a split; words that are labelled one by one, joined."""
+def all_texts(part: LabeledTexts) -> Iterable[str]:
+    """Every text of a split; words that have a label each are joined."""
     for i in range(len(part)):
         first = part.first[i]
         yield first if isinstance(first, str) else " ".join(first)
@@ -86,68 +92,71 @@ def texts_of(part: Labelled) -> Iterable[str]:
             yield part.second[i]
 
 
-def paragraphs(text: str) -> list[str]:
-    """The documents that spans are taken from: what empty lines part, joined to a few hundred words."""
-    found, size = [[]], 0
-    for block in text.split("\n\n"):
-        found[-1].append(block)
-        size += len(block)
-        if size > 2000:
-            found.append([])
+def split_documents(text: str) -> list[str]:
+    """The documents that spans are taken from: paragraphs, joined to a few hundred words."""
+    documents, size = [[]], 0
+    for paragraph in text.split("\n\n"):
+        documents[-1].append(paragraph)
+        size += len(paragraph)
+        if size > DOCUMENT_LENGTH:
+            documents.append([])
             size = 0
-    return [" ".join(blocks) for blocks in found if "".join(blocks).strip()]
+    return [" ".join(paragraphs) for paragraphs in documents if "".join(paragraphs).strip()]
 
 
-def numbered(tokenizer: Any, texts: Sequence[str]) -> Numbered:
+def encode_texts(tokenizer: Any, texts: Sequence[str]) -> TokenLists:
+    """Token ids of each text, without special tokens."""
     return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
 def load_bert(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
     """Arguments, weights and tokenizer of a BERT in a run folder or in Hugging Face layout."""
     if (path / "recipe.json").exists():
-        found, meta, _ = checkpoint.find(path / "checkpoint")
+        folder, meta, _ = checkpoint.find(path / "checkpoint")
         if meta["system"] != "bert":
             raise BadInput(f"{path} is a run of {meta['system']}, not of bert")
-        held = checkpoint.tensors(found, "ema.module") or checkpoint.tensors(found, "model")
-        return meta["metadata"]["model_config"], held, tokenizers.from_metadata(meta["metadata"]["tokenizer"])
+        tensors = checkpoint.tensors(folder, "ema.module") or checkpoint.tensors(folder, "model")
+        metadata = meta["metadata"]
+        return metadata["model_config"], tensors, tokenizers.from_metadata(metadata["tokenizer"])
     config, tensors = hf_folder.read(path)
-    if hf_folder.system(config) != "bert":
+    if hf_folder.system_of_config(config) != "bert":
         raise BadInput(f"{path} is of model_type {config['model_type']!r}, not bert")
     _, model_config = bert.from_config(config)
-    return model_config, bert.published("bert_base", tensors), plain(tokenizers.read(path))
+    return model_config, bert.published("bert_base", tensors), disable_padding(tokenizers.load(path))
 
 
-def plain(tokenizer: Any) -> Any:
-    """Published tokenizers may cut and pad what they are given; rows are framed here."""
+def disable_padding(tokenizer: Any) -> Any:
+    """Turn off the padding and truncation of a published tokenizer; rows are built here."""
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
 
 
-def rows_of(part: Labelled, tokenizer: Any, frame: Frame) -> tuple[list, list]:
-    """Framed rows and their labels; of a word, its first piece is labelled (section 5.3)."""
-    encode = functools.partial(numbered, tokenizer)
+def build_rows(part: LabeledTexts, tokenizer: Any, special: SpecialTokens) -> tuple[list[Row], list]:
+    """Rows and their labels; the label of a word is that of its first piece (section 5.3)."""
+    encode = functools.partial(encode_texts, tokenizer)
     if not part.first or isinstance(part.first[0], str):
         second = [None] * len(part) if part.second is None else encode(part.second)
         pairs = zip(encode(part.first), second, strict=True)
-        return [frame.row(a, b) for a, b in pairs], list(part.labels)
+        return [special.build_row(a, b) for a, b in pairs], list(part.labels)
     rows, labels = [], []
-    for words, own in zip(part.first, part.labels, strict=True):
-        pieces = [p or [tokenizer.token_to_id("[UNK]")] for p in encode(words)]
-        flat = [[label] + [IGNORED] * (len(p) - 1) for label, p in zip(own, pieces, strict=True)]
-        row, end = frame.row([t for p in pieces for t in p], None)
-        rows.append((row, end))
-        each = [IGNORED, *(label for some in flat for label in some)][: len(row) - 1]
-        labels.append([*each, IGNORED])
+    for words, word_labels in zip(part.first, part.labels, strict=True):
+        pieces = [ids or [tokenizer.token_to_id("[UNK]")] for ids in encode(words)]
+        row, second = special.build_row([token for ids in pieces for token in ids], None)
+        rows.append((row, second))
+        token_labels = [IGNORE_INDEX]
+        for label, ids in zip(word_labels, pieces, strict=True):
+            token_labels += [label] + [IGNORE_INDEX] * (len(ids) - 1)
+        labels.append([*token_labels[: len(row) - 1], IGNORE_INDEX])
     return rows, labels
 
 
-def filled(model: nn.Module, tensors: Mapping[str, Tensor] | None) -> nn.Module:
-    """The weights that the model has a place for; heads that they lack, and one for labels, are new."""
-    own = model.state_dict()
-    kept = {k: v for k, v in (tensors or {}).items() if k in own and not k.startswith("classifier.")}
-    lost = [k for k in own if tensors and k not in kept and not k.startswith(HEADS)]
-    if lost:
-        raise BadInput(f"the weights lack {lost[0]}: take whole ones")
-    model.load_state_dict(kept, strict=False)
+def load_matching_weights(model: nn.Module, tensors: Mapping[str, Tensor] | None) -> nn.Module:
+    """Load the weights that `model` has parameters for; missing heads, and a classifier, are initialized."""
+    own, tensors = model.state_dict(), rename_old_keys(model, tensors or {})
+    matching = {k: v for k, v in tensors.items() if k in own and not k.startswith("classifier.")}
+    missing = [k for k in own if tensors and k not in matching and not k.startswith(HEADS)]
+    if missing:
+        raise BadInput(f"the weights lack {missing[0]}: use complete ones")
+    model.load_state_dict(matching, strict=False)
     return model

@@ -1,114 +1,130 @@
-"""Use of a trained BERT: labels of texts, pairs and words, or the words that fill a gap."""
+"""Evaluation and prediction with a trained BERT: labels of texts, pairs and words, or words for [MASK]."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from torchstone.data.text import tokenizers
-from torchstone.data.text.classification import Labelled, read_labelled
+from torchstone.data.text.classification import LabeledTexts, read_labeled
 from torchstone.data.text.corpus import read_text
-from torchstone.data.text.sentence_batches import IGNORED, Frame, Sentences
+from torchstone.data.text.mlm_batches import MLMBatches
+from torchstone.data.text.sentence_batches import IGNORE_INDEX, SentenceBatches, SpecialTokens
 from torchstone.errors import BadInput
+from torchstone.parts.modes import eval_mode
 from torchstone.tasks.text import masked_lm
-from torchstone.tasks.text.bert_data import numbered, paragraphs, rows_of
-from torchstone.tasks.text.finetune import outputs
+from torchstone.tasks.text.bert_data import build_rows, encode_texts, split_documents
+from torchstone.tasks.text.finetune import compute_logits
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
-    """Accuracy and cross-entropy (nats) on `spec`: its test split if `held_out`, else all of it; for
-    a model of words, on the hidden ones.
+    """Accuracy and cross-entropy (nats) on `spec`: its test split if `held_out`, else all of it; for a
+    masked language model, on the masked tokens.
 
     Raises:
-        BadInput: it has other labels than the model was trained to tell.
+        BadInput: it has other labels than the model was trained on.
     """
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
-    frame, device = Frame.of(tokenizer, metadata["length"]), next(model.parameters()).device
+    special = SpecialTokens.from_tokenizer(tokenizer, metadata["length"])
+    device = next(model.parameters()).device
     if metadata["task"] == "masked":
         text = read_text(spec)
-        whole = text.test if held_out else "\n\n".join((text.train, text.val, text.test))
-        stream = masked_lm.MaskedText(
-            numbered(tokenizer, paragraphs(whole)),
+        part = text.test if held_out else "\n\n".join((text.train, text.val, text.test))
+        stream = MLMBatches(
+            encode_texts(tokenizer, split_documents(part)),
             64,
-            frame,
-            metadata["model_config"]["vocabulary"],
+            special,
+            metadata["model_config"]["vocab_size"],
             seed=0,
-            pairs=metadata["pairs"],
+            next_sentence=metadata["pairs"],
             device=device,
         )
-        return {**masked_lm.measure(model, stream.once(most=10**9)), "spans": len(stream.spans)}
-    data = read_labelled(spec, metadata["most"] if held_out else None)
-    if list(data.classes) != metadata["classes"] or data.words != metadata["words"]:
+        metrics = masked_lm.measure(model, stream.eval_batches(max_spans=10**9))
+        return {**metrics, "spans": len(stream.spans)}
+    dataset = read_labeled(spec, metadata["max_examples"] if held_out else None)
+    has_word_labels = metadata["has_word_labels"]
+    if list(dataset.classes) != metadata["classes"] or dataset.has_word_labels != has_word_labels:
         raise BadInput(
-            f"{spec} has the labels {', '.join(data.classes)}, but the model tells "
+            f"{spec} has the labels {', '.join(dataset.classes)}, but the model predicts "
             f"{', '.join(metadata['classes'])}"
         )
-    found = []
-    for part in [data.test] if held_out else [data.train, data.val, data.test]:
-        rows = Sentences(*rows_of(part, tokenizer, frame), 1, frame, seed=0, device=device)
-        found.append(outputs(model, rows))
-    logits, labels = (torch.cat(column) for column in zip(*found, strict=True))
-    right = (logits.argmax(1) == labels).double().mean().item()
-    nats = F.cross_entropy(logits, labels).item()
-    return {"accuracy": right, "cross_entropy": nats, "labels": len(labels)}
+    outputs = []
+    for part in [dataset.test] if held_out else [dataset.train, dataset.val, dataset.test]:
+        rows, row_labels = build_rows(part, tokenizer, special)
+        batches = SentenceBatches(rows, row_labels, 1, special, seed=0, device=device)
+        outputs.append(compute_logits(model, batches))
+    logits, labels = (torch.cat(column) for column in zip(*outputs, strict=True))
+    accuracy = (logits.argmax(1) == labels).double().mean().item()
+    loss = F.cross_entropy(logits, labels).item()
+    return {"accuracy": accuracy, "cross_entropy": loss, "labels": len(labels)}
 
 
 @torch.no_grad()
 def predict(
     model: nn.Module, metadata: dict, inputs: Sequence[str | Path], *, fill: bool = False
 ) -> list[dict]:
-    """What the model says of texts (or of a text file's lines): labels and their probabilities; the
-    likeliest words for each [MASK] from a model of words. A pair is `first ||| second`.
+    """Labels of texts (or of the lines of text files) and their probabilities; from a masked language
+    model the most likely words for each [MASK]. A pair is `first ||| second`.
 
     Raises:
-        BadInput: the model was not trained for what is asked; no [MASK], or no pair, in a text.
+        BadInput: the model was not trained for this; a text has no [MASK], or is no pair.
     """
     texts = [line for each in inputs for line in _lines(each)]
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
-    frame, device = Frame.of(tokenizer, metadata["length"]), next(model.parameters()).device
+    special = SpecialTokens.from_tokenizer(tokenizer, metadata["length"])
     if metadata["task"] == "masked":
-        return masked_lm.fill(model, tokenizer, frame, texts)
+        return masked_lm.fill_mask(model, tokenizer, special, texts)
     if fill:
-        raise BadInput("this model tells labels: to fill in words train bert/masked")
-    if metadata["words"]:
-        given = [tuple(text.split()) for text in texts]
-        part = Labelled(given, None, [[0] * len(words) for words in given])
-    elif metadata["pairs"]:
-        halves = [text.split("|||") for text in texts]
-        if wrong := [t for t, half in zip(texts, halves, strict=True) if len(half) != 2]:
-            raise BadInput(f"this model labels pairs: give FIRST ||| SECOND, not {wrong[0]!r}")
-        part = Labelled([a.strip() for a, _ in halves], [b.strip() for _, b in halves], [0] * len(texts))
-    else:
-        part = Labelled(texts, None, [0] * len(texts))
-    rows = Sentences(*rows_of(part, tokenizer, frame), 1, frame, seed=0, device=device)
-    model.eval()
+        raise BadInput("this model predicts labels: to fill in words train bert/masked")
+    rows, labels = build_rows(_unlabeled(texts, metadata), tokenizer, special)
+    device = next(model.parameters()).device
+    batches = SentenceBatches(rows, labels, 1, special, seed=0, device=device)
     answers = []
-    for number, text in enumerate(texts):
-        batch = rows.take([number])
-        chances = model.logits(*batch.rows)[0].softmax(-1).cpu()  # ty: ignore[not-callable]
-        if metadata["words"]:
-            chances = chances[batch.labels[0].cpu() != IGNORED]
-            told = [metadata["classes"][int(i)] for i in chances.argmax(1)]
-            pairs = zip(text.split(), told, strict=False)  # words beyond the length have no label
-            said = " ".join(f"{word}/{label}" for word, label in pairs)
-            answers.append({"input": text, "text": said, "labels": told})
-            continue
-        best = int(chances.argmax())
-        answers.append(
-            {
-                "input": text,
-                "label": metadata["classes"][best],
-                "probability": float(chances[best]),
-                "probabilities": dict(zip(metadata["classes"], chances.tolist(), strict=True)),
-            }
-        )
+    with eval_mode(model):
+        for number, text in enumerate(texts):
+            batch = batches.collate([number])
+            probabilities = model.logits(*batch.rows)[0].softmax(-1).cpu()  # ty: ignore[not-callable]
+            if metadata["has_word_labels"]:
+                probabilities = probabilities[batch.labels[0].cpu() != IGNORE_INDEX]
+                answers.append(_word_answer(text, probabilities, metadata["classes"]))
+            else:
+                answers.append(_text_answer(text, probabilities, metadata["classes"]))
     return answers
 
 
+def _unlabeled(texts: list[str], metadata: dict) -> LabeledTexts:
+    """Texts, pairs or words, as the model was trained on, with placeholders for labels."""
+    if metadata["has_word_labels"]:
+        sentences = [tuple(text.split()) for text in texts]
+        return LabeledTexts(sentences, None, [[0] * len(words) for words in sentences])
+    if not metadata["pairs"]:
+        return LabeledTexts(texts, None, [0] * len(texts))
+    halves = [text.split("|||") for text in texts]
+    if wrong := [t for t, half in zip(texts, halves, strict=True) if len(half) != 2]:
+        raise BadInput(f"this model classifies pairs: give FIRST ||| SECOND, not {wrong[0]!r}")
+    return LabeledTexts([a.strip() for a, _ in halves], [b.strip() for _, b in halves], [0] * len(texts))
+
+
+def _word_answer(text: str, probabilities: Tensor, classes: list[str]) -> dict:
+    labels = [classes[int(i)] for i in probabilities.argmax(1)]
+    pairs = zip(text.split(), labels, strict=False)  # words beyond the maximum length have no label
+    return {"input": text, "text": " ".join(f"{word}/{label}" for word, label in pairs), "labels": labels}
+
+
+def _text_answer(text: str, probabilities: Tensor, classes: list[str]) -> dict:
+    best = int(probabilities.argmax())
+    return {
+        "input": text,
+        "label": classes[best],
+        "probability": float(probabilities[best]),
+        "probabilities": dict(zip(classes, probabilities.tolist(), strict=True)),
+    }
+
+
 def _lines(each: str | Path) -> list[str]:
-    """A text itself, or the lines of a file of them."""
+    """A text itself, or the lines of a text file."""
     if not Path(each).is_file():
         texts = [str(each)]
     else:

@@ -1,4 +1,4 @@
-"""Fine-tuning on labelled text: from a model, a recipe and labels to a Run."""
+"""Fine-tuning on labeled text: from a model, a recipe and labels to a Run."""
 
 import functools
 from collections.abc import Iterable
@@ -10,28 +10,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchstone.data.text import tokenizers
-from torchstone.data.text.classification import Labelled, LabelledSet
-from torchstone.data.text.sentence_batches import IGNORED, Sentences
+from torchstone.data.text.classification import LabeledDataset, LabeledTexts
+from torchstone.data.text.sentence_batches import IGNORE_INDEX, SentenceBatches
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
+from torchstone.parts.modes import eval_mode
 from torchstone.tasks.optimization import gradient_update
-from torchstone.tasks.text.bert_data import Start, rows_of
-from torchstone.tasks.text.masked_lm import Headed
+from torchstone.tasks.text.bert_data import BertSetup, build_rows
+from torchstone.tasks.text.masked_lm import HeadModule
 
 
-def finetune(model: nn.Module, recipe: Any, start: Start, *, model_config: dict) -> Run:
-    """A Run that trains `model` to tell the labels; validation guides, the test is looked at once.
+def finetune(model: nn.Module, recipe: Any, setup: BertSetup, *, model_config: dict) -> Run:
+    """A Run that trains `model` to classify texts, pairs of texts, or words.
 
-    Metrics are `accuracy` (of texts, or of words) and `loss` (cross-entropy, nats); the test also has
-    `tfidf`, the accuracy of logistic regression on words' frequencies, on the same split.
+    The recipe states batch_size, steps and seed. Metrics are `accuracy` (of texts, or of words) and `loss`
+    (cross-entropy, nats); the test also has `tfidf`, the accuracy of logistic regression on TF-IDF features,
+    on the same split.
     """
-    assert start.labelled is not None
-    data, device = start.labelled, next(model.parameters()).device
-    parts = {
-        split: Sentences(
-            *rows_of(getattr(data, split), start.tokenizer, start.frame),
+    assert setup.dataset is not None
+    dataset, device = setup.dataset, next(model.parameters()).device
+    streams = {
+        split: SentenceBatches(
+            *build_rows(getattr(dataset, split), setup.tokenizer, setup.special),
             recipe.batch_size,
-            start.frame,
+            setup.special,
             seed=recipe.seed,
             device=device,
             rank=parallel.rank(),
@@ -42,83 +44,86 @@ def finetune(model: nn.Module, recipe: Any, start: Start, *, model_config: dict)
 
     def objective(net, batch) -> dict[str, Tensor]:
         logits, labels = net(*batch.rows).flatten(0, -2), batch.labels.flatten()
-        known = labels != IGNORED
-        right = ((logits.detach().argmax(1) == labels) & known).sum() / known.sum()
-        loss = F.cross_entropy(logits, labels, ignore_index=IGNORED)
-        return {"loss": loss, "accuracy": right, "weight": known.sum()}
+        has_label = labels != IGNORE_INDEX
+        accuracy = ((logits.detach().argmax(1) == labels) & has_label).sum() / has_label.sum()
+        loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX)
+        return {"loss": loss, "accuracy": accuracy, "weight": has_label.sum()}
 
-    update, state, judged = gradient_update(
-        model, recipe.optim, objective, steps=recipe.steps, forward_module=Headed(model)
+    update, state, eval_model = gradient_update(
+        model, recipe.optim, objective, steps=recipe.steps, forward_module=HeadModule(model)
     )
-    state["stream"] = parts["train"]
-    words_counted = functools.cache(lambda: tfidf(data))
+    state["stream"] = streams["train"]
+    baseline = functools.cache(lambda: tfidf_baseline(dataset))
     metadata = {
-        **start.metadata,
+        **setup.metadata,
         "task": "labels",
         "model_config": model_config,
-        "classes": list(data.classes),
+        "classes": list(dataset.classes),
+        "has_word_labels": dataset.has_word_labels,
+        "pairs": dataset.train.second is not None,
+        "max_examples": dataset.max_examples,
     }
-    metadata |= {"words": data.words, "pairs": data.train.second is not None, "most": recipe.most}
 
     def test() -> dict[str, float]:
-        found = measure(judged, parts["test"])
-        return found if data.words else {**found, "tfidf": words_counted()}
+        metrics = measure(eval_model, streams["test"])
+        return metrics if dataset.has_word_labels else {**metrics, "tfidf": baseline()}
 
     return Run(
-        stream=parts["train"],
+        stream=streams["train"],
         update=update,
-        evaluate=lambda: measure(judged, parts["val"]),
+        evaluate=lambda: measure(eval_model, streams["val"]),
         state=state,
         steps=recipe.steps,
         test=test,
-        report=lambda folder: report(judged, parts["test"], metadata, folder),
+        report=lambda folder: report(eval_model, streams["test"], metadata, folder),
         metadata=metadata,
     )
 
 
-def tfidf(data: LabelledSet) -> float:
-    """Accuracy on the test split of logistic regression on the frequencies of words."""
+def tfidf_baseline(dataset: LabeledDataset) -> float:
+    """Accuracy on the test split of logistic regression on TF-IDF features."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
     model = make_pipeline(TfidfVectorizer(), LogisticRegression(max_iter=1000))
-    first, last = ([" ".join(pair) for pair in _paired(part)] for part in (data.train, data.test))
-    return float(model.fit(first, data.train.labels).score(last, data.test.labels))
+    train, test = ([" ".join(pair) for pair in _pairs(part)] for part in (dataset.train, dataset.test))
+    return float(model.fit(train, dataset.train.labels).score(test, dataset.test.labels))
 
 
-def _paired(part: Labelled) -> Iterable[tuple[str, ...]]:
+def _pairs(part: LabeledTexts) -> Iterable[tuple[str, ...]]:
     texts = [str(text) for text in part.first]
     return zip(texts) if part.second is None else zip(texts, part.second, strict=True)
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, rows: Sentences) -> tuple[Tensor, Tensor]:
-    """Logits and labels of every sample (or labelled token), in the order of `Sentences.once`."""
-    was_training = model.training
-    model.eval()
+def compute_logits(model: nn.Module, batches: SentenceBatches) -> tuple[Tensor, Tensor]:
+    """Logits and labels of every sample (or labeled token), in the order of `eval_batches`."""
     logits, labels = [], []
-    for _, batch in rows.once():
-        each, own = model.logits(*batch.rows).flatten(0, -2).cpu(), batch.labels.flatten().cpu()  # ty: ignore
-        logits.append(each[own != IGNORED])
-        labels.append(own[own != IGNORED])
-    model.train(was_training)
+    with eval_mode(model):
+        for _, batch in batches.eval_batches():
+            flat = model.logits(*batch.rows).flatten(0, -2).cpu()  # ty: ignore[not-callable]
+            flat_labels = batch.labels.flatten().cpu()
+            logits.append(flat[flat_labels != IGNORE_INDEX])
+            labels.append(flat_labels[flat_labels != IGNORE_INDEX])
     return torch.cat(logits), torch.cat(labels)
 
 
-def measure(model: nn.Module, rows: Sentences) -> dict[str, float]:
-    """Accuracy (a share) and mean loss (nats) on a whole split."""
-    logits, labels = outputs(model, rows)
-    right = (logits.argmax(1) == labels).double().mean()
-    return {"accuracy": right.item(), "loss": F.cross_entropy(logits, labels).item()}
+def measure(model: nn.Module, batches: SentenceBatches) -> dict[str, float]:
+    """Accuracy and mean loss (nats) on a full split."""
+    logits, labels = compute_logits(model, batches)
+    accuracy = (logits.argmax(1) == labels).double().mean()
+    return {"accuracy": accuracy.item(), "loss": F.cross_entropy(logits, labels).item()}
 
 
-def report(model: nn.Module, rows: Sentences, metadata: dict, folder: Path) -> None:
-    """Draw what is confused with what on the test split; the tokenizer goes beside the pictures."""
-    from torchstone.plots.classification import confusion
+def report(model: nn.Module, batches: SentenceBatches, metadata: dict, folder: Path) -> None:
+    """Draw the confusion matrix of the test split; write the tokenizer next to the figures."""
+    from torchstone.plots.classification import plot_confusion_matrix
 
-    tokenizers.beside(metadata["tokenizer"], folder)
-    logits, labels = outputs(model, rows)
-    count = len(metadata["classes"])
-    matrix = torch.bincount(labels * count + logits.argmax(1), minlength=count**2)
-    confusion(matrix.reshape(count, count), metadata["classes"], folder / "confusion.png")
+    tokenizers.save_tokenizer(metadata["tokenizer"], folder)
+    logits, labels = compute_logits(model, batches)
+    num_classes = len(metadata["classes"])
+    matrix = torch.bincount(labels * num_classes + logits.argmax(1), minlength=num_classes**2)
+    plot_confusion_matrix(
+        matrix.reshape(num_classes, num_classes), metadata["classes"], folder / "confusion.png"
+    )

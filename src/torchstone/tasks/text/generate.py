@@ -1,4 +1,4 @@
-"""Text, token after token, from a model that tells the next one."""
+"""Autoregressive generation from a language model, with or without a cache of keys and values."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +8,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from torchstone.errors import BadInput
-from torchstone.parts.decoding.sampling import draw, shaped
-from torchstone.parts.transformer.weight_layout import by_columns
+from torchstone.parts.decoding.sampling import filter_logits, sample_token
+from torchstone.parts.modes import eval_mode
+from torchstone.parts.transformer.weight_layout import column_major_weights
 
 
 def generate(
@@ -21,31 +22,31 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    end: int | None = None,
+    eos: int | None = None,
     generator: torch.Generator | None = None,
-    cached: bool = True,
+    use_cache: bool = True,
     slide: int | None = None,
 ) -> Int64[Tensor, "batch longer"]:
-    """The prompt and what follows it, each token drawn from what the model says of all before it.
+    """The prompt and its continuation, each token sampled given all tokens before it.
 
-    Where a text outgrows the context, its oldest `slide` tokens go, and the rest is read again at its
-    new places: every token follows on at least `context - slide` tokens. The cache of keys and values
-    changes nothing but the time.
+    Where a text outgrows the context, its oldest `slide` tokens are dropped and the rest is read again at
+    its new positions: every token is conditioned on at least `context - slide` tokens. The cache changes
+    only the time, not the result.
 
     Args:
-        model: (tokens, past=, last=True) -> logits (batch, 1, vocabulary), with `context`,
-            `vocabulary` and `past()`, which makes an empty cache.
-        greedy: take the likeliest token instead of drawing one; of equals the first.
-        temperature, top_k, top_p: see `parts.sampling.shaped`.
-        end: a token that ends a text; it is repeated until all texts have ended.
-        generator: what is drawn from, on the model's device; the global one if there is none.
-        cached: False computes everything anew for every token.
-        slide: by default half the context; 1 is slowest and sees most.
+        model: (tokens, cache=, last_only=True) -> logits (batch, 1, vocab), with `context`,
+            `vocab_size` and `make_cache()`, which returns an empty cache.
+        greedy: take the most likely token instead of sampling; the first of equals.
+        temperature, top_k, top_p: see `parts.decoding.sampling.filter_logits`.
+        eos: end-of-sequence token; it is repeated until all texts have ended.
+        generator: random generator on the model's device; the global one by default.
+        use_cache: False computes everything anew for every token.
+        slide: by default half the context; 1 is slowest and conditions on the most tokens.
 
     Raises:
-        BadInput: the prompt is empty, longer than the context, or has an id outside of the vocabulary.
+        BadInput: the prompt is empty, longer than the context, or has a token id outside the vocabulary.
     """
-    context, vocabulary = model.context, model.vocabulary
+    context, vocab_size = model.context, model.vocab_size
     slide = max(1, context // 2) if slide is None else slide
     length = prompt.shape[1]
     if not prompt.numel():
@@ -53,60 +54,56 @@ def generate(
     if length > context:
         raise BadInput(f"the prompt has {length} tokens, the model's context {context}: shorten it")
     low, high = int(prompt.min()), int(prompt.max())
-    if low < 0 or high >= vocabulary:
+    if low < 0 or high >= vocab_size:
         wrong = low if low < 0 else high
-        raise BadInput(f"token id {wrong} is outside of the vocabulary, 0 to {vocabulary - 1}")
+        raise BadInput(f"token id {wrong} is outside of the vocabulary, 0 to {vocab_size - 1}")
     if max_new_tokens < 0:
         raise BadInput(f"max_new_tokens must be at least 0, not {max_new_tokens}")
     if not 1 <= slide <= context:
         raise BadInput(f"slide must be 1 to the context, {context}, not {slide}")
-    if not greedy:  # refuses what it does not take before anything is computed
-        shaped(torch.zeros(1, 1), temperature=temperature, top_k=top_k, top_p=top_p)
+    if not greedy:  # refuse bad values before anything is computed
+        filter_logits(torch.zeros(1, 1), temperature=temperature, top_k=top_k, top_p=top_p)
 
-    plain = temperature == 1 and top_k is None and top_p is None
+    is_plain = temperature == 1 and top_k is None and top_p is None
 
     def choose(logits: Tensor) -> Tensor:
         if greedy:
             return logits.argmax(-1)
-        if not plain:
-            logits = shaped(logits, temperature=temperature, top_k=top_k, top_p=top_p)
-        return draw(logits, generator)
+        if not is_plain:
+            logits = filter_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+        return sample_token(logits, generator)
 
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), by_columns(model, len(prompt)):
-            out = _follow(model, prompt, max_new_tokens, choose, end, cached, slide)
-    finally:
-        model.train(was_training)
-    return out.clone()  # outside of inference mode: a tensor like any other
+    with eval_mode(model), torch.inference_mode(), column_major_weights(model, len(prompt)):
+        out = _continue(model, prompt, max_new_tokens, choose, eos, use_cache, slide)
+    return out.clone()  # outside inference mode: a tensor that autograd accepts
 
 
-def _follow(
+def _continue(
     model: Any,
     prompt: Tensor,
-    new: int,
+    max_new_tokens: int,
     choose: Callable[[Tensor], Tensor],
-    end: int | None,
-    cached: bool,
+    eos: int | None,
+    use_cache: bool,
     slide: int,
 ) -> Tensor:
     batch, length = prompt.shape
-    tokens = prompt.new_empty(batch, length + new)
+    tokens = prompt.new_empty(batch, length + max_new_tokens)  # (B, T)
     tokens[:, :length] = prompt
-    ended = torch.zeros(batch, dtype=torch.bool, device=prompt.device)
-    past, first, read = (model.past() if cached else None), 0, 0
-    for place in range(length, length + new):
-        if place - first > model.context:
-            first, read = first + slide, first + slide
-            past = model.past() if cached else None
-        logits = model(tokens[:, read:place], past=past, last=True)[:, 0]
-        read = place if cached else first
-        tokens[:, place] = choose(logits)
-        if end is not None:
-            tokens[ended, place] = end
-            ended |= tokens[:, place] == end
-            if bool(ended.all()):
-                tokens[:, place + 1 :] = end
+    is_done = torch.zeros(batch, dtype=torch.bool, device=prompt.device)
+    # the context begins at `first`; what is before `start` is in the cache already
+    cache, first, start = (model.make_cache() if use_cache else None), 0, 0
+    for position in range(length, length + max_new_tokens):
+        if position - first > model.context:
+            first, start = first + slide, first + slide
+            cache = model.make_cache() if use_cache else None
+        logits = model(tokens[:, start:position], cache=cache, last_only=True)[:, 0]  # (B, V)
+        start = position if use_cache else first
+        tokens[:, position] = choose(logits)
+        if eos is not None:
+            tokens[is_done, position] = eos
+            is_done |= tokens[:, position] == eos
+            if bool(is_done.all()):
+                tokens[:, position + 1 :] = eos
                 break
     return tokens

@@ -1,7 +1,7 @@
-"""Language modelling: from a model that tells the next token, a recipe and a text to a Run, and its use."""
+"""Language modelling: training a next-token model on a text, evaluation, sampling and prediction."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,65 +13,70 @@ from torch import Tensor, nn
 
 from torchstone.data.text import tokenizers
 from torchstone.data.text.corpus import Text, read_text
-from torchstone.data.text.lm_batches import Windows
-from torchstone.data.text.parallel_files import columns
+from torchstone.data.text.lm_batches import LMBatches
+from torchstone.data.text.parallel_files import read_columns
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.transformer.token_loss import unigram
-from torchstone.tasks.optimization import decay_matrices_only, gradient_update
+from torchstone.parts.indices import evenly_spaced
+from torchstone.parts.modes import eval_mode
+from torchstone.parts.transformer.token_loss import unigram_loss
+from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.text.generate import generate
 
-LEARNT = ("characters", "bpe")
-GLANCE = 2**14  # tokens of the validation split that are looked at before the last step
-LOGITS = 2**24  # numbers at most that are made at a time when a text is measured
+TRAINABLE = ("characters", "bpe")
+VAL_TOKENS = 2**14  # tokens of the validation split that are read before the last step
+MAX_LOGITS = 2**24  # logits computed at a time when a text is measured
 
 
-def vocabulary(recipe: Any, text: Text) -> Tokenizer:
-    """The tokenizer that a recipe names: learnt from the text, or a published one.
+def make_tokenizer(recipe: Any, text: Text) -> Tokenizer:
+    """The tokenizer that a recipe names: trained on the text, or a published one.
 
-    Characters are all those of the text, its held-out parts too, as there is nothing else to write
-    them with; pieces of words are learnt from the part for training alone.
+    A character vocabulary holds all characters of the text, its held-out parts included, since no others can
+    be encoded. Subwords are learned from the training part alone.
     """
     kind = recipe.tokenizer
-    if kind in LEARNT:
+    if kind in TRAINABLE:
         parts = [text.train, text.val, text.test] if kind == "characters" else [text.train]
-        return tokenizers.learn(kind, parts, size=recipe.vocabulary)
+        return tokenizers.train(kind, parts, vocab_size=recipe.vocab_size)
     if not Path(kind).exists():
-        raise BadInput(f"no tokenizer {kind!r}: {', '.join(LEARNT)}, or a published tokenizer.json")
-    return tokenizers.read(kind)
+        raise BadInput(f"no tokenizer {kind!r}: {', '.join(TRAINABLE)}, or a published tokenizer.json")
+    return tokenizers.load(kind)
 
 
-def language(
-    model: Any, recipe: Any, text: Text, tokenizer: Tokenizer, *, model_config: dict[str, Any]
+def train_language_model(
+    model: Any,
+    recipe: Any,
+    text: Text,
+    tokenizer: Tokenizer,
+    *,
+    loss: Callable[[Any, tuple[Tensor, Tensor]], Tensor],
+    parameters: list[dict[str, Any]],
+    model_config: dict[str, Any],
 ) -> Run:
-    """A Run that trains `model` to tell the next token of `text`.
+    """A Run that trains `model` to predict the next token of `text`.
 
-    The recipe states variant, batch (windows of the model's context), steps, seed, optimiser, lr,
-    momentum, weight_decay, schedule, warmup, clip, accumulate, precision, compile. `loss` is the
-    cross-entropy a token in nats (`measure`). After the last step it is that of every token of the
-    validation and test splits; on the way there, of `GLANCE` validation tokens, always the same.
+    The recipe states variant, batch_size (windows of the model's context), steps, seed and `optim`.
+    The metric `loss` is the cross-entropy per token in nats (`measure`). After the last step it is that
+    of every token of the validation and test splits; before, of `VAL_TOKENS` validation tokens, always
+    the same. `unigram` is the loss of the token frequencies.
 
     Args:
-        model_config: what `model` was made with; kept with the weights, so that it can be made again.
+        loss: (network, (tokens, next tokens)) -> mean cross-entropy.
+        parameters: groups for the optimizer.
+        model_config: constructor arguments of `model`, saved with the weights.
     """
     device = next(model.parameters()).device
     train, val, test = (
         tokenizers.encode(tokenizer, part).to(device) if part else None
         for part in (text.train, text.val, text.test)
     )
-    assert train is not None  # a text without it is none
-    # `unigram` is the loss of telling the judged text's tokens by their frequency
-    last = val if test is None else test
-    assert last is not None
-
-    def loss(net: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
-        x, y = batch
-        return F.cross_entropy(net(x).flatten(0, 1), y.flatten())
-
-    groups = decay_matrices_only(model, recipe.optim)
-    update, state, _ = gradient_update(model, recipe.optim, loss, steps=recipe.steps, parameters=groups)
-    stream = Windows(
+    assert train is not None  # a text without a training part is refused before
+    # `unigram` is measured on the test split, or on the validation split where there is no other
+    held_out = val if test is None else test
+    assert held_out is not None
+    update, state, _ = gradient_update(model, recipe.optim, loss, steps=recipe.steps, parameters=parameters)
+    stream = LMBatches(
         train,
         model.context,
         recipe.batch_size,
@@ -80,12 +85,15 @@ def language(
         world_size=parallel.world_size(),
     )
 
-    def judge(ids: Tensor | None, part: str, most: int | None = None) -> dict[str, float]:
-        return {} if ids is None else measure(model, ids, len(part), most=most)
+    def measure_part(ids: Tensor | None, part: str, max_tokens: int | None = None) -> dict[str, float]:
+        return {} if ids is None else measure(model, ids, len(part), max_tokens=max_tokens)
 
     def validate() -> dict[str, float]:
-        ended = stream.position >= recipe.steps * recipe.batch_size
-        return judge(val, text.val, None if ended else GLANCE)
+        is_last = stream.position >= recipe.steps * recipe.batch_size
+        return measure_part(val, text.val, None if is_last else VAL_TOKENS)
+
+    def evaluate_test() -> dict[str, float]:
+        return measure_part(test, text.test) | {"unigram": unigram_loss(train, held_out, model.vocab_size)}
 
     return Run(
         stream=stream,
@@ -93,98 +101,115 @@ def language(
         evaluate=validate,
         state={**state, "stream": stream},
         steps=recipe.steps,
-        test=lambda: judge(test, text.test) | {"unigram": unigram(train, last, model.vocabulary)},
+        test=evaluate_test,
         report=lambda folder: report(model, tokenizer, text, folder),
         metadata={
             "task": "language",
             "variant": recipe.variant,
             "model_config": model_config,
             "tokenizer": tokenizers.to_metadata(tokenizer),
-            "data": text.note,
+            "data": text.description,
         },
     )
 
 
 @torch.no_grad()
 def measure(
-    model: Any, ids: Int64[Tensor, " tokens"], characters: int, *, most: int | None = None
+    model: Any, ids: Int64[Tensor, " tokens"], characters: int, *, max_tokens: int | None = None
 ) -> dict[str, float]:
-    """Mean loss over every token of a text but its first, and bits a character.
+    """Mean loss over every token of a text but its first, and bits per character.
 
-    The text is read in windows of the model's context, one after another: nothing is drawn, so the
-    same text always gives the same number, and a window's first tokens are told from few others.
-    With `most`, about so many tokens are read, in windows spread evenly over the text.
+    The text is read in consecutive windows of the model's context: nothing is random, so the same text
+    always gives the same number. The first tokens of a window are predicted from few others. With
+    `max_tokens`, about so many tokens are read, in windows evenly spaced over the text.
+
+    Args:
+        characters: number of characters of the text.
+
+    Raises:
+        BadInput: a text of one token.
     """
     if len(ids) < 2:
         raise BadInput(f"a text of {len(ids)} tokens cannot be measured: at least 2 are needed")
-    was_training, context = model.training, model.context
-    model.eval()
-    count = len(ids) - 1
-    pairs, whole = (ids[:-1], ids[1:]), count // context * context
-    x, y = (each[:whole].view(-1, context) for each in pairs)
-    if most is not None and most < whole:
-        rows = torch.linspace(0, len(x) - 1, max(1, most // context), dtype=torch.float64)
-        x, y = (each[rows.round().long().to(ids.device)] for each in (x, y))
-        whole = count  # nothing is left over
-    rows = max(1, LOGITS // (context * model.vocabulary))
-    parts = list(zip(x.split(rows), y.split(rows), strict=True)) if len(x) else []
-    if whole < count:
-        parts.append((pairs[0][None, whole:], pairs[1][None, whole:]))
-    total, seen = 0.0, sum(y.numel() for _, y in parts)
-    for x, y in parts:
-        logits = model(x).flatten(0, 1).float()
-        total += F.cross_entropy(logits, y.flatten(), reduction="sum").item()
-    model.train(was_training)
-    loss = total / seen
+    context, count = model.context, len(ids) - 1
+    inputs, targets = ids[:-1], ids[1:]
+    full = count // context * context  # tokens in full windows
+    x, y = inputs[:full].view(-1, context), targets[:full].view(-1, context)  # (windows, T)
+    if max_tokens is not None and max_tokens < full:
+        rows = evenly_spaced(len(x), max(1, max_tokens // context)).to(ids.device)
+        x, y = x[rows], y[rows]
+        full = count  # the rest is not read
+    rows_at_once = max(1, MAX_LOGITS // (context * model.vocab_size))
+    parts = list(zip(x.split(rows_at_once), y.split(rows_at_once), strict=True)) if len(x) else []
+    if full < count:
+        parts.append((inputs[None, full:], targets[None, full:]))
+    total, tokens = 0.0, sum(y.numel() for _, y in parts)
+    with eval_mode(model):
+        for x, y in parts:
+            logits = model(x).flatten(0, 1).float()
+            total += F.cross_entropy(logits, y.flatten(), reduction="sum").item()
+    loss = total / tokens
     return {"loss": loss, "bits_per_character": loss / math.log(2) * len(ids) / characters}
 
 
 def report(model: nn.Module, tokenizer: Tokenizer, text: Text, folder: Path) -> None:
-    """The tokenizer as a file, and what the model writes."""
-    tokenizers.beside(tokenizers.to_metadata(tokenizer), folder)
-    drawn = written(model, tokenizer, text.train[:1], count=1, seed=0, length=500)
-    (folder / "sample.txt").write_text(drawn[0] + "\n", encoding="utf-8")
+    """Save the tokenizer, and a sample of the model's text."""
+    tokenizers.save_tokenizer(tokenizers.to_metadata(tokenizer), folder)
+    (sampled,) = generate_texts(model, tokenizer, text.train[:1], count=1, seed=0, length=500)
+    (folder / "sample.txt").write_text(sampled + "\n", encoding="utf-8")
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool, measure: Any = measure) -> dict:
-    """Loss and perplexity a token, and bits and perplexity a character, of a text: of its test split
+    """Loss and perplexity per token, and bits and perplexity per character, of a text: of its test split
     (or its validation split, if it has no other) where `held_out`, else of all of it."""
     text = read_text(spec)
     part = (text.test or text.val) if held_out else text.train + text.val + text.test
     ids = tokenizers.encode(tokenizers.from_metadata(metadata["tokenizer"]), part)
-    measured = measure(model, ids.to(next(model.parameters()).device), len(part))
+    metrics = measure(model, ids.to(next(model.parameters()).device), len(part))
     return {
-        **measured,
-        "perplexity": math.exp(measured["loss"]),
-        "perplexity_per_character": 2 ** measured["bits_per_character"],
+        **metrics,
+        "perplexity": math.exp(metrics["loss"]),
+        "perplexity_per_character": 2 ** metrics["bits_per_character"],
         "tokens": len(ids),
         "characters": len(part),
     }
 
 
-def written(
-    model: Any, tokenizer: Tokenizer, prompt: str, *, count: int, seed: int, length: int, **how: Any
+def generate_texts(
+    model: Any, tokenizer: Tokenizer, prompt: str, *, count: int, seed: int, length: int, **sampling: Any
 ) -> list[str]:
-    """`count` texts that begin with `prompt` and go on for `length` tokens."""
+    """`count` texts: the prompt, and `length` new tokens."""
     device = next(model.parameters()).device
     ids = tokenizers.encode(tokenizer, prompt).to(device)
     generator = torch.Generator(device).manual_seed(seed)
-    rows = generate(model, ids.expand(count, -1), length, generator=generator, **how)
+    rows = generate(model, ids.expand(count, -1), length, generator=generator, **sampling)
     return [tokenizer.decode(row.tolist(), skip_special_tokens=False) for row in rows]
 
 
 def sample(
-    model: nn.Module, metadata: dict, *, prompt: str | None = None, count: int = 1, seed: int = 0,
-    length: int = 500, **how: Any,
-) -> list[str]:  # fmt: skip
-    """Texts that the model writes; without a `prompt` they begin on a new line."""
-    if count < 1:
-        raise BadInput(f"give a number of texts of at least 1, not {count}")
-    if unknown := how.keys() - {"temperature", "top_k", "top_p", "greedy"}:
+    model: nn.Module,
+    metadata: dict,
+    *,
+    prompt: str | None = None,
+    num_samples: int = 1,
+    seed: int = 0,
+    max_new_tokens: int = 500,
+    **sampling: Any,
+) -> list[str]:
+    """Texts that the model generates; without a `prompt` they begin on a new line.
+
+    Args:
+        sampling: `temperature`, `top_k`, `top_p` or `greedy`.
+    """
+    if num_samples < 1:
+        raise BadInput(f"give a number of texts of at least 1, not {num_samples}")
+    if unknown := sampling.keys() - {"temperature", "top_k", "top_p", "greedy"}:
         raise BadInput(f"texts are sampled without {min(unknown)!r}")
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
     prompt = "\n" if prompt is None else prompt
-    return written(model, tokenizer, prompt, count=count, seed=seed, length=length, **how)
+    return generate_texts(
+        model, tokenizer, prompt, count=num_samples, seed=seed, length=max_new_tokens, **sampling
+    )
 
 
 def predict(
@@ -195,24 +220,24 @@ def predict(
     examples: str | Path | None = None,
     length: int = 100,
 ) -> list[dict]:
-    """The likeliest continuation of each text, token by token.
+    """The greedy continuation of each text.
 
-    With `examples`, a file of tab-separated inputs and outputs, these are put before each text, and
-    the answer is the line that follows: learning in context (Brown et al. 2020, section 2).
+    With `examples`, a file of tab-separated inputs and outputs, these are put before each text, and the
+    answer is the line that follows: in-context learning (Brown et al. 2020, section 2).
 
     Raises:
         BadInput: the text, its examples included, is longer than the context.
     """
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
-    shown = ""
+    shots = ""
     if examples is not None:
-        pairs, _ = columns(Path(examples), "", "")
-        shown = "".join(f"{question}\n{answer}\n\n" for question, answer in pairs)
+        pairs, _ = read_columns(Path(examples), "", "")
+        shots = "".join(f"{question}\n{answer}\n\n" for question, answer in pairs)
     answers = []
     for text in map(str, inputs):
-        prompt = f"{shown}{text}\n" if shown else text
-        (whole,) = written(model, tokenizer, prompt, count=1, seed=0, length=length, greedy=True)
-        said = whole[len(prompt) :] if whole.startswith(prompt) else whole
-        answer = {"input": text, "text": said.split("\n")[0] if shown else text + said}
-        answers.append(answer)
+        prompt = f"{shots}{text}\n" if shots else text
+        (full,) = generate_texts(model, tokenizer, prompt, count=1, seed=0, length=length, greedy=True)
+        continuation = full[len(prompt) :] if full.startswith(prompt) else full
+        answer = continuation.split("\n")[0] if shots else text + continuation
+        answers.append({"input": text, "text": answer})
     return answers

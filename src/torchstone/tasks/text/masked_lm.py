@@ -1,6 +1,6 @@
-"""Pre-training on hidden words: from a model, a recipe and text to a Run, and what it can fill in."""
+"""BERT's pre-training: from a model, a recipe and documents to a Run; and filling in [MASK]."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.data.text import tokenizers
-from torchstone.data.text.mlm_batches import Masked, MaskedText
-from torchstone.data.text.sentence_batches import IGNORED, Frame, side_by_side
+from torchstone.data.text.mlm_batches import MLMBatch, MLMBatches
+from torchstone.data.text.sentence_batches import IGNORE_INDEX, SpecialTokens, collate
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.transformer.token_loss import unigram
+from torchstone.parts.modes import eval_mode
+from torchstone.parts.transformer.token_loss import unigram_loss
 from torchstone.tasks.optimization import gradient_update
 
-MARK = "[MASK]"
+MASK = "[MASK]"
+MAX_TEST_SPANS = 4096
 
 
-class Headed(nn.Module):
-    """A network as its head answers, in one call: what is replicated over processes."""
+class HeadModule(nn.Module):
+    """A network with its head as one `forward`, for replication over processes."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -33,156 +35,156 @@ class Headed(nn.Module):
 
 
 def split_output(output) -> tuple[Tensor, Tensor | None]:
-    """Logits of words, and of the next sentence if the head tells it."""
+    """Logits of the tokens, and of the next sentence if the head has them."""
     return output if isinstance(output, tuple) else (output, None)
-
-
-def loss_of(output, batch: Masked) -> dict[str, Tensor]:
-    """−log p of the hidden words, in the mean, and of whether the second span follows."""
-    words, follows = split_output(output)
-    flat, targets = words.flatten(0, 1), batch.targets.flatten()
-    each = F.cross_entropy(flat, targets, ignore_index=IGNORED, reduction="none")
-    # over all hidden words of the batch, and so that parts of it weigh by their rows
-    loss = told = (each.view_as(batch.share) * batch.share).sum(1).mean()
-    right = (words.detach().argmax(2) == batch.targets).float() * batch.share
-    metrics = {"accuracy": right.sum(1).mean()}
-    if follows is not None:
-        metrics["cross_entropy"] = told.detach()
-        loss = told + F.cross_entropy(follows, batch.stray)
-        metrics["next_accuracy"] = (follows.detach().argmax(1) == batch.stray).float().mean()
-    return {"loss": loss, **metrics}
 
 
 def pretrain(
     model: nn.Module,
     recipe: Any,
     documents: dict[str, list[list[int]]],
-    frame: Frame,
+    special: SpecialTokens,
+    loss: Callable[[Any, MLMBatch], dict[str, Tensor]],
     *,
     metadata: dict,
 ) -> Run:
-    """A Run that teaches `model` to tell hidden words, and with `recipe.pairs` next sentences.
+    """A Run that trains `model` to predict masked tokens and, with `recipe.next_sentence`, whether a
+    span follows another.
 
-    The recipe states batch, steps, seed, hidden, pairs, and what descent needs. Metrics are
-    `cross_entropy` (nats a hidden word), `accuracy` (of them) and `next_accuracy` (shares); the test
-    also has `unigram`, the cross-entropy of guessing by frequency.
+    The recipe states batch_size, steps, seed, mask_prob and next_sentence. Metrics are `cross_entropy`
+    (nats per masked token), `accuracy` (of them) and `next_accuracy`; the test also has `unigram`, the
+    cross-entropy of predicting by token frequency.
 
     Args:
         documents: token ids of `train`, `val` and `test`.
+        loss: (output of the head, batch) -> metrics with `loss`.
     """
-    size, device = metadata["model_config"]["vocabulary"], next(model.parameters()).device
-    texts = {
-        split: MaskedText(
+    vocab_size, device = metadata["model_config"]["vocab_size"], next(model.parameters()).device
+    streams = {
+        split: MLMBatches(
             documents[split],
             recipe.batch_size,
-            frame,
-            size,
+            special,
+            vocab_size,
             seed=recipe.seed,
-            pairs=recipe.pairs,
-            hidden=recipe.hidden,
+            next_sentence=recipe.next_sentence,
+            mask_prob=recipe.mask_prob,
             device=device,
             rank=parallel.rank(),
             world_size=parallel.world_size(),
         )
         for split in ("train", "val", "test")
     }
-    update, state, judged = gradient_update(
+    update, state, eval_model = gradient_update(
         model,
         recipe.optim,
-        lambda net, batch: loss_of(net(*batch.rows, batch.places), batch),
+        lambda net, batch: loss(net(*batch.rows, batch.positions), batch),
         steps=recipe.steps,
-        forward_module=Headed(model),
+        forward_module=HeadModule(model),
     )
-    state["stream"] = texts["train"]
+    state["stream"] = streams["train"]
 
     def test() -> dict[str, float]:
-        told = by_frequency(documents["train"], texts["test"].once(most=4096), size)
-        return {**measure(judged, texts["test"].once(most=4096)), "unigram": told}
+        batches = streams["test"].eval_batches(max_spans=MAX_TEST_SPANS)
+        baseline = unigram_cross_entropy(documents["train"], batches, vocab_size)
+        batches = streams["test"].eval_batches(max_spans=MAX_TEST_SPANS)
+        return {**measure(eval_model, batches), "unigram": baseline}
 
     return Run(
-        stream=texts["train"],
+        stream=streams["train"],
         update=update,
-        evaluate=lambda: measure(judged, texts["val"].once()),
+        evaluate=lambda: measure(eval_model, streams["val"].eval_batches()),
         state=state,
         steps=recipe.steps,
         test=test,
-        report=lambda folder: report(judged, texts["test"], metadata, folder),
+        report=lambda folder: report(eval_model, streams["test"], metadata, folder),
         metadata={**metadata, "task": "masked"},
     )
 
 
 @torch.no_grad()
-def measure(model: nn.Module, batches: Iterable[Masked]) -> dict[str, float]:
-    """Cross-entropy (nats) and accuracy on hidden words, accuracy on next sentences."""
-    was_training = model.training
-    model.eval()
+def measure(model: nn.Module, batches: Iterable[MLMBatch]) -> dict[str, float]:
+    """Cross-entropy (nats) and accuracy on masked tokens, and accuracy on next sentences."""
     sums = dict.fromkeys(("cross_entropy", "accuracy", "next"), 0.0)
-    words = rows = 0
-    for batch in batches:
-        logits, follows = split_output(model.logits(*batch.rows, batch.places))  # ty: ignore
-        flat, targets = logits.flatten(0, 1), batch.targets.flatten()
-        loss = F.cross_entropy(flat, targets, ignore_index=IGNORED, reduction="sum")
-        sums["cross_entropy"] += loss.item()
-        sums["accuracy"] += (flat.argmax(1) == targets).sum().item()
-        words, rows = words + int((targets != IGNORED).sum()), rows + len(batch.stray)
-        if follows is not None:
-            sums["next"] += (follows.argmax(1) == batch.stray).sum().item()
-    model.train(was_training)
-    told = {name: sums[name] / max(1, words) for name in ("cross_entropy", "accuracy")}
-    return {**told, "next_accuracy": sums["next"] / rows} if sums["next"] else told
+    tokens = rows = 0
+    with eval_mode(model):
+        for batch in batches:
+            output = model.logits(*batch.rows, batch.positions)  # ty: ignore[not-callable]
+            logits, next_logits = split_output(output)
+            logits, targets = logits.flatten(0, 1), batch.targets.flatten()
+            loss = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
+            sums["cross_entropy"] += loss.item()
+            sums["accuracy"] += (logits.argmax(1) == targets).sum().item()
+            tokens += int((targets != IGNORE_INDEX).sum())
+            rows += len(batch.is_random_next)
+            if next_logits is not None:
+                sums["next"] += (next_logits.argmax(1) == batch.is_random_next).sum().item()
+    metrics = {name: sums[name] / max(1, tokens) for name in ("cross_entropy", "accuracy")}
+    return {**metrics, "next_accuracy": sums["next"] / rows} if sums["next"] else metrics
 
 
-def by_frequency(train: list[list[int]], batches: Iterable[Masked], size: int) -> float:
-    """Cross-entropy (nats) of telling the hidden words by how often each stands in `train`."""
+def unigram_cross_entropy(train: list[list[int]], batches: Iterable[MLMBatch], vocab_size: int) -> float:
+    """Cross-entropy (nats) of predicting the masked tokens by their frequency in `train`."""
     flat = torch.tensor([token for document in train for token in document])
     targets = torch.cat([batch.targets.flatten() for batch in batches])
-    return unigram(flat, targets[targets != IGNORED], size)
+    return unigram_loss(flat, targets[targets != IGNORE_INDEX], vocab_size)
 
 
 @torch.no_grad()
-def fill(model: nn.Module, tokenizer: Any, frame: Frame, texts: Sequence[str], top: int = 5) -> list[dict]:
-    """The likeliest words in the places of [MASK], with their probabilities.
+def fill_mask(
+    model: nn.Module, tokenizer: Any, special: SpecialTokens, texts: Sequence[str], top: int = 5
+) -> list[dict]:
+    """The `top` most likely words for each [MASK], with their probabilities.
 
     Raises:
         BadInput: a text has no [MASK], or is longer than the network's rows.
     """
     answers, device = [], next(model.parameters()).device
-    model.eval()
-    for text in texts:
-        if MARK not in text:
-            raise BadInput(f"{text!r} has no {MARK}: put it where words are to be filled in")
-        ids = [list(tokenizer.encode(p, add_special_tokens=False).ids) for p in text.split(MARK)]
-        row = ids[0] + [t for part in ids[1:] for t in (frame.hidden, *part)]
-        if len(row) > frame.length - 2:
-            most = frame.length - 2
-            raise BadInput(f"{text!r} is {len(row)} tokens long; the network takes {most}")
-        rows = side_by_side([frame.row(row, None)], frame)
-        at = (rows.tokens == frame.hidden).nonzero()[:, 1]
-        logits, _ = split_output(model.logits(*(r.to(device) for r in rows), at[None].to(device)))  # ty: ignore
-        chances = without(logits[0].cpu(), frame.special).softmax(1)
-        candidates = [
-            [
-                {"word": tokenizer.id_to_token(int(i)), "probability": float(p)}
-                for p, i in zip(*row.topk(min(top, len(row))), strict=True)
+    with eval_mode(model):
+        for text in texts:
+            rows = collate([special.build_row(_masked_tokens(text, tokenizer, special), None)], special)
+            positions = (rows.tokens == special.mask).nonzero()[:, 1]
+            inputs = [each.to(device) for each in (*rows, positions[None])]
+            logits, _ = split_output(model.logits(*inputs))  # ty: ignore[not-callable]
+            probabilities = without_special_tokens(logits[0].cpu(), special.ids).softmax(1)
+            candidates = [
+                [
+                    {"word": tokenizer.id_to_token(int(i)), "probability": float(p)}
+                    for p, i in zip(*row.topk(min(top, len(row))), strict=True)
+                ]
+                for row in probabilities
             ]
-            for row in chances
-        ]
-        told = text
-        for gap in candidates:
-            told = told.replace(MARK, str(gap[0]["word"]), 1)
-        answers.append({"input": text, "text": told, "candidates": candidates})
+            filled = text
+            for gap in candidates:
+                filled = filled.replace(MASK, str(gap[0]["word"]), 1)
+            answers.append({"input": text, "text": filled, "candidates": candidates})
     return answers
 
 
-def without(logits: Float[Tensor, "n size"], special: frozenset[int]) -> Float[Tensor, "n size"]:
-    """Words only: a gap is never filled with [SEP]."""
-    return logits.index_fill(1, torch.tensor(sorted(special)), -torch.inf)
+def _masked_tokens(text: str, tokenizer: Any, special: SpecialTokens) -> list[int]:
+    """Token ids of a text with [MASK] in it."""
+    if MASK not in text:
+        raise BadInput(f"{text!r} has no {MASK}: put it where words are to be filled in")
+    first, *rest = [tokenizer.encode(p, add_special_tokens=False).ids for p in text.split(MASK)]
+    tokens = [*first, *(token for part in rest for token in (special.mask, *part))]
+    if len(tokens) > special.max_length - 2:
+        limit = special.max_length - 2
+        raise BadInput(f"{text!r} is {len(tokens)} tokens long; the network takes {limit}")
+    return tokens
 
 
-def report(model: nn.Module, text: MaskedText, metadata: dict, folder: Path) -> None:
-    """Draw rows of the test split with what was hidden in them and what the model says; the tokenizer
-    goes beside the pictures."""
-    from torchstone.plots.masked_words import told
+def without_special_tokens(
+    logits: Float[Tensor, "n size"], special_ids: frozenset[int]
+) -> Float[Tensor, "n size"]:
+    """Logits in which special tokens are impossible: a gap is never filled with [SEP]."""
+    return logits.index_fill(1, torch.tensor(sorted(special_ids)), -torch.inf)
 
-    tokenizers.beside(metadata["tokenizer"], folder)
-    told(model, text, tokenizers.from_metadata(metadata["tokenizer"]), folder / "hidden.png")
+
+def report(model: nn.Module, stream: MLMBatches, metadata: dict, folder: Path) -> None:
+    """Draw rows of the test split with the masked tokens and the predictions; write the tokenizer next
+    to the figures."""
+    from torchstone.plots.masked_words import plot_masked_words
+
+    tokenizers.save_tokenizer(metadata["tokenizer"], folder)
+    tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
+    plot_masked_words(model, stream, tokenizer, folder / "masked_words.png")

@@ -1,8 +1,8 @@
-"""Language modelling with a state that is carried on: truncated back-propagation through time.
+"""Recurrent language models: truncated back-propagation through time with a stateful update.
 
-A text is read in lanes, window after window. The state at a window's end is where the next one begins,
-but no gradient goes back over that border (Williams & Peng 1990; Mikolov et al. 2010). It is part of
-the checkpoint: a run that is resumed remembers what was read before it was stopped.
+A text is read in parallel lanes, window after window. The state at a window's end is the initial state of
+the next one, but gradients stop at that border (Williams & Peng 1990; Mikolov et al. 2010). The state is
+part of the checkpoint: a resumed run continues with what it had read.
 """
 
 import math
@@ -16,25 +16,26 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from torchstone.data.text import tokenizers
-from torchstone.data.text.bptt_batches import Lanes, Window
+from torchstone.data.text.bptt_batches import BPTTBatches, BPTTWindow
 from torchstone.data.text.corpus import read_text
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
+from torchstone.parts.modes import eval_mode
 from torchstone.parts.recurrent.layers import Cell, State
-from torchstone.parts.recurrent.sequence_model import Network
-from torchstone.parts.transformer.token_loss import unigram
-from torchstone.tasks.build_network import made
+from torchstone.parts.recurrent.sequence_model import SequenceModel
+from torchstone.parts.transformer.token_loss import unigram_loss
 from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.recurrent import build_network
 from torchstone.tasks.text import language_model
 
-LANES, WINDOW = 16, 512  # in which a held-out text is read
+EVAL_LANES, EVAL_WINDOW = 16, 512  # in which a held-out text is read
 
 
-class Stepping(nn.Module):
-    """The network as the loss calls it, state in and state out; what is replicated over processes."""
+class StepModule(nn.Module):
+    """The network as the loss calls it, state in and state out; this is what processes replicate."""
 
-    def __init__(self, model: Network):
+    def __init__(self, model: SequenceModel):
         super().__init__()
         self.model = model
 
@@ -44,114 +45,125 @@ class Stepping(nn.Module):
         return logits, *(each.detach().transpose(0, 1) for each in state)
 
 
-class Carrying:
-    """An update that hands each batch the state in which the one before it ended."""
+class StatefulUpdate:
+    """An update that starts each window from the state in which the one before it ended."""
 
-    def __init__(self, model: Network, recipe: Any):
-        self.ends: list[State] = []  # of the micro-batches of one update
+    def __init__(self, model: SequenceModel, recipe: Any):
+        self.final_states: list[State] = []  # of the micro-batches of one update
 
         def objective(net: Any, batch: tuple[Tensor, Tensor, State]) -> dict[str, Tensor]:
             x, y, state = batch
             logits, *state = net(x, *state)
-            self.ends.append(tuple(state))
+            self.final_states.append(tuple(state))
             loss = F.cross_entropy(logits.flatten(0, 1), y.flatten())
             return {"loss": loss, "weight": torch.full_like(loss.detach(), y.numel())}
 
-        down = gradient_update(
-            model, recipe.optim, objective, steps=recipe.steps, forward_module=Stepping(model)
+        parts = gradient_update(
+            model, recipe.optim, objective, steps=recipe.steps, forward_module=StepModule(model)
         )
-        self.down, self.state, self.diagnosis = down.update, down.state, down.update.diagnosis
-        self.model, self.eval_model, self.carried = model, down.eval_model, ()
+        self.update, self.state, self.diagnosis = parts.update, parts.state, parts.update.diagnosis
+        self.model, self.eval_model, self.hidden_state = model, parts.eval_model, ()
 
-    def __call__(self, batch: Window) -> dict[str, Tensor]:
-        if batch.fresh or not self.carried:
-            self.carried = tuple(e.transpose(0, 1) for e in self.model.recurrent.empty(batch.x))
-        self.ends.clear()
-        metrics = self.down((batch.x, batch.y, self.carried))
-        self.carried = tuple(torch.cat(parts) for parts in zip(*self.ends, strict=True))
+    def __call__(self, batch: BPTTWindow) -> dict[str, Tensor]:
+        if batch.reset or not self.hidden_state:
+            self.hidden_state = tuple(e.transpose(0, 1) for e in self.model.recurrent.empty(batch.x))
+        self.final_states.clear()
+        metrics = self.update((batch.x, batch.y, self.hidden_state))
+        self.hidden_state = tuple(torch.cat(parts) for parts in zip(*self.final_states, strict=True))
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """What is carried, of the lanes of all processes."""
-        everyone = parallel.gather([each.cpu() for each in self.carried])
-        return {"carried": [torch.cat(parts) for parts in zip(*everyone, strict=True)]}
+        """The hidden state of the lanes of all processes."""
+        gathered = parallel.gather([each.cpu() for each in self.hidden_state])
+        return {"hidden_state": [torch.cat(parts) for parts in zip(*gathered, strict=True)]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         device = next(self.model.parameters()).device
-        lanes = [each.chunk(parallel.world_size())[parallel.rank()] for each in state["carried"]]
-        self.carried = tuple(each.to(device) for each in lanes)
+        saved = state["hidden_state"] if "hidden_state" in state else state["carried"]  # its old name
+        lanes = [each.chunk(parallel.world_size())[parallel.rank()] for each in saved]
+        self.hidden_state = tuple(each.to(device) for each in lanes)
 
 
 def build(recipe: Any, cell: Cell) -> Run:
-    """A Run that trains a network to tell the next token of a text.
+    """A Run that trains a network to predict the next token of a text.
 
-    Metrics are `language.language`'s: `loss` in nats a token, and bits a character; of the test also
-    `unigram`, the loss of telling the tokens by their frequency.
+    Metrics are those of `language_model.train_language_model`: `loss` in nats per token, and bits per
+    character; on the test split also `unigram`, the loss of the token frequencies.
 
     Raises:
-        BadInput: a network that reads from the end as well: it would see what it is to tell.
+        BadInput: a bidirectional network, which would see the token it is to predict.
     """
-    if recipe.bidirectional:
-        raise BadInput("who reads from the end sees the next token: leave out bidirectional")
+    if recipe.network.bidirectional:
+        raise BadInput("a bidirectional network sees the next token: leave out bidirectional")
     text = read_text(recipe.data)
-    tokenizer = language_model.vocabulary(recipe, text)
+    tokenizer = language_model.make_tokenizer(recipe, text)
     size = tokenizer.get_vocab_size()
-    model, model_config = made(recipe, cell, inputs=size, outputs=size, tokens=True, pool="each")
+    model, model_config = build_network(recipe, cell, inputs=size, outputs=size, tokens=True, pool="each")
     device = next(model.parameters()).device
     train, val, test = (
         tokenizers.encode(tokenizer, part).to(device) if part else None
         for part in (text.train, text.val, text.test)
     )
     assert train is not None
-    stream = Lanes(
+    stream = BPTTBatches(
         train,
-        recipe.length,
+        recipe.seq_len,
         recipe.batch_size,
         seed=recipe.seed,
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
-    update = Carrying(model, recipe)
+    update = StatefulUpdate(model, recipe)
 
-    def judge(ids: Tensor | None, part: str, most: int | None = None) -> dict[str, float]:
-        return {} if ids is None else measure(update.eval_model, ids, len(part), most=most)
+    def measure_part(ids: Tensor | None, part: str, max_tokens: int | None = None) -> dict[str, float]:
+        return {} if ids is None else measure(update.eval_model, ids, len(part), max_tokens=max_tokens)
 
     def validate() -> dict[str, float]:
-        ended = stream.position >= recipe.steps
-        return judge(val, text.val, None if ended else language_model.GLANCE)
+        is_last = stream.position >= recipe.steps
+        return measure_part(val, text.val, None if is_last else language_model.VAL_TOKENS)
 
-    def tested() -> dict[str, float]:
+    def evaluate_test() -> dict[str, float]:
         assert test is not None
-        told = unigram(train.cpu(), test.cpu()[1:], size)
-        return judge(test, text.test) | {"unigram": told}
+        unigram = unigram_loss(train.cpu(), test.cpu()[1:], size)
+        return measure_part(test, text.test) | {"unigram": unigram}
+
+    def report(folder: Path) -> None:
+        language_model.report(NextTokenAdapter(update.eval_model), tokenizer, text, folder)
 
     return Run(
         stream=stream,
         update=update,
         evaluate=validate,
-        state={**update.state, "stream": stream, "carried": update},
+        state={**update.state, "stream": stream, "hidden_state": update},
         steps=recipe.steps,
-        test=tested if test is not None else None,
-        report=lambda folder: language_model.report(Telling(update.eval_model), tokenizer, text, folder),
+        test=evaluate_test if test is not None else None,
+        report=report,
         metadata={
             "task": "language",
             "variant": recipe.variant,
             "model_config": model_config,
             "tokenizer": tokenizers.to_metadata(tokenizer),
-            "data": text.note,
+            "data": text.description,
         },
     )
 
 
 @torch.no_grad()
 def measure(
-    model: Network, ids: Int64[Tensor, " tokens"], characters: int, *, most: int | None = None
+    model: SequenceModel,
+    ids: Int64[Tensor, " tokens"],
+    characters: int,
+    *,
+    max_tokens: int | None = None,
 ) -> dict[str, float]:
-    """Mean loss over every token of a text but the first, and bits a character.
+    """Mean loss over every token of a text but the first, and bits per character.
 
-    The text is read in up to `LANES` lanes side by side, the state carried along each: of a long text
-    all but a few tokens are told from everything before them. With `most`, about so many tokens are
-    read, at the beginnings of the lanes.
+    The text is read in up to `EVAL_LANES` parallel lanes with a state each: in a long text all but a few
+    tokens are predicted from everything before them. With `max_tokens`, about so many tokens are read, at
+    the beginnings of the lanes.
+
+    Args:
+        characters: number of characters of the text.
 
     Raises:
         BadInput: a text of one token.
@@ -159,64 +171,66 @@ def measure(
     count = len(ids) - 1
     if count < 1:
         raise BadInput(f"a text of {len(ids)} tokens cannot be measured: at least 2 are needed")
-    was_training = model.training
-    model.eval()
-    lane = -(-count // LANES)
-    read = lane if most is None else min(lane, -(-most // LANES))
-    total, seen = 0.0, 0
+    lane = -(-count // EVAL_LANES)
+    limit = lane if max_tokens is None else min(lane, -(-max_tokens // EVAL_LANES))
+    total, tokens = 0.0, 0
     rows = count // lane
     parts = [(ids[: rows * lane].view(rows, lane), ids[1 : rows * lane + 1].view(rows, lane))]
     if rows * lane < count:  # the last lane is shorter
         parts.append((ids[None, rows * lane : -1], ids[None, rows * lane + 1 :]))
-    for x, y in parts:
-        state = None
-        for at in range(0, min(read, x.shape[1]), WINDOW):
-            window = slice(at, min(at + WINDOW, read))
-            logits, state = model.step(x[:, window], state)
-            own = y[:, window].flatten()
-            total += F.cross_entropy(logits.flatten(0, 1).float(), own, reduction="sum").item()
-            seen += own.numel()
-    model.train(was_training)
-    loss = total / seen
+    with eval_mode(model):
+        for x, y in parts:
+            state = None
+            for first in range(0, min(limit, x.shape[1]), EVAL_WINDOW):
+                window = slice(first, min(first + EVAL_WINDOW, limit))
+                logits, state = model.step(x[:, window], state)
+                targets = y[:, window].flatten()
+                total += F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum").item()
+                tokens += targets.numel()
+    loss = total / tokens
     return {"loss": loss, "bits_per_character": loss / math.log(2) * len(ids) / characters}
 
 
-class Telling(nn.Module):
-    """The network as `tasks.generate` asks it for the next token; the cache is its state, and there is no
-    end to what it can look back on."""
+class NextTokenAdapter(nn.Module):
+    """The network as `tasks.text.generate` calls a language model: the state takes the place of the
+    key–value cache, and the context is unlimited."""
 
     context = 2**31
 
-    def __init__(self, model: Network):
+    def __init__(self, model: SequenceModel):
         super().__init__()
-        self.model, self.vocabulary = model, model.outputs
+        self.model, self.vocab_size = model, model.outputs
 
-    def past(self) -> list[State | None]:
+    def make_cache(self) -> list[State | None]:
         return [None]
 
     def forward(
         self,
         x: Int64[Tensor, "batch time"],
-        past: list[State | None] | None = None,
-        last: bool = False,
-    ) -> Float[Tensor, "batch places vocabulary"]:
-        logits, state = self.model.step(x, past[0] if past else None)
-        if past:
-            past[0] = state
-        return logits[:, -1:] if last else logits
+        cache: list[State | None] | None = None,
+        last_only: bool = False,
+    ) -> Float[Tensor, "batch positions vocab_size"]:
+        logits, state = self.model.step(x, cache[0] if cache else None)
+        if cache:
+            cache[0] = state
+        return logits[:, -1:] if last_only else logits
 
 
-def evaluate(model: Network, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
-    """Loss and perplexity a token, and bits and perplexity a character, of a text: of its test split
+def evaluate(model: SequenceModel, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
+    """Loss and perplexity per token, and bits and perplexity per character, of a text: of its test split
     (or its validation split, if it has no other) where `held_out`, else of all of it."""
     return language_model.evaluate(model, metadata, spec, held_out=held_out, measure=measure)
 
 
-def sample(model: Network, metadata: dict, **how: Any) -> list[str]:
-    """Texts that the model writes, as `language.sample` has it."""
-    return language_model.sample(Telling(model), metadata, **how)
+def sample(model: SequenceModel, metadata: dict, **sampling: Any) -> list[str]:
+    """Generated texts, with the options of `language_model.sample`."""
+    return language_model.sample(NextTokenAdapter(model), metadata, **sampling)
 
 
-def predict(model: Network, metadata: dict, inputs: Sequence[str | Path], **how: Any) -> list[dict[str, str]]:
-    """The likeliest continuation of each text, as `language.predict` has it."""
-    return language_model.predict(Telling(model), metadata, [str(each) for each in inputs], **how)
+def predict(
+    model: SequenceModel, metadata: dict, inputs: Sequence[str | Path], **options: Any
+) -> list[dict[str, str]]:
+    """The greedy continuation of each text, with the options of `language_model.predict`."""
+    return language_model.predict(
+        NextTokenAdapter(model), metadata, [str(each) for each in inputs], **options
+    )

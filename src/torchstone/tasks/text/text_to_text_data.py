@@ -1,4 +1,4 @@
-"""What text-to-text networks learn from: texts with gaps, pairs of texts, and a toy grammar."""
+"""Data for text-to-text networks: corrupted texts, pairs of texts, and a toy grammar."""
 
 import string
 from collections.abc import Mapping, Sequence
@@ -10,116 +10,137 @@ from jaxtyping import Int64
 from tokenizers import Tokenizer
 
 from torchstone.data.text import tokenizers
-from torchstone.data.text.bucket_batches import Buckets, Ragged
+from torchstone.data.text.bucket_batches import BucketBatches, PackedSequences
 from torchstone.data.text.corpus import read_text
 from torchstone.data.text.parallel import read_pairs
-from torchstone.data.text.span_corruption import Spans, counts
+from torchstone.data.text.span_corruption import SpanCorruptionBatches, span_counts
 from torchstone.engine import parallel
 from torchstone.errors import BadInput
 
 PAD, END = 0, 1
-ORDINARY = ("<pad>", "</s>", "<unk>")  # T5's first three
-ENOUGH = 500_000  # characters to learn a tokenizer from; more take minutes
-HELD_OUT = 256  # texts with gaps in an evaluation
-STEPS = range(1, 6)  # of the grammar
+SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")  # T5's first three
+MAX_TOKENIZER_TEXT = 500_000  # characters to train a tokenizer on; more take minutes
+EVAL_TEXTS = 256  # corrupted texts in an evaluation
+STRIDES = range(1, 6)  # of the toy grammar
 
-Side = list[list[int]]
-Sides = tuple[Side, Side]
+TokenLists = list[list[int]]
+TokenPairs = tuple[TokenLists, TokenLists]  # sources and targets
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """What a recipe learns from: a stream of (source, target), and held-out rows of both."""
+class TextSettings:
+    """How texts become (source, target) pairs; saved with a run, to evaluate it on other data."""
+
+    task: str
+    max_length: int
+    noise_density: float
+    mean_span_length: float
+
+    @classmethod
+    def from_metadata(cls, saved: Mapping[str, Any]) -> "TextSettings":
+        """Read the settings of a run; those of earlier versions have shorter names."""
+        renamed = {"length": "max_length", "density": "noise_density", "span": "mean_span_length"}
+        return cls(**{renamed.get(name, name): value for name, value in saved.items()})
+
+
+@dataclass(frozen=True)
+class TextToTextData:
+    """A stream of (source, target) to train on, and held-out pairs."""
 
     tokenizer: Tokenizer
     stream: Any
-    seen: Sides  # as many rows of the training part, for how often each token is in it
-    val: Sides
-    test: Sides
-    note: str
-    special: dict[str, int]  # ids that the model has to know
-    settings: dict[str, Any]  # what the held-out rows were made by
+    train_sample: TokenPairs  # as many pairs of the training split, for token frequencies
+    val: TokenPairs
+    test: TokenPairs
+    description: str
+    special_ids: dict[str, int]  # ids that the model needs
+    settings: TextSettings
 
 
-def gathered(recipe: Any) -> Gathered:
-    """Tokenizer, stream and held-out rows of a recipe's data.
+def load_data(recipe: Any) -> TextToTextData:
+    """Tokenizer, training stream and held-out pairs of a recipe's data.
 
-    The recipe states task, data, tokenizer, vocabulary, length, density, span, batch and seed.
+    The recipe states task, data, tokenizer, vocab_size, max_length, noise_density, mean_span_length,
+    batch_size and seed.
 
     Raises:
-        BadInput: no such data, too little of it, or nothing short enough.
+        BadInput: no such data, too little of it, or no pair that is short enough.
     """
     share = {"seed": recipe.seed, "rank": parallel.rank(), "world_size": parallel.world_size()}
-    names = ("task", "length", "density", "span")
-    settings = {name: getattr(recipe, name) for name in names}
-    parts, note = parts_of(recipe.data, settings)
-    kind, size = recipe.tokenizer, recipe.vocabulary
-    special: tuple[str, ...] = ORDINARY
+    max_length = recipe.max_length
+    settings = TextSettings(recipe.task, max_length, recipe.noise_density, recipe.mean_span_length)
+    splits, description = read_splits(recipe.data, settings)
+    kind, vocab_size = recipe.tokenizer, recipe.vocab_size
+    special: tuple[str, ...] = SPECIAL_TOKENS
     if recipe.task == "texts":
-        texts = [text for pair in parts[0] for text in pair]
-        tokenizer = tokenizers.learn(kind, texts, size=size, special=special)
-        train = paired(parts[0], tokenizer, recipe.length)
+        texts = [text for pair in splits[0] for text in pair]
+        tokenizer = tokenizers.train(kind, texts, vocab_size=vocab_size, special_tokens=special)
+        train = encode_pairs(splits[0], tokenizer, max_length)
         if not train[0]:
-            raise BadInput(f"every pair of {recipe.data} has more than {recipe.length} tokens")
-        left = len(parts[0]) - len(train[0])
-        note += f", {left} of more than {recipe.length} tokens not trained on" if left else ""
-        most = recipe.batch_size * recipe.length
-        stream: Any = Buckets(Ragged(train[0]), Ragged(train[1]), most, pad=PAD, **share)
+            raise BadInput(f"every pair of {recipe.data} has more than {max_length} tokens")
+        if longer := len(splits[0]) - len(train[0]):
+            description += f", {longer} of more than {max_length} tokens not trained on"
+        tokens = recipe.batch_size * max_length
+        stream: Any = BucketBatches(
+            PackedSequences(train[0]), PackedSequences(train[1]), tokens, pad=PAD, **share
+        )
     else:
-        gaps = counts(recipe.length, recipe.density, recipe.span)[1]
-        special = (*ORDINARY, *(f"<extra_id_{i}>" for i in range(gaps + 1)))
-        lines = parts[0] if isinstance(parts[0], list) else parts[0].splitlines(True)
-        every = max(1, sum(map(len, lines)) // ENOUGH)
-        tokenizer = tokenizers.learn(kind, lines[::every], size=size, special=special)
-        stream = with_gaps(parts[0], recipe.batch_size, tokenizer, settings, **share)
-    val, test, seen = (
-        held_out(part, tokenizer, settings, seed=i) for i, part in enumerate((parts[1], parts[-1], parts[0]))
+        spans = span_counts(max_length, recipe.noise_density, recipe.mean_span_length)[1]
+        special = (*SPECIAL_TOKENS, *(f"<extra_id_{i}>" for i in range(spans + 1)))
+        lines = splits[0] if isinstance(splits[0], list) else splits[0].splitlines(True)
+        every = max(1, sum(map(len, lines)) // MAX_TOKENIZER_TEXT)
+        tokenizer = tokenizers.train(kind, lines[::every], vocab_size=vocab_size, special_tokens=special)
+        stream = corruption_batches(splits[0], recipe.batch_size, tokenizer, settings, **share)
+    val, test, train_sample = (
+        held_out_pairs(part, tokenizer, settings, seed=i)
+        for i, part in enumerate((splits[1], splits[-1], splits[0]))
     )
-    known = {"start": PAD, "pad": PAD, "end": END}
-    return Gathered(tokenizer, stream, seen, val, test, note, known, settings)
+    special_ids = {"start_id": PAD, "pad_id": PAD, "end_id": END}
+    return TextToTextData(tokenizer, stream, train_sample, val, test, description, special_ids, settings)
 
 
-def parts_of(spec: str, settings: Mapping[str, Any], *, split: bool = True) -> tuple[list[Any], str]:
-    """Train, validation and test part (where there is one) of what `spec` names: pairs, a text, or
-    lines of the grammar; and a line about them. Pairs without splits stay one where not to be `split`."""
-    if settings["task"] == "texts":
+def read_splits(spec: str, settings: TextSettings, *, split: bool = True) -> tuple[list[Any], str]:
+    """Training, validation and test split (if it exists) of `spec`, and its description.
+
+    A split is pairs, a text, or lines of the grammar. Without `split`, pairs that are published without
+    splits stay together.
+    """
+    if settings.task == "texts":
         pairs = read_pairs(spec, split=split)
-        return [pairs.train, pairs.val, pairs.test], pairs.note
-    if settings["task"] != "denoise":
-        raise BadInput(f"task is denoise or texts, not {settings['task']!r}")
+        return [pairs.train, pairs.val, pairs.test], pairs.description
+    if settings.task != "denoise":
+        raise BadInput(f"task is denoise or texts, not {settings.task!r}")
     if spec == "grammar":
-        return grammar(settings["length"])
+        return grammar_sentences(settings.max_length)
     text = read_text(spec)
-    return [part for part in (text.train, text.val, text.test) if part], text.note
+    return [part for part in (text.train, text.val, text.test) if part], text.description
 
 
-def held_out(part: Any, tokenizer: Tokenizer, settings: Mapping[str, Any], seed: int) -> Sides:
-    """Rows to be judged on: all pairs, or the same gaps in the same texts each time."""
-    if settings["task"] == "texts":
-        return paired(part, tokenizer)
-    source, target = next(with_gaps(part, HELD_OUT, tokenizer, settings, seed=seed))
+def held_out_pairs(part: Any, tokenizer: Tokenizer, settings: TextSettings, seed: int) -> TokenPairs:
+    """Pairs to evaluate on: all pairs, or the same spans of the same texts each time."""
+    if settings.task == "texts":
+        return encode_pairs(part, tokenizer)
+    source, target = next(corruption_batches(part, EVAL_TEXTS, tokenizer, settings, seed=seed))
     return source.tolist(), target.tolist()
 
 
-def with_gaps(
+def corruption_batches(
     part: str | list[str],
-    batch: int,
+    batch_size: int,
     tokenizer: Tokenizer,
-    settings: Mapping[str, Any],
+    settings: TextSettings,
     **share: int,
-) -> Spans:
-    """Windows of a text, or lines of one length each, with gaps."""
-    length = settings["length"]
+) -> SpanCorruptionBatches:
+    """Corrupted windows of a text, or corrupted lines of one length each."""
     names = (f"<extra_id_{i}>" for i in range(tokenizer.get_vocab_size()))
     ids = [tokenizer.token_to_id(name) for name in names]
-    ids = torch.tensor(ids[: ids.index(None)])
-    return Spans(
-        windows(part, length, tokenizer),
-        batch,
-        sentinels=ids,
+    return SpanCorruptionBatches(
+        windows(part, settings.max_length, tokenizer),
+        batch_size,
+        sentinels=torch.tensor(ids[: ids.index(None)]),
         end=END,
-        density=settings["density"],
-        span=settings["span"],
+        noise_density=settings.noise_density,
+        mean_span_length=settings.mean_span_length,
         **share,
     )
 
@@ -134,32 +155,34 @@ def windows(part: str | list[str], length: int, tokenizer: Tokenizer) -> Int64[t
     encoded = [each.ids for each in tokenizer.encode_batch_fast(lines, add_special_tokens=False)]
     if isinstance(part, list):
         return torch.tensor(encoded)
-    ids = torch.tensor([one for row in encoded for one in row])
+    ids = torch.tensor([token for line in encoded for token in line])
     if len(ids) < length:
-        raise BadInput(f"a part of the text has {len(ids)} tokens, too few for texts of {length}")
+        raise BadInput(f"a split of the text has {len(ids)} tokens, too few for texts of {length}")
     return ids.unfold(0, length, 1)
 
 
-def grammar(length: int) -> tuple[list[Any], str]:
-    """Sentences of a toy grammar, of so many letters: every k-th of the alphabet, round and round,
-    for each k up to 5 and each first letter. What is left out follows from the rest. Of ten sentences one
-    is validated on, and one tested."""
+def grammar_sentences(length: int) -> tuple[list[Any], str]:
+    """Sentences of a toy grammar, `length` letters each: every k-th letter of the alphabet, cyclically, for
+    each k up to 5 and each first letter. A removed span follows from the rest. One sentence in ten is for
+    validation, and one for the test."""
     letters = string.ascii_lowercase
     lines = [
-        "".join(letters[(first + k * place) % 26] for place in range(length))
-        for k in STEPS
+        "".join(letters[(first + stride * i) % 26] for i in range(length))
+        for stride in STRIDES
         for first in range(26)
     ]
-    keep = (range(8), (8,), (9,))
-    parts = [[line for i, line in enumerate(lines) if i % 10 in some] for some in keep]
-    return parts, f"grammar: {len(lines)} sentences of {length} letters, two tenths held out"
+    digits = (range(8), (8,), (9,))
+    splits = [[line for i, line in enumerate(lines) if i % 10 in own] for own in digits]
+    return splits, f"grammar: {len(lines)} sentences of {length} letters, two tenths held out"
 
 
-def paired(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, most: int | None = None) -> Sides:
-    """Token ids of sources and targets with their ends; pairs of more than `most` are left out."""
+def encode_pairs(
+    pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_length: int | None = None
+) -> TokenPairs:
+    """Token ids of sources and targets with their ends, without pairs of more than `max_length` tokens."""
     columns = [
         [[*each.ids, END] for each in tokenizer.encode_batch_fast([p[i] for p in pairs])] for i in range(2)
     ]
     rows = list(zip(*columns, strict=True))
-    kept = [pair for pair in rows if most is None or max(map(len, pair)) <= most]
-    return [a for a, _ in kept], [b for _, b in kept]
+    short = [pair for pair in rows if max_length is None or max(map(len, pair)) <= max_length]
+    return [a for a, _ in short], [b for _, b in short]

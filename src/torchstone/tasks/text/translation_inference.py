@@ -1,4 +1,4 @@
-"""Translations: written by a trained model, judged by BLEU, and laid out to be looked at."""
+"""Translations of a trained model: generation, BLEU, and the report with its attention maps."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,99 +9,111 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from torchstone.data.text import tokenizers
-from torchstone.data.text.bucket_batches import Ragged
+from torchstone.data.text.bucket_batches import PackedSequences
 from torchstone.data.text.parallel import Pairs
+from torchstone.parts.modes import eval_mode
 from torchstone.plots import attention_maps
 
-SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
-PAD, START, END = range(3)
-LONGER = 50  # tokens by which a translation may outgrow its source (Vaswani et al. 2017, section 6.1)
-TOGETHER = 6_000  # tokens in a batch that is only looked at
-SHOWN = 20  # translations written out
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
+PAD, BOS, EOS = range(3)
+# tokens by which a translation may be longer than its source (Vaswani et al. 2017, section 6.1)
+MAX_EXTRA_TOKENS = 50
+EVAL_BATCH_TOKENS = 6_000  # tokens per batch in evaluation
+MAX_SHOWN = 20  # translations in the report
 
 
-def numbers(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
-    """The tokens of each text, without what a tokenizer may put around it."""
-    found = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    return [each.ids for each in found]
+def encode_batch(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """The token ids of each text, without a tokenizer's own special tokens."""
+    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]
 
 
-def alike(lengths: Tensor) -> list[Tensor]:
-    """Rows in groups of like length, the longest first."""
+def group_by_length(lengths: Tensor) -> list[Tensor]:
+    """Indices of rows in groups of similar length, the longest first."""
     order = lengths.argsort(descending=True)
     groups = []
     while len(order):
-        count = max(1, TOGETHER // int(lengths[order[0]]))
+        count = max(1, EVAL_BATCH_TOKENS // int(lengths[order[0]]))
         groups.append(order[:count])
         order = order[count:]
     return groups
 
 
 @torch.no_grad()
-def written(
-    model: Any, tokenizer: Tokenizer, texts: Sequence[str], *, beams: int = 1, penalty: float = 0.0
+def translate_texts(
+    model: Any,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    beam_size: int = 1,
+    length_penalty: float = 0.0,
 ) -> list[str]:
     """The translation of each text."""
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    sources = Ragged([[*ids, END] for ids in numbers(list(texts), tokenizer)], device)
-    found = [""] * len(texts)
-    for rows in alike(sources.lengths * beams):
-        source = sources.padded(rows, PAD)
-        most = min(source.shape[1] + LONGER, model.longest)
-        answers = model.generate(source, most, start=START, end=END, beams=beams, penalty=penalty).tolist()
-        for row, answer in zip(rows.tolist(), answers, strict=True):
-            found[row] = tokenizer.decode([*answer, END][: [*answer, END].index(END)])
-    model.train(was_training)
-    return found
+    device = next(model.parameters()).device
+    sources = PackedSequences([[*ids, EOS] for ids in encode_batch(list(texts), tokenizer)], device)
+    translations = [""] * len(texts)
+    with eval_mode(model):
+        for rows in group_by_length(sources.lengths * beam_size):
+            source = sources.pad_rows(rows, PAD)
+            limit = min(source.shape[1] + MAX_EXTRA_TOKENS, model.max_length)
+            tokens = model.generate(
+                source, limit, bos=BOS, eos=EOS, beam_size=beam_size, length_penalty=length_penalty
+            )
+            for row, ids in zip(rows.tolist(), tokens.tolist(), strict=True):
+                translations[row] = tokenizer.decode([*ids, EOS][: [*ids, EOS].index(EOS)])
+    return translations
 
 
 def bleu(
-    model: Any, tokenizer: Tokenizer, pairs: Pairs, *, beams: int = 1, penalty: float = 0.0
+    model: Any, tokenizer: Tokenizer, pairs: Pairs, *, beam_size: int = 1, length_penalty: float = 0.0
 ) -> dict[str, float]:
-    """BLEU (Papineni et al. 2002) of the translations as sacrebleu has it, 0 to 100; also with case
-    ignored; and the share of them that are what was wanted, letter by letter."""
+    """BLEU of the model's translations (Papineni et al. 2002), 0 to 100, by sacrebleu.
+
+    Also BLEU without case, and `exact_match`, the fraction of translations that equal their reference.
+    """
     import sacrebleu
 
-    answers = written(model, tokenizer, [source for source, _ in pairs], beams=beams, penalty=penalty)  # fmt: skip
-    wanted = [[target for _, target in pairs]]
-    exact = sum(a == b for a, b in zip(answers, wanted[0], strict=True))
+    sources, references = [source for source, _ in pairs], [target for _, target in pairs]
+    translations = translate_texts(
+        model, tokenizer, sources, beam_size=beam_size, length_penalty=length_penalty
+    )
+    matches = sum(a == b for a, b in zip(translations, references, strict=True))
     return {
-        "bleu": sacrebleu.corpus_bleu(answers, wanted).score,
-        "bleu_lowercase": sacrebleu.corpus_bleu(answers, wanted, lowercase=True).score,
-        "exact": exact / len(pairs),
+        "bleu": sacrebleu.corpus_bleu(translations, [references]).score,
+        "bleu_lowercase": sacrebleu.corpus_bleu(translations, [references], lowercase=True).score,
+        "exact_match": matches / len(pairs),
     }
 
 
 def report(model: Any, tokenizer: Tokenizer, pairs: Pairs, folder: Path, **search: Any) -> None:
-    """Write translations beside what was wanted, and draw where each word looks, if any does."""
-    tokenizers.beside(tokenizers.to_metadata(tokenizer), folder)
-    some = pairs[:SHOWN]
-    answers = written(model, tokenizer, [source for source, _ in some], **search)
+    """Write translations next to their references, and plot the attention maps, if there are any."""
+    tokenizers.save_tokenizer(tokenizers.to_metadata(tokenizer), folder)
+    selected = pairs[:MAX_SHOWN]
+    translations = translate_texts(model, tokenizer, [source for source, _ in selected], **search)
     blocks = [
-        f"source       {source}\nreference    {target}\ntranslation  {answer}\n"
-        for (source, target), answer in zip(some, answers, strict=True)
+        f"source       {source}\nreference    {target}\ntranslation  {translation}\n"
+        for (source, target), translation in zip(selected, translations, strict=True)
     ]
     (folder / "translations.txt").write_text("\n".join(blocks), encoding="utf-8")
     if not getattr(model, "attends", True):
         return
     maps = []
-    for (source, _), answer in zip(some, answers, strict=True):
-        if answer.strip():
-            maps.append(_looked(model, tokenizer, source, answer))
+    for (source, _), translation in zip(selected, translations, strict=True):
+        if translation.strip():
+            maps.append(_attention_map(model, tokenizer, source, translation))
     if maps:
-        attention_maps.draw(maps, folder / "attention.png")
-        if len(maps[0].shares) > 1:
-            attention_maps.draw_heads(maps[0], folder / "attention_heads.png")
+        attention_maps.plot_mean_attention(maps, folder / "attention.png")
+        if len(maps[0].weights) > 1:
+            attention_maps.plot_heads(maps[0], folder / "attention_heads.png")
 
 
 @torch.no_grad()
-def _looked(model: Any, tokenizer: Tokenizer, source: str, answer: str) -> attention_maps.Map:
+def _attention_map(
+    model: Any, tokenizer: Tokenizer, source: str, translation: str
+) -> attention_maps.AttentionMap:
     device = next(model.parameters()).device
-    a, b = (tokenizer.encode(text, add_special_tokens=False) for text in (source, answer))
-    ids = torch.tensor([[*a.ids, END]], device=device), torch.tensor([[START, *b.ids]], device=device)
-    was_training = model.training
-    model.eval()
-    shares = model.looks(*ids)[0].float().cpu()
-    model.train(was_training)
-    return attention_maps.over_words(shares, (source, a.offsets), (answer, b.offsets))
+    a, b = (tokenizer.encode(text, add_special_tokens=False) for text in (source, translation))
+    ids = torch.tensor([[*a.ids, EOS]], device=device), torch.tensor([[BOS, *b.ids]], device=device)
+    with eval_mode(model):
+        weights = model.attention_weights(*ids)[0].float().cpu()  # (heads, N, M)
+    return attention_maps.merge_word_pieces(weights, (source, a.offsets), (translation, b.offsets))

@@ -1,4 +1,4 @@
-"""What a trained auto-encoder is used for: samples, filling in, how unusual a picture is, its figures."""
+"""Use of a trained VAE: sampling, inpainting, evaluation, and anomaly scores with their explanation."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,59 +7,60 @@ from typing import Any
 
 import torch
 
-from torchstone.data.vision.dataset import load_pictures
-from torchstone.data.vision.preprocess import prepare
+from torchstone.data.vision.dataset import load_images
+from torchstone.data.vision.dequantized_batches import all_images
+from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
-from torchstone.plots.sample_grid import sheet
-from torchstone.tasks import evaluate_samples as judging
-from torchstone.tasks.anomaly import files, finite, verdict
-from torchstone.tasks.flow.train_images import everything
-from torchstone.tasks.vae.figures import AGAIN, codes, decoded, fill, painted, shades
-from torchstone.tasks.vae.train import FEW, fixed, looked, worth
+from torchstone.plots.sample_grid import save_image_grid
+from torchstone.tasks.anomaly import check_finite, classify_score, list_files
+from torchstone.tasks.evaluate_samples import DEFAULT_SAMPLES, evaluate_samples
+from torchstone.tasks.vae.figures import GIBBS_STEPS, decode_images, encode, inpaint, sample_images, to_uint8
+from torchstone.tasks.vae.train import FEW_SAMPLES, encode_all, evaluate_bounds, fixed_binarization
+from torchstone.tasks.vision.feature_classifier import ClassifierSpec
 
 
 def sample(
     model: Any,
     metadata: dict[str, Any],
     *,
-    count: int = 64,
+    num_samples: int = 64,
     seed: int = 0,
     temperature: float = 1.0,
     out: str | Path | None = None,
-    known: str | Path | None = None,
+    inpaint_image: str | Path | None = None,
     mask: str | Path | None = None,
-    again: int = AGAIN,
+    gibbs_steps: int = GIBBS_STEPS,
 ) -> list:
-    """Pictures, uint8 (channel, height, width), or the name of the sheet they were drawn into.
+    """Images, uint8 (channel, height, width), or the name of the file that their grid was written to.
 
     Args:
-        temperature: deviation of the codes; below 1 likelier and more alike.
-        out: a `.png` for all of them on one sheet.
-        known, mask: a picture and one of its size that is white where it is to be filled in.
-        again: rounds of filling in.
+        temperature: standard deviation of the codes; below 1 samples are likelier and less diverse.
+        out: a `.png` for a grid of all of them.
+        inpaint_image, mask: an image, and one of its size that is white where it is to be filled in.
+        gibbs_steps: of inpainting.
 
     Raises:
-        BadInput: a number that cannot be, a picture without a mask, or a mask without a picture.
-        NotFinite: a picture has a number that is NaN or infinite.
+        BadInput: a number out of range, an image without a mask, or a mask without an image.
+        NotFinite: a sample has a number that is NaN or infinite.
     """
-    if count < 1:
-        raise BadInput(f"give a number of pictures of at least 1, not {count}")
+    if num_samples < 1:
+        raise BadInput(f"give a number of images of at least 1, not {num_samples}")
     if not 0 < temperature < float("inf"):
         raise BadInput(f"temperature must be a positive number, not {temperature}")
-    if (known is None) != (mask is None):
-        raise BadInput("give both a known picture and a mask, which is white where to fill in")
-    if known is not None and mask is not None:
-        if again < 1:
-            raise BadInput(f"give at least 1 round of filling in, not {again}")
+    if (inpaint_image is None) != (mask is None):
+        raise BadInput("give both an image to inpaint and a mask, which is white where to fill in")
+    if inpaint_image is not None and mask is not None:
+        if gibbs_steps < 1:
+            raise BadInput(f"gibbs_steps must be at least 1, not {gibbs_steps}")
         device = next(model.parameters()).device
-        plain = metadata["picture"] | {"ink": False}  # where it lies in its frame is how it is to stay
-        x = fixed(prepare(known, plain).to(device), metadata["pixels"])
-        missing = prepare(mask, plain | {"channels": 1}).to(device) >= 128
-        many = x.expand(count, -1, -1, -1)
-        made = shades(fill(model, many, missing, again=again, seed=seed))
+        plain = metadata["picture"] | {"ink": False}  # the image keeps its position in the frame
+        x = fixed_binarization(preprocess(inpaint_image, plain).to(device), metadata["binarization"])
+        missing = preprocess(mask, plain | {"channels": 1}).to(device) >= 128
+        copies = x.expand(num_samples, -1, -1, -1)
+        images = to_uint8(inpaint(model, copies, missing, gibbs_steps=gibbs_steps, seed=seed))
     else:
-        made = painted(model, count, seed=seed, temperature=temperature)
-    return list(made) if out is None else [str(sheet(made, out))]
+        images = sample_images(model, num_samples, seed=seed, temperature=temperature)
+    return list(images) if out is None else [str(save_image_grid(images, out))]
 
 
 def evaluate(
@@ -68,66 +69,56 @@ def evaluate(
     spec: str,
     *,
     held_out: bool,
-    classifier: Any = None,
+    classifier: ClassifierSpec,
     inception: str | Path | None = None,
 ) -> dict[str, Any]:
-    """`latent.worth` of `spec`: of its test split if `held_out`, else of every picture of it; and what as
-    many samples as the recipe had `judged` are worth beside them.
-
-    Args:
-        classifier, inception: of `worth.worth_of`.
+    """`evaluate_bounds` on `spec`: its test split if `held_out`, else all of its images; and
+    `evaluate_samples` against them, of as many samples as the recipe's `eval_samples`.
 
     Raises:
         NotFinite: a bound is NaN or infinite.
     """
     picture, device = metadata["picture"], next(model.parameters()).device
-    data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
-    pictures = torch.cat([everything(split) for split in splits])
-    found = worth(model, pictures, metadata["pixels"])
-    finite(torch.tensor([found["bound"], found["bound_50"]]), "bounds")
-    count = metadata["judged"] or (judging.FEW if inception else 0)
-    if classifier is not None and count:
-        draw = partial(painted, model, count)
-        found |= judging.worth_of(draw, data, classifier, splits, inception=inception)
-    return found | {"pictures": len(pictures)}
+    images = torch.cat([all_images(split) for split in splits])
+    metrics = evaluate_bounds(model, images, metadata["binarization"])
+    check_finite(torch.tensor([metrics["elbo"], metrics["iwae_50"]]), "bounds")
+    count = metadata["eval_samples"] or (DEFAULT_SAMPLES if inception else 0)
+    if count:
+        sampler = partial(sample_images, model, count)
+        metrics |= evaluate_samples(sampler, data, classifier, splits, inception=inception)
+    return metrics | {"images": len(images)}
 
 
 def predict(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str]) -> list[dict[str, Any]]:
-    """How unusual each picture is: its `bound` in nats, `label` (usual or unusual) and `probability`, the
-    share of validation pictures whose bound is no higher.
+    """How unusual each image is: its `elbo` in nats, `label` (usual or unusual) and `probability`, the
+    fraction of validation images whose ELBO is no higher.
 
     Args:
         inputs: image files, or folders of them.
 
     Raises:
-        BadInput: a file is missing, or is no picture.
+        BadInput: a file is missing, or is no image.
         NotFinite: a bound is NaN or infinite.
     """
     device, answers = next(model.parameters()).device, []
-    for file in files(inputs):
-        picture = prepare(file, metadata["picture"]).to(device)
-        found = looked(model, picture, metadata["pixels"], FEW)
-        bound = finite(found.bound, "bounds").item()
-        said = verdict(bound, metadata.get("usual"))
-        answers.append(
-            {
-                "input": str(file),
-                **said,
-                "bound": bound,
-                "divergence": found.divergences.sum().item(),
-            }
-        )
+    for file in list_files(inputs):
+        image = preprocess(file, metadata["picture"]).to(device)
+        stats = encode_all(model, image, metadata["binarization"], FEW_SAMPLES)
+        elbo = check_finite(stats.elbo, "bounds").item()
+        verdict = classify_score(elbo, metadata.get("score_quantiles"))
+        answers.append({"input": str(file), **verdict, "elbo": elbo, "kl": stats.kl.sum().item()})
     return answers
 
 
 def explain(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str], out: Path) -> None:
-    """A row for each picture: as it is seen, as it would be expected, and light where the two differ."""
+    """A row for each image: the image, its reconstruction, and the absolute difference of the two."""
     device = next(model.parameters()).device
     rows = []
-    for file in files(inputs):
-        x = fixed(prepare(file, metadata["picture"]).to(device), metadata["pixels"])
-        expected = decoded(model, codes(model, x)[0])
-        apart = (shades(x).int() - expected.int()).abs().byte()
-        rows += [shades(x), expected, apart]
-    sheet(torch.cat(rows), out, columns=3)
+    for file in list_files(inputs):
+        x = fixed_binarization(preprocess(file, metadata["picture"]).to(device), metadata["binarization"])
+        reconstruction = decode_images(model, encode(model, x)[0])
+        difference = (to_uint8(x).int() - reconstruction.int()).abs().byte()
+        rows += [to_uint8(x), reconstruction, difference]
+    save_image_grid(torch.cat(rows), out, columns=3)

@@ -1,5 +1,6 @@
-"""Variational auto-encoding: from a network, a recipe and pictures to a Run, and what it is worth."""
+"""Training of a variational autoencoder: from a network, its loss, a recipe and images to a Run."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,139 +8,151 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from torchstone.data.vision.augment import from_name
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import PictureSet
-from torchstone.data.vision.dequantized_batches import Chanced, Chances, whole
+from torchstone.data.vision.augment import make_augmentation
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageDataset
+from torchstone.data.vision.dequantized_batches import (
+    LikelihoodBatch,
+    LikelihoodBatches,
+    all_images,
+    identity_stats,
+)
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.parts.vae.elbo import divergence, drawn, importance, log_weights, on_or_off, paid
-from torchstone.plots.sample_grid import unit, watched
-from torchstone.tasks import evaluate_samples as judging
-from torchstone.tasks.anomaly import usual
-from torchstone.tasks.flow.train_images import everything
+from torchstone.parts.modes import eval_mode
+from torchstone.parts.vae.elbo import (
+    bernoulli_log_prob,
+    iwae_bound,
+    kl_to_prior,
+    log_importance_weights,
+    reparameterize,
+)
+from torchstone.plots.sample_grid import log_samples, save_final_samples, unit_range
+from torchstone.tasks.anomaly import score_quantiles
+from torchstone.tasks.evaluate_samples import NUM_PAIRS, evaluate_samples, save_nearest_samples
 from torchstone.tasks.optimization import gradient_update
-from torchstone.tasks.vae.figures import filled, painted, paths, plane, rebuilt
+from torchstone.tasks.vae.figures import (
+    sample_images,
+    save_inpaintings,
+    save_interpolations,
+    save_latent_grid,
+    save_reconstructions,
+)
+from torchstone.tasks.vision.feature_classifier import ClassifierSpec
 
 Pixels = UInt8[Tensor, "count channel height width"]
-Pictures = Float[Tensor, "count channel height width"]
-Each = Float[Tensor, " count"]
+Images = Float[Tensor, "count channel height width"]
+PerImage = Float[Tensor, " count"]
 
-SHOWN = 100  # on a sheet
-ROWS = 1000  # samples that are looked at together
-FEW, MANY = 5, 50  # samples that the bound is estimated with, on the clock and at the end
-ACTIVE = 0.01  # variance of a latent's mean over pictures, above which it is in use
-PIXELS = ("drawn", "threshold", "grey")
+GRID_SIZE = 100  # samples on a grid
+CHUNK_SIZE = 1000  # latent samples at a time
+FEW_SAMPLES, MANY_SAMPLES = 5, 50  # latent samples of the bounds, in validation and at the end
+ACTIVE_VARIANCE = 0.01  # variance of a latent's mean over images, above which it counts as active
+BINARIZATIONS = ("stochastic", "threshold", "none")
 
 
-def pixels_of(pictures: Pictures, u: Pictures, how: str) -> Pictures:
-    """What is to be likely, 0..1: each pixel on by the chance of its shade (`drawn`), on from the middle shade
-    up (`threshold`), or its shade (`grey`), which makes the bound no likelihood.
+def binarize(images: Images, u: Images, binarization: str) -> Images:
+    """The pixels to be modeled, 0..1: 1 with the probability of their gray level (`stochastic`), 1 from the
+    middle gray up (`threshold`), or the gray level itself (`none`), with which the bound is no likelihood.
 
     Args:
-        pictures: from 0 to 255.
-        u: uniform on 0..1.
+        images: from 0 to 255.
+        u: uniform noise on 0..1.
     """
-    x = pictures / 255
-    if how == "drawn":
+    x = images / 255
+    if binarization == "stochastic":
         return (u < x).to(x.dtype)
-    return (x >= 0.5).to(x.dtype) if how == "threshold" else x
+    return (x >= 0.5).to(x.dtype) if binarization == "threshold" else x
 
 
-def checked(recipe: Any) -> None:
-    """Raises `BadInput` for numbers that are no objective."""
-    if recipe.samples < 1:
-        raise BadInput(f"samples must be at least 1, not {recipe.samples}")
-    if recipe.judged < 0:
-        raise BadInput(f"judged must be at least 0, not {recipe.judged}")
+def fixed_binarization(images: Pixels, binarization: str) -> Images:
+    """`binarize`, with noise that is always the same."""
+    u = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+    return binarize(images.float(), u.to(images.device), binarization)
+
+
+def validate(recipe: Any) -> None:
+    """Raises `BadInput` for fields that make no objective."""
+    if recipe.latent_samples < 1:
+        raise BadInput(f"latent_samples must be at least 1, not {recipe.latent_samples}")
+    if recipe.eval_samples < 0:
+        raise BadInput(f"eval_samples must be at least 0, not {recipe.eval_samples}")
     if not 0 <= recipe.beta < float("inf") or not 0 <= recipe.free_bits < float("inf"):
         raise BadInput("beta and free_bits are numbers of at least 0")
-    if recipe.weighted and (recipe.beta != 1 or recipe.free_bits):
-        raise BadInput("the weighted bound has no divergence in it: leave beta 1 and free_bits 0")
+    if recipe.use_iwae and (recipe.beta != 1 or recipe.free_bits):
+        raise BadInput("the IWAE bound has no KL term: leave beta 1 and free_bits 0")
 
 
-def autoencode(
+def train_vae(
     model: Any,
     recipe: Any,
-    data: PictureSet,
+    data: ImageDataset,
     *,
+    loss: Callable[[Any, Images, Tensor, Any], dict[str, Tensor]],
     model_config: dict[str, Any],
-    classifier: Any = None,
+    classifier: ClassifierSpec,
 ) -> Run:
-    """A Run that raises the bound on the likelihood of pictures.
+    """A Run that maximizes a lower bound on the likelihood of images.
 
-    The recipe states pixels, beta, free_bits, samples, weighted, judged, batch, steps, seed, variant,
-    augment, optimiser, lr, momentum, weight_decay, schedule, warmup, clip, accumulate, ema, precision,
-    compile. `loss` is what is lowered, `bound` in nats a picture, of it `divergence`; at the end stand
-    beside it the importance-weighted bound of 5 and 50 samples, how many latents are `active`, what
-    `pixels_alone` reach, each by its own frequency, and what samples are worth (`quality.compared`).
+    Of the recipe: binarization, beta, free_bits, latent_samples, use_iwae, eval_samples. Metrics: `elbo` in
+    nats an image, and its `kl`; at the end also the bounds `iwae_5` and `iwae_50`, the number of
+    `active_latents`, the log-likelihood of `independent_pixels`, and `sample_metrics`.
 
     Args:
-        model: (x, epsilon) -> (logits, mean, logvar), with `encode` and `decode`; `latent` is its width.
-        model_config: what `model` was made with; kept with the weights, so that it can be made again.
-        classifier: of `quality.judge`; without one, or with `judged` 0, samples are not judged.
+        model: (x, epsilon) -> (logits, mean, logvar), with `encode`, `decode` and `sample`; z has
+            `latent_dim` numbers.
+        loss: (network, x, epsilon, recipe) -> metrics with the `loss` to minimize.
+        model_config: constructor arguments of `model`, saved with the weights.
+        classifier: whose features samples are compared in, if `eval_samples` is not 0.
 
     Raises:
-        BadInput: numbers that are no objective.
+        BadInput: fields that make no objective.
     """
-    checked(recipe)
-    judges = classifier is not None and recipe.judged > 0
+    validate(recipe)
 
-    def objective(net: Any, batch: Chanced) -> dict[str, Tensor]:
-        x = pixels_of(batch.pictures, batch.u, recipe.pixels)
-        logits, mean, logvar = net(x, batch.epsilon)
-        likelihood, cost = on_or_off(logits, x), divergence(mean, logvar)
-        bound = likelihood.mean() - cost.sum(1).mean()
-        if recipe.weighted:
-            assert batch.epsilon is not None
-            z = drawn(mean, logvar, batch.epsilon)
-            loss = -importance(log_weights(likelihood, z, batch.epsilon, logvar)).mean()
-        else:
-            loss = paid(cost, recipe.beta, recipe.free_bits) - likelihood.mean()
-        return {"loss": loss, "bound": bound, "divergence": cost.sum(1).mean()}
+    def objective(net: Any, batch: LikelihoodBatch) -> dict[str, Tensor]:
+        assert batch.epsilon is not None
+        return loss(net, binarize(batch.images, batch.u, recipe.binarization), batch.epsilon, recipe)
 
-    update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
-    batches = Batches(
+    update, state, eval_model = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
+    batches = ImageBatches(
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
-        metadata=whole(data.metadata["channels"]),
-        augment=from_name(recipe.augment),
+        metadata=identity_stats(data.metadata["channels"]),
+        augment=make_augmentation(recipe.augment),
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
-    stream = state["stream"] = Chances(batches, (recipe.samples, model.latent))
-    metadata = {
-        "task": "autoencode",
-        "variant": recipe.variant,
-        "model_config": model_config,
-        "picture": unit(data.metadata),
-        "pixels": recipe.pixels,
-        "judged": recipe.judged,
-        "data": data.note,
-    }
+    stream = state["stream"] = LikelihoodBatches(batches, (recipe.latent_samples, model.latent_dim))
 
     def evaluate() -> dict[str, float]:
-        found = looked(judged, everything(data.val), recipe.pixels, FEW)
-        metadata["usual"] = usual(found.bound)  # for `predict`, which has no data beside it
-        return {"bound": mean_of(found.bound), "divergence": mean_of(found.divergences.sum(1))}
+        stats = encode_all(eval_model, all_images(data.val), recipe.binarization, FEW_SAMPLES)
+        run.calibration["score_quantiles"] = score_quantiles(stats.elbo)  # for `predict`
+        return {"elbo": mean(stats.elbo), "kl": mean(stats.kl.sum(1))}
 
     def test() -> dict[str, float]:
-        found = worth(judged, everything(data.test), recipe.pixels)
-        found["pixels_alone"] = alone(data, recipe.pixels)
-        if judges:
-            found |= judging.worth_of(lambda: painted(judged, recipe.judged), data, classifier)
-        return found
+        metrics = evaluate_bounds(eval_model, all_images(data.test), recipe.binarization)
+        metrics["independent_pixels"] = independent_pixel_log_prob(data, recipe.binarization)
+        if recipe.eval_samples:
+            metrics |= evaluate_samples(
+                lambda: sample_images(eval_model, recipe.eval_samples), data, classifier
+            )
+        return metrics
+
+    def sample() -> Pixels:
+        return sample_images(eval_model, GRID_SIZE)
 
     def report(folder: Path) -> None:
-        shown = fixed(everything(data.test), recipe.pixels)
-        rebuilt(judged, shown, folder / "rebuilt.png")
-        paths(judged, shown, folder / "interpolation.png")
-        plane(judged, shown, folder / "plane.png")
-        filled(judged, shown, folder / "filled.png")
-        if judges:
-            judging.shown(painted(judged, judging.PAIRS), data, classifier, folder)
+        x = fixed_binarization(all_images(data.test), recipe.binarization)
+        save_reconstructions(eval_model, x, folder / "rebuilt.png")
+        save_interpolations(eval_model, x, folder / "interpolation.png")
+        save_latent_grid(eval_model, x, folder / "plane.png")
+        save_inpaintings(eval_model, x, folder / "filled.png")
+        if recipe.eval_samples:
+            save_nearest_samples(sample_images(eval_model, NUM_PAIRS), data, classifier, folder)
+        save_final_samples(sample(), folder)
 
     run = Run(
         stream=stream,
@@ -149,68 +162,69 @@ def autoencode(
         steps=recipe.steps,
         test=test,
         report=report,
-        metadata=metadata,
+        metadata={
+            "task": "autoencode",
+            "variant": recipe.variant,
+            "model_config": model_config,
+            "picture": unit_range(data.metadata),
+            "binarization": recipe.binarization,
+            "eval_samples": recipe.eval_samples,
+            "data": data.description,
+        },
     )
-    return watched(run, lambda: painted(judged, SHOWN))
+    return log_samples(run, sample)
 
 
-def mean_of(each: Tensor) -> float:
-    return each.double().mean().item()
+def mean(values: Tensor) -> float:
+    return values.double().mean().item()
 
 
-def fixed(pictures: Pixels, how: str) -> Pictures:
-    """`pixels_of`, with noise that is always the same."""
-    u = torch.rand(pictures.shape, generator=torch.Generator().manual_seed(0))
-    return pixels_of(pictures.float(), u.to(pictures.device), how)
+class LatentStats(NamedTuple):
+    """Of each image: its ELBO, the KL of each latent, the mean code, and the log importance weight
+    log p(x, z) − log q(z|x) of each latent sample."""
 
-
-class Looked(NamedTuple):
-    """What is found in pictures: of each the bound, the divergence of each latent, the mean code, and
-    log p(x, z) − log q(z|x) of each sample."""
-
-    bound: Each
-    divergences: Float[Tensor, "count latent"]
+    elbo: PerImage
+    kl: Float[Tensor, "count latent"]
     mean: Float[Tensor, "count latent"]
-    weights: Float[Tensor, "count samples"]
+    log_weights: Float[Tensor, "count samples"]
 
 
 @torch.no_grad()
-def looked(model: Any, pictures: Pixels, how: str, samples: int) -> Looked:
+def encode_all(model: Any, images: Pixels, binarization: str, samples: int) -> LatentStats:
     """In evaluation mode, with noise that is always the same; the result is on the CPU."""
-    was_training = model.training
-    model.eval()
-    generator, found = torch.Generator().manual_seed(1), []
-    for x in fixed(pictures, how).split(max(1, ROWS // samples)):
-        epsilon = torch.randn(len(x), samples, model.latent, generator=generator).to(x.device)
-        logits, mean, logvar = model(x, epsilon)
-        likelihood, cost = on_or_off(logits, x), divergence(mean, logvar)
-        weights = log_weights(likelihood, drawn(mean, logvar, epsilon), epsilon, logvar)
-        each = Looked(likelihood.mean(1) - cost.sum(1), cost, mean, weights)
-        found.append([part.cpu() for part in each])
-    model.train(was_training)
-    return Looked(*map(torch.cat, zip(*found, strict=True)))
+    generator, chunks = torch.Generator().manual_seed(1), []
+    with eval_mode(model):
+        for x in fixed_binarization(images, binarization).split(max(1, CHUNK_SIZE // samples)):
+            epsilon = torch.randn(len(x), samples, model.latent_dim, generator=generator).to(x.device)
+            logits, mean, logvar = model(x, epsilon)
+            log_likelihood, kl = bernoulli_log_prob(logits, x), kl_to_prior(mean, logvar)
+            z = reparameterize(mean, logvar, epsilon)
+            log_weights = log_importance_weights(log_likelihood, z, epsilon, logvar)
+            stats = LatentStats(log_likelihood.mean(1) - kl.sum(1), kl, mean, log_weights)
+            chunks.append([each.cpu() for each in stats])
+    return LatentStats(*map(torch.cat, zip(*chunks, strict=True)))
 
 
-def worth(model: Any, pictures: Pixels, how: str) -> dict[str, float]:
-    """The bound of 1, 5 and 50 samples in nats a picture, from the same samples; of it the divergence;
-    and how many latents are in use (Burda et al. 2015, section 5)."""
-    found = looked(model, pictures, how, MANY)
-    few = found.weights.double().unflatten(1, (-1, FEW)).transpose(0, 1)
+def evaluate_bounds(model: Any, images: Pixels, binarization: str) -> dict[str, float]:
+    """The ELBO and the IWAE bounds of 5 and 50 samples in nats an image, from the same samples; the KL; and
+    the number of active latents (Burda et al. 2015, section 5)."""
+    stats = encode_all(model, images, binarization, MANY_SAMPLES)
+    groups = stats.log_weights.double().unflatten(1, (-1, FEW_SAMPLES)).transpose(0, 1)
     return {
-        "bound": mean_of(found.bound),
-        "bound_5": mean_of(torch.stack([importance(each) for each in few.unbind(0)])),
-        "bound_50": mean_of(importance(found.weights.double())),
-        "divergence": mean_of(found.divergences.sum(1)),
-        "active": float((found.mean.var(0) > ACTIVE).sum()),
+        "elbo": mean(stats.elbo),
+        "iwae_5": mean(torch.stack([iwae_bound(each) for each in groups.unbind(0)])),
+        "iwae_50": mean(iwae_bound(stats.log_weights.double())),
+        "kl": mean(stats.kl.sum(1)),
+        "active_latents": float((stats.mean.var(0) > ACTIVE_VARIANCE).sum()),
     }
 
 
-def alone(data: PictureSet, how: str) -> float:
-    """log p in nats of a test picture, each pixel by its own frequency in the train split."""
-    shares = everything(data.train).double().mean(0) / 255
-    if how == "threshold":
-        shares = (everything(data.train) >= 127.5).double().mean(0)
+def independent_pixel_log_prob(data: ImageDataset, binarization: str) -> float:
+    """log p of a test image in nats, with independent pixels of their frequencies in the train split."""
+    frequency = all_images(data.train).double().mean(0) / 255
+    if binarization == "threshold":
+        frequency = (all_images(data.train) >= 127.5).double().mean(0)
     count = len(data.train)
-    logits = torch.logit((shares * count + 0.5) / (count + 1))
-    x = fixed(everything(data.test), how).double()
-    return mean_of(on_or_off(logits.expand_as(x), x))
+    logits = torch.logit((frequency * count + 0.5) / (count + 1))
+    x = fixed_binarization(all_images(data.test), binarization).double()
+    return mean(bernoulli_log_prob(logits.expand_as(x), x))

@@ -1,4 +1,4 @@
-"""Classification of pictures: from a model, a recipe and data to a Run, and its use afterwards."""
+"""Image classification: training as a `Run`, evaluation, prediction and explanation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,14 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchstone.data.vision.augment import from_name, read
-from torchstone.data.vision.batches import Batches
-from torchstone.data.vision.dataset import Pictures, PictureSet, load_pictures, normalise
-from torchstone.data.vision.preprocess import prepare
+from torchstone.data.vision.augment import make_augmentation, parse_augmentation
+from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.vision.dataset import ImageDataset, ImageSplit, load_images, normalize
+from torchstone.data.vision.preprocess import preprocess
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.interpret import feature_maps
+from torchstone.interpret import feature_maps, grad_cam
+from torchstone.parts.modes import eval_mode
 from torchstone.plots import classification
 from torchstone.tasks import transfer
 from torchstone.tasks.optimization import gradient_update
@@ -24,7 +25,7 @@ from torchstone.tasks.optimization import gradient_update
 def classify(
     model: nn.Module,
     recipe: Any,
-    data: PictureSet,
+    data: ImageDataset,
     *,
     model_config: dict,
     loss: Callable[..., Tensor] = F.cross_entropy,
@@ -33,43 +34,41 @@ def classify(
     published: Callable[[str, dict], Mapping[str, Tensor]] | None = None,
     statistics: transfer.Statistics = transfer.IMAGENET,
 ) -> Run:
-    """A Run that trains `model` to tell the classes of `data` apart.
+    """A Run that trains `model` to classify the images of `data`.
 
-    The recipe states batch, steps, seed, variant, augment, optimiser, lr, momentum, weight_decay,
-    schedule, warmup, clip, accumulate, ema, precision, compile, and where it is to start from other
-    weights, weights and freeze. Metrics are `loss` and `accuracy`
-    (a share, 0 to 1); validation guides, the test split is looked at once, at the end.
+    Special recipe fields: `augment`, and to start from other weights, `weights` and `freeze`. Metrics are
+    `loss` and `accuracy` (0 to 1). The test split is evaluated once, at the end.
 
     Args:
-        model_config: what `model` was made with; kept with the weights, so that it can be made again.
-        loss: (output, labels) -> scalar; networks with auxiliary heads give a tuple in training,
-            whose first are the logits.
-        update: another learning rule than descent; its state is then all in the model.
-        head, published, statistics: for weights to start from, as in `transfer.begin`.
+        model_config: the arguments that `model` was built with; saved with the weights, to rebuild it.
+        loss: (output, labels) -> scalar. Networks with auxiliary heads output a tuple in training, whose
+            first element is the logits.
+        update: a learning rule other than gradient descent; its state is then all in the model.
+        head, published, statistics: for initial weights, as in `transfer.initialize_from`.
     """
     data = transfer.initialize_from(
         model, recipe, data, head=head, published=published, statistics=statistics
     )
-    augment, mixing = read(recipe.augment)
+    augment, mixing = parse_augmentation(recipe.augment)
     if mixing and update is not None:
-        augment = from_name(recipe.augment)  # says that it cannot
+        augment = make_augmentation(recipe.augment)  # raises: this rule cannot mix labels
     if data.train.labels.device.type != "mps":
-        # convolutions are up to twice as fast so (benchmarks/convolutional.py)
+        # convolutions are up to twice as fast in this layout (benchmarks/convolutional.py)
         model = model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
     state: dict[str, Any] = {"model": model}
-    judged = model
+    eval_model = model
     if update is None:
 
         def objective(net, batch):
             images, labels = batch
             output = net(images)
             logits = output[0] if isinstance(output, tuple) else output
-            most = labels if labels.ndim == 1 else labels.argmax(1)  # of a mixture
-            right = (logits.detach().argmax(1) == most).float().mean()
-            return {"loss": loss(output, labels), "accuracy": right}
+            hard_labels = labels if labels.ndim == 1 else labels.argmax(1)
+            accuracy = (logits.detach().argmax(1) == hard_labels).float().mean()
+            return {"loss": loss(output, labels), "accuracy": accuracy}
 
-        update, state, judged = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
-    state["stream"] = stream = Batches(
+        update, state, eval_model = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
+    state["stream"] = stream = ImageBatches(
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
@@ -83,110 +82,116 @@ def classify(
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: measure(judged, data.val, data.metadata, loss),
+        evaluate=lambda: evaluate_split(eval_model, data.val, data.metadata, loss),
         state=state,
         steps=recipe.steps,
-        test=lambda: measure(judged, data.test, data.metadata, loss),
-        report=lambda folder: report(judged, data, folder),
+        test=lambda: evaluate_split(eval_model, data.test, data.metadata, loss),
+        report=lambda folder: save_report(eval_model, data, folder),
         metadata={
             "task": "classify",
             "variant": recipe.variant,
             "model_config": model_config,
             "classes": list(data.classes),
             "picture": data.metadata,
-            "data": data.note,
+            "data": data.description,
         },
     )
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, split: Pictures, metadata: dict, batch: int = 1024) -> Tensor:
-    """Logits of every picture of a split, (pictures, classes), in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    device = split.labels.device
-    rows = torch.arange(len(split), device=device).split(batch)
-    logits = [model(normalise(split.take(index), metadata)) for index in rows]
-    model.train(was_training)
-    return torch.cat(logits)
+def compute_logits(model: nn.Module, split: ImageSplit, metadata: dict, batch_size: int = 1024) -> Tensor:
+    """Logits of every image of a split, (images, classes), in evaluation mode."""
+    rows = torch.arange(len(split), device=split.labels.device).split(batch_size)
+    with eval_mode(model):
+        return torch.cat([model(normalize(split.take(index), metadata)) for index in rows])
 
 
-def measure(model: nn.Module, split: Pictures, metadata: dict, loss=F.cross_entropy) -> dict:
-    """Accuracy (a share) and mean loss on a whole split."""
-    logits = outputs(model, split, metadata)
-    right = (logits.argmax(1) == split.labels).double().mean()
-    return {"accuracy": right.item(), "loss": loss(logits, split.labels).item()}
+def evaluate_split(model: nn.Module, split: ImageSplit, metadata: dict, loss=F.cross_entropy) -> dict:
+    """Accuracy (0 to 1) and mean loss on a full split."""
+    logits = compute_logits(model, split, metadata)
+    accuracy = (logits.argmax(1) == split.labels).double().mean()
+    return {"accuracy": accuracy.item(), "loss": loss(logits, split.labels).item()}
 
 
-def report(model: nn.Module, data: PictureSet, folder: Path) -> None:
-    """Draw what the model gets right and wrong on the test split, and what it looks for."""
-    logits = outputs(model, data.test, data.metadata)
-    guesses, labels = logits.argmax(1).cpu(), data.test.labels.cpu()
+def save_report(model: nn.Module, data: ImageDataset, folder: Path) -> None:
+    """Plots of the test split: confusion matrix, worst mistakes, first filters and feature maps."""
+    logits = compute_logits(model, data.test, data.metadata)
+    predictions, labels = logits.argmax(1).cpu(), data.test.labels.cpu()
     count = len(data.classes)
-    matrix = torch.bincount(labels * count + guesses, minlength=count**2).reshape(count, count)
-    classification.confusion(matrix, data.classes, folder / "confusion.png")
-    everything = data.test.take(torch.arange(len(data.test), device=data.test.labels.device)).cpu()
-    chances = logits.softmax(1).cpu()
-    classification.mistakes(everything, labels, guesses, chances, data.classes, folder / "mistakes.png")
+    matrix = torch.bincount(labels * count + predictions, minlength=count**2).reshape(count, count)
+    classification.plot_confusion_matrix(matrix, data.classes, folder / "confusion.png")
+    images = data.test.take(torch.arange(len(data.test), device=data.test.labels.device)).cpu()
+    probabilities = logits.softmax(1).cpu()
+    classification.plot_mistakes(
+        images, labels, predictions, probabilities, data.classes, folder / "mistakes.png"
+    )
     size, channels = data.metadata["size"], data.metadata["channels"]
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
     if first is not None:
         shape = (channels, size, size) if isinstance(first, nn.Linear) else None
-        feature_maps.filters(first.weight.detach().cpu(), folder / "filters.png", shape=shape)
-    example = normalise(data.test.take(torch.tensor([0], device=data.test.labels.device)), data.metadata)
-    feature_maps.feature_maps(model, example, folder / "features.png")
+        feature_maps.plot_filters(first.weight.detach().cpu(), folder / "filters.png", shape=shape)
+    example = normalize(data.test.take(torch.tensor([0], device=data.test.labels.device)), data.metadata)
+    feature_maps.plot_feature_maps(model, example, folder / "features.png")
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict:
-    """Accuracy and cross-entropy (nats) on `spec`: its test split if `held_out`, else every picture of it.
+    """Accuracy and cross-entropy (nats) on `spec`: its test split if `held_out`, else all its images.
 
     Raises:
-        BadInput: its classes are not those the model was trained to tell apart.
+        BadInput: its classes are not those that the model was trained on.
     """
-    picture, device = metadata["picture"], next(model.parameters()).device
-    data = load_pictures(spec, size=picture["size"], channels=picture["channels"], device=device)
+    preprocessing, device = metadata["picture"], next(model.parameters()).device
+    data = load_images(spec, size=preprocessing["size"], channels=preprocessing["channels"], device=device)
     if list(data.classes) != metadata["classes"]:
         raise BadInput(
-            f"{spec} has the classes {', '.join(data.classes)}, but the model tells apart "
+            f"{spec} has the classes {', '.join(data.classes)}, but the model was trained on "
             f"{', '.join(metadata['classes'])}"
         )
     splits = [data.test] if held_out else [data.train, data.val, data.test]
-    logits = torch.cat([outputs(model, split, picture) for split in splits])
+    logits = torch.cat([compute_logits(model, split, preprocessing) for split in splits])
     labels = torch.cat([split.labels for split in splits])
-    right = (logits.argmax(1) == labels).double().mean().item()
     return {
-        "accuracy": right,
+        "accuracy": (logits.argmax(1) == labels).double().mean().item(),
         "cross_entropy": F.cross_entropy(logits, labels).item(),
-        "pictures": len(labels),
+        "images": len(labels),
     }
 
 
 @torch.no_grad()
 def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> list[dict]:
-    """Label and probabilities of image files; folders stand for the images in them.
+    """Label and probabilities of image files; a folder stands for the images in it.
 
     Raises:
-        BadInput: a file is missing, or is no picture.
+        BadInput: a file is missing, or is no image.
     """
     files = []
-    for each in map(Path, inputs):
-        inside = sorted(p for p in each.iterdir() if p.is_file()) if each.is_dir() else [each]
+    for path in map(Path, inputs):
+        inside = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
         if not inside:
-            raise BadInput(f"{each} is an empty folder: give image files, or a folder of them")
+            raise BadInput(f"{path} is an empty folder: give image files, or a folder of them")
         files += inside
     device = next(model.parameters()).device
     model.eval()
-    answers = []
+    predictions = []
     for file in files:
-        image = normalise(prepare(file, metadata["picture"]).to(device), metadata["picture"])
-        chances = model(image).softmax(1)[0].tolist()
-        best = max(range(len(chances)), key=chances.__getitem__)
-        answers.append(
+        image = normalize(preprocess(file, metadata["picture"]).to(device), metadata["picture"])
+        probabilities = model(image).softmax(1)[0].tolist()
+        best = max(range(len(probabilities)), key=probabilities.__getitem__)
+        predictions.append(
             {
                 "input": str(file),
                 "label": metadata["classes"][best],
-                "probability": chances[best],
-                "probabilities": dict(zip(metadata["classes"], chances, strict=True)),
+                "probability": probabilities[best],
+                "probabilities": dict(zip(metadata["classes"], probabilities, strict=True)),
             }
         )
-    return answers
+    return predictions
+
+
+def explain(model: nn.Module, metadata: dict, inputs: Sequence[Path | str], file: Path | str) -> None:
+    """Plot each image with its Grad-CAM and its saliency for the predicted class.
+
+    Raises:
+        BadInput: an input is missing, or is no image.
+    """
+    grad_cam.explain(model, metadata, predict(model, metadata, inputs), file)

@@ -1,41 +1,49 @@
-"""Segmentation: a class for every pixel. From a model, a recipe and scenes to a Run, and its use."""
+"""Semantic segmentation: training as a `Run`, evaluation, prediction and overlays."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor, nn
 
 from torchstone.data.vision import segmentation_batches
-from torchstone.data.vision.dataset import normalise
+from torchstone.data.vision.dataset import normalize
 from torchstone.data.vision.image_folder import SUFFIXES
-from torchstone.data.vision.segmentation import SceneSet, framed, load_scenes
-from torchstone.data.vision.segmentation_folder import VOID
+from torchstone.data.vision.segmentation import SegmentationDataset, load_segmentation, preprocess
+from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
-from torchstone.metrics.segmentation import judged, measure, overlap, scores
+from torchstone.metrics.segmentation import class_iou, evaluate_splits, iou_metrics, split_metrics
+from torchstone.parts.indices import evenly_spaced
+from torchstone.parts.modes import eval_mode
 from torchstone.plots import segmentation_masks
 from torchstone.tasks.optimization import gradient_update
 
-AUXILIARY = 0.5  # weight of the auxiliary head's loss, as for the published weights
-SHOWN = 12  # pictures in the report
-DRAWN = 1024  # longest side of a mask that is drawn, pixels
+MAX_SHOWN = 12  # images in the report
+MAX_SIDE = 1024  # longest side of a plotted mask, pixels
 
 
-def segment(model: nn.Module, recipe: Any, data: SceneSet, *, model_config: dict) -> Run:
-    """A Run that trains `model` to tell the class of every pixel.
+def segment(
+    model: nn.Module,
+    recipe: Any,
+    data: SegmentationDataset,
+    *,
+    model_config: dict,
+    loss: Callable[..., Tensor],
+) -> Run:
+    """A Run that trains `model` to classify every pixel.
 
-    The recipe states batch, steps, seed, variant, augment, optimiser, lr, momentum, weight_decay,
-    schedule, warmup, clip, accumulate, ema, precision, compile. Metrics are `miou` (`overlap.scores`),
-    `pixel_accuracy` (shares, 0 to 1) and `loss`; validation guides, the test split is looked at once.
+    Special recipe field: `augment`. Metrics are `miou` (`iou_metrics`), `pixel_accuracy` (0 to 1) and
+    `loss`. The test split is evaluated once, at the end.
 
     Args:
-        model_config: what `model` was made with; kept with the weights, so that it can be made again.
+        model_config: the arguments that `model` was built with; saved with the weights, to rebuild it.
+        loss: (output, labels) -> mean over labeled pixels; the output is the logits, or in training a
+            tuple whose first element is the logits.
     """
     if data.train.device.type != "mps":  # faster on a CPU too, by a tenth
         model = model.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
@@ -44,158 +52,143 @@ def segment(model: nn.Module, recipe: Any, data: SceneSet, *, model_config: dict
         images, labels = batch
         output = net(images)
         logits = output[0] if isinstance(output, tuple) else output
-        known = labels != VOID
-        right = (logits.detach().argmax(1) == labels).sum() / known.sum()
-        # the mean is over labelled pixels, and augmentation leaves some without a label
-        return {"loss": loss(output, labels), "pixel_accuracy": right, "weight": known.sum()}
+        labeled = (labels != IGNORE_INDEX).sum()
+        accuracy = (logits.detach().argmax(1) == labels).sum() / labeled
+        # the mean is over labeled pixels, and augmentation leaves some without a label
+        return {"loss": loss(output, labels), "pixel_accuracy": accuracy, "weight": labeled}
 
-    update, state, followed = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
-    state["stream"] = stream = segmentation_batches.SceneBatches(
+    update, state, eval_model = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
+    state["stream"] = stream = segmentation_batches.SegmentationBatches(
         data.train,
         recipe.batch_size,
         seed=recipe.seed,
         metadata=data.metadata,
-        augment=segmentation_batches.from_name(recipe.augment),
+        augment=segmentation_batches.make_augmentation(recipe.augment),
         rank=parallel.rank(),
         world_size=parallel.world_size(),
     )
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: measure(followed, [data.val], data.metadata, len(data.classes)),
+        evaluate=lambda: split_metrics(eval_model, [data.val], data.metadata, len(data.classes)),
         state=state,
         steps=recipe.steps,
-        test=lambda: measure(followed, [data.test], data.metadata, len(data.classes)),
-        report=lambda folder: report(followed, data, folder),
+        test=lambda: split_metrics(eval_model, [data.test], data.metadata, len(data.classes)),
+        report=lambda folder: save_report(eval_model, data, folder),
         metadata={
             "task": "segment",
             "variant": recipe.variant,
             "model_config": model_config,
             "classes": list(data.classes),
             "picture": data.metadata,
-            "data": data.note,
+            "data": data.description,
         },
     )
 
 
-def loss(
-    output: Tensor | tuple[Tensor, ...], labels: Int64[Tensor, "batch height width"]
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy (nats) of labelled pixels; plus that of the auxiliary logits, weighted."""
-    if isinstance(output, Tensor):
-        return F.cross_entropy(output, labels, ignore_index=VOID)
-    main, aux = (F.cross_entropy(logits, labels, ignore_index=VOID) for logits in output)
-    return main + AUXILIARY * aux
-
-
 @torch.no_grad()
-def report(model: nn.Module, data: SceneSet, folder: Path) -> None:
-    """Draw pictures of the test split with their true and predicted masks, evenly over the split."""
-    count = min(SHOWN, len(data.test))
-    index = torch.linspace(0, len(data.test) - 1, count, dtype=torch.float64).round().long()
-    pictures, labels = data.test.take(index)
-    was_training = model.training
-    model.eval()
-    guesses = torch.cat([model(normalise(each[None], data.metadata)).argmax(1) for each in pictures])
-    model.train(was_training)
-    matrix, _ = judged(model, [data.test], data.metadata, len(data.classes))
-    segmentation_masks.beside(
-        pictures.cpu(),
+def save_report(model: nn.Module, data: SegmentationDataset, folder: Path) -> None:
+    """Plot images of the test split, evenly spaced, with their true and predicted masks."""
+    images, labels = data.test.take(evenly_spaced(len(data.test), MAX_SHOWN))
+    with eval_mode(model):
+        masks = torch.cat([model(normalize(image[None], data.metadata)).argmax(1) for image in images])
+    matrix, _ = evaluate_splits(model, [data.test], data.metadata, len(data.classes))
+    segmentation_masks.plot_predictions(
+        images.cpu(),
         labels.cpu().long(),
-        guesses.cpu(),
+        masks.cpu(),
         data.classes,
-        overlap(matrix).tolist(),
+        class_iou(matrix).tolist(),
         folder / "masks.png",
     )
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict:
-    """mIoU, each class's IoU, pixel accuracy and cross-entropy (nats) on `spec`: its test split if
-    `held_out`, else every picture of it.
+    """mIoU, the IoU of each class, pixel accuracy and cross-entropy (nats) on `spec`: its test split if
+    `held_out`, else all its images.
 
     Raises:
-        BadInput: its classes are not those the model was trained to tell apart.
+        BadInput: its classes are not those that the model was trained on.
     """
-    picture, device = metadata["picture"], next(model.parameters()).device
-    data = load_scenes(spec, size=picture["size"], device=device)
+    preprocessing, device = metadata["picture"], next(model.parameters()).device
+    data = load_segmentation(spec, size=preprocessing["size"], device=device)
     if list(data.classes) != metadata["classes"]:
         raise BadInput(
-            f"{spec} has the classes {', '.join(data.classes)}, but the model tells apart "
+            f"{spec} has the classes {', '.join(data.classes)}, but the model was trained on "
             f"{', '.join(metadata['classes'])}"
         )
     splits = [data.test] if held_out else [data.train, data.val, data.test]
-    matrix, mean = judged(model, splits, picture, len(data.classes))
-    each = dict(zip(data.classes, overlap(matrix).tolist(), strict=True))
+    matrix, cross_entropy = evaluate_splits(model, splits, preprocessing, len(data.classes))
     return {
-        **scores(matrix),
-        "cross_entropy": mean,
-        **{f"iou_{name}": value for name, value in each.items()},
-        "pictures": sum(map(len, splits)),
+        **iou_metrics(matrix),
+        "cross_entropy": cross_entropy,
+        **{f"iou_{name}": iou for name, iou in zip(data.classes, class_iou(matrix).tolist(), strict=True)},
+        "images": sum(map(len, splits)),
     }
 
 
 @torch.no_grad()
-def chances(model: nn.Module, metadata: dict, file: Path | str) -> tuple[Tensor, Image.Image]:
-    """Probabilities (classes, height, width) of a picture's pixels, at the size that the model works at,
-    its shorter side the metadata's; and the picture as it is."""
-    pixels, image = framed(file, metadata["picture"])
+def pixel_probabilities(model: nn.Module, metadata: dict, file: Path | str) -> tuple[Tensor, Image.Image]:
+    """(class probabilities (classes, height, width) at the size that the model works at, the original
+    image)."""
+    pixels, image = preprocess(file, metadata["picture"])
     model.eval()
-    logits = model(normalise(pixels.to(next(model.parameters()).device), metadata["picture"]))
+    logits = model(normalize(pixels.to(next(model.parameters()).device), metadata["picture"]))
     return logits[0].float().softmax(0).cpu(), image
 
 
 def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> list[dict]:
-    """What each image file shows; folders stand for the images in them.
+    """The classes in each image file; a folder stands for the images in it.
 
-    `shares` are the classes' shares of the pixels, `label` is the class with the most pixels that is
-    not the first (background), unless all are, and `probability` the mean one of that class over
-    its pixels.
+    `shares` are the classes' shares of the pixels. `label` is the class with the most pixels apart from
+    the first (background), unless all are background; `probability` is the mean probability of that class
+    over its pixels.
 
     Raises:
-        BadInput: a file is missing, or is no picture.
+        BadInput: a file is missing, or is no image.
     """
-    answers = []
-    for file in pictures_in(inputs):
-        likely, _ = chances(model, metadata, file)
-        best = likely.argmax(0)
-        counts = torch.bincount(best.flatten(), minlength=len(likely))
+    predictions = []
+    for file in find_images(inputs):
+        probabilities, _ = pixel_probabilities(model, metadata, file)
+        mask = probabilities.argmax(0)
+        counts = torch.bincount(mask.flatten(), minlength=len(probabilities))
         label = 1 + int(counts[1:].argmax()) if int(counts[1:].sum()) else 0
-        shares = (counts / best.numel()).tolist()
-        answers.append(
+        shares = (counts / mask.numel()).tolist()
+        predictions.append(
             {
                 "input": str(file),
                 "label": metadata["classes"][label],
-                "probability": likely[label][best == label].mean().item(),
+                "probability": probabilities[label][mask == label].mean().item(),
                 "shares": dict(zip(metadata["classes"], shares, strict=True)),
             }
         )
-    return answers
+    return predictions
 
 
 def explain(model: nn.Module, metadata: dict, inputs: Sequence[Path | str], file: Path) -> None:
-    """Draws each picture beside itself with the predicted mask laid over.
+    """Plot each image next to itself with the predicted mask overlaid.
 
     Raises:
-        BadInput: an input is missing, or is no picture.
+        BadInput: an input is missing, or is no image.
     """
-    drawn = []
-    for source in pictures_in(inputs):
-        likely, image = chances(model, metadata, source)
-        image.thumbnail((DRAWN, DRAWN))
+    overlays = []
+    for source in find_images(inputs):
+        probabilities, image = pixel_probabilities(model, metadata, source)
+        image.thumbnail((MAX_SIDE, MAX_SIDE))
         size = (image.height, image.width)
-        larger = F.interpolate(likely[None], size, mode="bilinear", align_corners=False)
-        drawn.append((Path(source).name, image, larger[0].argmax(0)))
-    segmentation_masks.over(drawn, metadata["classes"], file)
+        upsampled = F.interpolate(probabilities[None], size, mode="bilinear", align_corners=False)
+        overlays.append((Path(source).name, image, upsampled[0].argmax(0)))
+    segmentation_masks.plot_overlays(overlays, metadata["classes"], file)
 
 
-def pictures_in(inputs: Sequence[Path | str]) -> list[Path]:
+def find_images(inputs: Sequence[Path | str]) -> list[Path]:
     """The files themselves, and the image files of the folders."""
     files = []
-    for each in map(Path, inputs):
-        inside = [each]
-        if each.is_dir():
-            inside = sorted(p for p in each.iterdir() if p.suffix.lower() in SUFFIXES)
+    for path in map(Path, inputs):
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
         if not inside:
-            raise BadInput(f"{each} holds no pictures: give image files, or a folder of them")
+            raise BadInput(f"{path} holds no images: give image files, or a folder of them")
         files += inside
     return files

@@ -1,0 +1,51 @@
+"""U-Nets of diffusers with random configurations."""
+
+import random
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from torchstone.parts.optional_imports import import_optional, import_torchvision
+
+
+def import_diffusers() -> ModuleType:
+    """Import diffusers, whose image code looks for torchvision."""
+    import_torchvision()
+    return import_optional("diffusers")
+
+
+def random_unets(count: int, seed: int = 0) -> Iterator[Any]:
+    """diffusers' U-Nets sampled with a fixed seed: every kind of block, one to three resolutions."""
+    rng = random.Random(seed)
+    for number in range(count):
+        groups, resolutions = rng.choice([2, 4]), rng.choice([1, 2, 2, 3])
+        # at least two channels per group: with one, the bias before a norm has no gradient
+        widths = [2 * groups * rng.randint(1, 3) for _ in range(resolutions)]
+        heads = rng.choice([None, 1, groups // 2])
+        down = ["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"]
+        up = ["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"]
+        yield import_diffusers().UNet2DModel(
+            sample_size=4 * 2 ** (resolutions - 1),
+            in_channels=rng.choice([1, 3]),
+            out_channels=rng.choice([1, 3]),
+            block_out_channels=tuple(widths),
+            down_block_types=tuple(rng.choice(down) for _ in widths),
+            up_block_types=tuple(rng.choice(up) for _ in widths),
+            downsample_type=rng.choice(["conv", "resnet"]),
+            upsample_type=rng.choice(["conv", "resnet"]),
+            layers_per_block=rng.choice([1, 2]),
+            downsample_padding=rng.choice([0, 1]),
+            mid_block_scale_factor=rng.choice([1, 2**0.5]),
+            norm_num_groups=groups,
+            attn_norm_num_groups=rng.choice([None, 1]),
+            norm_eps=rng.choice([1e-6, 1e-4]),
+            attention_head_dim=heads,
+            resnet_time_scale_shift=rng.choice(["default", "scale_shift"]),
+            add_attention=rng.random() < 0.8,
+            act_fn=rng.choice(["silu", "gelu", "relu"]),
+            freq_shift=rng.choice([0, 1]),
+            flip_sin_to_cos=rng.random() < 0.5,
+            center_input_sample=rng.random() < 0.3,
+            time_embedding_dim=rng.choice([None, 20]),
+            num_class_embeds=5 if number % 3 == 2 else None,
+        )

@@ -1,0 +1,121 @@
+"""stable-baselines3's networks, which our agents' are compared with."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchstone.parts.facts import ParityCase
+from torchstone.parts.optional_imports import import_optional
+from torchstone.references import OutputAdapter
+
+
+def actor_critic_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
+    """stable-baselines3's `ActorCriticPolicy`: discrete and continuous actions, and one over image frames."""
+    import_optional("stable_baselines3")
+    import gymnasium
+    import numpy as np
+    from stable_baselines3.common import policies
+
+    vector = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    frames = gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    discrete, continuous = gymnasium.spaces.Discrete(2), gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+    separate: dict[str, Any] = {"net_arch": {"pi": [64, 64], "vf": [64, 64]}}
+    mlp_policy, cnn_policy = policies.ActorCriticPolicy, policies.ActorCriticCnnPolicy
+    cases: list[tuple[Any, Any, Any, dict[str, Any]]] = [
+        (mlp_policy, vector, discrete, separate),
+        (mlp_policy, vector, continuous, separate),
+        (cnn_policy, frames, gymnasium.spaces.Discrete(6), {}),
+    ]
+    for policy, observation, action, options in cases:
+        torch.manual_seed(seed)
+        theirs = policy(observation, action, lambda _: 1e-3, **options)
+        is_continuous = action is continuous
+        outputs = int(action.shape[0] if is_continuous else action.n)
+        net = ours(observation.shape, outputs, continuous=is_continuous)
+        net.load_state_dict(convert_actor_critic(dict(theirs.named_parameters())))
+        generator = torch.Generator().manual_seed(seed)
+        if net.is_image:
+            x = torch.randint(256, (3, *observation.shape), generator=generator, dtype=torch.uint8)
+        else:
+            x = torch.randn(16, *observation.shape, generator=generator)
+        label = "frames" if net.is_image else "continuous" if is_continuous else "discrete"
+        yield ParityCase(net, OutputAdapter(theirs, _policy_and_value), x, _convert_adapter, label=label)
+
+
+def q_network_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
+    """stable-baselines3's Q-networks over vectors and over image frames."""
+    import_optional("stable_baselines3")
+    import gymnasium
+    import numpy as np
+    from stable_baselines3.dqn.policies import CnnPolicy, MlpPolicy
+
+    vector = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    frames = gymnasium.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    for policy, observation, num_actions in ((MlpPolicy, vector, 2), (CnnPolicy, frames, 6)):
+        torch.manual_seed(seed)
+        options: dict[str, Any] = {} if observation is frames else {"net_arch": [256, 256]}
+        action = gymnasium.spaces.Discrete(num_actions)
+        theirs = policy(observation, action, lambda _: 1e-3, **options).q_net
+        net = _copy_weights(ours(observation.shape, num_actions), theirs)
+        generator = torch.Generator().manual_seed(seed)
+        if observation is frames:
+            x = torch.randint(256, (3, *observation.shape), generator=generator, dtype=torch.uint8)
+        else:
+            x = torch.randn(16, *observation.shape, generator=generator)
+        yield ParityCase(net, theirs, x, label="frames" if observation is frames else "vectors")
+
+
+def ddpg_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
+    """stable-baselines3's deterministic actor and its critic: the action, and Q of it."""
+    import_optional("stable_baselines3")
+    import gymnasium
+    import numpy as np
+    from stable_baselines3.td3.policies import MlpPolicy
+
+    observation = gymnasium.spaces.Box(-np.inf, np.inf, (11,), np.float32)
+    action = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+    torch.manual_seed(seed)
+    policy = MlpPolicy(observation, action, lambda _: 1e-3, net_arch=[256, 256], n_critics=1)
+    theirs = nn.ModuleList([policy.actor, policy.critic])
+    net = _copy_weights(ours((11,), 3), theirs)
+    x = torch.randn(16, 11, generator=torch.Generator().manual_seed(seed))
+    yield ParityCase(net, OutputAdapter(theirs, _action_and_q), x, label="actor and critic")
+
+
+def _action_and_q(nets: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    action = nets[0](x)
+    return action, nets[1](x, action)[0][:, 0]
+
+
+@torch.no_grad()
+def _copy_weights(ours: nn.Module, theirs: nn.Module) -> nn.Module:
+    """Copy their parameters into ours, in their order."""
+    for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        own.copy_(other)
+    return ours
+
+
+def convert_actor_critic(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """From the names of stable-baselines3's `ActorCriticPolicy` to those of our `ActorCritic`."""
+    prefixes = {"mlp_extractor.policy_net.": "actor.", "mlp_extractor.value_net.": "critic."}
+    prefixes |= {"features_extractor.cnn.": "body.", "features_extractor.linear.0": "body.7"}
+    last = 0 if any(name.startswith("features_extractor.") for name in tensors) else 4
+    prefixes |= {"action_net.": f"actor.{last}.", "value_net.": f"critic.{last}."}
+    converted = {}
+    for name, tensor in tensors.items():
+        old = next((theirs for theirs in prefixes if name.startswith(theirs)), "")
+        converted[prefixes.get(old, "") + name.removeprefix(old)] = tensor
+    return converted
+
+
+def _convert_adapter(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return convert_actor_critic({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
+
+
+def _policy_and_value(net: Any, x: Tensor) -> tuple[Tensor, ...]:
+    policy = net.action_net(net.mlp_extractor.forward_actor(net.extract_features(x)))
+    value = net.predict_values(x)[:, 0]
+    log_std = getattr(net, "log_std", None)
+    return (policy, value) if log_std is None else (policy, log_std, value)
