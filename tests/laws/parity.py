@@ -11,7 +11,7 @@ from torch._C import DisableTorchFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from torchstone.parts.facts import ParityCase, parameters
+from torchstone.parts.facts import ParityCase, count_parameters
 
 LARGE = 200_000  # parameters: smaller networks are always compared
 
@@ -35,11 +35,11 @@ def described(module: Any) -> list[Description | None]:
 
 def _describe(case: ParityCase) -> Description | None:
     ours = case.ours
-    if not isinstance(ours, nn.Module) or parameters(ours) <= LARGE:
+    if not isinstance(ours, nn.Module) or count_parameters(ours) <= LARGE:
         return None
     elements = {(ours.training, each) for each in (type(case.theirs), *blocks(ours))}
     is_double = next(ours.parameters()).dtype == torch.float64
-    return Description(elements, (parameters(ours), not is_double))
+    return Description(elements, (count_parameters(ours), not is_double))
 
 
 def left_to_sweep(cases: list[Description | None]) -> set[int]:

@@ -36,6 +36,8 @@ SLOW = frozenset(
     }
 )
 
+LENGTHS = ("steps", "total_timesteps", "total_episodes")  # fields that say how long is trained
+
 EVALUATED = 64  # images of a split
 
 
@@ -54,7 +56,8 @@ def recipes(*, paths: bool = False) -> Iterator[Any]:
         known: list[Any] = []
         last = {path(recipe): name for name, recipe in entry.module().RECIPES.items() if is_at_hand(recipe)}
         for name, recipe in entry.module().RECIPES.items():
-            if not is_at_hand(recipe) or (alike := dataclasses.replace(recipe, steps=1)) in known:
+            length = {field: 1 for field in LENGTHS if hasattr(recipe, field)}
+            if not is_at_hand(recipe) or (alike := dataclasses.replace(recipe, **length)) in known:
                 continue
             known.append(alike)
             is_swept = f"{entry.name}/{name}" in SLOW or (paths and last[path(recipe)] != name)
@@ -140,7 +143,7 @@ def forget_other_data(entry: Any) -> None:
 def fresh(entry: Any, recipe: Any, **fields: Any) -> Run:
     """The first run that a recipe builds."""
     if recipe.data.startswith(ON_SCREEN):
-        fields["film"] = False
+        fields["record_video"] = False
     forget_other_data(entry)
     with data_read_once():
         return next(iter(entry.module().build(replace_fields(recipe, {"device": "cpu", **fields}))))
