@@ -21,6 +21,7 @@ from shared_cache import made_once
 
 import torchstone as ts
 from torchstone import systems
+from torchstone.engine.old_names import new_values
 from torchstone.errors import BadInput
 from torchstone.runs.load import load_run
 from torchstone.runs.recipes import read_recipe
@@ -58,7 +59,7 @@ def test_read_recipe_of_every_old_recipe(entry, archive, tmp_path):
     """Each is today's recipe of that name, field by field."""
     recipes = json.loads((archive / "recipes.json").read_text()).get(entry.name, {})
     for recipe_name, fields in recipes.items():
-        saved = {"system": entry.name, "recipe": recipe_name, "fields": fields, "intervals": {}}
+        saved = {"system": entry.name, "recipe": recipe_name, "fields": fields, "clock": {}}
         (tmp_path / "recipe.json").write_text(json.dumps(saved))
         found, name, recipe = read_recipe(tmp_path)
         assert (found, name) == (entry, recipe_name)
@@ -69,7 +70,8 @@ def test_read_recipe_of_every_old_recipe(entry, archive, tmp_path):
 def test_load_state_dict_of_every_old_variant(entry, archive):
     """What a variant's weights were called, its network still takes."""
     variants = json.loads((archive / "state_keys.json").read_text()).get(entry.name, {})
-    for variant, shapes in variants.items():
+    for old, shapes in variants.items():
+        variant = new_values(entry.name, {"variant": old})["variant"]
         make = entry.module().VARIANTS[variant].make
         try:
             with torch.device("meta"):
