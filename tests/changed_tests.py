@@ -71,7 +71,7 @@ def laws(systems: list[str], source_changed: bool, tests: Path) -> list[str]:
     file = "tests/laws/test_laws.py"
     text = (tests / "laws" / "test_laws.py").read_text()
     of_a_system = re.findall(r"^@(?:every|trained)\ndef (\w+)", text, re.MULTILINE)
-    of_a_recipe = re.findall(r"^@recipes_at_hand.parametrized\ndef (\w+)", text, re.MULTILINE)
+    of_a_recipe = re.findall(r"^@recipes_at_hand.parametrized(?:_by_path)?\ndef (\w+)", text, re.MULTILINE)
     of_the_source = re.findall(r"^def (test_(?:7|11|12|13)\w+)\(\)", text, re.MULTILINE)
     found = [f"{file}::{law}" for law in of_the_source if source_changed]
     found += [f"{file}::{law}[{system}]" for system in systems for law in of_a_system]

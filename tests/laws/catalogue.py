@@ -46,7 +46,8 @@ def complete(entry, folder: Path = docs.FOLDER, *, page: Callable[[Any], str] = 
                 f"{config.__name__}.{f.name}" for f in dataclasses.fields(config) if not described.get(f.name)
             ]
         owes(not bare, f"no comment on {bare}")
-        lacking = {"data", "variant", "steps", "seed", "device"} - set(names)
+        lacking = {"data", "variant", "seed", "device"} - set(names)
+        lacking |= set() if {"steps", "total_timesteps", "total_episodes"} & set(names) else {"steps"}
         owes(not lacking, f"no field {sorted(lacking)}")
         for name, preset in module.RECIPES.items():
             owes(isinstance(preset, recipe), f"recipe {name} is no Recipe")

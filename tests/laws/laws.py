@@ -26,7 +26,7 @@ import parity
 import torch
 from blocks import blocks, cover
 from safetensors.torch import load_file
-from smoke_runs import cut_at, margin, observe, parameters, smoke, words
+from smoke_runs import cut_at, margin, observe, parameters, smoke, updates, words
 from torch import Tensor
 
 from torchstone.engine.recipe_fields import field_paths
@@ -94,7 +94,7 @@ def cut_and_resumed(entry, smoke_run: Path, folder: Path) -> None:
 
 def killed_and_resumed(entry, smoke_run: Path, folder: Path) -> None:
     """Law 2 with a real SIGKILL, in a process that is not watched."""
-    steps = smoke(entry).steps
+    steps = updates(entry)
     every, kill = cut_at(entry.name, steps)
     cut = folder / "cut"
     done = run_child("killed", "-", cut, kill, entry.name, *words(steps, every))
@@ -105,7 +105,7 @@ def killed_and_resumed(entry, smoke_run: Path, folder: Path) -> None:
 def faulty_and_resumed(entry, folder: Path, *, steps: int, fault: str) -> None:
     """Law 2 of a shorter run, with one of `faults.py` planted in both processes."""
     every, kill = cut_at(entry.name, steps)
-    done = run_child("observed", fault, folder, kill, entry.name, *words(steps, every))
+    done = run_child("observed", fault, folder, kill, entry.name, "--steps", steps, *words(steps, every))
     assert done.returncode == 0, done.stderr[-2000:]
     resumed(entry, folder / "whole", folder / "cut", fault)
 

@@ -25,6 +25,9 @@ from torchstone.errors import BadInput
 # how often each layer is called, about, until a use is cut short: one that goes on has shown what it does
 ENOUGH = 2
 
+# how a use is refused that a kind of model does not have, or not before an evaluation that went to its end
+NOT_OF_USE = ("nothing to", "no validation scores")
+
 # networks that grow a graph though nothing trains them directly
 INDIRECT = {("a2c", "copies"): "each actor's own network, whose gradients train the one that they share"}
 
@@ -68,7 +71,7 @@ def uses(module: Any, run: Run, recipe: Any, folder: Path) -> Iterator[tuple[str
         yield "report", lambda: report(pictures)
     model, metadata = run.state["model"], run.metadata
     # a model that is being pretrained is not yet of use on the recipe's own data
-    is_pretrained = metadata["task"] == "masked" and getattr(recipe, "goal", None) == "labels"
+    is_pretrained = metadata["task"] == "masked" and getattr(recipe, "task", None) == "classify"
     if hasattr(module, "evaluate") and not is_pretrained:
         yield "eval", lambda: module.evaluate(model, metadata, recipe.data, held_out=True)
     if hasattr(module, "predict"):
@@ -76,12 +79,12 @@ def uses(module: Any, run: Run, recipe: Any, folder: Path) -> Iterator[tuple[str
         yield "predict", lambda: module.predict(model, metadata, given, **options)
         if hasattr(module, "explain"):
             yield "explain", lambda: module.explain(model, metadata, given, folder / "explained.png")
-    for verb, settings in (("sample", {"count": 2}), ("play", {"episodes": 1})):
+    for verb, settings in (("sample", {"num_samples": 2}), ("play", {"episodes": 1})):
         function = getattr(module, verb, None)
         if function is not None:
             known = inspect.signature(function).parameters
             takes_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
-            length = {"length": 8} if "length" in known or takes_all else {}
+            length = {"max_new_tokens": 8} if "max_new_tokens" in known or takes_all else {}
             yield verb, lambda f=function, s={**settings, **length}: f(model, metadata, **s)
 
 
@@ -109,8 +112,8 @@ def left_by(run: Run, use: Callable[[], Any], *, whole: bool = False) -> list[st
     try:
         with data_read_once(), contextlib.suppress(Enough):
             use()
-    except BadInput as error:  # a use that this model's kind does not have, such as sampling a classifier
-        if "nothing to" not in str(error):
+    except BadInput as error:
+        if not any(message in str(error) for message in NOT_OF_USE):
             raise
     finally:
         handle.remove()

@@ -69,6 +69,9 @@ def reached(test: Path, source: Path, graph: dict[str, set[str]]) -> set[str]:
     found: set[str] = set()
     for module in imported(test, source, graph):
         found |= import_rules.closure(graph, module)
+    if f"{source.name}.cli.main" in found:  # which imports a command when it is typed
+        for module in [name for name in graph if name.startswith(f"{source.name}.cli.commands.")]:
+            found |= import_rules.closure(graph, module)
     return found
 
 

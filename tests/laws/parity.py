@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from blocks import blocks, cover
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch._C import DisableTorchFunction
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from torchstone.parts.facts import ParityCase, count_parameters
 
@@ -27,7 +29,7 @@ class Description(NamedTuple):
 
 def described(module: Any) -> list[Description | None]:
     """Every case of a system's `reference`, made without numbers; None for small ones."""
-    with _without_numbers():
+    with _on_meta():
         return [_describe(ParityCase(*case)) for case in module.reference()]
 
 
@@ -57,7 +59,7 @@ def chosen(module: Any, swept: set[int]) -> Iterator[ParityCase]:
     while True:
         # what the first one is made with may be there for all
         if number and number in swept:
-            with _without_numbers():
+            with _on_meta(), NumbersLeftOut():
                 case = next(cases, None)
         else:
             case = next(cases, None)
@@ -71,8 +73,20 @@ def chosen(module: Any, swept: set[int]) -> Iterator[ParityCase]:
         number += 1
 
 
+class NumbersLeftOut(TorchFunctionMode):
+    """Tensors that have numbers are taken for their shapes alone, so that they go together with those without."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        args, kwargs = tree_map_only(Tensor, self._shape, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+    def _shape(self, tensor: Tensor) -> Tensor:
+        with DisableTorchFunction():
+            return tensor if tensor.is_meta or isinstance(tensor, nn.Parameter) else tensor.to("meta")
+
+
 @contextlib.contextmanager
-def _without_numbers() -> Generator[None, None, None]:
+def _on_meta() -> Generator[None, None, None]:
     """On the meta device, and staying there."""
     plain = nn.Module.to_empty
     nn.Module.to_empty = lambda self, **_: self

@@ -25,7 +25,7 @@ ON_SCREEN = ("Hopper", "HalfCheetah")  # what MuJoCo draws needs one
 SLOW = frozenset(
     {
         *("deeplab/openmoji", "ddpm/emoji_text", "ddpm/half_hour", "ddpm/mnist5k"),
-        *("realnvp/mnist5k", "realnvp/moons"),
+        *("realnvp/mnist5k", "realnvp/moons", "vae/beta"),
         *("rnn/shakespeare", "lstm/shakespeare", "gru/shakespeare", "lstm/chorales", "lstm/sentiment"),
         *("seq2seq/translate", "seq2seq/bible", "seq2seq/multi30k", "seq2seq/multi30k_plain"),
         *("seq2seq/multi30k_cpu", "transformer/translate", "transformer/multi30k_cpu"),
@@ -36,6 +36,8 @@ SLOW = frozenset(
     }
 )
 
+LENGTHS = ("steps", "total_timesteps", "total_episodes")  # fields that say how long is trained
+
 EVALUATED = 64  # images of a split
 
 
@@ -43,17 +45,35 @@ def is_at_hand(recipe: Any) -> bool:
     return not recipe.data.startswith(ELSEWHERE)
 
 
-def recipes() -> Iterator[Any]:
-    """(entry, recipe) as pytest takes them; of recipes that differ in their length alone, the first."""
+def recipes(*, paths: bool = False) -> Iterator[Any]:
+    """(entry, recipe) as pytest takes them; of recipes that differ in their length alone, the first.
+
+    Args:
+        paths: leave more to the sweep: of recipes that use a model in the same way, all but the last, which is
+            the shortest.
+    """
     for entry in CATALOGUE:
-        known = []
+        known: list[Any] = []
+        last = {path(recipe): name for name, recipe in entry.module().RECIPES.items() if is_at_hand(recipe)}
         for name, recipe in entry.module().RECIPES.items():
-            if not is_at_hand(recipe) or (alike := dataclasses.replace(recipe, steps=1)) in known:
+            length = {field: 1 for field in LENGTHS if hasattr(recipe, field)}
+            if not is_at_hand(recipe) or (alike := dataclasses.replace(recipe, **length)) in known:
                 continue
             known.append(alike)
-            name = f"{entry.name}/{name}"
-            marks = pytest.mark.sweep if name in SLOW else ()
-            yield pytest.param((entry, recipe), id=name, marks=marks)
+            is_swept = f"{entry.name}/{name}" in SLOW or (paths and last[path(recipe)] != name)
+            marks = pytest.mark.sweep if is_swept else ()
+            yield pytest.param((entry, recipe), id=f"{entry.name}/{name}", marks=marks)
+
+
+def path(recipe: Any) -> tuple:
+    """What decides the way in which a recipe's model is evaluated and used."""
+    images, envs = ("mnist5k", "digits"), hasattr(recipe, "wrappers")
+    data = "images" if recipe.data in images else "environment" if envs else recipe.data
+    return (
+        data,
+        recipe.variant,
+        *(getattr(recipe, name, None) for name in ("use", "task", "goal", "condition")),
+    )
 
 
 @contextmanager
@@ -123,7 +143,7 @@ def forget_other_data(entry: Any) -> None:
 def fresh(entry: Any, recipe: Any, **fields: Any) -> Run:
     """The first run that a recipe builds."""
     if recipe.data.startswith(ON_SCREEN):
-        fields["film"] = False
+        fields["record_video"] = False
     forget_other_data(entry)
     with data_read_once():
         return next(iter(entry.module().build(replace_fields(recipe, {"device": "cpu", **fields}))))
@@ -131,3 +151,4 @@ def fresh(entry: Any, recipe: Any, **fields: Any) -> Run:
 
 # both laws of a recipe one after the other: its data are read once
 parametrized = pytest.mark.parametrize("at_hand", list(recipes()), scope="module")
+parametrized_by_path = pytest.mark.parametrize("at_hand", list(recipes(paths=True)), scope="module")

@@ -127,7 +127,7 @@ def ignored(name: str, first: Drawn, other: Drawn) -> list[str]:
 def options_ignored(module: Any, run: Run) -> list[str]:
     """`sample --seed` and `play --seed`: two seeds differ, one seed repeats."""
     wrong = []
-    for verb, options in (("play", {"episodes": 4}), ("sample", {"count": 2})):
+    for verb, options in (("play", {"episodes": 4}), ("sample", {"num_samples": 2})):
         if not hasattr(module, verb):
             continue
         try:
@@ -148,8 +148,8 @@ def used(function: Any, run: Run, seed: int, options: dict[str, Any]) -> tuple[l
     """What a use of the model gives, as plain lists, and what it seeds."""
     disturb()
     known = inspect.signature(function).parameters
-    if "length" in known or any(p.kind is p.VAR_KEYWORD for p in known.values()):
-        options = {**options, "length": 8}
+    if "max_new_tokens" in known or any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        options = {**options, "max_new_tokens": 8}
     model: Any = run.state["model"]
     with seeds_noted() as seeds:
         found = function(model.eval(), run.metadata, seed=seed, **options)

@@ -29,6 +29,12 @@ def smoke(entry: Any, **fields: Any) -> Any:
     return replace_fields(entry.module().RECIPES["smoke"], {"device": "cpu", **fields})
 
 
+def updates(entry: Any) -> int:
+    """Updates of the smoke recipe's first run; some recipes are as long as there are steps in environments."""
+    recipe = smoke(entry)
+    return recipe.steps if hasattr(recipe, "steps") else next(iter(entry.module().build(recipe))).steps
+
+
 def margin(entry: Any) -> tuple[str, float]:
     return getattr(entry.module(), "MARGIN", MARGIN)
 
@@ -131,7 +137,7 @@ def cached(entry: Any, shared: Path) -> Path:
     from laws import run_child
 
     def make(folder: Path) -> None:
-        steps = smoke(entry).steps
+        steps = updates(entry)
         every, kill = cut_at(entry.name, steps)
         done = run_child("observed", "-", folder, kill, entry.name, *words(steps, every))
         assert done.returncode == 0, f"{entry.name} could not be trained: {done.stderr[-3000:]}"
@@ -141,7 +147,7 @@ def cached(entry: Any, shared: Path) -> Path:
 
 def words(steps: int, every: int) -> list[object]:
     """What the command line is told: checkpoints now and then, evaluation at both ends."""
-    return ["--steps", steps, "--save-every", every, "--eval-every", steps, "--device", "cpu"]
+    return ["--save-every", every, "--eval-every", steps, "--device", "cpu"]
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def test_8_the_entry_is_complete(entry, page_of):
     catalogue.complete(entry, page=page_of)
 
 
-@recipes_at_hand.parametrized
+@recipes_at_hand.parametrized_by_path
 def test_9_modes_are_put_back(at_hand, tmp_path):
     modes.put_back(*at_hand, tmp_path)
 

@@ -31,7 +31,7 @@ from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, count_parameters
 from torchstone.parts.modes import eval_mode
-from torchstone.parts.rl.target_network import follower
+from torchstone.parts.rl.target_network import make_target
 from torchstone.parts.seeding import derive_seed
 from torchstone.runs import folder
 from torchstone.systems.convolutional import lenet5
@@ -73,7 +73,7 @@ def test_1_a_generator_that_nobody_seeded(monkeypatch):
     generator.seed()
 
     def draw(self, *_):
-        return lambda *shape: torch.rand(self.batch, *shape, generator=generator)
+        return lambda *shape: torch.rand(self.batch_size, *shape, generator=generator)
 
     monkeypatch.setattr(ImageBatches, "_draw", draw)
     with caught("seed 3 twice, and step 1 differs"):
@@ -264,12 +264,12 @@ def test_6_a_rule_of_its_own_that_leaves_one_out(monkeypatch):
 def test_6_a_threshold_that_is_never_moved(monkeypatch):
     plain = perceptron.with_bias_input
 
-    def extended(x):
+    def with_bias_input(x):
         rows = plain(x)
         rows[:, -1] = 0
         return rows
 
-    monkeypatch.setattr(perceptron, "extended", extended)
+    monkeypatch.setattr(perceptron, "with_bias_input", with_bias_input)
     with caught(r"nothing reaches model\.units\.bias"):
         laws.every_parameter_learns(short("perceptron"))
 
@@ -455,7 +455,7 @@ def toy(fault=""):
             generator = torch.Generator()
             generator.seed()
             nn.init.normal_(model[0].weight, generator=generator)
-        target = follower(model)
+        target = make_target(model)
         if fault == "target with a graph":
             target.requires_grad_(True)
         stream = ToyStream(recipe.seed, 7 if fault == "noise of a fixed seed" else recipe.seed)
@@ -500,14 +500,14 @@ def toy(fault=""):
             model.requires_grad_(True)
         return found
 
-    def sample(model, metadata, *, count=1, seed=0):
+    def sample(model, metadata, *, num_samples=1, seed=0):
         if fault == "sampling of a fixed seed":
             seed = 0
         generator = torch.Generator().manual_seed(seed)
         if fault == "sampling that nobody seeded":
             generator.seed()
         with eval_mode(model):
-            return list(model(torch.rand(count, 3, generator=generator)))
+            return list(model(torch.rand(num_samples, 3, generator=generator)))
 
     def play(model, metadata, *, episodes=1, seed=0):
         return [

@@ -21,7 +21,7 @@ from shared_cache import made_once
 
 import torchstone as ts
 from torchstone import systems
-from torchstone.engine import old_names
+from torchstone.engine.old_names import new_values
 from torchstone.errors import BadInput
 from torchstone.runs.load import load_run
 from torchstone.runs.recipes import read_recipe
@@ -70,9 +70,9 @@ def test_read_recipe_of_every_old_recipe(entry, archive, tmp_path):
 def test_load_state_dict_of_every_old_variant(entry, archive):
     """What a variant's weights were called, its network still takes."""
     variants = json.loads((archive / "state_keys.json").read_text()).get(entry.name, {})
-    for variant, shapes in variants.items():
-        today = old_names.VALUES.get((entry.name, "variant"), {}).get(variant, variant)
-        make = entry.module().VARIANTS[today].make
+    for old, shapes in variants.items():
+        variant = new_values(entry.name, {"variant": old})["variant"]
+        make = entry.module().VARIANTS[variant].make
         try:
             with torch.device("meta"):
                 model = make()
