@@ -59,7 +59,8 @@ class Augmentation:
     @classmethod
     def from_metadata(cls, fields: Mapping[str, Any]) -> "Augmentation":
         """`asdict` undone, also of earlier versions' names."""
-        return cls(**{OLD_FIELDS.get(name, name): value for name, value in fields.items()})
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        return cls(**{OLD_FIELDS.get(name, name): value for name, value in values.items()})
 
 
 class UtteranceComposer:

@@ -47,7 +47,7 @@ class LabeledTexts:
     def __getitem__(self, i: int) -> str | tuple[str, ...]:
         return self.first[i]
 
-    def where(self, i: int) -> str:
+    def describe(self, i: int) -> str:
         """The name of an example in an error message."""
         return f"example {i}"
 
