@@ -32,7 +32,7 @@ class SpeakerSplit:
     def __getitem__(self, i: int) -> Tensor:
         return self.items[i]
 
-    def where(self, i: int) -> str:
+    def describe(self, i: int) -> str:
         """The name of an item in error messages."""
         return self.names[i]
 
