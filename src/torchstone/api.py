@@ -153,8 +153,8 @@ def sample(path: str | Path, *, device: str = "auto", **options) -> list:
     """Samples of a run's model: texts, or images (uint8, or with `out` the name of the image grid).
 
     Args:
-        options: the system's own, such as `prompt`, `num_samples`, `seed`, `max_new_tokens`, `temperature`, `top_k`
-            and `top_p` of `gpt`; of music `tempo` and `out="piece.mid"`; of images `label` and
+        options: the system's own, such as `prompt`, `num_samples`, `seed`, `max_new_tokens`, `temperature`,
+            `top_k` and `top_p` of `gpt`; of music `tempo` and `out="piece.mid"`; of images `label` and
             `out="sheet.png"`.
     """
     if options.get("out") is not None:

@@ -190,15 +190,15 @@ def predict(model: SequenceModel, metadata: dict, inputs: Sequence[str | Path]) 
         BadInput: not two marked numbers of 0 to 1; not ten symbols of 1 to 8.
     """
     device, answers = next(model.parameters()).device, []
-    model.eval()
-    for text in map(str, inputs):
-        if metadata["task"] == "adding":
-            y = model(_numbers(text).to(device))
-            answers.append({"input": text, "text": f"{float(y):.4f}", "sum": float(y)})
-            continue
-        x = _symbols(text, metadata["length"]).to(device)
-        symbols = model(x)[0, -COPIED:].argmax(-1).tolist()
-        answers.append({"input": text, "text": "".join(map(str, symbols)), "symbols": symbols})
+    with eval_mode(model):
+        for text in map(str, inputs):
+            if metadata["task"] == "adding":
+                y = model(_numbers(text).to(device))
+                answers.append({"input": text, "text": f"{float(y):.4f}", "sum": float(y)})
+                continue
+            x = _symbols(text, metadata["length"]).to(device)
+            symbols = model(x)[0, -COPIED:].argmax(-1).tolist()
+            answers.append({"input": text, "text": "".join(map(str, symbols)), "symbols": symbols})
     return answers
 
 

@@ -131,3 +131,16 @@ def test_decode_every_color_mode():
     wide = Image.new("L", (4, 2))
     wide.getexif()[0x0112] = 6
     assert decode(wide, 1).size == (2, 4)
+
+
+@pytest.mark.parametrize("size", [27, 28, 63, 64, 224])
+def test_preprocess_ink_that_fills_the_frame_stays_inside(size, tmp_path):
+    """A box of the whole frame: the soft edge of the ink once rounded to a pixel more than there are."""
+    page = np.full((200, 200), 255, dtype=np.uint8)
+    page[20:180, 30:60] = page[20:50, 30:170] = 0
+    Image.fromarray(page).save(tmp_path / "corner.png")
+    metadata = {"size": size, "channels": 1, "ink": True, "box": 1.0, "native": size}
+    pixels = preprocess(tmp_path / "corner.png", metadata)
+    print(size, pixels.shape, float(pixels.float().mean()))
+    assert pixels.shape[-2:] == (size, size)
+    assert pixels.max() == 255

@@ -139,8 +139,8 @@ def _extract_ink(image: Image.Image, metadata: dict, name: str) -> UInt8[np.ndar
     canvas = Image.fromarray(np.pad(soft, margin))
     corner = (left + margin - edge, top + margin - edge)
     patch_size = (
-        max(round(width * ink_side / longer), 1),
-        max(round(height * ink_side / longer), 1),
+        min(max(round(width * ink_side / longer), 1), size),  # rounding up must not leave the frame
+        min(max(round(height * ink_side / longer), 1), size),
     )
     patch = canvas.resize(
         patch_size,

@@ -16,6 +16,7 @@ from torchstone.envs.actor import Actor
 from torchstone.envs.make import spaces
 from torchstone.envs.vector_env import VectorEnv
 from torchstone.errors import BadInput
+from torchstone.parts.modes import eval_mode
 from torchstone.parts.old_keys import with_new_names
 
 VALIDATION, TEST = 10_007, 20_011  # seeds, the same for every run, so that all play the same episodes
@@ -58,14 +59,15 @@ class PolicyEvaluator:
         envs.reset(seed)
         actor = Actor(model, envs, self.device)
         returns: dict[int, float] = {}
-        while len(returns) < envs.num_envs:
-            step = envs.step(actor.greedy_action())
-            if step.returns:
-                done = step.terminated | step.truncated
-                actor.reset_done(done)
-                indices = done.nonzero()[:, 0].tolist()
-                for index, total in zip(indices, step.returns, strict=True):
-                    returns.setdefault(index, total)
+        with eval_mode(model):
+            while len(returns) < envs.num_envs:
+                step = envs.step(actor.greedy_action())
+                if step.returns:
+                    done = step.terminated | step.truncated
+                    actor.reset_done(done)
+                    indices = done.nonzero()[:, 0].tolist()
+                    for index, total in zip(indices, step.returns, strict=True):
+                        returns.setdefault(index, total)
         return [returns[index] for index in range(envs.num_envs)]
 
 
@@ -150,11 +152,12 @@ def _record_episode(model: Any, env: dict[str, Any], path: Path, seed: int, devi
         raise BadInput(f"{env['spec']} cannot be rendered: {error}") from error
     returns: list[float] = []
     actor = Actor(model, envs, device)
-    while not returns:
-        step = envs.step(actor.greedy_action())
-        returns = step.returns
-        if not returns:  # after the last step the env has been reset
-            frames.append(_crop_to_even(envs.render()))
+    with eval_mode(model):
+        while not returns:
+            step = envs.step(actor.greedy_action())
+            returns = step.returns
+            if not returns:  # after the last step the env has been reset
+                frames.append(_crop_to_even(envs.render()))
     envs.close()
     write_video(path, frames, envs.render_fps)
     return returns[0]

@@ -19,6 +19,7 @@ from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.files import atomic_write
 from torchstone.parts.indices import evenly_spaced
+from torchstone.parts.modes import eval_mode
 from torchstone.parts.recurrent.layers import Cell
 from torchstone.parts.series.dlinear import DLinear
 from torchstone.plots import forecasts
@@ -161,7 +162,8 @@ def evenly_spaced_starts(starts: Int64[Tensor, " windows"], most: int) -> Int64[
 
 @torch.no_grad()
 def predict_without_grad(net: nn.Module, past: Tensor) -> Tensor:
-    return net(past)
+    with eval_mode(net):
+        return net(past)
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:

@@ -171,20 +171,20 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> l
             raise BadInput(f"{path} is an empty folder: give image files, or a folder of them")
         files += inside
     device = next(model.parameters()).device
-    model.eval()
     predictions = []
-    for file in files:
-        image = normalize(preprocess(file, metadata["picture"]).to(device), metadata["picture"])
-        probabilities = model(image).softmax(1)[0].tolist()
-        best = max(range(len(probabilities)), key=probabilities.__getitem__)
-        predictions.append(
-            {
-                "input": str(file),
-                "label": metadata["classes"][best],
-                "probability": probabilities[best],
-                "probabilities": dict(zip(metadata["classes"], probabilities, strict=True)),
-            }
-        )
+    with eval_mode(model):
+        for file in files:
+            image = normalize(preprocess(file, metadata["picture"]).to(device), metadata["picture"])
+            probabilities = model(image).softmax(1)[0].tolist()
+            best = max(range(len(probabilities)), key=probabilities.__getitem__)
+            predictions.append(
+                {
+                    "input": str(file),
+                    "label": metadata["classes"][best],
+                    "probability": probabilities[best],
+                    "probabilities": dict(zip(metadata["classes"], probabilities, strict=True)),
+                }
+            )
     return predictions
 
 

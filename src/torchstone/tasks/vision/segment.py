@@ -132,8 +132,8 @@ def pixel_probabilities(model: nn.Module, metadata: dict, file: Path | str) -> t
     """(class probabilities (classes, height, width) at the size that the model works at, the original
     image)."""
     pixels, image = preprocess(file, metadata["picture"])
-    model.eval()
-    logits = model(normalize(pixels.to(next(model.parameters()).device), metadata["picture"]))
+    with eval_mode(model):
+        logits = model(normalize(pixels.to(next(model.parameters()).device), metadata["picture"]))
     return logits[0].float().softmax(0).cpu(), image
 
 
