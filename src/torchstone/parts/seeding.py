@@ -21,6 +21,7 @@ class SeedStream(IntEnum):
     SEPARATE_ENVS = 20
     EXPLORATION = 21
     REPLAY_DRAWS = 22
+    # these share a number with one above; no run has both of a pair
     LENGTH_BUCKETS = 2
     LENGTH_GROUPS = 2
     MLM_MASKS = 3
