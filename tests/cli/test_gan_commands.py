@@ -95,7 +95,7 @@ def test_sample_cgan_label(capsys, runs, tmp_path):
         ("gan", ("-n", "many"), "-n"),
         ("gan", ("--prompt", "seven"), "without 'prompt'"),
         ("gan", ("--temperature", "2"), "without 'temperature'"),
-        ("gan", ("--guidance", "2"), "without 'guidance'"),
+        ("gan", ("--guidance-scale", "2"), "without 'guidance_scale'"),
     ],
 )
 def test_sample_gan_rejects_options_and_writes_nothing(capsys, runs, tmp_path, name, words, message):

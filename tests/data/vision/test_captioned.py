@@ -146,7 +146,7 @@ def gray_of(tmp_path, monkeypatch):
         return gray, np.zeros((size, size), np.uint8)
 
     monkeypatch.setenv("TORCHSTONE_CACHE", str(tmp_path))
-    monkeypatch.setattr(download, "archive", archive)
+    monkeypatch.setattr(download, "fetch_archive", archive)
     monkeypatch.setattr(openmoji, "render", render)
     return {name: stems.index(stem) for stem, name in names.items()}
 

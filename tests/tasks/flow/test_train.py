@@ -129,7 +129,7 @@ def test_sample_returns_rows_or_plot(moons, tmp_path):
     assert samples[0].shape == (2,)
     (name,) = inference.sample(flow, metadata_of(moons), num_samples=50, out=tmp_path / "plane.png")
     assert Image.open(name).width > 2 * density_2d.RESOLUTION
-    for options, message in (({"count": 0}, "at least 1"), ({"temperature": -1.0}, "positive")):
+    for options, message in (({"num_samples": 0}, "at least 1"), ({"temperature": -1.0}, "positive")):
         with pytest.raises(BadInput, match=message):
             inference.sample(flow, metadata_of(moons), **options)
 

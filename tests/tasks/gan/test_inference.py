@@ -45,7 +45,7 @@ def test_sample_cycles_labels_or_uses_given_one(tmp_path):
     assert of_label.unique().tolist() == [153]
     (name,) = inference.sample(model, metadata, num_samples=10, out=tmp_path / "sheet.png")
     assert Image.open(name).size == (5 * 50 + 2, 2 * 50 + 2)
-    for options, message in (({"label": "f"}, "no label 'f'"), ({"count": 0}, "at least 1")):
+    for options, message in (({"label": "f"}, "no label 'f'"), ({"num_samples": 0}, "at least 1")):
         with pytest.raises(BadInput, match=message):
             inference.sample(model, metadata, **options)
     with pytest.raises(BadInput, match="takes no label"):

@@ -194,7 +194,7 @@ def test_sample_inpaints_from_files(trained, tmp_path):
     assert all(torch.equal(each[0, :, :4], left.byte()) for each in images)
     for options, message in (
         ({"inpaint_image": tmp_path / "known.png"}, "both an image to inpaint and a mask"),
-        ({"count": 0}, "at least 1"),
+        ({"num_samples": 0}, "at least 1"),
         ({"temperature": 0.0}, "positive"),
     ):
         with pytest.raises(BadInput, match=message):
