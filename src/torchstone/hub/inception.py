@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from torchstone.errors import BadInput
-from torchstone.hub.libraries import torchvision
+from torchstone.parts.optional_imports import import_torchvision
 
 
 def load_inception(weights: str | Path, device: torch.device | str = "cpu") -> Any:
@@ -21,7 +21,7 @@ def load_inception(weights: str | Path, device: torch.device | str = "cpu") -> A
         BadInput: no such file, one that holds code or other weights; the package is not installed.
     """
     try:
-        torchvision()  # torch-fidelity imports it: also a wheel that was built for another torch
+        import_torchvision()  # torch-fidelity imports it: also a wheel that was built for another torch
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except (BadInput, ImportError):
         raise BadInput(
