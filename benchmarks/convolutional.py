@@ -117,10 +117,7 @@ def main() -> None:
     peaks = {
         which: float(
             subprocess.run(
-                [sys.executable, __file__, "--memory", which],
-                capture_output=True,
-                text=True,
-                check=True,
+                [sys.executable, __file__, "--memory", which], capture_output=True, text=True, check=True
             ).stdout
         )
         for which in ("ours", "theirs")

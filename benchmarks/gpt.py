@@ -30,10 +30,7 @@ class PlainBlock(nn.Module):
         self.heads, self.activation = heads, activation
         self.norm_1, self.norm_2 = (nn.LayerNorm(width, bias=bias) for _ in range(2))
         self.qkv, self.out = nn.Linear(width, 3 * width, bias), nn.Linear(width, width, bias)
-        self.up, self.down = (
-            nn.Linear(width, 4 * width, bias),
-            nn.Linear(4 * width, width, bias),
-        )
+        self.up, self.down = (nn.Linear(width, 4 * width, bias), nn.Linear(4 * width, width, bias))
         self.drop_1, self.drop_2 = nn.Dropout(0.0), nn.Dropout(0.0)
 
     def forward(self, x):

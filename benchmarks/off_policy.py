@@ -124,10 +124,7 @@ def compare(module: Any, system: str, recipe: Any, pairs: int, updates: int) -> 
         for _ in range(n):
             run.update(next(run.stream))
 
-    learners: dict[str, Callable[[int], Any]] = {
-        "ours": own,
-        "stable-baselines3": make_sb3(system, recipe),
-    }
+    learners: dict[str, Callable[[int], Any]] = {"ours": own, "stable-baselines3": make_sb3(system, recipe)}
     if system == "dqn":
         learners["plain"] = learner(lambda: make_single_env(recipe), recipe)
     for learn in learners.values():

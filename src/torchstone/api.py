@@ -278,8 +278,7 @@ def compare(paths: Sequence[str | Path], *, out: str | Path | None = None) -> li
     from torchstone.plots.compare_runs import compare as draw
 
     return draw(
-        [run for path in paths for run in runs_of(Path(path))],
-        Path(out) if out is not None else None,
+        [run for path in paths for run in runs_of(Path(path))], Path(out) if out is not None else None
     )
 
 

@@ -105,12 +105,7 @@ def test_sample_gan_rejects_options_and_writes_nothing(capsys, runs, tmp_path, n
 
 @pytest.mark.parametrize(
     ("out", "message"),
-    [
-        ("a.jpg", ".png"),
-        ("no/a.png", "there is no folder"),
-        (".", ".png"),
-        (None, "--out FILE.png"),
-    ],
+    [("a.jpg", ".png"), ("no/a.png", "there is no folder"), (".", ".png"), (None, "--out FILE.png")],
 )
 def test_sample_gan_rejects_bad_out(capsys, runs, tmp_path, out, message):
     words = () if out is None else ("--out", tmp_path / out)

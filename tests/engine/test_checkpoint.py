@@ -242,9 +242,6 @@ def test_read_weights_accepts_every_wrapping(tmp_path):
     for name in ("a.safetensors", "a.pth", "b.pth"):
         assert torch.equal(checkpoint.read_weights(tmp_path / name)["weight"], tensors["weight"])
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:20])
-    for name, said in [
-        ("none.pth", "no weights file"),
-        ("cut.safetensors", "not a whole safetensors"),
-    ]:
+    for name, said in [("none.pth", "no weights file"), ("cut.safetensors", "not a whole safetensors")]:
         with pytest.raises(BadInput, match=said):
             checkpoint.read_weights(tmp_path / name)

@@ -66,10 +66,7 @@ def sample_error(folder, pipeline, **kwargs) -> float:
     ("settings", "kwargs"),
     [
         ({}, {"num_inference_steps": 40}),
-        (
-            {"variance_type": "fixed_large", "prediction_type": "v_prediction"},
-            {"num_inference_steps": 10},
-        ),
+        ({"variance_type": "fixed_large", "prediction_type": "v_prediction"}, {"num_inference_steps": 10}),
         (
             {
                 "beta_schedule": "squaredcos_cap_v2",

@@ -96,11 +96,7 @@ def test_load_depends_on_each_setting_of_the_config(tmp_path):
     """Otherwise the test above could not fail: changing a setting in the file changes the output."""
     theirs = save_bert(tmp_path, "BertForPreTraining")
     text = (tmp_path / "config.json").read_text()
-    for name, value in {
-        "hidden_act": "relu",
-        "layer_norm_eps": 0.1,
-        "num_attention_heads": 1,
-    }.items():
+    for name, value in {"hidden_act": "relu", "layer_norm_eps": 0.1, "num_attention_heads": 1}.items():
         (tmp_path / "config.json").write_text(json.dumps({**json.loads(text), name: value}))
         difference = error(ts.load(tmp_path), theirs)
         print(f"{name} = {value}: {difference:.1e} apart")
@@ -259,8 +255,7 @@ def test_match_weights_follows_the_file_not_the_class(tmp_path):
     bare = save_bert(tmp_path / "bare")
     tensors = load_file(tmp_path / "bare" / "model.safetensors")
     save_file(
-        {k: v for k, v in tensors.items() if "pooler" not in k},
-        tmp_path / "bare" / "model.safetensors",
+        {k: v for k, v in tensors.items() if "pooler" not in k}, tmp_path / "bare" / "model.safetensors"
     )
     ours = ts.load(tmp_path / "bare")
     assert ours.pooler is None

@@ -33,11 +33,7 @@ def mean_and_linear(**settings):
 
 def test_grad_cam_equals_class_activation_map():
     """Zhou et al. 2016 (arXiv:1512.04150): M = Σ_k w_k A_k; y is its mean over Z places, so α = w/Z."""
-    model, x, classes = (
-        mean_and_linear(stride=2),
-        images(5, 3, 17, 15),
-        torch.tensor([0, 3, 1, 3, 2]),
-    )
+    model, x, classes = (mean_and_linear(stride=2), images(5, 3, 17, 15), torch.tensor([0, 3, 1, 3, 2]))
     found = grad_cam(model, x, classes, "0")
     model.eval()
     maps = model[0](x)

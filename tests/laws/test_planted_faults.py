@@ -332,14 +332,8 @@ def test_7_a_tree_that_breaks_it(file, source, message, tmp_path):
         ("runs/a.py", "from torchstone.systems import c"),
         ("__init__.py", "from torchstone.api import train"),
         ("systems/x/a.py", "from torch import nn\nclass B(nn.Module): ..."),
-        (
-            "systems/x/a.py",
-            "from torchstone.systems import Variant\nfrom torchstone.tasks import c",
-        ),
-        (
-            "cli/a.py",
-            "import argparse\nfrom torchstone import api\nclass P(argparse.ArgumentParser): ...",
-        ),
+        ("systems/x/a.py", "from torchstone.systems import Variant\nfrom torchstone.tasks import c"),
+        ("cli/a.py", "import argparse\nfrom torchstone import api\nclass P(argparse.ArgumentParser): ..."),
     ],
 )
 def test_7_a_tree_that_keeps_it(file, source, tmp_path):

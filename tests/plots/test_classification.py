@@ -48,10 +48,7 @@ class Small(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, 20, 3, padding=1),
-            nn.BatchNorm2d(20),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
+            nn.Conv2d(1, 20, 3, padding=1), nn.BatchNorm2d(20), nn.ReLU(inplace=True), nn.MaxPool2d(2)
         )
         self.drop, self.flat = nn.Dropout(0.5), nn.Flatten()
         self.head = nn.Linear(320, 10)

@@ -98,9 +98,7 @@ def test_systems_of_text_say_what_they_have_instead(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "entry",
-    [e for e in CATALOGUE if e.name not in TEXT + MAKING + PLAYING],
-    ids=lambda entry: entry.name,
+    "entry", [e for e in CATALOGUE if e.name not in TEXT + MAKING + PLAYING], ids=lambda entry: entry.name
 )
 def test_every_system_exports(entry, tmp_path):
     """Untrained, from a file that is read back here."""

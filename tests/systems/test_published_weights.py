@@ -79,10 +79,7 @@ def test_create_with_other_num_classes_makes_a_new_head_and_notifies(theirs, tmp
     [
         (lambda s: s.pop("layer1.0.conv1.weight"), "missing: layer1.0.conv1.weight"),
         (lambda s: s.update({"surplus": torch.ones(1)}), "unknown: surplus"),
-        (
-            lambda s: s.update({"conv1.weight": torch.ones(64, 1, 7, 7)}),
-            "of another shape: conv1.weight",
-        ),
+        (lambda s: s.update({"conv1.weight": torch.ones(64, 1, 7, 7)}), "of another shape: conv1.weight"),
         (lambda s: s.pop("fc.weight"), "missing: fc.weight"),
     ],
 )

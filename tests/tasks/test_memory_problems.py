@@ -50,9 +50,7 @@ def test_measure_without_memory_is_baseline():
     problems = [next(MemoryProblems("copy", 30, 200, seed=0))]
     net = nn.Linear(1, 1)
     net.forward = lambda x: torch.where(
-        torch.arange(50)[:, None] < 40,
-        torch.tensor([30.0] + 8 * [0.0]),
-        torch.tensor([-30.0] + 8 * [0.0]),
+        torch.arange(50)[:, None] < 40, torch.tensor([30.0] + 8 * [0.0]), torch.tensor([-30.0] + 8 * [0.0])
     ).expand(len(x), -1, -1)
     found = memory_problems.measure(net, problems)
     assert found["loss"] == pytest.approx(memoryless_loss(30), rel=1e-4)

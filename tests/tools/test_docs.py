@@ -70,13 +70,7 @@ def test_docs_docstring_to_markdown():
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [
-        (61706, "61,706"),
-        (True, "yes"),
-        (0.1 + 0.2, "0.3"),
-        ({"c1": 1516}, "c1 1,516"),
-        ([2, 0], "2, 0"),
-    ],
+    [(61706, "61,706"), (True, "yes"), (0.1 + 0.2, "0.3"), ({"c1": 1516}, "c1 1,516"), ([2, 0], "2, 0")],
 )
 def test_docs_figures(value, said):
     assert docs.figure(value) == said

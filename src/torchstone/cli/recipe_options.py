@@ -75,11 +75,7 @@ def _parser(hint: Any):
         return type(arguments[0]), list(arguments), "{" + ",".join(map(str, arguments)) + "}"
     if origin is tuple:
         inner, _, shown = _parser(arguments[0])
-        return (
-            _named(lambda t: tuple(inner(x) for x in t.split(",") if x), inner),
-            None,
-            f"{shown},…",
-        )
+        return (_named(lambda t: tuple(inner(x) for x in t.split(",") if x), inner), None, f"{shown},…")
     if hint is bool:
         return _boolean, None, "true|false"
     if hint is int:

@@ -16,11 +16,7 @@ def select_device(name: str = "auto") -> torch.device:
 
     Under `torchrun` each process takes the CUDA device of its own number.
     """
-    present = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in present.items() if there)
     kind, _, index = name.partition(":")

@@ -186,10 +186,7 @@ def _split(batch: Any, parts: int) -> list:
     columns = [leaf.chunk(parts) if isinstance(leaf, Tensor) else None for leaf in leaves]
     count = max(len(c) for c in columns if c is not None)
     return [
-        tree_unflatten(
-            [leaf if c is None else c[i] for leaf, c in zip(leaves, columns, strict=True)],
-            form,
-        )
+        tree_unflatten([leaf if c is None else c[i] for leaf, c in zip(leaves, columns, strict=True)], form)
         for i in range(count)
     ]
 

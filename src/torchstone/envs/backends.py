@@ -32,12 +32,7 @@ class SyncVectorEnv:
     """`num_envs` environments of any kind, stepped one after the other."""
 
     def __init__(
-        self,
-        spec: str,
-        num_envs: int,
-        wrappers: Sequence[str],
-        max_episode_steps: int | None,
-        render: bool,
+        self, spec: str, num_envs: int, wrappers: Sequence[str], max_episode_steps: int | None, render: bool
     ):
         kwargs = {"render_mode": "rgb_array"} if render else {}
         pairs = [make_env(spec, wrappers, max_episode_steps, **kwargs) for _ in range(num_envs)]

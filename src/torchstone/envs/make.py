@@ -6,15 +6,7 @@ from typing import Any, Literal
 
 from torchstone.errors import BadInput, did_you_mean
 
-KNOWN = (
-    "CartPole-v1",
-    "Acrobot-v1",
-    "LunarLander-v3",
-    "Pendulum-v1",
-    "Hopper-v5",
-    "ALE/Pong-v5",
-    "…",
-)
+KNOWN = ("CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1", "Hopper-v5", "ALE/Pong-v5", "…")
 ActionKind = Literal["discrete", "continuous", "any"]
 SYSTEMS_BY_ACTIONS = {
     "discrete": ("discrete actions", "dqn, a2c or ppo", "CartPole-v1"),

@@ -276,10 +276,7 @@ class ReplayBuffer:
         # rows that were never written are not saved; the ring is full, or they are the last ones
         used = self.num_rows if self.count + 1 >= self.slots else (self.count + 1) * self.num_envs
         used = used if self.count else 0
-        state: dict[str, Any] = {
-            "num_written": self.num_written,
-            "last_observation": self.last_observation,
-        }
+        state: dict[str, Any] = {"num_written": self.num_written, "last_observation": self.last_observation}
         if self.disk is not None:
             state["disk"] = self.disk.write(self.num_written)
         for name in self.COLUMNS:

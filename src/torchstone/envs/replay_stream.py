@@ -184,8 +184,7 @@ class ReplayStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         state = with_new_names(
-            state,
-            {"worlds": "envs", "memory": "buffer", "priorities": "sampler", "frames": "env_steps"},
+            state, {"worlds": "envs", "memory": "buffer", "priorities": "sampler", "frames": "env_steps"}
         )
         self.position, self.env_steps = state["position"], state["env_steps"]
         self.envs.load_state_dict(state["envs"])

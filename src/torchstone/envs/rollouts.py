@@ -49,13 +49,7 @@ class Rollouts:
     """
 
     def __init__(
-        self,
-        policy: Any,
-        envs: VectorEnv,
-        num_steps: int,
-        *,
-        seed: int,
-        device: torch.device | str = "cpu",
+        self, policy: Any, envs: VectorEnv, num_steps: int, *, seed: int, device: torch.device | str = "cpu"
     ):
         self.policy, self.envs, self.num_steps = policy, envs, num_steps
         self.seed, self.device, self.position = seed, device, 0

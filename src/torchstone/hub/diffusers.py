@@ -35,11 +35,7 @@ DOWN = {
     "AttnDownBlock2D": (True, None),
     "ResnetDownsampleBlock2D": (False, False),
 }
-UP = {
-    "UpBlock2D": (False, True),
-    "AttnUpBlock2D": (True, None),
-    "ResnetUpsampleBlock2D": (False, False),
-}
+UP = {"UpBlock2D": (False, True), "AttnUpBlock2D": (True, None), "ResnetUpsampleBlock2D": (False, False)}
 DEFAULT_WIDTHS = (224, 448, 672, 896)
 DEFAULT_DOWN = ("DownBlock2D", *["AttnDownBlock2D"] * 3)
 DEFAULT_UP = (*["AttnUpBlock2D"] * 3, "UpBlock2D")
@@ -64,11 +60,7 @@ USED = {theirs for theirs, _ in NUMBERS.values()} | {
     "time_embedding_dim",
     "num_train_timesteps",
 }
-ONLY = {
-    "time_embedding_type": "positional",
-    "class_embed_type": None,
-    "mid_block_type": "UNetMidBlock2D",
-}
+ONLY = {"time_embedding_type": "positional", "class_embed_type": None, "mid_block_type": "UNetMidBlock2D"}
 
 # settings of schedulers
 SAMPLERS = {"DDPMScheduler": "ddpm", "DDIMScheduler": "ddim"}

@@ -23,10 +23,7 @@ NUMBERS = {
     "attention_dropout": ("attn_pdrop", 0.1),
     "eps": ("layer_norm_epsilon", 1e-5),
 }
-CLASSES = {
-    "gpt2": ("GPT2LMHeadModel", "GPT2Model"),
-    "openai-gpt": ("OpenAIGPTLMHeadModel", "OpenAIGPTModel"),
-}
+CLASSES = {"gpt2": ("GPT2LMHeadModel", "GPT2Model"), "openai-gpt": ("OpenAIGPTLMHeadModel", "OpenAIGPTModel")}
 # GPT-1's activations by our names; its "gelu" is the tanh approximation
 FIRST = {"relu": "relu", "silu": "silu", "swish": "silu", "gelu": "gelu_new"}
 USED = {theirs for theirs, _ in NUMBERS.values()} | {"tie_word_embeddings", "pad_token_id", "n_ctx"}

@@ -103,10 +103,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     Raises:
         BadInput: a setting that is not implemented; the message names it.
     """
-    only = {
-        "is_encoder_decoder": True,
-        "architectures": (*([name] for name in CLASSES), None),
-    }
+    only = {"is_encoder_decoder": True, "architectures": (*([name] for name in CLASSES), None)}
     hf_folder.reject_unsupported(config, USED | IMPLIED, only)
     model_config = {
         ours: hf_folder.get_number(config, theirs, default) for ours, (theirs, default) in NUMBERS.items()

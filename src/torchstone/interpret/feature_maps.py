@@ -70,10 +70,7 @@ def plot_filters(
 
 
 def plot_feature_maps(
-    model: nn.Module,
-    image: Float[Tensor, "1 channel height width"],
-    file: str | Path,
-    max_channels: int = 16,
+    model: nn.Module, image: Float[Tensor, "1 channel height width"], file: str | Path, max_channels: int = 16
 ) -> None:
     """Plots the output of each layer for one image, in order of execution.
 

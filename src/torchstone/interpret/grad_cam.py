@@ -69,9 +69,7 @@ def grad_cam(
 
 @torch.enable_grad()
 def saliency(
-    model: nn.Module,
-    images: Float[Tensor, "batch channel height width"],
-    classes: Int64[Tensor, " batch"],
+    model: nn.Module, images: Float[Tensor, "batch channel height width"], classes: Int64[Tensor, " batch"]
 ) -> Float[Tensor, "batch height width"]:
     """max over channels of |∂y/∂x|: the sensitivity of the class's score (logit) y to each pixel.
 

@@ -39,11 +39,7 @@ def iou_metrics(matrix: Int64[Tensor, "classes classes"]) -> dict[str, float]:
 
 @torch.no_grad()
 def evaluate_splits(
-    model: nn.Module,
-    splits: Sequence[SegmentationSplit],
-    metadata: dict,
-    classes: int,
-    batch_size: int = 16,
+    model: nn.Module, splits: Sequence[SegmentationSplit], metadata: dict, classes: int, batch_size: int = 16
 ) -> tuple[Tensor, float]:
     """(confusion matrix over full splits, mean cross-entropy), in evaluation mode."""
     device = splits[0].device

@@ -11,13 +11,7 @@ import numpy as np
 
 DPI = 110
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B38600", "#56B4E9", "#7F4FC9", "#555555")
-LEGEND = {
-    "frameon": False,
-    "fontsize": 8,
-    "borderaxespad": 0.2,
-    "handlelength": 1.6,
-    "columnspacing": 1.2,
-}
+LEGEND = {"frameon": False, "fontsize": 8, "borderaxespad": 0.2, "handlelength": 1.6, "columnspacing": 1.2}
 
 
 def canvas(width: float, height: float, layout="constrained"):

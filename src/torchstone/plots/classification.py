@@ -166,11 +166,7 @@ def show_image(axes, image: Float[Tensor, "channel height width"]) -> None:
     is_gray = len(image) != 3
     pixels = image.mean(0) if is_gray else image.permute(1, 2, 0)
     axes.imshow(
-        pixels.clamp(0, 1).numpy(),
-        cmap="gray" if is_gray else None,
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
+        pixels.clamp(0, 1).numpy(), cmap="gray" if is_gray else None, vmin=0, vmax=1, interpolation="nearest"
     )
 
 

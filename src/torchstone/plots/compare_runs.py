@@ -79,11 +79,7 @@ def _names(folders: list[Path]) -> list[str]:
 
 
 def _draw(
-    folders: list[Path],
-    names: list[str],
-    series: list[Series],
-    table: list[dict],
-    file: str | Path,
+    folders: list[Path], names: list[str], series: list[Series], table: list[dict], file: str | Path
 ) -> None:
     groups: dict[str, list[int]] = defaultdict(list)
     for index, folder in enumerate(folders):
@@ -134,11 +130,7 @@ def _draw(
             else:
                 size = 3.5 if len(curves[0]) <= 40 else 0
                 (line,) = axes.plot(
-                    *zip(*curves[0], strict=True),
-                    marker="o",
-                    markersize=size,
-                    linewidth=1.3,
-                    **look,
+                    *zip(*curves[0], strict=True), marker="o", markersize=size, linewidth=1.3, **look
                 )
                 label = names[group[0]]
             handles.setdefault(plain(label, 60), line)

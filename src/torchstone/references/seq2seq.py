@@ -192,11 +192,7 @@ def seq2seq_cases(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
             lengths = draw(2, tokens.shape[1] + 1, 3)
             lengths[0] = tokens.shape[1]
             tokens[torch.arange(tokens.shape[1]) >= lengths[:, None]] = 0
-        settings: dict[str, Any] = {
-            "decoder": decoder,
-            "embedding": sizes[2],
-            "hidden": 2 * sizes[3],
-        }
+        settings: dict[str, Any] = {"decoder": decoder, "embedding": sizes[2], "hidden": 2 * sizes[3]}
         settings |= {"layers": layers, "bidirectional": both, **more}
         with default_dtype(dtype):
             theirs = TorchSeq2Seq(*sizes[:2], **settings)

@@ -179,13 +179,7 @@ def sample(
 
 @torch.no_grad()
 def generate_pieces(
-    model: Any,
-    length: int,
-    *,
-    count: int,
-    seed: int,
-    temperature: float = 1.0,
-    opening: Frames | None = None,
+    model: Any, length: int, *, count: int, seed: int, temperature: float = 1.0, opening: Frames | None = None
 ) -> list[Frames]:
     """`count` pieces: the opening, if any, and `length` frames sampled key by key."""
     device = next(model.parameters()).device

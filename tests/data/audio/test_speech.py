@@ -125,12 +125,7 @@ def test_read_speech_captcha_is_isolated():
 
 ONES = [
     Recording(torch.full((length,), 1.0), text, speaker, text)
-    for text, speaker, length in [
-        ("a", "x", 400),
-        ("b", "x", 560),
-        ("c", "y", 480),
-        ("d", "y", 720),
-    ]
+    for text, speaker, length in [("a", "x", 400), ("b", "x", 560), ("c", "y", 480), ("d", "y", 720)]
 ]
 PLAIN = Augmentation(
     recordings_per_utterance=(2, 4),

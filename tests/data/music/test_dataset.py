@@ -12,14 +12,7 @@ from torchstone.data.music.batches import PieceBatches, pad_pieces, transpose_pi
 from torchstone.data.music.dataset import load_music, read_piece
 from torchstone.errors import BadInput
 
-NOTES = [
-    (60, 0.0, 1.0),
-    (64, 0.0, 2.0),
-    (60, 1.0, 1.5),
-    (67, 2.0, 2.25),
-    (21, 3.0, 4.0),
-    (108, 3.5, 4.0),
-]
+NOTES = [(60, 0.0, 1.0), (64, 0.0, 2.0), (60, 1.0, 1.5), (67, 2.0, 2.25), (21, 3.0, 4.0), (108, 3.5, 4.0)]
 
 
 def random_piece(length, seed=0, share=0.05):
@@ -207,12 +200,7 @@ def test_load_music_rejects_bad_input(tmp_path):
     rejects("has no notes", lambda: read_piece(bad, 1))
     rejects("tempo must be 1 to 1000", lambda: midi.write(bad, random_piece(4), 1, 0))
     rejects("cannot write", lambda: midi.write(tmp_path / "no" / "a.mid", random_piece(4), 1, 90))
-    for content in (
-        "[]",
-        "{",
-        '{"train": [[[60]]]}',
-        '{"train": [[[200]]], "valid": [], "test": []}',
-    ):
+    for content in ("[]", "{", '{"train": [[[60]]]}', '{"train": [[[200]]], "valid": [], "test": []}'):
         file = tmp_path / "jsb-chorales-quarter.json"
         file.write_text(content)
         rejects("does not hold pieces", lambda: load_music(tmp_path))

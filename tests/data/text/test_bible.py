@@ -53,11 +53,7 @@ def test_bible_links_number_words_with_punctuation(small):
     verses, description = bible.read()
     print(verses, description)
     first, second = verses
-    assert (first.name, first.source, first.target) == (
-        "40001001",
-        "Βίβλος γενέσεως",
-        "“The book, Abraham",
-    )
+    assert (first.name, first.source, first.target) == ("40001001", "Βίβλος γενέσεως", "“The book, Abraham")
     # the first word is “The, the second book, with its comma
     assert first.links == {(0, 0), (0, 1), (1, 1)}
     assert second == ("40001002", "Ἀβραὰμ", "Abraham", {(0, 0)})  # the link across is lost

@@ -128,11 +128,7 @@ def test_read_labeled_bundled_sentiment_has_unique_texts():
         ("a.csv", "words,label\none,1\ntwo,2\n", "no column named text, only words, label"),
         ("a.tsv", "a\tb\tc\td\n", "4 columns without names"),
         ("a.tsv", "one\t1\n" * 5, "has the one label '1'"),
-        (
-            "a.tsv",
-            "one\t1\n" * 5 + "two\t2\n",
-            "label '2' of .* has 1 examples; it needs at least 3",
-        ),
+        ("a.tsv", "one\t1\n" * 5 + "two\t2\n", "label '2' of .* has 1 examples; it needs at least 3"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"\n', "line 2 is no JSON object"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"label": 1}\n', "line 2 is no JSON object"),
         ("a.conll", "word\n", "line 1: 'word' has no label"),
@@ -183,11 +179,7 @@ def test_read_labeled_reads_hub_set(monkeypatch):
         assert name == "someone/set"
         train = Table(idx=list(range(40)), sentence=[f"text {i}" for i in range(40)], label=[0, 1] * 20)
         hidden = Table(idx=[1, 2], sentence=["a", "b"], label=[-1, -1])
-        return {
-            "train": train,
-            "validation": Table(idx=[1], sentence=["v"], label=[1]),
-            "test": hidden,
-        }
+        return {"train": train, "validation": Table(idx=[1], sentence=["v"], label=[1]), "test": hidden}
 
     import datasets
 

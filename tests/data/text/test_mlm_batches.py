@@ -83,10 +83,7 @@ def test_mlm_batches_half_of_second_spans_are_random():
         batch = next(batches)
         assert batch.rows.tokens.shape[1] <= MAX_LENGTH
         for row, segments, is_random in zip(
-            original_tokens(batch).tolist(),
-            batch.rows.segments,
-            batch.is_random_next.tolist(),
-            strict=True,
+            original_tokens(batch).tolist(), batch.rows.segments, batch.is_random_next.tolist(), strict=True
         ):
             counts[is_random] += 1
             first = row.index(SPECIAL.sep)

@@ -163,16 +163,7 @@ def test_load_published_files_like_transformers(tmp_path):
 
 
 def test_load_gpt1_vocabulary_with_end_of_word_marks(tmp_path):
-    vocabulary = {
-        "<unk>": 0,
-        "c": 1,
-        "a": 2,
-        "t</w>": 3,
-        "at</w>": 4,
-        "cat</w>": 5,
-        "!</w>": 6,
-        "t": 7,
-    }
+    vocabulary = {"<unk>": 0, "c": 1, "a": 2, "t</w>": 3, "at</w>": 4, "cat</w>": 5, "!</w>": 6, "t": 7}
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
     (tmp_path / "merges.txt").write_text("#version: 0.2\na t</w>\nc at</w>\n")
     tokenizer = tokenizers.load(tmp_path)

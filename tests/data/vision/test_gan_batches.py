@@ -11,8 +11,7 @@ from torchstone.data.vision.gan_batches import GanBatches
 METADATA = {"mean": [0.0], "std": [1.0], "channels": 1, "size": 2}
 COUNT = 24
 IMAGES = ImageSplit(
-    torch.arange(COUNT),
-    torch.arange(COUNT, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2),
+    torch.arange(COUNT), torch.arange(COUNT, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
 )  # each is as light as its label
 
 

@@ -170,12 +170,7 @@ def test_mixed_labels_equal_image_shares():
     labels = torch.arange(20) % 4
     images = levels[labels].to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 6, 6).contiguous()
     batches = ImageBatches(
-        ImageSplit(labels, images),
-        8,
-        seed=0,
-        metadata=CARD,
-        mixing=mixup.mixup(1.0),
-        classes=4,
+        ImageSplit(labels, images), 8, seed=0, metadata=CARD, mixing=mixup.mixup(1.0), classes=4
     )
     partners = 0
     for x, y in itertools.islice(batches, 20):

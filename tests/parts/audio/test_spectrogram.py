@@ -127,10 +127,7 @@ def test_mfcc_features_hold_energy_and_deltas():
     [
         (lambda: frame_signal(torch.zeros(79), 80, 40), "79 samples are less than one window of 80"),
         (lambda: AudioFeatures().extract(torch.zeros(1, 300), torch.tensor([199])), "199 samples is less"),
-        (
-            lambda: mel_filterbank(129, 40, 8000, 60, 4001),
-            "between 0 and 4000 Hz, not from 60 to 4001",
-        ),
+        (lambda: mel_filterbank(129, 40, 8000, 60, 4001), "between 0 and 4000 Hz, not from 60 to 4001"),
         (lambda: mel_filterbank(129, 200, 8000, 0, 4000), "leave one without a bin"),
     ],
 )

@@ -21,8 +21,7 @@ from torchstone.verify import relative_error
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "dilation", "groups"),
-    [(3, 1, 1, 1), (3, 2, 1, 8), (5, 2, 1, 1), (3, 1, 4, 2)],
+    ("kernel", "stride", "dilation", "groups"), [(3, 1, 1, 1), (3, 2, 1, 8), (5, 2, 1, 1), (3, 1, 4, 2)]
 )
 def test_conv_norm_act_matches_torchvision(kernel, stride, dilation, groups):
     reference = import_torchvision().ops.Conv2dNormActivation

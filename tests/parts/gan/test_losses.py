@@ -8,10 +8,7 @@ from torch import nn
 
 from torchstone.parts.gan.losses import GAN_LOSSES, gradient_penalty
 
-REAL, FAKE = (
-    torch.tensor([2.0, -0.5, 0.0, 1.5]).double(),
-    torch.tensor([-3.0, 0.2, 1.1, -0.9]).double(),
-)
+REAL, FAKE = (torch.tensor([2.0, -0.5, 0.0, 1.5]).double(), torch.tensor([-3.0, 0.2, 1.1, -0.9]).double())
 
 
 def mean(values) -> float:

@@ -87,10 +87,7 @@ def test_precision_recall_match_definition(rows, monkeypatch):
                     return True
             return False
 
-        wanted = (
-            sum(inside(p, b) for p in a) / len(a),
-            sum(inside(p, a) for p in b) / len(b),
-        )
+        wanted = (sum(inside(p, b) for p in a) / len(a), sum(inside(p, a) for p in b) / len(b))
         said = tuple(map(float, fidelity_diversity.precision_recall(a, b, k)))
         print(f"k = {k}: {said} and {wanted}")
         assert said == pytest.approx(wanted)

@@ -255,10 +255,7 @@ def test_recurrent_rejects_invalid_options():
             lambda: Recurrent(lstm.CELL, 3, 4)(torch.ones(2, 5, 3), state=(torch.ones(1, 1, 4),) * 2),
             "the state's shapes are",
         ),
-        (
-            lambda: Recurrent(gru.CELL, 3, 4)(torch.ones(2, 5, 3), state=()),
-            "the state's shapes are",
-        ),
+        (lambda: Recurrent(gru.CELL, 3, 4)(torch.ones(2, 5, 3), state=()), "the state's shapes are"),
         (
             lambda: SequenceModel(lstm.CELL, 9, 9, tokens=True, hidden=4, embedding=3, tie_weights=True),
             "9 × 3",

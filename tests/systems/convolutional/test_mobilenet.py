@@ -35,15 +35,7 @@ def test_mobilenet_map_sizes_match_paper_tables():
     ]
     second = grids(on_meta(VARIANTS["mobilenet_v2"].make), 224)
     print(second)
-    repeats = [
-        (16, 112, 1),
-        (24, 56, 2),
-        (32, 28, 3),
-        (64, 14, 4),
-        (96, 14, 3),
-        (160, 7, 3),
-        (320, 7, 1),
-    ]
+    repeats = [(16, 112, 1), (24, 56, 2), (32, 28, 3), (64, 14, 4), (96, 14, 3), (160, 7, 3), (320, 7, 1)]
     assert second == [(32, 112), *[(c, s) for c, s, n in repeats for _ in range(n)], (1280, 7)]
 
 

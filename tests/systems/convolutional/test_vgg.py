@@ -50,10 +50,7 @@ def test_vgg_cifar_has_one_linear_layer_on_512_maps():
     model.avgpool.register_forward_hook(lambda _, args, __: seen.append(tuple(args[0].shape)))
     model(torch.zeros(2, 3, 32, 32, device="meta"))
     assert seen == [(2, 512, 1, 1)]
-    assert {k for k in model.state_dict() if k.startswith(HEAD)} == {
-        "classifier.weight",
-        "classifier.bias",
-    }
+    assert {k for k in model.state_dict() if k.startswith(HEAD)} == {"classifier.weight", "classifier.bias"}
     assert cifar_vgg(7, 1)(torch.randn(2, 1, 48, 48)).shape == (2, 7)
 
 

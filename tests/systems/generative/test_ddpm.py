@@ -265,10 +265,7 @@ def test_prompts_sample_what_they_name(color_run, tmp_path, capsys):
     assert out.strip() == str(file)
     with Image.open(file) as image:
         assert image.size == (3 * 102 + 6, 2 * 132 + 12 + 6)
-    for prompt, message in (
-        ("purple cat", "no caption had the word 'purple'"),
-        ("", "prompt is empty"),
-    ):
+    for prompt, message in (("purple cat", "no caption had the word 'purple'"), ("", "prompt is empty")):
         code, _, err = run_cli(capsys, "sample", color_run, "--prompt", prompt, "--out", file)
         assert (code, message in err) == (2, True)
     code, _, err = run_cli(capsys, "sample", color_run, "--label", "red", "--out", file)

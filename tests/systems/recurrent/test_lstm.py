@@ -49,12 +49,7 @@ def update_turned_round(x, state, weight, bias):
 
 @pytest.mark.parametrize(
     ("module", "fault"),
-    [
-        (lstm, gates_swapped),
-        (lstm, cell_not_squashed),
-        (gru, reset_before),
-        (gru, update_turned_round),
-    ],
+    [(lstm, gates_swapped), (lstm, cell_not_squashed), (gru, reset_before), (gru, update_turned_round)],
     ids=lambda each: each.__name__.rpartition(".")[2],
 )
 def test_cell_parity_detects_faults(module, fault, monkeypatch):

@@ -82,11 +82,7 @@ def weight_difference(ours: dict[str, torch.Tensor], algorithm) -> float:
 
 @pytest.mark.parametrize(
     ("data", "changes"),
-    [
-        ("CartPole-v1", {}),
-        ("CartPole-v1", {"ent_coef": 0.01}),
-        ("Pendulum-v1", {"ent_coef": 0.01}),
-    ],
+    [("CartPole-v1", {}), ("CartPole-v1", {"ent_coef": 0.01}), ("Pendulum-v1", {"ent_coef": 0.01})],
 )
 def test_ppo_update_equals_stable_baselines3(data, changes):
     options = {

@@ -122,9 +122,7 @@ def test_recurrent_ppo_update_equals_loop():
     moments = run.state["optimizer"].state_dict()["state"][0]
     sizes = [p.numel() for p in other.parameters()]
     for p, m, v in zip(
-        other.parameters(),
-        *(moments[k].split(sizes) for k in ("exp_avg", "exp_avg_sq")),
-        strict=True,
+        other.parameters(), *(moments[k].split(sizes) for k in ("exp_avg", "exp_avg_sq")), strict=True
     ):
         average = {"exp_avg": m.view_as(p).clone(), "exp_avg_sq": v.view_as(p).clone()}
         adam.state[p] = {"step": moments["step"].clone(), **average}

@@ -47,12 +47,7 @@ def test_reinforce_gradient_equals_definition(baseline):
     metrics = run.update((rollout, is_live))
     gradient = torch.cat([p.grad.flatten() for p in parameters])
     variance = each.var(0).sum()
-    print(
-        "gradient's norm",
-        float(gradient.norm()),
-        "furthest",
-        float((gradient - each.mean(0)).abs().max()),
-    )
+    print("gradient's norm", float(gradient.norm()), "furthest", float((gradient - each.mean(0)).abs().max()))
     print("variance", float(metrics["gradient_variance"]), "by definition", float(variance))
     torch.testing.assert_close(gradient, each.mean(0), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(metrics["gradient_variance"], variance, rtol=1e-4, atol=1e-6)

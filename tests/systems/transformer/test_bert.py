@@ -51,15 +51,7 @@ def mlm_batches(batch_size=8, **options) -> MLMBatches:
 
 
 @pytest.mark.parametrize(
-    "fault",
-    [
-        "mask ignored",
-        "segments ignored",
-        "norm first",
-        "gelu by tanh",
-        "tied forgotten",
-        "no pooler",
-    ],
+    "fault", ["mask ignored", "segments ignored", "norm first", "gelu by tanh", "tied forgotten", "no pooler"]
 )
 def test_bert_parity_detects_planted_faults(fault, monkeypatch):
     plain = Bert.forward

@@ -177,10 +177,7 @@ def test_gpt_config_round_trip():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"reorder_and_upcast_attn": True},
-            "reorder_and_upcast_attn = True; implemented here is False",
-        ),
+        ({"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn = True; implemented here is False"),
         ({"add_cross_attention": True}, "add_cross_attention = True"),
         ({"activation_function": "mish"}, "activation_function = 'mish'; implemented are"),
         ({"rotary_dim": 4}, "rotary_dim = 4, which is not implemented"),

@@ -111,10 +111,7 @@ def test_measure_text_too_long_has_no_loss(knowing):
 
 
 def test_report_plots_and_transcripts(knowing, tmp_path):
-    recordings = [
-        recording("cab", "bab"),
-        *(recording(t) for t in ("a", "$b_", "abc") if t != "$b_"),
-    ]
+    recordings = [recording("cab", "bab"), *(recording(t) for t in ("a", "$b_", "abc") if t != "$b_")]
     transcribe.report(*knowing, recordings, tmp_path)
     lines = (tmp_path / "transcripts.txt").read_text().splitlines()
     assert lines == ["edits\treference\ttranscript", "1\tbab\tcab", "0\ta\ta", "0\tabc\tabc"]

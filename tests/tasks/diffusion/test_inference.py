@@ -117,10 +117,7 @@ def test_make_context_is_each_label_in_turn_or_one():
     metadata = {"classes": ["zero", "one", "two"]}
     assert make_context(metadata, 4).tolist() == [0, 1, 2, 0]
     assert make_context(metadata, 2, "two").tolist() == [2, 2]
-    for label, prompt, message in (
-        (3, None, "no label '3'"),
-        (None, "cat", "reads no text: use --label"),
-    ):
+    for label, prompt, message in ((3, None, "no label '3'"), (None, "cat", "reads no text: use --label")):
         with pytest.raises(BadInput, match=message):
             make_context(metadata, 2, label, prompt)
     with pytest.raises(BadInput, match="knows no labels"):

@@ -51,13 +51,7 @@ class Adam:
     """Kingma and Ba 2014, algorithm 1."""
 
     def __init__(self, weights, lr, beta1, beta2=0.999, eps=1e-8):
-        self.weights, self.lr, self.betas, self.eps, self.t = (
-            list(weights),
-            lr,
-            (beta1, beta2),
-            eps,
-            0,
-        )
+        self.weights, self.lr, self.betas, self.eps, self.t = (list(weights), lr, (beta1, beta2), eps, 0)
         self.m = [torch.zeros_like(w) for w in self.weights]
         self.v = [torch.zeros_like(w) for w in self.weights]
 

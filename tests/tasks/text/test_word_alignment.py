@@ -15,11 +15,7 @@ from torchstone.plots import attention_maps
 from torchstone.tasks.text import translation_inference, word_alignment
 from torchstone.tasks.text.translation_inference import EOS, SPECIAL_TOKENS
 
-PAIRS = [
-    ("eins zwei drei", "one two three"),
-    ("vier", "number four"),
-    ("fünf sechs sieben acht", "five six"),
-]
+PAIRS = [("eins zwei drei", "one two three"), ("vier", "number four"), ("fünf sechs sieben acht", "five six")]
 
 
 class TableAttention(nn.Module):

@@ -23,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="forecasts: a plot (.png) or the numbers (.csv); default: NAME-forecast.png",
     )
     parser.add_argument(
-        "--explain",
-        metavar="FILE.png",
-        help="Grad-CAM and saliency over each image (segmentation: the mask)",
+        "--explain", metavar="FILE.png", help="Grad-CAM and saliency over each image (segmentation: the mask)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--json", action="store_true", help="as JSON, with all probabilities")

@@ -21,11 +21,7 @@ SILENCE_PEAK = 1e-4  # of full scale: 80 dB below it
 MAX_CLIPPED = 0.01  # share of samples
 CLIPPING_PEAK = 0.25  # of full scale: equal samples at a lower peak are due to coarse quantization
 
-CAPTCHA = (
-    "captcha==0.7.1",
-    "8b73b5aba841ad1e5bdb856205bf5f09560b728ee890eb9dae42901219c8c599",
-    0.2,
-)
+CAPTCHA = ("captcha==0.7.1", "8b73b5aba841ad1e5bdb856205bf5f09560b728ee890eb9dae42901219c8c599", 0.2)
 FSDD_NAME = re.compile(r"(?:.*/)?([0-9])_([^_/]+)_([0-9]+)\.wav")  # file names of the data set
 
 

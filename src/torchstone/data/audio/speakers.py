@@ -39,9 +39,7 @@ class SpeakerSplit:
     def subset(self, index: Sequence[int]) -> "SpeakerSplit":
         """The items with these indices."""
         return SpeakerSplit(
-            [self.items[i] for i in index],
-            [self.labels[i] for i in index],
-            [self.names[i] for i in index],
+            [self.items[i] for i in index], [self.labels[i] for i in index], [self.names[i] for i in index]
         )
 
 

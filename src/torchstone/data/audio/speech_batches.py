@@ -231,10 +231,7 @@ def collate(
 
 
 def eval_batches(
-    recordings: Sequence[Recording],
-    alphabet: str,
-    batch_size: int = 64,
-    device: torch.device | str = "cpu",
+    recordings: Sequence[Recording], alphabet: str, batch_size: int = 64, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[list[int], SpeechBatch]]:
     """Batches of all recordings in order of length, with their indices."""
     order = sorted(range(len(recordings)), key=lambda i: len(recordings[i].wave))

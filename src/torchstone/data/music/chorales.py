@@ -11,11 +11,7 @@ from xml.etree import ElementTree
 from torchstone.data import download
 from torchstone.data.music.midi import Note
 
-SCORES = (
-    "music21==10.5.1",
-    "dc3309498c4c95cebdf8d4f20c868deb6b63bce1d929cad4f51a7ccc982987b1",
-    20.1,
-)
+SCORES = ("music21==10.5.1", "dc3309498c4c95cebdf8d4f20c868deb6b63bce1d929cad4f51a7ccc982987b1", 20.1)
 VOICES = ("soprano", "alto", "tenor", "bass")
 STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 

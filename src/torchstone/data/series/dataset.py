@@ -208,10 +208,7 @@ class ForecastWindows:
 
 
 def cut_windows(
-    values: Float[Tensor, "points columns"],
-    starts: Int64[Tensor, " rows"],
-    context: int,
-    horizon: int,
+    values: Float[Tensor, "points columns"], starts: Int64[Tensor, " rows"], context: int, horizon: int
 ) -> tuple[Float[Tensor, "rows context columns"], Float[Tensor, "rows horizon columns"]]:
     """The windows that begin at `starts`, each as past and future."""
     offsets = torch.arange(context + horizon)

@@ -16,11 +16,7 @@ from typing import NamedTuple
 from torchstone.data import download
 from torchstone.errors import BadInput
 
-ARCHIVE = (
-    "bible-alignments==0.4.2",
-    "84f6b15e706657777824aac811567cb5cb2b38ad2b94497209f5f3c3f67b0984",
-    8.8,
-)
+ARCHIVE = ("bible-alignments==0.4.2", "84f6b15e706657777824aac811567cb5cb2b38ad2b94497209f5f3c3f67b0984", 8.8)
 GREEK, ENGLISH = "grc", "en"
 SOURCES = "data/sources/SBLGNT.tsv"
 TARGETS = "data/eng/targets/BSB/nt_BSB.tsv"

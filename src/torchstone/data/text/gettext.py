@@ -13,11 +13,7 @@ from torchstone.data import download
 from torchstone.errors import BadInput
 
 PROGRAMS = (
-    (
-        "pretix==2026.8.0",
-        "a78932e698778d873530d67f25a57c28d1c09b1bfb1a22ec817c00d90397db85",
-        39.5,
-    ),
+    ("pretix==2026.8.0", "a78932e698778d873530d67f25a57c28d1c09b1bfb1a22ec817c00d90397db85", 39.5),
     ("gramps==6.0.8", "56f03bcb643320eb9f9892d4c3f8bbe7c4c4d2e4c71e56f598584af24561ec1c", 17.1),
     ("django==5.2.19", "5965d974a5218a2b68a11dd1276434707f23886525c23f0598eccedaf4f4ca00", 8.3),
 )

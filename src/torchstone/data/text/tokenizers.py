@@ -25,11 +25,7 @@ BATCH = 1_000  # texts passed to the trainer at a time
 
 
 def train(
-    kind: str,
-    texts: Iterable[str],
-    *,
-    vocab_size: int,
-    special_tokens: tuple[str, ...] = (),
+    kind: str, texts: Iterable[str], *, vocab_size: int, special_tokens: tuple[str, ...] = ()
 ) -> Tokenizer:
     """Train a tokenizer; the same texts always give the same one.
 

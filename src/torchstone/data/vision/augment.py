@@ -11,16 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from torchstone.data.vision.color_ops import jitter
-from torchstone.data.vision.geometric_ops import (
-    Augmentation,
-    Draw,
-    Images,
-    affine,
-    crop,
-    erase,
-    flip,
-    shift,
-)
+from torchstone.data.vision.geometric_ops import Augmentation, Draw, Images, affine, crop, erase, flip, shift
 from torchstone.data.vision.mixup import Mixing, cutmix, mixup, one_of
 from torchstone.data.vision.randaugment import randaugment
 from torchstone.errors import BadInput, did_you_mean

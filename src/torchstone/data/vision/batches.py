@@ -72,8 +72,7 @@ class ImageBatches:
     def __next__(
         self,
     ) -> tuple[
-        Float[Tensor, "share channel height width"],
-        Int64[Tensor, " share"] | Float[Tensor, "share classes"],
+        Float[Tensor, "share channel height width"], Int64[Tensor, " share"] | Float[Tensor, "share classes"]
     ]:
         index = self.sampler.index(self.position)
         if isinstance(self.split.images, Tensor):

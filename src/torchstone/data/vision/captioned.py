@@ -25,11 +25,7 @@ from torchstone.data.vision.image_folder import SUFFIXES
 from torchstone.data.vision.preprocess import decode, fit_to_square, report_unreadable
 from torchstone.errors import BadInput, did_you_mean
 
-UNICODE_NAMES = (
-    "emoji==2.16.0",
-    "c4230d80640def9071599ff56b1b5950fe13a2a94c0da98c5deab12431b24330",
-    0.6,
-)
+UNICODE_NAMES = ("emoji==2.16.0", "c4230d80640def9071599ff56b1b5950fe13a2a94c0da98c5deab12431b24330", 0.6)
 SKIN_TONE = re.compile(r"-1F3F[B-F](?=-|$)")
 BUNDLED = ("openmoji",)
 LAYOUT = "a folder of images with a .txt for each, or a metadata.jsonl of file_name and text"

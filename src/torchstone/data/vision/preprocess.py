@@ -143,9 +143,7 @@ def _extract_ink(image: Image.Image, metadata: dict, name: str) -> UInt8[np.ndar
         min(max(round(height * ink_side / longer), 1), size),
     )
     patch = canvas.resize(
-        patch_size,
-        Image.Resampling.BICUBIC,
-        box=(*corner, corner[0] + width, corner[1] + height),
+        patch_size, Image.Resampling.BICUBIC, box=(*corner, corner[0] + width, corner[1] + height)
     )
     ink = np.asarray(patch).clip(0, 1)
     ink = ink / ink.max()

@@ -52,9 +52,7 @@ def mask_indices(image: Image.Image, file: Path) -> Image.Image:
     return Image.fromarray(np.asarray(image).astype(np.uint8))
 
 
-def read(
-    folder: Path,
-) -> tuple[list[tuple[Path, Path]], dict[str, np.ndarray], tuple[str, ...], str]:
+def read(folder: Path) -> tuple[list[tuple[Path, Path]], dict[str, np.ndarray], tuple[str, ...], str]:
     """Pairs of files, the rows of each split, the classes, and a description.
 
     Raises:

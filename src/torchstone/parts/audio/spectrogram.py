@@ -134,10 +134,7 @@ class AudioFeatures:
     @property
     def samples(self) -> tuple[int, int]:
         """Window and hop in samples."""
-        return (
-            round(self.window_ms * self.sample_rate / 1000),
-            round(self.hop_ms * self.sample_rate / 1000),
-        )
+        return (round(self.window_ms * self.sample_rate / 1000), round(self.hop_ms * self.sample_rate / 1000))
 
     def frame_counts(self, lengths: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
         """Number of frames of waveforms of so many samples."""

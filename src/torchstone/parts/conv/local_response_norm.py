@@ -17,11 +17,7 @@ def local_response_norm(
 
 
 def local_response_norm_by_definition(
-    a: Float[Tensor, "b maps h w"],
-    n: int = 5,
-    alpha: float = 1e-4,
-    beta: float = 0.75,
-    k: float = 2.0,
+    a: Float[Tensor, "b maps h w"], n: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
 ) -> Float[Tensor, "b maps h w"]:
     """The same map by map, for checks: j runs from max(0, i − n/2) to min(N − 1, i + n/2)."""
     maps, normalized = a.unbind(1), []

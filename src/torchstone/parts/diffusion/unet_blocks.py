@@ -22,11 +22,7 @@ Maps = Float[Tensor, "batch channel height width"]
 
 
 def timestep_embedding(
-    t: Shaped[Tensor, " batch"],
-    width: int,
-    *,
-    freq_shift: float = 0.0,
-    flip_sin_to_cos: bool = True,
+    t: Shaped[Tensor, " batch"], width: int, *, freq_shift: float = 0.0, flip_sin_to_cos: bool = True
 ) -> Float[Tensor, "batch width"]:
     """sin and cos of t · 10000^(−i / (width/2 − shift)), i = 0 … width/2 − 1; an odd width ends on zero.
 
@@ -188,10 +184,7 @@ class DownStage(nn.Module):
     """
 
     def __init__(
-        self,
-        blocks: Iterable[ResnetBlock],
-        attentions: Iterable[AttentionBlock],
-        resize: nn.Module | None,
+        self, blocks: Iterable[ResnetBlock], attentions: Iterable[AttentionBlock], resize: nn.Module | None
     ):
         super().__init__()
         self.blocks, self.attentions = nn.ModuleList(blocks), nn.ModuleList(attentions)
@@ -220,10 +213,7 @@ class UpStage(nn.Module):
     """The same on the way up: every block's input is concatenated with the last of `skips`."""
 
     def __init__(
-        self,
-        blocks: Iterable[ResnetBlock],
-        attentions: Iterable[AttentionBlock],
-        resize: nn.Module | None,
+        self, blocks: Iterable[ResnetBlock], attentions: Iterable[AttentionBlock], resize: nn.Module | None
     ):
         super().__init__()
         self.blocks, self.attentions = nn.ModuleList(blocks), nn.ModuleList(attentions)

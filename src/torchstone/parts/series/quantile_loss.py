@@ -8,9 +8,7 @@ from torch import Tensor
 
 
 def pinball(
-    predicted: Float[Tensor, "*batch quantiles"],
-    actual: Float[Tensor, "*batch"],
-    levels: Sequence[float],
+    predicted: Float[Tensor, "*batch quantiles"], actual: Float[Tensor, "*batch"], levels: Sequence[float]
 ) -> Float[Tensor, "*batch quantiles"]:
     """The quantile (pinball) loss (Koenker & Bassett 1978, Econometrica 46:33, equation 2.1), elementwise.
 
@@ -36,9 +34,7 @@ def inside_band(
 
 
 def interpolate_quantiles(
-    predicted: Float[Tensor, "*batch quantiles"],
-    levels: Sequence[float],
-    at: Float[Tensor, "*batch"],
+    predicted: Float[Tensor, "*batch quantiles"], levels: Sequence[float], at: Float[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch"]:
     """The inverse CDF at the levels `at` in (0, 1), linearly interpolated between predicted quantiles.
 

@@ -48,17 +48,7 @@ from torchstone.parts.init import init_
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
 
-__all__ = [
-    "FACTS",
-    "RECIPES",
-    "VARIANTS",
-    "Recipe",
-    "build",
-    "evaluate",
-    "explain",
-    "predict",
-    "reference",
-]
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
 
 # what of the paper is written out here; the loss is cross-entropy, the task's
@@ -195,10 +185,7 @@ class AlexNetPaper(nn.Module):
         return self.fc8(x)
 
 
-VARIANTS = {
-    "alexnet": Variant(AlexNet, (3, 224, 224)),
-    "alexnet_paper": Variant(AlexNetPaper, (3, 227, 227)),
-}
+VARIANTS = {"alexnet": Variant(AlexNet, (3, 224, 224)), "alexnet_paper": Variant(AlexNetPaper, (3, 227, 227))}
 
 # parameters of the classification layer, replaced for other classes
 HEAD = ("classifier.6.", "fc8.")

@@ -46,17 +46,7 @@ from torchstone.systems import Variant
 from torchstone.systems.convolutional.resnet import CIFAR_SHAPE, DEPTHS, IMAGENET_SHAPE, ResNet, cifar_resnet
 from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
 
-__all__ = [
-    "FACTS",
-    "RECIPES",
-    "VARIANTS",
-    "Recipe",
-    "build",
-    "evaluate",
-    "explain",
-    "predict",
-    "reference",
-]
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
 HEAD = ("fc.",)
 REDUCTION = 16
@@ -124,12 +114,7 @@ class BasicBlock(nn.Module):
     last = "bn2"
 
     def __init__(
-        self,
-        inputs: int,
-        width: int,
-        stride: int,
-        option: Literal["A", "B"] = "B",
-        min_squeezed: int = 1,
+        self, inputs: int, width: int, stride: int, option: Literal["A", "B"] = "B", min_squeezed: int = 1
     ):
         super().__init__()
         self.outputs = width

@@ -56,17 +56,7 @@ from torchstone.systems import Variant
 from torchstone.systems.convolutional.resnet import DEPTHS, BasicBlock, Bottleneck, ResNet
 from torchstone.tasks.vision.segment import evaluate, explain, predict, segment
 
-__all__ = [
-    "FACTS",
-    "RECIPES",
-    "VARIANTS",
-    "Recipe",
-    "build",
-    "evaluate",
-    "explain",
-    "predict",
-    "reference",
-]
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
 HEAD = ("classifier.4.", "aux_classifier.4.")
 MARGIN = ("miou", 0.3)  # minimum gain of the smoke recipe over the untrained network

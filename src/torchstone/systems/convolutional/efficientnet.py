@@ -49,17 +49,7 @@ from torchstone.systems import Variant
 from torchstone.tasks.transfer import IMAGENET
 from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
 
-__all__ = [
-    "FACTS",
-    "RECIPES",
-    "VARIANTS",
-    "Recipe",
-    "build",
-    "evaluate",
-    "explain",
-    "predict",
-    "reference",
-]
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
 HEAD, LITE = ("classifier.1.",), "efficientnet_lite0"
 

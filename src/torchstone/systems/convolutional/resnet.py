@@ -48,17 +48,7 @@ from torchstone.parts.facts import parameter_facts
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
 
-__all__ = [
-    "FACTS",
-    "RECIPES",
-    "VARIANTS",
-    "Recipe",
-    "build",
-    "evaluate",
-    "explain",
-    "predict",
-    "reference",
-]
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
 HEAD = ("fc.",)
 
@@ -218,13 +208,7 @@ class ResNet(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-DEPTHS = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 CIFAR_LAYERS = (20, 32, 44, 56, 110)  # 6n + 2
 IMAGENET_SHAPE, CIFAR_SHAPE = (3, 224, 224), (3, 32, 32)
 

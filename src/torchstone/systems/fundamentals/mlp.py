@@ -45,17 +45,7 @@ from torchstone.parts.init import init_
 from torchstone.systems import Variant
 from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
 
-__all__ = [
-    "FACTS",
-    "RECIPES",
-    "VARIANTS",
-    "Recipe",
-    "build",
-    "evaluate",
-    "explain",
-    "predict",
-    "reference",
-]
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
 
 # what of the paper is written out here; the loss is cross-entropy, the task's

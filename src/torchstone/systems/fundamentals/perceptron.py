@@ -45,17 +45,7 @@ from torchstone.systems import Variant
 from torchstone.tasks import tabular
 from torchstone.tasks.vision import classify
 
-__all__ = [
-    "FACTS",
-    "RECIPES",
-    "VARIANTS",
-    "Recipe",
-    "build",
-    "evaluate",
-    "explain",
-    "predict",
-    "reference",
-]
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
 
 @dataclass(frozen=True)
@@ -295,11 +285,7 @@ def xor_mistakes() -> list[int]:
 
 FACTS = [
     Fact("parameters, 10 classes of 8×8 images", lambda: count_parameters(Perceptron()), 650),
-    Fact(
-        "iris, setosa or not: mistakes of each epoch",
-        lambda: fit_rows(*setosa(), 5)[1],
-        [2, 2, 1, 0, 0],
-    ),
+    Fact("iris, setosa or not: mistakes of each epoch", lambda: fit_rows(*setosa(), 5)[1], [2, 2, 1, 0, 0]),
     Fact(
         "iris: R, the longest row",
         lambda: np.linalg.norm(with_bias_input(setosa()[0]), axis=1).max(),
@@ -320,11 +306,7 @@ def reference():
     from sklearn.datasets import load_digits
 
     iris, (digits, target) = load_table("iris"), load_digits(return_X_y=True)
-    data = [
-        setosa(),
-        (iris.x, iris.y),
-        (torch.from_numpy(digits / 16), torch.from_numpy(target).long()),
-    ]
+    data = [setosa(), (iris.x, iris.y), (torch.from_numpy(digits / 16), torch.from_numpy(target).long())]
     for epochs, (x, y) in zip((2, 7, 3), data, strict=True):
         for average in (False, True):
             yield ParityCase(ours(epochs, average), theirs(epochs, average), (x, y))

@@ -54,17 +54,7 @@ from torchstone.tasks.gan import inference
 from torchstone.tasks.gan.inference import sample
 from torchstone.tasks.gan.train import train_gan
 
-__all__ = [
-    "FACTS",
-    "MARGIN",
-    "RECIPES",
-    "VARIANTS",
-    "Recipe",
-    "build",
-    "evaluate",
-    "reference",
-    "sample",
-]
+__all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "reference", "sample"]
 
 MARGIN = ("label_accuracy", 0.3)
 evaluate = partial(inference.evaluate, classifier=CLASSIFIER)

@@ -55,17 +55,7 @@ from torchstone.tasks.gan import inference
 from torchstone.tasks.gan.inference import sample
 from torchstone.tasks.gan.train import train_gan
 
-__all__ = [
-    "FACTS",
-    "MARGIN",
-    "RECIPES",
-    "VARIANTS",
-    "Recipe",
-    "build",
-    "evaluate",
-    "reference",
-    "sample",
-]
+__all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "reference", "sample"]
 
 MARGIN = ("fd_ratio_vs_untrained", 1.0)
 evaluate = partial(inference.evaluate, classifier=CLASSIFIER)

@@ -52,17 +52,7 @@ from torchstone.tasks.gan import inference
 from torchstone.tasks.gan.inference import sample
 from torchstone.tasks.gan.train import DiscriminatorOutput, train_gan
 
-__all__ = [
-    "FACTS",
-    "MARGIN",
-    "RECIPES",
-    "VARIANTS",
-    "Recipe",
-    "build",
-    "evaluate",
-    "reference",
-    "sample",
-]
+__all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "reference", "sample"]
 
 MARGIN = ("fd_ratio_vs_untrained", 1.0)
 evaluate = partial(inference.evaluate, classifier=CLASSIFIER)
@@ -209,10 +199,7 @@ FACTS = [
         1_231_441,
     ),
     Fact(
-        "value at the optimum: −log 4 (theorem 1)",
-        lambda: value_at_optimum("minimax"),
-        -math.log(4),
-        1e-12,
+        "value at the optimum: −log 4 (theorem 1)", lambda: value_at_optimum("minimax"), -math.log(4), 1e-12
     ),
 ]
 

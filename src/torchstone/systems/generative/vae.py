@@ -139,11 +139,7 @@ RECIPES = {
     "conv": Recipe(variant="vae_conv", steps=1500),
     # torchstone train vae/beta   disentangled latents, on 64 × 64
     "beta": Recipe(
-        variant="vae_burgess",
-        beta=4.0,
-        steps=1500,
-        batch_size=64,
-        optim=replace(Recipe.optim, lr=5e-4),
+        variant="vae_burgess", beta=4.0, steps=1500, batch_size=64, optim=replace(Recipe.optim, lr=5e-4)
     ),
     # for tests: seconds
     "smoke": Recipe(

@@ -152,9 +152,7 @@ class PeepholeLSTM(nn.Module):
             nn.init.uniform_(parameter, -0.1, 0.1)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch time inputs"],
-        lengths: Int64[Tensor, " batch"] | None = None,
+        self, x: Float[Tensor, "batch time inputs"], lengths: Int64[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch time width"]:
         """Outputs of both directions; past a row's `lengths` they are 0."""
         time_steps, valid = torch.arange(x.shape[1], device=x.device), None
@@ -231,9 +229,7 @@ class Recognizer(nn.Module):
         return (lengths + self.stride - 1) // self.stride
 
     def forward(
-        self,
-        x: Float[Tensor, "batch frames inputs"],
-        lengths: Int64[Tensor, " batch"] | None = None,
+        self, x: Float[Tensor, "batch frames inputs"], lengths: Int64[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch time labels"]:
         """Logits of the blank (label 0) and the labels at each time step; `lengths` counts vectors."""
         time_steps = None

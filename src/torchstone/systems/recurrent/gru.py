@@ -72,8 +72,7 @@ RECIPES = {
     "adding": replace_fields(ADDING, {"hidden": 64, "steps": 1500, "lr": 1e-2}),
     # for tests: seconds
     "smoke": replace_fields(
-        TEXT,
-        {"data": "python/json", "hidden": 32, "seq_len": 16, "batch_size": 8, "steps": 120, "lr": 1e-2},
+        TEXT, {"data": "python/json", "hidden": 32, "seq_len": 16, "batch_size": 8, "steps": 120, "lr": 1e-2}
     ),
 }
 

@@ -100,8 +100,7 @@ RECIPES = {
     ),
     # for tests: seconds
     "smoke": replace_fields(
-        TEXT,
-        {"data": "python/json", "hidden": 32, "seq_len": 16, "batch_size": 8, "steps": 120, "lr": 1e-2},
+        TEXT, {"data": "python/json", "hidden": 32, "seq_len": 16, "batch_size": 8, "steps": 120, "lr": 1e-2}
     ),
 }
 

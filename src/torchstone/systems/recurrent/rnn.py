@@ -64,8 +64,7 @@ RECIPES = {
     "adding": replace_fields(ADDING, {"hidden": 64, "steps": 1500, "lr": 2e-3}),
     # for tests: seconds
     "smoke": replace_fields(
-        TEXT,
-        {"data": "python/json", "hidden": 32, "seq_len": 16, "batch_size": 8, "steps": 120, "lr": 1e-2},
+        TEXT, {"data": "python/json", "hidden": 32, "seq_len": 16, "batch_size": 8, "steps": 120, "lr": 1e-2}
     ),
 }
 
@@ -89,7 +88,7 @@ def step(
 CELL = Cell("rnn", 1, step, torch.rnn_tanh)
 VARIANTS = {
     # the sizes of FACTS: 88 keys of a piano
-    "rnn": Variant(partial(SequenceModel, CELL, inputs=88, outputs=88, tokens=False, hidden=128), (32, 88)),
+    "rnn": Variant(partial(SequenceModel, CELL, inputs=88, outputs=88, tokens=False, hidden=128), (32, 88))
 }
 
 

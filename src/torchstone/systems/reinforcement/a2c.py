@@ -188,9 +188,7 @@ FACTS = [
     # two biases per gate, as torch's LSTM has; with one there are 1,024 fewer
     Fact("A3C-LSTM parameters, 4 actions", partial(count_variant, "a3c_atari_lstm"), 1_203_765),
     Fact(
-        "A3C-LSTM parameters, 6 actions",
-        partial(count_variant, "a3c_atari_lstm", num_actions=6),
-        1_204_279,
+        "A3C-LSTM parameters, 6 actions", partial(count_variant, "a3c_atari_lstm", num_actions=6), 1_204_279
     ),
 ]
 

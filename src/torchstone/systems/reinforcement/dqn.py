@@ -331,11 +331,7 @@ def count_variant(variant: str, **model_config) -> int:
 
 
 FACTS = [
-    Fact(
-        "CartPole network parameters, 120-84",
-        partial(count_variant, "dqn", hidden=(120, 84)),
-        10_934,
-    ),
+    Fact("CartPole network parameters, 120-84", partial(count_variant, "dqn", hidden=(120, 84)), 10_934),
     *(
         Fact(
             f"Nature network parameters, {n} actions",
@@ -345,11 +341,7 @@ FACTS = [
         for n, count in ((2, 1_685_154), (4, 1_686_180), (6, 1_687_206), (18, 1_693_362))
     ),
     Fact("2013 network parameters, 4 actions", partial(count_variant, "dqn_2013"), 677_172),
-    Fact(
-        "2013 network parameters, 6 actions",
-        partial(count_variant, "dqn_2013", num_actions=6),
-        677_686,
-    ),
+    Fact("2013 network parameters, 6 actions", partial(count_variant, "dqn_2013", num_actions=6), 677_686),
     Fact("dueling network parameters, 4 actions", partial(count_variant, "dqn_dueling"), 3_292_837),
 ]
 

@@ -97,12 +97,7 @@ CONTINUOUS = replace(CARTPOLE, gae_lambda=0.95, lr=3e-4, epochs=10, batch_size=6
 MUJOCO = replace(CONTINUOUS, variant="ppo_continuous", num_envs=1, num_steps=2048, total_timesteps=999_424)
 ATARI_WRAPPERS = ("AtariPreprocessing", "SignReward", "EpisodicLife")
 ATARI = replace(
-    CONTINUOUS,
-    variant="ppo_atari",
-    wrappers=ATARI_WRAPPERS,
-    normalize=False,
-    num_steps=128,
-    epochs=4,
+    CONTINUOUS, variant="ppo_atari", wrappers=ATARI_WRAPPERS, normalize=False, num_steps=128, epochs=4
 )
 PONG = replace(
     ATARI,
@@ -118,12 +113,7 @@ RECIPES = {
     "cartpole": CARTPOLE,
     # torchstone train ppo/acrobot   249,856 steps, a minute; return -79 to -86 (5 seeds)
     "acrobot": replace(
-        CONTINUOUS,
-        data="Acrobot-v1",
-        num_envs=16,
-        num_steps=128,
-        batch_size=256,
-        total_timesteps=249_856,
+        CONTINUOUS, data="Acrobot-v1", num_envs=16, num_steps=128, batch_size=256, total_timesteps=249_856
     ),
     # torchstone train ppo/lunarlander   999,424 steps, 3 to 8 minutes; return 234 to 261 (5 seeds)
     "lunarlander": replace(
@@ -182,12 +172,7 @@ RECIPES = {
     ),
     # for tests: seconds
     "smoke": replace(
-        CARTPOLE,
-        total_timesteps=20_480,
-        epochs=10,
-        anneal_lr=False,
-        eval_episodes=8,
-        record_video=False,
+        CARTPOLE, total_timesteps=20_480, epochs=10, anneal_lr=False, eval_episodes=8, record_video=False
     ),
 }
 
@@ -331,9 +316,7 @@ FACTS = [
     Fact("CartPole network parameters", partial(count_variant, "ppo"), 9155),
     Fact("Atari network parameters, 4 actions", partial(count_variant, "ppo_atari"), 1_686_693),
     Fact(
-        "Atari network parameters, 6 actions",
-        partial(count_variant, "ppo_atari", num_actions=6),
-        1_687_719,
+        "Atari network parameters, 6 actions", partial(count_variant, "ppo_atari", num_actions=6), 1_687_719
     ),
     # that of the 2013 DQN, 677,172, and 257 for the value
     Fact("the paper's Atari network, 4 actions", partial(count_variant, "ppo_paper"), 677_429),

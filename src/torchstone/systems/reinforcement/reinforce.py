@@ -183,7 +183,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 
 FACTS = [
-    Fact("CartPole policy parameters", lambda: count_parameters(VARIANTS["reinforce"].make().actor), 4610),
+    Fact("CartPole policy parameters", lambda: count_parameters(VARIANTS["reinforce"].make().actor), 4610)
 ]
 
 

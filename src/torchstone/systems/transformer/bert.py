@@ -298,13 +298,7 @@ SIZES = {
 def size_of(variant: str) -> dict[str, int]:
     """The arguments by which a variant differs."""
     width, layers, heads, vocab_size = SIZES[variant]
-    return {
-        "vocab_size": vocab_size,
-        "width": width,
-        "layers": layers,
-        "heads": heads,
-        "d_ff": 4 * width,
-    }
+    return {"vocab_size": vocab_size, "width": width, "layers": layers, "heads": heads, "d_ff": 4 * width}
 
 
 VARIANTS = {name: Variant(partial(make_bert, **size_of(name)), (512,)) for name in SIZES}

@@ -251,10 +251,7 @@ class GPT(nn.Module):
         return [KVCache(self.context) for _ in self.blocks]
 
     def forward(
-        self,
-        tokens: Int64[Tensor, "batch time"],
-        cache: list[KVCache] | None = None,
-        last_only: bool = False,
+        self, tokens: Int64[Tensor, "batch time"], cache: list[KVCache] | None = None, last_only: bool = False
     ) -> Float[Tensor, "batch positions vocab"]:
         """Logits of the next token at every position, or (`last_only`) at the last one.
 

@@ -177,12 +177,7 @@ def _norm(config: T5Config) -> nn.RMSNorm:
 
 def _attention(config: T5Config) -> MultiHeadAttention:
     return MultiHeadAttention(
-        config.width,
-        config.heads,
-        head_dim=config.head_dim,
-        scale=1.0,
-        bias=False,
-        dropout=config.dropout,
+        config.width, config.heads, head_dim=config.head_dim, scale=1.0, bias=False, dropout=config.dropout
     )
 
 

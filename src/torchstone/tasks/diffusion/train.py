@@ -174,10 +174,7 @@ def train_diffusion(
 
     has_coarse_head = getattr(model, "coarse_head", None) is not None
     update, state, eval_model = gradient_update(
-        model,
-        recipe.optim,
-        loss_with_coarse_head if has_coarse_head else denoising_loss,
-        steps=recipe.steps,
+        model, recipe.optim, loss_with_coarse_head if has_coarse_head else denoising_loss, steps=recipe.steps
     )
     image_metadata = sample_grid.symmetric_range(data.metadata)
     batches = ImageBatches(

@@ -52,10 +52,7 @@ class ModeCollapseMonitor:
         return float(is_collapse)
 
     def summary(
-        self,
-        metrics: Mapping[str, float],
-        covered: Bool[Tensor, " classes"],
-        collapsed: Mapping[str, bool],
+        self, metrics: Mapping[str, float], covered: Bool[Tensor, " classes"], collapsed: Mapping[str, bool]
     ) -> str:
         """What is missing, in one line."""
         missing = [c for c, is_covered in zip(self.classes, covered.tolist(), strict=True) if not is_covered]

@@ -35,12 +35,7 @@ class PolicyEvaluator:
     """
 
     def __init__(
-        self,
-        spec: str,
-        wrappers: Sequence[str],
-        max_episode_steps: int | None,
-        episodes: int,
-        device: Any,
+        self, spec: str, wrappers: Sequence[str], max_episode_steps: int | None, episodes: int, device: Any
     ):
         self.spec, self.episodes, self.device = spec, episodes, device
         self.wrappers, self.max_episode_steps = eval_wrappers(wrappers), max_episode_steps
@@ -50,10 +45,7 @@ class PolicyEvaluator:
     def __call__(self, model: Any, seed: int) -> list[float]:
         if self.envs is None:
             self.envs = VectorEnv(
-                self.spec,
-                self.episodes,
-                wrappers=self.wrappers,
-                max_episode_steps=self.max_episode_steps,
+                self.spec, self.episodes, wrappers=self.wrappers, max_episode_steps=self.max_episode_steps
             )
         envs = self.envs
         envs.reset(seed)

@@ -8,12 +8,7 @@ from torch import Tensor
 
 from torchstone.engine.device import select_device
 from torchstone.envs.replay_buffer import ReplayBuffer, Transitions
-from torchstone.envs.replay_stream import (
-    PrioritizedSampler,
-    ReplayBatch,
-    ReplayConfig,
-    ReplayStream,
-)
+from torchstone.envs.replay_stream import PrioritizedSampler, ReplayBatch, ReplayConfig, ReplayStream
 from torchstone.errors import BadInput
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.tasks.rl.common import make_envs

@@ -67,10 +67,7 @@ def make_separate_envs(recipe: Any) -> list[VectorEnv]:
     seeds = (derive_seed(recipe.seed, SeedStream.SEPARATE_ENVS, index) for index in range(recipe.num_envs))
     return [
         VectorEnv(
-            recipe.data,
-            seed=seed,
-            wrappers=recipe.wrappers,
-            max_episode_steps=recipe.max_episode_steps,
+            recipe.data, seed=seed, wrappers=recipe.wrappers, max_episode_steps=recipe.max_episode_steps
         )
         for seed in seeds
     ]

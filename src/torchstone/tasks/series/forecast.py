@@ -122,11 +122,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         stream=stream,
         update=JointUpdate(update, linear_update, "linear"),
         evaluate=validate,
-        state={
-            **state,
-            **{f"linear_{name}": each for name, each in linear_state.items()},
-            "stream": stream,
-        },
+        state={**state, **{f"linear_{name}": each for name, each in linear_state.items()}, "stream": stream},
         steps=recipe.steps,
         test=lambda: measure(starts["test"], baselines),
         report=report,

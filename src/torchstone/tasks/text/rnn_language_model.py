@@ -150,11 +150,7 @@ def build(recipe: Any, cell: Cell) -> Run:
 
 @torch.no_grad()
 def measure(
-    model: SequenceModel,
-    ids: Int64[Tensor, " tokens"],
-    characters: int,
-    *,
-    max_tokens: int | None = None,
+    model: SequenceModel, ids: Int64[Tensor, " tokens"], characters: int, *, max_tokens: int | None = None
 ) -> dict[str, float]:
     """Mean loss over every token of a text but the first, and bits per character.
 
@@ -205,10 +201,7 @@ class NextTokenAdapter(nn.Module):
         return [None]
 
     def forward(
-        self,
-        x: Int64[Tensor, "batch time"],
-        cache: list[State | None] | None = None,
-        last_only: bool = False,
+        self, x: Int64[Tensor, "batch time"], cache: list[State | None] | None = None, last_only: bool = False
     ) -> Float[Tensor, "batch positions vocab_size"]:
         logits, state = self.model.step(x, cache[0] if cache else None)
         if cache:

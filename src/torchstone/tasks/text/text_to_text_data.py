@@ -125,11 +125,7 @@ def held_out_pairs(part: Any, tokenizer: Tokenizer, settings: TextSettings, seed
 
 
 def corruption_batches(
-    part: str | list[str],
-    batch_size: int,
-    tokenizer: Tokenizer,
-    settings: TextSettings,
-    **share: int,
+    part: str | list[str], batch_size: int, tokenizer: Tokenizer, settings: TextSettings, **share: int
 ) -> SpanCorruptionBatches:
     """Corrupted windows of a text, or corrupted lines of one length each."""
     names = (f"<extra_id_{i}>" for i in range(tokenizer.get_vocab_size()))

@@ -91,10 +91,7 @@ def translate(
         world_size=parallel.world_size(),
     )
     update, state, eval_model = gradient_update(
-        model,
-        recipe.optim,
-        lambda net, batch: loss(net, batch, recipe.label_smoothing),
-        steps=recipe.steps,
+        model, recipe.optim, lambda net, batch: loss(net, batch, recipe.label_smoothing), steps=recipe.steps
     )
     state["stream"] = stream
     search = {"beam_size": recipe.beam_size, "length_penalty": recipe.length_penalty}

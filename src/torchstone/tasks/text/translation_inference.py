@@ -41,12 +41,7 @@ def group_by_length(lengths: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def translate_texts(
-    model: Any,
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-    *,
-    beam_size: int = 1,
-    length_penalty: float = 0.0,
+    model: Any, tokenizer: Tokenizer, texts: Sequence[str], *, beam_size: int = 1, length_penalty: float = 0.0
 ) -> list[str]:
     """The translation of each text."""
     device = next(model.parameters()).device
