@@ -25,6 +25,7 @@ import numpy as np
 import parity
 import torch
 from blocks import blocks, cover
+from fork_server import run_forked
 from safetensors.torch import load_file
 from smoke_runs import cut_at, margin, observe, parameters, smoke, updates, words
 from torch import Tensor
@@ -169,10 +170,15 @@ def bits_equal(a, b) -> bool:
     return type(a) is type(b) and a == b
 
 
-def run_child(*words) -> subprocess.CompletedProcess:
-    """`subprocess_entry.py` in a fresh interpreter."""
-    command = [sys.executable, str(CHILD), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def run_child(*words, forked: bool = True) -> subprocess.CompletedProcess:
+    """`subprocess_entry.py` in a fresh process: forked from an interpreter that has only imported what it needs,
+    or an interpreter of its own."""
+    line = list(map(str, words))
+    if forked:
+        done = run_forked("resumes" if line[0] == "resumed" else "trains", line)
+    else:
+        command = [sys.executable, str(CHILD), *line]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     print(done.stdout)
     return done
 

@@ -215,7 +215,7 @@ def test_4_a_reference_that_cannot_be_made():
     ],
 )
 def test_5_what_compilation_breaks(fault, message):
-    done = laws.run_child("compiled", fault, "eager", "lenet5")
+    done = laws.run_child("compiled", fault, "eager", "lenet5", forked=False)
     assert done.returncode == 1
     assert message in done.stderr, done.stderr[-2000:]
 

@@ -91,9 +91,13 @@ def test_plot_mistakes_in_order(tmp_path, monkeypatch):
     expected = []
     for i in classification.worst_mistakes(labels, probabilities, 12).tolist():
         expected.append(f"{labels[i]} → {said[i]} ({100 * probabilities[i, said[i]]:.0f} %)")
-    texts = [axes.texts[0].get_text() for axes in figures[0].axes]
+    texts = [text.get_text() for text in figures[0].axes[0].texts]
     print(figures[0].get_suptitle(), texts)
     assert texts == expected
+    places = [image.get_extent() for image in figures[0].axes[0].images]
+    assert len(places) == 12
+    assert all(right - left == pytest.approx(1.35) for left, right, _, _ in places)
+    assert [p[0] < q[0] for p, q in itertools.pairwise(places)] == [True, True, True, False] * 2 + [True] * 3
     first = classification.worst_mistakes(labels, probabilities, 1)[0]
     shown = np.asarray(figures[0].axes[0].images[0].get_array())
     assert np.allclose(shown * 255, images[first, 0].numpy(), atol=0.01)
@@ -108,7 +112,7 @@ def test_plot_mistakes_least_confident_if_none(tmp_path, monkeypatch):
     said = probabilities.argmax(1)
     classification.plot_mistakes(images, said, said, probabilities, DIGITS, tmp_path / "m.png", max_shown=4)
     picture(tmp_path / "m.png")
-    title, texts = figures[0].get_suptitle(), [a.texts[0].get_text() for a in figures[0].axes]
+    title, texts = figures[0].get_suptitle(), [text.get_text() for text in figures[0].axes[0].texts]
     print(title, texts)
     assert "no mistake in 200" in title
     assert "least confident" in title
@@ -226,8 +230,9 @@ def test_plot_feature_maps_evenly_spaced_layers(tmp_path, monkeypatch):
     picture(tmp_path / "f.png")
     print(figures[0].get_suptitle())
     assert "43 layers, 24 of them" in figures[0].get_suptitle()
-    assert len(figures[0].axes) == 25
-    words = [text.get_text() for text in figures[0].texts]
-    assert words[1].startswith("input")
+    sheet = figures[0].axes[0]
+    assert len(sheet.images) + len(sheet.lines) == 25
+    words = [text.get_text() for text in sheet.texts]
+    assert words[0].startswith("input")
     assert any(w.startswith("23\nLinear") for w in words)
     assert any("4×12×8  (first 3)" in word for word in words)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 
 from torchstone.errors import BadInput
-from torchstone.plots.canvas import canvas, plain, save
+from torchstone.plots.canvas import canvas, place_image, plain, save, whole_axes
 
 MAX_ANNOTATED = 20  # classes up to which every count is annotated
 
@@ -135,18 +135,12 @@ def plot_mistakes(
     width, height, head = 1.75, 1.95, 0.65
     figure = canvas(width * columns, height * rows + head, layout=None)
     figure.suptitle(title, fontsize=10, y=1 - 0.1 / (height * rows + head), va="top")
+    sheet = whole_axes(figure)
     for position, i in enumerate(index.tolist()):
-        left, top = (position % columns) * width, head + (position // columns) * height
-        tile = figure.add_axes(
-            (
-                (left + 0.2) / (width * columns),
-                1 - (top + 1.4) / (height * rows + head),
-                1.35 / (width * columns),
-                1.35 / (height * rows + head),
-            )
-        )
-        show_image(tile, images[i].cpu().float() / 255)
-        tile.set_axis_off()
+        left = (position % columns) * width + 0.2
+        bottom = figure.get_figheight() - head - (position // columns) * height - 1.4
+        pixels, scale = displayed(images[i].cpu().float() / 255)
+        place_image(sheet, pixels, (left, bottom, 1.35, 1.35), **scale)
         true, predicted = (classes[int(each[i])] for each in (labels, predictions))
         percent = 100 * float(probabilities[i, predictions[i]])
         # Never "100 %" unless certain.
@@ -157,17 +151,21 @@ def plot_mistakes(
             text = f"{plain(true)} → {plain(predicted)} {confidence}"
         else:
             text = f"{plain(true, 20)} →\n{plain(predicted, 14)} {confidence}"
-        tile.text(0.5, -0.04, text, transform=tile.transAxes, fontsize=8, ha="center", va="top")
+        sheet.text(left + 1.35 / 2, bottom - 0.054, text, fontsize=8, ha="center", va="top")
     save(figure, file)
 
 
 def show_image(axes, image: Float[Tensor, "channel height width"]) -> None:
     """Shows an image on 0..1; of other than three channels, their mean in gray."""
+    pixels, scale = displayed(image)
+    axes.imshow(pixels, interpolation="nearest", **scale)
+
+
+def displayed(image: Float[Tensor, "channel height width"]) -> tuple[np.ndarray, dict]:
+    """An image as matplotlib takes it: its pixels, and how values are colored."""
     is_gray = len(image) != 3
     pixels = image.mean(0) if is_gray else image.permute(1, 2, 0)
-    axes.imshow(
-        pixels.clamp(0, 1).numpy(), cmap="gray" if is_gray else None, vmin=0, vmax=1, interpolation="nearest"
-    )
+    return pixels.clamp(0, 1).numpy(), {"cmap": "gray" if is_gray else None, "vmin": 0, "vmax": 1}
 
 
 def overlay_heatmap(
