@@ -85,13 +85,22 @@ class NumbersLeftOut(TorchFunctionMode):
             return tensor if tensor.is_meta or isinstance(tensor, nn.Parameter) else tensor.to("meta")
 
 
+class NormsPassedOver(TorchFunctionMode):
+    """Batch norm without numbers is its input: torch takes it apart into dozens of calls, each of them slow."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func in (nn.functional.batch_norm, torch.batch_norm) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 @contextlib.contextmanager
 def _on_meta() -> Generator[None, None, None]:
     """On the meta device, and staying there."""
     plain = nn.Module.to_empty
     nn.Module.to_empty = lambda self, **_: self
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), NormsPassedOver():
             yield
     finally:
         nn.Module.to_empty = plain

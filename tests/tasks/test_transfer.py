@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shared_cache import made_once
 
 import torchstone as ts
 from torchstone.cli import main
@@ -35,11 +36,13 @@ def digits(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def source(digits, tmp_path_factory):
+def source(digits, session_folder):
     """A run on the digits 0 to 4."""
-    out = tmp_path_factory.mktemp("runs") / "source"
-    ts.train("resnet/smoke", data=str(digits / "low"), steps=120, out=out, quiet=True)
-    return out
+
+    def train(folder):
+        ts.train("resnet/smoke", data=str(digits / "low"), steps=120, out=folder / "run", quiet=True)
+
+    return made_once(session_folder / "transfer-source", train) / "run"
 
 
 def tensors(folder, prefix="model"):

@@ -120,7 +120,9 @@ def test_chorales_match_music21():
             assert len(ours) > 100
 
 
-def test_load_music_chorales():
+def test_load_music_chorales(monkeypatch):
+    notes = chorales.read()
+    monkeypatch.setattr(chorales, "read", lambda: notes)  # 400 scores, read once
     music = load_music("chorales")
     print(music.description)
     parts = (music.train, music.val, music.test)
