@@ -39,6 +39,8 @@ verification: Any = import_module("torchstone.verify")  # the package's own `ver
 
 CHILD = Path(__file__).with_name("subprocess_entry.py")
 
+SHARES = ("accuracy", "clip_fraction")  # metrics of training that are shares
+
 # float32, relative to a tensor's largest value: sums in another order
 COMPILED = 1e-4
 
@@ -83,6 +85,13 @@ def same_seed_same_losses(entry, *, steps: int = 30, other_steps: int = 3) -> No
         f"{entry.name}: seed 3 twice, and step {wrong[0]} differs: "
         f"{first[wrong[0] - 1]} and {again[wrong[0] - 1]}"
     )
+    beyond = [
+        f"{name} {value}"
+        for row in first
+        for name, value in row.items()
+        if name.endswith(SHARES) and not 0 <= value <= 1
+    ]
+    assert not beyond, f"{entry.name}: shares beyond 0 and 1: {', '.join(beyond[:3])}"
     assert first[: len(other)] != other, f"{entry.name}: seeds 3 and 4 give the same {len(other)} steps"
     print(f"{entry.name}: {len(first)} steps twice the same, last {first[-1]}; seed 4 {other[-1]}")
 

@@ -1,14 +1,14 @@
 """Law 9: modes are put back.
 
 Evaluating, testing, reporting, predicting, sampling and playing run no layer in training mode, and leave the
-model as it was: modes, parameters, buffers, and what is trained. And no network that nothing trains, such as a
-target network or an average, takes part in a graph.
+model as it was: modes, parameters, buffers, and what is trained. Dropout is in the mode of its module. And no
+network that nothing trains, such as a target network or an average, takes part in a graph.
 """
 
 import contextlib
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,52 @@ def put_back(entry: Any, recipe: Any, folder: Path, *, whole: bool = False) -> N
     row = {"step": 1, "time": 0.1, "steps_per_second": 1.0, "split": "train", "loss": 1.0}
     (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")  # which some reports draw
     batch = next(run.stream)
-    wrong = graphs_of_untrained(entry.name, run, lambda: run.update(batch))
+    with dropout_watched() as wrong_dropout:
+        wrong = graphs_of_untrained(entry.name, run, lambda: run.update(batch))
+    wrong += [f"update: {what}" for what in wrong_dropout]
     done = []
     for name, use in uses(entry.module(), run, recipe, folder):
         done.append(name)
-        wrong += [f"{name}: {what}" for what in left_by(run, use, whole=whole)]
+        with dropout_watched() as wrong_dropout:
+            wrong += [f"{name}: {what}" for what in left_by(run, use, whole=whole)]
+        wrong += [f"{name}: {what}" for what in wrong_dropout]
     print(f"{entry.name}: after {', '.join(done)} all is as it was")
     assert not wrong, f"{entry.name}: {'; '.join(wrong)}"
+
+
+@contextlib.contextmanager
+def dropout_watched() -> Generator[list[str], None, None]:
+    """Calls of dropout whose mode is not that of the module that calls it, whatever the rate."""
+    running: list[nn.Module] = []
+    wrong: dict[str, None] = {}
+    plain = nn.functional.dropout
+
+    def enter(module: nn.Module, _: Any) -> None:
+        running.append(module)
+
+    def leave(*_: Any) -> None:
+        running.pop()
+
+    def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if running and training != running[-1].training:
+            modes = [("evaluation", "training")[mode] for mode in (training, running[-1].training)]
+            kind = type(running[-1]).__name__
+            wrong[f"dropout of {kind} is in {modes[0]} mode where the module is in {modes[1]} mode"] = None
+        return plain(input, p, training, inplace)
+
+    handles = [
+        hooks.register_module_forward_pre_hook(enter),
+        hooks.register_module_forward_hook(leave, always_call=True),
+    ]
+    nn.functional.dropout = dropout
+    found: list[str] = []
+    try:
+        yield found
+    finally:
+        nn.functional.dropout = plain
+        for handle in handles:
+            handle.remove()
+        found += wrong
 
 
 def modules_of(run: Run) -> dict[str, nn.Module]:

@@ -437,12 +437,24 @@ class ToyStream:
         return rows + torch.rand(4, 3, generator=torch.Generator().manual_seed(noise))
 
 
+class ToyDropout(nn.Module):
+    """Dropout whose mode may be one of its own, whatever that of the module."""
+
+    def __init__(self, mode=None):
+        super().__init__()
+        self.mode = mode
+
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, self.training if self.mode is None else self.mode)
+
+
 def toy(fault=""):
     """An entry whose training, evaluation and sampling hold the fault, if any."""
 
     def build(recipe):
         rng.seed(recipe.seed)
-        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
+        mode = {"dropout that is never on": False, "dropout that is always on": True}.get(fault)
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), ToyDropout(mode), nn.Linear(4, 1))
         if fault == "parameter of a fixed generator":
             nn.init.normal_(model[0].weight, generator=torch.Generator().manual_seed(7))
         elif fault == "parameter that nobody seeded":
@@ -521,6 +533,8 @@ def toy(fault=""):
         ("a weight that is changed", r"evaluate: model\.0\.bias is another afterwards"),
         ("a buffer that is changed", r"evaluate: model\.1\.num_batches_tracked is another afterwards"),
         ("weights that are trained again", r"evaluate: model\.3\.bias\.requires_grad was False and is True"),
+        ("dropout that is never on", "update: dropout of ToyDropout is in evaluation mode"),
+        ("dropout that is always on", "evaluate: dropout of ToyDropout is in training mode"),
         ("target with a graph", "update: target grows a graph, and nothing trains it"),
     ],
 )

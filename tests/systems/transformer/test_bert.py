@@ -8,6 +8,7 @@ from random import Random
 import pytest
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 
 import torchstone as ts
 from torchstone.api import load_tokenizer
@@ -291,6 +292,8 @@ def test_predict_labels_texts(runs, tmp_path, capsys):
     assert "a good day: " in capsys.readouterr().out
     with pytest.raises(BadInput, match="holds no text"):
         ts.predict(runs / "labels", [" "])
+    tokenizer = Tokenizer.from_file(str(runs / "labels" / "tokenizer.json"))
+    assert tokenizer.get_vocab_size() == ts.load(runs / "labels").config.vocab_size
 
 
 def test_evaluate_equals_test_metrics_and_rejects_other_labels(runs, tmp_path):

@@ -247,6 +247,9 @@ def test_measure_reads_all_tokens_deterministically():
     assert abs(metrics["loss"] - expected) < 1e-5
     assert abs(metrics["bits_per_character"] - expected / math.log(2) * 101 / 202) < 1e-5
     assert language_model.measure(model, ids, 202) == metrics
+    assert (
+        language_model.measure(model, ids, 202, max_tokens=96) == metrics
+    )  # as many as are in whole windows
     partial = language_model.measure(model, ids, 202, max_tokens=36)
     rows = torch.tensor([0, 4, 7])
     x = ids[:96].view(8, 12)[rows]
