@@ -12,7 +12,8 @@ from torchstone.data.vision.augment import make_augmentation, parse_augmentation
 from torchstone.data.vision.batches import ImageBatches
 from torchstone.data.vision.dataset import ImageDataset, ImageSplit, load_images, normalize
 from torchstone.data.vision.preprocess import preprocess
-from torchstone.engine import parallel
+from torchstone.engine import parallel, rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.interpret import feature_maps, grad_cam
@@ -20,6 +21,32 @@ from torchstone.parts.modes import eval_mode
 from torchstone.plots import classification
 from torchstone.tasks import transfer
 from torchstone.tasks.optimization import gradient_update
+
+
+def train_classifier(
+    recipe: Any,
+    variants: Mapping[str, Any],
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    **options: Any,
+) -> Run:
+    """A Run of `classify` on the recipe's images, with its variant's network from the recipe's seed.
+
+    Args:
+        arguments: of the network's constructor, beside `num_classes` and `channels`.
+        size, channels: of the images, if they are no fields of the recipe.
+        options: those of `classify`.
+    """
+    size = recipe.size if size is None else size
+    channels = recipe.channels if channels is None else channels
+    device = select_device(recipe.device)
+    data = load_images(recipe.data, size=size, channels=channels, device=device)
+    model_config = {"num_classes": len(data.classes), "channels": channels, **(arguments or {})}
+    rng.seed(recipe.seed)
+    model = variants[recipe.variant].make(**model_config).to(device)
+    return classify(model, recipe, data, model_config=model_config, **options)
 
 
 def classify(
