@@ -15,7 +15,7 @@ from torchstone.data.vision.dataset import ImageSplit, scale_and_offset
 from torchstone.data.vision.geometric_ops import Augmentation, Draw
 from torchstone.data.vision.mixup import Mixing
 from torchstone.errors import BadInput
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 _running: weakref.WeakSet = weakref.WeakSet()
 
@@ -81,9 +81,7 @@ class ImageBatches:
             images = self._next_decoded()
         labels = self.split.labels.index_select(0, index)
         # On the CPU whatever the device, so that every device gets the same images.
-        generator = torch.Generator().manual_seed(
-            derive_seed(self.seed, SeedStream.AUGMENTATION, self.position)
-        )
+        generator = derive_generator(self.seed, SeedStream.AUGMENTATION, self.position)
         if self.augment:
             images = self.augment(images, self._draw(generator, self.sampler.rows))
         if self.mixing:

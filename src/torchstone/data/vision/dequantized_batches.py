@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchstone.data.vision.batches import ImageBatches
 from torchstone.data.vision.dataset import ImageSplit
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 
 class LikelihoodBatch(NamedTuple):
@@ -37,9 +37,7 @@ class LikelihoodBatches:
 
     def __next__(self) -> LikelihoodBatch:
         source = self.batches
-        generator = torch.Generator().manual_seed(
-            derive_seed(source.seed, SeedStream.DEQUANTIZATION, source.position)
-        )
+        generator = derive_generator(source.seed, SeedStream.DEQUANTIZATION, source.position)
         images, _ = next(source)
         rows = slice(source.first, source.first + source.share)
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from torchstone.data.vision.batches import ImageBatches
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 # (labels, dropped) -> the network's condition; where `dropped` is True, the one that says nothing
 MakeContext = Callable[[Int64[Tensor, " share"], Bool[Tensor, " share"]], Tensor]
@@ -53,9 +53,7 @@ class DiffusionBatches:
 
     def __next__(self) -> DiffusionBatch:
         source = self.batches
-        generator = torch.Generator().manual_seed(
-            derive_seed(source.seed, SeedStream.DIFFUSION_NOISE, source.position)
-        )
+        generator = derive_generator(source.seed, SeedStream.DIFFUSION_NOISE, source.position)
         x, labels = next(source)
         rows = slice(source.first, source.first + source.share)
         t = torch.randint(self.timesteps, (source.batch_size,), generator=generator)[rows]

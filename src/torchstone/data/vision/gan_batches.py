@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from torchstone.data.vision.batches import ImageBatches
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 
 class DiscriminatorBatch(NamedTuple):
@@ -51,9 +51,7 @@ class GanBatches:
 
     def __next__(self) -> GanBatch:
         source = self.batches
-        generator = torch.Generator().manual_seed(
-            derive_seed(source.seed, SeedStream.GAN_LATENT, source.position)
-        )
+        generator = derive_generator(source.seed, SeedStream.GAN_LATENT, source.position)
         rows = slice(source.first, source.first + source.share)
 
         def noise(*shape: int, distribution=torch.randn) -> Tensor:

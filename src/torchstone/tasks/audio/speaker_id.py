@@ -56,8 +56,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         max_length=recipe.seq_len,
         noise_std=recipe.input_noise_std,
         device=device,
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        **parallel.share(),
     )
 
     def objective(net: nn.Module, batch: SequenceBatch) -> dict[str, Tensor]:

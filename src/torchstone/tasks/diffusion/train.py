@@ -183,8 +183,7 @@ def train_diffusion(
         seed=recipe.seed,
         metadata=image_metadata,
         augment=make_augmentation(recipe.augment),
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        **parallel.share(),
     )
     stream = DiffusionBatches(
         batches, len(schedule), make_context=make_context, cond_drop_prob=recipe.cond_drop_prob

@@ -90,8 +90,7 @@ def train_image_flow(
         seed=recipe.seed,
         metadata=identity_stats(data.metadata["channels"]),
         augment=make_augmentation(recipe.augment),
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        **parallel.share(),
     )
     stream = state["stream"] = LikelihoodBatches(batches)
 
@@ -191,11 +190,7 @@ def train_point_flow(
     """
     update, state, eval_model = gradient_update(model, recipe.optim, loss, steps=recipe.steps)
     stream = state["stream"] = PointBatches(
-        points.train,
-        recipe.batch_size,
-        seed=recipe.seed,
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        points.train, recipe.batch_size, seed=recipe.seed, **parallel.share()
     )
 
     def evaluate() -> dict[str, float]:

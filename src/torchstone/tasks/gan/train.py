@@ -134,8 +134,7 @@ def train_gan(
         seed=recipe.seed,
         metadata=metadata,
         augment=make_augmentation(recipe.augment),
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        **parallel.share(),
     )
     stream = state["stream"] = GanBatches(
         batches, model.latent_dim, discriminator_steps=recipe.discriminator_steps

@@ -122,8 +122,7 @@ def train_vae(
         seed=recipe.seed,
         metadata=identity_stats(data.metadata["channels"]),
         augment=make_augmentation(recipe.augment),
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        **parallel.share(),
     )
     stream = state["stream"] = LikelihoodBatches(batches, (recipe.latent_samples, model.latent_dim))
 

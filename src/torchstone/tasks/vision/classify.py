@@ -103,8 +103,7 @@ def classify(
         augment=augment,
         mixing=mixing,
         classes=len(data.classes),
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        **parallel.share(),
     )
     return Run(
         stream=stream,
