@@ -48,6 +48,6 @@ def derive_seed(seed: int, stream: int, counter: int) -> int:
 
 
 def derive_generator(seed: int, stream: int, counter: int) -> torch.Generator:
-    """A generator with the seed that `derive_seed` makes of the three, on the CPU whatever the device, so that
-    every device gets the same numbers."""
+    """A generator with the seed that `derive_seed` makes of the three; on the CPU whatever the device, so
+    that every device gets the same numbers."""
     return torch.Generator().manual_seed(derive_seed(seed, stream, counter))
