@@ -70,8 +70,8 @@ def share_of_batch(batch_size: int, rank: int, world_size: int) -> tuple[int, in
     return rank * share, share
 
 
-# Methods of an endless stream whose position, how much was drawn so far, is its full state: what a class takes
-# for `__iter__`, `state_dict` and `load_state_dict`.
+# Methods of an endless stream whose position, how much was drawn so far, is its full state: what a class
+# takes for `__iter__`, `state_dict` and `load_state_dict`.
 
 
 def itself(stream: S) -> S:

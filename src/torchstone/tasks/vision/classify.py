@@ -20,6 +20,7 @@ from torchstone.interpret import feature_maps, grad_cam
 from torchstone.parts.modes import eval_mode
 from torchstone.plots import classification
 from torchstone.tasks import transfer
+from torchstone.tasks.inference import label_prediction, list_files
 from torchstone.tasks.optimization import gradient_update
 
 
@@ -190,27 +191,14 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> l
     Raises:
         BadInput: a file is missing, or is no image.
     """
-    files = []
-    for path in map(Path, inputs):
-        inside = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-        if not inside:
-            raise BadInput(f"{path} is an empty folder: give image files, or a folder of them")
-        files += inside
+    files = list_files(inputs)
     device = next(model.parameters()).device
     predictions = []
     with eval_mode(model):
         for file in files:
             image = normalize(preprocess(file, metadata["picture"]).to(device), metadata["picture"])
             probabilities = model(image).softmax(1)[0].tolist()
-            best = max(range(len(probabilities)), key=probabilities.__getitem__)
-            predictions.append(
-                {
-                    "input": str(file),
-                    "label": metadata["classes"][best],
-                    "probability": probabilities[best],
-                    "probabilities": dict(zip(metadata["classes"], probabilities, strict=True)),
-                }
-            )
+            predictions.append(label_prediction(str(file), metadata["classes"], probabilities))
     return predictions
 
 
