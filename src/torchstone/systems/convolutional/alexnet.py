@@ -47,7 +47,6 @@ from torchstone.tasks.vision.classify import evaluate, explain, predict, train_c
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
-
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("AlexNet", "AlexNetPaper")
 

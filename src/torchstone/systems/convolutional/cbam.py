@@ -48,10 +48,8 @@ __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "expla
 HEAD = ("fc.",)
 REDUCTION = 16
 
-
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("CBAM", "BasicBlock", "Bottleneck")
-
 
 RECIPES = {
     # torchstone train cbam           2.1 min on 1 core   test accuracy 0.991 (a linear classifier: 0.90)

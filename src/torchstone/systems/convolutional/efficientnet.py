@@ -50,7 +50,6 @@ __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "expla
 
 HEAD, LITE = ("classifier.1.",), "efficientnet_lite0"
 
-
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("scaled_stages", "Block", "EfficientNet")
 
@@ -118,7 +117,6 @@ RECIPES = {
     ),
 }
 
-
 # Consecutive blocks of one kind, of which the first has the stride.
 Stage = namedtuple("Stage", "expansion kernel stride inputs outputs repeats")
 
@@ -132,7 +130,6 @@ B0 = (
     Stage(6, 5, 2, 112, 192, 4),
     Stage(6, 3, 1, 192, 320, 1),
 )
-
 
 # Width and depth multipliers of a variant, its image side, and its dropout.
 Scaling = namedtuple("Scaling", "width depth side dropout")

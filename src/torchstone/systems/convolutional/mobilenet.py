@@ -53,7 +53,6 @@ __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "expla
 
 HEAD = ("classifier.1.",)
 
-
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("MobileNetV1", "InvertedResidual", "MobileNetV2")
 

@@ -49,7 +49,6 @@ __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "expla
 
 HEAD = ("fc.",)
 
-
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("BasicBlock", "Bottleneck", "ResNet")
 
@@ -270,7 +269,6 @@ COUNTS = {
     "resnet110_cifar_b": (1_730_714, 253_149_824),
     "resnet18_cifar": (11_173_962, 555_422_720),
 }
-
 
 FACTS = parameter_facts(VARIANTS, COUNTS)
 

@@ -50,10 +50,8 @@ __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "expla
 HEAD = ("fc.",)
 REDUCTION = 16
 
-
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("BasicBlock", "Bottleneck")
-
 
 RECIPES = {
     # torchstone train senet          1.6 min on 1 core   test accuracy 0.988 (a linear classifier: 0.90)

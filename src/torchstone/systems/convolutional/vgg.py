@@ -42,7 +42,6 @@ from torchstone.tasks.vision.classify import evaluate, explain, predict, train_c
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
-
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("conv_stack", "VGG")
 
@@ -198,7 +197,6 @@ COUNTS = {
 }
 
 FACTS = parameter_facts(VARIANTS, COUNTS)
-
 
 # fully compared in evaluation mode too; of the others, the output
 THOROUGH = ("vgg11", "vgg11_bn", "vgg16_bn", "vgg16_bn_cifar")

@@ -76,7 +76,6 @@ RECIPES = {
     ),
 }
 
-
 # what of the paper is written out here; layers over time and losses are shared by all cells
 STORY = ("step", "step_cho")
 

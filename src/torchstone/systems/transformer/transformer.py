@@ -127,7 +127,6 @@ RECIPES = {
     ),
 }
 
-
 Mask = Bool[Tensor, "b 1 1 m"]  # True where there is a token
 Source = Float[Tensor, "b m width"]
 Target = Float[Tensor, "b n width"]

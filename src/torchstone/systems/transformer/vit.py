@@ -71,7 +71,6 @@ __all__ = [
 
 HEAD = ("head.",)
 
-
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("Block", "ViT")
 
