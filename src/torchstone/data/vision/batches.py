@@ -3,7 +3,8 @@
 import atexit
 import signal
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -98,6 +99,13 @@ class ImageBatches:
 
         return draw
 
+    def share_noise(
+        self, distribution: Callable[..., Tensor], generator: torch.Generator, *shape: int
+    ) -> Float[Tensor, "share *shape"]:
+        """This process's rows of random numbers (batch, *shape) that are drawn for the full batch."""
+        numbers = distribution(self.batch_size, *shape, generator=generator)
+        return numbers[self.first : self.first + self.share].to(self.device, non_blocking=True)
+
     def _mix(self, images: Tensor, labels: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         assert self.mixing
         soft = one_hot(labels, self.classes).float()
@@ -134,6 +142,18 @@ class ImageBatches:
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.close()
         self.position = int(state["position"])
+
+
+# Methods of a stream made of another, `batches`, whose state is its own: what a class takes for `state_dict`
+# and `load_state_dict`.
+
+
+def inner_state(stream: Any) -> dict[str, int]:
+    return stream.batches.state_dict()
+
+
+def load_inner(stream: Any, state: dict[str, int]) -> None:
+    stream.batches.load_state_dict(state)
 
 
 @atexit.register
