@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from torchstone.errors import BadInput, NotFinite
-from torchstone.tasks.anomaly import NUM_QUANTILES, check_finite, classify_score, list_files, score_quantiles
+from torchstone.tasks.anomaly import NUM_QUANTILES, check_finite, classify_score, score_quantiles
 
 
 def test_score_quantiles_match_scores():
@@ -40,12 +40,3 @@ def test_check_finite_raises_on_any_row():
         broken[3, 1] = bad
         with pytest.raises(NotFinite, match="1 of 5 samples are not finite"):
             check_finite(broken, "samples")
-
-
-def test_list_files_expands_folders(tmp_path):
-    for name in ("b.png", "a.png"):
-        (tmp_path / name).touch()
-    assert [f.name for f in list_files([tmp_path, tmp_path / "b.png"])] == ["a.png", "b.png", "b.png"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match="empty folder"):
-        list_files([tmp_path / "empty"])

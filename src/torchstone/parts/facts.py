@@ -46,6 +46,11 @@ def on_meta(make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> Any:
         return make(*args, **kwargs)
 
 
+def count_on_meta(make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> int:
+    """Trainable parameters of `make(*args, **kwargs)`, without memory for them."""
+    return count_parameters(on_meta(make, *args, **kwargs))
+
+
 def parameter_facts(variants: Mapping[str, Any], counts: Mapping[str, tuple[int, ...]]) -> list[Fact]:
     """Facts of published counts, measured without memory for the weights.
 

@@ -1,7 +1,6 @@
 """Anomaly scores: how unusual an input is under a model with a likelihood."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,18 +42,3 @@ def check_finite(x: Tensor, name: str) -> Tensor:
     if bad:
         raise NotFinite(f"{bad} of {len(x)} {name} are not finite: the weights are broken")
     return x
-
-
-def list_files(inputs: Sequence[Path | str]) -> list[Path]:
-    """The files named, with folders replaced by the files in them.
-
-    Raises:
-        BadInput: an empty folder.
-    """
-    files = []
-    for each in map(Path, inputs):
-        inside = sorted(p for p in each.iterdir() if p.is_file()) if each.is_dir() else [each]
-        if not inside:
-            raise BadInput(f"{each} is an empty folder: give image files, or a folder of them")
-        files += inside
-    return files

@@ -14,6 +14,7 @@ from torchstone.data.tabular.dataset import Table, TableBatches, load_rows
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
+from torchstone.tasks.inference import label_prediction
 
 
 def classify_table(
@@ -132,13 +133,6 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> l
     for each in inputs:
         probabilities = compute_scores(model, load_rows(each, metadata["features"])).softmax(1).tolist()
         for number, row in enumerate(probabilities, 1):
-            best = max(range(len(row)), key=row.__getitem__)
-            predictions.append(
-                {
-                    "input": f"{each}, row {number}" if Path(each).is_file() else str(each),
-                    "label": metadata["classes"][best],
-                    "probability": row[best],
-                    "probabilities": dict(zip(metadata["classes"], row, strict=True)),
-                }
-            )
+            name = f"{each}, row {number}" if Path(each).is_file() else str(each)
+            predictions.append(label_prediction(name, metadata["classes"], row))
     return predictions

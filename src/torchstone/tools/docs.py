@@ -25,7 +25,6 @@ from torchstone.systems import CATALOGUE, System
 
 FOLDER = Path(__file__).resolve().parents[3] / "docs"
 
-
 # what a chapter's systems learn from; of single systems where it is something else
 MODALITIES = {
     "fundamentals": "images, tables",

@@ -36,9 +36,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_images
-from torchstone.engine import rng
-from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
@@ -47,12 +44,11 @@ from torchstone.parts.conv.stochastic_depth import StochasticDepth, linear_drop_
 from torchstone.parts.facts import parameter_facts
 from torchstone.systems import Variant
 from torchstone.tasks.transfer import IMAGENET
-from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
+from torchstone.tasks.vision.classify import evaluate, explain, predict, train_classifier
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
 HEAD, LITE = ("classifier.1.",), "efficientnet_lite0"
-
 
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("scaled_stages", "Block", "EfficientNet")
@@ -121,7 +117,6 @@ RECIPES = {
     ),
 }
 
-
 # Consecutive blocks of one kind, of which the first has the stride.
 Stage = namedtuple("Stage", "expansion kernel stride inputs outputs repeats")
 
@@ -135,7 +130,6 @@ B0 = (
     Stage(6, 5, 2, 112, 192, 4),
     Stage(6, 3, 1, 192, 320, 1),
 )
-
 
 # Width and depth multipliers of a variant, its image side, and its dropout.
 Scaling = namedtuple("Scaling", "width depth side dropout")
@@ -292,22 +286,10 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    device = select_device(recipe.device)
-    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
-    names = ("channels", "output_stride", "dropout", "drop_path_rate", "width", "depth")
-    model_config = {name: value for name in names if (value := getattr(recipe, name)) is not None}
-    model_config["num_classes"] = len(data.classes)
-    rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**model_config).to(device)
-    yield classify(
-        model,
-        recipe,
-        data,
-        model_config=model_config,
-        head=HEAD,
-        published=published,
-        statistics=((127 / 255,) * 3, (128 / 255,) * 3) if recipe.variant == LITE else IMAGENET,
-    )
+    names = ("output_stride", "dropout", "drop_path_rate", "width", "depth")
+    arguments = {name: value for name in names if (value := getattr(recipe, name)) is not None}
+    statistics = ((127 / 255,) * 3, (128 / 255,) * 3) if recipe.variant == LITE else IMAGENET
+    yield train_classifier(recipe, VARIANTS, arguments, head=HEAD, published=published, statistics=statistics)
 
 
 # parameters, multiply-accumulates

@@ -35,9 +35,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_images
-from torchstone.engine import rng
-from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.convolution import (
@@ -50,12 +47,11 @@ from torchstone.parts.conv.convolution import (
 from torchstone.parts.facts import Fact, on_meta, parameter_facts
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
+from torchstone.tasks.vision.classify import evaluate, explain, predict, train_classifier
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
 HEAD = ("classifier.1.",)
-
 
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("MobileNetV1", "InvertedResidual", "MobileNetV2")
@@ -256,13 +252,8 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    device = select_device(recipe.device)
-    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
-    model_config = {name: getattr(recipe, name) for name in ("channels", "output_stride", "dropout")}
-    model_config["num_classes"] = len(data.classes)
-    rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**model_config).to(device)
-    yield classify(model, recipe, data, model_config=model_config, head=HEAD, published=published)
+    arguments = {"output_stride": recipe.output_stride, "dropout": recipe.dropout}
+    yield train_classifier(recipe, VARIANTS, arguments, head=HEAD, published=published)
 
 
 COUNTS = {

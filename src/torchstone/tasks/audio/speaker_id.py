@@ -20,6 +20,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.audio.spectrogram import AudioFeatures
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.recurrent.layers import Cell
+from torchstone.tasks.inference import label_prediction
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.recurrent import build_network
 
@@ -56,8 +57,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         max_length=recipe.seq_len,
         noise_std=recipe.input_noise_std,
         device=device,
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        **parallel.share(),
     )
 
     def objective(net: nn.Module, batch: SequenceBatch) -> dict[str, Tensor]:
@@ -155,20 +155,9 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path]) -> l
         files = [Path(each) for each in inputs]
         items = [_read_vectors(file, len(metadata["mean"])) for file in files]
     split = SpeakerSplit(items, [0] * len(items), [str(file) for file in files])
-    answers = []
-    for name, probabilities in zip(
-        split.names, predict_logits(model, metadata, split).softmax(1), strict=True
-    ):
-        best = int(probabilities.argmax())
-        answers.append(
-            {
-                "input": name,
-                "label": metadata["classes"][best],
-                "probability": float(probabilities[best]),
-                "probabilities": dict(zip(metadata["classes"], probabilities.tolist(), strict=True)),
-            }
-        )
-    return answers
+    rows = predict_logits(model, metadata, split).softmax(1).tolist()
+    named = zip(split.names, rows, strict=True)
+    return [label_prediction(name, metadata["classes"], row) for name, row in named]
 
 
 def _read_vectors(file: Path, width: int) -> Float[Tensor, "frames width"]:

@@ -16,9 +16,10 @@ from torchstone.errors import BadInput
 from torchstone.parts.flow.likelihood import bits_per_dim
 from torchstone.plots.density_2d import density_images
 from torchstone.plots.sample_grid import save_image_grid
-from torchstone.tasks.anomaly import check_finite, classify_score, list_files
+from torchstone.tasks.anomaly import check_finite, classify_score
 from torchstone.tasks.evaluate_samples import DEFAULT_SAMPLES, evaluate_samples
 from torchstone.tasks.flow.train import image_log_prob, point_log_prob, sample_images
+from torchstone.tasks.inference import list_files
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec
 
 

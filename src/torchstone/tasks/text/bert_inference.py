@@ -14,6 +14,7 @@ from torchstone.data.text.mlm_batches import MLMBatches
 from torchstone.data.text.sentence_batches import IGNORE_INDEX, SentenceBatches, SpecialTokens
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
+from torchstone.tasks.inference import label_prediction
 from torchstone.tasks.text import masked_lm
 from torchstone.tasks.text.bert_data import build_rows, encode_texts, split_documents
 from torchstone.tasks.text.finetune import compute_logits
@@ -90,7 +91,7 @@ def predict(
                 probabilities = probabilities[batch.labels[0].cpu() != IGNORE_INDEX]
                 answers.append(_word_answer(text, probabilities, metadata["classes"]))
             else:
-                answers.append(_text_answer(text, probabilities, metadata["classes"]))
+                answers.append(label_prediction(text, metadata["classes"], probabilities.tolist()))
     return answers
 
 
@@ -111,16 +112,6 @@ def _word_answer(text: str, probabilities: Tensor, classes: list[str]) -> dict:
     labels = [classes[int(i)] for i in probabilities.argmax(1)]
     pairs = zip(text.split(), labels, strict=False)  # words beyond the maximum length have no label
     return {"input": text, "text": " ".join(f"{word}/{label}" for word, label in pairs), "labels": labels}
-
-
-def _text_answer(text: str, probabilities: Tensor, classes: list[str]) -> dict:
-    best = int(probabilities.argmax())
-    return {
-        "input": text,
-        "label": classes[best],
-        "probability": float(probabilities[best]),
-        "probabilities": dict(zip(classes, probabilities.tolist(), strict=True)),
-    }
 
 
 def _lines(each: str | Path) -> list[str]:

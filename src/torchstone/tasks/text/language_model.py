@@ -76,14 +76,7 @@ def train_language_model(
     held_out = val if test is None else test
     assert held_out is not None
     update, state, _ = gradient_update(model, recipe.optim, loss, steps=recipe.steps, parameters=parameters)
-    stream = LMBatches(
-        train,
-        model.context,
-        recipe.batch_size,
-        seed=recipe.seed,
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
-    )
+    stream = LMBatches(train, model.context, recipe.batch_size, seed=recipe.seed, **parallel.share())
 
     def measure_part(ids: Tensor | None, part: str, max_tokens: int | None = None) -> dict[str, float]:
         return {} if ids is None else measure(model, ids, len(part), max_tokens=max_tokens)

@@ -87,8 +87,7 @@ def translate(
         recipe.batch_size,
         pad=PAD,
         seed=recipe.seed,
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        **parallel.share(),
     )
     update, state, eval_model = gradient_update(
         model, recipe.optim, lambda net, batch: loss(net, batch, recipe.label_smoothing), steps=recipe.steps

@@ -12,8 +12,9 @@ from torchstone.data.vision.dequantized_batches import all_images
 from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
 from torchstone.plots.sample_grid import save_image_grid
-from torchstone.tasks.anomaly import check_finite, classify_score, list_files
+from torchstone.tasks.anomaly import check_finite, classify_score
 from torchstone.tasks.evaluate_samples import DEFAULT_SAMPLES, evaluate_samples
+from torchstone.tasks.inference import list_files
 from torchstone.tasks.vae.figures import GIBBS_STEPS, decode_images, encode, inpaint, sample_images, to_uint8
 from torchstone.tasks.vae.train import FEW_SAMPLES, encode_all, evaluate_bounds, fixed_binarization
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec

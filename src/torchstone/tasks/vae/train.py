@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from torchstone.data.vision.augment import make_augmentation
-from torchstone.data.vision.batches import ImageBatches
 from torchstone.data.vision.dataset import ImageDataset
 from torchstone.data.vision.dequantized_batches import (
     LikelihoodBatch,
@@ -17,7 +15,6 @@ from torchstone.data.vision.dequantized_batches import (
     all_images,
     identity_stats,
 )
-from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
@@ -40,6 +37,7 @@ from torchstone.tasks.vae.figures import (
     save_reconstructions,
 )
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec
+from torchstone.tasks.vision.stream import image_batches
 
 Pixels = UInt8[Tensor, "count channel height width"]
 Images = Float[Tensor, "count channel height width"]
@@ -116,15 +114,7 @@ def train_vae(
         return loss(net, binarize(batch.images, batch.u, recipe.binarization), batch.epsilon, recipe)
 
     update, state, eval_model = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
-    batches = ImageBatches(
-        data.train,
-        recipe.batch_size,
-        seed=recipe.seed,
-        metadata=identity_stats(data.metadata["channels"]),
-        augment=make_augmentation(recipe.augment),
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
-    )
+    batches = image_batches(recipe, data.train, identity_stats(data.metadata["channels"]))
     stream = state["stream"] = LikelihoodBatches(batches, (recipe.latent_samples, model.latent_dim))
 
     def evaluate() -> dict[str, float]:

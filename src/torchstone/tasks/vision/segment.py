@@ -64,8 +64,7 @@ def segment(
         seed=recipe.seed,
         metadata=data.metadata,
         augment=segmentation_batches.make_augmentation(recipe.augment),
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        **parallel.share(),
     )
     return Run(
         stream=stream,
