@@ -300,7 +300,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         for minibatch in minibatches(batch, recipe, rollout.number):
             metrics = step(minibatch)
         if recipe.normalize:  # for the next rollout
-            model.normalizer.update(rollout.observation.flatten(0, 1))
+            model.update_normalizer(rollout.observation.flatten(0, 1))
         statistics = update_statistics(model, minibatch, clip_coef)
         return {**metrics, **statistics, **common.rollout_metrics(rollout)}
 
