@@ -4,8 +4,11 @@ import ast
 import functools
 import importlib
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
+
+import numpy as np
 
 from torchstone.errors import BadInput, did_you_mean
 
@@ -57,14 +60,16 @@ def make_env(
     if any(name.startswith("AtariPreprocessing") for name in wrappers):
         kwargs["frameskip"] = 1  # the wrapper skips frames itself
     try:
-        env = gymnasium.make(spec, disable_env_checker=True, **kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # older versions of an environment
+            env = gymnasium.make(spec, disable_env_checker=True, **kwargs)
     except gymnasium.error.UnregisteredEnv as error:
         known = did_you_mean(spec, gymnasium.registry, KNOWN)
         raise BadInput(f"no environment {spec!r}: {known}") from error
     except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise BadInput(f"{spec} needs more: pip install 'torchstone[rl]' ({error})") from error
     except Exception as error:  # a constructor may raise anything
-        raise BadInput(f"{spec} cannot be made: {_first_line(error)}") from error
+        raise BadInput(f"{spec} cannot be made: {_first_line(error)}{_newer(spec)}") from error
     removed = gymnasium.wrappers.TimeLimit, gymnasium.wrappers.OrderEnforcing
     default_limit = 0
     while isinstance(env, removed):  # the backend counts the steps of episodes
@@ -89,10 +94,18 @@ def _import(module: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        package = (error.name or module).partition(".")[0]
-        raise BadInput(f"{purpose} needs the module {error.name}: pip install {package}") from error
+        raise BadInput(f"{purpose} needs the module {error.name}, which is not installed") from error
     except Exception as error:  # a module may raise anything
         raise BadInput(f"{purpose}: {module} cannot be imported: {_first_line(error)}") from error
+
+
+def _newer(spec: str) -> str:
+    """A word on the newest version of an environment, if `spec` is an older one."""
+    name, separator, version = spec.rpartition("-v")
+    versions = [each.version for each in gym().registry.values() if each.id.rpartition("-v")[0] == name]
+    newest = max((v for v in versions if v is not None), default=None)
+    is_older = separator and newest is not None and str(newest) != version
+    return f"; the newest version here is {name}-v{newest}" if is_older else ""
 
 
 def _first_line(error: Exception) -> str:
@@ -168,12 +181,20 @@ def reward_number(reward: Any) -> float:
     """
     if isinstance(reward, float):
         return reward
-    if getattr(reward, "size", 1) == 1 and hasattr(reward, "item"):
-        return float(reward.item())
-    try:
-        return float(reward)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"the reward {reward!r} is not one number") from None
+    array = np.asarray(reward)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise TypeError(f"the reward {reward!r} is not one number")
+    return float(array.item())
+
+
+@functools.cache
+def left_out(spec: str, wrappers: tuple[str, ...] = ()) -> list[str]:
+    """The parts of an environment's observations that are text, which agents do not see."""
+    from torchstone.envs.wrappers import left_out_of
+
+    env, _ = make_env(spec, wrappers, None)
+    env.close()
+    return left_out_of(env)
 
 
 @functools.cache

@@ -125,9 +125,7 @@ class Pictures(gymnasium.Env):
 
 for _kind in Pictures.KINDS:
     gymnasium.register(f"Pictures-{_kind}-v0", entry_point=Pictures, kwargs={"kind": _kind})
-gymnasium.register(
-    "FlatBytes-v0", entry_point=Pictures, kwargs={"continuous": True, "shape": (84 * 84,)}
-)
+gymnasium.register("FlatBytes-v0", entry_point=Pictures, kwargs={"continuous": True, "shape": (84 * 84,)})
 AGENTS = [
     (ppo, "ppo"),
     (ppo, "ppo_recurrent"),

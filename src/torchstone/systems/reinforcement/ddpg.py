@@ -57,8 +57,8 @@ __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play"
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "Pendulum-v1"  # Gymnasium environment id
-    wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: Name or Name:argument=value
+    data: str = "Pendulum-v1"  # Gymnasium environment id, or module:Id of another package
+    wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
     max_episode_steps: int | None = None  # time limit of an episode, none for the environment's own
     variant: str = "ddpg"  # networks
     hidden: tuple[int, ...] = (64, 64)  # hidden layer widths of actor and critic

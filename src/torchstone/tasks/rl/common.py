@@ -11,7 +11,7 @@ from torch import nn
 
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
-from torchstone.envs.make import ActionKind, check_spaces
+from torchstone.envs.make import ActionKind, check_spaces, left_out
 from torchstone.envs.backends import is_scaled
 from torchstone.envs.vector_env import VectorEnv
 from torchstone.errors import BadInput
@@ -110,6 +110,8 @@ def make_run(
         "exact": stream.is_exact,  # whether resuming continues the very episodes that were interrupted
     }
     description = f"{recipe.data} of Gymnasium {version('gymnasium')}"
+    if text := left_out(recipe.data, tuple(recipe.wrappers)):
+        description += f"; text is left out of the observations: {', '.join(text)}"
     if not stream.is_exact:
         description += "; resuming begins new episodes"
     metadata = {"task": "play", "variant": recipe.variant, "model_config": model_config, "env": env}
