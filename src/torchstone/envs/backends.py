@@ -133,12 +133,12 @@ class SyncVectorEnv:
 
     def _store(self, into: np.ndarray, index: int, observation: Any) -> None:
         into[index] = observation
-        if self.is_byte and getattr(observation, "dtype", np.uint8) != np.uint8:
-            if not np.array_equal(into[index], observation):
-                raise BadInput(
-                    f"{self.spec}: env {index} gave {observation.dtype} observations at step {self.num_steps} "
-                    f"that are no bytes, and its space states uint8: state the type and bounds that it gives"
-                )
+        is_other = self.is_byte and getattr(observation, "dtype", np.uint8) != np.uint8
+        if is_other and not np.array_equal(into[index], observation):
+            raise BadInput(
+                f"{self.spec}: env {index} gave {observation.dtype} observations at step {self.num_steps} "
+                "that are no bytes, and its space states uint8: state the type and bounds that it gives"
+            )
 
     def _check_bounds(self, index: int, observation: Any) -> None:
         """Frames and bytes are scaled by their bounds, so these must be true."""
@@ -194,6 +194,13 @@ class SyncVectorEnv:
 
     def render(self) -> np.ndarray:
         return np.asarray(self.envs[0].render())
+
+    def bound_episodes(self, steps: int) -> bool:
+        """Cut episodes after so many steps, if nothing else limits them; whether that is so."""
+        spec = self.envs[0].spec
+        has_limit = bool(self.max_episode_steps or (spec and spec.kwargs.get("max_num_frames_per_episode")))
+        self.max_episode_steps = self.max_episode_steps if has_limit else steps
+        return not has_limit
 
     @property
     def render_fps(self) -> float:

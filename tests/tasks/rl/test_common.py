@@ -92,20 +92,22 @@ def test_total_timesteps_must_be_positive(total):
 # ------------------------------------------------------------------------- observations of every kind
 
 
+KINDS = {  # dtype, bounds that the space states, what a pixel of full white is stored as
+    "bytes": (np.uint8, (0, 255), 255),
+    "unit": (np.float32, (0, 1), 1),
+    "float255": (np.float32, (0, 255), 255),
+    "short": (np.int16, (0, 1023), 1023),
+    "unbounded": (np.float32, (-np.inf, np.inf), 1),
+}
+
+
 class Pictures(gymnasium.Env):
     """A constant 84 × 84 picture, stored as the `kind` says; three steps to an episode."""
 
-    KINDS = {  # dtype, bounds that the space states, what a pixel of full white is stored as
-        "bytes": (np.uint8, (0, 255), 255),
-        "unit": (np.float32, (0, 1), 1),
-        "float255": (np.float32, (0, 255), 255),
-        "short": (np.int16, (0, 1023), 1023),
-        "unbounded": (np.float32, (-np.inf, np.inf), 1),
-    }
     WHITE = np.linspace(0, 1, 84 * 84).reshape(1, 84, 84)  # share of full white
 
     def __init__(self, kind: str = "bytes", continuous: bool = False, shape: tuple = (1, 84, 84)):
-        dtype, bounds, white = self.KINDS[kind]
+        dtype, bounds, white = KINDS[kind]
         self.observation_space = gymnasium.spaces.Box(*bounds, shape, dtype)
         self.action_space = gymnasium.spaces.Discrete(2)
         if continuous:
@@ -123,7 +125,7 @@ class Pictures(gymnasium.Env):
         return self.picture, 1.0, self.steps == 3, False, {}
 
 
-for _kind in Pictures.KINDS:
+for _kind in KINDS:
     gymnasium.register(f"Pictures-{_kind}-v0", entry_point=Pictures, kwargs={"kind": _kind})
 gymnasium.register("FlatBytes-v0", entry_point=Pictures, kwargs={"continuous": True, "shape": (84 * 84,)})
 AGENTS = [
@@ -151,7 +153,7 @@ def outputs(system, variant: str, env: str) -> torch.Tensor:
 @pytest.mark.parametrize(("system", "variant"), AGENTS, ids=[variant for _, variant in AGENTS])
 def test_model_config_scales_frames_by_type_and_bounds(system, variant):
     expected = outputs(system, variant, "Pictures-bytes-v0")
-    for kind in Pictures.KINDS:
+    for kind in KINDS:
         found = outputs(system, variant, f"Pictures-{kind}-v0")
         difference = float((found - expected).abs().max() / expected.abs().max())
         print(f"{variant}: frames stored as {kind}: {difference:.2g} from those stored as bytes")
@@ -164,7 +166,7 @@ def test_observation_scale_is_left_out_for_bytes():
         kind: common.model_config(
             dataclasses.replace(ppo.RECIPES["smoke"], data=f"Pictures-{kind}-v0"), "ppo"
         ).get("observation_scale")
-        for kind in Pictures.KINDS
+        for kind in KINDS
     }
     print(scales)
     assert scales == {"bytes": None, "unit": 1.0, "float255": None, "short": 1023.0, "unbounded": 1.0}

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchstone.engine.console import notify
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
-from torchstone.envs.make import ActionKind, check_spaces, left_out
 from torchstone.envs.backends import is_scaled
+from torchstone.envs.make import ActionKind, check_spaces, left_out
 from torchstone.envs.vector_env import VectorEnv
 from torchstone.errors import BadInput
 from torchstone.parts.rl.observations import BYTE
@@ -112,13 +113,19 @@ def make_run(
     description = f"{recipe.data} of Gymnasium {version('gymnasium')}"
     if text := left_out(recipe.data, tuple(recipe.wrappers)):
         description += f"; text is left out of the observations: {', '.join(text)}"
+    if limit := evaluator.assumed_limit():
+        description += f"; it states no time limit, so evaluation cuts episodes after {limit:,} steps"
+        description += " (--max-episode-steps N for another limit)"
     if not stream.is_exact:
         description += "; resuming begins new episodes"
     metadata = {"task": "play", "variant": recipe.variant, "model_config": model_config, "env": env}
     metadata["data"] = description
 
     def report(folder: Path) -> None:
-        play(model, metadata, episodes=1, video=folder / "episode.mp4")
+        try:
+            play(model, metadata, episodes=1, video=folder / "episode.mp4")
+        except Exception as error:  # noqa: BLE001  the training is finished, whatever an env does now
+            notify(f"no video of an episode: {error}")
 
     return Run(
         stream=stream,
