@@ -5,9 +5,29 @@
 >>> run = ts.train("lenet5", steps=500, out="runs/lenet5")
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` looks them up
+    from torchstone.api import (
+        compare,
+        create,
+        evaluate,
+        export,
+        list_systems,
+        load,
+        load_tokenizer,
+        play,
+        predict,
+        resume,
+        sample,
+        train,
+        verify,
+    )
+
 __version__ = "0.1.0"
 
-_API = (
+__all__ = [
+    "__version__",
     "compare",
     "create",
     "evaluate",
@@ -21,13 +41,12 @@ _API = (
     "sample",
     "train",
     "verify",
-)
-__all__ = [*_API, "__version__"]
+]
 
 
 def __getattr__(name: str):
     # torch takes seconds to import: only once something is used
-    if name in _API:
+    if name in __all__:
         from torchstone import api
 
         return getattr(api, name)

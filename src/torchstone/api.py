@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from torchstone import systems
 from torchstone.errors import BadInput, did_you_mean
@@ -13,6 +13,9 @@ from torchstone.runs.load import create, export_hf, load, load_run, load_tokeniz
 from torchstone.runs.recipes import read_recipe, recipe_of
 from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, seeds_of
 from torchstone.systems import System
+
+if TYPE_CHECKING:  # it imports torch
+    import torchstone.engine.run
 
 __all__ = [
     "compare",
@@ -41,6 +44,32 @@ def list_systems(chapter: str | None = None) -> list[System]:
     return [entry for entry in systems.CATALOGUE if chapter in (None, entry.chapter)]
 
 
+@overload
+def train(
+    name: str,
+    *,
+    out: str | Path | None = ...,
+    overwrite: bool = ...,
+    intervals: Mapping[str, Any] | None = ...,
+    quiet: bool = ...,
+    seeds: None = ...,
+    **fields: Any,
+) -> "torchstone.engine.run.Run": ...
+
+
+@overload
+def train(
+    name: str,
+    *,
+    out: str | Path | None = ...,
+    overwrite: bool = ...,
+    intervals: Mapping[str, Any] | None = ...,
+    quiet: bool = ...,
+    seeds: int,
+    **fields: Any,
+) -> dict[str, Any]: ...
+
+
 def train(
     name: str,
     *,
@@ -49,8 +78,8 @@ def train(
     intervals: Mapping[str, Any] | None = None,
     quiet: bool = False,
     seeds: int | None = None,
-    **fields,
-):
+    **fields: Any,
+) -> "torchstone.engine.run.Run | dict[str, Any]":
     """Train `SYSTEM[/RECIPE]` and return its (last) `Run`, with `results` and `folder` filled in; with
     `seeds` that many runs, one after another, and the record of them all (`repeats.record`) instead.
 
@@ -81,7 +110,9 @@ def train(
         return execute(entry, recipe_name, recipe, folder, dict(intervals or {}), quiet, fresh=True)
 
 
-def resume(path: str | Path, *, device: str | None = None, quiet: bool = False):
+def resume(
+    path: str | Path, *, device: str | None = None, quiet: bool = False
+) -> "torchstone.engine.run.Run | dict[str, Any]":
     """Go on with a run that was stopped or killed; it ends as if it had not been. Of a folder of
     several seeds, all that are not trained yet; their record is returned then."""
     folder = Path(path)

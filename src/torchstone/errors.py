@@ -17,7 +17,7 @@ class NotSaved(OSError):
 
 
 class Interrupted(Exception):
-    """A signal ended the run after its state was saved; `signal` is its number."""
+    """A signal ended the run, which can be resumed; `signal` is its number."""
 
     def __init__(self, message: str, signal: int):
         super().__init__(message)

@@ -10,6 +10,7 @@ import catalogue
 import durations_law
 import import_rules
 import laws
+import legends
 import modes
 import module_tests
 import names
@@ -168,3 +169,16 @@ def test_13_each_module_has_a_test_file():
 def test_14_no_test_takes_long():
     found = durations_law.wrongs()
     assert not found, "\n".join(found)
+
+
+@trained
+def test_15_every_metric_has_a_legend(entry, session_folder):
+    legends.complete(entry, smoke_runs.cached(entry, session_folder))
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(
+    "entry", [e for e in CATALOGUE if hasattr(e.module(), "evaluate")], ids=lambda e: e.name
+)
+def test_15_eval_gives_the_numbers_of_the_test(entry, session_folder):
+    legends.same_numbers(entry, smoke_runs.cached(entry, session_folder))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from torchstone.engine import parallel
+from torchstone.engine.console import Screen, notify
 from torchstone.errors import NotFinite
 from torchstone.files import atomic_write
 
@@ -78,7 +80,6 @@ class Log:
     """
 
     def __init__(self, folder: Path, rows: int, step: int, steps: int, title: str, quiet: bool = False):
-        from rich.console import Console
         from torch.utils.tensorboard import SummaryWriter
 
         self.file = folder / "metrics.jsonl"
@@ -92,15 +93,13 @@ class Log:
         self.board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
         self.began, self.last = time.monotonic(), (time.monotonic(), step)
         self.steps, self.quiet = steps, quiet
-        self.console = Console(stderr=True, highlight=False)
-        self.progress = None if quiet or not self.console.is_terminal else _progress(self.console)
-        if self.progress:
-            self.task = self.progress.add_task(title, total=steps, completed=step, metrics="")
-            self.progress.start()
+        self.screen = Screen(title, steps, step) if not quiet and sys.stderr.isatty() else None
+        if self.screen:
+            self.screen.start()
 
     def advance(self, step: int) -> None:
-        if self.progress:
-            self.progress.update(self.task, completed=step)
+        if self.screen:
+            self.screen.update(step)
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         now = time.monotonic()
@@ -114,19 +113,19 @@ class Log:
         self.count += 1
         for name, value in metrics.items():
             self.board.add_scalar(f"{split}/{name}", value, step)
-        shown = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items() if "/" not in k)
-        if self.progress:
-            self.progress.update(self.task, completed=step, metrics=f"{split}  {shown}")
-        elif not self.quiet and split != "train":
-            self.console.print(f"step {step}/{self.steps}  {split}  {shown}")
+        shown = [split, *(f"{k} {v:.4g}" for k, v in metrics.items() if "/" not in k)]
+        if self.screen:
+            self.screen.update(step, shown)
+        elif split != "train":
+            self.print("  ".join([f"step {step}/{self.steps}", *shown]))
 
     def print(self, line: str) -> None:
         if not self.quiet:
-            self.console.print(line, soft_wrap=True, markup=False)
+            notify(line)
 
     def close(self) -> None:
-        if self.progress:
-            self.progress.stop()
+        if self.screen:
+            self.screen.stop()
         with contextlib.suppress(OSError):  # on a full disk the error was reported before
             self.rows.close()
             self.board.close()
@@ -146,34 +145,3 @@ def read_rows(file: Path) -> list[dict]:
             except json.JSONDecodeError:
                 break
     return rows
-
-
-def _progress(console):
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task):
-            return Text(f"{task.speed:,.0f} step/s" if task.speed else "– step/s", style="cyan")
-
-    return Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TaskProgressColumn(),
-        Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[metrics]}"),
-        console=console,
-        refresh_per_second=8,
-    )

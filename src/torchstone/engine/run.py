@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from torchstone.engine import checkpoint, parallel, rng
+from torchstone.engine.console import activity
 from torchstone.engine.meter import Log, Meter
 from torchstone.engine.signals import Signals, explain, writing
 from torchstone.errors import Interrupted, NotFinite
@@ -133,10 +134,10 @@ def fit(
         before = rng.snapshot()  # what it imports draws from Python's
         log = Log(folder, rows, offset + progress.step, offset + run.steps, title, quiet)
         rng.restore(before)
-    saved_at = time.monotonic()
+    saved_at, saved_step = time.monotonic(), progress.step
 
     def save() -> None:
-        nonlocal saved_at
+        nonlocal saved_at, saved_step
         if folder is None:
             return
         progress.meter.check()  # what is not finite is not saved over what was
@@ -149,11 +150,19 @@ def fit(
             about |= {"steps": run.steps, "results": run.results, "rows": log.count}
             with writing(folder, offset + progress.step):
                 checkpoint.save(folder / "checkpoint", entries, about)
-        saved_at = time.monotonic()
+        saved_at, saved_step = time.monotonic(), progress.step
+
+    def stopped(number: int) -> Interrupted:
+        where = f"stopped at step {offset + progress.step} of {offset + run.steps}"
+        if saved_step == progress.step:
+            return Interrupted(f"{where}, state saved", number)
+        return Interrupted(f"{where}; the last checkpoint is of step {offset + saved_step}", number)
 
     def measure(split: str, function: Callable[[], Metrics]) -> None:
         before = rng.snapshot()  # evaluation must not change training
-        numbers = {name: float(value) for name, value in function().items()}
+        label = "evaluating" if split == "val" else "testing"
+        with activity(label, quiet=quiet or not writes, announce=split == "test"):
+            numbers = {name: float(value) for name, value in function().items()}
         rng.restore(before)
         for name, number in numbers.items():
             if not math.isfinite(number):
@@ -172,10 +181,12 @@ def fit(
             with writing(log.file.parent, offset + progress.step):
                 log.write(offset + progress.step, split, numbers)
 
+    signals = Signals(has_grace=parallel.world_size() == 1)
     try:
-        with Signals() as signals:
+        with signals:
             if progress.step == 0:
-                save()  # from here on there is something to go back to
+                with signals.held():
+                    save()  # from here on there is something to go back to
                 measure("val", validate)
             while progress.step < run.steps:
                 metrics = run.update(next(run.stream))
@@ -198,12 +209,16 @@ def fit(
                     mine = (time.monotonic() - saved_at > intervals.seconds, signals.caught)
                     late, stop = map(max, zip(*parallel.gather(mine), strict=True))
                 if step % every.save == 0 or step == run.steps or late or stop:
-                    save()
+                    with signals.held():
+                        save()
                 if stop or (step == run.steps and signals.caught):  # or while the last was saved
-                    where = f"step {offset + step} of {offset + run.steps}"
-                    raise Interrupted(f"stopped at {where}, state saved", stop or signals.caught)
+                    raise stopped(stop or signals.caught)
     except NotFinite as error:
         raise NotFinite(explain(error, run.update, folder, offset + progress.step + 1)) from None
+    except KeyboardInterrupt:
+        if signals.has_left:
+            raise stopped(signals.caught) from None
+        raise
     finally:
         if log:
             log.close()

@@ -10,10 +10,11 @@ import numpy as np
 
 from torchstone.errors import BadInput
 from torchstone.parts.metrics.interquartile_mean import interquartile_mean, interval
+from torchstone.parts.metrics.legend import legend
 from torchstone.plots.canvas import LEGEND, PALETTE, canvas, decades, frame, plain, save
-from torchstone.plots.curves import Series, final, rank, read_json, read_metrics, series_of
+from torchstone.plots.curves import Series, final, label_with_legend, rank, read_json, read_metrics, series_of
 
-# Words in a metric's name that mean lower is better.
+# Words in the name of a metric without a legend that mean lower is better.
 LESS = ("loss", "error", "perplexity", "bits", "nll", "mse", "mae", "rmse", "fid", "kl", "distance")
 
 FRAMES = "steps of the environment"
@@ -64,6 +65,9 @@ def _row(folder: Path, name: str, rows: list[dict]) -> dict:
 
 
 def _less(metric: str) -> bool:
+    meaning = legend(metric)
+    if meaning is not None and meaning.better:
+        return meaning.better == "lower"
     words = metric.lower().replace("/", "_").replace("-", "_").split("_")
     return any(word in LESS for word in words)
 
@@ -105,10 +109,11 @@ def _draw(
     if not shared:
         figure.text(0.5, 0.45, "the runs share no val metric", ha="center", fontsize=10)
         return save(figure, file)
-    handles = {}
+    handles, systems = {}, list({row["system"] for row in table})
     for index, metric in enumerate(shared):
         axes = figure.add_subplot(down, columns, index + 1)
         frame(axes, metric)
+        label_with_legend(axes, metric, systems[0] if len(systems) == 1 else None)
         numbered = metric.endswith("/")
         axes.set_xlabel("the number in its name" if numbered else FRAMES if framed else "step", fontsize=8)
         plotted = []

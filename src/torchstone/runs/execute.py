@@ -14,7 +14,7 @@ from torchstone.systems import System
 def execute(entry, recipe_name, recipe, folder: Path, intervals: dict, quiet: bool, *, fresh: bool):
     """Build the recipe's runs and fit them one after another."""
     from torchstone.engine import checkpoint, parallel, rng
-    from torchstone.engine.console import notify
+    from torchstone.engine.console import activity, notify
     from torchstone.engine.run import Intervals, fit, skip_finished_stage
     from torchstone.runs.folder import create_run_folder, write_result
 
@@ -52,7 +52,8 @@ def execute(entry, recipe_name, recipe, folder: Path, intervals: dict, quiet: bo
             )
         offset += run.steps
     if parallel.rank() == 0:
-        write_result(folder, entry.name, recipe_name, run, offset)
+        with activity("drawing pictures", quiet=quiet, announce=run.report is not None):
+            write_result(folder, entry.name, recipe_name, run, offset)
     parallel.barrier()  # none leaves before the result is written
     return run
 

@@ -1,6 +1,7 @@
 """Networks by name, out of run folders, and in and out of folders in Hugging Face layout."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torchstone import systems
 from torchstone.errors import BadInput
@@ -8,8 +9,12 @@ from torchstone.runs.execute import same_system
 from torchstone.runs.recipes import read_recipe
 from torchstone.runs.seeds import runs_of, seeds_of
 
+if TYPE_CHECKING:  # they take seconds to import
+    import tokenizers
+    import torch
 
-def create(name: str, *, weights: str | Path | None = None, **arguments):
+
+def create(name: str, *, weights: str | Path | None = None, **arguments) -> "torch.nn.Module":
     """A system's network (or a variant's) as a plain `nn.Module`: random weights, or a published file's.
 
     Args:
@@ -36,7 +41,7 @@ def create(name: str, *, weights: str | Path | None = None, **arguments):
     return model
 
 
-def load(path: str | Path):
+def load(path: str | Path) -> "torch.nn.Module":
     """The model of a run folder, or of one in Hugging Face layout (`hf:ORG/NAME` is fetched), in
     evaluation mode on the CPU.
 
@@ -47,21 +52,21 @@ def load(path: str | Path):
     return load_run(Path(path))[0] if folder is None else from_layout(folder)
 
 
-def load_tokenizer(path: str | Path):
+def load_tokenizer(path: str | Path) -> "tokenizers.Tokenizer":
     """The `tokenizers.Tokenizer` that belongs to what `load` gives.
 
     Raises:
         BadInput: there is none.
     """
-    from torchstone.data.text import tokenizers
+    from torchstone.data.text import tokenizers as readers
 
     folder = _layout_of(path)
     if folder is not None:
-        return tokenizers.load(folder)
+        return readers.load(folder)
     metadata = _metadata(Path(path))
     if "tokenizer" not in metadata:
         raise BadInput(f"the model in {path} takes no text: it has no tokenizer")
-    return tokenizers.from_metadata(metadata["tokenizer"])
+    return readers.from_metadata(metadata["tokenizer"])
 
 
 def _metadata(folder: Path) -> dict:

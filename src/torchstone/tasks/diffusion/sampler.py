@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from torchstone.engine.console import progress_bar
+from torchstone.engine.console import track
 from torchstone.errors import BadInput
 from torchstone.metrics.classifier_features import FeatureClassifier, resize_for_classifier
 from torchstone.parts.diffusion.process import DenoiseFn, DiffusionProcess, NoiseSchedule, randn_like
@@ -244,13 +244,13 @@ def sample_images(
     context: Int64[Tensor, "count *tokens"] | None = None,
     classifier_guidance: ClassifierGuidance | None = None,
     inpainting: Inpainting | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Pixels:
     """`count` images from the noise of `config.seed`, on the CPU; the same on every device but for rounding.
 
     Args:
         context: label or token ids of each image.
-        progress: show a progress bar on a terminal.
+        progress: show how far it is.
 
     Raises:
         BadInput: an image has values that are not finite.
@@ -275,8 +275,8 @@ def sample_images(
             generator=generator,
             inpainting=inpainting,
         )
-        title = f"sampling {rows[0] + 1} to {rows[-1] + 1}"
-        ((x, _),) = deque(progress_bar(loop, title, steps, show=progress), maxlen=1)
+        title = f"sampling {rows[0] + 1} to {rows[-1] + 1} of {count}, step"
+        ((x, _),) = deque(track(loop, title, steps) if progress else loop, maxlen=1)
         if not torch.isfinite(x).all():
             raise BadInput("the samples are not finite: the network's weights are damaged, or diverged")
         images.append(sample_grid.to_uint8(x, metadata).cpu())

@@ -8,7 +8,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_images
-from torchstone.engine.console import progress_bar
+from torchstone.engine.console import track
 from torchstone.errors import BadInput, NotFinite, did_you_mean
 from torchstone.parts.modes import eval_mode
 from torchstone.plots.sample_grid import save_image_grid, to_uint8
@@ -47,7 +47,7 @@ def sample_images(
     *,
     labels: Labels | None = None,
     seed: int = 0,
-    show_progress: bool = False,
+    show_progress: bool = True,
 ) -> UInt8[Tensor, "count channel height width"]:
     """`count` images G(z) from the noise of `seed`, the same on every device but for rounding, on the CPU.
 
@@ -56,7 +56,7 @@ def sample_images(
             mode, so that an image does not depend on the others of its batch.
         metadata: normalization of the model's images.
         labels: of each image; by default each class in turn.
-        show_progress: a progress bar, on a terminal.
+        show_progress: show how far it is.
 
     Raises:
         NotFinite: an image has a number that is NaN or infinite; none is left out.
@@ -64,9 +64,10 @@ def sample_images(
     device = next(model.parameters()).device
     z = torch.randn(count, model.latent_dim, generator=torch.Generator().manual_seed(seed))
     labels = cycle_labels(model, count) if labels is None else labels
-    parts, chunks = [], torch.arange(count).split(CHUNK_SIZE)
+    parts = []
+    chunks = torch.arange(count).split(CHUNK_SIZE)
     with eval_mode(model):
-        for rows in progress_bar(chunks, "sampling", show=show_progress):
+        for rows in track(chunks, "sampling, batch", len(chunks)) if show_progress else chunks:
             condition = label_inputs(model, labels[rows].to(device)) if labels is not None else ()
             images = model(z[rows].to(device), *condition)
             if not torch.isfinite(images).all():
