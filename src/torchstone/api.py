@@ -1,13 +1,13 @@
 """The Python interface: what `import torchstone as ts` offers. The command line is made of the same."""
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torchstone import systems
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.runs.evaluate import refuse_unknown, system_use
 from torchstone.runs.execute import execute, free_folder, refuse_occupied
 from torchstone.runs.load import create, export_hf, load, load_run, load_tokenizer
 from torchstone.runs.recipes import read_recipe, recipe_of
@@ -81,11 +81,21 @@ def train(
         return execute(entry, recipe_name, recipe, folder, dict(intervals or {}), quiet, fresh=True)
 
 
-def resume(path: str | Path, *, device: str | None = None, quiet: bool = False):
+def resume(path: str | Path, *, data: str | None = None, device: str | None = None, quiet: bool = False):
     """Go on with a run that was stopped or killed; it ends as if it had not been. Of a folder of
-    several seeds, all that are not trained yet; their record is returned then."""
+    several seeds, all that are not trained yet; their record is returned then.
+
+    Args:
+        data: go on with these data: those that the run was begun with at another place, or others of the
+            same kind, with the same classes.
+
+    Raises:
+        BadInput: no run; the data have changed since, and `data` does not say that this is meant.
+    """
     folder = Path(path)
     if seeds_of(folder):
+        if data is not None:
+            raise BadInput(f"{folder} holds several runs, of the same data: resume one of them with --data")
         return resume_seeds(folder, device=device, quiet=quiet)
     entry, recipe_name, recipe = read_recipe(folder)
     if device is not None:
@@ -95,8 +105,10 @@ def resume(path: str | Path, *, device: str | None = None, quiet: bool = False):
     from torchstone.runs.folder import read_intervals
 
     intervals = read_intervals(folder)
+    changes = {} if data is None else {"data": data}
+    recipe = dataclasses.replace(recipe, **changes)
     with parallel.process_group(select_device(recipe.device)):
-        return execute(entry, recipe_name, recipe, folder, intervals, quiet, fresh=False)
+        return execute(entry, recipe_name, recipe, folder, intervals, quiet, fresh=False, changes=changes)
 
 
 def evaluate(
@@ -104,15 +116,22 @@ def evaluate(
 ) -> dict[str, float]:
     """Measure a run's model on its test split, or on other data with the same classes.
 
+    Data are the run's own if their content is, wherever they are: then the test split is judged. Of other
+    data all examples are. A line on the error stream says which split of what, and how many examples.
+
     Args:
         options: the system's own: image generators take `inception`, a file of Inception weights,
             to compare samples by its features too.
+
+    Raises:
+        BadInput: no run; the run's own data have changed since.
     """
-    model, metadata, entry = load_run(Path(path), device)
-    _, _, recipe = read_recipe(Path(path))
-    measure = _use(entry, "evaluate")
-    _takes(measure, options, f"{entry.name} evaluates")
-    return measure(model, metadata, data or recipe.data, held_out=data in (None, recipe.data), **options)
+    from torchstone.engine.console import notify
+    from torchstone.runs.evaluate import evaluate as judge
+
+    metrics, judged = judge(Path(path), data, device, options)
+    notify(judged.line())
+    return metrics
 
 
 def predict(
@@ -138,8 +157,8 @@ def predict(
     model, metadata, entry = load_run(Path(path), device)
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".png", ".csv"), "predict")
-    answer, options = _use(entry, "predict"), _today(options)
-    _takes(answer, options, f"{entry.name} predicts")
+    answer, options = system_use(entry, "predict"), _today(options)
+    refuse_unknown(answer, options, f"{entry.name} predicts")
     draw_explanation = getattr(entry.module(), "explain", None)
     if explain is not None and draw_explanation is None:
         raise BadInput(f"{path} is not an image model: there is nothing to explain by drawing")
@@ -160,8 +179,8 @@ def sample(path: str | Path, *, device: str = "auto", **options) -> list:
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".mid", ".midi", ".png"), "sample")
     model, metadata, entry = load_run(Path(path), device)
-    function, options = _use(entry, "sample"), _today(options)
-    _takes(function, options, f"{entry.name} samples")
+    function, options = system_use(entry, "sample"), _today(options)
+    refuse_unknown(function, options, f"{entry.name} samples")
     try:
         return function(model, metadata, **options)
     except OSError as error:
@@ -195,7 +214,7 @@ def play(
         _writable(Path(video), (".mp4", ".gif"), "play")
     model, metadata, entry = load_run(Path(path), device)
     options = {} if seed is None else {"seed": seed}
-    return _use(entry, "play")(model, metadata, episodes=episodes, video=video, **options)
+    return system_use(entry, "play")(model, metadata, episodes=episodes, video=video, **options)
 
 
 # options of `sample` and `predict` by their names in earlier versions
@@ -217,15 +236,6 @@ def _today(options: Mapping[str, Any]) -> dict[str, Any]:
     for old in options.keys() & OLD_OPTIONS.keys():
         notify(f"{old} is called {OLD_OPTIONS[old]} now")
     return {OLD_OPTIONS.get(name, name): value for name, value in options.items()}
-
-
-def _takes(function: Callable[..., Any], options: Mapping[str, Any], does: str) -> None:
-    """Refuse an option that a system's function has no use for."""
-    known = inspect.signature(function).parameters.values()
-    if not any(p.kind is p.VAR_KEYWORD for p in known):
-        names = [p.name for p in known]
-        if unknown := [name for name in options if name not in names]:
-            raise BadInput(f"{does} without {unknown[0]!r}")
 
 
 def export(path: str | Path, *, out: str | Path, format: str | None = None) -> dict[str, Any]:
@@ -263,13 +273,6 @@ def _writable(file: Path, endings: tuple[str, ...], verb: str) -> None:
         raise BadInput(f"{file} is a folder: give the name of a file")
     if not file.absolute().parent.is_dir():
         raise BadInput(f"there is no folder {file.parent}: make it, or choose another")
-
-
-def _use(entry: System, verb: str):
-    function = getattr(entry.module(), verb, None)
-    if function is None:
-        raise BadInput(f"{entry.name} has no {verb!r}")
-    return function
 
 
 def compare(paths: Sequence[str | Path], *, out: str | Path | None = None) -> list[dict]:

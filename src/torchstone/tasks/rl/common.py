@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchstone.data import identity
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.envs.make import ActionKind, check_spaces
@@ -81,6 +82,7 @@ def make_run(
     model_config: dict[str, Any],
 ) -> Run:
     """A Run of `recipe.updates` updates, evaluated by the mean return of greedy episodes in separate envs."""
+    identity.record(recipe.data)
     device = select_device(recipe.device)
     evaluator = PolicyEvaluator(
         recipe.data, recipe.wrappers, recipe.max_episode_steps, recipe.eval_episodes, device
