@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from torchstone import systems
+from torchstone.engine.recipe_fields import checked
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.runs.evaluate import refuse_unknown, system_use
 from torchstone.runs.execute import execute, free_folder, refuse_occupied
 from torchstone.runs.load import create, export_hf, load, load_run, load_tokenizer
-from torchstone.runs.recipes import read_recipe, recipe_of
+from torchstone.runs.recipes import checked_intervals, read_recipe, recipe_of
 from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, seeds_of
 from torchstone.systems import System
 
@@ -64,6 +65,8 @@ def train(
         BadInput: something asked for is wrong; nothing is written then.
     """
     entry, recipe_name, recipe = recipe_of(name, fields)
+    intervals = checked_intervals(intervals or {})
+    seeds = _positive("seeds", seeds)
     from torchstone.engine import parallel
     from torchstone.engine.device import select_device
 
@@ -76,9 +79,9 @@ def train(
         if seeds is not None:
             if parallel.world_size() > 1:
                 raise BadInput("several seeds are trained by one process each: leave torchrun out")
-            create_seed_folder(folder, entry, recipe_name, recipe, dict(intervals or {}), seeds)
+            create_seed_folder(folder, entry, recipe_name, recipe, intervals, seeds)
             return resume_seeds(folder, quiet=quiet)
-        return execute(entry, recipe_name, recipe, folder, dict(intervals or {}), quiet, fresh=True)
+        return execute(entry, recipe_name, recipe, folder, intervals, quiet, fresh=True)
 
 
 def resume(path: str | Path, *, data: str | None = None, device: str | None = None, quiet: bool = False):
@@ -208,8 +211,7 @@ def play(
     Raises:
         BadInput: the run's system plays no game; the film has no folder or another ending.
     """
-    if episodes < 1:
-        raise BadInput(f"at least 1 episode is played, not {episodes}")
+    episodes, seed = _positive("episodes", episodes), checked("seed", int | None, seed)
     if video is not None:
         _writable(Path(video), (".mp4", ".gif"), "play")
     model, metadata, entry = load_run(Path(path), device)
@@ -229,13 +231,36 @@ OLD_OPTIONS = {
 }
 
 
+# what options of `sample` and `predict` must be, as on the command line
+COUNTS = ("num_samples", "max_new_tokens", "sampling_steps", "beam_size", "horizon")
+TYPES = {"temperature": float, "top_p": float, "top_k": int, "guidance_scale": float, "eta": float}
+
+
 def _today(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by today's names, with one line for each old one."""
+    """Options by today's names, with one line for each old one.
+
+    Raises:
+        BadInput: a value of another type than an option's.
+    """
     from torchstone.engine.console import notify
 
     for old in options.keys() & OLD_OPTIONS.keys():
         notify(f"{old} is called {OLD_OPTIONS[old]} now")
-    return {OLD_OPTIONS.get(name, name): value for name, value in options.items()}
+    today = {OLD_OPTIONS.get(name, name): value for name, value in options.items()}
+    for name, value in today.items():
+        if name in COUNTS:
+            today[name] = _positive(name, value)
+        elif name in TYPES:
+            today[name] = checked(name, TYPES[name] | None, value)
+    return today
+
+
+def _positive(name: str, value: Any) -> Any:
+    """A whole number of at least 1, or None."""
+    value = checked(name, int | None, value)
+    if value is not None and value < 1:
+        raise BadInput(f"{name} must be at least 1, not {value}")
+    return value
 
 
 def export(path: str | Path, *, out: str | Path, format: str | None = None) -> dict[str, Any]:
