@@ -1,16 +1,17 @@
 """The Python interface: what `import torchstone as ts` offers. The command line is made of the same."""
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from torchstone import systems
+from torchstone.engine.recipe_fields import checked
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.runs.evaluate import refuse_unknown, system_use
 from torchstone.runs.execute import execute, free_folder, refuse_occupied
 from torchstone.runs.load import create, export_hf, load, load_run, load_tokenizer
-from torchstone.runs.recipes import read_recipe, recipe_of
+from torchstone.runs.recipes import checked_intervals, read_recipe, recipe_of
 from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, seeds_of
 from torchstone.systems import System
 
@@ -93,6 +94,8 @@ def train(
         BadInput: something asked for is wrong; nothing is written then.
     """
     entry, recipe_name, recipe = recipe_of(name, fields)
+    intervals = checked_intervals(intervals or {})
+    seeds = _positive("seeds", seeds)
     from torchstone.engine import parallel
     from torchstone.engine.device import select_device
 
@@ -105,18 +108,28 @@ def train(
         if seeds is not None:
             if parallel.world_size() > 1:
                 raise BadInput("several seeds are trained by one process each: leave torchrun out")
-            create_seed_folder(folder, entry, recipe_name, recipe, dict(intervals or {}), seeds)
+            create_seed_folder(folder, entry, recipe_name, recipe, intervals, seeds)
             return resume_seeds(folder, quiet=quiet)
-        return execute(entry, recipe_name, recipe, folder, dict(intervals or {}), quiet, fresh=True)
+        return execute(entry, recipe_name, recipe, folder, intervals, quiet, fresh=True)
 
 
 def resume(
-    path: str | Path, *, device: str | None = None, quiet: bool = False
+    path: str | Path, *, data: str | None = None, device: str | None = None, quiet: bool = False
 ) -> "torchstone.engine.run.Run | dict[str, Any]":
     """Go on with a run that was stopped or killed; it ends as if it had not been. Of a folder of
-    several seeds, all that are not trained yet; their record is returned then."""
+    several seeds, all that are not trained yet; their record is returned then.
+
+    Args:
+        data: go on with these data: those that the run was begun with at another place, or others of the
+            same kind, with the same classes.
+
+    Raises:
+        BadInput: no run; the data have changed since, and `data` does not say that this is meant.
+    """
     folder = Path(path)
     if seeds_of(folder):
+        if data is not None:
+            raise BadInput(f"{folder} holds several runs, of the same data: resume one of them with --data")
         return resume_seeds(folder, device=device, quiet=quiet)
     entry, recipe_name, recipe = read_recipe(folder)
     if device is not None:
@@ -126,8 +139,10 @@ def resume(
     from torchstone.runs.folder import read_intervals
 
     intervals = read_intervals(folder)
+    changes = {} if data is None else {"data": data}
+    recipe = dataclasses.replace(recipe, **changes)
     with parallel.process_group(select_device(recipe.device)):
-        return execute(entry, recipe_name, recipe, folder, intervals, quiet, fresh=False)
+        return execute(entry, recipe_name, recipe, folder, intervals, quiet, fresh=False, changes=changes)
 
 
 def evaluate(
@@ -135,15 +150,22 @@ def evaluate(
 ) -> dict[str, float]:
     """Measure a run's model on its test split, or on other data with the same classes.
 
+    Data are the run's own if their content is, wherever they are: then the test split is judged. Of other
+    data all examples are. A line on the error stream says which split of what, and how many examples.
+
     Args:
         options: the system's own: image generators take `inception`, a file of Inception weights,
             to compare samples by its features too.
+
+    Raises:
+        BadInput: no run; the run's own data have changed since.
     """
-    model, metadata, entry = load_run(Path(path), device)
-    _, _, recipe = read_recipe(Path(path))
-    measure = _use(entry, "evaluate")
-    _takes(measure, options, f"{entry.name} evaluates")
-    return measure(model, metadata, data or recipe.data, held_out=data in (None, recipe.data), **options)
+    from torchstone.engine.console import notify
+    from torchstone.runs.evaluate import evaluate as judge
+
+    metrics, judged = judge(Path(path), data, device, options)
+    notify(judged.line())
+    return metrics
 
 
 def predict(
@@ -169,8 +191,8 @@ def predict(
     model, metadata, entry = load_run(Path(path), device)
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".png", ".csv"), "predict")
-    answer, options = _use(entry, "predict"), _today(options)
-    _takes(answer, options, f"{entry.name} predicts")
+    answer, options = system_use(entry, "predict"), _today(options)
+    refuse_unknown(answer, options, f"{entry.name} predicts")
     draw_explanation = getattr(entry.module(), "explain", None)
     if explain is not None and draw_explanation is None:
         raise BadInput(f"{path} is not an image model: there is nothing to explain by drawing")
@@ -191,8 +213,8 @@ def sample(path: str | Path, *, device: str = "auto", **options) -> list:
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".mid", ".midi", ".png"), "sample")
     model, metadata, entry = load_run(Path(path), device)
-    function, options = _use(entry, "sample"), _today(options)
-    _takes(function, options, f"{entry.name} samples")
+    function, options = system_use(entry, "sample"), _today(options)
+    refuse_unknown(function, options, f"{entry.name} samples")
     try:
         return function(model, metadata, **options)
     except OSError as error:
@@ -220,13 +242,12 @@ def play(
     Raises:
         BadInput: the run's system plays no game; the film has no folder or another ending.
     """
-    if episodes < 1:
-        raise BadInput(f"at least 1 episode is played, not {episodes}")
+    episodes, seed = _positive("episodes", episodes), checked("seed", int | None, seed)
     if video is not None:
         _writable(Path(video), (".mp4", ".gif"), "play")
     model, metadata, entry = load_run(Path(path), device)
     options = {} if seed is None else {"seed": seed}
-    return _use(entry, "play")(model, metadata, episodes=episodes, video=video, **options)
+    return system_use(entry, "play")(model, metadata, episodes=episodes, video=video, **options)
 
 
 # options of `sample` and `predict` by their names in earlier versions
@@ -241,22 +262,36 @@ OLD_OPTIONS = {
 }
 
 
+# what options of `sample` and `predict` must be, as on the command line
+COUNTS = ("num_samples", "max_new_tokens", "sampling_steps", "beam_size", "horizon")
+TYPES = {"temperature": float, "top_p": float, "top_k": int, "guidance_scale": float, "eta": float}
+
+
 def _today(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by today's names, with one line for each old one."""
+    """Options by today's names, with one line for each old one.
+
+    Raises:
+        BadInput: a value of another type than an option's.
+    """
     from torchstone.engine.console import notify
 
     for old in options.keys() & OLD_OPTIONS.keys():
         notify(f"{old} is called {OLD_OPTIONS[old]} now")
-    return {OLD_OPTIONS.get(name, name): value for name, value in options.items()}
+    today = {OLD_OPTIONS.get(name, name): value for name, value in options.items()}
+    for name, value in today.items():
+        if name in COUNTS:
+            today[name] = _positive(name, value)
+        elif name in TYPES:
+            today[name] = checked(name, TYPES[name] | None, value)
+    return today
 
 
-def _takes(function: Callable[..., Any], options: Mapping[str, Any], does: str) -> None:
-    """Refuse an option that a system's function has no use for."""
-    known = inspect.signature(function).parameters.values()
-    if not any(p.kind is p.VAR_KEYWORD for p in known):
-        names = [p.name for p in known]
-        if unknown := [name for name in options if name not in names]:
-            raise BadInput(f"{does} without {unknown[0]!r}")
+def _positive(name: str, value: Any) -> Any:
+    """A whole number of at least 1, or None."""
+    value = checked(name, int | None, value)
+    if value is not None and value < 1:
+        raise BadInput(f"{name} must be at least 1, not {value}")
+    return value
 
 
 def export(path: str | Path, *, out: str | Path, format: str | None = None) -> dict[str, Any]:
@@ -294,13 +329,6 @@ def _writable(file: Path, endings: tuple[str, ...], verb: str) -> None:
         raise BadInput(f"{file} is a folder: give the name of a file")
     if not file.absolute().parent.is_dir():
         raise BadInput(f"there is no folder {file.parent}: make it, or choose another")
-
-
-def _use(entry: System, verb: str):
-    function = getattr(entry.module(), verb, None)
-    if function is None:
-        raise BadInput(f"{entry.name} has no {verb!r}")
-    return function
 
 
 def compare(paths: Sequence[str | Path], *, out: str | Path | None = None) -> list[dict]:

@@ -1,11 +1,22 @@
 """Recipes flat: names of nested fields, and changing them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from torchstone.engine.recipe_fields import field_paths, flatten, replace_fields, short_name
+from torchstone import systems
+from torchstone.engine.recipe_fields import (
+    checked,
+    field_paths,
+    flatten,
+    get_field,
+    replace_fields,
+    short_name,
+)
 from torchstone.engine.update import OptimConfig
+from torchstone.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -48,3 +59,40 @@ def test_flatten_joins_names_by_dots():
         "optim.lr": 2,
         "optim.deep.x": 3,
     }
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"steps": "ten"}, "steps is a whole number, not 'ten'"),
+        ({"steps": 1.5}, "steps is a whole number, not 1.5"),
+        ({"steps": True}, "steps is a whole number, not True"),
+        ({"steps": float("inf")}, "steps is a whole number, not inf"),
+        ({"lr": "fast"}, "lr is a number, not 'fast'"),
+        ({"lr": None}, "lr is a number, not None"),
+        ({"optimizer": "adamx"}, "no value 'adamx' for optimizer: did you mean adam"),
+        ({"optim.compile": 1}, "optim.compile is True or False, not 1"),
+    ],
+)
+def test_replace_fields_refuses_what_the_command_line_refuses(fields, said):
+    with pytest.raises(BadInput) as error:
+        replace_fields(Nested(), fields)
+    print(error.value)
+    assert said in str(error.value)
+
+
+def test_checked_takes_numbers_paths_and_lists_of_their_kind():
+    assert checked("steps", int, 1e4) == 10_000
+    assert checked("steps", int, np.int64(3)) == 3
+    assert isinstance(checked("lr", float, 1), float)
+    assert checked("weights", str | None, None) is None
+    assert checked("data", str, Path("photos")) == "photos"
+    assert checked("rates", tuple[int, ...], [1, 2.0]) == (1, 2)
+
+
+@pytest.mark.parametrize("entry", systems.CATALOGUE, ids=lambda entry: entry.name)
+def test_replace_fields_accepts_every_recipe_s_own_values(entry):
+    for name, recipe in entry.module().RECIPES.items():
+        own = {".".join(path): get_field(recipe, path) for path in field_paths(recipe).values()}
+        print(entry.name, name, len(own), "fields")
+        assert replace_fields(recipe, own) == recipe

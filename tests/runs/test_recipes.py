@@ -5,6 +5,7 @@ import json
 import pytest
 from cli_helpers import assert_rejected, run_cli
 
+import torchstone as ts
 from torchstone.engine import old_names
 from torchstone.errors import BadInput
 from torchstone.runs.recipes import read_recipe, recipe_of
@@ -82,3 +83,23 @@ def test_old_state_entries_have_new_names():
     assert old_names.new_entry("critic_schedule").endswith("_lr_schedule")
     assert old_names.new_entry("model") == "model"
     assert old_names.new_entry("lr_schedule") == "lr_schedule"
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda out: ts.train("lenet5", steps="ten", out=out), "steps is a whole number, not 'ten'"),
+        (lambda out: ts.train("lenet5", optimizer="rmsprob", out=out), "did you mean rmsprop"),
+        (lambda out: ts.train("mlp", activation="swish", out=out), "no value 'swish' for activation"),
+        (lambda out: ts.train("lenet5", intervals={"eval": 5}, out=out), "did you mean evaluate"),
+        (lambda out: ts.train("lenet5", intervals={"log": 0}, out=out), "must be positive, not 0"),
+        (lambda out: ts.train("lenet5", seeds=0, out=out), "seeds must be at least 1, not 0"),
+        (lambda out: ts.play(out, episodes=0), "episodes must be at least 1"),
+    ],
+)
+def test_python_calls_are_checked_like_the_command_line(call, said, tmp_path):
+    with pytest.raises(BadInput) as error:
+        call(tmp_path / "run")
+    print(error.value)
+    assert said in str(error.value)
+    assert not (tmp_path / "run").exists()

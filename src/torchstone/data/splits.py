@@ -4,6 +4,7 @@ A published split is kept. What must be split off is stratified by class with a 
 every run, whatever its own seed, is evaluated on the same examples.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,6 +27,8 @@ class ImagePool(Protocol):
 
     def describe(self, i: int, /) -> str: ...
 
+    def content(self, i: int, /) -> Any: ...
+
 
 @dataclass(frozen=True)
 class ImageArray:
@@ -36,6 +39,10 @@ class ImageArray:
 
     def __getitem__(self, i: int) -> Image.Image:
         return Image.fromarray(self.array[i])
+
+    def content(self, i: int) -> np.ndarray:
+        """What the identity of an image is taken from."""
+        return self.array[i]
 
     def describe(self, i: int) -> str:
         return f"image {i} of {self.name}"
@@ -51,6 +58,11 @@ class Subset:
 
     def select(self, rows: np.ndarray) -> "Subset":
         return Subset(self.pool, self.labels[rows], self.index[rows])
+
+    def contents(self) -> Iterator[tuple[Any, int]]:
+        """Each example undecoded, and its label: see `data.identity`."""
+        for row, label in zip(self.index.tolist(), self.labels.tolist(), strict=True):
+            yield self.pool.content(row), label
 
 
 def full_subset(pool: Any, labels: np.ndarray) -> Subset:

@@ -5,8 +5,15 @@ path where several do (`optim.lr`, `discriminator_optim.lr`).
 """
 
 import dataclasses
+import math
+import numbers
+import os
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any
+
+from torchstone.errors import BadInput, did_you_mean
 
 
 def field_paths(recipe: Any) -> dict[str, tuple[str, ...]]:
@@ -63,11 +70,52 @@ def replace_fields(recipe: Any, fields: Mapping[str, Any]) -> Any:
 
     Raises:
         KeyError: there is no such field.
+        BadInput: a value that the field cannot have.
     """
     paths = field_paths(recipe)
     for name, value in fields.items():
-        recipe = _replace(recipe, paths[name], value)
+        config = get_field(recipe, paths[name][:-1])
+        hint = typing.get_type_hints(type(config))[paths[name][-1]]
+        recipe = _replace(recipe, paths[name], checked(name, hint, value))
     return recipe
+
+
+KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+
+
+def checked(name: str, hint: Any, value: Any) -> Any:
+    """`value` as a field of type `hint` takes it: the same that the command line accepts.
+
+    Whole numbers may come as floats (`1e4`), texts as paths, tuples as lists.
+
+    Raises:
+        BadInput: it is none, with what would be one.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        inner = next(a for a in arguments if a is not type(None))
+        return None if value is None else checked(name, inner, value)
+    if origin is typing.Literal:
+        if not any(value == each and isinstance(value, type(each)) for each in arguments):
+            known = [str(each) for each in arguments]
+            raise BadInput(f"no value {value!r} for {name}: {did_you_mean(str(value), known)}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise BadInput(f"{name} is a list, not {value!r}")
+        return tuple(checked(name, arguments[0], each) for each in value)
+    if hint not in KINDS:
+        return value
+    if hint is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if hint is float and is_number:
+        return float(value)
+    if hint is int and is_number and math.isfinite(value) and value == int(value):
+        return int(value)
+    if hint in (bool, str) and isinstance(value, hint):
+        return value
+    raise BadInput(f"{name} is {KINDS[hint]}, not {value!r}")
 
 
 def _replace(config: Any, path: tuple[str, ...], value: Any) -> Any:

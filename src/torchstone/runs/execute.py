@@ -1,6 +1,7 @@
 """A recipe's runs, fitted one after another in a run folder."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,15 +11,37 @@ from torchstone.errors import BadInput
 from torchstone.files import atomic_write
 from torchstone.systems import System
 
+# metadata that give the weights their meaning
+MEANING = ("classes", "tokenizer", "alphabet", "columns", "features", "languages", "model_config")
 
-def execute(entry, recipe_name, recipe, folder: Path, intervals: dict, quiet: bool, *, fresh: bool):
-    """Build the recipe's runs and fit them one after another."""
+
+def execute(
+    entry,
+    recipe_name,
+    recipe,
+    folder: Path,
+    intervals: dict,
+    quiet: bool,
+    *,
+    fresh: bool,
+    changes: Mapping[str, Any] = {},
+):
+    """Build the recipe's runs and fit them one after another.
+
+    Args:
+        fresh: begin, in place of what the folder holds; otherwise go on from its checkpoint.
+        changes: fields of the recipe that change from here on, in going on; noted in the folder.
+
+    Raises:
+        BadInput: the data are others than those that were trained on, and `changes` does not say so.
+    """
+    from torchstone.data import identity
     from torchstone.engine import checkpoint, parallel, rng
     from torchstone.engine.console import activity, notify
     from torchstone.engine.run import Intervals, fit, skip_finished_stage
-    from torchstone.runs.folder import create_run_folder, write_result
+    from torchstone.runs.folder import create_run_folder, note_changes, write_result
 
-    reached = 0
+    reached, meta = 0, {}
     if not fresh and checkpoint.any_at(folder / "checkpoint"):
         _, meta, _ = checkpoint.find(folder / "checkpoint")
         same_system(meta, entry, folder)
@@ -27,10 +50,22 @@ def execute(entry, recipe_name, recipe, folder: Path, intervals: dict, quiet: bo
             recipe = dataclasses.replace(recipe, weights=str(folder))
     offset = 0
     # a generator: a later stage is only built once the earlier one is trained
-    for stage, run in enumerate(entry.module().build(recipe)):
+    stages = enumerate(entry.module().build(recipe))
+    sources: list[dict] = []
+    while True:
+        with identity.listen() as heard:
+            stage, run = next(stages, (0, None))
+        if run is None:
+            break
+        sources += heard.sources
+        run.metadata["data_identity"] = list(sources)
+        if meta and stage == reached:
+            check_data(meta, run.metadata, folder, is_new="data" in changes)
+            if changes and parallel.rank() == 0:
+                note_changes(folder, changes, meta["step"], sources)
         if stage == 0 and fresh and parallel.rank() == 0:
             before = rng.snapshot()  # what these import draws from Python's
-            create_run_folder(folder, entry.name, recipe_name, recipe, intervals)
+            create_run_folder(folder, entry.name, recipe_name, recipe, intervals, sources)
             if not quiet and "data" in run.metadata:
                 notify(run.metadata["data"])
             rng.restore(before)
@@ -51,11 +86,43 @@ def execute(entry, recipe_name, recipe, folder: Path, intervals: dict, quiet: bo
                 quiet=quiet,
             )
         offset += run.steps
+        last = run
     if parallel.rank() == 0:
-        with activity("drawing pictures", quiet=quiet, announce=run.report is not None):
-            write_result(folder, entry.name, recipe_name, run, offset)
+        with activity("drawing pictures", quiet=quiet, announce=last.report is not None):
+            write_result(folder, entry.name, recipe_name, last, offset)
     parallel.barrier()  # none leaves before the result is written
-    return run
+    return last
+
+
+def check_data(
+    meta: Mapping[str, Any], metadata: Mapping[str, Any], folder: Path, *, is_new: bool = False
+) -> None:
+    """Refuse to go on with data that are not those of the checkpoint.
+
+    Args:
+        meta: of the checkpoint.
+        metadata: of the run that is to go on.
+        is_new: other data are meant; they must still fit the network.
+    """
+    from torchstone.data import identity
+    from torchstone.runs.folder import accepted_data
+
+    saved = meta["metadata"]
+    if is_new:
+        for key in MEANING:
+            if key in saved and saved[key] != json.loads(json.dumps(metadata.get(key))):
+                raise BadInput(
+                    f"the new data have another {key.replace('_', ' ')} than {folder} was trained with: train "
+                    "anew on them (images and labelled texts: --weights RUN begins with its weights)"
+                )
+        return
+    before = accepted_data(folder) or saved.get("data_identity")  # earlier versions wrote none
+    change = None if before is None else identity.differences(before, metadata["data_identity"])
+    if change is not None:
+        raise BadInput(
+            f"the data are not those that {folder} was trained on ({change}): test examples could have been "
+            f"trained on; restore the data, or resume with --data to go on with them"
+        )
 
 
 def _keep(folder: Path, stage: int) -> None:

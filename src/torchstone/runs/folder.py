@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,8 +23,13 @@ from torchstone.files import atomic_write
 from torchstone.plots.curves import draw_curves
 
 
-def create_run_folder(folder: Path, system: str, recipe_name: str, recipe: Any, intervals: dict) -> None:
+def create_run_folder(
+    folder: Path, system: str, recipe_name: str, recipe: Any, intervals: dict, sources: Sequence[dict] = ()
+) -> None:
     """Make the folder, in place of a run that was there.
+
+    Args:
+        sources: identities of the data, see `data.identity`.
 
     Raises:
         BadInput: the system does not let it be made.
@@ -38,7 +44,30 @@ def create_run_folder(folder: Path, system: str, recipe_name: str, recipe: Any, 
     fields = dataclasses.asdict(recipe)
     write_json(folder / "environment.json", environment())
     saved = {"system": system, "recipe": recipe_name, "fields": fields, "intervals": intervals}
-    write_json(folder / "recipe.json", saved)
+    write_json(folder / "recipe.json", saved | ({"data": without_sketch(sources)} if sources else {}))
+
+
+def without_sketch(sources: Sequence[dict]) -> list[dict]:
+    """Identities as a person reads them."""
+    return [{key: value for key, value in source.items() if key != "sketch"} for source in sources]
+
+
+def note_changes(folder: Path, fields: Mapping[str, Any], step: int, sources: Sequence[dict]) -> None:
+    """Change fields of a run's recipe, and note under `changes` what they were, and to which step."""
+    file = folder / "recipe.json"
+    saved = json.loads(file.read_text())
+    before = {name: saved["fields"].get(name) for name in fields}
+    note = {"step": step, "before": before, "data_before": saved.get("data")}
+    saved["fields"] |= fields
+    write_json(file, saved | {"data": without_sketch(sources), "changes": [*saved.get("changes", ()), note]})
+
+
+def accepted_data(folder: Path) -> list[dict] | None:
+    """The identity of the data that a run went on with at its user's wish, which its checkpoint may not
+    have yet; None if it did not."""
+    saved = json.loads((folder / "recipe.json").read_text())
+    changed = any("data" in note["before"] for note in saved.get("changes", ()))
+    return saved["data"] if changed else None
 
 
 def write_result(folder: Path, system: str, recipe_name: str, run: Run, steps: int) -> None:

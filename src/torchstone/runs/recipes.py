@@ -11,7 +11,7 @@ from typing import Any
 from torchstone import systems
 from torchstone.engine import old_names
 from torchstone.engine.console import notify
-from torchstone.engine.recipe_fields import field_paths, flatten, get_field, replace_fields
+from torchstone.engine.recipe_fields import checked, field_paths, flatten, get_field, replace_fields
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.systems import System
 
@@ -102,6 +102,23 @@ def check(recipe, entry: System) -> None:
     for name in ("steps", "total_timesteps", "total_episodes", "batch_size"):
         if getattr(recipe, name, 1) < 1:
             raise BadInput(f"{name} must be at least 1, not {getattr(recipe, name)}")
+
+
+def checked_intervals(intervals: Mapping[str, Any]) -> dict[str, Any]:
+    """Intervals as `engine.run.Intervals` takes them.
+
+    Raises:
+        BadInput: another name, or no positive number.
+    """
+    known = {"log": int | None, "evaluate": int | None, "save": int | None, "seconds": float}
+    checked_ones = {}
+    for name, given in intervals.items():
+        if name not in known:
+            raise BadInput(f"there is no interval {name!r}: {did_you_mean(name, known)}")
+        checked_ones[name] = value = checked(f"the interval {name!r}", known[name], given)
+        if value is not None and value <= 0:
+            raise BadInput(f"the interval {name!r} must be positive, not {value}")
+    return checked_ones
 
 
 def _check_momentum(recipe: Any, fields: Mapping[str, Any]) -> None:

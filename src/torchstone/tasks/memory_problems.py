@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from torchstone.data import identity
 from torchstone.data.synthetic.memory_problems import (
     ADDING_BASELINE,
     COPIED,
@@ -51,6 +52,7 @@ def build(recipe: Any, cell: Cell) -> Run:
     if recipe.network.bidirectional:
         raise BadInput("a bidirectional network has only half the distance to remember: not bidirectional")
     kind, length = recipe.task, _length(recipe.data, recipe.seq_len)
+    identity.record(f"{kind} over {length} time steps")
     model, model_config = build_network(recipe, cell, **SHAPES[kind])
     device = next(model.parameters()).device
     stream = MemoryProblems(
@@ -169,6 +171,7 @@ def evaluate(model: SequenceModel, metadata: dict, spec: str, *, held_out: bool)
     """Loss on 1,000 held-out problems, and `memoryless_loss`, the best loss without memory.
     `synthetic:LENGTH` evaluates over another length than that of training."""
     length = _length(spec, metadata["length"])
+    identity.record(f"{metadata['task']} over {length} time steps")
     device = next(model.parameters()).device
     metrics = measure(model, _held_out(metadata["task"], length, "test", device))
     baseline = ADDING_BASELINE if metadata["task"] == "adding" else memoryless_loss(length)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,12 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from torchstone.api import evaluate
+    from torchstone.runs.evaluate import evaluate
 
     options = {} if args.inception is None else {"inception": args.inception}
-    metrics = evaluate(args.run, data=args.data, device=args.device, **options)
+    metrics, judged = evaluate(Path(args.run), args.data, args.device, options)
     if args.json:
-        print(json.dumps(metrics))
+        print(json.dumps(metrics | {"data": judged._asdict()}))
         return
+    print(judged.line())
     for name, value in metrics.items():
         print(f"{name:<16} {value:.4f}" if isinstance(value, float) else f"{name:<16} {value}")

@@ -5,6 +5,9 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
+    parser.add_argument(
+        "--data", metavar="SPEC", help="go on with these data: the run's at another place, or others"
+    )
     parser.add_argument("--device", help="auto, cpu, cuda or mps (default: the recipe's)")
 
 
@@ -12,4 +15,4 @@ def run(args: argparse.Namespace) -> None:
     from torchstone.api import resume
     from torchstone.cli.summary import print_summary
 
-    print_summary(resume(args.run, device=args.device))
+    print_summary(resume(args.run, data=args.data, device=args.device))

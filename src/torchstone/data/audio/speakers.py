@@ -1,6 +1,6 @@
 """Data sets for speaker identification: sequences of vectors, or sounds, with one label each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchstone.data import download
 from torchstone.data.audio.files import find_audio_files, read_audio, read_fsdd
+from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import full_subset, stratified_split
 from torchstone.errors import BadInput, did_you_mean
 
@@ -35,6 +36,10 @@ class SpeakerSplit:
     def describe(self, i: int) -> str:
         """The name of an item in error messages."""
         return self.names[i]
+
+    def contents(self) -> Iterable[tuple[Tensor, int]]:
+        """Each item with its label: see `data.identity`."""
+        return zip(self.items, self.labels, strict=True)
 
     def subset(self, index: Sequence[int]) -> "SpeakerSplit":
         """The items with these indices."""
@@ -62,6 +67,7 @@ class SpeakerDataset:
     description: str
 
 
+@identified(lambda data: {split: getattr(data, split).contents() for split in SPLITS}, unit="recordings")
 def read_speakers(spec: str, sample_rate: int) -> SpeakerDataset:
     """Read a data set by name or path; sounds are resampled to `sample_rate`.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from torchstone.data.audio.files import Recording, find_audio_files, read_audio, read_captcha, read_fsdd
+from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import MAX_VALIDATION, SPLIT_NAMES, SPLIT_SEED
 from torchstone.errors import BadInput, did_you_mean
 
@@ -32,6 +33,10 @@ class SpeechDataset:
     description: str
 
 
+@identified(
+    lambda data: {split: [(r.wave, r.text, r.speaker) for r in getattr(data, split)] for split in SPLITS},
+    unit="recordings",
+)
 def read_speech(spec: str, sample_rate: int) -> SpeechDataset:
     """Read a data set by name or path, resampled to `sample_rate`.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from torchstone.data.identity import identified
 from torchstone.data.music import chorales, midi
 from torchstone.data.music.midi import EXTENSIONS, KEYS, LOWEST_KEY, Frames
 from torchstone.data.splits import SPLIT_NAMES, SPLIT_SEED
@@ -34,6 +35,7 @@ class MusicDataset:
     description: str
 
 
+@identified(unit="pieces")
 def load_music(spec: str | Path, frame_beats: float | None = None) -> MusicDataset:
     """Load a data set of music by name or path.
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from torchstone.data import download
+from torchstone.data.identity import SPLITS, identified
 from torchstone.data.sampler import EpochSampler, share_of_batch
 from torchstone.data.series.resample import resample
 from torchstone.data.series.time_csv import Readings, parse_csv, read_file
@@ -65,6 +66,11 @@ class Series:
             )
         return values.mean(0), values.std(0, correction=0)
 
+    def points(self, split: str) -> Float64[Tensor, "points numbers"]:
+        """Times and values of a split."""
+        first, last = self.parts[split]
+        return torch.cat([self.times[first:last, None], self.values[first:last]], 1)
+
     def windows(self, split: str, context: int, horizon: int) -> Int64[Tensor, " windows"]:
         """First points of the windows of `context` points and the `horizon` after them.
 
@@ -90,6 +96,7 @@ class Series:
         return torch.cat(starts)
 
 
+@identified(lambda series: {split: series.points(split) for split in SPLITS}, unit="points")
 def load_series(spec: str | Path, columns: Sequence[str] = ()) -> Series:
     """Load the series `sea` or `glucose`, or the columns of a CSV file that has a time column.
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from torchstone.data.identity import SPLITS, identified
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.parts.seeding import SeedStream, derive_seed
 
@@ -52,6 +53,12 @@ def _split_spec(spec: str) -> tuple[str, str]:
     return (name, positive) if colon and table else (spec, "")
 
 
+@identified(
+    lambda table: {
+        split: torch.cat([x, y[:, None]], 1) for split in SPLITS for x, y in [table.rows_of(split)]
+    },
+    unit="rows",
+)
 def load_table(spec: str | Path) -> Table:
     """The table `iris`, `wine`, `breast_cancer`, `xor`, or one in a CSV, TSV or Parquet file.
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from torchstone.data.identity import identified
 from torchstone.data.sampler import EpochSampler, share_of_batch
 from torchstone.data.tabular.dataset import is_table, load_table
 from torchstone.errors import BadInput, did_you_mean
@@ -44,6 +45,7 @@ def is_points(spec: str | Path) -> bool:
     return str(spec) in SHAPES or is_table(spec)
 
 
+@identified(unit="points")
 def load_points(spec: str | Path, device: torch.device | str = "cpu") -> Points:
     """`moons`, `circles`, `blobs`, `swiss_roll` or `s_curve`, sampled by scikit-learn with a fixed seed.
 

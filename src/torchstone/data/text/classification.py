@@ -7,8 +7,9 @@ optionally `dev` and `test` in one of these formats.
 
 import csv
 import io
+import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from torchstone.data import download
+from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import MAX_VALIDATION, Subset, full_subset, stratified_split
 from torchstone.data.text import classification_files
 from torchstone.data.text.classification_files import Example
@@ -47,6 +49,10 @@ class LabeledTexts:
         """The name of an example in an error message."""
         return f"example {i}"
 
+    def contents(self) -> Iterable[Any]:
+        """Each example with its label: see `data.identity`."""
+        return zip(self.first, self.second or itertools.repeat(None), self.labels, strict=False)
+
     def select(self, index: Sequence[int]) -> "LabeledTexts":
         second = None if self.second is None else [self.second[i] for i in index]
         return LabeledTexts([self.first[i] for i in index], second, [self.labels[i] for i in index])
@@ -66,6 +72,7 @@ class LabeledDataset:
     max_examples: int | None  # the limit it was read with
 
 
+@identified(lambda data: {split: getattr(data, split).contents() for split in SPLITS}, unit="texts")
 def read_labeled(spec: str, max_examples: int | None = None) -> LabeledDataset:
     """Read `sentiment`, a file, a folder with `train` and optionally `dev` and `test`, or `hf:NAME`.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchstone.data import download
+from torchstone.data.identity import identified
 from torchstone.data.splits import SPLIT_NAMES
 from torchstone.errors import BadInput, did_you_mean
 
@@ -31,6 +32,7 @@ class Text:
     description: str
 
 
+@identified(unit="characters")
 def read_text(spec: str) -> Text:
     """Read the text that a specification names.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from torchstone.data.identity import identified
 from torchstone.data.splits import SPLIT_NAMES, SPLIT_SEED
 from torchstone.data.text import bible, gettext
 from torchstone.data.text.parallel_files import Pairs, drop_empty_pairs, read_aligned, read_columns
@@ -31,6 +32,7 @@ class ParallelCorpus:
     languages: tuple[str, str] = ("", "")
 
 
+@identified(unit="pairs")
 def read_pairs(spec: str, source: str = "", target: str = "", *, split: bool = True) -> ParallelCorpus:
     """Read the pairs that a specification names.
 

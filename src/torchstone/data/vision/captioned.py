@@ -6,6 +6,7 @@ A folder has a text file for each image (`cat.png`, `cat.txt`), or a `metadata.j
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 
 from torchstone.data import download
+from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import SPLIT_SEED
 from torchstone.data.text.pretrained_tokenizers import bert_tokenizer
 from torchstone.data.vision import openmoji
@@ -47,6 +49,7 @@ class Captioned:
     description: str
 
 
+@identified(lambda data: {split: _contents(data, split) for split in SPLITS}, unit="images")
 def load_captioned(source: str | Path, *, size: int, device: torch.device | str = "cpu") -> Captioned:
     """Images and captions of `openmoji` or a folder, resized to `size` x `size`, in color.
 
@@ -83,6 +86,12 @@ def load_captioned(source: str | Path, *, size: int, device: torch.device | str 
     return Captioned(
         source, tuple(captions), **splits, metadata=metadata, description=f"{description}; {sizes}"
     )
+
+
+def _contents(data: Captioned, split: str) -> Iterator[tuple[Tensor, str]]:
+    own = getattr(data, split)
+    for image, label in zip(own.images, own.labels.tolist(), strict=True):
+        yield image, data.captions[label]
 
 
 def _load_openmoji(size: int) -> tuple[np.ndarray, list[str], list[str]]:

@@ -1,5 +1,6 @@
 """Images of a Hugging Face data set."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,17 @@ class HuggingFacePool:
 
     def describe(self, i: int) -> str:
         return f"row {i} of {self.name}"
+
+    def content(self, i: int) -> Any:
+        """The image's bytes as stored."""
+        stored = self._undecoded[i][self.column]
+        return stored["bytes"] or Path(stored["path"])
+
+    @functools.cached_property
+    def _undecoded(self) -> Any:
+        from datasets import Image
+
+        return self.table.cast_column(self.column, Image(decode=False))
 
 
 def read(spec: str) -> Source:

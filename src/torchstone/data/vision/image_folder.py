@@ -6,6 +6,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,8 @@ from PIL import Image
 from torchstone.data.splits import SPLIT_NAMES, Source, full_subset, make_source
 from torchstone.errors import BadInput
 
+READ_TWICE = 2**30  # bytes; of a larger set only every 100th file is read to know it again
+SAMPLED = 100
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
@@ -33,6 +36,26 @@ class FilePool:
 
     def describe(self, i: int) -> str:
         return str(self.root / self.names[i])
+
+    def content(self, i: int) -> Any:
+        """The file's bytes; where there are too many to read twice, of most files the name and size."""
+        name = self.names[i]
+        if self._is_large and i % SAMPLED:
+            return name, self._sizes[i]
+        if self.modified_ns is None:
+            return (self.root / name).read_bytes()
+        return _open_zip(self.root, self.modified_ns, os.getpid()).read(name)
+
+    @functools.cached_property
+    def _sizes(self) -> list[int]:
+        if self.modified_ns is None:
+            return [(self.root / name).stat().st_size for name in self.names]
+        archive = _open_zip(self.root, self.modified_ns, os.getpid())
+        return [archive.getinfo(name).file_size for name in self.names]
+
+    @functools.cached_property
+    def _is_large(self) -> bool:
+        return sum(self._sizes) > READ_TWICE
 
 
 @functools.lru_cache(maxsize=8)

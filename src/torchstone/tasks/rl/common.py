@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchstone.data import identity
 from torchstone.engine.console import notify
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
@@ -99,6 +100,7 @@ def make_run(
     model_config: dict[str, Any],
 ) -> Run:
     """A Run of `recipe.updates` updates, evaluated by the mean return of greedy episodes in separate envs."""
+    identity.record(recipe.data)
     device = select_device(recipe.device)
     evaluator = PolicyEvaluator(
         recipe.data, recipe.wrappers, recipe.max_episode_steps, recipe.eval_episodes, device

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchstone.data import identity
 from torchstone.engine.console import notify, progress
 from torchstone.envs.actor import Actor
 from torchstone.envs.make import spaces
@@ -96,6 +97,7 @@ def env_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
 def evaluate(model: Any, metadata: dict[str, Any], data: str, *, held_out: bool) -> dict[str, float]:
     """The return in the run's test, or in another environment `data` with the same spaces."""
     trained = env_metadata(metadata)
+    identity.record(data)
     env = trained if held_out else {**trained, "spec": data}
     _check_same_spaces(trained, env)
     device = next(model.parameters()).device

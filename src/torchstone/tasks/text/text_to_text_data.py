@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int64
 from tokenizers import Tokenizer
 
+from torchstone.data import identity
 from torchstone.data.text import tokenizers
 from torchstone.data.text.bucket_batches import BucketBatches, PackedSequences
 from torchstone.data.text.corpus import read_text
@@ -111,6 +112,7 @@ def read_splits(spec: str, settings: TextSettings, *, split: bool = True) -> tup
     if settings.task != "denoise":
         raise BadInput(f"task is denoise or texts, not {settings.task!r}")
     if spec == "grammar":
+        identity.record(spec)
         return grammar_sentences(settings.max_length)
     text = read_text(spec)
     return [part for part in (text.train, text.val, text.test) if part], text.description

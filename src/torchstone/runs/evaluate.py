@@ -1,0 +1,105 @@
+"""Judging a run's model: on the test split of its own data, known by their content, or on other data."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torchstone.errors import BadInput
+from torchstone.runs.load import load_run
+from torchstone.runs.recipes import read_recipe
+from torchstone.systems import System
+
+
+class Judged(NamedTuple):
+    """What a model was judged on."""
+
+    split: str  # test, or all of other data
+    name: str
+    examples: str | None  # how many of what; None where there is no number
+    note: str = ""
+
+    def line(self) -> str:
+        count = "" if self.examples is None else f" ({self.examples})"
+        return f"judged on {'the test split' if self.split == 'test' else 'all'} of {self.name}{count}{self.note}"
+
+
+def evaluate(
+    folder: Path, data: str | None, device: str, options: Mapping[str, Any]
+) -> tuple[dict[str, float], Judged]:
+    """The metrics of a run's model, and what they are of.
+
+    Args:
+        data: other data than the run's; if their content is the same, it is the run's test split that counts.
+        options: the system's own.
+
+    Raises:
+        BadInput: no run, data that cannot be read, or, without `data`, that have changed since training.
+    """
+    from torchstone.data import identity
+
+    model, metadata, entry = load_run(folder, device)
+    _, _, recipe = read_recipe(folder)
+    measure = system_use(entry, "evaluate")
+    refuse_unknown(measure, options, f"{entry.name} evaluates")
+    spec, trained = data or recipe.data, metadata.get("data_identity")
+    if trained is None:  # of an earlier version
+        trained, is_own = [], spec == recipe.data
+    else:
+        is_own = True
+        try:
+            with identity.listen(trained) as heard:
+                metrics = measure(model, metadata, spec, held_out=True, **options)
+            return metrics, _judged("test", spec, heard, trained)
+        except identity.OtherData as other:
+            if data is None:
+                change = identity.differences(trained[-1:], [other.found])
+                raise BadInput(
+                    f"the data of {folder} have changed since it was trained ({change}), so its test split may "
+                    f"hold training examples: restore them, or give --data {spec} to judge all of them"
+                ) from None
+        except BadInput:
+            if data is None:
+                raise
+            # other data may be too few to split; what else is wrong with them is said below
+        is_own = False
+    with identity.listen(known=identity.sketch_of(trained)) as heard:
+        metrics = measure(model, metadata, spec, held_out=is_own, **options)
+    return metrics, _judged("test" if is_own else "all", spec, heard, trained)
+
+
+def _judged(split: str, spec: str, heard: Any, trained: list[dict]) -> Judged:
+    from torchstone.data import identity
+
+    of = next((source for source in heard.sources if source["splits"]), None)
+    examples = None
+    if of is not None:
+        examples = identity.counted(of, *(("test",) if split == "test" and "test" in of["splits"] else ()))
+    note = ""
+    if split == "all" and trained:
+        note = "; other data than those of training"
+        if heard.seen:
+            share = len(heard.seen) / len(identity.sketch_of(trained))
+            note += f", but about {share:.0%} of the training examples are among them"
+    return Judged(split, spec, examples, note)
+
+
+def system_use(entry: System, verb: str) -> Callable[..., Any]:
+    """A system's function for a use.
+
+    Raises:
+        BadInput: it has none.
+    """
+    function = getattr(entry.module(), verb, None)
+    if function is None:
+        raise BadInput(f"{entry.name} has no {verb!r}")
+    return function
+
+
+def refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any], does: str) -> None:
+    """Refuse an option that a system's function has no use for."""
+    known = inspect.signature(function).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in known):
+        names = [p.name for p in known]
+        if unknown := [name for name in options if name not in names]:
+            raise BadInput(f"{does} without {unknown[0]!r}")
