@@ -65,22 +65,25 @@ def plot_predictions(
     figure = canvas(width, height, layout=None)
     defined = [iou for iou in ious if not math.isnan(iou)]
     mean = sum(defined) / max(1, len(defined))
-    title = f"mean intersection over union {mean:.3f} (each class below)\n"
+    over = f"{len(defined)} of {count} classes, each below" if len(defined) < count else "each class below"
+    title = f"mean intersection over union {mean:.3f} ({over})\n"
     title += "image, truth, prediction (pixel accuracy)"
     figure.suptitle(title, fontsize=10, y=1 - 0.1 / height, va="top")
     for i in range(len(images)):
         left = gap + (i % columns) * (3 * side + 4 * gap)
         top = head + (i // columns) * (side + 0.24)
         labeled = labels[i] != IGNORE_INDEX
-        accuracy = float((predictions[i] == labels[i])[labeled].float().mean())
+        accuracy = float((predictions[i] == labels[i])[labeled].float().mean()) if labeled.any() else None
         tiles = [images[i].permute(1, 2, 0).numpy() / 255]
         tiles += [colorize_mask(mask[i], count) for mask in (labels, predictions)]
         for column, tile in enumerate(tiles):
             box = ((left + column * (side + gap)) / width, 1 - (top + side) / height)
             axes = figure.add_axes((*box, side / width, side / height))
             _show_tile(axes, tile)
-        axes.set_xlabel(f"{100 * accuracy:.1f} %", fontsize=8, labelpad=2)
-    _legend(figure, [f"{name} {iou:.2f}" for name, iou in zip(classes, ious, strict=True)])
+        said = "no label" if accuracy is None else f"{100 * accuracy:.1f} %"
+        axes.set_xlabel(said, fontsize=8, labelpad=2)
+    figures = ["not there" if math.isnan(iou) else f"{iou:.2f}" for iou in ious]
+    _legend(figure, [f"{name} {figure_}" for name, figure_ in zip(classes, figures, strict=True)])
     save(figure, file)
 
 
