@@ -152,6 +152,20 @@ def test_read_pairs_of_hub_data_set(tmp_path):
         read_pairs(f"hf:{tmp_path}", "fr", "en")
 
 
+def test_read_pairs_of_hub_data_set_without_one_side(tmp_path):
+    """A missing translation is no word None."""
+    import json
+
+    rows = [{"de": a, "en": b} for a, b in zip(GERMAN, ENGLISH, strict=True)]
+    rows[3]["de"], rows[5]["en"], rows[6]["en"] = None, None, ""
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"translation": row}) + "\n" for row in rows))
+    data = read_pairs(f"hf:{tmp_path}")
+    print(data.description)
+    wanted = [pair for i, pair in enumerate(zip(GERMAN, ENGLISH, strict=True)) if i not in (3, 5, 6)]
+    assert sorted(all_pairs(data)) == sorted(wanted)
+    assert "3 rows without one of the sides left out" in data.description
+
+
 def test_clean_pair_removes_placeholders_tags_and_shortcuts():
     clean_pair = gettext.clean_pair
     print(clean_pair("_Open %(file)s in <b>{app}</b>", "{app} soll %(file)s _öffnen"))

@@ -105,7 +105,7 @@ def test_load_segmentation_folder(folder):
     assert (masks[:, :4, :2] == IGNORE_INDEX).all()  # two columns were cut off
     assert (pictures[:, 0, :8] == 200).all()
     assert data.metadata["mean"] == pytest.approx([100 / 255, 50 / 255, 0])
-    (folder / "classes.txt").write_text("sky\nhouse\ngrass\n")
+    (folder / "classes.txt").write_text("\ufeffsky\nhouse\ngrass\n", encoding="utf-8")
     assert load_segmentation(folder, size=16).classes == ("sky", "house", "grass")
 
 

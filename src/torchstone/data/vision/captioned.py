@@ -19,6 +19,7 @@ from torch import Tensor
 from torchstone.data import download
 from torchstone.data.splits import SPLIT_SEED
 from torchstone.data.text.pretrained_tokenizers import bert_tokenizer
+from torchstone.data.text_files import optional_text, read_utf8
 from torchstone.data.vision import openmoji
 from torchstone.data.vision.dataset import ImageSplit
 from torchstone.data.vision.image_folder import SUFFIXES
@@ -113,17 +114,18 @@ def _load_folder(folder: Path, size: int) -> tuple[np.ndarray, list[str]]:
     listing = folder / "metadata.jsonl"
     pairs = []
     if listing.exists():
-        for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(read_utf8(listing).strip("\n").split("\n"), 1):
             try:
                 row = json.loads(line)
-                pairs.append((folder / row["file_name"], str(row["text"])))
-            except (ValueError, KeyError, TypeError):
+                caption = optional_text(row["text"], f"{listing}, line {number}: text")
+                pairs.append((folder / row["file_name"], caption or ""))
+            except (json.JSONDecodeError, KeyError, TypeError):
                 raise BadInput(f"{listing}, line {number}: give file_name and text") from None
     else:
         for file in sorted(folder.rglob("*")):
             text = file.with_suffix(".txt")
             if file.suffix.lower() in SUFFIXES and text.exists():
-                pairs.append((file, text.read_text(encoding="utf-8").strip()))
+                pairs.append((file, read_utf8(text).strip()))
     if not pairs:
         raise BadInput(f"{folder} holds no captioned images: give {LAYOUT}")
     arrays = []

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from torchstone.data.splits import SPLIT_NAMES
+from torchstone.data.text_files import read_utf8
 from torchstone.data.vision.image_folder import SUFFIXES
 from torchstone.data.vision.preprocess import decode, report_unreadable
 from torchstone.errors import BadInput
@@ -210,10 +211,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     file = folder / "classes.txt"
     if not file.is_file():
         return ()
-    try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    except ValueError:
-        raise BadInput(f"{file} is no UTF-8 text: write one class per line") from None
+    names = [line.strip() for line in read_utf8(file).split("\n")]
     names = [name for name in names if name]
     if len(set(names)) < len(names) or len(names) > IGNORE_INDEX:
         raise BadInput(f"{file} must name each class once, at most {IGNORE_INDEX}: write one per line")
