@@ -100,7 +100,9 @@ def _copies(count: int = 4_000, letters: str = "abcdefgh", max_letters: int = 8)
 
 
 def _language(file: Path) -> str:
-    return file.name.removesuffix(".gz").rpartition(".")[2]
+    """The language that a file's ending names, if it is none of texts in general."""
+    ending = file.name.removesuffix(".gz").rpartition(".")[2]
+    return "" if ending in ("txt", "text", file.name) else ending
 
 
 def _folder(folder: Path, source: str, target: str, finish: Finish) -> ParallelCorpus:
