@@ -393,3 +393,19 @@ def test_load_segmentation_large_set_stays_on_disk(folder, monkeypatch):
     assert not isinstance(large.train.pairs, tuple)
     assert same([small.train.take(index)], [large.train.take(index)])
     assert small.metadata == large.metadata
+
+
+def test_load_segmentation_of_16_bit_images_fills_the_range(tmp_path):
+    write_masks(tmp_path, [halves(0, 1)] * 10)
+    for i, file in enumerate(sorted((tmp_path / "images").iterdir())):
+        file.write_bytes(png(halves(2000 + i, 2086 - i), 16))
+    data = load_segmentation(tmp_path, size=16)
+    print(data.description, data.metadata["levels"])
+    low, high = data.metadata["levels"]
+    assert 2000 <= low <= 2003
+    assert 2083 <= high <= 2086
+    pixels = data.train.take(torch.arange(len(data.train)))[0]
+    assert pixels.min() == 0
+    assert pixels.max() == 255
+    own, _ = preprocess(tmp_path / "images" / "00.png", data.metadata)
+    assert own.unique().tolist() == [0, 255]

@@ -6,8 +6,11 @@ A folder has a text file for each image (`cat.png`, `cat.txt`), or a `metadata.j
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +26,15 @@ from torchstone.data.text_files import optional_text, read_utf8
 from torchstone.data.vision import openmoji
 from torchstone.data.vision.dataset import ImageSplit
 from torchstone.data.vision.image_folder import SUFFIXES
-from torchstone.data.vision.preprocess import decode, fit_to_square, report_unreadable
+from torchstone.data.vision.preprocess import (
+    Levels,
+    decode,
+    deep_values,
+    describe_levels,
+    fit_to_square,
+    measure_levels,
+    report_unreadable,
+)
 from torchstone.errors import BadInput, did_you_mean
 
 UNICODE_NAMES = ("emoji==2.16.0", "c4230d80640def9071599ff56b1b5950fe13a2a94c0da98c5deab12431b24330", 0.6)
@@ -57,16 +68,16 @@ def load_captioned(source: str | Path, *, size: int, device: torch.device | str 
     Raises:
         BadInput: no such data; no captions; an image that is corrupt or missing, by its name.
     """
-    source = str(source)
+    source, levels = str(source), None
     if source in BUNDLED:
         arrays, captions, families = _load_openmoji(size)
         description = (
             f"openmoji: {len(captions)} drawings (artwork, CC BY-SA 4.0, openmoji.org) by their names"
         )
     else:
-        arrays, captions = _load_folder(Path(source).expanduser(), size)
+        arrays, captions, levels = _load_folder(Path(source).expanduser(), size)
         families = [str(i) for i in range(len(captions))]
-        description = f"{Path(source).name}: {len(captions)} images with captions"
+        description = f"{Path(source).name}: {len(captions)} images with captions{describe_levels(levels)}"
     if len(captions) < 10:
         raise BadInput(f"{source} has {len(captions)} captioned images; at least 10 are needed")
     images = torch.from_numpy(np.ascontiguousarray(arrays)).to(device)
@@ -81,6 +92,8 @@ def load_captioned(source: str | Path, *, size: int, device: torch.device | str 
         splits[split] = ImageSplit(rows, images[rows])
     sizes = " / ".join(f"{len(splits[split])} {split}" for split in ("train", "val", "test"))
     metadata = {"size": size, "channels": 3, "ink": False, "mean": [0.5] * 3, "std": [0.5] * 3}
+    if levels is not None:
+        metadata["levels"] = list(levels)
     return Captioned(
         source, tuple(captions), **splits, metadata=metadata, description=f"{description}; {sizes}"
     )
@@ -108,7 +121,7 @@ def _code_points(text: str) -> str:
     return "-".join(f"{ord(letter):04X}" for letter in text if letter != "\ufe0f")
 
 
-def _load_folder(folder: Path, size: int) -> tuple[np.ndarray, list[str]]:
+def _load_folder(folder: Path, size: int) -> tuple[np.ndarray, list[str], Levels]:
     if not folder.is_dir():
         raise BadInput(f"no data {str(folder)!r}: {did_you_mean(str(folder), BUNDLED)}, or {LAYOUT}")
     listing = folder / "metadata.jsonl"
@@ -128,15 +141,22 @@ def _load_folder(folder: Path, size: int) -> tuple[np.ndarray, list[str]]:
                 pairs.append((file, read_utf8(text).strip()))
     if not pairs:
         raise BadInput(f"{folder} holds no captioned images: give {LAYOUT}")
-    arrays = []
     for file, caption in pairs:
         if not file.is_file():
             raise BadInput(f"{listing} names {file.name}, which is not there")
         if not caption:
             raise BadInput(f"{file} has an empty caption")
+
+    def read(file: Path, use: Callable[[Image.Image], Any]) -> Any:
         with report_unreadable(str(file)), Image.open(file) as image:
-            arrays.append(fit_to_square(decode(image, 3), size, False))
-    return np.stack(arrays), [caption.lower() for _, caption in pairs]
+            return use(image)
+
+    levels = measure_levels(read(file, deep_values) for file, _ in pairs)
+    arrays = [
+        fit_to_square(read(file, partial(decode, channels=3, levels=levels)), size, False)
+        for file, _ in pairs
+    ]
+    return np.stack(arrays), [caption.lower() for _, caption in pairs], levels
 
 
 def word_tokenizer(captions: list[str]) -> Tokenizer:

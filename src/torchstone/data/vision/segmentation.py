@@ -1,9 +1,11 @@
 """Images with a class for each pixel: read from any source, fitted to one size, split."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from torchstone.data.splits import SPLIT_SEED
 from torchstone.data.vision import openmoji, segmentation_folder
-from torchstone.data.vision.preprocess import load_upright
+from torchstone.data.vision.preprocess import describe_levels, load_upright, measure_levels
 from torchstone.data.vision.segmentation_folder import IGNORE_INDEX, LAYOUT, Labeled, SegmentationFiles
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.parts.indices import evenly_spaced
@@ -67,7 +69,7 @@ class SegmentationDataset:
 
 
 def load_segmentation(
-    spec: str | Path, *, size: int, device: torch.device | str = "cpu"
+    spec: str | Path, *, size: int, device: torch.device | str = "cpu", model: Mapping[str, Any] | None = None
 ) -> SegmentationDataset:
     """Images and masks of `openmoji`, `digits` or a folder, fitted to `size` x `size`, in color.
 
@@ -77,13 +79,16 @@ def load_segmentation(
     without it they are `background`, `class 1` and so on. Named classes that occur in no mask are
     listed in the description.
 
+    Args:
+        model: the `metadata` of the images that a model was trained on, whose levels these then get too.
+
     Raises:
         BadInput: a file that is missing, corrupt, of other sides, or labeled out of range, by its name.
     """
     if size < 8:
         raise BadInput(f"images to segment have a size of at least 8, not {size}")
     spec, device = str(spec), torch.device(device)
-    splits = {}
+    splits, levels = {}, None
     if spec in BUNDLED:
         make = _openmoji if spec == "openmoji" else _digits
         images, masks, families, classes, description = make(size)
@@ -96,8 +101,14 @@ def load_segmentation(
             raise BadInput(f"no data {spec!r}: {did_you_mean(spec, BUNDLED)}, or {LAYOUT}")
         pairs, rows, classes, description = segmentation_folder.read(folder, size)
         stays_on_disk = len(pairs) * 4 * size**2 > MEMORY_LIMIT
-        for split, index in _split_judgeably(rows, pairs, classes, str(folder)).items():
+        index_of = _split_judgeably(rows, pairs, classes, str(folder))
+        levels = None if model is None else model.get("levels")
+        for split, index in index_of.items():
             files = SegmentationFiles(tuple(pairs[i] for i in index), size)
+            if split == "train" and model is None:
+                with ThreadPool(THREADS) as threads:
+                    levels = measure_levels(threads.map(files.read_deep, range(len(index))))
+            files = replace(files, levels=levels)
             splits[split] = SegmentationSplit(files, device)
             if not stays_on_disk:
                 on_cpu = SegmentationSplit(files, torch.device("cpu"))
@@ -105,6 +116,9 @@ def load_segmentation(
                 splits[split] = SegmentationSplit((images.to(device), masks.to(device)), device)
     sizes = " / ".join(f"{len(split)} {name}" for name, split in splits.items())
     metadata = {"size": size, "channels": 3, "ink": False, "box": None} | _channel_stats(splits["train"])
+    if levels is not None:
+        metadata["levels"] = list(levels)
+        description += describe_levels(levels)
     return SegmentationDataset(
         spec, classes, **splits, metadata=metadata, description=f"{description}; {sizes}"
     )
@@ -198,7 +212,7 @@ def preprocess(
     Raises:
         BadInput: the file is missing or corrupt.
     """
-    image, _ = load_upright(file, 3)
+    image, _ = load_upright(file, 3, metadata.get("levels"))
     scale = metadata["size"] / min(image.size)
     width, height = (max(metadata["size"], round(side * scale)) for side in image.size)
     pixels = np.array(image.resize((width, height), Image.Resampling.BILINEAR))

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torchstone.data.splits import SPLIT_NAMES
 from torchstone.data.text_files import read_utf8
 from torchstone.data.vision.image_folder import SUFFIXES
-from torchstone.data.vision.preprocess import decode, report_unreadable
+from torchstone.data.vision.preprocess import Levels, decode, deep_values, report_unreadable, stored_mode
 from torchstone.errors import BadInput
 
 IGNORE_INDEX = 255  # the label of pixels without a class: never trained on, never counted
@@ -37,16 +37,23 @@ class SegmentationFiles:
 
     pairs: tuple[Labeled, ...]
     size: int
+    levels: Levels = None
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """uint8 (3, size, size) and (size, size): the shorter side resized, then center-cropped."""
         image_file, mask_file, _ = self.pairs[i]
         with report_unreadable(str(image_file)), Image.open(image_file) as opened:
-            image = decode(opened, 3)
+            image = decode(opened, 3, self.levels)
         with report_unreadable(str(mask_file)), Image.open(mask_file) as opened:
             labels = mask_indices(opened, mask_file)
         pixels = _fit(image, self.size, Image.Resampling.BILINEAR)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)), _fit(labels, self.size, NEAREST)
+
+    def read_deep(self, i: int) -> np.ndarray | None:
+        """The `deep_values` of image `i`."""
+        file = self.pairs[i].image
+        with report_unreadable(str(file)), Image.open(file) as opened:
+            return deep_values(opened)
 
 
 def _fit(image: Image.Image, side: int, resampling: Image.Resampling) -> np.ndarray:
@@ -59,7 +66,7 @@ def _fit(image: Image.Image, side: int, resampling: Image.Resampling) -> np.ndar
 def mask_indices(image: Image.Image, file: Path) -> Image.Image:
     """A mask's class indices as stored in the file, at any depth and whatever colors its palette has."""
     # gray of 2 or 4 bits: Pillow would stretch the numbers to 0..255
-    stored = str(image.tile[0].args) if image.tile else image.mode
+    stored = stored_mode(image)
     stretch = {"L;2": 85, "L;4": 17}.get(stored, 1)
     if image.mode in ("L", "P", "1"):
         # through the bare numbers: Pillow would turn a palette's indices into its colors

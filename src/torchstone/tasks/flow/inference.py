@@ -86,7 +86,7 @@ def evaluate(
         log_prob = torch.cat([point_log_prob(model, rows) for rows in splits])
         return {"loss": -check_finite(log_prob, "likelihoods").mean().item(), "rows": len(log_prob)}
     picture, levels = metadata["picture"], metadata["pixel_levels"]
-    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device, model=picture)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     log_prob = torch.cat([image_log_prob(model, split, levels) for split in splits])
     metrics: dict[str, Any] = {"bits_per_dimension": to_bits_per_dim(log_prob, metadata).mean().item()}

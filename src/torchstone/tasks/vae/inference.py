@@ -79,7 +79,7 @@ def evaluate(
         NotFinite: a bound is NaN or infinite.
     """
     picture, device = metadata["picture"], next(model.parameters()).device
-    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device, model=picture)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     images = torch.cat([all_images(split) for split in splits])
     metrics = evaluate_bounds(model, images, metadata["binarization"])

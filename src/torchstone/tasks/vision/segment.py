@@ -117,7 +117,7 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
         BadInput: its classes are not those that the model was trained on.
     """
     preprocessing, device = metadata["picture"], next(model.parameters()).device
-    data = load_segmentation(spec, size=preprocessing["size"], device=device)
+    data = load_segmentation(spec, size=preprocessing["size"], device=device, model=preprocessing)
     if list(data.classes) != metadata["classes"]:
         raise BadInput(
             f"{spec} has the classes {', '.join(data.classes)}, but the model was trained on "
