@@ -5,16 +5,14 @@ its name, since a network that ignores it would silently give other outputs.
 """
 
 import json
-import pickle
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.hub.weight_files import read_tensors, strip_prefixes
 
 # `model_type` of a config to our system
 SYSTEMS = {"bert": "bert", "gpt2": "gpt", "openai-gpt": "gpt", "t5": "t5", "vit": "vit"}
@@ -127,9 +125,9 @@ def read(folder: Path, weights: Sequence[str] = WEIGHTS) -> tuple[dict[str, Any]
     config = read_json(folder / "config.json")
     for name in weights:
         if (folder / name).exists():
-            return config, _tensors(folder / name)
+            return config, strip_prefixes(read_tensors(folder / name))
         if (folder / f"{name}.index.json").exists():
-            return config, _shards(folder / f"{name}.index.json")
+            return config, strip_prefixes(_shards(folder / f"{name}.index.json"))
     raise BadInput(f"{folder} has a config but no weights: {' or '.join(weights)} is missing")
 
 
@@ -187,28 +185,10 @@ def _shards(index: Path) -> dict[str, Tensor]:
             raise BadInput(f"{index} names {shard!r}, which lies outside its folder")
         if not file.exists():
             raise BadInput(f"{index.parent} lacks the shard {shard}, one of {len(shards)}")
-        content = _tensors(file)
+        content = read_tensors(file)
         names = [name for name, own_shard in weight_map.items() if own_shard == shard]
         if missing := [name for name in names if name not in content]:
             hint = did_you_mean(missing[0], content)
             raise BadInput(f"{file} should hold {missing[0]}, by {index.name}, but does not ({hint})")
         tensors |= {name: content[name] for name in names}
-    return tensors
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    if file.suffix == ".safetensors":
-        try:
-            with safe_open(file, framework="pt") as shard:
-                return {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise BadInput(f"{file} is not a whole safetensors file: {error}") from None
-    try:
-        tensors = torch.load(file, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError:
-        raise BadInput(f"{file} holds code and was refused unread: look for safetensors") from None
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise BadInput(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
-        raise BadInput(f"{file} is not a state dict (names to tensors)")
     return tensors

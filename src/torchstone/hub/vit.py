@@ -32,7 +32,7 @@ USED = {  # and their defaults
 # torchvision's, timm's and transformers' names (as saved, and as in memory) to ours; no library uses
 # another's name for something else
 TO_OURS = (
-    (r"^(module\.)?(vit\.)?", ""),
+    (r"^(vit\.)?", ""),
     (r"^(embeddings\.)?cls_token$", "class_token"),
     (r"^(encoder\.pos_embedding|pos_embed|embeddings\.position_embeddings)$", "position_embedding"),
     (r"^(conv_proj|patch_embed\.proj|embeddings\.patch_embeddings\.projection)\.", "patch_embedding."),

@@ -32,7 +32,7 @@ def classify(
     update: Callable | None = None,
     head: tuple[str, ...] = (),
     published: Callable[[str, dict], Mapping[str, Tensor]] | None = None,
-    statistics: transfer.Statistics = transfer.IMAGENET,
+    statistics: transfer.Statistics | transfer.FileStatistics = transfer.IMAGENET,
 ) -> Run:
     """A Run that trains `model` to classify the images of `data`.
 
