@@ -22,7 +22,9 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that exists, o
 NEUTRAL = {
     "_attn_implementation",
     "_attn_implementation_autoset",
+    "_flash_attn_2_enabled",
     "_name_or_path",
+    "_num_labels",
     "architectures",
     "attn_implementation",
     "bos_token_id",
@@ -39,28 +41,63 @@ NEUTRAL = {
     "label2id",
     "mask_token_id",
     "model_type",
+    "output_attentions",
+    "output_hidden_states",
     "output_past",
     "return_dict",
     "sep_token_id",
     "task_specific_params",
     "tokenizer_class",
+    "tf_legacy_loss",
     "torch_dtype",
+    "torchscript",
     "transformers_version",
     "unk_token_id",
+    "use_bfloat16",
     "use_cache",
+}
+# of generation: earlier versions of transformers wrote them beside the network's own
+NEUTRAL |= {
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "length_penalty",
+    "max_length",
+    "max_new_tokens",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_scores",
+    "prefix",
+    "remove_invalid_values",
+    "renormalize_logits",
+    "repetition_penalty",
+    "return_dict_in_generate",
+    "suppress_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
 }
 # settings that every system implements at one value (or several) only
 FIXED: Mapping[str, Any] = {
     "add_cross_attention": False,
     "cross_attention_hidden_size": None,
     "is_decoder": False,
-    "output_attentions": False,
-    "output_hidden_states": False,
     "problem_type": (None, "single_label_classification"),
     "pruned_heads": ({}, None),
     "quantization_config": None,
     "tie_encoder_decoder": False,
-    "torchscript": False,
 }
 
 
@@ -114,6 +151,12 @@ def get_number(config: Mapping[str, Any], name: str, default: Any = None) -> Any
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e18:
         raise BadInput(f"the config sets {name} = {value!r}, which is no number of at least 0")
     return value
+
+
+def num_labels(config: Mapping[str, Any]) -> int:
+    """The number of labels of a classifier, under any of the names that it had; two where it has none."""
+    stated = config.get("num_labels") or config.get("_num_labels")
+    return int(stated or len(config.get("id2label") or {}) or 2)
 
 
 def read(folder: Path, weights: Sequence[str] = WEIGHTS) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -217,6 +217,38 @@ def test_huggingface_offline(tmp_path, monkeypatch, label, published):
         assert counts(pictures) == {"train": [16, 16], "val": [2, 2], "test": [2, 2]}
 
 
+@pytest.mark.parametrize("hidden", ["-1", "null", "no column"])
+def test_hf_split_without_labels_and_rows_without_images_are_left_out(hidden, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    for split, count in {"train": 40, "test": 10}.items():
+        images = [Image.new("RGB", (9, 9), (5 * i, 0, 0)) for i in range(count)]
+        labels = [i % 2 for i in range(count)]
+        if split == "train":
+            images[3], labels[5] = None, None
+        else:
+            labels = [{"-1": -1, "null": None}.get(hidden)] * count
+        columns = {"image": images, "label": labels}
+        if split == "test" and hidden == "no column":
+            del columns["label"]
+        own = datasets.Features({name: features[name] for name in columns})
+        table = datasets.Dataset.from_dict(columns, features=own)
+        table.to_parquet(str(tmp_path / f"{split}-00000-of-00001.parquet"))
+    splits = {
+        s: datasets.Dataset.from_parquet(str(tmp_path / f"{s}-00000-of-00001.parquet"))
+        for s in ("train", "test")
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(splits))
+        pictures = load_images("hf:someone/set", size=9, channels=3)
+    print(pictures.description)
+    assert "test has no labels: left out" in pictures.description
+    assert "2 rows without an image or a label left out" in pictures.description
+    assert sum(map(sum, counts(pictures).values())) == 38
+    red = torch.cat([getattr(pictures, s).images[:, 0, 0, 0] for s in ("train", "val", "test")])
+    assert sorted(red.tolist()) == [5 * i for i in range(40) if i not in (3, 5)]
+
+
 def refuse(spec, match, channels=3):
     with pytest.raises(BadInput, match=match) as caught:
         load_images(spec, size=8, channels=channels)
