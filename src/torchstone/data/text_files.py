@@ -76,3 +76,18 @@ def optional_text(value: Any, name: str) -> str | None:
     if not isinstance(value, str | int | float):
         raise BadInput(f"{name} holds a {type(value).__name__}, not a text: name a column of texts")
     return str(value)
+
+
+def read_class_names(folder: Path, most: int = 2**31) -> tuple[str, ...]:
+    """The classes that `classes.txt` in a folder names, one a line; none if there is no such file.
+
+    Raises:
+        BadInput: a class is named twice, or there are more than `most`.
+    """
+    file = folder / "classes.txt"
+    if not file.is_file():
+        return ()
+    names = [name for line in read_utf8(file).split("\n") if (name := line.strip())]
+    if len(set(names)) < len(names) or len(names) > most:
+        raise BadInput(f"{file} must name each class once, at most {most}: write one per line")
+    return tuple(names)

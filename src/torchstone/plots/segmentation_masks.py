@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
-from torchstone.plots.canvas import PALETTE, canvas, plain, save
+from torchstone.plots.canvas import PALETTE, canvas, percent, plain, save
 
 COLUMNS = 4
 MAX_LISTED = 24  # classes in a legend
@@ -91,9 +91,13 @@ def plot_overlays(
     overlays: Sequence[tuple[str, Image.Image, Int64[Tensor, "height width"]]],
     classes: Sequence[str],
     file: str | Path,
+    shares: Sequence[float],
 ) -> None:
-    """Plots each (name, image, mask): the image and next to it the overlay. For a single image the legend
-    gives each class's share of the pixels."""
+    """Plots each (name, image, mask): the image and next to it the overlay.
+
+    Args:
+        shares: each class's share of the pixels of a single image, for the legend.
+    """
     rows, count, side = len(overlays), len(classes), 3.4
     foot = 0.2 + 0.22 * _legend_rows(count)
     ratios = [min(1.6, max(0.4, image.height / image.width)) for _, image, _ in overlays]
@@ -114,14 +118,10 @@ def plot_overlays(
             if not column:
                 axes.set_title(plain(name, 44), fontsize=9, loc="left", pad=4)
         top += side * ratio + 0.3
-    shares = None
+    labels = list(classes)
     if rows == 1:
-        mask = overlays[0][2]
-        shares = [float((mask == c).float().mean()) for c in range(count)]
-    _legend(
-        figure,
-        [f"{n} {100 * s:.1f} %" for n, s in zip(classes, shares, strict=True)] if shares else list(classes),
-    )
+        labels = [f"{name} {percent(share)}" for name, share in zip(classes, shares, strict=True)]
+    _legend(figure, labels)
     save(figure, file)
 
 

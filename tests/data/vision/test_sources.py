@@ -167,6 +167,20 @@ def test_idx_files(tmp_path, zipped):
     assert pictures.test.labels.tolist() == [i % 4 for i in range(20)]
 
 
+def test_idx_classes_are_named_by_their_file(tmp_path):
+    write_idx(tmp_path, zipped=False)
+    (tmp_path / "classes.txt").write_text("\ufeffcat\ndog\nemu\nfox\n", encoding="utf-8")
+    assert load_images(tmp_path, size=32, channels=1).classes == ("cat", "dog", "emu", "fox")
+    for names, said in (
+        ("cat\ndog\n", "labels up to 3, but classes.txt names 2"),
+        ("cat\ncat\n", "each class once"),
+    ):
+        (tmp_path / "classes.txt").write_text(names)
+        with pytest.raises(BadInput, match=said) as caught:
+            load_images(tmp_path, size=32, channels=1)
+        print(caught.value)
+
+
 def test_idx_rejects_damaged_files(tmp_path):
     def refused(match):
         with pytest.raises(BadInput, match=match) as caught:

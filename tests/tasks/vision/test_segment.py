@@ -176,14 +176,15 @@ def pictures(tmp_path, trained):
 def test_predict_image_files(trained, pictures, tmp_path):
     _, model, metadata = trained
     answers = predict(model, metadata, pictures)
-    print([(a["label"], a["probability"]) for a in answers])
+    print([(a["label"], a["mean_probability"]) for a in answers])
     assert sum(a["label"] == str(digit) for digit, a in enumerate(answers)) >= 2
     for answer in answers:
         assert sum(answer["shares"].values()) == pytest.approx(1)
         assert list(answer["shares"]) == metadata["classes"]
-        assert 0.25 < answer["probability"] <= 1
+        assert 0.25 < answer["mean_probability"] <= 1
         foreground = {k: v for k, v in answer["shares"].items() if k != "background"}
         assert answer["label"] == max(foreground, key=foreground.get)
+        assert answer["share"] == answer["shares"][answer["label"]]
     assert predict(model, metadata, [tmp_path]) == answers
     blank = tmp_path / "blank.png"
     Image.new("RGB", (30, 20), "black").save(blank)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from torchstone.data.splits import SPLIT_NAMES
-from torchstone.data.text_files import read_utf8
+from torchstone.data.text_files import read_class_names
 from torchstone.data.vision.image_folder import SUFFIXES
 from torchstone.data.vision.preprocess import Levels, decode, deep_values, report_unreadable, stored_mode
 from torchstone.errors import BadInput
@@ -115,7 +115,7 @@ def read(folder: Path, size: int) -> tuple[list[Labeled], dict[str, np.ndarray],
         )
     with ThreadPool(THREADS) as threads:
         stored, fitted = zip(*threads.starmap(partial(_mask_labels, size=size), pairs), strict=True)
-    names = _class_names(folder)
+    names = read_class_names(folder, IGNORE_INDEX)
     seen = _check_labels(folder, pairs, stored, names)
     classes = names or ("background", *(f"class {i}" for i in range(1, seen[-1] + 1)))
     has_label = np.array([(labels != IGNORE_INDEX).any() for labels in fitted])
@@ -212,14 +212,3 @@ def _mask_labels(image_file: Path, mask_file: Path, size: int) -> tuple[np.ndarr
                 "a mask has its image's sides"
             )
     return np.unique(np.asarray(mask)), np.unique(_fit(mask, size, NEAREST))
-
-
-def _class_names(folder: Path) -> tuple[str, ...]:
-    file = folder / "classes.txt"
-    if not file.is_file():
-        return ()
-    names = [line.strip() for line in read_utf8(file).split("\n")]
-    names = [name for name in names if name]
-    if len(set(names)) < len(names) or len(names) > IGNORE_INDEX:
-        raise BadInput(f"{file} must name each class once, at most {IGNORE_INDEX}: write one per line")
-    return tuple(names)

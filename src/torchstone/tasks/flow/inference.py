@@ -114,7 +114,7 @@ def to_bits_per_dim(log_prob: Tensor, metadata: dict[str, Any]) -> Tensor:
 
 def predict(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str]) -> list[dict[str, Any]]:
     """The likelihood of each input: `log_density` in nats (of images also `bits_per_dimension`), `label`
-    (usual or unusual) and `probability`, the fraction of validation data that are no likelier.
+    (usual or unusual) and `validation_rank`, the fraction of validation data that are no likelier.
 
     Args:
         inputs: image files, or folders of them; of rows, files of them, or numbers separated by commas.

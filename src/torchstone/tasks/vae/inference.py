@@ -92,7 +92,7 @@ def evaluate(
 
 
 def predict(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str]) -> list[dict[str, Any]]:
-    """How unusual each image is: its `elbo` in nats, `label` (usual or unusual) and `probability`, the
+    """How unusual each image is: its `elbo` in nats, `label` (usual or unusual) and `validation_rank`, the
     fraction of validation images whose ELBO is no higher.
 
     Args:

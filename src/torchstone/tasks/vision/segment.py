@@ -147,8 +147,8 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> l
     """The classes in each image file; a folder stands for the images in it.
 
     `shares` are the classes' shares of the pixels. `label` is the class with the most pixels apart from
-    the first (background), unless all are background; `probability` is the mean probability of that class
-    over its pixels.
+    the first (background), unless all are background, and `share` its own; `mean_probability` is the mean
+    probability of that class over its pixels.
 
     Raises:
         BadInput: a file is missing, or is no image.
@@ -164,7 +164,8 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> l
             {
                 "input": str(file),
                 "label": metadata["classes"][label],
-                "probability": probabilities[label][mask == label].mean().item(),
+                "share": shares[label],
+                "mean_probability": probabilities[label][mask == label].mean().item(),
                 "shares": dict(zip(metadata["classes"], shares, strict=True)),
             }
         )
@@ -177,14 +178,16 @@ def explain(model: nn.Module, metadata: dict, inputs: Sequence[Path | str], file
     Raises:
         BadInput: an input is missing, or is no image.
     """
-    overlays = []
+    overlays, shares = [], []
     for source in find_images(inputs):
         probabilities, image = pixel_probabilities(model, metadata, source)
         image.thumbnail((MAX_SIDE, MAX_SIDE))
         size = (image.height, image.width)
         upsampled = F.interpolate(probabilities[None], size, mode="bilinear", align_corners=False)
         overlays.append((Path(source).name, image, upsampled[0].argmax(0)))
-    segmentation_masks.plot_overlays(overlays, metadata["classes"], file)
+        counts = torch.bincount(probabilities.argmax(0).flatten(), minlength=len(probabilities))
+        shares.append((counts / counts.sum()).tolist())  # those that `predict` gives
+    segmentation_masks.plot_overlays(overlays, metadata["classes"], file, shares[0])
 
 
 def find_images(inputs: Sequence[Path | str]) -> list[Path]:
