@@ -1,7 +1,8 @@
 """The Python interface: what `import torchstone as ts` offers. The command line is made of the same."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -174,12 +175,14 @@ def predict(
     *,
     device: str = "auto",
     explain: str | Path | None = None,
+    keep_going: bool = False,
     **options,
 ) -> list[dict]:
     """A run's predictions, one per input (for classifiers: image files or folders of them).
 
     Args:
         explain: a `.png` file for Grad-CAM and saliency over each image.
+        keep_going: an input that is refused gets an answer with its `error`, beside those of the others.
         options: the system's own, such as `fill=True` of `bert`, or of forecasts `horizon=48` and
             `out="forecast.png"`.
 
@@ -196,9 +199,39 @@ def predict(
     draw_explanation = getattr(entry.module(), "explain", None)
     if explain is not None and draw_explanation is None:
         raise BadInput(f"{path} is not an image model: there is nothing to explain by drawing")
-    answers = answer(model, metadata, list(inputs), **options)
-    if explain is not None and draw_explanation is not None:
-        draw_explanation(model, metadata, list(inputs), Path(explain))
+    use = partial(answer, model, metadata, **options)
+    answers = _answer_each(use, inputs) if keep_going else use(list(inputs))
+    good = [each["input"] for each in answers if "error" not in each] if keep_going else list(inputs)
+    if explain is not None and draw_explanation is not None and good:
+        draw_explanation(model, metadata, good, Path(explain))
+    return answers
+
+
+def _answer_each(use: Callable[[list], list[dict]], inputs: Sequence[str | Path]) -> list[dict]:
+    """The answers to all inputs; where one is refused, each input (or file of a folder) on its own.
+
+    Raises:
+        BadInput: the first, where every input is refused for the same reason, whatever it holds.
+    """
+    try:
+        return use(list(inputs))
+    except BadInput as error:
+        if len(inputs) == 1 and not Path(inputs[0]).is_dir():
+            raise
+        first = error
+    answers, reasons = [], set()
+    for each in inputs:
+        inside = [each]
+        if Path(each).is_dir():
+            inside = sorted(file for file in Path(each).iterdir() if file.is_file()) or [each]
+        for source in inside:
+            try:
+                answers += use([source])
+            except BadInput as error:
+                answers.append({"input": str(source), "error": str(error)})
+                reasons.add(str(error))
+    if len(reasons) == 1 and all("error" in answer for answer in answers):
+        raise first
     return answers
 
 

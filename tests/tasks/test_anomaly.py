@@ -15,16 +15,16 @@ def test_score_quantiles_match_scores():
     assert score_quantiles(torch.tensor([3.0, 1.0, 2.0])) == [1, 2, 3]
 
 
-def test_classify_score_probability_is_validation_rank():
+def test_classify_score_gives_validation_rank():
     scores = torch.randn(5000).double()
     quantiles = score_quantiles(scores)
     for score in (-3.0, -1.0, 0.0, 1.0, 3.0):
         verdict, fraction = classify_score(score, quantiles), float((scores <= score).double().mean())
         print(f"{score}: {verdict}, of the scores {fraction:.4f}")
-        assert verdict["probability"] == pytest.approx(fraction, abs=0.01)
+        assert verdict["validation_rank"] == pytest.approx(fraction, abs=0.01)
     assert classify_score(-4.0, quantiles)["label"] == "unusual"
     assert classify_score(-1.0, quantiles)["label"] == "usual"
-    assert classify_score(9.0, quantiles) == {"label": "usual", "probability": 1.0}
+    assert classify_score(9.0, quantiles) == {"label": "usual", "validation_rank": 1.0}
 
 
 def test_classify_score_without_quantiles_raises():

@@ -192,6 +192,24 @@ def test_train_command_from_published_weights(photos, file, tmp_path, monkeypatc
     assert "red" in capsys.readouterr().out
 
 
+def test_published_weights_state_their_normalization(photos, tmp_path, capsys):
+    """timm's MobileNet V1 wants 0.5 and 0.5, and a folder's own statement goes first."""
+    import json
+
+    from torchstone.references.vision import import_timm
+
+    network = import_timm().create_model("mobilenetv1_100")
+    options = {"weights": str(tmp_path / "model.pth"), "data": str(photos), "steps": 1, "batch_size": 4}
+    torch.save(network.state_dict(), options["weights"])
+    run = ts.train("mobilenet_v1", size=32, out=tmp_path / "a", quiet=True, **options)
+    assert run.metadata["picture"]["mean"] == run.metadata["picture"]["std"] == [0.5] * 3
+    own = {"architecture": "mobilenetv1_100", "pretrained_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3}}
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    run = ts.train("mobilenet_v1", size=32, out=tmp_path / "b", quiet=True, **options)
+    assert run.metadata["picture"]["mean"] == [0.1] * 3
+    assert "mean 0.1, 0.1, 0.1" in capsys.readouterr().err
+
+
 def test_recipe_for_weights_respects_explicit_fields(file, source):
     from torchstone.api import recipe_of
 

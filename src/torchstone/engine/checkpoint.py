@@ -172,25 +172,6 @@ def read_pickle(file: Path) -> Any:
         raise BadInput(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """A published weights file: `.safetensors`, or `.pth`/`.pt`/`.bin` read without running code."""
-    if not file.exists():
-        raise BadInput(f"no weights file at {file}")
-    if file.suffix == ".safetensors":
-        try:
-            with safe_open(file, framework="pt") as opened:
-                return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise BadInput(f"{file} is not a whole safetensors file: {error}") from None
-    state = read_pickle(file)
-    for wrapper in ("state_dict", "model_state", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise BadInput(f"{file} is not a state dict (names with tensors)")
-    return state
-
-
 def _digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

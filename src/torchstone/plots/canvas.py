@@ -54,6 +54,15 @@ def save(figure, file: str | Path) -> None:
     figure.savefig(file, dpi=DPI, facecolor="white")
 
 
+def percent(share: float, decimals: int = 1) -> str:
+    """A share as text, `99.9%`: never 100 % nor 0 % unless it is exactly that."""
+    least = 10.0**-decimals
+    shown = round(100 * share, decimals)
+    if 0 < share < 1:
+        shown = min(max(shown, least), 100 - least)
+    return f"{shown:.{decimals}f}%"
+
+
 def plain(text: str, most: int = 40) -> str:
     """Text as it stands: matplotlib reads `$` as mathematics and hides labels that begin with `_`."""
     text = text if len(text) <= most else text[: most - 1] + "…"

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 
 from torchstone.errors import BadInput
-from torchstone.plots.canvas import canvas, place_image, plain, save, whole_axes
+from torchstone.plots.canvas import canvas, percent, place_image, plain, save, whole_axes
 
 MAX_ANNOTATED = 20  # classes up to which every count is annotated
 
@@ -142,9 +142,7 @@ def plot_mistakes(
         pixels, scale = displayed(images[i].cpu().float() / 255)
         place_image(sheet, pixels, (left, bottom, 1.35, 1.35), **scale)
         true, predicted = (classes[int(each[i])] for each in (labels, predictions))
-        percent = 100 * float(probabilities[i, predictions[i]])
-        # Never "100 %" unless certain.
-        confidence = f"({percent:.0f} %)" if percent < 99.5 else f"({min(percent, 99.9):.1f} %)"
+        confidence = f"({percent(float(probabilities[i, predictions[i]]))})"
         if not wrong:
             text = plain(true, 22) + ("\n" if len(true) > 12 else " ") + confidence
         elif len(true) + len(predicted) <= 12:

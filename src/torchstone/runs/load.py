@@ -31,10 +31,13 @@ def create(name: str, *, weights: str | Path | None = None, **arguments) -> "tor
     except TypeError as error:
         raise BadInput(f"{name} cannot be made so: {error}") from None
     if weights is not None:
-        from torchstone.engine.checkpoint import read_weights
+        from torchstone.hub.weight_files import read_weights
         from torchstone.tasks.transfer import load_weights
 
-        module, tensors = entry.module(), read_weights(Path(weights))
+        module, file = entry.module(), read_weights(Path(weights))
+        if hasattr(module, "file_statistics"):  # refuses a file of another network with the same names
+            module.file_statistics(variant, file)
+        tensors = file.tensors
         if hasattr(module, "published"):  # from the published file's names to ours
             tensors = module.published(variant, tensors)
         load_weights(model, tensors, f"{weights} does not fit {name}", getattr(module, "HEAD", ()))

@@ -21,7 +21,8 @@ def score_quantiles(scores: Float[Tensor, " count"]) -> list[float]:
 
 
 def classify_score(score: float, quantiles: Sequence[float] | None) -> dict[str, Any]:
-    """`label`, usual or unusual, and `probability`: the fraction of validation data that score no higher.
+    """`label`, usual or unusual, and `validation_rank`: the fraction of validation data that score no higher.
+    It is no probability of the label: of usual data it takes every value.
 
     Raises:
         BadInput: no quantiles, because the run has not reached its first evaluation.
@@ -29,7 +30,7 @@ def classify_score(score: float, quantiles: Sequence[float] | None) -> dict[str,
     if not quantiles:
         raise BadInput("no validation scores to compare with yet: resume the run first")
     lower = sum(each <= score for each in quantiles) / len(quantiles)
-    return {"label": "unusual" if lower < ANOMALY_RATE else "usual", "probability": lower}
+    return {"label": "unusual" if lower < ANOMALY_RATE else "usual", "validation_rank": lower}
 
 
 def check_finite(x: Tensor, name: str) -> Tensor:

@@ -210,7 +210,7 @@ def test_gpt_published_weights_old_and_nanogpt():
     assert all(torch.equal(again[k], expected[k]) for k in expected)
     # nanoGPT's projections are transposed
     nano = {
-        f"_orig_mod.{k}": v.T if any(p in k for p in ("c_attn.w", "c_proj.w", "c_fc.w")) else v
+        k: v.T if any(p in k for p in ("c_attn.w", "c_proj.w", "c_fc.w")) else v
         for k, v in theirs.state_dict().items()
     }
     again = published("gpt2", nano)

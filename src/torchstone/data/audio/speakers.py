@@ -1,5 +1,6 @@
 """Data sets for speaker identification: sequences of vectors, or sounds, with one label each."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torchstone.data import download
 from torchstone.data.audio.files import find_audio_files, read_audio, read_fsdd
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import full_subset, stratified_split
+from torchstone.data.text_files import read_utf8
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("japanese_vowels",)
@@ -96,7 +98,7 @@ def read_speakers(spec: str, sample_rate: int) -> SpeakerDataset:
             file = path.with_name(path.name.replace("_TRAIN.ts", f"_{split.upper()}.ts"))
             if not file.is_file():
                 raise BadInput(f"there is no {file}: NAME_TRAIN.ts and NAME_TEST.ts belong together")
-            parts[split] = _read_ts(file.read_text(encoding="utf-8"), str(file))
+            parts[split] = _read_ts(read_utf8(file), str(file))
         return _make_dataset(path.name, parts, False, spec)
     if not path.exists():
         hint = f"({did_you_mean(spec, BUNDLED)}); give a folder with a sub-folder of sounds per speaker"
@@ -127,6 +129,8 @@ def _read_ts(text: str, name: str) -> Rows:
         *dimensions, label = line.strip().split(":")
         try:
             columns = [[float(value) for value in each.split(",")] for each in dimensions]
+            if not all(math.isfinite(value) for column in columns for value in column):
+                raise ValueError
         except ValueError:
             raise BadInput(f"{name}, case {number}: a value is missing or no number") from None
         width = width or len(columns)

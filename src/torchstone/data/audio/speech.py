@@ -1,7 +1,5 @@
 """Speech data sets: isolated recordings to compose utterances from, or a folder with transcripts."""
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import numpy as np
 from torchstone.data.audio.files import Recording, find_audio_files, read_audio, read_captcha, read_fsdd
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import MAX_VALIDATION, SPLIT_NAMES, SPLIT_SEED
+from torchstone.data.text_files import find_delimiter, read_rows, read_utf8
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("captcha",)
@@ -129,24 +128,25 @@ def _read_folder(path: Path, sample_rate: int) -> SpeechDataset:
     return SpeechDataset(str(path), alphabet, **parts, is_isolated=False, description=description)
 
 
+def _is_header(cells: list[str]) -> bool:
+    names = [cell.strip().lower() for cell in cells]
+    return any(name in FILE_COLUMNS for name in names) and any(name in TEXT_COLUMNS for name in names)
+
+
 def _read_table(table: Path) -> list[tuple[str, str, str]]:
     """File, text and split ('' if there is none) of each row."""
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{table} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
-    tabs = table.suffix.lower() == ".tsv"
-    quotes = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", quoting=quotes)
-    try:
-        rows = [[cell.strip() for cell in row] for row in lines if any(map(str.strip, row))]
-    except csv.Error as error:
-        raise BadInput(f"{table} is not a table of text: {error}") from None
+    text, tabs = read_utf8(table), table.suffix.lower() == ".tsv"
+    delimiter = "\t" if tabs else find_delimiter(text, str(table), _is_header)
+    lines = read_rows(text, str(table), delimiter, quoted=not tabs)
+    rows = [[cell.strip() for cell in row] for row in lines if any(map(str.strip, row))]
     names = [cell.lower() for cell in rows[0]] if rows else []
     file, transcript = (
         next((names.index(n) for n in known if n in names), None) for known in (FILE_COLUMNS, TEXT_COLUMNS)
     )
     has_header = file is not None and transcript is not None
+    used = [names[column] for column in (file, transcript) if column is not None]
+    if twice := next((name for name in used if names.count(name) > 1), None):
+        raise BadInput(f"{table} has two columns named {twice}: rename one of them")
     if not has_header and (file is not None or transcript is not None):
         missing = "text" if transcript is None else "file"
         raise BadInput(f"{table} has no column named {missing}, only {', '.join(rows[0])}")

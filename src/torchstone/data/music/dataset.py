@@ -11,6 +11,7 @@ from torchstone.data.identity import identified
 from torchstone.data.music import chorales, midi
 from torchstone.data.music.midi import EXTENSIONS, KEYS, LOWEST_KEY, Frames
 from torchstone.data.splits import SPLIT_NAMES, SPLIT_SEED
+from torchstone.data.text_files import read_utf8
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("chorales",)
@@ -104,7 +105,7 @@ def _published(path: Path, frame_beats: float | None) -> MusicDataset:
     if frame_beats not in (None, own):
         raise BadInput(f"{path} has other frames than {frame_beats:g} quarter notes: leave out frame_beats")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_utf8(path))
         parts = {SPLIT_NAMES[name]: [_keys(p) for p in pieces] for name, pieces in content.items()}
         if sorted(parts) != ["test", "train", "val"] or not all(parts.values()):
             raise KeyError("train, valid and test")

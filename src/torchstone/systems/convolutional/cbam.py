@@ -146,10 +146,9 @@ NAMES = {
 
 
 def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """From the authors' names, saved from inside `DataParallel`, to ours."""
+    """From the authors' names to ours."""
 
     def ours(key: str) -> str:
-        key = key.removeprefix("module.")
         for theirs, name in NAMES.items():
             key = key.replace(theirs, name)
         return key

@@ -38,6 +38,8 @@ from torch import Tensor, nn
 
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
+from torchstone.errors import BadInput
+from torchstone.hub.weight_files import Statistics, WeightFile
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.conv.convolution import SamePadding, conv_norm_act, make_divisible, reduce_strides
 from torchstone.parts.conv.stochastic_depth import StochasticDepth, linear_drop_rates
@@ -273,6 +275,31 @@ def published(variant: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{ours.get(of, of)}.{what}": state[key] for key, (of, _, what) in keys.items()}
 
 
+def file_statistics(variant: str, file: WeightFile) -> Statistics:
+    """Mean and std of a published file: torchvision's, or those of Lite0's port and of timm.
+
+    timm has two networks with Lite0's names and shapes: `tf_efficientnet_lite0` is the authors';
+    `efficientnet_lite0` pads symmetrically, and its batch norm has another ε.
+
+    Raises:
+        BadInput: the file is of the second, or does not say of which it is.
+    """
+    if variant != LITE:
+        return IMAGENET
+    if "conv_stem.weight" not in file.tensors:
+        return (127 / 255,) * 3, (128 / 255,) * 3
+    if file.architecture.startswith(f"tf_{LITE}"):
+        return (0.5,) * 3, (0.5,) * 3
+    if file.architecture.startswith(LITE):
+        raise BadInput(
+            f"the file is of timm's {LITE}, which pads symmetrically: here is timm's tf_{LITE}, of the authors"
+        )
+    raise BadInput(
+        f"the file does not say of which network it is: timm's tf_{LITE}, which is here, and {LITE}, which "
+        "pads otherwise, have the same names; name the file as timm does, or put its config.json beside it"
+    )
+
+
 VARIANTS = {
     name: Variant(
         # torchvision's batch norm changes at B5
@@ -288,8 +315,9 @@ VARIANTS = {
 def build(recipe: Recipe) -> Iterator[Run]:
     names = ("output_stride", "dropout", "drop_path_rate", "width", "depth")
     arguments = {name: value for name in names if (value := getattr(recipe, name)) is not None}
-    statistics = ((127 / 255,) * 3, (128 / 255,) * 3) if recipe.variant == LITE else IMAGENET
-    yield train_classifier(recipe, VARIANTS, arguments, head=HEAD, published=published, statistics=statistics)
+    yield train_classifier(
+        recipe, VARIANTS, arguments, head=HEAD, published=published, statistics=file_statistics
+    )
 
 
 # parameters, multiply-accumulates

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
+from torchstone.hub.weight_files import Statistics, WeightFile
 from torchstone.parts.conv.convolution import (
     conv_norm_act,
     depthwise_separable,
@@ -47,6 +48,7 @@ from torchstone.parts.conv.convolution import (
 from torchstone.parts.facts import Fact, on_meta, parameter_facts
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
+from torchstone.tasks.transfer import IMAGENET
 from torchstone.tasks.vision.classify import evaluate, explain, predict, train_classifier
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
@@ -242,6 +244,11 @@ def published(variant: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {ours(key): value for key, value in state.items()}
 
 
+def file_statistics(variant: str, file: WeightFile) -> Statistics:
+    """Mean and std of a published file: V1's are timm's, V2's torchvision's."""
+    return ((0.5,) * 3, (0.5,) * 3) if "conv_stem.weight" in file.tensors else IMAGENET
+
+
 VARIANTS = {
     "mobilenet_v1": Variant(MobileNetV1, (3, 224, 224)),
     "mobilenet_v1_075": Variant(partial(MobileNetV1, width=0.75), (3, 224, 224)),
@@ -253,7 +260,9 @@ VARIANTS = {
 
 def build(recipe: Recipe) -> Iterator[Run]:
     arguments = {"output_stride": recipe.output_stride, "dropout": recipe.dropout}
-    yield train_classifier(recipe, VARIANTS, arguments, head=HEAD, published=published)
+    yield train_classifier(
+        recipe, VARIANTS, arguments, head=HEAD, published=published, statistics=file_statistics
+    )
 
 
 COUNTS = {

@@ -40,9 +40,11 @@ from torch import Tensor, nn
 
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
+from torchstone.hub.weight_files import Statistics, WeightFile
 from torchstone.parts.conv.shortcut import shortcut
 from torchstone.parts.facts import parameter_facts
 from torchstone.systems import Variant
+from torchstone.tasks.transfer import IMAGENET
 from torchstone.tasks.vision.classify import evaluate, explain, predict, train_classifier
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
@@ -234,19 +236,25 @@ VARIANTS = {
 
 
 def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's names are ours. The public CIFAR networks have `linear` and `shortcut`, and some were
-    saved from inside `DataParallel`."""
+    """torchvision's names are ours. The public CIFAR networks have `linear` and `shortcut`."""
 
     def ours(key: str) -> str:
-        key = key.removeprefix("module.").replace(".shortcut.", ".downsample.")
+        key = key.replace(".shortcut.", ".downsample.")
         return key.replace("linear.", "fc.") if key.startswith("linear.") else key
 
     return {ours(key): value for key, value in state.items()}
 
 
+def file_statistics(variant: str, file: WeightFile) -> Statistics:
+    """Mean and std of a published file: torchvision's and timm's, but for timm's ra4 of MobileNet's recipe."""
+    return ((0.5,) * 3, (0.5,) * 3) if ".ra4_" in file.architecture else IMAGENET
+
+
 def build(recipe: Recipe) -> Iterator[Run]:
     arguments = {"zero_init": recipe.zero_init}
-    yield train_classifier(recipe, VARIANTS, arguments, head=HEAD, published=published)
+    yield train_classifier(
+        recipe, VARIANTS, arguments, head=HEAD, published=published, statistics=file_statistics
+    )
 
 
 # parameters, multiply-accumulates

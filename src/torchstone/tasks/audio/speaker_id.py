@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchstone.data.audio.files import EXTENSIONS, expand_audio_paths, read_audio
 from torchstone.data.audio.sequence_batches import SequenceBatch, SequenceBatches, eval_batches
 from torchstone.data.audio.speakers import SpeakerSplit, concat_splits, read_speakers
+from torchstone.data.text_files import read_utf8
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
@@ -169,7 +170,7 @@ def _read_vectors(file: Path, width: int) -> Float[Tensor, "frames width"]:
     if not file.is_file():
         raise BadInput(f"there is no file {file}: give CSV, one vector of {width} numbers per line")
     rows: list[list[float]] = []
-    for number, line in enumerate(file.read_text("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(read_utf8(file).split("\n"), 1):
         try:
             row = [float(cell) for cell in line.split(",")] if line.strip() else []
         except ValueError:

@@ -87,7 +87,7 @@ def evaluate(
         log_prob = torch.cat([point_log_prob(model, rows) for rows in splits])
         return {"loss": -check_finite(log_prob, "likelihoods").mean().item(), "rows": len(log_prob)}
     picture, levels = metadata["picture"], metadata["pixel_levels"]
-    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device, model=picture)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     log_prob = torch.cat([image_log_prob(model, split, levels) for split in splits])
     metrics: dict[str, Any] = {"bits_per_dimension": to_bits_per_dim(log_prob, metadata).mean().item()}
@@ -115,7 +115,7 @@ def to_bits_per_dim(log_prob: Tensor, metadata: dict[str, Any]) -> Tensor:
 
 def predict(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str]) -> list[dict[str, Any]]:
     """The likelihood of each input: `log_density` in nats (of images also `bits_per_dimension`), `label`
-    (usual or unusual) and `probability`, the fraction of validation data that are no likelier.
+    (usual or unusual) and `validation_rank`, the fraction of validation data that are no likelier.
 
     Args:
         inputs: image files, or folders of them; of rows, files of them, or numbers separated by commas.

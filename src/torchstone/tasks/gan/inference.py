@@ -128,7 +128,7 @@ def evaluate(
         BadInput: a conditional generator, and other classes than it knows.
     """
     picture, device = metadata["picture"], next(model.parameters()).device
-    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device, model=picture)
     count = metadata.get("eval_samples", DEFAULT_SAMPLES)
     labels = cycle_labels(model, count)
     if labels is not None and list(data.classes) != metadata["classes"]:

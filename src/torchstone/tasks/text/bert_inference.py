@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchstone.data.text import tokenizers
+from torchstone.data.text import classification_files, tokenizers
 from torchstone.data.text.classification import LabeledTexts, read_labeled
 from torchstone.data.text.corpus import read_text
 from torchstone.data.text.mlm_batches import MLMBatches
@@ -66,13 +66,13 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
 def predict(
     model: nn.Module, metadata: dict, inputs: Sequence[str | Path], *, fill: bool = False
 ) -> list[dict]:
-    """Labels of texts (or of the lines of text files) and their probabilities; from a masked language
+    """Labels of texts (or of those in files: the text column of a table, or lines) and their probabilities; from a masked language
     model the most likely words for each [MASK]. A pair is `first ||| second`.
 
     Raises:
         BadInput: the model was not trained for this; a text has no [MASK], or is no pair.
     """
-    texts = [line for each in inputs for line in _lines(each)]
+    texts = [text for each in inputs for text in _texts(each, metadata)]
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
     special = SpecialTokens.from_tokenizer(tokenizer, metadata["length"])
     if metadata["task"] == "masked":
@@ -114,15 +114,13 @@ def _word_answer(text: str, probabilities: Tensor, classes: list[str]) -> dict:
     return {"input": text, "text": " ".join(f"{word}/{label}" for word, label in pairs), "labels": labels}
 
 
-def _lines(each: str | Path) -> list[str]:
-    """A text itself, or the lines of a text file."""
+def _texts(each: str | Path, metadata: dict) -> list[str]:
+    """A text itself, or those of a file: the column of a table, or lines; of pairs `first ||| second`."""
     if not Path(each).is_file():
-        texts = [str(each)]
-    else:
-        try:
-            texts = Path(each).read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{each} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
-    if not any(text.strip() for text in texts):
-        raise BadInput(f"{str(each)!r} holds no text")
-    return [text for text in texts if text.strip()]
+        if not str(each).strip():
+            raise BadInput(f"{str(each)!r} holds no text")
+        return [str(each)]
+    labels = metadata["task"] != "masked"
+    pairs, words = labels and metadata["pairs"], labels and metadata["has_word_labels"]
+    found = classification_files.read_unlabeled(Path(each), pairs=pairs, words=words)
+    return [first if second is None else f"{first} ||| {second}" for first, second in found]

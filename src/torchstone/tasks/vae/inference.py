@@ -80,7 +80,7 @@ def evaluate(
         NotFinite: a bound is NaN or infinite.
     """
     picture, device = metadata["picture"], next(model.parameters()).device
-    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device, model=picture)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     images = torch.cat([all_images(split) for split in splits])
     metrics = evaluate_bounds(model, images, metadata["binarization"])
@@ -93,7 +93,7 @@ def evaluate(
 
 
 def predict(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str]) -> list[dict[str, Any]]:
-    """How unusual each image is: its `elbo` in nats, `label` (usual or unusual) and `probability`, the
+    """How unusual each image is: its `elbo` in nats, `label` (usual or unusual) and `validation_rank`, the
     fraction of validation images whose ELBO is no higher.
 
     Args:

@@ -17,6 +17,7 @@ from torchstone.data.vision.dequantized_batches import (
 )
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
+from torchstone.parts.indices import spread_over_classes
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.vae.elbo import (
     bernoulli_log_prob,
@@ -43,6 +44,7 @@ Pixels = UInt8[Tensor, "count channel height width"]
 Images = Float[Tensor, "count channel height width"]
 PerImage = Float[Tensor, " count"]
 
+MAX_SHOWN = 2000  # images that the pictures at the end are made of
 GRID_SIZE = 100  # samples on a grid
 CHUNK_SIZE = 1000  # latent samples at a time
 FEW_SAMPLES, MANY_SAMPLES = 5, 50  # latent samples of the bounds, in validation and at the end
@@ -135,7 +137,8 @@ def train_vae(
         return sample_images(eval_model, GRID_SIZE)
 
     def report(folder: Path) -> None:
-        x = fixed_binarization(all_images(data.test), recipe.binarization)
+        rows = spread_over_classes(data.test.labels, MAX_SHOWN).to(data.test.labels.device)
+        x = fixed_binarization(all_images(data.test)[rows], recipe.binarization)
         save_reconstructions(eval_model, x, folder / "rebuilt.png")
         save_interpolations(eval_model, x, folder / "interpolation.png")
         save_latent_grid(eval_model, x, folder / "plane.png")

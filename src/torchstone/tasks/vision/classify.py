@@ -60,7 +60,7 @@ def classify(
     update: Callable | None = None,
     head: tuple[str, ...] = (),
     published: Callable[[str, dict], Mapping[str, Tensor]] | None = None,
-    statistics: transfer.Statistics = transfer.IMAGENET,
+    statistics: transfer.Statistics | transfer.FileStatistics = transfer.IMAGENET,
 ) -> Run:
     """A Run that trains `model` to classify the images of `data`.
 
@@ -168,7 +168,8 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
         BadInput: its classes are not those that the model was trained on.
     """
     preprocessing, device = metadata["picture"], next(model.parameters()).device
-    data = load_images(spec, size=preprocessing["size"], channels=preprocessing["channels"], device=device)
+    size, channels = preprocessing["size"], preprocessing["channels"]
+    data = load_images(spec, size=size, channels=channels, device=device, model=preprocessing)
     if list(data.classes) != metadata["classes"]:
         raise BadInput(
             f"{spec} has the classes {', '.join(data.classes)}, but the model was trained on "
