@@ -72,9 +72,9 @@ class Calendar:
         if self.unit == "seconds":
             return time + (self.offset or 0.0)
         days = _occurring(self.unit)
-        whole = math.floor(time + 1e-9)
-        week, rank = divmod(whole, len(days))
-        return DAY * (7 * week + days[rank] - 3 + (time - whole))
+        days_before = math.floor(time + 1e-9)
+        week, rank = divmod(days_before, len(days))
+        return DAY * (7 * week + days[rank] - 3 + (time - days_before))
 
     def zone(self) -> str:
         """The offset as text: +09:00, or nothing where there is none."""

@@ -205,13 +205,13 @@ def _with_time(
 def _joined(name: str, number: int, head: list[str], row: list[str], columns: list[int]) -> str:
     """2016, 7, 1, 13 as 2016-07-01 13:00."""
     values = [_number(row[i]) for i in columns]
-    whole = [int(value) if math.isfinite(value) and value == int(value) else -1 for value in values]
-    text = "{:04}-{:02}".format(*whole)
-    if len(whole) > 2:
-        text += f"-{whole[2]:02}"
-    if len(whole) > 3:
-        text += " " + ":".join(f"{each:02}" for each in (*whole[3:], *[0] * (len(whole) < 5)))
-    if min(whole) < 0 or parse_instant(text) is None:
+    integers = [int(value) if math.isfinite(value) and value == int(value) else -1 for value in values]
+    text = "{:04}-{:02}".format(*integers)
+    if len(integers) > 2:
+        text += f"-{integers[2]:02}"
+    if len(integers) > 3:
+        text += " " + ":".join(f"{each:02}" for each in (*integers[3:], *[0] * (len(integers) < 5)))
+    if min(integers) < 0 or parse_instant(text) is None:
         cells = ", ".join(f"{head[i]} {row[i]}" for i in columns)
         raise BadInput(f"{name}, row {number}: {cells} is no date: give whole numbers, such as 2016, 7, 1")
     return text
