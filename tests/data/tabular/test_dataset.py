@@ -181,7 +181,9 @@ def test_load_table_select_by_name(tmp_path):
     table = load_table(csv_file(tmp_path, "two,one,label\n" + GOOD)).select(["one", "two"])
     assert table.features == ("one", "two")
     assert table.x[3].tolist() == [-3.0, 3.5]
-    with pytest.raises(BadInput, match="has no column 'three': it has one, two; the model needs one, three"):
+    with pytest.raises(
+        BadInput, match="has no column 'three': it has one, two; the model was trained on one, three"
+    ):
         table.select(["one", "three"])
 
 
@@ -193,7 +195,7 @@ def test_load_rows_names_decide_in_a_file_with_header(tmp_path):
             load_rows(csv_file(tmp_path, text), names)
         print(caught.value)
         assert "has no column 'one': it has two, noe" in str(caught.value)
-        assert "needs one, two" in str(caught.value)
+        assert "trained on one, two" in str(caught.value)
     # one row is enough to see that the first one is a header
     assert load_rows(csv_file(tmp_path, "two,one\n2,1\n"), names).tolist() == [[1, 2]]
     # of a model without names, positions are names
@@ -220,8 +222,7 @@ def test_parquet_index_of_pandas_is_no_feature(tmp_path, where):
 
 
 @pytest.mark.parametrize(
-    "head",
-    [",one,two,label\n", "Unnamed: 0,one,two,label\n", '"","one","two","label"\n', "one,two,label\n"],
+    "head", [",one,two,label\n", "Unnamed: 0,one,two,label\n", '"","one","two","label"\n', "one,two,label\n"]
 )
 def test_csv_index_of_pandas_and_r_is_no_feature(tmp_path, head):
     rows = "".join(f"{9 - i},{i}.5,{-i},{'ab'[i % 2]}\n" for i in range(10))

@@ -231,7 +231,7 @@ def describe_missing(name: str, missing: Sequence[str], has: Sequence[str], need
     """What is missing of a model's columns, and both lists."""
     return (
         f"{name} has no column {list_names([repr(each) for each in missing])}: it has {list_names(has)}; "
-        f"the model needs {list_names(needs)}"
+        f"the model was trained on {list_names(needs)}"
     )
 
 
