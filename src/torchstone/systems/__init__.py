@@ -67,8 +67,8 @@ CATALOGUE = (
         "Multi-layer perceptron",
         "Rumelhart, Hinton and Williams, Nature 323:533",
         1986,
-        names("mlp"),
-        names("digits mnist5k deep smoke"),
+        names("mlp mlp_table"),
+        names("digits mnist5k deep table adult smoke"),
     ),
     System(
         "lenet5",

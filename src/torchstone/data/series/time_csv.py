@@ -266,7 +266,7 @@ def _times(
     for least, per_second in EPOCHS:
         if smallest >= least and largest / per_second < LATEST:
             # as whole numbers: nanoseconds have more digits than a float
-            exact = [_whole(cell) / int(per_second) for cell in cells]
+            exact = [_exact(cell) / int(per_second) for cell in cells]
             return [Instant(each, 0.0, "time") for each in exact], np.array(exact), Calendar("seconds")
     return [], array, Calendar("numbers", form="number")
 
@@ -323,7 +323,7 @@ def _is_text(cells: list[str]) -> bool:
     return any(math.isinf(number) for number in numbers) and not any(map(math.isfinite, numbers))
 
 
-def _whole(cell: str) -> int | float:
+def _exact(cell: str) -> int | float:
     try:
         return int(cell)
     except ValueError:

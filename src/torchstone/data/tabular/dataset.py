@@ -1,7 +1,7 @@
 """Labeled tables of numbers: bundled tables, CSV and Parquet files, and endless batches of rows."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from torchstone.errors import BadInput, did_you_mean
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 BUNDLED = ("iris", "wine", "breast_cancer", "xor")
+MIXED = ("adult",)  # bundled too, with columns of words: see `mixed`
 SPLIT_SEED = 0
 SHARES = (0.6, 0.2)  # train and val; test is the rest
 
@@ -58,7 +59,7 @@ class Table:
 def is_table(spec: str | Path) -> bool:
     """Whether `spec` names a table: a bundled one, or a file with a table's suffix."""
     name = _split_spec(str(spec))[0]
-    return name in BUNDLED or Path(name).suffix.lower() in SUFFIXES
+    return name in (*BUNDLED, *MIXED) or Path(name).suffix.lower() in SUFFIXES
 
 
 def _split_spec(spec: str) -> tuple[str, str]:
@@ -88,6 +89,8 @@ def load_table(spec: str | Path) -> Table:
             raise BadInput(f"{table.name} has no class {positive!r}: {hint}")
         y = (table.y == table.classes.index(positive)).long()
         return dataclasses.replace(table, classes=("rest", positive), y=y)
+    if spec in MIXED:
+        raise BadInput(f"{spec} has columns of words: train mlp on it, which reads them")
     if spec == "xor":
         x = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
         y = torch.tensor([0, 1, 1, 0])
@@ -106,10 +109,7 @@ def load_table(spec: str | Path) -> Table:
         raise BadInput(f"no table or file {spec!r}: {did_you_mean(spec, BUNDLED)}")
     read = read_columns(path)
     features, columns, words = separate_labels(read)
-    try:
-        classes = sorted(set(words), key=float)
-    except ValueError:
-        classes = sorted(set(words))
+    classes = sort_classes(words)
     number = {word: i for i, word in enumerate(classes)}
     y = np.array([number[word] for word in words])
     x = to_numbers(path, features, columns)
@@ -201,13 +201,25 @@ class TableBatches:
         self.position = int(state["position"])
 
 
-def _split_table(name: str, features, classes, x: np.ndarray, y: np.ndarray, description: str) -> Table:
-    """The table, every class split in proportion."""
+def sort_classes(words: Iterable[str]) -> list[str]:
+    """The different words, in the order of numbers if all are numbers."""
+    try:
+        return sorted(set(words), key=float)
+    except ValueError:
+        return sorted(set(words))
+
+
+def split_by_class(name: str, classes: Sequence[str], y: np.ndarray) -> dict[str, np.ndarray]:
+    """Row indices of train, val and test, every class split in proportion.
+
+    Raises:
+        BadInput: one class only, or a class of fewer than three rows.
+    """
     counts = np.bincount(y, minlength=len(classes))
     if len(classes) < 2:
         raise BadInput(f"{name} has one class only ({', '.join(classes)}); at least two are needed")
     if counts.min() < 3:
-        smallest, count = classes[counts.argmin()], int(counts.min())
+        smallest, count = classes[int(counts.argmin())], int(counts.min())
         hint = "; are the labels numbers to be predicted?" if len(classes) > len(y) / 3 else ""
         raise BadInput(
             f"class {smallest!r} of {name} has {count} row{'s' * (count > 1)}, at least 3 are needed{hint}"
@@ -220,7 +232,12 @@ def _split_table(name: str, features, classes, x: np.ndarray, y: np.ndarray, des
         second = min(first + max(1, round(SHARES[1] * count)), count - 1)
         for split, rows in zip(splits.values(), np.split(order, [first, second]), strict=True):
             split.append(rows)
-    splits = {name: torch.from_numpy(np.sort(np.concatenate(rows))) for name, rows in splits.items()}
+    return {split: np.sort(np.concatenate(rows)) for split, rows in splits.items()}
+
+
+def _split_table(name: str, features, classes, x: np.ndarray, y: np.ndarray, description: str) -> Table:
+    """The table, every class split in proportion."""
+    splits = {split: torch.from_numpy(rows) for split, rows in split_by_class(name, classes, y).items()}
     sizes = " / ".join(f"{len(index)} {split}" for split, index in splits.items())
     description += f"; {len(features)} features, {len(classes)} classes, {sizes} (cut by class)"
     x, y = np.ascontiguousarray(x, dtype=np.float64), y.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Classification of table rows: training as a `Run`, evaluation and prediction."""
+"""Classification of rows of numbers as they are: training as a `Run`, evaluation and prediction."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
