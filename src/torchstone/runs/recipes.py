@@ -36,6 +36,8 @@ def recipe_of(name: str, fields: Mapping[str, Any], *, saved: bool = False):
 
     # BERT's recipes begin with weights in their own way
     transfers = weights is not None and hasattr(recipes[first], "freeze")
+    if not wanted and not transfers and "data" in fields and hasattr(entry.module(), "recipe_for_data"):
+        wanted = entry.module().recipe_for_data(fields["data"])
     wanted = wanted or (transfer.NAME if transfers else first)
     starts = transfers and wanted == transfer.NAME
     if wanted not in recipes and not starts:

@@ -48,8 +48,8 @@ backprop: Back-propagation by hand, 1986. Rumelhart, Hinton and Williams, Nature
     variants: backprop
     recipes: digits paper mnist5k smoke
 mlp: Multi-layer perceptron, 1986. Rumelhart, Hinton and Williams, Nature 323:533
-    variants: mlp
-    recipes: digits mnist5k deep smoke
+    variants: mlp mlp_table
+    recipes: digits mnist5k deep table adult smoke
 """,
     "convolutional": """
 lenet5: LeNet-5, 1998. LeCun, Bottou, Bengio and Haffner, Proc. IEEE 86(11)

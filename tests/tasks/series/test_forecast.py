@@ -165,7 +165,12 @@ def test_forecast_errors_are_means_per_step():
     starts = torch.arange(0, 250, 3)
     net = FunctionModel(lambda x: torch.tensor([-1.0, 0.5, 1.0]).repeat(len(x), 5))
     found = forecaster.forecast_errors(
-        net, spec(season=4), values, starts, forecaster.naive_baselines(spec(season=4))
+        net,
+        spec(season=4),
+        values,
+        torch.ones_like(values, dtype=torch.bool),
+        starts,
+        forecaster.naive_baselines(spec(season=4)),
     )
     for step in range(5):
         sums = dict.fromkeys(found, 0.0)
@@ -188,12 +193,46 @@ def test_forecast_errors_are_means_per_step():
 
 def test_forecast_errors_in_chunks(monkeypatch):
     values, starts = torch.randn(300, 2), torch.arange(101)
+    observed = torch.rand(300, 2) < 0.9
     net = FunctionModel(lambda x: x.reshape(len(x), -1).sum(1, keepdim=True).expand(-1, 15))
-    whole = forecaster.forecast_errors(net, spec(), values, starts)
+    whole = forecaster.forecast_errors(net, spec(), values, observed, starts)
     monkeypatch.setattr(forecaster, "MAX_NUMBERS", 7 * 5 * 2 * 3)
-    pieces = forecaster.forecast_errors(net, spec(), values, starts)
+    pieces = forecaster.forecast_errors(net, spec(), values, observed, starts)
     for name in whole:
         assert torch.allclose(whole[name], pieces[name]), name
+
+
+@pytest.mark.parametrize("mode", ["direct", "autoregressive"])
+def test_loss_and_errors_leave_filled_points_out(mode):
+    """What was filled in may be anything: no loss, gradient or metric of a window changes by it."""
+    config = spec(forecast_mode=mode, patch=3 if mode == "direct" else 1)
+    observed = torch.ones(40, 2, dtype=torch.bool)
+    observed[14] = observed[20, 1] = False
+    values, starts = torch.randn(40, 2), torch.tensor([0])
+    changed = torch.where(observed, values, 1e3)
+    outputs = 15 if mode == "direct" else 3
+
+    def measure(x):
+        # a network that reads nothing: only the targets differ
+        net = FunctionModel(lambda z: torch.ones(*z.shape[: 1 if mode == "direct" else 2], outputs))
+        window = cut_windows(x, starts, 12, 5)
+        seen = torch.cat(cut_windows(observed, starts, 12, 5), 1)
+        loss = forecast.network_loss(net, [*window, seen], config)
+        errors = forecaster.forecast_errors(net, config, x, observed, starts)
+        return loss, errors
+
+    (loss, errors), (other, others) = measure(values), measure(changed)
+    print(float(loss["loss"]), int(loss["weight"]), [round(float(e), 3) for e in errors["mse"]])
+    if mode == "direct":  # an autoregressive loss also predicts from each point
+        assert float(loss["loss"]) == pytest.approx(float(other["loss"]))
+    assert int(loss["weight"]) == (2 * 4 if mode == "direct" else 2 * 15)
+    for name, error in errors.items():
+        assert torch.isnan(error[2]), name  # nothing was observed there
+        keep = [0, 1, 3, 4]
+        assert torch.allclose(error[keep], others[name][keep]), name
+    net = FunctionModel(lambda z: torch.ones(*z.shape[: 1 if mode == "direct" else 2], outputs))
+    everything = forecaster.loss(net, config, *cut_windows(changed, starts, 12, 5))
+    assert float(everything) > 2 * float(loss["loss"])
 
 
 @pytest.mark.parametrize(
@@ -321,7 +360,7 @@ def test_run_reports_baselines(trained):
     names = {f"test/{kind}mse" for kind in ("", "linear_", "persistence_", "seasonal_")}
     assert names | {"test/loss", "test/coverage", "test/mae"} <= result["metrics"].keys()
     assert "2 columns" in result["data"]
-    assert "filled in (2 points)" in result["data"]
+    assert "filled in (2 points" in result["data"]
     pictures = {file.name for file in (trained / "run" / "pictures").iterdir()}
     assert {"errors.png", "forecasts.png", "curves.png"} <= pictures
     measured = ts.evaluate(trained / "run")

@@ -42,7 +42,7 @@ from torchstone.errors import BadInput
 from torchstone.interpret import grad_cam
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.systems import Variant
-from torchstone.tasks import tabular
+from torchstone.tasks.tabular import rows as tabular
 from torchstone.tasks.vision import classify
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]

@@ -2,7 +2,7 @@
 
 import csv
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from torchstone.data.series.calendar import DAYS, Calendar, format_duration
 from torchstone.data.series.dataset import ForecastWindows, Series, cut_windows, load_readings, load_series
 from torchstone.data.series.resample import resample
-from torchstone.data.series.time_csv import format_duration, format_time
 from torchstone.engine import parallel
 from torchstone.engine.run import Run
 from torchstone.errors import BadInput
@@ -67,24 +67,22 @@ def build(recipe: Any, cell: Cell) -> Run:
     model, model_config = build_network(recipe, cell, inputs=inputs, outputs=outputs, tokens=False, pool=pool)
     device = next(model.parameters()).device
     mean, std = series.scale()
-    values = ((series.values - mean) / std).float().to(device)
+    values, observed = ((series.values - mean) / std).float().to(device), series.observed.to(device)
     starts = {split: series.windows(split, spec.context, spec.horizon) for split in series.parts}
     linear = DLinear(spec.context, spec.horizon).to(device)
 
     update, state, eval_model = gradient_update(
-        model, recipe.optim, lambda net, batch: forecaster.loss(net, spec, *batch), steps=recipe.steps
+        model, recipe.optim, partial(network_loss, spec=spec), steps=recipe.steps
     )
     linear_optim = dataclasses.replace(
         recipe.optim, optimizer="adam", lr=LINEAR_LR, beta1=0.9, weight_decay=0.0, warmup_ratio=0.0
     )
     linear_update, linear_state, linear_eval_model = gradient_update(
-        linear,
-        linear_optim,
-        lambda net, batch: (net(batch[0]) - batch[1]).square().mean(),
-        steps=recipe.steps,
+        linear, linear_optim, partial(linear_loss, spec=spec), steps=recipe.steps
     )
     stream = ForecastWindows(
         values,
+        observed,
         starts["train"],
         spec.context,
         spec.horizon,
@@ -97,8 +95,8 @@ def build(recipe: Any, cell: Cell) -> Run:
     baselines = forecaster.naive_baselines(spec) | trained
 
     def measure(windows: Int64[Tensor, " windows"], others: dict) -> dict[str, float]:
-        errors = forecaster.forecast_errors(eval_model, spec, values, windows, others)
-        return {name: float(error.mean()) for name, error in errors.items()}
+        errors = forecaster.forecast_errors(eval_model, spec, values, observed, windows, others)
+        return {name: float(error.nanmean()) for name, error in errors.items()}
 
     def validate() -> dict[str, float]:
         is_last = stream.position >= recipe.steps * recipe.batch_size
@@ -107,7 +105,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         )
 
     def report(folder: Path) -> None:
-        errors = forecaster.forecast_errors(eval_model, spec, values, starts["test"], baselines)
+        errors = forecaster.forecast_errors(eval_model, spec, values, observed, starts["test"], baselines)
         step = format_duration(series.step, series.unit)
         forecasts.errors_by_step(errors, spec.quantiles, folder / "errors.png", step)
         windows = evenly_spaced_starts(starts["test"], PLOTTED_WINDOWS)
@@ -141,9 +139,26 @@ def build(recipe: Any, cell: Cell) -> Run:
     )
 
 
+def network_loss(net: nn.Module, batch: Sequence[Tensor], spec: ForecastSpec) -> dict[str, Tensor]:
+    """The quantile loss, and over how many points it is a mean."""
+    past, future, observed = batch
+    count = forecaster.targets_of(spec, observed).sum().clamp(min=1)
+    return {"loss": forecaster.loss(net, spec, past, future, observed), "weight": count}
+
+
+def linear_loss(net: nn.Module, batch: Sequence[Tensor], spec: ForecastSpec) -> dict[str, Tensor]:
+    """The squared error of the linear baseline, and over how many points it is a mean."""
+    past, future, observed = batch
+    mask = observed[:, spec.context :]
+    loss = forecaster.masked_mean((net(past) - future).square(), mask)
+    return {"loss": loss, "weight": mask.sum().clamp(min=1)}
+
+
 def season(series: Series, context: int) -> int:
     """Points in a day, or for daily points in a week, or for months in a year; 0 where it does not fit."""
-    sizes = {"months": [12.0], "seconds": [86400.0, 7 * 86400.0], "numbers": []}[series.unit]
+    sizes = {"months": [12.0], "seconds": [86400.0, 7 * 86400.0], "numbers": []}.get(series.unit)
+    if sizes is None:  # days of the week that occur
+        sizes = [1.0, float(len(series.unit.removeprefix(DAYS).split()))]
     for size in sizes:
         points = size / series.step
         if points >= 2 and abs(points - round(points)) < 1e-6 and round(points) <= context:
@@ -165,13 +180,14 @@ def predict_without_grad(net: nn.Module, past: Tensor) -> Tensor:
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
     """Errors on a series' test split where `held_out`, else on all of it, standardized as in training,
     with those of the naive baselines."""
-    series = load_series(spec, tuple(metadata["columns"]))
+    series = load_series(spec, tuple(metadata["columns"]), metadata["unit"])
     config, values = standardize(metadata, series.values, next(model.parameters()).device)
+    observed = series.observed.to(values.device)
     _check_step(metadata, series.step, series.unit, series.name)
     starts = series.windows("test" if held_out else "all", config.context, config.horizon)
     baselines = forecaster.naive_baselines(config)
-    errors = forecaster.forecast_errors(model, config, values, starts, baselines)
-    return {**{name: float(error.mean()) for name, error in errors.items()}, "windows": len(starts)}
+    errors = forecaster.forecast_errors(model, config, values, observed, starts, baselines)
+    return {**{name: float(error.nanmean()) for name, error in errors.items()}, "windows": len(starts)}
 
 
 def standardize(
@@ -204,10 +220,11 @@ def predict(
     answers = []
     for source in map(str, inputs):
         file = Path(out) if out is not None else default_file(source)
-        readings = load_readings(source, tuple(metadata["columns"]))
-        _check_step(metadata, resample(readings)[0], readings.unit, source)
-        step, times, values, stretches, _ = resample(readings, metadata["step"])
-        first, last = stretches[-1]
+        readings = load_readings(source, tuple(metadata["columns"]), metadata["unit"])
+        _check_step(metadata, resample(readings).step, readings.unit, source)
+        grid = resample(readings, metadata["step"])
+        step, times, values = grid.step, grid.times, grid.values
+        first, last = grid.stretches[-1]
         spec, scaled = standardize(metadata, torch.from_numpy(values), next(model.parameters()).device)
         if last - first < spec.context:
             raise BadInput(
@@ -219,7 +236,7 @@ def predict(
         mean, std = (torch.tensor(metadata[name])[:, None] for name in ("mean", "std"))
         predicted = predicted * std + mean
         future = [float(times[last - 1]) + step * i for i in range(1, len(predicted) + 1)]
-        time_names = [format_time(time, readings.unit) for time in future]
+        time_names = [readings.calendar.format(time) for time in future]
         answer = format_answer(source, time_names, predicted, spec.quantiles, metadata["columns"])
         tail = slice(max(first, last - max(spec.context, 3 * len(predicted))), last)
         try:
@@ -227,20 +244,28 @@ def predict(
                 if file.suffix.lower() == ".csv":
                     _write_csv(new, answer)
                 else:
+                    shown, unit = _plotted_times(readings.calendar)
                     forecasts.continuation(
                         new,
                         metadata["columns"],
-                        times[tail],
+                        shown(times[tail].tolist()),
                         values[tail],
-                        future,
+                        shown(future),
                         predicted,
                         spec.quantiles,
-                        readings.unit,
+                        unit,
                     )
         except OSError as error:
             raise BadInput(f"cannot write {file} ({error.strerror}): choose another --out") from None
         answers.append({**answer, "file": str(file)})
     return answers
+
+
+def _plotted_times(calendar: Calendar) -> tuple[Callable[[Sequence[float]], list[float]], str]:
+    """How times are put on an axis, and the axis' unit: dates are those of the file's own clock."""
+    if calendar.unit in ("numbers", "months"):
+        return list, calendar.unit
+    return lambda times: [calendar.local(time) for time in times], f"seconds{calendar.zone()}"
 
 
 def format_answer(

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from torchstone.data.series.dataset import cut_windows
@@ -114,14 +114,40 @@ class ForecastSpec:
         return predicted.squeeze(2).unflatten(0, (-1, columns)).transpose(1, 2)
 
 
-def loss(net: Any, spec: ForecastSpec, past: Past, future: Future) -> Tensor:
-    """The mean quantile loss: of the horizon, or one step ahead of every point but the first."""
+def targets_of(
+    spec: ForecastSpec, observed: Bool[Tensor, "batch window columns"]
+) -> Bool[Tensor, "batch targets columns"]:
+    """Which points the loss is over: those of the horizon, or all but the first, that were measured."""
+    return observed[:, spec.context :] if spec.is_direct else observed[:, 1:]
+
+
+def loss(
+    net: Any,
+    spec: ForecastSpec,
+    past: Past,
+    future: Future,
+    observed: Bool[Tensor, "batch window columns"] | None = None,
+) -> Tensor:
+    """The mean quantile loss: of the horizon, or one step ahead of every point but the first.
+
+    Args:
+        observed: which points of the window were measured; others are no targets. By default all.
+    """
     if spec.is_direct:
-        return pinball(direct(net, spec, past), future, spec.quantiles).mean()
-    last = spec.to_rows(past)[:, -1:]
-    x = spec.to_rows(torch.cat([past, future], 1))
-    predicted = _split_quantiles(net(x[:, :-1] - last), spec) + x[:, :-1, :, None]
-    return pinball(predicted, x[:, 1:], spec.quantiles).mean()
+        losses = pinball(direct(net, spec, past), future, spec.quantiles)
+    else:
+        last = spec.to_rows(past)[:, -1:]
+        x = spec.to_rows(torch.cat([past, future], 1))
+        predicted = _split_quantiles(net(x[:, :-1] - last), spec) + x[:, :-1, :, None]
+        losses = spec.from_rows(pinball(predicted, x[:, 1:], spec.quantiles), past.shape[2])
+    if observed is None:
+        return losses.mean()
+    return masked_mean(losses.mean(-1), targets_of(spec, observed))
+
+
+def masked_mean(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """The mean where the mask is true; 0 where it nowhere is."""
+    return (x * mask).sum() / mask.sum().clamp(min=1)
 
 
 def direct(net: Any, spec: ForecastSpec, past: Past) -> Quantiles:
@@ -201,19 +227,23 @@ def forecast_errors(
     model: nn.Module,
     spec: ForecastSpec,
     values: Float[Tensor, "points columns"],
+    observed: Bool[Tensor, "points columns"],
     starts: Int64[Tensor, " windows"],
     baselines: dict[str, PointForecaster] | None = None,
 ) -> dict[str, Float[Tensor, " horizon"]]:
     """Mean errors at each step of the horizon, over windows and columns, in standard deviations.
+
+    Points that were filled in count for nothing; a step at which none was observed is NaN.
 
     `loss` is the quantile loss, `mse` and `mae` are those of the median, `coverage` is the share of the
     truth inside the band; `NAME_mse` and `NAME_mae` are a baseline's.
     """
     numbers = spec.horizon * values.shape[1] * len(spec.quantiles)
     numbers *= 1 if spec.is_direct else SAMPLE_PATHS
-    median, sums = spec.quantiles.index(0.5), {}
+    median, sums, counts = spec.quantiles.index(0.5), {}, 0
     for batch in starts.split(max(1, MAX_NUMBERS // numbers)):
         past, future = cut_windows(values, batch, spec.context, spec.horizon)
+        _, mask = cut_windows(observed, batch, spec.context, spec.horizon)
         predicted = predict_quantiles(model, spec, past)
         errors = {
             "loss": pinball(predicted, future, spec.quantiles).mean(-1),
@@ -224,5 +254,6 @@ def forecast_errors(
         for name, point in points.items():
             errors |= {f"{name}mse": (point - future).square(), f"{name}mae": (point - future).abs()}
         for name, error in errors.items():
-            sums[name] = sums.get(name, 0) + error.double().sum(0).mean(-1)
-    return {name: total / len(starts) for name, total in sums.items()}
+            sums[name] = sums.get(name, 0) + (error.double() * mask).sum((0, 2))
+        counts = counts + mask.sum((0, 2))
+    return {name: total / counts for name, total in sums.items()}

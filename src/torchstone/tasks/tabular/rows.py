@@ -1,4 +1,4 @@
-"""Classification of table rows: training as a `Run`, evaluation and prediction."""
+"""Classification of rows of numbers as they are: training as a `Run`, evaluation and prediction."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -81,12 +81,12 @@ def evaluate(
     Raises:
         BadInput: its features or classes are not those the model was trained on.
     """
-    for key, values in (("features", table.features), ("classes", table.classes)):
-        if list(values) != metadata[key]:
-            raise BadInput(
-                f"{table.name} has the {key} {', '.join(values)}, but the model was trained on "
-                f"{', '.join(metadata[key])}"
-            )
+    table = table.select(metadata["features"])
+    if list(table.classes) != metadata["classes"]:
+        raise BadInput(
+            f"{table.name} has the classes {', '.join(table.classes)}, but the model was trained on "
+            f"{', '.join(metadata['classes'])}"
+        )
     table = dataclasses.replace(table, splits={"all": torch.arange(len(table.x)), **table.splits})
     split = "test" if held_out else "all"
     return {**evaluate_split(model, table, split, loss), "rows": len(table.splits[split])}
