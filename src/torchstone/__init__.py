@@ -5,7 +5,7 @@
 >>> run = ts.train("lenet5", steps=500, out="runs/lenet5")
 """
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # typing's own would import a dozen modules
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` looks them up
     from torchstone.api import (

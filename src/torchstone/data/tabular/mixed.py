@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64, Num
 from torch import Tensor
 
 from torchstone.data import download
+from torchstone.data.identity import SPLITS, identified
 from torchstone.data.sampler import EpochSampler, share_of_batch
 from torchstone.data.tabular import dataset
 from torchstone.data.tabular.encoding import (
@@ -84,6 +85,12 @@ class _Source:
     notes: list[str]
 
 
+def _contents(table: MixedTable) -> dict[str, Tensor]:
+    rows = {split: table.rows_of(split) for split in SPLITS}
+    return {split: torch.cat([x, y[:, None]], 1) for split, (x, y) in rows.items()}
+
+
+@identified(_contents, unit="rows")
 def load_mixed(spec: str | Path, config: TableConfig = TableConfig()) -> MixedTable:
     """A table in a CSV, TSV or Parquet file, or a bundled one: `adult`, `iris`, `wine`, `breast_cancer`.
 
@@ -149,6 +156,7 @@ def load_mixed_rows(spec: str | Path, schema: Schema) -> Float[Tensor, "rows col
     return torch.from_numpy(encoded).float()
 
 
+@identified(_contents, unit="rows")
 def load_mixed_like(spec: str | Path, schema: Schema, target: str, classes: Sequence[str]) -> MixedTable:
     """A table as a trained model reads it: by the model's schema and classes.
 
