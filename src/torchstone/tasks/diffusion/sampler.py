@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from torchstone.engine.console import progress_bar
 from torchstone.errors import BadInput
 from torchstone.metrics.classifier_features import FeatureClassifier, resize_for_classifier
 from torchstone.parts.diffusion.process import DenoiseFn, DiffusionProcess, NoiseSchedule, randn_like
@@ -255,11 +254,15 @@ def sample_images(
     Raises:
         BadInput: an image has values that are not finite.
     """
+    from rich.console import Console
+    from rich.progress import track
+
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(config.seed)
     x_T = torch.randn(count, *model.shape, generator=generator)
     steps = len(config.process(model.process).timestep_pairs(config.steps))
     metadata = sample_grid.symmetric_range({"channels": model.shape[0]})
+    console = Console(stderr=True)
     images = []
     for rows in torch.arange(count).split(CHUNK_SIZE):
         condition = None if context is None else context[rows].to(device)
@@ -276,7 +279,9 @@ def sample_images(
             inpainting=inpainting,
         )
         title = f"sampling {rows[0] + 1} to {rows[-1] + 1}"
-        ((x, _),) = deque(progress_bar(loop, title, steps, show=progress), maxlen=1)
+        quiet = not (progress and console.is_terminal)
+        bar = track(loop, title, steps, console=console, disable=quiet, transient=True)
+        ((x, _),) = deque(bar, maxlen=1)
         if not torch.isfinite(x).all():
             raise BadInput("the samples are not finite: the network's weights are damaged, or diverged")
         images.append(sample_grid.to_uint8(x, metadata).cpu())

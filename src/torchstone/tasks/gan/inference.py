@@ -8,7 +8,6 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_images
-from torchstone.engine.console import progress_bar
 from torchstone.errors import BadInput, NotFinite, did_you_mean
 from torchstone.parts.modes import eval_mode
 from torchstone.plots.sample_grid import save_image_grid, to_uint8
@@ -61,12 +60,17 @@ def sample_images(
     Raises:
         NotFinite: an image has a number that is NaN or infinite; none is left out.
     """
+    from rich.console import Console
+    from rich.progress import track
+
     device = next(model.parameters()).device
     z = torch.randn(count, model.latent_dim, generator=torch.Generator().manual_seed(seed))
     labels = cycle_labels(model, count) if labels is None else labels
-    parts, chunks = [], torch.arange(count).split(CHUNK_SIZE)
+    parts, console = [], Console(stderr=True)
+    is_quiet = not (show_progress and console.is_terminal)
+    chunks = torch.arange(count).split(CHUNK_SIZE)
     with eval_mode(model):
-        for rows in progress_bar(chunks, "sampling", show=show_progress):
+        for rows in track(chunks, "sampling", console=console, disable=is_quiet, transient=True):
             condition = label_inputs(model, labels[rows].to(device)) if labels is not None else ()
             images = model(z[rows].to(device), *condition)
             if not torch.isfinite(images).all():
