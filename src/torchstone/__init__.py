@@ -5,9 +5,9 @@
 >>> run = ts.train("lenet5", steps=500, out="runs/lenet5")
 """
 
-TYPE_CHECKING = False  # typing's own would import a dozen modules
+TYPE_CHECKING = False  # type checkers take it for true, and nothing need be imported
 
-if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` looks them up
+if TYPE_CHECKING:  # at run time `__getattr__` looks them up
     from torchstone.api import (
         compare,
         create,

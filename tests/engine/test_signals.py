@@ -219,6 +219,23 @@ def test_signal_ends_a_step_that_does_not(number, tmp_path, monkeypatch, expecte
     assert_same(out, expected)
 
 
+def test_main_ends_a_program_at_once(monkeypatch):
+    """Called by a test or a notebook it returns, as always."""
+    left = []
+
+    def interrupted(words):
+        raise Interrupted("stopped", signal.SIGINT)
+
+    monkeypatch.setattr(main, "_dispatch", interrupted)
+    monkeypatch.setattr(main.os, "_exit", left.append)
+    monkeypatch.setattr(sys, "argv", ["torchstone", "list"])
+    called = main.main(["list"])
+    print(called, left)
+    assert (called, left) == (128 + signal.SIGINT, [])
+    main.main()
+    assert left == [128 + signal.SIGINT]
+
+
 @pytest.mark.parametrize("nth", range(1, 9))
 def test_signal_during_save_is_not_lost(nth, tmp_path, expected):
     out, save = tmp_path / "run", checkpoint.save

@@ -2,8 +2,7 @@
 
 They train the entry's `smoke` recipe on the CPU, and look into no system. The other laws have files of
 their own: `import_rules.py` (7), `catalogue.py` (8), `modes.py` (9), `seeds.py` (10), `sources.py` (11),
-`names.py` (12), `module_tests.py` (13),
-`durations_law.py` (14).
+`names.py` (12), `module_tests.py` (13), `durations_law.py` (14), `legends.py` (15).
 """
 
 import contextlib

@@ -10,7 +10,7 @@ from torchstone.engine import checkpoint
 from torchstone.errors import BadInput, NotFinite, NotSaved
 
 # seconds that a step may still take: whoever typed Ctrl-C waits, and a machine announces its end some time before
-GRACE = {signal.SIGINT: 0.8, signal.SIGTERM: 5.0}
+GRACE = {signal.SIGINT: 0.7, signal.SIGTERM: 5.0}
 
 
 def explain(error: NotFinite, update: Any, folder: Path | None, step: int) -> str:
