@@ -78,6 +78,8 @@ def train(
     out: str | Path | None = None,
     overwrite: bool = False,
     intervals: Mapping[str, Any] | None = None,
+    patience: int | None = None,
+    best_metric: str | None = None,
     quiet: bool = False,
     seeds: int | None = None,
     **fields: Any,
@@ -89,13 +91,17 @@ def train(
         out: the run folder; without it `runs/SYSTEM-RECIPE`, numbered if there is one.
         overwrite: replace a run that is already there.
         intervals: `log`, `evaluate`, `save` in steps and `seconds` between checkpoints.
+        patience: stop early, after so many evaluations without a better one.
+        best_metric: metric of validation that the best weights are kept by; by default the system's.
         fields: fields of the recipe, such as `steps=500`.
 
     Raises:
         BadInput: something asked for is wrong; nothing is written then.
     """
     entry, recipe_name, recipe = recipe_of(name, fields)
-    intervals = checked_intervals(intervals or {})
+    stopping = {"patience": patience, "best_metric": best_metric}
+    given = {name: value for name, value in stopping.items() if value is not None}
+    intervals = checked_intervals({**(intervals or {}), **given})
     seeds = _positive("seeds", seeds)
     from torchstone.engine import parallel
     from torchstone.engine.device import select_device
@@ -147,7 +153,7 @@ def resume(
 
 
 def evaluate(
-    path: str | Path, *, data: str | None = None, device: str = "auto", **options
+    path: str | Path, *, data: str | None = None, device: str = "auto", last: bool = False, **options
 ) -> dict[str, float]:
     """Measure a run's model on its test split, or on other data with the same classes.
 
@@ -155,6 +161,7 @@ def evaluate(
     data all examples are. A line on the error stream says which split of what, and how many examples.
 
     Args:
+        last: judge the weights of the last step, not the best ones by validation.
         options: the system's own: image generators take `inception`, a file of Inception weights,
             to compare samples by its features too.
 
@@ -164,7 +171,7 @@ def evaluate(
     from torchstone.engine.console import notify
     from torchstone.runs.evaluate import evaluate as judge
 
-    metrics, judged = judge(Path(path), data, device, options)
+    metrics, judged = judge(Path(path), data, device, options, last=last)
     notify(judged.line())
     return metrics
 
@@ -174,6 +181,7 @@ def predict(
     inputs: Sequence[str | Path],
     *,
     device: str = "auto",
+    last: bool = False,
     explain: str | Path | None = None,
     keep_going: bool = False,
     **options,
@@ -181,6 +189,7 @@ def predict(
     """A run's predictions, one per input (for classifiers: image files or folders of them).
 
     Args:
+        last: use the weights of the last step, not the best ones by validation.
         explain: a `.png` file for Grad-CAM and saliency over each image.
         keep_going: an input that is refused gets an answer with its `error`, beside those of the others.
         options: the system's own, such as `fill=True` of `bert`, or of forecasts `horizon=48` and
@@ -191,7 +200,7 @@ def predict(
     """
     if explain is not None:
         _writable(Path(explain), (".png",), "explain")
-    model, metadata, entry = load_run(Path(path), device)
+    model, metadata, entry = load_run(Path(path), device, last=last)
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".png", ".csv"), "predict")
     answer, options = system_use(entry, "predict"), _today(options)
@@ -235,17 +244,18 @@ def _answer_each(use: Callable[[list], list[dict]], inputs: Sequence[str | Path]
     return answers
 
 
-def sample(path: str | Path, *, device: str = "auto", **options) -> list:
+def sample(path: str | Path, *, device: str = "auto", last: bool = False, **options) -> list:
     """Samples of a run's model: texts, or images (uint8, or with `out` the name of the image grid).
 
     Args:
+        last: use the weights of the last step, not the best ones by validation.
         options: the system's own, such as `prompt`, `num_samples`, `seed`, `max_new_tokens`, `temperature`,
             `top_k` and `top_p` of `gpt`; of music `tempo` and `out="piece.mid"`; of images `label` and
             `out="sheet.png"`.
     """
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".mid", ".midi", ".png"), "sample")
-    model, metadata, entry = load_run(Path(path), device)
+    model, metadata, entry = load_run(Path(path), device, last=last)
     function, options = system_use(entry, "sample"), _today(options)
     refuse_unknown(function, options, f"{entry.name} samples")
     try:
@@ -265,12 +275,14 @@ def play(
     video: str | Path | None = None,
     seed: int | None = None,
     device: str = "auto",
+    last: bool = False,
 ) -> list[float]:
     """The returns of `episodes` that a run's agent plays, each action the one it thinks best.
 
     Args:
         video: an `.mp4` or `.gif` to film the first one into.
         seed: of where episodes begin.
+        last: play with the weights of the last step, not the best ones by validation.
 
     Raises:
         BadInput: the run's system plays no game; the film has no folder or another ending.
@@ -278,7 +290,7 @@ def play(
     episodes, seed = _positive("episodes", episodes), checked("seed", int | None, seed)
     if video is not None:
         _writable(Path(video), (".mp4", ".gif"), "play")
-    model, metadata, entry = load_run(Path(path), device)
+    model, metadata, entry = load_run(Path(path), device, last=last)
     options = {} if seed is None else {"seed": seed}
     return system_use(entry, "play")(model, metadata, episodes=episodes, video=video, **options)
 
@@ -327,13 +339,18 @@ def _positive(name: str, value: Any) -> Any:
     return value
 
 
-def export(path: str | Path, *, out: str | Path, format: str | None = None) -> dict[str, Any]:
+def export(
+    path: str | Path, *, out: str | Path, format: str | None = None, last: bool = False
+) -> dict[str, Any]:
     """Write a run's model for other programs: `model.onnx` (ONNX), `model.pt2` (torch.export), or with
     the format `hf` a folder that transformers loads (`export_hf`).
 
     The file takes images as uint8, 0 to 255, and normalizes them itself; its batch may be of any size;
     class names and preprocessing are stored in it. It is put in place after it has been read back
     and found within 1e-4 of the model.
+
+    Args:
+        last: the weights of the last step, not the best ones by validation.
 
     Returns:
         `file`, `bytes`, `relative_error` against the model, `facts` (the metadata of the file).
@@ -344,13 +361,13 @@ def export(path: str | Path, *, out: str | Path, format: str | None = None) -> d
     from torchstone.runs import export
 
     if format == "hf":
-        return {"file": str(export_hf(path, out))}
+        return {"file": str(export_hf(path, out, last=last))}
     if format not in (None, *(ending[1:] for ending in export.ENDINGS)):
         raise BadInput(f"no format {format!r}: known are onnx, pt2 and hf")
     if format is not None and Path(out).suffix.lower() != f".{format}":
         raise BadInput(f"{format} is written to a file that ends in .{format}, not {out}")
     _writable(Path(out), export.ENDINGS, "export")
-    model, metadata, entry = load_run(Path(path))
+    model, metadata, entry = load_run(Path(path), last=last)
     return export.export(model, metadata, entry.name, Path(out))
 
 

@@ -390,7 +390,7 @@ def test_sigkill_in_the_first_save(tmp_path, expected):
 def test_sigkill_detects_remove_before_rename(tmp_path, monkeypatch, expected):
     """The planted fault: the folder is emptied first, and written in place."""
 
-    def careless(folder, state, meta):
+    def careless(folder, state, meta, best=None):
         checkpoint.shutil.rmtree(folder, ignore_errors=True)
         previous = checkpoint.previous_of(folder)
         checkpoint.shutil.rmtree(previous, ignore_errors=True)

@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": "compare runs: a table, and their curves in one picture",
     "verify": "check published figures and parity with references; exit 1 if any fails",
 }
+LAST_HELP = "use the weights of the last step, not the best ones by validation"
 # these compute nothing: no threads to settle
 LIGHT = ("list", "show", "compare")
 

@@ -15,6 +15,11 @@ def print_summary(run: Any) -> None:
     result = json.loads((run.folder / "result.json").read_text())
     for name, value in run.results.items():
         print(f"{name:<16} {value:.4f}")
+    if best := result.get("best"):
+        line = f"{'best checkpoint':<16} step {best['step']} of {result['steps']} by val/{best['metric']}"
+        if result["steps"] < result["planned_steps"]:
+            line += f"; stopped early, {best['stale']} evaluations later"
+        print(line)
     print(f"{'training time':<16} {result['seconds']:.1f} s")
     print(f"{'run folder':<16} {run.folder}")
     for picture in sorted((run.folder / "pictures").glob("*")):

@@ -2,8 +2,9 @@
 
     checkpoint/            the newest          checkpoint.previous/   the one before it
       model.safetensors    every tensor of every module in the run's state, as NAME.KEY
+      best.safetensors     the same of the best evaluation so far, where that is not the last
       state.pt             the rest: optimizers, schedules, generators, streams
-      meta.json            step, stage, system, metadata, and the SHA-256 of the other two
+      meta.json            step, stage, system, metadata, which step was best, and the others' SHA-256
 
 `meta.json` is written last, so a folder without it, or whose digests differ, was cut off in the
 writing. There is always a whole one: the new folder is complete and on disk before it takes the
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from torchstone.engine import old_names
@@ -29,10 +30,20 @@ from torchstone.errors import BadInput, did_you_mean
 
 FORMAT = 1
 PAYLOAD = ("model.safetensors", "state.pt")
+BEST = "best.safetensors"
 
 
-def save(folder: Path, state: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-    """Write `state` to `folder`, atomically. On any failure what was there before stays."""
+def save(
+    folder: Path,
+    state: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    best: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write `state` to `folder`, atomically. On any failure what was there before stays.
+
+    Args:
+        best: the best weights by NAME.KEY, if they are not those of `state`.
+    """
     new, previous = folder.with_name(f"{folder.name}.new"), previous_of(folder)
     shutil.rmtree(new, ignore_errors=True)
     try:
@@ -47,12 +58,16 @@ def save(folder: Path, state: Mapping[str, Any], meta: Mapping[str, Any]) -> Non
         try:
             save_file(tensors, new / PAYLOAD[0], metadata={"format": "pt"})
             torch.save(rest, new / PAYLOAD[1])
+            if best is not None:
+                best = {name: value.cpu().contiguous() for name, value in best.items()}
+                save_file(best, new / BEST, metadata={"format": "pt"})
         except (SafetensorError, RuntimeError) as error:  # how they say that the disk is full
             raise OSError(str(error).splitlines()[0]) from error
-        digests = {name: _digest(new / name) for name in PAYLOAD}
+        names = [*PAYLOAD, *([BEST] if best is not None else [])]
+        digests = {name: _digest(new / name) for name in names}
         text = json.dumps({"format": FORMAT, **meta, "sha256": digests}, indent=1)
         (new / "meta.json").write_text(text)
-        for name in (*PAYLOAD, "meta.json"):
+        for name in (*names, "meta.json"):
             _to_disk(new / name)
         _to_disk(new)
     except BaseException:
@@ -109,7 +124,7 @@ def _checked(folder: Path) -> dict:
     meta = json.loads((folder / "meta.json").read_text())
     if meta["format"] != FORMAT:
         raise ValueError(f"format {meta['format']}, this version reads {FORMAT}")
-    for name in PAYLOAD:
+    for name in (*PAYLOAD, *(name for name in meta["sha256"] if name == BEST)):
         if not (folder / name).exists():
             raise ValueError(f"{name} is missing")
         if _digest(folder / name) != meta["sha256"][name]:
@@ -117,11 +132,25 @@ def _checked(folder: Path) -> dict:
     return old_names.new_meta(meta)
 
 
-def tensors(folder: Path, prefix: str, device: torch.device | str = "cpu") -> dict:
-    """The tensors saved under `prefix` in a checkpoint folder."""
-    with safe_open(folder / PAYLOAD[0], framework="pt", device=str(device)) as file:
+def tensors(folder: Path, prefix: str, device: torch.device | str = "cpu", *, last: bool = True) -> dict:
+    """The tensors saved under `prefix` in a checkpoint folder: the last, or the best ones."""
+    file_name = PAYLOAD[0] if last or not (folder / BEST).exists() else BEST
+    with safe_open(folder / file_name, framework="pt", device=str(device)) as file:
         names = [name for name in file.keys() if name.startswith(f"{prefix}.")]  # noqa: SIM118
         return {name[len(prefix) + 1 :]: file.get_tensor(name) for name in names}
+
+
+def weights(folder: Path, meta: Mapping[str, Any], *, last: bool = False) -> tuple[dict, dict]:
+    """What inference needs of a checkpoint: the weights (the EMA, if there is one) and the metadata, of the
+    best evaluation, or with `last` of the last step."""
+    found = tensors(folder, "ema.module", last=last) or tensors(folder, "model", last=last)
+    best = (not last and meta.get("best")) or {}
+    return found, meta["metadata"] | best.get("calibration", {})
+
+
+def best_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All of the best weights, if they are not the last ones."""
+    return load_file(folder / BEST) if (folder / BEST).exists() else {}
 
 
 def load(folder: Path, state: Mapping[str, Any]) -> dict:

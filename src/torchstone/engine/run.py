@@ -4,6 +4,7 @@
 saves. It never looks inside a batch, a model or an optimizer.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from torchstone.engine import checkpoint, parallel, rng
+from torchstone.engine.best import BestWeights
 from torchstone.engine.console import activity
 from torchstone.engine.meter import Log, Meter
 from torchstone.engine.signals import Signals, explain, writing
@@ -44,22 +46,36 @@ class Run:
     steps: int
     test: Callable[[], Metrics] | None = None  # the final measure, once, at the end
     report: Callable[[Path], None] | None = None  # writes pictures into a folder
+    evaluate_all: Callable[[], Metrics] | None = None  # `evaluate` on all of validation, once, at the end
+    best_metric: str | None = None  # of `evaluate`, by which the best weights are kept; none keeps the last
     metadata: dict = field(default_factory=dict)  # JSON: what inference needs without the data
     calibration: dict = field(default_factory=dict)  # metadata that `evaluate` measures; saved with it
     on_evaluate: list[Callable[[], None]] = field(default_factory=list)  # called after each evaluation
     results: dict[str, float] = field(default_factory=dict)  # filled by fit
     folder: Path | None = None  # filled by fit
+    step: int = 0  # filled by fit: fewer than `steps` where it stopped early
+    best: BestWeights | None = None  # filled by fit
+
+    def best_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Within, the networks have the best weights by validation, not the last."""
+        return contextlib.nullcontext() if self.best is None else self.best.loaded(self.step)
 
 
 @dataclass(frozen=True)
 class Intervals:
     """When to read metrics, evaluate and save, in steps; `None` is 200 rows and 20 evaluations per run.
-    A checkpoint is also due whenever `seconds` have passed without one, and at the end."""
+    A checkpoint is also due whenever `seconds` have passed without one, and at the end.
+
+    The weights that are best by `best_metric` (the run's own, unless given) are kept. After `patience`
+    evaluations without a better one training stops.
+    """
 
     log: int | None = None
     evaluate: int | None = None
     save: int | None = None
     seconds: float = 30.0
+    best_metric: str | None = None
+    patience: int | None = None
 
     def resolve(self, steps: int) -> "_Due":
         log = self.log or math.ceil(steps / 200)
@@ -102,7 +118,8 @@ def fit(
     title: str = "training",
     quiet: bool = False,
 ) -> dict[str, float]:
-    """Train `run` to its last step and return what its last evaluation and its test measured.
+    """Train `run` to its last step and return what its best evaluation (without a metric to know it by,
+    its last) and its test measured. The test is of the same weights; the run ends with the last ones.
 
     With a folder, rows, events and checkpoints are written there, and training continues from a checkpoint of
     this stage found there: calling `fit` again after a crash is how one resumes.
@@ -117,6 +134,9 @@ def fit(
         Interrupted: SIGINT or SIGTERM came; the state was saved.
     """
     progress = _Progress()
+    # what inference reads of a checkpoint
+    modules: Any = {name: run.state[name] for name in ("model", "ema") if name in run.state}
+    run.best = best = BestWeights(intervals.best_metric or run.best_metric, intervals.patience, modules)
     state = {**run.state, "progress": progress}
     run.folder = folder = Path(folder) if folder is not None else None
     every = intervals.resolve(run.steps)
@@ -126,9 +146,7 @@ def fit(
         if attach is not None:
             attach(folder)
     if folder is not None:
-        results, calibration, rows = _resume(folder, state, stage, quiet or not writes)
-        run.results.update(results)
-        run.calibration.update(calibration)
+        rows = _resume(folder, run, state, stage, quiet or not writes)
     log = None
     if writes:
         before = rng.snapshot()  # what it imports draws from Python's
@@ -148,8 +166,9 @@ def fit(
             about = {**(meta or {}), "stage": stage, "step": progress.step}
             about |= {"metadata": run.metadata | run.calibration, "calibration": run.calibration}
             about |= {"steps": run.steps, "results": run.results, "rows": log.count}
+            about |= {"best": best.about(), "is_done": best.is_exhausted or progress.step == run.steps}
             with writing(folder, offset + progress.step):
-                checkpoint.save(folder / "checkpoint", entries, about)
+                checkpoint.save(folder / "checkpoint", entries, about, best.tensors(progress.step))
         saved_at, saved_step = time.monotonic(), progress.step
 
     def stopped(number: int) -> Interrupted:
@@ -158,7 +177,7 @@ def fit(
             return Interrupted(f"{where}, state saved", number)
         return Interrupted(f"{where}; the last checkpoint is of step {offset + saved_step}", number)
 
-    def measure(split: str, function: Callable[[], Metrics]) -> None:
+    def compute(split: str, function: Callable[[], Metrics]) -> dict[str, float]:
         before = rng.snapshot()  # evaluation must not change training
         label = "evaluating" if split == "val" else "testing"
         with activity(label, quiet=quiet or not writes, announce=split == "test"):
@@ -167,14 +186,37 @@ def fit(
         for name, number in numbers.items():
             if not math.isfinite(number):
                 raise NotFinite(f"{split}/{name} is {number} at step {progress.step}")
-        run.results.update({f"{split}/{name}": value for name, value in numbers.items()})
-        write_row(split, numbers)
+        return numbers
 
-    def validate() -> Metrics:
-        metrics = run.evaluate()
-        for hook in run.on_evaluate:
-            hook()
-        return metrics
+    def keep_results(split: str, numbers: Mapping[str, float]) -> None:
+        run.results.update({f"{split}/{name}": value for name, value in numbers.items()})
+
+    def validate() -> bool:
+        """Evaluate, keep the weights if they are best; whether this was the last time."""
+
+        def with_hooks() -> Metrics:
+            metrics = run.evaluate()
+            for hook in run.on_evaluate:
+                hook()
+            return metrics
+
+        numbers = compute("val", with_hooks)
+        best.consider(progress.step, numbers, run.calibration)
+        keep_results("val", best.metrics or numbers)
+        is_last = progress.step == run.steps or best.is_exhausted
+        if is_last and run.evaluate_all is not None:
+            with best.loaded(progress.step):
+                numbers = compute("val", run.evaluate_all)
+            keep_results("val", numbers)
+        write_row("val", numbers)
+        return is_last
+
+    def test() -> None:
+        if run.test is not None:
+            with best.loaded(progress.step):
+                numbers = compute("test", run.test)
+            keep_results("test", numbers)
+            write_row("test", numbers)
 
     def write_row(split: str, numbers: Mapping[str, float]) -> None:
         if log:
@@ -187,8 +229,8 @@ def fit(
             if progress.step == 0:
                 with signals.held():
                     save()  # from here on there is something to go back to
-                measure("val", validate)
-            while progress.step < run.steps:
+                validate()
+            while progress.step < run.steps and not best.is_exhausted:
                 metrics = run.update(next(run.stream))
                 progress.step = step = progress.step + 1
                 progress.meter.add(step, metrics)
@@ -197,10 +239,13 @@ def fit(
                 is_due = step % every.log == 0 or step == run.steps
                 if is_due:
                     write_row("train", progress.meter.read())
+                is_last = False
                 if step % every.evaluate == 0 or step == run.steps:
-                    measure("val", validate)
-                if step == run.steps and run.test is not None:
-                    measure("test", run.test)
+                    is_last = validate()
+                if is_last:
+                    if not is_due:
+                        write_row("train", progress.meter.read())
+                    test()
                 # several processes must agree, so they only ask where all of them have arrived
                 late, stop = False, 0
                 if parallel.world_size() == 1:
@@ -208,10 +253,10 @@ def fit(
                 elif is_due:
                     mine = (time.monotonic() - saved_at > intervals.seconds, signals.caught)
                     late, stop = map(max, zip(*parallel.gather(mine), strict=True))
-                if step % every.save == 0 or step == run.steps or late or stop:
+                if step % every.save == 0 or is_last or late or stop:
                     with signals.held():
                         save()
-                if stop or (step == run.steps and signals.caught):  # or while the last was saved
+                if stop or (is_last and signals.caught):  # or while the last was saved
                     raise stopped(stop or signals.caught)
     except NotFinite as error:
         raise NotFinite(explain(error, run.update, folder, offset + progress.step + 1)) from None
@@ -220,6 +265,7 @@ def fit(
             raise stopped(signals.caught) from None
         raise
     finally:
+        run.step = progress.step
         if log:
             log.close()
     return run.results
@@ -231,21 +277,24 @@ def skip_finished_stage(run: Run, saved: Path) -> None:
     checkpoint.load(saved, {**run.state, "progress": _Progress()})
 
 
-def _resume(folder: Path, state: dict, stage: int, quiet: bool) -> tuple[dict, dict, int]:
-    """Load the checkpoint of this stage, if the folder has one; return the results and the calibration
-    that it had so far, and how many rows were written by then."""
+def _resume(folder: Path, run: Run, state: dict, stage: int, quiet: bool) -> int:
+    """Load the checkpoint of this stage into `run` and `state`, if the folder has one, with the results,
+    the calibration and the best weights by then; return how many rows had been written."""
     if not checkpoint.any_at(folder / "checkpoint"):
-        return {}, {}, 0
+        return 0
     found, meta, complaints = checkpoint.find(folder / "checkpoint")
     if complaints and not quiet:
         from rich.console import Console
 
         line = f"{'; '.join(complaints)}: going back to {found.name}, step {meta['step']}"
         Console(stderr=True).print(line, markup=False, soft_wrap=True)
-    if meta["stage"] != stage:
-        return {}, {}, meta["rows"]
-    checkpoint.load(found, state)
-    return meta["results"], meta.get("calibration", {}), meta["rows"]
+    if meta["stage"] == stage:
+        checkpoint.load(found, state)
+        run.results.update(meta["results"])
+        run.calibration.update(meta.get("calibration", {}))
+        assert run.best is not None
+        run.best.restore(meta.get("best"), checkpoint.best_tensors(found))
+    return meta["rows"]
 
 
 def _check_weights(name: str, item: Any) -> None:

@@ -9,13 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from torchstone.errors import BadInput
+from torchstone.parts.metrics.direction import is_lower_better
 from torchstone.parts.metrics.interquartile_mean import interquartile_mean, interval
-from torchstone.parts.metrics.legend import legend
 from torchstone.plots.canvas import LEGEND, PALETTE, canvas, decades, frame, plain, save
 from torchstone.plots.curves import Series, final, label_with_legend, rank, read_json, read_metrics, series_of
-
-# Words in the name of a metric without a legend that mean lower is better.
-LESS = ("loss", "error", "perplexity", "bits", "nll", "mse", "mae", "rmse", "fid", "kl", "distance")
 
 FRAMES = "steps of the environment"
 
@@ -50,7 +47,7 @@ def _row(folder: Path, name: str, rows: list[dict]) -> dict:
     for metric, splits in series_of(rows)[0].items():
         if "val" in splits and metric not in ("rate", "steps_per_second"):
             values = [value for _, value in splits["val"]]
-            best[f"best/{metric}"] = min(values) if _less(metric) else max(values)
+            best[f"best/{metric}"] = min(values) if is_lower_better(metric) else max(values)
     return {
         "run": name,
         "system": recipe.get("system"),
@@ -62,14 +59,6 @@ def _row(folder: Path, name: str, rows: list[dict]) -> dict:
         **final(rows, result),
         **best,
     }
-
-
-def _less(metric: str) -> bool:
-    meaning = legend(metric)
-    if meaning is not None and meaning.better:
-        return meaning.better == "lower"
-    words = metric.lower().replace("/", "_").replace("-", "_").split("_")
-    return any(word in LESS for word in words)
 
 
 def _names(folders: list[Path]) -> list[str]:

@@ -25,20 +25,21 @@ class Judged(NamedTuple):
 
 
 def evaluate(
-    folder: Path, data: str | None, device: str, options: Mapping[str, Any]
+    folder: Path, data: str | None, device: str, options: Mapping[str, Any], *, last: bool = False
 ) -> tuple[dict[str, float], Judged]:
     """The metrics of a run's model, and what they are of.
 
     Args:
         data: other data than the run's; if their content is the same, it is the run's test split that counts.
         options: the system's own.
+        last: judge the weights of the last step, not the best ones by validation.
 
     Raises:
         BadInput: no run, data that cannot be read, or, without `data`, that have changed since training.
     """
     from torchstone.data import identity
 
-    model, metadata, entry = load_run(folder, device)
+    model, metadata, entry = load_run(folder, device, last=last)
     _, _, recipe = read_recipe(folder)
     measure = system_use(entry, "evaluate")
     refuse_unknown(measure, options, f"{entry.name} evaluates")

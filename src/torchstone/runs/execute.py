@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torchstone.errors import BadInput
+from torchstone.errors import BadInput, did_you_mean
 from torchstone.files import atomic_write
 from torchstone.systems import System
 
@@ -41,7 +41,7 @@ def execute(
     from torchstone.engine.run import Intervals, fit, skip_finished_stage
     from torchstone.runs.folder import create_run_folder, note_changes, write_result
 
-    reached, meta = 0, {}
+    reached, meta, settings = 0, {}, Intervals(**intervals)
     if not fresh and checkpoint.any_at(folder / "checkpoint"):
         _, meta, _ = checkpoint.find(folder / "checkpoint")
         same_system(meta, entry, folder)
@@ -63,6 +63,7 @@ def execute(
             check_data(meta, run.metadata, folder, is_new="data" in changes)
             if changes and parallel.rank() == 0:
                 note_changes(folder, changes, meta["step"], sources)
+        check_metric(run, settings)
         if stage == 0 and fresh and parallel.rank() == 0:
             before = rng.snapshot()  # what these import draws from Python's
             create_run_folder(folder, entry.name, recipe_name, recipe, intervals, sources)
@@ -78,7 +79,7 @@ def execute(
             fit(
                 run,
                 folder,
-                intervals=Intervals(**intervals),
+                intervals=settings,
                 meta={"system": entry.name, "recipe": recipe_name},
                 stage=stage,
                 offset=offset,
@@ -89,9 +90,29 @@ def execute(
         last = run
     if parallel.rank() == 0:
         with activity("drawing pictures", quiet=quiet, announce=last.report is not None):
-            write_result(folder, entry.name, recipe_name, last, offset)
+            write_result(folder, entry.name, recipe_name, last, offset - last.steps + last.step)
     parallel.barrier()  # none leaves before the result is written
     return last
+
+
+def check_metric(run: Any, settings: Any) -> None:
+    """Refuse a metric that validation does not measure, before anything is written.
+
+    Raises:
+        BadInput: with those that it measures.
+    """
+    from torchstone.engine import rng
+
+    metric = settings.best_metric
+    if metric in (None, run.best_metric):
+        if settings.patience is not None and run.best_metric is None:
+            raise BadInput("patience needs a metric of validation: name one with --best-metric")
+        return
+    before = rng.snapshot()
+    measured = run.evaluate()
+    rng.restore(before)
+    if metric not in measured:
+        raise BadInput(f"validation has no metric {metric!r}: {did_you_mean(metric, measured)}")
 
 
 def check_data(

@@ -80,6 +80,8 @@ def write_result(folder: Path, system: str, recipe_name: str, run: Run, steps: i
         "system": system,
         "recipe": recipe_name,
         "steps": steps,
+        "planned_steps": steps + run.steps - run.step,
+        "best": None if run.best is None else run.best.about(),
         "seconds": max((row["time"] for row in rows), default=0.0),
         "parameters": count,
         "metrics": run.results,
@@ -90,7 +92,8 @@ def write_result(folder: Path, system: str, recipe_name: str, run: Run, steps: i
     pictures.mkdir(exist_ok=True)
     draw_curves(folder, pictures / "curves.png")
     if run.report is not None:
-        run.report(pictures)
+        with run.best_weights():
+            run.report(pictures)
 
 
 def write_json(file: Path, content: Any) -> None:

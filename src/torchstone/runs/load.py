@@ -44,15 +44,18 @@ def create(name: str, *, weights: str | Path | None = None, **arguments) -> "tor
     return model
 
 
-def load(path: str | Path) -> "torch.nn.Module":
+def load(path: str | Path, *, last: bool = False) -> "torch.nn.Module":
     """The model of a run folder, or of one in Hugging Face layout (`hf:ORG/NAME` is fetched), in
     evaluation mode on the CPU.
+
+    Args:
+        last: of a run the weights of the last step, not the best ones by validation.
 
     Raises:
         BadInput: the folder is neither, or not whole; its config asks for what is not implemented.
     """
     folder = _layout_of(path)
-    return load_run(Path(path))[0] if folder is None else from_layout(folder)
+    return load_run(Path(path), last=last)[0] if folder is None else from_layout(folder)
 
 
 def load_tokenizer(path: str | Path) -> "tokenizers.Tokenizer":
@@ -111,7 +114,7 @@ def from_layout(folder: Path):
     return model.eval()
 
 
-def export_hf(path: str | Path, out: str | Path) -> Path:
+def export_hf(path: str | Path, out: str | Path, *, last: bool = False) -> Path:
     """Write a run's model, and its tokenizer, as a folder that transformers loads.
 
     The folder is read again before it is called done: the network must come back the same.
@@ -122,7 +125,7 @@ def export_hf(path: str | Path, out: str | Path) -> Path:
     """
     from torchstone.hub.hf_export import write
 
-    model, metadata, entry = load_run(Path(path))
+    model, metadata, entry = load_run(Path(path), last=last)
     module = entry.module()
     if not hasattr(module, "to_config"):
         raise BadInput(f"{entry.name} has no form that transformers loads: use --format onnx")
@@ -148,8 +151,12 @@ def export_hf(path: str | Path, out: str | Path) -> Path:
     return folder
 
 
-def load_run(folder: Path, device: str = "cpu"):
-    """A run folder's model, metadata and its catalogue entry."""
+def load_run(folder: Path, device: str = "cpu", *, last: bool = False):
+    """A run folder's model with its best weights by validation, metadata, and its catalogue entry.
+
+    Args:
+        last: with the weights of the last step instead.
+    """
     from torchstone.engine import checkpoint
     from torchstone.engine.console import notify
     from torchstone.engine.device import select_device
@@ -162,9 +169,7 @@ def load_run(folder: Path, device: str = "cpu"):
     for complaint in complaints:
         notify(f"{complaint}: using {found.name}, step {meta['step']}")
     same_system(meta, entry, folder)
-    metadata = meta["metadata"]
+    tensors, metadata = checkpoint.weights(found, meta, last=last)
     model = create(metadata["variant"], **metadata["model_config"])
-    average = checkpoint.tensors(found, "ema.module")
-    tensors = average or checkpoint.tensors(found, "model")
     load_weights(model, tensors, f"the checkpoint in {folder} does not fit {metadata['variant']}")
     return model.to(select_device(device)).eval(), metadata, entry

@@ -112,13 +112,14 @@ def checked_intervals(intervals: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BadInput: another name, or no positive number.
     """
-    known = {"log": int | None, "evaluate": int | None, "save": int | None, "seconds": float}
+    known: dict[str, Any] = dict.fromkeys(("log", "evaluate", "save", "patience"), int | None)
+    known |= {"seconds": float, "best_metric": str | None}
     checked_ones = {}
     for name, given in intervals.items():
         if name not in known:
             raise BadInput(f"there is no interval {name!r}: {did_you_mean(name, known)}")
         checked_ones[name] = value = checked(f"the interval {name!r}", known[name], given)
-        if value is not None and value <= 0:
+        if isinstance(value, int | float) and value <= 0:
             raise BadInput(f"the interval {name!r} must be positive, not {value}")
     return checked_ones
 

@@ -73,6 +73,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         stream=stream,
         update=update,
         evaluate=validate,
+        best_metric="loss",
         state={**state, "stream": stream},
         steps=recipe.steps,
         test=lambda: measure(eval_model, held_out["test"]),

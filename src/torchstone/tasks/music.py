@@ -59,6 +59,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         stream=stream,
         update=update,
         evaluate=lambda: {"loss": measure(eval_model, music.val)},
+        best_metric="loss",
         state={**state, "stream": stream},
         steps=recipe.steps,
         test=lambda: {"loss": measure(eval_model, music.test)},

@@ -93,10 +93,9 @@ def initialize_from(
 
 
 def load_run_weights(folder: Path) -> tuple[dict[str, Tensor], dict]:
-    """The weights of a run's newest checkpoint (the EMA, if it has one) and its metadata."""
+    """The best weights of a run's newest checkpoint (the EMA, if it has one) and its metadata."""
     path, meta, _ = checkpoint.find(folder / "checkpoint")
-    tensors = checkpoint.tensors(path, "ema.module") or checkpoint.tensors(path, "model")
-    return tensors, meta["metadata"]
+    return checkpoint.weights(path, meta)
 
 
 def load_weights(

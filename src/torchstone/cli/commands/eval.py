@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+from torchstone.cli.main import LAST_HELP
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
@@ -14,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of image generators: Inception weights, for FID, precision and recall",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--last", action="store_true", help=LAST_HELP)
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
@@ -21,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     from torchstone.runs.evaluate import evaluate
 
     options = {} if args.inception is None else {"inception": args.inception}
-    metrics, judged = evaluate(Path(args.run), args.data, args.device, options)
+    metrics, judged = evaluate(Path(args.run), args.data, args.device, options, last=args.last)
     if args.json:
         print(json.dumps(metrics | {"data": judged._asdict()}))
         return

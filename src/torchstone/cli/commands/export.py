@@ -3,6 +3,8 @@
 import argparse
 import json
 
+from torchstone.cli.main import LAST_HELP
+
 EPILOG = (
     "An .onnx or .pt2 file takes images as uint8, 0 to 255, preprocessed as in training except for "
     "normalization, which it does itself (tables: raw rows), in batches of any size, and returns logits. "
@@ -26,13 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="onnx or pt2 (default: by the ending of --out), or hf: a folder that transformers loads "
         "(bert, gpt, t5, vit)",
     )
+    parser.add_argument("--last", action="store_true", help=LAST_HELP)
     parser.add_argument("--json", action="store_true", help="as JSON: the metadata of the file")
 
 
 def run(args: argparse.Namespace) -> None:
     from torchstone.api import export
 
-    result = export(args.run, out=args.out, format=args.format)
+    result = export(args.run, out=args.out, format=args.format, last=args.last)
     if args.json:
         print(json.dumps(result, indent=1))
         return

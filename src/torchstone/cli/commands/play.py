@@ -4,7 +4,7 @@ import argparse
 import json
 import statistics
 
-from torchstone.cli.main import positive
+from torchstone.cli.main import LAST_HELP, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--video", metavar="FILE", help="video of the first episode: FILE.mp4 or FILE.gif")
     add("--seed", metavar="N", type=int, help="random seed of the initial states")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
+    add("--last", action="store_true", help=LAST_HELP)
     add("--json", action="store_true", help="as JSON, with every return")
 
 
@@ -23,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     from torchstone.api import play
 
     options = {"episodes": args.episodes, "video": args.video, "seed": args.seed}
-    returns = play(args.run, device=args.device, **options)
+    returns = play(args.run, device=args.device, last=args.last, **options)
     spread = statistics.stdev(returns) if len(returns) > 1 else 0.0
     if args.json:
         summary = {"returns": returns, "mean": statistics.fmean(returns), "spread": spread}

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from torchstone.cli.main import positive
+from torchstone.cli.main import LAST_HELP, positive
 from torchstone.errors import BadInput
 
 OLD_OPTIONS = {"--beams": "--beam-size"}
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--explain", metavar="FILE.png", help="Grad-CAM and saliency over each image (segmentation: the mask)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--last", action="store_true", help=LAST_HELP)
     parser.add_argument("--json", action="store_true", help="as JSON, with all probabilities")
 
 
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> None:
     inputs = [*args.inputs, *([] if args.fill is None else [args.fill])]
     if not inputs:
         raise BadInput("predict what? Give files, or texts")
-    answers = predict(args.run, inputs, device=args.device, explain=args.explain, keep_going=True, **options)
+    options |= {"last": args.last, "explain": args.explain}
+    answers = predict(args.run, inputs, device=args.device, keep_going=True, **options)
     refused = sum("error" in answer for answer in answers)
     if args.json:
         print(json.dumps(answers, indent=1))

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from torchstone.cli.main import positive
+from torchstone.cli.main import LAST_HELP, positive
 from torchstone.errors import BadInput
 
 OLD_OPTIONS = {
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--eta", metavar="X", type=float, help="DDIM η: 0 deterministic, 1 as stochastic as DDPM")
     add("--tempo", metavar="X", type=float, help="music: tempo in quarter notes per minute")
     add("--out", metavar="FILE", help="output file; music: FILE.mid, images: FILE.png")
+    add("--last", action="store_true", help=LAST_HELP)
     add("--device", default="auto", help="auto, cpu, cuda or mps")
 
 

@@ -14,6 +14,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", metavar="N", type=positive, help="train N times with seeds from --seed on, one record"
     )
+    parser.add_argument(
+        "--patience", metavar="N", type=positive, help="stop early: evaluations without a better one"
+    )
+    parser.add_argument(
+        "--best-metric",
+        metavar="NAME",
+        help="metric of validation that the best checkpoint is kept by (default: the system's, such as "
+        "accuracy, loss or return)",
+    )
     parser.add_argument("--log-every", metavar="N", type=positive, help="steps between rows of metrics")
     parser.add_argument("--eval-every", metavar="N", type=positive, help="steps between evaluations")
     parser.add_argument("--save-every", metavar="N", type=positive, help="steps between checkpoints")
@@ -67,6 +76,8 @@ def train(generic: Parser, words: list[str]) -> int:
         overwrite=args.overwrite,
         intervals=intervals,
         seeds=args.seeds,
+        patience=args.patience,
+        best_metric=args.best_metric,
         **changed(parsed),
     )
     print_summary(run)

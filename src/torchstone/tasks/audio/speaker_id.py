@@ -72,6 +72,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         stream=stream,
         update=update,
         evaluate=lambda: measure(eval_model, metadata, data.val),
+        best_metric="accuracy",
         state=state,
         steps=recipe.steps,
         test=lambda: measure(eval_model, metadata, data.test),

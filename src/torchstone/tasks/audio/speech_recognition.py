@@ -111,6 +111,7 @@ def train_recognizer(
         stream=stream,
         update=update,
         evaluate=lambda: measure(eval_model, metadata, held_out["val"]),
+        best_metric="label_error",
         state=state,
         steps=recipe.steps,
         test=test,

@@ -233,6 +233,7 @@ def train_diffusion(
         evaluate=lambda: {
             "loss": evaluation_loss(eval_model, data.val, denoising_loss, make_context, MAX_VALIDATION)
         },
+        best_metric="loss",
         state={**state, "stream": stream},
         steps=recipe.steps,
         test=test,

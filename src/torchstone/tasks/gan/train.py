@@ -185,6 +185,7 @@ def train_gan(
         stream=stream,
         update=update,
         evaluate=evaluate,
+        best_metric="frechet_distance",
         state=state,
         steps=recipe.steps,
         test=test,

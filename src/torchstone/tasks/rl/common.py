@@ -133,6 +133,7 @@ def make_run(
         stream=stream,
         update=update,
         evaluate=lambda: return_statistics(evaluator(model, VALIDATION)),
+        best_metric="return",
         state={"model": model, **state, "stream": stream},
         steps=recipe.updates,
         test=lambda: return_statistics(evaluator(model, TEST), std=True),

@@ -98,12 +98,6 @@ def build(recipe: Any, cell: Cell) -> Run:
         errors = forecaster.forecast_errors(eval_model, spec, values, observed, windows, others)
         return {name: float(error.nanmean()) for name, error in errors.items()}
 
-    def validate() -> dict[str, float]:
-        is_last = stream.position >= recipe.steps * recipe.batch_size
-        return measure(
-            starts["val"] if is_last else evenly_spaced_starts(starts["val"], VAL_WINDOWS), trained
-        )
-
     def report(folder: Path) -> None:
         errors = forecaster.forecast_errors(eval_model, spec, values, observed, starts["test"], baselines)
         step = format_duration(series.step, series.unit)
@@ -119,7 +113,9 @@ def build(recipe: Any, cell: Cell) -> Run:
     return Run(
         stream=stream,
         update=JointUpdate(update, linear_update, "linear"),
-        evaluate=validate,
+        evaluate=lambda: measure(evenly_spaced_starts(starts["val"], VAL_WINDOWS), trained),
+        evaluate_all=lambda: measure(starts["val"], trained),
+        best_metric="loss",
         state={**state, **{f"linear_{name}": each for name, each in linear_state.items()}, "stream": stream},
         steps=recipe.steps,
         test=lambda: measure(starts["test"], baselines),

@@ -43,6 +43,7 @@ def classify_table(
         stream=stream,
         update=update,
         evaluate=lambda: evaluate_split(model, table, "val", loss),
+        best_metric="accuracy",
         state={"model": model, "stream": stream},
         steps=recipe.steps,
         test=lambda: evaluate_split(model, table, "test", loss),

@@ -115,8 +115,7 @@ def load_bert(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
         folder, meta, _ = checkpoint.find(path / "checkpoint")
         if meta["system"] != "bert":
             raise BadInput(f"{path} is a run of {meta['system']}, not of bert")
-        tensors = checkpoint.tensors(folder, "ema.module") or checkpoint.tensors(folder, "model")
-        metadata = meta["metadata"]
+        tensors, metadata = checkpoint.weights(folder, meta)
         return metadata["model_config"], tensors, tokenizers.from_metadata(metadata["tokenizer"])
     config, tensors = hf_folder.read(path)
     if hf_folder.system_of_config(config) != "bert":

@@ -71,6 +71,7 @@ def finetune(model: nn.Module, recipe: Any, setup: BertSetup, *, model_config: d
         stream=streams["train"],
         update=update,
         evaluate=lambda: measure(eval_model, streams["val"]),
+        best_metric="accuracy",
         state=state,
         steps=recipe.steps,
         test=test,

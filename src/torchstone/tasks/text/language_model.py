@@ -81,17 +81,15 @@ def train_language_model(
     def measure_part(ids: Tensor | None, part: str, max_tokens: int | None = None) -> dict[str, float]:
         return {} if ids is None else measure(model, ids, len(part), max_tokens=max_tokens)
 
-    def validate() -> dict[str, float]:
-        is_last = stream.position >= recipe.steps * recipe.batch_size
-        return measure_part(val, text.val, None if is_last else VAL_TOKENS)
-
     def evaluate_test() -> dict[str, float]:
         return measure_part(test, text.test) | {"unigram": unigram_loss(train, held_out, model.vocab_size)}
 
     return Run(
         stream=stream,
         update=update,
-        evaluate=validate,
+        evaluate=lambda: measure_part(val, text.val, VAL_TOKENS),
+        evaluate_all=lambda: measure_part(val, text.val),
+        best_metric="loss",
         state={**state, "stream": stream},
         steps=recipe.steps,
         test=evaluate_test,

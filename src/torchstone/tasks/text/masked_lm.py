@@ -93,6 +93,7 @@ def pretrain(
         stream=streams["train"],
         update=update,
         evaluate=lambda: measure(eval_model, streams["val"].eval_batches()),
+        best_metric="cross_entropy",
         state=state,
         steps=recipe.steps,
         test=test,

@@ -111,10 +111,6 @@ def build(recipe: Any, cell: Cell) -> Run:
     def measure_part(ids: Tensor | None, part: str, max_tokens: int | None = None) -> dict[str, float]:
         return {} if ids is None else measure(update.eval_model, ids, len(part), max_tokens=max_tokens)
 
-    def validate() -> dict[str, float]:
-        is_last = stream.position >= recipe.steps
-        return measure_part(val, text.val, None if is_last else language_model.VAL_TOKENS)
-
     def evaluate_test() -> dict[str, float]:
         assert test is not None
         unigram = unigram_loss(train.cpu(), test.cpu()[1:], size)
@@ -126,7 +122,9 @@ def build(recipe: Any, cell: Cell) -> Run:
     return Run(
         stream=stream,
         update=update,
-        evaluate=validate,
+        evaluate=lambda: measure_part(val, text.val, language_model.VAL_TOKENS),
+        evaluate_all=lambda: measure_part(val, text.val),
+        best_metric="loss",
         state={**update.state, "stream": stream, "hidden_state": update},
         steps=recipe.steps,
         test=evaluate_test if test is not None else None,

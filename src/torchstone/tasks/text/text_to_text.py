@@ -64,6 +64,7 @@ def text_to_text(model: Any, recipe: Any, data: TextToTextData, loss: Loss, *, m
         stream=data.stream,
         update=update,
         evaluate=lambda: measure(model, data.val, loss, **search),
+        best_metric="loss",
         state={**state, "stream": data.stream},
         steps=recipe.steps,
         test=test,

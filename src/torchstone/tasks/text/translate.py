@@ -121,6 +121,7 @@ def translate(
         stream=stream,
         update=update,
         evaluate=validate,
+        best_metric="bleu" if recipe.eval_examples else "loss",
         state=state,
         steps=recipe.steps,
         test=evaluate_test,

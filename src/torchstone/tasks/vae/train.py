@@ -151,6 +151,7 @@ def train_vae(
         stream=stream,
         update=update,
         evaluate=evaluate,
+        best_metric="elbo",
         state=state,
         steps=recipe.steps,
         test=test,

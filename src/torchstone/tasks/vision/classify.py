@@ -110,6 +110,7 @@ def classify(
         stream=stream,
         update=update,
         evaluate=lambda: evaluate_split(eval_model, data.val, data.metadata, loss),
+        best_metric="accuracy",
         state=state,
         steps=recipe.steps,
         test=lambda: evaluate_split(eval_model, data.test, data.metadata, loss),

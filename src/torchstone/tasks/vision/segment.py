@@ -76,6 +76,7 @@ def segment(
         stream=stream,
         update=update,
         evaluate=lambda: split_metrics(eval_model, [data.val], data.metadata, len(data.classes)),
+        best_metric="miou",
         state=state,
         steps=recipe.steps,
         test=test,
