@@ -14,6 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", metavar="N", type=positive, help="train N times with seeds from --seed on, one record"
     )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="train without the files that cannot be used, and list them"
+    )
     parser.add_argument("--log-every", metavar="N", type=positive, help="steps between rows of metrics")
     parser.add_argument("--eval-every", metavar="N", type=positive, help="steps between evaluations")
     parser.add_argument("--save-every", metavar="N", type=positive, help="steps between checkpoints")
@@ -60,14 +63,14 @@ def train(generic: Parser, words: list[str]) -> int:
     parsed, extra = parser.parse_known_args(rest)
     if extra:
         raise BadInput(f"unexpected {extra[0]!r} after {args.system}: fields are given as --field value")
+    fields = changed(parsed)
+    if args.skip_bad:
+        from torchstone.data.bad_files import SKIP
+
+        fields["data"] = SKIP + str(fields.get("data", recipe.data)).removeprefix(SKIP)
     intervals = {"log": args.log_every, "evaluate": args.eval_every, "save": args.save_every}
     run = train_system(
-        args.system,
-        out=args.out,
-        overwrite=args.overwrite,
-        intervals=intervals,
-        seeds=args.seeds,
-        **changed(parsed),
+        args.system, out=args.out, overwrite=args.overwrite, intervals=intervals, seeds=args.seeds, **fields
     )
     print_summary(run)
     return 0

@@ -13,6 +13,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
+from torchstone.data.bad_files import split_skip
 from torchstone.data.splits import SPLIT_SEED
 from torchstone.data.vision import openmoji, segmentation_folder
 from torchstone.data.vision.preprocess import describe_levels, load_upright, measure_levels
@@ -96,10 +97,11 @@ def load_segmentation(
             pairs = (_to_device(images[rows], device), _to_device(masks[rows], device))
             splits[split] = SegmentationSplit(pairs, device)
     else:
-        folder = Path(spec).expanduser()
+        name, skip = split_skip(spec)
+        folder = Path(name).expanduser()
         if not folder.is_dir():
             raise BadInput(f"no data {spec!r}: {did_you_mean(spec, BUNDLED)}, or {LAYOUT}")
-        pairs, rows, classes, description = segmentation_folder.read(folder, size)
+        pairs, rows, classes, description = segmentation_folder.read(folder, size, skip=skip)
         stays_on_disk = len(pairs) * 4 * size**2 > MEMORY_LIMIT
         index_of = _split_judgeably(rows, pairs, classes, str(folder))
         levels = None if model is None else model.get("levels")

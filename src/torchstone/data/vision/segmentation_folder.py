@@ -4,13 +4,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from torchstone.data.bad_files import read_good
 from torchstone.data.splits import SPLIT_NAMES
 from torchstone.data.text_files import read_class_names
 from torchstone.data.vision.image_folder import SUFFIXES
@@ -87,7 +87,9 @@ def mask_indices(image: Image.Image, file: Path) -> Image.Image:
     )
 
 
-def read(folder: Path, size: int) -> tuple[list[Labeled], dict[str, np.ndarray], tuple[str, ...], str]:
+def read(
+    folder: Path, size: int, *, skip: bool = False
+) -> tuple[list[Labeled], dict[str, np.ndarray], tuple[str, ...], str]:
     """Pairs of files to be fitted to `size` x `size`, with their labels, the rows of each split, the classes, and a description.
 
     Pairs whose mask is all void are left out, and counted in the description.
@@ -113,8 +115,13 @@ def read(folder: Path, size: int) -> tuple[list[Labeled], dict[str, np.ndarray],
             f"{folder} has {len(rows['train'])} image to train on, too few to cut "
             f"{missing} splits off: give at least {1 + missing}"
         )
-    with ThreadPool(THREADS) as threads:
-        stored, fitted = zip(*threads.starmap(partial(_mask_labels, size=size), pairs), strict=True)
+    read_pair = partial(_mask_labels, size=size, decodes=skip)
+    read, good, left_out = read_good(lambda pair: read_pair(*pair), pairs, skip=skip, threads=THREADS)
+    stored, fitted = zip(*read, strict=True)
+    rows = {split: np.flatnonzero(np.isin(good, index)) for split, index in rows.items()}
+    pairs = [pairs[i] for i in good]
+    if empty := [split for split, index in rows.items() if not len(index)]:
+        raise BadInput(f"the {empty[0]} split of {folder} has no image left{left_out}")
     names = read_class_names(folder, IGNORE_INDEX)
     seen = _check_labels(folder, pairs, stored, names)
     classes = names or ("background", *(f"class {i}" for i in range(1, seen[-1] + 1)))
@@ -122,7 +129,7 @@ def read(folder: Path, size: int) -> tuple[list[Labeled], dict[str, np.ndarray],
     numbers = np.cumsum(has_label) - 1  # of the pairs that are kept
     kept = {split: numbers[index[has_label[index]]] for split, index in rows.items()}
     labeled = [Labeled(*pair, labels) for pair, labels in zip(pairs, fitted, strict=True)]
-    description = f"{folder.name}: {len(pairs)} images with masks, {len(classes)} classes"
+    description = f"{folder.name}: {len(pairs)} images with masks, {len(classes)} classes{left_out}"
     if void := int((~has_label).sum()):
         description += f", {void} left out whose mask{'s are' if void > 1 else ' is'} all void"
     if absent := [name for i, name in enumerate(classes) if i not in seen]:
@@ -200,10 +207,15 @@ def _by_stem(folder: Path, suffixes: set[str]) -> dict[str, Path]:
     return files
 
 
-def _mask_labels(image_file: Path, mask_file: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The values in a mask, whose sides must be its image's, and those left when it is fitted."""
+def _mask_labels(
+    image_file: Path, mask_file: Path, size: int, *, decodes: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The values in a mask, whose sides must be its image's, and those left when it is fitted.
+
+    Of the image the head is read; with `decodes` all of it.
+    """
     with report_unreadable(str(image_file)), Image.open(image_file) as opened:
-        sides = ImageOps.exif_transpose(opened).size if opened.getexif() else opened.size
+        sides = ImageOps.exif_transpose(opened).size if opened.getexif() or decodes else opened.size
     with report_unreadable(str(mask_file)), Image.open(mask_file) as opened:
         mask = mask_indices(opened, mask_file)
         if opened.size != sides:
