@@ -108,8 +108,8 @@ def read_speakers(spec: str, sample_rate: int) -> SpeakerDataset:
     listed = [(file, folder.name) for folder in folders for file in find_audio_files(folder)]
     if not listed:
         raise BadInput(f"{spec} is no set of speakers: give a folder with a sub-folder per speaker")
-    waves, good, left_out = read_good(lambda row: read_audio(row[0], sample_rate), listed, skip=skip)
-    rows = [(wave, listed[i][1], str(listed[i][0])) for wave, i in zip(waves, good, strict=True)]
+    audio, good, left_out = read_good(lambda row: read_audio(row[0], sample_rate), listed, skip=skip)
+    rows = [(wave, listed[i][1], str(listed[i][0])) for wave, i in zip(audio, good, strict=True)]
     return _make_dataset(path.name, {"train": rows}, True, spec + left_out)
 
 

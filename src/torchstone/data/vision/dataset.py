@@ -191,10 +191,10 @@ def scale_and_offset(metadata: dict, device: torch.device) -> tuple[Tensor | flo
 
 def _find_bad(source: Source) -> dict[tuple[str, int], str]:
     """What is wrong with each image that cannot be read, by its split and its row there."""
-    places = [(split, i) for split, subset in source.subsets.items() for i in range(len(subset.labels))]
+    examples = [(split, i) for split, subset in source.subsets.items() for i in range(len(subset.labels))]
 
     def check(number: int) -> str:
-        split, i = places[number]
+        split, i = examples[number]
         try:
             with _open_image(source.subsets[split], i) as image:
                 deep_values(image)
@@ -203,8 +203,8 @@ def _find_bad(source: Source) -> dict[tuple[str, int], str]:
             return str(error)
         return ""
 
-    errors = _map_threads(check, len(places), "checking the images")
-    return {place: error for place, error in zip(places, errors, strict=True) if error}
+    errors = _map_threads(check, len(examples), "checking the images")
+    return {place: error for place, error in zip(examples, errors, strict=True) if error}
 
 
 def _leave_out_bad(source: Source) -> Source:

@@ -164,14 +164,14 @@ def _split_judgeably(
     families = [str(i) for i in range(len(pairs))]
     for salt in range(ATTEMPTS if len(rows) < 3 else 1):
         found = _split_by_family(rows, families, salt)
-        seen = {
+        present = {
             split: sorted({int(label) for i in index for label in pairs[i].labels} - {IGNORE_INDEX})
             for split, index in found.items()
         }
-        if all(len(labels) >= 2 for labels in seen.values()):
+        if all(len(labels) >= 2 for labels in present.values()):
             return found
-    split = next(split for split, labels in seen.items() if len(labels) < 2)
-    only = f"only {classes[seen[split][0]]!r}" if seen[split] else "no class"
+    split = next(split for split, labels in present.items() if len(labels) < 2)
+    only = f"only {classes[present[split][0]]!r}" if present[split] else "no class"
     advice = "give it" if split in rows else "give more images, or a folder of this split, with"
     raise BadInput(f"the masks of the {split} split of {name} show {only}: {advice} masks of two classes")
 
