@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def spread_over_classes(labels: Int64[Tensor, " count"], most: int) -> Int64[Tensor, " chosen"]:
-    """At most `most` indices, the classes in turn, each one's evenly spaced: data are often ordered by class."""
+    """At most `most` indices, the classes in turn, evenly spaced in each: data are often ordered by class."""
     classes = labels.unique().tolist()
     share = -(-most // max(1, len(classes)))
     rows = [(labels == each).nonzero()[:, 0].cpu() for each in classes]

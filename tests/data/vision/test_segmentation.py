@@ -135,9 +135,9 @@ def halves(low, high, side=16):
 
 
 VALUES = {
-    "0 and 255, named": (0, 255, "background\nobject\n", "hold 0 and 255 only, and 255 .* save it as 1"),
+    "0 and 255, named": (0, 255, "background\nobject\n", "hold 0 and 255 only, and 255 .* make it 1"),
     "0 and 255": (0, 255, "", "hold 0 and 255 only"),
-    "1 and 255": (1, 255, "", "hold 1 and 255 only, and 255 .* save it as 0"),
+    "1 and 255": (1, 255, "", "hold 1 and 255 only, and 255 .* make it 0"),
     "255 only": (255, 255, "", "hold 255 only"),
     "0 and 128": (0, 128, "", "values 0, 128: if these are gray levels, .* 0 to 1; .* all 129 classes"),
 }

@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> None:
         for answer in answers:
             for line in lines(answer):
                 print(line)
-        drawn = [args.explain] * bool(args.explain and refused < len(answers))
-        for file in [answer["file"] for answer in answers if "file" in answer] + drawn:
+        explained = [args.explain] * bool(args.explain and refused < len(answers))
+        for file in [answer["file"] for answer in answers if "file" in answer] + explained:
             print(f"{'picture' if file.endswith('.png') else 'file'}: {file}")
     if refused:
         raise BadInput(f"{refused} of {len(answers)} inputs without an answer")

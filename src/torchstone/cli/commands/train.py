@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="metric of validation that the best checkpoint is kept by (default: the system's, such as "
         "accuracy, loss or return)",
     )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="train without the files that cannot be used, and list them"
+    )
     parser.add_argument("--log-every", metavar="N", type=positive, help="steps between rows of metrics")
     parser.add_argument("--eval-every", metavar="N", type=positive, help="steps between evaluations")
     parser.add_argument("--save-every", metavar="N", type=positive, help="steps between checkpoints")
@@ -69,6 +72,11 @@ def train(generic: Parser, words: list[str]) -> int:
     parsed, extra = parser.parse_known_args(rest)
     if extra:
         raise BadInput(f"unexpected {extra[0]!r} after {args.system}: fields are given as --field value")
+    fields = changed(parsed)
+    if args.skip_bad:
+        from torchstone.data.bad_files import SKIP
+
+        fields["data"] = SKIP + str(fields.get("data", recipe.data)).removeprefix(SKIP)
     intervals = {"log": args.log_every, "evaluate": args.eval_every, "save": args.save_every}
     run = train_system(
         args.system,
@@ -78,7 +86,7 @@ def train(generic: Parser, words: list[str]) -> int:
         seeds=args.seeds,
         patience=args.patience,
         best_metric=args.best_metric,
-        **changed(parsed),
+        **fields,
     )
     print_summary(run)
     return 0

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchstone.data import download
 from torchstone.data.audio.files import find_audio_files, read_audio, read_fsdd
+from torchstone.data.bad_files import read_good, split_skip
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import full_subset, stratified_split
 from torchstone.data.text_files import read_utf8
@@ -91,6 +92,7 @@ def read_speakers(spec: str, sample_rate: int) -> SpeakerDataset:
         train, test = (_read_ts(text, spec) for text in texts)
         source = "two vowels spoken by nine men, 12 cepstra per frame, from the aeon 1.6.0 archive"
         return _make_dataset(spec, {"train": train, "test": test}, False, f"{spec}: {source}")
+    spec, skip = split_skip(spec)
     path = Path(spec).expanduser()
     if spec.endswith("_TRAIN.ts"):
         parts = {}
@@ -112,8 +114,9 @@ def read_speakers(spec: str, sample_rate: int) -> SpeakerDataset:
     listed = [(file, folder.name) for folder in folders for file in find_audio_files(folder)]
     if not listed:
         raise BadInput(f"{spec} is no set of speakers: give a folder with a sub-folder per speaker")
-    rows = [(read_audio(file, sample_rate), speaker, str(file)) for file, speaker in listed]
-    return _make_dataset(path.name, {"train": rows}, True, spec)
+    audio, good, left_out = read_good(lambda row: read_audio(row[0], sample_rate), listed, skip=skip)
+    rows = [(wave, listed[i][1], str(listed[i][0])) for wave, i in zip(audio, good, strict=True)]
+    return _make_dataset(path.name, {"train": rows}, True, spec + left_out)
 
 
 Rows = list[tuple[Tensor, str, str]]  # item, class, name

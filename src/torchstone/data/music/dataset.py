@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from torchstone.data.bad_files import read_good, split_skip
 from torchstone.data.identity import identified
 from torchstone.data.music import chorales, midi
 from torchstone.data.music.midi import EXTENSIONS, KEYS, LOWEST_KEY, Frames
@@ -57,6 +59,7 @@ def load_music(spec: str | Path, frame_beats: float | None = None) -> MusicDatas
     """
     if frame_beats is not None and not 1 / 64 <= frame_beats <= 16:
         raise BadInput(f"frame_beats must be 1/64 to 16 quarter notes, not {frame_beats:g}")
+    spec, skip = split_skip(str(spec))
     path = Path(spec).expanduser()
     if str(spec) in BUNDLED:
         frame_beats = frame_beats or 0.5
@@ -75,9 +78,10 @@ def load_music(spec: str | Path, frame_beats: float | None = None) -> MusicDatas
         return _published(path, frame_beats)
     if path.is_dir():
         files = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS)
-        pieces = [read_piece(file, frame_beats or FRAME_BEATS) for file in files]
+        read = partial(read_piece, frame_beats=frame_beats or FRAME_BEATS)
+        pieces, _, left_out = read_good(read, files, skip=skip)
         dropped = sum(count for _, count in pieces)
-        source = f"{len(files)} MIDI files"
+        source = f"{len(files)} MIDI files{left_out}"
         source += f", {dropped} notes beyond a piano's keys left out" * (dropped > 0)
         return _split(path.name, [piece for piece, _ in pieces], frame_beats or FRAME_BEATS, source)
     if path.name != str(spec) or path.suffix:

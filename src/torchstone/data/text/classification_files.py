@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torchstone.data.bad_files import read_good
 from torchstone.data.splits import SPLIT_NAMES
 from torchstone.data.text_files import find_delimiter, is_missing, optional_text, read_rows, read_utf8
 from torchstone.errors import BadInput
@@ -19,28 +20,29 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", *CONLL)
 Example = tuple[str | tuple[str, ...], str | None, str | tuple[str, ...]]  # text, second, label(s)
 
 
-def read_folder(path: Path) -> dict[str, list[Example]]:
-    """Splits of a folder by the names of its files (`train.tsv`, `dev.tsv`, …)."""
+def read_folder(path: Path, *, skip: bool = False) -> tuple[dict[str, list[Example]], str]:
+    """Splits of a folder by the names of its files (`train.tsv`, `dev.tsv`, …), and what was left out."""
     files = sorted(f for f in path.iterdir() if f.suffix in SUFFIXES and f.stem in SPLIT_NAMES)
-    splits = {SPLIT_NAMES[each.stem]: read_file(each) for each in files}
+    read = {SPLIT_NAMES[each.stem]: read_file(each, skip=skip) for each in files}
+    splits = {split: examples for split, (examples, _) in read.items()}
     if "train" not in splits:
         raise BadInput(f"{path} has no train file ({', '.join('train' + suffix for suffix in SUFFIXES[:4])})")
-    return splits
+    return splits, "".join(note for _, note in read.values())
 
 
-def read_file(path: Path) -> list[Example]:
-    """Examples of one file, in the format that its suffix says."""
-    text = read_utf8(path)
+def read_file(path: Path, *, skip: bool = False) -> tuple[list[Example], str]:
+    """Examples of one file, in the format that its suffix says, and what was left out."""
+    text, left_out = read_utf8(path), ""
     if path.suffix in CONLL:
         examples = _parse_conll(path, text)
     elif path.suffix in SUFFIXES:
         parse = _parse_jsonl if path.suffix == ".jsonl" else _parse_table
-        examples = _to_examples(path, *parse(path, text))
+        examples, left_out = _to_examples(path, *parse(path, text), skip=skip)
     else:
         raise BadInput(f"{path} is no labeled text: give {', '.join(SUFFIXES)}")
     if not examples:
         raise BadInput(f"{path} is empty: give a text and its label per line")
-    return examples
+    return examples, left_out
 
 
 def read_unlabeled(path: Path, *, pairs: bool, words: bool) -> list[tuple[str, str | None]]:
@@ -168,19 +170,26 @@ def _is_header(cells: Sequence[str]) -> bool:
     return any(cell in LABEL for cell in lower) or any(cell in FIRST for cell in lower)
 
 
-def _to_examples(path: Path, names: list[str] | None, rows: list[list[str]]) -> list[Example]:
+def _to_examples(
+    path: Path, names: list[str] | None, rows: list[list[str]], *, skip: bool
+) -> tuple[list[Example], str]:
     """Examples of a table; without a header the label is the last of two or three columns, or the first
     where that one alone has values that recur."""
     if not rows:
-        return []
+        return [], ""
     if names is None:
         names = _guess_names(path, rows)
     first, second, label = _columns(path, names)
-    for number, row in enumerate(rows, 1):
+
+    def example(number: int) -> Example:
+        row = rows[number - 1]
         if not row[label].strip() or not row[first].strip():
             empty = "label" if row[first].strip() else "text"
             raise BadInput(f"{path}, data row {number}: the {empty} is empty")
-    return [(row[first], row[second] if second is not None else None, row[label].strip()) for row in rows]
+        return row[first], row[second] if second is not None else None, row[label].strip()
+
+    examples, _, left_out = read_good(example, range(1, len(rows) + 1), skip=skip)
+    return examples, left_out
 
 
 def _guess_names(path: Path, rows: list[list[str]]) -> list[str]:

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 
 from torchstone.data import download
+from torchstone.data.bad_files import read_good, split_skip
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import SPLIT_SEED
 from torchstone.data.text.pretrained_tokenizers import bert_tokenizer
@@ -70,16 +71,18 @@ def load_captioned(source: str | Path, *, size: int, device: torch.device | str 
     Raises:
         BadInput: no such data; no captions; an image that is corrupt or missing, by its name.
     """
-    source, levels = str(source), None
+    (source, skip), levels = split_skip(str(source)), None
     if source in BUNDLED:
         arrays, captions, families = _load_openmoji(size)
         description = (
             f"openmoji: {len(captions)} drawings (artwork, CC BY-SA 4.0, openmoji.org) by their names"
         )
     else:
-        arrays, captions, levels = _load_folder(Path(source).expanduser(), size)
+        arrays, captions, levels, left_out = _load_folder(Path(source).expanduser(), size, skip)
         families = [str(i) for i in range(len(captions))]
-        description = f"{Path(source).name}: {len(captions)} images with captions{describe_levels(levels)}"
+        description = (
+            f"{Path(source).name}: {len(captions)} images with captions{left_out}{describe_levels(levels)}"
+        )
     if len(captions) < 10:
         raise BadInput(f"{source} has {len(captions)} captioned images; at least 10 are needed")
     images = torch.from_numpy(np.ascontiguousarray(arrays)).to(device)
@@ -129,7 +132,7 @@ def _code_points(text: str) -> str:
     return "-".join(f"{ord(letter):04X}" for letter in text if letter != "\ufe0f")
 
 
-def _load_folder(folder: Path, size: int) -> tuple[np.ndarray, list[str], Levels]:
+def _load_folder(folder: Path, size: int, skip: bool) -> tuple[np.ndarray, list[str], Levels, str]:
     if not folder.is_dir():
         raise BadInput(f"no data {str(folder)!r}: {did_you_mean(str(folder), BUNDLED)}, or {LAYOUT}")
     listing = folder / "metadata.jsonl"
@@ -149,22 +152,27 @@ def _load_folder(folder: Path, size: int) -> tuple[np.ndarray, list[str], Levels
                 pairs.append((file, read_utf8(text).strip()))
     if not pairs:
         raise BadInput(f"{folder} holds no captioned images: give {LAYOUT}")
-    for file, caption in pairs:
-        if not file.is_file():
-            raise BadInput(f"{listing} names {file.name}, which is not there")
-        if not caption:
-            raise BadInput(f"{file} has an empty caption")
 
     def read(file: Path, use: Callable[[Image.Image], Any]) -> Any:
         with report_unreadable(str(file)), Image.open(file) as image:
             return use(image)
 
-    levels = measure_levels(read(file, deep_values) for file, _ in pairs)
+    def check(pair: tuple[Path, str]) -> np.ndarray | None:
+        file, caption = pair
+        if not file.is_file():
+            raise BadInput(f"{listing} names {file.name}, which is not there")
+        if not caption:
+            raise BadInput(f"{file} has an empty caption")
+        read(file, partial(decode, channels=3))
+        return read(file, deep_values)
+
+    deep, good, left_out = read_good(check, pairs, skip=skip)
+    pairs, levels = [pairs[i] for i in good], measure_levels(deep)
     arrays = [
         fit_to_square(read(file, partial(decode, channels=3, levels=levels)), size, False)
         for file, _ in pairs
     ]
-    return np.stack(arrays), [caption.lower() for _, caption in pairs], levels
+    return np.stack(arrays), [caption.lower() for _, caption in pairs], levels, left_out
 
 
 def word_tokenizer(captions: list[str]) -> Tokenizer:

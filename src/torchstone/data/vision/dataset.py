@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from jaxtyping import Float, Int64, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
-from torchstone.data.splits import ImageArray, Subset
+from torchstone.data.bad_files import describe, listed, split_skip
+from torchstone.data.splits import ImageArray, Source, Subset
 from torchstone.data.vision import sources
 from torchstone.data.vision.preprocess import (
     Levels,
@@ -115,11 +116,27 @@ def load_images(
         model: the `metadata` of the images that a model was trained on, whose levels these then get too.
 
     Raises:
-        BadInput: a source that is missing, empty, corrupt or too small to split.
+        BadInput: a source that is missing, empty or too small to split; all images that are corrupt. These
+            are left out and listed in the description if `spec` begins with `skip-bad:`.
     """
     if channels not in (1, 3) or size < 1:
         raise BadInput(f"images have 1 or 3 channels and a positive size, not {channels} and {size}")
-    source = sources.read(str(spec))
+    name, skip = split_skip(str(spec))
+    source = _leave_out_bad(sources.read(name)) if skip else sources.read(name)
+    try:
+        return _load(source, size, channels, device, model)
+    except BadInput:
+        bad = {} if skip else _find_bad(source)
+        if len(bad) < 2:
+            raise
+    raise BadInput(
+        describe(list(bad.values()), sum(len(subset.labels) for subset in source.subsets.values()))
+    )
+
+
+def _load(
+    source: Source, size: int, channels: int, device: torch.device | str, model: Mapping[str, Any] | None
+) -> ImageDataset:
     train = source.subsets["train"]
     levels = _measure_levels(train) if model is None else model.get("levels")
     native, has_black_border = _detect_framing(train, levels)
@@ -170,6 +187,46 @@ def scale_and_offset(metadata: dict, device: torch.device) -> tuple[Tensor | flo
         return scales[0], offsets[0]
     shape = (1, len(scales), 1, 1)
     return torch.tensor(scales, device=device).view(shape), torch.tensor(offsets, device=device).view(shape)
+
+
+def _find_bad(source: Source) -> dict[tuple[str, int], str]:
+    """What is wrong with each image that cannot be read, by its split and its row there."""
+    examples = [(split, i) for split, subset in source.subsets.items() for i in range(len(subset.labels))]
+
+    def check(number: int) -> str:
+        split, i = examples[number]
+        try:
+            with _open_image(source.subsets[split], i) as image:
+                deep_values(image)
+                decode(image, 1)
+        except BadInput as error:
+            return str(error)
+        return ""
+
+    errors = _map_threads(check, len(examples), "checking the images")
+    return {place: error for place, error in zip(examples, errors, strict=True) if error}
+
+
+def _leave_out_bad(source: Source) -> Source:
+    """The source without the images that cannot be read, which its description then lists.
+
+    Raises:
+        BadInput: a class or a split has none left.
+    """
+    bad = _find_bad(source)
+    subsets = {
+        split: subset.select(
+            np.array([i for i in range(len(subset.labels)) if (split, i) not in bad], dtype=int)
+        )
+        for split, subset in source.subsets.items()
+    }
+    note = f", {len(bad)} left out: {listed(list(bad.values()))}" if bad else ""
+    counts = np.bincount(subsets["train"].labels, minlength=len(source.classes))
+    empty = [f"class {source.classes[counts.argmin()]!r}"] if not counts.min() else []
+    empty += [f"the {split} split" for split, subset in subsets.items() if not len(subset.labels)]
+    if empty:
+        raise BadInput(f"{empty[0]} of {source.name} has no image left{note}")
+    return replace(source, subsets=subsets, description=source.description + note)
 
 
 def _measure_levels(subset: Subset) -> Levels:

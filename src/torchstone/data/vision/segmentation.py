@@ -13,6 +13,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
+from torchstone.data.bad_files import split_skip
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import SPLIT_SEED
 from torchstone.data.vision import openmoji, segmentation_folder
@@ -104,10 +105,11 @@ def load_segmentation(
             pairs = (_to_device(images[rows], device), _to_device(masks[rows], device))
             splits[split] = SegmentationSplit(pairs, device)
     else:
-        folder = Path(spec).expanduser()
+        name, skip = split_skip(spec)
+        folder = Path(name).expanduser()
         if not folder.is_dir():
             raise BadInput(f"no data {spec!r}: {did_you_mean(spec, BUNDLED)}, or {LAYOUT}")
-        pairs, rows, classes, description = segmentation_folder.read(folder, size)
+        pairs, rows, classes, description = segmentation_folder.read(folder, size, skip=skip)
         stays_on_disk = len(pairs) * 4 * size**2 > MEMORY_LIMIT
         index_of = _split_judgeably(rows, pairs, classes, str(folder))
         levels = None if model is None else model.get("levels")
@@ -170,14 +172,14 @@ def _split_judgeably(
     families = [str(i) for i in range(len(pairs))]
     for salt in range(ATTEMPTS if len(rows) < 3 else 1):
         found = _split_by_family(rows, families, salt)
-        seen = {
+        present = {
             split: sorted({int(label) for i in index for label in pairs[i].labels} - {IGNORE_INDEX})
             for split, index in found.items()
         }
-        if all(len(labels) >= 2 for labels in seen.values()):
+        if all(len(labels) >= 2 for labels in present.values()):
             return found
-    split = next(split for split, labels in seen.items() if len(labels) < 2)
-    only = f"only {classes[seen[split][0]]!r}" if seen[split] else "no class"
+    split = next(split for split, labels in present.items() if len(labels) < 2)
+    only = f"only {classes[present[split][0]]!r}" if present[split] else "no class"
     advice = "give it" if split in rows else "give more images, or a folder of this split, with"
     raise BadInput(f"the masks of the {split} split of {name} show {only}: {advice} masks of two classes")
 

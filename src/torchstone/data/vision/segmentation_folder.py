@@ -4,13 +4,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from torchstone.data.bad_files import read_good
 from torchstone.data.splits import SPLIT_NAMES
 from torchstone.data.text_files import read_class_names
 from torchstone.data.vision.image_folder import SUFFIXES
@@ -87,8 +87,11 @@ def mask_indices(image: Image.Image, file: Path) -> Image.Image:
     )
 
 
-def read(folder: Path, size: int) -> tuple[list[Labeled], dict[str, np.ndarray], tuple[str, ...], str]:
-    """Pairs of files to be fitted to `size` x `size`, with their labels, the rows of each split, the classes, and a description.
+def read(
+    folder: Path, size: int, *, skip: bool = False
+) -> tuple[list[Labeled], dict[str, np.ndarray], tuple[str, ...], str]:
+    """Pairs of files to be fitted to `size` x `size`, with their labels; the rows of each split, the classes,
+    and a description.
 
     Pairs whose mask is all void are left out, and counted in the description.
 
@@ -113,22 +116,32 @@ def read(folder: Path, size: int) -> tuple[list[Labeled], dict[str, np.ndarray],
             f"{folder} has {len(rows['train'])} image to train on, too few to cut "
             f"{missing} splits off: give at least {1 + missing}"
         )
-    with ThreadPool(THREADS) as threads:
-        stored, fitted = zip(*threads.starmap(partial(_mask_labels, size=size), pairs), strict=True)
+    read_pair = partial(_mask_labels, size=size, decodes=skip)
+    read, good, left_out = read_good(lambda pair: read_pair(*pair), pairs, skip=skip, threads=THREADS)
+    stored, fitted = zip(*read, strict=True)
+    rows = {split: np.flatnonzero(np.isin(good, index)) for split, index in rows.items()}
+    pairs = [pairs[i] for i in good]
+    if empty := [split for split, index in rows.items() if not len(index)]:
+        raise BadInput(f"the {empty[0]} split of {folder} has no image left{left_out}")
     names = read_class_names(folder, IGNORE_INDEX)
-    seen = _check_labels(folder, pairs, stored, names)
-    classes = names or ("background", *(f"class {i}" for i in range(1, seen[-1] + 1)))
+    present = _check_labels(folder, pairs, stored, names)
+    classes = names or ("background", *(f"class {i}" for i in range(1, present[-1] + 1)))
     has_label = np.array([(labels != IGNORE_INDEX).any() for labels in fitted])
-    numbers = np.cumsum(has_label) - 1  # of the pairs that are kept
-    kept = {split: numbers[index[has_label[index]]] for split, index in rows.items()}
+    numbers = np.cumsum(has_label) - 1  # of the pairs that remain
+    remaining = {split: numbers[index[has_label[index]]] for split, index in rows.items()}
     labeled = [Labeled(*pair, labels) for pair, labels in zip(pairs, fitted, strict=True)]
-    description = f"{folder.name}: {len(pairs)} images with masks, {len(classes)} classes"
+    description = f"{folder.name}: {len(pairs)} images with masks, {len(classes)} classes{left_out}"
     if void := int((~has_label).sum()):
         description += f", {void} left out whose mask{'s are' if void > 1 else ' is'} all void"
-    if absent := [name for i, name in enumerate(classes) if i not in seen]:
+    if absent := [name for i, name in enumerate(classes) if i not in present]:
         shown = ", ".join(map(repr, absent[:8])) + " …" * (len(absent) > 8)
         description += f", in no mask: {shown}"
-    return [each for each, has in zip(labeled, has_label, strict=True) if has], kept, classes, description
+    return (
+        [each for each, has in zip(labeled, has_label, strict=True) if has],
+        remaining,
+        classes,
+        description,
+    )
 
 
 def _check_labels(
@@ -150,24 +163,24 @@ def _check_labels(
                 f"0 to {len(names) - 1} ({IGNORE_INDEX}: ignored)"
             )
     values = sorted({int(label) for labels in labels_of_masks for label in labels})
-    seen = [value for value in values if value != IGNORE_INDEX]
-    if len(seen) < 2 and IGNORE_INDEX in values:
+    present = [value for value in values if value != IGNORE_INDEX]
+    if len(present) < 2 and IGNORE_INDEX in values:
         raise BadInput(
             f"the masks in {folder} hold {' and '.join(map(str, values))} only, and {IGNORE_INDEX} stands "
-            f"for pixels to ignore: if it is a class, save it as {next(i for i in (1, 0) if i not in seen)}"
+            f"for pixels to ignore: if it is a class, make it {next(i for i in (1, 0) if i not in present)}"
         )
-    if len(seen) < 2:
+    if len(present) < 2:
         raise BadInput(
             f"the masks in {folder} have one class only: give each class its index, 0 for "
             f"background ({IGNORE_INDEX} stands for pixels to ignore)"
         )
-    if not names and 1 + seen[-1] > 2 * len(seen):
-        shown = ", ".join(map(str, seen[:8])) + " …" * (len(seen) > 8)
+    if not names and 1 + present[-1] > 2 * len(present):
+        shown = ", ".join(map(str, present[:8])) + " …" * (len(present) > 8)
         raise BadInput(
             f"the masks in {folder} hold the values {shown}: if these are gray levels, save the classes as "
-            f"0 to {len(seen) - 1}; if they are indices, name all {1 + seen[-1]} classes in classes.txt"
+            f"0 to {len(present) - 1}; if they are indices, name all {1 + present[-1]} classes in classes.txt"
         )
-    return seen
+    return present
 
 
 def _find_pairs(root: Path) -> list[tuple[Path, Path]]:
@@ -200,10 +213,15 @@ def _by_stem(folder: Path, suffixes: set[str]) -> dict[str, Path]:
     return files
 
 
-def _mask_labels(image_file: Path, mask_file: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The values in a mask, whose sides must be its image's, and those left when it is fitted."""
+def _mask_labels(
+    image_file: Path, mask_file: Path, size: int, *, decodes: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The values in a mask, whose sides must be its image's, and those left when it is fitted.
+
+    Of the image the head is read; with `decodes` all of it.
+    """
     with report_unreadable(str(image_file)), Image.open(image_file) as opened:
-        sides = ImageOps.exif_transpose(opened).size if opened.getexif() else opened.size
+        sides = ImageOps.exif_transpose(opened).size if opened.getexif() or decodes else opened.size
     with report_unreadable(str(mask_file)), Image.open(mask_file) as opened:
         mask = mask_indices(opened, mask_file)
         if opened.size != sides:

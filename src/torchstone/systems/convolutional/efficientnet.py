@@ -292,7 +292,7 @@ def file_statistics(variant: str, file: WeightFile) -> Statistics:
         return (0.5,) * 3, (0.5,) * 3
     if file.architecture.startswith(LITE):
         raise BadInput(
-            f"the file is of timm's {LITE}, which pads symmetrically: here is timm's tf_{LITE}, of the authors"
+            f"the file is of timm's {LITE}, which pads symmetrically: here is its tf_{LITE}, of the authors"
         )
     raise BadInput(
         f"the file does not say of which network it is: timm's tf_{LITE}, which is here, and {LITE}, which "

@@ -246,7 +246,7 @@ def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def file_statistics(variant: str, file: WeightFile) -> Statistics:
-    """Mean and std of a published file: torchvision's and timm's, but for timm's ra4 of MobileNet's recipe."""
+    """Mean and std of a published file: torchvision's and timm's are ImageNet's, but for timm's ra4."""
     return ((0.5,) * 3, (0.5,) * 3) if ".ra4_" in file.architecture else IMAGENET
 
 

@@ -66,8 +66,8 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
 def predict(
     model: nn.Module, metadata: dict, inputs: Sequence[str | Path], *, fill: bool = False
 ) -> list[dict]:
-    """Labels of texts (or of those in files: the text column of a table, or lines) and their probabilities; from a masked language
-    model the most likely words for each [MASK]. A pair is `first ||| second`.
+    """Labels of texts (or of those in files: the text column of a table, or lines) and their probabilities;
+    from a masked language model the most likely words for each [MASK]. A pair is `first ||| second`.
 
     Raises:
         BadInput: the model was not trained for this; a text has no [MASK], or is no pair.
