@@ -10,7 +10,7 @@ from typing import Any
 from torchstone import systems
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.runs.execute import execute, free_folder, refuse_occupied
-from torchstone.runs.load import create, export_hf, load, load_run, load_tokenizer
+from torchstone.runs.load import create, export_hf, is_published, load, load_any, load_run, load_tokenizer
 from torchstone.runs.recipes import read_recipe, recipe_of
 from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, seeds_of
 from torchstone.systems import System
@@ -103,17 +103,24 @@ def resume(path: str | Path, *, device: str | None = None, quiet: bool = False):
 def evaluate(
     path: str | Path, *, data: str | None = None, device: str = "auto", **options
 ) -> dict[str, float]:
-    """Measure a run's model on its test split, or on other data with the same classes.
+    """Measure a run's model on its test split, or on other data with the same classes; a published model
+    (a folder in Hugging Face layout) on all of `data`.
 
     Args:
         options: the system's own: image generators take `inception`, a file of Inception weights,
             to compare samples by its features too.
     """
-    model, metadata, entry = load_run(Path(path), device)
-    _, _, recipe = read_recipe(Path(path))
+    if is_published(path):
+        if data is None:
+            raise BadInput(f"{path} is no run with data of its own: say which with --data")
+        model, metadata, entry = load_any(path, device)
+        own = None
+    else:
+        model, metadata, entry = load_run(Path(path), device)
+        own = read_recipe(Path(path))[2].data
     measure = _use(entry, "evaluate")
     _takes(measure, options, f"{entry.name} evaluates")
-    return measure(model, metadata, data or recipe.data, held_out=data in (None, recipe.data), **options)
+    return measure(model, metadata, data or own, held_out=data in (None, own), **options)
 
 
 def predict(
@@ -125,7 +132,8 @@ def predict(
     keep_going: bool = False,
     **options,
 ) -> list[dict]:
-    """A run's predictions, one per input (for classifiers: image files or folders of them).
+    """A run's or a published model's predictions, one per input (for classifiers: image files or folders of
+    them).
 
     Args:
         explain: a `.png` file for Grad-CAM and saliency over each image.
@@ -138,7 +146,7 @@ def predict(
     """
     if explain is not None:
         _writable(Path(explain), (".png",), "explain")
-    model, metadata, entry = load_run(Path(path), device)
+    model, metadata, entry = load_any(path, device)
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".png", ".csv"), "predict")
     answer, options = _use(entry, "predict"), _today(options)
@@ -284,7 +292,7 @@ def export(path: str | Path, *, out: str | Path, format: str | None = None) -> d
     if format is not None and Path(out).suffix.lower() != f".{format}":
         raise BadInput(f"{format} is written to a file that ends in .{format}, not {out}")
     _writable(Path(out), export.ENDINGS, "export")
-    model, metadata, entry = load_run(Path(path))
+    model, metadata, entry = load_any(path)
     return export.export(model, metadata, entry.name, Path(out))
 
 
