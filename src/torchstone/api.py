@@ -11,7 +11,7 @@ from torchstone.engine.recipe_fields import checked
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.runs.evaluate import refuse_unknown, system_use
 from torchstone.runs.execute import execute, free_folder, refuse_occupied
-from torchstone.runs.load import create, export_hf, load, load_run, load_tokenizer
+from torchstone.runs.load import create, export_hf, load, load_any, load_run, load_tokenizer
 from torchstone.runs.recipes import checked_intervals, read_recipe, recipe_of
 from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, seeds_of
 from torchstone.systems import System
@@ -155,7 +155,8 @@ def resume(
 def evaluate(
     path: str | Path, *, data: str | None = None, device: str = "auto", last: bool = False, **options
 ) -> dict[str, float]:
-    """Measure a run's model on its test split, or on other data with the same classes.
+    """Measure a run's model on its test split, or on other data with the same classes; a published model
+    (a folder in Hugging Face layout) on all of `data`.
 
     Data are the run's own if their content is, wherever they are: then the test split is judged. Of other
     data all examples are. A line on the error stream says which split of what, and how many examples.
@@ -186,7 +187,8 @@ def predict(
     keep_going: bool = False,
     **options,
 ) -> list[dict]:
-    """A run's predictions, one per input (for classifiers: image files or folders of them).
+    """A run's or a published model's predictions, one per input (for classifiers: image files or folders of
+    them).
 
     Args:
         last: use the weights of the last step, not the best ones by validation.
@@ -200,7 +202,7 @@ def predict(
     """
     if explain is not None:
         _writable(Path(explain), (".png",), "explain")
-    model, metadata, entry = load_run(Path(path), device, last=last)
+    model, metadata, entry = load_any(path, device, last=last)
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".png", ".csv"), "predict")
     answer, options = system_use(entry, "predict"), _today(options)
@@ -367,7 +369,7 @@ def export(
     if format is not None and Path(out).suffix.lower() != f".{format}":
         raise BadInput(f"{format} is written to a file that ends in .{format}, not {out}")
     _writable(Path(out), export.ENDINGS, "export")
-    model, metadata, entry = load_run(Path(path), last=last)
+    model, metadata, entry = load_any(path, last=last)
     return export.export(model, metadata, entry.name, Path(out))
 
 

@@ -53,10 +53,10 @@ def read_weights(file: Path) -> WeightFile:
     """
     if not file.exists():
         raise BadInput(f"no weights file at {file}")
-    config = _read_settings(file.with_name("config.json"))
+    config = read_settings(file.with_name("config.json"))
     name = file.parent.name if file.stem in GENERIC else file.name
     architecture = str(config.get("architecture") or config.get("model_type") or name).lower()
-    return WeightFile(strip_prefixes(read_tensors(file)), architecture, _stated_statistics(file, config))
+    return WeightFile(strip_prefixes(read_tensors(file)), architecture, stated_statistics(file, config))
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -115,9 +115,9 @@ def strip_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def _stated_statistics(file: Path, config: Mapping[str, Any]) -> Statistics | None:
+def stated_statistics(file: Path, config: Mapping[str, Any]) -> Statistics | None:
     """Mean and standard deviation that timm's `config.json` or transformers' preprocessor states."""
-    settings = _read_settings(file.with_name("preprocessor_config.json"))
+    settings = read_settings(file.with_name("preprocessor_config.json"))
     timm = config.get("pretrained_cfg")
     for stated, names in (
         (timm if isinstance(timm, dict) else config, ("mean", "std")),
@@ -134,7 +134,7 @@ def _numbers(values: Any) -> tuple[float, ...]:
     return tuple(map(float, values)) if is_list else ()
 
 
-def _read_settings(file: Path) -> dict[str, Any]:
+def read_settings(file: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is none that can be read."""
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))

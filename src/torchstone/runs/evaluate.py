@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torchstone.errors import BadInput
-from torchstone.runs.load import load_run
+from torchstone.runs.load import is_published, load_any
 from torchstone.runs.recipes import read_recipe
 from torchstone.systems import System
 
@@ -25,9 +25,9 @@ class Judged(NamedTuple):
 
 
 def evaluate(
-    folder: Path, data: str | None, device: str, options: Mapping[str, Any], *, last: bool = False
+    folder: str | Path, data: str | None, device: str, options: Mapping[str, Any], *, last: bool = False
 ) -> tuple[dict[str, float], Judged]:
-    """The metrics of a run's model, and what they are of.
+    """The metrics of a run's model, or a published one's, and what they are of.
 
     Args:
         data: other data than the run's; if their content is the same, it is the run's test split that counts.
@@ -39,13 +39,15 @@ def evaluate(
     """
     from torchstone.data import identity
 
-    model, metadata, entry = load_run(folder, device, last=last)
-    _, _, recipe = read_recipe(folder)
+    model, metadata, entry = load_any(folder, device, last=last)
     measure = system_use(entry, "evaluate")
     refuse_unknown(measure, options, f"{entry.name} evaluates")
-    spec, trained = data or recipe.data, metadata.get("data_identity")
+    own = None if is_published(folder) else read_recipe(Path(folder))[2].data
+    spec, trained = data or own, metadata.get("data_identity")
+    if spec is None:
+        raise BadInput(f"{folder} is no run with data of its own: say which with --data")
     if trained is None:  # of an earlier version
-        trained, is_own = [], spec == recipe.data
+        trained, is_own = [], spec == own
     else:
         is_own = True
         try:

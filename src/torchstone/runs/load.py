@@ -82,6 +82,19 @@ def _metadata(folder: Path) -> dict:
     return checkpoint.find(folder / "checkpoint")[1]["metadata"]
 
 
+def load_any(path: str | Path, device: str = "cpu", *, last: bool = False):
+    """What `load_run` gives, of a run folder or of one in Hugging Face layout."""
+    from torchstone.runs.published import load_published
+
+    folder = _layout_of(path)
+    return load_run(Path(path), device, last=last) if folder is None else load_published(folder, device)
+
+
+def is_published(path: str | Path) -> bool:
+    """Whether `path` is a folder in Hugging Face layout, or the name of one."""
+    return _layout_of(path) is not None
+
+
 def _layout_of(path: str | Path) -> Path | None:
     """The folder, if it is one in Hugging Face layout."""
     from torchstone.hub import diffusers, hf_folder
