@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -171,13 +172,13 @@ def _answer_each(use: Callable[[list], list[dict]], inputs: Sequence[str | Path]
     try:
         return use(list(inputs))
     except BadInput as error:
-        if len(inputs) == 1 and not Path(inputs[0]).is_dir():
+        if len(inputs) == 1 and not os.path.isdir(inputs[0]):
             raise
         first = error
     answers, reasons = [], set()
     for each in inputs:
         inside = [each]
-        if Path(each).is_dir():
+        if os.path.isdir(each):  # which, unlike Path's, takes texts longer than a file name
             inside = sorted(file for file in Path(each).iterdir() if file.is_file()) or [each]
         for source in inside:
             try:
