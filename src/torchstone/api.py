@@ -1,6 +1,7 @@
 """The Python interface: what `import torchstone as ts` offers. The command line is made of the same."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -227,13 +228,13 @@ def _answer_each(use: Callable[[list], list[dict]], inputs: Sequence[str | Path]
     try:
         return use(list(inputs))
     except BadInput as error:
-        if len(inputs) == 1 and not Path(inputs[0]).is_dir():
+        if len(inputs) == 1 and not os.path.isdir(inputs[0]):
             raise
         first = error
     answers, reasons = [], set()
     for each in inputs:
         inside = [each]
-        if Path(each).is_dir():
+        if os.path.isdir(each):  # which, unlike Path's, takes texts longer than a file name
             inside = sorted(file for file in Path(each).iterdir() if file.is_file()) or [each]
         for source in inside:
             try:
