@@ -1,8 +1,9 @@
 """Law 9: modes are put back.
 
 Evaluating, testing, reporting, predicting, sampling and playing run no layer in training mode, and leave the
-model as it was: modes, parameters, buffers, and what is trained. Dropout is in the mode of its module. And no
-network that nothing trains, such as a target network or an average, takes part in a graph.
+model as it was: modes, parameters, buffers, and what is trained. Dropout is in the mode of its module. None of
+it grows a graph, but what draws gradients. And no network that nothing trains, such as a target network or an
+average, takes part in a graph.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import predict_inputs
+import torch
 from laws import bits_equal
 from recipes_at_hand import data_read_once, fresh
 from torch import Tensor, nn
@@ -27,6 +29,9 @@ ENOUGH = 2
 
 # how a use is refused that a kind of model does not have, or not before an evaluation that went to its end
 NOT_OF_USE = ("nothing to", "no validation scores")
+
+# uses that are made of gradients
+OF_GRADIENTS = ("explain",)
 
 # networks that grow a graph though nothing trains them directly
 INDIRECT = {("a2c", "copies"): "each actor's own network, whose gradients train the one that they share"}
@@ -54,7 +59,9 @@ def put_back(entry: Any, recipe: Any, folder: Path, *, whole: bool = False) -> N
     for name, use in uses(entry.module(), run, recipe, folder):
         done.append(name)
         with dropout_watched() as wrong_dropout:
-            wrong += [f"{name}: {what}" for what in left_by(run, use, whole=whole)]
+            wrong += [
+                f"{name}: {what}" for what in left_by(run, use, whole=whole, graphs=name in OF_GRADIENTS)
+            ]
         wrong += [f"{name}: {what}" for what in wrong_dropout]
     print(f"{entry.name}: after {', '.join(done)} all is as it was")
     assert not wrong, f"{entry.name}: {'; '.join(wrong)}"
@@ -127,8 +134,12 @@ def uses(module: Any, run: Run, recipe: Any, folder: Path) -> Iterator[tuple[str
             yield verb, lambda f=function, s={**settings, **length}: f(model, metadata, **s)
 
 
-def left_by(run: Run, use: Callable[[], Any], *, whole: bool = False) -> list[str]:
-    """What is wrong while the model is used, and after."""
+def left_by(run: Run, use: Callable[[], Any], *, whole: bool = False, graphs: bool = False) -> list[str]:
+    """What is wrong while the model is used, and after.
+
+    Args:
+        graphs: whether the use is one of gradients.
+    """
     models, wrong = modules_of(run), []
     names = {
         id(m): f"{root}.{name}".rstrip(".") for root, net in models.items() for name, m in net.named_modules()
@@ -136,6 +147,7 @@ def left_by(run: Run, use: Callable[[], Any], *, whole: bool = False) -> list[st
     mix(models)
     before = state_of(models)
     in_training: dict[str, None] = {}
+    with_graph: dict[str, None] = {}
     calls, most = 0, None if whole else ENOUGH * len(names)
 
     def look(module: nn.Module, _: Any) -> None:
@@ -144,6 +156,8 @@ def left_by(run: Run, use: Callable[[], Any], *, whole: bool = False) -> list[st
             calls += 1
             if module.training:
                 in_training[names[id(module)]] = None
+            if torch.is_grad_enabled() and not graphs:
+                with_graph[names[id(module)]] = None
             if most is not None and calls > most:
                 raise Enough
 
@@ -159,6 +173,8 @@ def left_by(run: Run, use: Callable[[], Any], *, whole: bool = False) -> list[st
     after = state_of(models)
     if in_training:
         wrong.append(f"in training mode: {', '.join(list(in_training)[:3])} ({len(in_training)} layers)")
+    if with_graph:
+        wrong.append(f"grows a graph: {', '.join(list(with_graph)[:3])} ({len(with_graph)} layers)")
     for name, value in before.items():
         if isinstance(value, Tensor) and not bits_equal(value, after[name]):
             wrong.append(f"{name} is another afterwards")

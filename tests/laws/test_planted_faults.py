@@ -485,7 +485,7 @@ def toy(fault=""):
             metadata={"task": "toy"},
         )
 
-    @torch.no_grad()
+    @torch.set_grad_enabled(fault == "evaluation that grows a graph")
     def looked_at(model):
         rows = torch.ones(4, 3)
         if fault == "evaluation in training mode":
@@ -512,7 +512,7 @@ def toy(fault=""):
         generator = torch.Generator().manual_seed(seed)
         if fault == "sampling that nobody seeded":
             generator.seed()
-        with eval_mode(model):
+        with eval_mode(model), torch.no_grad():
             return list(model(torch.rand(num_samples, 3, generator=generator)))
 
     def play(model, metadata, *, episodes=1, seed=0):
@@ -533,6 +533,7 @@ def toy(fault=""):
         ("a weight that is changed", r"evaluate: model\.0\.bias is another afterwards"),
         ("a buffer that is changed", r"evaluate: model\.1\.num_batches_tracked is another afterwards"),
         ("weights that are trained again", r"evaluate: model\.3\.bias\.requires_grad was False and is True"),
+        ("evaluation that grows a graph", r"evaluate: grows a graph: model, model\.0"),
         ("dropout that is never on", "update: dropout of ToyDropout is in evaluation mode"),
         ("dropout that is always on", "evaluate: dropout of ToyDropout is in training mode"),
         ("target with a graph", "update: target grows a graph, and nothing trains it"),
