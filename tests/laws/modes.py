@@ -30,8 +30,9 @@ ENOUGH = 2
 # how a use is refused that a kind of model does not have, or not before an evaluation that went to its end
 NOT_OF_USE = ("nothing to", "no validation scores")
 
-# uses that are made of gradients
+# uses that are made of gradients, and problems that are measured by them, through time
 OF_GRADIENTS = ("explain",)
+MEASURED_BY_GRADIENTS = ("adding", "copy")
 
 # networks that grow a graph though nothing trains them directly
 INDIRECT = {("a2c", "copies"): "each actor's own network, whose gradients train the one that they share"}
@@ -59,9 +60,7 @@ def put_back(entry: Any, recipe: Any, folder: Path, *, whole: bool = False) -> N
     for name, use in uses(entry.module(), run, recipe, folder):
         done.append(name)
         with dropout_watched() as wrong_dropout:
-            wrong += [
-                f"{name}: {what}" for what in left_by(run, use, whole=whole, graphs=name in OF_GRADIENTS)
-            ]
+            wrong += [f"{name}: {what}" for what in left_by(run, use, whole=whole, graphs=has_graph)]
         wrong += [f"{name}: {what}" for what in wrong_dropout]
     print(f"{entry.name}: after {', '.join(done)} all is as it was")
     assert not wrong, f"{entry.name}: {'; '.join(wrong)}"
