@@ -104,7 +104,7 @@ def save_report(model: nn.Module, data: SegmentationDataset, folder: Path) -> No
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict:
-    """mIoU, the IoU of each class, pixel accuracy and cross-entropy (nats) on `spec`: its test split if
+    """mIoU, the IoU of each class, pixel accuracy and loss (cross-entropy in nats) on `spec`: its test split if
     `held_out`, else all its images.
 
     Raises:
@@ -121,7 +121,7 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
     matrix, cross_entropy = evaluate_splits(model, splits, preprocessing, len(data.classes))
     return {
         **iou_metrics(matrix),
-        "cross_entropy": cross_entropy,
+        "loss": cross_entropy,
         **{f"iou_{name}": iou for name, iou in zip(data.classes, class_iou(matrix).tolist(), strict=True)},
         "images": sum(map(len, splits)),
     }
