@@ -11,7 +11,8 @@ COMMON = "gradient_norm lr steps_per_second"  # of the training itself
 CLASSES = "accuracy loss"
 RECURRENT = (
     "loss accuracy tfidf bits_per_character perplexity perplexity_per_character unigram mse mae coverage "
-    "linear_loss linear_mse linear_mae persistence_mse persistence_mae seasonal_mse seasonal_mae symbol_accuracy memoryless_loss gradient/*"
+    "linear_loss linear_mse linear_mae persistence_mse persistence_mae seasonal_mse seasonal_mae "
+    "symbol_accuracy memoryless_loss gradient/*"
 )
 TRANSLATION = "loss accuracy unigram bleu bleu_lowercase exact_match"
 SAMPLES = "frechet_distance precision recall relative_variance covered_classes min_class_share confident_rate"
