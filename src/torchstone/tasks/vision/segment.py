@@ -104,8 +104,8 @@ def save_report(model: nn.Module, data: SegmentationDataset, folder: Path) -> No
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict:
-    """mIoU, the IoU of each class, pixel accuracy and loss (cross-entropy in nats) on `spec`: its test split if
-    `held_out`, else all its images.
+    """mIoU, the IoU of each class, pixel accuracy and loss (cross-entropy in nats) on `spec`: its test split
+    if `held_out`, else all its images.
 
     Raises:
         BadInput: its classes are not those that the model was trained on.
