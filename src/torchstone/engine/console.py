@@ -1,8 +1,8 @@
 """What a training says while it runs: lines, a progress bar, and what goes on beside the steps.
 
 On a terminal there is one live display of at most two lines, which fits any width: the bar, and below it the
-newest metrics or the present activity. Into a pipe or file only whole lines are written, none of them broken. It
-imports rich only for a terminal.
+newest metrics or the present activity. Into a pipe or file only whole lines are written, none of them
+broken. It imports rich only for a terminal.
 """
 
 import contextlib
@@ -64,16 +64,16 @@ def describe_activities() -> str:
 
 @contextlib.contextmanager
 def activity(label: str, *, quiet: bool = False, announce: bool = False) -> Generator[None]:
-    """Say that something beside the steps goes on, such as drawing. It shows on the live display, or on one of its
-    own if there is none; elsewhere, with `announce`, as a line, since it may take long and say nothing else."""
+    """Say that something beside the steps goes on, such as drawing. It shows on the live display, or on one of
+    its own if there is none; elsewhere, with `announce`, as a line, since it may take long and say nothing."""
     with _begin(label, None, quiet, announce):
         yield
 
 
 @contextlib.contextmanager
 def progress(label: str, total: int) -> Generator[Activity]:
-    """Show how far a loop is, part of the present activity if there is one: `update` with the number done. Where
-    there is no live display, a line is written only once it has taken long."""
+    """Show how far a loop is, part of the present activity if there is one: `update` with the number done.
+    Where there is no live display, a line is written only once it has taken long."""
     with _begin(label, total, False, False) as begun:
         yield begun
 

@@ -9,7 +9,7 @@ from typing import Any
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput, NotFinite, NotSaved
 
-# seconds that a step may still take: whoever typed Ctrl-C waits, and a machine announces its end some time before
+# seconds that a step may still take: whoever typed Ctrl-C waits; a machine announces its end some time before
 GRACE = {signal.SIGINT: 0.7, signal.SIGTERM: 5.0}
 
 
@@ -42,8 +42,8 @@ def writing(folder: Path, step: int) -> Generator[None]:
 class Signals(contextlib.AbstractContextManager):
     """Remembers the first SIGINT or SIGTERM, so that the loop can save and leave; a second one kills.
 
-    What is under way, a step or an evaluation, has `GRACE` seconds to come to its end. Then `KeyboardInterrupt` is
-    raised in it, and `has_left` says so: training goes on from the last checkpoint.
+    What is under way, a step or an evaluation, has `GRACE` seconds to come to its end. Then
+    `KeyboardInterrupt` is raised in it, and `has_left` says so: training goes on from the last checkpoint.
 
     Args:
         has_grace: of several processes none may leave alone: there the loop asks where all have arrived.

@@ -29,7 +29,7 @@ class BackendStep(NamedTuple):
 
 
 def is_scaled(space: Any) -> bool:
-    """Whether networks divide the observations of a Box space by its bounds: frames of any type, and bytes."""
+    """Whether networks divide observations of a Box space by its bounds: frames of any type, and bytes."""
     return len(space.shape) == 3 or space.dtype == np.uint8
 
 

@@ -1,7 +1,7 @@
 """Rendering without a screen: what the drivers of simulators are told by environment variables.
 
-SDL (pygame, Box2D) and MuJoCo look for a display even where pictures go into memory. Without one SDL prints an
-error and MuJoCo raises one, unless they are told of a driver that needs none.
+SDL (pygame, Box2D) and MuJoCo look for a display even where pictures go into memory. Without one SDL prints
+an error and MuJoCo raises one, unless they are told of a driver that needs none.
 """
 
 import contextlib

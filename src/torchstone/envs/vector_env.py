@@ -93,7 +93,7 @@ class VectorEnv:
 
     def bound_episodes(self) -> int | None:
         """Cut episodes after `EPISODE_BOUND` steps where nothing limits them: whoever waits for an episode's
-        end must call it. The bound, or None where the env has a limit of its own, as all native forms have."""
+        end must call it. The bound, or None where the env has a limit of its own, as native forms have."""
         bound = getattr(self.backend, "bound_episodes", None)
         return EPISODE_BOUND if bound is not None and bound(EPISODE_BOUND) else None
 

@@ -1,4 +1,4 @@
-"""The metrics that each system writes; `*` stands for a number or name. What they mean is in `parts.metrics.legend`.
+"""The metrics that each system writes; `*` is a number or name. What they mean: `parts.metrics.legend`.
 
 A test holds this against what the smoke recipes write.
 """
@@ -10,8 +10,9 @@ from torchstone.parts.metrics.legend import Legend, legend
 COMMON = "gradient_norm lr steps_per_second"  # of the training itself
 CLASSES = "accuracy loss"
 RECURRENT = (
-    "loss accuracy tfidf bits_per_character unigram mse mae coverage linear_loss linear_mse linear_mae "
-    "persistence_mse persistence_mae seasonal_mse seasonal_mae symbol_accuracy memoryless_loss gradient/*"
+    "loss accuracy tfidf bits_per_character perplexity perplexity_per_character unigram mse mae coverage "
+    "linear_loss linear_mse linear_mae persistence_mse persistence_mae seasonal_mse seasonal_mae "
+    "symbol_accuracy memoryless_loss gradient/*"
 )
 TRANSLATION = "loss accuracy unigram bleu bleu_lowercase exact_match"
 SAMPLES = "frechet_distance precision recall relative_variance covered_classes min_class_share confident_rate"

@@ -300,7 +300,7 @@ def test_evaluate_equals_test_metrics_and_rejects_other_labels(runs, tmp_path):
     result = json.loads((runs / "labels" / "result.json").read_text())["metrics"]
     metrics = ts.evaluate(runs / "labels")
     assert metrics["accuracy"] == pytest.approx(result["test/accuracy"])
-    assert metrics["cross_entropy"] == pytest.approx(result["test/loss"], rel=1e-5)
+    assert metrics["loss"] == pytest.approx(result["test/loss"], rel=1e-5)
     file = tmp_path / "a.tsv"
     file.write_text("".join(f"text {i}\t{'np'[i % 2]}\n" for i in range(20)))
     with pytest.raises(BadInput, match="has the labels n, p, but the model predicts negative"):

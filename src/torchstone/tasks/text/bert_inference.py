@@ -60,7 +60,7 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
     logits, labels = (torch.cat(column) for column in zip(*outputs, strict=True))
     accuracy = (logits.argmax(1) == labels).double().mean().item()
     loss = F.cross_entropy(logits, labels).item()
-    return {"accuracy": accuracy, "cross_entropy": loss, "labels": len(labels)}
+    return {"accuracy": accuracy, "loss": loss, "labels": len(labels)}
 
 
 @torch.no_grad()

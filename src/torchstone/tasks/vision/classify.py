@@ -163,7 +163,18 @@ def save_report(model: nn.Module, data: ImageDataset, folder: Path) -> None:
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict:
-    """Accuracy and cross-entropy (nats) on `spec`: its test split if `held_out`, else all its images.
+    """Accuracy and loss (cross-entropy in nats) on `spec`: its test split if `held_out`, else all its images.
+
+    Raises:
+        BadInput: its classes are not those that the model was trained on.
+    """
+    return evaluate_by(F.cross_entropy, model, metadata, spec, held_out=held_out)
+
+
+def evaluate_by(
+    loss: Callable[[Tensor, Tensor], Tensor], model: nn.Module, metadata: dict, spec: str, *, held_out: bool
+) -> dict:
+    """`evaluate` of a model that was trained with another loss.
 
     Raises:
         BadInput: its classes are not those that the model was trained on.
@@ -181,7 +192,7 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
     labels = torch.cat([split.labels for split in splits])
     return {
         "accuracy": (logits.argmax(1) == labels).double().mean().item(),
-        "cross_entropy": F.cross_entropy(logits, labels).item(),
+        "loss": loss(logits, labels).item(),
         "images": len(labels),
     }
 

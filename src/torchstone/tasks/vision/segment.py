@@ -110,8 +110,8 @@ def save_report(model: nn.Module, data: SegmentationDataset, folder: Path) -> No
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict:
-    """mIoU, the IoU of each class that it is the mean of, their number, pixel accuracy and cross-entropy
-    (nats) on `spec`: its test split if `held_out`, else all its images.
+    """mIoU, the IoU of each class that it is the mean of, their number, pixel accuracy and loss
+    (cross-entropy in nats) on `spec`: its test split if `held_out`, else all its images.
 
     Raises:
         BadInput: its classes are not those that the model was trained on.
@@ -127,7 +127,7 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
     matrix, cross_entropy = evaluate_splits(model, splits, preprocessing, len(data.classes))
     return {
         **iou_metrics(matrix),
-        "cross_entropy": cross_entropy,
+        "loss": cross_entropy,
         **named_ious(matrix, data.classes),
         "images": sum(map(len, splits)),
     }
