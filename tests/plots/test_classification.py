@@ -91,7 +91,7 @@ def test_plot_mistakes_in_order(tmp_path, monkeypatch):
     expected = []
     for i in classification.worst_mistakes(labels, probabilities, 12).tolist():
         expected.append(f"{labels[i]} → {said[i]} ({100 * probabilities[i, said[i]]:.0f} %)")
-    texts = [axes.texts[0].get_text() for axes in figures[0].axes]
+    texts = [text.get_text() for text in figures[0].axes[0].texts]
     print(figures[0].get_suptitle(), texts)
     assert texts == expected
     first = classification.worst_mistakes(labels, probabilities, 1)[0]
@@ -108,7 +108,7 @@ def test_plot_mistakes_least_confident_if_none(tmp_path, monkeypatch):
     said = probabilities.argmax(1)
     classification.plot_mistakes(images, said, said, probabilities, DIGITS, tmp_path / "m.png", max_shown=4)
     picture(tmp_path / "m.png")
-    title, texts = figures[0].get_suptitle(), [a.texts[0].get_text() for a in figures[0].axes]
+    title, texts = figures[0].get_suptitle(), [text.get_text() for text in figures[0].axes[0].texts]
     print(title, texts)
     assert "no mistake in 200" in title
     assert "least confident" in title

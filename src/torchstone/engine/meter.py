@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchstone.engine import parallel
+from torchstone.engine.event_file import EventFile
 from torchstone.errors import NotFinite
 from torchstone.files import atomic_write
 
@@ -79,7 +80,6 @@ class Log:
 
     def __init__(self, folder: Path, rows: int, step: int, steps: int, title: str, quiet: bool = False):
         from rich.console import Console
-        from torch.utils.tensorboard import SummaryWriter
 
         self.file = folder / "metrics.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ class Log:
         with atomic_write(self.file) as new:
             new.write_text("".join(json.dumps(row) + "\n" for row in earlier))
         self.rows = self.file.open("a")
-        self.board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self.board = EventFile(folder, purge_step=step + 1 if step else None)
         self.began, self.last = time.monotonic(), (time.monotonic(), step)
         self.steps, self.quiet = steps, quiet
         self.console = Console(stderr=True, highlight=False)
@@ -114,6 +114,7 @@ class Log:
         self.count += 1
         for name, value in metrics.items():
             self.board.add_scalar(f"{split}/{name}", value, step)
+        self.board.flush()
         shown = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items() if "/" not in k)
         if self.progress:
             self.progress.update(self.task, completed=step, metrics=f"{split}  {shown}")

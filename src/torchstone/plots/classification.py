@@ -68,6 +68,7 @@ def plot_confusion_matrix(
                 fontweight="bold" if i == j else "normal",
                 ha="center",
                 va="center",
+                in_layout=False,  # each is in its cell; measuring them takes longer than drawing
             )
 
     diagonal = share.diagonal()
@@ -132,21 +133,20 @@ def plot_mistakes(
 
     columns = max(3, min(6, math.ceil(math.sqrt(len(index)))))
     rows = max(1, math.ceil(len(index) / columns))
-    width, height, head = 1.75, 1.95, 0.65
-    figure = canvas(width * columns, height * rows + head, layout=None)
-    figure.suptitle(title, fontsize=10, y=1 - 0.1 / (height * rows + head), va="top")
+    width, height, head, side = 1.75, 1.95, 0.65, 1.35
+    total = width * columns, height * rows + head
+    figure = canvas(*total, layout=None)
+    figure.suptitle(title, fontsize=10, y=1 - 0.1 / total[1], va="top")
+    # all in one frame, whose unit is the inch: 36 frames take longer than the rest of a short run
+    sheet = figure.add_axes((0, 0, 1, 1), xlim=(0, total[0]), ylim=(total[1], 0), autoscale_on=False)
+    sheet.set_axis_off()
     for position, i in enumerate(index.tolist()):
-        left, top = (position % columns) * width, head + (position // columns) * height
-        tile = figure.add_axes(
-            (
-                (left + 0.2) / (width * columns),
-                1 - (top + 1.4) / (height * rows + head),
-                1.35 / (width * columns),
-                1.35 / (height * rows + head),
-            )
-        )
-        show_image(tile, images[i].cpu().float() / 255)
-        tile.set_axis_off()
+        left, top = (position % columns) * width + 0.2, head + (position // columns) * height + 0.05
+        rows_of_pixels, columns_of_pixels = images[i].shape[-2:]
+        scale = side / max(rows_of_pixels, columns_of_pixels) / 2
+        x, y = left + side / 2, top + side / 2
+        x_half, y_half = columns_of_pixels * scale, rows_of_pixels * scale
+        show_image(sheet, images[i].cpu().float() / 255, (x - x_half, x + x_half, y + y_half, y - y_half))
         true, predicted = (classes[int(each[i])] for each in (labels, predictions))
         percent = 100 * float(probabilities[i, predictions[i]])
         # Never "100 %" unless certain.
@@ -157,16 +157,25 @@ def plot_mistakes(
             text = f"{plain(true)} → {plain(predicted)} {confidence}"
         else:
             text = f"{plain(true, 20)} →\n{plain(predicted, 14)} {confidence}"
-        tile.text(0.5, -0.04, text, transform=tile.transAxes, fontsize=8, ha="center", va="top")
+        sheet.text(x, top + 1.04 * side, text, fontsize=8, ha="center", va="top")
     save(figure, file)
 
 
-def show_image(axes, image: Float[Tensor, "channel height width"]) -> None:
-    """Shows an image on 0..1; of other than three channels, their mean in gray."""
+def show_image(axes, image: Float[Tensor, "channel height width"], extent: tuple | None = None) -> None:
+    """Shows an image on 0..1; of other than three channels, their mean in gray.
+
+    Args:
+        extent: left, right, bottom and top in the axes' coordinates.
+    """
     is_gray = len(image) != 3
     pixels = image.mean(0) if is_gray else image.permute(1, 2, 0)
     axes.imshow(
-        pixels.clamp(0, 1).numpy(), cmap="gray" if is_gray else None, vmin=0, vmax=1, interpolation="nearest"
+        pixels.clamp(0, 1).numpy(),
+        cmap="gray" if is_gray else None,
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+        extent=extent,
     )
 
 
