@@ -14,6 +14,7 @@ from torch import Tensor
 
 from torchstone.engine import parallel
 from torchstone.engine.console import Screen, notify
+from torchstone.engine.event_file import EventFile
 from torchstone.errors import NotFinite
 from torchstone.files import atomic_write
 
@@ -80,7 +81,6 @@ class Log:
     """
 
     def __init__(self, folder: Path, rows: int, step: int, steps: int, title: str, quiet: bool = False):
-        from torch.utils.tensorboard import SummaryWriter
 
         self.file = folder / "metrics.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ class Log:
         with atomic_write(self.file) as new:
             new.write_text("".join(json.dumps(row) + "\n" for row in earlier))
         self.rows = self.file.open("a")
-        self.board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self.board = EventFile(folder, purge_step=step + 1 if step else None)
         self.began, self.last = time.monotonic(), (time.monotonic(), step)
         self.steps, self.quiet = steps, quiet
         self.screen = Screen(title, steps, step) if not quiet and sys.stderr.isatty() else None
@@ -113,6 +113,7 @@ class Log:
         self.count += 1
         for name, value in metrics.items():
             self.board.add_scalar(f"{split}/{name}", value, step)
+        self.board.flush()
         shown = [split, *(f"{k} {v:.4g}" for k, v in metrics.items() if "/" not in k)]
         if self.screen:
             self.screen.update(step, shown)

@@ -68,6 +68,7 @@ def plot_confusion_matrix(
                 fontweight="bold" if i == j else "normal",
                 ha="center",
                 va="center",
+                in_layout=False,  # each is in its cell; measuring them takes longer than drawing
             )
 
     diagonal = share.diagonal()

@@ -14,5 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from torchstone.api import resume
     from torchstone.cli.summary import print_summary
+    from torchstone.engine import lazy_dynamo
+
+    lazy_dynamo.defer()
 
     print_summary(resume(args.run, data=args.data, device=args.device))

