@@ -7,6 +7,10 @@ from collections.abc import Iterable
 class BadInput(ValueError):
     """What was asked for cannot be done as asked; the command line prints the line and exits 2."""
 
+    def __init__(self, message: str):
+        # names and cells that it quotes come out of files, and may hold line breaks
+        super().__init__(" ".join(message.splitlines()))
+
 
 class NotFinite(ArithmeticError):
     """A loss or metric became NaN or infinite. The last good checkpoint still stands."""

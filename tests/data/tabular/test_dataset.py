@@ -93,6 +93,7 @@ def test_load_table_parquet_equals_csv(tmp_path):
         ("x,y,label\n" + GOOD + "7,oops,a\n", "feature 'y' in data row 11 is 'oops'"),
         ("x,y,label\n" + GOOD + "7,,a\n", "feature 'y' in data row 11 is empty"),
         ("x,y,label\n" + GOOD + "7,nan,a\n", "no finite number"),
+        ("x,y,label\n" + GOOD + "7,1e39,a\n", "'1e39', which is no finite number up to 1e+38"),
         (GOOD + "1,2\n", "row 11: 2 cells where row 1 has 3"),
         (GOOD + "1,2,c\n", "class 'c'"),
         ("".join(f"{i},{i * 1.1}\n" for i in range(30)), "numbers to be predicted"),
@@ -120,6 +121,16 @@ def test_load_table_missing_and_unreadable_files(tmp_path):
             load_table(file)
         print(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_load_table_refuses_damaged_pandas_metadata(tmp_path):
+    file = tmp_path / "t.parquet"
+    table = pyarrow.table({"one": [1.5, 2.5], "label": ["a", "b"]})
+    for damaged in (b"{", b"[]", b'{"index_columns": 1}'):
+        parquet.write_table(table.replace_schema_metadata({b"pandas": damaged}), file)
+        with pytest.raises(BadInput, match="is damaged: what pandas wrote") as caught:
+            load_table(file)
+        print(caught.value)
 
 
 def test_is_table():

@@ -50,6 +50,9 @@ def test_what_has_no_density_is_refused(tmp_path):
     file.write_text("\n".join(["a,kind", *(f"{i},{'xy'[i % 2]}" for i in range(40))]) + "\n")
     with pytest.raises(BadInput, match="needs two features"):
         load_points(str(file))
+    file.write_text("\n".join(["a,b,kind", *(f"{i},{i}e36,{'xy'[i % 2]}" for i in range(40))]) + "\n")
+    with pytest.raises(BadInput, match="'b' has numbers too large"):
+        load_points(str(file))
     with pytest.raises(BadInput, match="did you mean moons"):
         load_points("moon")
     assert not is_points("digits")

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.tabular.files import (
     LABELS,
+    LARGEST,
     SUFFIXES,
     Columns,
     is_missing,
@@ -279,6 +280,7 @@ def to_numbers(path: Path, names: Sequence[str], columns: list[list]) -> np.ndar
     for name, column in zip(names, columns, strict=True):
         for row, cell in enumerate(column, 1):
             if to_number(cell) is None:
-                problem = "is empty" if cell in ("", None) else f"is {cell!r}, which is no finite number"
+                problem = f"is {cell!r}, which is no finite number up to {LARGEST:g}"
+                problem = "is empty" if cell in ("", None) else problem
                 raise BadInput(f"{path}: feature {name!r} in data row {row} {problem}")
     return np.array([[float(cell) for cell in column] for column in columns]).T.copy()

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray as Array
 
 from torchstone.data.series.calendar import DAY, parse_digits, parse_instant
-from torchstone.data.tabular.files import NO_NUMBER, is_missing, to_number
+from torchstone.data.tabular.files import LARGEST, NO_NUMBER, is_missing, to_number
 from torchstone.errors import BadInput
 
 MAX_CATEGORIES = 254
@@ -281,7 +281,7 @@ def _numbers(name: str, source: str, cells: Sequence[Any], mark: str) -> list[fl
         if is_missing(cell) or str(cell).lower() in NO_NUMBER:
             numbers.append(math.nan)
         elif (number := parse_number(cell, mark)) is None:
-            raise BadInput(f"{name}: {source!r} in data row {row} is {cell!r}, which is no finite number")
+            raise BadInput(f"{name}: {source!r} in data row {row} is {cell!r}, which is no finite number up to {LARGEST:g}")
         else:
             numbers.append(number)
     return numbers

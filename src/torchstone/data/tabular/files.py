@@ -16,6 +16,7 @@ LABELS = ("label", "class", "target", "species")  # usual names of a label colum
 INDEX = ("", "unnamed: 0")  # names that pandas and R give the row number in a CSV
 # cells without a value; `none` is one only among numbers, among words it may be a word
 MISSING = frozenset(("", "?", "na", "n/a", "nan", "null", "<na>", "nat"))
+LARGEST = 1e38  # float32 ends at 3.4e38
 NO_NUMBER = MISSING | {"none", "nil", "-"}
 
 
@@ -63,8 +64,11 @@ def _read_parquet(path: Path) -> Columns:
     except (ArrowException, OSError) as error:
         raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     # pandas says which columns are its index; a range is no column, and is described by a dictionary
-    metadata = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
-    index = [name for name in metadata.get("index_columns", ()) if isinstance(name, str)]
+    try:
+        metadata = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
+        index = [name for name in metadata.get("index_columns", ()) if isinstance(name, str)]
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise BadInput(f"{path} is damaged: what pandas wrote about its index is no JSON") from None
     for name in index:
         if name.lower() in LABELS:
             raise BadInput(f"{path}: {name!r} is the index of a pandas frame, no column: write reset_index()")
@@ -133,12 +137,12 @@ def is_missing(cell: Any) -> bool:
 
 
 def to_number(cell: Any) -> float | None:
-    """A finite number, else none."""
+    """A finite number that networks can compute with, at most `LARGEST`, else none."""
     try:
         value = float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= LARGEST else None
 
 
 def list_names(names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Unlabeled points: 2-D toy distributions or the features of a table, and endless batches of them."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,8 @@ def _generate(name: str) -> Points:
 def _with_stats(name: str, features: tuple[str, ...], splits: dict[str, Tensor], description: str) -> Points:
     std = splits["train"].std(0)
     for feature, deviation in zip(features, std.tolist(), strict=True):
+        if not math.isfinite(deviation):
+            raise BadInput(f"{name}: {feature!r} has numbers too large to compute with: use a larger unit")
         if not deviation > 0:
             raise BadInput(f"{name}: {feature!r} is always the same: it has no density; leave it out")
     mean = splits["train"].mean(0).tolist()

@@ -1,0 +1,253 @@
+"""Every reader of files ends in a result or in one line, whatever the files hold; see `fuzz`."""
+
+import gzip
+import io
+import json
+import random
+import zipfile
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as clock
+from decimal import Decimal
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from fuzz import fuzz
+from PIL import Image
+
+from torchstone.data.series.dataset import load_readings, load_series
+from torchstone.data.series.resample import resample
+from torchstone.data.tabular.dataset import load_rows, load_table
+from torchstone.data.tabular.encoding import infer_schema
+from torchstone.data.tabular.mixed import TableConfig, load_mixed, load_mixed_rows
+from torchstone.data.tabular.points import load_points
+from torchstone.data.text import tokenizers
+from torchstone.data.text.classification import read_labeled
+from torchstone.data.text.classification_files import read_unlabeled
+from torchstone.data.text.corpus import read_text
+from torchstone.data.text.parallel import read_pairs
+
+pytestmark = pytest.mark.sweep
+
+WORDS = "red green blue cat dog sun".split()
+NUMBERS = random.Random(1)
+
+
+def lines(*rows, end="\n") -> bytes:
+    return (end.join(rows) + end).encode()
+
+
+def numbers_csv(delimiter=",", header="a,b,c,label", count=24) -> bytes:
+    rows = [f"{i * 0.5},{NUMBERS.random():.3f},{i % 7},{'xyz'[i % 3]}" for i in range(count)]
+    return lines(*(row.replace(",", delimiter) for row in (header, *rows)))
+
+
+def mixed_csv(delimiter=",") -> bytes:
+    rows = [
+        f"{20 + i},{WORDS[i % 4]},2024-01-{i + 1:02},{'' if i % 5 == 0 else i * 1.5},{'yes' if i % 2 else 'no'}"
+        for i in range(24)
+    ]
+    return lines(*(row.replace(",", delimiter) for row in ("age,color,day,income,target", *rows)))
+
+
+def parquet(**columns) -> bytes:
+    import pandas as pd
+
+    written = io.BytesIO()
+    pd.DataFrame(columns).to_parquet(written)
+    return written.getvalue()
+
+
+TABLES = [
+    {"a.csv": numbers_csv()},
+    {"a.csv": numbers_csv(";")},
+    {"a.csv": b"\xef\xbb\xbf" + numbers_csv("\t").replace(b"\n", b"\r\n")},
+    {"a.csv": numbers_csv().split(b"\n", 1)[1]},
+]
+MIXED = [{"a.csv": mixed_csv()}, {"a.csv": mixed_csv("\t").replace(b"\n", b"\r\n")}, {"a.csv": mixed_csv(";")}]
+
+
+@pytest.mark.parametrize("load", [load_table, load_points])
+def test_table_csv(load, tmp_path):
+    fuzz(lambda folder: load(folder / "a.csv"), TABLES, tmp_path)
+
+
+@pytest.mark.parametrize("target_type", ["auto", "class", "number"])
+def test_mixed_table_csv(target_type, tmp_path):
+    target = "age" if target_type == "number" else None
+    config = TableConfig(target=target, target_type=target_type)
+    fuzz(lambda folder: mixed(folder / "a.csv", config), MIXED, tmp_path)
+
+
+def mixed(file, config=TableConfig()):
+    """What of a mixed table must be finite: all but the cells that are missing."""
+    table = load_mixed(file, config)
+    return filled(table.x), table.y, table.schema.to_metadata()
+
+
+def filled(x):
+    return x.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+
+
+@pytest.mark.parametrize("load", [load_table, load_points, mixed])
+def test_table_parquet(load, tmp_path):
+    numbers = np.random.RandomState(0)
+    columns = {"a": numbers.rand(24), "b": np.arange(24), "label": [WORDS[i % 3] for i in range(24)]}
+    odd = {
+        "lists": [[i, i] for i in range(24)],
+        "structs": [{"x": i} for i in range(24)],
+        "bytes": [bytes([i, 255]) for i in range(24)],
+        "decimals": [Decimal(i) for i in range(24)],
+        "durations": [timedelta(days=i) for i in range(24)],
+        "clocks": [clock(i, 1) for i in range(24)],
+        "dates": [date(1, 1, 1 + i) for i in range(24)],
+        "instants": [datetime(2020, 1, 1 + i, tzinfo=UTC) for i in range(24)],
+        "nothing": [None] * 24,
+        "bools": [i % 2 == 0 for i in range(24)],
+        "huge": np.array([1e308 * (-1) ** i for i in range(24)]),
+        "infinite": np.array([np.inf, *range(23)]),
+        "gaps": np.array([np.nan, *range(23)]),
+        "half": np.arange(24).astype(np.float16),
+        "unsigned": np.array([2**64 - 1 - i for i in range(24)], dtype=np.uint64),
+        "line\nbreak": ["a", None, "c"] * 8,
+    }
+    others = [{"a.parquet": parquet(**columns | {name: cells})} for name, cells in odd.items()]
+    others += [{"a.parquet": parquet(**columns | {"label": cells})} for cells in odd.values()]
+    read = lambda folder: load(folder / "a.parquet")  # noqa: E731
+    seeds = [{"a.parquet": parquet(**columns)}]
+    fuzz(read, seeds, tmp_path, others=others)
+
+
+def test_table_rows_to_predict(tmp_path):
+    fuzz(lambda folder: load_rows(folder / "a.csv", ("a", "b", "c")), TABLES[:3], tmp_path)
+    rows = [line.split(",") for line in mixed_csv().decode().split("\n")[1:-1]]
+    columns = dict(zip(("age", "color", "day", "income"), zip(*rows, strict=True), strict=False))
+    schema, _ = infer_schema("table", columns, np.ones(len(rows), dtype=bool))
+    fuzz(lambda folder: filled(load_mixed_rows(folder / "a.csv", schema)), MIXED, tmp_path)
+
+
+def series_csv(times, header="time,load,wind", delimiter=",") -> bytes:
+    rows = [f"{time},{5 + np.sin(i):.3f},{'' if i % 9 == 8 else i % 5}" for i, time in enumerate(times)]
+    return lines(*(row.replace(",", delimiter) for row in (header, *rows)))
+
+
+def dates(step, count=40, form="%Y-%m-%d %H:%M"):
+    return [(datetime(2016, 2, 27) + i * step).strftime(form) for i in range(count)]
+
+
+DAY = timedelta(days=1)
+SERIES = [
+    {"a.csv": series_csv(dates(timedelta(hours=1)))},
+    {"a.csv": series_csv([f"{each}+09:00" for each in dates(timedelta(minutes=30))], delimiter=";")},
+    {"a.csv": series_csv(dates(DAY, form="%Y%m%d"), "date,load,wind")},
+    {"a.csv": series_csv(dates(DAY, form="%Y,%m,%d,%H"), "year,month,day,hour,load,wind")},
+    {"a.csv": series_csv([f"{2000 + i // 12}-{1 + i % 12:02}" for i in range(40)], "month,load,wind")},
+    {"a.csv": series_csv([f"{2000 + i // 4}Q{1 + i % 4}" for i in range(40)], "quarter,load,wind")},
+    {"a.csv": series_csv([day for day in dates(DAY, form="%Y-%m-%d") if date.fromisoformat(day).weekday() < 5])},
+    {"a.csv": series_csv([1456531200 * 10**9 + i * 3600 * 10**9 for i in range(40)])},
+    {"a.csv": series_csv([i * 0.25 for i in range(40)], delimiter="\t")},
+]
+
+
+def test_series_csv(tmp_path):
+    fuzz(lambda folder: load_series(folder / "a.csv"), SERIES, tmp_path, count=500)
+
+
+def test_series_readings_of_a_model(tmp_path):
+    seeds = [SERIES[0], SERIES[2], SERIES[6]]
+
+    def read(folder):
+        readings = load_readings(str(folder / "a.csv"), ("load", "wind"), "seconds")
+        calendar = readings.calendar
+        return filled(torch.from_numpy(resample(readings).values)), [calendar.format(t) for t in readings.times]
+
+    fuzz(read, seeds, tmp_path)
+
+
+SENTENCES = [f"the {a} is {b} and {c}" for a in WORDS for b in WORDS for c in WORDS[:1]]
+LABELED = [(text, "good" if i % 2 else "bad") for i, text in enumerate(SENTENCES)]
+
+
+def jsonl(rows) -> bytes:
+    return lines(*map(json.dumps, rows))
+
+
+LABELED_TEXTS = [
+    {"a.csv": lines("text,label", *(f'"{text}, yes",{label}' for text, label in LABELED))},
+    {"a.csv": lines(*(f"{label};{text}" for text, label in LABELED))},
+    {"a.tsv": lines("sentence1\tsentence2\tlabel", *(f"{text}\t{text}\t{label}" for text, label in LABELED))},
+    {"a.jsonl": jsonl({"text": text, "label": label} for text, label in LABELED)},
+    {"a.jsonl": jsonl({"id": i, "text": text, "label": i % 3} for i, (text, _) in enumerate(LABELED))},
+    {"a.conll": lines("# id 1", *(f"{text.replace(' ', f' {label}' + chr(10))} {label}\n" for text, label in LABELED))},
+]
+
+
+def first_file(folder):
+    return next((file for file in sorted(folder.iterdir()) if file.name.startswith("a.")), folder / "a.csv")
+
+
+def test_labeled_text_files(tmp_path):
+    fuzz(lambda folder: read_labeled(str(first_file(folder))), LABELED_TEXTS, tmp_path, count=500)
+
+
+def test_labeled_text_folders(tmp_path):
+    seeds = []
+    for seed in LABELED_TEXTS:
+        ((name, data),) = seed.items()
+        seeds.append({name.replace("a", split, 1): data for split in ("train", "dev", "test")})
+    fuzz(lambda folder: read_labeled(str(folder)), seeds, tmp_path)
+
+
+def test_labeled_text_files_with_bad_rows_left_out(tmp_path):
+    fuzz(lambda folder: read_labeled(f"skip-bad:{first_file(folder)}"), LABELED_TEXTS, tmp_path, seed=1)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_unlabeled_text_files(pairs, tmp_path):
+    read = lambda folder: read_unlabeled(first_file(folder), pairs=pairs, words=not pairs)  # noqa: E731
+    seeds = [LABELED_TEXTS[2]] if pairs else [LABELED_TEXTS[i] for i in (0, 3, 5)]
+    fuzz(read, [*seeds, {"a.txt": lines(*SENTENCES)}][: len(seeds) + (not pairs)], tmp_path)
+
+
+def test_text_corpora(tmp_path):
+    text = lines(*SENTENCES)
+    seeds = [{"train.txt": text, "val.txt": text, "test.txt": text}, {"x/a.md": text, "b.txt": text}]
+    seeds += [{"input.txt": text, "more.txt": text}]
+    fuzz(lambda folder: read_text(str(folder)), seeds, tmp_path)
+    fuzz(lambda folder: read_text(str(folder / "b.txt")), [{"b.txt": text}], tmp_path)
+
+
+def test_parallel_text(tmp_path):
+    english, german = lines(*SENTENCES), lines(*(each.replace("the", "das") for each in SENTENCES))
+    columns = lines("en\tde", *(f"{each}\t{each[4:]}" for each in SENTENCES))
+    splits = {f"{split}.{side}": english for split in ("train", "dev", "test_2016") for side in ("de", "en")}
+    packed = {"train.en.gz": gzip.compress(english), "train.de.gz": gzip.compress(german)}
+    read = lambda folder: read_pairs(str(folder), "de", "en")  # noqa: E731
+    fuzz(read, [splits, packed, {"train.tsv": columns}], tmp_path)
+    two = [{"a.en": english, "a.de": german}]
+    fuzz(lambda folder: read_pairs(f"{folder / 'a.de'},{folder / 'a.en'}"), two, tmp_path)
+    fuzz(lambda folder: read_pairs(str(folder / "a.tsv")), [{"a.tsv": columns}], tmp_path)
+
+
+def tokenizer_files(kind) -> dict[str, bytes]:
+    tokenizer = tokenizers.train(kind, SENTENCES, vocab_size=300, special_tokens=("[UNK]",))
+    content = json.loads(tokenizer.to_str())
+    vocabulary = content["model"]["vocab"]
+    files = {"tokenizer.json": json.dumps(content).encode()}
+    if kind == "bpe":
+        merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in content["model"]["merges"]]
+        return {"vocab.json": json.dumps(vocabulary).encode(), "merges.txt": lines("#version: 0.2", *merges)}
+    if kind == "wordpiece":
+        settings = json.dumps({"do_lower_case": False}).encode()
+        return {"vocab.txt": lines(*vocabulary), "tokenizer_config.json": settings}
+    return files
+
+
+def test_tokenizer_files(tmp_path):
+    def read(folder):
+        tokenizer = tokenizers.load(folder)
+        return tokenizers.encode(tokenizer, "the red cat"), tokenizers.to_metadata(tokenizer)
+
+    seeds = [tokenizer_files(kind) for kind in ("characters", "bpe", "wordpiece", "unigram")]
+    fuzz(read, seeds, tmp_path, count=500)
