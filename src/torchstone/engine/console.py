@@ -64,8 +64,8 @@ def describe_activities() -> str:
 
 @contextlib.contextmanager
 def activity(label: str, *, quiet: bool = False, announce: bool = False) -> Generator[None]:
-    """Say that something beside the steps goes on, such as drawing. It shows on the live display, or on one of
-    its own if there is none; elsewhere, with `announce`, as a line, since it may take long and say nothing."""
+    """Say that something beside the steps goes on, such as drawing. It shows on the live display, or on one
+    of its own; where there is no terminal, with `announce`, as a line."""
     with _begin(label, None, quiet, announce):
         yield
 
