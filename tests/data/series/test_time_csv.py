@@ -134,6 +134,8 @@ def test_duplicate_column_names_are_refused(text, columns, message):
 def test_index_column_of_pandas_is_no_series():
     assert parse_csv(",time,v\n0,2020-01-01,5\n1,2020-01-02,6\n", "t").columns == ("v",)
     assert parse_csv("Unnamed: 0,time,v\n7,2020-01-01,5\n3,2020-01-02,6\n", "t").columns == ("v",)
+    with pytest.raises(BadInput, match="only row numbers"):
+        parse_csv("Unnamed: 0\n1\n2\n", "t")
     # times may be a pandas index, and have no name
     found = parse_csv(",v\n2020-01-01,5\n2020-01-02,6\n", "t")
     assert (found.columns, found.unit) == (("v",), "seconds")

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from torchstone.data.tabular.dataset import TableBatches, is_table, load_rows, load_table
+from torchstone.data.tabular.points import load_points
 from torchstone.errors import BadInput
 
 
@@ -251,6 +252,13 @@ def test_csv_separator_at_the_end_of_each_row_is_no_index(tmp_path):
         table = load_table(csv_file(tmp_path, head + rows))
         assert table.features == ("one", "two")
         assert table.x[3].tolist() == [3.5, -3.0]
+
+
+@pytest.mark.parametrize("read", [load_table, load_points], ids=["table", "points"])
+def test_a_file_of_an_index_alone_is_refused(tmp_path, read):
+    with pytest.raises(BadInput, match="no column but its index") as caught:
+        read(csv_file(tmp_path, "Unnamed: 0\n1\n2\n"))
+    print(caught.value)
 
 
 def test_duplicate_column_names_are_refused(tmp_path):

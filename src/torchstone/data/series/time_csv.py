@@ -227,6 +227,8 @@ def _clock(cell: str) -> str:
 
 
 def _time_column(name: str, head: list[str], rows: list[list[str]]) -> int:
+    if not head:
+        raise BadInput(f"{name} has only row numbers: give a column of times, and columns of numbers")
     if all(_number(cell) < math.inf or parse_instant(cell) is not None for cell in head):
         raise BadInput(f"{name} begins with {head[0]!r}, which is no name: give a first line of names")
     named = [i for i, cell in enumerate(head) if TIME_COLUMNS & set(re.findall("[a-z]+", cell.lower()))]

@@ -107,6 +107,8 @@ def _read_csv(path: Path, features: Sequence[str]) -> Columns:
 
 def _without_index(path: Path, names: tuple[str, ...], cells: list[list[Any]], index: list[str]) -> Columns:
     listed = ", ".join(repr(name) if name else "the first column" for name in index)
+    if not cells:
+        raise BadInput(f"{path} has no column but its index ({listed}): give features and a label")
     return Columns(path, names, cells, (f"index left out: {listed}",) if index else ())
 
 

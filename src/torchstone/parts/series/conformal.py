@@ -1,10 +1,10 @@
 """Conformal calibration of quantile forecasts: how far each quantile is moved so that it is one.
 
 With the residuals r = y − ŷ_q of a predicted quantile ŷ_q, the quantile of level q of r is what ŷ_q
-lacks: added to it, a share q of the truth lies below (Romano, Patterson and Candès 2019, arXiv:1905.03222, for each
-side of the band by itself). That holds as long as residuals stay as they were. Where a series shifts, the
-offset follows them (Gibbs and Candès 2021, arXiv:2106.00170; Angelopoulos, Candès and Tibshirani 2023,
-arXiv:2307.16895, the quantile tracker):
+lacks: added to it, a share q of the truth lies below (Romano, Patterson and Candès 2019, arXiv:1905.03222,
+for each side of the band by itself). That holds as long as residuals stay as they were. Where a series
+shifts, the offset follows them (Gibbs and Candès 2021, arXiv:2106.00170; Angelopoulos, Candès and Tibshirani
+2023, arXiv:2307.16895, the quantile tracker):
 
     δ ← δ + η·s·(1[r > δ] − (1 − q))
 
