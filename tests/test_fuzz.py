@@ -4,17 +4,14 @@ import gzip
 import io
 import json
 import random
-import zipfile
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
 from decimal import Decimal
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from fuzz import fuzz
-from PIL import Image
 
 from torchstone.data.series.dataset import load_readings, load_series
 from torchstone.data.series.resample import resample
@@ -30,7 +27,7 @@ from torchstone.data.text.parallel import read_pairs
 
 pytestmark = pytest.mark.sweep
 
-WORDS = "red green blue cat dog sun".split()
+WORDS = ["red", "green", "blue", "cat", "dog", "sun"]
 NUMBERS = random.Random(1)
 
 
@@ -65,7 +62,11 @@ TABLES = [
     {"a.csv": b"\xef\xbb\xbf" + numbers_csv("\t").replace(b"\n", b"\r\n")},
     {"a.csv": numbers_csv().split(b"\n", 1)[1]},
 ]
-MIXED = [{"a.csv": mixed_csv()}, {"a.csv": mixed_csv("\t").replace(b"\n", b"\r\n")}, {"a.csv": mixed_csv(";")}]
+MIXED = [
+    {"a.csv": mixed_csv()},
+    {"a.csv": mixed_csv("\t").replace(b"\n", b"\r\n")},
+    {"a.csv": mixed_csv(";")},
+]
 
 
 @pytest.mark.parametrize("load", [load_table, load_points])
@@ -144,7 +145,11 @@ SERIES = [
     {"a.csv": series_csv(dates(DAY, form="%Y,%m,%d,%H"), "year,month,day,hour,load,wind")},
     {"a.csv": series_csv([f"{2000 + i // 12}-{1 + i % 12:02}" for i in range(40)], "month,load,wind")},
     {"a.csv": series_csv([f"{2000 + i // 4}Q{1 + i % 4}" for i in range(40)], "quarter,load,wind")},
-    {"a.csv": series_csv([day for day in dates(DAY, form="%Y-%m-%d") if date.fromisoformat(day).weekday() < 5])},
+    {
+        "a.csv": series_csv(
+            [day for day in dates(DAY, form="%Y-%m-%d") if date.fromisoformat(day).weekday() < 5]
+        )
+    },
     {"a.csv": series_csv([1456531200 * 10**9 + i * 3600 * 10**9 for i in range(40)])},
     {"a.csv": series_csv([i * 0.25 for i in range(40)], delimiter="\t")},
 ]
@@ -160,7 +165,9 @@ def test_series_readings_of_a_model(tmp_path):
     def read(folder):
         readings = load_readings(str(folder / "a.csv"), ("load", "wind"), "seconds")
         calendar = readings.calendar
-        return filled(torch.from_numpy(resample(readings).values)), [calendar.format(t) for t in readings.times]
+        return filled(torch.from_numpy(resample(readings).values)), [
+            calendar.format(t) for t in readings.times
+        ]
 
     fuzz(read, seeds, tmp_path)
 
@@ -179,7 +186,11 @@ LABELED_TEXTS = [
     {"a.tsv": lines("sentence1\tsentence2\tlabel", *(f"{text}\t{text}\t{label}" for text, label in LABELED))},
     {"a.jsonl": jsonl({"text": text, "label": label} for text, label in LABELED)},
     {"a.jsonl": jsonl({"id": i, "text": text, "label": i % 3} for i, (text, _) in enumerate(LABELED))},
-    {"a.conll": lines("# id 1", *(f"{text.replace(' ', f' {label}' + chr(10))} {label}\n" for text, label in LABELED))},
+    {
+        "a.conll": lines(
+            "# id 1", *(f"{text.replace(' ', f' {label}' + chr(10))} {label}\n" for text, label in LABELED)
+        )
+    },
 ]
 
 
