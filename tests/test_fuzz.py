@@ -81,7 +81,7 @@ def test_mixed_table_csv(target_type, tmp_path):
     fuzz(lambda folder: mixed(folder / "a.csv", config), MIXED, tmp_path)
 
 
-def mixed(file, config=TableConfig()):
+def mixed(file, config=TableConfig()):  # noqa: B008  it is frozen
     """What of a mixed table must be finite: all but the cells that are missing."""
     table = load_mixed(file, config)
     return filled(table.x), table.y, table.schema.to_metadata()
