@@ -58,7 +58,7 @@ def trained(entry, *, steps: int, evaluated: bool = True, **fields) -> list[dict
 
         run.update, run.steps = update, min(run.steps, steps)
         if not evaluated:
-            run.evaluate, run.test = dict, None
+            run.evaluate, run.evaluate_all, run.test, run.best_metric = dict, None, None, None
         fit(run, intervals=Intervals(evaluate=math.ceil(run.steps / 2)), quiet=True)
     return rows
 

@@ -59,6 +59,7 @@ def put_back(entry: Any, recipe: Any, folder: Path, *, whole: bool = False) -> N
     done = []
     for name, use in uses(entry.module(), run, recipe, folder):
         done.append(name)
+        has_graph = name in OF_GRADIENTS or recipe.data in MEASURED_BY_GRADIENTS
         with dropout_watched() as wrong_dropout:
             wrong += [f"{name}: {what}" for what in left_by(run, use, whole=whole, graphs=has_graph)]
         wrong += [f"{name}: {what}" for what in wrong_dropout]
