@@ -116,7 +116,7 @@ RECIPES = {
     ),
     # torchstone train mlp --data FILE.csv       this recipe is taken for any table
     "table": TABLE,
-    # torchstone train mlp/adult                 27 s of a core  test accuracy 0.863; boosting 0.867, linear 0.847
+    # torchstone train mlp/adult                 27 s of a core   test accuracy 0.863; boosting 0.867
     "adult": replace(TABLE, data="adult"),
     # for tests: seconds
     "smoke": Recipe(steps=100),
