@@ -15,7 +15,7 @@ from torch import Tensor
 from torchstone.engine import parallel
 from torchstone.engine.console import Screen, notify
 from torchstone.errors import NotFinite
-from torchstone.files import atomic_write
+from torchstone.files import atomic_write, parse_json
 
 
 class Meter:
@@ -141,7 +141,7 @@ def read_rows(file: Path) -> list[dict]:
     if file.exists():
         for line in file.read_text().splitlines():
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                rows.append(parse_json(line))
+            except ValueError:
                 break
     return rows
