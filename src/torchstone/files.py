@@ -1,10 +1,13 @@
-"""Files that are written all or nothing."""
+"""Files that are written all or nothing; JSON of other people."""
 
 import contextlib
+import json
 import os
+import re
 import shutil
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -22,6 +25,22 @@ def atomic_write(path: Path) -> Generator[Path]:
         os.replace(new, path)
     finally:
         _remove(new)
+
+
+def parse_json(text: str) -> Any:
+    """What JSON text says.
+
+    Raises:
+        ValueError: it is no JSON, is nested more deeply than can be read, or holds half of a character that
+            UTF-16 has two codes for, which no file can be written with.
+    """
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if re.search(r"\\u[dD][89a-fA-F]", text):
+        json.dumps(content, ensure_ascii=False).encode()
+    return content
 
 
 def _remove(path: Path) -> None:

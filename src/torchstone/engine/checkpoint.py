@@ -27,6 +27,7 @@ from torch import nn
 
 from torchstone.engine import old_names
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import parse_json
 
 FORMAT = 1
 PAYLOAD = ("model.safetensors", "state.pt")
@@ -121,7 +122,7 @@ def find(folder: Path) -> tuple[Path, dict, list[str]]:
 def _checked(folder: Path) -> dict:
     if not (folder / "meta.json").exists():
         raise ValueError("meta.json is missing, so its writing was cut off")
-    meta = json.loads((folder / "meta.json").read_text())
+    meta = parse_json((folder / "meta.json").read_text())
     if meta["format"] != FORMAT:
         raise ValueError(f"format {meta['format']}, this version reads {FORMAT}")
     for name in (*PAYLOAD, *(name for name in meta["sha256"] if name == BEST)):

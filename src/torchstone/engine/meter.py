@@ -16,7 +16,7 @@ from torchstone.engine import parallel
 from torchstone.engine.console import Screen, notify
 from torchstone.engine.event_file import EventFile
 from torchstone.errors import NotFinite
-from torchstone.files import atomic_write
+from torchstone.files import atomic_write, parse_json
 
 
 class Meter:
@@ -142,7 +142,7 @@ def read_rows(file: Path) -> list[dict]:
     if file.exists():
         for line in file.read_text().splitlines():
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                rows.append(parse_json(line))
+            except ValueError:
                 break
     return rows

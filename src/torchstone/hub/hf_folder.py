@@ -4,7 +4,6 @@ Every setting of the config is honored or rejected: one that a system does not i
 its name, since a network that ignores it would silently give other outputs.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import parse_json
 from torchstone.hub.weight_files import read_tensors, strip_prefixes
 
 # `model_type` of a config to our system
@@ -207,7 +207,7 @@ def read_json(file: Path) -> dict[str, Any]:
     if not file.exists():
         raise BadInput(f"{file.parent} holds no {file.name}: give a folder in Hugging Face layout")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise BadInput(f"{file} cannot be read ({error}): fetch it again") from None
     if not isinstance(content, dict):

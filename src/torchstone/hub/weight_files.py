@@ -1,7 +1,6 @@
 """Weight files: read without running code, without the wrappers of whoever saved them, and what is known of
 the network that they are of."""
 
-import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from torchstone.errors import BadInput
+from torchstone.files import parse_json
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std that images are normalized with
 
@@ -137,7 +137,7 @@ def _numbers(values: Any) -> tuple[float, ...]:
 def read_settings(file: Path) -> dict[str, Any]:
     """A JSON object; an empty one where there is none that can be read."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = parse_json(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

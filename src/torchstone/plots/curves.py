@@ -10,6 +10,7 @@ import numpy as np
 
 from torchstone.engine.meter import read_rows
 from torchstone.errors import BadInput
+from torchstone.files import parse_json
 from torchstone.parts.metrics.legend import legend
 from torchstone.plots.canvas import LEGEND, PALETTE, canvas, decades, frame, plain, save, smooth
 
@@ -180,7 +181,7 @@ def rank(panel: str) -> tuple:
 def read_json(folder: str | Path, name: str) -> dict:
     """A run's JSON file; empty where there is none, or where it is not whole."""
     try:
-        content = json.loads((Path(folder) / name).read_text())
+        content = parse_json((Path(folder) / name).read_text())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import json
 import re
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from torchstone.engine import old_names
 from torchstone.engine.console import notify
 from torchstone.engine.recipe_fields import checked, field_paths, flatten, get_field, replace_fields
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import parse_json
 from torchstone.systems import System
 
 
@@ -146,7 +146,7 @@ def read_recipe(folder: Path, entry: System | None = None):
     if not file.exists():
         raise BadInput(f"{folder} is not a run folder (it has no recipe.json): give what --out was")
     try:
-        saved = json.loads(file.read_text())
+        saved = parse_json(file.read_text())
         name, fields = f"{saved['system']}/{saved['recipe']}", flatten(saved["fields"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{file} cannot be read ({error!r}): restore it, or train anew") from None

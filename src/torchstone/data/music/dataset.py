@@ -1,6 +1,5 @@
 """Music as piano rolls of 88 keys: Bach's chorales, and folders of MIDI files."""
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from torchstone.data.music.midi import EXTENSIONS, KEYS, LOWEST_KEY, Frames
 from torchstone.data.splits import SPLIT_NAMES, SPLIT_SEED
 from torchstone.data.text_files import read_utf8
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import parse_json
 
 BUNDLED = ("chorales",)
 PUBLISHED_FRAMES = {
@@ -109,7 +109,7 @@ def _published(path: Path, frame_beats: float | None) -> MusicDataset:
     if frame_beats not in (None, own):
         raise BadInput(f"{path} has other frames than {frame_beats:g} quarter notes: leave out frame_beats")
     try:
-        content = json.loads(read_utf8(path))
+        content = parse_json(read_utf8(path))
         parts = {SPLIT_NAMES[name]: [_keys(p) for p in pieces] for name, pieces in content.items()}
         if sorted(parts) != ["test", "train", "val"] or not all(parts.values()):
             raise KeyError("train, valid and test")

@@ -1,7 +1,6 @@
 """Columns of CSV, TSV and Parquet files: names, cells, and what of a file is no column."""
 
 import csv
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchstone.errors import BadInput
+from torchstone.files import parse_json
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 LABELS = ("label", "class", "target", "species")  # usual names of a label column
@@ -65,9 +65,9 @@ def _read_parquet(path: Path) -> Columns:
         raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     # pandas says which columns are its index; a range is no column, and is described by a dictionary
     try:
-        metadata = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
+        metadata = parse_json((table.schema.metadata or {}).get(b"pandas", b"{}").decode())
         index = [name for name in metadata.get("index_columns", ()) if isinstance(name, str)]
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError):
         raise BadInput(f"{path} is damaged: what pandas wrote about its index is no JSON") from None
     for name in index:
         if name.lower() in LABELS:

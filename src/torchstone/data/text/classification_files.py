@@ -1,6 +1,5 @@
 """Files of labeled text: tables, JSON lines, CoNLL's format, folders of them, Hugging Face data sets."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from torchstone.data.bad_files import read_good
 from torchstone.data.splits import SPLIT_NAMES
 from torchstone.data.text_files import find_delimiter, is_missing, optional_text, read_rows, read_utf8
 from torchstone.errors import BadInput
+from torchstone.files import parse_json
 
 LABEL = ("label", "labels", "class", "category", "sentiment", "target", "gold_label")
 FIRST = ("text", "sentence", "sentence1", "text_a", "premise", "question", "question1", "review")
@@ -134,7 +134,7 @@ def _parse_jsonl(path: Path, text: str) -> tuple[list[str], list[list[str]]]:
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
         try:
-            row = json.loads(line) if line.strip() else {}
+            row = parse_json(line) if line.strip() else {}
         except ValueError:
             row = None
         if not isinstance(row, dict) or (rows and row and row.keys() != rows[0].keys()):

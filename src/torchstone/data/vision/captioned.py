@@ -38,6 +38,7 @@ from torchstone.data.vision.preprocess import (
     report_unreadable,
 )
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import parse_json
 
 UNICODE_NAMES = ("emoji==2.16.0", "c4230d80640def9071599ff56b1b5950fe13a2a94c0da98c5deab12431b24330", 0.6)
 SKIN_TONE = re.compile(r"-1F3F[B-F](?=-|$)")
@@ -140,10 +141,10 @@ def _load_folder(folder: Path, size: int, skip: bool) -> tuple[np.ndarray, list[
     if listing.exists():
         for number, line in enumerate(read_utf8(listing).strip("\n").split("\n"), 1):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
                 caption = optional_text(row["text"], f"{listing}, line {number}: text")
                 pairs.append((folder / row["file_name"], caption or ""))
-            except (json.JSONDecodeError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError):
                 raise BadInput(f"{listing}, line {number}: give file_name and text") from None
     else:
         for file in sorted(folder.rglob("*")):
