@@ -4,19 +4,18 @@ import gzip
 import io
 import json
 import random
-<<<<<<< HEAD
-=======
 import struct
 import zipfile
->>>>>>> w-fuzz
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
 from decimal import Decimal
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from fuzz import fuzz
+from PIL import Image
 
 from torchstone.data.audio.files import read_audio
 from torchstone.data.audio.speakers import read_speakers
@@ -93,11 +92,7 @@ def test_mixed_table_csv(target_type, tmp_path):
     fuzz(lambda folder: mixed(folder / "a.csv", config), MIXED, tmp_path)
 
 
-<<<<<<< HEAD
-def mixed(file, config=TableConfig()):  # noqa: B008  it is frozen
-=======
 def mixed(file, config=TableConfig()):  # noqa: B008 -- it is frozen
->>>>>>> w-fuzz
     """What of a mixed table must be finite: all but the cells that are missing."""
     table = load_mixed(file, config)
     return filled(table.x), table.y, table.schema.to_metadata()
@@ -346,8 +341,12 @@ def test_segmentation_folders(tmp_path):
 
     plain = {f"images/{i}.png": image("PNG", "RGB") for i in range(8)}
     plain |= {f"masks/{i}.png": mask() for i in range(8)} | {"classes.txt": b"ground\ncat\ndog\n"}
-    splits = {f"{split}/images/{i}.jpg": image("JPEG", "RGB") for split in ("train", "val", "test") for i in "ab"}
-    splits |= {f"{split}/masks/{i}.png": mask((0, 1, 255)) for split in ("train", "val", "test") for i in "ab"}
+    splits = {
+        f"{split}/images/{i}.jpg": image("JPEG", "RGB") for split in ("train", "val", "test") for i in "ab"
+    }
+    splits |= {
+        f"{split}/masks/{i}.png": mask((0, 1, 255)) for split in ("train", "val", "test") for i in "ab"
+    }
     for skip in ("", "skip-bad:"):
         read = partial(lambda folder, skip: load_segmentation(f"{skip}{folder}", size=8), skip=skip)
         fuzz(read, [plain, splits], tmp_path, seed=len(skip))
@@ -372,14 +371,22 @@ def sound(seed=0, form="WAV", subtype=None, channels=1) -> bytes:
 
 
 def test_sounds(tmp_path):
-    kinds = [("WAV", None, 1), ("WAV", "FLOAT", 2), ("FLAC", None, 1), ("OGG", None, 1), ("AIFF", "PCM_24", 1)]
+    kinds = [
+        ("WAV", None, 1),
+        ("WAV", "FLOAT", 2),
+        ("FLAC", None, 1),
+        ("OGG", None, 1),
+        ("AIFF", "PCM_24", 1),
+    ]
     seeds = [{"a.wav": sound(0, *kind)} for kind in kinds]
     fuzz(lambda folder: read_audio(folder / "a.wav", 4000), seeds, tmp_path)
 
 
 def test_speech_and_speaker_folders(tmp_path):
     sounds = {f"{i}.wav": sound(i) for i in range(6)}
-    table = lines("file,text,split", *(f"{i}.wav,the {WORDS[i]},{('train', 'val', 'test')[i % 3]}" for i in range(6)))
+    table = lines(
+        "file,text,split", *(f"{i}.wav,the {WORDS[i]},{('train', 'val', 'test')[i % 3]}" for i in range(6))
+    )
     bare = lines(*(f"{i}.wav\t{WORDS[i]}" for i in range(6)))
     speech = [sounds | {"all.csv": table}, sounds | {"all.tsv": bare}]
     speakers = [{f"{name}/{i}.wav": sound(i) for name in "ab" for i in range(4)}]
