@@ -31,15 +31,66 @@ TABLES = (".csv", ".tsv", ".conll", ".ts")
 TEXTS = (*TABLES, ".txt", ".jsonl", ".json", ".de", ".en", ".md")
 WORDS = (
     *("", " ", "NaN", "nan", "inf", "-Infinity", "None", "null", "NA", "-", "?", "#", "0", "-0", "1", "-1"),
-    *("1e999", "1e308", "-1e308", "1e-320", "1e40", "9" * 400, "99999999999999999999", "-9223372036854775809"),
+    *(
+        "1e999",
+        "1e308",
+        "-1e308",
+        "1e-320",
+        "1e40",
+        "9" * 400,
+        "99999999999999999999",
+        "-9223372036854775809",
+    ),
     *("1_000", "1,5", "1.234,5", "12 %", "0x10", "٣", "１２", "²", "true", "2024-02-30", "0000-00-00"),
-    *("9999-12-31", "0001-01-01", "20240101", "2016-07-01T13:00+09:00", "2016Q5", "25:61", "1969-12-31 23:59"),
-    *('"', 'a"b', "'", "\\", "/", "../x", "\0", "\u2028", "\x85", "\ufeff", "\ud7ff", "é", "日本語", "🙂", "‮"),
+    *(
+        "9999-12-31",
+        "0001-01-01",
+        "20240101",
+        "2016-07-01T13:00+09:00",
+        "2016Q5",
+        "25:61",
+        "1969-12-31 23:59",
+    ),
+    *(
+        '"',
+        'a"b',
+        "'",
+        "\\",
+        "/",
+        "../x",
+        "\0",
+        "\u2028",
+        "\x85",
+        "\ufeff",
+        "\ud7ff",
+        "é",
+        "日本語",
+        "🙂",
+        "‮",
+    ),
     *("x" * 200_000, "a b", "label", "text", "time", "index", ":", ";", "\t", "=1+1", "<b>", "[UNK]"),
 )
 VALUES = (
     *(None, True, False, 0, 1, -1, 2**31, 2**63, 2**64, -(2**63) - 1, 10**400, 0.5, 1e308, 1e-320, math.nan),
-    *(math.inf, -math.inf, "", "x", "NaN", "../x", "\0", "\ud800", "a\nb", [], [None], [[]], [[[]]], [1], ["x"], {}, {"x": 1}),
+    *(
+        math.inf,
+        -math.inf,
+        "",
+        "x",
+        "NaN",
+        "../x",
+        "\0",
+        "\ud800",
+        "a\nb",
+        [],
+        [None],
+        [[]],
+        [[[]]],
+        [1],
+        ["x"],
+        {},
+        {"x": 1},
+    ),
 )
 
 
@@ -235,7 +286,7 @@ def outcome(read: Callable[[Path], Any], folder: Path, allows_nan: bool) -> tupl
     except BadInput as error:
         said = str(error)
         return False, said, "" if len(said.splitlines()) == 1 else f"not one line: {said!r:.300}"
-    except (Exception, Hang):
+    except (Exception, Hang):  # noqa: BLE001 -- whatever it raises is what is looked for
         return False, "", traceback.format_exc(limit=-3)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,6 +1,7 @@
 """Every reader of files ends in a result or in one line, whatever the files hold; see `fuzz`."""
 
 import gzip
+import hashlib
 import io
 import json
 import random
@@ -13,10 +14,12 @@ from functools import partial
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from fuzz import fuzz
 from PIL import Image
 
+import torchstone as ts
 from torchstone.data.audio.files import read_audio
 from torchstone.data.audio.speakers import read_speakers
 from torchstone.data.audio.speech import read_speech
@@ -35,6 +38,11 @@ from torchstone.data.text.parallel import read_pairs
 from torchstone.data.vision.captioned import load_captioned
 from torchstone.data.vision.dataset import load_images
 from torchstone.data.vision.segmentation import load_segmentation
+from torchstone.engine.meter import read_rows
+from torchstone.files import read_pickle
+from torchstone.references.transformers import import_transformers
+from torchstone.runs.folder import read_intervals
+from torchstone.runs.load import load_run
 
 pytestmark = pytest.mark.sweep
 
@@ -73,7 +81,11 @@ TABLES = [
     {"a.csv": b"\xef\xbb\xbf" + numbers_csv("\t").replace(b"\n", b"\r\n")},
     {"a.csv": numbers_csv().split(b"\n", 1)[1]},
 ]
-MIXED = [{"a.csv": mixed_csv()}, {"a.csv": mixed_csv("\t").replace(b"\n", b"\r\n")}, {"a.csv": mixed_csv(";")}]
+MIXED = [
+    {"a.csv": mixed_csv()},
+    {"a.csv": mixed_csv("\t").replace(b"\n", b"\r\n")},
+    {"a.csv": mixed_csv(";")},
+]
 
 
 @pytest.mark.parametrize("load", [load_table, load_points])
@@ -152,7 +164,11 @@ SERIES = [
     {"a.csv": series_csv(dates(DAY, form="%Y,%m,%d,%H"), "year,month,day,hour,load,wind")},
     {"a.csv": series_csv([f"{2000 + i // 12}-{1 + i % 12:02}" for i in range(40)], "month,load,wind")},
     {"a.csv": series_csv([f"{2000 + i // 4}Q{1 + i % 4}" for i in range(40)], "quarter,load,wind")},
-    {"a.csv": series_csv([day for day in dates(DAY, form="%Y-%m-%d") if date.fromisoformat(day).weekday() < 5])},
+    {
+        "a.csv": series_csv(
+            [day for day in dates(DAY, form="%Y-%m-%d") if date.fromisoformat(day).weekday() < 5]
+        )
+    },
     {"a.csv": series_csv([1456531200 * 10**9 + i * 3600 * 10**9 for i in range(40)])},
     {"a.csv": series_csv([i * 0.25 for i in range(40)], delimiter="\t")},
 ]
@@ -168,7 +184,9 @@ def test_series_readings_of_a_model(tmp_path):
     def read(folder):
         readings = load_readings(str(folder / "a.csv"), ("load", "wind"), "seconds")
         calendar = readings.calendar
-        return filled(torch.from_numpy(resample(readings).values)), [calendar.format(t) for t in readings.times]
+        return filled(torch.from_numpy(resample(readings).values)), [
+            calendar.format(t) for t in readings.times
+        ]
 
     fuzz(read, seeds, tmp_path)
 
@@ -187,7 +205,11 @@ LABELED_TEXTS = [
     {"a.tsv": lines("sentence1\tsentence2\tlabel", *(f"{text}\t{text}\t{label}" for text, label in LABELED))},
     {"a.jsonl": jsonl({"text": text, "label": label} for text, label in LABELED)},
     {"a.jsonl": jsonl({"id": i, "text": text, "label": i % 3} for i, (text, _) in enumerate(LABELED))},
-    {"a.conll": lines("# id 1", *(f"{text.replace(' ', f' {label}' + chr(10))} {label}\n" for text, label in LABELED))},
+    {
+        "a.conll": lines(
+            "# id 1", *(f"{text.replace(' ', f' {label}' + chr(10))} {label}\n" for text, label in LABELED)
+        )
+    },
 ]
 
 
@@ -327,8 +349,12 @@ def test_segmentation_folders(tmp_path):
 
     plain = {f"images/{i}.png": image("PNG", "RGB") for i in range(8)}
     plain |= {f"masks/{i}.png": mask() for i in range(8)} | {"classes.txt": b"ground\ncat\ndog\n"}
-    splits = {f"{split}/images/{i}.jpg": image("JPEG", "RGB") for split in ("train", "val", "test") for i in "ab"}
-    splits |= {f"{split}/masks/{i}.png": mask((0, 1, 255)) for split in ("train", "val", "test") for i in "ab"}
+    splits = {
+        f"{split}/images/{i}.jpg": image("JPEG", "RGB") for split in ("train", "val", "test") for i in "ab"
+    }
+    splits |= {
+        f"{split}/masks/{i}.png": mask((0, 1, 255)) for split in ("train", "val", "test") for i in "ab"
+    }
     for skip in ("", "skip-bad:"):
         read = partial(lambda folder, skip: load_segmentation(f"{skip}{folder}", size=8), skip=skip)
         fuzz(read, [plain, splits], tmp_path, seed=len(skip))
@@ -353,14 +379,22 @@ def sound(seed=0, form="WAV", subtype=None, channels=1) -> bytes:
 
 
 def test_sounds(tmp_path):
-    kinds = [("WAV", None, 1), ("WAV", "FLOAT", 2), ("FLAC", None, 1), ("OGG", None, 1), ("AIFF", "PCM_24", 1)]
+    kinds = [
+        ("WAV", None, 1),
+        ("WAV", "FLOAT", 2),
+        ("FLAC", None, 1),
+        ("OGG", None, 1),
+        ("AIFF", "PCM_24", 1),
+    ]
     seeds = [{"a.wav": sound(0, *kind)} for kind in kinds]
     fuzz(lambda folder: read_audio(folder / "a.wav", 4000), seeds, tmp_path)
 
 
 def test_speech_and_speaker_folders(tmp_path):
     sounds = {f"{i}.wav": sound(i) for i in range(6)}
-    table = lines("file,text,split", *(f"{i}.wav,the {WORDS[i]},{('train', 'val', 'test')[i % 3]}" for i in range(6)))
+    table = lines(
+        "file,text,split", *(f"{i}.wav,the {WORDS[i]},{('train', 'val', 'test')[i % 3]}" for i in range(6))
+    )
     bare = lines(*(f"{i}.wav\t{WORDS[i]}" for i in range(6)))
     speech = [sounds | {"all.csv": table}, sounds | {"all.tsv": bare}]
     speakers = [{f"{name}/{i}.wav": sound(i) for name in "ab" for i in range(4)}]
@@ -380,3 +414,103 @@ def test_music_json(tmp_path):
     pieces = [[[60, 64], [], [62]], [[72, 21, 108]]]
     content = json.dumps({"train": pieces * 2, "valid": pieces, "test": pieces}).encode()
     fuzz(lambda folder: load_music(folder), [{"jsb-chorales-quarter.json": content}], tmp_path)
+
+
+@pytest.fixture(scope="module")
+def lenet5_run(trained_run):
+    """The files of a run folder that are read again, without the pictures."""
+    folder = trained_run("lenet5")
+    wanted = (".json", ".jsonl", ".safetensors", ".pt")
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.suffix in wanted and "previous" not in str(file)
+    }
+
+
+def with_digests(folder):
+    """Put the digests of what is there into a checkpoint's meta.json, so that its content is read too."""
+    file = folder / "checkpoint" / "meta.json"
+    try:
+        meta = json.loads(file.read_text())
+        for name in ("model.safetensors", "state.pt"):
+            meta["sha256"][name] = hashlib.sha256((file.parent / name).read_bytes()).hexdigest()
+        file.write_text(json.dumps(meta))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass  # it is what it is
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_run_folders(lenet5_run, signed, tmp_path):
+    def read(folder):
+        if signed:
+            with_digests(folder)
+        load_run(folder)
+        return read_rows(folder / "metrics.jsonl"), read_intervals(folder)
+
+    fuzz(read, [lenet5_run], tmp_path, allows_nan=True)
+
+
+def test_checkpoint_states(lenet5_run, tmp_path):
+    seeds = [{"state.pt": lenet5_run["checkpoint/state.pt"]}]
+    fuzz(lambda folder: read_pickle(folder / "state.pt"), seeds, tmp_path, allows_nan=True)
+
+
+def pickled(content) -> bytes:
+    written = io.BytesIO()
+    torch.save(content, written)
+    return written.getvalue()
+
+
+def test_weight_files(tmp_path):
+    tensors = ts.create("lenet5").state_dict()
+    wrapped = {"epoch": 3, "state_dict": {f"module.{name}": each for name, each in tensors.items()}}
+    seeds = [{"w.pt": pickled(tensors)}, {"w.pt": pickled(wrapped)}]
+    fuzz(lambda folder: ts.create("lenet5", weights=folder / "w.pt"), seeds, tmp_path)
+    seeds = [
+        {"w.safetensors": safetensors.torch.save(dict(tensors)), "config.json": b'{"architecture": "lenet"}'}
+    ]
+    fuzz(lambda folder: ts.create("lenet5", weights=folder / "w.safetensors"), seeds, tmp_path)
+
+
+def published_folders() -> dict[str, dict[str, bytes]]:
+    """Tiny networks as transformers writes them."""
+    transformers = import_transformers()
+    small = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = transformers.BertConfig(**small, intermediate_size=8, max_position_embeddings=16)
+    gpt = transformers.GPT2Config(vocab_size=30, n_embd=8, n_layer=1, n_head=2, n_positions=16)
+    t5 = transformers.T5Config(vocab_size=30, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    vit = transformers.ViTConfig(**{**small, "intermediate_size": 8, "image_size": 8, "patch_size": 4})
+    models = {
+        "bert": transformers.BertForSequenceClassification(bert),
+        "gpt": transformers.GPT2LMHeadModel(gpt),
+        "t5": transformers.T5ForConditionalGeneration(t5),
+        "vit": transformers.ViTForImageClassification(vit),
+    }
+    folders = {}
+    for name, model in models.items():
+        config = json.dumps(model.config.to_diff_dict() | model.config.to_dict()).encode()
+        state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+        folders[name] = {"config.json": config, "pytorch_model.bin": pickled(state)}
+    return folders
+
+
+def test_published_folders(tmp_path):
+    for folder in published_folders().values():
+        fuzz(ts.load, [folder], tmp_path)
+
+
+def hub_splits(table) -> dict[str, bytes]:
+    return {f"{split}.jsonl": jsonl(table) for split in ("train", "validation", "test")}
+
+
+def test_hub_data_sets(tmp_path):
+    rows = [{"text": text, "label": label} for text, label in LABELED]
+    pairs = [{"source": text, "target": text[4:]} for text in SENTENCES]
+    readers = [(read_labeled, rows), (read_text, rows), (read_pairs, pairs)]
+    for reader, table in readers:
+        read = partial(lambda folder, use: use(f"hf:{folder}"), use=reader)
+        fuzz(read, [hub_splits(table)], tmp_path, count=70)
+    metadata = jsonl({"file_name": f"{kind}/{i}.png", "label": kind} for kind in "ab" for i in range(4))
+    images = [image_folder(), image_folder() | {"metadata.jsonl": metadata}]
+    fuzz(lambda folder: load_images(f"hf:{folder}", size=8, channels=1), images, tmp_path, count=70)

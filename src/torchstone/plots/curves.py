@@ -1,6 +1,5 @@
 """Curves of a run, from the rows that the meter wrote."""
 
-import json
 import math
 import textwrap
 from collections import defaultdict

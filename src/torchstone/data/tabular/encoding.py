@@ -281,7 +281,9 @@ def _numbers(name: str, source: str, cells: Sequence[Any], mark: str) -> list[fl
         if is_missing(cell) or str(cell).lower() in NO_NUMBER:
             numbers.append(math.nan)
         elif (number := parse_number(cell, mark)) is None:
-            raise BadInput(f"{name}: {source!r} in data row {row} is {cell!r}, which is no finite number up to {LARGEST:g}")
+            raise BadInput(
+                f"{name}: {source!r} in data row {row} is {cell!r}, which is no finite number up to {LARGEST:g}"
+            )
         else:
             numbers.append(number)
     return numbers
