@@ -286,7 +286,7 @@ def outcome(read: Callable[[Path], Any], folder: Path, allows_nan: bool) -> tupl
     except BadInput as error:
         said = str(error)
         return False, said, "" if len(said.splitlines()) == 1 else f"not one line: {said!r:.300}"
-    except (Exception, Hang):  # noqa: BLE001  it is reported
+    except (Exception, Hang):  # noqa: BLE001 -- whatever it raises is what is looked for
         return False, "", traceback.format_exc(limit=-3)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

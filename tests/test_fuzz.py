@@ -1,6 +1,7 @@
 """Every reader of files ends in a result or in one line, whatever the files hold; see `fuzz`."""
 
 import gzip
+import hashlib
 import io
 import json
 import random
@@ -13,10 +14,12 @@ from functools import partial
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from fuzz import fuzz
 from PIL import Image
 
+import torchstone as ts
 from torchstone.data.audio.files import read_audio
 from torchstone.data.audio.speakers import read_speakers
 from torchstone.data.audio.speech import read_speech
@@ -35,6 +38,11 @@ from torchstone.data.text.parallel import read_pairs
 from torchstone.data.vision.captioned import load_captioned
 from torchstone.data.vision.dataset import load_images
 from torchstone.data.vision.segmentation import load_segmentation
+from torchstone.engine.meter import read_rows
+from torchstone.files import read_pickle
+from torchstone.references.transformers import import_transformers
+from torchstone.runs.folder import read_intervals
+from torchstone.runs.load import load_run
 
 pytestmark = pytest.mark.sweep
 
@@ -406,3 +414,103 @@ def test_music_json(tmp_path):
     pieces = [[[60, 64], [], [62]], [[72, 21, 108]]]
     content = json.dumps({"train": pieces * 2, "valid": pieces, "test": pieces}).encode()
     fuzz(lambda folder: load_music(folder), [{"jsb-chorales-quarter.json": content}], tmp_path)
+
+
+@pytest.fixture(scope="module")
+def lenet5_run(trained_run):
+    """The files of a run folder that are read again, without the pictures."""
+    folder = trained_run("lenet5")
+    wanted = (".json", ".jsonl", ".safetensors", ".pt")
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.suffix in wanted and "previous" not in str(file)
+    }
+
+
+def with_digests(folder):
+    """Put the digests of what is there into a checkpoint's meta.json, so that its content is read too."""
+    file = folder / "checkpoint" / "meta.json"
+    try:
+        meta = json.loads(file.read_text())
+        for name in ("model.safetensors", "state.pt"):
+            meta["sha256"][name] = hashlib.sha256((file.parent / name).read_bytes()).hexdigest()
+        file.write_text(json.dumps(meta))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass  # it is what it is
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_run_folders(lenet5_run, signed, tmp_path):
+    def read(folder):
+        if signed:
+            with_digests(folder)
+        load_run(folder)
+        return read_rows(folder / "metrics.jsonl"), read_intervals(folder)
+
+    fuzz(read, [lenet5_run], tmp_path, allows_nan=True)
+
+
+def test_checkpoint_states(lenet5_run, tmp_path):
+    seeds = [{"state.pt": lenet5_run["checkpoint/state.pt"]}]
+    fuzz(lambda folder: read_pickle(folder / "state.pt"), seeds, tmp_path, allows_nan=True)
+
+
+def pickled(content) -> bytes:
+    written = io.BytesIO()
+    torch.save(content, written)
+    return written.getvalue()
+
+
+def test_weight_files(tmp_path):
+    tensors = ts.create("lenet5").state_dict()
+    wrapped = {"epoch": 3, "state_dict": {f"module.{name}": each for name, each in tensors.items()}}
+    seeds = [{"w.pt": pickled(tensors)}, {"w.pt": pickled(wrapped)}]
+    fuzz(lambda folder: ts.create("lenet5", weights=folder / "w.pt"), seeds, tmp_path)
+    seeds = [
+        {"w.safetensors": safetensors.torch.save(dict(tensors)), "config.json": b'{"architecture": "lenet"}'}
+    ]
+    fuzz(lambda folder: ts.create("lenet5", weights=folder / "w.safetensors"), seeds, tmp_path)
+
+
+def published_folders() -> dict[str, dict[str, bytes]]:
+    """Tiny networks as transformers writes them."""
+    transformers = import_transformers()
+    small = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = transformers.BertConfig(**small, intermediate_size=8, max_position_embeddings=16)
+    gpt = transformers.GPT2Config(vocab_size=30, n_embd=8, n_layer=1, n_head=2, n_positions=16)
+    t5 = transformers.T5Config(vocab_size=30, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    vit = transformers.ViTConfig(**{**small, "intermediate_size": 8, "image_size": 8, "patch_size": 4})
+    models = {
+        "bert": transformers.BertForSequenceClassification(bert),
+        "gpt": transformers.GPT2LMHeadModel(gpt),
+        "t5": transformers.T5ForConditionalGeneration(t5),
+        "vit": transformers.ViTForImageClassification(vit),
+    }
+    folders = {}
+    for name, model in models.items():
+        config = json.dumps(model.config.to_diff_dict() | model.config.to_dict()).encode()
+        state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+        folders[name] = {"config.json": config, "pytorch_model.bin": pickled(state)}
+    return folders
+
+
+def test_published_folders(tmp_path):
+    for folder in published_folders().values():
+        fuzz(ts.load, [folder], tmp_path)
+
+
+def hub_splits(table) -> dict[str, bytes]:
+    return {f"{split}.jsonl": jsonl(table) for split in ("train", "validation", "test")}
+
+
+def test_hub_data_sets(tmp_path):
+    rows = [{"text": text, "label": label} for text, label in LABELED]
+    pairs = [{"source": text, "target": text[4:]} for text in SENTENCES]
+    readers = [(read_labeled, rows), (read_text, rows), (read_pairs, pairs)]
+    for reader, table in readers:
+        read = partial(lambda folder, use: use(f"hf:{folder}"), use=reader)
+        fuzz(read, [hub_splits(table)], tmp_path, count=70)
+    metadata = jsonl({"file_name": f"{kind}/{i}.png", "label": kind} for kind in "ab" for i in range(4))
+    images = [image_folder(), image_folder() | {"metadata.jsonl": metadata}]
+    fuzz(lambda folder: load_images(f"hf:{folder}", size=8, channels=1), images, tmp_path, count=70)

@@ -173,8 +173,8 @@ def evaluate(
     from torchstone.engine.console import notify
     from torchstone.runs.evaluate import evaluate as judge
 
-    metrics, judged = judge(Path(path), data, device, options, last=last)
-    notify(judged.line())
+    metrics, evaluated_on = judge(Path(path), data, device, options, last=last)
+    notify(evaluated_on.line())
     return metrics
 
 
@@ -212,6 +212,8 @@ def predict(
     if explain is not None and draw_explanation is None:
         raise BadInput(f"{path} is not an image model: there is nothing to explain by drawing")
     use = partial(answer, model, metadata, **options)
+    # one file cannot be written for several inputs: then they are answered or refused together
+    keep_going = keep_going and options.get("out") is None
     answers = _answer_each(use, inputs) if keep_going else use(list(inputs))
     good = [each["input"] for each in answers if "error" not in each] if keep_going else list(inputs)
     if explain is not None and draw_explanation is not None and good:

@@ -58,7 +58,10 @@ def test_train_leaves_a_whole_run_folder(run):
     names = set(os.listdir(run))
     assert {"recipe.json", "environment.json", "metrics.jsonl", "result.json", "pictures"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert set(os.listdir(run / "checkpoint")) == {"model.safetensors", "state.pt", "meta.json"}
+    saved = set(os.listdir(run / "checkpoint")) - {
+        "best.safetensors"
+    }  # where the last weights are not the best
+    assert saved == {"model.safetensors", "state.pt", "meta.json"}
     pictures = {"curves.png", "confusion.png", "mistakes.png", "filters.png", "features.png"}
     assert set(os.listdir(run / "pictures")) == pictures
     for name in pictures:
@@ -186,7 +189,7 @@ def test_predict_lines_say_what_their_figure_is():
 
 
 def test_load_gives_the_trained_model(run):
-    model = ts.load(run)
+    model = ts.load(run, last=True)
     tensors = checkpoint.tensors(run / "checkpoint", "model")
     assert not model.training
     assert all(torch.equal(tensors[k], v) for k, v in model.state_dict().items())
@@ -195,7 +198,7 @@ def test_load_gives_the_trained_model(run):
 def test_load_prefers_the_average(tmp_path):
     ts.train("lenet5/smoke", steps=4, ema=0.9, out=tmp_path / "a", quiet=True)
     tensors = checkpoint.tensors(tmp_path / "a" / "checkpoint", "ema.module")
-    model = ts.load(tmp_path / "a")
+    model = ts.load(tmp_path / "a", last=True)
     assert all(torch.equal(tensors[k], v) for k, v in model.state_dict().items())
 
 

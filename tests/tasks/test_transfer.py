@@ -46,7 +46,14 @@ def source(digits, session_folder):
 
 
 def tensors(folder, prefix="model"):
-    return checkpoint.tensors(checkpoint.find(folder / "checkpoint")[0], prefix)
+    """The best weights, as another training begins with them."""
+    found = checkpoint.find(folder / "checkpoint")[0]
+    best = {
+        name.removeprefix(f"{prefix}."): value
+        for name, value in checkpoint.best_tensors(found).items()
+        if name.startswith(f"{prefix}.")
+    }
+    return best or checkpoint.tensors(found, prefix)
 
 
 def moved(before, after):

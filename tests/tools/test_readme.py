@@ -71,7 +71,8 @@ def test_commands_of_the_pages_parse(page):
     from torchstone.cli.main import COMMANDS, Parser
     from torchstone.engine.recipe_fields import field_paths
 
-    lines = re.findall(r"^(?:\$ )?(torchstone .*?)(?:\s+#.*)?$", page.read_text(), re.MULTILINE)
+    text = re.sub(r" *\\\n *", " ", page.read_text())  # lines that go on
+    lines = re.findall(r"^(?:\$ )?(torchstone .*?)(?:\s+#.*)?$", text, re.MULTILINE)
     assert lines, f"{page} has no command"
     for line in lines:
         _, command, *words = shlex.split(line)
@@ -80,7 +81,8 @@ def test_commands_of_the_pages_parse(page):
         assert command in COMMANDS, line
         parser = Parser(add_help=True, allow_abbrev=False)
         module = importlib.import_module(f"torchstone.cli.commands.{command}")
-        known = {"out", "help", "seeds", "overwrite", "log_every", "eval_every", "save_every"}
+        known = {"out", "help", "seeds", "overwrite", "log_every", "eval_every", "save_every", "skip_bad"}
+        known |= {"patience", "best_metric", "epochs", "config"}
         if command == "train":
             _, _, recipe = recipe_of(words[0], {})
             known |= set(field_paths(recipe))

@@ -5,8 +5,8 @@ from multiprocessing.pool import ThreadPool
 from typing import Any
 
 from torchstone.errors import BadInput
+from torchstone.files import SKIP
 
-SKIP = "skip-bad:"
 MAX_LISTED = 20  # files in a message
 
 

@@ -14,7 +14,6 @@ name, and the previous folder is let go only after that.
 import hashlib
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch import nn
 
 from torchstone.engine import old_names
 from torchstone.errors import BadInput, did_you_mean
-from torchstone.files import parse_json
+from torchstone.files import parse_json, read_pickle
 
 FORMAT = 1
 PAYLOAD = ("model.safetensors", "state.pt")
@@ -181,25 +180,6 @@ def load(folder: Path, state: Mapping[str, Any]) -> dict:
         else:
             item.load_state_dict(rest.pop(name))
     return rest
-
-
-def read_pickle(file: Path) -> Any:
-    """A `torch.save` file, tensors and plain containers only.
-
-    Raises:
-        BadInput: it would run code, or is no such file.
-    """
-    try:
-        return torch.load(file, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        what = next((line for line in str(error).splitlines() if "GLOBAL" in line), "")
-        what = what.strip().split(" was not")[0].removeprefix("WeightsUnpickler error: ")
-        raise BadInput(
-            f"{file} holds code and was refused unread ({what or 'not plain tensors'}); "
-            "save tensors only, best as .safetensors"
-        ) from None
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise BadInput(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
 
 
 def _digest(file: Path) -> str:

@@ -137,12 +137,22 @@ class Log:
 
 
 def read_rows(file: Path) -> list[dict]:
-    """The rows of a `metrics.jsonl`; a last line cut off by a crash is left out."""
+    """The rows of a `metrics.jsonl`; a last line cut off by a crash is left out.
+
+    Raises:
+        BadInput: it is no file of text.
+    """
+    try:
+        lines = file.read_text().splitlines() if file.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file} cannot be read ({error}): restore it, or train anew") from None
     rows = []
-    if file.exists():
-        for line in file.read_text().splitlines():
-            try:
-                rows.append(parse_json(line))
-            except ValueError:
-                break
+    for line in lines:
+        try:
+            row = parse_json(line)
+        except ValueError:
+            break
+        if not isinstance(row, dict):
+            break
+        rows.append(row)
     return rows

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import refuse_skip
 
 KNOWN = ("CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1", "Hopper-v5", "ALE/Pong-v5", "…")
 ActionKind = Literal["discrete", "continuous", "any"]
@@ -54,6 +55,7 @@ def make_env(
         BadInput: no such environment or wrapper, one that cannot be made, or a package that it needs is not
             installed.
     """
+    refuse_skip(spec)
     gymnasium = gym()
     if ":" in spec:
         _import(spec.partition(":")[0], f"the environment {spec}")

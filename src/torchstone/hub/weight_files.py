@@ -1,17 +1,15 @@
 """Weight files: read without running code, without the wrappers of whoever saved them, and what is known of
 the network that they are of."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from torchstone.errors import BadInput
-from torchstone.files import parse_json
+from torchstone.files import parse_json, read_pickle
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std that images are normalized with
 
@@ -19,17 +17,6 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std that im
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights")
 # prefixes of a whole state dict: of DataParallel, and of a network inside a training program's own
 PREFIXES = ("module.", "model.")
-# what the unpickler raises on bytes that are no pickle
-DAMAGED = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-)
 COMPILED = "_orig_mod."  # of torch.compile, also around a layer
 GENERIC = ("model", "pytorch_model", "weights", "checkpoint")  # file names that say nothing
 
@@ -71,19 +58,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
                 return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise BadInput(f"{file} is not a whole safetensors file: {error}") from None
-    try:
-        state = torch.load(file, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        what = next((line for line in str(error).splitlines() if "GLOBAL" in line), "")
-        what = what.strip().split(" was not")[0].removeprefix("WeightsUnpickler error: ")
-        raise BadInput(
-            f"{file} holds code and was refused unread ({what or 'not plain tensors'}); "
-            "save tensors only, best as .safetensors"
-        ) from None
-    except DAMAGED as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{file} cannot be read: {reason}") from None
-    tensors = unwrap(state)
+    tensors = unwrap(read_pickle(file))
     if tensors is None:
         raise BadInput(f"{file} is not a state dict (names with tensors)")
     return tensors

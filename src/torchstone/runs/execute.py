@@ -133,8 +133,8 @@ def check_data(
         for key in MEANING:
             if key in saved and saved[key] != json.loads(json.dumps(metadata.get(key))):
                 raise BadInput(
-                    f"the new data have another {key.replace('_', ' ')} than {folder} was trained with: train "
-                    "anew on them (images and labelled texts: --weights RUN begins with its weights)"
+                    f"the new data have another {key.replace('_', ' ')} than {folder} was trained with: "
+                    "train anew on them (images and labelled texts: --weights RUN begins with its weights)"
                 )
         return
     before = accepted_data(folder) or saved.get("data_identity")  # earlier versions wrote none

@@ -29,7 +29,7 @@ METRICS = {
     "mlp": f"{CLASSES} balanced_accuracy rmse mae r2 logistic_* boosting_* ridge_* gradient/*",
     **dict.fromkeys(("lenet5", "alexnet", "vgg", "googlenet", "resnet", "mobilenet"), CLASSES),
     **dict.fromkeys(("senet", "cbam", "efficientnet", "vit"), CLASSES),
-    "deeplab": "miou pixel_accuracy loss iou_*",
+    "deeplab": "miou pixel_accuracy loss classes iou_*",
     **dict.fromkeys(("rnn", "lstm", "gru"), RECURRENT),
     "ctc": "label_error exact_match beam_error single_error loss",
     "seq2seq": f"{TRANSLATION} alignment_error alignment_precision alignment_recall diagonal_error",

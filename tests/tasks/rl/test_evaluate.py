@@ -76,7 +76,7 @@ def test_play_errors_name_a_remedy(run):
     cases = [
         (lambda: ts.play(run, video="video.avi"), ".mp4 or .gif"),
         (lambda: ts.play(run, video="nowhere/video.mp4"), "no folder"),
-        (lambda: ts.play(run, episodes=0), "at least 1 episode"),
+        (lambda: ts.play(run, episodes=0), "episodes must be at least 1"),
         (lambda: next(ppo.build(dataclasses.replace(ppo.CARTPOLE, data="CartPole-v9"))), "CartPole"),
     ]
     for call, message in cases:

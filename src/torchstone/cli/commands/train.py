@@ -77,7 +77,7 @@ def train(generic: Parser, words: list[str]) -> int:
         raise BadInput(f"unexpected {extra[0]!r} after {args.system}: fields are given as --field value")
     fields = changed(parsed)
     if args.skip_bad:
-        from torchstone.data.bad_files import SKIP
+        from torchstone.files import SKIP
 
         fields["data"] = SKIP + str(fields.get("data", recipe.data)).removeprefix(SKIP)
     intervals = {"log": args.log_every, "evaluate": args.eval_every, "save": args.save_every}

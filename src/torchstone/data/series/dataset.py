@@ -16,6 +16,7 @@ from torchstone.data.series.calendar import Calendar
 from torchstone.data.series.resample import resample
 from torchstone.data.series.time_csv import Readings, parse_csv, read_file
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import refuse_skip
 
 # bundled: the file in the archive, the column to read, and its new name; sea temperature in °C, and one
 # person's blood glucose in mg/dl
@@ -160,6 +161,7 @@ def load_readings(spec: str, columns: Sequence[str] = (), unit: str | None = Non
         columns: columns to read; a single one may have another name, if the file has only one.
         unit: of a model's times, see `time_csv.read_file`.
     """
+    refuse_skip(spec)
     if spec in BUNDLED:
         file, column, new_name = BUNDLED[spec]
         with download.fetch_archive(*SAMPLES) as archive:

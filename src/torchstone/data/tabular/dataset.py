@@ -22,6 +22,7 @@ from torchstone.data.tabular.files import (
     to_number,
 )
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import refuse_skip
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 BUNDLED = ("iris", "wine", "breast_cancer", "xor")
@@ -89,6 +90,7 @@ def load_table(spec: str | Path) -> Table:
         BadInput: missing or unreadable file, a feature that is no number, one class only, or a
             class of fewer than three rows.
     """
+    refuse_skip(spec)
     spec, positive = _split_spec(str(spec))
     if positive:
         table = load_table(spec)

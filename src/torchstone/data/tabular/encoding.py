@@ -282,7 +282,8 @@ def _numbers(name: str, source: str, cells: Sequence[Any], mark: str) -> list[fl
             numbers.append(math.nan)
         elif (number := parse_number(cell, mark)) is None:
             raise BadInput(
-                f"{name}: {source!r} in data row {row} is {cell!r}, which is no finite number up to {LARGEST:g}"
+                f"{name}: {source!r} in data row {row} is {cell!r}, which is no finite number "
+                f"up to {LARGEST:g}"
             )
         else:
             numbers.append(number)

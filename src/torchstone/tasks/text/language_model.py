@@ -209,7 +209,7 @@ def predict(
     inputs: Sequence[str],
     *,
     examples: str | Path | None = None,
-    length: int = 100,
+    max_new_tokens: int = 100,
 ) -> list[dict]:
     """The greedy continuation of each text.
 
@@ -227,7 +227,9 @@ def predict(
     answers = []
     for text in map(str, inputs):
         prompt = f"{shots}{text}\n" if shots else text
-        (full,) = generate_texts(model, tokenizer, prompt, count=1, seed=0, length=length, greedy=True)
+        (full,) = generate_texts(
+            model, tokenizer, prompt, count=1, seed=0, length=max_new_tokens, greedy=True
+        )
         continuation = full[len(prompt) :] if full.startswith(prompt) else full
         answer = continuation.split("\n")[0] if shots else text + continuation
         answers.append({"input": text, "text": answer})
