@@ -15,7 +15,7 @@ from torch import Tensor
 from torchstone.engine import parallel
 from torchstone.engine.console import Screen, notify
 from torchstone.engine.event_file import EventFile
-from torchstone.errors import NotFinite
+from torchstone.errors import BadInput, NotFinite
 from torchstone.files import atomic_write, parse_json
 
 
