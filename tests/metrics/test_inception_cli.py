@@ -47,7 +47,10 @@ def run_of(session_folder):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.sweep if name in ("dcgan", "cgan") else ()) for name in MAKERS],
+    [
+        pytest.param(name, marks=pytest.mark.sweep if name in ("dcgan", "cgan", "ddpm") else ())
+        for name in MAKERS
+    ],
 )
 def test_inception_metrics_for_every_generative_system(capsys, run_of, tmp_path, monkeypatch, name):
     files = []

@@ -34,6 +34,24 @@ RUNS = (
     *("reinforce", "a2c", "ppo", "dqn", "ddpg"),
 )
 of_each_run = pytest.mark.parametrize("name", RUNS)
+# the others are trained by the same code
+TASKS = (
+    "perceptron",
+    "lenet5",
+    "lstm",
+    "ctc",
+    "gpt",
+    "bert",
+    "vae",
+    "gan",
+    "ddpm",
+    "reinforce",
+    "ppo",
+    "dqn",
+)
+of_one_run_a_task = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in TASKS else pytest.mark.sweep) for name in RUNS]
+)
 
 TRAINED = 1e-3  # of a metric, relative: another processor rounds otherwise
 EVALUATED = 0.05  # where a classifier that was trained there and here takes part
@@ -101,7 +119,7 @@ def test_load_and_use_an_old_run(run, tmp_path):
         assert len(ts.play(run, episodes=1, device="cpu")) == 1
 
 
-@of_each_run
+@of_one_run_a_task
 def test_resume_an_old_run(run):
     """It goes on as the version that wrote it did."""
     expected = json.loads((run / "expected.json").read_text())

@@ -258,7 +258,14 @@ def test_transfer_error_messages(name, fields, said, digits, source, file, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["googlenet", "lenet5", "mobilenet", "efficientnet", "cbam"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lenet5",
+        "mobilenet",
+        *(pytest.param(name, marks=pytest.mark.sweep) for name in ("googlenet", "efficientnet", "cbam")),
+    ],
+)
 def test_freeze_backbone_of_each_system(name, digits, tmp_path):
     """Two steps each: those with auxiliary classifiers, dropped branches and mixed labels too."""
     options = {"quiet": True, "steps": 2, "augment": "flip+mixup+cutmix", "batch_size": 8}

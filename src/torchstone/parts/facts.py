@@ -23,7 +23,7 @@ class ParityCase(NamedTuple):
     Args:
         names: from theirs to ours: named tensors (weights, or their gradients) in, named tensors out.
             Without it, parameters are compared in their order.
-        optimiser: the rule of the three steps; None for no steps.
+        optimizer: the rule of the three steps; None for no steps.
         label: what is special about this pair.
     """
 
