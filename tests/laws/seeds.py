@@ -76,6 +76,20 @@ def obeyed(entry: Any, recipe: Any) -> None:
     assert not wrong, f"{entry.name}: {'; '.join(wrong)}"
 
 
+def evaluation_repeats(entry: Any, recipe: Any) -> None:
+    """Law 10 of evaluation: it draws from generators of its own, so that twice it gives the same numbers."""
+    run = fresh(entry, recipe)
+    first = {name: float(value) for name, value in run.evaluate().items()}
+    disturb()
+    again = {name: float(value) for name, value in run.evaluate().items()}
+    wrong = [
+        f"{name} is {value} and then {again[name]}" for name, value in first.items() if again[name] != value
+    ]
+    print(f"{entry.name}: {first}")
+    assert first
+    assert not wrong, f"{entry.name}: evaluated twice, {'; '.join(wrong)}"
+
+
 def drawn(entry: Any, recipe: Any, seed: int) -> Drawn:
     disturb()
     with seeds_noted() as building:

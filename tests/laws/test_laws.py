@@ -142,6 +142,12 @@ def test_10_each_source_of_chance_obeys_the_seed(at_hand):
 
 @pytest.mark.sweep
 @every
+def test_10_evaluation_repeats(entry):
+    seeds.evaluation_repeats(entry, smoke_runs.smoke(entry))
+
+
+@pytest.mark.sweep
+@every
 def test_9_modes_are_put_back_by_whole_uses(entry, tmp_path):
     modes.put_back(entry, smoke_runs.smoke(entry), tmp_path, whole=True)
 

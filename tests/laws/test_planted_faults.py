@@ -492,6 +492,8 @@ def toy(fault=""):
             found = model(rows)
         elif fault == "evaluation mode that stays":
             found = model.eval()(rows)
+        elif fault == "evaluation that nobody seeded":
+            found = torch.rand(4, 1)
         elif fault == "training mode for all":
             found = model.eval()(rows)
             model.train()
@@ -542,6 +544,12 @@ def toy(fault=""):
 def test_9_modes_that_are_not_put_back(fault, message, tmp_path):
     with caught(message):
         modes.put_back(toy(fault), ToyRecipe(), tmp_path)
+
+
+def test_10_evaluation_that_nobody_seeded():
+    seeds.evaluation_repeats(toy(), ToyRecipe())
+    with caught("toy: evaluated twice, loss is .* and then"):
+        seeds.evaluation_repeats(toy("evaluation that nobody seeded"), ToyRecipe())
 
 
 @pytest.mark.parametrize(
