@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchstone.engine import parallel
 from torchstone.engine.console import Screen, notify
-from torchstone.errors import NotFinite
+from torchstone.errors import BadInput, NotFinite
 from torchstone.files import atomic_write, parse_json
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from torchstone.errors import BadInput
-from torchstone.hub.weight_files import DAMAGED
+from torchstone.files import DAMAGED
 from torchstone.parts.optional_imports import import_torchvision
 
 
