@@ -344,7 +344,7 @@ def test_image_idx_files(tmp_path):
 def test_segmentation_folders(tmp_path):
     def mask(values=(0, 1, 2)) -> bytes:
         written = io.BytesIO()
-        Image.fromarray(np.tile(np.uint8(values), (12, 4))).save(written, "PNG")
+        Image.fromarray(np.tile(np.repeat(np.uint8(values), 4), (12, 1))).save(written, "PNG")
         return written.getvalue()
 
     plain = {f"images/{i}.png": image("PNG", "RGB") for i in range(8)}
@@ -400,6 +400,8 @@ def test_speech_and_speaker_folders(tmp_path):
     speakers = [{f"{name}/{i}.wav": sound(i) for name in "ab" for i in range(4)}]
     digits = [{f"recordings/{i % 2}_{'ab'[i % 2]}_{i // 2}.wav": sound(i) for i in range(20)}]
     fuzz(lambda folder: read_speech(str(folder), 8000), speech + digits, tmp_path)
+    packed = [{"recordings.zip": zipped(digits[0])}]
+    fuzz(lambda folder: read_speech(str(folder), 8000), packed, tmp_path)
     fuzz(lambda folder: read_speakers(f"skip-bad:{folder}", 8000), speakers + digits, tmp_path)
 
 
@@ -489,6 +491,7 @@ def published_folders() -> dict[str, dict[str, bytes]]:
     }
     folders = {}
     for name, model in models.items():
+        model.config.architectures = [type(model).__name__]
         config = json.dumps(model.config.to_diff_dict() | model.config.to_dict()).encode()
         state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
         folders[name] = {"config.json": config, "pytorch_model.bin": pickled(state)}
@@ -504,7 +507,11 @@ def hub_splits(table) -> dict[str, bytes]:
     return {f"{split}.jsonl": jsonl(table) for split in ("train", "validation", "test")}
 
 
-def test_hub_data_sets(tmp_path):
+def test_hub_data_sets(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
     rows = [{"text": text, "label": label} for text, label in LABELED]
     pairs = [{"source": text, "target": text[4:]} for text in SENTENCES]
     readers = [(read_labeled, rows), (read_text, rows), (read_pairs, pairs)]

@@ -28,6 +28,11 @@ class Interrupted(Exception):
         self.signal = signal
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says first, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def did_you_mean(word: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
     """`did you mean a or b?`, or where nothing comes near the whole list: `listed`, if all are too many."""
     known = list(known)

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from torchstone.errors import BadInput
+from torchstone.errors import BadInput, first_line
 
 SKIP = "skip-bad:"
 KINDS = "images, segmentation, captions, labelled text, speech, speakers and MIDI files"  # that know it
@@ -78,8 +78,7 @@ def read_pickle(file: Path) -> Any:
             "save tensors only, best as .safetensors"
         ) from None
     except DAMAGED as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{file} cannot be read: {reason}") from None
+        raise BadInput(f"{file} cannot be read: {first_line(error)}") from None
 
 
 def refuse_skip(spec: str | Path) -> None:

@@ -5,6 +5,7 @@ import wave
 
 import numpy as np
 import pytest
+from cli_helpers import assert_rejected
 from PIL import Image
 
 from torchstone.data.audio.speakers import read_speakers
@@ -119,3 +120,14 @@ def test_images_skip_bad_needs_a_class_that_is_left(tmp_path):
         file.write_bytes(b"no")
     with pytest.raises(BadInput, match=r"class 'b' of .* has no image left, 12 left out"):
         load(f"skip-bad:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "system", ["perceptron/iris", "mlp", "realnvp/moons", "gru/forecast", "gpt", "transformer"]
+)
+def test_skip_bad_is_refused_where_nothing_can_be_left_out(system, tmp_path, capsys):
+    data = {"mlp": "iris.csv", "gpt": "shakespeare", "transformer": "reverse"}.get(system)
+    words = ["--data", data] if data else []
+    said = assert_rejected(capsys, "train", system, *words, "--skip-bad", "--out", tmp_path / "run")
+    assert "has nothing that --skip-bad could leave out: it is for images, " in said
+    assert not (tmp_path / "run").exists()

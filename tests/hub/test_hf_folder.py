@@ -409,3 +409,22 @@ def test_t5_with_two_embeddings_is_refused(tmp_path):
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(BadInput, match=r"a decoder\.embed_tokens\.weight other than shared\.weight"):
         ts.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("architectures", [["BertModel"]]),
+        ("architectures", 3),
+        ("model_type", ["bert"]),
+        ("hidden_size", 10**30),
+    ],
+)
+def test_load_refuses_settings_of_another_type(name, value, tmp_path):
+    save_bert(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {name: value}))
+    with pytest.raises(BadInput) as caught:
+        ts.load(tmp_path)
+    print(caught.value)
+    assert str(tmp_path) in str(caught.value)

@@ -1,5 +1,9 @@
 """Files that cannot be used: all listed at once, or left out where the data are named `skip-bad:SPEC`."""
 
+import lzma
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from multiprocessing.pool import ThreadPool
 from typing import Any
@@ -7,6 +11,11 @@ from typing import Any
 from torchstone.errors import BadInput
 from torchstone.files import SKIP
 
+# what zipfile raises on a damaged archive, and on a member that it cannot unpack
+DAMAGED_ZIP = (
+    *(zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, LookupError, struct.error),
+    *(zlib.error, lzma.LZMAError),
+)
 MAX_LISTED = 20  # files in a message
 
 

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from torchstone.engine import old_names
-from torchstone.errors import BadInput, did_you_mean
+from torchstone.errors import BadInput, did_you_mean, first_line
 from torchstone.files import parse_json, read_pickle
 
 FORMAT = 1
@@ -62,7 +62,7 @@ def save(
                 best = {name: value.cpu().contiguous() for name, value in best.items()}
                 save_file(best, new / BEST, metadata={"format": "pt"})
         except (SafetensorError, RuntimeError) as error:  # how they say that the disk is full
-            raise OSError(str(error).splitlines()[0]) from error
+            raise OSError(first_line(error)) from error
         names = [*PAYLOAD, *([BEST] if best is not None else [])]
         digests = {name: _digest(new / name) for name in names}
         text = json.dumps({"format": FORMAT, **meta, "sha256": digests}, indent=1)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torchstone.errors import BadInput, did_you_mean
+from torchstone.errors import BadInput, did_you_mean, first_line
 from torchstone.files import parse_json
 from torchstone.hub.weight_files import read_tensors, strip_prefixes
 
@@ -193,7 +193,7 @@ def fetch(spec: str) -> Path:
             pickles = ["pytorch_model*.bin", "*diffusion_pytorch_model*.bin"]
             folder = Path(snapshot_download(name, allow_patterns=[*configs, *pickles]))
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, often of several lines
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise BadInput(f"cannot fetch {spec}: {reason}") from None
     return folder
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchstone import systems
-from torchstone.errors import BadInput
+from torchstone.errors import BadInput, first_line
 from torchstone.runs.execute import same_system
 from torchstone.runs.recipes import read_recipe
 from torchstone.runs.seeds import runs_of, seeds_of
@@ -12,6 +12,9 @@ from torchstone.runs.seeds import runs_of, seeds_of
 if TYPE_CHECKING:  # they take seconds to import
     import tokenizers
     import torch
+
+# what comes of settings of another type than they should have
+MISMATCHED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
 
 def create(name: str, *, weights: str | Path | None = None, **arguments) -> "torch.nn.Module":
@@ -113,14 +116,13 @@ def from_layout(folder: Path):
     try:
         module = systems.find(hf_folder.system_of_config(config))[0].module()
         variant, arguments = module.from_config(config)
+        if hasattr(module, "match_weights"):  # what the weights hold beyond what the config says
+            arguments = module.match_weights(arguments, tensors)
+        model = create(variant, **arguments)
     except BadInput as error:
         raise BadInput(f"{folder}: {error}") from None
-    if hasattr(module, "match_weights"):  # what the weights hold beyond what the config says
-        arguments = module.match_weights(arguments, tensors)
-    try:
-        model = create(variant, **arguments)
-    except ValueError as error:
-        raise BadInput(f"{folder}: its config does not go together ({error})") from None
+    except MISMATCHED as error:
+        raise BadInput(f"{folder}: its config does not go together ({first_line(error)})") from None
     from torchstone.tasks.transfer import load_weights
 
     load_weights(model, module.published(variant, tensors), f"the weights in {folder} do not fit")

@@ -148,7 +148,7 @@ def read_recipe(folder: Path, entry: System | None = None):
     try:
         saved = parse_json(file.read_text())
         name, fields = f"{saved['system']}/{saved['recipe']}", flatten(saved["fields"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{file} cannot be read ({error!r}): restore it, or train anew") from None
     if entry is not None and saved["system"] != entry.name:
         raise BadInput(f"{folder} is a run of {saved['system']!r}, not of {entry.name!r}")

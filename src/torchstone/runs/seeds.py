@@ -23,7 +23,7 @@ def seeds_of(folder: Path) -> list[int]:
     file = folder / "recipe.json"
     try:
         return parse_json(file.read_text()).get("seeds", []) if file.exists() else []
-    except (ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError):
         return []  # read_recipe says what is wrong with it
 
 

@@ -125,6 +125,9 @@ def test_load_table_missing_and_unreadable_files(tmp_path):
 
 
 def test_load_table_refuses_damaged_pandas_metadata(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
     file = tmp_path / "t.parquet"
     table = pyarrow.table({"one": [1.5, 2.5], "label": ["a", "b"]})
     for damaged in (b"{", b"[]", b'{"index_columns": 1}'):

@@ -196,3 +196,13 @@ def test_train_rejects_bad_arguments():
         kind, texts, vocab_size = arguments
         with pytest.raises(BadInput, match=message):
             tokenizers.train(kind, texts, vocab_size=vocab_size)
+
+
+def test_load_rejects_ids_far_beyond_the_vocabulary(tmp_path):
+    """The library counts up to the largest one when it writes the tokenizer."""
+    content = json.loads(tokenizers.train("characters", ["ab"], vocab_size=10).to_str())
+    content["model"]["vocab"]["a"] = 2**32 - 1
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(BadInput, match="has ids up to 4294967295: ") as caught:
+        tokenizers.load(tmp_path)
+    print(caught.value)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from torchstone.data import splits
+from torchstone.data import identity, splits
 from torchstone.data.vision import sources
 from torchstone.data.vision.dataset import load_images
 from torchstone.errors import BadInput
@@ -295,3 +295,23 @@ def test_load_images_error_messages(tmp_path):
             for i in range(3):
                 opened.writestr(f"{name}/{i}.png", b"words")
     refuse(tmp_path / "damaged.zip", r"damaged.zip/cat/[012].png is not a readable image")
+
+
+def test_zip_damaged_image_is_named_or_left_out_where_identity_is_taken(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for i in range(24):
+            write(tmp_path / "x", 1, seed=i)
+            archive.write(next((tmp_path / "x").iterdir()), f"{'ab'[i % 2]}/{i}.png")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[data.index(b"a/4.png") + 40] ^= 1  # a byte of its content: the checksum is wrong
+    (tmp_path / "a.zip").write_bytes(bytes(data))
+    with identity.listen(), pytest.raises(BadInput, match=r"a/4\.png is not a readable image") as caught:
+        load_images(tmp_path / "a.zip", size=8, channels=1)
+    print(caught.value)
+    with identity.listen():
+        images = load_images(f"skip-bad:{tmp_path / 'a.zip'}", size=8, channels=1)
+    print(images.description)
+    assert "1 left out" in images.description
+    (tmp_path / "a.zip").write_bytes(bytes(data).replace(b"PK\x01\x02", b"PK\x01\x07", 1))
+    with pytest.raises(BadInput, match=r"a\.zip is not a complete zip file"):
+        load_images(tmp_path / "a.zip", size=8, channels=1)

@@ -371,3 +371,12 @@ def test_gpt_layer_table_counts_tied_weights_once():
     assert rows["head"].macs == 64 * 65 * 128
     # the position embedding is indexed, not called: it has no row
     assert sum(row.parameters for row in rows.values()) == 804_096 - 64 * 128
+
+
+def test_predict_length_by_todays_name_and_the_old_one(trained_run):
+    run = trained_run("gpt")
+    lengths = [
+        len(ts.predict(run, ["the "], **{name: 7})[0]["text"]) for name in ("max_new_tokens", "length")
+    ]
+    print(lengths)
+    assert lengths == [11, 11]

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.data import download
-from torchstone.errors import BadInput
+from torchstone.data.bad_files import DAMAGED_ZIP
+from torchstone.errors import BadInput, first_line
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 MIN_SECONDS = 0.05
@@ -54,7 +55,7 @@ def read_audio(file: str | Path | io.BytesIO, sample_rate: int, name: str = "") 
     try:
         channels, file_rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError, TypeError, OSError) as error:
-        reason = str(error).strip().rstrip(".").splitlines()[-1].rpartition(": ")[2]
+        reason = first_line(error).rstrip(".").rpartition(": ")[2]
         raise BadInput(f"{name} cannot be read as sound ({reason}): give WAV, FLAC or OGG") from None
     if not len(channels):
         raise BadInput(f"{name} is empty: it holds no samples")
@@ -179,7 +180,7 @@ def _fsdd_files(path: Path) -> Iterator[tuple[str, str, int, Any, str]]:
                 if match := FSDD_NAME.fullmatch(name):
                     data = io.BytesIO(archive.read(name))
                     yield match[1], match[2], int(match[3]), data, f"{name} in {path}"
-    except (zipfile.BadZipFile, EOFError) as error:
+    except DAMAGED_ZIP as error:
         raise BadInput(f"{path} is not a complete zip file ({error}): copy it again") from None
 
 

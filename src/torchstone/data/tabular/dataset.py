@@ -22,7 +22,7 @@ from torchstone.data.tabular.files import (
     to_number,
 )
 from torchstone.errors import BadInput, did_you_mean
-from torchstone.files import refuse_skip
+from torchstone.files import SKIP, refuse_skip
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 BUNDLED = ("iris", "wine", "breast_cancer", "xor")
@@ -61,7 +61,7 @@ class Table:
 
 def is_table(spec: str | Path) -> bool:
     """Whether `spec` names a table: a bundled one, or a file with a table's suffix."""
-    name = _split_spec(str(spec))[0]
+    name = _split_spec(str(spec).removeprefix(SKIP))[0]  # a reader of tables refuses that
     return name in (*BUNDLED, *MIXED) or Path(name).suffix.lower() in SUFFIXES
 
 

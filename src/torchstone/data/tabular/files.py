@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchstone.errors import BadInput
+from torchstone.errors import BadInput, first_line
 from torchstone.files import parse_json
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
@@ -62,7 +62,7 @@ def _read_parquet(path: Path) -> Columns:
     try:
         table = parquet.read_table(path)
     except (ArrowException, OSError) as error:
-        raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise BadInput(f"{path} cannot be read: {first_line(error)}") from None
     # pandas says which columns are its index; a range is no column, and is described by a dictionary
     try:
         metadata = parse_json((table.schema.metadata or {}).get(b"pandas", b"{}").decode())

@@ -8,7 +8,7 @@ from typing import Any
 from torchstone.data.bad_files import read_good
 from torchstone.data.splits import SPLIT_NAMES
 from torchstone.data.text_files import find_delimiter, is_missing, optional_text, read_rows, read_utf8
-from torchstone.errors import BadInput
+from torchstone.errors import BadInput, first_line
 from torchstone.files import parse_json
 
 LABEL = ("label", "labels", "class", "category", "sentiment", "target", "gold_label")
@@ -234,7 +234,7 @@ def read_hub(spec: str) -> tuple[dict[str, list[Example]], str]:
     try:
         tables = datasets.load_dataset(str(Path(spec[3:]).expanduser()))
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, often of several lines
-        raise BadInput(f"cannot load {spec}: {str(error).strip().splitlines()[0]}") from None
+        raise BadInput(f"cannot load {spec}: {first_line(error)}") from None
     tables = {SPLIT_NAMES.get(str(split), str(split)): table for split, table in tables.items()}
     if "train" not in tables:
         raise BadInput(f"{spec} has no split named train, only {', '.join(map(str, tables))}")

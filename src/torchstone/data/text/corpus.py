@@ -11,7 +11,7 @@ from torchstone.data import download
 from torchstone.data.identity import identified
 from torchstone.data.splits import SPLIT_NAMES
 from torchstone.data.text_files import optional_text
-from torchstone.errors import BadInput, did_you_mean
+from torchstone.errors import BadInput, did_you_mean, first_line
 from torchstone.files import refuse_skip
 
 BUNDLED = ("shakespeare", "python")
@@ -165,7 +165,7 @@ def _hub(spec: str) -> tuple[dict[str, str], str]:
     try:
         tables = datasets.load_dataset(str(Path(spec[3:]).expanduser()))
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
-        raise BadInput(f"cannot load {spec}: {str(error).strip().splitlines()[0]}") from None
+        raise BadInput(f"cannot load {spec}: {first_line(error)}") from None
     parts, missing = {}, 0
     for split, table in tables.items():
         if "text" not in table.column_names:

@@ -13,7 +13,7 @@ from torchstone.data.splits import SPLIT_NAMES, SPLIT_SEED
 from torchstone.data.text import bible, gettext
 from torchstone.data.text.parallel_files import Pairs, read_aligned, read_columns
 from torchstone.data.text_files import optional_text
-from torchstone.errors import BadInput, did_you_mean
+from torchstone.errors import BadInput, did_you_mean, first_line
 from torchstone.files import refuse_skip
 
 BUNDLED = ("gettext", "bible", "copy", "reverse")
@@ -158,7 +158,7 @@ def _hub(spec: str, source: str, target: str, finish: Finish) -> ParallelCorpus:
         name, _, part = spec[3:].partition(":")
         tables = datasets.load_dataset(str(Path(name).expanduser()), part or None)
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
-        raise BadInput(f"cannot load {spec}: {str(error).strip().splitlines()[0]}") from None
+        raise BadInput(f"cannot load {spec}: {first_line(error)}") from None
     parts, names, missing = {}, (source, target), 0
     for split, table in tables.items():
         rows = table["translation"] if "translation" in table.column_names else table

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from torchstone.errors import BadInput
+from torchstone.errors import BadInput, first_line
 from torchstone.files import parse_json
 
 MAX_ID = 2**24  # the library counts up to the largest id when it writes a tokenizer
@@ -51,7 +51,7 @@ def load(path: str | Path) -> Tokenizer:
     except BadInput:
         raise
     except Exception as error:  # noqa: BLE001 -- the library raises plain exceptions
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise BadInput(f"{file} is no tokenizer that can be read ({reason}): {PUBLISHED}") from None
 
 

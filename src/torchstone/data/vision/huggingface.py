@@ -10,7 +10,7 @@ from PIL import Image
 
 from torchstone.data.splits import SPLIT_NAMES, Source, Subset, make_source
 from torchstone.data.text_files import is_missing
-from torchstone.errors import BadInput
+from torchstone.errors import BadInput, first_line
 
 SPLITS = ("train", "val", "test")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
@@ -33,7 +33,10 @@ class HuggingFacePool:
     def content(self, i: int) -> Any:
         """The image's bytes as stored."""
         stored = self._undecoded[i][self.column]
-        return stored["bytes"] or Path(stored["path"])
+        if stored["bytes"]:
+            return stored["bytes"]
+        file = Path(stored["path"] or "")  # one that is missing is named where it is decoded
+        return file if file.is_file() else str(file)
 
     @functools.cached_property
     def _undecoded(self) -> Any:
@@ -51,7 +54,7 @@ def read(spec: str) -> Source:
     try:
         tables = datasets.load_dataset(str(Path(spec[3:]).expanduser()))
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
-        raise BadInput(f"cannot load {spec}: {str(error).strip().splitlines()[0]}") from None
+        raise BadInput(f"cannot load {spec}: {first_line(error)}") from None
     splits = {SPLIT_NAMES.get(str(split), str(split)): table for split, table in tables.items()}
     if "train" not in splits:
         if len(splits) > 1:
