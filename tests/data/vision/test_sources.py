@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from torchstone.data import splits
-from torchstone.data.vision import sources
+from torchstone.data.vision import dataset, sources
 from torchstone.data.vision.dataset import load_images
 from torchstone.errors import BadInput
 
@@ -249,3 +249,17 @@ def test_load_images_error_messages(tmp_path):
             for i in range(3):
                 opened.writestr(f"{name}/{i}.png", b"words")
     refuse(tmp_path / "damaged.zip", r"damaged.zip/cat/[012].png is not a readable image")
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "ink"), [(28, 32, True), (32, 32, False), (32, 32, True), (27, 32, True)]
+)
+def test_images_of_an_array_are_framed_like_one_by_one(side, size, ink):
+    array = np.random.RandomState(0).randint(0, 256, (6, side, side), dtype=np.uint8)
+    subset = splits.full_subset(splits.ImageArray(array, "noise"), np.zeros(6))
+    files = dataset.ImageFiles(subset.select(np.array([4, 0, 5])), size, 1, ink)
+    at_once = dataset._frame_array(files)
+    one_by_one = np.stack([files.load(i)[0] for i in range(3)])
+    print(side, size, ink, at_once.shape, int((at_once != one_by_one).sum()), "pixels differ")
+    assert (at_once == one_by_one).all()
+    assert dataset._frame_array(dataset.ImageFiles(subset, 64, 1, ink)) is None  # these are resized

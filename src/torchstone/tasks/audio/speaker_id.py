@@ -15,7 +15,7 @@ from torchstone.data.audio.files import EXTENSIONS, expand_audio_paths, read_aud
 from torchstone.data.audio.sequence_batches import SequenceBatch, SequenceBatches, eval_batches
 from torchstone.data.audio.speakers import SpeakerSplit, concat_splits, read_speakers
 from torchstone.engine import parallel
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.audio.spectrogram import AudioFeatures
 from torchstone.parts.modes import eval_mode
@@ -72,6 +72,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         update=update,
         evaluate=lambda: measure(eval_model, metadata, data.val),
         best_metric="accuracy",
+        examples=Examples(recipe.batch_size, len(data.train), len(data.val), "recordings"),
         state=state,
         steps=recipe.steps,
         test=lambda: measure(eval_model, metadata, data.test),

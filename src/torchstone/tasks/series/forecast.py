@@ -15,7 +15,7 @@ from torchstone.data.series.dataset import ForecastWindows, Series, cut_windows,
 from torchstone.data.series.resample import resample
 from torchstone.data.series.time_csv import format_duration, format_time
 from torchstone.engine import parallel
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.files import atomic_write
 from torchstone.parts.indices import evenly_spaced
@@ -118,6 +118,9 @@ def build(recipe: Any, cell: Cell) -> Run:
         evaluate=lambda: measure(evenly_spaced_starts(starts["val"], VAL_WINDOWS), trained),
         evaluate_all=lambda: measure(starts["val"], trained),
         best_metric="loss",
+        examples=Examples(
+            recipe.batch_size, len(starts["train"]), min(VAL_WINDOWS, len(starts["val"])), "windows"
+        ),
         state={**state, **{f"linear_{name}": each for name, each in linear_state.items()}, "stream": stream},
         steps=recipe.steps,
         test=lambda: measure(starts["test"], baselines),

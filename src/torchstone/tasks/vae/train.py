@@ -18,7 +18,7 @@ from torchstone.data.vision.dequantized_batches import (
     identity_stats,
 )
 from torchstone.engine import parallel
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.vae.elbo import (
@@ -159,6 +159,7 @@ def train_vae(
         update=update,
         evaluate=evaluate,
         best_metric="elbo",
+        examples=Examples(recipe.batch_size, len(data.train), len(data.val), "images"),
         state=state,
         steps=recipe.steps,
         test=test,
