@@ -11,7 +11,7 @@ from torchstone import systems
 from torchstone.engine.recipe_fields import checked
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.runs.evaluate import refuse_unknown, system_use
-from torchstone.runs.execute import execute, free_folder, refuse_occupied
+from torchstone.runs.execute import execute, free_folder, refuse_occupied, steps_of
 from torchstone.runs.load import create, export_hf, load, load_any, load_run, load_tokenizer
 from torchstone.runs.recipes import checked_intervals, read_recipe, recipe_of
 from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, seeds_of
@@ -78,6 +78,7 @@ def train(
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
+    epochs: float | None = None,
     intervals: Mapping[str, Any] | None = None,
     patience: int | None = None,
     best_metric: str | None = None,
@@ -91,6 +92,7 @@ def train(
     Args:
         out: the run folder; without it `runs/SYSTEM-RECIPE`, numbered if there is one.
         overwrite: replace a run that is already there.
+        epochs: how often each training example is used on average, in place of the field `steps`.
         intervals: `log`, `evaluate`, `save` in steps and `seconds` between checkpoints.
         patience: stop early, after so many evaluations without a better one.
         best_metric: metric of validation that the best weights are kept by; by default the system's.
@@ -107,6 +109,10 @@ def train(
     from torchstone.engine import parallel
     from torchstone.engine.device import select_device
 
+    if epochs is not None:
+        if "steps" in fields:
+            raise BadInput("give steps or epochs, not both")
+        recipe = dataclasses.replace(recipe, steps=steps_of(entry, recipe, checked("epochs", float, epochs)))
     with parallel.process_group(select_device(recipe.device)):
         several = "" if seeds is None else f"-{seeds}-seeds"
         default = Path("runs") / f"{entry.name}-{recipe_name}{several}"

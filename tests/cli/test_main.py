@@ -58,10 +58,8 @@ def test_train_leaves_a_whole_run_folder(run):
     names = set(os.listdir(run))
     assert {"recipe.json", "environment.json", "metrics.jsonl", "result.json", "pictures"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
-    saved = set(os.listdir(run / "checkpoint")) - {
-        "best.safetensors"
-    }  # where the last weights are not the best
-    assert saved == {"model.safetensors", "state.pt", "meta.json"}
+    files = set(os.listdir(run / "checkpoint")) - {"best.safetensors"}  # absent if the last is the best
+    assert files == {"model.safetensors", "state.pt", "meta.json"}
     pictures = {"curves.png", "confusion.png", "mistakes.png", "filters.png", "features.png"}
     assert set(os.listdir(run / "pictures")) == pictures
     for name in pictures:
@@ -189,10 +187,11 @@ def test_predict_lines_say_what_their_figure_is():
 
 
 def test_load_gives_the_trained_model(run):
-    model = ts.load(run, last=True)
-    tensors = checkpoint.tensors(run / "checkpoint", "model")
-    assert not model.training
-    assert all(torch.equal(tensors[k], v) for k, v in model.state_dict().items())
+    for last in (False, True):
+        model = ts.load(run, last=last)
+        tensors = checkpoint.tensors(run / "checkpoint", "model", last=last)
+        assert not model.training
+        assert all(torch.equal(tensors[k], v) for k, v in model.state_dict().items())
 
 
 def test_load_prefers_the_average(tmp_path):

@@ -115,25 +115,26 @@ def record(
     if heard is None:
         return
     found: dict[str, Any] = {"name": name, "unit": unit, "about": digest(about).hex(), "splits": {}}
-    recognized: set[str] = set()
+    known, recognized = {bytes.fromhex(each) for each in heard.known}, set()
     for split, examples in splits.items():
         split_digest, count, least = hashlib.blake2b(digest_size=16), 0, set()
+        is_sketched, is_text = split == "train" or bool(known), isinstance(examples, str)
         for each in _each(examples):
             own = digest(each)
             split_digest.update(own)
             count += 1
-            if isinstance(examples, str) and len(each) < LINE:
-                continue  # many texts have it
-            mark = own.hex()
-            recognized |= heard.known & {mark}
-            least.add(mark)
+            if not is_sketched or (is_text and len(each) < LINE):  # many texts have a short line
+                continue
+            if own in known:
+                recognized.add(own)
+            least.add(own)
             if len(least) > 64 * SKETCH:
                 least = set(heapq.nsmallest(SKETCH, least))
         count = len(examples) if isinstance(examples, str | Tensor) else count
         found["splits"][split] = {"count": count, "digest": split_digest.hexdigest()}
         if split == "train":
-            found["sketch"] = heapq.nsmallest(SKETCH, least)
-    heard.hear(found, recognized)
+            found["sketch"] = [own.hex() for own in heapq.nsmallest(SKETCH, least)]
+    heard.hear(found, {own.hex() for own in recognized})
 
 
 def _each(examples: Iterable[Any]) -> Iterable[Any]:
@@ -191,10 +192,7 @@ def sketch_of(identities: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def digest(item: Any) -> bytes:
     """A digest of a value by its content: numbers, texts, arrays, tensors, files, and containers of them."""
-    total = hashlib.blake2b(digest_size=WIDTH)
-    for part in _parts(item):
-        total.update(part)
-    return total.digest()
+    return hashlib.blake2b(b"".join(_parts(item)), digest_size=WIDTH).digest()
 
 
 def _parts(item: Any) -> Iterator[bytes]:

@@ -40,9 +40,9 @@ class ImageArray:
     def __getitem__(self, i: int) -> Image.Image:
         return Image.fromarray(self.array[i])
 
-    def content(self, i: int) -> np.ndarray:
+    def content(self, i: int) -> bytes:
         """What the identity of an image is taken from."""
-        return self.array[i]
+        return self.array[i].tobytes()
 
     def describe(self, i: int) -> str:
         return f"image {i} of {self.name}"

@@ -22,6 +22,10 @@ from torchstone.engine.meter import Log, Meter
 from torchstone.engine.signals import Signals, explain, writing
 from torchstone.errors import Interrupted, NotFinite
 
+ROWS, EVALUATIONS = 200, 20  # of a run, by default
+EVALUATION_SHARE = 0.1  # of the work
+FORWARDS = 3  # forward passes that a training example costs: a gradient is two
+
 Batch = Any
 Metrics = Mapping[str, Tensor | float]
 
@@ -33,6 +37,22 @@ class Stateful(Protocol):
 
     def state_dict(self) -> dict: ...
     def load_state_dict(self, state: dict, /) -> Any: ...
+
+
+class Examples(NamedTuple):
+    """How many examples there are, for epochs and for what evaluation costs."""
+
+    batch: int  # of an update
+    train: int  # of an epoch
+    val: int | None = None  # of an evaluation; None where its cost is not that of a forward pass of each
+    unit: str = "examples"
+
+    def epochs(self, steps: int) -> float:
+        return steps * self.batch / self.train
+
+    def steps(self, epochs: float) -> int:
+        """Updates that take `epochs`, rounded up."""
+        return max(1, math.ceil(epochs * self.train / self.batch - 1e-9))
 
 
 @dataclass
@@ -47,6 +67,7 @@ class Run:
     test: Callable[[], Metrics] | None = None  # the final measure, once, at the end
     report: Callable[[Path], None] | None = None  # writes pictures into a folder
     evaluate_all: Callable[[], Metrics] | None = None  # `evaluate` on all of validation, once, at the end
+    examples: Examples | None = None  # how many there are; None where training has no epochs
     best_metric: str | None = None  # of `evaluate`, by which the best weights are kept; none keeps the last
     metadata: dict = field(default_factory=dict)  # JSON: what inference needs without the data
     calibration: dict = field(default_factory=dict)  # metadata that `evaluate` measures; saved with it
@@ -63,8 +84,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Intervals:
-    """When to read metrics, evaluate and save, in steps; `None` is 200 rows and 20 evaluations per run.
-    A checkpoint is also due whenever `seconds` have passed without one, and at the end.
+    """When to read metrics, evaluate and save, in steps. A checkpoint is also due whenever `seconds` have passed
+    without one, and at the end.
+
+    `None` is 200 rows per run, and as many evaluations as take a tenth of its work, at most 20, at least one at
+    the end. The work is reckoned in examples, never by the clock, so that a resumed run evaluates at the same
+    steps: one that is evaluated costs a third of one that is trained on, whose gradient costs two more.
 
     The weights that are best by `best_metric` (the run's own, unless given) are kept. After `patience`
     evaluations without a better one training stops.
@@ -77,16 +102,22 @@ class Intervals:
     best_metric: str | None = None
     patience: int | None = None
 
-    def resolve(self, steps: int) -> "_Due":
-        log = self.log or math.ceil(steps / 200)
-        evaluate = self.evaluate or math.ceil(steps / 20)
-        return _Due(log, evaluate, self.save or steps)
+    def resolve(self, steps: int, examples: Examples | None = None) -> "_Due":
+        log = self.log or math.ceil(steps / ROWS)
+        count = EVALUATIONS
+        if examples is not None and examples.val:
+            work = steps * examples.batch * FORWARDS
+            count = max(1, min(EVALUATIONS, int(EVALUATION_SHARE * work / examples.val)))
+        evaluate = self.evaluate or math.ceil(steps / count)
+        # where there is work for one only, it is the last, not that of the untrained network
+        return _Due(log, evaluate, self.save or steps, evaluate < steps or count > 1)
 
 
 class _Due(NamedTuple):
     log: int
     evaluate: int
     save: int
+    first: bool = True  # evaluate before the first step too
 
 
 class _Progress:
@@ -139,7 +170,7 @@ def fit(
     run.best = best = BestWeights(intervals.best_metric or run.best_metric, intervals.patience, modules)
     state = {**run.state, "progress": progress}
     run.folder = folder = Path(folder) if folder is not None else None
-    every = intervals.resolve(run.steps)
+    every = intervals.resolve(run.steps, run.examples)
     writes = folder is not None and parallel.rank() == 0
     for item in run.state.values():
         attach = getattr(item, "attach", None)
@@ -229,7 +260,8 @@ def fit(
             if progress.step == 0:
                 with signals.held():
                     save()  # from here on there is something to go back to
-                validate()
+                if every.first:
+                    validate()
             while progress.step < run.steps and not best.is_exhausted:
                 metrics = run.update(next(run.stream))
                 progress.step = step = progress.step + 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,8 +68,9 @@ def execute(
         if stage == 0 and fresh and parallel.rank() == 0:
             before = rng.snapshot()  # what these import draws from Python's
             create_run_folder(folder, entry.name, recipe_name, recipe, intervals, sources)
-            if not quiet and "data" in run.metadata:
-                notify(run.metadata["data"])
+            if not quiet:
+                for line in opening_lines(run, settings):
+                    notify(line)
             rng.restore(before)
         parallel.barrier()
         if stage < reached:
@@ -93,6 +95,50 @@ def execute(
             write_result(folder, entry.name, recipe_name, last, offset - last.steps + last.step)
     parallel.barrier()  # none leaves before the result is written
     return last
+
+
+def opening_lines(run: Any, settings: Any) -> list[str]:
+    """What a training begins with: its data, how many epochs the steps are, how often it is evaluated."""
+    from torchstone.engine.run import FORWARDS
+
+    lines = [run.metadata["data"]] if "data" in run.metadata else []
+    every, examples = settings.resolve(run.steps, run.examples), run.examples
+    if examples is None:
+        return lines
+    epochs = examples.epochs(run.steps)
+    validation = (
+        f"validation every {every.evaluate:,}" if every.evaluate < run.steps else "validation at the end"
+    )
+    if examples.val:
+        count = math.ceil(run.steps / every.evaluate) + every.first
+        share = count * examples.val / (run.steps * examples.batch * FORWARDS)
+        validation += f" on {examples.val:,}, {share:.0%} of the work"
+    lines.append(
+        f"{run.steps:,} steps of {examples.batch:,} {examples.unit} are {epochs:.3g} epochs of "
+        f"{examples.train:,}; {validation}"
+    )
+    if epochs < 1:
+        lines.append(
+            f"warning: that is less than one epoch: most or some of the {examples.unit} are never trained on "
+            "(--epochs 1 sees each once)"
+        )
+    return lines
+
+
+def steps_of(entry: System, recipe: Any, epochs: float) -> int:
+    """How many steps take so many epochs of the recipe's data.
+
+    Raises:
+        BadInput: no positive number; a system without steps or epochs.
+    """
+    if not 0 < epochs < math.inf:
+        raise BadInput(f"epochs must be a positive number, not {epochs:g}")
+    if not hasattr(recipe, "steps"):
+        raise BadInput(f"{entry.name} has no epochs: it learns from experience")
+    run = next(iter(entry.module().build(recipe)))
+    if run.examples is None:
+        raise BadInput(f"{entry.name} has no epochs with {recipe.data}: give --steps")
+    return run.examples.steps(epochs)
 
 
 def check_metric(run: Any, settings: Any) -> None:

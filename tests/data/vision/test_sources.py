@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from torchstone.data import identity, splits
-from torchstone.data.vision import sources
+from torchstone.data.vision import dataset, sources
 from torchstone.data.vision.dataset import load_images
 from torchstone.errors import BadInput
 
@@ -315,3 +315,17 @@ def test_zip_damaged_image_is_named_or_left_out_where_identity_is_taken(tmp_path
     (tmp_path / "a.zip").write_bytes(bytes(data).replace(b"PK\x01\x02", b"PK\x01\x07", 1))
     with pytest.raises(BadInput, match=r"a\.zip is not a complete zip file"):
         load_images(tmp_path / "a.zip", size=8, channels=1)
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "ink"), [(28, 32, True), (32, 32, False), (32, 32, True), (27, 32, True)]
+)
+def test_images_of_an_array_are_framed_like_one_by_one(side, size, ink):
+    array = np.random.RandomState(0).randint(0, 256, (6, side, side), dtype=np.uint8)
+    subset = splits.full_subset(splits.ImageArray(array, "noise"), np.zeros(6))
+    files = dataset.ImageFiles(subset.select(np.array([4, 0, 5])), size, 1, ink)
+    at_once = dataset._frame_array(files)
+    one_by_one = np.stack([files.load(i)[0] for i in range(3)])
+    print(side, size, ink, at_once.shape, int((at_once != one_by_one).sum()), "pixels differ")
+    assert (at_once == one_by_one).all()
+    assert dataset._frame_array(dataset.ImageFiles(subset, 64, 1, ink)) is None  # these are resized

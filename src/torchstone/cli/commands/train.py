@@ -1,6 +1,7 @@
 """`torchstone train`: the options are the fields of the system's recipe."""
 
 import argparse
+from typing import Any
 
 from torchstone.cli.main import Parser, positive
 from torchstone.errors import BadInput, did_you_mean
@@ -14,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", metavar="N", type=positive, help="train N times with seeds from --seed on, one record"
     )
+    parser.add_argument("--epochs", metavar="X", type=float, help="passes over the data, instead of --steps")
     parser.add_argument(
         "--patience", metavar="N", type=positive, help="stop early: evaluations without a better one"
     )
@@ -62,6 +64,7 @@ def train(generic: Parser, words: list[str]) -> int:
     known = add_fields(parser.add_argument_group("fields of the recipe"), recipe)
     if args.help:
         for action in generic._actions[1:]:
+            action.help = f"{action.help}{default_interval(action.dest, recipe)}"
             parser._add_action(action)
         parser.print_help()
         others = ", ".join(f"{entry.name}/{other}" for other in entry.recipes)
@@ -85,6 +88,7 @@ def train(generic: Parser, words: list[str]) -> int:
         args.system,
         out=args.out,
         overwrite=args.overwrite,
+        epochs=args.epochs,
         intervals=intervals,
         seeds=args.seeds,
         patience=args.patience,
@@ -93,6 +97,25 @@ def train(generic: Parser, words: list[str]) -> int:
     )
     print_summary(run)
     return 0
+
+
+def default_interval(option: str, recipe: Any) -> str:
+    """What a default interval comes to with the steps of a recipe."""
+    from torchstone.engine.run import EVALUATIONS, ROWS, Intervals
+
+    steps = getattr(recipe, "steps", None) or getattr(recipe, "updates", None)
+    if option not in ("log_every", "eval_every", "save_every"):
+        return ""
+    if option == "save_every":
+        return " (default: at the end, and whenever 30 seconds have passed)"
+    every = None if steps is None else Intervals().resolve(steps)
+    if option == "log_every":
+        return f" (default: {ROWS} rows" + (f", every {every.log})" if every else ")")
+    most = f" of {steps:,}, every {every.evaluate}" if every else ""
+    return (
+        f" (default: at most {EVALUATIONS} evaluations{most}, and fewer where they would take more than a tenth "
+        "of the work)"
+    )
 
 
 def _hyphened(word: str) -> str:

@@ -16,7 +16,7 @@ from torchstone.data.audio.sequence_batches import SequenceBatch, SequenceBatche
 from torchstone.data.audio.speakers import SpeakerSplit, concat_splits, read_speakers
 from torchstone.data.text_files import read_utf8
 from torchstone.engine import parallel
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.audio.spectrogram import AudioFeatures
 from torchstone.parts.modes import eval_mode
@@ -73,6 +73,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         update=update,
         evaluate=lambda: measure(eval_model, metadata, data.val),
         best_metric="accuracy",
+        examples=Examples(recipe.batch_size, len(data.train), len(data.val), "recordings"),
         state=state,
         steps=recipe.steps,
         test=lambda: measure(eval_model, metadata, data.test),

@@ -14,7 +14,7 @@ from torchstone.data.text.tokenizers import to_metadata
 from torchstone.data.vision.captioned import Captioned, load_captioned, token_ids, word_tokenizer
 from torchstone.data.vision.dataset import ImageDataset, ImageSplit, load_images
 from torchstone.data.vision.diffusion_batches import DiffusionBatch, DiffusionBatches, MakeContext
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.metrics import memorization
 from torchstone.metrics.classifier_features import sample_metrics, save_nearest_sheet
@@ -234,6 +234,7 @@ def train_diffusion(
             "loss": evaluation_loss(eval_model, data.val, denoising_loss, make_context, MAX_VALIDATION)
         },
         best_metric="loss",
+        examples=Examples(recipe.batch_size, len(data.train), unit="images"),
         state={**state, "stream": stream},
         steps=recipe.steps,
         test=test,

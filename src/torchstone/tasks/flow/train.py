@@ -17,7 +17,7 @@ from torchstone.data.vision.dequantized_batches import (
     identity_stats,
 )
 from torchstone.engine import parallel
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.flow.likelihood import (
     bits_per_dim,
@@ -117,6 +117,7 @@ def train_image_flow(
         update=update,
         evaluate=evaluate,
         best_metric="loss",
+        examples=Examples(recipe.batch_size, len(data.train), len(data.val), "images"),
         state=state,
         steps=recipe.steps,
         test=test,
@@ -210,6 +211,7 @@ def train_point_flow(
         update=update,
         evaluate=evaluate,
         best_metric="loss",
+        examples=Examples(recipe.batch_size, len(points.train), len(points.val), "points"),
         state=state,
         steps=recipe.steps,
         test=test,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import ImageDataset
 from torchstone.data.vision.gan_batches import DiscriminatorBatch, GanBatch, GanBatches, GeneratorBatch
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.metrics.classifier_features import ClassifierFeatures, sample_metrics, save_nearest_sheet
 from torchstone.parts.gan.losses import GAN_LOSSES, GanLoss, gradient_penalty
@@ -186,6 +186,7 @@ def train_gan(
         update=update,
         evaluate=evaluate,
         best_metric="frechet_distance",
+        examples=Examples(recipe.batch_size, len(data.train), unit="images"),
         state=state,
         steps=recipe.steps,
         test=test,

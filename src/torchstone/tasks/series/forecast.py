@@ -16,7 +16,7 @@ from torchstone.data.series.dataset import ForecastWindows, Series, cut_windows,
 from torchstone.data.series.resample import resample
 from torchstone.engine import parallel
 from torchstone.engine.console import notify
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.files import atomic_write
 from torchstone.parts.indices import evenly_spaced
@@ -153,6 +153,9 @@ def build(recipe: Any, cell: Cell) -> Run:
         evaluate=validate,
         evaluate_all=validate_all,
         best_metric="loss",
+        examples=Examples(
+            recipe.batch_size, len(starts["train"]), min(VAL_WINDOWS, len(starts["val"])), "windows"
+        ),
         state={**state, **{f"linear_{name}": each for name, each in linear_state.items()}, "stream": stream},
         steps=recipe.steps,
         test=test,

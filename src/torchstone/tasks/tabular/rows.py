@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchstone.data.tabular.dataset import Table, TableBatches, load_rows
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.tasks.inference import label_prediction
@@ -44,6 +44,12 @@ def classify_table(
         update=update,
         evaluate=lambda: evaluate_split(model, table, "val", loss),
         best_metric="accuracy",
+        examples=Examples(
+            min(recipe.batch_size, len(table.splits["train"])),
+            len(table.splits["train"]),
+            len(table.splits["val"]),
+            "rows",
+        ),
         state={"model": model, "stream": stream},
         steps=recipe.steps,
         test=lambda: evaluate_split(model, table, "test", loss),

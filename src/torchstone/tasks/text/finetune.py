@@ -13,7 +13,7 @@ from torchstone.data.text import tokenizers
 from torchstone.data.text.classification import LabeledDataset, LabeledTexts
 from torchstone.data.text.sentence_batches import IGNORE_INDEX, SentenceBatches
 from torchstone.engine import parallel
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.parts.modes import eval_mode
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.text.bert_data import BertSetup, build_rows
@@ -72,6 +72,7 @@ def finetune(model: nn.Module, recipe: Any, setup: BertSetup, *, model_config: d
         update=update,
         evaluate=lambda: measure(eval_model, streams["val"]),
         best_metric="accuracy",
+        examples=Examples(recipe.batch_size, len(dataset.train), len(dataset.val), "texts"),
         state=state,
         steps=recipe.steps,
         test=test,

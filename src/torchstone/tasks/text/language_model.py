@@ -16,7 +16,7 @@ from torchstone.data.text.corpus import Text, read_text
 from torchstone.data.text.lm_batches import LMBatches
 from torchstone.data.text.parallel_files import read_columns
 from torchstone.engine import parallel
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.modes import eval_mode
@@ -90,6 +90,12 @@ def train_language_model(
         evaluate=lambda: measure_part(val, text.val, VAL_TOKENS),
         evaluate_all=lambda: measure_part(val, text.val),
         best_metric="loss",
+        examples=Examples(
+            recipe.batch_size * model.context,
+            len(train),
+            None if val is None else min(VAL_TOKENS, len(val)),
+            "tokens",
+        ),
         state={**state, "stream": stream},
         steps=recipe.steps,
         test=evaluate_test,

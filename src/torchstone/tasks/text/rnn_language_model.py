@@ -19,7 +19,7 @@ from torchstone.data.text import tokenizers
 from torchstone.data.text.bptt_batches import BPTTBatches, BPTTWindow
 from torchstone.data.text.corpus import read_text
 from torchstone.engine import parallel
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.recurrent.layers import Cell, State
@@ -125,6 +125,12 @@ def build(recipe: Any, cell: Cell) -> Run:
         evaluate=lambda: measure_part(val, text.val, language_model.VAL_TOKENS),
         evaluate_all=lambda: measure_part(val, text.val),
         best_metric="loss",
+        examples=Examples(
+            recipe.batch_size * recipe.seq_len,
+            len(train),
+            None if val is None else min(language_model.VAL_TOKENS, len(val)),
+            "tokens",
+        ),
         state={**update.state, "stream": stream, "hidden_state": update},
         steps=recipe.steps,
         test=evaluate_test if test is not None else None,

@@ -12,7 +12,7 @@ from torchstone.data.text import tokenizers
 from torchstone.data.text.bucket_batches import BucketBatches, PackedSequences
 from torchstone.data.text.parallel import Pairs, ParallelCorpus, read_pairs
 from torchstone.engine import parallel
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.transformer.token_loss import token_loss, unigram_loss
@@ -122,6 +122,7 @@ def translate(
         update=update,
         evaluate=validate,
         best_metric="bleu" if recipe.eval_examples else "loss",
+        examples=Examples(recipe.batch_size, sum(len(target) for _, target in pairs), unit="target tokens"),
         state=state,
         steps=recipe.steps,
         test=evaluate_test,

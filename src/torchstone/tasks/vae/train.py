@@ -15,7 +15,7 @@ from torchstone.data.vision.dequantized_batches import (
     all_images,
     identity_stats,
 )
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.indices import spread_over_classes
 from torchstone.parts.modes import eval_mode
@@ -152,6 +152,7 @@ def train_vae(
         update=update,
         evaluate=evaluate,
         best_metric="elbo",
+        examples=Examples(recipe.batch_size, len(data.train), len(data.val), "images"),
         state=state,
         steps=recipe.steps,
         test=test,

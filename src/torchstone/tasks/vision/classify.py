@@ -14,7 +14,7 @@ from torchstone.data.vision.dataset import ImageDataset, ImageSplit, load_images
 from torchstone.data.vision.preprocess import preprocess
 from torchstone.engine import parallel, rng
 from torchstone.engine.device import select_device
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.interpret import feature_maps, grad_cam
 from torchstone.parts.modes import eval_mode
@@ -106,15 +106,22 @@ def classify(
         classes=len(data.classes),
         **parallel.share(),
     )
+    tested: list[Tensor] = []  # logits of the test split, for the pictures of the same weights
+
+    def test() -> dict:
+        tested[:] = [compute_logits(eval_model, data.test, data.metadata)]
+        return score(tested[0], data.test.labels, loss)
+
     return Run(
         stream=stream,
         update=update,
         evaluate=lambda: evaluate_split(eval_model, data.val, data.metadata, loss),
         best_metric="accuracy",
+        examples=Examples(recipe.batch_size, len(data.train), len(data.val), "images"),
         state=state,
         steps=recipe.steps,
-        test=lambda: evaluate_split(eval_model, data.test, data.metadata, loss),
-        report=lambda folder: save_report(eval_model, data, folder),
+        test=test,
+        report=lambda folder: save_report(eval_model, data, folder, *tested),
         metadata={
             "task": "classify",
             "variant": recipe.variant,
@@ -136,14 +143,23 @@ def compute_logits(model: nn.Module, split: ImageSplit, metadata: dict, batch_si
 
 def evaluate_split(model: nn.Module, split: ImageSplit, metadata: dict, loss=F.cross_entropy) -> dict:
     """Accuracy (0 to 1) and mean loss on a full split."""
-    logits = compute_logits(model, split, metadata)
-    accuracy = (logits.argmax(1) == split.labels).double().mean()
-    return {"accuracy": accuracy.item(), "loss": loss(logits, split.labels).item()}
+    return score(compute_logits(model, split, metadata), split.labels, loss)
 
 
-def save_report(model: nn.Module, data: ImageDataset, folder: Path) -> None:
-    """Plots of the test split: confusion matrix, worst mistakes, first filters and feature maps."""
-    logits = compute_logits(model, data.test, data.metadata)
+def score(logits: Tensor, labels: Tensor, loss=F.cross_entropy) -> dict:
+    """Accuracy (0 to 1) and mean loss of logits, (images, classes)."""
+    accuracy = (logits.argmax(1) == labels).double().mean()
+    return {"accuracy": accuracy.item(), "loss": loss(logits, labels).item()}
+
+
+def save_report(model: nn.Module, data: ImageDataset, folder: Path, logits: Tensor | None = None) -> None:
+    """Plots of the test split: confusion matrix, worst mistakes, first filters and feature maps.
+
+    Args:
+        logits: the model's of the test split, if they are known.
+    """
+    if logits is None:
+        logits = compute_logits(model, data.test, data.metadata)
     predictions, labels = logits.argmax(1).cpu(), data.test.labels.cpu()
     count = len(data.classes)
     matrix = torch.bincount(labels * count + predictions, minlength=count**2).reshape(count, count)

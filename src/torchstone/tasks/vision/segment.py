@@ -15,7 +15,7 @@ from torchstone.data.vision.image_folder import SUFFIXES
 from torchstone.data.vision.segmentation import SegmentationDataset, load_segmentation, preprocess
 from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
 from torchstone.engine import parallel
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.metrics.segmentation import class_iou, evaluate_splits, iou_metrics, named_ious, split_metrics
 from torchstone.parts.indices import evenly_spaced
@@ -77,6 +77,7 @@ def segment(
         update=update,
         evaluate=lambda: split_metrics(eval_model, [data.val], data.metadata, len(data.classes)),
         best_metric="miou",
+        examples=Examples(recipe.batch_size, len(data.train), len(data.val), "images"),
         state=state,
         steps=recipe.steps,
         test=test,
