@@ -478,11 +478,11 @@ def test_weight_files(tmp_path):
 def published_folders() -> dict[str, dict[str, bytes]]:
     """Tiny networks as transformers writes them."""
     transformers = import_transformers()
-    small = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    bert = transformers.BertConfig(**small, intermediate_size=8, max_position_embeddings=16)
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    bert = transformers.BertConfig(**small, vocab_size=30, max_position_embeddings=16)
     gpt = transformers.GPT2Config(vocab_size=30, n_embd=8, n_layer=1, n_head=2, n_positions=16)
     t5 = transformers.T5Config(vocab_size=30, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
-    vit = transformers.ViTConfig(**{**small, "intermediate_size": 8, "image_size": 8, "patch_size": 4})
+    vit = transformers.ViTConfig(**small, image_size=8, patch_size=4)
     models = {
         "bert": transformers.BertForSequenceClassification(bert),
         "gpt": transformers.GPT2LMHeadModel(gpt),
