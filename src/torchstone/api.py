@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from torchstone import systems
-from torchstone.engine.recipe_fields import checked
+from torchstone.engine.recipe_fields import checked, replace_fields
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.runs.evaluate import refuse_unknown, system_use
-from torchstone.runs.execute import execute, free_folder, refuse_occupied, steps_of
+from torchstone.runs.execute import execute, free_folder, more_steps, refuse_occupied, steps_of
 from torchstone.runs.load import create, export_hf, load, load_any, load_run, load_tokenizer
-from torchstone.runs.recipes import checked_intervals, read_recipe, recipe_of
+from torchstone.runs.recipes import check, checked_intervals, read_recipe, read_recipe_file, recipe_of, today
 from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, seeds_of
 from torchstone.systems import System
 
@@ -49,8 +49,9 @@ def list_systems(chapter: str | None = None) -> list[System]:
 
 @overload
 def train(
-    name: str,
+    name: str | None = None,
     *,
+    config: str | Path | None = ...,
     out: str | Path | None = ...,
     overwrite: bool = ...,
     intervals: Mapping[str, Any] | None = ...,
@@ -62,8 +63,9 @@ def train(
 
 @overload
 def train(
-    name: str,
+    name: str | None = None,
     *,
+    config: str | Path | None = ...,
     out: str | Path | None = ...,
     overwrite: bool = ...,
     intervals: Mapping[str, Any] | None = ...,
@@ -74,8 +76,9 @@ def train(
 
 
 def train(
-    name: str,
+    name: str | None = None,
     *,
+    config: str | Path | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     epochs: float | None = None,
@@ -90,6 +93,8 @@ def train(
     `seeds` that many runs, one after another, and the record of them all (`repeats.record`) instead.
 
     Args:
+        config: a run's `recipe.json`, in place of the name: its fields and intervals, so that the run is had
+            again; other arguments go before it.
         out: the run folder; without it `runs/SYSTEM-RECIPE`, numbered if there is one.
         overwrite: replace a run that is already there.
         epochs: how often each training example is used on average, in place of the field `steps`.
@@ -101,12 +106,23 @@ def train(
     Raises:
         BadInput: something asked for is wrong; nothing is written then.
     """
-    entry, recipe_name, recipe = recipe_of(name, fields)
+    saved: dict[str, Any] = {}
+    if config is not None:
+        if name is not None:
+            raise BadInput(f"a recipe file names its system: leave out {name!r}, or leave out the file")
+        entry, recipe_name, recipe, saved = read_recipe_file(Path(config))
+        recipe = replace_fields(recipe, today(entry, recipe, fields))
+        check(recipe, entry)
+    elif name is None:
+        raise BadInput("train what? Give a system, or config, the recipe.json of a run")
+    else:
+        entry, recipe_name, recipe = recipe_of(name, fields)
     stopping = {"patience": patience, "best_metric": best_metric}
     given = {name: value for name, value in stopping.items() if value is not None}
-    intervals = checked_intervals({**(intervals or {}), **given})
+    intervals = checked_intervals({**saved.get("intervals", {}), **(intervals or {}), **given})
     seeds = _positive("seeds", seeds)
     from torchstone.engine import parallel
+    from torchstone.engine.console import notify
     from torchstone.engine.device import select_device
 
     if epochs is not None:
@@ -124,26 +140,41 @@ def train(
                 raise BadInput("several seeds are trained by one process each: leave torchrun out")
             create_seed_folder(folder, entry, recipe_name, recipe, intervals, seeds)
             return resume_seeds(folder, quiet=quiet)
-        return execute(entry, recipe_name, recipe, folder, intervals, quiet, fresh=True)
+        if saved.get("changes"):
+            notify(
+                f"{config} was changed while it ran (see `changes` in it): this run has the last values from 0 on"
+            )
+        run = execute(
+            entry, recipe_name, recipe, folder, intervals, quiet, fresh=True, data=saved.get("data")
+        )
+        run.predict = partial(predict, folder)
+        return run
 
 
 def resume(
-    path: str | Path, *, data: str | None = None, device: str | None = None, quiet: bool = False
+    path: str | Path,
+    *,
+    steps: int | None = None,
+    data: str | None = None,
+    device: str | None = None,
+    quiet: bool = False,
 ) -> "torchstone.engine.run.Run | dict[str, Any]":
     """Go on with a run that was stopped or killed; it ends as if it had not been. Of a folder of
     several seeds, all that are not trained yet; their record is returned then.
 
     Args:
+        steps: train longer: the new total (of agents, in environment steps). From here on the learning rate
+            follows the schedule of a run of so many steps.
         data: go on with these data: those that the run was begun with at another place, or others of the
             same kind, with the same classes.
 
     Raises:
         BadInput: no run; the data have changed since, and `data` does not say that this is meant.
     """
-    folder = Path(path)
+    folder, steps = Path(path), _positive("steps", steps)
     if seeds_of(folder):
-        if data is not None:
-            raise BadInput(f"{folder} holds several runs, of the same data: resume one of them with --data")
+        if data is not None or steps is not None:
+            raise BadInput(f"{folder} holds several runs: resume one of them with other data or more steps")
         return resume_seeds(folder, device=device, quiet=quiet)
     entry, recipe_name, recipe = read_recipe(folder)
     if device is not None:
@@ -153,10 +184,13 @@ def resume(
     from torchstone.runs.folder import read_intervals
 
     intervals = read_intervals(folder)
-    changes = {} if data is None else {"data": data}
+    changes: dict[str, Any] = {} if data is None else {"data": data}
+    changes |= more_steps(folder, recipe, steps, quiet=quiet)
     recipe = dataclasses.replace(recipe, **changes)
     with parallel.process_group(select_device(recipe.device)):
-        return execute(entry, recipe_name, recipe, folder, intervals, quiet, fresh=False, changes=changes)
+        run = execute(entry, recipe_name, recipe, folder, intervals, quiet, fresh=False, changes=changes)
+        run.predict = partial(predict, folder)
+        return run
 
 
 def evaluate(

@@ -32,7 +32,7 @@ NOT_OF_USE = ("nothing to", "no validation scores")
 
 # uses that are made of gradients, and problems that are measured by them, through time
 OF_GRADIENTS = ("explain",)
-MEASURED_BY_GRADIENTS = ("adding", "copy")
+MEASURED_BY_GRADIENTS = ("synthetic",)
 
 # networks that grow a graph though nothing trains them directly
 INDIRECT = {("a2c", "copies"): "each actor's own network, whose gradients train the one that they share"}

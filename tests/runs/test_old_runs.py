@@ -106,7 +106,10 @@ def test_load_and_use_an_old_run(run, tmp_path):
     assert not model.training
     expected = json.loads((run / "expected.json").read_text())
     if expected["evaluate"] is not None:  # bert was cut off while it was pretrained on other text
-        assert_close(ts.evaluate(run, device="cpu"), expected["evaluate"], EVALUATED)
+        found, before = ts.evaluate(run, device="cpu"), dict(expected["evaluate"])
+        if entry.name == "perceptron":  # its loss is that of its training now, where it was a cross-entropy
+            del found["loss"], before["cross_entropy"]
+        assert_close(found, before, EVALUATED)
     module = entry.module()
     if hasattr(module, "predict"):
         inputs, options = predict_inputs.for_predict(metadata, tmp_path)

@@ -74,6 +74,7 @@ class Run:
     on_evaluate: list[Callable[[], None]] = field(default_factory=list)  # called after each evaluation
     results: dict[str, float] = field(default_factory=dict)  # filled by fit
     folder: Path | None = None  # filled by fit
+    predict: Callable[..., list] | None = None  # filled by `train`: inputs -> predictions, see `ts.predict`
     step: int = 0  # filled by fit: fewer than `steps` where it stopped early
     best: BestWeights | None = None  # filled by fit
 
@@ -326,6 +327,8 @@ def _resume(folder: Path, run: Run, state: dict, stage: int, quiet: bool) -> int
         run.calibration.update(meta.get("calibration", {}))
         assert run.best is not None
         run.best.restore(meta.get("best"), checkpoint.best_tensors(found))
+        if meta.get("steps", run.steps) < run.steps:  # it goes on for longer than it was to
+            run.best.stale = 0
     return meta["rows"]
 
 

@@ -26,12 +26,14 @@ def execute(
     *,
     fresh: bool,
     changes: Mapping[str, Any] = {},
+    data: list[dict] | None = None,
 ):
     """Build the recipe's runs and fit them one after another.
 
     Args:
         fresh: begin, in place of what the folder holds; otherwise go on from its checkpoint.
         changes: fields of the recipe that change from here on, in going on; noted in the folder.
+        data: identities of the data that are expected; others are said.
 
     Raises:
         BadInput: the data are others than those that were trained on, and `changes` does not say so.
@@ -40,7 +42,7 @@ def execute(
     from torchstone.engine import checkpoint, parallel, rng
     from torchstone.engine.console import activity, notify
     from torchstone.engine.run import Intervals, fit, skip_finished_stage
-    from torchstone.runs.folder import create_run_folder, note_changes, write_result
+    from torchstone.runs.folder import create_run_folder, note_changes, without_sketch, write_result
 
     reached, meta, settings = 0, {}, Intervals(**intervals)
     if not fresh and checkpoint.any_at(folder / "checkpoint"):
@@ -69,6 +71,9 @@ def execute(
             before = rng.snapshot()  # what these import draws from Python's
             create_run_folder(folder, entry.name, recipe_name, recipe, intervals, sources)
             if not quiet:
+                other = data and identity.differences(data, without_sketch(sources))
+                for line in [f"the data are not those of the recipe's run: {other}"] if other else []:
+                    notify(line)
                 for line in opening_lines(run, settings):
                     notify(line)
             rng.restore(before)
@@ -139,6 +144,52 @@ def steps_of(entry: System, recipe: Any, epochs: float) -> int:
     if run.examples is None:
         raise BadInput(f"{entry.name} has no epochs with {recipe.data}: give --steps")
     return run.examples.steps(epochs)
+
+
+TOTALS = ("steps", "total_timesteps", "total_episodes")  # fields that say how long a run is
+
+
+def more_steps(folder: Path, recipe: Any, steps: int | None, *, quiet: bool) -> dict[str, int]:
+    """The change of a recipe's field that makes its run so long, which is said. Without `steps` there is none;
+    of a finished run that is said.
+
+    Raises:
+        BadInput: no more steps than it has already; a run of several stages.
+    """
+    from torchstone.engine import checkpoint
+    from torchstone.engine.console import notify
+
+    name = next(name for name in TOTALS if hasattr(recipe, name))
+    planned, unit = (
+        getattr(recipe, name),
+        name.removeprefix("total_").replace("timesteps", "environment steps"),
+    )
+    done = {}
+    if checkpoint.any_at(folder / "checkpoint"):
+        done = checkpoint.find(folder / "checkpoint")[1]
+    is_finished = (folder / "result.json").exists() and done.get(
+        "is_done", done.get("step") == done.get("steps")
+    )
+    if steps is None:
+        if is_finished and not quiet:
+            early = f", stopped early at {done['step']:,}" if done["step"] < done["steps"] else ""
+            notify(
+                f"{folder} is finished ({planned:,} {unit}{early}): to train longer, give a larger total with --steps"
+            )
+        return {}
+    if (folder / "stages").exists():
+        raise BadInput(
+            f"{folder} has several stages, whose lengths are its recipe's: train anew with more steps"
+        )
+    reached = f"{done['step']:,} of {done['steps']:,} updates are done" if done else "nothing is done"
+    if steps <= planned:
+        raise BadInput(f"--steps is the new total: give more than {planned:,} {unit} ({reached})")
+    if not quiet:
+        notify(
+            f"{steps:,} {unit} instead of {planned:,} ({reached}): from here on the learning rate follows the "
+            f"schedule of {steps:,}"
+        )
+    return {name: steps}
 
 
 def check_metric(run: Any, settings: Any) -> None:

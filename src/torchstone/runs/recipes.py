@@ -145,17 +145,28 @@ def read_recipe(folder: Path, entry: System | None = None):
     file = folder / "recipe.json"
     if not file.exists():
         raise BadInput(f"{folder} is not a run folder (it has no recipe.json): give what --out was")
+    return read_recipe_file(file, entry)[:3]
+
+
+def read_recipe_file(file: Path, entry: System | None = None):
+    """The same of a file `recipe.json`, and all that it holds.
+
+    Raises:
+        BadInput: it cannot be read, or is another system's.
+    """
+    if not file.is_file():
+        raise BadInput(f"there is no recipe {file}: give the recipe.json of a run folder")
     try:
         saved = parse_json(file.read_text())
         name, fields = f"{saved['system']}/{saved['recipe']}", flatten(saved["fields"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{file} cannot be read ({error!r}): restore it, or train anew") from None
     if entry is not None and saved["system"] != entry.name:
-        raise BadInput(f"{folder} is a run of {saved['system']!r}, not of {entry.name!r}")
+        raise BadInput(f"{file.parent} is a run of {saved['system']!r}, not of {entry.name!r}")
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     if "clock" in saved:
         fields = _of_earlier(saved["system"], saved["recipe"], fields)
-    return recipe_of(name, fields, saved=True)
+    return (*recipe_of(name, fields, saved=True), saved)
 
 
 def _of_earlier(system: str, name: str, fields: dict[str, Any]) -> dict[str, Any]:

@@ -132,4 +132,15 @@ def make_lr_scheduler(optimizer: torch.optim.Optimizer, optim: OptimConfig, step
             return (step + 1) / (warm + 1)
         return floor + (1 - floor) * shape(min(1.0, (step - warm) / max(1, steps - warm)))
 
-    return LambdaLR(optimizer, factor)
+    return Schedule(optimizer, factor)
+
+
+class Schedule(LambdaLR):
+    """A schedule by the step alone: a run that goes on with more steps follows the new one at once."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        rates = [base * of(self.last_epoch) for base, of in zip(self.base_lrs, self.lr_lambdas, strict=True)]
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = lr
+        self._last_lr = rates

@@ -2,9 +2,17 @@
 
 import argparse
 
+from torchstone.cli.main import positive
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
+    parser.add_argument(
+        "--steps",
+        metavar="N",
+        type=positive,
+        help="train longer: the new total; the learning rate follows the schedule of N steps from here on",
+    )
     parser.add_argument(
         "--data", metavar="SPEC", help="go on with these data: the run's at another place, or others"
     )
@@ -18,4 +26,4 @@ def run(args: argparse.Namespace) -> None:
 
     lazy_dynamo.defer()
 
-    print_summary(resume(args.run, data=args.data, device=args.device))
+    print_summary(resume(args.run, steps=args.steps, data=args.data, device=args.device))

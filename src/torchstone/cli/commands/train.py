@@ -1,6 +1,7 @@
 """`torchstone train`: the options are the fields of the system's recipe."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from torchstone.cli.main import Parser, positive
@@ -10,6 +11,9 @@ from torchstone.errors import BadInput, did_you_mean
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("system", metavar="SYSTEM[/RECIPE]", nargs="?")
     parser.add_argument("-h", "--help", action="store_true", help="with a system: its recipe's fields too")
+    parser.add_argument(
+        "--config", metavar="FILE", help="a run's recipe.json, in place of the system: gives that run again"
+    )
     parser.add_argument("--out", metavar="DIR", help="the run folder (default: runs/SYSTEM-RECIPE)")
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
     parser.add_argument(
@@ -38,6 +42,13 @@ def train(generic: Parser, words: list[str]) -> int:
     from torchstone import systems
 
     args, rest = generic.parse_known_args(words)
+    if args.config is not None:
+        from torchstone.runs.recipes import read_recipe_file
+
+        if args.system is not None:
+            raise BadInput(f"--config names its system: leave out {args.system!r}, or leave out --config")
+        saved = read_recipe_file(Path(args.config))[3]
+        args.system = f"{saved['system']}/{saved['recipe']}"
     if args.system is None:
         if args.help:
             generic.print_help()
@@ -53,7 +64,10 @@ def train(generic: Parser, words: list[str]) -> int:
 
     lazy_dynamo.defer()
 
-    entry, name, recipe = recipe_of(args.system, {})
+    if args.config is None:
+        entry, name, recipe = recipe_of(args.system, {})
+    else:
+        entry, name, recipe, _ = read_recipe_file(Path(args.config))
     parser = Parser(
         prog=f"torchstone train {entry.name}/{name}",
         description=f"{entry.title} ({entry.paper}, {entry.year}).",
@@ -84,8 +98,10 @@ def train(generic: Parser, words: list[str]) -> int:
 
         fields["data"] = SKIP + str(fields.get("data", recipe.data)).removeprefix(SKIP)
     intervals = {"log": args.log_every, "evaluate": args.eval_every, "save": args.save_every}
+    intervals = {each: number for each, number in intervals.items() if number is not None}
     run = train_system(
-        args.system,
+        args.system if args.config is None else None,
+        config=args.config,
         out=args.out,
         overwrite=args.overwrite,
         epochs=args.epochs,

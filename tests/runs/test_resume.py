@@ -1,0 +1,89 @@
+"""Going on: with more steps, and a run given again by its recipe's file."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from cli_helpers import assert_rejected, run_cli
+
+import torchstone as ts
+
+CONSTANT = {"lr_schedule": "constant", "warmup_ratio": 0.0}
+
+
+def weights(run) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in run.state["model"].parameters()])
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """Eight steps at a constant learning rate."""
+    folder = tmp_path_factory.mktemp("short") / "run"
+    ts.train("lenet5/smoke", steps=8, out=folder, quiet=True, **CONSTANT)
+    return folder
+
+
+def test_resume_with_more_steps_ends_like_a_run_of_so_many(short, tmp_path, capsys):
+    whole = ts.train("lenet5/smoke", steps=16, out=tmp_path / "whole", quiet=True, **CONSTANT)
+    folder = shutil.copytree(short, tmp_path / "run")
+    run = ts.resume(folder, steps=16)
+    said = capsys.readouterr().err
+    saved = json.loads((folder / "recipe.json").read_text())
+    print(said.splitlines()[0], saved["changes"], run.results, whole.results)
+    assert torch.equal(weights(run), weights(whole))
+    assert run.results["test/accuracy"] == whole.results["test/accuracy"]
+    assert "16 steps instead of 8" in said
+    assert saved["fields"]["steps"] == 16
+    assert saved["changes"][0]["before"] == {"steps": 8}
+    assert saved["changes"][0]["step"] == 8
+
+
+def test_resume_with_more_steps_follows_their_learning_rate_at_once(tmp_path):
+    fields = {"lr": 0.01, "lr_schedule": "linear", "warmup_ratio": 0.0}
+    ts.train("lenet5/smoke", steps=4, out=tmp_path / "run", quiet=True, **fields)
+    seen = []
+    step = torch.optim.AdamW.step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", lambda s: seen.append(s.param_groups[0]["lr"]) or step(s))
+        ts.resume(tmp_path / "run", steps=8, quiet=True)
+    print(seen)
+    assert seen == pytest.approx([0.01 * (1 - done / 8) for done in (4, 5, 6, 7)])
+
+
+def test_resume_of_a_finished_run_says_so_and_more_steps_must_be_more(short, tmp_path, capsys):
+    folder = shutil.copytree(short, tmp_path / "run")
+    before = (folder / "metrics.jsonl").read_bytes()
+    code, _, err = run_cli(capsys, "resume", folder)
+    assert code == 0
+    assert "is finished (8 steps): to train longer, give a larger total with --steps" in err
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    said = assert_rejected(capsys, "resume", folder, "--steps", "8")
+    assert "give more than 8 steps (8 of 8 updates are done)" in said
+
+
+def test_resume_with_more_steps_renews_patience(tmp_path):
+    options = {"steps": 12, "patience": 1, "intervals": {"evaluate": 1}, "lr": 1e-9}  # nothing is learned
+    run = ts.train("lenet5/smoke", out=tmp_path / "run", quiet=True, **options)
+    stopped = run.step
+    run = ts.resume(tmp_path / "run", steps=24, quiet=True)
+    print("stopped early at", stopped, "then at", run.step)
+    assert stopped < run.step <= 24
+
+
+def test_train_by_a_recipe_s_file_gives_the_run_again(short, tmp_path, capsys):
+    code, _, err = run_cli(capsys, "train", "--config", short / "recipe.json", "--out", tmp_path / "again")
+    first, again = (json.loads((each / "recipe.json").read_text()) for each in (short, tmp_path / "again"))
+    print(again)
+    assert code == 0
+    assert again == first
+    pairs = zip(*(ts.load(each).parameters() for each in (short, tmp_path / "again")), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert "the data are not those" not in err
+    run = ts.train(config=short / "recipe.json", steps=3, out=tmp_path / "other", quiet=True)
+    assert run.steps == 3
+    answers = run.predict([tmp_path / "again" / "pictures" / "mistakes.png"])
+    assert set(answers[0]["probabilities"]) == set("0123456789")
+    said = assert_rejected(capsys, "train", "lenet5", "--config", short / "recipe.json")
+    assert "leave out 'lenet5'" in said
+    assert "no recipe" in assert_rejected(capsys, "train", "--config", tmp_path / "none.json")
