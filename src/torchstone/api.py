@@ -142,7 +142,8 @@ def train(
             return resume_seeds(folder, quiet=quiet)
         if saved.get("changes"):
             notify(
-                f"{config} was changed while it ran (see `changes` in it): this run has the last values from 0 on"
+                f"{config} was changed while it ran (see `changes` in it): this run has the last values from "
+                "step 0 on"
             )
         run = execute(
             entry, recipe_name, recipe, folder, intervals, quiet, fresh=True, data=saved.get("data")

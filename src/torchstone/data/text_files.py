@@ -27,13 +27,18 @@ def read_utf8(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def allow_long_cells() -> None:
+    """Let `csv` read cells of any length, in all of the process; by default they have 131,072 characters."""
+    csv.field_size_limit(2**31 - 1)
+
+
 def read_rows(text: str, name: str, delimiter: str, *, quoted: bool = True) -> list[list[str]]:
     """The rows of a table that are not empty; cells may be of any length.
 
     Raises:
         BadInput: it is no table; the message begins with `name`.
     """
-    csv.field_size_limit(2**31 - 1)  # by default a cell has at most 131,072 characters
+    allow_long_cells()
     quotes = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quotes)
     try:

@@ -150,8 +150,8 @@ TOTALS = ("steps", "total_timesteps", "total_episodes")  # fields that say how l
 
 
 def more_steps(folder: Path, recipe: Any, steps: int | None, *, quiet: bool) -> dict[str, int]:
-    """The change of a recipe's field that makes its run so long, which is said. Without `steps` there is none;
-    of a finished run that is said.
+    """The change of a recipe's field that makes its run so long, which is said. Without `steps` there is
+    none; of a finished run that is said.
 
     Raises:
         BadInput: no more steps than it has already; a run of several stages.
@@ -174,7 +174,8 @@ def more_steps(folder: Path, recipe: Any, steps: int | None, *, quiet: bool) -> 
         if is_finished and not quiet:
             early = f", stopped early at {done['step']:,}" if done["step"] < done["steps"] else ""
             notify(
-                f"{folder} is finished ({planned:,} {unit}{early}): to train longer, give a larger total with --steps"
+                f"{folder} is finished ({planned:,} {unit}{early}): to train longer, give a larger total with "
+                "--steps"
             )
         return {}
     if (folder / "stages").exists():
@@ -186,8 +187,8 @@ def more_steps(folder: Path, recipe: Any, steps: int | None, *, quiet: bool) -> 
         raise BadInput(f"--steps is the new total: give more than {planned:,} {unit} ({reached})")
     if not quiet:
         notify(
-            f"{steps:,} {unit} instead of {planned:,} ({reached}): from here on the learning rate follows the "
-            f"schedule of {steps:,}"
+            f"{steps:,} {unit} instead of {planned:,} ({reached}): from here on the learning rate follows "
+            f"the schedule of {steps:,}"
         )
     return {name: steps}
 

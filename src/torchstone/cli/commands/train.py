@@ -129,8 +129,8 @@ def default_interval(option: str, recipe: Any) -> str:
         return f" (default: {ROWS} rows" + (f", every {every.log})" if every else ")")
     most = f" of {steps:,}, every {every.evaluate}" if every else ""
     return (
-        f" (default: at most {EVALUATIONS} evaluations{most}, and fewer where they would take more than a tenth "
-        "of the work)"
+        f" (default: at most {EVALUATIONS} evaluations{most}, and fewer where they would take more than a "
+        "tenth of the work)"
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from torchstone.data.series.calendar import Calendar, Instant, count_times, parse_digits, parse_instant
+from torchstone.data.text_files import allow_long_cells
 from torchstone.errors import BadInput, did_you_mean
 
 TIME_COLUMNS = {"time", "date", "datetime", "timestamp", "ts", "ds", "month", "year", "day", "quarter"}
@@ -131,6 +132,7 @@ def parse_csv(
 def _cells(text: str, name: str) -> tuple[list[str], list[list[str]]]:
     """The header and the rows under it, none of them longer or shorter."""
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    allow_long_cells()
     try:
         lines = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
     except csv.Error as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torchstone.data.text_files import allow_long_cells
 from torchstone.errors import BadInput, first_line
 from torchstone.files import parse_json
 
@@ -83,6 +84,7 @@ def _read_csv(path: Path, features: Sequence[str]) -> Columns:
             first = opened.readline()
             opened.seek(0)
             delimiter = max(",;\t", key=first.count)
+            allow_long_cells()
             numbered = [(n, row) for n, row in enumerate(csv.reader(opened, delimiter=delimiter), 1) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path} is not a text table ({error}): save it as UTF-8 CSV") from None
