@@ -89,8 +89,8 @@ class Intervals:
     passed without one, and at the end.
 
     `None` is 200 rows per run, and as many evaluations as take a tenth of its work, at most 20, at least one
-    at the end. The work is reckoned in examples, never by the clock, so that a resumed run evaluates at the same
-    steps: one that is evaluated costs a third of one that is trained on, whose gradient costs two more.
+    at the end. The work is reckoned in examples, never by the clock, so that a resumed run evaluates at the
+    same steps: one that is evaluated costs a third of one that is trained on, whose gradient costs two more.
 
     The weights that are best by `best_metric` (the run's own, unless given) are kept. After `patience`
     evaluations without a better one training stops.
