@@ -12,6 +12,7 @@ _API = (
     "create",
     "evaluate",
     "export",
+    "list_data",
     "list_systems",
     "load",
     "load_tokenizer",
