@@ -32,6 +32,7 @@ __all__ = [
     "create",
     "evaluate",
     "export",
+    "list_data",
     "list_systems",
     "load",
     "load_tokenizer",

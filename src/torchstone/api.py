@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ __all__ = [
     "evaluate",
     "export",
     "export_hf",
+    "list_data",
     "list_systems",
     "load",
     "load_tokenizer",
@@ -45,6 +47,24 @@ def list_systems(chapter: str | None = None) -> list[System]:
     if chapter is not None and chapter not in chapters:
         raise BadInput(f"unknown chapter {chapter!r}: {did_you_mean(chapter, chapters)}")
     return [entry for entry in systems.CATALOGUE if chapter in (None, entry.chapter)]
+
+
+def list_data() -> list[dict[str, Any]]:
+    """The bundled data sets: name, kind, size, licence, where they are, `cached`, and the recipes that use
+    them."""
+    from torchstone.data.bundled import BUNDLED
+
+    used: dict[str, list[str]] = {}
+    for entry in systems.CATALOGUE:
+        for recipe_name, recipe in entry.module().RECIPES.items():
+            word = re.split("[:/]", str(recipe.data))[0]
+            if recipe_name != "smoke":
+                used.setdefault(word, []).append(f"{entry.name}/{recipe_name}")
+    return [
+        {key: getattr(each, key) for key in ("name", "kind", "size", "licence")}
+        | {"where": each.where(), "cached": each.is_cached, "used_by": used.get(each.name, [])}
+        for each in BUNDLED
+    ]
 
 
 @overload

@@ -155,6 +155,7 @@ def test_compare_rows(tmp_path):
         "steps": 100,
         "seconds": 7.5,
         "parameters": 61706,
+        "data": None,
         "val/loss": pytest.approx(0.8),
         "val/accuracy": pytest.approx(0.2),
         "test/accuracy": 0.25,
@@ -247,3 +248,25 @@ def test_compare_interquartile_mean_over_env_steps(tmp_path, monkeypatch):
     assert line[40 * 256] == pytest.approx(0.4 + 0.1)
     assert at.min() < 0.4 - 1
     assert 0.4 + 0.2 < at.max() <= 0.4 + 0.3
+
+
+def test_compare_different_data_have_axes_of_their_own(tmp_path, monkeypatch):
+    figures = drawn(monkeypatch)
+    runs = [make_run(tmp_path / name, seed=i) for i, name in enumerate("abc")]
+    for run, digest in zip(runs, ("11", "11", "22"), strict=True):
+        recipe = json.loads((run / "recipe.json").read_text())
+        splits = {"train": {"count": 1200, "digest": digest}, "val": {"count": 100, "digest": digest}}
+        source = {"name": f"./set{digest}", "unit": "images", "about": "", "splits": splits}
+        (run / "recipe.json").write_text(json.dumps(recipe | {"data": [source]}))
+    rows = compare_runs.compare(runs, tmp_path / "c.png")
+    picture(tmp_path / "c.png")
+    panels = [(axes.get_title(loc="left"), len(axes.lines)) for axes in figures[0].axes]
+    print([row["data"] for row in rows], panels)
+    assert rows[0]["data"] == "./set11 (1,200 / 100 images)"
+    titles = [
+        f"{metric} on ./set{n} (1,200 / 100 images)" for n in ("11", "22") for metric in ("loss", "accuracy")
+    ]
+    assert [count for _, count in panels] == [2, 2, 1, 1]
+    assert [title.split(" on ")[1][:7] for title, _ in panels] == [t.split(" on ")[1][:7] for t in titles]
+    compare_runs.compare(runs[:2], tmp_path / "d.png")
+    assert [axes.get_title(loc="left") for axes in figures[1].axes] == ["loss", "accuracy"]

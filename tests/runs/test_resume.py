@@ -87,3 +87,13 @@ def test_train_by_a_recipe_s_file_gives_the_run_again(short, tmp_path, capsys):
     said = assert_rejected(capsys, "train", "lenet5", "--config", short / "recipe.json")
     assert "leave out 'lenet5'" in said
     assert "no recipe" in assert_rejected(capsys, "train", "--config", tmp_path / "none.json")
+
+
+def test_load_preprocesses_like_predict(short):
+    model = ts.load(short)
+    file = short / "pictures" / "mistakes.png"
+    probabilities = model(model.preprocess([file, file])).softmax(1)
+    expected = list(ts.predict(short, [file])[0]["probabilities"].values())
+    print(model.classes, probabilities[0].tolist(), expected)
+    assert model.classes == list("0123456789")
+    assert probabilities[1].tolist() == pytest.approx(expected, abs=1e-6)

@@ -17,6 +17,7 @@ from torchstone.errors import BadInput, Interrupted, NotFinite, NotSaved, did_yo
 COMMANDS = {
     "list": "list the systems and their recipes",
     "show": "show a system: paper, variants, layers, recipes, checks, measured results",
+    "data": "list the bundled data sets: size, licence, cached or not, what uses them",
     "train": "train a system; every field of its recipe is an option (train SYSTEM --help lists them)",
     "resume": "continue a run that was stopped or killed, bit for bit as if it had not been",
     "eval": "evaluate a run on its test split, or on other data with the same classes",
@@ -29,7 +30,7 @@ COMMANDS = {
 }
 LAST_HELP = "use the weights of the last step, not the best ones by validation"
 # these compute nothing: no threads to settle
-LIGHT = ("list", "show", "compare")
+LIGHT = ("list", "show", "data", "compare")
 
 EXAMPLES = """examples:
   torchstone list                                   the systems there are

@@ -20,12 +20,13 @@ FRAMES = "steps of the environment"
 def compare(run_folders: Sequence[str | Path], file: str | Path | None = None) -> list[dict]:
     """Runs side by side: one row a run and, with `file`, a panel for each val metric they share.
 
-    A row holds `run`, `system`, `recipe`, `seed`, `steps`, `seconds`, `parameters` (None where the
+    A row holds `run`, `system`, `recipe`, `seed`, `steps`, `seconds`, `parameters`, `data` (None where the
     run does not say), and `val/NAME` and `test/NAME` (final values), `best/NAME` (best val value:
     the least of a loss or an error, the greatest of anything else). Of several runs that differ in
     nothing but the seed, three or more are plotted as their interquartile mean with its 95 % interval,
     over the steps that all of them reached; fewer are plotted one by one. Runs that all count `env_steps`
-    are plotted over these. Metrics named NAME/NUMBER are one panel: their last values over the numbers.
+    are plotted over these. Curves on different data, known by their content, have panels of their own.
+    Metrics named NAME/NUMBER are one panel: their last values over the numbers.
 
     Raises:
         BadInput: no folder, or one that is not a run.
@@ -37,8 +38,26 @@ def compare(run_folders: Sequence[str | Path], file: str | Path | None = None) -
     names = _names(folders)
     table = [_row(*each) for each in zip(folders, names, logs, strict=True)]
     if file is not None:
-        _draw(folders, names, [series_of(rows)[0] for rows in logs], table, file)
+        data = _data_of(folders)
+        _draw(folders, names, [series_of(rows)[0] for rows in logs], table, data, file)
     return table
+
+
+def _data_of(folders: list[Path]) -> list[str]:
+    """What tells the data of runs apart: their content; the recipes' word for them, where a run does not say."""
+    recipes = [read_json(folder, "recipe.json") for folder in folders]
+    if not all(recipe.get("data") for recipe in recipes):
+        return [str(recipe.get("fields", {}).get("data")) for recipe in recipes]
+    return [json.dumps([s["splits"] or s["name"] for s in recipe["data"]]) for recipe in recipes]
+
+
+def _described(recipe: dict) -> str | None:
+    """The data of a run in one line: name, and sizes of the splits."""
+    parts = []
+    for source in recipe.get("data") or ():
+        sizes = " / ".join(f"{split['count']:,}" for split in source["splits"].values())
+        parts.append(f"{source['name']} ({sizes} {source['unit']})" if sizes else source["name"])
+    return "; ".join(parts) or recipe.get("fields", {}).get("data")
 
 
 def _row(folder: Path, name: str, rows: list[dict]) -> dict:
@@ -56,6 +75,7 @@ def _row(folder: Path, name: str, rows: list[dict]) -> dict:
         "steps": max((row["step"] for row in rows), default=0),
         "seconds": result.get("seconds", max((row.get("time", 0.0) for row in rows), default=0.0)),
         "parameters": result.get("parameters"),
+        "data": _described(recipe),
         **final(rows, result),
         **best,
     }
@@ -72,7 +92,12 @@ def _names(folders: list[Path]) -> list[str]:
 
 
 def _draw(
-    folders: list[Path], names: list[str], series: list[Series], table: list[dict], file: str | Path
+    folders: list[Path],
+    names: list[str],
+    series: list[Series],
+    table: list[dict],
+    data: list[str],
+    file: str | Path,
 ) -> None:
     groups: dict[str, list[int]] = defaultdict(list)
     for index, folder in enumerate(folders):
@@ -87,8 +112,9 @@ def _draw(
     common = {_profile(name) or name for name in set.intersection(*with_val)}
     shared = sorted(common, key=lambda name: (rank(name), name))
     framed = all(_env_steps(each) for each in series)
+    panels = [(each, metric) for each in dict.fromkeys(data) for metric in shared]
     columns = max(1, min(3, len(shared)))
-    down = max(1, math.ceil(len(shared) / columns))
+    down = max(1, math.ceil(len(panels) / columns))
     entries = len(bands) + len(single)
     longest = max(map(len, names)) + 12
     across = max(1, min(entries, int((4.7 * columns + 1) / (0.5 + 0.07 * min(longest, 60)))))
@@ -99,14 +125,17 @@ def _draw(
         figure.text(0.5, 0.45, "the runs share no val metric", ha="center", fontsize=10)
         return save(figure, file)
     handles, systems = {}, list({row["system"] for row in table})
-    for index, metric in enumerate(shared):
+    for index, (own, metric) in enumerate(panels):
         axes = figure.add_subplot(down, columns, index + 1)
-        frame(axes, metric)
+        on = f" on {table[data.index(own)]['data']}" if len(set(data)) > 1 else ""
+        frame(axes, f"{metric}{on}")
         label_with_legend(axes, metric, systems[0] if len(systems) == 1 else None)
         numbered = metric.endswith("/")
         axes.set_xlabel("the number in its name" if numbered else FRAMES if framed else "step", fontsize=8)
         plotted = []
         for order, group in enumerate([*bands, *([i] for i in single)]):
+            if data[group[0]] != own:
+                continue
             # Past the palette, the line's pattern tells runs apart.
             look = {
                 "color": PALETTE[order % len(PALETTE)],

@@ -1,7 +1,8 @@
 """Networks by name, out of run folders, and in and out of folders in Hugging Face layout."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torchstone import systems
 from torchstone.errors import BadInput, first_line
@@ -49,7 +50,8 @@ def create(name: str, *, weights: str | Path | None = None, **arguments) -> "tor
 
 def load(path: str | Path, *, last: bool = False) -> "torch.nn.Module":
     """The model of a run folder, or of one in Hugging Face layout (`hf:ORG/NAME` is fetched), in
-    evaluation mode on the CPU.
+    evaluation mode on the CPU. A run's has its `metadata`, its `classes` (or None), and of images and tables
+    `preprocess`: from files to its input.
 
     Args:
         last: of a run the weights of the last step, not the best ones by validation.
@@ -58,7 +60,41 @@ def load(path: str | Path, *, last: bool = False) -> "torch.nn.Module":
         BadInput: the folder is neither, or not whole; its config asks for what is not implemented.
     """
     folder = _layout_of(path)
-    return load_run(Path(path), last=last)[0] if folder is None else from_layout(folder)
+    if folder is not None:
+        return from_layout(folder)
+    model, metadata, _ = load_run(Path(path), last=last)
+    model.metadata, model.classes = metadata, metadata.get("classes")
+    if (function := preprocessor(metadata)) is not None:
+        model.preprocess = function
+    return model
+
+
+def preprocessor(metadata: dict[str, Any]) -> Callable[[Any], Any] | None:
+    """From what a user has to what a run's network takes; None of systems that take neither images nor rows.
+
+    Images (a path, a Pillow image, or several) become float32 (count, channel, size, size), framed and
+    normalized as in training; a table's file, or its numbers as text, float64 rows.
+    """
+    if "picture" in metadata and metadata["task"] in ("classify", "segment"):
+        import torch
+
+        from torchstone.data.vision.dataset import normalize
+        from torchstone.data.vision.preprocess import preprocess
+        from torchstone.data.vision.segmentation import preprocess as uncropped
+
+        picture = metadata["picture"]
+        frame = preprocess if metadata["task"] == "classify" else lambda x, m: uncropped(x, m)[0]
+
+        def images(inputs: Any) -> torch.Tensor:
+            several = inputs if isinstance(inputs, list | tuple) else [inputs]
+            return normalize(torch.cat([frame(each, picture) for each in several]), picture)
+
+        return images
+    if "features" in metadata:
+        from torchstone.data.tabular.dataset import load_rows
+
+        return lambda inputs: load_rows(inputs, metadata["features"])
+    return None
 
 
 def load_tokenizer(path: str | Path) -> "tokenizers.Tokenizer":
