@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # at run time `__getattr__` looks them up
         create,
         evaluate,
         export,
+        list_data,
         list_systems,
         load,
         load_tokenizer,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from torchstone import systems
-from torchstone.engine.recipe_fields import checked, replace_fields
+from torchstone.engine.recipe_fields import checked, field_paths, replace_fields
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.runs.evaluate import refuse_unknown, system_use
 from torchstone.runs.execute import execute, free_folder, more_steps, refuse_occupied, steps_of
@@ -127,6 +127,8 @@ def train(
         BadInput: something asked for is wrong; nothing is written then.
     """
     saved: dict[str, Any] = {}
+    if epochs is not None and name is not None and "epochs" in field_paths(recipe_of(name, {})[2]):
+        fields, epochs = {**fields, "epochs": epochs}, None  # passes over each batch of experience
     if config is not None:
         if name is not None:
             raise BadInput(f"a recipe file names its system: leave out {name!r}, or leave out the file")
@@ -206,10 +208,15 @@ def resume(
 
     intervals = read_intervals(folder)
     changes: dict[str, Any] = {} if data is None else {"data": data}
-    changes |= more_steps(folder, recipe, steps, quiet=quiet)
+    # that a run is finished is said once its checkpoint was found whole
+    changes |= more_steps(folder, recipe, steps, quiet=quiet or steps is None)
+    was = recipe
     recipe = dataclasses.replace(recipe, **changes)
     with parallel.process_group(select_device(recipe.device)):
+        has_result = (folder / "result.json").exists()
         run = execute(entry, recipe_name, recipe, folder, intervals, quiet, fresh=False, changes=changes)
+        if steps is None and has_result:
+            more_steps(folder, was, None, quiet=quiet)
         run.predict = partial(predict, folder)
         return run
 

@@ -129,7 +129,7 @@ def test_read_rows_of_what_is_no_file_of_text_is_refused(tmp_path):
 
 def test_read_recipe_of_a_folder_in_its_place_is_refused(tmp_path):
     (tmp_path / "recipe.json").mkdir()
-    with pytest.raises(BadInput, match=r"recipe\.json cannot be read") as error:
+    with pytest.raises(BadInput, match=r"there is no recipe .*recipe\.json") as error:
         read_recipe(tmp_path)
     print(error.value)
     assert seeds_of(tmp_path) == []

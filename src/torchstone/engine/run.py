@@ -111,7 +111,8 @@ class Intervals:
             count = max(1, min(EVALUATIONS, int(EVALUATION_SHARE * work / examples.val)))
         evaluate = self.evaluate or math.ceil(steps / count)
         # where there is work for one only, it is the last, not that of the untrained network
-        return _Due(log, evaluate, self.save or steps, evaluate < steps or count > 1)
+        first = self.evaluate is not None or evaluate < steps or count > 1
+        return _Due(log, evaluate, self.save or steps, first)
 
 
 class _Due(NamedTuple):

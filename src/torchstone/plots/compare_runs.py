@@ -44,7 +44,8 @@ def compare(run_folders: Sequence[str | Path], file: str | Path | None = None) -
 
 
 def _data_of(folders: list[Path]) -> list[str]:
-    """What tells the data of runs apart: their content; the recipes' word for them, where a run does not say."""
+    """What tells the data of runs apart: their content; the recipes' word for them, where a run does not
+    say."""
     recipes = [read_json(folder, "recipe.json") for folder in folders]
     if not all(recipe.get("data") for recipe in recipes):
         return [str(recipe.get("fields", {}).get("data")) for recipe in recipes]

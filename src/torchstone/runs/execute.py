@@ -174,8 +174,8 @@ def more_steps(folder: Path, recipe: Any, steps: int | None, *, quiet: bool) -> 
         if is_finished and not quiet:
             early = f", stopped early at {done['step']:,}" if done["step"] < done["steps"] else ""
             notify(
-                f"{folder} is finished ({planned:,} {unit}{early}): to train longer, give a larger total with "
-                "--steps"
+                f"{folder} is finished ({planned:,} {unit}{early}): to train longer, give a larger total "
+                "with --steps"
             )
         return {}
     if (folder / "stages").exists():
