@@ -11,8 +11,8 @@ from torchstone.runs.recipes import read_recipe
 from torchstone.systems import System
 
 
-class Judged(NamedTuple):
-    """What a model was judged on."""
+class EvaluatedOn(NamedTuple):
+    """What a model was evaluated on."""
 
     split: str  # test, or all of other data
     name: str
@@ -21,18 +21,18 @@ class Judged(NamedTuple):
 
     def line(self) -> str:
         count = "" if self.examples is None else f" ({self.examples})"
-        return f"judged on {'the test split' if self.split == 'test' else 'all'} of {self.name}{count}{self.note}"
+        return f"evaluated on {'the test split' if self.split == 'test' else 'all'} of {self.name}{count}{self.note}"
 
 
 def evaluate(
     folder: Path, data: str | None, device: str, options: Mapping[str, Any], *, last: bool = False
-) -> tuple[dict[str, float], Judged]:
+) -> tuple[dict[str, float], EvaluatedOn]:
     """The metrics of a run's model, and what they are of.
 
     Args:
         data: other data than the run's; if their content is the same, it is the run's test split that counts.
         options: the system's own.
-        last: judge the weights of the last step, not the best ones by validation.
+        last: evaluate the weights of the last step, not the best ones by validation.
 
     Raises:
         BadInput: no run, data that cannot be read, or, without `data`, that have changed since training.
@@ -51,13 +51,13 @@ def evaluate(
         try:
             with identity.listen(trained) as heard:
                 metrics = measure(model, metadata, spec, held_out=True, **options)
-            return metrics, _judged("test", spec, heard, trained)
+            return metrics, _evaluated_on("test", spec, heard, trained)
         except identity.OtherData as other:
             if data is None:
                 change = identity.differences(trained[-1:], [other.found])
                 raise BadInput(
                     f"the data of {folder} have changed since it was trained ({change}), so its test split may "
-                    f"hold training examples: restore them, or give --data {spec} to judge all of them"
+                    f"hold training examples: restore them, or give --data {spec} to evaluate all of them"
                 ) from None
         except BadInput:
             if data is None:
@@ -66,10 +66,10 @@ def evaluate(
         is_own = False
     with identity.listen(known=identity.sketch_of(trained)) as heard:
         metrics = measure(model, metadata, spec, held_out=is_own, **options)
-    return metrics, _judged("test" if is_own else "all", spec, heard, trained)
+    return metrics, _evaluated_on("test" if is_own else "all", spec, heard, trained)
 
 
-def _judged(split: str, spec: str, heard: Any, trained: list[dict]) -> Judged:
+def _evaluated_on(split: str, spec: str, heard: Any, trained: list[dict]) -> EvaluatedOn:
     from torchstone.data import identity
 
     of = next((source for source in heard.sources if source["splits"]), None)
@@ -79,10 +79,10 @@ def _judged(split: str, spec: str, heard: Any, trained: list[dict]) -> Judged:
     note = ""
     if split == "all" and trained:
         note = "; other data than those of training"
-        if heard.seen:
-            share = len(heard.seen) / len(identity.sketch_of(trained))
+        if heard.repeated:
+            share = len(heard.repeated) / len(identity.sketch_of(trained))
             note += f", but about {share:.0%} of the training examples are among them"
-    return Judged(split, spec, examples, note)
+    return EvaluatedOn(split, spec, examples, note)
 
 
 def system_use(entry: System, verb: str) -> Callable[..., Any]:

@@ -24,10 +24,10 @@ def run(args: argparse.Namespace) -> None:
     from torchstone.runs.evaluate import evaluate
 
     options = {} if args.inception is None else {"inception": args.inception}
-    metrics, judged = evaluate(Path(args.run), args.data, args.device, options, last=args.last)
+    metrics, evaluated_on = evaluate(Path(args.run), args.data, args.device, options, last=args.last)
     if args.json:
-        print(json.dumps(metrics | {"data": judged._asdict()}))
+        print(json.dumps(metrics | {"data": evaluated_on._asdict()}))
         return
-    print(judged.line())
+    print(evaluated_on.line())
     for name, value in metrics.items():
         print(f"{name:<16} {value:.4f}" if isinstance(value, float) else f"{name:<16} {value}")
