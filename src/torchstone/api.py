@@ -227,11 +227,11 @@ def evaluate(
     """Measure a run's model on its test split, or on other data with the same classes; a published model
     (a folder in Hugging Face layout) on all of `data`.
 
-    Data are the run's own if their content is, wherever they are: then the test split is judged. Of other
+    Data are the run's own if their content is, wherever they are: then the test split is evaluated. Of other
     data all examples are. A line on the error stream says which split of what, and how many examples.
 
     Args:
-        last: judge the weights of the last step, not the best ones by validation.
+        last: evaluate the weights of the last step, not the best ones by validation.
         options: the system's own: image generators take `inception`, a file of Inception weights,
             to compare samples by its features too.
 
@@ -239,9 +239,9 @@ def evaluate(
         BadInput: no run; the run's own data have changed since.
     """
     from torchstone.engine.console import notify
-    from torchstone.runs.evaluate import evaluate as judge
+    from torchstone.runs.evaluate import evaluate as evaluate_run
 
-    metrics, evaluated_on = judge(Path(path), data, device, options, last=last)
+    metrics, evaluated_on = evaluate_run(Path(path), data, device, options, last=last)
     notify(evaluated_on.line())
     return metrics
 

@@ -203,11 +203,11 @@ def test_listen_raises_on_other_data_and_finds_training_examples_in_it(tmp_path)
     with identity.listen(known=identity.sketch_of(before)) as heard:
         read(tmp_path / "photos")
     train = before[0]["splits"]["train"]["count"]
-    print(f"{len(heard.recognized)} of {train} training examples found again")
-    assert len(heard.recognized) == train
+    print(f"{len(heard.repeated)} of {train} training examples found again")
+    assert len(heard.repeated) == train
     with identity.listen(known=identity.sketch_of(before)) as heard:
         load_images("digits", size=8, channels=1)
-    assert not heard.recognized
+    assert not heard.repeated
 
 
 def test_digest_tells_values_types_and_shapes_apart():

@@ -1,4 +1,4 @@
-"""Which data a run goes on with, and which it is judged on: known by content, not by the path's spelling."""
+"""Which data a run goes on with, and which it is evaluated on: known by content, not by the path's spelling."""
 
 import json
 import shutil
@@ -90,7 +90,7 @@ def test_eval_knows_the_run_s_data_however_the_path_is_spelled(root, capsys):
     ]
     own = run_cli(capsys, "eval", root / "run")[1].splitlines()
     print(own[0])
-    assert "judged on the test split of" in own[0]
+    assert "evaluated on the test split of" in own[0]
     assert "(6 images)" in own[0]
     for spelling in spellings:
         lines = run_cli(capsys, "eval", root / "run", "--data", spelling)[1].splitlines()
@@ -103,7 +103,7 @@ def test_eval_of_other_data_says_how_many_and_that_training_examples_are_among_t
     other = shutil.copytree(root / "photos", root / "more")
     draw(other, 60, 70)
     out = run_cli(capsys, "eval", root / "run", "--data", other)[1]
-    assert "judged on all of" in out
+    assert "evaluated on all of" in out
     assert "(70 images)" in out
     assert "about 100% of the training examples are among them" in out
     draw(root / "fresh", 200, 260)

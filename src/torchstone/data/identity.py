@@ -29,7 +29,7 @@ from torch import Tensor
 SPLITS = ("train", "val", "test")
 SKETCH = 256  # training examples with the least digests, by which they are found in other data
 WIDTH = 8  # bytes of an example's digest
-ROWS = 200_000  # a table of more has one digest in all, and not found in other data
+ROWS = 200_000  # a table of more has one digest in all, and is not found in other data
 LINE = 40  # characters of a line that a text is found by
 MEANING = ("classes", "columns", "features")  # attributes that say what the numbers of an example mean
 
@@ -51,11 +51,11 @@ class Heard:
     expected: list[dict] | None = None
     known: frozenset[str] = frozenset()
     sources: list[dict] = field(default_factory=list)
-    recognized: set[str] = field(default_factory=set)
+    repeated: set[str] = field(default_factory=set)
 
-    def hear(self, found: dict, recognized: set[str]) -> None:
+    def hear(self, found: dict, repeated: set[str]) -> None:
         self.sources.append(found)
-        self.recognized |= recognized
+        self.repeated |= repeated
         if self.expected is not None and not any(same(found, each) for each in self.expected):
             raise OtherData(found)
 
@@ -115,26 +115,26 @@ def record(
     if heard is None:
         return
     found: dict[str, Any] = {"name": name, "unit": unit, "about": digest(about).hex(), "splits": {}}
-    known, recognized = {bytes.fromhex(each) for each in heard.known}, set()
+    known, repeated = {bytes.fromhex(each) for each in heard.known}, set()
     for split, examples in splits.items():
-        split_digest, count, least = hashlib.blake2b(digest_size=16), 0, set()
+        total, count, least = hashlib.blake2b(digest_size=16), 0, set()
         is_sketched, is_text = split == "train" or bool(known), isinstance(examples, str)
         for each in _each(examples):
             own = digest(each)
-            split_digest.update(own)
+            total.update(own)
             count += 1
             if not is_sketched or (is_text and len(each) < LINE):  # many texts have a short line
                 continue
             if own in known:
-                recognized.add(own)
+                repeated.add(own)
             least.add(own)
             if len(least) > 64 * SKETCH:
                 least = set(heapq.nsmallest(SKETCH, least))
         count = len(examples) if isinstance(examples, str | Tensor) else count
-        found["splits"][split] = {"count": count, "digest": split_digest.hexdigest()}
+        found["splits"][split] = {"count": count, "digest": total.hexdigest()}
         if split == "train":
             found["sketch"] = [own.hex() for own in heapq.nsmallest(SKETCH, least)]
-    heard.hear(found, {own.hex() for own in recognized})
+    heard.hear(found, {own.hex() for own in repeated})
 
 
 def _each(examples: Iterable[Any]) -> Iterable[Any]:

@@ -12,7 +12,7 @@ from torchstone.systems import System
 
 
 class EvaluatedOn(NamedTuple):
-    """What a model was judged on."""
+    """What a model was evaluated on."""
 
     split: str  # test, or all of other data
     name: str
@@ -22,7 +22,7 @@ class EvaluatedOn(NamedTuple):
     def line(self) -> str:
         count = "" if self.examples is None else f" ({self.examples})"
         split = "the test split" if self.split == "test" else "all"
-        return f"judged on {split} of {self.name}{count}{self.note}"
+        return f"evaluated on {split} of {self.name}{count}{self.note}"
 
 
 def evaluate(
@@ -33,7 +33,7 @@ def evaluate(
     Args:
         data: other data than the run's; if their content is the same, it is the run's test split that counts.
         options: the system's own.
-        last: judge the weights of the last step, not the best ones by validation.
+        last: evaluate the weights of the last step, not the best ones by validation.
 
     Raises:
         BadInput: no run, data that cannot be read, or, without `data`, that have changed since training.
@@ -60,7 +60,7 @@ def evaluate(
                 change = identity.differences(trained[-1:], [other.found])
                 raise BadInput(
                     f"the data of {folder} have changed since it was trained ({change}), so its test split "
-                    f"may hold training examples: restore them, or give --data {spec} to judge all of them"
+                    f"may hold training examples: restore them, or give --data {spec} to evaluate all of them"
                 ) from None
         except BadInput:
             if data is None:
@@ -82,8 +82,8 @@ def _evaluated_on(split: str, spec: str, heard: Any, trained: list[dict]) -> Eva
     note = ""
     if split == "all" and trained:
         note = "; other data than those of training"
-        if heard.recognized:
-            share = len(heard.recognized) / len(identity.sketch_of(trained))
+        if heard.repeated:
+            share = len(heard.repeated) / len(identity.sketch_of(trained))
             note += f", but about {share:.0%} of the training examples are among them"
     return EvaluatedOn(split, spec, examples, note)
 
