@@ -109,6 +109,9 @@ def results() -> str:
         "Test metrics are on held-out data; ± is the standard deviation over seeds. Time is training alone,",
         "on one or two cores that were busy with other things too: an upper bound. Command, commit, versions",
         "and hardware stand in [records/](../records). This page is written by `make docs`.",
+        "",
+        "Records of before December 2026 are of the weights of the last step, which `eval RUN --last` measures;",
+        "a run now reports the ones that are best by validation.",
     ]
     records = list(read())
     for chapter, entries in itertools.groupby(CATALOGUE, lambda entry: entry.chapter):
