@@ -14,6 +14,7 @@ IMAGES = ("classify", "segment", "autoencode", "density")
 TEXTS = {
     "adding": "0.25 0.5* 0.125 0.75*",
     "copy": "3141582671",
+    "label": "it is a good day",
     "labels": "it is a good day",
     "sentiment": "it is a good day",
     "language": "to be",

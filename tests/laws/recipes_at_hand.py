@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from torchstone.engine.recipe_fields import replace_fields
+from torchstone.engine.recipe_fields import field_paths, replace_fields
 from torchstone.engine.run import Run
 from torchstone.parts.indices import evenly_spaced
 from torchstone.systems import CATALOGUE
@@ -41,6 +41,10 @@ LENGTHS = ("steps", "total_timesteps", "total_episodes")  # fields that say how 
 EVALUATED = 64  # images of a split
 
 
+# three of them at a time, of networks or replay buffers as their papers have them, need tens of gigabytes
+TOO_LARGE = ("dqn/nature", "bert/paper")
+
+
 def is_at_hand(recipe: Any) -> bool:
     return not recipe.data.startswith(ELSEWHERE)
 
@@ -57,7 +61,11 @@ def recipes(*, paths: bool = False) -> Iterator[Any]:
         last = {path(recipe): name for name, recipe in entry.module().RECIPES.items() if is_at_hand(recipe)}
         for name, recipe in entry.module().RECIPES.items():
             length = {field: 1 for field in LENGTHS if hasattr(recipe, field)}
-            if not is_at_hand(recipe) or (alike := dataclasses.replace(recipe, **length)) in known:
+            if (
+                f"{entry.name}/{name}" in TOO_LARGE
+                or not is_at_hand(recipe)
+                or (alike := dataclasses.replace(recipe, **length)) in known
+            ):
                 continue
             known.append(alike)
             is_swept = f"{entry.name}/{name}" in SLOW or (paths and last[path(recipe)] != name)
@@ -144,6 +152,8 @@ def fresh(entry: Any, recipe: Any, **fields: Any) -> Run:
     """The first run that a recipe builds."""
     if recipe.data.startswith(ON_SCREEN):
         fields["record_video"] = False
+    if "compile" in field_paths(recipe):  # torch.compile cannot see through a run-time check of shapes
+        fields.setdefault("compile", False)
     forget_other_data(entry)
     with data_read_once():
         return next(iter(entry.module().build(replace_fields(recipe, {"device": "cpu", **fields}))))

@@ -39,6 +39,7 @@ DRAWN = 4
 FIXED_TENSORS = {
     ("vae", "decoder.2.bias"): "begins at the mean of the data",
     ("vae", "decoder.4.bias"): "begins at the mean of the data",
+    ("lstm", "head.bias"): "of music begins at the frequency of each key in the data",
     ("perceptron", "batch[0]"): "four rows of XOR, all there are, in their order",
     ("perceptron", "batch[1]"): "four rows of XOR, all there are, in their order",
     ("ppo", "truncated"): "a clock cuts all episodes of Pendulum at the same step",

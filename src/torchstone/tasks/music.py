@@ -186,12 +186,13 @@ def generate_pieces(
     generator = torch.Generator().manual_seed(seed)
     silence = torch.zeros(1, KEYS)
     prefix = silence if opening is None else torch.cat([silence, opening.float()])
-    logits, state = model.step((prefix * INPUT_SCALE).expand(count, -1, -1).to(device))
     frames = []
-    for _ in range(length):
-        probabilities = (logits[:, -1].cpu() / temperature).sigmoid()
-        frames.append((torch.rand(probabilities.shape, generator=generator) < probabilities).float())
-        logits, state = model.step((frames[-1][:, None] * INPUT_SCALE).to(device), state)
+    with eval_mode(model):
+        logits, state = model.step((prefix * INPUT_SCALE).expand(count, -1, -1).to(device))
+        for _ in range(length):
+            probabilities = (logits[:, -1].cpu() / temperature).sigmoid()
+            frames.append((torch.rand(probabilities.shape, generator=generator) < probabilities).float())
+            logits, state = model.step((frames[-1][:, None] * INPUT_SCALE).to(device), state)
     pieces = torch.cat([prefix[1:].expand(count, -1, -1), torch.stack(frames, 1)], 1)
     return list(pieces.bool())
 

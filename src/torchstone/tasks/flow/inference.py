@@ -14,6 +14,7 @@ from torchstone.data.vision.dataset import load_images
 from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
 from torchstone.parts.flow.likelihood import bits_per_dim
+from torchstone.parts.modes import eval_mode
 from torchstone.plots.density_2d import density_images
 from torchstone.plots.sample_grid import save_image_grid
 from torchstone.tasks.anomaly import check_finite, classify_score
@@ -52,7 +53,8 @@ def sample(
             model, num_samples, metadata["pixel_levels"], seed=seed, temperature=temperature
         )
         return list(images) if out is None else [str(save_image_grid(images, out))]
-    rows = model.sample(num_samples, seed=seed, temperature=temperature).cpu()
+    with eval_mode(model):
+        rows = model.sample(num_samples, seed=seed, temperature=temperature).cpu()
     if out is None:
         return list(rows)
     if len(metadata["features"]) != 2:
