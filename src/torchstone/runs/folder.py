@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import shutil
@@ -17,7 +18,7 @@ import torch
 
 from torchstone.engine import parallel
 from torchstone.engine.meter import read_rows
-from torchstone.engine.run import Run
+from torchstone.engine.run import EVALUATION_SHARE, Run
 from torchstone.errors import BadInput
 from torchstone.files import atomic_write
 from torchstone.plots.curves import draw_curves
@@ -43,6 +44,7 @@ def create_run_folder(
         raise BadInput(f"cannot make the folder {folder} ({why}): choose another --out") from None
     fields = dataclasses.asdict(recipe)
     write_json(folder / "environment.json", environment())
+    intervals = {"evaluation_share": EVALUATION_SHARE} | intervals  # so that another default changes no run
     saved = {"system": system, "recipe": recipe_name, "fields": fields, "intervals": intervals}
     write_json(folder / "recipe.json", saved | ({"data": without_sketch(sources)} if sources else {}))
 
@@ -105,7 +107,8 @@ def write_json(file: Path, content: Any) -> None:
 def read_intervals(folder: Path) -> dict:
     """When a run folder's run evaluates and saves; earlier versions wrote `clock`."""
     saved = json.loads((folder / "recipe.json").read_text())
-    return saved["intervals"] if "intervals" in saved else saved["clock"]
+    intervals = saved["intervals"] if "intervals" in saved else saved["clock"]
+    return {"evaluation_share": math.inf} | intervals  # earlier versions evaluated 20 times
 
 
 def environment() -> dict:
