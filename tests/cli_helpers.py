@@ -16,6 +16,6 @@ def assert_rejected(capsys, *words):
     """The one line of a refusal."""
     code, out, err = run_cli(capsys, *words)
     assert (code, out) == (2, "")
-    assert err.startswith("torchstone: ")
+    assert err.startswith("torchstone: "), err
     assert len(err.strip().splitlines()) == 1
     return err

@@ -67,11 +67,11 @@ def trained_copy(trained_run, tmp_path) -> Callable[[str], Path]:
 def page_of(session_folder) -> Callable:
     """A system's page as `make docs` would write it now, made once a session."""
 
+    from torchstone.tools.docs import page as make_page
+
     def page(entry) -> str:
         def write(folder: Path) -> None:
-            from torchstone.tools import docs
-
-            (folder / "page.md").write_text(docs.page(entry))
+            (folder / "page.md").write_text(make_page(entry))
 
         return (made_once(session_folder / f"page-{entry.name}", write) / "page.md").read_text()
 

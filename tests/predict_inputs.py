@@ -31,6 +31,8 @@ def for_predict(metadata: dict[str, Any], folder: Path) -> tuple[list[Any], dict
         value: Any = "0,1" if is_point else _image(folder / "ring.png")
     elif task == "tabular":
         value = ",".join(["1.5"] * len(metadata["features"]))
+    elif task == "table":
+        value = ",".join(["1.5"] * len({column["source"] for column in metadata["schema"]}))
     elif task == "speech" or (task == "voices" and metadata["audio_features"]):
         value = _sound(folder / "chirp.wav")
     elif task == "voices":

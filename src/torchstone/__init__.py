@@ -5,9 +5,30 @@
 >>> run = ts.train("lenet5", steps=500, out="runs/lenet5")
 """
 
+TYPE_CHECKING = False  # type checkers take it for true, and nothing need be imported
+
+if TYPE_CHECKING:  # at run time `__getattr__` looks them up
+    from torchstone.api import (
+        compare,
+        create,
+        evaluate,
+        export,
+        list_data,
+        list_systems,
+        load,
+        load_tokenizer,
+        play,
+        predict,
+        resume,
+        sample,
+        train,
+        verify,
+    )
+
 __version__ = "0.1.0"
 
-_API = (
+__all__ = [
+    "__version__",
     "compare",
     "create",
     "evaluate",
@@ -22,13 +43,12 @@ _API = (
     "sample",
     "train",
     "verify",
-)
-__all__ = [*_API, "__version__"]
+]
 
 
 def __getattr__(name: str):
     # torch takes seconds to import: only once something is used
-    if name in _API:
+    if name in __all__:
         from torchstone import api
 
         return getattr(api, name)

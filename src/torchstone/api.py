@@ -1,21 +1,25 @@
 """The Python interface: what `import torchstone as ts` offers. The command line is made of the same."""
 
 import dataclasses
-import functools
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from torchstone import systems
-from torchstone.engine.recipe_fields import checked, replace_fields
+from torchstone.engine.recipe_fields import checked, field_paths, replace_fields
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.runs.evaluate import refuse_unknown, system_use
 from torchstone.runs.execute import execute, free_folder, more_steps, refuse_occupied, steps_of
-from torchstone.runs.load import create, export_hf, load, load_run, load_tokenizer
+from torchstone.runs.load import create, export_hf, load, load_any, load_run, load_tokenizer
 from torchstone.runs.recipes import check, checked_intervals, read_recipe, read_recipe_file, recipe_of, today
 from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, seeds_of
 from torchstone.systems import System
+
+if TYPE_CHECKING:  # it imports torch
+    import torchstone.engine.run
 
 __all__ = [
     "compare",
@@ -46,7 +50,8 @@ def list_systems(chapter: str | None = None) -> list[System]:
 
 
 def list_data() -> list[dict[str, Any]]:
-    """The bundled data sets: name, kind, size, licence, where they are, `cached`, and the recipes that use them."""
+    """The bundled data sets: name, kind, size, licence, where they are, `cached`, and the recipes that use
+    them."""
     from torchstone.data.bundled import BUNDLED
 
     used: dict[str, list[str]] = {}
@@ -62,6 +67,34 @@ def list_data() -> list[dict[str, Any]]:
     ]
 
 
+@overload
+def train(
+    name: str | None = None,
+    *,
+    config: str | Path | None = ...,
+    out: str | Path | None = ...,
+    overwrite: bool = ...,
+    intervals: Mapping[str, Any] | None = ...,
+    quiet: bool = ...,
+    seeds: None = ...,
+    **fields: Any,
+) -> "torchstone.engine.run.Run": ...
+
+
+@overload
+def train(
+    name: str | None = None,
+    *,
+    config: str | Path | None = ...,
+    out: str | Path | None = ...,
+    overwrite: bool = ...,
+    intervals: Mapping[str, Any] | None = ...,
+    quiet: bool = ...,
+    seeds: int,
+    **fields: Any,
+) -> dict[str, Any]: ...
+
+
 def train(
     name: str | None = None,
     *,
@@ -74,8 +107,8 @@ def train(
     best_metric: str | None = None,
     quiet: bool = False,
     seeds: int | None = None,
-    **fields,
-):
+    **fields: Any,
+) -> "torchstone.engine.run.Run | dict[str, Any]":
     """Train `SYSTEM[/RECIPE]` and return its (last) `Run`, with `results` and `folder` filled in; with
     `seeds` that many runs, one after another, and the record of them all (`repeats.record`) instead.
 
@@ -94,6 +127,8 @@ def train(
         BadInput: something asked for is wrong; nothing is written then.
     """
     saved: dict[str, Any] = {}
+    if epochs is not None and name is not None and "epochs" in field_paths(recipe_of(name, {})[2]):
+        fields, epochs = {**fields, "epochs": epochs}, None  # passes over each batch of experience
     if config is not None:
         if name is not None:
             raise BadInput(f"a recipe file names its system: leave out {name!r}, or leave out the file")
@@ -129,12 +164,13 @@ def train(
             return resume_seeds(folder, quiet=quiet)
         if saved.get("changes"):
             notify(
-                f"{config} was changed while it ran (see `changes` in it): this run has the last values from 0 on"
+                f"{config} was changed while it ran (see `changes` in it): this run has the last values from "
+                "step 0 on"
             )
         run = execute(
             entry, recipe_name, recipe, folder, intervals, quiet, fresh=True, data=saved.get("data")
         )
-        run.predict = functools.partial(predict, folder)
+        run.predict = partial(predict, folder)
         return run
 
 
@@ -145,7 +181,7 @@ def resume(
     data: str | None = None,
     device: str | None = None,
     quiet: bool = False,
-):
+) -> "torchstone.engine.run.Run | dict[str, Any]":
     """Go on with a run that was stopped or killed; it ends as if it had not been. Of a folder of
     several seeds, all that are not trained yet; their record is returned then.
 
@@ -172,18 +208,24 @@ def resume(
 
     intervals = read_intervals(folder)
     changes: dict[str, Any] = {} if data is None else {"data": data}
-    changes |= more_steps(folder, recipe, steps, quiet=quiet)
+    # that a run is finished is said once its checkpoint was found whole
+    changes |= more_steps(folder, recipe, steps, quiet=quiet or steps is None)
+    was = recipe
     recipe = dataclasses.replace(recipe, **changes)
     with parallel.process_group(select_device(recipe.device)):
+        has_result = (folder / "result.json").exists()
         run = execute(entry, recipe_name, recipe, folder, intervals, quiet, fresh=False, changes=changes)
-        run.predict = functools.partial(predict, folder)
+        if steps is None and has_result:
+            more_steps(folder, was, None, quiet=quiet)
+        run.predict = partial(predict, folder)
         return run
 
 
 def evaluate(
     path: str | Path, *, data: str | None = None, device: str = "auto", last: bool = False, **options
 ) -> dict[str, float]:
-    """Measure a run's model on its test split, or on other data with the same classes.
+    """Measure a run's model on its test split, or on other data with the same classes; a published model
+    (a folder in Hugging Face layout) on all of `data`.
 
     Data are the run's own if their content is, wherever they are: then the test split is evaluated. Of other
     data all examples are. A line on the error stream says which split of what, and how many examples.
@@ -211,13 +253,16 @@ def predict(
     device: str = "auto",
     last: bool = False,
     explain: str | Path | None = None,
+    keep_going: bool = False,
     **options,
 ) -> list[dict]:
-    """A run's predictions, one per input (for classifiers: image files or folders of them).
+    """A run's or a published model's predictions, one per input (for classifiers: image files or folders of
+    them).
 
     Args:
         last: use the weights of the last step, not the best ones by validation.
         explain: a `.png` file for Grad-CAM and saliency over each image.
+        keep_going: an input that is refused gets an answer with its `error`, beside those of the others.
         options: the system's own, such as `fill=True` of `bert`, or of forecasts `horizon=48` and
             `out="forecast.png"`.
 
@@ -226,7 +271,7 @@ def predict(
     """
     if explain is not None:
         _writable(Path(explain), (".png",), "explain")
-    model, metadata, entry = load_run(Path(path), device, last=last)
+    model, metadata, entry = load_any(path, device, last=last)
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".png", ".csv"), "predict")
     answer, options = system_use(entry, "predict"), _today(options)
@@ -234,9 +279,41 @@ def predict(
     draw_explanation = getattr(entry.module(), "explain", None)
     if explain is not None and draw_explanation is None:
         raise BadInput(f"{path} is not an image model: there is nothing to explain by drawing")
-    answers = answer(model, metadata, list(inputs), **options)
-    if explain is not None and draw_explanation is not None:
-        draw_explanation(model, metadata, list(inputs), Path(explain))
+    use = partial(answer, model, metadata, **options)
+    # one file cannot be written for several inputs: then they are answered or refused together
+    keep_going = keep_going and options.get("out") is None
+    answers = _answer_each(use, inputs) if keep_going else use(list(inputs))
+    good = [each["input"] for each in answers if "error" not in each] if keep_going else list(inputs)
+    if explain is not None and draw_explanation is not None and good:
+        draw_explanation(model, metadata, good, Path(explain))
+    return answers
+
+
+def _answer_each(use: Callable[[list], list[dict]], inputs: Sequence[str | Path]) -> list[dict]:
+    """The answers to all inputs; where one is refused, each input (or file of a folder) on its own.
+
+    Raises:
+        BadInput: the first, where every input is refused for the same reason, whatever it holds.
+    """
+    try:
+        return use(list(inputs))
+    except BadInput as error:
+        if len(inputs) == 1 and not os.path.isdir(inputs[0]):
+            raise
+        first = error
+    answers, reasons = [], set()
+    for each in inputs:
+        inside = [each]
+        if os.path.isdir(each):  # which, unlike Path's, takes texts longer than a file name
+            inside = sorted(file for file in Path(each).iterdir() if file.is_file()) or [each]
+        for source in inside:
+            try:
+                answers += use([source])
+            except BadInput as error:
+                answers.append({"input": str(source), "error": str(error)})
+                reasons.add(str(error))
+    if len(reasons) == 1 and all("error" in answer for answer in answers):
+        raise first
     return answers
 
 
@@ -363,7 +440,7 @@ def export(
     if format is not None and Path(out).suffix.lower() != f".{format}":
         raise BadInput(f"{format} is written to a file that ends in .{format}, not {out}")
     _writable(Path(out), export.ENDINGS, "export")
-    model, metadata, entry = load_run(Path(path), last=last)
+    model, metadata, entry = load_any(path, last=last)
     return export.export(model, metadata, entry.name, Path(out))
 
 

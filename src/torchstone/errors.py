@@ -7,6 +7,10 @@ from collections.abc import Iterable
 class BadInput(ValueError):
     """What was asked for cannot be done as asked; the command line prints the line and exits 2."""
 
+    def __init__(self, message: str):
+        # names and cells that it quotes come out of files, and may hold line breaks
+        super().__init__(" ".join(message.splitlines()))
+
 
 class NotFinite(ArithmeticError):
     """A loss or metric became NaN or infinite. The last good checkpoint still stands."""
@@ -17,11 +21,16 @@ class NotSaved(OSError):
 
 
 class Interrupted(Exception):
-    """A signal ended the run after its state was saved; `signal` is its number."""
+    """A signal ended the run, which can be resumed; `signal` is its number."""
 
     def __init__(self, message: str, signal: int):
         super().__init__(message)
         self.signal = signal
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says first, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def did_you_mean(word: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:

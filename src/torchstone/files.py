@@ -1,10 +1,30 @@
-"""Files that are written all or nothing."""
+"""Files that are written all or nothing, and files of other people: JSON, pickles, names of data."""
 
 import contextlib
+import json
 import os
+import pickle
+import re
 import shutil
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
+
+from torchstone.errors import BadInput, first_line
+
+SKIP = "skip-bad:"
+KINDS = "images, segmentation, captions, labelled text, speech, speakers and MIDI files"  # that know it
+# what the unpickler raises on bytes that are no pickle
+DAMAGED = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
 
 
 @contextlib.contextmanager
@@ -22,6 +42,54 @@ def atomic_write(path: Path) -> Generator[Path]:
         os.replace(new, path)
     finally:
         _remove(new)
+
+
+def parse_json(text: str) -> Any:
+    """What JSON text says.
+
+    Raises:
+        ValueError: it is no JSON, is nested more deeply than can be read, or holds half of a character that
+            UTF-16 has two codes for, which no file can be written with.
+    """
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if re.search(r"\\u[dD][89a-fA-F]", text):
+        json.dumps(content, ensure_ascii=False).encode()
+    return content
+
+
+def read_pickle(file: Path) -> Any:
+    """A `torch.save` file, tensors and plain containers only.
+
+    Raises:
+        BadInput: it would run code, or is no such file.
+    """
+    import torch  # here, since most of what writes files needs none
+
+    try:
+        return torch.load(file, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        what = next((line for line in str(error).splitlines() if "GLOBAL" in line), "")
+        what = what.strip().split(" was not")[0].removeprefix("WeightsUnpickler error: ")
+        raise BadInput(
+            f"{file} holds code and was refused unread ({what or 'not plain tensors'}); "
+            "save tensors only, best as .safetensors"
+        ) from None
+    except DAMAGED as error:
+        raise BadInput(f"{file} cannot be read: {first_line(error)}") from None
+
+
+def refuse_skip(spec: str | Path) -> None:
+    """For readers of what is no set of files or rows that are good or bad on their own.
+
+    Raises:
+        BadInput: the data are named `skip-bad:SPEC`.
+    """
+    if str(spec).startswith(SKIP):
+        name = str(spec).removeprefix(SKIP)
+        raise BadInput(f"{name} has nothing that --skip-bad could leave out: it is for {KINDS}")
 
 
 def _remove(path: Path) -> None:

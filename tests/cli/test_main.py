@@ -12,6 +12,7 @@ from cli_helpers import assert_rejected, run_cli
 from PIL import Image
 
 import torchstone as ts
+from torchstone.cli.commands.predict import lines
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
 
@@ -135,6 +136,56 @@ def test_predict_says_label_and_probabilities(capsys, run, tmp_path):
     assert "%" in run_cli(capsys, "predict", run, tmp_path / "00.png")[1]
 
 
+def test_predict_one_bad_input_is_one_line_among_the_answers(capsys, run, tmp_path):
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for name, at in (("a", 0), ("c", 1)):
+        big = Image.fromarray((digits.images[at] / 16 * 255).astype(np.uint8)).resize((64, 64))
+        big.save(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes(b"\x89PNG no")
+    Image.new("L", (64, 64), 200).save(tmp_path / "d.png")
+    files = [tmp_path / f"{name}.png" for name in "abcd"]
+    for inputs in (files, [tmp_path]):  # and so in a folder
+        code, out, err = run_cli(capsys, "predict", run, *inputs)
+        rows = out.strip().splitlines()
+        assert code == 2
+        assert len(rows) == 4
+        assert [row.startswith("no answer: ") for row in rows] == [False, True, False, True]
+        assert "b.png is not a readable image" in rows[1]
+        assert "d.png shows no ink" in rows[3]
+        assert "2 of 4 inputs without an answer" in err
+    code, out, _ = run_cli(capsys, "predict", run, *files, "--json", "--explain", tmp_path / "why.png")
+    answers = json.loads(out)
+    assert code == 2
+    assert ["error" in answer for answer in answers] == [False, True, False, True]
+    assert (tmp_path / "why.png").exists()
+    with pytest.raises(BadInput, match=r"b\.png"):
+        ts.predict(run, files)
+
+
+def test_predict_lines_say_what_their_figure_is():
+    """One figure for one answer, and no rank or share that reads like confidence."""
+    said = [
+        *lines({"input": "a", "label": "3", "probability": 0.99999}),
+        *lines({"input": "a", "label": "usual", "validation_rank": 0.806}),
+        *lines({"input": "a", "label": "box", "share": 0.16, "mean_probability": 0.855}),
+        *lines({"input": "a", "text": "x", "candidates": [[{"word": "w", "probability": 0.5}]]}),
+        *lines({"input": "a.png", "error": "a.png is blank"}),
+        *lines({"input": "a.png", "error": "blank"}),
+    ]
+    print("\n".join(said))
+    assert said == [
+        "a: 3 (99.9%)",
+        "a: usual (likelier than 80.6% of the validation data)",
+        "a: box (16.0% of the pixels, with a mean probability of 85.5%)",
+        "x",
+        "  w (50.0%)",
+        "no answer: a.png is blank",
+        "no answer: a.png: blank",
+    ]
+
+
 def test_load_gives_the_trained_model(run):
     for last in (False, True):
         model = ts.load(run, last=last)
@@ -146,7 +197,7 @@ def test_load_gives_the_trained_model(run):
 def test_load_prefers_the_average(tmp_path):
     ts.train("lenet5/smoke", steps=4, ema=0.9, out=tmp_path / "a", quiet=True)
     tensors = checkpoint.tensors(tmp_path / "a" / "checkpoint", "ema.module")
-    model = ts.load(tmp_path / "a")
+    model = ts.load(tmp_path / "a", last=True)
     assert all(torch.equal(tensors[k], v) for k, v in model.state_dict().items())
 
 

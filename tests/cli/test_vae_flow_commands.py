@@ -74,7 +74,7 @@ def test_predict_and_explain_vae(capsys, vae, digit, tmp_path):
     (answer,) = json.loads(out)
     assert code == 0
     assert answer["label"] in ("usual", "unusual")
-    assert set(answer) == {"input", "label", "probability", "elbo", "kl"}
+    assert set(answer) == {"input", "label", "validation_rank", "elbo", "kl"}
     code, out, _ = run_cli(capsys, "predict", vae, digit[0], "--explain", tmp_path / "why.png")
     assert code == 0
     assert (tmp_path / "why.png").exists()
@@ -95,7 +95,7 @@ def test_sample_and_predict_points(capsys, moons, tmp_path):
     assert Image.open(out.strip()).width > 300
     code, out, _ = run_cli(capsys, "predict", moons, "0,1", "9,9")
     assert code == 0
-    assert out.splitlines()[1].startswith("9,9: unusual (0.0%)")
+    assert out.splitlines()[1].startswith("9,9: unusual (likelier than 0.0% of")
     assert (moons / "pictures" / "density.png").exists()
 
 

@@ -92,10 +92,10 @@ def test_checkpoint_with_code_refused_unread(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="holds code and was refused unread"):
         checkpoint.load(folder, state())
     with pytest.raises(BadInput, match="holds code"):
-        checkpoint.read_weights(folder / "state.pt")
+        checkpoint.read_pickle(folder / "state.pt")
     (tmp_path / "plain.bin").write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(BadInput):
-        checkpoint.read_weights(tmp_path / "plain.bin")
+        checkpoint.read_pickle(tmp_path / "plain.bin")
     assert not (tmp_path / "exploded").exists()
 
 
@@ -230,18 +230,3 @@ def test_fit_nonfinite_evaluation_stops(tmp_path):
     run.evaluate = lambda: {"accuracy": float("nan")}
     with pytest.raises(NotFinite, match="val/accuracy is nan at step 0"):
         fit(run, tmp_path, quiet=True)
-
-
-def test_read_weights_accepts_every_wrapping(tmp_path):
-    from safetensors.torch import save_file
-
-    tensors = {"weight": torch.ones(2)}
-    save_file(tensors, tmp_path / "a.safetensors")
-    torch.save(tensors, tmp_path / "a.pth")
-    torch.save({"state_dict": tensors}, tmp_path / "b.pth")
-    for name in ("a.safetensors", "a.pth", "b.pth"):
-        assert torch.equal(checkpoint.read_weights(tmp_path / name)["weight"], tensors["weight"])
-    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:20])
-    for name, said in [("none.pth", "no weights file"), ("cut.safetensors", "not a whole safetensors")]:
-        with pytest.raises(BadInput, match=said):
-            checkpoint.read_weights(tmp_path / name)

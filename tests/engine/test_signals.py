@@ -150,6 +150,92 @@ def _last(step: int) -> int:
     return STEPS if step <= STEPS else 2 * STEPS
 
 
+def stuck(at: Path, call: int):
+    """`build`, whose evaluation says at one of its calls that it is there and never ends."""
+
+    def build(recipe):
+        calls = itertools.count(1)
+        for run in whole(recipe):
+
+            def evaluate(inner=run.evaluate):
+                if next(calls) == call:
+                    at.touch()
+                    until(at.with_name("never"))
+                return inner()
+
+            run.evaluate = evaluate
+            yield run
+
+    whole = toy_systems.build
+    return build
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(("call", "step", "last"), [(1, 0, 0), (2, 4, 3), (5, 12, 11)])
+def test_signal_ends_an_evaluation_that_does_not(number, call, step, last, tmp_path, monkeypatch, expected):
+    """The first look, one in stage one, one in stage two: left from the last checkpoint, and made again."""
+    out, at = tmp_path / "run", tmp_path / "at"
+    with monkeypatch.context() as patch:
+        patch.setattr(toy_systems, "build", stuck(at, call))
+        patch.setitem(signals.GRACE, number, 0.05)
+        child = fork(out, lambda: command(out))
+        until(at)
+        os.kill(child, number)
+        code = ended(child)
+    said = out.with_suffix(".said").read_text()
+    print(f"{number.name} in evaluation {call}: {code}, saved at {saved_step(out)}; said {said!r}")
+    assert code == 128 + number
+    assert saved_step(out) == last
+    rest = f"; the last checkpoint is of step {last}" if last < step else ", state saved"
+    assert said.endswith(f"torchstone: stopped at step {step} of {_last(step)}{rest}\n")
+    assert_same(out, expected)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signal_ends_a_step_that_does_not(number, tmp_path, monkeypatch, expected):
+    """Even one that swallows every error once."""
+    out, at = tmp_path / "run", tmp_path / "at"
+    until_file = until
+
+    def swallowing(file: Path) -> None:
+        try:
+            until_file(file)
+        except:  # noqa: E722  as Gymnasium's renderers do
+            until_file(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy_systems, "build", gated(6, at, tmp_path / "never"))
+        patch.setitem(globals(), "until", swallowing)
+        patch.setitem(signals.GRACE, number, 0.05)
+        child = fork(out, lambda: command(out))
+        until_file(at)
+        os.kill(child, number)
+        code = ended(child)
+    said = out.with_suffix(".said").read_text()
+    print(f"{number.name} in a step: {code}, saved at {saved_step(out)}; said {said!r}")
+    assert code == 128 + number
+    assert saved_step(out) == 3
+    assert said.endswith("torchstone: stopped at step 5 of 8; the last checkpoint is of step 3\n")
+    assert_same(out, expected)
+
+
+def test_main_ends_a_program_at_once(monkeypatch):
+    """Called by a test or a notebook it returns, as always."""
+    left = []
+
+    def interrupted(words):
+        raise Interrupted("stopped", signal.SIGINT)
+
+    monkeypatch.setattr(main, "_dispatch", interrupted)
+    monkeypatch.setattr(main.os, "_exit", left.append)
+    monkeypatch.setattr(sys, "argv", ["torchstone", "list"])
+    called = main.main(["list"])
+    print(called, left)
+    assert (called, left) == (128 + signal.SIGINT, [])
+    main.main()
+    assert left == [128 + signal.SIGINT]
+
+
 @pytest.mark.parametrize("nth", range(1, 9))
 def test_signal_during_save_is_not_lost(nth, tmp_path, expected):
     out, save = tmp_path / "run", checkpoint.save

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -453,7 +454,7 @@ def fingerprint(run: Run) -> dict[str, bytes]:
 def saved(folder: Path) -> dict[str, bytes]:
     """All that the checkpoint of a run folder holds, what the engine itself remembers included."""
     newest, meta, _ = checkpoint.find(folder / "checkpoint")
-    files = {"weights": checkpoint.read_weights(newest / "model.safetensors")}
+    files = {"weights": load_file(newest / "model.safetensors")}
     rest = checkpoint.read_pickle(newest / "state.pt")
     return flat({**files, **rest, "stage": meta["stage"], "results": meta["results"]})
 

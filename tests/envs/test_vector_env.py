@@ -82,6 +82,13 @@ def test_vector_env_max_episode_steps():
     assert bool(ends[3].terminated)
 
 
+def test_vector_env_cartpole_without_a_limit():
+    """Four and more poles are gymnasium's own vector form, which has a limit always."""
+    kinds = [type(VectorEnv("CartPole-v1", 4, max_episode_steps=limit).backend) for limit in (None, 7, 0)]
+    print([kind.__name__ for kind in kinds])
+    assert kinds == [VectorCartPole, VectorCartPole, SyncVectorEnv]
+
+
 def test_vector_env_returns_ignore_reward_wrappers():
     envs = VectorEnv("Corridor-v0", wrappers=["ClipReward:max_reward=0.5"])
     steps = [envs.step(actions(1)) for _ in range(4)]

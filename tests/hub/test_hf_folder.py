@@ -151,6 +151,9 @@ def test_load_accepts_settings_without_effect(tmp_path):
         pooler_type="first_token_transform",
         pooler_fc_size=768,
         layer_norm_eps="gone",
+        _num_labels=7,
+        **{"max_length": 20, "num_beams": 1, "do_sample": False, "top_k": 50, "temperature": 1.0},
+        **{"output_attentions": True, "output_hidden_states": True, "torchscript": True},
     )
     assert error(ts.load(tmp_path), theirs) < 1e-5
 
@@ -360,3 +363,68 @@ def test_export_hf_keeps_labels_and_tokenizer(tmp_path):
     assert load_tokenizer(folder).to_str() == load_tokenizer(run).to_str()
     with pytest.raises(BadInput, match="not empty"):
         export_hf(run, folder)
+
+
+def small_t5(folder, tied=True):
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"d_model": 12, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 3, "vocab_size": 40}
+    theirs = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes)).eval()
+    theirs.save_pretrained(folder)
+    state = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
+    if not tied:
+        state["lm_head.weight"] = torch.randn(40, 12)
+        change_config(folder, tie_word_embeddings=False)
+    return state
+
+
+NAMES = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kept", [NAMES, NAMES[:1], NAMES[1:2], NAMES[2:], NAMES[1:], ()])
+def test_t5_embedding_under_any_of_its_names(kept, tied, tmp_path):
+    """Savers keep one name of a tensor that has several, and not the same one."""
+    state = small_t5(tmp_path, tied)
+    own = {name: tensor for name, tensor in state.items() if name not in NAMES or name in kept}
+    if kept and tied:
+        del own["lm_head.weight"]
+    save_file(own, tmp_path / "model.safetensors")
+    if not kept and not tied:
+        with pytest.raises(BadInput, match=r"the weights lack shared\.weight"):
+            ts.load(tmp_path)
+        return
+    model = ts.load(tmp_path)
+    print(kept, tied, sorted(model.state_dict())[-3:])
+    assert torch.equal(model.state_dict()["token_embedding.weight"], state["shared.weight"])
+    assert (model.head is None) == tied
+    if not tied:
+        assert torch.equal(model.head.weight, state["lm_head.weight"])
+
+
+def test_t5_with_two_embeddings_is_refused(tmp_path):
+    state = small_t5(tmp_path)
+    state["decoder.embed_tokens.weight"] = state["shared.weight"] + 1
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(BadInput, match=r"a decoder\.embed_tokens\.weight other than shared\.weight"):
+        ts.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("architectures", [["BertModel"]]),
+        ("architectures", 3),
+        ("model_type", ["bert"]),
+        ("hidden_size", 10**30),
+    ],
+)
+def test_load_refuses_settings_of_another_type(name, value, tmp_path):
+    save_bert(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {name: value}))
+    with pytest.raises(BadInput) as caught:
+        ts.load(tmp_path)
+    print(caught.value)
+    assert str(tmp_path) in str(caught.value)

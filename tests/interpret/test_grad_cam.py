@@ -226,9 +226,17 @@ def test_explain_rejects_bad_file_names_first(run, digits, tmp_path, capsys, fil
     assert os.listdir(tmp_path) == ["folder.png"]
 
 
-def test_explain_broken_image_writes_nothing(run, digits, tmp_path, capsys):
+def test_explain_leaves_out_a_broken_image(run, digits, tmp_path, capsys):
+    """It is one line among the answers; the others are drawn, and where there are none, nothing is."""
     (tmp_path / "broken.png").write_bytes(b"\x89PNG no")
     words = [str(digits), str(tmp_path / "broken.png"), "--explain", str(tmp_path / "why.png")]
     assert main(["predict", str(run), *words]) == 2
-    assert "broken.png" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    print(out, err)
+    assert "no answer: " in out
+    assert "broken.png" in out
+    assert "1 of 4 inputs without an answer" in err
+    assert (tmp_path / "why.png").exists()
+    (tmp_path / "why.png").unlink()
+    assert main(["predict", str(run), *words[1:]]) == 2
     assert not (tmp_path / "why.png").exists()

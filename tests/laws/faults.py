@@ -7,14 +7,14 @@ from torchstone.systems.convolutional import lenet5
 
 
 def _forgets(name: str) -> None:
-    plain = lenet5.classify
+    plain = lenet5.train_classifier
 
-    def classify(*args, **kwargs):
+    def train_classifier(*args, **kwargs):
         run = plain(*args, **kwargs)
         del run.state[name]
         return run
 
-    lenet5.classify = classify
+    lenet5.train_classifier = train_classifier
 
 
 def stream_not_kept() -> None:

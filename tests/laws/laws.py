@@ -2,8 +2,7 @@
 
 They train the entry's `smoke` recipe on the CPU, and look into no system. The other laws have files of
 their own: `import_rules.py` (7), `catalogue.py` (8), `modes.py` (9), `seeds.py` (10), `sources.py` (11),
-`names.py` (12), `module_tests.py` (13),
-`durations_law.py` (14).
+`names.py` (12), `module_tests.py` (13), `durations_law.py` (14), `legends.py` (15).
 """
 
 import contextlib
@@ -25,6 +24,7 @@ import numpy as np
 import parity
 import torch
 from blocks import blocks, cover
+from fork_server import run_forked
 from safetensors.torch import load_file
 from smoke_runs import cut_at, margin, observe, parameters, smoke, updates, words
 from torch import Tensor
@@ -37,6 +37,8 @@ from torchstone.verify import Check, relative_error
 verification: Any = import_module("torchstone.verify")  # the package's own `verify` is a function
 
 CHILD = Path(__file__).with_name("subprocess_entry.py")
+
+SHARES = ("accuracy", "clip_fraction")  # metrics of training that are shares
 
 # float32, relative to a tensor's largest value: sums in another order
 COMPILED = 1e-4
@@ -56,7 +58,7 @@ def trained(entry, *, steps: int, evaluated: bool = True, **fields) -> list[dict
 
         run.update, run.steps = update, min(run.steps, steps)
         if not evaluated:
-            run.evaluate, run.test = dict, None
+            run.evaluate, run.evaluate_all, run.test, run.best_metric = dict, None, None, None
         fit(run, intervals=Intervals(evaluate=math.ceil(run.steps / 2)), quiet=True)
     return rows
 
@@ -82,6 +84,13 @@ def same_seed_same_losses(entry, *, steps: int = 30, other_steps: int = 3) -> No
         f"{entry.name}: seed 3 twice, and step {wrong[0]} differs: "
         f"{first[wrong[0] - 1]} and {again[wrong[0] - 1]}"
     )
+    beyond = [
+        f"{name} {value}"
+        for row in first
+        for name, value in row.items()
+        if name.endswith(SHARES) and not 0 <= value <= 1
+    ]
+    assert not beyond, f"{entry.name}: shares beyond 0 and 1: {', '.join(beyond[:3])}"
     assert first[: len(other)] != other, f"{entry.name}: seeds 3 and 4 give the same {len(other)} steps"
     print(f"{entry.name}: {len(first)} steps twice the same, last {first[-1]}; seed 4 {other[-1]}")
 
@@ -169,10 +178,15 @@ def bits_equal(a, b) -> bool:
     return type(a) is type(b) and a == b
 
 
-def run_child(*words) -> subprocess.CompletedProcess:
-    """`subprocess_entry.py` in a fresh interpreter."""
-    command = [sys.executable, str(CHILD), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def run_child(*words, forked: bool = True) -> subprocess.CompletedProcess:
+    """`subprocess_entry.py` in a fresh process: forked from an interpreter that has only imported what it needs,
+    or an interpreter of its own."""
+    line = list(map(str, words))
+    if forked:
+        done = run_forked("resumes" if line[0] == "resumed" else "trains", line)
+    else:
+        command = [sys.executable, str(CHILD), *line]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     print(done.stdout)
     return done
 

@@ -1,18 +1,20 @@
 """Law 9: modes are put back.
 
 Evaluating, testing, reporting, predicting, sampling and playing run no layer in training mode, and leave the
-model as it was: modes, parameters, buffers, and what is trained. And no network that nothing trains, such as a
-target network or an average, takes part in a graph.
+model as it was: modes, parameters, buffers, and what is trained. Dropout is in the mode of its module. None of
+it grows a graph, but what draws gradients. And no network that nothing trains, such as a target network or an
+average, takes part in a graph.
 """
 
 import contextlib
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import predict_inputs
+import torch
 from laws import bits_equal
 from recipes_at_hand import data_read_once, fresh
 from torch import Tensor, nn
@@ -27,6 +29,10 @@ ENOUGH = 2
 
 # how a use is refused that a kind of model does not have, or not before an evaluation that went to its end
 NOT_OF_USE = ("nothing to", "no validation scores")
+
+# uses that are made of gradients, and problems that are measured by them, through time
+OF_GRADIENTS = ("explain",)
+MEASURED_BY_GRADIENTS = ("synthetic",)
 
 # networks that grow a graph though nothing trains them directly
 INDIRECT = {("a2c", "copies"): "each actor's own network, whose gradients train the one that they share"}
@@ -47,13 +53,53 @@ def put_back(entry: Any, recipe: Any, folder: Path, *, whole: bool = False) -> N
     row = {"step": 1, "time": 0.1, "steps_per_second": 1.0, "split": "train", "loss": 1.0}
     (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")  # which some reports draw
     batch = next(run.stream)
-    wrong = graphs_of_untrained(entry.name, run, lambda: run.update(batch))
+    with dropout_watched() as wrong_dropout:
+        wrong = graphs_of_untrained(entry.name, run, lambda: run.update(batch))
+    wrong += [f"update: {what}" for what in wrong_dropout]
     done = []
     for name, use in uses(entry.module(), run, recipe, folder):
         done.append(name)
-        wrong += [f"{name}: {what}" for what in left_by(run, use, whole=whole)]
+        has_graph = name in OF_GRADIENTS or recipe.data in MEASURED_BY_GRADIENTS
+        with dropout_watched() as wrong_dropout:
+            wrong += [f"{name}: {what}" for what in left_by(run, use, whole=whole, graphs=has_graph)]
+        wrong += [f"{name}: {what}" for what in wrong_dropout]
     print(f"{entry.name}: after {', '.join(done)} all is as it was")
     assert not wrong, f"{entry.name}: {'; '.join(wrong)}"
+
+
+@contextlib.contextmanager
+def dropout_watched() -> Generator[list[str], None, None]:
+    """Calls of dropout whose mode is not that of the module that calls it, whatever the rate."""
+    running: list[nn.Module] = []
+    wrong: dict[str, None] = {}
+    plain = nn.functional.dropout
+
+    def enter(module: nn.Module, _: Any) -> None:
+        running.append(module)
+
+    def leave(*_: Any) -> None:
+        running.pop()
+
+    def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if running and training != running[-1].training:
+            modes = [("evaluation", "training")[mode] for mode in (training, running[-1].training)]
+            kind = type(running[-1]).__name__
+            wrong[f"dropout of {kind} is in {modes[0]} mode where the module is in {modes[1]} mode"] = None
+        return plain(input, p, training, inplace)
+
+    handles = [
+        hooks.register_module_forward_pre_hook(enter),
+        hooks.register_module_forward_hook(leave, always_call=True),
+    ]
+    nn.functional.dropout = dropout
+    found: list[str] = []
+    try:
+        yield found
+    finally:
+        nn.functional.dropout = plain
+        for handle in handles:
+            handle.remove()
+        found += wrong
 
 
 def modules_of(run: Run) -> dict[str, nn.Module]:
@@ -88,8 +134,12 @@ def uses(module: Any, run: Run, recipe: Any, folder: Path) -> Iterator[tuple[str
             yield verb, lambda f=function, s={**settings, **length}: f(model, metadata, **s)
 
 
-def left_by(run: Run, use: Callable[[], Any], *, whole: bool = False) -> list[str]:
-    """What is wrong while the model is used, and after."""
+def left_by(run: Run, use: Callable[[], Any], *, whole: bool = False, graphs: bool = False) -> list[str]:
+    """What is wrong while the model is used, and after.
+
+    Args:
+        graphs: whether the use is one of gradients.
+    """
     models, wrong = modules_of(run), []
     names = {
         id(m): f"{root}.{name}".rstrip(".") for root, net in models.items() for name, m in net.named_modules()
@@ -97,6 +147,7 @@ def left_by(run: Run, use: Callable[[], Any], *, whole: bool = False) -> list[st
     mix(models)
     before = state_of(models)
     in_training: dict[str, None] = {}
+    with_graph: dict[str, None] = {}
     calls, most = 0, None if whole else ENOUGH * len(names)
 
     def look(module: nn.Module, _: Any) -> None:
@@ -105,6 +156,8 @@ def left_by(run: Run, use: Callable[[], Any], *, whole: bool = False) -> list[st
             calls += 1
             if module.training:
                 in_training[names[id(module)]] = None
+            if torch.is_grad_enabled() and not graphs:
+                with_graph[names[id(module)]] = None
             if most is not None and calls > most:
                 raise Enough
 
@@ -120,6 +173,8 @@ def left_by(run: Run, use: Callable[[], Any], *, whole: bool = False) -> list[st
     after = state_of(models)
     if in_training:
         wrong.append(f"in training mode: {', '.join(list(in_training)[:3])} ({len(in_training)} layers)")
+    if with_graph:
+        wrong.append(f"grows a graph: {', '.join(list(with_graph)[:3])} ({len(with_graph)} layers)")
     for name, value in before.items():
         if isinstance(value, Tensor) and not bits_equal(value, after[name]):
             wrong.append(f"{name} is another afterwards")

@@ -17,7 +17,7 @@ from torchstone.parts.indices import evenly_spaced
 from torchstone.systems import CATALOGUE
 
 # what recipes name that is neither bundled nor generated: fetched from a hub, or a folder or file of one's own
-ELSEWHERE = ("hf:", "cifar10", "voc", "jsb-chorales", "fsdd", "ETTh1.csv")
+ELSEWHERE = ("hf:", "cifar10", "voc", "jsb-chorales", "fsdd", "ETTh1.csv", "adult")
 
 ON_SCREEN = ("Hopper", "HalfCheetah")  # what MuJoCo draws needs one
 

@@ -4,6 +4,7 @@ subprocess_entry.py observed FAULT FOLDER STEP SYSTEM WORDS…   a watched train
 subprocess_entry.py killed FAULT RUN STEP SYSTEM WORDS…        train into RUN, and be killed at STEP
 subprocess_entry.py resumed FAULT RUN                          resume that
 subprocess_entry.py compiled FAULT BACKEND NAME…               law 5
+subprocess_entry.py serve                                      fork a process for each such line of words
 
 FAULT is a function of `faults.py`, or -. WORDS go to `torchstone train SYSTEM/smoke`.
 """
@@ -103,10 +104,18 @@ def without_pictures() -> None:
     folder.write_result, folder.draw_curves = finish, lambda *_: None
 
 
-if __name__ == "__main__":
-    what, fault, *arguments = sys.argv[1:]
+def run(words: list[str]) -> int:
+    what, fault, *arguments = words
     plant(fault)
     if what != "compiled":
         without_pictures()
     commands = {"observed": observed, "killed": killed, "resumed": resumed, "compiled": compiled}
-    sys.exit(commands[what](*arguments))
+    return commands[what](*arguments)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["serve"]:
+        import fork_server
+
+        sys.exit(fork_server.serve(run))
+    sys.exit(run(sys.argv[1:]))

@@ -10,6 +10,7 @@ import catalogue
 import durations_law
 import import_rules
 import laws
+import legends
 import modes
 import module_tests
 import names
@@ -81,7 +82,7 @@ def test_4_facts_and_the_whole_reference(entry):
 
 def compile_in_child(backend, names):
     """In a process of its own: torch.compile cannot see through a run-time check of shapes."""
-    done = laws.run_child("compiled", "-", backend, *names)
+    done = laws.run_child("compiled", "-", backend, *names, forked=False)
     assert done.returncode == 0, done.stderr[-4000:]
     assert all(f"{name}, {backend}:" in done.stdout for name in names)
 
@@ -141,6 +142,12 @@ def test_10_each_source_of_chance_obeys_the_seed(at_hand):
 
 @pytest.mark.sweep
 @every
+def test_10_evaluation_repeats(entry):
+    seeds.evaluation_repeats(entry, smoke_runs.smoke(entry))
+
+
+@pytest.mark.sweep
+@every
 def test_9_modes_are_put_back_by_whole_uses(entry, tmp_path):
     modes.put_back(entry, smoke_runs.smoke(entry), tmp_path, whole=True)
 
@@ -168,3 +175,16 @@ def test_13_each_module_has_a_test_file():
 def test_14_no_test_takes_long():
     found = durations_law.wrongs()
     assert not found, "\n".join(found)
+
+
+@trained
+def test_15_every_metric_has_a_legend(entry, session_folder):
+    legends.complete(entry, smoke_runs.cached(entry, session_folder))
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(
+    "entry", [e for e in CATALOGUE if hasattr(e.module(), "evaluate")], ids=lambda e: e.name
+)
+def test_15_eval_gives_the_numbers_of_the_test(entry, session_folder):
+    legends.same_numbers(entry, smoke_runs.cached(entry, session_folder))

@@ -215,7 +215,7 @@ def test_4_a_reference_that_cannot_be_made():
     ],
 )
 def test_5_what_compilation_breaks(fault, message):
-    done = laws.run_child("compiled", fault, "eager", "lenet5")
+    done = laws.run_child("compiled", fault, "eager", "lenet5", forked=False)
     assert done.returncode == 1
     assert message in done.stderr, done.stderr[-2000:]
 
@@ -437,12 +437,24 @@ class ToyStream:
         return rows + torch.rand(4, 3, generator=torch.Generator().manual_seed(noise))
 
 
+class ToyDropout(nn.Module):
+    """Dropout whose mode may be one of its own, whatever that of the module."""
+
+    def __init__(self, mode=None):
+        super().__init__()
+        self.mode = mode
+
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, self.training if self.mode is None else self.mode)
+
+
 def toy(fault=""):
     """An entry whose training, evaluation and sampling hold the fault, if any."""
 
     def build(recipe):
         rng.seed(recipe.seed)
-        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
+        mode = {"dropout that is never on": False, "dropout that is always on": True}.get(fault)
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), ToyDropout(mode), nn.Linear(4, 1))
         if fault == "parameter of a fixed generator":
             nn.init.normal_(model[0].weight, generator=torch.Generator().manual_seed(7))
         elif fault == "parameter that nobody seeded":
@@ -473,13 +485,15 @@ def toy(fault=""):
             metadata={"task": "toy"},
         )
 
-    @torch.no_grad()
+    @torch.set_grad_enabled(fault == "evaluation that grows a graph")
     def looked_at(model):
         rows = torch.ones(4, 3)
         if fault == "evaluation in training mode":
             found = model(rows)
         elif fault == "evaluation mode that stays":
             found = model.eval()(rows)
+        elif fault == "evaluation that nobody seeded":
+            found = torch.rand(4, 1)
         elif fault == "training mode for all":
             found = model.eval()(rows)
             model.train()
@@ -500,7 +514,7 @@ def toy(fault=""):
         generator = torch.Generator().manual_seed(seed)
         if fault == "sampling that nobody seeded":
             generator.seed()
-        with eval_mode(model):
+        with eval_mode(model), torch.no_grad():
             return list(model(torch.rand(num_samples, 3, generator=generator)))
 
     def play(model, metadata, *, episodes=1, seed=0):
@@ -521,12 +535,21 @@ def toy(fault=""):
         ("a weight that is changed", r"evaluate: model\.0\.bias is another afterwards"),
         ("a buffer that is changed", r"evaluate: model\.1\.num_batches_tracked is another afterwards"),
         ("weights that are trained again", r"evaluate: model\.3\.bias\.requires_grad was False and is True"),
+        ("evaluation that grows a graph", r"evaluate: grows a graph: model, model\.0"),
+        ("dropout that is never on", "update: dropout of ToyDropout is in evaluation mode"),
+        ("dropout that is always on", "evaluate: dropout of ToyDropout is in training mode"),
         ("target with a graph", "update: target grows a graph, and nothing trains it"),
     ],
 )
 def test_9_modes_that_are_not_put_back(fault, message, tmp_path):
     with caught(message):
         modes.put_back(toy(fault), ToyRecipe(), tmp_path)
+
+
+def test_10_evaluation_that_nobody_seeded():
+    seeds.evaluation_repeats(toy(), ToyRecipe())
+    with caught("toy: evaluated twice, loss is .* and then"):
+        seeds.evaluation_repeats(toy("evaluation that nobody seeded"), ToyRecipe())
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cli_helpers import assert_rejected, run_cli
 from PIL import Image
+from shared_cache import made_once
 from torch import nn
 
 import torchstone as ts
@@ -30,26 +31,34 @@ class Coarse(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    for name in MAKERS:
-        fields = {"eval_samples": 20} if "gan" in name else {}
-        if name == "ddpm":
-            fields = {"judged": 20}
-        ts.train(f"{name}/smoke", out=folder / name, steps=4, quiet=True, **fields)
-    ts.train("realnvp/moons", out=folder / "moons", steps=2, quiet=True)
-    ts.train("lenet5/smoke", out=folder / "lenet5", steps=2, quiet=True)
-    return folder
+def run_of(session_folder):
+    """The folder of a short run by its name, trained once a session."""
+
+    def find(name):
+        fields = {"steps": 4}
+        if name in ("gan", "dcgan", "cgan", "ddpm"):
+            fields["eval_samples"] = 20
+        spec = name if "/" in name else f"{name}/smoke"
+        folder = session_folder / f"inception-{name.replace('/', '-')}"
+        return made_once(folder, lambda new: ts.train(spec, out=new / "run", quiet=True, **fields)) / "run"
+
+    return find
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_inception_metrics_for_every_generative_system(capsys, runs, tmp_path, monkeypatch, name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.sweep if name in ("dcgan", "cgan", "ddpm") else ())
+        for name in MAKERS
+    ],
+)
+def test_inception_metrics_for_every_generative_system(capsys, run_of, tmp_path, monkeypatch, name):
     files = []
     stand_in = lambda file, device: files.append(file) or Coarse()  # noqa: E731
     monkeypatch.setattr(evaluate_samples, "load_inception", stand_in)
-    code, plain, _ = run_cli(capsys, "eval", runs / name, "--json")
+    code, plain, _ = run_cli(capsys, "eval", run_of(name), "--json")
     file = tmp_path / "weights.pth"
-    code_, out, _ = run_cli(capsys, "eval", runs / name, "--json", "--inception", file)
+    code_, out, _ = run_cli(capsys, "eval", run_of(name), "--json", "--inception", file)
     assert (code, code_, files) == (0, 0, [str(file)])
     without, metrics = json.loads(plain), json.loads(out)
     new = {key for key in metrics if key.startswith("inception_")}
@@ -66,8 +75,8 @@ def test_inception_metrics_for_captioned_samples(capsys, tmp_path, monkeypatch):
         Image.new("RGB", (32, 32), colour).save(photos / f"{number}.png")
         (photos / f"{number}.txt").write_text(f"{colour} square {number // 3}")
     run = tmp_path / "run"
-    ts.train("ddpm/emoji-text", data=str(photos), out=run, steps=1, batch_size=4, sampled=2,
-             judged=4, quiet=True)  # fmt: skip
+    ts.train("ddpm/emoji-text", data=str(photos), out=run, steps=1, batch_size=4, sampling_steps=2,
+             eval_samples=4, quiet=True)  # fmt: skip
     monkeypatch.setattr(inference, "load_inception", lambda file, device: Coarse())
     words = ("--inception", tmp_path / "weights.pth", "--data", photos)
     code, out, _ = run_cli(capsys, "eval", run, "--json", *words)
@@ -78,20 +87,22 @@ def test_inception_metrics_for_captioned_samples(capsys, tmp_path, monkeypatch):
     assert metrics["samples"] >= 3
 
 
-def test_inception_without_package_is_rejected(capsys, runs, tmp_path, monkeypatch):
+def test_inception_without_package_is_rejected(capsys, run_of, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("torch_fidelity")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    line = assert_rejected(capsys, "eval", runs / "gan", "--inception", tmp_path / "weights.pth")
+    line = assert_rejected(capsys, "eval", run_of("gan"), "--inception", tmp_path / "weights.pth")
     assert "pip install 'torchstone[inception]'" in line
 
 
-def test_inception_rejects_bad_files_and_other_systems(capsys, runs, tmp_path):
+def test_inception_rejects_bad_files_and_other_systems(capsys, run_of, tmp_path):
     file = tmp_path / "weights.pth"
-    line = assert_rejected(capsys, "eval", runs / "gan", "--inception", file)
+    line = assert_rejected(capsys, "eval", run_of("gan"), "--inception", file)
     assert f"there is no file {file}" in line
     file.write_bytes(b"no weights")
-    assert "holds no weights" in assert_rejected(capsys, "eval", runs / "vae", "--inception", file)
-    assert "points are no images" in assert_rejected(capsys, "eval", runs / "moons", "--inception", file)
-    line = assert_rejected(capsys, "eval", runs / "lenet5", "--inception", file)
+    assert "holds no weights" in assert_rejected(capsys, "eval", run_of("vae"), "--inception", file)
+    assert "points are no images" in assert_rejected(
+        capsys, "eval", run_of("realnvp/moons"), "--inception", file
+    )
+    line = assert_rejected(capsys, "eval", run_of("lenet5"), "--inception", file)
     assert "lenet5 evaluates without 'inception'" in line

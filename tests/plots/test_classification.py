@@ -11,6 +11,7 @@ from torch import nn
 from torchstone.errors import BadInput
 from torchstone.interpret import feature_maps
 from torchstone.plots import classification
+from torchstone.plots.canvas import percent
 
 DIGITS = [str(i) for i in range(10)]
 
@@ -90,10 +91,14 @@ def test_plot_mistakes_in_order(tmp_path, monkeypatch):
     picture(tmp_path / "m.png")
     expected = []
     for i in classification.worst_mistakes(labels, probabilities, 12).tolist():
-        expected.append(f"{labels[i]} → {said[i]} ({100 * probabilities[i, said[i]]:.0f} %)")
+        expected.append(f"{labels[i]} → {said[i]} ({percent(float(probabilities[i, said[i]]))})")
     texts = [text.get_text() for text in figures[0].axes[0].texts]
     print(figures[0].get_suptitle(), texts)
     assert texts == expected
+    places = [image.get_extent() for image in figures[0].axes[0].images]
+    assert len(places) == 12
+    assert all(right - left == pytest.approx(1.35) for left, right, _, _ in places)
+    assert [p[0] < q[0] for p, q in itertools.pairwise(places)] == [True, True, True, False] * 2 + [True] * 3
     first = classification.worst_mistakes(labels, probabilities, 1)[0]
     shown = np.asarray(figures[0].axes[0].images[0].get_array())
     assert np.allclose(shown * 255, images[first, 0].numpy(), atol=0.01)
@@ -113,7 +118,7 @@ def test_plot_mistakes_least_confident_if_none(tmp_path, monkeypatch):
     assert "no mistake in 200" in title
     assert "least confident" in title
     least = sorted(probabilities.max(1).values.tolist())[:4]
-    assert [t.split()[1] for t in texts] == [f"({100 * p:.0f}" for p in least]
+    assert [t.split()[1] for t in texts] == [f"({percent(p)})" for p in least]
 
 
 @pytest.mark.parametrize("n", [2, 10, 20, 100])
@@ -226,8 +231,16 @@ def test_plot_feature_maps_evenly_spaced_layers(tmp_path, monkeypatch):
     picture(tmp_path / "f.png")
     print(figures[0].get_suptitle())
     assert "43 layers, 24 of them" in figures[0].get_suptitle()
-    assert len(figures[0].axes) == 25
-    words = [text.get_text() for text in figures[0].texts]
-    assert words[1].startswith("input")
+    sheet = figures[0].axes[0]
+    assert len(sheet.images) + len(sheet.lines) == 25
+    words = [text.get_text() for text in sheet.texts]
+    assert words[0].startswith("input")
     assert any(w.startswith("23\nLinear") for w in words)
     assert any("4×12×8  (first 3)" in word for word in words)
+
+
+def test_percent_is_certain_only_if_it_is():
+    shown = {share: percent(share) for share in (0.0, 1e-9, 0.1234, 0.9994, 0.99999, 1.0)}
+    print(shown)
+    assert list(shown.values()) == ["0.0%", "0.1%", "12.3%", "99.9%", "99.9%", "100.0%"]
+    assert percent(0.999, 0) == "99%"

@@ -77,7 +77,7 @@ def test_draw_curves_panels(tmp_path, monkeypatch):
     picture(tmp_path / "deep" / "curves.png")
     axes = {each.get_title(loc="left"): each for each in figures[0].axes}
     print(list(axes), figures[0].get_suptitle())
-    assert list(axes) == ["loss", "accuracy", "gradient/", "learning rate (lr)", "steps per second"]
+    assert list(axes) == ["loss", "accuracy", "gradient/", "lr", "steps_per_second"]
     assert axes["loss"].get_yscale() == "log"
     assert axes["gradient/"].get_yscale() == "log"
     assert axes["accuracy"].get_yscale() == "linear"
@@ -90,6 +90,30 @@ def test_draw_curves_panels(tmp_path, monkeypatch):
     val = next(line for line in axes["accuracy"].lines if line.get_label() == "val")
     assert list(val.get_xdata()) == list(range(10, 101, 10))
     assert val.get_marker() == "o"
+
+
+def test_curves_say_what_each_metric_means(tmp_path, monkeypatch):
+    """Beside the curve: term, unit, which way is better, chance level."""
+    figures = drawn(monkeypatch)
+    run = make_run(tmp_path / "run")
+    curves.draw_curves(run, tmp_path / "curves.png")
+    compare_runs.compare([run, run], tmp_path / "compared.png")
+    for figure in figures:
+        labels = {
+            each.get_title(loc="left"): " ".join(each.get_ylabel().split())
+            for each in figure.axes
+            if each.get_title(loc="left")
+        }
+        print(labels)
+        assert labels["accuracy"] == "accuracy, fraction that is right; higher is better; chance 1/classes"
+        assert "lower is better" in labels["loss"]
+    assert all(axes.get_ylabel() for axes in figures[0].axes)
+    boxes = [axes.yaxis.label.get_window_extent() for axes in figures[0].axes]
+    print([round(box.height) for box in boxes])
+    assert all(
+        box.height <= axes.get_window_extent().height
+        for box, axes in zip(boxes, figures[0].axes, strict=True)
+    )
 
 
 def test_draw_curves_legends_cover_no_data(tmp_path, monkeypatch):

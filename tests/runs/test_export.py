@@ -97,8 +97,17 @@ def test_systems_of_text_say_what_they_have_instead(name, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+# networks of the layers that the others have too
+LARGER = ("alexnet", "vgg", "googlenet", "senet", "cbam", "mobilenet")
+
+
 @pytest.mark.parametrize(
-    "entry", [e for e in CATALOGUE if e.name not in TEXT + MAKING + PLAYING], ids=lambda entry: entry.name
+    "entry",
+    [
+        pytest.param(e, id=e.name, marks=pytest.mark.sweep if e.name in LARGER else ())
+        for e in CATALOGUE
+        if e.name not in TEXT + MAKING + PLAYING
+    ],
 )
 def test_every_system_exports(entry, tmp_path):
     """Untrained, from a file that is read back here."""

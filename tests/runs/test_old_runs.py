@@ -34,6 +34,24 @@ RUNS = (
     *("reinforce", "a2c", "ppo", "dqn", "ddpg"),
 )
 of_each_run = pytest.mark.parametrize("name", RUNS)
+# the others are trained by the same code
+TASKS = (
+    "perceptron",
+    "lenet5",
+    "lstm",
+    "ctc",
+    "gpt",
+    "bert",
+    "vae",
+    "gan",
+    "ddpm",
+    "reinforce",
+    "ppo",
+    "dqn",
+)
+of_one_run_a_task = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in TASKS else pytest.mark.sweep) for name in RUNS]
+)
 
 TRAINED = 1e-3  # of a metric, relative: another processor rounds otherwise
 EVALUATED = 0.05  # where a classifier that was trained there and here takes part
@@ -88,7 +106,10 @@ def test_load_and_use_an_old_run(run, tmp_path):
     assert not model.training
     expected = json.loads((run / "expected.json").read_text())
     if expected["evaluate"] is not None:  # bert was cut off while it was pretrained on other text
-        assert_close(ts.evaluate(run, device="cpu"), expected["evaluate"], EVALUATED)
+        found, before = ts.evaluate(run, device="cpu"), dict(expected["evaluate"])
+        if entry.name == "perceptron":  # its loss is that of its training now, where it was a cross-entropy
+            del found["loss"], before["cross_entropy"]
+        assert_close(found, before, EVALUATED)
     module = entry.module()
     if hasattr(module, "predict"):
         inputs, options = predict_inputs.for_predict(metadata, tmp_path)
@@ -101,17 +122,19 @@ def test_load_and_use_an_old_run(run, tmp_path):
         assert len(ts.play(run, episodes=1, device="cpu")) == 1
 
 
-@of_each_run
+@of_one_run_a_task
 def test_resume_an_old_run(run):
     """It goes on as the version that wrote it did."""
     expected = json.loads((run / "expected.json").read_text())
     ts.resume(run, device="cpu", quiet=True)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rows = [line for line in lines if line["step"] > 3]
-    assert [(row["step"], row["split"]) for row in rows] == [
-        (r["step"], r["split"]) for r in expected["rows"]
-    ]
-    for row, was in zip(rows, expected["rows"], strict=True):
+    # evaluations are fewer than they were, where they took more than a tenth of the work
+    at = {(row["step"], row["split"]) for row in rows}
+    before = [row for row in expected["rows"] if row["split"] != "val" or (row["step"], "val") in at]
+    rows = [row for row in rows if row["split"] != "val" or row["step"] in {r["step"] for r in before}]
+    assert [(row["step"], row["split"]) for row in rows] == [(r["step"], r["split"]) for r in before]
+    for row, was in zip(rows, before, strict=True):
         trained = row["split"] == "train"
         assert_close(numbers(row), numbers(was), TRAINED if trained else EVALUATED)
 
@@ -123,6 +146,6 @@ def numbers(row: dict) -> dict:
 
 def assert_close(found: dict, expected: dict, tolerance: float) -> None:
     """The same values, whatever they are called."""
-    values = [sorted(float(value) for value in each.values()) for each in (found, expected)]
+    values = [sorted(float(v) for v in each.values() if not isinstance(v, str)) for each in (found, expected)]
     print(found, expected, sep="\n")
     assert values[0] == pytest.approx(values[1], rel=tolerance, abs=tolerance)

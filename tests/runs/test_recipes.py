@@ -7,8 +7,11 @@ from cli_helpers import assert_rejected, run_cli
 
 import torchstone as ts
 from torchstone.engine import old_names
+from torchstone.engine.meter import read_rows
 from torchstone.errors import BadInput
+from torchstone.runs.folder import read_intervals
 from torchstone.runs.recipes import read_recipe, recipe_of
+from torchstone.runs.seeds import seeds_of
 
 
 def test_recipe_of_changes_nested_fields():
@@ -103,3 +106,30 @@ def test_python_calls_are_checked_like_the_command_line(call, said, tmp_path):
     print(error.value)
     assert said in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("saved", ["{", "[]", "{}", '{"intervals": 3}', '{"clock": null}'])
+def test_read_intervals_of_a_damaged_recipe_is_refused(saved, tmp_path):
+    (tmp_path / "recipe.json").write_text(saved)
+    with pytest.raises(BadInput, match=r"recipe\.json does not say when to evaluate") as error:
+        read_intervals(tmp_path)
+    print(error.value)
+
+
+def test_read_rows_of_what_is_no_file_of_text_is_refused(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n[1]\n{"step": 2}\n')
+    assert read_rows(file) == [{"step": 1}]
+    file.write_bytes(b'{"step": 1}\n\xff')
+    for each in (file, tmp_path):
+        with pytest.raises(BadInput, match="cannot be read") as error:
+            read_rows(each)
+        print(error.value)
+
+
+def test_read_recipe_of_a_folder_in_its_place_is_refused(tmp_path):
+    (tmp_path / "recipe.json").mkdir()
+    with pytest.raises(BadInput, match=r"there is no recipe .*recipe\.json") as error:
+        read_recipe(tmp_path)
+    print(error.value)
+    assert seeds_of(tmp_path) == []

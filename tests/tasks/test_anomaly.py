@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from torchstone.errors import BadInput, NotFinite
-from torchstone.tasks.anomaly import NUM_QUANTILES, check_finite, classify_score, list_files, score_quantiles
+from torchstone.tasks.anomaly import NUM_QUANTILES, check_finite, classify_score, score_quantiles
 
 
 def test_score_quantiles_match_scores():
@@ -15,16 +15,16 @@ def test_score_quantiles_match_scores():
     assert score_quantiles(torch.tensor([3.0, 1.0, 2.0])) == [1, 2, 3]
 
 
-def test_classify_score_probability_is_validation_rank():
+def test_classify_score_gives_validation_rank():
     scores = torch.randn(5000).double()
     quantiles = score_quantiles(scores)
     for score in (-3.0, -1.0, 0.0, 1.0, 3.0):
         verdict, fraction = classify_score(score, quantiles), float((scores <= score).double().mean())
         print(f"{score}: {verdict}, of the scores {fraction:.4f}")
-        assert verdict["probability"] == pytest.approx(fraction, abs=0.01)
+        assert verdict["validation_rank"] == pytest.approx(fraction, abs=0.01)
     assert classify_score(-4.0, quantiles)["label"] == "unusual"
     assert classify_score(-1.0, quantiles)["label"] == "usual"
-    assert classify_score(9.0, quantiles) == {"label": "usual", "probability": 1.0}
+    assert classify_score(9.0, quantiles) == {"label": "usual", "validation_rank": 1.0}
 
 
 def test_classify_score_without_quantiles_raises():
@@ -40,12 +40,3 @@ def test_check_finite_raises_on_any_row():
         broken[3, 1] = bad
         with pytest.raises(NotFinite, match="1 of 5 samples are not finite"):
             check_finite(broken, "samples")
-
-
-def test_list_files_expands_folders(tmp_path):
-    for name in ("b.png", "a.png"):
-        (tmp_path / name).touch()
-    assert [f.name for f in list_files([tmp_path, tmp_path / "b.png"])] == ["a.png", "b.png", "b.png"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match="empty folder"):
-        list_files([tmp_path / "empty"])

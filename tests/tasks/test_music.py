@@ -143,7 +143,11 @@ def test_train_learns_chord_sequence(tmp_path):
     print(f"{before:.2f} nats per frame untrained, {run.results['test/loss']:.2f}, floor {floor:.2f}")
     assert before > 5
     assert floor * 0.7 < run.results["test/loss"] < floor + 1.2
+    modes = []
+    run.state["model"].train().register_forward_pre_hook(lambda module, _: modes.append(module.training))
     run.report(tmp_path / "pictures")
+    assert set(modes) == {False}
+    assert run.state["model"].training
     assert np.asarray(Image.open(tmp_path / "pictures" / "rolls.png")).std() > 1
     played = read_piece(tmp_path / "pictures" / "sample.mid", 1.0)[0]
     known = {key for chord in CHORDS for key in chord}

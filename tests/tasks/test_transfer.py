@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shared_cache import made_once
 
 import torchstone as ts
 from torchstone.cli import main
@@ -35,15 +36,24 @@ def digits(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def source(digits, tmp_path_factory):
+def source(digits, session_folder):
     """A run on the digits 0 to 4."""
-    out = tmp_path_factory.mktemp("runs") / "source"
-    ts.train("resnet/smoke", data=str(digits / "low"), steps=120, out=out, quiet=True)
-    return out
+
+    def train(folder):
+        ts.train("resnet/smoke", data=str(digits / "low"), steps=120, out=folder / "run", quiet=True)
+
+    return made_once(session_folder / "transfer-source", train) / "run"
 
 
 def tensors(folder, prefix="model"):
-    return checkpoint.tensors(checkpoint.find(folder / "checkpoint")[0], prefix, last=False)
+    """The best weights, as another training begins with them."""
+    found = checkpoint.find(folder / "checkpoint")[0]
+    best = {
+        name.removeprefix(f"{prefix}."): value
+        for name, value in checkpoint.best_tensors(found).items()
+        if name.startswith(f"{prefix}.")
+    }
+    return best or checkpoint.tensors(found, prefix)
 
 
 def moved(before, after):
@@ -189,6 +199,24 @@ def test_train_command_from_published_weights(photos, file, tmp_path, monkeypatc
     assert "red" in capsys.readouterr().out
 
 
+def test_published_weights_state_their_normalization(photos, tmp_path, capsys):
+    """timm's MobileNet V1 wants 0.5 and 0.5, and a folder's own statement goes first."""
+    import json
+
+    from torchstone.references.vision import import_timm
+
+    network = import_timm().create_model("mobilenetv1_100")
+    options = {"weights": str(tmp_path / "model.pth"), "data": str(photos), "steps": 1, "batch_size": 4}
+    torch.save(network.state_dict(), options["weights"])
+    run = ts.train("mobilenet_v1", size=32, out=tmp_path / "a", quiet=True, **options)
+    assert run.metadata["picture"]["mean"] == run.metadata["picture"]["std"] == [0.5] * 3
+    own = {"architecture": "mobilenetv1_100", "pretrained_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3}}
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    run = ts.train("mobilenet_v1", size=32, out=tmp_path / "b", quiet=True, **options)
+    assert run.metadata["picture"]["mean"] == [0.1] * 3
+    assert "mean 0.1, 0.1, 0.1" in capsys.readouterr().err
+
+
 def test_recipe_for_weights_respects_explicit_fields(file, source):
     from torchstone.api import recipe_of
 
@@ -230,7 +258,14 @@ def test_transfer_error_messages(name, fields, said, digits, source, file, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["googlenet", "lenet5", "mobilenet", "efficientnet", "cbam"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lenet5",
+        "mobilenet",
+        *(pytest.param(name, marks=pytest.mark.sweep) for name in ("googlenet", "efficientnet", "cbam")),
+    ],
+)
 def test_freeze_backbone_of_each_system(name, digits, tmp_path):
     """Two steps each: those with auxiliary classifiers, dropped branches and mixed labels too."""
     options = {"quiet": True, "steps": 2, "augment": "flip+mixup+cutmix", "batch_size": 8}

@@ -71,7 +71,8 @@ def test_commands_of_the_pages_parse(page):
     from torchstone.cli.main import COMMANDS, Parser
     from torchstone.engine.recipe_fields import field_paths
 
-    lines = re.findall(r"^(?:\$ )?(torchstone .*?)(?:\s+#.*)?$", page.read_text(), re.MULTILINE)
+    text = re.sub(r" *\\\n *", " ", page.read_text())  # lines that go on
+    lines = re.findall(r"^(?:\$ )?(torchstone .*?)(?:\s+#.*)?$", text, re.MULTILINE)
     assert lines, f"{page} has no command"
     for line in lines:
         _, command, *words = shlex.split(line)

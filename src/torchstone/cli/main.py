@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 (a check failed), 2 (bad input), or 128 + signal."""
-    argv = sys.argv[1:] if argv is None else argv
+    is_program, argv = argv is None, sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS and argv[0] not in LIGHT:
         from torchstone.engine import openmp
 
@@ -72,15 +72,23 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except Interrupted as stop:
         print(f"torchstone: {stop}", file=sys.stderr)
-        return 128 + stop.signal
+        return _leave(128 + stop.signal, is_program)
     except KeyboardInterrupt:
         print("torchstone: interrupted at once; resume continues from the last checkpoint", file=sys.stderr)
-        return 130
+        return _leave(130, is_program)
     except SystemExit as done:  # argparse leaves so after --help
         return int(done.code or 0)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+
+
+def _leave(code: int, is_program: bool) -> int:
+    """Whoever typed Ctrl-C waits: a program ends at once, for Python takes a second to take torch down."""
+    if is_program:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -75,12 +75,27 @@ def _parser(hint: Any):
         return type(arguments[0]), list(arguments), "{" + ",".join(map(str, arguments)) + "}"
     if origin is tuple:
         inner, _, shown = _parser(arguments[0])
-        return (_named(lambda t: tuple(inner(x) for x in t.split(",") if x), inner), None, f"{shown},…")
+        return (_named(lambda t: tuple(inner(x) for x in _items(t, inner)), inner), None, f"{shown},…")
     if hint is bool:
         return _boolean, None, "true|false"
     if hint is int:
         return _integer, None, "N"
     return hint, None, {float: "X", str: "TEXT"}.get(hint, "VALUE")
+
+
+def _items(text: str, kind: type) -> list[str]:
+    """What commas part; in a list of words only those before a letter and outside brackets, since a word may
+    be `Name:keep=0,2:shape=(84,84)`."""
+    if kind is not str:
+        return [item for item in text.split(",") if item]
+    items, depth, begin = [], 0, 0
+    for index, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        following = text[index + 1 : index + 2]
+        if character == "," and depth <= 0 and (following.isalpha() or following in ("_", "")):
+            items.append(text[begin:index])
+            begin = index + 1
+    return [item for item in [*items, text[begin:]] if item]
 
 
 def _named(function, like):

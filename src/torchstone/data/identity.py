@@ -29,7 +29,7 @@ from torch import Tensor
 SPLITS = ("train", "val", "test")
 SKETCH = 256  # training examples with the least digests, by which they are found in other data
 WIDTH = 8  # bytes of an example's digest
-ROWS = 200_000  # a table of more is digested as a total, and not found in other data
+ROWS = 200_000  # a table of more has one digest in all, and is not found in other data
 LINE = 40  # characters of a line that a text is found by
 MEANING = ("classes", "columns", "features")  # attributes that say what the numbers of an example mean
 

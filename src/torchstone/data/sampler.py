@@ -1,13 +1,16 @@
 """Which samples come when, and what this process takes of a batch: what all streams of data share."""
 
 from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from torchstone.errors import BadInput
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
+
+S = TypeVar("S")
 
 
 class EpochSampler:
@@ -42,7 +45,7 @@ class EpochSampler:
 
     def _epoch(self, epoch: int) -> Tensor:
         if epoch not in self.epochs:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.EPOCH_ORDER, epoch))
+            generator = derive_generator(self.seed, SeedStream.EPOCH_ORDER, epoch)
             order = torch.randperm(self.count, generator=generator).to(self.device)
             # The one before stays: a batch may reach over two epochs, and workers run ahead.
             self.epochs = {e: o for e, o in self.epochs.items() if e == epoch - 1} | {epoch: order}
@@ -65,3 +68,19 @@ def share_of_batch(batch_size: int, rank: int, world_size: int) -> tuple[int, in
         raise BadInput(f"a batch of {batch_size} cannot be shared by {world_size} processes; use a multiple")
     share = batch_size // world_size
     return rank * share, share
+
+
+# Methods of an endless stream whose position, how much was drawn so far, is its full state: what a class
+# takes for `__iter__`, `state_dict` and `load_state_dict`.
+
+
+def itself(stream: S) -> S:
+    return stream
+
+
+def position_state(stream: Any) -> dict[str, int]:
+    return {"position": stream.position}
+
+
+def load_position(stream: Any, state: dict[str, int]) -> None:
+    stream.position = int(state["position"])

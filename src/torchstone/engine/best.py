@@ -1,4 +1,4 @@
-"""The best weights so far by a metric of validation, and how long ago that was: all that early stopping needs."""
+"""The best weights so far by a metric of validation, and how long ago that was: what early stopping needs."""
 
 import contextlib
 from collections.abc import Generator, Mapping

@@ -14,7 +14,6 @@ name, and the previous folder is let go only after that.
 import hashlib
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from torchstone.engine import old_names
-from torchstone.errors import BadInput, did_you_mean
+from torchstone.errors import BadInput, did_you_mean, first_line
+from torchstone.files import parse_json, read_pickle
 
 FORMAT = 1
 PAYLOAD = ("model.safetensors", "state.pt")
@@ -62,7 +62,7 @@ def save(
                 best = {name: value.cpu().contiguous() for name, value in best.items()}
                 save_file(best, new / BEST, metadata={"format": "pt"})
         except (SafetensorError, RuntimeError) as error:  # how they say that the disk is full
-            raise OSError(str(error).splitlines()[0]) from error
+            raise OSError(first_line(error)) from error
         names = [*PAYLOAD, *([BEST] if best is not None else [])]
         digests = {name: _digest(new / name) for name in names}
         text = json.dumps({"format": FORMAT, **meta, "sha256": digests}, indent=1)
@@ -121,7 +121,7 @@ def find(folder: Path) -> tuple[Path, dict, list[str]]:
 def _checked(folder: Path) -> dict:
     if not (folder / "meta.json").exists():
         raise ValueError("meta.json is missing, so its writing was cut off")
-    meta = json.loads((folder / "meta.json").read_text())
+    meta = parse_json((folder / "meta.json").read_text())
     if meta["format"] != FORMAT:
         raise ValueError(f"format {meta['format']}, this version reads {FORMAT}")
     for name in (*PAYLOAD, *(name for name in meta["sha256"] if name == BEST)):
@@ -180,44 +180,6 @@ def load(folder: Path, state: Mapping[str, Any]) -> dict:
         else:
             item.load_state_dict(rest.pop(name))
     return rest
-
-
-def read_pickle(file: Path) -> Any:
-    """A `torch.save` file, tensors and plain containers only.
-
-    Raises:
-        BadInput: it would run code, or is no such file.
-    """
-    try:
-        return torch.load(file, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        what = next((line for line in str(error).splitlines() if "GLOBAL" in line), "")
-        what = what.strip().split(" was not")[0].removeprefix("WeightsUnpickler error: ")
-        raise BadInput(
-            f"{file} holds code and was refused unread ({what or 'not plain tensors'}); "
-            "save tensors only, best as .safetensors"
-        ) from None
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise BadInput(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
-
-
-def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """A published weights file: `.safetensors`, or `.pth`/`.pt`/`.bin` read without running code."""
-    if not file.exists():
-        raise BadInput(f"no weights file at {file}")
-    if file.suffix == ".safetensors":
-        try:
-            with safe_open(file, framework="pt") as opened:
-                return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise BadInput(f"{file} is not a whole safetensors file: {error}") from None
-    state = read_pickle(file)
-    for wrapper in ("state_dict", "model_state", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise BadInput(f"{file} is not a state dict (names with tensors)")
-    return state
 
 
 def _digest(file: Path) -> str:

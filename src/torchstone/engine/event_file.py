@@ -1,4 +1,5 @@
-"""TensorBoard's event files: scalars, written without TensorBoard, whose import takes longer than a short run.
+"""TensorBoard's event files: scalars, written without TensorBoard, whose import takes longer than a short
+run.
 
 A file is a sequence of TFRecords: the length (uint64), its masked CRC-32C, the bytes, and theirs. The bytes
 are a protocol buffer `Event`: wall_time = 1 (double), step = 2, file_version = 3 (string), summary = 5 (of

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from torchstone.engine import parallel
+from torchstone.engine.console import Screen, notify
 from torchstone.engine.event_file import EventFile
-from torchstone.errors import NotFinite
-from torchstone.files import atomic_write
+from torchstone.errors import BadInput, NotFinite
+from torchstone.files import atomic_write, parse_json
 
 
 class Meter:
@@ -79,7 +81,6 @@ class Log:
     """
 
     def __init__(self, folder: Path, rows: int, step: int, steps: int, title: str, quiet: bool = False):
-        from rich.console import Console
 
         self.file = folder / "metrics.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,15 +93,13 @@ class Log:
         self.board = EventFile(folder, purge_step=step + 1 if step else None)
         self.began, self.last = time.monotonic(), (time.monotonic(), step)
         self.steps, self.quiet = steps, quiet
-        self.console = Console(stderr=True, highlight=False)
-        self.progress = None if quiet or not self.console.is_terminal else _progress(self.console)
-        if self.progress:
-            self.task = self.progress.add_task(title, total=steps, completed=step, metrics="")
-            self.progress.start()
+        self.screen = Screen(title, steps, step) if not quiet and sys.stderr.isatty() else None
+        if self.screen:
+            self.screen.start()
 
     def advance(self, step: int) -> None:
-        if self.progress:
-            self.progress.update(self.task, completed=step)
+        if self.screen:
+            self.screen.update(step)
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         now = time.monotonic()
@@ -115,19 +114,19 @@ class Log:
         for name, value in metrics.items():
             self.board.add_scalar(f"{split}/{name}", value, step)
         self.board.flush()
-        shown = "  ".join(f"{k} {v:.4g}" for k, v in metrics.items() if "/" not in k)
-        if self.progress:
-            self.progress.update(self.task, completed=step, metrics=f"{split}  {shown}")
-        elif not self.quiet and split != "train":
-            self.console.print(f"step {step}/{self.steps}  {split}  {shown}")
+        shown = [split, *(f"{k} {v:.4g}" for k, v in metrics.items() if "/" not in k)]
+        if self.screen:
+            self.screen.update(step, shown)
+        elif split != "train":
+            self.print("  ".join([f"step {step}/{self.steps}", *shown]))
 
     def print(self, line: str) -> None:
         if not self.quiet:
-            self.console.print(line, soft_wrap=True, markup=False)
+            notify(line)
 
     def close(self) -> None:
-        if self.progress:
-            self.progress.stop()
+        if self.screen:
+            self.screen.stop()
         with contextlib.suppress(OSError):  # on a full disk the error was reported before
             self.rows.close()
             self.board.close()
@@ -138,43 +137,22 @@ class Log:
 
 
 def read_rows(file: Path) -> list[dict]:
-    """The rows of a `metrics.jsonl`; a last line cut off by a crash is left out."""
+    """The rows of a `metrics.jsonl`; a last line cut off by a crash is left out.
+
+    Raises:
+        BadInput: it is no file of text.
+    """
+    try:
+        lines = file.read_text().splitlines() if file.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file} cannot be read ({error}): restore it, or train anew") from None
     rows = []
-    if file.exists():
-        for line in file.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+    for line in lines:
+        try:
+            row = parse_json(line)
+        except ValueError:
+            break
+        if not isinstance(row, dict):
+            break
+        rows.append(row)
     return rows
-
-
-def _progress(console):
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task):
-            return Text(f"{task.speed:,.0f} step/s" if task.speed else "– step/s", style="cyan")
-
-    return Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TaskProgressColumn(),
-        Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[metrics]}"),
-        console=console,
-        refresh_per_second=8,
-    )

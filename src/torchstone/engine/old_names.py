@@ -7,246 +7,98 @@ is read. The command line answers an old option with one line that gives the new
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+
+def _names(text: str) -> dict[str, str]:
+    """`"told:prediction_type levels:timesteps"` as a dictionary: long tables are easier to read so."""
+    return dict(pair.split(":") for pair in text.split())
+
+
+IMPLEMENTATIONS = {"fast": "fused", "written": "reference"}
+BINARIZATIONS = {"drawn": "stochastic", "grey": "none"}
+
 # recipe fields of every system, unless it says otherwise below
-FIELDS = {
-    "optimiser": "optimizer",
-    "batch": "batch_size",
-    "clip": "max_grad_norm",
-    "schedule": "lr_schedule",
-    "warmup": "warmup_ratio",
-    "floor": "min_lr_ratio",
-    "accumulate": "grad_accum_steps",
-    "ema": "ema_decay",
-}
+FIELDS = _names(
+    """optimiser:optimizer batch:batch_size clip:max_grad_norm schedule:lr_schedule warmup:warmup_ratio
+    floor:min_lr_ratio accumulate:grad_accum_steps ema:ema_decay"""
+)
+CELL_FIELDS = _names(
+    """use:task path:implementation tied:tie_weights start:recurrent_init forget:forget_bias
+    vocabulary:vocab_size most:max_examples length:seq_len ahead:forecast_mode together:multivariate
+    frame:frame_beats rate:sample_rate jitter:input_noise_std"""
+)
+AGENT_FIELDS = _names(
+    """limit:max_episode_steps worlds:num_envs anneal:anneal_lr episodes:eval_episodes film:record_video"""
+)
+POLICY_FIELDS = AGENT_FIELDS | _names("deviation:init_log_std value:vf_coef entropy:ent_coef")
+ROLLOUT_FIELDS = POLICY_FIELDS | _names("length:num_steps lam:gae_lambda norm:max_grad_norm")
+REPLAY_FIELDS = AGENT_FIELDS | _names(
+    """length:num_steps gradients:gradient_steps memory:buffer_size first:learning_starts n:n_step"""
+)
+TRANSLATION_FIELDS = _names(
+    """vocabulary:vocab_size longest:max_length smoothing:label_smoothing beams:beam_size
+    penalty:length_penalty judged:eval_examples"""
+)
+GAN_FIELDS = _names(
+    "penalty:gp_weight critic_steps:discriminator_steps critic_lr:discriminator_lr samples:eval_samples"
+)
+CONVOLUTIONAL_GAN_FIELDS = GAN_FIELDS | _names("width:base_channels critic_norm:discriminator_norm")
 # recipe fields of one system
 SYSTEM_FIELDS: dict[str, dict[str, str]] = {
-    "ddpm": {
-        "told": "prediction_type",
-        "levels": "timesteps",
-        "noise": "beta_schedule",
-        "drop": "cond_drop_prob",
-        "sampled": "sampling_steps",
-        "guidance": "guidance_scale",
-        "judged": "eval_samples",
-        "surveyed": "guidance_sweep_samples",
-    },
-    "rnn": {
-        "use": "task",
-        "path": "implementation",
-        "tied": "tie_weights",
-        "start": "recurrent_init",
-        "forget": "forget_bias",
-        "vocabulary": "vocab_size",
-        "most": "max_examples",
-        "length": "seq_len",
-        "ahead": "forecast_mode",
-        "together": "multivariate",
-        "frame": "frame_beats",
-        "rate": "sample_rate",
-        "jitter": "input_noise_std",
-    },
-    "lstm": {
-        "use": "task",
-        "path": "implementation",
-        "tied": "tie_weights",
-        "start": "recurrent_init",
-        "forget": "forget_bias",
-        "vocabulary": "vocab_size",
-        "most": "max_examples",
-        "length": "seq_len",
-        "ahead": "forecast_mode",
-        "together": "multivariate",
-        "frame": "frame_beats",
-        "rate": "sample_rate",
-        "jitter": "input_noise_std",
-    },
-    "gru": {
-        "use": "task",
-        "path": "implementation",
-        "tied": "tie_weights",
-        "start": "recurrent_init",
-        "forget": "forget_bias",
-        "vocabulary": "vocab_size",
-        "most": "max_examples",
-        "length": "seq_len",
-        "ahead": "forecast_mode",
-        "together": "multivariate",
-        "frame": "frame_beats",
-        "rate": "sample_rate",
-        "jitter": "input_noise_std",
-    },
-    "ctc": {
-        "rate": "sample_rate",
-        "bands": "n_mels",
-        "window": "window_ms",
-        "hop": "hop_ms",
-        "count": "recordings_per_utterance",
-        "speed": "speed_change",
-        "noise": "snr_db",
-        "beams": "beam_size",
-    },
-    "seq2seq": {
-        "vocabulary": "vocab_size",
-        "longest": "max_length",
-        "feeding": "input_feeding",
-        "forcing": "teacher_forcing_ratio",
-        "path": "implementation",
-        "smoothing": "label_smoothing",
-        "beams": "beam_size",
-        "penalty": "length_penalty",
-        "judged": "eval_examples",
-    },
-    "reinforce": {
-        "limit": "max_episode_steps",
-        "deviation": "init_log_std",
-        "worlds": "num_envs",
-        "anneal": "anneal_lr",
-        "episodes": "eval_episodes",
-        "film": "record_video",
-        "value": "vf_coef",
-        "entropy": "ent_coef",
-    },
-    "a2c": {
-        "limit": "max_episode_steps",
-        "deviation": "init_log_std",
-        "worlds": "num_envs",
-        "anneal": "anneal_lr",
-        "episodes": "eval_episodes",
-        "film": "record_video",
-        "length": "num_steps",
-        "lam": "gae_lambda",
-        "entropy": "ent_coef",
-        "value": "vf_coef",
-        "norm": "max_grad_norm",
-    },
-    "ppo": {
-        "limit": "max_episode_steps",
-        "deviation": "init_log_std",
-        "worlds": "num_envs",
-        "anneal": "anneal_lr",
-        "episodes": "eval_episodes",
-        "film": "record_video",
-        "length": "num_steps",
-        "scaled": "normalize",
-        "lam": "gae_lambda",
-        "clip": "clip_coef",
-        "clip_value": "clip_vloss",
-        "entropy": "ent_coef",
-        "value": "vf_coef",
-        "norm": "max_grad_norm",
-    },
-    "dqn": {
-        "limit": "max_episode_steps",
-        "worlds": "num_envs",
-        "anneal": "anneal_lr",
-        "episodes": "eval_episodes",
-        "film": "record_video",
-        "length": "num_steps",
-        "duelling": "dueling",
-        "double": "double_q",
-        "n": "n_step",
-        "gradients": "gradient_steps",
-        "memory": "buffer_size",
-        "first": "learning_starts",
-        "target": "target_update_interval",
-        "clip": "clip_rewards",
-        "alpha": "per_alpha",
-        "beta": "per_beta",
-        "epsilon": "final_epsilon",
-        "explore": "exploration_steps",
-        "norm": "max_grad_norm",
-    },
-    "ddpg": {
-        "limit": "max_episode_steps",
-        "worlds": "num_envs",
-        "anneal": "anneal_lr",
-        "episodes": "eval_episodes",
-        "film": "record_video",
-        "length": "num_steps",
-        "gradients": "gradient_steps",
-        "memory": "buffer_size",
-        "first": "learning_starts",
-        "n": "n_step",
-    },
-    "gpt": {"vocabulary": "vocab_size"},
-    "transformer": {
-        "vocabulary": "vocab_size",
-        "longest": "max_length",
-        "smoothing": "label_smoothing",
-        "beams": "beam_size",
-        "penalty": "length_penalty",
-        "judged": "eval_examples",
-    },
-    "vit": {"patch": "patch_size"},
-    "bert": {
-        "goal": "task",
-        "most": "max_examples",
-        "vocabulary": "vocab_size",
-        "length": "max_length",
-        "pretrain": "pretrain_steps",
-        "pretrain_batch": "pretrain_batch_size",
-        "pairs": "next_sentence",
-        "hidden": "mask_prob",
-    },
-    "t5": {
-        "vocabulary": "vocab_size",
-        "length": "max_length",
-        "density": "noise_density",
-        "span": "mean_span_length",
-        "beams": "beam_size",
-        "judged": "eval_samples",
-    },
-    "vae": {
-        "latent": "latent_dim",
-        "pixels": "binarization",
-        "samples": "latent_samples",
-        "weighted": "use_iwae",
-        "judged": "eval_samples",
-    },
-    "gan": {
-        "penalty": "gp_weight",
-        "critic_steps": "discriminator_steps",
-        "critic_lr": "discriminator_lr",
-        "samples": "eval_samples",
-    },
-    "cgan": {
-        "penalty": "gp_weight",
-        "critic_steps": "discriminator_steps",
-        "critic_lr": "discriminator_lr",
-        "samples": "eval_samples",
-        "width": "base_channels",
-        "critic_norm": "discriminator_norm",
-    },
-    "dcgan": {
-        "penalty": "gp_weight",
-        "critic_steps": "discriminator_steps",
-        "critic_lr": "discriminator_lr",
-        "samples": "eval_samples",
-        "width": "base_channels",
-        "critic_norm": "discriminator_norm",
-    },
-    "realnvp": {"levels": "pixel_levels", "judged": "eval_samples"},
-    "efficientnet": {"stride": "output_stride", "drop_branches": "drop_path_rate"},
-    "mobilenet": {"stride": "output_stride"},
-    "perceptron": {"standardise": "standardize"},
+    "ddpm": _names(
+        """told:prediction_type levels:timesteps noise:beta_schedule drop:cond_drop_prob
+        sampled:sampling_steps guidance:guidance_scale judged:eval_samples surveyed:guidance_sweep_samples"""
+    ),
+    "rnn": CELL_FIELDS,
+    "lstm": CELL_FIELDS,
+    "gru": CELL_FIELDS,
+    "ctc": _names(
+        """rate:sample_rate bands:n_mels window:window_ms hop:hop_ms count:recordings_per_utterance
+        speed:speed_change noise:snr_db beams:beam_size"""
+    ),
+    "seq2seq": TRANSLATION_FIELDS
+    | _names("feeding:input_feeding forcing:teacher_forcing_ratio path:implementation"),
+    "reinforce": POLICY_FIELDS,
+    "a2c": ROLLOUT_FIELDS,
+    "ppo": ROLLOUT_FIELDS | _names("scaled:normalize clip:clip_coef clip_value:clip_vloss"),
+    "dqn": REPLAY_FIELDS
+    | _names(
+        """duelling:dueling double:double_q target:target_update_interval clip:clip_rewards
+        alpha:per_alpha beta:per_beta epsilon:final_epsilon explore:exploration_steps norm:max_grad_norm"""
+    ),
+    "ddpg": REPLAY_FIELDS,
+    "gpt": _names("vocabulary:vocab_size"),
+    "transformer": TRANSLATION_FIELDS,
+    "vit": _names("patch:patch_size"),
+    "bert": _names(
+        """goal:task most:max_examples vocabulary:vocab_size length:max_length pretrain:pretrain_steps
+        pretrain_batch:pretrain_batch_size pairs:next_sentence hidden:mask_prob"""
+    ),
+    "t5": _names(
+        """vocabulary:vocab_size length:max_length density:noise_density span:mean_span_length
+        beams:beam_size judged:eval_samples"""
+    ),
+    "vae": _names(
+        """latent:latent_dim pixels:binarization samples:latent_samples weighted:use_iwae
+        judged:eval_samples"""
+    ),
+    "gan": GAN_FIELDS,
+    "cgan": CONVOLUTIONAL_GAN_FIELDS,
+    "dcgan": CONVOLUTIONAL_GAN_FIELDS,
+    "realnvp": _names("levels:pixel_levels judged:eval_samples"),
+    "efficientnet": _names("stride:output_stride drop_branches:drop_path_rate"),
+    "mobilenet": _names("stride:output_stride"),
+    "perceptron": _names("standardise:standardize"),
 }
 # (system, field of today): what an old value is called now
 VALUES: dict[tuple[str, str], dict[Any, Any]] = {
-    ("rnn", "implementation"): {"fast": "fused", "written": "reference"},
-    ("rnn", "forecast_mode"): {"steps": "autoregressive"},
-    ("rnn", "data"): {"drawn": "synthetic"},
-    ("lstm", "implementation"): {"fast": "fused", "written": "reference"},
-    ("lstm", "forecast_mode"): {"steps": "autoregressive"},
-    ("lstm", "data"): {"drawn": "synthetic"},
-    ("gru", "implementation"): {"fast": "fused", "written": "reference"},
-    ("gru", "forecast_mode"): {"steps": "autoregressive"},
-    ("gru", "data"): {"drawn": "synthetic"},
-    ("seq2seq", "implementation"): {"fast": "fused", "written": "reference"},
+    **{(system, "implementation"): IMPLEMENTATIONS for system in ("rnn", "lstm", "gru", "seq2seq")},
+    **{(system, "forecast_mode"): {"steps": "autoregressive"} for system in ("rnn", "lstm", "gru")},
+    **{(system, "data"): {"drawn": "synthetic"} for system in ("rnn", "lstm", "gru")},
     ("ctc", "features"): {"cepstra": "mfcc"},
     ("a2c", "actors"): {"together": "sync", "stale": "async"},
     ("dqn", "variant"): {"dqn_duelling": "dqn_dueling"},
     ("bert", "task"): {"labels": "classify", "words": "masked_lm"},
-    ("vae", "binarization"): {"drawn": "stochastic", "grey": "none"},
+    ("vae", "binarization"): BINARIZATIONS,
 }
 # systems whose `steps` counted updates: the field that replaced it, and how many of those an update makes
 PER_UPDATE: dict[str, tuple[str, Callable[[Mapping[str, Any]], int]]] = {
@@ -259,166 +111,86 @@ PER_UPDATE: dict[str, tuple[str, Callable[[Mapping[str, Any]], int]]] = {
     "dqn": ("total_timesteps", lambda fields: fields["num_envs"] * fields["num_steps"]),
     "ddpg": ("total_timesteps", lambda fields: fields["num_envs"] * fields["num_steps"]),
 }
+CELL_CONFIG = _names("tied:tie_weights path:implementation")
+Q_CONFIG = _names("observations:observation_shape actions:num_actions")
+POLICY_CONFIG = Q_CONFIG | _names("deviation:init_log_std")
 # arguments of a system's networks, as checkpoints hold them, and what old values of theirs are called
 MODEL_CONFIG: dict[str, dict[str, str]] = {
-    "ddpm": {
-        "outputs": "out_channels",
-        "inner": "time_embed_dim",
-        "middle_attention": "mid_attention",
-        "middle_groups": "mid_norm_groups",
-        "shift": "freq_shift",
-        "cosine_first": "flip_sin_to_cos",
-        "centred": "center_input",
-        "classes": "num_classes",
-        "null": "null_label",
-        "reader": "text_encoder",
-        "sketch": "coarse_head",
-    },
-    "rnn": {"tied": "tie_weights", "path": "implementation"},
-    "lstm": {"tied": "tie_weights", "path": "implementation"},
-    "gru": {"tied": "tie_weights", "path": "implementation"},
-    "seq2seq": {
-        "source": "source_vocab_size",
-        "target": "target_vocab_size",
-        "feeding": "input_feeding",
-        "forcing": "teacher_forcing_ratio",
-        "path": "implementation",
-        "turned": "reverse_source",
-    },
-    "ctc": {"path": "implementation"},
-    "reinforce": {"observations": "observation_shape", "actions": "num_actions", "deviation": "init_log_std"},
-    "a2c": {"observations": "observation_shape", "actions": "num_actions", "deviation": "init_log_std"},
-    "ppo": {
-        "observations": "observation_shape",
-        "actions": "num_actions",
-        "deviation": "init_log_std",
-        "scaled": "normalize",
-    },
-    "dqn": {"observations": "observation_shape", "actions": "num_actions", "duelling": "dueling"},
-    "ddpg": {"observations": "observation_shape", "actions": "num_actions"},
-    "gpt": {
-        "vocabulary": "vocab_size",
-        "inner": "d_ff",
-        "tied": "tie_embeddings",
-        "scaled": "scale_attention",
-        "scaled_by_layer": "scale_attention_by_layer",
-    },
-    "transformer": {"vocabulary": "vocab_size", "inner": "d_ff", "longest": "max_length"},
-    "vit": {
-        "inner": "mlp_dim",
-        "size": "image_size",
-        "patch": "patch_size",
-        "inner_dropout": "mlp_dropout",
-        "place": "position_std",
-        "pooler": "pooler_dim",
-    },
-    "bert": {
-        "vocabulary": "vocab_size",
-        "inner": "d_ff",
-        "places": "max_length",
-        "segments": "num_segments",
-        "pad": "pad_id",
-        "tied": "tie_weights",
-        "pooler": "use_pooler",
-    },
-    "t5": {
-        "vocabulary": "vocab_size",
-        "inner": "d_ff",
-        "head_width": "head_dim",
-        "tied": "tie_weights",
-        "scaled": "scale_logits",
-        "buckets": "num_buckets",
-        "furthest": "max_distance",
-        "start": "start_id",
-        "pad": "pad_id",
-        "end": "end_id",
-    },
-    "vae": {"latent": "latent_dim"},
-    "cgan": {"classes": "num_classes", "width": "base_channels"},
-    "dcgan": {"width": "base_channels"},
-    "efficientnet": {"stride": "output_stride", "drop_branches": "drop_path_rate"},
-    "mobilenet": {"stride": "output_stride"},
+    "ddpm": _names(
+        """outputs:out_channels inner:time_embed_dim middle_attention:mid_attention
+        middle_groups:mid_norm_groups shift:freq_shift cosine_first:flip_sin_to_cos centred:center_input
+        classes:num_classes null:null_label reader:text_encoder sketch:coarse_head"""
+    ),
+    "rnn": CELL_CONFIG,
+    "lstm": CELL_CONFIG,
+    "gru": CELL_CONFIG,
+    "seq2seq": _names(
+        """source:source_vocab_size target:target_vocab_size feeding:input_feeding
+        forcing:teacher_forcing_ratio path:implementation turned:reverse_source"""
+    ),
+    "ctc": _names("path:implementation"),
+    "reinforce": POLICY_CONFIG,
+    "a2c": POLICY_CONFIG,
+    "ppo": POLICY_CONFIG | _names("scaled:normalize"),
+    "dqn": Q_CONFIG | _names("duelling:dueling"),
+    "ddpg": Q_CONFIG,
+    "gpt": _names(
+        """vocabulary:vocab_size inner:d_ff tied:tie_embeddings scaled:scale_attention
+        scaled_by_layer:scale_attention_by_layer"""
+    ),
+    "transformer": _names("vocabulary:vocab_size inner:d_ff longest:max_length"),
+    "vit": _names(
+        """inner:mlp_dim size:image_size patch:patch_size inner_dropout:mlp_dropout place:position_std
+        pooler:pooler_dim"""
+    ),
+    "bert": _names(
+        """vocabulary:vocab_size inner:d_ff places:max_length segments:num_segments pad:pad_id
+        tied:tie_weights pooler:use_pooler"""
+    ),
+    "t5": _names(
+        """vocabulary:vocab_size inner:d_ff head_width:head_dim tied:tie_weights scaled:scale_logits
+        buckets:num_buckets furthest:max_distance start:start_id pad:pad_id end:end_id"""
+    ),
+    "vae": _names("latent:latent_dim"),
+    "cgan": _names("classes:num_classes width:base_channels"),
+    "dcgan": _names("width:base_channels"),
+    "efficientnet": SYSTEM_FIELDS["efficientnet"],
+    "mobilenet": SYSTEM_FIELDS["mobilenet"],
 }
 MODEL_CONFIG_VALUES: dict[tuple[str, str], dict[Any, Any]] = {
-    ("rnn", "implementation"): {"fast": "fused", "written": "reference"},
-    ("lstm", "implementation"): {"fast": "fused", "written": "reference"},
-    ("gru", "implementation"): {"fast": "fused", "written": "reference"},
-    ("ctc", "implementation"): {"fast": "fused", "written": "reference"},
-    ("seq2seq", "implementation"): {"fast": "fused", "written": "reference"},
+    (system, "implementation"): IMPLEMENTATIONS for system in ("rnn", "lstm", "gru", "ctc", "seq2seq")
 }
+BERT_METADATA = _names("words:has_word_labels most:max_examples")
+CELL_METADATA = BERT_METADATA | _names("sound:audio_features deviation:std how:forecast frame:frame_beats")
+GAN_METADATA = _names("judge:classifier_accuracy judged:eval_samples")
 # keys of a checkpoint's metadata, of every system under "*", and old values
 METADATA: dict[str, dict[str, str]] = {
-    "*": {"arguments": "model_config"},
-    "rnn": {
-        "sound": "audio_features",
-        "deviation": "std",
-        "how": "forecast",
-        "frame": "frame_beats",
-        "words": "has_word_labels",
-        "most": "max_examples",
-    },
-    "lstm": {
-        "sound": "audio_features",
-        "deviation": "std",
-        "how": "forecast",
-        "frame": "frame_beats",
-        "words": "has_word_labels",
-        "most": "max_examples",
-    },
-    "gru": {
-        "sound": "audio_features",
-        "deviation": "std",
-        "how": "forecast",
-        "frame": "frame_beats",
-        "words": "has_word_labels",
-        "most": "max_examples",
-    },
-    "ctc": {"sound": "audio_features", "manner": "augmentation", "deviation": "std"},
-    "bert": {"words": "has_word_labels", "most": "max_examples"},
-    "t5": {"beams": "beam_size"},
-    "gan": {"judge": "classifier_accuracy", "judged": "eval_samples"},
-    "cgan": {"judge": "classifier_accuracy", "judged": "eval_samples"},
-    "dcgan": {"judge": "classifier_accuracy", "judged": "eval_samples"},
-    "vae": {"pixels": "binarization", "judged": "eval_samples", "usual": "score_quantiles"},
-    "realnvp": {"levels": "pixel_levels", "judged": "eval_samples", "usual": "score_quantiles"},
+    "*": _names("arguments:model_config"),
+    "rnn": CELL_METADATA,
+    "lstm": CELL_METADATA,
+    "gru": CELL_METADATA,
+    "ctc": _names("sound:audio_features manner:augmentation deviation:std"),
+    "bert": BERT_METADATA,
+    "t5": _names("beams:beam_size"),
+    "gan": GAN_METADATA,
+    "cgan": GAN_METADATA,
+    "dcgan": GAN_METADATA,
+    "vae": _names("pixels:binarization judged:eval_samples usual:score_quantiles"),
+    "realnvp": _names("levels:pixel_levels judged:eval_samples usual:score_quantiles"),
 }
-METADATA_VALUES: dict[tuple[str, str], dict[Any, Any]] = {
-    ("vae", "binarization"): {"drawn": "stochastic", "grey": "none"}
-}
+METADATA_VALUES: dict[tuple[str, str], dict[Any, Any]] = {("vae", "binarization"): BINARIZATIONS}
 # entries of a run's state: of every system, also behind a prefix (`g_optimiser`); of one system
-STATE = {"optimiser": "optimizer", "schedule": "lr_schedule"}
+STATE = _names("optimiser:optimizer schedule:lr_schedule")
+GAN_STATE = _names(
+    """critic:discriminator critic_optimiser:discriminator_optimizer watch:mode_collapse
+    critic_schedule:discriminator_lr_schedule critic_update:discriminator_update"""
+)
 SYSTEM_STATE: dict[str, dict[str, str]] = {
-    "rnn": {"carried": "hidden_state"},
-    "lstm": {"carried": "hidden_state"},
-    "gru": {"carried": "hidden_state"},
-    "ppo": {"rewards": "reward_normalizer"},
-    "dqn": {"frozen": "target_network"},
-    "ddpg": {
-        "copy": "target_network",
-        "critic_optimiser": "critic_optimizer",
-        "actor_optimiser": "actor_optimizer",
-    },
-    "gan": {
-        "critic": "discriminator",
-        "critic_optimiser": "discriminator_optimizer",
-        "critic_schedule": "discriminator_lr_schedule",
-        "critic_update": "discriminator_update",
-        "watch": "mode_collapse",
-    },
-    "cgan": {
-        "critic": "discriminator",
-        "critic_optimiser": "discriminator_optimizer",
-        "critic_schedule": "discriminator_lr_schedule",
-        "critic_update": "discriminator_update",
-        "watch": "mode_collapse",
-    },
-    "dcgan": {
-        "critic": "discriminator",
-        "critic_optimiser": "discriminator_optimizer",
-        "critic_schedule": "discriminator_lr_schedule",
-        "critic_update": "discriminator_update",
-        "watch": "mode_collapse",
-    },
+    **dict.fromkeys(("rnn", "lstm", "gru"), _names("carried:hidden_state")),
+    **dict.fromkeys(("gan", "cgan", "dcgan"), GAN_STATE),
+    "ppo": _names("rewards:reward_normalizer"),
+    "dqn": _names("frozen:target_network"),
+    "ddpg": _names("copy:target_network critic_optimiser:critic_optimizer actor_optimiser:actor_optimizer"),
 }
 
 

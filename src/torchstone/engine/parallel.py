@@ -7,6 +7,7 @@ the gradients, and only the first process writes. Without torchrun every functio
 import contextlib
 import os
 from collections.abc import Generator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,6 +25,11 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes share the work; 1 without torchrun."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def share() -> dict[str, Any]:
+    """This process's `rank` and the `world_size`, as batches take them."""
+    return {"rank": rank(), "world_size": world_size()}
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from torchstone.engine import checkpoint, parallel, rng
 from torchstone.engine.best import BestWeights
+from torchstone.engine.console import activity
 from torchstone.engine.meter import Log, Meter
 from torchstone.engine.signals import Signals, explain, writing
 from torchstone.errors import Interrupted, NotFinite
@@ -84,12 +85,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Intervals:
-    """When to read metrics, evaluate and save, in steps. A checkpoint is also due whenever `seconds` have passed
-    without one, and at the end.
+    """When to read metrics, evaluate and save, in steps. A checkpoint is also due whenever `seconds` have
+    passed without one, and at the end.
 
-    `None` is 200 rows per run, and as many evaluations as take a tenth of its work, at most 20, at least one at
-    the end. The work is reckoned in examples, never by the clock, so that a resumed run evaluates at the same
-    steps: one that is evaluated costs a third of one that is trained on, whose gradient costs two more.
+    `None` is 200 rows per run, and as many evaluations as take a tenth of its work, at most 20, at least one
+    at the end. The work is reckoned in examples, never by the clock, so that a resumed run evaluates at the
+    same steps: one that is evaluated costs a third of one that is trained on, whose gradient costs two more.
 
     The weights that are best by `best_metric` (the run's own, unless given) are kept. After `patience`
     evaluations without a better one training stops.
@@ -184,10 +185,10 @@ def fit(
         before = rng.snapshot()  # what it imports draws from Python's
         log = Log(folder, rows, offset + progress.step, offset + run.steps, title, quiet)
         rng.restore(before)
-    saved_at = time.monotonic()
+    saved_at, saved_step = time.monotonic(), progress.step
 
     def save() -> None:
-        nonlocal saved_at
+        nonlocal saved_at, saved_step
         if folder is None:
             return
         progress.meter.check()  # what is not finite is not saved over what was
@@ -201,11 +202,19 @@ def fit(
             about |= {"best": best.about(), "is_done": best.is_exhausted or progress.step == run.steps}
             with writing(folder, offset + progress.step):
                 checkpoint.save(folder / "checkpoint", entries, about, best.tensors(progress.step))
-        saved_at = time.monotonic()
+        saved_at, saved_step = time.monotonic(), progress.step
+
+    def stopped(number: int) -> Interrupted:
+        where = f"stopped at step {offset + progress.step} of {offset + run.steps}"
+        if saved_step == progress.step:
+            return Interrupted(f"{where}, state saved", number)
+        return Interrupted(f"{where}; the last checkpoint is of step {offset + saved_step}", number)
 
     def compute(split: str, function: Callable[[], Metrics]) -> dict[str, float]:
         before = rng.snapshot()  # evaluation must not change training
-        numbers = {name: float(value) for name, value in function().items()}
+        label = "evaluating" if split == "val" else "testing"
+        with activity(label, quiet=quiet or not writes, announce=split == "test"):
+            numbers = {name: float(value) for name, value in function().items()}
         rng.restore(before)
         for name, number in numbers.items():
             if not math.isfinite(number):
@@ -247,10 +256,12 @@ def fit(
             with writing(log.file.parent, offset + progress.step):
                 log.write(offset + progress.step, split, numbers)
 
+    signals = Signals(has_grace=parallel.world_size() == 1)
     try:
-        with Signals() as signals:
+        with signals:
             if progress.step == 0:
-                save()  # from here on there is something to go back to
+                with signals.held():
+                    save()  # from here on there is something to go back to
                 if every.first:
                     validate()
             while progress.step < run.steps and not best.is_exhausted:
@@ -277,12 +288,16 @@ def fit(
                     mine = (time.monotonic() - saved_at > intervals.seconds, signals.caught)
                     late, stop = map(max, zip(*parallel.gather(mine), strict=True))
                 if step % every.save == 0 or is_last or late or stop:
-                    save()
+                    with signals.held():
+                        save()
                 if stop or (is_last and signals.caught):  # or while the last was saved
-                    where = f"step {offset + step} of {offset + run.steps}"
-                    raise Interrupted(f"stopped at {where}, state saved", stop or signals.caught)
+                    raise stopped(stop or signals.caught)
     except NotFinite as error:
         raise NotFinite(explain(error, run.update, folder, offset + progress.step + 1)) from None
+    except KeyboardInterrupt:
+        if signals.has_left:
+            raise stopped(signals.caught) from None
+        raise
     finally:
         run.step = progress.step
         if log:

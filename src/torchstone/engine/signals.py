@@ -9,6 +9,9 @@ from typing import Any
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput, NotFinite, NotSaved
 
+# seconds that a step may still take: whoever typed Ctrl-C waits; a machine announces its end some time before
+GRACE = {signal.SIGINT: 0.7, signal.SIGTERM: 5.0}
+
 
 def explain(error: NotFinite, update: Any, folder: Path | None, step: int) -> str:
     message = str(error)
@@ -37,10 +40,18 @@ def writing(folder: Path, step: int) -> Generator[None]:
 
 
 class Signals(contextlib.AbstractContextManager):
-    """Remembers the first SIGINT or SIGTERM, so that the loop can save and leave; a second one kills."""
+    """Remembers the first SIGINT or SIGTERM, so that the loop can save and leave; a second one kills.
 
-    def __init__(self):
-        self.caught, self.before = 0, {}
+    What is under way, a step or an evaluation, has `GRACE` seconds to come to its end. Then
+    `KeyboardInterrupt` is raised in it, and `has_left` says so: training goes on from the last checkpoint.
+
+    Args:
+        has_grace: of several processes none may leave alone: there the loop asks where all have arrived.
+    """
+
+    def __init__(self, has_grace: bool = True):
+        self.has_grace = has_grace and hasattr(signal, "setitimer")
+        self.caught, self.before, self.is_held, self.has_left = 0, {}, False, False
 
     def __enter__(self):
         with contextlib.suppress(ValueError):  # not in the main thread: leave signals alone
@@ -51,10 +62,30 @@ class Signals(contextlib.AbstractContextManager):
     def _catch(self, number, frame):
         self.caught = number
         self._restore()
+        if self.has_grace:
+            self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._leave)
+            # again and again: a bare `except` of somebody else's may swallow the first
+            signal.setitimer(signal.ITIMER_REAL, GRACE[number], 1.0)
+
+    def _leave(self, number, frame):
+        if not self.is_held:
+            self.has_left = True
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def held(self) -> Generator[None]:
+        """In here nothing is left unfinished: a checkpoint is being saved."""
+        self.is_held = True
+        try:
+            yield
+        finally:
+            self.is_held = False
 
     def _restore(self):
         for each, handler in self.before.items():
             signal.signal(each, handler)
 
     def __exit__(self, *_):
+        if signal.SIGALRM in self.before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         self._restore()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from torchstone.envs.env_state import restore, snapshot
-from torchstone.envs.make import gym, make_env
+from torchstone.envs.make import gym, make_env, reward_number
 from torchstone.envs.wrappers import ACTION_MASK, valid_actions
 from torchstone.errors import BadInput
 from torchstone.parts.old_keys import with_new_names
@@ -28,6 +28,11 @@ class BackendStep(NamedTuple):
     returns: list[float]
 
 
+def is_scaled(space: Any) -> bool:
+    """Whether networks divide observations of a Box space by its bounds: frames of any type, and bytes."""
+    return len(space.shape) == 3 or space.dtype == np.uint8
+
+
 class SyncVectorEnv:
     """`num_envs` environments of any kind, stepped one after the other."""
 
@@ -39,8 +44,9 @@ class SyncVectorEnv:
         self.spec, self.envs, self.max_episode_steps = spec, [env for env, _ in pairs], pairs[0][1]
         first = self.envs[0]
         self.observation_space, self.action_space = first.observation_space, first.action_space
-        is_image = self.observation_space.dtype == np.uint8
-        self.dtype = np.dtype(np.uint8 if is_image else np.float32)
+        self.is_byte = self.observation_space.dtype == np.uint8
+        self.dtype = np.dtype(np.uint8 if self.is_byte else np.float32)
+        self.is_scaled = is_scaled(self.observation_space)
         self.shape = self.observation_space.shape
         self.episode_lengths, self.episode_returns = [0] * num_envs, [0.0] * num_envs
         self.return_recorders = [self._return_recorder(env) for env in self.envs] if wrappers else None
@@ -74,7 +80,9 @@ class SyncVectorEnv:
                 f"{self.spec}: env {index} changed its observation space at a reset after step "
                 f"{self.num_steps}: it was {self.observation_space}"
             )
-        into[index] = observation
+        self._store(into, index, observation)
+        if self.is_scaled:
+            self._check_bounds(index, observation)
         if ACTION_MASK in info:
             self._set_action_mask(index, info)
         self.episode_lengths[index], self.episode_returns[index] = 0, 0.0
@@ -93,6 +101,7 @@ class SyncVectorEnv:
         for index, env in enumerate(self.envs):
             try:
                 observation, env_reward, is_terminated, is_truncated, info = env.step(chosen[index])
+                number = reward_number(env_reward)
             except Exception as error:
                 raise self._env_error(index, f"on action {chosen[index]}", error) from error
             if np.shape(observation) != shape:
@@ -100,13 +109,13 @@ class SyncVectorEnv:
                     f"{self.spec}: env {index} changed its observation space at step {self.num_steps}, "
                     f"on action {chosen[index]}: shape {np.shape(observation)}, was {shape}"
                 )
-            next_observation[index] = observation
-            reward[index] = env_reward
-            totals[index] += env_reward
+            self._store(next_observation, index, observation)
+            reward[index] = number
+            totals[index] += number
             lengths[index] += 1
             is_truncated = is_truncated or lengths[index] == max_episode_steps
             if is_terminated or is_truncated:
-                terminated[index], truncated[index] = is_terminated, is_truncated
+                terminated[index], truncated[index] = bool(is_terminated), bool(is_truncated)
                 done.append(index)
             elif ACTION_MASK in info:
                 self._set_action_mask(index, info)
@@ -121,6 +130,24 @@ class SyncVectorEnv:
             self._reset_env(index, observation)
         self.observation = observation
         return BackendStep(next_observation, reward, terminated, truncated, observation, returns)
+
+    def _store(self, into: np.ndarray, index: int, observation: Any) -> None:
+        into[index] = observation
+        is_other = self.is_byte and getattr(observation, "dtype", np.uint8) != np.uint8
+        if is_other and not np.array_equal(into[index], observation):
+            raise BadInput(
+                f"{self.spec}: env {index} gave {observation.dtype} observations at step {self.num_steps} "
+                "that are no bytes, and its space states uint8: state the type and bounds that it gives"
+            )
+
+    def _check_bounds(self, index: int, observation: Any) -> None:
+        """Frames and bytes are scaled by their bounds, so these must be true."""
+        space, low, high = self.observation_space, np.min(observation), np.max(observation)
+        if low < space.low.min() or high > space.high.max():
+            raise BadInput(
+                f"{self.spec}: env {index} gave observations from {low:g} to {high:g}, and its space states "
+                f"{space.low.min():g} to {space.high.max():g}: state the bounds that it gives"
+            )
 
     def _set_action_mask(self, index: int, info: dict) -> None:
         count = int(getattr(self.action_space, "n", 0))
@@ -167,6 +194,13 @@ class SyncVectorEnv:
 
     def render(self) -> np.ndarray:
         return np.asarray(self.envs[0].render())
+
+    def bound_episodes(self, steps: int) -> bool:
+        """Cut episodes after so many steps, if nothing else limits them; whether that is so."""
+        spec = self.envs[0].spec
+        has_limit = bool(self.max_episode_steps or (spec and spec.kwargs.get("max_num_frames_per_episode")))
+        self.max_episode_steps = self.max_episode_steps if has_limit else steps
+        return not has_limit
 
     @property
     def render_fps(self) -> float:

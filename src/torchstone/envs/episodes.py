@@ -14,7 +14,8 @@ from torchstone.parts.seeding import SeedStream, derive_seed
 
 
 class EpisodeRollouts:
-    """Endless `Rollout`s of one complete episode per env, from a fresh reset of all envs.
+    """Endless `Rollout`s of one complete episode per env, from a fresh reset of all envs; where an env has no
+    time limit, episodes are truncated after `EPISODE_BOUND` steps.
 
     Yields `(rollout, is_live)`. Rows of an env after the end of its episode are padding: reward 0,
     `terminated`, and not `is_live`. Initial states follow from the seed and the number of rollouts so far,
@@ -24,6 +25,7 @@ class EpisodeRollouts:
     def __init__(self, policy: Any, envs: VectorEnv, *, seed: int, device: torch.device | str = "cpu"):
         self.policy, self.envs, self.seed, self.device = policy, envs, seed, device
         self.position, self.env_steps = 0, 0
+        envs.bound_episodes()
 
     def __iter__(self) -> "EpisodeRollouts":
         return self

@@ -1,10 +1,17 @@
 """Environments by name, with wrappers by name, and checks that an environment fits a system."""
 
+import ast
 import functools
+import importlib
+import re
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import refuse_skip
 
 KNOWN = ("CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1", "Hopper-v5", "ALE/Pong-v5", "…")
 ActionKind = Literal["discrete", "continuous", "any"]
@@ -37,23 +44,34 @@ def make_env(
     spec: str, wrappers: Sequence[str], max_episode_steps: int | None, **kwargs: Any
 ) -> tuple[Any, int]:
     """One environment under `wrappers`, without Gymnasium's own checks and time limit, and its time limit in
-    steps (0 for none). A wrapper is `Name` or `Name:argument=value:…`, of `gymnasium.wrappers`.
+    steps (0 for none).
+
+    Args:
+        spec: a Gymnasium id, or `module:Id` for one that a module registers when it is imported.
+        wrappers: each `Name`, of `gymnasium.wrappers` or of this package, or `module:Class` of another one;
+            then `:argument=value` for each argument, the value a Python literal.
 
     Raises:
-        BadInput: no such environment or wrapper, or a package that it needs is not installed.
+        BadInput: no such environment or wrapper, one that cannot be made, or a package that it needs is not
+            installed.
     """
+    refuse_skip(spec)
     gymnasium = gym()
+    if ":" in spec:
+        _import(spec.partition(":")[0], f"the environment {spec}")
     if any(name.startswith("AtariPreprocessing") for name in wrappers):
         kwargs["frameskip"] = 1  # the wrapper skips frames itself
     try:
-        env = gymnasium.make(spec, disable_env_checker=True, **kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # older versions of an environment
+            env = gymnasium.make(spec, disable_env_checker=True, **kwargs)
     except gymnasium.error.UnregisteredEnv as error:
         known = did_you_mean(spec, gymnasium.registry, KNOWN)
         raise BadInput(f"no environment {spec!r}: {known}") from error
     except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise BadInput(f"{spec} needs more: pip install 'torchstone[rl]' ({error})") from error
-    except (gymnasium.error.Error, TypeError) as error:
-        raise BadInput(f"{spec}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a constructor may raise anything
+        raise BadInput(f"{spec} cannot be made: {_first_line(error)}{_newer(spec)}") from error
     removed = gymnasium.wrappers.TimeLimit, gymnasium.wrappers.OrderEnforcing
     default_limit = 0
     while isinstance(env, removed):  # the backend counts the steps of episodes
@@ -68,32 +86,75 @@ def make_env(
     for name in wrappers:
         env = _wrap(env, name)
     if not isinstance(env.observation_space, gymnasium.spaces.Box):
-        env = gymnasium.wrappers.FlattenObservation(env)
+        from torchstone.envs.wrappers import flatten_observation
+
+        env = flatten_observation(env)
     return env, default_limit if max_episode_steps is None else max_episode_steps
 
 
+def _import(module: str, purpose: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise BadInput(f"{purpose} needs the module {error.name}, which is not installed") from error
+    except Exception as error:  # a module may raise anything
+        raise BadInput(f"{purpose}: {module} cannot be imported: {_first_line(error)}") from error
+
+
+def _newer(spec: str) -> str:
+    """A word on the newest version of an environment, if `spec` is an older one."""
+    name, separator, version = spec.rpartition("-v")
+    versions = [each.version for each in gym().registry.values() if each.id.rpartition("-v")[0] == name]
+    newest = max((v for v in versions if v is not None), default=None)
+    is_older = separator and newest is not None and str(newest) != version
+    return f"; the newest version here is {name}-v{newest}" if is_older else ""
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def _wrap(env: Any, text: str) -> Any:
-    name, *arguments = text.split(":")
+    name, *arguments = re.split(r":(?=\w+=)", text)
+    wrapper = _find_wrapper(name)
+    try:
+        values = dict(argument.split("=", 1) for argument in arguments)
+        return wrapper(env, **{n: _parse(v) for n, v in values.items()})
+    except BadInput:
+        raise
+    except Exception as error:
+        form = "write Name:argument=value:…, or module:Class:argument=value:…"
+        raise BadInput(f"wrapper {text!r} does not fit: {_first_line(error)}; {form}") from error
+
+
+def _find_wrapper(name: str) -> Any:
     from torchstone.envs import atari, wrappers
 
+    if ":" in name:
+        module_name, _, class_name = name.partition(":")
+        module = _import(module_name, f"the wrapper {name}")
+        if not callable(getattr(module, class_name, None)):
+            classes = [n for n, value in vars(module).items() if isinstance(value, type)]
+            raise BadInput(f"no wrapper {class_name!r} in {module_name}: {did_you_mean(class_name, classes)}")
+        return getattr(module, class_name)
     known: dict[str, Any] = {n: w for n, w in vars(gym().wrappers).items() if isinstance(w, type)}
     known |= {**atari.WRAPPERS, **wrappers.WRAPPERS}
     if name not in known:
-        raise BadInput(f"no wrapper {name!r}: {did_you_mean(name, known)}")
-    try:
-        values = dict(argument.split("=", 1) for argument in arguments)
-        return known[name](env, **{n: _parse(v) for n, v in values.items()})
-    except (TypeError, ValueError, AssertionError, AttributeError) as error:
-        raise BadInput(f"wrapper {text!r} does not fit: {error}; write Name:argument=value:…") from error
+        hint = did_you_mean(name, known)
+        raise BadInput(f"no wrapper {name!r}: {hint}; one of another package is module:Class")
+    return known[name]
 
 
 def _parse(text: str) -> Any:
-    for parse in (int, float):
-        try:
-            return parse(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    """A Python literal: a number, a tuple, True or None, in any case; else the text itself."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _record_returns(env: Any) -> Any:
@@ -108,10 +169,34 @@ def _record_returns(env: Any) -> Any:
 
         def step(self, action):
             result = self.env.step(action)
-            self.total += float(result[1])
+            self.total += reward_number(result[1])
             return result
 
     return ReturnRecorder(env)
+
+
+def reward_number(reward: Any) -> float:
+    """A reward as a number: environments give floats, or arrays and tensors of one.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(reward, float):
+        return reward
+    array = np.asarray(reward)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise TypeError(f"the reward {reward!r} is not one number")
+    return float(array.item())
+
+
+@functools.cache
+def left_out(spec: str, wrappers: tuple[str, ...] = ()) -> list[str]:
+    """The parts of an environment's observations that are text, which agents do not see."""
+    from torchstone.envs.wrappers import left_out_of
+
+    env, _ = make_env(spec, wrappers, None)
+    env.close()
+    return left_out_of(env)
 
 
 @functools.cache

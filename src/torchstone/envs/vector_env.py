@@ -23,6 +23,8 @@ from torchstone.envs.wrappers import sample_valid
 from torchstone.errors import BadInput
 from torchstone.parts.old_keys import with_new_names
 
+EPISODE_BOUND = 1_000  # steps of an episode that is waited for, where the env states no time limit
+
 
 class EnvStep(NamedTuple):
     """One step of all envs, on the CPU. `next_observation` is what the action led to, before any reset."""
@@ -45,7 +47,7 @@ class VectorEnv:
         seed: of all randomness in the envs; no two seeds share an episode.
         wrappers: names in `gymnasium.wrappers`, innermost first, `Name:argument=value` to set an argument;
             for Atari also `AtariPreprocessing`, `SignReward`, `EpisodicLife` (see `envs.atari`).
-        max_episode_steps: time limit; the environment's own by default, 0 for none.
+        max_episode_steps: time limit; the environment's own by default, 0 for none (see `bound_episodes`).
         render: make `render` possible.
 
     Raises:
@@ -65,6 +67,10 @@ class VectorEnv:
     ):
         if num_envs < 1:
             raise BadInput(f"at least 1 env is needed, not {num_envs}")
+        if max_episode_steps is not None and max_episode_steps < 0:
+            raise BadInput(
+                f"max_episode_steps is 0 for no limit, or a number of steps, not {max_episode_steps}"
+            )
         self.spec, self.num_envs, self.wrappers = spec, num_envs, tuple(wrappers)
         self.backend = _make_backend(spec, num_envs, self.wrappers, max_episode_steps, render)
         self.observation_space = self.backend.observation_space
@@ -84,6 +90,12 @@ class VectorEnv:
         if isinstance(self.backend, SyncVectorEnv):
             return is_snapshot_exact(self.spec, self.wrappers)
         return isinstance(self.backend, VectorCartPole)
+
+    def bound_episodes(self) -> int | None:
+        """Cut episodes after `EPISODE_BOUND` steps where nothing limits them: whoever waits for an episode's
+        end must call it. The bound, or None where the env has a limit of its own, as native forms have."""
+        bound = getattr(self.backend, "bound_episodes", None)
+        return EPISODE_BOUND if bound is not None and bound(EPISODE_BOUND) else None
 
     def reset(self, seed: int) -> Tensor:
         """Reset all envs; the same seed gives the same episodes."""

@@ -84,7 +84,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             f"the config sets num_attention_heads = {model_config['heads']}, which does not divide "
             f"hidden_size = {model_config['width']}"
         )
-    labels = config.get("num_labels") or len(config.get("id2label") or {}) or 2
+    labels = hf_folder.num_labels(config)
     return "bert_base", {
         **model_config,
         "activation": activation,

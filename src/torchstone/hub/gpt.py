@@ -141,7 +141,7 @@ def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     is_transposed = shape[1] == 3 * shape[0]
     weights: dict[str, Tensor] = {}
     for key, value in tensors.items():
-        name = key.removeprefix("_orig_mod.").removeprefix("transformer.")
+        name = key.removeprefix("transformer.")
         if re.search(r"\.attn\.(masked_)?bias$", name):
             continue  # the causal mask was once saved as well
         name, _, end = name.rpartition(".")

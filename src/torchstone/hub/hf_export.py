@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from torchstone.errors import BadInput, NotSaved
+from torchstone.errors import BadInput, NotSaved, first_line
 from torchstone.files import atomic_write
 
 # roles of special tokens, by their usual spelling
@@ -65,7 +65,7 @@ def write(
             if folder.exists():
                 folder.rmdir()
     except (OSError, SafetensorError) as error:  # safetensors raises the latter if the disk is full
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise NotSaved(f"could not write {folder} ({reason}): nothing is left of it") from None
 
 

@@ -4,17 +4,15 @@ Every setting of the config is honored or rejected: one that a system does not i
 its name, since a network that ignores it would silently give other outputs.
 """
 
-import json
-import pickle
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from torchstone.errors import BadInput, did_you_mean
+from torchstone.errors import BadInput, did_you_mean, first_line
+from torchstone.files import parse_json
+from torchstone.hub.weight_files import read_tensors, strip_prefixes
 
 # `model_type` of a config to our system
 SYSTEMS = {"bert": "bert", "gpt2": "gpt", "openai-gpt": "gpt", "t5": "t5", "vit": "vit"}
@@ -24,7 +22,9 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that exists, o
 NEUTRAL = {
     "_attn_implementation",
     "_attn_implementation_autoset",
+    "_flash_attn_2_enabled",
     "_name_or_path",
+    "_num_labels",
     "architectures",
     "attn_implementation",
     "bos_token_id",
@@ -41,28 +41,63 @@ NEUTRAL = {
     "label2id",
     "mask_token_id",
     "model_type",
+    "output_attentions",
+    "output_hidden_states",
     "output_past",
     "return_dict",
     "sep_token_id",
     "task_specific_params",
     "tokenizer_class",
+    "tf_legacy_loss",
     "torch_dtype",
+    "torchscript",
     "transformers_version",
     "unk_token_id",
+    "use_bfloat16",
     "use_cache",
+}
+# of generation: earlier versions of transformers wrote them beside the network's own
+NEUTRAL |= {
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "length_penalty",
+    "max_length",
+    "max_new_tokens",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_scores",
+    "prefix",
+    "remove_invalid_values",
+    "renormalize_logits",
+    "repetition_penalty",
+    "return_dict_in_generate",
+    "suppress_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
 }
 # settings that every system implements at one value (or several) only
 FIXED: Mapping[str, Any] = {
     "add_cross_attention": False,
     "cross_attention_hidden_size": None,
     "is_decoder": False,
-    "output_attentions": False,
-    "output_hidden_states": False,
     "problem_type": (None, "single_label_classification"),
     "pruned_heads": ({}, None),
     "quantization_config": None,
     "tie_encoder_decoder": False,
-    "torchscript": False,
 }
 
 
@@ -118,6 +153,12 @@ def get_number(config: Mapping[str, Any], name: str, default: Any = None) -> Any
     return value
 
 
+def num_labels(config: Mapping[str, Any]) -> int:
+    """The number of labels of a classifier, under any of the names that it had; two where it has none."""
+    stated = config.get("num_labels") or config.get("_num_labels")
+    return int(stated or len(config.get("id2label") or {}) or 2)
+
+
 def read(folder: Path, weights: Sequence[str] = WEIGHTS) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config and weights of a folder, with the names they have there; of `weights` the first existing file.
 
@@ -127,9 +168,9 @@ def read(folder: Path, weights: Sequence[str] = WEIGHTS) -> tuple[dict[str, Any]
     config = read_json(folder / "config.json")
     for name in weights:
         if (folder / name).exists():
-            return config, _tensors(folder / name)
+            return config, strip_prefixes(read_tensors(folder / name))
         if (folder / f"{name}.index.json").exists():
-            return config, _shards(folder / f"{name}.index.json")
+            return config, strip_prefixes(_shards(folder / f"{name}.index.json"))
     raise BadInput(f"{folder} has a config but no weights: {' or '.join(weights)} is missing")
 
 
@@ -152,7 +193,7 @@ def fetch(spec: str) -> Path:
             pickles = ["pytorch_model*.bin", "*diffusion_pytorch_model*.bin"]
             folder = Path(snapshot_download(name, allow_patterns=[*configs, *pickles]))
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, often of several lines
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise BadInput(f"cannot fetch {spec}: {reason}") from None
     return folder
 
@@ -166,7 +207,7 @@ def read_json(file: Path) -> dict[str, Any]:
     if not file.exists():
         raise BadInput(f"{file.parent} holds no {file.name}: give a folder in Hugging Face layout")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise BadInput(f"{file} cannot be read ({error}): fetch it again") from None
     if not isinstance(content, dict):
@@ -187,28 +228,10 @@ def _shards(index: Path) -> dict[str, Tensor]:
             raise BadInput(f"{index} names {shard!r}, which lies outside its folder")
         if not file.exists():
             raise BadInput(f"{index.parent} lacks the shard {shard}, one of {len(shards)}")
-        content = _tensors(file)
+        content = read_tensors(file)
         names = [name for name, own_shard in weight_map.items() if own_shard == shard]
         if missing := [name for name in names if name not in content]:
             hint = did_you_mean(missing[0], content)
             raise BadInput(f"{file} should hold {missing[0]}, by {index.name}, but does not ({hint})")
         tensors |= {name: content[name] for name in names}
-    return tensors
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    if file.suffix == ".safetensors":
-        try:
-            with safe_open(file, framework="pt") as shard:
-                return {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise BadInput(f"{file} is not a whole safetensors file: {error}") from None
-    try:
-        tensors = torch.load(file, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError:
-        raise BadInput(f"{file} holds code and was refused unread: look for safetensors") from None
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise BadInput(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
-        raise BadInput(f"{file} is not a state dict (names to tensors)")
     return tensors

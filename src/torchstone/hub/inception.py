@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from torchstone.errors import BadInput
+from torchstone.files import DAMAGED
 from torchstone.parts.optional_imports import import_torchvision
 
 
@@ -33,7 +34,7 @@ def load_inception(weights: str | Path, device: torch.device | str = "cpu") -> A
     try:
         torch.load(file, weights_only=True)  # the library itself would run code in it
         network = FeatureExtractorInceptionV3("inception-v3", ["2048"], str(file))
-    except (RuntimeError, OSError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as error:
+    except (*DAMAGED, pickle.UnpicklingError) as error:
         lines = str(error).strip().splitlines()
         reason = lines[0][:120] if lines else type(error).__name__
         raise BadInput(f"{file} holds no weights of this Inception ({reason})") from None

@@ -36,6 +36,9 @@ USED = {theirs for theirs, _ in NUMBERS.values()} | {
 # settings of other classes, and those that follow from `feed_forward_proj`
 IMPLIED = {"n_positions", "classifier_dropout", "num_labels", "dense_act_fn", "is_gated_act"}
 
+# names of the one embedding, the last two of its copies
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+
 TO_OURS = (
     (r"^shared\.", "token_embedding."),
     (r"^lm_head\.", "head."),
@@ -80,11 +83,12 @@ TO_THEIRS = (
 
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """From transformers' names to ours, without the copies of the shared embedding."""
-    shared = tensors.get("shared.weight", tensors.get("encoder.embed_tokens.weight"))
-    unused = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
+    shared, is_tied = _embedding(tensors), _is_tied(tensors)
+    shared = tensors.get("lm_head.weight") if shared is None and is_tied else shared
+    unused = set(EMBEDDINGS[1:])
     # some files have a position bias for cross-attention, which no version of the network has used
     unused.add("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight")
-    if shared is not None and _is_tied(tensors):
+    if shared is not None and is_tied:
         unused.add("lm_head.weight")
     used = {name: tensor for name, tensor in tensors.items() if name not in unused}
     return fuse_qkv(rename_keys(used if shared is None else {**used, "shared.weight": shared}, TO_OURS))
@@ -136,13 +140,28 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 def match_weights(model_config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments with the head that the weights have: version 5 of transformers declares every
     network as tied, those of T5 1.1 included."""
+    if _embedding(tensors) is None and not model_config["tie_weights"]:
+        raise BadInput(f"the weights lack {EMBEDDINGS[0]}, and the config says that the head is not it")
     return {**model_config, "tie_weights": _is_tied(tensors)}
 
 
 def _is_tied(tensors: Mapping[str, Tensor]) -> bool:
-    head = tensors.get("lm_head.weight")
-    shared = tensors.get("shared.weight", tensors.get("encoder.embed_tokens.weight"))
-    return head is None or (shared is not None and head.equal(shared))
+    """Whether embedding and head are one tensor; a file may hold it once, by any of its names."""
+    head, shared = tensors.get("lm_head.weight"), _embedding(tensors)
+    return head is None or shared is None or head.equal(shared)
+
+
+def _embedding(tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """The embedding that encoder and decoder share, by any of its names.
+
+    Raises:
+        BadInput: these differ.
+    """
+    held = [name for name in EMBEDDINGS if name in tensors]
+    for name in held[1:]:
+        if not tensors[name].equal(tensors[held[0]]):
+            raise BadInput(f"the weights have a {name} other than {held[0]}; implemented is one embedding")
+    return tensors[held[0]] if held else None
 
 
 def to_config(model_config: Mapping[str, Any]) -> dict[str, Any]:

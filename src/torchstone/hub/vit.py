@@ -32,7 +32,7 @@ USED = {  # and their defaults
 # torchvision's, timm's and transformers' names (as saved, and as in memory) to ours; no library uses
 # another's name for something else
 TO_OURS = (
-    (r"^(module\.)?(vit\.)?", ""),
+    (r"^(vit\.)?", ""),
     (r"^(embeddings\.)?cls_token$", "class_token"),
     (r"^(encoder\.pos_embedding|pos_embed|embeddings\.position_embeddings)$", "position_embedding"),
     (r"^(conv_proj|patch_embed\.proj|embeddings\.patch_embeddings\.projection)\.", "patch_embedding."),
@@ -100,7 +100,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     )
     settings = {name: config.get(name, default) for name, default in USED.items()}
     has_head = config.get("architectures", [CLASSES[0]]) == [CLASSES[1]]
-    labels = settings["num_labels"] or len(settings["id2label"] or (0, 1))  # two where it names none
+    labels = hf_folder.num_labels(config)
     return "vit_b_16", {
         "width": hf_folder.get_number(settings, "hidden_size"),
         "depth": hf_folder.get_number(settings, "num_hidden_layers"),

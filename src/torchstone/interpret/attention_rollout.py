@@ -17,7 +17,7 @@ from torchstone.data.vision.dataset import ImageDataset, normalize
 from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
-from torchstone.plots.canvas import canvas, plain, save
+from torchstone.plots.canvas import canvas, percent, plain, save
 from torchstone.plots.classification import show_image
 
 MAX_IMAGES = 24  # in one figure
@@ -132,7 +132,7 @@ def explain(model: Any, metadata: dict, inputs: Sequence[Path | str], file: str 
         confidences, predictions = model(images).softmax(1).max(1)
         maps = relevance(model, images)
     captions = [
-        f"{Path(file_name).name}: {metadata['classes'][label]} ({confidence:.0%})"
+        f"{Path(file_name).name}: {metadata['classes'][label]} ({percent(confidence)})"
         for file_name, label, confidence in zip(
             inputs, predictions.tolist(), confidences.tolist(), strict=True
         )

@@ -12,8 +12,8 @@ from torchstone.errors import BadInput
 from torchstone.parts.facts import layers
 from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.modes import eval_mode
-from torchstone.plots.canvas import canvas, plain, save
-from torchstone.plots.classification import show_image
+from torchstone.plots.canvas import canvas, place_image, plain, save, whole_axes
+from torchstone.plots.classification import displayed
 
 MAX_LAYERS = 24  # rows of feature maps
 MAX_FILTERS = 64
@@ -94,20 +94,21 @@ def plot_feature_maps(
         y=1 - 0.08 / height,
         va="top",
     )
+    sheet = whole_axes(figure)
     for row, (label, values) in enumerate(rows):
-        bottom = 1 - (head + (row + 1) * row_height - 0.06) / height
-        box = (left / width, bottom, row_width / width, (row_height - 0.12) / height)
-        axes = figure.add_axes(box)
+        bottom = height - head - (row + 1) * row_height + 0.06
+        box = (left, bottom, row_width, row_height - 0.12)
         values = values.flatten() if values.ndim == 3 and values.shape[1:] == (1, 1) else values
         size = "×".join(map(str, values.shape)) or "1"
         if row and values.ndim == 3 and len(values) > max_channels:
             size += f"  (first {max_channels})"
-        figure.text(0.1 / width, bottom + box[3] / 2, f"{label}\n{size}", fontsize=8, va="center")
-        if values.ndim == 3 and values.numel():
-            values = values[:max_channels] if row else values
-        span = f"{float(values.min()):.3g}\nto {float(values.max()):.3g}" if values.numel() else ""
-        figure.text((left + row_width + 0.12) / width, bottom + box[3] / 2, span, fontsize=8, va="center")
-        _plot_output(axes, values, row == 0)
+        middle = bottom + box[3] / 2
+        sheet.text(0.1, middle, f"{label}\n{size}", fontsize=8, va="center")
+        if values.numel():
+            values = values[:max_channels] if row and values.ndim == 3 else values
+            span = f"{float(values.min()):.3g}\nto {float(values.max()):.3g}"
+            sheet.text(left + row_width + 0.12, middle, span, fontsize=8, va="center")
+            _plot_output(sheet, values, box, row == 0)
     save(figure, file)
 
 
@@ -140,12 +141,9 @@ def _record_outputs(model: nn.Module, image: Tensor) -> list[tuple[str, Tensor]]
     return outputs
 
 
-def _plot_output(axes, values: Tensor, first: bool) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-    if not values.numel():
-        return
+def _plot_output(sheet, values: Tensor, box: tuple[float, float, float, float], first: bool) -> None:
+    """A row: its image, bars or tokens, in a box (left, bottom, width, height) in inches."""
+    left, bottom, width, height = box
     limit = float(values.abs().max()) or 1.0
     has_negative = bool((values < 0).any())
     scale = {
@@ -155,21 +153,25 @@ def _plot_output(axes, values: Tensor, first: bool) -> None:
     }
     if first:
         low, high = float(values.min()), float(values.max())
-        show_image(axes, (values - low) / max(high - low, 1e-12))
-        axes.set_anchor("W")
+        pixels, gray = displayed((values - low) / max(high - low, 1e-12))
+        place_image(sheet, pixels, box, centered=False, **gray)
     elif values.ndim == 3:
         tiles = values[:, None]
         mosaic = _mosaic(tiles, len(tiles), side=64, gap=5)[..., 0]
-        axes.imshow(mosaic, interpolation="nearest", **scale)
-        axes.set_anchor("W")
+        place_image(sheet, mosaic, box, centered=False, **scale)
     elif values.ndim == 1 and len(values) <= 64:
         colors = ["#b2182b" if value > 0 else "#2166ac" for value in values.tolist()]
-        axes.bar(range(len(values)), values.tolist(), color=colors if has_negative else "0.35", width=0.8)
-        axes.axhline(0, color="0.4", linewidth=0.8)
-        axes.set_xlim(-0.6, max(len(values), 12) - 0.4)
+        low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+        unit = height / ((high - low) or 1.0)
+        zero, step = bottom - low * unit, width / max(len(values), 12)
+        centers = [left + (i + 0.5) * step for i in range(len(values))]
+        heights = (values * unit).tolist()
+        sheet.bar(centers, heights, bottom=zero, width=0.8 * step, color=colors if has_negative else "0.35")
+        sheet.plot([left, left + width], [zero, zero], color="0.4", linewidth=0.8)
     else:
-        sheet = values[None] if values.ndim == 1 else values.flatten(0, -2)
-        axes.imshow(sheet.numpy(), aspect="auto", interpolation="nearest", **scale)
+        rows = values[None] if values.ndim == 1 else values.flatten(0, -2)
+        extent = (left, left + width, bottom, bottom + height)
+        sheet.imshow(rows.numpy(), extent=extent, aspect="auto", interpolation="nearest", **scale)
 
 
 def _mosaic(bank: Tensor, columns: int, side: int, gap: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
 from torchstone.parts.facts import layers
 from torchstone.parts.modes import eval_mode
-from torchstone.plots.canvas import canvas, plain, save
+from torchstone.plots.canvas import canvas, percent, plain, save
 from torchstone.plots.classification import overlay_heatmap, show_image
 
 MAX_SHOWN = 60  # images in a plot
@@ -178,7 +178,7 @@ def _plot(rows: list[tuple[dict, Tensor, dict[str, Tensor]]], total: int, file: 
                         fontsize=8,
                         ha="center",
                     )
-        probability = f"{min(prediction['probability'], 0.999):.1%}"  # never "100 %" unless certain
+        probability = percent(prediction["probability"])
         name, label = plain(Path(prediction["input"]).name, 28), plain(prediction["label"], 24)
         text = f"{name}: {label} ({probability})"
         figure.text(block_left / width, (bottom - 0.05) / height, text, fontsize=9, va="top")

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import ImageSplit, normalize
+from torchstone.engine.console import track
 from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.metrics import fidelity_diversity
 from torchstone.plots.sample_grid import save_image_grid
@@ -78,7 +79,8 @@ class FeatureClassifier:
     ) -> tuple[ClassifierFeatures, Tensor]:
         """Features and labels of (up to `max_images` evenly spaced) images of a split."""
         index = evenly_spaced(len(split), max_images or len(split)).to(split.labels.device)
-        chunks = [self.extract(split.take(rows)) for rows in index.split(CHUNK_SIZE)]
+        parts = index.split(CHUNK_SIZE)
+        chunks = [self.extract(split.take(rows)) for rows in track(parts, "features, batch", len(parts))]
         return ClassifierFeatures(*map(torch.cat, zip(*chunks, strict=True))), split.labels[index].cpu()
 
     def extract_all(self, splits: Sequence[ImageSplit]) -> tuple[ClassifierFeatures, Tensor]:

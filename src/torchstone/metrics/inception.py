@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from torchstone.data.vision.dataset import ImageSplit
+from torchstone.engine.console import track
 from torchstone.parts.metrics import fidelity_diversity
 
 Pixels = UInt8[Tensor, "count channel height width"]
@@ -24,19 +25,10 @@ CHUNK_SIZE = 50  # images at a time, at 299 × 299
 
 @torch.no_grad()
 def extract_features(network: Any, images: Pixels) -> Features:
-    """Globally pooled features before the last layer, on the CPU; with a progress bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
+    """Globally pooled features before the last layer, on the CPU; with its progress."""
     device = next(network.parameters()).device
-    console = Console(stderr=True)
-    bar = track(
-        images.split(CHUNK_SIZE),
-        "extracting Inception features",
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
+    chunks = images.split(CHUNK_SIZE)
+    bar = track(chunks, "extracting Inception features, batch", len(chunks))
     return torch.cat([network(rows.expand(-1, 3, -1, -1).to(device))[0].cpu() for rows in bar])
 
 

@@ -1,5 +1,6 @@
 """Segmentation metrics: intersection over union, from the confusion matrix of pixels."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torchstone.data.vision.dataset import normalize
 from torchstone.data.vision.segmentation import SegmentationSplit
 from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
+from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 
 
@@ -31,8 +33,17 @@ def class_iou(matrix: Int64[Tensor, "classes classes"]) -> Float[Tensor, " class
 
 
 def iou_metrics(matrix: Int64[Tensor, "classes classes"]) -> dict[str, float]:
-    """`miou`, the mean over classes of intersection over union, and `pixel_accuracy`, of one matrix over
-    all images (Everingham et al. 2015, section 3.3: not the mean of per-image scores)."""
+    """`miou`, the mean of intersection over union over the classes that are labeled or predicted, and
+    `pixel_accuracy`, of one matrix over all images (Everingham et al. 2015, section 3.3: not the mean of
+    per-image scores).
+
+    Raises:
+        BadInput: no pixel is labeled, or all are of one class, on which a constant prediction is perfect.
+    """
+    labeled = int((matrix.sum(1) > 0).sum())
+    if labeled < 2:
+        problem = "have one class only" if labeled else "are all void"
+        raise BadInput(f"the masks {problem}: the mean intersection over union needs pixels of two classes")
     accuracy = matrix.diagonal().sum() / matrix.sum()
     return {"miou": class_iou(matrix).nanmean().item(), "pixel_accuracy": accuracy.item()}
 
@@ -52,7 +63,14 @@ def evaluate_splits(
                 logits, labels = model(normalize(images, metadata)), labels.long()
                 matrix += confusion_matrix(logits.argmax(1), labels, classes)
                 total += F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
-    return matrix, (total / matrix.sum()).item()
+    return matrix, (total / matrix.sum().clamp(min=1)).item()
+
+
+def named_ious(matrix: Int64[Tensor, "classes classes"], names: Sequence[str]) -> dict[str, float]:
+    """`iou_NAME` of each class that the mean is over, and `classes`, how many these are."""
+    ious = zip(names, class_iou(matrix).tolist(), strict=True)
+    defined = {f"iou_{name}": iou for name, iou in ious if not math.isnan(iou)}
+    return {**defined, "classes": len(defined)}
 
 
 def split_metrics(

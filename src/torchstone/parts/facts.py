@@ -23,7 +23,7 @@ class ParityCase(NamedTuple):
     Args:
         names: from theirs to ours: named tensors (weights, or their gradients) in, named tensors out.
             Without it, parameters are compared in their order.
-        optimiser: the rule of the three steps; None for no steps.
+        optimizer: the rule of the three steps; None for no steps.
         label: what is special about this pair.
     """
 
@@ -44,6 +44,11 @@ def on_meta(make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> Any:
     """`make(*args, **kwargs)` without memory for its weights: for counting."""
     with torch.device("meta"):
         return make(*args, **kwargs)
+
+
+def count_on_meta(make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> int:
+    """Trainable parameters of `make(*args, **kwargs)`, without memory for them."""
+    return count_parameters(on_meta(make, *args, **kwargs))
 
 
 def parameter_facts(variants: Mapping[str, Any], counts: Mapping[str, tuple[int, ...]]) -> list[Fact]:

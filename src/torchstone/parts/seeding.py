@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+import torch
+
 
 class SeedStream(IntEnum):
     """Sources of chance. Two of one run never share a number, or they would draw the same."""
@@ -43,3 +45,9 @@ def derive_seed(seed: int, stream: int, counter: int) -> int:
         word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) % 2**64
         word ^= word >> 31
     return word >> 1
+
+
+def derive_generator(seed: int, stream: int, counter: int) -> torch.Generator:
+    """A generator with the seed that `derive_seed` makes of the three; on the CPU whatever the device, so
+    that every device gets the same numbers."""
+    return torch.Generator().manual_seed(derive_seed(seed, stream, counter))

@@ -24,6 +24,29 @@ def canvas(width: float, height: float, layout="constrained"):
     return figure
 
 
+def whole_axes(figure):
+    """Invisible axes over the whole figure, in inches from its lower left corner.
+
+    Dozens of images in one pair of axes are drawn in a fraction of the time of dozens of axes.
+    """
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set(xlim=(0, figure.get_figwidth()), ylim=(0, figure.get_figheight()), autoscale_on=False)
+    return axes
+
+
+def place_image(
+    axes, pixels: np.ndarray, box: tuple[float, float, float, float], *, centered: bool = True, **scale
+) -> None:
+    """Shows `pixels` of equal sides as large as they fit into the box (left, bottom, width, height)."""
+    left, bottom, width, height = box
+    size = min(width / pixels.shape[1], height / pixels.shape[0])
+    x = left + (width - size * pixels.shape[1]) / 2 if centered else left
+    y = bottom + (height - size * pixels.shape[0]) / 2
+    extent = (x, x + size * pixels.shape[1], y, y + size * pixels.shape[0])
+    axes.imshow(pixels, extent=extent, aspect="auto", interpolation="nearest", **scale)
+
+
 def save(figure, file: str | Path) -> None:
     """Writes the picture, its folder too where there is none."""
     file = Path(file)
@@ -31,6 +54,15 @@ def save(figure, file: str | Path) -> None:
     # zlib's higher levels take longer than the drawing, and save a tenth of the bytes
     kwargs = {"pil_kwargs": {"compress_level": 1}} if file.suffix == ".png" else {}
     figure.savefig(file, dpi=DPI, facecolor="white", **kwargs)
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """A share as text, `99.9%`: never 100 % nor 0 % unless it is exactly that."""
+    least = 10.0**-decimals
+    shown = round(100 * share, decimals)
+    if 0 < share < 1:
+        shown = min(max(shown, least), 100 - least)
+    return f"{shown:.{decimals}f}%"
 
 
 def plain(text: str, most: int = 40) -> str:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 
 from torchstone.errors import BadInput
-from torchstone.plots.canvas import canvas, plain, save
+from torchstone.plots.canvas import canvas, percent, place_image, plain, save, whole_axes
 
 MAX_ANNOTATED = 20  # classes up to which every count is annotated
 
@@ -133,50 +133,38 @@ def plot_mistakes(
 
     columns = max(3, min(6, math.ceil(math.sqrt(len(index)))))
     rows = max(1, math.ceil(len(index) / columns))
-    width, height, head, side = 1.75, 1.95, 0.65, 1.35
-    total = width * columns, height * rows + head
-    figure = canvas(*total, layout=None)
-    figure.suptitle(title, fontsize=10, y=1 - 0.1 / total[1], va="top")
-    # all in one frame, whose unit is the inch: 36 frames take longer than the rest of a short run
-    sheet = figure.add_axes((0, 0, 1, 1), xlim=(0, total[0]), ylim=(total[1], 0), autoscale_on=False)
-    sheet.set_axis_off()
+    width, height, head = 1.75, 1.95, 0.65
+    figure = canvas(width * columns, height * rows + head, layout=None)
+    figure.suptitle(title, fontsize=10, y=1 - 0.1 / (height * rows + head), va="top")
+    sheet = whole_axes(figure)
     for position, i in enumerate(index.tolist()):
-        left, top = (position % columns) * width + 0.2, head + (position // columns) * height + 0.05
-        rows_of_pixels, columns_of_pixels = images[i].shape[-2:]
-        scale = side / max(rows_of_pixels, columns_of_pixels) / 2
-        x, y = left + side / 2, top + side / 2
-        x_half, y_half = columns_of_pixels * scale, rows_of_pixels * scale
-        show_image(sheet, images[i].cpu().float() / 255, (x - x_half, x + x_half, y + y_half, y - y_half))
+        left = (position % columns) * width + 0.2
+        bottom = figure.get_figheight() - head - (position // columns) * height - 1.4
+        pixels, scale = displayed(images[i].cpu().float() / 255)
+        place_image(sheet, pixels, (left, bottom, 1.35, 1.35), **scale)
         true, predicted = (classes[int(each[i])] for each in (labels, predictions))
-        percent = 100 * float(probabilities[i, predictions[i]])
-        # Never "100 %" unless certain.
-        confidence = f"({percent:.0f} %)" if percent < 99.5 else f"({min(percent, 99.9):.1f} %)"
+        confidence = f"({percent(float(probabilities[i, predictions[i]]))})"
         if not wrong:
             text = plain(true, 22) + ("\n" if len(true) > 12 else " ") + confidence
         elif len(true) + len(predicted) <= 12:
             text = f"{plain(true)} → {plain(predicted)} {confidence}"
         else:
             text = f"{plain(true, 20)} →\n{plain(predicted, 14)} {confidence}"
-        sheet.text(x, top + 1.04 * side, text, fontsize=8, ha="center", va="top")
+        sheet.text(left + 1.35 / 2, bottom - 0.054, text, fontsize=8, ha="center", va="top")
     save(figure, file)
 
 
-def show_image(axes, image: Float[Tensor, "channel height width"], extent: tuple | None = None) -> None:
-    """Shows an image on 0..1; of other than three channels, their mean in gray.
+def show_image(axes, image: Float[Tensor, "channel height width"]) -> None:
+    """Shows an image on 0..1; of other than three channels, their mean in gray."""
+    pixels, scale = displayed(image)
+    axes.imshow(pixels, interpolation="nearest", **scale)
 
-    Args:
-        extent: left, right, bottom and top in the axes' coordinates.
-    """
+
+def displayed(image: Float[Tensor, "channel height width"]) -> tuple[np.ndarray, dict]:
+    """An image as matplotlib takes it: its pixels, and how values are colored."""
     is_gray = len(image) != 3
     pixels = image.mean(0) if is_gray else image.permute(1, 2, 0)
-    axes.imshow(
-        pixels.clamp(0, 1).numpy(),
-        cmap="gray" if is_gray else None,
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-        extent=extent,
-    )
+    return pixels.clamp(0, 1).numpy(), {"cmap": "gray" if is_gray else None, "vmin": 0, "vmax": 1}
 
 
 def overlay_heatmap(

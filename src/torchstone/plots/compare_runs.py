@@ -12,7 +12,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.metrics.direction import is_lower_better
 from torchstone.parts.metrics.interquartile_mean import interquartile_mean, interval
 from torchstone.plots.canvas import LEGEND, PALETTE, canvas, decades, frame, plain, save
-from torchstone.plots.curves import Series, final, rank, read_json, read_metrics, series_of
+from torchstone.plots.curves import Series, final, label_with_legend, rank, read_json, read_metrics, series_of
 
 FRAMES = "steps of the environment"
 
@@ -44,7 +44,8 @@ def compare(run_folders: Sequence[str | Path], file: str | Path | None = None) -
 
 
 def _data_of(folders: list[Path]) -> list[str]:
-    """What tells the data of runs apart: their content; the recipes' word for them, where a run does not say."""
+    """What tells the data of runs apart: their content; the recipes' word for them, where a run does not
+    say."""
     recipes = [read_json(folder, "recipe.json") for folder in folders]
     if not all(recipe.get("data") for recipe in recipes):
         return [str(recipe.get("fields", {}).get("data")) for recipe in recipes]
@@ -124,11 +125,12 @@ def _draw(
     if not shared:
         figure.text(0.5, 0.45, "the runs share no val metric", ha="center", fontsize=10)
         return save(figure, file)
-    handles = {}
+    handles, systems = {}, list({row["system"] for row in table})
     for index, (own, metric) in enumerate(panels):
         axes = figure.add_subplot(down, columns, index + 1)
         on = f" on {table[data.index(own)]['data']}" if len(set(data)) > 1 else ""
         frame(axes, f"{metric}{on}")
+        label_with_legend(axes, metric, systems[0] if len(systems) == 1 else None)
         numbered = metric.endswith("/")
         axes.set_xlabel("the number in its name" if numbered else FRAMES if framed else "step", fontsize=8)
         plotted = []

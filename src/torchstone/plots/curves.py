@@ -1,7 +1,7 @@
 """Curves of a run, from the rows that the meter wrote."""
 
-import json
 import math
+import textwrap
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,6 +9,8 @@ import numpy as np
 
 from torchstone.engine.meter import read_rows
 from torchstone.errors import BadInput
+from torchstone.files import parse_json
+from torchstone.parts.metrics.legend import legend
 from torchstone.plots.canvas import LEGEND, PALETTE, canvas, decades, frame, plain, save, smooth
 
 TRAIN, VAL, TEST = "#0072B2", "#D55E00", "#007A5E"  # Okabe and Ito's palette, safe for color blindness
@@ -42,6 +44,7 @@ def draw_curves(run_folder: str | Path, file: str | Path) -> None:
     """
     rows = read_metrics(run_folder)
     series, dropped = series_of(rows)
+    system = read_json(run_folder, "recipe.json").get("system")
     last = final(rows, read_json(run_folder, "result.json"))
     panels: dict[str, list[str]] = defaultdict(list)
     for name, splits in series.items():
@@ -64,11 +67,14 @@ def draw_curves(run_folder: str | Path, file: str | Path) -> None:
             _draw_group(axes, panel, {name: series[name] for name in panels[panel]})
         else:
             _draw_metric(axes, panel, series[panel], last.get(f"test/{panel}"))
+        label_with_legend(axes, panel, system)
         lost = sum(dropped.get(name, 0) for name in panels[panel])
         axes.set_xlabel(f"step   ({lost} values not finite, not drawn)" if lost else "step", fontsize=8)
     for index, panel in enumerate(small):
         axes = figure.add_subplot(grid[len(heights) - 1, index % columns])
-        frame(axes, "learning rate (lr)" if panel == "lr" else "steps per second")
+        name = "steps_per_second" if panel == "rate" else panel
+        frame(axes, name)
+        label_with_legend(axes, name, system, width=26)
         points = max(series[panel].values(), key=len)
         axes.plot(*zip(*points, strict=True), color="0.25", linewidth=1.2)
         low = min(value for _, value in points)
@@ -99,6 +105,15 @@ def final(rows: list[dict], result: dict) -> dict[str, float]:
             values = {k: v for k, v in row.items() if k not in ("step", "split", "time")}
             last |= {f"{row['split']}/{name}": value for name, value in values.items()}
     return last | result.get("metrics", {})
+
+
+def label_with_legend(axes, metric: str, system: str | None = None, width: int = 46) -> None:
+    """The legend of a metric along the vertical axis, in lines of `width` characters."""
+    meaning = legend(metric + "*" if metric.endswith("/") else metric, system)
+    if meaning is None:
+        return
+    lines = textwrap.wrap(meaning.line().replace(" of *", ""), width)[:3]
+    axes.set_ylabel(plain("\n".join(lines), 160), fontsize=7, color="0.35")
 
 
 def _draw_metric(axes, name: str, splits: dict, test: float | None) -> None:
@@ -165,7 +180,7 @@ def rank(panel: str) -> tuple:
 def read_json(folder: str | Path, name: str) -> dict:
     """A run's JSON file; empty where there is none, or where it is not whole."""
     try:
-        content = json.loads((Path(folder) / name).read_text())
+        content = parse_json((Path(folder) / name).read_text())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -92,9 +92,10 @@ def continuation(
     """Draw a forecast after the end of its series, a panel per column.
 
     Args:
-        unit: of the times: `seconds` since 1970, `months` since year 0, or `numbers`.
+        unit: of the times: `seconds` since 1970, with the offset of their clock from UTC after it if there
+            is one, `months` since year 0, or `numbers`.
     """
-    is_dates = unit == "seconds"
+    is_dates = unit.startswith("seconds")
     before, after = (
         np.array(t, dtype="float64").astype("datetime64[s]") if is_dates else np.array(t)
         for t in (times, future_times)
@@ -118,6 +119,8 @@ def continuation(
             locator = AutoDateLocator()
             axes.xaxis.set_major_locator(locator)
             axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+            if zone := unit.removeprefix("seconds"):
+                axes.set_xlabel(f"times at UTC{zone}", fontsize=8)
     save(figure, file)
 
 

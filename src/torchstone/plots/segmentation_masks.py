@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
-from torchstone.plots.canvas import PALETTE, canvas, plain, save
+from torchstone.plots.canvas import PALETTE, canvas, percent, plain, save
 
 COLUMNS = 4
 MAX_LISTED = 24  # classes in a legend
@@ -65,22 +65,25 @@ def plot_predictions(
     figure = canvas(width, height, layout=None)
     defined = [iou for iou in ious if not math.isnan(iou)]
     mean = sum(defined) / max(1, len(defined))
-    title = f"mean intersection over union {mean:.3f} (each class below)\n"
+    over = f"{len(defined)} of {count} classes, each below" if len(defined) < count else "each class below"
+    title = f"mean intersection over union {mean:.3f} ({over})\n"
     title += "image, truth, prediction (pixel accuracy)"
     figure.suptitle(title, fontsize=10, y=1 - 0.1 / height, va="top")
     for i in range(len(images)):
         left = gap + (i % columns) * (3 * side + 4 * gap)
         top = head + (i // columns) * (side + 0.24)
         labeled = labels[i] != IGNORE_INDEX
-        accuracy = float((predictions[i] == labels[i])[labeled].float().mean())
+        accuracy = float((predictions[i] == labels[i])[labeled].float().mean()) if labeled.any() else None
         tiles = [images[i].permute(1, 2, 0).numpy() / 255]
         tiles += [colorize_mask(mask[i], count) for mask in (labels, predictions)]
         for column, tile in enumerate(tiles):
             box = ((left + column * (side + gap)) / width, 1 - (top + side) / height)
             axes = figure.add_axes((*box, side / width, side / height))
             _show_tile(axes, tile)
-        axes.set_xlabel(f"{100 * accuracy:.1f} %", fontsize=8, labelpad=2)
-    _legend(figure, [f"{name} {iou:.2f}" for name, iou in zip(classes, ious, strict=True)])
+        caption = "no label" if accuracy is None else f"{100 * accuracy:.1f} %"
+        axes.set_xlabel(caption, fontsize=8, labelpad=2)
+    figures = ["not there" if math.isnan(iou) else f"{iou:.2f}" for iou in ious]
+    _legend(figure, [f"{name} {figure_}" for name, figure_ in zip(classes, figures, strict=True)])
     save(figure, file)
 
 
@@ -88,9 +91,13 @@ def plot_overlays(
     overlays: Sequence[tuple[str, Image.Image, Int64[Tensor, "height width"]]],
     classes: Sequence[str],
     file: str | Path,
+    shares: Sequence[float],
 ) -> None:
-    """Plots each (name, image, mask): the image and next to it the overlay. For a single image the legend
-    gives each class's share of the pixels."""
+    """Plots each (name, image, mask): the image and next to it the overlay.
+
+    Args:
+        shares: each class's share of the pixels of a single image, for the legend.
+    """
     rows, count, side = len(overlays), len(classes), 3.4
     foot = 0.2 + 0.22 * _legend_rows(count)
     ratios = [min(1.6, max(0.4, image.height / image.width)) for _, image, _ in overlays]
@@ -111,14 +118,10 @@ def plot_overlays(
             if not column:
                 axes.set_title(plain(name, 44), fontsize=9, loc="left", pad=4)
         top += side * ratio + 0.3
-    shares = None
+    labels = list(classes)
     if rows == 1:
-        mask = overlays[0][2]
-        shares = [float((mask == c).float().mean()) for c in range(count)]
-    _legend(
-        figure,
-        [f"{n} {100 * s:.1f} %" for n, s in zip(classes, shares, strict=True)] if shares else list(classes),
-    )
+        labels = [f"{name} {percent(share)}" for name, share in zip(classes, shares, strict=True)]
+    _legend(figure, labels)
     save(figure, file)
 
 

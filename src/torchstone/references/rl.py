@@ -35,11 +35,7 @@ def actor_critic_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityC
         outputs = int(action.shape[0] if is_continuous else action.n)
         net = ours(observation.shape, outputs, continuous=is_continuous)
         net.load_state_dict(convert_actor_critic(dict(theirs.named_parameters())))
-        generator = torch.Generator().manual_seed(seed)
-        if net.is_image:
-            x = torch.randint(256, (3, *observation.shape), generator=generator, dtype=torch.uint8)
-        else:
-            x = torch.randn(16, *observation.shape, generator=generator)
+        x = _observations(observation.shape, seed)
         label = "frames" if net.is_image else "continuous" if is_continuous else "discrete"
         yield ParityCase(net, OutputAdapter(theirs, _policy_and_value), x, _convert_adapter, label=label)
 
@@ -59,11 +55,7 @@ def q_network_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase
         action = gymnasium.spaces.Discrete(num_actions)
         theirs = policy(observation, action, lambda _: 1e-3, **options).q_net
         net = _copy_weights(ours(observation.shape, num_actions), theirs)
-        generator = torch.Generator().manual_seed(seed)
-        if observation is frames:
-            x = torch.randint(256, (3, *observation.shape), generator=generator, dtype=torch.uint8)
-        else:
-            x = torch.randn(16, *observation.shape, generator=generator)
+        x = _observations(observation.shape, seed)
         yield ParityCase(net, theirs, x, label="frames" if observation is frames else "vectors")
 
 
@@ -80,8 +72,16 @@ def ddpg_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
     policy = MlpPolicy(observation, action, lambda _: 1e-3, net_arch=[256, 256], n_critics=1)
     theirs = nn.ModuleList([policy.actor, policy.critic])
     net = _copy_weights(ours((11,), 3), theirs)
-    x = torch.randn(16, 11, generator=torch.Generator().manual_seed(seed))
+    x = _observations((11,), seed)
     yield ParityCase(net, OutputAdapter(theirs, _action_and_q), x, label="actor and critic")
+
+
+def _observations(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Image frames or vectors, by the shape of one."""
+    generator = torch.Generator().manual_seed(seed)
+    if len(shape) > 1:
+        return torch.randint(256, (3, *shape), generator=generator, dtype=torch.uint8)
+    return torch.randn(16, *shape, generator=generator)
 
 
 def _action_and_q(nets: Any, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from torchstone.parts.facts import ParityCase
-from torchstone.references.transformer import CallAdapter, default_dtype, logits_and_loss
+from torchstone.references import OutputAdapter, convert_inside, randomize_weights
+from torchstone.references.transformer import default_dtype, logits_and_loss
 
 NAMES = {
     "encoder.rnn.": "encoder.recurrent.",
@@ -61,12 +62,8 @@ class TorchSeq2Seq(nn.Module):
         maxout: int = 0,
     ):
         super().__init__()
-        self.kind, self.score, self.input_feeding, self.reverse_source = (
-            decoder,
-            score,
-            input_feeding,
-            reverse_source,
-        )
+        self.kind, self.score = decoder, score
+        self.input_feeding, self.reverse_source = input_feeding, reverse_source
         cell = nn.LSTM if decoder in ("plain", "luong") else nn.GRU
         units = hidden // 2 if bidirectional else hidden
         self.encoder, self.decoder = nn.Module(), nn.Module()
@@ -179,10 +176,6 @@ def seq2seq_cases(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
     def draw(low: int, high: int, *shape: int) -> Tensor:
         return torch.randint(low, high, shape, generator=generator)
 
-    def inside(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        inner = convert_names({key.removeprefix("model."): value for key, value in tensors.items()})
-        return {f"model.{key}": value for key, value in inner.items()}
-
     for number, (decoder, layers, both, more) in enumerate(CASES):
         dtype = torch.float32 if number in (4, 8) else torch.float64
         implementation = "reference" if number % 3 == 1 else "fused"
@@ -197,18 +190,10 @@ def seq2seq_cases(make: Callable[..., nn.Module]) -> Iterator[ParityCase]:
         with default_dtype(dtype):
             theirs = TorchSeq2Seq(*sizes[:2], **settings)
             ours = make(*sizes[:2], dropout=0.0, implementation=implementation, **settings)
-        with torch.no_grad():
-            for parameter in theirs.parameters():
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter += 0.3 * noise.to(parameter)
+        randomize_weights(theirs, 0.3, add=True, generator=generator)
         ours.load_state_dict(convert_names(theirs.state_dict()))
         output = ", ".join([decoder, f"{layers} layers", *(f"{k} {v}" for k, v in more.items())])
         both_ways = ", both ways" if both else ""
-        calls = CallAdapter(ours, logits_and_loss), CallAdapter(theirs, logits_and_loss)
-        yield ParityCase(
-            *calls,
-            (source, target),
-            inside,
-            torch.optim.Adam,
-            f"{output}{both_ways}, {implementation}, {dtype}",
-        )
+        calls = (OutputAdapter(net, logits_and_loss) for net in (ours, theirs))
+        label = f"{output}{both_ways}, {implementation}, {dtype}"
+        yield ParityCase(*calls, (source, target), convert_inside(convert_names), torch.optim.Adam, label)

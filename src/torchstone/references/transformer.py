@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchstone.parts.facts import ParityCase
+from torchstone.references import OutputAdapter, convert_inside, randomize_weights
 
 Names = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
@@ -77,17 +78,6 @@ def causal_mask(length: int) -> Tensor:
     return torch.ones(length, length).triu(1).bool()
 
 
-class CallAdapter(nn.Module):
-    """A module called in some way of its own."""
-
-    def __init__(self, model: nn.Module, call: Callable[..., Tensor | tuple]):
-        super().__init__()
-        self.model, self.call, self.__name__ = model, call, type(model).__name__
-
-    def forward(self, *inputs: Tensor) -> Tensor | tuple:
-        return self.call(self.model, *inputs)
-
-
 def logits_and_loss(model: nn.Module, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Logits where a token is to be foretold, and the smoothed loss of those, written out."""
     labels = target[:, 1:].flatten()
@@ -114,18 +104,11 @@ def transformer_cases(
     def draw(low: int, high: int, *shape: int) -> Tensor:
         return torch.randint(low, high, shape, generator=generator)
 
-    def inside(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        inner = {key.removeprefix("model."): value for key, value in tensors.items()}
-        return {f"model.{key}": value for key, value in names(inner).items()}
-
     def pair(ours, theirs, calls, inputs, output: str) -> ParityCase:
-        with torch.no_grad():
-            for parameter in theirs.parameters():  # biases and norms start trivially
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter += 0.2 * noise.to(parameter)
+        randomize_weights(theirs, 0.2, add=True, generator=generator)
         ours.load_state_dict(names(theirs.state_dict()))
-        ours, theirs = CallAdapter(ours, calls[0]), CallAdapter(theirs, calls[1])
-        return ParityCase(ours, theirs, inputs, inside, torch.optim.AdamW, output)
+        ours, theirs = OutputAdapter(ours, calls[0]), OutputAdapter(theirs, calls[1])
+        return ParityCase(ours, theirs, inputs, convert_inside(names), torch.optim.AdamW, output)
 
     for number in range(6):
         dtype = torch.float32 if number in (4, 5) else torch.float64

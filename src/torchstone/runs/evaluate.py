@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torchstone.errors import BadInput
-from torchstone.runs.load import load_run
+from torchstone.runs.load import is_published, load_any
 from torchstone.runs.recipes import read_recipe
 from torchstone.systems import System
 
@@ -21,13 +21,14 @@ class EvaluatedOn(NamedTuple):
 
     def line(self) -> str:
         count = "" if self.examples is None else f" ({self.examples})"
-        return f"evaluated on {'the test split' if self.split == 'test' else 'all'} of {self.name}{count}{self.note}"
+        split = "the test split" if self.split == "test" else "all"
+        return f"evaluated on {split} of {self.name}{count}{self.note}"
 
 
 def evaluate(
-    folder: Path, data: str | None, device: str, options: Mapping[str, Any], *, last: bool = False
+    folder: str | Path, data: str | None, device: str, options: Mapping[str, Any], *, last: bool = False
 ) -> tuple[dict[str, float], EvaluatedOn]:
-    """The metrics of a run's model, and what they are of.
+    """The metrics of a run's model, or a published one's, and what they are of.
 
     Args:
         data: other data than the run's; if their content is the same, it is the run's test split that counts.
@@ -39,13 +40,15 @@ def evaluate(
     """
     from torchstone.data import identity
 
-    model, metadata, entry = load_run(folder, device, last=last)
-    _, _, recipe = read_recipe(folder)
+    model, metadata, entry = load_any(folder, device, last=last)
     measure = system_use(entry, "evaluate")
     refuse_unknown(measure, options, f"{entry.name} evaluates")
-    spec, trained = data or recipe.data, metadata.get("data_identity")
+    own = None if is_published(folder) else read_recipe(Path(folder))[2].data
+    spec, trained = data or own, metadata.get("data_identity")
+    if spec is None:
+        raise BadInput(f"{folder} is no run with data of its own: say which with --data")
     if trained is None:  # of an earlier version
-        trained, is_own = [], spec == recipe.data
+        trained, is_own = [], spec == own
     else:
         is_own = True
         try:
@@ -56,8 +59,8 @@ def evaluate(
             if data is None:
                 change = identity.differences(trained[-1:], [other.found])
                 raise BadInput(
-                    f"the data of {folder} have changed since it was trained ({change}), so its test split may "
-                    f"hold training examples: restore them, or give --data {spec} to evaluate all of them"
+                    f"the data of {folder} have changed since it was trained ({change}), so its test split "
+                    f"may hold training examples: restore them, or give --data {spec} to evaluate all of them"
                 ) from None
         except BadInput:
             if data is None:

@@ -40,7 +40,7 @@ def execute(
     """
     from torchstone.data import identity
     from torchstone.engine import checkpoint, parallel, rng
-    from torchstone.engine.console import notify
+    from torchstone.engine.console import activity, notify
     from torchstone.engine.run import Intervals, fit, skip_finished_stage
     from torchstone.runs.folder import create_run_folder, note_changes, without_sketch, write_result
 
@@ -96,7 +96,8 @@ def execute(
         offset += run.steps
         last = run
     if parallel.rank() == 0:
-        write_result(folder, entry.name, recipe_name, last, offset - last.steps + last.step)
+        with activity("drawing pictures", quiet=quiet, announce=last.report is not None):
+            write_result(folder, entry.name, recipe_name, last, offset - last.steps + last.step)
     parallel.barrier()  # none leaves before the result is written
     return last
 
@@ -149,8 +150,8 @@ TOTALS = ("steps", "total_timesteps", "total_episodes")  # fields that say how l
 
 
 def more_steps(folder: Path, recipe: Any, steps: int | None, *, quiet: bool) -> dict[str, int]:
-    """The change of a recipe's field that makes its run so long, which is said. Without `steps` there is none;
-    of a finished run that is said.
+    """The change of a recipe's field that makes its run so long, which is said. Without `steps` there is
+    none; of a finished run that is said.
 
     Raises:
         BadInput: no more steps than it has already; a run of several stages.
@@ -173,7 +174,8 @@ def more_steps(folder: Path, recipe: Any, steps: int | None, *, quiet: bool) -> 
         if is_finished and not quiet:
             early = f", stopped early at {done['step']:,}" if done["step"] < done["steps"] else ""
             notify(
-                f"{folder} is finished ({planned:,} {unit}{early}): to train longer, give a larger total with --steps"
+                f"{folder} is finished ({planned:,} {unit}{early}): to train longer, give a larger total "
+                "with --steps"
             )
         return {}
     if (folder / "stages").exists():
@@ -185,8 +187,8 @@ def more_steps(folder: Path, recipe: Any, steps: int | None, *, quiet: bool) -> 
         raise BadInput(f"--steps is the new total: give more than {planned:,} {unit} ({reached})")
     if not quiet:
         notify(
-            f"{steps:,} {unit} instead of {planned:,} ({reached}): from here on the learning rate follows the "
-            f"schedule of {steps:,}"
+            f"{steps:,} {unit} instead of {planned:,} ({reached}): from here on the learning rate follows "
+            f"the schedule of {steps:,}"
         )
     return {name: steps}
 
@@ -229,8 +231,8 @@ def check_data(
         for key in MEANING:
             if key in saved and saved[key] != json.loads(json.dumps(metadata.get(key))):
                 raise BadInput(
-                    f"the new data have another {key.replace('_', ' ')} than {folder} was trained with: train "
-                    "anew on them (images and labelled texts: --weights RUN begins with its weights)"
+                    f"the new data have another {key.replace('_', ' ')} than {folder} was trained with: "
+                    "train anew on them (images and labelled texts: --weights RUN begins with its weights)"
                 )
         return
     before = accepted_data(folder) or saved.get("data_identity")  # earlier versions wrote none

@@ -124,6 +124,9 @@ def described(metadata: dict, system: str) -> dict[str, Any]:
         if metadata["task"] == "segment":
             output["shape"] = ["batch", classes, *sides]
         values = "pixels, 0 to 255; the model normalizes them"
+        if picture.get("levels"):
+            low, high = picture["levels"]
+            values += f"; of more than 8 bits, {low:g} is 0 and {high:g} is 255"
         entry = {"name": "images", "type": "uint8", "values": values}
         entry["shape"] = ["batch", picture["channels"], *sides]
         framing = (

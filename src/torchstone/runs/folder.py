@@ -20,7 +20,7 @@ from torchstone.engine import parallel
 from torchstone.engine.meter import read_rows
 from torchstone.engine.run import EVALUATION_SHARE, Run
 from torchstone.errors import BadInput
-from torchstone.files import atomic_write
+from torchstone.files import atomic_write, parse_json
 from torchstone.plots.curves import draw_curves
 
 
@@ -105,9 +105,19 @@ def write_json(file: Path, content: Any) -> None:
 
 
 def read_intervals(folder: Path) -> dict:
-    """When a run folder's run evaluates and saves; earlier versions wrote `clock`."""
-    saved = json.loads((folder / "recipe.json").read_text())
-    intervals = saved["intervals"] if "intervals" in saved else saved["clock"]
+    """When a run folder's run evaluates and saves; earlier versions wrote `clock`.
+
+    Raises:
+        BadInput: the folder does not say so.
+    """
+    file = folder / "recipe.json"
+    try:
+        saved = parse_json(file.read_text())
+        intervals = saved["intervals"] if "intervals" in saved else saved["clock"]
+        if not isinstance(intervals, dict):
+            raise TypeError("intervals")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{file} does not say when to evaluate and to save ({error!r}): restore it") from None
     return {"evaluation_share": math.inf} | intervals  # earlier versions evaluated 20 times
 
 

@@ -2,16 +2,23 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchstone import systems
-from torchstone.errors import BadInput
+from torchstone.errors import BadInput, first_line
 from torchstone.runs.execute import same_system
 from torchstone.runs.recipes import read_recipe
 from torchstone.runs.seeds import runs_of, seeds_of
 
+if TYPE_CHECKING:  # they take seconds to import
+    import tokenizers
+    import torch
 
-def create(name: str, *, weights: str | Path | None = None, **arguments):
+# what comes of settings of another type than they should have
+MISMATCHED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+
+
+def create(name: str, *, weights: str | Path | None = None, **arguments) -> "torch.nn.Module":
     """A system's network (or a variant's) as a plain `nn.Module`: random weights, or a published file's.
 
     Args:
@@ -28,17 +35,20 @@ def create(name: str, *, weights: str | Path | None = None, **arguments):
     except TypeError as error:
         raise BadInput(f"{name} cannot be made so: {error}") from None
     if weights is not None:
-        from torchstone.engine.checkpoint import read_weights
+        from torchstone.hub.weight_files import read_weights
         from torchstone.tasks.transfer import load_weights
 
-        module, tensors = entry.module(), read_weights(Path(weights))
+        module, file = entry.module(), read_weights(Path(weights))
+        if hasattr(module, "file_statistics"):  # refuses a file of another network with the same names
+            module.file_statistics(variant, file)
+        tensors = file.tensors
         if hasattr(module, "published"):  # from the published file's names to ours
             tensors = module.published(variant, tensors)
         load_weights(model, tensors, f"{weights} does not fit {name}", getattr(module, "HEAD", ()))
     return model
 
 
-def load(path: str | Path, *, last: bool = False):
+def load(path: str | Path, *, last: bool = False) -> "torch.nn.Module":
     """The model of a run folder, or of one in Hugging Face layout (`hf:ORG/NAME` is fetched), in
     evaluation mode on the CPU. A run's has its `metadata`, its `classes` (or None), and of images and tables
     `preprocess`: from files to its input.
@@ -87,21 +97,21 @@ def preprocessor(metadata: dict[str, Any]) -> Callable[[Any], Any] | None:
     return None
 
 
-def load_tokenizer(path: str | Path):
+def load_tokenizer(path: str | Path) -> "tokenizers.Tokenizer":
     """The `tokenizers.Tokenizer` that belongs to what `load` gives.
 
     Raises:
         BadInput: there is none.
     """
-    from torchstone.data.text import tokenizers
+    from torchstone.data.text import tokenizers as readers
 
     folder = _layout_of(path)
     if folder is not None:
-        return tokenizers.load(folder)
+        return readers.load(folder)
     metadata = _metadata(Path(path))
     if "tokenizer" not in metadata:
         raise BadInput(f"the model in {path} takes no text: it has no tokenizer")
-    return tokenizers.from_metadata(metadata["tokenizer"])
+    return readers.from_metadata(metadata["tokenizer"])
 
 
 def _metadata(folder: Path) -> dict:
@@ -109,6 +119,19 @@ def _metadata(folder: Path) -> dict:
 
     read_recipe(folder)
     return checkpoint.find(folder / "checkpoint")[1]["metadata"]
+
+
+def load_any(path: str | Path, device: str = "cpu", *, last: bool = False):
+    """What `load_run` gives, of a run folder or of one in Hugging Face layout."""
+    from torchstone.runs.published import load_published
+
+    folder = _layout_of(path)
+    return load_run(Path(path), device, last=last) if folder is None else load_published(folder, device)
+
+
+def is_published(path: str | Path) -> bool:
+    """Whether `path` is a folder in Hugging Face layout, or the name of one."""
+    return _layout_of(path) is not None
 
 
 def _layout_of(path: str | Path) -> Path | None:
@@ -129,14 +152,13 @@ def from_layout(folder: Path):
     try:
         module = systems.find(hf_folder.system_of_config(config))[0].module()
         variant, arguments = module.from_config(config)
+        if hasattr(module, "match_weights"):  # what the weights hold beyond what the config says
+            arguments = module.match_weights(arguments, tensors)
+        model = create(variant, **arguments)
     except BadInput as error:
         raise BadInput(f"{folder}: {error}") from None
-    if hasattr(module, "match_weights"):  # what the weights hold beyond what the config says
-        arguments = module.match_weights(arguments, tensors)
-    try:
-        model = create(variant, **arguments)
-    except ValueError as error:
-        raise BadInput(f"{folder}: its config does not go together ({error})") from None
+    except MISMATCHED as error:
+        raise BadInput(f"{folder}: its config does not go together ({first_line(error)})") from None
     from torchstone.tasks.transfer import load_weights
 
     load_weights(model, module.published(variant, tensors), f"the weights in {folder} do not fit")

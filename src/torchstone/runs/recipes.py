@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import json
 import re
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from torchstone.engine import old_names
 from torchstone.engine.console import notify
 from torchstone.engine.recipe_fields import checked, field_paths, flatten, get_field, replace_fields
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import parse_json
 from torchstone.systems import System
 
 
@@ -36,6 +36,8 @@ def recipe_of(name: str, fields: Mapping[str, Any], *, saved: bool = False):
 
     # BERT's recipes begin with weights in their own way
     transfers = weights is not None and hasattr(recipes[first], "freeze")
+    if not wanted and not transfers and "data" in fields and hasattr(entry.module(), "recipe_for_data"):
+        wanted = entry.module().recipe_for_data(fields["data"])
     wanted = wanted or (transfer.NAME if transfers else first)
     starts = transfers and wanted == transfer.NAME
     if wanted not in recipes and not starts:
@@ -155,9 +157,9 @@ def read_recipe_file(file: Path, entry: System | None = None):
     if not file.is_file():
         raise BadInput(f"there is no recipe {file}: give the recipe.json of a run folder")
     try:
-        saved = json.loads(file.read_text())
+        saved = parse_json(file.read_text())
         name, fields = f"{saved['system']}/{saved['recipe']}", flatten(saved["fields"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{file} cannot be read ({error!r}): restore it, or train anew") from None
     if entry is not None and saved["system"] != entry.name:
         raise BadInput(f"{file.parent} is a run of {saved['system']!r}, not of {entry.name!r}")

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torchstone.parts.metrics.legend import legend
+
 _HERE = Path(__file__).resolve().parent
 # in a checkout beside the source; in an installed package within it
 FOLDER = next((f for f in (_HERE.parents[2] / "records", _HERE.parent / "records") if f.is_dir()), _HERE)
@@ -48,7 +50,8 @@ class Record:
     @property
     def falls(self) -> bool:
         """Whether less is better."""
-        return self.metric.endswith(("loss", "entropy", "error", "mse", "dimension", "gap_to_kde"))
+        meaning = legend(self.metric, self.system)
+        return meaning is not None and meaning.better == "lower"
 
     def aim(self) -> str:
         """The target, if there is one, and which side of it is good."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from torchstone.errors import BadInput
+from torchstone.files import parse_json
 from torchstone.runs.execute import execute
 from torchstone.runs.recipes import read_recipe
 
@@ -21,8 +22,8 @@ def seeds_of(folder: Path) -> list[int]:
     """The seeds that a folder's runs are of; none of any other folder."""
     file = folder / "recipe.json"
     try:
-        return json.loads(file.read_text()).get("seeds", []) if file.exists() else []
-    except (ValueError, AttributeError):
+        return parse_json(file.read_text()).get("seeds", []) if file.exists() else []
+    except (OSError, ValueError, AttributeError):
         return []  # read_recipe says what is wrong with it
 
 

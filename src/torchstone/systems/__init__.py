@@ -5,6 +5,7 @@ A system is the module `torchstone.systems.CHAPTER.NAME`. It holds VARIANTS, REC
 """
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -37,335 +38,145 @@ class Variant(NamedTuple):
     shape: tuple[int, ...]
 
 
-def names(text: str) -> tuple[str, ...]:
-    """`"a b"` as `("a", "b")`: a catalogue is easier to read so."""
-    return tuple(text.split())
+# name: title, year. paper; then its networks and its recipes, the first of each the default
+CHAPTERS = {
+    "fundamentals": """
+perceptron: Perceptron, 1958. Rosenblatt, Psychological Review 65:386
+    variants: perceptron
+    recipes: iris digits breast_cancer xor smoke
+backprop: Back-propagation by hand, 1986. Rumelhart, Hinton and Williams, Nature 323:533
+    variants: backprop
+    recipes: digits paper mnist5k smoke
+mlp: Multi-layer perceptron, 1986. Rumelhart, Hinton and Williams, Nature 323:533
+    variants: mlp mlp_table
+    recipes: digits mnist5k deep table adult smoke
+""",
+    "convolutional": """
+lenet5: LeNet-5, 1998. LeCun, Bottou, Bengio and Haffner, Proc. IEEE 86(11)
+    variants: lenet5 lenet5_paper
+    recipes: mnist5k mnist paper digits smoke
+alexnet: AlexNet, 2012. Krizhevsky, Sutskever and Hinton, NeurIPS
+    variants: alexnet alexnet_paper
+    recipes: mnist5k imagenet smoke
+vgg: VGG, 2014. Simonyan and Zisserman, arXiv:1409.1556
+    variants: vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn vgg16_bn_cifar
+    recipes: mnist5k cifar10 imagenet smoke
+googlenet: GoogLeNet, 2014. Szegedy, Liu, Jia et al., arXiv:1409.4842
+    variants: googlenet googlenet_paper
+    recipes: mnist5k imagenet smoke
+resnet: ResNet, 2015. He, Zhang, Ren and Sun, arXiv:1512.03385
+    variants: resnet18 resnet34 resnet50 resnet101 resnet152 resnet50_paper resnet20_cifar resnet32_cifar
+        resnet44_cifar resnet56_cifar resnet110_cifar resnet20_cifar_b resnet32_cifar_b resnet44_cifar_b
+        resnet56_cifar_b resnet110_cifar_b resnet18_cifar
+    recipes: mnist5k cifar20 cifar20_cpu smoke
+mobilenet: MobileNet, 2017. Howard, Zhu, Chen et al., arXiv:1704.04861
+    variants: mobilenet_v1 mobilenet_v1_075 mobilenet_v1_050 mobilenet_v1_025 mobilenet_v2
+    recipes: mnist5k cifar10 imagenet smoke
+deeplab: DeepLab v3, 2017. Chen, Papandreou, Schroff and Adam, arXiv:1706.05587
+    variants: deeplab_small deeplab_resnet50 deeplab_resnet101 deeplab_mobilenet_v3_large fcn_resnet50
+    recipes: openmoji voc smoke
+senet: SENet, 2017. Hu, Shen, Albanie, Sun and Wu, arXiv:1709.01507
+    variants: seresnet18 seresnet34 seresnet50 seresnet101 seresnet152 seresnet50_paper seresnet101_paper
+        seresnet152_paper seresnet20_cifar
+    recipes: mnist5k cifar20 smoke
+cbam: CBAM, 2018. Woo, Park, Lee and Kweon, arXiv:1807.06521
+    variants: cbam_resnet18 cbam_resnet34 cbam_resnet50 cbam_resnet101 cbam_resnet20_cifar
+    recipes: mnist5k cifar20 smoke
+efficientnet: EfficientNet, 2019. Tan and Le, ICML, arXiv:1905.11946
+    variants: efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4
+        efficientnet_b5 efficientnet_b6 efficientnet_b7 efficientnet_lite0
+    recipes: mnist5k imagenet smoke
+""",
+    "recurrent": """
+rnn: RNN, 1990. Elman, Cognitive Science 14(2):179
+    variants: rnn
+    recipes: shakespeare adding smoke
+lstm: LSTM, 1997. Hochreiter and Schmidhuber, Neural Computation 9(8):1735
+    variants: lstm bilstm lstm_ptb_small lstm_ptb_medium lstm_ptb_large
+    recipes: shakespeare sentiment voices speakers chorales jsb adding copy smoke
+ctc: CTC, 2006. Graves, Fernández, Gomez and Schmidhuber, ICML
+    variants: ctc ctc_paper
+    recipes: characters fsdd smoke
+gru: GRU, 2014. Cho, van Merriënboer, Gulcehre et al., arXiv:1406.1078
+    variants: gru gru_cho
+    recipes: shakespeare forecast glucose etth1 adding smoke
+seq2seq: seq2seq, 2014. Bahdanau, Cho and Bengio, arXiv:1409.0473
+    variants: seq2seq_plain seq2seq_cho seq2seq_bahdanau seq2seq_luong seq2seq_paper
+    recipes: translate bible reverse multi30k_cpu multi30k multi30k_plain smoke
+""",
+    "transformer": """
+transformer: Transformer, 2017. Vaswani, Shazeer, Parmar et al., arXiv:1706.03762
+    variants: transformer_base transformer_big transformer_small transformer_mini transformer_tiny
+    recipes: translate multi30k_cpu multi30k paper copy smoke
+gpt: GPT, 2019. Radford, Wu, Child et al., Language Models are Unsupervised Multitask Learners
+    variants: gpt_char_cpu gpt_char gpt1 gpt2 gpt2_medium gpt2_large gpt2_xl gpt3_small gpt3_medium
+        gpt3_large gpt3_xl gpt3_2_7b gpt3_6_7b gpt3_13b gpt3_13b_paper gpt3_175b
+    recipes: shakespeare shakespeare_nanogpt shakespeare_gpu smoke
+bert: BERT, 2018. Devlin, Chang, Lee and Toutanova, arXiv:1810.04805
+    variants: bert_base bert_base_cased bert_large bert_large_cased bert_medium bert_small bert_mini
+        bert_tiny
+    recipes: sentiment masked paper smoke
+t5: T5, 2019. Raffel, Shazeer, Roberts et al., arXiv:1910.10683
+    variants: t5_small t5_base t5_large t5_3b t5_11b t5_v1_1_small t5_v1_1_base t5_v1_1_large t5_mini
+        t5_tiny
+    recipes: denoise texts grammar smoke
+vit: ViT, 2020. Dosovitskiy, Beyer, Kolesnikov et al., arXiv:2010.11929
+    variants: vit_b_16 vit_ti_16 vit_s_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14 vit_cifar vit_mnist
+    recipes: mnist5k cifar10 smoke
+""",
+    "generative": """
+vae: VAE, 2013. Kingma and Welling, arXiv:1312.6114
+    variants: vae vae_paper vae_iwae vae_burgess vae_conv vae_deep vae_plane vae_digits
+    recipes: mnist5k mnist iwae plane conv beta smoke
+gan: GAN, 2014. Goodfellow, Pouget-Abadie, Mirza et al., arXiv:1406.2661
+    variants: gan gan_digits
+    recipes: mnist5k mnist smoke
+cgan: Conditional GAN, 2014. Mirza and Osindero, arXiv:1411.1784
+    variants: cgan cgan_digits cgan_paper
+    recipes: mnist5k mnist paper smoke
+dcgan: DCGAN, 2015. Radford, Metz and Chintala, arXiv:1511.06434
+    variants: dcgan dcgan_mnist dcgan_digits
+    recipes: mnist5k mnist smoke
+realnvp: Real NVP, 2016. Dinh, Sohl-Dickstein and Bengio, arXiv:1605.08803
+    variants: realnvp_points realnvp_digits realnvp_mnist realnvp_cifar10
+    recipes: digits moons mnist5k cifar10 smoke
+ddpm: DDPM, 2020. Ho, Jain and Abbeel, arXiv:2006.11239
+    variants: ddpm_cifar10 ddpm_lsun256 ddpm_mnist ddpm_digits ddpm_emoji
+    recipes: mnist5k half_hour mnist emoji_text cifar10 smoke
+""",
+    "reinforcement": """
+reinforce: REINFORCE, 1992. Williams, Machine Learning 8:229
+    variants: reinforce
+    recipes: cartpole plain smoke
+a2c: A2C, 2016. Mnih, Badia, Mirza et al., arXiv:1602.01783
+    variants: a2c a2c_lstm a3c_atari a3c_atari_lstm
+    recipes: cartpole a3c smoke
+ppo: PPO, 2017. Schulman, Wolski, Dhariwal et al., arXiv:1707.06347
+    variants: ppo ppo_continuous ppo_atari ppo_paper ppo_recurrent
+    recipes: cartpole acrobot lunarlander pendulum hopper pong pong_half_hour cartpole_memory smoke
+dqn: DQN, 2015. Mnih, Kavukcuoglu, Silver et al., Nature 518:529
+    variants: dqn dqn_nature dqn_2013 dqn_dueling
+    recipes: cartpole acrobot pong nature smoke
+ddpg: DDPG, 2015. Lillicrap, Hunt, Pritzel et al., arXiv:1509.02971
+    variants: ddpg ddpg_paper
+    recipes: pendulum paper halfcheetah smoke
+""",
+}
+ENTRY = re.compile(r"(\w+): (.+), (\d{4})\. (.+)\n +variants: ([\w\s]+)\n +recipes: ([\w\s]+)")
 
 
-CATALOGUE = (
-    System(
-        "perceptron",
-        "fundamentals",
-        "Perceptron",
-        "Rosenblatt, Psychological Review 65:386",
-        1958,
-        names("perceptron"),
-        names("iris digits breast_cancer xor smoke"),
-    ),
-    System(
-        "backprop",
-        "fundamentals",
-        "Back-propagation by hand",
-        "Rumelhart, Hinton and Williams, Nature 323:533",
-        1986,
-        names("backprop"),
-        names("digits paper mnist5k smoke"),
-    ),
-    System(
-        "mlp",
-        "fundamentals",
-        "Multi-layer perceptron",
-        "Rumelhart, Hinton and Williams, Nature 323:533",
-        1986,
-        names("mlp"),
-        names("digits mnist5k deep smoke"),
-    ),
-    System(
-        "lenet5",
-        "convolutional",
-        "LeNet-5",
-        "LeCun, Bottou, Bengio and Haffner, Proc. IEEE 86(11)",
-        1998,
-        names("lenet5 lenet5_paper"),
-        names("mnist5k mnist paper digits smoke"),
-    ),
-    System(
-        "alexnet",
-        "convolutional",
-        "AlexNet",
-        "Krizhevsky, Sutskever and Hinton, NeurIPS",
-        2012,
-        names("alexnet alexnet_paper"),
-        names("mnist5k imagenet smoke"),
-    ),
-    System(
-        "vgg",
-        "convolutional",
-        "VGG",
-        "Simonyan and Zisserman, arXiv:1409.1556",
-        2014,
-        names("vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn vgg16_bn_cifar"),
-        names("mnist5k cifar10 imagenet smoke"),
-    ),
-    System(
-        "googlenet",
-        "convolutional",
-        "GoogLeNet",
-        "Szegedy, Liu, Jia et al., arXiv:1409.4842",
-        2014,
-        names("googlenet googlenet_paper"),
-        names("mnist5k imagenet smoke"),
-    ),
-    System(
-        "resnet",
-        "convolutional",
-        "ResNet",
-        "He, Zhang, Ren and Sun, arXiv:1512.03385",
-        2015,
-        names(
-            "resnet18 resnet34 resnet50 resnet101 resnet152 resnet50_paper resnet20_cifar "
-            "resnet32_cifar resnet44_cifar resnet56_cifar resnet110_cifar resnet20_cifar_b "
-            "resnet32_cifar_b resnet44_cifar_b resnet56_cifar_b resnet110_cifar_b resnet18_cifar"
-        ),
-        names("mnist5k cifar20 cifar20_cpu smoke"),
-    ),
-    System(
-        "mobilenet",
-        "convolutional",
-        "MobileNet",
-        "Howard, Zhu, Chen et al., arXiv:1704.04861",
-        2017,
-        names("mobilenet_v1 mobilenet_v1_075 mobilenet_v1_050 mobilenet_v1_025 mobilenet_v2"),
-        names("mnist5k cifar10 imagenet smoke"),
-    ),
-    System(
-        "deeplab",
-        "convolutional",
-        "DeepLab v3",
-        "Chen, Papandreou, Schroff and Adam, arXiv:1706.05587",
-        2017,
-        names("deeplab_small deeplab_resnet50 deeplab_resnet101 deeplab_mobilenet_v3_large fcn_resnet50"),
-        names("openmoji voc smoke"),
-    ),
-    System(
-        "senet",
-        "convolutional",
-        "SENet",
-        "Hu, Shen, Albanie, Sun and Wu, arXiv:1709.01507",
-        2017,
-        names(
-            "seresnet18 seresnet34 seresnet50 seresnet101 seresnet152 seresnet50_paper "
-            "seresnet101_paper seresnet152_paper seresnet20_cifar"
-        ),
-        names("mnist5k cifar20 smoke"),
-    ),
-    System(
-        "cbam",
-        "convolutional",
-        "CBAM",
-        "Woo, Park, Lee and Kweon, arXiv:1807.06521",
-        2018,
-        names("cbam_resnet18 cbam_resnet34 cbam_resnet50 cbam_resnet101 cbam_resnet20_cifar"),
-        names("mnist5k cifar20 smoke"),
-    ),
-    System(
-        "efficientnet",
-        "convolutional",
-        "EfficientNet",
-        "Tan and Le, ICML, arXiv:1905.11946",
-        2019,
-        names(
-            "efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 "
-            "efficientnet_b5 efficientnet_b6 efficientnet_b7 efficientnet_lite0"
-        ),
-        names("mnist5k imagenet smoke"),
-    ),
-    System(
-        "rnn",
-        "recurrent",
-        "RNN",
-        "Elman, Cognitive Science 14(2):179",
-        1990,
-        names("rnn"),
-        names("shakespeare adding smoke"),
-    ),
-    System(
-        "lstm",
-        "recurrent",
-        "LSTM",
-        "Hochreiter and Schmidhuber, Neural Computation 9(8):1735",
-        1997,
-        names("lstm bilstm lstm_ptb_small lstm_ptb_medium lstm_ptb_large"),
-        names("shakespeare sentiment voices speakers chorales jsb adding copy smoke"),
-    ),
-    System(
-        "ctc",
-        "recurrent",
-        "CTC",
-        "Graves, Fernández, Gomez and Schmidhuber, ICML",
-        2006,
-        names("ctc ctc_paper"),
-        names("characters fsdd smoke"),
-    ),
-    System(
-        "gru",
-        "recurrent",
-        "GRU",
-        "Cho, van Merriënboer, Gulcehre et al., arXiv:1406.1078",
-        2014,
-        names("gru gru_cho"),
-        names("shakespeare forecast glucose etth1 adding smoke"),
-    ),
-    System(
-        "seq2seq",
-        "recurrent",
-        "seq2seq",
-        "Bahdanau, Cho and Bengio, arXiv:1409.0473",
-        2014,
-        names("seq2seq_plain seq2seq_cho seq2seq_bahdanau seq2seq_luong seq2seq_paper"),
-        names("translate bible reverse multi30k_cpu multi30k multi30k_plain smoke"),
-    ),
-    System(
-        "transformer",
-        "transformer",
-        "Transformer",
-        "Vaswani, Shazeer, Parmar et al., arXiv:1706.03762",
-        2017,
-        names("transformer_base transformer_big transformer_small transformer_mini transformer_tiny"),
-        names("translate multi30k_cpu multi30k paper copy smoke"),
-    ),
-    System(
-        "gpt",
-        "transformer",
-        "GPT",
-        "Radford, Wu, Child et al., Language Models are Unsupervised Multitask Learners",
-        2019,
-        names(
-            "gpt_char_cpu gpt_char gpt1 gpt2 gpt2_medium gpt2_large gpt2_xl gpt3_small gpt3_medium "
-            "gpt3_large gpt3_xl gpt3_2_7b gpt3_6_7b gpt3_13b gpt3_13b_paper gpt3_175b"
-        ),
-        names("shakespeare shakespeare_nanogpt shakespeare_gpu smoke"),
-    ),
-    System(
-        "bert",
-        "transformer",
-        "BERT",
-        "Devlin, Chang, Lee and Toutanova, arXiv:1810.04805",
-        2018,
-        names(
-            "bert_base bert_base_cased bert_large bert_large_cased bert_medium bert_small bert_mini bert_tiny"
-        ),
-        names("sentiment masked paper smoke"),
-    ),
-    System(
-        "t5",
-        "transformer",
-        "T5",
-        "Raffel, Shazeer, Roberts et al., arXiv:1910.10683",
-        2019,
-        names(
-            "t5_small t5_base t5_large t5_3b t5_11b t5_v1_1_small t5_v1_1_base t5_v1_1_large t5_mini t5_tiny"
-        ),
-        names("denoise texts grammar smoke"),
-    ),
-    System(
-        "vit",
-        "transformer",
-        "ViT",
-        "Dosovitskiy, Beyer, Kolesnikov et al., arXiv:2010.11929",
-        2020,
-        names("vit_b_16 vit_ti_16 vit_s_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14 vit_cifar vit_mnist"),
-        names("mnist5k cifar10 smoke"),
-    ),
-    System(
-        "vae",
-        "generative",
-        "VAE",
-        "Kingma and Welling, arXiv:1312.6114",
-        2013,
-        names("vae vae_paper vae_iwae vae_burgess vae_conv vae_deep vae_plane vae_digits"),
-        names("mnist5k mnist iwae plane conv beta smoke"),
-    ),
-    System(
-        "gan",
-        "generative",
-        "GAN",
-        "Goodfellow, Pouget-Abadie, Mirza et al., arXiv:1406.2661",
-        2014,
-        names("gan gan_digits"),
-        names("mnist5k mnist smoke"),
-    ),
-    System(
-        "cgan",
-        "generative",
-        "Conditional GAN",
-        "Mirza and Osindero, arXiv:1411.1784",
-        2014,
-        names("cgan cgan_digits cgan_paper"),
-        names("mnist5k mnist paper smoke"),
-    ),
-    System(
-        "dcgan",
-        "generative",
-        "DCGAN",
-        "Radford, Metz and Chintala, arXiv:1511.06434",
-        2015,
-        names("dcgan dcgan_mnist dcgan_digits"),
-        names("mnist5k mnist smoke"),
-    ),
-    System(
-        "realnvp",
-        "generative",
-        "Real NVP",
-        "Dinh, Sohl-Dickstein and Bengio, arXiv:1605.08803",
-        2016,
-        names("realnvp_points realnvp_digits realnvp_mnist realnvp_cifar10"),
-        names("digits moons mnist5k cifar10 smoke"),
-    ),
-    System(
-        "ddpm",
-        "generative",
-        "DDPM",
-        "Ho, Jain and Abbeel, arXiv:2006.11239",
-        2020,
-        names("ddpm_cifar10 ddpm_lsun256 ddpm_mnist ddpm_digits ddpm_emoji"),
-        names("mnist5k half_hour mnist emoji_text cifar10 smoke"),
-    ),
-    System(
-        "reinforce",
-        "reinforcement",
-        "REINFORCE",
-        "Williams, Machine Learning 8:229",
-        1992,
-        names("reinforce"),
-        names("cartpole plain smoke"),
-    ),
-    System(
-        "a2c",
-        "reinforcement",
-        "A2C",
-        "Mnih, Badia, Mirza et al., arXiv:1602.01783",
-        2016,
-        names("a2c a2c_lstm a3c_atari a3c_atari_lstm"),
-        names("cartpole a3c smoke"),
-    ),
-    System(
-        "ppo",
-        "reinforcement",
-        "PPO",
-        "Schulman, Wolski, Dhariwal et al., arXiv:1707.06347",
-        2017,
-        names("ppo ppo_continuous ppo_atari ppo_paper ppo_recurrent"),
-        names("cartpole acrobot lunarlander pendulum hopper pong pong_half_hour cartpole_memory smoke"),
-    ),
-    System(
-        "dqn",
-        "reinforcement",
-        "DQN",
-        "Mnih, Kavukcuoglu, Silver et al., Nature 518:529",
-        2015,
-        names("dqn dqn_nature dqn_2013 dqn_dueling"),
-        names("cartpole acrobot pong nature smoke"),
-    ),
-    System(
-        "ddpg",
-        "reinforcement",
-        "DDPG",
-        "Lillicrap, Hunt, Pritzel et al., arXiv:1509.02971",
-        2015,
-        names("ddpg ddpg_paper"),
-        names("pendulum paper halfcheetah smoke"),
-    ),
+def entry(chapter: str, text: str) -> System:
+    """One entry of a chapter's table."""
+    match = ENTRY.fullmatch(text)
+    assert match, f"no entry of the catalogue: {text}"
+    name, title, year, paper, variants, recipes = match.groups()
+    return System(name, chapter, title, paper, int(year), tuple(variants.split()), tuple(recipes.split()))
+
+
+CATALOGUE = tuple(
+    entry(chapter, text)
+    for chapter, table in CHAPTERS.items()
+    for text in re.split(r"\n(?=\w)", table.strip())
 )
 
 

@@ -1,7 +1,6 @@
 """Anomaly scores: how unusual an input is under a model with a likelihood."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,8 @@ def score_quantiles(scores: Float[Tensor, " count"]) -> list[float]:
 
 
 def classify_score(score: float, quantiles: Sequence[float] | None) -> dict[str, Any]:
-    """`label`, usual or unusual, and `probability`: the fraction of validation data that score no higher.
+    """`label`, usual or unusual, and `validation_rank`: the fraction of validation data that score no higher.
+    It is no probability of the label: of usual data it takes every value.
 
     Raises:
         BadInput: no quantiles, because the run has not reached its first evaluation.
@@ -30,7 +30,7 @@ def classify_score(score: float, quantiles: Sequence[float] | None) -> dict[str,
     if not quantiles:
         raise BadInput("no validation scores to compare with yet: resume the run first")
     lower = sum(each <= score for each in quantiles) / len(quantiles)
-    return {"label": "unusual" if lower < ANOMALY_RATE else "usual", "probability": lower}
+    return {"label": "unusual" if lower < ANOMALY_RATE else "usual", "validation_rank": lower}
 
 
 def check_finite(x: Tensor, name: str) -> Tensor:
@@ -43,18 +43,3 @@ def check_finite(x: Tensor, name: str) -> Tensor:
     if bad:
         raise NotFinite(f"{bad} of {len(x)} {name} are not finite: the weights are broken")
     return x
-
-
-def list_files(inputs: Sequence[Path | str]) -> list[Path]:
-    """The files named, with folders replaced by the files in them.
-
-    Raises:
-        BadInput: an empty folder.
-    """
-    files = []
-    for each in map(Path, inputs):
-        inside = sorted(p for p in each.iterdir() if p.is_file()) if each.is_dir() else [each]
-        if not inside:
-            raise BadInput(f"{each} is an empty folder: give image files, or a folder of them")
-        files += inside
-    return files

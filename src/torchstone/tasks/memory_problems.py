@@ -56,13 +56,7 @@ def build(recipe: Any, cell: Cell) -> Run:
     model, model_config = build_network(recipe, cell, **SHAPES[kind])
     device = next(model.parameters()).device
     stream = MemoryProblems(
-        kind,
-        length,
-        recipe.batch_size,
-        seed=recipe.seed,
-        device=device,
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        kind, length, recipe.batch_size, seed=recipe.seed, device=device, **parallel.share()
     )
 
     def objective(net: Any, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -53,8 +53,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         seed=recipe.seed,
         transpose=recipe.transpose,
         device=next(model.parameters()).device,
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        **parallel.share(),
     )
     return Run(
         stream=stream,

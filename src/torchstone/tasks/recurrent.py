@@ -36,7 +36,6 @@ TASKS = {
     "copy": "memory_problems",
 }
 
-
 TaskName = Literal["language", "label", "voices", "forecast", "music", "adding", "copy"]
 
 

@@ -20,9 +20,10 @@ from torchstone.engine import checkpoint
 from torchstone.engine.console import notify
 from torchstone.engine.recipe_fields import field_paths, replace_fields
 from torchstone.errors import BadInput
+from torchstone.hub.weight_files import Statistics, WeightFile, read_weights
 from torchstone.parts.old_keys import rename_old_keys
 
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+FileStatistics = Callable[[str, WeightFile], Statistics]
 # mean and std that published networks normalize with, unless a system says otherwise
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NAME = "transfer"  # of the recipe for initial weights
@@ -35,15 +36,17 @@ def initialize_from(
     *,
     head: tuple[str, ...] = (),
     published: Callable[[str, dict], Mapping[str, Tensor]] | None = None,
-    statistics: Statistics = IMAGENET,
+    statistics: Statistics | FileStatistics = IMAGENET,
 ) -> ImageDataset:
     """Load the weights that the recipe names into `model`, freeze what it says; returns the data to train on.
 
-    The images are normalized like those that the weights were trained on: the run's, or by `statistics`.
+    The images are normalized like those that the weights were trained on: as the run's, as the file's folder
+    states, or by `statistics`.
 
     Args:
         head: name prefixes of the classification layer, which is replaced for other classes.
         published: from a published file's names to ours.
+        statistics: mean and std of the published files, or what tells them by variant and file.
 
     Raises:
         BadInput: the weights are missing or do not fit; nothing to freeze, or nothing left to train.
@@ -62,9 +65,15 @@ def initialize_from(
                 tensors |= new_head
                 notify(f"other classes: the head is replaced by a new one ({', '.join(new_head)})")
         else:
-            tensors = checkpoint.read_weights(Path(source))
-            tensors = published(recipe.variant, tensors) if published else tensors
-            normalization = dict(zip(("mean", "std"), map(list, statistics), strict=True))
+            file = read_weights(Path(source))
+            family = statistics if isinstance(statistics, tuple) else statistics(recipe.variant, file)
+            tensors = published(recipe.variant, file.tensors) if published else file.tensors
+            normalization = data.metadata
+            if data.metadata["channels"] == len(family[0]):
+                stated = dict(zip(("mean", "std"), map(list, file.statistics or family), strict=True))
+                normalization = stated
+                mean, std = (", ".join(f"{value:.3g}" for value in stated[key]) for key in stated)
+                notify(f"images are normalized as for {source}: mean {mean}, std {std}")
         replaced = load_weights(model, tensors, problem, head)
         with torch.no_grad():
             # Zero logits at first: from random ones, unlearning them is most of a short run

@@ -22,9 +22,9 @@ from torchstone.parts.facts import count_parameters
 from torchstone.runs.recipes import comments
 from torchstone.runs.records import CURVES, Record, of_system, read
 from torchstone.systems import CATALOGUE, System
+from torchstone.systems.metric_names import legends_of
 
 FOLDER = Path(__file__).resolve().parents[3] / "docs"
-
 
 # what a chapter's systems learn from; of single systems where it is something else
 MODALITIES = {
@@ -171,6 +171,8 @@ def page(entry: System) -> str:
         f"Any field is an option: `torchstone train {name} --{changeable(module.RECIPES[first])} …`."
         " A later column shows what differs from the first.",
         table(*recipes(module.RECIPES)),
+        "## Metrics",
+        table(["name", "meaning", "unit", "better", "chance"], metrics(name), "lllll"),
         "## Commands",
         "```sh\n" + "\n".join(commands(module, name)) + "\n```",
         "## Published figures",
@@ -232,6 +234,11 @@ def recipes(presets: dict[str, Any]) -> tuple[list[str], list[list[str]], str]:
         help_text = comments(type(get_field(first, path[:-1]))).get(path[-1], "")
         rows.append([f"`{short_name(first, path)}`", help_text, f"`{plain(own)}`", *shown])
     return ["field", "meaning", *presets], rows, "ll" + "l" * len(presets)
+
+
+def metrics(system: str) -> list[list[str]]:
+    """Name and legend of each metric that a system writes."""
+    return [[f"`{name}`", escaped(m.title), m.unit, m.better, m.chance] for name, m in legends_of(system)]
 
 
 def changeable(recipe: Any) -> str:

@@ -134,6 +134,14 @@ def not_finite(folder, name):
     return write_audio(folder, name, wave, subtype="FLOAT")
 
 
+def too_large(folder, name):
+    return write_audio(folder, name, np.stack([tone(peak=3e38)] * 2, 1).astype(np.float32), subtype="FLOAT")
+
+
+def of_slow_rate(folder, name):
+    return write_audio(folder, name, tone(), rate=1)
+
+
 def opposed(folder, name):
     return write_audio(folder, name, np.stack([tone(), -tone()], 1))
 
@@ -151,6 +159,8 @@ def opposed(folder, name):
         (lambda folder, name: folder / name, "there is no sound file"),
         (too_short, "lasts 0.049 s, at least 0.05 are needed"),
         (not_finite, "not finite"),
+        (too_large, "has samples up to 3e+38: export it again, within full scale"),
+        (of_slow_rate, "states 1 samples a second, and sound has at least 1000"),
         (opposed, "cancel each other out"),
     ],
 )

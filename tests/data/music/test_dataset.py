@@ -1,8 +1,10 @@
 """Music: frames of keys from notes, files of several kinds, splits, batches, and MIDI there and back."""
 
 import json
+import struct
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -120,7 +122,9 @@ def test_chorales_match_music21():
             assert len(ours) > 100
 
 
-def test_load_music_chorales():
+def test_load_music_chorales(monkeypatch):
+    notes = chorales.read()
+    monkeypatch.setattr(chorales, "read", lambda: notes)  # 400 scores, read once
     music = load_music("chorales")
     print(music.description)
     parts = (music.train, music.val, music.test)
@@ -257,3 +261,92 @@ def test_pad_pieces_with_silence():
     assert frames[0, 3:].sum() == 0
     for row, length in zip(frames, lengths.tolist(), strict=True):
         assert torch.equal(row[:length].bool(), random_piece(length, length))
+
+
+def midi_file(*tracks, division=96, chunks=b""):
+    """A MIDI file of these track bytes; `chunks` stand before them."""
+    head = b"MThd" + struct.pack(">IHHH", 6, 1, len(tracks), division)
+    return head + chunks + b"".join(b"MTrk" + struct.pack(">I", len(t)) + t for t in tracks)
+
+
+NOTE = bytes([0, 0x90, 60, 64, 96, 0x80, 60, 0])  # a quarter note of C4 at once
+END = bytes([0, 0xFF, 0x2F, 0])
+ODD = {
+    "key of 9 sharps": bytes([0, 0xFF, 0x59, 2, 9, 0]),
+    "key of mode 5": bytes([0, 0xFF, 0x59, 2, 0, 5]),
+    "key without bytes": bytes([0, 0xFF, 0x59, 0]),
+    "tempo of two bytes": bytes([0, 0xFF, 0x51, 2, 7, 7]),
+    "text that is no text": bytes([0, 0xFF, 0x01, 3, 0xFF, 0xFE, 0x80]),
+    "sysex": bytes([0, 0xF0, 3, 1, 2, 0xF7]),
+    "controller above 127": bytes([0, 0xB0, 7, 200]),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_midi_read_passes_over_what_is_no_note(odd, tmp_path):
+    (tmp_path / "a.mid").write_bytes(midi_file(ODD[odd] + NOTE + END))
+    notes = midi.read(tmp_path / "a.mid")
+    print(odd, notes)
+    assert notes == [(60, 0.0, 1.0)]
+
+
+def test_midi_read_times_chunks_and_running_status(tmp_path):
+    """Every delta counts, an unknown meta message's too; running status; foreign chunks; RIFF around it."""
+    unknown = bytes([48, 0xFF, 0x60, 1, 9])
+    running = bytes([0, 0x90, 60, 64, 96, 60, 0, 0, 62, 64, 0x81, 0x40, 62, 0])
+    foreign = b"XFIH" + struct.pack(">I", 3) + b"abc"
+    data = midi_file(unknown + running + END, chunks=foreign)
+    for content in (
+        data,
+        b"RIFF" + struct.pack("<I", len(data) + 12) + b"RMIDdata" + struct.pack("<I", len(data)) + data,
+    ):
+        (tmp_path / "a.mid").write_bytes(content)
+        notes = midi.read(tmp_path / "a.mid")
+        print(notes)
+        assert notes == [(60, 0.5, 1.5), (62, 1.5, 3.5)]
+
+
+BROKEN = {
+    "text": (b"no music at all", "does not begin with MThd"),
+    "empty": (b"", "does not begin with MThd"),
+    "cut in the head": (midi_file(NOTE)[:11], "cut off"),
+    "cut in a track": (midi_file(NOTE + END)[:-5], "cut off"),
+    "message longer than the track": (midi_file(bytes([0, 0xFF, 1, 99])), "cut off"),
+    "lacks a track": (midi_file(NOTE, NOTE)[: -len(NOTE) - 8], "cut off"),
+    "no status": (midi_file(bytes([0, 60, 64])), "lacks its status"),
+    "data byte": (midi_file(bytes([0, 0x90, 60, 200])), "data byte 200"),
+    "two million quarter notes": (
+        midi_file(bytes([0, 0x90, 60, 64, 0xE0, 0x80, 0x80, 0, 0x80, 60, 0])),
+        "lasts 2,",
+    ),
+    "SMPTE": (midi_file(NOTE, division=0xE728), "timed in seconds"),
+    "no division": (midi_file(NOTE, division=0), "timed in seconds"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_midi_read_messages(fault, tmp_path):
+    content, said = BROKEN[fault]
+    (tmp_path / "a.mid").write_bytes(content)
+    with pytest.raises(BadInput, match=said) as caught:
+        midi.read(tmp_path / "a.mid")
+    print(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.sweep
+def test_midi_read_of_damaged_files_ends(tmp_path):
+    numbers, outcomes = np.random.RandomState(0), []
+    whole = midi_file(NOTE * 5 + ODD["sysex"] + NOTE + END, NOTE + END)
+    for _ in range(400):
+        data = bytearray(whole)
+        for at in numbers.randint(0, len(data), numbers.randint(1, 5)):
+            data[at] = numbers.randint(256)
+        (tmp_path / "a.mid").write_bytes(bytes(data[: numbers.randint(1, len(data) + 1)]))
+        try:
+            said, count = "", len(midi.read(tmp_path / "a.mid"))
+        except BadInput as error:
+            said, count = str(error), -1
+        assert "\n" not in said
+        outcomes.append(count)
+    print(sum(each < 0 for each in outcomes), "of 400 refused")

@@ -55,7 +55,7 @@ def test_resample_fills_short_gaps_and_cuts_long_ones(tmp_path):
     ends = 49.0, 50.0 + MAX_FILLED_STEPS - 1
     expected = np.interp(times[short], ends, [e**2 for e in ends])
     assert np.allclose(series.values[short, 0].numpy(), expected)
-    assert f"filled in ({MAX_FILLED_STEPS - 1} points)" in series.description
+    assert f"filled in ({MAX_FILLED_STEPS - 1} points, no targets)" in series.description
     assert "into 2 stretches" in series.description
 
 
@@ -74,10 +74,10 @@ def test_resample_treats_empty_cells_as_gaps(tmp_path):
 def test_resample_grid_no_longer_than_file(tmp_path):
     """Readings ages apart make no grid of all the steps between them, which no memory would hold."""
     times = np.concatenate([np.arange(100.0), 1e15 + np.arange(100.0)])
-    step, grid, _, stretches, _ = resample(parse_csv(write_csv(tmp_path, times, times % 7).read_text(), "t"))
-    assert step == 1
-    assert len(grid) == 200
-    assert len(stretches) == 2
+    grid = resample(parse_csv(write_csv(tmp_path, times, times % 7).read_text(), "t"))
+    assert grid.step == 1
+    assert len(grid.times) == 200
+    assert len(grid.stretches) == 2
 
 
 def test_series_splits_are_consecutive(tmp_path):
@@ -163,7 +163,9 @@ def test_forecast_windows_epoch_and_resume():
     starts = torch.arange(40)
 
     def make(**share):
-        return ForecastWindows(values, starts, 12, 4, 10, seed=3, **share)
+        return ForecastWindows(
+            values, torch.ones_like(values, dtype=torch.bool), starts, 12, 4, 10, seed=3, **share
+        )
 
     stream = make()
     begins = torch.cat([next(stream)[0][:, 0, 0] for _ in range(4)])
@@ -172,7 +174,7 @@ def test_forecast_windows_epoch_and_resume():
     wanted = [next(stream) for _ in range(3)]
     again = make()
     again.load_state_dict(state)
-    for past, future in wanted:
+    for past, future, _ in wanted:
         ours = next(again)
         assert torch.equal(ours[0], past)
         assert torch.equal(ours[1], future)

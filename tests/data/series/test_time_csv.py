@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from torchstone.data.series.time_csv import format_duration, format_time, parse_csv, read_file
+from torchstone.data.series.calendar import format_duration, format_time
+from torchstone.data.series.time_csv import parse_csv, read_file
 from torchstone.errors import BadInput
 
 TABLE = "time,a,b\n2020-01-01 00:00,1,2\n2020-01-01 01:00,3,\n2020-01-01 02:30,5,nan\n"
@@ -111,5 +112,85 @@ def test_read_file_rejects_other_files(tmp_path):
     file.write_bytes(b"time,v\n1,\xff\xfe\n")
     with pytest.raises(BadInput, match="UTF-8"):
         read_file(file)
-    with pytest.raises(BadInput, match="t is not a text table"):
+    with pytest.raises(BadInput, match="t, row 3: 1 cells, but 2 names"):
         parse_csv("time,v\n1,2\n2,3\0\n" + '"' + "x" * 200_000 + '"\n', "t")
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        ("time,value,value\n1,2,3\n2,3,4\n", [], "2 columns called 'value'"),
+        ("time,value, value\n1,2,3\n2,3,4\n", [], "2 columns called 'value'"),
+        ("time,time,value\n1,2,3\n2,3,4\n", [], "2 columns called 'time'"),
+        ("time,a,b\n1,2,3\n2,3,4\n", ["a", "a"], "you name 2 columns called 'a'"),
+    ],
+)
+def test_duplicate_column_names_are_refused(text, columns, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        parse_csv(text, "t.csv", columns)
+    print(caught.value)
+
+
+def test_index_column_of_pandas_is_no_series():
+    assert parse_csv(",time,v\n0,2020-01-01,5\n1,2020-01-02,6\n", "t").columns == ("v",)
+    assert parse_csv("Unnamed: 0,time,v\n7,2020-01-01,5\n3,2020-01-02,6\n", "t").columns == ("v",)
+    with pytest.raises(BadInput, match="only row numbers"):
+        parse_csv("Unnamed: 0\n1\n2\n", "t")
+    # times may be a pandas index, and have no name
+    found = parse_csv(",v\n2020-01-01,5\n2020-01-02,6\n", "t")
+    assert (found.columns, found.unit) == (("v",), "seconds")
+    # spreadsheets leave empty columns
+    assert parse_csv("time,v,,\n1,5,,\n2,6,,\n", "t").columns == ("v",)
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "step"),
+    [
+        ("year,month,day,v\n2020,1,31,5\n2020,2,1,6\n", "2020-01-31", 86400.0),
+        ("No,year,month,day,hour,v\n1,2020,1,31,23,5\n2,2020,2,1,0,6\n", "2020-01-31 23:00", 3600.0),
+        ("Year,Month,v\n2020,12,5\n2021,1,6\n", "2020-12", 1.0),
+        ("v,yr,mo,dy,hr,min\n5,2020,12,31,23,45\n6,2021,1,1,0,0\n", "2020-12-31 23:45", 900.0),
+        ("date,time,v\n2020-01-31,23:30,5\n2020-01-31,23:45,6\n", "2020-01-31 23:30", 900.0),
+        ("date,hour,v\n2020-01-31,9,5\n2020-01-31,10,6\n", "2020-01-31 09:00", 3600.0),
+    ],
+)
+def test_times_in_several_columns_are_joined(text, first, step):
+    found = parse_csv(text, "t")
+    print(found.columns, found.calendar.format(found.times[0]))
+    assert found.columns[-1] == "v"
+    assert found.columns in (("v",), ("No", "v"))
+    assert found.calendar.format(found.times[0]) == first
+    assert np.diff(found.times)[0] == pytest.approx(step)
+
+
+def test_times_in_several_columns_name_a_wrong_row():
+    with pytest.raises(BadInput, match="row 2: year 2020, month 2, day 30 is no date") as caught:
+        parse_csv("year,month,day,v\n2020,2,29,5\n2020,2,30,6\n", "t")
+    print(caught.value)
+    # beside a column of dates they are readings
+    found = parse_csv("date,year,month,v\n2020-01-01,2020,1,5\n2020-01-02,2020,1,6\n", "t")
+    assert found.columns == ("year", "month", "v")
+
+
+@pytest.mark.parametrize("minutes", [60, 30])
+def test_repeated_autumn_hour_asks_for_offsets(minutes):
+    night = [f"2016-10-30 {hour:02}:{m:02}" for hour in (1, 2, 2, 3) for m in range(0, 60, minutes)]
+    night = night[: 60 // minutes] + sorted(set(night))[60 // minutes : 2 * 60 // minutes] * 2 + night[-1:]
+    text = "time,v\n" + "".join(f"{cell},{i}\n" for i, cell in enumerate(night))
+    with pytest.raises(BadInput) as caught:
+        parse_csv(text, "t")
+    print(night, caught.value)
+    assert "clocks were set back" in str(caught.value)
+    assert "2016-10-30T02:00+01:00" in str(caught.value)
+    assert "sort" not in str(caught.value)
+    assert "keep one" not in str(caught.value)
+
+
+def test_text_columns_are_left_out():
+    found = parse_csv("time,weather,v\n1,rain,5\n2,sun,6\n", "t")
+    assert found.columns == ("v",)
+    assert found.description == "columns of text left out: weather"
+    with pytest.raises(BadInput, match="weather is 'rain', no number"):
+        parse_csv("time,weather,v\n1,rain,5\n2,sun,6\n", "t", ["weather"])
+    with pytest.raises(BadInput, match="only columns of text"):
+        parse_csv("time,weather\n1,rain\n2,sun\n", "t")

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from torchstone.data.tabular.dataset import TableBatches, is_table, load_rows, load_table
+from torchstone.data.tabular.points import load_points
 from torchstone.errors import BadInput
 
 
@@ -93,6 +94,7 @@ def test_load_table_parquet_equals_csv(tmp_path):
         ("x,y,label\n" + GOOD + "7,oops,a\n", "feature 'y' in data row 11 is 'oops'"),
         ("x,y,label\n" + GOOD + "7,,a\n", "feature 'y' in data row 11 is empty"),
         ("x,y,label\n" + GOOD + "7,nan,a\n", "no finite number"),
+        ("x,y,label\n" + GOOD + "7,1e39,a\n", "'1e39', which is no finite number up to 1e+38"),
         (GOOD + "1,2\n", "row 11: 2 cells where row 1 has 3"),
         (GOOD + "1,2,c\n", "class 'c'"),
         ("".join(f"{i},{i * 1.1}\n" for i in range(30)), "numbers to be predicted"),
@@ -120,6 +122,19 @@ def test_load_table_missing_and_unreadable_files(tmp_path):
             load_table(file)
         print(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_load_table_refuses_damaged_pandas_metadata(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    file = tmp_path / "t.parquet"
+    table = pyarrow.table({"one": [1.5, 2.5], "label": ["a", "b"]})
+    for damaged in (b"{", b"[]", b'{"index_columns": 1}'):
+        parquet.write_table(table.replace_schema_metadata({b"pandas": damaged}), file)
+        with pytest.raises(BadInput, match="is damaged: what pandas wrote") as caught:
+            load_table(file)
+        print(caught.value)
 
 
 def test_is_table():
@@ -175,3 +190,89 @@ def test_load_table_one_vs_rest():
     assert torch.equal(table.x, whole.x)
     with pytest.raises(BadInput, match="did you mean versicolor"):
         load_table("iris:versicolour")
+
+
+def test_load_table_select_by_name(tmp_path):
+    table = load_table(csv_file(tmp_path, "two,one,label\n" + GOOD)).select(["one", "two"])
+    assert table.features == ("one", "two")
+    assert table.x[3].tolist() == [-3.0, 3.5]
+    with pytest.raises(
+        BadInput, match="has no column 'three': it has one, two; the model was trained on one, three"
+    ):
+        table.select(["one", "three"])
+
+
+def test_load_rows_names_decide_in_a_file_with_header(tmp_path):
+    """A misspelt name is no reason to go by position: the columns may stand in any order."""
+    names = ("one", "two")
+    for text in ("two,noe\n2,1\n4,3\n", "two,noe,label\n2,1,a\n4,3,b\n"):
+        with pytest.raises(BadInput) as caught:
+            load_rows(csv_file(tmp_path, text), names)
+        print(caught.value)
+        assert "has no column 'one': it has two, noe" in str(caught.value)
+        assert "trained on one, two" in str(caught.value)
+    # one row is enough to see that the first one is a header
+    assert load_rows(csv_file(tmp_path, "two,one\n2,1\n"), names).tolist() == [[1, 2]]
+    # of a model without names, positions are names
+    positions = ("column 1", "column 2")
+    assert load_rows(csv_file(tmp_path, "a,b,label\n1,2,x\n3,4,y\n"), positions).tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("where", ["unnamed", "named", "range"])
+def test_parquet_index_of_pandas_is_no_feature(tmp_path, where):
+    import pandas
+
+    frame = pandas.DataFrame({"a": range(12), "b": [-i for i in range(12)], "label": list("ab" * 6)})
+    frame = frame if where == "range" else frame.sample(frac=1, random_state=0)
+    if where == "named":
+        frame.index.name = "row"
+    frame.to_parquet(tmp_path / "t.parquet")
+    table = load_table(tmp_path / "t.parquet")
+    print(table.description)
+    assert table.features == ("a", "b")
+    assert ("index left out" in table.description) == (where != "range")
+    frame.set_index("label").to_parquet(tmp_path / "labels.parquet")
+    with pytest.raises(BadInput, match="'label' is the index of a pandas frame"):
+        load_table(tmp_path / "labels.parquet")
+
+
+@pytest.mark.parametrize(
+    "head", [",one,two,label\n", "Unnamed: 0,one,two,label\n", '"","one","two","label"\n', "one,two,label\n"]
+)
+def test_csv_index_of_pandas_and_r_is_no_feature(tmp_path, head):
+    rows = "".join(f"{9 - i},{i}.5,{-i},{'ab'[i % 2]}\n" for i in range(10))
+    table = load_table(csv_file(tmp_path, head + rows))
+    print(table.description)
+    assert table.features == ("one", "two")
+    assert table.x[3].tolist() == [3.5, -3.0]
+    assert "index left out" in table.description
+    assert load_rows(csv_file(tmp_path, head + rows), ("one", "two"))[3].tolist() == [3.5, -3.0]
+
+
+def test_csv_separator_at_the_end_of_each_row_is_no_index(tmp_path):
+    rows = "".join(f"{i}.5,{-i},{'ab'[i % 2]},\n" for i in range(10))
+    for head in ("one,two,label\n", "one,two,label,\n"):
+        table = load_table(csv_file(tmp_path, head + rows))
+        assert table.features == ("one", "two")
+        assert table.x[3].tolist() == [3.5, -3.0]
+
+
+@pytest.mark.parametrize("read", [load_table, load_points], ids=["table", "points"])
+def test_a_file_of_an_index_alone_is_refused(tmp_path, read):
+    with pytest.raises(BadInput, match="no column but its index") as caught:
+        read(csv_file(tmp_path, "Unnamed: 0\n1\n2\n"))
+    print(caught.value)
+
+
+def test_duplicate_column_names_are_refused(tmp_path):
+    for read in (load_table, lambda file: load_rows(file, ("one", "two"))):
+        with pytest.raises(BadInput, match="2 columns called 'one'") as caught:
+            read(csv_file(tmp_path, "one,two,one,label\n1,2,3,a\n4,5,6,b\n"))
+    print(caught.value)
+
+
+def test_csv_header_is_not_the_first_row_of_words(tmp_path):
+    """Words in the first row are names only where they do not come again below."""
+    rows = "".join(f"{'xyz'[i % 3]},{i},{'ab'[i % 2]}\n" for i in range(9))
+    with pytest.raises(BadInput, match="feature 'column 1' in data row 1 is 'x'"):
+        load_table(csv_file(tmp_path, rows))

@@ -50,6 +50,9 @@ def test_what_has_no_density_is_refused(tmp_path):
     file.write_text("\n".join(["a,kind", *(f"{i},{'xy'[i % 2]}" for i in range(40))]) + "\n")
     with pytest.raises(BadInput, match="needs two features"):
         load_points(str(file))
+    file.write_text("\n".join(["a,b,kind", *(f"{i},{i}e38,{'xy'[i % 2]}" for i in range(40))]) + "\n")
+    with pytest.raises(BadInput, match="'2e38', which is no finite number up to"):
+        load_points(str(file))
     with pytest.raises(BadInput, match="did you mean moons"):
         load_points("moon")
     assert not is_points("digits")
@@ -78,3 +81,29 @@ def test_two_processes_share_a_batch():
         assert torch.equal(torch.cat([next(part) for part in parts]), next(one))
     with pytest.raises(BadInput, match="cannot be shared"):
         PointBatches(points, 3, seed=0, world_size=2)
+
+
+@pytest.mark.parametrize("header", ["a,b,c\n", ""])
+def test_last_column_of_numbers_is_a_feature(tmp_path, header):
+    file = tmp_path / "measured.csv"
+    file.write_text(header + "".join(f"{i},{i * i % 17},{i % 3}\n" for i in range(60)))
+    points = load_points(str(file))
+    print(points.description)
+    assert points.features == (("a", "b", "c") if header else ("column 1", "column 2", "column 3"))
+    rows = torch.cat([getattr(points, split) for split in SPLIT_SIZES])
+    assert [len(getattr(points, split)) for split in SPLIT_SIZES] == [36, 12, 12]
+    assert sorted(rows[:, 0].tolist()) == list(range(60))
+    assert torch.equal(rows[:, 2], rows[:, 0] % 3)
+    assert "no label" in points.description
+
+
+def test_label_by_name_is_left_out_and_said(tmp_path):
+    file = tmp_path / "measured.csv"
+    file.write_text("a,target,c\n" + "".join(f"{i},{i % 2},{i % 7}\n" for i in range(60)))
+    points = load_points(str(file))
+    print(points.description)
+    assert points.features == ("a", "c")
+    assert "the label 'target' unused" in points.description
+    assert load_points(str(file), features=("c", "a")).features == ("c", "a")
+    with pytest.raises(BadInput, match="no column 'b'"):
+        load_points(str(file), features=("a", "b"))

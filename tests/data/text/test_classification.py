@@ -2,11 +2,11 @@
 
 import json
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 
 from torchstone.data.text.classification import read_labeled
+from torchstone.data.text.classification_files import read_unlabeled
 from torchstone.errors import BadInput
 
 ROWS = [(f"text {i}, said “so”", "good" if i % 3 else "bad") for i in range(30)]
@@ -165,26 +165,206 @@ def test_read_labeled_rejects_label_absent_from_train(tmp_path):
         read_labeled(str(tmp_path))
 
 
-def test_read_labeled_reads_hub_set(monkeypatch):
-    """Columns and classes by their names; a split published without labels is left out."""
+def conll(tmp_path, text):
+    file = tmp_path / "a.conll"
+    file.write_text(text, encoding="utf-8")
+    return read_labeled(str(file))
 
-    class Table(dict):
-        def __init__(self, **columns):
-            super().__init__(columns)
-            self.column_names = list(columns)
-            self.features = {name: SimpleNamespace() for name in columns}
-            self.features["label"].int2str = ["bad", "good"].__getitem__
 
-    def load(name):
-        assert name == "someone/set"
-        train = Table(idx=list(range(40)), sentence=[f"text {i}" for i in range(40)], label=[0, 1] * 20)
-        hidden = Table(idx=[1, 2], sentence=["a", "b"], label=[-1, -1])
-        return {"train": train, "validation": Table(idx=[1], sentence=["v"], label=[1]), "test": hidden}
+def sentences(data):
+    return {
+        (words, tuple(data.classes[i] for i in labels))
+        for part in (data.train, data.val, data.test)
+        for words, labels in zip(part.first, part.labels, strict=True)
+    }
 
+
+METADATA = {
+    "MultiCoNER": "# id 5628e {i}\tdomain=en",
+    "CoNLL-U": "# sent_id = {i}\n# text = it may rain",
+    "CoNLL-2012": "#begin document (a/b); part {i}",
+    "one cell": "#{i}",
+}
+
+
+@pytest.mark.parametrize("layout", METADATA)
+def test_read_labeled_conll_metadata_are_no_words(layout, tmp_path):
+    """A comment is no word, whatever its columns; a # inside a sentence is one, and a #hashtag before it."""
+    word = "\u00a0_\u00a0" if layout == "one cell" else "_ _"  # a no-break space separates no columns
+    blocks = "".join(
+        f"{METADATA[layout].format(i=i)}\nroom {word} O\n# {word} O\n5 {word} B-NUM\n\n#fun {word} O\nyes {word} O\n\n"
+        for i in range(8)
+    )
+    data = conll(tmp_path, blocks)
+    print(data.description, sentences(data))
+    assert data.classes == ("B-NUM", "O")
+    assert sentences(data) == {(("room", "#", "5"), ("O", "O", "B-NUM")), (("#fun", "yes"), ("O", "O"))}
+
+
+def test_read_labeled_conll_words_with_spaces_between_tabs(tmp_path):
+    data = conll(tmp_path, "New York\tB-LOC\nis\tO\nbig\u2028city\tO\n\n" * 8)
+    print(sentences(data))
+    assert sentences(data) == {(("New York", "is", "big\u2028city"), ("B-LOC", "O", "O"))}
+
+
+def test_read_labeled_conll_numbered_words_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="numbers its words in the first column, as CoNLL-U") as caught:
+        conll(tmp_path, "# text = it rains\n1\tit\tPRON\n2\trains\tVERB\n\n" * 8)
+    print(caught.value)
+
+
+TABLES = {
+    "semicolon": "text;label\n" + "good, so;1\nbad, so;0\n" * 10,
+    "semicolon, no names": "good, so;1\nbad;0\n" * 10,
+    "stated": "sep=;\ntext;label\n" + "good;1\nbad;0\n" * 10,
+    "mark": "\ufefftext,label\n" + "good,1\nbad,0\n" * 10,
+    "label first": "".join(f'{i % 2},"text {i}"\n' for i in range(20)),
+    "label last": "".join(f'"text {i}",{i % 2}\n' for i in range(20)),
+    "long": "text,label\n" + f"{'good ' * 30_000},1\nbad,0\n" * 10,
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_read_labeled_csv_dialects(kind, tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text(TABLES[kind], encoding="utf-8")
+    data = read_labeled(str(file))
+    print(data.description, [text[:20] for text in data.train.first[:2]])
+    assert data.classes == ("0", "1")
+    texts = {text for text, _ in all_examples(data)}
+    assert not texts & {"0", "1"}
+    assert len(all_examples(data)) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "text,text,label\n" + "a,b,1\nc,d,2\n" * 9, "two columns named text"),
+        ("a.csv", "1,one\n2,two\n1,two\n2,three\n1,three\n2,one\n", "2 different values .* 3 in its last"),
+        ("a.jsonl", '{"text": null, "label": 1}\n', "data row 1: the text is empty"),
+        ("a.jsonl", '{"text": NaN, "label": 1}\n', "data row 1: the text is empty"),
+        ("a.jsonl", '{"text": ["a"], "label": 1}\n', "text holds a list, not a text"),
+    ],
+)
+def test_read_labeled_refuses_two_readings_and_missing_texts(name, content, message, tmp_path):
+    file = tmp_path / name
+    file.write_text(content)
+    with pytest.raises(BadInput, match=message) as caught:
+        read_labeled(str(file))
+    print(caught.value)
+
+
+def test_read_labeled_jsonl_separators_inside_texts(tmp_path):
+    file = tmp_path / "a.jsonl"
+    rows = [json.dumps({"text": f"a\u2028b\x85{i}", "label": i % 2}, ensure_ascii=False) for i in range(20)]
+    file.write_text("\n".join(rows), encoding="utf-8")
+    texts = {text for text, _ in all_examples(read_labeled(str(file)))}
+    print(texts)
+    assert texts == {f"a\u2028b\x85{i}" for i in range(20)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wanted"),
+    [
+        ("a.csv", "id,text,label\n1,good,1\n2,bad,0\n", ["good", "bad"]),
+        ("a.csv", "review\ngood\nbad\n", ["good", "bad"]),
+        ("a.csv", '"good, so"\nbad\n', ["good, so", "bad"]),
+        ("a.tsv", "label\ttext\n1\tgood\n", ["good"]),
+        ("a.jsonl", '{"label": 1, "text": "good"}\n', ["good"]),
+        ("a.txt", "\ufeffgood, so\n\nbad\n", ["good, so", "bad"]),
+    ],
+)
+def test_read_unlabeled_takes_the_column_of_texts(name, content, wanted, tmp_path):
+    file = tmp_path / name
+    file.write_text(content, encoding="utf-8")
+    found = read_unlabeled(file, pairs=False, words=False)
+    print(found)
+    assert found == [(text, None) for text in wanted]
+
+
+def test_read_unlabeled_pairs_words_and_refusals(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("premise,hypothesis,label\na,b,1\n")
+    assert read_unlabeled(file, pairs=True, words=False) == [("a", "b")]
+    (tmp_path / "a.conll").write_text("# id 1\nAnna B-PER\nlives O\n\nhere\n")
+    assert read_unlabeled(tmp_path / "a.conll", pairs=False, words=True) == [
+        ("Anna lives", None),
+        ("here", None),
+    ]
+    for content, said in (
+        ("good,1\nbad,0\n", "2 columns without names"),
+        ("stars,label\n1,2\n", "no column named text"),
+    ):
+        file.write_text(content)
+        with pytest.raises(BadInput, match=said) as caught:
+            read_unlabeled(file, pairs=False, words=False)
+        print(caught.value)
+
+
+def hub_set(monkeypatch, **splits):
+    """`load_dataset` gives these splits: columns by name, `label` a class label unless it is text."""
     import datasets
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    def table(columns):
+        features = datasets.Features(
+            {
+                name: datasets.ClassLabel(names=["bad", "good"])
+                if name == "label" and not any(isinstance(v, str) for v in values)
+                else datasets.Value("int64" if isinstance(values[0], int) else "string")
+                for name, values in columns.items()
+            }
+        )
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    made = datasets.DatasetDict({split: table(columns) for split, columns in splits.items()})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, *_: made)
+
+
+HIDDEN = {
+    "-1": {"idx": [1, 2], "sentence": ["a", "b"], "label": [-1, -1]},
+    "null": {"idx": [1, 2], "sentence": ["a", "b"], "label": [None, None]},
+    "no column": {"idx": [1, 2], "sentence": ["a", "b"]},
+}
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_read_labeled_hub_set_without_test_labels(monkeypatch, hidden):
+    """Columns and classes by their names; a split published without labels is left out."""
+    hub_set(
+        monkeypatch,
+        train={"idx": list(range(40)), "sentence": [f"text {i}" for i in range(40)], "label": [0, 1] * 20},
+        validation={"idx": [1], "sentence": ["v"], "label": [1]},
+        test=HIDDEN[hidden],
+    )
     data = read_labeled("hf:someone/set")
+    print(data.description)
     assert data.classes == ("bad", "good")
     assert list(data.val.first) == ["v"]
     assert (len(data.train), len(data.test)) == (36, 4)
+    assert "test has no labels: left out" in data.description
+
+
+@pytest.mark.parametrize("kind", ["class", "text"])
+def test_read_labeled_hub_rows_without_text_or_label_left_out(monkeypatch, kind):
+    label = [i % 2 if kind == "class" else "ab"[i % 2] for i in range(40)]
+    label[7] = None
+    texts = [None if i % 4 == 0 else "" if i == 5 else f"text {i}" for i in range(40)]
+    hub_set(monkeypatch, train={"text": texts, "label": label})
+    data = read_labeled("hf:someone/set")
+    print(data.description)
+    assert "12 rows without a text or a label left out" in data.description
+    assert {text for text, _ in all_examples(data)} == {
+        f"text {i}" for i in range(40) if i % 4 and i not in (5, 7)
+    }
+    assert data.classes == (("bad", "good") if kind == "class" else ("a", "b"))
+
+
+def test_read_labeled_hub_numbers_can_be_negative(monkeypatch):
+    import datasets
+
+    columns = {"text": [f"text {i}" for i in range(30)], "label": [i % 3 - 1 for i in range(30)]}
+    made = datasets.DatasetDict({"train": datasets.Dataset.from_dict(columns)})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, *_: made)
+    data = read_labeled("hf:someone/set")
+    print(data.classes)
+    assert set(data.classes) == {"-1", "0", "1"}

@@ -1,6 +1,7 @@
 """Text: reading, splitting, and refused input."""
 
 import hashlib
+import json
 import zipfile
 
 import pytest
@@ -105,3 +106,14 @@ def test_read_text_rejects_missing_data(tmp_path):
         read_text(str(tmp_path))
     with pytest.raises(BadInput, match="hf:"):
         read_text("hf:no/such-thing")
+
+
+def test_read_text_of_hub_data_set_without_some_rows(tmp_path):
+    """A row without a text is no word None."""
+    rows = [{"text": None if i % 4 == 0 else f"line {i}"} for i in range(40)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = read_text(f"hf:{tmp_path}")
+    print(text.description)
+    lines = "".join((text.train, text.val, text.test)).split("\n")
+    assert lines == [f"line {i}" for i in range(40) if i % 4]
+    assert "10 rows without a text left out" in text.description

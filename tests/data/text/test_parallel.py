@@ -139,6 +139,28 @@ def test_read_pairs_rejects_unreadable_files(tmp_path):
         read_pairs(str(empty))
 
 
+def test_read_pairs_names_only_the_languages_that_files_give(tmp_path):
+    """A recipe's default languages are no description of a file that does not name its columns."""
+    rows = list(zip(GERMAN, ENGLISH, strict=True))
+    file = tmp_path / "pairs.tsv"
+    file.write_text("".join(f"{a}\t{b}\n" for a, b in rows))
+    for side, ending in ((0, "a.txt"), (1, "b.txt"), (0, "a.de"), (1, "b.en")):
+        (tmp_path / ending).write_text("".join(row[side] + "\n" for row in rows))
+    unnamed = read_pairs(str(file), "de", "en")
+    print(unnamed.description)
+    assert " to " not in unnamed.description
+    assert unnamed.languages == ("", "")
+    assert read_pairs(f"{tmp_path / 'a.txt'},{tmp_path / 'b.txt'}", "de", "en").languages == ("", "")
+    assert read_pairs(f"{tmp_path / 'a.de'},{tmp_path / 'b.en'}").languages == ("de", "en")
+    file.write_text("en\tde\n" + "".join(f"{b}\t{a}\n" for a, b in rows))
+    named = read_pairs(str(file), "de", "en")
+    assert named.languages == ("de", "en")
+    assert "de to en" in named.description
+    file.write_text("en\tde\tde\n" + "".join(f"{b}\t{a}\tx\n" for a, b in rows))
+    with pytest.raises(BadInput, match="two columns named de"):
+        read_pairs(str(file), "de", "en")
+
+
 def test_read_pairs_of_hub_data_set(tmp_path):
     import json
 
@@ -150,6 +172,20 @@ def test_read_pairs_of_hub_data_set(tmp_path):
     assert read_pairs(f"hf:{tmp_path}").languages == ("de", "en")
     with pytest.raises(BadInput, match="has no 'fr', only de, en"):
         read_pairs(f"hf:{tmp_path}", "fr", "en")
+
+
+def test_read_pairs_of_hub_data_set_without_one_side(tmp_path):
+    """A missing translation is no word None."""
+    import json
+
+    rows = [{"de": a, "en": b} for a, b in zip(GERMAN, ENGLISH, strict=True)]
+    rows[3]["de"], rows[5]["en"], rows[6]["en"] = None, None, ""
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"translation": row}) + "\n" for row in rows))
+    data = read_pairs(f"hf:{tmp_path}")
+    print(data.description)
+    wanted = [pair for i, pair in enumerate(zip(GERMAN, ENGLISH, strict=True)) if i not in (3, 5, 6)]
+    assert sorted(all_pairs(data)) == sorted(wanted)
+    assert "3 rows without one of the sides left out" in data.description
 
 
 def test_clean_pair_removes_placeholders_tags_and_shortcuts():

@@ -75,33 +75,34 @@ def test_bpe_encodes_any_text():
     assert len(tokenizers.encode(tokenizer, text)) < len(text) / 2
 
 
-@pytest.mark.parametrize("kind", ["characters", "bpe", "wordpiece", "unigram"])
-def test_train_is_deterministic_across_processes(kind):
+def test_train_is_deterministic_across_processes():
     program = (
-        "import sys, hashlib, json; from torchstone.data.text import tokenizers as tokens\n"
+        "import sys, json; from torchstone.data.text import tokenizers as tokens\n"
         "texts = json.load(sys.stdin)\n"
         "options = {'vocab_size': 290, 'special_tokens': ('<pad>',)}\n"
-        "print(tokens.to_metadata(tokens.train(sys.argv[1], texts, **options)))"
+        "print(json.dumps([tokens.to_metadata(tokens.train(k, texts, **options)) for k in sys.argv[1:]]))"
     )
+    kinds = ["characters", "bpe", "wordpiece", "unigram"]
     # processes could break ties differently: all words are equally frequent
     texts = [f"{a}{b}{c} {c}{a}" for a in "abcdxyzAQ" for b in "efgé" for c in "hijkLM"] * 2
     outputs = [
         subprocess.run(
-            [sys.executable, "-c", program, kind],
+            [sys.executable, "-c", program, *kinds],
             input=json.dumps(texts),
             text=True,
             capture_output=True,
             check=True,
-        ).stdout.strip()
+        ).stdout
         for _ in range(3)
     ]
     assert outputs[0] == outputs[1] == outputs[2]
-    tokenizer = tokenizers.from_metadata(outputs[0])
-    print(kind, tokenizer.get_vocab_size(), tokenizer.encode("abc xyz").tokens)
-    assert tokenizer.token_to_id("<pad>") == 0
-    assert len(tokenizer.get_added_tokens_decoder()) <= 2
-    ids = tokenizer.get_vocab().values()
-    assert sorted(ids) == list(range(len(ids)))
+    for kind, metadata in zip(kinds, json.loads(outputs[0]), strict=True):
+        tokenizer = tokenizers.from_metadata(metadata)
+        print(kind, tokenizer.get_vocab_size(), tokenizer.encode("abc xyz").tokens)
+        assert tokenizer.token_to_id("<pad>") == 0
+        assert len(tokenizer.get_added_tokens_decoder()) <= 2
+        ids = tokenizer.get_vocab().values()
+        assert sorted(ids) == list(range(len(ids)))
 
 
 def test_wordpiece_and_unigram_pieces_and_unknown_token():
@@ -195,3 +196,13 @@ def test_train_rejects_bad_arguments():
         kind, texts, vocab_size = arguments
         with pytest.raises(BadInput, match=message):
             tokenizers.train(kind, texts, vocab_size=vocab_size)
+
+
+def test_load_rejects_ids_far_beyond_the_vocabulary(tmp_path):
+    """The library counts up to the largest one when it writes the tokenizer."""
+    content = json.loads(tokenizers.train("characters", ["ab"], vocab_size=10).to_str())
+    content["model"]["vocab"]["a"] = 2**32 - 1
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(BadInput, match="has ids up to 4294967295: ") as caught:
+        tokenizers.load(tmp_path)
+    print(caught.value)

@@ -62,6 +62,9 @@ def broken(folder, fault):
         return save_images(folder, 9)
     save_images(folder, 12, listed=fault in ("line", "lost"))
     listed = folder / "metadata.jsonl"
+    if fault == "null":
+        save_images(folder, 12, listed=True)
+        listed.write_text(listed.read_text().replace('"Picture number 3"', "null"))
     if fault == "line":
         listed.write_text(listed.read_text().replace('"text": "Picture number 3"', '"txt": ""'))
     elif fault == "lost":
@@ -80,6 +83,7 @@ def broken(folder, fault):
         ("bare", "no captioned images"),
         ("few", "9 captioned images; at least 10"),
         ("line", "line 4: give file_name and text"),
+        ("null", r"p03\.png has an empty caption"),
         ("lost", "names p03.png, which is not there"),
         ("empty", r"p03\.png has an empty caption"),
         ("corrupt", r"p03\.png"),
@@ -203,3 +207,13 @@ def test_token_ids_are_words_padded_and_truncated():
 def test_tokenize_prompt_refuses_unknown_words(prompt, message):
     with pytest.raises(BadInput, match=message):
         tokenize_prompt(word_tokenizer(["smiling cat face"]), prompt, 5)
+
+
+def test_load_captioned_without_byte_order_marks(tmp_path):
+    for listed in (False, True):
+        folder = save_images(tmp_path / str(listed), listed=listed)
+        for file in (*folder.glob("*.txt"), *folder.glob("*.jsonl")):
+            file.write_text("\ufeff" + file.read_text(), encoding="utf-8")
+        captions = load_captioned(folder, size=8).captions
+        print(captions[:3])
+        assert sorted(captions) == sorted(f"picture number {i}" for i in range(24))

@@ -1,5 +1,9 @@
 """Preprocessing of images from anywhere, against the training images that they were made from."""
 
+import io
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -144,3 +148,94 @@ def test_preprocess_ink_that_fills_the_frame_stays_inside(size, tmp_path):
     print(size, pixels.shape, float(pixels.float().mean()))
     assert pixels.shape[-2:] == (size, size)
     assert pixels.max() == 255
+
+
+def deep_png(values):
+    """A 16-bit PNG file of (height, width) or (height, width, 3 or 4) values; Pillow writes gray alone."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    color = {1: 0, 3: 2, 4: 6}[values.shape[2] if values.ndim == 3 else 1]
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, color, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b""))
+    )
+
+
+def write_deep(folder, kind):
+    """Two classes of noise in 86 of 65,536 values; what an image of each is as stored."""
+    numbers = np.random.RandomState(0)
+    for label in range(2):
+        (folder / str(label)).mkdir(parents=True)
+        for i in range(12):
+            values = 2000 + 25 * label + numbers.randint(0, 60, (12, 12))
+            values[0, 0], values[0, 1] = 2000, 2085
+            file = folder / str(label) / f"{i:02}"
+            if kind == "16-bit gray":
+                file.with_suffix(".png").write_bytes(deep_png(values))
+            elif kind == "16-bit color":
+                file.with_suffix(".png").write_bytes(deep_png(np.stack([values] * 3, 2)))
+            elif kind == "floats":
+                Image.fromarray((values / 1000).astype(np.float32)).save(file.with_suffix(".tiff"))
+            else:
+                Image.fromarray((values - 3000).astype(np.int32)).save(file.with_suffix(".tiff"))
+    return {"floats": (2.0, 2.085), "signed": (-1000, -915)}.get(kind, (2000, 2085))
+
+
+@pytest.mark.parametrize("kind", ["16-bit gray", "16-bit color", "floats", "signed"])
+def test_images_of_more_than_8_bits_fill_the_range_of_their_set(kind, tmp_path):
+    low, high = write_deep(tmp_path, kind)
+    channels = 3 if kind == "16-bit color" else 1
+    data = load_images(tmp_path, size=12, channels=channels)
+    print(data.description, data.metadata)
+    assert data.metadata["levels"] == pytest.approx([low, high])
+    assert f"{low:g} is black, {high:g} white" in data.description
+    grays = data.train.images[:, 0].unique().tolist()
+    print(len(grays), "gray levels", grays[:5])
+    assert len(grays) > 80
+    assert (grays[0], grays[-1]) == (0, 255)
+    # a file of one's own gets the levels of the model's data, and so does other data
+    file = sorted((tmp_path / "1").iterdir())[-1]
+    own = preprocess(file, data.metadata)
+    assert own.shape == (1, channels, 12, 12)
+    split = torch.cat([data.train.images, data.val.images, data.test.images])
+    assert any(torch.equal(own[0], each) for each in split)
+    for each in (tmp_path / "0").iterdir():
+        if each.stem > "02":
+            each.unlink()
+    other = load_images(tmp_path, size=12, channels=channels, model=data.metadata)
+    assert other.metadata["levels"] == data.metadata["levels"]
+
+
+def test_images_of_8_bits_have_no_levels(tmp_path):
+    for label in range(2):
+        (tmp_path / str(label)).mkdir()
+        for i in range(9):
+            Image.fromarray(np.full((9, 9), 20 * i, np.uint8)).save(tmp_path / str(label) / f"{i}.png")
+    data = load_images(tmp_path, size=9, channels=1)
+    assert "levels" not in data.metadata
+    assert set(data.train.images.unique().tolist()) <= set(range(0, 180, 20))
+
+
+def test_decode_16_bit_color_with_alpha_keeps_low_bytes():
+    values = np.random.RandomState(0).randint(0, 4096, (5, 6, 4))
+    values[..., 3] = 65535
+    with Image.open(io.BytesIO(deep_png(values))) as image:
+        found = np.asarray(decode(image, 3, (0, 4095)))
+    wanted = np.round(values[..., :3] * 255 / 4095)
+    print(np.abs(found - wanted).max())
+    assert np.abs(found - wanted).max() <= 1
+
+
+def test_images_that_are_not_finite_are_named(tmp_path):
+    write_deep(tmp_path, "floats")
+    bad = np.ones((12, 12), np.float32)
+    bad[3, 3] = np.nan
+    Image.fromarray(bad).save(tmp_path / "0" / "bad.tiff")
+    with pytest.raises(
+        BadInput, match=r"bad\.tiff cannot be used: it has pixels that are not finite"
+    ) as caught:
+        load_images(tmp_path, size=12, channels=1)
+    print(caught.value)

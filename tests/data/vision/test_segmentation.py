@@ -1,5 +1,7 @@
 """Segmentation data: OpenMoji's layers, one's own folder, and masks that move with their images."""
 
+import struct
+import zlib
 from functools import partial
 
 import numpy as np
@@ -103,8 +105,122 @@ def test_load_segmentation_folder(folder):
     assert (masks[:, :4, :2] == IGNORE_INDEX).all()  # two columns were cut off
     assert (pictures[:, 0, :8] == 200).all()
     assert data.metadata["mean"] == pytest.approx([100 / 255, 50 / 255, 0])
-    (folder / "classes.txt").write_text("sky\nhouse\ngrass\n")
+    (folder / "classes.txt").write_text("\ufeffsky\nhouse\ngrass\n", encoding="utf-8")
     assert load_segmentation(folder, size=16).classes == ("sky", "house", "grass")
+
+
+def test_load_segmentation_class_without_pixels_is_listed(folder):
+    (folder / "classes.txt").write_text("sky\nhouse\ngrass\nriver\n")
+    data = load_segmentation(folder, size=16)
+    print(data.description)
+    assert data.classes == ("sky", "house", "grass", "river")
+    assert "in no mask: 'sky', 'river'" in data.description
+
+
+def write_masks(folder, masks, names=""):
+    """Images with these masks, and classes.txt."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for i, mask in enumerate(masks):
+        Image.new("RGB", mask.shape[::-1], (9 * i % 256, 50, 90)).save(folder / "images" / f"{i:02}.png")
+        Image.fromarray(mask.astype(np.uint8)).save(folder / "masks" / f"{i:02}.png")
+    if names:
+        (folder / "classes.txt").write_text(names)
+
+
+def halves(low, high, side=16):
+    mask = np.full((side, side), low)
+    mask[side // 2 :] = high
+    return mask
+
+
+VALUES = {
+    "0 and 255, named": (0, 255, "background\nobject\n", "hold 0 and 255 only, and 255 .* make it 1"),
+    "0 and 255": (0, 255, "", "hold 0 and 255 only"),
+    "1 and 255": (1, 255, "", "hold 1 and 255 only, and 255 .* make it 0"),
+    "255 only": (255, 255, "", "hold 255 only"),
+    "0 and 128": (0, 128, "", "values 0, 128: if these are gray levels, .* 0 to 1; .* all 129 classes"),
+}
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_load_segmentation_ambiguous_values_refused(tmp_path, values):
+    low, high, names, said = VALUES[values]
+    write_masks(tmp_path, [halves(low, high)] * 10, names)
+    with pytest.raises(BadInput, match=said) as caught:
+        load_segmentation(tmp_path, size=16)
+    print(caught.value)
+
+
+def test_load_segmentation_void_masks_left_out_and_counted(tmp_path):
+    write_masks(tmp_path, [halves(255, 255) if i % 5 == 0 else halves(0, 1) for i in range(20)])
+    data = load_segmentation(tmp_path, size=16)
+    print(data.description)
+    assert "4 left out whose masks are all void" in data.description
+    assert [len(s) for s in (data.train, data.val, data.test)] == [12, 1, 3]
+    for split in (data.train, data.val, data.test):
+        _, masks = split.take(torch.arange(len(split)))
+        assert (masks != IGNORE_INDEX).all()
+
+
+def test_load_segmentation_splits_have_two_classes(tmp_path):
+    """Three of twelve masks show the object: a test split without it would call a constant perfect."""
+    write_masks(tmp_path / "rare", [halves(0, int(i in (2, 5, 11))) for i in range(12)])
+    data = load_segmentation(tmp_path / "rare", size=16)
+    for split in (data.train, data.val, data.test):
+        seen = split.take(torch.arange(len(split)))[1].unique().tolist()
+        print(len(split), seen)
+        assert seen == [0, 1]
+    write_masks(tmp_path / "published" / "train", [halves(0, 1)] * 6)
+    write_masks(tmp_path / "published" / "test", [halves(0, 0)] * 3)
+    with pytest.raises(BadInput, match=r"the test split of .* show only 'background'") as caught:
+        load_segmentation(tmp_path / "published", size=16)
+    print(caught.value)
+
+
+def png(mask, depth):
+    """A gray PNG file of so many bits a pixel, as Pillow cannot write it."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    lines = b""
+    for row in mask:
+        bits = "".join(f"{value:0{depth}b}" for value in row.tolist())
+        bits += "0" * (-len(bits) % 8)
+        lines += b"\0" + bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))
+    head = struct.pack(">IIBBBBB", *mask.shape[::-1], depth, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b""))
+    )
+
+
+@pytest.mark.parametrize("kind", ["1", "2", "4", "8", "16", "palette 1", "palette 2", "palette 4", "LA"])
+def test_load_segmentation_masks_keep_stored_numbers(tmp_path, kind):
+    bits = int(kind.split()[-1]) if kind != "LA" else 8
+    wanted = np.arange(256).reshape(16, 16) % min(2**bits, 6)
+    write_masks(tmp_path, [wanted] * 10)
+    for file in (tmp_path / "masks").iterdir():
+        if kind.startswith("palette"):
+            image = Image.fromarray(wanted.astype(np.uint8), mode="P")
+            image.putpalette([c for i in range(256) for c in (255 - i, i, 7)])
+            image.save(file, bits=bits)
+        elif kind == "LA":
+            Image.fromarray(wanted.astype(np.uint8)).convert("LA").save(file)
+        else:
+            file.write_bytes(png(wanted, bits))
+    data = load_segmentation(tmp_path, size=16)
+    _, masks = data.train.take(torch.arange(1))
+    print(kind, data.classes, masks.unique().tolist())
+    assert len(data.classes) == wanted.max() + 1
+    assert (masks[0].numpy() == wanted).all()
+
+
+def test_load_segmentation_16_bit_mask_out_of_range_refused(tmp_path):
+    write_masks(tmp_path, [halves(0, 1)] * 10)
+    (tmp_path / "masks" / "03.png").write_bytes(png(halves(0, 257), 16))
+    with pytest.raises(BadInput, match=r"03\.png holds values from 0 to 257: .* class indices"):
+        load_segmentation(tmp_path, size=16)
 
 
 def test_load_segmentation_published_splits(folder, tmp_path_factory):
@@ -277,3 +393,19 @@ def test_load_segmentation_large_set_stays_on_disk(folder, monkeypatch):
     assert not isinstance(large.train.pairs, tuple)
     assert same([small.train.take(index)], [large.train.take(index)])
     assert small.metadata == large.metadata
+
+
+def test_load_segmentation_of_16_bit_images_fills_the_range(tmp_path):
+    write_masks(tmp_path, [halves(0, 1)] * 10)
+    for i, file in enumerate(sorted((tmp_path / "images").iterdir())):
+        file.write_bytes(png(halves(2000 + i, 2086 - i), 16))
+    data = load_segmentation(tmp_path, size=16)
+    print(data.description, data.metadata["levels"])
+    low, high = data.metadata["levels"]
+    assert 2000 <= low <= 2003
+    assert 2083 <= high <= 2086
+    pixels = data.train.take(torch.arange(len(data.train)))[0]
+    assert pixels.min() == 0
+    assert pixels.max() == 255
+    own, _ = preprocess(tmp_path / "images" / "00.png", data.metadata)
+    assert own.unique().tolist() == [0, 255]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from torchstone.data import splits
+from torchstone.data import identity, splits
 from torchstone.data.vision import dataset, sources
 from torchstone.data.vision.dataset import load_images
 from torchstone.errors import BadInput
@@ -167,6 +167,20 @@ def test_idx_files(tmp_path, zipped):
     assert pictures.test.labels.tolist() == [i % 4 for i in range(20)]
 
 
+def test_idx_classes_are_named_by_their_file(tmp_path):
+    write_idx(tmp_path, zipped=False)
+    (tmp_path / "classes.txt").write_text("\ufeffcat\ndog\nemu\nfox\n", encoding="utf-8")
+    assert load_images(tmp_path, size=32, channels=1).classes == ("cat", "dog", "emu", "fox")
+    for names, said in (
+        ("cat\ndog\n", "labels up to 3, but classes.txt names 2"),
+        ("cat\ncat\n", "each class once"),
+    ):
+        (tmp_path / "classes.txt").write_text(names)
+        with pytest.raises(BadInput, match=said) as caught:
+            load_images(tmp_path, size=32, channels=1)
+        print(caught.value)
+
+
 def test_idx_rejects_damaged_files(tmp_path):
     def refused(match):
         with pytest.raises(BadInput, match=match) as caught:
@@ -217,6 +231,38 @@ def test_huggingface_offline(tmp_path, monkeypatch, label, published):
         assert counts(pictures) == {"train": [16, 16], "val": [2, 2], "test": [2, 2]}
 
 
+@pytest.mark.parametrize("hidden", ["-1", "null", "no column"])
+def test_hf_split_without_labels_and_rows_without_images_are_left_out(hidden, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    for split, count in {"train": 40, "test": 10}.items():
+        images = [Image.new("RGB", (9, 9), (5 * i, 0, 0)) for i in range(count)]
+        labels = [i % 2 for i in range(count)]
+        if split == "train":
+            images[3], labels[5] = None, None
+        else:
+            labels = [{"-1": -1, "null": None}.get(hidden)] * count
+        columns = {"image": images, "label": labels}
+        if split == "test" and hidden == "no column":
+            del columns["label"]
+        own = datasets.Features({name: features[name] for name in columns})
+        table = datasets.Dataset.from_dict(columns, features=own)
+        table.to_parquet(str(tmp_path / f"{split}-00000-of-00001.parquet"))
+    splits = {
+        s: datasets.Dataset.from_parquet(str(tmp_path / f"{s}-00000-of-00001.parquet"))
+        for s in ("train", "test")
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(splits))
+        pictures = load_images("hf:someone/set", size=9, channels=3)
+    print(pictures.description)
+    assert "test has no labels: left out" in pictures.description
+    assert "2 rows without an image or a label left out" in pictures.description
+    assert sum(map(sum, counts(pictures).values())) == 38
+    red = torch.cat([getattr(pictures, s).images[:, 0, 0, 0] for s in ("train", "val", "test")])
+    assert sorted(red.tolist()) == [5 * i for i in range(40) if i not in (3, 5)]
+
+
 def refuse(spec, match, channels=3):
     with pytest.raises(BadInput, match=match) as caught:
         load_images(spec, size=8, channels=channels)
@@ -249,6 +295,26 @@ def test_load_images_error_messages(tmp_path):
             for i in range(3):
                 opened.writestr(f"{name}/{i}.png", b"words")
     refuse(tmp_path / "damaged.zip", r"damaged.zip/cat/[012].png is not a readable image")
+
+
+def test_zip_damaged_image_is_named_or_left_out_where_identity_is_taken(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for i in range(24):
+            write(tmp_path / "x", 1, seed=i)
+            archive.write(next((tmp_path / "x").iterdir()), f"{'ab'[i % 2]}/{i}.png")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[data.index(b"a/4.png") + 40] ^= 1  # a byte of its content: the checksum is wrong
+    (tmp_path / "a.zip").write_bytes(bytes(data))
+    with identity.listen(), pytest.raises(BadInput, match=r"a/4\.png is not a readable image") as caught:
+        load_images(tmp_path / "a.zip", size=8, channels=1)
+    print(caught.value)
+    with identity.listen():
+        images = load_images(f"skip-bad:{tmp_path / 'a.zip'}", size=8, channels=1)
+    print(images.description)
+    assert "1 left out" in images.description
+    (tmp_path / "a.zip").write_bytes(bytes(data).replace(b"PK\x01\x02", b"PK\x01\x07", 1))
+    with pytest.raises(BadInput, match=r"a\.zip is not a complete zip file"):
+        load_images(tmp_path / "a.zip", size=8, channels=1)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from torchstone.parts.decoding.beam_search import beam_search
+from torchstone.parts.decoding.beam_search import beam_search, greedy_search, search
 
 
 def language(vocab_size: int, seed: int):
@@ -74,3 +74,20 @@ def test_beam_search_with_one_beam_is_greedy():
     tokens = F.pad(tokens, (0, sequences.shape[1] - tokens.shape[1]))
     print(sequences.tolist(), tokens.tolist())
     assert torch.equal(sequences, tokens)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_search_is_what_follows_the_prompt(beam_size):
+    step, prompt = language(5, 1), torch.tensor([[1, 2], [3, 1], [4, 4]])
+    options = {"eos": 0, "max_new_tokens": 6}
+    found = search(
+        lambda tokens, rows: step(tokens), prompt, beam_size=beam_size, length_penalty=1.0, **options
+    )
+    if beam_size == 1:
+        tokens = greedy_search(lambda tokens, rows: step(tokens), prompt, **options)
+    else:
+        tokens, _ = beam_search(
+            lambda tokens, rows: step(tokens), prompt, beam_size=beam_size, length_penalty=1.0, **options
+        )
+    print(f"{beam_size} beams: {found.tolist()}")
+    assert found.equal(tokens[:, 2:])

@@ -257,3 +257,15 @@ def test_prior_kl_is_a_divergence_of_gaussians():
     standard = torch.distributions.Normal(torch.zeros_like(x), torch.ones_like(x))
     expected = torch.distributions.kl_divergence(x_T, standard).flatten(1).mean(1)
     assert torch.allclose(prior_kl(schedule, x), expected, rtol=1e-9)
+
+
+def test_process_is_stochastic_with_ddpm_or_any_eta():
+    ddpm, ddim = (DiffusionProcess(sampler=sampler) for sampler in ("ddpm", "ddim"))
+    found = [
+        ddim.is_stochastic(0.0),
+        ddim.is_stochastic(0.5),
+        ddim.is_stochastic(1.0),
+        ddpm.is_stochastic(0.0),
+    ]
+    print(found)
+    assert found == [False, True, True, True]

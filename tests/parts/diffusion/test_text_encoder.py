@@ -46,6 +46,15 @@ def test_text_encoder_matches_torch_encoder_layers():
     assert empty.tolist() == [[START, *[PAD] * 5]] * 2
 
 
+def test_text_encoder_dropout_in_both_branches_in_training_only():
+    torch.manual_seed(0)
+    net, ids = TextEncoder(11, 6, 8, 1, 2, dropout=1.0), torch.tensor([[START, 5, 9, 3]])
+    embedded = net.token_embedding(ids) + net.position_embedding.weight[:4]
+    dropped, hidden = net(ids)[0], net.eval()(ids)[0]
+    assert torch.equal(dropped, net.norm(embedded)), "with all dropped nothing is added"
+    assert (hidden - dropped).abs().max() > 0.01
+
+
 def test_text_encoder_word_dropout_replaces_words_by_unknown():
     torch.manual_seed(0)
     net = TextEncoder(11, 4, 8, 1, 2, word_dropout=0.999)

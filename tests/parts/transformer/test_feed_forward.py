@@ -34,3 +34,12 @@ def test_norms_equal_formulas():
     assert float((layer(x) - formula).abs().max()) < 1e-12
     formula = x / (x.square().mean(1, keepdim=True) + 1e-6).sqrt() * rms.weight
     assert float((rms(x) - formula).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_feed_forward_dropout_only_in_training(gated):
+    layer, x = FeedForward(4, 8, gated=gated, dropout=1.0), torch.randn(3, 4)
+    assert torch.equal(layer(x), layer.down.bias.expand(3, 4)), "with all dropped the bias is left"
+    plain = FeedForward(4, 8, gated=gated)
+    plain.load_state_dict(layer.state_dict())
+    assert torch.equal(layer.eval()(x), plain(x))

@@ -54,8 +54,8 @@ def test_published_renames_authors_weights():
     for key, value in ours.items():
         for name, theirs_name in names.items():
             key = key.replace(name, theirs_name)
-        theirs["module." + key] = value
-    assert "module.layer1.0.cbam.ChannelGate.mlp.1.weight" in theirs
+        theirs[key] = value
+    assert "layer1.0.cbam.ChannelGate.mlp.1.weight" in theirs
     assert published("cbam_resnet50", theirs).keys() == ours.keys()
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from torchstone.data import download
-from torchstone.engine.checkpoint import read_weights
+from torchstone.hub.weight_files import read_tensors
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.conv.stochastic_depth import StochasticDepth
 from torchstone.parts.facts import count_parameters, macs, on_meta
@@ -75,7 +75,7 @@ def best(model, image) -> list[int]:
 
 def test_published_weights_classify_cat(lite0, cat):
     model = VARIANTS["efficientnet_lite0"].make()
-    state = read_weights(lite0)
+    state = read_tensors(lite0)
     assert best(model, cat)[0] not in CATS, "untrained weights know it too: this shows nothing"
     model.load_state_dict(published("efficientnet_lite0", state))
     assert set(best(model, cat)[:3]) == set(CATS)
@@ -93,7 +93,7 @@ def test_same_padding_matters_for_lite0(lite0, cat, monkeypatch):
     right = VARIANTS["efficientnet_lite0"].make().eval()
     monkeypatch.setattr(efficientnet, "SamePadding", torch.nn.Conv2d)
     wrong = VARIANTS["efficientnet_lite0"].make().eval()
-    state = published("efficientnet_lite0", read_weights(lite0))
+    state = published("efficientnet_lite0", read_tensors(lite0))
     right.load_state_dict(state)
     wrong.load_state_dict(state)
     gap = relative_error(wrong(cat), right(cat))
@@ -105,12 +105,12 @@ def test_published_renames_lite0_and_names_unknown_key(lite0):
     own = on_meta(VARIANTS["efficientnet_lite0"].make).state_dict()
     with torch.device("meta"):
         theirs = import_timm().create_model("tf_efficientnet_lite0").state_dict()
-    for state in (read_weights(lite0), theirs):
+    for state in (read_tensors(lite0), theirs):
         renamed = published("efficientnet_lite0", state)
         assert list(renamed) == list(own)
         assert all(renamed[key].shape == own[key].shape for key in own)
     assert published("efficientnet_lite0", own).keys() == own.keys()  # a file of our own
-    broken = {key.replace("_blocks.7.", "_blocks.77."): v for key, v in read_weights(lite0).items()}
+    broken = {key.replace("_blocks.7.", "_blocks.77."): v for key, v in read_tensors(lite0).items()}
     with pytest.raises(RuntimeError) as caught:
         VARIANTS["efficientnet_lite0"].make().load_state_dict(published("efficientnet_lite0", broken))
     print(str(caught.value)[:300])

@@ -130,14 +130,14 @@ def test_initialize_he_fan_out_variance():
 
 
 def test_published_renames_public_cifar_weights():
-    """`linear`, `shortcut`, and `module.` from inside DataParallel."""
+    """`linear` and `shortcut`."""
     model = VARIANTS["resnet18_cifar"].make()
     theirs = {
-        "module." + k.replace("downsample", "shortcut").replace("fc.", "linear."): v
+        k.replace("downsample", "shortcut").replace("fc.", "linear."): v
         for k, v in model.state_dict().items()
     }
-    assert "module.linear.weight" in theirs
-    assert "module.layer2.0.shortcut.0.weight" in theirs
+    assert "linear.weight" in theirs
+    assert "layer2.0.shortcut.0.weight" in theirs
     assert published("resnet18_cifar", theirs).keys() == model.state_dict().keys()
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torchstone.data.vision.dataset import load_images
 from torchstone.engine.run import Intervals, fit
 from torchstone.parts.facts import count_parameters
+from torchstone.references import randomize_weights
 from torchstone.systems.generative import CLASSIFIER, cgan
 from torchstone.systems.generative.cgan import (
     Discriminator,
@@ -17,7 +18,6 @@ from torchstone.systems.generative.cgan import (
     PaperGenerator,
     class_weights,
 )
-from torchstone.systems.generative.gan import randomize_weights
 from torchstone.tasks.gan import inference
 from torchstone.tasks.vision.feature_classifier import train_or_load_classifier
 

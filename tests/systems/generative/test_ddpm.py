@@ -99,7 +99,7 @@ def color_run(tmp_path_factory):
         yield root / "run"
 
 
-@pytest.mark.parametrize("condition", ["none", "label"])
+@pytest.mark.parametrize("condition", [pytest.param("none", marks=pytest.mark.sweep), "label"])
 def test_variant_with_text_encoder_trains_without_captions(condition, tmp_path, monkeypatch, capsys):
     """Its text encoder and coarse head are left out, in training and in the checkpoint."""
     monkeypatch.setitem(ddpm.VARIANTS, "ddpm_emoji", ddpm.make_variant(**TINY))

@@ -134,7 +134,10 @@ def test_language_model_learns_predicts_and_samples(trained, text, tmp_path, cap
     assert json.loads(out)["loss"] == pytest.approx(results["test/loss"], rel=1e-5)
     other = shutil.copy(text, tmp_path / "other.txt")
     _, out, _ = run_cli(capsys, "eval", trained, "--data", other, "--json")
-    assert json.loads(out)["characters"] == len(text.read_text())
+    assert json.loads(out)["loss"] == pytest.approx(results["test/loss"], rel=1e-5)  # the same data, copied
+    other.write_text(text.read_text()[:3000])
+    _, out, _ = run_cli(capsys, "eval", trained, "--data", other, "--json")
+    assert json.loads(out)["characters"] == 3000
     begun = "0 and 0 are 0.\n1 and 1 are 2.\n2 and 2 are"
     _, out, _ = run_cli(capsys, "predict", trained, begun)
     assert out.startswith(f"{begun} 4.\n3 and 3 are 6.\n")

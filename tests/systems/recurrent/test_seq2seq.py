@@ -417,4 +417,4 @@ def test_reverse_recipe_is_exact():
     found = bleu(run.state["model"], tokenizer, [(text, text[::-1]) for text in letters])
     print(results, found)
     assert results["test/exact_match"] == 1
-    assert found["exact"] == 1
+    assert found["exact_match"] == 1

@@ -8,6 +8,7 @@ from random import Random
 import pytest
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 
 import torchstone as ts
 from torchstone.api import load_tokenizer
@@ -291,13 +292,15 @@ def test_predict_labels_texts(runs, tmp_path, capsys):
     assert "a good day: " in capsys.readouterr().out
     with pytest.raises(BadInput, match="holds no text"):
         ts.predict(runs / "labels", [" "])
+    tokenizer = Tokenizer.from_file(str(runs / "labels" / "tokenizer.json"))
+    assert tokenizer.get_vocab_size() == ts.load(runs / "labels").config.vocab_size
 
 
 def test_evaluate_equals_test_metrics_and_rejects_other_labels(runs, tmp_path):
     result = json.loads((runs / "labels" / "result.json").read_text())["metrics"]
     metrics = ts.evaluate(runs / "labels")
     assert metrics["accuracy"] == pytest.approx(result["test/accuracy"])
-    assert metrics["cross_entropy"] == pytest.approx(result["test/loss"], rel=1e-5)
+    assert metrics["loss"] == pytest.approx(result["test/loss"], rel=1e-5)
     file = tmp_path / "a.tsv"
     file.write_text("".join(f"text {i}\t{'np'[i % 2]}\n" for i in range(20)))
     with pytest.raises(BadInput, match="has the labels n, p, but the model predicts negative"):

@@ -210,7 +210,7 @@ def test_gpt_published_weights_old_and_nanogpt():
     assert all(torch.equal(again[k], expected[k]) for k in expected)
     # nanoGPT's projections are transposed
     nano = {
-        f"_orig_mod.{k}": v.T if any(p in k for p in ("c_attn.w", "c_proj.w", "c_fc.w")) else v
+        k: v.T if any(p in k for p in ("c_attn.w", "c_proj.w", "c_fc.w")) else v
         for k, v in theirs.state_dict().items()
     }
     again = published("gpt2", nano)
@@ -247,6 +247,9 @@ def test_measure_reads_all_tokens_deterministically():
     assert abs(metrics["loss"] - expected) < 1e-5
     assert abs(metrics["bits_per_character"] - expected / math.log(2) * 101 / 202) < 1e-5
     assert language_model.measure(model, ids, 202) == metrics
+    assert (
+        language_model.measure(model, ids, 202, max_tokens=96) == metrics
+    )  # as many as are in whole windows
     partial = language_model.measure(model, ids, 202, max_tokens=36)
     rows = torch.tensor([0, 4, 7])
     x = ids[:96].view(8, 12)[rows]
@@ -368,3 +371,12 @@ def test_gpt_layer_table_counts_tied_weights_once():
     assert rows["head"].macs == 64 * 65 * 128
     # the position embedding is indexed, not called: it has no row
     assert sum(row.parameters for row in rows.values()) == 804_096 - 64 * 128
+
+
+def test_predict_length_by_todays_name_and_the_old_one(trained_run):
+    run = trained_run("gpt")
+    lengths = [
+        len(ts.predict(run, ["the "], **{name: 7})[0]["text"]) for name in ("max_new_tokens", "length")
+    ]
+    print(lengths)
+    assert lengths == [11, 11]

@@ -72,7 +72,11 @@ def test_bits_per_dim_is_the_bound_worked_out_by_hand():
     print(bits, expected, entropy)
     assert bits == pytest.approx(expected, rel=0.015)
     assert bits > entropy, "no code is shorter than the entropy"
+    torch.manual_seed(123)
+    again = bits_per_dim(GaussianDenoiser(std=std, **kwargs), images, rounds=8)
+    assert again == bits, "the same seed, whatever the global generator"
     other_seed = bits_per_dim(GaussianDenoiser(std=std, **kwargs), images, seed=1)
+    assert other_seed != bits
     assert other_seed == pytest.approx(expected, rel=0.03)
     worse = bits_per_dim(GaussianDenoiser(std=0.5, **kwargs), images)
     assert worse > bits + 0.1, "a worse network codes as well"

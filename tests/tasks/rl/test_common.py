@@ -1,14 +1,21 @@
-"""Lengths of training in environment steps, and run folders of earlier versions that counted updates."""
+"""Lengths of training in environment steps, run folders of earlier versions that counted updates, and the
+network that observations of each kind get."""
 
+import dataclasses
 import json
 
+import gymnasium
+import numpy as np
 import pytest
+import torch
 
 import torchstone as ts
 from torchstone.cli.main import main
+from torchstone.envs.vector_env import VectorEnv
 from torchstone.errors import BadInput
 from torchstone.runs.recipes import read_recipe
 from torchstone.systems.reinforcement import a2c, dqn, ppo, reinforce
+from torchstone.tasks.rl import common
 from torchstone.tasks.rl.common import num_updates
 
 # fields of an earlier version's recipe.json that decide on the length, and the length of today
@@ -80,3 +87,118 @@ def test_steps_are_refused_with_the_field_that_replaced_them(system, option, cap
 def test_total_timesteps_must_be_positive(total):
     with pytest.raises(BadInput, match="total_timesteps must be at least 1"):
         ts.train("ppo/smoke", total_timesteps=total)
+
+
+# ------------------------------------------------------------------------- observations of every kind
+
+
+KINDS = {  # dtype, bounds that the space states, what a pixel of full white is stored as
+    "bytes": (np.uint8, (0, 255), 255),
+    "unit": (np.float32, (0, 1), 1),
+    "float255": (np.float32, (0, 255), 255),
+    "short": (np.int16, (0, 1023), 1023),
+    "unbounded": (np.float32, (-np.inf, np.inf), 1),
+}
+
+
+class Pictures(gymnasium.Env):
+    """A constant 84 × 84 picture, stored as the `kind` says; three steps to an episode."""
+
+    WHITE = np.linspace(0, 1, 84 * 84).reshape(1, 84, 84)  # share of full white
+
+    def __init__(self, kind: str = "bytes", continuous: bool = False, shape: tuple = (1, 84, 84)):
+        dtype, bounds, white = KINDS[kind]
+        self.observation_space = gymnasium.spaces.Box(*bounds, shape, dtype)
+        self.action_space = gymnasium.spaces.Discrete(2)
+        if continuous:
+            self.action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+        self.picture = (np.rint(self.WHITE * 255) / 255 * white).astype(dtype).reshape(shape)
+        self.steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.picture, {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.picture, 1.0, self.steps == 3, False, {}
+
+
+for _kind in KINDS:
+    gymnasium.register(f"Pictures-{_kind}-v0", entry_point=Pictures, kwargs={"kind": _kind})
+gymnasium.register("FlatBytes-v0", entry_point=Pictures, kwargs={"continuous": True, "shape": (84 * 84,)})
+AGENTS = [
+    (ppo, "ppo"),
+    (ppo, "ppo_recurrent"),
+    (a2c, "a2c"),
+    (a2c, "a2c_lstm"),
+    (reinforce, "reinforce"),
+    (dqn, "dqn"),
+]
+
+
+def outputs(system, variant: str, env: str) -> torch.Tensor:
+    """What a network of seed 0 makes of an environment's first observation."""
+    recipe = dataclasses.replace(system.RECIPES["smoke"], data=env, variant=variant)
+    config = common.model_config(recipe, variant)
+    torch.manual_seed(0)
+    model = system.VARIANTS[variant].make(**config)
+    observation = VectorEnv(env).observation
+    with torch.no_grad():
+        result = model(observation[:, None] if hasattr(model, "rnn") else observation)
+    return torch.cat([x.flatten() for x in result]) if isinstance(result, tuple) else result
+
+
+@pytest.mark.parametrize(("system", "variant"), AGENTS, ids=[variant for _, variant in AGENTS])
+def test_model_config_scales_frames_by_type_and_bounds(system, variant):
+    expected = outputs(system, variant, "Pictures-bytes-v0")
+    for kind in KINDS:
+        found = outputs(system, variant, f"Pictures-{kind}-v0")
+        difference = float((found - expected).abs().max() / expected.abs().max())
+        print(f"{variant}: frames stored as {kind}: {difference:.2g} from those stored as bytes")
+        assert difference < 2e-3 if kind == "short" else difference < 1e-5
+
+
+def test_observation_scale_is_left_out_for_bytes():
+    """So recipes of frames have the metadata that they always had."""
+    scales = {
+        kind: common.model_config(
+            dataclasses.replace(ppo.RECIPES["smoke"], data=f"Pictures-{kind}-v0"), "ppo"
+        ).get("observation_scale")
+        for kind in KINDS
+    }
+    print(scales)
+    assert scales == {"bytes": None, "unit": 1.0, "float255": None, "short": 1023.0, "unbounded": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("system", "env", "fields"),
+    [
+        ("dqn/smoke", "Pictures-bytes-v0", {"total_timesteps": 128, "learning_starts": 64}),
+        ("ppo/smoke", "Pictures-bytes-v0", {"total_timesteps": 256, "epochs": 1}),
+        ("ddpg/smoke", "FlatBytes-v0", {"total_timesteps": 16, "learning_starts": 16}),
+    ],
+)
+def test_flat_bytes_train_in_every_agent(system, env, fields, tmp_path):
+    """Flattened frames are a vector of bytes, which networks take as floats."""
+    wrappers = ("FlattenObservation",) if "Pictures" in env else ()
+    options = {**fields, "eval_episodes": 2, "hidden": (8, 8), "quiet": True, "device": "cpu"}
+    run = ts.train(system, data=env, wrappers=wrappers, out=tmp_path / "run", **options)
+    print(run.metadata["model_config"], run.results)
+    assert run.metadata["model_config"]["observation_shape"] == [84 * 84]
+    assert run.results["test/return"] == 3.0
+
+
+def test_vector_env_refuses_bounds_and_types_that_are_not_true():
+    class Untrue(Pictures):
+        def __init__(self, kind: str, factor: float):
+            super().__init__(kind)
+            self.picture = self.picture * np.float32(factor)
+
+    cases = {"unit": (255, "from 0 to 255, and its space states 0 to 1"), "bytes": (1 / 255, "no bytes")}
+    for kind, (factor, message) in cases.items():
+        gymnasium.register(f"Untrue-{kind}-v0", Untrue, kwargs={"kind": kind, "factor": factor})
+        with pytest.raises(BadInput, match=message) as caught:
+            VectorEnv(f"Untrue-{kind}-v0")
+        print(caught.value)

@@ -18,11 +18,13 @@ from torchstone.data.series.dataset import cut_windows
 from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput
+from torchstone.parts.series.dlinear import DLinear
 from torchstone.parts.series.quantile_loss import pinball
+from torchstone.runs.load import load_run
 from torchstone.systems.recurrent.gru import CELL
 from torchstone.tasks.recurrent import Recipe
 from torchstone.tasks.series import forecast, forecaster
-from torchstone.tasks.series.forecaster import ForecastConfig, ForecastSpec
+from torchstone.tasks.series.forecaster import NETWORK, Calibration, ForecastConfig, ForecastSpec
 
 LEVELS = (0.1, 0.5, 0.9)
 SMALL = replace_fields(
@@ -165,7 +167,12 @@ def test_forecast_errors_are_means_per_step():
     starts = torch.arange(0, 250, 3)
     net = FunctionModel(lambda x: torch.tensor([-1.0, 0.5, 1.0]).repeat(len(x), 5))
     found = forecaster.forecast_errors(
-        net, spec(season=4), values, starts, forecaster.naive_baselines(spec(season=4))
+        net,
+        spec(season=4),
+        values,
+        torch.ones_like(values, dtype=torch.bool),
+        starts,
+        forecaster.naive_baselines(spec(season=4)),
     )
     for step in range(5):
         sums = dict.fromkeys(found, 0.0)
@@ -188,12 +195,46 @@ def test_forecast_errors_are_means_per_step():
 
 def test_forecast_errors_in_chunks(monkeypatch):
     values, starts = torch.randn(300, 2), torch.arange(101)
+    observed = torch.rand(300, 2) < 0.9
     net = FunctionModel(lambda x: x.reshape(len(x), -1).sum(1, keepdim=True).expand(-1, 15))
-    whole = forecaster.forecast_errors(net, spec(), values, starts)
+    whole = forecaster.forecast_errors(net, spec(), values, observed, starts)
     monkeypatch.setattr(forecaster, "MAX_NUMBERS", 7 * 5 * 2 * 3)
-    pieces = forecaster.forecast_errors(net, spec(), values, starts)
+    pieces = forecaster.forecast_errors(net, spec(), values, observed, starts)
     for name in whole:
         assert torch.allclose(whole[name], pieces[name]), name
+
+
+@pytest.mark.parametrize("mode", ["direct", "autoregressive"])
+def test_loss_and_errors_leave_filled_points_out(mode):
+    """What was filled in may be anything: no loss, gradient or metric of a window changes by it."""
+    config = spec(forecast_mode=mode, patch=3 if mode == "direct" else 1)
+    observed = torch.ones(40, 2, dtype=torch.bool)
+    observed[14] = observed[20, 1] = False
+    values, starts = torch.randn(40, 2), torch.tensor([0])
+    changed = torch.where(observed, values, 1e3)
+    outputs = 15 if mode == "direct" else 3
+
+    def measure(x):
+        # a network that reads nothing: only the targets differ
+        net = FunctionModel(lambda z: torch.ones(*z.shape[: 1 if mode == "direct" else 2], outputs))
+        window = cut_windows(x, starts, 12, 5)
+        seen = torch.cat(cut_windows(observed, starts, 12, 5), 1)
+        loss = forecast.network_loss(net, [*window, seen], config)
+        errors = forecaster.forecast_errors(net, config, x, observed, starts)
+        return loss, errors
+
+    (loss, errors), (other, others) = measure(values), measure(changed)
+    print(float(loss["loss"]), int(loss["weight"]), [round(float(e), 3) for e in errors["mse"]])
+    if mode == "direct":  # an autoregressive loss also predicts from each point
+        assert float(loss["loss"]) == pytest.approx(float(other["loss"]))
+    assert int(loss["weight"]) == (2 * 4 if mode == "direct" else 2 * 15)
+    for name, error in errors.items():
+        assert torch.isnan(error[2]), name  # nothing was observed there
+        keep = [0, 1, 3, 4]
+        assert torch.allclose(error[keep], others[name][keep]), name
+    net = FunctionModel(lambda z: torch.ones(*z.shape[: 1 if mode == "direct" else 2], outputs))
+    everything = forecaster.loss(net, config, *cut_windows(changed, starts, 12, 5))
+    assert float(everything) > 2 * float(loss["loss"])
 
 
 @pytest.mark.parametrize(
@@ -321,7 +362,7 @@ def test_run_reports_baselines(trained):
     names = {f"test/{kind}mse" for kind in ("", "linear_", "persistence_", "seasonal_")}
     assert names | {"test/loss", "test/coverage", "test/mae"} <= result["metrics"].keys()
     assert "2 columns" in result["data"]
-    assert "filled in (2 points)" in result["data"]
+    assert "filled in (2 points" in result["data"]
     pictures = {file.name for file in (trained / "run" / "pictures").iterdir()}
     assert {"errors.png", "forecasts.png", "curves.png"} <= pictures
     measured = ts.evaluate(trained / "run")
@@ -338,7 +379,11 @@ def test_predict_prints_table_and_plots_band(trained, capsys, monkeypatch, tmp_p
     assert "quantiles 0.1 to 0.9" in lines[0]
     assert lines[1].split() == ["time", "load", "heat"]
     assert [line[:16] for line in lines[2:7]] == [f"2024-01-17 {h}:00" for h in range(16, 21)]
-    assert lines[7] == "picture: s-forecast.png"
+    # so few steps do not beat the day before
+    assert lines[7].startswith(
+        "the forecast is that of the seasonal baseline, which was better than the network"
+    )
+    assert lines[8] == "picture: s-forecast.png"
     assert np.asarray(Image.open(tmp_path / "s-forecast.png")).std() > 1
     assert [f.name for f in tmp_path.iterdir()] == ["s-forecast.png"]
 
@@ -357,19 +402,118 @@ def test_predict_in_original_units(trained, tmp_path, monkeypatch):
     assert [float(row["heat 0.9"]) for row in rows] == answer["quantiles"]["heat"]["0.9"]
 
 
-def test_predict_matches_model(trained, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (answer,) = ts.predict(trained / "run", [trained / "s.csv"])
-    model = ts.load(trained / "run")
-    series = forecast.load_series(trained / "s.csv")
+def last_window(folder):
+    """The model, its metadata, and the last 24 points of the file, standardized and not."""
+    model, metadata, _ = load_run(folder / "run")
+    series = forecast.load_series(folder / "s.csv")
     mean, std = series.scale()
     start = torch.tensor([len(series.values) - 24])
     past, _ = cut_windows(((series.values - mean) / std).float(), start, 24, 0)
+    return model, metadata, past, series.values[-24:], mean, std
+
+
+def test_predict_matches_best_baseline(trained, tmp_path):
+    (answer,) = ts.predict(trained / "run", [trained / "s.csv"], out=tmp_path / "f.csv")
+    *_, values, _, _ = last_window(trained)
+    ours = torch.tensor([answer["quantiles"][name]["0.5"] for name in ("load", "heat")]).T
+    print(ours[:3], values[:3])
+    assert torch.allclose(ours.double(), values[:12], atol=1e-3)  # a day earlier
+
+
+def test_predict_without_calibration_is_the_network(trained, tmp_path):
+    """Runs of earlier versions have none."""
+    model, metadata, past, _, mean, std = last_window(trained)
+    metadata = {name: value for name, value in metadata.items() if name != "calibration"}
+    (answer,) = forecast.predict(model, metadata, [trained / "s.csv"], out=tmp_path / "f.csv")
     with torch.no_grad():
         predicted = forecaster.direct(model, spec(context=24, patch=4, horizon=12), past)[0].sort(-1).values
     wanted = predicted.double() * std[:, None] + mean[:, None]
     ours = torch.tensor([list(q.values()) for q in answer["quantiles"].values()]).movedim(-1, 0)
     assert torch.allclose(ours.double(), wanted, atol=1e-4)
+
+
+def test_predict_moves_quantiles_by_their_offsets(trained, tmp_path):
+    """Of a file that is too short to correct them further."""
+    model, metadata, _, _, _, std = last_window(trained)
+    short = tmp_path / "short.csv"
+    lines = (trained / "s.csv").read_text().splitlines()
+    short.write_text("\n".join([lines[0], *lines[-40:]]) + "\n")
+    offsets = torch.zeros(12, 2, 3)
+    offsets[..., 0], offsets[..., 2] = -0.5, 2.0
+    answers = []
+    for moved in (torch.zeros(12, 2, 3), offsets):
+        calibration = Calibration(NETWORK, moved, torch.ones(12, 2))
+        metadata = {**metadata, "calibration": calibration.to_metadata()}
+        answers += forecast.predict(model, metadata, [short], out=tmp_path / "f.csv")
+    for i, name in enumerate(("load", "heat")):
+        before, after = (answer["quantiles"][name] for answer in answers)
+        change = [after[q][0] - before[q][0] for q in ("0.1", "0.5", "0.9")]
+        print(name, change)
+        assert change == pytest.approx([-0.5 * float(std[i]), 0, 2 * float(std[i])], abs=1e-3)
+
+
+def test_predict_follows_the_latest_residuals(trained, tmp_path):
+    """A file whose own past left the band has a wider one at its end."""
+    model, metadata, *_ = last_window(trained)
+    calibration = Calibration(NETWORK, torch.full((12, 2, 3), 0.0), torch.ones(12, 2))
+    metadata = {**metadata, "calibration": calibration.to_metadata()}
+    lines = (trained / "s.csv").read_text().splitlines()
+    random = np.random.default_rng(0)
+    for name, noise in (("calm", 0.0), ("wild", 20.0)):
+        rows = [
+            ",".join([time, *(f"{float(cell) + noise * random.normal():.3f}" for cell in cells)])
+            for time, *cells in (line.split(",") for line in lines[1:-24])
+        ]
+        (tmp_path / f"{name}.csv").write_text("\n".join([lines[0], *rows, *lines[-24:]]) + "\n")
+    widths = []
+    for name in ("calm", "wild"):
+        (answer,) = forecast.predict(model, metadata, [tmp_path / f"{name}.csv"], out=tmp_path / "f.csv")
+        load = answer["quantiles"]["load"]
+        widths.append(np.mean(np.subtract(load["0.9"], load["0.1"])))
+    print(widths)
+    assert widths[1] > 1.2 * widths[0]
+
+
+@pytest.mark.parametrize(
+    ("errors", "name"),
+    [
+        ({"": 1.0, "linear_": 1.1, "persistence_": 1.2}, "network"),
+        ({"": 1.0, "linear_": 0.9, "persistence_": 1.2}, "linear"),
+        ({"": 1.0, "linear_": 0.9, "persistence_": 0.8}, "persistence"),
+    ],
+)
+def test_choose_source_takes_the_best_on_validation(errors, name):
+    means = {
+        f"{who}{kind}": torch.full((5,), error) for who, error in errors.items() for kind in ("mse", "mae")
+    }
+    linear = DLinear(12, 5)
+    found = forecast.choose_source(means, spec(), linear)
+    print(found.name)
+    assert found.name == name
+    past = torch.randn(3, 12, 2)
+    if name == "linear":
+        assert torch.allclose(found.baseline(spec())(past), linear(past), atol=1e-5)
+    again = Calibration(found, torch.zeros(5, 2, 3), torch.ones(5, 2)).to_metadata()
+    assert Calibration.from_metadata(json.loads(json.dumps(again))).source.name == name
+
+
+def test_forecast_errors_calibrated_cover_what_the_band_says():
+    """A network whose bands are far too narrow: calibrated on one part they cover 0.8 of the next."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(1500, 1, generator=generator)
+    observed = torch.ones_like(values, dtype=torch.bool)
+    net = FunctionModel(lambda x: torch.tensor([-0.1, 0.0, 0.1]).repeat(len(x), 5))
+    calibration = forecaster.calibrate(net, spec(), values, observed, torch.arange(500))
+    found = forecaster.forecast_errors(
+        net, spec(), values, observed, torch.arange(600, 1480), None, calibration
+    )
+    rates = {name: float(error.mean()) for name, error in found.items() if "coverage" in name}
+    print(rates)
+    assert rates["raw_coverage"] < 0.2
+    assert rates["fixed_coverage"] == pytest.approx(0.8, abs=0.05)
+    assert rates["coverage"] == pytest.approx(0.8, abs=0.03)
+    plain = forecaster.forecast_errors(net, spec(), values, observed, torch.arange(600, 1480))
+    assert torch.equal(plain["mse"], found["mse"])  # the median stays
 
 
 def test_predict_rejects_other_files(trained, capsys, tmp_path):
@@ -382,7 +526,7 @@ def test_predict_rejects_other_files(trained, capsys, tmp_path):
         assert match in err
         assert err.count("\n") == 1
 
-    assert_rejected("predicts 12 steps at once, not 13", trained / "s.csv", "--horizon", "13")
+    assert_rejected("12 steps at most, not 13", trained / "s.csv", "--horizon", "13")
     assert_rejected("has no column 'load'", hourly(tmp_path, name="a.csv", names=("x", "heat")))
     assert_rejected("a point every 30 min", hourly(tmp_path, name="b.csv", names=both, step=1800))
     assert_rejected("context is 24 (1 day)", hourly(tmp_path, rows=20, name="c.csv", names=both))

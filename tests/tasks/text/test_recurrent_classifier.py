@@ -51,6 +51,14 @@ def test_classifier_labels_texts(texts, pool):
     answers = lstm.predict(model, metadata, ["it was grim then fine", "it was fine then grim"])
     assert [answer["label"] for answer in answers] == ["good", "bad"]
     assert answers[0]["probability"] > 0.8
+    assert len(lstm.predict(model, metadata, ["it was fine then grim " * 30])) == 1  # longer than a file name
+    if pool == "last":  # a table's header and labels are no part of its texts
+        table = texts.with_name("more.csv")
+        table.write_text("stars,text,label\n1,it was grim then fine,good\n2,it was fine then grim,bad\n")
+        assert lstm.predict(model, metadata, [table]) == answers
+        table.write_text("1,it was grim then fine\n")
+        with pytest.raises(BadInput, match="2 columns without names"):
+            lstm.predict(model, metadata, [table])
     assert run.test()["tfidf"] < 0.9, "counting words does not tell"
 
 

@@ -23,6 +23,7 @@ from torchstone.tasks.text.translate import (
     PAD,
     SPECIAL_TOKENS,
     bleu,
+    bleu_tokenizer,
     encode_pairs,
     measure,
     predict,
@@ -100,6 +101,42 @@ def test_bleu_equals_sacrebleu_and_translations_keep_their_order(tokenizer):
     assert math.isclose(bleu(perfect, tokenizer, PAIRS)["bleu"], 100)
 
 
+REFERENCES = {
+    "13a": [
+        "two dogs run .",
+        "Hunde laufen",
+        "Она читает книгу",
+        "개가 달린다",
+        "我 in an English text of many words",
+    ],
+    "zh": ["我喜欢吃苹果。", "两只狗在草地上跑。 OK"],
+    "char": ["私はリンゴが好きです。", "สุนัขสองตัววิ่ง"],
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_bleu_tokenizer_of_the_target_script(name):
+    for text in REFERENCES[name]:
+        found = bleu_tokenizer([text])
+        print(text, found)
+        assert found == name or (found, "は" in text) == ("ja-mecab", True)
+    assert bleu_tokenizer(["", "1, 2"]) == "13a"
+
+
+def test_bleu_of_chinese_is_not_of_whole_sentences():
+    """All but two of 25 characters are right: by spaces not one token is."""
+    pairs = [("a", "两只棕色的狗在绿色的草地上奔跑。"), ("b", "一个男人正在弹吉他。")]
+    own = tokenizers.train(
+        "bpe", [t for pair in pairs for t in pair], vocab_size=300, special_tokens=SPECIAL_TOKENS
+    )
+    answers = {"a": "两只黑色的狗在绿色的草地上奔跑。", "b": "一个女人正在弹吉他。"}
+    found = bleu(LookupTranslator(own, answers), own, pairs)
+    wanted = sacrebleu.corpus_bleu(list(answers.values()), [[b for _, b in pairs]], tokenize="zh").score
+    print(found, wanted)
+    assert found["bleu"] == wanted
+    assert wanted > 60
+
+
 def test_attention_map_sums_over_the_tokens_of_a_word():
     source, target = "ein Haus!", "a big  house"
     offsets = [(0, 3), (3, 6), (6, 9)], [(0, 1), (1, 5), (6, 9), (9, 12)]
@@ -153,6 +190,7 @@ def test_trained_run_translates_and_evaluates(run, capsys):
     results = api.evaluate(run)
     recorded = json.loads((run / "result.json").read_text())["metrics"]
     assert results["bleu"] == recorded["test/bleu"]
+    assert results["bleu_tokenizer"] == "13a"
     assert math.isclose(results["loss"], recorded["test/loss"], rel_tol=1e-5)
 
 

@@ -13,7 +13,13 @@ from torchstone.data.vision.segmentation import SegmentationSplit
 from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
 from torchstone.engine.update import GradientUpdate
 from torchstone.errors import BadInput
-from torchstone.metrics.segmentation import class_iou, confusion_matrix, evaluate_splits, iou_metrics
+from torchstone.metrics.segmentation import (
+    class_iou,
+    confusion_matrix,
+    evaluate_splits,
+    iou_metrics,
+    named_ious,
+)
 from torchstone.plots import segmentation_masks
 from torchstone.systems.convolutional import deeplab
 from torchstone.systems.convolutional.deeplab import loss
@@ -48,6 +54,42 @@ def test_iou_metrics_equal_definition():
     known = labels != IGNORE_INDEX
     assert said["miou"] == pytest.approx(sum(wanted[:3]) / 3)
     assert said["pixel_accuracy"] == pytest.approx((guesses == labels)[known].double().mean().item())
+
+
+def test_iou_metrics_one_class_or_none_is_refused():
+    """A network that always predicts the only class that is labelled would score 1."""
+    one, void = torch.zeros(3, 6, 6, dtype=torch.int64), torch.full((3, 6, 6), IGNORE_INDEX)
+    for labels, said in ((one, "one class only"), (void, "all void")):
+        with pytest.raises(BadInput, match=said) as caught:
+            iou_metrics(confusion_matrix(one, labels, 2))
+        print(caught.value)
+
+
+def test_named_ious_are_those_that_the_mean_is_over():
+    guesses, labels = random_masks()
+    matrix = confusion_matrix(guesses, labels, 4)
+    said = named_ious(matrix, ["sky", "house", "grass", "river"])
+    print(said)
+    assert list(said) == ["iou_sky", "iou_house", "iou_grass", "classes"]
+    assert said["classes"] == 3
+    assert sum(list(said.values())[:3]) / 3 == pytest.approx(iou_metrics(matrix)["miou"])
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_segment_void_batch_changes_nothing(accumulate):
+    """Void pixels have no loss: neither NaN nor a step, whole or in micro-batches."""
+    recipe = dataclasses.replace(deeplab.RECIPES["smoke"], batch_size=8)
+    optim = dataclasses.replace(
+        recipe.optim, grad_accum_steps=accumulate, optimizer="sgd", momentum=0.0, weight_decay=0.0
+    )
+    run = next(deeplab.build(dataclasses.replace(recipe, optim=optim)))
+    model = run.state["model"].eval()
+    images, labels = next(run.stream)
+    before = [p.detach().clone() for p in model.parameters()]
+    metrics = run.update((images, torch.full_like(labels, IGNORE_INDEX)))
+    print({name: float(value) for name, value in metrics.items()})
+    assert float(metrics["loss"]) == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
 def test_evaluate_splits_independent_of_batch_size():
@@ -134,14 +176,15 @@ def pictures(tmp_path, trained):
 def test_predict_image_files(trained, pictures, tmp_path):
     _, model, metadata = trained
     answers = predict(model, metadata, pictures)
-    print([(a["label"], a["probability"]) for a in answers])
+    print([(a["label"], a["mean_probability"]) for a in answers])
     assert sum(a["label"] == str(digit) for digit, a in enumerate(answers)) >= 2
     for answer in answers:
         assert sum(answer["shares"].values()) == pytest.approx(1)
         assert list(answer["shares"]) == metadata["classes"]
-        assert 0.25 < answer["probability"] <= 1
+        assert 0.25 < answer["mean_probability"] <= 1
         foreground = {k: v for k, v in answer["shares"].items() if k != "background"}
         assert answer["label"] == max(foreground, key=foreground.get)
+        assert answer["share"] == answer["shares"][answer["label"]]
     assert predict(model, metadata, [tmp_path]) == answers
     blank = tmp_path / "blank.png"
     Image.new("RGB", (30, 20), "black").save(blank)

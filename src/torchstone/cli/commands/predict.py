@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from torchstone.cli.main import LAST_HELP, positive
@@ -40,16 +41,41 @@ def run(args: argparse.Namespace) -> None:
     inputs = [*args.inputs, *([] if args.fill is None else [args.fill])]
     if not inputs:
         raise BadInput("predict what? Give files, or texts")
-    answers = predict(args.run, inputs, device=args.device, last=args.last, explain=args.explain, **options)
+    options |= {"last": args.last, "explain": args.explain}
+    answers = predict(args.run, inputs, device=args.device, keep_going=True, **options)
+    refused = sum("error" in answer for answer in answers)
     if args.json:
         print(json.dumps(answers, indent=1))
-        return
-    for answer in answers:
-        if "text" in answer:
-            print(answer["text"])
-            for gap in answer.get("candidates", ()):
-                print("  " + ", ".join(f"{c['word']} ({c['probability']:.1%})" for c in gap))
-            continue
-        print(f"{answer['input']}: {answer['label']} ({answer['probability']:.1%})")
-    for file in [a["file"] for a in answers if "file" in a] + [args.explain] * bool(args.explain):
-        print(f"{'picture' if file.endswith('.png') else 'file'}: {file}")
+    else:
+        for answer in answers:
+            for line in lines(answer):
+                print(line)
+        explained = [args.explain] * bool(args.explain and refused < len(answers))
+        for file in [answer["file"] for answer in answers if "file" in answer] + explained:
+            print(f"{'picture' if file.endswith('.png') else 'file'}: {file}")
+    if refused:
+        raise BadInput(f"{refused} of {len(answers)} inputs without an answer")
+
+
+def lines(answer: Mapping[str, Any]) -> list[str]:
+    """What is printed of an answer."""
+    from torchstone.plots.canvas import percent
+
+    if "error" in answer:
+        named = answer["input"] in answer["error"]
+        return ["no answer: " + ("" if named else f"{answer['input']}: ") + answer["error"]]
+    if "text" in answer:
+        gaps = answer.get("candidates", ())
+        words = [
+            ", ".join(f"{each['word']} ({percent(each['probability'])})" for each in gap) for gap in gaps
+        ]
+        return [answer["text"], *(f"  {line}" for line in words)]
+    figure = ""
+    if "validation_rank" in answer:
+        figure = f"likelier than {percent(answer['validation_rank'])} of the validation data"
+    elif "share" in answer:
+        probability = percent(answer["mean_probability"])
+        figure = f"{percent(answer['share'])} of the pixels, with a mean probability of {probability}"
+    else:
+        figure = percent(answer["probability"])
+    return [f"{answer['input']}: {answer['label']} ({figure})"]

@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="metric of validation that the best checkpoint is kept by (default: the system's, such as "
         "accuracy, loss or return)",
     )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="train without the files that cannot be used, and list them"
+    )
     parser.add_argument("--log-every", metavar="N", type=positive, help="steps between rows of metrics")
     parser.add_argument("--eval-every", metavar="N", type=positive, help="steps between evaluations")
     parser.add_argument("--save-every", metavar="N", type=positive, help="steps between checkpoints")
@@ -89,6 +92,11 @@ def train(generic: Parser, words: list[str]) -> int:
     parsed, extra = parser.parse_known_args(rest)
     if extra:
         raise BadInput(f"unexpected {extra[0]!r} after {args.system}: fields are given as --field value")
+    fields = changed(parsed)
+    if args.skip_bad:
+        from torchstone.files import SKIP
+
+        fields["data"] = SKIP + str(fields.get("data", recipe.data)).removeprefix(SKIP)
     intervals = {"log": args.log_every, "evaluate": args.eval_every, "save": args.save_every}
     intervals = {each: number for each, number in intervals.items() if number is not None}
     run = train_system(
@@ -101,7 +109,7 @@ def train(generic: Parser, words: list[str]) -> int:
         seeds=args.seeds,
         patience=args.patience,
         best_metric=args.best_metric,
-        **changed(parsed),
+        **fields,
     )
     print_summary(run)
     return 0
@@ -121,8 +129,8 @@ def default_interval(option: str, recipe: Any) -> str:
         return f" (default: {ROWS} rows" + (f", every {every.log})" if every else ")")
     most = f" of {steps:,}, every {every.evaluate}" if every else ""
     return (
-        f" (default: at most {EVALUATIONS} evaluations{most}, and fewer where they would take more than a tenth "
-        "of the work)"
+        f" (default: at most {EVALUATIONS} evaluations{most}, and fewer where they would take more than a "
+        "tenth of the work)"
     )
 
 

@@ -13,10 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.data import download
-from torchstone.errors import BadInput
+from torchstone.data.bad_files import DAMAGED_ZIP
+from torchstone.errors import BadInput, first_line
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 MIN_SECONDS = 0.05
+MIN_RATE = 1_000  # of less a minute would become hundreds
 SILENCE_PEAK = 1e-4  # of full scale: 80 dB below it
 MAX_CLIPPED = 0.01  # share of samples
 CLIPPING_PEAK = 0.25  # of full scale: equal samples at a lower peak are due to coarse quantization
@@ -43,7 +45,8 @@ def read_audio(file: str | Path | io.BytesIO, sample_rate: int, name: str = "") 
 
     Raises:
         BadInput: no such file, not readable as sound, empty, silent, clipped (more than 1 % of its
-            samples repeat the peak), shorter than 0.05 s, or its channels cancel out.
+            samples repeat the peak), shorter than 0.05 s, of fewer than 1,000 samples a
+            second, or its channels cancel out.
     """
     name = name or str(file)
     soundfile = _imported("soundfile")
@@ -52,12 +55,14 @@ def read_audio(file: str | Path | io.BytesIO, sample_rate: int, name: str = "") 
     try:
         channels, file_rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError, TypeError, OSError) as error:
-        reason = str(error).strip().rstrip(".").splitlines()[-1].rpartition(": ")[2]
+        reason = first_line(error).rstrip(".").rpartition(": ")[2]
         raise BadInput(f"{name} cannot be read as sound ({reason}): give WAV, FLAC or OGG") from None
     if not len(channels):
         raise BadInput(f"{name} is empty: it holds no samples")
     if not np.isfinite(channels).all():
         raise BadInput(f"{name} holds samples that are not finite: export it again")
+    if file_rate < MIN_RATE:
+        raise BadInput(f"{name} states {file_rate} samples a second, and sound has at least {MIN_RATE}")
     if (peak := float(np.abs(channels).max())) < SILENCE_PEAK:
         level = f"its peak is {20 * np.log10(peak):.0f} dB" if peak else "all its samples are 0"
         raise BadInput(f"{name} is silent ({level}): record it louder")
@@ -75,7 +80,11 @@ def read_audio(file: str | Path | io.BytesIO, sample_rate: int, name: str = "") 
     if file_rate != sample_rate:
         wave = _imported("soxr").resample(wave, file_rate, sample_rate)
     wave = torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))
-    return wave / wave.abs().max()
+    loudest = float(wave.abs().max())
+    if not 0 < loudest < float("inf"):
+        problem = f"has nothing left at {sample_rate} Hz" if loudest == 0 else f"has samples up to {peak:.2g}"
+        raise BadInput(f"{name} {problem}: export it again, within full scale")
+    return wave / loudest
 
 
 def clipped_fraction(channels: Float[np.ndarray, "samples channels"]) -> float:
@@ -171,7 +180,7 @@ def _fsdd_files(path: Path) -> Iterator[tuple[str, str, int, Any, str]]:
                 if match := FSDD_NAME.fullmatch(name):
                     data = io.BytesIO(archive.read(name))
                     yield match[1], match[2], int(match[3]), data, f"{name} in {path}"
-    except (zipfile.BadZipFile, EOFError) as error:
+    except DAMAGED_ZIP as error:
         raise BadInput(f"{path} is not a complete zip file ({error}): copy it again") from None
 
 

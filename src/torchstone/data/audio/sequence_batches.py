@@ -8,9 +8,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from torchstone.data.sampler import share_of_batch
+from torchstone.data.sampler import itself, load_position, position_state, share_of_batch
 from torchstone.data.text.sentence_batches import LengthGrouped
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 
 class SequenceBatch(NamedTuple):
@@ -51,13 +51,10 @@ class SequenceBatches:
         self.grouped = LengthGrouped(lengths, batch_size, seed, pool=pool)
         self.position = 0
 
-    def __iter__(self) -> "SequenceBatches":
-        return self
+    __iter__, state_dict, load_state_dict = itself, position_state, load_position
 
     def __next__(self) -> SequenceBatch:
-        generator = torch.Generator().manual_seed(
-            derive_seed(self.seed, SeedStream.AUGMENTATION, self.position)
-        )
+        generator = derive_generator(self.seed, SeedStream.AUGMENTATION, self.position)
         index = self.grouped.index(self.position)
         offsets = torch.rand(len(index), generator=generator).tolist()
         rows = []
@@ -69,12 +66,6 @@ class SequenceBatches:
         own = slice(self.rank, None, self.world_size)
         self.position += self.batch_size
         return collate(rows[own], labels[own], self.device)
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = int(state["position"])
 
 
 def collate(

@@ -1,5 +1,6 @@
 """Data sets for speaker identification: sequences of vectors, or sounds, with one label each."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from torchstone.data import download
 from torchstone.data.audio.files import find_audio_files, read_audio, read_fsdd
+from torchstone.data.bad_files import read_good, split_skip
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import full_subset, stratified_split
+from torchstone.data.text_files import read_utf8
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("japanese_vowels",)
@@ -89,6 +92,7 @@ def read_speakers(spec: str, sample_rate: int) -> SpeakerDataset:
         train, test = (_read_ts(text, spec) for text in texts)
         source = "two vowels spoken by nine men, 12 cepstra per frame, from the aeon 1.6.0 archive"
         return _make_dataset(spec, {"train": train, "test": test}, False, f"{spec}: {source}")
+    spec, skip = split_skip(spec)
     path = Path(spec).expanduser()
     if spec.endswith("_TRAIN.ts"):
         parts = {}
@@ -96,7 +100,7 @@ def read_speakers(spec: str, sample_rate: int) -> SpeakerDataset:
             file = path.with_name(path.name.replace("_TRAIN.ts", f"_{split.upper()}.ts"))
             if not file.is_file():
                 raise BadInput(f"there is no {file}: NAME_TRAIN.ts and NAME_TEST.ts belong together")
-            parts[split] = _read_ts(file.read_text(encoding="utf-8"), str(file))
+            parts[split] = _read_ts(read_utf8(file), str(file))
         return _make_dataset(path.name, parts, False, spec)
     if not path.exists():
         hint = f"({did_you_mean(spec, BUNDLED)}); give a folder with a sub-folder of sounds per speaker"
@@ -110,8 +114,9 @@ def read_speakers(spec: str, sample_rate: int) -> SpeakerDataset:
     listed = [(file, folder.name) for folder in folders for file in find_audio_files(folder)]
     if not listed:
         raise BadInput(f"{spec} is no set of speakers: give a folder with a sub-folder per speaker")
-    rows = [(read_audio(file, sample_rate), speaker, str(file)) for file, speaker in listed]
-    return _make_dataset(path.name, {"train": rows}, True, spec)
+    audio, good, left_out = read_good(lambda row: read_audio(row[0], sample_rate), listed, skip=skip)
+    rows = [(wave, listed[i][1], str(listed[i][0])) for wave, i in zip(audio, good, strict=True)]
+    return _make_dataset(path.name, {"train": rows}, True, spec + left_out)
 
 
 Rows = list[tuple[Tensor, str, str]]  # item, class, name
@@ -127,6 +132,8 @@ def _read_ts(text: str, name: str) -> Rows:
         *dimensions, label = line.strip().split(":")
         try:
             columns = [[float(value) for value in each.split(",")] for each in dimensions]
+            if not all(math.isfinite(value) for column in columns for value in column):
+                raise ValueError
         except ValueError:
             raise BadInput(f"{name}, case {number}: a value is missing or no number") from None
         width = width or len(columns)

@@ -1,15 +1,15 @@
 """Speech data sets: isolated recordings to compose utterances from, or a folder with transcripts."""
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from torchstone.data.audio.files import Recording, find_audio_files, read_audio, read_captcha, read_fsdd
+from torchstone.data.bad_files import read_good, split_skip
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import MAX_VALIDATION, SPLIT_NAMES, SPLIT_SEED
+from torchstone.data.text_files import find_delimiter, read_rows, read_utf8
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("captcha",)
@@ -66,6 +66,7 @@ def read_speech(spec: str, sample_rate: int) -> SpeechDataset:
         alphabet = "".join(r.text for r in recordings)
         splits = (recordings, recordings, recordings)
         return SpeechDataset(spec, alphabet, *splits, is_isolated=True, description=description)
+    spec, skip = split_skip(spec)
     path = Path(spec).expanduser()
     if not path.exists():
         hint = f"({did_you_mean(spec, BUNDLED)}); give a folder of sounds with a transcript file, or FSDD"
@@ -81,10 +82,10 @@ def read_speech(spec: str, sample_rate: int) -> SpeechDataset:
         return SpeechDataset(spec, alphabet, **parts, is_isolated=True, description=description)
     if not path.is_dir():
         raise BadInput(f"{spec} is no data set of speech: give a folder, or FSDD's recordings.zip")
-    return _read_folder(path, sample_rate)
+    return _read_folder(path, sample_rate, skip)
 
 
-def _read_folder(path: Path, sample_rate: int) -> SpeechDataset:
+def _read_folder(path: Path, sample_rate: int, skip: bool) -> SpeechDataset:
     tables = sorted(f for f in path.iterdir() if f.suffix.lower() in TABLE_EXTENSIONS)
     if len(tables) != 1:
         names = ", ".join(f.name for f in tables) or "none"
@@ -99,11 +100,18 @@ def _read_folder(path: Path, sample_rate: int) -> SpeechDataset:
         raise BadInput(f"{table} lists {repeated} twice")
     parts: dict[str, list[Recording]] = {"train": [], "val": [], "test": []}
     unassigned = []
-    for number, (name, text, split) in enumerate(rows, 1):
+
+    def read(number: int) -> Recording:
+        name, text, _ = rows[number - 1]
         file = path / name
         if not file.is_file():
             raise BadInput(f"{table}, data row {number}: there is no file {file}")
-        recording = Recording(read_audio(file, sample_rate), text, "", str(file))
+        return Recording(read_audio(file, sample_rate), text, "", str(file))
+
+    recordings, good, left_out = read_good(read, range(1, len(rows) + 1), skip=skip)
+    rows = [rows[i] for i in good]
+    for number, recording, (_, _, split) in zip(good, recordings, rows, strict=True):
+        number += 1
         if not split:
             unassigned.append(recording)
         elif split.lower() in SPLIT_NAMES:
@@ -125,28 +133,29 @@ def _read_folder(path: Path, sample_rate: int) -> SpeechDataset:
         raise BadInput(f"{table} has no rows to train on")
     alphabet = "".join(sorted({c for part in parts.values() for r in part for c in r.text}))
     sizes = " / ".join(f"{len(parts[split])} {split}" for split in ("train", "val", "test"))
-    description = f"{path}; {sizes} utterances ({splitting}), {len(alphabet)} characters{unused}"
+    description = f"{path}; {sizes} utterances ({splitting}), {len(alphabet)} characters{unused}{left_out}"
     return SpeechDataset(str(path), alphabet, **parts, is_isolated=False, description=description)
+
+
+def _is_header(cells: list[str]) -> bool:
+    names = [cell.strip().lower() for cell in cells]
+    return any(name in FILE_COLUMNS for name in names) and any(name in TEXT_COLUMNS for name in names)
 
 
 def _read_table(table: Path) -> list[tuple[str, str, str]]:
     """File, text and split ('' if there is none) of each row."""
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{table} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
-    tabs = table.suffix.lower() == ".tsv"
-    quotes = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", quoting=quotes)
-    try:
-        rows = [[cell.strip() for cell in row] for row in lines if any(map(str.strip, row))]
-    except csv.Error as error:
-        raise BadInput(f"{table} is not a table of text: {error}") from None
+    text, tabs = read_utf8(table), table.suffix.lower() == ".tsv"
+    delimiter = "\t" if tabs else find_delimiter(text, str(table), _is_header)
+    lines = read_rows(text, str(table), delimiter, quoted=not tabs)
+    rows = [[cell.strip() for cell in row] for row in lines if any(map(str.strip, row))]
     names = [cell.lower() for cell in rows[0]] if rows else []
     file, transcript = (
         next((names.index(n) for n in known if n in names), None) for known in (FILE_COLUMNS, TEXT_COLUMNS)
     )
     has_header = file is not None and transcript is not None
+    used = [names[column] for column in (file, transcript) if column is not None]
+    if twice := next((name for name in used if names.count(name) > 1), None):
+        raise BadInput(f"{table} has two columns named {twice}: rename one of them")
     if not has_header and (file is not None or transcript is not None):
         missing = "text" if transcript is None else "file"
         raise BadInput(f"{table} has no column named {missing}, only {', '.join(rows[0])}")

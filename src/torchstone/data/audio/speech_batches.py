@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from torchstone.data.audio.files import Recording
-from torchstone.data.sampler import share_of_batch
+from torchstone.data.sampler import itself, load_position, position_state, share_of_batch
 from torchstone.data.text.sentence_batches import LengthGrouped
 from torchstone.errors import BadInput
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 NOISE_CLIPS, NOISE_SAMPLES, NOISE_SEED = 16, 2**17, 2006
 
@@ -85,7 +85,7 @@ class UtteranceComposer:
 
     def __call__(self, number: int) -> Recording:
         """The utterance of this number."""
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.AUGMENTATION, number))
+        generator = derive_generator(self.seed, SeedStream.AUGMENTATION, number)
         settings = self.augmentation
         speaker = self.names[_randint(0, len(self.names) - 1, generator)]
         own = self.speakers[speaker]
@@ -185,8 +185,7 @@ class SpeechBatches:
             self.grouped = LengthGrouped(lengths, batch_size, seed, pool=pool)
         self.position = 0
 
-    def __iter__(self) -> "SpeechBatches":
-        return self
+    __iter__, state_dict, load_state_dict = itself, position_state, load_position
 
     def __next__(self) -> SpeechBatch:
         share = self.batch_size // self.world_size
@@ -203,16 +202,10 @@ class SpeechBatches:
     def _with_noise(self, recording: Recording, number: int) -> Recording:
         if self.snr_db is None:
             return recording
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.AUGMENTATION, number))
+        generator = derive_generator(self.seed, SeedStream.AUGMENTATION, number)
         wave, power = recording.wave, recording.wave.square().mean()
         wave = add_noise(wave, power, _uniform(*self.snr_db, generator), self.clips, generator)
         return recording._replace(wave=wave / wave.abs().max())
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = int(state["position"])
 
 
 def collate(

@@ -7,9 +7,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from torchstone.data.music.midi import KEYS, Frames
-from torchstone.data.sampler import EpochSampler, share_of_batch
+from torchstone.data.sampler import EpochSampler, itself, load_position, position_state, share_of_batch
 from torchstone.errors import BadInput
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 
 def pad_pieces(
@@ -48,26 +48,17 @@ class PieceBatches:
         self.order = EpochSampler(len(pieces), [(0, batch_size)], seed, torch.device("cpu"))
         self.position = 0
 
-    def __iter__(self) -> "PieceBatches":
-        return self
+    __iter__, state_dict, load_state_dict = itself, position_state, load_position
 
     def __next__(self) -> tuple[Float[Tensor, "share longest 88"], Int64[Tensor, " share"]]:
         batch = [self.pieces[i] for i in self.order.index(self.position).tolist()]
-        generator = torch.Generator().manual_seed(
-            derive_seed(self.seed, SeedStream.AUGMENTATION, self.position)
-        )
+        generator = derive_generator(self.seed, SeedStream.AUGMENTATION, self.position)
         shifts = torch.rand(self.batch_size, generator=generator).tolist()
         if self.transpose:
             batch = [transpose_piece(p, self.transpose, u) for p, u in zip(batch, shifts, strict=True)]
         self.position += self.batch_size
         frames, lengths = pad_pieces(batch[self.share])
         return frames.to(self.device), lengths
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = int(state["position"])
 
 
 def transpose_piece(piece: Frames, max_semitones: int, u: float) -> Frames:

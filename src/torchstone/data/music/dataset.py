@@ -1,17 +1,20 @@
 """Music as piano rolls of 88 keys: Bach's chorales, and folders of MIDI files."""
 
-import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from torchstone.data.bad_files import read_good, split_skip
 from torchstone.data.identity import identified
 from torchstone.data.music import chorales, midi
 from torchstone.data.music.midi import EXTENSIONS, KEYS, LOWEST_KEY, Frames
 from torchstone.data.splits import SPLIT_NAMES, SPLIT_SEED
+from torchstone.data.text_files import read_utf8
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import parse_json
 
 BUNDLED = ("chorales",)
 PUBLISHED_FRAMES = {
@@ -56,6 +59,7 @@ def load_music(spec: str | Path, frame_beats: float | None = None) -> MusicDatas
     """
     if frame_beats is not None and not 1 / 64 <= frame_beats <= 16:
         raise BadInput(f"frame_beats must be 1/64 to 16 quarter notes, not {frame_beats:g}")
+    spec, skip = split_skip(str(spec))
     path = Path(spec).expanduser()
     if str(spec) in BUNDLED:
         frame_beats = frame_beats or 0.5
@@ -74,9 +78,10 @@ def load_music(spec: str | Path, frame_beats: float | None = None) -> MusicDatas
         return _published(path, frame_beats)
     if path.is_dir():
         files = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS)
-        pieces = [read_piece(file, frame_beats or FRAME_BEATS) for file in files]
+        read = partial(read_piece, frame_beats=frame_beats or FRAME_BEATS)
+        pieces, _, left_out = read_good(read, files, skip=skip)
         dropped = sum(count for _, count in pieces)
-        source = f"{len(files)} MIDI files"
+        source = f"{len(files)} MIDI files{left_out}"
         source += f", {dropped} notes beyond a piano's keys left out" * (dropped > 0)
         return _split(path.name, [piece for piece, _ in pieces], frame_beats or FRAME_BEATS, source)
     if path.name != str(spec) or path.suffix:
@@ -104,7 +109,7 @@ def _published(path: Path, frame_beats: float | None) -> MusicDataset:
     if frame_beats not in (None, own):
         raise BadInput(f"{path} has other frames than {frame_beats:g} quarter notes: leave out frame_beats")
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(read_utf8(path))
         parts = {SPLIT_NAMES[name]: [_keys(p) for p in pieces] for name, pieces in content.items()}
         if sorted(parts) != ["test", "train", "val"] or not all(parts.values()):
             raise KeyError("train, valid and test")

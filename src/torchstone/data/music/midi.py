@@ -1,4 +1,4 @@
-"""Notes, piano-roll frames, and reading and writing MIDI files (through mido)."""
+"""Notes, piano-roll frames, and reading and writing MIDI files (these through mido)."""
 
 import math
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from torchstone.files import atomic_write
 LOWEST_KEY, KEYS = 21, 88  # the keys of a piano, A0 to C8, as MIDI note numbers
 DRUMS = 9  # the percussion channel, whose notes are no pitches
 TICKS = 480  # per quarter note in files written here
+MAX_LENGTH = 100_000  # quarter notes of a piece: half a day
 EXTENSIONS = (".mid", ".midi")
 
 # a note: MIDI note number, onset and offset in quarter notes
@@ -50,31 +51,111 @@ def notes_to_frames(
 def read(file: Path) -> list[Note]:
     """The notes of a MIDI file, of all tracks and channels but percussion.
 
+    Everything else in it (key signatures, tempi, controllers, chunks of other programs) is passed over
+    unread, so that nothing is wrong with it.
+
     Raises:
-        BadInput: no MIDI file, or one in SMPTE time; mido is not installed.
+        BadInput: no MIDI file, one that is cut off, or one in SMPTE time.
     """
-    mido = _mido()
     try:
-        song = mido.MidiFile(file)
-    except (OSError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise BadInput(f"{file} is no MIDI file that can be read ({error})") from None
-    if song.ticks_per_beat <= 0 or song.ticks_per_beat >= 0x8000:
+        tracks, division = _parse(file.read_bytes())
+    except OSError as error:
+        raise BadInput(f"{file} is no MIDI file that can be read ({error.strerror})") from None
+    except (ValueError, IndexError) as error:
+        reason = "it is cut off" if isinstance(error, IndexError) else error
+        raise BadInput(f"{file} is no MIDI file that can be read ({reason})") from None
+    if not 0 < division < 0x8000:
         raise BadInput(f"{file} is timed in seconds, not in quarter notes: save it in bars and beats")
-    notes, quarter = [], song.ticks_per_beat
-    for track in song.tracks:
-        now, sounding = 0, {}
-        for message in track:
-            now += message.time
-            if message.type not in ("note_on", "note_off") or message.channel == DRUMS:
+    notes: list[Note] = []
+    for events, end in tracks:
+        sounding: dict[tuple[int, int], int] = {}
+        for now, channel, note, is_onset in events:
+            if channel == DRUMS:
                 continue
-            key = (message.channel, message.note)
-            if key in sounding:  # repeated or released
-                notes.append((message.note, sounding.pop(key) / quarter, now / quarter))
-            if message.type == "note_on" and message.velocity:
-                sounding[key] = now
+            if (channel, note) in sounding:  # repeated or released
+                notes.append((note, sounding.pop((channel, note)) / division, now / division))
+            if is_onset:
+                sounding[channel, note] = now
         # a note that is never released ends with the track
-        notes += [(note, begin / quarter, now / quarter) for (_, note), begin in sounding.items()]
+        notes += [(note, begin / division, end / division) for (_, note), begin in sounding.items()]
+    if last := max((end for *_, end in notes if end > MAX_LENGTH), default=0):
+        raise BadInput(
+            f"{file} lasts {last:,.0f} quarter notes, more than {MAX_LENGTH:,}: its times are damaged"
+        )
     return sorted(notes, key=lambda note: note[1:])
+
+
+# of a track: (time in ticks, channel, note, whether it begins), and the time at which it ends
+Track = tuple[list[tuple[int, int, int, bool]], int]
+
+
+def _parse(data: bytes) -> tuple[list[Track], int]:
+    """Tracks and the ticks of a quarter note. Raises `ValueError` with the reason, or `IndexError` at the
+    end of the data."""
+    start = data.find(b"MThd", 0, 64) if data[:4] == b"RIFF" else 0
+    if start < 0 or data[start : start + 4] != b"MThd":
+        raise ValueError("it does not begin with MThd")
+    count, division = (int.from_bytes(_take(data, start + at, 2), "big") for at in (10, 12))
+    position = start + 8 + int.from_bytes(_take(data, start + 4, 4), "big")
+    tracks: list[Track] = []
+    while len(tracks) < count:
+        kind, size = _take(data, position, 4), int.from_bytes(_take(data, position + 4, 4), "big")
+        if kind == b"MTrk":
+            tracks.append(_parse_track(_take(data, position + 8, size)))
+        position += 8 + size
+    return tracks, division
+
+
+def _take(data: bytes, start: int, count: int) -> bytes:
+    if start + count > len(data):
+        raise IndexError
+    return data[start : start + count]
+
+
+def _parse_track(data: bytes) -> Track:
+    events: list[tuple[int, int, int, bool]] = []
+    position, now, running = 0, 0, 0
+    while position < len(data):
+        delta, position = _variable_length(data, position)
+        now += delta
+        status = data[position]
+        if status >= 0x80:
+            position += 1
+        elif running:
+            status = running
+        else:
+            raise ValueError("a message lacks its status")
+        if status in (0xF0, 0xF7, 0xFF):  # system exclusive and meta messages state their length
+            is_end = status == 0xFF and data[position] == 0x2F
+            size, position = _variable_length(data, position + (status == 0xFF))
+            _take(data, position, size)
+            position += size
+            if is_end:
+                break
+            continue
+        running = status if status < 0xF0 else running
+        size = (
+            1
+            if status >> 4 in (0xC, 0xD) or status in (0xF1, 0xF3)
+            else 2 * (status <= 0xEF or status == 0xF2)
+        )
+        values = _take(data, position, size)
+        position += size
+        if status >> 4 in (8, 9):
+            if max(values) > 127:
+                raise ValueError(f"a note has the data byte {max(values)}, above 127")
+            events.append((now, status & 15, values[0], status >> 4 == 9 and values[1] > 0))
+    return events, now
+
+
+def _variable_length(data: bytes, position: int) -> tuple[int, int]:
+    """A number of seven bits a byte, and the position after it."""
+    value = 0
+    while True:
+        byte = data[position]
+        value, position = value << 7 | byte & 127, position + 1
+        if byte < 128:
+            return value, position
 
 
 def write(file: Path, sounds: Frames, frame_beats: float, tempo: float) -> None:

@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from torch import Tensor
 
 from torchstone.data import download
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.sampler import EpochSampler, share_of_batch
+from torchstone.data.series.calendar import Calendar
 from torchstone.data.series.resample import resample
 from torchstone.data.series.time_csv import Readings, parse_csv, read_file
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import refuse_skip
 
 # bundled: the file in the archive, the column to read, and its new name; sea temperature in °C, and one
 # person's blood glucose in mg/dl
@@ -35,20 +37,26 @@ ETT_BORDERS = (8640, 11520, 14400)
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Points a `step` apart (in `unit`s of `time_csv.Readings`), in `stretches` without a gap.
+    """Points a `step` apart on the scale of `calendar`, in `stretches` without a gap.
 
-    Stretches and `parts` (train, val, test, consecutive) are spans (first, last) of points.
+    Stretches and `parts` (train, val, test, consecutive) are spans (first, last) of points. Where a value is
+    not `observed` it was filled in: it may be read, but is no target and in no metric.
     """
 
     name: str
     columns: tuple[str, ...]
-    unit: str
+    calendar: Calendar
     step: float
     times: Float64[Tensor, " points"]
     values: Float64[Tensor, "points columns"]
+    observed: Bool[Tensor, "points columns"]
     stretches: tuple[tuple[int, int], ...]
     parts: dict[str, tuple[int, int]]
     description: str
+
+    @property
+    def unit(self) -> str:
+        return self.calendar.unit
 
     def scale(self) -> tuple[Float64[Tensor, " columns"], Float64[Tensor, " columns"]]:
         """Mean and standard deviation of the training split.
@@ -97,7 +105,7 @@ class Series:
 
 
 @identified(lambda series: {split: series.points(split) for split in SPLITS}, unit="points")
-def load_series(spec: str | Path, columns: Sequence[str] = ()) -> Series:
+def load_series(spec: str | Path, columns: Sequence[str] = (), unit: str | None = None) -> Series:
     """Load the series `sea` or `glucose`, or the columns of a CSV file that has a time column.
 
     `FILE:A,B` reads two columns only; a folder means the one CSV file in it, or its ETTh1.csv. Points
@@ -107,18 +115,21 @@ def load_series(spec: str | Path, columns: Sequence[str] = ()) -> Series:
     published; the part `all` is all of them.
 
     Args:
-        columns: those of a model, see `load_readings`.
+        columns, unit: those of a model, see `load_readings`.
 
     Raises:
         BadInput: no such file; what `time_csv.read_file` rejects; too few points; a constant column.
     """
-    readings = load_readings(str(spec), columns)
-    unit = readings.unit
-    step, times, values, stretches, resampling = resample(readings)
-    points = len(times)
+    readings = load_readings(str(spec), columns, unit)
+    grid = resample(readings)
+    points = len(grid.times)
     borders = (SPLIT_PERCENTS[0] * points // 100, SPLIT_PERCENTS[1] * points // 100, points)
     splitting = "split 70 : 10 : 20 in time"
-    if readings.columns == ETT and (unit, step) == ("seconds", 3600) and points >= ETT_BORDERS[2]:
+    if (
+        readings.columns == ETT
+        and (readings.unit, grid.step) == ("seconds", 3600)
+        and points >= ETT_BORDERS[2]
+    ):
         borders, splitting = ETT_BORDERS, "12, 4 and 4 months, as published"
     if min(borders[0], borders[1] - borders[0], borders[2] - borders[1]) < 1:
         raise BadInput(f"{readings.name} is too short: {points} points, give hundreds")
@@ -130,24 +141,27 @@ def load_series(spec: str | Path, columns: Sequence[str] = ()) -> Series:
     series = Series(
         name=readings.name,
         columns=readings.columns,
-        unit=unit,
-        step=step,
-        times=torch.from_numpy(times),
-        values=torch.from_numpy(values),
-        stretches=stretches,
+        calendar=readings.calendar,
+        step=grid.step,
+        times=torch.from_numpy(grid.times),
+        values=torch.from_numpy(grid.values),
+        observed=torch.from_numpy(~grid.is_filled),
+        stretches=grid.stretches,
         parts=parts,
-        description=f"{readings.name}: {width}{resampling}; {sizes} ({splitting})",
+        description=f"{readings.name}: {width}{grid.description}; {sizes} ({splitting})",
     )
     series.scale()
     return series
 
 
-def load_readings(spec: str, columns: Sequence[str] = ()) -> Readings:
+def load_readings(spec: str, columns: Sequence[str] = (), unit: str | None = None) -> Readings:
     """The readings of the file or the bundled series that `spec` names.
 
     Args:
         columns: columns to read; a single one may have another name, if the file has only one.
+        unit: of a model's times, see `time_csv.read_file`.
     """
+    refuse_skip(spec)
     if spec in BUNDLED:
         file, column, new_name = BUNDLED[spec]
         with download.fetch_archive(*SAMPLES) as archive:
@@ -167,23 +181,28 @@ def load_readings(spec: str, columns: Sequence[str] = ()) -> Readings:
         path = files[0]
     if not path.exists() and path.name == str(path):
         raise BadInput(f"no series or file {spec!r}: {did_you_mean(spec, BUNDLED)}, or a CSV file")
-    return read_file(path, names) if names else read_file(path, columns, allow_other_name=True)
+    if names:
+        return read_file(path, names, unit=unit)
+    return read_file(path, columns, allow_other_name=True, unit=unit)
 
 
 class ForecastWindows:
-    """Endless (past, future): float32 (share, context, columns) and (share, horizon, columns).
+    """Endless (past, future, observed): float32 (share, context, columns) and (share, horizon, columns), and
+    for each point of both whether it was measured, bool (share, context + horizon, columns).
 
     Each epoch is a permutation of all windows fixed by `seed` and its number; `batch_size` counts those
     of all processes, and process `rank` takes its share. The position is the full state.
 
     Args:
         values: the series as the network reads it; batches are on its device.
+        observed: where they were measured.
         starts: first points of the windows.
     """
 
     def __init__(
         self,
         values: Float[Tensor, "points columns"],
+        observed: Bool[Tensor, "points columns"],
         starts: Int64[Tensor, " windows"],
         context: int,
         horizon: int,
@@ -194,7 +213,7 @@ class ForecastWindows:
         world_size: int = 1,
     ):
         first, share = share_of_batch(batch_size, rank, world_size)
-        self.values, self.starts = values, starts
+        self.values, self.observed, self.starts = values, observed, starts
         self.context, self.horizon, self.batch_size = context, horizon, batch_size
         self.order = EpochSampler(len(starts), [(first, share)], seed, torch.device("cpu"))
         self.position = 0
@@ -202,10 +221,15 @@ class ForecastWindows:
     def __iter__(self) -> "ForecastWindows":
         return self
 
-    def __next__(self) -> tuple[Float[Tensor, "share c columns"], Float[Tensor, "share h columns"]]:
+    def __next__(
+        self,
+    ) -> tuple[
+        Float[Tensor, "share c columns"], Float[Tensor, "share h columns"], Bool[Tensor, "share both columns"]
+    ]:
         starts = self.starts[self.order.index(self.position)]
         self.position += self.batch_size
-        return cut_windows(self.values, starts, self.context, self.horizon)
+        past, future = cut_windows(self.values, starts, self.context, self.horizon)
+        return past, future, torch.cat(cut_windows(self.observed, starts, self.context, self.horizon), 1)
 
     def state_dict(self) -> dict[str, int]:
         return {"position": self.position}
@@ -215,8 +239,8 @@ class ForecastWindows:
 
 
 def cut_windows(
-    values: Float[Tensor, "points columns"], starts: Int64[Tensor, " rows"], context: int, horizon: int
-) -> tuple[Float[Tensor, "rows context columns"], Float[Tensor, "rows horizon columns"]]:
+    values: Shaped[Tensor, "points columns"], starts: Int64[Tensor, " rows"], context: int, horizon: int
+) -> tuple[Shaped[Tensor, "rows context columns"], Shaped[Tensor, "rows horizon columns"]]:
     """The windows that begin at `starts`, each as past and future."""
     offsets = torch.arange(context + horizon)
     rows = values[(starts[:, None] + offsets).to(values.device)]

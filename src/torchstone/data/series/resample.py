@@ -1,19 +1,30 @@
 """Resampling of readings to a regular grid: short gaps are interpolated, long ones cut the series."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from torchstone.data.series.time_csv import Readings, format_duration
+from torchstone.data.series.calendar import format_duration
+from torchstone.data.series.time_csv import Readings
 from torchstone.errors import BadInput
 
 MAX_FILLED_STEPS = 6  # longest gap that is filled in, in steps
 
 
-def resample(
-    readings: Readings, step: float | None = None
-) -> tuple[float, np.ndarray, np.ndarray, tuple[tuple[int, int], ...], str]:
-    """Step, times, values, stretches, and a description of what was done.
+class Grid(NamedTuple):
+    """Readings at times a `step` apart, in `stretches` (first, last) without a gap."""
+
+    step: float
+    times: np.ndarray  # (points,) float64
+    values: np.ndarray  # (points, columns) float64
+    is_filled: np.ndarray  # (points, columns) bool: interpolated over a gap, which nobody measured
+    stretches: tuple[tuple[int, int], ...]
+    description: str
+
+
+def resample(readings: Readings, step: float | None = None) -> Grid:
+    """Readings on a regular grid; its description says what was done to them.
 
     Args:
         step: of the grid, by default the median step.
@@ -29,33 +40,33 @@ def resample(
     uneven = int((np.abs(steps / step - 1) > 1e-6).sum())
     # cut first at gaps between rows, so that no grid is much longer than the file
     pieces = np.split(np.arange(len(times)), np.flatnonzero(steps > (MAX_FILLED_STEPS + 0.5) * step) + 1)
-    grids, filled = [], 0
+    grids = []
     for piece in pieces:
         grid = times[piece[0]] + step * np.arange(
             math.floor((times[piece[-1]] - times[piece[0]]) / step + 1e-6) + 1
         )
         columns = [_interpolate(grid, times[piece], v, step) for v in readings.values[piece].T]
         values = np.stack([column for column, _ in columns], 1)
-        filled += int(np.stack([in_gap for _, in_gap in columns], 1).any(1).sum())
+        in_gap = np.stack([in_gap for _, in_gap in columns], 1)
         known = np.flatnonzero(~np.isnan(values).any(1))
         for run in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
             if len(run):
-                grids.append((grid[run], values[run]))
-    if not grids or max(len(grid) for grid, _ in grids) < 2:
+                grids.append((grid[run], values[run], in_gap[run]))
+    if not grids or max(len(grid) for grid, _, _ in grids) < 2:
         raise BadInput(f"{name} has no two readings less than {MAX_FILLED_STEPS} steps apart: give more")
-    ends = np.cumsum([len(grid) for grid, _ in grids]).tolist()
+    ends = np.cumsum([len(grid) for grid, _, _ in grids]).tolist()
     stretches = tuple(zip([0, *ends[:-1]], ends, strict=True))
     notes = [readings.description] if readings.description else []
     notes.append(f"{ends[-1]:,} points, one every {format_duration(step, readings.unit)}")
     if uneven:
         notes.append(f"{uneven} of {len(steps):,} steps were irregular and were resampled")
-    if filled:
+    times, values, is_filled = (np.concatenate(each) for each in zip(*grids, strict=True))
+    if filled := int(is_filled.any(1).sum()):
         points = f"{filled} point{'s' * (filled > 1)}"
-        notes.append(f"gaps of up to {MAX_FILLED_STEPS} steps filled in ({points})")
+        notes.append(f"gaps of up to {MAX_FILLED_STEPS} steps filled in ({points}, no targets)")
     if len(stretches) > 1:
         notes.append(f"longer gaps cut it into {len(stretches)} stretches")
-    values = np.concatenate([values for _, values in grids])
-    return step, np.concatenate([grid for grid, _ in grids]), values, stretches, ", ".join(notes)
+    return Grid(step, times, values, is_filled, stretches, ", ".join(notes))
 
 
 def _interpolate(grid, times, values, step) -> tuple[np.ndarray, np.ndarray]:

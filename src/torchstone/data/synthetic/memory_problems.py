@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from torchstone.data.sampler import share_of_batch
+from torchstone.data.sampler import itself, load_position, position_state, share_of_batch
 from torchstone.errors import BadInput
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 HELD_OUT = {"val": 1997, "test": 1998}  # seeds, the same for every run
 SYMBOLS, COPIED, BLANK, GO = 8, 10, 0, 9  # copying: kinds of symbols (1 to 8), symbols to copy, blank, signal
@@ -94,20 +94,11 @@ class MemoryProblems:
         self.share = slice(first, first + share)
         self.position = 0
 
-    def __iter__(self) -> "MemoryProblems":
-        return self
+    __iter__, state_dict, load_state_dict = itself, position_state, load_position
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         # on the CPU whatever the device, so that the problems do not depend on it
-        generator = torch.Generator().manual_seed(
-            derive_seed(self.seed, SeedStream.MEMORY_PROBLEMS, self.position)
-        )
+        generator = derive_generator(self.seed, SeedStream.MEMORY_PROBLEMS, self.position)
         x, y = PROBLEMS[self.kind](self.length, self.batch_size, generator)
         self.position += self.batch_size
         return x[self.share].to(self.device), y[self.share].to(self.device)
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = int(state["position"])

@@ -1,9 +1,7 @@
 """Labeled tables of numbers: bundled tables, CSV and Parquet files, and endless batches of rows."""
 
-import csv
 import dataclasses
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +11,22 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from torchstone.data.identity import SPLITS, identified
+from torchstone.data.tabular.files import (
+    LABELS,
+    LARGEST,
+    SUFFIXES,
+    Columns,
+    is_missing,
+    list_names,
+    read_columns,
+    to_number,
+)
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import SKIP, refuse_skip
 from torchstone.parts.seeding import SeedStream, derive_seed
 
 BUNDLED = ("iris", "wine", "breast_cancer", "xor")
-SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
-LABELS = ("label", "class", "target", "species")  # usual names of a label column
+MIXED = ("adult",)  # bundled too, with columns of words: see `mixed`
 SPLIT_SEED = 0
 SHARES = (0.6, 0.2)  # train and val; test is the rest
 
@@ -35,6 +43,17 @@ class Table:
     splits: dict[str, Int64[Tensor, " rows_of_split"]]
     description: str
 
+    def select(self, features: Sequence[str]) -> "Table":
+        """The same rows with a model's features, by name.
+
+        Raises:
+            BadInput: one is not there.
+        """
+        if missing := [name for name in features if name not in self.features]:
+            raise BadInput(describe_missing(self.name, missing, self.features, features))
+        x = self.x[:, [self.features.index(name) for name in features]]
+        return dataclasses.replace(self, features=tuple(features), x=x)
+
     def rows_of(self, split: str) -> tuple[Float64[Tensor, "count features"], Int64[Tensor, " count"]]:
         """Features and labels of a split."""
         return self.x[self.splits[split]], self.y[self.splits[split]]
@@ -42,8 +61,8 @@ class Table:
 
 def is_table(spec: str | Path) -> bool:
     """Whether `spec` names a table: a bundled one, or a file with a table's suffix."""
-    name = _split_spec(str(spec))[0]
-    return name in BUNDLED or Path(name).suffix.lower() in SUFFIXES
+    name = _split_spec(str(spec).removeprefix(SKIP))[0]  # a reader of tables refuses that
+    return name in (*BUNDLED, *MIXED) or Path(name).suffix.lower() in SUFFIXES
 
 
 def _split_spec(spec: str) -> tuple[str, str]:
@@ -71,6 +90,7 @@ def load_table(spec: str | Path) -> Table:
         BadInput: missing or unreadable file, a feature that is no number, one class only, or a
             class of fewer than three rows.
     """
+    refuse_skip(spec)
     spec, positive = _split_spec(str(spec))
     if positive:
         table = load_table(spec)
@@ -79,6 +99,8 @@ def load_table(spec: str | Path) -> Table:
             raise BadInput(f"{table.name} has no class {positive!r}: {hint}")
         y = (table.y == table.classes.index(positive)).long()
         return dataclasses.replace(table, classes=("rest", positive), y=y)
+    if spec in MIXED:
+        raise BadInput(f"{spec} has columns of words: train mlp on it, which reads them")
     if spec == "xor":
         x = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
         y = torch.tensor([0, 1, 1, 0])
@@ -95,40 +117,55 @@ def load_table(spec: str | Path) -> Table:
     path = Path(spec).expanduser()
     if not path.is_file():
         raise BadInput(f"no table or file {spec!r}: {did_you_mean(spec, BUNDLED)}")
-    features, columns, words = _separate_labels(path, *_read_columns(path))
-    try:
-        classes = sorted(set(words), key=float)
-    except ValueError:
-        classes = sorted(set(words))
+    read = read_columns(path)
+    features, columns, words = separate_labels(read)
+    classes = sort_classes(words)
     number = {word: i for i, word in enumerate(classes)}
     y = np.array([number[word] for word in words])
-    x = _numbers(path, features, columns)
-    return _split_table(str(path), features, tuple(classes), x, y, path.name)
+    x = to_numbers(path, features, columns)
+    return _split_table(str(path), features, tuple(classes), x, y, ", ".join((path.name, *read.notes)))
 
 
 def load_rows(spec: str | Path, features: Sequence[str]) -> Float64[Tensor, "rows features"]:
-    """Rows to predict: a file with those columns by name, or by position with or without a label
-    column; or comma-separated numbers.
+    """Rows to predict: a file, see `select_columns`, or comma-separated numbers.
 
     Raises:
         BadInput: no such file, other columns, or no numbers.
     """
     path = Path(spec).expanduser()
     if not path.is_file():
-        numbers = [_number(cell) for cell in str(spec).split(",")]
+        numbers = [to_number(cell) for cell in str(spec).split(",")]
         if None in numbers:
             raise BadInput(f"{spec} is neither a file nor comma-separated numbers")
         if len(numbers) != len(features):
-            raise BadInput(f"{spec} is {len(numbers)} numbers: give {len(features)}, {_list(features)}")
+            raise BadInput(f"{spec} is {len(numbers)} numbers: give {len(features)}, {list_names(features)}")
         return torch.tensor([numbers], dtype=torch.float64)
-    names, columns = _read_columns(path)
-    if names is not None and set(features) <= set(names):
-        columns = [columns[names.index(name)] for name in features]
-    elif len(columns) == len(features) + 1:
-        columns = _separate_labels(path, names, columns)[1]
-    if len(columns) != len(features):
-        raise BadInput(f"{path} has {len(columns)} columns: it needs {_list(features)}")
-    return torch.from_numpy(_numbers(path, tuple(features), columns))
+    return torch.from_numpy(to_numbers(path, tuple(features), select_columns(path, features)))
+
+
+def select_columns(path: Path, features: Sequence[str]) -> list[list]:
+    """The cells of a model's features: by name where the file has a header, else by position, with or
+    without a label after or among them as in training.
+
+    Raises:
+        BadInput: a feature is not in the header, or the number of columns is another one.
+    """
+    columns = read_columns(path, features)
+    positions = [f"column {i + 1}" for i in range(len(columns.cells))]
+    names = columns.names
+    if names is not None and not set(features) <= set(positions):
+        if missing := [name for name in features if name not in names]:
+            raise BadInput(describe_missing(str(path), missing, names, features))
+        return [columns.cells[names.index(name)] for name in features]
+    if set(features) <= set(positions):  # a model of a file without a header: positions are names
+        return [columns.cells[positions.index(name)] for name in features]
+    if len(columns.cells) == len(features) + 1:
+        return separate_labels(columns)[1]
+    if len(columns.cells) != len(features):
+        raise BadInput(
+            f"{path} has {len(columns.cells)} columns and no header: it needs {list_names(features)}"
+        )
+    return columns.cells
 
 
 class TableBatches:
@@ -174,13 +211,25 @@ class TableBatches:
         self.position = int(state["position"])
 
 
-def _split_table(name: str, features, classes, x: np.ndarray, y: np.ndarray, description: str) -> Table:
-    """The table, every class split in proportion."""
+def sort_classes(words: Iterable[str]) -> list[str]:
+    """The different words, in the order of numbers if all are numbers."""
+    try:
+        return sorted(set(words), key=float)
+    except ValueError:
+        return sorted(set(words))
+
+
+def split_by_class(name: str, classes: Sequence[str], y: np.ndarray) -> dict[str, np.ndarray]:
+    """Row indices of train, val and test, every class split in proportion.
+
+    Raises:
+        BadInput: one class only, or a class of fewer than three rows.
+    """
     counts = np.bincount(y, minlength=len(classes))
     if len(classes) < 2:
         raise BadInput(f"{name} has one class only ({', '.join(classes)}); at least two are needed")
     if counts.min() < 3:
-        smallest, count = classes[counts.argmin()], int(counts.min())
+        smallest, count = classes[int(counts.argmin())], int(counts.min())
         hint = "; are the labels numbers to be predicted?" if len(classes) > len(y) / 3 else ""
         raise BadInput(
             f"class {smallest!r} of {name} has {count} row{'s' * (count > 1)}, at least 3 are needed{hint}"
@@ -193,80 +242,47 @@ def _split_table(name: str, features, classes, x: np.ndarray, y: np.ndarray, des
         second = min(first + max(1, round(SHARES[1] * count)), count - 1)
         for split, rows in zip(splits.values(), np.split(order, [first, second]), strict=True):
             split.append(rows)
-    splits = {name: torch.from_numpy(np.sort(np.concatenate(rows))) for name, rows in splits.items()}
+    return {split: np.sort(np.concatenate(rows)) for split, rows in splits.items()}
+
+
+def _split_table(name: str, features, classes, x: np.ndarray, y: np.ndarray, description: str) -> Table:
+    """The table, every class split in proportion."""
+    splits = {split: torch.from_numpy(rows) for split, rows in split_by_class(name, classes, y).items()}
     sizes = " / ".join(f"{len(index)} {split}" for split, index in splits.items())
     description += f"; {len(features)} features, {len(classes)} classes, {sizes} (cut by class)"
     x, y = np.ascontiguousarray(x, dtype=np.float64), y.astype(np.int64)
     return Table(name, features, classes, torch.from_numpy(x), torch.from_numpy(y), splits, description)
 
 
-# --- files
+def describe_missing(name: str, missing: Sequence[str], has: Sequence[str], needs: Sequence[str]) -> str:
+    """What is missing of a model's columns, and both lists."""
+    return (
+        f"{name} has no column {list_names([repr(each) for each in missing])}: it has {list_names(has)}; "
+        f"the model was trained on {list_names(needs)}"
+    )
 
 
-def _read_columns(path: Path) -> tuple[list[str] | None, list[list]]:
-    """(column names or None, columns) of a file."""
-    if path.suffix.lower() == ".parquet":
-        try:
-            from pyarrow import ArrowException, parquet
-        except ImportError:
-            raise BadInput(f"{path} needs pyarrow: pip install 'torchstone[hf]'") from None
-        try:
-            table = parquet.read_table(path)
-        except (ArrowException, OSError) as error:
-            raise BadInput(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-        return list(table.column_names), [column.to_pylist() for column in table.columns]
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as opened:
-            first = opened.readline()
-            opened.seek(0)
-            delimiter = max(",;\t", key=first.count)
-            numbered = [(n, row) for n, row in enumerate(csv.reader(opened, delimiter=delimiter), 1) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path} is not a text table ({error}): save it as UTF-8 CSV") from None
-    if not numbered:
-        raise BadInput(f"{path} is empty: give one row per line, features first and the label last")
-    rows = [[cell.strip() for cell in row] for _, row in numbered]
-    for (line, _), row in zip(numbered, rows, strict=True):
-        if len(row) != len(rows[0]):
-            raise BadInput(f"{path}, row {line}: {len(row)} cells where row 1 has {len(rows[0])}")
-    first = rows[0]
-    is_header = any(cell.lower() in LABELS for cell in first) or all(_number(c) is None for c in first)
-    names = first if is_header and len(rows) > 1 else None
-    return names, [list(column) for column in zip(*rows[names is not None :], strict=True)]
-
-
-def _separate_labels(path: Path, names, columns) -> tuple[tuple[str, ...], list[list], list[str]]:
+def separate_labels(columns: Columns) -> tuple[tuple[str, ...], list[list], list[str]]:
     """(names of the features, their columns, labels as text)."""
-    if len(columns) < 2:
-        raise BadInput(f"{path} has one column: it needs features and a label")
-    if names is None:
-        names = [f"column {i + 1}" for i in range(len(columns))]
+    names, cells = columns.named(), columns.cells
+    if len(cells) < 2:
+        raise BadInput(f"{columns.file} has one column: it needs features and a label")
     label_columns = [i for i, name in enumerate(names) if name.lower() in LABELS]
-    position = label_columns[0] if label_columns else len(columns) - 1
-    labels = ["" if cell is None else str(cell) for cell in columns[position]]
+    position = label_columns[0] if label_columns else len(cells) - 1
+    labels = ["" if is_missing(cell) else str(cell) for cell in cells[position]]
     if "" in labels:
-        raise BadInput(f"{path}, data row {labels.index('') + 1}: the label ({names[position]!r}) is empty")
+        row = labels.index("") + 1
+        raise BadInput(f"{columns.file}, data row {row}: the label ({names[position]!r}) is empty")
     features = tuple(name for i, name in enumerate(names) if i != position)
-    return features, [column for i, column in enumerate(columns) if i != position], labels
+    return features, [column for i, column in enumerate(cells) if i != position], labels
 
 
-def _numbers(path: Path, names: tuple[str, ...], columns: list[list]) -> np.ndarray:
+def to_numbers(path: Path, names: Sequence[str], columns: list[list]) -> np.ndarray:
     """The cells as float64 (rows, features)."""
     for name, column in zip(names, columns, strict=True):
         for row, cell in enumerate(column, 1):
-            if _number(cell) is None:
-                problem = "is empty" if cell in ("", None) else f"is {cell!r}, which is no finite number"
+            if to_number(cell) is None:
+                problem = f"is {cell!r}, which is no finite number up to {LARGEST:g}"
+                problem = "is empty" if cell in ("", None) else problem
                 raise BadInput(f"{path}: feature {name!r} in data row {row} {problem}")
     return np.array([[float(cell) for cell in column] for column in columns]).T.copy()
-
-
-def _number(cell) -> float | None:
-    try:
-        value = float(cell)
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:7])}, … {names[-1]}"

@@ -1,6 +1,7 @@
 """Unlabeled points: 2-D toy distributions or the features of a table, and endless batches of them."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from torch import Tensor
 
 from torchstone.data.identity import identified
 from torchstone.data.sampler import EpochSampler, share_of_batch
-from torchstone.data.tabular.dataset import is_table, load_table
+from torchstone.data.tabular.dataset import SHARES, SPLIT_SEED, Table, is_table, load_table, to_numbers
+from torchstone.data.tabular.files import LABELS, read_columns, to_number
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import SKIP, refuse_skip
 
 SPLIT_SIZES = {"train": 10_000, "val": 2_500, "test": 5_000}
 SEED = 0
+MIN_ROWS = 10  # of a table without labels
 # scikit-learn generator, its arguments, and the two columns that are used
 SHAPES = {
     "moons": ("make_moons", {"noise": 0.1}, (0, 1)),
@@ -42,29 +46,68 @@ class Points:
 
 def is_points(spec: str | Path) -> bool:
     """Whether `spec` names points, not images."""
-    return str(spec) in SHAPES or is_table(spec)
+    return str(spec).removeprefix(SKIP) in SHAPES or is_table(spec)
 
 
 @identified(unit="points")
-def load_points(spec: str | Path, device: torch.device | str = "cpu") -> Points:
+def load_points(spec: str | Path, device: torch.device | str = "cpu", features: Sequence[str] = ()) -> Points:
     """`moons`, `circles`, `blobs`, `swiss_roll` or `s_curve`, sampled by scikit-learn with a fixed seed.
 
-    Or the features of a table (`load_table`), without its labels.
+    Or a table of numbers, all of its columns but labels: a column that is named so, or a last one of words.
+
+    Args:
+        features: those of a model, in its order; by default all.
 
     Raises:
         BadInput: none of these; a table with one feature, or with a constant one.
     """
+    refuse_skip(spec)
     if str(spec) in SHAPES:
         return _to_device(_generate(str(spec)), device)
     if not is_table(spec):
         raise BadInput(f"no points {str(spec)!r}: {did_you_mean(str(spec), SHAPES)}, or a table")
-    table = load_table(spec)
+    table = load_unlabeled(spec)
+    if features:
+        table = table.select(features)
     splits = {name: table.rows_of(name)[0].float() for name in SPLIT_SIZES}
     if len(table.features) < 2:
         raise BadInput(f"{table.name} has one feature: a coupling needs two features or more")
-    return _to_device(
-        _with_stats(table.name, table.features, splits, f"{table.description}, labels unused"), device
-    )
+    return _to_device(_with_stats(table.name, table.features, splits, table.description), device)
+
+
+def load_unlabeled(spec: str | Path) -> Table:
+    """The table without its labels, if it has any; of a class where `TABLE:CLASS` names one.
+
+    A column is a label if it is named so, or if it is the last one and holds words: a last column of
+    numbers is a feature like the others, since density estimation predicts none of them.
+    """
+    path = Path(str(spec)).expanduser()
+    if not path.is_file():
+        table = load_table(spec)
+        return dataclasses.replace(table, description=f"{table.description}, labels unused")
+    columns = read_columns(path)
+    names, cells = columns.named(), columns.cells
+    labels = [i for i, name in enumerate(names) if name.lower() in LABELS]
+    if not labels and not any(to_number(cell) is not None for cell in cells[-1]):
+        labels = [len(names) - 1]
+    if labels:
+        table = load_table(spec)
+        description = f"{table.description}, the label {names[labels[0]]!r} unused"
+        return dataclasses.replace(table, description=description)
+    x = to_numbers(path, names, cells)
+    count = len(x)
+    if count < MIN_ROWS:
+        raise BadInput(f"{path} has {count} rows: give at least {MIN_ROWS}, better hundreds")
+    order = np.random.RandomState(SPLIT_SEED).permutation(count)
+    first, second = round(SHARES[0] * count), round((SHARES[0] + SHARES[1]) * count)
+    splits = {
+        name: torch.from_numpy(np.sort(rows))
+        for name, rows in zip(SPLIT_SIZES, np.split(order, [first, second]), strict=True)
+    }
+    sizes = " / ".join(f"{len(index)} {split}" for split, index in splits.items())
+    description = f"{', '.join((path.name, *columns.notes))}; {len(names)} features, no label, {sizes}"
+    y = torch.zeros(count, dtype=torch.int64)
+    return Table(str(path), names, ("row",), torch.from_numpy(x), y, splits, description)
 
 
 def _generate(name: str) -> Points:

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from torchstone.data.sampler import share_of_batch
+from torchstone.data.sampler import itself, load_position, position_state, share_of_batch
 from torchstone.errors import BadInput
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 
 class BPTTWindow(NamedTuple):
@@ -59,12 +59,11 @@ class BPTTBatches:
         self.windows = -(-self.lane_length // length)
         self.position = 0
 
-    def __iter__(self) -> "BPTTBatches":
-        return self
+    __iter__, state_dict, load_state_dict = itself, position_state, load_position
 
     def __next__(self) -> BPTTWindow:
         epoch, window = divmod(self.position, self.windows)
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.BPTT_LANES, epoch))
+        generator = derive_generator(self.seed, SeedStream.BPTT_LANES, epoch)
         size = self.batch_size * self.lane_length
         spare = len(self.ids) - 1 - size
         offset = int(torch.randint(spare + 1, (1,), generator=generator))
@@ -75,9 +74,3 @@ class BPTTBatches:
         )
         self.position += 1
         return BPTTWindow(x, y, window == 0)
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = int(state["position"])

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from torchstone.data.sampler import itself, load_position, position_state
 from torchstone.errors import BadInput
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 
 class PackedSequences:
@@ -84,8 +85,7 @@ class BucketBatches:
             first = cuts.pop()[0]
         return [*cuts, (first, len(order))]
 
-    def __iter__(self) -> "BucketBatches":
-        return self
+    __iter__, state_dict, load_state_dict = itself, position_state, load_position
 
     def __next__(self) -> tuple[Int64[Tensor, "rows m"], Int64[Tensor, "rows n"]]:
         epoch, index = divmod(self.position, len(self.cuts))
@@ -101,15 +101,9 @@ class BucketBatches:
         """The epoch's number, its pairs in sorted order, and the order of its batches."""
 
         def permutation(stream: int, count: int) -> Tensor:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, stream, epoch))
+            generator = derive_generator(self.seed, stream, epoch)
             return torch.randperm(count, generator=generator)
 
         order = permutation(SeedStream.EPOCH_ORDER, len(self.sources))
         order = order[self.lengths[order].argsort(stable=True)]
         return epoch, order, permutation(SeedStream.LENGTH_BUCKETS, len(self.cuts))
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = int(state["position"])

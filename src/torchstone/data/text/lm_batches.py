@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from torchstone.data.sampler import share_of_batch
+from torchstone.data.sampler import itself, load_position, position_state, share_of_batch
 from torchstone.errors import BadInput
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 
 class LMBatches:
@@ -45,20 +45,12 @@ class LMBatches:
         self.rows = ids.unfold(0, length + 1, 1)  # a view: every window there is
         self.position = 0
 
-    def __iter__(self) -> "LMBatches":
-        return self
+    __iter__, state_dict, load_state_dict = itself, position_state, load_position
 
     def __next__(self) -> tuple[Int64[Tensor, "share length"], Int64[Tensor, "share length"]]:
         # on the CPU whatever the device, so that every device gets the same windows
-        seed = derive_seed(self.seed, SeedStream.LM_WINDOWS, self.position)
-        generator = torch.Generator().manual_seed(seed)
+        generator = derive_generator(self.seed, SeedStream.LM_WINDOWS, self.position)
         starts = torch.randint(len(self.rows), (self.batch_size,), generator=generator)[self.share]
         rows = self.rows[starts.to(self.rows.device)]  # (B, T + 1)
         self.position += self.batch_size
         return rows[:, :-1], rows[:, 1:]
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = int(state["position"])

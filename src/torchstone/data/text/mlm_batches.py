@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from torchstone.data.sampler import share_of_batch
+from torchstone.data.sampler import itself, load_position, position_state, share_of_batch
 from torchstone.data.text.sentence_batches import (
     IGNORE_INDEX,
     LengthGrouped,
@@ -20,7 +20,7 @@ from torchstone.data.text.sentence_batches import (
     collate,
 )
 from torchstone.errors import BadInput
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 
 class MLMBatch(NamedTuple):
@@ -86,11 +86,10 @@ class MLMBatches:
         self.order = LengthGrouped(torch.tensor(lengths), batch_size, seed)
         self.position = 0
 
-    def __iter__(self) -> "MLMBatches":
-        return self
+    __iter__, state_dict, load_state_dict = itself, position_state, load_position
 
     def __next__(self) -> MLMBatch:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.MLM_MASKS, self.position))
+        generator = derive_generator(self.seed, SeedStream.MLM_MASKS, self.position)
         batch = self.make_batch(self.order.index(self.position).tolist(), generator)
         self.position += self.batch_size
         share = self.batch_size // self.world_size
@@ -100,7 +99,7 @@ class MLMBatches:
         """The first `max_spans` spans, with the same tokens masked every time."""
         count = min(max_spans, len(self.spans))
         for start in range(0, count, batch_size):
-            generator = torch.Generator().manual_seed(derive_seed(0, SeedStream.MLM_MASKS, start))
+            generator = derive_generator(0, SeedStream.MLM_MASKS, start)
             batch = self.make_batch(list(range(start, min(start + batch_size, count))), generator)
             yield self._to_device(batch, slice(None))
 
@@ -149,9 +148,3 @@ class MLMBatches:
         tokens = tokens.scatter(1, positions, torch.where(is_target, after, before))
         weights = is_target.float() * (len(tokens) / is_target.sum().clamp(min=1))
         return rows._replace(tokens=tokens), positions, targets, weights
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = int(state["position"])

@@ -11,8 +11,10 @@ import numpy as np
 from torchstone.data.identity import identified
 from torchstone.data.splits import SPLIT_NAMES, SPLIT_SEED
 from torchstone.data.text import bible, gettext
-from torchstone.data.text.parallel_files import Pairs, drop_empty_pairs, read_aligned, read_columns
-from torchstone.errors import BadInput, did_you_mean
+from torchstone.data.text.parallel_files import Pairs, read_aligned, read_columns
+from torchstone.data.text_files import optional_text
+from torchstone.errors import BadInput, did_you_mean, first_line
+from torchstone.files import refuse_skip
 
 BUNDLED = ("gettext", "bible", "copy", "reverse")
 MAX_HELD_OUT = 1_000  # pairs of a test or validation split that is cut here
@@ -55,6 +57,7 @@ def read_pairs(spec: str, source: str = "", target: str = "", *, split: bool = T
     Raises:
         BadInput: nothing there, files that do not align, a line without a translation, not UTF-8.
     """
+    refuse_skip(spec)
     finish = partial(_finish, cut=split)
     if spec == "copy":
         return finish(spec, {"train": _copies()}, "copy: random letters, to be repeated", ("", ""))
@@ -101,7 +104,9 @@ def _copies(count: int = 4_000, letters: str = "abcdefgh", max_letters: int = 8)
 
 
 def _language(file: Path) -> str:
-    return file.name.removesuffix(".gz").rpartition(".")[2]
+    """The language that a file's ending names, if it is none of texts in general."""
+    ending = file.name.removesuffix(".gz").rpartition(".")[2]
+    return "" if ending in ("txt", "text", file.name) else ending
 
 
 def _folder(folder: Path, source: str, target: str, finish: Finish) -> ParallelCorpus:
@@ -153,20 +158,26 @@ def _hub(spec: str, source: str, target: str, finish: Finish) -> ParallelCorpus:
         name, _, part = spec[3:].partition(":")
         tables = datasets.load_dataset(str(Path(name).expanduser()), part or None)
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
-        raise BadInput(f"cannot load {spec}: {str(error).strip().splitlines()[0]}") from None
-    parts, names = {}, (source, target)
+        raise BadInput(f"cannot load {spec}: {first_line(error)}") from None
+    parts, names, missing = {}, (source, target), 0
     for split, table in tables.items():
         rows = table["translation"] if "translation" in table.column_names else table
         known = list(rows[0])
         if not (source and target):
             names = (known[0], known[1]) if len(known) == 2 else ("source", "target")
-        if missing := [name for name in names if name not in known]:
-            raise BadInput(f"{spec} has no {missing[0]!r}, only {', '.join(known)}: name two of them")
-        pairs = [(str(row[names[0]]).strip(), str(row[names[1]]).strip()) for row in rows]
-        parts[SPLIT_NAMES.get(str(split), str(split))] = drop_empty_pairs(pairs, names)
+        if unknown := [name for name in names if name not in known]:
+            raise BadInput(f"{spec} has no {unknown[0]!r}, only {', '.join(known)}: name two of them")
+        sides = [
+            [(optional_text(row[name], f"{spec}, {split}: {name}") or "").strip() for name in names]
+            for row in rows
+        ]
+        pairs = [(a, b) for a, b in sides if a and b]
+        missing += len(sides) - len(pairs)
+        parts[SPLIT_NAMES.get(str(split), str(split))] = pairs
     if "train" not in parts:
         raise BadInput(f"{spec} has no split named train, only {', '.join(parts)}")
-    return finish(spec, parts, spec, names)
+    description = f"{spec}, {missing} rows without one of the sides left out" if missing else spec
+    return finish(spec, parts, description, names)
 
 
 def _finish(

@@ -59,12 +59,15 @@ def drop_empty_pairs(pairs: Pairs, names: tuple[str, str]) -> Pairs:
 
 
 def read_columns(file: Path, source: str, target: str) -> tuple[Pairs, tuple[str, str]]:
-    """Two columns of a tab-separated file, and their names: those that a header names, else the first two."""
+    """Two columns of a tab-separated file: those that a header names, else the first two; and their names,
+    empty where the file does not give them."""
     rows = [line.split("\t") for line in read_lines(file)]
     header = [cell.strip() for cell in rows[0]]
-    indices, names = (0, 1), (source, target)
+    indices, names = (0, 1), ("", "")
     if source and target and {source, target} <= set(header):
-        indices, rows = (header.index(source), header.index(target)), rows[1:]
+        if twice := next((name for name in (source, target) if header.count(name) > 1), None):
+            raise BadInput(f"{file} has two columns named {twice}: rename one of them")
+        indices, names, rows = (header.index(source), header.index(target)), (source, target), rows[1:]
     elif tuple(cell.lower() for cell in header[:2]) in HEADERS:
         rows = rows[1:]
     pairs = []

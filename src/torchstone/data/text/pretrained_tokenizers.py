@@ -1,12 +1,13 @@
 """Published tokenizers: `tokenizer.json`, and the older vocabulary formats of GPT-2, GPT-1 and BERT."""
 
-import json
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from torchstone.errors import BadInput
+from torchstone.errors import BadInput, first_line
+from torchstone.files import parse_json
 
+MAX_ID = 2**24  # the library counts up to the largest id when it writes a tokenizer
 PUBLISHED = "tokenizer.json, vocab.json with merges.txt, or vocab.txt"
 
 
@@ -37,17 +38,20 @@ def load(path: str | Path) -> Tokenizer:
     folder = path if path.is_dir() else path.parent
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
-        if path.is_dir() and not file.exists():
-            return _load_vocabulary(folder)
-        if not file.exists():
+        if not path.is_dir() and not file.exists():
             raise BadInput(f"there is no {path}: give {PUBLISHED}, or their folder")
-        if file.name in ("vocab.json", "merges.txt", "vocab.txt"):
-            return _load_vocabulary(folder)
-        return Tokenizer.from_file(str(file))
+        if file.name in ("vocab.json", "merges.txt", "vocab.txt") or not file.exists():
+            tokenizer = _load_vocabulary(folder)
+        else:
+            tokenizer = Tokenizer.from_file(str(file))
+        largest = max(tokenizer.get_vocab().values(), default=-1)
+        if not 0 <= largest < MAX_ID:
+            raise BadInput(f"{file} has ids up to {largest}: at least one token, and ids below {MAX_ID}")
+        return tokenizer
     except BadInput:
         raise
     except Exception as error:  # noqa: BLE001 -- the library raises plain exceptions
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise BadInput(f"{file} is no tokenizer that can be read ({reason}): {PUBLISHED}") from None
 
 
@@ -68,7 +72,7 @@ def _load_vocabulary(folder: Path) -> Tokenizer:
     if (folder / "vocab.txt").exists():
         tokens = models.WordPiece.read_file(str(folder / "vocab.txt"))
         config = folder / "tokenizer_config.json"
-        settings = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
+        settings = parse_json(config.read_text(encoding="utf-8")) if config.exists() else {}
         model = models.WordPiece(tokens, unk_token="[UNK]")
         tokenizer = bert_tokenizer(model, lowercase=settings.get("do_lower_case", True))
         special_tokens = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

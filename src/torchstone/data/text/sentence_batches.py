@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from torchstone.data.sampler import EpochSampler, share_of_batch
+from torchstone.data.sampler import EpochSampler, itself, load_position, position_state, share_of_batch
 from torchstone.errors import BadInput
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 IGNORE_INDEX = -100  # label without loss: the default of torch's cross-entropy
@@ -93,7 +93,7 @@ class LengthGrouped:
             samples = self.order.index(group * self.batch_size * self.pool)
             by_length = samples[self.lengths[samples].argsort(stable=True)]
             batches = by_length.view(self.pool, self.batch_size)
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.LENGTH_GROUPS, group))
+            generator = derive_generator(self.seed, SeedStream.LENGTH_GROUPS, group)
             self.batches = batches[torch.randperm(self.pool, generator=generator)]
             self.group = group
         return self.batches[number]
@@ -133,8 +133,7 @@ class SentenceBatches:
         self.order = LengthGrouped(torch.tensor([len(row) for row, _ in rows]), batch_size, seed)
         self.position = 0
 
-    def __iter__(self) -> "SentenceBatches":
-        return self
+    __iter__, state_dict, load_state_dict = itself, position_state, load_position
 
     def __next__(self) -> LabeledBatch:
         index = self.order.index(self.position)
@@ -156,9 +155,3 @@ class SentenceBatches:
         order = self.order.lengths.argsort(stable=True)
         for index in order.split(batch_size):
             yield index.tolist(), self.collate(index.tolist())
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = int(state["position"])

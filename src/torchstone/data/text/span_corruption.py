@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from torchstone.data.sampler import EpochSampler, share_of_batch
+from torchstone.data.sampler import EpochSampler, itself, load_position, position_state, share_of_batch
 from torchstone.errors import BadInput
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 
 def span_counts(length: int, noise_density: float, mean_span_length: float) -> tuple[int, int]:
@@ -122,19 +122,12 @@ class SpanCorruptionBatches:
         self.order = EpochSampler(len(texts), [(0, batch_size)], seed, self.device)
         self.position = 0
 
-    def __iter__(self) -> "SpanCorruptionBatches":
-        return self
+    __iter__, state_dict, load_state_dict = itself, position_state, load_position
 
     def __next__(self) -> tuple[Int64[Tensor, "share source"], Int64[Tensor, "share target"]]:
         texts = self.texts[self.order.index(self.position)[self.share]]
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, SeedStream.SPAN_GAPS, self.position))
+        generator = derive_generator(self.seed, SeedStream.SPAN_GAPS, self.position)
         spans = random_spans(self.batch_size, texts.shape[1], self.noise, self.spans, generator)
         noise, number = (each[self.share].to(self.device) for each in spans)
         self.position += self.batch_size
         return corrupt(texts, noise, number, self.sentinels, self.end)
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = int(state["position"])

@@ -3,7 +3,8 @@
 import atexit
 import signal
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,7 +16,7 @@ from torchstone.data.vision.dataset import ImageSplit, scale_and_offset
 from torchstone.data.vision.geometric_ops import Augmentation, Draw
 from torchstone.data.vision.mixup import Mixing
 from torchstone.errors import BadInput
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 _running: weakref.WeakSet = weakref.WeakSet()
 
@@ -81,9 +82,7 @@ class ImageBatches:
             images = self._next_decoded()
         labels = self.split.labels.index_select(0, index)
         # On the CPU whatever the device, so that every device gets the same images.
-        generator = torch.Generator().manual_seed(
-            derive_seed(self.seed, SeedStream.AUGMENTATION, self.position)
-        )
+        generator = derive_generator(self.seed, SeedStream.AUGMENTATION, self.position)
         if self.augment:
             images = self.augment(images, self._draw(generator, self.sampler.rows))
         if self.mixing:
@@ -99,6 +98,13 @@ class ImageBatches:
             return (spans[0] if len(spans) == 1 else torch.cat(spans)).to(self.device)
 
         return draw
+
+    def share_noise(
+        self, distribution: Callable[..., Tensor], generator: torch.Generator, *shape: int
+    ) -> Float[Tensor, "share *shape"]:
+        """This process's rows of random numbers (batch, *shape) that are drawn for the full batch."""
+        numbers = distribution(self.batch_size, *shape, generator=generator)
+        return numbers[self.first : self.first + self.share].to(self.device, non_blocking=True)
 
     def _mix(self, images: Tensor, labels: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         assert self.mixing
@@ -136,6 +142,18 @@ class ImageBatches:
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.close()
         self.position = int(state["position"])
+
+
+# Methods of a stream made of another, `batches`, whose state is its own: what a class takes for `state_dict`
+# and `load_state_dict`.
+
+
+def inner_state(stream: Any) -> dict[str, int]:
+    return stream.batches.state_dict()
+
+
+def load_inner(stream: Any, state: dict[str, int]) -> None:
+    stream.batches.load_state_dict(state)
 
 
 @atexit.register

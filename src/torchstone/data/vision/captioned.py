@@ -6,9 +6,11 @@ A folder has a text file for each image (`cat.png`, `cat.txt`), or a `metadata.j
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +20,25 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 
 from torchstone.data import download
+from torchstone.data.bad_files import read_good, split_skip
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import SPLIT_SEED
 from torchstone.data.text.pretrained_tokenizers import bert_tokenizer
+from torchstone.data.text_files import optional_text, read_utf8
 from torchstone.data.vision import openmoji
 from torchstone.data.vision.dataset import ImageSplit
 from torchstone.data.vision.image_folder import SUFFIXES
-from torchstone.data.vision.preprocess import decode, fit_to_square, report_unreadable
+from torchstone.data.vision.preprocess import (
+    Levels,
+    decode,
+    deep_values,
+    describe_levels,
+    fit_to_square,
+    measure_levels,
+    report_unreadable,
+)
 from torchstone.errors import BadInput, did_you_mean
+from torchstone.files import parse_json
 
 UNICODE_NAMES = ("emoji==2.16.0", "c4230d80640def9071599ff56b1b5950fe13a2a94c0da98c5deab12431b24330", 0.6)
 SKIN_TONE = re.compile(r"-1F3F[B-F](?=-|$)")
@@ -59,16 +72,18 @@ def load_captioned(source: str | Path, *, size: int, device: torch.device | str 
     Raises:
         BadInput: no such data; no captions; an image that is corrupt or missing, by its name.
     """
-    source = str(source)
+    (source, skip), levels = split_skip(str(source)), None
     if source in BUNDLED:
         arrays, captions, families = _load_openmoji(size)
         description = (
             f"openmoji: {len(captions)} drawings (artwork, CC BY-SA 4.0, openmoji.org) by their names"
         )
     else:
-        arrays, captions = _load_folder(Path(source).expanduser(), size)
+        arrays, captions, levels, left_out = _load_folder(Path(source).expanduser(), size, skip)
         families = [str(i) for i in range(len(captions))]
-        description = f"{Path(source).name}: {len(captions)} images with captions"
+        description = (
+            f"{Path(source).name}: {len(captions)} images with captions{left_out}{describe_levels(levels)}"
+        )
     if len(captions) < 10:
         raise BadInput(f"{source} has {len(captions)} captioned images; at least 10 are needed")
     images = torch.from_numpy(np.ascontiguousarray(arrays)).to(device)
@@ -83,6 +98,8 @@ def load_captioned(source: str | Path, *, size: int, device: torch.device | str 
         splits[split] = ImageSplit(rows, images[rows])
     sizes = " / ".join(f"{len(splits[split])} {split}" for split in ("train", "val", "test"))
     metadata = {"size": size, "channels": 3, "ink": False, "mean": [0.5] * 3, "std": [0.5] * 3}
+    if levels is not None:
+        metadata["levels"] = list(levels)
     return Captioned(
         source, tuple(captions), **splits, metadata=metadata, description=f"{description}; {sizes}"
     )
@@ -116,34 +133,47 @@ def _code_points(text: str) -> str:
     return "-".join(f"{ord(letter):04X}" for letter in text if letter != "\ufe0f")
 
 
-def _load_folder(folder: Path, size: int) -> tuple[np.ndarray, list[str]]:
+def _load_folder(folder: Path, size: int, skip: bool) -> tuple[np.ndarray, list[str], Levels, str]:
     if not folder.is_dir():
         raise BadInput(f"no data {str(folder)!r}: {did_you_mean(str(folder), BUNDLED)}, or {LAYOUT}")
     listing = folder / "metadata.jsonl"
     pairs = []
     if listing.exists():
-        for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(read_utf8(listing).strip("\n").split("\n"), 1):
             try:
-                row = json.loads(line)
-                pairs.append((folder / row["file_name"], str(row["text"])))
+                row = parse_json(line)
+                caption = optional_text(row["text"], f"{listing}, line {number}: text")
+                pairs.append((folder / row["file_name"], caption or ""))
             except (ValueError, KeyError, TypeError):
                 raise BadInput(f"{listing}, line {number}: give file_name and text") from None
     else:
         for file in sorted(folder.rglob("*")):
             text = file.with_suffix(".txt")
             if file.suffix.lower() in SUFFIXES and text.exists():
-                pairs.append((file, text.read_text(encoding="utf-8").strip()))
+                pairs.append((file, read_utf8(text).strip()))
     if not pairs:
         raise BadInput(f"{folder} holds no captioned images: give {LAYOUT}")
-    arrays = []
-    for file, caption in pairs:
+
+    def read(file: Path, use: Callable[[Image.Image], Any]) -> Any:
+        with report_unreadable(str(file)), Image.open(file) as image:
+            return use(image)
+
+    def check(pair: tuple[Path, str]) -> np.ndarray | None:
+        file, caption = pair
         if not file.is_file():
             raise BadInput(f"{listing} names {file.name}, which is not there")
         if not caption:
             raise BadInput(f"{file} has an empty caption")
-        with report_unreadable(str(file)), Image.open(file) as image:
-            arrays.append(fit_to_square(decode(image, 3), size, False))
-    return np.stack(arrays), [caption.lower() for _, caption in pairs]
+        read(file, partial(decode, channels=3))
+        return read(file, deep_values)
+
+    deep, good, left_out = read_good(check, pairs, skip=skip)
+    pairs, levels = [pairs[i] for i in good], measure_levels(deep)
+    arrays = [
+        fit_to_square(read(file, partial(decode, channels=3, levels=levels)), size, False)
+        for file, _ in pairs
+    ]
+    return np.stack(arrays), [caption.lower() for _, caption in pairs], levels, left_out
 
 
 def word_tokenizer(captions: list[str]) -> Tokenizer:

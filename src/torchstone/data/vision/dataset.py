@@ -3,8 +3,8 @@
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,20 @@ from jaxtyping import Float, Int64, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
-from torchstone.data.splits import ImageArray, Subset
+from torchstone.data.bad_files import describe, listed, split_skip
+from torchstone.data.splits import ImageArray, Source, Subset
 from torchstone.data.vision import sources
-from torchstone.data.vision.preprocess import decode, fit_to_square, longer_side, report_unreadable
+from torchstone.data.vision.preprocess import (
+    Levels,
+    decode,
+    deep_values,
+    describe_levels,
+    fit_to_square,
+    is_deep,
+    longer_side,
+    measure_levels,
+    report_unreadable,
+)
 from torchstone.errors import BadInput
 from torchstone.parts.indices import evenly_spaced
 
@@ -34,6 +45,7 @@ class ImageFiles:
     size: int
     channels: int
     ink: bool
+    levels: Levels = None
 
     def __len__(self) -> int:
         return len(self.subset.labels)
@@ -41,7 +53,7 @@ class ImageFiles:
     def load(self, i: int) -> tuple[np.ndarray, str]:
         """(uint8 (channel, size, size), the file's own color mode); `BadInput` names a corrupt file."""
         with _open_image(self.subset, i) as image:
-            return fit_to_square(decode(image, self.channels), self.size, self.ink), image.mode
+            return fit_to_square(decode(image, self.channels, self.levels), self.size, self.ink), image.mode
 
     def __getitem__(self, i: int) -> Tensor | str:
         try:
@@ -75,7 +87,8 @@ class ImageDataset:
 
     `metadata` (JSON) is what `preprocess` and `normalize` need: size, channels, ink (whether the images
     are ink on an empty background), box (the fraction of the side that the ink fills), native (the side
-    before fitting), mean and std on the 0..1 scale. All are measured on the train split alone.
+    before fitting), mean and std on the 0..1 scale, and where images have more than 8 bits `levels`, the
+    values that become black and white. All are measured on the train split alone.
     """
 
     name: str
@@ -88,22 +101,49 @@ class ImageDataset:
 
 
 def load_images(
-    spec: str | Path, *, size: int, channels: int, device: torch.device | str = "cpu"
+    spec: str | Path,
+    *,
+    size: int,
+    channels: int,
+    device: torch.device | str = "cpu",
+    model: Mapping[str, Any] | None = None,
 ) -> ImageDataset:
     """Images of `digits`, `mnist5k`, a folder, a zip file or `hf:NAME`, fitted to `size` x `size`.
 
     Up to `MEMORY_LIMIT` bytes are decoded now and held on `device`.
 
+    Args:
+        model: the `metadata` of the images that a model was trained on, whose levels these then get too.
+
     Raises:
-        BadInput: a source that is missing, empty, corrupt or too small to split.
+        BadInput: a source that is missing, empty or too small to split; all images that are corrupt. These
+            are left out and listed in the description if `spec` begins with `skip-bad:`.
     """
     if channels not in (1, 3) or size < 1:
         raise BadInput(f"images have 1 or 3 channels and a positive size, not {channels} and {size}")
-    source = sources.read(str(spec))
+    name, skip = split_skip(str(spec))
+    source = _leave_out_bad(sources.read(name)) if skip else sources.read(name)
+    try:
+        return _load(source, size, channels, device, model)
+    except BadInput:
+        bad = {} if skip else _find_bad(source)
+        if len(bad) < 2:
+            raise
+    raise BadInput(
+        describe(list(bad.values()), sum(len(subset.labels) for subset in source.subsets.values()))
+    )
+
+
+def _load(
+    source: Source, size: int, channels: int, device: torch.device | str, model: Mapping[str, Any] | None
+) -> ImageDataset:
     train = source.subsets["train"]
-    native, has_black_border = _detect_framing(train)
+    levels = _measure_levels(train) if model is None else model.get("levels")
+    native, has_black_border = _detect_framing(train, levels)
     ink = channels == 1 and (has_black_border if source.ink is None else source.ink)
-    files = {split: ImageFiles(subset, size, channels, ink) for split, subset in source.subsets.items()}
+    files = {
+        split: ImageFiles(subset, size, channels, ink, levels) for split, subset in source.subsets.items()
+    }
     total = sum(map(len, files.values())) * channels * size**2
     modes: Counter[str] = Counter()
     splits = {}
@@ -117,7 +157,9 @@ def load_images(
         splits[split] = ImageSplit(labels, images)
     metadata = {"size": size, "channels": channels, "ink": ink} | _channel_stats(splits["train"], ink)
     metadata["native"] = native
-    description = source.description
+    if levels is not None:
+        metadata["levels"] = list(levels)
+    description = source.description + describe_levels(levels)
     wanted = "L" if channels == 1 else "RGB"
     if converted := {mode: n for mode, n in modes.items() if mode != wanted}:
         counts = ", ".join(f"{mode} {n}" for mode, n in sorted(converted.items()))
@@ -147,13 +189,73 @@ def scale_and_offset(metadata: dict, device: torch.device) -> tuple[Tensor | flo
     return torch.tensor(scales, device=device).view(shape), torch.tensor(offsets, device=device).view(shape)
 
 
-def _detect_framing(subset: Subset) -> tuple[int, bool]:
+def _find_bad(source: Source) -> dict[tuple[str, int], str]:
+    """What is wrong with each image that cannot be read, by its split and its row there."""
+    examples = [(split, i) for split, subset in source.subsets.items() for i in range(len(subset.labels))]
+
+    def check(number: int) -> str:
+        split, i = examples[number]
+        try:
+            with _open_image(source.subsets[split], i) as image:
+                deep_values(image)
+                decode(image, 1)
+        except BadInput as error:
+            return str(error)
+        return ""
+
+    errors = _map_threads(check, len(examples), "checking the images")
+    return {place: error for place, error in zip(examples, errors, strict=True) if error}
+
+
+def _leave_out_bad(source: Source) -> Source:
+    """The source without the images that cannot be read, which its description then lists.
+
+    Raises:
+        BadInput: a class or a split has none left.
+    """
+    bad = _find_bad(source)
+    subsets = {
+        split: subset.select(
+            np.array([i for i in range(len(subset.labels)) if (split, i) not in bad], dtype=int)
+        )
+        for split, subset in source.subsets.items()
+    }
+    note = f", {len(bad)} left out: {listed(list(bad.values()))}" if bad else ""
+    counts = np.bincount(subsets["train"].labels, minlength=len(source.classes))
+    empty = [f"class {source.classes[counts.argmin()]!r}"] if not counts.min() else []
+    empty += [f"the {split} split" for split, subset in subsets.items() if not len(subset.labels)]
+    if empty:
+        raise BadInput(f"{empty[0]} of {source.name} has no image left{note}")
+    return replace(source, subsets=subsets, description=source.description + note)
+
+
+def _measure_levels(subset: Subset) -> Levels:
+    """The range of all images of more than 8 bits, if a sample has any."""
+    if isinstance(subset.pool, ImageArray):
+        return None
+
+    def read(i: int) -> np.ndarray | None:
+        with _open_image(subset, i) as image:
+            return deep_values(image)
+
+    def look(i: int) -> bool:
+        with _open_image(subset, i) as image:
+            return is_deep(image)
+
+    sample = evenly_spaced(len(subset.labels), 1000).tolist()
+    title = "inspecting the images"
+    if not any(_map_threads(lambda i: look(sample[i]), len(sample), title)):
+        return None
+    return measure_levels(_map_threads(read, len(subset.labels), title))
+
+
+def _detect_framing(subset: Subset, levels: Levels) -> tuple[int, bool]:
     """(median longer side, whether the outermost pixels are black in 95 % of images) of a sample."""
     sample = evenly_spaced(len(subset.labels), 1000).tolist()
 
     def inspect(i: int) -> tuple[int, bool]:
         with _open_image(subset, sample[i]) as image:
-            gray = np.asarray(decode(image, 1))
+            gray = np.asarray(decode(image, 1, levels))
         border = max(gray[0].max(), gray[-1].max(), gray[:, 0].max(), gray[:, -1].max())
         return max(gray.shape), bool(border == 0)
 

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from torchstone.data.vision.batches import ImageBatches
+from torchstone.data.sampler import itself
+from torchstone.data.vision.batches import ImageBatches, inner_state, load_inner
 from torchstone.data.vision.dataset import ImageSplit
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 
 class LikelihoodBatch(NamedTuple):
@@ -32,30 +33,16 @@ class LikelihoodBatches:
     def __init__(self, batches: ImageBatches, noise_shape: tuple[int, ...] | None = None):
         self.batches, self.noise_shape = batches, noise_shape
 
-    def __iter__(self) -> "LikelihoodBatches":
-        return self
+    __iter__, state_dict, load_state_dict = itself, inner_state, load_inner
 
     def __next__(self) -> LikelihoodBatch:
         source = self.batches
-        generator = torch.Generator().manual_seed(
-            derive_seed(source.seed, SeedStream.DEQUANTIZATION, source.position)
-        )
+        generator = derive_generator(source.seed, SeedStream.DEQUANTIZATION, source.position)
         images, _ = next(source)
-        rows = slice(source.first, source.first + source.share)
-
-        def noise(distribution, shape: tuple[int, ...]) -> Tensor:
-            values = distribution(source.batch_size, *shape, generator=generator)[rows]
-            return values.to(source.device, non_blocking=True)
-
-        u = noise(torch.rand, tuple(images.shape[1:]))
-        epsilon = None if self.noise_shape is None else noise(torch.randn, self.noise_shape)
+        u, epsilon = source.share_noise(torch.rand, generator, *images.shape[1:]), None
+        if self.noise_shape is not None:
+            epsilon = source.share_noise(torch.randn, generator, *self.noise_shape)
         return LikelihoodBatch(images, u, epsilon)
-
-    def state_dict(self) -> dict[str, int]:
-        return self.batches.state_dict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batches.load_state_dict(state)
 
 
 def identity_stats(channels: int) -> dict:

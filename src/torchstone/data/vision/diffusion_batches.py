@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import ImageBatches
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.data.sampler import itself
+from torchstone.data.vision.batches import ImageBatches, inner_state, load_inner
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 # (labels, dropped) -> the network's condition; where `dropped` is True, the one that says nothing
 MakeContext = Callable[[Int64[Tensor, " share"], Bool[Tensor, " share"]], Tensor]
@@ -48,14 +49,11 @@ class DiffusionBatches:
         self.batches, self.timesteps = batches, timesteps
         self.make_context, self.cond_drop_prob = make_context, cond_drop_prob
 
-    def __iter__(self) -> "DiffusionBatches":
-        return self
+    __iter__, state_dict, load_state_dict = itself, inner_state, load_inner
 
     def __next__(self) -> DiffusionBatch:
         source = self.batches
-        generator = torch.Generator().manual_seed(
-            derive_seed(source.seed, SeedStream.DIFFUSION_NOISE, source.position)
-        )
+        generator = derive_generator(source.seed, SeedStream.DIFFUSION_NOISE, source.position)
         x, labels = next(source)
         rows = slice(source.first, source.first + source.share)
         t = torch.randint(self.timesteps, (source.batch_size,), generator=generator)[rows]
@@ -64,9 +62,3 @@ class DiffusionBatches:
         t, dropped, epsilon = (each.to(x.device, non_blocking=True) for each in (t, dropped, epsilon))
         context = self.make_context(labels, dropped) if self.make_context else None
         return DiffusionBatch(x, t, epsilon, context)
-
-    def state_dict(self) -> dict[str, int]:
-        return self.batches.state_dict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batches.load_state_dict(state)

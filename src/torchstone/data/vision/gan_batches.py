@@ -1,13 +1,15 @@
 """Batches of adversarial training: real images for the discriminator, and latent noise for both networks."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from torchstone.data.vision.batches import ImageBatches
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.data.sampler import itself
+from torchstone.data.vision.batches import ImageBatches, inner_state, load_inner
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 
 class DiscriminatorBatch(NamedTuple):
@@ -46,28 +48,14 @@ class GanBatches:
         self.batches, self.latent_dim = batches, latent_dim
         self.discriminator_steps = discriminator_steps
 
-    def __iter__(self) -> "GanBatches":
-        return self
+    __iter__, state_dict, load_state_dict = itself, inner_state, load_inner
 
     def __next__(self) -> GanBatch:
         source = self.batches
-        generator = torch.Generator().manual_seed(
-            derive_seed(source.seed, SeedStream.GAN_LATENT, source.position)
-        )
-        rows = slice(source.first, source.first + source.share)
-
-        def noise(*shape: int, distribution=torch.randn) -> Tensor:
-            values = distribution(source.batch_size, *shape, generator=generator)[rows]
-            return values.to(source.device, non_blocking=True)
-
+        generator = derive_generator(source.seed, SeedStream.GAN_LATENT, source.position)
+        latent = partial(source.share_noise, torch.randn, generator, self.latent_dim)
         steps = tuple(
-            DiscriminatorBatch(*next(source), noise(self.latent_dim), noise(distribution=torch.rand))
+            DiscriminatorBatch(*next(source), latent(), source.share_noise(torch.rand, generator))
             for _ in range(self.discriminator_steps)
         )
-        return GanBatch(steps, GeneratorBatch(noise(self.latent_dim), steps[-1].labels))
-
-    def state_dict(self) -> dict[str, int]:
-        return self.batches.state_dict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batches.load_state_dict(state)
+        return GanBatch(steps, GeneratorBatch(latent(), steps[-1].labels))

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from torchstone.data.splits import SPLIT_NAMES, Source, full_subset, make_source
-from torchstone.errors import BadInput
+from torchstone.data.splits import SPLIT_NAMES, Source, Subset, make_source
+from torchstone.data.text_files import is_missing
+from torchstone.errors import BadInput, first_line
 
+SPLITS = ("train", "val", "test")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
 
 
@@ -31,7 +33,10 @@ class HuggingFacePool:
     def content(self, i: int) -> Any:
         """The image's bytes as stored."""
         stored = self._undecoded[i][self.column]
-        return stored["bytes"] or Path(stored["path"])
+        if stored["bytes"]:
+            return stored["bytes"]
+        file = Path(stored["path"] or "")  # one that is missing is named where it is decoded
+        return file if file.is_file() else str(file)
 
     @functools.cached_property
     def _undecoded(self) -> Any:
@@ -49,7 +54,7 @@ def read(spec: str) -> Source:
     try:
         tables = datasets.load_dataset(str(Path(spec[3:]).expanduser()))
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
-        raise BadInput(f"cannot load {spec}: {str(error).strip().splitlines()[0]}") from None
+        raise BadInput(f"cannot load {spec}: {first_line(error)}") from None
     splits = {SPLIT_NAMES.get(str(split), str(split)): table for split, table in tables.items()}
     if "train" not in splits:
         if len(splits) > 1:
@@ -60,25 +65,35 @@ def read(spec: str) -> Source:
     if image is None:
         raise BadInput(f"{spec} has no column of images, only {', '.join(features)}")
     label = _label_column(spec, features, datasets.ClassLabel)
-    columns = {s: splits[s][label] for s in ("train", "val", "test") if s in splits}
-    columns = {split: np.asarray(list(column)) for split, column in columns.items()}
+    columns = {s: list(splits[s][label]) for s in SPLITS if s in splits and label in splits[s].column_names}
+    notes = [f"{s} has no labels: left out" for s in SPLITS if s in splits and s not in columns]
     if isinstance(features[label], datasets.ClassLabel):
         values = list(range(features[label].num_classes))
         classes = tuple(features[label].names)
     else:
-        values = sorted(set(columns["train"].tolist()))
+        values = sorted({value for value in columns["train"] if not is_missing(value)})
         classes = tuple(str(value) for value in values)
     number = {value: i for i, value in enumerate(values)}
-    subsets = {}
+    subsets, without = {}, 0
     for split, column in columns.items():
-        labels = np.array([number.get(value, -1) for value in column.tolist()])
-        if split != "train" and (labels < 0).any():
-            continue  # published without labels
-        if (labels < 0).any():
-            raise BadInput(f"{spec}: column {label!r} has labels outside its {len(classes)} classes")
+        labels = np.array([number.get(value, -1) for value in column], dtype=np.int64)
+        if split != "train" and (labels < 0).all():
+            notes.append(f"{split} has no labels: left out")
+            continue
         table = splits[split].select_columns([image])
-        subsets[split] = full_subset(HuggingFacePool(table, image, f"{split} of {spec}"), labels)
+        # undecoded: a missing image is None there, while a damaged one is named when it is read
+        stored = table.cast_column(image, datasets.Image(decode=False))[image]
+        has_image = np.array([value is not None for value in stored], dtype=bool)
+        rows = np.flatnonzero((labels >= 0) & has_image)
+        if unknown := {v for v in column if v not in number and not is_missing(v) and v != -1}:
+            raise BadInput(f"{spec}: {split} has the label {unknown.pop()!r}, train has not")
+        without += len(labels) - len(rows)
+        pool = HuggingFacePool(table, image, f"{split} of {spec}")
+        subsets[split] = Subset(pool, labels[rows], rows)
+    if without:
+        notes.append(f"{without} rows without an image or a label left out")
     description = f"{spec}: columns {image!r} and {label!r}, {len(classes)} classes"
+    description += "".join(f", {note}" for note in notes)
     return make_source(spec, classes, subsets, description)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from torchstone.data.splits import ImageArray, Source, full_subset, make_source
+from torchstone.data.text_files import read_class_names
 from torchstone.errors import BadInput
 
 SPLITS = {"train": "train", "t10k": "test"}
@@ -22,7 +23,7 @@ def find_files(path: Path) -> dict[tuple[str, str], Path]:
 
 
 def read(path: Path) -> Source:
-    """Both splits of a folder; classes are numbered from 0."""
+    """Both splits of a folder; classes are numbered from 0, or named by the lines of `classes.txt`."""
     files, subsets = find_files(path), {}
     for prefix, split in SPLITS.items():
         for content, rank in RANK.items():
@@ -33,7 +34,10 @@ def read(path: Path) -> Source:
             raise BadInput(f"{path}: {prefix} has {len(images)} images but {len(labels)} labels")
         subsets[split] = full_subset(ImageArray(images, files[prefix, "images"].name), labels)
     count = 1 + max(int(subset.labels.max()) for subset in subsets.values())
-    return make_source(str(path), tuple(map(str, range(count))), subsets, f"{path.name}: IDX files")
+    names = read_class_names(path) or tuple(map(str, range(count)))
+    if len(names) < count:
+        raise BadInput(f"{path} has labels up to {count - 1}, but classes.txt names {len(names)} classes")
+    return make_source(str(path), names, subsets, f"{path.name}: IDX files")
 
 
 def _read_array(file: Path, content: str) -> np.ndarray:

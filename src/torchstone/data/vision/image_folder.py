@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from torchstone.data.bad_files import DAMAGED_ZIP
 from torchstone.data.splits import SPLIT_NAMES, Source, full_subset, make_source
 from torchstone.errors import BadInput
 
@@ -42,9 +43,12 @@ class FilePool:
         name = self.names[i]
         if self._is_large and i % SAMPLED:
             return name, self._sizes[i]
-        if self.modified_ns is None:
-            return (self.root / name).read_bytes()
-        return _open_zip(self.root, self.modified_ns, os.getpid()).read(name)
+        try:
+            if self.modified_ns is None:
+                return (self.root / name).read_bytes()
+            return _open_zip(self.root, self.modified_ns, os.getpid()).read(name)
+        except DAMAGED_ZIP:  # it is named, or left out, where it is decoded
+            return name
 
     @functools.cached_property
     def _sizes(self) -> list[int]:
@@ -80,8 +84,11 @@ def read_zip(path: Path) -> Source:
 def _zip_names(path: Path) -> list[str]:
     if not zipfile.is_zipfile(path):
         raise BadInput(f"{path} is neither a folder nor a zip file of images")
-    with zipfile.ZipFile(path) as archive:
-        return archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except DAMAGED_ZIP as error:
+        raise BadInput(f"{path} is not a complete zip file ({error}): copy it again") from None
 
 
 def _from_one_root(path: Path, names: list[str], kind: str) -> Source:

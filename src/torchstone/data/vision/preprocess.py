@@ -1,16 +1,17 @@
 """Preprocessing of one image: decode upright and opaque, fit to a size, frame like the training images."""
 
 import contextlib
+import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from jaxtyping import Shaped, UInt8
+from PIL import Image, ImageFile, ImageFilter, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from torchstone.errors import BadInput
@@ -21,9 +22,23 @@ DAMAGED = (
     *(struct.error, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError),
 )
 
+ORIENTATION = 0x0112  # EXIF's tag
+# how 16 bits a color are stored: how to read the high bytes, and the low ones
+DEEP_COLOR = {f"{mode};16B": (f"{mode};16B", f"{mode};16L") for mode in ("RGB", "RGBA")}
+# the stored values that become black and white; None: those of the type, 0 to 65,535, and of floats 0 to 1
+Levels = Sequence[float] | None
 
-def decode(image: Image.Image, channels: int) -> Image.Image:
-    """Upright (EXIF), transparency on white, 16 bits to 8, then `L` or `RGB`."""
+
+def decode(image: Image.Image, channels: int, levels: Levels = None) -> Image.Image:
+    """Upright (EXIF), transparency on white, more than 8 bits to 8 by `levels`, then `L` or `RGB`."""
+    values = None if levels is None else deep_values(image)
+    if values is not None and levels is not None:
+        low, high = levels
+        scaled = (values.astype(np.float64) - low) * (255 / max(high - low, 1e-12))
+        turn = image.getexif().get(ORIENTATION)
+        image = Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8))
+        if turn:
+            image.getexif()[ORIENTATION] = turn
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit gray; Pillow's own conversion would clip at 255
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
@@ -37,7 +52,67 @@ def decode(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def load_upright(file: Image.Image | str | Path, channels: int) -> tuple[Image.Image, str]:
+def stored_mode(image: Image.Image) -> str:
+    """How the pixels of an image that was just opened are stored, by Pillow's name of a raw mode, such as
+    `L;2` where two bits are read as `L`; the mode of one that is no file."""
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile:
+        return image.mode
+    arguments = image.tile[0].args
+    return arguments if isinstance(arguments, str) else str((*(arguments or ()), "")[0])
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image that was just opened has more than 8 bits a value."""
+    return image.mode == "F" or image.mode.startswith("I") or stored_mode(image) in DEEP_COLOR
+
+
+def deep_values(image: Image.Image) -> Shaped[np.ndarray, "height width *channel"] | None:
+    """The stored values of an image of more than 8 bits: gray, or PNG's 16 bits in color; None of others.
+
+    Raises:
+        BadInput: a value is NaN or infinite.
+    """
+    if not is_deep(image):
+        return None
+    if image.mode in ("RGB", "RGBA"):
+        # Pillow has 8 bits for a color: the high bytes, and the low ones by reading in the other order
+        assert isinstance(image, ImageFile.ImageFile)
+        assert image.fp is not None
+        image.fp.seek(0)
+        content = image.fp.read()
+        halves = []
+        for order in DEEP_COLOR[stored_mode(image)]:
+            with Image.open(io.BytesIO(content)) as half:
+                assert isinstance(half, ImageFile.ImageFile)
+                half.tile = [tile._replace(args=order) for tile in half.tile]
+                halves.append(np.asarray(half).astype(np.int32))
+        values = 256 * halves[0] + halves[1]
+        if image.mode == "RGBA":  # on white
+            share = values[..., 3:] / 65535
+            values = values[..., :3] * share + 65535 * (1 - share)
+        return values
+    values = np.asarray(image)
+    if not np.isfinite(values).all():
+        raise BadInput("it has pixels that are not finite")
+    return values
+
+
+def measure_levels(images: Iterable[np.ndarray | None]) -> Levels:
+    """The least and the largest value of images' `deep_values`; None if there are none."""
+    extremes = [(float(v.min()), float(v.max())) for v in images if v is not None and v.size]
+    return (min(low for low, _ in extremes), max(high for _, high in extremes)) if extremes else None
+
+
+def describe_levels(levels: Levels) -> str:
+    """What becomes of values of more than 8 bits, for a data set's description."""
+    return (
+        "" if levels is None else f"; values of more than 8 bits: {levels[0]:g} is black, {levels[1]:g} white"
+    )
+
+
+def load_upright(
+    file: Image.Image | str | Path, channels: int, levels: Levels = None
+) -> tuple[Image.Image, str]:
     """(`decode` of an image or image file, its name for messages).
 
     Raises:
@@ -46,12 +121,12 @@ def load_upright(file: Image.Image | str | Path, channels: int) -> tuple[Image.I
     if isinstance(file, Image.Image):
         name = "the image"
         with report_unreadable(name):
-            return decode(file, channels), name
+            return decode(file, channels, levels), name
     name = str(file)
     if not Path(file).is_file():
         raise BadInput(f"{name} {'is no file' if Path(file).exists() else 'does not exist'}")
     with report_unreadable(name), Image.open(file) as opened:
-        return decode(opened, channels), name
+        return decode(opened, channels, levels), name
 
 
 def fit_to_square(image: Image.Image, size: int, ink: bool) -> UInt8[np.ndarray, "channel size size"]:
@@ -84,7 +159,7 @@ def preprocess(file: Image.Image | str | Path, metadata: dict) -> UInt8[Tensor, 
     Raises:
         BadInput: an image that is missing, corrupt or blank.
     """
-    image, name = load_upright(file, metadata["channels"])
+    image, name = load_upright(file, metadata["channels"], metadata.get("levels"))
     if metadata["ink"] and not _is_framed(np.asarray(image), metadata):
         return torch.from_numpy(_extract_ink(image, metadata, name))[None, None]
     return torch.from_numpy(fit_to_square(image, metadata["size"], metadata["ink"]))[None]
@@ -216,7 +291,9 @@ def report_unreadable(name: str) -> Generator[None, None, None]:
     """Turn what decoders raise on damaged data into a `BadInput` that names the file."""
     try:
         yield
-    except BadInput:
+    except BadInput as error:
+        if str(error).startswith("it has "):
+            raise BadInput(f"{name} cannot be used: {error}") from None
         raise
     except DAMAGED as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -1,8 +1,8 @@
 """Images with a class for each pixel: read from any source, fitted to one size, split."""
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,19 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
+from torchstone.data.bad_files import split_skip
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import SPLIT_SEED
 from torchstone.data.vision import openmoji, segmentation_folder
-from torchstone.data.vision.preprocess import load_upright
-from torchstone.data.vision.segmentation_folder import LAYOUT, SegmentationFiles
+from torchstone.data.vision.preprocess import describe_levels, load_upright, measure_levels
+from torchstone.data.vision.segmentation_folder import IGNORE_INDEX, LAYOUT, Labeled, SegmentationFiles
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.parts.indices import evenly_spaced
 
 MEMORY_LIMIT = 2**30  # bytes; a larger data set stays on disk and is decoded batch by batch
 THREADS = min(8, os.cpu_count() or 1)
 BUNDLED = ("openmoji", "digits")
+ATTEMPTS = 100  # seeds that are tried until each split has two classes
 DIGITS = 3  # 0, 1 and 2: a data set to try things on in seconds
 
 
@@ -76,14 +78,18 @@ class SegmentationDataset:
 
 @identified(lambda data: {split: getattr(data, split).contents() for split in SPLITS}, unit="images")
 def load_segmentation(
-    spec: str | Path, *, size: int, device: torch.device | str = "cpu"
+    spec: str | Path, *, size: int, device: torch.device | str = "cpu", model: Mapping[str, Any] | None = None
 ) -> SegmentationDataset:
     """Images and masks of `openmoji`, `digits` or a folder, fitted to `size` x `size`, in color.
 
     A folder has `images/` and `masks/` (one mask for each image, same stem, same sides, an 8-bit PNG of
     class indices, 255 for pixels to ignore), or `train/`, `val/` and `test/` with these inside. Missing
     splits are split off with a constant seed. The class names stand in `classes.txt`, one per line;
-    without it they are `background`, `class 1` and so on.
+    without it they are `background`, `class 1` and so on. Named classes that occur in no mask are
+    listed in the description.
+
+    Args:
+        model: the `metadata` of the images that a model was trained on, whose levels these then get too.
 
     Raises:
         BadInput: a file that is missing, corrupt, of other sides, or labeled out of range, by its name.
@@ -91,7 +97,7 @@ def load_segmentation(
     if size < 8:
         raise BadInput(f"images to segment have a size of at least 8, not {size}")
     spec, device = str(spec), torch.device(device)
-    splits = {}
+    splits, levels = {}, None
     if spec in BUNDLED:
         make = _openmoji if spec == "openmoji" else _digits
         images, masks, families, classes, description = make(size)
@@ -99,13 +105,20 @@ def load_segmentation(
             pairs = (_to_device(images[rows], device), _to_device(masks[rows], device))
             splits[split] = SegmentationSplit(pairs, device)
     else:
-        folder = Path(spec).expanduser()
+        name, skip = split_skip(spec)
+        folder = Path(name).expanduser()
         if not folder.is_dir():
             raise BadInput(f"no data {spec!r}: {did_you_mean(spec, BUNDLED)}, or {LAYOUT}")
-        pairs, rows, classes, description = segmentation_folder.read(folder)
+        pairs, rows, classes, description = segmentation_folder.read(folder, size, skip=skip)
         stays_on_disk = len(pairs) * 4 * size**2 > MEMORY_LIMIT
-        for split, index in _split_by_family(rows, [str(i) for i in range(len(pairs))]).items():
+        index_of = _split_judgeably(rows, pairs, classes, str(folder))
+        levels = None if model is None else model.get("levels")
+        for split, index in index_of.items():
             files = SegmentationFiles(tuple(pairs[i] for i in index), size)
+            if split == "train" and model is None:
+                with ThreadPool(THREADS) as threads:
+                    levels = measure_levels(threads.map(files.read_deep, range(len(index))))
+            files = replace(files, levels=levels)
             splits[split] = SegmentationSplit(files, device)
             if not stays_on_disk:
                 on_cpu = SegmentationSplit(files, torch.device("cpu"))
@@ -113,6 +126,9 @@ def load_segmentation(
                 splits[split] = SegmentationSplit((images.to(device), masks.to(device)), device)
     sizes = " / ".join(f"{len(split)} {name}" for name, split in splits.items())
     metadata = {"size": size, "channels": 3, "ink": False, "box": None} | _channel_stats(splits["train"])
+    if levels is not None:
+        metadata["levels"] = list(levels)
+        description += describe_levels(levels)
     return SegmentationDataset(
         spec, classes, **splits, metadata=metadata, description=f"{description}; {sizes}"
     )
@@ -143,7 +159,34 @@ def _digits(size: int):
     return images, masks, [str(i) for i in range(len(masks))], classes, description
 
 
-def _split_by_family(rows: dict[str, np.ndarray], families: list[str]) -> dict[str, np.ndarray]:
+def _split_judgeably(
+    rows: dict[str, np.ndarray], pairs: list[Labeled], classes: tuple[str, ...], name: str
+) -> dict[str, np.ndarray]:
+    """The splits, each with at least two classes: on one class a constant prediction would be perfect.
+
+    Missing splits are cut anew, by the next seed, until they have them.
+
+    Raises:
+        BadInput: a split has one class only, or is empty.
+    """
+    families = [str(i) for i in range(len(pairs))]
+    for salt in range(ATTEMPTS if len(rows) < 3 else 1):
+        found = _split_by_family(rows, families, salt)
+        present = {
+            split: sorted({int(label) for i in index for label in pairs[i].labels} - {IGNORE_INDEX})
+            for split, index in found.items()
+        }
+        if all(len(labels) >= 2 for labels in present.values()):
+            return found
+    split = next(split for split, labels in present.items() if len(labels) < 2)
+    only = f"only {classes[present[split][0]]!r}" if present[split] else "no class"
+    advice = "give it" if split in rows else "give more images, or a folder of this split, with"
+    raise BadInput(f"the masks of the {split} split of {name} show {only}: {advice} masks of two classes")
+
+
+def _split_by_family(
+    rows: dict[str, np.ndarray], families: list[str], salt: int = 0
+) -> dict[str, np.ndarray]:
     """Missing splits: a fifth of all for the test, then a tenth of the rest, by families, so that no
     variant of a test drawing is trained on."""
     rows = dict(rows)
@@ -152,9 +195,9 @@ def _split_by_family(rows: dict[str, np.ndarray], families: list[str]) -> dict[s
             continue
         rest = rows["train"]
         names = sorted({families[i] for i in rest})
-        order = np.random.RandomState(SPLIT_SEED).permutation(len(names))
+        order = np.random.RandomState(SPLIT_SEED + salt).permutation(len(names))
         held_out = {names[i] for i in order[: max(1, round(share * len(names)))]}
-        inside = np.array([families[i] in held_out for i in rest])
+        inside = np.array([families[i] in held_out for i in rest], dtype=bool)
         rows["train"], rows[split] = rest[~inside], rest[inside]
     return {split: rows[split] for split in ("train", "val", "test")}
 
@@ -179,7 +222,7 @@ def preprocess(
     Raises:
         BadInput: the file is missing or corrupt.
     """
-    image, _ = load_upright(file, 3)
+    image, _ = load_upright(file, 3, metadata.get("levels"))
     scale = metadata["size"] / min(image.size)
     width, height = (max(metadata["size"], round(side * scale)) for side in image.size)
     pixels = np.array(image.resize((width, height), Image.Resampling.BILINEAR))

@@ -7,13 +7,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from torchstone.data.sampler import EpochSampler, share_of_batch
+from torchstone.data.sampler import EpochSampler, itself, load_position, position_state, share_of_batch
 from torchstone.data.vision.dataset import normalize
 from torchstone.data.vision.geometric_ops import Draw
 from torchstone.data.vision.segmentation import SegmentationSplit
 from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
 from torchstone.errors import BadInput
-from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.seeding import SeedStream, derive_generator
 
 ImagesAndMasks = tuple[Tensor, Tensor]
 
@@ -110,8 +110,7 @@ class SegmentationBatches:
         self.sampler = EpochSampler(len(split), [(self.first, self.share)], seed, split.device)
         self.position = 0
 
-    def __iter__(self) -> "SegmentationBatches":
-        return self
+    __iter__, state_dict, load_state_dict = itself, position_state, load_position
 
     def __next__(
         self,
@@ -125,14 +124,6 @@ class SegmentationBatches:
 
     def _draw(self, *shape: int) -> Tensor:
         # on the CPU whatever the device, so that every device gets the same images
-        generator = torch.Generator().manual_seed(
-            derive_seed(self.seed, SeedStream.AUGMENTATION, self.position)
-        )
+        generator = derive_generator(self.seed, SeedStream.AUGMENTATION, self.position)
         numbers = torch.rand(self.batch_size, *shape, generator=generator)
         return numbers[self.first : self.first + self.share].to(self.split.device)
-
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = int(state["position"])

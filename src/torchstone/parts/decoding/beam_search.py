@@ -9,6 +9,24 @@ from torch import Tensor
 Step = Callable[[Tensor, Tensor | None], Tensor]
 
 
+def search(
+    step: Step,
+    prompt: Int64[Tensor, "batch prompt"],
+    *,
+    beam_size: int,
+    eos: int,
+    max_new_tokens: int,
+    length_penalty: float = 0.0,
+) -> Int64[Tensor, "batch length"]:
+    """What follows the prompt, by `greedy_search` with one beam, else by `beam_search`."""
+    if beam_size == 1:
+        tokens = greedy_search(step, prompt, eos=eos, max_new_tokens=max_new_tokens)
+    else:
+        options = {"beam_size": beam_size, "max_new_tokens": max_new_tokens, "length_penalty": length_penalty}
+        tokens, _ = beam_search(step, prompt, eos=eos, **options)
+    return tokens[:, prompt.shape[1] :]
+
+
 def greedy_search(
     step: Step, prompt: Int64[Tensor, "batch prompt"], *, eos: int, max_new_tokens: int
 ) -> Int64[Tensor, "batch length"]:

@@ -177,18 +177,24 @@ MakeBlock = Callable[..., ResnetBlock]  # (in_channels, out_channels, resample=)
 MakeAttention = Callable[[int], AttentionBlock]  # (channels)
 
 
-class DownStage(nn.Module):
-    """Residual blocks at one resolution, attention after each or after none, then perhaps downsampling.
+class Stage(nn.Module):
+    """Residual blocks at one resolution, attention after each or after none, then perhaps resampling.
 
-    The output of every block, and the downsampled map, is appended to `skips` for the way up.
+    On the way down the output of every block, and the downsampled map, is appended to `skips`; on the way up
+    (`is_up`) every block's input is concatenated with the last of `skips`.
     """
 
     def __init__(
-        self, blocks: Iterable[ResnetBlock], attentions: Iterable[AttentionBlock], resize: nn.Module | None
+        self,
+        blocks: Iterable[ResnetBlock],
+        attentions: Iterable[AttentionBlock],
+        resize: nn.Module | None,
+        *,
+        is_up: bool,
     ):
         super().__init__()
         self.blocks, self.attentions = nn.ModuleList(blocks), nn.ModuleList(attentions)
-        self.resize = resize
+        self.resize, self.is_up = resize, is_up
 
     def forward(
         self,
@@ -199,39 +205,16 @@ class DownStage(nn.Module):
         mask: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch out_channel out_height out_width"]:
         for number, block in enumerate(self.blocks):
-            x = block(x, e)
+            x = block(torch.cat([x, skips.pop()], 1) if self.is_up else x, e)
             if self.attentions:
                 x = self.attentions[number](x, text, mask)
-            skips.append(x)
+            if not self.is_up:
+                skips.append(x)
         if self.resize is not None:
             x = resample(self.resize, x, e)
-            skips.append(x)
+            if not self.is_up:
+                skips.append(x)
         return x
-
-
-class UpStage(nn.Module):
-    """The same on the way up: every block's input is concatenated with the last of `skips`."""
-
-    def __init__(
-        self, blocks: Iterable[ResnetBlock], attentions: Iterable[AttentionBlock], resize: nn.Module | None
-    ):
-        super().__init__()
-        self.blocks, self.attentions = nn.ModuleList(blocks), nn.ModuleList(attentions)
-        self.resize = resize
-
-    def forward(
-        self,
-        x: Maps,
-        e: Float[Tensor, "batch embed_dim"],
-        skips: list[Tensor],
-        text: Float[Tensor, "batch tokens context"] | None = None,
-        mask: Bool[Tensor, "batch tokens"] | None = None,
-    ) -> Float[Tensor, "batch out_channel out_height out_width"]:
-        for number, block in enumerate(self.blocks):
-            x = block(torch.cat([x, skips.pop()], 1), e)
-            if self.attentions:
-                x = self.attentions[number](x, text, mask)
-        return x if self.resize is None else resample(self.resize, x, e)
 
 
 def resample(layer: nn.Module, x: Tensor, e: Tensor) -> Tensor:
@@ -256,7 +239,8 @@ def build_down(
         resize = None
         if i < last:
             resize = Downsample(width, padding) if convolve[i] else make_block(width, width, resample="down")
-        stages.append(DownStage(blocks, [make_attention(width) for _ in blocks if attention[i]], resize))
+        attentions = [make_attention(width) for _ in blocks if attention[i]]
+        stages.append(Stage(blocks, attentions, resize, is_up=False))
         skip_channels += [width] * (depth + (i < last))
     return nn.ModuleList(stages), skip_channels
 
@@ -279,6 +263,7 @@ def build_up(
         resize = None
         if i < last:
             resize = Upsample(width) if convolve[i] else make_block(width, width, resample="up")
-        stages.append(UpStage(blocks, [make_attention(width) for _ in blocks if attention[i]], resize))
+        attentions = [make_attention(width) for _ in blocks if attention[i]]
+        stages.append(Stage(blocks, attentions, resize, is_up=True))
         above = width
     return nn.ModuleList(stages)

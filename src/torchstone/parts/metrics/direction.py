@@ -1,5 +1,8 @@
-"""Whether less of a metric is better, by the words of its name."""
+"""Whether less of a metric is better: by its legend, or the words of its name."""
 
+from torchstone.parts.metrics.legend import legend
+
+# words in the name of a metric without a legend
 LESS = (
     *("loss", "error", "errors", "perplexity", "bits", "nll", "mse", "mae", "rmse", "fid", "kl", "distance"),
     *("entropy", "dimension", "gap", "collapse"),
@@ -8,5 +11,8 @@ LESS = (
 
 def is_lower_better(metric: str) -> bool:
     """Of `val/cross_entropy` and `frechet_distance` less is better, of `accuracy` and `return` more."""
+    meaning = legend(metric)
+    if meaning is not None and meaning.better:
+        return meaning.better == "lower"
     words = metric.lower().replace("/", "_").replace("-", "_").split("_")
     return any(word in LESS for word in words)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from torchstone.errors import BadInput
-from torchstone.parts.decoding.beam_search import beam_search, greedy_search
+from torchstone.parts.decoding.beam_search import search
 from torchstone.parts.recurrent.layers import Recurrent, State
 
 
@@ -135,9 +135,7 @@ class EncoderDecoder(nn.Module):
             return logits[:, 0].log_softmax(-1)
 
         tokens = torch.full((len(source), 1), bos, device=source.device)
-        if beam_size == 1:
-            return greedy_search(step, tokens, eos=eos, max_new_tokens=max_new_tokens)[:, 1:]
-        best, _ = beam_search(
+        return search(
             step,
             tokens,
             beam_size=beam_size,
@@ -145,7 +143,6 @@ class EncoderDecoder(nn.Module):
             max_new_tokens=max_new_tokens,
             length_penalty=length_penalty,
         )
-        return best[:, 1:]
 
     @torch.no_grad()
     def attention_weights(

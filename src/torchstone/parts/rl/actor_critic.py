@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from torchstone.parts.old_keys import accept_old_keys
 from torchstone.parts.rl.distributions import Categorical, Gaussian, mask_logits
+from torchstone.parts.rl.observations import BYTE, scale_observations
 from torchstone.parts.rl.running_mean_std import RunningMeanStd
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
@@ -48,13 +49,6 @@ def image_encoder(channels: int, encoder: str = "nature") -> nn.Sequential:
     return nn.Sequential(*convolutions, nn.Flatten(), last, nn.ReLU())
 
 
-def to_float_image(
-    frames: UInt8[Tensor, "batch channel height width"],
-) -> Float[Tensor, "batch channel height width"]:
-    """Frames scaled to [0, 1], in channels-last layout, which CPU kernels prefer."""
-    return frames.contiguous(memory_format=torch.channels_last) / 255.0
-
-
 def distribution(
     outputs: Tensor, log_std: Tensor | None, action_mask: Tensor | None
 ) -> Categorical | Gaussian:
@@ -74,6 +68,7 @@ class ActorCritic(nn.Module):
         normalize: normalize observations by running statistics (`normalizer.update`).
         init_log_std: initial log standard deviation of a continuous policy.
         encoder: the CNN for frames, see `image_encoder`.
+        observation_scale: what frames and bytes are divided by, see `parts.rl.observations`.
     """
 
     uses_masks = True  # takes an action mask where the envs give one
@@ -89,9 +84,11 @@ class ActorCritic(nn.Module):
         normalize: bool = False,
         init_log_std: float = 0.0,
         encoder: str = "nature",
+        observation_scale: float = BYTE,
     ):
         super().__init__()
         self.is_image, self.num_actions = len(observation_shape) == 3, num_actions
+        self.observation_scale = observation_scale
         self.body = image_encoder(observation_shape[0], encoder) if self.is_image else nn.Flatten()
         inner = (FEATURE_DIM[encoder],) if self.is_image else (math.prod(observation_shape), *hidden)
         self.actor = mlp((*inner, num_actions), 0.01, activation)
@@ -103,9 +100,13 @@ class ActorCritic(nn.Module):
 
     def features(self, x: Float[Tensor, "batch *shape"] | UInt8[Tensor, "batch *shape"]) -> Tensor:
         """The input of both heads."""
-        if self.is_image:
-            x = to_float_image(x)
+        x = scale_observations(x, self.observation_scale)
         return self.body(x if self.normalizer is None else self.normalizer(x))
+
+    def update_normalizer(self, x: Float[Tensor, "batch *shape"] | UInt8[Tensor, "batch *shape"]) -> None:
+        """Merge a batch into the running statistics, scaled as `features` scales it."""
+        if self.normalizer is not None:
+            self.normalizer.update(scale_observations(x, self.observation_scale))
 
     def policy(self, observation: Tensor, action_mask: ActionMask = None) -> Categorical | Gaussian:
         """The action distribution π(·|s)."""

@@ -22,9 +22,9 @@ from torchstone.parts.rl.actor_critic import (
     image_encoder,
     mlp,
     orthogonal,
-    to_float_image,
 )
 from torchstone.parts.rl.distributions import Categorical, Gaussian
+from torchstone.parts.rl.observations import BYTE, scale_observations
 from torchstone.parts.rl.running_mean_std import RunningMeanStd
 
 Observations = Float[Tensor, "envs *shape"] | UInt8[Tensor, "envs *shape"]
@@ -66,9 +66,11 @@ class RecurrentActorCritic(nn.Module):
         init_log_std: float = 0.0,
         encoder: str = "nature",
         cell: Cell = LSTM,
+        observation_scale: float = BYTE,
     ):
         super().__init__()
         self.is_image, self.num_actions = len(observation_shape) == 3, num_actions
+        self.observation_scale = observation_scale
         if self.is_image:
             self.body, width = image_encoder(observation_shape[0], encoder), FEATURE_DIM[encoder]
         else:
@@ -89,11 +91,14 @@ class RecurrentActorCritic(nn.Module):
         self, x: Float[Tensor, "*rows_shape"] | UInt8[Tensor, "*rows_shape"], batch_dims: int = 1
     ) -> Float[Tensor, "*rows width"]:
         """The input of the LSTM; the first `batch_dims` dimensions are not of an observation."""
-        flat = x.flatten(0, batch_dims - 1)
-        if self.is_image:
-            flat = to_float_image(flat)
+        flat = scale_observations(x.flatten(0, batch_dims - 1), self.observation_scale)
         flat = self.body(flat if self.normalizer is None else self.normalizer(flat))
         return flat.unflatten(0, x.shape[:batch_dims])
+
+    def update_normalizer(self, x: Observations) -> None:
+        """Merge a batch into the running statistics, scaled as `features` scales it."""
+        if self.normalizer is not None:
+            self.normalizer.update(scale_observations(x, self.observation_scale))
 
     def initial_state(self, num_envs: int) -> State:
         """The recurrent state at the start of an episode: zeros (layers, envs, units)."""

@@ -36,9 +36,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_images
-from torchstone.engine import rng
-from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
@@ -46,10 +43,9 @@ from torchstone.parts.conv.local_response_norm import local_response_norm, local
 from torchstone.parts.facts import ParityCase, parameter_facts
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
+from torchstone.tasks.vision.classify import evaluate, explain, predict, train_classifier
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
-
 
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("AlexNet", "AlexNetPaper")
@@ -197,16 +193,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     minimum = MIN_SIZE[recipe.variant]
     if recipe.size < minimum:
         raise BadInput(f"{recipe.variant} needs a size of {minimum} or more, not {recipe.size}")
-    device = select_device(recipe.device)
-    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
-    model_config = {
-        "num_classes": len(data.classes),
-        "channels": data.metadata["channels"],
-        "hidden": recipe.hidden,
-    }
-    rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**model_config).to(device)
-    yield classify(model, recipe, data, model_config=model_config, head=HEAD)
+    yield train_classifier(recipe, VARIANTS, {"hidden": recipe.hidden}, head=HEAD)
 
 
 # parameters, multiply-accumulates

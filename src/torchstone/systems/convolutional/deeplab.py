@@ -224,11 +224,6 @@ VARIANTS = {
 }
 
 
-def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's names are ours; some files were saved from inside `DataParallel`."""
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
 def build(recipe: Recipe) -> Iterator[Run]:
     if recipe.batch_size // max(1, recipe.optim.grad_accum_steps) // parallel.world_size() < 2:
         raise BadInput(
@@ -297,7 +292,9 @@ def reference():
             return model
 
         is_mobile, make = "mobile" in variant, VARIANTS[variant].make
-        for case in resnet_cases(variant, make, theirs, published, side=96 if is_mobile else 48):
+        for case in resnet_cases(
+            variant, make, theirs, lambda _, state: dict(state), side=96 if is_mobile else 48
+        ):
             for model in (case.ours, case.theirs):
                 model.aux_classifier.requires_grad_(model.training)
                 for block in list(model.backbone.children())[1:-1] if is_mobile else ():

@@ -36,23 +36,21 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_images
-from torchstone.engine import rng
-from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
+from torchstone.errors import BadInput
+from torchstone.hub.weight_files import Statistics, WeightFile
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.conv.convolution import SamePadding, conv_norm_act, make_divisible, reduce_strides
 from torchstone.parts.conv.stochastic_depth import StochasticDepth, linear_drop_rates
 from torchstone.parts.facts import parameter_facts
 from torchstone.systems import Variant
 from torchstone.tasks.transfer import IMAGENET
-from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
+from torchstone.tasks.vision.classify import evaluate, explain, predict, train_classifier
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
 HEAD, LITE = ("classifier.1.",), "efficientnet_lite0"
-
 
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("scaled_stages", "Block", "EfficientNet")
@@ -121,7 +119,6 @@ RECIPES = {
     ),
 }
 
-
 # Consecutive blocks of one kind, of which the first has the stride.
 Stage = namedtuple("Stage", "expansion kernel stride inputs outputs repeats")
 
@@ -135,7 +132,6 @@ B0 = (
     Stage(6, 5, 2, 112, 192, 4),
     Stage(6, 3, 1, 192, 320, 1),
 )
-
 
 # Width and depth multipliers of a variant, its image side, and its dropout.
 Scaling = namedtuple("Scaling", "width depth side dropout")
@@ -279,6 +275,31 @@ def published(variant: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{ours.get(of, of)}.{what}": state[key] for key, (of, _, what) in keys.items()}
 
 
+def file_statistics(variant: str, file: WeightFile) -> Statistics:
+    """Mean and std of a published file: torchvision's, or those of Lite0's port and of timm.
+
+    timm has two networks with Lite0's names and shapes: `tf_efficientnet_lite0` is the authors';
+    `efficientnet_lite0` pads symmetrically, and its batch norm has another ε.
+
+    Raises:
+        BadInput: the file is of the second, or does not say of which it is.
+    """
+    if variant != LITE:
+        return IMAGENET
+    if "conv_stem.weight" not in file.tensors:
+        return (127 / 255,) * 3, (128 / 255,) * 3
+    if file.architecture.startswith(f"tf_{LITE}"):
+        return (0.5,) * 3, (0.5,) * 3
+    if file.architecture.startswith(LITE):
+        raise BadInput(
+            f"the file is of timm's {LITE}, which pads symmetrically: here is its tf_{LITE}, of the authors"
+        )
+    raise BadInput(
+        f"the file does not say of which network it is: timm's tf_{LITE}, which is here, and {LITE}, which "
+        "pads otherwise, have the same names; name the file as timm does, or put its config.json beside it"
+    )
+
+
 VARIANTS = {
     name: Variant(
         # torchvision's batch norm changes at B5
@@ -292,21 +313,10 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    device = select_device(recipe.device)
-    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
-    names = ("channels", "output_stride", "dropout", "drop_path_rate", "width", "depth")
-    model_config = {name: value for name in names if (value := getattr(recipe, name)) is not None}
-    model_config["num_classes"] = len(data.classes)
-    rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**model_config).to(device)
-    yield classify(
-        model,
-        recipe,
-        data,
-        model_config=model_config,
-        head=HEAD,
-        published=published,
-        statistics=((127 / 255,) * 3, (128 / 255,) * 3) if recipe.variant == LITE else IMAGENET,
+    names = ("output_stride", "dropout", "drop_path_rate", "width", "depth")
+    arguments = {name: value for name in names if (value := getattr(recipe, name)) is not None}
+    yield train_classifier(
+        recipe, VARIANTS, arguments, head=HEAD, published=published, statistics=file_statistics
     )
 
 

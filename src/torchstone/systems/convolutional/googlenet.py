@@ -33,9 +33,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_images
-from torchstone.engine import rng
-from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
@@ -44,7 +41,7 @@ from torchstone.parts.conv.local_response_norm import local_response_norm, local
 from torchstone.parts.facts import Fact, ParityCase, count_parameters, macs, on_meta
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
+from torchstone.tasks.vision.classify import evaluate, explain, predict, train_classifier
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
@@ -217,12 +214,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     minimum, maximum = SIZES[recipe.variant]
     if not minimum <= recipe.size <= maximum:
         raise BadInput(f"{recipe.variant} needs a size of {minimum} to {maximum}, not {recipe.size}")
-    device = select_device(recipe.device)
-    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
-    model_config = {"num_classes": len(data.classes), "channels": data.metadata["channels"]}
-    rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**model_config).to(device)
-    yield classify(model, recipe, data, model_config=model_config, loss=loss, head=HEAD, statistics=HALF)
+    yield train_classifier(recipe, VARIANTS, loss=loss, head=HEAD, statistics=HALF)
 
 
 def counts(variant: str) -> tuple[int, ...]:

@@ -36,15 +36,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_images
-from torchstone.engine import rng
-from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.parts.facts import Fact, ParityCase, count_parameters, layers, macs
 from torchstone.parts.old_keys import accept_old_keys
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
+from torchstone.tasks.vision.classify import evaluate, explain, predict, train_classifier
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
@@ -244,13 +241,8 @@ VARIANTS = {"lenet5": Variant(LeNet5, SHAPE), "lenet5_paper": Variant(LeNet5Pape
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    device = select_device(recipe.device)
-    data = load_images(recipe.data, size=32, channels=1, device=device)
-    model_config = {"num_classes": len(data.classes), "channels": data.metadata["channels"]}
-    rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**model_config).to(device)
     loss = map_loss if recipe.variant == "lenet5_paper" else F.cross_entropy
-    yield classify(model, recipe, data, model_config=model_config, loss=loss, head=HEAD)
+    yield train_classifier(recipe, VARIANTS, size=32, channels=1, loss=loss, head=HEAD)
 
 
 FACTS = [

@@ -35,11 +35,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_images
-from torchstone.engine import rng
-from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
+from torchstone.hub.weight_files import Statistics, WeightFile
 from torchstone.parts.conv.convolution import (
     conv_norm_act,
     depthwise_separable,
@@ -50,12 +48,12 @@ from torchstone.parts.conv.convolution import (
 from torchstone.parts.facts import Fact, on_meta, parameter_facts
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
+from torchstone.tasks.transfer import IMAGENET
+from torchstone.tasks.vision.classify import evaluate, explain, predict, train_classifier
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
 HEAD = ("classifier.1.",)
-
 
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("MobileNetV1", "InvertedResidual", "MobileNetV2")
@@ -246,6 +244,11 @@ def published(variant: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {ours(key): value for key, value in state.items()}
 
 
+def file_statistics(variant: str, file: WeightFile) -> Statistics:
+    """Mean and std of a published file: V1's are timm's, V2's torchvision's."""
+    return ((0.5,) * 3, (0.5,) * 3) if "conv_stem.weight" in file.tensors else IMAGENET
+
+
 VARIANTS = {
     "mobilenet_v1": Variant(MobileNetV1, (3, 224, 224)),
     "mobilenet_v1_075": Variant(partial(MobileNetV1, width=0.75), (3, 224, 224)),
@@ -256,13 +259,10 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    device = select_device(recipe.device)
-    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
-    model_config = {name: getattr(recipe, name) for name in ("channels", "output_stride", "dropout")}
-    model_config["num_classes"] = len(data.classes)
-    rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**model_config).to(device)
-    yield classify(model, recipe, data, model_config=model_config, head=HEAD, published=published)
+    arguments = {"output_stride": recipe.output_stride, "dropout": recipe.dropout}
+    yield train_classifier(
+        recipe, VARIANTS, arguments, head=HEAD, published=published, statistics=file_statistics
+    )
 
 
 COUNTS = {

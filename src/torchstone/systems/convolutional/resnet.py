@@ -38,20 +38,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_images
-from torchstone.engine import rng
-from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
+from torchstone.hub.weight_files import Statistics, WeightFile
 from torchstone.parts.conv.shortcut import shortcut
 from torchstone.parts.facts import parameter_facts
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
+from torchstone.tasks.transfer import IMAGENET
+from torchstone.tasks.vision.classify import evaluate, explain, predict, train_classifier
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
 HEAD = ("fc.",)
-
 
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("BasicBlock", "Bottleneck", "ResNet")
@@ -59,6 +57,8 @@ STORY = ("BasicBlock", "Bottleneck", "ResNet")
 
 @dataclass(frozen=True)
 class Recipe:
+    """How ResNet is trained, and by the same fields SENet and CBAM."""
+
     data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip
     size: int = 28  # image side length in pixels
     channels: int = 1  # image channels: 1 grayscale, 3 color
@@ -236,27 +236,25 @@ VARIANTS = {
 
 
 def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's names are ours. The public CIFAR networks have `linear` and `shortcut`, and some were
-    saved from inside `DataParallel`."""
+    """torchvision's names are ours. The public CIFAR networks have `linear` and `shortcut`."""
 
     def ours(key: str) -> str:
-        key = key.removeprefix("module.").replace(".shortcut.", ".downsample.")
+        key = key.replace(".shortcut.", ".downsample.")
         return key.replace("linear.", "fc.") if key.startswith("linear.") else key
 
     return {ours(key): value for key, value in state.items()}
 
 
+def file_statistics(variant: str, file: WeightFile) -> Statistics:
+    """Mean and std of a published file: torchvision's and timm's are ImageNet's, but for timm's ra4."""
+    return ((0.5,) * 3, (0.5,) * 3) if ".ra4_" in file.architecture else IMAGENET
+
+
 def build(recipe: Recipe) -> Iterator[Run]:
-    device = select_device(recipe.device)
-    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
-    model_config = {
-        "num_classes": len(data.classes),
-        "channels": recipe.channels,
-        "zero_init": recipe.zero_init,
-    }
-    rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**model_config).to(device)
-    yield classify(model, recipe, data, model_config=model_config, head=HEAD, published=published)
+    arguments = {"zero_init": recipe.zero_init}
+    yield train_classifier(
+        recipe, VARIANTS, arguments, head=HEAD, published=published, statistics=file_statistics
+    )
 
 
 # parameters, multiply-accumulates
@@ -279,7 +277,6 @@ COUNTS = {
     "resnet110_cifar_b": (1_730_714, 253_149_824),
     "resnet18_cifar": (11_173_962, 555_422_720),
 }
-
 
 FACTS = parameter_facts(VARIANTS, COUNTS)
 

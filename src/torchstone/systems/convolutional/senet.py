@@ -27,7 +27,7 @@ smallest network stands in for ImageNet.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -36,62 +36,30 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_images
-from torchstone.engine import rng
-from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
-from torchstone.engine.update import OptimConfig
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.conv.shortcut import shortcut
 from torchstone.parts.facts import Fact, on_meta, parameter_facts
 from torchstone.systems import Variant
-from torchstone.systems.convolutional.resnet import CIFAR_SHAPE, DEPTHS, IMAGENET_SHAPE, ResNet, cifar_resnet
-from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
+from torchstone.systems.convolutional import resnet
+from torchstone.systems.convolutional.resnet import DEPTHS, IMAGENET_SHAPE, Recipe, ResNet
+from torchstone.tasks.vision.classify import evaluate, explain, predict, train_classifier
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
 HEAD = ("fc.",)
 REDUCTION = 16
 
-
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("BasicBlock", "Bottleneck")
 
-
-@dataclass(frozen=True)
-class Recipe:
-    data: str = "mnist5k"  # data set: mnist5k, digits, hf:NAME, or a folder (class folders, IDX files) or zip
-    size: int = 28  # image side length in pixels
-    channels: int = 1  # image channels: 1 grayscale, 3 color
-    variant: str = "seresnet20_cifar"  # network variant
-    zero_init: bool = False  # zero-initialize the last norm of each block, so that it starts as its shortcut
-    steps: int = 500  # number of training steps
-    batch_size: int = 64  # batch size
-    optim: OptimConfig = OptimConfig(
-        optimizer="sgd", lr=0.1, weight_decay=5e-4, warmup_ratio=0.1
-    )  # optimizer, schedule, precision
-    augment: str = "affine"  # augmentation: none, affine, or steps such as flip+crop4+randaugment2-9
-    weights: str | None = None  # initial weights: a published file or a run folder
-    freeze: Literal["none", "backbone"] = "none"  # frozen part: none, or the backbone (trains the head alone)
-    seed: int = 0  # random seed of weights, data order and augmentation
-    device: str = "auto"  # device: auto, cpu, cuda or mps
-
-
 RECIPES = {
     # torchstone train senet          1.6 min on 1 core   test accuracy 0.988 (a linear classifier: 0.90)
-    "mnist5k": Recipe(),
+    "mnist5k": replace(resnet.RECIPES["mnist5k"], variant="seresnet20_cifar"),
     # torchstone train senet/cifar20 --data DIR
-    "cifar20": Recipe(
-        data="hf:uoft-cs/cifar10",
-        size=32,
-        channels=3,
-        steps=64_000,
-        batch_size=128,
-        optim=replace(Recipe.optim, weight_decay=1e-4, lr_schedule="step", warmup_ratio=0.0),
-        augment="flip-crop4",
-    ),
+    "cifar20": replace(resnet.RECIPES["cifar20"], variant="seresnet20_cifar"),
     # for tests: seconds
-    "smoke": Recipe(data="digits", size=8, steps=60, batch_size=32, augment="none"),
+    "smoke": replace(resnet.RECIPES["smoke"], variant="seresnet20_cifar"),
 }
 
 
@@ -178,7 +146,7 @@ VARIANTS = {
     **{f"seresnet{n}": Variant(partial(ResNet, Bottleneck, DEPTHS[n]), IMAGENET_SHAPE) for n in DEEP},
     **{f"seresnet{n}_paper": caffe_resnet(PAPER_BLOCK, n) for n in DEEP},
     "seresnet20_cifar": Variant(
-        cifar_resnet(20, partial(BasicBlock, option="A", min_squeezed=8)), CIFAR_SHAPE
+        resnet.cifar_resnet(20, partial(BasicBlock, option="A", min_squeezed=8)), resnet.CIFAR_SHAPE
     ),
 }
 
@@ -194,16 +162,8 @@ def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    device = select_device(recipe.device)
-    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
-    model_config = {
-        "num_classes": len(data.classes),
-        "channels": recipe.channels,
-        "zero_init": recipe.zero_init,
-    }
-    rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**model_config).to(device)
-    yield classify(model, recipe, data, model_config=model_config, head=HEAD, published=published)
+    arguments = {"zero_init": recipe.zero_init}
+    yield train_classifier(recipe, VARIANTS, arguments, head=HEAD, published=published)
 
 
 # parameters, multiply-accumulates: those of the ResNet and 2C²/r per block

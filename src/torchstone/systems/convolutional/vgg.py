@@ -32,19 +32,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from torchstone.data.vision.dataset import load_images
-from torchstone.engine import rng
-from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.parts.facts import ParityCase, parameter_facts
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
+from torchstone.tasks.vision.classify import evaluate, explain, predict, train_classifier
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
-
 
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("conv_stack", "VGG")
@@ -182,14 +178,8 @@ HEAD = ("classifier.6.", "classifier.weight", "classifier.bias")
 def build(recipe: Recipe) -> Iterator[Run]:
     if recipe.size < 32:
         raise BadInput(f"{recipe.variant} needs a size of 32 or more, not {recipe.size}")
-    device = select_device(recipe.device)
-    data = load_images(recipe.data, size=recipe.size, channels=recipe.channels, device=device)
-    model_config = {"num_classes": len(data.classes), "channels": data.metadata["channels"]}
-    if recipe.variant != "vgg16_bn_cifar":
-        model_config["hidden"] = recipe.hidden
-    rng.seed(recipe.seed)
-    model = VARIANTS[recipe.variant].make(**model_config).to(device)
-    yield classify(model, recipe, data, model_config=model_config, head=HEAD)
+    arguments = {} if recipe.variant == "vgg16_bn_cifar" else {"hidden": recipe.hidden}
+    yield train_classifier(recipe, VARIANTS, arguments, head=HEAD)
 
 
 # parameters; multiply-accumulates at 224 pixels (vgg16_bn_cifar: 32)
@@ -207,7 +197,6 @@ COUNTS = {
 }
 
 FACTS = parameter_facts(VARIANTS, COUNTS)
-
 
 # fully compared in evaluation mode too; of the others, the output
 THOROUGH = ("vgg11", "vgg11_bn", "vgg16_bn", "vgg16_bn_cifar")

@@ -45,7 +45,7 @@ from torchstone.engine.run import Run
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
+from torchstone.tasks.vision.classify import classify, evaluate_by, explain, predict
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
@@ -223,7 +223,14 @@ def build(recipe: Recipe) -> Iterator[Run]:
     loss = partial(error, output=recipe.output, loss=recipe.loss)
     run = classify(model, recipe, data, model_config=model_config, loss=loss, update=update)
     run.state["update"] = update
+    run.metadata["error"] = {"output": recipe.output, "loss": recipe.loss}
     yield run
+
+
+def evaluate(model: Backprop, metadata: dict, spec: str, *, held_out: bool) -> dict:
+    """Accuracy and E on the test split of `spec`, or on all of it."""
+    loss = partial(error, **metadata.get("error", {"output": "softmax", "loss": "cross_entropy"}))
+    return evaluate_by(loss, model, metadata, spec, held_out=held_out)
 
 
 OUTPUTS, LOSSES = ("softmax", "sigmoid"), ("cross_entropy", "squared")

@@ -17,7 +17,13 @@ The equations, for layers l = 1 … L, a_0 the image, z_L the logits:
     dropout     in training each unit is 0 with probability p, else divided by 1 − p
     norm(z)     γ (z − mean) / √(var + 1e-5) + β, over the batch; running values in evaluation
 
-Shapes: images (batch, channels, size, size), flattened; logits (batch, classes).
+Of tables the inputs are, for each number, its standardized value, a piecewise-linear encoding (Gorishniy et
+al. 2022, arXiv:2203.05556) that lets the first layer bend at quantiles of the training data, and where values
+were missing whether it is; and a 0 or 1 for each category. Plain numbers leave such a network 1 to 2 points
+behind gradient boosting, which is measured beside it.
+
+Shapes: images (batch, channels, size, size), flattened; rows of tables (batch, columns); logits (batch,
+classes), or (batch, 1) in regression.
 
 What differs from the papers. Dropout scales in training, not in evaluation (the same in the mean).
 Training is by AdamW or SGD with a decaying learning rate. The largest published network counted below,
@@ -26,24 +32,31 @@ not a recipe.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from torchstone.data.tabular.dataset import is_table
+from torchstone.data.tabular.mixed import TableConfig, load_mixed
 from torchstone.data.vision.dataset import load_images
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
+from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase, count_parameters, macs, on_meta
 from torchstone.parts.init import init_
+from torchstone.parts.tabular.piecewise_linear import PiecewiseLinear
 from torchstone.systems import Variant
-from torchstone.tasks.vision.classify import classify, evaluate, explain, predict
+from torchstone.tasks.tabular import inference
+from torchstone.tasks.tabular.train import describe_columns, train_table
+from torchstone.tasks.vision import classify
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
 
@@ -54,8 +67,8 @@ STORY = ("MLP",)
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "digits"  # data set: digits, mnist5k, hf:NAME, or a folder (class folders, IDX files) or zip
-    variant: str = "mlp"  # network variant: mlp
+    data: str = "digits"  # data set: digits, mnist5k, hf:NAME, a folder or zip of images, or a table
+    variant: str = "mlp"  # network variant: mlp, or mlp_table for tables
     steps: int = 1000  # number of training steps
     batch_size: int = 64  # batch size
     size: int = 8  # image side length in pixels
@@ -69,10 +82,20 @@ class Recipe:
         optimizer="adamw", lr=5e-3, weight_decay=0.02, warmup_ratio=0.1
     )  # optimizer, schedule, precision
     augment: str = "none"  # augmentation: none, or steps such as shift2 or affine
+    table: TableConfig = TableConfig()  # what of a table is predicted, and how its columns are read
     seed: int = 0  # random seed of weights, data order, dropout and augmentation
     device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
+TABLE = Recipe(
+    data="breast_cancer",
+    variant="mlp_table",
+    steps=3000,
+    batch_size=256,
+    widths=(128, 128),
+    dropout=0.3,
+    optim=OptimConfig(optimizer="adamw", lr=3e-3, weight_decay=1.0, warmup_ratio=0.05, ema_decay=0.99),
+)
 RECIPES = {
     # torchstone train mlp                       1 s on 2 cores   test accuracy 0.980
     "digits": Recipe(),
@@ -91,10 +114,21 @@ RECIPES = {
         optim=replace(Recipe.optim, optimizer="sgd", lr=3e-3, weight_decay=0.0),
         steps=1000,
     ),
+    # torchstone train mlp --data FILE.csv       this recipe is taken for any table
+    "table": TABLE,
+    # torchstone train mlp/adult                 27 s of a core   test accuracy 0.863; boosting 0.867
+    "adult": replace(TABLE, data="adult"),
     # for tests: seconds
     "smoke": Recipe(steps=100),
 }
 
+
+def recipe_for_data(data: str) -> str:
+    """The recipe that suits the data, where none is named."""
+    return "table" if is_table(data) else next(iter(RECIPES))
+
+
+LARGEST = 8.0  # standardized numbers of a table are clamped here
 ACTIVATIONS = {"relu": F.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu}
 
 
@@ -141,15 +175,89 @@ class MLP(nn.Module):
         return self.layers[-1](a)
 
 
-VARIANTS = {"mlp": Variant(MLP, (1, 28, 28))}
+EXAMPLE_COLUMNS = (
+    {"mean": 0.0, "std": 1.0, "median": 0.0, "edges": [-1.0, 0.0, 1.0], "has_missing": True},
+    {"categories": 3},
+)
+
+
+class TableMLP(nn.Module):
+    """An MLP on the encoded columns of a table.
+
+    Args:
+        columns: of each column the `mean`, `std`, `median`, `edges` of bins and `has_missing` of a number, or
+            how many `categories` there are besides 0, which is unknown.
+        outputs: classes, or 1.
+        mlp: further arguments of the `MLP`.
+    """
+
+    mean: Tensor
+    std: Tensor
+    median: Tensor
+    offsets: Tensor
+
+    def __init__(
+        self,
+        columns: Sequence[Mapping[str, Any]] = EXAMPLE_COLUMNS,
+        outputs: int = 2,
+        mlp: Mapping[str, Any] | None = None,
+    ):
+        super().__init__()
+        numbers = [each for each in columns if "categories" not in each]
+        sizes = [each["categories"] + 1 for each in columns if "categories" in each]
+        self.numbers = [i for i, each in enumerate(columns) if "categories" not in each]
+        self.categories = [i for i, each in enumerate(columns) if "categories" in each]
+        self.gaps = [i for i, each in enumerate(numbers) if each["has_missing"]]
+        for name in ("mean", "std", "median"):
+            values = torch.tensor([float(each[name]) for each in numbers])
+            self.register_buffer(name, values, persistent=False)
+        offsets = torch.tensor([0, *sizes[:-1]], dtype=torch.int64).cumsum(0)[: len(sizes)]
+        self.register_buffer("offsets", offsets, persistent=False)
+        self.one_hot_size = sum(sizes)
+        self.bins = PiecewiseLinear([each["edges"] for each in numbers])
+        features = len(numbers) + len(self.bins.features) + len(self.gaps) + self.one_hot_size
+        self.mlp = MLP(outputs, features, **(mlp or {}))
+
+    def encode(self, rows: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch features"]:
+        """Numbers standardized and in bins, where they are missing by the median; and categories one-hot."""
+        numbers, codes = rows[:, self.numbers], rows[:, self.categories].long()
+        missing = numbers.isnan()
+        numbers = torch.where(missing, self.median, numbers)
+        standardized = ((numbers - self.mean) / self.std).clamp(-LARGEST, LARGEST)
+        one_hot = rows.new_zeros(len(rows), self.one_hot_size).scatter(1, codes + self.offsets, 1.0)
+        gaps = missing[:, self.gaps].to(rows.dtype)
+        return torch.cat([standardized, self.bins(numbers), gaps, one_hot], 1)
+
+    def forward(self, rows: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch outputs"]:
+        return self.mlp(self.encode(rows))
+
+
+VARIANTS = {"mlp": Variant(MLP, (1, 28, 28)), "mlp_table": Variant(TableMLP, (2,))}
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
+    yield build_table(recipe) if is_table(recipe.data) else build_images(recipe)
+
+
+def build_table(recipe: Recipe) -> Run:
     device = select_device(recipe.device)
-    data = load_images(recipe.data, size=recipe.size, channels=1, device=device)
-    model_config = {
-        "num_classes": len(data.classes),
-        "features": recipe.size**2,
+    if recipe.augment != "none":
+        raise BadInput(f"rows of a table are not augmented by {recipe.augment}: leave --augment out")
+    table = load_mixed(recipe.data, recipe.table)
+    model_config: dict[str, Any] = {
+        "columns": describe_columns(table),
+        "outputs": len(table.classes) or 1,
+        "mlp": mlp_config(recipe),
+    }
+    rng.seed(recipe.seed)
+    model = TableMLP(**model_config).to(device)
+    run = train_table(model, recipe, table, model_config=model_config)
+    run.update = GradientNorms(run.update, model.mlp)
+    return run
+
+
+def mlp_config(recipe: Recipe) -> dict[str, Any]:
+    return {
         "widths": list(recipe.widths),
         "activation": recipe.activation,
         "dropout": recipe.dropout,
@@ -157,11 +265,44 @@ def build(recipe: Recipe) -> Iterator[Run]:
         "batch_norm": recipe.batch_norm,
         "init": recipe.init,
     }
+
+
+def build_images(recipe: Recipe) -> Run:
+    device = select_device(recipe.device)
+    data = load_images(recipe.data, size=recipe.size, channels=1, device=device)
+    model_config: dict[str, Any] = {
+        "num_classes": len(data.classes),
+        "features": recipe.size**2,
+        **mlp_config(recipe),
+    }
     rng.seed(recipe.seed)
     model = MLP(**model_config).to(device)
-    run = classify(model, recipe, data, model_config=model_config)
+    run = classify.classify(model, recipe, data, model_config=model_config)
     run.update = GradientNorms(run.update, model)
-    yield run
+    return run
+
+
+def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
+    """Metrics on the test split of `spec`, or on all of it."""
+    task = inference if metadata["task"] == "table" else classify
+    return task.evaluate(model, metadata, spec, held_out=held_out)
+
+
+def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> list[dict]:
+    """Label and probabilities, or the number, of image files or of rows of a table."""
+    task = inference if metadata["task"] == "table" else classify
+    return task.predict(model, metadata, inputs)
+
+
+def explain(model: nn.Module, metadata: dict, inputs: Sequence[Path | str], file: Path | str) -> None:
+    """Plot each image with its saliency for the predicted class.
+
+    Raises:
+        BadInput: the model takes rows of a table.
+    """
+    if metadata["task"] == "table":
+        raise BadInput("this is no model of images: there is nothing to explain by a plot")
+    classify.explain(model, metadata, inputs, file)
 
 
 class GradientNorms:

@@ -42,7 +42,7 @@ from torchstone.errors import BadInput
 from torchstone.interpret import grad_cam
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.systems import Variant
-from torchstone.tasks import tabular
+from torchstone.tasks.tabular import rows as tabular
 from torchstone.tasks.vision import classify
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
@@ -222,14 +222,13 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 
 def evaluate(model: Perceptron, metadata: dict, spec: str, *, held_out: bool) -> dict:
-    """Accuracy on the test split of `spec`, or on all of it; of tables also the loss."""
+    """Accuracy and loss on the test split of `spec`, or on all of it."""
     if metadata["task"] == "tabular":
         is_one_vs_rest, positive = metadata["classes"][0] == "rest", metadata["classes"][-1]
         names_class = spec.endswith(f":{positive}")
         table = load_table(f"{spec}:{positive}" if is_one_vs_rest and not names_class else spec)
         return tabular.evaluate(model, metadata, table, held_out=held_out, loss=criterion)
-    metrics = classify.evaluate(model, metadata, spec, held_out=held_out)
-    return {name: value for name, value in metrics.items() if name != "loss"}
+    return classify.evaluate_by(criterion, model, metadata, spec, held_out=held_out)
 
 
 @torch.no_grad()

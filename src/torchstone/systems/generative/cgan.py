@@ -43,16 +43,9 @@ from torchstone.parts.old_keys import accept_old_keys
 from torchstone.plots.sample_grid import symmetric_range, unit_range
 from torchstone.systems import Variant
 from torchstone.systems.generative import CLASSIFIER, dcgan
-from torchstone.systems.generative.gan import (
-    Maxout,
-    discriminator_loss,
-    generator_loss,
-    init_uniform,
-    randomize_weights,
-)
+from torchstone.systems.generative.gan import Maxout, init_uniform, train
 from torchstone.tasks.gan import inference
 from torchstone.tasks.gan.inference import sample
-from torchstone.tasks.gan.train import train_gan
 
 __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "reference", "sample"]
 
@@ -203,17 +196,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
         model = Generator(**model_config)
         discriminator = Discriminator(**model_config, norm=recipe.discriminator_norm)
         metadata = symmetric_range(data.metadata)
-    yield train_gan(
-        model.to(device),
-        discriminator.to(device),
-        recipe,
-        data,
-        discriminator_loss=discriminator_loss,
-        generator_loss=generator_loss,
-        model_config=model_config,
-        metadata=metadata,
-        classifier=CLASSIFIER,
-    )
+    model, discriminator = model.to(device), discriminator.to(device)
+    yield train(model, discriminator, recipe, data, model_config=model_config, metadata=metadata)
 
 
 def label_parameters(conditional: nn.Module, unconditional: nn.Module) -> int:
@@ -240,6 +224,8 @@ FACTS = [
 def reference() -> Iterator[ParityCase]:
     """A label concatenated to the input shifts the first layer's output: the same networks with that shift
     taken from the label's own weights."""
+    from torchstone.references import randomize_weights
+
     torch.manual_seed(0)
     y = torch.tensor([2, 0, 1])
     for model, x in (

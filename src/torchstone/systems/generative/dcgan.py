@@ -50,10 +50,9 @@ from torchstone.parts.gan.spectral_norm import apply_spectral_norm
 from torchstone.plots.sample_grid import symmetric_range
 from torchstone.systems import Variant
 from torchstone.systems.generative import CLASSIFIER
-from torchstone.systems.generative.gan import discriminator_loss, generator_loss, randomize_weights
+from torchstone.systems.generative.gan import train
 from torchstone.tasks.gan import inference
 from torchstone.tasks.gan.inference import sample
-from torchstone.tasks.gan.train import train_gan
 
 __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "reference", "sample"]
 
@@ -198,17 +197,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
     rng.seed(recipe.seed)
     model = Generator(**model_config).to(device)
     discriminator = Discriminator(**model_config, norm=recipe.discriminator_norm).to(device)
-    yield train_gan(
-        model,
-        discriminator,
-        recipe,
-        data,
-        discriminator_loss=discriminator_loss,
-        generator_loss=generator_loss,
-        model_config=model_config,
-        metadata=symmetric_range(data.metadata),
-        classifier=CLASSIFIER,
-    )
+    metadata = symmetric_range(data.metadata)
+    yield train(model, discriminator, recipe, data, model_config=model_config, metadata=metadata)
 
 
 FACTS = [
@@ -221,6 +211,8 @@ FACTS = [
 def reference() -> Iterator[ParityCase]:
     """Both networks against their definition: a transposed convolution inserts zeros between its inputs and
     convolves with the flipped kernel; batch norm from its formula."""
+    from torchstone.references import randomize_weights
+
     torch.manual_seed(0)
     z = torch.randn(3, 6, dtype=torch.float64)
     for size, width in ((16, 3), (28, 2)):

@@ -560,8 +560,7 @@ def reference() -> Iterator[ParityCase]:
     names = references.unwrap_names(published)
     for number, net in enumerate(random_unets(8)):
         theirs = references.OutputAdapter(net, lambda net, *inputs: net(*inputs).sample).eval()
-        for parameter in theirs.parameters():
-            nn.init.normal_(parameter, std=0.2)
+        references.randomize_weights(theirs, 0.2)
         _, model_config = from_config(json.loads(net.to_json_string()))
         ours = unet(**model_config).eval()
         ours.load_state_dict(names(theirs.state_dict()))

@@ -156,6 +156,10 @@ def generator_loss(fake_logits: Tensor, loss: GanLoss) -> Tensor:
     return loss.generator(fake_logits)
 
 
+train = partial(
+    train_gan, discriminator_loss=discriminator_loss, generator_loss=generator_loss, classifier=CLASSIFIER
+)
+
 # of generator and discriminator
 CONFIGS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
     "gan": ({"width": 1200, "size": 28}, {"units": 240, "pieces": 5}),
@@ -172,17 +176,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
     rng.seed(recipe.seed)
     model = Generator(**model_config).to(device)
     discriminator = Discriminator(**discriminator_config, size=size).to(device)
-    yield train_gan(
-        model,
-        discriminator,
-        recipe,
-        data,
-        discriminator_loss=discriminator_loss,
-        generator_loss=generator_loss,
-        model_config=model_config,
-        metadata=unit_range(data.metadata),
-        classifier=CLASSIFIER,
-    )
+    metadata = unit_range(data.metadata)
+    yield train(model, discriminator, recipe, data, model_config=model_config, metadata=metadata)
 
 
 def value_at_optimum(loss: str) -> float:
@@ -206,19 +201,14 @@ FACTS = [
 
 def reference() -> Iterator[ParityCase]:
     """Both networks against their definition, unit by unit."""
+    from torchstone.references import randomize_weights
+
     torch.manual_seed(0)
     generator = randomize_weights(Generator(5, 7, 2, 3).double())
     yield ParityCase(generator, ReferenceNetwork(generator), torch.randn(4, 5, dtype=torch.float64))
     discriminator = randomize_weights(Discriminator(4, 3, 2, 3).double()).eval()
     images = torch.rand(4, 2, 3, 3, dtype=torch.float64)
     yield ParityCase(discriminator, ReferenceNetwork(discriminator), images)
-
-
-def randomize_weights(network: nn.Module) -> nn.Module:
-    """Random weights under which every layer matters and none saturates, and biases that are not zero."""
-    for weight in network.parameters():
-        nn.init.normal_(weight, 0.0 if weight.ndim > 1 else 0.5, weight[0].numel() ** -0.5)
-    return network
 
 
 class ReferenceNetwork(nn.Module):

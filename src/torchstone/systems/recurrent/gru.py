@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import Run
-from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.facts import Fact, ParityCase, count_on_meta
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
 from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.systems import Variant
@@ -75,7 +75,6 @@ RECIPES = {
         TEXT, {"data": "python/json", "hidden": 32, "seq_len": 16, "batch_size": 8, "steps": 120, "lr": 1e-2}
     ),
 }
-
 
 # what of the paper is written out here; layers over time and losses are shared by all cells
 STORY = ("step", "step_cho")
@@ -128,15 +127,10 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield build_run(recipe, VARIANTS)
 
 
-def count_layer(inputs: int, hidden: int) -> int:
-    with torch.device("meta"):
-        return count_parameters(Recurrent(CELL, inputs, hidden))
-
-
 # torch's 3 (h(i + h) + 2h)
 FACTS = [
-    Fact("88 → 128 parameters", partial(count_layer, 88, 128), 83_712),
-    Fact("1 → 128 parameters", partial(count_layer, 1, 128), 50_304),
+    Fact("88 → 128 parameters", partial(count_on_meta, Recurrent, CELL, 88, 128), 83_712),
+    Fact("1 → 128 parameters", partial(count_on_meta, Recurrent, CELL, 1, 128), 50_304),
 ]
 
 

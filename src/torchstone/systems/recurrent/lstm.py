@@ -44,7 +44,7 @@ from torch import Tensor, nn
 
 from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import Run
-from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.facts import Fact, ParityCase, count_on_meta, count_parameters
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
 from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.systems import Variant
@@ -104,7 +104,6 @@ RECIPES = {
     ),
 }
 
-
 # what of the paper is written out here; layers over time and losses are shared by all cells
 STORY = ("step",)
 
@@ -151,11 +150,6 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield build_run(recipe, VARIANTS)
 
 
-def count_layer(inputs: int, hidden: int, bidirectional: bool = False) -> int:
-    with torch.device("meta"):
-        return count_parameters(Recurrent(CELL, inputs, hidden, bidirectional=bidirectional))
-
-
 def treebank_parameters(size: str, biases: int = 2, tie_weights: bool = False) -> int:
     """With torch's two biases per layer, or with the paper's one."""
     with torch.device("meta"):
@@ -175,9 +169,13 @@ def awd_parameters() -> int:
 
 FACTS = [
     # torch's 4 (h(i + h) + 2h)
-    Fact("88 → 128 parameters", partial(count_layer, 88, 128), 111_616),
-    Fact("1 → 128 parameters", partial(count_layer, 1, 128), 67_072),
-    Fact("26 → 100, bidirectional, parameters", partial(count_layer, 26, 100, bidirectional=True), 102_400),
+    Fact("88 → 128 parameters", partial(count_on_meta, Recurrent, CELL, 88, 128), 111_616),
+    Fact("1 → 128 parameters", partial(count_on_meta, Recurrent, CELL, 1, 128), 67_072),
+    Fact(
+        "26 → 100, bidirectional, parameters",
+        partial(count_on_meta, Recurrent, CELL, 26, 100, bidirectional=True),
+        102_400,
+    ),
     Fact("lstm_ptb_small parameters", partial(treebank_parameters, "small"), 4_653_200),
     Fact("lstm_ptb_medium parameters", partial(treebank_parameters, "medium"), 19_780_400),
     Fact("lstm_ptb_large parameters", partial(treebank_parameters, "large"), 66_034_000),

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import Run
-from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.facts import Fact, ParityCase, count_on_meta
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
 from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.systems import Variant
@@ -68,7 +68,6 @@ RECIPES = {
     ),
 }
 
-
 # what of the paper is written out here; layers over time and losses are shared by all cells
 STORY = ("step",)
 
@@ -96,15 +95,10 @@ def build(recipe: Recipe) -> Iterator[Run]:
     yield build_run(recipe, VARIANTS)
 
 
-def count_layer(inputs: int, hidden: int) -> int:
-    with torch.device("meta"):
-        return count_parameters(Recurrent(CELL, inputs, hidden))
-
-
 # torch's h(i + h) + 2h
 FACTS = [
-    Fact("88 → 128 parameters", partial(count_layer, 88, 128), 27_904),
-    Fact("1 → 128 parameters", partial(count_layer, 1, 128), 16_768),
+    Fact("88 → 128 parameters", partial(count_on_meta, Recurrent, CELL, 88, 128), 27_904),
+    Fact("1 → 128 parameters", partial(count_on_meta, Recurrent, CELL, 1, 128), 16_768),
 ]
 
 

@@ -46,6 +46,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.old_keys import accept_old_keys
 from torchstone.parts.rl.exploration import ActionNoise, linear_schedule
+from torchstone.parts.rl.observations import BYTE, scale_observations
 from torchstone.parts.rl.target_network import make_target, polyak_update
 from torchstone.systems import Variant
 from torchstone.tasks.rl import common, off_policy
@@ -56,8 +57,8 @@ __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play"
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "Pendulum-v1"  # Gymnasium environment id
-    wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: Name or Name:argument=value
+    data: str = "Pendulum-v1"  # Gymnasium environment id, or module:Id of another package
+    wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
     max_episode_steps: int | None = None  # time limit of an episode, none for the environment's own
     variant: str = "ddpg"  # networks
     hidden: tuple[int, ...] = (64, 64)  # hidden layer widths of actor and critic
@@ -177,6 +178,7 @@ class DDPG(nn.Module):
         low, high: bounds of each dimension; -1 and 1 by default.
         paper: the paper's networks: the action joins late, outputs are initialized small.
         continuous: must be True; it is in the metadata of every agent.
+        observation_scale: what bytes are divided by.
     """
 
     low: Tensor
@@ -192,8 +194,10 @@ class DDPG(nn.Module):
         high: Sequence[float] | None = None,
         paper: bool = False,
         continuous: bool = True,
+        observation_scale: float = BYTE,
     ):
         super().__init__()
+        self.observation_scale = observation_scale
         observation_dim = math.prod(observation_shape)
         self.actor = nn.Sequential(mlp((observation_dim, *hidden, num_actions), paper), nn.Tanh())
         self.critic = Critic(observation_dim, num_actions, hidden, paper)
@@ -205,12 +209,16 @@ class DDPG(nn.Module):
         low, high = self.low.to(action.device), self.high.to(action.device)
         return low + (action + 1) / 2 * (high - low)
 
-    def greedy(self, observation: Float[Tensor, "batch n"]) -> Float[Tensor, "batch m"]:
-        """μ(s), within the env's bounds."""
-        return self.rescale_action(self.actor(observation.flatten(1)))
+    def flat(self, observation: Tensor) -> Float[Tensor, "batch n"]:
+        """Observations as vectors of floats."""
+        return scale_observations(observation, self.observation_scale).flatten(1)
 
-    def forward(self, observation: Float[Tensor, "batch n"]) -> tuple[Tensor, Tensor]:
-        observation = observation.flatten(1)
+    def greedy(self, observation: Tensor) -> Float[Tensor, "batch m"]:
+        """μ(s), within the env's bounds."""
+        return self.rescale_action(self.actor(self.flat(observation)))
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        observation = self.flat(observation)
         action = self.actor(observation)
         return action, self.critic(observation, action)
 
@@ -233,7 +241,7 @@ def targets(target_network: DDPG, transitions: Transitions) -> Float[Tensor, " b
 
 def critic_loss(model: DDPG, transitions: Transitions, y: Float[Tensor, " batch"]) -> dict[str, Tensor]:
     """L."""
-    q = model.critic(transitions.observation.flatten(1), transitions.action)
+    q = model.critic(model.flat(transitions.observation), transitions.action)
     return {"loss": mse_loss(q, y), "q_value": q.mean()}
 
 
@@ -271,7 +279,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     )
     actor_parameters = list(model.actor.parameters())
     explorer = ActionNoise(
-        lambda observation: model.actor(observation.flatten(1).to(device)),
+        lambda observation: model.actor(model.flat(observation.to(device))),
         model_config["num_actions"],
         recipe.num_envs,
         sigma=recipe.sigma,

@@ -49,6 +49,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.old_keys import accept_old_keys
 from torchstone.parts.rl.exploration import EpsilonGreedy, linear_schedule
+from torchstone.parts.rl.observations import BYTE, scale_observations
 from torchstone.parts.rl.q_learning import q_of_action, td_target
 from torchstone.parts.rl.target_network import make_target, polyak_update
 from torchstone.systems import Variant
@@ -60,8 +61,8 @@ __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play"
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "CartPole-v1"  # Gymnasium environment id
-    wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: Name or Name:argument=value
+    data: str = "CartPole-v1"  # Gymnasium environment id, or module:Id of another package
+    wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
     max_episode_steps: int | None = None  # time limit of an episode, none for the environment's own
     variant: str = "dqn"  # network
     hidden: tuple[int, ...] = (120, 84)  # hidden layer widths, for observations that are no frames
@@ -178,6 +179,7 @@ class QNetwork(nn.Module):
         encoder: the CNN for frames: `nature`, of the 2015 paper, or `small`, of the 2013 paper.
         dueling: the last hidden layer twice, for V and for A.
         continuous: must be False; it is in the metadata of every agent.
+        observation_scale: what frames and bytes are divided by.
     """
 
     def __init__(
@@ -189,9 +191,11 @@ class QNetwork(nn.Module):
         encoder: Literal["nature", "small"] = "nature",
         dueling: bool = False,
         continuous: bool = False,
+        observation_scale: float = BYTE,
     ):
         super().__init__()
         self.is_image, self.num_actions = len(observation_shape) == 3, num_actions
+        self.observation_scale = observation_scale
         channels = observation_shape[0] if self.is_image else 0
         if self.is_image and encoder == "small":
             layers = [nn.Conv2d(channels, 16, 8, 4), nn.Conv2d(16, 32, 4, 2)]
@@ -217,12 +221,9 @@ class QNetwork(nn.Module):
     def forward(
         self, observation: Float[Tensor, "batch *shape"] | UInt8[Tensor, "batch *shape"]
     ) -> Float[Tensor, "batch actions"]:
-        if self.is_image:
-            # channels last: forward and backward take a quarter less of a CPU
-            x = observation.contiguous(memory_format=torch.channels_last) / 255.0
-            x = self.body(x).flatten(1)
-        else:
-            x = self.body(observation.flatten(1))
+        # frames channels last: forward and backward take a quarter less of a CPU
+        x = scale_observations(observation, self.observation_scale)
+        x = self.body(x).flatten(1) if self.is_image else self.body(x.flatten(1))
         a = self.advantage(x)
         # Q = V + A - mean A
         return a if self.value is None else self.value(x) + a - a.mean(1, keepdim=True)

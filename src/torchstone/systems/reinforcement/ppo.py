@@ -60,8 +60,8 @@ STORY = ("loss", "minibatches", "update_statistics")
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "CartPole-v1"  # Gymnasium environment id
-    wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: Name or Name:argument=value
+    data: str = "CartPole-v1"  # Gymnasium environment id, or module:Id of another package
+    wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
     max_episode_steps: int | None = None  # time limit of an episode, none for the environment's own
     variant: str = "ppo"  # network
     hidden: tuple[int, ...] = (64, 64)  # hidden layer widths; an LSTM is as wide as the last
@@ -300,7 +300,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         for minibatch in minibatches(batch, recipe, rollout.number):
             metrics = step(minibatch)
         if recipe.normalize:  # for the next rollout
-            model.normalizer.update(rollout.observation.flatten(0, 1))
+            model.update_normalizer(rollout.observation.flatten(0, 1))
         statistics = update_statistics(model, minibatch, clip_coef)
         return {**metrics, **statistics, **common.rollout_metrics(rollout)}
 

@@ -54,8 +54,8 @@ STORY = ("returns_and_advantages", "loss")
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "CartPole-v1"  # Gymnasium environment id
-    wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: Name or Name:argument=value
+    data: str = "CartPole-v1"  # Gymnasium environment id, or module:Id of another package
+    wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
     max_episode_steps: int | None = None  # time limit of an episode, none for the environment's own
     variant: str = "reinforce"  # network
     hidden: tuple[int, ...] = (64, 64)  # hidden layer widths of policy and baseline

@@ -43,7 +43,7 @@ from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.hub.bert import from_config, match_weights, published, to_config, unpublished
-from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.facts import Fact, ParityCase, count_on_meta
 from torchstone.parts.old_keys import accept_old_keys
 from torchstone.parts.transformer.attention import MultiHeadAttention
 from torchstone.parts.transformer.feed_forward import ACTIVATIONS, FeedForward
@@ -370,16 +370,12 @@ COUNTS = {
     "bert_mini": (11_170_560,),
     "bert_tiny": (4_385_920,),
 }
-
-
-def count_variant(variant: str, head: str) -> int:
-    """Number of parameters, without allocating them."""
-    with torch.device("meta"):
-        return count_parameters(VARIANTS[variant].make(head=head, use_pooler=head != "masked"))
-
-
 FACTS = [
-    Fact(f"{variant} parameters, head {head}", partial(count_variant, variant, head), count)
+    Fact(
+        f"{variant} parameters, head {head}",
+        partial(count_on_meta, VARIANTS[variant].make, head=head, use_pooler=head != "masked"),
+        count,
+    )
     for variant, counts in COUNTS.items()
     for head, count in zip(("none", "pretraining", "masked"), counts, strict=False)
 ]

@@ -362,7 +362,7 @@ FACTS = parameter_facts(VARIANTS, {name: (count,) for name, count in COUNTS.item
 
 def reference() -> Iterator[ParityCase]:
     """transformers' classes, in random configurations from a fixed seed."""
-    from torchstone.references import OutputAdapter, unwrap_names
+    from torchstone.references import OutputAdapter, randomize_weights, unwrap_names
     from torchstone.references.transformers import random_gpts
 
     torch.manual_seed(0)
@@ -370,9 +370,7 @@ def reference() -> Iterator[ParityCase]:
     for number, net in enumerate(random_gpts(10)):
         model_config = from_config(net.config.to_dict())[1]
         theirs = OutputAdapter(net, lambda net, tokens: net(tokens).logits).double().eval()
-        with torch.no_grad():
-            for parameter in theirs.parameters():
-                parameter.normal_(std=0.2)
+        randomize_weights(theirs, 0.2)
         ours = GPT.from_kwargs(**model_config).double().eval()
         ours.load_state_dict(names(theirs.state_dict()))
         tokens = torch.randint(model_config["vocab_size"], (3, model_config["context"] - number % 3))

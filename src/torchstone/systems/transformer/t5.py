@@ -40,8 +40,8 @@ from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
 from torchstone.hub.t5 import from_config, match_weights, published, to_config, unpublished
-from torchstone.parts.decoding.beam_search import beam_search, greedy_search
-from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.decoding.beam_search import search
+from torchstone.parts.facts import ParityCase, parameter_facts
 from torchstone.parts.old_keys import accept_old_keys
 from torchstone.parts.transformer.attention import KVCache, MultiHeadAttention
 from torchstone.parts.transformer.feed_forward import FeedForward
@@ -317,9 +317,7 @@ class T5(nn.Module):
             return self.unembed(x)[:, 0].log_softmax(-1)
 
         tokens = torch.full((len(source), 1), self.start_id, device=source.device)
-        if beam_size == 1:
-            return greedy_search(step, tokens, eos=self.end_id, max_new_tokens=max_new_tokens)[:, 1:]
-        answers, _ = beam_search(
+        return search(
             step,
             tokens,
             beam_size=beam_size,
@@ -327,7 +325,6 @@ class T5(nn.Module):
             max_new_tokens=max_new_tokens,
             length_penalty=length_penalty,
         )
-        return answers[:, 1:]
 
 
 def make_t5(**model_config: Any) -> T5:
@@ -393,15 +390,7 @@ COUNTS = {
     "t5_v1_1_base": 247_577_856,
     "t5_v1_1_large": 783_150_080,
 }
-
-
-def count_variant(variant: str) -> int:
-    """Number of parameters, without allocating them."""
-    with torch.device("meta"):
-        return count_parameters(VARIANTS[variant].make())
-
-
-FACTS = [Fact(f"{v} parameters", partial(count_variant, v), count) for v, count in COUNTS.items()]
+FACTS = parameter_facts(VARIANTS, {name: (count,) for name, count in COUNTS.items()})
 
 
 def reference() -> Iterator[ParityCase]:

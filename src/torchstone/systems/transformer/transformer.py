@@ -48,7 +48,7 @@ from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
-from torchstone.parts.decoding.beam_search import beam_search, greedy_search
+from torchstone.parts.decoding.beam_search import search
 from torchstone.parts.facts import Fact, ParityCase, count_parameters, on_meta
 from torchstone.parts.transformer.attention import KVCache, MultiHeadAttention, attention_weights
 from torchstone.parts.transformer.feed_forward import FeedForward
@@ -126,7 +126,6 @@ RECIPES = {
         COPY, steps=150, optim=replace(COPY.optim, lr=5e-3, lr_schedule="inverse_root"), eval_examples=20
     ),
 }
-
 
 Mask = Bool[Tensor, "b 1 1 m"]  # True where there is a token
 Source = Float[Tensor, "b m width"]
@@ -308,9 +307,7 @@ class Transformer(nn.Module):
             return self.unembed(hidden)[:, 0].log_softmax(-1)  # (B·beams, V)
 
         prompt = torch.full((len(source), 1), bos, device=source.device)
-        if beam_size == 1:
-            return greedy_search(step, prompt, eos=eos, max_new_tokens=max_new_tokens)[:, 1:]
-        tokens, _ = beam_search(
+        return search(
             step,
             prompt,
             beam_size=beam_size,
@@ -318,7 +315,6 @@ class Transformer(nn.Module):
             max_new_tokens=max_new_tokens,
             length_penalty=length_penalty,
         )
-        return tokens[:, 1:]
 
     @torch.no_grad()
     def attention_weights(
@@ -381,27 +377,12 @@ FACTS = [
     for part, figure in zip(("", " encoder.0", " decoder.0"), figures, strict=True)
 ]
 
-# names of `nn.Transformer` and its layers, in this order, to ours
-NAMES = {
-    "transformer.": "",
-    "layers.": "",
-    "self_attn.in_proj_": "attention.qkv.",
-    "self_attn.out_proj.": "attention.out.",
-    "multihead_attn.in_proj_": "cross.qkv.",
-    "multihead_attn.out_proj.": "cross.out.",
-    "linear1.": "feed_forward.up.",
-    "linear2.": "feed_forward.down.",
-}
-
 
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of `nn.Transformer`, or of one of its layers, by our names; `embedding.weight` is the same."""
-    weights = {}
-    for key, tensor in tensors.items():
-        for theirs, ours in NAMES.items():
-            key = key.replace(theirs, ours)
-        weights[key] = tensor
-    return weights
+    from torchstone.references.transformer import convert_names
+
+    return convert_names(tensors)
 
 
 def reference() -> Iterator[ParityCase]:

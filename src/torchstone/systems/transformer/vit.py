@@ -71,7 +71,6 @@ __all__ = [
 
 HEAD = ("head.",)
 
-
 # what of the paper is written out here; the loss is cross-entropy, the task's
 STORY = ("Block", "ViT")
 
@@ -334,7 +333,7 @@ FACTS = parameter_facts(VARIANTS, COUNTS)
 
 def reference() -> Iterator[ParityCase]:
     """torchvision's, timm's and transformers' classes, in random configurations from a fixed seed."""
-    from torchstone.references import OutputAdapter, unwrap_names
+    from torchstone.references import OutputAdapter, randomize_weights, unwrap_names
     from torchstone.references.transformers import random_vits
 
     torch.manual_seed(0)
@@ -344,9 +343,7 @@ def reference() -> Iterator[ParityCase]:
         if "hidden_size" in config:  # transformers'
             model_config = match_weights(from_config(config)[1], net.state_dict())
         theirs = OutputAdapter(net, first_output).double()
-        with torch.no_grad():
-            for parameter in theirs.parameters():
-                parameter.normal_(std=0.2)
+        randomize_weights(theirs, 0.2)
         ours = ViT.from_kwargs(**model_config).double()
         ours.load_state_dict(names(theirs.state_dict()))
         size = model_config["image_size"]

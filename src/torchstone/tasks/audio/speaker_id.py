@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torchstone.data.audio.files import EXTENSIONS, expand_audio_paths, read_audio
 from torchstone.data.audio.sequence_batches import SequenceBatch, SequenceBatches, eval_batches
 from torchstone.data.audio.speakers import SpeakerSplit, concat_splits, read_speakers
+from torchstone.data.text_files import read_utf8
 from torchstone.engine import parallel
 from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.audio.spectrogram import AudioFeatures
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.recurrent.layers import Cell
+from torchstone.tasks.inference import label_prediction
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.recurrent import build_network
 
@@ -56,8 +58,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         max_length=recipe.seq_len,
         noise_std=recipe.input_noise_std,
         device=device,
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        **parallel.share(),
     )
 
     def objective(net: nn.Module, batch: SequenceBatch) -> dict[str, Tensor]:
@@ -157,20 +158,9 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path]) -> l
         files = [Path(each) for each in inputs]
         items = [_read_vectors(file, len(metadata["mean"])) for file in files]
     split = SpeakerSplit(items, [0] * len(items), [str(file) for file in files])
-    answers = []
-    for name, probabilities in zip(
-        split.names, predict_logits(model, metadata, split).softmax(1), strict=True
-    ):
-        best = int(probabilities.argmax())
-        answers.append(
-            {
-                "input": name,
-                "label": metadata["classes"][best],
-                "probability": float(probabilities[best]),
-                "probabilities": dict(zip(metadata["classes"], probabilities.tolist(), strict=True)),
-            }
-        )
-    return answers
+    rows = predict_logits(model, metadata, split).softmax(1).tolist()
+    named = zip(split.names, rows, strict=True)
+    return [label_prediction(name, metadata["classes"], row) for name, row in named]
 
 
 def _read_vectors(file: Path, width: int) -> Float[Tensor, "frames width"]:
@@ -182,7 +172,7 @@ def _read_vectors(file: Path, width: int) -> Float[Tensor, "frames width"]:
     if not file.is_file():
         raise BadInput(f"there is no file {file}: give CSV, one vector of {width} numbers per line")
     rows: list[list[float]] = []
-    for number, line in enumerate(file.read_text("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(read_utf8(file).split("\n"), 1):
         try:
             row = [float(cell) for cell in line.split(",")] if line.strip() else []
         except ValueError:

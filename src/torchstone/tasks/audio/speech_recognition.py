@@ -74,8 +74,7 @@ def train_recognizer(
         seed=recipe.seed,
         snr_db=augmentation.snr_db,
         device=device,
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        **parallel.share(),
     )
     dropped = f"; {too_short} too short for their text not trained on" if too_short else ""
     metadata = {

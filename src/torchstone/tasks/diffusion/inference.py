@@ -167,7 +167,8 @@ def load_data(metadata: dict[str, Any], source: str, device: Any) -> ImageDatase
     size = metadata["picture"]["size"]
     if "tokenizer" in metadata:
         return load_captioned(source, size=size, device=device)
-    return load_images(source, size=size, channels=metadata["picture"]["channels"], device=device)
+    picture = metadata["picture"]
+    return load_images(source, size=size, channels=picture["channels"], device=device, model=picture)
 
 
 def load_inpainting(model: Any, metadata: dict[str, Any], request: SampleRequest) -> Inpainting:

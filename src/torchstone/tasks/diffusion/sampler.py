@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from torchstone.engine.console import track
 from torchstone.errors import BadInput
 from torchstone.metrics.classifier_features import FeatureClassifier, resize_for_classifier
 from torchstone.parts.diffusion.process import DenoiseFn, DiffusionProcess, NoiseSchedule, randn_like
@@ -243,26 +244,22 @@ def sample_images(
     context: Int64[Tensor, "count *tokens"] | None = None,
     classifier_guidance: ClassifierGuidance | None = None,
     inpainting: Inpainting | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Pixels:
     """`count` images from the noise of `config.seed`, on the CPU; the same on every device but for rounding.
 
     Args:
         context: label or token ids of each image.
-        progress: show a progress bar on a terminal.
+        progress: show how far it is.
 
     Raises:
         BadInput: an image has values that are not finite.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(config.seed)
     x_T = torch.randn(count, *model.shape, generator=generator)
     steps = len(config.process(model.process).timestep_pairs(config.steps))
     metadata = sample_grid.symmetric_range({"channels": model.shape[0]})
-    console = Console(stderr=True)
     images = []
     for rows in torch.arange(count).split(CHUNK_SIZE):
         condition = None if context is None else context[rows].to(device)
@@ -278,10 +275,8 @@ def sample_images(
             generator=generator,
             inpainting=inpainting,
         )
-        title = f"sampling {rows[0] + 1} to {rows[-1] + 1}"
-        quiet = not (progress and console.is_terminal)
-        bar = track(loop, title, steps, console=console, disable=quiet, transient=True)
-        ((x, _),) = deque(bar, maxlen=1)
+        title = f"sampling {rows[0] + 1} to {rows[-1] + 1} of {count}, step"
+        ((x, _),) = deque(track(loop, title, steps) if progress else loop, maxlen=1)
         if not torch.isfinite(x).all():
             raise BadInput("the samples are not finite: the network's weights are damaged, or diverged")
         images.append(sample_grid.to_uint8(x, metadata).cpu())

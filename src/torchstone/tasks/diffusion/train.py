@@ -11,12 +11,9 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from torchstone.data.text.tokenizers import to_metadata
-from torchstone.data.vision.augment import make_augmentation
-from torchstone.data.vision.batches import ImageBatches
 from torchstone.data.vision.captioned import Captioned, load_captioned, token_ids, word_tokenizer
 from torchstone.data.vision.dataset import ImageDataset, ImageSplit, load_images
 from torchstone.data.vision.diffusion_batches import DiffusionBatch, DiffusionBatches, MakeContext
-from torchstone.engine import parallel
 from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.metrics import memorization
@@ -30,6 +27,7 @@ from torchstone.tasks.diffusion.inference import bits_per_dim, guidance_sweep, p
 from torchstone.tasks.diffusion.sampler import PSample, SamplingConfig, sample_images
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.vision.feature_classifier import train_or_load_classifier
+from torchstone.tasks.vision.stream import image_batches
 
 Pixels = UInt8[Tensor, "count channel height width"]
 
@@ -177,15 +175,7 @@ def train_diffusion(
         model, recipe.optim, loss_with_coarse_head if has_coarse_head else denoising_loss, steps=recipe.steps
     )
     image_metadata = sample_grid.symmetric_range(data.metadata)
-    batches = ImageBatches(
-        data.train,
-        recipe.batch_size,
-        seed=recipe.seed,
-        metadata=image_metadata,
-        augment=make_augmentation(recipe.augment),
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
-    )
+    batches = image_batches(recipe, data.train, image_metadata)
     stream = DiffusionBatches(
         batches, len(schedule), make_context=make_context, cond_drop_prob=recipe.cond_drop_prob
     )

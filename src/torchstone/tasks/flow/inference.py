@@ -16,9 +16,10 @@ from torchstone.errors import BadInput
 from torchstone.parts.flow.likelihood import bits_per_dim
 from torchstone.plots.density_2d import density_images
 from torchstone.plots.sample_grid import save_image_grid
-from torchstone.tasks.anomaly import check_finite, classify_score, list_files
+from torchstone.tasks.anomaly import check_finite, classify_score
 from torchstone.tasks.evaluate_samples import DEFAULT_SAMPLES, evaluate_samples
 from torchstone.tasks.flow.train import image_log_prob, point_log_prob, sample_images
+from torchstone.tasks.inference import list_files
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec
 
 
@@ -80,13 +81,12 @@ def evaluate(
     if "picture" not in metadata:
         if inception is not None:
             raise BadInput("points are no images: leave --inception out")
-        points = load_points(spec, device)
-        check_features(spec, list(points.features), metadata["features"])
+        points = load_points(spec, device, metadata["features"])
         splits = [points.test] if held_out else [points.train, points.val, points.test]
         log_prob = torch.cat([point_log_prob(model, rows) for rows in splits])
         return {"loss": -check_finite(log_prob, "likelihoods").mean().item(), "rows": len(log_prob)}
     picture, levels = metadata["picture"], metadata["pixel_levels"]
-    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device, model=picture)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     log_prob = torch.cat([image_log_prob(model, split, levels) for split in splits])
     metrics: dict[str, Any] = {"bits_per_dimension": to_bits_per_dim(log_prob, metadata).mean().item()}
@@ -97,15 +97,6 @@ def evaluate(
     return metrics | {"images": len(log_prob)}
 
 
-def check_features(spec: str, features: list[str], expected: list[str]) -> None:
-    """Raises `BadInput` if the features are not those the model was trained on."""
-    if features != expected:
-        raise BadInput(
-            f"{spec} has the features {', '.join(features)}, "
-            f"but the model was trained on {', '.join(expected)}"
-        )
-
-
 def to_bits_per_dim(log_prob: Tensor, metadata: dict[str, Any]) -> Tensor:
     picture = metadata["picture"]
     dimensions = picture["channels"] * picture["size"] ** 2
@@ -114,7 +105,7 @@ def to_bits_per_dim(log_prob: Tensor, metadata: dict[str, Any]) -> Tensor:
 
 def predict(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str]) -> list[dict[str, Any]]:
     """The likelihood of each input: `log_density` in nats (of images also `bits_per_dimension`), `label`
-    (usual or unusual) and `probability`, the fraction of validation data that are no likelier.
+    (usual or unusual) and `validation_rank`, the fraction of validation data that are no likelier.
 
     Args:
         inputs: image files, or folders of them; of rows, files of them, or numbers separated by commas.

@@ -9,8 +9,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from torchstone.data.tabular.points import PointBatches, Points
-from torchstone.data.vision.augment import make_augmentation
-from torchstone.data.vision.batches import ImageBatches
 from torchstone.data.vision.dataset import ImageDataset, ImageSplit
 from torchstone.data.vision.dequantized_batches import (
     LikelihoodBatch,
@@ -38,6 +36,7 @@ from torchstone.tasks.anomaly import score_quantiles
 from torchstone.tasks.evaluate_samples import NUM_PAIRS, evaluate_samples, save_nearest_samples
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec
+from torchstone.tasks.vision.stream import image_batches
 
 PerImage = Float[Tensor, " count"]
 PerPoint = Float[Tensor, " count"]
@@ -84,15 +83,7 @@ def train_image_flow(
     update, state, eval_model = gradient_update(
         model, recipe.optim, lambda net, batch: loss(net, batch, levels), steps=recipe.steps
     )
-    batches = ImageBatches(
-        data.train,
-        recipe.batch_size,
-        seed=recipe.seed,
-        metadata=identity_stats(data.metadata["channels"]),
-        augment=make_augmentation(recipe.augment),
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
-    )
+    batches = image_batches(recipe, data.train, identity_stats(data.metadata["channels"]))
     stream = state["stream"] = LikelihoodBatches(batches)
 
     def mean_bits(log_prob: PerImage) -> float:
@@ -193,11 +184,7 @@ def train_point_flow(
     """
     update, state, eval_model = gradient_update(model, recipe.optim, loss, steps=recipe.steps)
     stream = state["stream"] = PointBatches(
-        points.train,
-        recipe.batch_size,
-        seed=recipe.seed,
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        points.train, recipe.batch_size, seed=recipe.seed, **parallel.share()
     )
 
     def evaluate() -> dict[str, float]:

@@ -8,6 +8,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import load_images
+from torchstone.engine.console import track
 from torchstone.errors import BadInput, NotFinite, did_you_mean
 from torchstone.parts.modes import eval_mode
 from torchstone.plots.sample_grid import save_image_grid, to_uint8
@@ -46,7 +47,7 @@ def sample_images(
     *,
     labels: Labels | None = None,
     seed: int = 0,
-    show_progress: bool = False,
+    show_progress: bool = True,
 ) -> UInt8[Tensor, "count channel height width"]:
     """`count` images G(z) from the noise of `seed`, the same on every device but for rounding, on the CPU.
 
@@ -55,22 +56,18 @@ def sample_images(
             mode, so that an image does not depend on the others of its batch.
         metadata: normalization of the model's images.
         labels: of each image; by default each class in turn.
-        show_progress: a progress bar, on a terminal.
+        show_progress: show how far it is.
 
     Raises:
         NotFinite: an image has a number that is NaN or infinite; none is left out.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     device = next(model.parameters()).device
     z = torch.randn(count, model.latent_dim, generator=torch.Generator().manual_seed(seed))
     labels = cycle_labels(model, count) if labels is None else labels
-    parts, console = [], Console(stderr=True)
-    is_quiet = not (show_progress and console.is_terminal)
+    parts = []
     chunks = torch.arange(count).split(CHUNK_SIZE)
     with eval_mode(model):
-        for rows in track(chunks, "sampling", console=console, disable=is_quiet, transient=True):
+        for rows in track(chunks, "sampling, batch", len(chunks)) if show_progress else chunks:
             condition = label_inputs(model, labels[rows].to(device)) if labels is not None else ()
             images = model(z[rows].to(device), *condition)
             if not torch.isfinite(images).all():
@@ -131,7 +128,7 @@ def evaluate(
         BadInput: a conditional generator, and other classes than it knows.
     """
     picture, device = metadata["picture"], next(model.parameters()).device
-    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device, model=picture)
     count = metadata.get("eval_samples", DEFAULT_SAMPLES)
     labels = cycle_labels(model, count)
     if labels is not None and list(data.classes) != metadata["classes"]:

@@ -15,11 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchstone.data.vision.augment import make_augmentation
-from torchstone.data.vision.batches import ImageBatches
 from torchstone.data.vision.dataset import ImageDataset
 from torchstone.data.vision.gan_batches import DiscriminatorBatch, GanBatch, GanBatches, GeneratorBatch
-from torchstone.engine import parallel
 from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.metrics.classifier_features import ClassifierFeatures, sample_metrics, save_nearest_sheet
@@ -30,6 +27,7 @@ from torchstone.tasks.gan.inference import cycle_labels, grid_columns, label_inp
 from torchstone.tasks.gan.mode_collapse import ModeCollapseMonitor
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec, train_or_load_classifier
+from torchstone.tasks.vision.stream import image_batches
 
 GRID_SIZE, NUM_PAIRS = 100, 48  # samples on a grid; samples shown with their nearest training image
 
@@ -128,15 +126,7 @@ def train_gan(
     )
     state |= {f"discriminator_{name}": item for name, item in discriminator_state.items()}
     state["discriminator"] = state.pop("discriminator_model")
-    batches = ImageBatches(
-        data.train,
-        recipe.batch_size,
-        seed=recipe.seed,
-        metadata=metadata,
-        augment=make_augmentation(recipe.augment),
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
-    )
+    batches = image_batches(recipe, data.train, metadata)
     stream = state["stream"] = GanBatches(
         batches, model.latent_dim, discriminator_steps=recipe.discriminator_steps
     )

@@ -1,5 +1,6 @@
 """What every agent needs besides its loss: a network matching its envs, greedy evaluation, logging, a Run."""
 
+import math
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -9,11 +10,14 @@ import torch
 from torch import nn
 
 from torchstone.data import identity
+from torchstone.engine.console import notify
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
-from torchstone.envs.make import ActionKind, check_spaces
+from torchstone.envs.backends import is_scaled
+from torchstone.envs.make import ActionKind, check_spaces, left_out
 from torchstone.envs.vector_env import VectorEnv
 from torchstone.errors import BadInput
+from torchstone.parts.rl.observations import BYTE
 from torchstone.tasks.rl.evaluate import TEST, VALIDATION, PolicyEvaluator, play, return_statistics
 
 FRAME_SIZE = (84, 84)
@@ -47,11 +51,25 @@ def model_config(recipe: Any, system: str, action_kind: ActionKind = "any") -> d
         )
     if len(shape) > 3:
         raise BadInput(f"{recipe.data} has observations of {shape}, which no network here takes")
-    return {
+    config = {
         "observation_shape": list(shape),
         "num_actions": int(action_space.n if is_discrete else action_space.shape[0]),
         "continuous": not is_discrete,
     }
+    scale = observation_scale(observation_space)
+    return config if scale == BYTE else {**config, "observation_scale": scale}
+
+
+def observation_scale(space: Any) -> float:
+    """What frames and bytes of a Box space are divided by: the largest bound that it states.
+
+    Without finite bounds, as after normalization, frames are taken as they are. Vectors of floats are never
+    scaled.
+    """
+    if not is_scaled(space):
+        return BYTE  # not used
+    bound = float(max(abs(space.low).max(), abs(space.high).max()))
+    return bound if math.isfinite(bound) and bound > 0 else 1.0
 
 
 def make_envs(recipe: Any) -> VectorEnv:
@@ -95,13 +113,21 @@ def make_run(
         "exact": stream.is_exact,  # whether resuming continues the very episodes that were interrupted
     }
     description = f"{recipe.data} of Gymnasium {version('gymnasium')}"
+    if text := left_out(recipe.data, tuple(recipe.wrappers)):
+        description += f"; text is left out of the observations: {', '.join(text)}"
+    if limit := evaluator.assumed_limit():
+        description += f"; it states no time limit, so evaluation cuts episodes after {limit:,} steps"
+        description += " (--max-episode-steps N for another limit)"
     if not stream.is_exact:
         description += "; resuming begins new episodes"
     metadata = {"task": "play", "variant": recipe.variant, "model_config": model_config, "env": env}
     metadata["data"] = description
 
     def report(folder: Path) -> None:
-        play(model, metadata, episodes=1, video=folder / "episode.mp4")
+        try:
+            play(model, metadata, episodes=1, video=folder / "episode.mp4")
+        except Exception as error:  # noqa: BLE001  the training is finished, whatever an env does now
+            notify(f"no video of an episode: {error}")
 
     return Run(
         stream=stream,

@@ -4,8 +4,9 @@ A network that plays has `greedy(observation) -> actions` (see `envs.actor`). It
 wrappers, max_episode_steps.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import numpy as np
 import torch
 
 from torchstone.data import identity
+from torchstone.engine.console import notify, progress
 from torchstone.envs.actor import Actor
 from torchstone.envs.make import spaces
+from torchstone.envs.offscreen import environment_variables, renderers
 from torchstone.envs.vector_env import VectorEnv
 from torchstone.errors import BadInput
+from torchstone.files import atomic_write
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.old_keys import with_new_names
 
@@ -41,19 +45,29 @@ class PolicyEvaluator:
         self.spec, self.episodes, self.device = spec, episodes, device
         self.wrappers, self.max_episode_steps = eval_wrappers(wrappers), max_episode_steps
         self.envs: VectorEnv | None = None
+        self.bound: int | None = None
 
-    @torch.no_grad()
-    def __call__(self, model: Any, seed: int) -> list[float]:
+    def _make_envs(self) -> VectorEnv:
         if self.envs is None:
             self.envs = VectorEnv(
                 self.spec, self.episodes, wrappers=self.wrappers, max_episode_steps=self.max_episode_steps
             )
-        envs = self.envs
+            self.bound = self.envs.bound_episodes()
+        return self.envs
+
+    def assumed_limit(self) -> int | None:
+        """Steps after which episodes are cut because nothing else limits them, if so."""
+        self._make_envs()
+        return self.bound
+
+    @torch.no_grad()
+    def __call__(self, model: Any, seed: int) -> list[float]:
+        envs = self._make_envs()
         envs.reset(seed)
         actor = Actor(model, envs, self.device)
         returns: dict[int, float] = {}
-        with eval_mode(model):
-            while len(returns) < envs.num_envs:
+        with eval_mode(model), progress("episodes", envs.num_envs) as bar:
+            while len(returns) < envs.num_envs:  # each env's episodes have a limit
                 step = envs.step(actor.greedy_action())
                 if step.returns:
                     done = step.terminated | step.truncated
@@ -61,6 +75,7 @@ class PolicyEvaluator:
                     indices = done.nonzero()[:, 0].tolist()
                     for index, total in zip(indices, step.returns, strict=True):
                         returns.setdefault(index, total)
+                bar.update(len(returns))
         return [returns[index] for index in range(envs.num_envs)]
 
 
@@ -86,10 +101,7 @@ def evaluate(model: Any, metadata: dict[str, Any], data: str, *, held_out: bool)
     env = trained if held_out else {**trained, "spec": data}
     _check_same_spaces(trained, env)
     device = next(model.parameters()).device
-    evaluator = PolicyEvaluator(
-        env["spec"], env["wrappers"], env["max_episode_steps"], env["episodes"], device
-    )
-    return return_statistics(evaluator(model, TEST), std=True)
+    return return_statistics(_evaluator(env, env["episodes"], device)(model, TEST), std=True)
 
 
 def _check_same_spaces(trained: dict[str, Any], other: dict[str, Any]) -> None:
@@ -112,25 +124,51 @@ def play(
     seed: int = TEST,
 ) -> list[float]:
     """The returns of `episodes` greedy episodes; the first one is recorded into `video`, `.mp4` or `.gif`.
-
-    Raises:
-        BadInput: no package to write videos with, or an environment that cannot be rendered.
-    """
+    Where it cannot be recorded, one line says why, and it is played all the same."""
     env = env_metadata(metadata)
     device = next(model.parameters()).device
-    recorded: list[float] = []
+    first: list[float] = []
     if video is not None:
-        recorded = [_record_episode(model, env, Path(video), seed, device)]
-    remaining = episodes - len(recorded)
-    if not remaining:
-        return recorded
-    evaluator = PolicyEvaluator(env["spec"], env["wrappers"], env["max_episode_steps"], remaining, device)
-    return recorded + evaluator(model, seed + 1)
+        try:
+            first = [_record_episode(model, env, Path(video), seed, device)]
+        except Exception as error:  # noqa: BLE001  a renderer or a codec may raise anything
+            why = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+            notify(f"no video {video}: {' '.join(why.split())}")
+            first = _evaluator(env, 1, device)(model, seed)
+    remaining = episodes - len(first)
+    return first + _evaluator(env, remaining, device)(model, seed + 1) if remaining else first
+
+
+def _evaluator(env: dict[str, Any], episodes: int, device: Any) -> PolicyEvaluator:
+    return PolicyEvaluator(env["spec"], env["wrappers"], env["max_episode_steps"], episodes, device)
+
+
+def _record_episode(model: Any, env: dict[str, Any], path: Path, seed: int, device: Any) -> float:
+    """The return of an episode that is recorded, by the first way of rendering that works."""
+    *others, last = renderers()
+    for variables in others:
+        try:
+            return _record_with(variables, model, env, path, seed, device)
+        except Exception:  # noqa: BLE001  whatever a renderer raises, the next one may work
+            continue
+    return _record_with(last, model, env, path, seed, device)
 
 
 @torch.no_grad()
-def _record_episode(model: Any, env: dict[str, Any], path: Path, seed: int, device: Any) -> float:
-    try:
+def _record_with(
+    variables: dict[str, str], model: Any, env: dict[str, Any], path: Path, seed: int, device: Any
+) -> float:
+    returns: list[float] = []
+
+    def frames() -> Iterator[np.ndarray]:
+        actor = Actor(model, envs, device)
+        yield _crop_to_even(envs.render())
+        while not returns:  # the env's episodes have a limit
+            returns.extend(envs.step(actor.greedy_action()).returns)
+            if not returns:  # after the last step the env has been reset
+                yield _crop_to_even(envs.render())
+
+    with environment_variables(variables):
         envs = VectorEnv(
             env["spec"],
             1,
@@ -139,21 +177,12 @@ def _record_episode(model: Any, env: dict[str, Any], path: Path, seed: int, devi
             max_episode_steps=env["max_episode_steps"],
             render=True,
         )
-        frames = [_crop_to_even(envs.render())]
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(f"{env['spec']} cannot be rendered: {error}") from error
-    returns: list[float] = []
-    actor = Actor(model, envs, device)
-    with eval_mode(model):
-        while not returns:
-            step = envs.step(actor.greedy_action())
-            returns = step.returns
-            if not returns:  # after the last step the env has been reset
-                frames.append(_crop_to_even(envs.render()))
-    envs.close()
-    write_video(path, frames, envs.render_fps)
+        envs.bound_episodes()
+        try:
+            with eval_mode(model), atomic_write(path) as new:
+                write_video(new, frames(), envs.render_fps)
+        finally:
+            envs.close()
     return returns[0]
 
 
@@ -163,25 +192,27 @@ def _crop_to_even(frame: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(frame[:height, :width])
 
 
-def write_video(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
     """Write frames, uint8 `(height, width, 3)`, as a video of `fps` frames per second."""
+    frames = iter(frames)
+    first = next(frames)
     if path.suffix == ".gif":
         from PIL import Image
 
-        first, *rest = map(Image.fromarray, frames)
-        first.save(path, save_all=True, append_images=rest, duration=1000 / fps, loop=0)
+        images = (Image.fromarray(frame) for frame in frames)
+        Image.fromarray(first).save(path, save_all=True, append_images=images, duration=1000 / fps, loop=0)
         return
     try:
         import imageio_ffmpeg
     except ModuleNotFoundError as error:
         raise BadInput("videos need imageio-ffmpeg: pip install 'torchstone[rl]'") from error
-    height, width = frames[0].shape[:2]
+    height, width = first.shape[:2]
     writer = imageio_ffmpeg.write_frames(
         str(path), (width, height), fps=fps, macro_block_size=2, ffmpeg_log_level="error"
     )
     writer.send(None)
     try:
-        for frame in frames:
+        for frame in itertools.chain([first], frames):
             writer.send(frame)
     finally:
         writer.close()

@@ -2,33 +2,39 @@
 
 import csv
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from torchstone.data.series.calendar import DAYS, Calendar, format_duration
 from torchstone.data.series.dataset import ForecastWindows, Series, cut_windows, load_readings, load_series
 from torchstone.data.series.resample import resample
-from torchstone.data.series.time_csv import format_duration, format_time
 from torchstone.engine import parallel
+from torchstone.engine.console import notify
 from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.files import atomic_write
 from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.recurrent.layers import Cell
+from torchstone.parts.series.conformal import OffsetTracker, apply_offsets
 from torchstone.parts.series.dlinear import DLinear
 from torchstone.plots import forecasts
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.recurrent import build_network
 from torchstone.tasks.series import forecaster
-from torchstone.tasks.series.forecaster import ForecastSpec, PointForecaster
+from torchstone.tasks.series.forecaster import NETWORK, Calibration, ForecastSpec, PointForecaster, Source
 
 VAL_WINDOWS = 512  # validation windows that are evaluated before the last step
+CALIBRATION_WINDOWS = 4096  # validation windows that calibrate the quantiles, at most
+# a file's own latest windows that correct them further: at most so many, and this share of its points, since
+# earlier ones may have been trained on
+HISTORY_WINDOWS, HISTORY_SHARE = 1000, 0.2
 PLOTTED_WINDOWS = 6
 LINEAR_LR = 5e-3  # of the linear baseline, as in its paper's code for ETTh1
 
@@ -53,7 +59,8 @@ def build(recipe: Any, cell: Cell) -> Run:
     as are persistence and the seasonal naive forecast.
 
     `loss` is the mean quantile loss; for the other metrics see `forecaster.forecast_errors`. Before the
-    last step they are measured on `VAL_WINDOWS` evenly spaced validation windows; then on all.
+    last step they are measured on `VAL_WINDOWS` evenly spaced validation windows; then on all. The last ones
+    also calibrate the quantiles, and decide whether the forecast is the network's or a baseline's.
 
     Raises:
         BadInput: settings that do not go together; a series too short for them.
@@ -67,24 +74,22 @@ def build(recipe: Any, cell: Cell) -> Run:
     model, model_config = build_network(recipe, cell, inputs=inputs, outputs=outputs, tokens=False, pool=pool)
     device = next(model.parameters()).device
     mean, std = series.scale()
-    values = ((series.values - mean) / std).float().to(device)
+    values, observed = ((series.values - mean) / std).float().to(device), series.observed.to(device)
     starts = {split: series.windows(split, spec.context, spec.horizon) for split in series.parts}
     linear = DLinear(spec.context, spec.horizon).to(device)
 
     update, state, eval_model = gradient_update(
-        model, recipe.optim, lambda net, batch: forecaster.loss(net, spec, *batch), steps=recipe.steps
+        model, recipe.optim, partial(network_loss, spec=spec), steps=recipe.steps
     )
     linear_optim = dataclasses.replace(
         recipe.optim, optimizer="adam", lr=LINEAR_LR, beta1=0.9, weight_decay=0.0, warmup_ratio=0.0
     )
     linear_update, linear_state, linear_eval_model = gradient_update(
-        linear,
-        linear_optim,
-        lambda net, batch: (net(batch[0]) - batch[1]).square().mean(),
-        steps=recipe.steps,
+        linear, linear_optim, partial(linear_loss, spec=spec), steps=recipe.steps
     )
     stream = ForecastWindows(
         values,
+        observed,
         starts["train"],
         spec.context,
         spec.horizon,
@@ -96,34 +101,64 @@ def build(recipe: Any, cell: Cell) -> Run:
     trained: dict[str, PointForecaster] = {"linear": partial(predict_without_grad, linear_eval_model)}
     baselines = forecaster.naive_baselines(spec) | trained
 
-    def measure(windows: Int64[Tensor, " windows"], others: dict) -> dict[str, float]:
-        errors = forecaster.forecast_errors(eval_model, spec, values, windows, others)
-        return {name: float(error.mean()) for name, error in errors.items()}
+    def errors_of(split: str, others: dict, calibration: Calibration | None) -> dict[str, Tensor]:
+        windows = starts[split]
+        return forecaster.forecast_errors(eval_model, spec, values, observed, windows, others, calibration)
+
+    def validate() -> dict[str, float]:
+        windows = evenly_spaced_starts(starts["val"], VAL_WINDOWS)
+        return uncalibrated(forecaster.forecast_errors(eval_model, spec, values, observed, windows, trained))
+
+    def validate_all() -> dict[str, float]:
+        """Of the weights that are kept: what the forecast is made of, and the calibration of its bands."""
+        errors = errors_of("val", baselines, None)
+        source = choose_source(errors, spec, linear_eval_model)
+        windows = evenly_spaced_starts(starts["val"], CALIBRATION_WINDOWS)
+        found = forecaster.calibrate(eval_model, spec, values, observed, windows, source)
+        run.calibration["calibration"] = found.to_metadata()
+        return uncalibrated(errors)
+
+    def uncalibrated(errors: dict[str, Tensor]) -> dict[str, float]:
+        errors["raw_coverage"] = errors.pop("coverage")
+        return average(errors)
+
+    def test() -> dict[str, float]:
+        calibration, others = calibration_of(run.calibration), {}
+        if calibration is not None and calibration.source.name != NETWORK.name:
+            notify(describe_source(calibration.source))
+            network = average(errors_of("test", {}, None))
+            others = {f"network_{name}": network[name] for name in ("mse", "mae")}
+        return average(errors_of("test", baselines, calibration)) | others
 
     def report(folder: Path) -> None:
-        errors = forecaster.forecast_errors(eval_model, spec, values, starts["test"], baselines)
+        calibration = calibration_of(run.calibration)
+        errors = errors_of("test", baselines, calibration)
         step = format_duration(series.step, series.unit)
         forecasts.errors_by_step(errors, spec.quantiles, folder / "errors.png", step)
         windows = evenly_spaced_starts(starts["test"], PLOTTED_WINDOWS)
         past, future = cut_windows(values, windows, spec.context, spec.horizon)
-        predicted = forecaster.predict_quantiles(eval_model, spec, past)
+        source = calibration.source if calibration else NETWORK
+        predicted = forecaster.predict_uncalibrated(eval_model, spec, past, source)
+        if calibration is not None:
+            offsets = calibration.offsets.to(predicted)
+            predicted = apply_offsets(predicted, offsets, spec.quantiles.index(0.5))
         points = {name: predict_points(past) for name, predict_points in trained.items()}
         forecasts.examples(
             predicted, past, future, points, spec.quantiles, series.columns, folder / "forecasts.png"
         )
 
-    return Run(
+    run = Run(
         stream=stream,
         update=JointUpdate(update, linear_update, "linear"),
-        evaluate=lambda: measure(evenly_spaced_starts(starts["val"], VAL_WINDOWS), trained),
-        evaluate_all=lambda: measure(starts["val"], trained),
+        evaluate=validate,
+        evaluate_all=validate_all,
         best_metric="loss",
         examples=Examples(
             recipe.batch_size, len(starts["train"]), min(VAL_WINDOWS, len(starts["val"])), "windows"
         ),
         state={**state, **{f"linear_{name}": each for name, each in linear_state.items()}, "stream": stream},
         steps=recipe.steps,
-        test=lambda: measure(starts["test"], baselines),
+        test=test,
         report=report,
         metadata={
             "task": "forecast",
@@ -138,11 +173,61 @@ def build(recipe: Any, cell: Cell) -> Run:
             "data": series.description,
         },
     )
+    return run
+
+
+def average(errors: Mapping[str, Float[Tensor, " horizon"]]) -> dict[str, float]:
+    """Means over the steps of the horizon at which anything was observed."""
+    return {name: float(error.nanmean()) for name, error in errors.items()}
+
+
+def choose_source(
+    errors: Mapping[str, Float[Tensor, " horizon"]], spec: ForecastSpec, linear: nn.Module
+) -> Source:
+    """The forecaster with the smallest product of squared and absolute error on validation windows."""
+    means = average(errors)
+    names = [*forecaster.naive_baselines(spec), "linear"]
+    best = min(names, key=lambda name: means[f"{name}_mse"] * means[f"{name}_mae"])
+    if means["mse"] * means["mae"] <= means[f"{best}_mse"] * means[f"{best}_mae"]:
+        return NETWORK
+    return Source(best, linear_weights(linear, spec.context) if best == "linear" else None)
+
+
+def linear_weights(linear: nn.Module, context: int) -> Float[Tensor, "horizon inputs"]:
+    """What the linear baseline computes as one matrix, the bias last."""
+    device = next(linear.parameters()).device
+    bias = predict_without_grad(linear, torch.zeros(1, context, 1, device=device))[:, :, 0]
+    columns = predict_without_grad(linear, torch.eye(context, device=device)[:, :, None])[:, :, 0] - bias
+    return torch.cat([columns, bias]).T.cpu()
+
+
+def describe_source(source: Source) -> str:
+    return (
+        f"the forecast is that of the {source.name} baseline, which was better than the network on the "
+        "validation windows"
+    )
+
+
+def network_loss(net: nn.Module, batch: Sequence[Tensor], spec: ForecastSpec) -> dict[str, Tensor]:
+    """The quantile loss, and over how many points it is a mean."""
+    past, future, observed = batch
+    count = forecaster.targets_of(spec, observed).sum().clamp(min=1)
+    return {"loss": forecaster.loss(net, spec, past, future, observed), "weight": count}
+
+
+def linear_loss(net: nn.Module, batch: Sequence[Tensor], spec: ForecastSpec) -> dict[str, Tensor]:
+    """The squared error of the linear baseline, and over how many points it is a mean."""
+    past, future, observed = batch
+    mask = observed[:, spec.context :]
+    loss = forecaster.masked_mean((net(past) - future).square(), mask)
+    return {"loss": loss, "weight": mask.sum().clamp(min=1)}
 
 
 def season(series: Series, context: int) -> int:
     """Points in a day, or for daily points in a week, or for months in a year; 0 where it does not fit."""
-    sizes = {"months": [12.0], "seconds": [86400.0, 7 * 86400.0], "numbers": []}[series.unit]
+    sizes = {"months": [12.0], "seconds": [86400.0, 7 * 86400.0], "numbers": []}.get(series.unit)
+    if sizes is None:  # days of the week that occur
+        sizes = [1.0, float(len(series.unit.removeprefix(DAYS).split()))]
     for size in sizes:
         points = size / series.step
         if points >= 2 and abs(points - round(points)) < 1e-6 and round(points) <= context:
@@ -164,13 +249,22 @@ def predict_without_grad(net: nn.Module, past: Tensor) -> Tensor:
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
     """Errors on a series' test split where `held_out`, else on all of it, standardized as in training,
     with those of the naive baselines."""
-    series = load_series(spec, tuple(metadata["columns"]))
+    series = load_series(spec, tuple(metadata["columns"]), metadata["unit"])
     config, values = standardize(metadata, series.values, next(model.parameters()).device)
+    observed = series.observed.to(values.device)
     _check_step(metadata, series.step, series.unit, series.name)
     starts = series.windows("test" if held_out else "all", config.context, config.horizon)
     baselines = forecaster.naive_baselines(config)
-    errors = forecaster.forecast_errors(model, config, values, starts, baselines)
-    return {**{name: float(error.mean()) for name, error in errors.items()}, "windows": len(starts)}
+    errors = forecaster.forecast_errors(
+        model, config, values, observed, starts, baselines, calibration_of(metadata)
+    )
+    return {**average(errors), "windows": len(starts)}
+
+
+def calibration_of(metadata: Mapping[str, Any]) -> Calibration | None:
+    """A saved model's calibration; earlier versions and unfinished runs have none."""
+    found = metadata.get("calibration")
+    return None if found is None else Calibration.from_metadata(found)
 
 
 def standardize(
@@ -203,10 +297,11 @@ def predict(
     answers = []
     for source in map(str, inputs):
         file = Path(out) if out is not None else default_file(source)
-        readings = load_readings(source, tuple(metadata["columns"]))
-        _check_step(metadata, resample(readings)[0], readings.unit, source)
-        step, times, values, stretches, _ = resample(readings, metadata["step"])
-        first, last = stretches[-1]
+        readings = load_readings(source, tuple(metadata["columns"]), metadata["unit"])
+        _check_step(metadata, resample(readings).step, readings.unit, source)
+        grid = resample(readings, metadata["step"])
+        step, times, values = grid.step, grid.times, grid.values
+        first, last = grid.stretches[-1]
         spec, scaled = standardize(metadata, torch.from_numpy(values), next(model.parameters()).device)
         if last - first < spec.context:
             raise BadInput(
@@ -214,32 +309,81 @@ def predict(
                 f"is {spec.context} ({format_duration(step * spec.context, metadata['unit'])}): give more"
             )
         past = scaled[None, last - spec.context : last]
-        predicted = forecaster.predict_quantiles(model, spec, past, horizon)[0].cpu()
+        calibration = calibration_of(metadata)
+        basis = calibration.source if calibration else NETWORK
+        predicted = forecaster.predict_uncalibrated(model, spec, past, basis, horizon)[0].cpu()
+        if calibration is not None:
+            is_observed = torch.from_numpy(~grid.is_filled).to(scaled.device)
+            offsets = latest_offsets(model, spec, scaled, is_observed, (first, last), calibration)
+            predicted = apply_offsets(
+                predicted, extend(offsets, len(predicted)), list(spec.quantiles).index(0.5)
+            )
         mean, std = (torch.tensor(metadata[name])[:, None] for name in ("mean", "std"))
         predicted = predicted * std + mean
         future = [float(times[last - 1]) + step * i for i in range(1, len(predicted) + 1)]
-        time_names = [format_time(time, readings.unit) for time in future]
+        time_names = [readings.calendar.format(time) for time in future]
         answer = format_answer(source, time_names, predicted, spec.quantiles, metadata["columns"])
+        if basis.name != NETWORK.name:
+            answer["text"] += f"\n{describe_source(basis)}"
         tail = slice(max(first, last - max(spec.context, 3 * len(predicted))), last)
         try:
             with atomic_write(file) as new:
                 if file.suffix.lower() == ".csv":
                     _write_csv(new, answer)
                 else:
+                    shown, unit = _plotted_times(readings.calendar)
                     forecasts.continuation(
                         new,
                         metadata["columns"],
-                        times[tail],
+                        shown(times[tail].tolist()),
                         values[tail],
-                        future,
+                        shown(future),
                         predicted,
                         spec.quantiles,
-                        readings.unit,
+                        unit,
                     )
         except OSError as error:
             raise BadInput(f"cannot write {file} ({error.strerror}): choose another --out") from None
         answers.append({**answer, "file": str(file)})
     return answers
+
+
+def latest_offsets(
+    model: nn.Module,
+    spec: ForecastSpec,
+    values: Float[Tensor, "points columns"],
+    observed: Bool[Tensor, "points columns"],
+    stretch: tuple[int, int],
+    calibration: Calibration,
+) -> Float[Tensor, "horizon columns quantiles"]:
+    """Offsets for a forecast after the last point, corrected by how the forecasts before it turned out."""
+    first, last = stretch
+    count = min(HISTORY_WINDOWS, round(HISTORY_SHARE * (last - first)))
+    tracker = OffsetTracker(calibration.offsets, calibration.scale, spec.quantiles)
+    begin, end = last - spec.context - spec.horizon - count + 1, last - spec.context - spec.horizon + 1
+    starts = torch.arange(max(first, begin), end)
+    if len(starts) < spec.horizon:
+        return calibration.offsets
+    past, future = cut_windows(values, starts, spec.context, spec.horizon)
+    _, mask = cut_windows(observed, starts, spec.context, spec.horizon)
+    with torch.no_grad():
+        residuals = future[..., None] - forecaster.predict_uncalibrated(model, spec, past, calibration.source)
+    forecaster.track_offsets(tracker, starts, residuals, mask)
+    return tracker.next_offsets(int(starts[-1]) + 1)
+
+
+def extend(
+    offsets: Float[Tensor, "horizon columns quantiles"], steps: int
+) -> Float[Tensor, "steps columns quantiles"]:
+    """Offsets of so many steps; beyond the horizon they are those of its last step."""
+    return offsets[torch.arange(steps).clamp(max=len(offsets) - 1)]
+
+
+def _plotted_times(calendar: Calendar) -> tuple[Callable[[Sequence[float]], list[float]], str]:
+    """How times are put on an axis, and the axis' unit: dates are those of the file's own clock."""
+    if calendar.unit in ("numbers", "months"):
+        return list, calendar.unit
+    return lambda times: [calendar.local(time) for time in times], f"seconds{calendar.zone()}"
 
 
 def format_answer(

@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from torchstone.data.series.dataset import cut_windows
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
+from torchstone.parts.series.conformal import OffsetTracker, apply_offsets, conformal_offsets, residual_scale
 from torchstone.parts.series.quantile_loss import inside_band, interpolate_quantiles, pinball, sort_quantiles
 
 SAMPLE_PATHS = 64  # sampled futures of each window, in autoregressive forecasts
@@ -114,14 +115,40 @@ class ForecastSpec:
         return predicted.squeeze(2).unflatten(0, (-1, columns)).transpose(1, 2)
 
 
-def loss(net: Any, spec: ForecastSpec, past: Past, future: Future) -> Tensor:
-    """The mean quantile loss: of the horizon, or one step ahead of every point but the first."""
+def targets_of(
+    spec: ForecastSpec, observed: Bool[Tensor, "batch window columns"]
+) -> Bool[Tensor, "batch targets columns"]:
+    """Which points the loss is over: those of the horizon, or all but the first, that were measured."""
+    return observed[:, spec.context :] if spec.is_direct else observed[:, 1:]
+
+
+def loss(
+    net: Any,
+    spec: ForecastSpec,
+    past: Past,
+    future: Future,
+    observed: Bool[Tensor, "batch window columns"] | None = None,
+) -> Tensor:
+    """The mean quantile loss: of the horizon, or one step ahead of every point but the first.
+
+    Args:
+        observed: which points of the window were measured; others are no targets. By default all.
+    """
     if spec.is_direct:
-        return pinball(direct(net, spec, past), future, spec.quantiles).mean()
-    last = spec.to_rows(past)[:, -1:]
-    x = spec.to_rows(torch.cat([past, future], 1))
-    predicted = _split_quantiles(net(x[:, :-1] - last), spec) + x[:, :-1, :, None]
-    return pinball(predicted, x[:, 1:], spec.quantiles).mean()
+        losses = pinball(direct(net, spec, past), future, spec.quantiles)
+    else:
+        last = spec.to_rows(past)[:, -1:]
+        x = spec.to_rows(torch.cat([past, future], 1))
+        predicted = _split_quantiles(net(x[:, :-1] - last), spec) + x[:, :-1, :, None]
+        losses = spec.from_rows(pinball(predicted, x[:, 1:], spec.quantiles), past.shape[2])
+    if observed is None:
+        return losses.mean()
+    return masked_mean(losses.mean(-1), targets_of(spec, observed))
+
+
+def masked_mean(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """The mean where the mask is true; 0 where it nowhere is."""
+    return (x * mask).sum() / mask.sum().clamp(min=1)
 
 
 def direct(net: Any, spec: ForecastSpec, past: Past) -> Quantiles:
@@ -196,26 +223,162 @@ def naive_baselines(spec: ForecastSpec) -> dict[str, PointForecaster]:
     }
 
 
+@dataclass(frozen=True)
+class Source:
+    """Whose points a forecast is: `network`, or a baseline that was better.
+
+    Args:
+        weights: of the linear baseline, if it is the source: (horizon, context + 1), the bias is the last.
+    """
+
+    name: str = "network"
+    weights: Float[Tensor, "horizon inputs"] | None = None
+
+    def baseline(self, spec: ForecastSpec) -> PointForecaster | None:
+        """The baseline, or none where it is the network."""
+        if self.name == "network":
+            return None
+        if self.weights is None:
+            return naive_baselines(spec)[self.name]
+        weights = self.weights
+
+        def linear(past: Past) -> Future:
+            inputs = past.transpose(1, 2)
+            own = weights.to(inputs)
+            return (inputs @ own[:, :-1].T + own[:, -1]).transpose(1, 2)
+
+        return linear
+
+
+NETWORK = Source()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a model's forecasts are corrected, measured on validation windows.
+
+    Args:
+        offsets: of each step, column and quantile, in standard deviations; see `parts.series.conformal`.
+        scale: of the residuals, for each step and column.
+    """
+
+    source: Source
+    offsets: Float[Tensor, "horizon columns quantiles"]
+    scale: Float[Tensor, "horizon columns"]
+
+    @classmethod
+    def from_metadata(cls, fields: Mapping[str, Any]) -> "Calibration":
+        weights = fields["weights"]
+        source = Source(fields["forecaster"], None if weights is None else torch.tensor(weights))
+        return cls(source, torch.tensor(fields["offsets"]), torch.tensor(fields["scale"]))
+
+    def to_metadata(self) -> dict[str, Any]:
+        weights = self.source.weights
+        return {
+            "forecaster": self.source.name,
+            "weights": None if weights is None else weights.tolist(),
+            "offsets": self.offsets.tolist(),
+            "scale": self.scale.tolist(),
+        }
+
+
+def predict_uncalibrated(
+    model: nn.Module, spec: ForecastSpec, past: Past, source: Source = NETWORK, horizon: int | None = None
+) -> Quantiles:
+    """Quantiles before they are moved: the network's, or a baseline's point for each of them.
+
+    Raises:
+        BadInput: a horizon beyond what the forecaster reaches.
+    """
+    baseline = source.baseline(spec)
+    if baseline is None:
+        return predict_quantiles(model, spec, past, horizon)
+    if horizon is not None and horizon > spec.horizon:
+        raise BadInput(
+            f"the forecast is that of the {source.name} baseline, of {spec.horizon} steps at most, not "
+            f"{horizon}: use a smaller horizon, or train with a larger one"
+        )
+    points = baseline(past)[:, : horizon or spec.horizon]
+    return points[..., None].expand(*points.shape, len(spec.quantiles))
+
+
+@torch.no_grad()
+def calibrate(
+    model: nn.Module,
+    spec: ForecastSpec,
+    values: Float[Tensor, "points columns"],
+    observed: Bool[Tensor, "points columns"],
+    starts: Int64[Tensor, " windows"],
+    source: Source = NETWORK,
+) -> Calibration:
+    """Offsets by the residuals of validation windows."""
+    residuals, masks = [], []
+    for batch in starts.split(max(1, MAX_NUMBERS // _numbers_per_window(spec, values.shape[1]))):
+        past, future = cut_windows(values, batch, spec.context, spec.horizon)
+        residuals.append((future[..., None] - predict_uncalibrated(model, spec, past, source)).cpu())
+        masks.append(cut_windows(observed, batch, spec.context, spec.horizon)[1].cpu())
+    residual, mask = torch.cat(residuals), torch.cat(masks)
+    offsets = conformal_offsets(residual, mask, spec.quantiles)
+    return Calibration(source, offsets, residual_scale(residual, mask))
+
+
+def _numbers_per_window(spec: ForecastSpec, columns: int) -> int:
+    """Numbers predicted for a window, sampled paths included."""
+    return spec.horizon * columns * len(spec.quantiles) * (1 if spec.is_direct else SAMPLE_PATHS)
+
+
+def track_offsets(
+    tracker: OffsetTracker,
+    starts: Int64[Tensor, " windows"],
+    residuals: Float[Tensor, "windows horizon columns quantiles"],
+    observed: Bool[Tensor, "windows horizon columns"],
+) -> Float[Tensor, "windows horizon columns quantiles"]:
+    """The offsets that each window's forecast had when it was made."""
+    offsets = []
+    for start, residual, mask in zip(starts.tolist(), residuals.cpu(), observed.cpu(), strict=True):
+        offsets.append(tracker.next_offsets(start))
+        tracker.add(start, residual, mask)
+    return torch.stack(offsets).to(residuals)
+
+
 @torch.no_grad()
 def forecast_errors(
     model: nn.Module,
     spec: ForecastSpec,
     values: Float[Tensor, "points columns"],
+    observed: Bool[Tensor, "points columns"],
     starts: Int64[Tensor, " windows"],
     baselines: dict[str, PointForecaster] | None = None,
+    calibration: Calibration | None = None,
 ) -> dict[str, Float[Tensor, " horizon"]]:
     """Mean errors at each step of the horizon, over windows and columns, in standard deviations.
 
+    Points that were filled in count for nothing; a step at which none was observed is NaN.
+
     `loss` is the quantile loss, `mse` and `mae` are those of the median, `coverage` is the share of the
     truth inside the band; `NAME_mse` and `NAME_mae` are a baseline's.
+
+    With a `calibration` the windows are consecutive, and its offsets follow their residuals as these become
+    known; `fixed_coverage` is that of offsets which do not, `raw_coverage` that of the network alone.
     """
-    numbers = spec.horizon * values.shape[1] * len(spec.quantiles)
-    numbers *= 1 if spec.is_direct else SAMPLE_PATHS
-    median, sums = spec.quantiles.index(0.5), {}
+    numbers = _numbers_per_window(spec, values.shape[1])
+    median, sums, counts = spec.quantiles.index(0.5), {}, 0
+    tracker = None
+    if calibration is not None:
+        tracker = OffsetTracker(calibration.offsets, calibration.scale, spec.quantiles)
     for batch in starts.split(max(1, MAX_NUMBERS // numbers)):
         past, future = cut_windows(values, batch, spec.context, spec.horizon)
-        predicted = predict_quantiles(model, spec, past)
-        errors = {
+        _, mask = cut_windows(observed, batch, spec.context, spec.horizon)
+        predicted = predict_uncalibrated(model, spec, past, calibration.source if calibration else NETWORK)
+        errors = {}
+        if tracker is not None and calibration is not None:
+            fixed = apply_offsets(predicted, calibration.offsets.to(predicted), median)
+            errors["fixed_coverage"] = inside_band(fixed, future).to(future.dtype)
+            if calibration.source.name == "network":
+                errors["raw_coverage"] = inside_band(predicted, future).to(future.dtype)
+            offsets = track_offsets(tracker, batch, future[..., None] - predicted, mask)
+            predicted = apply_offsets(predicted, offsets, median)
+        errors |= {
             "loss": pinball(predicted, future, spec.quantiles).mean(-1),
             "coverage": inside_band(predicted, future).to(future.dtype),
         }
@@ -224,5 +387,6 @@ def forecast_errors(
         for name, point in points.items():
             errors |= {f"{name}mse": (point - future).square(), f"{name}mae": (point - future).abs()}
         for name, error in errors.items():
-            sums[name] = sums.get(name, 0) + error.double().sum(0).mean(-1)
-    return {name: total / len(starts) for name, total in sums.items()}
+            sums[name] = sums.get(name, 0) + (error.double() * mask).sum((0, 2))
+        counts = counts + mask.sum((0, 2))
+    return {name: total / counts for name, total in sums.items()}

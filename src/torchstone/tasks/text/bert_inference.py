@@ -1,5 +1,6 @@
 """Evaluation and prediction with a trained BERT: labels of texts, pairs and words, or words for [MASK]."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchstone.data.text import tokenizers
+from torchstone.data.text import classification_files, tokenizers
 from torchstone.data.text.classification import LabeledTexts, read_labeled
 from torchstone.data.text.corpus import read_text
 from torchstone.data.text.mlm_batches import MLMBatches
 from torchstone.data.text.sentence_batches import IGNORE_INDEX, SentenceBatches, SpecialTokens
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
+from torchstone.tasks.inference import label_prediction
 from torchstone.tasks.text import masked_lm
 from torchstone.tasks.text.bert_data import build_rows, encode_texts, split_documents
 from torchstone.tasks.text.finetune import compute_logits
@@ -58,20 +60,20 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
     logits, labels = (torch.cat(column) for column in zip(*outputs, strict=True))
     accuracy = (logits.argmax(1) == labels).double().mean().item()
     loss = F.cross_entropy(logits, labels).item()
-    return {"accuracy": accuracy, "cross_entropy": loss, "labels": len(labels)}
+    return {"accuracy": accuracy, "loss": loss, "labels": len(labels)}
 
 
 @torch.no_grad()
 def predict(
     model: nn.Module, metadata: dict, inputs: Sequence[str | Path], *, fill: bool = False
 ) -> list[dict]:
-    """Labels of texts (or of the lines of text files) and their probabilities; from a masked language
-    model the most likely words for each [MASK]. A pair is `first ||| second`.
+    """Labels of texts (or of those in files: the text column of a table, or lines) and their probabilities;
+    from a masked language model the most likely words for each [MASK]. A pair is `first ||| second`.
 
     Raises:
         BadInput: the model was not trained for this; a text has no [MASK], or is no pair.
     """
-    texts = [line for each in inputs for line in _lines(each)]
+    texts = [text for each in inputs for text in _texts(each, metadata)]
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
     special = SpecialTokens.from_tokenizer(tokenizer, metadata["length"])
     if metadata["task"] == "masked":
@@ -90,7 +92,7 @@ def predict(
                 probabilities = probabilities[batch.labels[0].cpu() != IGNORE_INDEX]
                 answers.append(_word_answer(text, probabilities, metadata["classes"]))
             else:
-                answers.append(_text_answer(text, probabilities, metadata["classes"]))
+                answers.append(label_prediction(text, metadata["classes"], probabilities.tolist()))
     return answers
 
 
@@ -113,25 +115,13 @@ def _word_answer(text: str, probabilities: Tensor, classes: list[str]) -> dict:
     return {"input": text, "text": " ".join(f"{word}/{label}" for word, label in pairs), "labels": labels}
 
 
-def _text_answer(text: str, probabilities: Tensor, classes: list[str]) -> dict:
-    best = int(probabilities.argmax())
-    return {
-        "input": text,
-        "label": classes[best],
-        "probability": float(probabilities[best]),
-        "probabilities": dict(zip(classes, probabilities.tolist(), strict=True)),
-    }
-
-
-def _lines(each: str | Path) -> list[str]:
-    """A text itself, or the lines of a text file."""
-    if not Path(each).is_file():
-        texts = [str(each)]
-    else:
-        try:
-            texts = Path(each).read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{each} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
-    if not any(text.strip() for text in texts):
-        raise BadInput(f"{str(each)!r} holds no text")
-    return [text for text in texts if text.strip()]
+def _texts(each: str | Path, metadata: dict) -> list[str]:
+    """A text itself, or those of a file: the column of a table, or lines; of pairs `first ||| second`."""
+    if not os.path.isfile(each):  # which, unlike Path's, takes texts longer than a file name
+        if not str(each).strip():
+            raise BadInput(f"{str(each)!r} holds no text")
+        return [str(each)]
+    labels = metadata["task"] != "masked"
+    pairs, words = labels and metadata["pairs"], labels and metadata["has_word_labels"]
+    found = classification_files.read_unlabeled(Path(each), pairs=pairs, words=words)
+    return [first if second is None else f"{first} ||| {second}" for first, second in found]

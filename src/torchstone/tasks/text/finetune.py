@@ -36,8 +36,7 @@ def finetune(model: nn.Module, recipe: Any, setup: BertSetup, *, model_config: d
             setup.special,
             seed=recipe.seed,
             device=device,
-            rank=parallel.rank(),
-            world_size=parallel.world_size(),
+            **parallel.share(),
         )
         for split in ("train", "val", "test")
     }

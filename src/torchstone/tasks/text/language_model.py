@@ -76,14 +76,7 @@ def train_language_model(
     held_out = val if test is None else test
     assert held_out is not None
     update, state, _ = gradient_update(model, recipe.optim, loss, steps=recipe.steps, parameters=parameters)
-    stream = LMBatches(
-        train,
-        model.context,
-        recipe.batch_size,
-        seed=recipe.seed,
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
-    )
+    stream = LMBatches(train, model.context, recipe.batch_size, seed=recipe.seed, **parallel.share())
 
     def measure_part(ids: Tensor | None, part: str, max_tokens: int | None = None) -> dict[str, float]:
         return {} if ids is None else measure(model, ids, len(part), max_tokens=max_tokens)
@@ -222,7 +215,7 @@ def predict(
     inputs: Sequence[str],
     *,
     examples: str | Path | None = None,
-    length: int = 100,
+    max_new_tokens: int = 100,
 ) -> list[dict]:
     """The greedy continuation of each text.
 
@@ -240,7 +233,9 @@ def predict(
     answers = []
     for text in map(str, inputs):
         prompt = f"{shots}{text}\n" if shots else text
-        (full,) = generate_texts(model, tokenizer, prompt, count=1, seed=0, length=length, greedy=True)
+        (full,) = generate_texts(
+            model, tokenizer, prompt, count=1, seed=0, length=max_new_tokens, greedy=True
+        )
         continuation = full[len(prompt) :] if full.startswith(prompt) else full
         answer = continuation.split("\n")[0] if shots else text + continuation
         answers.append({"input": text, "text": answer})

@@ -70,8 +70,7 @@ def pretrain(
             next_sentence=recipe.next_sentence,
             mask_prob=recipe.mask_prob,
             device=device,
-            rank=parallel.rank(),
-            world_size=parallel.world_size(),
+            **parallel.share(),
         )
         for split in ("train", "val", "test")
     }

@@ -105,14 +105,7 @@ def build(recipe: Any, cell: Cell) -> Run:
         for part in (text.train, text.val, text.test)
     )
     assert train is not None
-    stream = BPTTBatches(
-        train,
-        recipe.seq_len,
-        recipe.batch_size,
-        seed=recipe.seed,
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
-    )
+    stream = BPTTBatches(train, recipe.seq_len, recipe.batch_size, seed=recipe.seed, **parallel.share())
     update = StatefulUpdate(model, recipe)
 
     def measure_part(ids: Tensor | None, part: str, max_tokens: int | None = None) -> dict[str, float]:

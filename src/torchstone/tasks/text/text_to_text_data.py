@@ -67,7 +67,7 @@ def load_data(recipe: Any) -> TextToTextData:
     Raises:
         BadInput: no such data, too little of it, or no pair that is short enough.
     """
-    share = {"seed": recipe.seed, "rank": parallel.rank(), "world_size": parallel.world_size()}
+    share = {"seed": recipe.seed, **parallel.share()}
     max_length = recipe.max_length
     settings = TextSettings(recipe.task, max_length, recipe.noise_density, recipe.mean_span_length)
     splits, description = read_splits(recipe.data, settings)

@@ -23,6 +23,7 @@ from torchstone.tasks.text.translation_inference import (
     PAD,
     SPECIAL_TOKENS,
     bleu,
+    bleu_tokenizer,
     encode_batch,
     group_by_length,
     report,
@@ -66,7 +67,8 @@ def translate(
 
     Metrics: `loss`, nats per target token (smoothed in training only); `accuracy`, the fraction of target
     tokens that are the most likely ones; and BLEU by sacrebleu, in validation of `eval_examples` greedy
-    translations, at the end of the whole test split. `unigram` is the loss of the token frequencies.
+    translations, at the end of the whole test split; its tokenizer is that of the target's script
+    (`bleu_tokenizer`). `unigram` is the loss of the token frequencies.
 
     Args:
         model_config: constructor arguments of `model`, saved with the weights.
@@ -87,19 +89,20 @@ def translate(
         recipe.batch_size,
         pad=PAD,
         seed=recipe.seed,
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        **parallel.share(),
     )
     update, state, eval_model = gradient_update(
         model, recipe.optim, lambda net, batch: loss(net, batch, recipe.label_smoothing), steps=recipe.steps
     )
     state["stream"] = stream
     search = {"beam_size": recipe.beam_size, "length_penalty": recipe.length_penalty}
+    tokenize = bleu_tokenizer([target for _, target in data.test])
 
     def validate() -> dict[str, float]:
         metrics = measure(eval_model, data.val, tokenizer)
         if recipe.eval_examples:
-            metrics["bleu"] = bleu(eval_model, tokenizer, data.val[: recipe.eval_examples])["bleu"]
+            examples = data.val[: recipe.eval_examples]
+            metrics["bleu"] = bleu(eval_model, tokenizer, examples, tokenize=tokenize)["bleu"]
         return metrics
 
     def evaluate_test() -> dict[str, float]:
@@ -109,10 +112,11 @@ def translate(
             for rows in (pairs, encode_pairs(data.test, tokenizer))
         )
         metrics["unigram"] = unigram_loss(train, targets, tokenizer.get_vocab_size())
-        return metrics | bleu(eval_model, tokenizer, data.test, **search)
+        return metrics | bleu(eval_model, tokenizer, data.test, tokenize=tokenize, **search)
 
     too_long = len(all_pairs) - len(pairs)
     suffix = f", {too_long} of more than {recipe.max_length} tokens not trained on" if too_long else ""
+    suffix += f", BLEU of sacrebleu's {tokenize} tokens" if tokenize != "13a" else ""
     return Run(
         stream=stream,
         update=update,
@@ -130,6 +134,7 @@ def translate(
             "tokenizer": tokenizers.to_metadata(tokenizer),
             "languages": [recipe.source, recipe.target],
             "search": search,
+            "bleu_tokenizer": tokenize,
             "data": data.description + suffix,
         },
     )
@@ -169,7 +174,9 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
     pairs = data.test if held_out else data.train + data.val + data.test
     metrics = measure(model, pairs, tokenizer)
-    return {**metrics, **bleu(model, tokenizer, pairs, **search_options(metadata)), "pairs": len(pairs)}
+    tokenize = bleu_tokenizer([target for _, target in pairs])
+    metrics |= bleu(model, tokenizer, pairs, tokenize=tokenize, **search_options(metadata))
+    return {**metrics, "bleu_tokenizer": tokenize, "pairs": len(pairs)}
 
 
 def predict(model: Any, metadata: dict, inputs: Sequence[Path | str], **options: Any) -> list[dict]:

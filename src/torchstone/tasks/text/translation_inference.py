@@ -1,6 +1,9 @@
 """Translations of a trained model: generation, BLEU, and the report with its attention maps."""
 
+import importlib.util
+import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,12 @@ PAD, BOS, EOS = range(3)
 MAX_EXTRA_TOKENS = 50
 EVAL_BATCH_TOKENS = 6_000  # tokens per batch in evaluation
 MAX_SHOWN = 20  # translations in the report
+SCRIPTS = {
+    "han": re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"),
+    "kana": re.compile("[\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f]"),
+    # Thai, Lao, Tibetan, Burmese, Khmer
+    "unspaced": re.compile("[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff]"),
+}
 
 
 def encode_batch(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
@@ -59,12 +68,37 @@ def translate_texts(
     return translations
 
 
+def bleu_tokenizer(references: Sequence[str]) -> str:
+    """The tokenizer of sacrebleu that the script of the references needs: where words have no spaces between
+    them, 13a would take a sentence for a word."""
+    letters = [letter for text in references for letter in text if letter.isalpha()]
+    scripts = {
+        name: sum(bool(pattern.match(letter)) for letter in letters) for name, pattern in SCRIPTS.items()
+    }
+    if 2 * sum(scripts.values()) < len(letters) or not letters:
+        return "13a"
+    if 50 * scripts["kana"] > len(letters):  # Japanese has Chinese characters too
+        return (
+            "ja-mecab" if importlib.util.find_spec("MeCab") and importlib.util.find_spec("ipadic") else "char"
+        )
+    return "zh" if scripts["han"] > scripts["unspaced"] else "char"
+
+
 def bleu(
-    model: Any, tokenizer: Tokenizer, pairs: Pairs, *, beam_size: int = 1, length_penalty: float = 0.0
+    model: Any,
+    tokenizer: Tokenizer,
+    pairs: Pairs,
+    *,
+    tokenize: str | None = None,
+    beam_size: int = 1,
+    length_penalty: float = 0.0,
 ) -> dict[str, float]:
     """BLEU of the model's translations (Papineni et al. 2002), 0 to 100, by sacrebleu.
 
     Also BLEU without case, and `exact_match`, the fraction of translations that equal their reference.
+
+    Args:
+        tokenize: sacrebleu's tokenizer; by default that of the references' script.
     """
     import sacrebleu
 
@@ -73,9 +107,11 @@ def bleu(
         model, tokenizer, sources, beam_size=beam_size, length_penalty=length_penalty
     )
     matches = sum(a == b for a, b in zip(translations, references, strict=True))
+    score = partial(sacrebleu.corpus_bleu, translations, [references])
+    tokenize = tokenize or bleu_tokenizer(references)
     return {
-        "bleu": sacrebleu.corpus_bleu(translations, [references]).score,
-        "bleu_lowercase": sacrebleu.corpus_bleu(translations, [references], lowercase=True).score,
+        "bleu": score(tokenize=tokenize).score,
+        "bleu_lowercase": score(tokenize=tokenize, lowercase=True).score,
         "exact_match": matches / len(pairs),
     }
 

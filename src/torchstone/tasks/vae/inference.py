@@ -12,8 +12,9 @@ from torchstone.data.vision.dequantized_batches import all_images
 from torchstone.data.vision.preprocess import preprocess
 from torchstone.errors import BadInput
 from torchstone.plots.sample_grid import save_image_grid
-from torchstone.tasks.anomaly import check_finite, classify_score, list_files
+from torchstone.tasks.anomaly import check_finite, classify_score
 from torchstone.tasks.evaluate_samples import DEFAULT_SAMPLES, evaluate_samples
+from torchstone.tasks.inference import list_files
 from torchstone.tasks.vae.figures import GIBBS_STEPS, decode_images, encode, inpaint, sample_images, to_uint8
 from torchstone.tasks.vae.train import FEW_SAMPLES, encode_all, evaluate_bounds, fixed_binarization
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec
@@ -79,7 +80,7 @@ def evaluate(
         NotFinite: a bound is NaN or infinite.
     """
     picture, device = metadata["picture"], next(model.parameters()).device
-    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device)
+    data = load_images(spec, size=picture["size"], channels=picture["channels"], device=device, model=picture)
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     images = torch.cat([all_images(split) for split in splits])
     metrics = evaluate_bounds(model, images, metadata["binarization"])
@@ -92,7 +93,7 @@ def evaluate(
 
 
 def predict(model: Any, metadata: dict[str, Any], inputs: Sequence[Path | str]) -> list[dict[str, Any]]:
-    """How unusual each image is: its `elbo` in nats, `label` (usual or unusual) and `probability`, the
+    """How unusual each image is: its `elbo` in nats, `label` (usual or unusual) and `validation_rank`, the
     fraction of validation images whose ELBO is no higher.
 
     Args:

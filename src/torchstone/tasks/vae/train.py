@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from torchstone.data.vision.augment import make_augmentation
-from torchstone.data.vision.batches import ImageBatches
 from torchstone.data.vision.dataset import ImageDataset
 from torchstone.data.vision.dequantized_batches import (
     LikelihoodBatch,
@@ -17,9 +15,9 @@ from torchstone.data.vision.dequantized_batches import (
     all_images,
     identity_stats,
 )
-from torchstone.engine import parallel
 from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
+from torchstone.parts.indices import spread_over_classes
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.vae.elbo import (
     bernoulli_log_prob,
@@ -40,11 +38,13 @@ from torchstone.tasks.vae.figures import (
     save_reconstructions,
 )
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec
+from torchstone.tasks.vision.stream import image_batches
 
 Pixels = UInt8[Tensor, "count channel height width"]
 Images = Float[Tensor, "count channel height width"]
 PerImage = Float[Tensor, " count"]
 
+MAX_SHOWN = 2000  # images that the pictures at the end are made of
 GRID_SIZE = 100  # samples on a grid
 CHUNK_SIZE = 1000  # latent samples at a time
 FEW_SAMPLES, MANY_SAMPLES = 5, 50  # latent samples of the bounds, in validation and at the end
@@ -116,15 +116,7 @@ def train_vae(
         return loss(net, binarize(batch.images, batch.u, recipe.binarization), batch.epsilon, recipe)
 
     update, state, eval_model = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
-    batches = ImageBatches(
-        data.train,
-        recipe.batch_size,
-        seed=recipe.seed,
-        metadata=identity_stats(data.metadata["channels"]),
-        augment=make_augmentation(recipe.augment),
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
-    )
+    batches = image_batches(recipe, data.train, identity_stats(data.metadata["channels"]))
     stream = state["stream"] = LikelihoodBatches(batches, (recipe.latent_samples, model.latent_dim))
 
     def evaluate() -> dict[str, float]:
@@ -145,7 +137,8 @@ def train_vae(
         return sample_images(eval_model, GRID_SIZE)
 
     def report(folder: Path) -> None:
-        x = fixed_binarization(all_images(data.test), recipe.binarization)
+        rows = spread_over_classes(data.test.labels, MAX_SHOWN).to(data.test.labels.device)
+        x = fixed_binarization(all_images(data.test)[rows], recipe.binarization)
         save_reconstructions(eval_model, x, folder / "rebuilt.png")
         save_interpolations(eval_model, x, folder / "interpolation.png")
         save_latent_grid(eval_model, x, folder / "plane.png")

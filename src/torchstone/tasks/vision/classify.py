@@ -12,14 +12,42 @@ from torchstone.data.vision.augment import make_augmentation, parse_augmentation
 from torchstone.data.vision.batches import ImageBatches
 from torchstone.data.vision.dataset import ImageDataset, ImageSplit, load_images, normalize
 from torchstone.data.vision.preprocess import preprocess
-from torchstone.engine import parallel
+from torchstone.engine import parallel, rng
+from torchstone.engine.device import select_device
 from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.interpret import feature_maps, grad_cam
 from torchstone.parts.modes import eval_mode
 from torchstone.plots import classification
 from torchstone.tasks import transfer
+from torchstone.tasks.inference import label_prediction, list_files
 from torchstone.tasks.optimization import gradient_update
+
+
+def train_classifier(
+    recipe: Any,
+    variants: Mapping[str, Any],
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    **options: Any,
+) -> Run:
+    """A Run of `classify` on the recipe's images, with its variant's network from the recipe's seed.
+
+    Args:
+        arguments: of the network's constructor, beside `num_classes` and `channels`.
+        size, channels: of the images, if they are no fields of the recipe.
+        options: those of `classify`.
+    """
+    size = recipe.size if size is None else size
+    channels = recipe.channels if channels is None else channels
+    device = select_device(recipe.device)
+    data = load_images(recipe.data, size=size, channels=channels, device=device)
+    model_config = {"num_classes": len(data.classes), "channels": channels, **(arguments or {})}
+    rng.seed(recipe.seed)
+    model = variants[recipe.variant].make(**model_config).to(device)
+    return classify(model, recipe, data, model_config=model_config, **options)
 
 
 def classify(
@@ -32,7 +60,7 @@ def classify(
     update: Callable | None = None,
     head: tuple[str, ...] = (),
     published: Callable[[str, dict], Mapping[str, Tensor]] | None = None,
-    statistics: transfer.Statistics = transfer.IMAGENET,
+    statistics: transfer.Statistics | transfer.FileStatistics = transfer.IMAGENET,
 ) -> Run:
     """A Run that trains `model` to classify the images of `data`.
 
@@ -76,8 +104,7 @@ def classify(
         augment=augment,
         mixing=mixing,
         classes=len(data.classes),
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        **parallel.share(),
     )
     tested: list[Tensor] = []  # logits of the test split, for the pictures of the same weights
 
@@ -152,13 +179,25 @@ def save_report(model: nn.Module, data: ImageDataset, folder: Path, logits: Tens
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict:
-    """Accuracy and cross-entropy (nats) on `spec`: its test split if `held_out`, else all its images.
+    """Accuracy and loss (cross-entropy in nats) on `spec`: its test split if `held_out`, else all its images.
+
+    Raises:
+        BadInput: its classes are not those that the model was trained on.
+    """
+    return evaluate_by(F.cross_entropy, model, metadata, spec, held_out=held_out)
+
+
+def evaluate_by(
+    loss: Callable[[Tensor, Tensor], Tensor], model: nn.Module, metadata: dict, spec: str, *, held_out: bool
+) -> dict:
+    """`evaluate` of a model that was trained with another loss.
 
     Raises:
         BadInput: its classes are not those that the model was trained on.
     """
     preprocessing, device = metadata["picture"], next(model.parameters()).device
-    data = load_images(spec, size=preprocessing["size"], channels=preprocessing["channels"], device=device)
+    size, channels = preprocessing["size"], preprocessing["channels"]
+    data = load_images(spec, size=size, channels=channels, device=device, model=preprocessing)
     if list(data.classes) != metadata["classes"]:
         raise BadInput(
             f"{spec} has the classes {', '.join(data.classes)}, but the model was trained on "
@@ -169,7 +208,7 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
     labels = torch.cat([split.labels for split in splits])
     return {
         "accuracy": (logits.argmax(1) == labels).double().mean().item(),
-        "cross_entropy": F.cross_entropy(logits, labels).item(),
+        "loss": loss(logits, labels).item(),
         "images": len(labels),
     }
 
@@ -181,27 +220,14 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> l
     Raises:
         BadInput: a file is missing, or is no image.
     """
-    files = []
-    for path in map(Path, inputs):
-        inside = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-        if not inside:
-            raise BadInput(f"{path} is an empty folder: give image files, or a folder of them")
-        files += inside
+    files = list_files(inputs)
     device = next(model.parameters()).device
     predictions = []
     with eval_mode(model):
         for file in files:
             image = normalize(preprocess(file, metadata["picture"]).to(device), metadata["picture"])
             probabilities = model(image).softmax(1)[0].tolist()
-            best = max(range(len(probabilities)), key=probabilities.__getitem__)
-            predictions.append(
-                {
-                    "input": str(file),
-                    "label": metadata["classes"][best],
-                    "probability": probabilities[best],
-                    "probabilities": dict(zip(metadata["classes"], probabilities, strict=True)),
-                }
-            )
+            predictions.append(label_prediction(str(file), metadata["classes"], probabilities))
     return predictions
 
 

@@ -17,7 +17,7 @@ from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
 from torchstone.engine import parallel
 from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
-from torchstone.metrics.segmentation import class_iou, evaluate_splits, iou_metrics, split_metrics
+from torchstone.metrics.segmentation import class_iou, evaluate_splits, iou_metrics, named_ious, split_metrics
 from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.modes import eval_mode
 from torchstone.plots import segmentation_masks
@@ -38,7 +38,7 @@ def segment(
     """A Run that trains `model` to classify every pixel.
 
     Special recipe field: `augment`. Metrics are `miou` (`iou_metrics`), `pixel_accuracy` (0 to 1) and
-    `loss`. The test split is evaluated once, at the end.
+    `loss`. The test split is evaluated once, at the end, and also has the IoU of each class.
 
     Args:
         model_config: the arguments that `model` was built with; saved with the weights, to rebuild it.
@@ -53,9 +53,15 @@ def segment(
         output = net(images)
         logits = output[0] if isinstance(output, tuple) else output
         labeled = (labels != IGNORE_INDEX).sum()
-        accuracy = (logits.detach().argmax(1) == labels).sum() / labeled
-        # the mean is over labeled pixels, and augmentation leaves some without a label
-        return {"loss": loss(output, labels), "pixel_accuracy": accuracy, "weight": labeled}
+        accuracy = (logits.detach().argmax(1) == labels).sum() / labeled.clamp(min=1)
+        # augmentation can leave a batch without any label: a mean over nothing, which changes nothing
+        mean = torch.where(labeled > 0, loss(output, labels), 0.0)
+        weight = labeled.to(mean.dtype).clamp(min=1e-6)  # the mean is over labeled pixels
+        return {"loss": mean, "pixel_accuracy": accuracy, "weight": weight}
+
+    def test() -> dict[str, float]:
+        matrix, cross_entropy = evaluate_splits(eval_model, [data.test], data.metadata, len(data.classes))
+        return {**iou_metrics(matrix), "loss": cross_entropy, **named_ious(matrix, data.classes)}
 
     update, state, eval_model = gradient_update(model, recipe.optim, objective, steps=recipe.steps)
     state["stream"] = stream = segmentation_batches.SegmentationBatches(
@@ -64,8 +70,7 @@ def segment(
         seed=recipe.seed,
         metadata=data.metadata,
         augment=segmentation_batches.make_augmentation(recipe.augment),
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
+        **parallel.share(),
     )
     return Run(
         stream=stream,
@@ -75,7 +80,7 @@ def segment(
         examples=Examples(recipe.batch_size, len(data.train), len(data.val), "images"),
         state=state,
         steps=recipe.steps,
-        test=lambda: split_metrics(eval_model, [data.test], data.metadata, len(data.classes)),
+        test=test,
         report=lambda folder: save_report(eval_model, data, folder),
         metadata={
             "task": "segment",
@@ -106,14 +111,14 @@ def save_report(model: nn.Module, data: SegmentationDataset, folder: Path) -> No
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict:
-    """mIoU, the IoU of each class, pixel accuracy and cross-entropy (nats) on `spec`: its test split if
-    `held_out`, else all its images.
+    """mIoU, the IoU of each class that it is the mean of, their number, pixel accuracy and loss
+    (cross-entropy in nats) on `spec`: its test split if `held_out`, else all its images.
 
     Raises:
         BadInput: its classes are not those that the model was trained on.
     """
     preprocessing, device = metadata["picture"], next(model.parameters()).device
-    data = load_segmentation(spec, size=preprocessing["size"], device=device)
+    data = load_segmentation(spec, size=preprocessing["size"], device=device, model=preprocessing)
     if list(data.classes) != metadata["classes"]:
         raise BadInput(
             f"{spec} has the classes {', '.join(data.classes)}, but the model was trained on "
@@ -123,8 +128,8 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
     matrix, cross_entropy = evaluate_splits(model, splits, preprocessing, len(data.classes))
     return {
         **iou_metrics(matrix),
-        "cross_entropy": cross_entropy,
-        **{f"iou_{name}": iou for name, iou in zip(data.classes, class_iou(matrix).tolist(), strict=True)},
+        "loss": cross_entropy,
+        **named_ious(matrix, data.classes),
         "images": sum(map(len, splits)),
     }
 
@@ -143,8 +148,8 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> l
     """The classes in each image file; a folder stands for the images in it.
 
     `shares` are the classes' shares of the pixels. `label` is the class with the most pixels apart from
-    the first (background), unless all are background; `probability` is the mean probability of that class
-    over its pixels.
+    the first (background), unless all are background, and `share` its own; `mean_probability` is the mean
+    probability of that class over its pixels.
 
     Raises:
         BadInput: a file is missing, or is no image.
@@ -160,7 +165,8 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> l
             {
                 "input": str(file),
                 "label": metadata["classes"][label],
-                "probability": probabilities[label][mask == label].mean().item(),
+                "share": shares[label],
+                "mean_probability": probabilities[label][mask == label].mean().item(),
                 "shares": dict(zip(metadata["classes"], shares, strict=True)),
             }
         )
@@ -173,14 +179,16 @@ def explain(model: nn.Module, metadata: dict, inputs: Sequence[Path | str], file
     Raises:
         BadInput: an input is missing, or is no image.
     """
-    overlays = []
+    overlays, shares = [], []
     for source in find_images(inputs):
         probabilities, image = pixel_probabilities(model, metadata, source)
         image.thumbnail((MAX_SIDE, MAX_SIDE))
         size = (image.height, image.width)
         upsampled = F.interpolate(probabilities[None], size, mode="bilinear", align_corners=False)
         overlays.append((Path(source).name, image, upsampled[0].argmax(0)))
-    segmentation_masks.plot_overlays(overlays, metadata["classes"], file)
+        counts = torch.bincount(probabilities.argmax(0).flatten(), minlength=len(probabilities))
+        shares.append((counts / counts.sum()).tolist())  # those that `predict` gives
+    segmentation_masks.plot_overlays(overlays, metadata["classes"], file, shares[0])
 
 
 def find_images(inputs: Sequence[Path | str]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Classification of table rows: training as a `Run`, evaluation and prediction."""
+"""Classification of rows of numbers as they are: training as a `Run`, evaluation and prediction."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from torchstone.data.tabular.dataset import Table, TableBatches, load_rows
 from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
+from torchstone.tasks.inference import label_prediction
 
 
 def classify_table(
@@ -87,12 +88,12 @@ def evaluate(
     Raises:
         BadInput: its features or classes are not those the model was trained on.
     """
-    for key, values in (("features", table.features), ("classes", table.classes)):
-        if list(values) != metadata[key]:
-            raise BadInput(
-                f"{table.name} has the {key} {', '.join(values)}, but the model was trained on "
-                f"{', '.join(metadata[key])}"
-            )
+    table = table.select(metadata["features"])
+    if list(table.classes) != metadata["classes"]:
+        raise BadInput(
+            f"{table.name} has the classes {', '.join(table.classes)}, but the model was trained on "
+            f"{', '.join(metadata['classes'])}"
+        )
     table = dataclasses.replace(table, splits={"all": torch.arange(len(table.x)), **table.splits})
     split = "test" if held_out else "all"
     return {**evaluate_split(model, table, split, loss), "rows": len(table.splits[split])}
@@ -139,13 +140,6 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> l
     for each in inputs:
         probabilities = compute_scores(model, load_rows(each, metadata["features"])).softmax(1).tolist()
         for number, row in enumerate(probabilities, 1):
-            best = max(range(len(row)), key=row.__getitem__)
-            predictions.append(
-                {
-                    "input": f"{each}, row {number}" if Path(each).is_file() else str(each),
-                    "label": metadata["classes"][best],
-                    "probability": row[best],
-                    "probabilities": dict(zip(metadata["classes"], row, strict=True)),
-                }
-            )
+            name = f"{each}, row {number}" if Path(each).is_file() else str(each)
+            predictions.append(label_prediction(name, metadata["classes"], row))
     return predictions

@@ -1,0 +1,321 @@
+"""Columns of a table as numbers: numbers, categories and dates, and what is learned of them in training.
+
+Each encoded column is a number (NaN where it is missing) or a category's code (0 where it is missing, was
+not in training, or is rarer than the `MAX_CATEGORIES` that have one).
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64
+from numpy import ndarray as Array
+
+from torchstone.data.series.calendar import DAY, parse_digits, parse_instant
+from torchstone.data.tabular.files import LARGEST, NO_NUMBER, is_missing, to_number
+from torchstone.errors import BadInput
+
+MAX_CATEGORIES = 254
+MAX_DISTINCT = 0.5  # share of different words from which on a column is no category but names or text
+FEW = 50  # as many different words are categories in any case
+ROW_NUMBERS = re.compile(r"(row|line)?[ _]?(id|no|nr|number|index|idx)", re.IGNORECASE)
+DATE_NAMES = re.compile(r"date|day|month|time|period", re.IGNORECASE)
+# numbers as text: 1,234.5, 1.234,5, € 12, 12 %
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
+EUROPEAN = re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d+)?|[+-]?\d+,\d+")
+UNITS = re.compile(r"^[$€£¥]\s*|\s*[$€£¥%]$")
+PARTS = ("days", "month", "weekday", "hour")  # of a date: since 1970, and what comes again
+
+
+@dataclass(frozen=True)
+class NumberColumn:
+    """A number, or a `part` of a date.
+
+    Args:
+        source: the file's column.
+        mark: before decimals, see `decimal_mark`.
+        edges: of bins that hold about equally many training values.
+    """
+
+    source: str
+    part: str
+    mark: str
+    mean: float
+    std: float
+    median: float
+    edges: tuple[float, ...]
+    has_missing: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.source} {self.part}".strip()
+
+
+@dataclass(frozen=True)
+class CategoryColumn:
+    """Words; the code of a word is its position in `values`, from 1 on."""
+
+    source: str
+    values: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.source
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The encoded columns of a table, in order."""
+
+    columns: tuple[NumberColumn | CategoryColumn, ...]
+
+    @classmethod
+    def from_metadata(cls, entries: Sequence[Mapping[str, Any]]) -> "Schema":
+        """`to_metadata` undone."""
+        columns = []
+        for entry in entries:
+            fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in entry.items()}
+            columns.append(CategoryColumn(**fields) if "values" in fields else NumberColumn(**fields))
+        return cls(tuple(columns))
+
+    def to_metadata(self) -> list[dict[str, Any]]:
+        return [asdict(column) for column in self.columns]
+
+    def sources(self) -> tuple[str, ...]:
+        """The file's columns that are read."""
+        return tuple(dict.fromkeys(column.source for column in self.columns))
+
+    def encode(self, name: str, cells: Mapping[str, Sequence[Any]]) -> Float64[Array, "rows columns"]:
+        """Cells by column as numbers and codes.
+
+        Raises:
+            BadInput: a cell of a number or date is neither that nor missing.
+        """
+        encoded = []
+        for column in self.columns:
+            own = cells[column.source]
+            if isinstance(column, CategoryColumn):
+                codes = {value: i for i, value in enumerate(column.values, 1)}
+                encoded.append([float(codes.get(word_of(cell), 0)) for cell in own])
+            elif column.part:
+                encoded.append(_date_part(name, column.source, own, column.part))
+            else:
+                encoded.append(_numbers(name, column.source, own, column.mark))
+        return np.array(encoded, dtype=np.float64).T.reshape(-1, len(self.columns)).copy()
+
+
+def word_of(cell: Any) -> str:
+    """A category as text; missing ones are empty. 1.0, as a column with gaps stores whole numbers, is 1."""
+    if is_missing(cell):
+        return ""
+    if isinstance(cell, float) and cell == int(cell):
+        return str(int(cell))
+    return str(cell).strip()
+
+
+def infer_schema(
+    name: str,
+    columns: Mapping[str, Sequence[Any]],
+    train: Bool[Array, " rows"],
+    *,
+    categorical: Sequence[str] = (),
+    bins: int = 128,
+) -> tuple[Schema, list[str]]:
+    """What each column is, by all of its cells, with statistics of the training rows alone; and notes on what
+    was left out or filled.
+
+    Args:
+        categorical: columns whose numbers are names of categories.
+        bins: at most so many for each number.
+
+    Raises:
+        BadInput: no such categorical column; numbers with words among them; numbers that can be read in two
+            ways; no column that says anything.
+    """
+    if unknown := [each for each in categorical if each not in columns]:
+        raise BadInput(f"{name} has no column {unknown[0]!r} to be categorical: it has {', '.join(columns)}")
+    encoded: list[NumberColumn | CategoryColumn] = []
+    left_out: dict[str, list[str]] = {}
+    missing = 0
+    for source, cells in columns.items():
+        kind = "category" if source in categorical else kind_of(name, source, cells)
+        if kind in ("text", "row number", "empty"):
+            left_out.setdefault(kind, []).append(source)
+            continue
+        found: list[NumberColumn | CategoryColumn] = []
+        if kind == "category":
+            counts = Counter(word_of(cell) for cell, is_train in zip(cells, train, strict=True) if is_train)
+            words = sorted((word for word in counts if word), key=lambda word: (-counts[word], word))
+            if len(counts) > 1:
+                found = [CategoryColumn(source, tuple(words[:MAX_CATEGORIES]))]
+        else:
+            parts = PARTS if kind == "date" else ("",)
+            found = [
+                column for part in parts if (column := _describe(name, source, cells, part, train, bins))
+            ]
+        if not found:
+            left_out.setdefault("constant", []).append(source)
+        missing += bool(found) and any(is_missing(cell) for cell in cells)
+        encoded += found
+    notes = [
+        f"left out: {', '.join(names)} ({'row numbers' if kind == 'row number' else kind})"
+        for kind, names in left_out.items()
+    ]
+    if missing:
+        notes.append(f"missing values in {missing} column{'s' * (missing > 1)}")
+    if not encoded:
+        raise BadInput(f"{name} has no column to predict from ({'; '.join(notes)})")
+    return Schema(tuple(encoded)), notes
+
+
+def kind_of(name: str, source: str, cells: Sequence[Any]) -> str:
+    """number, date, category, text, row number or empty.
+
+    Raises:
+        BadInput: most cells are numbers, and some are words; or numbers that can be read in two ways.
+    """
+    present = [cell for cell in cells if not is_missing(cell)]
+    if not present:
+        return "empty"
+    if all(isinstance(cell, bool) for cell in present):
+        return "category"
+    if all(isinstance(cell, date | datetime) for cell in present):
+        return "date"
+    if all(isinstance(cell, str) and parse_instant(cell) is not None for cell in present):
+        return "date"
+    is_named_date = DATE_NAMES.search(source) and len(str(present[0])) >= 8
+    if is_named_date and parse_digits([str(cell) for cell in present]) is not None:
+        return "date"
+    mark = decimal_mark(name, source, present)
+    numbers = [parse_number(cell, mark) for cell in present if str(cell).lower() not in NO_NUMBER]
+    known = [number for number in numbers if number is not None]
+    words = len(numbers) - len(known)
+    if known and not words:
+        is_counter = all(number == int(number) for number in known) and len(set(known)) == len(cells)
+        return "row number" if is_counter and ROW_NUMBERS.fullmatch(source) else "number"
+    if 0 < words < len(numbers) / 2:
+        row = 1 + next(
+            i for i, cell in enumerate(cells) if not is_missing(cell) and parse_number(cell, mark) is None
+        )
+        raise BadInput(
+            f"{name}: {source!r} in data row {row} is {cells[row - 1]!r}, where most are numbers: correct it "
+            f"or leave it empty; if they are names of categories give --categorical {source}"
+        )
+    distinct = len({word_of(cell) for cell in present})
+    return "text" if distinct > max(FEW, MAX_DISTINCT * len(present)) else "category"
+
+
+def decimal_mark(name: str, source: str, cells: Sequence[Any]) -> str:
+    """What stands before a column's decimals, `.` or `,`; the other one may stand before thousands.
+
+    Raises:
+        BadInput: a comma may be either in all of its numbers.
+    """
+    texts = [UNITS.sub("", cell.strip()) for cell in cells if isinstance(cell, str)]
+    marked = [text for text in texts if "," in text]
+    if not marked or not all(THOUSANDS.fullmatch(text) or EUROPEAN.fullmatch(text) for text in marked):
+        return "."
+    is_english = all(THOUSANDS.fullmatch(text) for text in marked)
+    plain = [text for text in texts if "," not in text]
+    is_european = all(EUROPEAN.fullmatch(text) for text in marked) and not any("." in text for text in plain)
+    if is_english and is_european:
+        # where all that are below a thousand have no comma, and no other, it is one for thousands
+        numbers = [number for text in plain if (number := to_number(text)) is not None]
+        if numbers and max(map(abs, numbers)) < 1000:
+            return "."
+        removed, replaced = marked[0].replace(",", ""), marked[0].replace(",", ".")
+        raise BadInput(
+            f"{name}: {source!r} has {marked[0]}, which may be {removed} or {replaced}: write numbers "
+            "without a mark for thousands, and with a point for decimals"
+        )
+    return "," if is_european else "."
+
+
+def parse_number(cell: Any, mark: str) -> float | None:
+    """A cell as a number, by the column's decimal mark; currency and percent signs are left out."""
+    if not isinstance(cell, str):
+        return to_number(cell)
+    text = UNITS.sub("", cell.strip())
+    if mark == "," and EUROPEAN.fullmatch(text):
+        text = text.replace(".", "").replace(",", ".")
+    elif mark == "." and THOUSANDS.fullmatch(text):
+        text = text.replace(",", "")
+    return to_number(text)
+
+
+def _describe(
+    name: str, source: str, cells: Sequence[Any], part: str, train: Bool[Array, " rows"], bins: int
+) -> NumberColumn | None:
+    """The column's statistics, or none if it is constant in training."""
+    mark = decimal_mark(name, source, cells)
+    numbers = np.array(_date_part(name, source, cells, part) if part else _numbers(name, source, cells, mark))
+    known = numbers[train & ~np.isnan(numbers)]
+    has_missing = bool(np.isnan(numbers[train]).any())
+    if len(known) == 0 or (known.min() == known.max() and not has_missing):
+        return None
+    # quantiles of the values, and of the different values: where most are 0, the others have bins too
+    levels = np.linspace(0, 1, max(2, bins // 2 + 1))
+    quantiles = [np.quantile(values, levels) for values in (known, np.unique(known))]
+    edges = np.unique(np.concatenate(quantiles).astype(np.float32))
+    std = float(known.std()) or 1.0
+    return NumberColumn(
+        source,
+        part,
+        mark,
+        float(known.mean()),
+        std,
+        float(np.median(known)),
+        tuple(edges.tolist()),
+        has_missing,
+    )
+
+
+def _numbers(name: str, source: str, cells: Sequence[Any], mark: str) -> list[float]:
+    numbers = []
+    for row, cell in enumerate(cells, 1):
+        if is_missing(cell) or str(cell).lower() in NO_NUMBER:
+            numbers.append(math.nan)
+        elif (number := parse_number(cell, mark)) is None:
+            raise BadInput(
+                f"{name}: {source!r} in data row {row} is {cell!r}, which is no finite number "
+                f"up to {LARGEST:g}"
+            )
+        else:
+            numbers.append(number)
+    return numbers
+
+
+def _date_part(name: str, source: str, cells: Sequence[Any], part: str) -> list[float]:
+    """Days since 1970, or the month, the weekday (Monday is 0) or the hour of dates."""
+    values = []
+    for row, cell in enumerate(cells, 1):
+        if is_missing(cell):
+            values.append(math.nan)
+            continue
+        if (seconds := _local_seconds(cell)) is None:
+            raise BadInput(
+                f"{name}: {source!r} in data row {row} is {cell!r}, no date like 2016-07-01 or "
+                "2016-07-01 13:00"
+            )
+        days = seconds / DAY
+        month = datetime.fromtimestamp(seconds, UTC).month
+        parts = {"days": days, "month": month, "weekday": (math.floor(days) + 3) % 7}
+        values.append(float(parts.get(part, (days - math.floor(days)) * 24)))
+    return values
+
+
+def _local_seconds(cell: Any) -> float | None:
+    """Seconds since 1970 by a date's own clock."""
+    if isinstance(cell, datetime):
+        return cell.replace(tzinfo=UTC).timestamp()
+    if isinstance(cell, date):
+        return datetime(cell.year, cell.month, cell.day, tzinfo=UTC).timestamp()
+    instant = parse_instant(str(cell))
+    if instant is None and (digits := parse_digits([str(cell)])) is not None:
+        instant = digits[0]
+    return None if instant is None else instant.local

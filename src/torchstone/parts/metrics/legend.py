@@ -1,0 +1,207 @@
+"""The legend of every metric: its name in words, its unit, which way is better, what chance gives.
+
+One number has one name, in training, in `eval` and in pictures; this table says what the name means. A metric
+that several systems share but measure in different units (a loss, mostly) has lines of its own for them.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Legend:
+    title: str  # the field's term
+    unit: str  # of its numbers
+    better: Literal["higher", "lower", ""] = ""  # which is better; neither where it only describes
+    chance: str = ""  # what guessing gives, or an untrained network
+
+    def line(self) -> str:
+        """All of it: `accuracy, fraction of examples; higher is better; chance 1/classes`."""
+        better = f"{self.better} is better" if self.better else ""
+        chance = f"chance {self.chance}" if self.chance else ""
+        return "; ".join(filter(None, [f"{self.title}, {self.unit}", better, chance]))
+
+
+def legend(metric: str, system: str | None = None) -> Legend | None:
+    """What a metric means, by its name (`loss`, `test/loss`), in a system if its unit depends on that."""
+    name = re.sub(r"^(train|val|test|best)/", "", metric)
+    if (found := OF_SYSTEMS.get((system or "", name)) or LEGENDS.get(name)) is not None:
+        return found
+    for pattern, title in FAMILIES.items():
+        if match := re.fullmatch(pattern, name):
+            *which, rest = match.groups()
+            inner = legend(rest)
+            return inner and replace(inner, title=title.format(inner.title, *which), chance="")
+    for pattern, family in NUMBERED.items():
+        if match := re.fullmatch(pattern, name):
+            return replace(family, title=family.title.format(*match.groups()))
+    return None
+
+
+FRACTION, NATS = "fraction from 0 to 1", "nats"
+LEGENDS = {
+    # classification
+    "accuracy": Legend("accuracy", "fraction that is right", "higher", "1/classes"),
+    "balanced_accuracy": Legend("balanced accuracy", "mean recall of the classes", "higher", "1/classes"),
+    "loss": Legend("training objective", "cross-entropy in nats, for classes", "lower", "ln(classes)"),
+    "cross_entropy": Legend("cross-entropy", "nats per label", "lower", "ln(classes)"),
+    "mistakes": Legend("mistakes", "wrong answers in a step", "lower"),
+    "total_mistakes": Legend("mistakes so far", "wrong answers since the beginning", "lower"),
+    "mistakes_so_far": Legend("mistakes so far", "wrong answers since the beginning", "lower"),
+    "tfidf": Legend(
+        "accuracy of a linear model of TF-IDF", "fraction that is right, to compare with", "higher"
+    ),
+    # numbers, and forecasts
+    "mse": Legend("mean squared error", "squared units of the target, standardized in forecasts", "lower"),
+    "mae": Legend("mean absolute error", "units of the target, standardized in forecasts", "lower"),
+    "rmse": Legend("root mean squared error", "units of the target", "lower"),
+    "r2": Legend("R²", "fraction of the variance that is explained", "higher", "0"),
+    "coverage": Legend("coverage of the 0.1 to 0.9 band", "fraction of the future inside; 0.8 is right"),
+    # segmentation
+    "miou": Legend("mean intersection over union", "mean over classes, 0 to 1", "higher"),
+    "classes": Legend("classes", "number that the mean intersection over union is over"),
+    "pixel_accuracy": Legend("pixel accuracy", "fraction of pixels that are right", "higher", "1/classes"),
+    # text
+    "bits_per_character": Legend("bits per character", "bits", "lower", "log2(characters)"),
+    "perplexity": Legend(
+        "perplexity", "tokens that are as good as equally likely", "lower", "vocabulary size"
+    ),
+    "perplexity_per_character": Legend(
+        "perplexity per character", "characters", "lower", "characters there are"
+    ),
+    "unigram": Legend("cross-entropy of token frequencies", "nats per token, to compare with", "lower"),
+    "bleu": Legend("BLEU", "0 to 100", "higher"),
+    "bleu_lowercase": Legend("BLEU in lower case", "0 to 100", "higher"),
+    "exact_match": Legend("exact match", "fraction of outputs without an error", "higher"),
+    "next_accuracy": Legend("next-sentence accuracy", "fraction of pairs that is right", "higher", "1/2"),
+    "alignment_error": Legend("alignment error rate", FRACTION, "lower"),
+    "alignment_precision": Legend("alignment precision", FRACTION, "higher"),
+    "alignment_recall": Legend("alignment recall", FRACTION, "higher"),
+    "diagonal_error": Legend("alignment error rate of the diagonal", f"{FRACTION}, to compare with", "lower"),
+    # speech
+    "label_error": Legend("label error rate", "edits per label", "lower", "about 1"),
+    "beam_error": Legend("label error rate of beam search", "edits per label", "lower", "about 1"),
+    "single_error": Legend("label error rate of single recordings", "edits per label", "lower", "about 1"),
+    # problems of memory
+    "symbol_accuracy": Legend(
+        "symbol accuracy", "fraction of symbols that are copied", "higher", "1/symbols"
+    ),
+    "memoryless_loss": Legend("loss without memory", "as the loss, to compare with", "lower"),
+    # likelihoods
+    "elbo": Legend("evidence lower bound", "nats per image", "higher"),
+    "iwae_5": Legend("importance-weighted bound of 5 samples", "nats per image", "higher"),
+    "iwae_50": Legend("importance-weighted bound of 50 samples", "nats per image", "higher"),
+    "independent_pixels": Legend(
+        "log-likelihood of independent pixels", "nats per image, to compare with", "higher"
+    ),
+    "kl": Legend("divergence from the prior", "nats per image"),
+    "active_latents": Legend("active latents", "number of latent variables in use"),
+    "bits_per_dimension": Legend(
+        "bits per dimension", "bits, of one color value", "lower", "8, of 256 values"
+    ),
+    "histogram": Legend("bits per dimension of a histogram", "bits, to compare with", "lower"),
+    "kde_loss": Legend("negative log-likelihood of a kernel density", "nats, to compare with", "lower"),
+    "gap_to_kde": Legend("loss above that of a kernel density", NATS, "lower"),
+    # samples
+    "frechet_distance": Legend("Fréchet distance", "in features of a classifier of the data", "lower"),
+    "frechet_distance_untrained": Legend("Fréchet distance before training", "as the other", "lower"),
+    "frechet_distance_train": Legend("Fréchet distance of training images", "what real images have", "lower"),
+    "fd_ratio_vs_untrained": Legend(
+        "Fréchet distance before training over that after", "ratio", "higher", "1"
+    ),
+    "precision": Legend("precision of samples", "fraction near real images", "higher"),
+    "recall": Legend("recall of samples", "fraction of real images near samples", "higher"),
+    "relative_variance": Legend("variance of samples over that of the data", "ratio; 1 is right"),
+    "diversity": Legend("variance within a class over that of the data", "ratio; 1 is right"),
+    "covered_classes": Legend("covered classes", "number of classes among the samples", "higher"),
+    "min_class_share": Legend("share of the rarest class", "fraction of samples", "higher"),
+    "confident_rate": Legend("confident samples", "fraction the classifier is 95 % sure of", "higher"),
+    "confident_data": Legend(
+        "confident real images", "fraction the classifier is 95 % sure of, to compare with"
+    ),
+    "label_accuracy": Legend(
+        "label accuracy of samples", "fraction with the class asked for", "higher", "1/classes"
+    ),
+    "mode_collapse": Legend("mode collapse", "1 if the samples have collapsed, else 0", "lower"),
+    "match": Legend(
+        "caption match", "fraction of other images that are farther than the caption's own", "higher", "1/2"
+    ),
+    "match_train": Legend("caption match of training captions", "fraction, as match", "higher", "1/2"),
+    "nn_distance_ratio": Legend(
+        "distance to training images over that of test images", "ratio; 1 is new, 0 copied"
+    ),
+    # agents
+    "return": Legend("return of greedy episodes", "sum of rewards, mean over episodes", "higher"),
+    "return_std": Legend("deviation of the return", "standard deviation over episodes"),
+    "episodic_return": Legend(
+        "return of training episodes", "sum of rewards, exploration included", "higher"
+    ),
+    "env_steps": Legend("environment steps", "steps of all environments so far"),
+    "epsilon": Legend("exploration rate ε", "probability of a random action"),
+    "q_value": Legend("mean Q-value", "discounted return that is expected"),
+    "entropy": Legend("entropy of the policy", "nats per action", "", "ln(actions)"),
+    "value_loss": Legend("squared error of the value", "squared returns", "lower"),
+    "actor_loss": Legend("loss of the actor", "minus the Q-value of its actions", "lower"),
+    "approx_kl": Legend("divergence of the policy in an update", NATS),
+    "clip_fraction": Legend("clipped probability ratios", "fraction of steps"),
+    "explained_variance": Legend("explained variance of the returns", "fraction", "higher", "0"),
+    "gradient_variance": Legend("variance of the policy gradient", "trace of the covariance over episodes"),
+    "noise_scale": Legend("gradient noise scale", "variance over squared norm", "lower"),
+    # the training itself
+    "gradient_norm": Legend("norm of the gradient", "before clipping"),
+    "lr": Legend("learning rate", "of the first group of parameters"),
+    "steps_per_second": Legend("speed", "training steps per second", "higher"),
+    "discriminator_loss": Legend("loss of the discriminator", "nats", "", "2 ln 2, about 1.39"),
+    "real_logit": Legend("discriminator's output for real images", "logit"),
+    "fake_logit": Legend("discriminator's output for samples", "logit"),
+    "denoising_loss": Legend("denoising error", "squared, of standard noise", "lower", "1"),
+    "coarse_loss": Legend("denoising error of the coarse image", "squared, of standard noise", "lower", "1"),
+}
+
+_POLICY_LOSS = Legend("objective of policy and value", "falls and rises with the returns")
+_TD_LOSS = Legend("TD error, Huber or squared", "of the discounted return", "lower")
+_GENERATOR_LOSS = Legend("loss of the generator", "of its game with the discriminator")
+_TOKEN_LOSS = Legend("cross-entropy", "nats per token", "lower", "ln(vocabulary size)")
+_RECURRENT_LOSS = Legend(
+    "loss", "nats per token, label or time step; forecasts: pinball; sums: squared error", "lower"
+)
+OF_SYSTEMS = {
+    **{(system, "loss"): _POLICY_LOSS for system in ("reinforce", "a2c", "ppo")},
+    **{(system, "loss"): _TD_LOSS for system in ("dqn", "ddpg")},
+    **{(system, "loss"): _GENERATOR_LOSS for system in ("gan", "cgan", "dcgan")},
+    **{(system, "loss"): _TOKEN_LOSS for system in ("gpt", "seq2seq", "transformer", "t5")},
+    **{(system, "loss"): _RECURRENT_LOSS for system in ("rnn", "lstm", "gru")},
+    **{
+        (s, "accuracy"): Legend("token accuracy", "fraction of tokens that is right", "higher")
+        for s in ("seq2seq", "transformer", "t5")
+    },
+    ("bert", "loss"): Legend("cross-entropy", "nats per masked token, or per label", "lower", "ln(choices)"),
+    ("bert", "accuracy"): Legend("accuracy", "fraction of masked tokens, or labels, that is right", "higher"),
+    ("ctc", "loss"): Legend("CTC loss", "nats per label", "lower"),
+    ("ddpm", "loss"): Legend("denoising error", "squared, of standard noise", "lower", "1"),
+    ("perceptron", "loss"): Legend(
+        "perceptron criterion", "relative to the size of the weights", "lower", "1"
+    ),
+    ("realnvp", "loss"): Legend("negative log-likelihood", "bits per dimension; of points, nats", "lower"),
+    ("vae", "loss"): Legend("minus the lower bound", "nats per image", "lower"),
+}
+
+# a metric of something else, such as a baseline: pattern of the name, its title
+FAMILIES = {
+    r"linear_(.+)": "{0} of a linear model, to compare with",
+    r"seasonal_(.+)": "{0} of the season before, to compare with",
+    r"persistence_(.+)": "{0} of the last value, to compare with",
+    r"logistic_(.+)": "{0} of logistic regression, to compare with",
+    r"ridge_(.+)": "{0} of ridge regression, to compare with",
+    r"boosting_(.+)": "{0} of gradient boosting, to compare with",
+    r"inception_(.+)": "{0} by Inception's features",
+    r"ddim_(.+)": "{0} with DDIM",
+    r"ddpm_(.+)": "{0} with all steps of DDPM",
+    r"guided_([\d.*]+)_(.+)": "{0} at guidance scale {1}",
+}
+# as many of a kind as there are layers, distances or classes
+NUMBERED = {
+    r"gradient/(.+)": Legend("gradient of {0}", "norm, by layer or by steps back relative to the last"),
+    r"iou_(.+)": Legend("intersection over union of {0}", FRACTION, "higher"),
+}

@@ -1,0 +1,73 @@
+"""The metrics that each system writes; `*` is a number or name. What they mean: `parts.metrics.legend`.
+
+A test holds this against what the smoke recipes write.
+"""
+
+from fnmatch import fnmatchcase
+
+from torchstone.parts.metrics.legend import Legend, legend
+
+COMMON = "gradient_norm lr steps_per_second"  # of the training itself
+CLASSES = "accuracy loss"
+RECURRENT = (
+    "loss accuracy tfidf bits_per_character perplexity perplexity_per_character unigram mse mae coverage "
+    "linear_loss linear_mse linear_mae persistence_mse persistence_mae seasonal_mse seasonal_mae "
+    "symbol_accuracy memoryless_loss gradient/*"
+)
+TRANSLATION = "loss accuracy unigram bleu bleu_lowercase exact_match"
+SAMPLES = "frechet_distance precision recall relative_variance covered_classes min_class_share confident_rate"
+GAN = (
+    f"loss discriminator_loss real_logit fake_logit {SAMPLES} mode_collapse frechet_distance_untrained "
+    "frechet_distance_train fd_ratio_vs_untrained"
+)
+SWEEP = "frechet_distance precision recall confident_rate label_accuracy diversity"
+AGENT = "return return_std episodic_return env_steps loss"
+
+METRICS = {
+    "perceptron": f"{CLASSES} mistakes total_mistakes",
+    "backprop": CLASSES,
+    "mlp": f"{CLASSES} balanced_accuracy rmse mae r2 logistic_* boosting_* ridge_* gradient/*",
+    **dict.fromkeys(("lenet5", "alexnet", "vgg", "googlenet", "resnet", "mobilenet"), CLASSES),
+    **dict.fromkeys(("senet", "cbam", "efficientnet", "vit"), CLASSES),
+    "deeplab": "miou pixel_accuracy loss classes iou_*",
+    **dict.fromkeys(("rnn", "lstm", "gru"), RECURRENT),
+    "ctc": "label_error exact_match beam_error single_error loss",
+    "seq2seq": f"{TRANSLATION} alignment_error alignment_precision alignment_recall diagonal_error",
+    "transformer": TRANSLATION,
+    "gpt": "loss bits_per_character perplexity perplexity_per_character unigram",
+    "bert": f"{CLASSES} cross_entropy next_accuracy unigram tfidf",
+    "t5": TRANSLATION,
+    "vae": "loss elbo iwae_5 iwae_50 kl active_latents independent_pixels",
+    "gan": GAN,
+    "cgan": f"{GAN} label_accuracy",
+    "dcgan": GAN,
+    "realnvp": "loss bits_per_dimension histogram kde_loss gap_to_kde",
+    "ddpm": f"loss denoising_loss coarse_loss bits_per_dimension {SAMPLES} label_accuracy confident_data "
+    "match match_train nn_distance_ratio "
+    + " ".join(f"{by}_{metric}" for by in ("guided_*", "ddim", "ddpm") for metric in SWEEP.split()),
+    "reinforce": f"{AGENT} value_loss entropy gradient_variance noise_scale",
+    "a2c": f"{AGENT} value_loss entropy",
+    "ppo": f"{AGENT} value_loss entropy approx_kl clip_fraction explained_variance",
+    "dqn": f"{AGENT} q_value epsilon",
+    "ddpg": f"{AGENT} q_value actor_loss",
+}
+
+
+def metrics_of(system: str) -> list[str]:
+    """The metrics of a system, those of the training itself last."""
+    return [*METRICS[system].split(), *COMMON.split()]
+
+
+def is_known(system: str, metric: str) -> bool:
+    """Whether a metric, such as `loss` or `gradient/3`, is among them."""
+    return any(fnmatchcase(metric, pattern) for pattern in metrics_of(system))
+
+
+def legends_of(system: str) -> list[tuple[str, Legend]]:
+    """The metrics of a system with their legends; a baseline has the name of what it is compared with."""
+    found = []
+    for name in metrics_of(system):
+        meaning = legend(name, system) or legend(name.replace("_*", "_accuracy"), system)
+        if meaning is not None:
+            found.append((name, meaning))
+    return found

@@ -1,0 +1,75 @@
+"""What an editor knows of the Python interface: the package is typed, and its functions say what they return."""
+
+import ast
+import inspect
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+
+import torchstone
+from torchstone import api
+
+PACKAGE = Path(torchstone.__file__).parent
+NAMES = [name for name in torchstone.__all__ if name != "__version__"]
+
+
+def test_package_states_that_it_is_typed():
+    assert (PACKAGE / "py.typed").is_file()
+
+
+def test_package_names_are_imported_for_type_checkers():
+    """At run time they are looked up; a type checker reads imports only."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    imported = {
+        alias.name for node in ast.walk(block) if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    print(sorted(imported))
+    assert imported == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_api_functions_say_what_they_return(name):
+    function = getattr(api, name)
+    annotation = inspect.signature(function).return_annotation
+    print(name, annotation)
+    assert annotation is not inspect.Signature.empty
+    if name == "train":
+        assert [
+            inspect.signature(f).return_annotation for f in typing.get_overloads(inspect.unwrap(function))
+        ]
+
+
+def test_api_types_as_a_checker_sees_them(tmp_path):
+    ty = Path(sys.executable).with_name("ty")
+    if not ty.exists():
+        pytest.skip("ty is not installed")
+    calls = {
+        'ts.create("lenet5")': "`Module`",
+        'ts.load("runs/x")': "`Module`",
+        'ts.train("lenet5")': "`Run`",
+        'ts.train("lenet5", seeds=3)': "`dict[str, Any]`",
+        'ts.resume("runs/x")': "`Run | dict[str, Any]`",
+    }
+    file = tmp_path / "use.py"
+    lines = ["import torchstone as ts", "from typing import reveal_type"]
+    file.write_text("\n".join([*lines, *(f"reveal_type({call})" for call in calls)]))
+    words = [
+        ty,
+        "check",
+        "--python",
+        sys.prefix,
+        "--extra-search-path",
+        PACKAGE.parent,
+        "--output-format",
+        "concise",
+    ]
+    done = subprocess.run([*map(str, words), str(file)], capture_output=True, text=True, check=False)
+    print(done.stdout, done.stderr)
+    found = [line for line in done.stdout.splitlines() if "use.py" in line]
+    assert len(found) == len(calls)
+    for line, expected in zip(found, calls.values(), strict=True):
+        assert line.endswith(expected), line
