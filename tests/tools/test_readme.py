@@ -79,17 +79,11 @@ def test_commands_of_the_pages_parse(page):
         if command.startswith("-"):
             continue
         assert command in COMMANDS, line
-        parser = Parser(add_help=True, allow_abbrev=False)
         module = importlib.import_module(f"torchstone.cli.commands.{command}")
-        known = {"out", "help", "seeds", "overwrite", "log_every", "eval_every", "save_every", "skip_bad"}
-        known |= {"patience", "best_metric", "epochs", "config"}
-        if command == "train":
-            if words[0].startswith("--config"):
-                continue
-            _, _, recipe = recipe_of(words[0], {})
-            known |= set(field_paths(recipe))
-        else:
-            module.add_arguments(parser)
-            known = {o.lstrip("-").replace("-", "_") for a in parser._actions for o in a.option_strings}
+        parser = Parser(add_help=command != "train", allow_abbrev=False)
+        module.add_arguments(parser)
+        known = {o.lstrip("-").replace("-", "_") for a in parser._actions for o in a.option_strings}
+        if command == "train" and words[0] != "--config":
+            known |= set(field_paths(recipe_of(words[0], {})[2]))
         options = {w.lstrip("-").partition("=")[0].replace("-", "_") for w in words if w.startswith("-")}
         assert options <= known, line

@@ -23,7 +23,7 @@ from torchstone.engine.signals import Signals, explain, writing
 from torchstone.errors import Interrupted, NotFinite
 
 ROWS, EVALUATIONS = 200, 20  # of a run, by default
-EVALUATION_SHARE = 0.1  # of the work
+EVALUATION_SHARE = 0.1  # of the work, by default
 FORWARDS = 3  # forward passes that a training example costs: a gradient is two
 
 Batch = Any
@@ -102,17 +102,17 @@ class Intervals:
     seconds: float = 30.0
     best_metric: str | None = None
     patience: int | None = None
+    evaluation_share: float = EVALUATION_SHARE  # of the work; infinite for 20 evaluations whatever they cost
 
     def resolve(self, steps: int, examples: Examples | None = None) -> "_Due":
         log = self.log or math.ceil(steps / ROWS)
         count = EVALUATIONS
         if examples is not None and examples.val:
             work = steps * examples.batch * FORWARDS
-            count = max(1, min(EVALUATIONS, int(EVALUATION_SHARE * work / examples.val)))
+            count = max(1, int(min(EVALUATIONS, self.evaluation_share * work / examples.val)))
         evaluate = self.evaluate or math.ceil(steps / count)
         # where there is work for one only, it is the last, not that of the untrained network
-        first = self.evaluate is not None or evaluate < steps or count > 1
-        return _Due(log, evaluate, self.save or steps, first)
+        return _Due(log, evaluate, self.save or steps, self.evaluate is not None or count > 1)
 
 
 class _Due(NamedTuple):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import shutil
@@ -17,7 +18,7 @@ import torch
 
 from torchstone.engine import parallel
 from torchstone.engine.meter import read_rows
-from torchstone.engine.run import Run
+from torchstone.engine.run import EVALUATION_SHARE, Run
 from torchstone.errors import BadInput
 from torchstone.files import atomic_write, parse_json
 from torchstone.plots.curves import draw_curves
@@ -43,6 +44,7 @@ def create_run_folder(
         raise BadInput(f"cannot make the folder {folder} ({why}): choose another --out") from None
     fields = dataclasses.asdict(recipe)
     write_json(folder / "environment.json", environment())
+    intervals = {"evaluation_share": EVALUATION_SHARE} | intervals  # so that another default changes no run
     saved = {"system": system, "recipe": recipe_name, "fields": fields, "intervals": intervals}
     write_json(folder / "recipe.json", saved | ({"data": without_sketch(sources)} if sources else {}))
 
@@ -116,7 +118,7 @@ def read_intervals(folder: Path) -> dict:
             raise TypeError("intervals")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} does not say when to evaluate and to save ({error!r}): restore it") from None
-    return intervals
+    return {"evaluation_share": math.inf} | intervals  # earlier versions evaluated 20 times
 
 
 def environment() -> dict:

@@ -113,7 +113,7 @@ def checked_intervals(intervals: Mapping[str, Any]) -> dict[str, Any]:
         BadInput: another name, or no positive number.
     """
     known: dict[str, Any] = dict.fromkeys(("log", "evaluate", "save", "patience"), int | None)
-    known |= {"seconds": float, "best_metric": str | None}
+    known |= {"seconds": float, "best_metric": str | None, "evaluation_share": float}
     checked_ones = {}
     for name, given in intervals.items():
         if name not in known:
