@@ -110,8 +110,8 @@ def results() -> str:
         "on one or two cores that were busy with other things too: an upper bound. Command, commit, versions",
         "and hardware stand in [records/](../records). This page is written by `make docs`.",
         "",
-        "Records of before December 2026 are of the weights of the last step, which `eval RUN --last` measures;",
-        "a run now reports the ones that are best by validation.",
+        "Records of before December 2026 are of the weights of the last step, which `eval RUN --last`",
+        "measures; a run now reports the ones that are best by validation.",
     ]
     records = list(read())
     for chapter, entries in itertools.groupby(CATALOGUE, lambda entry: entry.chapter):
