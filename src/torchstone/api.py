@@ -110,7 +110,7 @@ def train(
     **fields: Any,
 ) -> "torchstone.engine.run.Run | dict[str, Any]":
     """Train `SYSTEM[/RECIPE]` and return its (last) `Run`, with `results` and `folder` filled in; with
-    `seeds` that many runs, one after another, and the record of them all (`repeats.record`) instead.
+    `seeds` that many runs, one after another, and the record of them all (`runs/seeds.py`) instead.
 
     Args:
         config: a run's `recipe.json`, in place of the name: its fields and intervals, so that the run is had
@@ -127,8 +127,6 @@ def train(
         BadInput: something asked for is wrong; nothing is written then.
     """
     saved: dict[str, Any] = {}
-    if epochs is not None and name is not None and "epochs" in field_paths(recipe_of(name, {})[2]):
-        fields, epochs = {**fields, "epochs": epochs}, None  # passes over each batch of experience
     if config is not None:
         if name is not None:
             raise BadInput(f"a recipe file names its system: leave out {name!r}, or leave out the file")
@@ -147,7 +145,10 @@ def train(
     from torchstone.engine.console import notify
     from torchstone.engine.device import select_device
 
-    if epochs is not None:
+    if epochs is not None and "epochs" in field_paths(recipe):  # PPO's: passes over a rollout
+        recipe = replace_fields(recipe, today(entry, recipe, {"epochs": epochs}))
+        check(recipe, entry)
+    elif epochs is not None:
         if "steps" in fields:
             raise BadInput("give steps or epochs, not both")
         recipe = dataclasses.replace(recipe, steps=steps_of(entry, recipe, checked("epochs", float, epochs)))
@@ -208,15 +209,11 @@ def resume(
 
     intervals = read_intervals(folder)
     changes: dict[str, Any] = {} if data is None else {"data": data}
-    # that a run is finished is said once its checkpoint was found whole
-    changes |= more_steps(folder, recipe, steps, quiet=quiet or steps is None)
-    was = recipe
+    if steps is not None:
+        changes |= more_steps(folder, recipe, steps, quiet=quiet)
     recipe = dataclasses.replace(recipe, **changes)
     with parallel.process_group(select_device(recipe.device)):
-        has_result = (folder / "result.json").exists()
         run = execute(entry, recipe_name, recipe, folder, intervals, quiet, fresh=False, changes=changes)
-        if steps is None and has_result:
-            more_steps(folder, was, None, quiet=quiet)
         run.predict = partial(predict, folder)
         return run
 

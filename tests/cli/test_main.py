@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ import torchstone as ts
 from torchstone.cli.commands.predict import lines
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
+from torchstone.systems import CATALOGUE
 
 
 @pytest.fixture
@@ -403,3 +405,28 @@ def test_importing_the_package_imports_nothing_heavy():
     code = "import sys; before = set(sys.modules); import torchstone; print(set(sys.modules) - before)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "{'torchstone'}"
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in CATALOGUE])
+def test_train_help_of_every_system(capsys, name):
+    """No field of a recipe is in the way of a generic option."""
+    code, out, err = run_cli(capsys, "train", name, "--help")
+    assert (code, err) == (0, "")
+    assert "fields of the recipe" in out
+    options = re.findall(r"^  (--[a-z0-9-]+)", out, re.MULTILINE)
+    print(name, len(options))
+    assert len(options) == len(set(options))
+
+
+def test_train_epochs_are_ppos_own(tmp_path):
+    assert (
+        main(
+            ["train", "ppo/smoke", "--total-timesteps", "256", "--epochs", "2", "--out", str(tmp_path / "a")]
+        )
+        == 0
+    )
+    recipe = json.loads((tmp_path / "a" / "recipe.json").read_text())
+    assert recipe["fields"]["epochs"] == 2
+    again = ts.train(config=tmp_path / "a" / "recipe.json", epochs=1, out=tmp_path / "b", quiet=True)
+    saved = json.loads((again.folder / "recipe.json").read_text())["fields"]
+    assert (saved["epochs"], saved["total_timesteps"]) == (1, 256)

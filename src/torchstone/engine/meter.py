@@ -81,7 +81,6 @@ class Log:
     """
 
     def __init__(self, folder: Path, rows: int, step: int, steps: int, title: str, quiet: bool = False):
-
         self.file = folder / "metrics.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         earlier = read_rows(self.file)[:rows]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from torchstone.engine import checkpoint, parallel, rng
 from torchstone.engine.best import BestWeights
-from torchstone.engine.console import activity
+from torchstone.engine.console import activity, notify
 from torchstone.engine.meter import Log, Meter
 from torchstone.engine.signals import Signals, explain, writing
 from torchstone.errors import Interrupted, NotFinite
@@ -318,10 +318,7 @@ def _resume(folder: Path, run: Run, state: dict, stage: int, quiet: bool) -> int
         return 0
     found, meta, complaints = checkpoint.find(folder / "checkpoint")
     if complaints and not quiet:
-        from rich.console import Console
-
-        line = f"{'; '.join(complaints)}: going back to {found.name}, step {meta['step']}"
-        Console(stderr=True).print(line, markup=False, soft_wrap=True)
+        notify(f"{'; '.join(complaints)}: going back to {found.name}, step {meta['step']}")
     if meta["stage"] == stage:
         checkpoint.load(found, state)
         run.results.update(meta["results"])

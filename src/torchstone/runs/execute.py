@@ -44,11 +44,12 @@ def execute(
     from torchstone.engine.run import Intervals, fit, skip_finished_stage
     from torchstone.runs.folder import create_run_folder, note_changes, without_sketch, write_result
 
-    reached, meta, settings = 0, {}, Intervals(**intervals)
+    reached, meta, settings, is_finished = 0, {}, Intervals(**intervals), False
     if not fresh and checkpoint.any_at(folder / "checkpoint"):
         _, meta, _ = checkpoint.find(folder / "checkpoint")
         same_system(meta, entry, folder)
         reached = meta["stage"]
+        is_finished = (folder / "result.json").exists() and is_done(meta) and not changes
         if getattr(recipe, "weights", None):  # its own are newer, and the first may be gone
             recipe = dataclasses.replace(recipe, weights=str(folder))
     offset = 0
@@ -98,8 +99,20 @@ def execute(
     if parallel.rank() == 0:
         with activity("drawing pictures", quiet=quiet, announce=last.report is not None):
             write_result(folder, entry.name, recipe_name, last, offset - last.steps + last.step)
+        if is_finished and not quiet:
+            _, planned, unit = length_of(recipe)
+            early = f", stopped early at {last.step:,}" if last.step < last.steps else ""
+            notify(
+                f"{folder} is finished ({planned:,} {unit}{early}): to train longer, give a larger total "
+                "with --steps"
+            )
     parallel.barrier()  # none leaves before the result is written
     return last
+
+
+def is_done(meta: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is of a run's end; earlier versions did not say."""
+    return meta.get("is_done", meta.get("step") == meta.get("steps"))
 
 
 def opening_lines(run: Any, settings: Any) -> list[str]:
@@ -149,9 +162,15 @@ def steps_of(entry: System, recipe: Any, epochs: float) -> int:
 TOTALS = ("steps", "total_timesteps", "total_episodes")  # fields that say how long a run is
 
 
-def more_steps(folder: Path, recipe: Any, steps: int | None, *, quiet: bool) -> dict[str, int]:
-    """The change of a recipe's field that makes its run so long, which is said. Without `steps` there is
-    none; of a finished run that is said.
+def length_of(recipe: Any) -> tuple[str, int, str]:
+    """The field that says how long a run is, its value and its unit."""
+    name = next(name for name in TOTALS if hasattr(recipe, name))
+    unit = name.removeprefix("total_").replace("timesteps", "environment steps")
+    return name, getattr(recipe, name), unit
+
+
+def more_steps(folder: Path, recipe: Any, steps: int, *, quiet: bool) -> dict[str, int]:
+    """The change of a recipe's field that makes its run so long, which is said.
 
     Raises:
         BadInput: no more steps than it has already; a run of several stages.
@@ -159,29 +178,12 @@ def more_steps(folder: Path, recipe: Any, steps: int | None, *, quiet: bool) -> 
     from torchstone.engine import checkpoint
     from torchstone.engine.console import notify
 
-    name = next(name for name in TOTALS if hasattr(recipe, name))
-    planned, unit = (
-        getattr(recipe, name),
-        name.removeprefix("total_").replace("timesteps", "environment steps"),
-    )
-    done = {}
-    if checkpoint.any_at(folder / "checkpoint"):
-        done = checkpoint.find(folder / "checkpoint")[1]
-    is_finished = (folder / "result.json").exists() and done.get(
-        "is_done", done.get("step") == done.get("steps")
-    )
-    if steps is None:
-        if is_finished and not quiet:
-            early = f", stopped early at {done['step']:,}" if done["step"] < done["steps"] else ""
-            notify(
-                f"{folder} is finished ({planned:,} {unit}{early}): to train longer, give a larger total "
-                "with --steps"
-            )
-        return {}
+    name, planned, unit = length_of(recipe)
     if (folder / "stages").exists():
         raise BadInput(
             f"{folder} has several stages, whose lengths are its recipe's: train anew with more steps"
         )
+    done = checkpoint.find(folder / "checkpoint")[1] if checkpoint.any_at(folder / "checkpoint") else {}
     reached = f"{done['step']:,} of {done['steps']:,} updates are done" if done else "nothing is done"
     if steps <= planned:
         raise BadInput(f"--steps is the new total: give more than {planned:,} {unit} ({reached})")

@@ -25,7 +25,7 @@ def test_resample_keeps_regular_series(tmp_path):
     values = np.random.default_rng(0).normal(size=(200, 2))
     series = load_series(write_csv(tmp_path, np.arange(200) * 0.25, values, "a,b"))
     assert series.step == 0.25
-    assert series.stretches == ((0, 200),)
+    assert series.segments == ((0, 200),)
     assert np.abs(series.values.numpy() - values).max() < 1e-8
     assert "resampled" not in series.description
     assert "gaps" not in series.description
@@ -50,13 +50,13 @@ def test_resample_fills_short_gaps_and_cuts_long_ones(tmp_path):
     keep[short] = keep[long] = False
     series = load_series(write_csv(tmp_path, times[keep], times[keep] ** 2))
     print(series.description)
-    assert series.stretches == ((0, 150), (150, 300 - MAX_FILLED_STEPS - 3))
+    assert series.segments == ((0, 150), (150, 300 - MAX_FILLED_STEPS - 3))
     assert float(series.times[150]) == 150 + MAX_FILLED_STEPS + 3
     ends = 49.0, 50.0 + MAX_FILLED_STEPS - 1
     expected = np.interp(times[short], ends, [e**2 for e in ends])
     assert np.allclose(series.values[short, 0].numpy(), expected)
     assert f"filled in ({MAX_FILLED_STEPS - 1} points, no targets)" in series.description
-    assert "into 2 stretches" in series.description
+    assert "into 2 segments" in series.description
 
 
 def test_resample_treats_empty_cells_as_gaps(tmp_path):
@@ -66,7 +66,7 @@ def test_resample_treats_empty_cells_as_gaps(tmp_path):
     values[:2, 0] = np.nan  # nothing is known before the first reading
     series = load_series(write_csv(tmp_path, np.arange(200.0), values, "a,b"))
     print(series.description)
-    assert series.stretches == ((0, 98), (98, 200 - 2 - MAX_FILLED_STEPS - 5))
+    assert series.segments == ((0, 98), (98, 200 - 2 - MAX_FILLED_STEPS - 5))
     assert series.values[18:21, 0].tolist() == [40, 42, 44]
     assert not series.values.isnan().any()
 
@@ -77,7 +77,7 @@ def test_resample_grid_no_longer_than_file(tmp_path):
     grid = resample(parse_csv(write_csv(tmp_path, times, times % 7).read_text(), "t"))
     assert grid.step == 1
     assert len(grid.times) == 200
-    assert len(grid.stretches) == 2
+    assert len(grid.segments) == 2
 
 
 def test_series_splits_are_consecutive(tmp_path):
@@ -98,12 +98,12 @@ def test_series_splits_are_consecutive(tmp_path):
 def test_series_windows_do_not_span_gaps(tmp_path):
     times = np.concatenate([np.arange(100.0), 200 + np.arange(60.0), 300 + np.arange(300.0)])
     series = load_series(write_csv(tmp_path, times, np.cos(times)))
-    assert len(series.stretches) == 3
+    assert len(series.segments) == 3
     for part in series.parts:
         starts = series.windows(part, 20, 10)
         past, future = cut_windows(series.times[:, None], starts, 20, 10)
         assert (torch.cat([past, future], 1).diff(dim=1) == 1).all()
-    with pytest.raises(BadInput, match=r"too short: none of 46 val points \(longest stretch 300\)"):
+    with pytest.raises(BadInput, match=r"too short: none of 46 val points \(longest segment 300\)"):
         series.windows("val", 20, 50)
 
 
@@ -148,14 +148,14 @@ def test_load_series_bundled():
     sea = load_series("sea")
     print(sea.description)
     assert (len(sea.times), sea.step, sea.columns) == (19_226, 1800.0, ("temperature",))
-    assert len(sea.stretches) == 2
+    assert len(sea.segments) == 2
     assert "1 duplicate time " in sea.description
     glucose = load_series("glucose")
     print(glucose.description)
     assert (glucose.step, glucose.columns) == (300.0, ("glucose",))
     assert abs(float(glucose.values.mean()) - 137.4) < 1
     assert "3 duplicate times " in glucose.description
-    assert 100 < len(glucose.stretches) < 200
+    assert 100 < len(glucose.segments) < 200
 
 
 def test_forecast_windows_epoch_and_resume():

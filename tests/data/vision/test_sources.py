@@ -233,7 +233,8 @@ def test_huggingface_offline(tmp_path, monkeypatch, label, published):
 
 @pytest.mark.parametrize("hidden", ["-1", "null", "no column"])
 def test_hf_split_without_labels_and_rows_without_images_are_left_out(hidden, tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
     for split, count in {"train": 40, "test": 10}.items():
         images = [Image.new("RGB", (9, 9), (5 * i, 0, 0)) for i in range(count)]

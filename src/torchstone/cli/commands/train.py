@@ -76,6 +76,13 @@ def train(generic: Parser, words: list[str]) -> int:
         allow_abbrev=False,
     )
     known = add_fields(parser.add_argument_group("fields of the recipe"), recipe)
+    # what is a field of the recipe, such as PPO's epochs, is no generic option
+    for action in [action for action in generic._actions if set(action.option_strings) & set(known)]:
+        generic._remove_action(action)
+        for option in action.option_strings:
+            del generic._option_string_actions[option]
+        delattr(args, action.dest)
+        rest = generic.parse_known_args(words)[1]
     if args.help:
         for action in generic._actions[1:]:
             action.help = f"{action.help}{default_interval(action.dest, recipe)}"
@@ -104,7 +111,7 @@ def train(generic: Parser, words: list[str]) -> int:
         config=args.config,
         out=args.out,
         overwrite=args.overwrite,
-        epochs=args.epochs,
+        epochs=getattr(args, "epochs", None),
         intervals=intervals,
         seeds=args.seeds,
         patience=args.patience,

@@ -37,7 +37,7 @@ ETT_BORDERS = (8640, 11520, 14400)
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Points a `step` apart on the scale of `calendar`, in `stretches` without a gap.
+    """Points a `step` apart on the scale of `calendar`, in `segments` without a gap.
 
     Stretches and `parts` (train, val, test, consecutive) are spans (first, last) of points. Where a value is
     not `observed` it was filled in: it may be read, but is no target and in no metric.
@@ -50,7 +50,7 @@ class Series:
     times: Float64[Tensor, " points"]
     values: Float64[Tensor, "points columns"]
     observed: Bool[Tensor, "points columns"]
-    stretches: tuple[tuple[int, int], ...]
+    segments: tuple[tuple[int, int], ...]
     parts: dict[str, tuple[int, int]]
     description: str
 
@@ -91,13 +91,13 @@ class Series:
         first, last = self.parts[split]
         spans = [
             (max(begin, first - context), min(end, last) - context - horizon + 1)
-            for begin, end in self.stretches
+            for begin, end in self.segments
         ]
         starts = [torch.arange(*each) for each in spans if each[0] < each[1]]
         if not starts:
-            longest = max(end - begin for begin, end in self.stretches)
+            longest = max(end - begin for begin, end in self.segments)
             raise BadInput(
-                f"{self.name} is too short: none of {last - first} {split} points (longest stretch "
+                f"{self.name} is too short: none of {last - first} {split} points (longest segment "
                 f"{longest}) has {context} before it and is followed by {horizon}: give more data, "
                 "or a smaller length or horizon"
             )
@@ -110,7 +110,7 @@ def load_series(spec: str | Path, columns: Sequence[str] = (), unit: str | None 
 
     `FILE:A,B` reads two columns only; a folder means the one CSV file in it, or its ETTh1.csv. Points
     are resampled to a grid of the median step by linear interpolation; gaps of up to six steps are
-    filled in this way, longer ones cut the series into stretches; `description` says what was done.
+    filled in this way, longer ones cut the series into segments; `description` says what was done.
     Splits are 70, 10 and 20 % of the points in time order; of ETTh1 and ETTh2 the 12, 4 and 4 months as
     published; the part `all` is all of them.
 
@@ -146,7 +146,7 @@ def load_series(spec: str | Path, columns: Sequence[str] = (), unit: str | None 
         times=torch.from_numpy(grid.times),
         values=torch.from_numpy(grid.values),
         observed=torch.from_numpy(~grid.is_filled),
-        stretches=grid.stretches,
+        segments=grid.segments,
         parts=parts,
         description=f"{readings.name}: {width}{grid.description}; {sizes} ({splitting})",
     )

@@ -13,13 +13,13 @@ MAX_FILLED_STEPS = 6  # longest gap that is filled in, in steps
 
 
 class Grid(NamedTuple):
-    """Readings at times a `step` apart, in `stretches` (first, last) without a gap."""
+    """Readings at times a `step` apart, in `segments` (first, last) without a gap."""
 
     step: float
     times: np.ndarray  # (points,) float64
     values: np.ndarray  # (points, columns) float64
     is_filled: np.ndarray  # (points, columns) bool: interpolated over a gap, which nobody measured
-    stretches: tuple[tuple[int, int], ...]
+    segments: tuple[tuple[int, int], ...]
     description: str
 
 
@@ -30,7 +30,7 @@ def resample(readings: Readings, step: float | None = None) -> Grid:
         step: of the grid, by default the median step.
 
     Raises:
-        BadInput: fewer than three times, or no stretch of two points.
+        BadInput: fewer than three times, or no segment of two points.
     """
     times, name = readings.times, readings.name
     if len(times) < 3:
@@ -55,7 +55,7 @@ def resample(readings: Readings, step: float | None = None) -> Grid:
     if not grids or max(len(grid) for grid, _, _ in grids) < 2:
         raise BadInput(f"{name} has no two readings less than {MAX_FILLED_STEPS} steps apart: give more")
     ends = np.cumsum([len(grid) for grid, _, _ in grids]).tolist()
-    stretches = tuple(zip([0, *ends[:-1]], ends, strict=True))
+    segments = tuple(zip([0, *ends[:-1]], ends, strict=True))
     notes = [readings.description] if readings.description else []
     notes.append(f"{ends[-1]:,} points, one every {format_duration(step, readings.unit)}")
     if uneven:
@@ -64,9 +64,9 @@ def resample(readings: Readings, step: float | None = None) -> Grid:
     if filled := int(is_filled.any(1).sum()):
         points = f"{filled} point{'s' * (filled > 1)}"
         notes.append(f"gaps of up to {MAX_FILLED_STEPS} steps filled in ({points}, no targets)")
-    if len(stretches) > 1:
-        notes.append(f"longer gaps cut it into {len(stretches)} stretches")
-    return Grid(step, times, values, is_filled, stretches, ", ".join(notes))
+    if len(segments) > 1:
+        notes.append(f"longer gaps cut it into {len(segments)} segments")
+    return Grid(step, times, values, is_filled, segments, ", ".join(notes))
 
 
 def _interpolate(grid, times, values, step) -> tuple[np.ndarray, np.ndarray]:

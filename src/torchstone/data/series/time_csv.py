@@ -1,7 +1,5 @@
 """Time series in CSV files: a column of times, and columns of numbers."""
 
-import csv
-import io
 import math
 import re
 from collections import Counter
@@ -13,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from torchstone.data.series.calendar import Calendar, Instant, count_times, parse_digits, parse_instant
-from torchstone.data.text_files import allow_long_cells
+from torchstone.data.text_files import read_rows
 from torchstone.errors import BadInput, did_you_mean
 
 TIME_COLUMNS = {"time", "date", "datetime", "timestamp", "ts", "ds", "month", "year", "day", "quarter"}
@@ -132,11 +130,7 @@ def parse_csv(
 def _cells(text: str, name: str) -> tuple[list[str], list[list[str]]]:
     """The header and the rows under it, none of them longer or shorter."""
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    allow_long_cells()
-    try:
-        lines = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
-    except csv.Error as error:
-        raise BadInput(f"{name} is not a text table ({error}): save it as UTF-8 CSV") from None
+    lines = [row for row in read_rows(text, name, delimiter) if any(row)]
     if len(lines) < 2:
         raise BadInput(f"{name} is empty: give a header, then a row for each time")
     head, *rows = [[cell.strip() for cell in row] for row in lines]

@@ -1,14 +1,13 @@
 """Columns of CSV, TSV and Parquet files: names, cells, and what of a file is no column."""
 
 import csv
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchstone.data.text_files import allow_long_cells
+from torchstone.data import text_files
 from torchstone.errors import BadInput, first_line
 from torchstone.files import parse_json
 
@@ -84,7 +83,7 @@ def _read_csv(path: Path, features: Sequence[str]) -> Columns:
             first = opened.readline()
             opened.seek(0)
             delimiter = max(",;\t", key=first.count)
-            allow_long_cells()
+            text_files.allow_long_cells()
             numbered = [(n, row) for n, row in enumerate(csv.reader(opened, delimiter=delimiter), 1) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path} is not a text table ({error}): save it as UTF-8 CSV") from None
@@ -135,9 +134,7 @@ def _is_numbers(cells: Sequence[str]) -> bool:
 
 def is_missing(cell: Any) -> bool:
     """Whether a cell holds no value: empty, a word for it such as NA, or NaN."""
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return True
-    return isinstance(cell, str) and cell.strip().lower() in MISSING
+    return text_files.is_missing(cell) or (isinstance(cell, str) and cell.strip().lower() in MISSING)
 
 
 def to_number(cell: Any) -> float | None:

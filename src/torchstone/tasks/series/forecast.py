@@ -301,7 +301,7 @@ def predict(
         _check_step(metadata, resample(readings).step, readings.unit, source)
         grid = resample(readings, metadata["step"])
         step, times, values = grid.step, grid.times, grid.values
-        first, last = grid.stretches[-1]
+        first, last = grid.segments[-1]
         spec, scaled = standardize(metadata, torch.from_numpy(values), next(model.parameters()).device)
         if last - first < spec.context:
             raise BadInput(
@@ -353,11 +353,11 @@ def latest_offsets(
     spec: ForecastSpec,
     values: Float[Tensor, "points columns"],
     observed: Bool[Tensor, "points columns"],
-    stretch: tuple[int, int],
+    segment: tuple[int, int],
     calibration: Calibration,
 ) -> Float[Tensor, "horizon columns quantiles"]:
     """Offsets for a forecast after the last point, corrected by how the forecasts before it turned out."""
-    first, last = stretch
+    first, last = segment
     count = min(HISTORY_WINDOWS, round(HISTORY_SHARE * (last - first)))
     tracker = OffsetTracker(calibration.offsets, calibration.scale, spec.quantiles)
     begin, end = last - spec.context - spec.horizon - count + 1, last - spec.context - spec.horizon + 1
