@@ -418,13 +418,9 @@ def test_train_help_of_every_system(capsys, name):
     assert len(options) == len(set(options))
 
 
-def test_train_epochs_are_ppos_own(tmp_path):
-    assert (
-        main(
-            ["train", "ppo/smoke", "--total-timesteps", "256", "--epochs", "2", "--out", str(tmp_path / "a")]
-        )
-        == 0
-    )
+def test_train_epochs_are_ppos_own(capsys, tmp_path):
+    words = ("--total-timesteps", "256", "--epochs", "2", "--out", tmp_path / "a")
+    assert run_cli(capsys, "train", "ppo/smoke", *words)[0] == 0
     recipe = json.loads((tmp_path / "a" / "recipe.json").read_text())
     assert recipe["fields"]["epochs"] == 2
     again = ts.train(config=tmp_path / "a" / "recipe.json", epochs=1, out=tmp_path / "b", quiet=True)
