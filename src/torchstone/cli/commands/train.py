@@ -111,12 +111,11 @@ def train(generic: Parser, words: list[str]) -> int:
         config=args.config,
         out=args.out,
         overwrite=args.overwrite,
-        epochs=getattr(args, "epochs", None),
         intervals=intervals,
         seeds=args.seeds,
         patience=args.patience,
         best_metric=args.best_metric,
-        **fields,
+        **({"epochs": args.epochs} | fields if "epochs" in args else fields),
     )
     print_summary(run)
     return 0
