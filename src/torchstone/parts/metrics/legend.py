@@ -167,6 +167,11 @@ _RECURRENT_LOSS = Legend(
     "loss", "nats per token, label or time step; forecasts: pinball; sums: squared error", "lower"
 )
 OF_SYSTEMS = {
+    ("mlp", "loss"): Legend(
+        "training objective",
+        "cross-entropy in nats of classes, standardized squared error of numbers",
+        "lower",
+    ),
     **{(system, "loss"): _POLICY_LOSS for system in ("reinforce", "a2c", "ppo")},
     **{(system, "loss"): _TD_LOSS for system in ("dqn", "ddpg")},
     **{(system, "loss"): _GENERATOR_LOSS for system in ("gan", "cgan", "dcgan")},
