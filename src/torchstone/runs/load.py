@@ -9,6 +9,7 @@ from torchstone.errors import BadInput, first_line
 from torchstone.runs.execute import same_system
 from torchstone.runs.recipes import read_recipe
 from torchstone.runs.seeds import runs_of, seeds_of
+from torchstone.systems import System
 
 if TYPE_CHECKING:  # they take seconds to import
     import tokenizers
@@ -61,7 +62,7 @@ def load(path: str | Path, *, last: bool = False) -> "torch.nn.Module":
     """
     folder = _layout_of(path)
     if folder is not None:
-        return from_layout(folder)
+        return from_layout(folder)[0]
     model, metadata, _ = load_run(Path(path), last=last)
     model.metadata, model.classes = metadata, metadata.get("classes")
     if (function := preprocessor(metadata)) is not None:
@@ -73,7 +74,7 @@ def preprocessor(metadata: dict[str, Any]) -> Callable[[Any], Any] | None:
     """From what a user has to what a run's network takes; None of systems that take neither images nor rows.
 
     Images (a path, a Pillow image, or several) become float32 (count, channel, size, size), framed and
-    normalized as in training; a table's file, or its numbers as text, float64 rows.
+    normalized as in training; a table's file, or its cells as text, rows of the network's type.
     """
     if "picture" in metadata and metadata["task"] in ("classify", "segment"):
         import torch
@@ -90,6 +91,12 @@ def preprocessor(metadata: dict[str, Any]) -> Callable[[Any], Any] | None:
             return normalize(torch.cat([frame(each, picture) for each in several]), picture)
 
         return images
+    if "schema" in metadata:
+        from torchstone.data.tabular.encoding import Schema
+        from torchstone.data.tabular.mixed import load_mixed_rows
+
+        schema = Schema.from_metadata(metadata["schema"])
+        return lambda inputs: load_mixed_rows(inputs, schema)
     if "features" in metadata:
         from torchstone.data.tabular.dataset import load_rows
 
@@ -144,13 +151,15 @@ def _layout_of(path: str | Path) -> Path | None:
     return folder if published else None
 
 
-def from_layout(folder: Path):
-    """The model that a folder in Hugging Face layout describes."""
+def from_layout(folder: Path) -> tuple["torch.nn.Module", dict[str, Any], System, str, dict[str, Any]]:
+    """The model that a folder in Hugging Face layout describes; the folder's config, and by it the system, the
+    variant and the network's arguments."""
     from torchstone.hub import diffusers, hf_folder
 
     config, tensors = (diffusers if diffusers.holds(folder) else hf_folder).read(folder)
     try:
-        module = systems.find(hf_folder.system_of_config(config))[0].module()
+        entry = systems.find(hf_folder.system_of_config(config))[0]
+        module = entry.module()
         variant, arguments = module.from_config(config)
         if hasattr(module, "match_weights"):  # what the weights hold beyond what the config says
             arguments = module.match_weights(arguments, tensors)
@@ -162,7 +171,7 @@ def from_layout(folder: Path):
     from torchstone.tasks.transfer import load_weights
 
     load_weights(model, module.published(variant, tensors), f"the weights in {folder} do not fit")
-    return model.eval()
+    return model.eval(), config, entry, variant, arguments
 
 
 def export_hf(path: str | Path, out: str | Path, *, last: bool = False) -> Path:
@@ -187,7 +196,7 @@ def export_hf(path: str | Path, out: str | Path, *, last: bool = False) -> Path:
     folder = Path(out)
 
     def same(written: Path) -> None:
-        own, back = model.state_dict(), from_layout(written).state_dict()
+        own, back = model.state_dict(), from_layout(written)[0].state_dict()
         if wrong := [k for k in own if k not in back or not own[k].equal(back[k])]:
             raise BadInput(f"{folder} would not give back {wrong[0]}: nothing was written")
 

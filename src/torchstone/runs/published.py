@@ -6,9 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from torchstone import systems
 from torchstone.errors import BadInput
-from torchstone.hub import diffusers, hf_folder
 from torchstone.hub.weight_files import read_settings, stated_statistics
 from torchstone.systems import System
 
@@ -24,13 +22,7 @@ def load_published(folder: Path, device: str = "cpu") -> tuple[nn.Module, dict[s
     from torchstone.engine.device import select_device
     from torchstone.runs.load import from_layout
 
-    config, tensors = (diffusers if diffusers.holds(folder) else hf_folder).read(folder)
-    model = from_layout(folder)
-    entry = systems.find(hf_folder.system_of_config(config))[0]
-    module = entry.module()
-    variant, model_config = module.from_config(config)
-    if hasattr(module, "match_weights"):
-        model_config = module.match_weights(model_config, tensors)
+    model, config, entry, variant, model_config = from_layout(folder)
     metadata = {"variant": variant, "model_config": model_config, "data": f"published in {folder}"}
     if entry.name == "vit":
         metadata |= _image_metadata(folder, config, model_config)

@@ -165,3 +165,17 @@ def test_explain_and_augment_are_of_images(trained, tmp_path):
         ts.predict(trained / "classes", ["1,red,2024-01-01"], explain=tmp_path / "e.png")
     with pytest.raises(BadInput, match="leave --augment out"):
         ts.train("mlp", data="iris", augment="affine", out=tmp_path / "r", quiet=True)
+
+
+def test_table_keeps_the_best_weights_and_knows_epochs(tmp_path):
+    """What every other trained network does: rows count as examples, and validation chooses the weights."""
+    options = {"target": "label", "out": tmp_path / "run", "quiet": True, "epochs": 2}
+    run = ts.train("mlp", data=str(write(tmp_path)), intervals={"evaluate": 3}, **options)
+    print(run.steps, run.examples, run.best.metric, run.best.step, run.best.value)
+    assert run.steps == run.examples.steps(2)
+    assert run.examples.unit == "rows"
+    assert run.best.metric == "accuracy"
+    assert run.results["val/accuracy"] == run.best.value
+    model = ts.load(tmp_path / "run")
+    rows = model.preprocess(str(tmp_path / "t.csv"))
+    assert model(rows).shape == (400, len(model.classes))

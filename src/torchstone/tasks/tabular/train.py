@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchstone.data.tabular.encoding import NumberColumn
 from torchstone.data.tabular.mixed import LabeledRows, MixedTable
 from torchstone.engine import parallel
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.parts.modes import eval_mode
 from torchstone.tasks.optimization import decay_matrices_only, gradient_update
 from torchstone.tasks.tabular.baselines import predict_baselines
@@ -70,14 +70,7 @@ def train_table(model: nn.Module, recipe: Any, table: MixedTable, *, model_confi
     update, state, eval_model = gradient_update(
         model, recipe.optim, loss, steps=recipe.steps, parameters=decay_matrices_only(model, recipe.optim)
     )
-    stream = LabeledRows(
-        x.to(device),
-        y.to(device),
-        recipe.batch_size,
-        seed=recipe.seed,
-        rank=parallel.rank(),
-        world_size=parallel.world_size(),
-    )
+    stream = LabeledRows(x.to(device), y.to(device), recipe.batch_size, seed=recipe.seed, **parallel.share())
     metadata = {
         "task": "table",
         "variant": "mlp_table",
@@ -97,6 +90,8 @@ def train_table(model: nn.Module, recipe: Any, table: MixedTable, *, model_confi
         stream=stream,
         update=update,
         evaluate=lambda: evaluate_split(eval_model, metadata, table, "val"),
+        best_metric="accuracy" if table.classes else "rmse",
+        examples=Examples(recipe.batch_size, len(x), len(table.splits["val"]), "rows"),
         state={**state, "stream": stream},
         steps=recipe.steps,
         test=test,
