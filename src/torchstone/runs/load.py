@@ -152,8 +152,8 @@ def _layout_of(path: str | Path) -> Path | None:
 
 
 def from_layout(folder: Path) -> tuple["torch.nn.Module", dict[str, Any], System, str, dict[str, Any]]:
-    """The model that a folder in Hugging Face layout describes; the folder's config, and by it the system, the
-    variant and the network's arguments."""
+    """The model that a folder in Hugging Face layout describes, its config, and what follows from that: the
+    system, the variant and the network's arguments."""
     from torchstone.hub import diffusers, hf_folder
 
     config, tensors = (diffusers if diffusers.holds(folder) else hf_folder).read(folder)
