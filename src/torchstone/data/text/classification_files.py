@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torchstone.data.bad_files import read_good
+from torchstone.data.class_names import check_class_names
 from torchstone.data.splits import SPLIT_NAMES
 from torchstone.data.text_files import find_delimiter, is_missing, optional_text, read_rows, read_utf8
 from torchstone.errors import BadInput, first_line
@@ -244,6 +245,7 @@ def read_hub(spec: str) -> tuple[dict[str, list[Example]], str]:
         for i in _columns(Path(spec), tables["train"].column_names)
         if i is not None
     ]
+    check_class_names(spec, columns[-1])
     for split in ("train", "val", "test"):
         if split not in tables:
             continue

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from torchstone.data.class_names import check_class_names
 from torchstone.data.splits import SPLIT_NAMES, Source, Subset, make_source
 from torchstone.data.text_files import is_missing
 from torchstone.errors import BadInput, first_line
@@ -65,6 +66,7 @@ def read(spec: str) -> Source:
     if image is None:
         raise BadInput(f"{spec} has no column of images, only {', '.join(features)}")
     label = _label_column(spec, features, datasets.ClassLabel)
+    check_class_names(spec, label)
     columns = {s: list(splits[s][label]) for s in SPLITS if s in splits and label in splits[s].column_names}
     notes = [f"{s} has no labels: left out" for s in SPLITS if s in splits and s not in columns]
     if isinstance(features[label], datasets.ClassLabel):
