@@ -102,7 +102,7 @@ def test_deltas_match_savgol_filter(reach):
 def test_audio_features_ignore_padding(kind):
     """Nor do they depend on how loud the others of the batch are, as with a floor below its loudest value."""
     audio = AudioFeatures(features=kind, n_mels=26)
-    levels = {2000: 1.0, 700: 1e-3, 3999: 0.1, 200: 1.0}
+    levels = {2000: 100.0, 700: 1e-3, 3999: 0.1, 200: 1.0}
     waveforms = [level * sound(n, seed=n).float() for n, level in levels.items()]
     together, counts = audio.extract(pad_sequence(waveforms, True), torch.tensor(list(map(len, waveforms))))
     assert together.shape == (4, int(counts.max()), audio.width)
