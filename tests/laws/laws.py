@@ -227,23 +227,13 @@ def verified(entry, *, sweep: bool = False, only: str | None = None) -> None:
     assert not failed, f"{entry.name}: {'; '.join(failed)}"
 
 
-def left_to_sweep(entry) -> set[int]:
-    """The reference's cases that `make test` leaves out."""
-    try:
-        return parity.left_to_sweep(parity.described(entry.module()))
-    except Exception as error:  # noqa: BLE001  it looks at numbers in the making, or fails: then `verify` says so
-        print(f"{entry.name}: every case is compared ({type(error).__name__}: {error})")
-        return set()
-
-
 def representative_checks(entry) -> list[Check]:
-    module = entry.module()
-    swept = left_to_sweep(entry)
-    if not swept:
+    swept = parity.table().get(entry.name)
+    if swept is None:
         return verification.verify(entry)
-    print(f"{entry.name}: cases {sorted(number + 1 for number in swept)} are left to make test-all")
-    rest = with_names(entry, FACTS=[], reference=lambda: parity.chosen(module, swept))
-    return verification.verify(with_names(entry, reference=lambda: iter(()))) + verification.verify(rest)
+    print(f"{entry.name}: cases {[number + 1 for number in swept.swept]} are left to make test-all")
+    module = entry.module()
+    return verification.verify(with_names(entry, reference=lambda: parity.chosen(module, swept)))
 
 
 def with_names(entry, **names):
