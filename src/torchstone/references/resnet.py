@@ -132,8 +132,8 @@ def resnet_cases(
 
     def case(training: bool) -> ParityCase:
         ours, theirs, images = pair()
-        made = ParityCase(ours.train(training), theirs.train(training), images)
-        return made if training else made._replace(optimizer=None)  # nobody trains in evaluation mode
+        case = ParityCase(ours.train(training), theirs.train(training), images)
+        return case if training else case._replace(optimizer=None)  # nobody trains in evaluation mode
 
     yield partial(case, False)
     yield partial(case, True)

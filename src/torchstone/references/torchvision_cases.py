@@ -21,7 +21,7 @@ def torchvision_cases(
     configure: Callable[[Any, Any, bool], None] | None = None,
     has_steps_in_eval: bool = True,
 ) -> Iterator[Callable[[], ParityCase]]:
-    """Ours with the weights of torchvision's (or timm's) network, in the dtype of `images`; made when called.
+    """Ours with the weights of torchvision's (or timm's) network, in the dtype of `images`.
 
     Args:
         make_theirs: called after `torch.manual_seed(0)`, and once for each mode.
@@ -41,8 +41,8 @@ def torchvision_cases(
         if configure is not None:
             configure(ours, theirs, training)
         label = f"{variant}, {'train' if training else 'eval'}, {images.dtype}"
-        made = ParityCase(ours, theirs, images, label=label)
-        return made if training or has_steps_in_eval else made._replace(optimizer=None)
+        case = ParityCase(ours, theirs, images, label=label)
+        return case if training or has_steps_in_eval else case._replace(optimizer=None)
 
     for training in modes:
         yield partial(case, training)

@@ -293,8 +293,8 @@ def reference():
 
         is_mobile, make = "mobile" in variant, VARIANTS[variant].make
         side = 96 if is_mobile else 48
-        for made in resnet_cases(variant, make, theirs, lambda _, state: dict(state), side=side):
-            yield partial(trainable_case, variant, made)
+        for make_case in resnet_cases(variant, make, theirs, lambda _, state: dict(state), side=side):
+            yield partial(trainable_case, variant, make_case)
     torch.manual_seed(0)
     images = torch.randn(2, 3, 24, 24, dtype=torch.float64)
     for training in (False, True):
@@ -306,9 +306,9 @@ def reference():
     yield ParityCase(ours, theirs, torch.randn(2, 4, 40, 40, dtype=torch.float64))
 
 
-def trainable_case(variant: str, made: Callable[[], ParityCase]) -> ParityCase:
+def trainable_case(variant: str, make_case: Callable[[], ParityCase]) -> ParityCase:
     """A case whose parameters have a gradient, each of them."""
-    case = made()
+    case = make_case()
     for model in (case.ours, case.theirs):
         model.aux_classifier.requires_grad_(model.training)
         for block in list(model.backbone.children())[1:-1] if "mobile" in variant else ():
