@@ -53,6 +53,8 @@ def trained(entry, *, steps: int, evaluated: bool = True, **fields) -> list[dict
 
         def update(batch, inner=inner):
             metrics = inner(batch)
+            held = [name for name, value in metrics.items() if getattr(value, "requires_grad", False)]
+            assert not held, f"{entry.name}: the metrics {held} of an update hold its graph"
             rows.append({name: float(value) for name, value in metrics.items()})
             return metrics
 
@@ -72,6 +74,8 @@ def disturb() -> None:
 
 def same_seed_same_losses(entry, *, steps: int = 30, other_steps: int = 3) -> None:
     """Law 1: every metric of so many steps again from the same seed, and not from another one.
+
+    Metrics are numbers: shares are shares, and none keeps the graph of its update alive.
 
     The first run is evaluated before, midway and after, and the second one is not: evaluation changes
     nothing. To their end runs are compared by law 2.

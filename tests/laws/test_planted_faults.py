@@ -95,6 +95,18 @@ def test_1_a_seed_without_effect():
         laws.same_seed_same_losses(fake(build=build))
 
 
+def test_1_a_metric_that_keeps_its_graph():
+    def build(recipe):
+        for run in lenet5.build(recipe):
+            parameter = next(run.state["model"].parameters())
+            inner = run.update
+            run.update = lambda batch, inner=inner, p=parameter: {**inner(batch), "norm": p.square().sum()}
+            yield run
+
+    with caught(r"the metrics \['norm'\] of an update hold its graph"):
+        laws.same_seed_same_losses(fake(build=build))
+
+
 # law 2
 
 
