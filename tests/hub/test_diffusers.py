@@ -208,7 +208,7 @@ def test_diffusers_folder_names_missing_and_damaged_files(tmp_path):
     with pytest.raises(BadInput, match="not a whole safetensors file"):
         ts.load(tmp_path)
     weights.unlink()
-    with pytest.raises(BadInput, match=r"no weights: diffusion_pytorch_model\.safetensors"):
+    with pytest.raises(BadInput, match=r"holds no weights: diffusion_pytorch_model\.safetensors"):
         ts.load(tmp_path)
     (tmp_path / "unet" / "config.json").unlink()
     with pytest.raises(BadInput, match=r"holds no config\.json"):

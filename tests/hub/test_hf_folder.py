@@ -125,6 +125,7 @@ def change_config(folder, **settings) -> None:
         ({"hidden_size": "wide"}, "hidden_size = 'wide'"),
         ({"model_type": "llama"}, "model_type 'llama'.*bert, gpt2"),
         ({"model_type": "gone"}, "no model_type"),
+        ({"model_type": "gone", "architecture": "resnet18"}, "timm's folder of 'resnet18'"),
         ({"num_hidden_layers": 3}, "missing: layers.2"),
         ({"num_hidden_layers": 1}, "unknown: layers.1"),
         ({"vocab_size": 51}, "of another shape: token_embedding.weight"),
@@ -190,7 +191,7 @@ def break_folder(folder, fault: str) -> str:
         return "holds a list"
     for file in [*shards, index]:
         file.unlink()
-    return "has a config but no weights"
+    return "holds no weights"
 
 
 @pytest.mark.parametrize(

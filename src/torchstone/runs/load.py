@@ -23,7 +23,8 @@ def create(name: str, *, weights: str | Path | None = None, **arguments) -> "tor
     """A system's network (or a variant's) as a plain `nn.Module`: random weights, or a published file's.
 
     Args:
-        weights: a state dict, `.safetensors` or `.pth` (read without running code).
+        weights: a state dict, `.safetensors` or `.pth` (read without running code), the folder that holds it,
+            or `hf:ORG/NAME`; of a file with several `FILE:NAME`.
         arguments: the network's own, such as `num_classes`.
 
     Raises:
@@ -36,10 +37,9 @@ def create(name: str, *, weights: str | Path | None = None, **arguments) -> "tor
     except TypeError as error:
         raise BadInput(f"{name} cannot be made so: {error}") from None
     if weights is not None:
-        from torchstone.hub.weight_files import read_weights
-        from torchstone.tasks.transfer import load_weights
+        from torchstone.tasks.transfer import load_weights, read_published
 
-        module, file = entry.module(), read_weights(Path(weights))
+        module, file = entry.module(), read_published(weights, model)
         if hasattr(module, "file_statistics"):  # refuses a file of another network with the same names
             module.file_statistics(variant, file)
         tensors = file.tensors
