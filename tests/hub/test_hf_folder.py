@@ -155,6 +155,8 @@ def test_load_accepts_settings_without_effect(tmp_path):
         _num_labels=7,
         **{"max_length": 20, "num_beams": 1, "do_sample": False, "top_k": 50, "temperature": 1.0},
         **{"output_attentions": True, "output_hidden_states": True, "torchscript": True},
+        **{"_commit_hash": "1", "_attn_implementation_internal": "sdpa", "loss_type": "ForMaskedLM"},
+        **{"transformers.js_config": {"dtype": "q8"}, "compression_config": None},
     )
     assert error(ts.load(tmp_path), theirs) < 1e-5
 
@@ -233,6 +235,7 @@ def test_load_reads_pickles_and_names_of_the_first_release(tmp_path):
         for key, value in theirs.state_dict().items()
     }
     state["bert.embeddings.position_ids"] = torch.arange(20)[None]
+    state["bert.embeddings.token_type_ids"] = torch.zeros(1, 20, dtype=torch.long)
     torch.save(state, tmp_path / "pytorch_model.bin")
     assert error(ts.load(tmp_path), theirs) < 1e-5
     names, half = list(state), len(state) // 2

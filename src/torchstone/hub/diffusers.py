@@ -94,7 +94,9 @@ SCHEDULER_ONLY = {
 
 def holds(folder: Path) -> bool:
     """Whether a folder is of this kind."""
-    return (folder / "model_index.json").exists() or any((_home(folder) / w).exists() for w in WEIGHTS)
+    return (folder / "model_index.json").exists() or any(
+        (_home(folder) / f"{name}{ending}").exists() for name in WEIGHTS for ending in ("", ".index.json")
+    )
 
 
 def _home(folder: Path) -> Path:

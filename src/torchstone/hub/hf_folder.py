@@ -4,6 +4,7 @@ Every setting of the config is honored or rejected: one that a system does not i
 its name, since a network that ignores it would silently give other outputs.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ SYSTEMS["UNet2DModel"] = "ddpm"  # diffusers gives a class name instead
 NEUTRAL = {
     "_attn_implementation",
     "_attn_implementation_autoset",
+    "_attn_implementation_internal",
+    "_commit_hash",
     "_flash_attn_2_enabled",
     "_name_or_path",
     "_num_labels",
@@ -37,6 +40,7 @@ NEUTRAL = {
     "initializer_range",
     "keys_to_ignore_at_inference",
     "label2id",
+    "loss_type",
     "mask_token_id",
     "model_type",
     "output_attentions",
@@ -49,6 +53,7 @@ NEUTRAL = {
     "tf_legacy_loss",
     "torch_dtype",
     "torchscript",
+    "transformers.js_config",
     "transformers_version",
     "unk_token_id",
     "use_bfloat16",
@@ -135,6 +140,8 @@ def reject_unsupported(
     for name, value in config.items():
         if name in used or (name in NEUTRAL and name not in only):
             continue
+        if name not in only and value is None:
+            continue  # what is not set is of other classes
         if name not in only:
             raise BadInput(f"the config sets {name} = {value!r}, which is not implemented here")
         allowed = only[name] if isinstance(only[name], tuple) else (only[name],)
@@ -161,6 +168,30 @@ def num_labels(config: Mapping[str, Any]) -> int:
     """The number of labels of a classifier, under any of the names that it had; two where it has none."""
     stated = config.get("num_labels") or config.get("_num_labels")
     return int(stated or len(config.get("id2label") or {}) or 2)
+
+
+def class_names(config: Mapping[str, Any], count: int) -> list[str]:
+    """The names of `id2label`, in the order of the outputs; where there is none `LABEL_i`. Outputs of one
+    name get their number beside it.
+
+    Raises:
+        BadInput: it names outputs by what is no number, or some that the network does not have.
+    """
+    stated = config.get("id2label") or {}
+    if isinstance(stated, list):
+        stated = dict(enumerate(stated))
+    try:
+        names = {int(number): str(name) for number, name in stated.items() if name is not None}
+    except (ValueError, AttributeError, TypeError):
+        raise BadInput(f"the config's id2label is no object from output numbers to names: {stated}") from None
+    if beyond := [i for i in names if not 0 <= i < count]:
+        raise BadInput(
+            f"the config's id2label names output {beyond[0]} ({names[beyond[0]]!r}), but the network has "
+            f"{count}, from 0 on"
+        )
+    counts = Counter(names.values())
+    unique = {i: f"{name} ({i})" if counts[name] > 1 else name for i, name in names.items()}
+    return [unique.get(i, f"LABEL_{i}") for i in range(count)]
 
 
 def read(folder: Path, weights: Sequence[str] = WEIGHTS) -> tuple[dict[str, Any], dict[str, Tensor]]:

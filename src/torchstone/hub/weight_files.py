@@ -26,7 +26,7 @@ PREFIXES = ("module.", "model.")
 # more of these, which some networks have as a name of their own
 ATTRIBUTES = ("net.", "network.", "backbone.", "_model.", "ema_model.", "student.", "teacher.")
 # what a training program's module holds beside its network
-BESIDE = re.compile(r"_?(criterion|loss\w*|metric\w*|(train|val|valid|test)_\w+|acc\w*)\.")
+NOT_NETWORK = re.compile(r"_?(criterion|loss\w*|metric\w*|(train|val|valid|test)_\w+|acc\w*)\.")
 COMPILED = "_orig_mod."  # of torch.compile, also around a layer
 MAX_DEPTH = 4  # of dictionaries in dictionaries
 GENERIC = ("model", "pytorch_model", "weights", "checkpoint")  # file names that say nothing
@@ -72,7 +72,7 @@ def read_weights(source: str | Path, own_names: Collection[str] = ()) -> WeightF
     name = path.parent.name if path.stem.split(".")[0] in GENERIC or SHARD.search(path.name) else path.name
     architecture = str(config.get("architecture") or config.get("model_type") or name).lower()
     tensors = read_whole(path, wanted)
-    network = {name: tensor for name, tensor in tensors.items() if not BESIDE.match(name)}
+    network = {name: tensor for name, tensor in tensors.items() if not NOT_NETWORK.match(name)}
     if len(network) == len(tensors) or not strip_prefixes(network, own_names).keys() - network.keys():
         network = tensors  # it is the network's own
     left_out = tuple(name for name in tensors if name not in network)
@@ -174,7 +174,7 @@ def _state_dicts(
         raise BadInput(f"{file} holds quantized weights: give those that they were made from")
     # numbers such as `epoch` may stand among the tensors
     if 2 * len(tensors) > len(state) and not any(isinstance(each, Mapping) for each in state.values()):
-        if any(each.is_floating_point() for each in tensors.values()):
+        if not path or any(each.is_floating_point() for each in tensors.values()):
             yield path, tensors
         return
     for name, each in state.items():
