@@ -223,7 +223,7 @@ def test_published_network_of_one_output_is_no_classifier(tmp_path):
 def t5(tmp_path_factory):
     """A small T5 with a tokenizer, pairs of texts, and transformers' network."""
     folder, library = tmp_path_factory.mktemp("t5"), import_transformers()
-    words = "the a red green cat dog sees hears".split()
+    words = ["the", "a", "red", "green", "cat", "dog", "sees", "hears"]
     pairs = [(f"{a} {b}", f"{b} {a}") for a in words for b in words]
     texts = [text for pair in pairs for text in pair]
     tokenizer = tokenizers.train("unigram", texts, vocab_size=60, special_tokens=("<pad>", "</s>", "<unk>"))
@@ -265,7 +265,7 @@ def test_network_without_a_tokenizer_says_so_when_asked_to_prepare(tmp_path):
     sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     library.BertForMaskedLM(library.BertConfig(vocab_size=9, **sizes)).save_pretrained(tmp_path)
     model = ts.load(tmp_path)
-    with pytest.raises(BadInput, match="no preprocessing .*holds no tokenizer"):
+    with pytest.raises(BadInput, match=r"no preprocessing .*holds no tokenizer"):
         model.preprocess("a")
 
 

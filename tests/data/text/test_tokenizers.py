@@ -223,7 +223,14 @@ def test_load_rejects_ids_far_beyond_the_vocabulary(tmp_path):
 )
 def test_load_follows_the_settings_of_a_folder_like_transformers(settings, files, tmp_path):
     """Those of `tokenizer_config.json` go before what `tokenizer.json` holds."""
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a A day Day e é 日本 日 本".split()]
+    names = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *["a", "A", "day", "Day", "e", "é", "日本", "日", "本"],
+    ]
     (tmp_path / "vocab.txt").write_text("\n".join(names), encoding="utf-8")
     if files == "tokenizer.json":
         tokenizers.load(tmp_path).save(str(tmp_path / "tokenizer.json"))
