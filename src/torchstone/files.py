@@ -91,7 +91,7 @@ def foreign_format(file: Path) -> str:
         with file.open("rb") as opened:
             head = opened.read(200)
         names = zipfile.ZipFile(file).namelist() if head.startswith(b"PK") else []
-    except (OSError, zipfile.BadZipFile):
+    except (*DAMAGED, zipfile.BadZipFile, NotImplementedError):
         return ""
     if b"\noid sha256:" in head:
         return "is a pointer of Git LFS, not the file itself: fetch it with git lfs pull"

@@ -189,6 +189,8 @@ def test_published_and_unpublished_names_are_inverse():
         ("scheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
         ("scheduler", {"variance_type": "learned_range"}, "variance_type = 'learned_range'"),
         ("scheduler", {"timestep_spacing": "odd"}, "unknown timestep_spacing 'odd'"),
+        ("scheduler", {"num_train_timesteps": 10**12}, "num_train_timesteps = 1000000000000: give 1 to"),
+        ("scheduler", {"num_train_timesteps": 0.5}, r"num_train_timesteps = 0\.5: give 1 to"),
         ("scheduler", {"beta_start": 0.5}, "0 < beta_start <= beta_end"),
     ],
 )

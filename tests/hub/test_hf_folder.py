@@ -128,6 +128,8 @@ def change_config(folder, **settings) -> None:
         ({"model_type": "gone", "architecture": "resnet18"}, "timm's folder of 'resnet18'"),
         ({"num_hidden_layers": 3}, "missing: layers.2"),
         ({"num_hidden_layers": 1}, "unknown: layers.1"),
+        ({"num_hidden_layers": 10**9}, "describes 1000000000 layers, but its weights are 39 tensors"),
+        ({"vocab_size": 10**12}, r"describes 24,0\d\d,\d*,\d*,\d* parameters"),
         ({"vocab_size": 51}, "of another shape: token_embedding.weight"),
     ],
     ids=lambda each: each if isinstance(each, str) else "",

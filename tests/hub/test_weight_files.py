@@ -83,6 +83,10 @@ def test_read_weights_messages(tmp_path):
     np.savez(tmp_path / "arrays.npz", a=np.ones(2))
     with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
         archive.writestr("net/code/__torch__.py", "")
+    with zipfile.ZipFile(tmp_path / "damaged.pt", "w") as archive:
+        archive.writestr("é/data.pkl", "")  # a name in UTF-8, which it is no more
+    damaged = (tmp_path / "damaged.pt").read_bytes().replace("é".encode(), b"\xff\xff")
+    (tmp_path / "damaged.pt").write_bytes(damaged)
     (tmp_path / "empty").mkdir()
     torch.save(Net(), tmp_path / "code.pth")
     (tmp_path / "text.pth").write_text("text")
@@ -103,6 +107,7 @@ def test_read_weights_messages(tmp_path):
         "llama.pt": "GGUF",
         "arrays.npz": "archive of NumPy",
         "script.pt": "TorchScript",
+        "damaged.pt": "cannot be read|refused unread",
         "empty": "holds no weights",
         "code.pth": "holds code and was refused unread",
         "text.pth": "refused unread|cannot be read",

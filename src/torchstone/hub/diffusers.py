@@ -62,6 +62,7 @@ USED = {theirs for theirs, _ in NUMBERS.values()} | {
 }
 ONLY = {"time_embedding_type": "positional", "class_embed_type": None, "mid_block_type": "UNetMidBlock2D"}
 
+MAX_TIMESTEPS = 1_000_000
 # settings of schedulers
 SAMPLERS = {"DDPMScheduler": "ddpm", "DDIMScheduler": "ddim"}
 BETA_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
@@ -177,8 +178,11 @@ def read_process(config: Mapping[str, Any]) -> DiffusionProcess:
     """
     hf_folder.reject_unsupported(config, SCHEDULER_USED, SCHEDULER_ONLY)
     clip_range = hf_folder.get_number(config, "clip_sample_range", 1.0)
+    timesteps = hf_folder.get_number(config, "num_train_timesteps", 1000)
+    if timesteps != int(timesteps) or not 1 <= timesteps <= MAX_TIMESTEPS:
+        raise BadInput(f"the config sets num_train_timesteps = {timesteps}: give 1 to {MAX_TIMESTEPS}")
     return DiffusionProcess(
-        timesteps=hf_folder.get_number(config, "num_train_timesteps", 1000),
+        timesteps=timesteps,
         beta_schedule=choice(config, "beta_schedule", BETA_SCHEDULES, "linear"),
         beta_start=hf_folder.get_number(config, "beta_start", 1e-4),
         beta_end=hf_folder.get_number(config, "beta_end", 0.02),

@@ -149,6 +149,7 @@ def from_layout(folder: Path) -> Published:
         variant, arguments = module.from_config(config)
         if hasattr(module, "match_weights"):  # what the weights hold beyond what the config says
             arguments = module.match_weights(arguments, tensors)
+        _refuse_huge(variant, arguments, tensors)
         model = create(variant, **arguments)
     except BadInput as error:
         raise BadInput(f"{folder}: {error}") from None
@@ -158,6 +159,21 @@ def from_layout(folder: Path) -> Published:
 
     load_weights(model, module.published(variant, tensors), f"the weights in {folder} do not fit")
     return Published(model.eval(), config, entry, variant, arguments)
+
+
+def _refuse_huge(variant: str, arguments: dict[str, Any], tensors: "dict[str, torch.Tensor]") -> None:
+    """Refuse a config of a far larger network than the weights are of, before it takes memory and time."""
+    import torch
+
+    for name in ("layers", "decoder_layers", "depth"):
+        value = arguments.get(name)
+        if isinstance(value, int) and value > len(tensors):
+            raise BadInput(f"its config describes {value} layers, but its weights are {len(tensors)} tensors")
+    with torch.device("meta"):
+        described = sum(each.numel() for each in create(variant, **arguments).state_dict().values())
+    held = sum(each.numel() for each in tensors.values())
+    if described > 2 * held + 2**20:
+        raise BadInput(f"its config describes {described:,} parameters, but its weights are {held:,}")
 
 
 def export_hf(path: str | Path, out: str | Path, *, last: bool = False) -> Path:
