@@ -3,15 +3,19 @@
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from shared_cache import made_once
+from torch import nn
 
 import torchstone as ts
 from torchstone.cli import main
+from torchstone.data.vision.dataset import ImageDataset, ImageSplit
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
 from torchstone.parts.optional_imports import import_torchvision
@@ -304,3 +308,25 @@ def test_freeze_preserves_eval_mode_in_copies():
         ]
         assert each.body[0].train().training is False
         assert each.body[0].train() is each.body[0]
+
+
+def test_freeze_backbone_trains_all_of_a_head_that_the_file_lacks(tmp_path):
+    """A head of several layers, as VGG's: frozen at random they would let nothing through."""
+    network = nn.Module()
+    network.features = nn.Conv2d(1, 2, 1)
+    network.classifier = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+    stored = {
+        f"features.{name}": torch.ones_like(each) for name, each in network.features.state_dict().items()
+    }
+    save_file(stored, tmp_path / "a.safetensors")
+    split = ImageSplit(torch.zeros(1, dtype=torch.int64), torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
+    metadata = {"channels": 1, "mean": [0.5], "std": [0.5]}
+    data = ImageDataset("a", ("a", "b", "c"), split, split, split, metadata, "a")
+    recipe = SimpleNamespace(weights=str(tmp_path / "a.safetensors"), freeze="backbone", variant="a")
+    transfer.initialize_from(network, recipe, data, head=("classifier.2.",))
+    trained = {name for name, each in network.named_parameters() if each.requires_grad}
+    print(trained)
+    assert trained == {f"classifier.{i}.{name}" for i in (0, 2) for name in ("weight", "bias")}
+    assert bool((network.features.weight == 1).all())
+    assert not network.classifier[2].weight.any()  # no class is preferred at first
+    assert network.classifier[0].weight.any()
