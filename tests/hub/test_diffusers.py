@@ -182,6 +182,7 @@ def test_published_and_unpublished_names_are_inverse():
         ("unet", {"layers_per_block": "two"}, "layers_per_block = 'two'"),
         ("unet", {"layers_per_block": 2}, "do not fit"),
         ("unet", {"magic": 1}, "magic = 1"),
+        ("scheduler", {"_class_name": "UniPCMultistepScheduler", "magic": 1}, "_class_name = 'UniPC"),
         ("scheduler", {"_class_name": "PNDMScheduler"}, "_class_name = 'PNDMScheduler'"),
         ("scheduler", {"beta_schedule": "sigmoid"}, "beta_schedule = 'sigmoid'"),
         ("scheduler", {"thresholding": True}, "thresholding = True"),

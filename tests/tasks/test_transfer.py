@@ -19,6 +19,7 @@ from torchstone.data.vision.dataset import ImageDataset, ImageSplit
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
 from torchstone.parts.optional_imports import import_torchvision
+from torchstone.runs.recipes import recipe_of
 from torchstone.tasks import transfer
 
 HEAD = ("fc.weight", "fc.bias")
@@ -330,3 +331,14 @@ def test_freeze_backbone_trains_all_of_a_head_that_the_file_lacks(tmp_path):
     assert bool((network.features.weight == 1).all())
     assert not network.classifier[2].weight.any()  # no class is preferred at first
     assert network.classifier[0].weight.any()
+
+
+def test_recipe_for_a_folder_of_weights_is_that_of_a_file(tmp_path):
+    """A folder of published weights is no run, whose recipe would be taken; one with neither is refused."""
+    save_file({"c1.weight": torch.ones(1)}, tmp_path / "model.safetensors")
+    found = [recipe_of("lenet5", {"weights": str(w)}) for w in (tmp_path, tmp_path / "model.safetensors")]
+    assert [name for _, name, _ in found] == ["transfer", "transfer"]
+    assert found[0][2].optim == found[1][2].optim
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(BadInput, match="is not a run folder"):
+        recipe_of("lenet5", {"weights": str(tmp_path)})

@@ -176,6 +176,7 @@ def read_process(config: Mapping[str, Any]) -> DiffusionProcess:
     Raises:
         BadInput: a setting that is not implemented, by its name.
     """
+    sampler = choice(config, "_class_name", SAMPLERS, "DDPMScheduler")  # first: others have other settings
     hf_folder.reject_unsupported(config, SCHEDULER_USED, SCHEDULER_ONLY)
     clip_range = hf_folder.get_number(config, "clip_sample_range", 1.0)
     timesteps = hf_folder.get_number(config, "num_train_timesteps", 1000)
@@ -188,7 +189,7 @@ def read_process(config: Mapping[str, Any]) -> DiffusionProcess:
         beta_end=hf_folder.get_number(config, "beta_end", 0.02),
         prediction_type=choice(config, "prediction_type", PREDICTION_TYPES, "epsilon"),
         clip_sample_range=clip_range if config.get("clip_sample", True) else None,
-        sampler=choice(config, "_class_name", SAMPLERS, "DDPMScheduler"),
+        sampler=sampler,
         variance=choice(config, "variance_type", VARIANCES, "fixed_small"),
         compat=DiffusersCompat(
             timestep_spacing=config.get("timestep_spacing", "leading"),

@@ -80,6 +80,12 @@ def read_weights(source: str | Path, own_names: Collection[str] = ()) -> WeightF
     return WeightFile(stripped, architecture, stated_statistics(path, config), left_out)
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder holds published weights, and is no run."""
+    names = (f"{name}{ending}" for name in WEIGHTS for ending in ("", ".index.json"))
+    return not (folder / "recipe.json").exists() and any((folder / name).exists() for name in names)
+
+
 def find_weights(folder: Path, names: Sequence[str] = WEIGHTS) -> Path:
     """The weights in a folder: the first of `names` that is there, or the index of its shards.
 
