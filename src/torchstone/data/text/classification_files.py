@@ -7,7 +7,14 @@ from typing import Any
 
 from torchstone.data.bad_files import read_good
 from torchstone.data.splits import SPLIT_NAMES
-from torchstone.data.text_files import find_delimiter, is_missing, optional_text, read_rows, read_utf8
+from torchstone.data.text_files import (
+    find_delimiter,
+    is_missing,
+    optional_text,
+    read_rows,
+    read_utf8,
+    report_not_utf8,
+)
 from torchstone.errors import BadInput, first_line
 from torchstone.files import parse_json
 
@@ -250,7 +257,8 @@ def read_hub(spec: str) -> tuple[dict[str, list[Example]], str]:
         if columns[-1] not in tables[split].column_names:
             notes.append(f"{split} has no labels: left out")
             continue
-        examples, missing, has_labels = _hub_examples(f"{spec}, {split}", tables[split], columns)
+        with report_not_utf8(spec):
+            examples, missing, has_labels = _hub_examples(f"{spec}, {split}", tables[split], columns)
         if split != "train" and not has_labels:
             notes.append(f"{split} has no labels: left out")
             continue

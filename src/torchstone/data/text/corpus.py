@@ -10,7 +10,7 @@ from pathlib import Path
 from torchstone.data import download
 from torchstone.data.identity import identified
 from torchstone.data.splits import SPLIT_NAMES
-from torchstone.data.text_files import optional_text
+from torchstone.data.text_files import optional_text, report_not_utf8
 from torchstone.errors import BadInput, did_you_mean, first_line
 from torchstone.files import refuse_skip
 
@@ -167,13 +167,16 @@ def _hub(spec: str) -> tuple[dict[str, str], str]:
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
         raise BadInput(f"cannot load {spec}: {first_line(error)}") from None
     parts, missing = {}, 0
-    for split, table in tables.items():
-        if "text" not in table.column_names:
-            raise BadInput(f"{spec} has no column 'text', only {', '.join(table.column_names)}")
-        rows = [optional_text(row, f"{spec}, {split}: text") for row in table["text"]]
-        missing += sum(row is None for row in rows)
-        # rows are lines or documents; lines come without a line end
-        parts[SPLIT_NAMES.get(str(split), str(split))] = "\n".join(row.rstrip("\n") for row in rows if row)
+    with report_not_utf8(spec):
+        for split, table in tables.items():
+            if "text" not in table.column_names:
+                raise BadInput(f"{spec} has no column 'text', only {', '.join(table.column_names)}")
+            rows = [optional_text(row, f"{spec}, {split}: text") for row in table["text"]]
+            missing += sum(row is None for row in rows)
+            # rows are lines or documents; lines come without a line end
+            parts[SPLIT_NAMES.get(str(split), str(split))] = "\n".join(
+                row.rstrip("\n") for row in rows if row
+            )
     if not parts.get("train", "").strip():
         raise BadInput(f"{spec} has no text in a split named train, only {', '.join(parts)}")
     description = f"{spec}, {missing} rows without a text left out" if missing else spec

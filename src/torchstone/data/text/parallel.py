@@ -12,7 +12,7 @@ from torchstone.data.identity import identified
 from torchstone.data.splits import SPLIT_NAMES, SPLIT_SEED
 from torchstone.data.text import bible, gettext
 from torchstone.data.text.parallel_files import Pairs, read_aligned, read_columns
-from torchstone.data.text_files import optional_text
+from torchstone.data.text_files import optional_text, report_not_utf8
 from torchstone.errors import BadInput, did_you_mean, first_line
 from torchstone.files import refuse_skip
 
@@ -160,20 +160,21 @@ def _hub(spec: str, source: str, target: str, finish: Finish) -> ParallelCorpus:
     except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
         raise BadInput(f"cannot load {spec}: {first_line(error)}") from None
     parts, names, missing = {}, (source, target), 0
-    for split, table in tables.items():
-        rows = table["translation"] if "translation" in table.column_names else table
-        known = list(rows[0])
-        if not (source and target):
-            names = (known[0], known[1]) if len(known) == 2 else ("source", "target")
-        if unknown := [name for name in names if name not in known]:
-            raise BadInput(f"{spec} has no {unknown[0]!r}, only {', '.join(known)}: name two of them")
-        sides = [
-            [(optional_text(row[name], f"{spec}, {split}: {name}") or "").strip() for name in names]
-            for row in rows
-        ]
-        pairs = [(a, b) for a, b in sides if a and b]
-        missing += len(sides) - len(pairs)
-        parts[SPLIT_NAMES.get(str(split), str(split))] = pairs
+    with report_not_utf8(spec):
+        for split, table in tables.items():
+            rows = table["translation"] if "translation" in table.column_names else table
+            known = list(rows[0])
+            if not (source and target):
+                names = (known[0], known[1]) if len(known) == 2 else ("source", "target")
+            if unknown := [name for name in names if name not in known]:
+                raise BadInput(f"{spec} has no {unknown[0]!r}, only {', '.join(known)}: name two of them")
+            sides = [
+                [(optional_text(row[name], f"{spec}, {split}: {name}") or "").strip() for name in names]
+                for row in rows
+            ]
+            pairs = [(a, b) for a, b in sides if a and b]
+            missing += len(sides) - len(pairs)
+            parts[SPLIT_NAMES.get(str(split), str(split))] = pairs
     if "train" not in parts:
         raise BadInput(f"{spec} has no split named train, only {', '.join(parts)}")
     description = f"{spec}, {missing} rows without one of the sides left out" if missing else spec

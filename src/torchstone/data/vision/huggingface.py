@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from torchstone.data.splits import SPLIT_NAMES, Source, Subset, make_source
-from torchstone.data.text_files import is_missing
+from torchstone.data.text_files import is_missing, report_not_utf8
 from torchstone.errors import BadInput, first_line
 
 SPLITS = ("train", "val", "test")
@@ -65,7 +65,10 @@ def read(spec: str) -> Source:
     if image is None:
         raise BadInput(f"{spec} has no column of images, only {', '.join(features)}")
     label = _label_column(spec, features, datasets.ClassLabel)
-    columns = {s: list(splits[s][label]) for s in SPLITS if s in splits and label in splits[s].column_names}
+    with report_not_utf8(spec):
+        columns = {
+            s: list(splits[s][label]) for s in SPLITS if s in splits and label in splits[s].column_names
+        }
     notes = [f"{s} has no labels: left out" for s in SPLITS if s in splits and s not in columns]
     if isinstance(features[label], datasets.ClassLabel):
         values = list(range(features[label].num_classes))

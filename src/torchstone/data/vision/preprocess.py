@@ -5,8 +5,9 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -149,6 +150,39 @@ def fit_to_square(image: Image.Image, size: int, ink: bool) -> UInt8[np.ndarray,
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
+def fit_as_stated(
+    image: Image.Image, size: int, framing: Mapping[str, Any]
+) -> UInt8[np.ndarray, "channel size size"]:
+    """Fit an image as the folder of a published model states it.
+
+    Args:
+        framing: `resize`, the length of the shorter side, or [height, width], or None; `resample`, Pillow's
+            number of a filter; `crop`, [height, width] of the middle, or None.
+
+    Raises:
+        BadInput: the result is not `size` × `size`.
+    """
+    resize, crop = framing["resize"], framing["crop"]
+    if isinstance(resize, int):
+        shorter, longer = sorted(image.size)
+        longer = int(resize * longer / shorter)
+        resize = [longer, resize] if image.height > image.width else [resize, longer]
+    if resize is not None:
+        image = image.resize((resize[1], resize[0]), framing["resample"])
+    if crop is not None:
+        left, top = (image.width - crop[1]) // 2, (image.height - crop[0]) // 2
+        if min(left, top) < 0:
+            raise BadInput(f"it has {image.width}×{image.height} pixels, less than the model cuts out")
+        image = image.crop((left, top, left + crop[1], top + crop[0]))
+    if image.size != (size, size):
+        raise BadInput(
+            f"it has {image.width}×{image.height} pixels, but the model takes {size}×{size}, and its folder "
+            "does not say how to resize it"
+        )
+    array = np.array(image)
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
 def preprocess(file: Image.Image | str | Path, metadata: dict) -> UInt8[Tensor, "1 channel size size"]:
     """An image from anywhere, framed like the training images.
 
@@ -160,6 +194,9 @@ def preprocess(file: Image.Image | str | Path, metadata: dict) -> UInt8[Tensor, 
         BadInput: an image that is missing, corrupt or blank.
     """
     image, name = load_upright(file, metadata["channels"], metadata.get("levels"))
+    if metadata.get("framing"):
+        with report_unreadable(name):
+            return torch.from_numpy(fit_as_stated(image, metadata["size"], metadata["framing"]))[None]
     if metadata["ink"] and not _is_framed(np.asarray(image), metadata):
         return torch.from_numpy(_extract_ink(image, metadata, name))[None, None]
     return torch.from_numpy(fit_to_square(image, metadata["size"], metadata["ink"]))[None]

@@ -35,9 +35,11 @@ from torch import Tensor, nn
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
+from torchstone.hub.weight_files import Statistics, WeightFile
 from torchstone.parts.facts import ParityCase, parameter_facts
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
+from torchstone.tasks.transfer import IMAGENET
 from torchstone.tasks.vision.classify import evaluate, explain, predict, train_classifier
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
@@ -175,11 +177,23 @@ VARIANTS = {
 HEAD = ("classifier.6.", "classifier.weight", "classifier.bias")
 
 
+# of Caffe's weights, which take pixels of 0 to 255 less their mean
+CAFFE = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
+
+
+def file_statistics(variant: str, file: WeightFile) -> Statistics:
+    """Mean and std of a published file: torchvision's are ImageNet's, but for its vgg16 of features alone,
+    which is Caffe's and has NaN for a classifier."""
+    classifier = [tensor for name, tensor in file.tensors.items() if name.startswith("classifier.")]
+    is_nan = bool(classifier) and all(bool(tensor.isnan().all()) for tensor in classifier)
+    return CAFFE if variant == "vgg16" and (is_nan or "vgg16_features" in file.architecture) else IMAGENET
+
+
 def build(recipe: Recipe) -> Iterator[Run]:
     if recipe.size < 32:
         raise BadInput(f"{recipe.variant} needs a size of 32 or more, not {recipe.size}")
     arguments = {} if recipe.variant == "vgg16_bn_cifar" else {"hidden": recipe.hidden}
-    yield train_classifier(recipe, VARIANTS, arguments, head=HEAD)
+    yield train_classifier(recipe, VARIANTS, arguments, head=HEAD, statistics=file_statistics)
 
 
 # parameters; multiply-accumulates at 224 pixels (vgg16_bn_cifar: 32)
