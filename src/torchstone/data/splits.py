@@ -4,8 +4,9 @@ A published split is kept. What must be split off is stratified by class with a 
 every run, whatever its own seed, is evaluated on the same examples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,8 +16,36 @@ from torchstone.errors import BadInput
 
 SPLIT_SEED = 1998
 MAX_VALIDATION = 5_000
-# The names under which splits are published.
-SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+# The names under which splits are published, in lower case.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def split_of(name: str) -> str | None:
+    """`train`, `val` or `test`, if a name is one of a split, in capitals or not."""
+    return SPLIT_NAMES.get(name.lower())
+
+
+def find_splits(names: Iterable[str], where: object, *, are_files: bool = False) -> dict[str, str]:
+    """The names of splits among others, by split; of files without their suffix.
+
+    Raises:
+        BadInput: two names of one split, such as `val` and `dev`; the message begins with `where`.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        split = split_of(PurePath(name).stem if are_files else name)
+        if split is None:
+            continue
+        if split in found:
+            raise BadInput(
+                f"{where} has {found[split]} and {name}, which are both a {split} split: leave one of them out"
+            )
+        found[split] = name
+    return found
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ import numpy as np
 from torchstone.data.audio.files import Recording, find_audio_files, read_audio, read_captcha, read_fsdd
 from torchstone.data.bad_files import read_good, split_skip
 from torchstone.data.identity import SPLITS, identified
-from torchstone.data.splits import MAX_VALIDATION, SPLIT_NAMES, SPLIT_SEED
+from torchstone.data.splits import MAX_VALIDATION, SPLIT_SEED, split_of
 from torchstone.data.text_files import find_delimiter, read_rows, read_utf8
 from torchstone.errors import BadInput, did_you_mean
 
@@ -114,8 +114,8 @@ def _read_folder(path: Path, sample_rate: int, skip: bool) -> SpeechDataset:
         number += 1
         if not split:
             unassigned.append(recording)
-        elif split.lower() in SPLIT_NAMES:
-            parts[SPLIT_NAMES[split.lower()]].append(recording)
+        elif name := split_of(split):
+            parts[name].append(recording)
         else:
             raise BadInput(f"{table}, data row {number}: split is train, val or test, not {split!r}")
     without = len({f.resolve() for f in find_audio_files(path)} - {(path / n).resolve() for n in listed})

@@ -11,7 +11,7 @@ from torchstone.data.bad_files import read_good, split_skip
 from torchstone.data.identity import identified
 from torchstone.data.music import chorales, midi
 from torchstone.data.music.midi import EXTENSIONS, KEYS, LOWEST_KEY, Frames
-from torchstone.data.splits import SPLIT_NAMES, SPLIT_SEED
+from torchstone.data.splits import SPLIT_SEED, find_splits
 from torchstone.data.text_files import read_utf8
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.files import parse_json
@@ -77,7 +77,8 @@ def load_music(spec: str | Path, frame_beats: float | None = None) -> MusicDatas
     if path.suffix == ".json" and path.is_file():
         return _published(path, frame_beats)
     if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS)
+        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
+        files = [file for file in files if not file.name.startswith(".")]
         read = partial(read_piece, frame_beats=frame_beats or FRAME_BEATS)
         pieces, _, left_out = read_good(read, files, skip=skip)
         dropped = sum(count for _, count in pieces)
@@ -110,7 +111,8 @@ def _published(path: Path, frame_beats: float | None) -> MusicDataset:
         raise BadInput(f"{path} has other frames than {frame_beats:g} quarter notes: leave out frame_beats")
     try:
         content = parse_json(read_utf8(path))
-        parts = {SPLIT_NAMES[name]: [_keys(p) for p in pieces] for name, pieces in content.items()}
+        names = find_splits(content, path)
+        parts = {split: [_keys(piece) for piece in content[name]] for split, name in names.items()}
         if sorted(parts) != ["test", "train", "val"] or not all(parts.values()):
             raise KeyError("train, valid and test")
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:

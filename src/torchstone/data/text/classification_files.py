@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from torchstone.data.bad_files import read_good
-from torchstone.data.splits import SPLIT_NAMES
+from torchstone.data.hub_splits import load_hub_splits
+from torchstone.data.splits import find_splits
 from torchstone.data.text_files import find_delimiter, is_missing, optional_text, read_rows, read_utf8
-from torchstone.errors import BadInput, first_line
+from torchstone.errors import BadInput
 from torchstone.files import parse_json
 
 LABEL = ("label", "labels", "class", "category", "sentiment", "target", "gold_label")
@@ -22,8 +23,9 @@ Example = tuple[str | tuple[str, ...], str | None, str | tuple[str, ...]]  # tex
 
 def read_folder(path: Path, *, skip: bool = False) -> tuple[dict[str, list[Example]], str]:
     """Splits of a folder by the names of its files (`train.tsv`, `dev.tsv`, …), and what was left out."""
-    files = sorted(f for f in path.iterdir() if f.suffix in SUFFIXES and f.stem in SPLIT_NAMES)
-    read = {SPLIT_NAMES[each.stem]: read_file(each, skip=skip) for each in files}
+    names = (f.name for f in sorted(path.iterdir()) if f.suffix.lower() in SUFFIXES)
+    files = find_splits(names, path, are_files=True)
+    read = {split: read_file(path / name, skip=skip) for split, name in files.items()}
     splits = {split: examples for split, (examples, _) in read.items()}
     if "train" not in splits:
         raise BadInput(f"{path} has no train file ({', '.join('train' + suffix for suffix in SUFFIXES[:4])})")
@@ -32,11 +34,11 @@ def read_folder(path: Path, *, skip: bool = False) -> tuple[dict[str, list[Examp
 
 def read_file(path: Path, *, skip: bool = False) -> tuple[list[Example], str]:
     """Examples of one file, in the format that its suffix says, and what was left out."""
-    text, left_out = read_utf8(path), ""
-    if path.suffix in CONLL:
+    text, left_out, suffix = read_utf8(path), "", path.suffix.lower()
+    if suffix in CONLL:
         examples = _parse_conll(path, text)
-    elif path.suffix in SUFFIXES:
-        parse = _parse_jsonl if path.suffix == ".jsonl" else _parse_table
+    elif suffix in SUFFIXES:
+        parse = _parse_jsonl if suffix == ".jsonl" else _parse_table
         examples, left_out = _to_examples(path, *parse(path, text), skip=skip)
     else:
         raise BadInput(f"{path} is no labeled text: give {', '.join(SUFFIXES)}")
@@ -52,11 +54,11 @@ def read_unlabeled(path: Path, *, pairs: bool, words: bool) -> list[tuple[str, s
     Raises:
         BadInput: nothing in it; a table that does not say which column holds the texts.
     """
-    text = read_utf8(path)
-    if path.suffix in CONLL and words:
+    text, suffix = read_utf8(path), path.suffix.lower()
+    if suffix in CONLL and words:
         found = [(" ".join(sentence), None) for sentence, _, _ in _parse_conll(path, text, has_labels=False)]
-    elif path.suffix in (".csv", ".tsv", ".jsonl"):
-        names, rows = (_parse_jsonl if path.suffix == ".jsonl" else _parse_table)(path, text)
+    elif suffix in (".csv", ".tsv", ".jsonl"):
+        names, rows = (_parse_jsonl if suffix == ".jsonl" else _parse_table)(path, text)
         columns = _text_columns(path, names, rows, pairs=pairs)
         for number, row in enumerate(rows, 1):
             if any(not row[column].strip() for column in columns):
@@ -150,12 +152,12 @@ def _parse_jsonl(path: Path, text: str) -> tuple[list[str], list[list[str]]]:
 
 
 def _parse_table(path: Path, text: str) -> tuple[list[str] | None, list[list[str]]]:
-    delimiter = "\t"
-    if path.suffix != ".tsv":
+    delimiter, is_tsv = "\t", path.suffix.lower() == ".tsv"
+    if not is_tsv:
         stated = re.match(r"sep=(.)\n", text)  # how spreadsheets say it
         text = text[stated.end() :] if stated else text
         delimiter = stated[1] if stated else find_delimiter(text, str(path), _is_header)
-    rows = read_rows(text, str(path), delimiter, quoted=path.suffix != ".tsv")
+    rows = read_rows(text, str(path), delimiter, quoted=not is_tsv)
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
             raise BadInput(f"{path}, row {number}: {len(row)} cells where row 1 has {len(rows[0])}")
@@ -227,17 +229,7 @@ def _columns(path: Path, names: list[str]) -> tuple[int, int | None, int]:
 def read_hub(spec: str) -> tuple[dict[str, list[Example]], str]:
     """Splits of the Hugging Face data set `hf:NAME`, and what was left out: rows without a text or a label,
     and splits published without labels."""
-    try:
-        import datasets
-    except ImportError:
-        raise BadInput(f"{spec} needs Hugging Face datasets: pip install 'torchstone[hf]'") from None
-    try:
-        tables = datasets.load_dataset(str(Path(spec[3:]).expanduser()))
-    except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, often of several lines
-        raise BadInput(f"cannot load {spec}: {first_line(error)}") from None
-    tables = {SPLIT_NAMES.get(str(split), str(split)): table for split, table in tables.items()}
-    if "train" not in tables:
-        raise BadInput(f"{spec} has no split named train, only {', '.join(map(str, tables))}")
+    tables, unused = load_hub_splits(spec)
     splits, without, notes = {}, 0, []
     columns = [
         tables["train"].column_names[i]
@@ -259,7 +251,7 @@ def read_hub(spec: str) -> tuple[dict[str, list[Example]], str]:
         raise BadInput(f"{spec}: no row of train has a text and a label")
     if without:
         notes.append(f"{without} rows without a text or a label left out")
-    return splits, "".join(f", {note}" for note in notes)
+    return splits, unused + "".join(f", {note}" for note in notes)
 
 
 def _hub_examples(name: str, table: Any, columns: list[str]) -> tuple[list[Example], int, bool]:
