@@ -19,6 +19,7 @@ def load(monkeypatch, **sizes):
     [
         ({"train": 3, "validation": 2, "test": 1}, {"train": 3, "val": 2, "test": 1}, ""),
         ({"everything": 4}, {"train": 4}, ""),
+        ({"train": 3, "test": 0}, {"train": 3}, ", test has no rows: left out"),
         ({"train": 3, "unsupervised": 9}, {"train": 3}, ", split unsupervised not used"),
         (
             {"train": 3, "validation_matched": 2, "validation_mismatched": 2},
@@ -39,7 +40,7 @@ def test_load_hub_splits_by_name(monkeypatch, sizes, found, note):
     [
         ({"train": 3, "dev": 2, "validation": 2}, "dev and validation, which are both a val split"),
         ({"test": 3, "validation": 2}, "no split named train, only test, validation"),
-        ({"train": 3, "test": 0}, "test has no rows"),
+        ({"train": 0, "test": 3}, "train has no rows"),
     ],
 )
 def test_load_hub_splits_rejects(monkeypatch, sizes, said):

@@ -16,7 +16,8 @@ def load_hub_splits(spec: str, part: str = "") -> tuple[dict[str, Any], str]:
         part: the data set's configuration, by default its own.
 
     Raises:
-        BadInput: it cannot be loaded; two names of one split; several splits and none named train.
+        BadInput: it cannot be loaded; two names of one split; several splits and none named train; one that
+            has no rows.
     """
     try:
         import datasets
@@ -31,8 +32,10 @@ def load_hub_splits(spec: str, part: str = "") -> tuple[dict[str, Any], str]:
     named = {"train": next(iter(tables))} if len(tables) == 1 else find_splits(tables, spec)
     if "train" not in named:
         raise BadInput(f"{spec} has no split named train, only {', '.join(tables)}")
-    if empty := [name for name in named.values() if not len(tables[name])]:
-        raise BadInput(f"{spec}: {empty[0]} has no rows")
+    if not len(tables[named["train"]]):
+        raise BadInput(f"{spec}: {named['train']} has no rows")
+    found = {split: tables[name] for split, name in named.items() if len(tables[name])}
     unused = [name for name in tables if name not in named.values()]
-    note = f", split{'s' * (len(unused) > 1)} {', '.join(unused)} not used" if unused else ""
-    return {split: tables[name] for split, name in named.items()}, note
+    notes = [f"split{'s' * (len(unused) > 1)} {', '.join(unused)} not used"] if unused else []
+    notes += [f"{name} has no rows: left out" for split, name in named.items() if split not in found]
+    return found, "".join(f", {note}" for note in notes)

@@ -42,7 +42,8 @@ def find_splits(names: Iterable[str], where: object, *, are_files: bool = False)
             continue
         if split in found:
             raise BadInput(
-                f"{where} has {found[split]} and {name}, which are both a {split} split: leave one of them out"
+                f"{where} has {found[split]} and {name}, which are both a {split} split: leave one of them "
+                "out"
             )
         found[split] = name
     return found

@@ -1,6 +1,7 @@
 """Files of labeled text: tables, JSON lines, CoNLL's format, folders of them, Hugging Face data sets."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from torchstone.files import parse_json
 LABEL = ("label", "labels", "class", "category", "sentiment", "target", "gold_label")
 FIRST = ("text", "sentence", "sentence1", "text_a", "premise", "question", "question1", "review")
 SECOND = ("text2", "sentence2", "text_b", "hypothesis", "question2", "answer")
+EXPLICIT = ("text", "label", "labels")  # names that no other contests
+QUESTION = ("question", "sentence")  # two names of a first text that are a pair, as in QNLI
+MISSING_TEXTS = {"", "nan", "<na>", "nat", "null", "#n/a"}  # what programs write for a text that is missing
+MISSING_LABELS = MISSING_TEXTS | {"na", "n/a", "?"}
 CONLL = (".conll", ".iob", ".bio")
 SUFFIXES = (".csv", ".tsv", ".jsonl", *CONLL)
 
@@ -80,7 +85,7 @@ def _text_columns(path: Path, names: list[str] | None, rows: list[list[str]], *,
         raise BadInput(
             f"{path} has {len(rows[0])} columns without names: name the one with texts {FIRST[0]!r}"
         )
-    lower = [name.lower() for name in names]
+    lower = _lower(names)
     columns = [next((lower.index(n) for n in known if n in lower), None) for known in wanted]
     found = [column for column in columns if column is not None]
     if len(found) < len(wanted):
@@ -90,11 +95,21 @@ def _text_columns(path: Path, names: list[str] | None, rows: list[list[str]], *,
 
 
 def _parse_conll(path: Path, text: str, *, has_labels: bool = True) -> list[Example]:
-    """Sentences of words with their labels: the first and the last column."""
+    """Sentences of words with their labels: the first and the last column.
+
+    Raises:
+        BadInput: a word without a label, or a line that is no word with its label.
+    """
     # not splitlines() and split(), which also split at separators that a word may hold
     lines = [line.strip(" \t") for line in text.split("\n")]
     rows = [re.split("[ \t]+", line) if line else [] for line in lines]
     rows = _split_at_tabs(lines, rows)
+    if (
+        has_labels
+        and (cells := [cell for row in rows for cell in row])
+        and all("|" in cell for cell in cells)
+    ):
+        raise BadInput(f"{path} has a sentence on each line, as {cells[0]}: give a word and its label a line")
     labels_of_words = {row[-1] for row in rows if len(row) > 1 and not row[0].startswith("#")}
     examples, words, labels = [], [], []
     for number, cells in enumerate([*rows, []], 1):
@@ -133,19 +148,20 @@ def _is_comment(cells: list[str], labels: set[str]) -> bool:
 
 
 def _parse_jsonl(path: Path, text: str) -> tuple[list[str], list[list[str]]]:
+    """Names and cells of the objects; a key that one lacks, as some writers leave out nulls, is empty."""
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
         try:
             row = parse_json(line) if line.strip() else {}
         except ValueError:
             row = None
-        if not isinstance(row, dict) or (rows and row and row.keys() != rows[0].keys()):
-            raise BadInput(f"{path}, line {number} is no JSON object with the keys of the first")
+        if not isinstance(row, dict):
+            raise BadInput(f"{path}, line {number} is no JSON object: give one a line, with text and label")
         rows += [row] if row else []
-    names = list(rows[0]) if rows else []
+    names = list(dict.fromkeys(name for row in rows for name in row))
     used = [name for name in names if name.lower() in (*FIRST, *SECOND, *LABEL)]
     cells = [
-        [(optional_text(row[name], f"{path}: {name}") or "") if name in used else "" for name in names]
+        [(optional_text(row.get(name), f"{path}: {name}") or "") if name in used else "" for name in names]
         for row in rows
     ]
     return names, cells
@@ -161,15 +177,27 @@ def _parse_table(path: Path, text: str) -> tuple[list[str] | None, list[list[str
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
             raise BadInput(f"{path}, row {number}: {len(row)} cells where row 1 has {len(rows[0])}")
-    if not rows or not _is_header(rows[0]):
+    if not rows or not _is_header(rows[0], rows[1:]):
+        _refuse_words(path, text, rows)
         return None, rows
     names = [cell.strip() for cell in rows[0]]
     return names, rows[1:]
 
 
-def _is_header(cells: Sequence[str]) -> bool:
-    lower = [cell.strip().lower() for cell in cells]
-    return any(cell in LABEL for cell in lower) or any(cell in FIRST for cell in lower)
+def _is_header(cells: Sequence[str], below: Sequence[Sequence[str]] = ()) -> bool:
+    """Whether a first row names a text or a label: a name that recurs in its column is a value."""
+    known = [i for i, cell in enumerate(cells) if cell.strip().lower() in (*LABEL, *FIRST)]
+    return any(all(row[i].strip() != cells[i].strip() for row in below) for i in known)
+
+
+def _refuse_words(path: Path, text: str, rows: list[list[str]]) -> None:
+    """Refuse a table that is one of words with their labels, with an empty line after each sentence."""
+    blocks = [block.count("\n") for block in re.split(r"\n[ \t]*\n", text.strip("\n"))]
+    if len(blocks) > 1 and max(blocks) > 0 and not any(" " in row[0].strip() for row in rows):
+        raise BadInput(
+            f"{path} has a word on each row, and empty lines between: if these are sentences with labelled "
+            f"words, call it {path.with_suffix('.conll').name}; if each row is a text, remove the empty lines"
+        )
 
 
 def _to_examples(
@@ -185,12 +213,18 @@ def _to_examples(
 
     def example(number: int) -> Example:
         row = rows[number - 1]
-        if not row[label].strip() or not row[first].strip():
-            empty = "label" if row[first].strip() else "text"
-            raise BadInput(f"{path}, data row {number}: the {empty} is empty")
+        for column, words in ((first, MISSING_TEXTS), (label, MISSING_LABELS)):
+            cell, name = row[column].strip(), "text" if column == first else "label"
+            if not cell:
+                raise BadInput(f"{path}, data row {number}: the {name} is empty")
+            if cell.lower() in words:
+                raise BadInput(f"{path}, data row {number}: the {name} is {cell!r}, which stands for none")
         return row[first], row[second] if second is not None else None, row[label].strip()
 
     examples, _, left_out = read_good(example, range(1, len(rows) + 1), skip=skip)
+    used = {names[column] for column in (first, second, label) if column is not None}
+    if unused := [name for name in names if name and name not in used]:
+        left_out = f", column{'s' * (len(unused) > 1)} {', '.join(unused)} not read{left_out}"
     return examples, left_out
 
 
@@ -198,6 +232,14 @@ def _guess_names(path: Path, rows: list[list[str]]) -> list[str]:
     if len(rows[0]) not in (2, 3):
         raise BadInput(f"{path} has {len(rows[0])} columns without names: name text and label")
     texts = ["text", "text2"][: len(rows[0]) - 1]
+    for column in (0, -1):  # the label, where all others of that column recur
+        first, *others = Counter(row[column].strip() for row in rows).values()
+        if first == 1 and others and min(others) > 1:
+            shown = ", ".join(repr(cell.strip()[:40]) for cell in rows[0])
+            raise BadInput(
+                f"{path} begins with {shown}, of which one stands there alone while the others below it recur: "
+                "if this is a header, call its columns text and label; if it is none, put these names before it"
+            )
     different = [len({row[column].strip() for row in rows}) for column in (0, -1)]
     recurs = [count <= max(1, len(rows) // 2) for count in different]
     if recurs[0] and (not recurs[1] or different[0] < different[1]):
@@ -210,14 +252,32 @@ def _guess_names(path: Path, rows: list[list[str]]) -> list[str]:
     return [*texts, "label"]
 
 
-def _columns(path: Path, names: list[str]) -> tuple[int, int | None, int]:
-    """The columns of text, second text and label."""
+def _lower(names: Sequence[str]) -> list[str]:
+    """Names of columns as the tables of known names have them."""
     lower = [name.lower() for name in names]
+    if set(QUESTION) <= set(lower) and not set(lower) & {*SECOND, "text"}:
+        lower[lower.index(QUESTION[1])] = SECOND[0]
+    return lower
+
+
+def _columns(path: Path, names: list[str]) -> tuple[int, int | None, int]:
+    """The columns of text, second text and label.
+
+    Raises:
+        BadInput: one is missing, or several could be it.
+    """
+    lower = _lower(names)
     used = [name for name in lower if name in (*FIRST, *SECOND, *LABEL)]
     if twice := next((name for name in used if lower.count(name) > 1), None):
         raise BadInput(
             f"{path} has two columns named {twice}: name the one to use differently from the other"
         )
+    for known, what in ((FIRST, "text"), (LABEL, "label")):
+        found = [name for name in known if name in lower]
+        if len(found) > 1 and found[0] not in EXPLICIT:
+            raise BadInput(
+                f"{path} has {' and '.join(found)}, which may each be the {what}: call the one to use {what}"
+            )
     columns = [next((lower.index(n) for n in known if n in lower), None) for known in (FIRST, SECOND, LABEL)]
     first, second, label = columns
     if first is None or label is None:
@@ -239,6 +299,8 @@ def read_hub(spec: str) -> tuple[dict[str, list[Example]], str]:
     for split in ("train", "val", "test"):
         if split not in tables:
             continue
+        if lacking := [name for name in columns[:-1] if name not in tables[split].column_names]:
+            raise BadInput(f"{spec}: {split} has no column {lacking[0]!r}, train has")
         if columns[-1] not in tables[split].column_names:
             notes.append(f"{split} has no labels: left out")
             continue

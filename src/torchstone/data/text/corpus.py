@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchstone.data import download
-from torchstone.data.identity import identified
 from torchstone.data.hub_splits import load_hub_splits
+from torchstone.data.identity import identified
 from torchstone.data.splits import find_splits, split_of
 from torchstone.data.text_files import optional_text
 from torchstone.errors import BadInput, did_you_mean

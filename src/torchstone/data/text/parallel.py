@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from torchstone.data.identity import identified
 from torchstone.data.hub_splits import load_hub_splits
+from torchstone.data.identity import identified
 from torchstone.data.splits import SPLIT_SEED, find_splits
 from torchstone.data.text import bible, gettext
 from torchstone.data.text.parallel_files import Pairs, read_aligned, read_columns

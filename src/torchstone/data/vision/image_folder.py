@@ -126,8 +126,8 @@ def _find_split_folders(path: Path, folders: dict[str, dict]) -> dict[str, str]:
         raise BadInput(f"{path} has {' and '.join(named)}, but no train: add it")
     if others:
         raise BadInput(
-            f"{path} has {', '.join(named)}, which may be splits, beside {', '.join(others[:4])}: move what is "
-            f"no split out of it; if all are classes, rename {named[0]}"
+            f"{path} has {', '.join(named)}, which may be splits, beside {', '.join(others[:4])}: move what "
+            f"is no split out of it; if all are classes, rename {named[0]}"
         )
     return find_splits(named, path)
 

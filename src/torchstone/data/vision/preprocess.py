@@ -111,7 +111,7 @@ def _read_as(image: Image.Image, raw_mode: str) -> np.ndarray:
     with Image.open(io.BytesIO(image.fp.read())) as again:
         assert isinstance(again, ImageFile.ImageFile)
         again.tile = [
-            tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:]))
+            tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *(tile.args or ())[1:]))
             for tile in again.tile
         ]
         return np.asarray(again)

@@ -164,7 +164,8 @@ def _check_labels(
         if names and largest >= len(names):
             raise BadInput(
                 f"{mask} has the label {largest}, but classes.txt names {len(names)} classes, "
-                f"0 to {len(names) - 1} ({IGNORE_INDEX}: ignored); if labels count from 1, name 0 in the first line"
+                f"0 to {len(names) - 1} ({IGNORE_INDEX}: ignored); if labels count from 1, name 0 in the "
+                "first line"
             )
     values = sorted({int(label) for labels in labels_of_masks for label in labels})
     present = [value for value in values if value != IGNORE_INDEX]
@@ -199,7 +200,8 @@ def _find_pairs(root: Path) -> list[tuple[Path, Path]]:
     if unpaired := sorted(images.keys() - masks.keys()):
         if other := next(masks_folder.glob(f"{glob.escape(unpaired[0])}.*"), None):
             raise BadInput(
-                f"{other} is no PNG: save masks as PNG, whose numbers are exact, with the class indices as values"
+                f"{other} is no PNG: save masks as PNG, whose numbers are exact, with the class indices as "
+                "values"
             )
         raise BadInput(
             f"{images[unpaired[0]]} has no mask: put {masks_folder / (unpaired[0] + '.png')} there"
