@@ -431,7 +431,7 @@ def test_read_labeled_suffixes_in_capitals_and_labels_of_a_column_with_gaps(tmp_
     for file in tmp_path.glob("[Tt]rain*"):
         file.unlink()
     (tmp_path / "train.conll").write_text("a 0\nb 1\n\n" * 9)
-    with pytest.raises(BadInput, match="labels are of words in one of train and (val|test)"):
+    with pytest.raises(BadInput, match=r"labels are of words in one of train and (val|test)"):
         read_labeled(str(tmp_path))
 
 

@@ -9,7 +9,14 @@ from typing import Any
 from torchstone.data.bad_files import read_good
 from torchstone.data.hub_splits import load_hub_splits
 from torchstone.data.splits import find_splits
-from torchstone.data.text_files import find_delimiter, is_missing, optional_text, read_rows, read_utf8
+from torchstone.data.text_files import (
+    MISSING_TEXTS,
+    find_delimiter,
+    is_missing,
+    optional_text,
+    read_rows,
+    read_utf8,
+)
 from torchstone.errors import BadInput
 from torchstone.files import parse_json
 
@@ -18,7 +25,6 @@ FIRST = ("text", "sentence", "sentence1", "text_a", "premise", "question", "ques
 SECOND = ("text2", "sentence2", "text_b", "hypothesis", "question2", "answer")
 EXPLICIT = ("text", "label", "labels")  # names that no other contests
 QUESTION = ("question", "sentence")  # two names of a first text that are a pair, as in QNLI
-MISSING_TEXTS = {"", "nan", "<na>", "nat", "null", "#n/a"}  # what programs write for a text that is missing
 MISSING_LABELS = MISSING_TEXTS | {"na", "n/a", "?"}
 CONLL = (".conll", ".iob", ".bio")
 SUFFIXES = (".csv", ".tsv", ".jsonl", *CONLL)
@@ -237,8 +243,8 @@ def _guess_names(path: Path, rows: list[list[str]]) -> list[str]:
         if first == 1 and others and min(others) > 1:
             shown = ", ".join(repr(cell.strip()[:40]) for cell in rows[0])
             raise BadInput(
-                f"{path} begins with {shown}, of which one stands there alone while the others below it recur: "
-                "if this is a header, call its columns text and label; if it is none, put these names before it"
+                f"{path} begins with {shown}, of which one stands there alone while the others below it "
+                "recur: if this is a header, call its columns text and label; else put these names before it"
             )
     different = [len({row[column].strip() for row in rows}) for column in (0, -1)]
     recurs = [count <= max(1, len(rows) // 2) for count in different]

@@ -11,7 +11,8 @@ Pairs = list[tuple[str, str]]
 # codes of languages, which name columns
 CODES = """
     af ar bg bn bs ca cs cy da de el en eo es et eu fa fi fr ga gl gu he hi hr hu hy id is it ja ka kk km kn
-    ko la lo lt lv mk ml mn mr ms mt my ne nl no pa pl pt ro ru sk sl sq sr sv sw ta te th tl tr uk ur uz vi zh
+    ko la lo lt lv mk ml mn mr ms mt my ne nl no pa pl pt ro ru sk sl sq sr sv sw ta te th tl tr uk
+    ur uz vi zh
 """
 LANGUAGES = frozenset(CODES.split())
 HEADERS = {("source", "target"), ("input", "output"), ("text", "translation")}
