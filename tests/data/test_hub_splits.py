@@ -18,7 +18,7 @@ def load(monkeypatch, **sizes):
     ("sizes", "found", "note"),
     [
         ({"train": 3, "validation": 2, "test": 1}, {"train": 3, "val": 2, "test": 1}, ""),
-        ({"everything": 4}, {"train": 4}, ""),
+        ({"everything": 4}, {"train": 4}, ", all of its one split everything"),
         ({"train": 3, "test": 0}, {"train": 3}, ", test has no rows: left out"),
         ({"train": 3, "unsupervised": 9}, {"train": 3}, ", split unsupervised not used"),
         (

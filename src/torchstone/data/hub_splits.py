@@ -36,6 +36,7 @@ def load_hub_splits(spec: str, part: str = "") -> tuple[dict[str, Any], str]:
         raise BadInput(f"{spec}: {named['train']} has no rows")
     found = {split: tables[name] for split, name in named.items() if len(tables[name])}
     unused = [name for name in tables if name not in named.values()]
-    notes = [f"split{'s' * (len(unused) > 1)} {', '.join(unused)} not used"] if unused else []
+    notes = [f"all of its one split {each}" for each in tables if len(tables) == 1 and each != "train"]
+    notes += [f"split{'s' * (len(unused) > 1)} {', '.join(unused)} not used"] if unused else []
     notes += [f"{name} has no rows: left out" for split, name in named.items() if split not in found]
     return found, "".join(f", {note}" for note in notes)

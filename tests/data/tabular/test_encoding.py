@@ -67,6 +67,7 @@ def test_kind_of_columns(name, cells, kind):
         (["12%", "0.5", "7%"], "with the signs none and '%'"),
         (["$12", "€5"], r"with the signs '\$' and '€'"),
         ([1.0, float("inf"), float("inf")], "holds inf, and a number is finite"),
+        (["1", "++inf", "2"], r"is '\+\+inf', where most are numbers"),
         (["1", "-Infinity", "2"], "holds -Infinity, and a number is finite"),
     ],
 )

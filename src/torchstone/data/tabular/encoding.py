@@ -242,9 +242,9 @@ def is_no_number(cell: Any) -> bool:
 
 
 def _is_infinite(cell: Any) -> bool:
-    if isinstance(cell, str) and cell.strip().lstrip("+-").lower() not in ("inf", "infinity"):
-        return False
-    return isinstance(cell, float | str) and math.isinf(float(cell))
+    if isinstance(cell, str):
+        return bool(re.fullmatch(r"[+-]?inf(inity)?", cell.strip(), re.IGNORECASE))
+    return isinstance(cell, float) and math.isinf(cell)
 
 
 def _plain(cell: str) -> str:

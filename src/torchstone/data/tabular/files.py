@@ -17,9 +17,7 @@ SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 LABELS = ("label", "class", "target", "species")  # usual names of a label column
 # names that pandas and R give the row number in a CSV; pandas another at each reading and writing
 INDEX = re.compile(r"unnamed: 0(\.\d+)*", re.IGNORECASE)
-PANDAS_INDEX = re.compile(
-    r"__index_level_\d+__"
-)  # in files of which another program has dropped the metadata
+PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # remains where another program drops pandas' metadata
 # names of row numbers: id, customer_id, PassengerId, row, S.No
 COUNTERS = r"(row|line|record|sample|s)?[ _.]?(id|no|nr|number|index|idx|num)\.?"
 ROW_NUMBERS = re.compile(rf"(?i:{COUNTERS}|row|row[ _.]?names?|level_\d+|#|uid|.+[ _.-]id)|.*[a-z0-9]I[dD]")
@@ -142,7 +140,7 @@ def _read_csv(path: Path, features: Sequence[str]) -> Columns:
         if delimiter == " ":
             lines = (line.split() for line in text.splitlines())
         numbered = [(n, row) for n, row in enumerate(lines, 1 + bool(stated)) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:  # not UTF-8, or no delimiter that can be one
         raise BadInput(f"{path} is not a text table ({error}): save it as UTF-8 CSV") from None
     if not numbered:
         raise BadInput(f"{path} is empty: give one row per line, features first and the label last")
