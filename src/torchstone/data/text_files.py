@@ -10,7 +10,8 @@ from typing import Any
 
 from torchstone.errors import BadInput
 
-DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+MISSING_TEXTS = frozenset(("", "nan", "<na>", "nat", "null", "#n/a"))  # what programs write for no text
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from torchstone.data.vision.preprocess import (
     decode,
     deep_values,
     describe_levels,
+    file_mode,
     fit_as_stated,
     fit_to_square,
     is_deep,
@@ -55,10 +56,10 @@ class ImageFiles:
     def load(self, i: int) -> tuple[np.ndarray, str]:
         """(uint8 (channel, size, size), the file's own color mode); `BadInput` names a corrupt file."""
         with _open_image(self.subset, i) as image:
-            decoded = decode(image, self.channels, self.levels)
+            mode, decoded = file_mode(image), decode(image, self.channels, self.levels)
             if self.framing:
-                return fit_as_stated(decoded, self.size, self.framing), image.mode
-            return fit_to_square(decoded, self.size, self.ink), image.mode
+                return fit_as_stated(decoded, self.size, self.framing), mode
+            return fit_to_square(decoded, self.size, self.ink), mode
 
     def __getitem__(self, i: int) -> Tensor | str:
         try:
@@ -227,7 +228,8 @@ def _leave_out_bad(source: Source) -> Source:
         )
         for split, subset in source.subsets.items()
     }
-    note = f", {len(bad)} left out: {listed(list(bad.values()))}" if bad else ""
+    sizes = " / ".join(f"{len(subset.labels)} {split}" for split, subset in subsets.items())
+    note = f", {len(bad)} left out, which leaves {sizes}: {listed(list(bad.values()))}" if bad else ""
     counts = np.bincount(subsets["train"].labels, minlength=len(source.classes))
     empty = [f"class {source.classes[counts.argmin()]!r}"] if not counts.min() else []
     empty += [f"the {split} split" for split, subset in subsets.items() if not len(subset.labels)]
@@ -305,7 +307,7 @@ def _read_modes(files: ImageFiles) -> list[str]:
 
     def read_mode(i: int) -> str:
         with _open_image(files.subset, i) as image:
-            return image.mode
+            return file_mode(image)
 
     return _map_threads(read_mode, len(files), "checking the images")
 
