@@ -112,7 +112,7 @@ def test_identity_knows_spaces_arguments_wrappers_and_time_limit():
         "its wrappers was [] and is now ['FlattenObservation']": identity_of(
             "Lake-v7", ("FlattenObservation",)
         ),
-        "its time limit asked for was None and is now 9": identity_of("Lake-v7", limit=9),
+        "its chosen time limit was None and is now 9": identity_of("Lake-v7", limit=9),
     }
     gymnasium.register(
         "Lake-v7", "gymnasium.envs.toy_text.frozen_lake:FrozenLakeEnv", kwargs={"map_name": "8x8"}

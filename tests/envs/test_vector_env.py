@@ -394,6 +394,17 @@ def test_vector_env_gives_continuous_actions_in_the_type_and_bounds_of_their_spa
     assert step.next_observation.tolist() == [expected]
 
 
+@pytest.mark.parametrize(("limit", "expected"), [(None, 500), (20, 20)])
+def test_time_aware_observation_knows_the_time_limit(limit, expected):
+    envs = VectorEnv(
+        "CartPole-v1", wrappers=("TimeAwareObservation:normalize_time=True",), max_episode_steps=limit
+    )
+    step = envs.step(torch.zeros(1, dtype=torch.int64))
+    print(limit, step.next_observation)
+    assert step.next_observation[0, -1].item() == pytest.approx(1 / expected)
+    assert envs.episode_limit == expected
+
+
 @pytest.mark.parametrize(
     ("dtype", "bounds", "action", "expected"),
     [

@@ -96,11 +96,14 @@ def make_env(
         from torchstone.envs.wrappers import action_mask_to_info
 
         env = action_mask_to_info(env)
+    max_episode_steps = default_limit if max_episode_steps is None else max_episode_steps
+    if max_episode_steps and any("TimeAware" in name for name in wrappers):
+        env = known.TimeLimit(env, max_episode_steps)  # which it asks for the limit
     for name in wrappers:
         env = _wrap(env, name)
     from torchstone.envs.wrappers import as_array
 
-    return as_array(env), default_limit if max_episode_steps is None else max_episode_steps
+    return as_array(env), max_episode_steps
 
 
 def _factory(spec: str, module: Any) -> Any:

@@ -114,12 +114,12 @@ def examples_of(recipe: Any, episode_limit: int) -> tuple[Examples, int]:
     Where `recipe.eval_episodes` would take too much of the work for `WANTED` evaluations, these are of fewer
     episodes, `FEWEST` at least.
     """
-    is_episodic, asked = hasattr(recipe, "total_episodes"), recipe.eval_episodes
+    is_episodic, episodes = hasattr(recipe, "total_episodes"), recipe.eval_episodes
     envs = 1 if getattr(recipe, "actors", "sync") == "async" else recipe.num_envs
     batch, unit = (envs, "episodes") if is_episodic else (envs * recipe.num_steps, "environment steps")
     cost = 1 if is_episodic else episode_limit
     affordable = int(EVALUATION_SHARE * FORWARDS * recipe.updates * batch / (WANTED * cost))
-    episodes = min(asked, max(FEWEST, affordable))
+    episodes = min(episodes, max(FEWEST, affordable))
     return Examples(batch, None, episodes * cost, unit), episodes
 
 

@@ -108,8 +108,8 @@ def evaluate(model: Any, metadata: dict[str, Any], data: str, *, held_out: bool)
 def record_env(spec: str, wrappers: Sequence[str], max_episode_steps: int | None) -> None:
     """Tell whoever listens which environment is used: all that can be known of it (see `envs.source`)."""
     known = facts(spec, tuple(wrappers)).identity
-    asked = {"wrappers": list(wrappers), "time limit asked for": max_episode_steps}
-    identity.record(spec, environment=known | asked)
+    chosen = {"wrappers": list(wrappers), "chosen time limit": max_episode_steps}
+    identity.record(spec, environment=known | chosen)
 
 
 def _check_network_fits(metadata: dict[str, Any], env: dict[str, Any]) -> None:
