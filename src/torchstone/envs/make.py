@@ -255,6 +255,7 @@ class Facts(NamedTuple):
 
 def facts(spec: str, wrappers: Sequence[str] = ()) -> Facts:
     """What is known of an environment, of which one is made once."""
+    refuse_skip(spec)
     if ":" in spec:
         _import(spec.partition(":")[0], f"the environment {spec}")
     return _facts(spec, tuple(wrappers), registration(spec))
