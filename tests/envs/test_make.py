@@ -297,7 +297,7 @@ def test_wrapper_lists_of_the_command_line_keep_commas_in_arguments(package, tmp
         ("CartPole-v1", ("nowhere.wrappers:Grid",), "needs the module nowhere"),
         ("CartPole-v1", ("gymnasium.wrappers:ClipRewards",), "did you mean ClipReward"),
         ("CartPole-v1", ("ClipRewards",), "one of another package is module:Class"),
-        ("CartPole-v1", ("TimeAwareObservation:flatten=(",), "does not fit"),
+        ("CartPole-v1", ("FrameStackObservation:stack_size=(",), "does not fit"),
         ("CartPole-v1", ("ResizeObservation:shape=(84,84)",), "does not fit"),
     ],
 )

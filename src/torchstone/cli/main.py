@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         return _leave(128 + stop.signal, is_program)
     except KeyboardInterrupt:
         print(
-            "torchstone: interrupted at once; a run that has a checkpoint continues from it (torchstone resume)",
+            "torchstone: interrupted at once; a run with a checkpoint continues from it (torchstone resume)",
             file=sys.stderr,
         )
         return _leave(130, is_program)

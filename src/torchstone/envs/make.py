@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -267,7 +267,8 @@ def registration(spec: str) -> Any:
     if found is None:
         module, _, name = spec.partition(":")
         return getattr(sys.modules.get(module), name, None) if name else None
-    return found.entry_point, repr(found.kwargs), found.max_episode_steps
+    entry = found.entry_point if isinstance(found.entry_point, Hashable) else id(found.entry_point)
+    return entry, repr(found.kwargs), found.max_episode_steps
 
 
 @functools.lru_cache(64)
