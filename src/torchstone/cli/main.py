@@ -74,7 +74,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"torchstone: {stop}", file=sys.stderr)
         return _leave(128 + stop.signal, is_program)
     except KeyboardInterrupt:
-        print("torchstone: interrupted at once; resume continues from the last checkpoint", file=sys.stderr)
+        print(
+            "torchstone: interrupted at once; a run with a checkpoint continues from it (torchstone resume)",
+            file=sys.stderr,
+        )
         return _leave(130, is_program)
     except SystemExit as done:  # argparse leaves so after --help
         return int(done.code or 0)
