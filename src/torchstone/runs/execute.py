@@ -78,6 +78,9 @@ def execute(
                 for line in opening_lines(run, settings):
                     notify(line)
             rng.restore(before)
+        elif stage and (fresh or stage > reached) and parallel.rank() == 0 and not quiet:
+            for line in lengths(run, settings):
+                notify(f"stage {stage + 1}: {line}")
         parallel.barrier()
         if stage < reached:
             skip_finished_stage(run, folder / "stages" / str(stage))
@@ -117,24 +120,27 @@ def is_done(meta: Mapping[str, Any]) -> bool:
 
 def opening_lines(run: Any, settings: Any) -> list[str]:
     """What a training begins with: its data, how many epochs the steps are, how often it is evaluated."""
-    from torchstone.engine.run import FORWARDS
-
     lines = [run.metadata["data"]] if "data" in run.metadata else []
+    return lines + lengths(run, settings)
+
+
+def lengths(run: Any, settings: Any) -> list[str]:
+    """How many epochs the steps are, how often they are evaluated, and what share of the work that is."""
     every, examples = settings.resolve(run.steps, run.examples), run.examples
     if examples is None:
-        return lines
-    epochs = examples.epochs(run.steps)
+        return []
     validation = (
         f"validation every {every.evaluate:,}" if every.evaluate < run.steps else "validation at the end"
     )
     if examples.val:
-        count = math.ceil(run.steps / every.evaluate) + every.first
-        share = count * examples.val / (run.steps * examples.batch * FORWARDS)
-        validation += f" on {examples.val:,}, {share:.0%} of the work"
-    lines.append(
-        f"{run.steps:,} steps of {examples.batch:,} {examples.unit} are {epochs:.3g} epochs of "
-        f"{examples.train:,}; {validation}"
-    )
+        validation += f" on {examples.val:,}"
+    if every.share:
+        validation += f", {every.share:.0%} of the work"
+    epochs = examples.epochs(run.steps)
+    begin = f"{run.steps:,} steps of {examples.batch:,} {examples.unit}"
+    if epochs is None:
+        return [f"{begin}, generated without end; {validation}"]
+    lines = [f"{begin} are {epochs:.3g} epochs of {examples.train:,}; {validation}"]
     if epochs < 1:
         lines.append(
             f"warning: that is less than one epoch: most or some of the {examples.unit} are never trained on "
@@ -153,10 +159,11 @@ def steps_of(entry: System, recipe: Any, epochs: float) -> int:
         raise BadInput(f"epochs must be a positive number, not {epochs:g}")
     if not hasattr(recipe, "steps"):
         raise BadInput(f"{entry.name} has no epochs: it learns from experience")
-    run = next(iter(entry.module().build(recipe)))
-    if run.examples is None:
+    *_, run = entry.module().build(recipe)  # the recipe's steps are those of the last stage
+    steps = None if run.examples is None else run.examples.steps(epochs)
+    if steps is None:
         raise BadInput(f"{entry.name} has no epochs with {recipe.data}: give --steps")
-    return run.examples.steps(epochs)
+    return steps
 
 
 TOTALS = ("steps", "total_timesteps", "total_episodes")  # fields that say how long a run is
