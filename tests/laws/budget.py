@@ -29,7 +29,9 @@ def kept(entry: Any, recipe: Any) -> None:
         for name, steps in same_but_for_length(entry, recipe) if last else [("", run.steps)]:
             due = Intervals().resolve(steps, run.examples)
             where = f"{entry.name}/{name}".rstrip("/") + f", stage {number}" * (len(stages) > 1)
-            print(f"{where}: every {due.evaluate} of {steps} steps, {due.share:.1%} of the work; {run.examples}")
+            print(
+                f"{where}: every {due.evaluate} of {steps} steps, {due.share:.1%} of the work; {run.examples}"
+            )
             if not due.share:
                 wrong.append(f"{where} does not say what an evaluation costs")
             elif due.share > MOST and due.evaluate < steps:

@@ -78,11 +78,15 @@ def test_epochs_are_turned_into_steps_and_said(tmp_path, capsys):
         ),
         (
             "rnn/adding",
-            ["1,500 steps of 50 problems, generated without end; validation every 79 on 1,000, 10% of the work"],
+            [
+                "1,500 steps of 50 problems, generated without end; validation every 79 on 1,000, 10% of the work"
+            ],
         ),
         (
             "t5/smoke",
-            ["100 steps of 640 tokens are 15.4 epochs of 4,160; validation at the end on 10,240, 5% of the work"],
+            [
+                "100 steps of 640 tokens are 15.4 epochs of 4,160; validation at the end on 10,240, 5% of the work"
+            ],
         ),
     ],
 )

@@ -110,7 +110,9 @@ def test_load_preprocesses_like_predict(short):
     assert probabilities[1].tolist() == pytest.approx(expected, abs=1e-6)
 
 
-PAIRS = "".join(f"{word}\t{word[::-1]}\n" for word in ("".join(p) for p in itertools.product("abcd", repeat=3)))
+PAIRS = "".join(
+    f"{word}\t{word[::-1]}\n" for word in ("".join(p) for p in itertools.product("abcd", repeat=3))
+)
 
 # recipe, fields, patience, steps at which it is evaluated until that is exhausted, the best of them
 GENERATOR = ("gan/smoke", {"eval_samples": 24, "steps": 24, "lr": 5e-3}, 1, [0, 5, 10, 15, 20], 15)
