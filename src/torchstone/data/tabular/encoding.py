@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from numpy import ndarray as Array
 
-from torchstone.data.series.calendar import DAY, parse_digits, parse_instant
+from torchstone.data.series.instants import parse_digits, parse_instant
+from torchstone.data.series.open_times import DAY
 from torchstone.data.tabular.files import LARGEST, NO_NUMBER, is_missing, to_number
 from torchstone.errors import BadInput
 
@@ -28,6 +29,7 @@ DATE_NAMES = re.compile(r"date|day|month|time|period", re.IGNORECASE)
 # numbers as text: 1,234.5, 1.234,5, € 12, 12 %
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
 EUROPEAN = re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d+)?|[+-]?\d+,\d+")
+SPACED = re.compile(r"[+-]?\d{1,3}(\s\d{3})+([.,]\d+)?")  # 1 234,5
 UNITS = re.compile(r"^[$€£¥]\s*|\s*[$€£¥%]$")
 PARTS = ("days", "month", "weekday", "hour")  # of a date: since 1970, and what comes again
 
@@ -240,7 +242,9 @@ def parse_number(cell: Any, mark: str) -> float | None:
     """A cell as a number, by the column's decimal mark; currency and percent signs are left out."""
     if not isinstance(cell, str):
         return to_number(cell)
-    text = UNITS.sub("", cell.strip())
+    text = UNITS.sub("", cell.strip()).replace("\u2212", "-")  # the minus of typesetters
+    if SPACED.fullmatch(text):
+        text = re.sub(r"\s", "", text)
     if mark == "," and EUROPEAN.fullmatch(text):
         text = text.replace(".", "").replace(",", ".")
     elif mark == "." and THOUSANDS.fullmatch(text):

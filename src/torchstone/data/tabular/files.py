@@ -15,9 +15,9 @@ SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 LABELS = ("label", "class", "target", "species")  # usual names of a label column
 INDEX = ("", "unnamed: 0")  # names that pandas and R give the row number in a CSV
 # cells without a value; `none` is one only among numbers, among words it may be a word
-MISSING = frozenset(("", "?", "na", "n/a", "nan", "null", "<na>", "nat"))
+MISSING = frozenset(("", "?", "na", "n/a", "nan", "null", "<na>", "nat", "#n/a", "#na"))
 LARGEST = 1e38  # float32 ends at 3.4e38
-NO_NUMBER = MISSING | {"none", "nil", "-"}
+NO_NUMBER = MISSING | {"none", "nil", "-", ".", "#div/0!", "#num!", "#value!", "#ref!", "#null!"}
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,8 @@ def is_missing(cell: Any) -> bool:
 
 def to_number(cell: Any) -> float | None:
     """A finite number that networks can compute with, at most `LARGEST`, else none."""
+    if isinstance(cell, str) and "_" in cell:  # 1_000 is a number to Python, a code to others
+        return None
     try:
         value = float(cell)
     except (TypeError, ValueError, OverflowError):

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from torchstone.data.series.calendar import DAYS, Calendar, format_duration
+from torchstone.data.series.calendar import Calendar, format_duration
 from torchstone.data.series.dataset import ForecastWindows, Series, cut_windows, load_readings, load_series
+from torchstone.data.series.open_times import OpenTimes
 from torchstone.data.series.resample import resample
 from torchstone.engine import parallel
 from torchstone.engine.console import notify
@@ -226,8 +227,8 @@ def linear_loss(net: nn.Module, batch: Sequence[Tensor], spec: ForecastSpec) -> 
 def season(series: Series, context: int) -> int:
     """Points in a day, or for daily points in a week, or for months in a year; 0 where it does not fit."""
     sizes = {"months": [12.0], "seconds": [86400.0, 7 * 86400.0], "numbers": []}.get(series.unit)
-    if sizes is None:  # days of the week that occur
-        sizes = [1.0, float(len(series.unit.removeprefix(DAYS).split()))]
+    if sizes is None:  # open days
+        sizes = [1.0, float(len(OpenTimes.from_unit(series.unit).weekdays))]
     for size in sizes:
         points = size / series.step
         if points >= 2 and abs(points - round(points)) < 1e-6 and round(points) <= context:
