@@ -225,9 +225,7 @@ def parse_column(name: str, column: str, cells: Sequence[str], *, is_sorted: boo
     Raises:
         BadInput: a cell is no time; two orders are possible; only some cells have an offset from UTC.
     """
-    order = ""
-    if parse_instant(cells[0]) is None:
-        order = _find_order(name, column, cells, is_sorted=is_sorted)
+    order = find_order(name, column, cells, is_sorted=is_sorted)
     instants = []
     for row, cell in enumerate(cells, 1):
         if (instant := parse_instant(cell, order)) is None:
@@ -253,7 +251,14 @@ def explain_zone(cell: str) -> str:
     return ""
 
 
-def _find_order(name: str, column: str, cells: Sequence[str], *, is_sorted: bool) -> str:
+def find_order(name: str, column: str, cells: Sequence[str], *, is_sorted: bool) -> str:
+    """The order of day and month in a column's dates; empty where they say it themselves.
+
+    Raises:
+        BadInput: two orders are possible.
+    """
+    if all(parse_instant(cell) is not None for cell in cells):
+        return ""
     found = {order: [parse_instant(cell, order) for cell in cells] for order in ORDERS}
     known = {order: sum(each is not None for each in instants) for order, instants in found.items()}
     valid = [order for order, count in known.items() if count == len(cells)]
