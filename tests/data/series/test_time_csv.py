@@ -269,6 +269,7 @@ def test_parse_csv_skips_what_stands_before_the_names():
 
 def test_columns_that_are_no_readings_are_left_out_and_named():
     text = "id,date,month,v,empty\n1,2020-01-01,1,5,\n2,2020-01-02,1,6,NA\n"
+    assert parse_csv("rownames,time,v\n1,1960.5,5\n2,1961.5,6\n", "t").columns == ("v",)  # as R writes it
     found = parse_csv(text, "t")
     print(found.description)
     assert found.columns == ("v",)

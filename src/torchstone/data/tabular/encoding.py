@@ -24,7 +24,7 @@ from torchstone.errors import BadInput
 MAX_CATEGORIES = 254
 MAX_DISTINCT = 0.5  # share of different words from which on a column is no category but names or text
 FEW = 50  # as many different words are categories in any case
-ROW_NUMBERS = re.compile(r"(row|line)?[ _]?(id|no|nr|number|index|idx)", re.IGNORECASE)
+ROW_NUMBERS = re.compile(r"(row|line)?[ _]?(id|no|nr|number|index|idx|names?)", re.IGNORECASE)
 IDENTIFIERS = re.compile(r".*([ _-][iI][dD]|[a-z]I[dD]|^ID)")  # customer_id, PassengerId
 CODE = re.compile(r"0\d+")  # 01067 is a code, for a number has no 0 before it
 DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T,].*)?|.*[A-Za-z]{3,}.*\d{4}.*")
