@@ -22,8 +22,8 @@ from torchstone.data.series.instants import (
     parse_instant,
     parse_numeric_dates,
 )
-from torchstone.data.tabular.encoding import ROW_NUMBERS, decimal_mark, parse_number
-from torchstone.data.tabular.files import NO_NUMBER
+from torchstone.data.tabular.encoding import decimal_mark, parse_number
+from torchstone.data.tabular.files import NO_NUMBER, is_row_number
 from torchstone.data.text_files import read_rows
 from torchstone.errors import BadInput, did_you_mean
 
@@ -153,7 +153,7 @@ def _select(
             left_out.setdefault("without a number", []).append(column)
         elif _is_text(name, column, own):
             left_out.setdefault("of text", []).append(column)
-        elif ROW_NUMBERS.fullmatch(column) and _counts(own):
+        elif is_row_number(column, own) and _counts(own):
             left_out.setdefault("of row numbers", []).append(column)
         elif dates and _repeats_dates(column, own, dates):
             left_out.setdefault("that repeat the dates", []).append(column)
