@@ -361,6 +361,22 @@ def test_random_affine_moves_mask_with_image():
     assert voids > 500
 
 
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (2.0, 0.0), (1.0, 0.1), (0.5, 0.0)])
+def test_random_affine_moves_as_far_as_scale_and_shift_say(scale, shift):
+    """At the ends of a draw an enlarged picture shows its own edges, a shrunk one lies at the frame's edges, and
+    a shift moves by its share of the side; to either side alike."""
+    side = 40
+    images, masks = torch.ones(4, 1, side, side), torch.ones(4, side, side, dtype=torch.int64)
+    ends = torch.tensor([[0.9, 0.5, right, down] for right in (0.0, 1.0) for down in (0.0, 1.0)])
+    moved, _ = RandomAffine(True, scale, scale, shift)(images, masks, lambda *_: ends)
+    shown = (moved[:, 0] > 0.5).float()
+    rows, columns = shown.amax(2).sum(1), shown.amax(1).sum(1)
+    expected = side * min(scale, 1.0) - side * shift
+    print(scale, shift, rows.tolist(), columns.tolist(), expected)
+    assert (rows == expected).all()
+    assert (columns == expected).all()
+
+
 def test_random_affine_identity_and_mirror():
     images, masks = torch.randn(64, 3, 9, 7), torch.randint(0, 5, (64, 9, 7))
 
