@@ -394,6 +394,28 @@ def test_vector_env_gives_continuous_actions_in_the_type_and_bounds_of_their_spa
     assert step.next_observation.tolist() == [expected]
 
 
+class Choice(Echo):
+    """The observation is the action, twice; the reward is the action too."""
+
+    def __init__(self, count: int, start: int):
+        self.action_space = gymnasium.spaces.Discrete(count, start=start)
+
+    def step(self, action):
+        assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
+        return np.full(2, float(action)), float(action), False, False, {}
+
+
+@pytest.mark.parametrize("start", [0, 1, -2])
+def test_vector_env_counts_discrete_actions_from_their_start(start):
+    name = "Choice-v0"
+    gymnasium.registry.pop(name, None)
+    gymnasium.register(name, entry_point=Choice, kwargs={"count": 3, "start": start})
+    step = VectorEnv(name, 3).step(torch.arange(3))
+    print(start, step.next_observation[:, 0], step.reward)
+    assert step.next_observation[:, 0].tolist() == [start, start + 1, start + 2]
+    assert step.reward.tolist() == [start, start + 1, start + 2]
+
+
 @pytest.mark.parametrize(("limit", "expected"), [(None, 500), (20, 20)])
 def test_time_aware_observation_knows_the_time_limit(limit, expected):
     envs = VectorEnv(
