@@ -315,7 +315,8 @@ def _answer_each(use: Callable[[list], list[dict]], inputs: Sequence[str | Path]
 
 
 def sample(path: str | Path, *, device: str = "auto", last: bool = False, **options) -> list:
-    """Samples of a run's model: texts, or images (uint8, or with `out` the name of the image grid).
+    """Samples of a run's model, or a published one's: texts, or images (uint8, or with `out` the name of the
+    image grid).
 
     Args:
         last: use the weights of the last step, not the best ones by validation.
@@ -325,7 +326,7 @@ def sample(path: str | Path, *, device: str = "auto", last: bool = False, **opti
     """
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".mid", ".midi", ".png"), "sample")
-    model, metadata, entry = load_run(Path(path), device, last=last)
+    model, metadata, entry = load_any(path, device, last=last)
     function, options = system_use(entry, "sample"), _today(options)
     refuse_unknown(function, options, f"{entry.name} samples")
     try:

@@ -1,5 +1,6 @@
 """The command line as a new user types it: what it prints, where it writes, how it refuses."""
 
+import gc
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from cli_helpers import assert_rejected, run_cli
 from PIL import Image
 
 import torchstone as ts
+from torchstone.cli import main
 from torchstone.cli.commands.predict import lines
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
@@ -426,3 +428,15 @@ def test_train_epochs_are_ppos_own(capsys, tmp_path):
     again = ts.train(config=tmp_path / "a" / "recipe.json", epochs=1, out=tmp_path / "b", quiet=True)
     saved = json.loads((again.folder / "recipe.json").read_text())["fields"]
     assert (saved["epochs"], saved["total_timesteps"]) == (1, 256)
+
+
+def test_main_of_a_program_leaves_no_garbage_to_look_for(monkeypatch, capsys):
+    """At its end Python would go through all that torch has made, for a third of a second."""
+    monkeypatch.setattr(sys, "argv", ["torchstone", "--version"])
+    counts = []
+    for argv in (["--version"], None):
+        assert main.main(argv) == 0
+        counts.append(gc.get_freeze_count())
+        gc.unfreeze()
+    print(capsys.readouterr().out, counts)
+    assert counts[0] == 0 < counts[1]

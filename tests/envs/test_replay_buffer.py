@@ -227,16 +227,17 @@ def test_disk_buffer_refuses_missing_or_altered_chunk(tmp_path, monkeypatch):
     make().load_state_dict(state)
 
 
-def test_replay_buffer_mark_reset_keeps_next_observation():
+@pytest.mark.parametrize("stack", [0, 4])
+def test_replay_buffer_mark_reset_keeps_next_observation(stack):
     """After a resume that begins new episodes, the newest row's successor is the old one."""
-    fake = FakeEnvs(2)
+    fake = FakeEnvs(2, stack)
     buffer = make_buffer(fake, 20)
     buffer.add(*fake.chunk(6))
     next_observation = [fake.steps[w][-1][3] for w in range(2)]
     ended = [any(fake.steps[w][-1][4:]) for w in range(2)]
     assert not all(ended)
     buffer.mark_reset()
-    fake.now = torch.rand(2, 5)
+    fake.now = torch.stack([fake.begin() for _ in range(2)])
     buffer.add(*fake.chunk(3))
     for w in range(2):
         row = buffer.sample_at(torch.tensor([(6 - 1) * 2 + w]), 0.9, 3)

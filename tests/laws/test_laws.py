@@ -6,6 +6,7 @@ networks that are made of the same blocks.
 
 from pathlib import Path
 
+import budget
 import catalogue
 import durations_law
 import import_rules
@@ -14,6 +15,7 @@ import legends
 import modes
 import module_tests
 import names
+import parity
 import pytest
 import recipes_at_hand
 import seeds
@@ -21,6 +23,7 @@ import smoke_runs
 import sources
 
 import torchstone
+from torchstone import systems
 from torchstone.systems import CATALOGUE
 
 SOURCE, TESTS = Path(torchstone.__file__).parent, Path(__file__).parents[1]
@@ -75,11 +78,17 @@ def test_4_reference(entry):
 
 
 @pytest.mark.sweep
-@every
-def test_4_facts_and_the_whole_reference(entry):
-    if not laws.left_to_sweep(entry):
-        pytest.skip("all of it is compared in make test")
-    laws.verified(entry, sweep=True)
+@pytest.mark.parametrize("name", parity.table())
+def test_4_facts_and_the_whole_reference(name):
+    laws.verified(systems.find(name)[0], sweep=True)
+
+
+@pytest.mark.sweep
+def test_4_what_is_left_to_the_sweep_shares_its_blocks_with_smaller_cases():
+    """`swept_cases.json` is what `python tests/laws/parity.py` writes."""
+    measured = parity.measured()
+    print(measured)
+    assert measured == parity.table()
 
 
 def compile_in_child(backend, names):
@@ -191,3 +200,8 @@ def test_15_every_metric_has_a_legend(entry, session_folder):
 )
 def test_15_eval_gives_the_numbers_of_the_test(entry, session_folder):
     legends.same_numbers(entry, smoke_runs.cached(entry, session_folder))
+
+
+@recipes_at_hand.parametrized
+def test_16_evaluation_takes_about_a_tenth_of_the_work(at_hand):
+    budget.kept(*at_hand)

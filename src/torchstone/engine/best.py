@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Generator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from torchstone.engine import parallel
@@ -64,11 +63,10 @@ class BestWeights:
         return -value if is_lower_better(self.metric) else value, -metrics.get("loss", 0.0)
 
     def _clone(self) -> dict[str, dict[str, Tensor]]:
-        with torch.no_grad():
-            return {
-                name: {key: value.detach().clone() for key, value in module.state_dict().items()}
-                for name, module in self.modules.items()
-            }
+        return {
+            name: {key: value.detach().clone() for key, value in module.state_dict().items()}
+            for name, module in self.modules.items()
+        }
 
     @contextlib.contextmanager
     def loaded(self, step: int) -> Generator[None]:

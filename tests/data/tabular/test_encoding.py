@@ -1,5 +1,6 @@
 """Columns as numbers, categories and dates: what each is taken for, and what is refused."""
 
+import json
 from datetime import date, datetime
 
 import numpy as np
@@ -25,6 +26,13 @@ def schema_of(columns, train=None, **options):
         ("x", ["1.234,5", "12", "3,25"], "number"),
         ("x", ["$ 12", "$1,000"], "number"),
         ("x", ["12 %", "7%"], "number"),
+        ("x", ["1 234", "12", "1\u202f234\u202f567,5", "1'000"], "number"),
+        ("x", ["\u22121.5", "2"], "number"),
+        ("x", ["1", "#N/A", ".", "-", "unknown", "2"], "number"),
+        ("x", ["1_2", "3_4", "1_2"], "category"),
+        ("x", ["unknown", "dog", "-"], "category"),
+        ("x", [[1.0], None], "structure"),
+        ("x", [b"\xff", None], "structure"),
         ("x", ["red", "blue", "red"], "category"),
         ("x", [True, False, None], "category"),
         ("x", ["A1", "B2", "3"], "category"),
@@ -34,7 +42,12 @@ def schema_of(columns, train=None, **options):
         ("sold on (date)", ["20200131", "20200201"], "date"),
         ("x", ["20200131", "20200201"], "number"),
         ("date", ["20200131", "20200199"], "number"),
-        ("id", ["3", "1", "2"], "row number"),
+        *(
+            (name, ["3", "1", "2"], "row number")
+            for name in ("id", "PassengerId", "user_id", "row", "level_0")
+        ),
+        ("user_id", ["3", "1", "1"], "number"),
+        ("acid", ["3", "1", "2"], "number"),
         ("x", ["3", "1", "2"], "number"),
         ("x", [f"a sentence of its own, number {i}" for i in range(200)], "text"),
         ("x", ["", None, "NA"], "empty"),
@@ -51,12 +64,25 @@ def test_kind_of_columns(name, cells, kind):
         (["1", "2", "3", "oops", "5", "6"], "'x' in data row 4 is 'oops', where most are numbers"),
         (["1,234", "5,678"], "which may be 1234 or 1.234"),
         (["1,234", "5,678", "4000"], "which may be 1234 or 1.234"),
+        (["1/2/2020", "3/2/2020"], r"1/2/2020.*may be 2020-02-01 \(day first\) or 2020-01-02"),
+        (["12%", "0.5", "7%"], "with the signs none and '%'"),
+        (["$12", "€5"], r"with the signs '\$' and '€'"),
+        ([1.0, float("inf"), float("inf")], "holds inf, and a number is finite"),
+        (["1", "++inf", "2"], r"is '\+\+inf', where most are numbers"),
+        (["1", "-Infinity", "2"], "holds -Infinity, and a number is finite"),
     ],
 )
 def test_kind_of_refuses_two_readings(cells, message):
     with pytest.raises(BadInput, match=message) as caught:
         kind_of("t", "x", cells)
     print(caught.value)
+
+
+def test_statement_of_missing_counts_words_among_numbers():
+    columns = {"x": ["1", "-", "2", "3"], "y": ["1", "2", "3", "4"], "z": ["-", "a", "-", "a"]}
+    _, notes = infer_schema("t", columns, np.ones(4, dtype=bool))
+    print(notes)
+    assert notes == ["missing values in 1 column"]
 
 
 def test_numbers_as_text_have_their_values():
@@ -129,3 +155,41 @@ def test_what_says_nothing_is_left_out_and_said():
         schema_of({"same": ["5", "5"]})
     with pytest.raises(BadInput, match="no column 'y' to be categorical"):
         schema_of(columns, categorical=["y"])
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "kind"),
+    [
+        ("d", [f"{1 + i % 28:02}/{1 + i % 12:02}/2024" for i in range(60)], "date"),
+        ("d", [f"{1 + i % 12}/{1 + i % 28}/2024 3:05 PM" for i in range(60)], "date"),
+        ("joined", ["3 Jan 2024", "14 Feb 2024"], "date"),
+        ("course", ["2020-1", "2020-2"] * 30, "category"),  # no month by its name
+        ("version", ["1.2.10", "1.2.3"] * 30, "category"),
+        ("zip", ["01067", "80331"] * 30, "category"),  # numbers have no 0 before them
+        ("code", ["1_1", "1_2"] * 30, "category"),
+        ("customer_id", list(range(1000, 1200)), "row number"),
+        ("PassengerId", [str(i) for i in range(1, 200)], "row number"),
+        ("paid", list(range(200)), "number"),
+    ],
+)
+def test_kind_of_dates_and_codes(name, cells, kind):
+    assert kind_of("t", name, cells) == kind
+
+
+def test_dates_keep_their_order_of_day_and_month():
+    """One row does not say it: the training data did."""
+    cells = {"d": ["31/01/2024", "01/02/2024", "05/03/2024"]}
+    schema, _ = infer_schema("t", cells, np.ones(3, bool))
+    again = Schema.from_metadata(json.loads(json.dumps(schema.to_metadata())))
+    found = again.encode("t", {"d": ["02/03/2024"]})[0]
+    print([column.name for column in again.columns], found)
+    assert found[[column.name for column in again.columns].index("d month")] == 3
+    with pytest.raises(BadInput, match=r"may be .* \(day first\) or"):
+        infer_schema("t", {"d": ["01/02/2024", "05/03/2024"]}, np.ones(2, bool))
+
+
+def test_decimal_mark_of_a_file_to_predict_is_its_own():
+    schema, _ = infer_schema("t", {"a": ["1.5", "2.5", "1,234.5"]}, np.ones(3, bool))
+    found = schema.encode("t", {"a": ["0,5", "1.234,5"]})[:, 0].tolist()
+    assert found == [0.5, 1234.5]
+    assert schema.encode("t", {"a": ["1,234"]})[0, 0] == 1234  # as in training, where it may be either

@@ -80,6 +80,27 @@ def test_rows_without_a_target_are_left_out_and_counted(tmp_path):
     assert "10 rows without 'target' left out" in table.description
 
 
+@pytest.mark.parametrize("word", ["-", "None", "#N/A", "."])
+def test_words_for_missing_among_numbers_of_the_target(tmp_path, word):
+    """In evaluation too; among classes such a word may be one."""
+    file = write(tmp_path, target=lambda i: word if i % 6 == 0 else i * 1.5)
+    table = load_mixed(file)
+    print(table.description)
+    assert table.classes == ()
+    assert len(table.x) == 50
+    assert "10 rows without 'target' left out" in table.description
+    assert len(load_mixed_like(file, table.schema, "target", ()).x) == 50
+
+
+def test_one_number_written_in_two_ways_is_one_class(tmp_path):
+    table = load_mixed(write(tmp_path, target=lambda i: ("1", "1.0", "0", "0.0")[i % 4]))
+    assert table.classes == ("0", "1")
+    assert table.y.tolist() == [1, 1, 0, 0] * 15
+    floats = write(tmp_path, name="floats.csv", target=lambda i: f"{i % 2}.0")
+    read = load_mixed_like(floats, table.schema, "target", table.classes)
+    assert read.y.tolist() == [0, 1] * 30
+
+
 @pytest.mark.parametrize(
     ("changes", "config", "message"),
     [
@@ -88,6 +109,11 @@ def test_rows_without_a_target_are_left_out_and_counted(tmp_path):
         ({"target": lambda i: "a"}, {}, "one class only"),
         ({"target": lambda i: "ab"[i == 5]}, {}, "class 'b' of .* has 1 row"),
         ({"target": lambda i: f"w{i}"}, {}, "60 different values in 60 rows"),
+        (
+            {"head": "class,color,when,price,target"},
+            {},
+            "class and target, and each may be the label: name it by --target",
+        ),
         ({}, {"target_type": "number"}, "the target 'target' is 'a' in a row, which is no number"),
     ],
 )
@@ -149,3 +175,40 @@ def test_labeled_rows_epochs_and_resume():
     halves = [next(LabeledRows(x, y, 4, seed=1, rank=rank, world_size=2))[1] for rank in (0, 1)]
     assert torch.equal(torch.cat(halves), labels[:4])
     assert np.unique(labels[10:].numpy()).tolist() == list(range(10))
+
+
+def test_target_of_large_numbers_that_differ_little(tmp_path):
+    """float32 would make one number of them."""
+    file = tmp_path / "t.csv"
+    file.write_text("a,y\n" + "".join(f"{i},{10**9 + i * 1e-3:.3f}\n" for i in range(50)))
+    table = load_mixed(file)
+    assert (table.classes, table.y.dtype, len(table.y.unique())) == ((), torch.float64, 50)
+
+
+@pytest.mark.parametrize(
+    ("cell", "config", "message"),
+    [
+        (lambda i: f"2024-01-{1 + i % 28:02}", TableConfig(), "the target 'y' is a date"),
+        (
+            lambda i: "NA" if i % 2 else "EU",
+            TableConfig(),
+            r"25 rows without 'y' were left out \(NA is no value\)",
+        ),
+        (lambda i: i / 7, TableConfig(class_weights="balanced"), "which has no class weights"),
+    ],
+)
+def test_targets_that_are_refused(tmp_path, cell, config, message):
+    file = tmp_path / "t.csv"
+    file.write_text("a,y\n" + "".join(f"{i * i},{cell(i)}\n" for i in range(50)))
+    with pytest.raises(BadInput, match=message) as caught:
+        load_mixed(file, config)
+    print(caught.value)
+
+
+def test_rows_to_predict_of_a_header_alone_are_none(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("a,y\n" + "".join(f"{i * i},{'pq'[i % 2]}\n" for i in range(50)))
+    schema = load_mixed(file).schema
+    file.write_text("a\n")
+    with pytest.raises(BadInput, match="names of columns, and no rows under them"):
+        load_mixed_rows(file, schema)

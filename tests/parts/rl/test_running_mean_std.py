@@ -31,6 +31,16 @@ def test_running_mean_std_clips_and_restores_state():
     assert running(x).dtype == torch.float32
 
 
+def test_reward_normalizer_keeps_no_graph():
+    """Rewards that a network gives, such as those of curiosity, must not tie one rollout to the next."""
+    scale = RewardNormalizer(3, 0.9)
+    for _ in range(2):
+        out = scale(torch.ones(4, 3, requires_grad=True), torch.zeros(4, 3, dtype=torch.bool))
+        tied = [name for name, each in [*scale.named_buffers(), ("output", out)] if each.requires_grad]
+        print(tied)
+        assert not tied
+
+
 def test_reward_normalizer_divides_by_std_of_discounted_sums():
     g = torch.Generator().manual_seed(0)
     reward = 7 * torch.randn(60, 3, generator=g)

@@ -13,14 +13,14 @@ from torchstone.data.text import tokenizers
 from torchstone.data.text.mlm_batches import MLMBatch, MLMBatches
 from torchstone.data.text.sentence_batches import IGNORE_INDEX, SpecialTokens, collate
 from torchstone.engine import parallel
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.transformer.token_loss import unigram_loss
 from torchstone.tasks.optimization import gradient_update
 
 MASK = "[MASK]"
-MAX_TEST_SPANS = 4096
+MAX_VAL_SPANS, MAX_TEST_SPANS = 512, 4096  # spans that an evaluation reads, and the test
 
 
 class HeadModule(nn.Module):
@@ -92,8 +92,14 @@ def pretrain(
     return Run(
         stream=streams["train"],
         update=update,
-        evaluate=lambda: measure(eval_model, streams["val"].eval_batches()),
+        evaluate=lambda: measure(eval_model, streams["val"].eval_batches(max_spans=MAX_VAL_SPANS)),
         best_metric="cross_entropy",
+        examples=Examples(
+            recipe.batch_size,
+            len(streams["train"].spans),
+            min(MAX_VAL_SPANS, len(streams["val"].spans)),
+            "rows",
+        ),
         state=state,
         steps=recipe.steps,
         test=test,
@@ -142,7 +148,7 @@ def fill_mask(
     answers, device = [], next(model.parameters()).device
     with eval_mode(model):
         for text in texts:
-            rows = collate([special.build_row(_masked_tokens(text, tokenizer, special), None)], special)
+            rows = collate([special.build_row(masked_tokens(text, tokenizer, special), None)], special)
             positions = (rows.tokens == special.mask).nonzero()[:, 1]
             inputs = [each.to(device) for each in (*rows, positions[None])]
             logits, _ = split_output(model.logits(*inputs))  # ty: ignore[not-callable]
@@ -161,7 +167,7 @@ def fill_mask(
     return answers
 
 
-def _masked_tokens(text: str, tokenizer: Any, special: SpecialTokens) -> list[int]:
+def masked_tokens(text: str, tokenizer: Any, special: SpecialTokens) -> list[int]:
     """Token ids of a text with [MASK] in it."""
     if MASK not in text:
         raise BadInput(f"{text!r} has no {MASK}: put it where words are to be filled in")

@@ -3,6 +3,7 @@
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,6 +51,7 @@ class TextToTextData:
 
     tokenizer: Tokenizer
     stream: Any
+    train_tokens: int  # of an epoch: those of the targets, or of the text
     train_sample: TokenPairs  # as many pairs of the training split, for token frequencies
     val: TokenPairs
     test: TokenPairs
@@ -85,6 +87,7 @@ def load_data(recipe: Any) -> TextToTextData:
         stream: Any = BucketBatches(
             PackedSequences(train[0]), PackedSequences(train[1]), tokens, pad=PAD, **share
         )
+        train_tokens = sum(map(len, train[1]))
     else:
         spans = span_counts(max_length, recipe.noise_density, recipe.mean_span_length)[1]
         special = (*SPECIAL_TOKENS, *(f"<extra_id_{i}>" for i in range(spans + 1)))
@@ -92,12 +95,16 @@ def load_data(recipe: Any) -> TextToTextData:
         every = max(1, sum(map(len, lines)) // MAX_TOKENIZER_TEXT)
         tokenizer = tokenizers.train(kind, lines[::every], vocab_size=vocab_size, special_tokens=special)
         stream = corruption_batches(splits[0], recipe.batch_size, tokenizer, settings, **share)
+        count = len(stream.texts)  # windows overlap: each begins one token later
+        train_tokens = count * max_length if isinstance(splits[0], list) else count + max_length - 1
     val, test, train_sample = (
         held_out_pairs(part, tokenizer, settings, seed=i)
         for i, part in enumerate((splits[1], splits[-1], splits[0]))
     )
     special_ids = {"start_id": PAD, "pad_id": PAD, "end_id": END}
-    return TextToTextData(tokenizer, stream, train_sample, val, test, description, special_ids, settings)
+    return TextToTextData(
+        tokenizer, stream, train_tokens, train_sample, val, test, description, special_ids, settings
+    )
 
 
 def read_splits(spec: str, settings: TextSettings, *, split: bool = True) -> tuple[list[Any], str]:
@@ -178,9 +185,8 @@ def encode_pairs(
     pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_length: int | None = None
 ) -> TokenPairs:
     """Token ids of sources and targets with their ends, without pairs of more than `max_length` tokens."""
-    columns = [
-        [[*each.ids, END] for each in tokenizer.encode_batch_fast([p[i] for p in pairs])] for i in range(2)
-    ]
+    encode = partial(tokenizer.encode_batch_fast, add_special_tokens=False)  # a published one adds ends too
+    columns = [[[*each.ids, END] for each in encode([pair[i] for pair in pairs])] for i in range(2)]
     rows = list(zip(*columns, strict=True))
     short = [pair for pair in rows if max_length is None or max(map(len, pair)) <= max_length]
     return [a for a, _ in short], [b for _, b in short]

@@ -134,8 +134,15 @@ def classify(
 
 
 @torch.no_grad()
-def compute_logits(model: nn.Module, split: ImageSplit, metadata: dict, batch_size: int = 1024) -> Tensor:
-    """Logits of every image of a split, (images, classes), in evaluation mode."""
+def compute_logits(
+    model: nn.Module, split: ImageSplit, metadata: dict, batch_size: int | None = None
+) -> Tensor:
+    """Logits of every image of a split, (images, classes), in evaluation mode.
+
+    Args:
+        batch_size: by default what is fastest: on a CPU the feature maps of a batch should fit its caches.
+    """
+    batch_size = batch_size or (256 if split.labels.device.type == "cpu" else 1024)
     rows = torch.arange(len(split), device=split.labels.device).split(batch_size)
     with eval_mode(model):
         return torch.cat([model(normalize(split.take(index), metadata)) for index in rows])
@@ -198,14 +205,16 @@ def evaluate_by(
     preprocessing, device = metadata["picture"], next(model.parameters()).device
     size, channels = preprocessing["size"], preprocessing["channels"]
     data = load_images(spec, size=size, channels=channels, device=device, model=preprocessing)
-    if list(data.classes) != metadata["classes"]:
+    classes = metadata["classes"]
+    if sorted(data.classes) != sorted(classes):
         raise BadInput(
             f"{spec} has the classes {', '.join(data.classes)}, but the model was trained on "
-            f"{', '.join(metadata['classes'])}"
+            f"{', '.join(classes)}"
         )
+    outputs = torch.tensor([classes.index(name) for name in data.classes], device=device)  # by name
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     logits = torch.cat([compute_logits(model, split, preprocessing) for split in splits])
-    labels = torch.cat([split.labels for split in splits])
+    labels = outputs[torch.cat([split.labels for split in splits])]
     return {
         "accuracy": (logits.argmax(1) == labels).double().mean().item(),
         "loss": loss(logits, labels).item(),
