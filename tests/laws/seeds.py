@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from laws import bits_equal, disturb
 from recipes_at_hand import fresh
+from smoke_runs import observe
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten_with_path
 
@@ -77,17 +78,12 @@ def obeyed(entry: Any, recipe: Any) -> None:
     assert not wrong, f"{entry.name}: {'; '.join(wrong)}"
 
 
-def evaluation_repeats(entry: Any, recipe: Any) -> None:
+def evaluation_repeats(entry: Any, record: dict[str, Any] | None = None) -> None:
     """Law 10 of evaluation: it draws from generators of its own, so that twice it gives the same numbers."""
-    run = fresh(entry, recipe)
-    first = {name: float(value) for name, value in run.evaluate().items()}
-    disturb()
-    again = {name: float(value) for name, value in run.evaluate().items()}
-    wrong = [
-        f"{name} is {value} and then {again[name]}" for name, value in first.items() if again[name] != value
-    ]
-    print(f"{entry.name}: {first}")
-    assert first
+    stages = (record or observe(entry))["stages"]
+    wrong = [each for stage in stages for each in stage["not_repeated"]]
+    print(f"{entry.name}: {[stage['untrained'] for stage in stages]}")
+    assert all(stage["untrained"] for stage in stages)
     assert not wrong, f"{entry.name}: evaluated twice, {'; '.join(wrong)}"
 
 

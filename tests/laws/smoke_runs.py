@@ -1,4 +1,4 @@
-"""One training of each system's smoke recipe, watched; laws 2, 3 and 6 read what was seen.
+"""One training of each system's smoke recipe, watched; laws 2, 3, 6 and 10 read what was seen.
 
 `cached` trains in a process of its own, once a session, and leaves
 
@@ -51,11 +51,13 @@ def parameters(run: Run) -> list[tuple[str, nn.Parameter]]:
 
 
 class Observer:
-    """Watches a run: its metrics before and after, and which parameters a gradient reaches."""
+    """Watches a run: its metrics before and after, whether evaluating twice gives the same, and which parameters a
+    gradient reaches."""
 
     def __init__(self, run: Run, metric: str):
         self.run, self.metric = run, metric
         self.untrained: dict[str, float] = {}
+        self.not_repeated: list[str] = []
         self.names = [name for name, _ in parameters(run)]
         self.began = {name: p.detach().clone() for name, p in parameters(run)}
         self.reached: set[str] = set()
@@ -73,6 +75,12 @@ class Observer:
         found = floats(self.evaluate())
         if not self.untrained:
             self.untrained = {f"val/{name}": value for name, value in found.items()}
+            again = floats(self.evaluate())
+            self.not_repeated = [
+                f"{name} is {value} and then {again[name]}"
+                for name, value in found.items()
+                if again[name] != value
+            ]
             # some are measured by what the test split alone has
             if self.metric not in found and self.run.test is not None:
                 test = floats(self.run.test())
@@ -94,6 +102,7 @@ class Observer:
             "steps": self.run.steps,
             "untrained": self.untrained,
             "trained": dict(self.run.results),
+            "not_repeated": self.not_repeated,
             "parameters": len(self.names),
             "reached": len(self.reached),
             "idle": [name for name in self.names if is_idle(name)],

@@ -152,10 +152,9 @@ def test_10_each_source_of_chance_obeys_the_seed(at_hand):
     seeds.obeyed(*at_hand)
 
 
-@pytest.mark.sweep
-@every
-def test_10_evaluation_repeats(entry):
-    seeds.evaluation_repeats(entry, smoke_runs.smoke(entry))
+@trained
+def test_10_evaluation_repeats(entry, session_folder):
+    seeds.evaluation_repeats(entry, smoke_runs.read_record(smoke_runs.cached(entry, session_folder)))
 
 
 @pytest.mark.sweep

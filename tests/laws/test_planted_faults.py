@@ -508,8 +508,6 @@ def toy(fault=""):
             found = model(rows)
         elif fault == "evaluation mode that stays":
             found = model.eval()(rows)
-        elif fault == "evaluation that nobody seeded":
-            found = torch.rand(4, 1)
         elif fault == "training mode for all":
             found = model.eval()(rows)
             model.train()
@@ -563,9 +561,14 @@ def test_9_modes_that_are_not_put_back(fault, message, tmp_path):
 
 
 def test_10_evaluation_that_nobody_seeded():
-    seeds.evaluation_repeats(toy(), ToyRecipe())
-    with caught("toy: evaluated twice, loss is .* and then"):
-        seeds.evaluation_repeats(toy("evaluation that nobody seeded"), ToyRecipe())
+    def build(recipe):
+        for run in lenet5.build(recipe):
+            inner = run.evaluate
+            run.evaluate = lambda inner=inner: {**inner(), "noise": float(torch.rand(()))}
+            yield run
+
+    with caught("lenet5: evaluated twice, noise is .* and then"):
+        seeds.evaluation_repeats(fake(smoke_with(steps=2), build=build))
 
 
 @pytest.mark.parametrize(

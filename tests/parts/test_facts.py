@@ -63,3 +63,14 @@ def test_example_inputs_fit_the_network():
     assert source.shape == target.shape == (2, 11)
     assert source.dtype == torch.int64
     assert macs(model, (2, 11)) == 2 * 11 * 3 * 5
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_macs_leave_mode_and_statistics(training):
+    """Running statistics must not see the zeros that are counted with, nor a batch of one be refused."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).train(training)
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    assert macs(model, (1, 3)) == 12
+    print(model.training, [each.training for each in model], model[1].running_mean)
+    assert [model.training, *(each.training for each in model)] == [training] * 3
+    assert all(torch.equal(before[name], each) for name, each in model.state_dict().items())
