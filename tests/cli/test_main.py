@@ -1,5 +1,6 @@
 """The command line as a new user types it: what it prints, where it writes, how it refuses."""
 
+import gc
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from PIL import Image
 
 import torchstone as ts
 from torchstone.cli.commands.predict import lines
+from torchstone.cli.main import main
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
 from torchstone.systems import CATALOGUE
@@ -399,6 +401,43 @@ def test_light_commands_import_nothing_heavy(words):
     )
     run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["list"], ["data"], ["list", "--chapter", "nothing"]])
+def test_main_ends_in_silence_where_nobody_reads_on(words, unbuffered):
+    """As in `torchstone list | head -1`; a refusal is still one."""
+    read, write = os.pipe()
+    os.close(read)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "torchstone", *words]
+    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(write)
+    print(run.returncode, run.stderr)
+    assert run.returncode == 2 * ("nothing" in words)
+    assert len(run.stderr.splitlines()) == 1 * ("nothing" in words)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="of Linux")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_main_says_that_its_output_cannot_be_written(unbuffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "torchstone", "list"]
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    print(run.stderr)
+    assert run.returncode == 2
+    assert run.stderr == "torchstone: the output could not be written: No space left on device\n"
+
+
+def test_main_leaves_no_garbage_to_be_looked_for(monkeypatch, capsys):
+    """Python's last look through all that torch made takes longer than a short training."""
+    looks = []
+    monkeypatch.setattr(gc, "freeze", lambda: looks.append(1))
+    monkeypatch.setattr(sys, "argv", ["torchstone", "--version"])
+    assert main() == 0
+    assert main(["--version"]) == 0  # within another program the garbage is that program's
+    assert looks == [1]
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -5,6 +5,8 @@ typed is imported.
 """
 
 import argparse
+import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -29,6 +31,7 @@ COMMANDS = {
     "verify": "check published figures and parity with references; exit 1 if any fails",
 }
 LAST_HELP = "use the weights of the last step, not the best ones by validation"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 # these compute nothing: no threads to settle
 LIGHT = ("list", "show", "data", "compare")
 
@@ -64,29 +67,65 @@ def main(argv: list[str] | None = None) -> int:
         # the hundred thousands of objects that imports make are no garbage, and looking through them for some
         # is a quarter of a short run's time
         gc.set_threshold(100_000, 50, 50)
+    code = _run(argv, is_program)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a short output is written only here
+    except OSError as error:
+        code = _not_written(error) or code
+    if is_program:
+        # what is left need not be looked through for garbage: the system takes it all back
+        gc.freeze()
+    return code
+
+
+def _run(argv: list[str], is_program: bool) -> int:
+    """Run one command, and say in one line what was wrong."""
     try:
         return _dispatch(argv)
     except (BadInput, NotFinite, NotSaved) as error:
         if os.environ.get("RANK", "0") == "0":  # one of several processes reports it
-            print(f"torchstone: {' '.join(str(error).split())}", file=sys.stderr)
+            _say(" ".join(str(error).split()))
         return 2
     except Interrupted as stop:
-        print(f"torchstone: {stop}", file=sys.stderr)
+        _say(str(stop))
         return _leave(128 + stop.signal, is_program)
     except KeyboardInterrupt:
-        print("torchstone: interrupted at once; resume continues from the last checkpoint", file=sys.stderr)
+        _say("interrupted at once; resume continues from the last checkpoint")
         return _leave(130, is_program)
-    except SystemExit as done:  # argparse leaves so after --help
-        return int(done.code or 0)
-    except BrokenPipeError:
-        sys.stderr.close()
+    except SystemExit as done:
+        # argparse leaves so after --help, and rich where nobody reads on
+        return 0 if isinstance(done.__context__, BrokenPipeError) else int(done.code or 0)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.errno in NO_ROOM:
+            return _not_written(error)
+        raise
+
+
+def _say(line: str) -> None:
+    """A line on the error stream, wherever that leads."""
+    from torchstone.engine.console import write_line
+
+    write_line(f"torchstone: {line}")
+
+
+def _not_written(error: OSError) -> int:
+    """The exit code where the output could not be written: nobody reads on (`| head`), or a full disk."""
+    from torchstone.engine.console import discard
+
+    if error.filename is None:
+        discard(sys.stdout)
+    if isinstance(error, BrokenPipeError):
         return 0
+    _say(f"{error.filename or 'the output'} could not be written: {error.strerror or error}")
+    return 2
 
 
 def _leave(code: int, is_program: bool) -> int:
     """Whoever typed Ctrl-C waits: a program ends at once, for Python takes a second to take torch down."""
     if is_program:
-        sys.stdout.flush(), sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush(), sys.stderr.flush()
         os._exit(code)
     return code
 
