@@ -1,5 +1,6 @@
 """The Python interface: what `import torchstone as ts` offers. The command line is made of the same."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -12,8 +13,9 @@ from torchstone import systems
 from torchstone.engine.recipe_fields import checked, field_paths, replace_fields
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.runs.evaluate import refuse_unknown, system_use
-from torchstone.runs.execute import execute, free_folder, more_steps, refuse_occupied, steps_of
+from torchstone.runs.execute import execute, more_steps, refuse_occupied, steps_of
 from torchstone.runs.load import create, export_hf, load, load_any, load_run, load_tokenizer
+from torchstone.runs.lock import locked, locked_free
 from torchstone.runs.recipes import check, checked_intervals, read_recipe, read_recipe_file, recipe_of, today
 from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, seeds_of
 from torchstone.systems import System
@@ -152,12 +154,18 @@ def train(
         if "steps" in fields:
             raise BadInput("give steps or epochs, not both")
         recipe = dataclasses.replace(recipe, steps=steps_of(entry, recipe, checked("epochs", float, epochs)))
-    with parallel.process_group(select_device(recipe.device)):
-        several = "" if seeds is None else f"-{seeds}-seeds"
-        default = Path("runs") / f"{entry.name}-{recipe_name}{several}"
-        folder = Path(out) if out is not None else free_folder(default)
-        refuse_occupied(folder, overwrite)
-        folder = parallel.gather(folder)[0]  # all have looked before the first one writes
+    with parallel.process_group(select_device(recipe.device)), contextlib.ExitStack() as stack:
+        if out is not None:
+            refuse_occupied(Path(out), overwrite)
+        parallel.barrier()  # all have looked before the first one writes
+        folder = Path()
+        if parallel.rank() == 0:
+            several = "" if seeds is None else f"-{seeds}-seeds"
+            default = Path("runs") / f"{entry.name}-{recipe_name}{several}"
+            folder = stack.enter_context(locked_free(default) if out is None else locked(Path(out)))
+        folder = parallel.gather(folder)[0]
+        if out is not None:
+            refuse_occupied(folder, overwrite)  # another process may have been faster
         if seeds is not None:
             if parallel.world_size() > 1:
                 raise BadInput("several seeds are trained by one process each: leave torchrun out")
@@ -199,7 +207,8 @@ def resume(
     if seeds_of(folder):
         if data is not None or steps is not None:
             raise BadInput(f"{folder} holds several runs: resume one of them with other data or more steps")
-        return resume_seeds(folder, device=device, quiet=quiet)
+        with locked(folder):
+            return resume_seeds(folder, device=device, quiet=quiet)
     entry, recipe_name, recipe = read_recipe(folder)
     if device is not None:
         recipe = dataclasses.replace(recipe, device=device)
@@ -212,7 +221,9 @@ def resume(
     if steps is not None:
         changes |= more_steps(folder, recipe, steps, quiet=quiet)
     recipe = dataclasses.replace(recipe, **changes)
-    with parallel.process_group(select_device(recipe.device)):
+    with parallel.process_group(select_device(recipe.device)), contextlib.ExitStack() as stack:
+        if parallel.rank() == 0:
+            stack.enter_context(locked(folder))
         run = execute(entry, recipe_name, recipe, folder, intervals, quiet, fresh=False, changes=changes)
         run.predict = partial(predict, folder)
         return run

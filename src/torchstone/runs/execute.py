@@ -10,6 +10,7 @@ from typing import Any
 
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.files import atomic_write
+from torchstone.runs.lock import holds_anything
 from torchstone.systems import System
 
 # metadata that give the weights their meaning
@@ -271,18 +272,9 @@ def refuse_occupied(folder: Path, overwrite: bool) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise BadInput(f"{existing} is a file, so {folder} cannot be a run folder: choose another --out")
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or not holds_anything(folder):
         return
     if not (folder / "recipe.json").exists():
         raise BadInput(f"{folder} is not empty and holds no run: choose another --out")
     if not overwrite:
         raise BadInput(f"{folder} already holds a run: resume it, choose another --out, or --overwrite")
-
-
-def free_folder(folder: Path) -> Path:
-    """`folder`, or with the first number behind it that is not taken."""
-    number, candidate = 1, folder
-    while candidate.exists():
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-    return candidate
