@@ -244,6 +244,24 @@ def test_verify_exits_1_if_a_check_fails(capsys, monkeypatch):
     assert "FAIL" in out
 
 
+def test_train_finds_its_system_wherever_it_stands(capsys, tmp_path):
+    words = ("--steps", "2", "--out", tmp_path / "a", "perceptron/smoke", "--overwrite", "--seed", "1")
+    assert run_cli(capsys, "train", *words)[0] == 0
+    recipe = tmp_path / "a" / "recipe.json"
+    assert json.loads(recipe.read_text())["fields"]["seed"] == 1
+    # a field's value is no system, and a run folder stands for its recipe
+    for number, config in enumerate((recipe, recipe.parent)):
+        words = ("--config", config, "--steps", "3", "--out", tmp_path / f"b{number}")
+        assert run_cli(capsys, "train", *words)[0] == 0
+        again = json.loads((tmp_path / f"b{number}" / "recipe.json").read_text())
+        assert (again["fields"]["seed"], again["fields"]["steps"]) == (1, 3)
+    assert "train what" in assert_rejected(capsys, "train", "--steps", "4")
+    assert "leave out 'lenet5'" in assert_rejected(capsys, "train", "--config", recipe, "lenet5")
+    assert "unexpected 'too'" in assert_rejected(capsys, "train", "lenet5", "too", "--steps", "2")
+    words = ("train", "lenet5", "--patience", "0")
+    assert "'0' is no whole number of at least 1" in assert_rejected(capsys, *words)
+
+
 def test_hyphens_in_names_are_underscores():
     from torchstone.api import recipe_of
 

@@ -188,7 +188,10 @@ def _overview() -> str:
 
 def positive(text: str) -> int:
     """A whole number of at least 1, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    try:
+        number = float(text)
+        if number == int(number) >= 1:  # `1e3` is one
+            return int(text) if text.isdecimal() else int(number)
+    except (ValueError, OverflowError):
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torchstone import systems
+from torchstone.engine.recipe_fields import checked
 from torchstone.errors import BadInput, first_line
 from torchstone.runs.execute import same_system
 from torchstone.runs.recipes import read_recipe
@@ -14,6 +15,14 @@ from torchstone.systems import System
 if TYPE_CHECKING:  # they take seconds to import
     import tokenizers
     import torch
+
+    class LoadedModel(torch.nn.Module):
+        """What `load` adds to a run's network, for editors and type checkers."""
+
+        metadata: dict[str, Any]
+        classes: list[str] | None
+        preprocess: Callable[[Any], torch.Tensor]
+
 
 # what comes of settings of another type than they should have
 MISMATCHED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
@@ -29,12 +38,14 @@ def create(name: str, *, weights: str | Path | None = None, **arguments) -> "tor
     Raises:
         BadInput: unknown name or argument; a file that does not fit, with the keys.
     """
-    entry, variant = systems.find(name)
+    entry, variant = systems.find(checked("the system", str, name))
     make = entry.module().VARIANTS[variant].make
     try:
         model = make(**arguments)
-    except TypeError as error:
-        raise BadInput(f"{name} cannot be made so: {error}") from None
+    except BadInput:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:  # torch's, of sizes that are none
+        raise BadInput(f"{name} cannot be made so: {first_line(error)}") from None
     if weights is not None:
         from torchstone.hub.weight_files import read_weights
         from torchstone.tasks.transfer import load_weights
@@ -49,7 +60,7 @@ def create(name: str, *, weights: str | Path | None = None, **arguments) -> "tor
     return model
 
 
-def load(path: str | Path, *, last: bool = False) -> "torch.nn.Module":
+def load(path: str | Path, *, last: bool = False) -> "LoadedModel":
     """The model of a run folder, or of one in Hugging Face layout (`hf:ORG/NAME` is fetched), in
     evaluation mode on the CPU. A run's has its `metadata`, its `classes` (or None), and of images and tables
     `preprocess`: from files to its input.
@@ -60,9 +71,10 @@ def load(path: str | Path, *, last: bool = False) -> "torch.nn.Module":
     Raises:
         BadInput: the folder is neither, or not whole; its config asks for what is not implemented.
     """
+    path = checked("the run", str, path)
     folder = _layout_of(path)
     if folder is not None:
-        return from_layout(folder)[0]
+        return cast("LoadedModel", from_layout(folder)[0])
     model, metadata, _ = load_run(Path(path), last=last)
     model.metadata, model.classes = metadata, metadata.get("classes")
     if (function := preprocessor(metadata)) is not None:
@@ -88,6 +100,8 @@ def preprocessor(metadata: dict[str, Any]) -> Callable[[Any], Any] | None:
 
         def images(inputs: Any) -> torch.Tensor:
             several = inputs if isinstance(inputs, list | tuple) else [inputs]
+            if not several:
+                raise BadInput("no image to prepare: give one, or several")
             return normalize(torch.cat([frame(each, picture) for each in several]), picture)
 
         return images
@@ -112,6 +126,7 @@ def load_tokenizer(path: str | Path) -> "tokenizers.Tokenizer":
     """
     from torchstone.data.text import tokenizers as readers
 
+    path = checked("the run", str, path)
     folder = _layout_of(path)
     if folder is not None:
         return readers.load(folder)

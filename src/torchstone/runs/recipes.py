@@ -107,7 +107,7 @@ def check(recipe, entry: System, *, saved: bool = False) -> None:
     """What holds for every recipe: a variant that there is, numbers in their ranges, data with a name.
 
     Args:
-        saved: it is a run's, which may be of a version with other ranges; what it cannot do without is checked.
+        saved: it is a run's, maybe of a version with other ranges: only its length and batches are checked.
     """
     if getattr(recipe, "variant", entry.variants[0]) not in entry.variants:
         raise BadInput(
@@ -170,6 +170,7 @@ def read_recipe_file(file: Path, entry: System | None = None):
     Raises:
         BadInput: it cannot be read, or is another system's.
     """
+    file = file / "recipe.json" if file.is_dir() else file
     if not file.is_file():
         raise BadInput(f"there is no recipe {file}: give the recipe.json of a run folder")
     try:

@@ -169,11 +169,12 @@ def longer_sides(images: UInt8[np.ndarray, "n 1 height width"]) -> Int64[np.ndar
     """The longer side of the bounding box around the ink of each image; 0 where there is none."""
     ink = images[:, 0]
 
-    def extents(is_used: Bool[np.ndarray, "n lines"]) -> Int64[np.ndarray, " n"]:
+    def extents(axis: int) -> Int64[np.ndarray, " n"]:
+        is_used: Bool[np.ndarray, "n lines"] = np.asarray(ink.any(axis))
         last = is_used.shape[1] - 1 - is_used[:, ::-1].argmax(1)
         return np.where(is_used.any(1), last - is_used.argmax(1) + 1, 0)
 
-    return np.maximum(extents(ink.any(2)), extents(ink.any(1)))
+    return np.maximum(extents(2), extents(1))
 
 
 def _is_framed(array: np.ndarray, metadata: dict) -> bool:
