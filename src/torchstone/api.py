@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from torchstone import systems
+from torchstone.engine.field_ranges import check_range
 from torchstone.engine.recipe_fields import checked, field_paths, replace_fields
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.runs.evaluate import refuse_unknown, system_use
@@ -313,7 +314,7 @@ def predict(
     use = partial(answer, model, metadata, **options)
     # one file cannot be written for several inputs: then they are answered or refused together
     keep_going = keep_going and options.get("out") is None
-    answers = _answer_each(use, inputs) if keep_going else use(inputs)
+    answers = _answer_each(use, inputs, metadata) if keep_going else use(inputs)
     good = [each["input"] for each in answers if "error" not in each] if keep_going else inputs
     if explain is not None and draw_explanation is not None and good:
         draw_explanation(model, metadata, good, Path(explain))
@@ -343,29 +344,39 @@ def _inputs(inputs: Any) -> list[str]:
     return [os.fspath(each) for each in several]
 
 
-def _answer_each(use: Callable[[list], list[dict]], inputs: Sequence[str | Path]) -> list[dict]:
+def _answer_each(
+    use: Callable[[list], list[dict[str, Any]]], inputs: Sequence[str], metadata: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """The answers to all inputs; where one is refused, each input (or file of a folder) on its own.
 
     Raises:
         BadInput: the first, where every input is refused for the same reason, whatever it holds.
     """
-    try:
-        return use(list(inputs))
-    except BadInput as error:
-        if len(inputs) == 1 and not os.path.isdir(inputs[0]):
-            raise
-        first = error
-    answers, reasons = [], set()
+    from torchstone.tasks.inference import files_in
+
+    sources: list[tuple[str, BadInput | None]] = []  # a file or text; or a folder, and why it is refused
     for each in inputs:
-        inside = [each]
-        if os.path.isdir(each):  # which, unlike Path's, takes texts longer than a file name
-            inside = sorted(file for file in Path(each).iterdir() if file.is_file()) or [each]
-        for source in inside:
-            try:
-                answers += use([source])
-            except BadInput as error:
-                answers.append({"input": str(source), "error": str(error)})
-                reasons.add(str(error))
+        try:
+            sources += [(file, None) for file in files_in(metadata, each)]
+        except BadInput as error:
+            sources.append((each, error))
+    first = next((error for _, error in sources if error is not None), None)
+    if first is None:
+        try:
+            return use([name for name, _ in sources])
+        except BadInput as error:
+            if len(sources) == 1:
+                raise
+            first = error
+    answers, reasons = [], set()
+    for name, error in sources:
+        try:
+            if error is not None:
+                raise error
+            answers += use([name])
+        except BadInput as refused:
+            answers.append({"input": name, "error": str(refused)})
+            reasons.add(str(refused))
     if len(reasons) == 1 and all("error" in answer for answer in answers):
         raise first
     return answers
@@ -415,6 +426,7 @@ def play(
         BadInput: the run's system plays no game; the film has no folder or another ending.
     """
     episodes, seed = _positive("episodes", episodes), checked("seed", int | None, seed)
+    check_range("seed", seed)
     video = checked("video", str | None, video)
     if video is not None:
         _writable(Path(video), (".mp4", ".gif"), "play")
@@ -460,6 +472,7 @@ def _today(options: Mapping[str, Any]) -> dict[str, Any]:
             today[name] = _positive(name, value)
         elif name in TYPES:
             today[name] = checked(name, TYPES[name] | None, value)
+            check_range(name, today[name])
     return today
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 import torchstone as ts
 from torchstone.cli.commands.predict import lines
 from torchstone.cli.main import main
+from torchstone.cli.summary import _verb
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
 from torchstone.systems import CATALOGUE
@@ -166,6 +167,45 @@ def test_predict_one_bad_input_is_one_line_among_the_answers(capsys, run, tmp_pa
     assert (tmp_path / "why.png").exists()
     with pytest.raises(BadInput, match=r"b\.png"):
         ts.predict(run, files)
+
+
+def test_predict_lines_name_the_file_that_a_text_is_of(tmp_path):
+    sound = tmp_path / "a.wav"
+    sound.touch()
+    answer = {"input": str(sound), "text": "1 2 3"}
+    assert lines(answer, is_named=True) == [f"{sound}: 1 2 3"]
+    assert lines(answer) == ["1 2 3"]
+    assert lines({"input": "ein Mann", "text": "a man"}, is_named=True) == ["a man"]
+
+
+@pytest.mark.parametrize(
+    ("system", "metadata", "verb"),
+    [
+        ("ctc", {"task": "speech"}, "predict"),
+        ("seq2seq", {"task": "translate"}, "predict"),
+        ("t5", {"task": "texts"}, "predict"),
+        ("bert", {"task": "masked"}, "predict"),
+        ("gru", {"task": "forecast"}, "predict"),
+        ("rnn", {"task": "adding"}, "predict"),
+        ("lstm", {"task": "label", "classes": []}, "predict"),
+        ("lstm", {"task": "music"}, "sample"),
+        ("gpt", {"task": "language"}, "sample"),
+        ("vae", {"task": "autoencode"}, "sample"),
+    ],
+)
+def test_summary_names_a_command_that_the_run_has(system, metadata, verb):
+    assert _verb(system, metadata) == verb
+
+
+def test_sample_refuses_numbers_that_are_none(capsys, trained_run):
+    for words, said in [
+        (("--temperature", "nan"), "temperature must be a finite number, not nan"),
+        (("--top-p", "inf"), "top_p must be a finite number"),
+        (("--seed", "9" * 22), "seed must be at least 0 and below"),
+    ]:
+        assert said in assert_rejected(capsys, "sample", trained_run("gpt"), *words)
+    with pytest.raises(BadInput, match="seed must be at least 0"):
+        ts.play(trained_run("dqn"), seed=-1)
 
 
 def test_predict_lines_say_what_their_figure_is():

@@ -215,6 +215,19 @@ def test_compare_numbered_metrics_are_one_panel(tmp_path, monkeypatch):
         assert list(y) == pytest.approx([fade, fade**3, fade**20])  # the last row's
 
 
+def test_save_says_once_which_signs_are_boxes(tmp_path, capsys, recwarn):
+    figure = canvas.canvas(2, 2)
+    axes = figure.add_subplot()
+    for at, text in enumerate(("猫", "犬猫", "a\x04b", "a\tb", "$x$", "two\nlines")):
+        axes.text(0, at / 6, canvas.plain(text))
+    canvas.save(figure, tmp_path / "names.png")
+    said = capsys.readouterr().err
+    print(said)
+    assert said == "names.png: the font has no 猫 犬, which are boxes in the picture\n"
+    assert not [each for each in recwarn if "Glyph" in str(each.message)]
+    assert canvas.plain("a\x04b") == "a\N{REPLACEMENT CHARACTER}b"
+
+
 def test_smooth_keeps_slope_reduces_noise():
     line = np.arange(200.0)
     inner = canvas.smooth(line, 20)[10:-10]

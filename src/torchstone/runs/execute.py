@@ -68,7 +68,7 @@ def execute(
             check_data(meta, run.metadata, folder, is_new="data" in changes)
             if changes and parallel.rank() == 0:
                 note_changes(folder, changes, meta["step"], sources)
-        check_metric(run, settings)
+        its_settings = stage_settings(run, settings, entry.name, stage)
         if stage == 0 and fresh and parallel.rank() == 0:
             before = rng.snapshot()  # what these import draws from Python's
             create_run_folder(folder, entry.name, recipe_name, recipe, intervals, sources)
@@ -76,7 +76,7 @@ def execute(
                 other = data and identity.differences(data, without_sketch(sources))
                 for line in [f"the data are not those of the recipe's run: {other}"] if other else []:
                     notify(line)
-                for line in opening_lines(run, settings):
+                for line in opening_lines(run, its_settings):
                     notify(line)
             rng.restore(before)
         parallel.barrier()
@@ -88,7 +88,7 @@ def execute(
             fit(
                 run,
                 folder,
-                intervals=settings,
+                intervals=its_settings,
                 meta={"system": entry.name, "recipe": recipe_name},
                 stage=stage,
                 offset=offset,
@@ -196,24 +196,42 @@ def more_steps(folder: Path, recipe: Any, steps: int, *, quiet: bool) -> dict[st
     return {name: steps}
 
 
-def check_metric(run: Any, settings: Any) -> None:
-    """Refuse a metric that validation does not measure, before anything is written.
+def stage_settings(run: Any, settings: Any, system: str, stage: int) -> Any:
+    """The intervals of a stage. A metric that validation does not measure is refused before anything is
+    written; a later stage, for which it may not be meant, is kept by its own then, which is said.
 
     Raises:
-        BadInput: with those that it measures.
+        BadInput: with the metrics that there are.
     """
     from torchstone.engine import rng
+    from torchstone.engine.console import notify
+    from torchstone.parts.metrics.legend import legend
 
-    metric = settings.best_metric
+    metric, wrong = settings.best_metric, ""
     if metric in (None, run.best_metric):
         if settings.patience is not None and run.best_metric is None:
-            raise BadInput("patience needs a metric of validation: name one with --best-metric")
-        return
-    before = rng.snapshot()
-    measured = run.evaluate()
-    rng.restore(before)
-    if metric not in measured:
-        raise BadInput(f"validation has no metric {metric!r}: {did_you_mean(metric, measured)}")
+            wrong = "patience needs a metric of validation: name one with --best-metric"
+    else:
+        before = rng.snapshot()
+        measured = run.evaluate()
+        rng.restore(before)
+        meaning = legend(metric, system)
+        if metric not in measured:
+            wrong = f"validation has no metric {metric!r}: {did_you_mean(metric, measured)}"
+        elif meaning is not None and not meaning.better:
+            others = (name for name in measured if (each := legend(name, system)) is None or each.better)
+            wrong = (
+                f"{metric!r} ({meaning.line()}) only describes: neither more nor less of it is better; there "
+                f"are: {', '.join(others) or 'none'}"
+            )
+    if not wrong:
+        return settings
+    if stage == 0:
+        raise BadInput(wrong)
+    own, patience = run.best_metric, settings.patience if run.best_metric else None
+    kept = "its last weights count" if own is None else f"it is kept by its own {own}"
+    notify(f"stage {stage + 1}: {wrong}; {kept}")
+    return dataclasses.replace(settings, best_metric=own, patience=patience)
 
 
 def check_data(

@@ -83,12 +83,15 @@ def write_result(folder: Path, system: str, recipe_name: str, run: Run, steps: i
     model, count = run.state.get("model"), None
     if isinstance(model, torch.nn.Module):
         count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    best = None if run.best is None else run.best.about()
+    if best is not None:
+        best["step"] += steps - run.step  # those of the stages before are counted too
     result = {
         "system": system,
         "recipe": recipe_name,
         "steps": steps,
         "planned_steps": steps + run.steps - run.step,
-        "best": None if run.best is None else run.best.about(),
+        "best": best,
         "seconds": max((row["time"] for row in rows), default=0.0),
         "parameters": count,
         "metrics": run.results,
