@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-import torchstone as ts
-from torchstone.engine.run import Intervals
+from torchstone.engine.best import BestWeights
+from torchstone.engine.run import Intervals, Run
 from torchstone.errors import BadInput
 from torchstone.runs.execute import stage_settings
+from torchstone.runs.folder import write_result
 
 
 def run_of(best_metric, **measured):
@@ -47,15 +48,16 @@ def test_stage_settings_of_a_later_stage_fall_back_to_its_own(capsys):
     assert "its last weights count" in said
 
 
-def test_best_step_counts_the_stages_before(tmp_path):
-    """It stood as `step 2 of 12` where 10 steps of pre-training came first."""
-    fields = {"steps": 3, "pretrain_steps": 2}
-    ts.train("bert/smoke", out=tmp_path / "run", quiet=True, intervals={"evaluate": 1}, **fields)
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    best = result["best"]
-    print(best["step"], result["steps"], [(row["step"], row["split"]) for row in rows])
-    assert result["steps"] == 5
-    at = [row for row in rows if row["step"] == best["step"] and row["split"] == "val" and "loss" in row]
-    assert [row["accuracy"] for row in at] == [best["value"]]
-    assert best["step"] >= 2
+def test_result_counts_the_steps_of_the_stages_before(tmp_path):
+    """The best stood as `step 2 of 12` where 10 steps of pre-training came first."""
+    row = {"step": 12, "split": "val", "time": 1.0, "accuracy": 0.5}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    run = Run(iter(()), dict, dict, {}, steps=3, metadata={"classes": ["a", "b", "c"]}, step=2)
+    run.best = BestWeights("accuracy", None, {})
+    run.best.consider(1, {"accuracy": 0.5}, {})
+    write_result(tmp_path, "bert", "smoke", run, 10 + run.step)
+    result = json.loads((tmp_path / "result.json").read_text())
+    print(result)
+    assert (result["best"]["step"], result["steps"], result["planned_steps"]) == (11, 12, 13)
+    assert result["classes"] == 3
+    assert run.best.step == 1

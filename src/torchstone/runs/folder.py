@@ -96,6 +96,7 @@ def write_result(folder: Path, system: str, recipe_name: str, run: Run, steps: i
         "parameters": count,
         "metrics": run.results,
         "data": run.metadata.get("data"),
+        "classes": len(run.metadata["classes"]) if run.metadata.get("classes") else None,
     }
     write_json(folder / "result.json", result)
     pictures = folder / "pictures"
