@@ -488,6 +488,18 @@ def test_main_says_that_its_output_cannot_be_written(unbuffered):
     assert run.stderr == "torchstone: the output could not be written: No space left on device\n"
 
 
+@pytest.mark.parametrize(("name", "resumes"), [("train", True), ("list", False)])
+def test_main_interrupted_at_once_speaks_of_resume_where_that_helps(name, resumes, monkeypatch, capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torchstone.cli.main._dispatch", interrupted)
+    code, out, err = run_cli(capsys, name)
+    assert (code, out) == (130, "")
+    assert err.startswith("torchstone: interrupted at once")
+    assert ("resume" in err) == resumes
+
+
 def test_main_leaves_no_garbage_to_be_looked_for(monkeypatch, capsys):
     """Python's last look through all that torch made takes longer than a short training."""
     looks = []

@@ -91,7 +91,9 @@ def _run(argv: list[str], is_program: bool) -> int:
         _say(str(stop))
         return _leave(128 + stop.signal, is_program)
     except KeyboardInterrupt:
-        _say("interrupted at once; resume continues from the last checkpoint")
+        trains = argv[0] in ("train", "resume")
+        advice = "; a run that had begun goes on from its last checkpoint with resume" if trains else ""
+        _say(f"interrupted at once{advice}")
         return _leave(130, is_program)
     except SystemExit as done:
         # argparse leaves so after --help, and rich where nobody reads on
@@ -160,7 +162,8 @@ def _dispatch(argv: list[str]) -> int:
     args, rest = parser.parse_known_args(words)
     if rest:
         known = [o for a in parser._actions for o in a.option_strings]
-        raise BadInput(f"{name} has no option {rest[0]!r}: {did_you_mean(rest[0], known)}")
+        advice = getattr(command, "OTHER_OPTIONS", "")
+        raise BadInput(f"{name} has no option {rest[0]!r}: {did_you_mean(rest[0], known)}{advice}")
     return command.run(args) or 0
 
 

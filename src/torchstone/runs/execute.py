@@ -66,6 +66,8 @@ def execute(
         run.metadata["data_identity"] = list(sources)
         if meta and stage == reached:
             check_data(meta, run.metadata, folder, is_new="data" in changes)
+            if set(changes) == {"data"} and (folder / "result.json").exists() and is_done(meta):
+                refuse_other_data(meta, run.metadata, folder, changes["data"])
             if changes and parallel.rank() == 0:
                 note_changes(folder, changes, meta["step"], sources)
         its_settings = stage_settings(run, settings, entry.name, stage)
@@ -262,6 +264,22 @@ def check_data(
         raise BadInput(
             f"the data are not those that {folder} was trained on ({change}): test examples could have been "
             f"trained on; restore the data, or resume with --data to go on with them"
+        )
+
+
+def refuse_other_data(meta: Mapping[str, Any], metadata: Mapping[str, Any], folder: Path, spec: str) -> None:
+    """Refuse other data for a finished run: nothing would be trained on them, and its pictures drawn of them.
+
+    Raises:
+        BadInput: they differ from those of the checkpoint.
+    """
+    from torchstone.data import identity
+
+    before = meta["metadata"].get("data_identity")
+    if before is None or identity.differences(before, metadata["data_identity"]) is not None:
+        raise BadInput(
+            f"{folder} is finished, and nothing would be trained on {spec}: give a larger total with --steps "
+            f"too, or judge it on them with torchstone eval {folder} --data {spec}"
         )
 
 
