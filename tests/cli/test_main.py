@@ -500,6 +500,19 @@ def test_main_interrupted_at_once_speaks_of_resume_where_that_helps(name, resume
     assert ("resume" in err) == resumes
 
 
+@pytest.mark.parametrize("columns", ["", "40"])
+def test_tables_have_whole_rows_in_pipes(columns, capsys, monkeypatch, run, tmp_path):
+    """`torchstone data | grep scikit` found nothing: the word was cut."""
+    monkeypatch.setenv("COLUMNS", columns)
+    rows = run_cli(capsys, "data")[1].splitlines()
+    assert len(rows) == 1 + len(ts.list_data())
+    assert "…" not in "".join(rows)
+    assert any("with scikit-learn" in row and row.startswith("digits ") for row in rows)
+    out = run_cli(capsys, "compare", *[run] * 6, "--out", tmp_path / "c.png")[1]
+    assert "…" not in out
+    assert any("test/accuracy" in row and row.count("0.") == 6 for row in out.splitlines())
+
+
 def test_main_leaves_no_garbage_to_be_looked_for(monkeypatch, capsys):
     """Python's last look through all that torch made takes longer than a short training."""
     looks = []

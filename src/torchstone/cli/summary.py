@@ -1,12 +1,23 @@
 """The closing lines of a training."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchstone import systems
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 # what systems that can do both do with some data
 PREDICTS = ("forecast", "adding", "copy")
+
+
+def table_console() -> "Console":
+    """Where tables are printed: on a terminal as wide as that is, into pipes and files with whole rows."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=10_000)
 
 
 def print_summary(run: Any) -> None:
