@@ -231,8 +231,8 @@ def stage_settings(run: Any, settings: Any, system: str, stage: int) -> Any:
     if stage == 0:
         raise BadInput(wrong)
     own, patience = run.best_metric, settings.patience if run.best_metric else None
-    kept = "its last weights count" if own is None else f"it is kept by its own {own}"
-    notify(f"stage {stage + 1}: {wrong}; {kept}")
+    fallback = "its last weights count" if own is None else f"it is kept by its own {own}"
+    notify(f"stage {stage + 1}: {wrong}; {fallback}")
     return dataclasses.replace(settings, best_metric=own, patience=patience)
 
 

@@ -27,7 +27,7 @@ def locked(folder: Path) -> Generator[Path]:
         InUse: another process trains there.
         BadInput: the system does not let the folder be made.
     """
-    made = _make(folder)
+    created = _make(folder)
     handle = _take(folder)
     try:
         yield folder
@@ -37,7 +37,7 @@ def locked(folder: Path) -> Generator[Path]:
                 (folder / NAME).unlink()
             os.close(handle)
         with contextlib.suppress(OSError):  # it is not empty, or somebody else's by now
-            for each in made:
+            for each in created:
                 each.rmdir()
 
 
