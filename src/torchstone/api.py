@@ -383,7 +383,8 @@ def _answer_each(
 
 
 def sample(path: str | Path, *, device: str = "auto", last: bool = False, **options: Any) -> list[Any]:
-    """Samples of a run's model: texts, or images (uint8, or with `out` the name of the image grid).
+    """Samples of a run's model, or a published one's: texts, or images (uint8, or with `out` the name of the
+    image grid).
 
     Args:
         last: use the weights of the last step, not the best ones by validation.
@@ -393,7 +394,7 @@ def sample(path: str | Path, *, device: str = "auto", last: bool = False, **opti
     """
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".mid", ".midi", ".png"), "sample")
-    model, metadata, entry = load_run(_path(path), device, last=last)
+    model, metadata, entry = load_any(_path(path), device, last=last)
     function, options = system_use(entry, "sample"), _today(options)
     refuse_unknown(function, options, f"{entry.name} samples")
     try:
@@ -544,8 +545,6 @@ def compare(
 
 def verify(name: str | None = None) -> "list[torchstone.verify.Check]":
     """Check published facts and reference parity of a system (or all): checks with their figures."""
-    from torchstone.verify import verify as checks
+    from torchstone.verify import verify_by_name
 
-    name = checked("the system", str | None, name)
-    entries = [systems.find(name)[0]] if name else systems.CATALOGUE
-    return [check for entry in entries for check in checks(entry)]
+    return verify_by_name(checked("the system", str | None, name))

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def read_pickle(file: Path) -> Any:
     """
     import torch  # here, since most of what writes files needs none
 
+    if what := foreign_format(file):
+        raise BadInput(f"{file} {what}")
     try:
         return torch.load(file, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
@@ -79,6 +82,30 @@ def read_pickle(file: Path) -> Any:
         ) from None
     except DAMAGED as error:
         raise BadInput(f"{file} cannot be read: {first_line(error)}") from None
+
+
+def foreign_format(file: Path) -> str:
+    """What a file is that should hold weights, where it begins as another format does; empty where it does
+    not."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(200)
+        names = zipfile.ZipFile(file).namelist() if head.startswith(b"PK") else []
+    except (*DAMAGED, zipfile.BadZipFile, NotImplementedError):
+        return ""
+    if b"\noid sha256:" in head:
+        return "is a pointer of Git LFS, not the file itself: fetch it with git lfs pull"
+    if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        return "is a web page, not weights: fetch it again"
+    if any("/code/" in name for name in names):
+        return "is a TorchScript archive, which is code: save its state_dict()"
+    if names and all(name.endswith(".npy") for name in names):
+        return "is an archive of NumPy: save the tensors by torch.save, or as .safetensors"
+    kinds = {b"\x89HDF": "HDF5 (Keras)", b"GGUF": "GGUF", b"\x08\x07": "ONNX", b"\x08\x08": "ONNX"}
+    known = next((kind for begins, kind in kinds.items() if head.startswith(begins)), None)
+    return (
+        "" if known is None else f"is a file of {known}: save the weights by torch.save, or as .safetensors"
+    )
 
 
 def refuse_skip(spec: str | Path) -> None:

@@ -2,9 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 
+from torchstone.data.text.classification import read_labeled
+from torchstone.data.text.corpus import read_text
+from torchstone.data.text.parallel import read_pairs
 from torchstone.data.text_files import find_delimiter, optional_text, read_rows, read_utf8
+from torchstone.data.vision.dataset import load_images
 from torchstone.errors import BadInput
 
 
@@ -59,3 +64,28 @@ def test_optional_text_missing_is_no_word():
     ]
     with pytest.raises(BadInput, match="x holds a list, not a text"):
         optional_text(["a"], "x")
+
+
+@pytest.mark.parametrize(
+    "reader", [read_text, read_pairs, read_labeled, load_images], ids=lambda f: f.__name__
+)
+def test_cells_of_a_hub_table_that_are_not_utf8_are_one_line(reader, monkeypatch):
+    """pyarrow decodes strings as they are read: a table loads, and its cells do not."""
+    import datasets
+    import pyarrow as pa
+
+    cells = [b"good day", b"bad \xff day", b"good"]
+    offsets = np.cumsum([0, *map(len, cells)]).astype(np.int32)
+    wrong = pa.StringArray.from_buffers(3, pa.py_buffer(offsets), pa.py_buffer(b"".join(cells)))
+    columns = {"text": wrong, "source": wrong, "target": pa.array(["a", "b", "c"]), "label": wrong}
+    if reader is load_images:
+        columns = {"image": pa.array([{"bytes": None, "path": "a.png"}] * 3), "label": wrong}
+    if reader is read_pairs:
+        columns = {name: columns[name] for name in ("source", "target")}
+    table = datasets.Dataset(pa.table(columns))
+    table = table.cast_column("image", datasets.Image()) if reader is load_images else table
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict(train=table))
+    options = {"size": 8, "channels": 1} if reader is load_images else {}
+    with pytest.raises(BadInput, match=r"hf:x holds text that is not UTF-8 \(invalid start byte\)") as caught:
+        reader("hf:x", **options)
+    print(caught.value)

@@ -112,6 +112,103 @@ def test_spaces_without_fixed_size_are_refused(space, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("space", "value", "expected"),
+    [
+        (spaces.Discrete(3, start=1), 3, [0, 0, 1]),
+        (spaces.Discrete(3, start=1), np.array([1.0]), [1, 0, 0]),  # an array of one, as floats
+        (spaces.Discrete(3), -1, None),
+        (spaces.Discrete(3), 3, None),
+        (spaces.Discrete(3), 0.5, None),
+        (spaces.MultiDiscrete([2, 3]), np.array([1, 0]), [0, 1, 1, 0, 0]),
+        (spaces.MultiDiscrete([2, 3], start=[5, 1]), np.array([5, 3]), [1, 0, 0, 0, 1]),
+        (spaces.MultiDiscrete([2, 3]), np.array([2, 0]), None),  # would be the first of the next
+        (spaces.MultiBinary([2, 2]), np.eye(2, dtype=np.int8), [1, 0, 0, 1]),
+        (spaces.MultiBinary(2), np.array([7, 0]), None),
+        (spaces.Box(-1, 1, (), np.float32), 0.5, [0.5]),
+        (spaces.Box(0, 1000, (2,), np.int64), np.array([0, 500]), [0, 0.5]),
+        (spaces.Box(0, 1000, (2,), np.int64), np.array([0.5, 0]), None),  # no whole number
+        (spaces.Box(0, np.iinfo(np.int64).max, (2,), np.int64), np.array([0, 5]), [0, 5]),  # no bound
+        (spaces.Box(0, 255, (1, 2), np.float32), np.array([[51, 255]]), [0.2, 1]),  # grey frames
+        (spaces.Box(0, 255, (1, 2), np.float32), np.array([[0, 512]]), None),
+        (spaces.Box(-2, 2, (1, 2), np.float32), np.array([[-2, 1]]), [[-2, 1]]),
+        (spaces.Box(np.float32([0, 0]), np.float32([2, np.inf])), np.float32([2, 7]), [2, 7]),
+    ],
+)
+def test_observations_are_what_their_space_says_or_refused(space, value, expected):
+    """Gymnasium's flattening takes -1 for the last category, and 2 of 2 for the first of the next part."""
+
+    class Constant(Parts):
+        def reset(self, *, seed=None, options=None):
+            return value, {}
+
+    name = "Constant-v0"
+    gymnasium.registry.pop(name, None)
+    gymnasium.register(name, entry_point=Constant, kwargs={"space": space})
+    if expected is None:
+        with pytest.raises(BadInput, match="Constant-v0: env 0 failed at step 0 at reset") as caught:
+            VectorEnv(name)
+        print(caught.value)
+        return
+    found = VectorEnv(name).observation[0]
+    print(space, value, found)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["FlattenObservation", "dict"])
+@pytest.mark.parametrize(
+    ("dtype", "high"), [(np.uint8, 255), (np.float32, 255), (np.int16, 1023), (np.uint8, 1)]
+)
+def test_flattened_frames_are_scaled_as_frames_are(dtype, high, nested):
+    frames = spaces.Box(0, high, (1, 2, 2), dtype)
+    space, wrappers = (spaces.Dict({"view": frames}), ()) if nested else (frames, ("FlattenObservation",))
+    name = "Framed-v0"
+    gymnasium.registry.pop(name, None)
+    envs = VectorEnv(register(name, space=space), wrappers=wrappers)
+    largest = float(envs.observation_space.high.max())
+    print(dtype, high, envs.observation.dtype, largest)
+    is_bytes = dtype == np.uint8 and not nested  # which the network scales
+    assert largest == (high if is_bytes else 1)
+    assert envs.observation.dtype == (torch.uint8 if is_bytes else torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("shape", "arguments", "expected"),
+    [
+        ((6, 4, 3), "", (3, 84, 84)),
+        ((3, 6, 5), "", (3, 84, 84)),
+        ((210, 160), "", (1, 84, 84)),
+        ((3, 6, 3), ":channels=last", (3, 84, 84)),
+        ((12, 6, 6), ":channels=first:size=9", (12, 9, 9)),
+        ((3, 6, 3), "", "channels first or last: say which"),
+        ((12, 6, 6), "", "channels at neither end: say which"),
+        ((12,), "", "which have two or three dimensions"),
+        ((12, 6, 3), ":channels=middle", "is first or last, not middle"),
+    ],
+)
+def test_resize_frames_takes_frames_of_any_layout(shape, arguments, expected):
+    name = "Resized-v0"
+    gymnasium.registry.pop(name, None)
+    register(name, space=spaces.Box(0, 255, shape, np.uint8))
+    wrappers = (f"ResizeFrames{arguments}",)
+    if isinstance(expected, str):
+        with pytest.raises(BadInput, match=expected) as caught:
+            VectorEnv(name, wrappers=wrappers)
+        print(caught.value)
+        return
+    envs = VectorEnv(name, wrappers=wrappers, seed=3)
+    raw = make_env(name, (), None)[0]
+    raw.reset(seed=int(np.random.SeedSequence(3).generate_state(1)[0]))
+    print(shape, tuple(envs.observation.shape), envs.observation.dtype)
+    assert tuple(envs.observation.shape) == (1, *expected)
+    assert envs.observation.dtype == torch.uint8
+    plain, _ = raw.reset(seed=int(np.random.SeedSequence(3).generate_state(1)[0]))
+    axis = 0 if len(shape) == 3 and expected[0] == shape[0] and "last" not in arguments else -1
+    channels = plain[None] if len(shape) == 2 else np.moveaxis(plain, axis, 0)
+    # area interpolation keeps each channel's mean, up to rounding
+    np.testing.assert_allclose(envs.observation[0].double().mean((1, 2)), channels.mean((1, 2)), atol=0.5)
+
+
 RECORDED = pytest.mark.parametrize("wrappers", [(), ("ClipReward:max_reward=5",)], ids=["plain", "recorded"])
 
 
@@ -200,7 +297,7 @@ def test_wrapper_lists_of_the_command_line_keep_commas_in_arguments(package, tmp
         ("CartPole-v1", ("nowhere.wrappers:Grid",), "needs the module nowhere"),
         ("CartPole-v1", ("gymnasium.wrappers:ClipRewards",), "did you mean ClipReward"),
         ("CartPole-v1", ("ClipRewards",), "one of another package is module:Class"),
-        ("CartPole-v1", ("TimeAwareObservation:flatten=(",), "does not fit"),
+        ("CartPole-v1", ("FrameStackObservation:stack_size=(",), "does not fit"),
         ("CartPole-v1", ("ResizeObservation:shape=(84,84)",), "does not fit"),
     ],
 )

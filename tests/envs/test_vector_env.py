@@ -1,6 +1,7 @@
 """VectorEnv: ends of two kinds kept apart, errors that say where, and a state that goes on bit for bit."""
 
 import io
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from torchstone.envs.backends import SyncVectorEnv, VectorCartPole
 from torchstone.envs.make import check_spaces
-from torchstone.envs.vector_env import VectorEnv, is_snapshot_exact
+from torchstone.envs.vector_env import EPISODE_BOUND, VectorEnv, is_snapshot_exact
 from torchstone.errors import BadInput
 from torchstone.parts.old_keys import with_new_names
 
@@ -277,3 +278,194 @@ def test_vector_env_reads_states_of_earlier_versions(num_envs):
     other.load_state_dict(with_new_names(state, {"num_steps": "steps", "backend": "kind"}))
     pairs = zip(play_steps(one, num_envs, 60), play_steps(other, num_envs, 60), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+class Faulty(gymnasium.Env):
+    """It breaks Gymnasium's interface as its `fault` says, at reset or in the second step."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, fault: str):
+        self.fault, self.steps = fault, 0
+
+    def observation(self) -> Any:
+        is_late, zeros = self.steps == 2, np.zeros(2, np.float32)
+        return {
+            "no observation": None,
+            "ragged": [0, [1]],
+            "words": ["left", "right"],
+            "nan at reset": zeros if self.steps else zeros + np.nan,
+            "late shape": zeros[:1] if is_late else zeros,
+        }.get(self.fault, zeros)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        if self.fault == "bare reset":
+            return self.observation()
+        return self.observation(), None if self.fault == "no info" else {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.fault == "exit" and self.steps == 2:
+            raise SystemExit(3)
+        if self.fault == "four values":
+            return self.observation(), 1.0, False, {}
+        end = np.array([True, False]) if self.fault == "two ends" else False
+        return self.observation(), 1.0, end, None, {}
+
+    def close(self):
+        raise RuntimeError("cannot be closed twice")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (
+            "bare reset",
+            r"at reset: TypeError: Gymnasium's reset gives \(observation, info\), and it gave ndarray",
+        ),
+        ("no info", "it gave an info of NoneType"),
+        ("four values", "at step 1 on action 0: TypeError: Gymnasium's step gives .*, and it gave 4 values"),
+        ("two ends", "at step 1 on action 0: ValueError"),
+        ("no observation", r"the observation has shape \(\)"),
+        ("ragged", "at reset: ValueError"),
+        ("words", "at reset: TypeError: the observation is no array of numbers"),
+        ("nan at reset", "an observation that is NaN or infinite at a reset after step 0"),
+        ("late shape", "changed its observation space at step 2"),
+        ("exit", "failed at step 2 on action 0: SystemExit: 3"),
+        ("none", None),
+    ],
+)
+def test_vector_env_says_in_one_line_what_an_env_does_wrong(fault, message):
+    name = "Faulty-v0"
+    gymnasium.registry.pop(name, None)
+    gymnasium.register(name, entry_point=Faulty, kwargs={"fault": fault})
+
+    def play() -> VectorEnv:
+        envs = VectorEnv(name)
+        for _ in range(3):
+            envs.step(torch.zeros(1, dtype=torch.int64))
+        return envs
+
+    if message is None:
+        play().close()  # what it raises then changes nothing
+        return
+    with pytest.raises(BadInput, match=message) as caught:
+        play()
+    print(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class Echo(gymnasium.Env):
+    """The observation is the action; an action that is not in its space is refused."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+
+    def __init__(self, dtype: type, low: float, high: float):
+        self.action_space = gymnasium.spaces.Box(low, high, (2,), dtype)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
+        return action.astype(float), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bounds", "expected"),
+    [
+        (np.float32, (-1, 1), [0.625, 1]),
+        (np.float64, (0, 0.5), [0.5, 0.5]),
+        (np.float16, (-1, 1), [0.625, 1]),
+        (np.int32, (0, 4), [1, 4]),
+        (np.int8, (-3, -2), [-2, -2]),
+        (np.float32, (2, 2), [2, 2]),
+    ],
+)
+def test_vector_env_gives_continuous_actions_in_the_type_and_bounds_of_their_space(dtype, bounds, expected):
+    name = "Echo-v0"
+    gymnasium.registry.pop(name, None)
+    gymnasium.register(name, entry_point=Echo, kwargs={"dtype": dtype, "low": bounds[0], "high": bounds[1]})
+    step = VectorEnv(name).step(torch.tensor([[0.625, 7.0]]))
+    print(dtype, bounds, step.next_observation)
+    assert step.next_observation.tolist() == [expected]
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, 500), (20, 20)])
+def test_time_aware_observation_knows_the_time_limit(limit, expected):
+    envs = VectorEnv(
+        "CartPole-v1", wrappers=("TimeAwareObservation:normalize_time=True",), max_episode_steps=limit
+    )
+    step = envs.step(torch.zeros(1, dtype=torch.int64))
+    print(limit, step.next_observation)
+    assert step.next_observation[0, -1].item() == pytest.approx(1 / expected)
+    assert envs.episode_limit == expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bounds", "action", "expected"),
+    [
+        (np.float32, (100, 200), [-1.0, 0.5], [100, 175]),
+        (np.uint8, (0, 255), [-2.0, 0.02], [0, 130]),
+        (np.float64, (3, 3), [0.0, 1.0], [3, 3]),
+    ],
+)
+def test_unit_action_stretches_to_the_bounds(dtype, bounds, action, expected):
+    name = "Echo-v0"
+    gymnasium.registry.pop(name, None)
+    gymnasium.register(name, entry_point=Echo, kwargs={"dtype": dtype, "low": bounds[0], "high": bounds[1]})
+    step = VectorEnv(name, wrappers=("UnitAction",)).step(torch.tensor([action]))
+    print(dtype, bounds, action, step.next_observation)
+    assert step.next_observation.tolist() == [expected]
+    for spec in ("CartPole-v1", "Free-v0"):
+        gymnasium.registry.pop("Free-v0", None)
+        gymnasium.register("Free-v0", Echo, kwargs={"dtype": np.float32, "low": -np.inf, "high": 1})
+        with pytest.raises(BadInput, match="UnitAction takes actions of a Box with finite bounds"):
+            VectorEnv(spec, wrappers=("UnitAction",))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_vector_env_refuses_frames_beyond_their_bounds_at_every_step(dtype):
+    """A first black frame is within any bounds."""
+
+    class Brightening(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(0, 1, (1, 84, 84), dtype)
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros((1, 84, 84), dtype), {}
+
+        def step(self, action):
+            return np.full((1, 84, 84), 255, dtype), 0.0, False, False, {}
+
+    gymnasium.registry.pop("Brightening-v0", None)
+    gymnasium.register("Brightening-v0", entry_point=Brightening)
+    envs = VectorEnv("Brightening-v0")
+    with pytest.raises(
+        BadInput, match="at step 1 observations from 255 to 255, and its space states 0 to 1"
+    ) as e:
+        envs.step(torch.zeros(1, dtype=torch.int64))
+    print(e.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "wrappers", "limit", "expected"),
+    [
+        ("CartPole-v1", (), None, 500),
+        ("CartPole-v1", ("SignReward",), 9, 9),
+        ("CliffWalking-v1", (), None, None),
+        ("CliffWalking-v1", ("TimeLimit:max_episode_steps=3000",), None, 3000),
+        ("ALE/Pong-v5", ("AtariPreprocessing",), None, 27_000),
+        ("ALE/Pong-v5", (), None, 27_000),
+    ],
+)
+@pytest.mark.parametrize("num_envs", [1, 4])
+def test_episode_limit_is_what_the_env_or_a_wrapper_states(spec, wrappers, limit, expected, num_envs):
+    envs = VectorEnv(spec, num_envs, wrappers=wrappers, max_episode_steps=limit)
+    print(spec, wrappers, num_envs, envs.episode_limit)
+    assert envs.episode_limit == expected
+    assert envs.bound_episodes() == (None if expected else EPISODE_BOUND)
+    assert envs.episode_limit == (expected or EPISODE_BOUND)

@@ -182,6 +182,7 @@ def test_published_and_unpublished_names_are_inverse():
         ("unet", {"layers_per_block": "two"}, "layers_per_block = 'two'"),
         ("unet", {"layers_per_block": 2}, "do not fit"),
         ("unet", {"magic": 1}, "magic = 1"),
+        ("scheduler", {"_class_name": "UniPCMultistepScheduler", "magic": 1}, "_class_name = 'UniPC"),
         ("scheduler", {"_class_name": "PNDMScheduler"}, "_class_name = 'PNDMScheduler'"),
         ("scheduler", {"beta_schedule": "sigmoid"}, "beta_schedule = 'sigmoid'"),
         ("scheduler", {"thresholding": True}, "thresholding = True"),
@@ -189,6 +190,8 @@ def test_published_and_unpublished_names_are_inverse():
         ("scheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
         ("scheduler", {"variance_type": "learned_range"}, "variance_type = 'learned_range'"),
         ("scheduler", {"timestep_spacing": "odd"}, "unknown timestep_spacing 'odd'"),
+        ("scheduler", {"num_train_timesteps": 10**12}, "num_train_timesteps = 1000000000000: give 1 to"),
+        ("scheduler", {"num_train_timesteps": 0.5}, r"num_train_timesteps = 0\.5: give 1 to"),
         ("scheduler", {"beta_start": 0.5}, "0 < beta_start <= beta_end"),
     ],
 )
@@ -208,7 +211,7 @@ def test_diffusers_folder_names_missing_and_damaged_files(tmp_path):
     with pytest.raises(BadInput, match="not a whole safetensors file"):
         ts.load(tmp_path)
     weights.unlink()
-    with pytest.raises(BadInput, match=r"no weights: diffusion_pytorch_model\.safetensors"):
+    with pytest.raises(BadInput, match=r"holds no weights: diffusion_pytorch_model\.safetensors"):
         ts.load(tmp_path)
     (tmp_path / "unet" / "config.json").unlink()
     with pytest.raises(BadInput, match=r"holds no config\.json"):

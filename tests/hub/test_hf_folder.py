@@ -125,8 +125,11 @@ def change_config(folder, **settings) -> None:
         ({"hidden_size": "wide"}, "hidden_size = 'wide'"),
         ({"model_type": "llama"}, "model_type 'llama'.*bert, gpt2"),
         ({"model_type": "gone"}, "no model_type"),
+        ({"model_type": "gone", "architecture": "resnet18"}, "timm's folder of 'resnet18'"),
         ({"num_hidden_layers": 3}, "missing: layers.2"),
         ({"num_hidden_layers": 1}, "unknown: layers.1"),
+        ({"num_hidden_layers": 10**9}, "describes 1000000000 layers, but its weights are 39 tensors"),
+        ({"vocab_size": 10**12}, r"describes 24,0\d\d,\d*,\d*,\d* parameters"),
         ({"vocab_size": 51}, "of another shape: token_embedding.weight"),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
@@ -154,6 +157,8 @@ def test_load_accepts_settings_without_effect(tmp_path):
         _num_labels=7,
         **{"max_length": 20, "num_beams": 1, "do_sample": False, "top_k": 50, "temperature": 1.0},
         **{"output_attentions": True, "output_hidden_states": True, "torchscript": True},
+        **{"_commit_hash": "1", "_attn_implementation_internal": "sdpa", "loss_type": "ForMaskedLM"},
+        **{"transformers.js_config": {"dtype": "q8"}, "compression_config": None},
     )
     assert error(ts.load(tmp_path), theirs) < 1e-5
 
@@ -190,7 +195,7 @@ def break_folder(folder, fault: str) -> str:
         return "holds a list"
     for file in [*shards, index]:
         file.unlink()
-    return "has a config but no weights"
+    return "holds no weights"
 
 
 @pytest.mark.parametrize(
@@ -232,6 +237,7 @@ def test_load_reads_pickles_and_names_of_the_first_release(tmp_path):
         for key, value in theirs.state_dict().items()
     }
     state["bert.embeddings.position_ids"] = torch.arange(20)[None]
+    state["bert.embeddings.token_type_ids"] = torch.zeros(1, 20, dtype=torch.long)
     torch.save(state, tmp_path / "pytorch_model.bin")
     assert error(ts.load(tmp_path), theirs) < 1e-5
     names, half = list(state), len(state) // 2

@@ -9,6 +9,7 @@ from cli_helpers import assert_rejected, run_cli
 from PIL import Image
 
 import torchstone as ts
+from torchstone import api
 from torchstone.engine import old_names
 from torchstone.engine.meter import read_rows
 from torchstone.errors import BadInput
@@ -111,6 +112,14 @@ def test_python_calls_are_checked_like_the_command_line(call, said, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_verify_is_called_whether_its_module_was_imported_or_not():
+    """Importing a module puts it in its package, in place of the function: the second call failed."""
+    import torchstone.verify
+
+    assert ts.verify is torchstone.verify
+    assert all(check.passed for _ in range(2) for check in ts.verify("perceptron"))
+
+
 def test_python_calls_take_one_input_and_numbers_of_numpy(trained_run, tmp_path):
     run, picture = trained_run("lenet5"), tmp_path / "digit.png"
     ink = np.full((60, 60), 255, np.uint8)
@@ -119,7 +128,7 @@ def test_python_calls_take_one_input_and_numbers_of_numpy(trained_run, tmp_path)
     (one,) = ts.predict(run, str(picture))  # and not its letters
     assert ts.predict(run, picture) == ts.predict(run, [picture]) == [one]
     assert [row["run"] for row in ts.compare(run)] == [run.name]
-    with pytest.raises(BadInput, match="no image to prepare"):
+    with pytest.raises(BadInput, match="nothing to prepare"):
         ts.load(run).preprocess([])
     found = recipe_of("perceptron", {"average": np.bool_(True), "steps": np.int64(7), "data": np.str_("x")})[
         2
@@ -144,7 +153,7 @@ def test_python_calls_take_one_input_and_numbers_of_numpy(trained_run, tmp_path)
         (lambda out: raw(ts.train)("lenet5", quiet=None, out=out), "quiet is True or False, not None"),
         (lambda out: raw(ts.create)(5), "the system is a text, not 5"),
         (lambda out: raw(ts.create)("lenet5", num_classes=-1), "lenet5 cannot be made so: Trying to create"),
-        (lambda out: raw(ts.verify)(5), "the system is a text, not 5"),
+        (lambda out: raw(api.verify)(5), "the system is a text, not 5"),
         (lambda out: raw(ts.list_systems)(5), "chapter is a text, not 5"),
         (lambda out: raw(ts.load)(None), "the run is a text, not None"),
         (lambda out: raw(ts.load_tokenizer)(5), "the run is a text, not 5"),

@@ -3,18 +3,23 @@
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from shared_cache import made_once
+from torch import nn
 
 import torchstone as ts
 from torchstone.cli import main
+from torchstone.data.vision.dataset import ImageDataset, ImageSplit
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
 from torchstone.parts.optional_imports import import_torchvision
+from torchstone.runs.recipes import recipe_of
 from torchstone.tasks import transfer
 
 HEAD = ("fc.weight", "fc.bias")
@@ -304,3 +309,36 @@ def test_freeze_preserves_eval_mode_in_copies():
         ]
         assert each.body[0].train().training is False
         assert each.body[0].train() is each.body[0]
+
+
+def test_freeze_backbone_trains_all_of_a_head_that_the_file_lacks(tmp_path):
+    """A head of several layers, as VGG's: frozen at random they would let nothing through."""
+    network = nn.Module()
+    network.features = nn.Conv2d(1, 2, 1)
+    network.classifier = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+    stored = {
+        f"features.{name}": torch.ones_like(each) for name, each in network.features.state_dict().items()
+    }
+    save_file(stored, tmp_path / "a.safetensors")
+    split = ImageSplit(torch.zeros(1, dtype=torch.int64), torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
+    metadata = {"channels": 1, "mean": [0.5], "std": [0.5]}
+    data = ImageDataset("a", ("a", "b", "c"), split, split, split, metadata, "a")
+    recipe = SimpleNamespace(weights=str(tmp_path / "a.safetensors"), freeze="backbone", variant="a")
+    transfer.initialize_from(network, recipe, data, head=("classifier.2.",))
+    trained = {name for name, each in network.named_parameters() if each.requires_grad}
+    print(trained)
+    assert trained == {f"classifier.{i}.{name}" for i in (0, 2) for name in ("weight", "bias")}
+    assert bool((network.features.weight == 1).all())
+    assert not network.classifier[2].weight.any()  # no class is preferred at first
+    assert network.classifier[0].weight.any()
+
+
+def test_recipe_for_a_folder_of_weights_is_that_of_a_file(tmp_path):
+    """A folder of published weights is no run, whose recipe would be taken; one with neither is refused."""
+    save_file({"c1.weight": torch.ones(1)}, tmp_path / "model.safetensors")
+    found = [recipe_of("lenet5", {"weights": str(w)}) for w in (tmp_path, tmp_path / "model.safetensors")]
+    assert [name for _, name, _ in found] == ["transfer", "transfer"]
+    assert found[0][2].optim == found[1][2].optim
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(BadInput, match="is not a run folder"):
+        recipe_of("lenet5", {"weights": str(tmp_path)})

@@ -3,6 +3,7 @@
 import argparse
 import types
 import typing
+from collections.abc import Callable
 from typing import Any
 
 from torchstone.engine import old_names
@@ -83,7 +84,7 @@ def _parser(hint: Any):
     return hint, None, {float: "X", str: "TEXT"}.get(hint, "VALUE")
 
 
-def _items(text: str, kind: type) -> list[str]:
+def _items(text: str, kind: Callable[..., Any]) -> list[str]:
     """What commas part; in a list of words only those before a letter and outside brackets, since a word may
     be `Name:keep=0,2:shape=(84,84)`."""
     if kind is not str:

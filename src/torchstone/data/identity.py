@@ -104,17 +104,26 @@ def identified(split: Callable[[Any], Splits] | None = None, unit: str = "exampl
 
 
 def record(
-    name: str, splits: Splits = MappingProxyType({}), *, unit: str = "examples", about: Any = None
+    name: str,
+    splits: Splits = MappingProxyType({}),
+    *,
+    unit: str = "examples",
+    about: Any = None,
+    environment: Mapping[str, Any] | None = None,
 ) -> None:
-    """Tell whoever listens that this was read; without splits (an environment) the name is its identity.
+    """Tell whoever listens that this was read; without splits (an environment, or what is generated) it is
+    known by its name, and by what else is known of an environment.
 
     Args:
         about: what gives the examples their meaning, such as the names of classes.
+        environment: JSON values by name.
     """
     heard = _listening.get()
     if heard is None:
         return
     found: dict[str, Any] = {"name": name, "unit": unit, "about": digest(about).hex(), "splits": {}}
+    if environment is not None:
+        found["environment"] = dict(environment)
     known, repeated = {bytes.fromhex(each) for each in heard.known}, set()
     for split, examples in splits.items():
         total, count, least = hashlib.blake2b(digest_size=16), 0, set()
@@ -150,8 +159,25 @@ def _each(examples: Iterable[Any]) -> Iterable[Any]:
 def same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two identities are of the same examples in the same splits, whatever their names."""
     if not a["splits"] or not b["splits"]:  # an environment, or what is generated
-        return a["name"] == b["name"] and not a["splits"] and not b["splits"]
+        is_alike = a["name"] == b["name"] and not a["splits"] and not b["splits"]
+        return is_alike and not _environment_changes(a, b)
     return a["splits"] == b["splits"] and a["about"] == b["about"]
+
+
+def _environment_changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """What is not the same of two environments of one name, in words; earlier versions knew the name only."""
+    before, now = a.get("environment"), b.get("environment")
+    if before is None or now is None:
+        return []
+    changes = []
+    for key in dict.fromkeys([*before, *now]):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            names = [each for each in dict.fromkeys([*old, *new]) if old.get(each) != new.get(each)]
+            changes += [f"its {key} {each} has changed" for each in names]
+        elif old != new:
+            changes.append(f"its {key} was {old} and is now {new}")
+    return changes
 
 
 def differences(before: list[dict], now: list[dict]) -> str | None:
@@ -168,6 +194,8 @@ def differences(before: list[dict], now: list[dict]) -> str | None:
             for split in dict.fromkeys([*old["splits"], *new["splits"]])
             if old["splits"].get(split) != new["splits"].get(split)
         ]
+        if not changes and old["name"] == new["name"]:
+            changes = _environment_changes(old, new)
         if not changes:
             changes = ["its classes or columns are others"] if old["splits"] else [f"it was {old['name']}"]
         return f"{new['name']}: {', '.join(changes)}"

@@ -4,8 +4,9 @@ A published split is kept. What must be split off is stratified by class with a 
 every run, whatever its own seed, is evaluated on the same examples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,8 +16,58 @@ from torchstone.errors import BadInput
 
 SPLIT_SEED = 1998
 MAX_VALIDATION = 5_000
-# The names under which splits are published.
-SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+# The names under which splits are published, in lower case.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def split_of(name: str) -> str | None:
+    """`train`, `val` or `test`, if a name is one of a split, in capitals or not."""
+    return SPLIT_NAMES.get(name.lower())
+
+
+def find_splits(names: Iterable[str], where: object, *, are_files: bool = False) -> dict[str, str]:
+    """The names of splits among others, by split; of files without their suffix.
+
+    Raises:
+        BadInput: two names of one split, such as `val` and `dev`; the message begins with `where`.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        split = split_of(PurePath(name).stem if are_files else name)
+        if split is None:
+            continue
+        if split in found:
+            raise BadInput(
+                f"{where} has {found[split]} and {name}, which are both a {split} split: leave one of them "
+                "out"
+            )
+        found[split] = name
+    return found
+
+
+def find_split_folders(path: Path, files_in: Callable[[Path], Sequence[Path]]) -> dict[str, str]:
+    """The sub-folders of `path` that are splits, by split; none where there is no `train` beside another.
+
+    Args:
+        files_in: the files of a folder that are read.
+
+    Raises:
+        BadInput: two folders of one split, or others with such files beside them.
+    """
+    folders = [f for f in sorted(path.iterdir()) if f.is_dir() and f.name[0] != "."] if path.is_dir() else []
+    named = [folder.name for folder in folders if split_of(folder.name)]
+    if len(named) < 2 or "train" not in map(split_of, named):
+        return {}
+    if others := [f.name for f in folders if f.name not in named and files_in(f)]:
+        raise BadInput(
+            f"{path} has {' and '.join(named)}, which may be splits, beside {', '.join(others[:4])}: move "
+            f"what is no split out of it, or rename {named[0]}"
+        )
+    return find_splits(named, path)
 
 
 @runtime_checkable

@@ -1,15 +1,26 @@
 """Text out of files and tables: UTF-8 without its byte-order mark, rows of CSV, cells that may be missing."""
 
+import contextlib
 import csv
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 from torchstone.errors import BadInput
 
-DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+MISSING_TEXTS = frozenset(("", "nan", "<na>", "nat", "null", "#n/a"))  # what programs write for no text
+
+
+@contextlib.contextmanager
+def report_not_utf8(name: str) -> Generator[None, None, None]:
+    """Turn what a table raises whose cells are not UTF-8, as they are decoded, into a `BadInput`."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{name} holds text that is not UTF-8 ({error.reason}): convert it") from None
 
 
 def read_utf8(path: Path) -> str:

@@ -43,15 +43,17 @@ class Examples(NamedTuple):
     """How many examples there are, for epochs and for what evaluation costs."""
 
     batch: int  # of an update
-    train: int  # of an epoch
+    train: int | None  # of an epoch; None where training has none, as of an agent
     val: int | None = None  # of an evaluation; None where its cost is not that of a forward pass of each
     unit: str = "examples"
 
     def epochs(self, steps: int) -> float:
+        assert self.train is not None
         return steps * self.batch / self.train
 
     def steps(self, epochs: float) -> int:
         """Updates that take `epochs`, rounded up."""
+        assert self.train is not None
         return max(1, math.ceil(epochs * self.train / self.batch - 1e-9))
 
 
@@ -67,7 +69,7 @@ class Run:
     test: Callable[[], Metrics] | None = None  # the final measure, once, at the end
     report: Callable[[Path], None] | None = None  # writes pictures into a folder
     evaluate_all: Callable[[], Metrics] | None = None  # `evaluate` on all of validation, once, at the end
-    examples: Examples | None = None  # how many there are; None where training has no epochs
+    examples: Examples | None = None  # how many there are, if that is known
     best_metric: str | None = None  # of `evaluate`, by which the best weights are kept; none keeps the last
     metadata: dict = field(default_factory=dict)  # JSON: what inference needs without the data
     calibration: dict = field(default_factory=dict)  # metadata that `evaluate` measures; saved with it

@@ -37,6 +37,7 @@ def atari_preprocessing(env: Any, *, noop_max: int = NOOP_MAX, fire_reset: bool 
 
     class AtariPreprocessing(gymnasium.Wrapper):
         OLD_ATTRIBUTES = {"seen": "frames", "moves": "action_set", "button": "fire_action"}  # noqa: RUF012
+        FRAME_SKIP = FRAME_SKIP
 
         def __init__(self, env: Any):
             super().__init__(env)
@@ -144,6 +145,7 @@ class VectorAtari:
             autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
             reward_clipping=False,  # returns are the game's own; `SignReward` is applied here
         )
+        self.episode_limit = -(-max_frames // FRAME_SKIP)
         self.sign_reward, self.episodic_life = "SignReward" in wrappers, "EpisodicLife" in wrappers
         self.observation_space = self.env.single_observation_space
         self.action_space = self.env.single_action_space

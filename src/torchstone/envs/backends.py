@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from torchstone.envs.env_state import restore, snapshot
-from torchstone.envs.make import gym, make_env, reward_number
-from torchstone.envs.wrappers import ACTION_MASK, valid_actions
+from torchstone.envs.env_state import layers, restore, snapshot
+from torchstone.envs.make import close_env, gym, make_env, reward_number
+from torchstone.envs.wrappers import ACTION_MASK, check_bounds, valid_actions
 from torchstone.errors import BadInput
 from torchstone.parts.old_keys import with_new_names
+
+STEP_RESULT = "step gives (observation, reward, terminated, truncated, info)"
 
 
 class BackendStep(NamedTuple):
@@ -33,6 +35,11 @@ def is_scaled(space: Any) -> bool:
     return len(space.shape) == 3 or space.dtype == np.uint8
 
 
+def needs_bounds_check(space: Any) -> bool:
+    """Whether observations could be outside of bounds that they are divided by: not bytes from 0 to 255."""
+    return is_scaled(space) and not (space.dtype == np.uint8 and space.high.min(initial=255) == 255)
+
+
 class SyncVectorEnv:
     """`num_envs` environments of any kind, stepped one after the other."""
 
@@ -46,7 +53,7 @@ class SyncVectorEnv:
         self.observation_space, self.action_space = first.observation_space, first.action_space
         self.is_byte = self.observation_space.dtype == np.uint8
         self.dtype = np.dtype(np.uint8 if self.is_byte else np.float32)
-        self.is_scaled = is_scaled(self.observation_space)
+        self.checks_bounds = needs_bounds_check(self.observation_space)
         self.shape = self.observation_space.shape
         self.episode_lengths, self.episode_returns = [0] * num_envs, [0.0] * num_envs
         self.return_recorders = [self._return_recorder(env) for env in self.envs] if wrappers else None
@@ -69,20 +76,23 @@ class SyncVectorEnv:
     def _reset_env(self, index: int, into: np.ndarray, seed: int | None = None) -> None:
         env = self.envs[index]
         try:
-            observation, info = env.reset(seed=seed)
+            observation, info = _result(env.reset(seed=seed), 2, "reset gives (observation, info)")
             has_changed = env.observation_space is not self.observation_space and (
                 env.observation_space != self.observation_space
             )
-        except Exception as error:
+            if has_changed or np.shape(observation) != self.shape:
+                raise BadInput(
+                    f"{self.spec}: env {index} changed its observation space at a reset after step "
+                    f"{self.num_steps}: it was {self.observation_space}, and the observation has shape "
+                    f"{np.shape(observation)}"
+                )
+            self._store(into, index, observation)
+        except BadInput:
+            raise
+        except (Exception, SystemExit) as error:
             raise self._env_error(index, "at reset", error) from error
-        if has_changed or np.shape(observation) != self.shape:
-            raise BadInput(
-                f"{self.spec}: env {index} changed its observation space at a reset after step "
-                f"{self.num_steps}: it was {self.observation_space}"
-            )
-        self._store(into, index, observation)
-        if self.is_scaled:
-            self._check_bounds(index, observation)
+        if not self.is_byte and not math.isfinite(np.add.reduce(into[index], axis=None)):
+            self._check_finite(index, into[index])
         if ACTION_MASK in info:
             self._set_action_mask(index, info)
         self.episode_lengths[index], self.episode_returns[index] = 0, 0.0
@@ -100,22 +110,26 @@ class SyncVectorEnv:
         max_episode_steps, shape = self.max_episode_steps, self.shape
         for index, env in enumerate(self.envs):
             try:
-                observation, env_reward, is_terminated, is_truncated, info = env.step(chosen[index])
+                result = _result(env.step(chosen[index]), 5, STEP_RESULT)
+                observation, env_reward, is_terminated, is_truncated, info = result
                 number = reward_number(env_reward)
-            except Exception as error:
+                is_terminated, is_truncated = bool(is_terminated), bool(is_truncated)
+                if np.shape(observation) != shape:
+                    raise BadInput(
+                        f"{self.spec}: env {index} changed its observation space at step {self.num_steps}, "
+                        f"on action {chosen[index]}: shape {np.shape(observation)}, was {shape}"
+                    )
+                self._store(next_observation, index, observation)
+            except BadInput:
+                raise
+            except (Exception, SystemExit) as error:
                 raise self._env_error(index, f"on action {chosen[index]}", error) from error
-            if np.shape(observation) != shape:
-                raise BadInput(
-                    f"{self.spec}: env {index} changed its observation space at step {self.num_steps}, "
-                    f"on action {chosen[index]}: shape {np.shape(observation)}, was {shape}"
-                )
-            self._store(next_observation, index, observation)
             reward[index] = number
             totals[index] += number
             lengths[index] += 1
             is_truncated = is_truncated or lengths[index] == max_episode_steps
             if is_terminated or is_truncated:
-                terminated[index], truncated[index] = bool(is_terminated), bool(is_truncated)
+                terminated[index], truncated[index] = is_terminated, is_truncated
                 done.append(index)
             elif ACTION_MASK in info:
                 self._set_action_mask(index, info)
@@ -132,21 +146,28 @@ class SyncVectorEnv:
         return BackendStep(next_observation, reward, terminated, truncated, observation, returns)
 
     def _store(self, into: np.ndarray, index: int, observation: Any) -> None:
-        into[index] = observation
-        is_other = self.is_byte and getattr(observation, "dtype", np.uint8) != np.uint8
-        if is_other and not np.array_equal(into[index], observation):
+        """Copy an observation into a row, if it is what its space states: that decides on its scale."""
+        array = np.asarray(observation)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"the observation is no array of numbers, but of {array.dtype}")
+        into[index] = array
+        if self.is_byte and array.dtype != np.uint8 and not np.array_equal(into[index], array):
             raise BadInput(
-                f"{self.spec}: env {index} gave {observation.dtype} observations at step {self.num_steps} "
+                f"{self.spec}: env {index} gave {array.dtype} observations at step {self.num_steps} "
                 "that are no bytes, and its space states uint8: state the type and bounds that it gives"
             )
+        if self.checks_bounds:
+            try:
+                check_bounds(self.observation_space, array)
+            except ValueError as error:
+                where = f"{self.spec}: env {index} gave at step {self.num_steps}"
+                raise BadInput(f"{where} {error}") from error
 
-    def _check_bounds(self, index: int, observation: Any) -> None:
-        """Frames and bytes are scaled by their bounds, so these must be true."""
-        space, low, high = self.observation_space, np.min(observation), np.max(observation)
-        if low < space.low.min() or high > space.high.max():
+    def _check_finite(self, index: int, observation: np.ndarray) -> None:
+        if not np.isfinite(observation).all():
             raise BadInput(
-                f"{self.spec}: env {index} gave observations from {low:g} to {high:g}, and its space states "
-                f"{space.low.min():g} to {space.high.max():g}: state the bounds that it gives"
+                f"{self.spec}: env {index} gave an observation that is NaN or infinite at a reset after step "
+                f"{self.num_steps}"
             )
 
     def _set_action_mask(self, index: int, info: dict) -> None:
@@ -158,7 +179,7 @@ class SyncVectorEnv:
             self.action_mask = np.ones((len(self.envs), count), bool)
         self.action_mask[index] = valid_actions(info, count, where)
 
-    def _env_error(self, index: int, when: str, error: Exception) -> BadInput:
+    def _env_error(self, index: int, when: str, error: BaseException) -> BadInput:
         message = " ".join(str(error).split()) or "no message"
         error_type = type(error).__name__
         return BadInput(
@@ -193,14 +214,30 @@ class SyncVectorEnv:
         self.observation = observation
 
     def render(self) -> np.ndarray:
-        return np.asarray(self.envs[0].render())
+        frame = np.asarray(self.envs[0].render())
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            what = "no picture" if frame.dtype.kind == "O" else f"{frame.dtype} of {frame.shape}"
+            raise BadInput(f"{self.spec} renders {what}, where a video needs uint8 (height, width, 3)")
+        return frame
+
+    @property
+    def episode_limit(self) -> int | None:
+        """Steps after which something cuts episodes, if it is known."""
+        limits, env = [self.max_episode_steps or None], self.envs[0]
+        for layer in layers(env):
+            limits.append(vars(layer).get("_max_episode_steps"))  # Gymnasium's TimeLimit
+        frames = env.spec.kwargs.get("max_num_frames_per_episode") if env.spec else None
+        if frames:
+            skips = [getattr(type(layer), "FRAME_SKIP", 1) for layer in layers(env)]
+            skip = env.spec.kwargs.get("frameskip", 1)
+            limits.append(-(-frames // (max(skips) * (skip if isinstance(skip, int) else 1))))
+        return min((limit for limit in limits if limit), default=None)
 
     def bound_episodes(self, steps: int) -> bool:
         """Cut episodes after so many steps, if nothing else limits them; whether that is so."""
-        spec = self.envs[0].spec
-        has_limit = bool(self.max_episode_steps or (spec and spec.kwargs.get("max_num_frames_per_episode")))
-        self.max_episode_steps = self.max_episode_steps if has_limit else steps
-        return not has_limit
+        is_unlimited = self.episode_limit is None
+        self.max_episode_steps = steps if is_unlimited else self.max_episode_steps
+        return is_unlimited
 
     @property
     def render_fps(self) -> float:
@@ -208,7 +245,21 @@ class SyncVectorEnv:
 
     def close(self) -> None:
         for env in self.envs:
-            env.close()
+            close_env(env)
+
+
+def _result(result: Any, count: int, form: str) -> tuple:
+    """What `reset` or `step` gave, if it has the form that Gymnasium's have.
+
+    Raises:
+        TypeError: it has not; environments of the older Gym gave one less.
+    """
+    if not (isinstance(result, tuple) and len(result) == count and isinstance(result[-1], dict)):
+        found = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
+        if isinstance(result, tuple) and len(result) == count:
+            found = f"an info of {type(result[-1]).__name__}"
+        raise TypeError(f"Gymnasium's {form}, and it gave {found}")
+    return result
 
 
 class VectorCartPole:
@@ -224,6 +275,10 @@ class VectorCartPole:
         self.observation_space = env.single_observation_space
         self.action_space = env.single_action_space
         self.episode_returns = np.zeros(num_envs)
+
+    @property
+    def episode_limit(self) -> int | None:
+        return int(self.max_episode_steps) if math.isfinite(self.max_episode_steps) else None
 
     def reset(self, seed: int) -> np.ndarray:
         self.episode_returns[:] = 0

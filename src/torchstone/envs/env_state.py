@@ -20,12 +20,12 @@ _ABSENT = object()
 
 def snapshot(env: Any) -> list[dict[str, Any]]:
     """The state of `env`, one entry per wrapper, outermost first: tensors, numbers, strings, lists, dicts."""
-    return [_layer(layer) for layer in _layers(env)]
+    return [_layer(layer) for layer in layers(env)]
 
 
 def restore(env: Any, state: list[dict[str, Any]]) -> None:
     """Write a `snapshot` of an environment made in the same way into `env`, which must have been reset."""
-    for layer, saved in zip(_layers(env), state, strict=True):
+    for layer, saved in zip(layers(env), state, strict=True):
         renamed = getattr(type(layer), "OLD_ATTRIBUTES", {})  # of our own wrappers, in old checkpoints
         for name, value in saved["plain"].items():
             setattr(layer, renamed.get(name, name), _decode(value))
@@ -37,7 +37,8 @@ def restore(env: Any, state: list[dict[str, Any]]) -> None:
             layer.ale.restoreSystemState(ALEState(saved["ale"].numpy().tobytes()))
 
 
-def _layers(env: Any) -> Iterator[Any]:
+def layers(env: Any) -> Iterator[Any]:
+    """An environment's wrappers, outermost first, and itself."""
     while True:
         yield env
         if env is env.unwrapped:

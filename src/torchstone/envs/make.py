@@ -1,12 +1,16 @@
 """Environments by name, with wrappers by name, and checks that an environment fits a system."""
 
 import ast
+import contextlib
 import functools
 import importlib
+import inspect
+import os
 import re
+import sys
 import warnings
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Hashable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -47,7 +51,9 @@ def make_env(
     steps (0 for none).
 
     Args:
-        spec: a Gymnasium id, or `module:Id` for one that a module registers when it is imported.
+        spec: a Gymnasium id; `module:Id` for one that a module registers when it is imported; or
+            `module:name` of a class or function in it that makes one. Modules are found in the current folder
+            too.
         wrappers: each `Name`, of `gymnasium.wrappers` or of this package, or `module:Class` of another one;
             then `:argument=value` for each argument, the value a Python literal.
 
@@ -57,22 +63,29 @@ def make_env(
     """
     refuse_skip(spec)
     gymnasium = gym()
-    if ":" in spec:
-        _import(spec.partition(":")[0], f"the environment {spec}")
+    module = _import(spec.partition(":")[0], f"the environment {spec}") if ":" in spec else None
     if any(name.startswith("AtariPreprocessing") for name in wrappers):
         kwargs["frameskip"] = 1  # the wrapper skips frames itself
+    factory = _factory(spec, module)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # older versions of an environment
-            env = gymnasium.make(spec, disable_env_checker=True, **kwargs)
+            if factory is None:
+                env = gymnasium.make(spec, disable_env_checker=True, **kwargs)
+            else:
+                env = factory(**_accepted(factory, kwargs))
     except gymnasium.error.UnregisteredEnv as error:
-        known = did_you_mean(spec, gymnasium.registry, KNOWN)
+        classes = [n for n, value in (vars(module) if module else {}).items() if isinstance(value, type)]
+        own = [f"{spec.partition(':')[0]}:{name}" for name in classes]
+        known = did_you_mean(spec, [*gymnasium.registry, *own], KNOWN)
         raise BadInput(f"no environment {spec!r}: {known}") from error
     except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise BadInput(f"{spec} needs more: pip install 'torchstone[rl]' ({error})") from error
     except Exception as error:  # a constructor may raise anything
         raise BadInput(f"{spec} cannot be made: {_first_line(error)}{_newer(spec)}") from error
-    removed = gymnasium.wrappers.TimeLimit, gymnasium.wrappers.OrderEnforcing
+    _check_env(spec, env)
+    known = gymnasium.wrappers
+    removed = known.TimeLimit, known.OrderEnforcing, known.PassiveEnvChecker
     default_limit = 0
     while isinstance(env, removed):  # the backend counts the steps of episodes
         default_limit = getattr(env, "_max_episode_steps", default_limit)
@@ -83,22 +96,64 @@ def make_env(
         from torchstone.envs.wrappers import action_mask_to_info
 
         env = action_mask_to_info(env)
+    max_episode_steps = default_limit if max_episode_steps is None else max_episode_steps
+    if max_episode_steps and any("TimeAware" in name for name in wrappers):
+        env = known.TimeLimit(env, max_episode_steps)  # which it asks for the limit
     for name in wrappers:
         env = _wrap(env, name)
-    if not isinstance(env.observation_space, gymnasium.spaces.Box):
-        from torchstone.envs.wrappers import flatten_observation
+    from torchstone.envs.wrappers import as_array
 
-        env = flatten_observation(env)
-    return env, default_limit if max_episode_steps is None else max_episode_steps
+    return as_array(env), max_episode_steps
+
+
+def _factory(spec: str, module: Any) -> Any:
+    """The class or function `name` of `module:name`, unless an environment is registered by that name."""
+    name = spec.partition(":")[2]
+    factory = getattr(module, name, None) if module is not None and name not in gym().registry else None
+    return factory if callable(factory) else None
+
+
+def is_registered(spec: str) -> bool:
+    """Whether `spec` is an id that Gymnasium knows, once its module is imported."""
+    return (spec.partition(":")[2] or spec) in gym().registry
+
+
+def _accepted(factory: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Those of `kwargs` that a class or function takes."""
+    known = inspect.signature(factory).parameters
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in known.values())
+    return {name: value for name, value in kwargs.items() if takes_all or name in known}
+
+
+def _check_env(spec: str, env: Any) -> None:
+    """Refuse what is no single environment of Gymnasium."""
+    gymnasium = gym()
+    if isinstance(env, gymnasium.vector.VectorEnv):
+        raise BadInput(f"{spec} is a vector of environments: give one of them, and num_envs for how many")
+    if not isinstance(env, gymnasium.Env):
+        kind = type(env)
+        is_old = any(base.__module__.split(".")[0] == "gym" for base in kind.__mro__)
+        hint = ", but of the older Gym: derive it from gymnasium.Env" if is_old else ""
+        raise BadInput(f"{spec} gives a {kind.__name__}, which is no environment of Gymnasium{hint}")
+    for name in ("observation_space", "action_space"):
+        if not isinstance(getattr(env, name, None), gymnasium.spaces.Space):
+            raise BadInput(f"{spec} states no {name}: set it to a space of gymnasium.spaces")
 
 
 def _import(module: str, purpose: str) -> Any:
+    """Import a module, from the current folder too: a program that was installed does not look there."""
+    is_added = os.getcwd() not in sys.path and "" not in sys.path
+    if is_added:
+        sys.path.append(os.getcwd())
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise BadInput(f"{purpose} needs the module {error.name}, which is not installed") from error
     except Exception as error:  # a module may raise anything
         raise BadInput(f"{purpose}: {module} cannot be imported: {_first_line(error)}") from error
+    finally:
+        if is_added and os.getcwd() in sys.path:
+            sys.path.remove(os.getcwd())
 
 
 def _newer(spec: str) -> str:
@@ -185,26 +240,62 @@ def reward_number(reward: Any) -> float:
         return reward
     array = np.asarray(reward)
     if array.size != 1 or array.dtype.kind not in "biuf":
-        raise TypeError(f"the reward {reward!r} is not one number")
+        raise TypeError(f"the reward {reward!r:.60} is not one number")
     return float(array.item())
 
 
-@functools.cache
-def left_out(spec: str, wrappers: tuple[str, ...] = ()) -> list[str]:
-    """The parts of an environment's observations that are text, which agents do not see."""
+class Facts(NamedTuple):
+    """What is known of an environment under its wrappers before it is played."""
+
+    observation_space: Any
+    action_space: Any
+    left_out: list[str]  # parts of the observations that are text, which agents do not see
+    identity: dict[str, Any]  # see `envs.source.describe`
+
+
+def facts(spec: str, wrappers: Sequence[str] = ()) -> Facts:
+    """What is known of an environment, of which one is made once."""
+    refuse_skip(spec)
+    if ":" in spec:
+        _import(spec.partition(":")[0], f"the environment {spec}")
+    return _facts(spec, tuple(wrappers), registration(spec))
+
+
+def registration(spec: str) -> Any:
+    """What changes where another environment takes the name of one, as in a notebook."""
+    found = gym().registry.get(spec.partition(":")[2] or spec)
+    if found is None:
+        module, _, name = spec.partition(":")
+        return getattr(sys.modules.get(module), name, None) if name else None
+    entry = found.entry_point if isinstance(found.entry_point, Hashable) else id(found.entry_point)
+    return entry, repr(found.kwargs), found.max_episode_steps
+
+
+@functools.lru_cache(64)
+def _facts(spec: str, wrappers: tuple[str, ...], _registration: Any) -> Facts:
+    from torchstone.envs.source import describe
     from torchstone.envs.wrappers import left_out_of
 
     env, _ = make_env(spec, wrappers, None)
-    env.close()
-    return left_out_of(env)
+    found = Facts(env.observation_space, env.action_space, left_out_of(env), describe(env, spec))
+    close_env(env)
+    return found
 
 
-@functools.cache
+def close_env(env: Any) -> None:
+    """Close an environment; what it raises then changes nothing."""
+    with contextlib.suppress(Exception):
+        env.close()
+
+
+def left_out(spec: str, wrappers: tuple[str, ...] = ()) -> list[str]:
+    """The parts of an environment's observations that are text, which agents do not see."""
+    return facts(spec, wrappers).left_out
+
+
 def spaces(spec: str, wrappers: tuple[str, ...] = ()) -> tuple[Any, Any]:
     """Observation and action space of one environment."""
-    env, _ = make_env(spec, wrappers, None)
-    env.close()
-    return env.observation_space, env.action_space
+    return facts(spec, wrappers)[:2]
 
 
 def check_spaces(

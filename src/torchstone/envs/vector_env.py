@@ -18,7 +18,7 @@ from torch import Tensor
 from torchstone.envs import atari
 from torchstone.envs.backends import BackendStep, SyncVectorEnv, VectorCartPole
 from torchstone.envs.env_state import restore, snapshot
-from torchstone.envs.make import make_env
+from torchstone.envs.make import close_env, is_registered, make_env, registration
 from torchstone.envs.wrappers import sample_valid
 from torchstone.errors import BadInput
 from torchstone.parts.old_keys import with_new_names
@@ -43,7 +43,7 @@ class VectorEnv:
     one-hot. Where an environment has a native vectorized form (CartPole, Atari), it is used.
 
     Args:
-        spec: a Gymnasium id, `module:Id` for one that a module registers.
+        spec: a Gymnasium id, `module:Id` for one that a module registers, or `module:name` of what makes one.
         seed: of all randomness in the envs; no two seeds share an episode.
         wrappers: names in `gymnasium.wrappers`, innermost first, `Name:argument=value` to set an argument;
             for Atari also `AtariPreprocessing`, `SignReward`, `EpisodicLife` (see `envs.atari`).
@@ -91,6 +91,11 @@ class VectorEnv:
             return is_snapshot_exact(self.spec, self.wrappers)
         return isinstance(self.backend, VectorCartPole)
 
+    @property
+    def episode_limit(self) -> int | None:
+        """Steps after which episodes are cut, if anything is known to do so."""
+        return self.backend.episode_limit
+
     def bound_episodes(self) -> int | None:
         """Cut episodes after `EPISODE_BOUND` steps where nothing limits them: whoever waits for an episode's
         end must call it. The bound, or None where the env has a limit of its own, as native forms have."""
@@ -104,10 +109,14 @@ class VectorEnv:
         return self.observation
 
     def step(self, actions: Tensor) -> EnvStep:
-        """Act in every env: `(envs,)` int64, or `(envs, action_dim)` float32, clipped to the bounds."""
+        """Act in every env: `(envs,)` int64, or `(envs, action_dim)` float32, clipped to the bounds, rounded
+        where the space is of whole numbers, and of its type."""
         chosen = actions.numpy()
         if not self.is_discrete:
             chosen = np.clip(chosen, self.action_space.low, self.action_space.high)
+            if self.action_space.dtype.kind in "iu":
+                chosen = np.rint(chosen)
+            chosen = chosen.astype(self.action_space.dtype, copy=False)
         elif self.first_action:
             chosen = chosen + self.first_action
         step = self.backend.step(chosen)
@@ -176,16 +185,20 @@ def _make_backend(
     if spec in native and num_envs >= 4 and not wrappers and not render and max_episode_steps != 0:
         return VectorCartPole(spec, num_envs, max_episode_steps)
     is_native = "AtariPreprocessing" in wrappers and set(wrappers) <= set(atari.WRAPPERS)
-    if num_envs > 1 and not render and is_native:
-        make_env(spec, wrappers, max_episode_steps)[0].close()  # raises the error, if there is one
+    if num_envs > 1 and not render and is_native and is_registered(spec):
+        close_env(make_env(spec, wrappers, max_episode_steps)[0])  # raises the error, if there is one
         return atari.VectorAtari(spec, num_envs, wrappers, max_episode_steps)
     return SyncVectorEnv(spec, num_envs, wrappers, max_episode_steps, render)
 
 
-@functools.cache
 def is_snapshot_exact(spec: str, wrappers: tuple[str, ...] = (), steps: int = 48) -> bool:
     """Whether `env_state.snapshot` holds all of an environment's state: tested, not assumed. One env is
     stepped for a while, and its state is restored into another; from then on both must agree to the bit."""
+    return _is_snapshot_exact(spec, wrappers, steps, registration(spec))
+
+
+@functools.lru_cache(64)
+def _is_snapshot_exact(spec: str, wrappers: tuple[str, ...], steps: int, _registration: Any) -> bool:
     one, other = (make_env(spec, wrappers, None)[0] for _ in range(2))
     action_space = one.action_space
     action_space.seed(0)
@@ -208,7 +221,7 @@ def is_snapshot_exact(spec: str, wrappers: tuple[str, ...] = (), steps: int = 48
                 if not np.array_equal(a[0], b[0]):
                     return False
         return np.array_equal(one.reset()[0], other.reset()[0])
-    except Exception:  # noqa: BLE001  an unknown environment, its attributes set from outside
+    except (Exception, SystemExit):  # noqa: BLE001  an unknown environment, its attributes set from outside
         return False
     finally:
-        one.close(), other.close()
+        close_env(one), close_env(other)

@@ -162,8 +162,8 @@ def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     for key, value in tensors.items():
         name = key.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
-        if name.endswith("position_ids"):
-            continue  # 0, 1, 2, … were once saved as well
+        if name.endswith(("position_ids", "token_type_ids")):
+            continue  # 0, 1, 2, … and zeros were once saved as well
         if name == "cls.predictions.bias":
             # one parameter with two names; where they differ, this one is unused
             if "cls.predictions.decoder.bias" in tensors:

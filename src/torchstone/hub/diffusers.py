@@ -62,6 +62,7 @@ USED = {theirs for theirs, _ in NUMBERS.values()} | {
 }
 ONLY = {"time_embedding_type": "positional", "class_embed_type": None, "mid_block_type": "UNetMidBlock2D"}
 
+MAX_TIMESTEPS = 1_000_000
 # settings of schedulers
 SAMPLERS = {"DDPMScheduler": "ddpm", "DDIMScheduler": "ddim"}
 BETA_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
@@ -94,7 +95,9 @@ SCHEDULER_ONLY = {
 
 def holds(folder: Path) -> bool:
     """Whether a folder is of this kind."""
-    return (folder / "model_index.json").exists() or any((_home(folder) / w).exists() for w in WEIGHTS)
+    return (folder / "model_index.json").exists() or any(
+        (_home(folder) / f"{name}{ending}").exists() for name in WEIGHTS for ending in ("", ".index.json")
+    )
 
 
 def _home(folder: Path) -> Path:
@@ -173,16 +176,20 @@ def read_process(config: Mapping[str, Any]) -> DiffusionProcess:
     Raises:
         BadInput: a setting that is not implemented, by its name.
     """
+    sampler = choice(config, "_class_name", SAMPLERS, "DDPMScheduler")  # first: others have other settings
     hf_folder.reject_unsupported(config, SCHEDULER_USED, SCHEDULER_ONLY)
     clip_range = hf_folder.get_number(config, "clip_sample_range", 1.0)
+    timesteps = hf_folder.get_number(config, "num_train_timesteps", 1000)
+    if timesteps != int(timesteps) or not 1 <= timesteps <= MAX_TIMESTEPS:
+        raise BadInput(f"the config sets num_train_timesteps = {timesteps}: give 1 to {MAX_TIMESTEPS}")
     return DiffusionProcess(
-        timesteps=hf_folder.get_number(config, "num_train_timesteps", 1000),
+        timesteps=timesteps,
         beta_schedule=choice(config, "beta_schedule", BETA_SCHEDULES, "linear"),
         beta_start=hf_folder.get_number(config, "beta_start", 1e-4),
         beta_end=hf_folder.get_number(config, "beta_end", 0.02),
         prediction_type=choice(config, "prediction_type", PREDICTION_TYPES, "epsilon"),
         clip_sample_range=clip_range if config.get("clip_sample", True) else None,
-        sampler=choice(config, "_class_name", SAMPLERS, "DDPMScheduler"),
+        sampler=sampler,
         variance=choice(config, "variance_type", VARIANCES, "fixed_small"),
         compat=DiffusersCompat(
             timestep_spacing=config.get("timestep_spacing", "leading"),

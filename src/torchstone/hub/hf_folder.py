@@ -4,24 +4,25 @@ Every setting of the config is honored or rejected: one that a system does not i
 its name, since a network that ignores it would silently give other outputs.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from torchstone.errors import BadInput, did_you_mean, first_line
-from torchstone.files import parse_json
-from torchstone.hub.weight_files import read_tensors, strip_prefixes
+from torchstone.errors import BadInput, first_line
+from torchstone.hub.weight_files import WEIGHTS, find_weights, read_json, read_whole, strip_prefixes
 
 # `model_type` of a config to our system
 SYSTEMS = {"bert": "bert", "gpt2": "gpt", "openai-gpt": "gpt", "t5": "t5", "vit": "vit"}
 SYSTEMS["UNet2DModel"] = "ddpm"  # diffusers gives a class name instead
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that exists, or its index
 # settings that do not affect the network's output
 NEUTRAL = {
     "_attn_implementation",
     "_attn_implementation_autoset",
+    "_attn_implementation_internal",
+    "_commit_hash",
     "_flash_attn_2_enabled",
     "_name_or_path",
     "_num_labels",
@@ -39,6 +40,7 @@ NEUTRAL = {
     "initializer_range",
     "keys_to_ignore_at_inference",
     "label2id",
+    "loss_type",
     "mask_token_id",
     "model_type",
     "output_attentions",
@@ -51,6 +53,7 @@ NEUTRAL = {
     "tf_legacy_loss",
     "torch_dtype",
     "torchscript",
+    "transformers.js_config",
     "transformers_version",
     "unk_token_id",
     "use_bfloat16",
@@ -108,6 +111,12 @@ def system_of_config(config: Mapping[str, Any]) -> str:
         BadInput: it has no `model_type`, or one that is not supported.
     """
     family = config.get("model_type", config.get("_class_name"))
+    if family is None and "architecture" in config:
+        name = config["architecture"]
+        raise BadInput(
+            f"it is timm's folder of {name!r}: give it as weights, to train or to ts.create, of the system "
+            "that has this network"
+        )
     if family not in SYSTEMS:
         known = ", ".join(SYSTEMS)
         problem = "has no model_type" if family is None else f"is of model_type {family!r}"
@@ -131,6 +140,8 @@ def reject_unsupported(
     for name, value in config.items():
         if name in used or (name in NEUTRAL and name not in only):
             continue
+        if name not in only and value is None:
+            continue  # what is not set is of other classes
         if name not in only:
             raise BadInput(f"the config sets {name} = {value!r}, which is not implemented here")
         allowed = only[name] if isinstance(only[name], tuple) else (only[name],)
@@ -159,6 +170,30 @@ def num_labels(config: Mapping[str, Any]) -> int:
     return int(stated or len(config.get("id2label") or {}) or 2)
 
 
+def class_names(config: Mapping[str, Any], count: int) -> list[str]:
+    """The names of `id2label`, in the order of the outputs; where there is none `LABEL_i`. Outputs of one
+    name get their number beside it.
+
+    Raises:
+        BadInput: it names outputs by what is no number, or some that the network does not have.
+    """
+    stated = config.get("id2label") or {}
+    if isinstance(stated, list):
+        stated = dict(enumerate(stated))
+    try:
+        names = {int(number): str(name) for number, name in stated.items() if name is not None}
+    except (ValueError, AttributeError, TypeError):
+        raise BadInput(f"the config's id2label is no object from output numbers to names: {stated}") from None
+    if beyond := [i for i in names if not 0 <= i < count]:
+        raise BadInput(
+            f"the config's id2label names output {beyond[0]} ({names[beyond[0]]!r}), but the network has "
+            f"{count}, from 0 on"
+        )
+    counts = Counter(names.values())
+    unique = {i: f"{name} ({i})" if counts[name] > 1 else name for i, name in names.items()}
+    return [unique.get(i, f"LABEL_{i}") for i in range(count)]
+
+
 def read(folder: Path, weights: Sequence[str] = WEIGHTS) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config and weights of a folder, with the names they have there; of `weights` the first existing file.
 
@@ -166,12 +201,7 @@ def read(folder: Path, weights: Sequence[str] = WEIGHTS) -> tuple[dict[str, Any]
         BadInput: no such folder; a file is missing (the message says which), damaged, or holds code.
     """
     config = read_json(folder / "config.json")
-    for name in weights:
-        if (folder / name).exists():
-            return config, strip_prefixes(read_tensors(folder / name))
-        if (folder / f"{name}.index.json").exists():
-            return config, strip_prefixes(_shards(folder / f"{name}.index.json"))
-    raise BadInput(f"{folder} has a config but no weights: {' or '.join(weights)} is missing")
+    return config, strip_prefixes(read_whole(find_weights(folder, weights)))
 
 
 def fetch(spec: str) -> Path:
@@ -196,42 +226,3 @@ def fetch(spec: str) -> Path:
         reason = first_line(error)
         raise BadInput(f"cannot fetch {spec}: {reason}") from None
     return folder
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        BadInput: there is no such file, or it holds something else.
-    """
-    if not file.exists():
-        raise BadInput(f"{file.parent} holds no {file.name}: give a folder in Hugging Face layout")
-    try:
-        content = parse_json(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise BadInput(f"{file} cannot be read ({error}): fetch it again") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{file} holds a {type(content).__name__}, not a JSON object")
-    return content
-
-
-def _shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of a sharded state dict, by its index file."""
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-        raise BadInput(f"{index} has no weight_map from names to files")
-    tensors: dict[str, Tensor] = {}
-    shards = sorted(set(weight_map.values()))
-    for shard in shards:
-        file = index.parent / shard
-        if Path(shard).name != shard:
-            raise BadInput(f"{index} names {shard!r}, which lies outside its folder")
-        if not file.exists():
-            raise BadInput(f"{index.parent} lacks the shard {shard}, one of {len(shards)}")
-        content = read_tensors(file)
-        names = [name for name, own_shard in weight_map.items() if own_shard == shard]
-        if missing := [name for name in names if name not in content]:
-            hint = did_you_mean(missing[0], content)
-            raise BadInput(f"{file} should hold {missing[0]}, by {index.name}, but does not ({hint})")
-        tensors |= {name: content[name] for name in names}
-    return tensors

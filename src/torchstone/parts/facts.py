@@ -20,6 +20,8 @@ class Fact(NamedTuple):
 class ParityCase(NamedTuple):
     """Two networks that must agree, for `reference()` where a plain tuple of the first three says too little.
 
+    Where networks are large, `reference()` yields functions that make the case: what is left out is not made.
+
     Args:
         names: from theirs to ours: named tensors (weights, or their gradients) in, named tensors out.
             Without it, parameters are compared in their order.

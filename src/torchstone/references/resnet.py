@@ -1,6 +1,7 @@
 """Reference for residual networks: their equations on bare tensors, and randomized norms."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -112,18 +113,27 @@ def resnet_cases(
     side: int = 40,
     dtype: torch.dtype = torch.float64,
     gate: Callable[..., Tensor] = lambda y, block: y,
-) -> Iterator[ParityCase]:
+) -> Iterator[Callable[[], ParityCase]]:
     """Ours and theirs in evaluation and in training mode, with ten classes and the same weights.
 
     Without a class of theirs, ours is compared with `NaiveResNet`.
     """
-    torch.manual_seed(0)
-    images = torch.randn(2, 3, side, side, dtype=dtype)
-    ours = make(num_classes=10).to(dtype)
-    if make_theirs is None:
-        theirs: nn.Module = NaiveResNet(randomize_norms(ours, images), gate)
-    else:
+
+    @cache
+    def pair() -> tuple[nn.Module, nn.Module, Tensor]:
+        torch.manual_seed(0)
+        images = torch.randn(2, 3, side, side, dtype=dtype)
+        ours = make(num_classes=10).to(dtype)
+        if make_theirs is None:
+            return ours, NaiveResNet(randomize_norms(ours, images), gate), images
         theirs = randomize_norms(make_theirs().to(dtype), images)
         ours.load_state_dict(published(variant, theirs.state_dict()))
-    yield ParityCase(ours.eval(), theirs.eval(), images, optimizer=None)  # nobody trains in this mode
-    yield ParityCase(ours.train(), theirs.train(), images)
+        return ours, theirs, images
+
+    def case(training: bool) -> ParityCase:
+        ours, theirs, images = pair()
+        case = ParityCase(ours.train(training), theirs.train(training), images)
+        return case if training else case._replace(optimizer=None)  # nobody trains in evaluation mode
+
+    yield partial(case, False)
+    yield partial(case, True)

@@ -1,6 +1,7 @@
 """Parity cases with the networks of a library: the same weights, in evaluation and in training mode."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ def torchvision_cases(
     modes: Sequence[bool] = (False, True),
     configure: Callable[[Any, Any, bool], None] | None = None,
     has_steps_in_eval: bool = True,
-) -> Iterator[ParityCase]:
+) -> Iterator[Callable[[], ParityCase]]:
     """Ours with the weights of torchvision's (or timm's) network, in the dtype of `images`.
 
     Args:
@@ -29,7 +30,8 @@ def torchvision_cases(
         configure: called with both networks and the mode, once they are in it.
         has_steps_in_eval: whether to compare steps of gradient descent in evaluation mode too.
     """
-    for training in modes:
+
+    def case(training: bool) -> ParityCase:
         torch.manual_seed(0)
         theirs = make_theirs().to(images.dtype)
         ours = make().to(images.dtype)
@@ -39,8 +41,8 @@ def torchvision_cases(
         if configure is not None:
             configure(ours, theirs, training)
         label = f"{variant}, {'train' if training else 'eval'}, {images.dtype}"
-        if training or has_steps_in_eval:
-            yield ParityCase(ours, theirs, images, label=label)
-        else:
-            yield ParityCase(ours, theirs, images, optimizer=None, label=label)
-        del ours, theirs
+        case = ParityCase(ours, theirs, images, label=label)
+        return case if training or has_steps_in_eval else case._replace(optimizer=None)
+
+    for training in modes:
+        yield partial(case, training)

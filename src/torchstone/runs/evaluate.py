@@ -58,6 +58,11 @@ def evaluate(
         except identity.OtherData as other:
             if data is None:
                 change = identity.differences(trained[-1:], [other.found])
+                if not other.found["splits"]:
+                    raise BadInput(
+                        f"{spec} has changed since {folder} was trained ({change}): restore it, or give "
+                        f"--data {spec} to evaluate it as it is now"
+                    ) from None
                 raise BadInput(
                     f"the data of {folder} have changed since it was trained ({change}), so its test split "
                     f"may hold training examples: restore them, or give --data {spec} to evaluate all of them"

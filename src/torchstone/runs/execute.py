@@ -122,18 +122,24 @@ def opening_lines(run: Any, settings: Any) -> list[str]:
     """What a training begins with: its data, how many epochs the steps are, how often it is evaluated."""
     from torchstone.engine.run import FORWARDS
 
-    lines = [run.metadata["data"]] if "data" in run.metadata else []
+    lines = [run.metadata[key] for key in ("data", "storage", "evaluation") if run.metadata.get(key)]
     every, examples = settings.resolve(run.steps, run.examples), run.examples
     if examples is None:
         return lines
-    epochs = examples.epochs(run.steps)
     validation = (
         f"validation every {every.evaluate:,}" if every.evaluate < run.steps else "validation at the end"
     )
+    is_known = examples.train is not None  # an episode may end before its limit
     if examples.val:
         count = math.ceil(run.steps / every.evaluate) + every.first
         share = count * examples.val / (run.steps * examples.batch * FORWARDS)
-        validation += f" on {examples.val:,}, {share:.0%} of the work"
+        most, up_to = ("", "") if is_known else ("at most ", "up to ")
+        validation += f" on {most}{examples.val:,}"
+        if is_known or share <= 1:
+            validation += f", {up_to}{share:.0%} of the work"
+    if not is_known:
+        return [*lines, f"{run.steps:,} updates of {examples.batch:,} {examples.unit}; {validation}"]
+    epochs = examples.epochs(run.steps)
     lines.append(
         f"{run.steps:,} steps of {examples.batch:,} {examples.unit} are {epochs:.3g} epochs of "
         f"{examples.train:,}; {validation}"
@@ -157,7 +163,7 @@ def steps_of(entry: System, recipe: Any, epochs: float) -> int:
     if not hasattr(recipe, "steps"):
         raise BadInput(f"{entry.name} has no epochs: it learns from experience")
     run = next(iter(entry.module().build(recipe)))
-    if run.examples is None:
+    if run.examples is None or run.examples.train is None:
         raise BadInput(f"{entry.name} has no epochs with {recipe.data}: give --steps")
     return run.examples.steps(epochs)
 
@@ -261,6 +267,11 @@ def check_data(
     before = accepted_data(folder) or saved.get("data_identity")  # earlier versions wrote none
     change = None if before is None else identity.differences(before, metadata["data_identity"])
     if change is not None:
+        if "env" in metadata:
+            raise BadInput(
+                f"the environment is not the one that {folder} was trained in ({change}); restore it, or "
+                "resume with --data to go on in it"
+            )
         raise BadInput(
             f"the data are not those that {folder} was trained on ({change}): test examples could have been "
             f"trained on; restore the data, or resume with --data to go on with them"

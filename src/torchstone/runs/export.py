@@ -135,6 +135,11 @@ def described(metadata: dict, system: str) -> dict[str, Any]:
             if picture.get("ink")
             else "shorter side resized to `size` (bilinear, antialiased), then the centre"
         )
+        if stated := picture.get("framing"):
+            resize, crop = stated["resize"], stated["crop"]
+            steps = [] if resize is None else [f"resized to {resize} (an integer: the shorter side)"]
+            steps += [] if crop is None else [f"the centre of {crop} cut out"]
+            framing = f"{', then '.join(steps) or 'as it is'}; Pillow's filter {stated['resample']}"
         return facts | {"input": entry, "output": output, "picture": picture, "framing": framing}
     entry = {"name": "rows", "type": "float32", "values": "raw values of the table"}
     entry["shape"] = ["batch", len(metadata["features"])]

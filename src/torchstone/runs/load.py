@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torchstone import systems
 from torchstone.engine.recipe_fields import checked
@@ -32,7 +32,8 @@ def create(name: str, *, weights: str | Path | None = None, **arguments) -> "tor
     """A system's network (or a variant's) as a plain `nn.Module`: random weights, or a published file's.
 
     Args:
-        weights: a state dict, `.safetensors` or `.pth` (read without running code).
+        weights: a state dict, `.safetensors` or `.pth` (read without running code), the folder that holds it,
+            or `hf:ORG/NAME`; of a file with several `FILE:NAME`.
         arguments: the network's own, such as `num_classes`.
 
     Raises:
@@ -47,10 +48,9 @@ def create(name: str, *, weights: str | Path | None = None, **arguments) -> "tor
     except (TypeError, ValueError, RuntimeError) as error:  # torch's, of sizes that are none
         raise BadInput(f"{name} cannot be made so: {first_line(error)}") from None
     if weights is not None:
-        from torchstone.hub.weight_files import read_weights
-        from torchstone.tasks.transfer import load_weights
+        from torchstone.tasks.transfer import load_weights, read_published
 
-        module, file = entry.module(), read_weights(Path(weights))
+        module, file = entry.module(), read_published(weights, model)
         if hasattr(module, "file_statistics"):  # refuses a file of another network with the same names
             module.file_statistics(variant, file)
         tensors = file.tensors
@@ -62,8 +62,8 @@ def create(name: str, *, weights: str | Path | None = None, **arguments) -> "tor
 
 def load(path: str | Path, *, last: bool = False) -> "LoadedModel":
     """The model of a run folder, or of one in Hugging Face layout (`hf:ORG/NAME` is fetched), in
-    evaluation mode on the CPU. A run's has its `metadata`, its `classes` (or None), and of images and tables
-    `preprocess`: from files to its input.
+    evaluation mode on the CPU. It has its `metadata`, its `classes` (or None), and `preprocess`: from images,
+    rows, texts or sounds to its input (`tasks.preprocess`), which raises BadInput where it has none.
 
     Args:
         last: of a run the weights of the last step, not the best ones by validation.
@@ -71,51 +71,23 @@ def load(path: str | Path, *, last: bool = False) -> "LoadedModel":
     Raises:
         BadInput: the folder is neither, or not whole; its config asks for what is not implemented.
     """
+    from torchstone.runs.published import metadata_of
+    from torchstone.tasks.preprocess import preprocessor
+
     path = checked("the run", str, path)
     folder = _layout_of(path)
-    if folder is not None:
-        return cast("LoadedModel", from_layout(folder)[0])
-    model, metadata, _ = load_run(Path(path), last=last)
-    model.metadata, model.classes = metadata, metadata.get("classes")
-    if (function := preprocessor(metadata)) is not None:
-        model.preprocess = function
-    return model
-
-
-def preprocessor(metadata: dict[str, Any]) -> Callable[[Any], Any] | None:
-    """From what a user has to what a run's network takes; None of systems that take neither images nor rows.
-
-    Images (a path, a Pillow image, or several) become float32 (count, channel, size, size), framed and
-    normalized as in training; a table's file, or its cells as text, rows of the network's type.
-    """
-    if "picture" in metadata and metadata["task"] in ("classify", "segment"):
-        import torch
-
-        from torchstone.data.vision.dataset import normalize
-        from torchstone.data.vision.preprocess import preprocess
-        from torchstone.data.vision.segmentation import preprocess as uncropped
-
-        picture = metadata["picture"]
-        frame = preprocess if metadata["task"] == "classify" else lambda x, m: uncropped(x, m)[0]
-
-        def images(inputs: Any) -> torch.Tensor:
-            several = inputs if isinstance(inputs, list | tuple) else [inputs]
-            if not several:
-                raise BadInput("no image to prepare: give one, or several")
-            return normalize(torch.cat([frame(each, picture) for each in several]), picture)
-
-        return images
-    if "schema" in metadata:
-        from torchstone.data.tabular.encoding import Schema
-        from torchstone.data.tabular.mixed import load_mixed_rows
-
-        schema = Schema.from_metadata(metadata["schema"])
-        return lambda inputs: load_mixed_rows(inputs, schema)
-    if "features" in metadata:
-        from torchstone.data.tabular.dataset import load_rows
-
-        return lambda inputs: load_rows(inputs, metadata["features"])
-    return None
+    if folder is None:
+        model, metadata, _ = load_run(Path(path), last=last)
+    else:
+        loaded = from_layout(folder)
+        model = loaded.model
+        try:
+            metadata = metadata_of(folder, loaded)
+        except BadInput as error:  # a network without a tokenizer, say, is one to use in Python
+            metadata = {"task": "none", "unprepared": str(error)}
+    attributes = {"metadata": metadata, "classes": metadata.get("classes")}
+    vars(model).update(attributes, preprocess=preprocessor(metadata))
+    return cast("LoadedModel", model)
 
 
 def load_tokenizer(path: str | Path) -> "tokenizers.Tokenizer":
@@ -166,9 +138,22 @@ def _layout_of(path: str | Path) -> Path | None:
     return folder if published else None
 
 
-def from_layout(folder: Path) -> tuple["torch.nn.Module", dict[str, Any], System, str, dict[str, Any]]:
-    """The model that a folder in Hugging Face layout describes, its config, and what follows from that: the
-    system, the variant and the network's arguments."""
+class Published(NamedTuple):
+    """The model of a folder in Hugging Face layout, its config, and what follows from that."""
+
+    model: "torch.nn.Module"
+    config: dict[str, Any]
+    entry: System
+    variant: str
+    arguments: dict[str, Any]  # of the network
+
+
+def from_layout(folder: Path) -> Published:
+    """The model that a folder in Hugging Face layout describes.
+
+    Raises:
+        BadInput: its config asks for what is not implemented; its weights do not fit.
+    """
     from torchstone.hub import diffusers, hf_folder
 
     config, tensors = (diffusers if diffusers.holds(folder) else hf_folder).read(folder)
@@ -178,6 +163,7 @@ def from_layout(folder: Path) -> tuple["torch.nn.Module", dict[str, Any], System
         variant, arguments = module.from_config(config)
         if hasattr(module, "match_weights"):  # what the weights hold beyond what the config says
             arguments = module.match_weights(arguments, tensors)
+        _refuse_huge(variant, arguments, tensors)
         model = create(variant, **arguments)
     except BadInput as error:
         raise BadInput(f"{folder}: {error}") from None
@@ -186,7 +172,22 @@ def from_layout(folder: Path) -> tuple["torch.nn.Module", dict[str, Any], System
     from torchstone.tasks.transfer import load_weights
 
     load_weights(model, module.published(variant, tensors), f"the weights in {folder} do not fit")
-    return model.eval(), config, entry, variant, arguments
+    return Published(model.eval(), config, entry, variant, arguments)
+
+
+def _refuse_huge(variant: str, arguments: dict[str, Any], tensors: "dict[str, torch.Tensor]") -> None:
+    """Refuse a config of a far larger network than the weights are of, before it takes memory and time."""
+    import torch
+
+    for name in ("layers", "decoder_layers", "depth"):
+        value = arguments.get(name)
+        if isinstance(value, int) and value > len(tensors):
+            raise BadInput(f"its config describes {value} layers, but its weights are {len(tensors)} tensors")
+    with torch.device("meta"):
+        described = sum(each.numel() for each in create(variant, **arguments).state_dict().values())
+    held = sum(each.numel() for each in tensors.values())
+    if described > 2 * held + 2**20:
+        raise BadInput(f"its config describes {described:,} parameters, but its weights are {held:,}")
 
 
 def export_hf(path: str | Path, out: str | Path, *, last: bool = False) -> Path:
@@ -211,7 +212,7 @@ def export_hf(path: str | Path, out: str | Path, *, last: bool = False) -> Path:
     folder = Path(out)
 
     def same(written: Path) -> None:
-        own, back = model.state_dict(), from_layout(written)[0].state_dict()
+        own, back = model.state_dict(), from_layout(written).model.state_dict()
         if wrong := [k for k in own if k not in back or not own[k].equal(back[k])]:
             raise BadInput(f"{folder} would not give back {wrong[0]}: nothing was written")
 

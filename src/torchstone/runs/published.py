@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from torchstone.engine.console import notify
 from torchstone.errors import BadInput
+from torchstone.hub.hf_folder import class_names
 from torchstone.hub.weight_files import read_settings, stated_statistics
 from torchstone.systems import System
 
@@ -22,40 +24,128 @@ def load_published(folder: Path, device: str = "cpu") -> tuple[nn.Module, dict[s
     from torchstone.engine.device import select_device
     from torchstone.runs.load import from_layout
 
-    model, config, entry, variant, model_config = from_layout(folder)
+    loaded = from_layout(folder)
+    metadata = metadata_of(folder, loaded)
+    return loaded.model.to(select_device(device)).eval(), metadata, loaded.entry
+
+
+def metadata_of(folder: Path, loaded: Any) -> dict[str, Any]:
+    """The metadata of what `runs.load.from_layout` gives.
+
+    Raises:
+        BadInput: the folder lacks what its inputs are prepared with.
+    """
+    _, config, entry, variant, model_config = loaded
     metadata = {"variant": variant, "model_config": model_config, "data": f"published in {folder}"}
     if entry.name == "vit":
-        metadata |= _image_metadata(folder, config, model_config)
-    elif entry.name in ("bert", "gpt", "t5"):
-        metadata |= _text_metadata(folder, entry.name, config, model_config)
-    else:
-        raise BadInput(f"{folder} holds a {entry.name}: it is loaded in Python, by ts.load")
-    return model.to(select_device(device)).eval(), metadata, entry
+        return metadata | _image_metadata(folder, config, model_config)
+    if entry.name in ("bert", "gpt", "t5"):
+        return metadata | _text_metadata(folder, entry.name, config, model_config)
+    if "scheduler" not in config:
+        notify(f"{folder} states no scheduler: DDPM's of 1,000 steps with linear betas is assumed")
+    return metadata | _diffusion_metadata(model_config)
 
 
-def class_names(config: Mapping[str, Any], count: int) -> list[str]:
-    """The names of `id2label`, in the order of the outputs."""
-    names = {int(number): str(name) for number, name in (config.get("id2label") or {}).items()}
-    return [names.get(i, f"LABEL_{i}") for i in range(count)]
+def _diffusion_metadata(model_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a U-Net: images of −1..1; labels by number, if it takes any."""
+    channels, size = model_config["channels"], model_config["size"]
+    picture = {"size": size, "channels": channels, "ink": False, "box": None, "native": size}
+    picture |= {"mean": [0.5] * channels, "std": [0.5] * channels}
+    labels = [str(i) for i in range(model_config["num_classes"])]
+    return {"task": "diffuse", "picture": picture, "sampling": {}} | ({"classes": labels} if labels else {})
 
 
 def _image_metadata(folder: Path, config: Mapping[str, Any], model_config: dict[str, Any]) -> dict[str, Any]:
     size = model_config["image_size"]
+    if isinstance(size, list | tuple) and len(set(size)) == 1:
+        size = size[0]
     if not model_config["num_classes"]:
         raise BadInput(f"{folder} holds a network without classes: it is loaded in Python, by ts.load")
     if not isinstance(size, int):
         raise BadInput(f"{folder} holds a network for images of {size}: only squares are framed here")
-    statistics = stated_statistics(folder / "config.json", read_settings(folder / "config.json"))
+    statistics = stated_statistics(folder / "config.json", config)
     if statistics is None:
         raise BadInput(
             f"{folder} does not say how images are normalized: preprocessor_config.json with image_mean and "
             "image_std is missing"
         )
     mean, std = statistics
-    picture = {"size": size, "channels": model_config["channels"], "ink": False, "box": None, "native": size}
-    picture |= {"mean": list(mean), "std": list(std)}
-    classes = class_names(config, model_config["num_classes"])
-    return {"task": "classify", "classes": classes, "picture": picture}
+    channels = model_config["channels"]
+    if len(mean) != channels:
+        raise BadInput(f"{folder} normalizes {len(mean)} channels, but its network takes {channels}")
+    picture = {"size": size, "channels": channels, "ink": False, "box": None, "native": size}
+    picture |= {"mean": list(mean), "std": list(std), "framing": _framing(folder, size)}
+    return {"task": "classify", "classes": _classes(folder, config, model_config), "picture": picture}
+
+
+# settings of image preprocessors that say what `_framing` and `stated_statistics` follow, or nothing of it
+FOLLOWED = (
+    "do_resize",
+    "do_center_crop",
+    "do_rescale",
+    "do_normalize",
+    "do_convert_rgb",
+    "size",
+    "crop_size",
+)
+FOLLOWED += ("resample", "rescale_factor", "image_mean", "image_std", "data_format", "input_data_format")
+FOLLOWED += ("image_processor_type", "feature_extractor_type", "processor_class", "_valid_processor_keys")
+FOLLOWED += ("return_tensors", "default_to_square", "image_seq_length", "disable_grouping", "device")
+
+
+def _framing(folder: Path, size: int) -> dict[str, Any]:
+    """How the folder's preprocessor frames images, as `data.vision.preprocess.fit_as_stated` takes it.
+
+    Raises:
+        BadInput: a setting that is not implemented, by its name; what it makes does not fit the network.
+    """
+    file = folder / "preprocessor_config.json"
+    settings = read_settings(file)
+    for name, value in settings.items():
+        if name not in FOLLOWED and value not in (None, False):
+            raise BadInput(f"{file} sets {name} = {value!r}, which is not implemented here")
+    resample = settings.get("resample", 2)
+    if resample not in range(6):
+        raise BadInput(f"{file} sets resample = {resample!r}, which is no filter of Pillow")
+    resize = _sides(file, settings, "size", size) if settings.get("do_resize", True) else None
+    crop = _sides(file, settings, "crop_size", size) if settings.get("do_center_crop") else None
+    crop = [crop, crop] if isinstance(crop, int) else crop
+    framed = crop or resize
+    if isinstance(framed, list) and framed != [size, size]:
+        raise BadInput(f"{file} makes images of {framed[0]}×{framed[1]}, but the network takes {size}×{size}")
+    return {"resize": resize, "resample": resample, "crop": crop}
+
+
+def _sides(file: Path, settings: Mapping[str, Any], name: str, default: int) -> list[int] | int:
+    """A size of a preprocessor: height and width, or the length of the shorter side."""
+    value = settings.get(name) or default
+    sides = value
+    if isinstance(value, dict):
+        sides = value.get("shortest_edge", [value.get("height"), value.get("width")])
+    elif isinstance(value, int):  # of its first versions: a square
+        sides = [value, value]
+    if not all(
+        isinstance(side, int) and 0 < side < 2**15 for side in (sides if isinstance(sides, list) else [sides])
+    ):
+        raise BadInput(f"{file} sets {name} = {value!r}; implemented are height and width, or shortest_edge")
+    return sides
+
+
+def _classes(folder: Path, config: Mapping[str, Any], model_config: Mapping[str, Any]) -> list[str]:
+    """The names of a classifier's outputs.
+
+    Raises:
+        BadInput: it has one output, which is a number and no class.
+    """
+    count = model_config["num_classes"]
+    if count == 1:
+        raise BadInput(
+            f"{folder} holds a network of one output, a number: it is loaded in Python, by ts.load"
+        )
+    try:
+        return class_names(config, count)
+    except BadInput as error:
+        raise BadInput(f"{folder}: {error}") from None
 
 
 def _text_metadata(
@@ -66,6 +156,9 @@ def _text_metadata(
     tokenizer = tokenizers.load(folder)
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    count, size = tokenizer.get_vocab_size(with_added_tokens=False), model_config["vocab_size"]
+    if count > size:
+        raise BadInput(f"{folder} has a tokenizer of {count} tokens, but a network that knows {size}")
     metadata: dict[str, Any] = {"tokenizer": tokenizers.to_metadata(tokenizer)}
     if system == "gpt":
         return metadata | {"task": "language"}
@@ -80,7 +173,7 @@ def _text_metadata(
         raise BadInput(f"{folder} holds a network without a head: it is loaded in Python, by ts.load")
     return metadata | {
         "task": "labels",
-        "classes": class_names(config, model_config["num_classes"]),
+        "classes": _classes(folder, config, model_config),
         "has_word_labels": head == "tokens",
         "pairs": False,
         "max_examples": None,

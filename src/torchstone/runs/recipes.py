@@ -40,6 +40,7 @@ def recipe_of(name: str, fields: Mapping[str, Any], *, saved: bool = False):
     entry, variant = systems.find(system)
     recipes, weights = entry.module().RECIPES, fields.get("weights")
     first = next(iter(recipes))
+    from torchstone.hub.weight_files import holds_weights
     from torchstone.tasks import transfer
 
     # BERT's recipes begin with weights in their own way
@@ -58,7 +59,7 @@ def recipe_of(name: str, fields: Mapping[str, Any], *, saved: bool = False):
         source = Path(str(weights))
         named = fields.get("variant", variant if system != entry.name else None)
         frozen = fields.get("freeze") == "backbone"
-        if source.is_dir():
+        if source.is_dir() and not holds_weights(source):  # a run
             own = flatten(dataclasses.asdict(read_recipe(source, entry)[2]))
             known = field_paths(recipe)
             own = {k: v for k, v in own.items() if k in known and k not in ("weights", "freeze")}

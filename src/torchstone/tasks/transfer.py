@@ -53,9 +53,10 @@ def initialize_from(
     """
     source, freeze_part = getattr(recipe, "weights", None), getattr(recipe, "freeze", "none")
     new_head: Mapping[str, Tensor] = {}
+    replaced: list[str] = []
     if source is not None:
         problem = f"{source} does not fit {recipe.variant}"
-        if Path(source).is_dir():
+        if Path(source, "recipe.json").exists():
             tensors, metadata = load_run_weights(Path(source))
             if metadata["variant"] != recipe.variant:
                 raise BadInput(f"{source} holds a {metadata['variant']}, not a {recipe.variant}")
@@ -65,7 +66,7 @@ def initialize_from(
                 tensors |= new_head
                 notify(f"other classes: the head is replaced by a new one ({', '.join(new_head)})")
         else:
-            file = read_weights(Path(source))
+            file = read_published(source, model)
             family = statistics if isinstance(statistics, tuple) else statistics(recipe.variant, file)
             tensors = published(recipe.variant, file.tensors) if published else file.tensors
             normalization = data.metadata
@@ -74,12 +75,12 @@ def initialize_from(
                 normalization = stated
                 mean, std = (", ".join(f"{value:.3g}" for value in stated[key]) for key in stated)
                 notify(f"images are normalized as for {source}: mean {mean}, std {std}")
-        replaced = load_weights(model, tensors, problem, head)
+        replaced = load_weights(model, tensors, problem, head) or list(new_head)
         with torch.no_grad():
             # Zero logits at first: from random ones, unlearning them is most of a short run
             # (480 photos, 120 steps of the head alone: accuracy 0.33; from zero 0.73).
             for name, tensor in model.state_dict().items():
-                if name in (replaced or new_head) and len(tensor) == len(data.classes):
+                if name in replaced and name.startswith(head) and len(tensor) == len(data.classes):
                     tensor.zero_()
         metadata = data.metadata | {key: normalization[key] for key in ("mean", "std")}
         data = dataclasses.replace(data, metadata=metadata)
@@ -88,8 +89,16 @@ def initialize_from(
     if freeze_part == "backbone":
         if source is None:
             raise BadInput("freeze backbone needs initial weights: say which with --weights")
-        freeze(model, head)
+        freeze(model, (*head, *{f"{name.rpartition('.')[0]}." for name in replaced}))
     return data
+
+
+def read_published(source: str | Path, model: nn.Module) -> WeightFile:
+    """A published file for `model` (`hub.weight_files.read_weights`); what of it is left out is said."""
+    file = read_weights(source, model.state_dict().keys())
+    if file.left_out:
+        notify(f"{source} holds what is of no network, which is left out: {', '.join(file.left_out)}")
+    return file
 
 
 def load_run_weights(folder: Path) -> tuple[dict[str, Tensor], dict]:
@@ -103,35 +112,73 @@ def load_weights(
 ) -> list[str]:
     """Load `tensors`, all of them or none.
 
-    A head for another number of classes is not loaded; the names of its tensors are returned.
+    A head that they lack, that is all NaN, or that is for another number of classes is not loaded: it stays
+    as it is initialized, which is said, and the names of its tensors are returned.
     """
-    own, tensors = model.state_dict(), rename_old_keys(model, tensors)
+    own, tensors = model.state_dict(), dict(rename_old_keys(model, tensors))
+    new_head = absent_head(own, tensors, head)
+    absent = bool(new_head)
+    tensors = {key: value for key, value in tensors.items() if key not in new_head}
     # a tied parameter has two names, and one of them suffices
     storage = {key: (value.data_ptr() or key, value.shape) for key, value in own.items()}
     first = {pointer: key for key, pointer in storage.items() if key in tensors}
     tied = {key: first.get(pointer, key) for key, pointer in storage.items()}
-    # older files do not count the batches of running statistics; nothing uses the count
-    missing = [k for k in own if not k.endswith("num_batches_tracked") and tied[k] not in tensors]
     reshaped = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
-    new_head = [k for k in reshaped if k.startswith(head)] if head else []
+    new_head += [k for k in reshaped if head and k.startswith(head)]
+    # older files do not count the batches of running statistics; nothing uses the count
+    optional = {k for k in own if k.endswith("num_batches_tracked")} | set(new_head)
+    fitting = [k for k in own if k in tensors and k not in reshaped]
+    values = {k: _readable(tensors[k]) for k in fitting}
     problems = {
-        "missing": missing,
+        "missing": [k for k in own if k not in optional and tied[k] not in tensors],
         "unknown": [k for k in tensors if k not in own],
         "of another shape": [k for k in reshaped if k not in new_head],
-        "not the same though tied": [
-            k
-            for k, other in tied.items()
-            if k in tensors and k not in reshaped and not tensors[k].equal(tensors[other])
+        "no floating-point numbers (quantized?)": [
+            k for k in fitting if own[k].is_floating_point() and not _is_plain(values[k])
         ],
     }
+    usable = [k for k in fitting if _is_plain(values[k])]
+    problems["NaN or infinite"] = [
+        k for k in usable if not values[k].isfinite().all() and own[k].isfinite().all()
+    ]
+    problems["not the same though tied"] = [
+        k for k in usable if tied[k] != k and tied[k] in usable and not values[k].equal(values[tied[k]])
+    ]
     lists = [f"{p}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for p, keys in problems.items() if keys]
     if lists:
         raise BadInput(f"{problem}; {'; '.join(lists)}")
-    if new_head:
+    if absent:
+        notify(f"the file has no head: a new one is initialized ({', '.join(new_head)})")
+    elif new_head:
         classes = len(tensors[new_head[-1]])
         notify(f"the file has {classes} classes: its head is replaced by a new one ({', '.join(new_head)})")
-    model.load_state_dict({k: v for k, v in tensors.items() if k not in new_head}, strict=False)
+    model.load_state_dict(values, strict=False)
     return new_head
+
+
+def absent_head(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], head: tuple[str, ...]) -> list[str]:
+    """The names of the head's tensors that a file has no values for.
+
+    The head's whole module counts, of which `head` may be the last layer: a file of features alone lacks it,
+    or holds NaN there, as torchvision's.
+    """
+    modules = {f"{prefix.split('.')[0]}." for prefix in head}
+    absent: set[str] = set()
+    for prefix in (*modules, *head):
+        names = [name for name in own if name.startswith(prefix)]
+        held = [_readable(tensors[name]) for name in names if name in tensors]
+        if all(_is_plain(each) and bool(each.isnan().all()) for each in held):
+            absent.update(names)
+    return [name for name in own if name in absent]
+
+
+def _readable(tensor: Tensor) -> Tensor:
+    """One of 8 bits as float32, since little can be computed with it."""
+    return tensor.float() if tensor.dtype.is_floating_point and tensor.dtype.itemsize == 1 else tensor
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.layout == torch.strided
 
 
 def freeze(model: nn.Module, head: tuple[str, ...]) -> None:

@@ -38,7 +38,7 @@ def test_read_speakers_japanese_vowels():
 
 def speakers(path, counts, form="wav"):
     for k, (name, count) in enumerate(counts.items()):
-        (path / name).mkdir()
+        (path / name).mkdir(parents=True)
         for i in range(count):
             soundfile.write(path / name / f"{i}.{form}", tone(200 + 100 * k + i), RATE)
     return str(path)
@@ -58,6 +58,21 @@ def test_read_speakers_folder(tmp_path):
     assert all(data.classes[k] in name for k, name in zip(everything.labels, everything.names, strict=True))
     assert read_speakers(spec, RATE).test.names == data.test.names
     assert all(float(item.abs().max()) == 1.0 for item in everything.items)
+
+
+def test_read_speakers_folders_that_are_splits(tmp_path):
+    """`train` and `test` are no speakers; files that are no sounds are counted."""
+    speakers(tmp_path / "Train", {"ann": 10, "bob": 10})
+    speakers(tmp_path / "test", {"ann": 3, "bob": 4})
+    (tmp_path / "test" / "ann" / "more.m4a").write_bytes(b"x")
+    data = read_speakers(str(tmp_path), RATE)
+    print(data.description)
+    assert data.classes == ("ann", "bob")
+    assert [len(part) for part in (data.train, data.val, data.test)] == [18, 2, 7]
+    assert "1 other file skipped" in data.description
+    speakers(tmp_path / "more", {"ann": 1})
+    with pytest.raises(BadInput, match="Train and test, which may be splits, beside more"):
+        read_speakers(str(tmp_path), RATE)
 
 
 def test_read_speakers_fsdd_official_split(tmp_path):

@@ -76,6 +76,8 @@ def test_read_speech_table_with_splits(tmp_path):
         ("file\ttext\n0.wav\ta\tb", "data row 1: 3 cells, not 2"),
         ("file\tlabel\n0.wav\ta", "no column named text, only file, label"),
         ("file\ttext\n0.wav\ta\n0.wav\tb", "lists 0.wav twice"),
+        ("file\ttext\n0.wav\ta\n./0.wav\tb", "lists 0.wav twice"),
+        ("file\ttext\n0.wav\tnan", "data row 1: the text is 'nan', which stands for none"),
         ("file\ttext", "is empty"),
         ("", "is empty"),
         ("file\ttext\n0.wav\ta", "1 utterances to train on, too few to split"),

@@ -184,6 +184,23 @@ def test_load_music_midi_folder(tmp_path):
         load_music(tmp_path / "alone")
 
 
+def test_load_music_folders_that_are_splits(tmp_path):
+    """Published splits are kept; files that macOS writes beside each are passed over."""
+    for split, count in {"train": 6, "Test": 3}.items():
+        (tmp_path / split).mkdir()
+        for i in range(count):
+            midi.write(tmp_path / split / f"{i}.mid", random_piece(20 + i, i), 0.25, 100)
+            (tmp_path / split / f"._{i}.mid").write_bytes(b"Mac OS X")
+    music = load_music(tmp_path)
+    print(music.description)
+    assert [len(part) for part in (music.train, music.val, music.test)] == [5, 1, 3]
+    assert "9 MIDI files; 5 train / 1 val / 3 test pieces (test as published)" in music.description
+    tested = [read_piece(tmp_path / "Test" / f"{i}.mid", 0.25)[0] for i in range(3)]
+    assert all(torch.equal(a, b) for a, b in zip(music.test, tested, strict=True))
+    (tmp_path / "train" / "9.mid").write_bytes(b"none")
+    assert "1 left out" in load_music(f"skip-bad:{tmp_path}").description
+
+
 def test_load_music_rejects_bad_input(tmp_path):
     def rejects(match, call):
         with pytest.raises(BadInput, match=match) as caught:
@@ -318,6 +335,10 @@ BROKEN = {
     "two million quarter notes": (
         midi_file(bytes([0, 0x90, 60, 64, 0xE0, 0x80, 0x80, 0, 0x80, 60, 0])),
         "lasts 2,",
+    ),
+    "type 2": (
+        b"MThd" + struct.pack(">IHHH", 6, 2, 2, 480) + midi_file(NOTE + END, NOTE + END)[14:],
+        "2 independent sequences",
     ),
     "SMPTE": (midi_file(NOTE, division=0xE728), "timed in seconds"),
     "no division": (midi_file(NOTE, division=0), "timed in seconds"),

@@ -1,10 +1,14 @@
 """Tables: reading, splits, and error messages."""
 
+from datetime import datetime, time
+from decimal import Decimal
+
 import numpy as np
 import pytest
 import torch
 
 from torchstone.data.tabular.dataset import TableBatches, is_table, load_rows, load_table
+from torchstone.data.tabular.files import read_columns
 from torchstone.data.tabular.points import load_points
 from torchstone.errors import BadInput
 
@@ -237,7 +241,11 @@ def test_parquet_index_of_pandas_is_no_feature(tmp_path, where):
 
 
 @pytest.mark.parametrize(
-    "head", [",one,two,label\n", "Unnamed: 0,one,two,label\n", '"","one","two","label"\n', "one,two,label\n"]
+    "head",
+    [
+        *(",one,two,label\n", "Unnamed: 0,one,two,label\n", '"","one","two","label"\n', "one,two,label\n"),
+        *("Unnamed: 0.1,one,two,label\n", "__index_level_0__,one,two,label\n"),
+    ],
 )
 def test_csv_index_of_pandas_and_r_is_no_feature(tmp_path, head):
     rows = "".join(f"{9 - i},{i}.5,{-i},{'ab'[i % 2]}\n" for i in range(10))
@@ -247,6 +255,111 @@ def test_csv_index_of_pandas_and_r_is_no_feature(tmp_path, head):
     assert table.x[3].tolist() == [3.5, -3.0]
     assert "index left out" in table.description
     assert load_rows(csv_file(tmp_path, head + rows), ("one", "two"))[3].tolist() == [3.5, -3.0]
+
+
+def test_indices_of_a_table_that_was_read_and_written_again_are_no_features(tmp_path):
+    rows = "".join(f"{i},{9 - i},{i}.5,{-i},{'ab'[i % 2]}\n" for i in range(10))
+    for head in ("Unnamed: 0.1,Unnamed: 0,", ",Unnamed: 0,"):
+        table = load_table(csv_file(tmp_path, head + "one,two,label\n" + rows))
+        print(table.description)
+        assert table.features == ("one", "two")
+
+
+def test_parquet_index_without_the_metadata_of_pandas(tmp_path):
+    """As other programs write the file again."""
+    import pandas
+    import pyarrow
+    from pyarrow import parquet
+
+    frame = pandas.DataFrame({"a": range(12), "label": list("ab" * 6)}).sample(frac=1, random_state=0)
+    table = pyarrow.Table.from_pandas(frame).replace_schema_metadata(None)
+    assert "__index_level_0__" in table.column_names
+    parquet.write_table(table, tmp_path / "t.parquet")
+    read = load_table(tmp_path / "t.parquet")
+    print(read.description)
+    assert read.features == ("a",)
+    assert "index left out: '__index_level_0__'" in read.description
+
+
+@pytest.mark.parametrize("read", [load_table, load_points], ids=["table", "points"])
+def test_row_numbers_are_no_features(tmp_path, read):
+    rows = "".join(f"{7 * i},{i}.5,{-i * i},{'ab'[i > 4]}\n" for i in range(10))
+    data = read(csv_file(tmp_path, "customer_id,one,two,label\n" + rows))
+    print(data.description)
+    assert data.features == ("one", "two")
+    assert "left out: customer_id (row numbers)" in data.description
+
+
+DELIMITED = {
+    "decimal commas": ("1,5;2,25;a\n3,5;4,25;b\n", ["1,5", "2,25", "a"]),
+    "names with commas": ('"size, cm";"weight, kg";label\n1;2;a\n', ["1", "2", "a"]),
+    "stated": ("sep=;\none;label\n1,5;a\n", ["1,5", "a"]),
+    "bars": ("one|two|label\n1|2|a\n", ["1", "2", "a"]),
+}
+
+
+@pytest.mark.parametrize("kind", DELIMITED)
+def test_read_columns_finds_what_separates_cells(tmp_path, kind):
+    text, first = DELIMITED[kind]
+    columns = read_columns(csv_file(tmp_path, text))
+    print(columns)
+    assert [cells[0] for cells in columns.cells] == first
+
+
+@pytest.mark.parametrize(
+    "row", ["1,5;2,25", "$ 12;3 %", "2024-01-05;12:30", "1/2/2024;-3", "1 234;5", "\u22121,5;1e3"]
+)
+def test_first_row_of_numbers_or_dates_is_no_header(tmp_path, row):
+    """However they are written; and where all others have other values."""
+    assert read_columns(csv_file(tmp_path, row + "\n7,5;8\n9;6,5\n")).names is None
+    assert read_columns(csv_file(tmp_path, f"a;b\n{row}\n")).names == ("a", "b")
+
+
+def test_read_columns_of_white_space_and_of_two_readings(tmp_path):
+    (tmp_path / "t.txt").write_text("one  two label\n1 2   a\n3 4 b\n")
+    assert read_columns(tmp_path / "t.txt").cells == [["1", "3"], ["2", "4"], ["a", "b"]]
+    with pytest.raises(BadInput, match="separated by ',' and by ';'") as caught:
+        read_columns(csv_file(tmp_path, "a,b;c\nd,e;f\n"))
+    print(caught.value)
+
+
+def test_parquet_columns_of_every_type(tmp_path):
+    """Seconds of durations and times; text of bytes; a folder's name is no column."""
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {
+        "duration": pyarrow.array([90_000, None], pyarrow.duration("ms")),
+        "time": pyarrow.array([time(1, 0, 30), None]),
+        "decimal": pyarrow.array([Decimal("1.50"), None]),
+        "bytes": pyarrow.array([b"caf\xc3\xa9", None]),
+        "moment": pyarrow.array([1_500_000_000_123_456_789, None]).cast(pyarrow.timestamp("ns")),
+        "word": pyarrow.array(["a", None]).dictionary_encode(),
+        "list": pyarrow.array([[1], None]),
+    }
+    folder = tmp_path / "label=3"
+    folder.mkdir()
+    parquet.write_table(pyarrow.table(columns), folder / "t.parquet")
+    read = read_columns(folder / "t.parquet")
+    print(read)
+    assert read.names == tuple(columns)
+    moment = datetime(2017, 7, 14, 2, 40, 0, 123456)
+    assert [cells[0] for cells in read.cells] == [90.0, 3630.0, 1.5, "café", moment, "a", [1]]
+    assert all(cells[1] is None for cells in read.cells)
+    twice = pyarrow.Table.from_arrays([pyarrow.array([1]), pyarrow.array([2])], names=["a", "a"])
+    parquet.write_table(twice, tmp_path / "t.parquet")
+    with pytest.raises(BadInput, match="2 columns called 'a'"):
+        read_columns(tmp_path / "t.parquet")
+    parquet.write_table(pyarrow.table({"a": [1.5, 2.5], "label": [[1], [0]]}), tmp_path / "t.parquet")
+    with pytest.raises(BadInput, match="'label' holds lists, structures or bytes, no labels"):
+        load_table(tmp_path / "t.parquet")
+
+
+def test_two_columns_named_as_labels_are_refused(tmp_path):
+    rows = "".join(f"{i}.5,{i % 3},{'ab'[i % 2]}\n" for i in range(10))
+    with pytest.raises(BadInput, match="class and target, and each may be the label: rename") as caught:
+        load_table(csv_file(tmp_path, "one,class,target\n" + rows))
+    print(caught.value)
 
 
 def test_csv_separator_at_the_end_of_each_row_is_no_index(tmp_path):

@@ -25,6 +25,13 @@ def schema_of(columns, train=None, **options):
         ("x", ["1.234,5", "12", "3,25"], "number"),
         ("x", ["$ 12", "$1,000"], "number"),
         ("x", ["12 %", "7%"], "number"),
+        ("x", ["1 234", "12", "1\u202f234\u202f567,5", "1'000"], "number"),
+        ("x", ["\u22121.5", "2"], "number"),
+        ("x", ["1", "#N/A", ".", "-", "unknown", "2"], "number"),
+        ("x", ["1_2", "3_4", "1_2"], "category"),
+        ("x", ["unknown", "dog", "-"], "category"),
+        ("x", [[1.0], None], "structure"),
+        ("x", [b"\xff", None], "structure"),
         ("x", ["red", "blue", "red"], "category"),
         ("x", [True, False, None], "category"),
         ("x", ["A1", "B2", "3"], "category"),
@@ -34,7 +41,12 @@ def schema_of(columns, train=None, **options):
         ("sold on (date)", ["20200131", "20200201"], "date"),
         ("x", ["20200131", "20200201"], "number"),
         ("date", ["20200131", "20200199"], "number"),
-        ("id", ["3", "1", "2"], "row number"),
+        *(
+            (name, ["3", "1", "2"], "row number")
+            for name in ("id", "PassengerId", "user_id", "row", "level_0")
+        ),
+        ("user_id", ["3", "1", "1"], "number"),
+        ("acid", ["3", "1", "2"], "number"),
         ("x", ["3", "1", "2"], "number"),
         ("x", [f"a sentence of its own, number {i}" for i in range(200)], "text"),
         ("x", ["", None, "NA"], "empty"),
@@ -51,12 +63,25 @@ def test_kind_of_columns(name, cells, kind):
         (["1", "2", "3", "oops", "5", "6"], "'x' in data row 4 is 'oops', where most are numbers"),
         (["1,234", "5,678"], "which may be 1234 or 1.234"),
         (["1,234", "5,678", "4000"], "which may be 1234 or 1.234"),
+        (["1/2/2020", "13/2/2020"], "dates like 1/2/2020, whose day and month can be read in two ways"),
+        (["12%", "0.5", "7%"], "with the signs none and '%'"),
+        (["$12", "€5"], r"with the signs '\$' and '€'"),
+        ([1.0, float("inf"), float("inf")], "holds inf, and a number is finite"),
+        (["1", "++inf", "2"], r"is '\+\+inf', where most are numbers"),
+        (["1", "-Infinity", "2"], "holds -Infinity, and a number is finite"),
     ],
 )
 def test_kind_of_refuses_two_readings(cells, message):
     with pytest.raises(BadInput, match=message) as caught:
         kind_of("t", "x", cells)
     print(caught.value)
+
+
+def test_statement_of_missing_counts_words_among_numbers():
+    columns = {"x": ["1", "-", "2", "3"], "y": ["1", "2", "3", "4"], "z": ["-", "a", "-", "a"]}
+    _, notes = infer_schema("t", columns, np.ones(4, dtype=bool))
+    print(notes)
+    assert notes == ["missing values in 1 column"]
 
 
 def test_numbers_as_text_have_their_values():

@@ -80,6 +80,27 @@ def test_rows_without_a_target_are_left_out_and_counted(tmp_path):
     assert "10 rows without 'target' left out" in table.description
 
 
+@pytest.mark.parametrize("word", ["-", "None", "#N/A", "."])
+def test_words_for_missing_among_numbers_of_the_target(tmp_path, word):
+    """In evaluation too; among classes such a word may be one."""
+    file = write(tmp_path, target=lambda i: word if i % 6 == 0 else i * 1.5)
+    table = load_mixed(file)
+    print(table.description)
+    assert table.classes == ()
+    assert len(table.x) == 50
+    assert "10 rows without 'target' left out" in table.description
+    assert len(load_mixed_like(file, table.schema, "target", ()).x) == 50
+
+
+def test_one_number_written_in_two_ways_is_one_class(tmp_path):
+    table = load_mixed(write(tmp_path, target=lambda i: ("1", "1.0", "0", "0.0")[i % 4]))
+    assert table.classes == ("0", "1")
+    assert table.y.tolist() == [1, 1, 0, 0] * 15
+    floats = write(tmp_path, name="floats.csv", target=lambda i: f"{i % 2}.0")
+    read = load_mixed_like(floats, table.schema, "target", table.classes)
+    assert read.y.tolist() == [0, 1] * 30
+
+
 @pytest.mark.parametrize(
     ("changes", "config", "message"),
     [
@@ -88,6 +109,11 @@ def test_rows_without_a_target_are_left_out_and_counted(tmp_path):
         ({"target": lambda i: "a"}, {}, "one class only"),
         ({"target": lambda i: "ab"[i == 5]}, {}, "class 'b' of .* has 1 row"),
         ({"target": lambda i: f"w{i}"}, {}, "60 different values in 60 rows"),
+        (
+            {"head": "class,color,when,price,target"},
+            {},
+            "class and target, and each may be the label: name it by --target",
+        ),
         ({}, {"target_type": "number"}, "the target 'target' is 'a' in a row, which is no number"),
     ],
 )

@@ -130,7 +130,22 @@ def test_read_labeled_bundled_sentiment_has_unique_texts():
         ("a.tsv", "one\t1\n" * 5, "has the one label '1'"),
         ("a.tsv", "one\t1\n" * 5 + "two\t2\n", "label '2' of .* has 1 examples; it needs at least 3"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"\n', "line 2 is no JSON object"),
-        ("a.jsonl", '{"text": "a", "label": 1}\n{"label": 1}\n', "line 2 is no JSON object"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n[1]\n', "line 2 is no JSON object"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"label": 1}\n', "data row 2: the text is empty"),
+        ("a.csv", "text,label\none,1\nnan,2\n", "data row 2: the text is 'nan', which stands for none"),
+        ("a.csv", "text,label\none,1\ntwo,NaN\n", "data row 2: the label is 'NaN', which stands for none"),
+        (
+            "a.csv",
+            "text,category,sentiment\none,1,2\n",
+            "category and sentiment, which may each be the label",
+        ),
+        ("a.csv", "sentence,review,label\none,two,1\n", "sentence and review, which may each be the text"),
+        # a header that is not known
+        ("a.csv", "tweet,polarity\n" + "a,1\nb,2\nc,1\nd,2\n" * 5, "begins with 'tweet', 'polarity'"),
+        ("a.tsv", "polarity\ttweet\n1\ta\n2\tb\n1\tc\n2\td\n", "begins with 'polarity', 'tweet'"),
+        # words with labels, of which there are more layouts than one
+        ("a.tsv", "Anna\tB-PER\nlives\tO\n\nin\tO\nRome\tB-LOC\n" * 9, "call it a.conll"),
+        ("a.iob", "I|O like|O London|B-GPE\nyes|O\n" * 9, "a sentence on each line, as I|O"),
         ("a.conll", "word\n", "line 1: 'word' has no label"),
         ("a.docx", "text", "is no labeled text: give .csv"),
     ],
@@ -368,3 +383,61 @@ def test_read_labeled_hub_numbers_can_be_negative(monkeypatch):
     data = read_labeled("hf:someone/set")
     print(data.classes)
     assert set(data.classes) == {"-1", "0", "1"}
+
+
+def test_read_labeled_name_of_a_column_that_recurs_is_a_label(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("".join(f"text {i},{'statement' if i % 2 else 'question'}\n" for i in range(30)))
+    data = read_labeled(str(file))
+    print(data.description)
+    assert data.classes == ("question", "statement")
+    assert len(all_examples(data)) == 30
+
+
+def test_read_labeled_json_lines_without_nulls(tmp_path):
+    """Some writers leave out a key whose value is null; columns that are not read are said."""
+    file = tmp_path / "a.jsonl"
+    rows = [{"text": f"text {i}", "label": i % 2} | ({"note": "x"} if i % 3 else {}) for i in range(30)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = read_labeled(str(file))
+    print(data.description)
+    assert len(all_examples(data)) == 30
+    assert "column note not read" in data.description
+
+
+def test_read_labeled_question_and_sentence_are_a_pair(tmp_path):
+    """As in QNLI, for training and for what is to be classified."""
+    file = tmp_path / "a.csv"
+    file.write_text("question,sentence,label\n" + "".join(f"q{i},s{i},{i % 2}\n" for i in range(30)))
+    data = read_labeled(str(file))
+    assert data.train.second is not None
+    assert all(a[1:] == b[1:] for a, b in zip(data.train.first, data.train.second, strict=True))
+    assert read_unlabeled(file, pairs=True, words=False)[3] == ("q3", "s3")
+
+
+def test_read_labeled_suffixes_in_capitals_and_labels_of_a_column_with_gaps(tmp_path):
+    """1.0 in one file is 1 in another; splits by names in capitals too."""
+    for name, labels in (("Train.CSV", "0.0 1.0"), ("dev.csv", "0 1"), ("TEST.csv", "1 0")):
+        rows = [f"text {i},{labels.split()[i % 2]}\n" for i in range(20)]
+        (tmp_path / name).write_text("text,label\n" + "".join(rows))
+    data = read_labeled(str(tmp_path))
+    print(data.description)
+    assert data.classes == ("0", "1")
+    assert [len(part) for part in (data.train, data.val, data.test)] == [20, 20, 20]
+    assert list(data.test.labels)[:2] == [1, 0]
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": 1}\n')
+    with pytest.raises(BadInput, match=r"Train\.CSV and train\.jsonl, which are both a train split"):
+        read_labeled(str(tmp_path))
+    for file in tmp_path.glob("[Tt]rain*"):
+        file.unlink()
+    (tmp_path / "train.conll").write_text("a 0\nb 1\n\n" * 9)
+    with pytest.raises(BadInput, match=r"labels are of words in one of train and (val|test)"):
+        read_labeled(str(tmp_path))
+
+
+def test_read_labeled_hub_split_without_second_text(monkeypatch):
+    columns = {"premise": ["a"] * 20, "hypothesis": ["b"] * 20, "label": [i % 2 for i in range(20)]}
+    other = {name: columns[name] for name in ("premise", "label")}
+    hub_set(monkeypatch, train=columns, test=other)
+    with pytest.raises(BadInput, match="test has no column 'hypothesis'"):
+        read_labeled("hf:someone/set")

@@ -42,6 +42,20 @@ def test_read_text_uses_files_named_as_splits(tmp_path):
     (tmp_path / "train.txt").write_text("a" * 100)
     text = read_text(str(tmp_path))
     assert (len(text.train), text.val, len(text.test)) == (95, "choose", 5)
+    (tmp_path / "README.md").write_text("where it comes from")
+    assert "1 other text file not read" in read_text(str(tmp_path)).description
+    (tmp_path / "TRAIN.TXT").write_text("b" * 100)
+    with pytest.raises(BadInput, match="both a train split"):
+        read_text(str(tmp_path))
+
+
+def test_read_text_of_files_in_capitals_and_of_one_name(tmp_path):
+    for name in ("a/test.py", "b/test.py", "B.TXT"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{name} " * 30)
+    text = read_text(str(tmp_path))
+    assert text.train.startswith(["B.TXT", "a"][0])
+    assert len(text.train + text.val + text.test) == 30 * (6 + 10 + 10) + 4
 
 
 def test_read_text_cuts_tiny_shakespeare_as_nanogpt(tmp_path, monkeypatch):

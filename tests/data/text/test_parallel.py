@@ -161,6 +161,46 @@ def test_read_pairs_names_only_the_languages_that_files_give(tmp_path):
         read_pairs(str(file), "de", "en")
 
 
+def test_read_pairs_of_a_file_that_names_its_languages(tmp_path):
+    """Without source and target too the first row is names, no pair."""
+    rows = list(zip(GERMAN, ENGLISH, strict=True))
+    file = write(tmp_path, "x.tsv", ["de\ten", *("\t".join(row) for row in rows)])
+    data = read_pairs(str(file))
+    print(data.description)
+    assert sorted(all_pairs(data)) == sorted(rows)
+    assert data.languages == ("de", "en")
+
+
+COLUMNS = {
+    "a name alone": (["de\ten", "ja\tyes"], "no column named fr, only de, en"),
+    "numbers of rows": (["1\tja\tyes", "2\tnein\tno"], "3 columns, and column 1 holds numbers"),
+    "numbers of sentences": (["ja\t7\tyes", "nein\t8\tno"], "3 columns, and column 2 holds numbers"),
+    "no first cell": (["ja\tyes\tx", "\tno\tx"], "line 2 of column 1 of .* is empty"),
+    "no last cell": (["ja\tyes", "nein\t"], "line 2 of column 2 is empty"),
+}
+
+
+@pytest.mark.parametrize("fault", COLUMNS)
+def test_read_pairs_columns_that_are_no_sides_are_refused(tmp_path, fault):
+    lines, said = COLUMNS[fault]
+    file = write(tmp_path, "x.tsv", lines * 9 if "name" not in fault else lines)
+    with pytest.raises(BadInput, match=said) as caught:
+        read_pairs(str(file), "fr", "en")
+    print(caught.value)
+
+
+def test_read_pairs_of_hub_data_set_with_missing_rows(monkeypatch):
+    import datasets
+
+    rows = [{"de": f"ein {i}", "en": f"one {i}"} if i % 3 else None for i in range(30)]
+    tables = {"train": datasets.Dataset.from_dict({"translation": rows})}
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(tables))
+    data = read_pairs("hf:someone/set")
+    print(data.description)
+    assert len(all_pairs(data)) == 20
+    assert "10 rows without one of the sides left out" in data.description
+
+
 def test_read_pairs_of_hub_data_set(tmp_path):
     import json
 

@@ -206,3 +206,56 @@ def test_load_rejects_ids_far_beyond_the_vocabulary(tmp_path):
     with pytest.raises(BadInput, match="has ids up to 4294967295: ") as caught:
         tokenizers.load(tmp_path)
     print(caught.value)
+
+
+@pytest.mark.parametrize("files", ["vocab.txt", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"do_lower_case": False},
+        {"do_lower_case": True, "strip_accents": False},
+        {"do_lower_case": False, "strip_accents": True},
+        {"tokenize_chinese_chars": False},
+        {"unk_token": "a"},
+    ],
+    ids=str,
+)
+def test_load_follows_the_settings_of_a_folder_like_transformers(settings, files, tmp_path):
+    """Those of `tokenizer_config.json` go before what `tokenizer.json` holds."""
+    names = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *["a", "A", "day", "Day", "e", "é", "日本", "日", "本"],
+    ]
+    (tmp_path / "vocab.txt").write_text("\n".join(names), encoding="utf-8")
+    if files == "tokenizer.json":
+        tokenizers.load(tmp_path).save(str(tmp_path / "tokenizer.json"))
+        if "unk_token" in settings:
+            return  # it is in the file
+    stated = {"tokenizer_class": "BertTokenizer", **settings}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
+    theirs = import_transformers().AutoTokenizer.from_pretrained(tmp_path)
+    text = "a A day Day é E 日本 x"
+    found = tokenizers.load(tmp_path).encode(text, add_special_tokens=False).tokens
+    print(settings, found)
+    assert found == theirs.tokenize(text)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("[]", "holds a list"),
+        ('{"do_basic_tokenize": false}', "sets do_basic_tokenize = False"),
+        ("{", "no tokenizer"),
+    ],
+)
+def test_load_refuses_other_settings_of_a_folder(config, message, tmp_path):
+    (tmp_path / "vocab.txt").write_text("[UNK]\na\n")
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    with pytest.raises(BadInput, match=message) as caught:
+        tokenizers.load(tmp_path)
+    print(caught.value)

@@ -151,17 +151,39 @@ def test_preprocess_ink_that_fills_the_frame_stays_inside(size, tmp_path):
 
 
 def deep_png(values):
-    """A 16-bit PNG file of (height, width) or (height, width, 3 or 4) values; Pillow writes gray alone."""
+    """A 16-bit PNG file of (height, width) or (height, width, 2 to 4) values; Pillow writes gray alone."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    color = {1: 0, 3: 2, 4: 6}[values.shape[2] if values.ndim == 3 else 1]
+    color = {1: 0, 2: 4, 3: 2, 4: 6}[values.shape[2] if values.ndim == 3 else 1]
     lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b""))
     )
+
+
+def deep_tiff(values, order, zipped):
+    """A TIFF file of 16 bits a color, which Pillow does not write; `order` as `struct` has it."""
+    height, width, colors = values.shape
+    data = values.astype(order + "u2").tobytes()
+    data = zlib.compress(data) if zipped else data
+    end = 10 + 12 * 10 + 4  # of the directory, where the bits of each color stand
+    fields = [
+        *((256, 4, width), (257, 4, height), (258, 3, None), (259, 3, 8 if zipped else 1), (262, 3, 2)),
+        *((273, 4, end + 2 * colors), (277, 3, colors), (278, 4, height), (279, 4, len(data)), (284, 3, 1)),
+    ]
+    directory = b""
+    for tag, kind, value in fields:
+        head = struct.pack(order + "HHI", tag, kind, colors if value is None else 1)
+        number = struct.pack(
+            order + ("I" if kind == 4 or value is None else "H"), end if value is None else value
+        )
+        directory += head + number.ljust(4, b"\0")
+    start = (b"II" if order == "<" else b"MM") + struct.pack(order + "HIH", 42, 8, len(fields))
+    bits = struct.pack(f"{order}{colors}H", *[16] * colors)
+    return start + directory + struct.pack(order + "I", 0) + bits + data
 
 
 def write_deep(folder, kind):
@@ -177,6 +199,12 @@ def write_deep(folder, kind):
                 file.with_suffix(".png").write_bytes(deep_png(values))
             elif kind == "16-bit color":
                 file.with_suffix(".png").write_bytes(deep_png(np.stack([values] * 3, 2)))
+            elif kind == "16-bit gray with alpha":
+                opaque = np.stack([values, np.full_like(values, 65535)], 2)
+                file.with_suffix(".png").write_bytes(deep_png(opaque))
+            elif kind.startswith("TIFF"):
+                order, zipped = "<" if "little" in kind else ">", "zipped" in kind
+                file.with_suffix(".tif").write_bytes(deep_tiff(np.stack([values] * 3, 2), order, zipped))
             elif kind == "floats":
                 Image.fromarray((values / 1000).astype(np.float32)).save(file.with_suffix(".tiff"))
             else:
@@ -184,10 +212,15 @@ def write_deep(folder, kind):
     return {"floats": (2.0, 2.085), "signed": (-1000, -915)}.get(kind, (2000, 2085))
 
 
-@pytest.mark.parametrize("kind", ["16-bit gray", "16-bit color", "floats", "signed"])
+TIFFS = ["TIFF little", "TIFF big", "TIFF little zipped", "TIFF big zipped"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["16-bit gray", "16-bit color", "16-bit gray with alpha", "floats", "signed", *TIFFS]
+)
 def test_images_of_more_than_8_bits_fill_the_range_of_their_set(kind, tmp_path):
     low, high = write_deep(tmp_path, kind)
-    channels = 3 if kind == "16-bit color" else 1
+    channels = 3 if kind == "16-bit color" or kind in TIFFS else 1
     data = load_images(tmp_path, size=12, channels=channels)
     print(data.description, data.metadata)
     assert data.metadata["levels"] == pytest.approx([low, high])

@@ -195,9 +195,11 @@ def png(mask, depth):
     )
 
 
-@pytest.mark.parametrize("kind", ["1", "2", "4", "8", "16", "palette 1", "palette 2", "palette 4", "LA"])
+@pytest.mark.parametrize(
+    "kind", ["1", "2", "4", "8", "16", "palette 1", "palette 2", "palette 4", "LA", "RGB", "RGBA"]
+)
 def test_load_segmentation_masks_keep_stored_numbers(tmp_path, kind):
-    bits = int(kind.split()[-1]) if kind != "LA" else 8
+    bits = int(kind.split()[-1]) if kind.split()[-1].isdigit() else 8
     wanted = np.arange(256).reshape(16, 16) % min(2**bits, 6)
     write_masks(tmp_path, [wanted] * 10)
     for file in (tmp_path / "masks").iterdir():
@@ -205,8 +207,8 @@ def test_load_segmentation_masks_keep_stored_numbers(tmp_path, kind):
             image = Image.fromarray(wanted.astype(np.uint8), mode="P")
             image.putpalette([c for i in range(256) for c in (255 - i, i, 7)])
             image.save(file, bits=bits)
-        elif kind == "LA":
-            Image.fromarray(wanted.astype(np.uint8)).convert("LA").save(file)
+        elif not kind.isdigit():
+            Image.fromarray(wanted.astype(np.uint8)).convert(kind).save(file)
         else:
             file.write_bytes(png(wanted, bits))
     data = load_segmentation(tmp_path, size=16)
@@ -225,7 +227,7 @@ def test_load_segmentation_16_bit_mask_out_of_range_refused(tmp_path):
 
 def test_load_segmentation_published_splits(folder, tmp_path_factory):
     above = tmp_path_factory.mktemp("splits")
-    for split in ("train", "test"):
+    for split in ("Train", "Testing"):
         (above / split).mkdir()
         for kind in ("images", "masks"):
             (above / split / kind).symlink_to(folder / kind)
@@ -237,12 +239,17 @@ def spoil(folder, how):
     picture, mask = folder / "images" / "3.png", folder / "masks" / "3.png"
     if how == "no mask":
         mask.unlink()
+    elif how == "no PNG":
+        mask.rename(mask.with_suffix(".npy"))
+    elif how == "two names":
+        (folder / "Train").mkdir()
+        (folder / "training").mkdir()
     elif how == "no picture":
         picture.unlink()
     elif how == "other sides":
         Image.new("L", (20, 17)).save(mask)
     elif how == "colours":
-        Image.new("RGB", (20, 16)).save(mask)
+        Image.new("RGB", (20, 16), "red").save(mask)
     elif how == "out of range":
         (folder / "classes.txt").write_text("sky\nhouse\n")
     elif how == "corrupt":
@@ -258,6 +265,8 @@ def spoil(folder, how):
 
 SAID = {
     "no mask": r"3\.png has no mask: put .*3\.png there",
+    "no PNG": r"3\.npy is no PNG: save masks as PNG",
+    "two names": r"has Train and training, which are both a train split",
     "no picture": r"3\.png has no image",
     "other sides": r"is 20x17, its image 20x16",
     "colours": r"no index mask .*8-bit PNG",

@@ -139,6 +139,76 @@ def test_image_folder_published_splits(tmp_path, val):
         load_images(tmp_path, size=12, channels=3)
 
 
+@pytest.mark.parametrize(
+    ("train", "test"), [("Train", "TEST"), ("Training", "Testing"), ("train/train", "test/test")]
+)
+def test_image_folder_names_of_splits(tmp_path, train, test):
+    """Capitals and -ing are no classes; a split may have a folder of its name around its classes."""
+    for i, name in enumerate(("cat", "dog")):
+        write(tmp_path / train / name, 20, seed=i)
+        write(tmp_path / test / name, 4, seed=i + 2)
+    pictures = load_images(tmp_path, size=12, channels=3)
+    print(pictures.description)
+    assert pictures.classes == ("cat", "dog")
+    assert counts(pictures) == {"train": [18, 18], "val": [2, 2], "test": [4, 4]}
+
+
+SPLIT_FAULTS = {
+    "beside splits": (("train/cat", "train/dog", "test/cat", "more"), "may be splits, beside more"),
+    "train and others": (("train/cat", "train/dog", "more"), "train, which may be splits, beside more"),
+    "two names": (
+        ("train/cat", "train/dog", "val/cat", "dev/cat"),
+        "dev and val, which are both a val split",
+    ),
+    "no train": (("test/cat", "test/dog", "val/cat", "val/dog"), "but no train"),
+}
+
+
+@pytest.mark.parametrize("fault", SPLIT_FAULTS)
+def test_image_folder_splits_that_may_be_classes_are_refused(tmp_path, fault):
+    folders, said = SPLIT_FAULTS[fault]
+    for i, name in enumerate(folders):
+        write(tmp_path / name, 4, seed=i)
+    with pytest.raises(BadInput, match=said) as caught:
+        load_images(tmp_path, size=12, channels=3)
+    print(caught.value)
+
+
+def test_image_folder_with_a_class_named_train(tmp_path):
+    for i, name in enumerate(("car", "plane", "train")):
+        write(tmp_path / name, 10, seed=i)
+    write(tmp_path / "car" / "@eaDir" / "car.png", 3)  # thumbnails of a disk on the network
+    assert counts(load_images(tmp_path, size=12, channels=3)) == {
+        "train": [8, 8, 8],
+        "val": [1, 1, 1],
+        "test": [1, 1, 1],
+    }
+
+
+def test_image_folder_with_a_link_to_itself_is_read_once(tmp_path):
+    for i, name in enumerate(("cat", "dog")):
+        write(tmp_path / "photos" / name, 10, seed=i)
+        (tmp_path / "photos" / name / "all").symlink_to(tmp_path / "photos")
+    write(tmp_path / "elsewhere", 5, seed=7)
+    (tmp_path / "photos" / "cat" / "more").symlink_to(tmp_path / "elsewhere")
+    pictures = load_images(tmp_path / "photos", size=12, channels=3)
+    print(pictures.description)
+    assert sum(counts(pictures)[split][0] for split in ("train", "val", "test")) == 15
+    assert sum(counts(pictures)[split][1] for split in ("train", "val", "test")) == 10
+
+
+def test_image_folder_says_which_files_hold_several_images(tmp_path):
+    for i, name in enumerate(("cat", "dog")):
+        write(tmp_path / name, 10, seed=i)
+    first, second = (Image.new("RGB", (12, 12), color) for color in ("red", "blue"))
+    for suffix in ("gif", "tif", "png", "webp"):
+        first.save(tmp_path / "cat" / f"moves.{suffix}", save_all=True, append_images=[second])
+    pictures = load_images(tmp_path, size=12, channels=3)
+    print(pictures.description)
+    assert "RGB (the first of several images in a file) 3" in pictures.description
+    assert "P (the first of several images in a file) 1" in pictures.description
+
+
 def write_idx(folder, zipped, train=60, test=20):
     folder.mkdir(exist_ok=True)
     numbers, suffix = np.random.RandomState(0), ".gz" if zipped else ""
@@ -179,6 +249,29 @@ def test_idx_classes_are_named_by_their_file(tmp_path):
         with pytest.raises(BadInput, match=said) as caught:
             load_images(tmp_path, size=32, channels=1)
         print(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "said"),
+    [
+        ("", ("1", "2", "4"), "IDX files; "),
+        ("a\nb\nc\nd\n", ("a", "b", "d"), "labels count from 1, no image of 'c'; "),
+        ("none\na\nb\nc\nd\n", ("a", "b", "d"), "no image of 'none', 'c'; "),
+    ],
+)
+def test_idx_labels_from_1_and_with_gaps(tmp_path, names, classes, said):
+    """As in EMNIST's letters."""
+    write_idx(tmp_path, zipped=False)
+    for file in tmp_path.glob("*labels*"):
+        data = file.read_bytes()
+        file.write_bytes(data[:8] + bytes((1, 2, 4)[label % 3] for label in data[8:]))
+    if names:
+        (tmp_path / "classes.txt").write_text(names)
+    pictures = load_images(tmp_path, size=32, channels=1)
+    print(pictures.classes, pictures.description)
+    assert pictures.classes == classes
+    assert said in pictures.description
+    assert pictures.test.labels.tolist() == [i % 4 % 3 for i in range(20)]
 
 
 def test_idx_rejects_damaged_files(tmp_path):
@@ -330,3 +423,24 @@ def test_images_of_an_array_are_framed_like_one_by_one(side, size, ink):
     print(side, size, ink, at_once.shape, int((at_once != one_by_one).sum()), "pixels differ")
     assert (at_once == one_by_one).all()
     assert dataset._frame_array(dataset.ImageFiles(subset, 64, 1, ink)) is None  # these are resized
+
+
+@pytest.mark.parametrize("stored", ["file", "bytes"])
+@pytest.mark.parametrize("labels", [[0.0, 1.0, None], ["cat", "dog", ""]])
+def test_hf_images_of_other_writers(tmp_path, monkeypatch, stored, labels):
+    """Parquet without Hugging Face's own metadata: files as bytes, labels as a column with gaps holds them."""
+    import datasets
+
+    def png(i):
+        Image.new("RGB", (9, 9), (5 * i, 0, 0)).save(tmp_path / "a.png")
+        return (tmp_path / "a.png").read_bytes()
+
+    images = [png(i) if stored == "bytes" else {"bytes": png(i), "path": None} for i in range(42)]
+    columns = {"image": images, "label": [labels[i % 3] for i in range(42)]}
+    made = datasets.DatasetDict({"train": datasets.Dataset.from_dict(columns)})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: made)
+    pictures = load_images("hf:someone/set", size=9, channels=3)
+    print(pictures.classes, pictures.description)
+    assert pictures.classes == (("0", "1") if labels[0] == 0 else ("cat", "dog"))
+    assert "14 rows without an image or a label left out" in pictures.description
+    assert sum(map(sum, counts(pictures).values())) == 28

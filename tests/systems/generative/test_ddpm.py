@@ -32,6 +32,7 @@ from torchstone.systems.generative.ddpm import (
     unet,
 )
 from torchstone.tasks.transfer import load_weights
+from torchstone.tasks.vision import feature_classifier
 from torchstone.verify import relative_error
 
 
@@ -99,6 +100,19 @@ def color_run(tmp_path_factory):
         yield root / "run"
 
 
+@pytest.fixture
+def short_classifier(monkeypatch):
+    """The classifier that judges samples trains 10 steps: enough where nobody reads what it says."""
+    fit = feature_classifier.fit
+
+    def shortened(run, **options):
+        run.steps = 10
+        fit(run, intervals=Intervals(log=10, evaluate=10), quiet=options["quiet"])
+
+    monkeypatch.setattr(feature_classifier, "fit", shortened)
+
+
+@pytest.mark.usefixtures("short_classifier")
 @pytest.mark.parametrize("condition", [pytest.param("none", marks=pytest.mark.sweep), "label"])
 def test_variant_with_text_encoder_trains_without_captions(condition, tmp_path, monkeypatch, capsys):
     """Its text encoder and coarse head are left out, in training and in the checkpoint."""

@@ -387,3 +387,16 @@ def test_dqn_replay_of_atari_frames_equals_observations():
             transitions.next_observation[:-num_envs][continues], acted_on[-held + num_envs :][continues]
         )
         assert ends > 0
+
+
+@pytest.mark.parametrize(
+    ("wrappers", "is_stacked"),
+    [(("AtariPreprocessing",), True), (("AtariPreprocessing", "FlattenObservation"), False)],
+)
+def test_dqn_replay_stacks_frames_only_where_they_are_atari_s(wrappers, is_stacked):
+    changes = {"data": "ALE/Pong-v5", "wrappers": wrappers, "num_envs": 2, "buffer_size": 64, "num_steps": 4}
+    recipe = dataclasses.replace(dqn.RECIPES["smoke"], device="cpu", eval_episodes=1, **changes)
+    buffer = next(dqn.build(dataclasses.replace(recipe, max_episode_steps=8))).stream.buffer
+    print(wrappers, buffer.shape, buffer.num_stack, buffer.frame.shape)
+    assert buffer.num_stack == (4 if is_stacked else 1)
+    assert buffer.frame[0].numel() == (84 * 84 if is_stacked else 4 * 84 * 84)

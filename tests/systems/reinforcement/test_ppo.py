@@ -1,6 +1,7 @@
 """PPO: an update equals stable-baselines3's, time limits are bootstrapped, minibatches cover the rollout."""
 
 import dataclasses
+import math
 
 import gymnasium
 import numpy as np
@@ -205,3 +206,21 @@ def test_ppo_minibatches_of_frames_keep_channels_last():
 def test_ppo_refuses_raw_frames():
     with pytest.raises(BadInput, match="AtariPreprocessing"):
         next(ppo.build(dataclasses.replace(SMOKE, data="ALE/Pong-v5")))
+
+
+@pytest.mark.parametrize(("num_steps", "batch_size"), [(5, 4), (2, 1)])
+def test_ppo_minibatch_of_one_step_stays_finite(num_steps, batch_size):
+    """One advantage has no deviation: it stays as it is, and no variance is explained."""
+    changes = {
+        "num_envs": 1,
+        "num_steps": num_steps,
+        "batch_size": batch_size,
+        "epochs": 2,
+        "eval_episodes": 1,
+    }
+    run = next(ppo.build(dataclasses.replace(ppo.RECIPES["smoke"], device="cpu", **changes)))
+    metrics = run.update(next(run.stream))
+    print({name: float(value) for name, value in metrics.items()})
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert all(torch.isfinite(p).all() for p in run.state["model"].parameters())
+    assert "explained_variance" not in metrics

@@ -1,7 +1,10 @@
 """REINFORCE: the gradient equals the definition, and a baseline reduces its variance."""
 
 import dataclasses
+import math
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 
@@ -74,3 +77,43 @@ def test_reinforce_baseline_reduces_gradient_variance():
     means = {name: sum(v) / len(v) for name, v in variances.items()}
     print(means)
     assert means["learned"] < 0.8 * means["none"]
+
+
+class Bandit(gymnasium.Env):
+    """Each episode is one step, whose reward is always the same."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, reward: float):
+        self.reward = reward
+
+    def reset(self, *, seed=None, options=None):
+        return np.ones(2, np.float32), {}
+
+    def step(self, action):
+        return np.ones(2, np.float32), self.reward, True, False, {}
+
+
+@pytest.mark.parametrize("baseline", ["learned", "mean", "none"])
+@pytest.mark.parametrize(("reward", "num_envs"), [(0.0, 4), (-200.0, 4), (-200.0, 1)])
+def test_reinforce_of_returns_that_do_not_differ_stays_finite(reward, num_envs, baseline):
+    """They have no deviation to be a unit, one episode has no variance, and no reward gives no gradient."""
+    gymnasium.registry.pop("Bandit-v0", None)
+    gymnasium.register("Bandit-v0", entry_point=Bandit, kwargs={"reward": reward})
+    changes = {"data": "Bandit-v0", "num_envs": num_envs, "baseline": baseline, "eval_episodes": 1}
+    run = next(reinforce.build(dataclasses.replace(SMOKE, **changes)))
+    metrics = run.update(next(run.stream))
+    print({name: float(value) for name, value in metrics.items()})
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert abs(float(metrics["loss"])) < 1e5
+    assert ("gradient_variance" in metrics) == (num_envs > 1)
+    assert all(torch.isfinite(p).all() for p in run.state["model"].parameters())
+
+
+def test_deviation_is_the_standard_deviation_and_1_where_returns_do_not_differ():
+    varied = torch.tensor([1.0, 2.0, 4.0])
+    cases = [varied, torch.full((5,), 0.1), torch.zeros(3), torch.ones(1)]
+    found = [float(reinforce.deviation(each)) for each in cases]
+    print(found)
+    assert found == [float(varied.std() + 1e-8), 1.0, 1.0, 1.0]

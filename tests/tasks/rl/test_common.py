@@ -14,7 +14,7 @@ from torchstone.cli.main import main
 from torchstone.envs.vector_env import VectorEnv
 from torchstone.errors import BadInput
 from torchstone.runs.recipes import read_recipe
-from torchstone.systems.reinforcement import a2c, dqn, ppo, reinforce
+from torchstone.systems.reinforcement import a2c, ddpg, dqn, ppo, reinforce
 from torchstone.tasks.rl import common
 from torchstone.tasks.rl.common import num_updates
 
@@ -202,3 +202,153 @@ def test_vector_env_refuses_bounds_and_types_that_are_not_true():
         with pytest.raises(BadInput, match=message) as caught:
             VectorEnv(f"Untrue-{kind}-v0")
         print(caught.value)
+
+
+def test_frames_with_channels_last_are_the_same_to_a_network():
+    gymnasium.registry.pop("Last-v0", None)
+    gymnasium.register("Last-v0", Pictures, kwargs={"shape": (84, 84, 1)})
+    found = outputs(ppo, "ppo", "Last-v0")
+    assert torch.equal(found, outputs(ppo, "ppo", "Pictures-bytes-v0"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "wrappers", "advice"),
+    [
+        ((7, 7, 3), (), "--wrappers ResizeFrames, or --wrappers FlattenObservation for"),
+        ((96, 96, 3), ("SignReward",), "--wrappers SignReward,ResizeFrames, or"),
+        (
+            (4, 84, 84, 3),
+            ("SignReward",),
+            "which no network here takes: --wrappers SignReward,FlattenObservation",
+        ),
+    ],
+)
+def test_model_config_names_wrappers_that_fit_the_observations(shape, wrappers, advice):
+    class Large(Pictures):
+        def __init__(self):
+            self.observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
+            self.action_space = gymnasium.spaces.Discrete(2)
+
+    gymnasium.registry.pop("Large-v0", None)
+    gymnasium.register("Large-v0", Large)
+    recipe = dataclasses.replace(ppo.RECIPES["smoke"], data="Large-v0", wrappers=wrappers)
+    with pytest.raises(BadInput, match=advice) as caught:
+        common.model_config(recipe, "ppo")
+    print(caught.value)
+
+
+def test_bounds_of_the_type_are_no_bounds():
+    """Else all frames would be zeros to a network."""
+    box = gymnasium.spaces.Box
+    frames = {
+        "float32": box(-np.finfo(np.float32).max, np.finfo(np.float32).max, (1, 84, 84), np.float32),
+        "int64": box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (1, 84, 84), np.int64),
+        "half": box(0, np.inf, (1, 84, 84), np.float32),
+        "symmetric": box(-128, 127, (1, 84, 84), np.int16),
+        "constant": box(0, 0, (1, 84, 84), np.uint8),
+    }
+    scales = {name: common.observation_scale(space) for name, space in frames.items()}
+    print(scales)
+    assert scales == {"float32": 1.0, "int64": 1.0, "half": 1.0, "symmetric": 128.0, "constant": 1.0}
+
+
+# ------------------------------------------------------------- what a training begins with is told
+
+
+class Valve(gymnasium.Env):
+    """One step; a mask if it is asked for."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, space: gymnasium.Space, mask: bool = False):
+        self.action_space, self.info = space, {"action_mask": np.array([1, 0], np.int8)} if mask else {}
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), dict(self.info)
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 1.0, True, False, dict(self.info)
+
+
+@pytest.mark.parametrize(
+    ("system", "space", "mask", "said"),
+    [
+        (ppo, gymnasium.spaces.Box(100, 200, (1,), np.float32), False, "its actions are from 100 to 200"),
+        (
+            a2c,
+            gymnasium.spaces.Box(-0.01, 0.01, (1,), np.float32),
+            False,
+            "its actions are from -0.01 to 0.01",
+        ),
+        (reinforce, gymnasium.spaces.Box(0, 255, (1,), np.uint8), False, "its actions are from 0 to 255"),
+        (ppo, gymnasium.spaces.Box(-2, 2, (1,), np.float32), False, None),
+        (ppo, gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32), False, None),
+        (dqn, gymnasium.spaces.Discrete(2), True, "its action mask is not used"),
+        (ppo, gymnasium.spaces.Discrete(2), True, None),
+        (dqn, gymnasium.spaces.Discrete(2), False, None),
+    ],
+)
+def test_what_an_agent_does_not_use_or_hardly_reaches_is_said(system, space, mask, said):
+    gymnasium.registry.pop("Valve-v0", None)
+    gymnasium.register("Valve-v0", Valve, kwargs={"space": space, "mask": mask})
+    run = next(system.build(dataclasses.replace(system.RECIPES["smoke"], data="Valve-v0", device="cpu")))
+    print(run.metadata["data"])
+    notes = [part for part in run.metadata["data"].split("; ") if part.startswith("its action")]
+    assert len(notes) == (said is not None)
+    if said is None:
+        return
+    assert notes[0].startswith(said)
+    if "--wrappers " in notes[0]:
+        wrapper = notes[0].partition("--wrappers ")[2].split()[0]
+        inner = VectorEnv("Valve-v0", wrappers=(wrapper,)).action_space
+        assert (inner.low.item(), inner.high.item()) == (-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("system", "recipe", "episodes", "evaluations"),
+    [
+        (
+            "ppo",
+            "cartpole",
+            8,
+            7,
+        ),  # 20 episodes of 500 steps would be a tenth of all steps: twice are too few
+        ("ppo", "lunarlander", 20, 13),
+        ("dqn", "cartpole", 8, 3),
+        ("ddpg", "pendulum", 8, 3),
+        ("reinforce", "cartpole", 20, 20),  # both are whole episodes
+        ("a2c", "a3c", 12, 10),
+    ],
+)
+def test_evaluation_takes_a_tenth_of_the_environment_steps(system, recipe, episodes, evaluations):
+    from torchstone.engine.run import EVALUATION_SHARE, FORWARDS, Intervals
+
+    recipe = {"ppo": ppo, "a2c": a2c, "dqn": dqn, "ddpg": ddpg, "reinforce": reinforce}[system].RECIPES[
+        recipe
+    ]
+    limit = VectorEnv(recipe.data).episode_limit
+    examples, found = common.examples_of(recipe, limit)
+    due = Intervals().resolve(recipe.updates, examples)
+    count = -(-recipe.updates // due.evaluate)
+    share = count * examples.val / (recipe.updates * examples.batch * FORWARDS)
+    print(f"{count} evaluations of {found} episodes, {examples}: at most {share:.1%} of the work")
+    assert (found, count) == (episodes, evaluations)
+    assert share <= EVALUATION_SHARE
+    steps = getattr(recipe, "total_timesteps", None) or recipe.total_episodes
+    assert 0 <= recipe.updates * examples.batch - steps < examples.batch
+
+
+def test_fewer_episodes_during_training_and_all_at_the_end_are_said(tmp_path, capsys):
+    out, words = tmp_path / "run", ["--num-envs", "1", "--num-steps", "64", "--total-timesteps", "2400"]
+    words += ["--max-episode-steps", "20", "--eval-episodes", "20", "--epochs", "1", "--device", "cpu"]
+    assert main(["train", "ppo/smoke", "--out", str(out), *words]) == 0
+    said = capsys.readouterr().err
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in rows if row["split"] == "val"]
+    print(said, steps)
+    assert "validation plays 8 episodes of at most 20 steps, and at the end 20, as the test does" in said
+    assert (
+        "38 updates of 64 environment steps; validation every 10 on at most 160, up to 11% of the work"
+        in said
+    )
+    assert steps == [0, 10, 20, 30, 38]

@@ -1,7 +1,7 @@
 """Data sets for speaker identification: sequences of vectors, or sounds, with one label each."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torchstone.data import download
 from torchstone.data.audio.files import find_audio_files, read_audio, read_fsdd
 from torchstone.data.bad_files import read_good, split_skip
 from torchstone.data.identity import SPLITS, identified
-from torchstone.data.splits import full_subset, stratified_split
+from torchstone.data.splits import find_split_folders, full_subset, stratified_split
 from torchstone.data.text_files import read_utf8
 from torchstone.errors import BadInput, did_you_mean
 
@@ -78,7 +78,7 @@ def read_speakers(spec: str, sample_rate: int) -> SpeakerDataset:
       Shimbo 1999), with its published split: 270 for training, 370 for the test
     - `NAME_TRAIN.ts`, with `NAME_TEST.ts` in the same folder: any set in that format, evenly sampled
     - the Free Spoken Digit Dataset, zip file or folder: its speakers, its official test indices
-    - a folder with a sub-folder of sound files for each speaker
+    - a folder with a sub-folder of sound files for each speaker, or with `train` and `test` of such
 
     Without a published test split a tenth is split off by class for it, and then a tenth of the data for
     validation, always the same.
@@ -109,14 +109,30 @@ def read_speakers(spec: str, sample_rate: int) -> SpeakerDataset:
         parts = {s: [(r.wave, r.speaker, r.name) for r in each] for s, each in digits.items()}
         splitting = "test: indices 0 to 4, as published; val: 5 to 7"
         return _make_dataset(path.name, parts, True, f"{spec}: spoken digits", splitting)
-    folders = path.iterdir() if path.is_dir() else []
-    folders = sorted(f for f in folders if f.is_dir() and not f.name.startswith("."))
-    listed = [(file, folder.name) for folder in folders for file in find_audio_files(folder)]
+    roots = {split: path / name for split, name in find_split_folders(path, find_audio_files).items()} or {
+        "train": path
+    }
+    listed = [(file, name, split) for split, root in roots.items() for file, name in _list_sounds(root)]
     if not listed:
         raise BadInput(f"{spec} is no set of speakers: give a folder with a sub-folder per speaker")
     audio, good, left_out = read_good(lambda row: read_audio(row[0], sample_rate), listed, skip=skip)
-    rows = [(wave, listed[i][1], str(listed[i][0])) for wave, i in zip(audio, good, strict=True)]
-    return _make_dataset(path.name, {"train": rows}, True, spec + left_out)
+    rows: dict[str, Rows] = {split: [] for split in roots}
+    for wave, i in zip(audio, good, strict=True):
+        file, speaker, split = listed[i]
+        rows[split].append((wave, speaker, str(file)))
+    if empty := [split for split, each in rows.items() if not each]:
+        raise BadInput(f"the {empty[0]} split of {spec} has no recording{left_out}")
+    others = sum(f.is_file() and not f.name.startswith(".") for f in path.rglob("*")) - len(listed)
+    skipped = f", {others} other file{'s' * (others > 1)} skipped" if others else ""
+    return _make_dataset(path.name, rows, True, spec + skipped + left_out)
+
+
+def _list_sounds(root: Path) -> Iterator[tuple[Path, str]]:
+    """The sound files in the sub-folders, with the names of these."""
+    folders = root.iterdir() if root.is_dir() else []
+    for folder in sorted(f for f in folders if f.is_dir() and not f.name.startswith(".")):
+        for file in find_audio_files(folder):
+            yield file, folder.name
 
 
 Rows = list[tuple[Tensor, str, str]]  # item, class, name

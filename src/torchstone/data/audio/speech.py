@@ -1,5 +1,7 @@
 """Speech data sets: isolated recordings to compose utterances from, or a folder with transcripts."""
 
+import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +10,8 @@ import numpy as np
 from torchstone.data.audio.files import Recording, find_audio_files, read_audio, read_captcha, read_fsdd
 from torchstone.data.bad_files import read_good, split_skip
 from torchstone.data.identity import SPLITS, identified
-from torchstone.data.splits import MAX_VALIDATION, SPLIT_NAMES, SPLIT_SEED
-from torchstone.data.text_files import find_delimiter, read_rows, read_utf8
+from torchstone.data.splits import MAX_VALIDATION, SPLIT_SEED, split_of
+from torchstone.data.text_files import MISSING_TEXTS, find_delimiter, read_rows, read_utf8
 from torchstone.errors import BadInput, did_you_mean
 
 BUNDLED = ("captcha",)
@@ -94,10 +96,9 @@ def _read_folder(path: Path, sample_rate: int, skip: bool) -> SpeechDataset:
         )
     (table,) = tables
     rows = _read_table(table)
-    listed = [name for name, _, _ in rows]
-    if len(set(listed)) < len(listed):
-        repeated = next(name for i, name in enumerate(listed) if name in listed[:i])
-        raise BadInput(f"{table} lists {repeated} twice")
+    listed = [os.path.normpath(name) for name, _, _ in rows]
+    if repeated := [name for name, count in Counter(listed).items() if count > 1]:
+        raise BadInput(f"{table} lists {repeated[0]} twice")
     parts: dict[str, list[Recording]] = {"train": [], "val": [], "test": []}
     unassigned = []
 
@@ -114,8 +115,8 @@ def _read_folder(path: Path, sample_rate: int, skip: bool) -> SpeechDataset:
         number += 1
         if not split:
             unassigned.append(recording)
-        elif split.lower() in SPLIT_NAMES:
-            parts[SPLIT_NAMES[split.lower()]].append(recording)
+        elif name := split_of(split):
+            parts[name].append(recording)
         else:
             raise BadInput(f"{table}, data row {number}: split is train, val or test, not {split!r}")
     without = len({f.resolve() for f in find_audio_files(path)} - {(path / n).resolve() for n in listed})
@@ -169,6 +170,9 @@ def _read_table(table: Path) -> list[tuple[str, str, str]]:
         if not row[file] or not row[transcript]:
             empty = "text" if row[file] else "file"
             raise BadInput(f"{table}, data row {number}: the {empty} is empty")
+        if row[transcript].lower() in MISSING_TEXTS:
+            missing = row[transcript]
+            raise BadInput(f"{table}, data row {number}: the text is {missing!r}, which stands for none")
         text = " ".join(row[transcript].split())
         entries.append((row[file], text, "" if split is None else row[split]))
     if not entries:

@@ -11,7 +11,7 @@ from torchstone.data.bad_files import read_good, split_skip
 from torchstone.data.identity import identified
 from torchstone.data.music import chorales, midi
 from torchstone.data.music.midi import EXTENSIONS, KEYS, LOWEST_KEY, Frames
-from torchstone.data.splits import SPLIT_NAMES, SPLIT_SEED
+from torchstone.data.splits import SPLIT_SEED, find_split_folders, find_splits
 from torchstone.data.text_files import read_utf8
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.files import parse_json
@@ -45,7 +45,8 @@ def load_music(spec: str | Path, frame_beats: float | None = None) -> MusicDatas
     - `chorales`: Bach's, from music21's archive, in eighth notes; without duplicates
     - jsb-chorales-quarter.json (or -8th, -16th) of the JSB chorales, or the folder it is in: the
       split of Boulanger-Lewandowski et al. 2012 (arXiv:1206.6392), section 6
-    - a folder of MIDI files, with or without folders in it; in sixteenth notes
+    - a folder of MIDI files, with or without folders in it; in sixteenth notes. Folders named train, val
+      and test are the splits
 
     Without a published split the pieces are split 75 : 10 : 15, always in the same way; settings of one
     melody may fall into different splits.
@@ -77,7 +78,9 @@ def load_music(spec: str | Path, frame_beats: float | None = None) -> MusicDatas
     if path.suffix == ".json" and path.is_file():
         return _published(path, frame_beats)
     if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in EXTENSIONS)
+        if splits := find_split_folders(path, _midi_files):
+            return _published_folders(path, splits, frame_beats or FRAME_BEATS, skip)
+        files = _midi_files(path)
         read = partial(read_piece, frame_beats=frame_beats or FRAME_BEATS)
         pieces, _, left_out = read_good(read, files, skip=skip)
         dropped = sum(count for _, count in pieces)
@@ -87,6 +90,37 @@ def load_music(spec: str | Path, frame_beats: float | None = None) -> MusicDatas
     if path.name != str(spec) or path.suffix:
         raise BadInput(f"{spec} does not exist: give a folder of MIDI files")
     raise BadInput(f"no music or folder {spec!r}: {did_you_mean(str(spec), BUNDLED)}")
+
+
+def _midi_files(folder: Path) -> list[Path]:
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file())
+    return [file for file in files if not file.name.startswith(".")]
+
+
+def _published_folders(path: Path, splits: dict[str, str], frame_beats: float, skip: bool) -> MusicDataset:
+    """Folders named `train`, `val` and `test`; a missing one is split off the training pieces."""
+    listed = [(split, file) for split, name in splits.items() for file in _midi_files(path / name)]
+    read, good, left_out = read_good(lambda each: read_piece(each[1], frame_beats), listed, skip=skip)
+    dropped = sum(count for _, count in read)
+    parts: dict[str, list[Frames]] = {split: [] for split in splits}
+    for (piece, _), i in zip(read, good, strict=True):
+        parts[listed[i][0]].append(piece)
+    for split in [split for split in ("test", "val") if split not in parts]:
+        order = np.random.RandomState(SPLIT_SEED).permutation(len(parts["train"]))
+        count = max(1, round(SPLIT_SHARES[split == "val"] * len(order)))
+        train, chosen = parts["train"], sorted(order[:count].tolist())
+        parts[split] = [train[i] for i in chosen]
+        parts["train"] = [piece for i, piece in enumerate(train) if i not in chosen]
+    if empty := [split for split, pieces in parts.items() if not pieces]:
+        raise BadInput(f"the {empty[0]} split of {path} has no piece{left_out}")
+    sizes = " / ".join(f"{len(parts[split])} {split}" for split in ("train", "val", "test"))
+    notes = left_out + f", {dropped} notes beyond a piano's keys left out" * (dropped > 0)
+    published = " and ".join(split for split in splits if split != "train")
+    description = (
+        f"{path.name}: {len(listed)} MIDI files{notes}; {sizes} pieces ({published} as published), frames of "
+        f"{frame_beats:g} quarter notes"
+    )
+    return MusicDataset(path.name, frame_beats, parts["train"], parts["val"], parts["test"], description)
 
 
 def read_piece(file: Path, frame_beats: float) -> tuple[Frames, int]:
@@ -110,7 +144,8 @@ def _published(path: Path, frame_beats: float | None) -> MusicDataset:
         raise BadInput(f"{path} has other frames than {frame_beats:g} quarter notes: leave out frame_beats")
     try:
         content = parse_json(read_utf8(path))
-        parts = {SPLIT_NAMES[name]: [_keys(p) for p in pieces] for name, pieces in content.items()}
+        names = find_splits(content, path)
+        parts = {split: [_keys(piece) for piece in content[name]] for split, name in names.items()}
         if sorted(parts) != ["test", "train", "val"] or not all(parts.values()):
             raise KeyError("train, valid and test")
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:

@@ -95,7 +95,9 @@ def _parse(data: bytes) -> tuple[list[Track], int]:
     start = data.find(b"MThd", 0, 64) if data[:4] == b"RIFF" else 0
     if start < 0 or data[start : start + 4] != b"MThd":
         raise ValueError("it does not begin with MThd")
-    count, division = (int.from_bytes(_take(data, start + at, 2), "big") for at in (10, 12))
+    kind, count, division = (int.from_bytes(_take(data, start + at, 2), "big") for at in (8, 10, 12))
+    if kind == 2 and count > 1:
+        raise ValueError(f"it holds {count} independent sequences, of type 2: save each in a file of its own")
     position = start + 8 + int.from_bytes(_take(data, start + 4, 4), "big")
     tracks: list[Track] = []
     while len(tracks) < count:

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.tabular.files import (
-    LABELS,
     LARGEST,
     SUFFIXES,
     Columns,
+    choose_label,
     is_missing,
+    is_row_number,
+    is_structure,
     list_names,
     read_columns,
     to_number,
@@ -119,11 +121,14 @@ def load_table(spec: str | Path) -> Table:
         raise BadInput(f"no table or file {spec!r}: {did_you_mean(spec, BUNDLED)}")
     read = read_columns(path)
     features, columns, words = separate_labels(read)
+    features, columns, notes = without_row_numbers(features, columns)
     classes = sort_classes(words)
     number = {word: i for i, word in enumerate(classes)}
     y = np.array([number[word] for word in words])
     x = to_numbers(path, features, columns)
-    return _split_table(str(path), features, tuple(classes), x, y, ", ".join((path.name, *read.notes)))
+    return _split_table(
+        str(path), features, tuple(classes), x, y, ", ".join((path.name, *read.notes, *notes))
+    )
 
 
 def load_rows(spec: str | Path, features: Sequence[str]) -> Float64[Tensor, "rows features"]:
@@ -267,14 +272,28 @@ def separate_labels(columns: Columns) -> tuple[tuple[str, ...], list[list], list
     names, cells = columns.named(), columns.cells
     if len(cells) < 2:
         raise BadInput(f"{columns.file} has one column: it needs features and a label")
-    label_columns = [i for i, name in enumerate(names) if name.lower() in LABELS]
-    position = label_columns[0] if label_columns else len(cells) - 1
+    position = names.index(choose_label(columns.file, names, "rename the others"))
+    if any(is_structure(cell) for cell in cells[position]):
+        raise BadInput(f"{columns.file}: {names[position]!r} holds lists, structures or bytes, no labels")
     labels = ["" if is_missing(cell) else str(cell) for cell in cells[position]]
     if "" in labels:
         row = labels.index("") + 1
         raise BadInput(f"{columns.file}, data row {row}: the label ({names[position]!r}) is empty")
     features = tuple(name for i, name in enumerate(names) if i != position)
     return features, [column for i, column in enumerate(cells) if i != position], labels
+
+
+def without_row_numbers(
+    names: tuple[str, ...], columns: list[list]
+) -> tuple[tuple[str, ...], list[list], list[str]]:
+    """The columns that do not number the rows, unless all do, and a note on those that do."""
+    counts = [is_row_number(name, column) for name, column in zip(names, columns, strict=True)]
+    if not any(counts) or all(counts):
+        return names, columns, []
+    left_out = [name for name, is_count in zip(names, counts, strict=True) if is_count]
+    keep = [i for i, is_count in enumerate(counts) if not is_count]
+    note = f"left out: {', '.join(left_out)} (row numbers)"
+    return tuple(names[i] for i in keep), [columns[i] for i in keep], [note]
 
 
 def to_numbers(path: Path, names: Sequence[str], columns: list[list]) -> np.ndarray:

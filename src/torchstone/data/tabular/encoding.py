@@ -17,18 +17,34 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray as Array
 
 from torchstone.data.series.calendar import DAY, parse_digits, parse_instant
-from torchstone.data.tabular.files import LARGEST, NO_NUMBER, is_missing, to_number
+from torchstone.data.tabular.files import (
+    LARGEST,
+    NO_NUMBER,
+    is_missing,
+    is_row_number,
+    is_structure,
+    to_number,
+)
 from torchstone.errors import BadInput
 
 MAX_CATEGORIES = 254
 MAX_DISTINCT = 0.5  # share of different words from which on a column is no category but names or text
 FEW = 50  # as many different words are categories in any case
-ROW_NUMBERS = re.compile(r"(row|line)?[ _]?(id|no|nr|number|index|idx)", re.IGNORECASE)
 DATE_NAMES = re.compile(r"date|day|month|time|period", re.IGNORECASE)
 # numbers as text: 1,234.5, 1.234,5, € 12, 12 %
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
 EUROPEAN = re.compile(r"[+-]?\d{1,3}(\.\d{3})+(,\d+)?|[+-]?\d+,\d+")
+SPACED = re.compile(r"[+-]?\d{1,3}([ \u00a0\u2009\u202f'’]\d{3})+([.,]\d+)?")  # 1 234 567,5
+SLASHED = re.compile(r"\d{1,2}([/.-])\d{1,2}\1(\d{4}|\d{2})([ T].*)?")  # 1/2/2016: of January, or of February
+SIGNS = re.compile(r"[$€£¥%]")
 UNITS = re.compile(r"^[$€£¥]\s*|\s*[$€£¥%]$")
+# kinds of columns that are left out, and how that is said
+WITHOUT_USE = {
+    "text": "text",
+    "row number": "row numbers",
+    "structure": "lists, structures or bytes",
+    "empty": "empty",
+}
 PARTS = ("days", "month", "weekday", "hour")  # of a date: since 1970, and what comes again
 
 
@@ -113,7 +129,7 @@ def word_of(cell: Any) -> str:
     """A category as text; missing ones are empty. 1.0, as a column with gaps stores whole numbers, is 1."""
     if is_missing(cell):
         return ""
-    if isinstance(cell, float) and cell == int(cell):
+    if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
     return str(cell).strip()
 
@@ -144,7 +160,7 @@ def infer_schema(
     missing = 0
     for source, cells in columns.items():
         kind = "category" if source in categorical else kind_of(name, source, cells)
-        if kind in ("text", "row number", "empty"):
+        if kind in WITHOUT_USE:
             left_out.setdefault(kind, []).append(source)
             continue
         found: list[NumberColumn | CategoryColumn] = []
@@ -160,11 +176,11 @@ def infer_schema(
             ]
         if not found:
             left_out.setdefault("constant", []).append(source)
-        missing += bool(found) and any(is_missing(cell) for cell in cells)
+        is_empty = is_missing if kind == "category" else is_no_number
+        missing += bool(found) and any(is_empty(cell) for cell in cells)
         encoded += found
     notes = [
-        f"left out: {', '.join(names)} ({'row numbers' if kind == 'row number' else kind})"
-        for kind, names in left_out.items()
+        f"left out: {', '.join(names)} ({WITHOUT_USE.get(kind, kind)})" for kind, names in left_out.items()
     ]
     if missing:
         notes.append(f"missing values in {missing} column{'s' * (missing > 1)}")
@@ -174,7 +190,7 @@ def infer_schema(
 
 
 def kind_of(name: str, source: str, cells: Sequence[Any]) -> str:
-    """number, date, category, text, row number or empty.
+    """number, date, category, text, row number, structure or empty.
 
     Raises:
         BadInput: most cells are numbers, and some are words; or numbers that can be read in two ways.
@@ -182,6 +198,8 @@ def kind_of(name: str, source: str, cells: Sequence[Any]) -> str:
     present = [cell for cell in cells if not is_missing(cell)]
     if not present:
         return "empty"
+    if any(is_structure(cell) for cell in present):
+        return "structure"
     if all(isinstance(cell, bool) for cell in present):
         return "category"
     if all(isinstance(cell, date | datetime) for cell in present):
@@ -191,13 +209,21 @@ def kind_of(name: str, source: str, cells: Sequence[Any]) -> str:
     is_named_date = DATE_NAMES.search(source) and len(str(present[0])) >= 8
     if is_named_date and parse_digits([str(cell) for cell in present]) is not None:
         return "date"
+    if all(isinstance(cell, str) and SLASHED.fullmatch(cell.strip()) for cell in present):
+        raise BadInput(
+            f"{name}: {source!r} holds dates like {present[0]}, whose day and month can be read in two ways: "
+            f"write 2016-07-01; if they are names of categories give --categorical {source}"
+        )
     mark = decimal_mark(name, source, present)
-    numbers = [parse_number(cell, mark) for cell in present if str(cell).lower() not in NO_NUMBER]
+    numbers = [parse_number(cell, mark) for cell in present if not is_no_number(cell)]
+    if None in numbers and (infinite := [cell for cell in present if _is_infinite(cell)]):
+        raise BadInput(
+            f"{name}: {source!r} holds {infinite[0]}, and a number is finite: correct it, or leave it empty"
+        )
     known = [number for number in numbers if number is not None]
     words = len(numbers) - len(known)
     if known and not words:
-        is_counter = all(number == int(number) for number in known) and len(set(known)) == len(cells)
-        return "row number" if is_counter and ROW_NUMBERS.fullmatch(source) else "number"
+        return "row number" if is_row_number(source, cells) else "number"
     if 0 < words < len(numbers) / 2:
         row = 1 + next(
             i for i, cell in enumerate(cells) if not is_missing(cell) and parse_number(cell, mark) is None
@@ -210,13 +236,37 @@ def kind_of(name: str, source: str, cells: Sequence[Any]) -> str:
     return "text" if distinct > max(FEW, MAX_DISTINCT * len(present)) else "category"
 
 
+def is_no_number(cell: Any) -> bool:
+    """Whether a cell among numbers holds none: a missing one, or a word for that, such as `-`."""
+    return is_missing(cell) or (isinstance(cell, str) and cell.strip().lower() in NO_NUMBER)
+
+
+def _is_infinite(cell: Any) -> bool:
+    if isinstance(cell, str):
+        return bool(re.fullmatch(r"[+-]?inf(inity)?", cell.strip(), re.IGNORECASE))
+    return isinstance(cell, float) and math.isinf(cell)
+
+
+def _plain(cell: str) -> str:
+    """A number as text without unit, without blanks before its thousands, and with an ASCII minus sign."""
+    text = UNITS.sub("", cell.strip()).replace("\u2212", "-")
+    return re.sub(r"[ \u00a0\u2009\u202f'’]", "", text) if SPACED.fullmatch(text) else text
+
+
 def decimal_mark(name: str, source: str, cells: Sequence[Any]) -> str:
     """What stands before a column's decimals, `.` or `,`; the other one may stand before thousands.
 
     Raises:
-        BadInput: a comma may be either in all of its numbers.
+        BadInput: a comma may be either in all of its numbers; different units, or percent and none.
     """
-    texts = [UNITS.sub("", cell.strip()) for cell in cells if isinstance(cell, str)]
+    texts = [_plain(cell) for cell in cells if isinstance(cell, str)]
+    signs = {
+        (SIGNS.findall(cell) or [""])[0] for cell in cells if isinstance(cell, str) and not is_no_number(cell)
+    }
+    if len(signs) > 1 and (len(signs - {""}) > 1 or "%" in signs):
+        shown = " and ".join(repr(sign) if sign else "none" for sign in sorted(signs))
+        if all(to_number(text.replace(",", "")) is not None for text in texts if not is_no_number(text)):
+            raise BadInput(f"{name}: {source!r} has numbers with the signs {shown}: write all in one unit")
     marked = [text for text in texts if "," in text]
     if not marked or not all(THOUSANDS.fullmatch(text) or EUROPEAN.fullmatch(text) for text in marked):
         return "."
@@ -240,7 +290,7 @@ def parse_number(cell: Any, mark: str) -> float | None:
     """A cell as a number, by the column's decimal mark; currency and percent signs are left out."""
     if not isinstance(cell, str):
         return to_number(cell)
-    text = UNITS.sub("", cell.strip())
+    text = _plain(cell)
     if mark == "," and EUROPEAN.fullmatch(text):
         text = text.replace(".", "").replace(",", ".")
     elif mark == "." and THOUSANDS.fullmatch(text):
@@ -278,7 +328,7 @@ def _describe(
 def _numbers(name: str, source: str, cells: Sequence[Any], mark: str) -> list[float]:
     numbers = []
     for row, cell in enumerate(cells, 1):
-        if is_missing(cell) or str(cell).lower() in NO_NUMBER:
+        if is_no_number(cell):
             numbers.append(math.nan)
         elif (number := parse_number(cell, mark)) is None:
             raise BadInput(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -22,12 +23,20 @@ from torchstone.data.tabular.encoding import (
     CategoryColumn,
     Schema,
     infer_schema,
+    is_no_number,
     kind_of,
     parse_number,
     word_of,
 )
 from torchstone.data.tabular.encoding import decimal_mark as find_mark
-from torchstone.data.tabular.files import LABELS, Columns, is_missing, list_names, read_columns
+from torchstone.data.tabular.files import (
+    Columns,
+    choose_label,
+    is_missing,
+    is_structure,
+    list_names,
+    read_columns,
+)
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.files import refuse_skip
 
@@ -103,7 +112,7 @@ def load_mixed(spec: str | Path, config: TableConfig = TableConfig()) -> MixedTa
             or a class of fewer than three rows; what `infer_schema` rejects.
     """
     source = _read(str(spec), config.target)
-    present = [i for i, cell in enumerate(source.targets) if not is_missing(cell)]
+    present = _with_value(source, config.target_type)
     notes = list(source.notes)
     if left_out := len(source.targets) - len(present):
         notes.append(f"{left_out} row{'s' * (left_out > 1)} without {source.target!r} left out")
@@ -169,15 +178,17 @@ def load_mixed_like(spec: str | Path, schema: Schema, target: str, classes: Sequ
         raise BadInput(
             dataset.describe_missing(source.name, missing, list(source.features), schema.sources())
         )
-    present = [i for i, cell in enumerate(source.targets) if not is_missing(cell)]
+    present = _with_value(source, "class" if classes else "number")
     targets = [source.targets[i] for i in present]
     if classes:
-        if unknown := sorted({word_of(cell) for cell in targets} - set(classes)):
+        number = {_class_key(word): i for i, word in enumerate(classes)}
+        words = [word_of(cell) for cell in targets]
+        if unknown := sorted(word for word in set(words) if _class_key(word) not in number):
             raise BadInput(
                 f"{source.name} has the class {unknown[0]!r}, but the model was trained on "
                 f"{', '.join(classes)}"
             )
-        y = np.array([list(classes).index(word_of(cell)) for cell in targets])
+        y = np.array([number[_class_key(word)] for word in words])
     else:
         _, y = _encode_target(source, targets, "number")
     splits = _split(source.name, tuple(classes), y)
@@ -243,7 +254,7 @@ def _with_target(columns: Columns, target: str | None) -> _Source:
     if len(names) < 2:
         raise BadInput(f"{columns.file} has one column: it needs features and a target")
     if target is None:
-        target = next((name for name in names if name.lower() in LABELS), names[-1])
+        target = choose_label(columns.file, names, "name it by --target")
     if target not in names:
         raise BadInput(f"{columns.file} has no column {target!r} to predict: {did_you_mean(target, names)}")
     cells = dict(zip(names, columns.cells, strict=True))
@@ -255,6 +266,10 @@ def _encode_target(
     source: _Source, cells: Sequence[Any], kind: TargetType
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Classes and their numbers, or no classes and the numbers themselves."""
+    if any(is_structure(cell) for cell in cells):
+        raise BadInput(
+            f"{source.name}: {source.target!r} holds lists, structures or bytes: name another --target"
+        )
     is_number = kind == "number"
     if kind == "auto":
         is_number = kind_of(source.name, source.target, cells) in ("number", "row number")
@@ -265,6 +280,8 @@ def _encode_target(
     if is_number:
         return (), _target_numbers(source, cells)
     words = [word_of(cell) for cell in cells]
+    if len({_class_key(word) for word in words}) < len(set(words)):  # 1 and 1.0 are one class
+        words = [str(_class_key(word)) for word in words]
     counts = Counter(words)
     classes = dataset.sort_classes(counts)
     if len(classes) > max(MAX_CLASSES, len(words) / 3):
@@ -274,6 +291,22 @@ def _encode_target(
         )
     number = {word: i for i, word in enumerate(classes)}
     return tuple(classes), np.array([number[word] for word in words])
+
+
+def _class_key(word: str) -> str:
+    """By which a class is known: whole numbers by their value, 1.0 as 1."""
+    return word.partition(".")[0] if re.fullmatch(r"-?\d+\.0+", word) else word
+
+
+def _with_value(source: _Source, kind: TargetType) -> list[int]:
+    """The rows that have a target; among numbers a word such as `-` is none."""
+    present = [i for i, cell in enumerate(source.targets) if not is_missing(cell)]
+    cells = [source.targets[i] for i in present]
+    if kind == "class" or not any(is_no_number(cell) for cell in cells):
+        return present
+    if kind == "auto" and kind_of(source.name, source.target, cells) not in ("number", "row number"):
+        return present
+    return [i for i in present if not is_no_number(source.targets[i])]
 
 
 def _target_numbers(source: _Source, cells: Sequence[Any]) -> np.ndarray:

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from torchstone.data.identity import identified
 from torchstone.data.sampler import EpochSampler, share_of_batch
-from torchstone.data.tabular.dataset import SHARES, SPLIT_SEED, Table, is_table, load_table, to_numbers
+from torchstone.data.tabular.dataset import (
+    SHARES,
+    SPLIT_SEED,
+    Table,
+    is_table,
+    load_table,
+    to_numbers,
+    without_row_numbers,
+)
 from torchstone.data.tabular.files import LABELS, read_columns, to_number
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.files import SKIP, refuse_skip
@@ -94,6 +102,7 @@ def load_unlabeled(spec: str | Path) -> Table:
         table = load_table(spec)
         description = f"{table.description}, the label {names[labels[0]]!r} unused"
         return dataclasses.replace(table, description=description)
+    names, cells, notes = without_row_numbers(names, cells)
     x = to_numbers(path, names, cells)
     count = len(x)
     if count < MIN_ROWS:
@@ -105,7 +114,9 @@ def load_unlabeled(spec: str | Path) -> Table:
         for name, rows in zip(SPLIT_SIZES, np.split(order, [first, second]), strict=True)
     }
     sizes = " / ".join(f"{len(index)} {split}" for split, index in splits.items())
-    description = f"{', '.join((path.name, *columns.notes))}; {len(names)} features, no label, {sizes}"
+    description = (
+        f"{', '.join((path.name, *columns.notes, *notes))}; {len(names)} features, no label, {sizes}"
+    )
     y = torch.zeros(count, dtype=torch.int64)
     return Table(str(path), names, ("row",), torch.from_numpy(x), y, splits, description)
 

@@ -8,6 +8,7 @@ optionally `dev` and `test` in one of these formats.
 import csv
 import io
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,11 @@ def _make_dataset(
     name: str, splits: dict[str, list[Example]], source: str, max_examples: int | None
 ) -> LabeledDataset:
     has_word_labels = isinstance(splits["train"][0][2], tuple)
+    if other := [s for s, examples in splits.items() if isinstance(examples[0][2], tuple) != has_word_labels]:
+        raise BadInput(
+            f"{name}: labels are of words in one of train and {other[0]}, and of texts in the other"
+        )
+    splits = splits if has_word_labels else _unify_numbers(splits)
     labels_of = lambda label: label if isinstance(label, tuple) else (label,)  # noqa: E731
     labels = {each for example in splits["train"] for each in labels_of(example[2])}
     classes = tuple(sorted(labels, key=lambda c: (len(c), c) if c.isdigit() else (0, c)))
@@ -147,6 +153,17 @@ def _make_dataset(
     return LabeledDataset(
         name, classes, texts["train"], texts["val"], texts["test"], has_word_labels, description, max_examples
     )
+
+
+def _unify_numbers(splits: dict[str, list[Example]]) -> dict[str, list[Example]]:
+    """The same examples; where all labels are whole numbers, 1.0, as a column with gaps has it, is 1."""
+    labels = {label for examples in splits.values() for *_, label in examples}
+    if not all(re.fullmatch(r"-?\d+(\.0+)?", str(label)) for label in labels):
+        return splits
+    return {
+        split: [(first, second, str(label).partition(".")[0]) for first, second, label in examples]
+        for split, examples in splits.items()
+    }
 
 
 def _as_part(

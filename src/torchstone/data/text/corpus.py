@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchstone.data import download
+from torchstone.data.hub_splits import load_hub_splits
 from torchstone.data.identity import identified
-from torchstone.data.splits import SPLIT_NAMES
-from torchstone.data.text_files import optional_text
-from torchstone.errors import BadInput, did_you_mean, first_line
+from torchstone.data.splits import find_splits, split_of
+from torchstone.data.text_files import optional_text, report_not_utf8
+from torchstone.errors import BadInput, did_you_mean
 from torchstone.files import refuse_skip
 
 BUNDLED = ("shakespeare", "python")
@@ -58,7 +59,7 @@ def read_text(spec: str) -> Text:
         return _finish(spec, *_hub(spec))
     path = Path(spec).expanduser()
     if path.is_dir():
-        return _finish(path.name, _folder(path), str(path))
+        return _finish(path.name, *_folder(path))
     if not path.is_file():
         raise BadInput(f"no text at {spec!r} ({did_you_mean(spec, BUNDLED)}); give a file or a folder")
     return _finish(path.name, {"train": read_utf8(path)}, str(path))
@@ -84,17 +85,24 @@ def read_utf8(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _folder(folder: Path) -> dict[str, str]:
-    files = [file for file in sorted(folder.rglob("*")) if file.suffix in ENDINGS and file.is_file()]
+def _folder(folder: Path) -> tuple[dict[str, str], str]:
+    """Texts by split, and a description of what is read."""
+    files = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in ENDINGS and file.is_file()]
     files = [file for file in files if not any(p.startswith(".") for p in file.parts[-2:])]
-    named = {SPLIT_NAMES[file.stem]: file for file in files if file.stem in SPLIT_NAMES}
-    if "train" in named:
-        return {split: read_utf8(file) for split, file in named.items()}
-    if (folder / "input.txt").exists():
-        return {"train": read_utf8(folder / "input.txt")}
     if not files:
         raise BadInput(f"{folder} holds no text files ({', '.join(ENDINGS)})")
-    return {"train": "\n\n".join(map(read_utf8, files))}
+    chosen: dict[str, Path] = {}
+    if any(split_of(file.stem) == "train" for file in files):
+        found = find_splits((str(file) for file in files), folder, are_files=True)
+        chosen = {split: Path(name) for split, name in found.items()}
+    elif (folder / "input.txt").exists():
+        chosen = {"train": folder / "input.txt"}
+    if not chosen:
+        return {"train": "\n\n".join(map(read_utf8, files))}, str(folder)
+    unread = len(files) - len(chosen)
+    note = f", {unread} other text file{'s' * (unread > 1)} not read" if unread else ""
+    names = ", ".join(file.name for file in chosen.values())
+    return {split: read_utf8(file) for split, file in chosen.items()}, f"{folder} ({names}{note})"
 
 
 def _finish(name: str, parts: dict[str, str], description: str) -> Text:
@@ -158,23 +166,18 @@ def _library(spec: str) -> list[str]:
 
 
 def _hub(spec: str) -> tuple[dict[str, str], str]:
-    try:
-        import datasets
-    except ImportError:
-        raise BadInput(f"{spec} needs Hugging Face datasets: pip install 'torchstone[hf]'") from None
-    try:
-        tables = datasets.load_dataset(str(Path(spec[3:]).expanduser()))
-    except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
-        raise BadInput(f"cannot load {spec}: {first_line(error)}") from None
+    tables, note = load_hub_splits(spec)
     parts, missing = {}, 0
-    for split, table in tables.items():
-        if "text" not in table.column_names:
-            raise BadInput(f"{spec} has no column 'text', only {', '.join(table.column_names)}")
-        rows = [optional_text(row, f"{spec}, {split}: text") for row in table["text"]]
-        missing += sum(row is None for row in rows)
-        # rows are lines or documents; lines come without a line end
-        parts[SPLIT_NAMES.get(str(split), str(split))] = "\n".join(row.rstrip("\n") for row in rows if row)
+    with report_not_utf8(spec):
+        for split, table in tables.items():
+            if "text" not in table.column_names:
+                raise BadInput(f"{spec} has no column 'text', only {', '.join(table.column_names)}")
+            rows = [optional_text(row, f"{spec}, {split}: text") for row in table["text"]]
+            missing += sum(row is None for row in rows)
+            # rows are lines or documents; lines come without a line end
+            parts[split] = "\n".join(row.rstrip("\n") for row in rows if row)
     if not parts.get("train", "").strip():
         raise BadInput(f"{spec} has no text in a split named train, only {', '.join(parts)}")
-    description = f"{spec}, {missing} rows without a text left out" if missing else spec
+    note += f", {missing} rows without a text left out" if missing else ""
+    description = spec + note
     return {split: parts[split] for split in ("train", "val", "test") if parts.get(split)}, description

@@ -8,9 +8,10 @@ Django BSD-3-Clause.
 import gettext
 import io
 import re
+import struct
 
 from torchstone.data import download
-from torchstone.errors import BadInput
+from torchstone.errors import BadInput, first_line
 
 PROGRAMS = (
     ("pretix==2026.8.0", "a78932e698778d873530d67f25a57c28d1c09b1bfb1a22ec817c00d90397db85", 39.5),
@@ -18,6 +19,8 @@ PROGRAMS = (
     ("django==5.2.19", "5965d974a5218a2b68a11dd1276434707f23886525c23f0598eccedaf4f4ca00", 8.3),
 )
 ORIGINAL = "en"  # language of the programs themselves
+# what the library raises on damaged catalogs, as observed
+DAMAGED = (OSError, ValueError, LookupError, TypeError, RecursionError, SyntaxError, struct.error)
 MAX_LENGTH = 300  # characters; longer messages are letters and pages of help
 
 _PLACEHOLDER = re.compile(
@@ -59,12 +62,19 @@ def read(source: str, target: str) -> tuple[list[tuple[str, str]], str]:
 
 
 def _messages(opened, language: str) -> dict[str, str]:
-    """The messages in a language, by the program's key; plural forms are left out."""
+    """The messages in a language, by the program's key; plural forms are left out.
+
+    Raises:
+        BadInput: a catalog is damaged.
+    """
     pattern = re.compile(rf"/{re.escape(language)}/LC_MESSAGES/\w+\.mo$")
     messages: dict[str, str] = {}
     for name in sorted(opened.namelist()):
         if pattern.search(name):
-            catalog = gettext.GNUTranslations(io.BytesIO(opened.read(name)))
+            try:
+                catalog = gettext.GNUTranslations(io.BytesIO(opened.read(name)))
+            except DAMAGED as error:
+                raise BadInput(f"the catalog {name} cannot be read ({first_line(error)})") from None
             for key, text in vars(catalog)["_catalog"].items():
                 if isinstance(key, str) and key and text:
                     messages.setdefault(key, text)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from torchstone.data.hub_splits import load_hub_splits
 from torchstone.data.identity import identified
-from torchstone.data.splits import SPLIT_NAMES, SPLIT_SEED
+from torchstone.data.splits import SPLIT_SEED, find_splits
 from torchstone.data.text import bible, gettext
 from torchstone.data.text.parallel_files import Pairs, read_aligned, read_columns
-from torchstone.data.text_files import optional_text
-from torchstone.errors import BadInput, did_you_mean, first_line
+from torchstone.data.text_files import optional_text, report_not_utf8
+from torchstone.errors import BadInput, did_you_mean
 from torchstone.files import refuse_skip
 
 BUNDLED = ("gettext", "bible", "copy", "reverse")
@@ -117,7 +118,7 @@ def _folder(folder: Path, source: str, target: str, finish: Finish) -> ParallelC
         split, _, suffix = name.partition(".")
         if file.is_file() and suffix and "." not in suffix:
             files[split][suffix] = file
-    chosen = {SPLIT_NAMES[name]: name for name in files if name in SPLIT_NAMES}
+    chosen = find_splits(files, folder)
     tests = [name for name in files if name.startswith("test")]
     if tests and "test" not in chosen:
         chosen["test"] = tests[0]
@@ -150,34 +151,29 @@ def _folder(folder: Path, source: str, target: str, finish: Finish) -> ParallelC
 
 
 def _hub(spec: str, source: str, target: str, finish: Finish) -> ParallelCorpus:
-    try:
-        import datasets
-    except ImportError:
-        raise BadInput(f"{spec} needs Hugging Face datasets: pip install 'torchstone[hf]'") from None
-    try:
-        name, _, part = spec[3:].partition(":")
-        tables = datasets.load_dataset(str(Path(name).expanduser()), part or None)
-    except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
-        raise BadInput(f"cannot load {spec}: {first_line(error)}") from None
+    name, _, part = spec[3:].partition(":")
+    tables, note = load_hub_splits(f"hf:{name}", part)
     parts, names, missing = {}, (source, target), 0
-    for split, table in tables.items():
-        rows = table["translation"] if "translation" in table.column_names else table
-        known = list(rows[0])
-        if not (source and target):
-            names = (known[0], known[1]) if len(known) == 2 else ("source", "target")
-        if unknown := [name for name in names if name not in known]:
-            raise BadInput(f"{spec} has no {unknown[0]!r}, only {', '.join(known)}: name two of them")
-        sides = [
-            [(optional_text(row[name], f"{spec}, {split}: {name}") or "").strip() for name in names]
-            for row in rows
-        ]
-        pairs = [(a, b) for a, b in sides if a and b]
-        missing += len(sides) - len(pairs)
-        parts[SPLIT_NAMES.get(str(split), str(split))] = pairs
-    if "train" not in parts:
-        raise BadInput(f"{spec} has no split named train, only {', '.join(parts)}")
-    description = f"{spec}, {missing} rows without one of the sides left out" if missing else spec
-    return finish(spec, parts, description, names)
+    with report_not_utf8(spec):
+        for split, table in tables.items():
+            rows = list(table["translation"] if "translation" in table.column_names else table)
+            known = next((list(row) for row in rows if row), [])
+            if not (source and target):
+                names = (known[0], known[1]) if len(known) == 2 else ("source", "target")
+            if unknown := [name for name in names if name not in known]:
+                raise BadInput(f"{spec} has no {unknown[0]!r}, only {', '.join(known)}: name two of them")
+            sides = [
+                [
+                    (optional_text((row or {}).get(name), f"{spec}, {split}: {name}") or "").strip()
+                    for name in names
+                ]
+                for row in rows
+            ]
+            pairs = [(a, b) for a, b in sides if a and b]
+            missing += len(sides) - len(pairs)
+            parts[split] = pairs
+    note += f", {missing} rows without one of the sides left out" if missing else ""
+    return finish(spec, parts, spec + note, names)
 
 
 def _finish(

@@ -8,11 +8,18 @@ from torchstone.errors import BadInput
 
 Pairs = list[tuple[str, str]]
 
+# codes of languages, which name columns
+CODES = """
+    af ar bg bn bs ca cs cy da de el en eo es et eu fa fi fr ga gl gu he hi hr hu hy id is it ja ka kk km kn
+    ko la lo lt lv mk ml mn mr ms mt my ne nl no pa pl pt ro ru sk sl sq sr sv sw ta te th tl tr uk
+    ur uz vi zh
+"""
+LANGUAGES = frozenset(CODES.split())
 HEADERS = {("source", "target"), ("input", "output"), ("text", "translation")}
 
 
-def read_lines(file: Path) -> list[str]:
-    """The stripped lines of a text file."""
+def read_lines(file: Path, *, strip: str | None = None) -> list[str]:
+    """The lines of a text file, stripped of white space or of the characters in `strip`."""
     if not file.is_file():
         raise BadInput(f"{file} does not exist; give a text file, one sentence per line")
     data = file.read_bytes()
@@ -30,8 +37,8 @@ def read_lines(file: Path) -> list[str]:
             f"line {line} of {file} is not UTF-8 (byte 0x{byte:02x}): convert the file to UTF-8"
         ) from None
     # not splitlines(), which also splits at other separators: the two files would lose their alignment
-    lines = [line.strip() for line in text.split("\n")]
-    while lines and not lines[-1]:
+    lines = [line.strip(strip) for line in text.split("\n")]
+    while lines and not lines[-1].strip():
         lines.pop()
     if not lines:
         raise BadInput(f"{file} is empty; give a text file, one sentence per line")
@@ -60,16 +67,34 @@ def drop_empty_pairs(pairs: Pairs, names: tuple[str, str]) -> Pairs:
 
 def read_columns(file: Path, source: str, target: str) -> tuple[Pairs, tuple[str, str]]:
     """Two columns of a tab-separated file: those that a header names, else the first two; and their names,
-    empty where the file does not give them."""
-    rows = [line.split("\t") for line in read_lines(file)]
+    empty where the file does not give them.
+
+    Raises:
+        BadInput: a header names one side alone, or twice; a side of numbers among more columns; an empty
+            side.
+    """
+    # a tab at an end stands for an empty cell
+    rows = [line.split("\t") for line in read_lines(file, strip=" \r\ufeff")]
     header = [cell.strip() for cell in rows[0]]
     indices, names = (0, 1), ("", "")
     if source and target and {source, target} <= set(header):
         if twice := next((name for name in (source, target) if header.count(name) > 1), None):
             raise BadInput(f"{file} has two columns named {twice}: rename one of them")
         indices, names, rows = (header.index(source), header.index(target)), (source, target), rows[1:]
+    elif source and target and (source in header or target in header):
+        missing = target if source in header else source
+        raise BadInput(f"{file} has no column named {missing}, only {', '.join(header)}")
     elif tuple(cell.lower() for cell in header[:2]) in HEADERS:
         rows = rows[1:]
+    elif len({*header[:2]} & LANGUAGES) == 2 and header[:2] not in rows[1:]:
+        names, rows = (header[0], header[1]), rows[1:]
+    if indices == (0, 1) and len(header) > 2:
+        for i in indices:
+            if all(row[i].strip().isdigit() for row in rows[1:] if len(row) > i):
+                raise BadInput(
+                    f"{file} has {len(header)} columns, and column {i + 1} holds numbers, no texts: put the "
+                    "two sides first, or name all columns in a first row and give --source and --target"
+                )
     pairs = []
     for number, row in enumerate(rows, 1):
         if len(row) <= max(indices) and any(row):

@@ -1,6 +1,8 @@
 """Published tokenizers: `tokenizer.json`, and the older vocabulary formats of GPT-2, GPT-1 and BERT."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -8,6 +10,19 @@ from torchstone.errors import BadInput, first_line
 from torchstone.files import parse_json
 
 MAX_ID = 2**24  # the library counts up to the largest id when it writes a tokenizer
+# settings of a tokenizer that cleans texts as BERT's: theirs, and the library's attribute
+NORMALIZER = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+BERT_ROLES = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
 PUBLISHED = "tokenizer.json, vocab.json with merges.txt, or vocab.txt"
 
 
@@ -37,13 +52,18 @@ def load(path: str | Path) -> Tokenizer:
     path = Path(path)
     folder = path if path.is_dir() else path.parent
     file = path / "tokenizer.json" if path.is_dir() else path
+    config = folder / "tokenizer_config.json"
     try:
+        settings = parse_json(config.read_text(encoding="utf-8")) if config.exists() else {}
+        if not isinstance(settings, dict):
+            raise BadInput(f"{config} holds a {type(settings).__name__}, not a JSON object")
         if not path.is_dir() and not file.exists():
             raise BadInput(f"there is no {path}: give {PUBLISHED}, or their folder")
         if file.name in ("vocab.json", "merges.txt", "vocab.txt") or not file.exists():
-            tokenizer = _load_vocabulary(folder)
+            tokenizer = _load_vocabulary(folder, settings)
         else:
             tokenizer = Tokenizer.from_file(str(file))
+        tokenizer = _as_stated(tokenizer, settings)
         largest = max(tokenizer.get_vocab().values(), default=-1)
         if not 0 <= largest < MAX_ID:
             raise BadInput(f"{file} has ids up to {largest}: at least one token, and ids below {MAX_ID}")
@@ -55,7 +75,24 @@ def load(path: str | Path) -> Tokenizer:
         raise BadInput(f"{file} is no tokenizer that can be read ({reason}): {PUBLISHED}") from None
 
 
-def _load_vocabulary(folder: Path) -> Tokenizer:
+def _as_stated(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> Tokenizer:
+    """A tokenizer that cleans texts as BERT's, by the settings of its folder's `tokenizer_config.json`, which
+    in transformers go before those of `tokenizer.json`."""
+    normalizer = tokenizer.normalizer
+    if isinstance(normalizer, normalizers.BertNormalizer):
+        for name, own in NORMALIZER.items():
+            if isinstance(settings.get(name), bool):
+                setattr(normalizer, own, settings[name])
+        tokenizer.normalizer = normalizer
+    return tokenizer
+
+
+def _content(token: Any) -> str:
+    """A special token as a configuration states it: a string, or an object with its `content`."""
+    return str(token.get("content") if isinstance(token, dict) else token)
+
+
+def _load_vocabulary(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     """A tokenizer from a vocabulary older than `tokenizer.json`: GPT-2's, GPT-1's or BERT's."""
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
     if vocabulary.exists() and merges.exists():
@@ -71,11 +108,10 @@ def _load_vocabulary(folder: Path) -> Tokenizer:
         return tokenizer
     if (folder / "vocab.txt").exists():
         tokens = models.WordPiece.read_file(str(folder / "vocab.txt"))
-        config = folder / "tokenizer_config.json"
-        settings = parse_json(config.read_text(encoding="utf-8")) if config.exists() else {}
-        model = models.WordPiece(tokens, unk_token="[UNK]")
-        tokenizer = bert_tokenizer(model, lowercase=settings.get("do_lower_case", True))
-        special_tokens = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-        tokenizer.add_special_tokens([token for token in special_tokens if token in tokens])
+        roles = {role: _content(settings.get(role, default)) for role, default in BERT_ROLES.items()}
+        if settings.get("do_basic_tokenize") is False:
+            raise BadInput(f"{folder} sets do_basic_tokenize = False, which is not implemented here")
+        tokenizer = bert_tokenizer(models.WordPiece(tokens, unk_token=roles["unk_token"]), lowercase=True)
+        tokenizer.add_special_tokens([token for token in roles.values() if token in tokens])
         return tokenizer
     raise BadInput(f"{folder} holds no tokenizer: {PUBLISHED} should be there")

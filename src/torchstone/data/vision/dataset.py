@@ -23,6 +23,8 @@ from torchstone.data.vision.preprocess import (
     decode,
     deep_values,
     describe_levels,
+    file_mode,
+    fit_as_stated,
     fit_to_square,
     is_deep,
     longer_sides,
@@ -46,6 +48,7 @@ class ImageFiles:
     channels: int
     ink: bool
     levels: Levels = None
+    framing: Mapping[str, Any] | None = None  # of a published model, in place of `fit_to_square`
 
     def __len__(self) -> int:
         return len(self.subset.labels)
@@ -53,7 +56,10 @@ class ImageFiles:
     def load(self, i: int) -> tuple[np.ndarray, str]:
         """(uint8 (channel, size, size), the file's own color mode); `BadInput` names a corrupt file."""
         with _open_image(self.subset, i) as image:
-            return fit_to_square(decode(image, self.channels, self.levels), self.size, self.ink), image.mode
+            mode, decoded = file_mode(image), decode(image, self.channels, self.levels)
+            if self.framing:
+                return fit_as_stated(decoded, self.size, self.framing), mode
+            return fit_to_square(decoded, self.size, self.ink), mode
 
     def __getitem__(self, i: int) -> Tensor | str:
         try:
@@ -113,7 +119,8 @@ def load_images(
     Up to `MEMORY_LIMIT` bytes are decoded now and held on `device`.
 
     Args:
-        model: the `metadata` of the images that a model was trained on, whose levels these then get too.
+        model: the `metadata` of the images that a model was trained on, whose levels and framing these
+            then get too.
 
     Raises:
         BadInput: a source that is missing, empty or too small to split; all images that are corrupt. These
@@ -142,7 +149,8 @@ def _load(
     native, has_black_border = _detect_framing(train, levels)
     ink = channels == 1 and (has_black_border if source.ink is None else source.ink)
     files = {
-        split: ImageFiles(subset, size, channels, ink, levels) for split, subset in source.subsets.items()
+        split: ImageFiles(subset, size, channels, ink, levels, (model or {}).get("framing"))
+        for split, subset in source.subsets.items()
     }
     total = sum(map(len, files.values())) * channels * size**2
     modes: Counter[str] = Counter()
@@ -220,7 +228,8 @@ def _leave_out_bad(source: Source) -> Source:
         )
         for split, subset in source.subsets.items()
     }
-    note = f", {len(bad)} left out: {listed(list(bad.values()))}" if bad else ""
+    sizes = " / ".join(f"{len(subset.labels)} {split}" for split, subset in subsets.items())
+    note = f", {len(bad)} left out, which leaves {sizes}: {listed(list(bad.values()))}" if bad else ""
     counts = np.bincount(subsets["train"].labels, minlength=len(source.classes))
     empty = [f"class {source.classes[counts.argmin()]!r}"] if not counts.min() else []
     empty += [f"the {split} split" for split, subset in subsets.items() if not len(subset.labels)]
@@ -281,7 +290,7 @@ def _frame_array(files: ImageFiles) -> np.ndarray | None:
     """All images of an array at once, where they need no resizing; as `fit_to_square` frames one by one,
     which for a data set like MNIST is half of a short run."""
     pool = files.subset.pool
-    if not isinstance(pool, ImageArray) or files.channels != 1:
+    if not isinstance(pool, ImageArray) or files.channels != 1 or files.framing:
         return None
     height, width = pool.array.shape[1:]
     needs_padding = files.ink and 0.75 * files.size <= max(height, width) <= files.size
@@ -298,7 +307,7 @@ def _read_modes(files: ImageFiles) -> list[str]:
 
     def read_mode(i: int) -> str:
         with _open_image(files.subset, i) as image:
-            return image.mode
+            return file_mode(image)
 
     return _map_threads(read_mode, len(files), "checking the images")
 

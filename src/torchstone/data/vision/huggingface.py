@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from torchstone.data.splits import SPLIT_NAMES, Source, Subset, make_source
-from torchstone.data.text_files import is_missing
-from torchstone.errors import BadInput, first_line
+from torchstone.data.hub_splits import load_hub_splits
+from torchstone.data.splits import Source, Subset, make_source
+from torchstone.data.text_files import is_missing, report_not_utf8
+from torchstone.errors import BadInput
 
 SPLITS = ("train", "val", "test")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
@@ -47,25 +48,22 @@ class HuggingFacePool:
 
 def read(spec: str) -> Source:
     """`hf:NAME`: the first column of images, and the column of labels."""
-    try:
-        import datasets
-    except ImportError:
-        raise BadInput(f"{spec} needs Hugging Face datasets: pip install 'torchstone[hf]'") from None
-    try:
-        tables = datasets.load_dataset(str(Path(spec[3:]).expanduser()))
-    except Exception as error:  # noqa: BLE001 -- any of a dozen kinds, most of several lines
-        raise BadInput(f"cannot load {spec}: {first_line(error)}") from None
-    splits = {SPLIT_NAMES.get(str(split), str(split)): table for split, table in tables.items()}
-    if "train" not in splits:
-        if len(splits) > 1:
-            raise BadInput(f"{spec} has no split named train, only {', '.join(splits)}")
-        splits = {"train": next(iter(splits.values()))}
+    splits, unused = load_hub_splits(spec)
+    import datasets
+
+    image = _image_column(splits["train"].features, datasets.Image)
+    if image is not None and not isinstance(splits["train"].features[image], datasets.Image):
+        splits = {split: table.cast_column(image, datasets.Image()) for split, table in splits.items()}
     features = splits["train"].features
-    image = next((k for k, v in features.items() if isinstance(v, datasets.Image)), None)
     if image is None:
         raise BadInput(f"{spec} has no column of images, only {', '.join(features)}")
     label = _label_column(spec, features, datasets.ClassLabel)
-    columns = {s: list(splits[s][label]) for s in SPLITS if s in splits and label in splits[s].column_names}
+    with report_not_utf8(spec):
+        columns = {
+            s: [_label_value(value, f"{spec}, {s}: {label}") for value in splits[s][label]]
+            for s in SPLITS
+            if s in splits and label in splits[s].column_names
+        }
     notes = [f"{s} has no labels: left out" for s in SPLITS if s in splits and s not in columns]
     if isinstance(features[label], datasets.ClassLabel):
         values = list(range(features[label].num_classes))
@@ -93,8 +91,37 @@ def read(spec: str) -> Source:
     if without:
         notes.append(f"{without} rows without an image or a label left out")
     description = f"{spec}: columns {image!r} and {label!r}, {len(classes)} classes"
-    description += "".join(f", {note}" for note in notes)
+    description += unused + "".join(f", {note}" for note in notes)
     return make_source(spec, classes, subsets, description)
+
+
+def _image_column(features: Any, image: type) -> str | None:
+    """The column of images: one that says so, else one of files as bytes, as in Parquet of other writers."""
+    if declared := [name for name, feature in features.items() if isinstance(feature, image)]:
+        return declared[0]
+    stored = [
+        name
+        for name, feature in features.items()
+        if (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
+        or getattr(feature, "dtype", None) in ("binary", "large_binary")
+    ]
+    return stored[0] if len(stored) == 1 else None
+
+
+def _label_value(value: Any, name: str) -> Any:
+    """A label as stored; None where it is missing, and whole numbers as such, which a column with gaps holds
+    as floats.
+
+    Raises:
+        BadInput: it is no whole number; the message begins with `name`.
+    """
+    if is_missing(value) or value == "":
+        return None
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise BadInput(f"{name} holds {value:g}, and labels are names or whole numbers")
+        return int(value)
+    return value
 
 
 def _label_column(spec: str, features: Any, class_label: type) -> str:
@@ -103,7 +130,11 @@ def _label_column(spec: str, features: Any, class_label: type) -> str:
     integers = ("int8", "int16", "int32", "int64", "uint8", "uint16")
     types = {"string", "large_string", "bool", *integers}
     plain = [name for name, feature in features.items() if getattr(feature, "dtype", None) in types]
-    for columns in (class_columns, plain):
+    floats = [
+        name for name, feature in features.items() if str(getattr(feature, "dtype", "")).startswith("float")
+    ]
+    named = [name for name in floats if name in LABEL_COLUMNS]
+    for columns in (class_columns, plain, named):
         for name in LABEL_COLUMNS:
             if name in columns:
                 return name

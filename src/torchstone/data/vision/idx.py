@@ -23,8 +23,9 @@ def find_files(path: Path) -> dict[tuple[str, str], Path]:
 
 
 def read(path: Path) -> Source:
-    """Both splits of a folder; classes are numbered from 0, or named by the lines of `classes.txt`."""
-    files, subsets = find_files(path), {}
+    """Both splits of a folder. Classes are the labels that occur in training, named by the lines of
+    `classes.txt` if there is one: from 0 on, or from 1 on where as many lines and no 0 say so."""
+    files, arrays = find_files(path), {}
     for prefix, split in SPLITS.items():
         for content, rank in RANK.items():
             if (prefix, content) not in files:
@@ -32,12 +33,22 @@ def read(path: Path) -> Source:
         images, labels = (_read_array(files[prefix, content], content) for content in RANK)
         if len(images) != len(labels):
             raise BadInput(f"{path}: {prefix} has {len(images)} images but {len(labels)} labels")
-        subsets[split] = full_subset(ImageArray(images, files[prefix, "images"].name), labels)
-    count = 1 + max(int(subset.labels.max()) for subset in subsets.values())
-    names = read_class_names(path) or tuple(map(str, range(count)))
-    if len(names) < count:
-        raise BadInput(f"{path} has labels up to {count - 1}, but classes.txt names {len(names)} classes")
-    return make_source(str(path), names, subsets, f"{path.name}: IDX files")
+        arrays[split] = ImageArray(images, files[prefix, "images"].name), labels
+    labels = [int(label) for label in np.unique(arrays["train"][1])]
+    if unknown := sorted({int(label) for label in arrays["test"][1]} - set(labels)):
+        raise BadInput(f"{path}: t10k has the label {unknown[0]}, train has not")
+    names, note = read_class_names(path), ""
+    if len(names) == labels[-1] and labels[0] == 1:
+        names, note = ("", *names), ", labels count from 1"
+    if names and len(names) <= labels[-1]:
+        raise BadInput(f"{path} has labels up to {labels[-1]}, but classes.txt names {len(names)} classes")
+    if absent := [name for i, name in enumerate(names) if name and i not in labels]:
+        note += f", no image of {', '.join(map(repr, absent[:8]))}{' …' * (len(absent) > 8)}"
+    classes = tuple(names[label] if names else str(label) for label in labels)
+    subsets = {
+        split: full_subset(pool, np.searchsorted(labels, each)) for split, (pool, each) in arrays.items()
+    }
+    return make_source(str(path), classes, subsets, f"{path.name}: IDX files{note}")
 
 
 def _read_array(file: Path, content: str) -> np.ndarray:

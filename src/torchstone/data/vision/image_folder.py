@@ -12,12 +12,16 @@ import numpy as np
 from PIL import Image
 
 from torchstone.data.bad_files import DAMAGED_ZIP
-from torchstone.data.splits import SPLIT_NAMES, Source, full_subset, make_source
+from torchstone.data.splits import Source, find_splits, full_subset, make_source, split_of
 from torchstone.errors import BadInput
 
 READ_TWICE = 2**30  # bytes; of a larger set only every 100th file is read to know it again
 SAMPLED = 100
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"),
+}
+NO_IMAGES = (".", "__MACOSX", "@eaDir")  # names that begin so hold copies and thumbnails of other files
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ def _open_zip(path: Path, modified_ns: int, process: int) -> zipfile.ZipFile:
 
 def read(path: Path) -> Source:
     """A folder of class folders, or of `train`, `val` and `test`: folders of them, or zip files."""
-    zips = {SPLIT_NAMES[file.stem]: file for file in sorted(path.glob("*.zip")) if file.stem in SPLIT_NAMES}
+    names = (file.name for file in sorted(path.glob("*.zip")))
+    zips = {split: path / name for split, name in find_splits(names, path, are_files=True).items()}
     if "train" in zips and len(zips) > 1:
         trees = {split: _class_folders(_tree(_zip_names(file)), file) for split, file in zips.items()}
         return _make_source(path, trees, zips, f"zip files of {' and '.join(sorted(zips))}")
@@ -94,10 +99,48 @@ def _zip_names(path: Path) -> list[str]:
 def _from_one_root(path: Path, names: list[str], kind: str) -> Source:
     """All published splits below one root, or none published."""
     folders = _class_folders(_tree(names), path)
-    has_splits = "train" in folders and len(folders) > 1 and set(folders) <= set(SPLIT_NAMES)
-    trees = {SPLIT_NAMES[k]: _folders(v) for k, v in folders.items()} if has_splits else {"train": folders}
+    splits = _find_split_folders(path, folders)
+    trees = {split: _folders(_unwrap_split(folders[name])) for split, name in splits.items()}
+    trees = trees or {"train": folders}
     total = len(_files(_tree(names)))
     return _make_source(path, trees, dict.fromkeys(trees, path), kind, total)
+
+
+def _find_split_folders(path: Path, folders: dict[str, dict]) -> dict[str, str]:
+    """The folders that are splits, by split; none if all are classes, for `train` may be one.
+
+    Raises:
+        BadInput: folders that may be either.
+    """
+    named = [name for name in folders if split_of(name)]
+    others = [name for name in folders if name not in named and _image_names(_files(folders[name]))]
+    if not named or len(folders) == 1:
+        return {}
+    trains = [name for name in named if split_of(name) == "train"]
+    holds_classes = any(len(_with_images(folders[name])) > 1 for name in trains)
+    if not trains and len(named) < 2:
+        return {}
+    if trains and others and len(named) == 1 and not holds_classes:
+        return {}
+    if not trains and not others:
+        raise BadInput(f"{path} has {' and '.join(named)}, but no train: add it")
+    if others:
+        raise BadInput(
+            f"{path} has {', '.join(named)}, which may be splits, beside {', '.join(others[:4])}: move what "
+            f"is no split out of it; if all are classes, rename {named[0]}"
+        )
+    return find_splits(named, path)
+
+
+def _unwrap_split(tree: dict) -> dict:
+    """A split without a folder of the same name around its classes: `train/train/cat`."""
+    while len(inner := _folders(tree)) == 1 and split_of(next(iter(inner))) and _with_images(inner):
+        (tree,) = inner.values()
+    return tree
+
+
+def _with_images(tree: dict) -> list[str]:
+    return [name for name, inner in _folders(tree).items() if _image_names(_files(inner))]
 
 
 def _class_folders(tree: dict, path: Path) -> dict[str, dict]:
@@ -146,10 +189,18 @@ def _walk(root: Path) -> list[str]:
     """All names below `root`, as in a zip file: relative, with `/`, folders ending in it."""
     names = []
     for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not _is_loop(folder, name)]
         relative = Path(folder).relative_to(root).as_posix()
         prefix = "" if relative == "." else relative + "/"
         names += [f"{prefix}{name}/" for name in folders] + [prefix + name for name in files]
     return sorted(names)
+
+
+def _is_loop(folder: str, name: str) -> bool:
+    """Whether a folder is a link to one that it is in."""
+    inner = os.path.join(folder, name)
+    target = os.path.join(os.path.realpath(inner), "")
+    return os.path.islink(inner) and os.path.join(os.path.realpath(folder), "").startswith(target)
 
 
 def _tree(names: list[str]) -> dict:
@@ -157,7 +208,7 @@ def _tree(names: list[str]) -> dict:
     root: dict = {}
     for name in names:
         parts = PurePosixPath(name).parts
-        if any(part.startswith((".", "__MACOSX")) for part in parts):
+        if any(part.startswith(NO_IMAGES) for part in parts):
             continue
         node = root
         for part in parts if name.endswith("/") else parts[:-1]:

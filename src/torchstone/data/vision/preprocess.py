@@ -3,10 +3,12 @@
 import contextlib
 import io
 import struct
+import sys
 import zipfile
 import zlib
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +25,15 @@ DAMAGED = (
 )
 
 ORIENTATION = 0x0112  # EXIF's tag
-# how 16 bits a color are stored: how to read the high bytes, and the low ones
-DEEP_COLOR = {f"{mode};16B": (f"{mode};16B", f"{mode};16L") for mode in ("RGB", "RGBA")}
+# how 16 bits a color are stored: how to read the high bytes, and the low ones; N is the machine's own order
+ORDERS = {"B": "BL", "L": "LB", "N": "LB" if sys.byteorder == "little" else "BL"}
+DEEP_COLOR = {
+    f"{mode};16{order}": [f"{mode};16{each}" for each in halves]
+    for mode in ("RGB", "RGBA")
+    for order, halves in ORDERS.items()
+}
+GRAY_ALPHA = "LA;16B"  # of PNG: gray and opacity, of 16 bits each
+PAGED = ("GIF", "TIFF", "PNG", "WEBP", "AVIF")  # formats whose further images are frames or pages
 # the stored values that become black and white; None: those of the type, 0 to 65,535, and of floats 0 to 1
 Levels = Sequence[float] | None
 
@@ -63,11 +72,12 @@ def stored_mode(image: Image.Image) -> str:
 
 def is_deep(image: Image.Image) -> bool:
     """Whether an image that was just opened has more than 8 bits a value."""
-    return image.mode == "F" or image.mode.startswith("I") or stored_mode(image) in DEEP_COLOR
+    stored = stored_mode(image)
+    return image.mode == "F" or image.mode.startswith("I") or stored in DEEP_COLOR or stored == GRAY_ALPHA
 
 
 def deep_values(image: Image.Image) -> Shaped[np.ndarray, "height width *channel"] | None:
-    """The stored values of an image of more than 8 bits: gray, or PNG's 16 bits in color; None of others.
+    """The stored values of an image of more than 8 bits: gray, or 16 bits a color; None of others.
 
     Raises:
         BadInput: a value is NaN or infinite.
@@ -75,26 +85,43 @@ def deep_values(image: Image.Image) -> Shaped[np.ndarray, "height width *channel
     if not is_deep(image):
         return None
     if image.mode in ("RGB", "RGBA"):
-        # Pillow has 8 bits for a color: the high bytes, and the low ones by reading in the other order
-        assert isinstance(image, ImageFile.ImageFile)
-        assert image.fp is not None
-        image.fp.seek(0)
-        content = image.fp.read()
-        halves = []
-        for order in DEEP_COLOR[stored_mode(image)]:
-            with Image.open(io.BytesIO(content)) as half:
-                assert isinstance(half, ImageFile.ImageFile)
-                half.tile = [tile._replace(args=order) for tile in half.tile]
-                halves.append(np.asarray(half).astype(np.int32))
-        values = 256 * halves[0] + halves[1]
+        # Pillow has 8 bits for a color: the high bytes, and the low ones by reading in the other order; gray
+        # and opacity of 16 bits are the four bytes of a color of 8
+        stored = stored_mode(image)
+        if stored == GRAY_ALPHA:
+            quarters = _read_as(image, "RGBA").astype(np.int32)
+            values = 256 * quarters[..., ::2] + quarters[..., 1::2]
+        else:
+            high, low = (_read_as(image, order).astype(np.int32) for order in DEEP_COLOR[stored])
+            values = 256 * high + low
         if image.mode == "RGBA":  # on white
-            share = values[..., 3:] / 65535
-            values = values[..., :3] * share + 65535 * (1 - share)
-        return values
+            share = values[..., -1:] / 65535
+            values = values[..., :-1] * share + 65535 * (1 - share)
+        return values[..., 0] if values.shape[-1] == 1 else values
     values = np.asarray(image)
     if not np.isfinite(values).all():
         raise BadInput("it has pixels that are not finite")
     return values
+
+
+def _read_as(image: Image.Image, raw_mode: str) -> np.ndarray:
+    """The pixels of an image that was just opened, decoded anew by another of Pillow's raw modes."""
+    assert isinstance(image, ImageFile.ImageFile)
+    assert image.fp is not None
+    image.fp.seek(0)
+    with Image.open(io.BytesIO(image.fp.read())) as again:
+        assert isinstance(again, ImageFile.ImageFile)
+        again.tile = [
+            tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *(tile.args or ())[1:]))
+            for tile in again.tile
+        ]
+        return np.asarray(again)
+
+
+def file_mode(image: Image.Image) -> str:
+    """The color mode of an image that was just opened, and whether it is the first of several."""
+    is_first = image.format in PAGED and getattr(image, "is_animated", False)
+    return image.mode + " (the first of several images in a file)" * is_first
 
 
 def measure_levels(images: Iterable[np.ndarray | None]) -> Levels:
@@ -149,6 +176,39 @@ def fit_to_square(image: Image.Image, size: int, ink: bool) -> UInt8[np.ndarray,
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
+def fit_as_stated(
+    image: Image.Image, size: int, framing: Mapping[str, Any]
+) -> UInt8[np.ndarray, "channel size size"]:
+    """Fit an image as the folder of a published model states it.
+
+    Args:
+        framing: `resize`, the length of the shorter side, or [height, width], or None; `resample`, Pillow's
+            number of a filter; `crop`, [height, width] of the middle, or None.
+
+    Raises:
+        BadInput: the result is not `size` × `size`.
+    """
+    resize, crop = framing["resize"], framing["crop"]
+    if isinstance(resize, int):
+        shorter, longer = sorted(image.size)
+        longer = int(resize * longer / shorter)
+        resize = [longer, resize] if image.height > image.width else [resize, longer]
+    if resize is not None:
+        image = image.resize((resize[1], resize[0]), framing["resample"])
+    if crop is not None:
+        left, top = (image.width - crop[1]) // 2, (image.height - crop[0]) // 2
+        if min(left, top) < 0:
+            raise BadInput(f"it has {image.width}×{image.height} pixels, less than the model cuts out")
+        image = image.crop((left, top, left + crop[1], top + crop[0]))
+    if image.size != (size, size):
+        raise BadInput(
+            f"it has {image.width}×{image.height} pixels, but the model takes {size}×{size}, and its folder "
+            "does not say how to resize it"
+        )
+    array = np.array(image)
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
 def preprocess(file: Image.Image | str | Path, metadata: dict) -> UInt8[Tensor, "1 channel size size"]:
     """An image from anywhere, framed like the training images.
 
@@ -160,6 +220,9 @@ def preprocess(file: Image.Image | str | Path, metadata: dict) -> UInt8[Tensor, 
         BadInput: an image that is missing, corrupt or blank.
     """
     image, name = load_upright(file, metadata["channels"], metadata.get("levels"))
+    if metadata.get("framing"):
+        with report_unreadable(name):
+            return torch.from_numpy(fit_as_stated(image, metadata["size"], metadata["framing"]))[None]
     if metadata["ink"] and not _is_framed(np.asarray(image), metadata):
         return torch.from_numpy(_extract_ink(image, metadata, name))[None, None]
     return torch.from_numpy(fit_to_square(image, metadata["size"], metadata["ink"]))[None]

@@ -1,5 +1,6 @@
 """Segmentation data of one's own: a folder of images and a folder of masks, checked before training."""
 
+import glob
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from torchstone.data.bad_files import read_good
-from torchstone.data.splits import SPLIT_NAMES
+from torchstone.data.splits import find_splits
 from torchstone.data.text_files import read_class_names
 from torchstone.data.vision.image_folder import SUFFIXES
 from torchstone.data.vision.preprocess import Levels, decode, deep_values, report_unreadable, stored_mode
@@ -72,7 +73,11 @@ def mask_indices(image: Image.Image, file: Path) -> Image.Image:
         # through the bare numbers: Pillow would turn a palette's indices into its colors
         return Image.fromarray(np.asarray(image).astype(np.uint8) // np.uint8(stretch))
     values = np.asarray(image)
-    if stored == "LA" and (values[..., 1] == 255).all():  # gray of 8 bits, and opaque
+    has_alpha = stored in ("LA", "RGBA")
+    is_gray = (
+        stored in ("LA", "RGB", "RGBA") and (values[..., :1] == values[..., : 3 - 2 * (stored == "LA")]).all()
+    )
+    if is_gray and (not has_alpha or (values[..., -1] == 255).all()):  # gray of 8 bits, and opaque
         return Image.fromarray(np.ascontiguousarray(values[..., 0]))
     if image.mode.startswith("I"):
         if values.min(initial=0) >= 0 and values.max(initial=0) <= IGNORE_INDEX:
@@ -99,9 +104,8 @@ def read(
         BadInput: an image without a mask or the reverse, sides that differ, labels out of range.
     """
     roots = {"train": folder}
-    split_folders = {
-        SPLIT_NAMES[f.name]: f for f in sorted(folder.iterdir()) if f.name in SPLIT_NAMES and f.is_dir()
-    }
+    names = find_splits((f.name for f in sorted(folder.iterdir()) if f.is_dir()), folder)
+    split_folders = {split: folder / name for split, name in names.items()}
     if "train" in split_folders:
         roots = split_folders
     pairs: list[tuple[Path, Path]] = []
@@ -160,7 +164,8 @@ def _check_labels(
         if names and largest >= len(names):
             raise BadInput(
                 f"{mask} has the label {largest}, but classes.txt names {len(names)} classes, "
-                f"0 to {len(names) - 1} ({IGNORE_INDEX}: ignored)"
+                f"0 to {len(names) - 1} ({IGNORE_INDEX}: ignored); if labels count from 1, name 0 in the "
+                "first line"
             )
     values = sorted({int(label) for labels in labels_of_masks for label in labels})
     present = [value for value in values if value != IGNORE_INDEX]
@@ -193,6 +198,11 @@ def _find_pairs(root: Path) -> list[tuple[Path, Path]]:
     if not images:
         raise BadInput(f"{images_folder} holds no images: {LAYOUT}")
     if unpaired := sorted(images.keys() - masks.keys()):
+        if other := next(masks_folder.glob(f"{glob.escape(unpaired[0])}.*"), None):
+            raise BadInput(
+                f"{other} is no PNG: save masks as PNG, whose numbers are exact, with the class indices as "
+                "values"
+            )
         raise BadInput(
             f"{images[unpaired[0]]} has no mask: put {masks_folder / (unpaired[0] + '.png')} there"
             + f" ({len(unpaired)} such images)" * (len(unpaired) > 1)

@@ -292,15 +292,9 @@ def reference():
             return model
 
         is_mobile, make = "mobile" in variant, VARIANTS[variant].make
-        for case in resnet_cases(
-            variant, make, theirs, lambda _, state: dict(state), side=96 if is_mobile else 48
-        ):
-            for model in (case.ours, case.theirs):
-                model.aux_classifier.requires_grad_(model.training)
-                for block in list(model.backbone.children())[1:-1] if is_mobile else ():
-                    # a shift that the next norm removes: its gradient is rounding error
-                    block.block[-1][1].bias.requires_grad_(not model.training)
-            yield case._replace(label=f"{variant}, {'train' if case.ours.training else 'eval'}")
+        side = 96 if is_mobile else 48
+        for make_case in resnet_cases(variant, make, theirs, lambda _, state: dict(state), side=side):
+            yield partial(trainable_case, variant, make_case)
     torch.manual_seed(0)
     images = torch.randn(2, 3, 24, 24, dtype=torch.float64)
     for training in (False, True):
@@ -310,6 +304,17 @@ def reference():
     ours, theirs = ASPP(4, (12, 24, 36), 256).double(), zoo.deeplabv3.ASPP(4, [12, 24, 36]).double()
     ours.load_state_dict(theirs.state_dict())
     yield ParityCase(ours, theirs, torch.randn(2, 4, 40, 40, dtype=torch.float64))
+
+
+def trainable_case(variant: str, make_case: Callable[[], ParityCase]) -> ParityCase:
+    """A case whose parameters have a gradient, each of them."""
+    case = make_case()
+    for model in (case.ours, case.theirs):
+        model.aux_classifier.requires_grad_(model.training)
+        for block in list(model.backbone.children())[1:-1] if "mobile" in variant else ():
+            # a shift that the next norm removes: its gradient is rounding error
+            block.block[-1][1].bias.requires_grad_(not model.training)
+    return case._replace(label=f"{variant}, {'train' if case.ours.training else 'eval'}")
 
 
 def as_tuple(model: Any, _: Any, output: Mapping[str, Tensor]) -> Any:

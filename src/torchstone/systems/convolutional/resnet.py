@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
+from torchstone.errors import BadInput
 from torchstone.hub.weight_files import Statistics, WeightFile
 from torchstone.parts.conv.shortcut import shortcut
 from torchstone.parts.facts import parameter_facts
@@ -245,8 +246,30 @@ def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {ours(key): value for key, value in state.items()}
 
 
+# timm's networks with the same parameters
+TWINS = {"resnetaa": "averages before it strides", "resnetblur": "blurs before it strides"}
+
+
+def is_paper(name: str) -> bool:
+    """Whether a network is the paper's, by its name."""
+    return "_paper" in name
+
+
 def file_statistics(variant: str, file: WeightFile) -> Statistics:
-    """Mean and std of a published file: torchvision's and timm's are ImageNet's, but for timm's ra4."""
+    """Mean and std of a published file: torchvision's and timm's are ImageNet's, but for timm's ra4.
+
+    Raises:
+        BadInput: by its name it is of another network with the same parameters.
+    """
+    name = file.architecture
+    for twin, what in TWINS.items():
+        if name.startswith(twin):
+            raise BadInput(f"the file is of timm's {twin}…, which {what}: it is none of the networks here")
+    if name.startswith("resnet50") and is_paper(name) != is_paper(variant):
+        other = "resnet50" if is_paper(variant) else "resnet50_paper"
+        raise BadInput(
+            f"the file {name!r} is of {other}, whose blocks have their stride elsewhere: name that"
+        )
     return ((0.5,) * 3, (0.5,) * 3) if ".ra4_" in file.architecture else IMAGENET
 
 

@@ -26,6 +26,7 @@ on the fan-out, momentum is Nesterov's, and CIFAR's crops have reflected borders
 smallest network stands in for ImageNet.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -37,12 +38,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from torchstone.engine.run import Run
+from torchstone.errors import BadInput
+from torchstone.hub.weight_files import Statistics, WeightFile
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
 from torchstone.parts.conv.shortcut import shortcut
 from torchstone.parts.facts import Fact, on_meta, parameter_facts
 from torchstone.systems import Variant
 from torchstone.systems.convolutional import resnet
 from torchstone.systems.convolutional.resnet import DEPTHS, IMAGENET_SHAPE, Recipe, ResNet
+from torchstone.tasks.transfer import IMAGENET
 from torchstone.tasks.vision.classify import evaluate, explain, predict, train_classifier
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
@@ -161,9 +165,30 @@ def published(variant: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {ours(key): value for key, value in state.items()}
 
 
+def file_statistics(variant: str, file: WeightFile) -> Statistics:
+    """Mean and std of a published file, ImageNet's.
+
+    The authors' networks of 50 and more layers have the parameters of timm's, and other strides and pooling;
+    their files have other names.
+
+    Raises:
+        BadInput: the file is of the other one.
+    """
+    is_authors = any(name.startswith(("layer0.", "last_linear.")) for name in file.tensors)
+    paper = variant.removesuffix("_paper") + "_paper"
+    if paper in VARIANTS and is_authors and variant != paper:
+        raise BadInput(f"the file is of the authors' network (timm: legacy_{variant}), which is {paper} here")
+    timms = variant.removesuffix("_paper")
+    if variant == paper and not is_authors and re.match(rf"{timms}(?!_paper)", file.architecture):
+        raise BadInput(f"the file is of timm's {timms}, not of the authors' network: name {timms}")
+    return IMAGENET
+
+
 def build(recipe: Recipe) -> Iterator[Run]:
     arguments = {"zero_init": recipe.zero_init}
-    yield train_classifier(recipe, VARIANTS, arguments, head=HEAD, published=published)
+    yield train_classifier(
+        recipe, VARIANTS, arguments, head=HEAD, published=published, statistics=file_statistics
+    )
 
 
 # parameters, multiply-accumulates: those of the ResNet and 2C²/r per block

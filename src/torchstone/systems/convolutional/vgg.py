@@ -35,9 +35,11 @@ from torch import Tensor, nn
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
+from torchstone.hub.weight_files import Statistics, WeightFile
 from torchstone.parts.facts import ParityCase, parameter_facts
 from torchstone.parts.init import init_
 from torchstone.systems import Variant
+from torchstone.tasks.transfer import IMAGENET
 from torchstone.tasks.vision.classify import evaluate, explain, predict, train_classifier
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "explain", "predict", "reference"]
@@ -175,11 +177,23 @@ VARIANTS = {
 HEAD = ("classifier.6.", "classifier.weight", "classifier.bias")
 
 
+# of Caffe's weights, which take pixels of 0 to 255 less their mean
+CAFFE = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
+
+
+def file_statistics(variant: str, file: WeightFile) -> Statistics:
+    """Mean and std of a published file: torchvision's are ImageNet's, but for its vgg16 of features alone,
+    which is Caffe's and has NaN for a classifier."""
+    classifier = [tensor for name, tensor in file.tensors.items() if name.startswith("classifier.")]
+    is_nan = bool(classifier) and all(bool(tensor.isnan().all()) for tensor in classifier)
+    return CAFFE if variant == "vgg16" and (is_nan or "vgg16_features" in file.architecture) else IMAGENET
+
+
 def build(recipe: Recipe) -> Iterator[Run]:
     if recipe.size < 32:
         raise BadInput(f"{recipe.variant} needs a size of 32 or more, not {recipe.size}")
     arguments = {} if recipe.variant == "vgg16_bn_cifar" else {"hidden": recipe.hidden}
-    yield train_classifier(recipe, VARIANTS, arguments, head=HEAD)
+    yield train_classifier(recipe, VARIANTS, arguments, head=HEAD, statistics=file_statistics)
 
 
 # parameters; multiply-accumulates at 224 pixels (vgg16_bn_cifar: 32)
@@ -206,16 +220,10 @@ def reference():
     """torchvision's networks with 64 hidden units, for memory; the CIFAR network by its equations."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, 32, 32, generator=generator, dtype=torch.float64)
-    yield parity_case("vgg11", False, images.float())
+    yield partial(parity_case, "vgg11", False, images.float())
     for variant in VARIANTS:
-        yield parity_case(variant, True, images)
-        case = parity_case(variant, False, images)
-        if variant not in THOROUGH:
-            ours, theirs = case.ours.forward, case.theirs.forward
-            case = case._replace(ours=lambda x, f=ours: f(x), theirs=lambda x, f=theirs: f(x))
-            case.ours.__name__, case.theirs.__name__ = "VGG", type(theirs.__self__).__name__
-        yield case
-        del case
+        yield partial(parity_case, variant, True, images)
+        yield partial(parity_case if variant in THOROUGH else output_case, variant, False, images)
 
 
 def parity_case(variant: str, training: bool, images: Tensor) -> ParityCase:
@@ -236,6 +244,15 @@ def parity_case(variant: str, training: bool, images: Tensor) -> ParityCase:
                 module.bias.requires_grad_(False)
     label = f"{variant}, {'train' if training else 'eval'}, {images.dtype}"
     return ParityCase(ours.train(training), theirs.train(training), images, label=label)
+
+
+def output_case(variant: str, training: bool, images: Tensor) -> ParityCase:
+    """As `parity_case`, of the outputs alone."""
+    case = parity_case(variant, training, images)
+    ours, theirs = case.ours.forward, case.theirs.forward
+    case = case._replace(ours=lambda x: ours(x), theirs=lambda x: theirs(x))
+    case.ours.__name__, case.theirs.__name__ = "VGG", type(theirs.__self__).__name__
+    return case
 
 
 def small_torchvision_vgg(variant: str) -> nn.Module:

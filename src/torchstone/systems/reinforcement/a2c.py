@@ -56,7 +56,7 @@ STORY = ("loss",)
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "CartPole-v1"  # Gymnasium environment id, or module:Id of another package
+    data: str = "CartPole-v1"  # Gymnasium environment id, or module:Id, or module:name of a class or function
     wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
     max_episode_steps: int | None = None  # time limit of an episode, none for the environment's own
     variant: str = "a2c"  # network
@@ -74,7 +74,7 @@ class Recipe:
     anneal_lr: bool = False  # linear decay of the learning rate to 0
     max_grad_norm: float = 0.5  # gradient clipping: largest norm
     total_timesteps: int = 500_000  # environment steps of all actors, rounded up to whole updates
-    eval_episodes: int = 20  # greedy episodes per evaluation
+    eval_episodes: int = 20  # greedy episodes of the test; fewer in training if more than a tenth of the work
     record_video: bool = True  # record a video of a greedy episode at the end
     seed: int = 0  # random seed of weights, environments and actions
     device: str = "auto"  # device: auto, cpu, cuda or mps

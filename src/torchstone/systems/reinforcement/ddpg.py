@@ -57,7 +57,7 @@ __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play"
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "Pendulum-v1"  # Gymnasium environment id, or module:Id of another package
+    data: str = "Pendulum-v1"  # Gymnasium environment id, or module:Id, or module:name of a class or function
     wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
     max_episode_steps: int | None = None  # time limit of an episode, none for the environment's own
     variant: str = "ddpg"  # networks
@@ -79,7 +79,7 @@ class Recipe:
     anneal_lr: bool = True  # linear decay of both learning rates to 0
     weight_decay: float = 0.0  # weight decay of the critic
     total_timesteps: int = 19_000  # environment steps after learning_starts, rounded up to whole updates
-    eval_episodes: int = 20  # greedy episodes per evaluation
+    eval_episodes: int = 20  # greedy episodes of the test; fewer in training if more than a tenth of the work
     record_video: bool = True  # record a video of a greedy episode at the end
     seed: int = 0  # random seed of weights, environments, actions and replay
     device: str = "auto"  # device: auto, cpu, cuda or mps
@@ -258,7 +258,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
     if len(model_config["observation_shape"]) == 3:
         raise BadInput(f"{recipe.data} has frames as observations, and ddpg takes vectors: try ppo")
     _, action_space = check_spaces(recipe.data, "continuous", "ddpg", recipe.wrappers)
-    model_config |= {"low": action_space.low.tolist(), "high": action_space.high.tolist()}
+    bounds = {"low": action_space.low, "high": action_space.high}
+    model_config |= {name: bound.astype(float).tolist() for name, bound in bounds.items()}
     if not all(map(math.isfinite, model_config["low"] + model_config["high"])):
         raise BadInput(f"{recipe.data} has unbounded actions, which ddpg does not support")
     model_config |= {"hidden": list(recipe.hidden)}

@@ -61,7 +61,7 @@ __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play"
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "CartPole-v1"  # Gymnasium environment id, or module:Id of another package
+    data: str = "CartPole-v1"  # Gymnasium environment id, or module:Id, or module:name of a class or function
     wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
     max_episode_steps: int | None = None  # time limit of an episode, none for the environment's own
     variant: str = "dqn"  # network
@@ -87,7 +87,7 @@ class Recipe:
     anneal_lr: bool = True  # linear decay of the learning rate to 0
     max_grad_norm: float | None = 10.0  # gradient clipping: largest norm, none for no limit
     total_timesteps: int = 48_640  # environment steps after learning_starts, rounded up to whole updates
-    eval_episodes: int = 20  # greedy episodes per evaluation
+    eval_episodes: int = 20  # greedy episodes of the test; fewer in training if more than a tenth of the work
     record_video: bool = True  # record a video of a greedy episode at the end
     seed: int = 0  # random seed of weights, environments, actions and replay
     device: str = "auto"  # device: auto, cpu, cuda or mps

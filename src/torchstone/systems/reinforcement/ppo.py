@@ -60,7 +60,7 @@ STORY = ("loss", "minibatches", "update_statistics")
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "CartPole-v1"  # Gymnasium environment id, or module:Id of another package
+    data: str = "CartPole-v1"  # Gymnasium environment id, or module:Id, or module:name of a class or function
     wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
     max_episode_steps: int | None = None  # time limit of an episode, none for the environment's own
     variant: str = "ppo"  # network
@@ -82,7 +82,7 @@ class Recipe:
     anneal_lr: bool = True  # linear decay of the learning rate, and of ε, to 0
     max_grad_norm: float = 0.5  # gradient clipping: largest norm
     total_timesteps: int = 99_840  # environment steps, rounded up to whole updates of num_envs x num_steps
-    eval_episodes: int = 20  # greedy episodes per evaluation
+    eval_episodes: int = 20  # greedy episodes of the test; fewer in training if more than a tenth of the work
     record_video: bool = True  # record a video of a greedy episode at the end
     seed: int = 0  # random seed of weights, environments and actions
     device: str = "auto"  # device: auto, cpu, cuda or mps
@@ -222,12 +222,15 @@ def update_statistics(model: Network, batch: RolloutBatch, clip_coef: float) -> 
     log_ratio = policy.log_prob(batch.action) - batch.log_prob
     ratio = log_ratio.exp()
     residual = batch.returns - batch.value
-    return {
+    statistics = {
         "approx_kl": (ratio - 1 - log_ratio).mean(),
         "clip_fraction": ((ratio - 1).abs() > clip_coef).float().mean(),
         "entropy": policy.entropy().mean(),
-        "explained_variance": 1 - residual.var() / batch.returns.var().clamp(min=1e-8),
     }
+    if residual.numel() > 1:  # the last minibatch may be a single step
+        explained = 1 - residual.var() / batch.returns.var().clamp(min=1e-8)
+        statistics["explained_variance"] = explained
+    return statistics
 
 
 def minibatches(batch: RolloutBatch, recipe: Recipe, number: int) -> Iterator[RolloutBatch]:

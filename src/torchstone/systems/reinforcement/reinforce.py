@@ -54,7 +54,7 @@ STORY = ("returns_and_advantages", "loss")
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "CartPole-v1"  # Gymnasium environment id, or module:Id of another package
+    data: str = "CartPole-v1"  # Gymnasium environment id, or module:Id, or module:name of a class or function
     wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
     max_episode_steps: int | None = None  # time limit of an episode, none for the environment's own
     variant: str = "reinforce"  # network
@@ -71,7 +71,7 @@ class Recipe:
     lr: float = 5e-3  # learning rate α of Adam
     anneal_lr: bool = True  # linear decay of the learning rate to 0
     total_episodes: int = 2000  # training episodes, rounded up to whole updates of num_envs
-    eval_episodes: int = 20  # greedy episodes per evaluation
+    eval_episodes: int = 20  # greedy episodes of the test; fewer in training if more than a tenth of the work
     record_video: bool = True  # record a video of a greedy episode at the end
     seed: int = 0  # random seed of weights, environments and actions
     device: str = "auto"  # device: auto, cpu, cuda or mps
@@ -98,6 +98,14 @@ MARGIN = ("return", 60.0)
 VARIANTS = {"reinforce": Variant(partial(ActorCritic, observation_shape=(4,), num_actions=2), (4,))}
 
 
+def deviation(returns: Float[Tensor, " steps"]) -> Tensor | float:
+    """The unit of returns: their standard deviation, and 1 where they do not differ."""
+    if len(returns) < 2:
+        return 1.0
+    std = returns.std()
+    return torch.where(std > 1e-6 * returns.abs().max(), std + 1e-8, 1.0)
+
+
 @torch.no_grad()
 def returns_and_advantages(
     model: ActorCritic, rollout: Rollout, is_live: Bool[Tensor, "time envs"], recipe: Recipe
@@ -119,7 +127,7 @@ def returns_and_advantages(
     advantage = returns - value
     if recipe.baseline == "mean":
         advantage = advantage - returns[is_live].mean()
-    return returns, advantage / (returns[is_live].std() + 1e-8)
+    return returns, advantage / deviation(returns[is_live])
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
@@ -149,7 +157,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         returns, advantage = returns_and_advantages(model, rollout, is_live, recipe)
         envs = len(rollout.last_observation)
         scale = envs / is_live.sum()
-        std = returns[is_live].std() + 1e-8
+        std = deviation(returns[is_live])
         gradients, losses, value_losses, entropies = [], [], [], []
         for env in range(envs):
             live = is_live[:, env]
@@ -168,14 +176,17 @@ def build(recipe: Recipe) -> Iterator[Run]:
         # g_i, and their mean: ∇J(θ)
         estimates = torch.stack(gradients)
         gradient = estimates.mean(0)
-        variance = (estimates - gradient)[:, is_policy].square().sum() / (len(estimates) - 1)
         metrics = {
             "loss": torch.stack(losses).mean(),
             "value_loss": torch.stack(value_losses).mean(),
             "entropy": torch.stack(entropies).mean(),
-            "gradient_variance": variance,
-            "noise_scale": variance / gradient[is_policy].square().sum(),
         }
+        if envs > 1:  # of one episode there is no variance
+            variance = (estimates - gradient)[:, is_policy].square().sum() / (envs - 1)
+            metrics["gradient_variance"] = variance
+            squared_norm = gradient[is_policy].square().sum()
+            if squared_norm > 0:  # 0 where no episode was rewarded
+                metrics["noise_scale"] = variance / squared_norm
         return step.apply_gradient(metrics, gradient) | common.rollout_metrics(rollout)
 
     state = {"optimizer": step.optimizer}

@@ -95,11 +95,16 @@ def normalize(x: Float[Tensor, "frames width"], metadata: dict) -> Float[Tensor,
     return (x - mean) / std
 
 
+def prepare_rows(items: Sequence[Tensor], metadata: dict) -> list[Float[Tensor, "frames width"]]:
+    """The standardized features of each waveform, or vectors."""
+    return [normalize(extract_features(item, metadata["audio_features"]), metadata) for item in items]
+
+
 @torch.no_grad()
 def predict_logits(model: nn.Module, metadata: dict, split: SpeakerSplit) -> Float[Tensor, "items classes"]:
     """Logits of each full item, in evaluation mode."""
     device = next(model.parameters()).device
-    rows = [normalize(extract_features(item, metadata["audio_features"]), metadata) for item in split.items]
+    rows = prepare_rows(split.items, metadata)
     logits = torch.empty(len(rows), len(metadata["classes"]))
     with eval_mode(model):
         for index, batch in eval_batches(rows, split.labels, device):
@@ -150,6 +155,19 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path]) -> l
     Raises:
         BadInput: a file that cannot be used, of the other kind, or with vectors of another width.
     """
+    items, files = read_items(inputs, metadata)
+    split = SpeakerSplit(items, [0] * len(items), [str(file) for file in files])
+    rows = predict_logits(model, metadata, split).softmax(1).tolist()
+    named = zip(split.names, rows, strict=True)
+    return [label_prediction(name, metadata["classes"], row) for name, row in named]
+
+
+def read_items(inputs: Sequence[str | Path], metadata: dict) -> tuple[list[Tensor], list[Path]]:
+    """Waveforms of sound files, or of those of a folder; vectors of CSV files; and the files.
+
+    Raises:
+        BadInput: a file that cannot be used, of the other kind, or with vectors of another width.
+    """
     if features := metadata["audio_features"]:
         files = expand_audio_paths(inputs)
         sample_rate = AudioFeatures.from_metadata(features).sample_rate
@@ -157,10 +175,7 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path]) -> l
     else:
         files = [Path(each) for each in inputs]
         items = [_read_vectors(file, len(metadata["mean"])) for file in files]
-    split = SpeakerSplit(items, [0] * len(items), [str(file) for file in files])
-    rows = predict_logits(model, metadata, split).softmax(1).tolist()
-    named = zip(split.names, rows, strict=True)
-    return [label_prediction(name, metadata["classes"], row) for name, row in named]
+    return items, files
 
 
 def _read_vectors(file: Path, width: int) -> Float[Tensor, "frames width"]:

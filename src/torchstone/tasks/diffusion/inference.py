@@ -126,6 +126,8 @@ def sample_request(
     if request.inpaint_image is not None and request.mask is not None:
         inpainting = load_inpainting(model, metadata["picture"], request)
     if request.classifier_scale is not None:
+        if "source" not in metadata:
+            raise BadInput("a published network has no data to train a classifier on: leave out its guidance")
         data = load_data(metadata, metadata["source"], next(model.parameters()).device)
         if isinstance(data, Captioned):
             raise BadInput("classifier guidance needs labels, and captions are none: use --guidance-scale")

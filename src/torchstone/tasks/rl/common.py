@@ -6,21 +6,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from torchstone.data import identity
 from torchstone.engine.console import notify
 from torchstone.engine.device import select_device
-from torchstone.engine.run import Run
+from torchstone.engine.run import EVALUATION_SHARE, FORWARDS, Examples, Run
 from torchstone.envs.backends import is_scaled
 from torchstone.envs.make import ActionKind, check_spaces, left_out
-from torchstone.envs.vector_env import VectorEnv
+from torchstone.envs.vector_env import EPISODE_BOUND, VectorEnv
+from torchstone.envs.wrappers import FRAME_SIZE, space_scale
 from torchstone.errors import BadInput
 from torchstone.parts.rl.observations import BYTE
-from torchstone.tasks.rl.evaluate import TEST, VALIDATION, PolicyEvaluator, play, return_statistics
+from torchstone.tasks.rl.evaluate import (
+    TEST,
+    VALIDATION,
+    PolicyEvaluator,
+    play,
+    record_env,
+    return_statistics,
+)
+from torchstone.tasks.rl.storage import check_rollout_memory
 
-FRAME_SIZE = (84, 84)
+WANTED, FEWEST = 10, 8  # evaluations during training, and their episodes
 
 
 def num_updates(total: int, per_update: int) -> int:
@@ -46,11 +55,11 @@ def model_config(recipe: Any, system: str, action_kind: ActionKind = "any") -> d
     shape, is_discrete = observation_space.shape, hasattr(action_space, "n")
     if len(shape) == 3 and shape[1:] != FRAME_SIZE:
         raise BadInput(
-            f"{recipe.data} has frames of {shape}, and the network takes k × 84 × 84: for Atari add "
-            "--wrappers AtariPreprocessing"
+            f"{recipe.data} has frames of {shape}, and the network takes k × 84 × 84: {_advice(recipe)}"
         )
     if len(shape) > 3:
-        raise BadInput(f"{recipe.data} has observations of {shape}, which no network here takes")
+        advice = _advice(recipe, is_frame=False)
+        raise BadInput(f"{recipe.data} has observations of {shape}, which no network here takes: {advice}")
     config = {
         "observation_shape": list(shape),
         "num_actions": int(action_space.n if is_discrete else action_space.shape[0]),
@@ -60,16 +69,23 @@ def model_config(recipe: Any, system: str, action_kind: ActionKind = "any") -> d
     return config if scale == BYTE else {**config, "observation_scale": scale}
 
 
+def _advice(recipe: Any, is_frame: bool = True) -> str:
+    """Wrappers that make a vector, or frames that the network takes, of what an environment shows."""
+    before = "".join(f"{name}," for name in recipe.wrappers)
+    flat = f"--wrappers {before}FlattenObservation for a network without convolutions"
+    if not is_frame:
+        return flat
+    resize = f"{before}AtariPreprocessing" if "ALE/" in recipe.data else f"{before}ResizeFrames"
+    return f"--wrappers {resize}, or {flat}"
+
+
 def observation_scale(space: Any) -> float:
     """What frames and bytes of a Box space are divided by: the largest bound that it states.
 
     Without finite bounds, as after normalization, frames are taken as they are. Vectors of floats are never
     scaled.
     """
-    if not is_scaled(space):
-        return BYTE  # not used
-    bound = float(max(abs(space.low).max(), abs(space.high).max()))
-    return bound if math.isfinite(bound) and bound > 0 else 1.0
+    return space_scale(space) if is_scaled(space) else BYTE  # which is not used
 
 
 def make_envs(recipe: Any) -> VectorEnv:
@@ -91,6 +107,50 @@ def rollout_metrics(batch: Any) -> dict[str, torch.Tensor | float]:
     return metrics
 
 
+def examples_of(recipe: Any, episode_limit: int) -> tuple[Examples, int]:
+    """Environment steps of an update and, at most, of an evaluation, whose episodes may end before; and how
+    many episodes an evaluation during training has. Where updates are of whole episodes, these are counted.
+
+    Where `recipe.eval_episodes` would take too much of the work for `WANTED` evaluations, these are of fewer
+    episodes, `FEWEST` at least.
+    """
+    is_episodic, episodes = hasattr(recipe, "total_episodes"), recipe.eval_episodes
+    envs = 1 if getattr(recipe, "actors", "sync") == "async" else recipe.num_envs
+    batch, unit = (envs, "episodes") if is_episodic else (envs * recipe.num_steps, "environment steps")
+    cost = 1 if is_episodic else episode_limit
+    affordable = int(EVALUATION_SHARE * FORWARDS * recipe.updates * batch / (WANTED * cost))
+    episodes = min(episodes, max(FEWEST, affordable))
+    return Examples(batch, None, episodes * cost, unit), episodes
+
+
+def envs_of(stream: Any) -> VectorEnv:
+    """The envs of a stream; of several actors, the first one's."""
+    return stream.actors[0].envs if hasattr(stream, "actors") else stream.envs
+
+
+def action_notes(recipe: Any, stream: Any, model: nn.Module) -> str:
+    """What of an environment's actions an agent does not use or hardly reaches, in words."""
+    envs, notes = envs_of(stream), []
+    if envs.action_mask is not None and not getattr(model, "uses_masks", False):
+        notes.append("its action mask is not used")
+    log_std = getattr(model, "log_std", None)
+    if log_std is not None and isinstance(envs.action_space.low, np.ndarray):
+        low, high = envs.action_space.low, envs.action_space.high
+        reach = 3 * math.exp(float(log_std.detach().max()))
+        is_finite = np.isfinite(low) & np.isfinite(high)
+        is_far = (low > reach / 3) | (high < -reach / 3)  # most of what is tried is clipped to one bound
+        is_narrow = (high - low < reach / 30) & (high > low)
+        is_wide = high - low > 10 * reach
+        if is_finite.all() and (is_far | is_narrow | is_wide).any():
+            ranges = " and ".join(dict.fromkeys(f"{a:g} to {b:g}" for a, b in zip(low, high, strict=True)))
+            advice = ",".join([*recipe.wrappers, "UnitAction"])
+            notes.append(
+                f"its actions are from {ranges}, and the policy begins around 0 with a deviation of "
+                f"{reach / 3:g}, clipped to that: --wrappers {advice} stretches -1 to 1 to them"
+            )
+    return "; ".join(notes)
+
+
 def make_run(
     model: nn.Module,
     recipe: Any,
@@ -100,11 +160,16 @@ def make_run(
     model_config: dict[str, Any],
 ) -> Run:
     """A Run of `recipe.updates` updates, evaluated by the mean return of greedy episodes in separate envs."""
-    identity.record(recipe.data)
+    record_env(recipe.data, recipe.wrappers, recipe.max_episode_steps)
     device = select_device(recipe.device)
-    evaluator = PolicyEvaluator(
-        recipe.data, recipe.wrappers, recipe.max_episode_steps, recipe.eval_episodes, device
-    )
+    storage = check_rollout_memory(recipe, stream, device)
+    limit = envs_of(stream).episode_limit or EPISODE_BOUND
+    examples, episodes = examples_of(recipe, limit)
+    env_options = (recipe.data, recipe.wrappers, recipe.max_episode_steps)
+    evaluator = PolicyEvaluator(*env_options, recipe.eval_episodes, device)
+    validator = evaluator
+    if episodes < recipe.eval_episodes:
+        validator = PolicyEvaluator(*env_options, episodes, device)
     env = {
         "spec": recipe.data,
         "wrappers": list(recipe.wrappers),
@@ -115,13 +180,22 @@ def make_run(
     description = f"{recipe.data} of Gymnasium {version('gymnasium')}"
     if text := left_out(recipe.data, tuple(recipe.wrappers)):
         description += f"; text is left out of the observations: {', '.join(text)}"
-    if limit := evaluator.assumed_limit():
-        description += f"; it states no time limit, so evaluation cuts episodes after {limit:,} steps"
+    if bound := validator.assumed_limit():
+        description += f"; it states no time limit, so evaluation cuts episodes after {bound:,} steps"
         description += " (--max-episode-steps N for another limit)"
+    if note := action_notes(recipe, stream, model):
+        description += f"; {note}"
     if not stream.is_exact:
         description += "; resuming begins new episodes"
     metadata = {"task": "play", "variant": recipe.variant, "model_config": model_config, "env": env}
     metadata["data"] = description
+    if storage:
+        metadata["storage"] = storage
+    if validator is not evaluator:
+        metadata["evaluation"] = (
+            f"validation plays {episodes} episodes of at most {limit:,} steps, and at the end "
+            f"{recipe.eval_episodes}, as the test does"
+        )
 
     def report(folder: Path) -> None:
         try:
@@ -129,13 +203,18 @@ def make_run(
         except Exception as error:  # noqa: BLE001  the training is finished, whatever an env does now
             notify(f"no video of an episode: {error}")
 
+    def validate_all() -> dict[str, float]:
+        return return_statistics(evaluator(model, VALIDATION))
+
     return Run(
         stream=stream,
         update=update,
-        evaluate=lambda: return_statistics(evaluator(model, VALIDATION)),
+        evaluate=lambda: return_statistics(validator(model, VALIDATION)),
+        evaluate_all=None if validator is evaluator else validate_all,
         best_metric="return",
         state={"model": model, **state, "stream": stream},
         steps=recipe.updates,
+        examples=examples,
         test=lambda: return_statistics(evaluator(model, TEST), std=True),
         report=report if recipe.record_video else None,
         metadata=metadata,

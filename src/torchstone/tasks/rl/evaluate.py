@@ -16,7 +16,7 @@ import torch
 from torchstone.data import identity
 from torchstone.engine.console import notify, progress
 from torchstone.envs.actor import Actor
-from torchstone.envs.make import spaces
+from torchstone.envs.make import facts, spaces
 from torchstone.envs.offscreen import environment_variables, renderers
 from torchstone.envs.vector_env import VectorEnv
 from torchstone.errors import BadInput
@@ -97,11 +97,35 @@ def env_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
 def evaluate(model: Any, metadata: dict[str, Any], data: str, *, held_out: bool) -> dict[str, float]:
     """The return in the run's test, or in another environment `data` with the same spaces."""
     trained = env_metadata(metadata)
-    identity.record(data)
+    record_env(data, trained["wrappers"], trained["max_episode_steps"])
     env = trained if held_out else {**trained, "spec": data}
     _check_same_spaces(trained, env)
+    _check_network_fits(metadata, env)
     device = next(model.parameters()).device
     return return_statistics(_evaluator(env, env["episodes"], device)(model, TEST), std=True)
+
+
+def record_env(spec: str, wrappers: Sequence[str], max_episode_steps: int | None) -> None:
+    """Tell whoever listens which environment is used: all that can be known of it (see `envs.source`)."""
+    known = facts(spec, tuple(wrappers)).identity
+    chosen = {"wrappers": list(wrappers), "chosen time limit": max_episode_steps}
+    identity.record(spec, environment=known | chosen)
+
+
+def _check_network_fits(metadata: dict[str, Any], env: dict[str, Any]) -> None:
+    """The environment may have changed since the network was trained."""
+    config, wrappers = metadata.get("model_config"), eval_wrappers(env["wrappers"])
+    if config is None:
+        return
+    observation_space, action_space = spaces(env["spec"], wrappers)
+    is_discrete = hasattr(action_space, "n")
+    count = int(action_space.n) if is_discrete else int(np.prod(action_space.shape))
+    shape = list(observation_space.shape)
+    if shape != list(config["observation_shape"]) or count != config["num_actions"]:
+        raise BadInput(
+            f"{env['spec']} now has observations of {shape} and {count} actions, and the agent was trained "
+            f"on {list(config['observation_shape'])} and {config['num_actions']}: restore it, or train anew"
+        )
 
 
 def _check_same_spaces(trained: dict[str, Any], other: dict[str, Any]) -> None:
@@ -126,6 +150,7 @@ def play(
     """The returns of `episodes` greedy episodes; the first one is recorded into `video`, `.mp4` or `.gif`.
     Where it cannot be recorded, one line says why, and it is played all the same."""
     env = env_metadata(metadata)
+    _check_network_fits(metadata, env)
     device = next(model.parameters()).device
     first: list[float] = []
     if video is not None:

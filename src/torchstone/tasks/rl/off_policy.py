@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from torchstone.engine.device import select_device
+from torchstone.envs import atari
 from torchstone.envs.replay_buffer import ReplayBuffer, Transitions
 from torchstone.envs.replay_stream import PrioritizedSampler, ReplayBatch, ReplayConfig, ReplayStream
 from torchstone.errors import BadInput
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.tasks.rl.common import make_envs
+from torchstone.tasks.rl.storage import check_replay_memory
 
 
 def make_stream(
@@ -38,14 +40,19 @@ def make_stream(
     action = torch.zeros((), dtype=torch.int64)
     if model_config["continuous"]:
         action = torch.zeros(model_config["num_actions"])
+    device, shape = select_device(recipe.device), tuple(envs.observation.shape[1:])
+    # any other wrapper may change what the frames are
+    is_atari = {name.split(":")[0] for name in recipe.wrappers} <= set(atari.WRAPPERS)
+    is_stacked = is_atari and any(name.startswith("AtariPreprocessing") for name in recipe.wrappers)
+    check_replay_memory(recipe, envs.observation[0], shape[0] if is_stacked else 1, device)
     buffer = ReplayBuffer(
         recipe.buffer_size,
         recipe.num_envs,
-        tuple(envs.observation.shape[1:]),
+        shape,
         envs.observation.dtype,
         action,
-        is_stacked=any(name.startswith("AtariPreprocessing") for name in recipe.wrappers),
-        device=select_device(recipe.device),
+        is_stacked=is_stacked,
+        device=device,
     )
     config = ReplayConfig(
         num_steps=recipe.num_steps,

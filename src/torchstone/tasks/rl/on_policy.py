@@ -50,8 +50,10 @@ class RolloutBatch(NamedTuple):
         return RolloutBatch(inputs, *(column.index_select(0, index) for column in columns))
 
     def normalize_advantage(self) -> "RolloutBatch":
-        """The batch with advantages of mean 0 and standard deviation 1."""
+        """The batch with advantages of mean 0 and standard deviation 1; a single one stays as it is."""
         advantage = self.advantage
+        if advantage.numel() < 2:
+            return self
         return self._replace(advantage=(advantage - advantage.mean()) / (advantage.std() + 1e-8))
 
 

@@ -110,7 +110,9 @@ def encode_texts(tokenizer: Any, texts: Sequence[str]) -> TokenLists:
 
 
 def load_bert(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
-    """Arguments, weights and tokenizer of a BERT in a run folder or in Hugging Face layout."""
+    """Arguments, weights and tokenizer of a BERT in a run folder or in Hugging Face layout (also
+    `hf:ORG/NAME`)."""
+    path = hf_folder.fetch(str(path)) if str(path).startswith("hf:") else path
     if (path / "recipe.json").exists():
         folder, meta, _ = checkpoint.find(path / "checkpoint")
         if meta["system"] != "bert":

@@ -73,14 +73,14 @@ def predict(
     Raises:
         BadInput: the model was not trained for this; a text has no [MASK], or is no pair.
     """
-    texts = [text for each in inputs for text in _texts(each, metadata)]
+    texts = [text for each in inputs for text in read_texts(each, metadata)]
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
     special = SpecialTokens.from_tokenizer(tokenizer, metadata["length"])
     if metadata["task"] == "masked":
         return masked_lm.fill_mask(model, tokenizer, special, texts)
     if fill:
         raise BadInput("this model predicts labels: to fill in words train bert/masked")
-    rows, labels = build_rows(_unlabeled(texts, metadata), tokenizer, special)
+    rows, labels = build_rows(as_unlabeled(texts, metadata), tokenizer, special)
     device = next(model.parameters()).device
     batches = SentenceBatches(rows, labels, 1, special, seed=0, device=device)
     answers = []
@@ -96,7 +96,7 @@ def predict(
     return answers
 
 
-def _unlabeled(texts: list[str], metadata: dict) -> LabeledTexts:
+def as_unlabeled(texts: list[str], metadata: dict) -> LabeledTexts:
     """Texts, pairs or words, as the model was trained on, with placeholders for labels."""
     if metadata["has_word_labels"]:
         sentences = [tuple(text.split()) for text in texts]
@@ -115,7 +115,7 @@ def _word_answer(text: str, probabilities: Tensor, classes: list[str]) -> dict:
     return {"input": text, "text": " ".join(f"{word}/{label}" for word, label in pairs), "labels": labels}
 
 
-def _texts(each: str | Path, metadata: dict) -> list[str]:
+def read_texts(each: str | Path, metadata: dict) -> list[str]:
     """A text itself, or those of a file: the column of a table, or lines; of pairs `first ||| second`."""
     if not os.path.isfile(each):  # which, unlike Path's, takes texts longer than a file name
         if not str(each).strip():

@@ -142,7 +142,7 @@ def fill_mask(
     answers, device = [], next(model.parameters()).device
     with eval_mode(model):
         for text in texts:
-            rows = collate([special.build_row(_masked_tokens(text, tokenizer, special), None)], special)
+            rows = collate([special.build_row(masked_tokens(text, tokenizer, special), None)], special)
             positions = (rows.tokens == special.mask).nonzero()[:, 1]
             inputs = [each.to(device) for each in (*rows, positions[None])]
             logits, _ = split_output(model.logits(*inputs))  # ty: ignore[not-callable]
@@ -161,7 +161,7 @@ def fill_mask(
     return answers
 
 
-def _masked_tokens(text: str, tokenizer: Any, special: SpecialTokens) -> list[int]:
+def masked_tokens(text: str, tokenizer: Any, special: SpecialTokens) -> list[int]:
     """Token ids of a text with [MASK] in it."""
     if MASK not in text:
         raise BadInput(f"{text!r} has no {MASK}: put it where words are to be filled in")

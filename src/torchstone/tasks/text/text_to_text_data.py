@@ -3,6 +3,7 @@
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -178,9 +179,8 @@ def encode_pairs(
     pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, max_length: int | None = None
 ) -> TokenPairs:
     """Token ids of sources and targets with their ends, without pairs of more than `max_length` tokens."""
-    columns = [
-        [[*each.ids, END] for each in tokenizer.encode_batch_fast([p[i] for p in pairs])] for i in range(2)
-    ]
+    encode = partial(tokenizer.encode_batch_fast, add_special_tokens=False)  # a published one adds ends too
+    columns = [[[*each.ids, END] for each in encode([pair[i] for pair in pairs])] for i in range(2)]
     rows = list(zip(*columns, strict=True))
     short = [pair for pair in rows if max_length is None or max(map(len, pair)) <= max_length]
     return [a for a, _ in short], [b for _, b in short]

