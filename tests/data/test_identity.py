@@ -221,3 +221,12 @@ def test_digest_tells_values_types_and_shapes_apart():
     assert identity.digest(torch.arange(3)) == identity.digest(np.arange(3))
     with pytest.raises(TypeError, match="object"):
         identity.digest(object())
+
+
+@pytest.mark.parametrize(
+    "item", [(b"abc", 3), (b"", -1), (b"x" * 1000, 10**20), (b"a", True), (b"a", np.int64(3)), ("a", 1)]
+)
+def test_digest_in_one_piece_is_that_of_the_parts(item):
+    whole, parts = b"".join(identity._parts(item)), b"".join(identity._parts_of_any(item))
+    print(item[1], whole[-40:])
+    assert whole == parts

@@ -1,4 +1,4 @@
-"""Every recipe whose data are bundled or generated, as laws 9 and 10 go through them: built, and no more."""
+"""Every recipe whose data are bundled or generated, as laws 9, 10 and 16 go through them: built, and no more."""
 
 import dataclasses
 import functools
@@ -108,6 +108,7 @@ def reads(name: str) -> bool:
 
 _answers: dict[Any, Any] = {}
 _chapter: list[str] = []
+_splits = ["few"]  # of images, to validate and to test with
 
 
 def _remembered(function: Any) -> Any:
@@ -121,8 +122,9 @@ def _remembered(function: Any) -> Any:
         if key not in _answers:
             data = function(*args, **kwargs)
             # the classifier that judges samples is kept by the data it was trained and measured on
-            _answers[key] = data if _chapter == ["generative"] else with_few_to_evaluate(data)
-        return _answers[key]
+            few = data if _chapter == ["generative"] else with_few_to_evaluate(data)
+            _answers[key] = {"all": data, "few": few}
+        return _answers[key][_splits[-1]]
 
     return answer
 
@@ -159,6 +161,18 @@ def fresh(entry: Any, recipe: Any, **fields: Any) -> Run:
         return next(iter(entry.module().build(replace_fields(recipe, {"device": "cpu", **fields}))))
 
 
-# both laws of a recipe one after the other: its data are read once
+def whole(entry: Any, recipe: Any) -> list[Run]:
+    """All runs that a recipe builds, later ones from untrained networks, on whole splits."""
+    forget_other_data(entry)
+    fields = {"device": "cpu"} | ({"compile": False} if "compile" in field_paths(recipe) else {})
+    _splits.append("all")
+    try:
+        with data_read_once():
+            return list(entry.module().build(replace_fields(recipe, fields)))
+    finally:
+        _splits.pop()
+
+
+# the laws of a recipe one after the other: its data are read once
 parametrized = pytest.mark.parametrize("at_hand", list(recipes()), scope="module")
 parametrized_by_path = pytest.mark.parametrize("at_hand", list(recipes(paths=True)), scope="module")

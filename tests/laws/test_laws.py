@@ -6,6 +6,7 @@ networks that are made of the same blocks.
 
 from pathlib import Path
 
+import budget
 import catalogue
 import durations_law
 import import_rules
@@ -199,3 +200,8 @@ def test_15_every_metric_has_a_legend(entry, session_folder):
 )
 def test_15_eval_gives_the_numbers_of_the_test(entry, session_folder):
     legends.same_numbers(entry, smoke_runs.cached(entry, session_folder))
+
+
+@recipes_at_hand.parametrized
+def test_16_evaluation_takes_about_a_tenth_of_the_work(at_hand):
+    budget.kept(*at_hand)

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from functools import partial
 from types import SimpleNamespace
 
 import blocks
+import budget
 import catalogue
 import durations_law
 import import_rules
@@ -29,7 +31,7 @@ from torchstone import api, systems
 from torchstone.data.vision.batches import ImageBatches
 from torchstone.engine import rng
 from torchstone.engine.recipe_fields import replace_fields
-from torchstone.engine.run import Run
+from torchstone.engine.run import Intervals, Run
 from torchstone.parts.facts import Fact, count_parameters
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.rl.target_network import make_target
@@ -37,6 +39,7 @@ from torchstone.parts.seeding import derive_seed
 from torchstone.runs import folder
 from torchstone.systems.convolutional import lenet5
 from torchstone.systems.fundamentals import backprop, perceptron
+from torchstone.systems.transformer import t5
 
 LENET5 = systems.find("lenet5")[0]
 
@@ -777,3 +780,19 @@ def test_4_large_cases_of_the_same_blocks_are_left_to_the_sweep(monkeypatch):
         laws.verified(fake(FACTS=[], reference=reference))
     with caught("is of 3 cases, the reference has 2"):
         list(parity.chosen(module, parity.Swept(3, [1])))
+
+
+# law 16
+
+
+def test_16_evaluation_whatever_it_costs(monkeypatch):
+    entry, recipe = systems.find("t5")[0], t5.RECIPES["smoke"]
+    budget.kept(entry, recipe)
+    monkeypatch.setattr(budget, "Intervals", partial(Intervals, evaluation_share=math.inf))
+    with caught(r"t5/smoke: evaluation takes 1\d\d% of the work"):
+        budget.kept(entry, recipe)
+
+
+def test_16_a_run_that_does_not_say_what_an_evaluation_costs():
+    with caught("toy/smoke does not say what an evaluation costs"):
+        budget.kept(toy(), ToyRecipe())

@@ -11,7 +11,7 @@ from torch import nn
 from torchstone.errors import BadInput
 from torchstone.interpret import feature_maps
 from torchstone.plots import classification
-from torchstone.plots.canvas import percent
+from torchstone.plots.canvas import DPI, percent
 
 DIGITS = [str(i) for i in range(10)]
 
@@ -152,6 +152,26 @@ def test_plot_confusion_matrix_annotations(tmp_path, monkeypatch, n):
     boxes = [label.get_window_extent() for label in grid.get_yticklabels()]
     assert len(boxes) <= 25
     assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+
+
+def test_save_draws_once_what_savefig_draws(tmp_path, monkeypatch):
+    """A figure with a layout to be found: the same bytes, and matplotlib's `draw` is called once, not twice."""
+    from matplotlib.figure import Figure
+
+    draws, draw = [], Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda self, renderer: draws.append(self) or draw(self, renderer))
+    matrix = torch.arange(9).view(3, 3)
+    classification.plot_confusion_matrix(matrix, DIGITS[:3], tmp_path / "once.png")
+    ours = len(draws)
+
+    def savefig(figure, file):
+        figure.savefig(file, dpi=DPI, facecolor="white", pil_kwargs={"compress_level": 1})
+
+    monkeypatch.setattr(classification, "save", savefig)
+    classification.plot_confusion_matrix(matrix, DIGITS[:3], tmp_path / "twice.png")
+    print(ours, len(draws) - ours)
+    assert (ours, len(draws) - ours) == (1, 2)
+    assert (tmp_path / "once.png").read_bytes() == (tmp_path / "twice.png").read_bytes()
 
 
 def test_plot_confusion_matrix_needs_all_names(tmp_path):

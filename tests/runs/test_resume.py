@@ -1,5 +1,6 @@
 """Going on: with more steps, and a run given again by its recipe's file."""
 
+import itertools
 import json
 import shutil
 
@@ -9,12 +10,21 @@ from cli_helpers import assert_rejected, run_cli
 
 import torchstone as ts
 from torchstone.engine import checkpoint
+from torchstone.engine.meter import read_rows
+from torchstone.engine.run import Intervals, fit
+from torchstone.runs.recipes import recipe_of
 
 CONSTANT = {"lr_schedule": "constant", "warmup_ratio": 0.0}
 
 
 def weights(run) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in run.state["model"].parameters()])
+
+
+def rows_of(folder) -> list[dict]:
+    """What a run wrote down, less the clock's part."""
+    rows = read_rows(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in ("time", "steps_per_second")} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +140,50 @@ def test_resume_says_where_it_goes_back_to_without_the_newest_checkpoint(short, 
     print(meta["step"], complaints)
     assert complaints == ["checkpoint is missing"]
     assert "checkpoint is missing: going back to checkpoint.previous" in run_cli(capsys, "resume", folder)[2]
+
+
+PAIRS = "".join(
+    f"{word}\t{word[::-1]}\n" for word in ("".join(p) for p in itertools.product("abcd", repeat=3))
+)
+
+# recipe, fields, patience, steps at which it is evaluated until that is exhausted, the best of them
+GENERATOR = ("gan/smoke", {"eval_samples": 24, "steps": 24, "lr": 5e-3}, 1, [0, 5, 10, 15, 20], 15)
+TRANSLATOR = (
+    "transformer/smoke",
+    {"data": "pairs.tsv", "steps": 60, "batch_size": 80, "eval_examples": 4, "lr": 2e-2},
+    *(2, [0, 4, 8, 12, 16], 8),
+)
+
+
+@pytest.mark.parametrize("after", [7, 15])
+@pytest.mark.parametrize("case", [GENERATOR, TRANSLATOR], ids=["gan", "transformer"])
+def test_best_weights_and_patience_resume_exactly_at_the_default_interval(case, after, tmp_path, monkeypatch):
+    """Evaluations that generate come as often as their work allows, at the same steps after a crash."""
+    spec, fields, patience, steps, best = case
+    (tmp_path / "pairs.tsv").write_text(PAIRS)
+    monkeypatch.chdir(tmp_path)
+    entry, _, recipe = recipe_of(spec, {"device": "cpu", **fields})
+    intervals = Intervals(save=3, patience=patience)
+    folders = tmp_path / "whole", tmp_path / "cut"
+
+    def build():
+        return next(iter(entry.module().build(recipe)))
+
+    whole = build()
+    fit(whole, folders[0], intervals=intervals, quiet=True)
+    broken, run = build(), build()
+    broken.stream = itertools.islice(broken.stream, after)
+    with pytest.raises(StopIteration):
+        fit(broken, folders[1], intervals=intervals, quiet=True)
+    fit(run, folders[1], intervals=intervals, quiet=True)
+    evaluated = [[row["step"] for row in rows_of(each) if row["split"] == "val"] for each in folders]
+    files = [checkpoint.find(each / "checkpoint")[0] for each in folders]
+    print(spec, after, run.examples, evaluated, run.step, run.best.about())
+    assert evaluated == [steps, steps]
+    assert run.best.step == best
+    assert (run.step, run.best.about(), run.results) == (whole.step, whole.best.about(), whole.results)
+    assert rows_of(folders[0]) == rows_of(folders[1])
+    for name in ("model.safetensors", "best.safetensors"):
+        pair = [file / name for file in files]
+        assert [each.exists() for each in pair] in ([True, True], [False, False])
+        assert not pair[0].exists() or pair[0].read_bytes() == pair[1].read_bytes()

@@ -223,7 +223,14 @@ def digest(item: Any) -> bytes:
     return hashlib.blake2b(b"".join(_parts(item)), digest_size=WIDTH).digest()
 
 
-def _parts(item: Any) -> Iterator[bytes]:
+def _parts(item: Any) -> Iterable[bytes]:
+    """What the digest is of. An undecoded example and its label, of which there are many, in one piece."""
+    if type(item) is tuple and len(item) == 2 and type(item[0]) is bytes and type(item[1]) is int:
+        return b"l2:b%d:" % len(item[0]), item[0], b"%d" % item[1]
+    return _parts_of_any(item)
+
+
+def _parts_of_any(item: Any) -> Iterator[bytes]:
     if isinstance(item, Tensor):
         item = (
             item.detach().cpu().contiguous().numpy() if item.dtype != torch.bfloat16 else item.float().numpy()

@@ -25,6 +25,8 @@ from torchstone.errors import Interrupted, NotFinite
 ROWS, EVALUATIONS = 200, 20  # of a run, by default
 EVALUATION_SHARE = 0.1  # of the work, by default
 FORWARDS = 3  # forward passes that a training example costs: a gradient is two
+# those that a generated token costs: its step is one by itself, and untrained networks write to their limit
+GENERATED = 4
 
 Batch = Any
 Metrics = Mapping[str, Tensor | float]
@@ -40,21 +42,32 @@ class Stateful(Protocol):
 
 
 class Examples(NamedTuple):
-    """How many examples there are, for epochs and for what evaluation costs."""
+    """How many examples there are, for epochs and for what evaluation costs.
+
+    Work is reckoned in forward passes of an example of training.
+    """
 
     batch: int  # of an update
-    train: int | None  # of an epoch; None where training has none, as of an agent
-    val: int | None = None  # of an evaluation; None where its cost is not that of a forward pass of each
+    train: int | None  # of an epoch; None where they are generated without end, or by an agent
+    val: int | None = None  # of an evaluation; None where it has no validation split
     unit: str = "examples"
+    evaluation: float | None = None  # work of an evaluation; None for a forward pass of each of `val`
+    update: float | None = None  # work of an update; None for `FORWARDS` of each of `batch`
+    is_at_most: bool = False  # `val` is the most that an evaluation can take: episodes may end sooner
 
-    def epochs(self, steps: int) -> float:
-        assert self.train is not None
-        return steps * self.batch / self.train
+    def epochs(self, steps: int) -> float | None:
+        return None if self.train is None else steps * self.batch / self.train
 
-    def steps(self, epochs: float) -> int:
-        """Updates that take `epochs`, rounded up."""
-        assert self.train is not None
+    def steps(self, epochs: float) -> int | None:
+        """Updates that take `epochs`, rounded up; None where there are none."""
+        if self.train is None:
+            return None
         return max(1, math.ceil(epochs * self.train / self.batch - 1e-9))
+
+    def work(self, steps: int) -> tuple[float, float]:
+        """That of so many updates, and of an evaluation: 0 where it has none."""
+        update = self.batch * FORWARDS if self.update is None else self.update
+        return steps * update, (self.val or 0) if self.evaluation is None else self.evaluation
 
 
 @dataclass
@@ -92,7 +105,8 @@ class Intervals:
 
     `None` is 200 rows per run, and as many evaluations as take a tenth of its work, at most 20, at least one
     at the end. The work is reckoned in examples, never by the clock, so that a resumed run evaluates at the
-    same steps: one that is evaluated costs a third of one that is trained on, whose gradient costs two more.
+    same steps: one that is evaluated costs a third of one that is trained on, whose gradient costs two more;
+    what an evaluation generates, and what it reads several times, is in the run's `Examples`.
 
     The weights that are best by `best_metric` (the run's own, unless given) are kept. After `patience`
     evaluations without a better one training stops.
@@ -109,12 +123,14 @@ class Intervals:
     def resolve(self, steps: int, examples: Examples | None = None) -> "_Due":
         log = self.log or math.ceil(steps / ROWS)
         count = EVALUATIONS
-        if examples is not None and examples.val:
-            work = steps * examples.batch * FORWARDS
-            count = max(1, int(min(EVALUATIONS, self.evaluation_share * work / examples.val)))
+        work, evaluation = (0.0, 0.0) if examples is None else examples.work(steps)
+        if evaluation:
+            count = max(1, int(min(EVALUATIONS, self.evaluation_share * work / evaluation)))
         evaluate = self.evaluate or math.ceil(steps / count)
         # where there is work for one only, it is the last, not that of the untrained network
-        return _Due(log, evaluate, self.save or steps, self.evaluate is not None or count > 1)
+        first = self.evaluate is not None or count > 1
+        share = (math.ceil(steps / evaluate) + first) * evaluation / work if work else 0.0
+        return _Due(log, evaluate, self.save or steps, first, share)
 
 
 class _Due(NamedTuple):
@@ -122,6 +138,7 @@ class _Due(NamedTuple):
     evaluate: int
     save: int
     first: bool = True  # evaluate before the first step too
+    share: float = 0.0  # of the evaluations in the work of the updates; 0 where it is not known
 
 
 class _Progress:

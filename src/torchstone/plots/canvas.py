@@ -56,11 +56,14 @@ def save(figure, file: str | Path) -> None:
     """Writes the picture, its folder too where there is none."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    # zlib's higher levels take longer than the drawing, and save a tenth of the bytes
-    kwargs = {"pil_kwargs": {"compress_level": 1}} if file.suffix == ".png" else {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        figure.savefig(file, dpi=DPI, facecolor="white", **kwargs)
+        if file.suffix == ".png":
+            # `savefig` draws twice where there is a layout to be found, the first time to find it, which
+            # drawing does anyway; zlib's higher levels take longer than the drawing, and save a tenth
+            figure.canvas.print_png(file, pil_kwargs={"compress_level": 1})
+        else:
+            figure.savefig(file, dpi=DPI, facecolor="white")
     missing: dict[str, None] = {}
     for each in caught:
         if glyph := re.match(r"Glyph (\d+) .* missing from", str(each.message)):

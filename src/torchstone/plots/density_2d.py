@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -54,13 +55,20 @@ def sample_points(flow: Any, count: int, seed: int = 0) -> Rows:
         return flow.sample(count, seed=seed).cpu()
 
 
-def density_images(flow: Any, rows: Rows) -> UInt8[Tensor, "2 3 side side"]:
-    """Two images: the density, and samples from it, within the axis limits of `rows`."""
+def density_images(flow: Any, rows: Rows, cells: int = RESOLUTION) -> UInt8[Tensor, "2 3 side side"]:
+    """Two images: the density, and samples from it, within the axis limits of `rows`.
+
+    Args:
+        cells: a side at which the density is computed; between them it is interpolated.
+    """
     limits = axis_limits(rows)
     points = sample_points(flow, MAX_POINTS).numpy()
     bounds = (limits[2:], limits[:2])
     counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=RESOLUTION, range=bounds)
-    maps = [density_grid(flow, limits, RESOLUTION).sqrt().numpy(), np.minimum(counts, 1)]
+    density = density_grid(flow, limits, cells).sqrt()
+    if cells != RESOLUTION:
+        density = F.interpolate(density[None, None], (RESOLUTION, RESOLUTION), mode="bilinear")[0, 0]
+    maps = [density.numpy(), np.minimum(counts, 1)]
     return torch.stack([colorize(each) for each in maps])
 
 

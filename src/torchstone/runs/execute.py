@@ -81,6 +81,9 @@ def execute(
                 for line in opening_lines(run, its_settings):
                     notify(line)
             rng.restore(before)
+        elif stage and (fresh or stage > reached) and parallel.rank() == 0 and not quiet:
+            for line in lengths(run, settings):
+                notify(f"stage {stage + 1}: {line}")
         parallel.barrier()
         if stage < reached:
             skip_finished_stage(run, folder / "stages" / str(stage))
@@ -120,30 +123,29 @@ def is_done(meta: Mapping[str, Any]) -> bool:
 
 def opening_lines(run: Any, settings: Any) -> list[str]:
     """What a training begins with: its data, how many epochs the steps are, how often it is evaluated."""
-    from torchstone.engine.run import FORWARDS
-
     lines = [run.metadata[key] for key in ("data", "storage", "evaluation") if run.metadata.get(key)]
+    return lines + lengths(run, settings)
+
+
+def lengths(run: Any, settings: Any) -> list[str]:
+    """How many epochs the steps are, how often they are evaluated, and what share of the work that is."""
     every, examples = settings.resolve(run.steps, run.examples), run.examples
     if examples is None:
-        return lines
+        return []
     validation = (
         f"validation every {every.evaluate:,}" if every.evaluate < run.steps else "validation at the end"
     )
-    is_known = examples.train is not None  # an episode may end before its limit
     if examples.val:
-        count = math.ceil(run.steps / every.evaluate) + every.first
-        share = count * examples.val / (run.steps * examples.batch * FORWARDS)
-        most, up_to = ("", "") if is_known else ("at most ", "up to ")
-        validation += f" on {most}{examples.val:,}"
-        if is_known or share <= 1:
-            validation += f", {up_to}{share:.0%} of the work"
-    if not is_known:
-        return [*lines, f"{run.steps:,} updates of {examples.batch:,} {examples.unit}; {validation}"]
+        validation += f" on {'at most ' * examples.is_at_most}{examples.val:,}"
+    if every.share and not (examples.is_at_most and every.share > 1):
+        validation += f", {'up to ' * examples.is_at_most}{every.share:.0%} of the work"
+    if examples.is_at_most:
+        return [f"{run.steps:,} updates of {examples.batch:,} {examples.unit}; {validation}"]
     epochs = examples.epochs(run.steps)
-    lines.append(
-        f"{run.steps:,} steps of {examples.batch:,} {examples.unit} are {epochs:.3g} epochs of "
-        f"{examples.train:,}; {validation}"
-    )
+    begin = f"{run.steps:,} steps of {examples.batch:,} {examples.unit}"
+    if epochs is None:
+        return [f"{begin}, generated without end; {validation}"]
+    lines = [f"{begin} are {epochs:.3g} epochs of {examples.train:,}; {validation}"]
     if epochs < 1:
         lines.append(
             f"warning: that is less than one epoch: most or some of the {examples.unit} are never trained on "
@@ -162,10 +164,11 @@ def steps_of(entry: System, recipe: Any, epochs: float) -> int:
         raise BadInput(f"epochs must be a positive number, not {epochs:g}")
     if not hasattr(recipe, "steps"):
         raise BadInput(f"{entry.name} has no epochs: it learns from experience")
-    run = next(iter(entry.module().build(recipe)))
-    if run.examples is None or run.examples.train is None:
+    *_, run = entry.module().build(recipe)  # the recipe's steps are those of the last stage
+    steps = None if run.examples is None else run.examples.steps(epochs)
+    if steps is None:
         raise BadInput(f"{entry.name} has no epochs with {recipe.data}: give --steps")
-    return run.examples.steps(epochs)
+    return steps
 
 
 TOTALS = ("steps", "total_timesteps", "total_episodes")  # fields that say how long a run is

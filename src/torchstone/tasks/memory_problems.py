@@ -20,7 +20,7 @@ from torchstone.data.synthetic.memory_problems import (
     memoryless_loss,
 )
 from torchstone.engine import parallel
-from torchstone.engine.run import Run
+from torchstone.engine.run import FORWARDS, Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.recurrent.layers import Cell
@@ -74,6 +74,13 @@ def build(recipe: Any, cell: Cell) -> Run:
         update=update,
         evaluate=validate,
         best_metric="loss",
+        examples=Examples(
+            recipe.batch_size,
+            None,
+            EVAL_PROBLEMS,
+            "problems",
+            evaluation=EVAL_PROBLEMS + FORWARDS * GRADIENT_PROBLEMS,
+        ),
         state={**state, "stream": stream},
         steps=recipe.steps,
         test=lambda: measure(eval_model, held_out["test"]),

@@ -15,7 +15,7 @@ from torchstone.data.music.batches import PieceBatches, pad_pieces
 from torchstone.data.music.dataset import load_music, read_piece
 from torchstone.data.music.midi import KEYS, Frames
 from torchstone.engine import parallel
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.recurrent.layers import Cell
@@ -47,8 +47,9 @@ def build(recipe: Any, cell: Cell) -> Run:
     model, model_config = build_network(recipe, cell, inputs=KEYS, outputs=KEYS, tokens=False, pool="each")
     init_output_bias(model, music.train)
     update, state, eval_model = gradient_update(model, recipe.optim, loss, steps=recipe.steps)
+    parts = [part for piece in music.train for part in piece.split(recipe.seq_len)]
     stream = PieceBatches(
-        [part for piece in music.train for part in piece.split(recipe.seq_len)],
+        parts,
         recipe.batch_size,
         seed=recipe.seed,
         transpose=recipe.transpose,
@@ -60,6 +61,14 @@ def build(recipe: Any, cell: Cell) -> Run:
         update=update,
         evaluate=lambda: {"loss": measure(eval_model, music.val)},
         best_metric="loss",
+        examples=Examples(
+            recipe.batch_size,
+            len(parts),
+            len(music.val),
+            "pieces",
+            # whole pieces are longer than the parts that are trained on
+            evaluation=sum(map(len, music.val)) * len(parts) / sum(map(len, parts)),
+        ),
         state={**state, "stream": stream},
         steps=recipe.steps,
         test=lambda: {"loss": measure(eval_model, music.test)},

@@ -1,11 +1,12 @@
 """Calendars: months, days of the week, offsets and dates as whole numbers stay what they are in the file."""
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import numpy as np
 import pytest
 
-from torchstone.data.series.calendar import Calendar, parse_digits, parse_instant
+from torchstone.data.series.calendar import Calendar
+from torchstone.data.series.instants import parse_digits, parse_instant
 from torchstone.data.series.resample import resample
 from torchstone.data.series.time_csv import parse_csv
 from torchstone.errors import BadInput
@@ -202,6 +203,12 @@ def test_offset_in_some_rows_is_refused():
     print(caught.value)
 
 
+def test_epoch_of_early_years_is_in_its_own_unit():
+    """63,072,000,000 is 1972 in milliseconds, no year 3968."""
+    readings = read([(63_072_000 + 3600 * i) * 1000 for i in range(5)])
+    assert readings.calendar.format(readings.times[0]) == "1972-01-01 00:00+00:00"
+
+
 @pytest.mark.parametrize("scale", [1, 1000, 10**6, 10**9])
 def test_epoch_of_any_unit(scale):
     readings = read([(1_577_836_800 + 60 * i) * scale for i in range(5)])
@@ -217,3 +224,60 @@ def test_epoch_beyond_all_dates_is_a_number():
 def test_calendar_writes_fractions_of_seconds():
     assert Calendar("seconds").format(0.25) == "1970-01-01 00:00:00.250"
     assert parse_instant("2024-02-30") is None
+
+
+def nth_fridays(nth, months=40):
+    fridays = [date(2019, 1, 4) + timedelta(weeks=i) for i in range(300)]
+    each = [[d for d in fridays if (d.year, d.month) == (2019 + i // 12, i % 12 + 1)] for i in range(months)]
+    return [own[nth].isoformat() for own in each]
+
+
+def zoned(step, count, zone="Europe/Berlin", start=datetime(2023, 1, 1)):
+    """Midnights of a place, as UTC: an hour earlier in summer."""
+    from zoneinfo import ZoneInfo
+
+    at = [(start + step(i)).replace(tzinfo=ZoneInfo(zone)) for i in range(count)]
+    return [each.astimezone(UTC).isoformat() for each in at]
+
+
+@pytest.mark.parametrize(
+    ("cells", "unit", "following"),
+    [
+        (nth_fridays(2), "months", ["2022-05-20", "2022-06-17", "2022-07-15"]),  # when options expire
+        (nth_fridays(-1), "months", ["2022-05-27", "2022-06-24", "2022-07-29"]),
+        (["2019.11", "2019.12", "2020.01"], "months", ["2020.02", "2020.03", "2020.04"]),
+        (
+            [f"{1960 + i / 12:.4f}" for i in range(30)],
+            "months",
+            ["1962.5000", "1962.5833", "1962.6667"],
+        ),
+        ([f"{1749.042 + i / 12:.3f}" for i in range(30)], "months", ["1751.5420", "1751.6253", "1751.7087"]),
+        (["1960.25", "1960.5", "1960.75"], "numbers", ["1961", "1961.25", "1961.5"]),
+        (["2019-W52", "2020-W01", "2020-W02"], "seconds", ["2020-W03", "2020-W04", "2020-W05"]),
+        (
+            zoned(lambda i: timedelta(days=i), 120),
+            "seconds",
+            ["2023-04-30 22:00+00:00", "2023-05-01 22:00+00:00", "2023-05-02 22:00+00:00"],
+        ),
+        (
+            [f"{date(2023 + i // 12, i % 12 + 1, 1)}T00:00{'+02:00' if 3 <= i % 12 < 10 else '+01:00'}"
+             for i in range(24)],
+            "months",
+            ["2025-01-01 00:00+01:00", "2025-02-01 00:00+01:00", "2025-03-01 00:00+01:00"],
+        ),
+    ],
+)  # fmt: skip
+def test_periods_of_the_calendar_stay_periods(cells, unit, following):
+    points, found = next_times(cells)
+    readings = read(cells)
+    print(cells[:3], "->", readings.unit, found)
+    assert (readings.unit, points, found) == (unit, len(cells), following)
+
+
+def test_months_of_a_place_in_utc():
+    months = [date(2019 + i // 12, i % 12 + 1, 1) for i in range(36)]
+    cells = zoned(lambda i: datetime.combine(months[i], time()) - datetime(2023, 1, 1), 36)
+    points, found = next_times(cells)
+    print(cells[3], found)
+    assert (points, found[0], found[1]) == (36, "2021-12-31 23:00+00:00", "2022-01-31 23:00+00:00")
+    assert read(cells).description == "an hour's change of clocks taken out"

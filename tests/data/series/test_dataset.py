@@ -71,6 +71,18 @@ def test_resample_treats_empty_cells_as_gaps(tmp_path):
     assert not series.values.isnan().any()
 
 
+def test_resample_says_what_is_missing_at_both_ends(tmp_path):
+    """A forecast begins where readings end, not where the rows do."""
+    file = tmp_path / "s.csv"
+    values = [np.nan] * 9 + list(range(50)) + [np.nan]
+    file.write_text("time,v\n" + "".join(f"{i},{value}\n" for i, value in enumerate(values)))
+    grid = resample(parse_csv(file.read_text(), "s"))
+    print(grid.description)
+    assert (grid.times[0], grid.times[-1]) == (9, 58)
+    assert "the first 9 rows left out, where readings are missing" in grid.description
+    assert "the last 1 row left out" in grid.description
+
+
 def test_resample_grid_no_longer_than_file(tmp_path):
     """Readings ages apart make no grid of all the steps between them, which no memory would hold."""
     times = np.concatenate([np.arange(100.0), 1e15 + np.arange(100.0)])
@@ -193,7 +205,8 @@ def test_forecast_windows_epoch_and_resume():
         ([1, 2, 3], [1, 2, 3], "too short: 3 points"),
         (range(100), [5] * 100, "v is constant"),
         (range(100), [5] * 70 + [6] * 30, "v is constant in the training split"),
-        (range(100), [np.nan] * 100, "no two readings"),
+        (range(100), [np.nan] * 100, "no column of numbers to forecast"),
+        (range(100), [1, *[np.nan] * 9] * 10, "no two readings"),
     ],
 )
 def test_load_series_rejects_unusable_series(tmp_path, times, values, message):

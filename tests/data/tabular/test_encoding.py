@@ -1,5 +1,6 @@
 """Columns as numbers, categories and dates: what each is taken for, and what is refused."""
 
+import json
 from datetime import date, datetime
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_kind_of_columns(name, cells, kind):
         (["1", "2", "3", "oops", "5", "6"], "'x' in data row 4 is 'oops', where most are numbers"),
         (["1,234", "5,678"], "which may be 1234 or 1.234"),
         (["1,234", "5,678", "4000"], "which may be 1234 or 1.234"),
-        (["1/2/2020", "13/2/2020"], "dates like 1/2/2020, whose day and month can be read in two ways"),
+        (["1/2/2020", "3/2/2020"], r"1/2/2020.*may be 2020-02-01 \(day first\) or 2020-01-02"),
         (["12%", "0.5", "7%"], "with the signs none and '%'"),
         (["$12", "€5"], r"with the signs '\$' and '€'"),
         ([1.0, float("inf"), float("inf")], "holds inf, and a number is finite"),
@@ -154,3 +155,41 @@ def test_what_says_nothing_is_left_out_and_said():
         schema_of({"same": ["5", "5"]})
     with pytest.raises(BadInput, match="no column 'y' to be categorical"):
         schema_of(columns, categorical=["y"])
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "kind"),
+    [
+        ("d", [f"{1 + i % 28:02}/{1 + i % 12:02}/2024" for i in range(60)], "date"),
+        ("d", [f"{1 + i % 12}/{1 + i % 28}/2024 3:05 PM" for i in range(60)], "date"),
+        ("joined", ["3 Jan 2024", "14 Feb 2024"], "date"),
+        ("course", ["2020-1", "2020-2"] * 30, "category"),  # no month by its name
+        ("version", ["1.2.10", "1.2.3"] * 30, "category"),
+        ("zip", ["01067", "80331"] * 30, "category"),  # numbers have no 0 before them
+        ("code", ["1_1", "1_2"] * 30, "category"),
+        ("customer_id", list(range(1000, 1200)), "row number"),
+        ("PassengerId", [str(i) for i in range(1, 200)], "row number"),
+        ("paid", list(range(200)), "number"),
+    ],
+)
+def test_kind_of_dates_and_codes(name, cells, kind):
+    assert kind_of("t", name, cells) == kind
+
+
+def test_dates_keep_their_order_of_day_and_month():
+    """One row does not say it: the training data did."""
+    cells = {"d": ["31/01/2024", "01/02/2024", "05/03/2024"]}
+    schema, _ = infer_schema("t", cells, np.ones(3, bool))
+    again = Schema.from_metadata(json.loads(json.dumps(schema.to_metadata())))
+    found = again.encode("t", {"d": ["02/03/2024"]})[0]
+    print([column.name for column in again.columns], found)
+    assert found[[column.name for column in again.columns].index("d month")] == 3
+    with pytest.raises(BadInput, match=r"may be .* \(day first\) or"):
+        infer_schema("t", {"d": ["01/02/2024", "05/03/2024"]}, np.ones(2, bool))
+
+
+def test_decimal_mark_of_a_file_to_predict_is_its_own():
+    schema, _ = infer_schema("t", {"a": ["1.5", "2.5", "1,234.5"]}, np.ones(3, bool))
+    found = schema.encode("t", {"a": ["0,5", "1.234,5"]})[:, 0].tolist()
+    assert found == [0.5, 1234.5]
+    assert schema.encode("t", {"a": ["1,234"]})[0, 0] == 1234  # as in training, where it may be either

@@ -175,3 +175,40 @@ def test_labeled_rows_epochs_and_resume():
     halves = [next(LabeledRows(x, y, 4, seed=1, rank=rank, world_size=2))[1] for rank in (0, 1)]
     assert torch.equal(torch.cat(halves), labels[:4])
     assert np.unique(labels[10:].numpy()).tolist() == list(range(10))
+
+
+def test_target_of_large_numbers_that_differ_little(tmp_path):
+    """float32 would make one number of them."""
+    file = tmp_path / "t.csv"
+    file.write_text("a,y\n" + "".join(f"{i},{10**9 + i * 1e-3:.3f}\n" for i in range(50)))
+    table = load_mixed(file)
+    assert (table.classes, table.y.dtype, len(table.y.unique())) == ((), torch.float64, 50)
+
+
+@pytest.mark.parametrize(
+    ("cell", "config", "message"),
+    [
+        (lambda i: f"2024-01-{1 + i % 28:02}", TableConfig(), "the target 'y' is a date"),
+        (
+            lambda i: "NA" if i % 2 else "EU",
+            TableConfig(),
+            r"25 rows without 'y' were left out \(NA is no value\)",
+        ),
+        (lambda i: i / 7, TableConfig(class_weights="balanced"), "which has no class weights"),
+    ],
+)
+def test_targets_that_are_refused(tmp_path, cell, config, message):
+    file = tmp_path / "t.csv"
+    file.write_text("a,y\n" + "".join(f"{i * i},{cell(i)}\n" for i in range(50)))
+    with pytest.raises(BadInput, match=message) as caught:
+        load_mixed(file, config)
+    print(caught.value)
+
+
+def test_rows_to_predict_of_a_header_alone_are_none(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("a,y\n" + "".join(f"{i * i},{'pq'[i % 2]}\n" for i in range(50)))
+    schema = load_mixed(file).schema
+    file.write_text("a\n")
+    with pytest.raises(BadInput, match="names of columns, and no rows under them"):
+        load_mixed_rows(file, schema)

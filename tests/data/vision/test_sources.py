@@ -425,6 +425,20 @@ def test_images_of_an_array_are_framed_like_one_by_one(side, size, ink):
     assert dataset._frame_array(dataset.ImageFiles(subset, 64, 1, ink)) is None  # these are resized
 
 
+@pytest.mark.parametrize(("shape", "black", "expected"), [((9, 9), 100, True), ((7, 9), 90, False)])
+def test_framing_of_an_array_is_that_of_its_images(shape, black, expected):
+    """Of 100 images, so many with a black border; they are looked at at once, and as images one by one."""
+    images = np.random.RandomState(0).randint(1, 256, (100, *shape), dtype=np.uint8)
+    images[:black, [0, -1]] = images[:black, :, [0, -1]] = 0
+    pool = splits.ImageArray(images, "images")
+    one_by_one = type("Pool", (), {"__getitem__": lambda _, i: pool[i], "describe": lambda _, i: str(i)})()
+    found = [
+        dataset._detect_framing(splits.full_subset(each, np.zeros(100)), None) for each in (pool, one_by_one)
+    ]
+    print(shape, black, found)
+    assert found == [(9, expected)] * 2
+
+
 @pytest.mark.parametrize("stored", ["file", "bytes"])
 @pytest.mark.parametrize("labels", [[0.0, 1.0, None], ["cat", "dog", ""]])
 def test_hf_images_of_other_writers(tmp_path, monkeypatch, stored, labels):

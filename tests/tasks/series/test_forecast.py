@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -21,10 +22,11 @@ from torchstone.errors import BadInput
 from torchstone.parts.series.dlinear import DLinear
 from torchstone.parts.series.quantile_loss import pinball
 from torchstone.runs.load import load_run
+from torchstone.systems.recurrent import gru
 from torchstone.systems.recurrent.gru import CELL
 from torchstone.tasks.recurrent import Recipe
 from torchstone.tasks.series import forecast, forecaster
-from torchstone.tasks.series.forecaster import NETWORK, Calibration, ForecastConfig, ForecastSpec
+from torchstone.tasks.series.forecaster import NETWORK, Calibration, ForecastConfig, ForecastSpec, Source
 
 LEVELS = (0.1, 0.5, 0.9)
 SMALL = replace_fields(
@@ -380,9 +382,7 @@ def test_predict_prints_table_and_plots_band(trained, capsys, monkeypatch, tmp_p
     assert lines[1].split() == ["time", "load", "heat"]
     assert [line[:16] for line in lines[2:7]] == [f"2024-01-17 {h}:00" for h in range(16, 21)]
     # so few steps do not beat the day before
-    assert lines[7].startswith(
-        "the forecast is that of the seasonal baseline, which was better than the network"
-    )
+    assert lines[7].startswith("the forecast is that of the seasonal baseline: the network was not better")
     assert lines[8] == "picture: s-forecast.png"
     assert np.asarray(Image.open(tmp_path / "s-forecast.png")).std() > 1
     assert [f.name for f in tmp_path.iterdir()] == ["s-forecast.png"]
@@ -477,24 +477,78 @@ def test_predict_follows_the_latest_residuals(trained, tmp_path):
 @pytest.mark.parametrize(
     ("errors", "name"),
     [
-        ({"": 1.0, "linear_": 1.1, "persistence_": 1.2}, "network"),
-        ({"": 1.0, "linear_": 0.9, "persistence_": 1.2}, "linear"),
-        ({"": 1.0, "linear_": 0.9, "persistence_": 0.8}, "persistence"),
+        ({"": 1.0, "linear_": 1.1, "persistence_": 1.2, "combination_": 1.05}, "network"),
+        ({"": 1.0, "linear_": 0.9, "persistence_": 1.2, "combination_": 0.95}, "linear"),
+        ({"": 1.0, "linear_": 0.9, "persistence_": 0.8, "combination_": 0.95}, "persistence"),
+        ({"": 1.0, "linear_": 0.9, "persistence_": 1.2, "combination_": 0.8}, "combination"),
     ],
 )
 def test_choose_source_takes_the_best_on_validation(errors, name):
-    means = {
-        f"{who}{kind}": torch.full((5,), error) for who, error in errors.items() for kind in ("mse", "mae")
-    }
+    means = {f"{who}{kind}": error for who, error in errors.items() for kind in ("mse", "mae")}
     linear = DLinear(12, 5)
-    found = forecast.choose_source(means, spec(), linear)
+    found = forecast.choose_source([means], spec(), linear)
     print(found.name)
     assert found.name == name
     past = torch.randn(3, 12, 2)
-    if name == "linear":
+    if name in ("linear", "combination"):
         assert torch.allclose(found.baseline(spec())(past), linear(past), atol=1e-5)
     again = Calibration(found, torch.zeros(5, 2, 3), torch.ones(5, 2)).to_metadata()
     assert Calibration.from_metadata(json.loads(json.dumps(again))).source.name == name
+
+
+@pytest.mark.parametrize(("noise", "name"), [(0.01, "network"), (1.0, "linear")])
+def test_choose_source_needs_more_than_chance(noise, name):
+    """The network is better by 5 % in the mean of 20 blocks: that may be chance, or not."""
+    chance = noise * torch.randn(20, generator=torch.Generator().manual_seed(0))
+    chance -= chance.mean()
+    blocks = [
+        {"mse": 0.95 + x, "mae": 0.95 + x, "linear_mse": 1.0, "linear_mae": 1.0} for x in chance.tolist()
+    ]
+    blocks.append(dict.fromkeys(blocks[0], math.nan))  # a block without a point that was observed
+    found = forecast.choose_source(blocks, spec(), DLinear(12, 5))
+    print(noise, found.name, forecast.standard_error(chance.double()))
+    assert found.name == name
+
+
+def test_standard_error_of_overlapping_blocks():
+    x = torch.tensor([1.0, -1.0, 1.0, -1.0]).double()
+    assert forecast.standard_error(x) == pytest.approx((4 / 3 / 4) ** 0.5)  # falling ones do not add
+    assert forecast.standard_error(torch.tensor([1.0, 1.0, -1.0, -1.0]).double()) == pytest.approx(0.5**0.5)
+    assert forecast.standard_error(x[:1]) == 0
+
+
+def test_combination_is_the_mean_with_its_band():
+    """The median is halfway between both, and each quantile as far from it as the network's."""
+    net = FunctionModel(lambda x: torch.tensor([-1.0, 0.0, 2.0]).repeat(len(x), 5))
+    source = Source("combination", torch.zeros(5, 13).index_fill_(1, torch.tensor([12]), 3.0))
+    past = torch.ones(2, 12, 1)
+    found = forecaster.predict_uncalibrated(net, spec(), past, source)
+    print(found[0, 0])
+    assert found.shape == (2, 5, 1, 3)
+    assert torch.equal(found[0, 0, 0], torch.tensor([1.0, 2.0, 4.0]))  # of 1 and 3
+    mean = forecaster.combination(net, spec(), source.baseline(spec()))(past)
+    assert torch.equal(mean, found[..., 1])
+    with pytest.raises(BadInput, match="linear baseline, of 5 steps at most"):
+        forecaster.predict_uncalibrated(net, spec(), past, source, 6)
+
+
+def test_linear_skip_begins_at_zero_and_is_linear(tmp_path):
+    file = hourly(tmp_path)
+    fields = {"data": str(file), "hidden": 8, "seq_len": 24, "patch": 4, "horizon": 12, "batch_size": 4}
+    recipe = replace_fields(gru.RECIPES["forecast"], {**fields, "steps": 2, "linear_skip": True})
+    run = forecast.build(recipe, CELL)
+    model = run.state["model"]
+    assert run.metadata["model_config"]["skip"] == 6  # time steps of 4 points
+    x = torch.randn(3, 6, 4)
+    before = model(x)
+    with torch.no_grad():
+        model.skip.weight.normal_()
+    added = model(x) - before
+    assert torch.allclose(added, x.flatten(1) @ model.skip.weight.T, atol=1e-5)
+    plain = forecast.build(replace_fields(recipe, {"linear_skip": False}), CELL)
+    assert "skip" not in plain.metadata["model_config"]
+    steps = replace_fields(recipe, {"forecast_mode": "autoregressive", "patch": 1})
+    assert forecast.build(steps, CELL).state["model"].skip is None
 
 
 def test_forecast_errors_calibrated_cover_what_the_band_says():

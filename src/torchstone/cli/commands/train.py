@@ -154,7 +154,7 @@ def default_interval(option: str, recipe: Any) -> str:
     most = f" of {steps:,}, every {every.evaluate}" if every else ""
     return (
         f" (default: at most {EVALUATIONS} evaluations{most}, and fewer where they would take more than a "
-        "tenth of the work)"
+        "tenth of the work, reckoned in examples; training begins with what it comes to)"
     )
 
 

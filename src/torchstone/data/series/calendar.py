@@ -1,42 +1,23 @@
 """Calendars of time series: how a file's times are counted on a regular grid, and written again.
 
-A month is no fixed number of days, and some series never have a Sunday. Such times are counted in months, or
-in days of the week that occur, so that equal steps are equal numbers; `Calendar` writes them as the file did.
+A month is no fixed number of days, and some series never have a Sunday, or a night. Such times are counted in
+months, or in open days, so that equal steps are equal numbers; `Calendar` writes them as the file did.
 """
 
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray as Array
 
-DAY = 86400.0
-WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-DAYS = "days "  # a unit that begins so names the days of the week that occur: "days Mon Tue Wed Thu Fri"
+from torchstone.data.series.instants import YEARS, Instant
+from torchstone.data.series.open_times import DAY, DAYS, OpenTimes, find_open_times, without_clock_changes
+
 MONTH_END, LAST_WEEKDAY, FIRST_WEEKDAY = 31, -1, 0  # beside 1 to 30: the day of the month
+NTH_WEEKDAY = 100  # 100 + 10 n + d: the nth of a weekday d (Monday is 0) in the month, the last one for n = 5
 NEAR = 4  # days at the end or the beginning of a month that business days of it fall into
-MIN_WEEKS = 3  # a day of the week that is missing in so many weeks never occurs
-REGULAR = 0.9  # share of steps that are one day, where only days of the week that occur are counted
-YEARS = range(1600, 2400)  # of dates that are written as whole numbers
-# whole numbers that are dates: digits, and how they are read
-DIGITS = {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-
-
-class Instant(NamedTuple):
-    """A time as written: seconds since 1970 of its own clock, and how far that is before UTC, if said."""
-
-    local: float
-    offset: float | None
-    form: str  # month, quarter, date or time
-
-    @property
-    def utc(self) -> float:
-        return self.local - (self.offset or 0.0)
 
 
 @dataclass(frozen=True)
@@ -44,12 +25,15 @@ class Calendar:
     """What the numbers of a series' times mean, and how they are written.
 
     Args:
-        unit: `seconds` since 1970, `months` since year 0, `days …` of the week that occur, counted since
-            1970, or `numbers`.
+        unit: `seconds` since 1970, `months` since year 0, `days …` that occur, counted since 1970 (see
+            `open_times`), or `numbers`.
         offset: seconds that the file's clock is before UTC; none where it says nothing.
-        form: of the file's cells: number, month, quarter, date or time.
-        day: of the month, in months: 1 to 30, or `MONTH_END`, `LAST_WEEKDAY`, `FIRST_WEEKDAY`.
-        clock: time of the day in seconds, in months.
+        form: of the file's cells: number, decimal (1960.0833), dotted (1960.02), week, month, quarter, date
+            or time.
+        day: of the month, in months: 1 to 30, or `MONTH_END`, `LAST_WEEKDAY`, `FIRST_WEEKDAY`, or from
+            `NTH_WEEKDAY` on.
+        clock: time of the day in seconds, in months; of decimal years how far they lie after the beginning of
+            the month, in months.
     """
 
     unit: str
@@ -71,10 +55,7 @@ class Calendar:
         """Seconds since 1970 of the file's own clock."""
         if self.unit == "seconds":
             return time + (self.offset or 0.0)
-        days = _occurring(self.unit)
-        days_before = math.floor(time + 1e-9)
-        week, rank = divmod(days_before, len(days))
-        return DAY * (7 * week + days[rank] - 3 + (time - days_before))
+        return OpenTimes.from_unit(self.unit).local(time)
 
     def zone(self) -> str:
         """The offset as text: +09:00, or nothing where there is none."""
@@ -85,6 +66,10 @@ class Calendar:
 
     def _format_month(self, month: int) -> str:
         year, number = divmod(month, 12)
+        if self.form == "decimal":
+            return f"{(month + self.clock) / 12:.4f}"
+        if self.form == "dotted":
+            return f"{year:04}.{number + 1:02}"
         if self.form == "quarter":
             return f"{year:04}Q{number // 3 + 1}"
         if self.form == "month" or (self.day == 1 and self.offset is None and not self.clock):
@@ -93,53 +78,13 @@ class Calendar:
         return self._format_local(day + self.clock)
 
     def _format_local(self, local: float) -> str:
+        if self.form == "week":
+            year, week, _ = (date(1970, 1, 1) + timedelta(days=round(local / DAY))).isocalendar()
+            return f"{year:04}-W{week:02}"
         text = (datetime(1970, 1, 1) + timedelta(seconds=round(local, 3))).isoformat(" ")
         if self.form == "date" and text.endswith(" 00:00:00") and self.offset is None:
             return text[:10]
         return (text.removesuffix(":00") if "." not in text else text[:-3]) + self.zone()
-
-
-def parse_instant(cell: str) -> Instant | None:
-    """An ISO 8601 date or time, a month (2016-07) or a quarter (2016Q3); none if it is something else."""
-    if quarter := re.fullmatch(r"(\d{4})[- ]?[Qq]([1-4])", cell):
-        year, number = int(quarter[1]), int(quarter[2])
-        return _instant(f"{year:04}-{3 * number - 2:02}-01", "quarter")
-    if re.fullmatch(r"\d{4}[-/]\d{2}", cell):
-        return _instant(cell + "-01", "month")
-    if "-" not in cell[1:] and "/" not in cell:  # 20160701 alone may be a number
-        return None
-    return _instant(cell, "date" if re.fullmatch(r"\d{4}[-/]\d{2}[-/]\d{2}", cell) else "time")
-
-
-def _instant(text: str, form: str) -> Instant | None:
-    try:
-        time = datetime.fromisoformat(text.replace("/", "-"))
-    except ValueError:
-        return None
-    offset = time.utcoffset()
-    local = time.replace(tzinfo=UTC).timestamp()
-    return Instant(local, None if offset is None else offset.total_seconds(), form)
-
-
-def parse_digits(cells: Sequence[str]) -> list[Instant] | None:
-    """Dates written as whole numbers, 20240101 or 2024010113, if every one of them is a valid date."""
-    digits = [re.sub(r"\.0*$", "", cell) for cell in cells]
-    if len({len(each) for each in digits}) != 1 or len(digits[0]) not in DIGITS:
-        return None
-    pattern = DIGITS[len(digits[0])]
-    form = {6: "month", 8: "date"}.get(len(digits[0]), "time")
-    instants = []
-    for each in digits:
-        if not (each.isascii() and each.isdigit()):
-            return None
-        try:
-            time = datetime.strptime(each, pattern).replace(tzinfo=UTC)
-        except ValueError:
-            return None
-        if time.year not in YEARS:
-            return None
-        instants.append(Instant(time.timestamp(), None, form))
-    return instants
 
 
 def count_times(
@@ -154,17 +99,47 @@ def count_times(
     utc = np.array([each.utc for each in instants])
     local = np.array([each.local for each in instants])
     offset, form = instants[-1].offset, instants[-1].form
-    plain = utc, Calendar("seconds", offset, form), ""
+    times, note = without_clock_changes(utc), ""
+    if (times != utc).any() and (np.diff(times) % DAY == 0).all():
+        note = "an hour's change of clocks taken out"
+    else:
+        times = utc
+    plain = times, Calendar("seconds", offset, form), note
     if unit in ("seconds", "numbers"):
         return plain
+    steady = without_clock_changes(local)
+    if not note and (steady != local).any():
+        note = "an hour's change of clocks taken out"
+    local = steady
     if (months := _count_months(local, offset, form)) is not None:
-        return *months, ""
+        return *months, note
     if (days := _count_days(local, unit)) is not None:
         times, found = days
-        missing = [name for name in WEEKDAYS if name not in found.split()]
-        note = f"never on {' or '.join(missing)}: there is none on its grid either"
-        return times, Calendar(found, offset, form), note
+        notes = [found.describe(), *[note] * bool(note)]
+        return times, Calendar(found.unit, offset, form), ", ".join(notes)
     return plain
+
+
+def count_decimal_years(cells: Sequence[str]) -> tuple[Float64[Array, " rows"], Calendar] | None:
+    """Months of years with decimals, 1960.0833, or with the month after a point, 1960.02; none if they are
+    plain numbers. Quarters (1960.25) are even as they are."""
+    values = np.array([float(cell) for cell in cells])
+    if len(values) < 2 or not (values.min() >= YEARS[0] and values.max() <= YEARS[-1]):
+        return None
+    tails = [cell.partition(".")[2] for cell in cells]
+    if all(1 <= len(tail) <= 2 for tail in tails):
+        numbers = np.array([int(tail.ljust(2, "0") if tail == "1" else tail) for tail in tails])
+        months = 12 * np.floor(values) + numbers - 1
+        is_even = len(set(np.diff(months).tolist())) == 1 and months[1] > months[0]
+        if numbers.min() >= 1 and numbers.max() <= 12 and is_even and np.ptp(np.floor(values)) > 0:
+            return months, Calendar("months", form="dotted")
+    after = float(np.mod(12 * values[0], 1))
+    after = 0.0 if after > 0.9 or after < 0.1 else after
+    months = np.round(12 * values - after)
+    wrong = np.abs(12 * values - after - months).max()
+    if wrong > 0.1 or np.abs(4 * values - np.round(4 * values)).max() < 1e-9 or np.diff(months).min() < 1:
+        return None
+    return months, Calendar("months", form="decimal", clock=after)
 
 
 def _count_months(
@@ -190,40 +165,33 @@ def _count_months(
         day = LAST_WEEKDAY
     elif (days <= NEAR).all():
         day = FIRST_WEEKDAY
+    elif (nth := _nth_weekday(local, days, lengths)) is not None:
+        day = nth
     else:
         return None
     return months, Calendar("months", offset, form, day, float(clocks[0]))
 
 
+def _nth_weekday(local: Float64[Array, " rows"], days: Array, lengths: Array) -> int | None:
+    """The rule of one weekday's first, …, fourth or last time in each month."""
+    weekdays = np.mod(np.floor(local / DAY) + 3, 7).astype(int)  # 1970 began on a Thursday
+    if len(set(weekdays.tolist())) > 1 or len(local) < 3:
+        return None
+    if len(nth := set(((days - 1) // 7 + 1).tolist())) == 1 and max(nth) < 5:
+        return NTH_WEEKDAY + 10 * nth.pop() + int(weekdays[0])
+    return NTH_WEEKDAY + 50 + int(weekdays[0]) if (days > lengths - 7).all() else None
+
+
 def _count_days(
     local: Float64[Array, " rows"], unit: str | None
-) -> tuple[Float64[Array, " rows"], str] | None:
-    """Days of the week that occur, if some never do and the steps are regular without them."""
-    if len(local) < 2:
+) -> tuple[Float64[Array, " rows"], OpenTimes] | None:
+    """Open days, if a model counts so, or some days of the week or times of the day never occur."""
+    if unit is not None and not unit.startswith(DAYS):
         return None
-    numbers = np.floor(local / DAY)
-    weekdays = np.mod(numbers + 3, 7).astype(int)  # 1970 began on a Thursday
-    active = set(weekdays.tolist())
-    if unit is not None and unit.startswith(DAYS) and active <= set(_occurring(unit)):
-        occurring = _occurring(unit)
-    elif unit is not None or not 2 <= len(active) <= 6 or numbers[-1] - numbers[0] < 7 * MIN_WEEKS:
+    found = find_open_times(local) if unit is None else OpenTimes.from_unit(unit)
+    if found is None or (times := found.count(local)) is None:
         return None
-    else:
-        occurring = sorted(active)
-    rank = np.full(7, -1)
-    rank[occurring] = np.arange(len(occurring))
-    times = np.floor((numbers + 3) / 7) * len(occurring) + rank[weekdays] + np.mod(local, DAY) / DAY
-    if (
-        unit is None
-        and np.median(np.diff(local)) > DAY
-        and (np.abs(np.diff(times) - 1) > 1e-6).mean() > 1 - REGULAR
-    ):
-        return None
-    return times, DAYS + " ".join(WEEKDAYS[day] for day in occurring)
-
-
-def _occurring(unit: str) -> list[int]:
-    return [WEEKDAYS.index(name) for name in unit.removeprefix(DAYS).split()]
+    return times, found
 
 
 def _month_length(year: int, month: int) -> int:
@@ -233,6 +201,10 @@ def _month_length(year: int, month: int) -> int:
 def _day_of(year: int, month: int, rule: int) -> int:
     """The day of a month that a rule means."""
     length = _month_length(year, month)
+    if rule >= NTH_WEEKDAY:
+        nth, weekday = divmod(rule - NTH_WEEKDAY, 10)
+        first = 1 + (weekday - date(year, month, 1).weekday()) % 7
+        return first + 7 * (nth - 1) if nth < 5 else first + 7 * ((length - first) // 7)
     if rule == LAST_WEEKDAY:
         return length - max(0, date(year, month, length).weekday() - 4)
     if rule == FIRST_WEEKDAY:
@@ -250,7 +222,13 @@ def format_duration(step: float, unit: str) -> str:
     if unit == "numbers":
         return f"{step:.6g}"
     if unit.startswith(DAYS):
-        return f"{format_duration(step * DAY, 'seconds')} ({unit.removeprefix(DAYS)})"
+        count = len(OpenTimes.from_unit(unit).clocks)
+        names, _, hours = unit.removeprefix(DAYS).partition(" at ")
+        names += f" {hours.partition(' every ')[0]}" * bool(hours)
+        seconds = (
+            step * count * float(hours.partition(" every ")[2].removesuffix(" s")) if count else step * DAY
+        )
+        return f"{format_duration(round(seconds, 6), 'seconds')} ({names})"
     sizes = {"month": 1.0} if unit == "months" else {"day": 86400, "h": 3600, "min": 60, "s": 1}
     name, size = next(((n, s) for n, s in sizes.items() if step >= s), list(sizes.items())[-1])
     count = f"{step / size:.4g}"

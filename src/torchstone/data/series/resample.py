@@ -57,6 +57,13 @@ def resample(readings: Readings, step: float | None = None) -> Grid:
     ends = np.cumsum([len(grid) for grid, _, _ in grids]).tolist()
     segments = tuple(zip([0, *ends[:-1]], ends, strict=True))
     notes = [readings.description] if readings.description else []
+    complete = np.flatnonzero(~np.isnan(readings.values).any(1))
+    for count, where in (
+        (int(complete[0]) if len(complete) else 0, "first"),
+        (len(times) - 1 - int(complete[-1]) if len(complete) else 0, "last"),
+    ):
+        if count:
+            notes.append(f"the {where} {count} row{'s' * (count > 1)} left out, where readings are missing")
     notes.append(f"{ends[-1]:,} points, one every {format_duration(step, readings.unit)}")
     if uneven:
         notes.append(f"{uneven} of {len(steps):,} steps were irregular and were resampled")

@@ -3,14 +3,27 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 
-from torchstone.data.series.calendar import Calendar, Instant, count_times, parse_digits, parse_instant
+from torchstone.data.series.calendar import Calendar, count_decimal_years, count_times
+from torchstone.data.series.instants import (
+    MONTH_NAMES,
+    Instant,
+    explain_zone,
+    is_dated,
+    parse_clock,
+    parse_column,
+    parse_digits,
+    parse_instant,
+    parse_numeric_dates,
+)
+from torchstone.data.tabular.encoding import decimal_mark, parse_number
+from torchstone.data.tabular.files import NO_NUMBER, is_row_number
 from torchstone.data.text_files import read_rows
 from torchstone.errors import BadInput, did_you_mean
 
@@ -18,16 +31,22 @@ TIME_COLUMNS = {"time", "date", "datetime", "timestamp", "ts", "ds", "month", "y
 # columns that make up one time, from the year down, and their other names
 PARTS = {
     "year": ("year", "yr", "yyyy"),
-    "month": ("month", "mo", "mm"),
+    "month": ("month", "mon", "mo", "mm"),
     "day": ("day", "dy", "dd"),
     "hour": ("hour", "hr", "hh"),
     "minute": ("minute", "min"),
     "second": ("second", "sec"),
 }
+# parts of a year beside it, where there is no month
+YEAR_PARTS = {
+    "quarter": ("quarter", "qtr", "q"),
+    "week": ("week", "wk", "isoweek", "iso_week"),
+    "day": ("doy", "dayofyear", "day_of_year", "yday", "jday", "day"),
+}
 INDEX = {"", "unnamed: 0"}  # names that pandas and R give the row number in a CSV
-MISSING = {"", "-", "?", "na", "n/a", "nan", "nil", "none", "null"}  # cells without a reading
-# since 1970, by how large they are: seconds, milliseconds, microseconds, nanoseconds
-EPOCHS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))
+# since 1970, by how large they are: seconds to the year 2286, milli-, micro- and nanoseconds
+EPOCHS = ((1e16, 1e9), (1e13, 1e6), (1e10, 1e3), (1e8, 1.0))
+UNIT = re.compile(r"[+-]?[\d.,]+(?:[eE][+-]?\d+)?\s*([^\W\d_][^\d\s]{0,9}|[°µ%/][^\d\s]{0,9})")
 LATEST = 253_402_300_800.0  # the end of the year 9999, in seconds since 1970
 AUTUMN = {3, 4, 9, 10, 11}  # months in which clocks are set back, in either hemisphere
 
@@ -90,50 +109,161 @@ def parse_csv(
     others = head[:at] + head[at + 1 :]
     if not others:
         raise BadInput(f"{name} has only a time column: add columns of numbers")
-    selected, notes = list(columns), []
+    rows, notes = _without_units(head, rows, at)
+    selected = list(columns)
     if not columns:
-        selected = [column for column in others if not _is_text([row[head.index(column)] for row in rows])]
-        if left_out := [column for column in others if column not in selected]:
-            notes.append(f"columns of text left out: {', '.join(left_out)}")
-        if not selected:
-            raise BadInput(f"{name} has only columns of text ({', '.join(left_out)}): add columns of numbers")
-    if allow_other_name and len(selected) == len(others) == 1:
+        selected, more = _select(name, head, rows, others, instants)
+        notes += more
+    if allow_other_name and len(columns) == len(others) == 1:
         selected = others
     for column in selected:
         if column not in others:
             raise BadInput(f"{name} has no column {column!r}: {did_you_mean(column, others)}")
-    indices = [head.index(column) for column in selected]
-    values = np.array([[_number(row[i]) for i in indices] for row in rows])
-    if (wrong := np.argwhere(np.isinf(values))).size:
-        row, column = wrong[0]
-        raise BadInput(
-            f"{name}, row {row + 1}: {selected[column]} is {rows[row][indices[column]]!r}, no number: "
-            f"correct it, leave it empty, or name the columns to read, {name}:A,B"
-        )
+    values = _values(name, head, rows, selected)
     order = np.arange(len(times))
-    if len(times) > 1 and (np.diff(times) < 0).all():
+    if len(times) > 1 and (np.diff(times) <= 0).all() and times[-1] < times[0]:
         order = order[::-1]
         notes.append("newest first, reversed")
-    if drop_duplicates:
-        keep = np.append(True, np.diff(times[order]) != 0)
-        if dropped := int((~keep).sum()):
-            order = order[keep]
-            notes.append(f"{dropped} duplicate time{'s' * (dropped > 1)} dropped")
+    own = [instants[i] for i in order] if instants else []
+    keep = np.append(True, np.diff(times[order]) != 0)
+    for i in np.flatnonzero(~keep).tolist() if not drop_duplicates else ():
+        keep[i] = rows[order[i]] != rows[order[i - 1]] or (bool(own) and _is_set_back(own, i - 1))
+    if dropped := int((~keep).sum()):
+        order = order[keep]
+        notes.append(f"{dropped} duplicate time{'s' * (dropped > 1)} dropped")
     times, values = times[order], values[order]
-    _check_increasing(name, times, [rows[i][at] for i in order], [instants[i] for i in order if instants])
+    _check_increasing(
+        name, head, [rows[i] for i in order], at, times, [instants[i] for i in order if instants]
+    )
     if instants:
         times, calendar, note = count_times([instants[i] for i in order], unit)
         notes += [note] * bool(note)
     return Readings(name, tuple(selected), calendar, times, values, ", ".join(notes))
 
 
+def _select(
+    name: str, head: list[str], rows: list[list[str]], others: list[str], instants: list[Instant]
+) -> tuple[list[str], list[str]]:
+    """The columns that are read where none are named, and notes on those that are not."""
+    cells = {column: [row[head.index(column)] for row in rows] for column in others}
+    dates = [datetime(1970, 1, 1) + timedelta(seconds=each.local) for each in instants]
+    left_out: dict[str, list[str]] = {}
+    for column, own in cells.items():
+        if all(cell.lower() in NO_NUMBER for cell in own):
+            left_out.setdefault("without a number", []).append(column)
+        elif _is_text(name, column, own):
+            left_out.setdefault("of text", []).append(column)
+        elif is_row_number(column, own) and _counts(own):
+            left_out.setdefault("of row numbers", []).append(column)
+        elif dates and _repeats_dates(column, own, dates):
+            left_out.setdefault("that repeat the dates", []).append(column)
+    dropped = {column for columns in left_out.values() for column in columns}
+    notes = [f"columns {kind} left out: {', '.join(columns)}" for kind, columns in left_out.items()]
+    selected = [column for column in others if column not in dropped]
+    if not selected:
+        raise BadInput(f"{name} has no column of numbers to forecast ({'; '.join(notes)}): add one")
+    months = [column for column in selected if column[:3].lower() in MONTH_NAMES and len(column) < 10]
+    if len({column[:3].lower() for column in months}) == 12:
+        raise BadInput(
+            f"{name} has a column for each month: write a row for each month, or name the columns to read as "
+            f"yearly series, {name}:{','.join(months)}"
+        )
+    return selected, notes
+
+
+def _without_units(head: list[str], rows: list[list[str]], at: int) -> tuple[list[list[str]], list[str]]:
+    """Numbers that are all followed by one unit, 12.5 °C, without it, and a note of which it was."""
+    units = {}
+    for i in range(len(head)):
+        found = {
+            m[1] if (m := UNIT.fullmatch(row[i])) else "" for row in rows if row[i].lower() not in NO_NUMBER
+        }
+        if i != at and len(found) == 1 and "" not in found and not is_dated(rows[0][i]):
+            units[i] = found.pop()
+    if not units:
+        return rows, []
+    stripped = [
+        [cell.removesuffix(units[i]).strip() if i in units else cell for i, cell in enumerate(row)]
+        for row in rows
+    ]
+    return stripped, ["unit of " + ", ".join(f"{head[i]}: {unit}" for i, unit in units.items())]
+
+
+def _counts(cells: list[str]) -> bool:
+    """Whether a column counts rows: whole numbers, each one more than the last."""
+    return all(cell.isdigit() for cell in cells) and set(np.diff([int(cell) for cell in cells]).tolist()) <= {
+        1
+    }
+
+
+def _repeats_dates(column: str, cells: list[str], dates: list[datetime]) -> bool:
+    """Whether a column is the year, month, day or hour of each row's date."""
+    part = next((part for part, names in PARTS.items() if column.lower() in names), "")
+    return bool(part) and all(
+        _number(cell, ".") == getattr(each, part) for cell, each in zip(cells, dates, strict=True)
+    )
+
+
+def _values(name: str, head: list[str], rows: list[list[str]], selected: Sequence[str]) -> np.ndarray:
+    """Numbers of the selected columns, NaN where they are missing.
+
+    Raises:
+        BadInput: a cell is no number, or may be one or another.
+    """
+    values = np.empty((len(rows), len(selected)))
+    marks = _decimal_marks(name, {column: [row[head.index(column)] for row in rows] for column in head})
+    for i, column in enumerate(selected):
+        cells, mark = [row[head.index(column)] for row in rows], marks[column]
+        if isinstance(mark, BadInput):
+            raise mark
+        values[:, i] = [_number(cell, mark) for cell in cells]
+        if (wrong := np.flatnonzero(np.isinf(values[:, i]))).size:
+            row = int(wrong[0])
+            raise BadInput(
+                f"{name}, row {row + 1}: {column} is {cells[row]!r}, no number: correct it, leave it empty, "
+                f"or name the columns to read, {name}:A,B"
+            )
+    return values
+
+
+def _decimal_marks(name: str, columns: Mapping[str, list[str]]) -> dict[str, str | BadInput]:
+    """The decimal mark of each column. Where it may be a point or a comma, other columns decide, if they
+    agree; else it is the complaint."""
+    marks: dict[str, str | BadInput] = {}
+    for column, cells in columns.items():
+        try:
+            marks[column] = decimal_mark(name, column, cells)
+        except BadInput as error:
+            marks[column] = error
+    known = {
+        mark
+        for column, mark in marks.items()
+        for cell in columns[column]
+        if isinstance(mark, str) and "," in cell and parse_number(cell, mark) is not None
+    }
+    if len(known) == 1:
+        marks = {
+            column: mark if isinstance(mark, str) else next(iter(known)) for column, mark in marks.items()
+        }
+    return marks
+
+
 def _cells(text: str, name: str) -> tuple[list[str], list[list[str]]]:
     """The header and the rows under it, none of them longer or shorter."""
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    lines = [row for row in read_rows(text, name, delimiter) if any(row)]
+    first = text.partition("\n")[0].strip()
+    if separator := re.fullmatch(r"sep=(.)", first):  # as spreadsheets write and read it
+        text = text.partition("\n")[2]
+    begin = next((line for line in text.split("\n") if line.strip() and not line.startswith("#")), "")
+    delimiter = separator[1] if separator else max(",;\t", key=begin.count)
+    lines = [row for row in read_rows(text, name, delimiter) if any(cell.strip() for cell in row)]
+    # lines before the names that begin with # are comments, if they are no names
+    while len(lines) > 2 and lines[0][0].startswith("#") and len(lines[0]) != len(lines[-1]):
+        lines = lines[1:]
     if len(lines) < 2:
         raise BadInput(f"{name} is empty: give a header, then a row for each time")
     head, *rows = [[cell.strip() for cell in row] for row in lines]
+    if len(head) == 1 and re.search(r"\w[\s|:]\s*\w", rows[0][0]) and not is_dated(rows[0][0]):
+        raise BadInput(f"{name} has one column ({head[0]}): separate cells by commas, semicolons or tabs")
     for number, row in enumerate(rows, 1):
         if len(row) != len(head):
             raise BadInput(f"{name}, row {number}: {len(row)} cells, but {len(head)} names")
@@ -175,15 +305,30 @@ def _join_times(name: str, head: list[str], rows: list[list[str]]) -> tuple[list
         if not found:
             break
         parts[part] = found[0]
-    dated = [i for i in range(len(head)) if parse_instant(rows[0][i]) is not None]
+    clocks = [
+        i
+        for i, cell in enumerate(lower)
+        if cell in ("time", "hour", "hr", "he", "hour ending") and all(_clock(row[i]) for row in rows)
+    ]
+    dated = [i for i in range(len(head)) if i not in clocks and is_dated(rows[0][i])]
+    if "year" in parts and len(parts) == 1 and not dated:
+        for part, names in YEAR_PARTS.items():
+            if found := [lower.index(each) for each in names if each in lower]:
+                parts[f"{part} of the year"] = found[0]
+                break
     if len(parts) > 1 and not dated:
-        cells = [_joined(name, number, head, row, list(parts.values())) for number, row in enumerate(rows, 1)]
+        cells = [_joined(name, number, head, row, parts) for number, row in enumerate(rows, 1)]
         return _with_time(head, rows, cells, list(parts.values()))
-    clocks = [i for i, cell in enumerate(lower) if cell in ("time", "hour", "hr")]
+    if not dated:
+        dated = [
+            i
+            for i, cell in enumerate(lower)
+            if set(re.findall("[a-z]+", cell)) & {"date", "day"} and parse_digits([row[i] for row in rows])
+        ]
     if len(dated) == 1 and len(clocks) == 1 and len({row[dated[0]] for row in rows}) < len(rows):
         day, clock = dated[0], clocks[0]
-        if all(_clock(row[clock]) and len(row[day]) <= 10 for row in rows):
-            cells = [f"{row[day]} {_clock(row[clock])}" for row in rows]
+        if all(len(row[day]) <= 18 and ":" not in row[day] for row in rows):
+            cells = [f"{_dashed(row[day])} {_clock(row[clock])}" for row in rows]
             return _with_time(head, rows, cells, [day, clock])
     return head, rows
 
@@ -198,11 +343,24 @@ def _with_time(
     ]
 
 
-def _joined(name: str, number: int, head: list[str], row: list[str], columns: list[int]) -> str:
-    """2016, 7, 1, 13 as 2016-07-01 13:00."""
-    values = [_number(row[i]) for i in columns]
+def _joined(name: str, number: int, head: list[str], row: list[str], parts: dict[str, int]) -> str:
+    """2016, 7, 1, 13 as 2016-07-01 13:00; 2016, 3 as 2016Q3, 2016-W03 or 2016-003, as their names say."""
+    columns = list(parts.values())
+    texts = [row[i] for i in columns]
+    if "month" in parts and texts[1][:3].lower() in MONTH_NAMES and texts[1].isalpha():
+        texts[1] = str(MONTH_NAMES.index(texts[1][:3].lower()) + 1)
+    if "quarter of the year" in parts:
+        texts[1] = texts[1].upper().removeprefix("Q")
+    values = [_number(each, ".") for each in texts]
     integers = [int(value) if math.isfinite(value) and value == int(value) else -1 for value in values]
-    text = "{:04}-{:02}".format(*integers)
+    if "quarter of the year" in parts:
+        text = "{:04}Q{}".format(*integers)
+    elif "week of the year" in parts:
+        text = "{:04}-W{:02}".format(*integers)
+    elif "day of the year" in parts:
+        text = "{:04}-{:03}".format(*integers)
+    else:
+        text = "{:04}-{:02}".format(*integers)
     if len(integers) > 2:
         text += f"-{integers[2]:02}"
     if len(integers) > 3:
@@ -214,21 +372,26 @@ def _joined(name: str, number: int, head: list[str], row: list[str], columns: li
 
 
 def _clock(cell: str) -> str:
-    """A time of the day as hours and minutes: 13:00 of 13, 13:00 or 13:00:00; nothing if it is none."""
-    if re.fullmatch(r"([01]?\d|2[0-3])(\.0+)?", cell):
-        return f"{int(float(cell)):02}:00"
-    if re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d+)?)?", cell):
-        return cell.zfill(len(cell) + (cell.index(":") < 2))
-    return ""
+    """A time of the day, as it stands after a date: 13:00 of 13, 13:00 or 13.00.00; nothing if it is none."""
+    if re.fullmatch(r"\d{1,2}(\.0+)?", cell):
+        cell = f"{int(float(cell)):02}:00"
+    elif re.fullmatch(r"\d{3}", cell):  # 930 is 9:30
+        cell = f"0{cell}"
+    return "" if parse_clock(cell) is None else cell
+
+
+def _dashed(cell: str) -> str:
+    """20160701 as 2016-07-01."""
+    return f"{cell[:4]}-{cell[4:6]}-{cell[6:]}" if re.fullmatch(r"\d{8}", cell) else cell
 
 
 def _time_column(name: str, head: list[str], rows: list[list[str]]) -> int:
     if not head:
         raise BadInput(f"{name} has only row numbers: give a column of times, and columns of numbers")
-    if all(_number(cell) < math.inf or parse_instant(cell) is not None for cell in head):
+    if all(_number(cell, ".") < math.inf or is_dated(cell) for cell in head):
         raise BadInput(f"{name} begins with {head[0]!r}, which is no name: give a first line of names")
     named = [i for i, cell in enumerate(head) if TIME_COLUMNS & set(re.findall("[a-z]+", cell.lower()))]
-    dated = [i for i, cell in enumerate(rows[0]) if parse_instant(cell) is not None]
+    dated = [i for i, cell in enumerate(rows[0]) if is_dated(cell)]
     both = [i for i in named if i in dated]
     if candidates := both or dated or named:
         return candidates[0]
@@ -236,6 +399,11 @@ def _time_column(name: str, head: list[str], rows: list[list[str]]) -> int:
     for i in range(len(head)):
         if len(rows[0][i]) >= 8 and parse_digits([row[i] for row in rows]) is not None:
             return i
+    if len(dates := [cell for cell in head if is_dated(cell)]) > 1:
+        raise BadInput(
+            f"{name} has times as names of columns ({dates[0]}, {dates[1]}, …): transpose it, "
+            "a row for each time"
+        )
     raise BadInput(
         f"{name} has no time column: name one `time`, or write its times as 2016-07-01 13:00 "
         f"(there are {', '.join(head[:6])}{', …' * (len(head) > 6)})"
@@ -247,10 +415,10 @@ def _times(
 ) -> tuple[list[Instant], np.ndarray, Calendar]:
     """Instants, if the cells are dates, and times in seconds since 1970 or the file's own numbers."""
     instants = None
-    if parse_instant(cells[0]) is not None:
-        instants = _parse_instants(name, column, cells)
+    if is_dated(cells[0]):
+        instants = parse_column(name, column, cells)
     elif unit != "numbers":
-        instants = parse_digits(cells)
+        instants = parse_numeric_dates(name, column, cells)
     if instants is not None:
         return instants, np.array([each.utc for each in instants]), Calendar("seconds")
     numbers = [_finite(cell) for cell in cells]
@@ -258,7 +426,10 @@ def _times(
         row = numbers.index(None)
         raise BadInput(
             f"{name}, row {row + 1}: {column} is {cells[row]!r}, no number, nor a time like 2016-07-01 13:00"
+            + explain_zone(cells[row])
         )
+    if unit != "numbers" and (found := count_decimal_years(cells)) is not None:
+        return [], *found
     array = np.array(numbers, dtype=np.float64)
     smallest, largest = float(np.abs(array).min()), float(np.abs(array).max())
     for least, per_second in EPOCHS:
@@ -269,35 +440,25 @@ def _times(
     return [], array, Calendar("numbers", form="number")
 
 
-def _parse_instants(name: str, column: str, cells: list[str]) -> list[Instant]:
-    """All are times, and either all or none of them say how far they are from UTC."""
-    instants = []
-    for row, cell in enumerate(cells, 1):
-        if (instant := parse_instant(cell)) is None:
-            raise BadInput(f"{name}, row {row}: {column} is {cell!r}, no time like 2016-07-01 13:00")
-        instants.append(instant)
-    has_offset = [each.offset is not None for each in instants]
-    if any(has_offset) and not all(has_offset):
-        row = has_offset.index(not has_offset[0])
-        raise BadInput(
-            f"{name}, row {row + 1}: {column} is {cells[row]!r}, and in row 1 {cells[0]!r}: write all times "
-            "with their offset from UTC, or none"
-        )
-    return instants
-
-
-def _check_increasing(name: str, times: np.ndarray, cells: list[str], instants: list[Instant]) -> None:
+def _check_increasing(
+    name: str, head: list[str], rows: list[list[str]], at: int, times: np.ndarray, instants: list[Instant]
+) -> None:
     wrong = np.flatnonzero(np.diff(times) <= 0)
     if not len(wrong):
         return
     row = int(wrong[0])
     is_repeated = times[row + 1] == times[row]
-    problem = f"its time, {cells[row + 1]}, is {'repeated' if is_repeated else 'before the last one'}"
+    problem = f"its time, {rows[row + 1][at]}, is {'repeated' if is_repeated else 'before the last one'}"
     if instants and _is_set_back(instants, row):
         text = (datetime(1970, 1, 1) + timedelta(seconds=instants[row + 1].local)).isoformat()
         advice = (
             "clocks were set back: both hours are real, write times with their offset from UTC, "
             f"{text[:16]}+02:00 and then {text[:16]}+01:00"
+        )
+    elif (series := _series_column(head, rows, at)) is not None:
+        advice = (
+            f"the file holds several series, told apart by {head[series]!r}: give each a file or a column of "
+            "its own"
         )
     elif is_repeated:
         advice = "keep one of the rows, or their mean (times in several columns: join them in one)"
@@ -315,9 +476,20 @@ def _is_set_back(instants: list[Instant], row: int) -> bool:
     return is_night and timedelta(0) <= before - after < timedelta(hours=1)
 
 
-def _is_text(cells: list[str]) -> bool:
+def _series_column(head: list[str], rows: list[list[str]], at: int) -> int | None:
+    """The column that tells several series apart, which have the same times: with it no time is repeated."""
+    for i in range(len(head)):
+        keys = {(row[i], row[at]) for row in rows}
+        count = len({row[i] for row in rows})
+        if i != at and 1 < count <= len(rows) / 2 and len(keys) == len(rows):
+            return i
+    return None
+
+
+def _is_text(name: str, column: str, cells: list[str]) -> bool:
     """Whether nothing in a column is a number, and something is there."""
-    numbers = [_number(cell) for cell in cells]
+    mark = _decimal_marks(name, {column: cells})[column]
+    numbers = [_number(cell, mark if isinstance(mark, str) else ",") for cell in cells]
     return any(math.isinf(number) for number in numbers) and not any(map(math.isfinite, numbers))
 
 
@@ -329,15 +501,13 @@ def _exact(cell: str) -> int | float:
 
 
 def _finite(cell: str) -> float | None:
-    value = _number(cell)
+    value = _number(cell, ".")
     return value if math.isfinite(value) else None
 
 
-def _number(cell: str) -> float:
+def _number(cell: str, mark: str) -> float:
     """NaN for a missing reading, infinity for what is no number."""
-    if cell.lower() in MISSING:
+    if cell.lower() in NO_NUMBER:
         return math.nan
-    try:
-        return float(cell)
-    except ValueError:
-        return math.inf
+    value = parse_number(cell, mark)
+    return math.inf if value is None else value

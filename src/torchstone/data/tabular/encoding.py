@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from numpy import ndarray as Array
 
-from torchstone.data.series.calendar import DAY, parse_digits, parse_instant
+from torchstone.data.series.instants import ORDERS, find_order, is_dated, parse_digits, parse_instant
+from torchstone.data.series.open_times import DAY
 from torchstone.data.tabular.files import (
     LARGEST,
     NO_NUMBER,
@@ -30,6 +31,8 @@ from torchstone.errors import BadInput
 MAX_CATEGORIES = 254
 MAX_DISTINCT = 0.5  # share of different words from which on a column is no category but names or text
 FEW = 50  # as many different words are categories in any case
+CODE = re.compile(r"0\d+")  # 01067 is a code, for a number has no 0 before it
+DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T,].*)?|.*[A-Za-z]{3,}.*\d{4}.*")
 DATE_NAMES = re.compile(r"date|day|month|time|period", re.IGNORECASE)
 # numbers as text: 1,234.5, 1.234,5, € 12, 12 %
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
@@ -54,7 +57,8 @@ class NumberColumn:
 
     Args:
         source: the file's column.
-        mark: before decimals, see `decimal_mark`.
+        mark: before decimals, see `decimal_mark`; of a date the order of day and month, see
+            `instants.ORDERS`.
         edges: of bins that hold about equally many training values.
     """
 
@@ -119,9 +123,10 @@ class Schema:
                 codes = {value: i for i, value in enumerate(column.values, 1)}
                 encoded.append([float(codes.get(word_of(cell), 0)) for cell in own])
             elif column.part:
-                encoded.append(_date_part(name, column.source, own, column.part))
+                encoded.append(_date_part(name, column.source, own, column.part, column.mark))
             else:
-                encoded.append(_numbers(name, column.source, own, column.mark))
+                mark = own_mark(name, column.source, own, column.mark)
+                encoded.append(_numbers(name, column.source, own, mark))
         return np.array(encoded, dtype=np.float64).T.reshape(-1, len(self.columns)).copy()
 
 
@@ -204,11 +209,15 @@ def kind_of(name: str, source: str, cells: Sequence[Any]) -> str:
         return "category"
     if all(isinstance(cell, date | datetime) for cell in present):
         return "date"
-    if all(isinstance(cell, str) and parse_instant(cell) is not None for cell in present):
+    if all(isinstance(cell, str) and is_date(source, cell) for cell in present):
+        find_order(name, repr(source), present, is_sorted=False)
         return "date"
     is_named_date = DATE_NAMES.search(source) and len(str(present[0])) >= 8
     if is_named_date and parse_digits([str(cell) for cell in present]) is not None:
         return "date"
+    codes = [cell for cell in present if isinstance(cell, str) and cell.isdigit()]
+    if len(codes) == len(present) and len(set(map(len, codes))) == 1 and any(map(CODE.fullmatch, codes)):
+        return _words_or_text(present)
     if all(isinstance(cell, str) and SLASHED.fullmatch(cell.strip()) for cell in present):
         raise BadInput(
             f"{name}: {source!r} holds dates like {present[0]}, whose day and month can be read in two ways: "
@@ -232,8 +241,30 @@ def kind_of(name: str, source: str, cells: Sequence[Any]) -> str:
             f"{name}: {source!r} in data row {row} is {cells[row - 1]!r}, where most are numbers: correct it "
             f"or leave it empty; if they are names of categories give --categorical {source}"
         )
+    return _words_or_text(present)
+
+
+def _words_or_text(present: Sequence[Any]) -> str:
     distinct = len({word_of(cell) for cell in present})
     return "text" if distinct > max(FEW, MAX_DISTINCT * len(present)) else "category"
+
+
+def is_date(source: str, cell: str) -> bool:
+    """Whether a cell is a date or a time. What could be a code (2020-1, 1.2.10) needs a name that says so."""
+    if re.fullmatch(r"\d{4}[-/]\d{2}([-/]\d{2}.*)?|\d{4}[- ]?[Qq][1-4]", cell):
+        return parse_instant(cell) is not None
+    is_full = DATE.fullmatch(cell) and re.search(r"\d{4}", cell)
+    return is_dated(cell) and bool(is_full or DATE_NAMES.search(source))
+
+
+def own_mark(name: str, source: str, cells: Sequence[Any], known: str) -> str:
+    """The decimal mark of a file's cells where they say it, else that of the training data."""
+    if not any(isinstance(cell, str) and "," in cell for cell in cells):
+        return known
+    try:
+        return decimal_mark(name, source, cells)
+    except BadInput:
+        return known
 
 
 def is_no_number(cell: Any) -> bool:
@@ -302,8 +333,15 @@ def _describe(
     name: str, source: str, cells: Sequence[Any], part: str, train: Bool[Array, " rows"], bins: int
 ) -> NumberColumn | None:
     """The column's statistics, or none if it is constant in training."""
-    mark = decimal_mark(name, source, cells)
-    numbers = np.array(_date_part(name, source, cells, part) if part else _numbers(name, source, cells, mark))
+    if part:
+        present = [str(cell) for cell in cells if not is_missing(cell)]
+        mark = (
+            "" if not isinstance(cells[0], str) else find_order(name, repr(source), present, is_sorted=False)
+        )
+        numbers = np.array(_date_part(name, source, cells, part, mark))
+    else:
+        mark = decimal_mark(name, source, cells)
+        numbers = np.array(_numbers(name, source, cells, mark))
     known = numbers[train & ~np.isnan(numbers)]
     has_missing = bool(np.isnan(numbers[train]).any())
     if len(known) == 0 or (known.min() == known.max() and not has_missing):
@@ -340,14 +378,14 @@ def _numbers(name: str, source: str, cells: Sequence[Any], mark: str) -> list[fl
     return numbers
 
 
-def _date_part(name: str, source: str, cells: Sequence[Any], part: str) -> list[float]:
+def _date_part(name: str, source: str, cells: Sequence[Any], part: str, order: str) -> list[float]:
     """Days since 1970, or the month, the weekday (Monday is 0) or the hour of dates."""
     values = []
     for row, cell in enumerate(cells, 1):
         if is_missing(cell):
             values.append(math.nan)
             continue
-        if (seconds := _local_seconds(cell)) is None:
+        if (seconds := _local_seconds(cell, order)) is None:
             raise BadInput(
                 f"{name}: {source!r} in data row {row} is {cell!r}, no date like 2016-07-01 or "
                 "2016-07-01 13:00"
@@ -359,13 +397,13 @@ def _date_part(name: str, source: str, cells: Sequence[Any], part: str) -> list[
     return values
 
 
-def _local_seconds(cell: Any) -> float | None:
+def _local_seconds(cell: Any, order: str) -> float | None:
     """Seconds since 1970 by a date's own clock."""
     if isinstance(cell, datetime):
         return cell.replace(tzinfo=UTC).timestamp()
     if isinstance(cell, date):
         return datetime(cell.year, cell.month, cell.day, tzinfo=UTC).timestamp()
-    instant = parse_instant(str(cell))
+    instant = parse_instant(str(cell), order if order in ORDERS else "")
     if instant is None and (digits := parse_digits([str(cell)])) is not None:
         instant = digits[0]
     return None if instant is None else instant.local

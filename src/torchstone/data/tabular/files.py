@@ -152,6 +152,8 @@ def _read_csv(path: Path, features: Sequence[str]) -> Columns:
     for (line, _), row in zip(numbered, rows, strict=True):
         if len(row) != len(rows[0]):
             raise BadInput(f"{path}, row {line}: {len(row)} cells where row 1 has {len(rows[0])}")
+    if features and len(rows) == 1 and set(features) <= set(rows[0]):
+        raise BadInput(f"{path} has names of columns, and no rows under them")
     has_names = len(rows) > 1 and _is_header(rows, features)
     cells = [list(column) for column in zip(*rows[has_names:], strict=True)]
     if not has_names:

@@ -123,6 +123,16 @@ def load_mixed(spec: str | Path, config: TableConfig = TableConfig()) -> MixedTa
         )
     targets = [source.targets[i] for i in present]
     classes, y = _encode_target(source, targets, config.target_type)
+    if len(classes) == 1 and left_out:
+        words = {str(cell) or "empty" for cell in source.targets if is_missing(cell)}
+        raise BadInput(
+            f"{source.name} has one class only ({classes[0]}): {left_out} rows without {source.target!r} "
+            f"were left out ({', '.join(sorted(words))} is no value): write such a class otherwise"
+        )
+    if not classes and config.class_weights != "none":
+        raise BadInput(
+            f"{source.target!r} is a number, which has no class weights: leave --class-weights out"
+        )
     splits = _split(source.name, classes, y)
     train = np.zeros(len(y), dtype=bool)
     train[splits["train"]] = True
@@ -272,7 +282,13 @@ def _encode_target(
         )
     is_number = kind == "number"
     if kind == "auto":
-        is_number = kind_of(source.name, source.target, cells) in ("number", "row number")
+        found = kind_of(source.name, source.target, cells)
+        if found == "date":
+            raise BadInput(
+                f"{source.name}: the target {source.target!r} is a date: name another --target, write it as "
+                "a number (such as days), or predict dates as classes with --target-type class"
+            )
+        is_number = found in ("number", "row number")
         if is_number:
             values = _target_numbers(source, cells)
             distinct = np.unique(values)
@@ -318,7 +334,10 @@ def _target_numbers(source: _Source, cells: Sequence[Any]) -> np.ndarray:
             f"{source.name}: the target {source.target!r} is {cells[row]!r} in a row, which is no number: "
             "correct it, or predict classes with --target-type class"
         )
-    return np.array(numbers, dtype=np.float32)
+    values = np.array(numbers, dtype=np.float64)
+    short = values.astype(np.float32)
+    # of numbers that differ little beside what they are, float32 would make one
+    return short if len(np.unique(short)) == len(np.unique(values)) else values
 
 
 def _split(name: str, classes: tuple[str, ...], y: np.ndarray) -> dict[str, np.ndarray]:

@@ -261,6 +261,10 @@ def _measure_levels(subset: Subset) -> Levels:
 def _detect_framing(subset: Subset, levels: Levels) -> tuple[int, bool]:
     """(median longer side, whether the outermost pixels are black in 95 % of images) of a sample."""
     sample = evenly_spaced(len(subset.labels), 1000).tolist()
+    if isinstance(subset.pool, ImageArray) and levels is None:  # all at once
+        gray = subset.pool.array[subset.index[sample]]
+        border = (gray[:, [0, -1]].max((1, 2)), gray[:, :, [0, -1]].max((1, 2)))
+        return max(gray.shape[1:]), bool(np.mean(np.maximum(*border) == 0) >= 0.95)
 
     def inspect(i: int) -> tuple[int, bool]:
         with _open_image(subset, sample[i]) as image:

@@ -39,6 +39,8 @@ class SequenceModel(nn.Module):
         inputs: vocabulary size, if `tokens`; else features of each input vector.
         pool: what the logits are of: `each` time step; or the whole sequence, from the `last` state
             (each direction's own), or from the `mean` or `max` of all outputs.
+        skip: time steps of vectors that a linear layer maps to the logits of the whole sequence too; it
+            begins at zero (Das et al. 2023, arXiv:2304.08424, section 4.3: the global residual connection).
         options: the fields of `SequenceModelConfig`. With `tie_weights` the embedding is the output
             layer too (Press & Wolf 2016, arXiv:1608.05859).
 
@@ -49,9 +51,19 @@ class SequenceModel(nn.Module):
     """
 
     def __init__(
-        self, cell: Cell, inputs: int, outputs: int, *, tokens: bool, pool: str = "each", **options: Any
+        self,
+        cell: Cell,
+        inputs: int,
+        outputs: int,
+        *,
+        tokens: bool,
+        pool: str = "each",
+        skip: int = 0,
+        **options: Any,
     ):
         super().__init__()
+        if skip and (tokens or pool == "each"):
+            raise BadInput("a linear skip connection goes from vectors to the output of a whole sequence")
         if pool not in POOLS:
             raise BadInput(f"pool must be each, last, mean or max, not {pool!r}")
         config = SequenceModelConfig(**options)
@@ -73,6 +85,10 @@ class SequenceModel(nn.Module):
         )
         self.width = self.recurrent.width
         self.head = nn.Linear(self.width, outputs)
+        self.skip = nn.Linear(skip * inputs, outputs) if skip else None
+        if self.skip is not None:
+            nn.init.zeros_(self.skip.weight)
+            nn.init.zeros_(self.skip.bias)
         if self.embedding is not None:
             nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         if config.tie_weights:
@@ -113,7 +129,8 @@ class SequenceModel(nn.Module):
         y, state = self.features(x, lengths)
         if self.pool != "each":
             y = self._pool(y, lengths, state)
-        return self.head(F.dropout(y, self.dropout, self.training))
+        logits = self.head(F.dropout(y, self.dropout, self.training))
+        return logits if self.skip is None else logits + self.skip(x.flatten(1))
 
     def logits(
         self,

@@ -65,8 +65,8 @@ FORECAST = replace_fields(
 )
 RECIPES = {
     "shakespeare": TEXT,
-    "forecast": replace_fields(FORECAST, {"lr": 3e-3}),
-    "glucose": replace_fields(FORECAST, {"data": "glucose", "seq_len": 72, "lr": 3e-3}),
+    "forecast": replace_fields(FORECAST, {"lr": 3e-3, "linear_skip": True}),
+    "glucose": replace_fields(FORECAST, {"data": "glucose", "seq_len": 72, "lr": 3e-3, "linear_skip": True}),
     # torchstone train gru/etth1 --data FOLDER   the folder that holds ETTh1.csv
     "etth1": replace_fields(FORECAST, {"data": "ETTh1.csv", "seq_len": 336, "horizon": 96, "patch": 24}),
     "adding": replace_fields(ADDING, {"hidden": 64, "steps": 1500, "lr": 1e-2}),

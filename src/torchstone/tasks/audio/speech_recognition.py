@@ -14,7 +14,7 @@ from torchstone.data.audio.files import Recording, expand_audio_paths, read_audi
 from torchstone.data.audio.speech import SpeechDataset, read_speech
 from torchstone.data.audio.speech_batches import Augmentation, SpeechBatch, SpeechBatches, UtteranceComposer
 from torchstone.engine import parallel
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.audio.spectrogram import AudioFeatures
 from torchstone.tasks.audio.transcribe import (
@@ -112,6 +112,10 @@ def train_recognizer(
         update=update,
         evaluate=lambda: measure(eval_model, metadata, held_out["val"]),
         best_metric="label_error",
+        # utterances of isolated recordings are composed anew without end
+        examples=Examples(
+            recipe.batch_size, None if data.is_isolated else len(source), len(held_out["val"]), "utterances"
+        ),
         state=state,
         steps=recipe.steps,
         test=test,

@@ -187,9 +187,13 @@ def train_diffusion(
         context = conditioned.cycle(count)[0]
         return sample_images(p_sample, eval_model, count, config, context=context)
 
+    num_val, sheet_steps = min(MAX_VALIDATION, len(data.val)), min(recipe.sampling_steps, MAX_SHEET_STEPS)
+    # a sample is one forward pass a step, two where it is guided
+    is_guided = make_context is not None and recipe.guidance_scale not in (0, 1)
+    passes = sheet_steps * (1 + is_guided)
+
     def sample_sheet() -> Pixels:
-        steps = min(recipe.sampling_steps, MAX_SHEET_STEPS)
-        return sample(SHEET_SAMPLES, dataclasses.replace(sampling, sampler="ddim", steps=steps))
+        return sample(SHEET_SAMPLES, dataclasses.replace(sampling, sampler="ddim", steps=sheet_steps))
 
     def test() -> dict[str, float]:
         images = data.test.take(torch.arange(len(data.test), device=device))
@@ -234,7 +238,9 @@ def train_diffusion(
             "loss": evaluation_loss(eval_model, data.val, denoising_loss, make_context, MAX_VALIDATION)
         },
         best_metric="loss",
-        examples=Examples(recipe.batch_size, len(data.train), unit="images"),
+        examples=Examples(
+            recipe.batch_size, len(data.train), num_val, "images", evaluation=num_val + SHEET_SAMPLES * passes
+        ),
         state={**state, "stream": stream},
         steps=recipe.steps,
         test=test,

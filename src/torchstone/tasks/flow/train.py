@@ -30,7 +30,7 @@ from torchstone.parts.flow.likelihood import (
     to_uint8,
 )
 from torchstone.parts.modes import eval_mode
-from torchstone.plots.density_2d import density_images, plot_density
+from torchstone.plots.density_2d import MAX_POINTS, RESOLUTION, density_images, plot_density
 from torchstone.plots.sample_grid import log_samples, save_final_samples
 from torchstone.tasks.anomaly import score_quantiles
 from torchstone.tasks.evaluate_samples import NUM_PAIRS, evaluate_samples, save_nearest_samples
@@ -44,6 +44,7 @@ Pixels = UInt8[Tensor, "count channel height width"]
 
 GRID_SIZE = 100  # samples on a grid
 CHUNK_SIZE = 500  # images whose likelihood is computed at a time
+FRAME_CELLS = 60  # a side of the density in training, which is drawn finer at the end
 BANDWIDTH_POINTS = 500  # validation points that the kernel bandwidth is chosen on
 BANDWIDTHS = torch.logspace(-2, 0, 25).tolist()  # candidates, in standard deviations of the data
 
@@ -117,7 +118,10 @@ def train_image_flow(
         update=update,
         evaluate=evaluate,
         best_metric="loss",
-        examples=Examples(recipe.batch_size, len(data.train), len(data.val), "images"),
+        # a sample is an inverse pass, as expensive as a forward pass
+        examples=Examples(
+            recipe.batch_size, len(data.train), len(data.val), "images", evaluation=len(data.val) + GRID_SIZE
+        ),
         state=state,
         steps=recipe.steps,
         test=test,
@@ -196,8 +200,8 @@ def train_point_flow(
         nll, baseline = -point_log_prob(eval_model, points.test).mean().item(), kde_loss(points)
         return {"loss": nll, "kde_loss": baseline, "gap_to_kde": nll - baseline}
 
-    def sample() -> Pixels:
-        return density_images(eval_model, points.test)
+    def sample(cells: int = RESOLUTION) -> Pixels:
+        return density_images(eval_model, points.test, cells)
 
     is_plane = len(points.features) == 2
 
@@ -211,7 +215,13 @@ def train_point_flow(
         update=update,
         evaluate=evaluate,
         best_metric="loss",
-        examples=Examples(recipe.batch_size, len(points.train), len(points.val), "points"),
+        examples=Examples(
+            recipe.batch_size,
+            len(points.train),
+            len(points.val),
+            "points",
+            evaluation=len(points.val) + (FRAME_CELLS**2 + MAX_POINTS if is_plane else 0),
+        ),
         state=state,
         steps=recipe.steps,
         test=test,
@@ -224,7 +234,7 @@ def train_point_flow(
             "data": points.description,
         },
     )
-    return log_samples(run, sample, columns=2) if is_plane else run
+    return log_samples(run, lambda: sample(FRAME_CELLS), columns=2) if is_plane else run
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from torchstone.data.vision.dataset import ImageDataset
 from torchstone.data.vision.gan_batches import DiscriminatorBatch, GanBatch, GanBatches, GeneratorBatch
-from torchstone.engine.run import Examples, Run
+from torchstone.engine.run import FORWARDS, Examples, Run
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.metrics.classifier_features import ClassifierFeatures, sample_metrics, save_nearest_sheet
 from torchstone.parts.gan.losses import GAN_LOSSES, GanLoss, gradient_penalty
@@ -30,6 +30,8 @@ from torchstone.tasks.vision.feature_classifier import ClassifierSpec, train_or_
 from torchstone.tasks.vision.stream import image_batches
 
 GRID_SIZE, NUM_PAIRS = 100, 48  # samples on a grid; samples shown with their nearest training image
+# forward passes that a sample costs in evaluation: it is generated, and classified at twice that cost
+SAMPLE_WORK = 3
 
 
 class DiscriminatorOutput(NamedTuple):
@@ -186,7 +188,13 @@ def train_gan(
         update=update,
         evaluate=evaluate,
         best_metric="frechet_distance",
-        examples=Examples(recipe.batch_size, len(data.train), unit="images"),
+        examples=Examples(
+            recipe.batch_size,
+            len(data.train),
+            unit="images",
+            evaluation=SAMPLE_WORK * recipe.eval_samples + GRID_SIZE,
+            update=recipe.batch_size * image_work(recipe.discriminator_steps, loss.has_gradient_penalty),
+        ),
         state=state,
         steps=recipe.steps,
         test=test,
@@ -203,6 +211,14 @@ def train_gan(
         },
     )
     return log_samples(run, sample, columns=columns)
+
+
+def image_work(discriminator_steps: int, has_gradient_penalty: bool) -> int:
+    """What an image of a batch costs an update, in forward passes of one of the two networks, which cost
+    about the same: the discriminator takes a gradient on a real and on a generated image, where there is a
+    penalty one of a gradient too, and the generator one through both networks."""
+    discriminator = 1 + 2 * FORWARDS + (2 * FORWARDS if has_gradient_penalty else 0)
+    return discriminator_steps * discriminator + 2 * FORWARDS
 
 
 def select_loss(recipe: Any, discriminator: nn.Module) -> GanLoss:

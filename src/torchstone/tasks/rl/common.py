@@ -120,7 +120,7 @@ def examples_of(recipe: Any, episode_limit: int) -> tuple[Examples, int]:
     cost = 1 if is_episodic else episode_limit
     affordable = int(EVALUATION_SHARE * FORWARDS * recipe.updates * batch / (WANTED * cost))
     episodes = min(episodes, max(FEWEST, affordable))
-    return Examples(batch, None, episodes * cost, unit), episodes
+    return Examples(batch, None, episodes * cost, unit, is_at_most=True), episodes
 
 
 def envs_of(stream: Any) -> VectorEnv:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from torchstone.data.series.calendar import DAYS, Calendar, format_duration
+from torchstone.data.series.calendar import Calendar, format_duration
 from torchstone.data.series.dataset import ForecastWindows, Series, cut_windows, load_readings, load_series
+from torchstone.data.series.open_times import OpenTimes
 from torchstone.data.series.resample import resample
 from torchstone.engine import parallel
 from torchstone.engine.console import notify
@@ -28,7 +30,16 @@ from torchstone.plots import forecasts
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.recurrent import build_network
 from torchstone.tasks.series import forecaster
-from torchstone.tasks.series.forecaster import NETWORK, Calibration, ForecastSpec, PointForecaster, Source
+from torchstone.tasks.series.forecaster import (
+    COMBINATION,
+    LEARNED,
+    NETWORK,
+    SOURCES,
+    Calibration,
+    ForecastSpec,
+    PointForecaster,
+    Source,
+)
 
 VAL_WINDOWS = 512  # validation windows that are evaluated before the last step
 CALIBRATION_WINDOWS = 4096  # validation windows that calibrate the quantiles, at most
@@ -60,7 +71,8 @@ def build(recipe: Any, cell: Cell) -> Run:
 
     `loss` is the mean quantile loss; for the other metrics see `forecaster.forecast_errors`. Before the
     last step they are measured on `VAL_WINDOWS` evenly spaced validation windows; then on all. The last ones
-    also calibrate the quantiles, and decide whether the forecast is the network's or a baseline's.
+    also calibrate the quantiles, and decide whether the forecast is the network's, a baseline's, or the mean
+    of the network's and the linear one's.
 
     Raises:
         BadInput: settings that do not go together; a series too short for them.
@@ -71,7 +83,10 @@ def build(recipe: Any, cell: Cell) -> Run:
         raise BadInput("an autoregressive network cannot be bidirectional: it would see the future")
     inputs, outputs = spec.sizes(len(series.columns))
     pool = recipe.pool if spec.is_direct else "each"
-    model, model_config = build_network(recipe, cell, inputs=inputs, outputs=outputs, tokens=False, pool=pool)
+    skip = {"skip": spec.context // spec.config.patch} if spec.is_direct and spec.config.linear_skip else {}
+    model, model_config = build_network(
+        recipe, cell, inputs=inputs, outputs=outputs, tokens=False, pool=pool, **skip
+    )
     device = next(model.parameters()).device
     mean, std = series.scale()
     values, observed = ((series.values - mean) / std).float().to(device), series.observed.to(device)
@@ -112,7 +127,12 @@ def build(recipe: Any, cell: Cell) -> Run:
     def validate_all() -> dict[str, float]:
         """Of the weights that are kept: what the forecast is made of, and the calibration of its bands."""
         errors = errors_of("val", baselines, None)
-        source = choose_source(errors, spec, linear_eval_model)
+        candidates = baselines | {COMBINATION: forecaster.combination(eval_model, spec, baselines["linear"])}
+        blocks = [
+            average(forecaster.forecast_errors(eval_model, spec, values, observed, block, candidates))
+            for block in starts["val"].split(spec.horizon)
+        ]
+        source = choose_source(blocks, spec, linear_eval_model)
         windows = evenly_spaced_starts(starts["val"], CALIBRATION_WINDOWS)
         found = forecaster.calibrate(eval_model, spec, values, observed, windows, source)
         run.calibration["calibration"] = found.to_metadata()
@@ -181,16 +201,42 @@ def average(errors: Mapping[str, Float[Tensor, " horizon"]]) -> dict[str, float]
     return {name: float(error.nanmean()) for name, error in errors.items()}
 
 
-def choose_source(
-    errors: Mapping[str, Float[Tensor, " horizon"]], spec: ForecastSpec, linear: nn.Module
-) -> Source:
-    """The forecaster with the smallest product of squared and absolute error on validation windows."""
-    means = average(errors)
-    names = [*forecaster.naive_baselines(spec), "linear"]
-    best = min(names, key=lambda name: means[f"{name}_mse"] * means[f"{name}_mae"])
-    if means["mse"] * means["mae"] <= means[f"{best}_mse"] * means[f"{best}_mae"]:
+def choose_source(blocks: Sequence[Mapping[str, float]], spec: ForecastSpec, linear: nn.Module) -> Source:
+    """The best of the network and its combination with the linear baseline, if on validation it is better
+    than the best baseline by two standard errors of their difference; else that baseline.
+
+    What is more than chance is decided as by Diebold and Mariano 1995, Journal of Business & Economic
+    Statistics 13:253. Of several the best has the smallest product of squared and absolute error; a
+    difference is that of their sum, relative to the baseline's. Of a single block any difference counts.
+
+    Args:
+        blocks: mean errors of consecutive blocks of validation windows.
+    """
+    known = [each for each in blocks if math.isfinite(each["mse"])]
+    errors = {
+        name: torch.tensor([[each[f"{prefix}mse"], each[f"{prefix}mae"]] for each in known]).double()
+        for name, prefix in SOURCES.items()
+        if f"{prefix}mse" in known[0]
+    }
+    product = {name: float(error.mean(0).prod()) for name, error in errors.items()}
+    learned = min((name for name in LEARNED if name in errors), key=product.__getitem__)
+    baseline = min((name for name in errors if name not in LEARNED), key=product.__getitem__)
+    unit = errors[baseline].mean(0).clamp(min=1e-12)
+    gain = ((errors[baseline] - errors[learned]) / unit).sum(1)
+    chosen = learned if float(gain.mean()) >= 2 * standard_error(gain) else baseline
+    if chosen == NETWORK.name:
         return NETWORK
-    return Source(best, linear_weights(linear, spec.context) if best == "linear" else None)
+    weights = linear_weights(linear, spec.context) if chosen in ("linear", COMBINATION) else None
+    return Source(chosen, weights)
+
+
+def standard_error(x: Float[Tensor, " blocks"]) -> float:
+    """Of the mean of blocks, of which neighbours share half of what they forecast; 0 of a single one."""
+    centered, count = x - x.mean(), len(x)
+    if count < 2:
+        return 0.0
+    variance, covariance = centered.square().sum(), (centered[1:] * centered[:-1]).sum()
+    return float((variance + 2 * covariance.clamp(min=0)) / (count - 1) / count) ** 0.5
 
 
 def linear_weights(linear: nn.Module, context: int) -> Float[Tensor, "horizon inputs"]:
@@ -202,9 +248,14 @@ def linear_weights(linear: nn.Module, context: int) -> Float[Tensor, "horizon in
 
 
 def describe_source(source: Source) -> str:
+    if source.name == COMBINATION:
+        return (
+            "the forecast is the mean of the network's and the linear baseline's, which was better than "
+            "either on the validation windows"
+        )
     return (
-        f"the forecast is that of the {source.name} baseline, which was better than the network on the "
-        "validation windows"
+        f"the forecast is that of the {source.name} baseline: the network was not better on the "
+        "validation windows, or not by more than chance"
     )
 
 
@@ -226,8 +277,8 @@ def linear_loss(net: nn.Module, batch: Sequence[Tensor], spec: ForecastSpec) -> 
 def season(series: Series, context: int) -> int:
     """Points in a day, or for daily points in a week, or for months in a year; 0 where it does not fit."""
     sizes = {"months": [12.0], "seconds": [86400.0, 7 * 86400.0], "numbers": []}.get(series.unit)
-    if sizes is None:  # days of the week that occur
-        sizes = [1.0, float(len(series.unit.removeprefix(DAYS).split()))]
+    if sizes is None:  # open days
+        sizes = [1.0, float(len(OpenTimes.from_unit(series.unit).weekdays))]
     for size in sizes:
         points = size / series.step
         if points >= 2 and abs(points - round(points)) < 1e-6 and round(points) <= context:

@@ -32,6 +32,7 @@ class ForecastConfig:
     forecast_mode: Literal["direct", "autoregressive"] = "direct"  # whole horizon at once, or point by point
     patch: int = 1  # patch length: points per time step of the network
     multivariate: bool = False  # one state for all columns, instead of one per column
+    linear_skip: bool = False  # linear skip connection from the context to a direct forecast (TiDE)
 
 
 # what fields of `ForecastSpec` were called in the metadata of earlier versions
@@ -225,7 +226,8 @@ def naive_baselines(spec: ForecastSpec) -> dict[str, PointForecaster]:
 
 @dataclass(frozen=True)
 class Source:
-    """Whose points a forecast is: `network`, or a baseline that was better.
+    """Whose points a forecast is: the `network`'s, a baseline's, or the `combination`: the mean of the
+    network's and the linear baseline's (Bates and Granger 1969, Operational Research Quarterly 20:451).
 
     Args:
         weights: of the linear baseline, if it is the source: (horizon, context + 1), the bias is the last.
@@ -251,6 +253,27 @@ class Source:
 
 
 NETWORK = Source()
+COMBINATION = "combination"
+# what a forecast may be made of, and what stands before its errors' names
+SOURCES = {
+    "persistence": "persistence_",
+    "seasonal": "seasonal_",
+    "linear": "linear_",
+    COMBINATION: f"{COMBINATION}_",
+    "network": "",
+}
+LEARNED = (COMBINATION, "network")  # those that the network has a part in
+
+
+def combine(predicted: Quantiles, points: Future, median: int) -> Quantiles:
+    """Quantiles moved so that the median is halfway to a baseline's points."""
+    return predicted + (points - predicted[..., median])[..., None] / 2
+
+
+def combination(model: nn.Module, spec: ForecastSpec, baseline: PointForecaster) -> PointForecaster:
+    """The mean of a network's median and of a baseline."""
+    median = spec.quantiles.index(0.5)
+    return lambda past: (predict_quantiles(model, spec, past)[..., median] + baseline(past)) / 2
 
 
 @dataclass(frozen=True)
@@ -285,7 +308,8 @@ class Calibration:
 def predict_uncalibrated(
     model: nn.Module, spec: ForecastSpec, past: Past, source: Source = NETWORK, horizon: int | None = None
 ) -> Quantiles:
-    """Quantiles before they are moved: the network's, or a baseline's point for each of them.
+    """Quantiles before they are calibrated: the network's, those moved to the combination, or a baseline's
+    point for each of them.
 
     Raises:
         BadInput: a horizon beyond what the forecaster reaches.
@@ -295,10 +319,13 @@ def predict_uncalibrated(
         return predict_quantiles(model, spec, past, horizon)
     if horizon is not None and horizon > spec.horizon:
         raise BadInput(
-            f"the forecast is that of the {source.name} baseline, of {spec.horizon} steps at most, not "
-            f"{horizon}: use a smaller horizon, or train with a larger one"
+            f"the forecast is made with the {source.name.replace(COMBINATION, 'linear')} baseline, of "
+            f"{spec.horizon} steps at most, not {horizon}: use a smaller horizon, or train with a larger one"
         )
     points = baseline(past)[:, : horizon or spec.horizon]
+    if source.name == COMBINATION:
+        predicted = predict_quantiles(model, spec, past, points.shape[1])
+        return combine(predicted, points, spec.quantiles.index(0.5))
     return points[..., None].expand(*points.shape, len(spec.quantiles))
 
 

@@ -53,7 +53,7 @@ def train_table(model: nn.Module, recipe: Any, table: MixedTable, *, model_confi
         if recipe.table.class_weights == "balanced":
             weights = (len(y) / (len(counts) * counts)).to(device)
     else:
-        y = (y - center) / scale
+        y = ((y - center) / scale).float()
 
     def loss(net: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         rows, targets = batch
@@ -117,7 +117,7 @@ def compute_outputs(
     with eval_mode(model):
         outputs = torch.cat([model(rows.to(device)) for rows in x.split(ROWS)]).cpu()
     center, scale = metadata["target_scale"]
-    return outputs if metadata["classes"] else outputs * scale + center
+    return outputs if metadata["classes"] else outputs.double() * scale + center
 
 
 def evaluate_split(model: nn.Module, metadata: dict, table: MixedTable, split: str) -> dict[str, float]:

@@ -13,14 +13,14 @@ from torchstone.data.text import tokenizers
 from torchstone.data.text.mlm_batches import MLMBatch, MLMBatches
 from torchstone.data.text.sentence_batches import IGNORE_INDEX, SpecialTokens, collate
 from torchstone.engine import parallel
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.transformer.token_loss import unigram_loss
 from torchstone.tasks.optimization import gradient_update
 
 MASK = "[MASK]"
-MAX_TEST_SPANS = 4096
+MAX_VAL_SPANS, MAX_TEST_SPANS = 512, 4096  # spans that an evaluation reads, and the test
 
 
 class HeadModule(nn.Module):
@@ -92,8 +92,14 @@ def pretrain(
     return Run(
         stream=streams["train"],
         update=update,
-        evaluate=lambda: measure(eval_model, streams["val"].eval_batches()),
+        evaluate=lambda: measure(eval_model, streams["val"].eval_batches(max_spans=MAX_VAL_SPANS)),
         best_metric="cross_entropy",
+        examples=Examples(
+            recipe.batch_size,
+            len(streams["train"].spans),
+            min(MAX_VAL_SPANS, len(streams["val"].spans)),
+            "rows",
+        ),
         state=state,
         steps=recipe.steps,
         test=test,

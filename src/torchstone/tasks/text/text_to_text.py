@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchstone.data.text import tokenizers
 from torchstone.data.text.bucket_batches import PackedSequences
-from torchstone.engine.run import Run
+from torchstone.engine.run import GENERATED, Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.transformer.token_loss import unigram_loss
@@ -66,6 +66,7 @@ def text_to_text(model: Any, recipe: Any, data: TextToTextData, loss: Loss, *, m
         update=update,
         evaluate=lambda: measure(model, data.val, loss, **search),
         best_metric="loss",
+        examples=count_examples(recipe, data),
         state={**state, "stream": data.stream},
         steps=recipe.steps,
         test=test,
@@ -79,6 +80,20 @@ def text_to_text(model: Any, recipe: Any, data: TextToTextData, loss: Loss, *, m
             "text": dataclasses.asdict(data.settings),
             "data": data.description,
         },
+    )
+
+
+def count_examples(recipe: Any, data: TextToTextData) -> Examples:
+    """In tokens of the targets, or of the texts that are corrupted."""
+    targets, is_pairs = data.val[1], recipe.task == "texts"
+    val = sum(map(len, targets)) if is_pairs else len(targets) * recipe.max_length
+    generated = recipe.beam_size * sum(map(len, targets[: recipe.eval_samples]))
+    return Examples(
+        recipe.batch_size * recipe.max_length,
+        data.train_tokens,
+        val,
+        "target tokens" if is_pairs else "tokens",
+        evaluation=val + GENERATED * generated,
     )
 
 

@@ -51,6 +51,7 @@ class TextToTextData:
 
     tokenizer: Tokenizer
     stream: Any
+    train_tokens: int  # of an epoch: those of the targets, or of the text
     train_sample: TokenPairs  # as many pairs of the training split, for token frequencies
     val: TokenPairs
     test: TokenPairs
@@ -86,6 +87,7 @@ def load_data(recipe: Any) -> TextToTextData:
         stream: Any = BucketBatches(
             PackedSequences(train[0]), PackedSequences(train[1]), tokens, pad=PAD, **share
         )
+        train_tokens = sum(map(len, train[1]))
     else:
         spans = span_counts(max_length, recipe.noise_density, recipe.mean_span_length)[1]
         special = (*SPECIAL_TOKENS, *(f"<extra_id_{i}>" for i in range(spans + 1)))
@@ -93,12 +95,16 @@ def load_data(recipe: Any) -> TextToTextData:
         every = max(1, sum(map(len, lines)) // MAX_TOKENIZER_TEXT)
         tokenizer = tokenizers.train(kind, lines[::every], vocab_size=vocab_size, special_tokens=special)
         stream = corruption_batches(splits[0], recipe.batch_size, tokenizer, settings, **share)
+        count = len(stream.texts)  # windows overlap: each begins one token later
+        train_tokens = count * max_length if isinstance(splits[0], list) else count + max_length - 1
     val, test, train_sample = (
         held_out_pairs(part, tokenizer, settings, seed=i)
         for i, part in enumerate((splits[1], splits[-1], splits[0]))
     )
     special_ids = {"start_id": PAD, "pad_id": PAD, "end_id": END}
-    return TextToTextData(tokenizer, stream, train_sample, val, test, description, special_ids, settings)
+    return TextToTextData(
+        tokenizer, stream, train_tokens, train_sample, val, test, description, special_ids, settings
+    )
 
 
 def read_splits(spec: str, settings: TextSettings, *, split: bool = True) -> tuple[list[Any], str]:

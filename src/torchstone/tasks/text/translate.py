@@ -12,7 +12,7 @@ from torchstone.data.text import tokenizers
 from torchstone.data.text.bucket_batches import BucketBatches, PackedSequences
 from torchstone.data.text.parallel import Pairs, ParallelCorpus, read_pairs
 from torchstone.engine import parallel
-from torchstone.engine.run import Examples, Run
+from torchstone.engine.run import GENERATED, Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.transformer.token_loss import token_loss, unigram_loss
@@ -98,6 +98,7 @@ def translate(
     state["stream"] = stream
     search = {"beam_size": recipe.beam_size, "length_penalty": recipe.length_penalty}
     tokenize = bleu_tokenizer([target for _, target in data.test])
+    val_tokens = [len(target) for _, target in encode_pairs(data.val, tokenizer)]
 
     def validate() -> dict[str, float]:
         metrics = measure(eval_model, data.val, tokenizer)
@@ -123,7 +124,13 @@ def translate(
         update=update,
         evaluate=validate,
         best_metric="bleu" if recipe.eval_examples else "loss",
-        examples=Examples(recipe.batch_size, sum(len(target) for _, target in pairs), unit="target tokens"),
+        examples=Examples(
+            recipe.batch_size,
+            sum(len(target) for _, target in pairs),
+            sum(val_tokens),
+            "target tokens",
+            evaluation=sum(val_tokens) + GENERATED * sum(val_tokens[: recipe.eval_examples]),
+        ),
         state=state,
         steps=recipe.steps,
         test=evaluate_test,

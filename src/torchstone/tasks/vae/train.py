@@ -152,7 +152,14 @@ def train_vae(
         update=update,
         evaluate=evaluate,
         best_metric="elbo",
-        examples=Examples(recipe.batch_size, len(data.train), len(data.val), "images"),
+        examples=Examples(
+            recipe.batch_size,
+            len(data.train),
+            len(data.val),
+            "images",
+            # an image is encoded once and decoded from each of its latent samples, at about the same cost
+            evaluation=(len(data.val) * (1 + FEW_SAMPLES) + GRID_SIZE) / (1 + recipe.latent_samples),
+        ),
         state=state,
         steps=recipe.steps,
         test=test,

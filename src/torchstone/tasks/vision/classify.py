@@ -134,8 +134,15 @@ def classify(
 
 
 @torch.no_grad()
-def compute_logits(model: nn.Module, split: ImageSplit, metadata: dict, batch_size: int = 1024) -> Tensor:
-    """Logits of every image of a split, (images, classes), in evaluation mode."""
+def compute_logits(
+    model: nn.Module, split: ImageSplit, metadata: dict, batch_size: int | None = None
+) -> Tensor:
+    """Logits of every image of a split, (images, classes), in evaluation mode.
+
+    Args:
+        batch_size: by default what is fastest: on a CPU the feature maps of a batch should fit its caches.
+    """
+    batch_size = batch_size or (256 if split.labels.device.type == "cpu" else 1024)
     rows = torch.arange(len(split), device=split.labels.device).split(batch_size)
     with eval_mode(model):
         return torch.cat([model(normalize(split.take(index), metadata)) for index in rows])
