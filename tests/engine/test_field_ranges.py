@@ -1,6 +1,7 @@
 """Numbers of recipes: each field has a range, every recipe is within it, and what is outside is refused."""
 
 import math
+import re
 import typing
 
 import pytest
@@ -9,6 +10,7 @@ import torchstone as ts
 from torchstone.engine.field_ranges import RANGES, check_range
 from torchstone.engine.recipe_fields import field_paths, get_field
 from torchstone.errors import BadInput
+from torchstone.runs.recipes import comments
 from torchstone.systems import CATALOGUE
 
 
@@ -26,9 +28,22 @@ def test_every_number_of_a_recipe_has_a_range_and_is_in_it(entry):
     assert seen <= set(RANGES)
 
 
+@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name)
+def test_zero_is_in_range_where_the_help_gives_it_a_meaning(entry):
+    recipe = entry.module().RECIPES["smoke"]
+    meant = []
+    for path in field_paths(recipe).values():
+        text = comments(type(get_field(recipe, path[:-1]))).get(path[-1], "")
+        if re.search(r"\b0 (for|is|means)\b", text):
+            meant.append((path[-1], text))
+            check_range(path[-1], 0)
+    print(meant)
+
+
 @pytest.mark.parametrize(
     ("name", "good", "bad", "said"),
     [
+        ("max_episode_steps", [None, 0], [-1], "max_episode_steps must be at least 0"),
         ("steps", [1, 10**9], [0, -3], "steps must be at least 1, not"),
         ("lr", [1e-9, 3], [0.0, -1.0], "lr must be a positive number, not"),
         ("discriminator_optim.lr", [None, 0.1], [-1.0], "discriminator_optim.lr must be a positive number"),
