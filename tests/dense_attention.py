@@ -6,7 +6,7 @@ from torch.utils._pytree import tree_leaves
 
 from torchstone.parts.transformer.attention import attention_weights
 
-TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5, torch.bfloat16: 0.03}
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5}
 
 
 def numbers(*shape, seed=0, dtype=torch.float64):

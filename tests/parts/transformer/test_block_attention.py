@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from dense_attention import TOLERANCE, compare, inputs, numbers
+from dense_attention import compare, inputs, numbers
 
 from torchstone.parts.transformer import block_attention as module
 from torchstone.parts.transformer.attention import attention
@@ -32,7 +32,11 @@ def written_out(q, k, v, table, band=None, key_mask=None, extra=None, scale=None
                     part = slice(other * SIZE, (other + 1) * SIZE)
                     keys.append(k[b, h, part])
                     values.append(v[b, h, part])
-                    seen = torch.ones(SIZE, SIZE, dtype=torch.bool) if band is None else band[:, place * SIZE : (place + 1) * SIZE]
+                    seen = (
+                        torch.ones(SIZE, SIZE, dtype=torch.bool)
+                        if band is None
+                        else band[:, place * SIZE : (place + 1) * SIZE]
+                    )
                     visible.append(seen if key_mask is None else seen & key_mask[b, part])
                 if extra is not None:
                     keys.append(extra.k[b, h])
@@ -111,16 +115,18 @@ def test_block_attention_dropout_is_the_same_in_both_passes():
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_block_attention_bfloat16_equals_float64(autocast):
-    exact, low = [], []
-    for dtype, into in ((torch.float64, exact), (torch.bfloat16, low)):
-        leaves = inputs(BATCH, HEADS, BLOCKS * SIZE, 8, dtype)
-        with torch.autocast("cpu", enabled=autocast and dtype == torch.bfloat16):
+    """Of the same rounded inputs: only the results are rounded, nothing inside."""
+    low = inputs(BATCH, HEADS, BLOCKS * SIZE, 8, torch.bfloat16)
+    exact = [x.detach().double().requires_grad_() for x in low]
+    weight, results = numbers(BATCH, HEADS, BLOCKS * SIZE, 8, seed=9, dtype=torch.bfloat16), []
+    for leaves in (exact, low):
+        with torch.autocast("cpu", enabled=autocast and leaves is low):
             out = block_attention(*leaves, tables(True))
-        assert out.dtype == dtype
-        into += [out, *torch.autograd.grad(out.square().sum(), leaves)]
-    errors = [float(((a - b).norm() / a.norm()).detach()) for a, b in zip(exact, low, strict=True)]
+        assert out.dtype == leaves[0].dtype
+        results.append([out, *torch.autograd.grad((out * weight).sum(), leaves)])
+    errors = [float(((a - b).norm() / a.norm()).detach()) for a, b in zip(*results, strict=True)]
     print("relative errors of output and gradients:", errors)
-    assert max(errors) < TOLERANCE[torch.bfloat16]
+    assert max(errors) < 0.0025
 
 
 def test_block_attention_refuses_blocks_of_unequal_size():

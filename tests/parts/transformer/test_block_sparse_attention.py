@@ -64,7 +64,9 @@ def test_block_sparse_equals_dense_attention_under_block_mask(length, side, coun
         )
 
 
-@pytest.mark.parametrize(("first", "last", "blocks"), [(0, 15, 16), (0, 11, 16), (2, 9, 10), (0, 5, 6), (0, 0, 3)])
+@pytest.mark.parametrize(
+    ("first", "last", "blocks"), [(0, 15, 16), (0, 11, 16), (2, 9, 10), (0, 5, 6), (0, 0, 3)]
+)
 def test_random_blocks_are_others_than_those_listed_and_differ(first, last, blocks):
     ends = torch.tensor([[first, last], [0, blocks - 1]])
     table = RandomBlocks(HEADS, 16, 3, seed=0)(ends, blocks)
@@ -95,6 +97,8 @@ def test_random_blocks_are_uniform():
 
 def test_random_blocks_are_the_same_in_training_and_evaluation_and_leave_other_generators_alone():
     """The most used BigBird turns them into block 0 in evaluation, and seeds NumPy's generator in training."""
+    saved = np.random.get_state()
+    np.random.seed(17)  # whatever ran before
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     layer, ends = RandomBlocks(HEADS, 16, 3, seed=4), torch.tensor([[0, 15]])
     training, evaluation = layer.train()(ends, 16), layer.eval()(ends, 16)
@@ -103,6 +107,7 @@ def test_random_blocks_are_the_same_in_training_and_evaluation_and_leave_other_g
     assert int(middle.min()) > 0
     assert torch.equal(before[0], torch.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1])
+    np.random.set_state(saved)
     assert before[2] == random.getstate()
     assert not torch.equal(RandomBlocks(HEADS, 16, 3, seed=5)(ends, 16), evaluation)
     # what is drawn is in the checkpoint

@@ -1,10 +1,11 @@
 """Kernel attention against its formula, against softmax attention as its limit, and against itself step by step."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
-from dense_attention import assert_linear_memory, compare, dense, inputs, numbers, saved_elements
+from dense_attention import Largest, assert_linear_memory, compare, dense, inputs, numbers, saved_elements
 
 from torchstone.parts.transformer import kernel_attention as module
 from torchstone.parts.transformer.kernel_attention import (
@@ -84,7 +85,7 @@ def test_kernel_attention_error_falls_as_square_root_of_features(size):
     """At small logits too, where an ε after the exponential would be a floor."""
     counts = [64, 256, 1024, 4096, 16384]
     errors = errors_by_count(counts, size)
-    steps = [math.log(a / b, 4) for a, b in zip(errors, errors[1:], strict=False)]
+    steps = [math.log(a / b, 4) for a, b in pairwise(errors)]
     slope = math.log(errors[0] / errors[-1]) / math.log(counts[-1] / counts[0])
     print(f"inputs of size {size}: errors {errors}, slope -{slope:.3f}, steps {steps}")
     assert 0.42 < slope < 0.58
@@ -111,7 +112,9 @@ def test_orthogonal_features_are_orthogonal_unbiased_and_better():
         assert float((product - product.diag().diag()).abs().max()) < 1e-6
     many = features(40_000, 8)
     covariance = many.T @ many / len(many)
-    print(f"mean {float(many.mean()):.4f}, covariance off by {float((covariance - torch.eye(8).double()).abs().max()):.4f}")
+    print(
+        f"mean {float(many.mean()):.4f}, covariance off by {float((covariance - torch.eye(8).double()).abs().max()):.4f}"
+    )
     assert abs(float(many.mean())) < 0.01
     assert float((covariance - torch.eye(8).double()).abs().max()) < 0.03
     # lengths as of independent normal vectors: chi with 8 degrees of freedom
@@ -127,13 +130,17 @@ def test_orthogonal_features_are_orthogonal_unbiased_and_better():
 def test_kernel_attention_is_stable_where_plain_exponentials_overflow(causal):
     """Inputs so large that exp of a log-feature is infinite or 0 in float32."""
     for size in (10.0, 60.0, 400.0):
-        q, k, v = (x.detach() * (size if i < 2 else 1) for i, x in enumerate(inputs(1, 2, 300, 16, torch.float32)))
+        q, k, v = (
+            x.detach() * (size if i < 2 else 1) for i, x in enumerate(inputs(1, 2, 300, 16, torch.float32))
+        )
         leaves = [x.requires_grad_() for x in (q, k, v)]
         w = features(64, 16, dtype=torch.float32)
         out = kernel_attention(*leaves, w, causal=causal)
         gradients = torch.autograd.grad(out.sum(), leaves)
         largest = float(out.detach().abs().max())
-        print(f"size {size}: largest output {largest:.2f} of values up to {float(v.detach().abs().max()):.2f}")
+        print(
+            f"size {size}: largest output {largest:.2f} of values up to {float(v.detach().abs().max()):.2f}"
+        )
         assert all(bool(x.isfinite().all()) for x in (out, *gradients))
         assert largest <= float(v.detach().abs().max()) * 1.001  # a mean of values
         if not causal:  # rows that sum to 1: nothing vanished
@@ -161,7 +168,12 @@ def test_kernel_attention_padding_changes_nothing_and_gives_zeros(causal):
     alone = kernel_attention(*texts, w, causal=causal)
     for padding in (1, 7, 150):
         longer = [
-            torch.cat([torch.cat([x, x.new_full((1, HEADS, padding, WIDTH), 50.0)], 2), numbers(1, HEADS, LENGTH + padding, WIDTH, dtype=x.dtype)])
+            torch.cat(
+                [
+                    torch.cat([x, x.new_full((1, HEADS, padding, WIDTH), 50.0)], 2),
+                    numbers(1, HEADS, LENGTH + padding, WIDTH, dtype=x.dtype),
+                ]
+            )
             for x in texts
         ]
         mask = torch.ones(2, LENGTH + padding, dtype=torch.bool)
@@ -232,9 +244,12 @@ def test_kernel_state_leaves_padding_out():
 def test_kernel_attention_needs_memory_linear_in_length(causal):
     w = features(16, 8, dtype=torch.float32)
     assert_linear_memory(lambda q, k, v: kernel_attention(q, k, v, w, causal=causal))
-    if causal:  # the sums are kept for each chunk, not for each position
+    if causal:  # the sums are made for each chunk, not for each position
         leaves, w = inputs(1, 1, 1024, 8, torch.float32), features(64, 8, dtype=torch.float32)
         assert saved_elements(lambda: kernel_attention(*leaves, w, causal=True)) < 0.75 * 1024 * 64 * 9
+        with Largest() as mode:
+            kernel_attention(*leaves, w, causal=True).sum().backward()
+        assert mode.elements < 0.25 * 1024 * 64 * 9
 
 
 def test_random_features_are_redrawn_on_demand_only_and_resume_as_they_would_have_gone_on():

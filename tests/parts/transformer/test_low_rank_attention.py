@@ -23,7 +23,12 @@ def test_low_rank_with_the_identity_equals_dense_attention(max_length):
     for dtype in (torch.float64, torch.float32):
         q, k, v = inputs(BATCH, HEADS, LENGTH, 4, dtype, values=6)
         e = identity.to(dtype)
-        compare(lambda q=q, k=k, v=v, e=e: low_rank_attention(q, k, v, e), lambda q=q, k=k, v=v: dense(q, k, v, None), (q, k, v), dtype)
+        compare(
+            lambda q=q, k=k, v=v, e=e: low_rank_attention(q, k, v, e),
+            lambda q=q, k=k, v=v: dense(q, k, v, None),
+            (q, k, v),
+            dtype,
+        )
 
 
 @pytest.mark.parametrize("own", ["shared", "heads"])
@@ -51,7 +56,9 @@ def test_low_rank_equals_its_formula_with_every_way_of_sharing(own, separate, pa
             return out
 
         compare(
-            lambda leaves=leaves, e=e, f=f: low_rank_attention(*leaves, e, f if separate else None, mask=mask, scale=0.9),
+            lambda leaves=leaves, e=e, f=f: low_rank_attention(
+                *leaves, e, f if separate else None, mask=mask, scale=0.9
+            ),
             oracle,
             [*leaves, e, f] if separate else [*leaves, e],
             dtype,
@@ -65,7 +72,12 @@ def test_low_rank_padding_changes_nothing_and_gives_zeros(own):
     alone = low_rank_attention(*texts, e)
     for padding in (1, 7, 60):
         longer = [
-            torch.cat([torch.cat([x, x.new_full((1, HEADS, padding, 4), 50.0)], 2), numbers(1, HEADS, LENGTH + padding, 4, dtype=x.dtype)])
+            torch.cat(
+                [
+                    torch.cat([x, x.new_full((1, HEADS, padding, 4), 50.0)], 2),
+                    numbers(1, HEADS, LENGTH + padding, 4, dtype=x.dtype),
+                ]
+            )
             for x in texts
         ]
         mask = torch.ones(2, LENGTH + padding, dtype=torch.bool)

@@ -120,7 +120,12 @@ def test_window_padding_changes_nothing_and_gives_zeros():
     for padding in (1, 23, 90):
         # what stands in the padding is large, and other texts are longer
         longer = [
-            torch.cat([torch.cat([x, x.new_full((1, HEADS, padding, 4), 50.0)], 2), numbers(1, HEADS, 41 + padding, 4, dtype=x.dtype)])
+            torch.cat(
+                [
+                    torch.cat([x, x.new_full((1, HEADS, padding, 4), 50.0)], 2),
+                    numbers(1, HEADS, 41 + padding, 4, dtype=x.dtype),
+                ]
+            )
             for x in texts
         ]
         mask = torch.ones(2, 41 + padding, dtype=torch.bool)

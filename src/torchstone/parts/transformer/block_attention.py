@@ -155,7 +155,7 @@ class _Pieces(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q, k, v, extra_k, extra_v, lists: _Lists, scale: float, dropout: float, seed: int | None):
+    def forward(ctx, q, k, v, extra_k, extra_v, lists, scale, dropout, seed):
         ctx.save_for_backward(q, k, v, extra_k, extra_v)
         ctx.lists, ctx.settings = lists, (scale, dropout, seed)
         out = torch.empty_like(v)

@@ -54,16 +54,20 @@ def block_sparse_attention(
         random = random_blocks.expand(batch, heads, -1, -1)
         table = torch.cat([table.expand(-1, heads, -1, -1), random], 3)
     out = block_attention(q, k, v, table, key_mask=key_mask, scale=scale, dropout=dropout)
-    # the global blocks attend to all tokens; where a text has but one block, its row is written twice
+    # the global blocks attend to all tokens
     out = out.unflatten(2, (blocks, block_size))
-    queries = q.unflatten(2, (blocks, block_size))
+    text = torch.arange(batch, device=q.device)[:, None]
+    chosen = q.unflatten(2, (blocks, block_size))[
+        text, :, global_blocks
+    ]  # (batch, 2, heads, block, head_dim)
     visible = None if mask is None and not padding else key_mask[:, None, None]
-    text = torch.arange(batch, device=q.device)
-    chosen = torch.cat([queries[text, :, block] for block in global_blocks.T], 2)
-    found = attention(chosen, k, v, mask=visible, scale=scale, dropout=dropout)
-    for block, rows in zip(global_blocks.T, found.split(block_size, 2), strict=True):
-        index = (text[:, None], torch.arange(heads, device=q.device)[None], block[:, None])
-        out = out.index_put(index, rows)
+    found = attention(chosen.transpose(1, 2).flatten(2, 3), k, v, mask=visible, scale=scale, dropout=dropout)
+    found = found.unflatten(2, (2, block_size))
+    # a text's only block is written twice, and must not get its gradient twice
+    is_again = torch.stack([global_blocks[:, 0] < 0, global_blocks[:, 0] == global_blocks[:, 1]], 1)
+    found = torch.where(is_again[:, None, :, None, None], found.detach(), found)
+    head = torch.arange(heads, device=q.device)[:, None]
+    out = out.index_put_((text[:, :, None], head, global_blocks[:, None]), found)
     out = out.flatten(2, 3)[:, :, :length]
     return out if mask is None else out.masked_fill(~mask[:, None, :, None], 0)
 
@@ -77,14 +81,13 @@ def text_blocks(mask: Bool[Tensor, "batch length"], block_size: int) -> Int64[Te
 
 
 def _table(global_blocks: Tensor, blocks: int, side_blocks: int) -> Int64[Tensor, "batch blocks listed"]:
-    """Each block's neighbors and the global blocks, each once; -1 is none."""
+    """Of each block of a text: its neighbors and the global blocks, each once; -1 is none."""
     first, last = (x[:, None, None] for x in global_blocks.unbind(1))
     block = torch.arange(blocks, device=first.device)[None, :, None]
     near = block + torch.arange(-side_blocks, side_blocks + 1, device=first.device)
     near = near.masked_fill((near < first) | (near > last), -1)
     ends = torch.cat([first, last], 2).expand(-1, blocks, -1)
     is_near = (ends - block).abs() <= side_blocks
-    is_near[:, :, 1] |= (first == last)[:, :, 0]
     return torch.cat([near.expand(len(first), -1, -1), ends.masked_fill(is_near, -1)], 2)
 
 
@@ -122,18 +125,17 @@ class RandomBlocks(nn.Module):
             raise ValueError(f"{blocks} blocks, but random blocks were drawn for {max_blocks}")
         first, last = global_blocks[:, :1], global_blocks[:, 1:]
         total = last - first + 1  # (batch, 1)
-        own = torch.arange(blocks, device=first.device) - first  # (batch, blocks), counted from the text's first
+        own = torch.arange(blocks, device=first.device) - first  # (batch, blocks), from the text's first
         near = own[:, :, None] + torch.arange(-side_blocks, side_blocks + 1, device=first.device)
         ends = torch.stack([torch.zeros_like(total), total - 1], 2).expand(-1, blocks, -1)
         taken = torch.cat([near, ends], 2)
         is_repeated = (ends - own[:, :, None]).abs() <= side_blocks
-        is_repeated[:, :, 1] |= total == 1
         is_out = (near < 0) | (near >= total[:, :, None])
         beyond = torch.cat([is_out, is_repeated], 2)
         left = total - (~beyond).sum(2)  # (batch, blocks): how many there are to draw from
         # sorted, so that the i-th of those left is found by stepping over the taken ones
         taken = taken.masked_fill(beyond, max_blocks + 1).sort(2).values[:, None]
-        uniform = self.uniform[:, own.clamp(0, max_blocks - 1)].transpose(0, 1)  # (batch, heads, blocks, random)
+        uniform = self.uniform[:, own.clamp(0, max_blocks - 1)].transpose(0, 1)  # (B, H, blocks, random)
         drawn: list[Tensor] = []
         for i in range(uniform.shape[3]):
             number = left - i

@@ -1,4 +1,4 @@
-"""Kernel attention (Performer, FAVOR+): softmax attention by positive random features, linear in the length."""
+"""Kernel attention (Performer, FAVOR+): softmax by positive random features, linear in the length."""
 
 from typing import NamedTuple
 

@@ -95,8 +95,9 @@ def sliding_window_attention(
         global_qkv = _at(q, global_tokens.positions), k, v
     visible = None if mask is None else mask[:, None, None]
     found = attention(*global_qkv, mask=visible, scale=scale, dropout=dropout)
-    found = found[global_tokens.text, :, global_tokens.slot]
-    return out.index_put((global_tokens.text[:, None], *_heads(out, global_tokens.position)), found)
+    found = found[global_tokens.text, :, global_tokens.slot]  # (found, heads, values)
+    heads = torch.arange(out.shape[1], device=out.device)
+    return out.index_put((global_tokens.text[:, None], heads, global_tokens.position[:, None]), found)
 
 
 def _window_attention(
@@ -149,8 +150,3 @@ def _fold(x: Tensor, dilation: int) -> Tensor:
 def _at(x: Tensor, positions: Tensor) -> Tensor:
     """Rows of (batch, heads, length, width) at each text's positions: (batch, heads, positions, width)."""
     return x.gather(2, positions[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
-
-
-def _heads(x: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of all heads at each position, to go with the index of its text."""
-    return torch.arange(x.shape[1], device=x.device)[None], position[:, None]
