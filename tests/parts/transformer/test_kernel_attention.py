@@ -48,12 +48,22 @@ def formula(q, k, v, w, causal=False, mask=None, scale=None):
     return weights @ v / weights.sum(3, keepdim=True).clamp(min=1e-300)
 
 
+@pytest.fixture(params=["pieces", "at once"])
+def way(request, monkeypatch):
+    """Both ways to compute: in pieces on a CPU; all features at once elsewhere and where torch compiles."""
+    if request.param == "at once":
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    return request.param
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("length", [1, 8, LENGTH])
-def test_kernel_attention_equals_its_formula(causal, padded, own, length, monkeypatch):
+def test_kernel_attention_equals_its_formula(causal, padded, own, length, way, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 8)  # lengths of one, of several, and of no whole number of chunks
+    monkeypatch.setattr(module, "POSITIONS", 8)
+    monkeypatch.setattr(module, "PIECE", 8 * 12 * 4)  # 4 of the 6 rows at a time
     mask = padding_mask(length) if padded and length > 4 else None
     w = features(12) if not own else torch.stack([features(12, seed=s) for s in range(HEADS)])
     for dtype in (torch.float64, torch.float32):
@@ -65,6 +75,17 @@ def test_kernel_attention_equals_its_formula(causal, padded, own, length, monkey
             (q, k, v),
             dtype,
         )
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_kernel_attention_features_may_be_trained(causal):
+    q, k, v = inputs(BATCH, HEADS, LENGTH, WIDTH)
+    w, mask = features(12).requires_grad_(), padding_mask()
+    compare(
+        lambda: kernel_attention(q, k, v, w, causal=causal, mask=mask),
+        lambda: formula(q, k, v, w, causal=causal, mask=mask),
+        (q, k, v, w),
+    )
 
 
 def errors_by_count(counts, size, draws=24, width=8, **settings):
@@ -127,7 +148,7 @@ def test_orthogonal_features_are_orthogonal_unbiased_and_better():
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_kernel_attention_is_stable_where_plain_exponentials_overflow(causal):
+def test_kernel_attention_is_stable_where_plain_exponentials_overflow(causal, way):
     """Inputs so large that exp of a log-feature is infinite or 0 in float32."""
     for size in (10.0, 60.0, 400.0):
         q, k, v = (
@@ -149,7 +170,7 @@ def test_kernel_attention_is_stable_where_plain_exponentials_overflow(causal):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_kernel_attention_bfloat16_does_not_overflow(causal):
+def test_kernel_attention_bfloat16_does_not_overflow(causal, way):
     leaves = [(x.detach() * 8).to(torch.bfloat16).requires_grad_() for x in inputs(1, 2, 200, 64)]
     w = features(128, 64, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -186,7 +207,7 @@ def test_kernel_attention_padding_changes_nothing_and_gives_zeros(causal):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_kernel_attention_text_of_padding_alone_gives_zeros_with_zero_gradient(causal):
+def test_kernel_attention_text_of_padding_alone_gives_zeros_with_zero_gradient(causal, way):
     leaves, mask = inputs(BATCH, HEADS, LENGTH, WIDTH, torch.float32), padding_mask()
     mask[1] = False
     out = kernel_attention(*leaves, features(12, dtype=torch.float32), causal=causal, mask=mask)
@@ -195,7 +216,7 @@ def test_kernel_attention_text_of_padding_alone_gives_zeros_with_zero_gradient(c
     assert all(bool(g.isfinite().all()) and not g[1].any() for g in gradients)
 
 
-def test_causal_kernel_attention_is_not_touched_by_later_chunks(monkeypatch):
+def test_causal_kernel_attention_is_not_touched_by_later_chunks(way, monkeypatch):
     """Not even by rounding: a stabilizer over the whole sequence would tell of later keys."""
     monkeypatch.setattr(module, "CHUNK", 8)
     q, k, v = (x.detach() for x in inputs(1, 2, 40, WIDTH, torch.float32))
@@ -241,7 +262,7 @@ def test_kernel_state_leaves_padding_out():
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_kernel_attention_needs_memory_linear_in_length(causal):
+def test_kernel_attention_needs_memory_linear_in_length(causal, way):
     w = features(16, 8, dtype=torch.float32)
     assert_linear_memory(lambda q, k, v: kernel_attention(q, k, v, w, causal=causal))
     if causal:  # the sums are made for each chunk, not for each position

@@ -5,10 +5,13 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from torchstone.parts.seeding import SeedStream, derive_generator
 
 CHUNK = 64  # positions whose pairs are multiplied out in causal attention
+# features of one piece of the work on a CPU: half a megabyte in float32, which stays in the cache of a core
+PIECE, POSITIONS = 131_072, 256
 LOWEST = -1e30  # log-feature of nothing
 SMALLEST = 1e-30  # of a denominator
 
@@ -34,6 +37,9 @@ def kernel_attention(
     before its own largest is subtracted. (One number for all keys and an ε after the exponential, as
     in the authors' code, would be the floor of the error.) They are computed in float32 at least.
 
+    A CPU works through pieces that stay in its cache and computes the features again in the backward pass;
+    elsewhere, and where torch compiles, all features are made at once and kept.
+
     Args:
         features: W, of `draw_features`; (features, head_dim) is shared by the heads.
         causal: no key after the query, by prefix sums over chunks; memory stays linear in the length.
@@ -44,8 +50,11 @@ def kernel_attention(
     with torch.autocast(q.device.type, enabled=False):
         q, k, v = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in (q, k, v))
         w = _scaled(features, q, scale)
-        attend = _causal if causal else _bidirectional
-        out = attend(q @ w.transpose(-1, -2), _log_key_features(k, w, scale, mask), v)
+        if q.device.type == "cpu" and not torch.compiler.is_compiling() and not features.requires_grad:
+            out = _in_pieces(q, k, v, w, causal, mask, scale)
+        else:
+            attend = _causal if causal else _bidirectional
+            out = attend(q @ w.transpose(-1, -2), _log_key_features(k, w, scale, mask), v)
         out = out if mask is None else out.masked_fill(~mask[:, None, :, None], 0)
     return out.to(dtype)
 
@@ -60,10 +69,15 @@ def _log_key_features(k: Tensor, w: Tensor, scale: float | None, mask: Tensor | 
 
     Padding's are −∞, and its features thereby 0. A query's norm cancels, and is left out everywhere.
     """
-    scale = k.shape[3] ** -0.5 if scale is None else scale
-    half = k.square().sum(3)[:, :, None] * (-0.5 * scale)
-    half = half if mask is None else half.masked_fill(~mask[:, None, None], -torch.inf)
-    return (w @ k.transpose(2, 3)).add_(half)
+    return (w @ k.transpose(2, 3)).add_(_minus_half_norm(k, scale, mask)[:, :, None])
+
+
+def _minus_half_norm(
+    k: Tensor, scale: float | None, mask: Tensor | None
+) -> Float[Tensor, "batch heads length"]:
+    """−|k̂|²/2 of each key, −∞ for padding."""
+    half = k.square().sum(3) * (-0.5 * (k.shape[3] ** -0.5 if scale is None else scale))
+    return half if mask is None else half.masked_fill(~mask[:, None], -torch.inf)
 
 
 def _query_features(logs: Tensor, peak: Tensor) -> Tensor:
@@ -107,6 +121,169 @@ def _causal(log_q: Tensor, log_k: Tensor, v: Tensor) -> Tensor:
         before.append((before[-1] + one) * factor)
     out = _divide((q @ k).tril() @ v + q @ torch.stack(before, 2))
     return out.flatten(2, 3)[:, :, :length]
+
+
+def _in_pieces(
+    q: Tensor, k: Tensor, v: Tensor, w: Tensor, causal: bool, mask: Tensor | None, scale: float | None
+) -> Tensor:
+    batch, heads, length, width = q.shape
+    half = _minus_half_norm(k.detach(), scale, mask).flatten(0, 1)
+    w = w.detach().expand(batch, heads, -1, -1).flatten(0, 1)
+    scale = width**-0.5 if scale is None else scale
+    function = _CausalPieces if causal else _BidirectionalPieces
+    out = function.apply(*(x.reshape(batch * heads, length, -1) for x in (q, k, v)), w, half, scale)
+    return out.view(batch, heads, length, -1)
+
+
+def _pieces(rows: int, length: int, features: int, positions: int) -> tuple[list[slice], list[slice]]:
+    """Slices of the rows, and slices of `positions` positions, that together have about `PIECE` features."""
+    positions = min(positions, length)
+    group = max(1, PIECE // (positions * features))
+    return (
+        [slice(first, min(first + group, rows)) for first in range(0, rows, group)],
+        [slice(first, min(first + positions, length)) for first in range(0, length, positions)],
+    )
+
+
+def _output_gradients(dout: Tensor, out: Tensor, weight: Tensor) -> Tensor:
+    """Of the sums, from that of their quotient: d(a/b) = da/b − (a/b) db/b, of a and b side by side."""
+    dvalues = dout / weight
+    return torch.cat([dvalues, -(dvalues * out).sum(-1, keepdim=True)], -1)
+
+
+class _BidirectionalPieces(torch.autograd.Function):
+    """`_bidirectional` of rows (text and head) of q, k and v, each (rows, length, width), piece by piece.
+
+    Forward, the sums over keys are rescaled whenever a piece raises the stabilizer. Backward, the features
+    are computed again: with F = exp L, dL = dF ⊙ F, dX = dL W, and for a key −x · rowsum(dL) · scale more.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, w, half, scale):
+        (count, length, _), features = q.shape, w.shape[1]
+        peak = q.new_full((count, features, 1), LOWEST)
+        sums = q.new_zeros(count, features, v.shape[2] + 1)
+        out, weight = torch.empty_like(v), v.new_empty(count, length, 1)
+        groups, pieces = _pieces(count, length, features, POSITIONS)
+        for rows in groups:
+            for at in pieces:
+                logs = torch.bmm(w[rows], k[rows, at].transpose(1, 2)).add_(half[rows, None, at])
+                higher = torch.maximum(peak[rows], logs.amax(2, keepdim=True))
+                sums[rows] *= (peak[rows] - higher).exp_()
+                peak[rows] = higher
+                _accumulate(sums[rows], logs.sub_(higher).exp_(), v[rows, at])
+            for at in pieces:
+                logs = torch.bmm(q[rows, at], w[rows].transpose(1, 2))
+                total = torch.bmm(_query_features(logs, peak[rows].transpose(1, 2)), sums[rows])
+                weight[rows, at] = total[..., -1:].clamp_(min=SMALLEST)
+                torch.div(total[..., :-1], weight[rows, at], out=out[rows, at])
+        ctx.save_for_backward(q, k, v, w, half, peak, sums, out, weight)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout):
+        q, k, v, w, half, peak, sums, out, weight = ctx.saved_tensors
+        dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+        groups, pieces = _pieces(len(q), q.shape[1], w.shape[1], POSITIONS)
+        with torch.autocast(q.device.type, enabled=False):
+            for rows in groups:
+                dsums = torch.zeros_like(sums[rows])
+                for at in pieces:
+                    dtotal = _output_gradients(dout[rows, at], out[rows, at], weight[rows, at])
+                    logs = torch.bmm(q[rows, at], w[rows].transpose(1, 2))
+                    features = _query_features(logs, peak[rows].transpose(1, 2))
+                    dsums.baddbmm_(features.transpose(1, 2), dtotal)
+                    dlogs = torch.bmm(dtotal, sums[rows].transpose(1, 2)).mul_(features)
+                    dq[rows, at] = torch.bmm(dlogs, w[rows])
+                dvalues, dweight = dsums[..., :-1].contiguous(), dsums[..., -1:]
+                for at in pieces:
+                    logs = torch.bmm(w[rows], k[rows, at].transpose(1, 2)).add_(half[rows, None, at])
+                    features = logs.sub_(peak[rows]).exp_()
+                    dv[rows, at] = torch.bmm(features.transpose(1, 2), dvalues)
+                    dlogs = torch.baddbmm(dweight, dvalues, v[rows, at].transpose(1, 2)).mul_(features)
+                    dk[rows, at] = _key_gradient(dlogs, w[rows], k[rows, at], ctx.scale)
+        return dq, dk, dv, None, None, None
+
+
+class _CausalPieces(torch.autograd.Function):
+    """`_causal` of rows, chunk by chunk; the sums before each chunk are kept, and the features are not."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, w, half, scale):
+        (count, length, _), features = q.shape, w.shape[1]
+        groups, chunks = _pieces(count, length, features, CHUNK)
+        before = q.new_empty(len(chunks), count, features, v.shape[2] + 1)
+        peaks = q.new_empty(len(chunks), count, features, 1)
+        out, weight = torch.empty_like(v), v.new_empty(count, length, 1)
+        for rows in groups:
+            peak = torch.full_like(peaks[0, rows], LOWEST)
+            sums = torch.zeros_like(before[0, rows])
+            for i, at in enumerate(chunks):
+                logs = torch.bmm(w[rows], k[rows, at].transpose(1, 2)).add_(half[rows, None, at])
+                higher = torch.maximum(peak, logs.amax(2, keepdim=True))
+                sums *= (peak - higher).exp_()
+                peak = peaks[i, rows] = higher
+                before[i, rows] = sums
+                key_features = logs.sub_(peak).exp_()
+                logs = torch.bmm(q[rows, at], w[rows].transpose(1, 2))
+                query_features = _query_features(logs, peak.transpose(1, 2))
+                pairs = torch.bmm(query_features, key_features).tril_()
+                total = torch.bmm(query_features, sums)
+                _accumulate(total, pairs, v[rows, at])
+                weight[rows, at] = total[..., -1:].clamp_(min=SMALLEST)
+                torch.div(total[..., :-1], weight[rows, at], out=out[rows, at])
+                _accumulate(sums, key_features, v[rows, at])
+        ctx.save_for_backward(q, k, v, w, half, peaks, before, out, weight)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout):
+        q, k, v, w, half, peaks, before, out, weight = ctx.saved_tensors
+        dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+        groups, chunks = _pieces(len(q), q.shape[1], w.shape[1], CHUNK)
+        with torch.autocast(q.device.type, enabled=False):
+            for rows in groups:
+                later, dsums = None, torch.zeros_like(before[0, rows])  # of the sums after a chunk
+                for i, at in reversed(list(enumerate(chunks))):
+                    peak, sums, values = peaks[i, rows], before[i, rows], v[rows, at]
+                    if later is not None:
+                        dsums *= (peak - later).exp_()
+                    later = peak
+                    logs = torch.bmm(w[rows], k[rows, at].transpose(1, 2)).add_(half[rows, None, at])
+                    key_features = logs.sub_(peak).exp_()
+                    logs = torch.bmm(q[rows, at], w[rows].transpose(1, 2))
+                    query_features = _query_features(logs, peak.transpose(1, 2))
+                    pairs = torch.bmm(query_features, key_features).tril_()
+                    dtotal = _output_gradients(dout[rows, at], out[rows, at], weight[rows, at])
+                    dvalues, dweight = dtotal[..., :-1], dtotal[..., -1:]
+                    dpairs = torch.baddbmm(dweight, dvalues, values.transpose(1, 2)).tril_()
+                    dlogs = torch.bmm(dtotal, sums.transpose(1, 2))
+                    dlogs = dlogs.baddbmm_(dpairs, key_features.transpose(1, 2)).mul_(query_features)
+                    dq[rows, at] = torch.bmm(dlogs, w[rows])
+                    after = dsums[..., :-1].contiguous()
+                    dv[rows, at] = torch.bmm(key_features.transpose(1, 2), after).baddbmm_(
+                        pairs.transpose(1, 2), dvalues
+                    )
+                    dlogs = torch.baddbmm(dsums[..., -1:], after, values.transpose(1, 2))
+                    dlogs = dlogs.baddbmm_(query_features.transpose(1, 2), dpairs).mul_(key_features)
+                    dk[rows, at] = _key_gradient(dlogs, w[rows], k[rows, at], ctx.scale)
+                    dsums.baddbmm_(query_features.transpose(1, 2), dtotal)
+        return dq, dk, dv, None, None, None
+
+
+def _accumulate(sums: Tensor, weights: Tensor, values: Tensor) -> None:
+    """Adds the weighted sum of values, and in the last column the sum of weights."""
+    sums[..., :-1].baddbmm_(weights, values)
+    sums[..., -1] += weights.sum(2)
+
+
+def _key_gradient(dlogs: Tensor, w: Tensor, k: Tensor, scale: float) -> Tensor:
+    """Of a piece's keys, from that of their log-features (rows, features, positions)."""
+    return torch.bmm(dlogs.transpose(1, 2), w).sub_(k * (dlogs.sum(1)[:, :, None] * scale))
 
 
 class KernelState(NamedTuple):
