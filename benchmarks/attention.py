@@ -9,7 +9,7 @@ each time; a ratio is the median over the rounds of dense to other in the same r
 with causal dense attention. Peak memory is what one forward and backward pass allocates beyond its inputs,
 outputs and gradients included, by torch's own record of its allocations.
 
-It prints a table, or with --json all figures, and writes attention.md and attention.png.
+It prints a table, or with --json all figures, and writes attention.json, attention.md and attention.png.
 """
 
 import argparse
@@ -41,6 +41,9 @@ DENSE = {False: "dense", True: "dense, causal"}
 # (contender, length, at least): the issue's figures
 TARGETS = (("window", 4096, 10), ("window", 8192, 18), ("low rank", 4096, 6), ("kernel", 4096, 6))
 EXPONENTS = {"window": 1.15, "block sparse": 1.15, "low rank": 1.25, "kernel": 1.25}
+
+COLORS = dict(zip(("window", "block sparse", "low rank", "kernel"), canvas.PALETTE, strict=False))
+COLORS["dense"] = "black"
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -197,12 +200,13 @@ def picture(found: dict, file: Path) -> None:
     panels = figure.subplots(1, 3)
     kinds = (("seconds", "CPU seconds"), ("ratio", "times as fast as dense"), ("peak_mib", "peak MiB"))
     for axes, (key, label) in zip(panels, kinds, strict=True):
-        for i, name in enumerate(found["contenders"]):
+        for name in found["contenders"]:
             if key == "ratio" and name in DENSE.values():
                 continue
             values = [found["lengths"][str(n)][name][key] for n in lengths]
-            color = canvas.PALETTE[i % len(canvas.PALETTE)]
-            axes.plot(lengths, values, marker="o", markersize=3, color=color, label=name)
+            line = "--" if "causal" in name else ":" if "global" in name else "-"
+            color = COLORS[name.split(",")[0]]
+            axes.plot(lengths, values, line, marker="o", markersize=3, color=color, label=name)
         axes.set(xscale="log", yscale="log", xlabel="length", title=label)
         axes.set_xticks(lengths, [str(n) for n in lengths], rotation=60, fontsize=7)
         axes.minorticks_off()
@@ -237,6 +241,7 @@ def main() -> None:
         "torch": torch.__version__,
     }
     args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "attention.json").write_text(json.dumps(found, indent=1) + "\n")
     (args.out / "attention.md").write_text(table(found) + "\n")
     picture(found, args.out / "attention.png")
     if args.json:
@@ -247,7 +252,7 @@ def main() -> None:
         value = target.get("ratio", target.get("exponent"))
         limit = f"at least {target['least']}" if "least" in target else f"at most {target['most']}"
         print(f"{target['what']}: {value:.2f} ({limit}){'' if target['met'] else '  NOT MET'}")
-    print(f"picture and table: {args.out}")
+    print(f"figures, table and picture: {args.out}")
 
 
 if __name__ == "__main__":

@@ -114,6 +114,7 @@ def test_random_blocks_are_the_same_in_training_and_evaluation_and_leave_other_g
     other = RandomBlocks(HEADS, 16, 3, seed=6)
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other(ends, 16), evaluation)
+    assert torch.equal(layer.to(torch.bfloat16)(ends, 16), evaluation)
 
 
 @pytest.mark.parametrize("before", [0, 2])

@@ -165,7 +165,7 @@ class _Pieces(torch.autograd.Function):
                 keys, values = (_keys(x, more, piece, lists) for x, more in ((k, extra_k), (v, extra_v)))
                 weights = _weights(q[piece].to(lists.bias.dtype), keys, piece, lists, scale)
                 if generator is not None:
-                    weights *= _kept(weights, dropout, generator)
+                    weights *= _dropout_factors(weights, dropout, generator)
                 if out.dtype == weights.dtype:
                     torch.bmm(weights, values, out=out[piece])
                 else:
@@ -194,9 +194,9 @@ class _Pieces(torch.autograd.Function):
                 if generator is None:
                     dvalues = torch.bmm(weights.transpose(1, 2), dpiece)
                 else:
-                    kept = _kept(weights, dropout, generator)
-                    dvalues = torch.bmm((weights * kept).transpose(1, 2), dpiece)
-                    dweights *= kept
+                    factors = _dropout_factors(weights, dropout, generator)
+                    dvalues = torch.bmm((weights * factors).transpose(1, 2), dpiece)
+                    dweights *= factors
                 dscores = torch._softmax_backward_data(dweights, weights, -1, dtype).mul_(scale)
                 dq[piece] = torch.bmm(dscores, keys)
                 dkeys = torch.bmm(dscores.transpose(1, 2), queries)
@@ -242,6 +242,6 @@ def _generator(seed: int | None) -> torch.Generator | None:
     return None if seed is None else torch.Generator().manual_seed(seed)
 
 
-def _kept(weights: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
+def _dropout_factors(weights: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
     """Dropout's factors of a piece: 0, or 1 / (1 − p)."""
     return torch.empty_like(weights).bernoulli_(1 - dropout, generator=generator).div_(1 - dropout)

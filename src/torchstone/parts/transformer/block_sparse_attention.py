@@ -9,6 +9,8 @@ from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.parts.transformer.attention import attention
 from torchstone.parts.transformer.block_attention import block_attention
 
+BITS = 31  # of the uniform numbers that random blocks are kept as
+
 
 def block_sparse_attention(
     q: Float[Tensor, "batch heads length head_dim"],
@@ -110,7 +112,9 @@ class RandomBlocks(nn.Module):
     def __init__(self, heads: int, max_blocks: int, random: int, *, seed: int):
         super().__init__()
         generator = derive_generator(seed, SeedStream.RANDOM_BLOCKS, 0)
-        self.register_buffer("uniform", torch.rand(heads, max_blocks, random, generator=generator))
+        # whole numbers, which no `.to(torch.bfloat16)` rounds
+        uniform = torch.randint(2**BITS, (heads, max_blocks, random), generator=generator)
+        self.register_buffer("uniform", uniform)
 
     def forward(
         self, global_blocks: Int64[Tensor, "batch 2"], blocks: int, side_blocks: int = 1
@@ -136,16 +140,15 @@ class RandomBlocks(nn.Module):
         # sorted, so that the i-th of those left is found by stepping over the taken ones
         taken = taken.masked_fill(beyond, max_blocks + 1).sort(2).values[:, None]
         uniform = self.uniform[:, own.clamp(0, max_blocks - 1)].transpose(0, 1)  # (B, H, blocks, random)
-        drawn: list[Tensor] = []
+        ranks, found = [], torch.full(uniform.shape, -1, device=first.device)
         for i in range(uniform.shape[3]):
-            number = left - i
-            rank = (uniform[..., i] * number[:, None]).long().minimum((number - 1).clamp(min=0)[:, None])
-            if drawn:
-                rank = _step_over(rank, torch.stack(drawn, 3).sort(3).values)
-            drawn.append(torch.where(number[:, None] > 0, rank, max_blocks + 1))
-        ranks = torch.stack(drawn, 3) if drawn else uniform.long()
-        found = torch.stack([_step_over(rank, taken) for rank in ranks.unbind(3)], 3) if drawn else ranks
-        return torch.where(ranks <= max_blocks, found + first[:, :, None, None], -1)
+            number = (left - i)[:, None]  # (batch, 1, blocks): those that are left
+            rank = uniform[..., i] * number >> BITS  # from 0 to number - 1
+            if ranks:
+                rank = _step_over(rank, torch.stack(ranks, 3).sort(3).values)
+            ranks.append(torch.where(number > 0, rank, max_blocks + 1))
+            found[..., i] = torch.where(number > 0, _step_over(rank, taken) + first[:, :, None], -1)
+        return found
 
 
 def _step_over(rank: Tensor, taken: Tensor) -> Tensor:

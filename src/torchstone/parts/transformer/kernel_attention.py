@@ -375,8 +375,8 @@ class RandomFeatures(nn.Module):
         """Other features of the same distribution: another function, so only between training steps."""
         generator = derive_generator(self.seed, SeedStream.RANDOM_FEATURES, int(self.draws))
         features, head_dim = self.matrix.shape
-        drawn = draw_features(features, head_dim, generator=generator, orthogonal=self.orthogonal)
-        self.matrix.copy_(drawn)
+        matrix = draw_features(features, head_dim, generator=generator, orthogonal=self.orthogonal)
+        self.matrix.copy_(matrix)
         self.draws += 1
 
     def forward(self) -> Float[Tensor, "features head_dim"]:
