@@ -31,6 +31,7 @@ SLOW = frozenset(
         *("seq2seq/multi30k_cpu", "transformer/translate", "transformer/multi30k_cpu"),
         *("transformer/multi30k", "t5/denoise", "t5/texts", "ddpg/halfcheetah"),
         *("gpt/shakespeare", "gpt/shakespeare_nanogpt", "gpt/shakespeare_gpu"),
+        *("performer/shakespeare",),
         *("bert/sentiment", "bert/masked", "bert/paper"),
         *("ppo/pong", "ppo/pong_half_hour", "dqn/pong", "dqn/nature", "vgg/mnist5k"),
     }

@@ -44,7 +44,7 @@ KILLED = ("lenet5", "gpt", "dqn")
 # each kind of layer is in one of them; generating code takes most of a minute each, so that is done for two
 COMPILED = {"inductor": ("mlp", "lenet5"), "aot_eager": ("efficientnet", "gru", "vit", "t5", "ddpm")}
 
-COMPILED_IN_SWEEP = {"vae", "dcgan", "mobilenet", "deeplab", "resnet", "realnvp"}
+COMPILED_IN_SWEEP = {"vae", "dcgan", "mobilenet", "deeplab", "resnet", "realnvp", "performer"}
 
 
 @trained

@@ -34,7 +34,9 @@ METRICS = {
     "ctc": "label_error exact_match beam_error single_error loss",
     "seq2seq": f"{TRANSLATION} alignment_error alignment_precision alignment_recall diagonal_error",
     "transformer": TRANSLATION,
-    "gpt": "loss bits_per_character perplexity perplexity_per_character unigram",
+    **dict.fromkeys(
+        ("gpt", "performer"), "loss bits_per_character perplexity perplexity_per_character unigram"
+    ),
     "bert": f"{CLASSES} cross_entropy next_accuracy unigram tfidf",
     "t5": TRANSLATION,
     "vae": "loss elbo iwae_5 iwae_50 kl active_latents independent_pixels",

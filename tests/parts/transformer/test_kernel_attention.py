@@ -292,3 +292,10 @@ def test_random_features_are_redrawn_on_demand_only_and_resume_as_they_would_hav
     resumed.redraw()
     assert torch.equal(resumed(), layer())
     assert not torch.equal(RandomFeatures(12, WIDTH, seed=4)(), first)
+
+
+def test_random_features_are_made_without_numbers_to_be_counted():
+    with torch.device("meta"):
+        layer = RandomFeatures(12, WIDTH, seed=3)
+    assert layer().is_meta
+    assert layer().shape == (12, WIDTH)

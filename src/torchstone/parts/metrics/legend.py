@@ -185,7 +185,7 @@ OF_SYSTEMS = {
     **{(system, "loss"): _POLICY_LOSS for system in ("reinforce", "a2c", "ppo")},
     **{(system, "loss"): _TD_LOSS for system in ("dqn", "ddpg")},
     **{(system, "loss"): _GENERATOR_LOSS for system in ("gan", "cgan", "dcgan")},
-    **{(system, "loss"): _TOKEN_LOSS for system in ("gpt", "seq2seq", "transformer", "t5")},
+    **{(system, "loss"): _TOKEN_LOSS for system in ("gpt", "performer", "seq2seq", "transformer", "t5")},
     **{(system, "loss"): _RECURRENT_LOSS for system in ("rnn", "lstm", "gru")},
     **{
         (s, "accuracy"): Legend("token accuracy", "fraction of tokens that is right", "higher")

@@ -373,6 +373,8 @@ class RandomFeatures(nn.Module):
     @torch.no_grad()
     def redraw(self) -> None:
         """Other features of the same distribution: another function, so only between training steps."""
+        if self.matrix.is_meta:  # a network without numbers, to be counted
+            return
         generator = derive_generator(self.seed, SeedStream.RANDOM_FEATURES, int(self.draws))
         features, head_dim = self.matrix.shape
         matrix = draw_features(features, head_dim, generator=generator, orthogonal=self.orthogonal)

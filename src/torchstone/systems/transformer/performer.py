@@ -1,0 +1,499 @@
+"""Performer: a language model whose attention is linear in the length, and whose past has a fixed size.
+
+Paper: Krzysztof Choromanski, Valerii Likhosherstov, David Dohan, Xingyou Song, Andreea Gane, Tamas Sarlos,
+Peter Hawkins, Jared Davis, Afroz Mohiuddin, Lukasz Kaiser, David Belanger, Lucy Colwell and Adrian Weller,
+"Rethinking Attention with Performers", ICLR 2021, arXiv:2009.14794 (2020), section 2 and appendix B.1.
+
+The idea. Softmax attention weighs each pair of tokens by exp(q·k/√d), so its cost grows with the square of
+the length. That weight is the expectation of a product, one factor of which depends on the query alone and
+the other on the key alone. Estimated by m random features (FAVOR+), the sum over keys is the same for all
+queries. In a causal model that sum is a recurrent state: a new token is added to it and then forgotten.
+
+    exp(q·k/√d) = E[φ_w(q) φ_w(k)],   φ_w(x) = exp(w·x̂ − |x̂|²/2),   x̂ = x/d^¼,   w ~ N(0, I)     (lemma 1)
+    S_t = Σ_{s≤t} φ(k_s) (v_s, 1)ᵀ,   (a_t, c_t) = φ(q_t)ᵀ S_t,   Attention(h)_t = W_o a_t / c_t      (causal)
+    a = h + Attention(LN₁ h),   h = a + W₂ gelu(W₁ LN₂ a)                                     each block
+    p(next) = softmax(LN(h) W_eᵀ),   loss −Σ log p(tokenₜ | tokens before)
+
+    performer_char_cpu   width 128, 4 blocks, 4 heads, context 64, 128 features
+    performer_char       width 384, 6 blocks, 6 heads, context 256, 256 features
+
+Features are positive, so no denominator vanishes. The m rows w are orthogonal in blocks of d, which lowers
+the variance (section 2.4). The heads of a block share them, and each block has its own. They are no
+parameters: training draws others every `redraw_interval` steps (0 keeps the first), evaluation and
+generation draw none. A checkpoint holds them, so a resumed run draws what it would have drawn.
+
+All else is as in `gpt` of this library: names of weights, initialization, positions, validation. Weights of
+one fit the other, and the two approach each other as the number of features grows. Positions are learned,
+so a text may not be longer than the context; `generate` drops its older half then.
+
+What differs from the paper. It trains protein models with reversible layers; here are GPT-2's blocks. The
+stabilizer of the exponentials cancels exactly (`parts/transformer/kernel_attention.py`), where the authors'
+code adds ε to each feature. It has generalized attention with a ReLU in place of exp as well, which is no
+estimate of softmax and is left out. Attention weights exist nowhere, so dropout is that of residual branches.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from torchstone.data.text.corpus import read_text
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
+from torchstone.engine.run import Run
+from torchstone.engine.update import GradientUpdate, OptimConfig
+from torchstone.errors import BadInput
+from torchstone.parts.facts import Fact, ParityCase, parameter_facts
+from torchstone.parts.seeding import SeedStream, derive_seed
+from torchstone.parts.transformer.feed_forward import FeedForward
+from torchstone.parts.transformer.kernel_attention import (
+    KernelState,
+    RandomFeatures,
+    draw_features,
+    kernel_attention,
+    kernel_attention_step,
+    kernel_state,
+)
+from torchstone.systems import Variant
+from torchstone.tasks.optimization import decay_matrices_only
+from torchstone.tasks.text.generate import generate
+from torchstone.tasks.text.language_model import (
+    evaluate,
+    make_tokenizer,
+    predict,
+    sample,
+    train_language_model,
+)
+
+__all__ = [
+    "FACTS",
+    "MARGIN",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "generate",
+    "predict",
+    "reference",
+    "sample",
+]
+
+MARGIN = ("loss", -1.3)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    data: str = "shakespeare"  # text: shakespeare, python, python/PACKAGE, a text file, a folder, hf:NAME
+    variant: str = "performer_char_cpu"  # network; the next five fields override its sizes, none keeps them
+    width: int | None = None  # embedding dimension
+    depth: int | None = None  # number of transformer blocks
+    heads: int | None = None  # number of attention heads
+    context: int | None = None  # context length in tokens
+    features: int | None = None  # number of random features of a head
+    redraw_interval: int = 100  # training steps between draws of the random features, 0 for one draw
+    tokenizer: str = "characters"  # tokenizer: characters, bpe, or a published tokenizer.json
+    vocab_size: int = 1000  # largest vocabulary of a trained tokenizer
+    dropout: float = 0.0  # dropout probability
+    steps: int = 2000  # number of training steps
+    batch_size: int = 12  # batch size, in windows of text
+    optim: OptimConfig = OptimConfig(
+        optimizer="adamw",
+        lr=4e-3,
+        beta2=0.99,
+        weight_decay=0.1,
+        warmup_ratio=0.05,
+        min_lr_ratio=0.1,
+        max_grad_norm=1.0,
+    )  # optimizer, schedule, precision
+    seed: int = 0  # random seed of weights, features, windows and dropout
+    device: str = "auto"  # device: auto, cpu, cuda, mps
+
+
+RECIPES = {
+    # torchstone train performer   the sizes, steps and optimizer of gpt/shakespeare
+    "shakespeare": Recipe(),
+    # for tests: seconds
+    "smoke": Recipe(
+        data="python/json",
+        width=32,
+        depth=2,
+        context=32,
+        features=24,
+        redraw_interval=25,
+        steps=120,
+        batch_size=8,
+        optim=replace(Recipe.optim, lr=1e-2),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PerformerConfig:
+    """The architecture of a Performer.
+
+    Args:
+        features: number of random features of a head; d ln d suffice for a head of width d (theorem 4).
+        d_ff: width of the feed-forward layers, by default four times `width`.
+        causal: attention to no later token: a language model. Without it, an encoder.
+        features_seed: random seed of the features.
+    """
+
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    vocab_size: int = 65
+    context: int = 64
+    features: int = 128
+    d_ff: int | None = None
+    activation: str = "gelu"
+    bias: bool = False
+    causal: bool = True
+    eps: float = 1e-5
+    dropout: float = 0.0
+    features_seed: int = 0
+
+
+class RecurrentState:
+    """What one attention layer keeps of all tokens so far: sums over them, and how many they are."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.kernel: KernelState | None = None
+
+
+class FavorAttention(nn.Module):
+    """Multi-head attention by positive orthogonal random features (FAVOR+).
+
+    Args:
+        number: of the block, from 1 on, by which its features differ from those of others.
+    """
+
+    def __init__(self, config: PerformerConfig, number: int):
+        super().__init__()
+        width, self.heads, self.causal = config.width, config.heads, config.causal
+        if width % self.heads:
+            raise ValueError(f"a width of {width} cannot be divided among {self.heads} heads")
+        if config.features < 1:
+            raise ValueError(f"{config.features} random features; at least 1 is needed")
+        seed = derive_seed(config.features_seed, SeedStream.RANDOM_FEATURES, number)
+        self.qkv = nn.Linear(width, 3 * width, bias=config.bias)
+        self.features = RandomFeatures(config.features, width // self.heads, seed=seed)
+        self.out = nn.Linear(width, width, bias=config.bias)
+
+    def forward(
+        self,
+        h: Float[Tensor, "batch time width"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+        state: RecurrentState | None = None,
+    ) -> Float[Tensor, "batch time width"]:
+        """With a state, the tokens continue those that it has read, and are added to it."""
+        q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in self.qkv(h).chunk(3, 2))
+        w = self.features()  # (m, head_dim); q, k and v are (B, H, T, head_dim)
+        if state is not None and state.kernel is not None:
+            outputs = []
+            for t in range(h.shape[1]):
+                now = slice(t, t + 1)
+                y, state.kernel = kernel_attention_step(
+                    q[:, :, now], k[:, :, now], v[:, :, now], w, state.kernel
+                )
+                outputs.append(y)
+            y = torch.cat(outputs, 2)
+        else:
+            y = kernel_attention(q, k, v, w, causal=self.causal, mask=mask)
+            if state is not None:
+                state.kernel = kernel_state(k, v, w, mask=mask)
+        if state is not None:
+            state.length += h.shape[1]
+        return self.out(y.transpose(1, 2).flatten(2))  # (B, H, T, head_dim) -> (B, T, C)
+
+
+class Block(nn.Module):
+    """Kernel attention, then the feed-forward network, each after its norm and with a residual connection."""
+
+    def __init__(self, config: PerformerConfig, number: int):
+        super().__init__()
+        width, eps, bias = config.width, config.eps, config.bias
+        self.norm1 = nn.LayerNorm(width, eps, bias=bias)
+        self.attention = FavorAttention(config, number)
+        self.norm2 = nn.LayerNorm(width, eps, bias=bias)
+        self.mlp = FeedForward(width, config.d_ff or 4 * width, config.activation, bias=bias)
+        self.dropout = config.dropout
+
+    def forward(
+        self,
+        h: Float[Tensor, "batch time width"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+        state: RecurrentState | None = None,
+    ) -> Float[Tensor, "batch time width"]:
+        p, training = self.dropout, self.training
+        a = h + F.dropout(self.attention(self.norm1(h), mask, state), p, training)
+        return a + F.dropout(self.mlp(self.norm2(a)), p, training)
+
+
+class Performer(nn.Module):
+    """Token and position embeddings, blocks with kernel attention, and the next token's logits."""
+
+    def __init__(self, config: PerformerConfig):
+        super().__init__()
+        self.vocab_size, self.context, self.causal = config.vocab_size, config.context, config.causal
+        self.dropout = config.dropout
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.position_embedding = nn.Embedding(config.context, config.width)
+        self.blocks = nn.ModuleList([Block(config, number) for number in range(1, config.depth + 1)])
+        self.final_norm = nn.LayerNorm(config.width, config.eps, bias=config.bias)
+        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.head.weight = self.token_embedding.weight
+        self.init_weights()
+
+    @classmethod
+    def from_kwargs(cls, **kwargs: Any) -> "Performer":
+        """A Performer from the fields of `PerformerConfig`."""
+        return cls(PerformerConfig(**kwargs))
+
+    def init_weights(self) -> None:
+        """N(0, 0.02²); residual projections over √(2 blocks), so that the sum of all does not grow."""
+        for name, weight in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(weight)
+            elif weight.dim() > 1:
+                is_residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
+                nn.init.normal_(weight, std=0.02 / (2 * len(self.blocks)) ** (0.5 * is_residual))
+
+    def redraw_features(self) -> None:
+        """Other random features in every block: only between training steps."""
+        for module in self.modules():
+            if isinstance(module, RandomFeatures):
+                module.redraw()
+
+    def make_cache(self) -> list[RecurrentState]:
+        """Each block's state before the first token, for `forward`. Its size does not grow with the text.
+
+        Raises:
+            BadInput: an encoder, whose tokens attend to later ones.
+        """
+        if not self.causal:
+            raise BadInput("this Performer is an encoder: it reads whole texts, and generates none")
+        return [RecurrentState() for _ in self.blocks]
+
+    def hidden(
+        self,
+        tokens: Int64[Tensor, "batch time"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+        cache: list[RecurrentState] | None = None,
+    ) -> Float[Tensor, "batch time width"]:
+        """What the last block gives for each token, before the final norm.
+
+        Args:
+            mask: True for tokens, False for padding, which no token attends to.
+            cache: the state after earlier tokens, which `tokens` continue and are added to.
+
+        Raises:
+            BadInput: more tokens than the context holds, or a mask of tokens that continue others.
+        """
+        begin = cache[0].length if cache else 0
+        end = begin + tokens.shape[1]
+        if end > self.context:
+            raise BadInput(f"{end} tokens, but the context holds {self.context}")
+        if begin and mask is not None:
+            raise BadInput(
+                "padding is only possible in the first tokens that a cache reads: leave out the mask"
+            )
+        h = self.token_embedding(tokens) + self.position_embedding.weight[begin:end]  # (B, T, C)
+        h = F.dropout(h, self.dropout, self.training)
+        for index, block in enumerate(self.blocks):
+            h = block(h, mask, cache[index] if cache else None)  # (B, T, C)
+        return h
+
+    def forward(
+        self,
+        tokens: Int64[Tensor, "batch time"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+        cache: list[RecurrentState] | None = None,
+        last_only: bool = False,
+    ) -> Float[Tensor, "batch positions vocab"]:
+        """Logits of the next token at every position, or (`last_only`) at the last one; see `hidden`."""
+        h = self.hidden(tokens, mask, cache)
+        return self.head(self.final_norm(h[:, -1:] if last_only else h))  # (B, T, C) -> (B, T, V)
+
+
+def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Cross-entropy of the next token, −log p(tokenₜ | tokens before), mean over all positions (nats)."""
+    x, y = batch  # both (B, T); y is x one token later
+    logits = model(x)  # (B, T, V)
+    return F.cross_entropy(logits.flatten(0, 1), y.flatten())
+
+
+class RedrawingUpdate:
+    """An update that draws other random features after each `interval` training steps; 0 for never.
+
+    They are drawn before the next step, not after the last, so that what is evaluated is what was trained.
+    The number of steps goes into the checkpoint.
+    """
+
+    def __init__(self, update: Callable[[Any], Mapping[str, Any]], model: Performer, interval: int):
+        self.update, self.model, self.interval, self.steps = update, model, interval, 0
+
+    def __call__(self, batch: Any) -> Mapping[str, Any]:
+        if self.interval and self.steps and not self.steps % self.interval:
+            self.model.redraw_features()
+        self.steps += 1
+        return self.update(batch)
+
+    def diagnosis(self) -> str:
+        """What the update itself says where a loss is not finite."""
+        return self.update.diagnosis() if isinstance(self.update, GradientUpdate) else ""
+
+    def state_dict(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.steps = state["steps"]
+
+
+def variant(width: int, depth: int, heads: int, **config: Any) -> Variant:
+    make = partial(Performer.from_kwargs, width=width, depth=depth, heads=heads, **config)
+    return Variant(make, (config["context"],))
+
+
+# sizes of nanoGPT's networks; features about d ln d for heads of width d, which is 32 and 64
+VARIANTS = {
+    "performer_char_cpu": variant(128, 4, 4, vocab_size=65, context=64, features=128),
+    "performer_char": variant(384, 6, 6, vocab_size=65, context=256, features=256),
+}
+
+
+def build(recipe: Recipe) -> Iterator[Run]:
+    if recipe.redraw_interval < 0:
+        raise BadInput(
+            f"redraw_interval is a number of steps, 0 for features that stay, not {recipe.redraw_interval}"
+        )
+    device = select_device(recipe.device)
+    text = read_text(recipe.data)
+    tokenizer = make_tokenizer(recipe, text)
+    make: Any = VARIANTS[recipe.variant].make
+    sizes = {name: getattr(recipe, name) for name in ("width", "depth", "heads", "context", "features")}
+    model_config = {
+        **make.keywords,
+        **{name: size for name, size in sizes.items() if size is not None},
+        "vocab_size": tokenizer.get_vocab_size(),
+        "dropout": recipe.dropout,
+        "features_seed": recipe.seed,
+    }
+    rng.seed(recipe.seed)
+    try:
+        model = make(**model_config).to(device)
+    except ValueError as error:
+        raise BadInput(f"this network is impossible: {error}") from None
+    run = train_language_model(
+        model,
+        recipe,
+        text,
+        tokenizer,
+        loss=loss,
+        parameters=decay_matrices_only(model, recipe.optim),  # no weight decay of norms
+        model_config=model_config,
+    )
+    run.update = run.state["redraw"] = RedrawingUpdate(run.update, model, recipe.redraw_interval)
+    yield run
+
+
+# x and y of the facts; 20,000 independent estimates of exp(x·y), each by 8 features
+PAIR = torch.tensor(
+    [[0.4, -0.2, 0.1, 0.3, 0.0, -0.1, 0.1, 0.2], [0.2, 0.1, -0.1, 0.4, 0.1, 0.1, -0.3, 0.2]],
+    dtype=torch.float64,
+)
+DRAWS = 20_000
+
+
+def estimates(*, orthogonal: bool) -> Float[Tensor, "draws pairs"]:
+    """φ(x)·φ(y)/m, each of m = d features that are orthogonal to each other, or independent.
+
+    The distribution of w is the same in every direction, so x and y are turned into 16 for each draw.
+    """
+    d = PAIR.shape[1]
+    turned = torch.stack([sign * PAIR.roll(i, 1) for i in range(d) for sign in (1, -1)])  # (pairs, 2, d)
+    w = draw_features(DRAWS * d, d, generator=torch.Generator().manual_seed(0), orthogonal=orthogonal)
+    phi = (w.double() @ turned.flatten(0, 1).T - (turned.square().sum(2) / 2).flatten()).exp()
+    return phi.unflatten(1, (-1, 2)).prod(2).view(DRAWS, d, -1).mean(1)
+
+
+def squared_error(*, orthogonal: bool) -> float:
+    """Mean squared error of the estimates."""
+    return float((estimates(orthogonal=orthogonal) - PAIR.prod(0).sum().exp()).square().mean())
+
+
+def squared_error_by_lemma_2() -> float:
+    """exp(|x + y|²) exp(x·y)² (1 − exp(−|x + y|²)) / m of independent features."""
+    square = PAIR.sum(0).square().sum()
+    return float(square.exp() * PAIR.prod(0).sum().exp().square() * (1 - (-square).exp()) / PAIR.shape[1])
+
+
+def margin_by_theorem_2() -> float:
+    """2 (m − 1) / (m (d + 2)) · (exp(x·y) − exp(−(|x|² + |y|²)/2))²: orthogonal features err so much less."""
+    d = PAIR.shape[1]
+    gap = PAIR.prod(0).sum().exp() - (-PAIR.square().sum() / 2).exp()
+    return float(2 * (d - 1) / (d * (d + 2)) * gap.square())
+
+
+def largest_cosine() -> float:
+    """Between two features of one block."""
+    w = draw_features(32, 32, generator=torch.Generator().manual_seed(0)).double()
+    cosines = F.normalize(w) @ F.normalize(w).T
+    return float((cosines - torch.eye(32, dtype=torch.float64)).abs().max())
+
+
+@torch.no_grad()
+def state_size(length: int) -> int:
+    """How many numbers `performer_char_cpu` keeps of so many tokens."""
+    model = VARIANTS["performer_char_cpu"].make()
+    cache = model.make_cache()
+    for token in torch.zeros(length, 1, 1, dtype=torch.int64):
+        model(token, cache=cache)
+    return sum(part.numel() for state in cache for part in state.kernel)
+
+
+COUNTS = {  # V·d + C·d + layers·(12 d² + 2 d) + d: features are no parameters
+    "performer_char_cpu": (804_096,),
+    "performer_char": (10_745_088,),
+}
+FACTS = [
+    *parameter_facts(VARIANTS, COUNTS),
+    # layers · heads · features · (head_dim + 2); a cache of keys and values has 2 · layers · width a token
+    *(Fact(f"numbers kept of {n} tokens", partial(state_size, n), 4 * 4 * 128 * 34) for n in (1, 40)),
+    Fact(
+        "lemma 1: mean estimate over exp(x·y)",
+        lambda: float(estimates(orthogonal=True).mean() / PAIR.prod(0).sum().exp()),
+        1.0,
+        0.003,
+    ),
+    Fact(
+        "lemma 2: squared error of independent features over its formula",
+        lambda: squared_error(orthogonal=False) / squared_error_by_lemma_2(),
+        1.0,
+        0.03,
+    ),
+    Fact("section 2.4: largest cosine between features of a block", largest_cosine, 0.0, 1e-6),
+    Fact(
+        "theorem 2: orthogonal features err less by its margin",
+        lambda: squared_error_by_lemma_2() - squared_error(orthogonal=True) >= margin_by_theorem_2(),
+        True,
+    ),
+]
+
+
+def reference() -> Iterator[ParityCase]:
+    """The features and the weights of all pairs written out: language models and encoders."""
+    from torchstone.references import randomize_weights
+    from torchstone.references.performer import AllPairs, random_configs
+
+    for config, inputs, dtype in random_configs():
+        ours = Performer.from_kwargs(**config).to(dtype)
+        randomize_weights(ours, 0.3)
+        label = f"{'causal' if config['causal'] else 'encoder'} {list(config.values())}"
+        yield ParityCase(ours, AllPairs(ours, config), inputs, optimizer=torch.optim.AdamW, label=label)
