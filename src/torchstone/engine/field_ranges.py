@@ -38,7 +38,7 @@ SHARE, BELOW_ONE = Range(0, 1), Range(0, 1, has_high=False)
 NAMES = {
     COUNT: "steps total_timesteps total_episodes batch_size base_channels beam_size bins buffer_size "
     "channels context discriminator_steps embedding epochs eval_episodes exploration_steps "
-    "grad_accum_steps gradient_steps heads hidden horizon latent_dim latent_samples layers "
+    "features grad_accum_steps gradient_steps heads hidden horizon latent_dim latent_samples layers "
     "max_examples max_length mean_span_length n_mels n_step num_envs num_steps patch patch_size "
     "pretrain_batch_size recordings_per_utterance sample_rate sampling_steps seq_len size stride "
     "timesteps vocab_size widths",
@@ -46,7 +46,7 @@ NAMES = {
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
     "free_bits ent_coef vf_coef gp_weight guidance_scale input_noise_std sigma length_penalty eval_samples "
     "guidance_sweep_samples learning_starts pretrain_steps maxout projection transpose f_min edge_seconds "
-    "gap_seconds theta attenuation_db",
+    "gap_seconds theta attenuation_db redraw_interval",
     POSITIVE: "lr actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
     "frame_beats hop_ms window_ms log_floor",
     SHARE: "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "

@@ -257,9 +257,11 @@ def test_performer_rejects_what_is_impossible():
         model(tokens(1, 1), cache=cache)
     with pytest.raises(BadInput, match="encoder: it reads whole texts"):
         small(causal=False).make_cache()
+    with pytest.raises(ValueError, match="0 random features; at least 1 is needed"):
+        small(features=0)
     for fields, message in (
-        ({"redraw_interval": -1}, "redraw_interval is a number of steps, 0 for features that stay, not -1"),
-        ({"features": 0}, "0 random features; at least 1 is needed"),
+        ({"redraw_interval": -1}, "redraw_interval must be at least 0, not -1"),
+        ({"features": 0}, "features must be at least 1, not 0"),
         ({"heads": 5}, "a width of 32 cannot be divided among 5 heads"),
     ):
         with pytest.raises(BadInput, match=message):

@@ -369,10 +369,6 @@ VARIANTS = {
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    if recipe.redraw_interval < 0:
-        raise BadInput(
-            f"redraw_interval is a number of steps, 0 for features that stay, not {recipe.redraw_interval}"
-        )
     device = select_device(recipe.device)
     text = read_text(recipe.data)
     tokenizer = make_tokenizer(recipe, text)
