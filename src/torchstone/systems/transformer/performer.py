@@ -116,7 +116,8 @@ class Recipe:
 
 
 RECIPES = {
-    # torchstone train performer   the sizes, steps and optimizer of gpt/shakespeare
+    # torchstone train performer   the sizes, steps and optimizer of gpt/shakespeare; on Tiny Shakespeare
+    # (--data FOLDER) 3.5 min of 1 core, validation loss 1.86
     "shakespeare": Recipe(),
     # for tests: seconds
     "smoke": Recipe(
