@@ -26,10 +26,10 @@ All else is as in `gpt` of this library: names of weights, initialization, posit
 one fit the other, and the two approach each other as the number of features grows. Positions are learned,
 so a text may not be longer than the context; `generate` drops its older half then.
 
-What differs from the paper. It trains protein models with reversible layers; here are GPT-2's blocks. The
-stabilizer of the exponentials cancels exactly (`parts/transformer/kernel_attention.py`), where the authors'
-code adds ε to each feature. It has generalized attention with a ReLU in place of exp as well, which is no
-estimate of softmax and is left out. Attention weights exist nowhere, so dropout is that of residual branches.
+What differs from the paper. Its models are of proteins, images and books; here are GPT-2's blocks, on any
+text. The stabilizer of the exponentials cancels exactly (`parts/transformer/kernel_attention.py`), where the
+authors' code adds ε to each feature. Their generalized attention, with a ReLU in place of exp, is no estimate
+of softmax and is left out. Attention weights exist nowhere, so dropout is that of residual branches.
 """
 
 from collections.abc import Callable, Iterator, Mapping
