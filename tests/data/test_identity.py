@@ -106,6 +106,7 @@ series = _lines(
 )
 table = _lines("t.csv", lambda i: f"{random(i).rand():.4f},{i},{'ab'[i % 2]}")
 mixed = _lines("t.csv", lambda i: f"{i / 7:.4f},{('red', 'blue')[i // 2 % 2]},{'yn'[i % 2]}", "a,b,c\n")
+numbers = _lines("t.csv", lambda i: f"{i / 7:.4f},{('red', 'blue')[i // 2 % 2]},{i * 1.5}", "a,b,c\n")
 reviews = _lines("r.tsv", lambda i: f"the film number {i}\t{('good', 'bad')[i % 2]}")
 
 # reader, what makes a source of it, the specification in its folder, and a change
@@ -143,7 +144,7 @@ KINDS = {
     "series: a point more": (load_series, series, "s.csv", _append("s.csv", "2024-01-01 03:00:00,0.5\n")),
     "table: a row more": (load_table, table, "t.csv", _append("t.csv", "0.5,7,a\n")),
     "mixed table: a number": (load_mixed, mixed, "t.csv", _replace("t.csv", "\n0.1429,", "\n0.1430,")),
-    "mixed table: a target": (load_mixed, mixed, "t.csv", _replace("t.csv", "0.1429,red,n", "0.1429,red,y")),
+    "mixed table: a target": (load_mixed, numbers, "t.csv", _replace("t.csv", "red,1.5", "red,1.6")),
     "points: a row more": (load_points, table, "t.csv", _append("t.csv", "0.5,7,a\n")),
     "text: a letter": (
         read_text,
