@@ -75,6 +75,7 @@ LEGENDS = {
     "bleu_lowercase": Legend("BLEU in lower case", "0 to 100", "higher"),
     "exact_match": Legend("exact match", "fraction of outputs without an error", "higher"),
     "next_accuracy": Legend("next-sentence accuracy", "fraction of pairs that is right", "higher", "1/2"),
+    "order_accuracy": Legend("sentence-order accuracy", "fraction of pairs that is right", "higher", "1/2"),
     "alignment_error": Legend("alignment error rate", FRACTION, "lower"),
     "alignment_precision": Legend("alignment precision", FRACTION, "higher"),
     "alignment_recall": Legend("alignment recall", FRACTION, "higher"),
@@ -166,6 +167,8 @@ _TOKEN_LOSS = Legend("cross-entropy", "nats per token", "lower", "ln(vocabulary 
 _RECURRENT_LOSS = Legend(
     "loss", "nats per token, label or time step; forecasts: pinball; sums: squared error", "lower"
 )
+_LABEL_LOSS = Legend("cross-entropy", "nats per masked token, or per label", "lower", "ln(choices)")
+_LABEL_ACCURACY = Legend("accuracy", "fraction of masked tokens, or labels, that is right", "higher")
 OF_SYSTEMS = {
     ("mlp", "loss"): Legend(
         "training objective",
@@ -181,8 +184,8 @@ OF_SYSTEMS = {
         (s, "accuracy"): Legend("token accuracy", "fraction of tokens that is right", "higher")
         for s in ("seq2seq", "transformer", "t5")
     },
-    ("bert", "loss"): Legend("cross-entropy", "nats per masked token, or per label", "lower", "ln(choices)"),
-    ("bert", "accuracy"): Legend("accuracy", "fraction of masked tokens, or labels, that is right", "higher"),
+    **{(system, "loss"): _LABEL_LOSS for system in ("bert", "albert")},
+    **{(system, "accuracy"): _LABEL_ACCURACY for system in ("bert", "albert")},
     ("ctc", "loss"): Legend("CTC loss", "nats per label", "lower"),
     ("ddpm", "loss"): Legend("denoising error", "squared, of standard noise", "lower", "1"),
     ("perceptron", "loss"): Legend(
