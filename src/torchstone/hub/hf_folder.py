@@ -15,7 +15,8 @@ from torchstone.errors import BadInput, first_line
 from torchstone.hub.weight_files import WEIGHTS, find_weights, read_json, read_whole, strip_prefixes
 
 # `model_type` of a config to our system
-SYSTEMS = {"bert": "bert", "gpt2": "gpt", "openai-gpt": "gpt", "t5": "t5", "vit": "vit", "albert": "albert"}
+SYSTEMS = {"bert": "bert", "gpt2": "gpt", "openai-gpt": "gpt", "t5": "t5", "vit": "vit"}
+SYSTEMS |= {"albert": "albert", "distilbert": "distilbert"}
 SYSTEMS["UNet2DModel"] = "ddpm"  # diffusers gives a class name instead
 # settings that do not affect the network's output
 NEUTRAL = {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchstone.data.text.mlm_batches import MLMBatch
 from torchstone.data.text.sentence_batches import IGNORE_INDEX, Rows
-from torchstone.hub import albert, bert
+from torchstone.hub import albert, bert, distilbert
 from torchstone.references import randomize_weights
 
 NUM_CLASSES = 3
@@ -63,6 +63,25 @@ def random_alberts(library: ModuleType, seed: int = 2019) -> Iterator[tuple[str,
         }
 
     yield from _random_encoders(library, albert.HEADS, library.AlbertConfig, settings, seed)
+
+
+def random_distilberts(library: ModuleType, seed: int = 1910) -> Iterator[tuple[str, dict, Any, tuple]]:
+    """The same of DistilBERT's classes, which ignore the segments."""
+
+    def settings(rng: Random, time: int) -> dict[str, Any]:
+        heads = rng.choice((1, 3, 4))
+        return {
+            "dim": heads * rng.choice((4, 6)),
+            "n_layers": rng.randint(1, 3),
+            "n_heads": heads,
+            "hidden_dim": rng.randint(8, 40),
+            "activation": rng.choice(("gelu", "relu", "silu")),
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+            "seq_classif_dropout": 0.0,
+        }
+
+    yield from _random_encoders(library, distilbert.HEADS, library.DistilBertConfig, settings, seed)
 
 
 def _random_encoders(

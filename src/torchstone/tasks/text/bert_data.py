@@ -20,12 +20,12 @@ from torchstone.data.text.sentence_batches import (
 )
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
-from torchstone.hub import albert, bert, hf_folder
+from torchstone.hub import albert, bert, distilbert, hf_folder
 from torchstone.parts.old_keys import rename_old_keys
 
 TokenLists = list[list[int]]
 # parts of the network that weights may lack: they are initialized
-HEADS = ("transform", "decoder", "next_sentence", "sentence_order", "classifier", "pooler")
+HEADS = ("transform", "decoder", "next_sentence", "sentence_order", "classifier", "pre_classifier", "pooler")
 DOCUMENT_LENGTH = 2000  # characters at which paragraphs are joined to a document
 
 
@@ -38,7 +38,11 @@ class Family(NamedTuple):
     lowercase: bool = False  # of `unigram`; `wordpiece` always is
 
 
-FAMILIES = {"bert": Family(bert), "albert": Family(albert, "unigram", ALBERT_TOKENS, lowercase=True)}
+FAMILIES = {
+    "bert": Family(bert),
+    "albert": Family(albert, "unigram", ALBERT_TOKENS, lowercase=True),
+    "distilbert": Family(distilbert),
+}
 
 
 class Start(NamedTuple):
@@ -47,6 +51,7 @@ class Start(NamedTuple):
     model_config: dict[str, Any]
     tensors: dict[str, Tensor]
     tokenizer: Any
+    classes: list[str] | None = None  # of a classifier
 
 
 class BertSetup(NamedTuple):
@@ -104,7 +109,7 @@ def prepare(
         model_config["max_length"] = recipe.max_length
         model_config |= {"dropout": recipe.dropout, "attention_dropout": recipe.dropout}
     else:
-        model_config, tensors, tokenizer = start
+        model_config, tensors, tokenizer, _ = start
     special = SpecialTokens.from_tokenizer(tokenizer, min(recipe.max_length, model_config["max_length"]))
     documents = {}
     if tensors is None or recipe.task == "masked_lm":
@@ -161,14 +166,17 @@ def load_encoder(path: Path, system: str) -> Start:
         if meta["system"] != system:
             raise BadInput(f"{path} is a run of {meta['system']}, not of {system}")
         tensors, metadata = checkpoint.weights(folder, meta)
-        return Start(metadata["model_config"], tensors, tokenizers.from_metadata(metadata["tokenizer"]))
+        tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
+        return Start(metadata["model_config"], tensors, tokenizer, metadata.get("classes"))
     config, tensors = hf_folder.read(path)
     if hf_folder.system_of_config(config) != system:
         raise BadInput(f"{path} is of model_type {config['model_type']!r}, not {system}")
     hub = FAMILIES[system].hub
     variant, model_config = hub.from_config(config)
     tokenizer = disable_padding(tokenizers.load(path))
-    return Start(model_config, hub.published(variant, tensors), tokenizer)
+    has_classes = model_config["head"] in ("sentence", "tokens")
+    classes = hf_folder.class_names(config, model_config["num_classes"]) if has_classes else None
+    return Start(model_config, hub.published(variant, tensors), tokenizer, classes)
 
 
 def disable_padding(tokenizer: Any) -> Any:

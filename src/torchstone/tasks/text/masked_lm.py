@@ -73,6 +73,7 @@ def pretrain(
     *,
     metadata: dict,
     forward_module: nn.Module | None = None,
+    others: Mapping[str, nn.Module] = {},
 ) -> Run:
     """A Run that trains `model` to predict masked tokens and, with `pairs` in the metadata, whether a span
     follows another, or in which order two are (`stream_options`).
@@ -85,6 +86,7 @@ def pretrain(
         documents: token ids of `train`, `val` and `test`.
         loss: (output of `forward_module`, batch) -> metrics with `loss`.
         forward_module: what is called with rows and positions; by default it gives the output of the head.
+        others: networks that the test measures too; their metrics have the names in front.
     """
     vocab_size, device = metadata["model_config"]["vocab_size"], next(model.parameters()).device
     options = stream_options(metadata)
@@ -115,7 +117,11 @@ def pretrain(
         batches = streams["test"].eval_batches(max_spans=MAX_TEST_SPANS)
         baseline = unigram_cross_entropy(documents["train"], batches, vocab_size)
         batches = streams["test"].eval_batches(max_spans=MAX_TEST_SPANS)
-        return {**measure(eval_model, batches, metadata), "unigram": baseline}
+        metrics = {**measure(eval_model, batches, metadata), "unigram": baseline}
+        for name, other in others.items():
+            measured = measure(other, streams["test"].eval_batches(max_spans=MAX_TEST_SPANS))
+            metrics |= {f"{name}_{metric}": measured[metric] for metric in ("cross_entropy", "accuracy")}
+        return metrics
 
     return Run(
         stream=streams["train"],
