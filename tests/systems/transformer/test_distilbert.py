@@ -408,7 +408,7 @@ def test_teachers_that_cannot_teach_are_refused(runs, tmp_path):
         ({"teacher": labels, **masked}, "predicts no masked words: give one trained by bert/masked"),
         ({"teacher": labels, "data": str(two)}, "predicts negative.*but .*two.tsv has the labels n, p"),
         ({"teacher_variant": "bert_huge"}, "bert has no variant 'bert_huge' for a teacher"),
-        ({"teacher": str(tmp_path / "none")}, "none"),
+        ({"teacher": str(tmp_path / "none")}, "there is no teacher in .*none: give a run of bert"),
     ):
         with pytest.raises(BadInput, match=message) as caught:
             next(build(recipe(**{"max_examples": None, **given})))

@@ -29,7 +29,7 @@ class MLMBatch(NamedTuple):
     """Rows with masked tokens, their positions, and the original tokens.
 
     `weights` weigh the losses of the masked tokens so that the mean over rows is the mean over the masked
-    tokens of the joint batch, into however many micro-batches it is split. `is_random_next` is 0 where the
+    tokens of the whole batch, into however many micro-batches it is split. `is_random_next` is 0 where the
     second span follows the first in the text, 1 where it is a random one (in sentence-order prediction, where
     the two have changed places): the classes of the published heads. `token_weights` do for all tokens that
     are not padding what `weights` do for the masked ones.
@@ -44,7 +44,7 @@ class MLMBatch(NamedTuple):
 
 
 class MLMBatches:
-    """Endless `MLMBatch`es from documents; the joint state is the number of rows consumed.
+    """Endless `MLMBatch`es from documents; the whole state is the number of rows consumed.
 
     A row is a span of a document, as long as a row may be. With `next_sentence` the span is split in two, and
     in half of the rows the second part is replaced by a random span, or, with `sentence_order`, the two parts
@@ -52,10 +52,11 @@ class MLMBatches:
     left unchanged.
 
     Args:
-        documents: token ids without special tokens. vocab_size: number of token ids. mask_prob: share of the
-        tokens to predict. ngrams: mask n-grams of joint words, at most so many tokens, and divide spans
-        between words; by default
-            tokens are masked one by one.
+        documents: token ids without special tokens.
+        vocab_size: number of token ids.
+        mask_prob: share of the tokens to predict.
+        ngrams: mask n-grams of whole words, at most so many tokens, and divide spans between words; by
+            default tokens are masked one by one.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class MLMBatches:
         self.batch_size, self.special, self.seed = batch_size, special, seed
         self.next_sentence, self.mask_prob = next_sentence, mask_prob
         self.sentence_order, self.ngrams = sentence_order, ngrams
+        self.is_start: list[bool] = [] if ngrams is None else ngrams.is_start.tolist()
         self.device, self.rank, self.world_size = device, rank, world_size
         lengths = [min(self.span_length, len(self.documents[n]) - begin) for n, begin in self.spans]
         self.order = LengthGrouped(torch.tensor(lengths), batch_size, seed)
@@ -148,12 +150,10 @@ class MLMBatches:
         return self.special.build_row(tokens[:cut], second), is_random
 
     def _cut(self, tokens: Sequence[int], draw: float) -> int:
-        """Where a span is divided; between words, so that half a word does not tell which part was the
-        first."""
+        """Where a span is divided: between words if they are known, or half a word would tell the order."""
         cuts = range(1, len(tokens))
-        if self.ngrams is not None:
-            is_start = self.ngrams.is_start
-            cuts = [i for i in cuts if is_start[tokens[i]]] or cuts
+        if self.is_start:
+            cuts = [i for i in cuts if self.is_start[tokens[i]]] or cuts
         return cuts[int(draw * len(cuts))]
 
     def _mask(self, rows: Rows, generator: torch.Generator):

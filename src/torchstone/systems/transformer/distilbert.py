@@ -8,15 +8,15 @@ The idea. Of two wrong words one is often nearly right, and a trained network's 
 student that learns them, and not the right word alone, learns more from each example. It begins as every
 second layer of its teacher, and its hidden states are to point where the teacher's do.
 
-    student      token and position embeddings, layers 0 2 4 7 9 11 of 12, and the masked-word head: the
-    teacher's;
-                 no token types, no pooler;   of n layers those at (n − 1) i / (k − 1), i < k = ⌈n/2⌉, rounded
-    p, q         softmax(z/T) of the teacher's and the student's logits, T = 2 ℓ_soft       T² KL(p ‖ q), the
-    mean over all tokens but padding, masked or not ℓ_hard       −log softmax(z)ᵢ of the masked words, the
-    mean over them ℓ_hidden     1 − cos(h_teacher, h), of the last layer, the mean over all tokens but padding
-    ℓ            5 ℓ_soft + 2 ℓ_hard + ℓ_hidden labels       softmax(W relu(W' h_[CLS])), with a teacher of
-    labels: the same three terms, ℓ_soft and ℓ_hard of
-                 the label, ℓ_hidden the mean over a text's tokens, then over texts
+    student      the teacher's token and position embeddings, masked-word head, and layers 0 2 4 7 9 11 of 12;
+                 of n those at (n − 1) i / (k − 1), i < k = ⌈n/2⌉, rounded;   no token types, no pooler
+    p, q         softmax(z/T) of the teacher's and the student's logits, T = 2
+    ℓ_soft       T² KL(p ‖ q), the mean over all tokens but padding, masked or not
+    ℓ_hard       −log softmax(z)ᵢ of the masked words, the mean over them
+    ℓ_hidden     1 − cos(h_teacher, h) of the last layer, the mean over all tokens but padding
+    ℓ            5 ℓ_soft + 2 ℓ_hard + ℓ_hidden
+    labels       softmax(W relu(W' h_[CLS])); from a teacher of labels the same three terms, ℓ_soft and ℓ_hard
+                 of the label, ℓ_hidden the mean over a text's tokens, then over texts
 
 Shapes: tokens (batch, time) -> hidden (batch, time, width); the mask is True where there is a token; segments
 are accepted, and ignored.
@@ -296,6 +296,11 @@ def load_teacher(path: str) -> Teacher:
     Raises:
         BadInput: it is another network, or not whole; its tokenizer has another vocabulary than it.
     """
+    names = ("recipe.json", "config.json")
+    if not path.startswith("hf:") and not any((Path(path) / name).exists() for name in names):
+        raise BadInput(
+            f"there is no teacher in {path}: give a run of bert, or a folder in Hugging Face layout"
+        )
     start = load_encoder(Path(path), "bert")
     model = bert.make_bert(**start.model_config)
     own, tensors = model.state_dict(), rename_old_keys(model, start.tensors)

@@ -1,5 +1,4 @@
-"""What recipes of BERT and its relatives start from: the data, its tokenizer, and weights if there are
-any."""
+"""What recipes of BERT and its relatives start from: the data, its tokenizer, weights if there are any."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
