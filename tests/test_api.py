@@ -4,7 +4,6 @@ import ast
 import inspect
 import subprocess
 import sys
-import typing
 from pathlib import Path
 
 import pytest
@@ -37,10 +36,16 @@ def test_api_functions_say_what_they_return(name):
     annotation = inspect.signature(function).return_annotation
     print(name, annotation)
     assert annotation is not inspect.Signature.empty
-    if name == "train":
-        assert [
-            inspect.signature(f).return_annotation for f in typing.get_overloads(inspect.unwrap(function))
-        ]
+
+
+def test_overloads_of_train_have_all_of_its_arguments():
+    """They are what an editor offers."""
+    tree = ast.parse((PACKAGE / "api.py").read_text())
+    forms = [each for each in tree.body if isinstance(each, ast.FunctionDef) and each.name == "train"]
+    arguments = [{each.arg for each in form.args.kwonlyargs} for form in forms]
+    print(sorted(arguments[-1]))
+    assert len(forms) == 3
+    assert arguments[0] == arguments[1] == arguments[2] >= {"epochs", "patience", "best_metric", "seeds"}
 
 
 def test_api_types_as_a_checker_sees_them(tmp_path):
@@ -48,7 +53,12 @@ def test_api_types_as_a_checker_sees_them(tmp_path):
     assert ty.exists(), "ty is one of the packages for development"
     calls = {
         'ts.create("lenet5")': "`Module`",
-        'ts.load("runs/x")': "`Module`",
+        'ts.load("runs/x")': "`LoadedModel`",
+        'ts.load("runs/x").preprocess("a.png")': "`Tensor`",
+        'ts.load("runs/x").classes': "`list[str] | None`",
+        'ts.predict("runs/x", "a.png")': "`list[dict[str, Any]]`",
+        'ts.evaluate("runs/x")': "`dict[str, Any]`",
+        'ts.verify("lenet5")': "`list[Check]`",
         'ts.train("lenet5")': "`Run`",
         'ts.train("lenet5", seeds=3)': "`dict[str, Any]`",
         'ts.resume("runs/x")': "`Run | dict[str, Any]`",

@@ -1,5 +1,6 @@
 """The Python interface: what `import torchstone as ts` offers. The command line is made of the same."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -9,17 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from torchstone import systems
+from torchstone.engine.field_ranges import check_range
 from torchstone.engine.recipe_fields import checked, field_paths, replace_fields
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.runs.evaluate import refuse_unknown, system_use
-from torchstone.runs.execute import execute, free_folder, more_steps, refuse_occupied, steps_of
+from torchstone.runs.execute import execute, more_steps, refuse_occupied, steps_of
 from torchstone.runs.load import create, export_hf, load, load_any, load_run, load_tokenizer
+from torchstone.runs.lock import locked, locked_free
 from torchstone.runs.recipes import check, checked_intervals, read_recipe, read_recipe_file, recipe_of, today
 from torchstone.runs.seeds import create_seed_folder, resume_seeds, runs_of, seeds_of
 from torchstone.systems import System
 
-if TYPE_CHECKING:  # it imports torch
+if TYPE_CHECKING:  # they import torch
     import torchstone.engine.run
+    import torchstone.verify
 
 __all__ = [
     "compare",
@@ -44,6 +48,7 @@ __all__ = [
 def list_systems(chapter: str | None = None) -> list[System]:
     """The catalogue's entries: name, chapter, paper, year, variants, recipes."""
     chapters = sorted({entry.chapter for entry in systems.CATALOGUE})
+    chapter = checked("chapter", str | None, chapter)
     if chapter is not None and chapter not in chapters:
         raise BadInput(f"unknown chapter {chapter!r}: {did_you_mean(chapter, chapters)}")
     return [entry for entry in systems.CATALOGUE if chapter in (None, entry.chapter)]
@@ -74,7 +79,10 @@ def train(
     config: str | Path | None = ...,
     out: str | Path | None = ...,
     overwrite: bool = ...,
+    epochs: float | None = ...,
     intervals: Mapping[str, Any] | None = ...,
+    patience: int | None = ...,
+    best_metric: str | None = ...,
     quiet: bool = ...,
     seeds: None = ...,
     **fields: Any,
@@ -88,7 +96,10 @@ def train(
     config: str | Path | None = ...,
     out: str | Path | None = ...,
     overwrite: bool = ...,
+    epochs: float | None = ...,
     intervals: Mapping[str, Any] | None = ...,
+    patience: int | None = ...,
+    best_metric: str | None = ...,
     quiet: bool = ...,
     seeds: int,
     **fields: Any,
@@ -127,6 +138,13 @@ def train(
         BadInput: something asked for is wrong; nothing is written then.
     """
     saved: dict[str, Any] = {}
+    name, config, out = (
+        checked(word, str | None, value)
+        for word, value in (("the system", name), ("config", config), ("out", out))
+    )
+    overwrite, quiet = checked("overwrite", bool, overwrite), checked("quiet", bool, quiet)
+    if not isinstance(intervals, Mapping | None):
+        raise BadInput(f"intervals are given as {{'evaluate': 100, …}}, not as {intervals!r}")
     if config is not None:
         if name is not None:
             raise BadInput(f"a recipe file names its system: leave out {name!r}, or leave out the file")
@@ -152,12 +170,18 @@ def train(
         if "steps" in fields:
             raise BadInput("give steps or epochs, not both")
         recipe = dataclasses.replace(recipe, steps=steps_of(entry, recipe, checked("epochs", float, epochs)))
-    with parallel.process_group(select_device(recipe.device)):
-        several = "" if seeds is None else f"-{seeds}-seeds"
-        default = Path("runs") / f"{entry.name}-{recipe_name}{several}"
-        folder = Path(out) if out is not None else free_folder(default)
-        refuse_occupied(folder, overwrite)
-        folder = parallel.gather(folder)[0]  # all have looked before the first one writes
+    with parallel.process_group(select_device(recipe.device)), contextlib.ExitStack() as stack:
+        if out is not None:
+            refuse_occupied(Path(out), overwrite)
+        parallel.barrier()  # all have looked before the first one writes
+        folder = Path()
+        if parallel.rank() == 0:
+            several = "" if seeds is None else f"-{seeds}-seeds"
+            default = Path("runs") / f"{entry.name}-{recipe_name}{several}"
+            folder = stack.enter_context(locked_free(default) if out is None else locked(Path(out)))
+        folder = parallel.gather(folder)[0]
+        if out is not None:
+            refuse_occupied(folder, overwrite)  # another process may have been faster
         if seeds is not None:
             if parallel.world_size() > 1:
                 raise BadInput("several seeds are trained by one process each: leave torchrun out")
@@ -195,11 +219,13 @@ def resume(
     Raises:
         BadInput: no run; the data have changed since, and `data` does not say that this is meant.
     """
-    folder, steps = Path(path), _positive("steps", steps)
+    folder, steps = _path(path), _positive("steps", steps)
+    data, device = checked("data", str | None, data), checked("device", str | None, device)
     if seeds_of(folder):
         if data is not None or steps is not None:
             raise BadInput(f"{folder} holds several runs: resume one of them with other data or more steps")
-        return resume_seeds(folder, device=device, quiet=quiet)
+        with locked(folder):
+            return resume_seeds(folder, device=device, quiet=quiet)
     entry, recipe_name, recipe = read_recipe(folder)
     if device is not None:
         recipe = dataclasses.replace(recipe, device=device)
@@ -212,15 +238,22 @@ def resume(
     if steps is not None:
         changes |= more_steps(folder, recipe, steps, quiet=quiet)
     recipe = dataclasses.replace(recipe, **changes)
-    with parallel.process_group(select_device(recipe.device)):
+    with parallel.process_group(select_device(recipe.device)), contextlib.ExitStack() as stack:
+        if parallel.rank() == 0:
+            stack.enter_context(locked(folder))
         run = execute(entry, recipe_name, recipe, folder, intervals, quiet, fresh=False, changes=changes)
         run.predict = partial(predict, folder)
         return run
 
 
 def evaluate(
-    path: str | Path, *, data: str | None = None, device: str = "auto", last: bool = False, **options
-) -> dict[str, float]:
+    path: str | Path,
+    *,
+    data: str | Path | None = None,
+    device: str = "auto",
+    last: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
     """Measure a run's model on its test split, or on other data with the same classes; a published model
     (a folder in Hugging Face layout) on all of `data`.
 
@@ -238,23 +271,24 @@ def evaluate(
     from torchstone.engine.console import notify
     from torchstone.runs.evaluate import evaluate as evaluate_run
 
-    metrics, evaluated_on = evaluate_run(Path(path), data, device, options, last=last)
+    data = checked("data", str | None, data)
+    metrics, evaluated_on = evaluate_run(_path(path), data, device, options, last=last)
     notify(evaluated_on.line())
     return metrics
 
 
 def predict(
     path: str | Path,
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     *,
     device: str = "auto",
     last: bool = False,
     explain: str | Path | None = None,
     keep_going: bool = False,
-    **options,
-) -> list[dict]:
+    **options: Any,
+) -> list[dict[str, Any]]:
     """A run's or a published model's predictions, one per input (for classifiers: image files or folders of
-    them).
+    them); a single name or text is one input.
 
     Args:
         last: use the weights of the last step, not the best ones by validation.
@@ -266,9 +300,10 @@ def predict(
     Raises:
         BadInput: an input is missing or of another kind; the drawing has no folder, or is no `.png`.
     """
+    explain, inputs = checked("explain", str | None, explain), _inputs(inputs)
     if explain is not None:
         _writable(Path(explain), (".png",), "explain")
-    model, metadata, entry = load_any(path, device, last=last)
+    model, metadata, entry = load_any(_path(path), device, last=last)
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".png", ".csv"), "predict")
     answer, options = system_use(entry, "predict"), _today(options)
@@ -279,42 +314,75 @@ def predict(
     use = partial(answer, model, metadata, **options)
     # one file cannot be written for several inputs: then they are answered or refused together
     keep_going = keep_going and options.get("out") is None
-    answers = _answer_each(use, inputs) if keep_going else use(list(inputs))
-    good = [each["input"] for each in answers if "error" not in each] if keep_going else list(inputs)
+    answers = _answer_each(use, inputs, metadata) if keep_going else use(inputs)
+    good = [each["input"] for each in answers if "error" not in each] if keep_going else inputs
     if explain is not None and draw_explanation is not None and good:
         draw_explanation(model, metadata, good, Path(explain))
     return answers
 
 
-def _answer_each(use: Callable[[list], list[dict]], inputs: Sequence[str | Path]) -> list[dict]:
+def _path(path: Any) -> Path:
+    """The folder of a run."""
+    return Path(checked("the run", str, path))
+
+
+def _inputs(inputs: Any) -> list[str]:
+    """Inputs of `predict`; a single one is one, not its letters.
+
+    Raises:
+        BadInput: something else than names of files and texts.
+    """
+    several = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    if not isinstance(several, Sequence) and not hasattr(several, "__iter__"):
+        raise BadInput(f"inputs are a list of files or texts, not {type(inputs).__name__}")
+    for each in several:
+        if not isinstance(each, str | os.PathLike):
+            raise BadInput(
+                f"an input is the name of a file or a text, not {type(each).__name__}: for what is in memory "
+                "there are the network and its `preprocess`, see ts.load"
+            )
+    return [os.fspath(each) for each in several]
+
+
+def _answer_each(
+    use: Callable[[list], list[dict[str, Any]]], inputs: Sequence[str], metadata: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """The answers to all inputs; where one is refused, each input (or file of a folder) on its own.
 
     Raises:
         BadInput: the first, where every input is refused for the same reason, whatever it holds.
     """
-    try:
-        return use(list(inputs))
-    except BadInput as error:
-        if len(inputs) == 1 and not os.path.isdir(inputs[0]):
-            raise
-        first = error
-    answers, reasons = [], set()
+    from torchstone.tasks.inference import files_in
+
+    sources: list[tuple[str, BadInput | None]] = []  # a file or text; or a folder, and why it is refused
     for each in inputs:
-        inside = [each]
-        if os.path.isdir(each):  # which, unlike Path's, takes texts longer than a file name
-            inside = sorted(file for file in Path(each).iterdir() if file.is_file()) or [each]
-        for source in inside:
-            try:
-                answers += use([source])
-            except BadInput as error:
-                answers.append({"input": str(source), "error": str(error)})
-                reasons.add(str(error))
+        try:
+            sources += [(file, None) for file in files_in(metadata, each)]
+        except BadInput as error:
+            sources.append((each, error))
+    first = next((error for _, error in sources if error is not None), None)
+    if first is None:
+        try:
+            return use([name for name, _ in sources])
+        except BadInput as error:
+            if len(sources) == 1:
+                raise
+            first = error
+    answers, reasons = [], set()
+    for name, error in sources:
+        try:
+            if error is not None:
+                raise error
+            answers += use([name])
+        except BadInput as refused:
+            answers.append({"input": name, "error": str(refused)})
+            reasons.add(str(refused))
     if len(reasons) == 1 and all("error" in answer for answer in answers):
         raise first
     return answers
 
 
-def sample(path: str | Path, *, device: str = "auto", last: bool = False, **options) -> list:
+def sample(path: str | Path, *, device: str = "auto", last: bool = False, **options: Any) -> list[Any]:
     """Samples of a run's model, or a published one's: texts, or images (uint8, or with `out` the name of the
     image grid).
 
@@ -326,7 +394,7 @@ def sample(path: str | Path, *, device: str = "auto", last: bool = False, **opti
     """
     if options.get("out") is not None:
         _writable(Path(options["out"]), (".mid", ".midi", ".png"), "sample")
-    model, metadata, entry = load_any(path, device, last=last)
+    model, metadata, entry = load_any(_path(path), device, last=last)
     function, options = system_use(entry, "sample"), _today(options)
     refuse_unknown(function, options, f"{entry.name} samples")
     try:
@@ -359,9 +427,11 @@ def play(
         BadInput: the run's system plays no game; the film has no folder or another ending.
     """
     episodes, seed = _positive("episodes", episodes), checked("seed", int | None, seed)
+    check_range("seed", seed)
+    video = checked("video", str | None, video)
     if video is not None:
         _writable(Path(video), (".mp4", ".gif"), "play")
-    model, metadata, entry = load_run(Path(path), device, last=last)
+    model, metadata, entry = load_run(_path(path), device, last=last)
     options = {} if seed is None else {"seed": seed}
     return system_use(entry, "play")(model, metadata, episodes=episodes, video=video, **options)
 
@@ -380,7 +450,11 @@ OLD_OPTIONS = {
 
 # what options of `sample` and `predict` must be, as on the command line
 COUNTS = ("num_samples", "max_new_tokens", "sampling_steps", "beam_size", "horizon")
-TYPES = {"temperature": float, "top_p": float, "top_k": int, "guidance_scale": float, "eta": float}
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(("temperature", "top_p", "guidance_scale", "classifier_scale", "eta", "tempo"), float),
+    **dict.fromkeys(("top_k", "seed"), int),
+    **dict.fromkeys(("prompt", "sampler", "out", "examples", "inpaint_image", "mask"), str),
+}
 
 
 def _today(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -399,6 +473,7 @@ def _today(options: Mapping[str, Any]) -> dict[str, Any]:
             today[name] = _positive(name, value)
         elif name in TYPES:
             today[name] = checked(name, TYPES[name] | None, value)
+            check_range(name, today[name])
     return today
 
 
@@ -431,6 +506,7 @@ def export(
     """
     from torchstone.runs import export
 
+    path, out = _path(path), checked("out", str, out)
     if format == "hf":
         return {"file": str(export_hf(path, out, last=last))}
     if format not in (None, *(ending[1:] for ending in export.ENDINGS)):
@@ -452,19 +528,23 @@ def _writable(file: Path, endings: tuple[str, ...], verb: str) -> None:
         raise BadInput(f"there is no folder {file.parent}: make it, or choose another")
 
 
-def compare(paths: Sequence[str | Path], *, out: str | Path | None = None) -> list[dict]:
+def compare(
+    paths: str | Path | Sequence[str | Path], *, out: str | Path | None = None
+) -> list[dict[str, Any]]:
     """The figures of several runs as rows, and their curves in one picture, if `out` is given. A folder
     of several seeds stands for its runs."""
     from torchstone.plots.compare_runs import compare as draw
 
-    return draw(
-        [run for path in paths for run in runs_of(Path(path))], Path(out) if out is not None else None
-    )
+    several = [paths] if isinstance(paths, str | os.PathLike) else paths
+    out = checked("out", str | None, out)
+    if out is not None:
+        _writable(Path(out), (".png", ".pdf", ".svg", ".jpg"), "compare")
+    folders = [run for path in several for run in runs_of(_path(path))]
+    return draw(folders, None if out is None else Path(out))
 
 
-def verify(name: str | None = None) -> list:
+def verify(name: str | None = None) -> "list[torchstone.verify.Check]":
     """Check published facts and reference parity of a system (or all): checks with their figures."""
-    from torchstone.verify import verify as checks
+    from torchstone.verify import verify_by_name
 
-    entries = [systems.find(name)[0]] if name else systems.CATALOGUE
-    return [check for entry in entries for check in checks(entry)]
+    return verify_by_name(checked("the system", str | None, name))

@@ -139,7 +139,7 @@ BATCH = ("--variant", "dcgan_mnist")  # whose discriminator has batch norm
         ),
         (("dcgan", "--loss", "hing"), "did you mean hinge"),
         (("dcgan", "--discriminator-norm", "bach"), "did you mean batch"),
-        (("dcgan/smoke", "--base-channels", "0"), "latent_dim and base_channels must be at least 1, not"),
+        (("dcgan/smoke", "--base-channels", "0"), "base_channels must be at least 1, not 0"),
         (("gan/smoke", "--eval-samples", "2"), "more of them are needed"),
         (("gan/smoke", "--discriminator-steps", "0"), "discriminator_steps must be at least 1"),
         (("gan/smoke", "--discriminator-lr", "0"), "lr must be a positive number"),

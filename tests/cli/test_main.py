@@ -16,6 +16,7 @@ from PIL import Image
 import torchstone as ts
 from torchstone.cli import main
 from torchstone.cli.commands.predict import lines
+from torchstone.cli.summary import _verb
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
 from torchstone.systems import CATALOGUE
@@ -168,6 +169,45 @@ def test_predict_one_bad_input_is_one_line_among_the_answers(capsys, run, tmp_pa
         ts.predict(run, files)
 
 
+def test_predict_lines_name_the_file_that_a_text_is_of(tmp_path):
+    sound = tmp_path / "a.wav"
+    sound.touch()
+    answer = {"input": str(sound), "text": "1 2 3"}
+    assert lines(answer, is_named=True) == [f"{sound}: 1 2 3"]
+    assert lines(answer) == ["1 2 3"]
+    assert lines({"input": "ein Mann", "text": "a man"}, is_named=True) == ["a man"]
+
+
+@pytest.mark.parametrize(
+    ("system", "metadata", "verb"),
+    [
+        ("ctc", {"task": "speech"}, "predict"),
+        ("seq2seq", {"task": "translate"}, "predict"),
+        ("t5", {"task": "texts"}, "predict"),
+        ("bert", {"task": "masked"}, "predict"),
+        ("gru", {"task": "forecast"}, "predict"),
+        ("rnn", {"task": "adding"}, "predict"),
+        ("lstm", {"task": "label", "classes": []}, "predict"),
+        ("lstm", {"task": "music"}, "sample"),
+        ("gpt", {"task": "language"}, "sample"),
+        ("vae", {"task": "autoencode"}, "sample"),
+    ],
+)
+def test_summary_names_a_command_that_the_run_has(system, metadata, verb):
+    assert _verb(system, metadata) == verb
+
+
+def test_sample_refuses_numbers_that_are_none(capsys, trained_run):
+    for words, said in [
+        (("--temperature", "nan"), "temperature must be a finite number, not nan"),
+        (("--top-p", "inf"), "top_p must be a finite number"),
+        (("--seed", "9" * 22), "seed must be at least 0 and below"),
+    ]:
+        assert said in assert_rejected(capsys, "sample", trained_run("gpt"), *words)
+    with pytest.raises(BadInput, match="seed must be at least 0"):
+        ts.play(trained_run("dqn"), seed=-1)
+
+
 def test_predict_lines_say_what_their_figure_is():
     """One figure for one answer, and no rank or share that reads like confidence."""
     said = [
@@ -242,6 +282,24 @@ def test_verify_exits_1_if_a_check_fails(capsys, monkeypatch):
     code, out, _ = run_cli(capsys, "verify", "lenet5")
     assert code == 1
     assert "FAIL" in out
+
+
+def test_train_finds_its_system_wherever_it_stands(capsys, tmp_path):
+    words = ("--steps", "2", "--out", tmp_path / "a", "perceptron/smoke", "--overwrite", "--seed", "1")
+    assert run_cli(capsys, "train", *words)[0] == 0
+    recipe = tmp_path / "a" / "recipe.json"
+    assert json.loads(recipe.read_text())["fields"]["seed"] == 1
+    # a field's value is no system, and a run folder stands for its recipe
+    for number, config in enumerate((recipe, recipe.parent)):
+        words = ("--config", config, "--steps", "3", "--out", tmp_path / f"b{number}")
+        assert run_cli(capsys, "train", *words)[0] == 0
+        again = json.loads((tmp_path / f"b{number}" / "recipe.json").read_text())
+        assert (again["fields"]["seed"], again["fields"]["steps"]) == (1, 3)
+    assert "train what" in assert_rejected(capsys, "train", "--steps", "4")
+    assert "leave out 'lenet5'" in assert_rejected(capsys, "train", "--config", recipe, "lenet5")
+    assert "unexpected 'too'" in assert_rejected(capsys, "train", "lenet5", "too", "--steps", "2")
+    words = ("train", "lenet5", "--patience", "0")
+    assert "'0' is no whole number of at least 1" in assert_rejected(capsys, *words)
 
 
 def test_hyphens_in_names_are_underscores():
@@ -401,6 +459,58 @@ def test_light_commands_import_nothing_heavy(words):
     )
     run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["list"], ["data"], ["list", "--chapter", "nothing"]])
+def test_main_ends_in_silence_where_nobody_reads_on(words, unbuffered):
+    """As in `torchstone list | head -1`; a refusal is still one."""
+    read, write = os.pipe()
+    os.close(read)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "torchstone", *words]
+    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(write)
+    print(run.returncode, run.stderr)
+    assert run.returncode == 2 * ("nothing" in words)
+    assert len(run.stderr.splitlines()) == 1 * ("nothing" in words)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="of Linux")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_main_says_that_its_output_cannot_be_written(unbuffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "torchstone", "list"]
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    print(run.stderr)
+    assert run.returncode == 2
+    assert run.stderr == "torchstone: the output could not be written: No space left on device\n"
+
+
+@pytest.mark.parametrize(("name", "resumes"), [("train", True), ("list", False)])
+def test_main_interrupted_at_once_speaks_of_resume_where_that_helps(name, resumes, monkeypatch, capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torchstone.cli.main._dispatch", interrupted)
+    code, out, err = run_cli(capsys, name)
+    assert (code, out) == (130, "")
+    assert err.startswith("torchstone: interrupted at once")
+    assert ("resume" in err) == resumes
+
+
+@pytest.mark.parametrize("columns", ["", "40"])
+def test_tables_have_whole_rows_in_pipes(columns, capsys, monkeypatch, run, tmp_path):
+    """`torchstone data | grep scikit` found nothing: the word was cut."""
+    monkeypatch.setenv("COLUMNS", columns)
+    rows = run_cli(capsys, "data")[1].splitlines()
+    assert len(rows) == 1 + len(ts.list_data())
+    assert "…" not in "".join(rows)
+    assert any("with scikit-learn" in row and row.startswith("digits ") for row in rows)
+    out = run_cli(capsys, "compare", *[run] * 6, "--out", tmp_path / "c.png")[1]
+    assert "…" not in out
+    assert any("test/accuracy" in row and row.count("0.") == 6 for row in out.splitlines())
 
 
 def test_importing_the_package_imports_nothing_heavy():

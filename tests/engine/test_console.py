@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 
 import pytest
 from rich.console import Console
@@ -33,6 +34,19 @@ def test_screen_bar_fits_its_width(width, clockwork):
     assert ("49,000/123,456" in bar) == (width >= 60)
     assert ("left" in bar) == (width >= 79)
     assert ("942 step/s" in bar) == (width >= 79)
+
+
+def test_write_line_goes_on_where_nobody_reads(monkeypatch):
+    """`train 2>&1 | head` must not end the training."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as stream:
+        monkeypatch.setattr(console.sys, "stderr", stream)
+        for line in ("step 1", "step 2", "x" * 100_000):
+            notify(line)
+    monkeypatch.setattr(console.sys, "stderr", None)  # `2>&-`
+    notify("step 3")
+    assert not console.on_terminal()
 
 
 def test_screen_draws_two_lines_of_80_columns():

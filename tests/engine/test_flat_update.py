@@ -55,6 +55,7 @@ def test_flat_update_returns_aux_beside_metrics():
     expected = model(x)[:, 0].detach().clone()
     metrics, error = step(x)
     assert set(metrics) == {"loss"}
+    assert not metrics["loss"].requires_grad, "metrics keep no graph"
     assert torch.equal(error, expected)
     assert not torch.equal(model(x)[:, 0], expected)
 

@@ -92,6 +92,18 @@ def test_async_actor_rollouts_resume_bit_exact_with_own_policies():
     assert (rollout.number, rollout.env_steps) == (10, 77)
 
 
+def test_async_actors_draw_their_own_actions_and_other_ones_in_each_rollout():
+    def actions(seed: int) -> list[tuple]:
+        envs = [VectorEnv("CartPole-v1", seed=0) for _ in range(2)]
+        stream = AsyncActorRollouts([policy(), policy()], envs, 12, seed=seed)
+        return [tuple(next(stream)[1].action.flatten().tolist()) for _ in range(4)]
+
+    one, again, other = actions(1), actions(1), actions(2)
+    print(one, other)
+    assert one == again
+    assert len({*one, *other}) == 8
+
+
 def test_episode_rollouts_pad_after_episode_end():
     stream = EpisodeRollouts(policy(), VectorEnv("CartPole-v1", 6, max_episode_steps=30), seed=0)
     for number in range(4):

@@ -178,7 +178,7 @@ def test_published_and_unpublished_names_are_inverse():
         ("unet", {"up_block_types": ["UpBlock2D"]}, "1 up_block_types for 2"),
         ("unet", {"block_out_channels": 12}, "no list"),
         ("unet", {"act_fn": "mish"}, "act_fn = 'mish'"),
-        ("unet", {"norm_num_groups": 5}, "does not go together"),
+        ("unet", {"norm_num_groups": 5}, "must be divisible by num_groups"),
         ("unet", {"layers_per_block": "two"}, "layers_per_block = 'two'"),
         ("unet", {"layers_per_block": 2}, "do not fit"),
         ("unet", {"magic": 1}, "magic = 1"),

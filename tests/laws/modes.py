@@ -2,8 +2,8 @@
 
 Evaluating, testing, reporting, predicting, sampling and playing run no layer in training mode, and leave the
 model as it was: modes, parameters, buffers, and what is trained. Dropout is in the mode of its module. None of
-it grows a graph, but what draws gradients. And no network that nothing trains, such as a target network or an
-average, takes part in a graph.
+it grows a graph, but what draws gradients; nor does what acts for the next batch. And no network that nothing
+trains, such as a target network or an average, takes part in a graph.
 """
 
 import contextlib
@@ -52,9 +52,11 @@ def put_back(entry: Any, recipe: Any, folder: Path, *, whole: bool = False) -> N
     run.folder = folder
     row = {"step": 1, "time": 0.1, "steps_per_second": 1.0, "split": "train", "loss": 1.0}
     (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")  # which some reports draw
-    batch = next(run.stream)
+    with graphs_watched(run) as with_graph:
+        batch = next(run.stream)
+    wrong = [f"stream: {what}" for what in with_graph]
     with dropout_watched() as wrong_dropout:
-        wrong = graphs_of_untrained(entry.name, run, lambda: run.update(batch))
+        wrong += graphs_of_untrained(entry.name, run, lambda: run.update(batch))
     wrong += [f"update: {what}" for what in wrong_dropout]
     done = []
     for name, use in uses(entry.module(), run, recipe, folder):
@@ -65,6 +67,30 @@ def put_back(entry: Any, recipe: Any, folder: Path, *, whole: bool = False) -> N
         wrong += [f"{name}: {what}" for what in wrong_dropout]
     print(f"{entry.name}: after {', '.join(done)} all is as it was")
     assert not wrong, f"{entry.name}: {'; '.join(wrong)}"
+
+
+@contextlib.contextmanager
+def graphs_watched(run: Run) -> Generator[list[str], None, None]:
+    """Layers that act, or make a batch, where a graph grows that nobody goes back through."""
+    names = {
+        id(m): f"{root}.{name}".rstrip(".")
+        for root, net in modules_of(run).items()
+        for name, m in net.named_modules()
+    }
+    grown: dict[str, None] = {}
+
+    def look(module: nn.Module, _: Any) -> None:
+        if id(module) in names and torch.is_grad_enabled():
+            grown[names[id(module)]] = None
+
+    handle = hooks.register_module_forward_pre_hook(look)
+    found: list[str] = []
+    try:
+        yield found
+    finally:
+        handle.remove()
+        if grown:
+            found.append(f"grows a graph: {', '.join(list(grown)[:3])} ({len(grown)} layers)")
 
 
 @contextlib.contextmanager

@@ -481,6 +481,8 @@ def toy(fault=""):
         if fault == "target with a graph":
             target.requires_grad_(True)
         stream = ToyStream(recipe.seed, 7 if fault == "noise of a fixed seed" else recipe.seed)
+        if fault == "stream that grows a graph":
+            stream = (model(rows).detach().expand(4, 3) for rows in ToyStream(7, 7))
         if fault == "stream of a fixed seed":
             stream = ToyStream(7, 7)
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -550,6 +552,7 @@ def toy(fault=""):
         ("a buffer that is changed", r"evaluate: model\.1\.num_batches_tracked is another afterwards"),
         ("weights that are trained again", r"evaluate: model\.3\.bias\.requires_grad was False and is True"),
         ("evaluation that grows a graph", r"evaluate: grows a graph: model, model\.0"),
+        ("stream that grows a graph", r"stream: grows a graph: model, model\.0"),
         ("dropout that is never on", "update: dropout of ToyDropout is in evaluation mode"),
         ("dropout that is always on", "evaluate: dropout of ToyDropout is in training mode"),
         ("target with a graph", "update: target grows a graph, and nothing trains it"),

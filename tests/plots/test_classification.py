@@ -121,6 +121,18 @@ def test_plot_mistakes_least_confident_if_none(tmp_path, monkeypatch):
     assert [t.split()[1] for t in texts] == [f"({percent(p)})" for p in least]
 
 
+def test_plot_confusion_matrix_rounds_nothing_to_all_or_none(tmp_path, monkeypatch):
+    """One mistake among 100,000 is no `100.00 %`, neither in the title nor in the recall."""
+    figures = drawn(monkeypatch)
+    classification.plot_confusion_matrix(
+        torch.tensor([[99_999, 1], [0, 100_000]]), ["a", "b"], tmp_path / "c.png"
+    )
+    figure = figures[0]
+    print(figure.get_suptitle(), [t.get_text() for t in figure.axes[1].texts])
+    assert figure.get_suptitle() == "accuracy 99.99 %  (199,999 of 200,000)"
+    assert [t.get_text() for t in figure.axes[1].texts] == ["99.9 %", "100.0 %"]
+
+
 @pytest.mark.parametrize("n", [2, 10, 20, 100])
 def test_plot_confusion_matrix_annotations(tmp_path, monkeypatch, n):
     figures = drawn(monkeypatch)

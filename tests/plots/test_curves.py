@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from torchstone.errors import BadInput
+from torchstone.parts.metrics.legend import legend as meaning_of
 from torchstone.plots import canvas, compare_runs, curves
 
 
@@ -116,6 +117,30 @@ def test_curves_say_what_each_metric_means(tmp_path, monkeypatch):
     )
 
 
+def test_curves_have_the_chance_level_of_their_data(tmp_path, monkeypatch):
+    """In figures, of the run's own classes; runs of other data have one of their own."""
+    figures = drawn(monkeypatch)
+    runs = [make_run(tmp_path / name) for name in ("three", "five")]
+    for run, classes in zip(runs, (3, 5), strict=True):
+        content = json.loads((run / "recipe.json").read_text())
+        content["data"] = [{"name": str(classes), "unit": "images", "splits": {}}]
+        (run / "recipe.json").write_text(json.dumps(content))
+        (run / "result.json").write_text(json.dumps({"classes": classes}))
+        curves.draw_curves(run, tmp_path / "curves.png")
+    compare_runs.compare(runs, tmp_path / "compared.png")
+    said = [
+        " ".join(axes.get_ylabel().split()).rpartition("; ")[2]
+        for figure in figures
+        for axes in figure.axes
+        if axes.get_title(loc="left").startswith("accuracy")
+    ]
+    print(said)
+    assert said == ["chance 1/3 = 0.333", "chance 1/5 = 0.2"] * 2
+    assert meaning_of("loss", "lenet5").line(3).endswith("chance ln(3) = 1.1")
+    assert meaning_of("loss", "lenet5").line().endswith("chance ln(classes)")
+    assert meaning_of("return").line(3) == meaning_of("return").line()
+
+
 def test_draw_curves_legends_cover_no_data(tmp_path, monkeypatch):
     figures = drawn(monkeypatch)
     runs = [make_run(tmp_path / f"run{i}", rate=float(i)) for i in range(1, 10)]
@@ -213,6 +238,19 @@ def test_compare_numbered_metrics_are_one_panel(tmp_path, monkeypatch):
         x, y = line.get_data()
         assert list(x) == [1, 3, 20]
         assert list(y) == pytest.approx([fade, fade**3, fade**20])  # the last row's
+
+
+def test_save_says_once_which_signs_are_boxes(tmp_path, capsys, recwarn):
+    figure = canvas.canvas(2, 2)
+    axes = figure.add_subplot()
+    for at, text in enumerate(("猫", "犬猫", "a\x04b", "a\tb", "$x$", "two\nlines")):
+        axes.text(0, at / 6, canvas.plain(text))
+    canvas.save(figure, tmp_path / "names.png")
+    said = capsys.readouterr().err
+    print(said)
+    assert said == "names.png: the font has no 猫 犬, which are boxes in the picture\n"
+    assert not [each for each in recwarn if "Glyph" in str(each.message)]
+    assert canvas.plain("a\x04b") == "a\N{REPLACEMENT CHARACTER}b"
 
 
 def test_smooth_keeps_slope_reduces_noise():

@@ -1,11 +1,15 @@
 """Recipes by name: fields flat and nested, names of earlier versions, settings that would be ignored."""
 
 import json
+from inspect import unwrap as raw
 
+import numpy as np
 import pytest
 from cli_helpers import assert_rejected, run_cli
+from PIL import Image
 
 import torchstone as ts
+from torchstone import api
 from torchstone.engine import old_names
 from torchstone.engine.meter import read_rows
 from torchstone.errors import BadInput
@@ -106,6 +110,75 @@ def test_python_calls_are_checked_like_the_command_line(call, said, tmp_path):
     print(error.value)
     assert said in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_verify_is_called_whether_its_module_was_imported_or_not():
+    """Importing a module puts it in its package, in place of the function: the second call failed."""
+    import torchstone.verify
+
+    assert ts.verify is torchstone.verify
+    assert all(check.passed for _ in range(2) for check in ts.verify("perceptron"))
+
+
+def test_python_calls_take_one_input_and_numbers_of_numpy(trained_run, tmp_path):
+    run, picture = trained_run("lenet5"), tmp_path / "digit.png"
+    ink = np.full((60, 60), 255, np.uint8)
+    ink[10:50, 28:34] = 0
+    Image.fromarray(ink).save(picture)
+    (one,) = ts.predict(run, str(picture))  # and not its letters
+    assert ts.predict(run, picture) == ts.predict(run, [picture]) == [one]
+    assert [row["run"] for row in ts.compare(run)] == [run.name]
+    with pytest.raises(BadInput, match="nothing to prepare"):
+        ts.load(run).preprocess([])
+    found = recipe_of("perceptron", {"average": np.bool_(True), "steps": np.int64(7), "data": np.str_("x")})[
+        2
+    ]
+    assert (found.average, found.steps, found.data) == (True, 7, "x")
+    assert [type(each) for each in (found.average, found.steps, found.data)] == [bool, int, str]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda out: raw(ts.train)(5), "the system is a text, not 5"),
+        (lambda out: raw(ts.train)("lenet5", out=5), "out is a text, not 5"),
+        (
+            lambda out: raw(ts.train)("lenet5", intervals=100, out=out),
+            "intervals are given as {'evaluate': 100",
+        ),
+        (
+            lambda out: raw(ts.train)("lenet5", overwrite="yes", out=out),
+            "overwrite is True or False, not 'yes'",
+        ),
+        (lambda out: raw(ts.train)("lenet5", quiet=None, out=out), "quiet is True or False, not None"),
+        (lambda out: raw(ts.create)(5), "the system is a text, not 5"),
+        (lambda out: raw(ts.create)("lenet5", num_classes=-1), "lenet5 cannot be made so: Trying to create"),
+        (lambda out: raw(api.verify)(5), "the system is a text, not 5"),
+        (lambda out: raw(ts.list_systems)(5), "chapter is a text, not 5"),
+        (lambda out: raw(ts.load)(None), "the run is a text, not None"),
+        (lambda out: raw(ts.load_tokenizer)(5), "the run is a text, not 5"),
+        (lambda out: raw(ts.resume)(None), "the run is a text, not None"),
+        (lambda out: raw(ts.evaluate)(5), "the run is a text, not 5"),
+        (lambda out: raw(ts.predict)(out, None), "inputs are a list of files or texts, not NoneType"),
+        (lambda out: raw(ts.predict)(out, [b"x"]), "an input is the name of a file or a text, not bytes"),
+        (lambda out: raw(ts.predict)(None, "x"), "the run is a text, not None"),
+        (lambda out: raw(ts.sample)(5), "the run is a text, not 5"),
+        (lambda out: raw(ts.play)(out, video=5), "video is a text, not 5"),
+        (lambda out: raw(ts.export)(out, out=5), "out is a text, not 5"),
+        (lambda out: raw(ts.compare)([5]), "the run is a text, not 5"),
+        (
+            lambda out: raw(ts.compare)([out], out="x.txt"),
+            "compare writes .png or .pdf or .svg or .jpg files",
+        ),
+    ],
+)
+def test_python_calls_with_arguments_of_other_types_are_refused(call, said, tmp_path):
+    """Without the tests' own checks of types, as a user has it."""
+    with pytest.raises(BadInput) as error:
+        call(tmp_path / "run")
+    print(error.value)
+    assert said in str(error.value)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("saved", ["{", "[]", "{}", '{"intervals": 3}', '{"clock": null}'])

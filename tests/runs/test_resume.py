@@ -110,6 +110,38 @@ def test_load_preprocesses_like_predict(short):
     assert probabilities[1].tolist() == pytest.approx(expected, abs=1e-6)
 
 
+def test_resume_of_a_finished_run_takes_other_data_only_with_more_steps(short, tmp_path, capsys):
+    """It redrew the pictures of the digits it was tested on with those of another set, without a word."""
+    folder = shutil.copytree(short, tmp_path / "run")
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    own = json.loads((folder / "recipe.json").read_text())["fields"]["data"]
+    other = "mnist5k" if own == "digits" else "digits"
+    said = assert_rejected(capsys, "resume", folder, "--data", other)
+    assert f"is finished, and nothing would be trained on {other}" in said
+    assert f"torchstone eval {folder} --data {other}" in said
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+    assert run_cli(capsys, "resume", folder, "--data", own)[0] == 0
+
+
+def test_resume_refuses_other_options_with_what_to_do(short, capsys):
+    for option in ("--patience", "--best-metric", "--epochs", "--lr"):
+        said = assert_rejected(capsys, "resume", short, option, "3")
+        assert f"resume has no option '{option}'" in said
+        assert "train --config RUN/recipe.json" in said
+
+
+def test_resume_says_where_it_goes_back_to_without_the_newest_checkpoint(short, tmp_path, capsys):
+    folder = shutil.copytree(short, tmp_path / "run")
+    if not (folder / "checkpoint.previous").exists():
+        (folder / "checkpoint").rename(folder / "checkpoint.previous")
+    else:
+        shutil.rmtree(folder / "checkpoint")
+    _, meta, complaints = checkpoint.find(folder / "checkpoint")
+    print(meta["step"], complaints)
+    assert complaints == ["checkpoint is missing"]
+    assert "checkpoint is missing: going back to checkpoint.previous" in run_cli(capsys, "resume", folder)[2]
+
+
 PAIRS = "".join(
     f"{word}\t{word[::-1]}\n" for word in ("".join(p) for p in itertools.product("abcd", repeat=3))
 )

@@ -60,6 +60,21 @@ class FunctionModel(nn.Module):
         return self.function(x), ()
 
 
+def test_measure_and_generate_grow_no_graph_and_put_modes_back():
+    seen = []
+
+    def function(x):
+        seen.append((torch.is_grad_enabled(), model.training))
+        return torch.zeros_like(x)
+
+    model = FunctionModel(function).train()
+    music.measure(model, [torch.zeros(5, 88, dtype=torch.bool)])
+    music.generate_pieces(model, 2, count=1, seed=0)
+    print(seen, model.training)
+    assert set(seen) == {(False, False)}
+    assert model.training
+
+
 def test_loss_is_nats_per_frame():
     """−Σ_keys [v log p + (1 − v) log(1 − p)], averaged over the frames that there are."""
     frames = (torch.rand(3, 7, 88) < 0.1).float()

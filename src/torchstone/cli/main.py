@@ -5,6 +5,8 @@ typed is imported.
 """
 
 import argparse
+import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -29,6 +31,7 @@ COMMANDS = {
     "verify": "check published figures and parity with references; exit 1 if any fails",
 }
 LAST_HELP = "use the weights of the last step, not the best ones by validation"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 # these compute nothing: no threads to settle
 LIGHT = ("list", "show", "data", "compare")
 
@@ -64,35 +67,67 @@ def main(argv: list[str] | None = None) -> int:
         # the hundred thousands of objects that imports make are no garbage, and looking through them for some
         # is a quarter of a short run's time
         gc.set_threshold(100_000, 50, 50)
+    code = _run(argv, is_program)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a short output is written only here
+    except OSError as error:
+        code = _not_written(error) or code
+    if is_program:
+        # what is left need not be looked through for garbage: the system takes it all back
+        gc.freeze()
+    return code
+
+
+def _run(argv: list[str], is_program: bool) -> int:
+    """Run one command, and say in one line what was wrong."""
     try:
         return _dispatch(argv)
     except (BadInput, NotFinite, NotSaved) as error:
         if os.environ.get("RANK", "0") == "0":  # one of several processes reports it
-            print(f"torchstone: {' '.join(str(error).split())}", file=sys.stderr)
+            _say(" ".join(str(error).split()))
         return 2
     except Interrupted as stop:
-        print(f"torchstone: {stop}", file=sys.stderr)
+        _say(str(stop))
         return _leave(128 + stop.signal, is_program)
     except KeyboardInterrupt:
-        print(
-            "torchstone: interrupted at once; a run with a checkpoint continues from it (torchstone resume)",
-            file=sys.stderr,
-        )
+        trains = argv[0] in ("train", "resume")
+        advice = "; a run that had begun goes on from its last checkpoint with resume" if trains else ""
+        _say(f"interrupted at once{advice}")
         return _leave(130, is_program)
-    except SystemExit as done:  # argparse leaves so after --help
-        return int(done.code or 0)
-    except BrokenPipeError:
-        sys.stderr.close()
+    except SystemExit as done:
+        # argparse leaves so after --help, and rich where nobody reads on
+        return 0 if isinstance(done.__context__, BrokenPipeError) else int(done.code or 0)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.errno in NO_ROOM:
+            return _not_written(error)
+        raise
+
+
+def _say(line: str) -> None:
+    """A line on the error stream, wherever that leads."""
+    from torchstone.engine.console import write_line
+
+    write_line(f"torchstone: {line}")
+
+
+def _not_written(error: OSError) -> int:
+    """The exit code where the output could not be written: nobody reads on (`| head`), or a full disk."""
+    from torchstone.engine.console import discard
+
+    if error.filename is None:
+        discard(sys.stdout)
+    if isinstance(error, BrokenPipeError):
         return 0
-    finally:
-        if is_program:  # Python would look through all that torch has made once more, for a third of a second
-            gc.freeze()
+    _say(f"{error.filename or 'the output'} could not be written: {error.strerror or error}")
+    return 2
 
 
 def _leave(code: int, is_program: bool) -> int:
     """Whoever typed Ctrl-C waits: a program ends at once, for Python takes a second to take torch down."""
     if is_program:
-        sys.stdout.flush(), sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush(), sys.stderr.flush()
         os._exit(code)
     return code
 
@@ -127,7 +162,8 @@ def _dispatch(argv: list[str]) -> int:
     args, rest = parser.parse_known_args(words)
     if rest:
         known = [o for a in parser._actions for o in a.option_strings]
-        raise BadInput(f"{name} has no option {rest[0]!r}: {did_you_mean(rest[0], known)}")
+        advice = getattr(command, "OTHER_OPTIONS", "")
+        raise BadInput(f"{name} has no option {rest[0]!r}: {did_you_mean(rest[0], known)}{advice}")
     return command.run(args) or 0
 
 
@@ -155,7 +191,10 @@ def _overview() -> str:
 
 def positive(text: str) -> int:
     """A whole number of at least 1, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    try:
+        number = float(text)
+        if number == int(number) >= 1:  # `1e3` is one
+            return int(text) if text.isdecimal() else int(number)
+    except (ValueError, OverflowError):
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")

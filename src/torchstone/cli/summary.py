@@ -1,7 +1,23 @@
 """The closing lines of a training."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torchstone import systems
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# what systems that can do both do with some data
+PREDICTS = ("forecast", "adding", "copy")
+
+
+def table_console() -> "Console":
+    """Where tables are printed: on a terminal as wide as that is, into pipes and files with whole rows."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=10_000)
 
 
 def print_summary(run: Any) -> None:
@@ -13,8 +29,9 @@ def print_summary(run: Any) -> None:
     if parallel.rank() or run.folder is None:
         return
     result = json.loads((run.folder / "result.json").read_text())
+    width = max(16, *map(len, run.results)) if run.results else 16
     for name, value in run.results.items():
-        print(f"{name:<16} {value:.4f}")
+        print(f"{name:<{width}} {value:.4f}")
     if best := result.get("best"):
         line = f"{'best checkpoint':<16} step {best['step']} of {result['steps']} by val/{best['metric']}"
         if result["steps"] < result["planned_steps"]:
@@ -25,11 +42,15 @@ def print_summary(run: Any) -> None:
     for picture in sorted((run.folder / "pictures").glob("*")):
         print(f"{'picture':<16} {picture}")
     if hasattr(run, "metadata") and run.metadata.get("task") != "play":
-        print(f"{'use it':<16} torchstone {_verb(run.metadata)} {run.folder} …")
+        print(f"{'use it':<16} torchstone {_verb(result['system'], run.metadata)} {run.folder} …")
 
 
-def _verb(metadata: dict[str, Any]) -> str:
-    return "predict" if "classes" in metadata or metadata.get("task") == "forecast" else "sample"
+def _verb(system: str, metadata: dict[str, Any]) -> str:
+    """What a run is used with: what its system has, of two what its task is about."""
+    module = systems.find(system)[0].module()
+    if not hasattr(module, "sample"):
+        return "predict"
+    return "predict" if "classes" in metadata or metadata.get("task") in PREDICTS else "sample"
 
 
 def print_seed_summary(record: dict[str, Any]) -> None:

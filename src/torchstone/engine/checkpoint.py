@@ -110,6 +110,9 @@ def find(folder: Path) -> tuple[Path, dict, list[str]]:
     for candidate in _candidates(folder):
         if not candidate.exists():
             continue
+        if candidate == previous_of(folder) and not complaints:
+            # between two renames the new one is whole, so that this is none of our doing
+            complaints.append(f"{folder.name} is missing")
         try:
             return candidate, _checked(candidate), complaints
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -6,11 +6,12 @@ broken. It imports rich only for a terminal.
 """
 
 import contextlib
+import os
 import sys
 import time
 from collections import deque
 from collections.abc import Generator, Iterable
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
 SILENCE = 15.0  # seconds after which a loop that goes on says so, where there is no live display
@@ -28,11 +29,34 @@ def notify(line: str) -> None:
         _write(line)
 
 
+def write_line(line: str) -> None:
+    """A line on the error stream. Where nobody reads it any more (`2>&1 | head`), the work goes on."""
+    if sys.stderr is None:
+        return
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        discard(sys.stderr)
+
+
+def on_terminal() -> bool:
+    """Whether the error stream is one."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def discard(stream: TextIO) -> None:
+    """Let what is still written to a broken stream disappear, at Python's end too."""
+    with contextlib.suppress(OSError, ValueError):  # it may be no file at all
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
 def _write(line: str) -> None:
     if _screen is not None:
         _screen.print(line)
     else:
-        print(line, file=sys.stderr, flush=True)
+        write_line(line)
 
 
 class Activity:
@@ -96,7 +120,7 @@ def _begin(label: str, total: int | None, quiet: bool, is_announced: bool) -> Ge
     own = None
     try:
         if not is_quiet and _screen is None:
-            if sys.stderr.isatty():
+            if on_terminal():
                 own = Screen("", 0, 0, transient=True)
                 own.start()
             elif is_announced:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchstone.engine import parallel
-from torchstone.engine.console import Screen, notify
+from torchstone.engine.console import Screen, notify, on_terminal
 from torchstone.engine.event_file import EventFile
 from torchstone.errors import BadInput, NotFinite
 from torchstone.files import atomic_write, parse_json
@@ -92,7 +91,7 @@ class Log:
         self.board = EventFile(folder, purge_step=step + 1 if step else None)
         self.began, self.last = time.monotonic(), (time.monotonic(), step)
         self.steps, self.quiet = steps, quiet
-        self.screen = Screen(title, steps, step) if not quiet and sys.stderr.isatty() else None
+        self.screen = Screen(title, steps, step) if not quiet and on_terminal() else None
         if self.screen:
             self.screen.start()
 

@@ -113,8 +113,10 @@ def checked(name: str, hint: Any, value: Any) -> Any:
         return float(value)
     if hint is int and is_number and math.isfinite(value) and value == int(value):
         return int(value)
-    if hint in (bool, str) and isinstance(value, hint):
-        return value
+    if hint is bool and type(value).__name__ in ("bool", "bool_"):  # NumPy's too
+        return bool(value)
+    if hint is str and isinstance(value, str):
+        return str(value)
     raise BadInput(f"{name} is {KINDS[hint]}, not {value!r}")
 
 

@@ -5,11 +5,16 @@ open, safe in a thread.
 """
 
 import math
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 
+from torchstone.engine.console import notify
+
 DPI = 110
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B38600", "#56B4E9", "#7F4FC9", "#555555")
 LEGEND = {"frameon": False, "fontsize": 8, "borderaxespad": 0.2, "handlelength": 1.6, "columnspacing": 1.2}
 
@@ -51,12 +56,24 @@ def save(figure, file: str | Path) -> None:
     """Writes the picture, its folder too where there is none."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    if file.suffix != ".png":
-        figure.savefig(file, dpi=DPI, facecolor="white")
-        return
-    # `savefig` draws twice where there is a layout to be found, the first time to find it, which drawing does
-    # anyway; zlib's higher levels take longer than the drawing, and save a tenth of the bytes
-    figure.canvas.print_png(file, pil_kwargs={"compress_level": 1})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if file.suffix == ".png":
+            # `savefig` draws twice where there is a layout to be found, the first time to find it, which
+            # drawing does anyway; zlib's higher levels take longer than the drawing, and save a tenth
+            figure.canvas.print_png(file, pil_kwargs={"compress_level": 1})
+        else:
+            figure.savefig(file, dpi=DPI, facecolor="white")
+    missing: dict[str, None] = {}
+    for each in caught:
+        if glyph := re.match(r"Glyph (\d+) .* missing from", str(each.message)):
+            sign = chr(int(glyph[1]))
+            missing[sign if sign.isprintable() else f"U+{ord(sign):04X}"] = None
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    if missing:  # one line, where matplotlib writes two for each
+        shown = " ".join(list(missing)[:10]) + " …" * (len(missing) > 10)
+        notify(f"{file.name}: the font has no {shown}, which are boxes in the picture")
 
 
 def percent(share: float, decimals: int = 1) -> str:
@@ -69,7 +86,9 @@ def percent(share: float, decimals: int = 1) -> str:
 
 
 def plain(text: str, most: int = 40) -> str:
-    """Text as it stands: matplotlib reads `$` as mathematics and hides labels that begin with `_`."""
+    """Text as it stands: matplotlib reads `$` as mathematics, hides labels that begin with `_`, and has no
+    sign for control characters."""
+    text = CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
     text = text if len(text) <= most else text[: most - 1] + "…"
     text = text.replace("$", r"\$")
     return " " + text if text.startswith("_") else text

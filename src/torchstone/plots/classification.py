@@ -80,14 +80,14 @@ def plot_confusion_matrix(
     recall.spines[["top", "right"]].set_visible(False)
     recall.set_title("recall", fontsize=9)
     for i in range(n if is_annotated else 0):
-        text = f"{100 * diagonal[i]:.1f} %" if per_row[i] else "no examples"
+        text = percent(diagonal[i]).replace("%", " %") if per_row[i] else "no examples"
         recall.text(0.04, i, text, fontsize=8, va="center")
     bar = figure.colorbar(mappable, ax=[axes, recall], fraction=0.03, pad=0.02)
     bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1], labels=["0", "1", "5", "20", "50", "100 %"])
     bar.ax.tick_params(labelsize=8)
     bar.set_label("share of the true class", fontsize=8)
     figure.suptitle(
-        f"accuracy {100 * correct / max(total, 1):.2f} %  ({correct:,} of {total:,})", fontsize=11
+        f"accuracy {percent(correct / max(total, 1), 2)[:-1]} %  ({correct:,} of {total:,})", fontsize=11
     )
     save(figure, file)
 

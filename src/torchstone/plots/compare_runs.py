@@ -126,11 +126,14 @@ def _draw(
         figure.text(0.5, 0.45, "the runs share no val metric", ha="center", fontsize=10)
         return save(figure, file)
     handles, systems = {}, list({row["system"] for row in table})
+    classes = [read_json(folder, "result.json").get("classes") for folder in folders]
     for index, (own, metric) in enumerate(panels):
         axes = figure.add_subplot(down, columns, index + 1)
         on = f" on {table[data.index(own)]['data']}" if len(set(data)) > 1 else ""
         frame(axes, f"{metric}{on}")
-        label_with_legend(axes, metric, systems[0] if len(systems) == 1 else None)
+        counts = {count for count, on in zip(classes, data, strict=True) if on == own}
+        system = systems[0] if len(systems) == 1 else None
+        label_with_legend(axes, metric, system, counts.pop() if len(counts) == 1 else None)
         numbered = metric.endswith("/")
         axes.set_xlabel("the number in its name" if numbered else FRAMES if framed else "step", fontsize=8)
         plotted = []

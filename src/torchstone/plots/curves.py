@@ -44,8 +44,8 @@ def draw_curves(run_folder: str | Path, file: str | Path) -> None:
     """
     rows = read_metrics(run_folder)
     series, dropped = series_of(rows)
-    system = read_json(run_folder, "recipe.json").get("system")
-    last = final(rows, read_json(run_folder, "result.json"))
+    system, result = read_json(run_folder, "recipe.json").get("system"), read_json(run_folder, "result.json")
+    last, classes = final(rows, result), result.get("classes")
     panels: dict[str, list[str]] = defaultdict(list)
     for name, splits in series.items():
         if any(len(points) > 1 for points in splits.values()):
@@ -67,7 +67,7 @@ def draw_curves(run_folder: str | Path, file: str | Path) -> None:
             _draw_group(axes, panel, {name: series[name] for name in panels[panel]})
         else:
             _draw_metric(axes, panel, series[panel], last.get(f"test/{panel}"))
-        label_with_legend(axes, panel, system)
+        label_with_legend(axes, panel, system, classes)
         lost = sum(dropped.get(name, 0) for name in panels[panel])
         axes.set_xlabel(f"step   ({lost} values not finite, not drawn)" if lost else "step", fontsize=8)
     for index, panel in enumerate(small):
@@ -107,12 +107,15 @@ def final(rows: list[dict], result: dict) -> dict[str, float]:
     return last | result.get("metrics", {})
 
 
-def label_with_legend(axes, metric: str, system: str | None = None, width: int = 46) -> None:
-    """The legend of a metric along the vertical axis, in lines of `width` characters."""
+def label_with_legend(
+    axes, metric: str, system: str | None = None, classes: int | None = None, width: int = 46
+) -> None:
+    """The legend of a metric along the vertical axis, in lines of `width` characters; its chance level is
+    that of so many classes."""
     meaning = legend(metric + "*" if metric.endswith("/") else metric, system)
     if meaning is None:
         return
-    lines = textwrap.wrap(meaning.line().replace(" of *", ""), width)[:3]
+    lines = textwrap.wrap(meaning.line(classes).replace(" of *", ""), width)[:3]
     axes.set_ylabel(plain("\n".join(lines), 160), fontsize=7, color="0.35")
 
 

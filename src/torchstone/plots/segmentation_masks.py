@@ -80,7 +80,7 @@ def plot_predictions(
             box = ((left + column * (side + gap)) / width, 1 - (top + side) / height)
             axes = figure.add_axes((*box, side / width, side / height))
             _show_tile(axes, tile)
-        caption = "no label" if accuracy is None else f"{100 * accuracy:.1f} %"
+        caption = "no label" if accuracy is None else percent(accuracy).replace("%", " %")
         axes.set_xlabel(caption, fontsize=8, labelpad=2)
     figures = ["not there" if math.isnan(iou) else f"{iou:.2f}" for iou in ious]
     _legend(figure, [f"{name} {figure_}" for name, figure_ in zip(classes, figures, strict=True)])

@@ -10,6 +10,7 @@ from typing import Any
 
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.files import atomic_write
+from torchstone.runs.lock import holds_anything
 from torchstone.systems import System
 
 # metadata that give the weights their meaning
@@ -65,9 +66,11 @@ def execute(
         run.metadata["data_identity"] = list(sources)
         if meta and stage == reached:
             check_data(meta, run.metadata, folder, is_new="data" in changes)
+            if set(changes) == {"data"} and (folder / "result.json").exists() and is_done(meta):
+                refuse_other_data(meta, run.metadata, folder, changes["data"])
             if changes and parallel.rank() == 0:
                 note_changes(folder, changes, meta["step"], sources)
-        check_metric(run, settings)
+        its_settings = stage_settings(run, settings, entry.name, stage)
         if stage == 0 and fresh and parallel.rank() == 0:
             before = rng.snapshot()  # what these import draws from Python's
             create_run_folder(folder, entry.name, recipe_name, recipe, intervals, sources)
@@ -75,7 +78,7 @@ def execute(
                 other = data and identity.differences(data, without_sketch(sources))
                 for line in [f"the data are not those of the recipe's run: {other}"] if other else []:
                     notify(line)
-                for line in opening_lines(run, settings):
+                for line in opening_lines(run, its_settings):
                     notify(line)
             rng.restore(before)
         elif stage and (fresh or stage > reached) and parallel.rank() == 0 and not quiet:
@@ -90,7 +93,7 @@ def execute(
             fit(
                 run,
                 folder,
-                intervals=settings,
+                intervals=its_settings,
                 meta={"system": entry.name, "recipe": recipe_name},
                 stage=stage,
                 offset=offset,
@@ -204,24 +207,42 @@ def more_steps(folder: Path, recipe: Any, steps: int, *, quiet: bool) -> dict[st
     return {name: steps}
 
 
-def check_metric(run: Any, settings: Any) -> None:
-    """Refuse a metric that validation does not measure, before anything is written.
+def stage_settings(run: Any, settings: Any, system: str, stage: int) -> Any:
+    """The intervals of a stage. A metric that validation does not measure is refused before anything is
+    written; a later stage, for which it may not be meant, is kept by its own then, which is said.
 
     Raises:
-        BadInput: with those that it measures.
+        BadInput: with the metrics that there are.
     """
     from torchstone.engine import rng
+    from torchstone.engine.console import notify
+    from torchstone.parts.metrics.legend import legend
 
-    metric = settings.best_metric
+    metric, wrong = settings.best_metric, ""
     if metric in (None, run.best_metric):
         if settings.patience is not None and run.best_metric is None:
-            raise BadInput("patience needs a metric of validation: name one with --best-metric")
-        return
-    before = rng.snapshot()
-    measured = run.evaluate()
-    rng.restore(before)
-    if metric not in measured:
-        raise BadInput(f"validation has no metric {metric!r}: {did_you_mean(metric, measured)}")
+            wrong = "patience needs a metric of validation: name one with --best-metric"
+    else:
+        before = rng.snapshot()
+        measured = run.evaluate()
+        rng.restore(before)
+        meaning = legend(metric, system)
+        if metric not in measured:
+            wrong = f"validation has no metric {metric!r}: {did_you_mean(metric, measured)}"
+        elif meaning is not None and not meaning.better:
+            others = (name for name in measured if (each := legend(name, system)) is None or each.better)
+            wrong = (
+                f"{metric!r} ({meaning.line()}) only describes: neither more nor less of it is better; there "
+                f"are: {', '.join(others) or 'none'}"
+            )
+    if not wrong:
+        return settings
+    if stage == 0:
+        raise BadInput(wrong)
+    own, patience = run.best_metric, settings.patience if run.best_metric else None
+    fallback = "its last weights count" if own is None else f"it is kept by its own {own}"
+    notify(f"stage {stage + 1}: {wrong}; {fallback}")
+    return dataclasses.replace(settings, best_metric=own, patience=patience)
 
 
 def check_data(
@@ -260,6 +281,22 @@ def check_data(
         )
 
 
+def refuse_other_data(meta: Mapping[str, Any], metadata: Mapping[str, Any], folder: Path, spec: str) -> None:
+    """Refuse other data for a finished run: nothing would be trained on them, and its pictures drawn of them.
+
+    Raises:
+        BadInput: they differ from those of the checkpoint.
+    """
+    from torchstone.data import identity
+
+    before = meta["metadata"].get("data_identity")
+    if before is None or identity.differences(before, metadata["data_identity"]) is not None:
+        raise BadInput(
+            f"{folder} is finished, and nothing would be trained on {spec}: give a larger total with --steps "
+            f"too, or judge it on them with torchstone eval {folder} --data {spec}"
+        )
+
+
 def _keep(folder: Path, stage: int) -> None:
     """Keep a finished stage's checkpoint, which the next stage's will replace."""
     from torchstone.engine import checkpoint
@@ -285,18 +322,9 @@ def refuse_occupied(folder: Path, overwrite: bool) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise BadInput(f"{existing} is a file, so {folder} cannot be a run folder: choose another --out")
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or not holds_anything(folder):
         return
     if not (folder / "recipe.json").exists():
         raise BadInput(f"{folder} is not empty and holds no run: choose another --out")
     if not overwrite:
         raise BadInput(f"{folder} already holds a run: resume it, choose another --out, or --overwrite")
-
-
-def free_folder(folder: Path) -> Path:
-    """`folder`, or with the first number behind it that is not taken."""
-    number, candidate = 1, folder
-    while candidate.exists():
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-    return candidate

@@ -22,12 +22,14 @@ from torchstone.engine.run import EVALUATION_SHARE, Run
 from torchstone.errors import BadInput
 from torchstone.files import atomic_write, parse_json
 from torchstone.plots.curves import draw_curves
+from torchstone.runs import lock
 
 
 def create_run_folder(
     folder: Path, system: str, recipe_name: str, recipe: Any, intervals: dict, sources: Sequence[dict] = ()
 ) -> None:
-    """Make the folder, in place of a run that was there.
+    """Make the folder, in place of a run that was there. The folder itself stays, if there is one: it may be
+    a link, or a place where a disk is mounted.
 
     Args:
         sources: identities of the data, see `data.identity`.
@@ -36,9 +38,12 @@ def create_run_folder(
         BadInput: the system does not let it be made.
     """
     try:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for each in folder.iterdir():
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each)
+            elif each.name != lock.NAME:
+                each.unlink()
     except OSError as error:
         why = error.strerror or error
         raise BadInput(f"cannot make the folder {folder} ({why}): choose another --out") from None
@@ -78,16 +83,20 @@ def write_result(folder: Path, system: str, recipe_name: str, run: Run, steps: i
     model, count = run.state.get("model"), None
     if isinstance(model, torch.nn.Module):
         count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    best = None if run.best is None else run.best.about()
+    if best is not None:
+        best["step"] += steps - run.step  # those of the stages before are counted too
     result = {
         "system": system,
         "recipe": recipe_name,
         "steps": steps,
         "planned_steps": steps + run.steps - run.step,
-        "best": None if run.best is None else run.best.about(),
+        "best": best,
         "seconds": max((row["time"] for row in rows), default=0.0),
         "parameters": count,
         "metrics": run.results,
         "data": run.metadata.get("data"),
+        "classes": len(run.metadata["classes"]) if run.metadata.get("classes") else None,
     }
     write_json(folder / "result.json", result)
     pictures = folder / "pictures"

@@ -1,9 +1,11 @@
 """Networks by name, out of run folders, and in and out of folders in Hugging Face layout."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torchstone import systems
+from torchstone.engine.recipe_fields import checked
 from torchstone.errors import BadInput, first_line
 from torchstone.runs.execute import same_system
 from torchstone.runs.recipes import read_recipe
@@ -13,6 +15,14 @@ from torchstone.systems import System
 if TYPE_CHECKING:  # they take seconds to import
     import tokenizers
     import torch
+
+    class LoadedModel(torch.nn.Module):
+        """What `load` adds to a run's network, for editors and type checkers."""
+
+        metadata: dict[str, Any]
+        classes: list[str] | None
+        preprocess: Callable[[Any], torch.Tensor]
+
 
 # what comes of settings of another type than they should have
 MISMATCHED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
@@ -29,12 +39,14 @@ def create(name: str, *, weights: str | Path | None = None, **arguments) -> "tor
     Raises:
         BadInput: unknown name or argument; a file that does not fit, with the keys.
     """
-    entry, variant = systems.find(name)
+    entry, variant = systems.find(checked("the system", str, name))
     make = entry.module().VARIANTS[variant].make
     try:
         model = make(**arguments)
-    except TypeError as error:
-        raise BadInput(f"{name} cannot be made so: {error}") from None
+    except BadInput:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:  # torch's, of sizes that are none
+        raise BadInput(f"{name} cannot be made so: {first_line(error)}") from None
     if weights is not None:
         from torchstone.tasks.transfer import load_weights, read_published
 
@@ -48,7 +60,7 @@ def create(name: str, *, weights: str | Path | None = None, **arguments) -> "tor
     return model
 
 
-def load(path: str | Path, *, last: bool = False) -> "torch.nn.Module":
+def load(path: str | Path, *, last: bool = False) -> "LoadedModel":
     """The model of a run folder, or of one in Hugging Face layout (`hf:ORG/NAME` is fetched), in
     evaluation mode on the CPU. It has its `metadata`, its `classes` (or None), and `preprocess`: from images,
     rows, texts or sounds to its input (`tasks.preprocess`), which raises BadInput where it has none.
@@ -62,6 +74,7 @@ def load(path: str | Path, *, last: bool = False) -> "torch.nn.Module":
     from torchstone.runs.published import metadata_of
     from torchstone.tasks.preprocess import preprocessor
 
+    path = checked("the run", str, path)
     folder = _layout_of(path)
     if folder is None:
         model, metadata, _ = load_run(Path(path), last=last)
@@ -74,7 +87,7 @@ def load(path: str | Path, *, last: bool = False) -> "torch.nn.Module":
             metadata = {"task": "none", "unprepared": str(error)}
     attributes = {"metadata": metadata, "classes": metadata.get("classes")}
     vars(model).update(attributes, preprocess=preprocessor(metadata))
-    return model
+    return cast("LoadedModel", model)
 
 
 def load_tokenizer(path: str | Path) -> "tokenizers.Tokenizer":
@@ -85,6 +98,7 @@ def load_tokenizer(path: str | Path) -> "tokenizers.Tokenizer":
     """
     from torchstone.data.text import tokenizers as readers
 
+    path = checked("the run", str, path)
     folder = _layout_of(path)
     if folder is not None:
         return readers.load(folder)

@@ -10,7 +10,15 @@ from typing import Any
 from torchstone import systems
 from torchstone.engine import old_names
 from torchstone.engine.console import notify
-from torchstone.engine.recipe_fields import checked, field_paths, flatten, get_field, replace_fields
+from torchstone.engine.field_ranges import check_range
+from torchstone.engine.recipe_fields import (
+    checked,
+    field_paths,
+    flatten,
+    get_field,
+    replace_fields,
+    short_name,
+)
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.files import parse_json
 from torchstone.systems import System
@@ -61,7 +69,7 @@ def recipe_of(name: str, fields: Mapping[str, Any], *, saved: bool = False):
     if system != entry.name and "variant" not in fields:
         fields = {**fields, "variant": variant}
     recipe = replace_fields(recipe, fields)
-    check(recipe, entry)
+    check(recipe, entry, saved=saved)
     return entry, wanted, recipe
 
 
@@ -96,15 +104,23 @@ def refuse_steps(system: str, names: Iterable[str], known: Container[str]) -> No
         raise BadInput(f"{system} counts {unit}, not updates: give --{option} (from Python: {new}=)")
 
 
-def check(recipe, entry: System) -> None:
-    """What holds for every recipe."""
+def check(recipe, entry: System, *, saved: bool = False) -> None:
+    """What holds for every recipe: a variant that there is, numbers in their ranges, data with a name.
+
+    Args:
+        saved: it is a run's, maybe of a version with other ranges: only its length and batches are checked.
+    """
     if getattr(recipe, "variant", entry.variants[0]) not in entry.variants:
         raise BadInput(
             f"{entry.name} has no variant {recipe.variant!r}: {did_you_mean(recipe.variant, entry.variants)}"
         )
-    for name in ("steps", "total_timesteps", "total_episodes", "batch_size"):
-        if getattr(recipe, name, 1) < 1:
-            raise BadInput(f"{name} must be at least 1, not {getattr(recipe, name)}")
+    for path in dict.fromkeys(field_paths(recipe).values()):
+        value = get_field(recipe, path)
+        if saved and path[-1] not in ("steps", "total_timesteps", "total_episodes", "batch_size"):
+            continue
+        check_range(short_name(recipe, path), value)
+        if path[-1] == "data" and not str(value).strip():  # an unset variable of the shell
+            raise BadInput("data is empty: name a set, a file or a folder (. for the present one)")
 
 
 def checked_intervals(intervals: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,6 +171,7 @@ def read_recipe_file(file: Path, entry: System | None = None):
     Raises:
         BadInput: it cannot be read, or is another system's.
     """
+    file = file / "recipe.json" if file.is_dir() else file
     if not file.is_file():
         raise BadInput(f"there is no recipe {file}: give the recipe.json of a run folder")
     try:

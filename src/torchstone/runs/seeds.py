@@ -15,6 +15,7 @@ from typing import Any
 from torchstone.errors import BadInput
 from torchstone.files import parse_json
 from torchstone.runs.execute import execute
+from torchstone.runs.lock import locked
 from torchstone.runs.recipes import read_recipe
 
 
@@ -61,7 +62,8 @@ def resume_seeds(folder: Path, *, device: str | None = None, quiet: bool = False
         if not (run / "result.json").exists():
             own = dataclasses.replace(recipe, seed=seed)
             begun = (run / "recipe.json").exists()
-            execute(entry, name, own, run, intervals, quiet, fresh=not begun)
+            with locked(run):
+                execute(entry, name, own, run, intervals, quiet, fresh=not begun)
     found = record(folder)
     write_json(folder / "record.json", found)
     compare(runs_of(folder), folder / "curves.png")

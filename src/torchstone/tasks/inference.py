@@ -1,25 +1,81 @@
 """What the inference of several tasks shares: input files, and the answer about one of them."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torchstone.data.vision.image_folder import SUFFIXES
+from torchstone.engine.console import notify
 from torchstone.errors import BadInput
+
+# of files with texts in them
+ENDINGS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".md", ".conll", ".pdf", ".docx")
 
 
 def list_files(inputs: Sequence[Path | str]) -> list[Path]:
-    """The files named, with folders replaced by the files in them.
+    """The image files named, with folders replaced by those in them; what else lies there is said.
 
     Raises:
-        BadInput: an empty folder.
+        BadInput: a folder without images.
     """
     files = []
     for each in map(Path, inputs):
-        inside = sorted(p for p in each.iterdir() if p.is_file()) if each.is_dir() else [each]
-        if not inside:
-            raise BadInput(f"{each} is an empty folder: give image files, or a folder of them")
-        files += inside
+        if not each.is_dir():
+            files.append(each)
+            continue
+        inside = sorted(p for p in each.iterdir() if not p.name.startswith("."))
+        images = [p for p in inside if p.suffix.lower() in SUFFIXES and p.is_file()]
+        # where no name says what it is, all may be images
+        images = images or [p for p in inside if not p.suffix and p.is_file()]
+        if not images:
+            what = "holds no images" if inside else "is an empty folder"
+            raise BadInput(f"{each} {what}: give image files, or a folder of them")
+        if others := [p.name + "/" * p.is_dir() for p in inside if p not in images]:
+            names = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
+            notify(f"{each}: {len(images)} images; left out is what has no image's name: {names}")
+        files += images
     return files
+
+
+def files_in(metadata: Mapping[str, Any], source: str) -> list[str]:
+    """What an input of `predict` stands for: of a folder the images or recordings in it, else itself.
+
+    Raises:
+        BadInput: a folder without any.
+    """
+    if not os.path.isdir(source):  # which, unlike Path's, takes texts longer than a file name
+        return [source]
+    if metadata.get("task") in ("speech", "voices"):
+        from torchstone.data.audio.files import expand_audio_paths
+
+        return list(map(str, expand_audio_paths([source])))
+    if {"picture", "image"} & set(metadata):
+        return list(map(str, list_files([source])))
+    return [source]
+
+
+def refuse_file_names(texts: Iterable[str]) -> None:
+    """For models that take texts themselves: a file's name would be taken for one.
+
+    Raises:
+        BadInput: a file, or what is named like one.
+    """
+    for text in texts:
+        if not looks_like_a_file(text):
+            continue
+        if os.path.isfile(text):
+            raise BadInput(
+                f'{text} is a file, and this model takes texts: give what is in it, "$(cat {text})"'
+            )
+        raise BadInput(f"{text} is a file's name, and this model takes texts: give the text itself")
+
+
+def looks_like_a_file(text: str) -> bool:
+    """Whether a text is one word that ends as files do, or the path of one that is there."""
+    if len(text.split()) != 1:
+        return False
+    return text.lower().endswith(ENDINGS) or (os.path.isfile(text) and ("/" in text or "." in text))
 
 
 def label_prediction(name: str, classes: Sequence[str], probabilities: Sequence[float]) -> dict[str, Any]:

@@ -46,6 +46,8 @@ def refuse(inputs: Inputs, metadata: Mapping[str, Any]) -> Any:
 
 def several(inputs: Inputs) -> list[Any]:
     """One input as a list of it."""
+    if isinstance(inputs, list | tuple) and not inputs:
+        raise BadInput("nothing to prepare: give one input, or several")
     return list(inputs) if isinstance(inputs, list | tuple) else [inputs]
 
 

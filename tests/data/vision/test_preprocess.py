@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from torchstone.data.vision.dataset import load_images, normalize
-from torchstone.data.vision.preprocess import decode, preprocess
+from torchstone.data.vision.preprocess import decode, longer_sides, preprocess
 from torchstone.errors import BadInput
 
 
@@ -272,3 +272,14 @@ def test_images_that_are_not_finite_are_named(tmp_path):
     ) as caught:
         load_images(tmp_path, size=12, channels=1)
     print(caught.value)
+
+
+def test_longer_sides_of_boxes_around_ink():
+    images = np.zeros((5, 1, 6, 9), np.uint8)
+    images[1, 0, 5, 8] = 1  # one pixel in the corner
+    images[2, 0, 1:4, 2] = 200  # three rows
+    images[3, 0, 2, [0, 8]] = 7  # nine columns, most of them empty
+    images[4, 0, [0, 5], [3, 4]] = 255  # six rows
+    sides = longer_sides(images).tolist()
+    print(sides)
+    assert sides == [0, 1, 3, 9, 6]

@@ -226,7 +226,7 @@ def test_sample_refuses_bad_options_in_one_line(run, options, message, tmp_path,
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"timesteps": 0}, "at least 1 timestep"),
+        ({"timesteps": 0}, "timesteps must be at least 1, not 0"),
         ({"sampling_steps": 101}, "1 to 100 steps, not 101"),
         ({"condition": "text"}, "reads no captions: use --variant ddpm_emoji"),
         ({"variant": "ddpm_mnist", "data": "nowhere"}, "nowhere"),

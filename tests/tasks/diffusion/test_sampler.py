@@ -67,6 +67,11 @@ def test_classifier_guided_denoiser_samples_the_posterior(prediction_type):
         )
         return generate(p_sample, model, noise(count, model), SamplingConfig(steps), denoise_fn=denoise_fn)
 
+    x = noise(2, model)
+    guided = classifier_guided_denoiser(guided_denoiser(model), model.process, schedule, log_prob_fn, 1.0)
+    shifted = guided(x, torch.tensor([5, 50]))
+    assert not x.requires_grad, "its gradient is taken of a copy"
+    assert not shifted.requires_grad
     samples = sample(4000, 100, 1.0)
     precision = 1 / 0.25 + 1 / tau**2
     mean, std = 0.8 / tau**2 / precision, precision**-0.5

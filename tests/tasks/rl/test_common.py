@@ -11,12 +11,14 @@ import torch
 
 import torchstone as ts
 from torchstone.cli.main import main
+from torchstone.engine.recipe_fields import replace_fields
 from torchstone.envs.vector_env import VectorEnv
 from torchstone.errors import BadInput
 from torchstone.runs.recipes import read_recipe
 from torchstone.systems.reinforcement import a2c, ddpg, dqn, ppo, reinforce
 from torchstone.tasks.rl import common
 from torchstone.tasks.rl.common import num_updates
+from torchstone.tasks.rl.on_policy import make_separate_envs
 
 # fields of an earlier version's recipe.json that decide on the length, and the length of today
 OLD_RECIPES = [
@@ -352,3 +354,13 @@ def test_fewer_episodes_during_training_and_all_at_the_end_are_said(tmp_path, ca
         in said
     )
     assert steps == [0, 10, 20, 30, 38]
+
+
+def test_separate_envs_begin_by_the_recipe_s_seed_each_in_a_state_of_its_own():
+    begun = []
+    for seed in (0, 0, 1):
+        recipe = replace_fields(a2c.RECIPES["a3c"], {"seed": seed, "num_envs": 3})
+        begun.append([tuple(envs.observation.flatten().tolist()) for envs in make_separate_envs(recipe)])
+    print(begun)
+    assert begun[0] == begun[1]
+    assert len({*begun[0], *begun[2]}) == 6

@@ -18,16 +18,17 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(rows, indent=1))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from torchstone.cli.summary import table_console
 
     table = Table(box=None, header_style="bold")  # a column per run: names of metrics may be long
     table.add_column("run")
     for row in rows:
-        table.add_column(str(row["run"]), justify="right")
+        table.add_column(str(row["run"]), justify="right", overflow="fold")
     for name in dict.fromkeys(key for row in rows for key in row if key != "run"):
         table.add_row(name, *(_short(row.get(name)) for row in rows))
-    Console().print(table)
+    table_console().print(table)
     print(f"picture: {args.out}")
 
 

@@ -17,14 +17,15 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(sets, indent=1))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from torchstone.cli.summary import table_console
 
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for column in ("name", "kind", "size", "licence", "where", "used by"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for each in sets:
         systems = list(dict.fromkeys(recipe.partition("/")[0] for recipe in each["used_by"]))
         used = ", ".join(systems) or "–"
         table.add_row(*(each[key] for key in ("name", "kind", "size", "licence", "where")), used)
-    Console(highlight=False).print(table)
+    table_console().print(table)

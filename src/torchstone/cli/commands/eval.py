@@ -29,5 +29,6 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(metrics | {"data": evaluated_on._asdict()}))
         return
     print(evaluated_on.line())
+    width = max(16, *map(len, metrics)) if metrics else 16
     for name, value in metrics.items():
-        print(f"{name:<16} {value:.4f}" if isinstance(value, float) else f"{name:<16} {value}")
+        print(f"{name:<{width}} {value:.4f}" if isinstance(value, float) else f"{name:<{width}} {value}")

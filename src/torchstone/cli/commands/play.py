@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(summary | {"video": args.video}))
         return
     print(" ".join(f"{each:g}" for each in returns))
-    print(f"mean return {statistics.fmean(returns):.1f} ± {spread:.1f} over {len(returns)} episodes")
+    about = f" ± {spread:.1f} over {len(returns)} episodes" if len(returns) > 1 else " of 1 episode"
+    print(f"mean return {statistics.fmean(returns):.1f}{about}")
     if args.video is not None:
         print(f"video: {args.video}")

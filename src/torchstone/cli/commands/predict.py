@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(answers, indent=1))
     else:
         for answer in answers:
-            for line in lines(answer):
+            for line in lines(answer, is_named=len(answers) > 1):
                 print(line)
         explained = [args.explain] * bool(args.explain and refused < len(answers))
         for file in [answer["file"] for answer in answers if "file" in answer] + explained:
@@ -57,8 +58,8 @@ def run(args: argparse.Namespace) -> None:
         raise BadInput(f"{refused} of {len(answers)} inputs without an answer")
 
 
-def lines(answer: Mapping[str, Any]) -> list[str]:
-    """What is printed of an answer."""
+def lines(answer: Mapping[str, Any], *, is_named: bool = False) -> list[str]:
+    """What is printed of an answer; of one of several files (`is_named`) with its name."""
     from torchstone.plots.canvas import percent
 
     if "error" in answer:
@@ -69,7 +70,9 @@ def lines(answer: Mapping[str, Any]) -> list[str]:
         words = [
             ", ".join(f"{each['word']} ({percent(each['probability'])})" for each in gap) for gap in gaps
         ]
-        return [answer["text"], *(f"  {line}" for line in words)]
+        # of a text the answer is what follows it, or stands in its place
+        name = f"{answer['input']}: " if is_named and os.path.isfile(answer["input"]) else ""
+        return [name + answer["text"], *(f"  {line}" for line in words)]
     figure = ""
     if "validation_rank" in answer:
         figure = f"likelier than {percent(answer['validation_rank'])} of the validation data"

@@ -4,6 +4,11 @@ import argparse
 
 from torchstone.cli.main import positive
 
+OTHER_OPTIONS = (
+    " (a run goes on as it was begun; with other options it is another: "
+    "torchstone train --config RUN/recipe.json …)"
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")

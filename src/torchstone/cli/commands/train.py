@@ -41,7 +41,10 @@ def train(generic: Parser, words: list[str]) -> int:
     """Two parsers: the generic options, then the fields of the system that they name."""
     from torchstone import systems
 
+    system, words = split_system(words, generic)
+    words = [system or "", *words]  # else argparse takes the value of a field for it
     args, rest = generic.parse_known_args(words)
+    args.system = system
     if args.config is not None:
         from torchstone.runs.recipes import read_recipe_file
 
@@ -119,6 +122,21 @@ def train(generic: Parser, words: list[str]) -> int:
     )
     print_summary(run)
     return 0
+
+
+def split_system(words: list[str], generic: Parser) -> tuple[str | None, list[str]]:
+    """The system among the words, wherever it stands, and the other words: it is the first that is neither
+    an option nor an option's value. All but flags have one, fields of a recipe too."""
+    flags = {option for each in generic._actions if each.nargs == 0 for option in each.option_strings}
+    is_value = False
+    for index, word in enumerate(words):
+        if is_value:
+            is_value = False
+        elif word.startswith("-"):
+            is_value = word not in flags and "=" not in word
+        else:
+            return word, [*words[:index], *words[index + 1 :]]
+    return None, words
 
 
 def default_interval(option: str, recipe: Any) -> str:

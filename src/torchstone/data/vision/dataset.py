@@ -27,7 +27,7 @@ from torchstone.data.vision.preprocess import (
     fit_as_stated,
     fit_to_square,
     is_deep,
-    longer_side,
+    longer_sides,
     measure_levels,
     report_unreadable,
 )
@@ -324,7 +324,7 @@ def _channel_stats(split: ImageSplit, ink: bool) -> dict:
         images = split.take(index)
         counts += torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)])
         if ink:
-            sides += [longer_side(image) / image.shape[-1] for image in images.numpy()]
+            sides += (longer_sides(images.numpy()) / images.shape[-1]).tolist()
     frequency = counts / counts.sum(1, keepdim=True, dtype=torch.float64)
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = frequency @ values

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Bool, Int64, Shaped, UInt8
 from PIL import Image, ImageFile, ImageFilter, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -228,10 +228,16 @@ def preprocess(file: Image.Image | str | Path, metadata: dict) -> UInt8[Tensor, 
     return torch.from_numpy(fit_to_square(image, metadata["size"], metadata["ink"]))[None]
 
 
-def longer_side(image: np.ndarray) -> int:
-    """The longer side of the bounding box around the ink of a (1, height, width) image."""
-    rows, columns = (np.flatnonzero(image[0].any(axis)) for axis in (1, 0))
-    return int(max(np.ptp(rows), np.ptp(columns))) + 1 if len(rows) else 0
+def longer_sides(images: UInt8[np.ndarray, "n 1 height width"]) -> Int64[np.ndarray, " n"]:
+    """The longer side of the bounding box around the ink of each image; 0 where there is none."""
+    ink = images[:, 0]
+
+    def extents(axis: int) -> Int64[np.ndarray, " n"]:
+        is_used: Bool[np.ndarray, "n lines"] = np.asarray(ink.any(axis))
+        last = is_used.shape[1] - 1 - is_used[:, ::-1].argmax(1)
+        return np.where(is_used.any(1), last - is_used.argmax(1) + 1, 0)
+
+    return np.maximum(extents(2), extents(1))
 
 
 def _is_framed(array: np.ndarray, metadata: dict) -> bool:
@@ -240,7 +246,8 @@ def _is_framed(array: np.ndarray, metadata: dict) -> bool:
         return False
     if array[[0, 0, -1, -1], [0, -1, 0, -1]].any() or array.max() < 128:
         return False
-    share = longer_side(fit_to_square(Image.fromarray(array), metadata["size"], True)) / metadata["size"]
+    framed = fit_to_square(Image.fromarray(array), metadata["size"], True)
+    share = int(longer_sides(framed[None])[0]) / metadata["size"]
     return abs(share / metadata["box"] - 1) <= 0.25
 
 

@@ -4,6 +4,7 @@ One number has one name, in training, in `eval` and in pictures; this table says
 that several systems share but measure in different units (a loss, mostly) has lines of its own for them.
 """
 
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,11 +17,20 @@ class Legend:
     better: Literal["higher", "lower", ""] = ""  # which is better; neither where it only describes
     chance: str = ""  # what guessing gives, or an untrained network
 
-    def line(self) -> str:
-        """All of it: `accuracy, fraction of examples; higher is better; chance 1/classes`."""
+    def line(self, classes: int | None = None) -> str:
+        """All of it: `accuracy, fraction that is right; higher is better; chance 1/classes`, or of so many
+        `classes` in figures: `chance 1/3 = 0.333`."""
         better = f"{self.better} is better" if self.better else ""
-        chance = f"chance {self.chance}" if self.chance else ""
+        chance = f"chance {self.chance_of(classes)}" if self.chance else ""
         return "; ".join(filter(None, [f"{self.title}, {self.unit}", better, chance]))
+
+    def chance_of(self, classes: int | None) -> str:
+        """The chance level in figures, where it is of classes and their number is known."""
+        if classes and self.chance == "1/classes":
+            return f"1/{classes} = {1 / classes:.3g}"
+        if classes and self.chance == "ln(classes)":
+            return f"ln({classes}) = {math.log(classes):.3g}"
+        return self.chance
 
 
 def legend(metric: str, system: str | None = None) -> Legend | None:

@@ -58,7 +58,7 @@ STORY = ("loss",)
 class Recipe:
     data: str = "CartPole-v1"  # Gymnasium environment id, or module:Id, or module:name of a class or function
     wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
-    max_episode_steps: int | None = None  # time limit of an episode, none for the environment's own
+    max_episode_steps: int | None = None  # time limit of an episode, 0 for none; else the environment's own
     variant: str = "a2c"  # network
     hidden: tuple[int, ...] = (64, 64)  # hidden layer widths of policy and value network
     activation: str = "tanh"  # activation function: tanh or relu

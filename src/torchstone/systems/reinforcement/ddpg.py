@@ -59,7 +59,7 @@ __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play"
 class Recipe:
     data: str = "Pendulum-v1"  # Gymnasium environment id, or module:Id, or module:name of a class or function
     wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
-    max_episode_steps: int | None = None  # time limit of an episode, none for the environment's own
+    max_episode_steps: int | None = None  # time limit of an episode, 0 for none; else the environment's own
     variant: str = "ddpg"  # networks
     hidden: tuple[int, ...] = (64, 64)  # hidden layer widths of actor and critic
     num_envs: int = 1  # number of parallel environments

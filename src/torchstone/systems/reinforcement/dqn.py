@@ -63,7 +63,7 @@ __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play"
 class Recipe:
     data: str = "CartPole-v1"  # Gymnasium environment id, or module:Id, or module:name of a class or function
     wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
-    max_episode_steps: int | None = None  # time limit of an episode, none for the environment's own
+    max_episode_steps: int | None = None  # time limit of an episode, 0 for none; else the environment's own
     variant: str = "dqn"  # network
     hidden: tuple[int, ...] = (120, 84)  # hidden layer widths, for observations that are no frames
     dueling: bool = False  # dueling network: separate heads for state value and advantages

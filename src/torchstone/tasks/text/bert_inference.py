@@ -15,7 +15,7 @@ from torchstone.data.text.mlm_batches import MLMBatches
 from torchstone.data.text.sentence_batches import IGNORE_INDEX, SentenceBatches, SpecialTokens
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
-from torchstone.tasks.inference import label_prediction
+from torchstone.tasks.inference import label_prediction, looks_like_a_file
 from torchstone.tasks.text import masked_lm
 from torchstone.tasks.text.bert_data import build_rows, encode_texts, split_documents
 from torchstone.tasks.text.finetune import compute_logits
@@ -120,6 +120,8 @@ def read_texts(each: str | Path, metadata: dict) -> list[str]:
     if not os.path.isfile(each):  # which, unlike Path's, takes texts longer than a file name
         if not str(each).strip():
             raise BadInput(f"{str(each)!r} holds no text")
+        if looks_like_a_file(str(each)):
+            raise BadInput(f"{each} does not exist: give a file that does, or a text")
         return [str(each)]
     labels = metadata["task"] != "masked"
     pairs, words = labels and metadata["pairs"], labels and metadata["has_word_labels"]

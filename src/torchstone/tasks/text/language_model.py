@@ -21,6 +21,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.transformer.token_loss import unigram_loss
+from torchstone.tasks.inference import refuse_file_names
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.text.generate import generate
 
@@ -225,6 +226,7 @@ def predict(
     Raises:
         BadInput: the text, its examples included, is longer than the context.
     """
+    refuse_file_names(map(str, inputs))
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
     shots = ""
     if examples is not None:

@@ -16,6 +16,7 @@ from torchstone.engine.run import GENERATED, Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.transformer.token_loss import unigram_loss
+from torchstone.tasks.inference import refuse_file_names
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.text.text_to_text_data import (
     END,
@@ -183,6 +184,7 @@ def predict(
         BadInput: an empty text.
     """
     tokenizer, texts = tokenizers.from_metadata(metadata["tokenizer"]), [str(text) for text in inputs]
+    refuse_file_names(texts)
     if not all(text.strip() for text in texts):
         raise BadInput("empty input: give a text")
     sources = [[*tokenizers.encode(tokenizer, text).tolist(), END] for text in texts]

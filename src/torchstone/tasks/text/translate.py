@@ -16,6 +16,7 @@ from torchstone.engine.run import GENERATED, Examples, Run
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.parts.transformer.token_loss import token_loss, unigram_loss
+from torchstone.tasks.inference import refuse_file_names
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.text.translation_inference import (
     BOS,
@@ -196,6 +197,7 @@ def predict(model: Any, metadata: dict, inputs: Sequence[Path | str], **options:
         BadInput: an empty sentence, or one longer than the model has positions for.
     """
     tokenizer, texts = tokenizers.from_metadata(metadata["tokenizer"]), [str(text) for text in inputs]
+    refuse_file_names(texts)
     for text in texts:
         length = len(tokenizer.encode(text, add_special_tokens=False).ids) + 1
         if not text.strip():

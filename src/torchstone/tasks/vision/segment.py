@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from torchstone.data.vision import segmentation_batches
 from torchstone.data.vision.dataset import normalize
-from torchstone.data.vision.image_folder import SUFFIXES
 from torchstone.data.vision.segmentation import SegmentationDataset, load_segmentation, preprocess
 from torchstone.data.vision.segmentation_folder import IGNORE_INDEX
 from torchstone.engine import parallel
@@ -21,6 +20,7 @@ from torchstone.metrics.segmentation import class_iou, evaluate_splits, iou_metr
 from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.modes import eval_mode
 from torchstone.plots import segmentation_masks
+from torchstone.tasks.inference import list_files
 from torchstone.tasks.optimization import gradient_update
 
 MAX_SHOWN = 12  # images in the report
@@ -155,7 +155,7 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[Path | str]) -> l
         BadInput: a file is missing, or is no image.
     """
     predictions = []
-    for file in find_images(inputs):
+    for file in list_files(inputs):
         probabilities, _ = pixel_probabilities(model, metadata, file)
         mask = probabilities.argmax(0)
         counts = torch.bincount(mask.flatten(), minlength=len(probabilities))
@@ -180,7 +180,7 @@ def explain(model: nn.Module, metadata: dict, inputs: Sequence[Path | str], file
         BadInput: an input is missing, or is no image.
     """
     overlays, shares = [], []
-    for source in find_images(inputs):
+    for source in list_files(inputs):
         probabilities, image = pixel_probabilities(model, metadata, source)
         image.thumbnail((MAX_SIDE, MAX_SIDE))
         size = (image.height, image.width)
@@ -189,16 +189,3 @@ def explain(model: nn.Module, metadata: dict, inputs: Sequence[Path | str], file
         counts = torch.bincount(probabilities.argmax(0).flatten(), minlength=len(probabilities))
         shares.append((counts / counts.sum()).tolist())  # those that `predict` gives
     segmentation_masks.plot_overlays(overlays, metadata["classes"], file, shares[0])
-
-
-def find_images(inputs: Sequence[Path | str]) -> list[Path]:
-    """The files themselves, and the image files of the folders."""
-    files = []
-    for path in map(Path, inputs):
-        inside = [path]
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        if not inside:
-            raise BadInput(f"{path} holds no images: give image files, or a folder of them")
-        files += inside
-    return files

@@ -1,0 +1,78 @@
+"""Between which values a recipe's numbers make sense, by the name of the field.
+
+Outside of them torch ends in an error of its own, or trains the wrong way without a word: a negative
+`max_grad_norm` turns every gradient around.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from torchstone.errors import BadInput
+
+
+class Range(NamedTuple):
+    """From `low` to `high`, each included or not."""
+
+    low: float
+    high: float = math.inf
+    has_low: bool = True
+    has_high: bool = True
+
+    def holds(self, number: float) -> bool:
+        above = number >= self.low if self.has_low else number > self.low
+        return above and (number <= self.high if self.has_high else number < self.high)
+
+    def text(self) -> str:
+        if self == POSITIVE:
+            return "a positive number"
+        if self.has_low and self.has_high and self.high < math.inf:
+            return f"{self.low:g} to {self.high:g}"
+        low = "at least" if self.has_low else "above"
+        high = "at most" if self.has_high else "below"
+        parts = [f"{low} {self.low:g}"] if self.low > -math.inf else []
+        return " and ".join([*parts, f"{high} {self.high:g}"] if self.high < math.inf else parts)
+
+
+COUNT, NOT_NEGATIVE, POSITIVE = Range(1), Range(0), Range(0, has_low=False)
+SHARE, BELOW_ONE = Range(0, 1), Range(0, 1, has_high=False)
+NAMES = {
+    COUNT: "steps total_timesteps total_episodes batch_size base_channels beam_size bins buffer_size "
+    "channels context discriminator_steps embedding epochs eval_episodes exploration_steps "
+    "grad_accum_steps gradient_steps heads hidden horizon latent_dim latent_samples layers "
+    "max_examples max_length mean_span_length n_mels n_step num_envs num_steps patch patch_size "
+    "pretrain_batch_size recordings_per_utterance sample_rate sampling_steps seq_len size stride "
+    "timesteps vocab_size widths",
+    # of the first three, 0 is none: no limit, no translations, no target network of its own
+    NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
+    "free_bits ent_coef vf_coef gp_weight guidance_scale input_noise_std sigma length_penalty eval_samples "
+    "guidance_sweep_samples learning_starts pretrain_steps maxout projection transpose f_min edge_seconds "
+    "gap_seconds theta attenuation_db",
+    POSITIVE: "lr actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
+    "frame_beats hop_ms window_ms log_floor",
+    SHARE: "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
+    "cond_drop_prob final_epsilon per_alpha per_beta",
+    BELOW_ONE: "beta1 beta2 ema_decay label_smoothing drop_path_rate speed_change",
+    Range(0, 1, has_low=False): "tau mask_prob",
+    Range(0, 1, has_low=False, has_high=False): "noise_density quantiles",
+    Range(2, 256): "pixel_levels",
+    Range(0, 2**63, has_high=False): "seed",
+}
+ANY = Range(-math.inf)  # finite, as all are
+RANGES = {name: span for span, names in NAMES.items() for name in names.split()}
+RANGES |= dict.fromkeys(("init_log_std", "forget_bias", "snr_db"), ANY)
+
+
+def check_range(name: str, value: Any) -> None:
+    """Refuse a number, or one of several, that the field `name` (or `optim.NAME`) cannot have.
+
+    Raises:
+        BadInput: with the range.
+    """
+    span = RANGES.get(name.rpartition(".")[2], ANY)
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if isinstance(number, float) and not math.isfinite(number):
+            raise BadInput(f"{name} must be a finite number, not {number:g}")
+        if not span.holds(number):
+            raise BadInput(f"{name} must be {span.text()}, not {number}")
