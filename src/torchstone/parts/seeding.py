@@ -23,6 +23,8 @@ class SeedStream(IntEnum):
     SEPARATE_ENVS = 20
     EXPLORATION = 21
     REPLAY_DRAWS = 22
+    RANDOM_FEATURES = 23  # of kernel attention
+    RANDOM_BLOCKS = 24  # of block-sparse attention
     # these share a number with one above; no run has both of a pair
     LENGTH_BUCKETS = 2
     LENGTH_GROUPS = 2
