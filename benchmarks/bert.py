@@ -1,25 +1,35 @@
-"""Forward and backward pass of BERT compared with transformers' `BertModel`, with the same weights.
+"""Forward and backward pass of BERT, ALBERT and DistilBERT compared with transformers' classes, with the same
+weights; and a student's layers compared with its teacher's.
 
-    python benchmarks/bert.py [--variant bert_base] [--batch-size 4] [--lengths 128 512] [--pairs 7]
+    python benchmarks/bert.py [--variants bert_base albert_base distilbert] [--batch-size 4] [--lengths 128 512]
+                              [--pairs 7] [--student bert_mini]
 
 Both run in one process, in turn, so that other load on the machine affects both alike; the result is the
 median of the ratios of all pairs. One row in four is padded. The outputs are compared first, and dropout is
-off on both sides, since its random numbers differ.
+off on both sides, since its random numbers differ. Teacher and student are timed without embedding look-ups.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchstone.engine.device import select_device
 from torchstone.references.transformers import import_transformers
-from torchstone.systems.transformer import bert
+from torchstone.systems import find
+from torchstone.systems.transformer import bert, distilbert
 from torchstone.verify import relative_error
 
+CLASSES = {"bert": "Bert", "albert": "Albert", "distilbert": "DistilBert"}
+NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
+Step = Callable[[], Any]
 
-def seconds(step, device: torch.device) -> float:
+
+def seconds(step: Step, device: torch.device) -> float:
     start = time.perf_counter()
     step()
     if device.type == "cuda":
@@ -27,53 +37,110 @@ def seconds(step, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variant", default="bert_base", choices=list(bert.VARIANTS))
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512])
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--device", default="auto")
-    args = parser.parse_args()
-    device, library = select_device(args.device), import_transformers()
-    torch.manual_seed(0)
-    model_config = {**bert.size_of(args.variant), "dropout": 0.0, "attention_dropout": 0.0}
-    ours = bert.make_bert(**model_config).to(device).train()
-    theirs = library.BertModel(library.BertConfig(**bert.to_config(model_config))).to(device).train()
-    theirs.load_state_dict(bert.unpublished(args.variant, ours.state_dict()))
-    print(f"{args.variant}, batch {args.batch_size}, {torch.get_num_threads()} threads, {device}")
+def interleaved(first: Step, second: Step, pairs: int, device: torch.device) -> str:
+    """`second` relative to `first`: median and range of the ratios, and both medians."""
+    times = []
+    for pair in range(pairs):
+        order = (first, second) if pair % 2 else (second, first)
+        durations = {step: seconds(step, device) for step in order}
+        times.append((durations[first], durations[second]))
+    ratios = sorted(b / a for a, b in times)
+    a, b = (statistics.median(column) for column in zip(*times, strict=True))
+    spread = f"({ratios[0]:.3f} to {ratios[-1]:.3f})"
+    return f"{statistics.median(ratios):.3f}x {spread}, {1e3 * a:.1f} ms and {1e3 * b:.1f} ms"
+
+
+def padded_mask(batch_size: int, length: int, device: torch.device) -> Tensor:
+    mask = torch.ones(batch_size, length, dtype=torch.bool, device=device)
+    mask[::4, length - length // 4 :] = False
+    return mask
+
+
+def beside_transformers(variant: str, args: argparse.Namespace, device: torch.device) -> None:
+    entry, _ = find(variant)
+    module, library, name = entry.module(), import_transformers(), CLASSES[entry.name]
+    ours = module.VARIANTS[variant].make(**NO_DROPOUT).to(device).train()
+    config = getattr(library, f"{name}Config")(**module.to_config(vars(ours.config)))
+    theirs = getattr(library, f"{name}Model")(config).to(device).train()
+    theirs.load_state_dict(module.unpublished(variant, ours.state_dict()))
+
+    def backward(outputs: Any) -> Tensor:
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        sum(each.square().mean() for each in outputs).backward()
+        return outputs[0]
+
     for length in args.lengths:
-        tokens = torch.randint(1, 30_000, (args.batch_size, length), device=device)
-        mask = torch.ones_like(tokens, dtype=torch.bool)
-        mask[::4, length - length // 4 :] = False
+        tokens = torch.randint(1, ours.config.vocab_size, (args.batch_size, length), device=device)
+        mask = padded_mask(args.batch_size, length, device)
 
         def own(tokens=tokens, mask=mask):
-            hidden = ours(tokens, mask)
-            (hidden.square().mean() + ours.pool(hidden).square().mean()).backward()
-            return hidden
+            ours.zero_grad(set_to_none=True)
+            return backward(ours.logits(tokens, mask))
 
         def other(tokens=tokens, mask=mask):
-            hidden, pooled = theirs(tokens, attention_mask=mask).to_tuple()
-            (hidden.square().mean() + pooled.square().mean()).backward()
-            return hidden
+            theirs.zero_grad(set_to_none=True)
+            return backward(theirs(tokens, attention_mask=mask).to_tuple())
 
         error = relative_error(own()[mask], other()[mask])
         assert error < 1e-4, f"the outputs differ by {error}"
-        times = []
-        for pair in range(args.pairs):
-            order = (own, other) if pair % 2 else (other, own)
-            durations = {}
-            for step in order:
-                ours.zero_grad(set_to_none=True)
-                theirs.zero_grad(set_to_none=True)
-                durations[step.__name__] = seconds(step, device)
-            times.append(durations)
-        ratios = sorted(t["other"] / t["own"] for t in times)
-        a, b = (statistics.median(t[name] for t in times) for name in ("own", "other"))
-        print(
-            f"length {length}: {statistics.median(ratios):.3f}x ({ratios[0]:.3f} to {ratios[-1]:.3f}),"
-            f" ours {1e3 * a:.0f} ms, transformers {1e3 * b:.0f} ms; outputs {error:.1e} apart"
-        )
+        result = interleaved(own, other, args.pairs, device)
+        print(f"{variant}, length {length}: {result} of transformers; outputs {error:.1e} apart", flush=True)
+
+
+def student_beside_teacher(variant: str, args: argparse.Namespace, device: torch.device) -> None:
+    """From embeddings to labels, in evaluation and with the backward pass."""
+    teacher = bert.VARIANTS[variant].make(head="sentence", num_classes=3, **NO_DROPOUT).to(device)
+    config, count = teacher.config, len(distilbert.teacher_layers(teacher.config.layers))
+    sizes = {name: getattr(config, name) for name in ("width", "heads", "d_ff", "vocab_size")}
+    student = distilbert.make_distilbert(
+        **sizes, **NO_DROPOUT, layers=count, head="sentence", num_classes=3, classifier_dropout=0.0
+    ).to(device)
+    for length in args.lengths:
+        x = torch.randn(args.batch_size, length, config.width, device=device)
+        mask = padded_mask(args.batch_size, length, device)[:, None, None]
+
+        def run(net, x=x, mask=mask):
+            hidden = x
+            for layer in net.layers:
+                hidden = layer(hidden, mask)
+            if net is student:
+                return student.apply_head(hidden)
+            return teacher.classifier(teacher.pool(hidden))
+
+        def evaluate(net):
+            with torch.no_grad():
+                return run(net)
+
+        def train(net):
+            net.zero_grad(set_to_none=True)
+            run(net).square().mean().backward()
+
+        for what, step in (("forward", evaluate), ("forward and backward", train)):
+            for net in (student, teacher):
+                step(net)
+            steps = (lambda step=step: step(student)), (lambda step=step: step(teacher))
+            result = interleaved(*steps, args.pairs, device)
+            print(
+                f"{count} layers of {variant}'s {config.layers}, length {length}, {what}: {result}",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--variants", nargs="*", default=["bert_base", "albert_base", "distilbert"])
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--student", default="bert_mini", choices=list(bert.VARIANTS), help="of this teacher")
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    device = select_device(args.device)
+    torch.manual_seed(0)
+    print(f"batch {args.batch_size}, {torch.get_num_threads()} threads, {device}")
+    for variant in args.variants:
+        beside_transformers(variant, args, device)
+    student_beside_teacher(args.student, args, device)
 
 
 if __name__ == "__main__":

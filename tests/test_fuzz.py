@@ -483,11 +483,16 @@ def published_folders() -> dict[str, dict[str, bytes]]:
     transformers = import_transformers()
     small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     bert = transformers.BertConfig(**small, vocab_size=30, max_position_embeddings=16)
+    albert = transformers.AlbertConfig(**small, embedding_size=4, vocab_size=30, max_position_embeddings=16)
+    sizes = {"dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 8, "max_position_embeddings": 16}
+    distilbert = transformers.DistilBertConfig(**sizes, vocab_size=30)
     gpt = transformers.GPT2Config(vocab_size=30, n_embd=8, n_layer=1, n_head=2, n_positions=16)
     t5 = transformers.T5Config(vocab_size=30, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     vit = transformers.ViTConfig(**small, image_size=8, patch_size=4)
     models = {
         "bert": transformers.BertForSequenceClassification(bert),
+        "albert": transformers.AlbertForMaskedLM(albert),
+        "distilbert": transformers.DistilBertForSequenceClassification(distilbert),
         "gpt": transformers.GPT2LMHeadModel(gpt),
         "t5": transformers.T5ForConditionalGeneration(t5),
         "vit": transformers.ViTForImageClassification(vit),
@@ -496,6 +501,8 @@ def published_folders() -> dict[str, dict[str, bytes]]:
     beside = {"vit": {"preprocessor_config.json": json.dumps(mean).encode()}}
     special = {
         "bert": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+        "distilbert": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+        "albert": ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"),
         "t5": ("<pad>", "</s>", "<unk>"),
         "gpt": (),
     }
@@ -513,7 +520,7 @@ def published_folders() -> dict[str, dict[str, bytes]]:
     return folders
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt", "t5", "vit"])
+@pytest.mark.parametrize("name", ["bert", "albert", "distilbert", "gpt", "t5", "vit"])
 def test_published_folders(name, tmp_path):
     """The network, and what its inputs are prepared with."""
     fuzz(load_published, [published_folders()[name]], tmp_path)

@@ -32,6 +32,8 @@ SLOW = frozenset(
         *("transformer/multi30k", "t5/denoise", "t5/texts", "ddpg/halfcheetah"),
         *("gpt/shakespeare", "gpt/shakespeare_nanogpt", "gpt/shakespeare_gpu"),
         *("bert/sentiment", "bert/masked", "bert/paper"),
+        *("albert/sentiment", "albert/masked", "albert/paper"),
+        *("distilbert/sentiment", "distilbert/masked", "distilbert/paper"),
         *("ppo/pong", "ppo/pong_half_hour", "dqn/pong", "dqn/nature", "vgg/mnist5k"),
     }
 )
@@ -42,7 +44,7 @@ EVALUATED = 64  # images of a split
 
 
 # three of them at a time, of networks or replay buffers as their papers have them, need tens of gigabytes
-TOO_LARGE = ("dqn/nature", "bert/paper")
+TOO_LARGE = ("dqn/nature", "bert/paper", "albert/paper", "distilbert/paper")
 
 
 def is_at_hand(recipe: Any) -> bool:

@@ -116,6 +116,12 @@ bert: BERT, 2018. Devlin, Chang, Lee and Toutanova, arXiv:1810.04805
     variants: bert_base bert_base_cased bert_large bert_large_cased bert_medium bert_small bert_mini
         bert_tiny
     recipes: sentiment masked paper smoke
+albert: ALBERT, 2019. Lan, Chen, Goodman et al., arXiv:1909.11942
+    variants: albert_base albert_large albert_xlarge albert_xxlarge albert_mini albert_tiny
+    recipes: sentiment masked paper smoke
+distilbert: DistilBERT, 2019. Sanh, Debut, Chaumond and Wolf, arXiv:1910.01108
+    variants: distilbert distilbert_mini distilbert_tiny
+    recipes: sentiment masked paper smoke
 t5: T5, 2019. Raffel, Shazeer, Roberts et al., arXiv:1910.10683
     variants: t5_small t5_base t5_large t5_3b t5_11b t5_v1_1_small t5_v1_1_base t5_v1_1_large t5_mini
         t5_tiny

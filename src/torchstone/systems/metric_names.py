@@ -36,6 +36,9 @@ METRICS = {
     "transformer": TRANSLATION,
     "gpt": "loss bits_per_character perplexity perplexity_per_character unigram",
     "bert": f"{CLASSES} cross_entropy next_accuracy unigram tfidf",
+    "albert": f"{CLASSES} cross_entropy order_accuracy unigram tfidf",
+    "distilbert": f"{CLASSES} cross_entropy next_accuracy soft_loss hidden_loss unigram tfidf teacher_* "
+    "majority_accuracy gain_kept",
     "t5": TRANSLATION,
     "vae": "loss elbo iwae_5 iwae_50 kl active_latents independent_pixels",
     "gan": GAN,

@@ -20,6 +20,7 @@ from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import fit
 from torchstone.engine.update import GradientUpdate
 from torchstone.errors import BadInput, Interrupted
+from torchstone.parts.transformer.post_norm_block import PostNormBlock
 from torchstone.references.transformers import import_transformers
 from torchstone.systems.transformer import bert
 from torchstone.systems.transformer.bert import RECIPES, Bert, build, make_bert, pretraining_loss
@@ -62,7 +63,7 @@ def test_bert_parity_detects_planted_faults(fault, monkeypatch):
         monkeypatch.setattr(Bert, "forward", lambda self, t, m=None, s=None: plain(self, t, m))
     elif fault == "norm first":
         monkeypatch.setattr(
-            bert.Block, "forward", lambda self, x, m: x + self.attention(self.norm1(x), mask=m)
+            PostNormBlock, "forward", lambda self, x, m: x + self.attention(self.norm1(x), mask=m)
         )
     elif fault == "gelu by tanh":
         monkeypatch.setitem(bert.ACTIVATIONS, "gelu", bert.ACTIVATIONS["gelu_new"])

@@ -13,6 +13,8 @@ from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_generator
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# the same as ALBERT's vocabulary spells them
+ALBERT_TOKENS = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 IGNORE_INDEX = -100  # label without loss: the default of torch's cross-entropy
 
 Row = tuple[list[int], int]  # token ids, and the index at which the second segment begins
@@ -31,12 +33,14 @@ class SpecialTokens:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any, max_length: int) -> "SpecialTokens":
-        """Look the tokens up by their names in BERT's vocabulary.
+        """Look the tokens up by their names in BERT's vocabulary, or in ALBERT's.
 
         Raises:
             BadInput: the tokenizer lacks one of them; a row could not hold two words.
         """
-        ids = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
+        names = ALBERT_TOKENS if tokenizer.token_to_id(SPECIAL_TOKENS[0]) is None else SPECIAL_TOKENS
+        names = SPECIAL_TOKENS if tokenizer.token_to_id(names[0]) is None else names
+        ids = {name: tokenizer.token_to_id(name) for name in names}
         if missing := [name for name, number in ids.items() if number is None]:
             raise BadInput(f"the tokenizer has no {missing[0]}: BERT's need {', '.join(SPECIAL_TOKENS)}")
         if max_length < 5:

@@ -25,7 +25,12 @@ BATCH = 1_000  # texts passed to the trainer at a time
 
 
 def train(
-    kind: str, texts: Iterable[str], *, vocab_size: int, special_tokens: tuple[str, ...] = ()
+    kind: str,
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    special_tokens: tuple[str, ...] = (),
+    lowercase: bool = False,
 ) -> Tokenizer:
     """Train a tokenizer; the same texts always give the same one.
 
@@ -39,6 +44,7 @@ def train(
         vocab_size: largest size of the vocabulary, special tokens included.
         special_tokens: tokens that no text is encoded to; they have the first ids, in this order. `[UNK]`
             or `<unk>` among them is the unknown token (the last two kinds add theirs).
+        lowercase: of `unigram`: make texts lower-case, as ALBERT's does.
 
     Raises:
         BadInput: an unknown kind, no text, a vocabulary too small for any text.
@@ -74,7 +80,8 @@ def train(
         trainer = trainers.WordPieceTrainer(**settings)
     else:
         tokenizer = Tokenizer(models.Unigram())
-        tokenizer.normalizer = normalizers.NFKC()
+        steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if lowercase else [])]
+        tokenizer.normalizer = normalizers.Sequence(steps) if lowercase else steps[0]
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
         trainer = trainers.UnigramTrainer(unk_token=unknown, **settings)

@@ -85,6 +85,11 @@ LEGENDS = {
     "bleu_lowercase": Legend("BLEU in lower case", "0 to 100", "higher"),
     "exact_match": Legend("exact match", "fraction of outputs without an error", "higher"),
     "next_accuracy": Legend("next-sentence accuracy", "fraction of pairs that is right", "higher", "1/2"),
+    "soft_loss": Legend("soft targets", "T² KL from the teacher's distribution, nats", "lower", ""),
+    "hidden_loss": Legend("hidden states", "1 − cosine with the teacher's", "lower", "1"),
+    "majority_accuracy": Legend("accuracy of the most frequent label", "to compare with"),
+    "gain_kept": Legend("gain kept", "fraction of the teacher's over the most frequent label", "higher", "0"),
+    "order_accuracy": Legend("sentence-order accuracy", "fraction of pairs that is right", "higher", "1/2"),
     "alignment_error": Legend("alignment error rate", FRACTION, "lower"),
     "alignment_precision": Legend("alignment precision", FRACTION, "higher"),
     "alignment_recall": Legend("alignment recall", FRACTION, "higher"),
@@ -176,6 +181,8 @@ _TOKEN_LOSS = Legend("cross-entropy", "nats per token", "lower", "ln(vocabulary 
 _RECURRENT_LOSS = Legend(
     "loss", "nats per token, label or time step; forecasts: pinball; sums: squared error", "lower"
 )
+_LABEL_LOSS = Legend("cross-entropy", "nats per masked token, or per label", "lower", "ln(choices)")
+_LABEL_ACCURACY = Legend("accuracy", "fraction of masked tokens, or labels, that is right", "higher")
 OF_SYSTEMS = {
     ("mlp", "loss"): Legend(
         "training objective",
@@ -191,8 +198,11 @@ OF_SYSTEMS = {
         (s, "accuracy"): Legend("token accuracy", "fraction of tokens that is right", "higher")
         for s in ("seq2seq", "transformer", "t5")
     },
-    ("bert", "loss"): Legend("cross-entropy", "nats per masked token, or per label", "lower", "ln(choices)"),
-    ("bert", "accuracy"): Legend("accuracy", "fraction of masked tokens, or labels, that is right", "higher"),
+    **{(system, "loss"): _LABEL_LOSS for system in ("bert", "albert")},
+    **{(system, "accuracy"): _LABEL_ACCURACY for system in ("bert", "albert", "distilbert")},
+    ("distilbert", "loss"): Legend(
+        "loss", "weighted sum of the three terms with a teacher; else cross-entropy, nats", "lower"
+    ),
     ("ctc", "loss"): Legend("CTC loss", "nats per label", "lower"),
     ("ddpm", "loss"): Legend("denoising error", "squared, of standard noise", "lower", "1"),
     ("perceptron", "loss"): Legend(
@@ -204,6 +214,7 @@ OF_SYSTEMS = {
 
 # a metric of something else, such as a baseline: pattern of the name, its title
 FAMILIES = {
+    r"teacher_(.+)": "{0} of the teacher, to compare with",
     r"linear_(.+)": "{0} of a linear model, to compare with",
     r"seasonal_(.+)": "{0} of the season before, to compare with",
     r"persistence_(.+)": "{0} of the last value, to compare with",

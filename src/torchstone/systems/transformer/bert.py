@@ -36,7 +36,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from torchstone.data.text.mlm_batches import MLMBatch
-from torchstone.data.text.sentence_batches import IGNORE_INDEX
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
@@ -45,13 +44,14 @@ from torchstone.errors import BadInput
 from torchstone.hub.bert import from_config, match_weights, published, to_config, unpublished
 from torchstone.parts.facts import Fact, ParityCase, count_on_meta
 from torchstone.parts.old_keys import accept_old_keys
-from torchstone.parts.transformer.attention import MultiHeadAttention
-from torchstone.parts.transformer.feed_forward import ACTIVATIONS, FeedForward
+from torchstone.parts.transformer.feed_forward import ACTIVATIONS
+from torchstone.parts.transformer.initialization import init_truncated_normal
+from torchstone.parts.transformer.post_norm_block import make_block
 from torchstone.systems import Variant
 from torchstone.tasks.text.bert_data import load_matching_weights, prepare
 from torchstone.tasks.text.bert_inference import evaluate, predict
 from torchstone.tasks.text.finetune import finetune
-from torchstone.tasks.text.masked_lm import pretrain, split_output
+from torchstone.tasks.text.masked_lm import masked_word_loss, pretrain, split_output
 
 __all__ = [
     "FACTS",
@@ -159,25 +159,6 @@ class BertConfig:
     num_classes: int = 2  # of the heads `sentence` and `tokens`
 
 
-class Block(nn.Module):
-    """Self-attention, then the feed-forward network, each followed by addition and layer norm."""
-
-    def __init__(self, config: BertConfig):
-        super().__init__()
-        self.attention = MultiHeadAttention(config.width, config.heads, dropout=config.attention_dropout)
-        self.norm1 = nn.LayerNorm(config.width, config.eps)
-        self.feed_forward = FeedForward(config.width, config.d_ff, config.activation)
-        self.norm2 = nn.LayerNorm(config.width, config.eps)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self, x: Float[Tensor, "b t width"], mask: Bool[Tensor, "b 1 1 t"] | None
-    ) -> Float[Tensor, "b t width"]:
-        # h = LN(x + attention(x)),   LN(h + W₂ f(W₁ h))
-        h = self.norm1(x + self.dropout(self.attention(x, mask=mask)))
-        return self.norm2(h + self.dropout(self.feed_forward(h)))
-
-
 class Bert(nn.Module):
     """The encoder, and one of the paper's heads."""
 
@@ -190,7 +171,7 @@ class Bert(nn.Module):
         self.segment_embedding = nn.Embedding(config.num_segments, width)
         self.norm = nn.LayerNorm(width, config.eps)
         self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(make_block(config) for _ in range(config.layers))
         self.pooler = nn.Linear(width, width) if config.use_pooler else None
         if head in ("masked", "pretraining"):
             self.transform = nn.Linear(width, width)
@@ -216,16 +197,8 @@ class Bert(nn.Module):
         )
 
     def init_weights(self) -> None:
-        """Truncated normal, cut at two deviations: 0.02, and in linear layers of width w 0.02 √(768/w), so
-        that narrow layers pass on as much; biases and the embedding of padding are zero."""
-        for module in self.modules():
-            std = 0.02 * (768 / self.norm.weight.numel()) ** (isinstance(module, nn.Linear) / 2)
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
-        if self.token_embedding.padding_idx is not None:
-            nn.init.zeros_(self.token_embedding.weight[self.token_embedding.padding_idx])
+        """Truncated normal; narrow networks get larger weights."""
+        init_truncated_normal(self, self.config.width)
 
     def forward(
         self,
@@ -240,6 +213,7 @@ class Bert(nn.Module):
         segment = self.segment_embedding.weight[0] if segments is None else self.segment_embedding(segments)
         x = self.token_embedding(tokens) + segment + self.position_embedding.weight[:time]
         x = self.dropout(self.norm(x))
+        # h = LN(x + attention(x)),   x = LN(h + W₂ f(W₁ h))
         attention_mask = None if mask is None else mask[:, None, None]  # (batch, 1, 1, time)
         for layer in self.layers:
             x = layer(x, attention_mask)
@@ -264,7 +238,10 @@ class Bert(nn.Module):
         Args:
             positions: Int64 (batch, n), the positions to predict words at; by default all.
         """
-        hidden = self(tokens, mask, segments)
+        return self.apply_head(self(tokens, mask, segments), positions)
+
+    def apply_head(self, hidden: Float[Tensor, "batch time width"], positions: Tensor | None = None):
+        """What `logits` makes of the hidden states."""
         if self.head == "none":
             return hidden if self.pooler is None else (hidden, self.pool(hidden))
         if self.head in ("sentence", "tokens"):
@@ -311,13 +288,9 @@ def pretraining_loss(output: Any, batch: MLMBatch) -> dict[str, Tensor]:
         output: of the head `masked` or `pretraining`, at the masked positions.
     """
     logits, next_logits = split_output(output)
-    flat, targets = logits.flatten(0, 1), batch.targets.flatten()
     # −log p(wᵢ)
-    losses = F.cross_entropy(flat, targets, ignore_index=IGNORE_INDEX, reduction="none")
-    # the mean over all masked words of the batch; micro-batches count by their rows
-    loss = mlm_loss = (losses.view_as(batch.weights) * batch.weights).sum(1).mean()
-    is_correct = (logits.detach().argmax(2) == batch.targets).float() * batch.weights
-    metrics = {"accuracy": is_correct.sum(1).mean()}
+    mlm_loss, accuracy = masked_word_loss(logits, batch)
+    loss, metrics = mlm_loss, {"accuracy": accuracy}
     if next_logits is not None:
         metrics["cross_entropy"] = mlm_loss.detach()
         loss = mlm_loss + F.cross_entropy(next_logits, batch.is_random_next)
@@ -383,12 +356,13 @@ FACTS = [
 
 def reference() -> Iterator[ParityCase]:
     """transformers' classes with random settings and padding, in both precisions; losses as in training."""
-    from torchstone.references.bert import BertWithLoss, TransformersBert, convert_names, random_berts
+    from torchstone.references import convert_inside
+    from torchstone.references.bert import EncoderWithLoss, TransformersEncoder, random_berts
     from torchstone.references.transformers import import_transformers
 
     for kind, config, theirs, inputs in random_berts(import_transformers()):
         ours = make_bert(**from_config(config)[1]).to(theirs.dtype).train()
         ours.load_state_dict(published("", theirs.state_dict()))
-        pair = BertWithLoss(ours, pretraining_loss), TransformersBert(theirs)
-        label = f"{kind}, {str(theirs.dtype)[6:]}"
-        yield ParityCase(*pair, inputs, convert_names, torch.optim.AdamW, label)
+        pair = EncoderWithLoss(ours, pretraining_loss), TransformersEncoder(theirs)
+        names = convert_inside(partial(published, ""))
+        yield ParityCase(*pair, inputs, names, torch.optim.AdamW, f"{kind}, {str(theirs.dtype)[6:]}")

@@ -1,4 +1,4 @@
-"""What BERT's recipes start from: the data, its WordPiece tokenizer, and weights if there are any."""
+"""What recipes of BERT and its relatives start from: the data, its tokenizer, weights if there are any."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,16 +10,47 @@ from torch import Tensor, nn
 from torchstone.data.text import tokenizers
 from torchstone.data.text.classification import LabeledDataset, LabeledTexts, read_labeled
 from torchstone.data.text.corpus import read_text
-from torchstone.data.text.sentence_batches import IGNORE_INDEX, SPECIAL_TOKENS, Row, SpecialTokens
+from torchstone.data.text.sentence_batches import (
+    ALBERT_TOKENS,
+    IGNORE_INDEX,
+    SPECIAL_TOKENS,
+    Row,
+    SpecialTokens,
+)
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
-from torchstone.hub import bert, hf_folder
+from torchstone.hub import albert, bert, distilbert, hf_folder
 from torchstone.parts.old_keys import rename_old_keys
 
 TokenLists = list[list[int]]
 # parts of the network that weights may lack: they are initialized
-HEADS = ("transform", "decoder", "next_sentence", "classifier", "pooler")
+HEADS = ("transform", "decoder", "next_sentence", "sentence_order", "classifier", "pre_classifier", "pooler")
 DOCUMENT_LENGTH = 2000  # characters at which paragraphs are joined to a document
+
+
+class Family(NamedTuple):
+    """A family of encoders: its module of `hub`, and the tokenizer that is trained for it."""
+
+    hub: Any
+    tokenizer: str = "wordpiece"
+    special_tokens: tuple[str, ...] = SPECIAL_TOKENS
+    lowercase: bool = False  # of `unigram`; `wordpiece` always is
+
+
+FAMILIES = {
+    "bert": Family(bert),
+    "albert": Family(albert, "unigram", ALBERT_TOKENS, lowercase=True),
+    "distilbert": Family(distilbert),
+}
+
+
+class Start(NamedTuple):
+    """Arguments, weights and tokenizer that training starts from."""
+
+    model_config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    tokenizer: Any
+    classes: list[str] | None = None  # of a classifier
 
 
 class BertSetup(NamedTuple):
@@ -34,8 +65,15 @@ class BertSetup(NamedTuple):
     metadata: dict[str, Any]
 
 
-def prepare(recipe: Any, sizes: Mapping[str, int]) -> BertSetup:
+def prepare(
+    recipe: Any, sizes: Mapping[str, int], system: str = "bert", start: Start | None = None
+) -> BertSetup:
     """Read the data, and train a tokenizer on its training split or take the one of the weights.
+
+    Args:
+        sizes: arguments of the network, where there are no weights.
+        system: one of `FAMILIES`.
+        start: weights, in place of those that `recipe.weights` names.
 
     Raises:
         BadInput: an unknown task, data that cannot be read, or weights of another system.
@@ -54,17 +92,23 @@ def prepare(recipe: Any, sizes: Mapping[str, int]) -> BertSetup:
         texts = {split: split_documents(getattr(text, split)) for split in ("train", "val", "test")}
         if recipe.max_examples is not None:
             texts = {split: documents[: recipe.max_examples] for split, documents in texts.items()}
-    if recipe.weights is None:
-        tensors = None
+    if start is None and recipe.weights is not None:
+        start = load_encoder(Path(recipe.weights), system)
+    if start is None:
+        family, tensors = FAMILIES[system], None
         tokenizer = tokenizers.train(
-            "wordpiece", texts["train"], vocab_size=recipe.vocab_size, special_tokens=SPECIAL_TOKENS
+            family.tokenizer,
+            texts["train"],
+            vocab_size=recipe.vocab_size,
+            special_tokens=family.special_tokens,
+            lowercase=family.lowercase,
         )
         tokenizer.post_processor = post_processor(tokenizer)
-        model_config = {**bert.DEFAULTS, **sizes, "vocab_size": tokenizer.get_vocab_size()}
+        model_config = {**family.hub.DEFAULTS, **sizes, "vocab_size": tokenizer.get_vocab_size()}
         model_config["max_length"] = recipe.max_length
         model_config |= {"dropout": recipe.dropout, "attention_dropout": recipe.dropout}
     else:
-        model_config, tensors, tokenizer = load_bert(Path(recipe.weights))
+        model_config, tensors, tokenizer, _ = start
     special = SpecialTokens.from_tokenizer(tokenizer, min(recipe.max_length, model_config["max_length"]))
     documents = {}
     if tensors is None or recipe.task == "masked_lm":
@@ -109,21 +153,29 @@ def encode_texts(tokenizer: Any, texts: Sequence[str]) -> TokenLists:
     return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
-def load_bert(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], Any]:
-    """Arguments, weights and tokenizer of a BERT in a run folder or in Hugging Face layout (also
-    `hf:ORG/NAME`)."""
+def load_encoder(path: Path, system: str) -> Start:
+    """A network of `system` in a run folder or in Hugging Face layout (also `hf:ORG/NAME`).
+
+    Raises:
+        BadInput: it is of another system; it lacks its tokenizer or is not whole.
+    """
     path = hf_folder.fetch(str(path)) if str(path).startswith("hf:") else path
     if (path / "recipe.json").exists():
         folder, meta, _ = checkpoint.find(path / "checkpoint")
-        if meta["system"] != "bert":
-            raise BadInput(f"{path} is a run of {meta['system']}, not of bert")
+        if meta["system"] != system:
+            raise BadInput(f"{path} is a run of {meta['system']}, not of {system}")
         tensors, metadata = checkpoint.weights(folder, meta)
-        return metadata["model_config"], tensors, tokenizers.from_metadata(metadata["tokenizer"])
+        tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
+        return Start(metadata["model_config"], tensors, tokenizer, metadata.get("classes"))
     config, tensors = hf_folder.read(path)
-    if hf_folder.system_of_config(config) != "bert":
-        raise BadInput(f"{path} is of model_type {config['model_type']!r}, not bert")
-    _, model_config = bert.from_config(config)
-    return model_config, bert.published("bert_base", tensors), disable_padding(tokenizers.load(path))
+    if hf_folder.system_of_config(config) != system:
+        raise BadInput(f"{path} is of model_type {config['model_type']!r}, not {system}")
+    hub = FAMILIES[system].hub
+    variant, model_config = hub.from_config(config)
+    tokenizer = disable_padding(tokenizers.load(path))
+    has_classes = model_config["head"] in ("sentence", "tokens")
+    classes = hf_folder.class_names(config, model_config["num_classes"]) if has_classes else None
+    return Start(model_config, hub.published(variant, tensors), tokenizer, classes)
 
 
 def disable_padding(tokenizer: Any) -> Any:
@@ -142,7 +194,8 @@ def build_rows(part: LabeledTexts, tokenizer: Any, special: SpecialTokens) -> tu
         return [special.build_row(a, b) for a, b in pairs], list(part.labels)
     rows, labels = [], []
     for words, word_labels in zip(part.first, part.labels, strict=True):
-        pieces = [ids or [tokenizer.token_to_id("[UNK]")] for ids in encode(words)]
+        unknown = next(i for t in ("[UNK]", "<unk>") if (i := tokenizer.token_to_id(t)) is not None)
+        pieces = [ids or [unknown] for ids in encode(words)]
         row, second = special.build_row([token for ids in pieces for token in ids], None)
         rows.append((row, second))
         token_labels = [IGNORE_INDEX]

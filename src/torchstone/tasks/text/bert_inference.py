@@ -1,4 +1,4 @@
-"""Evaluation and prediction with a trained BERT: labels of texts, pairs and words, or words for [MASK]."""
+"""Using a trained BERT or a relative: labels of texts, pairs and words, or words for [MASK]."""
 
 import os
 from collections.abc import Sequence
@@ -40,10 +40,10 @@ def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> 
             special,
             metadata["model_config"]["vocab_size"],
             seed=0,
-            next_sentence=metadata["pairs"],
             device=device,
+            **masked_lm.stream_options(metadata),
         )
-        metrics = masked_lm.measure(model, stream.eval_batches(max_spans=10**9))
+        metrics = masked_lm.measure(model, stream.eval_batches(max_spans=10**9), metadata)
         return {**metrics, "spans": len(stream.spans)}
     dataset = read_labeled(spec, metadata["max_examples"] if held_out else None)
     has_word_labels = metadata["has_word_labels"]
@@ -79,7 +79,7 @@ def predict(
     if metadata["task"] == "masked":
         return masked_lm.fill_mask(model, tokenizer, special, texts)
     if fill:
-        raise BadInput("this model predicts labels: to fill in words train bert/masked")
+        raise BadInput("this model predicts labels: to fill in words train one with --task masked_lm")
     rows, labels = build_rows(as_unlabeled(texts, metadata), tokenizer, special)
     device = next(model.parameters()).device
     batches = SentenceBatches(rows, labels, 1, special, seed=0, device=device)

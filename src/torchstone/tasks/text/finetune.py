@@ -1,7 +1,7 @@
 """Fine-tuning on labeled text: from a model, a recipe and labels to a Run."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchstone.data.text import tokenizers
 from torchstone.data.text.classification import LabeledDataset, LabeledTexts
-from torchstone.data.text.sentence_batches import IGNORE_INDEX, SentenceBatches
+from torchstone.data.text.sentence_batches import IGNORE_INDEX, LabeledBatch, SentenceBatches
 from torchstone.engine import parallel
 from torchstone.engine.run import Examples, Run
 from torchstone.parts.modes import eval_mode
@@ -20,12 +20,35 @@ from torchstone.tasks.text.bert_data import BertSetup, build_rows
 from torchstone.tasks.text.masked_lm import HeadModule
 
 
-def finetune(model: nn.Module, recipe: Any, setup: BertSetup, *, model_config: dict) -> Run:
+def label_loss(logits: Tensor, batch: LabeledBatch) -> dict[str, Tensor]:
+    """Cross-entropy (nats) and accuracy of the labels, a mean over those that there are."""
+    logits, labels = logits.flatten(0, -2), batch.labels.flatten()
+    has_label = labels != IGNORE_INDEX
+    accuracy = ((logits.detach().argmax(1) == labels) & has_label).sum() / has_label.sum()
+    loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX)
+    return {"loss": loss, "accuracy": accuracy, "weight": has_label.sum()}
+
+
+def finetune(
+    model: nn.Module,
+    recipe: Any,
+    setup: BertSetup,
+    *,
+    model_config: dict,
+    loss: Callable[[Any, LabeledBatch], dict[str, Tensor]] = label_loss,
+    forward_module: nn.Module | None = None,
+    others: Mapping[str, nn.Module] = {},
+) -> Run:
     """A Run that trains `model` to classify texts, pairs of texts, or words.
 
     The recipe states batch_size, steps and seed. Metrics are `accuracy` (of texts, or of words) and `loss`
     (cross-entropy, nats); the test also has `tfidf`, the accuracy of logistic regression on TF-IDF features,
     on the same split.
+
+    Args:
+        loss: (output of `forward_module`, batch) -> metrics with `loss`.
+        forward_module: what is called with rows; by default it gives the output of the head.
+        others: networks whose accuracy the test measures too, under their names.
     """
     assert setup.dataset is not None
     dataset, device = setup.dataset, next(model.parameters()).device
@@ -41,15 +64,12 @@ def finetune(model: nn.Module, recipe: Any, setup: BertSetup, *, model_config: d
         for split in ("train", "val", "test")
     }
 
-    def objective(net, batch) -> dict[str, Tensor]:
-        logits, labels = net(*batch.rows).flatten(0, -2), batch.labels.flatten()
-        has_label = labels != IGNORE_INDEX
-        accuracy = ((logits.detach().argmax(1) == labels) & has_label).sum() / has_label.sum()
-        loss = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX)
-        return {"loss": loss, "accuracy": accuracy, "weight": has_label.sum()}
-
     update, state, eval_model = gradient_update(
-        model, recipe.optim, objective, steps=recipe.steps, forward_module=HeadModule(model)
+        model,
+        recipe.optim,
+        lambda net, batch: loss(net(*batch.rows), batch),
+        steps=recipe.steps,
+        forward_module=HeadModule(model) if forward_module is None else forward_module,
     )
     state["stream"] = streams["train"]
     baseline = functools.cache(lambda: tfidf_baseline(dataset))
@@ -65,6 +85,8 @@ def finetune(model: nn.Module, recipe: Any, setup: BertSetup, *, model_config: d
 
     def test() -> dict[str, float]:
         metrics = measure(eval_model, streams["test"])
+        for name, other in others.items():
+            metrics[f"{name}_accuracy"] = measure(other, streams["test"])["accuracy"]
         return metrics if dataset.has_word_labels else {**metrics, "tfidf": baseline()}
 
     return Run(

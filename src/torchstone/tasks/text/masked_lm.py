@@ -1,6 +1,6 @@
-"""BERT's pre-training: from a model, a recipe and documents to a Run; and filling in [MASK]."""
+"""Pre-training on masked words: from a model, a recipe and documents to a Run; and filling in [MASK]."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torchstone.data.text import tokenizers
 from torchstone.data.text.mlm_batches import MLMBatch, MLMBatches
+from torchstone.data.text.ngram_masking import SPACE, NGrams, piece_text, word_starts
 from torchstone.data.text.sentence_batches import IGNORE_INDEX, SpecialTokens, collate
 from torchstone.engine import parallel
 from torchstone.engine.run import Examples, Run
@@ -39,6 +40,30 @@ def split_output(output) -> tuple[Tensor, Tensor | None]:
     return output if isinstance(output, tuple) else (output, None)
 
 
+def stream_options(metadata: dict) -> dict[str, Any]:
+    """How `MLMBatches` makes rows, by a run's metadata: `pairs`, and if there are `pair_task` (`next` or
+    `order`) and `max_ngram`."""
+    ngrams = None
+    if metadata.get("max_ngram"):
+        tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
+        is_start = word_starts(tokenizer, metadata["model_config"]["vocab_size"])
+        ngrams = NGrams(metadata["max_ngram"], is_start)
+    is_order = metadata.get("pair_task") == "order"
+    return {"next_sentence": metadata["pairs"], "sentence_order": is_order, "ngrams": ngrams}
+
+
+def masked_word_loss(
+    logits: Float[Tensor, "batch masked size"], batch: MLMBatch
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """−log p of the masked words (nats) and their accuracy, each a mean over all masked words of the batch,
+    into however many micro-batches it is split."""
+    flat, targets = logits.flatten(0, 1), batch.targets.flatten()
+    losses = F.cross_entropy(flat, targets, ignore_index=IGNORE_INDEX, reduction="none")
+    loss = (losses.view_as(batch.weights) * batch.weights).sum(1).mean()
+    is_correct = (logits.detach().argmax(2) == batch.targets).float() * batch.weights
+    return loss, is_correct.sum(1).mean()
+
+
 def pretrain(
     model: nn.Module,
     recipe: Any,
@@ -47,19 +72,24 @@ def pretrain(
     loss: Callable[[Any, MLMBatch], dict[str, Tensor]],
     *,
     metadata: dict,
+    forward_module: nn.Module | None = None,
+    others: Mapping[str, nn.Module] = {},
 ) -> Run:
-    """A Run that trains `model` to predict masked tokens and, with `recipe.next_sentence`, whether a
-    span follows another.
+    """A Run that trains `model` to predict masked tokens and, with `pairs` in the metadata, whether a span
+    follows another, or in which order two are (`stream_options`).
 
-    The recipe states batch_size, steps, seed, mask_prob and next_sentence. Metrics are `cross_entropy`
-    (nats per masked token), `accuracy` (of them) and `next_accuracy`; the test also has `unigram`, the
+    The recipe states batch_size, steps, seed and mask_prob. Metrics are `cross_entropy` (nats per masked
+    token), `accuracy` (of them) and `next_accuracy` or `order_accuracy`; the test also has `unigram`, the
     cross-entropy of predicting by token frequency.
 
     Args:
         documents: token ids of `train`, `val` and `test`.
-        loss: (output of the head, batch) -> metrics with `loss`.
+        loss: (output of `forward_module`, batch) -> metrics with `loss`.
+        forward_module: what is called with rows and positions; by default it gives the output of the head.
+        others: networks that the test measures too; their metrics have the names in front.
     """
     vocab_size, device = metadata["model_config"]["vocab_size"], next(model.parameters()).device
+    options = stream_options(metadata)
     streams = {
         split: MLMBatches(
             documents[split],
@@ -67,9 +97,9 @@ def pretrain(
             special,
             vocab_size,
             seed=recipe.seed,
-            next_sentence=recipe.next_sentence,
             mask_prob=recipe.mask_prob,
             device=device,
+            **options,
             **parallel.share(),
         )
         for split in ("train", "val", "test")
@@ -79,7 +109,7 @@ def pretrain(
         recipe.optim,
         lambda net, batch: loss(net(*batch.rows, batch.positions), batch),
         steps=recipe.steps,
-        forward_module=HeadModule(model),
+        forward_module=HeadModule(model) if forward_module is None else forward_module,
     )
     state["stream"] = streams["train"]
 
@@ -87,12 +117,16 @@ def pretrain(
         batches = streams["test"].eval_batches(max_spans=MAX_TEST_SPANS)
         baseline = unigram_cross_entropy(documents["train"], batches, vocab_size)
         batches = streams["test"].eval_batches(max_spans=MAX_TEST_SPANS)
-        return {**measure(eval_model, batches), "unigram": baseline}
+        metrics = {**measure(eval_model, batches, metadata), "unigram": baseline}
+        for name, other in others.items():
+            measured = measure(other, streams["test"].eval_batches(max_spans=MAX_TEST_SPANS))
+            metrics |= {f"{name}_{metric}": measured[metric] for metric in ("cross_entropy", "accuracy")}
+        return metrics
 
     return Run(
         stream=streams["train"],
         update=update,
-        evaluate=lambda: measure(eval_model, streams["val"].eval_batches(max_spans=MAX_VAL_SPANS)),
+        evaluate=lambda: measure(eval_model, streams["val"].eval_batches(max_spans=MAX_VAL_SPANS), metadata),
         best_metric="cross_entropy",
         examples=Examples(
             recipe.batch_size,
@@ -109,8 +143,11 @@ def pretrain(
 
 
 @torch.no_grad()
-def measure(model: nn.Module, batches: Iterable[MLMBatch]) -> dict[str, float]:
-    """Cross-entropy (nats) and accuracy on masked tokens, and accuracy on next sentences."""
+def measure(
+    model: nn.Module, batches: Iterable[MLMBatch], metadata: Mapping[str, Any] = {}
+) -> dict[str, float]:
+    """Cross-entropy (nats) and accuracy on masked tokens, and accuracy on next sentences or on the order of
+    two (`pair_task` in the metadata)."""
     sums = dict.fromkeys(("cross_entropy", "accuracy", "next"), 0.0)
     tokens = rows = 0
     with eval_mode(model):
@@ -126,7 +163,8 @@ def measure(model: nn.Module, batches: Iterable[MLMBatch]) -> dict[str, float]:
             if next_logits is not None:
                 sums["next"] += (next_logits.argmax(1) == batch.is_random_next).sum().item()
     metrics = {name: sums[name] / max(1, tokens) for name in ("cross_entropy", "accuracy")}
-    return {**metrics, "next_accuracy": sums["next"] / rows} if sums["next"] else metrics
+    name = f"{metadata.get('pair_task', 'next')}_accuracy"
+    return {**metrics, name: sums["next"] / rows} if sums["next"] else metrics
 
 
 def unigram_cross_entropy(train: list[list[int]], batches: Iterable[MLMBatch], vocab_size: int) -> float:
@@ -146,16 +184,18 @@ def fill_mask(
         BadInput: a text has no [MASK], or is longer than the network's rows.
     """
     answers, device = [], next(model.parameters()).device
+    blank = tokenizer.token_to_id(SPACE)  # a mark without a word fills no gap
+    excluded = special.ids if blank is None else special.ids | {blank}
     with eval_mode(model):
         for text in texts:
             rows = collate([special.build_row(masked_tokens(text, tokenizer, special), None)], special)
             positions = (rows.tokens == special.mask).nonzero()[:, 1]
             inputs = [each.to(device) for each in (*rows, positions[None])]
             logits, _ = split_output(model.logits(*inputs))  # ty: ignore[not-callable]
-            probabilities = without_special_tokens(logits[0].cpu(), special.ids).softmax(1)
+            probabilities = without_special_tokens(logits[0].cpu(), excluded).softmax(1)
             candidates = [
                 [
-                    {"word": tokenizer.id_to_token(int(i)), "probability": float(p)}
+                    {"word": piece_text(tokenizer.id_to_token(int(i))), "probability": float(p)}
                     for p, i in zip(*row.topk(min(top, len(row))), strict=True)
                 ]
                 for row in probabilities
@@ -171,7 +211,7 @@ def masked_tokens(text: str, tokenizer: Any, special: SpecialTokens) -> list[int
     """Token ids of a text with [MASK] in it."""
     if MASK not in text:
         raise BadInput(f"{text!r} has no {MASK}: put it where words are to be filled in")
-    first, *rest = [tokenizer.encode(p, add_special_tokens=False).ids for p in text.split(MASK)]
+    first, *rest = [tokenizer.encode(p.strip(), add_special_tokens=False).ids for p in text.split(MASK)]
     tokens = [*first, *(token for part in rest for token in (special.mask, *part))]
     if len(tokens) > special.max_length - 2:
         limit = special.max_length - 2
@@ -179,9 +219,7 @@ def masked_tokens(text: str, tokenizer: Any, special: SpecialTokens) -> list[int
     return tokens
 
 
-def without_special_tokens(
-    logits: Float[Tensor, "n size"], special_ids: frozenset[int]
-) -> Float[Tensor, "n size"]:
+def without_special_tokens(logits: Float[Tensor, "n size"], special_ids: Set[int]) -> Float[Tensor, "n size"]:
     """Logits in which special tokens are impossible: a gap is never filled with [SEP]."""
     return logits.index_fill(1, torch.tensor(sorted(special_ids)), -torch.inf)
 
