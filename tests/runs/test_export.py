@@ -65,7 +65,20 @@ def furthest(model, metadata, use, facts):
     return max(apart)
 
 
-TEXT = ("transformer", "gpt", "bert", "albert", "distilbert", "t5", "rnn", "lstm", "gru", "ctc", "seq2seq")
+TEXT = (
+    "transformer",
+    "gpt",
+    "bert",
+    "albert",
+    "distilbert",
+    "longformer",
+    "t5",
+    "rnn",
+    "lstm",
+    "gru",
+    "ctc",
+    "seq2seq",
+)
 MAKING = tuple(entry.name for entry in CATALOGUE if entry.chapter == "generative")
 PLAYING = tuple(entry.name for entry in CATALOGUE if entry.chapter == "reinforcement")
 
