@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchstone.engine.device import select_device
 from torchstone.references.transformers import import_transformers
@@ -37,12 +37,19 @@ def seconds(step: Step, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(first: Step, second: Step, pairs: int, device: torch.device) -> str:
-    """`second` relative to `first`: median and range of the ratios, and both medians."""
+def interleaved(first: Step, second: Step, pairs: int, device: torch.device, *models: nn.Module) -> str:
+    """`second` relative to `first`: median and range of the ratios, and both medians.
+
+    The gradients of `models` are freed before each step, which is not timed.
+    """
     times = []
     for pair in range(pairs):
         order = (first, second) if pair % 2 else (second, first)
-        durations = {step: seconds(step, device) for step in order}
+        durations = {}
+        for step in order:
+            for model in models:
+                model.zero_grad(set_to_none=True)
+            durations[step] = seconds(step, device)
         times.append((durations[first], durations[second]))
     ratios = sorted(b / a for a, b in times)
     a, b = (statistics.median(column) for column in zip(*times, strict=True))
@@ -74,16 +81,14 @@ def beside_transformers(variant: str, args: argparse.Namespace, device: torch.de
         mask = padded_mask(args.batch_size, length, device)
 
         def own(tokens=tokens, mask=mask):
-            ours.zero_grad(set_to_none=True)
             return backward(ours.logits(tokens, mask))
 
         def other(tokens=tokens, mask=mask):
-            theirs.zero_grad(set_to_none=True)
             return backward(theirs(tokens, attention_mask=mask).to_tuple())
 
         error = relative_error(own()[mask], other()[mask])
         assert error < 1e-4, f"the outputs differ by {error}"
-        result = interleaved(own, other, args.pairs, device)
+        result = interleaved(own, other, args.pairs, device, ours, theirs)
         print(f"{variant}, length {length}: {result} of transformers; outputs {error:.1e} apart", flush=True)
 
 
@@ -112,14 +117,13 @@ def student_beside_teacher(variant: str, args: argparse.Namespace, device: torch
                 return run(net)
 
         def train(net):
-            net.zero_grad(set_to_none=True)
             run(net).square().mean().backward()
 
         for what, step in (("forward", evaluate), ("forward and backward", train)):
             for net in (student, teacher):
                 step(net)
             steps = (lambda step=step: step(student)), (lambda step=step: step(teacher))
-            result = interleaved(*steps, args.pairs, device)
+            result = interleaved(*steps, args.pairs, device, student, teacher)
             print(
                 f"{count} layers of {variant}'s {config.layers}, length {length}, {what}: {result}",
                 flush=True,

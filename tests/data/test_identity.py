@@ -16,6 +16,7 @@ from torchstone.data.audio.speech import read_speech
 from torchstone.data.music.dataset import load_music
 from torchstone.data.series.dataset import load_series
 from torchstone.data.tabular.dataset import load_table
+from torchstone.data.tabular.mixed import load_mixed
 from torchstone.data.tabular.points import load_points
 from torchstone.data.text.classification import read_labeled
 from torchstone.data.text.corpus import read_text
@@ -104,6 +105,8 @@ series = _lines(
     "s.csv", lambda i: f"2024-01-01 {i // 60 + 1:02}:{i % 60:02}:00,{random(i).rand():.4f}", "time,x\n"
 )
 table = _lines("t.csv", lambda i: f"{random(i).rand():.4f},{i},{'ab'[i % 2]}")
+mixed = _lines("t.csv", lambda i: f"{i / 7:.4f},{('red', 'blue')[i // 2 % 2]},{'yn'[i % 2]}", "a,b,c\n")
+numbers = _lines("t.csv", lambda i: f"{i / 7:.4f},{('red', 'blue')[i // 2 % 2]},{i * 1.5}", "a,b,c\n")
 reviews = _lines("r.tsv", lambda i: f"the film number {i}\t{('good', 'bad')[i % 2]}")
 
 # reader, what makes a source of it, the specification in its folder, and a change
@@ -140,6 +143,8 @@ KINDS = {
     ),
     "series: a point more": (load_series, series, "s.csv", _append("s.csv", "2024-01-01 03:00:00,0.5\n")),
     "table: a row more": (load_table, table, "t.csv", _append("t.csv", "0.5,7,a\n")),
+    "mixed table: a number": (load_mixed, mixed, "t.csv", _replace("t.csv", "\n0.1429,", "\n0.1430,")),
+    "mixed table: a target": (load_mixed, numbers, "t.csv", _replace("t.csv", "red,1.5", "red,1.6")),
     "points: a row more": (load_points, table, "t.csv", _append("t.csv", "0.5,7,a\n")),
     "text: a letter": (
         read_text,

@@ -57,6 +57,7 @@ def test_gradient_update_equals_manual_step(accumulate, clip, rows):
     print(f"{rows} rows in {accumulate} micro-batches, clip {clip}: {apart:.2e} apart")
     assert apart < 1e-14
     assert ("gradient_norm" in metrics) == (clip is not None)
+    assert not any(value.requires_grad for value in metrics.values()), "metrics keep no graph"
 
 
 def test_gradient_update_plain_averaging_would_be_wrong():

@@ -44,6 +44,10 @@ KILLED = ("lenet5", "gpt", "dqn")
 # each kind of layer is in one of them; generating code takes most of a minute each, so that is done for two
 COMPILED = {"inductor": ("mlp", "lenet5"), "aot_eager": ("efficientnet", "gru", "vit", "t5", "ddpm")}
 
+# texts and sounds of several lengths are packed for torch's recurrent kernels, which its compiler does not trace:
+# compiling breaks the graph there
+PACKED = {"ctc", "seq2seq"}
+
 COMPILED_IN_SWEEP = {"vae", "dcgan", "mobilenet", "deeplab", "resnet", "realnvp"}
 
 
@@ -106,7 +110,7 @@ def test_5_eager_is_compiled(backend):
 @pytest.mark.sweep
 def test_5_eager_is_compiled_for_all_others():
     """With the backend that traces, without graph breaks; and those of `make test` have every kind of layer."""
-    compiled = [entry for entry in CATALOGUE if laws.compiles(entry)]
+    compiled = [entry for entry in CATALOGUE if laws.compiles(entry) and entry.name not in PACKED]
     done = {name for names in COMPILED.values() for name in names}
     assert done <= {entry.name for entry in compiled}
     # what has layers that none in COMPILED has: known here, and compiled with all others

@@ -161,7 +161,7 @@ def test_pretraining_loss_gradient_equals_that_of_micro_batches():
 def test_albert_rejects_long_rows_and_no_ngrams():
     with pytest.raises(BadInput, match="25 tokens are more than the maximum length 24"):
         small_albert()(torch.ones(1, 25, dtype=torch.int64))
-    with pytest.raises(BadInput, match="max_ngram must be at least 1 word, not 0"):
+    with pytest.raises(BadInput, match="max_ngram must be at least 1, not 0"):
         ts.train("albert/smoke", max_ngram=0, quiet=True)
 
 

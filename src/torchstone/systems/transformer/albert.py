@@ -305,8 +305,6 @@ def pretraining_loss(output: Any, batch: MLMBatch) -> dict[str, Tensor]:
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    if recipe.max_ngram < 1:
-        raise BadInput(f"max_ngram must be at least 1 word, not {recipe.max_ngram}")
     setup = prepare(recipe, size_of(recipe.variant), "albert")
     model_config, tensors = setup.model_config, setup.tensors
     rng.seed(recipe.seed)
