@@ -463,9 +463,9 @@ def lengthen(start: Start, max_length: int, window: int) -> Start:
         copy = name.replace(".attention.qkv.", ".attention.global_projection.qkv.")
         tensors[copy] = tensors[name].clone()
     names = (*DEFAULTS, "vocab_size", "width", "layers", "heads", "d_ff")
-    kept = {name: config[name] for name in names if name in config}
-    kept |= {"pad_id": pad_id, "max_length": max_length, "attention_window": window, "tie_global": True}
-    return Start(kept, tensors, start.tokenizer, start.classes)
+    arguments = {name: config[name] for name in names if name in config}
+    arguments |= {"pad_id": pad_id, "max_length": max_length, "attention_window": window, "tie_global": True}
+    return Start(arguments, tensors, start.tokenizer, start.classes)
 
 
 def find_start(recipe: Recipe, window: int) -> Start | None:
