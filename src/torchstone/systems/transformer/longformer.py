@@ -145,7 +145,7 @@ RECIPES = {
     # for tests: seconds
     "smoke": Recipe(
         max_examples=1600,
-        vocab_size=1000,
+        vocab_size=2000,
         max_length=32,
         attention_window=8,
         pretrain_steps=10,
