@@ -486,6 +486,8 @@ def published_folders() -> dict[str, dict[str, bytes]]:
     albert = transformers.AlbertConfig(**small, embedding_size=4, vocab_size=30, max_position_embeddings=16)
     sizes = {"dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 8, "max_position_embeddings": 16}
     distilbert = transformers.DistilBertConfig(**sizes, vocab_size=30)
+    windowed = {**small, "attention_window": 4, "max_position_embeddings": 18}
+    longformer = transformers.LongformerConfig(**windowed, vocab_size=30)
     gpt = transformers.GPT2Config(vocab_size=30, n_embd=8, n_layer=1, n_head=2, n_positions=16)
     t5 = transformers.T5Config(vocab_size=30, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     vit = transformers.ViTConfig(**small, image_size=8, patch_size=4)
@@ -493,6 +495,7 @@ def published_folders() -> dict[str, dict[str, bytes]]:
         "bert": transformers.BertForSequenceClassification(bert),
         "albert": transformers.AlbertForMaskedLM(albert),
         "distilbert": transformers.DistilBertForSequenceClassification(distilbert),
+        "longformer": transformers.LongformerForSequenceClassification(longformer),
         "gpt": transformers.GPT2LMHeadModel(gpt),
         "t5": transformers.T5ForConditionalGeneration(t5),
         "vit": transformers.ViTForImageClassification(vit),
@@ -503,6 +506,7 @@ def published_folders() -> dict[str, dict[str, bytes]]:
         "bert": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
         "distilbert": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
         "albert": ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"),
+        "longformer": ("<s>", "<pad>", "</s>", "<unk>", "<mask>"),
         "t5": ("<pad>", "</s>", "<unk>"),
         "gpt": (),
     }
@@ -520,7 +524,7 @@ def published_folders() -> dict[str, dict[str, bytes]]:
     return folders
 
 
-@pytest.mark.parametrize("name", ["bert", "albert", "distilbert", "gpt", "t5", "vit"])
+@pytest.mark.parametrize("name", ["bert", "albert", "distilbert", "longformer", "gpt", "t5", "vit"])
 def test_published_folders(name, tmp_path):
     """The network, and what its inputs are prepared with."""
     fuzz(load_published, [published_folders()[name]], tmp_path)

@@ -25,6 +25,13 @@ ROLES = {
     "</s>": ("eos_token",),
     "<|endoftext|>": ("bos_token", "eos_token"),
 }
+# where there is a `<mask>`, the tokens of RoBERTa
+ROBERTA_ROLES = {
+    **ROLES,
+    "<s>": ("bos_token", "cls_token"),
+    "</s>": ("eos_token", "sep_token"),
+    "<mask>": ("mask_token",),
+}
 
 
 def write(
@@ -74,9 +81,11 @@ def _tokenizer_config(tokenizer: str, length: int | None) -> dict[str, Any]:
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     if length is not None:
         config["model_max_length"] = length
-    for token in json.loads(tokenizer).get("added_tokens", []):
-        for role in ROLES.get(token["content"], ()):
-            config.setdefault(role, token["content"])
+    tokens = [token["content"] for token in json.loads(tokenizer).get("added_tokens", [])]
+    roles = ROBERTA_ROLES if "<mask>" in tokens else ROLES
+    for token in tokens:
+        for role in roles.get(token, ()):
+            config.setdefault(role, token)
     return config
 
 

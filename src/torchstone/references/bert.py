@@ -1,7 +1,8 @@
 """transformers' BERT and its relatives with random configurations and weights, and the losses of both
 sides."""
 
-from collections.abc import Callable, Iterable, Iterator
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator
 from random import Random
 from types import ModuleType
 from typing import Any
@@ -121,6 +122,21 @@ def make_labels(tokens: Tensor, mask: Tensor) -> dict[str, Tensor]:
     }
 
 
+@contextlib.contextmanager
+def softmax_in_own_precision() -> Generator[None, None, None]:
+    """Within it float64 stays what it is, where transformers' Longformer takes its softmax in float32."""
+    plain = F.softmax
+
+    def softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+        return plain(x, dim=dim, dtype=None if x.dtype == torch.float64 else dtype)
+
+    F.softmax = softmax  # ty: ignore[invalid-assignment]
+    try:
+        yield
+    finally:
+        F.softmax = plain
+
+
 class TransformersEncoder(nn.Module):
     """One of transformers' networks: its loss, and its logits (or hidden states)."""
 
@@ -128,7 +144,9 @@ class TransformersEncoder(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: Tensor, mask: Tensor, segments: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, tokens: Tensor, mask: Tensor, segments: Tensor, global_mask: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         labels, kind = make_labels(tokens, mask), type(self.model).__name__
         pair = "sentence_order_label" if kind.startswith("Albert") else "next_sentence_label"
         arguments: dict[str, Tensor] = {}
@@ -140,7 +158,10 @@ class TransformersEncoder(nn.Module):
             arguments["labels"] = labels["sentence" if "Sequence" in kind else "tokens"]
         if not kind.startswith("DistilBert"):  # which has no segments
             arguments["token_type_ids"] = segments
-        output = self.model(tokens, attention_mask=mask.long(), return_dict=True, **arguments)
+        if global_mask is not None:
+            arguments["global_attention_mask"] = global_mask.long()
+        with softmax_in_own_precision():
+            output = self.model(tokens, attention_mask=mask.long(), return_dict=True, **arguments)
         return output.to_tuple()
 
 
@@ -155,10 +176,12 @@ class EncoderWithLoss(nn.Module):
         super().__init__()
         self.model, self.pretraining_loss = model, pretraining_loss
 
-    def forward(self, tokens: Tensor, mask: Tensor, segments: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, tokens: Tensor, mask: Tensor, segments: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+        """`more` are global masks, of networks that have global tokens."""
         model: Any = self.model
         rows, labels = Rows(tokens, mask, segments), make_labels(tokens, mask)
-        output = model.logits(*rows)
+        options = dict(zip(("global_mask",), more, strict=False))
+        output = model.logits(*rows, **options)
         if model.head == "none":
             return output if isinstance(output, tuple) else (output,)
         if model.head in ("sentence", "tokens"):
@@ -171,5 +194,5 @@ class EncoderWithLoss(nn.Module):
         weights = (targets != IGNORE_INDEX).to(next(model.parameters()).dtype)
         weights = weights * len(tokens) / is_masked.sum()
         batch = MLMBatch(rows, positions, targets, weights, labels["is_random_next"])
-        loss = self.pretraining_loss(model.logits(*rows, positions), batch)["loss"]
+        loss = self.pretraining_loss(model.logits(*rows, positions, **options), batch)["loss"]
         return (loss, *output) if isinstance(output, tuple) else (loss, output)

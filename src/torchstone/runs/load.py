@@ -209,7 +209,9 @@ def export_hf(path: str | Path, out: str | Path, *, last: bool = False) -> Path:
     if len(metadata.get("classes", ())) == config.get("num_labels"):
         config["id2label"] = dict(enumerate(metadata["classes"]))
         config["label2id"] = {name: i for i, name in enumerate(metadata["classes"])}
-    folder = Path(out)
+    folder, length = Path(out), config.get("n_positions")
+    if "max_position_embeddings" in config:  # some positions of RoBERTa's kin are of no token
+        length = metadata["model_config"].get("max_length", config["max_position_embeddings"])
 
     def same(written: Path) -> None:
         own, back = model.state_dict(), from_layout(written).model.state_dict()
@@ -221,7 +223,7 @@ def export_hf(path: str | Path, out: str | Path, *, last: bool = False) -> Path:
         config,
         module.unpublished(metadata["variant"], model.state_dict()),
         tokenizer=metadata.get("tokenizer"),
-        length=config.get("max_position_embeddings", config.get("n_positions")),
+        length=length,
         check=same,
     )
     return folder

@@ -101,6 +101,20 @@ def test_window_global_tokens_attend_with_projections_of_their_own(padded):
     compare(ours, oracle, (q, k, v, *own))
 
 
+@pytest.mark.parametrize("counts", [None, (2,)])
+def test_window_of_one_text_with_dilation_equals_dense_attention(counts):
+    """Its mask, folded by the dilation, is not contiguous."""
+    q, k, v = (x[:1].detach() for x in inputs(BATCH, HEADS, 33, 4, torch.float64))
+    mask = torch.arange(33)[None] < 29
+    chosen = torch.zeros(1, 33, dtype=torch.bool)
+    chosen[0, [3, 11]] = counts is not None
+    visible = visible_keys(33, 2, 2, False, mask, chosen)[:1]
+    out = sliding_window_attention(q, k, v, window=2, dilation=2, mask=mask, global_mask=chosen)
+    difference = (out - dense(q, k, v, visible)).abs().max().item()
+    print(f"{difference:.1e} apart")
+    assert difference < 1e-12
+
+
 def test_window_reaches_its_length_to_each_side():
     """Published windows give both sides together: 512 there is 256 here."""
     q, k, v = inputs(1, 1, 90, 4)

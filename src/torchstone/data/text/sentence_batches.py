@@ -15,9 +15,21 @@ from torchstone.parts.seeding import SeedStream, derive_generator
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # the same as ALBERT's vocabulary spells them
 ALBERT_TOKENS = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
+# as RoBERTa's and Longformer's does
+ROBERTA_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 IGNORE_INDEX = -100  # label without loss: the default of torch's cross-entropy
 
 Row = tuple[list[int], int]  # token ids, and the index at which the second segment begins
+
+
+def special_tokens_of(tokenizer: Any) -> tuple[str, ...]:
+    """How a vocabulary spells the five special tokens, in the order of `SPECIAL_TOKENS`; where it has no
+    spelling whole, the one to complain about."""
+    for names in (SPECIAL_TOKENS, ROBERTA_TOKENS, ALBERT_TOKENS):
+        if all(tokenizer.token_to_id(name) is not None for name in names):
+            return names
+    is_partly_albert = tokenizer.token_to_id("[PAD]") is None and tokenizer.token_to_id("<pad>") is not None
+    return ALBERT_TOKENS if is_partly_albert else SPECIAL_TOKENS
 
 
 @dataclass(frozen=True)
@@ -33,13 +45,12 @@ class SpecialTokens:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any, max_length: int) -> "SpecialTokens":
-        """Look the tokens up by their names in BERT's vocabulary, or in ALBERT's.
+        """Look the tokens up by their names in BERT's vocabulary, or in ALBERT's or RoBERTa's.
 
         Raises:
             BadInput: the tokenizer lacks one of them; a row could not hold two words.
         """
-        names = ALBERT_TOKENS if tokenizer.token_to_id(SPECIAL_TOKENS[0]) is None else SPECIAL_TOKENS
-        names = SPECIAL_TOKENS if tokenizer.token_to_id(names[0]) is None else names
+        names = special_tokens_of(tokenizer)
         ids = {name: tokenizer.token_to_id(name) for name in names}
         if missing := [name for name, number in ids.items() if number is None]:
             raise BadInput(f"the tokenizer has no {missing[0]}: BERT's need {', '.join(SPECIAL_TOKENS)}")

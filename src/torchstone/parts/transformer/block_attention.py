@@ -70,7 +70,7 @@ def block_attention(
     # the last row of the biases is that of no block
     hidden = torch.zeros(batch, length, dtype=torch.bool, device=q.device) if key_mask is None else ~key_mask
     bias = torch.zeros(batch * blocks + 1, size, dtype=dtype, device=q.device)
-    bias[:-1].masked_fill_(hidden.view(-1, size), HIDDEN)
+    bias[:-1].masked_fill_(hidden.reshape(-1, size), HIDDEN)
     bias[-1] = HIDDEN
     text = torch.arange(batch, device=q.device)[:, None, None, None]
     bias_rows = torch.where(table < 0, batch * blocks, table + text * blocks)

@@ -1,7 +1,7 @@
 """What recipes of BERT and its relatives start from: the data, its tokenizer, weights if there are any."""
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +16,11 @@ from torchstone.data.text.sentence_batches import (
     SPECIAL_TOKENS,
     Row,
     SpecialTokens,
+    special_tokens_of,
 )
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
-from torchstone.hub import albert, bert, distilbert, hf_folder
+from torchstone.hub import albert, bert, distilbert, hf_folder, longformer, roberta
 from torchstone.parts.old_keys import rename_old_keys
 
 TokenLists = list[list[int]]
@@ -41,6 +42,8 @@ FAMILIES = {
     "bert": Family(bert),
     "albert": Family(albert, "unigram", ALBERT_TOKENS, lowercase=True),
     "distilbert": Family(distilbert),
+    "longformer": Family(longformer, "bpe", ("<s>", "<pad>", "</s>", "<unk>", "<mask>")),
+    "roberta": Family(roberta),  # of which weights are read
 }
 
 
@@ -122,9 +125,13 @@ def post_processor(tokenizer: Any) -> Any:
     """The template by which the tokenizer adds [CLS] and [SEP], for users of the exported tokenizer."""
     from tokenizers.processors import TemplateProcessing
 
-    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    pair = "[CLS] $A [SEP] $B:1 [SEP]:1"
-    return TemplateProcessing(single="[CLS] $A [SEP]", pair=pair, special_tokens=ids)
+    _, _, start, end, _ = special_tokens_of(tokenizer)
+    second = "" if start == "<s>" else ":1"  # RoBERTa and Longformer have one kind of segment
+    return TemplateProcessing(
+        single=f"{start} $A {end}",
+        pair=f"{start} $A {end} $B{second} {end}{second}",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (start, end)],
+    )
 
 
 def all_texts(part: LabeledTexts) -> Iterable[str]:
@@ -153,8 +160,11 @@ def encode_texts(tokenizer: Any, texts: Sequence[str]) -> TokenLists:
     return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
-def load_encoder(path: Path, system: str) -> Start:
+def load_encoder(path: Path, system: str, also: Collection[str] = ()) -> Start:
     """A network of `system` in a run folder or in Hugging Face layout (also `hf:ORG/NAME`).
+
+    Args:
+        also: other keys of `FAMILIES` that are accepted.
 
     Raises:
         BadInput: it is of another system; it lacks its tokenizer or is not whole.
@@ -162,15 +172,17 @@ def load_encoder(path: Path, system: str) -> Start:
     path = hf_folder.fetch(str(path)) if str(path).startswith("hf:") else path
     if (path / "recipe.json").exists():
         folder, meta, _ = checkpoint.find(path / "checkpoint")
-        if meta["system"] != system:
+        if meta["system"] not in (system, *also):
             raise BadInput(f"{path} is a run of {meta['system']}, not of {system}")
         tensors, metadata = checkpoint.weights(folder, meta)
         tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
         return Start(metadata["model_config"], tensors, tokenizer, metadata.get("classes"))
     config, tensors = hf_folder.read(path)
-    if hf_folder.system_of_config(config) != system:
+    kind = config.get("model_type")
+    kind = kind if kind in also else hf_folder.system_of_config(config)
+    if kind not in (system, *also):
         raise BadInput(f"{path} is of model_type {config['model_type']!r}, not {system}")
-    hub = FAMILIES[system].hub
+    hub = FAMILIES[kind].hub
     variant, model_config = hub.from_config(config)
     tokenizer = disable_padding(tokenizers.load(path))
     has_classes = model_config["head"] in ("sentence", "tokens")

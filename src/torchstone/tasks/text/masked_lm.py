@@ -21,6 +21,7 @@ from torchstone.parts.transformer.token_loss import unigram_loss
 from torchstone.tasks.optimization import gradient_update
 
 MASK = "[MASK]"
+BYTE_SPACE = "Ġ"  # a space as a vocabulary over bytes spells it
 MAX_VAL_SPANS, MAX_TEST_SPANS = 512, 4096  # spans that an evaluation reads, and the test
 
 
@@ -184,7 +185,7 @@ def fill_mask(
         BadInput: a text has no [MASK], or is longer than the network's rows.
     """
     answers, device = [], next(model.parameters()).device
-    blank = tokenizer.token_to_id(SPACE)  # a mark without a word fills no gap
+    blank = tokenizer.token_to_id(BYTE_SPACE if has_byte_level(tokenizer) else SPACE)  # fills no gap
     excluded = special.ids if blank is None else special.ids | {blank}
     with eval_mode(model):
         for text in texts:
@@ -195,7 +196,7 @@ def fill_mask(
             probabilities = without_special_tokens(logits[0].cpu(), excluded).softmax(1)
             candidates = [
                 [
-                    {"word": piece_text(tokenizer.id_to_token(int(i))), "probability": float(p)}
+                    {"word": token_text(tokenizer, int(i)), "probability": float(p)}
                     for p, i in zip(*row.topk(min(top, len(row))), strict=True)
                 ]
                 for row in probabilities
@@ -207,11 +208,25 @@ def fill_mask(
     return answers
 
 
+def has_byte_level(tokenizer: Any) -> bool:
+    """Whether its tokens are made of bytes, as those of GPT-2 and RoBERTa are."""
+    return type(tokenizer.decoder).__name__ == "ByteLevel"
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """A token as it is printed, without the mark of a word's begin."""
+    if has_byte_level(tokenizer):
+        return tokenizer.decode([token], skip_special_tokens=False).strip()
+    return piece_text(tokenizer.id_to_token(token))
+
+
 def masked_tokens(text: str, tokenizer: Any, special: SpecialTokens) -> list[int]:
     """Token ids of a text with [MASK] in it."""
     if MASK not in text:
         raise BadInput(f"{text!r} has no {MASK}: put it where words are to be filled in")
-    first, *rest = [tokenizer.encode(p.strip(), add_special_tokens=False).ids for p in text.split(MASK)]
+    # over bytes a word includes the space before it
+    strip = str.rstrip if has_byte_level(tokenizer) else str.strip
+    first, *rest = [tokenizer.encode(strip(p), add_special_tokens=False).ids for p in text.split(MASK)]
     tokens = [*first, *(token for part in rest for token in (special.mask, *part))]
     if len(tokens) > special.max_length - 2:
         limit = special.max_length - 2
