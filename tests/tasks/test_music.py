@@ -283,7 +283,7 @@ def test_predict_and_evaluate_nats_per_frame(trained, capsys, tmp_path):
     ("options", "said"),
     [
         (["--max-new-tokens", "0"], "--max-new-tokens"),
-        (["--temperature", "0"], "temperature is above 0"),
+        (["--temperature", "0"], "temperature must be a positive number"),
         (["--tempo", "0", "--out", "a.mid"], "tempo must be 1 to 1000"),
         (["--out", "none/a.mid"], "no folder"),
         (["--prompt", "none.mid"], "none.mid does not exist"),
