@@ -27,6 +27,7 @@ SLOW = frozenset(
         *("deeplab/openmoji", "ddpm/emoji_text", "ddpm/half_hour", "ddpm/mnist5k"),
         *("realnvp/mnist5k", "realnvp/moons", "vae/beta"),
         *("rnn/shakespeare", "lstm/shakespeare", "gru/shakespeare", "lstm/chorales", "lstm/sentiment"),
+        *("gru/glucose",),
         *("seq2seq/translate", "seq2seq/bible", "seq2seq/multi30k", "seq2seq/multi30k_plain"),
         *("seq2seq/multi30k_cpu", "transformer/translate", "transformer/multi30k_cpu"),
         *("transformer/multi30k", "t5/denoise", "t5/texts", "ddpg/halfcheetah"),

@@ -36,8 +36,8 @@ class Range(NamedTuple):
 COUNT, NOT_NEGATIVE, POSITIVE = Range(1), Range(0), Range(0, has_low=False)
 SHARE, BELOW_ONE = Range(0, 1), Range(0, 1, has_high=False)
 NAMES = {
-    COUNT: "steps total_timesteps total_episodes attention_window batch_size base_channels beam_size bins buffer_size "
-    "channels context discriminator_steps embedding epochs eval_episodes exploration_steps "
+    COUNT: "steps total_timesteps total_episodes attention_window batch_size base_channels beam_size bins "
+    "buffer_size channels context discriminator_steps embedding epochs eval_episodes exploration_steps "
     "features grad_accum_steps gradient_steps heads hidden horizon latent_dim latent_samples layers "
     "max_examples max_length max_ngram mean_span_length n_mels n_step num_envs num_steps patch patch_size "
     "pretrain_batch_size recordings_per_utterance sample_rate sampling_steps seq_len size stride "
