@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from torchstone.data.series.calendar import format_duration, format_time
+from torchstone.data.series.calendar import Calendar, format_duration
 from torchstone.data.series.time_csv import parse_csv, read_file
 from torchstone.errors import BadInput
 
@@ -43,7 +43,7 @@ def test_read_file_parses_times_and_missing_cells(tmp_path):
 def test_parse_csv_time_formats(cells, unit, steps):
     found = parse_csv("when is it (time),v\n" + "".join(f"{cell},1\n" for cell in cells), "t")
     assert (found.unit, float(np.diff(found.times)[0])) == (unit, steps)
-    print([format_time(time, unit) for time in found.times], format_duration(steps, unit))
+    print([Calendar(unit).format(time) for time in found.times], format_duration(steps, unit))
 
 
 def test_parse_csv_finds_time_column():
@@ -53,11 +53,11 @@ def test_parse_csv_finds_time_column():
     assert parse_csv("day\tdate\n3\t2020-01-01\n4\t2020-01-02\n", "t").columns == ("day",)
 
 
-def test_format_time_and_duration():
-    assert format_time(1577836800.0 + 3600, "seconds") == "2020-01-01 01:00"
-    assert format_time(1577836800.0 + 1, "seconds") == "2020-01-01 00:00:01"
-    assert format_time(2020 * 12 + 11, "months") == "2020-12"
-    assert format_time(1.5, "numbers") == "1.5"
+def test_calendar_format_and_duration():
+    assert Calendar("seconds").format(1577836800.0 + 3600) == "2020-01-01 01:00"
+    assert Calendar("seconds").format(1577836800.0 + 1) == "2020-01-01 00:00:01"
+    assert Calendar("months").format(2020 * 12 + 11) == "2020-12"
+    assert Calendar("numbers").format(1.5) == "1.5"
     message = [format_duration(step, "seconds") for step in (0.5, 30, 1800, 3600, 86400, 7 * 86400)]
     assert message == ["0.5 s", "30 s", "30 min", "1 h", "1 day", "7 days"]
     assert [format_duration(step, "months") for step in (1, 12)] == ["1 month", "12 months"]

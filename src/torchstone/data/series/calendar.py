@@ -212,11 +212,6 @@ def _day_of(year: int, month: int, rule: int) -> int:
     return min(rule, length)
 
 
-def format_time(time: float, unit: str) -> str:
-    """A time as text, where nothing is known of how its file writes it."""
-    return Calendar(unit).format(time)
-
-
 def format_duration(step: float, unit: str) -> str:
     """A duration as text: 30 min, 1 day, 3 months, 1 day (Mon Tue Wed Thu Fri)."""
     if unit == "numbers":

@@ -1,9 +1,9 @@
 """Memory for experience: how much a replay buffer or a rollout takes, said and checked before training."""
 
-import math
 from typing import Any
 
 import torch
+from rich.filesize import decimal
 
 from torchstone.engine.device import total_memory
 from torchstone.envs.episodes import EpisodeRollouts
@@ -32,8 +32,8 @@ def check_replay_memory(recipe: Any, observation: torch.Tensor, num_stack: int, 
     fitting = int(SHARE * memory / 2 / per_step)  # half: room for what else there is
     digits = 10 ** max(len(str(fitting)) - 2, 0)
     raise BadInput(
-        f"a replay buffer of {recipe.buffer_size:,} steps takes {size(num_bytes)}, and there are "
-        f"{size(memory)} of memory: --buffer-size {fitting // digits * digits}"
+        f"a replay buffer of {recipe.buffer_size:,} steps takes {decimal(round(num_bytes))}, and there are "
+        f"{decimal(memory)} of memory: --buffer-size {fitting // digits * digits}"
     )
 
 
@@ -46,15 +46,15 @@ def check_rollout_memory(recipe: Any, stream: Any, device: Any) -> str:
     buffer = getattr(stream, "buffer", None)
     if isinstance(buffer, ReplayBuffer):
         steps = buffer.slots * buffer.num_envs
-        return f"replay buffer of {steps:,} steps: {size(_nbytes(buffer))} of memory"
+        return f"replay buffer of {steps:,} steps: {decimal(_nbytes(buffer))} of memory"
     stream = stream.actors[0] if hasattr(stream, "actors") else stream
     envs, memory = stream.envs, total_memory(device)
     observation = envs.observation.nbytes * COPIES
     if isinstance(stream, EpisodeRollouts):  # most episodes end long before
         num_bytes = observation * (envs.episode_limit or 1)
-        most = f"rollout of {envs.num_envs} episodes: up to {size(num_bytes)} of memory"
+        most = f"rollout of {envs.num_envs} episodes: up to {decimal(round(num_bytes))} of memory"
         if memory is not None and num_bytes > SHARE * memory:
-            most += f", and there are {size(memory)}: --max-episode-steps or --num-envs bounds it"
+            most += f", and there are {decimal(memory)}: --max-episode-steps or --num-envs bounds it"
         return most if num_bytes > WORTH_SAYING else ""
     num_bytes = observation * stream.num_steps
     if memory is not None and num_bytes > SHARE * memory:
@@ -62,18 +62,12 @@ def check_rollout_memory(recipe: Any, stream: Any, device: Any) -> str:
         option = f"--num-steps {fitting}" if observation < SHARE * memory else "fewer --num-envs"
         raise BadInput(
             f"a rollout of {stream.num_steps:,} steps of {envs.num_envs:,} environments takes "
-            f"{size(num_bytes)}, and there are {size(memory)} of memory: {option}"
+            f"{decimal(round(num_bytes))}, and there are {decimal(memory)} of memory: {option}"
         )
-    text = f"rollout of {stream.num_steps:,} steps: {size(num_bytes)} of memory"
+    text = f"rollout of {stream.num_steps:,} steps: {decimal(round(num_bytes))} of memory"
     return text if num_bytes > WORTH_SAYING else ""
 
 
 def _nbytes(buffer: ReplayBuffer) -> int:
     columns = [getattr(buffer, name).nbytes for name in buffer.COLUMNS]
     return sum(columns) + buffer.final_frames.slot_of_row.nbytes + buffer.first_stacks.slot_of_row.nbytes
-
-
-def size(num_bytes: float) -> str:
-    """Bytes in the unit that suits them, such as `1.2 GB`."""
-    power = min(int(math.log(max(num_bytes, 1), 1000)), 4)
-    return f"{num_bytes / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
