@@ -37,6 +37,7 @@ class EncoderFormat:
     classifier_dropout: str | None = None
     only: Mapping[str, Any] = field(default_factory=dict)  # settings implemented at one value, or several
     unused: frozenset[str] = frozenset()
+    prefix: str | None = None  # of the encoder's names beside a head; by default `model_type`
 
     def from_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Our arguments.
@@ -119,7 +120,7 @@ class EncoderFormat:
         pattern = re.compile(re.escape(self.their_layer).replace(r"\#", r"(\d+)") + r"\.(.*)\.(weight|bias)$")
         ours: dict[str, Tensor] = {}
         for key, value in tensors.items():
-            name = key.removeprefix(f"{self.model_type}.").replace(".gamma", ".weight")
+            name = key.removeprefix(f"{self.prefix or self.model_type}.").replace(".gamma", ".weight")
             name = name.replace(".beta", ".bias")
             if name.endswith(("position_ids", "token_type_ids")):
                 continue  # 0, 1, 2, … and zeros were once saved as well
@@ -147,7 +148,7 @@ class EncoderFormat:
         theirs, heads = dict((*self.inside, *self.outside, *self.head)), dict(self.head)
         pattern = re.compile(re.escape(self.our_layer).replace(r"\#", r"(\d+)") + r"\.(.*)$")
         has_head = any(split_name(key)[0] in heads for key in tensors)
-        prefix, published_tensors = f"{self.model_type}." if has_head else "", {}
+        prefix, published_tensors = f"{self.prefix or self.model_type}." if has_head else "", {}
         for key, value in split_qkv(tensors).items():
             name, end = split_name(key)
             if layer := pattern.match(name):

@@ -39,7 +39,7 @@ def metadata_of(folder: Path, loaded: Any) -> dict[str, Any]:
     metadata = {"variant": variant, "model_config": model_config, "data": f"published in {folder}"}
     if entry.name == "vit":
         return metadata | _image_metadata(folder, config, model_config)
-    if entry.name in ("bert", "albert", "distilbert", "longformer", "gpt", "t5"):
+    if entry.name in ("bert", "albert", "distilbert", "longformer", "bigbird", "gpt", "t5"):
         return metadata | _text_metadata(folder, entry.name, config, model_config)
     if "scheduler" not in config:
         notify(f"{folder} states no scheduler: DDPM's of 1,000 steps with linear betas is assumed")

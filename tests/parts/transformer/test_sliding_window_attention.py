@@ -5,7 +5,8 @@ import torch
 from dense_attention import assert_linear_memory, compare, dense, inputs, numbers
 
 from torchstone.parts.transformer import block_attention
-from torchstone.parts.transformer.sliding_window_attention import find_global_tokens, sliding_window_attention
+from torchstone.parts.transformer.global_tokens import find_global_tokens
+from torchstone.parts.transformer.sliding_window_attention import sliding_window_attention
 
 BATCH, HEADS = 2, 3
 

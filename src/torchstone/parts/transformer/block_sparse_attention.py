@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.parts.transformer.attention import attention
-from torchstone.parts.transformer.block_attention import block_attention
+from torchstone.parts.transformer.block_attention import ExtraKeys, block_attention
+from torchstone.parts.transformer.global_tokens import GlobalTokens
 
 BITS = 31  # of the uniform numbers that random blocks are kept as
 
@@ -22,6 +23,7 @@ def block_sparse_attention(
     random_blocks: Int64[Tensor, "#batch #heads blocks random"] | None = None,
     mask: Bool[Tensor, "batch length"] | None = None,
     global_blocks: Int64[Tensor, "batch 2"] | None = None,
+    global_tokens: GlobalTokens | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "batch heads length values"]:
@@ -39,23 +41,31 @@ def block_sparse_attention(
             A block that another rule lists too counts once more.
         mask: True for tokens, False for padding, which no token attends to and which gets zeros.
         global_blocks: first and last block of each text; by default those of its first and last token.
+        global_tokens: tokens that are global besides.
         scale: factor of the scores; by default 1/√head_dim.
         dropout: dropout probability of the attention weights; 0 outside training.
     """
     batch, heads, length, _ = q.shape
     blocks = -(-length // block_size)
     padding = blocks * block_size - length
+    extra, whole = None, (q, k, v)
     key_mask = q.new_ones(batch, length, dtype=torch.bool) if mask is None else mask
     if global_blocks is None:
         global_blocks = text_blocks(key_mask, block_size)
     if padding:
         q, k, v = (F.pad(x, (0, 0, 0, padding)) for x in (q, k, v))
         key_mask = F.pad(key_mask, (0, padding))
+    listed_mask = key_mask
+    if global_tokens is not None and global_tokens.positions.shape[1]:
+        listed_mask = global_tokens.hide(key_mask)
+        extra = ExtraKeys(
+            global_tokens.gather_heads(k), global_tokens.gather_heads(v), global_tokens.is_token
+        )
     table = _table(global_blocks, blocks, side_blocks)[:, None]
     if random_blocks is not None:
         random = random_blocks.expand(batch, heads, -1, -1)
         table = torch.cat([table.expand(-1, heads, -1, -1), random], 3)
-    out = block_attention(q, k, v, table, key_mask=key_mask, scale=scale, dropout=dropout)
+    out = block_attention(q, k, v, table, key_mask=listed_mask, extra=extra, scale=scale, dropout=dropout)
     # the global blocks attend to all tokens
     out = out.unflatten(2, (blocks, block_size))
     text = torch.arange(batch, device=q.device)[:, None]
@@ -71,7 +81,13 @@ def block_sparse_attention(
     head = torch.arange(heads, device=q.device)[:, None]
     out = out.index_put_((text[:, :, None], head, global_blocks[:, None]), found)
     out = out.flatten(2, 3)[:, :, :length]
-    return out if mask is None else out.masked_fill(~mask[:, None, :, None], 0)
+    if mask is not None:
+        out = out.masked_fill(~mask[:, None, :, None], 0)
+    if global_tokens is None or extra is None:
+        return out
+    q, k, v = whole
+    queries = global_tokens.gather_heads(q)
+    return global_tokens.attend_to_all(out, queries, k, v, mask=mask, scale=scale, dropout=dropout)
 
 
 def text_blocks(mask: Bool[Tensor, "batch length"], block_size: int) -> Int64[Tensor, "batch 2"]:

@@ -11,7 +11,7 @@ def init_truncated_normal(model: nn.Module, width: int) -> None:
         std = 0.02 * (768 / width) ** (isinstance(module, nn.Linear) / 2)
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             nn.init.zeros_(module.weight[module.padding_idx])

@@ -1,39 +1,12 @@
 """Sliding-window attention, with dilation and global tokens, in time and memory linear in the length."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.parts.transformer.attention import attention
 from torchstone.parts.transformer.block_attention import ExtraKeys, block_attention
-
-
-class GlobalTokens(NamedTuple):
-    """The tokens that attend to all tokens, and to which all attend, listed for each text."""
-
-    positions: Int64[Tensor, "batch tokens"]
-    is_token: Bool[Tensor, "batch tokens"]  # False for the fillers of texts that have fewer than others
-    text: Int64[Tensor, " found"]  # of each token that was found: its text, its slot in the lists above
-    slot: Int64[Tensor, " found"]
-    position: Int64[Tensor, " found"]
-
-    def gather(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch tokens width"]:
-        """Their rows of x; of a filler, the row of position 0."""
-        return x.gather(1, self.positions[:, :, None].expand(-1, -1, x.shape[2]))
-
-
-def find_global_tokens(global_mask: Bool[Tensor, "batch length"]) -> GlobalTokens:
-    """The global tokens of each text. How many there are decides a shape: a GPU is waited for."""
-    text, position = global_mask.nonzero(as_tuple=True)
-    slot = (global_mask.cumsum(1) - 1)[text, position]
-    count = int(slot.max()) + 1 if len(slot) else 0
-    positions = torch.zeros(len(global_mask), count, dtype=torch.int64, device=global_mask.device)
-    is_token = torch.zeros_like(positions, dtype=torch.bool)
-    positions[text, slot], is_token[text, slot] = position, True
-    return GlobalTokens(positions, is_token, text, slot, position)
+from torchstone.parts.transformer.global_tokens import GlobalTokens, find_global_tokens
 
 
 def sliding_window_attention(
@@ -82,9 +55,9 @@ def sliding_window_attention(
     key_mask = q.new_ones(batch, length, dtype=torch.bool) if mask is None else mask
     extra = None
     if global_tokens is not None:  # not a second time within the window
-        key_mask = key_mask.index_put((global_tokens.text, global_tokens.position), key_mask.new_zeros(()))
+        key_mask = global_tokens.hide(key_mask)
         extra = ExtraKeys(
-            _at(k, global_tokens.positions), _at(v, global_tokens.positions), global_tokens.is_token
+            global_tokens.gather_heads(k), global_tokens.gather_heads(v), global_tokens.is_token
         )
     out = _window_attention(q, k, v, window, dilation, causal, key_mask, extra, scale, dropout)
     if mask is not None:
@@ -92,12 +65,8 @@ def sliding_window_attention(
     if global_tokens is None:
         return out
     if global_qkv is None:
-        global_qkv = _at(q, global_tokens.positions), k, v
-    visible = None if mask is None else mask[:, None, None]
-    found = attention(*global_qkv, mask=visible, scale=scale, dropout=dropout)
-    found = found[global_tokens.text, :, global_tokens.slot]  # (found, heads, values)
-    heads = torch.arange(out.shape[1], device=out.device)
-    return out.index_put((global_tokens.text[:, None], heads, global_tokens.position[:, None]), found)
+        global_qkv = global_tokens.gather_heads(q), k, v
+    return global_tokens.attend_to_all(out, *global_qkv, mask=mask, scale=scale, dropout=dropout)
 
 
 def _window_attention(
@@ -145,8 +114,3 @@ def _window_attention(
 def _fold(x: Tensor, dilation: int) -> Tensor:
     """(batch, heads, length, width) to (batch · dilation, heads, length / dilation, width)."""
     return x.unflatten(2, (-1, dilation)).permute(0, 3, 1, 2, 4).flatten(0, 1)
-
-
-def _at(x: Tensor, positions: Tensor) -> Tensor:
-    """Rows of (batch, heads, length, width) at each text's positions: (batch, heads, positions, width)."""
-    return x.gather(2, positions[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))

@@ -59,12 +59,9 @@ from torchstone.hub.longformer import (
 )
 from torchstone.parts.facts import Fact, ParityCase, count_on_meta
 from torchstone.parts.transformer.feed_forward import FeedForward
+from torchstone.parts.transformer.global_tokens import GlobalTokens, check_global_tokens
 from torchstone.parts.transformer.initialization import init_truncated_normal
-from torchstone.parts.transformer.sliding_window_attention import (
-    GlobalTokens,
-    find_global_tokens,
-    sliding_window_attention,
-)
+from torchstone.parts.transformer.sliding_window_attention import sliding_window_attention
 from torchstone.systems import Variant
 from torchstone.tasks.text.bert_data import Start, load_encoder, load_matching_weights, prepare
 from torchstone.tasks.text.bert_inference import evaluate, predict
@@ -390,32 +387,6 @@ def first_tokens(tokens: Int64[Tensor, "batch time"]) -> GlobalTokens:
     text = torch.arange(len(tokens), device=tokens.device)
     zeros = torch.zeros_like(text)
     return GlobalTokens(zeros[:, None], torch.ones_like(zeros[:, None], dtype=torch.bool), text, zeros, zeros)
-
-
-def check_global_tokens(
-    tokens: Tensor, mask: Tensor | None, global_mask: Tensor | None
-) -> GlobalTokens | None:
-    """The global tokens, each of which must be one of its text.
-
-    Raises:
-        BadInput: a mask for texts of another length; a global token that is padding.
-    """
-    if global_mask is None:
-        return None
-    if global_mask.shape != tokens.shape:
-        raise BadInput(
-            f"the global mask is of shape {(*global_mask.shape,)}, but the tokens are of shape "
-            f"{(*tokens.shape,)}"
-        )
-    found = find_global_tokens(global_mask)
-    if mask is not None and not bool((is_inside := mask[found.text, found.position]).all()):
-        which = int((~is_inside).nonzero()[0, 0])
-        text = int(found.text[which])
-        raise BadInput(
-            f"position {int(found.position[which])} of text {text} is to be global, but the text has "
-            f"{int(mask[text].sum())} tokens: positions are counted from 0"
-        )
-    return found
 
 
 def make_longformer(**model_config: Any) -> Longformer:

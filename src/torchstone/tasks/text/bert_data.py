@@ -20,7 +20,7 @@ from torchstone.data.text.sentence_batches import (
 )
 from torchstone.engine import checkpoint
 from torchstone.errors import BadInput
-from torchstone.hub import albert, bert, distilbert, hf_folder, longformer, roberta
+from torchstone.hub import albert, bert, bigbird, distilbert, hf_folder, longformer, roberta
 from torchstone.parts.old_keys import rename_old_keys
 
 TokenLists = list[list[int]]
@@ -43,6 +43,7 @@ FAMILIES = {
     "albert": Family(albert, "unigram", ALBERT_TOKENS, lowercase=True),
     "distilbert": Family(distilbert),
     "longformer": Family(longformer, "bpe", ("<s>", "<pad>", "</s>", "<unk>", "<mask>")),
+    "bigbird": Family(bigbird, "bpe", ALBERT_TOKENS),
     "roberta": Family(roberta),  # of which weights are read
 }
 
