@@ -9,6 +9,11 @@ each time; a ratio is the median over the rounds of dense to other in the same r
 with causal dense attention. Peak memory is what one forward and backward pass allocates beyond its inputs,
 outputs and gradients included, by torch's own record of its allocations.
 
+With --layers it measures one attention layer with its projections, and a whole encoder layer, of Longformer and
+BigBird beside those of transformers: batch 1, 4,096 tokens, 256 and 768 wide, heads of 64, windows and blocks as
+published, the first token of Longformer global, the same weights, in training without dropout. Their outputs are
+compared first. Gradients of the weights are taken too. BigBird is timed with the random blocks that it keeps.
+
 It prints a table, or with --json all figures, and writes attention.json, attention.md and attention.png.
 """
 
@@ -17,22 +22,30 @@ import json
 import math
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from torchstone.hub import bigbird as bigbird_hub
+from torchstone.hub import longformer as longformer_hub
 from torchstone.parts.transformer.block_sparse_attention import RandomBlocks, block_sparse_attention
+from torchstone.parts.transformer.global_tokens import find_global_tokens
 from torchstone.parts.transformer.kernel_attention import RandomFeatures, kernel_attention
 from torchstone.parts.transformer.low_rank_attention import low_rank_attention
 from torchstone.parts.transformer.sliding_window_attention import sliding_window_attention
 from torchstone.plots import canvas
+from torchstone.references.bigbird import unobtrusive
+from torchstone.references.transformers import import_transformers
+from torchstone.systems.transformer import bigbird, longformer
 
 HEADS, WIDTH, WINDOW, BLOCK, RANDOM, PROJECTED, FEATURES = 4, 32, 64, 64, 3, 128, 128
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -41,6 +54,9 @@ DENSE = {False: "dense", True: "dense, causal"}
 # (contender, length, at least): the issue's figures
 TARGETS = (("window", 4096, 10), ("window", 8192, 18), ("low rank", 4096, 6), ("kernel", 4096, 6))
 EXPONENTS = {"window": 1.15, "block sparse": 1.15, "low rank": 1.25, "kernel": 1.25}
+
+LAYER_LENGTH, LAYER_WIDTHS, HEAD_WIDTH = 4096, (256, 768), 64
+LAYER_TARGETS = {"ratio": 3, "memory_ratio": 2}  # of one attention layer, at least
 
 COLORS = dict(zip(("window", "block sparse", "low rank", "kernel"), canvas.PALETTE, strict=False))
 COLORS["dense"] = "black"
@@ -130,6 +146,168 @@ def measure(length: int, rounds: int) -> dict[str, dict]:
             "peak_mib": memory[name],
         }
     return rows
+
+
+class Layer(NamedTuple):
+    """A layer as a function of its input, and the module whose weights get gradients."""
+
+    call: Callable[[Tensor], Tensor]
+    module: nn.Module
+
+
+def longformer_layers(width: int) -> dict[str, tuple[Layer, Layer]]:
+    """(ours, theirs): the attention with its residual and norm; the encoder layer."""
+    library = import_transformers()
+    theirs = library.LongformerModel(library.LongformerConfig(**layer_sizes(width), attention_window=512))
+    config = {**theirs.config.to_dict(), "architectures": ["LongformerModel"]}
+    ours = longformer.make_longformer(**longformer_hub.from_config(config)[1])
+    ours.load_state_dict(longformer_hub.published("", theirs.state_dict()))
+    own, other = ours.train().layers[0], theirs.train().encoder.layer[0]
+    is_global = torch.arange(LAYER_LENGTH)[None] < 1
+    found = find_global_tokens(is_global)
+    masks = {
+        "attention_mask": torch.zeros(1, LAYER_LENGTH).masked_fill(is_global, 1.0),
+        "is_index_masked": torch.zeros_like(is_global),
+        "is_index_global_attn": is_global,
+        "is_global_attn": True,
+    }
+    return {
+        "attention": (
+            Layer(lambda x: own.norm1(x + own.attention(x, None, found)), own),
+            Layer(lambda x: other.attention(x, **masks)[0], other),
+        ),
+        "encoder layer": (
+            Layer(lambda x: own(x, None, found), own),
+            Layer(lambda x: other(x, **masks)[0], other),
+        ),
+    }
+
+
+def bigbird_layers(width: int, pattern: str) -> dict[str, tuple[Layer, Layer]]:
+    """The same of BigBird, with the random blocks of `pattern`."""
+    library = import_transformers()
+    theirs = library.BigBirdModel(library.BigBirdConfig(**layer_sizes(width)))
+    config = {**theirs.config.to_dict(), "architectures": ["BigBirdModel"], "random_pattern": pattern}
+    ours = bigbird.make_bigbird(**bigbird_hub.from_config(config)[1])
+    ours.load_state_dict(bigbird_hub.published("", theirs.state_dict()), strict=pattern != "kept")
+    own, other = ours.train().layers[0], theirs.train().encoder.layer[0]
+    tokens = torch.ones(1, LAYER_LENGTH, dtype=torch.int64)
+    layout = ours.lay_out(tokens, None, None)
+    blocked, band, queries, keys = theirs.create_masks_for_block_sparse_attn(
+        tokens.float(), config["block_size"]
+    )
+    masks = {"band_mask": band, "from_mask": queries, "to_mask": keys}
+    of_attention = {**masks, "from_blocked_mask": blocked, "to_blocked_mask": blocked}
+    return {
+        "attention": (
+            Layer(lambda x: own.norm1(x + own.attention(x, layout)), own),
+            Layer(lambda x: other.attention(x, **of_attention)[0], other),
+        ),
+        "encoder layer": (
+            Layer(lambda x: own(x, layout), own),
+            Layer(lambda x: other(x, **masks, blocked_encoder_mask=blocked), other),
+        ),
+    }
+
+
+def layer_sizes(width: int) -> dict[str, Any]:
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": 1, "vocab_size": 100}
+    sizes |= {"num_attention_heads": width // HEAD_WIDTH, "max_position_embeddings": LAYER_LENGTH + 2}
+    return {**sizes, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+def layer_step(layer: Layer, x: Tensor, weight: Tensor) -> Callable[[], None]:
+    """One forward and backward pass, with new gradients of the input and the weights each time."""
+    leaf = x.clone().requires_grad_()
+
+    def run() -> None:
+        leaf.grad = None
+        layer.module.zero_grad()
+        layer.call(leaf).backward(weight)
+
+    return run
+
+
+def measure_layer(pair: tuple[Layer, Layer], x: Tensor, weight: Tensor, rounds: int) -> dict:
+    ours, theirs = (layer_step(layer, x, weight) for layer in pair)
+    memory, other_memory = peak_memory(ours), peak_memory(theirs)
+    times: list[tuple[float, float]] = []
+    for number in range(rounds):
+        own: dict[Callable, float] = {}
+        for run in (ours, theirs) if number % 2 else (theirs, ours):
+            start = time.process_time()
+            run()
+            own[run] = time.process_time() - start
+        times.append((own[ours], own[theirs]))
+    ratios = sorted(b / a for a, b in times)
+    return {
+        "seconds": statistics.median(a for a, _ in times),
+        "their_seconds": statistics.median(b for _, b in times),
+        "ratio": statistics.median(ratios),
+        "ratio_range": [ratios[0], ratios[-1]],
+        "peak_mib": memory,
+        "their_peak_mib": other_memory,
+        "memory_ratio": other_memory / memory,
+    }
+
+
+@unobtrusive()
+def measure_layers(rounds: int) -> list[dict]:
+    rows = []
+    generator = torch.Generator().manual_seed(2)
+    for width in LAYER_WIDTHS:
+        x, weight = torch.randn(2, 1, LAYER_LENGTH, width, generator=generator)
+        for system in ("longformer", "bigbird"):
+            torch.manual_seed(0)
+            same = (
+                longformer_layers(width) if system == "longformer" else bigbird_layers(width, "transformers")
+            )
+            pairs = same if system == "longformer" else bigbird_layers(width, "kept")
+            for what, pair in pairs.items():
+                with torch.no_grad():
+                    a, b = (layer.call(x) for layer in same[what])
+                apart = float((a - b).abs().max() / b.abs().max())
+                assert apart < 1e-4, f"{system}, {what}: {apart:.1e} apart"
+                row = {"system": system, "what": what, "width": width, "length": LAYER_LENGTH, "apart": apart}
+                rows.append({**row, **measure_layer(pair, x, weight, rounds)})
+                print(layer_table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def layer_table(rows: list[dict]) -> str:
+    lines = [["layer", "width", "ms", "transformers", "times as fast", "MiB", "transformers", "times less"]]
+    lines.append(["---"] + ["--:"] * 7)
+    for row in rows:
+        low, high = row["ratio_range"]
+        lines.append(
+            [
+                f"{row['system']}, {row['what']}",
+                str(row["width"]),
+                f"{1e3 * row['seconds']:.0f}",
+                f"{1e3 * row['their_seconds']:.0f}",
+                f"{row['ratio']:.2f} ({low:.2f}–{high:.2f})",
+                f"{row['peak_mib']:.0f}",
+                f"{row['their_peak_mib']:.0f}",
+                f"{row['memory_ratio']:.1f}",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def report_layers(args: argparse.Namespace) -> None:
+    rows = measure_layers(args.rounds)
+    args.out.mkdir(parents=True, exist_ok=True)
+    targets = [
+        {"what": f"{row['system']}, {row['width']} wide: {key}", key: row[key], "least": least}
+        | {"met": row[key] >= least}
+        for row in rows
+        if row["what"] == "attention"
+        for key, least in LAYER_TARGETS.items()
+    ]
+    found = {"layers": rows, "targets": targets, "torch": torch.__version__, "rounds": args.rounds}
+    (args.out / "layers.json").write_text(json.dumps(found, indent=1) + "\n")
+    (args.out / "layers.md").write_text(layer_table(rows) + "\n")
+    print(json.dumps(found, indent=1) if args.json else layer_table(rows))
 
 
 def exponent(lengths: list[int], values: list[float]) -> float:
@@ -227,8 +405,14 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/attention"), help="folder of picture and table"
     )
+    parser.add_argument(
+        "--layers", action="store_true", help="layers of Longformer and BigBird beside transformers'"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.layers:
+        report_layers(args)
+        return
     rows = {
         n: measure(n, args.rounds if n <= 8192 else min(3, args.rounds)) for n in sorted(set(args.lengths))
     }

@@ -488,6 +488,8 @@ def published_folders() -> dict[str, dict[str, bytes]]:
     distilbert = transformers.DistilBertConfig(**sizes, vocab_size=30)
     windowed = {**small, "attention_window": 4, "max_position_embeddings": 18}
     longformer = transformers.LongformerConfig(**windowed, vocab_size=30)
+    blocks = {"block_size": 2, "num_random_blocks": 1, "sep_token_id": None, "max_position_embeddings": 16}
+    bigbird = transformers.BigBirdConfig(**small, **blocks, vocab_size=30)
     gpt = transformers.GPT2Config(vocab_size=30, n_embd=8, n_layer=1, n_head=2, n_positions=16)
     t5 = transformers.T5Config(vocab_size=30, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     vit = transformers.ViTConfig(**small, image_size=8, patch_size=4)
@@ -496,6 +498,7 @@ def published_folders() -> dict[str, dict[str, bytes]]:
         "albert": transformers.AlbertForMaskedLM(albert),
         "distilbert": transformers.DistilBertForSequenceClassification(distilbert),
         "longformer": transformers.LongformerForSequenceClassification(longformer),
+        "bigbird": transformers.BigBirdForSequenceClassification(bigbird),
         "gpt": transformers.GPT2LMHeadModel(gpt),
         "t5": transformers.T5ForConditionalGeneration(t5),
         "vit": transformers.ViTForImageClassification(vit),
@@ -507,6 +510,7 @@ def published_folders() -> dict[str, dict[str, bytes]]:
         "distilbert": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
         "albert": ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"),
         "longformer": ("<s>", "<pad>", "</s>", "<unk>", "<mask>"),
+        "bigbird": ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"),
         "t5": ("<pad>", "</s>", "<unk>"),
         "gpt": (),
     }
@@ -524,7 +528,9 @@ def published_folders() -> dict[str, dict[str, bytes]]:
     return folders
 
 
-@pytest.mark.parametrize("name", ["bert", "albert", "distilbert", "longformer", "gpt", "t5", "vit"])
+@pytest.mark.parametrize(
+    "name", ["bert", "albert", "distilbert", "longformer", "bigbird", "gpt", "t5", "vit"]
+)
 def test_published_folders(name, tmp_path):
     """The network, and what its inputs are prepared with."""
     fuzz(load_published, [published_folders()[name]], tmp_path)

@@ -8,11 +8,13 @@ import pytest
 import torch
 from dense_attention import assert_linear_memory, compare, dense, inputs, numbers
 
+from torchstone.parts.transformer import block_attention
 from torchstone.parts.transformer.block_sparse_attention import (
     RandomBlocks,
     block_sparse_attention,
     text_blocks,
 )
+from torchstone.parts.transformer.global_tokens import find_global_tokens
 
 BATCH, HEADS, SIZE = 2, 3, 4
 
@@ -182,6 +184,34 @@ def test_block_sparse_global_blocks_can_be_those_of_the_batch():
         lambda: dense(q, k, v, visible),
         leaves,
     )
+
+
+@pytest.mark.parametrize("length", [33, 40])
+def test_block_sparse_global_tokens_count_once_and_attend_to_all(length):
+    """Within their block, beside it, in a random one and in a global one; none in the second text."""
+    leaves = q, k, v = inputs(BATCH, HEADS, length, 5, values=6)
+    mask, is_global = text_mask(length, "padding"), torch.zeros(BATCH, length, dtype=torch.bool)
+    is_global[0, [0, 9, 10, 15]] = True
+    table = RandomBlocks(HEADS, 12, 2, seed=0)(text_blocks(mask, SIZE), -(-length // SIZE))
+    visible = visible_keys(length, table, 1, mask)
+    found = is_global[:, None, :, None] | is_global[:, None, None]
+    visible = visible | found & (mask[:, :, None] & mask[:, None])[:, None]
+    settings = {"block_size": SIZE, "random_blocks": table, "mask": mask}
+    settings["global_tokens"] = find_global_tokens(is_global)
+    compare(lambda: block_sparse_attention(*leaves, **settings), lambda: dense(q, k, v, visible), leaves)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_backward_is_the_same_from_weights_that_are_kept_and_computed_again(dropout, monkeypatch):
+    leaves = inputs(BATCH, HEADS, 40, 5, torch.float32)
+    table, found = RandomBlocks(HEADS, 12, 2, seed=0)(torch.tensor([[0, 9]] * BATCH), 10), []
+    for kept in (10**9, 0):
+        monkeypatch.setattr(block_attention, "KEPT", kept)
+        monkeypatch.setattr(block_attention, "SCORES", 300)
+        torch.manual_seed(0)
+        out = block_sparse_attention(*leaves, block_size=SIZE, random_blocks=table, dropout=dropout)
+        found.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_block_sparse_needs_memory_linear_in_length():

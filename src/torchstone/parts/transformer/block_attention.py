@@ -16,6 +16,8 @@ from torchstone.parts.transformer.attention import attention
 
 # of one piece of the work on a CPU: half a megabyte in float32, which stays in the cache of a core
 SCORES = 131_072
+# the weights that a call may keep for its backward pass: 128 MiB in float32
+KEPT = 2**25
 # of a key that may not be attended to. Finite: a row of them alone is no NaN, and two of them may be added.
 HIDDEN = -1e30
 
@@ -43,9 +45,9 @@ def block_attention(
     """softmax(scale QKᵀ) V over the keys of the listed blocks.
 
     The length is divided into as many equal blocks as `table` has rows. A CPU works through pieces that stay
-    in its cache and computes them again in the backward pass, where the blocks of all rows, side by side,
-    would be several times as large as K and V. Elsewhere, and where torch compiles, they are gathered for
-    one fused call.
+    in its cache, where the blocks of all rows, side by side, would be several times as large as K and V. The
+    backward pass reads the attention weights, or computes them again where there are more than `KEPT`.
+    Elsewhere, and where torch compiles, the blocks are gathered for one fused call.
 
     Args:
         table: the blocks of keys that each block of queries attends to; -1 is none. A block that is listed
@@ -148,7 +150,8 @@ class _Lists(NamedTuple):
 
 
 class _Pieces(torch.autograd.Function):
-    """Attention in pieces of rows that stay in the cache; the backward pass computes each piece again.
+    """Attention in pieces of rows that stay in the cache; the backward pass computes no product twice, unless
+    there are more than `KEPT` weights: then it computes each piece's again.
 
     With S = scale QKᵀ + bias, P = softmax S and O = P V: dV = PᵀdO, dP = dO Vᵀ,
     dS = P ⊙ (dP − rowsum(P ⊙ dP)), dQ = scale dS K, dK = scale dSᵀQ.
@@ -156,86 +159,121 @@ class _Pieces(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, extra_k, extra_v, lists, scale, dropout, seed):
-        ctx.save_for_backward(q, k, v, extra_k, extra_v)
-        ctx.lists, ctx.settings = lists, (scale, dropout, seed)
+        dtype, keys = lists.bias.dtype, lists.rows.shape[1] * lists.size
+        keys += 0 if extra_k is None else extra_k.shape[1]
+        pieces = _pieces(len(q), lists.size * keys)
         out = torch.empty_like(v)
         generator = _generator(seed)
+        is_kept = any(ctx.needs_input_grad) and len(q) * lists.size * keys <= KEPT
+        scores = q.new_empty(len(q) if is_kept else pieces[0].stop, lists.size, keys, dtype=dtype)
+        found = _Gathered(k, v, lists, pieces[0].stop, keys)
         with torch.autocast(q.device.type, enabled=False):
-            for piece in _pieces(q, lists, extra_k):
-                keys, values = (_keys(x, more, piece, lists) for x, more in ((k, extra_k), (v, extra_v)))
-                weights = _weights(q[piece].to(lists.bias.dtype), keys, piece, lists, scale)
+            for piece in pieces:
+                weights = scores[piece] if is_kept else scores[: piece.stop - piece.start]
+                own_keys, values = found.keys(k, extra_k, piece), found.values(v, extra_v, piece)
+                _weights(q[piece].to(dtype), own_keys, piece, lists, scale, weights)
                 if generator is not None:
-                    weights *= _dropout_factors(weights, dropout, generator)
-                if out.dtype == weights.dtype:
+                    weights = weights * _dropout_factors(weights, dropout, generator)
+                if out.dtype == dtype:
                     torch.bmm(weights, values, out=out[piece])
                 else:
                     out[piece] = torch.bmm(weights, values)
+        ctx.save_for_backward(q, k, v, extra_k, extra_v, scores if is_kept else None)
+        ctx.lists, ctx.settings = lists, (pieces, keys, scale, dropout, seed)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):
-        q, k, v, extra_k, extra_v = ctx.saved_tensors
-        lists, (scale, dropout, seed) = ctx.lists, ctx.settings
+        q, k, v, extra_k, extra_v, kept = ctx.saved_tensors
+        lists, (pieces, keys, scale, dropout, seed) = ctx.lists, ctx.settings
         dtype, listed = lists.bias.dtype, lists.rows.shape[1] * lists.size
-        dq = torch.empty_like(q)
+        dq = torch.empty_like(q, dtype=dtype)
         # sums of several blocks, and of all rows for the extra keys
         dk, dv = torch.zeros_like(k, dtype=dtype), torch.zeros_like(v, dtype=dtype)
         dextra_k, dextra_v = (
             None if x is None else torch.zeros_like(x, dtype=dtype) for x in (extra_k, extra_v)
         )
         generator = _generator(seed)
+        count = pieces[0].stop
+        scores = q.new_empty(1 if kept is None else 0, count, lists.size, keys, dtype=dtype)
+        dscores = q.new_empty(count, lists.size, keys, dtype=dtype)
+        dfound = _Gathered(k, v, lists, count, keys)
+        found = _Gathered(k, v, lists, count, keys)
         with torch.autocast(q.device.type, enabled=False):
-            for piece in _pieces(q, lists, extra_k):
+            for piece in pieces:
+                rows = slice(piece.stop - piece.start)
                 queries, dpiece = q[piece].to(dtype), dout[piece].to(dtype)
-                keys, values = (_keys(x, more, piece, lists) for x, more in ((k, extra_k), (v, extra_v)))
-                weights = _weights(queries, keys, piece, lists, scale)
-                dweights = torch.bmm(dpiece, values.transpose(1, 2))
-                if generator is None:
-                    dvalues = torch.bmm(weights.transpose(1, 2), dpiece)
+                own_keys, values = found.keys(k, extra_k, piece), found.values(v, extra_v, piece)
+                if kept is None:
+                    weights = _weights(queries, own_keys, piece, lists, scale, scores[0, rows])
                 else:
+                    weights = kept[piece]
+                dweights = torch.bmm(dpiece, values.transpose(1, 2), out=dscores[rows])
+                dropped = weights
+                if generator is not None:
                     factors = _dropout_factors(weights, dropout, generator)
-                    dvalues = torch.bmm((weights * factors).transpose(1, 2), dpiece)
+                    dropped = weights * factors
                     dweights *= factors
-                dscores = torch._softmax_backward_data(dweights, weights, -1, dtype).mul_(scale)
-                dq[piece] = torch.bmm(dscores, keys)
-                dkeys = torch.bmm(dscores.transpose(1, 2), queries)
+                dvalues = torch.bmm(dropped.transpose(1, 2), dpiece, out=dfound.v[rows])
+                torch._softmax_backward_data(dweights, weights, -1, dtype, grad_input=dweights)
+                torch.bmm(dweights.mul_(scale), own_keys, out=dq[piece])
+                dkeys = torch.bmm(dweights.transpose(1, 2), queries, out=dfound.k[rows])
                 for total, dextra, part in ((dk, dextra_k, dkeys), (dv, dextra_v, dvalues)):
-                    blocks = part[:, :listed].reshape(-1, *total.shape[1:])
-                    total.index_add_(0, lists.rows[piece].flatten(), blocks)
+                    blocks = part[:, :listed].reshape(-1, lists.size * part.shape[2])
+                    total.view(len(total), -1).index_add_(0, lists.rows[piece].flatten(), blocks)
                     if dextra is not None:
                         dextra.index_add_(0, lists.owner[piece], part[:, listed:])
         gradients = [
             None if x is None else x.to(like.dtype)
-            for x, like in ((dk, k), (dv, v), (dextra_k, k), (dextra_v, v))
+            for x, like in ((dq, q), (dk, k), (dv, v), (dextra_k, k), (dextra_v, v))
         ]
-        return dq, *gradients, None, None, None, None
+        return *gradients, None, None, None, None
 
 
-def _pieces(q: Tensor, lists: _Lists, extra_k: Tensor | None) -> list[slice]:
+def _pieces(rows: int, scores: int) -> list[slice]:
     """Slices of the rows, each of about `SCORES` scores."""
-    keys = lists.rows.shape[1] * lists.size + (0 if extra_k is None else extra_k.shape[1])
-    count = max(1, SCORES // (lists.size * keys))
-    return [slice(first, min(first + count, len(q))) for first in range(0, len(q), count)]
+    count = max(1, SCORES // scores)
+    return [slice(first, min(first + count, rows)) for first in range(0, rows, count)]
 
 
-def _keys(x: Tensor, extra: Tensor | None, piece: slice, lists: _Lists) -> Tensor:
-    """The listed blocks of keys or values, and then the extra ones: (rows, keys, width)."""
-    rows = lists.rows[piece]
-    found = x.index_select(0, rows.flatten()).view(len(rows), -1, x.shape[2])
-    if extra is not None and lists.owner is not None:
-        found = torch.cat([found, extra.index_select(0, lists.owner[piece])], 1)
-    return found.to(lists.bias.dtype)
+class _Gathered:
+    """The keys and values of a piece, in memory that all pieces use in turn: new memory for each would cost a
+    tenth of the time."""
+
+    def __init__(self, k: Tensor, v: Tensor, lists: _Lists, rows: int, keys: int):
+        self.lists, self.dtype = lists, lists.bias.dtype
+        self.k, self.v = (x.new_empty(rows, keys, x.shape[2], dtype=self.dtype) for x in (k, v))
+
+    def keys(self, k: Tensor, extra: Tensor | None, piece: slice) -> Tensor:
+        """The listed blocks of keys, and then the extra ones: (rows, keys, width)."""
+        return self._gather(k, extra, piece, self.k)
+
+    def values(self, v: Tensor, extra: Tensor | None, piece: slice) -> Tensor:
+        return self._gather(v, extra, piece, self.v)
+
+    def _gather(self, x: Tensor, extra: Tensor | None, piece: slice, memory: Tensor) -> Tensor:
+        rows = self.lists.rows[piece]
+        memory = memory[: len(rows)]
+        if extra is None and x.dtype == self.dtype:
+            out = memory.view(rows.numel(), -1)
+            torch.index_select(x.view(len(x), -1), 0, rows.flatten(), out=out)
+            return memory
+        found = x.index_select(0, rows.flatten()).view(len(rows), -1, x.shape[2])
+        if extra is not None and self.lists.owner is not None:
+            found = torch.cat([found, extra.index_select(0, self.lists.owner[piece])], 1)
+        return found.to(self.dtype)
 
 
-def _weights(queries: Tensor, keys: Tensor, piece: slice, lists: _Lists, scale: float) -> Tensor:
-    """softmax(scale QKᵀ + bias) of a piece: (rows, size, keys)."""
+def _weights(queries: Tensor, keys: Tensor, piece: slice, lists: _Lists, scale: float, out: Tensor) -> Tensor:
+    """softmax(scale QKᵀ + bias) of a piece, in `out`: (rows, size, keys)."""
     rows = lists.bias_rows[piece]
     bias = lists.bias.index_select(0, rows.flatten()).view(len(rows), 1, -1)
     if lists.extra_bias is not None and lists.owner is not None:
         bias = torch.cat([bias, lists.extra_bias[lists.owner[piece] // lists.heads][:, None]], 2)
     bias = bias if lists.band is None else bias + lists.band
-    return torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=scale).softmax(-1)
+    torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=scale, out=out)
+    return torch.softmax(out, -1, out=out)
 
 
 def _generator(seed: int | None) -> torch.Generator | None:
