@@ -456,6 +456,7 @@ def test_exported_run_is_what_transformers_and_we_load(words_run, tmp_path):
     assert start.model_config["random_pattern"] == "kept"
 
 
+@pytest.mark.sweep
 def test_whole_documents_are_classified_from_a_run(words_run, tmp_path):
     """Texts longer than a window, whose label is told by words at the far end only."""
     random, lines = Random(1), ["text,label"]

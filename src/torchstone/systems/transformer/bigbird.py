@@ -28,15 +28,15 @@ checkpoint, and is the same in training and evaluation. The last block is that o
 padding, which changes no output. Of up to 4 + r blocks a block attends to all: then dense attention is
 called, at each call anew.
 
-`random_pattern="transformers"` is the behavior of the most used implementation, which a folder of it is
-loaded with, so that its outputs are those that it has there:
-- in evaluation R is block 0, r times: block 0 then counts 1 + r times in the softmax of all rows but the
-  first and the last; in training R is drawn anew at each call from NumPy's generator, seeded with the layer's
-  number, among the first 5 + 2r blocks or, at 1,024, 3,072 and 4,096 tokens, the first 1,024 tokens;
-- the last block is that of the padded batch, so that padding changes a text's output;
-- up to (5 + 2r)·b tokens, padding included, turn the network to full attention for good;
-- weights of sparse attention are not dropped out.
-Here no global generator is seeded meanwhile.
+`random_pattern="transformers"` is the behavior of the most used implementation, with which a folder of it is
+loaded, so that its outputs are those that it has there. No global generator is seeded meanwhile.
+
+    evaluation   R is r times block 0, which then counts 1 + r times, in I = 1 … n_b−2
+    training     R is drawn at each call by NumPy's generator, seeded with the layer's number: among the
+                 first 5 + 2r blocks; at 1,024, 3,072 and 4,096 tokens, among the first 1,024 tokens
+    padding      the last block is that of the batch, so that padding changes a text's output
+    short texts  up to (5 + 2r) b tokens, padding included, turn the network to full attention for good
+    dropout      weights of sparse attention are not dropped out
 
 What differs from the paper. Without weights to start from, networks are pre-trained from scratch, on a
 vocabulary over bytes that is learned from the training texts; `sentiment` does so on masked words of the very
