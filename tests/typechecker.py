@@ -52,7 +52,8 @@ def check_function(function: Callable) -> Callable:
     for name, hint in hints.items():
         if isinstance(hint, str):
             hints[name] = _destring_annotation(hint, function.__globals__)
-    if any("{" in str(hint) for hint in hints.values()):  # a shape that is reckoned from the arguments
+    is_reckoned = any("{" in str(hint) for hint in hints.values())  # a shape, from the arguments
+    if is_reckoned or inspect.isgeneratorfunction(function):  # beartype checks what a generator gets later
         return jaxtyped(function, typechecker=check)
     checked = check(function)
     if not any(map(has_shape, hints.values())):

@@ -52,7 +52,13 @@ COMPILED_IN_SWEEP = {"vae", "dcgan", "mobilenet", "deeplab", "resnet", "realnvp"
 
 
 @trained
-def test_1_same_seed_same_losses(entry):
+def test_1_same_seed_same_losses(entry, session_folder):
+    laws.same_seed_same_losses(entry, smoke_runs.read_record(smoke_runs.cached(entry, session_folder)))
+
+
+@pytest.mark.sweep
+@trained
+def test_1_same_seed_same_losses_of_all_stages(entry):
     laws.same_seed_same_losses(entry)
 
 

@@ -82,6 +82,9 @@ def test_1_a_generator_that_nobody_seeded(monkeypatch):
     monkeypatch.setattr(ImageBatches, "_draw", draw)
     with caught("seed 3 twice, and step 1 differs"):
         laws.same_seed_same_losses(smoke_with(steps=4))
+    entry = smoke_with(steps=4)
+    with caught("seed 0 twice, and step 1 differs"):
+        laws.same_seed_same_losses(entry, laws.observe(entry))
 
 
 def test_1_weights_drawn_before_the_seed(monkeypatch):
