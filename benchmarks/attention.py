@@ -12,7 +12,7 @@ outputs and gradients included, by torch's own record of its allocations.
 With --layers it measures one attention layer with its projections, and a whole encoder layer, of Longformer and
 BigBird beside those of transformers: batch 1, 4,096 tokens, 256 and 768 wide, heads of 64, windows and blocks as
 published, the first token of Longformer global, the same weights, in training without dropout. Their outputs are
-compared first. Gradients of the weights are taken too. BigBird is timed with the random blocks that it keeps.
+compared first. Gradients of the weights are taken too. BigBird is timed with the random blocks that it stores.
 
 It prints a table, or with --json all figures, and writes attention.json, attention.md and attention.png.
 """
@@ -43,7 +43,7 @@ from torchstone.parts.transformer.kernel_attention import RandomFeatures, kernel
 from torchstone.parts.transformer.low_rank_attention import low_rank_attention
 from torchstone.parts.transformer.sliding_window_attention import sliding_window_attention
 from torchstone.plots import canvas
-from torchstone.references.bigbird import unobtrusive
+from torchstone.references.bert import unobtrusive
 from torchstone.references.transformers import import_transformers
 from torchstone.systems.transformer import bigbird, longformer
 
@@ -189,7 +189,7 @@ def bigbird_layers(width: int, pattern: str) -> dict[str, tuple[Layer, Layer]]:
     theirs = library.BigBirdModel(library.BigBirdConfig(**layer_sizes(width)))
     config = {**theirs.config.to_dict(), "architectures": ["BigBirdModel"], "random_pattern": pattern}
     ours = bigbird.make_bigbird(**bigbird_hub.from_config(config)[1])
-    ours.load_state_dict(bigbird_hub.published("", theirs.state_dict()), strict=pattern != "kept")
+    ours.load_state_dict(bigbird_hub.published("", theirs.state_dict()), strict=pattern != "stored")
     own, other = ours.train().layers[0], theirs.train().encoder.layer[0]
     tokens = torch.ones(1, LAYER_LENGTH, dtype=torch.int64)
     layout = ours.lay_out(tokens, None, None)
@@ -262,7 +262,7 @@ def measure_layers(rounds: int) -> list[dict]:
             same = (
                 longformer_layers(width) if system == "longformer" else bigbird_layers(width, "transformers")
             )
-            pairs = same if system == "longformer" else bigbird_layers(width, "kept")
+            pairs = same if system == "longformer" else bigbird_layers(width, "stored")
             for what, pair in pairs.items():
                 with torch.no_grad():
                     a, b = (layer.call(x) for layer in same[what])

@@ -44,7 +44,7 @@ DEFAULTS: dict[str, Any] = {
 ATTENTION = ("block_sparse", "original_full")
 # our own settings in a config, which transformers ignores: what the random blocks are
 PATTERN, SEED = "random_pattern", "random_seed"
-PATTERNS = ("kept", "transformers")
+PATTERNS = ("stored", "transformers")
 FORMAT: EncoderFormat = replace(
     bert.FORMAT,
     model_type="big_bird",
@@ -62,8 +62,8 @@ FORMAT: EncoderFormat = replace(
     only={"position_embedding_type": ("absolute", None), "is_encoder_decoder": False},
     unused=frozenset({"attention_type", "use_bias", "rescale_embeddings", PATTERN, SEED}),
 )
-KEPT = re.compile(r"layers\.(\d+)\.attention\.random_blocks\.uniform")
-THEIR_KEPT = re.compile(r"(?:bert\.)?encoder\.layer\.(\d+)\.attention\.self\.random_blocks")
+STORED = re.compile(r"layers\.(\d+)\.attention\.random_blocks\.uniform")
+THEIR_STORED = re.compile(r"(?:bert\.)?encoder\.layer\.(\d+)\.attention\.self\.random_blocks")
 
 
 def check_blocks(
@@ -106,7 +106,7 @@ def to_config(model_config: Mapping[str, Any]) -> dict[str, Any]:
     """transformers' config of the same network; its random blocks there are transformers' own."""
     config = FORMAT.to_config(model_config)
     own: dict[str, Any] = {"attention_type": "block_sparse", "use_bias": True, "rescale_embeddings": False}
-    own |= {PATTERN: "kept", SEED: 0}
+    own |= {PATTERN: "stored", SEED: 0}
     return {**config, **{name: model_config.get(name, value) for name, value in own.items()}}
 
 
@@ -119,19 +119,19 @@ def match_weights(model_config: Mapping[str, Any], tensors: Mapping[str, Tensor]
 
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """From the published names to ours."""
-    kept = {name: match[1] for name in tensors if (match := THEIR_KEPT.fullmatch(name))}
-    ours = FORMAT.published({name: value for name, value in tensors.items() if name not in kept})
-    return ours | {f"layers.{i}.attention.random_blocks.uniform": tensors[name] for name, i in kept.items()}
+    stored = {name: match[1] for name in tensors if (match := THEIR_STORED.fullmatch(name))}
+    ours = FORMAT.published({name: value for name, value in tensors.items() if name not in stored})
+    return ours | {f"layers.{i}.attention.random_blocks.uniform": tensors[name] for name, i in stored.items()}
 
 
 def unpublished(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """From our names to the published ones; random blocks that are kept get a name that transformers has
+    """From our names to the published ones; random blocks that are stored get a name that transformers has
     not."""
-    kept = {name: match[1] for name in tensors if (match := KEPT.fullmatch(name))}
-    theirs = FORMAT.unpublished({name: value for name, value in tensors.items() if name not in kept})
+    stored = {name: match[1] for name in tensors if (match := STORED.fullmatch(name))}
+    theirs = FORMAT.unpublished({name: value for name, value in tensors.items() if name not in stored})
     prefix = "bert." if any(name.startswith("bert.") for name in theirs) else ""
     theirs |= {
-        f"{prefix}encoder.layer.{i}.attention.self.random_blocks": tensors[name] for name, i in kept.items()
+        f"{prefix}encoder.layer.{i}.attention.self.random_blocks": tensors[name] for name, i in stored.items()
     }
     if "pre_classifier.weight" in tensors:
         return theirs
@@ -175,9 +175,9 @@ def transformers_blocks(
             for row in range(1, longest - 1):
                 # the last two rows may have their neighbors again
                 is_near = (abs(inner - row) <= 1) & (row < longest - 3)
-                drawn = generator.permutation(inner[~is_near])[:random_blocks]
+                sampled = generator.permutation(inner[~is_near])[:random_blocks]
                 if row < blocks - 1:
-                    found[head, row, : len(drawn)] = torch.from_numpy(drawn)
+                    found[head, row, : len(sampled)] = torch.from_numpy(sampled)
         return found
     # drawn among the first blocks alone, as many as are sparse at least, row by row
     first = 5 + 2 * random_blocks
@@ -185,6 +185,6 @@ def transformers_blocks(
         excluded = {0, first - 1, row - 1, row, row + 1}
         excluded |= {first - 2} if row == 1 else {1} if row == first - 2 else set()
         for head in range(heads):
-            drawn = [block for block in generator.permutation(first).tolist() if block not in excluded]
-            found[head, row] = torch.tensor(drawn[:random_blocks])
+            sampled = [block for block in generator.permutation(first).tolist() if block not in excluded]
+            found[head, row] = torch.tensor(sampled[:random_blocks])
     return found

@@ -2,11 +2,13 @@
 sides."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
 from random import Random
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -137,6 +139,22 @@ def softmax_in_own_precision() -> Generator[None, None, None]:
         F.softmax = plain
 
 
+LOGGER = logging.getLogger("transformers.models.big_bird.modeling_big_bird")
+
+
+@contextlib.contextmanager
+def unobtrusive() -> Generator[None, None, None]:
+    """Within it transformers' BigBird is quiet, and NumPy's global generator, which it seeds, comes out as it
+    was."""
+    state, level = np.random.get_state(), LOGGER.level
+    LOGGER.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+        LOGGER.setLevel(level)
+
+
 class TransformersEncoder(nn.Module):
     """One of transformers' networks: its loss, and its logits (or hidden states)."""
 
@@ -160,7 +178,7 @@ class TransformersEncoder(nn.Module):
             arguments["token_type_ids"] = segments
         if global_mask is not None:
             arguments["global_attention_mask"] = global_mask.long()
-        with softmax_in_own_precision():
+        with softmax_in_own_precision(), unobtrusive():
             output = self.model(tokens, attention_mask=mask.long(), return_dict=True, **arguments)
         return output.to_tuple()
 

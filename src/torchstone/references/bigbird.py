@@ -1,42 +1,15 @@
 """transformers' BigBird with random configurations and weights."""
 
-import contextlib
-import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from random import Random
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from torchstone.hub import bigbird
 from torchstone.references import randomize_weights
-from torchstone.references.bert import NUM_CLASSES, TransformersEncoder
-
-LOGGER = logging.getLogger("transformers.models.big_bird.modeling_big_bird")
-
-
-@contextlib.contextmanager
-def unobtrusive() -> Generator[None, None, None]:
-    """Within it transformers' BigBird is quiet, and NumPy's global generator, which it seeds, comes out as it
-    was."""
-    state, level = np.random.get_state(), LOGGER.level
-    LOGGER.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
-        LOGGER.setLevel(level)
-
-
-class TransformersBigBird(TransformersEncoder):
-    """One of transformers' BigBirds: its loss, and its logits (or hidden states)."""
-
-    def forward(self, *args: Any, **options: Any) -> tuple[Tensor, ...]:
-        with unobtrusive():
-            return super().forward(*args, **options)
+from torchstone.references.bert import NUM_CLASSES
 
 
 def random_bigbirds(library: ModuleType, seed: int = 2007) -> Iterator[tuple[str, dict, Any, tuple]]:

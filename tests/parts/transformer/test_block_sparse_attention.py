@@ -206,7 +206,7 @@ def test_backward_is_the_same_from_weights_that_are_kept_and_computed_again(drop
     leaves = inputs(BATCH, HEADS, 40, 5, torch.float32)
     table, found = RandomBlocks(HEADS, 12, 2, seed=0)(torch.tensor([[0, 9]] * BATCH), 10), []
     for kept in (10**9, 0):
-        monkeypatch.setattr(block_attention, "KEPT", kept)
+        monkeypatch.setattr(block_attention, "MAX_SAVED", kept)
         monkeypatch.setattr(block_attention, "SCORES", 300)
         torch.manual_seed(0)
         out = block_sparse_attention(*leaves, block_size=SIZE, random_blocks=table, dropout=dropout)

@@ -13,6 +13,7 @@ from torchstone.api import export_hf, load_tokenizer
 from torchstone.data.text import tokenizers
 from torchstone.errors import BadInput
 from torchstone.hub import bigbird as hub
+from torchstone.references import bert as bert_references
 from torchstone.references import bigbird as references
 from torchstone.references import randomize_weights
 from torchstone.references.transformers import import_transformers
@@ -178,7 +179,7 @@ def test_random_blocks_in_training_are_those_of_transformers(length, size, count
     before = np.random.get_state()[1].copy()
     ours = hub.transformers_blocks(layer, heads, blocks, size, count, longest)
     assert np.array_equal(before, np.random.get_state()[1])
-    with references.unobtrusive():
+    with bert_references.unobtrusive():
         np.random.seed(layer)
         if length in (1024, 3072, 4096):
             rows = [
@@ -381,7 +382,7 @@ def test_training_starts_from_folders(kind, tmp_path):
     model = ts.load(tmp_path / "run")
     config = model.config
     print(f"{config.max_length} tokens in blocks of {config.block_size}, {config.random_pattern}")
-    assert (config.random_pattern, config.random_seed, config.max_length) == ("kept", 3, 32)
+    assert (config.random_pattern, config.random_seed, config.max_length) == ("stored", 3, 32)
     assert (config.block_size, config.random_blocks) == ((2, 1) if kind == "BigBird" else (8, 2))
 
 
@@ -443,7 +444,7 @@ def test_exported_run_is_what_transformers_and_we_load(words_run, tmp_path):
     model, run = ts.load(folder), ts.load(words_run)
     ids = torch.tensor([load_tokenizer(folder).encode("cow barn", "sea").ids])
     longer = torch.randint(5, model.config.vocab_size, (1, 40))
-    with torch.no_grad(), references.unobtrusive():
+    with torch.no_grad(), bert_references.unobtrusive():
         kept, other = model.logits(longer), theirs(longer).logits
         difference = relative_error(model.logits(ids), theirs(ids).logits)
     print(f"{difference:.1e} apart")
@@ -453,7 +454,7 @@ def test_exported_run_is_what_transformers_and_we_load(words_run, tmp_path):
     text = ["cow [MASK] hen barn"]
     assert ts.predict(folder, text, fill=True) == ts.predict(words_run, text, fill=True)
     start = find_start(replace(Recipe(), weights=str(folder)), size_of("bigbird_tiny"))
-    assert start.model_config["random_pattern"] == "kept"
+    assert start.model_config["random_pattern"] == "stored"
 
 
 @pytest.mark.sweep

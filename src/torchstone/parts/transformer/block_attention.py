@@ -16,8 +16,8 @@ from torchstone.parts.transformer.attention import attention
 
 # of one piece of the work on a CPU: half a megabyte in float32, which stays in the cache of a core
 SCORES = 131_072
-# the weights that a call may keep for its backward pass: 128 MiB in float32
-KEPT = 2**25
+# weights that a call may save for its backward pass: 128 MiB in float32
+MAX_SAVED = 2**25
 # of a key that may not be attended to. Finite: a row of them alone is no NaN, and two of them may be added.
 HIDDEN = -1e30
 
@@ -46,7 +46,7 @@ def block_attention(
 
     The length is divided into as many equal blocks as `table` has rows. A CPU works through pieces that stay
     in its cache, where the blocks of all rows, side by side, would be several times as large as K and V. The
-    backward pass reads the attention weights, or computes them again where there are more than `KEPT`.
+    backward pass reads the attention weights, or computes them again where there are more than `MAX_SAVED`.
     Elsewhere, and where torch compiles, the blocks are gathered for one fused call.
 
     Args:
@@ -94,7 +94,7 @@ def block_attention(
         extra_bias = torch.zeros(extra.mask.shape, dtype=dtype).masked_fill_(~extra.mask, HIDDEN)
         owner = torch.arange(batch * heads).repeat_interleave(blocks)  # of each row: its text and head
         lists = lists._replace(extra_bias=extra_bias, owner=owner, heads=heads)
-    flat = [x.reshape(batch * heads * blocks, size, -1) for x in (q, k, v)]
+    flat = [x.reshape(batch * heads * blocks, size, -1).contiguous() for x in (q, k, v)]
     out = _Pieces.apply(*flat, extra_k, extra_v, lists, scale, dropout, seed)
     return out.view(batch, heads, length, -1)
 
@@ -151,7 +151,7 @@ class _Lists(NamedTuple):
 
 class _Pieces(torch.autograd.Function):
     """Attention in pieces of rows that stay in the cache; the backward pass computes no product twice, unless
-    there are more than `KEPT` weights: then it computes each piece's again.
+    there are more than `MAX_SAVED` weights: then it computes each piece's again.
 
     With S = scale QKᵀ + bias, P = softmax S and O = P V: dV = PᵀdO, dP = dO Vᵀ,
     dS = P ⊙ (dP − rowsum(P ⊙ dP)), dQ = scale dS K, dK = scale dSᵀQ.
@@ -164,12 +164,12 @@ class _Pieces(torch.autograd.Function):
         pieces = _pieces(len(q), lists.size * keys)
         out = torch.empty_like(v)
         generator = _generator(seed)
-        is_kept = any(ctx.needs_input_grad) and len(q) * lists.size * keys <= KEPT
-        scores = q.new_empty(len(q) if is_kept else pieces[0].stop, lists.size, keys, dtype=dtype)
+        is_saved = any(ctx.needs_input_grad) and len(q) * lists.size * keys <= MAX_SAVED
+        scores = q.new_empty(len(q) if is_saved else pieces[0].stop, lists.size, keys, dtype=dtype)
         found = _Gathered(k, v, lists, pieces[0].stop, keys)
         with torch.autocast(q.device.type, enabled=False):
             for piece in pieces:
-                weights = scores[piece] if is_kept else scores[: piece.stop - piece.start]
+                weights = scores[piece] if is_saved else scores[: piece.stop - piece.start]
                 own_keys, values = found.keys(k, extra_k, piece), found.values(v, extra_v, piece)
                 _weights(q[piece].to(dtype), own_keys, piece, lists, scale, weights)
                 if generator is not None:
@@ -178,14 +178,14 @@ class _Pieces(torch.autograd.Function):
                     torch.bmm(weights, values, out=out[piece])
                 else:
                     out[piece] = torch.bmm(weights, values)
-        ctx.save_for_backward(q, k, v, extra_k, extra_v, scores if is_kept else None)
+        ctx.save_for_backward(q, k, v, extra_k, extra_v, scores if is_saved else None)
         ctx.lists, ctx.settings = lists, (pieces, keys, scale, dropout, seed)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):
-        q, k, v, extra_k, extra_v, kept = ctx.saved_tensors
+        q, k, v, extra_k, extra_v, saved = ctx.saved_tensors
         lists, (pieces, keys, scale, dropout, seed) = ctx.lists, ctx.settings
         dtype, listed = lists.bias.dtype, lists.rows.shape[1] * lists.size
         dq = torch.empty_like(q, dtype=dtype)
@@ -196,7 +196,7 @@ class _Pieces(torch.autograd.Function):
         )
         generator = _generator(seed)
         count = pieces[0].stop
-        scores = q.new_empty(1 if kept is None else 0, count, lists.size, keys, dtype=dtype)
+        scores = q.new_empty(1 if saved is None else 0, count, lists.size, keys, dtype=dtype)
         dscores = q.new_empty(count, lists.size, keys, dtype=dtype)
         dfound = _Gathered(k, v, lists, count, keys)
         found = _Gathered(k, v, lists, count, keys)
@@ -205,10 +205,10 @@ class _Pieces(torch.autograd.Function):
                 rows = slice(piece.stop - piece.start)
                 queries, dpiece = q[piece].to(dtype), dout[piece].to(dtype)
                 own_keys, values = found.keys(k, extra_k, piece), found.values(v, extra_v, piece)
-                if kept is None:
+                if saved is None:
                     weights = _weights(queries, own_keys, piece, lists, scale, scores[0, rows])
                 else:
-                    weights = kept[piece]
+                    weights = saved[piece]
                 dweights = torch.bmm(dpiece, values.transpose(1, 2), out=dscores[rows])
                 dropped = weights
                 if generator is not None:

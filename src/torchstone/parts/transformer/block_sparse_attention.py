@@ -48,7 +48,7 @@ def block_sparse_attention(
     batch, heads, length, _ = q.shape
     blocks = -(-length // block_size)
     padding = blocks * block_size - length
-    extra, whole = None, (q, k, v)
+    extra, unpadded = None, (q, k, v)
     key_mask = q.new_ones(batch, length, dtype=torch.bool) if mask is None else mask
     if global_blocks is None:
         global_blocks = text_blocks(key_mask, block_size)
@@ -85,7 +85,7 @@ def block_sparse_attention(
         out = out.masked_fill(~mask[:, None, :, None], 0)
     if global_tokens is None or extra is None:
         return out
-    q, k, v = whole
+    q, k, v = unpadded
     queries = global_tokens.gather_heads(q)
     return global_tokens.attend_to_all(out, queries, k, v, mask=mask, scale=scale, dropout=dropout)
 

@@ -23,7 +23,7 @@ tokens, since hardware likes blocks. Time and memory grow with n.
 Shapes: tokens (batch, time) -> hidden (batch, time, width); masks are True where there is a token, and where
 it is global.
 
-Which random blocks. `random_pattern="kept"`: R is chosen once, by a generator of its own, is kept in the
+Which random blocks. `random_pattern="stored"`: R is chosen once, by a generator of its own, is stored in the
 checkpoint, and is the same in training and evaluation. The last block is that of the text, whatever its
 padding, which changes no output. Of up to 4 + r blocks a block attends to all: then dense attention is
 called, at each call anew.
@@ -120,7 +120,9 @@ class Recipe:
     max_length: int = 64  # maximum number of tokens in a row
     block_size: int | None = None  # tokens of a block (default: the variant's, or that of the weights)
     random_blocks: int | None = None  # random blocks that a block attends to (default: likewise)
-    random_pattern: Literal["kept", "transformers"] = "kept"  # random blocks: kept, or transformers' behavior
+    random_pattern: Literal["stored", "transformers"] = (
+        "stored"  # random blocks: stored, or transformers' behavior
+    )
     pretrain_steps: int = 1500  # number of updates in pre-training
     pretrain_batch_size: int = 64  # batch size in pre-training (rows)
     pretrain_lr: float = 2e-3  # peak learning rate in pre-training
@@ -189,8 +191,8 @@ class BigBirdConfig:
     d_ff: int = 3072  # width of the feed-forward layers
     block_size: int = 64
     random_blocks: int = 3  # that a block attends to
-    random_pattern: str = "kept"  # kept, or transformers: which random blocks
-    random_seed: int = 0  # of the random blocks that are kept
+    random_pattern: str = "stored"  # stored, or transformers: which random blocks
+    random_seed: int = 0  # of the random blocks that are stored
     attention_type: str = "block_sparse"  # or original_full
     max_length: int = 4096  # maximum number of tokens in a row
     num_segments: int = 2
@@ -376,7 +378,7 @@ class BigBird(nn.Module):
         else:
             ends = text_blocks(torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask, size)
         # {I−1, I, I+1}, the two ends and r more are all blocks that there are; of I = 1 four are listed
-        is_same = self.config.random_pattern == "kept" and blocks <= 4 + count
+        is_same = self.config.random_pattern == "stored" and blocks <= 4 + count
         return Layout(mask, None if self.is_full or is_same else ends, global_tokens)
 
     def pool(self, hidden: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch width"]:
@@ -511,7 +513,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     setup = prepare(recipe, sizes, "bigbird", start)
     chosen = {**stated, "random_pattern": recipe.random_pattern, "use_pooler": False}
     model_config, tensors = {**setup.model_config, **chosen}, setup.tensors
-    if start is None or start.model_config.get("random_pattern") != "kept":
+    if start is None or start.model_config.get("random_pattern") != "stored":
         model_config["random_seed"] = recipe.seed
     rng.seed(recipe.seed)
     if tensors is None or recipe.task == "masked_lm":
@@ -555,8 +557,8 @@ def reference() -> Iterator[ParityCase]:
     """transformers' classes with random settings and padding, in training and evaluation, in both precisions;
     losses as in training."""
     from torchstone.references import convert_inside
-    from torchstone.references.bert import EncoderWithLoss
-    from torchstone.references.bigbird import TransformersBigBird, random_bigbirds
+    from torchstone.references.bert import EncoderWithLoss, TransformersEncoder
+    from torchstone.references.bigbird import random_bigbirds
     from torchstone.references.transformers import import_transformers
 
     for kind, config, theirs, inputs in random_bigbirds(import_transformers()):
@@ -565,7 +567,7 @@ def reference() -> Iterator[ParityCase]:
         ours.load_state_dict(published("", theirs.state_dict()))
         if ours.pooler is not None and ours.head not in ("none", "pretraining"):
             ours.pooler.requires_grad_(False)  # which neither uses
-        pair = EncoderWithLoss(ours, pretraining_loss), TransformersBigBird(theirs)
+        pair = EncoderWithLoss(ours, pretraining_loss), TransformersEncoder(theirs)
         names = convert_inside(partial(published, ""))
         mode = "training" if theirs.training else "evaluation"
         message = f"{kind}, {str(theirs.dtype)[6:]}, {mode}"
