@@ -95,7 +95,7 @@ REFUSED = [
         {"attention_type": "sparse"},
         "attention_type = 'sparse'; implemented are block_sparse and original_full",
     ),
-    ({"random_pattern": "none"}, "random_pattern = 'none'; implemented are kept and transformers"),
+    ({"random_pattern": "none"}, "random_pattern = 'none'; implemented are stored and transformers"),
     ({"is_decoder": True}, "is_decoder = True"),
     ({"num_attention_heads": 5}, "num_attention_heads = 5"),
     ({"architectures": ["BigBirdForQuestionAnswering"]}, "BigBirdForQuestionAnswering"),

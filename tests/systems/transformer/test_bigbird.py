@@ -371,7 +371,8 @@ def test_lengthened_network_is_the_one_it_began_as(kind, tmp_path):
     assert torch.equal(table[24:], table[:7])
 
 
-@pytest.mark.parametrize("kind", ["BigBird", pytest.param("Roberta", marks=pytest.mark.sweep)])
+@pytest.mark.sweep
+@pytest.mark.parametrize("kind", ["BigBird", "Roberta"])
 def test_training_starts_from_folders(kind, tmp_path):
     save_source(tmp_path / "source", kind)
     lines = [f"the {('cow', 'sail')[i % 2]} is on it,{('farm', 'ship')[i % 2]}" for i in range(40)]
