@@ -94,8 +94,8 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             raise BadInput(f"the config sets {name} = {value!r}; implemented are {' and '.join(known)}")
     arguments |= {
         "attention_type": attention,
-        "use_bias": config.get("use_bias", True),
-        "rescale_embeddings": config.get("rescale_embeddings", False),
+        "use_bias": hf_folder.get_flag(config, "use_bias", True),
+        "rescale_embeddings": hf_folder.get_flag(config, "rescale_embeddings", False),
         "random_pattern": pattern,
         "random_seed": int(hf_folder.get_number(config, SEED, 0)),
     }

@@ -66,11 +66,13 @@ class EncoderFormat:
                 f"the config sets {heads} = {arguments['heads']}, which does not divide "
                 f"{width} = {arguments['width']}"
             )
-        labels = hf_folder.num_labels(config)
+        labels, pad_id = hf_folder.num_labels(config), config.get("pad_token_id", 0)
+        if isinstance(pad_id, bool) or not isinstance(pad_id, int | None):
+            raise BadInput(f"the config sets pad_token_id = {pad_id!r}, which is no token's number")
         arguments |= {
             "activation": activation,
-            "pad_id": config.get("pad_token_id", 0),
-            "tie_weights": config.get("tie_word_embeddings", True),
+            "pad_id": pad_id,
+            "tie_weights": hf_folder.get_flag(config, "tie_word_embeddings", True),
             "head": head,
             "num_classes": labels if head in ("sentence", "tokens") else 2,
         }

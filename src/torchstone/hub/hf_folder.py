@@ -165,6 +165,18 @@ def get_number(config: Mapping[str, Any], name: str, default: Any = None) -> Any
     return value
 
 
+def get_flag(config: Mapping[str, Any], name: str, default: bool) -> bool:
+    """A setting that must be true or false; `default` if it is not set.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    value = config.get(name, default)
+    if not isinstance(value, bool):
+        raise BadInput(f"the config sets {name} = {value!r}, which is neither true nor false")
+    return value
+
+
 def num_labels(config: Mapping[str, Any]) -> int:
     """The number of labels of a classifier, under any of the names that it had; two where it has none."""
     stated = config.get("num_labels") or config.get("_num_labels")

@@ -79,7 +79,8 @@ def block_sparse_attention(
     is_again = torch.stack([global_blocks[:, 0] < 0, global_blocks[:, 0] == global_blocks[:, 1]], 1)
     found = torch.where(is_again[:, None, :, None, None], found.detach(), found)
     head = torch.arange(heads, device=q.device)[:, None]
-    out = out.index_put_((text[:, :, None], head, global_blocks[:, None]), found)
+    # not in place: the fused call of a GPU needs its own output again
+    out = out.index_put((text[:, :, None], head, global_blocks[:, None]), found)
     out = out.flatten(2, 3)[:, :, :length]
     if mask is not None:
         out = out.masked_fill(~mask[:, None, :, None], 0)
