@@ -48,7 +48,7 @@ NAMES = {
     "guidance_sweep_samples learning_starts pretrain_steps maxout projection transpose f_min edge_seconds "
     "soft_weight hard_weight hidden_weight redraw_interval "
     "gap_seconds theta attenuation_db",
-    POSITIVE: "lr actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
+    POSITIVE: "lr init_std actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
     "frame_beats hop_ms window_ms log_floor temperature",
     SHARE: "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
     "cond_drop_prob final_epsilon per_alpha per_beta",

@@ -1,6 +1,7 @@
 """Judging a run's model: on the test split of its own data, known by their content, or on other data."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,8 @@ from torchstone.errors import BadInput
 from torchstone.runs.load import is_published, load_any
 from torchstone.runs.recipes import read_recipe
 from torchstone.systems import System
+
+CAUSAL = ("rnn", "lstm", "gru", "gpt", "performer")  # systems with `few_shot`
 
 
 class EvaluatedOn(NamedTuple):
@@ -75,6 +78,41 @@ def evaluate(
     with identity.listen(known=identity.sketch_of(trained)) as heard:
         metrics = measure(model, metadata, spec, held_out=is_own, **options)
     return metrics, _evaluated_on("test" if is_own else "all", spec, heard, trained)
+
+
+def evaluate_few_shot(
+    folder: str | Path, data: str | None, device: str, options: Mapping[str, Any], *, last: bool = False
+) -> tuple[dict[str, float], EvaluatedOn, Path | None]:
+    """A causal language model's accuracy by the number of examples in its context, what it is of, and the
+    picture in the run folder; of a published model there is none.
+
+    Args:
+        data: labelled text, or `in_context`; by default the run's own data, if they are the latter.
+        options: those of `tasks.text.few_shot.few_shot`, `shots` among them.
+
+    Raises:
+        BadInput: no causal language model; no labelled text; what `few_shot` refuses.
+    """
+    from torchstone.data.synthetic.in_context import is_in_context
+    from torchstone.plots.few_shot import draw_few_shot
+
+    model, metadata, entry = load_any(folder, device, last=last)
+    measure = getattr(entry.module(), "few_shot", None)
+    if measure is None:
+        raise BadInput(f"shots are of causal language models ({', '.join(CAUSAL)}), not of {entry.name}")
+    own = None if is_published(folder) else read_recipe(Path(folder))[2].data
+    if data is None and (own is None or not is_in_context(own)):
+        raise BadInput(f"shots are examples with labels, and {own or folder} has none: give labelled --data")
+    refuse_unknown(measure, options, f"{entry.name} is evaluated with shots")
+    spec = data or own
+    metrics = measure(model, metadata, spec, **options)
+    what = f"{metrics['texts']} texts, {metrics['draws']} draws of examples"
+    picture, name = None, Path(spec).name or spec
+    if not is_published(folder):
+        readable = re.sub(r"[^\w.-]+", "_", name)
+        picture = Path(folder) / "pictures" / f"few_shot_{readable}.png"
+        draw_few_shot(metrics, options["shots"], picture, f"{entry.name} on {name}")
+    return metrics, EvaluatedOn("test", spec, what), picture
 
 
 def _evaluated_on(split: str, spec: str, heard: Any, trained: list[dict]) -> EvaluatedOn:

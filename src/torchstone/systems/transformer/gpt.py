@@ -43,6 +43,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from torchstone.data.synthetic import in_context
 from torchstone.data.text.corpus import read_text
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
@@ -56,7 +57,9 @@ from torchstone.parts.transformer.attention import KVCache, MultiHeadAttention
 from torchstone.parts.transformer.feed_forward import FeedForward
 from torchstone.systems import Variant
 from torchstone.tasks.optimization import decay_matrices_only
+from torchstone.tasks.text.few_shot import few_shot
 from torchstone.tasks.text.generate import generate
+from torchstone.tasks.text.in_context import train_in_context
 from torchstone.tasks.text.language_model import (
     evaluate,
     make_tokenizer,
@@ -73,6 +76,7 @@ __all__ = [
     "Recipe",
     "build",
     "evaluate",
+    "few_shot",
     "from_config",
     "generate",
     "predict",
@@ -99,6 +103,7 @@ class Recipe:
     dropout: float = 0.0  # dropout probability
     steps: int = 2000  # number of training steps
     batch_size: int = 12  # batch size, in windows of text
+    init_std: float = 0.02  # standard deviation of initial weights
     optim: OptimConfig = OptimConfig(
         optimizer="adamw",
         beta2=0.99,
@@ -153,6 +158,7 @@ class GPTConfig:
             `attention_dropout` (of attention weights) are by default the same.
         scale_attention: divide the attention scores by √head_dim.
         scale_attention_by_layer: divide them by the number of the block as well.
+        init_std: standard deviation of initial weights, of residual projections less.
     """
 
     width: int = 768
@@ -171,6 +177,7 @@ class GPTConfig:
     attention_dropout: float | None = None
     scale_attention: bool = True
     scale_attention_by_layer: bool = False
+    init_std: float = 0.02
 
 
 class Block(nn.Module):
@@ -221,7 +228,7 @@ class GPT(nn.Module):
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.token_embedding.weight
-        self.init_weights()
+        self.init_weights(config.init_std)
         accept_old_keys(
             self,
             {
@@ -237,14 +244,14 @@ class GPT(nn.Module):
         """A GPT from the fields of `GPTConfig`."""
         return cls(GPTConfig(**kwargs))
 
-    def init_weights(self) -> None:
-        """N(0, 0.02²); residual projections over √(2 blocks), so that the sum of all does not grow."""
+    def init_weights(self, std: float = 0.02) -> None:
+        """N(0, std²); residual projections over √(2 blocks), so that the sum of all does not grow."""
         for name, weight in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(weight)
             elif weight.dim() > 1:
                 is_residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
-                nn.init.normal_(weight, std=0.02 / (2 * len(self.blocks)) ** (0.5 * is_residual))
+                nn.init.normal_(weight, std=std / (2 * len(self.blocks)) ** (0.5 * is_residual))
 
     def make_cache(self) -> list[KVCache]:
         """An empty cache for `forward`: each block's keys and values."""
@@ -312,8 +319,8 @@ VARIANTS = {
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    text = read_text(recipe.data)
-    tokenizer = make_tokenizer(recipe, text)
+    text = None if in_context.is_in_context(recipe.data) else read_text(recipe.data)
+    tokenizer = in_context.make_tokenizer() if text is None else make_tokenizer(recipe, text)
     make: Any = VARIANTS[recipe.variant].make
     sizes = {name: getattr(recipe, name) for name in ("width", "depth", "heads", "context")}
     model_config = {
@@ -321,21 +328,22 @@ def build(recipe: Recipe) -> Iterator[Run]:
         **{name: size for name, size in sizes.items() if size is not None},
         "vocab_size": tokenizer.get_vocab_size(),
         "dropout": recipe.dropout,
+        "init_std": recipe.init_std,
     }
     rng.seed(recipe.seed)
     try:
         model = make(**model_config).to(device)
     except ValueError as error:
         raise BadInput(f"this network is impossible: {error}") from None
-    yield train_language_model(
-        model,
-        recipe,
-        text,
-        tokenizer,
-        loss=loss,
-        parameters=decay_matrices_only(model, recipe.optim),  # no weight decay of biases and norms
-        model_config=model_config,
-    )
+    learning: dict[str, Any] = {
+        "loss": loss,
+        "parameters": decay_matrices_only(model, recipe.optim),  # no weight decay of biases and norms
+        "model_config": model_config,
+    }
+    if text is None:
+        yield train_in_context(model, recipe, tokenizer, **learning)
+    else:
+        yield train_language_model(model, recipe, text, tokenizer, **learning)
 
 
 COUNTS = {
