@@ -6,12 +6,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torchstone.engine.field_ranges import check_range
+from torchstone.engine.recipe_fields import checked
 from torchstone.errors import BadInput
 from torchstone.runs.load import is_published, load_any
 from torchstone.runs.recipes import read_recipe
 from torchstone.systems import System
 
 CAUSAL = ("rnn", "lstm", "gru", "gpt", "performer")  # systems with `few_shot`
+# options of `few_shot`
+FEW_SHOT = {
+    "shots": tuple[int, ...],
+    "label_words": tuple[str, ...],
+    "draws": int,
+    "max_examples": int,
+    "seed": int,
+}
 
 
 class EvaluatedOn(NamedTuple):
@@ -103,16 +113,21 @@ def evaluate_few_shot(
     own = None if is_published(folder) else read_recipe(Path(folder))[2].data
     if data is None and (own is None or not is_in_context(own)):
         raise BadInput(f"shots are examples with labels, and {own or folder} has none: give labelled --data")
-    refuse_unknown(measure, options, f"{entry.name} is evaluated with shots")
+    if unknown := options.keys() - FEW_SHOT.keys():
+        raise BadInput(f"{entry.name} is evaluated with shots without {min(unknown)!r}")
+    options = {name: checked(name, FEW_SHOT[name], value) for name, value in options.items()}
+    check_range("seed", options.get("seed", 0))
     spec = data or own
     metrics = measure(model, metadata, spec, **options)
     what = f"{metrics['texts']} texts, {metrics['draws']} draws of examples"
+    left_out = metrics.get("left_out", 0)
+    note = f"; {left_out} more have characters that the model does not know" if left_out else ""
     picture, name = None, Path(spec).name or spec
     if not is_published(folder):
         readable = re.sub(r"[^\w.-]+", "_", name)
         picture = Path(folder) / "pictures" / f"few_shot_{readable}.png"
         draw_few_shot(metrics, options["shots"], picture, f"{entry.name} on {name}")
-    return metrics, EvaluatedOn("test", spec, what), picture
+    return metrics, EvaluatedOn("test", spec, what, note), picture
 
 
 def _evaluated_on(split: str, spec: str, heard: Any, trained: list[dict]) -> EvaluatedOn:

@@ -11,8 +11,6 @@ from torchstone.errors import BadInput
 if TYPE_CHECKING:  # it imports torch
     from torchstone.runs.evaluate import EvaluatedOn
 
-FEW_SHOT = ("shots", "label_words", "draws", "max_examples", "seed")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
@@ -51,7 +49,7 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def run(args: argparse.Namespace) -> None:
-    from torchstone.runs.evaluate import evaluate, evaluate_few_shot
+    from torchstone.runs.evaluate import FEW_SHOT, evaluate, evaluate_few_shot
 
     few_shot = {name: getattr(args, name) for name in FEW_SHOT if getattr(args, name) is not None}
     if args.shots is not None:

@@ -92,7 +92,7 @@ MARGIN = ("loss", -1.3)
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "shakespeare"  # text: shakespeare, python, python/PACKAGE, a text file, a folder, hf:NAME
+    data: str = "shakespeare"  # text: shakespeare, python[/PACKAGE], file, folder, hf:NAME; or in_context
     variant: str = "gpt_char_cpu"  # network; the next four fields override its sizes, none keeps them
     width: int | None = None  # embedding dimension
     depth: int | None = None  # number of transformer blocks
@@ -133,6 +133,18 @@ RECIPES = {
     "shakespeare_nanogpt": NANO,
     # torchstone train gpt/shakespeare_gpu --data FOLDER   nanoGPT's GPU setting: 1.4697 there
     "shakespeare_gpu": GPU,
+    # torchstone train gpt/in_context   labels of random symbols, which only the examples before tell
+    "in_context": Recipe(
+        data="in_context",
+        width=64,
+        depth=2,
+        heads=1,
+        context=33,  # 16 examples and a question
+        init_std=0.15,  # at 0.02 nothing is looked up for thousands of steps
+        steps=3000,
+        batch_size=32,
+        optim=replace(Recipe.optim, lr=3e-3),
+    ),
     # for tests: seconds
     "smoke": Recipe(
         data="python/json",

@@ -33,7 +33,6 @@ from torchstone.data import identity
 from torchstone.data.synthetic import in_context
 from torchstone.data.text import tokenizers
 from torchstone.data.text.classification import LabeledDataset, LabeledTexts, read_labeled
-from torchstone.engine.console import notify
 from torchstone.errors import BadInput
 from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.modes import eval_mode
@@ -42,7 +41,7 @@ from torchstone.parts.seeding import SeedStream, derive_generator
 DRAWS, MAX_EXAMPLES = 5, 200  # choices of examples, and texts that each is asked about
 MAX_LOGITS = 2**23  # computed at a time
 
-Tokens = Int64[Tensor, " tokens"]
+Tokens = Int64[Tensor, " _"]  # each has a length of its own
 
 
 class Questions(NamedTuple):
@@ -138,7 +137,8 @@ def few_shot(
         words = _words(dataset, label_words)
         ask = labeled_texts(tokenizer, dataset, words, max(shots), max_examples, seed)
         answers = torch.tensor(ask(0, 0).answers)
-        metrics = {"majority_accuracy": answers.bincount().max().item() / len(answers)}
+        left_out = min(max_examples, len(dataset.test)) - len(answers)
+        metrics = {"majority_accuracy": answers.bincount().max().item() / len(answers), "left_out": left_out}
     labels = [tokenizers.encode(tokenizer, word) for word in words]
     longest = max(map(len, labels)) - 1  # a label's last token is predicted, not read
     for k in shots:
@@ -179,14 +179,13 @@ def _accuracies(
 
 
 def _check_counts(shots: Sequence[int], draws: int, max_examples: int) -> None:
-    whole = all(isinstance(k, int) and not isinstance(k, bool) for k in shots)
     rise = all(a < b for a, b in itertools.pairwise(shots))
-    if not shots or not whole or min(shots) < 0 or not rise:
+    if not shots or min(shots) < 0 or not rise:
         wrong = ",".join(map(str, shots)) or "none"
         raise BadInput(f"shots are whole numbers from 0 on that rise, such as 0,1,4,16, not {wrong}")
     for name, value, least in (("draws", draws, 2), ("max_examples", max_examples, 1)):
-        if not isinstance(value, int) or value < least:
-            raise BadInput(f"{name} must be a whole number of at least {least}, not {value}")
+        if value < least:
+            raise BadInput(f"{name} must be at least {least}, not {value}")
 
 
 def _check_context(context: int, asked_about: list[Questions], longest: int, shots: int) -> None:
@@ -224,18 +223,15 @@ def labeled_texts(
     count: int,
     seed: int,
 ) -> Callable[[int, int], Questions]:
-    """(draw, shots) -> texts of the test split, each after the same examples of the training split."""
+    """(draw, shots) -> texts of the test split, each after the same examples of the training split.
+
+    Texts with a character that the model does not know are left out, examples too.
+    """
     chosen = dataset.test.select(evenly_spaced(len(dataset.test), count).tolist())
     encoded = [_encode_known(tokenizer, _text(chosen, i) + "\n") for i in range(len(chosen))]
     known = [(tokens, chosen.labels[i]) for i, tokens in enumerate(encoded) if tokens is not None]
     if not known:
         raise BadInput(f"no text of {dataset.name} is made of characters that the model knows alone")
-    if len(known) < len(chosen):
-        left_out = len(chosen) - len(known)
-        notify(
-            f"{left_out} of {len(chosen)} texts of {dataset.name} have characters that the model does not "
-            "know, and are left out; so are such examples"
-        )
     texts, answers = zip(*known, strict=True)
 
     def draw_examples(draw: int) -> list[Tokens]:

@@ -81,7 +81,7 @@ def train_in_context(
         "variant": recipe.variant,
         "model_config": model_config,
         "tokenizer": tokenizers.to_metadata(tokenizer),
-        "data": f"{NAME}: {symbols} of {len(SYMBOLS)} symbols and {len(LABELS)} labels an episode, without end",
+        "data": f"{NAME}: {symbols} of {len(SYMBOLS)} symbols, {len(LABELS)} labels, episodes without end",
     }
     return Run(
         stream=stream,
