@@ -18,7 +18,7 @@ from torchstone.data.text import tokenizers
 from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_generator
 
-SYMBOLS, LABELS = "abcdefghijklmnop", "01234567"
+SYMBOLS, LABELS = "abcdefgh", "01234567"
 PER_EPISODE = 4  # symbols of an episode, unless `in_context:COUNT` says how many
 NAME = "in_context"
 HELD_OUT = {"val": 1997, "test": 1998}  # seeds, the same for every run
@@ -46,7 +46,7 @@ def symbols_per_episode(spec: str) -> int:
     """The number of symbols that `in_context:COUNT` asks for.
 
     Raises:
-        BadInput: it is none from 1 to 16.
+        BadInput: it is none from 1 to 8.
     """
     _, colon, number = spec.partition(":")
     count = int(number) if number.isdecimal() else 0 if colon else PER_EPISODE

@@ -141,7 +141,7 @@ RECIPES = {
         heads=1,
         context=33,  # 16 examples and a question
         init_std=0.15,  # at 0.02 nothing is looked up for thousands of steps
-        steps=3000,
+        steps=4000,
         batch_size=32,
         optim=replace(Recipe.optim, lr=3e-3),
     ),
