@@ -110,20 +110,23 @@ def evaluate_few_shot(
     measure = getattr(entry.module(), "few_shot", None)
     if measure is None:
         raise BadInput(f"shots are of causal language models ({', '.join(CAUSAL)}), not of {entry.name}")
-    own = None if is_published(folder) else read_recipe(Path(folder))[2].data
-    if data is None and (own is None or not is_in_context(own)):
-        raise BadInput(f"shots are examples with labels, and {own or folder} has none: give labelled --data")
+    spec, published = data, is_published(folder)
+    if spec is None:
+        spec = "" if published else read_recipe(Path(folder))[2].data
+        if not is_in_context(spec):
+            raise BadInput(
+                f"shots are examples with labels, and {spec or folder} has none: give labelled --data"
+            )
     if unknown := options.keys() - FEW_SHOT.keys():
         raise BadInput(f"{entry.name} is evaluated with shots without {min(unknown)!r}")
     options = {name: checked(name, FEW_SHOT[name], value) for name, value in options.items()}
     check_range("seed", options.get("seed", 0))
-    spec = data or own
     metrics = measure(model, metadata, spec, **options)
     what = f"{metrics['texts']} texts, {metrics['draws']} draws of examples"
     left_out = metrics.get("left_out", 0)
     note = f"; {left_out} more have characters that the model does not know" if left_out else ""
     picture, name = None, Path(spec).name or spec
-    if not is_published(folder):
+    if not published:
         readable = re.sub(r"[^\w.-]+", "_", name)
         picture = Path(folder) / "pictures" / f"few_shot_{readable}.png"
         draw_few_shot(metrics, options["shots"], picture, f"{entry.name} on {name}")

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -200,7 +201,7 @@ def test_few_shot_of_text(reviews, alphabet):
 def test_few_shot_refuses_in_one_line(reviews, alphabet):
     metadata = {"tokenizer": tokenizers.to_metadata(alphabet)}
     model = GPT.from_kwargs(**SIZES | {"vocab_size": alphabet.get_vocab_size(), "context": 30})
-    for options, line in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"shots": (0, -1)}, "from 0 on that rise, such as 0,1,4,16, not 0,-1"),
         ({"shots": (-1, 0)}, "not -1,0"),
         ({"shots": (4, 1)}, "not 4,1"),
@@ -217,7 +218,8 @@ def test_few_shot_refuses_in_one_line(reviews, alphabet):
         ({"shots": (0,), "label_words": ("good", "good")}, "2 different words"),
         ({"shots": (0,), "label_words": ("good", "")}, "word is empty"),
         ({"shots": (0,), "label_words": ("good", "Ω")}, "the character 'Ω' is none of"),
-    ]:
+    ]
+    for options, line in cases:
         with pytest.raises(BadInput, match=line) as refused:
             few_shot(model, metadata, reviews, **options)
         print(refused.value)
@@ -261,12 +263,13 @@ def test_eval_with_shots_writes_the_curve(trained_copy, reviews, capsys):
         metrics["accuracy/1"]
         == ts.evaluate(run, data=reviews, shots=(0, 1), label_words=("n", "y"))["accuracy/1"]
     )
-    for options, line in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"shots": 4}, "shots is a list, not 4"),
         ({"shots": (0.5,)}, r"shots is a whole number, not 0\.5"),
         ({"shots": (0,), "drawings": 3}, "without 'drawings'"),
         ({"shots": (0,), "seed": -1}, "seed must be at least 0"),
-    ]:
+    ]
+    for options, line in cases:
         with pytest.raises(BadInput, match=line):
             ts.evaluate(run, data=reviews, **options)
     for wrong, line in [
