@@ -21,6 +21,10 @@ Worked examples in the prompt are learned from without a change of any weight (f
     gpt3_small … gpt3_175b   table 2.1 of Brown et al.: 12 × 768 to 96 × 12,288; context 2048
     gpt_char, gpt_char_cpu   nanoGPT's character-level networks: 6 × 384 and 4 × 128, no biases
 
+`gpt/in_context` trains on episodes that map symbols to labels anew each time, so that only the examples in the
+context can tell the answer (`data/synthetic/in_context.py`); `eval --shots` measures that, and few-shot
+classification of labelled text (`tasks/text/few_shot.py`).
+
 Weights are initialized from N(0, 0.02²); those of residual projections from a standard deviation of
 0.02 / √(2 blocks) (GPT-2, section 2.3). Validation reads the whole split in consecutive windows of the
 context, so it is the same number every time. Where a text outgrows the context, its older half is dropped
