@@ -21,14 +21,17 @@ Worked examples in the prompt are learned from without a change of any weight (f
     gpt3_small … gpt3_175b   table 2.1 of Brown et al.: 12 × 768 to 96 × 12,288; context 2048
     gpt_char, gpt_char_cpu   nanoGPT's character-level networks: 6 × 384 and 4 × 128, no biases
 
-`gpt/in_context` trains on episodes that map symbols to labels anew each time, so that only the examples in the
-context can tell the answer (`data/synthetic/in_context.py`); `eval --shots` measures that, and few-shot
+`gpt/in_context` trains on episodes that map symbols to labels anew each time, so that only the examples in
+the context can tell the answer (`data/synthetic/in_context.py`); `eval --shots` measures that, and few-shot
 classification of labelled text (`tasks/text/few_shot.py`).
 
 Weights are initialized from N(0, 0.02²); those of residual projections from a standard deviation of
 0.02 / √(2 blocks) (GPT-2, section 2.3). Validation reads the whole split in consecutive windows of the
 context, so it is the same number every time. Where a text outgrows the context, its older half is dropped
 (`tasks/text/generate.py`).
+
+With `window` each token attends to so many before it only, in all blocks: time and memory of training grow
+with the length and not with its square.
 
 What differs from the paper. Position embeddings are initialized at 0.02, as in the published code's
 successors (0.01 there). GPT-3 alternates dense and banded attention; all blocks are dense here, which
@@ -57,8 +60,9 @@ from torchstone.errors import BadInput
 from torchstone.hub.gpt import from_config, published, to_config, unpublished
 from torchstone.parts.facts import ParityCase, parameter_facts
 from torchstone.parts.old_keys import accept_old_keys
-from torchstone.parts.transformer.attention import KVCache, MultiHeadAttention
+from torchstone.parts.transformer.attention import KVCache, MultiHeadAttention, attention
 from torchstone.parts.transformer.feed_forward import FeedForward
+from torchstone.parts.transformer.sliding_window_attention import sliding_window_attention
 from torchstone.systems import Variant
 from torchstone.tasks.optimization import decay_matrices_only
 from torchstone.tasks.text.few_shot import few_shot
@@ -97,11 +101,12 @@ MARGIN = ("loss", -1.3)
 @dataclass(frozen=True)
 class Recipe:
     data: str = "shakespeare"  # text: shakespeare, python[/PACKAGE], file, folder, hf:NAME; or in_context
-    variant: str = "gpt_char_cpu"  # network; the next four fields override its sizes, none keeps them
+    variant: str = "gpt_char_cpu"  # network; the next five fields override its sizes, none keeps them
     width: int | None = None  # embedding dimension
     depth: int | None = None  # number of transformer blocks
     heads: int | None = None  # number of attention heads
     context: int | None = None  # context length in tokens
+    window: int | None = None  # number of tokens before each one that it attends to, none for all
     tokenizer: str = "characters"  # tokenizer: characters, bpe, or a published tokenizer.json
     vocab_size: int = 1000  # largest vocabulary of a trained tokenizer
     dropout: float = 0.0  # dropout probability
@@ -175,6 +180,7 @@ class GPTConfig:
         scale_attention: divide the attention scores by √head_dim.
         scale_attention_by_layer: divide them by the number of the block as well.
         init_std: standard deviation of initial weights, of residual projections less.
+        window: number of tokens before each one that it attends to; by default all of them.
     """
 
     width: int = 768
@@ -194,6 +200,28 @@ class GPTConfig:
     scale_attention: bool = True
     scale_attention_by_layer: bool = False
     init_std: float = 0.02
+    window: int | None = None
+
+
+def window_attention(
+    layer: MultiHeadAttention, x: Float[Tensor, "batch time width"], window: int, cache: KVCache | None
+) -> Float[Tensor, "batch time width"]:
+    """Causal attention of each token to itself and the `window` tokens before it, with a layer's weights."""
+    past = cache.length if cache else 0
+    q, k, v = layer.project(x, cache=cache)  # (B, H, T, head_dim), k and v with those of the cache
+    dropout = layer.dropout if layer.training else 0.0
+    if past:
+        first = max(0, past - window)  # no new token attends to earlier ones
+        visible = None
+        if x.shape[1] > 1:
+            query = torch.arange(past, past + x.shape[1], device=x.device)[:, None]
+            key = torch.arange(first, past + x.shape[1], device=x.device)
+            visible = ((key <= query) & (key >= query - window))[None, None]
+        k, v = k[:, :, first:], v[:, :, first:]
+        y = attention(q, k, v, mask=visible, scale=layer.scale, dropout=dropout)
+    else:
+        y = sliding_window_attention(q, k, v, window=window, causal=True, scale=layer.scale, dropout=dropout)
+    return layer.out(y.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -214,7 +242,7 @@ class Block(nn.Module):
         self.attention = MultiHeadAttention(width, config.heads, bias=bias, scale=scale, dropout=dropout)
         self.norm2 = nn.LayerNorm(width, eps, bias=bias)
         self.mlp = FeedForward(width, config.d_ff or 4 * width, config.activation, bias=bias)
-        self.post_norm, self.dropout = config.post_norm, config.dropout
+        self.post_norm, self.dropout, self.window = config.post_norm, config.dropout, config.window
         accept_old_keys(self, {"feed.": "mlp."})
 
     def forward(
@@ -222,10 +250,16 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch time width"]:
         p, training = self.dropout, self.training
         if self.post_norm:
-            a = self.norm1(h + F.dropout(self.attention(h, causal=True, cache=cache), p, training))
+            a = self.norm1(h + F.dropout(self.attend(h, cache), p, training))
             return self.norm2(a + F.dropout(self.mlp(a), p, training))
-        a = h + F.dropout(self.attention(self.norm1(h), causal=True, cache=cache), p, training)
+        a = h + F.dropout(self.attend(self.norm1(h), cache), p, training)
         return a + F.dropout(self.mlp(self.norm2(a)), p, training)
+
+    def attend(self, x: Tensor, cache: KVCache | None) -> Tensor:
+        """Causal attention, to all tokens before or within the window."""
+        if self.window is None:
+            return self.attention(x, causal=True, cache=cache)
+        return window_attention(self.attention, x, self.window, cache)
 
 
 class GPT(nn.Module):
@@ -338,7 +372,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     text = None if in_context.is_in_context(recipe.data) else read_text(recipe.data)
     tokenizer = in_context.make_tokenizer() if text is None else make_tokenizer(recipe, text)
     make: Any = VARIANTS[recipe.variant].make
-    sizes = {name: getattr(recipe, name) for name in ("width", "depth", "heads", "context")}
+    sizes = {name: getattr(recipe, name) for name in ("width", "depth", "heads", "context", "window")}
     model_config = {
         **make.keywords,
         **{name: size for name, size in sizes.items() if size is not None},
