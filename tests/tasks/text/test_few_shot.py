@@ -55,7 +55,7 @@ def test_label_log_likelihoods_equal_separate_forward_passes(kind, max_logits):
     model = network(kind)
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(24, (n,), generator=generator) for n in (30, 1, 7, 30, 19)]
-    labels = [torch.tensor(each) for each in ([4], [5], [6, 7], [6, 8], [9, 1, 2, 3], [6, 8, 1])]
+    labels = [torch.tensor(each) for each in ([4], [5], [6, 7], [6, 8], [5, 7], [9, 1, 2, 3], [6, 8, 1])]
     model.train()
     scores = label_log_likelihoods(model, prompts, labels, max_logits=max_logits)
     assert model.training, "the mode is put back"
@@ -64,7 +64,7 @@ def test_label_log_likelihoods_equal_separate_forward_passes(kind, max_logits):
         expected = [[slow(model, prompt, label) for label in labels] for prompt in prompts]
     difference = (scores - torch.tensor(expected, dtype=torch.float64)).abs().max().item()
     print(f"{kind}: {difference:.1e}")
-    assert scores.shape == (5, 6)
+    assert scores.shape == (5, 7)
     assert difference < 1e-10
 
 
@@ -217,7 +217,7 @@ def test_few_shot_refuses_in_one_line(reviews, alphabet):
         ({"shots": (0,), "label_words": ("good",)}, "has the labels 0, 1: give 2 different words"),
         ({"shots": (0,), "label_words": ("good", "good")}, "2 different words"),
         ({"shots": (0,), "label_words": ("good", "")}, "word is empty"),
-        ({"shots": (0,), "label_words": ("good", "Ω")}, "the character 'Ω' is none of"),
+        ({"shots": (0, 3), "label_words": ("good", "Ω")}, "the character 'Ω' is none of"),
     ]
     for options, line in cases:
         with pytest.raises(BadInput, match=line) as refused:

@@ -130,16 +130,17 @@ def few_shot(
         symbols = in_context.symbols_per_episode(spec)
         identity.record(spec)
         words: Sequence[str] = in_context.LABELS
+        labels = [tokenizers.encode(tokenizer, word) for word in words]
         ask = episodes(tokenizer, symbols, max(shots), max_examples, seed)
         metrics = {f"optimal_accuracy/{k}": in_context.optimal_accuracy(k, symbols) for k in shots}
     else:
         dataset = read_labeled(spec)
         words = _words(dataset, label_words)
+        labels = [tokenizers.encode(tokenizer, word) for word in words]  # refused before examples are
         ask = labeled_texts(tokenizer, dataset, words, max(shots), max_examples, seed)
         answers = torch.tensor(ask(0, 0).answers)
         left_out = min(max_examples, len(dataset.test)) - len(answers)
         metrics = {"majority_accuracy": answers.bincount().max().item() / len(answers), "left_out": left_out}
-    labels = [tokenizers.encode(tokenizer, word) for word in words]
     longest = max(map(len, labels)) - 1  # a label's last token is predicted, not read
     for k in shots:
         _check_context(model.context, [ask(draw, k) for draw in range(draws if k else 1)], longest, k)
