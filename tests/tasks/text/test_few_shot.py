@@ -224,6 +224,8 @@ def test_few_shot_refuses_in_one_line(reviews, alphabet):
             few_shot(model, metadata, reviews, **options)
         print(refused.value)
     own = {"tokenizer": tokenizers.to_metadata(in_context.make_tokenizer())}
+    with pytest.raises(BadInput, match=r"each text of .* has characters that the model does not know"):
+        few_shot(network("gpt"), own, reviews, shots=(0,))
     with pytest.raises(BadInput, match="leave out label_words"):
         few_shot(network("gpt"), own, "in_context", shots=(0,), label_words=("a", "b"))
     with pytest.raises(BadInput, match="20 examples, a text and its label take up to 41 tokens"):

@@ -79,6 +79,7 @@ def test_run_of_episodes_is_used_as_one_of_text(tmp_path):
     assert answer["text"][:5] == "a1b2a"
     assert len(answer["text"]) == 6
     assert len(ts.sample(run, prompt="a1", max_new_tokens=4)[0]) == 6
+    assert ts.sample(run, max_new_tokens=3)[0][0] == "a", "there is no line to begin on"
     with pytest.raises(BadInput, match="is none of the 16"):
         ts.predict(run, "z")
 

@@ -232,7 +232,7 @@ def labeled_texts(
     encoded = [_encode_known(tokenizer, _text(chosen, i) + "\n") for i in range(len(chosen))]
     known = [(tokens, chosen.labels[i]) for i, tokens in enumerate(encoded) if tokens is not None]
     if not known:
-        raise BadInput(f"no text of {dataset.name} is made of characters that the model knows alone")
+        raise BadInput(f"each text of {dataset.name} has characters that the model does not know")
     texts, answers = zip(*known, strict=True)
 
     def draw_examples(draw: int) -> list[Tokens]:

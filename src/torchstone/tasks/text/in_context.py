@@ -77,10 +77,11 @@ def train_in_context(
         draw_few_shot(metrics, shots, folder / "few_shot.png", f"{symbols} symbols, {len(LABELS)} labels")
 
     metadata = {
-        "task": "language",
+        "task": "in_context",
         "variant": recipe.variant,
         "model_config": model_config,
         "tokenizer": tokenizers.to_metadata(tokenizer),
+        "prompt": SYMBOLS[0],  # what samples begin with
         "data": f"{NAME}: {symbols} of {len(SYMBOLS)} symbols, {len(LABELS)} labels, episodes without end",
     }
     return Run(

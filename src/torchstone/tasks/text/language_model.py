@@ -198,7 +198,7 @@ def sample(
     max_new_tokens: int = 500,
     **sampling: Any,
 ) -> list[str]:
-    """Texts that the model generates; without a `prompt` they begin on a new line.
+    """Texts that the model generates; without a `prompt` they begin on a new line (episodes: with a symbol).
 
     Args:
         sampling: `temperature`, `top_k`, `top_p` or `greedy`.
@@ -208,7 +208,7 @@ def sample(
     if unknown := sampling.keys() - {"temperature", "top_k", "top_p", "greedy"}:
         raise BadInput(f"texts are sampled without {min(unknown)!r}")
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
-    prompt = "\n" if prompt is None else prompt
+    prompt = metadata.get("prompt", "\n") if prompt is None else prompt
     return generate_texts(
         model, tokenizer, prompt, count=num_samples, seed=seed, length=max_new_tokens, **sampling
     )
