@@ -142,7 +142,8 @@ RECIPES = {
     "shakespeare_nanogpt": NANO,
     # torchstone train gpt/shakespeare_gpu --data FOLDER   nanoGPT's GPU setting: 1.4697 there
     "shakespeare_gpu": GPU,
-    # torchstone train gpt/in_context   labels of random symbols, which only the examples before tell
+    # torchstone train gpt/in_context   labels of random symbols, which only the examples before tell: 73 s
+    # of 1 core, 0.98 right after 16 examples (0.991 is the best possible), chance without one
     "in_context": Recipe(
         data="in_context",
         width=64,
