@@ -1,5 +1,8 @@
 """Training on episodes: what is measured, and that a network of episodes is used as one of text is."""
 
+import json
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -82,6 +85,22 @@ def test_run_of_episodes_is_used_as_one_of_text(tmp_path):
     assert ts.sample(run, max_new_tokens=3)[0][0] == "a", "there is no line to begin on"
     with pytest.raises(BadInput, match="is none of the 16"):
         ts.predict(run, "z")
+
+
+@pytest.mark.sweep
+def test_run_of_episodes_resumes_to_the_bit(tmp_path):
+    run = ts.train(
+        "gpt/smoke", out=tmp_path / "run", quiet=True, **FIELDS, steps=6, dropout=0.1, intervals={"save": 3}
+    )
+    whole = {name: tensor.clone() for name, tensor in run.state["model"].state_dict().items()}
+    shutil.rmtree(tmp_path / "run" / "checkpoint")
+    (tmp_path / "run" / "checkpoint.previous").rename(tmp_path / "run" / "checkpoint")
+    meta = json.loads((tmp_path / "run" / "checkpoint" / "meta.json").read_text())
+    assert meta["step"] == 3
+    resumed = ts.resume(tmp_path / "run", quiet=True)
+    assert resumed.step == 6
+    for name, tensor in resumed.state["model"].state_dict().items():
+        assert torch.equal(tensor, whole[name]), name
 
 
 def test_evaluate_refuses_a_model_of_text(trained_run):
