@@ -89,11 +89,11 @@ class Lookup(nn.Module):
 
 def test_few_shot_of_lookup_reaches_the_optimum_and_without_examples_chance():
     metadata = {"tokenizer": tokenizers.to_metadata(in_context.make_tokenizer())}
-    metrics = few_shot(Lookup(), metadata, "in_context", shots=(0, 1, 16), draws=3)
+    metrics = few_shot(Lookup(), metadata, "in_context", shots=(0, 1, 16), draws=2)
     print(metrics)
     for k in (0, 1, 16):
         best = metrics[f"optimal_accuracy/{k}"]
-        assert abs(metrics[f"accuracy/{k}"] - best) < 3 * math.sqrt(best * (1 - best) / 600) + 0.005
+        assert abs(metrics[f"accuracy/{k}"] - best) < 3 * math.sqrt(best * (1 - best) / 400) + 0.005
     assert metrics["chance"] == 1 / 8
     assert abs(metrics["accuracy/0"] - 1 / 8) < 0.05
 
