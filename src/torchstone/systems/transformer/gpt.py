@@ -100,7 +100,7 @@ MARGIN = ("loss", -1.3)
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "shakespeare"  # text: shakespeare, python[/PACKAGE], file, folder, hf:NAME; or in_context
+    data: str = "shakespeare"  # text: shakespeare, python, python/PACKAGE, file, folder, hf:NAME; in_context
     variant: str = "gpt_char_cpu"  # network; the next five fields override its sizes, none keeps them
     width: int | None = None  # embedding dimension
     depth: int | None = None  # number of transformer blocks
