@@ -40,7 +40,7 @@ NAMES = {
     "buffer_size channels context discriminator_steps embedding epochs eval_episodes exploration_steps "
     "features grad_accum_steps gradient_steps heads hidden horizon latent_dim latent_samples layers "
     "max_examples max_length max_ngram mean_span_length n_mels n_step num_envs num_steps patch patch_size "
-    "pretrain_batch_size recordings_per_utterance sample_rate sampling_steps seq_len size stride "
+    "pretrain_batch_size projected recordings_per_utterance sample_rate sampling_steps seq_len size stride "
     "teacher_steps timesteps vocab_size widths",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "

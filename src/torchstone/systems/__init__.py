@@ -128,6 +128,9 @@ distilbert: DistilBERT, 2019. Sanh, Debut, Chaumond and Wolf, arXiv:1910.01108
 longformer: Longformer, 2020. Beltagy, Peters and Cohan, arXiv:2004.05150
     variants: longformer_base longformer_large longformer_mini longformer_tiny
     recipes: sentiment masked paper smoke
+linformer: Linformer, 2020. Wang, Li, Khabsa, Fang and Ma, arXiv:2006.04768
+    variants: linformer_base linformer_mini linformer_tiny
+    recipes: sentiment masked paper smoke
 t5: T5, 2019. Raffel, Shazeer, Roberts et al., arXiv:1910.10683
     variants: t5_small t5_base t5_large t5_3b t5_11b t5_v1_1_small t5_v1_1_base t5_v1_1_large t5_mini
         t5_tiny

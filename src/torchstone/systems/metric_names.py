@@ -42,6 +42,7 @@ METRICS = {
     "distilbert": f"{CLASSES} cross_entropy next_accuracy soft_loss hidden_loss unigram tfidf teacher_* "
     "majority_accuracy gain_kept",
     "longformer": f"{CLASSES} cross_entropy unigram tfidf",
+    "linformer": f"{CLASSES} cross_entropy unigram tfidf",
     "t5": TRANSLATION,
     "vae": "loss elbo iwae_5 iwae_50 kl active_latents independent_pixels",
     "gan": GAN,

@@ -198,8 +198,11 @@ OF_SYSTEMS = {
         (s, "accuracy"): Legend("token accuracy", "fraction of tokens that is right", "higher")
         for s in ("seq2seq", "transformer", "t5")
     },
-    **{(system, "loss"): _LABEL_LOSS for system in ("bert", "albert", "longformer")},
-    **{(system, "accuracy"): _LABEL_ACCURACY for system in ("bert", "albert", "distilbert", "longformer")},
+    **{(system, "loss"): _LABEL_LOSS for system in ("bert", "albert", "longformer", "linformer")},
+    **{
+        (system, "accuracy"): _LABEL_ACCURACY
+        for system in ("bert", "albert", "distilbert", "longformer", "linformer")
+    },
     ("distilbert", "loss"): Legend(
         "loss", "weighted sum of the three terms with a teacher; else cross-entropy, nats", "lower"
     ),
