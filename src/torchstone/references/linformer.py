@@ -16,7 +16,7 @@ SHARINGS = ("none", "headwise", "key_value", "layerwise")
 
 
 class TextByText(nn.Module):
-    """The network of the same weights: its loss, and its logits (or hidden states and the pooler's output)."""
+    """The network of the same weights: its loss, and its logits, or hidden states."""
 
     def __init__(self, model: Any):
         super().__init__()

@@ -113,8 +113,8 @@ gpt: GPT, 2019. Radford, Wu, Child et al., Language Models are Unsupervised Mult
         gpt3_large gpt3_xl gpt3_2_7b gpt3_6_7b gpt3_13b gpt3_13b_paper gpt3_175b
     recipes: shakespeare shakespeare_nanogpt shakespeare_gpu smoke
 performer: Performer, 2020. Choromanski, Likhosherstov, Dohan et al., arXiv:2009.14794
-    variants: performer_char_cpu performer_char
-    recipes: shakespeare smoke
+    variants: performer_char_cpu performer_char performer_tiny performer_mini
+    recipes: shakespeare sentiment masked smoke
 bert: BERT, 2018. Devlin, Chang, Lee and Toutanova, arXiv:1810.04805
     variants: bert_base bert_base_cased bert_large bert_large_cased bert_medium bert_small bert_mini
         bert_tiny

@@ -18,7 +18,8 @@ text, so there is no causal form.
                                headwise    the heads of a layer share both: 2·L
                                key_value   and E = F: L
                                layerwise   one matrix for all layers, heads, keys and values: 1
-    masked language modeling   −log p(wᵢ) for 15 % of the tokens;   p = softmax(E_w LN(gelu(W h)) + b), E_w tied
+    masked language modeling   −log p(wᵢ) for 15 % of the tokens;   p = softmax(T LN(gelu(W h)) + b),
+                               T the table of token embeddings
     fine-tuning                softmax(W tanh(W h_<s>)) for a document;  softmax(W hᵢ) for a word
 
     base 768 wide, 12 layers, 12 heads, k = 256, n = 512
@@ -30,9 +31,9 @@ it would be part of every projected key, and a text's output would depend on the
 
 What differs from the paper. Networks are pre-trained from scratch, on a vocabulary over bytes that is learned
 from the training texts; `sentiment` does so on masked words of the very texts that it will classify. E and F
-begin as N(0, 1/n), so that a projected key is as large as a key; the paper's theorem draws N(0, 1/k). Positions
-begin at 0. The learning rate falls linearly. Another k for each layer, and pooling or convolution in place of E
-(section 4), are left out. Narrow networks are initialized with larger weights.
+begin as N(0, 1/n), so that a projected key is as large as a key; the paper's theorem draws N(0, 1/k).
+Positions begin at 0. The learning rate falls linearly. Another k for each layer, and pooling or convolution
+in place of E (section 4), are left out. Narrow networks are initialized with larger weights.
 """
 
 from collections.abc import Iterator
@@ -184,7 +185,7 @@ class LinformerAttention(nn.Module):
         f: Float[Tensor, "*own projected max_length"],
         mask: Bool[Tensor, "batch time"] | None = None,
     ) -> Float[Tensor, "batch time width"]:
-        """`own` is the number of heads where each has its own E and F; otherwise there is no such dimension."""
+        """`own` is the number of heads where each has its own E and F; else there is no such dimension."""
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, 2))
         p = self.dropout if self.training else 0.0
         # softmax(Q (E K)ᵀ / √d) F V
@@ -297,7 +298,7 @@ class Linformer(nn.Module):
         return self.pooler(hidden[:, 0]).tanh()
 
     def token_logits(self, hidden: Float[Tensor, "batch n width"]) -> Float[Tensor, "batch n vocab_size"]:
-        """E_w LN(gelu(W h)) + b."""
+        """T LN(gelu(W h)) + b."""
         return self.decoder(self.transform_norm(F.gelu(self.transform(hidden))))
 
     def logits(self, tokens: Tensor, mask=None, segments=None, positions: Tensor | None = None):
@@ -378,7 +379,7 @@ def pretraining_loss(output: Tensor, batch: MLMBatch) -> dict[str, Tensor]:
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    sizes = {**size_of(recipe.variant), "sharing": recipe.sharing}
+    sizes: dict[str, Any] = {**size_of(recipe.variant), "sharing": recipe.sharing}
     if recipe.projected is not None:
         sizes["projected"] = recipe.projected
     setup = prepare(recipe, sizes, "linformer", find_start(recipe))
@@ -431,8 +432,8 @@ FACTS = [
 
 
 def reference() -> Iterator[ParityCase]:
-    """Each text written out by itself, without padding, head by head: every sharing, every head of the network, in
-    both precisions; losses as in training."""
+    """Each text written out by itself, without padding, head by head: every sharing with every head of the
+    network; losses as in training."""
     from torchstone.references import randomize_weights
     from torchstone.references.bert import EncoderWithLoss
     from torchstone.references.linformer import TextByText, random_linformers

@@ -34,8 +34,7 @@ BYTE_PAIR_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 
 class Family(NamedTuple):
-    """A family of encoders: its module of `hub`, if there are published ones, and the tokenizer that is trained
-    for it."""
+    """A family of encoders: its module of `hub`, if any are published, and the tokenizer trained for it."""
 
     hub: Any
     tokenizer: str = "wordpiece"
@@ -49,6 +48,7 @@ FAMILIES = {
     "distilbert": Family(distilbert),
     "longformer": Family(longformer, "bpe", BYTE_PAIR_TOKENS),
     "linformer": Family(None, "bpe", BYTE_PAIR_TOKENS),
+    "performer": Family(None, "bpe", BYTE_PAIR_TOKENS),
     "roberta": Family(roberta),  # of which weights are read
 }
 
