@@ -32,11 +32,12 @@ SLOW = frozenset(
         *("seq2seq/multi30k_cpu", "transformer/translate", "transformer/multi30k_cpu"),
         *("transformer/multi30k", "t5/denoise", "t5/texts", "ddpg/halfcheetah"),
         *("gpt/shakespeare", "gpt/shakespeare_nanogpt", "gpt/shakespeare_gpu"),
-        *("performer/shakespeare",),
+        *("performer/shakespeare", "performer/sentiment", "performer/masked"),
         *("bert/sentiment", "bert/masked", "bert/paper"),
         *("albert/sentiment", "albert/masked", "albert/paper"),
         *("distilbert/sentiment", "distilbert/masked", "distilbert/paper"),
         *("longformer/sentiment", "longformer/masked", "longformer/paper"),
+        *("linformer/sentiment", "linformer/masked", "linformer/paper"),
         *("ppo/pong", "ppo/pong_half_hour", "dqn/pong", "dqn/nature", "vgg/mnist5k"),
     }
 )
@@ -47,7 +48,14 @@ EVALUATED = 64  # images of a split
 
 
 # three of them at a time, of networks or replay buffers as their papers have them, need tens of gigabytes
-TOO_LARGE = ("dqn/nature", "bert/paper", "albert/paper", "distilbert/paper", "longformer/paper")
+TOO_LARGE = (
+    "dqn/nature",
+    "bert/paper",
+    "albert/paper",
+    "distilbert/paper",
+    "longformer/paper",
+    "linformer/paper",
+)
 
 
 def is_at_hand(recipe: Any) -> bool:

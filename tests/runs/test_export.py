@@ -66,7 +66,7 @@ def furthest(model, metadata, use, facts):
 
 
 TEXT = (
-    *("transformer", "gpt", "performer", "bert", "albert", "distilbert", "longformer", "t5"),
+    *("transformer", "gpt", "performer", "bert", "albert", "distilbert", "longformer", "linformer", "t5"),
     *("rnn", "lstm", "gru", "ctc", "seq2seq"),
 )
 MAKING = tuple(entry.name for entry in CATALOGUE if entry.chapter == "generative")

@@ -9,6 +9,7 @@ from torchstone.parts.metrics.legend import Legend, legend
 
 COMMON = "gradient_norm lr steps_per_second"  # of the training itself
 CLASSES = "accuracy loss"
+LANGUAGE = "loss bits_per_character perplexity perplexity_per_character unigram"
 RECURRENT = (
     "loss accuracy tfidf bits_per_character perplexity perplexity_per_character unigram mse mae coverage "
     "linear_loss linear_mse linear_mae persistence_mse persistence_mae seasonal_mse seasonal_mae "
@@ -34,9 +35,8 @@ METRICS = {
     "ctc": "label_error exact_match beam_error single_error loss",
     "seq2seq": f"{TRANSLATION} alignment_error alignment_precision alignment_recall diagonal_error",
     "transformer": TRANSLATION,
-    **dict.fromkeys(
-        ("gpt", "performer"), "loss bits_per_character perplexity perplexity_per_character unigram"
-    ),
+    "gpt": LANGUAGE,
+    "performer": f"{LANGUAGE} accuracy cross_entropy tfidf",
     "bert": f"{CLASSES} cross_entropy next_accuracy unigram tfidf",
     "albert": f"{CLASSES} cross_entropy order_accuracy unigram tfidf",
     "distilbert": f"{CLASSES} cross_entropy next_accuracy soft_loss hidden_loss unigram tfidf teacher_* "

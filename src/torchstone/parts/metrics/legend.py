@@ -192,7 +192,8 @@ OF_SYSTEMS = {
     **{(system, "loss"): _POLICY_LOSS for system in ("reinforce", "a2c", "ppo")},
     **{(system, "loss"): _TD_LOSS for system in ("dqn", "ddpg")},
     **{(system, "loss"): _GENERATOR_LOSS for system in ("gan", "cgan", "dcgan")},
-    **{(system, "loss"): _TOKEN_LOSS for system in ("gpt", "performer", "seq2seq", "transformer", "t5")},
+    **{(system, "loss"): _TOKEN_LOSS for system in ("gpt", "seq2seq", "transformer", "t5")},
+    ("performer", "loss"): Legend("cross-entropy", "nats per token, or per label", "lower", "ln(choices)"),
     **{(system, "loss"): _RECURRENT_LOSS for system in ("rnn", "lstm", "gru")},
     **{
         (s, "accuracy"): Legend("token accuracy", "fraction of tokens that is right", "higher")
@@ -201,7 +202,7 @@ OF_SYSTEMS = {
     **{(system, "loss"): _LABEL_LOSS for system in ("bert", "albert", "longformer", "linformer")},
     **{
         (system, "accuracy"): _LABEL_ACCURACY
-        for system in ("bert", "albert", "distilbert", "longformer", "linformer")
+        for system in ("bert", "albert", "distilbert", "longformer", "linformer", "performer")
     },
     ("distilbert", "loss"): Legend(
         "loss", "weighted sum of the three terms with a teacher; else cross-entropy, nats", "lower"

@@ -31,9 +31,10 @@ it would be part of every projected key, and a text's output would depend on the
 
 What differs from the paper. Networks are pre-trained from scratch, on a vocabulary over bytes that is learned
 from the training texts; `sentiment` does so on masked words of the very texts that it will classify. E and F
-begin as N(0, 1/n), so that a projected key is as large as a key; the paper's theorem draws N(0, 1/k).
-Positions begin at 0. The learning rate falls linearly. Another k for each layer, and pooling or convolution
-in place of E (section 4), are left out. Narrow networks are initialized with larger weights.
+begin as means of positions that are k apart (one of the projections of section 4, learned from there on):
+from random ones, as in the paper's theorem, short trainings did not get to know which words there are. The
+learning rate falls linearly. Another k for each layer, and convolution in place of E, are left out. Narrow
+networks are initialized with larger weights.
 """
 
 from collections.abc import Iterator
@@ -232,9 +233,12 @@ class Projections(nn.Module):
         self.e, self.f = (
             nn.ParameterList(torch.empty(shape) for _ in range(number)) for number in (of_keys, of_values)
         )
-        # N(0, 1/n)
-        for matrix in self.parameters():
-            nn.init.normal_(matrix, std=config.max_length**-0.5)
+        # row j begins as the mean of positions j, j + k, j + 2k, …: a text of k tokens or more has part in each
+        position = torch.arange(config.max_length)
+        is_pooled = position % config.projected == torch.arange(config.projected)[:, None]
+        with torch.no_grad():
+            for matrix in self.parameters():
+                matrix.copy_((is_pooled / is_pooled.sum(1, keepdim=True).clamp(min=1)).expand(shape))
 
     def of_layer(self, layer: int) -> tuple[Tensor, Tensor]:
         """E and F: of shape (projected, max_length), or (heads, projected, max_length)."""
