@@ -233,7 +233,7 @@ class Projections(nn.Module):
         self.e, self.f = (
             nn.ParameterList(torch.empty(shape) for _ in range(number)) for number in (of_keys, of_values)
         )
-        # row j begins as the mean of positions j, j + k, j + 2k, …: a text of k tokens or more has part in each
+        # row j begins as the mean of positions j, j + k, j + 2k, …: a text of k tokens has part in each
         position = torch.arange(config.max_length)
         is_pooled = position % config.projected == torch.arange(config.projected)[:, None]
         with torch.no_grad():
