@@ -126,13 +126,15 @@ RECIPES = {
     # for tests: seconds
     "smoke": Recipe(
         max_examples=1600,
-        vocab_size=2000,
-        max_length=32,
+        vocab_size=1000,
+        max_length=24,
         projected=8,
-        pretrain_steps=10,
+        pretrain_steps=2,
+        pretrain_batch_size=24,
         steps=120,
-        batch_size=24,
-        optim=replace(Recipe.optim, lr=1e-3, ema_decay=0.0),
+        batch_size=16,
+        optim=replace(Recipe.optim, lr=3e-3, ema_decay=0.0),
+        dropout=0.0,
     ),
 }
 
