@@ -65,6 +65,7 @@ def test_inception_metrics_match_singular_value_formula(weights):
     assert wanted > 0.1, "sets that differ are told apart"
 
 
+@pytest.mark.sweep
 def test_inception_frechet_distance_of_same_images_is_zero(weights):
     network = load_inception(weights)
     grey, colour = pictures(4, 2), pictures(4, 2, channels=3)

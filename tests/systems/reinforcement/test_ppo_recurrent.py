@@ -197,6 +197,7 @@ def test_recurrent_ppo_learns_what_needs_memory(variant):
 
 
 @pytest.mark.parametrize("system", ["ppo", "a2c"])
+@pytest.mark.sweep
 def test_recurrent_policy_resumes_bit_exact(system, tmp_path):
     if system == "ppo":
         module, recipe = ppo, dataclasses.replace(RECIPE, total_timesteps=9 * 200, eval_episodes=2)

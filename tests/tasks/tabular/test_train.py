@@ -77,6 +77,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.sweep
 def test_train_classes_beside_scikit_learn(trained):
     result = json.loads((trained / "classes" / "result.json").read_text())
     metrics = result["metrics"]
