@@ -242,6 +242,7 @@ def test_weights_of_another_length_or_rank_are_refused(words_run):
     assert shorter.model_config["max_length"] == 40
 
 
+@pytest.mark.sweep
 def test_whole_documents_are_classified_from_a_run(words_run, tmp_path):
     """Texts whose label stands in words at the far end only."""
     random, lines = Random(1), ["text,label"]

@@ -387,6 +387,7 @@ def test_performer_encoder_labels_documents_after_redraws(labels_run, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.sweep
 def test_performer_encoder_starts_from_an_encoder_only(labels_run, trained, tmp_path):
     words = tmp_path / "words"
     fields = {
