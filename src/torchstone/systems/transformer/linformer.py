@@ -132,9 +132,8 @@ RECIPES = {
         pretrain_steps=2,
         pretrain_batch_size=24,
         steps=120,
-        batch_size=16,
-        optim=replace(Recipe.optim, lr=3e-3, ema_decay=0.0),
-        dropout=0.0,
+        batch_size=24,
+        optim=replace(Recipe.optim, lr=1e-3, ema_decay=0.0),
     ),
 }
 
