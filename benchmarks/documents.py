@@ -248,12 +248,12 @@ def train(name: str, args: argparse.Namespace, data: LabeledDataset, seed: int) 
     tested = run.test()
     result = {"accuracy": tested["accuracy"], "loss": tested["loss"], "tfidf": tested["tfidf"]}
     result |= {"train_seconds": trained, "long_seconds": cost[args.length]}
-    return {**result, "test_seconds": time.process_time() - start, "parameters": count_parameters(model)}
+    return {**result, "test_seconds": time.process_time() - start}
 
 
 def step_costs(names: list[str], args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """CPU seconds of a training step at full length, by turns, and the peak memory of its passes."""
-    steps, memory = {}, {}
+    steps, memory, parameters = {}, {}, {}
     tokens = torch.randint(5, 261, (4, args.length), generator=torch.Generator().manual_seed(0))
     mask, labels = torch.ones_like(tokens, dtype=torch.bool), torch.tensor([0, 1, 0, 1])
     for name in names:
@@ -272,7 +272,7 @@ def step_costs(names: list[str], args: argparse.Namespace) -> dict[str, dict[str
             passes()
             optimizer.step()
 
-        memory[name], steps[name] = peak_memory(passes), step
+        memory[name], steps[name], parameters[name] = peak_memory(passes), step, count_parameters(model)
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(args.rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
@@ -282,6 +282,7 @@ def step_costs(names: list[str], args: argparse.Namespace) -> dict[str, dict[str
     found = {}
     for name in names:
         found[name] = {"step_seconds": statistics.median(times[name]), "peak_mib": memory[name]}
+        found[name]["parameters"] = parameters[name]
         if "dense" in names:
             pairs = zip(times["dense"], times[name], strict=True)
             found[name]["speed"] = statistics.median(d / o for d, o in pairs)
@@ -303,33 +304,33 @@ def table(rows: dict[str, dict], tfidf: float | None) -> str:
         runs = row["runs"]
         trained = f"{statistics.mean(r['train_seconds'] for r in runs):.0f}" if runs else ""
         accuracy = interval([r["accuracy"] for r in runs]) if runs else ""
-        parameters = f"{runs[0]['parameters']:,}" if runs else ""
         speed = f"{row['speed']:.1f}" if "speed" in row else ""
         cells = [name, accuracy, trained, f"{row['step_seconds']:.2f}", speed]
-        lines.append([*cells, f"{row['peak_mib']:.0f}", parameters])
+        lines.append([*cells, f"{row['peak_mib']:.0f}", f"{row['parameters']:,}"])
     if tfidf is not None:
         lines.append(["TF-IDF of words", f"{100 * tfidf:.1f}", *[""] * 5])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def picture(rows: dict[str, dict], tfidf: float | None, length: int, file: Path) -> None:
+    has_accuracy = tfidf is not None
     figure = canvas.canvas(10, 3.6)
-    panels = figure.subplots(1, 3)
+    panels = list(figure.subplots(1, 2 + has_accuracy))
     names = list(rows)
     colors = [COLORS[name] for name in names]
-    for name, color in zip(names, colors, strict=True):
-        accuracies = [100 * run["accuracy"] for run in rows[name]["runs"]]
-        if accuracies:
-            x = [rows[name]["step_seconds"]] * len(accuracies)
-            panels[0].plot(x, accuracies, "o", color=color, label=name)
-    panels[0].set(xscale="log", xlabel="CPU seconds of a step", title="test accuracy, %")
-    if tfidf is not None:
-        panels[0].axhline(100 * tfidf, color="gray", linewidth=0.8, linestyle="--", label="TF-IDF of words")
-    panels[0].axhline(50, color="gray", linewidth=0.8, linestyle=":", label="chance")
-    panels[0].legend(**canvas.LEGEND)
-    for axes, key, title in zip(
-        panels[1:], ("step_seconds", "peak_mib"), ("CPU seconds of a step", "peak MiB of a step"), strict=True
-    ):
+    if has_accuracy:
+        first = panels.pop(0)
+        for name, color in zip(names, colors, strict=True):
+            accuracies = [100 * run["accuracy"] for run in rows[name]["runs"]]
+            first.plot(
+                [rows[name]["step_seconds"]] * len(accuracies), accuracies, "o", color=color, label=name
+            )
+        first.set(xscale="log", xlabel="CPU seconds of a step", title="test accuracy, %")
+        first.axhline(100 * tfidf, color="gray", linewidth=0.8, linestyle="--", label="TF-IDF of words")
+        first.axhline(50, color="gray", linewidth=0.8, linestyle=":", label="chance")
+        first.legend(**canvas.LEGEND)
+    titles = {"step_seconds": "CPU seconds of a step", "peak_mib": "peak MiB of a step"}
+    for axes, (key, title) in zip(panels, titles.items(), strict=True):
         axes.barh(names[::-1], [rows[name][key] for name in names[::-1]], color=colors[::-1])
         axes.set(title=title)
     figure.suptitle(f"Documents of {length:,} bytes, one thread; a step is 4 of them")
