@@ -66,7 +66,7 @@ from torchstone.tasks.text.masked_lm import masked_word_loss, pretrain
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
-MARGIN = ("accuracy", 0.12)
+MARGIN = ("loss", -0.15)  # the most frequent label alone would be 0.1
 Sharing = Literal["none", "headwise", "key_value", "layerwise"]
 
 
@@ -133,7 +133,7 @@ RECIPES = {
         pretrain_batch_size=24,
         steps=120,
         batch_size=24,
-        optim=replace(Recipe.optim, lr=1e-3, ema_decay=0.0),
+        optim=replace(Recipe.optim, lr=2e-3, ema_decay=0.0),
     ),
 }
 
