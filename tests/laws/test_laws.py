@@ -23,7 +23,6 @@ import smoke_runs
 import sources
 
 import torchstone
-from torchstone import systems
 from torchstone.systems import CATALOGUE
 
 SOURCE, TESTS = Path(torchstone.__file__).parent, Path(__file__).parents[1]
@@ -92,9 +91,9 @@ def test_4_reference(entry):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", parity.table())
-def test_4_facts_and_the_whole_reference(name):
-    laws.verified(systems.find(name)[0], sweep=True)
+@every
+def test_4_all_facts_and_the_whole_reference(entry):
+    laws.verified(entry, sweep=True)
 
 
 @pytest.mark.sweep

@@ -43,6 +43,7 @@ def split(images):
     return ImageSplit(torch.zeros(len(images), dtype=torch.long), images)
 
 
+@pytest.mark.sweep
 def test_inception_metrics_match_singular_value_formula(weights):
     """tr (Σ Σ')^½ is the sum of singular values of A Bᵀ / √((n − 1)(m − 1)), of the centred features: no
     square root of a matrix, and exact where pictures are fewer than features."""

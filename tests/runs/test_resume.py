@@ -35,6 +35,7 @@ def short(tmp_path_factory):
     return folder
 
 
+@pytest.mark.sweep
 def test_resume_with_more_steps_ends_like_a_run_of_so_many(short, tmp_path, capsys):
     whole = ts.train("lenet5/smoke", steps=16, out=tmp_path / "whole", quiet=True, **CONSTANT)
     folder = shutil.copytree(short, tmp_path / "run")

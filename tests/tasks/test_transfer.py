@@ -93,6 +93,7 @@ def test_freeze_backbone_with_ema(digits, source, tmp_path):
     assert moved(tensors(source), tensors(tmp_path / "run", "ema.module")) == set(HEAD)
 
 
+@pytest.mark.sweep
 def test_initialize_from_without_freezing_trains_everything(digits, source, tmp_path):
     options = {"data": str(digits / "high"), "quiet": True, "out": tmp_path / "run"}
     ts.train("resnet/smoke", weights=str(source), steps=1, lr=1e-2, **options)

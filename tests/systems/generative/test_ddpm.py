@@ -290,6 +290,7 @@ def test_prompts_sample_what_they_name(color_run, tmp_path, capsys):
     assert "test/nn_distance_ratio" in json.loads((color_run / "result.json").read_text())["metrics"]
 
 
+@pytest.mark.sweep
 def test_prompts_are_sampled_without_the_training_data(color_run, tmp_path, capsys):
     copy = shutil.copytree(color_run, tmp_path / "copy")
     file = copy / "checkpoint" / "meta.json"

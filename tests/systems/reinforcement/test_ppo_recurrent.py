@@ -112,6 +112,7 @@ def test_recurrent_actor_critic_equals_step_by_step():
         assert b.abs().max() > 1e-3, name
 
 
+@pytest.mark.sweep
 def test_recurrent_ppo_update_equals_loop():
     """Three epochs of all steps of envs in minibatches of two, each gradient through the written-out loop."""
     run = next(ppo.build(RECIPE))

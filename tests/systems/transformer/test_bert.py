@@ -408,6 +408,7 @@ def vectors(model, tokenizer, sentences) -> torch.Tensor:
     return F.normalize((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=1)
 
 
+@pytest.mark.sweep
 def test_published_weights_find_the_nearest_sentence(minilm):
     model, tokenizer = ts.load(minilm), load_tokenizer(minilm)
     tokenizer.no_padding()

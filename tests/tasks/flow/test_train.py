@@ -96,6 +96,7 @@ def test_point_flow_beats_gaussian(moons):
     )
 
 
+@pytest.mark.sweep
 def test_point_flow_loss_is_mean_log_prob(moons):
     points, flow = load_points("moons"), moons.state["ema"].module
     with torch.no_grad():
