@@ -1,7 +1,7 @@
 """Key–value recall: which attention finds what stands 3,500 tokens away.
 
-    python benchmarks/recall.py [--lengths 256 1024 4096] [--systems window longformer ...] [--seed 0] [--json]
-        [--minutes 10] [--out runs/recall]
+    python benchmarks/recall.py [--lengths 16 64 256 1024 4096] [--systems window longformer ...] [--seed 0] [--json]
+        [--minutes 20] [--out runs/recall]
 
 A text is filler, in it eight pairs near the beginning, and at its end a query. A pair is one token that stands for a
 key and a value, 16 of each; no two of a text have the same key. The query is one of the keys, the answer its value,
@@ -14,8 +14,8 @@ which shows that nothing else gives the answer away. In `longformer` the query i
 `documents.py`, all of one width, depth and number of heads.
 
 Every contender climbs the lengths: at each it is trained until it answers 95 % of 200 new texts, looked at every 50
-updates, or until its share of the processor's time is spent; then it goes on at the next, all the same. Shares are
-by the number of tokens. The figure is its accuracy on 500 new texts of the longest length, beside the accuracy that
+updates, or until its share of the processor's time is spent, which is the same at each length; then it goes on at the
+next, all the same. The figure is its accuracy on 500 new texts of the longest length, beside the accuracy that
 it left each shorter length with. Seconds are those of the processor, on one thread.
 
 It writes recall.json, recall.md and recall.png.
@@ -99,7 +99,7 @@ def train(name: str, args: argparse.Namespace) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.01)
     spent, stages, number = 0.0, [], 0
     for length in sorted(args.lengths):
-        share = 60 * args.minutes * length / sum(args.lengths)
+        share = 60 * args.minutes / len(args.lengths)
         start, steps, found = time.process_time(), 0, 0.0
         while found < ENOUGH and time.process_time() - start < share:
             for _ in range(EVERY):
@@ -151,9 +151,9 @@ def picture(rows: dict[str, dict], length: int, file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 1024, 4096])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[16, 64, 256, 1024, 4096])
     parser.add_argument("--systems", nargs="+", choices=("window", *OWN), help="contenders (default: all)")
-    parser.add_argument("--minutes", type=float, default=10, help="of the processor, at most, for each")
+    parser.add_argument("--minutes", type=float, default=20, help="of the processor, at most, for each")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--width", type=int, default=Size.width)

@@ -66,7 +66,7 @@ from torchstone.tasks.text.masked_lm import masked_word_loss, pretrain
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
 
-MARGIN = ("loss", -0.15)  # the most frequent label alone would be 0.1
+MARGIN = ("loss", -0.1)  # to give each label its frequency lowers it by 0.07
 Sharing = Literal["none", "headwise", "key_value", "layerwise"]
 
 
