@@ -140,12 +140,13 @@ def picture(rows: dict[str, dict], length: int, file: Path) -> None:
     axes = figure.subplots()
     names = list(rows)[::-1]
     colors = [COLORS.get(name, "gray") for name in names]
-    axes.barh(names, [100 * rows[name]["accuracy"] for name in names], color=colors)
+    axes.barh(names, [100 * rows[name]["accuracy"] for name in names], 0.6, color=colors)
+    axes.set_ylim(-0.6, len(names) + 0.2)  # room for the legend
     axes.axvline(100 / VALUES, color="gray", linestyle=":", label="chance")
     axes.axvline(90, color="gray", linestyle="--", label="90 %")
     distance = length - int(NEAR * length) - 1
     axes.set(xlim=(0, 100), title=f"recall over at least {distance:,} tokens, % of 500 texts")
-    axes.legend(**canvas.LEGEND)
+    axes.legend(**{**canvas.LEGEND, "loc": "upper center", "ncols": 2})
     canvas.save(figure, file)
 
 
