@@ -50,6 +50,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from torchstone.data.synthetic import in_context
 from torchstone.data.text.corpus import read_text
 from torchstone.data.text.mlm_batches import MLMBatch
 from torchstone.engine import rng
@@ -73,8 +74,10 @@ from torchstone.systems import Variant
 from torchstone.tasks.optimization import decay_matrices_only
 from torchstone.tasks.text import bert_inference, language_model
 from torchstone.tasks.text.bert_data import Start, load_encoder, load_matching_weights, prepare
+from torchstone.tasks.text.few_shot import few_shot as measure_few_shot
 from torchstone.tasks.text.finetune import finetune
 from torchstone.tasks.text.generate import generate
+from torchstone.tasks.text.in_context import train_in_context
 from torchstone.tasks.text.language_model import make_tokenizer, train_language_model
 from torchstone.tasks.text.masked_lm import masked_word_loss, pretrain
 
@@ -86,6 +89,7 @@ __all__ = [
     "Recipe",
     "build",
     "evaluate",
+    "few_shot",
     "generate",
     "predict",
     "reference",
@@ -97,7 +101,7 @@ MARGIN = ("loss", -1.3)
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "shakespeare"  # text: shakespeare, python, python/PACKAGE, a text file, a folder, hf:NAME
+    data: str = "shakespeare"  # text: shakespeare, python, python/PACKAGE, file, folder, hf:NAME; in_context
     variant: str = "performer_char_cpu"  # network; the next five fields override its sizes, none keeps them
     task: Literal["language", "masked_lm", "classify"] = "language"  # training task: text, or labeled text
     width: int | None = None  # embedding dimension
@@ -117,6 +121,7 @@ class Recipe:
     mask_prob: float = 0.15  # encoder: probability of masking a token in pre-training
     steps: int = 2000  # number of training steps
     batch_size: int = 12  # batch size, in windows of text
+    init_std: float = 0.02  # standard deviation of initial weights
     optim: OptimConfig = OptimConfig(
         optimizer="adamw",
         lr=4e-3,
@@ -187,6 +192,7 @@ class PerformerConfig:
         features: number of random features of a head; d ln d suffice for a head of width d (theorem 4).
         d_ff: width of the feed-forward layers, by default four times `width`.
         causal: attention to no later token: a language model. Without it, an encoder.
+        init_std: standard deviation of initial weights, of residual projections less.
         features_seed: random seed of the features.
     """
 
@@ -202,6 +208,7 @@ class PerformerConfig:
     causal: bool = True
     eps: float = 1e-5
     dropout: float = 0.0
+    init_std: float = 0.02
     features_seed: int = 0
 
 
@@ -295,21 +302,21 @@ class Performer(nn.Module):
         self.final_norm = nn.LayerNorm(config.width, config.eps, bias=config.bias)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.head.weight = self.token_embedding.weight
-        self.init_weights()
+        self.init_weights(config.init_std)
 
     @classmethod
     def from_kwargs(cls, **kwargs: Any) -> "Performer":
         """A Performer from the fields of `PerformerConfig`."""
         return cls(PerformerConfig(**kwargs))
 
-    def init_weights(self) -> None:
-        """N(0, 0.02²); residual projections over √(2 blocks), so that the sum of all does not grow."""
+    def init_weights(self, std: float = 0.02) -> None:
+        """N(0, std²); residual projections over √(2 blocks), so that the sum of all does not grow."""
         for name, weight in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(weight)
             elif weight.dim() > 1:
                 is_residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
-                nn.init.normal_(weight, std=0.02 / (2 * len(self.blocks)) ** (0.5 * is_residual))
+                nn.init.normal_(weight, std=std / (2 * len(self.blocks)) ** (0.5 * is_residual))
 
     def redraw_features(self) -> None:
         """Other random features in every block: only between training steps."""
@@ -510,12 +517,13 @@ def sizes_of(recipe: Recipe) -> dict[str, Any]:
 
 def build_language_model(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    text = read_text(recipe.data)
-    tokenizer = make_tokenizer(recipe, text)
+    text = None if in_context.is_in_context(recipe.data) else read_text(recipe.data)
+    tokenizer = in_context.make_tokenizer() if text is None else make_tokenizer(recipe, text)
     model_config = {
         **sizes_of(recipe),
         "vocab_size": tokenizer.get_vocab_size(),
         "dropout": recipe.dropout,
+        "init_std": recipe.init_std,
         "features_seed": recipe.seed,
     }
     rng.seed(recipe.seed)
@@ -523,15 +531,15 @@ def build_language_model(recipe: Recipe) -> Iterator[Run]:
         model = Performer.from_kwargs(**model_config).to(device)
     except ValueError as error:
         raise BadInput(f"this network is impossible: {error}") from None
-    run = train_language_model(
-        model,
-        recipe,
-        text,
-        tokenizer,
-        loss=loss,
-        parameters=decay_matrices_only(model, recipe.optim),  # no weight decay of norms
-        model_config=model_config,
-    )
+    learning: dict[str, Any] = {
+        "loss": loss,
+        "parameters": decay_matrices_only(model, recipe.optim),  # no weight decay of norms
+        "model_config": model_config,
+    }
+    if text is None:
+        run = train_in_context(model, recipe, tokenizer, **learning)
+    else:
+        run = train_language_model(model, recipe, text, tokenizer, **learning)
     run.update = run.state["redraw"] = RedrawingUpdate(run.update, model, recipe.redraw_interval)
     yield run
 
@@ -602,8 +610,11 @@ def build_encoder(recipe: Recipe) -> Iterator[Run]:
     yield redrawing(finetune(model, recipe, setup, model_config=config))
 
 
+ENCODER_TASKS = ("masked", "labels")  # of a run's metadata
+
+
 def _inference_of(metadata: dict) -> Any:
-    return language_model if metadata["task"] == "language" else bert_inference
+    return bert_inference if metadata["task"] in ENCODER_TASKS else language_model
 
 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
@@ -620,9 +631,16 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path], **op
     return function(model, metadata, inputs, **options)
 
 
+def few_shot(model: nn.Module, metadata: dict, spec: str, **options: Any) -> dict[str, float]:
+    """Accuracy with examples in the context: see `tasks.text.few_shot.few_shot`."""
+    if metadata["task"] in ENCODER_TASKS:
+        raise BadInput("this Performer is an encoder: it reads whole texts, and continues none")
+    return measure_few_shot(model, metadata, spec, **options)
+
+
 def sample(model: nn.Module, metadata: dict, **options: Any) -> list[str]:
     """Texts that the language model generates: see `tasks.text.language_model.sample`."""
-    if metadata["task"] != "language":
+    if metadata["task"] in ENCODER_TASKS:
         raise BadInput("this Performer is an encoder: it reads whole texts, and generates none")
     return language_model.sample(model, metadata, **options)
 
