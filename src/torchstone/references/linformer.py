@@ -58,20 +58,22 @@ class TextByText(nn.Module):
     def attention(self, x: Tensor, is_token: Tensor, number: int) -> Tensor:
         model, config = self.model, self.config
         layer, d = model.layers[number].attention, config.width // config.heads
-        places = [i for i, is_here in enumerate(is_token.tolist()) if is_here]
+        positions = [i for i, is_here in enumerate(is_token.tolist()) if is_here]
         weight, bias = layer.qkv.weight, layer.qkv.bias
         columns = []
         for head in range(config.heads):
             q, k, v = (
-                x[places] @ weight[begin : begin + d].T + bias[begin : begin + d]
+                x[positions] @ weight[begin : begin + d].T + bias[begin : begin + d]
                 for begin in range(head * d, 3 * config.width, config.width)
             )
             e, f = self.projections(number, head)
-            keys = torch.stack([sum(row[i] * k[j] for j, i in enumerate(places)) for row in e])
-            values = torch.stack([sum(row[i] * v[j] for j, i in enumerate(places)) for row in f])
+            keys = torch.stack([sum(row[i] * k[j] for j, i in enumerate(positions)) for row in e])
+            values = torch.stack([sum(row[i] * v[j] for j, i in enumerate(positions)) for row in f])
             scores = (q @ keys.T / d**0.5).exp()
             columns.append(scores / scores.sum(1, keepdim=True) @ values)
-        found = x.new_zeros(len(x), config.width).index_copy(0, torch.tensor(places), torch.cat(columns, 1))
+        found = x.new_zeros(len(x), config.width).index_copy(
+            0, torch.tensor(positions), torch.cat(columns, 1)
+        )
         return self.linear(found, layer.out)
 
     def projections(self, layer: int, head: int) -> tuple[Tensor, Tensor]:

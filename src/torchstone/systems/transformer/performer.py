@@ -567,8 +567,8 @@ def build_encoder(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
     sizes = sizes_of(recipe)
     start = find_start(recipe, sizes["context"])
-    asked = SimpleNamespace(**vars(recipe), max_length=sizes["context"])
-    setup = prepare(asked, {**sizes, "features_seed": recipe.seed}, "performer", start)
+    row_recipe = SimpleNamespace(**vars(recipe), max_length=sizes["context"])
+    setup = prepare(row_recipe, {**sizes, "features_seed": recipe.seed}, "performer", start)
     known = {field.name for field in fields(PerformerConfig)} - {"causal"}
     model_config = {name: value for name, value in setup.model_config.items() if name in known}
 
