@@ -1,8 +1,8 @@
 """Color images with captions: OpenMoji drawings with their Unicode names, or a folder of your own.
 
 A folder has a text file for each image (`cat.png`, `cat.txt`), a `captions.tsv` with an image's name, a tab
-and its caption on each line, or a `metadata.jsonl` with `file_name` and `text` on each line, as Hugging Face's
-image folders have. An image that is listed several times has several captions.
+and its caption on each line, or a `metadata.jsonl` with `file_name` and `text` on each line, as Hugging
+Face's image folders have. An image that is listed several times has several captions.
 """
 
 import json
@@ -208,7 +208,7 @@ def list_pairs(folder: Path) -> list[Pair]:
 def load_folder(
     folder: Path, size: int, skip: bool
 ) -> tuple[UInt8[np.ndarray, "count 3 {size} {size}"], list[tuple[str, ...]], Levels, str]:
-    """Images of a folder and the captions of each, the levels of deep images, and a note of what was left out.
+    """Images of a folder, the captions of each, the levels of deep images, and a note of what was left out.
 
     Raises:
         BadInput: no captions; an image that is corrupt or missing, or a caption that is empty, by its name.

@@ -95,7 +95,9 @@ def encode_texts(
         raise BadInput(f"the tokenizer has no {START if start is None else END}")
     rows = torch.full((len(texts), max_length), end)
     rows[:, 0] = start
-    for row, encoding in zip(rows, tokenizer.encode_batch(list(texts), add_special_tokens=False), strict=True):
+    for row, encoding in zip(
+        rows, tokenizer.encode_batch(list(texts), add_special_tokens=False), strict=True
+    ):
         ids = encoding.ids[: max_length - 2]
         row[1 : 1 + len(ids)] = torch.tensor(ids)
     return rows

@@ -61,17 +61,13 @@ class ImageTexts:
 
 @identified(lambda data: {split: _contents(data, split) for split in SPLITS}, unit="images")
 def load_image_texts(
-    source: str | Path,
-    *,
-    size: int,
-    languages: Sequence[str] = ("en",),
-    device: torch.device | str = "cpu",
+    source: str | Path, *, size: int, languages: Sequence[str] = ("en",), device: torch.device | str = "cpu"
 ) -> ImageTexts:
     """Pictures and captions of `openmoji` or a folder, resized to `size` × `size`, in color.
 
-    Of OpenMoji 300 emoji are held out for the test and 64 for validation, of a folder a tenth and a twentieth.
-    Variants of one drawing (of a man and of a woman, of skin tones) stay in one split; of those held out one
-    variant is kept.
+    Of OpenMoji 300 emoji are held out for the test and 64 for validation, of a folder a tenth and a
+    twentieth. Variants of one drawing (of a man and of a woman, of skin tones) stay in one split; of those
+    held out one variant is kept.
 
     Args:
         languages: of the names, the first for `texts` (with aliases, if it is English); of a folder unused.
