@@ -41,7 +41,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from torchstone.data.vision.image_text_batches import ImageTextBatch, positive_pairs
+from torchstone.data.vision.image_text_batches import OLD_END_ID, ImageTextBatch, positive_pairs
 from torchstone.data.vision.image_texts import load_image_texts
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
@@ -148,7 +148,6 @@ RECIPES = {
 }
 
 MAX_LOGIT_SCALE = math.log(100)
-OLD_EOS_ID = 2  # of configs that mean the largest token id
 
 
 @dataclass(frozen=True)
@@ -338,7 +337,7 @@ class CLIPTextTower(nn.Module):
         """The state of the end-of-text token: of the first one, or, where a config says 2, of the largest
         id."""
         eos_id = self.config.eos_id
-        is_end = tokens if eos_id == OLD_EOS_ID else (tokens == eos_id).int()
+        is_end = tokens if eos_id == OLD_END_ID else (tokens == eos_id).int()
         return hidden[torch.arange(len(tokens), device=tokens.device), is_end.argmax(1)]
 
 
