@@ -37,6 +37,7 @@ SLOW = frozenset(
         *("albert/sentiment", "albert/masked", "albert/paper"),
         *("distilbert/sentiment", "distilbert/masked", "distilbert/paper"),
         *("longformer/sentiment", "longformer/masked", "longformer/paper"),
+        *("clip/openmoji", "clip/languages"),
         *("ppo/pong", "ppo/pong_half_hour", "dqn/pong", "dqn/nature", "vgg/mnist5k"),
     }
 )
@@ -47,7 +48,7 @@ EVALUATED = 64  # images of a split
 
 
 # three of them at a time, of networks or replay buffers as their papers have them, need tens of gigabytes
-TOO_LARGE = ("dqn/nature", "bert/paper", "albert/paper", "distilbert/paper", "longformer/paper")
+TOO_LARGE = ("dqn/nature", "bert/paper", "albert/paper", "distilbert/paper", "longformer/paper", "clip/paper")
 
 
 def is_at_hand(recipe: Any) -> bool:

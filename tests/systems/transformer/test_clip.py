@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,6 +60,7 @@ def pairs(count=6):
 # ------------------------------------------------------------------------------------------ network
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_clip_is_transformers_in_both_modes(mode):
     for label, config, theirs, inputs in random_clips(import_transformers(), count=2, seed=3):
@@ -146,7 +148,7 @@ def batch_of(rows=slice(None), count=6):
 
 def test_pair_loss_is_the_mean_over_all_right_answers():
     model, batch = small(), batch_of()
-    logits = model(batch.images, batch.tokens)
+    logits = model(batch.images, batch.tokens).detach()
     expected = 0.0
     for table in (logits, logits.T):
         for i, row in enumerate(table.log_softmax(1)):
@@ -185,6 +187,7 @@ def two_processes(out: Path) -> None:
         torch.save(outcome(rows), out / f"{name}-{rank}.pt")
 
 
+@pytest.mark.sweep  # two processes that import torch
 def test_pair_loss_of_two_processes_is_that_of_the_whole_batch(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -212,9 +215,13 @@ with parallel.process_group(torch.device("cpu")):
     for name in SHARES:
         for rank in (0, 1):
             two = torch.load(tmp_path / f"{name}-{rank}.pt")
-            apart = max(float((a - b).abs().max()) for a, b in zip(one, two, strict=True))
-            print(f"{name} shares, process {rank}: {apart:.1e} from one process")
-            assert apart < 1e-12
+            half = len(one) // 2
+            gradients, weights = (
+                max(float((a - b).abs().max()) for a, b in zip(one[part], two[part], strict=True))
+                for part in (slice(half), slice(half, None))
+            )
+            print(f"{name} shares, process {rank}: {gradients:.1e} and {weights:.1e} from one process")
+            assert gradients < 1e-14 and weights < 1e-10
 
 
 def test_pair_loss_without_the_others_gradients_would_be_wrong():
@@ -275,7 +282,7 @@ def test_clip_learns_of_a_folder_with_captions(tmp_path):
         Image.new("RGB", (10, 14), shade).save(folder / f"{number}.png")
         lines.append(f"{number}.png\t{name} paper")
     (folder / "captions.tsv").write_text("\n".join(lines))
-    run = ts.train("clip/smoke", data=folder, out=tmp_path / "run", steps=30, device="cpu", quiet=True)
+    run = ts.train("clip/smoke", data=folder, out=tmp_path / "run", steps=40, device="cpu", quiet=True)
     print(run.results)
     assert run.results["test/recall_at_1"] >= 0.75
     shown = [folder / "0.png", folder / "2.png"]
@@ -320,15 +327,17 @@ def test_clip_evaluates_the_test_split_of_its_data():
     metrics = evaluate(run.state["model"], run.metadata, "shapes", held_out=True)
     whole = evaluate(run.state["model"], run.metadata, "shapes", held_out=False)
     assert metrics["images"] == len(load_image_texts("shapes", size=32).test) == 24
-    assert whole["images"] == 240 and metrics == {**metrics, **{k: v for k, v in run.test().items() if k in metrics}}
+    assert whole["images"] == 240 and metrics == {
+        **metrics,
+        **{k: v for k, v in run.test().items() if k in metrics},
+    }
 
 
+@pytest.mark.sweep
 def test_clip_without_a_stem_is_written_for_transformers(tmp_path):
     """Trained, exported, and read by transformers: network, tokenizer and image processor."""
     ts.train("clip/smoke", variant="clip_emoji_vit", steps=2, out=tmp_path / "run", device="cpu", quiet=True)
-    folder = Path(ts.export_hf(tmp_path / "run", tmp_path / "hf") if hasattr(ts, "export_hf") else tmp_path)
-    if folder == tmp_path:
-        ts.export(tmp_path / "run", out=tmp_path / "hf", format="hf")
+    ts.export(tmp_path / "run", out=tmp_path / "hf", format="hf")
     library = import_transformers()
     theirs = library.CLIPModel.from_pretrained(tmp_path / "hf").eval()
     tokenizer = library.AutoTokenizer.from_pretrained(tmp_path / "hf")
@@ -352,6 +361,7 @@ def test_clip_without_a_stem_is_written_for_transformers(tmp_path):
     assert settings["bos_token"] == "<|startoftext|>" and settings["pad_token"] == "<|endoftext|>"
 
 
+@pytest.mark.sweep
 def test_clip_with_a_stem_has_no_form_in_transformers(tmp_path):
     ts.train("clip/smoke", steps=1, out=tmp_path / "run", device="cpu", quiet=True)
     with pytest.raises(BadInput, match="no convolutional stem"):
@@ -372,7 +382,7 @@ FAULTS = {
         model.text, "config", replace(model.text.config, eos_id=2)
     ),
     "texts see what follows": lambda model: setattr(
-        model.text, "config", replace(model.text.config, pooling="both")
+        model.text, "config", SimpleNamespace(**vars(model.text.config) | {"pooling": "both"})
     ),
     "no norm before the first block": lambda model: setattr(model.vision, "pre_norm", nn.Identity()),
     "no norm of the class token": lambda model: setattr(model.vision, "post_norm", nn.Identity()),

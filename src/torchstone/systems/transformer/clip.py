@@ -145,6 +145,7 @@ RECIPES = {
         steps=80,
         batch_size=32,
         dropout=0.0,
+        optim=replace(Recipe.optim, lr=3e-3, ema_decay=0.0),
     ),
 }
 
