@@ -237,6 +237,8 @@ FAMILIES = {
 # as many of a kind as there are layers, distances or classes
 NUMBERED = {
     r"gradient/(.+)": Legend("gradient of {0}", "norm, by layer or by steps back relative to the last"),
-    r"recall_at_(\d+)": Legend("recall at {0}", "share of searches with their own among the first", "higher"),
+    r"recall_at_([\d*]+)": Legend(
+        "recall at {0}", "share of searches with their own among the first", "higher"
+    ),
     r"iou_(.+)": Legend("intersection over union of {0}", FRACTION, "higher"),
 }
