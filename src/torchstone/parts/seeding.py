@@ -32,6 +32,7 @@ class SeedStream(IntEnum):
     LENGTH_GROUPS = 2
     MLM_MASKS = 3
     DEQUANTIZATION = 4
+    CAPTIONS = 25  # which of a picture's captions
 
 
 def derive_seed(seed: int, stream: int, counter: int) -> int:

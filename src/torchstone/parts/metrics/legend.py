@@ -134,6 +134,10 @@ LEGENDS = {
         "Fréchet distance before training over that after", "ratio", "higher", "1"
     ),
     "precision": Legend("precision of samples", "fraction near real images", "higher"),
+    "mean_reciprocal_rank": Legend(
+        "mean reciprocal rank", "mean of 1 / place of the text's own picture in a search", "higher"
+    ),
+    "logit_scale": Legend("inverse temperature", "factor of the cosines, at most 100"),
     "recall": Legend("recall of samples", "fraction of real images near samples", "higher"),
     "relative_variance": Legend("variance of samples over that of the data", "ratio; 1 is right"),
     "diversity": Legend("variance within a class over that of the data", "ratio; 1 is right"),
@@ -215,6 +219,7 @@ OF_SYSTEMS = {
     ("distilbert", "loss"): Legend(
         "loss", "weighted sum of the three terms with a teacher; else cross-entropy, nats", "lower"
     ),
+    ("clip", "loss"): Legend("contrastive loss", "nats, of all pairs of a batch", "lower", "ln(pairs)"),
     ("ctc", "loss"): Legend("CTC loss", "nats per label", "lower"),
     ("ddpm", "loss"): Legend("denoising error", "squared, of standard noise", "lower", "1"),
     ("perceptron", "loss"): Legend(
@@ -233,6 +238,9 @@ FAMILIES = {
     r"logistic_(.+)": "{0} of logistic regression, to compare with",
     r"ridge_(.+)": "{0} of ridge regression, to compare with",
     r"boosting_(.+)": "{0} of gradient boosting, to compare with",
+    r"image_to_text_(.+)": "{0}, of captions by their pictures",
+    r"novel_(.+)": "{0}, of drawings without a variant in training",
+    r"nearest_word_(.+)": "{0} by the nearest words and pixels, to compare with",
     r"inception_(.+)": "{0} by Inception's features",
     r"ddim_(.+)": "{0} with DDIM",
     r"ddpm_(.+)": "{0} with all steps of DDPM",
@@ -258,5 +266,8 @@ NUMBERED = {
         "deviation of the {0}accuracy with {1} examples in the context", "standard deviation over draws"
     ),
     r"gradient/(.+)": Legend("gradient of {0}", "norm, by layer or by steps back relative to the last"),
+    r"recall_at_([\d*]+)": Legend(
+        "recall at {0}", "share of searches with their own among the first", "higher"
+    ),
     r"iou_(.+)": Legend("intersection over union of {0}", FRACTION, "higher"),
 }
