@@ -30,6 +30,7 @@ class SeedStream(IntEnum):
     LENGTH_GROUPS = 2
     MLM_MASKS = 3
     DEQUANTIZATION = 4
+    QUESTION_ORDER = 2  # of the questions about an image
 
 
 def derive_seed(seed: int, stream: int, counter: int) -> int:
