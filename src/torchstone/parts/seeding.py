@@ -25,6 +25,7 @@ class SeedStream(IntEnum):
     REPLAY_DRAWS = 22
     RANDOM_FEATURES = 23  # of kernel attention
     RANDOM_BLOCKS = 24  # of block-sparse attention
+    CAPTIONS = 25  # which of a picture's captions
     # these share a number with one above; no run has both of a pair
     LENGTH_BUCKETS = 2
     LENGTH_GROUPS = 2

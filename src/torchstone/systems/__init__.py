@@ -135,6 +135,9 @@ t5: T5, 2019. Raffel, Shazeer, Roberts et al., arXiv:1910.10683
 vit: ViT, 2020. Dosovitskiy, Beyer, Kolesnikov et al., arXiv:2010.11929
     variants: vit_b_16 vit_ti_16 vit_s_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14 vit_cifar vit_mnist
     recipes: mnist5k cifar10 smoke
+clip: CLIP, 2021. Radford, Kim, Hallacy et al., arXiv:2103.00020
+    variants: clip_emoji clip_b_32 clip_b_16 clip_l_14 clip_emoji_vit clip_tiny
+    recipes: openmoji languages paper smoke
 """,
     "generative": """
 vae: VAE, 2013. Kingma and Welling, arXiv:1312.6114

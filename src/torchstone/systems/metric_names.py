@@ -43,6 +43,8 @@ METRICS = {
     "majority_accuracy gain_kept",
     "longformer": f"{CLASSES} cross_entropy unigram tfidf",
     "t5": TRANSLATION,
+    "clip": "loss logit_scale mean_reciprocal_rank recall_at_* image_to_text_recall_at_* "
+    "nearest_word_recall_at_*",
     "vae": "loss elbo iwae_5 iwae_50 kl active_latents independent_pixels",
     "gan": GAN,
     "cgan": f"{GAN} label_accuracy",

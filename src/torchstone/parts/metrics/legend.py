@@ -126,6 +126,10 @@ LEGENDS = {
         "Fréchet distance before training over that after", "ratio", "higher", "1"
     ),
     "precision": Legend("precision of samples", "fraction near real images", "higher"),
+    "mean_reciprocal_rank": Legend(
+        "mean reciprocal rank", "mean of 1 / place of the text's own picture in a search", "higher"
+    ),
+    "logit_scale": Legend("inverse temperature", "factor of the cosines, at most 100"),
     "recall": Legend("recall of samples", "fraction of real images near samples", "higher"),
     "relative_variance": Legend("variance of samples over that of the data", "ratio; 1 is right"),
     "diversity": Legend("variance within a class over that of the data", "ratio; 1 is right"),
@@ -203,6 +207,7 @@ OF_SYSTEMS = {
     ("distilbert", "loss"): Legend(
         "loss", "weighted sum of the three terms with a teacher; else cross-entropy, nats", "lower"
     ),
+    ("clip", "loss"): Legend("contrastive loss", "nats, of all pairs of a batch", "lower", "ln(pairs)"),
     ("ctc", "loss"): Legend("CTC loss", "nats per label", "lower"),
     ("ddpm", "loss"): Legend("denoising error", "squared, of standard noise", "lower", "1"),
     ("perceptron", "loss"): Legend(
@@ -221,6 +226,8 @@ FAMILIES = {
     r"logistic_(.+)": "{0} of logistic regression, to compare with",
     r"ridge_(.+)": "{0} of ridge regression, to compare with",
     r"boosting_(.+)": "{0} of gradient boosting, to compare with",
+    r"image_to_text_(.+)": "{0}, of captions by their pictures",
+    r"nearest_word_(.+)": "{0} by the nearest words and pixels, to compare with",
     r"inception_(.+)": "{0} by Inception's features",
     r"ddim_(.+)": "{0} with DDIM",
     r"ddpm_(.+)": "{0} with all steps of DDPM",
@@ -229,5 +236,6 @@ FAMILIES = {
 # as many of a kind as there are layers, distances or classes
 NUMBERED = {
     r"gradient/(.+)": Legend("gradient of {0}", "norm, by layer or by steps back relative to the last"),
+    r"recall_at_(\d+)": Legend("recall at {0}", "share of searches with their own among the first", "higher"),
     r"iou_(.+)": Legend("intersection over union of {0}", FRACTION, "higher"),
 }

@@ -1,16 +1,16 @@
 """CLIP: one encoder for pictures and one for texts, trained so that a picture lies beside its own caption.
 
-Paper: Alec Radford, Jong Wook Kim, Chris Hallacy, Aditya Ramesh, Gabriel Goh, Sandhini Agarwal et al., "Learning
-Transferable Visual Models From Natural Language Supervision", 2021, arXiv:2103.00020.
+Paper: Alec Radford, Jong Wook Kim, Chris Hallacy, Aditya Ramesh, Gabriel Goh, Sandhini Agarwal et al.,
+"Learning Transferable Visual Models From Natural Language Supervision", 2021, arXiv:2103.00020.
 
 The idea. A classifier knows the classes that it was trained on. Captions name anything: let two encoders map
 pictures and texts into one space, and train them on one question only: of all the captions of this batch,
 which belongs to this picture, and of all the pictures, which to this caption? A new class then needs no
 training, only its name ("zero-shot"); and a text finds pictures that nobody has labeled.
 
-    I = W_i LN(vision(image)_class) / ‖·‖     T = W_t LN(text(tokens)_end) / ‖·‖        (section 2.3, figure 3)
-    s_ij = exp(t) Iᵢ·Tⱼ                        t is learned; exp(t) ≤ 100, at first 1/0.07  (sections 2.4, 2.5)
-    L = ½ (CE(s, i → i) + CE(sᵀ, j → j))       over the N × N pairs of a batch
+    I = W_i LN(vision(image)_class) / ‖·‖    T = W_t LN(text(tokens)_end) / ‖·‖     (section 2.3, figure 3)
+    s_ij = exp(t) Iᵢ·Tⱼ                      t is learned; exp(t) ≤ 100, at first 1/0.07        (2.4, 2.5)
+    L = ½ (CE(s, i → i) + CE(sᵀ, j → j))     over the N × N pairs of a batch
 
     vision: ViT with a norm before its first block     text: causal transformer, read at the end-of-text token
 
@@ -18,22 +18,134 @@ training, only its name ("zero-shot"); and a text finds pictures that nobody has
     L/14        vision 1024, 24, 16; text 768, 12, 12                        768 shared numbers
 
 Shapes: images (images, channels, height, width) and tokens (texts, time) -> logits (images, texts).
+
+Processes that share a batch exchange their embeddings, gradients included, so that the loss is that of all
+pairs of the whole batch.
+
+What differs from the paper. A small set of pictures has captions that are alike: where two pairs of a batch
+have their text or their picture in common, both are right answers (several positives). A picture has several
+captions, one of which is drawn for each batch. `clip_emoji` is for small pictures and short training: its
+patches come from convolutions, and the mean of the patches is read. Its word pieces are learned from the
+captions. The rest of the chapter's variants are the published ones, whose folders load.
 """
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from torchstone.data.vision.image_text_batches import ImageTextBatch, positive_pairs
+from torchstone.data.vision.image_texts import load_image_texts
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
+from torchstone.engine.parallel import gather_rows
+from torchstone.engine.run import Run
+from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
+from torchstone.hub.clip import from_config, preprocessor_config, published, to_config, unpublished
+from torchstone.parts.contrastive_loss import contrastive_loss
+from torchstone.parts.facts import Fact, ParityCase, count_parameters, on_meta
 from torchstone.parts.transformer.attention import MultiHeadAttention
 from torchstone.parts.transformer.feed_forward import FeedForward
 from torchstone.parts.transformer.positions import interpolate_positions
+from torchstone.systems import Variant
+from torchstone.tasks.vision.image_text import (
+    END,
+    evaluate,
+    learn_tokenizer,
+    parse_languages,
+    predict,
+    train_image_text,
+)
+
+__all__ = [
+    "FACTS",
+    "MARGIN",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "from_config",
+    "predict",
+    "preprocessor_config",
+    "published",
+    "reference",
+    "to_config",
+    "unpublished",
+]
+
+MARGIN = ("mean_reciprocal_rank", 0.05)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    data: str = "openmoji"  # data set: openmoji, or a folder of pictures with captions.tsv
+    variant: str = "clip_emoji"  # network variant
+    languages: str = "en"  # languages of OpenMoji's names: en,de,… or all; the first is searched in
+    translation_prob: float = 0.5  # probability of a caption in another language than the first
+    vocab_size: int = 1500  # vocabulary size of the word-piece tokenizer
+    max_length: int = 16  # maximum number of tokens of a caption, start and end included
+    dropout: float = 0.1  # dropout probability in the blocks
+    augment: str = "affine8-0.15-0.1"  # augmentation, such as shift2, affine or jitter
+    steps: int = 1600  # number of updates
+    batch_size: int = 128  # batch size (pairs)
+    optim: OptimConfig = OptimConfig(
+        optimizer="adamw",
+        lr=2e-3,
+        beta2=0.98,
+        weight_decay=0.1,
+        warmup_ratio=0.05,
+        max_grad_norm=1.0,
+        ema_decay=0.99,
+    )  # optimizer, schedule, precision
+    seed: int = 0  # random seed of weights, order, captions, augmentation and dropout
+    device: str = "auto"  # device: auto, cpu, cuda or mps
+
+
+RECIPES = {
+    "openmoji": Recipe(),
+    # captions in 14 languages, a text tower for all of them
+    "languages": Recipe(languages="all", vocab_size=6000),
+    # the paper's (section 2.5) on a folder of your own, of millions of pictures, for GPUs:
+    # torchrun --nproc-per-node 8 -m torchstone train clip/paper --data DIR
+    "paper": Recipe(
+        variant="clip_b_32",
+        vocab_size=49_408,
+        max_length=77,
+        dropout=0.0,
+        augment="crop8",
+        steps=390_000,
+        batch_size=32_768,
+        optim=replace(
+            Recipe.optim,
+            lr=5e-4,
+            eps=1e-6,
+            weight_decay=0.2,
+            warmup_ratio=0.005,
+            max_grad_norm=None,
+            ema_decay=0.0,
+            precision="bf16",
+        ),
+    ),
+    # for tests: seconds
+    "smoke": Recipe(
+        variant="clip_tiny",
+        vocab_size=400,
+        max_length=8,
+        augment="none",
+        steps=80,
+        batch_size=32,
+        dropout=0.0,
+    ),
+}
 
 MAX_LOGIT_SCALE = math.log(100)
 OLD_EOS_ID = 2  # of configs that mean the largest token id
@@ -51,6 +163,9 @@ class CLIPVisionConfig:
     patch_size: int = 32  # pixels per side
     channels: int = 3
     stem: Sequence[int] = ()  # widths of convolutional stages before the patches; each halves the image
+    pooling: Literal["class", "mean"] = (
+        "class"  # what `pool` reads: the class token, or the mean of the patches
+    )
     activation: str = "quick_gelu"
     eps: float = 1e-5  # of the norms
     attention_dropout: float = 0.0
@@ -108,14 +223,14 @@ class CLIPBlock(nn.Module):
 
 
 class ConvStage(nn.Module):
-    """Two 3×3 convolutions, each with group norm and ReLU, and the maximum of 2×2 pixels."""
+    """Two 3×3 convolutions, each with batch norm and ReLU, and the maximum of 2×2 pixels."""
 
     def __init__(self, channels: int, width: int):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        self.norm1 = nn.GroupNorm(math.gcd(8, width), width)
+        self.norm1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(math.gcd(8, width), width)
+        self.norm2 = nn.BatchNorm2d(width)
 
     def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch width h2 w2"]:
         x = F.relu(self.norm1(self.conv1(x)))
@@ -137,9 +252,11 @@ class CLIPVisionTower(nn.Module):
                 f"a stem of {len(config.stem)} stages needs patches of a multiple of {stride} pixels"
             )
         channels = (config.channels, *config.stem)
-        self.stem = nn.Sequential(*(ConvStage(*each) for each in zip(channels, channels[1:], strict=False)))
+        self.stem = nn.Sequential(*(ConvStage(*each) for each in itertools.pairwise(channels)))
         patch = config.patch_size // stride
         self.patch_embedding = nn.Conv2d(channels[-1], width, patch, patch, bias=False)
+        # without it all pictures begin with nearly one embedding: what the stem gives is positive
+        self.patch_norm = nn.BatchNorm2d(width) if config.stem else nn.Identity()
         self.class_token = nn.Parameter(torch.empty(width))
         self.grid_size = self.patch_grid(config.image_size, config.image_size)
         self.position_embedding = nn.Parameter(torch.empty(1 + math.prod(self.grid_size), width))
@@ -170,8 +287,9 @@ class CLIPVisionTower(nn.Module):
         return x
 
     def pool(self, hidden: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch width"]:
-        """The class token after the final norm."""
-        return self.post_norm(hidden[:, 0])
+        """The class token, or the mean of the patches, after the final norm."""
+        mean = self.config.pooling == "mean"
+        return self.post_norm(hidden[:, 1:].mean(1) if mean else hidden[:, 0])
 
     def patch_grid(self, height: int, width: int) -> tuple[int, int]:
         """Number of patches (rows, columns) of an image."""
@@ -239,8 +357,8 @@ class CLIP(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Deviations by width and depth, as in the authors' code: what each block adds shrinks with the number
-        of blocks. Biases are zero."""
+        """Deviations by width and depth, as in the authors' code: what each block adds shrinks with their
+        number. Biases are zero."""
         for tower in (self.vision, self.text):
             width, depth = tower.config.width, tower.config.layers
             for name, weight in tower.named_parameters():
@@ -286,6 +404,139 @@ class CLIP(nn.Module):
         return F.normalize(self.text_projection(self.text.pool(self.text(tokens, mask), tokens)), dim=1)
 
 
+class PairEmbeddings(nn.Module):
+    """What the loss asks of the network, as one call, which `parallel.replicate` can wrap."""
+
+    def __init__(self, model: CLIP):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, images: Float[Tensor, "batch channels h w"], tokens: Int64[Tensor, "batch time"]
+    ) -> tuple[Float[Tensor, "batch embed_dim"], Float[Tensor, "batch embed_dim"], Float[Tensor, ""]]:
+        """I, T and exp(t)."""
+        model = self.model
+        return model.encode_images(images), model.encode_texts(tokens), model.logit_scale.exp()
+
+
+def pair_loss(net: Any, batch: ImageTextBatch) -> dict[str, Tensor]:
+    """L over all pairs of the batch, however many processes share it; its mean is over this process's pairs.
+
+    Args:
+        net: `PairEmbeddings`.
+    """
+    images, texts, scale = net(batch.images, batch.tokens)
+    # this process's rows against the columns of all
+    pictures, captions = ((own, gather_rows(own)) for own in (batch.pictures, batch.texts))
+    positive = positive_pairs(pictures, captions)
+    # L = ½ (CE(s, i → i) + CE(sᵀ, j → j))
+    image_loss = contrastive_loss(scale * images @ gather_rows(texts).T, positive)
+    text_loss = contrastive_loss(scale * texts @ gather_rows(images).T, positive)
+    return {"loss": (image_loss + text_loss) / 2, "logit_scale": scale}
+
+
 def make_clip(vision: Mapping[str, Any] = {}, text: Mapping[str, Any] = {}, **model_config: Any) -> CLIP:
     """A network by the fields of `CLIPVisionConfig`, `CLIPTextConfig` and `CLIPConfig`."""
     return CLIP(CLIPConfig(CLIPVisionConfig(**vision), CLIPTextConfig(**text), **model_config))
+
+
+def tower(width: int, layers: int, heads: int, times: int = 4, **fields: Any) -> dict[str, Any]:
+    return {"width": width, "layers": layers, "heads": heads, "d_ff": times * width, **fields}
+
+
+SMALL = {"image_size": 32, "activation": "gelu"}
+SMALL_TEXT = tower(128, 2, 4, 2, vocab_size=1500, max_length=16, eos_id=1, activation="gelu")
+TINY_TEXT = tower(32, 1, 2, 2, vocab_size=400, max_length=8, eos_id=1, activation="gelu")
+CONFIGS: dict[str, dict[str, Any]] = {
+    "clip_emoji": {
+        "vision": tower(128, 2, 4, 2, **SMALL, patch_size=16, stem=[16, 32, 64, 128], pooling="mean"),
+        "text": SMALL_TEXT,
+        "embed_dim": 128,
+    },
+    "clip_b_32": {},
+    "clip_b_16": {"vision": {"patch_size": 16}},
+    "clip_l_14": {"vision": tower(1024, 24, 16, patch_size=14), "text": tower(768, 12, 12), "embed_dim": 768},
+    # without a stem, as transformers' CLIP
+    "clip_emoji_vit": {
+        "vision": tower(128, 4, 4, 2, **SMALL, patch_size=4),
+        "text": SMALL_TEXT,
+        "embed_dim": 128,
+    },
+    "clip_tiny": {
+        "vision": tower(32, 1, 2, 2, **SMALL, patch_size=8, stem=[8, 16], pooling="mean"),
+        "text": TINY_TEXT,
+        "embed_dim": 32,
+    },
+}
+VARIANTS = {
+    name: Variant(partial(make_clip, **config), (3, *[config.get("vision", {}).get("image_size", 224)] * 2))
+    for name, config in CONFIGS.items()
+}
+
+
+def build(recipe: Recipe) -> Iterator[Run]:
+    device = select_device(recipe.device)
+    config = CONFIGS[recipe.variant]
+    size = config.get("vision", {}).get("image_size", CLIPVisionConfig.image_size)
+    languages = parse_languages(recipe.languages)
+    data = load_image_texts(recipe.data, size=size, languages=languages, device=device)
+    tokenizer = learn_tokenizer(data, recipe.vocab_size)
+    text = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "max_length": recipe.max_length,
+        "eos_id": tokenizer.token_to_id(END),
+        "dropout": recipe.dropout,
+    }
+    model_config = {
+        **config,
+        "vision": {**config.get("vision", {}), "dropout": recipe.dropout},
+        "text": {**config.get("text", {}), **text},
+    }
+    rng.seed(recipe.seed)
+    model = make_clip(**model_config).to(device)
+    yield train_image_text(
+        model,
+        recipe,
+        data,
+        tokenizer,
+        pair_loss,
+        forward_module=PairEmbeddings(model),
+        max_logit_scale=MAX_LOGIT_SCALE,
+        model_config=model_config,
+    )
+
+
+# number of parameters: of all, of the vision tower and of the text tower, without projections
+COUNTS = {
+    "clip_b_32": (151_277_313, 87_456_000, 63_165_952),
+    "clip_b_16": (149_620_737, None, None),
+    "clip_l_14": (427_616_513, 303_179_776, 123_060_480),
+}
+
+
+def count_parameters_of(variant: str, part: str) -> int:
+    model = on_meta(VARIANTS[variant].make)
+    return count_parameters({"network": model, "vision": model.vision, "text": model.text}[part])
+
+
+FACTS = [
+    Fact(f"{variant} {part} parameters", partial(count_parameters_of, variant, part), count)
+    for variant, counts in COUNTS.items()
+    for part, count in zip(("network", "vision", "text"), counts, strict=True)
+    if count is not None
+]
+
+
+def reference() -> Iterator[ParityCase]:
+    """transformers' CLIPModel with random settings, in both precisions, with padding on either side and both
+    rules of where a text ends; the loss as in training, alone in its batch."""
+    from torchstone.references import convert_inside
+    from torchstone.references.clip import PairsWithLoss, TransformersPairs, random_clips
+    from torchstone.references.transformers import import_transformers
+
+    for label, config, theirs, inputs in random_clips(import_transformers()):
+        ours = make_clip(**from_config(config)[1]).to(theirs.dtype).train()
+        ours.load_state_dict(published("", theirs.state_dict()))
+        pair = PairsWithLoss(ours), TransformersPairs(theirs)
+        names = convert_inside(partial(published, ""))
+        yield ParityCase(*pair, inputs, names, torch.optim.AdamW, label)
