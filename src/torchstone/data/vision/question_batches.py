@@ -88,7 +88,9 @@ def check_prompt(tokenizer: Tokenizer, prompt: str, most: int) -> None:
     if not words:
         raise BadInput("the question is empty: ask something, such as --prompt 'what is it?'")
     if len(words) > most:
-        raise BadInput(f"a question has at most {most} words, the context's rest beside the image, not {len(words)}")
+        raise BadInput(
+            f"a question has at most {most} words, the context's rest beside the image, not {len(words)}"
+        )
     if unknown := [word for word in words if word not in vocab]:
         plain = sorted(set(vocab) - set(SPECIAL_TOKENS))
         raise BadInput(f"no question had the word {unknown[0]!r}: {did_you_mean(unknown[0], plain)}")

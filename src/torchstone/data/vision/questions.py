@@ -68,9 +68,7 @@ class QuestionData:
 
 
 @identified(lambda data: {split: getattr(data, split).contents() for split in SPLITS}, unit="questions")
-def load_questions(
-    source: str | Path, *, size: int, device: torch.device | str = "cpu"
-) -> QuestionData:
+def load_questions(source: str | Path, *, size: int, device: torch.device | str = "cpu") -> QuestionData:
     """Images of `openmoji`, `digits` or a folder, resized to `size` x `size`, in color, and their questions.
 
     Of a folder a tenth of the images is held out for the test by a constant seed, and as many for validation.
@@ -160,7 +158,9 @@ def _read_folder(folder: Path, size: int, skip: bool) -> tuple[np.ndarray, list[
         if number == 1 and [column.lower() for column in columns] == ["picture", "question", "answer"]:
             continue
         if len(columns) != 3 or not all(columns):
-            raise BadInput(f"{listing}, line {number}: give an image, a question and an answer, with tabs between")
+            raise BadInput(
+                f"{listing}, line {number}: give an image, a question and an answer, with tabs between"
+            )
         asked.setdefault(columns[0], []).append((columns[1].lower(), columns[2].lower()))
 
     def read(name: str) -> np.ndarray:

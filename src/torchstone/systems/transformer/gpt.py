@@ -263,7 +263,10 @@ class GPT(nn.Module):
         return self.read(self.token_embedding(tokens), cache, last_only)
 
     def read(
-        self, h: Float[Tensor, "batch time width"], cache: list[KVCache] | None = None, last_only: bool = False
+        self,
+        h: Float[Tensor, "batch time width"],
+        cache: list[KVCache] | None = None,
+        last_only: bool = False,
     ) -> Float[Tensor, "batch positions vocab"]:
         """What `forward` gives for embeddings, of tokens or of anything else of their width.
 
