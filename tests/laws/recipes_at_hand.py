@@ -37,6 +37,7 @@ SLOW = frozenset(
         *("albert/sentiment", "albert/masked", "albert/paper"),
         *("distilbert/sentiment", "distilbert/masked", "distilbert/paper"),
         *("longformer/sentiment", "longformer/masked", "longformer/paper"),
+        *("vlm/openmoji",),
         *("ppo/pong", "ppo/pong_half_hour", "dqn/pong", "dqn/nature", "vgg/mnist5k"),
     }
 )

@@ -1,4 +1,4 @@
-"""transformers' LLaVA with a CLIP tower and GPT-2, with random configurations and weights, and both losses."""
+"""transformers' LLaVA with a CLIP tower and GPT-2 in random configurations, and the losses of both sides."""
 
 from collections.abc import Callable, Iterator
 from random import Random

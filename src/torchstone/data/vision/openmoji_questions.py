@@ -6,8 +6,8 @@
     clock      the time, a half hour, on a clock face that is drawn here
     emoji_clock   the same on OpenMoji's own 24 clock faces, which are in no training split
 
-All variants of one drawing are in one split, and a composed picture is made of drawings of its own split. Skin
-tones are left out: of them there is the drawing without one.
+All variants of one drawing are in one split, and a composed picture is made of drawings of its own split. Of
+skin tones there is the drawing without one.
 """
 
 import json
@@ -28,8 +28,8 @@ GROUPS_OF_EMOJI = (
     "52b2af793e9431d955ea765ec6b95a0eaba1d17572307c86f96948e5bd0aca82",
     0.1,
 )
-# Unicode's groups whose drawings have something in common, and what stands for them in an answer; what is in the
-# other three (objects, activities, travel and places) looks like anything
+# Unicode's groups whose drawings have something in common, and what stands for them in an answer; what is in
+# the other three (objects, activities, travel and places) looks like anything
 CATEGORIES = {
     "Smileys & Emotion": "a smiley",
     "People & Body": "a person",

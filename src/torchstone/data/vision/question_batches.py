@@ -5,6 +5,7 @@ An image's N tokens stand before the first question; each question and its answe
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from torchstone.parts.seeding import SeedStream, derive_generator
 
 IMAGE, USER, ASSISTANT, END = "[IMAGE]", "[USER]", "[ASSISTANT]", "[END]"
 SPECIAL_TOKENS = (PAD, UNKNOWN, IMAGE, USER, ASSISTANT, END)
-PAD_ID, IMAGE_ID, END_ID = (SPECIAL_TOKENS.index(token) for token in (PAD, IMAGE, END))
+PAD_ID, _, IMAGE_ID, USER_ID, ASSISTANT_ID, END_ID = range(len(SPECIAL_TOKENS))
 
 
 class QuestionBatch(NamedTuple):
@@ -43,21 +44,20 @@ class Conversations:
 
     def __init__(self, tokenizer: Tokenizer, image_tokens: int):
         self.tokenizer, self.image_tokens = tokenizer, image_tokens
-        self.user, self.assistant = (tokenizer.token_to_id(token) for token in (USER, ASSISTANT))
 
     def prompt(self, question: str) -> list[int]:
         """The tokens before the answer to a question, those of the image left out."""
-        return [self.user, *self.tokenizer.encode(question).ids, self.assistant]
+        return [USER_ID, *self.tokenizer.encode(question).ids, ASSISTANT_ID]
 
     def turn(self, question: Question) -> tuple[list[int], list[int]]:
-        """Tokens of question and answer, and the targets at each but the last, which the next turn follows."""
+        """Tokens of question and answer, and the target at each: none at the last."""
         prompt, answer = self.prompt(question.question), [*self.tokenizer.encode(question.answer).ids, END_ID]
         return [*prompt, *answer], [*[PAD_ID] * (len(prompt) - 1), *answer, PAD_ID]
 
     def batch(self, rows: Iterable[Sequence[tuple[list[int], list[int]]]]) -> tuple[Tensor, Tensor]:
         """Tokens and targets, (rows, time), of turns about one image each, padded to the longest."""
         image = [IMAGE_ID] * self.image_tokens
-        lines = [[sum((turn[part] for turn in turns), []) for part in (0, 1)] for turns in rows]
+        lines = [[list(chain.from_iterable(part)) for part in zip(*turns, strict=True)] for turns in rows]
         # what follows the last token is predicted by none
         longest = max(len(tokens) for tokens, _ in lines) - 1
         tokens = torch.full((len(lines), self.image_tokens + longest), PAD_ID)

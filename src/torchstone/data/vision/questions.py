@@ -1,6 +1,7 @@
 """Images with questions and answers: OpenMoji's drawings, scikit-learn's digits, or a folder of your own.
 
-A folder has a `questions.tsv`: on each line the name of an image in it, a question and an answer, divided by tabs.
+A folder has a `questions.tsv`: on each line the name of an image in it, a question and an answer, with tabs
+between.
 """
 
 from collections.abc import Iterator
@@ -102,7 +103,7 @@ def load_questions(source: str | Path, *, size: int, device: torch.device | str 
     )
 
 
-Part = tuple[UInt8[np.ndarray, "count 3 size size"], list[Question]]
+Part = tuple[UInt8[np.ndarray, "_ 3 size size"], list[Question]]
 
 
 def _ask(answered: list[openmoji_questions.Answered], split: str, number: int) -> Part:

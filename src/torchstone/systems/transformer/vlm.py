@@ -1,32 +1,32 @@
 """VLM: a language model that reads an image's patches as tokens, and answers questions about it.
 
 Paper: Haotian Liu, Chunyuan Li, Qingyang Wu and Yong Jae Lee, "Visual Instruction Tuning" (LLaVA), 2023,
-arXiv:2304.08485; the projector of two layers: Liu, Li, Li and Lee, "Improved Baselines with Visual Instruction
-Tuning" (LLaVA-1.5), 2023, arXiv:2310.03744. GPT-4 (OpenAI, 2023, arXiv:2303.08774) takes images too; how is
-not published.
+arXiv:2304.08485; the projector of two layers: Liu, Li, Li and Lee, "Improved Baselines with Visual
+Instruction Tuning" (LLaVA-1.5), 2023, arXiv:2310.03744. GPT-4 (OpenAI, 2023, arXiv:2303.08774) takes images
+too; its network is not published.
 
-The idea. A language model reads embeddings, and does not ask where they come from. Let a vision encoder turn an
-image into one vector a patch, project these to the width of the word embeddings, and put them before the
-question: the answer is then the continuation, as of any text. Training is next-token prediction on the answers
-alone, over conversations of several questions about one image.
+The idea. A language model reads embeddings, whatever they come from. Let a vision encoder turn an image into
+one vector a patch, project these to the width of the word embeddings, and put them before the question: the
+answer is then the continuation, as of any text. Training is next-token prediction on the answers alone, over
+conversations of several questions about one image.
 
-    Z = g(image)                                  CLIP's hidden states before its last block, class token dropped
-    H = W₂ gelu(W₁ Z)                             the projector: a linear layer in LLaVA, two in LLaVA-1.5
-    h = [H₁ … H_N, E(q₁), …, E(a₁), …]            tokens, N of them the image's; GPT reads h
-    L = −Σ log p(xᵢ | image, x before i)          over the tokens of answers and their ends (equations 2 and 3)
+    Z = g(image)                           CLIP's hidden states before its last block, class token dropped
+    H = W₂ gelu(W₁ Z)                      the projector: a linear layer in LLaVA, two in LLaVA-1.5
+    h = [H₁ … H_N, E(q₁), …, E(a₁), …]     embeddings of tokens, N of them the image's; GPT reads h
+    L = −Σ log p(xᵢ | image, x before i)   over the tokens of answers and their ends (equations 2 and 3)
 
-    vlm_emoji        4 × 4 patches of a convolutional stem, 96 wide, 2 + 2 blocks; for images of 32 × 32 pixels
-    vlm_l_14_gpt2    CLIP L/14 at 336 × 336 pixels (576 patches), projector, GPT-2
+    vlm_emoji       16 patches of 8 × 8 pixels through a convolutional stem, width 96, 2 blocks + 2 blocks
+    vlm_l_14_gpt2   CLIP L/14 at 336 × 336 pixels (576 patches), projector, GPT-2
 
-Shapes: images (batch, channels, height, width) and tokens (batch, time), N of each row the image's, -> logits
-(batch, time, vocabulary).
+Shapes: images (batch, channels, height, width) and tokens (batch, time), N of each row the image's, ->
+logits (batch, time, vocabulary).
 
 What differs from the paper. The language model is GPT, not LLaMA; its positions are learned. Nothing is
-pre-trained unless `--vision` names a run of `clip`: encoder, projector and language model are trained together
-from the first step, on questions whose answers are known or measured (the paper's are GPT-4's). The paper's
-first stage, the projector alone on captions, is `--freeze vision` with a trained encoder. Words are tokens, those
-of the training questions; a question with another word is refused. The blocks that nothing reads are kept, so
-that weights fit CLIP's, and not trained.
+pre-trained unless `--vision` names a run of `clip`: encoder, projector and language model are trained
+together from the first step, on questions whose answers are known or measured (the paper's are GPT-4's). The
+paper's first stage, the projector alone on captions, is left out. Words are tokens, those of the training
+questions; a question with another word is refused. Blocks that are not read are kept, so that weights fit
+CLIP's, and not trained.
 """
 
 from collections.abc import Iterator, Mapping
@@ -129,8 +129,8 @@ class Projector(nn.Module):
 
 @torch.no_grad()
 def init_language(language: nn.Module, width: int) -> None:
-    """GPT-2's deviations times √(768/width): at 0.02 the attention of a narrow network is uniform for most of a
-    short training, and the image is not looked at."""
+    """GPT-2's deviations times √(768/width): at 0.02 the attention of a narrow network is uniform for most of
+    a short training, and the image is not looked at."""
     for weight in language.parameters():
         if weight.dim() > 1:
             weight *= (768 / width) ** 0.5
@@ -217,8 +217,8 @@ class VLM(nn.Module):
         if bool((counts != patches.shape[1]).any()):
             wrong = int(counts[counts != patches.shape[1]][0])
             raise BadInput(
-                f"{wrong} image tokens in a row, but an image has {patches.shape[1]} vectors: repeat the token "
-                f"{self.config.image_id} so many times"
+                f"{wrong} image tokens in a row, but an image has {patches.shape[1]} vectors: repeat the "
+                f"token {self.config.image_id} so many times"
             )
 
     def make_cache(self) -> list[KVCache]:

@@ -27,7 +27,6 @@ from torchstone.data.vision.question_batches import (
 from torchstone.data.vision.questions import Question, QuestionData, QuestionSplit, load_questions
 from torchstone.engine import parallel
 from torchstone.engine.run import Examples, Run
-from torchstone.errors import BadInput
 from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.modes import eval_mode
 from torchstone.plots.answers import plot_answers
@@ -41,7 +40,7 @@ SHOWN = 24  # answers in the picture of the report
 
 
 def longest_conversation(data: QuestionData, tokenizer: Tokenizer) -> int:
-    """Tokens of the longest conversation of a split, or of one question and its answer where that is longer."""
+    """Tokens of the longest conversation about an image, those of the image left out."""
     conversations, longest = Conversations(tokenizer, 0), 0
     for split in (data.train, data.val, data.test):
         lengths: Counter[int] = Counter()
@@ -216,7 +215,7 @@ def answer(
         rows = generate(reader, tokens, most, greedy=True, eos=END_ID)[:, len(prompt) :]
     texts = []
     for row in rows.tolist():
-        ids = [token for token in row[: (row + [END_ID]).index(END_ID)] if token >= len(SPECIAL_TOKENS)]
+        ids = [token for token in row[: [*row, END_ID].index(END_ID)] if token >= len(SPECIAL_TOKENS)]
         texts.append(conversations.tokenizer.decode(ids))
     return texts
 
