@@ -86,7 +86,8 @@ class _GatherRows(torch.autograd.Function):
 def gather_rows(rows: Shaped[Tensor, "rows *shape"]) -> Shaped[Tensor, "all_rows *shape"]:
     """Every process's rows in order of rank, with gradients: a loss of one process that uses another's rows
     reaches that one's weights. All processes must call it, and go back through it."""
-    return _GatherRows.apply(rows) if world_size() > 1 else rows  # ty: ignore[invalid-return-type]
+    gathered: Any = _GatherRows.apply(rows) if world_size() > 1 else rows
+    return gathered
 
 
 def barrier() -> None:

@@ -142,8 +142,8 @@ def to_config(model_config: Mapping[str, Any]) -> dict[str, Any]:
     vision, text = model_config.get("vision", {}), model_config.get("text", {})
     if vision.get("stem") or vision.get("pooling", "class") != "class":
         raise BadInput(
-            "transformers' CLIP has no convolutional stem and reads the class token: train a variant without, "
-            "such as clip_emoji_vit"
+            "transformers' CLIP has no convolutional stem, and reads the class token: train a variant "
+            "without, such as clip_emoji_vit"
         )
     embed_dim = model_config.get("embed_dim", 512)
     end = text.get("eos_id", TEXT["eos_token_id"][1])
@@ -192,7 +192,12 @@ def preprocessor_config(picture: Mapping[str, Any]) -> dict[str, Any]:
     }
     if resize is not None:
         is_shorter = isinstance(resize, int)
-        settings["size"] = {"shortest_edge": resize} if is_shorter else dict(zip(("height", "width"), resize))
+        settings["size"] = {"shortest_edge": resize} if is_shorter else _sides(resize)
     if crop is not None:
-        settings["crop_size"] = dict(zip(("height", "width"), crop))
+        settings["crop_size"] = _sides(crop)
     return settings
+
+
+def _sides(sides: Any) -> dict[str, int]:
+    height, width = sides
+    return {"height": height, "width": width}

@@ -21,7 +21,7 @@ def contrastive_loss(
     if positive is None:
         return -log_p.diagonal().mean()
     # where a log p is −∞ and no positive, 0 times it would be NaN
-    share = positive / positive.sum(1, keepdim=True)
+    share = positive.to(log_p) / positive.sum(1, keepdim=True)
     return -(torch.where(positive, log_p, 0.0) * share).sum(1).mean()
 
 

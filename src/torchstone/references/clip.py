@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchstone.data.vision.image_text_batches import OLD_END_ID
 from torchstone.parts.contrastive_loss import symmetric_contrastive_loss
 from torchstone.references import randomize_weights
 from torchstone.references.bert import softmax_in_own_precision
-
-OLD_EOS_ID = 2
 
 
 def random_clips(
@@ -43,7 +42,7 @@ def random_clips(
                 "attn_implementation": "eager",
             }
 
-        eos_id = OLD_EOS_ID if is_old else rng.randint(3, vocab_size - 1)
+        eos_id = OLD_END_ID if is_old else rng.randint(3, vocab_size - 1)
         config = library.CLIPConfig(
             vision_config={
                 **tower(),
@@ -74,7 +73,7 @@ def random_clips(
 def random_texts(
     rng: Random, count: int, time: int, vocab_size: int, eos_id: int, *, is_left: bool
 ) -> tuple[Tensor, Tensor]:
-    """Tokens and mask (count, time): the first text is of full length, the last two have an end early on too."""
+    """Tokens and mask (count, time): the first text is of full length, the last two have two ends."""
     tokens = torch.randint(3, vocab_size, (count, time))
     tokens[tokens == eos_id] = 3 if eos_id != 3 else 4
     mask = torch.zeros(count, time, dtype=torch.bool)
@@ -82,7 +81,7 @@ def random_texts(
         length = time if row == 0 else rng.randint(3, time)
         span = slice(time - length, time) if is_left else slice(0, length)
         mask[row, span] = True
-        if eos_id != OLD_EOS_ID:
+        if eos_id != OLD_END_ID:
             tokens[row, span.stop - 1] = eos_id
             if row > 1:
                 tokens[row, span.stop - 2] = eos_id

@@ -14,6 +14,7 @@ from torchstone.data.vision.image_texts import ImageTexts
 from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_generator
 
+OLD_END_ID = 2  # of configs that mean the largest id
 START, END = "<|startoftext|>", "<|endoftext|>"  # the names of CLIP's tokenizer; the end pads too
 
 
@@ -80,6 +81,28 @@ def positive_pairs(
 ) -> Bool[Tensor, "rows columns"]:
     """True where two pairs have the picture or the text in common."""
     return (pictures[0][:, None] == pictures[1]) | (texts[0][:, None] == texts[1])
+
+
+def check_tokenizer(tokenizer: Tokenizer, vocab_size: int, end_id: int, where: str) -> None:
+    """Refuse a tokenizer that does not belong to a network.
+
+    Args:
+        end_id: token that the network reads; 2 stands for the largest id.
+
+    Raises:
+        BadInput: it lacks `START` or `END`, has more tokens than the network knows, or ends texts otherwise.
+    """
+    if missing := [name for name in (START, END) if tokenizer.token_to_id(name) is None]:
+        raise BadInput(f"the tokenizer of {where} has no {missing[0]}")
+    largest, end = max(tokenizer.get_vocab().values()), tokenizer.token_to_id(END)
+    if largest >= vocab_size:
+        raise BadInput(
+            f"the tokenizer of {where} has ids up to {largest}, but the network knows {vocab_size}"
+        )
+    if end != end_id and not (end_id == OLD_END_ID and end == largest):
+        raise BadInput(
+            f"the tokenizer of {where} ends texts with token {end}, but the network reads token {end_id}"
+        )
 
 
 def encode_texts(

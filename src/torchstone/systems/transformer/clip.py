@@ -41,7 +41,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from torchstone.data.vision.image_text_batches import ImageTextBatch, positive_pairs
+from torchstone.data.vision.image_text_batches import OLD_END_ID, ImageTextBatch, positive_pairs
 from torchstone.data.vision.image_texts import load_image_texts
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
@@ -148,7 +148,6 @@ RECIPES = {
 }
 
 MAX_LOGIT_SCALE = math.log(100)
-OLD_EOS_ID = 2  # of configs that mean the largest token id
 
 
 @dataclass(frozen=True)
@@ -277,9 +276,8 @@ class CLIPVisionTower(nn.Module):
         """
         positions = self.position_embedding[None]
         positions = interpolate_positions(positions, self.grid_size, self.patch_grid(*images.shape[2:]))
-        x = (
-            self.patch_embedding(self.stem(images)).flatten(2).transpose(1, 2)
-        )  # (B, W, H/P, W/P) -> (B, N, W)
+        patches = self.patch_norm(self.patch_embedding(self.stem(images)))  # (B, W, H/P, W/P)
+        x = patches.flatten(2).transpose(1, 2)  # (B, N, W)
         x = torch.cat([self.class_token.expand(len(x), 1, -1), x], 1) + positions  # (B, 1 + N, W)
         x = self.pre_norm(x)
         for block in self.layers[: len(self.layers) + 1 + layer]:
@@ -338,7 +336,7 @@ class CLIPTextTower(nn.Module):
         """The state of the end-of-text token: of the first one, or, where a config says 2, of the largest
         id."""
         eos_id = self.config.eos_id
-        is_end = tokens if eos_id == OLD_EOS_ID else (tokens == eos_id).int()
+        is_end = tokens if eos_id == OLD_END_ID else (tokens == eos_id).int()
         return hidden[torch.arange(len(tokens), device=tokens.device), is_end.argmax(1)]
 
 

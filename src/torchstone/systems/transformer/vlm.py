@@ -60,7 +60,7 @@ from torchstone.systems.transformer.clip import (
 )
 from torchstone.systems.transformer.gpt import GPT, GPTConfig
 from torchstone.tasks.optimization import decay_matrices_only
-from torchstone.tasks.transfer import load_run_weights, load_weights
+from torchstone.tasks.transfer import freeze, load_run_weights, load_weights
 from torchstone.tasks.vision.answer import evaluate, longest_conversation, predict, train_to_answer
 
 __all__ = ["FACTS", "MARGIN", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "predict", "reference"]
@@ -312,7 +312,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     if tensors:
         load_weights(model.vision, tensors, f"{recipe.vision} does not fit {recipe.variant}")
     if recipe.freeze == "vision":
-        model.vision.requires_grad_(False)
+        freeze(model, ("projector.", "language."))
     yield train_to_answer(
         model,
         recipe,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 from torch import Tensor, nn
 
 from torchstone.data.text import tokenizers
@@ -55,7 +55,11 @@ def learn_tokenizer(data: ImageTexts, vocab_size: int) -> Tokenizer:
         for label in data.train.labels.tolist()
         for text in (*data.texts[label], *data.translations[label])
     ]
-    return tokenizers.train("wordpiece", texts, vocab_size=vocab_size, special_tokens=(START, END))
+    tokenizer = tokenizers.train("wordpiece", texts, vocab_size=vocab_size, special_tokens=(START, END))
+    ends = [(name, tokenizer.token_to_id(name)) for name in (START, END)]
+    # for other programs that read the tokenizer
+    tokenizer.post_processor = processors.TemplateProcessing(f"{START} $A {END}", special_tokens=ends)
+    return tokenizer
 
 
 def train_image_text(
@@ -72,8 +76,8 @@ def train_image_text(
     """A Run that trains `model` on pictures and their captions; metrics are of searches by text among the
     pictures of a split.
 
-    Of the recipe: `augment`, `translation_prob`, `languages`. Biases, norms and the temperature have no weight
-    decay. The network with the best mean reciprocal rank in validation is tested.
+    Of the recipe: `augment`, `translation_prob`, `languages`. Biases, norms and the temperature have no
+    weight decay. The network with the best mean reciprocal rank in validation is tested.
 
     Args:
         loss: of a batch; it calls `forward_module`.
@@ -84,7 +88,7 @@ def train_image_text(
     """
     if recipe.optim.grad_accum_steps > 1:
         raise BadInput(
-            "the contrastive loss compares all pairs of a batch, and those of different micro-batches would not "
+            "the contrastive loss compares all pairs of a batch, and those of two micro-batches would not "
             "be: set --grad-accum-steps 1, or share the batch among more devices"
         )
     length = model.config.text.max_length
