@@ -95,7 +95,7 @@ RECIPES = {
         augment="none",
         steps=100,
         batch_size=32,
-        optim=replace(Recipe.optim, lr=3e-3),
+        optim=replace(Recipe.optim, lr=5e-3),
     ),
 }
 
