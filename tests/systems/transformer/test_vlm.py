@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
@@ -65,12 +66,11 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(
-    "fault",
-    [pytest.param(f, marks=pytest.mark.sweep if i > 1 else ()) for i, f in enumerate(FAULTS)],
+    "fault", [pytest.param(f, marks=pytest.mark.sweep if i > 1 else ()) for i, f in enumerate(FAULTS)]
 )
 def test_parity_detects_planted_faults(fault, monkeypatch):
     FAULTS[fault](monkeypatch)
-    pairs = list(vlm.reference())[:3:2]  # float64, with and without the class token
+    pairs = list(islice(vlm.reference(), 0, 3, 2))  # float64, with and without the class token
     checks = [check for n, pair in enumerate(pairs, 1) for check in _parity("vlm", n, pair)]
     failed = [check.name for check in checks if not check.passed]
     print(f"{fault}: {len(failed)} of {len(checks)} failed")
@@ -161,6 +161,7 @@ def test_what_is_not_read_is_not_trained(layer, unread):
     model(torch.randn(2, 3, 8, 8)).square().sum().backward()
     for name, weight in model.named_parameters():
         assert (weight.grad is not None) == weight.requires_grad, name
+    assert any(weight.requires_grad for weight in model.vision.parameters())
     frozen = [not block.norm1.weight.requires_grad for block in model.vision.layers]
     assert frozen == [False] * (2 - unread) + [True] * unread
     assert not model.vision.post_norm.weight.requires_grad
@@ -184,29 +185,6 @@ def test_words_before_an_image_do_not_see_it():
     assert not torch.equal(a[:, 2:], b[:, 2:])
 
 
-def tokenizer_of(*texts):
-    return question_batches.question_tokenizer([Question(0, text, "a red flag") for text in texts])
-
-
-@torch.no_grad()
-def test_generated_answers_are_those_of_whole_passes():
-    """With the cache, the image is read once."""
-    tokenizer = tokenizer_of("what is it?")
-    model = tiny(language={**vlm.CONFIGS["vlm_tiny"]["language"], "vocab_size": tokenizer.get_vocab_size()})
-    conversations, images = Conversations(tokenizer, 4), torch.randn(5, 3, 8, 8)
-    answers = task.answer(model, images, conversations, "what is it?", 6)
-    prompt = [question_batches.IMAGE_ID] * 4 + conversations.prompt("what is it?")
-    for image, found in zip(images, answers, strict=True):
-        tokens = torch.tensor([prompt])
-        for _ in range(6):
-            following = model(image[None], tokens)[:, -1].argmax(-1, keepdim=True)
-            tokens = torch.cat([tokens, following], 1)
-        ids = tokens[0, len(prompt) :].tolist()
-        ids = ids[: [*ids, question_batches.END_ID].index(question_batches.END_ID)]
-        assert found == tokenizer.decode([i for i in ids if i >= len(question_batches.SPECIAL_TOKENS)])
-    assert len(set(answers)) > 1
-
-
 def test_the_loss_is_the_mean_over_tokens_of_answers():
     model = tiny()
     tokens = torch.tensor([[2, 2, 2, 2, 3, 6, 4, 7, 5], [2, 2, 2, 2, 3, 6, 4, 8, 9]])
@@ -227,7 +205,7 @@ def test_the_loss_is_the_mean_over_tokens_of_answers():
 @pytest.fixture(scope="module")
 def smoke_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vlm")
-    ts.train("vlm/smoke", out=folder / "run", quiet=True, device="cpu", steps=40)
+    ts.train("vlm/smoke", out=folder / "run", quiet=True, device="cpu", steps=60)
     return folder / "run"
 
 
@@ -275,6 +253,24 @@ def test_eval_measures_the_blank_image_beside_it(smoke_run):
         for word in ("even", "odd")
     ]
     assert min(abs(found["blank_parity_accuracy"] - share) for share in shares) < 1e-9
+
+
+@torch.no_grad()
+def test_generated_answers_are_those_of_whole_passes(smoke_run):
+    """With the cache, the image is read once."""
+    model, question = ts.load(smoke_run), "is it even or odd?"
+    conversations = Conversations(ts.load_tokenizer(smoke_run), model.image_tokens)
+    images = task.normalize(load_questions("digits", size=8).test.pixels[:12], model.metadata["picture"])
+    answers = task.answer(model, images, conversations, question, 4)
+    prompt = [question_batches.IMAGE_ID] * model.image_tokens + conversations.prompt(question)
+    for image, found in zip(images, answers, strict=True):
+        tokens = torch.tensor([prompt])
+        for _ in range(4):
+            following = model(image[None], tokens)[:, -1].argmax(-1, keepdim=True)
+            tokens = torch.cat([tokens, following], 1)
+        ids = tokens[0, len(prompt) :].tolist()
+        assert found == conversations.tokenizer.decode(ids[: ids.index(question_batches.END_ID)])
+    assert set(answers) == {"even", "odd"}
 
 
 def test_an_answer_counts_as_right_where_the_generated_one_is(smoke_run):
@@ -359,5 +355,7 @@ def test_recipes_that_cannot_be_built_are_refused(fields, message):
 
 
 def test_another_systems_run_is_no_encoder(trained_run):
-    with pytest.raises(BadInput, match="holds a lenet5, which has no vision encoder: give a run of clip"):
-        next(build(replace_fields(SMOKE, {"vision": str(trained_run("lenet5"))})))
+    with pytest.raises(
+        BadInput, match="holds a gpt_char_cpu, which has no vision encoder: give a run of clip"
+    ):
+        next(build(replace_fields(SMOKE, {"vision": str(trained_run("gpt"))})))
