@@ -1,4 +1,4 @@
-"""Pictures with all of their captions: OpenMoji with its names in 14 languages, or a folder of your own.
+"""Pictures with all of their captions: OpenMoji by its names in 14 languages, shapes, or a folder.
 
 The names are those of Unicode's CLDR, out of the package `emoji`: an English one and its aliases ("dog face",
 "dog") and one in each other language. Flags are left out: a country's name cannot be read off its flag.
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from torchstone.data.bad_files import split_skip
@@ -29,6 +30,28 @@ from torchstone.data.vision.dataset import ImageSplit
 from torchstone.data.vision.preprocess import Levels, describe_levels
 from torchstone.errors import BadInput
 
+GENERATED = "shapes"
+COLORS = {
+    "red": (220, 40, 40),
+    "orange": (250, 150, 30),
+    "yellow": (240, 220, 50),
+    "green": (60, 170, 70),
+    "blue": (50, 90, 220),
+    "purple": (140, 60, 190),
+    "pink": (250, 150, 190),
+    "brown": (130, 85, 50),
+    "gray": (140, 140, 140),
+    "black": (20, 20, 20),
+}
+# whether a point is inside, by its distance from the center in units of the half side
+SHAPES = {
+    "circle": lambda x, y: x * x + y * y <= 1,
+    "ring": lambda x, y: (x * x + y * y <= 1) & (x * x + y * y >= 0.3),
+    "square": lambda x, y: np.maximum(abs(x), abs(y)) <= 0.9,
+    "diamond": lambda x, y: abs(x) + abs(y) <= 1,
+    "triangle": lambda x, y: (y <= 0.9) & (abs(x) <= (y + 0.9) / 1.8),
+    "cross": lambda x, y: (np.minimum(abs(x), abs(y)) <= 0.3) & (np.maximum(abs(x), abs(y)) <= 1),
+}
 LANGUAGES = ("en", "ar", "de", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "ru", "tr", "zh")
 FLAG = re.compile(r"^1F1[EF]|^1F3F4-E")  # of countries, and of their parts
 NUM_TEST, NUM_VAL = 300, 64  # emoji that are held out
@@ -42,12 +65,14 @@ class ImageTexts:
     Args:
         texts: captions of each picture; it is searched for by the first.
         translations: captions in other languages, of each picture as many as there are.
+        families: what variants of one drawing share, such as a man and a woman of one profession.
         metadata: as `PictureSet` has it, for values from −1 to 1.
     """
 
     name: str
     texts: tuple[tuple[str, ...], ...]
     translations: tuple[tuple[str, ...], ...]
+    families: tuple[str, ...]
     train: ImageSplit
     val: ImageSplit
     test: ImageSplit
@@ -58,19 +83,24 @@ class ImageTexts:
         """By what the pictures of a split are searched for."""
         return [self.texts[label][0] for label in split.labels.tolist()]
 
+    def is_novel(self, split: ImageSplit) -> Bool[Tensor, " count"]:
+        """True for pictures of which no variant is trained on."""
+        known = {self.families[label] for label in self.train.labels.tolist()}
+        return torch.tensor([self.families[label] not in known for label in split.labels.tolist()])
+
 
 @identified(lambda data: {split: _contents(data, split) for split in SPLITS}, unit="images")
 def load_image_texts(
     source: str | Path, *, size: int, languages: Sequence[str] = ("en",), device: torch.device | str = "cpu"
 ) -> ImageTexts:
-    """Pictures and captions of `openmoji` or a folder, resized to `size` × `size`, in color.
+    """Pictures and captions of `openmoji`, `shapes` or a folder, resized to `size` × `size`, in color.
 
-    Of OpenMoji 300 emoji are held out for the test and 64 for validation, of a folder a tenth and a
-    twentieth. Variants of one drawing (of a man and of a woman, of skin tones) stay in one split; of those
-    held out one variant is kept.
+    Of OpenMoji 300 emoji are held out for the test and 64 for validation, of other pictures a tenth and a
+    twentieth. Of skin tones only the drawing without one is there. A man and a woman of one profession may be
+    on two sides: `is_novel` tells which pictures have no such relative in training.
 
     Args:
-        languages: of the names, the first for `texts` (with aliases, if it is English); of a folder unused.
+        languages: of the names, the first for `texts` (with aliases, if it is English); else unused.
 
     Raises:
         BadInput: no such data or language; no captions; an image that is corrupt or missing, by its name.
@@ -83,6 +113,11 @@ def load_image_texts(
             f"{', '.join(languages)}"
         )
         num_test, num_val = NUM_TEST, NUM_VAL
+    elif source == GENERATED:
+        arrays, texts = _draw_shapes(size)
+        translations, families = [()] * len(texts), [each[0] for each in texts]
+        description = f"{source}: {len(texts)} drawn shapes of a size, color and side"
+        num_test, num_val = len(texts) // 10, len(texts) // 20
     else:
         arrays, texts, levels, left_out = load_folder(Path(source).expanduser(), size, skip)
         translations, families = [()] * len(texts), [str(i) for i in range(len(texts))]
@@ -97,13 +132,14 @@ def load_image_texts(
     images = torch.from_numpy(np.ascontiguousarray(arrays)).to(device)
     splits = {
         split: ImageSplit(rows.to(device), images[rows.to(device)])
-        for split, rows in _split_families(families, num_test, num_val).items()
+        for split, rows in _split_rows(len(texts), num_test, num_val).items()
     }
     sizes = " / ".join(f"{len(splits[split])} {split}" for split in ("train", "val", "test"))
     return ImageTexts(
         source,
         tuple(texts),
         tuple(translations),
+        tuple(families),
         **splits,
         metadata=picture_metadata(size, levels),
         description=f"{description}; {sizes}",
@@ -153,16 +189,25 @@ def _load_openmoji(
     return images, texts, translations, families
 
 
-def _split_families(families: Sequence[str], num_test: int, num_val: int) -> dict[str, Tensor]:
-    """Rows of each split, by a constant seed; of a family that is held out the first."""
-    rows_of: dict[str, list[int]] = {}
-    for row, family in enumerate(families):
-        rows_of.setdefault(family, []).append(row)
-    names = sorted(rows_of)
-    order = [names[i] for i in np.random.RandomState(SPLIT_SEED).permutation(len(names))]
-    held_out = num_test + num_val
+def _draw_shapes(size: int) -> tuple[np.ndarray, list[tuple[str, ...]]]:
+    """Each shape in each color, small and large, on either side; captions with and without the last two."""
+    steps = (np.arange(size) + 0.5) / size
+    pictures, texts = [], []
+    for side, center in (("left", 0.3), ("right", 0.7)):
+        for kind, half in (("small", 0.15), ("large", 0.28)):
+            for color, value in COLORS.items():
+                for shape, contains in SHAPES.items():
+                    inside = contains((steps[None] - center) / half, (steps[:, None] - 0.5) / half)
+                    pictures.append(np.where(inside, np.uint8(value)[:, None, None], np.uint8(255)))
+                    texts.append((f"{kind} {color} {shape} on the {side}", f"{color} {shape}"))
+    return np.stack(pictures), texts
+
+
+def _split_rows(count: int, num_test: int, num_val: int) -> dict[str, Tensor]:
+    """Rows of each split, by a constant seed."""
+    order = torch.from_numpy(np.random.RandomState(SPLIT_SEED).permutation(count))
+    sizes = (num_test, num_val, count - num_test - num_val)
     return {
-        "train": torch.tensor(sorted(row for name in order[held_out:] for row in rows_of[name])),
-        "val": torch.tensor(sorted(rows_of[name][0] for name in order[num_test:held_out])),
-        "test": torch.tensor(sorted(rows_of[name][0] for name in order[:num_test])),
+        name: rows.sort().values
+        for name, rows in zip(("test", "val", "train"), order.split(sizes), strict=True)
     }

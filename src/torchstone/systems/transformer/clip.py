@@ -87,19 +87,19 @@ MARGIN = ("mean_reciprocal_rank", 0.05)
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "openmoji"  # data set: openmoji, or a folder of pictures with captions.tsv
+    data: str = "openmoji"  # data set: openmoji, shapes, or a folder of pictures with captions.tsv
     variant: str = "clip_emoji"  # network variant
     languages: str = "en"  # languages of OpenMoji's names: en,de,… or all; the first is searched in
     translation_prob: float = 0.5  # probability of a caption in another language than the first
-    vocab_size: int = 1500  # vocabulary size of the word-piece tokenizer
-    max_length: int = 16  # maximum number of tokens of a caption, start and end included
+    vocab_size: int = 900  # vocabulary size of the word-piece tokenizer
+    max_length: int = 20  # maximum number of tokens of a caption, start and end included
     dropout: float = 0.1  # dropout probability in the blocks
     augment: str = "affine8-0.15-0.1"  # augmentation, such as shift2, affine or jitter
-    steps: int = 1600  # number of updates
+    steps: int = 600  # number of updates
     batch_size: int = 128  # batch size (pairs)
     optim: OptimConfig = OptimConfig(
         optimizer="adamw",
-        lr=2e-3,
+        lr=1.5e-3,
         beta2=0.98,
         weight_decay=0.1,
         warmup_ratio=0.05,
@@ -113,7 +113,7 @@ class Recipe:
 RECIPES = {
     "openmoji": Recipe(),
     # captions in 14 languages, a text tower for all of them
-    "languages": Recipe(languages="all", vocab_size=6000),
+    "languages": Recipe(languages="all", vocab_size=4000, translation_prob=0.6, steps=1200),
     # the paper's (section 2.5) on a folder of your own, of millions of pictures, for GPUs:
     # torchrun --nproc-per-node 8 -m torchstone train clip/paper --data DIR
     "paper": Recipe(
@@ -137,6 +137,7 @@ RECIPES = {
     ),
     # for tests: seconds
     "smoke": Recipe(
+        data="shapes",
         variant="clip_tiny",
         vocab_size=400,
         max_length=8,
@@ -181,9 +182,9 @@ class CLIPTextConfig:
     heads: int = 8
     d_ff: int = 2048  # width of the feed-forward layers
     max_length: int = 77  # maximum number of tokens, start and end included
-    eos_id: int = (
-        49_407  # end of text, whose hidden state is read; 2: the largest token id, as old configs mean it
-    )
+    eos_id: int = 49_407  # end of text, whose state is read; 2 stands for the largest id, as in old configs
+    embedding_std: float = 0.02  # initial standard deviation of the token embeddings
+    pooling: Literal["end", "mean"] = "end"  # what `pool` reads: the end, or the mean, and all tokens see all
     activation: str = "quick_gelu"
     eps: float = 1e-5
     attention_dropout: float = 0.0
@@ -325,17 +326,27 @@ class CLIPTextTower(nn.Module):
         if time > max_length:
             raise BadInput(f"{time} tokens are more than the maximum length {max_length} of the network")
         x = self.token_embedding(tokens) + self.position_embedding.weight[:time]
+        if self.config.pooling == "mean":
+            mask = self.up_to_end(tokens) if mask is None else mask & self.up_to_end(tokens)
         keys = None if mask is None else mask[:, None, None]
         for block in self.layers:
-            x = block(x, keys, causal=True)
+            x = block(x, keys, causal=self.config.pooling == "end")
         return self.final_norm(x)
+
+    def up_to_end(self, tokens: Int64[Tensor, "batch time"]) -> Bool[Tensor, "batch time"]:
+        """True up to the first end of text, itself included."""
+        is_end = (tokens == self.config.eos_id).int()
+        return is_end.cumsum(1) - is_end == 0
 
     def pool(
         self, hidden: Float[Tensor, "batch time width"], tokens: Int64[Tensor, "batch time"]
     ) -> Float[Tensor, "batch width"]:
-        """The state of the end-of-text token: of the first one, or, where a config says 2, of the largest
-        id."""
+        """The state of the end-of-text token: of the first one, or, where a config says 2, of the largest id.
+        Or the mean of the states up to there."""
         eos_id = self.config.eos_id
+        if self.config.pooling == "mean":
+            mask = self.up_to_end(tokens)
+            return (hidden * (mask[..., None] / mask.sum(1)[:, None, None])).sum(1)
         is_end = tokens if eos_id == OLD_END_ID else (tokens == eos_id).int()
         return hidden[torch.arange(len(tokens), device=tokens.device), is_end.argmax(1)]
 
@@ -380,7 +391,7 @@ class CLIP(nn.Module):
         """Those of the towers, and deviations as in the authors' code for embeddings and projections."""
         for tower in (self.vision, self.text):
             init_blocks(tower)
-        nn.init.normal_(self.text.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.text.token_embedding.weight, std=self.config.text.embedding_std)
         nn.init.normal_(self.text.position_embedding.weight, std=0.01)
         init_vision_embeddings(self.vision)
         for projection in (self.image_projection, self.text_projection):
@@ -454,26 +465,25 @@ def tower(width: int, layers: int, heads: int, times: int = 4, **fields: Any) ->
 
 
 SMALL = {"image_size": 32, "activation": "gelu"}
-SMALL_TEXT = tower(128, 2, 4, 2, vocab_size=1500, max_length=16, eos_id=1, activation="gelu")
-TINY_TEXT = tower(32, 1, 2, 2, vocab_size=400, max_length=8, eos_id=1, activation="gelu")
+SMALL_TEXT = {"activation": "gelu", "eos_id": 1, "embedding_std": 0.3}  # of few words, each has to count
 CONFIGS: dict[str, dict[str, Any]] = {
     "clip_emoji": {
         "vision": tower(128, 2, 4, 2, **SMALL, patch_size=16, stem=[16, 32, 64, 128], pooling="mean"),
-        "text": SMALL_TEXT,
+        "text": tower(128, 2, 4, 2, **SMALL_TEXT, vocab_size=900, max_length=20, pooling="mean"),
         "embed_dim": 128,
     },
     "clip_b_32": {},
     "clip_b_16": {"vision": {"patch_size": 16}},
     "clip_l_14": {"vision": tower(1024, 24, 16, patch_size=14), "text": tower(768, 12, 12), "embed_dim": 768},
-    # without a stem, as transformers' CLIP
+    # without a stem, and read at the class token and the end of the text: as transformers' CLIP
     "clip_emoji_vit": {
         "vision": tower(128, 4, 4, 2, **SMALL, patch_size=4),
-        "text": SMALL_TEXT,
+        "text": tower(128, 2, 4, 2, **SMALL_TEXT, vocab_size=900, max_length=20),
         "embed_dim": 128,
     },
     "clip_tiny": {
         "vision": tower(32, 1, 2, 2, **SMALL, patch_size=8, stem=[8, 16], pooling="mean"),
-        "text": TINY_TEXT,
+        "text": tower(32, 1, 2, 2, **SMALL_TEXT, vocab_size=400, max_length=8, pooling="mean"),
         "embed_dim": 32,
     },
 }

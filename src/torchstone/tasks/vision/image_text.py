@@ -293,7 +293,7 @@ def predict(
     if out is not None:
         raise BadInput("--out is for --search, whose pictures are drawn")
     texts = labels.split(",") if isinstance(labels, str) else list(labels or ())
-    texts = [text.strip() for text in texts]
+    texts = [str(text).strip() for text in texts]
     if not all(texts) or len(set(texts)) < 2:
         raise BadInput(f"labels are at least two different texts: --labels 'a cat,a dog', not {labels!r}")
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
