@@ -101,8 +101,8 @@ def drawings(monkeypatch):
     images = np.full((len(stems), 24, 24, 3), 200, np.uint8)
     for row, stem in enumerate(stems):
         images[row] = int(stem.split("-")[0][-2:], 16)
-    groups = {stem.replace("-FE0F", ""): "People & Body" for stem in stems if "1F3FB" not in stem}
-    groups |= {f"{code:X}": "Travel & Places" for code in CLOCK_FACES}
+    groups = {stem.replace("-FE0F", ""): ("People & Body", "person") for stem in stems if "1F3FB" not in stem}
+    groups |= {f"{code:X}": ("Travel & Places", "time") for code in CLOCK_FACES}
     monkeypatch.setattr(openmoji, "load_drawings", lambda size: (images, images[..., 0] * 0 + 1, stems))
     monkeypatch.setattr(openmoji_questions, "read_groups", lambda: groups)
     for counts in (openmoji_questions.COMPOSED, openmoji_questions.CLOCKS):

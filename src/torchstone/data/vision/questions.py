@@ -50,7 +50,7 @@ class QuestionSplit:
         return len(self.questions)
 
     def contents(self) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
-        """Each question's image, and what is asked and answered."""
+        """Each question's image, and what is pairs_of and answered."""
         for each in self.questions:
             yield self.pixels[each.image], each[1:]
 
@@ -153,7 +153,7 @@ def _read_folder(folder: Path, size: int, skip: bool) -> tuple[np.ndarray, list[
     listing = folder / LISTING
     if not listing.is_file():
         raise BadInput(f"{folder} has no {LISTING}: give {LAYOUT}")
-    asked: dict[str, list[tuple[str, str]]] = {}
+    pairs_of: dict[str, list[tuple[str, str]]] = {}
     for number, line in enumerate(read_utf8(listing).strip("\n").split("\n"), 1):
         columns = [column.strip() for column in line.rstrip("\r").split("\t")]
         if number == 1 and [column.lower() for column in columns] == ["picture", "question", "answer"]:
@@ -162,16 +162,16 @@ def _read_folder(folder: Path, size: int, skip: bool) -> tuple[np.ndarray, list[
             raise BadInput(
                 f"{listing}, line {number}: give an image, a question and an answer, with tabs between"
             )
-        asked.setdefault(columns[0], []).append((columns[1].lower(), columns[2].lower()))
+        pairs_of.setdefault(columns[0], []).append((columns[1].lower(), columns[2].lower()))
 
     def read(name: str) -> np.ndarray:
         if not (folder / name).is_file():
             raise BadInput(f"{listing} names {name}, which is not there")
         return fit_to_square(load_upright(folder / name, 3)[0], size, False)
 
-    images, good, note = read_good(read, list(asked), skip=skip)
+    images, good, note = read_good(read, list(pairs_of), skip=skip)
     if len(images) < 10:
         raise BadInput(f"{listing} names {len(images)} images; at least 10 are needed")
-    names = [list(asked)[i] for i in good]
-    questions = [Question(i, *pair) for i, name in enumerate(names) for pair in asked[name]]
+    names = [list(pairs_of)[i] for i in good]
+    questions = [Question(i, *pair) for i, name in enumerate(names) for pair in pairs_of[name]]
     return np.stack(images), questions, note
