@@ -14,6 +14,7 @@ from torchstone.data.vision.openmoji_questions import (
     draw_clock,
     hsv,
     load_answered,
+    name_category,
     name_color,
     time_in_words,
 )
@@ -57,6 +58,20 @@ def test_hsv_is_that_of_the_standard_library():
     hue, saturation, value = hsv(rgb)
     expected = np.array([colorsys.rgb_to_hsv(*row) for row in rgb])
     np.testing.assert_allclose(np.stack([hue / 360, saturation, value], 1), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("group", "part", "name"),
+    [
+        ("Animals & Nature", "animal-bird", "an animal"),
+        ("Animals & Nature", "plant-flower", "a plant or food"),
+        ("Food & Drink", "food-fruit", "a plant or food"),
+        ("People & Body", "hands", "a person"),
+        ("Objects", "tool", None),
+    ],
+)
+def test_names_of_groups_and_parts(group, part, name):
+    assert name_category(group, part) == name
 
 
 def test_as_many_drawings_as_the_answer_says():

@@ -29,8 +29,8 @@ GROUPS_OF_EMOJI = (
     "52b2af793e9431d955ea765ec6b95a0eaba1d17572307c86f96948e5bd0aca82",
     0.1,
 )
-# what stands in an answer for Unicode's groups, and for parts of one: its second name; what is in the other three
-# groups (objects, activities, travel and places) looks like anything
+# what stands in an answer for Unicode's groups, or for parts of one; what is in the other three (objects,
+# activities, travel and places) looks like anything
 CATEGORIES = {
     "Smileys & Emotion": "a smiley",
     "People & Body": "a person",
