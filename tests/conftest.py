@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typechecker  # before the first import of the package  # noqa: F401
 from shared_cache import made_once, shared_folder
 
 torch.set_num_threads(1)

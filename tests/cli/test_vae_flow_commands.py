@@ -82,6 +82,7 @@ def test_predict_and_explain_vae(capsys, vae, digit, tmp_path):
     assert "text.png" in assert_rejected(capsys, "predict", vae, tmp_path / "text.png")
 
 
+@pytest.mark.sweep
 def test_eval_vae_and_flow_repeat_test_metrics(capsys, vae, moons):
     for run, name in ((vae, "iwae_50"), (moons, "loss")):
         result = json.loads((run / "result.json").read_text())["metrics"]

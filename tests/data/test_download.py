@@ -41,6 +41,7 @@ def test_fetch_archive_rejects_wrong_hash(tmp_path, monkeypatch):
     assert list((tmp_path / "archives").iterdir()) == []
 
 
+@pytest.mark.sweep
 def test_fetch_archive_from_two_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHSTONE_CACHE", str(tmp_path))
     program = (

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import json, sys, torch
 from torchstone.engine import lazy_dynamo
@@ -34,6 +36,7 @@ def run(deferred: bool) -> dict:
     return json.loads(child.stdout.splitlines()[-1])
 
 
+@pytest.mark.sweep
 def test_defer_imports_the_compiler_only_when_it_is_used():
     with_it, without = run(False), run(True)
     print(with_it, without)

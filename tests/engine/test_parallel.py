@@ -150,7 +150,7 @@ with parallel.process_group(torch.device("cpu")):
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--master-addr", "127.0.0.1", "--master-port", str(port), str(script)]
-    child = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    child = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert child.returncode == 0, child.stderr[-3000:]
 
 

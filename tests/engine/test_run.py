@@ -66,6 +66,7 @@ def test_fit_perceptron_learns():
 
 
 @pytest.mark.parametrize(("name", "steps", "share"), [("gan", 800, 0.7), ("diffusion", 600, 0.7)])
+@pytest.mark.sweep
 def test_fit_generators_beat_a_gaussian(name, steps, share):
     got = learned(TOYS[name](0, steps), {"gaussian": one_gaussian()})
     assert got["trained"] < share * min(got["untrained"], got["gaussian"])

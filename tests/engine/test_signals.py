@@ -362,7 +362,9 @@ def killed_at_every_deed(nth_save: int, folder: Path):
         yield out
 
 
-@pytest.mark.parametrize("nth_save", [2, 4, 5, 6])  # stage one early and at its end, stage two
+@pytest.mark.parametrize(  # stage one early and at its end, stage two
+    "nth_save", [2, 5, *(pytest.param(number, marks=pytest.mark.sweep) for number in (4, 6))]
+)
 def test_sigkill_at_every_step_of_a_save(nth_save, tmp_path, expected):
     reached = []
     for out in killed_at_every_deed(nth_save, tmp_path):

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 import torchstone as ts
 from torchstone.engine import checkpoint
 
 
+@pytest.mark.sweep
 def test_torchrun_trains_as_one_process(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]

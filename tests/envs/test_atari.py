@@ -50,6 +50,7 @@ def test_area_weights_cover_all_pixels():
     assert np.allclose(table.sum(0), 84 / 210)
 
 
+@pytest.mark.sweep
 def test_single_atari_env_resumes_bit_exact():
     one = VectorEnv("ALE/Breakout-v5", seed=0, wrappers=WRAPPERS)
     assert isinstance(one.backend, SyncVectorEnv)

@@ -51,7 +51,9 @@ def test_environment_variables_keep_what_the_user_set(monkeypatch):
 NO_EGL = pytest.mark.skipif(sys.platform != "linux" or not find_library("EGL"), reason="there is no EGL here")
 
 
-@pytest.mark.parametrize("spec", ["CartPole-v1", pytest.param("Hopper-v5", marks=NO_EGL)])
+@pytest.mark.parametrize(
+    "spec", ["CartPole-v1", pytest.param("Hopper-v5", marks=[NO_EGL, pytest.mark.sweep])]
+)
 def test_play_records_a_video_without_a_display_or_a_word(spec, tmp_path):
     """In a process of its own, where neither SDL nor MuJoCo has looked for a display yet."""
     script = f"""

@@ -247,6 +247,7 @@ def timm_lite0(tmp_path, name, **config):
     return file
 
 
+@pytest.mark.sweep
 def test_lite0_of_timm_is_told_from_its_namesake(tmp_path):
     refused = {
         "efficientnet_lite0_ra-37913777.pth": "pads symmetrically",

@@ -72,34 +72,50 @@ def left_to_sweep(module: Any) -> Swept:
     return Swept(len(cases), sorted(large.keys() - set(stay)))
 
 
-def chosen(module: Any, swept: Swept) -> Iterator[Callable[[], ParityCase]]:
-    """The cases of `reference` but for those left to the sweep, which are not made.
+def chosen(module: Any, swept: Swept | None) -> Iterator[Callable[[], ParityCase]]:
+    """The cases of `reference` but for those left to the sweep, which are not made; None where that is no case.
 
-    Steps of the optimizer are compared of small networks, and of one large one: where gradients are equal they
-    say little more, and take longer than all else.
+    Steps of the optimizer are compared of one small network and of one large one: where gradients are equal
+    they say little more, and take longer than all else. Of large networks in evaluation mode only the output is
+    compared, where another one's gradient is.
 
     Raises:
         AssertionError: the reference has another number of cases than the table.
     """
-    number, has_steps = 0, False
+    number, stepped, differentiated = 0, set(), set()
 
     def case_of(case: Any) -> ParityCase:
-        nonlocal has_steps
         case = made(case)
-        if isinstance(case.ours, nn.Module) and count_parameters(case.ours) > LARGE:
-            optimizer = None if has_steps else case.optimizer
-            has_steps = has_steps or optimizer is not None
-            case = case._replace(optimizer=optimizer)
+        if not isinstance(case.ours, nn.Module) or not isinstance(case.theirs, nn.Module):
+            return case
+        is_large = count_parameters(case.ours) > LARGE
+        if is_large and not case.ours.training and differentiated:
+            return case._replace(ours=_output_of(case.ours), theirs=_output_of(case.theirs))
+        differentiated.update([is_large] if is_large else [])
+        if case.optimizer is not None and is_large in stepped:
+            return case._replace(optimizer=None)
+        stepped.update([is_large] if case.optimizer is not None else [])
         return case
 
     for case in module.reference():
-        if number not in swept.swept:
+        if swept is None or number not in swept.swept:
             yield lambda case=case: case_of(case)
         number += 1
-    stale = (
+    stale = swept and (
         f"{TABLE.name} is of {swept.cases} cases, the reference has {number}: run python tests/laws/parity.py"
     )
-    assert number == swept.cases, stale
+    assert swept is None or number == swept.cases, stale
+
+
+def _output_of(network: nn.Module) -> Callable[..., Any]:
+    """The network as a function: it has no parameters whose gradients could be compared."""
+
+    def output(*inputs: Any) -> Any:
+        with torch.no_grad():
+            return network(*inputs)
+
+    output.__name__ = type(network).__name__
+    return output
 
 
 @contextlib.contextmanager

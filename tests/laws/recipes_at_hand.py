@@ -21,7 +21,8 @@ ELSEWHERE = ("hf:", "cifar10", "voc", "jsb-chorales", "fsdd", "ETTh1.csv", "adul
 
 ON_SCREEN = ("Hopper", "HalfCheetah")  # what MuJoCo draws needs one
 
-# over 5 s each, most of it data being prepared or a large network's first update
+# over a second each, most of it data being prepared, an environment or a large network's first update; the
+# smoke recipes stay whatever they take
 SLOW = frozenset(
     {
         *("deeplab/openmoji", "ddpm/emoji_text", "ddpm/half_hour", "ddpm/mnist5k"),
@@ -39,6 +40,9 @@ SLOW = frozenset(
         *("longformer/sentiment", "longformer/masked", "longformer/paper"),
         *("vlm/openmoji",),
         *("ppo/pong", "ppo/pong_half_hour", "dqn/pong", "dqn/nature", "vgg/mnist5k"),
+        *("gan/mnist5k", "dcgan/mnist5k", "cgan/mnist5k", "cgan/paper", "vae/conv", "googlenet/mnist5k"),
+        *("ppo/hopper", "ppo/lunarlander", "ppo/acrobot", "ppo/cartpole_memory", "dqn/acrobot", "ddpg/paper"),
+        *("ctc/characters", "seq2seq/reverse", "gru/forecast", "lstm/copy"),
     }
 )
 

@@ -1,10 +1,10 @@
-"""One training of each system's smoke recipe, watched; laws 2, 3, 6 and 10 read what was seen.
+"""One training of each system's smoke recipe, watched; laws 1, 2, 3, 6 and 10 read what was seen.
 
 `cached` trains in a process of its own, once a session, and leaves
 
     whole/         the run folder at the end
     cut/           the same folder as it was at the step of the "kill"
-    record.json    of each stage: metrics before and after, and what each parameter received
+    record.json    of each stage: metrics of the first updates, and before and after; what each parameter received
 """
 
 import json
@@ -23,6 +23,8 @@ from torchstone.engine.run import Intervals, Run, fit
 # by how much a metric of a held-out split must rise (fall, if negative) over the untrained network;
 # a system that is measured by something else states `MARGIN = (metric, rise)` in its file
 MARGIN = ("accuracy", 0.3)
+
+ROWS = 10  # updates of a stage whose metrics are in the record
 
 
 def smoke(entry: Any, **fields: Any) -> Any:
@@ -58,6 +60,7 @@ class Observer:
         self.run, self.metric = run, metric
         self.untrained: dict[str, float] = {}
         self.not_repeated: list[str] = []
+        self.rows: list[dict[str, float]] = []
         self.names = [name for name, _ in parameters(run)]
         self.began = {name: p.detach().clone() for name, p in parameters(run)}
         self.reached: set[str] = set()
@@ -66,6 +69,8 @@ class Observer:
 
     def _update(self, batch: Any) -> Any:
         metrics = self.update(batch)
+        if len(self.rows) < ROWS:
+            self.rows.append(floats(metrics))
         for name, p in parameters(self.run):
             if name not in self.reached and p.grad is not None and bool(p.grad.any()):
                 self.reached.add(name)
@@ -103,6 +108,7 @@ class Observer:
             "untrained": self.untrained,
             "trained": dict(self.run.results),
             "not_repeated": self.not_repeated,
+            "rows": self.rows,
             "parameters": len(self.names),
             "reached": len(self.reached),
             "idle": [name for name in self.names if is_idle(name)],

@@ -23,7 +23,6 @@ import smoke_runs
 import sources
 
 import torchstone
-from torchstone import systems
 from torchstone.systems import CATALOGUE
 
 SOURCE, TESTS = Path(torchstone.__file__).parent, Path(__file__).parents[1]
@@ -41,18 +40,28 @@ trained = pytest.mark.parametrize(
 # killed in earnest: batches of images, of text, and a replay buffer beside the checkpoints
 KILLED = ("lenet5", "gpt", "dqn")
 
-# each kind of layer is in one of them; generating code takes most of a minute each, so that is done for two
-COMPILED = {"inductor": ("mlp", "lenet5"), "aot_eager": ("efficientnet", "gru", "vit", "t5", "ddpm")}
+# traced in make test: images, steps of a recurrent network, attention; generating code takes most of a minute each,
+# so that is done for two, in the sweep
+COMPILED = {"aot_eager": ("lenet5", "gru", "vit")}
+GENERATED = {"inductor": ("mlp", "lenet5")}
 
 # texts and sounds of several lengths are packed for torch's recurrent kernels, which its compiler does not trace:
 # compiling breaks the graph there
 PACKED = {"ctc", "seq2seq"}
 
-COMPILED_IN_SWEEP = {"vae", "dcgan", "mobilenet", "deeplab", "resnet", "realnvp", "performer"}
+COMPILED_IN_SWEEP = {
+    *("vae", "dcgan", "mobilenet", "efficientnet", "deeplab", "resnet", "realnvp", "t5", "ddpm", "performer")
+}
 
 
 @trained
-def test_1_same_seed_same_losses(entry):
+def test_1_same_seed_same_losses(entry, session_folder):
+    laws.same_seed_same_losses(entry, smoke_runs.read_record(smoke_runs.cached(entry, session_folder)))
+
+
+@pytest.mark.sweep
+@trained
+def test_1_same_seed_same_losses_of_all_stages(entry):
     laws.same_seed_same_losses(entry)
 
 
@@ -82,9 +91,9 @@ def test_4_reference(entry):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", parity.table())
-def test_4_facts_and_the_whole_reference(name):
-    laws.verified(systems.find(name)[0], sweep=True)
+@every
+def test_4_all_facts_and_the_whole_reference(entry):
+    laws.verified(entry, sweep=True)
 
 
 @pytest.mark.sweep
@@ -108,8 +117,14 @@ def test_5_eager_is_compiled(backend):
 
 
 @pytest.mark.sweep
+@pytest.mark.parametrize("backend", GENERATED)
+def test_5_eager_is_compiled_to_code(backend):
+    compile_in_child(backend, GENERATED[backend])
+
+
+@pytest.mark.sweep
 def test_5_eager_is_compiled_for_all_others():
-    """With the backend that traces, without graph breaks; and those of `make test` have every kind of layer."""
+    """With the backend that traces, without graph breaks."""
     compiled = [entry for entry in CATALOGUE if laws.compiles(entry) and entry.name not in PACKED]
     done = {name for names in COMPILED.values() for name in names}
     assert done <= {entry.name for entry in compiled}

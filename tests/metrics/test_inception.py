@@ -43,6 +43,7 @@ def split(images):
     return ImageSplit(torch.zeros(len(images), dtype=torch.long), images)
 
 
+@pytest.mark.sweep
 def test_inception_metrics_match_singular_value_formula(weights):
     """tr (Σ Σ')^½ is the sum of singular values of A Bᵀ / √((n − 1)(m − 1)), of the centred features: no
     square root of a matrix, and exact where pictures are fewer than features."""
@@ -65,6 +66,7 @@ def test_inception_metrics_match_singular_value_formula(weights):
     assert wanted > 0.1, "sets that differ are told apart"
 
 
+@pytest.mark.sweep
 def test_inception_frechet_distance_of_same_images_is_zero(weights):
     network = load_inception(weights)
     grey, colour = pictures(4, 2), pictures(4, 2, channels=3)

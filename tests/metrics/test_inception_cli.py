@@ -67,6 +67,7 @@ def test_inception_metrics_for_every_generative_system(capsys, run_of, tmp_path,
     assert metrics["inception_frechet_distance"] > 0
 
 
+@pytest.mark.sweep
 def test_inception_metrics_for_captioned_samples(capsys, tmp_path, monkeypatch):
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -61,6 +61,7 @@ def test_resume_refuses_data_that_have_changed(root, capsys):
     assert saved["changes"][0]["step"] == 2
 
 
+@pytest.mark.sweep
 def test_resume_with_the_same_data_elsewhere_ends_with_the_same_weights(root, stopped, tmp_path):
     whole = ts.train(
         "lenet5/smoke", data=str(stopped / "photos"), steps=4, out=tmp_path / "whole", quiet=True

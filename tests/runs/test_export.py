@@ -111,7 +111,7 @@ def test_systems_of_text_say_what_they_have_instead(name, tmp_path):
 
 
 # networks of the layers that the others have too
-LARGER = ("alexnet", "vgg", "googlenet", "senet", "cbam", "mobilenet")
+LARGER = ("alexnet", "vgg", "googlenet", "senet", "cbam", "mobilenet", "efficientnet", "deeplab", "vit")
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,7 @@ def test_every_system_exports(entry, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["perceptron", "lenet5_paper", "resnet", "deeplab"])
+@pytest.mark.sweep
 def test_torch_reads_its_own(name, tmp_path):
     entry, variant = ts.systems.find(name)
     recipe = entry.module().RECIPES["smoke"]

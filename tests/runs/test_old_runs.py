@@ -35,20 +35,7 @@ RUNS = (
 )
 of_each_run = pytest.mark.parametrize("name", RUNS)
 # the others are trained by the same code
-TASKS = (
-    "perceptron",
-    "lenet5",
-    "lstm",
-    "ctc",
-    "gpt",
-    "bert",
-    "vae",
-    "gan",
-    "ddpm",
-    "reinforce",
-    "ppo",
-    "dqn",
-)
+TASKS = ("perceptron", "lenet5", "lstm", "ctc", "gpt", "vae", "gan", "reinforce", "ppo", "dqn")
 of_one_run_a_task = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in TASKS else pytest.mark.sweep) for name in RUNS]
 )

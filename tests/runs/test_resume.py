@@ -35,6 +35,7 @@ def short(tmp_path_factory):
     return folder
 
 
+@pytest.mark.sweep
 def test_resume_with_more_steps_ends_like_a_run_of_so_many(short, tmp_path, capsys):
     whole = ts.train("lenet5/smoke", steps=16, out=tmp_path / "whole", quiet=True, **CONSTANT)
     folder = shutil.copytree(short, tmp_path / "run")
@@ -50,6 +51,7 @@ def test_resume_with_more_steps_ends_like_a_run_of_so_many(short, tmp_path, caps
     assert saved["changes"][0]["step"] == 8
 
 
+@pytest.mark.sweep
 def test_resume_with_more_steps_follows_their_learning_rate_at_once(tmp_path):
     fields = {"lr": 0.01, "lr_schedule": "linear", "warmup_ratio": 0.0}
     ts.train("lenet5/smoke", steps=4, out=tmp_path / "run", quiet=True, **fields)
@@ -73,6 +75,7 @@ def test_resume_of_a_finished_run_says_so_and_more_steps_must_be_more(short, tmp
     assert "give more than 8 steps (8 of 8 updates are done)" in said
 
 
+@pytest.mark.sweep
 def test_resume_with_more_steps_renews_patience(tmp_path):
     options = {"steps": 12, "patience": 1, "intervals": {"evaluate": 1}, "lr": 1e-9}  # nothing is learned
     run = ts.train("lenet5/smoke", out=tmp_path / "run", quiet=True, **options)

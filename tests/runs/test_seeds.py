@@ -24,6 +24,7 @@ def two_seeds(tmp_path_factory):
     return folder
 
 
+@pytest.mark.sweep
 def test_a_record_of_two_seeds_is_that_of_two_runs(two_seeds, tmp_path, capsys):
     record = told(two_seeds)
     singly = [ts.train("lenet5/smoke", steps=8, seed=s, out=tmp_path / str(s), quiet=True) for s in (4, 5)]

@@ -69,6 +69,7 @@ def accuracy(folder):
     return json.loads((folder / "result.json").read_text())["metrics"]["test/accuracy"]
 
 
+@pytest.mark.sweep
 def test_freeze_backbone_bit_exact_and_faster_than_scratch(digits, source, tmp_path):
     options = {"data": str(digits / "high"), "steps": 10, "quiet": True, "lr": 0.1}
     ts.train("resnet/smoke", out=tmp_path / "scratch", **options)
@@ -82,6 +83,7 @@ def test_freeze_backbone_bit_exact_and_faster_than_scratch(digits, source, tmp_p
     assert head > scratch + 0.1
 
 
+@pytest.mark.sweep
 def test_freeze_backbone_with_ema(digits, source, tmp_path):
     ts.train(
         "resnet/smoke",
@@ -91,6 +93,7 @@ def test_freeze_backbone_with_ema(digits, source, tmp_path):
     assert moved(tensors(source), tensors(tmp_path / "run", "ema.module")) == set(HEAD)
 
 
+@pytest.mark.sweep
 def test_initialize_from_without_freezing_trains_everything(digits, source, tmp_path):
     options = {"data": str(digits / "high"), "quiet": True, "out": tmp_path / "run"}
     ts.train("resnet/smoke", weights=str(source), steps=1, lr=1e-2, **options)
@@ -114,6 +117,7 @@ def test_new_head_starts_at_zero_logits(digits, source, tmp_path):
     assert first == pytest.approx(math.log(5), abs=1e-6)
 
 
+@pytest.mark.sweep
 def test_initialize_from_uses_source_normalization(digits, source, tmp_path):
     def metadata(folder):
         return checkpoint.find(folder / "checkpoint")[1]["metadata"]["picture"]
@@ -125,6 +129,7 @@ def test_initialize_from_uses_source_normalization(digits, source, tmp_path):
         assert metadata(tmp_path / "run")[key] == metadata(source)[key] != metadata(tmp_path / "own")[key]
 
 
+@pytest.mark.sweep
 def test_resume_without_source_is_bit_exact(digits, source, tmp_path, monkeypatch):
     gone = tmp_path / "gone"
     shutil.copytree(source, gone)
@@ -204,6 +209,7 @@ def test_train_command_from_published_weights(photos, file, tmp_path, monkeypatc
     assert "red" in capsys.readouterr().out
 
 
+@pytest.mark.sweep
 def test_published_weights_state_their_normalization(photos, tmp_path, capsys):
     """timm's MobileNet V1 wants 0.5 and 0.5, and a folder's own statement goes first."""
     import json

@@ -122,6 +122,7 @@ def test_chorales_match_music21():
             assert len(ours) > 100
 
 
+@pytest.mark.sweep
 def test_load_music_chorales(monkeypatch):
     notes = chorales.read()
     monkeypatch.setattr(chorales, "read", lambda: notes)  # 400 scores, read once

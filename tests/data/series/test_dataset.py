@@ -156,6 +156,7 @@ def test_series_scale_from_training_split(tmp_path):
         assert max(float(past.max()), float(future.max())) < 10
 
 
+@pytest.mark.sweep
 def test_load_series_bundled():
     sea = load_series("sea")
     print(sea.description)

@@ -75,6 +75,7 @@ def test_bible_rejects_other_languages(small):
         read_pairs("bible", "de", "en")
 
 
+@pytest.mark.sweep
 def test_bible_archive():
     verses, description = bible.read()
     print(description)

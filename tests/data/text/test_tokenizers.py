@@ -75,6 +75,7 @@ def test_bpe_encodes_any_text():
     assert len(tokenizers.encode(tokenizer, text)) < len(text) / 2
 
 
+@pytest.mark.sweep
 def test_train_is_deterministic_across_processes():
     program = (
         "import sys, json; from torchstone.data.text import tokenizers as tokens\n"

@@ -153,6 +153,7 @@ def test_batches_name_damaged_file(folder, monkeypatch, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.sweep
 def test_batches_workers_end_with_program(folder):
     program = f"""
 import multiprocessing
@@ -172,7 +173,7 @@ batches = ImageBatches(data.train, 4, seed=0, metadata=data.metadata, workers=2)
 next(batches)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=600, check=False
     )
     print(done.stdout, done.stderr)
     assert done.returncode == 0

@@ -54,7 +54,9 @@ def light(canvas, numbers):
     return Image.fromarray((255 * canvas).round().astype(np.uint8)).convert("RGB")
 
 
-@pytest.mark.parametrize("kind", [dark, light, photo, clear, turned])
+@pytest.mark.parametrize(
+    "kind", [dark, photo, *(pytest.param(each, marks=pytest.mark.sweep) for each in (light, clear, turned))]
+)
 def test_preprocess_recovers_training_digit(digits, kind):
     numbers, found = np.random.RandomState(0), []
     for image in digits.test.images[::20, 0].numpy():

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 
 from torchstone.parts.facts import count_parameters, macs
@@ -26,6 +27,7 @@ def test_cbam_adds_100_parameters_per_block_to_senet():
         )
 
 
+@pytest.mark.sweep
 def test_macs_equal_equations():
     """Twice through the shared MLP, and 2·7² for each place of each block."""
     for n in (18, 34, 50, 101):

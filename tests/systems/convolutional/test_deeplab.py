@@ -80,6 +80,7 @@ def test_aspp_parity_detects_wrong_rate(place):
 
 
 @pytest.mark.parametrize("variant", ["deeplab_resnet50", "deeplab_mobilenet_v3_large"])
+@pytest.mark.sweep
 def test_deeplab_loads_torchvision_weights(variant, tmp_path):
     images, file = torch.randn(2, 3, 96, 96), tmp_path / "weights.pth"
     other = randomize_norms(theirs(variant), images).eval()  # as created, little of a picture comes through

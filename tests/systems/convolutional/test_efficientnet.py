@@ -158,6 +158,7 @@ def test_compound_scaling_grows_stages_and_follows_rule():
         ("strides late", "multiply-accumulates"),
     ],
 )
+@pytest.mark.sweep
 def test_counts_detect_scaling_faults(fault, seen, monkeypatch):
     if fault == "truncates repeats":
         monkeypatch.setattr(efficientnet.math, "ceil", math.floor)

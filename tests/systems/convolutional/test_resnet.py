@@ -63,6 +63,7 @@ def test_resnet_names_count_layers():
         assert len(layers) == number
 
 
+@pytest.mark.sweep
 def test_shortcut_option_b_costs_two_projections():
     for n in CIFAR_LAYERS:
         a, b = (VARIANTS[f"resnet{n}_cifar{end}"] for end in ("", "_b"))

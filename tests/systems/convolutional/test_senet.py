@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 
 from torchstone.parts.conv.channel_attention import SqueezeExcitation
@@ -19,6 +20,7 @@ def meta(make):
         return make()
 
 
+@pytest.mark.sweep
 def test_gate_parameters_and_macs_equal_formula():
     for variant, (make, shape) in VARIANTS.items():
         plain = variant.removeprefix("se").replace("101_paper", "101").replace("152_paper", "152")

@@ -123,6 +123,7 @@ def test_state_resumes_exactly(batch_norm):
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
+@pytest.mark.sweep
 def test_mlp_reaches_target_on_digits(tmp_path):
     run = ts.train("mlp", out=tmp_path / "run", quiet=True)
     print(run.results)

@@ -82,6 +82,7 @@ def test_cgan_paper_loads_old_keys(make):
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
 
 
+@pytest.mark.sweep
 def test_cgan_samples_are_classified_as_their_label():
     """Not only does the image change: it becomes the digit of the label, from new noise."""
     recipe = dataclasses.replace(cgan.RECIPES["smoke"], device="cpu", eval_samples=20, steps=160)

@@ -106,6 +106,7 @@ def largest(layer: nn.Module) -> float:
     return float(torch.linalg.svdvals(layer.weight.detach().flatten(1))[0])
 
 
+@pytest.mark.sweep
 def test_dcgan_spectral_norm_after_training():
     """By its own steps of power iteration, one a pass: nearly while the weights move, exactly after."""
     fields = {"variant": "dcgan_mnist", "base_channels": 4, "discriminator_norm": "spectral"}

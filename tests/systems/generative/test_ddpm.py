@@ -114,6 +114,7 @@ def short_classifier(monkeypatch):
 
 @pytest.mark.usefixtures("short_classifier")
 @pytest.mark.parametrize("condition", [pytest.param("none", marks=pytest.mark.sweep), "label"])
+@pytest.mark.sweep
 def test_variant_with_text_encoder_trains_without_captions(condition, tmp_path, monkeypatch, capsys):
     """Its text encoder and coarse head are left out, in training and in the checkpoint."""
     monkeypatch.setitem(ddpm.VARIANTS, "ddpm_emoji", ddpm.make_variant(**TINY))
@@ -263,6 +264,7 @@ def test_load_run_has_the_ema_weights(run):
     assert len(differ) > 10
 
 
+@pytest.mark.sweep
 def test_prompts_sample_what_they_name(color_run, tmp_path, capsys):
     """Captions of colors: the sheet shows the color of the prompt, and the nearest training images."""
     results = []
@@ -288,6 +290,7 @@ def test_prompts_sample_what_they_name(color_run, tmp_path, capsys):
     assert "test/nn_distance_ratio" in json.loads((color_run / "result.json").read_text())["metrics"]
 
 
+@pytest.mark.sweep
 def test_prompts_are_sampled_without_the_training_data(color_run, tmp_path, capsys):
     copy = shutil.copytree(color_run, tmp_path / "copy")
     file = copy / "checkpoint" / "meta.json"
@@ -303,6 +306,7 @@ def test_prompts_are_sampled_without_the_training_data(color_run, tmp_path, caps
 
 
 @pytest.mark.parametrize("name", ["smoke", "emoji_text"])
+@pytest.mark.sweep
 def test_interrupted_run_ends_with_the_same_ema(name, color_run, tmp_path, monkeypatch):
     """The laws kill a whole process; here the average is looked at by itself."""
     text_encoder = {**TEXT_ENCODER, "dropout": 0.1, "word_dropout": 0.2}

@@ -119,6 +119,7 @@ def interrupt_and_resume(name: str, folder, after: int, drop: str | None = None)
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.sweep
 def test_gan_resume_is_bit_exact(name, tmp_path):
     run = built(name)
     fit(run, tmp_path / "full", intervals=CLOCK, quiet=True)

@@ -127,6 +127,7 @@ def trained(text, tmp_path_factory):
     return folder
 
 
+@pytest.mark.sweep
 def test_language_model_learns_predicts_and_samples(trained, text, tmp_path, capsys):
     results = json.loads((trained / "result.json").read_text())["metrics"]
     assert results["test/loss"] < 0.5, "the numbers follow from the text"
@@ -153,6 +154,7 @@ def test_language_model_learns_predicts_and_samples(trained, text, tmp_path, cap
     assert (trained / "pictures" / "sample.txt").exists()
 
 
+@pytest.mark.sweep
 def test_resume_restores_hidden_state_within_epoch(text, tmp_path):
     """Law 2 does it for every system; here with the state of two layers, and an odd batch."""
     fields = {"data": str(text), "hidden": 8, "layers": 2, "batch_size": 3, "steps": 30, "device": "cpu"}
@@ -182,6 +184,7 @@ def test_resume_restores_hidden_state_within_epoch(text, tmp_path):
     assert whole.results == resumed.results
 
 
+@pytest.mark.sweep
 def test_compare_plots_memory_problems(tmp_path, capsys):
     folders = []
     for name in ("rnn", "lstm", "gru"):

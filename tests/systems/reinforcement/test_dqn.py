@@ -296,6 +296,7 @@ def test_dueling_centers_advantages():
         ({"num_steps": 48}, True),
     ],
 )
+@pytest.mark.sweep
 def test_dqn_resumes_bit_exact(changes, on_disk, tmp_path, monkeypatch):
     if on_disk:  # the frames are saved beside the checkpoints
         monkeypatch.setattr(replay_buffer, "SPILL_BYTES", 0)
@@ -350,6 +351,7 @@ def test_dqn_refuses_invalid_recipes(changes, match):
         next(dqn.build(dataclasses.replace(SMOKE, **changes)))
 
 
+@pytest.mark.sweep
 def test_dqn_replay_of_atari_frames_equals_observations():
     """Pong from its screens: what is batch is what was acted on, life lost or not."""
     recipe = dataclasses.replace(

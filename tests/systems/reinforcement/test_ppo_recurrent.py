@@ -112,6 +112,7 @@ def test_recurrent_actor_critic_equals_step_by_step():
         assert b.abs().max() > 1e-3, name
 
 
+@pytest.mark.sweep
 def test_recurrent_ppo_update_equals_loop():
     """Three epochs of all steps of envs in minibatches of two, each gradient through the written-out loop."""
     run = next(ppo.build(RECIPE))
@@ -197,6 +198,7 @@ def test_recurrent_ppo_learns_what_needs_memory(variant):
 
 
 @pytest.mark.parametrize("system", ["ppo", "a2c"])
+@pytest.mark.sweep
 def test_recurrent_policy_resumes_bit_exact(system, tmp_path):
     if system == "ppo":
         module, recipe = ppo, dataclasses.replace(RECIPE, total_timesteps=9 * 200, eval_episodes=2)

@@ -201,6 +201,7 @@ def test_build_finetunes_the_pretrained_weights():
     assert next(stages, None) is None
 
 
+@pytest.mark.sweep
 def test_resume_in_second_stage_ends_the_same(tmp_path):
     fields = {**FEW, "pretrain_steps": 3, "steps": 6, "next_sentence": True}
     ts.train("bert/smoke", out=tmp_path / "full", quiet=True, intervals={"evaluate": 6}, **fields)
@@ -245,6 +246,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.sweep
 def test_pretrain_beats_unigram_baseline(runs):
     """A model that knows the topic of a row has to choose among six words, not 24."""
     result = json.loads((runs / "words" / "result.json").read_text())["metrics"]
@@ -338,6 +340,7 @@ def trained(file, **fields):
     return folder, json.loads((folder / "result.json").read_text())["metrics"]
 
 
+@pytest.mark.sweep
 def test_finetune_classifies_pairs(tmp_path):
     """Whether both texts name the same animal: neither text alone is enough."""
     animals = ("cat", "dog", "cow")
@@ -354,6 +357,7 @@ def test_finetune_classifies_pairs(tmp_path):
         ts.predict(folder, ["a cow ran"])
 
 
+@pytest.mark.sweep
 def test_finetune_labels_words(tmp_path):
     """A word's label depends on the one before it: after `in` a name is a location."""
     names = ("rome", "anna", "oslo", "eve")
@@ -404,6 +408,7 @@ def vectors(model, tokenizer, sentences) -> torch.Tensor:
     return F.normalize((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=1)
 
 
+@pytest.mark.sweep
 def test_published_weights_find_the_nearest_sentence(minilm):
     model, tokenizer = ts.load(minilm), load_tokenizer(minilm)
     tokenizer.no_padding()

@@ -312,6 +312,7 @@ def test_student_of_a_run_has_half_its_layers_and_its_measure(runs):
     assert ts.evaluate(runs.folder / "student")["accuracy"] == pytest.approx(result["test/accuracy"])
 
 
+@pytest.mark.sweep
 def test_student_of_a_folder_fills_words_and_is_written(runs, tmp_path):
     folder = export_hf(runs.folder / "words", tmp_path / "teacher")
     own = {**FEW, "task": "masked_lm", "data": str(runs.text), "teacher": str(folder), "quiet": True}
@@ -331,6 +332,7 @@ def test_student_of_a_folder_fills_words_and_is_written(runs, tmp_path):
 
 
 @pytest.mark.parametrize("teacher", ["given", "trained first"])
+@pytest.mark.sweep
 def test_resume_in_distillation_ends_the_same(teacher, runs, tmp_path, monkeypatch):
     """Killed while the student learns; the teacher is read again, or is a finished stage."""
     own = {**FEW, "pretrain_steps": 2, "teacher_steps": 2, "steps": 6, "quiet": True, "dropout": 0.1}

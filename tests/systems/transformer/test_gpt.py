@@ -277,6 +277,7 @@ def trained(tmp_path_factory):
     return folder, run
 
 
+@pytest.mark.sweep
 def test_gpt_smoke_beats_unigram(trained):
     folder, run = trained
     (built,) = gpt.build(gpt.RECIPES["smoke"])

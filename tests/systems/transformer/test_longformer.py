@@ -317,6 +317,7 @@ def test_projections_are_one_in_a_folder_where_no_token_was_global_yet(words_run
     assert not apart.model_config["tie_global"]
 
 
+@pytest.mark.sweep
 def test_whole_documents_are_classified_from_a_run(words_run, tmp_path):
     """Texts longer than a window, whose label is told by words at the far end only."""
     random, lines = Random(1), ["text,label"]

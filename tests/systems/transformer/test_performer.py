@@ -275,6 +275,7 @@ def trained(tmp_path_factory):
     return folder, run
 
 
+@pytest.mark.sweep
 def test_performer_smoke_beats_unigram_and_keeps_its_features(trained):
     folder, run = trained
     print(f"unigram {run.results['test/unigram']:.3f}, performer/smoke {run.results['test/loss']:.3f}")

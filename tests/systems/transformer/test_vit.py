@@ -41,6 +41,7 @@ def test_vit_variants_token_count():
         assert model.position_embedding.shape[1] == tokens
 
 
+@pytest.mark.sweep
 def test_vit_weights_of_timm_and_torchvision_give_their_logits(tmp_path):
     images = torch.randn(1, 3, 224, 224)
     for name, net in (

@@ -166,6 +166,7 @@ def trained(tmp_path_factory):
     return run, out, sounds
 
 
+@pytest.mark.sweep
 def test_train_on_own_sounds(trained):
     run, out, _ = trained
     print(run.results, run.metadata["data"])

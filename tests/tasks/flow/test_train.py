@@ -70,6 +70,7 @@ def test_histogram_baseline_matches_counts():
     assert value == pytest.approx(by_hand, abs=1e-9)
 
 
+@pytest.mark.sweep
 def test_kde_loss_uses_best_bandwidth():
     points = load_points("moons")
     value = kde_loss(points)
@@ -82,6 +83,7 @@ def test_kde_loss_uses_best_bandwidth():
         assert value < theirs + 0.06
 
 
+@pytest.mark.sweep
 def test_point_flow_beats_gaussian(moons):
     """Beyond what one Gaussian can say of them."""
     points = load_points("moons")
@@ -94,6 +96,7 @@ def test_point_flow_beats_gaussian(moons):
     )
 
 
+@pytest.mark.sweep
 def test_point_flow_loss_is_mean_log_prob(moons):
     points, flow = load_points("moons"), moons.state["ema"].module
     with torch.no_grad():

@@ -182,6 +182,7 @@ def test_observation_scale_is_left_out_for_bytes():
         ("ddpg/smoke", "FlatBytes-v0", {"total_timesteps": 16, "learning_starts": 16}),
     ],
 )
+@pytest.mark.sweep
 def test_flat_bytes_train_in_every_agent(system, env, fields, tmp_path):
     """Flattened frames are a vector of bytes, which networks take as floats."""
     wrappers = ("FlattenObservation",) if "Pictures" in env else ()

@@ -283,6 +283,7 @@ def test_season_is_day_week_or_year(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["direct", "autoregressive"])
+@pytest.mark.sweep
 def test_train_learns_wave_with_coverage(tmp_path, mode):
     patch, steps = (4, 150) if mode == "direct" else (1, 100)
     fields = {"forecast_mode": mode, "patch": patch, "steps": steps, "hidden": 16}

@@ -77,6 +77,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.sweep
 def test_train_classes_beside_scikit_learn(trained):
     result = json.loads((trained / "classes" / "result.json").read_text())
     metrics = result["metrics"]
@@ -90,6 +91,7 @@ def test_train_classes_beside_scikit_learn(trained):
     assert (trained / "classes" / "pictures" / "confusion.png").exists()
 
 
+@pytest.mark.sweep
 def test_train_numbers_beside_scikit_learn(trained):
     metrics = json.loads((trained / "numbers" / "result.json").read_text())["metrics"]
     print({name: round(value, 3) for name, value in metrics.items()})

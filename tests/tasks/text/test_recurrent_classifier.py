@@ -62,6 +62,7 @@ def test_classifier_labels_texts(texts, pool):
     assert run.test()["tfidf"] < 0.9, "counting words does not tell"
 
 
+@pytest.mark.sweep
 def test_classifier_labels_words(tmp_path):
     """A word's label depends on the one after it: only who reads both ways can tell."""
     file, lines, draw = tmp_path / "words.conll", [], random.Random(0)

@@ -115,6 +115,7 @@ def test_plot_with_gold_links_draws_both(tokenizer, tmp_path):
     assert halves[0] > 2.5 * halves[1] > 0
 
 
+@pytest.mark.sweep
 def test_run_reports_and_plots_gold_alignments(tmp_path, monkeypatch):
     """Some verses, a few steps, through the command line; the network without attention too."""
     verses, note = bible.read()

@@ -302,7 +302,10 @@ def _frame_array(files: ImageFiles) -> np.ndarray | None:
         return None
     images = np.zeros((len(files), 1, files.size, files.size), np.uint8)
     top, left = (files.size - height) // 2, (files.size - width) // 2
-    images[:, 0, top : top + height, left : left + width] = pool.array[files.subset.index]
+    framed = images[:, 0, top : top + height, left : left + width]
+    for start in range(0, len(files), 1024):  # a copy of all of them at once costs as much again
+        some = slice(start, start + 1024)
+        framed[some] = pool.array[files.subset.index[some]]
     return images
 
 
