@@ -107,6 +107,7 @@ def test_load_and_write_a_folder(tmp_path):
         assert not different, different
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "settings",
     [
@@ -129,6 +130,7 @@ def test_load_honors_every_setting(settings, tmp_path):
     assert difference < 1e-5
 
 
+@pytest.mark.sweep
 def test_load_takes_the_wrong_activation_for_another_network(tmp_path):
     """The trap: weights made with quick gelu load under gelu, and only the config tells."""
     theirs = save(tmp_path)
@@ -141,6 +143,7 @@ def test_load_takes_the_wrong_activation_for_another_network(tmp_path):
     assert difference > 1e-4
 
 
+@pytest.mark.sweep
 def test_load_reads_the_old_second_config_first(tmp_path):
     theirs = save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -150,6 +153,7 @@ def test_load_reads_the_old_second_config_first(tmp_path):
     assert error(ts.load(tmp_path), theirs) < 1e-5
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("files", ["tokenizer.json", "vocab.json"])
 def test_a_folder_tokenizes_as_theirs(files, tmp_path):
     save(tmp_path, files=files)
@@ -208,6 +212,7 @@ def test_published_config_of_openai_is_read():
     assert sum(p.numel() for p in model.parameters()) == 427_616_513
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -231,6 +236,7 @@ def test_what_a_folder_asks_for_and_is_not_there_is_refused(change, message, tmp
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("missing", ["preprocessor_config.json", "tokenizer.json"])
 def test_a_folder_without_its_preprocessing_says_what_is_missing(missing, tmp_path):
     save(tmp_path)

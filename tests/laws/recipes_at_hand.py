@@ -39,6 +39,7 @@ SLOW = frozenset(
         *("distilbert/sentiment", "distilbert/masked", "distilbert/paper"),
         *("longformer/sentiment", "longformer/masked", "longformer/paper"),
         *("vlm/openmoji",),
+        *("clip/openmoji", "clip/languages"),
         *("ppo/pong", "ppo/pong_half_hour", "dqn/pong", "dqn/nature", "vgg/mnist5k"),
         *("gan/mnist5k", "dcgan/mnist5k", "cgan/mnist5k", "cgan/paper", "vae/conv", "googlenet/mnist5k"),
         *("ppo/hopper", "ppo/lunarlander", "ppo/acrobot", "ppo/cartpole_memory", "dqn/acrobot", "ddpg/paper"),
@@ -52,7 +53,7 @@ EVALUATED = 64  # images of a split
 
 
 # three of them at a time, of networks or replay buffers as their papers have them, need tens of gigabytes
-TOO_LARGE = ("dqn/nature", "bert/paper", "albert/paper", "distilbert/paper", "longformer/paper")
+TOO_LARGE = ("dqn/nature", "bert/paper", "albert/paper", "distilbert/paper", "longformer/paper", "clip/paper")
 
 
 def is_at_hand(recipe: Any) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,6 +60,7 @@ def pairs(count=6):
 # ------------------------------------------------------------------------------------------ network
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_clip_is_transformers_in_both_modes(mode):
     for label, config, theirs, inputs in random_clips(import_transformers(), count=2, seed=3):
@@ -146,7 +148,7 @@ def batch_of(rows=slice(None), count=6):
 
 def test_pair_loss_is_the_mean_over_all_right_answers():
     model, batch = small(), batch_of()
-    logits = model(batch.images, batch.tokens)
+    logits = model(batch.images, batch.tokens).detach()
     expected = 0.0
     for table in (logits, logits.T):
         for i, row in enumerate(table.log_softmax(1)):
@@ -185,6 +187,7 @@ def two_processes(out: Path) -> None:
         torch.save(outcome(rows), out / f"{name}-{rank}.pt")
 
 
+@pytest.mark.sweep  # two processes that import torch
 def test_pair_loss_of_two_processes_is_that_of_the_whole_batch(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -212,9 +215,14 @@ with parallel.process_group(torch.device("cpu")):
     for name in SHARES:
         for rank in (0, 1):
             two = torch.load(tmp_path / f"{name}-{rank}.pt")
-            apart = max(float((a - b).abs().max()) for a, b in zip(one, two, strict=True))
-            print(f"{name} shares, process {rank}: {apart:.1e} from one process")
-            assert apart < 1e-12
+            half = len(one) // 2
+            gradients, weights = (
+                max(float((a - b).abs().max()) for a, b in zip(one[part], two[part], strict=True))
+                for part in (slice(half), slice(half, None))
+            )
+            print(f"{name} shares, process {rank}: {gradients:.1e} and {weights:.1e} from one process")
+            assert gradients < 1e-14
+            assert weights < 1e-10
 
 
 def test_pair_loss_without_the_others_gradients_would_be_wrong():
@@ -251,7 +259,8 @@ def test_clip_holds_its_temperature_and_does_not_decay_it():
     run = run_of(optim=replace(RECIPES["smoke"].optim, weight_decay=0.5))
     model = run.state["model"]
     decayed = {id(p) for g in run.state["optimizer"].param_groups if g["weight_decay"] for p in g["params"]}
-    assert id(model.logit_scale) not in decayed and id(model.text_projection.weight) in decayed
+    assert id(model.logit_scale) not in decayed
+    assert id(model.text_projection.weight) in decayed
     with torch.no_grad():
         model.logit_scale.fill_(9.0)
     run.update(next(run.stream))
@@ -259,7 +268,7 @@ def test_clip_holds_its_temperature_and_does_not_decay_it():
 
 
 def test_clip_refuses_micro_batches():
-    with pytest.raises(BadInput, match="all pairs of a batch.*--grad-accum-steps 1"):
+    with pytest.raises(BadInput, match=r"all pairs of a batch.*--grad-accum-steps 1"):
         run_of(optim=replace(RECIPES["smoke"].optim, grad_accum_steps=2))
 
 
@@ -275,7 +284,7 @@ def test_clip_learns_of_a_folder_with_captions(tmp_path):
         Image.new("RGB", (10, 14), shade).save(folder / f"{number}.png")
         lines.append(f"{number}.png\t{name} paper")
     (folder / "captions.tsv").write_text("\n".join(lines))
-    run = ts.train("clip/smoke", data=folder, out=tmp_path / "run", steps=30, device="cpu", quiet=True)
+    run = ts.train("clip/smoke", data=folder, out=tmp_path / "run", steps=40, device="cpu", quiet=True)
     print(run.results)
     assert run.results["test/recall_at_1"] >= 0.75
     shown = [folder / "0.png", folder / "2.png"]
@@ -284,7 +293,9 @@ def test_clip_learns_of_a_folder_with_captions(tmp_path):
     assert [answer["label"] for answer in answers] == ["red paper", "blue paper"]
     out = tmp_path / "found.png"
     found = ts.predict(tmp_path / "run", [folder], search="green paper", out=out)
-    assert len(found) == 40 and found[0]["file"] == str(out) and out.stat().st_size > 5_000
+    assert len(found) == 40
+    assert found[0]["file"] == str(out)
+    assert out.stat().st_size > 5_000
     numbers = [int(Path(each["input"]).stem) % 4 for each in found[:8]]
     assert numbers.count(1) >= 6, numbers
     values = [each["similarity"] for each in found]
@@ -309,8 +320,9 @@ def test_clip_prediction_says_what_it_wants(tmp_path):
     ]:
         with pytest.raises(BadInput) as raised:
             predict(model, run.metadata, files, **options)
-        assert message in str(raised.value) and "\n" not in str(raised.value)
-    with pytest.raises(BadInput, match="nothing.png"):
+        assert message in str(raised.value)
+        assert "\n" not in str(raised.value)
+    with pytest.raises(BadInput, match=r"nothing\.png"):
         predict(model, run.metadata, [tmp_path / "nothing.png"], search="cat", out=str(tmp_path / "s.png"))
     assert not (tmp_path / "s.png").exists()
 
@@ -320,15 +332,18 @@ def test_clip_evaluates_the_test_split_of_its_data():
     metrics = evaluate(run.state["model"], run.metadata, "shapes", held_out=True)
     whole = evaluate(run.state["model"], run.metadata, "shapes", held_out=False)
     assert metrics["images"] == len(load_image_texts("shapes", size=32).test) == 24
-    assert whole["images"] == 240 and metrics == {**metrics, **{k: v for k, v in run.test().items() if k in metrics}}
+    assert whole["images"] == 240
+    tested = run.test()
+    assert {name: tested[name] for name in metrics if name != "images"} == {
+        name: value for name, value in metrics.items() if name != "images"
+    }
 
 
+@pytest.mark.sweep
 def test_clip_without_a_stem_is_written_for_transformers(tmp_path):
     """Trained, exported, and read by transformers: network, tokenizer and image processor."""
     ts.train("clip/smoke", variant="clip_emoji_vit", steps=2, out=tmp_path / "run", device="cpu", quiet=True)
-    folder = Path(ts.export_hf(tmp_path / "run", tmp_path / "hf") if hasattr(ts, "export_hf") else tmp_path)
-    if folder == tmp_path:
-        ts.export(tmp_path / "run", out=tmp_path / "hf", format="hf")
+    ts.export(tmp_path / "run", out=tmp_path / "hf", format="hf")
     library = import_transformers()
     theirs = library.CLIPModel.from_pretrained(tmp_path / "hf").eval()
     tokenizer = library.AutoTokenizer.from_pretrained(tmp_path / "hf")
@@ -349,16 +364,19 @@ def test_clip_without_a_stem_is_written_for_transformers(tmp_path):
         print(found.tolist(), expected.tolist())
         assert (found - expected).abs().max() < 1e-5
     settings = json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text())
-    assert settings["bos_token"] == "<|startoftext|>" and settings["pad_token"] == "<|endoftext|>"
+    assert settings["bos_token"] == "<|startoftext|>"
+    assert settings["pad_token"] == "<|endoftext|>"
 
 
+@pytest.mark.sweep
 def test_clip_with_a_stem_has_no_form_in_transformers(tmp_path):
     ts.train("clip/smoke", steps=1, out=tmp_path / "run", device="cpu", quiet=True)
     with pytest.raises(BadInput, match="no convolutional stem"):
         ts.export(tmp_path / "run", out=tmp_path / "hf", format="hf")
     with pytest.raises(BadInput, match="takes images and texts"):
         ts.export(tmp_path / "run", out=tmp_path / "model.onnx")
-    assert not (tmp_path / "hf").exists() and not (tmp_path / "model.onnx").exists()
+    assert not (tmp_path / "hf").exists()
+    assert not (tmp_path / "model.onnx").exists()
 
 
 # ------------------------------------------------------------------------------------ planted faults
@@ -372,7 +390,7 @@ FAULTS = {
         model.text, "config", replace(model.text.config, eos_id=2)
     ),
     "texts see what follows": lambda model: setattr(
-        model.text, "config", replace(model.text.config, pooling="both")
+        model.text, "config", SimpleNamespace(**vars(model.text.config) | {"pooling": "both"})
     ),
     "no norm before the first block": lambda model: setattr(model.vision, "pre_norm", nn.Identity()),
     "no norm of the class token": lambda model: setattr(model.vision, "post_norm", nn.Identity()),

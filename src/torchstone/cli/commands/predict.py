@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="forecasts: a plot (.png) or the numbers (.csv), by default NAME-forecast.png; of --search: what "
-        "was found, by default search.png",
+        help="forecasts: a plot (.png) or the numbers (.csv), by default NAME-forecast.png; --search: the "
+        "pictures found, by default search.png",
     )
     parser.add_argument(
         "--explain", metavar="FILE.png", help="Grad-CAM and saliency over each image (segmentation: the mask)"

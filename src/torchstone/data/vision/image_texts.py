@@ -198,7 +198,7 @@ def _draw_shapes(size: int) -> tuple[np.ndarray, list[tuple[str, ...]]]:
             for color, value in COLORS.items():
                 for shape, contains in SHAPES.items():
                     inside = contains((steps[None] - center) / half, (steps[:, None] - 0.5) / half)
-                    pictures.append(np.where(inside, np.uint8(value)[:, None, None], np.uint8(255)))
+                    pictures.append(np.where(inside, np.array(value, np.uint8)[:, None, None], np.uint8(255)))
                     texts.append((f"{kind} {color} {shape} on the {side}", f"{color} {shape}"))
     return np.stack(pictures), texts
 

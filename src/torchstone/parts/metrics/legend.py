@@ -231,6 +231,7 @@ FAMILIES = {
     r"ridge_(.+)": "{0} of ridge regression, to compare with",
     r"boosting_(.+)": "{0} of gradient boosting, to compare with",
     r"image_to_text_(.+)": "{0}, of captions by their pictures",
+    r"novel_(.+)": "{0}, of drawings without a variant in training",
     r"nearest_word_(.+)": "{0} by the nearest words and pixels, to compare with",
     r"inception_(.+)": "{0} by Inception's features",
     r"ddim_(.+)": "{0} with DDIM",

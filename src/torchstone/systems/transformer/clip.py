@@ -95,7 +95,7 @@ class Recipe:
     max_length: int = 20  # maximum number of tokens of a caption, start and end included
     dropout: float = 0.1  # dropout probability in the blocks
     augment: str = "affine8-0.15-0.1"  # augmentation, such as shift2, affine or jitter
-    steps: int = 600  # number of updates
+    steps: int = 400  # number of updates
     batch_size: int = 128  # batch size (pairs)
     optim: OptimConfig = OptimConfig(
         optimizer="adamw",
@@ -145,6 +145,7 @@ RECIPES = {
         steps=80,
         batch_size=32,
         dropout=0.0,
+        optim=replace(Recipe.optim, lr=3e-3, ema_decay=0.0),
     ),
 }
 

@@ -117,11 +117,12 @@ def train_image_text(
     state["optimizer"].register_step_post_hook(hold)
 
     def test() -> dict[str, float]:
-        captions = data.captions(data.test)
+        captions, is_novel = data.captions(data.test), data.is_novel(data.test)
         baseline = nearest_word_similarity(data, data.test)
         ranks = retrieval_ranks(baseline, same_caption(captions))
         recalls = {f"nearest_word_recall_at_{k}": recall_at(ranks, k) for k in (1, 10)}
-        return retrieve(eval_model, data.test, captions, data.metadata, tokenizer) | recalls
+        metrics = retrieve(eval_model, data.test, captions, data.metadata, tokenizer, is_novel)
+        return metrics | recalls
 
     return Run(
         stream=stream,
@@ -177,21 +178,34 @@ def same_caption(captions: Sequence[str]) -> Bool[Tensor, "texts images"]:
 
 
 def retrieve(
-    model: Any, split: ImageSplit, captions: Sequence[str], metadata: Mapping[str, Any], tokenizer: Tokenizer
+    model: Any,
+    split: ImageSplit,
+    captions: Sequence[str],
+    metadata: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    is_novel: Bool[Tensor, " count"] | None = None,
 ) -> dict[str, float]:
     """Recall among the split's pictures, searched for by their captions, and the other way around; and the
-    loss with the whole split as one batch."""
+    loss with the whole split as one batch.
+
+    Args:
+        is_novel: where some are not, the recall of those that are is measured apart, among all pictures.
+    """
     images = embed_images(model, _pixels(split), metadata)
     texts = embed_texts(model, captions, tokenizer)
     similarity, relevant = (texts @ images.T).cpu(), same_caption(captions)
     ranks, image_ranks = retrieval_ranks(similarity, relevant), retrieval_ranks(similarity.T, relevant)
     logits = model.logit_scale.exp().item() * similarity.T
+    novel = {}
+    if is_novel is not None and bool(is_novel.any()) and not bool(is_novel.all()):
+        novel = {f"novel_recall_at_{k}": recall_at(ranks[is_novel], k) for k in (1, 10)}
     return {
         "loss": symmetric_contrastive_loss(logits, relevant).item(),
         "mean_reciprocal_rank": mean_reciprocal_rank(ranks),
         **{f"recall_at_{k}": recall_at(ranks, k) for k in RECALLS},
         "image_to_text_recall_at_1": recall_at(image_ranks, 1),
         "image_to_text_recall_at_10": recall_at(image_ranks, 10),
+        **novel,
     }
 
 
@@ -259,7 +273,8 @@ def evaluate(model: Any, metadata: dict, spec: str, *, held_out: bool) -> dict[s
     splits = [data.test] if held_out else [data.train, data.val, data.test]
     split = ImageSplit(torch.cat([s.labels for s in splits]), torch.cat([_pixels(s) for s in splits]))
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
-    metrics = retrieve(model, split, data.captions(split), metadata["picture"], tokenizer)
+    is_novel = data.is_novel(split) if held_out else None
+    metrics = retrieve(model, split, data.captions(split), metadata["picture"], tokenizer, is_novel)
     return metrics | {"images": len(split)}
 
 
