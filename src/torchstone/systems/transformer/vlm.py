@@ -75,11 +75,11 @@ class Recipe:
     vision: str | None = None  # vision encoder to start from: a run of clip (default: random weights)
     freeze: Literal["none", "vision"] = "none"  # what is not trained: none, or the vision encoder
     dropout: float = 0.1  # dropout probability of residual branches and attention
-    augment: str = "affine8-0.2-0.12+jitter0.3-0.02"  # augmentation: none, or operations joined by +
+    augment: str = "affine6-0.15-0.1+jitter0.2-0.01"  # augmentation: none, or operations joined by +
     steps: int = 1500  # number of training steps
     batch_size: int = 64  # batch size, in images, each with all of its questions
     optim: OptimConfig = OptimConfig(
-        optimizer="adamw", lr=2e-3, weight_decay=0.1, warmup_ratio=0.05, max_grad_norm=1.0
+        optimizer="adamw", lr=2e-3, weight_decay=0.05, warmup_ratio=0.05, max_grad_norm=1.0
     )  # optimizer, schedule, precision
     seed: int = 0  # random seed of weights, order, augmentation and dropout
     device: str = "auto"  # device: auto, cpu, cuda, mps
