@@ -216,7 +216,7 @@ def answer(
     texts = []
     for row in rows.tolist():
         ids = [token for token in row[: [*row, END_ID].index(END_ID)] if token >= len(SPECIAL_TOKENS)]
-        texts.append(conversations.tokenizer.decode(ids))
+        texts.append(conversations.tokenizer.decode(ids).replace(" ' ", "'"))
     return texts
 
 
@@ -283,8 +283,10 @@ def _in_turn(questions: Sequence[Question]) -> Iterator[Question]:
     kinds: dict[str, list[Question]] = defaultdict(list)
     for each in questions:
         kinds[each.kind].append(each)
+    each_kind = -(-SHOWN // len(kinds))
     chosen = [
-        [rows[i] for i in evenly_spaced(len(rows), min(SHOWN, len(rows))).tolist()] for rows in kinds.values()
+        [rows[i] for i in evenly_spaced(len(rows), min(each_kind, len(rows))).tolist()]
+        for rows in kinds.values()
     ]
     for number in range(max(map(len, chosen))):
         for rows in chosen:
