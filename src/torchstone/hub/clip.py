@@ -43,14 +43,14 @@ OLD = {"text_config": "text_config_dict", "vision_config": "vision_config_dict"}
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures that OpenAI's networks were trained on
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
-WHOLE = {
+MODEL_SETTINGS = {
     "architectures": (["CLIPModel"], None),
     "is_encoder_decoder": False,
     "tie_word_embeddings": (True, False),  # of a decoder, which it has not
 }
-TOWER = {
+TOWER_SETTINGS = {
     "hidden_act": tuple(ACTIVATIONS),
-    **{name: WHOLE[name] for name in ("is_encoder_decoder", "tie_word_embeddings")},
+    **{name: MODEL_SETTINGS[name] for name in ("is_encoder_decoder", "tie_word_embeddings")},
 }
 
 TO_OURS = (
@@ -95,7 +95,7 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """
     towers = {each: _tower_config(config, each) for each in OLD}
     used = {*OLD, *OLD.values(), "projection_dim", "logit_scale_init_value"}
-    hf_folder.reject_unsupported(config, used, only=WHOLE)
+    hf_folder.reject_unsupported(config, used, only=MODEL_SETTINGS)
     vision = _tower(towers["vision_config"], VISION, "vision_config")
     text = _tower(towers["text_config"], TEXT, "text_config")
     for name in ("image_size", "patch_size"):
@@ -121,7 +121,7 @@ def _tower_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _tower(stated: Mapping[str, Any], settings: Mapping[str, tuple[str, Any]], name: str) -> dict[str, Any]:
     try:
-        hf_folder.reject_unsupported(stated, {*settings, *UNUSED} - {"hidden_act"}, only=TOWER)
+        hf_folder.reject_unsupported(stated, {*settings, *UNUSED} - {"hidden_act"}, only=TOWER_SETTINGS)
         fields = {}
         for theirs, (ours, default) in settings.items():
             value = stated.get(theirs, default)
@@ -164,8 +164,8 @@ def _theirs(fields: Mapping[str, Any], settings: Mapping[str, tuple[str, Any]]) 
 
 def published(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights by our names, from transformers'; q, k and v become one projection."""
-    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(".position_ids")}
-    return fuse_qkv(rename_keys(kept, TO_OURS))
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".position_ids")}
+    return fuse_qkv(rename_keys(tensors, TO_OURS))
 
 
 def unpublished(variant: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -241,7 +241,9 @@ FAMILIES = {
 # as many of a kind as there are layers, distances or classes
 NUMBERED = {
     r"gradient/(.+)": Legend("gradient of {0}", "norm, by layer or by steps back relative to the last"),
-    r"recall_at_(\d+)": Legend("recall at {0}", "share of searches with their own among the first", "higher"),
+    r"recall_at_([\d*]+)": Legend(
+        "recall at {0}", "share of searches with their own among the first", "higher"
+    ),
     r"(category|color|count|clock|emoji_clock|digit|parity)_accuracy": Legend(
         "accuracy of questions of {0}", "fraction of answers that is right", "higher"
     ),
