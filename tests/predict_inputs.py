@@ -18,6 +18,7 @@ TEXTS = {
     "labels": "it is a good day",
     "sentiment": "it is a good day",
     "language": "to be",
+    "in_context": "a1b2a",
     "translate": "to be",
     "denoise": "to be",
     "texts": "to be",

@@ -263,15 +263,22 @@ def evaluate(
     Args:
         last: evaluate the weights of the last step, not the best ones by validation.
         options: the system's own: image generators take `inception`, a file of Inception weights,
-            to compare samples by its features too.
+            to compare samples by its features too. Causal language models take `shots`, numbers of examples
+            in the context, and with it `label_words`, `draws`, `max_examples` and `seed`
+            (`tasks/text/few_shot.py`).
 
     Raises:
         BadInput: no run; the run's own data have changed since.
     """
     from torchstone.engine.console import notify
     from torchstone.runs.evaluate import evaluate as evaluate_run
+    from torchstone.runs.evaluate import evaluate_few_shot
 
     data = checked("data", str | None, data)
+    if options.get("shots") is not None:
+        metrics, evaluated_on, _ = evaluate_few_shot(_path(path), data, device, options, last=last)
+        notify(evaluated_on.line())
+        return metrics
     metrics, evaluated_on = evaluate_run(_path(path), data, device, options, last=last)
     notify(evaluated_on.line())
     return metrics

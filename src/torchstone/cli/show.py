@@ -161,7 +161,7 @@ def _recipe_table(recipes: dict[str, Any]) -> Table:
     paths = list(dict.fromkeys(field_paths(first).values()))
     for path in paths:
         help_text = comments(type(get_field(first, path[:-1]))).get(path[-1], "")
-        table.add_row(short_name(first, path), str(get_field(first, path)), help_text)
+        table.add_row(*map(escape, (short_name(first, path), str(get_field(first, path)), help_text)))
     for other, recipe in others:
         changes = [
             f"{short_name(first, path)} {get_field(recipe, path)}"

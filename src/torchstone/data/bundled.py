@@ -86,5 +86,6 @@ BUNDLED = (
     Bundled("sea", "series", "19,226 half hours", "free to use", ("bokeh-sampledata==2026.1",), 12.8),
     Bundled("glucose", "series", "52,281 readings", "public domain", ("bokeh-sampledata==2026.1",), 12.8),
     Bundled("chorales", "music", "371 chorales", "BSD-3-Clause (archive)", ("music21==10.5.1",), 20.1),
+    Bundled("in_context", "labelled episodes", "without end", "none needed", source="made"),
     Bundled("synthetic", "memory problems", "without end", "none needed", source="made"),
 )

@@ -41,14 +41,14 @@ NAMES = {
     "features grad_accum_steps gradient_steps heads hidden horizon latent_dim latent_samples layers "
     "max_examples max_length max_ngram mean_span_length n_mels n_step num_envs num_steps patch patch_size "
     "pretrain_batch_size recordings_per_utterance sample_rate sampling_steps seq_len size stride "
-    "teacher_steps timesteps vocab_size widths",
+    "teacher_steps timesteps vocab_size widths window",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
     "free_bits ent_coef vf_coef gp_weight guidance_scale input_noise_std sigma length_penalty eval_samples "
     "guidance_sweep_samples learning_starts pretrain_steps maxout projection transpose f_min edge_seconds "
     "soft_weight hard_weight hidden_weight redraw_interval "
     "gap_seconds theta attenuation_db",
-    POSITIVE: "lr actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
+    POSITIVE: "lr init_std actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
     "frame_beats hop_ms window_ms log_floor temperature",
     SHARE: "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
     "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob",

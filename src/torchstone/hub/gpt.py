@@ -81,7 +81,13 @@ def from_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def to_config(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The transformers config of a network with these `GPTConfig` fields."""
+    """The transformers config of a network with these `GPTConfig` fields.
+
+    Raises:
+        BadInput: a window, or feed-forward layers that its GPT-1 has not.
+    """
+    if fields.get("window") is not None:
+        raise BadInput("transformers' GPT has no window: each token attends to all before it")
     first = fields.get("post_norm", False)
     family = "openai-gpt" if first else "gpt2"
     config: dict[str, Any] = {"architectures": [CLASSES[family][0]], "model_type": family}

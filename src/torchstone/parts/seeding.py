@@ -26,6 +26,8 @@ class SeedStream(IntEnum):
     RANDOM_FEATURES = 23  # of kernel attention
     RANDOM_BLOCKS = 24  # of block-sparse attention
     CAPTIONS = 25  # which of a picture's captions
+    IN_CONTEXT_EPISODES = 25
+    FEW_SHOT_EXAMPLES = 26  # which examples a draw puts into the context
     # these share a number with one above; no run has both of a pair
     LENGTH_BUCKETS = 2
     LENGTH_GROUPS = 2

@@ -1,14 +1,27 @@
 """Judging a run's model: on the test split of its own data, known by their content, or on other data."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torchstone.engine.field_ranges import check_range
+from torchstone.engine.recipe_fields import checked
 from torchstone.errors import BadInput
 from torchstone.runs.load import is_published, load_any
 from torchstone.runs.recipes import read_recipe
 from torchstone.systems import System
+
+CAUSAL = ("rnn", "lstm", "gru", "gpt", "performer")  # systems with `few_shot`
+# options of `few_shot`
+FEW_SHOT = {
+    "shots": tuple[int, ...],
+    "label_words": tuple[str, ...],
+    "draws": int,
+    "max_examples": int,
+    "seed": int,
+}
 
 
 class EvaluatedOn(NamedTuple):
@@ -75,6 +88,49 @@ def evaluate(
     with identity.listen(known=identity.sketch_of(trained)) as heard:
         metrics = measure(model, metadata, spec, held_out=is_own, **options)
     return metrics, _evaluated_on("test" if is_own else "all", spec, heard, trained)
+
+
+def evaluate_few_shot(
+    folder: str | Path, data: str | None, device: str, options: Mapping[str, Any], *, last: bool = False
+) -> tuple[dict[str, float], EvaluatedOn, Path | None]:
+    """A causal language model's accuracy by the number of examples in its context, what it is of, and the
+    picture in the run folder; of a published model there is none.
+
+    Args:
+        data: labelled text, or `in_context`; by default the run's own data, if they are the latter.
+        options: those of `tasks.text.few_shot.few_shot`, `shots` among them.
+
+    Raises:
+        BadInput: no causal language model; no labelled text; what `few_shot` refuses.
+    """
+    from torchstone.data.synthetic.in_context import is_in_context
+    from torchstone.plots.few_shot import draw_few_shot
+
+    model, metadata, entry = load_any(folder, device, last=last)
+    measure = getattr(entry.module(), "few_shot", None)
+    if measure is None:
+        raise BadInput(f"shots are of causal language models ({', '.join(CAUSAL)}), not of {entry.name}")
+    spec, published = data, is_published(folder)
+    if spec is None:
+        spec = "" if published else read_recipe(Path(folder))[2].data
+        if not is_in_context(spec):
+            raise BadInput(
+                f"shots are examples with labels, and {spec or folder} has none: give labelled --data"
+            )
+    if unknown := options.keys() - FEW_SHOT.keys():
+        raise BadInput(f"{entry.name} is evaluated with shots without {min(unknown)!r}")
+    options = {name: checked(name, FEW_SHOT[name], value) for name, value in options.items()}
+    check_range("seed", options.get("seed", 0))
+    metrics = measure(model, metadata, spec, **options)
+    what = f"{metrics['texts']} texts, {metrics['draws']} draws of examples"
+    left_out = metrics.get("left_out", 0)
+    note = f"; {left_out} more have characters that the model does not know" if left_out else ""
+    picture, name = None, Path(spec).name or spec
+    if not published:
+        readable = re.sub(r"[^\w.-]+", "_", name)
+        picture = Path(folder) / "pictures" / f"few_shot_{readable}.png"
+        draw_few_shot(metrics, options["shots"], picture, f"{entry.name} on {name}")
+    return metrics, EvaluatedOn("test", spec, what, note), picture
 
 
 def _evaluated_on(split: str, spec: str, heard: Any, trained: list[dict]) -> EvaluatedOn:

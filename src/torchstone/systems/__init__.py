@@ -111,7 +111,7 @@ transformer: Transformer, 2017. Vaswani, Shazeer, Parmar et al., arXiv:1706.0376
 gpt: GPT, 2019. Radford, Wu, Child et al., Language Models are Unsupervised Multitask Learners
     variants: gpt_char_cpu gpt_char gpt1 gpt2 gpt2_medium gpt2_large gpt2_xl gpt3_small gpt3_medium
         gpt3_large gpt3_xl gpt3_2_7b gpt3_6_7b gpt3_13b gpt3_13b_paper gpt3_175b
-    recipes: shakespeare shakespeare_nanogpt shakespeare_gpu smoke
+    recipes: shakespeare shakespeare_nanogpt shakespeare_gpu in_context smoke
 performer: Performer, 2020. Choromanski, Likhosherstov, Dohan et al., arXiv:2009.14794
     variants: performer_char_cpu performer_char
     recipes: shakespeare smoke

@@ -9,10 +9,15 @@ from torchstone.parts.metrics.legend import Legend, legend
 
 COMMON = "gradient_norm lr steps_per_second"  # of the training itself
 CLASSES = "accuracy loss"
+# of `eval --shots`
+FEW_SHOT = (
+    "accuracy/* accuracy_std/* normalized_accuracy/* normalized_accuracy_std/* calibrated_accuracy/* "
+    "calibrated_accuracy_std/* optimal_accuracy/* majority_accuracy chance"
+)
 RECURRENT = (
     "loss accuracy tfidf bits_per_character perplexity perplexity_per_character unigram mse mae coverage "
     "linear_loss linear_mse linear_mae persistence_mse persistence_mae seasonal_mse seasonal_mae "
-    "symbol_accuracy memoryless_loss gradient/*"
+    f"symbol_accuracy memoryless_loss gradient/* {FEW_SHOT}"
 )
 TRANSLATION = "loss accuracy unigram bleu bleu_lowercase exact_match"
 SAMPLES = "frechet_distance precision recall relative_variance covered_classes min_class_share confident_rate"
@@ -38,7 +43,9 @@ METRICS = {
     "seq2seq": f"{TRANSLATION} alignment_error alignment_precision alignment_recall diagonal_error",
     "transformer": TRANSLATION,
     **dict.fromkeys(
-        ("gpt", "performer"), "loss bits_per_character perplexity perplexity_per_character unigram"
+        ("gpt", "performer"),
+        "loss bits_per_character perplexity perplexity_per_character unigram zero_shot_accuracy "
+        f"few_shot_accuracy {FEW_SHOT}",
     ),
     "bert": f"{CLASSES} cross_entropy next_accuracy unigram tfidf",
     "albert": f"{CLASSES} cross_entropy order_accuracy unigram tfidf",

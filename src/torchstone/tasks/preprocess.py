@@ -171,6 +171,7 @@ PREPROCESSORS: dict[str, Callable[..., Any]] = {
     "label": labeled_texts,
     "masked": masked_texts,
     "language": continued_texts,
+    "in_context": continued_texts,
     "texts": source_texts,
     "denoise": source_texts,
     "translate": source_texts,

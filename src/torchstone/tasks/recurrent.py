@@ -114,9 +114,16 @@ def sample(model: nn.Module, metadata: dict, **options: Any) -> list:
     return _task_function(metadata, "sample", options)(model, metadata, **options)
 
 
+def few_shot(model: nn.Module, metadata: dict, spec: str, **options: Any) -> dict[str, float]:
+    """Accuracy of a language model with examples in its context: see `text.few_shot`."""
+    return _task_function(metadata, "few_shot", options)(model, metadata, spec, **options)
+
+
 def _task_function(metadata: dict, verb: str, options: dict[str, Any] | None = None) -> Any:
     """The task's own function, if it has one and takes the `options`."""
     function = getattr(task_module(metadata["task"]), verb, None)
+    if function is None and verb == "few_shot":
+        raise BadInput(f"a model for {metadata['task']} predicts no next token: shots are of language models")
     if function is None:
         raise BadInput(f"a model for {metadata['task']} has nothing to {verb}")
     known = inspect.signature(function).parameters

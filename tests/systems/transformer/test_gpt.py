@@ -76,6 +76,44 @@ def test_gpt_forward_equals_equations(post_norm):
         assert relative_error(model(ids[None])[0], by_equations(model, ids, post_norm=post_norm)) > 1e-3
 
 
+@pytest.mark.parametrize("window", [1, 5, 11, 40])
+def test_gpt_window_equals_dense_attention_under_a_band(window, monkeypatch):
+    """Logits and gradients, and of tokens read one by one or several at a time after a cache."""
+    context = 40
+    torch.manual_seed(0)
+    config = SMALL | {"context": context, "init_std": 0.3}
+    model = GPT.from_kwargs(**config, window=window).double()
+    dense = GPT.from_kwargs(**config).double()
+    dense.load_state_dict(model.state_dict())
+    ids = torch.randint(19, (2, context))
+    distance = torch.arange(context)[:, None] - torch.arange(context)
+    band = ((distance >= 0) & (distance <= window))[None, None]
+    attend = gpt.Block.attend
+
+    def banded(block, x, cache):
+        return block.attention(x, mask=band) if block.window is None else attend(block, x, cache)
+
+    monkeypatch.setattr(gpt.Block, "attend", banded)
+    logits, expected = model(ids), dense(ids)
+    assert relative_error(logits, expected) < 1e-12
+    gradients = [
+        torch.autograd.grad(y.square().sum(), [*net.parameters()])
+        for net, y in ((model, logits), (dense, expected))
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        assert relative_error(ours, theirs) < 1e-10
+    with torch.no_grad():
+        for sizes in ([1] * context, [7, 1, 1, 9, 13, 9]):
+            cache = model.make_cache()
+            parts = [model(part, cache=cache) for part in ids.split(sizes, 1)]
+            assert relative_error(torch.cat(parts, 1), expected) < 1e-12
+    if window < context - 1:
+        model.blocks[0].window = window + 1
+        assert relative_error(model(ids), expected) > 1e-3
+    with pytest.raises(BadInput, match="has no window"):
+        to_config(config | {"window": window})
+
+
 def test_gpt_is_causal():
     model = small()
     ids = torch.randint(19, (2, 12))

@@ -95,6 +95,14 @@ LEGENDS = {
     "alignment_precision": Legend("alignment precision", FRACTION, "higher"),
     "alignment_recall": Legend("alignment recall", FRACTION, "higher"),
     "diagonal_error": Legend("alignment error rate of the diagonal", f"{FRACTION}, to compare with", "lower"),
+    # few-shot learning
+    "zero_shot_accuracy": Legend(
+        "accuracy without an example", "fraction that is right", "higher", "1/labels"
+    ),
+    "few_shot_accuracy": Legend(
+        "accuracy after 16 examples in the context", "fraction that is right", "higher", "1/labels"
+    ),
+    "chance": Legend("accuracy of guessing", "1/labels, to compare with"),
     # speech
     "label_error": Legend("label error rate", "edits per label", "lower", "about 1"),
     "beam_error": Legend("label error rate of beam search", "edits per label", "lower", "about 1"),
@@ -238,8 +246,25 @@ FAMILIES = {
     r"ddpm_(.+)": "{0} with all steps of DDPM",
     r"guided_([\d.*]+)_(.+)": "{0} at guidance scale {1}",
 }
-# as many of a kind as there are layers, distances or classes
+# as many of a kind as there are layers, distances, classes or numbers of examples
 NUMBERED = {
+    r"accuracy/(.+)": Legend(
+        "accuracy with {0} examples in the context", "mean over draws of them", "higher"
+    ),
+    r"normalized_accuracy/(.+)": Legend(
+        "accuracy by log-likelihood per character with {0} examples in the context",
+        "mean over draws",
+        "higher",
+    ),
+    r"calibrated_accuracy/(.+)": Legend(
+        "accuracy relative to an empty text with {0} examples in the context", "mean over draws", "higher"
+    ),
+    r"optimal_accuracy/(.+)": Legend(
+        "best expected accuracy with {0} examples in the context", "fraction, to compare with"
+    ),
+    r"(\w*)accuracy_std/(.+)": Legend(
+        "deviation of the {0}accuracy with {1} examples in the context", "standard deviation over draws"
+    ),
     r"gradient/(.+)": Legend("gradient of {0}", "norm, by layer or by steps back relative to the last"),
     r"recall_at_([\d*]+)": Legend(
         "recall at {0}", "share of searches with their own among the first", "higher"

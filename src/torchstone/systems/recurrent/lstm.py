@@ -48,7 +48,7 @@ from torchstone.parts.facts import Fact, ParityCase, count_on_meta, count_parame
 from torchstone.parts.recurrent.layers import Cell, Recurrent, State
 from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.systems import Variant
-from torchstone.tasks.recurrent import Recipe, build_run, evaluate, predict, sample
+from torchstone.tasks.recurrent import Recipe, build_run, evaluate, few_shot, predict, sample
 
 __all__ = [
     "CELL",
@@ -59,6 +59,7 @@ __all__ = [
     "Recipe",
     "build",
     "evaluate",
+    "few_shot",
     "predict",
     "reference",
     "sample",

@@ -42,6 +42,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from torchstone.data.synthetic import in_context
 from torchstone.data.text.corpus import read_text
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
@@ -61,7 +62,9 @@ from torchstone.parts.transformer.kernel_attention import (
 )
 from torchstone.systems import Variant
 from torchstone.tasks.optimization import decay_matrices_only
+from torchstone.tasks.text.few_shot import few_shot
 from torchstone.tasks.text.generate import generate
+from torchstone.tasks.text.in_context import train_in_context
 from torchstone.tasks.text.language_model import (
     evaluate,
     make_tokenizer,
@@ -78,6 +81,7 @@ __all__ = [
     "Recipe",
     "build",
     "evaluate",
+    "few_shot",
     "generate",
     "predict",
     "reference",
@@ -89,7 +93,7 @@ MARGIN = ("loss", -1.3)
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "shakespeare"  # text: shakespeare, python, python/PACKAGE, a text file, a folder, hf:NAME
+    data: str = "shakespeare"  # text: shakespeare, python, python/PACKAGE, file, folder, hf:NAME; in_context
     variant: str = "performer_char_cpu"  # network; the next five fields override its sizes, none keeps them
     width: int | None = None  # embedding dimension
     depth: int | None = None  # number of transformer blocks
@@ -102,6 +106,7 @@ class Recipe:
     dropout: float = 0.0  # dropout probability
     steps: int = 2000  # number of training steps
     batch_size: int = 12  # batch size, in windows of text
+    init_std: float = 0.02  # standard deviation of initial weights
     optim: OptimConfig = OptimConfig(
         optimizer="adamw",
         lr=4e-3,
@@ -142,6 +147,7 @@ class PerformerConfig:
         features: number of random features of a head; d ln d suffice for a head of width d (theorem 4).
         d_ff: width of the feed-forward layers, by default four times `width`.
         causal: attention to no later token: a language model. Without it, an encoder.
+        init_std: standard deviation of initial weights, of residual projections less.
         features_seed: random seed of the features.
     """
 
@@ -157,6 +163,7 @@ class PerformerConfig:
     causal: bool = True
     eps: float = 1e-5
     dropout: float = 0.0
+    init_std: float = 0.02
     features_seed: int = 0
 
 
@@ -250,21 +257,21 @@ class Performer(nn.Module):
         self.final_norm = nn.LayerNorm(config.width, config.eps, bias=config.bias)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.head.weight = self.token_embedding.weight
-        self.init_weights()
+        self.init_weights(config.init_std)
 
     @classmethod
     def from_kwargs(cls, **kwargs: Any) -> "Performer":
         """A Performer from the fields of `PerformerConfig`."""
         return cls(PerformerConfig(**kwargs))
 
-    def init_weights(self) -> None:
-        """N(0, 0.02²); residual projections over √(2 blocks), so that the sum of all does not grow."""
+    def init_weights(self, std: float = 0.02) -> None:
+        """N(0, std²); residual projections over √(2 blocks), so that the sum of all does not grow."""
         for name, weight in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(weight)
             elif weight.dim() > 1:
                 is_residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
-                nn.init.normal_(weight, std=0.02 / (2 * len(self.blocks)) ** (0.5 * is_residual))
+                nn.init.normal_(weight, std=std / (2 * len(self.blocks)) ** (0.5 * is_residual))
 
     def redraw_features(self) -> None:
         """Other random features in every block: only between training steps."""
@@ -371,8 +378,8 @@ VARIANTS = {
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    text = read_text(recipe.data)
-    tokenizer = make_tokenizer(recipe, text)
+    text = None if in_context.is_in_context(recipe.data) else read_text(recipe.data)
+    tokenizer = in_context.make_tokenizer() if text is None else make_tokenizer(recipe, text)
     make: Any = VARIANTS[recipe.variant].make
     sizes = {name: getattr(recipe, name) for name in ("width", "depth", "heads", "context", "features")}
     model_config = {
@@ -380,6 +387,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         **{name: size for name, size in sizes.items() if size is not None},
         "vocab_size": tokenizer.get_vocab_size(),
         "dropout": recipe.dropout,
+        "init_std": recipe.init_std,
         "features_seed": recipe.seed,
     }
     rng.seed(recipe.seed)
@@ -387,15 +395,15 @@ def build(recipe: Recipe) -> Iterator[Run]:
         model = make(**model_config).to(device)
     except ValueError as error:
         raise BadInput(f"this network is impossible: {error}") from None
-    run = train_language_model(
-        model,
-        recipe,
-        text,
-        tokenizer,
-        loss=loss,
-        parameters=decay_matrices_only(model, recipe.optim),  # no weight decay of norms
-        model_config=model_config,
-    )
+    learning: dict[str, Any] = {
+        "loss": loss,
+        "parameters": decay_matrices_only(model, recipe.optim),  # no weight decay of norms
+        "model_config": model_config,
+    }
+    if text is None:
+        run = train_in_context(model, recipe, tokenizer, **learning)
+    else:
+        run = train_language_model(model, recipe, text, tokenizer, **learning)
     run.update = run.state["redraw"] = RedrawingUpdate(run.update, model, recipe.redraw_interval)
     yield run
 

@@ -11,6 +11,7 @@ from jaxtyping import Int64
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from torchstone.data.synthetic.in_context import is_in_context
 from torchstone.data.text import tokenizers
 from torchstone.data.text.corpus import Text, read_text
 from torchstone.data.text.lm_batches import LMBatches
@@ -23,6 +24,7 @@ from torchstone.parts.modes import eval_mode
 from torchstone.parts.transformer.token_loss import unigram_loss
 from torchstone.tasks.inference import refuse_file_names
 from torchstone.tasks.optimization import gradient_update
+from torchstone.tasks.text import in_context
 from torchstone.tasks.text.generate import generate
 
 TRAINABLE = ("characters", "bpe")
@@ -160,6 +162,8 @@ def report(model: nn.Module, tokenizer: Tokenizer, text: Text, folder: Path) -> 
 def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool, measure: Any = measure) -> dict:
     """Loss and perplexity per token, and bits and perplexity per character, of a text: of its test split
     (or its validation split, if it has no other) where `held_out`, else of all of it."""
+    if is_in_context(spec):
+        return in_context.evaluate(model, metadata, spec, held_out=held_out)
     text = read_text(spec)
     part = (text.test or text.val) if held_out else text.train + text.val + text.test
     ids = tokenizers.encode(tokenizers.from_metadata(metadata["tokenizer"]), part)
@@ -194,7 +198,7 @@ def sample(
     max_new_tokens: int = 500,
     **sampling: Any,
 ) -> list[str]:
-    """Texts that the model generates; without a `prompt` they begin on a new line.
+    """Texts that the model generates; without a `prompt` they begin on a new line (episodes: with a symbol).
 
     Args:
         sampling: `temperature`, `top_k`, `top_p` or `greedy`.
@@ -204,7 +208,7 @@ def sample(
     if unknown := sampling.keys() - {"temperature", "top_k", "top_p", "greedy"}:
         raise BadInput(f"texts are sampled without {min(unknown)!r}")
     tokenizer = tokenizers.from_metadata(metadata["tokenizer"])
-    prompt = "\n" if prompt is None else prompt
+    prompt = metadata.get("prompt", "\n") if prompt is None else prompt
     return generate_texts(
         model, tokenizer, prompt, count=num_samples, seed=seed, length=max_new_tokens, **sampling
     )

@@ -27,6 +27,7 @@ from torchstone.parts.recurrent.sequence_model import SequenceModel
 from torchstone.parts.transformer.token_loss import unigram_loss
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.recurrent import build_network
+from torchstone.tasks.text import few_shot as few_shot_module
 from torchstone.tasks.text import language_model
 
 EVAL_LANES, EVAL_WINDOW = 16, 512  # in which a held-out text is read
@@ -210,6 +211,11 @@ def evaluate(model: SequenceModel, metadata: dict, spec: str, *, held_out: bool)
     """Loss and perplexity per token, and bits and perplexity per character, of a text: of its test split
     (or its validation split, if it has no other) where `held_out`, else of all of it."""
     return language_model.evaluate(model, metadata, spec, held_out=held_out, measure=measure)
+
+
+def few_shot(model: SequenceModel, metadata: dict, spec: str, **options: Any) -> dict[str, float]:
+    """Accuracy with examples in the context, with the options of `few_shot.few_shot`."""
+    return few_shot_module.few_shot(NextTokenAdapter(model), metadata, spec, **options)
 
 
 def sample(model: SequenceModel, metadata: dict, **sampling: Any) -> list[str]:
