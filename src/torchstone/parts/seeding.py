@@ -25,7 +25,6 @@ class SeedStream(IntEnum):
     REPLAY_DRAWS = 22
     RANDOM_FEATURES = 23  # of kernel attention
     RANDOM_BLOCKS = 24  # of block-sparse attention
-    CAPTIONS = 25  # which of a picture's captions
     IN_CONTEXT_EPISODES = 25
     FEW_SHOT_EXAMPLES = 26  # which examples a draw puts into the context
     # these share a number with one above; no run has both of a pair
@@ -33,6 +32,7 @@ class SeedStream(IntEnum):
     LENGTH_GROUPS = 2
     MLM_MASKS = 3
     DEQUANTIZATION = 4
+    CAPTIONS = 25  # which of a picture's captions
     QUESTION_ORDER = 2  # of the questions about an image
 
 
