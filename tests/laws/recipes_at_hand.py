@@ -39,6 +39,7 @@ SLOW = frozenset(
         *("distilbert/sentiment", "distilbert/masked", "distilbert/paper"),
         *("longformer/sentiment", "longformer/masked", "longformer/paper"),
         *("linformer/sentiment", "linformer/masked", "linformer/paper"),
+        *("vlm/openmoji",),
         *("clip/openmoji", "clip/languages"),
         *("ppo/pong", "ppo/pong_half_hour", "dqn/pong", "dqn/nature", "vgg/mnist5k"),
         *("gan/mnist5k", "dcgan/mnist5k", "cgan/mnist5k", "cgan/paper", "vae/conv", "googlenet/mnist5k"),

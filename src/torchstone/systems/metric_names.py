@@ -29,6 +29,9 @@ GAN = (
     "frechet_distance_train fd_ratio_vs_untrained"
 )
 SWEEP = "frechet_distance precision recall confident_rate label_accuracy diversity"
+KINDS = ("category", "color", "count", "clock", "emoji_clock", "digit", "parity")  # of questions
+ANSWERS = " ".join(f"{kind}_accuracy" for kind in KINDS)
+BLANK_ANSWERS = " ".join(f"blank_{kind}_accuracy" for kind in KINDS)
 AGENT = "return return_std episodic_return env_steps loss"
 
 METRICS = {
@@ -51,6 +54,7 @@ METRICS = {
     "longformer": f"{CLASSES} cross_entropy unigram tfidf",
     "linformer": f"{CLASSES} cross_entropy unigram tfidf",
     "t5": TRANSLATION,
+    "vlm": f"loss token_accuracy accuracy {ANSWERS} blank_accuracy {BLANK_ANSWERS} majority_accuracy",
     "clip": "loss logit_scale mean_reciprocal_rank recall_at_* image_to_text_recall_at_* "
     "nearest_word_recall_at_* novel_recall_at_*",
     "vae": "loss elbo iwae_5 iwae_50 kl active_latents independent_pixels",

@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", metavar="INPUT", nargs="*", help="files, folders of them, or texts")
     parser.add_argument("--examples", metavar="FILE", help="few-shot: inputs and outputs before each text")
     parser.add_argument("--fill", metavar="TEXT", help="masked language model: fill each [MASK] of TEXT")
+    parser.add_argument("--prompt", metavar="TEXT", help="visual question answering: the question")
     parser.add_argument(
         "--labels",
         metavar="TEXTS",
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     from torchstone.api import predict
 
     options: dict[str, Any] = {} if args.fill is None else {"fill": True}
-    for name in ("examples", "labels", "search", "beam_size", "horizon", "out"):
+    for name in ("prompt", "examples", "labels", "search", "beam_size", "horizon", "out"):
         if getattr(args, name) is not None:
             options[name] = getattr(args, name)
     inputs = [*args.inputs, *([] if args.fill is None else [args.fill])]

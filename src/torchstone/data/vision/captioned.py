@@ -133,10 +133,8 @@ def load_named_drawings(
     rows = [
         i for i, stem in enumerate(stems) if not SKIN_TONE.search(stem) and stem.replace("-FE0F", "") in names
     ]
-    fine = images[rows].reshape(len(rows), size, 2, size, 2, 3).astype(np.float32)
-    small = fine.mean((2, 4)).round().astype(np.uint8)
     codes = [stems[i].replace("-FE0F", "") for i in rows]
-    return small.transpose(0, 3, 1, 2), codes, [openmoji.family(stems[i]) for i in rows]
+    return openmoji.halve(images[rows]), codes, [openmoji.family(stems[i]) for i in rows]
 
 
 def read_unicode_names(language: str = "") -> dict[str, Any]:
@@ -239,17 +237,18 @@ def load_folder(
     return np.stack(arrays), texts, levels, left_out
 
 
-def word_tokenizer(captions: list[str]) -> Tokenizer:
-    """Words and punctuation marks of `captions`; the ids 0, 1 and 2 are padding, start and unknown words."""
+def word_tokenizer(captions: list[str], special: tuple[str, ...] = (PAD, START, UNKNOWN)) -> Tokenizer:
+    """Words and punctuation marks of `captions`; the first ids are those of the `special` tokens."""
     splitter = bert_tokenizer(models.WordPiece({UNKNOWN: 0}, unk_token=UNKNOWN), lowercase=True)
-    words = {word for text in captions for word in _split(splitter, text)}
-    vocab = {word: i for i, word in enumerate((PAD, START, UNKNOWN, *sorted(words)))}
+    words = {word for text in captions for word in split_words(splitter, text)}
+    vocab = {word: i for i, word in enumerate((*special, *sorted(words)))}
     # a WordPiece of complete words: any other word is unknown
     model = models.WordPiece(vocab, unk_token=UNKNOWN, continuing_subword_prefix="\x00")
     return bert_tokenizer(model, lowercase=True)
 
 
-def _split(tokenizer: Tokenizer, text: str) -> list[str]:
+def split_words(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The words and punctuation marks that a tokenizer looks up."""
     text = tokenizer.normalizer.normalize_str(text)
     return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
 
@@ -270,7 +269,7 @@ def tokenize_prompt(tokenizer: Tokenizer, prompt: str, max_length: int) -> Int64
         BadInput: no words, a word that no caption had, or more words than the network reads.
     """
     vocab = tokenizer.get_vocab()
-    words = _split(tokenizer, prompt)
+    words = split_words(tokenizer, prompt)
     if not words:
         raise BadInput("the prompt is empty: describe the image, in words of the captions")
     if unknown := [word for word in words if word not in vocab]:

@@ -85,6 +85,7 @@ LEGENDS = {
     "bleu_lowercase": Legend("BLEU in lower case", "0 to 100", "higher"),
     "exact_match": Legend("exact match", "fraction of outputs without an error", "higher"),
     "next_accuracy": Legend("next-sentence accuracy", "fraction of pairs that is right", "higher", "1/2"),
+    "token_accuracy": Legend("token accuracy", "fraction of the answers' tokens that is right", "higher"),
     "soft_loss": Legend("soft targets", "T² KL from the teacher's distribution, nats", "lower", ""),
     "hidden_loss": Legend("hidden states", "1 − cosine with the teacher's", "lower", "1"),
     "majority_accuracy": Legend("accuracy of the most frequent label", "to compare with"),
@@ -216,6 +217,8 @@ OF_SYSTEMS = {
         (system, "accuracy"): _LABEL_ACCURACY
         for system in ("bert", "albert", "distilbert", "longformer", "linformer", "performer")
     },
+    ("vlm", "loss"): Legend("cross-entropy", "nats per token of the answers", "lower", "ln(vocabulary size)"),
+    ("vlm", "accuracy"): Legend("accuracy", "fraction of answers that is right in every token", "higher"),
     ("distilbert", "loss"): Legend(
         "loss", "weighted sum of the three terms with a teacher; else cross-entropy, nats", "lower"
     ),
@@ -231,6 +234,7 @@ OF_SYSTEMS = {
 
 # a metric of something else, such as a baseline: pattern of the name, its title
 FAMILIES = {
+    r"blank_(.+)": "{0} with a blank image, to compare with",
     r"teacher_(.+)": "{0} of the teacher, to compare with",
     r"linear_(.+)": "{0} of a linear model, to compare with",
     r"seasonal_(.+)": "{0} of the season before, to compare with",
@@ -268,6 +272,9 @@ NUMBERED = {
     r"gradient/(.+)": Legend("gradient of {0}", "norm, by layer or by steps back relative to the last"),
     r"recall_at_([\d*]+)": Legend(
         "recall at {0}", "share of searches with their own among the first", "higher"
+    ),
+    r"(category|color|count|clock|emoji_clock|digit|parity)_accuracy": Legend(
+        "accuracy of questions of {0}", "fraction of answers that is right", "higher"
     ),
     r"iou_(.+)": Legend("intersection over union of {0}", FRACTION, "higher"),
 }

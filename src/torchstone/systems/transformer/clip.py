@@ -362,6 +362,28 @@ class CLIPTextTower(nn.Module):
         return hidden[torch.arange(len(tokens), device=tokens.device), is_end.argmax(1)]
 
 
+@torch.no_grad()
+def init_blocks(tower: CLIPVisionTower | CLIPTextTower) -> None:
+    """Deviations by width and depth, as in the authors' code: what each block adds shrinks with their number.
+    Biases are zero."""
+    width, depth = tower.config.width, tower.config.layers
+    for name, weight in tower.named_parameters():
+        if name.endswith(".bias"):
+            nn.init.zeros_(weight)
+        elif name.endswith(("attention.out.weight", "feed_forward.down.weight")):
+            nn.init.normal_(weight, std=(2 * depth * width) ** -0.5)
+        elif name.endswith("attention.qkv.weight"):
+            nn.init.normal_(weight, std=width**-0.5)
+        elif name.endswith("feed_forward.up.weight"):
+            nn.init.normal_(weight, std=(2 * width) ** -0.5)
+
+
+def init_vision_embeddings(tower: CLIPVisionTower) -> None:
+    """Class token and positions of a deviation of 1/√width, as in the authors' code."""
+    for embedding in (tower.class_token, tower.position_embedding):
+        nn.init.normal_(embedding, std=tower.config.width**-0.5)
+
+
 class CLIP(nn.Module):
     """Both towers, their projections into one space, and the temperature."""
 
@@ -377,23 +399,12 @@ class CLIP(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Deviations by width and depth, as in the authors' code: what each block adds shrinks with their
-        number. Biases are zero."""
+        """Those of the towers, and deviations as in the authors' code for embeddings and projections."""
         for tower in (self.vision, self.text):
-            width, depth = tower.config.width, tower.config.layers
-            for name, weight in tower.named_parameters():
-                if name.endswith(".bias"):
-                    nn.init.zeros_(weight)
-                elif name.endswith(("attention.out.weight", "feed_forward.down.weight")):
-                    nn.init.normal_(weight, std=(2 * depth * width) ** -0.5)
-                elif name.endswith("attention.qkv.weight"):
-                    nn.init.normal_(weight, std=width**-0.5)
-                elif name.endswith("feed_forward.up.weight"):
-                    nn.init.normal_(weight, std=(2 * width) ** -0.5)
+            init_blocks(tower)
         nn.init.normal_(self.text.token_embedding.weight, std=self.config.text.embedding_std)
         nn.init.normal_(self.text.position_embedding.weight, std=0.01)
-        for embedding in (self.vision.class_token, self.vision.position_embedding):
-            nn.init.normal_(embedding, std=self.config.vision.width**-0.5)
+        init_vision_embeddings(self.vision)
         for projection in (self.image_projection, self.text_projection):
             nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
 
