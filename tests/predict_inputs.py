@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-IMAGES = ("classify", "segment", "autoencode", "density")
+IMAGES = ("classify", "segment", "autoencode", "density", "answer")
 TEXTS = {
     "adding": "0.25 0.5* 0.125 0.75*",
     "copy": "3141582671",
@@ -31,6 +31,8 @@ def for_predict(metadata: dict[str, Any], folder: Path) -> tuple[list[Any], dict
     if task in IMAGES:
         is_point = not any(key in metadata for key in ("picture", "image"))
         value: Any = "0,1" if is_point else _image(folder / "ring.png")
+    elif task == "image_text":
+        value, options = _image(folder / "ring.png"), {"labels": "a ring,a house"}
     elif task == "tabular":
         value = ",".join(["1.5"] * len(metadata["features"]))
     elif task == "table":

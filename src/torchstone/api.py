@@ -320,7 +320,7 @@ def predict(
         raise BadInput(f"{path} is not an image model: there is nothing to explain by drawing")
     use = partial(answer, model, metadata, **options)
     # one file cannot be written for several inputs: then they are answered or refused together
-    keep_going = keep_going and options.get("out") is None
+    keep_going = keep_going and options.get("out") is None and "search" not in options
     answers = _answer_each(use, inputs, metadata) if keep_going else use(inputs)
     good = [each["input"] for each in answers if "error" not in each] if keep_going else inputs
     if explain is not None and draw_explanation is not None and good:
@@ -460,7 +460,7 @@ COUNTS = ("num_samples", "max_new_tokens", "sampling_steps", "beam_size", "horiz
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("temperature", "top_p", "guidance_scale", "classifier_scale", "eta", "tempo"), float),
     **dict.fromkeys(("top_k", "seed"), int),
-    **dict.fromkeys(("prompt", "sampler", "out", "examples", "inpaint_image", "mask"), str),
+    **dict.fromkeys(("prompt", "sampler", "out", "examples", "inpaint_image", "mask", "search"), str),
 }
 
 

@@ -93,11 +93,30 @@ def outcome(case) -> dict:
     return {"gradients": gradients[0], "weights": list(run.state["model"].state_dict().values())}
 
 
+def gathered(counts=(2, 3)) -> dict:
+    """Rows of both processes, and the gradient of this one's rows in a sum that weights every row."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(sum(counts), 4, generator=generator, dtype=torch.float64)
+    weights = torch.randn(2, sum(counts), 4, generator=generator, dtype=torch.float64)
+    rank, found = parallel.rank(), {}
+    for name, first in (("uneven", counts[0]), ("even", 2)):
+        own = (
+            (rows[:first], rows[first : sum(counts) if name == "uneven" else 4])[rank]
+            .clone()
+            .requires_grad_()
+        )
+        everyone = parallel.gather_rows(own)
+        (everyone * weights[rank, : len(everyone)]).sum().backward()
+        found[name] = (everyone.detach(), own.grad)
+    return found
+
+
 def two_processes(out: Path) -> None:
     """What runs under torchrun, first time and second time."""
     rank = parallel.rank()
     if not (out / "cut").exists():
         torch.save([outcome(case) for case in CASES], out / f"outcomes-{rank}.pt")
+        torch.save(gathered(), out / f"outcomes-gathered-{rank}.pt")
         parallel.barrier()
         run = toy("uneven", True, 3, 0.05)
         fit(run, out / "whole", intervals=CLOCK, quiet=True)
@@ -177,6 +196,24 @@ def test_parallel_gradients_equal_one_process(case, both):
         apart = {name: farthest(one[name], two[name]) for name in one}
         print(f"{case}, process {rank} against one alone: {apart}")
         assert max(apart.values()) < 1e-12
+
+
+def test_parallel_gather_rows_has_the_gradients_of_all_processes(both):
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    weights = torch.randn(2, 5, 4, generator=generator, dtype=torch.float64)
+    for rank in (0, 1):
+        found = torch.load(both / f"outcomes-gathered-{rank}.pt")
+        for name, first, count in (("uneven", 2, 5), ("even", 2, 4)):
+            own = slice(first, count) if rank else slice(0, first)
+            everyone, gradient = found[name]
+            assert torch.equal(everyone, rows[:count])
+            assert torch.allclose(gradient, weights.sum(0)[:count][own], rtol=0, atol=1e-15)
+
+
+def test_parallel_gather_rows_of_one_process_is_nothing_new():
+    rows = torch.randn(3, 2, requires_grad=True)
+    assert parallel.gather_rows(rows) is rows
 
 
 def test_parallel_plain_averaging_would_be_wrong(both):

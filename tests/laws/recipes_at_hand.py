@@ -33,12 +33,15 @@ SLOW = frozenset(
         *("seq2seq/multi30k_cpu", "transformer/translate", "transformer/multi30k_cpu"),
         *("transformer/multi30k", "t5/denoise", "t5/texts", "ddpg/halfcheetah"),
         *("gpt/shakespeare", "gpt/shakespeare_nanogpt", "gpt/shakespeare_gpu"),
-        *("performer/shakespeare",),
+        *("performer/shakespeare", "performer/sentiment", "performer/masked"),
         *("bert/sentiment", "bert/masked", "bert/paper"),
         *("albert/sentiment", "albert/masked", "albert/paper"),
         *("distilbert/sentiment", "distilbert/masked", "distilbert/paper"),
         *("longformer/sentiment", "longformer/masked", "longformer/paper"),
         *("bigbird/sentiment", "bigbird/masked", "bigbird/paper"),
+        *("linformer/sentiment", "linformer/masked", "linformer/paper"),
+        *("vlm/openmoji",),
+        *("clip/openmoji", "clip/languages"),
         *("ppo/pong", "ppo/pong_half_hour", "dqn/pong", "dqn/nature", "vgg/mnist5k"),
         *("gan/mnist5k", "dcgan/mnist5k", "cgan/mnist5k", "cgan/paper", "vae/conv", "googlenet/mnist5k"),
         *("ppo/hopper", "ppo/lunarlander", "ppo/acrobot", "ppo/cartpole_memory", "dqn/acrobot", "ddpg/paper"),
@@ -52,8 +55,10 @@ EVALUATED = 64  # images of a split
 
 
 # three of them at a time, of networks or replay buffers as their papers have them, need tens of gigabytes
-TOO_LARGE = ("dqn/nature", "bert/paper", "albert/paper", "distilbert/paper", "longformer/paper")
-TOO_LARGE += ("bigbird/paper",)
+TOO_LARGE = (
+    *("dqn/nature", "bert/paper", "albert/paper", "distilbert/paper", "longformer/paper", "bigbird/paper"),
+    *("linformer/paper", "clip/paper"),
+)
 
 
 def is_at_hand(recipe: Any) -> bool:

@@ -66,9 +66,11 @@ def furthest(model, metadata, use, facts):
 
 
 TEXT = (
-    *("transformer", "gpt", "performer", "bert", "albert", "distilbert", "longformer", "bigbird", "t5"),
+    "bigbird",
+    *("transformer", "gpt", "performer", "bert", "albert", "distilbert", "longformer", "linformer", "t5"),
     *("rnn", "lstm", "gru", "ctc", "seq2seq"),
 )
+ANSWERING = ("vlm",)
 MAKING = tuple(entry.name for entry in CATALOGUE if entry.chapter == "generative")
 PLAYING = tuple(entry.name for entry in CATALOGUE if entry.chapter == "reinforcement")
 
@@ -78,6 +80,15 @@ def test_systems_that_make_pictures_say_so(name, tmp_path):
     entry = ts.systems.find(name)[0]
     run = next(iter(entry.module().build(entry.module().RECIPES["smoke"])))
     with pytest.raises(BadInput, match=f"{name} generates from noise.*torchstone sample"):
+        export.export(run.state["model"], run.metadata, name, tmp_path / "model.onnx")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ANSWERING)
+def test_systems_that_answer_in_words_say_so(name, tmp_path):
+    entry = ts.systems.find(name)[0]
+    run = next(iter(entry.module().build(entry.module().RECIPES["smoke"])))
+    with pytest.raises(BadInput, match=f"{name} writes an answer token by token.*torchstone predict"):
         export.export(run.state["model"], run.metadata, name, tmp_path / "model.onnx")
     assert not any(tmp_path.iterdir())
 
@@ -109,7 +120,7 @@ LARGER = ("alexnet", "vgg", "googlenet", "senet", "cbam", "mobilenet", "efficien
     [
         pytest.param(e, id=e.name, marks=pytest.mark.sweep if e.name in LARGER else ())
         for e in CATALOGUE
-        if e.name not in TEXT + MAKING + PLAYING
+        if e.name not in TEXT + MAKING + PLAYING + ANSWERING
     ],
 )
 def test_every_system_exports(entry, tmp_path):

@@ -40,7 +40,7 @@ NAMES = {
     "buffer_size channels context discriminator_steps embedding epochs eval_episodes exploration_steps "
     "features grad_accum_steps gradient_steps heads hidden horizon latent_dim latent_samples layers "
     "max_examples max_length max_ngram mean_span_length n_mels n_step num_envs num_steps patch patch_size "
-    "pretrain_batch_size recordings_per_utterance sample_rate sampling_steps seq_len size stride "
+    "pretrain_batch_size projected recordings_per_utterance sample_rate sampling_steps seq_len size stride "
     "teacher_steps block_size timesteps vocab_size widths window",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
@@ -51,7 +51,7 @@ NAMES = {
     POSITIVE: "lr init_std actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
     "frame_beats hop_ms window_ms log_floor temperature",
     SHARE: "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
-    "cond_drop_prob final_epsilon per_alpha per_beta",
+    "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob",
     BELOW_ONE: "beta1 beta2 ema_decay label_smoothing drop_path_rate speed_change",
     Range(0, 1, has_low=False): "tau mask_prob",
     Range(0, 1, has_low=False, has_high=False): "noise_density quantiles",

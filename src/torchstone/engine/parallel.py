@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from jaxtyping import Shaped
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -57,6 +58,36 @@ def gather(value: object) -> list:
     values: list = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+class _GatherRows(torch.autograd.Function):
+    """Every process's rows, one below the other; on the way back each process gets the sum of all gradients
+    of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        counts = gather(len(rows))
+        ctx.span = slice(sum(counts[: rank()]), sum(counts[: rank() + 1]))
+        parts = [rows.new_empty(count, *rows.shape[1:]) for count in counts]
+        if len(set(counts)) == 1:
+            dist.all_gather(parts, rows.contiguous())
+        else:  # gloo gathers only what is of one size
+            for source, part in enumerate(parts):
+                dist.broadcast(part.copy_(rows) if source == rank() else part, source)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total[ctx.span]
+
+
+def gather_rows(rows: Shaped[Tensor, "rows *shape"]) -> Shaped[Tensor, "all_rows *shape"]:
+    """Every process's rows in order of rank, with gradients: a loss of one process that uses another's rows
+    reaches that one's weights. All processes must call it, and go back through it."""
+    gathered: Any = _GatherRows.apply(rows) if world_size() > 1 else rows
+    return gathered
 
 
 def barrier() -> None:

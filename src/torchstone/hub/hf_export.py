@@ -25,6 +25,8 @@ ROLES = {
     "</s>": ("eos_token",),
     "<|endoftext|>": ("bos_token", "eos_token"),
 }
+# where there is a `<|startoftext|>`, the tokens of CLIP
+CLIP_ROLES = {**ROLES, "<|startoftext|>": ("bos_token",), "<|endoftext|>": ("eos_token", "pad_token")}
 # where there is a `<mask>`, the tokens of RoBERTa
 ROBERTA_ROLES = {
     **ROLES,
@@ -41,6 +43,7 @@ def write(
     *,
     tokenizer: str | None = None,
     length: int | None = None,
+    preprocessor: Mapping[str, Any] | None = None,
     check: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Write `config.json`, `model.safetensors` and, if there is one, the tokenizer's files.
@@ -49,6 +52,7 @@ def write(
         config, tensors: with transformers' names.
         tokenizer: the JSON of a `tokenizers.Tokenizer`.
         length: maximum number of tokens that the network takes.
+        preprocessor: settings of the image processor.
         check: called with the folder before it gets its name; raises if it is not right.
 
     Raises:
@@ -68,6 +72,8 @@ def write(
             if tokenizer is not None:
                 (new / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
                 _write_json(new / "tokenizer_config.json", _tokenizer_config(tokenizer, length))
+            if preprocessor is not None:
+                _write_json(new / "preprocessor_config.json", preprocessor)
             check(new)
             if folder.exists():
                 folder.rmdir()
@@ -82,7 +88,7 @@ def _tokenizer_config(tokenizer: str, length: int | None) -> dict[str, Any]:
     if length is not None:
         config["model_max_length"] = length
     tokens = [token["content"] for token in json.loads(tokenizer).get("added_tokens", [])]
-    roles = ROBERTA_ROLES if "<mask>" in tokens else ROLES
+    roles = ROBERTA_ROLES if "<mask>" in tokens else CLIP_ROLES if "<|startoftext|>" in tokens else ROLES
     for token in tokens:
         for role in roles.get(token, ()):
             config.setdefault(role, token)

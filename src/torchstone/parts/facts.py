@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+TOKENS = 8  # of a text that goes with a picture, where a network is only tried
+
 
 class Fact(NamedTuple):
     """A published figure and the way to measure it. Equal to the unit unless `tolerance` says otherwise."""
@@ -93,7 +95,8 @@ def example(module: nn.Module, shape: tuple[int, ...], batch: int = 1) -> tuple[
     """Inputs that `module` takes: zeros of `shape` (without the batch), one for each input it has to have.
 
     A network that looks up embeddings and is given rows, not pictures, gets tokens: int64, all id 0.
-    An input named `t` is a time: one number for each of the batch.
+    An input named `t` is a time: one number for each of the batch; one named `tokens` beside pictures is a
+    text of `TOKENS` tokens.
     """
     first = next(module.parameters())
     tokens = len(shape) == 1 and any(isinstance(m, nn.Embedding) for m in module.modules())
@@ -103,7 +106,9 @@ def example(module: nn.Module, shape: tuple[int, ...], batch: int = 1) -> tuple[
     dtype = torch.int64 if tokens else first.dtype
     inputs = torch.zeros(batch, *shape, device=first.device, dtype=dtype)
     time = torch.zeros(batch, device=first.device)
-    return tuple(time if name == "t" else inputs for name in names) or (inputs,)
+    text = torch.zeros(batch, TOKENS, device=first.device, dtype=torch.int64)
+    special = {"t": time, "tokens": inputs if len(shape) == 1 else text}
+    return tuple(special.get(name, inputs) for name in names) or (inputs,)
 
 
 def _of_a_recurrent_layer(x, into, back, *_: Any, **__: Any) -> int:

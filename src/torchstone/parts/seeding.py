@@ -32,6 +32,8 @@ class SeedStream(IntEnum):
     LENGTH_GROUPS = 2
     MLM_MASKS = 3
     DEQUANTIZATION = 4
+    CAPTIONS = 25  # which of a picture's captions
+    QUESTION_ORDER = 2  # of the questions about an image
 
 
 def derive_seed(seed: int, stream: int, counter: int) -> int:

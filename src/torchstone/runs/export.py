@@ -104,6 +104,12 @@ def described(metadata: dict, system: str) -> dict[str, Any]:
         raise BadInput(
             f"{system} acts in an environment, while a file takes an image or a row: use torchstone play"
         )
+    if metadata["task"] == "answer":
+        raise BadInput(
+            f"{system} writes an answer token by token, while a file has one pass: use torchstone predict"
+        )
+    if metadata["task"] == "image_text":
+        raise BadInput(f"{system} takes images and texts, while a file takes one input: use --format hf")
     if not {"picture", "features"} & set(metadata):
         raise BadInput(
             f"{system} takes neither images nor rows of a table: export it with --format hf, if "

@@ -179,10 +179,13 @@ def _refuse_huge(variant: str, arguments: dict[str, Any], tensors: "dict[str, to
     """Refuse a config of a far larger network than the weights are of, before it takes memory and time."""
     import torch
 
-    for name in ("layers", "decoder_layers", "depth"):
-        value = arguments.get(name)
-        if isinstance(value, int) and value > len(tensors):
-            raise BadInput(f"its config describes {value} layers, but its weights are {len(tensors)} tensors")
+    for fields in (arguments, *(each for each in arguments.values() if isinstance(each, dict))):
+        for name in ("layers", "decoder_layers", "depth"):
+            value = fields.get(name)
+            if isinstance(value, int) and value > len(tensors):
+                raise BadInput(
+                    f"its config describes {value} layers, but its weights are {len(tensors)} tensors"
+                )
     with torch.device("meta"):
         described = sum(each.numel() for each in create(variant, **arguments).state_dict().values())
     held = sum(each.numel() for each in tensors.values())
@@ -212,6 +215,9 @@ def export_hf(path: str | Path, out: str | Path, *, last: bool = False) -> Path:
     folder, length = Path(out), config.get("n_positions")
     if "max_position_embeddings" in config:  # some positions of RoBERTa's kin are of no token
         length = metadata["model_config"].get("max_length", config["max_position_embeddings"])
+    preprocessor = None
+    if hasattr(module, "preprocessor_config"):
+        preprocessor, length = module.preprocessor_config(metadata["picture"]), metadata["length"]
 
     def same(written: Path) -> None:
         own, back = model.state_dict(), from_layout(written).model.state_dict()
@@ -224,6 +230,7 @@ def export_hf(path: str | Path, out: str | Path, *, last: bool = False) -> Path:
         module.unpublished(metadata["variant"], model.state_dict()),
         tokenizer=metadata.get("tokenizer"),
         length=length,
+        preprocessor=preprocessor,
         check=same,
     )
     return folder

@@ -37,6 +37,8 @@ def metadata_of(folder: Path, loaded: Any) -> dict[str, Any]:
     """
     _, config, entry, variant, model_config = loaded
     metadata = {"variant": variant, "model_config": model_config, "data": f"published in {folder}"}
+    if entry.name == "clip":
+        return metadata | _image_text_metadata(folder, config, model_config)
     if entry.name == "vit":
         return metadata | _image_metadata(folder, config, model_config)
     if entry.name in ("bert", "albert", "distilbert", "longformer", "bigbird", "gpt", "t5"):
@@ -63,6 +65,16 @@ def _image_metadata(folder: Path, config: Mapping[str, Any], model_config: dict[
         raise BadInput(f"{folder} holds a network without classes: it is loaded in Python, by ts.load")
     if not isinstance(size, int):
         raise BadInput(f"{folder} holds a network for images of {size}: only squares are framed here")
+    picture = _picture(folder, config, size, model_config["channels"])
+    return {"task": "classify", "classes": _classes(folder, config, model_config), "picture": picture}
+
+
+def _picture(folder: Path, config: Mapping[str, Any], size: int, channels: int) -> dict[str, Any]:
+    """How a folder frames and normalizes images.
+
+    Raises:
+        BadInput: it does not say how they are normalized, or says so of other channels.
+    """
     statistics = stated_statistics(folder / "config.json", config)
     if statistics is None:
         raise BadInput(
@@ -70,12 +82,35 @@ def _image_metadata(folder: Path, config: Mapping[str, Any], model_config: dict[
             "image_std is missing"
         )
     mean, std = statistics
-    channels = model_config["channels"]
     if len(mean) != channels:
         raise BadInput(f"{folder} normalizes {len(mean)} channels, but its network takes {channels}")
     picture = {"size": size, "channels": channels, "ink": False, "box": None, "native": size}
-    picture |= {"mean": list(mean), "std": list(std), "framing": _framing(folder, size)}
-    return {"task": "classify", "classes": _classes(folder, config, model_config), "picture": picture}
+    return picture | {"mean": list(mean), "std": list(std), "framing": _framing(folder, size)}
+
+
+def _image_text_metadata(
+    folder: Path, config: Mapping[str, Any], model_config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Of a network of pictures and texts.
+
+    Raises:
+        BadInput: the folder lacks its tokenizer or its image processor.
+    """
+    from torchstone.data.text import tokenizers
+    from torchstone.data.vision.image_text_batches import check_tokenizer
+
+    vision, text = model_config["vision"], model_config["text"]
+    tokenizer = tokenizers.load(folder)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    check_tokenizer(tokenizer, text["vocab_size"], text["eos_id"], str(folder))
+    return {
+        "task": "image_text",
+        "picture": _picture(folder, config, vision["image_size"], vision["channels"]),
+        "tokenizer": tokenizers.to_metadata(tokenizer),
+        "length": text["max_length"],
+        "languages": "en",
+    }
 
 
 # settings of image preprocessors that say what `_framing` and `stated_statistics` follow, or nothing of it

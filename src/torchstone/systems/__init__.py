@@ -113,8 +113,8 @@ gpt: GPT, 2019. Radford, Wu, Child et al., Language Models are Unsupervised Mult
         gpt3_large gpt3_xl gpt3_2_7b gpt3_6_7b gpt3_13b gpt3_13b_paper gpt3_175b
     recipes: shakespeare shakespeare_nanogpt shakespeare_gpu in_context smoke
 performer: Performer, 2020. Choromanski, Likhosherstov, Dohan et al., arXiv:2009.14794
-    variants: performer_char_cpu performer_char
-    recipes: shakespeare smoke
+    variants: performer_char_cpu performer_char performer_tiny performer_mini
+    recipes: shakespeare sentiment masked smoke
 bert: BERT, 2018. Devlin, Chang, Lee and Toutanova, arXiv:1810.04805
     variants: bert_base bert_base_cased bert_large bert_large_cased bert_medium bert_small bert_mini
         bert_tiny
@@ -131,6 +131,9 @@ longformer: Longformer, 2020. Beltagy, Peters and Cohan, arXiv:2004.05150
 bigbird: BigBird, 2020. Zaheer, Guruganesh, Dubey et al., arXiv:2007.14062
     variants: bigbird_base bigbird_large bigbird_mini bigbird_tiny
     recipes: sentiment masked paper smoke
+linformer: Linformer, 2020. Wang, Li, Khabsa, Fang and Ma, arXiv:2006.04768
+    variants: linformer_base linformer_mini linformer_tiny
+    recipes: sentiment masked paper smoke
 t5: T5, 2019. Raffel, Shazeer, Roberts et al., arXiv:1910.10683
     variants: t5_small t5_base t5_large t5_3b t5_11b t5_v1_1_small t5_v1_1_base t5_v1_1_large t5_mini
         t5_tiny
@@ -138,6 +141,12 @@ t5: T5, 2019. Raffel, Shazeer, Roberts et al., arXiv:1910.10683
 vit: ViT, 2020. Dosovitskiy, Beyer, Kolesnikov et al., arXiv:2010.11929
     variants: vit_b_16 vit_ti_16 vit_s_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14 vit_cifar vit_mnist
     recipes: mnist5k cifar10 smoke
+clip: CLIP, 2021. Radford, Kim, Hallacy et al., arXiv:2103.00020
+    variants: clip_emoji clip_b_32 clip_b_16 clip_l_14 clip_emoji_vit clip_tiny
+    recipes: openmoji languages paper smoke
+vlm: VLM, 2023. Liu, Li, Wu and Lee, arXiv:2304.08485
+    variants: vlm_emoji vlm_tiny vlm_l_14_gpt2
+    recipes: openmoji smoke
 """,
     "generative": """
 vae: VAE, 2013. Kingma and Welling, arXiv:1312.6114

@@ -9,6 +9,9 @@ from torchstone.parts.metrics.legend import Legend, legend
 
 COMMON = "gradient_norm lr steps_per_second"  # of the training itself
 CLASSES = "accuracy loss"
+LANGUAGE = (
+    "loss bits_per_character perplexity perplexity_per_character unigram zero_shot_accuracy few_shot_accuracy"
+)
 # of `eval --shots`
 FEW_SHOT = (
     "accuracy/* accuracy_std/* normalized_accuracy/* normalized_accuracy_std/* calibrated_accuracy/* "
@@ -26,6 +29,9 @@ GAN = (
     "frechet_distance_train fd_ratio_vs_untrained"
 )
 SWEEP = "frechet_distance precision recall confident_rate label_accuracy diversity"
+KINDS = ("category", "color", "count", "clock", "emoji_clock", "digit", "parity")  # of questions
+ANSWERS = " ".join(f"{kind}_accuracy" for kind in KINDS)
+BLANK_ANSWERS = " ".join(f"blank_{kind}_accuracy" for kind in KINDS)
 AGENT = "return return_std episodic_return env_steps loss"
 
 METRICS = {
@@ -39,17 +45,18 @@ METRICS = {
     "ctc": "label_error exact_match beam_error single_error loss",
     "seq2seq": f"{TRANSLATION} alignment_error alignment_precision alignment_recall diagonal_error",
     "transformer": TRANSLATION,
-    **dict.fromkeys(
-        ("gpt", "performer"),
-        "loss bits_per_character perplexity perplexity_per_character unigram zero_shot_accuracy "
-        f"few_shot_accuracy {FEW_SHOT}",
-    ),
+    "gpt": f"{LANGUAGE} {FEW_SHOT}",
+    "performer": f"{LANGUAGE} {FEW_SHOT} accuracy cross_entropy tfidf",
     "bert": f"{CLASSES} cross_entropy next_accuracy unigram tfidf",
     "albert": f"{CLASSES} cross_entropy order_accuracy unigram tfidf",
     "distilbert": f"{CLASSES} cross_entropy next_accuracy soft_loss hidden_loss unigram tfidf teacher_* "
     "majority_accuracy gain_kept",
     **dict.fromkeys(("longformer", "bigbird"), f"{CLASSES} cross_entropy unigram tfidf"),
+    "linformer": f"{CLASSES} cross_entropy unigram tfidf",
     "t5": TRANSLATION,
+    "vlm": f"loss token_accuracy accuracy {ANSWERS} blank_accuracy {BLANK_ANSWERS} majority_accuracy",
+    "clip": "loss logit_scale mean_reciprocal_rank recall_at_* image_to_text_recall_at_* "
+    "nearest_word_recall_at_* novel_recall_at_*",
     "vae": "loss elbo iwae_5 iwae_50 kl active_latents independent_pixels",
     "gan": GAN,
     "cgan": f"{GAN} label_accuracy",

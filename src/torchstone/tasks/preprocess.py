@@ -27,7 +27,7 @@ def preprocessor(metadata: Mapping[str, Any]) -> Callable[[Inputs], Any]:
     Of other networks it raises BadInput.
     """
     task = metadata["task"]
-    if "picture" in metadata and task in ("classify", "segment"):
+    if "picture" in metadata and task in ("classify", "segment", "image_text"):
         return partial(images, metadata=metadata)
     if "schema" in metadata or "features" in metadata:
         return partial(rows, metadata=metadata)
@@ -58,7 +58,7 @@ def images(inputs: Inputs, metadata: Mapping[str, Any]) -> Tensor:
     from torchstone.data.vision.segmentation import preprocess as uncropped
 
     picture = metadata["picture"]
-    frame = preprocess if metadata["task"] == "classify" else lambda x, m: uncropped(x, m)[0]
+    frame = preprocess if metadata["task"] != "segment" else lambda x, m: uncropped(x, m)[0]
     return normalize(torch.cat([frame(each, picture) for each in several(inputs)]), picture)
 
 

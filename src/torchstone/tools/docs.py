@@ -37,6 +37,7 @@ MODALITIES = {
     "ctc": "audio",
     "seq2seq": "text",
     "vit": "images",
+    "vlm": "images, text",
 }
 # one result per chapter, for the README
 HEADLINES = (

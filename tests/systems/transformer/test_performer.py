@@ -309,3 +309,109 @@ def test_performer_show_sample_eval_predict_commands(trained, tmp_path, capsys):
     assert abs(metrics["perplexity"] - math.exp(metrics["loss"])) < 1e-6
     assert main(["predict", folder, "import "]) == 0
     assert capsys.readouterr().out.startswith("import ")
+
+
+# ---- as an encoder
+
+
+def encoder(head="sentence", **config):
+    torch.manual_seed(0)
+    model = (
+        performer.PerformerEncoder.from_kwargs(**CONFIG | config, head=head, num_classes=3).double().eval()
+    )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" not in name:
+                weight.normal_(std=0.3)
+    return model
+
+
+def test_performer_encoder_reads_both_ways_and_no_padding():
+    """Its body is the encoder that law 4 compares with all pairs."""
+    for head in ("masked", "sentence", "tokens"):
+        model, ids = encoder(head, causal=True), tokens(2, 30)
+        assert not model.body.causal
+        mask = torch.arange(30) < torch.tensor([[30], [11]])
+        padded, alone = model.logits(ids, mask), model.logits(ids[1:, :11])
+        own = padded[1:, :11] if padded.dim() == 3 else padded[1:]
+        print(f"{head}: {relative_error(own, alone):.1e} apart")
+        assert relative_error(own, alone) < 1e-12
+        later = ids.clone()
+        later[:, 25] = (later[:, 25] + 1) % 19
+        assert relative_error(model(later, mask)[0, :5], model(ids, mask)[0, :5]) > 1e-4
+        model.logits(ids, mask).square().mean().backward()
+        unused = {name for name, weight in model.named_parameters() if weight.grad is None}
+        print(unused)
+        assert unused == set()
+    picked = torch.tensor([[3, 4], [0, 9]])
+    model = encoder("masked")
+    expected = torch.stack([model.logits(ids, mask)[i, picked[i]] for i in range(2)])
+    assert relative_error(model.logits(ids, mask, None, picked), expected) < 1e-12
+
+
+@pytest.fixture(scope="module")
+def labels_run(tmp_path_factory):
+    """Documents whose label stands in their last words, and the masked language model that it begins with."""
+    folder, lines = tmp_path_factory.mktemp("encoder"), ["text,label"]
+    lines += ["horse " * 12 + ("cow hay hen barn,farm", "sea sail deck wave,ship")[i % 2] for i in range(60)]
+    (folder / "documents.csv").write_text("\n".join(lines))
+    fields = {
+        "data": str(folder / "documents.csv"),
+        "vocab_size": 300,
+        "context": 40,
+        "features": 16,
+        "lr": 3e-3,
+    }
+    fields |= {"pretrain_steps": 4, "pretrain_batch_size": 8, "steps": 40, "batch_size": 8, "ema_decay": 0.0}
+    fields |= {"width": 32, "redraw_interval": 15, "device": "cpu"}
+    ts.train("performer/sentiment", out=folder / "run", quiet=True, **fields)
+    return folder / "run"
+
+
+def test_performer_encoder_labels_documents_after_redraws(labels_run, capsys):
+    from torchstone.cli.main import main
+
+    model = ts.load(labels_run)
+    assert draws(model) == [3, 3]
+    assert main(["predict", str(labels_run), "horse " * 12 + "sea sail deck wave"]) == 0
+    assert "ship" in capsys.readouterr().out
+    assert ts.evaluate(labels_run)["accuracy"] == 1
+    for command, message in (
+        (["sample", str(labels_run)], "this Performer is an encoder: it reads whole texts"),
+        (
+            ["predict", str(labels_run), "--fill", "a [MASK]"],
+            "to fill in words train one with --task masked_lm",
+        ),
+    ):
+        assert main(command) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.sweep
+def test_performer_encoder_starts_from_an_encoder_only(labels_run, trained, tmp_path):
+    words = tmp_path / "words"
+    fields = {
+        "task": "masked_lm",
+        "data": "python/json",
+        "context": 40,
+        "steps": 2,
+        "batch_size": 4,
+        "max_examples": 40,
+    }
+    ts.train("performer/sentiment", weights=str(labels_run), out=words, quiet=True, device="cpu", **fields)
+    (answer,) = ts.predict(words, ["import [MASK]"], fill=True)
+    assert len(answer["candidates"]) == 1
+    for weights, more, message in (
+        (words, {"context": 41}, "context is 41, but .* has 40 positions"),
+        (trained[0], {}, "is a causal language model; an encoder starts from an encoder"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            ts.train("performer/sentiment", weights=str(weights), quiet=True, **{"context": 40, **more})
+    for variant, task, other in (
+        ("performer_char", "classify", "performer_tiny or performer_mini"),
+        ("performer_tiny", "language", "performer_char_cpu or performer_char"),
+    ):
+        with pytest.raises(BadInput, match=f"{variant} is not for task {task}: take {other}"):
+            built(variant=variant, task=task)
+    with pytest.raises(BadInput, match="this Performer of task masked predicts without 'max_new_tokens'"):
+        ts.predict(words, ["import [MASK]"], max_new_tokens=3)

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         metavar="NAME",
         help="onnx or pt2 (default: by the ending of --out), or hf: a folder that transformers loads "
-        "(bert, albert, distilbert, longformer, bigbird, gpt, t5, vit)",
+        "(bert, albert, distilbert, longformer, bigbird, gpt, t5, vit, clip)",
     )
     parser.add_argument("--last", action="store_true", help=LAST_HELP)
     parser.add_argument("--json", action="store_true", help="as JSON: the metadata of the file")

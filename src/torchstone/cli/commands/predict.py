@@ -17,12 +17,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", metavar="INPUT", nargs="*", help="files, folders of them, or texts")
     parser.add_argument("--examples", metavar="FILE", help="few-shot: inputs and outputs before each text")
     parser.add_argument("--fill", metavar="TEXT", help="masked language model: fill each [MASK] of TEXT")
+    parser.add_argument("--prompt", metavar="TEXT", help="visual question answering: the question")
+    parser.add_argument(
+        "--labels",
+        metavar="TEXTS",
+        help="pictures and texts (clip): which of these, separated by commas, fits each picture best",
+    )
+    parser.add_argument(
+        "--search",
+        metavar="TEXT",
+        help="pictures and texts (clip): the pictures from the one that TEXT fits best on",
+    )
     parser.add_argument("--beam-size", metavar="N", type=positive, help="beam search width; 1 is greedy")
     parser.add_argument("--horizon", metavar="N", type=positive, help="forecast horizon in time steps")
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="forecasts: a plot (.png) or the numbers (.csv); default: NAME-forecast.png",
+        help="forecasts: a plot (.png) or the numbers (.csv), by default NAME-forecast.png; --search: the "
+        "pictures found, by default search.png",
     )
     parser.add_argument(
         "--explain", metavar="FILE.png", help="Grad-CAM and saliency over each image (segmentation: the mask)"
@@ -36,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     from torchstone.api import predict
 
     options: dict[str, Any] = {} if args.fill is None else {"fill": True}
-    for name in ("examples", "beam_size", "horizon", "out"):
+    for name in ("prompt", "examples", "labels", "search", "beam_size", "horizon", "out"):
         if getattr(args, name) is not None:
             options[name] = getattr(args, name)
     inputs = [*args.inputs, *([] if args.fill is None else [args.fill])]
@@ -73,6 +85,8 @@ def lines(answer: Mapping[str, Any], *, is_named: bool = False) -> list[str]:
         # of a text the answer is what follows it, or stands in its place
         name = f"{answer['input']}: " if is_named and os.path.isfile(answer["input"]) else ""
         return [name + answer["text"], *(f"  {line}" for line in words)]
+    if "similarity" in answer:
+        return [f"{answer['input']}: {answer['similarity']:.2f}"]
     figure = ""
     if "validation_rank" in answer:
         figure = f"likelier than {percent(answer['validation_rank'])} of the validation data"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from torchstone.errors import BadInput, first_line
 from torchstone.files import parse_json
@@ -40,6 +40,21 @@ def bert_tokenizer(model: models.WordPiece | models.BPE, *, lowercase: bool) -> 
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def clip_tokenizer(model: models.BPE) -> Tokenizer:
+    """A tokenizer over bytes that marks the end of each word, in lower case, as CLIP's."""
+    tokenizer = Tokenizer(model)
+    steps = [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    split = pre_tokenizers.Split(Regex(words), "removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " ")])
+    tokenizer.add_special_tokens(["<|startoftext|>", "<|endoftext|>"])
     return tokenizer
 
 
@@ -93,7 +108,7 @@ def _content(token: Any) -> str:
 
 
 def _load_vocabulary(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
-    """A tokenizer from a vocabulary older than `tokenizer.json`: GPT-2's, GPT-1's or BERT's."""
+    """A tokenizer from a vocabulary older than `tokenizer.json`: GPT-2's, CLIP's, GPT-1's or BERT's."""
     vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
     if vocabulary.exists() and merges.exists():
         tokens, pairs = models.BPE.read_file(str(vocabulary), str(merges))
@@ -101,6 +116,8 @@ def _load_vocabulary(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
             tokenizer = byte_level_tokenizer(models.BPE(tokens, pairs))
             tokenizer.add_special_tokens([t for t in ("<|endoftext|>",) if t in tokens])
             return tokenizer
+        if "<|startoftext|>" in tokens:
+            return clip_tokenizer(models.BPE(tokens, pairs, end_of_word_suffix="</w>"))
         # GPT-1's marks the end of each word
         model = models.BPE(tokens, pairs, unk_token="<unk>", end_of_word_suffix="</w>")
         tokenizer = bert_tokenizer(model, lowercase=True)

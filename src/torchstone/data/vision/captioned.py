@@ -1,20 +1,21 @@
 """Color images with captions: OpenMoji drawings with their Unicode names, or a folder of your own.
 
-A folder has a text file for each image (`cat.png`, `cat.txt`), or a `metadata.jsonl` with `file_name` and
-`text` on each line, as Hugging Face's image folders have.
+A folder has a text file for each image (`cat.png`, `cat.txt`), a `captions.tsv` with an image's name, a tab
+and its caption on each line, or a `metadata.jsonl` with `file_name` and `text` on each line, as Hugging
+Face's image folders have. An image that is listed several times has several captions.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from PIL import Image
 from tokenizers import Tokenizer, models
 from torch import Tensor
@@ -43,7 +44,10 @@ from torchstone.files import parse_json
 UNICODE_NAMES = ("emoji==2.16.0", "c4230d80640def9071599ff56b1b5950fe13a2a94c0da98c5deab12431b24330", 0.6)
 SKIN_TONE = re.compile(r"-1F3F[B-F](?=-|$)")
 BUNDLED = ("openmoji",)
-LAYOUT = "a folder of images with a .txt for each, or a metadata.jsonl of file_name and text"
+LAYOUT = (
+    "a folder of images with a .txt for each, a captions.tsv of names and captions, or a metadata.jsonl of "
+    "file_name and text"
+)
 PAD, START, UNKNOWN = "[PAD]", "[START]", "[UNK]"
 HELD_OUT = 0.05  # fraction in the test split, and as much in the validation split
 
@@ -79,7 +83,8 @@ def load_captioned(source: str | Path, *, size: int, device: torch.device | str 
             f"openmoji: {len(captions)} drawings (artwork, CC BY-SA 4.0, openmoji.org) by their names"
         )
     else:
-        arrays, captions, levels, left_out = _load_folder(Path(source).expanduser(), size, skip)
+        arrays, texts, levels, left_out = load_folder(Path(source).expanduser(), size, skip)
+        captions = [each[0] for each in texts]
         families = [str(i) for i in range(len(captions))]
         description = (
             f"{Path(source).name}: {len(captions)} images with captions{left_out}{describe_levels(levels)}"
@@ -112,20 +117,42 @@ def _contents(data: Captioned, split: str) -> Iterator[tuple[Tensor, str]]:
 
 
 def _load_openmoji(size: int) -> tuple[np.ndarray, list[str], list[str]]:
-    """Rendered at twice the size and averaged; of skin tones only the drawing without one."""
+    """Images, captions and families of the drawings that have a Unicode name; of skin tones only the drawing
+    without one."""
+    names = {code: english_name(emoji) for code, emoji in read_unicode_names().items()}
+    images, codes, families = load_named_drawings(size, names)
+    return images, [names[code] for code in codes], families
+
+
+def load_named_drawings(
+    size: int, names: Container[str]
+) -> tuple[UInt8[np.ndarray, "count 3 {size} {size}"], list[str], list[str]]:
+    """OpenMoji's drawings whose code points are among `names`, without skin tones: images, rendered at twice
+    the size and averaged; code points without variation selectors; families."""
     images, _, stems = openmoji.load_drawings(2 * size)
-    with download.fetch_archive(*UNICODE_NAMES) as archive:
-        emoji = json.loads(archive.read("emoji/unicode_codes/emoji.json"))
-    name_of = {_code_points(text): each["en"] for text, each in emoji.items()}
     rows = [
-        i
-        for i, stem in enumerate(stems)
-        if not SKIN_TONE.search(stem) and stem.replace("-FE0F", "") in name_of
+        i for i, stem in enumerate(stems) if not SKIN_TONE.search(stem) and stem.replace("-FE0F", "") in names
     ]
-    captions = [name_of[stems[i].replace("-FE0F", "")].strip(":").replace("_", " ").lower() for i in rows]
-    fine = images[rows].reshape(len(rows), size, 2, size, 2, 3).astype(np.float32)
-    small = fine.mean((2, 4)).round().astype(np.uint8)
-    return small.transpose(0, 3, 1, 2), captions, [openmoji.family(stems[i]) for i in rows]
+    codes = [stems[i].replace("-FE0F", "") for i in rows]
+    return openmoji.halve(images[rows]), codes, [openmoji.family(stems[i]) for i in rows]
+
+
+def read_unicode_names(language: str = "") -> dict[str, Any]:
+    """What the package `emoji` says of each emoji, by code points: its English entry, or in another language
+    its name."""
+    with download.fetch_archive(*UNICODE_NAMES) as archive:
+        file = f"emoji/unicode_codes/emoji{language and '_'}{language}.json"
+        emoji = json.loads(archive.read(file))
+    return {_code_points(text): each for text, each in emoji.items()}
+
+
+def english_name(emoji: Mapping[str, Any]) -> str:
+    return plain_name(emoji["en"])
+
+
+def plain_name(name: str) -> str:
+    """`red apple` of `:red_apple:`."""
+    return name.strip(":").replace("_", " ").lower()
 
 
 def _code_points(text: str) -> str:
@@ -133,60 +160,95 @@ def _code_points(text: str) -> str:
     return "-".join(f"{ord(letter):04X}" for letter in text if letter != "\ufe0f")
 
 
-def _load_folder(folder: Path, size: int, skip: bool) -> tuple[np.ndarray, list[str], Levels, str]:
+class Pair(NamedTuple):
+    """An image with one of its captions, and where that is written."""
+
+    file: Path
+    caption: str
+    where: str
+
+
+def list_pairs(folder: Path) -> list[Pair]:
+    """What a folder says about its images.
+
+    Raises:
+        BadInput: no such folder; no captions in it; a line that cannot be read.
+    """
     if not folder.is_dir():
         raise BadInput(f"no data {str(folder)!r}: {did_you_mean(str(folder), BUNDLED)}, or {LAYOUT}")
-    listing = folder / "metadata.jsonl"
-    pairs = []
-    if listing.exists():
+    pairs: list[Pair] = []
+    if (table := folder / "captions.tsv").exists():
+        for number, line in enumerate(read_utf8(table).strip("\n").split("\n"), 1):
+            name, tab, caption = line.partition("\t")
+            if number == 1 and not Path(name.strip()).suffix:  # the names of the columns
+                continue
+            if not tab or not name.strip():
+                raise BadInput(f"{table}, line {number}: give an image's name, a tab and its caption")
+            pairs.append(Pair(folder / name.strip(), caption.strip(), f"{table}, line {number}"))
+    elif (listing := folder / "metadata.jsonl").exists():
         for number, line in enumerate(read_utf8(listing).strip("\n").split("\n"), 1):
             try:
                 row = parse_json(line)
                 caption = optional_text(row["text"], f"{listing}, line {number}: text")
-                pairs.append((folder / row["file_name"], caption or ""))
+                pairs.append(Pair(folder / row["file_name"], caption or "", f"{listing}, line {number}"))
             except (ValueError, KeyError, TypeError):
                 raise BadInput(f"{listing}, line {number}: give file_name and text") from None
     else:
         for file in sorted(folder.rglob("*")):
             text = file.with_suffix(".txt")
             if file.suffix.lower() in SUFFIXES and text.exists():
-                pairs.append((file, read_utf8(text).strip()))
+                pairs.append(Pair(file, read_utf8(text).strip(), str(text)))
     if not pairs:
         raise BadInput(f"{folder} holds no captioned images: give {LAYOUT}")
+    return pairs
+
+
+def load_folder(
+    folder: Path, size: int, skip: bool
+) -> tuple[UInt8[np.ndarray, "count 3 {size} {size}"], list[tuple[str, ...]], Levels, str]:
+    """Images of a folder, the captions of each, the levels of deep images, and a note of what was left out.
+
+    Raises:
+        BadInput: no captions; an image that is corrupt or missing, or a caption that is empty, by its name.
+    """
+    captions: dict[Path, list[Pair]] = {}
+    for pair in list_pairs(folder):
+        captions.setdefault(pair.file, []).append(pair)
 
     def read(file: Path, use: Callable[[Image.Image], Any]) -> Any:
         with report_unreadable(str(file)), Image.open(file) as image:
             return use(image)
 
-    def check(pair: tuple[Path, str]) -> np.ndarray | None:
-        file, caption = pair
+    def check(file: Path) -> np.ndarray | None:
         if not file.is_file():
-            raise BadInput(f"{listing} names {file.name}, which is not there")
-        if not caption:
-            raise BadInput(f"{file} has an empty caption")
+            raise BadInput(f"{captions[file][0].where} names {file.name}, which is not there")
+        if empty := [pair for pair in captions[file] if not pair.caption]:
+            raise BadInput(f"{empty[0].where}: {file} has an empty caption")
         read(file, partial(decode, channels=3))
         return read(file, deep_values)
 
-    deep, good, left_out = read_good(check, pairs, skip=skip)
-    pairs, levels = [pairs[i] for i in good], measure_levels(deep)
+    files = list(captions)
+    deep, good, left_out = read_good(check, files, skip=skip)
+    files, levels = [files[i] for i in good], measure_levels(deep)
     arrays = [
-        fit_to_square(read(file, partial(decode, channels=3, levels=levels)), size, False)
-        for file, _ in pairs
+        fit_to_square(read(file, partial(decode, channels=3, levels=levels)), size, False) for file in files
     ]
-    return np.stack(arrays), [caption.lower() for _, caption in pairs], levels, left_out
+    texts = [tuple(dict.fromkeys(pair.caption.lower() for pair in captions[file])) for file in files]
+    return np.stack(arrays), texts, levels, left_out
 
 
-def word_tokenizer(captions: list[str]) -> Tokenizer:
-    """Words and punctuation marks of `captions`; the ids 0, 1 and 2 are padding, start and unknown words."""
+def word_tokenizer(captions: list[str], special: tuple[str, ...] = (PAD, START, UNKNOWN)) -> Tokenizer:
+    """Words and punctuation marks of `captions`; the first ids are those of the `special` tokens."""
     splitter = bert_tokenizer(models.WordPiece({UNKNOWN: 0}, unk_token=UNKNOWN), lowercase=True)
-    words = {word for text in captions for word in _split(splitter, text)}
-    vocab = {word: i for i, word in enumerate((PAD, START, UNKNOWN, *sorted(words)))}
+    words = {word for text in captions for word in split_words(splitter, text)}
+    vocab = {word: i for i, word in enumerate((*special, *sorted(words)))}
     # a WordPiece of complete words: any other word is unknown
     model = models.WordPiece(vocab, unk_token=UNKNOWN, continuing_subword_prefix="\x00")
     return bert_tokenizer(model, lowercase=True)
 
 
-def _split(tokenizer: Tokenizer, text: str) -> list[str]:
+def split_words(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The words and punctuation marks that a tokenizer looks up."""
     text = tokenizer.normalizer.normalize_str(text)
     return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
 
@@ -207,7 +269,7 @@ def tokenize_prompt(tokenizer: Tokenizer, prompt: str, max_length: int) -> Int64
         BadInput: no words, a word that no caption had, or more words than the network reads.
     """
     vocab = tokenizer.get_vocab()
-    words = _split(tokenizer, prompt)
+    words = split_words(tokenizer, prompt)
     if not words:
         raise BadInput("the prompt is empty: describe the image, in words of the captions")
     if unknown := [word for word in words if word not in vocab]:

@@ -85,6 +85,7 @@ LEGENDS = {
     "bleu_lowercase": Legend("BLEU in lower case", "0 to 100", "higher"),
     "exact_match": Legend("exact match", "fraction of outputs without an error", "higher"),
     "next_accuracy": Legend("next-sentence accuracy", "fraction of pairs that is right", "higher", "1/2"),
+    "token_accuracy": Legend("token accuracy", "fraction of the answers' tokens that is right", "higher"),
     "soft_loss": Legend("soft targets", "T² KL from the teacher's distribution, nats", "lower", ""),
     "hidden_loss": Legend("hidden states", "1 − cosine with the teacher's", "lower", "1"),
     "majority_accuracy": Legend("accuracy of the most frequent label", "to compare with"),
@@ -134,6 +135,10 @@ LEGENDS = {
         "Fréchet distance before training over that after", "ratio", "higher", "1"
     ),
     "precision": Legend("precision of samples", "fraction near real images", "higher"),
+    "mean_reciprocal_rank": Legend(
+        "mean reciprocal rank", "mean of 1 / place of the text's own picture in a search", "higher"
+    ),
+    "logit_scale": Legend("inverse temperature", "factor of the cosines, at most 100"),
     "recall": Legend("recall of samples", "fraction of real images near samples", "higher"),
     "relative_variance": Legend("variance of samples over that of the data", "ratio; 1 is right"),
     "diversity": Legend("variance within a class over that of the data", "ratio; 1 is right"),
@@ -200,20 +205,24 @@ OF_SYSTEMS = {
     **{(system, "loss"): _POLICY_LOSS for system in ("reinforce", "a2c", "ppo")},
     **{(system, "loss"): _TD_LOSS for system in ("dqn", "ddpg")},
     **{(system, "loss"): _GENERATOR_LOSS for system in ("gan", "cgan", "dcgan")},
-    **{(system, "loss"): _TOKEN_LOSS for system in ("gpt", "performer", "seq2seq", "transformer", "t5")},
+    **{(system, "loss"): _TOKEN_LOSS for system in ("gpt", "seq2seq", "transformer", "t5")},
+    ("performer", "loss"): Legend("cross-entropy", "nats per token, or per label", "lower", "ln(choices)"),
     **{(system, "loss"): _RECURRENT_LOSS for system in ("rnn", "lstm", "gru")},
     **{
         (s, "accuracy"): Legend("token accuracy", "fraction of tokens that is right", "higher")
         for s in ("seq2seq", "transformer", "t5")
     },
-    **{(system, "loss"): _LABEL_LOSS for system in ("bert", "albert", "longformer", "bigbird")},
+    **{(system, "loss"): _LABEL_LOSS for system in ("bert", "albert", "longformer", "bigbird", "linformer")},
     **{
         (system, "accuracy"): _LABEL_ACCURACY
-        for system in ("bert", "albert", "distilbert", "longformer", "bigbird")
+        for system in ("bert", "albert", "distilbert", "longformer", "bigbird", "linformer", "performer")
     },
+    ("vlm", "loss"): Legend("cross-entropy", "nats per token of the answers", "lower", "ln(vocabulary size)"),
+    ("vlm", "accuracy"): Legend("accuracy", "fraction of answers that is right in every token", "higher"),
     ("distilbert", "loss"): Legend(
         "loss", "weighted sum of the three terms with a teacher; else cross-entropy, nats", "lower"
     ),
+    ("clip", "loss"): Legend("contrastive loss", "nats, of all pairs of a batch", "lower", "ln(pairs)"),
     ("ctc", "loss"): Legend("CTC loss", "nats per label", "lower"),
     ("ddpm", "loss"): Legend("denoising error", "squared, of standard noise", "lower", "1"),
     ("perceptron", "loss"): Legend(
@@ -225,6 +234,7 @@ OF_SYSTEMS = {
 
 # a metric of something else, such as a baseline: pattern of the name, its title
 FAMILIES = {
+    r"blank_(.+)": "{0} with a blank image, to compare with",
     r"teacher_(.+)": "{0} of the teacher, to compare with",
     r"linear_(.+)": "{0} of a linear model, to compare with",
     r"seasonal_(.+)": "{0} of the season before, to compare with",
@@ -232,6 +242,9 @@ FAMILIES = {
     r"logistic_(.+)": "{0} of logistic regression, to compare with",
     r"ridge_(.+)": "{0} of ridge regression, to compare with",
     r"boosting_(.+)": "{0} of gradient boosting, to compare with",
+    r"image_to_text_(.+)": "{0}, of captions by their pictures",
+    r"novel_(.+)": "{0}, of drawings without a variant in training",
+    r"nearest_word_(.+)": "{0} by the nearest words and pixels, to compare with",
     r"inception_(.+)": "{0} by Inception's features",
     r"ddim_(.+)": "{0} with DDIM",
     r"ddpm_(.+)": "{0} with all steps of DDPM",
@@ -257,5 +270,11 @@ NUMBERED = {
         "deviation of the {0}accuracy with {1} examples in the context", "standard deviation over draws"
     ),
     r"gradient/(.+)": Legend("gradient of {0}", "norm, by layer or by steps back relative to the last"),
+    r"recall_at_([\d*]+)": Legend(
+        "recall at {0}", "share of searches with their own among the first", "higher"
+    ),
+    r"(category|color|count|clock|emoji_clock|digit|parity)_accuracy": Legend(
+        "accuracy of questions of {0}", "fraction of answers that is right", "higher"
+    ),
     r"iou_(.+)": Legend("intersection over union of {0}", FRACTION, "higher"),
 }

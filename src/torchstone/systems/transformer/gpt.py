@@ -318,12 +318,24 @@ class GPT(nn.Module):
         Raises:
             BadInput: more tokens than the context holds.
         """
+        return self.read(self.token_embedding(tokens), cache, last_only)
+
+    def read(
+        self,
+        h: Float[Tensor, "batch time width"],
+        cache: list[KVCache] | None = None,
+        last_only: bool = False,
+    ) -> Float[Tensor, "batch positions vocab"]:
+        """What `forward` gives for embeddings, of tokens or of anything else of their width.
+
+        Raises:
+            BadInput: more of them than the context holds.
+        """
         begin = cache[0].length if cache else 0
-        end = begin + tokens.shape[1]
+        end = begin + h.shape[1]
         if end > self.context:
             raise BadInput(f"{end} tokens, but the context holds {self.context}")
-        positions = self.position_embedding.weight[begin:end]  # (T, C)
-        h = self.token_embedding(tokens) + positions  # (B, T, C)
+        h = h + self.position_embedding.weight[begin:end]  # (B, T, C)
         h = F.dropout(h, self.embedding_dropout, self.training)
         for index, block in enumerate(self.blocks):
             h = block(h, cache[index] if cache else None)  # (B, T, C)

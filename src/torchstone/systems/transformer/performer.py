@@ -1,4 +1,4 @@
-"""Performer: a language model whose attention is linear in the length, and whose past has a fixed size.
+"""Performer: a language model or encoder whose attention is linear in the length; its past has a fixed size.
 
 Paper: Krzysztof Choromanski, Valerii Likhosherstov, David Dohan, Xingyou Song, Andreea Gane, Tamas Sarlos,
 Peter Hawkins, Jared Davis, Afroz Mohiuddin, Lukasz Kaiser, David Belanger, Lucy Colwell and Adrian Weller,
@@ -16,6 +16,11 @@ queries. In a causal model that sum is a recurrent state: a new token is added t
 
     performer_char_cpu   width 128, 4 blocks, 4 heads, context 64, 128 features
     performer_char       width 384, 6 blocks, 6 heads, context 256, 256 features
+    performer_tiny       encoder: width 128, 2 blocks, 2 heads, 128 features
+
+As an encoder (`--task masked_lm`, `classify`) every token attends to all, Attention(h)_t = W_o a / c with the
+same sums over all s. It is pre-trained on masked words, −log p(wᵢ) for 15 % of the tokens, and then labels
+documents, softmax(W tanh(W LN(h)_<s>)), or words, softmax(W LN(h)ᵢ).
 
 Features are positive, so no denominator vanishes. The m rows w are orthogonal in blocks of d, which lowers
 the variance (section 2.4). The heads of a block share them, and each block has its own. They are no
@@ -32,10 +37,13 @@ authors' code adds ε to each feature. Their generalized attention, with a ReLU 
 of softmax and is left out. Attention weights exist nowhere, so dropout is that of residual branches.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +52,7 @@ from torch import Tensor, nn
 
 from torchstone.data.synthetic import in_context
 from torchstone.data.text.corpus import read_text
+from torchstone.data.text.mlm_batches import MLMBatch
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
@@ -52,6 +61,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase, parameter_facts
 from torchstone.parts.seeding import SeedStream, derive_seed
 from torchstone.parts.transformer.feed_forward import FeedForward
+from torchstone.parts.transformer.initialization import init_truncated_normal
 from torchstone.parts.transformer.kernel_attention import (
     KernelState,
     RandomFeatures,
@@ -62,16 +72,14 @@ from torchstone.parts.transformer.kernel_attention import (
 )
 from torchstone.systems import Variant
 from torchstone.tasks.optimization import decay_matrices_only
-from torchstone.tasks.text.few_shot import few_shot
+from torchstone.tasks.text import bert_inference, language_model
+from torchstone.tasks.text.bert_data import Start, load_encoder, load_matching_weights, prepare
+from torchstone.tasks.text.few_shot import few_shot as measure_few_shot
+from torchstone.tasks.text.finetune import finetune
 from torchstone.tasks.text.generate import generate
 from torchstone.tasks.text.in_context import train_in_context
-from torchstone.tasks.text.language_model import (
-    evaluate,
-    make_tokenizer,
-    predict,
-    sample,
-    train_language_model,
-)
+from torchstone.tasks.text.language_model import make_tokenizer, train_language_model
+from torchstone.tasks.text.masked_lm import masked_word_loss, pretrain
 
 __all__ = [
     "FACTS",
@@ -95,15 +103,22 @@ MARGIN = ("loss", -1.3)
 class Recipe:
     data: str = "shakespeare"  # text: shakespeare, python, python/PACKAGE, file, folder, hf:NAME; in_context
     variant: str = "performer_char_cpu"  # network; the next five fields override its sizes, none keeps them
+    task: Literal["language", "masked_lm", "classify"] = "language"  # training task: text, or labeled text
     width: int | None = None  # embedding dimension
     depth: int | None = None  # number of transformer blocks
     heads: int | None = None  # number of attention heads
     context: int | None = None  # context length in tokens
     features: int | None = None  # number of random features of a head
     redraw_interval: int = 100  # training steps between draws of the random features, 0 for one draw
-    tokenizer: str = "characters"  # tokenizer: characters, bpe, or a published tokenizer.json
+    tokenizer: str = "characters"  # tokenizer: characters, bpe (encoders: always), or a tokenizer.json
     vocab_size: int = 1000  # largest vocabulary of a trained tokenizer
     dropout: float = 0.0  # dropout probability
+    weights: str | None = None  # encoder: weights to start from instead of pre-training, a run of an encoder
+    max_examples: int | None = None  # encoder: maximum number of examples (default: all)
+    pretrain_steps: int = 1500  # classify: number of updates in pre-training
+    pretrain_batch_size: int = 64  # classify: batch size in pre-training (rows)
+    pretrain_lr: float = 2e-3  # classify: peak learning rate in pre-training
+    mask_prob: float = 0.15  # encoder: probability of masking a token in pre-training
     steps: int = 2000  # number of training steps
     batch_size: int = 12  # batch size, in windows of text
     init_std: float = 0.02  # standard deviation of initial weights
@@ -120,10 +135,40 @@ class Recipe:
     device: str = "auto"  # device: auto, cpu, cuda, mps
 
 
+ENCODER = Recipe(
+    data="sentiment",
+    variant="performer_tiny",
+    task="classify",
+    context=64,
+    vocab_size=8192,
+    dropout=0.1,
+    steps=900,
+    batch_size=64,
+    optim=OptimConfig(
+        optimizer="adamw",
+        lr=5e-4,
+        weight_decay=0.01,
+        lr_schedule="linear",
+        warmup_ratio=0.1,
+        max_grad_norm=1.0,
+        ema_decay=0.99,
+    ),
+)
 RECIPES = {
     # torchstone train performer   the sizes, steps and optimizer of gpt/shakespeare; on Tiny Shakespeare
     # (--data FOLDER) 3.5 min of 1 core, validation loss 1.86
     "shakespeare": Recipe(),
+    # encoders, with the sizes, steps and optimizer of linformer/sentiment and linformer/masked
+    "sentiment": ENCODER,
+    "masked": replace(
+        ENCODER,
+        data="shakespeare",
+        task="masked_lm",
+        context=512,
+        steps=1500,
+        batch_size=8,
+        optim=replace(ENCODER.optim, lr=2e-3),
+    ),
     # for tests: seconds
     "smoke": Recipe(
         data="python/json",
@@ -330,11 +375,77 @@ class Performer(nn.Module):
         return self.head(self.final_norm(h[:, -1:] if last_only else h))  # (B, T, C) -> (B, T, V)
 
 
+class PerformerEncoder(nn.Module):
+    """A Performer whose tokens attend to all, and a head.
+
+    Args:
+        head: masked (a word for each token), sentence (a label for each text) or tokens (one for each token).
+        num_classes: of the last two.
+    """
+
+    def __init__(self, config: PerformerConfig, *, head: str = "masked", num_classes: int = 2):
+        super().__init__()
+        self.head, width = head, config.width
+        self.body = Performer(replace(config, causal=False))
+        self.dropout = nn.Dropout(config.dropout)
+        if head == "sentence":
+            self.pre_classifier = nn.Linear(width, width)
+        if head in ("sentence", "tokens"):
+            self.classifier = nn.Linear(width, num_classes)
+        for layer in self.children():
+            if isinstance(layer, nn.Linear):
+                init_truncated_normal(layer, width)
+
+    @classmethod
+    def from_kwargs(cls, *, head: str = "masked", num_classes: int = 2, **kwargs: Any) -> "PerformerEncoder":
+        """An encoder from the fields of `PerformerConfig`, and its head."""
+        return cls(PerformerConfig(**kwargs), head=head, num_classes=num_classes)
+
+    def redraw_features(self) -> None:
+        """See `Performer.redraw_features`."""
+        self.body.redraw_features()
+
+    def forward(
+        self, tokens: Int64[Tensor, "batch time"], mask: Bool[Tensor, "batch time"] | None = None
+    ) -> Float[Tensor, "batch time width"]:
+        """Hidden states, normalized."""
+        return self.body.final_norm(self.body.hidden(tokens, mask))
+
+    def logits(self, tokens: Tensor, mask=None, segments=None, positions: Tensor | None = None):
+        """`masked`: (batch, n, vocab_size). `sentence`: (batch, classes). `tokens`: (batch, time, classes).
+
+        Args:
+            segments: not distinguished; two texts are divided by `</s>`.
+            positions: Int64 (batch, n), the positions to predict words at; by default all.
+        """
+        h = self(tokens, mask)
+        if self.head == "tokens":
+            return self.classifier(self.dropout(h))
+        if self.head == "sentence":
+            # softmax(W tanh(W LN(h)_<s>))
+            features = self.pre_classifier(self.dropout(h[:, 0])).tanh()
+            return self.classifier(self.dropout(features))
+        if positions is not None:
+            h = h.gather(1, positions[..., None].expand(-1, -1, h.shape[2]))
+        return self.body.head(h)
+
+
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """Cross-entropy of the next token, −log p(tokenₜ | tokens before), mean over all positions (nats)."""
     x, y = batch  # both (B, T); y is x one token later
     logits = model(x)  # (B, T, V)
     return F.cross_entropy(logits.flatten(0, 1), y.flatten())
+
+
+def masked_loss(output: Tensor, batch: MLMBatch) -> dict[str, Tensor]:
+    """−log p of the masked words, averaged over all of them.
+
+    Args:
+        output: of the head `masked`, at the masked positions.
+    """
+    # −log p(wᵢ)
+    loss, accuracy = masked_word_loss(output, batch)
+    return {"loss": loss, "accuracy": accuracy}
 
 
 class RedrawingUpdate:
@@ -344,7 +455,7 @@ class RedrawingUpdate:
     The number of steps goes into the checkpoint.
     """
 
-    def __init__(self, update: Callable[[Any], Mapping[str, Any]], model: Performer, interval: int):
+    def __init__(self, update: Callable[[Any], Mapping[str, Any]], model: Any, interval: int):
         self.update, self.model, self.interval, self.steps = update, model, interval, 0
 
     def __call__(self, batch: Any) -> Mapping[str, Any]:
@@ -369,22 +480,47 @@ def variant(width: int, depth: int, heads: int, **config: Any) -> Variant:
     return Variant(make, (config["context"],))
 
 
+def encoder_variant(width: int, depth: int, heads: int, **config: Any) -> Variant:
+    sizes = {"width": width, "depth": depth, "heads": heads, "vocab_size": 8192, "context": 512, **config}
+    return Variant(partial(PerformerEncoder.from_kwargs, **sizes), (512,))
+
+
 # sizes of nanoGPT's networks; features about d ln d for heads of width d, which is 32 and 64
 VARIANTS = {
     "performer_char_cpu": variant(128, 4, 4, vocab_size=65, context=64, features=128),
     "performer_char": variant(384, 6, 6, vocab_size=65, context=256, features=256),
+    "performer_tiny": encoder_variant(128, 2, 2, features=128),
+    "performer_mini": encoder_variant(256, 4, 4, features=256),
 }
 
 
+def is_encoder(each: Variant) -> bool:
+    """Whether a variant has a head, and not the next token's logits."""
+    make: Any = each.make
+    return make.func == PerformerEncoder.from_kwargs
+
+
 def build(recipe: Recipe) -> Iterator[Run]:
+    encoders = [name for name, each in VARIANTS.items() if is_encoder(each)]
+    fitting = encoders if recipe.task != "language" else [name for name in VARIANTS if name not in encoders]
+    if recipe.variant not in fitting:
+        raise BadInput(f"{recipe.variant} is not for task {recipe.task}: take {' or '.join(fitting)}")
+    yield from build_language_model(recipe) if recipe.task == "language" else build_encoder(recipe)
+
+
+def sizes_of(recipe: Recipe) -> dict[str, Any]:
+    """The arguments of the variant, and those that the recipe has in their place."""
+    make: Any = VARIANTS[recipe.variant].make
+    sizes = {name: getattr(recipe, name) for name in ("width", "depth", "heads", "context", "features")}
+    return {**make.keywords, **{name: size for name, size in sizes.items() if size is not None}}
+
+
+def build_language_model(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
     text = None if in_context.is_in_context(recipe.data) else read_text(recipe.data)
     tokenizer = in_context.make_tokenizer() if text is None else make_tokenizer(recipe, text)
-    make: Any = VARIANTS[recipe.variant].make
-    sizes = {name: getattr(recipe, name) for name in ("width", "depth", "heads", "context", "features")}
     model_config = {
-        **make.keywords,
-        **{name: size for name, size in sizes.items() if size is not None},
+        **sizes_of(recipe),
         "vocab_size": tokenizer.get_vocab_size(),
         "dropout": recipe.dropout,
         "init_std": recipe.init_std,
@@ -392,7 +528,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     }
     rng.seed(recipe.seed)
     try:
-        model = make(**model_config).to(device)
+        model = Performer.from_kwargs(**model_config).to(device)
     except ValueError as error:
         raise BadInput(f"this network is impossible: {error}") from None
     learning: dict[str, Any] = {
@@ -406,6 +542,107 @@ def build(recipe: Recipe) -> Iterator[Run]:
         run = train_language_model(model, recipe, text, tokenizer, **learning)
     run.update = run.state["redraw"] = RedrawingUpdate(run.update, model, recipe.redraw_interval)
     yield run
+
+
+def find_start(recipe: Recipe, context: int) -> Start | None:
+    """What the recipe's weights hold.
+
+    Raises:
+        BadInput: they are of a language model or another system, or of a network for shorter texts.
+    """
+    if recipe.weights is None:
+        return None
+    start = load_encoder(Path(recipe.weights), "performer")
+    if "head" not in start.model_config:
+        raise BadInput(f"{recipe.weights} is a causal language model; an encoder starts from an encoder")
+    longest = start.model_config["context"]
+    if context > longest:
+        raise BadInput(
+            f"context is {context}, but {recipe.weights} has {longest} positions: train a longer one"
+        )
+    return start._replace(model_config={**start.model_config, "max_length": longest})
+
+
+def build_encoder(recipe: Recipe) -> Iterator[Run]:
+    device = select_device(recipe.device)
+    sizes = sizes_of(recipe)
+    start = find_start(recipe, sizes["context"])
+    row_recipe = SimpleNamespace(**vars(recipe), max_length=sizes["context"])
+    setup = prepare(row_recipe, {**sizes, "features_seed": recipe.seed}, "performer", start)
+    known = {field.name for field in fields(PerformerConfig)} - {"causal"}
+    model_config = {name: value for name, value in setup.model_config.items() if name in known}
+
+    def make(head: str, tensors: Any, **more: Any) -> tuple[nn.Module, dict[str, Any]]:
+        config: dict[str, Any] = {**model_config, "head": head, **more}
+        try:
+            model = PerformerEncoder.from_kwargs(**config)
+        except ValueError as error:
+            raise BadInput(f"this network is impossible: {error}") from None
+        return load_matching_weights(model, tensors).to(device), config
+
+    def redrawing(run: Run) -> Run:
+        update = RedrawingUpdate(run.update, run.state["model"], recipe.redraw_interval)
+        run.update = run.state["redraw"] = update
+        return run
+
+    rng.seed(recipe.seed)
+    tensors = setup.tensors
+    if tensors is None or recipe.task == "masked_lm":
+        model, config = make("masked", tensors)
+        stage = recipe
+        if recipe.task == "classify":
+            stage = replace(
+                recipe,
+                steps=recipe.pretrain_steps,
+                batch_size=recipe.pretrain_batch_size,
+                optim=replace(recipe.optim, lr=recipe.pretrain_lr),
+            )
+        metadata = {**setup.metadata, "model_config": config, "pairs": False}
+        yield redrawing(
+            pretrain(model, stage, setup.documents, setup.special, masked_loss, metadata=metadata)
+        )
+        tensors = model.state_dict()
+    if recipe.task == "masked_lm":
+        return
+    dataset: Any = setup.dataset
+    head = "tokens" if dataset.has_word_labels else "sentence"
+    model, config = make(head, tensors, num_classes=len(dataset.classes))
+    yield redrawing(finetune(model, recipe, setup, model_config=config))
+
+
+ENCODER_TASKS = ("masked", "labels")  # of a run's metadata
+
+
+def _inference_of(metadata: dict) -> Any:
+    return bert_inference if metadata["task"] in ENCODER_TASKS else language_model
+
+
+def evaluate(model: nn.Module, metadata: dict, spec: str, *, held_out: bool) -> dict[str, float]:
+    """Loss and perplexity of a text; of an encoder, accuracy and cross-entropy of masked words or labels."""
+    return _inference_of(metadata).evaluate(model, metadata, spec, held_out=held_out)
+
+
+def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path], **options: Any) -> list[dict]:
+    """The continuation of each text (options: `max_new_tokens`, `examples`); of an encoder, words for each
+    [MASK] (option: `fill`), or labels."""
+    function = _inference_of(metadata).predict
+    if unknown := [name for name in options if name not in inspect.signature(function).parameters]:
+        raise BadInput(f"this Performer of task {metadata['task']} predicts without {unknown[0]!r}")
+    return function(model, metadata, inputs, **options)
+
+
+def few_shot(model: nn.Module, metadata: dict, spec: str, **options: Any) -> dict[str, float]:
+    """Accuracy with examples in the context: see `tasks.text.few_shot.few_shot`."""
+    if metadata["task"] in ENCODER_TASKS:
+        raise BadInput("this Performer is an encoder: it reads whole texts, and continues none")
+    return measure_few_shot(model, metadata, spec, **options)
+
+
+def sample(model: nn.Module, metadata: dict, **options: Any) -> list[str]:
+    """Texts that the language model generates: see `tasks.text.language_model.sample`."""
+    if metadata["task"] in ENCODER_TASKS:
+        raise BadInput("this Performer is an encoder: it reads whole texts, and generates none")
+    return language_model.sample(model, metadata, **options)
 
 
 # x and y of the facts; 20,000 independent estimates of exp(x·y), each by 8 features

@@ -29,8 +29,12 @@ HEADS = ("transform", "decoder", "next_sentence", "sentence_order", "classifier"
 DOCUMENT_LENGTH = 2000  # characters at which paragraphs are joined to a document
 
 
+# special tokens of a vocabulary over bytes, in the order of RoBERTa's, whose padding is 1
+BYTE_PAIR_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
 class Family(NamedTuple):
-    """A family of encoders: its module of `hub`, and the tokenizer that is trained for it."""
+    """A family of encoders: its module of `hub`, if any are published, and the tokenizer trained for it."""
 
     hub: Any
     tokenizer: str = "wordpiece"
@@ -42,8 +46,10 @@ FAMILIES = {
     "bert": Family(bert),
     "albert": Family(albert, "unigram", ALBERT_TOKENS, lowercase=True),
     "distilbert": Family(distilbert),
-    "longformer": Family(longformer, "bpe", ("<s>", "<pad>", "</s>", "<unk>", "<mask>")),
+    "longformer": Family(longformer, "bpe", BYTE_PAIR_TOKENS),
     "bigbird": Family(bigbird, "bpe", ALBERT_TOKENS),
+    "linformer": Family(None, "bpe", BYTE_PAIR_TOKENS),
+    "performer": Family(None, "bpe", BYTE_PAIR_TOKENS),
     "roberta": Family(roberta),  # of which weights are read
 }
 
@@ -108,7 +114,8 @@ def prepare(
             lowercase=family.lowercase,
         )
         tokenizer.post_processor = post_processor(tokenizer)
-        model_config = {**family.hub.DEFAULTS, **sizes, "vocab_size": tokenizer.get_vocab_size()}
+        defaults = {} if family.hub is None else family.hub.DEFAULTS
+        model_config = {**defaults, **sizes, "vocab_size": tokenizer.get_vocab_size()}
         model_config["max_length"] = recipe.max_length
         model_config |= {"dropout": recipe.dropout, "attention_dropout": recipe.dropout}
     else:

