@@ -19,14 +19,15 @@ from typing import Any
 import jaxtyping
 from beartype import BeartypeConf, beartype
 from beartype._check.code import codemain
-from jaxtyping import AbstractArray
+from jaxtyping import AbstractArray, TypeCheckError
 from jaxtyping._decorator import _destring_annotation
 from jaxtyping._storage import pop_shape_memo, push_shape_memo
 
 assert codemain.getrandbits == random.getrandbits, "beartype draws its numbers elsewhere now"
 codemain.getrandbits = random.Random(0).getrandbits
 
-check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+# jaxtyping's error is a TypeError, as what Python itself raises of an argument that is wrong
+check = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeCheckError))
 jaxtyped = jaxtyping.jaxtyped
 
 
