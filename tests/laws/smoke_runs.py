@@ -141,10 +141,12 @@ def observe(entry: Any) -> dict[str, Any]:
 
 
 def cut_at(name: str, steps: int) -> tuple[int, int]:
-    """Between which steps checkpoints are saved, and the step at which a run of so many is cut off."""
+    """Between which steps checkpoints are saved, and the step in the last third at which a run is cut off: what
+    is to be done again is short, and the state is one of many updates."""
     draw = random.Random(name)
     every = draw.randint(2, max(2, steps // 3))
-    return every, draw.choice([k for k in range(every + 1, steps) if k % every])
+    first = max(every + 1, 2 * steps // 3)
+    return every, draw.choice([k for k in range(first, steps) if k % every] or [every + 1])
 
 
 def cached(entry: Any, shared: Path) -> Path:

@@ -31,10 +31,19 @@ every = pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name
 
 # even their smallest network trains for most of a minute here: pytest -m slow
 LARGE = ("alexnet", "vgg", "googlenet")
+
+# trained by the code that trains BERT, ResNet or GAN, and slower: the laws that train leave them to the sweep
+TRAINED_ALIKE = ("albert", "longformer", "bigbird", "linformer", "senet", "cbam", "cgan", "dcgan")
+
+
+def effort(entry):
+    return {**dict.fromkeys(LARGE, pytest.mark.slow), **dict.fromkeys(TRAINED_ALIKE, pytest.mark.sweep)}.get(
+        entry.name, ()
+    )
+
+
 trained = pytest.mark.parametrize(
-    "entry",
-    [pytest.param(e, marks=pytest.mark.slow if e.name in LARGE else ()) for e in CATALOGUE],
-    ids=lambda entry: entry.name,
+    "entry", [pytest.param(entry, marks=effort(entry)) for entry in CATALOGUE], ids=lambda entry: entry.name
 )
 
 # killed in earnest: batches of images, of text, and a replay buffer beside the checkpoints

@@ -465,6 +465,7 @@ def test_unet_loads_checkpoints_of_earlier_versions():
             assert torch.equal(tensor, new.state_dict()[key]), key
 
 
+@pytest.mark.sweep
 def test_coarse_head_is_an_input_and_has_a_loss_of_its_own(color_run):
     """The loss is the sum of the denoising loss and of the coarse head's, whose target is the image at its
     resolution."""

@@ -108,6 +108,7 @@ def test_point_flow_loss_is_mean_log_prob(moons):
     }
 
 
+@pytest.mark.sweep
 def test_predict_scores_distant_point_as_unusual(moons, tmp_path):
     flow = moons.state["ema"].module
     on, off = inference.predict(flow, metadata_of(moons), ["0,1", "0,-2"])
@@ -125,6 +126,7 @@ def test_predict_scores_distant_point_as_unusual(moons, tmp_path):
         inference.predict(flow, metadata_of(moons), ["1,2,3"])
 
 
+@pytest.mark.sweep
 def test_sample_returns_rows_or_plot(moons, tmp_path):
     flow = moons.state["ema"].module
     samples = inference.sample(flow, metadata_of(moons), num_samples=7, seed=2)
@@ -137,6 +139,7 @@ def test_sample_returns_rows_or_plot(moons, tmp_path):
             inference.sample(flow, metadata_of(moons), **options)
 
 
+@pytest.mark.sweep
 def test_point_flow_raises_when_not_finite(moons, tmp_path):
     flow = RealNVP()
     with torch.no_grad():

@@ -252,22 +252,14 @@ FAMILIES = {
 }
 # as many of a kind as there are layers, distances, classes or numbers of examples
 NUMBERED = {
-    r"accuracy/(.+)": Legend(
-        "accuracy with {0} examples in the context", "mean over draws of them", "higher"
-    ),
-    r"normalized_accuracy/(.+)": Legend(
-        "accuracy by log-likelihood per character with {0} examples in the context",
-        "mean over draws",
-        "higher",
-    ),
+    r"accuracy/(.+)": Legend("accuracy with {0} shots", "mean over draws of them", "higher"),
+    r"normalized_accuracy/(.+)": Legend("accuracy per character with {0} shots", "mean over draws", "higher"),
     r"calibrated_accuracy/(.+)": Legend(
-        "accuracy relative to an empty text with {0} examples in the context", "mean over draws", "higher"
+        "accuracy relative to an empty text with {0} shots", "mean over draws", "higher"
     ),
-    r"optimal_accuracy/(.+)": Legend(
-        "best expected accuracy with {0} examples in the context", "fraction, to compare with"
-    ),
+    r"optimal_accuracy/(.+)": Legend("best expected accuracy with {0} shots", "fraction, to compare with"),
     r"(\w*)accuracy_std/(.+)": Legend(
-        "deviation of the {0}accuracy with {1} examples in the context", "standard deviation over draws"
+        "deviation of the {0}accuracy with {1} shots", "standard deviation over draws"
     ),
     r"gradient/(.+)": Legend("gradient of {0}", "norm, by layer or by steps back relative to the last"),
     r"recall_at_([\d*]+)": Legend(
