@@ -38,6 +38,8 @@ from torchstone.data.text.corpus import read_text
 from torchstone.data.text.parallel import read_pairs
 from torchstone.data.vision.captioned import load_captioned
 from torchstone.data.vision.dataset import load_images
+from torchstone.data.vision.image_texts import load_image_texts
+from torchstone.data.vision.questions import load_questions
 from torchstone.data.vision.segmentation import load_segmentation
 from torchstone.engine.meter import read_rows
 from torchstone.files import read_pickle
@@ -372,6 +374,22 @@ def test_captioned_images(tmp_path):
         fuzz(read, [images | texts, images | {"metadata.jsonl": listing}], tmp_path, seed=len(skip))
 
 
+@pytest.mark.parametrize("skip", ["", "skip-bad:"])
+def test_captions_and_questions_of_folders(skip, tmp_path):
+    images = {f"{i}.png": image("PNG", "RGB") for i in range(12)}
+    captions = "".join(f"{i}.png\ta {word}\n" for i in range(12) for word in WORDS[:2]).encode()
+    questions = "".join(f"{i}.png\tWhat is it?\ta {WORDS[i % 6]}\n" for i in range(12)).encode()
+    for read, listing in (
+        (load_image_texts, {"captions.tsv": captions}),
+        (load_questions, {"questions.tsv": questions}),
+    ):
+        fuzz(partial(read_folder, read, skip), [images | listing], tmp_path, seed=len(skip))
+
+
+def read_folder(read, skip, folder):
+    return read(f"{skip}{folder}", size=8)
+
+
 def sound(seed=0, form="WAV", subtype=None, channels=1) -> bytes:
     import soundfile
 
@@ -491,6 +509,17 @@ def published_folders() -> dict[str, dict[str, bytes]]:
     blocks = {"block_size": 2, "num_random_blocks": 1, "sep_token_id": None, "max_position_embeddings": 16}
     bigbird = transformers.BigBirdConfig(**small, **blocks, vocab_size=30)
     gpt = transformers.GPT2Config(vocab_size=30, n_embd=8, n_layer=1, n_head=2, n_positions=16)
+    towers = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    texts = {
+        **towers,
+        "vocab_size": 30,
+        "max_position_embeddings": 16,
+        "bos_token_id": 28,
+        "eos_token_id": 29,
+    }
+    clip = transformers.CLIPConfig(
+        vision_config={**towers, "image_size": 8, "patch_size": 4}, text_config=texts, projection_dim=4
+    )
     t5 = transformers.T5Config(vocab_size=30, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     vit = transformers.ViTConfig(**small, image_size=8, patch_size=4)
     models = {
@@ -502,9 +531,10 @@ def published_folders() -> dict[str, dict[str, bytes]]:
         "gpt": transformers.GPT2LMHeadModel(gpt),
         "t5": transformers.T5ForConditionalGeneration(t5),
         "vit": transformers.ViTForImageClassification(vit),
+        "clip": transformers.CLIPModel(clip),
     }
     mean = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 8, "width": 8}, "resample": 2}
-    beside = {"vit": {"preprocessor_config.json": json.dumps(mean).encode()}}
+    beside = {name: {"preprocessor_config.json": json.dumps(mean).encode()} for name in ("vit", "clip")}
     special = {
         "bert": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
         "distilbert": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
@@ -529,7 +559,7 @@ def published_folders() -> dict[str, dict[str, bytes]]:
 
 
 @pytest.mark.parametrize(
-    "name", ["bert", "albert", "distilbert", "longformer", "bigbird", "gpt", "t5", "vit"]
+    "name", ["bert", "albert", "distilbert", "longformer", "bigbird", "gpt", "t5", "vit", "clip"]
 )
 def test_published_folders(name, tmp_path):
     """The network, and what its inputs are prepared with."""
