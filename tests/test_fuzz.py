@@ -509,17 +509,12 @@ def published_folders() -> dict[str, dict[str, bytes]]:
     blocks = {"block_size": 2, "num_random_blocks": 1, "sep_token_id": None, "max_position_embeddings": 16}
     bigbird = transformers.BigBirdConfig(**small, **blocks, vocab_size=30)
     gpt = transformers.GPT2Config(vocab_size=30, n_embd=8, n_layer=1, n_head=2, n_positions=16)
-    towers = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    texts = {
-        **towers,
-        "vocab_size": 30,
-        "max_position_embeddings": 16,
-        "bos_token_id": 28,
-        "eos_token_id": 29,
-    }
-    clip = transformers.CLIPConfig(
-        vision_config={**towers, "image_size": 8, "patch_size": 4}, text_config=texts, projection_dim=4
-    )
+    ends = ("<|startoftext|>", "<|endoftext|>")
+    pieces = [*"acdert", *(f"{letter}</w>" for letter in "acdert"), "at</w>", *ends]
+    vocab = {token: number for number, token in enumerate(pieces)}
+    texts = {"vocab_size": 15, "max_position_embeddings": 16, "bos_token_id": 13, "eos_token_id": 14}
+    towers = {"vision_config": {**small, "image_size": 8, "patch_size": 4}, "text_config": small | texts}
+    clip = transformers.CLIPConfig(**towers, projection_dim=4)
     t5 = transformers.T5Config(vocab_size=30, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     vit = transformers.ViTConfig(**small, image_size=8, patch_size=4)
     models = {
@@ -549,6 +544,7 @@ def published_folders() -> dict[str, dict[str, bytes]]:
         settings = json.dumps({"do_lower_case": True, "model_max_length": 16}).encode()
         files = {"tokenizer.json": tokenizer.to_str().encode(), "tokenizer_config.json": settings}
         beside[name] = files
+    beside["clip"] |= {"vocab.json": json.dumps(vocab).encode(), "merges.txt": b"a t</w>\n"}
     folders = {}
     for name, model in models.items():
         model.config.architectures = [type(model).__name__]

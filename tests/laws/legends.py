@@ -22,7 +22,16 @@ COUNTS = (
     "texts",
     "labels",
 )
-COUNTS += ("spans", "utterances", "recordings", "problems", "time_steps", "classes", "bleu_tokenizer")
+COUNTS += (
+    "questions",
+    "spans",
+    "utterances",
+    "recordings",
+    "problems",
+    "time_steps",
+    "classes",
+    "bleu_tokenizer",
+)
 
 SAMPLED = ("ddpm",)  # `eval` draws more samples than the test of the smoke recipe
 
