@@ -139,6 +139,11 @@ def test_predict_says_label_and_probabilities(capsys, run, tmp_path):
     print(f"{right} of 20 scans read right")
     assert right >= 16
     assert "%" in run_cli(capsys, "predict", run, tmp_path / "00.png")[1]
+    # inputs may come after options
+    files = [tmp_path / f"{number:02}.png" for number in (1, 2)]
+    after = run_cli(capsys, "predict", run, "--device", "cpu", *files)[1]
+    assert after == run_cli(capsys, "predict", run, *files, "--device", "cpu")[1]
+    assert "eval has no option 'more'" in assert_rejected(capsys, "eval", run, "--device", "cpu", "more")
 
 
 def test_predict_one_bad_input_is_one_line_among_the_answers(capsys, run, tmp_path):

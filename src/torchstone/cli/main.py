@@ -160,6 +160,8 @@ def _dispatch(argv: list[str]) -> int:
     if name == "train":
         return command.train(parser, words)
     args, rest = parser.parse_known_args(words)
+    if rest and not any(word.startswith("-") for word in rest):  # inputs after options, as people type them
+        args, rest = parser.parse_known_intermixed_args(words)
     if rest:
         known = [o for a in parser._actions for o in a.option_strings]
         advice = getattr(command, "OTHER_OPTIONS", "")

@@ -331,7 +331,7 @@ class Performer(nn.Module):
             BadInput: an encoder, whose tokens attend to later ones.
         """
         if not self.causal:
-            raise BadInput("this Performer is an encoder of whole texts: there is nothing to sample")
+            raise BadInput("this Performer is an encoder: it reads whole texts, there is nothing to sample")
         return [RecurrentState() for _ in self.blocks]
 
     def hidden(
@@ -634,14 +634,14 @@ def predict(model: nn.Module, metadata: dict, inputs: Sequence[str | Path], **op
 def few_shot(model: nn.Module, metadata: dict, spec: str, **options: Any) -> dict[str, float]:
     """Accuracy with examples in the context: see `tasks.text.few_shot.few_shot`."""
     if metadata["task"] in ENCODER_TASKS:
-        raise BadInput("this Performer is an encoder of whole texts: there is nothing to continue")
+        raise BadInput("this Performer is an encoder: it reads whole texts, there is nothing to continue")
     return measure_few_shot(model, metadata, spec, **options)
 
 
 def sample(model: nn.Module, metadata: dict, **options: Any) -> list[str]:
     """Texts that the language model generates: see `tasks.text.language_model.sample`."""
     if metadata["task"] in ENCODER_TASKS:
-        raise BadInput("this Performer is an encoder of whole texts: there is nothing to sample")
+        raise BadInput("this Performer is an encoder: it reads whole texts, there is nothing to sample")
     return language_model.sample(model, metadata, **options)
 
 
