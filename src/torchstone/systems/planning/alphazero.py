@@ -45,10 +45,13 @@ from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.rl import mcts
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.systems import Variant
-from torchstone.tasks.selfplay import train
+from torchstone.tasks.selfplay import inference, train
 from torchstone.tasks.selfplay.search import search_game
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "reference"]
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference", "rival", "table"]
+
+# what of the paper is written out here
+STORY = ("search", "loss")
 
 
 @dataclass(frozen=True)
@@ -76,32 +79,59 @@ class Recipe:
     weight_decay: float = 1e-4  # weight decay c
     anneal_lr: bool = True  # linear decay of the learning rate to 0
     steps: int = 40  # number of updates, each after num_games × num_moves moves
-    opponent: str = "perfect"  # opponent in evaluation: perfect, random, or mcts:N with N random play-outs
-    eval_games: int = 200  # games of the test, every other one begun; fewer in training
+    opponent: str = "auto"  # opponent in evaluation: perfect, random, mcts:N with N random play-outs, or auto
+    eval_games: int = 200  # games of the test, every other one begun; at most 40 in training
+    eval_positions: int = 500  # positions of the test in which a solver says which moves are best; 0 for none
     seed: int = 0  # random seed of weights, noise, moves and replay
     device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
 RECIPES = {
+    # torchstone train alphazero   5,000 games
     "tictactoe": Recipe(),
+    # torchstone train alphazero/connect4
     "connect4": Recipe(
         data="connect_four",
         hidden=(256, 256, 256),
         num_games=256,
         num_moves=4,
-        num_simulations=32,
+        c_puct=2.0,
         random_opening=10,
-        opponent="mcts:64",
+        q_weight=0.5,
         gradient_steps=16,
         batch_size=512,
-        buffer_size=262_144,
-        learning_starts=10_000,
+        buffer_size=131_072,
+        learning_starts=4096,
         steps=400,
-        eval_games=200,
+    ),
+    # torchstone train alphazero/go5
+    "go5": Recipe(
+        data="openspiel:go(board_size=5)",
+        hidden=(256, 256),
+        num_games=64,
+        num_simulations=48,
+        dirichlet_alpha=0.4,
         q_weight=0.5,
+        gradient_steps=32,
+        batch_size=256,
+        buffer_size=32_768,
+        learning_starts=2048,
+        steps=200,
+        eval_games=100,
     ),
     # for tests: seconds
-    "smoke": Recipe(num_games=32, num_simulations=16, gradient_steps=32, buffer_size=4096, steps=10, eval_games=40),
+    "smoke": Recipe(
+        hidden=(64,),
+        num_games=32,
+        num_simulations=12,
+        gradient_steps=32,
+        batch_size=64,
+        buffer_size=2048,
+        learning_starts=256,
+        steps=12,
+        eval_games=40,
+        eval_positions=100,
+    ),
 }
 
 MARGIN = ("score", 0.05)
@@ -269,11 +299,11 @@ def build(recipe: Recipe) -> Iterator[Run]:
         partial(torch.optim.AdamW, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True),
         lr_schedule=linear_schedule(1.0, 0.0, recipe.steps) if recipe.anneal_lr else None,
     )
-    think = partial(search, model, num_simulations=recipe.num_simulations, c_puct=recipe.c_puct)
 
     def search_with_noise(state: Tensor, generator: torch.Generator, **options) -> mcts.Tree:
         noise = recipe.dirichlet_alpha, recipe.dirichlet_fraction, generator
-        return think(game, state, noise=noise, **options)
+        simulations = recipe.num_simulations
+        return search(model, game, state, simulations, c_puct=recipe.c_puct, noise=noise, **options)
 
     stream = train.make_stream(recipe, game, model, search_with_noise)
 
@@ -284,8 +314,13 @@ def build(recipe: Recipe) -> Iterator[Run]:
             metrics = step(minibatch)
         return metrics | train.game_metrics(batch)
 
-    yield train.make_run(model, recipe, stream, update, {"optimizer": step.optimizer}, model_config, think)
+    yield train.make_run(model, recipe, stream, update, {"optimizer": step.optimizer}, model_config, search)
 
+
+play = partial(inference.play, search)
+table = partial(inference.table, search)
+rival = partial(inference.rival, search)
+evaluate = partial(inference.evaluate, search)
 
 FACTS = [
     Fact("tic-tac-toe parameters", lambda: count_parameters(VARIANTS["alphazero_mlp"].make()), 20234),

@@ -1,12 +1,15 @@
 """The arena: matches of two players, the score of the first, and what a score is in Elo."""
 
+import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
+from torchstone.parts.modes import eval_mode
 from torchstone.parts.seeding import derive_generator
 from torchstone.tasks.selfplay.players import Player, random_player
 
@@ -68,3 +71,33 @@ def elo_difference(score: float, games: int) -> float:
     margin = 0.5 / games
     score = min(max(score, margin), 1 - margin)
     return 400 * math.log10(score / (1 - score))
+
+
+class EloLadder:
+    """A network's Elo on a ladder of its own past: it begins at 0, and gains at each step what the match
+    against the network of the step before says.
+
+    Steps of 400 and more are not told apart by a few games, so a rapid rise is underestimated.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model, self.past, self.elo, self.climbed = model, copy.deepcopy(model), 0.0, 0
+
+    def climb(self, player: Callable[[nn.Module], Player], game: Any, games: int, seed: int) -> float:
+        """The Elo of the network as it is now."""
+        if self.climbed:
+            with eval_mode(self.model, self.past):
+                returns = play_match(
+                    game, player(self.model), player(self.past), games, seed=seed, opening_moves=2
+                )
+            self.elo += elo_difference(rates(returns)["score"], games)
+        self.climbed += 1
+        self.past.load_state_dict(self.model.state_dict())
+        return self.elo
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"past": self.past.state_dict(), "elo": self.elo, "climbed": self.climbed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.past.load_state_dict(state["past"])
+        self.elo, self.climbed = state["elo"], state["climbed"]

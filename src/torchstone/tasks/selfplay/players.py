@@ -4,6 +4,7 @@ A player is a function: states of a game `(batch, width)`, a generator -> action
 is by the name that a recipe gives.
 """
 
+import importlib.util
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -51,6 +52,27 @@ def solved(name: str) -> board_games.PerfectPlayer:
     return board_games.PerfectPlayer(VECTORIZED[name]())
 
 
+def make_solver(game: Any) -> Any:
+    """What gives the exact values of actions by `action_values(states)`.
+
+    Raises:
+        BadInput: a game without a solver, or whose solver is not installed.
+    """
+    if game.name == "tic_tac_toe":
+        return solved(game.name)
+    if game.name == "connect_four":
+        from torchstone.tasks.selfplay.solver import Solver
+
+        return Solver()
+    raise BadInput(f"nothing here plays {game.name} perfectly: that is for tic_tac_toe and connect_four")
+
+
+def has_solver(game: Any) -> bool:
+    if game.name == "connect_four":
+        return importlib.util.find_spec("bitbully") is not None
+    return game.name == "tic_tac_toe"
+
+
 def is_best(values: Float[Tensor, "batch action"]) -> Bool[Tensor, "batch action"]:
     return values == values.amax(1, keepdim=True)
 
@@ -61,16 +83,8 @@ def perfect_player(game: Any) -> Player:
     Raises:
         BadInput: a game without a solver.
     """
-    name = game.name
-    if name == "tic_tac_toe":
-        table = solved(name)
-        return lambda state, generator: choose(is_best(table.action_values(state)).float(), generator)
-    if name == "connect_four":
-        from torchstone.tasks.selfplay.solver import Solver
-
-        solver = Solver()
-        return lambda state, generator: choose(is_best(solver.action_values(state)).float(), generator)
-    raise BadInput(f"nothing here plays {name} perfectly: that is for tic_tac_toe and connect_four")
+    solver = make_solver(game)
+    return lambda state, generator: choose(is_best(solver.action_values(state)).float(), generator)
 
 
 def playout_values(game: Any, state: Tensor, generator: torch.Generator) -> Float[Tensor, " batch"]:
@@ -110,8 +124,15 @@ def most_visited(tree: mcts.Tree, generator: torch.Generator) -> Int64[Tensor, "
     return choose((tree.root_visits == tree.root_visits.amax(1, keepdim=True)).float(), generator)
 
 
+def opponent_name(game: Any, name: str) -> str:
+    """What `auto` is: perfect play where the game is as small as tic-tac-toe, else `mcts:100`."""
+    if name != "auto":
+        return name
+    return "perfect" if game.name == "tic_tac_toe" else "mcts:100"
+
+
 def make_opponent(game: Any, name: str) -> Player:
-    """`perfect`, `random`, or `mcts:N`: a search with N random play-outs.
+    """`perfect`, `random`, or `mcts:N`, a search with N random play-outs.
 
     Raises:
         BadInput: another name, or no perfect play of this game.
@@ -123,4 +144,6 @@ def make_opponent(game: Any, name: str) -> Player:
     kind, _, number = name.partition(":")
     if kind == "mcts" and number.isdigit() and int(number) > 0:
         return playout_player(game, int(number))
-    raise BadInput(f"no opponent {name!r}: perfect, random, or mcts:N with N random play-outs, such as mcts:200")
+    raise BadInput(
+        f"no opponent {name!r}: perfect, random, mcts:N with N random play-outs, such as mcts:200, or a run"
+    )

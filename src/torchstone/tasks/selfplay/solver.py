@@ -1,4 +1,4 @@
-"""Exact play of connect four by the solver bitbully: a player, and the share of moves that keep a game's value.
+"""The share of moves that keep a game's value by exact play; and the solver of connect four, bitbully.
 
 The package is the extra `solver`, under the AGPL, and is imported only here.
 """
@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from torchstone.envs.board_games import LineGame, connect_four
+from torchstone.envs.board_games import LineGame, PerfectPlayer, connect_four, positions_by_ply
 from torchstone.errors import BadInput
 from torchstone.parts.seeding import derive_generator
-from torchstone.tasks.selfplay.players import Player, choose, is_best
+from torchstone.tasks.selfplay.players import Player, choose, is_best, make_solver
 
 PLIES = (8, 20)  # of the positions that are asked about
 
@@ -87,3 +87,24 @@ def share_of_best(
     """The share of positions in which the player's action keeps the game's value."""
     action = player(state, derive_generator(seed, 0, 1))
     return is_best(values).gather(1, action[:, None]).float().mean().item()
+
+
+def all_positions(game: LineGame, solver: PerfectPlayer) -> tuple[Tensor, Float[Tensor, "batch action"]]:
+    """All positions of a small game in which the move matters, and the values of their actions."""
+    states = torch.cat(positions_by_ply(game, game.num_cells))
+    states = states[~game.outcome(states)[0]]
+    values = solver.action_values(states)
+    return states[matters(values)], values[matters(values)]
+
+
+def optimal_moves(game: LineGame, player: Player, count: int) -> dict[str, float]:
+    """`optimal_moves`, the share of positions in which the player's move keeps the game's value: of `count`
+    positions after random moves; of a small game, of so many of all."""
+    solver = make_solver(game)
+    if isinstance(solver, PerfectPlayer):
+        states, values = all_positions(game, solver)
+        chosen = torch.randperm(len(states), generator=derive_generator(0, 0, 0))[:count]
+        states, values = states[chosen], values[chosen]
+    else:
+        states, values = random_positions(game, solver, count)
+    return {"optimal_moves": share_of_best(player, states, values)}
