@@ -108,7 +108,7 @@ RECIPES = {
         batch_size=512,
         buffer_size=131_072,
         learning_starts=4096,
-        steps=400,
+        steps=200,
     ),
     # torchstone train alphazero/go5
     "go5": Recipe(
