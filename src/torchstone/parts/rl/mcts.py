@@ -119,17 +119,17 @@ class Puct:
             high = torch.maximum(value, q_or_value.amax(0))
         if self.normalize is not None:
             scale = (high - low).clamp_min_(1e-8)
-            q = (q - low) / scale
+            q = (q - low).div_(scale)
             if value is not None:
                 value = (value - low) / scale
         if self.unvisited == "parent":
             q = torch.lerp(value.expand_as(q), q, is_visited)
         elif self.unvisited == 0:
-            q = q * is_visited
+            q = is_visited.mul_(q)
         else:
             q = torch.lerp(torch.full_like(q, self.unvisited), q, is_visited)
         c = ((node_visits + (self.c_base + 1)) / self.c_base).log_().add_(self.c_init)
-        return torch.addcdiv(q, node.prior * c.mul_(node_visits.sqrt()), node.visits + 1)
+        return q.addcdiv_(node.prior * c.mul_(node_visits.sqrt()), node.visits + 1)
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,8 @@ def map_states(function: Callable, states: Any, *others: Any) -> Any:
 
 def node_statistics(tree: Tree, rows: Int64[Tensor, " node"], use_bounds: bool = False) -> NodeStatistics:
     """Statistics of the nodes in these rows, with the bounds of their trees: 0 and 1 where there are none yet."""
-    visits, q, prior = tree.statistics.index_select(2, rows)
+    statistics = tree.statistics.flatten(0, 1).index_select(1, rows)  # eight times as fast as in dimension 2
+    visits, q, prior = statistics.unflatten(0, (3, -1)).unbind()
     low = high = None
     if use_bounds:
         trees = (rows - 1) // tree.num_nodes
@@ -242,11 +243,12 @@ def node_statistics(tree: Tree, rows: Int64[Tensor, " node"], use_bounds: bool =
     return NodeStatistics(visits, q, prior, tree.raw_value.index_select(0, rows), low, high)
 
 
-def priors(prior_logits: Float[Tensor, "batch action"]) -> Float[Tensor, "batch action"]:
+def priors(prior_logits: Float[Tensor, "batch action"]) -> Float[Tensor, "action batch"]:
     """P = softmax(logits), > 0 for legal actions however unlikely, -inf for illegal ones."""
     limits = torch.finfo(prior_logits.dtype)
-    p = prior_logits.softmax(-1).clamp_min_(limits.tiny)
-    return torch.where(prior_logits > limits.min, p, -torch.inf)
+    prior_logits = prior_logits.T.contiguous()
+    p = prior_logits.softmax(0).clamp_min_(limits.tiny)
+    return p.masked_fill_(prior_logits <= limits.min, -torch.inf)
 
 
 def empty_tree(root: RootOutput, num_nodes: int) -> Tree:
@@ -299,7 +301,7 @@ def plant_root(tree: Tree, root: RootOutput) -> None:
     """Write the root's priors and embedding; and its value, where a tree has no root yet."""
     rows = tree.root_rows
     is_new = tree.size == 0
-    tree.statistics[PRIOR].index_copy_(1, rows, priors(root.prior_logits).T)
+    tree.statistics[PRIOR].index_copy_(1, rows, priors(root.prior_logits))
     tree.raw_value[rows] = torch.where(is_new, root.value, tree.raw_value[rows])
     map_states(lambda states, state: states.index_copy_(0, rows, state), tree.states, root.embedding)
     tree.size.clamp_(min=1)
@@ -396,12 +398,12 @@ def search(
         state = map_states(lambda states, rows=leaf: states.index_select(0, rows), tree.states)
         output, state = recurrent_fn(action, state)
         map_states(lambda states, state, rows=new: states.index_copy_(0, rows, state), tree.states, state)
-        tree.statistics[PRIOR].index_copy_(1, new, priors(output.prior_logits).T)
+        tree.statistics[PRIOR].index_copy_(1, new, priors(output.prior_logits))
         value = output.value.masked_fill(output.discount == 0, 0)
-        tree.raw_value.index_copy_(0, new, value)
-        child.index_copy_(0, edge, new)
-        reward.index_copy_(0, edge, output.reward)
-        discount.index_copy_(0, edge, output.discount)
+        tree.raw_value.scatter_(0, new, value)
+        child.scatter_(0, edge, new)
+        reward.scatter_(0, edge, output.reward)
+        discount.scatter_(0, edge, output.discount)
 
         # backup
         edges = torch.add(visited, tree.selected.index_select(0, visited), alpha=num_rows)
@@ -410,10 +412,10 @@ def search(
         for level in range(depth - 1, -1, -1):
             value = torch.addcmul(rewards[level], discounts[level], value, out=level_returns[level])
         new_visits = visits.index_select(0, edges).add_(1)
-        visits.index_copy_(0, edges, new_visits)
+        visits.scatter_(0, edges, new_visits)
         new_q = q.index_select(0, edges)
         new_q.add_((returns[:depth].view(-1) - new_q).div_(new_visits))
-        q.index_copy_(0, edges, new_q)
+        q.scatter_(0, edges, new_q)
 
         # selection, in the nodes of the paths and the new ones
         levels[depth].copy_(new)
