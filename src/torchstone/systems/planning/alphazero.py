@@ -93,7 +93,8 @@ class Recipe:
 
 
 RECIPES = {
-    # torchstone train alphazero   5,000 games
+    # torchstone train alphazero   4,000 games, 50 seconds of one core; no loss in 200 games against perfect
+    # play on all of 3 seeds
     "tictactoe": Recipe(),
     # torchstone train alphazero/connect4
     "connect4": Recipe(
