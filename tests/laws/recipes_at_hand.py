@@ -31,7 +31,7 @@ SLOW = frozenset(
         *("gru/glucose",),
         *("seq2seq/translate", "seq2seq/bible", "seq2seq/multi30k", "seq2seq/multi30k_plain"),
         *("seq2seq/multi30k_cpu", "transformer/translate", "transformer/multi30k_cpu"),
-        *("transformer/multi30k", "t5/denoise", "t5/texts", "ddpg/halfcheetah"),
+        *("transformer/multi30k", "t5/denoise", "t5/texts", "ddpg/halfcheetah", "td3/halfcheetah", "sac/halfcheetah"),
         *("gpt/shakespeare", "gpt/shakespeare_nanogpt", "gpt/shakespeare_gpu"),
         *("performer/shakespeare", "performer/sentiment", "performer/masked"),
         *("bert/sentiment", "bert/masked", "bert/paper"),

@@ -184,6 +184,12 @@ dqn: DQN, 2015. Mnih, Kavukcuoglu, Silver et al., Nature 518:529
 ddpg: DDPG, 2015. Lillicrap, Hunt, Pritzel et al., arXiv:1509.02971
     variants: ddpg ddpg_paper
     recipes: pendulum paper halfcheetah smoke
+td3: TD3, 2018. Fujimoto, van Hoof and Meger, arXiv:1802.09477
+    variants: td3 td3_paper
+    recipes: pendulum halfcheetah smoke
+sac: SAC, 2018. Haarnoja, Zhou, Abbeel and Levine, arXiv:1801.01290, arXiv:1812.05905
+    variants: sac
+    recipes: pendulum halfcheetah smoke
 """,
 }
 ENTRY = re.compile(r"(\w+): (.+), (\d{4})\. (.+)\n +variants: ([\w\s]+)\n +recipes: ([\w\s]+)")

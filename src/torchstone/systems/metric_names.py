@@ -70,6 +70,8 @@ METRICS = {
     "ppo": f"{AGENT} value_loss entropy approx_kl clip_fraction explained_variance",
     "dqn": f"{AGENT} q_value epsilon",
     "ddpg": f"{AGENT} q_value actor_loss",
+    "td3": f"{AGENT} q_value actor_loss",
+    "sac": f"{AGENT} q_value actor_loss entropy alpha",
 }
 
 
