@@ -175,6 +175,9 @@ reinforce: REINFORCE, 1992. Williams, Machine Learning 8:229
 a2c: A2C, 2016. Mnih, Badia, Mirza et al., arXiv:1602.01783
     variants: a2c a2c_lstm a3c_atari a3c_atari_lstm
     recipes: cartpole a3c smoke
+trpo: TRPO, 2015. Schulman, Levine, Moritz et al., arXiv:1502.05477
+    variants: trpo trpo_continuous trpo_atari
+    recipes: cartpole pendulum smoke
 ppo: PPO, 2017. Schulman, Wolski, Dhariwal et al., arXiv:1707.06347
     variants: ppo ppo_continuous ppo_atari ppo_paper ppo_recurrent
     recipes: cartpole acrobot lunarlander pendulum hopper pong pong_half_hour cartpole_memory smoke

@@ -38,12 +38,13 @@ from torch.nn.functional import mse_loss
 
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
-from torchstone.engine.flat_update import FlatGradientUpdate, flat_gradient
+from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
 from torchstone.envs.replay_buffer import Transitions
 from torchstone.envs.replay_stream import ReplayBatch
 from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.flat_gradient import flat_gradient
 from torchstone.parts.rl.distributions import SquashedGaussian
 from torchstone.parts.rl.exploration import PolicySampling, linear_schedule
 from torchstone.parts.rl.networks import ensemble_mlp, mlp
