@@ -8,22 +8,17 @@ from torch import Tensor
 
 
 def flat_gradient(
-    value: Float[Tensor, ""],
-    parameters: Iterable[Tensor],
-    *,
-    create_graph: bool = False,
-    retain_graph: bool | None = None,
+    value: Float[Tensor, ""], parameters: Iterable[Tensor], *, create_graph: bool = False
 ) -> Float[Tensor, " n"]:
     """∂value/∂parameters as one vector, in their order; 0 for parameters that the value does not depend on.
 
     Args:
-        create_graph, retain_graph: as of `torch.autograd.grad`.
+        create_graph: as of `torch.autograd.grad`.
     """
     gradients = torch.autograd.grad(
         value,
         list(parameters),
         create_graph=create_graph,
-        retain_graph=retain_graph,
         allow_unused=True,
         materialize_grads=True,
     )

@@ -42,11 +42,10 @@ def test_sac_target_is_soft_value_of_smaller_critic():
     transitions = type(transitions)(*(None if c is None else c.double() for c in transitions))
     critics = run.state["target_critics"].double()
     with torch.no_grad():
-        model.log_alpha.fill_(-0.7)
         for p in critics.parameters():  # the target critics are their own networks
             p.add_(0.05)
     noise = torch.randn_like(transitions.action)
-    y = sac.targets(model, critics, transitions, noise)
+    y = sac.targets(model, critics, transitions, torch.tensor(-0.7).exp(), noise)
     x = model.trunk(transitions.next_observation)
     mean, std = model.mean_head(x), model.log_std_head(x).clamp(-20, 2).exp()
     action = (mean + std * noise).tanh()
@@ -92,7 +91,7 @@ def test_sac_truncation_bootstraps_and_termination_does_not():
     with torch.no_grad():
         run.state["target_critics"][-1].bias.fill_(50.0)
     noise = torch.zeros_like(transitions.action)
-    y = sac.targets(run.state["model"], run.state["target_critics"], transitions, noise)
+    y = sac.targets(run.state["model"], run.state["target_critics"], transitions, torch.tensor(1.0), noise)
     print("targets after termination", y[is_terminated].mean().item(), "truncation", y[~is_terminated].mean().item())
     assert (y[is_terminated] == 1).all()
     assert (y[~is_terminated] > 40).all()

@@ -1,6 +1,6 @@
 """SAC: soft actor-critic.
 
-Papers: Tuomas Haarnoja, Aurick Zhou, Pieter Abbeel and Sergey Levine, "Soft actor-critic: off-policy maximum
+Paper: Tuomas Haarnoja, Aurick Zhou, Pieter Abbeel and Sergey Levine, "Soft actor-critic: off-policy maximum
 entropy deep reinforcement learning with a stochastic actor", ICML 2018, arXiv:1801.01290; with the learned
 temperature and two critics, Haarnoja, Zhou, Hartikainen et al., "Soft actor-critic algorithms and applications",
 2018, arXiv:1812.05905.
@@ -127,13 +127,12 @@ MIN_LOG_STD, MAX_LOG_STD = -20.0, 2.0
 
 
 class SAC(nn.Module):
-    """Actor π, critics Q_1, Q_2 and temperature: `forward` gives the mean and log deviation of π(·|s) before
+    """Actor π and critics Q_1, Q_2: `forward` gives the mean and log deviation of π(·|s) before
     tanh, and both Q_i(s, tanh μ(s)).
 
     Args:
         num_actions: dimension of an action.
         low, high: bounds of each dimension; -1 and 1 by default.
-        init_alpha: initial temperature α.
         continuous: must be True; it is in the metadata of every agent.
         observation_scale: what bytes are divided by.
     """
@@ -149,7 +148,6 @@ class SAC(nn.Module):
         hidden: Sequence[int] = (256, 256),
         low: Sequence[float] | None = None,
         high: Sequence[float] | None = None,
-        init_alpha: float = 1.0,
         continuous: bool = True,
         observation_scale: float = BYTE,
     ):
@@ -160,7 +158,6 @@ class SAC(nn.Module):
         self.mean_head = nn.Linear(hidden[-1], num_actions)
         self.log_std_head = nn.Linear(hidden[-1], num_actions)
         self.critics = ensemble_mlp(2, (observation_dim + num_actions, *hidden, 1))
-        self.log_alpha = nn.Parameter(torch.tensor(math.log(init_alpha)))
         self.register_buffer("low", torch.tensor(low or [-1.0] * num_actions))
         self.register_buffer("high", torch.tensor(high or [1.0] * num_actions))
 
@@ -194,6 +191,17 @@ class SAC(nn.Module):
         return policy.mean, policy.log_std, self.q_values(observation, policy.mode())
 
 
+class Temperature(nn.Module):
+    """α, by its logarithm."""
+
+    def __init__(self, init_alpha: float):
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.tensor(math.log(init_alpha)))
+
+    def forward(self) -> Float[Tensor, ""]:
+        return self.log_alpha.exp()
+
+
 VARIANTS = {"sac": Variant(partial(SAC, observation_shape=(11,), num_actions=3), (11,))}
 
 
@@ -207,17 +215,22 @@ def sample_action(
 
 @torch.no_grad()
 def targets(
-    model: SAC, target_critics: nn.Module, transitions: Transitions, noise: Float[Tensor, "batch m"]
+    model: SAC,
+    target_critics: nn.Module,
+    transitions: Transitions,
+    alpha: Float[Tensor, ""],
+    noise: Float[Tensor, "batch m"],
 ) -> Float[Tensor, " batch"]:
     """y.
 
     Args:
+        alpha: α.
         noise: ε of a', standard normal.
     """
     action, log_prob = sample_action(model.policy(transitions.next_observation), noise)
     inputs = torch.cat([model.flat(transitions.next_observation), action], 1)
     # min_i Q'_i(s', a') - α log π(a'|s')
-    next_value = target_critics(inputs[None])[..., 0].amin(0) - model.log_alpha.exp() * log_prob
+    next_value = target_critics(inputs[None])[..., 0].amin(0) - alpha * log_prob
     return transitions.reward + transitions.discount * next_value
 
 
@@ -228,16 +241,16 @@ def critic_loss(model: SAC, transitions: Transitions, y: Float[Tensor, " batch"]
 
 
 def actor_loss(
-    model: SAC, transitions: Transitions, noise: Float[Tensor, "batch m"]
+    model: SAC, transitions: Transitions, alpha: Float[Tensor, ""], noise: Float[Tensor, "batch m"]
 ) -> tuple[dict[str, Tensor], Float[Tensor, " batch"]]:
     """J_π, and log π(ã|s).
 
     Args:
+        alpha: α.
         noise: ε of ã, standard normal.
     """
     action, log_prob = sample_action(model.policy(transitions.observation), noise)
     q = model.q_values(transitions.observation, action).amin(0)
-    alpha = model.log_alpha.detach().exp()
     return {"loss": (alpha * log_prob - q).mean(), "entropy": -log_prob.mean()}, log_prob
 
 
@@ -254,8 +267,9 @@ def build(recipe: Recipe) -> Iterator[Run]:
     rng.seed(recipe.seed)
     device = select_device(recipe.device)
     model_config = off_policy.continuous_config(recipe, "sac")
-    model_config |= {"hidden": list(recipe.hidden), "init_alpha": recipe.init_alpha}
+    model_config |= {"hidden": list(recipe.hidden)}
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
+    temperature = Temperature(recipe.init_alpha).to(device)
     target_critics = make_target(model.critics)
     num_actions = model_config["num_actions"]
     target_entropy = -float(num_actions) if recipe.target_entropy is None else recipe.target_entropy
@@ -267,9 +281,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
     actor = nn.ModuleList([model.trunk, model.mean_head, model.log_std_head])
     actor_step = FlatGradientUpdate(lambda batch: actor_loss(model, *batch), actor, has_aux=True, **options)
     actor_parameters = model.actor_parameters()
-    alpha = nn.ParameterList([model.log_alpha])
     alpha_step = FlatGradientUpdate(
-        lambda log_prob: alpha_loss(model.log_alpha, log_prob, target_entropy), alpha, **options
+        lambda log_prob: alpha_loss(temperature.log_alpha, log_prob, target_entropy), temperature, **options
     )
     steps = (critic_step, actor_step, alpha_step)
     explorer = PolicySampling(
@@ -284,22 +297,23 @@ def build(recipe: Recipe) -> Iterator[Run]:
             step.schedule_lr(batch.number)
         for transitions, _ in off_policy.minibatches(batch, recipe.batch_size):
             noise, next_noise = torch.randn(2, *transitions.action.shape, device=device)
-            y = targets(model, target_critics, transitions, next_noise)
+            alpha = temperature().detach()
+            y = targets(model, target_critics, transitions, alpha, next_noise)
             metrics = critic_step((transitions, y))
             # J_π goes through the critics, but only into the actor
-            actor_metrics, log_prob = actor_step.loss((transitions, noise))
+            actor_metrics, log_prob = actor_step.loss((transitions, alpha, noise))
             gradient = flat_gradient(actor_metrics["loss"], actor_parameters)
             actor_metrics = actor_step.apply_gradient(actor_metrics, gradient)
             if recipe.learn_alpha:
                 alpha_step(log_prob)
             polyak_update(target_critics, model.critics, recipe.tau)
         metrics |= {"actor_loss": actor_metrics["loss"], "entropy": actor_metrics["entropy"]}
-        metrics["alpha"] = model.log_alpha.detach().exp()
+        metrics["alpha"] = temperature().detach()
         return {**metrics, **common.rollout_metrics(batch)}
 
     names = ("critic_optimizer", "actor_optimizer", "alpha_optimizer")
     state = {name: step.optimizer for name, step in zip(names, steps, strict=True)}
-    state["target_critics"] = target_critics
+    state |= {"target_critics": target_critics, "temperature": temperature}
     yield common.make_run(model, recipe, stream, update, state, model_config)
 
 

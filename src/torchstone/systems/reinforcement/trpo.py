@@ -41,7 +41,6 @@ from torchstone.engine.run import Run
 from torchstone.envs.rollouts import Rollout, Rollouts
 from torchstone.errors import BadInput, NotFinite
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
-from torchstone.parts.flat_gradient import flat_gradient
 from torchstone.parts.rl.actor_critic import ActorCritic
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.parts.rl.natural_gradient import conjugate_gradient, hessian_vector_product
@@ -52,6 +51,9 @@ from torchstone.tasks.rl.evaluate import evaluate, play
 from torchstone.tasks.rl.on_policy import RolloutBatch
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
+
+# what of the paper is written out here
+STORY = ("objective_and_divergence", "update_policy", "value_loss", "minibatches")
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,10 @@ def update_policy(model: ActorCritic, batch: RolloutBatch, recipe: Recipe) -> di
         old_policy = type(policy)(*(part.detach().clone() for part in policy))
     objective, divergence = objective_and_divergence(model, batch, old_policy)
     # g and F
-    gradient = flat_gradient(objective, parameters, retain_graph=True)
+    for p in parameters:
+        p.grad = None
+    objective.backward(retain_graph=True)
+    gradient = parameters_to_vector([p.grad for p in parameters])
     fisher = hessian_vector_product(divergence, parameters, recipe.cg_damping)
     direction = conjugate_gradient(fisher, gradient, recipe.cg_steps)
     # xᵀ F x
