@@ -16,10 +16,6 @@ def flat_gradient(
         create_graph: as of `torch.autograd.grad`.
     """
     gradients = torch.autograd.grad(
-        value,
-        list(parameters),
-        create_graph=create_graph,
-        allow_unused=True,
-        materialize_grads=True,
+        value, list(parameters), create_graph=create_graph, allow_unused=True, materialize_grads=True
     )
     return torch.cat([g.flatten() for g in gradients])

@@ -91,7 +91,9 @@ def td3_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
     net = ours((11,), 3)
     net.load_state_dict({**net.state_dict(), **convert_twin_critics(dict(theirs.named_parameters()))})
     x = _observations((11,), seed)
-    yield ParityCase(net, OutputAdapter(theirs, _action_and_both_q), x, _convert_twin_adapter, label="vectors")
+    yield ParityCase(
+        net, OutputAdapter(theirs, _action_and_both_q), x, _convert_twin_adapter, label="vectors"
+    )
 
 
 def sac_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
@@ -109,7 +111,9 @@ def sac_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
     net = ours((11,), 3)
     net.load_state_dict({**net.state_dict(), **convert_twin_critics(dict(theirs.named_parameters()))})
     x = _observations((11,), seed)
-    yield ParityCase(net, OutputAdapter(theirs, _gaussian_and_both_q), x, _convert_twin_adapter, label="vectors")
+    yield ParityCase(
+        net, OutputAdapter(theirs, _gaussian_and_both_q), x, _convert_twin_adapter, label="vectors"
+    )
 
 
 def convert_twin_critics(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -121,7 +125,9 @@ def convert_twin_critics(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         elif name.startswith("actor.latent_pi."):
             converted[name.replace("actor.latent_pi.", "trunk.")] = tensor
         elif name.startswith(("actor.mu.", "actor.log_std.")):
-            converted[name.removeprefix("actor.").replace("mu.", "mean_head.").replace("log_std.", "log_std_head.")] = tensor
+            converted[
+                name.removeprefix("actor.").replace("mu.", "mean_head.").replace("log_std.", "log_std_head.")
+            ] = tensor
         elif name.startswith("critic.qf0."):
             pair = torch.stack([tensor, tensors[name.replace(".qf0.", ".qf1.")]])
             is_weight = name.endswith("weight")

@@ -108,5 +108,7 @@ def test_kl_divergence_equals_torch():
     torch.testing.assert_close(ours, theirs)
     mean, log_std = torch.randn(2, 7, 3).double(), torch.randn(2, 3).double()
     ours = Gaussian(mean[0], log_std[0]).kl_divergence(Gaussian(mean[1], log_std[1]))
-    normals = [torch.distributions.Normal(m, s.exp().expand_as(m)) for m, s in zip(mean, log_std, strict=True)]
+    normals = [
+        torch.distributions.Normal(m, s.exp().expand_as(m)) for m, s in zip(mean, log_std, strict=True)
+    ]
     torch.testing.assert_close(ours, kl_divergence(*normals).sum(-1))

@@ -20,7 +20,9 @@ def kl_of(kind: str):
         parameters.append(log_std)
 
     def policy(theta):
-        outputs = torch.func.functional_call(net, dict(zip(dict(net.named_parameters()), theta, strict=False)), x)
+        outputs = torch.func.functional_call(
+            net, dict(zip(dict(net.named_parameters()), theta, strict=False)), x
+        )
         return Categorical(outputs) if kind == "categorical" else Gaussian(outputs, theta[-1])
 
     old = type(policy(parameters))(*(part.detach() for part in policy(parameters)))

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from torchstone.parts.rl.networks import EnsembleLinear, ensemble_mlp
+from torchstone.parts.rl.networks import EnsembleLinear, ensemble_mlp, member_output
 
 
 def separate(ensemble: nn.Sequential, member: int) -> nn.Sequential:
@@ -31,6 +31,9 @@ def test_ensemble_equals_separate_networks():
         expected = torch.stack([m(x[k if len(x) > 1 else 0]) for k, m in enumerate(members)])
         print("difference of outputs", (y - expected).abs().max().item())
         torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+        for k in range(3):
+            one = member_output(ensemble, k, x[k if len(x) > 1 else 0])
+            torch.testing.assert_close(one, expected[k], rtol=0, atol=1e-12)
         weight = torch.randn_like(y)
         (y * weight).sum().backward(), (expected * weight).sum().backward()
         for k, m in enumerate(members):

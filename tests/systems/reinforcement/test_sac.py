@@ -74,9 +74,9 @@ def test_sac_temperature_rises_where_entropy_is_below_target():
         (gradient,) = torch.autograd.grad(loss, log_alpha)
         print("log π", log_prob, "gradient", gradient.item())
         assert gradient.item() * sign > 0
-    assert torch.autograd.grad(
-        sac.alpha_loss(log_alpha, torch.full((8,), 1.0), -1.0)["loss"], log_alpha
-    ) == (0,)
+    assert torch.autograd.grad(sac.alpha_loss(log_alpha, torch.full((8,), 1.0), -1.0)["loss"], log_alpha) == (
+        0,
+    )
 
 
 def test_sac_temperature_stays_without_learning():
@@ -92,7 +92,12 @@ def test_sac_truncation_bootstraps_and_termination_does_not():
         run.state["target_critics"][-1].bias.fill_(50.0)
     noise = torch.zeros_like(transitions.action)
     y = sac.targets(run.state["model"], run.state["target_critics"], transitions, torch.tensor(1.0), noise)
-    print("targets after termination", y[is_terminated].mean().item(), "truncation", y[~is_terminated].mean().item())
+    print(
+        "targets after termination",
+        y[is_terminated].mean().item(),
+        "truncation",
+        y[~is_terminated].mean().item(),
+    )
     assert (y[is_terminated] == 1).all()
     assert (y[~is_terminated] > 40).all()
 

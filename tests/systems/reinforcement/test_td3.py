@@ -76,7 +76,12 @@ def test_td3_truncation_bootstraps_and_termination_does_not():
     with torch.no_grad():
         run.state["target_network"].critics[-1].bias.fill_(50.0)
     y = td3.targets(run.state["target_network"], transitions, SMOKE)
-    print("targets after termination", y[is_terminated].mean().item(), "truncation", y[~is_terminated].mean().item())
+    print(
+        "targets after termination",
+        y[is_terminated].mean().item(),
+        "truncation",
+        y[~is_terminated].mean().item(),
+    )
     assert (y[is_terminated] == 1).all()
     assert (y[~is_terminated] > 40).all()
 

@@ -57,7 +57,10 @@ def test_trpo_update_equals_sb3_contrib(data, monkeypatch):
         batch.returns,
     )
     monkeypatch.setattr(algorithm.rollout_buffer, "get", lambda *_, **__: iter([samples]))
-    algorithm.rollout_buffer.values, algorithm.rollout_buffer.returns = batch.value.numpy(), batch.returns.numpy()
+    algorithm.rollout_buffer.values, algorithm.rollout_buffer.returns = (
+        batch.value.numpy(),
+        batch.returns.numpy(),
+    )
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     algorithm.train()
     metrics = run.update(rollout)

@@ -39,6 +39,12 @@ class EnsembleLinear(nn.Module):
     ) -> Float[Tensor, "members batch out_features"]:
         return torch.baddbmm(self.bias, x.expand(self.members, -1, -1), self.weight)
 
+    def member(
+        self, index: int, x: Float[Tensor, "batch in_features"]
+    ) -> Float[Tensor, "batch out_features"]:
+        """The output of one member."""
+        return torch.addmm(self.bias[index], x, self.weight[index])
+
     def extra_repr(self) -> str:
         return f"members={self.members}, in_features={self.in_features}, out_features={self.out_features}"
 
@@ -48,3 +54,12 @@ def ensemble_mlp(members: int, widths: Sequence[int]) -> nn.Sequential:
     *hidden, last = itertools.pairwise(widths)
     layers = [m for a, b in hidden for m in (EnsembleLinear(members, a, b), nn.ReLU())]
     return nn.Sequential(*layers, EnsembleLinear(members, *last))
+
+
+def member_output(
+    ensemble: nn.Sequential, index: int, x: Float[Tensor, "batch in_features"]
+) -> Float[Tensor, "batch out_features"]:
+    """The output of one network of `ensemble_mlp`, without the others' work."""
+    for layer in ensemble:
+        x = layer.member(index, x) if isinstance(layer, EnsembleLinear) else layer(x)
+    return x

@@ -43,7 +43,7 @@ from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.flat_gradient import flat_gradient
 from torchstone.parts.rl.exploration import ActionNoise, linear_schedule
-from torchstone.parts.rl.networks import ensemble_mlp, mlp
+from torchstone.parts.rl.networks import ensemble_mlp, member_output, mlp
 from torchstone.parts.rl.observations import BYTE, scale_observations
 from torchstone.parts.rl.target_network import make_target, polyak_update
 from torchstone.systems import Variant
@@ -208,8 +208,9 @@ def critic_loss(model: TD3, transitions: Transitions, y: Float[Tensor, " batch"]
 
 def actor_loss(model: TD3, transitions: Transitions) -> dict[str, Tensor]:
     """-J, whose gradient is -∇J."""
-    _, q = model(transitions.observation)
-    return {"loss": -q[0].mean()}
+    action = model.policy(transitions.observation)
+    x = torch.cat([model.flat(transitions.observation), action], 1)
+    return {"loss": -member_output(model.critics, 0, x).mean()}
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
