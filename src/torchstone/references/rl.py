@@ -97,7 +97,7 @@ def td3_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
 
 
 def sac_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
-    """stable-baselines3's squashed Gaussian actor and its two critics: mean, log σ, and both Q of tanh(mean)."""
+    """stable-baselines3's squashed Gaussian actor and two critics: mean, log σ, both Q of tanh(mean)."""
     import_optional("stable_baselines3")
     import gymnasium
     import numpy as np
@@ -116,8 +116,11 @@ def sac_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
     )
 
 
+HEADS = {"mu": "mean_head", "log_std": "log_std_head"}
+
+
 def convert_twin_critics(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """From stable-baselines3's `actor.*` and `critic.qf0.*`, `critic.qf1.*` to our actor and stacked critics."""
+    """From stable-baselines3's `actor.*`, `critic.qf0.*` and `critic.qf1.*` to our stacked critics."""
     converted = {}
     for name, tensor in tensors.items():
         if name.startswith("actor.mu.") and ".latent_pi." not in name and name.count(".") > 2:
@@ -125,9 +128,8 @@ def convert_twin_critics(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         elif name.startswith("actor.latent_pi."):
             converted[name.replace("actor.latent_pi.", "trunk.")] = tensor
         elif name.startswith(("actor.mu.", "actor.log_std.")):
-            converted[
-                name.removeprefix("actor.").replace("mu.", "mean_head.").replace("log_std.", "log_std_head.")
-            ] = tensor
+            head, end = name.removeprefix("actor.").split(".")
+            converted[f"{HEADS[head]}.{end}"] = tensor
         elif name.startswith("critic.qf0."):
             pair = torch.stack([tensor, tensors[name.replace(".qf0.", ".qf1.")]])
             is_weight = name.endswith("weight")

@@ -1,8 +1,8 @@
 """Natural gradients: the Fisher information as a product with vectors, and the linear system F x = g.
 
-F is the Hessian of the mean KL divergence between a policy and itself, at equal parameters (Amari 1998; Kakade
-2001). It is never formed: a product F v costs two backward passes, and conjugate gradients need such products
-only (Schulman et al. 2015, arXiv:1502.05477, appendix C).
+F is the Hessian of the mean KL divergence between a policy and itself, at equal parameters (Amari 1998;
+Kakade 2001). It is never formed: a product F v costs two backward passes, and conjugate gradients need
+such products only (Schulman et al. 2015, arXiv:1502.05477, appendix C).
 """
 
 from collections.abc import Callable, Sequence

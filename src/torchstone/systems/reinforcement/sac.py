@@ -1,35 +1,36 @@
 """SAC: soft actor-critic.
 
-Paper: Tuomas Haarnoja, Aurick Zhou, Pieter Abbeel and Sergey Levine, "Soft actor-critic: off-policy maximum
-entropy deep reinforcement learning with a stochastic actor", ICML 2018, arXiv:1801.01290; with the learned
-temperature and two critics, Haarnoja, Zhou, Hartikainen et al., "Soft actor-critic algorithms and applications",
-2018, arXiv:1812.05905.
+Paper: Tuomas Haarnoja, Aurick Zhou, Pieter Abbeel and Sergey Levine, "Soft actor-critic: off-policy
+maximum entropy deep reinforcement learning with a stochastic actor", ICML 2018, arXiv:1801.01290; with the
+learned temperature and two critics, Haarnoja, Zhou, Hartikainen et al., "Soft actor-critic algorithms and
+applications", 2018, arXiv:1812.05905.
 
-The idea: an agent that is paid for randomness as well as for reward explores wherever it does not matter what it
-does, and keeps all good ways of doing a thing. The policy is a squashed Gaussian that follows exp(Q/α), trained
-by the gradient through its own samples; two critics hold each other down, as in TD3; and the temperature α, the
-price of entropy, is learned too, so that the entropy stays at a target.
+The idea: an agent that is paid for randomness as well as for reward explores wherever it does not matter
+what it does, and keeps all good ways of doing a thing. The policy is a squashed Gaussian that follows
+exp(Q/α), trained by the gradient through its own samples; two critics hold each other down, as in TD3; and
+the temperature α, the price of entropy, is learned too, so that the entropy stays at a target.
 
-    y      = r + γ (min_i Q'_i(s', a') - α log π(a'|s')),   a' ~ π(·|s')          equations 2, 3, 5 (1812.05905)
+    y      = r + γ (min_i Q'_i(s', a') - α log π(a'|s')),   a' ~ π       equations 2, 3, 5 of 1812.05905
     J_Q    = Σ_i ½ mean (Q_i(s, a) - y)²                                          equation 5
     J_π    = mean (α log π(ã|s) - min_i Q_i(s, ã)),   ã = tanh(μ(s) + σ(s) ε)      equations 7, 9
     J_α    = mean -log α (log π(ã|s) + H̄),   H̄ = -dim(a)                          equation 17
     θ'     ← τθ + (1-τ)θ'                                                         for the critics
 
-Shapes: observations `(batch, n)`, actions `(batch, m)` in [-1, 1], which `greedy` rescales to the env's bounds;
-`forward` gives mean and log standard deviation before tanh, each `(batch, m)`, and both Q_i(s, tanh μ(s))
-`(2, batch)`.
+Shapes: observations `(batch, n)`, actions `(batch, m)` in [-1, 1], which `greedy` rescales to the env's
+bounds; `forward` gives mean and log standard deviation before tanh, each `(batch, m)`, and both Q_i(s,
+tanh μ(s)) `(2, batch)`.
 
-What differs from the paper: J_α has log α where the paper writes α, as in the authors' code and in all others;
-its root is the same. The three losses of a minibatch are computed with the temperature from before it, and the
-policy's with the critics after their step. Several steps are taken at a time, followed by as many gradient steps.
-An episode that a time limit truncated is bootstrapped.
+What differs from the paper: J_α has log α where the paper writes α, as in the authors' code and in all
+others; its root is the same. The three losses of a minibatch are computed with the temperature from before
+it, and the policy's with the critics after their step. Several steps are taken at a time, followed by as
+many gradient steps. An episode that a time limit truncated is bootstrapped.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -273,7 +274,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     target_critics = make_target(model.critics)
     num_actions = model_config["num_actions"]
     target_entropy = -float(num_actions) if recipe.target_entropy is None else recipe.target_entropy
-    options = {
+    options: dict[str, Any] = {
         "make_optimizer": partial(torch.optim.Adam, lr=recipe.lr, fused=True),
         "lr_schedule": linear_schedule(1.0, 0.0, recipe.updates) if recipe.anneal_lr else None,
     }
@@ -312,7 +313,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         return {**metrics, **common.rollout_metrics(batch)}
 
     names = ("critic_optimizer", "actor_optimizer", "alpha_optimizer")
-    state = {name: step.optimizer for name, step in zip(names, steps, strict=True)}
+    state: dict[str, Any] = {name: step.optimizer for name, step in zip(names, steps, strict=True)}
     state |= {"target_critics": target_critics, "temperature": temperature}
     yield common.make_run(model, recipe, stream, update, state, model_config)
 

@@ -1,13 +1,13 @@
 """TD3: twin delayed deep deterministic policy gradient.
 
-Paper: Scott Fujimoto, Herke van Hoof and David Meger, "Addressing function approximation error in actor-critic
-methods", ICML 2018, arXiv:1802.09477.
+Paper: Scott Fujimoto, Herke van Hoof and David Meger, "Addressing function approximation error in actor-
+critic methods", ICML 2018, arXiv:1802.09477.
 
-The idea: in DDPG the actor climbs wherever the critic errs upward, and the target repeats the error, so values
-grow too large. Three changes hold them down. Two critics are learned, and the target takes the smaller of the
-two ("clipped double Q-learning"). The actor and the target networks change only once in d updates of the critics
-("delayed"). And the target's action is blurred, so that the critics cannot grow sharp peaks for the actor to sit
-on ("target policy smoothing").
+The idea: in DDPG the actor climbs wherever the critic errs upward, and the target repeats the error, so
+values grow too large. Three changes hold them down. Two critics are learned, and the target takes the
+smaller of the two ("clipped double Q-learning"). The actor and the target networks change only once in d
+updates of the critics ("delayed"). And the target's action is blurred, so that the critics cannot grow
+sharp peaks for the actor to sit on ("target policy smoothing").
 
     ã    = clip(μ'(s') + ε, -1, 1),   ε = clip(N(0, σ̃), -c, c)                  equation 14
     y    = r + γ min_{i=1,2} Q'_i(s', ã)                                         equation 10, algorithm 1
@@ -15,12 +15,12 @@ on ("target policy smoothing").
     ∇J   = mean ∇_a Q_1(s, a)|a=μ(s) ∇_θ μ(s)                                    every d updates
     θ'   ← τθ + (1-τ)θ'                                                          every d updates, all networks
 
-Shapes: observations `(batch, n)`, actions `(batch, m)` in [-1, 1], which `greedy` rescales to the env's bounds;
-`forward` gives μ(s) `(batch, m)` and both Q_i(s, μ(s)) `(2, batch)`.
+Shapes: observations `(batch, n)`, actions `(batch, m)` in [-1, 1], which `greedy` rescales to the env's
+bounds; `forward` gives μ(s) `(batch, m)` and both Q_i(s, μ(s)) `(2, batch)`.
 
-What differs from the paper: networks of 256 and 256 (64 and 64 for Pendulum) where the paper has 400 and 300.
-Several steps are taken at a time, followed by as many gradient steps. An episode that a time limit truncated is
-bootstrapped.
+What differs from the paper: networks of 256 and 256 (64 and 64 for Pendulum) where the paper has 400 and
+300. Several steps are taken at a time, followed by as many gradient steps. An episode that a time limit
+truncated is bootstrapped.
 """
 
 import math
@@ -218,7 +218,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
         raise BadInput(f"policy_delay must be at least 1, not {recipe.policy_delay}")
     rng.seed(recipe.seed)
     device = select_device(recipe.device)
-    model_config = off_policy.continuous_config(recipe, "td3") | {"hidden": list(recipe.hidden)}
+    model_config = off_policy.continuous_config(recipe, "td3")
+    model_config |= {"hidden": list(recipe.hidden)}
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
     target_network = make_target(model)
     lr_schedule = linear_schedule(1.0, 0.0, recipe.updates) if recipe.anneal_lr else None

@@ -1,13 +1,14 @@
 """TRPO: trust region policy optimization.
 
-Paper: John Schulman, Sergey Levine, Philipp Moritz, Michael I. Jordan and Pieter Abbeel, "Trust region policy
-optimization", ICML 2015, arXiv:1502.05477; its advantages by Schulman et al., "High-dimensional continuous control
-using generalized advantage estimation", 2016, arXiv:1506.02438.
+Paper: John Schulman, Sergey Levine, Philipp Moritz, Michael I. Jordan and Pieter Abbeel, "Trust region
+policy optimization", ICML 2015, arXiv:1502.05477; its advantages by Schulman et al., "High-dimensional
+continuous control using generalized advantage estimation", 2016, arXiv:1506.02438.
 
-The idea: a step of the policy gradient that is too long ruins the policy, and then the data that the next step
-learns from. How long is too long is not a matter of parameters but of behavior. So each step is the one that
-improves the objective most among those that change the action probabilities by at most δ, measured by the KL
-divergence: a natural gradient whose length follows from δ, shortened until both hold not only to second order.
+The idea: a step of the policy gradient that is too long ruins the policy, and then the data that the next
+step learns from. How long is too long is not a matter of parameters but of behavior. So each step is the
+one that improves the objective most among those that change the action probabilities by at most δ,
+measured by the KL divergence: a natural gradient whose length follows from δ, shortened until both hold
+not only to second order.
 
     maximize_θ  L(θ) = mean (π_θ(a|s) / π_old(a|s)) Â       subject to  D̄(θ) = mean KL(π_old ‖ π_θ) ≤ δ
                                                                                    equation 14
@@ -16,11 +17,11 @@ divergence: a natural gradient whose length follows from δ, shortened until bot
     θ   = θ_old + β κ^j x,   j the first of 0, 1, … with L(θ) > L(θ_old) and D̄(θ) < δ; else θ_old
     V   by regression on the returns Â + V_old, for several epochs
 
-Shapes: observations `(batch, *shape)`, actions `(batch,)` or `(batch, n)`; `forward` gives logits (or means and log
-deviations) and values. What differs from the paper: generalized advantage estimation with a learned value, as all
-implementations have it, in place of whole returns; advantages are normalized; the value network has its own
-parameters, trained by Adam. Where observations are frames, policy and value share a CNN, which the policy alone
-trains.
+Shapes: observations `(batch, *shape)`, actions `(batch,)` or `(batch, n)`; `forward` gives logits (or
+means and log deviations) and values. What differs from the paper: generalized advantage estimation with a
+learned value, as all implementations have it, in place of whole returns; advantages are normalized; the
+value network has its own parameters, trained by Adam. Where observations are frames, policy and value
+share a CNN, which the policy alone trains.
 """
 
 from collections.abc import Iterator
@@ -151,7 +152,7 @@ def update_policy(model: ActorCritic, batch: RolloutBatch, recipe: Recipe) -> di
     """Take the step from θ_old, in place.
 
     Returns:
-        `loss`, which is -L after it; `kl`, D̄ after it; `step_fraction`, κ^j, or 0 if no length was good enough.
+        `loss`, which is -L after it; `kl`, D̄ after it; `step_fraction`, κ^j, or 0 if no length was good.
 
     Raises:
         NotFinite: the objective or its gradient is not finite; θ is as it was.
@@ -166,7 +167,7 @@ def update_policy(model: ActorCritic, batch: RolloutBatch, recipe: Recipe) -> di
     for p in parameters:
         p.grad = None
     objective.backward(retain_graph=True)
-    gradient = parameters_to_vector([p.grad for p in parameters])
+    gradient = parameters_to_vector([p.grad for p in parameters if p.grad is not None])
     fisher = hessian_vector_product(divergence, parameters, recipe.cg_damping)
     direction = conjugate_gradient(fisher, gradient, recipe.cg_steps)
     # xᵀ F x

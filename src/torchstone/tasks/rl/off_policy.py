@@ -19,8 +19,8 @@ from torchstone.tasks.rl.storage import check_replay_memory
 
 
 def continuous_config(recipe: Any, system: str) -> dict[str, Any]:
-    """The arguments of an actor and critic of vectors that match the recipe's environment: `common.model_config`
-    and the actions' bounds `low` and `high`.
+    """The arguments of an actor and critic of vectors that match the recipe's environment:
+    `common.model_config` and the actions' bounds `low` and `high`.
 
     Raises:
         BadInput: discrete or unbounded actions, or frames.
