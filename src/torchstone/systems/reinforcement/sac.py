@@ -112,7 +112,7 @@ RECIPES = {
         PENDULUM,
         batch_size=64,
         learning_starts=400,
-        total_timesteps=1600,
+        total_timesteps=1200,
         tau=0.02,
         lr=2e-3,
         anneal_lr=False,

@@ -110,7 +110,7 @@ RECIPES = {
         PENDULUM,
         batch_size=64,
         learning_starts=400,
-        total_timesteps=1600,
+        total_timesteps=1200,
         tau=0.04,
         lr=2e-3,
         actor_lr=2e-3,

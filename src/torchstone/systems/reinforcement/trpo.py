@@ -114,7 +114,7 @@ RECIPES = {
         value_epochs=10,
         batch_size=256,
         lr=3e-3,
-        total_timesteps=20_480,
+        total_timesteps=10_240,
         eval_episodes=8,
         record_video=False,
     ),
