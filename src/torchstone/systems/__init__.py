@@ -194,6 +194,11 @@ sac: SAC, 2018. Haarnoja, Zhou, Abbeel and Levine, arXiv:1801.01290, arXiv:1812.
     variants: sac
     recipes: pendulum halfcheetah smoke
 """,
+    "planning": """
+alphazero: AlphaZero, 2017. Silver, Hubert, Schrittwieser et al., arXiv:1712.01815
+    variants: alphazero_mlp alphazero_small alphazero_go
+    recipes: tictactoe connect4 go5 smoke
+""",
 }
 ENTRY = re.compile(r"(\w+): (.+), (\d{4})\. (.+)\n +variants: ([\w\s]+)\n +recipes: ([\w\s]+)")
 

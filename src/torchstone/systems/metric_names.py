@@ -73,6 +73,8 @@ METRICS = {
     "ddpg": f"{AGENT} q_value actor_loss",
     "td3": f"{AGENT} q_value actor_loss",
     "sac": f"{AGENT} q_value actor_loss entropy alpha",
+    "alphazero": "score win_rate draw_rate loss_rate elo optimal_moves loss policy_loss value_loss env_steps "
+    "games game_length first_player_score",
 }
 
 
