@@ -75,6 +75,15 @@ class GameTree:
         return tuple(found)
 
     @functools.cached_property
+    def rows(self) -> Int64[Tensor, " info"]:
+        """The number of each information state among those of its player."""
+        numbers = torch.zeros_like(self.info_player)
+        for player in range(self.num_players):
+            own = self.info_player == player
+            numbers[own] = torch.arange(int(own.sum()))
+        return numbers
+
+    @functools.cached_property
     def edges(self) -> "Edges":
         """What led to each node."""
         return Edges.of(self)
