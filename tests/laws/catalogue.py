@@ -62,7 +62,8 @@ def complete(entry, folder: Path = docs.FOLDER, *, page: Callable[[Any], str] = 
     owes(next(iter(module.reference()), None) is not None, "reference() yields nothing")
     # what makes pictures out of noise has nothing to predict
     makes = entry.chapter == "generative" and not hasattr(module, "predict")
-    main = "sample" if makes else "play" if entry.chapter == "reinforcement" else "predict"
+    plays = entry.chapter in ("reinforcement", "planning", "multiagent")
+    main = "sample" if makes else "play" if plays else "predict"
     for use in ("build", main, "evaluate"):
         owes(callable(getattr(module, use, None)), f"no {use}()")
         owes(use in module.__all__, f"{use} is not in __all__")

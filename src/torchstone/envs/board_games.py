@@ -196,7 +196,9 @@ class PerfectPlayer:
 
     def __init__(self, game: LineGame):
         if game.num_cells > 12:
-            raise BadInput(f"{game.name} has too many positions to solve: perfect play is for 12 cells at most")
+            raise BadInput(
+                f"{game.name} has too many positions to solve: perfect play is for 12 cells at most"
+            )
         self.game, self._table = game, {}  # ply -> sorted keys of its positions, and their values
         levels = positions_by_ply(game, game.num_cells)
         for ply in reversed(range(len(levels))):

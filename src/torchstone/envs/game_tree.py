@@ -18,9 +18,9 @@ def read_game_tree(spec: str) -> GameTree:
     """The tree of a game of two players whose returns sum to zero.
 
     Raises:
-        BadInput: open_spiel does not know the game, it is for one player or more than two, players move at the
-            same time, its returns do not sum to zero, it has more than `MAX_NODES` positions, or a player
-            forgets what it knew.
+        BadInput: open_spiel does not know the game, it is for one player or more than two, players move at
+            the same time, its returns do not sum to zero, it has more than `MAX_NODES` positions, or a
+            player forgets what it knew.
     """
     game = load_game(spec)
     _refuse_other_games(game)
@@ -80,7 +80,8 @@ class _TreeReader:
                 moves = self._add(state, reach, last)
                 if begin + len(following) + len(moves) > MAX_NODES:
                     raise BadInput(
-                        f"{self.game} has more than {MAX_NODES:,} positions, too many for a flat tree: {FITTING}"
+                        f"{self.game} has more than {MAX_NODES:,} positions, too many for a flat tree: "
+                        f"{FITTING}"
                     )
                 for branch, (action, probability) in moves:
                     self.children[-1].append((branch, begin + len(following)))

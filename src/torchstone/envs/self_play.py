@@ -73,7 +73,9 @@ class PositionBuffer:
         self.length += 1
         self.slot = (slot + 1) % self.num_slots
 
-    def end(self, done: Bool[Tensor, " game"], returns: Float[Tensor, "game player"], q_weight: float) -> None:
+    def end(
+        self, done: Bool[Tensor, " game"], returns: Float[Tensor, "game player"], q_weight: float
+    ) -> None:
         """The games that ended, and the returns of their players: the values of all their positions."""
         games = done.nonzero()[:, 0]
         if not len(games):

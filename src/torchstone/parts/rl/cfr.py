@@ -4,11 +4,11 @@ against.
 Paper: Zinkevich, Johanson, Bowling and Piccione, "Regret minimization in games with incomplete information",
 NeurIPS 2007; CFR+: Tammelin, "Solving large imperfect information games using CFR+", 2014, arXiv:1407.5042.
 
-    v(h)       = Σ_a σ(h, a) v(ha)                               value of a node, of i's returns
-    r_t(I, a)  = Σ_{h in I} π_{-i}(h) (v(ha) - v(h))             counterfactual regret; π_{-i}: chance and others
+    v(h)       = Σ_a σ(h, a) v(ha)                         value of a node, of i's returns
+    r_t(I, a)  = Σ_{h in I} π_{-i}(h) (v(ha) - v(h))       counterfactual regret; π_{-i}: chance and others
     R_T(I, a)  = Σ_t r_t(I, a);  CFR+: max(0, R_{T-1} + r_T)
-    σ_{T+1}    = R⁺ / Σ_a R⁺, uniform where all R⁺ are 0         regret matching
-    σ̄_T(I, a) ∝ Σ_t w_t π_i(I) σ_t(I, a)                        w_t = 1; CFR+: t
+    σ_{T+1}    = R⁺ / Σ_a R⁺, uniform where all R⁺ are 0   regret matching
+    σ̄_T(I, a) ∝ Σ_t w_t π_i(I) σ_t(I, a)                  w_t = 1; CFR+: t
 
 In a two-player zero-sum game the average strategy σ̄ goes to an equilibrium; σ_T itself need not. The players
 take turns: the second one's regrets of an iteration are against the first one's new strategy.

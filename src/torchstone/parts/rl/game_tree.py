@@ -3,10 +3,10 @@ equilibrium.
 
 Nodes are numbered level by level from the root, 0. An information state is what a player knows when it is to
 move: all nodes that it cannot tell apart. A strategy is a table `(info, action)` of probabilities, 0 where an
-action is illegal. With perfect recall a player's own decisions before an information state are the same in all
-of its nodes, so that its own part of the probability to get there belongs to a *sequence*: the last of those
-decisions (Koller, Megiddo and von Stengel 1994). Sequence `info * actions + action` is that decision; the empty
-sequences of the players follow after all of these.
+action is illegal. With perfect recall a player's own decisions before an information state are the same in
+all of its nodes, so that its own part of the probability to get there belongs to a *sequence*: the last of
+those decisions (Koller, Megiddo and von Stengel 1994). Sequence `info * actions + action` is that decision;
+the empty sequences of the players follow after all of these.
 
     x(I, a) = x(parent(I)) σ(I, a)                            realization weight, 1 of the empty sequence
     q(I, a) = Σ_z π_c(z) Π_{j≠i} x_j(z) u_i(z) + Σ_J v(J)     over ends z that follow (I, a) without another
@@ -135,8 +135,8 @@ def realization_weights(
 def terminal_values(
     tree: GameTree, weight: Float[Tensor, " sequence"], player: int
 ) -> Float[Tensor, " sequence"]:
-    """The first sum of q: what the ends after each of `player`'s sequences are worth, weighted by chance and by
-    all other players."""
+    """The first sum of q: what the ends after each of `player`'s sequences are worth, weighted by chance and
+    by all other players."""
     value = tree.terminal_chance * tree.terminal_returns[:, player]
     for other in range(tree.num_players):
         if other != player:
@@ -147,8 +147,8 @@ def terminal_values(
 def counterfactual_values(
     tree: GameTree, strategy: Float[Tensor, "info action"], weight: Float[Tensor, " sequence"], player: int
 ) -> tuple[Float[Tensor, " sequence"], Float[Tensor, " info"]]:
-    """q of all of `player`'s sequences and v of its information states, where all follow `strategy`; its value
-    of the game is the q of its empty sequence."""
+    """q of all of `player`'s sequences and v of its information states, where all follow `strategy`; its
+    value of the game is the q of its empty sequence."""
     q = terminal_values(tree, weight, player)
     table = q[: tree.legal.numel()].view_as(tree.legal)
     value = strategy.new_zeros(tree.num_infos)

@@ -18,7 +18,8 @@ memory, on which Π learns the average strategy, which is what goes to an equili
 
 Both losses weight iteration t by t, as linear CFR does: early strategies were bad. The memories are reservoirs.
 
-Shapes: what a player knows is `(batch, features)`; `forward` gives the logits of Π `(batch, actions)`. All
+Shapes: what a player knows is `(batch, features)`; `forward` gives the logits of Π `(batch, actions)` and each
+player's V `(batch, players, actions)`. All
 traversals of an iteration go down the game's tree together, a level at a time: a row is a node of one of them.
 The networks are evaluated once for each information state.
 
@@ -43,10 +44,11 @@ from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
 from torchstone.envs.reservoir import Reservoir
 from torchstone.envs.tree_games import sample_branches
-from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.facts import ParityCase
 from torchstone.parts.rl.game_tree import CHANCE, TERMINAL, GameTree
 from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.systems import Variant
+from torchstone.tasks.multiagent.inference import evaluate, game_facts, play, rival, table
 from torchstone.tasks.multiagent.train import (
     InfoStates,
     at_rows,
@@ -57,6 +59,19 @@ from torchstone.tasks.multiagent.train import (
     read_game,
     table_of,
 )
+
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "play",
+    "reference",
+    "rival",
+    "table",
+]
 
 
 @dataclass(frozen=True)
@@ -78,8 +93,31 @@ class Recipe:
     device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
+KUHN = Recipe()
+RECIPES = {
+    # torchstone train deep_cfr
+    "kuhn": KUHN,
+    # torchstone train deep_cfr/leduc
+    "leduc": replace(
+        KUHN, data="openspiel:leduc_poker", traversals=4000, batch_size=2048, policy_interval=20
+    ),
+    # for tests: seconds
+    "smoke": replace(
+        KUHN,
+        hidden=(32, 32),
+        traversals=200,
+        advantage_steps=60,
+        policy_steps=150,
+        policy_interval=4,
+        steps=12,
+    ),
+}
+
+MARGIN = ("exploitability", -0.2)
+
+
 class DeepCFR(nn.Module):
-    """Each player's V and the common Π: `forward` gives the logits of Π `(batch, actions)`.
+    """Each player's V and the common Π: `forward` gives the logits of Π, and V of each player.
 
     V begins as 0 everywhere, so that the first strategy is uniform.
 
@@ -99,8 +137,10 @@ class DeepCFR(nn.Module):
             nn.init.zeros_(network[-1].weight)
             nn.init.zeros_(network[-1].bias)
 
-    def forward(self, features: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch action"]:
-        return self.policy(features)
+    def forward(
+        self, features: Float[Tensor, "batch feature"]
+    ) -> tuple[Float[Tensor, "batch action"], Float[Tensor, "batch player action"]]:
+        return self.policy(features), torch.stack([network(features) for network in self.advantage], 1)
 
     @torch.no_grad()
     def strategy(self, tree: GameTree) -> Float[Tensor, "info action"]:
@@ -322,7 +362,9 @@ def build(recipe: Recipe) -> Iterator[Run]:
         for player, step in enumerate(learn_advantage):
             seed = recipe.seed, SeedStream.ROLLOUT_ACTIONS, 2 * t + player
             strategy = model.current_strategy(tree)
-            advantages, strategies = traverse(tree, strategy, player, recipe.traversals, derive_generator(*seed))
+            advantages, strategies = traverse(
+                tree, strategy, player, recipe.traversals, derive_generator(*seed)
+            )
             for memory, samples in ((stream.advantages[player], advantages), (stream.strategies, strategies)):
                 numbers = torch.full((len(samples.info),), float(t))
                 memory.add({"info": samples.info, "iteration": numbers, "target": samples.target})
@@ -330,9 +372,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
                 reset(step, model.advantage[player])
             generator = derive_generator(recipe.seed, SeedStream.REPLAY_DRAWS, 3 * t + player)
             its_memory = stream.advantages[player]
-            losses.append(
-                train_on(step, its_memory, tree.rows, recipe, recipe.advantage_steps, t, generator)
-            )
+            losses.append(train_on(step, its_memory, tree.rows, recipe, recipe.advantage_steps, t, generator))
         metrics = {"loss": torch.stack(losses).mean(), "samples": float(len(stream.strategies))}
         if t % recipe.policy_interval == 0 or t == recipe.steps:
             reset(learn_policy, model.policy)
@@ -345,3 +385,13 @@ def build(recipe: Recipe) -> Iterator[Run]:
     state: dict[str, Any] = {"policy_optimizer": learn_policy.optimizer}
     state |= {f"advantage_optimizer_{p}": step.optimizer for p, step in enumerate(learn_advantage)}
     yield make_run(model, recipe, tree, stream, update, state, model_config)
+
+
+FACTS = game_facts()
+
+
+def reference() -> Iterator[ParityCase]:
+    """stable-baselines3's multilayer perceptrons, one for each network."""
+    from torchstone.references.multiagent import deep_cfr_cases
+
+    yield from deep_cfr_cases(DeepCFR)

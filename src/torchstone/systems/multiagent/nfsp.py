@@ -17,7 +17,7 @@ player draws which of the two it follows in it.
 M_RL gets every transition of the player, M_SL its (s, a) where it follows ε-greedy(Q). ε falls with the inverse
 square root of the number of updates.
 
-Shapes: what a player knows is `(batch, features)`; `forward` gives the logits of each player's average policy,
+Shapes: what a player knows is `(batch, features)`; `forward` gives the logits of each player's Π and its Q, both
 `(batch, players, actions)`. Plays run side by side as nodes of the game's tree; networks are evaluated once for
 each information state, and a play looks its own up.
 
@@ -43,12 +43,13 @@ from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
 from torchstone.envs.reservoir import CircularMemory, Reservoir
 from torchstone.envs.tree_games import TreeGames, sample_branches
-from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.facts import ParityCase
 from torchstone.parts.rl.game_tree import GameTree
 from torchstone.parts.rl.q_learning import q_of_action, td_target
 from torchstone.parts.rl.target_network import make_target, polyak_update
 from torchstone.parts.seeding import SeedStream, derive_generator
 from torchstone.systems import Variant
+from torchstone.tasks.multiagent.inference import evaluate, game_facts, play, rival, table
 from torchstone.tasks.multiagent.train import (
     InfoStates,
     at_rows,
@@ -59,6 +60,19 @@ from torchstone.tasks.multiagent.train import (
     read_game,
     table_of,
 )
+
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "play",
+    "reference",
+    "rival",
+    "table",
+]
 
 
 @dataclass(frozen=True)
@@ -82,22 +96,40 @@ class Recipe:
     device: str = "auto"  # device: auto, cpu, cuda or mps
 
 
+KUHN = Recipe()
+RECIPES = {
+    # torchstone train nfsp
+    "kuhn": KUHN,
+    # torchstone train nfsp/leduc
+    "leduc": replace(KUHN, data="openspiel:leduc_poker"),
+    # for tests: seconds
+    "smoke": replace(KUHN, num_games=256, steps=200, sl_lr=0.05),
+}
+
+MARGIN = ("exploitability", -0.15)
+
+
 class NFSP(nn.Module):
-    """Each player's Q and Π: `forward` gives the logits of the average policies `(batch, players, actions)`.
+    """Each player's Π and Q: `forward` gives the logits of the ones and the values of the others.
 
     Args:
         num_features: numbers in what a player knows.
         hidden: hidden layer widths.
     """
 
-    def __init__(self, num_features: int, num_actions: int, hidden: tuple[int, ...] = (64,), players: int = 2):
+    def __init__(
+        self, num_features: int, num_actions: int, hidden: tuple[int, ...] = (64,), players: int = 2
+    ):
         super().__init__()
         widths = [num_features, *hidden, num_actions]
         self.q = nn.ModuleList(mlp(widths) for _ in range(players))
         self.policy = nn.ModuleList(mlp(widths) for _ in range(players))
 
-    def forward(self, features: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch player action"]:
-        return torch.stack([network(features) for network in self.policy], 1)
+    def forward(
+        self, features: Float[Tensor, "batch feature"]
+    ) -> tuple[Float[Tensor, "batch player action"], Float[Tensor, "batch player action"]]:
+        logits, q = ([network(features) for network in each] for each in (self.policy, self.q))
+        return torch.stack(logits, 1), torch.stack(q, 1)
 
     @torch.no_grad()
     def strategy(self, tree: GameTree) -> Float[Tensor, "info action"]:
@@ -146,7 +178,7 @@ class FictitiousPlay:
         self.model, self.tree, self.recipe = model, tree, recipe
         self.position, self.episodes = 0, 0
         whole_number, number = torch.zeros(0, dtype=torch.int32), torch.zeros(0)
-        transition = {name: whole_number for name in ("state", "action", "next_state")}
+        transition = dict.fromkeys(("state", "action", "next_state"), whole_number)
         transition |= {"reward": number, "discount": number}
         own = {"state": whole_number, "action": whole_number}
         players, seed = range(tree.num_players), recipe.seed
@@ -265,9 +297,7 @@ def q_loss(
 ) -> dict[str, Tensor]:
     """L(θ_Q), of both players, whose networks are apart."""
     total = torch.zeros(())
-    for network, target, (features, legal), each in zip(
-        model.q, target_network, infos, batches, strict=True
-    ):
+    for network, target, (features, legal), each in zip(model.q, target_network, infos, batches, strict=True):
         with torch.no_grad():
             next_q = at_rows(target, features, each.next_state)
             # the best of the legal actions
@@ -313,7 +343,9 @@ def build(recipe: Recipe) -> Iterator[Run]:
         if batch.number % recipe.target_update_interval == 0:
             polyak_update(target_network, model.q, 1.0)
         for number in range(recipe.gradient_steps):
-            minibatch = [Experience(*(each[number].to(device) for each in player)) for player in batch.players]
+            minibatch = [
+                Experience(*(each[number].to(device) for each in player)) for player in batch.players
+            ]
             q_metrics, policy_metrics = learn_q(minibatch), learn_policy(minibatch)
         metrics = {"loss": policy_metrics["loss"], "q_loss": q_metrics["loss"]}
         return {**metrics, "epsilon": stream.epsilon(), "episodes": float(batch.episodes)}
@@ -321,3 +353,13 @@ def build(recipe: Recipe) -> Iterator[Run]:
     state = {"q_optimizer": learn_q.optimizer, "policy_optimizer": learn_policy.optimizer}
     state["target_network"] = target_network
     yield make_run(model, recipe, tree, stream, update, state, model_config)
+
+
+FACTS = game_facts()
+
+
+def reference() -> Iterator[ParityCase]:
+    """stable-baselines3's multilayer perceptrons, one for each network."""
+    from torchstone.references.multiagent import nfsp_cases
+
+    yield from nfsp_cases(NFSP)

@@ -28,7 +28,7 @@ player to move and of the other, or the planes that open_spiel gives with what t
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,18 @@ from torchstone.systems import Variant
 from torchstone.tasks.selfplay import inference, train
 from torchstone.tasks.selfplay.search import search_game
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference", "rival", "table"]
+__all__ = [
+    "FACTS",
+    "RECIPES",
+    "VARIANTS",
+    "Recipe",
+    "build",
+    "evaluate",
+    "play",
+    "reference",
+    "rival",
+    "table",
+]
 
 # what of the paper is written out here
 STORY = ("search", "loss")
@@ -56,7 +67,9 @@ STORY = ("search", "loss")
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "tic_tac_toe"  # game: tic_tac_toe, connect_four, or openspiel:NAME, any two-player game in the open
+    data: str = (
+        "tic_tac_toe"  # game: tic_tac_toe, connect_four, or openspiel:NAME, any two-player game in the open
+    )
     variant: str = "alphazero_mlp"  # network
     hidden: tuple[int, ...] = (128, 128)  # hidden layer widths of alphazero_mlp
     channels: int = 32  # filters of a residual network
@@ -67,7 +80,9 @@ class Recipe:
     c_puct: float = 1.25  # exploration constant c of the search
     dirichlet_alpha: float = 1.0  # α of the noise at the root; about 10 / number of legal moves
     dirichlet_fraction: float = 0.25  # share ε of the noise at the root
-    temperature_moves: int = 30  # first moves of a game that are sampled by visits; later ones are the most visited
+    temperature_moves: int = (
+        30  # first moves of a game that are sampled by visits; later ones are the most visited
+    )
     random_opening: int = 0  # games begin after up to so many random moves
     q_weight: float = 0.0  # share of the search's value in the value target, beside the outcome
     keep_trees: bool = False  # go on with the tree below the move that was made
@@ -140,7 +155,9 @@ MARGIN = ("score", 0.05)
 class MLPNetwork(nn.Module):
     """Policy and value of observations of any shape, by layers of ReLU: logits `(batch, actions)`, v `(batch,)`."""
 
-    def __init__(self, observation_shape: Sequence[int], num_actions: int, *, hidden: Sequence[int] = (128, 128)):
+    def __init__(
+        self, observation_shape: Sequence[int], num_actions: int, *, hidden: Sequence[int] = (128, 128)
+    ):
         super().__init__()
         size = 1
         for side in observation_shape:
@@ -281,7 +298,10 @@ def loss(
 
 
 def network_config(recipe: Recipe, game: Any) -> dict[str, Any]:
-    config: dict[str, Any] = {"observation_shape": list(game.observation_shape), "num_actions": game.num_actions}
+    config: dict[str, Any] = {
+        "observation_shape": list(game.observation_shape),
+        "num_actions": game.num_actions,
+    }
     if recipe.variant == "alphazero_mlp":
         return config | {"hidden": list(recipe.hidden)}
     return config | {"channels": recipe.channels, "blocks": recipe.blocks}
@@ -322,9 +342,7 @@ table = partial(inference.table, search)
 rival = partial(inference.rival, search)
 evaluate = partial(inference.evaluate, search)
 
-FACTS = [
-    Fact("tic-tac-toe parameters", lambda: count_parameters(VARIANTS["alphazero_mlp"].make()), 20234),
-]
+FACTS = [Fact("tic-tac-toe parameters", lambda: count_parameters(VARIANTS["alphazero_mlp"].make()), 20234)]
 
 
 def reference() -> Iterator[ParityCase]:

@@ -11,11 +11,15 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from torchstone.data import identity
-from torchstone.engine.console import notify
 from torchstone.engine.run import Run
 from torchstone.envs.game_tree import read_game_tree
 from torchstone.envs.openspiel import describe, load_game
-from torchstone.parts.rl.game_tree import GameTree, expected_returns, nash_conv
+from torchstone.parts.modes import eval_mode
+from torchstone.parts.rl.cfr import CFR
+from torchstone.parts.rl.game_tree import CHANCE, GameTree, expected_returns, exploitability, nash_conv
+from torchstone.plots.curves import read_metrics
+from torchstone.plots.strategy_table import draw_exploitability, draw_strategies
+from torchstone.tasks.multiagent.poker_words import words_of
 
 
 def read_game(spec: str) -> GameTree:
@@ -78,6 +82,10 @@ def strategy_metrics(tree: GameTree, strategy: Float[Tensor, "info action"]) -> 
     return {"exploitability": gain / tree.num_players, "nash_conv": gain, "game_value": value}
 
 
+SOLVED = (1, 2, 5, 10, 20, 50, 100, 200)  # iterations of CFR+ that are drawn beside a run
+MOST_ROWS = 36  # of a picture of strategies
+
+
 def make_run(
     model: Any,
     recipe: Any,
@@ -90,18 +98,72 @@ def make_run(
     """A Run of `recipe.steps` updates, evaluated by how far `model.strategy(tree)` is from equilibrium."""
 
     def evaluate() -> dict[str, float]:
-        return strategy_metrics(tree, model.strategy(tree))
+        with eval_mode(model):
+            return strategy_metrics(tree, model.strategy(tree))
 
-    metadata = {"task": "cards", "variant": recipe.variant, "model_config": model_config}
-    metadata["game"] = recipe.data
+    metadata = {"task": "cards", "variant": recipe.variant, "model_config": model_config, "game": recipe.data}
     metadata["data"] = f"{recipe.data}: {tree.num_infos:,} information states, {len(tree.player):,} positions"
-    return Run(
+    run = Run(
         stream=stream,
         update=update,
         evaluate=evaluate,
         test=evaluate,
-        best_metric=None,  # the last: an average strategy goes on to settle
         state={"model": model, **state, "stream": stream},
         steps=recipe.steps,
         metadata=metadata,
     )
+
+    def report(folder: Path) -> None:
+        curve = []
+        if run.folder is not None:
+            rows = read_metrics(run.folder)
+            curve = [(row["step"], row["val/exploitability"]) for row in rows if "val/exploitability" in row]
+        draw_pictures(tree, model.strategy(tree), recipe.data, curve, folder)
+
+    run.report = report
+    return run
+
+
+def draw_pictures(
+    tree: GameTree,
+    strategy: Float[Tensor, "info action"],
+    game: str,
+    curve: Sequence[tuple[float, float]],
+    folder: Path,
+) -> None:
+    """The strategy beside an equilibrium of CFR+, where it gets to most often, and exploitability beside that of
+    CFR+."""
+    solver, solved = CFR(tree, plus=True), []
+    for iterations in SOLVED:
+        solver.step(iterations - solver.iteration)
+        solved.append((iterations, exploitability(tree, solver.average())))
+    equilibrium = solver.average()
+    # the information states that are reached most, in the order of the game
+    often = info_reach(tree, equilibrium).argsort(descending=True, stable=True)[:MOST_ROWS].sort().values
+    often = often[tree.info_player[often].argsort(stable=True)]
+    words = words_of(load_game(game))
+    names = [
+        f"player {tree.info_player[i] + 1}, {words.info_state(tree.info_names[i])}" for i in often.tolist()
+    ]
+    labels = [
+        [name.split()[-1].lower() if name else "" for name in tree.action_names[i]] for i in often.tolist()
+    ]
+    both = {"learned": strategy[often], f"CFR+, {SOLVED[-1]} iterations": equilibrium[often]}
+    left = tree.num_infos - len(often)
+    title = f"{game}: one equilibrium of several" + (
+        f"; {left} rarer information states left out" if left else ""
+    )
+    draw_strategies(both, names, labels, folder / "strategies.png", title)
+    uniform = exploitability(tree, tree.uniform)
+    draw_exploitability({"learned": curve, "CFR+": solved}, uniform, folder / "exploitability.png", game)
+
+
+def info_reach(tree: GameTree, strategy: Float[Tensor, "info action"]) -> Float[Tensor, " info"]:
+    """How likely a play gets to each information state."""
+    edges, probability = tree.edges, strategy.flatten()[tree.edges.sequence]
+    probability = torch.where(edges.player == CHANCE, edges.chance, probability)
+    reach = torch.ones_like(probability)
+    for begin, end in itertools.pairwise(tree.level_ends):
+        reach[begin:end] = reach[edges.parent[begin:end]] * probability[begin:end]
+    at = tree.info_state >= 0
+    return torch.zeros(tree.num_infos, dtype=reach.dtype).index_add_(0, tree.info_state[at], reach[at])

@@ -57,13 +57,20 @@ def check_legal(game: Any, state: Tensor, action: Int64[Tensor, " batch"]) -> No
     is_legal = game.legal_actions(state).gather(1, action[:, None])[:, 0]
     if not bool(is_legal.all()):
         index = int((~is_legal).nonzero()[0, 0])
-        raise ValueError(f"{game.name}: action {int(action[index])} is illegal in\n{game.render(state[[index]])}")
+        raise ValueError(
+            f"{game.name}: action {int(action[index])} is illegal in\n{game.render(state[[index]])}"
+        )
 
 
 def rates(returns: Float[Tensor, " games"]) -> dict[str, float]:
     """Shares of games won, drawn and lost, and the score: a draw counts half."""
     won, lost = (returns > 0).float().mean().item(), (returns < 0).float().mean().item()
-    return {"score": (1 + won - lost) / 2, "win_rate": won, "draw_rate": max(1 - won - lost, 0.0), "loss_rate": lost}
+    return {
+        "score": (1 + won - lost) / 2,
+        "win_rate": won,
+        "draw_rate": max(1 - won - lost, 0.0),
+        "loss_rate": lost,
+    }
 
 
 def elo_difference(score: float, games: int) -> float:

@@ -35,7 +35,9 @@ class Agent:
         BadInput: the run's game is not known here.
     """
 
-    def __init__(self, search: Search, model: Any, metadata: Mapping[str, Any], simulations: int | None = None):
+    def __init__(
+        self, search: Search, model: Any, metadata: Mapping[str, Any], simulations: int | None = None
+    ):
         self.game, self.model = make_game(metadata["game"]), model
         self.simulations = metadata["num_simulations"] if simulations is None else simulations
         self._search, self._c_puct = search, metadata["c_puct"]

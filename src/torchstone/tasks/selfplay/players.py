@@ -34,7 +34,9 @@ def make_game(data: str) -> Any:
     if data.startswith(PREFIX):
         return OpenSpielGame(data)
     hint = did_you_mean(data, VECTORIZED)
-    raise BadInput(f"no game {data!r}: {hint}; games of open_spiel are written e.g. {PREFIX}hex(board_size=5)")
+    raise BadInput(
+        f"no game {data!r}: {hint}; games of open_spiel are written e.g. {PREFIX}hex(board_size=5)"
+    )
 
 
 def choose(weights: Float[Tensor, "batch action"], generator: torch.Generator) -> Int64[Tensor, " batch"]:

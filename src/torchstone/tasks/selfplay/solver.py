@@ -27,7 +27,9 @@ class Solver:
         try:
             import bitbully
         except ModuleNotFoundError as error:
-            raise BadInput("perfect play of connect_four needs bitbully: pip install 'torchstone[solver]'") from error
+            raise BadInput(
+                "perfect play of connect_four needs bitbully: pip install 'torchstone[solver]'"
+            ) from error
         self.make_board, self.solver = bitbully.Board, bitbully.BitBully()
         self.game = connect_four()
 
@@ -68,7 +70,9 @@ def random_positions(
         for ply in range(plies[1]):
             rows = ((wanted > ply) & ~game.outcome(state)[0]).nonzero()[:, 0]
             if len(rows):
-                state[rows] = game.step(state[rows], choose(game.legal_actions(state[rows]).float(), generator))
+                state[rows] = game.step(
+                    state[rows], choose(game.legal_actions(state[rows]).float(), generator)
+                )
         state = state[(state[:, 2] == wanted) & ~game.outcome(state)[0]]
         for each in state.split(1):
             values = solver.action_values(each)

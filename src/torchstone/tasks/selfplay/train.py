@@ -60,7 +60,12 @@ def make_stream(recipe: Any, game: Any, model: nn.Module, search: Callable[..., 
     )
     is_binary = not recipe.data.startswith(PREFIX)
     return SelfPlay(
-        game, search_in_eval_mode, config, keeps_trees=recipe.keep_trees, is_binary=is_binary, seed=recipe.seed
+        game,
+        search_in_eval_mode,
+        config,
+        keeps_trees=recipe.keep_trees,
+        is_binary=is_binary,
+        seed=recipe.seed,
     )
 
 
