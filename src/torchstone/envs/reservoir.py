@@ -50,7 +50,8 @@ class _Memory:
 
 class Reservoir(_Memory):
     """A uniform sample, without replacement, of all items that ever came (Vitter 1985, algorithm R): item
-    number n, from 1, is kept with probability min(1, capacity / n), and takes the row of one chosen uniformly.
+    number n, from 1, is kept with probability min(1, capacity / n), and takes the row of one chosen
+    uniformly.
 
     What is drawn follows from the seed and the number of items before, so that the rows and that number are
     all of its state.

@@ -1,4 +1,5 @@
-"""Strategies of games with hidden cards: tables of probabilities side by side, and how far from equilibrium."""
+"""Strategies of games with hidden cards: tables of probabilities side by side, and how far from
+equilibrium."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

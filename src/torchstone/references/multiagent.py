@@ -1,4 +1,5 @@
-"""stable-baselines3's multilayer perceptrons, which the networks of games with hidden cards are compared with."""
+"""stable-baselines3's multilayer perceptrons, which the networks of games with hidden cards are compared
+with."""
 
 from collections.abc import Iterator
 

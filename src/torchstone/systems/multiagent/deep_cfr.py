@@ -5,10 +5,10 @@ arXiv:1811.00164, algorithms 1 and 2.
 
 The idea: CFR keeps the regret of each action in each information state, and plays in proportion to positive
 regret. Where there are too many states for a table, a network V learns the regrets from samples. An iteration
-traverses the game many times for one player: it tries all actions of that player, and samples one of chance and
-of the other player. What each action of the player was worth beyond the strategy's value goes into the player's
-advantage memory, and V is trained from scratch on all of it. The other player's strategies go into the strategy
-memory, on which Π learns the average strategy, which is what goes to an equilibrium.
+traverses the game many times for one player: it tries all actions of that player, and samples one of chance
+and of the other player. What each action of the player was worth beyond the strategy's value goes into the
+player's advantage memory, and V is trained from scratch on all of it. The other player's strategies go into
+the strategy memory, on which Π learns the average strategy, which is what goes to an equilibrium.
 
     σ_t(I, a)   = V⁺(I, a|θ_{t-1}) / Σ_a V⁺, the action of largest V where none is positive
     v(h)        = Σ_a σ_t(I, a) v(ha) at the traverser's nodes; v of the sampled move at others
@@ -16,17 +16,18 @@ memory, on which Π learns the average strategy, which is what goes to an equili
     L(θ_p)      = E[t Σ_a (r̃_t(I, a) - V(I, a|θ_p))²]         (I, t, r̃_t) from M_{V,p}
     L(θ_Π)      = E[t Σ_a (σ_t(I, a) - Π(I, a|θ_Π))²]         (I, t, σ_t) from M_Π
 
-Both losses weight iteration t by t, as linear CFR does: early strategies were bad. The memories are reservoirs.
+Both losses weight iteration t by t, as linear CFR does: early strategies were bad. The memories are
+reservoirs.
 
-Shapes: what a player knows is `(batch, features)`; `forward` gives the logits of Π `(batch, actions)` and each
-player's V `(batch, players, actions)`. All
-traversals of an iteration go down the game's tree together, a level at a time: a row is a node of one of them.
-The networks are evaluated once for each information state.
+Shapes: what a player knows is `(batch, features)`; `forward` gives the logits of Π `(batch, actions)` and
+each player's V `(batch, players, actions)`. All traversals of an iteration go down the game's tree
+together, a level at a time: a row is a node of one of them. The networks are evaluated once for each
+information state.
 
-What differs from the paper: Π is trained, from scratch, after every `policy_interval` iterations, not only after
-the last: nothing else depends on it, and its curve can be seen. The paper's networks have branches for cards and
-bets; these games are small, and the network sees open_spiel's tensor. The measure is the exploitability of Π,
-exact, from the tree.
+What differs from the paper: Π is trained, from scratch, after every `policy_interval` iterations, not only
+after the last: nothing else depends on it, and its curve can be seen. The paper's networks have branches
+for cards and bets; these games are small, and the network sees open_spiel's tensor. The measure is the
+exploitability of Π, exact, from the tree.
 """
 
 from collections.abc import Iterator
@@ -191,8 +192,8 @@ def traverse(
     traversals: int,
     generator: torch.Generator,
 ) -> tuple[Samples, Samples]:
-    """Algorithm 2 for so many traversals at once: r̃ in the traverser's information states, and σ_t in the other
-    player's that were visited."""
+    """Algorithm 2 for so many traversals at once: r̃ in the traverser's information states, and σ_t in the
+    other player's that were visited."""
     level = Level(*torch.zeros(3, traversals, dtype=torch.long), torch.ones(traversals, dtype=torch.double))
     levels, strategies = [], []
     while len(level.node):

@@ -3,28 +3,28 @@
 Paper: Heinrich and Silver, "Deep reinforcement learning from self-play in imperfect-information games", 2016,
 arXiv:1603.01121, algorithm 1.
 
-The idea: in fictitious play each player plays a best response to the others' average strategies so far, and in
-two-player zero-sum games the averages go to an equilibrium. Here each player has two networks. Q learns the best
-response from a circular memory of its transitions, as DQN does. Π learns the player's own average strategy, by
-classification of the actions that it took as a best response, which a reservoir samples uniformly over all of
-training: a sample of the last ones would be of the last best response alone. At the beginning of an episode each
-player draws which of the two it follows in it.
+The idea: in fictitious play each player plays a best response to the others' average strategies so far, and
+in two-player zero-sum games the averages go to an equilibrium. Here each player has two networks. Q learns
+the best response from a circular memory of its transitions, as DQN does. Π learns the player's own average
+strategy, by classification of the actions that it took as a best response, which a reservoir samples
+uniformly over all of training: a sample of the last ones would be of the last best response alone. At the
+beginning of an episode each player draws which of the two it follows in it.
 
     σ       = ε-greedy(Q) with probability η, Π with probability 1 - η          per player and episode
     L(θ_Q)  = E[(r + max_a' Q(s', a'; θ_Q') - Q(s, a; θ_Q))²]                    (s, a, r, s') from M_RL
     L(θ_Π)  = E[-log Π(a|s; θ_Π)]                                                (s, a) from M_SL
 
-M_RL gets every transition of the player, M_SL its (s, a) where it follows ε-greedy(Q). ε falls with the inverse
-square root of the number of updates.
+M_RL gets every transition of the player, M_SL its (s, a) where it follows ε-greedy(Q). ε falls with the
+inverse square root of the number of updates.
 
-Shapes: what a player knows is `(batch, features)`; `forward` gives the logits of each player's Π and its Q, both
-`(batch, players, actions)`. Plays run side by side as nodes of the game's tree; networks are evaluated once for
-each information state, and a play looks its own up.
+Shapes: what a player knows is `(batch, features)`; `forward` gives the logits of each player's Π and its Q,
+both `(batch, players, actions)`. Plays run side by side as nodes of the game's tree; networks are evaluated
+once for each information state, and a play looks its own up.
 
-What differs from the paper: two minibatches are learned from after `num_games * num_steps` moves of all plays,
-128 as in the paper; where plays end is not waited for. The paper's games are Leduc poker and limit Texas hold'em;
-`kuhn` has its numbers with a larger learning rate and more games. The measure is the exploitability of Π, exact,
-from the tree.
+What differs from the paper: two minibatches are learned from after `num_games * num_steps` moves of all
+plays, 128 as in the paper; where plays end is not waited for. The paper's games are Leduc poker and limit
+Texas hold'em; `kuhn` has its numbers with a larger learning rate and more games. The measure is the
+exploitability of Π, exact, from the tree.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
-"""What an agent of a game with hidden cards is used for: exact evaluation, matches, a person at the terminal."""
+"""What an agent of a game with hidden cards is used for: exact evaluation, matches, a person at the
+terminal."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -64,8 +65,8 @@ def opponent_strategy(tree: GameTree, game: str, against: str | Rival) -> Float[
         return solve(tree, EQUILIBRIUM_ITERATIONS)
     if isinstance(against, str):
         raise BadInput(
-            f"no opponent {against!r}: random, equilibrium (by {EQUILIBRIUM_ITERATIONS} iterations of CFR+), or "
-            "a run"
+            f"no opponent {against!r}: random, equilibrium (of {EQUILIBRIUM_ITERATIONS} iterations of CFR+), "
+            "or a run"
         )
     own = str(load_game(game))
     if against.game != own:

@@ -51,8 +51,8 @@ def info_states(tree: GameTree, player: int | None, device: Any) -> InfoStates:
 def at_rows(
     network: nn.Module, features: Float[Tensor, "row feature"], index: Int64[Tensor, " batch"]
 ) -> Float[Tensor, "batch action"]:
-    """The network's outputs at these rows of features. In a small game a minibatch has each of them many times:
-    then the network sees each once."""
+    """The network's outputs at these rows of features. In a small game a minibatch has each of them many
+    times: then the network sees each once."""
     if len(features) <= len(index):
         return network(features)[index]
     return network(features[index])
@@ -76,7 +76,8 @@ def table_of(networks: Sequence[nn.Module], tree: GameTree) -> Float[Tensor, "in
 
 
 def strategy_metrics(tree: GameTree, strategy: Float[Tensor, "info action"]) -> dict[str, float]:
-    """How far a strategy is from equilibrium, exactly, and what the first player wins where both follow it."""
+    """How far a strategy is from equilibrium, exactly, and what the first player wins where both follow
+    it."""
     gain = nash_conv(tree, strategy)
     value = expected_returns(tree, strategy)[0].item()
     return {"exploitability": gain / tree.num_players, "nash_conv": gain, "game_value": value}
@@ -131,25 +132,25 @@ def draw_pictures(
     curve: Sequence[tuple[float, float]],
     folder: Path,
 ) -> None:
-    """The strategy beside an equilibrium of CFR+, where it gets to most often, and exploitability beside that of
-    CFR+."""
+    """The strategy beside an equilibrium of CFR+, where it gets to most often, and exploitability beside
+    that of CFR+."""
     solver, solved = CFR(tree, plus=True), []
     for iterations in SOLVED:
         solver.step(iterations - solver.iteration)
         solved.append((iterations, exploitability(tree, solver.average())))
     equilibrium = solver.average()
     # the information states that are reached most, in the order of the game
-    often = info_reach(tree, equilibrium).argsort(descending=True, stable=True)[:MOST_ROWS].sort().values
-    often = often[tree.info_player[often].argsort(stable=True)]
-    words = words_of(load_game(game))
-    names = [
-        f"player {tree.info_player[i] + 1}, {words.info_state(tree.info_names[i])}" for i in often.tolist()
-    ]
+    words, first = words_of(load_game(game)), {}
+    for i in info_reach(tree, equilibrium).argsort(descending=True, stable=True).tolist():
+        first.setdefault((int(tree.info_player[i]), words.info_state(tree.info_names[i])), i)
+    rows = dict(sorted(list(first.items())[:MOST_ROWS], key=lambda item: (item[0][0], item[1])))
+    often = torch.tensor(list(rows.values()))
+    names = [f"player {player + 1}, {words}" for player, words in rows]
     labels = [
         [name.split()[-1].lower() if name else "" for name in tree.action_names[i]] for i in often.tolist()
     ]
     both = {"learned": strategy[often], f"CFR+, {SOLVED[-1]} iterations": equilibrium[often]}
-    left = tree.num_infos - len(often)
+    left = len(first) - len(rows)
     title = f"{game}: one equilibrium of several" + (
         f"; {left} rarer information states left out" if left else ""
     )
