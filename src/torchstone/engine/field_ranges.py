@@ -37,12 +37,13 @@ COUNT, NOT_NEGATIVE, POSITIVE = Range(1), Range(0), Range(0, has_low=False)
 SHARE, BELOW_ONE = Range(0, 1), Range(0, 1, has_high=False)
 NAMES = {
     COUNT: "steps total_timesteps total_episodes attention_window batch_size base_channels beam_size bins "
-    "buffer_size channels context discriminator_steps embedding epochs eval_episodes eval_games exploration_steps "
-    "features grad_accum_steps gradient_steps heads hidden horizon latent_dim latent_samples layers "
-    "max_examples max_length max_ngram mean_span_length n_mels n_step num_envs num_steps patch patch_size "
-    "pretrain_batch_size projected recordings_per_utterance sample_rate sampling_steps seq_len size stride "
-    "teacher_steps block_size timesteps vocab_size widths window num_games num_moves num_simulations "
-    "blocks traversals advantage_steps policy_steps policy_interval memory_size circular_size reservoir_size",
+    "buffer_size channels context discriminator_steps embedding epochs eval_episodes eval_games "
+    "exploration_steps features grad_accum_steps gradient_steps heads hidden horizon latent_dim "
+    "latent_samples layers max_examples max_length max_ngram mean_span_length n_mels n_step num_envs "
+    "num_steps patch patch_size pretrain_batch_size projected recordings_per_utterance sample_rate "
+    "sampling_steps seq_len size stride teacher_steps block_size timesteps vocab_size widths window "
+    "num_games num_moves num_simulations blocks traversals advantage_steps policy_steps policy_interval "
+    "memory_size circular_size reservoir_size",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
     "free_bits ent_coef vf_coef gp_weight guidance_scale input_noise_std sigma length_penalty eval_samples "

@@ -54,8 +54,8 @@ class LineGame:
     def __init__(self, name: str, rows: int, columns: int, length: int, *, gravity: bool):
         if not (rows >= 1 and columns >= 1 and length >= 2 and columns * (rows + 1) <= 62):
             raise BadInput(
-                f"no board of {rows} × {columns} with lines of {length}: it takes at least one cell, lines of "
-                "2, and columns × (rows + 1) of at most 62"
+                f"no board of {rows} × {columns} with lines of {length}: it takes at least one cell, lines "
+                "of 2, and columns × (rows + 1) of at most 62"
             )
         self.name, self.rows, self.columns, self.length, self.gravity = name, rows, columns, length, gravity
         self.num_cells = rows * columns

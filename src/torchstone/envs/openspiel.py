@@ -6,12 +6,13 @@ A game is written as open_spiel writes it, after the prefix `openspiel:` or with
 
 import contextlib
 import functools
+import importlib
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import cached_property
 from types import ModuleType
 from typing import Any
@@ -35,14 +36,13 @@ def pyspiel() -> ModuleType:
         BadInput: it is not installed; with the command that installs it.
     """
     try:
-        import pyspiel
+        return importlib.import_module("pyspiel")
     except ModuleNotFoundError as error:
         raise BadInput("games need open-spiel: pip install 'torchstone[games]'") from error
-    return pyspiel
 
 
 @contextlib.contextmanager
-def quiet_stderr() -> Iterator[None]:
+def quiet_stderr() -> Generator[None]:
     """Without what the C++ library writes past Python: it writes each error that it raises, too."""
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()

@@ -1,8 +1,8 @@
 """Self-play as experience: many games at a time, moved by one search, and minibatches of what they taught.
 
-A `SelfPlay` stream holds games in progress and a replay buffer. Each of its batches plays some moves in all of
-the games, then samples positions of games that have ended. All of it is in its state, so that a run continues
-to the bit with its games in progress.
+A `SelfPlay` stream holds games in progress and a replay buffer. Each of its batches plays some moves in all
+of the games, then samples positions of games that have ended. All of it is in its state, so that a run
+continues to the bit with its games in progress.
 """
 
 from collections.abc import Callable
@@ -145,7 +145,7 @@ class SelfPlay:
         )
         self.position, self.moves, self.games = 0, 0, 0
         self.ply = torch.zeros(config.num_games, dtype=torch.int64)  # moves in each game so far
-        self.state: Tensor | None = None
+        self.state: Any = None  # of the games in progress; None before the first move
 
     def __iter__(self) -> "SelfPlay":
         return self

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 
 from torchstone.parts.rl.mcts import Tree
 from torchstone.plots.canvas import PALETTE, canvas, plain, save
 
-DEPTH, CHILDREN, MOVES = 5, 3, 24  # levels and children of a node that are shown; moves in the bars
+CHILDREN, MOVES = (7, 3, 2, 2, 1), 24  # children of a node that are shown, by its depth; moves in the bars
 FEWEST = 0.02  # share of the root's visits below which a node is left out
 
 
@@ -36,10 +35,11 @@ def branches(tree: Tree, name: Callable[[int, int], str]) -> Branch:
     total = float(visits[0].sum())
 
     def grow(node: int, into: Branch, depth: int) -> None:
-        if node < 0 or depth == DEPTH:
+        if node < 0 or depth == len(CHILDREN):
             return
         most, actions = visits[node].sort(descending=True, stable=True)
-        for rank, (count, action) in enumerate(zip(most[:CHILDREN].tolist(), actions.tolist(), strict=False)):
+        shown = zip(most[: CHILDREN[depth]].tolist(), actions.tolist(), strict=False)
+        for rank, (count, action) in enumerate(shown):
             expected = into.is_expected and rank == 0 and count > 0
             if count >= max(1.0, FEWEST * total) or expected:
                 child = Branch(name(node, action), int(count), float(q[node, action]), expected)
@@ -91,7 +91,7 @@ def _draw_board(axes, board: str) -> None:
 
 
 def _draw_moves(axes, tree: Tree, name: Callable[[int, int], str]) -> None:
-    prior: Float = tree.prior[0, 0]
+    prior = tree.prior[0, 0]
     visits, q = tree.root_visits[0], tree.root_q[0]
     moves = [a for a in visits.sort(descending=True, stable=True).indices.tolist() if prior[a] > 0][:MOVES]
     share = visits / visits.sum().clamp(min=1)

@@ -136,19 +136,13 @@ def test_subtree_searches_on_as_if_nothing_had_been_cut_off():
     for normalize in ("siblings", "tree"):
         rule = mcts.Puct(normalize=normalize)
         tree = mcts.search(game.root_output(states), game.recurrent_fn, 30, rule=rule)
-        plain = [
-            plain_search(game.plain_root(s), game.plain_step, 30, plain_rule(normalize=normalize))
-            for s in states.tolist()
-        ]
+        plain = [plain_search(game.plain_root(s), game.plain_step, 30, plain_rule(normalize=normalize)) for s in states.tolist()]
         action = tree.root_visits.argmax(-1)
         keep = torch.tensor([True, True, False, True, True, True])
         before = tree.statistics.clone()
         kept = mcts.subtree(tree, action, keep)
         assert torch.equal(before, tree.statistics)
-        roots = [
-            node.edges[a][2] if k else game.plain_root(s)
-            for node, a, k, s in zip(plain, action.tolist(), keep.tolist(), states.tolist())
-        ]
+        roots = [node.edges[a][2] if k else game.plain_root(s) for node, a, k, s in zip(plain, action.tolist(), keep.tolist(), states.tolist())]
         below = torch.tensor([node.state for node in roots])
         copy = kept.statistics.clone()
         tree = mcts.search(game.root_output(below), game.recurrent_fn, 25, rule=rule, tree=kept)

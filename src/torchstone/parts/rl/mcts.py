@@ -314,7 +314,7 @@ def search(
     recurrent_fn: RecurrentFn,
     num_simulations: int,
     *,
-    rule: Callable[[NodeStatistics], Tensor] = Puct(),
+    rule: Callable[[NodeStatistics], Tensor] = Puct(),  # noqa: B008 (frozen)
     root_rule: Callable[[NodeStatistics, int], Tensor] | None = None,
     max_depth: int | None = None,
     tree: Tree | None = None,

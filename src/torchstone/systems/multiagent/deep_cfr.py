@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.flat_update import FlatGradientUpdate
-from torchstone.engine.run import Run
+from torchstone.engine.run import EVALUATION_SHARE, Examples, Run
 from torchstone.envs.reservoir import Reservoir
 from torchstone.envs.tree_games import sample_branches
 from torchstone.parts.facts import ParityCase
@@ -89,7 +89,7 @@ class Recipe:
     lr: float = 1e-3  # learning rate of Adam
     max_grad_norm: float = 1.0  # gradient clipping: largest norm
     memory_size: int = 1_000_000  # size of each reservoir
-    steps: int = 50  # iterations T of CFR
+    steps: int = 40  # iterations T of CFR
     seed: int = 0  # random seed of weights, cards, moves and memories
     device: str = "auto"  # device: auto, cpu, cuda or mps
 
@@ -99,9 +99,7 @@ RECIPES = {
     # torchstone train deep_cfr
     "kuhn": KUHN,
     # torchstone train deep_cfr/leduc
-    "leduc": replace(
-        KUHN, data="openspiel:leduc_poker", traversals=4000, batch_size=2048, policy_interval=20
-    ),
+    "leduc": replace(KUHN, data="openspiel:leduc_poker", traversals=4000, batch_size=2048, lr=2e-3, steps=30),
     # for tests: seconds
     "smoke": replace(
         KUHN,
@@ -385,7 +383,10 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
     state: dict[str, Any] = {"policy_optimizer": learn_policy.optimizer}
     state |= {f"advantage_optimizer_{p}": step.optimizer for p, step in enumerate(learn_advantage)}
-    yield make_run(model, recipe, tree, stream, update, state, model_config)
+    # only a new Π is worth an evaluation
+    work = EVALUATION_SHARE * recipe.policy_interval
+    examples = Examples(2 * recipe.traversals, None, unit="traversals", evaluation=work, update=1.0)
+    yield make_run(model, recipe, tree, stream, update, state, model_config, examples)
 
 
 FACTS = game_facts()

@@ -40,7 +40,7 @@ from torch.nn.functional import nll_loss
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.flat_update import FlatGradientUpdate
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.envs.reservoir import CircularMemory, Reservoir
 from torchstone.envs.tree_games import TreeGames, sample_branches
 from torchstone.parts.facts import ParityCase
@@ -82,16 +82,16 @@ class Recipe:
     hidden: tuple[int, ...] = (64,)  # hidden layer widths of Q and Π
     anticipatory: float = 0.1  # anticipatory parameter η: probability of an episode by the best response
     epsilon: float = 0.06  # initial ε: probability of a random action in a best response
-    num_games: int = 128  # plays side by side
+    num_games: int = 256  # plays side by side
     num_steps: int = 1  # moves per play between updates
     gradient_steps: int = 2  # minibatches of each network per update
-    batch_size: int = 128  # minibatch size
+    batch_size: int = 256  # minibatch size
     rl_lr: float = 0.1  # learning rate of Q, by SGD
     sl_lr: float = 0.005  # learning rate of Π, by SGD
     circular_size: int = 200_000  # size of the circular memory M_RL of a player
     reservoir_size: int = 2_000_000  # size of the reservoir M_SL of a player
     target_update_interval: int = 150  # updates between synchronizations of the target network
-    steps: int = 20_000  # updates, each after num_games x num_steps moves
+    steps: int = 6000  # updates, each after num_games x num_steps moves
     seed: int = 0  # random seed of weights, cards, moves and memories
     device: str = "auto"  # device: auto, cpu, cuda or mps
 
@@ -103,7 +103,7 @@ RECIPES = {
     # torchstone train nfsp/leduc
     "leduc": replace(KUHN, data="openspiel:leduc_poker"),
     # for tests: seconds
-    "smoke": replace(KUHN, num_games=256, steps=200, sl_lr=0.05),
+    "smoke": replace(KUHN, steps=120, sl_lr=0.05),
 }
 
 MARGIN = ("exploitability", -0.15)
@@ -352,7 +352,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
     state = {"q_optimizer": learn_q.optimizer, "policy_optimizer": learn_policy.optimizer}
     state["target_network"] = target_network
-    yield make_run(model, recipe, tree, stream, update, state, model_config)
+    examples = Examples(recipe.num_games * recipe.num_steps, None, unit="moves")
+    yield make_run(model, recipe, tree, stream, update, state, model_config, examples)
 
 
 FACTS = game_facts()

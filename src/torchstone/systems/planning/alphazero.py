@@ -1,12 +1,12 @@
 """AlphaZero: learning board games by self-play, with a tree search that the network guides and is taught by.
 
-Paper: Silver, Hubert, Schrittwieser et al., "Mastering chess and shogi by self-play with a general reinforcement
-learning algorithm", 2017, arXiv:1712.01815; before it, "Mastering the game of Go without human knowledge",
-Nature 550:354, 2017 (AlphaGo Zero), whose network and symmetries are used.
+Paper: Silver, Hubert, Schrittwieser et al., "Mastering chess and shogi by self-play with a general
+reinforcement learning algorithm", 2017, arXiv:1712.01815; before it, "Mastering the game of Go without human
+knowledge", Nature 550:354, 2017 (AlphaGo Zero), whose network and symmetries are used.
 
-The idea: a search that a network guides plays better than the network. So the network is trained to say at once
-what the search said after a while, π, and who won in the end, z; which makes the search better, and so on. It
-starts from random weights and the rules.
+The idea: a search that a network guides plays better than the network. So the network is trained to say at
+once what the search said after a while, π, and who won in the end, z; which makes the search better, and so
+on. It starts from random weights and the rules.
 
     (p, v)  = f_θ(s)                                     probabilities of moves; expected outcome, -1 to 1
     a       = argmax_a Q(s,a) + c(s) P(s,a) √N(s) / (1 + N(s,a))           in the tree
@@ -20,13 +20,14 @@ changed, and z is 1 for the winner's positions and -1 for the loser's. Illegal m
 Shapes: observations `(batch, planes, rows, columns)`, or `(batch, n)`; `forward` gives logits of all actions
 `(batch, actions)` and v `(batch,)`.
 
-What differs from the paper: many games are searched at a time, so that the network is asked about all of them at
-once; networks are small, by Adam; a search begins without visits, unless `keep_trees`. `random_opening` begins
-games with a few random moves, and `q_weight` mixes the value that the search found into z: both are off where
-their recipe does not say so. What the network sees is `envs.board_games` and `envs.openspiel`: the stones of the
-player to move and of the other, or the planes that open_spiel gives with what they leave out.
+What differs from the paper: many games are searched at a time, so that the network is asked about all of them
+at once; networks are small, by Adam; a search begins without visits, unless `keep_trees`. `random_opening`
+begins games with a few random moves, and `q_weight` mixes the value that the search found into z: both are
+off where a recipe does not say so. What the network sees is `envs.board_games` and `envs.openspiel`: the
+stones of the player to move and of the other, or the planes that open_spiel gives with what they leave out.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,25 +42,16 @@ from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
-from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.envs.board_games import PerfectPlayer, connect_four, positions_by_ply, tic_tac_toe
+from torchstone.parts.facts import Fact, ParityCase, on_meta
 from torchstone.parts.rl import mcts
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.systems import Variant
 from torchstone.tasks.selfplay import inference, train
 from torchstone.tasks.selfplay.search import search_game
 
-__all__ = [
-    "FACTS",
-    "RECIPES",
-    "VARIANTS",
-    "Recipe",
-    "build",
-    "evaluate",
-    "play",
-    "reference",
-    "rival",
-    "table",
-]
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference", "rival"]
+__all__ += ["table"]
 
 # what of the paper is written out here
 STORY = ("search", "loss")
@@ -68,7 +60,7 @@ STORY = ("search", "loss")
 @dataclass(frozen=True)
 class Recipe:
     data: str = (
-        "tic_tac_toe"  # game: tic_tac_toe, connect_four, or openspiel:NAME, any two-player game in the open
+        "tic_tac_toe"  # game: tic_tac_toe, connect_four, or openspiel:NAME, of two players in the open
     )
     variant: str = "alphazero_mlp"  # network
     hidden: tuple[int, ...] = (128, 128)  # hidden layer widths of alphazero_mlp
@@ -80,9 +72,7 @@ class Recipe:
     c_puct: float = 1.25  # exploration constant c of the search
     dirichlet_alpha: float = 1.0  # α of the noise at the root; about 10 / number of legal moves
     dirichlet_fraction: float = 0.25  # share ε of the noise at the root
-    temperature_moves: int = (
-        30  # first moves of a game that are sampled by visits; later ones are the most visited
-    )
+    temperature_moves: int = 30  # first moves of a game that are sampled by visits, not the most visited
     random_opening: int = 0  # games begin after up to so many random moves
     q_weight: float = 0.0  # share of the search's value in the value target, beside the outcome
     keep_trees: bool = False  # go on with the tree below the move that was made
@@ -153,7 +143,8 @@ MARGIN = ("score", 0.05)
 
 
 class MLPNetwork(nn.Module):
-    """Policy and value of observations of any shape, by layers of ReLU: logits `(batch, actions)`, v `(batch,)`."""
+    """Policy and value of observations of any shape, by layers of ReLU: logits `(batch, actions)` and v
+    `(batch,)`."""
 
     def __init__(
         self, observation_shape: Sequence[int], num_actions: int, *, hidden: Sequence[int] = (128, 128)
@@ -163,7 +154,7 @@ class MLPNetwork(nn.Module):
         for side in observation_shape:
             size *= side
         widths = [size, *hidden]
-        layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+        layers = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
         self.body = nn.Sequential(*(m for layer in layers for m in (layer, nn.ReLU())))
         self.policy, self.value = nn.Linear(widths[-1], num_actions), nn.Linear(widths[-1], 1)
 
@@ -186,7 +177,8 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualNetwork(nn.Module):
-    """AlphaGo Zero's network: a convolution, residual blocks, and two heads; logits `(batch, actions)`, v `(batch,)`.
+    """AlphaGo Zero's network: a convolution, residual blocks, and two heads: logits `(batch, actions)` and v
+    `(batch,)`.
 
     Args:
         observation_shape: planes, rows, columns.
@@ -342,8 +334,36 @@ table = partial(inference.table, search)
 rival = partial(inference.rival, search)
 evaluate = partial(inference.evaluate, search)
 
-FACTS = [Fact("tic-tac-toe parameters", lambda: count_parameters(VARIANTS["alphazero_mlp"].make()), 20234)]
+
+def count_positions(game: Any, ply: int) -> int:
+    """Different positions after so many moves."""
+    return len(positions_by_ply(game, ply)[ply])
+
+
+def tower_layers(blocks: int) -> int:
+    """Convolutions of the residual tower."""
+    model = on_meta(VARIANTS["alphazero_go"].make, blocks=blocks)
+    return sum(
+        isinstance(module, nn.Conv2d) for part in (model.stem, model.blocks) for module in part.modules()
+    )
+
+
+# the figures of connect four: J. Tromp, and OEIS A212693; those of the towers: AlphaGo Zero, methods
+FACTS = [
+    Fact("tic_tac_toe positions", lambda: PerfectPlayer(tic_tac_toe()).num_positions, 5478),
+    *(
+        Fact(
+            f"connect_four positions after {ply} moves", partial(count_positions, connect_four(), ply), count
+        )
+        for ply, count in ((3, 238), (5, 4263), (7, 54_859))
+    ),
+    Fact("tower layers, 20 blocks", partial(tower_layers, 19), 39),
+    Fact("tower layers, 40 blocks", partial(tower_layers, 39), 79),
+]
 
 
 def reference() -> Iterator[ParityCase]:
-    yield from ()
+    """The networks out of torchvision's residual blocks, with torch's losses."""
+    from torchstone.references.alphazero import alphazero_cases
+
+    yield from alphazero_cases(MLPNetwork, ResidualNetwork, loss)

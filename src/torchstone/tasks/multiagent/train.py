@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from torchstone.data import identity
-from torchstone.engine.run import Run
+from torchstone.engine.run import Examples, Run
 from torchstone.envs.game_tree import read_game_tree
 from torchstone.envs.openspiel import describe, load_game
 from torchstone.parts.modes import eval_mode
@@ -95,6 +95,7 @@ def make_run(
     update: Callable[[Any], Mapping],
     state: dict[str, Any],
     model_config: dict[str, Any],
+    examples: Examples,
 ) -> Run:
     """A Run of `recipe.steps` updates, evaluated by how far `model.strategy(tree)` is from equilibrium."""
 
@@ -111,6 +112,7 @@ def make_run(
         test=evaluate,
         state={"model": model, **state, "stream": stream},
         steps=recipe.steps,
+        examples=examples,
         metadata=metadata,
     )
 

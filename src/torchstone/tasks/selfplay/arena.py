@@ -74,7 +74,7 @@ def rates(returns: Float[Tensor, " games"]) -> dict[str, float]:
 
 
 def elo_difference(score: float, games: int) -> float:
-    """What a score means in Elo: 400 log10(s / (1 - s)); of a whole match won, as if half a game were lost."""
+    """What a score means in Elo: 400 log10(s / (1 - s)); of a match won as if half a game were lost."""
     margin = 0.5 / games
     score = min(max(score, margin), 1 - margin)
     return 400 * math.log10(score / (1 - score))

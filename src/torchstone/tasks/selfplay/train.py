@@ -80,8 +80,8 @@ def _check_memory(recipe: Any, game: Any) -> None:
     if memory is not None and needed > SHARE * memory:
         raise BadInput(
             f"{game.name} is too large: {game.num_actions} actions and positions of {decimal(position)} take "
-            f"{decimal(needed)} for {recipe.num_games} trees and {recipe.buffer_size:,} positions, and there are "
-            f"{decimal(memory)} of memory: fewer --num-games, --num-simulations or --buffer-size"
+            f"{decimal(needed)} for {recipe.num_games} trees and {recipe.buffer_size:,} positions, and there "
+            f"are {decimal(memory)} of memory: fewer --num-games, --num-simulations or --buffer-size"
         )
 
 
