@@ -30,7 +30,7 @@ for cards and bets; these games are small, and the network sees open_spiel's ten
 exploitability of Π, exact, from the tree.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -126,7 +126,7 @@ class DeepCFR(nn.Module):
     """
 
     def __init__(
-        self, num_features: int, num_actions: int, hidden: tuple[int, ...] = (64, 64, 64), players: int = 2
+        self, num_features: int, num_actions: int, hidden: Sequence[int] = (64, 64, 64), players: int = 2
     ):
         super().__init__()
         widths = [num_features, *hidden, num_actions]
@@ -309,7 +309,7 @@ def reset(step: FlatGradientUpdate, network: nn.Module) -> None:
 
 
 def train_on(
-    step: FlatGradientUpdate,
+    step: Callable[[Minibatch], Mapping[str, Tensor]],
     memory: Reservoir,
     rows: Int64[Tensor, " info"],
     recipe: Recipe,

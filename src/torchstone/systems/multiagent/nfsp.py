@@ -27,7 +27,7 @@ Texas hold'em; `kuhn` has its numbers with a larger learning rate and more games
 exploitability of Π, exact, from the tree.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -43,6 +43,7 @@ from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Examples, Run
 from torchstone.envs.reservoir import CircularMemory, Reservoir
 from torchstone.envs.tree_games import TreeGames, sample_branches
+from torchstone.errors import BadInput
 from torchstone.parts.facts import ParityCase
 from torchstone.parts.rl.game_tree import GameTree
 from torchstone.parts.rl.q_learning import q_of_action, td_target
@@ -118,7 +119,7 @@ class NFSP(nn.Module):
     """
 
     def __init__(
-        self, num_features: int, num_actions: int, hidden: tuple[int, ...] = (64,), players: int = 2
+        self, num_features: int, num_actions: int, hidden: Sequence[int] = (64,), players: int = 2
     ):
         super().__init__()
         widths = [num_features, *hidden, num_actions]
@@ -319,6 +320,8 @@ def policy_loss(model: NFSP, infos: list[InfoStates], batches: list[Experience])
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
+    if recipe.anticipatory == 0:
+        raise BadInput("anticipatory must be above 0: without a best response there is nothing to average")
     rng.seed(recipe.seed)
     device = select_device(recipe.device)
     tree = read_game(recipe.data)

@@ -2,7 +2,7 @@
 evaluation, a Run."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +65,7 @@ def masked_softmax(
     return logits.masked_fill(~legal, -torch.inf).softmax(-1)
 
 
-def table_of(networks: Sequence[nn.Module], tree: GameTree) -> Float[Tensor, "info action"]:
+def table_of(networks: Iterable[nn.Module], tree: GameTree) -> Float[Tensor, "info action"]:
     """The outputs of each player's network in its own information states, in double precision."""
     outputs = torch.zeros_like(tree.uniform)
     for player, network in enumerate(networks):
