@@ -20,7 +20,7 @@ def read_game_tree(spec: str) -> GameTree:
     Raises:
         BadInput: open_spiel does not know the game, it is for one player or more than two, players move at
             the same time, its returns do not sum to zero, it has more than `MAX_NODES` positions, or a
-            player forgets what it knew.
+            player forgets what it knew; nothing is hidden in it, which is for a search.
     """
     game = load_game(spec)
     _refuse_other_games(game)
@@ -42,9 +42,10 @@ def _refuse_other_games(game: Any) -> None:
         )
     if kind.chance_mode == library.GameType.ChanceMode.SAMPLED_STOCHASTIC:
         raise BadInput(f"{name} does not say how likely chance's moves are: {FITTING}")
-    zero_sum = (library.GameType.Utility.ZERO_SUM,)
-    if kind.utility not in zero_sum:
+    if kind.utility != library.GameType.Utility.ZERO_SUM:
         raise BadInput(f"the returns of {name} do not sum to zero: {FITTING}")
+    if not known["has_hidden_information"]:
+        raise BadInput(f"in {name} nothing is hidden: alphazero searches such games; here {FITTING}")
     if not (kind.provides_information_state_string and kind.provides_information_state_tensor):
         raise BadInput(f"{name} does not say what a player knows of it: {FITTING}")
 

@@ -1,0 +1,33 @@
+"""Pictures of strategies and of exploitability."""
+
+import torch
+from PIL import Image
+
+from torchstone.envs.game_tree import read_game_tree
+from torchstone.plots.strategy_table import draw_exploitability, draw_strategies
+from torchstone.tasks.multiagent.train import draw_pictures
+
+
+def test_table_is_darker_where_an_action_is_likelier(tmp_path):
+    def draw(p: float) -> float:
+        tables = {"one": torch.tensor([[p, 1 - p]]), "two": torch.tensor([[0.5, 0.5]])}
+        draw_strategies(tables, ["jack"], [["", "bet"]], tmp_path / "a.png", "title")
+        pixels = torch.frombuffer(
+            bytearray(Image.open(tmp_path / "a.png").convert("L").tobytes()), dtype=torch.uint8
+        )
+        return pixels.float().mean().item()
+
+    assert draw(0.0) < draw(0.9)  # bet has 1 - p
+
+
+def test_curves_leave_out_what_has_no_logarithm(tmp_path):
+    draw_exploitability(
+        {"learned": [(0, 0.5), (1, 0.0)], "CFR+": [(1, 0.4), (9, 0.1)]}, 0.4, tmp_path / "b.png", "game"
+    )
+    assert Image.open(tmp_path / "b.png").size[0] > 300
+
+
+def test_pictures_of_a_game(tmp_path):
+    tree = read_game_tree("kuhn_poker")
+    draw_pictures(tree, tree.uniform, "kuhn_poker", [(1, 0.4)], tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"strategies.png", "exploitability.png"}
