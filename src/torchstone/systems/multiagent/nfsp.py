@@ -118,9 +118,7 @@ class NFSP(nn.Module):
         hidden: hidden layer widths.
     """
 
-    def __init__(
-        self, num_features: int, num_actions: int, hidden: Sequence[int] = (64,), players: int = 2
-    ):
+    def __init__(self, num_features: int, num_actions: int, hidden: Sequence[int] = (64,), players: int = 2):
         super().__init__()
         widths = [num_features, *hidden, num_actions]
         self.q = nn.ModuleList(mlp(widths) for _ in range(players))
