@@ -34,6 +34,8 @@ MODALITIES = {
     "transformer": "text",
     "generative": "images",
     "reinforcement": "environments",
+    "planning": "games",
+    "multiagent": "games with hidden cards",
     "ctc": "audio",
     "seq2seq": "text",
     "vit": "images",
