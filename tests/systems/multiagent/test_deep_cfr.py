@@ -127,7 +127,7 @@ def test_losses_equal_plain_loops(batch_size):
     parameters = list(network.parameters())
     advantage, policy = [], []
     for i, w, y in zip(row, weight, target, strict=True):
-        outputs = network(infos.features[i])
+        outputs = network(infos.features[i : i + 1])[0]
         legal = infos.legal[i].nonzero()[:, 0]
         advantage.append(w * sum((y[a] - outputs[a]) ** 2 for a in legal))
         p = torch.zeros(3, dtype=torch.double)
