@@ -22,7 +22,6 @@ import torch
 from torchstone.envs.game_tree import read_game_tree
 from torchstone.parts.rl.cfr import CFR
 from torchstone.parts.rl.game_tree import exploitability
-from torchstone.parts.seeding import derive_generator
 from torchstone.systems.multiagent import deep_cfr, nfsp
 
 LEDUC, KUHN = "leduc_poker", "kuhn_poker"
@@ -65,21 +64,14 @@ def traversal_contenders() -> dict[str, tuple[Callable[[], object], int]]:
     from open_spiel.python.pytorch.deep_cfr import DeepCFRSolver
 
     tree, count = read_game_tree(LEDUC), 4000
-    recipe = replace(deep_cfr.RECIPES["leduc"], device="cpu")
-    stream, model = deep_cfr.Iterations(tree, recipe), deep_cfr.DeepCFR(30, 3)
+    recipe = replace(deep_cfr.RECIPES["leduc"], traversals=count, device="cpu")
+    stream = deep_cfr.Traversals(deep_cfr.DeepCFR(30, 3), tree, recipe)
     game = pyspiel.load_game(LEDUC)
     theirs = DeepCFRSolver(game, policy_network_layers=(64, 64, 64), advantage_network_layers=(64, 64, 64))
     root = game.new_initial_state()
 
-    def traverse() -> None:
-        strategy = model.current_strategy(tree)
-        both = deep_cfr.traverse(tree, strategy, 0, count, derive_generator(0, 0, stream.position))
-        for memory, samples in zip((stream.advantages[0], stream.strategies), both, strict=True):
-            numbers = torch.ones(len(samples.info))
-            memory.add({"info": samples.info, "iteration": numbers, "target": samples.target})
-
     return {
-        "ours": (traverse, count),
+        "ours": (lambda: next(stream), count),
         "open_spiel": (lambda: [theirs._traverse_game_tree(root, 0) for _ in range(20)], 20),
     }
 

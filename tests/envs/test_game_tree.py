@@ -2,7 +2,6 @@
 
 import pyspiel
 import pytest
-import torch
 
 from torchstone.envs import game_tree
 from torchstone.envs.game_tree import read_game_tree

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from torchstone.envs.reservoir import CircularMemory, Reservoir
+from torchstone.envs.reservoir import Memory, add_newest, add_uniformly
 
 NUMBER = {"number": torch.zeros(0, dtype=torch.int64)}
 
 
-def fed(capacity: int, count: int, batches: tuple[int, ...], seed: int) -> Reservoir:
+def fed(capacity: int, count: int, batches: tuple[int, ...], seed: int) -> Memory:
     """With the numbers 0 to count - 1, in batches of these sizes, again and again."""
-    memory, begin, turn = Reservoir(capacity, NUMBER, seed), 0, 0
+    memory, begin, turn = Memory(capacity, NUMBER), 0, 0
     while begin < count:
         end = min(count, begin + batches[turn % len(batches)])
-        memory.add({"number": torch.arange(begin, end)})
+        add_uniformly(memory, {"number": torch.arange(begin, end)}, seed)
         begin, turn = end, turn + 1
     return memory
 
@@ -50,10 +50,10 @@ def test_samples_are_of_what_is_held():
 
 
 def test_state_restores_what_comes_next():
-    memory, other = fed(16, 100, (11,), 5), Reservoir(16, NUMBER, 5)
+    memory, other = fed(16, 100, (11,), 5), Memory(16, NUMBER)
     other.load_state_dict(memory.state_dict())
     for each in (memory, other):
-        each.add({"number": torch.arange(1000, 1100)})
+        add_uniformly(each, {"number": torch.arange(1000, 1100)}, 5)
     assert torch.equal(memory.held()["number"], other.held()["number"])
     assert memory.num_seen == other.num_seen == 200
     few = fed(16, 5, (5,), 0).state_dict()
@@ -61,8 +61,8 @@ def test_state_restores_what_comes_next():
 
 
 def test_circular_memory_holds_the_newest():
-    memory = CircularMemory(5, NUMBER)
+    memory = Memory(5, NUMBER)
     for begin, end in ((0, 3), (3, 7), (7, 20), (20, 22)):
-        memory.add({"number": torch.arange(begin, end)})
+        add_newest(memory, {"number": torch.arange(begin, end)})
         expected = set(range(max(0, end - 5), end))
         assert set(memory.held()["number"].tolist()) == expected

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchstone.parts.seeding import SeedStream, derive_generator
 
 
-class _Memory:
-    """Rows of several columns.
+class Memory:
+    """Rows of several columns; which row an item takes is the caller's.
 
     Args:
         capacity: number of rows.
@@ -34,9 +34,11 @@ class _Memory:
         """All rows that are held, in no order."""
         return {name: column[: len(self)] for name, column in self.columns.items()}
 
-    def _write(self, rows: Int64[Tensor, " n"], items: Mapping[str, Tensor]) -> None:
+    def write(self, rows: Int64[Tensor, " n"], items: Mapping[str, Tensor], count: int) -> None:
+        """Items into rows, each of which is named once; of `count` that came."""
         for name, column in self.columns.items():
             column[rows] = items[name].to(column.dtype)
+        self.num_seen += count
 
     def state_dict(self) -> dict[str, Any]:
         columns = {name: column.clone() for name, column in self.held().items()}
@@ -48,42 +50,35 @@ class _Memory:
             self.columns[name][: len(column)] = column
 
 
-class Reservoir(_Memory):
-    """A uniform sample, without replacement, of all items that ever came (Vitter 1985, algorithm R): item
-    number n, from 1, is kept with probability min(1, capacity / n), and takes the row of one chosen
-    uniformly.
+def add_uniformly(memory: Memory, items: Mapping[str, Tensor], seed: int) -> None:
+    """Keep a uniform sample, without replacement, of all items that ever came (Vitter 1985, algorithm R):
+    item number n, from 1, stays with probability min(1, capacity / n), in the row of one chosen uniformly.
 
-    What is drawn follows from the seed and the number of items before, so that the rows and that number are
-    all of its state.
+    What is drawn follows from the seed and the number of items before.
+
+    Args:
+        items: `(n, *shape)` of each column, in the order in which they came.
     """
-
-    def __init__(self, capacity: int, columns: Mapping[str, Tensor], seed: int):
-        super().__init__(capacity, columns)
-        self.seed = seed
-
-    def add(self, items: Mapping[str, Tensor]) -> None:
-        """Items `(n, *shape)` of each column, in the order in which they came."""
-        count = len(next(iter(items.values())))
-        number = torch.arange(self.num_seen, self.num_seen + count)
-        generator = derive_generator(self.seed, SeedStream.RESERVOIR, self.num_seen)
-        uniform = torch.rand(count, generator=generator, dtype=torch.double)
-        drawn_rows = (uniform * (number + 1)).long().clamp(max=self.num_seen + count - 1)
-        rows = torch.where(number < self.capacity, number, drawn_rows)
-        kept = (rows < self.capacity).nonzero()[:, 0]
-        # of several items for one row the last one stays
-        found, which = rows[kept].unique(return_inverse=True)
-        last = torch.zeros_like(found).scatter_reduce_(0, which, kept, "amax")
-        self._write(found, {name: items[name][last] for name in self.columns})
-        self.num_seen += count
+    count = len(next(iter(items.values())))
+    number = torch.arange(memory.num_seen, memory.num_seen + count)
+    generator = derive_generator(seed, SeedStream.RESERVOIR, memory.num_seen)
+    uniform = torch.rand(count, generator=generator, dtype=torch.double)
+    drawn_rows = (uniform * (number + 1)).long()
+    rows = torch.where(number < memory.capacity, number, drawn_rows)
+    stay = (rows < memory.capacity).nonzero()[:, 0]
+    # of several items for one row the last one stays
+    found, which = rows[stay].unique(return_inverse=True)
+    last = torch.zeros_like(found).scatter_reduce_(0, which, stay, "amax")
+    memory.write(found, {name: items[name][last] for name in memory.columns}, count)
 
 
-class CircularMemory(_Memory):
-    """The newest items: a new one takes the row of the oldest."""
+def add_newest(memory: Memory, items: Mapping[str, Tensor]) -> None:
+    """Keep the newest items: each takes the row of the oldest.
 
-    def add(self, items: Mapping[str, Tensor]) -> None:
-        """Items `(n, *shape)` of each column, in the order in which they came."""
-        count = len(next(iter(items.values())))
-        begin = max(0, count - self.capacity)
-        rows = torch.arange(self.num_seen + begin, self.num_seen + count) % self.capacity
-        self._write(rows, {name: items[name][begin:] for name in self.columns})
-        self.num_seen += count
+    Args:
+        items: `(n, *shape)` of each column, in the order in which they came.
+    """
+    count = len(next(iter(items.values())))
+    begin = max(0, count - memory.capacity)
+    rows = torch.arange(memory.num_seen + begin, memory.num_seen + count) % memory.capacity
+    memory.write(rows, {name: items[name][begin:] for name in memory.columns}, count)

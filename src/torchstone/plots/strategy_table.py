@@ -60,9 +60,9 @@ def draw_exploitability(
     axes.set(xscale="log", yscale="log", xlabel="updates, or iterations", ylabel="exploitability")
     axes.axhline(uniform, color="0.5", linewidth=1, linestyle=":", label=f"uniform strategy, {uniform:.3g}")
     for (name, points), color in zip(curves.items(), PALETTE, strict=False):
-        kept = [(x, y) for x, y in points if x > 0 and y > 0]
-        if kept:
-            label = f"{name}, {kept[-1][1]:.3g} at the end"
-            axes.plot(*zip(*kept, strict=True), color=color, marker="o", markersize=3, label=plain(label, 60))
+        shown = [(x, y) for x, y in points if x > 0 and y > 0]
+        if shown:
+            label = plain(f"{name}, {shown[-1][1]:.3g} at the end", 60)
+            axes.plot(*zip(*shown, strict=True), color=color, marker="o", markersize=3, label=label)
     axes.legend(**LEGEND)
     save(figure, file)

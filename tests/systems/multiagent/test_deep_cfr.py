@@ -7,6 +7,7 @@ import torch
 
 from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.envs.game_tree import read_game_tree
+from torchstone.envs.reservoir import add_newest
 from torchstone.parts.rl.game_tree import counterfactual_values, realization_weights
 from torchstone.systems.multiagent import deep_cfr
 from torchstone.tasks.multiagent.train import info_states
@@ -94,11 +95,12 @@ def test_average_strategy_is_weighted_by_iteration():
 
 def test_minibatches_weight_samples_by_their_iteration():
     tree, weights = read_game_tree("kuhn_poker"), []
-    stream = deep_cfr.Iterations(tree, TINY)
+    model = deep_cfr.DeepCFR(tree.features.shape[1], tree.num_actions, TINY.hidden)
+    stream = deep_cfr.Traversals(model, tree, TINY)
     memory = stream.advantages[0]
     for t in (1.0, 2.0, 5.0):
         items = {"info": torch.zeros(4, dtype=torch.long), "iteration": torch.full((4,), t)}
-        memory.add(items | {"target": torch.full((4, 2), t)})
+        add_newest(memory, items | {"target": torch.full((4, 2), t)})
 
     def loss(batch):
         # targets name the iteration

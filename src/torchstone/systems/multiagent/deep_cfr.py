@@ -1,7 +1,7 @@
 """Deep CFR: counterfactual regret minimization with networks in place of tables.
 
-Paper: Brown, Lerer, Gross and Sandholm, "Deep counterfactual regret minimization", ICML 2019,
-arXiv:1811.00164, algorithms 1 and 2.
+Paper: Brown, Lerer, Gross and Sandholm, "Deep counterfactual regret minimization", 2018, arXiv:1811.00164
+(ICML 2019), algorithms 1 and 2.
 
 The idea: CFR keeps the regret of each action in each information state, and plays in proportion to positive
 regret. Where there are too many states for a table, a network V learns the regrets from samples. An iteration
@@ -45,7 +45,7 @@ from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import EVALUATION_SHARE, Examples, Run
-from torchstone.envs.reservoir import Reservoir
+from torchstone.envs.reservoir import Memory, add_uniformly
 from torchstone.envs.tree_games import sample_branches
 from torchstone.parts.facts import ParityCase
 from torchstone.parts.rl.exploration import linear_schedule
@@ -263,30 +263,44 @@ def descend(
 
 
 class Iteration(NamedTuple):
-    """What an update is of."""
+    """What an update begins with."""
 
     number: int  # t, from 1
+    advantages: Samples  # r̃_t of the first player, which are in its memory already
+    strategies: Samples  # σ_t of the second one
 
 
-class Iterations:
-    """The number of the next iteration of CFR, and the memories that traversals fill."""
+class Traversals:
+    """Iterations of CFR, each of which begins with the traversals for the first player, and the memories that
+    they fill. They follow from the seed, t, and the networks."""
 
-    def __init__(self, tree: GameTree, recipe: Recipe):
-        self.position, players = 0, range(tree.num_players)
+    def __init__(self, model: DeepCFR, tree: GameTree, recipe: Recipe):
+        self.model, self.tree, self.recipe, self.position = model, tree, recipe, 0
         columns = {"info": torch.zeros(0, dtype=torch.int32), "iteration": torch.zeros(0)}
         columns |= {"target": torch.zeros(0, tree.num_actions)}
-        memory = partial(Reservoir, recipe.memory_size, columns)
-        self.advantages = [memory(recipe.seed * 3 + player) for player in players]
-        self.strategies = memory(recipe.seed * 3 + 2)
+        self.advantages = [Memory(recipe.memory_size, columns) for _ in range(tree.num_players)]
+        self.strategies = Memory(recipe.memory_size, columns)
 
-    def __iter__(self) -> "Iterations":
+    def __iter__(self) -> "Traversals":
         return self
 
     def __next__(self) -> Iteration:
         self.position += 1
-        return Iteration(self.position)
+        return Iteration(self.position, *self.traverse(0))
 
-    def _parts(self) -> dict[str, Reservoir]:
+    def traverse(self, player: int) -> tuple[Samples, Samples]:
+        """The traversals of this iteration for one player, into the memories."""
+        seed = self.recipe.seed, SeedStream.ROLLOUT_ACTIONS, 2 * self.position + player
+        strategy, generator = self.model.current_strategy(self.tree), derive_generator(*seed)
+        both = traverse(self.tree, strategy, player, self.recipe.traversals, generator)
+        memories = (self.advantages[player], player), (self.strategies, 2)
+        for (memory, number), samples in zip(memories, both, strict=True):
+            iteration = torch.full((len(samples.info),), float(self.position))
+            items = {"info": samples.info, "iteration": iteration, "target": samples.target}
+            add_uniformly(memory, items, self.recipe.seed * 3 + number)
+        return both
+
+    def _parts(self) -> dict[str, Memory]:
         return {f"advantages_{p}": memory for p, memory in enumerate(self.advantages)} | {
             "strategies": self.strategies
         }
@@ -330,7 +344,7 @@ def reset(step: FlatGradientUpdate, network: nn.Module) -> None:
 
 def train_on(
     step: FlatGradientUpdate,
-    memory: Reservoir,
+    memory: Memory,
     rows: Int64[Tensor, " info"],
     recipe: Recipe,
     steps: int,
@@ -376,19 +390,13 @@ def build(recipe: Recipe) -> Iterator[Run]:
     learn_advantage = [learner(advantage_loss, each, player) for player, each in enumerate(model.advantage)]
     learn_policy = learner(policy_loss, model.policy, None)
     every = torch.arange(tree.num_infos)
-    stream = Iterations(tree, recipe)
+    stream = Traversals(model, tree, recipe)
 
     def update(batch: Iteration) -> dict:
         t, losses = batch.number, []
         for player, step in enumerate(learn_advantage):
-            seed = recipe.seed, SeedStream.ROLLOUT_ACTIONS, 2 * t + player
-            strategy = model.current_strategy(tree)
-            advantages, strategies = traverse(
-                tree, strategy, player, recipe.traversals, derive_generator(*seed)
-            )
-            for memory, samples in ((stream.advantages[player], advantages), (stream.strategies, strategies)):
-                numbers = torch.full((len(samples.info),), float(t))
-                memory.add({"info": samples.info, "iteration": numbers, "target": samples.target})
+            if player:
+                stream.traverse(player)  # against the first one's new strategy
             if recipe.reinitialize:
                 reset(step, model.advantage[player])
             generator = derive_generator(recipe.seed, SeedStream.REPLAY_DRAWS, 3 * t + player)

@@ -41,7 +41,7 @@ from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Examples, Run
-from torchstone.envs.reservoir import CircularMemory, Reservoir
+from torchstone.envs.reservoir import Memory, add_newest, add_uniformly
 from torchstone.envs.tree_games import TreeGames, sample_branches
 from torchstone.errors import BadInput
 from torchstone.parts.facts import ParityCase
@@ -181,8 +181,8 @@ class FictitiousPlay:
         transition |= {"reward": number, "discount": number}
         own = {"state": whole_number, "action": whole_number}
         players, seed = range(tree.num_players), recipe.seed
-        self.transitions = [CircularMemory(recipe.circular_size, transition) for _ in players]
-        self.own_actions = [Reservoir(recipe.reservoir_size, own, seed * 2 + player) for player in players]
+        self.transitions = [Memory(recipe.circular_size, transition) for _ in players]
+        self.own_actions = [Memory(recipe.reservoir_size, own) for _ in players]
         generator = derive_generator(seed, SeedStream.EPISODES, 0)
         self.games = TreeGames(tree, recipe.num_games, generator)
         shape = recipe.num_games, tree.num_players
@@ -239,24 +239,16 @@ class FictitiousPlay:
         for each, (transitions, own) in enumerate(zip(self.transitions, self.own_actions, strict=True)):
             # from one decision of the player to its next
             at = ((player == each) & (last_state >= 0)).nonzero()[:, 0]
-            ones = torch.ones(len(at))
-            transitions.add(
-                {
-                    "state": last_state[at],
-                    "action": last_action[at],
-                    "reward": torch.zeros(len(at)),
-                    "next_state": state[at],
-                    "discount": ones,
-                }
-            )
+            columns = last_state[at], last_action[at], state[at], torch.zeros(len(at)), torch.ones(len(at))
+            add_newest(transitions, dict(zip(transitions.columns, columns, strict=True)))
             # from its last decision to the end
             rows, actions, reward = map(torch.cat, zip(*finished[each], strict=True))
             zeros = torch.zeros(len(rows))
-            transitions.add(
-                {"state": rows, "action": actions, "reward": reward, "next_state": zeros, "discount": zeros}
-            )
+            columns = rows, actions, zeros, reward, zeros
+            add_newest(transitions, dict(zip(transitions.columns, columns, strict=True)))
             at = ((player == each) & is_best).nonzero()[:, 0]
-            own.add({"state": state[at], "action": action[at]})
+            items = {"state": state[at], "action": action[at]}
+            add_uniformly(own, items, self.recipe.seed * 2 + each)
 
     def _sample(self, player: int, generator: torch.Generator) -> Experience:
         shape = self.recipe.gradient_steps, self.recipe.batch_size
@@ -353,7 +345,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
     state = {"q_optimizer": learn_q.optimizer, "policy_optimizer": learn_policy.optimizer}
     state["target_network"] = target_network
-    examples = Examples(recipe.num_games * recipe.num_steps, None, unit="moves")
+    moves = recipe.num_games * recipe.num_steps
+    examples = Examples(moves, None, unit="moves", evaluation=float(tree.num_infos))
     yield make_run(model, recipe, tree, stream, update, state, model_config, examples)
 
 

@@ -19,7 +19,7 @@ from torchstone.parts.modes import eval_mode
 from torchstone.parts.rl.cfr import solve
 from torchstone.parts.rl.game_tree import GameTree, expected_returns, exploitability
 from torchstone.parts.seeding import derive_generator
-from torchstone.tasks.multiagent.poker_words import PokerWords, words_of
+from torchstone.tasks.multiagent.poker_words import words_of
 from torchstone.tasks.multiagent.train import read_game, strategy_metrics
 from torchstone.tasks.selfplay.terminal import Rival
 
@@ -126,7 +126,7 @@ class CardTable:
     def __init__(self, tree: GameTree, strategy: Float[Tensor, "info action"], game: str, seed: int):
         self.tree, self.strategy, self.seed, self.number = tree, strategy, seed, 0
         self.game = load_game(game)
-        self.words: PokerWords = words_of(self.game)
+        self.words = words_of(self.game)
         owners = zip(tree.info_player.tolist(), tree.info_names, strict=True)
         self.info = {owner: info for info, owner in enumerate(owners)}
 
@@ -140,7 +140,8 @@ class CardTable:
         return None if self.state.is_terminal() else self.state.current_player()
 
     def view(self) -> str:
-        return self.words.view(self.state, self.person, self.history)
+        lines = self.words.view(self.state, self.person, self.history)
+        return "\n".join([*lines, *self.words.result(self.state, self.person)])
 
     def moves(self) -> dict[str, int]:
         return {self.words.move(self.state, action): action for action in self.state.legal_actions()}
