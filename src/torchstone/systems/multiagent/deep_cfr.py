@@ -101,7 +101,7 @@ KUHN = Recipe()
 RECIPES = {
     # torchstone train deep_cfr
     "kuhn": KUHN,
-    # torchstone train deep_cfr/leduc
+    # torchstone train deep_cfr/leduc   a minute of one core; NashConv 0.42 to 0.43 (3 seeds), uniform 4.75
     "leduc": replace(KUHN, data="openspiel:leduc_poker", traversals=4000, batch_size=2048, steps=30),
     # for tests: seconds
     "smoke": replace(

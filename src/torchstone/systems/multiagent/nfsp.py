@@ -99,9 +99,9 @@ class Recipe:
 
 KUHN = Recipe()
 RECIPES = {
-    # torchstone train nfsp
+    # torchstone train nfsp   630,000 plays, 43 s of one core; exploitability 0.065 and 0.074
     "kuhn": KUHN,
-    # torchstone train nfsp/leduc
+    # torchstone train nfsp/leduc   unmeasured: falling slowly after 200,000 plays
     "leduc": replace(KUHN, data="openspiel:leduc_poker"),
     # for tests: seconds
     "smoke": replace(KUHN, steps=120, sl_lr=0.05),

@@ -77,9 +77,8 @@ def _leduc_move(state: Any, action: int) -> str:
 
 def _leduc_view(state: Any, person: int, history: History) -> list[str]:
     cards = [RANKS[int(what) // 2] for seat, what in history if seat is None]
-    first = (
-        f"your card: {cards[person]}; card on the table: {cards[2] if len(cards) > 2 else 'not yet shown'}"
-    )
+    public = cards[2] if len(cards) > 2 else "not yet shown"
+    first = f"your card: {cards[person]}; card on the table: {public}"
     pot = re.search(r"\[Pot: (\d+)\]", state.information_state_string(person))
     if pot and not state.is_terminal():
         first += f"; pot: {pot[1]}"
