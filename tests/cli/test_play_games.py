@@ -60,7 +60,10 @@ def test_a_person_plays_a_game_of_open_spiel(capsys, runs, monkeypatch):
     assert "legal moves: a1 b1 c1 a2 b2 c2 a3 b3 c3" in out
 
 
-@pytest.mark.parametrize("against", ["random", "perfect", "mcts:5", "run"])
+@pytest.mark.parametrize(
+    "against",
+    ["run", *(pytest.param(name, marks=pytest.mark.sweep) for name in ("random", "perfect", "mcts:5"))],
+)
 def test_returns_against_others(capsys, runs, against, tmp_path):
     other = runs / "a" if against == "run" else against
     words = ("play", runs / "a", "--against", other, "--episodes", 4, "--json")
@@ -69,7 +72,7 @@ def test_returns_against_others(capsys, runs, against, tmp_path):
     assert code == 0
     assert len(summary["returns"]) == 4
     assert set(summary["returns"]) <= {-1.0, 0.0, 1.0}
-    assert "-0" not in out
+    assert "-0.0" not in out
     if against == "perfect":
         assert max(summary["returns"]) <= 0
     assert (tmp_path / "a.png").exists()
@@ -101,6 +104,7 @@ def test_what_cannot_be_played_is_refused(capsys, runs, tmp_path):
     assert "this agent plays tic_tac_toe, not connect_four" in why
 
 
+@pytest.mark.sweep
 def test_an_agent_of_an_environment_plays_no_game(capsys, tmp_path):
     ts.train("reinforce/smoke", out=tmp_path / "pole", quiet=True, total_episodes=8, eval_episodes=1)
     why = assert_rejected(capsys, "play", tmp_path / "pole", "--against", "random")

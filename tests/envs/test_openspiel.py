@@ -98,6 +98,33 @@ def test_the_observation_says_who_moves_and_that_a_move_was_a_pass():
 
 
 @pytest.mark.parametrize(
+    ("spec", "planes"),
+    [("go(board_size=3)", 2), ("hex(board_size=3)", 1), ("connect_four", 1), ("breakthrough", 12)],
+)
+def test_the_last_planes_are_legal_moves_and_the_second_ones_the_state_before(spec, planes):
+    """Cells as cells, columns as columns, a pass as a plane of its own."""
+    game = OpenSpielGame(spec)
+    generator, before, state = torch.Generator().manual_seed(0), None, game.initial(3)
+    rows, columns = game.observation_shape[1:]
+    depth = (game.observation_shape[0] - 2 - planes) // 2
+    for _ in range(5):
+        legal, observation = game.legal_actions(state).float(), game.observe(state)
+        shown = observation[:, -planes:]
+        if spec == "connect_four":
+            assert torch.equal(shown[:, 0], legal[:, None].expand(-1, rows, -1))
+        else:
+            cells = planes * rows * columns if spec == "breakthrough" else rows * columns
+            assert torch.equal(shown.flatten(1)[:, :cells], legal[:, :cells])
+        if planes == 2:
+            assert torch.equal(shown[:, 1], legal[:, -1, None, None].expand(-1, rows, columns))
+        if before is not None and "hex" not in spec:  # whose planes are seen alike by both players
+            assert torch.equal(observation[:, depth : 2 * depth], before)
+            assert not torch.equal(observation[:, :depth], before)
+        before = observation[:, :depth]
+        state = game.step(state, torch.multinomial(legal, 1, generator=generator)[:, 0])
+
+
+@pytest.mark.parametrize(
     ("spec", "count"),
     [
         ("tic_tac_toe", 8),

@@ -37,7 +37,7 @@ def make(game, *, keeps_trees=False, seed=0, **changes) -> SelfPlay:
     return SelfPlay(game, partial(search, game), config, keeps_trees=keeps_trees, seed=seed)
 
 
-@pytest.mark.parametrize("q_weight", [0.0, 0.25])
+@pytest.mark.parametrize("q_weight", [0.25, pytest.param(0.0, marks=pytest.mark.sweep)])
 def test_targets_are_those_of_the_games_replayed(q_weight, monkeypatch):
     """Each position's value is the outcome for who moved there; its policy is the search's; and no position of a
     game in progress is known."""
@@ -125,7 +125,7 @@ def same(a, b) -> bool:
     )
 
 
-IN_SWEEP = ("go", "connect_four, trees kept")
+IN_SWEEP = ("tic_tac_toe", "go", "connect_four, trees kept")
 
 
 @pytest.mark.parametrize(

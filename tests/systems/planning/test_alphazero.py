@@ -118,7 +118,7 @@ def test_a_win_in_one_is_found_by_either_player():
         state = game.initial(1)
         for move in moves:
             state = game.step(state, torch.tensor([move]))
-        tree = alphazero.search(model, game, state, 64, c_puct=1.25)
+        tree = alphazero.search(model, game, state, 48, c_puct=1.25)
         assert tree.root_visits[0].argmax() == winning
         assert float(tree.root_q[0, winning]) == 1.0
         blocked = tree.root_q[0][tree.root_visits[0] > 0]
@@ -165,7 +165,9 @@ def test_self_play_has_noise_and_matches_have_none(monkeypatch):
         return original(*args, **options)
 
     monkeypatch.setattr(alphazero, "search", watched)
-    run = next(iter(alphazero.build(smoke(dirichlet_alpha=0.7, dirichlet_fraction=0.4))))
+    small = {"num_games": 4, "num_moves": 1, "gradient_steps": 1, "eval_games": 2, "num_simulations": 4}
+    few = {"learning_starts": 1, "buffer_size": 64}
+    run = next(iter(alphazero.build(smoke(dirichlet_alpha=0.7, dirichlet_fraction=0.4, **small, **few))))
     next(run.stream)
     assert given
     assert all(noise[:2] == (0.7, 0.4) for noise in given)

@@ -76,6 +76,7 @@ def test_the_ladder_rises_when_the_network_gets_better():
         return players.perfect_player(game) if network.is_perfect else players.random_player(game)
 
     assert ladder.climb(player, game, 40, seed=0) == 0
+    assert ladder.climb(player, game, 40, seed=3) == 0  # the same network is no step
     model.is_perfect.fill_(True)
     higher = ladder.climb(player, game, 40, seed=0)
     assert higher > 100

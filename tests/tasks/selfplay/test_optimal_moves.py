@@ -72,6 +72,7 @@ def test_the_solver_knows_wins_draws_and_losses(bitbully):
     assert full[0] == -torch.inf
 
 
+@pytest.mark.sweep
 def test_the_solver_reads_boards_of_either_player(bitbully):
     """The value of a move is minus the best of the answers to it, whoever moves."""
     state = position([3, 3, 2, 4, 1, 0, 5, 5, 4, 2])

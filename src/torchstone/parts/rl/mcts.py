@@ -18,9 +18,10 @@ player to move. γ is 0 where a state is terminal.
 
 How it is fast: the rule depends on a node's statistics alone, so a node's choice changes only when a simulation
 passes through it. The choice is stored, as the node `follow` that a descent goes on to; a descent is one
-gather per level, and the rule runs once per simulation, for all nodes of all paths. Row 0 of the tensors is a
-sink: where descents that ended wait for the others, with reward 0 and discount 1. A child's row is after its
-parent's, so the leaf of a path is its maximum.
+gather per level, and the rule runs once per simulation, for all nodes of all paths. Inside, tensors are
+`[action, row]`, with a row for each node of each tree: reductions over a few actions are several times faster in
+the first dimension than in the last. Row 0 is a sink: where descents that ended wait for the others, with reward
+0 and discount 1. A child's row is after its parent's, so the leaf of a path is its maximum.
 """
 
 import math
@@ -35,8 +36,7 @@ from torch import Tensor
 
 Embedding = Tensor | Mapping[str, Tensor]  # of states, each tensor [batch, ...]
 SINK = 0  # row in which descents that ended wait
-VISITS, Q, PRIOR = range(3)  # rows of `statistics`
-REWARD, DISCOUNT = range(2)  # rows of `transition`
+VISITS, Q, PRIOR = range(3)  # of `statistics`
 
 
 class RootOutput(NamedTuple):
@@ -62,23 +62,25 @@ RecurrentFn = Callable[[Tensor, Any], tuple[RecurrentOutput, Any]]
 class NodeStatistics(NamedTuple):
     """What a selection rule sees of nodes."""
 
-    visits: Float[Tensor, "*node action"]  # N(s, a)
-    q: Float[Tensor, "*node action"]  # Q(s, a), 0 where N = 0
-    prior: Float[Tensor, "*node action"]  # P(s, a), -inf for illegal actions
-    raw_value: Float[Tensor, "*node 1"]  # the network's value of s
-    low: (
-        Float[Tensor, "*node 1"] | None
-    )  # least and largest Q in the node's tree, for rules with `tree_bounds`
-    high: Float[Tensor, "*node 1"] | None
+    visits: Float[Tensor, "action node"]  # N(s, a)
+    q: Float[Tensor, "action node"]  # Q(s, a), 0 where N = 0
+    prior: Float[Tensor, "action node"]  # P(s, a), -inf for illegal actions
+    raw_value: Float[Tensor, " node"]  # the network's value of s
+    low: Float[Tensor, " node"] | None  # least and largest Q in the node's tree, for rules with `tree_bounds`
+    high: Float[Tensor, " node"] | None
 
     @property
-    def node_visits(self) -> Float[Tensor, "*node 1"]:
+    def node_visits(self) -> Float[Tensor, " node"]:
         """N(s) = 1 + Σ_a N(s, a): the evaluation by the network counts."""
-        return self.visits.sum(-1, keepdim=True) + 1
+        return self.visits.sum(0) + 1
 
-    def value(self, node_visits: Float[Tensor, "*node 1"]) -> Float[Tensor, "*node 1"]:
+    def value(self, node_visits: Float[Tensor, " node"]) -> Float[Tensor, " node"]:
         """V(s): mean of the network's value and of all returns from s."""
-        return ((self.visits * self.q).sum(-1, keepdim=True) + self.raw_value) / node_visits
+        return ((self.visits * self.q).sum(0) + self.raw_value) / node_visits
+
+
+SelectionRule = Callable[[NodeStatistics], Tensor]  # scores `[action, node]`: the highest is selected
+RootRule = Callable[[NodeStatistics, int], Tensor]  # given the number of the simulation too
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Puct:
     def tree_bounds(self) -> bool:
         return self.normalize == "tree"
 
-    def __call__(self, node: NodeStatistics) -> Float[Tensor, "*node action"]:
+    def __call__(self, node: NodeStatistics) -> Float[Tensor, "action node"]:
         node_visits, q = node.node_visits, node.q
         is_visited = node.visits.clamp(max=1)
         value, low, high = None, node.low, node.high
@@ -113,21 +115,21 @@ class Puct:
             value = node.value(node_visits)
         if self.normalize == "siblings":
             q_or_value = torch.lerp(value.expand_as(q), q, is_visited)
-            low = torch.minimum(value, q_or_value.amin(-1, keepdim=True))
-            high = torch.maximum(value, q_or_value.amax(-1, keepdim=True))
+            low = torch.minimum(value, q_or_value.amin(0))
+            high = torch.maximum(value, q_or_value.amax(0))
         if self.normalize is not None:
-            scale = 1 / (high - low).clamp_min(1e-8)
-            q = (q - low) * scale
+            scale = (high - low).clamp_min_(1e-8)
+            q = (q - low).div_(scale)
             if value is not None:
-                value = (value - low) * scale
+                value = (value - low) / scale
         if self.unvisited == "parent":
             q = torch.lerp(value.expand_as(q), q, is_visited)
         elif self.unvisited == 0:
-            q = q * is_visited
+            q = is_visited.mul_(q)
         else:
             q = torch.lerp(torch.full_like(q, self.unvisited), q, is_visited)
-        c = self.c_init + ((node_visits + (self.c_base + 1)) / self.c_base).log()
-        return torch.addcdiv(q, node.prior * (c * node_visits.sqrt()), node.visits + 1)
+        c = ((node_visits + (self.c_base + 1)) / self.c_base).log_().add_(self.c_init)
+        return q.addcdiv_(node.prior * c.mul_(node_visits.sqrt()), node.visits + 1)
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,10 @@ class Tree:
     `follow` are rows.
     """
 
-    statistics: Float[Tensor, "row 3 action"]  # N(s, a), Q(s, a), P(s, a): -inf for illegal actions
-    transition: Float[Tensor, "row 2 action"]  # reward and discount of each edge
-    child: Int64[Tensor, "row action"]  # row of the child; 0 for none
+    statistics: Float[Tensor, "3 action row"]  # N(s, a), Q(s, a), P(s, a): -inf for illegal actions
+    edge_reward: Float[Tensor, "action row"]
+    edge_discount: Float[Tensor, "action row"]
+    child: Int64[Tensor, "action row"]  # row of the child; 0 for none
     raw_value: Float[Tensor, " row"]  # the network's value of each state
     selected: Int64[Tensor, " row"]  # action that the rule selects
     follow: Int64[Tensor, " row"]  # row to which a descent goes on; 0 where it ends
@@ -149,29 +152,35 @@ class Tree:
     high: Float[Tensor, " batch"]
     states: Any  # embeddings, each [row, ...]
 
-    def unflatten(self, rows: Tensor) -> Tensor:
-        return rows[1:].unflatten(0, (self.size.shape[0], -1))
+    def unflatten(self, edges: Tensor) -> Tensor:
+        """`[batch, node, action]` of `[action, row]`."""
+        return edges[:, 1:].unflatten(1, (len(self.size), -1)).permute(1, 2, 0)
+
+    @property
+    def num_nodes(self) -> int:
+        """How many nodes of a tree there is storage for."""
+        return (len(self.raw_value) - 1) // len(self.size)
 
     @property
     def visits(self) -> Float[Tensor, "batch node action"]:
-        return self.unflatten(self.statistics[:, VISITS])
+        return self.unflatten(self.statistics[VISITS])
 
     @property
     def q(self) -> Float[Tensor, "batch node action"]:
-        return self.unflatten(self.statistics[:, Q])
+        return self.unflatten(self.statistics[Q])
 
     @property
     def prior(self) -> Float[Tensor, "batch node action"]:
         """P(s, a), 0 for illegal actions."""
-        return self.unflatten(self.statistics[:, PRIOR]).clamp_min(0)
+        return self.unflatten(self.statistics[PRIOR]).clamp_min(0)
 
     @property
     def reward(self) -> Float[Tensor, "batch node action"]:
-        return self.unflatten(self.transition[:, REWARD])
+        return self.unflatten(self.edge_reward)
 
     @property
     def discount(self) -> Float[Tensor, "batch node action"]:
-        return self.unflatten(self.transition[:, DISCOUNT])
+        return self.unflatten(self.edge_discount)
 
     @property
     def children(self) -> Int64[Tensor, "batch node action"]:
@@ -182,13 +191,11 @@ class Tree:
     @property
     def embedding(self) -> Any:
         """`[batch, node, ...]` each."""
-        return map_states(self.unflatten, self.states)
+        return map_states(lambda states: states[1:].unflatten(0, (len(self.size), -1)), self.states)
 
     @property
     def root_rows(self) -> Int64[Tensor, " batch"]:
-        num_trees = self.size.shape[0]
-        num_nodes = (self.raw_value.shape[0] - 1) // num_trees
-        return torch.arange(num_trees, device=self.size.device) * num_nodes + 1
+        return torch.arange(len(self.size), device=self.size.device) * self.num_nodes + 1
 
     @property
     def root_visits(self) -> Float[Tensor, "batch action"]:
@@ -202,7 +209,7 @@ class Tree:
     def root_value(self) -> Float[Tensor, " batch"]:
         """Mean of the network's value of the root and of all returns from it."""
         node = self.root_statistics
-        return node.value(node.node_visits)[..., 0]
+        return node.value(node.node_visits)
 
     @property
     def root_statistics(self) -> NodeStatistics:
@@ -223,40 +230,45 @@ def map_states(function: Callable, states: Any, *others: Any) -> Any:
     return {name: function(state, *(other[name] for other in others)) for name, state in states.items()}
 
 
-def node_statistics(tree: Tree, rows: Tensor, bounds: tuple[Tensor, Tensor] | None = None) -> NodeStatistics:
-    """Statistics of the nodes in these rows, of any shape, and the bounds that belong to them."""
-    gathered = tree.statistics.index_select(0, rows.flatten()).unflatten(0, rows.shape)
-    raw_value = tree.raw_value.take(rows)[..., None]
-    low, high = (None, None) if bounds is None else (bound[..., None] for bound in bounds)
-    return NodeStatistics(
-        gathered[..., VISITS, :], gathered[..., Q, :], gathered[..., PRIOR, :], raw_value, low, high
-    )
+def node_statistics(tree: Tree, rows: Int64[Tensor, " node"], use_bounds: bool = False) -> NodeStatistics:
+    """Statistics of the nodes in these rows, with the bounds of their trees: 0 and 1 where there are none yet."""
+    statistics = tree.statistics.flatten(0, 1).index_select(1, rows)  # eight times as fast as in dimension 2
+    visits, q, prior = statistics.unflatten(0, (3, -1)).unbind()
+    low = high = None
+    if use_bounds:
+        trees = (rows - 1) // tree.num_nodes
+        has_bounds = tree.low <= tree.high
+        low = torch.where(has_bounds, tree.low, 0.0).index_select(0, trees)
+        high = torch.where(has_bounds, tree.high, 1.0).index_select(0, trees)
+    return NodeStatistics(visits, q, prior, tree.raw_value.index_select(0, rows), low, high)
 
 
-def priors(prior_logits: Float[Tensor, "batch action"]) -> Float[Tensor, "batch action"]:
+def priors(prior_logits: Float[Tensor, "batch action"]) -> Float[Tensor, "action batch"]:
     """P = softmax(logits), > 0 for legal actions however unlikely, -inf for illegal ones."""
     limits = torch.finfo(prior_logits.dtype)
-    p = prior_logits.softmax(-1).clamp_min_(limits.tiny)
-    return torch.where(prior_logits > limits.min, p, -torch.inf)
+    prior_logits = prior_logits.T.contiguous()
+    p = prior_logits.softmax(0).clamp_min_(limits.tiny)
+    return p.masked_fill_(prior_logits <= limits.min, -torch.inf)
 
 
 def empty_tree(root: RootOutput, num_nodes: int) -> Tree:
     """Trees without nodes, with storage for `num_nodes` each."""
     batch, num_actions = root.prior_logits.shape
-    rows, value = 1 + batch * num_nodes, root.value
-    transition = value.new_zeros(rows, 2, num_actions)
-    transition[SINK, DISCOUNT] = 1
-    integers = partial(torch.zeros, dtype=torch.int64, device=value.device)
+    rows, zeros = 1 + batch * num_nodes, root.value.new_zeros
+    discount = zeros(num_actions, rows)
+    discount[:, SINK] = 1
+    integers = partial(torch.zeros, dtype=torch.int64, device=root.value.device)
     return Tree(
-        statistics=value.new_zeros(rows, 3, num_actions),
-        transition=transition,
-        child=integers(rows, num_actions),
-        raw_value=value.new_zeros(rows),
+        statistics=zeros(3, num_actions, rows),
+        edge_reward=zeros(num_actions, rows),
+        edge_discount=discount,
+        child=integers(num_actions, rows),
+        raw_value=zeros(rows),
         selected=integers(rows),
         follow=integers(rows),
         size=integers(batch),
-        low=value.new_full((batch,), torch.inf),
-        high=value.new_full((batch,), -torch.inf),
+        low=root.value.new_full((batch,), torch.inf),
+        high=root.value.new_full((batch,), -torch.inf),
         states=map_states(lambda state: state.new_zeros((rows, *state.shape[1:])), root.embedding),
     )
 
@@ -266,22 +278,20 @@ def rebuild(
 ) -> Tree:
     """A copy with storage for `num_nodes`, whose nodes are the first `count` of `order`, in that order."""
     batch, kept = order.shape
-    root = RootOutput(
-        tree.statistics[:batch, PRIOR],
-        tree.raw_value[:batch],
-        map_states(lambda state: state[:batch], tree.states),
+    shapes = RootOutput(
+        tree.child[:, :batch].T, tree.raw_value[:batch], map_states(lambda state: state[:batch], tree.states)
     )
-    copy = empty_tree(root, num_nodes)
-    is_kept = torch.arange(kept, device=order.device) < count[:, None]
+    copy = empty_tree(shapes, num_nodes)
+    nodes = torch.arange(kept, device=order.device)
+    is_kept = nodes < count[:, None]
     old_rows = (tree.root_rows[:, None] + order)[is_kept]
-    new_rows = (copy.root_rows[:, None] + torch.arange(kept, device=order.device))[is_kept]
-    copy.statistics[new_rows] = tree.statistics[old_rows]
-    copy.transition[new_rows] = tree.transition[old_rows]
-    copy.raw_value[new_rows] = tree.raw_value[old_rows]
+    new_rows = (copy.root_rows[:, None] + nodes)[is_kept]
+    for name in ("statistics", "edge_reward", "edge_discount", "raw_value"):
+        getattr(copy, name)[..., new_rows] = getattr(tree, name)[..., old_rows]
     map_states(lambda new, old: new.index_copy_(0, new_rows, old[old_rows]), copy.states, tree.states)
     row_of = torch.zeros_like(tree.follow)  # the sink stays the sink
     row_of[old_rows] = new_rows
-    copy.child[new_rows] = row_of[tree.child[old_rows]]
+    copy.child[:, new_rows] = row_of[tree.child[:, old_rows]]
     q, is_visited = copy.q.flatten(1), copy.visits.flatten(1) > 0
     low, high = torch.where(is_visited, q, torch.inf).amin(1), torch.where(is_visited, q, -torch.inf).amax(1)
     return replace(copy, size=count.clone(), low=low, high=high)
@@ -291,21 +301,21 @@ def plant_root(tree: Tree, root: RootOutput) -> None:
     """Write the root's priors and embedding; and its value, where a tree has no root yet."""
     rows = tree.root_rows
     is_new = tree.size == 0
-    tree.statistics[rows, PRIOR] = priors(root.prior_logits)
+    tree.statistics[PRIOR].index_copy_(1, rows, priors(root.prior_logits))
     tree.raw_value[rows] = torch.where(is_new, root.value, tree.raw_value[rows])
     map_states(lambda states, state: states.index_copy_(0, rows, state), tree.states, root.embedding)
     tree.size.clamp_(min=1)
 
 
-def select(tree: Tree, rows: Tensor, rule: Callable, bounds: tuple[Tensor, Tensor] | None) -> None:
+def select(tree: Tree, rows: Int64[Tensor, " node"], rule: SelectionRule) -> None:
     """Store what the rule selects in these rows, and where a descent goes on from them."""
-    num_actions = tree.child.shape[1]
-    selected = rule(node_statistics(tree, rows, bounds)).max(-1).indices.flatten()
-    rows = rows.flatten()
-    edge = torch.add(selected, rows, alpha=num_actions)
-    discount = tree.transition.view(-1).take(torch.add(selected, rows, alpha=2 * num_actions) + num_actions)
+    selected = rule(node_statistics(tree, rows, getattr(rule, "tree_bounds", False))).max(0).indices
+    edge = torch.add(rows, selected, alpha=len(tree.raw_value))
+    is_terminal = tree.edge_discount.view(-1).index_select(0, edge) == 0
     tree.selected.index_copy_(0, rows, selected)
-    tree.follow.index_copy_(0, rows, tree.child.view(-1).take(edge) * (discount != 0))
+    tree.follow.index_copy_(
+        0, rows, tree.child.view(-1).index_select(0, edge).masked_fill_(is_terminal, SINK)
+    )
 
 
 @torch.no_grad()
@@ -314,8 +324,8 @@ def search(
     recurrent_fn: RecurrentFn,
     num_simulations: int,
     *,
-    rule: Callable[[NodeStatistics], Tensor] = Puct(),  # noqa: B008 (frozen)
-    root_rule: Callable[[NodeStatistics, int], Tensor] | None = None,
+    rule: SelectionRule = Puct(),  # noqa: B008 (frozen)
+    root_rule: RootRule | None = None,
     max_depth: int | None = None,
     tree: Tree | None = None,
 ) -> Tree:
@@ -334,7 +344,7 @@ def search(
     Raises:
         ValueError: no legal action at a root; or a bad number.
     """
-    batch, num_actions = root.prior_logits.shape
+    batch = len(root.value)
     if num_simulations < 1 or (max_depth is not None and max_depth < 1):
         raise ValueError(f"num_simulations {num_simulations} and max_depth {max_depth} must be at least 1")
     limits = torch.finfo(root.prior_logits.dtype)
@@ -347,40 +357,24 @@ def search(
         order = torch.arange(largest, device=tree.size.device).expand(batch, -1)
         tree = rebuild(tree, order, tree.size, largest + num_simulations)
     plant_root(tree, root)
-    tree_bounds = getattr(rule, "tree_bounds", False)
-    roots, num_nodes = tree.root_rows, tree.visits.shape[1]
-    offsets = torch.arange(num_nodes, device=roots.device)
-
-    def select_in(rows: Tensor) -> None:
-        """Of whole trees, rows are [tree, node]; of paths, [level, tree]."""
-        select(
-            tree,
-            rows,
-            rule,
-            (tree.low.expand(rows.shape), tree.high.expand(rows.shape)) if tree_bounds else None,
-        )
-
-    def select_in_trees(trees: Tensor) -> None:
-        rows = roots[trees, None] + offsets
-        bounds = None
-        if tree_bounds:
-            has_bounds = tree.low <= tree.high  # not before the first simulation
-            low, high = torch.where(has_bounds, tree.low, 0.0), torch.where(has_bounds, tree.high, 1.0)
-            bounds = low[trees, None].expand(rows.shape), high[trees, None].expand(rows.shape)
-        select(tree, rows, rule, bounds)
+    roots, num_nodes, num_rows = tree.root_rows, tree.num_nodes, len(tree.raw_value)
+    nodes = torch.arange(num_nodes, device=roots.device)
 
     def select_at_roots(simulation: int) -> None:
         if root_rule is not None:
-            select(tree, roots, lambda node: root_rule(node, simulation), None)
+            select(tree, roots, lambda node: root_rule(node, simulation))
 
-    select_in_trees(torch.arange(batch, device=roots.device))
+    select(tree, (roots[:, None] + nodes).flatten(), rule)
     select_at_roots(0)
     deepest = num_nodes if max_depth is None else min(max_depth, num_nodes)
     path = torch.zeros(deepest + 1, batch, dtype=torch.int64, device=roots.device)
+    returns = root.value.new_zeros(deepest, batch)
     path[0] = roots
-    levels = path.unbind()
-    statistics, transition, child = (x.view(-1) for x in (tree.statistics, tree.transition, tree.child))
-    prior_rows = tree.statistics.view(-1, num_actions)
+    levels, level_returns = path.unbind(), returns.unbind()
+    # of edges: action × num_rows + row
+    visits, q, reward, discount, child = (
+        x.view(-1) for x in (*tree.statistics[:PRIOR], tree.edge_reward, tree.edge_discount, tree.child)
+    )
     depth = 1
     for simulation in range(1, num_simulations + 1):
         # descent: levels[:depth] are the nodes in which an action is selected
@@ -391,57 +385,63 @@ def search(
             if depth >= expected and not levels[depth].any():
                 break
             depth += 1
-        visited = path[:depth]
-        leaf = visited.amax(0)
+        visited = path[:depth].view(-1)
+        leaf = path[:depth].amax(0)
 
         # expansion
         action = tree.selected.index_select(0, leaf)
-        edge = torch.add(action, leaf, alpha=num_actions)
+        edge = torch.add(leaf, action, alpha=num_rows)
         existing = child.index_select(0, edge)
         is_new = existing == SINK
         new = torch.where(is_new, roots + tree.size, existing)
         tree.size.add_(is_new)
-        output, embedding = recurrent_fn(
-            action, map_states(lambda s, i=leaf: s.index_select(0, i), tree.states)
-        )
-        map_states(lambda states, state, i=new: states.index_copy_(0, i, state), tree.states, embedding)
-        prior_rows.index_copy_(0, 3 * new + PRIOR, priors(output.prior_logits))
-        tree.raw_value.index_copy_(0, new, output.value)
-        child.index_copy_(0, edge, new)
-        edge = torch.add(action, leaf, alpha=2 * num_actions)
-        transition.index_copy_(0, edge, output.reward)
-        transition.index_copy_(0, edge + num_actions, output.discount)
+        state = map_states(lambda states, rows=leaf: states.index_select(0, rows), tree.states)
+        output, state = recurrent_fn(action, state)
+        map_states(lambda states, state, rows=new: states.index_copy_(0, rows, state), tree.states, state)
+        tree.statistics[PRIOR].index_copy_(1, new, priors(output.prior_logits))
+        value = output.value.masked_fill(output.discount == 0, 0)
+        tree.raw_value.scatter_(0, new, value)
+        child.scatter_(0, edge, new)
+        reward.scatter_(0, edge, output.reward)
+        discount.scatter_(0, edge, output.discount)
 
         # backup
-        actions = tree.selected.take(visited)
-        edges = torch.add(actions, visited, alpha=2 * num_actions)
-        rewards, discounts = transition.take(edges).unbind(), transition.take(edges + num_actions).unbind()
-        returns = [output.value] * depth
-        value = output.value
+        edges = torch.add(visited, tree.selected.index_select(0, visited), alpha=num_rows)
+        rewards = reward.index_select(0, edges).view(depth, batch).unbind()
+        discounts = discount.index_select(0, edges).view(depth, batch).unbind()
         for level in range(depth - 1, -1, -1):
-            value = torch.addcmul(rewards[level], discounts[level], value)
-            returns[level] = value
-        edges = torch.add(actions, visited, alpha=3 * num_actions)
-        visits = statistics.take(edges).add_(1)
-        statistics.put_(edges, visits)
-        edges += num_actions
-        q = statistics.take(edges)
-        q += (torch.stack(returns) - q).div_(visits)
-        statistics.put_(edges, q)
+            value = torch.addcmul(rewards[level], discounts[level], value, out=level_returns[level])
+        new_visits = visits.index_select(0, edges).add_(1)
+        visits.scatter_(0, edges, new_visits)
+        new_q = q.index_select(0, edges)
+        new_q.add_((returns[:depth].view(-1) - new_q).div_(new_visits))
+        q.scatter_(0, edges, new_q)
 
-        # selection, in the nodes of the path and the new ones
+        # selection, in the nodes of the paths and the new ones
         levels[depth].copy_(new)
-        if tree_bounds:
-            is_path = visited != SINK
-            low = torch.where(is_path, q, torch.inf).amin(0)
-            high = torch.where(is_path, q, -torch.inf).amax(0)
-            is_wider = (low < tree.low) | (high > tree.high)
-            torch.minimum(tree.low, low, out=tree.low)
-            torch.maximum(tree.high, high, out=tree.high)
-            select_in_trees(is_wider.nonzero()[:, 0])
-        select_in(path[: depth + 1])
+        rows = path[: depth + 1].view(-1)
+        if getattr(rule, "tree_bounds", False):
+            rows = torch.cat(
+                (rows, rows_of_wider_bounds(tree, path[:depth], new_q.view(depth, batch), nodes))
+            )
+        select(tree, rows.index_select(0, rows.nonzero()[:, 0]), rule)
         select_at_roots(simulation)
     return tree
+
+
+def rows_of_wider_bounds(
+    tree: Tree,
+    path: Int64[Tensor, "depth batch"],
+    q: Float[Tensor, "depth batch"],
+    nodes: Int64[Tensor, " node"],
+) -> Int64[Tensor, " row"]:
+    """Widen each tree's bounds to these Q; the rows of all nodes of the trees where they were not."""
+    is_sink = path == SINK
+    low, high = q.masked_fill(is_sink, torch.inf).amin(0), q.masked_fill(is_sink, -torch.inf).amax(0)
+    is_wider = (low < tree.low) | (high > tree.high)
+    torch.minimum(tree.low, low, out=tree.low)
+    torch.maximum(tree.high, high, out=tree.high)
+    return (tree.root_rows[is_wider][:, None] + nodes).flatten()
 
 
 @torch.no_grad()
@@ -533,15 +533,12 @@ def completed_q(
     (visit_offset + max N) value_scale (Danihelka et al. 2022, equations 8 and 33)."""
     is_visited, p = node.visits > 0, node.prior.clamp(min=0)
     p_visited = torch.where(is_visited, p, 0.0)
-    mean_q = (p_visited * node.q).sum(-1, keepdim=True) / p_visited.sum(-1, keepdim=True).clamp_min(
-        torch.finfo(p.dtype).tiny
-    )
-    num_visits = node.visits.sum(-1, keepdim=True)
+    mean_q = (p_visited * node.q).sum(0) / p_visited.sum(0).clamp_min(torch.finfo(p.dtype).tiny)
+    num_visits = node.visits.sum(0)
     mixed_value = (node.raw_value + num_visits * mean_q) / (1 + num_visits)
     q = torch.where(is_visited, node.q, mixed_value)
-    low, high = q.amin(-1, keepdim=True), q.amax(-1, keepdim=True)
-    q = (q - low) / (high - low).clamp_min(1e-8)
-    return (visit_offset + node.visits.amax(-1, keepdim=True)) * value_scale * q
+    q = (q - q.amin(0)) / (q.amax(0) - q.amin(0)).clamp_min(1e-8)
+    return (visit_offset + node.visits.amax(0)) * value_scale * q
 
 
 @dataclass(frozen=True)
@@ -551,12 +548,12 @@ class GumbelRule:
     value_scale: float = 0.1
     visit_offset: float = 50.0
 
-    def policy(self, node: NodeStatistics) -> Float[Tensor, "*node action"]:
+    def policy(self, node: NodeStatistics) -> Float[Tensor, "action node"]:
         """π', the improved policy."""
         logits = node.prior.clamp(min=0).log() + completed_q(node, self.value_scale, self.visit_offset)
-        return logits.softmax(-1)
+        return logits.softmax(0)
 
-    def __call__(self, node: NodeStatistics) -> Float[Tensor, "*node action"]:
+    def __call__(self, node: NodeStatistics) -> Float[Tensor, "action node"]:
         scores = self.policy(node) - node.visits / node.node_visits
         return torch.where(node.prior > 0, scores, -torch.inf)
 
@@ -593,27 +590,27 @@ class GumbelRootRule:
     schedule: Int64[Tensor, "considered simulations"]
     rule: GumbelRule = GumbelRule()
 
-    def scores(self, node: NodeStatistics) -> Float[Tensor, "batch action"]:
+    def scores(self, node: NodeStatistics) -> Float[Tensor, "action batch"]:
         rule = self.rule
         q = completed_q(node, rule.value_scale, rule.visit_offset)
-        return self.gumbel + node.prior.clamp(min=0).log() + q
+        return self.gumbel.T + node.prior.clamp(min=0).log() + q
 
-    def __call__(self, node: NodeStatistics, simulation: int) -> Float[Tensor, "batch action"]:
+    def __call__(self, node: NodeStatistics, simulation: int) -> Float[Tensor, "action batch"]:
         # after the last simulation there is no choice left to make
         simulation = min(simulation, self.schedule.shape[1] - 1)
-        num_legal = (node.prior > 0).sum(-1).clamp(max=len(self.schedule) - 1)
+        num_legal = (node.prior > 0).sum(0).clamp(max=len(self.schedule) - 1)
         considered = self.schedule[num_legal, simulation]
-        return torch.where(node.visits == considered[:, None], self.scores(node), -torch.inf)
+        return torch.where(node.visits == considered, self.scores(node), -torch.inf)
 
     def action(self, tree: Tree) -> Int64[Tensor, " batch"]:
         """The best of the most visited actions."""
         node = tree.root_statistics
-        is_most_visited = node.visits == node.visits.amax(-1, keepdim=True)
-        return torch.where(is_most_visited, self.scores(node), -torch.inf).max(-1).indices
+        is_most_visited = node.visits == node.visits.amax(0)
+        return torch.where(is_most_visited, self.scores(node), -torch.inf).max(0).indices
 
     def policy(self, tree: Tree) -> Float[Tensor, "batch action"]:
         """π' of the root: what a policy network is trained on."""
-        return self.rule.policy(tree.root_statistics)
+        return self.rule.policy(tree.root_statistics).T
 
 
 def gumbel_root_rule(
