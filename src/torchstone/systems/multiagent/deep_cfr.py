@@ -126,7 +126,7 @@ class Network(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths[:-1]))
         self.norm = nn.LayerNorm(widths[-2], elementwise_affine=False)
-        self.head = nn.Linear(*widths[-2:])
+        self.head = nn.Linear(widths[-2], widths[-1])
 
     def forward(self, x: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch action"]:
         for layer in self.layers:
@@ -374,8 +374,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
     rng.seed(recipe.seed)
     device = select_device(recipe.device)
     tree = read_game(recipe.data)
-    model_config = {"num_features": tree.features.shape[1], "num_actions": tree.num_actions}
-    model_config |= {"hidden": list(recipe.hidden)}
+    sizes = {"num_features": tree.features.shape[1], "num_actions": tree.num_actions}
+    model_config = {**sizes, "hidden": list(recipe.hidden)}
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
 
     def learner(loss: Any, network: nn.Module, player: int | None) -> FlatGradientUpdate:

@@ -315,8 +315,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
     rng.seed(recipe.seed)
     device = select_device(recipe.device)
     tree = read_game(recipe.data)
-    model_config = {"num_features": tree.features.shape[1], "num_actions": tree.num_actions}
-    model_config |= {"hidden": list(recipe.hidden)}
+    sizes = {"num_features": tree.features.shape[1], "num_actions": tree.num_actions}
+    model_config = {**sizes, "hidden": list(recipe.hidden)}
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
     target_network = make_target(model.q)
     infos = [info_states(tree, player, device) for player in range(tree.num_players)]
