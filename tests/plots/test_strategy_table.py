@@ -1,11 +1,15 @@
 """Pictures of strategies and of exploitability."""
 
+import dataclasses
+
 import torch
 from PIL import Image
 
+from torchstone.engine.run import Intervals, fit
 from torchstone.envs.game_tree import read_game_tree
 from torchstone.plots.strategy_table import draw_exploitability, draw_strategies
-from torchstone.tasks.multiagent.train import draw_pictures
+from torchstone.systems.multiagent import deep_cfr
+from torchstone.tasks.multiagent.train import draw_pictures, validation_curve
 
 
 def test_table_is_darker_where_an_action_is_likelier(tmp_path):
@@ -25,6 +29,15 @@ def test_curves_leave_out_what_has_no_logarithm(tmp_path):
         {"learned": [(0, 0.5), (1, 0.0)], "CFR+": [(1, 0.4), (9, 0.1)]}, 0.4, tmp_path / "b.png", "game"
     )
     assert Image.open(tmp_path / "b.png").size[0] > 300
+
+
+def test_curve_is_that_of_the_evaluations(tmp_path):
+    run = next(deep_cfr.build(dataclasses.replace(deep_cfr.RECIPES["smoke"], steps=2, device="cpu")))
+    fit(run, tmp_path, intervals=Intervals(evaluate=1), quiet=True)
+    points = validation_curve(tmp_path)
+    assert [step for step, _ in points] == [0, 1, 2]
+    assert points[-1][1] == run.results["val/exploitability"]
+    run.report(tmp_path / "pictures")
 
 
 def test_pictures_of_a_game(tmp_path):

@@ -117,14 +117,17 @@ def make_run(
     )
 
     def report(folder: Path) -> None:
-        curve = []
-        if run.folder is not None:
-            rows = read_metrics(run.folder)
-            curve = [(row["step"], row["val/exploitability"]) for row in rows if "val/exploitability" in row]
+        curve = [] if run.folder is None else validation_curve(run.folder)
         draw_pictures(tree, model.strategy(tree), recipe.data, curve, folder)
 
     run.report = report
     return run
+
+
+def validation_curve(run_folder: Path) -> list[tuple[float, float]]:
+    """Updates and exploitability of a run's evaluations."""
+    rows = [row for row in read_metrics(run_folder) if row["split"] == "val"]
+    return [(row["step"], row["exploitability"]) for row in rows]
 
 
 def draw_pictures(
