@@ -99,7 +99,7 @@ class Recipe:
 
 KUHN = Recipe()
 RECIPES = {
-    # torchstone train nfsp   630,000 plays, 43 s of one core; exploitability 0.065 to 0.094 (3 seeds)
+    # torchstone train nfsp   630,000 plays, 43 s of one core; exploitability 0.065 to 0.093 (3 seeds)
     "kuhn": KUHN,
     # torchstone train nfsp/leduc   unmeasured: falling slowly after 200,000 plays
     "leduc": replace(KUHN, data="openspiel:leduc_poker"),
