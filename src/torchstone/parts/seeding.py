@@ -36,6 +36,7 @@ class SeedStream(IntEnum):
     DEQUANTIZATION = 4
     CAPTIONS = 25  # which of a picture's captions
     QUESTION_ORDER = 2  # of the questions about an image
+    RESERVOIR = 18  # which items a reservoir keeps
 
 
 def derive_seed(seed: int, stream: int, counter: int) -> int:

@@ -199,6 +199,14 @@ alphazero: AlphaZero, 2017. Silver, Hubert, Schrittwieser et al., arXiv:1712.018
     variants: alphazero_mlp alphazero_small alphazero_go
     recipes: tictactoe connect4 go5 smoke
 """,
+    "multiagent": """
+nfsp: NFSP, 2016. Heinrich and Silver, arXiv:1603.01121
+    variants: nfsp
+    recipes: kuhn leduc smoke
+deep_cfr: Deep CFR, 2018. Brown, Lerer, Gross and Sandholm, arXiv:1811.00164
+    variants: deep_cfr
+    recipes: kuhn leduc smoke
+""",
 }
 ENTRY = re.compile(r"(\w+): (.+), (\d{4})\. (.+)\n +variants: ([\w\s]+)\n +recipes: ([\w\s]+)")
 
