@@ -185,6 +185,11 @@ ddpg: DDPG, 2015. Lillicrap, Hunt, Pritzel et al., arXiv:1509.02971
     variants: ddpg ddpg_paper
     recipes: pendulum paper halfcheetah smoke
 """,
+    "planning": """
+alphazero: AlphaZero, 2017. Silver, Hubert, Schrittwieser et al., arXiv:1712.01815
+    variants: alphazero_mlp alphazero_small alphazero_go
+    recipes: tictactoe connect4 go5 smoke
+""",
 }
 ENTRY = re.compile(r"(\w+): (.+), (\d{4})\. (.+)\n +variants: ([\w\s]+)\n +recipes: ([\w\s]+)")
 

@@ -70,6 +70,8 @@ METRICS = {
     "ppo": f"{AGENT} value_loss entropy approx_kl clip_fraction explained_variance",
     "dqn": f"{AGENT} q_value epsilon",
     "ddpg": f"{AGENT} q_value actor_loss",
+    "alphazero": "score win_rate draw_rate loss_rate elo optimal_moves loss policy_loss value_loss env_steps "
+    "games game_length first_player_score",
 }
 
 

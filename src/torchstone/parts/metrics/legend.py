@@ -176,6 +176,19 @@ LEGENDS = {
     "explained_variance": Legend("explained variance of the returns", "fraction", "higher", "0"),
     "gradient_variance": Legend("variance of the policy gradient", "trace of the covariance over episodes"),
     "noise_scale": Legend("gradient noise scale", "variance over squared norm", "lower"),
+    # games
+    "score": Legend("score against the opponent", "mean of 1 for a win, 1/2 for a draw, 0", "higher"),
+    "win_rate": Legend("games won", "fraction of games", "higher"),
+    "draw_rate": Legend("games drawn", "fraction of games"),
+    "loss_rate": Legend("games lost", "fraction of games; against perfect play 0 is perfect", "lower"),
+    "elo": Legend("Elo above the first network", "400 log10 of the odds, summed over its own past", "higher"),
+    "optimal_moves": Legend(
+        "moves that keep the game's value", "fraction of positions in which moves differ", "higher"
+    ),
+    "policy_loss": Legend("cross-entropy with the search's visits", "nats per move", "lower", "ln(actions)"),
+    "games": Legend("games of self-play", "games so far"),
+    "game_length": Legend("length of games of self-play", "moves"),
+    "first_player_score": Legend("score of who moves first in self-play", "fraction; a draw is a half"),
     # the training itself
     "gradient_norm": Legend("norm of the gradient", "before clipping"),
     "lr": Legend("learning rate", "of the first group of parameters"),
@@ -223,6 +236,8 @@ OF_SYSTEMS = {
         "loss", "weighted sum of the three terms with a teacher; else cross-entropy, nats", "lower"
     ),
     ("clip", "loss"): Legend("contrastive loss", "nats, of all pairs of a batch", "lower", "ln(pairs)"),
+    ("alphazero", "loss"): Legend("objective", "squared error of the value, and policy_loss", "lower"),
+    ("alphazero", "value_loss"): Legend("squared error of the value", "squared outcomes", "lower", "1"),
     ("ctc", "loss"): Legend("CTC loss", "nats per label", "lower"),
     ("ddpm", "loss"): Legend("denoising error", "squared, of standard noise", "lower", "1"),
     ("perceptron", "loss"): Legend(
