@@ -189,6 +189,9 @@ ddpg: DDPG, 2015. Lillicrap, Hunt, Pritzel et al., arXiv:1509.02971
 alphazero: AlphaZero, 2017. Silver, Hubert, Schrittwieser et al., arXiv:1712.01815
     variants: alphazero_mlp alphazero_small alphazero_go
     recipes: tictactoe connect4 go5 smoke
+muzero: MuZero, 2019. Schrittwieser, Antonoglou, Hubert et al., arXiv:1911.08265
+    variants: muzero_mlp
+    recipes: cartpole smoke
 """,
 }
 ENTRY = re.compile(r"(\w+): (.+), (\d{4})\. (.+)\n +variants: ([\w\s]+)\n +recipes: ([\w\s]+)")

@@ -72,6 +72,7 @@ METRICS = {
     "ddpg": f"{AGENT} q_value actor_loss",
     "alphazero": "score win_rate draw_rate loss_rate elo optimal_moves loss policy_loss value_loss env_steps "
     "games game_length first_player_score",
+    "muzero": f"{AGENT} policy_loss value_loss reward_loss",
 }
 
 
