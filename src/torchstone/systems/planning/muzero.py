@@ -46,6 +46,7 @@ from torchstone.envs.search_stream import UnrolledBatch
 from torchstone.parts.facts import Fact, ParityCase
 from torchstone.parts.rl import mcts
 from torchstone.parts.rl.exploration import linear_schedule
+from torchstone.parts.rl.running_mean_std import RunningMeanStd
 from torchstone.parts.rl.value_support import expected_value, scale_value, unscale_value, value_target
 from torchstone.systems import Variant
 from torchstone.tasks.rl import common, model_based
@@ -168,11 +169,13 @@ class MuZeroNetwork(nn.Module):
         reward_support: int = 5,
         gamma: float = 0.997,
         num_simulations: int = 25,
+        normalize: bool = True,
         continuous: bool = False,
         observation_scale: float = 255.0,
     ):
         super().__init__()
         self.num_actions, self.gamma, self.num_simulations = num_actions, gamma, num_simulations
+        self.normalizer = RunningMeanStd(tuple(observation_shape)) if normalize else None
         self.representation = mlp((math.prod(observation_shape), *hidden, latent_dim))
         self.dynamics_body = nn.Sequential(mlp((latent_dim + num_actions, *hidden)), nn.ReLU())
         self.dynamics = mlp((hidden[-1], latent_dim))
@@ -182,6 +185,8 @@ class MuZeroNetwork(nn.Module):
 
     def represent(self, observation: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch latent"]:
         """s⁰ = h(o)."""
+        if self.normalizer is not None:
+            observation = self.normalizer(observation)
         return scale_latent(self.representation(observation.flatten(1)))
 
     def step(
@@ -330,6 +335,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
     def update(batch: UnrolledBatch) -> dict:
         step.schedule_lr(batch.number)
+        if model.normalizer is not None:
+            model.normalizer.update(batch.observation.to(device))
         metrics: dict[str, Any] = {}
         for minibatch in model_based.minibatches(batch, recipe.batch_size, device):
             metrics = step(minibatch)
