@@ -69,20 +69,20 @@ class Recipe:
     value_support: int = 15  # largest atom S of values, which are transformed by h
     reward_support: int = 5  # largest atom of rewards
     num_simulations: int = 25  # simulations of a search
-    num_envs: int = 8  # number of parallel environments
-    num_steps: int = 8  # steps per environment between updates
+    num_envs: int = 32  # number of parallel environments
+    num_steps: int = 4  # steps per environment between updates
     unroll_steps: int = 5  # steps K for which the model is unrolled
     n_step: int = 10  # number of reward steps before bootstrapping
     gamma: float = 0.997  # discount factor γ
-    gradient_steps: int = 16  # minibatches per update
+    gradient_steps: int = 64  # minibatches per update
     batch_size: int = 128  # minibatch size
     buffer_size: int = 100_000  # replay buffer size in steps
-    reanalyse: int = 64  # positions that are searched again before each update; 0 for none
+    reanalyse: int = 256  # positions that are searched again before each update; 0 for none
     learning_starts: int = 1000  # steps before learning starts
     value_coef: float = 0.25  # weight c of the value loss
     dirichlet_alpha: float = 0.25  # α of the noise at the root
     dirichlet_fraction: float = 0.25  # share of the noise at the root
-    lr: float = 2e-3  # learning rate
+    lr: float = 3e-3  # learning rate
     weight_decay: float = 1e-4  # weight decay
     anneal_lr: bool = True  # linear decay of the learning rate to 0
     max_grad_norm: float | None = 10.0  # gradient clipping: largest norm, none for no limit
@@ -108,12 +108,11 @@ RECIPES = {
         hidden=(64,),
         latent_dim=32,
         num_simulations=8,
-        num_envs=8,
-        num_steps=8,
         batch_size=64,
-        reanalyse=16,
-        learning_starts=256,
-        total_timesteps=1600,
+        gradient_steps=24,
+        reanalyse=32,
+        learning_starts=512,
+        total_timesteps=2048,
         eval_episodes=8,
         record_video=False,
     ),
@@ -153,6 +152,7 @@ class MuZeroNetwork(nn.Module):
         value_support, reward_support: largest atoms.
         gamma: discount of the search; negative where two players move in turn.
         num_simulations: of the search by which `greedy` acts.
+        normalize: normalize observations by running statistics (`normalizer.update`).
         continuous, observation_scale: in the metadata of every agent; not used.
     """
 
@@ -357,4 +357,5 @@ def reference() -> Iterator[ParityCase]:
     """The loss written out, example by example and step by step."""
     from torchstone.references.muzero import muzero_cases
 
-    yield from muzero_cases(MuZeroNetwork, loss)
+    make_batch = partial(UnrolledBatch, returns=[], number=0, env_steps=0)
+    yield from muzero_cases(MuZeroNetwork, loss, make_batch)
