@@ -494,14 +494,14 @@ def play_person(
     seed: int | None = None,
     device: str = "auto",
     last: bool = False,
-    read: Callable[[str], str] = input,
+    read: Callable[[str], str] | None = None,
     write: Callable[[str], None] = print,
 ) -> list[float]:
     """A run's agent against a person, who types moves in the game's notation: its returns of the games that
     were finished.
 
     Args:
-        read: a prompt -> what the person typed.
+        read: a prompt -> what the person typed; by default `input`.
         write: what the person reads: the board, the legal moves, the agent's moves.
         picture: a `.png` file that shows the search for the agent's last move.
 
@@ -514,7 +514,7 @@ def play_person(
     model, metadata, entry = load_run(_path(path), device, last=last)
     make = system_use(entry, "table")
     refuse_unknown(make, options, f"{entry.name} plays")
-    return play_at(make(model, metadata, **options), games, read, write)
+    return play_at(make(model, metadata, **options), games, read or input, write)
 
 
 # options of `sample` and `predict` by their names in earlier versions

@@ -294,18 +294,18 @@ class OpenSpielGame:
         if torch.equal(actions, torch.arange(self.num_actions)) and torch.equal(cells, cells.sort()[0]):
             return True
         image_of = actions.argsort().tolist()  # where an action stands in the image
-        generator = np.random.default_rng(0)
-        for _ in range(TRIES):
+        for number in range(TRIES):
             here, there = self.game.new_initial_state(), self.game.new_initial_state()
             while not here.is_terminal():
                 legal = here.legal_actions()
                 if there.is_terminal() or sorted(image_of[a] for a in legal) != there.legal_actions():
                     return False
                 player = here.current_player()
-                seen = self._observation(here, player).reshape(self._shape[0], -1)[:, cells.numpy()]
-                if not np.array_equal(seen, self._observation(there, player).reshape(self._shape[0], -1)):
+                image = self._observation(here, player).reshape(self._shape[0], -1)[:, cells.numpy()]
+                if not np.array_equal(image, self._observation(there, player).reshape(self._shape[0], -1)):
                     return False
-                action = legal[generator.integers(len(legal))]
+                move = here.move_number()
+                action = legal[(number * 31 + move * (number + 7)) % len(legal)]  # some or other
                 here.apply_action(action)
                 there.apply_action(image_of[action])
             if here.returns() != there.returns():

@@ -43,12 +43,13 @@ from torchstone.engine.device import select_device
 from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
 from torchstone.envs.board_games import PerfectPlayer, connect_four, positions_by_ply, tic_tac_toe
+from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase, on_meta
 from torchstone.parts.rl import mcts
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.systems import Variant
 from torchstone.tasks.selfplay import inference, train
-from torchstone.tasks.selfplay.search import search_game
+from torchstone.tasks.selfplay.players import search_game
 
 __all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference", "rival"]
 __all__ += ["table"]
@@ -83,7 +84,7 @@ class Recipe:
     lr: float = 2e-3  # learning rate of Adam
     weight_decay: float = 1e-4  # weight decay c
     anneal_lr: bool = True  # linear decay of the learning rate to 0
-    steps: int = 40  # number of updates, each after num_games × num_moves moves
+    steps: int = 30  # number of updates, each after num_games × num_moves moves
     opponent: str = "auto"  # opponent in evaluation: perfect, random, mcts:N with N random play-outs, or auto
     eval_games: int = 200  # games of the test, every other one begun; at most 40 in training
     eval_positions: int = 500  # positions of the test in which a solver says which moves are best; 0 for none
@@ -107,7 +108,7 @@ RECIPES = {
         batch_size=512,
         buffer_size=131_072,
         learning_starts=4096,
-        steps=400,
+        steps=200,
     ),
     # torchstone train alphazero/go5
     "go5": Recipe(
@@ -126,20 +127,20 @@ RECIPES = {
     ),
     # for tests: seconds
     "smoke": Recipe(
-        hidden=(64,),
         num_games=32,
+        num_moves=5,
         num_simulations=12,
-        gradient_steps=32,
-        batch_size=64,
+        gradient_steps=40,
         buffer_size=2048,
-        learning_starts=256,
-        steps=12,
+        learning_starts=128,
+        lr=4e-3,
+        steps=10,
         eval_games=40,
         eval_positions=100,
     ),
 }
 
-MARGIN = ("score", 0.05)
+MARGIN = ("score", 0.15)
 
 
 class MLPNetwork(nn.Module):
@@ -296,6 +297,11 @@ def network_config(recipe: Recipe, game: Any) -> dict[str, Any]:
     }
     if recipe.variant == "alphazero_mlp":
         return config | {"hidden": list(recipe.hidden)}
+    if len(game.observation_shape) != 3:
+        shape = game.observation_shape
+        raise BadInput(
+            f"{game.name} is no board for convolutions, with observations of {shape}: --variant alphazero_mlp"
+        )
     return config | {"channels": recipe.channels, "blocks": recipe.blocks}
 
 
@@ -312,7 +318,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         lr_schedule=linear_schedule(1.0, 0.0, recipe.steps) if recipe.anneal_lr else None,
     )
 
-    def search_with_noise(state: Tensor, generator: torch.Generator, **options) -> mcts.Tree:
+    def search_with_noise(state: Tensor, generator: Any, **options) -> mcts.Tree:
         noise = recipe.dirichlet_alpha, recipe.dirichlet_fraction, generator
         simulations = recipe.num_simulations
         return search(model, game, state, simulations, c_puct=recipe.c_puct, noise=noise, **options)

@@ -13,7 +13,7 @@ from torchstone.parts.modes import eval_mode
 from torchstone.parts.rl import mcts
 from torchstone.parts.seeding import derive_generator
 from torchstone.plots.search_tree import draw_search_tree
-from torchstone.tasks.selfplay.arena import play_match, rates
+from torchstone.tasks.selfplay.arena import optimal_moves, play_match, rates
 from torchstone.tasks.selfplay.players import Player, has_solver, make_game, make_opponent, most_visited
 from torchstone.tasks.selfplay.terminal import Rival
 
@@ -97,10 +97,10 @@ def play(
     agent = Agent(search, model, metadata, simulations)
     game = agent.game
     opponent = opponent_of(game, against)
-    seen: list[Tensor] = []
+    shown: list[Tensor] = []
 
-    def player(state: Tensor, generator: torch.Generator) -> Tensor:
-        seen.append(state[:1].clone())
+    def player(state: Tensor, generator: Any) -> Tensor:
+        shown.append(state[:1].clone())
         return most_visited(agent.tree(state), generator)
 
     if picture is not None:
@@ -108,7 +108,7 @@ def play(
     opening = 0 if isinstance(against, str) else 2
     returns = play_match(game, player, opponent, episodes, seed=seed, opening_moves=opening)
     if picture is not None:
-        draw_search(agent, seen[len(seen) // 2], Path(picture))
+        draw_search(agent, shown[len(shown) // 2], Path(picture))
     return returns.tolist()
 
 
@@ -223,7 +223,5 @@ def evaluate(
 def test_metrics(agent: Agent, metadata: Mapping[str, Any]) -> dict[str, float]:
     metrics = match(agent, metadata["opponent"], metadata["eval_games"], seed=TEST)
     if has_solver(agent.game) and metadata["eval_positions"]:
-        from torchstone.tasks.selfplay.solver import optimal_moves
-
         metrics |= optimal_moves(agent.game, agent.player(agent.game), metadata["eval_positions"])
     return metrics

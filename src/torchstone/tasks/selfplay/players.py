@@ -1,7 +1,8 @@
 """Who plays: at random, perfectly, by a search with random play-outs, or by a network's search.
 
-A player is a function: states of a game `(batch, width)`, a generator -> actions `(batch,)`. And what a game
-is by the name that a recipe gives.
+A player is a function: states of a game `(batch, width)`, a generator -> actions `(batch,)`. Games are known
+by the name that a recipe gives. Connect four is solved by bitbully, the extra `solver`, which is under the AGPL
+and imported only here.
 """
 
 import importlib.util
@@ -17,7 +18,6 @@ from torchstone.envs import board_games
 from torchstone.envs.openspiel import PREFIX, OpenSpielGame
 from torchstone.errors import BadInput, did_you_mean
 from torchstone.parts.rl import mcts
-from torchstone.tasks.selfplay.search import search_game
 
 VECTORIZED = {"tic_tac_toe": board_games.tic_tac_toe, "connect_four": board_games.connect_four}
 Player = Callable[[Tensor, torch.Generator], Tensor]
@@ -37,6 +37,79 @@ def make_game(data: str) -> Any:
     raise BadInput(
         f"no game {data!r}: {hint}; games of open_spiel are written e.g. {PREFIX}hex(board_size=5)"
     )
+
+
+# states, and which of them are terminal -> logits (-∞ where illegal) and values, for the player to move
+Outputs = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def search_game(
+    game: Any,
+    state: Tensor,
+    outputs: Outputs,
+    num_simulations: int,
+    *,
+    rule: mcts.Puct,
+    root_noise: Callable[[Float[Tensor, "batch action"]], Float[Tensor, "batch action"]] | None = None,
+    tree: mcts.Tree | None = None,
+) -> mcts.Tree:
+    """One tree for each state, none of which may be terminal.
+
+    A value is in the view of the player to move. So what follows an action counts with the opposite sign
+    where the other player moves next, and with its own where the same player moves again.
+
+    Args:
+        root_noise: priors' logits of the roots -> those with noise.
+        tree: trees to go on with.
+    """
+    logits, value = outputs(state, torch.zeros(len(state), dtype=torch.bool))
+    if root_noise is not None:
+        logits = root_noise(logits)
+
+    def step(action: Tensor, state: Tensor) -> tuple[mcts.RecurrentOutput, Tensor]:
+        player, after = game.player(state), game.step(state, action)
+        done, returns = game.outcome(after)
+        reward = returns.gather(1, player[:, None])[:, 0]  # 0 until the game is over
+        discount = torch.where(done, 0.0, torch.where(game.player(after) == player, 1.0, -1.0))
+        logits, value = outputs(after, done)
+        return mcts.RecurrentOutput(reward, discount, logits, value), after
+
+    return mcts.search(mcts.RootOutput(logits, value, state), step, num_simulations, rule=rule, tree=tree)
+
+
+class Solver:
+    """
+    Raises:
+        BadInput: bitbully is not installed; with the command that installs it.
+    """
+
+    def __init__(self):
+        try:
+            import bitbully
+        except ModuleNotFoundError as error:
+            raise BadInput(
+                "perfect play of connect_four needs bitbully: pip install 'torchstone[solver]'"
+            ) from error
+        self.make_board, self.solver = bitbully.Board, bitbully.BitBully()
+        self.game = board_games.connect_four()
+
+    def action_values(self, state: Tensor) -> Float[Tensor, "batch action"]:
+        """1, 0 or -1 for the player to move: won, drawn, lost with perfect play; -∞ where illegal.
+
+        The solver's own scores count the moves until the end too: a later win is as good here."""
+        values = torch.full((len(state), self.game.num_actions), -torch.inf)
+        boards = self.boards(state)
+        for row, board in enumerate(boards):
+            for column, score in self.solver.score_all_moves(self.make_board(board)).items():
+                values[row, column] = (score > 0) - (score < 0)
+        return values
+
+    def boards(self, state: Tensor) -> list[list[list[int]]]:
+        """Top row first; 1 and 2 are the stones of the first and the second player."""
+        own, other = self.game.observe(state).flip(2).long().unbind(1)
+        player = self.game.player(state)[:, None, None]
+        first = torch.where(player == 0, own, other)
+        return (first + 2 * (own + other - first)).tolist()
 
 
 def choose(weights: Float[Tensor, "batch action"], generator: torch.Generator) -> Int64[Tensor, " batch"]:
@@ -63,8 +136,6 @@ def make_solver(game: Any) -> Any:
     if game.name == "tic_tac_toe":
         return solved(game.name)
     if game.name == "connect_four":
-        from torchstone.tasks.selfplay.solver import Solver
-
         return Solver()
     raise BadInput(f"nothing here plays {game.name} perfectly: that is for tic_tac_toe and connect_four")
 
@@ -111,7 +182,7 @@ def playout_player(game: Any, num_simulations: int) -> Player:
     random from it."""
     rule = mcts.Puct(c_init=2.0, normalize=None)
 
-    def act(state: Tensor, generator: torch.Generator) -> Tensor:
+    def act(state: Tensor, generator: Any) -> Tensor:
         def outputs(now: Tensor, done: Tensor) -> tuple[Tensor, Tensor]:
             legal = game.legal_actions(now, done)
             logits = torch.zeros(legal.shape).masked_fill(~legal, -torch.inf)

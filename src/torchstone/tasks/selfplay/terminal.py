@@ -1,7 +1,7 @@
 """A person at the terminal against a run's agent."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Rival(NamedTuple):
@@ -11,6 +11,7 @@ class Rival(NamedTuple):
     act: Callable  # of the same task's own kind: what a player of that game is
 
 
+@runtime_checkable
 class Table(Protocol):
     """A game with the run's agent at it. Seats are 0 and 1; chance moves by itself."""
 
