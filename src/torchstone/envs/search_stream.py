@@ -95,7 +95,17 @@ class StepBuffer:
     """The last steps of each env, oldest overwritten first: rows `[slot, env]`, so that a column holds one
     episode after another."""
 
-    COLUMNS = ("observation", "legal", "action", "reward", "discount", "is_truncated", "bootstrap", "policy", "value")
+    COLUMNS = (
+        "observation",
+        "legal",
+        "action",
+        "reward",
+        "discount",
+        "is_truncated",
+        "bootstrap",
+        "policy",
+        "value",
+    )
 
     def __init__(self, num_slots: int, num_envs: int, observation: Tensor, num_actions: int):
         rows = num_slots, num_envs

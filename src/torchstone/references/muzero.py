@@ -1,5 +1,5 @@
-"""MuZero's unrolled network and loss, written out: one example and one step at a time, with Python numbers for the
-targets."""
+"""MuZero's unrolled network and loss, written out: one example and one step at a time, with Python numbers
+for the targets."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -45,7 +45,13 @@ class PlainMuZero(nn.Module):
     """Layers of torch; `hidden` is one width. Parameters are in the order of ours."""
 
     def __init__(
-        self, observation: int, actions: int, hidden: int, latent: int, value_support: int, reward_support: int
+        self,
+        observation: int,
+        actions: int,
+        hidden: int,
+        latent: int,
+        value_support: int,
+        reward_support: int,
     ):
         super().__init__()
         self.actions, self.supports = actions, (value_support, reward_support)
@@ -113,7 +119,7 @@ class PlainMuZero(nn.Module):
 def random_batch(
     observation: tuple[int, ...], actions: int, num_steps: int, batch: int, seed: int, largest: float
 ) -> tuple[Tensor, ...]:
-    """Episodes that end at once, later or never, and some that are cut; values beyond the support among them."""
+    """Episodes that end at once, later or never, and some that are cut; some values exceed the support."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -134,7 +140,6 @@ def random_batch(
     )
 
 
-@torch.no_grad()
 def muzero_cases(
     network: Callable[..., nn.Module], loss: Callable[..., Any], make_batch: Callable[..., Any]
 ) -> Iterator[ParityCase]:
@@ -159,7 +164,7 @@ def muzero_cases(
             normalize=False,
         ).double()
         for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-            own.copy_(other)
+            own.data.copy_(other)
         batch = random_batch(shape, actions, num_steps, number(1, 9), seed, 3.0 * value_support)
         yield ParityCase(
             WithLoss(ours, loss, make_batch), theirs, batch, label=f"{num_steps} steps, {actions} actions"

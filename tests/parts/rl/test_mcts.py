@@ -1,6 +1,5 @@
 """Tree search equals a plain recursive one, visit for visit, in random games and with random networks."""
 
-import itertools
 import math
 from functools import partial
 
@@ -234,7 +233,7 @@ def test_subtree_searches_on_as_if_nothing_had_been_cut_off():
         assert torch.equal(before, tree.statistics)
         roots = [
             node.edges[a][2] if k else game.plain_root(s)
-            for node, a, k, s in zip(plain, action.tolist(), keep.tolist(), states.tolist())
+            for node, a, k, s in zip(plain, action.tolist(), keep.tolist(), states.tolist(), strict=True)
         ]
         below = torch.tensor([node.state for node in roots])
         copy = kept.statistics.clone()

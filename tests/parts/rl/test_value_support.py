@@ -72,7 +72,9 @@ def test_targets_equal_the_definition_at_and_beyond_an_episodes_end(n, sign):
     time = positions + n - 1
     for end in [None, *range(time)]:
         generator = torch.Generator().manual_seed(end or 0)
-        reward, value = (torch.randn(t, 2, generator=generator, dtype=torch.float64) for t in (time, time + 1))
+        reward, value = (
+            torch.randn(t, 2, generator=generator, dtype=torch.float64) for t in (time, time + 1)
+        )
         discount = torch.full((time, 2), 0.9 * sign, dtype=torch.float64)
         if end is not None:
             discount[end, 0] = 0

@@ -237,6 +237,8 @@ OF_SYSTEMS = {
     ),
     ("clip", "loss"): Legend("contrastive loss", "nats, of all pairs of a batch", "lower", "ln(pairs)"),
     ("alphazero", "loss"): Legend("objective", "squared error of the value, and policy_loss", "lower"),
+    ("muzero", "loss"): Legend("objective", "nats: cross-entropies of policy, value and reward", "lower"),
+    ("muzero", "value_loss"): Legend("cross-entropy of the value", "nats, over all unrolled steps", "lower"),
     ("alphazero", "value_loss"): Legend("squared error of the value", "squared outcomes", "lower", "1"),
     ("ctc", "loss"): Legend("CTC loss", "nats per label", "lower"),
     ("ddpm", "loss"): Legend("denoising error", "squared, of standard noise", "lower", "1"),

@@ -1,7 +1,8 @@
 """Values as distributions over a support: MuZero's transform, two-hot targets, and n-step targets.
 
-Schrittwieser et al. 2019, arXiv:1911.08265, appendix F: a network gives the logits of 2 S + 1 atoms -S, ..., S. A
-value x is h(x) as the mean of the two atoms beside it, and is read back as h⁻¹ of the mean of all atoms.
+Schrittwieser et al. 2019, arXiv:1911.08265, appendix F: a network gives the logits of 2 S + 1 atoms -S,
+..., S. A value x is h(x) as the mean of the two atoms beside it, and is read back as h⁻¹ of the mean of all
+atoms.
 """
 
 import torch
@@ -23,7 +24,7 @@ def unscale_value(y: Float[Tensor, "*shape"], epsilon: float = EPSILON) -> Float
 
 
 def two_hot(y: Float[Tensor, "*batch"], size: int) -> Float[Tensor, "*batch atoms"]:
-    """Probabilities of the atoms -size, ..., size whose mean is y, on the two beside it; y is clamped to them."""
+    """Probabilities of the atoms -size, ..., size with mean y, on the two beside it; y is clamped to them."""
     y = y.clamp(-size, size) + size
     lower = y.floor().clamp(max=2 * size - 1)  # at the upper end too there is an atom above
     weight = y - lower
@@ -51,13 +52,13 @@ def n_step_targets(
     value: Float[Tensor, "steps batch"],
     n: int,
 ) -> tuple[Float[Tensor, "positions batch"], Bool[Tensor, "positions batch"]]:
-    """z_t = r_t + γ_t r_{t+1} + … + γ_t ⋯ γ_{t+n-1} v_{t+n} of consecutive steps, and which of the positions are
-    beyond the end of the episode that the first one belongs to: there all targets are 0, an absorbing state's.
+    """z_t = r_t + γ_t r_{t+1} + … + γ_t ⋯ γ_{t+n-1} v_{t+n} of consecutive steps, and which positions
+    are beyond the end of the first one's episode: there targets are 0, an absorbing state's.
 
     Args:
         reward: of the action at each step, `time` = positions + n - 1 of them.
-        discount: γ after each step: 0 where its action ended the episode, so that nothing of the next one counts;
-            negative where the other player moves next.
+        discount: γ after each step: 0 where its action ended the episode, so that nothing of the next one
+            counts; negative where the other player moves next.
         value: of the state at each step, one more than rewards.
     """
     positions = len(value) - n

@@ -1,29 +1,32 @@
 """MuZero: planning with a model that is learned, without the rules of the game.
 
-Paper: Schrittwieser, Antonoglou, Hubert et al., "Mastering Atari, Go, chess and shogi by planning with a learned
-model", Nature 588:604, 2020, arXiv:1911.08265; reanalyse is its appendix H.
+Paper: Schrittwieser, Antonoglou, Hubert et al., "Mastering Atari, Go, chess and shogi by planning with a
+learned model", Nature 588:604, 2020, arXiv:1911.08265; reanalyse is its appendix H.
 
 The idea: a search needs no picture of the future, only what it asks for: rewards, values, policies. So three
-networks are trained together to predict those, step after step of what was really done; the latent states between
-them need not resemble observations at all. The search runs in the latent space, its visits and values are what the
-networks are trained on next, and it gets better as they do.
+networks are trained together to predict those, step after step of what was really done; the latent states
+between them need not resemble observations at all. The search runs in the latent space, its visits and
+values are what the networks are trained on next, and it gets better as they do.
 
     s⁰        = h_θ(o)                                  representation
     r^k, s^k  = g_θ(s^{k-1}, a^k)                        dynamics: reward and next latent state
     p^k, v^k  = f_θ(s^k)                                prediction: policy and value
     a         ~ N(root, a)^{1/τ}                        a search in g_θ: `parts.rl.mcts`
     z_t       = u_{t+1} + γ u_{t+2} + … + γⁿ ν_{t+n}      ν the value that the search found
-    L(θ)      = Σ_{k=0..K} w_k (H(π_{t+k}, p^k) + c H(φ(z_{t+k}), v^k) + H(φ(u_{t+k}), r^k)),   w_0 = 1, else 1/K
+    L(θ)      = Σ_{k=0..K} w_k (H(π_{t+k}, p^k) + c H(φ(z_{t+k}), v^k) + H(φ(u_{t+k}), r^k))
+    w_0       = 1, other w_k = 1/K                      H the cross-entropy; no r⁰
 
-φ is a two-hot distribution over a support of h(x) = sign(x)(√(|x| + 1) - 1) + εx. Latent states are scaled to 0..1,
-and the gradient at the start of each dynamics step is halved. An episode's end is absorbing: beyond it rewards and
-values are 0 and there is no policy. With two players γ is -γ: the value of the next state is the opponent's.
+φ is a two-hot distribution over a support of h(x) = sign(x)(√(|x| + 1) - 1) + εx. Latent states are scaled
+to 0..1, and the gradient at the start of each dynamics step is halved. An episode's end is absorbing:
+beyond it rewards and values are 0 and there is no policy. With two players γ is -γ: the value of the next
+state is the opponent's.
 
 Shapes: observations `(batch, *shape)`; `forward` gives the logits of policies `(batch, K+1, actions)`, values
 `(batch, K+1, atoms)` and rewards `(batch, K, atoms)` for observations and actions `(batch, K)`.
 
-What differs from the paper: small networks of fully connected layers, by Adam; positions are sampled uniformly;
-reanalyse renews what is stored rather than what is sampled. An episode that a time limit cut is bootstrapped.
+What differs from the paper: small networks of fully connected layers, by Adam; positions are sampled
+uniformly; reanalyse renews what is stored rather than what is sampled. An episode that a time limit cut is
+bootstrapped.
 """
 
 import itertools
@@ -204,7 +207,7 @@ class MuZeroNetwork(nn.Module):
     def unroll(
         self, observation: Float[Tensor, "batch *shape"], action: Int64[Tensor, "batch K"]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of policies `(batch, K+1, actions)`, values `(batch, K+1, atoms)`, rewards `(batch, K, atoms)`."""
+        """Logits of policies and values `(batch, K+1, ...)`, and of rewards `(batch, K, atoms)`."""
         latent = self.represent(observation)
         latents, rewards = [latent], []
         for a in action.unbind(1):
@@ -288,7 +291,9 @@ def loss(model: MuZeroNetwork, batch: UnrolledBatch, value_coef: float) -> dict[
     value_loss = (weight * cross_entropy(z, value)).sum(1).mean()
     # H(φ(u), r): the reward of an action belongs to the step that it leads to
     u = value_target(batch.reward, reward.shape[-1] // 2)
-    reward_loss = (batch.is_known[:, :-1] / num_steps * cross_entropy(u, reward)).sum(1).mean()
+    reward_loss = (
+        (batch.is_known[:, :-1].to(weight.dtype) / num_steps * cross_entropy(u, reward)).sum(1).mean()
+    )
     total = policy_loss + value_coef * value_loss + reward_loss
     return {"loss": total, "policy_loss": policy_loss, "value_loss": value_loss, "reward_loss": reward_loss}
 
@@ -349,7 +354,9 @@ def build(recipe: Recipe) -> Iterator[Run]:
 FACTS = [
     Fact("h(3)", lambda: round(float(scale_value(torch.tensor(3.0, dtype=torch.float64))), 9), 1.003),
     Fact("h(-99)", lambda: round(float(scale_value(torch.tensor(-99.0, dtype=torch.float64))), 9), -9.099),
-    Fact("h⁻¹(9.099)", lambda: round(float(unscale_value(torch.tensor(9.099, dtype=torch.float64))), 6), 99.0),
+    Fact(
+        "h⁻¹(9.099)", lambda: round(float(unscale_value(torch.tensor(9.099, dtype=torch.float64))), 6), 99.0
+    ),
 ]
 
 

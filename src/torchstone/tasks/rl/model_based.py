@@ -1,4 +1,4 @@
-"""Agents that plan with a model which they learn: the stream of a recipe, and minibatches of what it yields."""
+"""Agents that plan with a model which they learn: the stream of a recipe, and minibatches of its batches."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -52,5 +52,3 @@ def minibatches(batch: UnrolledBatch, size: int, device: Any) -> Iterator[Unroll
     columns = {name: x.to(device).split(size) for name, x in batch._asdict().items() if isinstance(x, Tensor)}
     for rows in zip(*columns.values(), strict=True):
         yield batch._replace(**dict(zip(columns, rows, strict=True)))
-
-
