@@ -584,7 +584,8 @@ def halving_schedule(num_considered: int, num_simulations: int) -> list[int]:
 
 @dataclass(frozen=True)
 class GumbelRootRule:
-    """The rule at the root: of the actions whose turn it is by sequential halving, argmax_a g + logits + σ(q̂).
+    """The rule at the root: of the actions whose turn it is by sequential halving, the one with the largest
+    g + logits + σ(q̂).
 
     Args:
         gumbel: Gumbel noise g, as `Categorical.noise` gives; zeros for play without exploration.
