@@ -70,8 +70,9 @@ def plain_row(history, start, sign):
             if terminated or not factor:
                 factor = 0.0
                 break
-        if factor:
-            value += factor * (10 + value_of(history[start + k + N][0][None]).item())
+        if factor:  # by the network alone before the first batch, then by the search
+            searched = 10 if (start + k + N) * 5 >= 150 else 0
+            value += factor * (searched + value_of(history[start + k + N][0][None]).item())
         _, action, reward, terminated, truncated, _ = history[start + k]
         actions.append(action)
         rewards.append(reward if live else 0.0)

@@ -149,7 +149,7 @@ class StepBuffer:
 class SearchStream:
     """Endless `UnrolledBatch`es: steps in the envs, old positions searched again, then positions sampled.
 
-    Before the first batch it acts until the buffer holds `learning_starts` steps. Noise, actions and samples
+    Before the first batch it acts at random until the buffer holds `learning_starts` steps. Noise, actions and samples
     follow from the seed and the numbers of steps and batches so far.
 
     Args:
@@ -214,8 +214,12 @@ class SearchStream:
         envs, gamma = self.envs, self.config.gamma
         generator = derive_generator(self.seed, SeedStream.SELF_PLAY, self.env_steps)
         observation, legal = envs.observation, self._legal()
-        tree = self.search(observation, legal, generator)
-        visits = tree.root_visits.cpu()
+        if self.env_steps < self.config.learning_starts:
+            # an untrained model would prefer some action everywhere, and learn from its own preference
+            visits, value = legal.float(), self.value(observation).cpu()
+        else:
+            tree = self.search(observation, legal, generator)
+            visits, value = tree.root_visits.cpu(), tree.root_value.cpu()
         action = mcts.sample_action(visits, self.temperature(self.env_steps), generator)
         observation = observation.clone()
         step = envs.step(action)
@@ -233,7 +237,7 @@ class SearchStream:
             is_truncated=is_truncated,
             bootstrap=bootstrap,
             policy=mcts.visit_policy(visits),
-            value=tree.root_value.cpu(),
+            value=value,
         )
         self.env_steps += envs.num_envs
         returns += step.returns

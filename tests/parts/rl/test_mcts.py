@@ -40,7 +40,7 @@ class RandomGame:
         new = self.next[state, action]
         discount = torch.where(self.terminal[new], 0.0, self.discount[new])
         # what a network says of a terminal state is not to be used
-        value = torch.where(self.terminal[new], 77.0, self.value[new])
+        value = torch.where(self.terminal[new], math.nan, self.value[new])
         return mcts.RecurrentOutput(self.reward[state, action], discount, self.logits[new], value), new
 
     def plain_step(self, state, action):

@@ -107,6 +107,7 @@ def test_training_searches_with_noise_and_play_without():
     search = mcts.add_dirichlet_noise
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mcts, "add_dirichlet_noise", lambda *args: seen.append(args[1:3]) or search(*args))
+        run.stream.env_steps = SMOKE.learning_starts
         run.stream._step([])
     assert seen == [(SMOKE.dirichlet_alpha, SMOKE.dirichlet_fraction)]
 
