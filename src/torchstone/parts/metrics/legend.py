@@ -185,6 +185,7 @@ LEGENDS = {
     "optimal_moves": Legend(
         "moves that keep the game's value", "fraction of positions in which moves differ", "higher"
     ),
+    "reward_loss": Legend("cross-entropy of rewards", "nats, over all unrolled steps", "lower"),
     "policy_loss": Legend("cross-entropy with the search's visits", "nats per move", "lower", "ln(actions)"),
     "games": Legend("games of self-play", "games so far"),
     "game_length": Legend("length of games of self-play", "moves"),

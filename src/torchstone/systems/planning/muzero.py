@@ -1,7 +1,7 @@
 """MuZero: planning with a model that is learned, without the rules of the game.
 
 Paper: Schrittwieser, Antonoglou, Hubert et al., "Mastering Atari, Go, chess and shogi by planning with a
-learned model", Nature 588:604, 2020, arXiv:1911.08265; reanalyse is its appendix H.
+learned model", 2019, arXiv:1911.08265 (Nature 588:604, 2020); reanalyse is its appendix H.
 
 The idea: a search needs no picture of the future, only what it asks for: rewards, values, policies. So three
 networks are trained together to predict those, step after step of what was really done; the latent states
@@ -325,7 +325,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         lr_schedule=linear_schedule(1.0, 0.0, recipe.updates) if recipe.anneal_lr else None,
     )
 
-    def search_with_noise(observation: Tensor, legal: Tensor, generator: torch.Generator) -> mcts.Tree:
+    def search_with_noise(observation: Tensor, legal: Tensor, generator: Any) -> mcts.Tree:
         noise = recipe.dirichlet_alpha, recipe.dirichlet_fraction, generator
         return search(
             model, observation.float().to(device), legal.to(device), recipe.num_simulations, noise=noise
