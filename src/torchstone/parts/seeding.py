@@ -28,6 +28,7 @@ class SeedStream(IntEnum):
     IN_CONTEXT_EPISODES = 25
     FEW_SHOT_EXAMPLES = 26  # which examples a draw puts into the context
     SELF_PLAY = 27  # noise at roots, moves and openings
+    TRPO_MINIBATCHES = 30
     # these share a number with one above; no run has both of a pair
     LENGTH_BUCKETS = 2
     LENGTH_GROUPS = 2
