@@ -3,7 +3,6 @@
 import argparse
 import json
 import statistics
-import sys
 
 from torchstone.cli.main import LAST_HELP, positive
 from torchstone.errors import BadInput
@@ -58,8 +57,6 @@ def run(args: argparse.Namespace) -> None:
         )
         if args.picture is not None and returns:
             print(f"picture: {args.picture}")
-        if not returns and not sys.stdin.isatty():
-            print("the input has ended, and no game has")
         return
     options |= {"episodes": args.episodes or EPISODES, "video": args.video, "against": args.against}
     returns = play(args.run, device=args.device, last=args.last, **options)

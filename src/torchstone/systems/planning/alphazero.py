@@ -93,9 +93,11 @@ class Recipe:
 
 
 RECIPES = {
-    # torchstone train alphazero   5,000 games
+    # torchstone train alphazero   4,000 games, 50 seconds of one core; no loss in 200 games against perfect
+    # play on all of 3 seeds
     "tictactoe": Recipe(),
-    # torchstone train alphazero/connect4
+    # torchstone train alphazero/connect4   400 seconds of one core; 0.912 of its moves keep the game's value
+    # where moves differ (a search with 64 random play-outs: 0.79, with 512: 0.86)
     "connect4": Recipe(
         data="connect_four",
         hidden=(256, 256, 256),
@@ -110,7 +112,7 @@ RECIPES = {
         learning_starts=4096,
         steps=200,
     ),
-    # torchstone train alphazero/go5
+    # torchstone train alphazero/go5   unmeasured
     "go5": Recipe(
         data="openspiel:go(board_size=5)",
         hidden=(256, 256),

@@ -66,12 +66,13 @@ def check_legal(game: Any, state: Tensor, action: Int64[Tensor, " batch"]) -> No
 
 def rates(returns: Float[Tensor, " games"]) -> dict[str, float]:
     """Shares of games won, drawn and lost, and the score: a draw counts half."""
-    won, lost = (returns > 0).float().mean().item(), (returns < 0).float().mean().item()
+    won, lost, games = int((returns > 0).sum()), int((returns < 0).sum()), len(returns)
+    drawn = games - won - lost
     return {
-        "score": (1 + won - lost) / 2,
-        "win_rate": won,
-        "draw_rate": max(1 - won - lost, 0.0),
-        "loss_rate": lost,
+        "score": (won + drawn / 2) / games,
+        "win_rate": won / games,
+        "draw_rate": drawn / games,
+        "loss_rate": lost / games,
     }
 
 

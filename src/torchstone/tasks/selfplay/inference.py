@@ -125,14 +125,15 @@ def draw_search(agent: Agent, state: Tensor, file: Path, tree: mcts.Tree | None 
     draw_search_tree(tree, name, file, title, board=game.render(state))
 
 
-def expected_line(agent: Agent, tree: mcts.Tree, length: int = LINE) -> list[str]:
-    """The moves that the search visits most, one after another."""
-    names, node, nodes = [], 0, tree.embedding[0]
-    for action in mcts.principal_variation(tree, length)[0].tolist():
-        if action < 0:
-            break
-        names.append(agent.game.action_name(nodes[node : node + 1], action).split()[-1])
+def expected_line(agent: Agent, tree: mcts.Tree, first: int, length: int = LINE) -> list[str]:
+    """The move `first`, and the answers that the search visits most after it, one after another."""
+    names, node, action = [], 0, first
+    while len(names) < length:
+        names.append(agent.game.action_name(tree.embedding[0, node : node + 1], action).split()[-1])
         node = int(tree.children[0, node, action])
+        if node < 0 or not float(tree.visits[0, node].max()):
+            break
+        action = int(tree.visits[0, node].argmax())
     return names
 
 
@@ -173,7 +174,7 @@ class BoardTable:
         if self.picture is not None:
             draw_search(self.agent, self.state, self.picture, tree)
         visits, q = int(tree.root_visits[0, action]), float(tree.root_q[0, action])
-        line = " ".join(expected_line(self.agent, tree))
+        line = " ".join(expected_line(self.agent, tree, action))
         self.make(action)
         return f"{name} ({visits} of {self.agent.simulations} visits, value {q:+.2f}; expects {line})"
 

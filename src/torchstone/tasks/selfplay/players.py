@@ -1,8 +1,8 @@
 """Who plays: at random, perfectly, by a search with random play-outs, or by a network's search.
 
 A player is a function: states of a game `(batch, width)`, a generator -> actions `(batch,)`. Games are known
-by the name that a recipe gives. Connect four is solved by bitbully, the extra `solver`, which is under the AGPL
-and imported only here.
+by the name that a recipe gives. Connect four is solved by bitbully, the extra `solver`, which is under the
+AGPL and imported only here.
 """
 
 import importlib.util
