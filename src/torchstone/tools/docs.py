@@ -35,6 +35,7 @@ MODALITIES = {
     "generative": "images",
     "reinforcement": "environments",
     "planning": "games",
+    "muzero": "environments",
     "ctc": "audio",
     "seq2seq": "text",
     "vit": "images",

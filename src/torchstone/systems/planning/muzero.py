@@ -103,7 +103,7 @@ class Recipe:
 
 CARTPOLE = Recipe()
 RECIPES = {
-    # torchstone train muzero   CartPole-v0, 20,000 steps
+    # torchstone train muzero   20,000 steps, about two minutes of a core; return 147 after 10,000 (seed 0)
     "cartpole": CARTPOLE,
     # for tests: seconds
     "smoke": replace(
