@@ -51,7 +51,8 @@ NAMES = {
     POSITIVE: "lr init_std actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
     "frame_beats hop_ms window_ms log_floor temperature",
     SHARE: "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
-    "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob",
+    "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob "
+    "keyword_prob",
     BELOW_ONE: "beta1 beta2 ema_decay label_smoothing drop_path_rate speed_change",
     Range(0, 1, has_low=False): "tau mask_prob",
     Range(0, 1, has_low=False, has_high=False): "noise_density quantiles",

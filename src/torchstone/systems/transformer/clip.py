@@ -88,10 +88,11 @@ MARGIN = ("mean_reciprocal_rank", 0.05)
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "openmoji"  # data set: openmoji, shapes, or a folder of pictures with captions.tsv
+    data: str = "openmoji"  # data set: openmoji, emoji, shapes, or a folder of pictures with captions.tsv
     variant: str = "clip_emoji"  # network variant
     languages: str = "en"  # languages of OpenMoji's names: en,de,… or all; the first is searched in
     translation_prob: float = 0.5  # probability of a caption in another language than the first
+    keyword_prob: float = 0.3  # probability of keywords as the caption, where the data have some
     vocab_size: int = 900  # vocabulary size of the word-piece tokenizer
     max_length: int = 20  # maximum number of tokens of a caption, start and end included
     dropout: float = 0.2  # dropout probability in the blocks

@@ -53,7 +53,7 @@ def learn_tokenizer(data: ImageTexts, vocab_size: int) -> Tokenizer:
     texts = [
         text
         for label in data.train.labels.tolist()
-        for text in (*data.texts[label], *data.translations[label])
+        for text in (*data.texts[label], *data.translations[label], *data.keywords[label])
     ]
     tokenizer = tokenizers.train("wordpiece", texts, vocab_size=vocab_size, special_tokens=(START, END))
     ends = [(name, tokenizer.token_to_id(name)) for name in (START, END)]
@@ -76,8 +76,8 @@ def train_image_text(
     """A Run that trains `model` on pictures and their captions; metrics are of searches by text among the
     pictures of a split.
 
-    Of the recipe: `augment`, `translation_prob`, `languages`. Biases, norms and the temperature have no
-    weight decay. The network with the best mean reciprocal rank in validation is tested.
+    Of the recipe: `augment`, `translation_prob`, `keyword_prob`, `languages`. Biases, norms and the
+    temperature have no weight decay. The network with the best mean reciprocal rank in validation is tested.
 
     Args:
         loss: of a batch; it calls `forward_module`.
@@ -98,6 +98,7 @@ def train_image_text(
         tokenizer,
         max_length=length,
         translation_prob=recipe.translation_prob,
+        keyword_prob=recipe.keyword_prob,
     )
     if data.train.labels.device.type != "mps":
         model = model.to(memory_format=torch.channels_last)
