@@ -170,7 +170,7 @@ def test_load_drawings_of_twemoji_are_on_white_with_a_margin(tmp_path, monkeypat
     assert (images[1] == 255).all()
     for image in images[[0, 2]]:
         assert (image[:, 10:-10, 10:-10] == np.array([200, 0, 0])[:, None, None]).all()
-        assert (image[:, :2] == 255).all()
+        assert (image[:, :2] > 250).all()
     assert twemoji.load_drawings(8, set())[0].shape == (0, 3, 8, 8)
 
 

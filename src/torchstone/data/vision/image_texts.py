@@ -61,7 +61,7 @@ SHAPES = {
 }
 LANGUAGES = ("en", "ar", "de", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "ru", "tr", "zh")
 FLAG = re.compile(r"^1F1[EF]|^1F3F4-E")  # of countries, and of their parts
-LETTER = re.compile("[a-zA-Z]")  # some keywords are drawn with punctuation: ":D"
+WORD = re.compile("[a-zA-Z]{2}")  # some keywords are drawn with punctuation: ":D"
 NUM_TEST, NUM_VAL = 300, 64  # emoji that are held out
 MIN_IMAGES = 10
 
@@ -219,7 +219,7 @@ def read_keywords() -> dict[str, tuple[str, ...]]:
     (table,) = (ast.literal_eval(each.value) for each in source.body if isinstance(each, ast.Assign))
     return {
         code_points(entry["emoji"]): tuple(
-            sorted(plain_name(word) for word in entry["aliases"] if LETTER.search(word))
+            sorted(plain_name(word) for word in entry["aliases"] if WORD.search(word))
         )
         for entry in table.values()
     }
