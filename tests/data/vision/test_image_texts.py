@@ -186,8 +186,10 @@ def test_read_keywords_reads_a_literal(tmp_path, monkeypatch):
 
 
 def test_keyword_captions_are_one_to_three_words_in_any_order():
-    found = keyword_captions([("a", "b", "c", "d"), (), ("one",)])
-    assert found == keyword_captions([("a", "b", "c", "d"), (), ("one",)])
+    keywords = [("a", "b", "c", "d"), (), ("one",)]
+    found = keyword_captions(keywords, 0)
+    assert found == keyword_captions(keywords, 0)
+    assert found != keyword_captions(keywords, 1)
     assert found[1] == []
     assert set(found[2]) == {"one"}
     words = [caption.split() for caption in found[0]]

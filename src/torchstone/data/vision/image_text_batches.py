@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from torchstone.data.sampler import itself
-from torchstone.data.splits import SPLIT_SEED
 from torchstone.data.vision.batches import ImageBatches, inner_state, load_inner
 from torchstone.data.vision.image_texts import ImageTexts
 from torchstone.errors import BadInput
@@ -57,7 +55,7 @@ class ImageTextBatches:
         self.batches = batches
         self.translation_prob, self.keyword_prob = translation_prob, keyword_prob
         device = batches.device
-        keywords = keyword_captions(data.keywords)
+        keywords = keyword_captions(data.keywords, batches.seed)
         groups = [
             group for triple in zip(data.texts, data.translations, keywords, strict=True) for group in triple
         ]
@@ -97,13 +95,14 @@ class ImageTextBatches:
         return is_translated.long() + 2 * by_keywords.long()
 
 
-def keyword_captions(keywords: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Captions of one to three keywords in any order, of each picture, by a constant seed."""
-    random = np.random.RandomState(SPLIT_SEED)
+def keyword_captions(keywords: Sequence[Sequence[str]], seed: int) -> list[list[str]]:
+    """Captions of one to three keywords in any order, of each picture that has some."""
+    generator = derive_generator(seed, SeedStream.KEYWORD_CAPTIONS, 0)
     captions: list[list[str]] = []
     for words in keywords:
-        counts = random.randint(1, MAX_KEYWORDS + 1, KEYWORD_CAPTIONS if words else 0)
-        captions.append([" ".join(random.permutation(words)[:count]) for count in counts])
+        counts = torch.randint(1, MAX_KEYWORDS + 1, (KEYWORD_CAPTIONS if words else 0,), generator=generator)
+        orders = [torch.randperm(len(words), generator=generator)[:count] for count in counts.tolist()]
+        captions.append([" ".join(words[i] for i in order.tolist()) for order in orders])
     return captions
 
 
