@@ -88,17 +88,17 @@ MARGIN = ("mean_reciprocal_rank", 0.05)
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "emoji"  # data set: emoji, openmoji, shapes, or a folder of pictures with captions.tsv
+    data: str = "openmoji"  # data set: openmoji, emoji, shapes, or a folder of pictures with captions.tsv
     variant: str = "clip_emoji"  # network variant
     languages: str = "en"  # languages of OpenMoji's names: en,de,… or all; the first is searched in
     translation_prob: float = 0.5  # probability of a caption in another language than the first
     keyword_prob: float = 0.3  # probability of keywords as the caption, where the data have some
-    vocab_size: int = 2000  # vocabulary size of the word-piece tokenizer
+    vocab_size: int = 900  # vocabulary size of the word-piece tokenizer
     max_length: int = 20  # maximum number of tokens of a caption, start and end included
     dropout: float = 0.2  # dropout probability in the blocks
     token_dropout: float = 0.15  # probability of reading a token as unknown in training
     augment: str = "affine8-0.15-0.1"  # augmentation, such as shift2, affine or jitter
-    steps: int = 1200  # number of updates
+    steps: int = 300  # number of updates
     batch_size: int = 128  # batch size (pairs)
     optim: OptimConfig = OptimConfig(
         optimizer="adamw",
@@ -107,8 +107,7 @@ class Recipe:
         weight_decay=0.2,
         warmup_ratio=0.05,
         max_grad_norm=1.0,
-        ema_decay=0.98,
-        precision="auto",
+        ema_decay=0.97,
     )  # optimizer, schedule, precision
     seed: int = 0  # random seed of weights, order, captions, augmentation and dropout
     device: str = "auto"  # device: auto, cpu, cuda or mps
@@ -116,6 +115,13 @@ class Recipe:
 
 RECIPES = {
     "openmoji": Recipe(),
+    # the same emoji, each as Twemoji draws it too, and by keywords
+    "emoji": Recipe(
+        data="emoji",
+        vocab_size=2000,
+        steps=1200,
+        optim=replace(Recipe.optim, ema_decay=0.98, precision="auto"),
+    ),
     # captions in 14 languages, a text tower for all of them
     "languages": Recipe(languages="all", vocab_size=4000, translation_prob=0.5, steps=1200),
     # the paper's (section 2.5) on a folder of your own, of millions of pictures, for GPUs:
