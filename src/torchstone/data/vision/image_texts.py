@@ -117,7 +117,8 @@ def load_image_texts(
         BadInput: no such data or language; no captions; an image that is corrupt or missing, by its name.
     """
     (source, skip), levels = split_skip(str(source)), None
-    codes, keywords = None, None
+    codes: list[str] = []
+    keywords: list[tuple[str, ...]] = []
     if source in BUNDLED:
         arrays, codes, texts, translations, families = _load_openmoji(size, _check_languages(languages))
         description = (
@@ -231,7 +232,7 @@ def _add_twemoji(train: ImageSplit, codes: Sequence[str], size: int) -> tuple[Im
     images, found = twemoji.load_drawings(size, row)
     device = train.labels.device
     labels = torch.tensor([row[code] for code in found], dtype=torch.int64, device=device)
-    both = torch.cat([train.images, torch.from_numpy(images).to(device)])
+    both = torch.cat([train.take(torch.arange(len(train), device=device)), torch.from_numpy(images).to(device)])
     return ImageSplit(torch.cat([train.labels, labels]), both), len(found)
 
 
