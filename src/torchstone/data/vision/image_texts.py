@@ -232,7 +232,8 @@ def _add_twemoji(train: ImageSplit, codes: Sequence[str], size: int) -> tuple[Im
     images, found = twemoji.load_drawings(size, row)
     device = train.labels.device
     labels = torch.tensor([row[code] for code in found], dtype=torch.int64, device=device)
-    both = torch.cat([train.take(torch.arange(len(train), device=device)), torch.from_numpy(images).to(device)])
+    own = train.take(torch.arange(len(train), device=device))
+    both = torch.cat([own, torch.from_numpy(images).to(device)])
     return ImageSplit(torch.cat([train.labels, labels]), both), len(found)
 
 
