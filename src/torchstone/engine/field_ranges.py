@@ -55,7 +55,7 @@ NAMES = {
     "rl_lr sl_lr",
     SHARE: "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
     "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob "
-    "dirichlet_fraction q_weight anticipatory epsilon",
+    "keyword_prob dirichlet_fraction q_weight anticipatory epsilon",
     BELOW_ONE: "beta1 beta2 ema_decay label_smoothing drop_path_rate speed_change",
     Range(0, 1, has_low=False): "tau mask_prob",
     Range(0, 1, has_low=False, has_high=False): "noise_density quantiles",
