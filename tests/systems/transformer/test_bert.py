@@ -270,6 +270,8 @@ def test_predict_fills_masks(runs, capsys):
         assert {c["word"] for c in gap} <= set(TOPICS[0])
     assert main(["predict", str(runs / "words"), "--fill", text]) == 0
     out = capsys.readouterr().out
+    assert main(["predict", str(runs / "words"), text, "--fill"]) == 0
+    assert capsys.readouterr().out == out
     assert answer["text"] in out
     assert f"{answer['candidates'][0][0]['word']} (" in out
     for wrong, why in (("no gap", "has no"), ("[MASK] " + "cow " * 40, "tokens long")):
