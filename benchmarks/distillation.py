@@ -1,7 +1,7 @@
 """A distilled student beside its teacher, and beside the same network without a teacher: accuracy and speed.
 
     python benchmarks/distillation.py [--teacher RUN] [--data DATA] [--seeds 0 1 2] [--out runs/distillation]
-                                      [--pairs 15] [--length 32] [--batch-size 32] [--json]
+                                      [--steps N] [--pretrain-steps N] [--pairs 15] [--length 32] [--batch-size 32] [--json]
 
 The teacher is a run of `bert/sentiment --variant bert_mini` on the same data. Without --teacher it is trained
 into OUT/teacher, with the batches and steps of `distilbert/sentiment`'s teacher. Students are those of
@@ -87,11 +87,14 @@ def train_all(args: argparse.Namespace) -> list[dict[str, float]]:
         )
         print(f"seed {seed}: {student}", file=sys.stderr, flush=True)
         found.append({"seed": seed, **student})
+    fields_alone = dict(fields)
+    if args.pretrain_steps is not None:
+        fields_alone["pretrain_steps"] = args.pretrain_steps
     for row in found:
         folder = args.out / f"alone-{row['seed']}"
         start = {"weights": str(pretrained)} if pretrained.exists() else {}
         alone = trained(
-            "distilbert/sentiment", folder, teacher_variant=None, seed=row["seed"], **start, **fields
+            "distilbert/sentiment", folder, teacher_variant=None, seed=row["seed"], **start, **fields_alone
         )
         keep_pretrained(folder, pretrained)
         print(f"seed {row['seed']}, without a teacher: {alone}", file=sys.stderr, flush=True)
@@ -175,6 +178,9 @@ def main() -> None:
     parser.add_argument("--data", default=RECIPE.data, help="labeled data, those of the teacher")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="updates of a student (default: the recipe's)")
+    parser.add_argument(
+        "--pretrain-steps", type=int, help="of the network without a teacher (default: the recipe's)"
+    )
     parser.add_argument("--pairs", type=int, default=15, help="pairs of the timed steps")
     parser.add_argument("--length", type=int, default=32, help="tokens of a timed row")
     parser.add_argument("--batch-size", type=int, default=32, help="rows of a timed batch")

@@ -105,7 +105,7 @@ class Recipe:
     soft_weight: float = 5.0  # weight of the soft targets in the loss
     hard_weight: float = 2.0  # weight of the masked words, or labels, in the loss
     hidden_weight: float = 1.0  # weight of the cosine of hidden states in the loss
-    steps: int = 400  # number of updates
+    steps: int = 300  # number of updates
     batch_size: int = 32  # batch size (rows)
     optim: OptimConfig = OptimConfig(
         optimizer="adamw",
