@@ -90,23 +90,23 @@ class Recipe:
     task: Literal["classify", "masked_lm"] = "classify"  # training task: labeled text or plain text
     teacher: str | None = None  # teacher: a run of bert or a Hugging Face folder (default: trained first)
     teacher_variant: str | None = "bert_mini"  # variant of bert trained as the teacher; none: no teacher
-    teacher_steps: int = 800  # number of updates of a teacher that is trained first
+    teacher_steps: int = 900  # number of updates of a teacher that is trained first
     weights: str | None = None  # weights to start from: a run of distilbert or a Hugging Face folder
     max_examples: int | None = None  # maximum number of examples (default: all)
     vocab_size: int = (
         8192  # vocabulary size of the WordPiece tokenizer, if neither weights nor teacher has one
     )
     max_length: int = 64  # maximum number of tokens in a row
-    pretrain_steps: int = 1000  # number of updates in pre-training of the teacher, or without a teacher
-    pretrain_batch_size: int = 32  # batch size in pre-training (rows)
-    pretrain_lr: float = 1e-3  # peak learning rate in pre-training
+    pretrain_steps: int = 1500  # number of updates in pre-training of the teacher, or without a teacher
+    pretrain_batch_size: int = 64  # batch size in pre-training (rows)
+    pretrain_lr: float = 2e-3  # peak learning rate in pre-training
     mask_prob: float = 0.15  # probability of masking a word
     temperature: float = 2.0  # temperature T of the soft targets
     soft_weight: float = 5.0  # weight of the soft targets in the loss
     hard_weight: float = 2.0  # weight of the masked words, or labels, in the loss
     hidden_weight: float = 1.0  # weight of the cosine of hidden states in the loss
-    steps: int = 300  # number of updates
-    batch_size: int = 32  # batch size (rows)
+    steps: int = 900  # number of updates
+    batch_size: int = 64  # batch size (rows)
     optim: OptimConfig = OptimConfig(
         optimizer="adamw",
         lr=5e-4,
@@ -122,10 +122,15 @@ class Recipe:
 
 
 MASKED = Recipe(
-    data="shakespeare", task="masked_lm", teacher_steps=1500, steps=1500, optim=replace(Recipe.optim, lr=1e-3)
+    data="shakespeare",
+    task="masked_lm",
+    teacher_steps=1500,
+    steps=1500,
+    batch_size=32,
+    optim=replace(Recipe.optim, lr=1e-3),
 )
 RECIPES = {
-    # with a teacher that is there: torchstone train distilbert --teacher runs/bert-mini, a run of
+    # with a teacher that is there: torchstone train distilbert --teacher runs/bert-sentiment, a run of
     # bert/sentiment --variant bert_mini; the same network without a teacher: --teacher-variant none
     "sentiment": Recipe(),
     "masked": MASKED,
@@ -151,8 +156,6 @@ RECIPES = {
         vocab_size=1000,
         max_length=24,
         pretrain_steps=10,
-        pretrain_batch_size=64,
-        pretrain_lr=2e-3,
         steps=60,
         batch_size=24,
         optim=replace(Recipe.optim, lr=1e-3, ema_decay=0.0),
