@@ -7,7 +7,7 @@ The teacher is a run of `bert/sentiment --variant bert_mini` on the same data; w
 into OUT/teacher. Students are those of `distilbert/sentiment`: half the teacher's layers, once for each seed.
 The same network without a teacher has as many updates on labels, after its own pre-training: once, with the
 first seed, as the teacher has been pre-trained once. All trainings are shorter than the recipes (`TEACHER`,
-`STUDENT`, `ALONE`), so that everything takes half an hour of a core. Runs that are in OUT already are gone on
+`STUDENT`, `ALONE`), so that everything takes half an hour of a core; students compute in bf16. Runs that are in OUT already are gone on
 with, not trained again.
 
 Share of the gain: (accuracy − majority) / (the teacher's − majority), on the test split. Speed: from
@@ -41,8 +41,8 @@ DATA = "sentiment"
 # what differs from the recipes
 PRETRAINING = {"pretrain_batch_size": 32, "pretrain_lr": 1e-3}
 TEACHER = {"variant": "bert_mini", "batch_size": 32, "steps": 800, "pretrain_steps": 1000, **PRETRAINING}
-STUDENT = {"batch_size": 32, "steps": 200, "ema_decay": 0.97}
-ALONE = {**STUDENT, "teacher_variant": None, "pretrain_steps": 300, **PRETRAINING}
+STUDENT = {"batch_size": 32, "steps": 300, "ema_decay": 0.97, "precision": "bf16"}
+ALONE = {**STUDENT, "teacher_variant": None, "pretrain_steps": 400, **PRETRAINING}
 Step = Callable[[], Any]
 
 
