@@ -7,8 +7,8 @@ The teacher is a run of `bert/sentiment --variant bert_mini` on the same data; w
 into OUT/teacher. Students are those of `distilbert/sentiment`: half the teacher's layers, once for each seed.
 The same network without a teacher has as many updates on labels, after its own pre-training: once, with the
 first seed, as the teacher has been pre-trained once. All trainings are shorter than the recipes (`TEACHER`,
-`STUDENT`, `ALONE`), so that everything takes half an hour of a core; students compute in bf16. Runs that are in OUT already are gone on
-with, not trained again.
+`STUDENT`, `ALONE`), so that everything takes half an hour of a core; students compute in bf16. Runs that are
+in OUT already are gone on with, not trained again.
 
 Share of the gain: (accuracy − majority) / (the teacher's − majority), on the test split. Speed: from
 embeddings to logits, embedding look-ups left out, batches of `--length` tokens without padding, time of the
