@@ -41,8 +41,8 @@ DATA = "sentiment"
 # what differs from the recipes
 PRETRAINING = {"pretrain_batch_size": 32, "pretrain_lr": 1e-3}
 TEACHER = {"variant": "bert_mini", "batch_size": 32, "steps": 800, "pretrain_steps": 1000, **PRETRAINING}
-STUDENT = {"batch_size": 32, "steps": 300, "ema_decay": 0.97, "precision": "bf16"}
-ALONE = {**STUDENT, "teacher_variant": None, "pretrain_steps": 400, **PRETRAINING}
+STUDENT = {"batch_size": 32, "steps": 200, "ema_decay": 0.97, "precision": "bf16"}
+ALONE = {**STUDENT, "teacher_variant": None, "pretrain_steps": 200, **PRETRAINING}
 Step = Callable[[], Any]
 
 
@@ -76,14 +76,12 @@ def train_all(args: argparse.Namespace) -> list[dict[str, float]]:
         folder = args.out / f"distilbert-sentiment-{seed}"
         fields = {**STUDENT, **data, "seed": seed, "teacher": str(args.teacher)}
         found.append({"seed": seed, **trained("distilbert/sentiment", folder, **fields)})
-        print(found[-1], file=sys.stderr, flush=True)
-    for row in found:
-        folder = args.out / f"alone-{row['seed']}"
+        folder = args.out / f"alone-{seed}"
         start = {"weights": str(pretrained)} if pretrained.exists() else {}
-        fields = {**ALONE, **data, "seed": row["seed"], **start}
-        row["accuracy_without_teacher"] = trained("distilbert/sentiment", folder, **fields)["accuracy"]
+        fields = {**ALONE, **data, "seed": seed, **start}
+        found[-1]["accuracy_without_teacher"] = trained("distilbert/sentiment", folder, **fields)["accuracy"]
         keep_pretrained(folder, pretrained)
-        print(row, file=sys.stderr, flush=True)
+        print(found[-1], file=sys.stderr, flush=True)
     return found
 
 
