@@ -27,6 +27,7 @@ class SeedStream(IntEnum):
     RANDOM_BLOCKS = 24  # of block-sparse attention
     IN_CONTEXT_EPISODES = 25
     FEW_SHOT_EXAMPLES = 26  # which examples a draw puts into the context
+    TRPO_MINIBATCHES = 30
     # these share a number with one above; no run has both of a pair
     LENGTH_BUCKETS = 2
     LENGTH_GROUPS = 2

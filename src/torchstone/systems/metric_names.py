@@ -67,9 +67,12 @@ METRICS = {
     + " ".join(f"{by}_{metric}" for by in ("guided_*", "ddim", "ddpm") for metric in SWEEP.split()),
     "reinforce": f"{AGENT} value_loss entropy gradient_variance noise_scale",
     "a2c": f"{AGENT} value_loss entropy",
+    "trpo": f"{AGENT} value_loss entropy kl step_fraction explained_variance",
     "ppo": f"{AGENT} value_loss entropy approx_kl clip_fraction explained_variance",
     "dqn": f"{AGENT} q_value epsilon",
     "ddpg": f"{AGENT} q_value actor_loss",
+    "td3": f"{AGENT} q_value actor_loss",
+    "sac": f"{AGENT} q_value actor_loss entropy alpha",
 }
 
 
