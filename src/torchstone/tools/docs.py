@@ -35,6 +35,7 @@ MODALITIES = {
     "generative": "images",
     "reinforcement": "environments",
     "planning": "games",
+    "multiagent": "games with hidden cards",
     "muzero": "environments",
     "ctc": "audio",
     "seq2seq": "text",
@@ -52,6 +53,7 @@ HEADLINES = (
     "ddpm/mnist5k",
     "ppo/lunarlander",
     "alphazero/connect4",
+    "deep_cfr/leduc",
 )
 START, END = "<!-- results -->", "<!-- end of results -->"
 
@@ -76,7 +78,7 @@ def index() -> str:
         "- [Get started](../README.md): install, train, resume, use",
         "- Guides: [images](guide/vision.md), [text](guide/text.md), [sequences](guide/sequences.md),",
         "  [generation](guide/generation.md), [agents](guide/agents.md), [games](guide/games.md),",
-        "  [in Python](guide/python.md)",
+        "  [games with hidden cards](guide/poker.md), [in Python](guide/python.md)",
         "- [Your own data](data.md): every accepted format",
         "- [Results](results.md): what was measured, with seeds and spread",
         "- [Architecture](architecture.md): the tree, and where a new file goes",

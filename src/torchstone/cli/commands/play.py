@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--against",
         metavar="WHO",
-        help="games: random, perfect, mcts:N with N random play-outs, or another run; without it, you",
+        help="games: random, perfect, mcts:N with N random play-outs, equilibrium (cards), or another run; "
+        "without it, you",
     )
     add(
         "--episodes",

@@ -192,6 +192,15 @@ LEGENDS = {
     "games": Legend("games of self-play", "games so far"),
     "game_length": Legend("length of games of self-play", "moves"),
     "first_player_score": Legend("score of who moves first in self-play", "fraction; a draw is a half"),
+    # games with hidden cards
+    "exploitability": Legend(
+        "exploitability", "NashConv / 2: chips a game lost to the best response, mean of both seats", "lower"
+    ),
+    "nash_conv": Legend("NashConv", "chips a game that best responses gain, sum over players", "lower"),
+    "game_value": Legend("value of the game", "return of the first player where both play the strategy"),
+    "q_loss": Legend("squared TD error", "squared chips, sum over players", "lower"),
+    "episodes": Legend("plays of the game", "plays that have ended so far"),
+    "samples": Legend("strategies in memory", "samples of the average strategy that are held"),
     # the training itself
     "gradient_norm": Legend("norm of the gradient", "before clipping"),
     "lr": Legend("learning rate", "of the first group of parameters"),
@@ -244,6 +253,11 @@ OF_SYSTEMS = {
     ("muzero", "loss"): Legend("objective", "nats: cross-entropies of policy, value and reward", "lower"),
     ("muzero", "value_loss"): Legend("cross-entropy of the value", "nats, over all unrolled steps", "lower"),
     ("alphazero", "value_loss"): Legend("squared error of the value", "squared outcomes", "lower", "1"),
+    ("nfsp", "loss"): Legend("cross-entropy of the average policies", "nats, sum over players", "lower"),
+    ("deep_cfr", "loss"): Legend("squared error of the advantages", "squared chips, weighted by iteration"),
+    ("deep_cfr", "policy_loss"): Legend(
+        "squared error of the average policy", "squared probability, weighted by iteration", "lower"
+    ),
     ("ctc", "loss"): Legend("CTC loss", "nats per label", "lower"),
     ("ddpm", "loss"): Legend("denoising error", "squared, of standard noise", "lower", "1"),
     ("perceptron", "loss"): Legend(
