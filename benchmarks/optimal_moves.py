@@ -1,9 +1,9 @@
 """Connect four judged by an exact solver: the share of moves that keep the game's value.
 
-    python benchmarks/optimal_moves.py [RUN] [--positions 500] [--seed 0] [--json]
+    python benchmarks/optimal_moves.py [RUN] [--positions 500] [--own 0] [--seed 0] [--json]
 
-Positions are those after 8 to 20 random moves in which some legal move loses what another keeps; with a run, as many
-from its own games too, whose first four moves are at random. The solver is bitbully (`pip install
+Positions are those after 8 to 20 random moves in which some legal move loses what another keeps; with a run and `--own`,
+so many of its own games too, whose first four moves are at random. The solver is bitbully (`pip install
 'torchstone[solver]'`). Judged are chance, tree search with 64 and 512 random play-outs, ours and open_spiel's, and the
 run's network alone and with 64 and 512 simulations.
 """
@@ -91,6 +91,7 @@ def main() -> None:
     )
     parser.add_argument("run", nargs="?", type=Path)
     parser.add_argument("--positions", type=int, default=500)
+    parser.add_argument("--own", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -112,8 +113,9 @@ def main() -> None:
         for simulations in (64, 512):
             agent = inference.Agent(alphazero.search, model, metadata, simulations)
             who[f"network, {simulations} simulations"] = agent.player(game)
-        agent = inference.Agent(alphazero.search, model, metadata, 64)
-        sets["own games"] = own_positions(agent, solver, args.positions, args.seed)
+        if args.own:
+            agent = inference.Agent(alphazero.search, model, metadata, 64)
+            sets["own games"] = own_positions(agent, solver, args.own, args.seed)
     figures = {}
     with torch.no_grad():
         for name, player in who.items():

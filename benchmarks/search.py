@@ -1,10 +1,12 @@
 """Simulations per second of the tree search, beside mctx, open_spiel's Python search and a plain loop: same network.
 
     pip install mctx                                 # brings JAX; left out with --no-mctx
-    python benchmarks/search.py [--batch-sizes 1 16 64 256 1024] [--simulations 32] [--rounds 7] [--no-mctx] [--json]
+    python benchmarks/search.py [--batch-sizes 1 16 64 256 1024] [--simulations 32] [--gamma -1] [--rounds 7]
+        [--no-mctx] [--json]
 
 A network of 64 units: s' = ReLU(W s + W_a), from which reward, value and the logits of 7 actions are linear; weights
-as torch initializes linear layers. PUCT with values normalized among siblings, no noise. Everything runs on one thread
+as torch initializes linear layers. The discount is -1, of two players in turn; with one player's, such as 0.99, trees
+of such a network are narrow and twice as deep. PUCT with values normalized among siblings, no noise. Everything runs on one thread
 in one process, and in turn; seconds are those of the processor (`time.process_time`), since the machine may be shared,
 and a figure is that of the fastest round; a ratio is the median of the rounds' ratios. mctx is compiled, its compile
 time stands apart. "same visits" is the share of trees in which ours and mctx visit every action equally often (float32
@@ -14,6 +16,7 @@ what the network alone takes of ours.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -31,7 +34,7 @@ from torch import Tensor
 
 from torchstone.parts.rl import mcts
 
-ACTIONS, WIDTH, GAMMA = 7, 64, float(__import__("os").environ.get("G","0.99"))
+ACTIONS, WIDTH = 7, 64
 
 
 def make_weights() -> dict[str, Tensor]:
@@ -50,8 +53,8 @@ def root_states(batch: int) -> Tensor:
     return torch.randn(batch, WIDTH, generator=torch.Generator().manual_seed(1)).relu()
 
 
-def our_network(weights: dict[str, Tensor], batch: int) -> tuple[mcts.RootOutput, Callable]:
-    discount = torch.full((batch,), GAMMA)
+def our_network(weights: dict[str, Tensor], batch: int, gamma: float) -> tuple[mcts.RootOutput, Callable]:
+    discount = torch.full((batch,), gamma)
 
     def recurrent_fn(action: Tensor, state: Tensor) -> tuple[mcts.RecurrentOutput, Tensor]:
         state = torch.addmm(weights["action"].index_select(0, action), state, weights["state"]).relu_()
@@ -63,7 +66,9 @@ def our_network(weights: dict[str, Tensor], batch: int) -> tuple[mcts.RootOutput
     return mcts.RootOutput(output[:, :-2], output[:, -1], state), recurrent_fn
 
 
-def mctx_search(weights: dict[str, Tensor], batch: int, simulations: int) -> tuple[Callable, float]:
+def mctx_search(
+    weights: dict[str, Tensor], batch: int, simulations: int, gamma: float
+) -> tuple[Callable, float]:
     """A function that searches and gives the visits, and the seconds that compiling took."""
     import jax
     import mctx
@@ -74,7 +79,7 @@ def mctx_search(weights: dict[str, Tensor], batch: int, simulations: int) -> tup
     def recurrent_fn(params: Any, key: Any, action: Any, state: Any) -> Any:
         state = jax.nn.relu(state @ params["state"] + params["action"][action])
         output = state @ params["output"] + params["bias"]
-        discount = jnp.full(output.shape[:1], GAMMA)
+        discount = jnp.full(output.shape[:1], gamma)
         return mctx.RecurrentFnOutput(
             reward=output[:, -2], discount=discount, prior_logits=output[:, :-2], value=output[:, -1]
         ), state
@@ -100,7 +105,9 @@ def open_spiel_search(simulations: int) -> Callable:
 
     game = pyspiel.load_game("connect_four")
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(126, WIDTH), torch.nn.ReLU(), torch.nn.Linear(WIDTH, ACTIONS + 1))
+    network = torch.nn.Sequential(
+        torch.nn.Linear(126, WIDTH), torch.nn.ReLU(), torch.nn.Linear(WIDTH, ACTIONS + 1)
+    )
 
     class Evaluator(spiel.Evaluator):
         def outputs(self, state: Any) -> Tensor:
@@ -134,9 +141,9 @@ def timed(call: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def measure(batch: int, simulations: int, rounds: int, use_mctx: bool) -> dict[str, Any]:
+def measure(batch: int, simulations: int, rounds: int, use_mctx: bool, gamma: float) -> dict[str, Any]:
     weights = make_weights()
-    root, recurrent_fn = our_network(weights, batch)
+    root, recurrent_fn = our_network(weights, batch, gamma)
     action, state = torch.zeros(batch, dtype=torch.int64), root.embedding
     total, found, tree = batch * simulations, {}, None
 
@@ -149,7 +156,7 @@ def measure(batch: int, simulations: int, rounds: int, use_mctx: bool) -> dict[s
 
     contenders: dict[str, Callable[[], Any]] = {"ours": ours, "network": network}
     if use_mctx:
-        contenders["mctx"], found["mctx_compile_s"] = mctx_search(weights, batch, simulations)
+        contenders["mctx"], found["mctx_compile_s"] = mctx_search(weights, batch, simulations, gamma)
         theirs = torch.tensor(contenders["mctx"]().tolist())
         found["same_visits"] = float((ours() == theirs).all(-1).float().mean())
     repeats = max(1, min(20, 4096 // total))
@@ -184,35 +191,36 @@ def mean_depth(tree: mcts.Tree) -> float:
     return float(depth.sum() / (tree.size - 1).sum())
 
 
-def one_tree(simulations: int, rounds: int) -> dict[str, float]:
+def one_tree(simulations: int, rounds: int, gamma: float) -> dict[str, float]:
     """Simulations per second of those that search one tree at a time."""
     weights = make_weights()
     step, state = torch_step(weights), root_states(1)[0]
     output = state @ weights["output"] + weights["bias"]
 
     def plain() -> None:
-        plain_search(state, output[:-2], output[-1].item(), step, simulations, GAMMA)
+        plain_search(state, output[:-2], output[-1].item(), step, simulations, gamma)
 
     contenders = {"plain_loop": plain}
-    try:
+    with contextlib.suppress(ImportError):
         contenders["open_spiel"] = open_spiel_search(simulations)
-    except ImportError:
-        pass
-    return {name: simulations / min(timed(call) for _ in range(rounds + 1)) for name, call in contenders.items()}
+    return {
+        name: simulations / min(timed(call) for _ in range(rounds + 1)) for name, call in contenders.items()
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16, 64, 256, 1024])
     parser.add_argument("--simulations", type=int, default=32)
+    parser.add_argument("--gamma", type=float, default=-1.0, help="discount; -1 for two players in turn")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-mctx", action="store_true")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    rows = [measure(b, args.simulations, args.rounds, not args.no_mctx) for b in args.batch_sizes]
-    single = one_tree(args.simulations, args.rounds)
+    rows = [measure(b, args.simulations, args.rounds, not args.no_mctx, args.gamma) for b in args.batch_sizes]
+    single = one_tree(args.simulations, args.rounds, args.gamma)
     for row in rows:
         row |= {f"ours_per_{name}": row["ours"] / speed for name, speed in single.items()}
     if args.json:

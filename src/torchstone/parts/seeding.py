@@ -35,6 +35,7 @@ class SeedStream(IntEnum):
     MLM_MASKS = 3
     DEQUANTIZATION = 4
     CAPTIONS = 25  # which of a picture's captions
+    KEYWORD_CAPTIONS = 26  # which keywords stand together
     QUESTION_ORDER = 2  # of the questions about an image
     RESERVOIR = 18  # which items a reservoir keeps
 

@@ -78,6 +78,7 @@ METRICS = {
     "games game_length first_player_score",
     "nfsp": f"{EQUILIBRIUM} q_loss epsilon episodes",
     "deep_cfr": f"{EQUILIBRIUM} policy_loss samples",
+    "muzero": f"{AGENT} policy_loss value_loss reward_loss",
 }
 
 

@@ -36,6 +36,7 @@ MODALITIES = {
     "reinforcement": "environments",
     "planning": "games",
     "multiagent": "games with hidden cards",
+    "muzero": "environments",
     "ctc": "audio",
     "seq2seq": "text",
     "vit": "images",

@@ -187,6 +187,7 @@ LEGENDS = {
     "optimal_moves": Legend(
         "moves that keep the game's value", "fraction of positions in which moves differ", "higher"
     ),
+    "reward_loss": Legend("cross-entropy of rewards", "nats, over all unrolled steps", "lower"),
     "policy_loss": Legend("cross-entropy with the search's visits", "nats per move", "lower", "ln(actions)"),
     "games": Legend("games of self-play", "games so far"),
     "game_length": Legend("length of games of self-play", "moves"),
@@ -249,6 +250,8 @@ OF_SYSTEMS = {
     ),
     ("clip", "loss"): Legend("contrastive loss", "nats, of all pairs of a batch", "lower", "ln(pairs)"),
     ("alphazero", "loss"): Legend("objective", "squared error of the value, and policy_loss", "lower"),
+    ("muzero", "loss"): Legend("objective", "nats: cross-entropies of policy, value and reward", "lower"),
+    ("muzero", "value_loss"): Legend("cross-entropy of the value", "nats, over all unrolled steps", "lower"),
     ("alphazero", "value_loss"): Legend("squared error of the value", "squared outcomes", "lower", "1"),
     ("nfsp", "loss"): Legend("cross-entropy of the average policies", "nats, sum over players", "lower"),
     ("deep_cfr", "loss"): Legend("squared error of the advantages", "squared chips, weighted by iteration"),

@@ -5,9 +5,9 @@ Papers: Silver et al. 2017, arXiv:1712.01815 (PUCT with a network's priors and v
 "Policy improvement by planning with Gumbel" (sequential halving at the root).
 
 `search(root, recurrent_fn, num_simulations)` knows neither games nor networks. `root` holds the network's
-outputs for the root states, and `recurrent_fn(action, embedding)` yields those of a next state; an embedding is
-whatever a state is: a latent vector, a board, an index. Each simulation descends in all trees at once, calls
-`recurrent_fn` once for the whole batch, and backs up:
+outputs for the root states, and `recurrent_fn(action, embedding)` yields those of a next state; an
+embedding is whatever a state is: a latent vector, a board, an index. Each simulation descends in all trees
+at once, calls `recurrent_fn` once for the whole batch, and backs up:
 
     a(s)   = argmax_a  rule(N(s, ·), Q(s, ·), P(s, ·))             from the root to an edge that has no child
     G      = r + γ G                                              from the leaf's value to the root
@@ -16,12 +16,13 @@ whatever a state is: a latent vector, a board, an index. Each simulation descend
 With two players the discount γ is -1 where the other player moves next, and every value is in the view of the
 player to move. γ is 0 where a state is terminal.
 
-How it is fast: the rule depends on a node's statistics alone, so a node's choice changes only when a simulation
-passes through it. The choice is stored, as the node `follow` that a descent goes on to; a descent is one
-gather per level, and the rule runs once per simulation, for all nodes of all paths. Inside, tensors are
-`[action, row]`, with a row for each node of each tree: reductions over a few actions are several times faster in
-the first dimension than in the last. Row 0 is a sink: where descents that ended wait for the others, with reward
-0 and discount 1. A child's row is after its parent's, so the leaf of a path is its maximum.
+How it is fast: the rule depends on a node's statistics alone, so a node's choice changes only when a
+simulation passes through it. The choice is stored, as the node `follow` that a descent goes on to; a
+descent is one gather per level, and the rule runs once per simulation, for all nodes of all paths. Inside,
+tensors are `[action, row]`, with a row for each node of each tree: reductions over a few actions are
+several times faster in the first dimension than in the last. Row 0 is a sink: where descents that ended
+wait for the others, with reward 0 and discount 1. A child's row is after its parent's, so the leaf of a
+path is its maximum.
 """
 
 import math
@@ -40,7 +41,7 @@ VISITS, Q, PRIOR = range(3)  # of `statistics`
 
 
 class RootOutput(NamedTuple):
-    """A network's outputs for the root states. Illegal actions have a logit of -inf, or the dtype's minimum."""
+    """A network's outputs for the root states; illegal actions have logits of -inf or the dtype's minimum."""
 
     prior_logits: Float[Tensor, "batch action"]
     value: Float[Tensor, " batch"]  # in the view of the player to move
@@ -48,7 +49,7 @@ class RootOutput(NamedTuple):
 
 
 class RecurrentOutput(NamedTuple):
-    """What an action leads to. Where the discount is 0 the new state is terminal, and its outputs are unused."""
+    """What an action leads to. Where the discount is 0 the state is terminal, and its outputs are unused."""
 
     reward: Float[Tensor, " batch"]  # in the view of the player who acted
     discount: Float[Tensor, " batch"]  # γ; negative where the other player moves next; 0 at a terminal state
@@ -89,8 +90,9 @@ class Puct:
     c(s) = c_init + log((N(s) + c_base + 1) / c_base), and N(s) = 1 + Σ_a N(s,a).
 
     Args:
-        normalize: Q̂ = (Q - min) / (max - min): over the Q of all edges of the same `tree` (MuZero, equation 5),
-            or over a node's value and the Q of its edges (`siblings`); None for Q itself. Q holds the reward.
+        normalize: Q̂ = (Q - min) / (max - min): over the Q of all edges of the same `tree` (MuZero, equation
+            5), or over a node's value and the Q of its edges (`siblings`); None for Q itself. Q holds the
+            reward.
         unvisited: Q̂ where N(s,a) = 0: a number, or `parent` for the normalized value of s.
     """
 
@@ -110,7 +112,9 @@ class Puct:
     def __call__(self, node: NodeStatistics) -> Float[Tensor, "action node"]:
         node_visits, q = node.node_visits, node.q
         is_visited = node.visits.clamp(max=1)
-        value, low, high = None, node.low, node.high
+        value: Any = None
+        low: Any = node.low
+        high: Any = node.high
         if self.normalize == "siblings" or self.unvisited == "parent":
             value = node.value(node_visits)
         if self.normalize == "siblings":
@@ -231,7 +235,7 @@ def map_states(function: Callable, states: Any, *others: Any) -> Any:
 
 
 def node_statistics(tree: Tree, rows: Int64[Tensor, " node"], use_bounds: bool = False) -> NodeStatistics:
-    """Statistics of the nodes in these rows, with the bounds of their trees: 0 and 1 where there are none yet."""
+    """Statistics of the nodes in these rows; bounds are 0 and 1 where a tree has none yet."""
     statistics = tree.statistics.flatten(0, 1).index_select(1, rows)  # eight times as fast as in dimension 2
     visits, q, prior = statistics.unflatten(0, (3, -1)).unbind()
     low = high = None
@@ -324,7 +328,7 @@ def search(
     recurrent_fn: RecurrentFn,
     num_simulations: int,
     *,
-    rule: SelectionRule = Puct(),  # noqa: B008 (frozen)
+    rule: SelectionRule = Puct(),
     root_rule: RootRule | None = None,
     max_depth: int | None = None,
     tree: Tree | None = None,
@@ -333,13 +337,14 @@ def search(
 
     Args:
         recurrent_fn: called once per simulation, with the actions `[batch]` int64 and the embeddings of the
-            states in which they are taken. It is never asked to act in a terminal state, or illegally: where a
-            simulation ends on an edge to a terminal state, or at `max_depth`, that edge is evaluated again.
+            states in which they are taken. It is never asked to act in a terminal state, or illegally:
+            where a simulation ends on an edge to a terminal state, or at `max_depth`, that edge is
+            evaluated again.
         rule: scores of actions from a node's statistics; the highest is selected, the first of equal ones.
         root_rule: the rule at the root, given the number of the simulation too; else `rule`.
         max_depth: largest number of edges from the root to a leaf.
-        tree: trees to go on with, as `subtree` gives; `root`'s priors and embedding replace their root's. It is
-            not written to.
+        tree: trees to go on with, as `subtree` gives; `root`'s priors and embedding replace their root's.
+            It is not written to.
 
     Raises:
         ValueError: no legal action at a root; or a bad number.
@@ -446,7 +451,7 @@ def rows_of_wider_bounds(
 
 @torch.no_grad()
 def subtree(tree: Tree, action: Int64[Tensor, " batch"], keep: Bool[Tensor, " batch"] | None = None) -> Tree:
-    """The trees below the actions taken, to search on in; without nodes where `keep` is False, or none is below."""
+    """The trees below the actions taken, to search on; empty where `keep` is False or nothing is below."""
     children = tree.children
     batch, num_nodes, num_actions = children.shape
     trees = torch.arange(batch, device=action.device)
@@ -579,7 +584,8 @@ def halving_schedule(num_considered: int, num_simulations: int) -> list[int]:
 
 @dataclass(frozen=True)
 class GumbelRootRule:
-    """The rule at the root: among the actions whose turn it is by sequential halving, argmax_a g + logits + σ(q̂).
+    """The rule at the root: of the actions whose turn it is by sequential halving, the one with the largest
+    g + logits + σ(q̂).
 
     Args:
         gumbel: Gumbel noise g, as `Categorical.noise` gives; zeros for play without exploration.
@@ -619,7 +625,12 @@ def gumbel_root_rule(
     max_considered: int = 16,
     rule: GumbelRule | None = None,
 ) -> GumbelRootRule:
-    """The root's rule for a search of `num_simulations` in new trees, which considers at most `max_considered` actions."""
+    """The root's rule for a search of `num_simulations` in new trees.
+
+    Args:
+        gumbel: noise, as `GumbelRootRule` has it.
+        max_considered: largest number of actions that are considered.
+    """
     schedule = [halving_schedule(count, num_simulations) for count in range(max_considered + 1)]
     table = torch.tensor(schedule, device=gumbel.device)
     return GumbelRootRule(gumbel, table, rule or GumbelRule())

@@ -57,10 +57,12 @@ from torchstone.parts.transformer.attention import MultiHeadAttention
 from torchstone.parts.transformer.feed_forward import FeedForward
 from torchstone.parts.transformer.positions import interpolate_positions
 from torchstone.systems import Variant
+from torchstone.tasks.transfer import load_weights
 from torchstone.tasks.vision.image_text import (
     END,
     evaluate,
     learn_tokenizer,
+    load_start,
     parse_languages,
     predict,
     train_image_text,
@@ -88,10 +90,12 @@ MARGIN = ("mean_reciprocal_rank", 0.05)
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "openmoji"  # data set: openmoji, shapes, or a folder of pictures with captions.tsv
-    variant: str = "clip_emoji"  # network variant
+    data: str = "openmoji"  # data set: openmoji, emoji, shapes, or a folder of pictures with captions.tsv
+    variant: str = "clip_emoji"  # network variant, where there are no weights
+    weights: str | None = None  # weights to start from: a run of clip or a Hugging Face folder
     languages: str = "en"  # languages of OpenMoji's names: en,de,… or all; the first is searched in
     translation_prob: float = 0.5  # probability of a caption in another language than the first
+    keyword_prob: float = 0.3  # probability of keywords as the caption, where the data have some
     vocab_size: int = 900  # vocabulary size of the word-piece tokenizer
     max_length: int = 20  # maximum number of tokens of a caption, start and end included
     dropout: float = 0.2  # dropout probability in the blocks
@@ -114,6 +118,13 @@ class Recipe:
 
 RECIPES = {
     "openmoji": Recipe(),
+    # the same emoji, each as Twemoji draws it too, and by keywords
+    "emoji": Recipe(
+        data="emoji",
+        vocab_size=2000,
+        steps=1200,
+        optim=replace(Recipe.optim, ema_decay=0.98, precision="auto"),
+    ),
     # captions in 14 languages, a text tower for all of them
     "languages": Recipe(languages="all", vocab_size=4000, translation_prob=0.5, steps=1200),
     # the paper's (section 2.5) on a folder of your own, of millions of pictures, for GPUs:
@@ -460,9 +471,11 @@ def pair_loss(net: Any, batch: ImageTextBatch) -> dict[str, Tensor]:
     # this process's rows against the columns of all
     pictures, captions = ((own, gather_rows(own)) for own in (batch.pictures, batch.texts))
     positive = positive_pairs(pictures, captions)
-    # L = ½ (CE(s, i → i) + CE(sᵀ, j → j))
-    image_loss = contrastive_loss(scale * images @ gather_rows(texts).T, positive)
-    text_loss = contrastive_loss(scale * texts @ gather_rows(images).T, positive)
+    # L = ½ (CE(s, i → i) + CE(sᵀ, j → j)); in bfloat16 two cosines that are 0.004 apart would be one
+    with torch.autocast(images.device.type, enabled=False):
+        images, texts = images.to(scale.dtype), texts.to(scale.dtype)
+        image_loss = contrastive_loss(scale * images @ gather_rows(texts).T, positive)
+        text_loss = contrastive_loss(scale * texts @ gather_rows(images).T, positive)
     return {"loss": (image_loss + text_loss) / 2, "logit_scale": scale}
 
 
@@ -506,11 +519,14 @@ VARIANTS = {
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    config = CONFIGS[recipe.variant]
+    start = None if recipe.weights is None else load_start(recipe.weights, "clip", from_config, published)
+    config = CONFIGS[recipe.variant] if start is None else start.model_config
     size = config.get("vision", {}).get("image_size", CLIPVisionConfig.image_size)
     languages = parse_languages(recipe.languages)
     data = load_image_texts(recipe.data, size=size, languages=languages, device=device)
-    tokenizer = learn_tokenizer(data, recipe.vocab_size)
+    if start is not None:
+        data = replace(data, metadata=data.metadata | start.statistics)
+    tokenizer = learn_tokenizer(data, recipe.vocab_size) if start is None else start.tokenizer
     text = {
         "vocab_size": tokenizer.get_vocab_size(),
         "max_length": recipe.max_length,
@@ -519,6 +535,11 @@ def build(recipe: Recipe) -> Iterator[Run]:
         "token_dropout": recipe.token_dropout,
         "unknown_id": tokenizer.token_to_id("[UNK]"),
     }
+    if start is not None:  # published vocabularies may have no unknown token, and end texts by another rule
+        own = {"dropout": recipe.dropout}
+        if text["unknown_id"] is not None:
+            own |= {"token_dropout": recipe.token_dropout, "unknown_id": text["unknown_id"]}
+        text = {**config["text"], **own}
     model_config = {
         **config,
         "vision": {**config.get("vision", {}), "dropout": recipe.dropout},
@@ -526,6 +547,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
     }
     rng.seed(recipe.seed)
     model = make_clip(**model_config).to(device)
+    if start is not None:
+        load_weights(model, start.tensors, f"the weights in {recipe.weights} do not fit its settings")
     yield train_image_text(
         model,
         recipe,

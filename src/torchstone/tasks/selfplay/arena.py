@@ -65,13 +65,13 @@ def check_legal(game: Any, state: Tensor, action: Int64[Tensor, " batch"]) -> No
 
 
 def rates(returns: Float[Tensor, " games"]) -> dict[str, float]:
-    """Shares of games won, drawn and lost, and the score: a draw counts half."""
+    """Shares of games won, draws and lost, and the score: a draw counts half."""
     won, lost, games = int((returns > 0).sum()), int((returns < 0).sum()), len(returns)
-    drawn = games - won - lost
+    draws = games - won - lost
     return {
-        "score": (won + drawn / 2) / games,
+        "score": (won + draws / 2) / games,
         "win_rate": won / games,
-        "draw_rate": drawn / games,
+        "draw_rate": draws / games,
         "loss_rate": lost / games,
     }
 

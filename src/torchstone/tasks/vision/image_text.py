@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +17,16 @@ from torchstone.data.vision.image_text_batches import (
     START,
     ImageTextBatch,
     ImageTextBatches,
+    check_tokenizer,
     encode_texts,
 )
 from torchstone.data.vision.image_texts import LANGUAGES, ImageTexts, load_image_texts
 from torchstone.data.vision.preprocess import preprocess
+from torchstone.engine import checkpoint
 from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
+from torchstone.hub import hf_folder
+from torchstone.hub.weight_files import stated_statistics
 from torchstone.parts.contrastive_loss import symmetric_contrastive_loss
 from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.metrics.retrieval import mean_reciprocal_rank, recall_at, retrieval_ranks
@@ -43,6 +47,16 @@ ADVICE = "say what to look for: --labels 'a cat,a dog', or --search 'red apple'"
 PairLoss = Callable[[Any, ImageTextBatch], dict[str, Tensor]]
 
 
+class Start(NamedTuple):
+    """What training starts from: arguments of the network, its weights and tokenizer, and how it normalizes
+    pictures (`mean` and `std`)."""
+
+    model_config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    tokenizer: Tokenizer
+    statistics: dict[str, list[float]]
+
+
 def parse_languages(languages: str) -> tuple[str, ...]:
     """`en,de`; `all` for every language that names are known in, English first."""
     return LANGUAGES if languages == "all" else tuple(each.strip() for each in languages.split(","))
@@ -53,13 +67,50 @@ def learn_tokenizer(data: ImageTexts, vocab_size: int) -> Tokenizer:
     texts = [
         text
         for label in data.train.labels.tolist()
-        for text in (*data.texts[label], *data.translations[label])
+        for text in (*data.texts[label], *data.translations[label], *data.keywords[label])
     ]
     tokenizer = tokenizers.train("wordpiece", texts, vocab_size=vocab_size, special_tokens=(START, END))
     ends = [(name, tokenizer.token_to_id(name)) for name in (START, END)]
     # for other programs that read the tokenizer
     tokenizer.post_processor = processors.TemplateProcessing(f"{START} $A {END}", special_tokens=ends)
     return tokenizer
+
+
+def load_start(source: str, system: str, from_config: Any, published: Any) -> Start:
+    """A network of pictures and texts in a run of `system` or in Hugging Face layout (also `hf:ORG/NAME`).
+
+    Args:
+        from_config: a folder's config to (variant, arguments).
+        published: (variant, tensors by the folder's names) -> tensors by ours.
+
+    Raises:
+        BadInput: it is another network; it lacks its tokenizer or image processor, or is not whole.
+    """
+    folder = hf_folder.fetch(source) if source.startswith("hf:") else Path(source)
+    if (folder / "recipe.json").exists():
+        path, meta, _ = checkpoint.find(folder / "checkpoint")
+        if meta["system"] != system:
+            raise BadInput(f"{source} is a run of {meta['system']}, not of {system}")
+        tensors, metadata = checkpoint.weights(path, meta)
+        picture, tokenizer = metadata["picture"], tokenizers.from_metadata(metadata["tokenizer"])
+        statistics = {name: list(picture[name]) for name in ("mean", "std")}
+        return Start(metadata["model_config"], tensors, tokenizer, statistics)
+    config, tensors = hf_folder.read(folder)
+    if (kind := hf_folder.system_of_config(config)) != system:
+        raise BadInput(f"{source} is of {kind}, not of {system}")
+    stated = stated_statistics(folder / "config.json", config)
+    if stated is None:
+        raise BadInput(
+            f"{source} does not say how images are normalized: preprocessor_config.json is missing"
+        )
+    variant, model_config = from_config(config)
+    tokenizer = tokenizers.load(folder)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    text = model_config["text"]
+    check_tokenizer(tokenizer, text["vocab_size"], text["eos_id"], source)
+    statistics = dict(zip(("mean", "std"), map(list, stated), strict=True))
+    return Start(model_config, dict(published(variant, tensors)), tokenizer, statistics)
 
 
 def train_image_text(
@@ -76,8 +127,8 @@ def train_image_text(
     """A Run that trains `model` on pictures and their captions; metrics are of searches by text among the
     pictures of a split.
 
-    Of the recipe: `augment`, `translation_prob`, `languages`. Biases, norms and the temperature have no
-    weight decay. The network with the best mean reciprocal rank in validation is tested.
+    Of the recipe: `augment`, `translation_prob`, `keyword_prob`, `languages`. Biases, norms and the
+    temperature have no weight decay. The network with the best mean reciprocal rank in validation is tested.
 
     Args:
         loss: of a batch; it calls `forward_module`.
@@ -98,6 +149,7 @@ def train_image_text(
         tokenizer,
         max_length=length,
         translation_prob=recipe.translation_prob,
+        keyword_prob=recipe.keyword_prob,
     )
     if data.train.labels.device.type != "mps":
         model = model.to(memory_format=torch.channels_last)
@@ -218,9 +270,13 @@ def nearest_word_similarity(data: ImageTexts, split: ImageSplit) -> Float[Tensor
     alike, pixel by pixel.
 
     The captions are compared by the cosine of their words' counts, each weighted with ln(captions / captions
-    with that word); pictures by the cosine of their deviation from the mean picture, at 8 × 8 pixels.
+    with that word); pictures by the cosine of their deviation from the mean picture, at 8 × 8 pixels. Of
+    several training pictures of one thing the first is compared, which is in the hand of those searched for.
     """
-    known, own = [data.texts[label][0].split() for label in data.train.labels.tolist()], []
+    first = {label: row for row, label in reversed(list(enumerate(data.train.labels.tolist())))}
+    rows = torch.tensor(sorted(first.values()), device=data.train.labels.device)
+    train = ImageSplit(data.train.labels[rows], data.train.take(rows))
+    known = [data.texts[label][0].split() for label in train.labels.tolist()]
     own = [caption.split() for caption in data.captions(split)]
     vocabulary = {word: i for i, word in enumerate(sorted({word for words in known for word in words}))}
     counts = [torch.zeros(len(each), len(vocabulary)) for each in (known, own)]
@@ -233,7 +289,7 @@ def nearest_word_similarity(data: ImageTexts, split: ImageSplit) -> Float[Tensor
     words, queries = (F.normalize(each * weight, dim=1) for each in counts)
     small = [
         F.adaptive_avg_pool2d(_pixels(each).cpu().float(), BASELINE_SIDE).flatten(1)
-        for each in (data.train, split)
+        for each in (train, split)
     ]
     pictures, targets = (F.normalize(each - small[0].mean(0), dim=1) for each in small)
     return queries @ words.T @ (pictures @ targets.T)
