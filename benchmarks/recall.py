@@ -64,9 +64,7 @@ class Texts(NamedTuple):
     values: Tensor  # (batch, queries)
 
 
-def draw_texts(
-    count: int, length: int, *, queries: int = 1, seed: int, stream: int, number: int
-) -> Texts:
+def draw_texts(count: int, length: int, *, queries: int = 1, seed: int, stream: int, number: int) -> Texts:
     """The `number`-th `count` texts of a stream; the same for the same arguments. `queries` are at the end."""
     generator = derive_generator(seed, stream, number)
     tokens = torch.randint(FIRST_FILLER, FIRST_PAIR, (count, length), generator=generator)
