@@ -9,7 +9,7 @@ validation, cut by label. One token is one byte; of longer documents the first b
 
 Every encoder has the same width, depth, heads, schedule and data order: first `--short-steps` updates of 16
 pieces of documents, each with the label of the whole, then `--steps` of documents at their full length. A document's
-logits are a linear layer of the mean of its hidden states. An input is the embedding of a byte and of the n-grams
+logits are a linear layer of the mean of its hidden states. Linformer's E stays the means that it begins as. An input is the embedding of a byte and of the n-grams
 that end with it, hashed as in fastText (Bojanowski et al. 2017, arXiv:1607.04606), so that 1,000 documents need not
 teach an encoder what a word is; `--no-ngrams` leaves them out. `bag of n-grams` is no encoder: the same embedding,
 schedule and mean, without any layer between. What an encoder adds to it is what its attention is worth here.
@@ -200,6 +200,8 @@ def classifier(name: str, args: argparse.Namespace, vocab_size: int, num_classes
         encoder: nn.Module = Bag(size.width)
     else:
         encoder = network(name, size, vocab_size=vocab_size, max_length=args.length, head="none")
+        if name == "linformer":  # steps of the rest's size would turn means of 32 tokens into noise
+            encoder.projections.requires_grad_(False)
     if args.ngrams or name == BAG:
         body(encoder).token_embedding = ByteNGrams(vocab_size, size.width)
         if isinstance(getattr(body(encoder), "head", None), nn.Linear):
