@@ -404,7 +404,7 @@ def picture(found: dict[str, Any], length: int, file: Path) -> None:
             first.plot(
                 [rows[name]["step_seconds"]] * len(accuracies), accuracies, "o", color=color, label=name
             )
-        first.set(xscale="log", xlabel="CPU seconds of a step", title="test accuracy, %")
+        first.set(xlabel="CPU seconds of a step", title="test accuracy, %")
         first.axhline(100 * tfidf, color="gray", linewidth=0.8, linestyle="--", label="TF-IDF of words")
         first.axhline(
             100 * found["majority"], color="gray", linewidth=0.8, linestyle=":", label="most frequent label"
