@@ -149,8 +149,8 @@ class StepBuffer:
 class SearchStream:
     """Endless `UnrolledBatch`es: steps in the envs, old positions searched again, then positions sampled.
 
-    Before the first batch it acts at random until the buffer holds `learning_starts` steps. Noise, actions and samples
-    follow from the seed and the numbers of steps and batches so far.
+    Before the first batch it acts at random until the buffer holds `learning_starts` steps. Noise, actions
+    and samples follow from the seed and the numbers of steps and batches so far.
 
     Args:
         envs: a `VectorEnv`, or `GameEnvs`.
