@@ -1,12 +1,12 @@
 """Forward and backward pass of BERT, ALBERT and DistilBERT compared with transformers' classes, with the same
-weights; and a student's layers compared with its teacher's.
+weights (a student beside its teacher: `distillation.py`).
 
     python benchmarks/bert.py [--variants bert_base albert_base distilbert] [--batch-size 4] [--lengths 128 512]
-                              [--pairs 7] [--student bert_mini]
+                              [--pairs 7]
 
 Both run in one process, in turn, so that other load on the machine affects both alike; the result is the
 median of the ratios of all pairs. One row in four is padded. The outputs are compared first, and dropout is
-off on both sides, since its random numbers differ. Teacher and student are timed without embedding look-ups.
+off on both sides, since its random numbers differ.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torchstone.engine.device import select_device
 from torchstone.references.transformers import import_transformers
 from torchstone.systems import find
-from torchstone.systems.transformer import bert, distilbert
 from torchstone.verify import relative_error
 
 CLASSES = {"bert": "Bert", "albert": "Albert", "distilbert": "DistilBert"}
@@ -92,51 +91,12 @@ def beside_transformers(variant: str, args: argparse.Namespace, device: torch.de
         print(f"{variant}, length {length}: {result} of transformers; outputs {error:.1e} apart", flush=True)
 
 
-def student_beside_teacher(variant: str, args: argparse.Namespace, device: torch.device) -> None:
-    """From embeddings to labels, in evaluation and with the backward pass."""
-    teacher = bert.VARIANTS[variant].make(head="sentence", num_classes=3, **NO_DROPOUT).to(device)
-    config, count = teacher.config, len(distilbert.teacher_layers(teacher.config.layers))
-    sizes = {name: getattr(config, name) for name in ("width", "heads", "d_ff", "vocab_size")}
-    student = distilbert.make_distilbert(
-        **sizes, **NO_DROPOUT, layers=count, head="sentence", num_classes=3, classifier_dropout=0.0
-    ).to(device)
-    for length in args.lengths:
-        x = torch.randn(args.batch_size, length, config.width, device=device)
-        mask = padded_mask(args.batch_size, length, device)[:, None, None]
-
-        def run(net, x=x, mask=mask):
-            hidden = x
-            for layer in net.layers:
-                hidden = layer(hidden, mask)
-            if net is student:
-                return student.apply_head(hidden)
-            return teacher.classifier(teacher.pool(hidden))
-
-        def evaluate(net):
-            with torch.no_grad():
-                return run(net)
-
-        def train(net):
-            run(net).square().mean().backward()
-
-        for what, step in (("forward", evaluate), ("forward and backward", train)):
-            for net in (student, teacher):
-                step(net)
-            steps = (lambda step=step: step(student)), (lambda step=step: step(teacher))
-            result = interleaved(*steps, args.pairs, device, student, teacher)
-            print(
-                f"{count} layers of {variant}'s {config.layers}, length {length}, {what}: {result}",
-                flush=True,
-            )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variants", nargs="*", default=["bert_base", "albert_base", "distilbert"])
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--student", default="bert_mini", choices=list(bert.VARIANTS), help="of this teacher")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     device = select_device(args.device)
@@ -144,7 +104,6 @@ def main() -> None:
     print(f"batch {args.batch_size}, {torch.get_num_threads()} threads, {device}")
     for variant in args.variants:
         beside_transformers(variant, args, device)
-    student_beside_teacher(args.student, args, device)
 
 
 if __name__ == "__main__":

@@ -65,10 +65,13 @@ def make_sb3(system: str, recipe: Any) -> Any:
         }
         policy = "CnnPolicy" if pixels else "MlpPolicy"
         model = stable_baselines3.DQN(policy, envs, **options)
+    elif system == "sac":
+        model = stable_baselines3.SAC("MlpPolicy", envs, tau=recipe.tau, **options)
     else:
         action_dim = envs.action_space.shape[0]
         noise = NormalActionNoise(np.zeros(action_dim), recipe.sigma * np.ones(action_dim))
-        model = stable_baselines3.DDPG("MlpPolicy", envs, tau=recipe.tau, action_noise=noise, **options)
+        kind = {"ddpg": stable_baselines3.DDPG, "td3": stable_baselines3.TD3}[system]
+        model = kind("MlpPolicy", envs, tau=recipe.tau, action_noise=noise, **options)
     model.set_logger(configure(None, []))
     model.learn(recipe.learning_starts + env_steps)
     return lambda n: model.learn(n * env_steps, reset_num_timesteps=False)
@@ -96,13 +99,13 @@ def arithmetic(model: Any, recipe: Any) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--system", default="dqn", choices=["dqn", "ddpg"])
+    parser.add_argument("--system", default="dqn", choices=["dqn", "ddpg", "td3", "sac"])
     parser.add_argument("--recipe", help="one of the system's (default: its first)")
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--updates", type=int, help="in each part of a round (default: 6, ddpg 40)")
+    parser.add_argument("--updates", type=int, help="in each part of a round (default: 6 of dqn, else 40)")
     parser.add_argument("--hidden", help="other widths, such as 256,256")
     args = parser.parse_args()
-    updates = args.updates or {"dqn": 6, "ddpg": 40}[args.system]
+    updates = args.updates or (6 if args.system == "dqn" else 40)
     module = importlib.import_module(f"torchstone.systems.reinforcement.{args.system}")
     recipe = module.RECIPES[args.recipe or next(iter(module.RECIPES))]
     recipe = dataclasses.replace(recipe, device="cpu", n_step=1, anneal_lr=False)

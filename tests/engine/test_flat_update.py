@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchstone.engine.flat_update import FlatGradientUpdate, flat_gradient
+from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.errors import NotFinite
 
 
@@ -58,14 +58,6 @@ def test_flat_update_returns_aux_beside_metrics():
     assert not metrics["loss"].requires_grad, "metrics keep no graph"
     assert torch.equal(error, expected)
     assert not torch.equal(model(x)[:, 0], expected)
-
-
-def test_flat_gradient_is_zero_for_unused_parameters():
-    model = network()
-    gradient = flat_gradient(model[0].weight.square().sum(), model.parameters())
-    assert torch.equal(gradient[:24], 2 * model[0].weight.detach().flatten())
-    assert not gradient[24:].any()
-    assert len(gradient) == sum(p.numel() for p in model.parameters())
 
 
 def test_flat_update_refuses_nan_before_the_step():

@@ -242,7 +242,7 @@ def test_make_env_errors_name_a_remedy():
         (lambda: VectorEnv("Pendulum-v1", wrappers=["ClipRewards"]), "did you mean ClipReward"),
         (lambda: VectorEnv("Pendulum-v1", wrappers=["ClipReward:highest=1"]), "does not fit"),
         (lambda: VectorEnv("Pendulum-v1", 0), "at least 1 env"),
-        (lambda: check_spaces("Pendulum-v1", "discrete", "dqn"), "try ddpg or ppo"),
+        (lambda: check_spaces("Pendulum-v1", "discrete", "dqn"), "try sac, td3, ddpg or ppo"),
         (lambda: check_spaces("CartPole-v1", "continuous", "ddpg"), "try dqn, a2c or ppo"),
     ]
     for call, message in cases:

@@ -31,7 +31,14 @@ SLOW = frozenset(
         *("gru/glucose",),
         *("seq2seq/translate", "seq2seq/bible", "seq2seq/multi30k", "seq2seq/multi30k_plain"),
         *("seq2seq/multi30k_cpu", "transformer/translate", "transformer/multi30k_cpu"),
-        *("transformer/multi30k", "t5/denoise", "t5/texts", "ddpg/halfcheetah"),
+        *(
+            "transformer/multi30k",
+            "t5/denoise",
+            "t5/texts",
+            "ddpg/halfcheetah",
+            "td3/halfcheetah",
+            "sac/halfcheetah",
+        ),
         *("gpt/shakespeare", "gpt/shakespeare_nanogpt", "gpt/shakespeare_gpu"),
         *("performer/shakespeare", "performer/sentiment", "performer/masked"),
         *("bert/sentiment", "bert/masked", "bert/paper"),
@@ -46,6 +53,7 @@ SLOW = frozenset(
         *("gan/mnist5k", "dcgan/mnist5k", "cgan/mnist5k", "cgan/paper", "vae/conv", "googlenet/mnist5k"),
         *("ppo/hopper", "ppo/lunarlander", "ppo/acrobot", "ppo/cartpole_memory", "dqn/acrobot", "ddpg/paper"),
         *("ctc/characters", "seq2seq/reverse", "gru/forecast", "lstm/copy"),
+        *("alphazero/tictactoe", "alphazero/connect4", "alphazero/go5"),
     }
 )
 

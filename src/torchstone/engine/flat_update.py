@@ -1,7 +1,7 @@
 """Gradient updates of networks so small that most of a step goes into visiting parameters one by one."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -79,9 +79,3 @@ class FlatGradientUpdate:
                 self.gradient.mul_(self.max_grad_norm / (norm + 1e-6))
         self.optimizer.step()
         return numbers
-
-
-def flat_gradient(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
-    """∂loss/∂parameters as one vector, in their order; 0 for parameters that the loss does not depend on."""
-    gradients = torch.autograd.grad(loss, list(parameters), allow_unused=True, materialize_grads=True)
-    return torch.cat([g.flatten() for g in gradients])

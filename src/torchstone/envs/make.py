@@ -21,7 +21,7 @@ KNOWN = ("CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1", "Hopper-v
 ActionKind = Literal["discrete", "continuous", "any"]
 SYSTEMS_BY_ACTIONS = {
     "discrete": ("discrete actions", "dqn, a2c or ppo", "CartPole-v1"),
-    "continuous": ("continuous actions", "ddpg or ppo", "Pendulum-v1"),
+    "continuous": ("continuous actions", "sac, td3, ddpg or ppo", "Pendulum-v1"),
 }
 
 

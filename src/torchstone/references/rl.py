@@ -76,6 +76,71 @@ def ddpg_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
     yield ParityCase(net, OutputAdapter(theirs, _action_and_q), x, label="actor and critic")
 
 
+def td3_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
+    """stable-baselines3's deterministic actor and its two critics: the action, and both Q of it."""
+    import_optional("stable_baselines3")
+    import gymnasium
+    import numpy as np
+    from stable_baselines3.td3.policies import MlpPolicy
+
+    observation = gymnasium.spaces.Box(-np.inf, np.inf, (11,), np.float32)
+    action = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+    torch.manual_seed(seed)
+    policy = MlpPolicy(observation, action, lambda _: 1e-3, net_arch=[256, 256])
+    theirs = nn.ModuleDict({"actor": policy.actor, "critic": policy.critic})
+    net = ours((11,), 3)
+    net.load_state_dict({**net.state_dict(), **convert_twin_critics(dict(theirs.named_parameters()))})
+    x = _observations((11,), seed)
+    yield ParityCase(
+        net, OutputAdapter(theirs, _action_and_both_q), x, _convert_twin_adapter, label="vectors"
+    )
+
+
+def sac_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
+    """stable-baselines3's squashed Gaussian actor and two critics: mean, log σ, both Q of tanh(mean)."""
+    import_optional("stable_baselines3")
+    import gymnasium
+    import numpy as np
+    from stable_baselines3.sac.policies import MlpPolicy
+
+    observation = gymnasium.spaces.Box(-np.inf, np.inf, (11,), np.float32)
+    action = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+    torch.manual_seed(seed)
+    policy = MlpPolicy(observation, action, lambda _: 1e-3, net_arch=[256, 256])
+    theirs = nn.ModuleDict({"actor": policy.actor, "critic": policy.critic})
+    net = ours((11,), 3)
+    net.load_state_dict({**net.state_dict(), **convert_twin_critics(dict(theirs.named_parameters()))})
+    x = _observations((11,), seed)
+    yield ParityCase(
+        net, OutputAdapter(theirs, _gaussian_and_both_q), x, _convert_twin_adapter, label="vectors"
+    )
+
+
+HEADS = {"mu": "mean_head", "log_std": "log_std_head"}
+
+
+def convert_twin_critics(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """From stable-baselines3's `actor.*`, `critic.qf0.*` and `critic.qf1.*` to our stacked critics."""
+    converted = {}
+    for name, tensor in tensors.items():
+        if name.startswith("actor.mu.") and ".latent_pi." not in name and name.count(".") > 2:
+            converted[name.replace("actor.mu.", "actor.0.")] = tensor  # TD3: one network, and tanh
+        elif name.startswith("actor.latent_pi."):
+            converted[name.replace("actor.latent_pi.", "trunk.")] = tensor
+        elif name.startswith(("actor.mu.", "actor.log_std.")):
+            head, end = name.removeprefix("actor.").split(".")
+            converted[f"{HEADS[head]}.{end}"] = tensor
+        elif name.startswith("critic.qf0."):
+            pair = torch.stack([tensor, tensors[name.replace(".qf0.", ".qf1.")]])
+            is_weight = name.endswith("weight")
+            converted[name.replace("critic.qf0.", "critics.")] = pair.mT if is_weight else pair[:, None]
+    return converted
+
+
+def _convert_twin_adapter(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return convert_twin_critics({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
+
+
 def _observations(shape: tuple[int, ...], seed: int) -> Tensor:
     """Image frames or vectors, by the shape of one."""
     generator = torch.Generator().manual_seed(seed)
@@ -87,6 +152,16 @@ def _observations(shape: tuple[int, ...], seed: int) -> Tensor:
 def _action_and_q(nets: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     action = nets[0](x)
     return action, nets[1](x, action)[0][:, 0]
+
+
+def _action_and_both_q(nets: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    action = nets["actor"](x)
+    return action, torch.stack([q[:, 0] for q in nets["critic"](x, action)])
+
+
+def _gaussian_and_both_q(nets: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    mean, log_std, _ = nets["actor"].get_action_dist_params(x)
+    return mean, log_std, torch.stack([q[:, 0] for q in nets["critic"](x, mean.tanh())])
 
 
 @torch.no_grad()

@@ -175,6 +175,9 @@ reinforce: REINFORCE, 1992. Williams, Machine Learning 8:229
 a2c: A2C, 2016. Mnih, Badia, Mirza et al., arXiv:1602.01783
     variants: a2c a2c_lstm a3c_atari a3c_atari_lstm
     recipes: cartpole a3c smoke
+trpo: TRPO, 2015. Schulman, Levine, Moritz et al., arXiv:1502.05477
+    variants: trpo trpo_continuous trpo_atari
+    recipes: cartpole pendulum smoke
 ppo: PPO, 2017. Schulman, Wolski, Dhariwal et al., arXiv:1707.06347
     variants: ppo ppo_continuous ppo_atari ppo_paper ppo_recurrent
     recipes: cartpole acrobot lunarlander pendulum hopper pong pong_half_hour cartpole_memory smoke
@@ -184,6 +187,28 @@ dqn: DQN, 2015. Mnih, Kavukcuoglu, Silver et al., Nature 518:529
 ddpg: DDPG, 2015. Lillicrap, Hunt, Pritzel et al., arXiv:1509.02971
     variants: ddpg ddpg_paper
     recipes: pendulum paper halfcheetah smoke
+td3: TD3, 2018. Fujimoto, van Hoof and Meger, arXiv:1802.09477
+    variants: td3 td3_paper
+    recipes: pendulum halfcheetah smoke
+sac: SAC, 2018. Haarnoja, Zhou, Abbeel and Levine, arXiv:1801.01290, arXiv:1812.05905
+    variants: sac
+    recipes: pendulum halfcheetah smoke
+""",
+    "planning": """
+alphazero: AlphaZero, 2017. Silver, Hubert, Schrittwieser et al., arXiv:1712.01815
+    variants: alphazero_mlp alphazero_small alphazero_go
+    recipes: tictactoe connect4 go5 smoke
+muzero: MuZero, 2019. Schrittwieser, Antonoglou, Hubert et al., arXiv:1911.08265
+    variants: muzero_mlp
+    recipes: cartpole smoke
+""",
+    "multiagent": """
+nfsp: NFSP, 2016. Heinrich and Silver, arXiv:1603.01121
+    variants: nfsp
+    recipes: kuhn leduc smoke
+deep_cfr: Deep CFR, 2018. Brown, Lerer, Gross and Sandholm, arXiv:1811.00164
+    variants: deep_cfr
+    recipes: kuhn leduc smoke
 """,
 }
 ENTRY = re.compile(r"(\w+): (.+), (\d{4})\. (.+)\n +variants: ([\w\s]+)\n +recipes: ([\w\s]+)")

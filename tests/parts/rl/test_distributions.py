@@ -95,3 +95,20 @@ def test_score_function_gradient_equals_analytic_gradient_of_bandit():
         spreads.append(float((score * (reward[action] - baseline)[:, None]).var(0).sum()))
     print("variance without and with a baseline", spreads)
     assert spreads[1] < 0.9 * spreads[0]
+
+
+def test_kl_divergence_equals_torch():
+    torch.manual_seed(0)
+    from torch.distributions import kl_divergence
+
+    logits = torch.randn(2, 7, 4).double()
+    ours = Categorical(logits[0]).kl_divergence(Categorical(logits[1]))
+    theirs = kl_divergence(*(torch.distributions.Categorical(logits=each) for each in logits))
+    print("categorical", (ours - theirs).abs().max().item())
+    torch.testing.assert_close(ours, theirs)
+    mean, log_std = torch.randn(2, 7, 3).double(), torch.randn(2, 3).double()
+    ours = Gaussian(mean[0], log_std[0]).kl_divergence(Gaussian(mean[1], log_std[1]))
+    normals = [
+        torch.distributions.Normal(m, s.exp().expand_as(m)) for m, s in zip(mean, log_std, strict=True)
+    ]
+    torch.testing.assert_close(ours, kl_divergence(*normals).sum(-1))

@@ -12,6 +12,7 @@ from torchstone.envs.rollouts import Rollout
 from torchstone.errors import BadInput
 from torchstone.references.rl import convert_actor_critic
 from torchstone.systems.reinforcement import ppo
+from torchstone.tasks.rl import on_policy
 from torchstone.tasks.rl.on_policy import PolicyInputs, RolloutBatch
 
 SMOKE = dataclasses.replace(ppo.RECIPES["smoke"], device="cpu")
@@ -157,7 +158,7 @@ def test_ppo_clipped_value_loss_takes_the_larger_error():
     recipe = dataclasses.replace(SMOKE, clip_vloss=True)
     run = next(ppo.build(recipe))
     model = run.state["model"]
-    batch = ppo.make_batch(model, next(run.stream), recipe)
+    batch = on_policy.make_batch(model, next(run.stream), recipe.gamma, recipe.gae_lambda)
     torch.manual_seed(0)
     batch = batch._replace(value=batch.value + torch.randn(len(batch.value)))
     value_loss = ppo.loss(model, batch, recipe, 0.2)["value_loss"].item()

@@ -11,6 +11,7 @@ import torch
 from torchstone.envs.vector_env import VectorEnv
 from torchstone.errors import BadInput
 from torchstone.systems.reinforcement import ppo, reinforce
+from torchstone.tasks.rl import on_policy
 
 DOORS = 5
 
@@ -91,7 +92,7 @@ def test_ppo_update_uses_masks():
     run = next(ppo.build(recipe))
     model = run.state["model"]
     rollout = next(run.stream)
-    batch = ppo.make_batch(model, rollout, recipe)
+    batch = on_policy.make_batch(model, rollout, recipe.gamma, recipe.gae_lambda)
     expected, entropies = [], []
     logits = model.actor(rollout.observation.flatten(0, 1)).tolist()
     for row, observation, action in zip(

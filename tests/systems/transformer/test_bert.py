@@ -270,6 +270,8 @@ def test_predict_fills_masks(runs, capsys):
         assert {c["word"] for c in gap} <= set(TOPICS[0])
     assert main(["predict", str(runs / "words"), "--fill", text]) == 0
     out = capsys.readouterr().out
+    assert main(["predict", str(runs / "words"), text, "--fill"]) == 0
+    assert out == f"{answer['text']}\n{capsys.readouterr().out}"
     assert answer["text"] in out
     assert f"{answer['candidates'][0][0]['word']} (" in out
     for wrong, why in (("no gap", "has no"), ("[MASK] " + "cow " * 40, "tokens long")):
@@ -293,6 +295,8 @@ def test_predict_labels_texts(runs, tmp_path, capsys):
     assert answers[0]["probabilities"] == pytest.approx(answer["probabilities"], abs=1e-5)
     assert main(["predict", str(runs / "labels"), "a good day"]) == 0
     assert "a good day: " in capsys.readouterr().out
+    ts.predict(runs / "labels", ["a good day " * 50, "a good day"])
+    assert "1 of 2 texts are longer than the " in capsys.readouterr().err
     with pytest.raises(BadInput, match="holds no text"):
         ts.predict(runs / "labels", [" "])
     tokenizer = Tokenizer.from_file(str(runs / "labels" / "tokenizer.json"))

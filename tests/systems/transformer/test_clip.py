@@ -397,6 +397,29 @@ def test_clip_without_a_stem_is_written_for_transformers(tmp_path):
 
 
 @pytest.mark.sweep
+def test_clip_starts_from_weights(tmp_path):
+    """Of a run and of a folder of transformers: the same network, tokenizer and normalization."""
+    ts.train("clip/smoke", variant="clip_emoji_vit", steps=1, out=tmp_path / "run", device="cpu", quiet=True)
+    ts.export(tmp_path / "run", out=tmp_path / "hf", format="hf")
+    settings = json.loads((tmp_path / "hf" / "preprocessor_config.json").read_text())
+    settings["image_mean"] = [0.25, 0.5, 0.75]
+    (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps(settings))
+    trained = ts.load(tmp_path / "run").state_dict()
+    for source, mean in (("run", [0.5] * 3), ("hf", [0.25, 0.5, 0.75])):
+        (run,) = build(replace(RECIPES["smoke"], weights=str(tmp_path / source), device="cpu"))
+        own = run.state["model"].state_dict()
+        assert own.keys() == trained.keys()
+        assert all(torch.equal(tensor, trained[name]) for name, tensor in own.items())
+        assert run.metadata["picture"]["mean"] == mean
+        loss = run.update(next(run.stream))["loss"]
+        print(f"{source}: loss {float(loss):.3f} in the first step")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"model_type": "vit"}))
+    with pytest.raises(BadInput, match="is of vit, not of clip"):
+        next(iter(build(replace(RECIPES["smoke"], weights=str(tmp_path / "hf")))))
+
+
+@pytest.mark.sweep
 def test_clip_with_a_stem_has_no_form_in_transformers(tmp_path):
     ts.train("clip/smoke", steps=1, out=tmp_path / "run", device="cpu", quiet=True)
     with pytest.raises(BadInput, match="no convolutional stem"):

@@ -16,7 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("inputs", metavar="INPUT", nargs="*", help="files, folders of them, or texts")
     parser.add_argument("--examples", metavar="FILE", help="few-shot: inputs and outputs before each text")
-    parser.add_argument("--fill", metavar="TEXT", help="masked language model: fill each [MASK] of TEXT")
+    parser.add_argument(
+        "--fill",
+        metavar="TEXT",
+        nargs="?",
+        const="",
+        help="masked language model: fill each [MASK] of TEXT, or of the inputs",
+    )
     parser.add_argument("--prompt", metavar="TEXT", help="visual question answering: the question")
     parser.add_argument(
         "--labels",
@@ -51,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     for name in ("prompt", "examples", "labels", "search", "beam_size", "horizon", "out"):
         if getattr(args, name) is not None:
             options[name] = getattr(args, name)
-    inputs = [*args.inputs, *([] if args.fill is None else [args.fill])]
+    inputs = [*args.inputs, *([args.fill] if args.fill else [])]
     if not inputs:
         raise BadInput("predict what? Give files, or texts")
     options |= {"last": args.last, "explain": args.explain}

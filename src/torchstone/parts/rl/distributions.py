@@ -47,6 +47,11 @@ class Categorical(NamedTuple):
         log_probs = self.logits.log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum(-1)
 
+    def kl_divergence(self, other: "Categorical") -> Float[Tensor, "*batch"]:
+        """KL(self ‖ other) in nats."""
+        log_probs = self.logits.log_softmax(-1)
+        return (log_probs.exp() * (log_probs - other.logits.log_softmax(-1))).sum(-1)
+
 
 class Gaussian(NamedTuple):
     """Independent normals. Samples may lie outside the env's bounds, to which the env then clips them."""
@@ -70,6 +75,12 @@ class Gaussian(NamedTuple):
 
     def entropy(self) -> Float[Tensor, "*batch"]:
         return (self.log_std + 0.5 + HALF_LOG_TAU).expand_as(self.mean).sum(-1)
+
+    def kl_divergence(self, other: "Gaussian") -> Float[Tensor, "*batch"]:
+        """KL(self ‖ other) in nats."""
+        ratio = (2 * (self.log_std - other.log_std)).exp()  # of variances
+        distance = ((self.mean - other.mean) * (-other.log_std).exp()).square()
+        return (0.5 * (ratio + distance - 1) + other.log_std - self.log_std).sum(-1)
 
 
 class SquashedGaussian(NamedTuple):

@@ -109,3 +109,34 @@ class ActionNoise:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.state = state["state"].clone()
+
+
+class PolicySampling:
+    """An action sampled from a stochastic policy; uniformly random before `learning_starts` steps.
+
+    Args:
+        policy: observations, standard normal noise `(envs, action_dim)` -> actions in [-1, 1] of that shape.
+    """
+
+    def __init__(
+        self, policy: Callable[[Tensor, Tensor], Tensor], action_dim: int, *, learning_starts: int = 0
+    ):
+        self.policy, self.action_dim, self.learning_starts = policy, action_dim, learning_starts
+
+    def sample_noise(self, num_steps: int, num_envs: int, env_steps: int, generator: torch.Generator) -> None:
+        shape = (num_steps, num_envs, self.action_dim)
+        self.normal = torch.randn(shape, generator=generator)
+        self.random_action = torch.rand(shape, generator=generator) * 2 - 1
+        self.is_random = [env_steps + t * num_envs < self.learning_starts for t in range(num_steps)]
+
+    def act(self, t: int, observation: Tensor) -> Float[Tensor, "envs action_dim"]:
+        return self.random_action[t] if self.is_random[t] else self.policy(observation, self.normal[t]).cpu()
+
+    def reset_done(self, done: Bool[Tensor, " envs"]) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        pass

@@ -35,10 +35,11 @@ from torch import Tensor, nn
 
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
-from torchstone.engine.flat_update import FlatGradientUpdate, flat_gradient
+from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
 from torchstone.envs.rollouts import AsyncActorRollouts, Rollout, Rollouts
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.flat_gradient import flat_gradient
 from torchstone.parts.rl.actor_critic import ActorCritic
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.parts.rl.recurrent_actor_critic import RecurrentActorCritic

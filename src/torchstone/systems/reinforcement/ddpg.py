@@ -37,13 +37,12 @@ from torch.nn.functional import mse_loss
 
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
-from torchstone.engine.flat_update import FlatGradientUpdate, flat_gradient
+from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
-from torchstone.envs.make import check_spaces
 from torchstone.envs.replay_buffer import Transitions
 from torchstone.envs.replay_stream import ReplayBatch
-from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.flat_gradient import flat_gradient
 from torchstone.parts.old_keys import accept_old_keys
 from torchstone.parts.rl.exploration import ActionNoise, linear_schedule
 from torchstone.parts.rl.observations import BYTE, scale_observations
@@ -254,14 +253,7 @@ def actor_loss(model: DDPG, transitions: Transitions) -> dict[str, Tensor]:
 def build(recipe: Recipe) -> Iterator[Run]:
     rng.seed(recipe.seed)
     device = select_device(recipe.device)
-    model_config = common.model_config(recipe, "ddpg", "continuous")
-    if len(model_config["observation_shape"]) == 3:
-        raise BadInput(f"{recipe.data} has frames as observations, and ddpg takes vectors: try ppo")
-    _, action_space = check_spaces(recipe.data, "continuous", "ddpg", recipe.wrappers)
-    bounds = {"low": action_space.low, "high": action_space.high}
-    model_config |= {name: bound.astype(float).tolist() for name, bound in bounds.items()}
-    if not all(map(math.isfinite, model_config["low"] + model_config["high"])):
-        raise BadInput(f"{recipe.data} has unbounded actions, which ddpg does not support")
+    model_config = off_policy.continuous_config(recipe, "ddpg")
     model_config |= {"hidden": list(recipe.hidden)}
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
     target_network = make_target(model)

@@ -43,7 +43,6 @@ from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.rl.actor_critic import ActorCritic
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.parts.rl.recurrent_actor_critic import RecurrentActorCritic
-from torchstone.parts.rl.returns import gae
 from torchstone.parts.rl.running_mean_std import RewardNormalizer
 from torchstone.parts.seeding import SeedStream, derive_seed
 from torchstone.systems import Variant
@@ -249,24 +248,6 @@ def minibatches(batch: RolloutBatch, recipe: Recipe, number: int) -> Iterator[Ro
             yield batch.select(index).normalize_advantage()
 
 
-@torch.no_grad()
-def make_batch(model: Network, rollout: Rollout, recipe: Recipe) -> RolloutBatch:
-    """The rollout with log π_old, V_old, Â and V^targ, as rows to draw minibatches from."""
-    inputs = on_policy.policy_inputs(rollout)
-    if inputs.observation.dim() == 4:  # change the layout once, not in each minibatch
-        channels_last = inputs.observation.contiguous(memory_format=torch.channels_last)
-        inputs = inputs._replace(observation=channels_last)
-    action = on_policy.flatten_time(rollout, rollout.action)
-    policy, value = model.policy_and_value(*inputs)
-    values = on_policy.unflatten_time(rollout, value)
-    next_values = on_policy.next_values(model, rollout, inputs, values)
-    done = rollout.terminated | rollout.truncated
-    # Â_t
-    advantage = gae(rollout.reward, values, next_values, done, recipe.gamma, recipe.gae_lambda)
-    advantage = on_policy.flatten_time(rollout, advantage)
-    return RolloutBatch(inputs, action, policy.log_prob(action), value, advantage, advantage + value)
-
-
 def build(recipe: Recipe) -> Iterator[Run]:
     rng.seed(recipe.seed)
     device = select_device(recipe.device)
@@ -299,7 +280,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         if recipe.normalize:
             done = rollout.terminated | rollout.truncated
             rollout = rollout._replace(reward=reward_normalizer(rollout.reward, done))
-        batch = make_batch(model, rollout, recipe)
+        batch = on_policy.make_batch(model, rollout, recipe.gamma, recipe.gae_lambda)
         for minibatch in minibatches(batch, recipe, rollout.number):
             metrics = step(minibatch)
         if recipe.normalize:  # for the next rollout

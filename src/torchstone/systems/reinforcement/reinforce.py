@@ -33,11 +33,12 @@ from torch import Tensor
 
 from torchstone.engine import rng
 from torchstone.engine.device import select_device
-from torchstone.engine.flat_update import FlatGradientUpdate, flat_gradient
+from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
 from torchstone.envs.episodes import EpisodeRollouts
 from torchstone.envs.rollouts import Rollout
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.flat_gradient import flat_gradient
 from torchstone.parts.rl.actor_critic import ActorCritic
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.parts.rl.returns import discounted_returns, next_values

@@ -57,10 +57,12 @@ from torchstone.parts.transformer.attention import MultiHeadAttention
 from torchstone.parts.transformer.feed_forward import FeedForward
 from torchstone.parts.transformer.positions import interpolate_positions
 from torchstone.systems import Variant
+from torchstone.tasks.transfer import load_weights
 from torchstone.tasks.vision.image_text import (
     END,
     evaluate,
     learn_tokenizer,
+    load_start,
     parse_languages,
     predict,
     train_image_text,
@@ -89,7 +91,8 @@ MARGIN = ("mean_reciprocal_rank", 0.05)
 @dataclass(frozen=True)
 class Recipe:
     data: str = "openmoji"  # data set: openmoji, emoji, shapes, or a folder of pictures with captions.tsv
-    variant: str = "clip_emoji"  # network variant
+    variant: str = "clip_emoji"  # network variant, where there are no weights
+    weights: str | None = None  # weights to start from: a run of clip or a Hugging Face folder
     languages: str = "en"  # languages of OpenMoji's names: en,de,… or all; the first is searched in
     translation_prob: float = 0.5  # probability of a caption in another language than the first
     keyword_prob: float = 0.3  # probability of keywords as the caption, where the data have some
@@ -516,11 +519,14 @@ VARIANTS = {
 
 def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
-    config = CONFIGS[recipe.variant]
+    start = None if recipe.weights is None else load_start(recipe.weights, "clip", from_config, published)
+    config = CONFIGS[recipe.variant] if start is None else start.model_config
     size = config.get("vision", {}).get("image_size", CLIPVisionConfig.image_size)
     languages = parse_languages(recipe.languages)
     data = load_image_texts(recipe.data, size=size, languages=languages, device=device)
-    tokenizer = learn_tokenizer(data, recipe.vocab_size)
+    if start is not None:
+        data = replace(data, metadata=data.metadata | start.statistics)
+    tokenizer = learn_tokenizer(data, recipe.vocab_size) if start is None else start.tokenizer
     text = {
         "vocab_size": tokenizer.get_vocab_size(),
         "max_length": recipe.max_length,
@@ -529,6 +535,11 @@ def build(recipe: Recipe) -> Iterator[Run]:
         "token_dropout": recipe.token_dropout,
         "unknown_id": tokenizer.token_to_id("[UNK]"),
     }
+    if start is not None:  # published vocabularies may have no unknown token, and end texts by another rule
+        own = {"dropout": recipe.dropout}
+        if text["unknown_id"] is not None:
+            own |= {"token_dropout": recipe.token_dropout, "unknown_id": text["unknown_id"]}
+        text = {**config["text"], **own}
     model_config = {
         **config,
         "vision": {**config.get("vision", {}), "dropout": recipe.dropout},
@@ -536,6 +547,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
     }
     rng.seed(recipe.seed)
     model = make_clip(**model_config).to(device)
+    if start is not None:
+        load_weights(model, start.tensors, f"the weights in {recipe.weights} do not fit its settings")
     yield train_image_text(
         model,
         recipe,

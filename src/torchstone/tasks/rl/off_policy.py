@@ -1,5 +1,6 @@
 """Off-policy agents: the replay stream of a recipe, and minibatches of what it yields."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,12 +9,31 @@ from torch import Tensor
 
 from torchstone.engine.device import select_device
 from torchstone.envs import atari
+from torchstone.envs.make import check_spaces
 from torchstone.envs.replay_buffer import ReplayBuffer, Transitions
 from torchstone.envs.replay_stream import PrioritizedSampler, ReplayBatch, ReplayConfig, ReplayStream
 from torchstone.errors import BadInput
 from torchstone.parts.rl.exploration import linear_schedule
-from torchstone.tasks.rl.common import make_envs
+from torchstone.tasks.rl import common
 from torchstone.tasks.rl.storage import check_replay_memory
+
+
+def continuous_config(recipe: Any, system: str) -> dict[str, Any]:
+    """The arguments of an actor and critic of vectors that match the recipe's environment:
+    `common.model_config` and the actions' bounds `low` and `high`.
+
+    Raises:
+        BadInput: discrete or unbounded actions, or frames.
+    """
+    config = common.model_config(recipe, system, "continuous")
+    if len(config["observation_shape"]) == 3:
+        raise BadInput(f"{recipe.data} has frames as observations, and {system} takes vectors: try ppo")
+    _, action_space = check_spaces(recipe.data, "continuous", system, recipe.wrappers)
+    bounds = {"low": action_space.low, "high": action_space.high}
+    config |= {name: bound.astype(float).tolist() for name, bound in bounds.items()}
+    if not all(map(math.isfinite, config["low"] + config["high"])):
+        raise BadInput(f"{recipe.data} has unbounded actions, which {system} does not support")
+    return config
 
 
 def make_stream(
@@ -36,7 +56,7 @@ def make_stream(
             f"a replay buffer of {recipe.buffer_size} steps cannot hold the {recipe.num_steps} × "
             f"{recipe.num_envs} that are taken between updates"
         )
-    envs = make_envs(recipe)
+    envs = common.make_envs(recipe)
     action = torch.zeros((), dtype=torch.int64)
     if model_config["continuous"]:
         action = torch.zeros(model_config["num_actions"])

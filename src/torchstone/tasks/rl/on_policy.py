@@ -124,3 +124,21 @@ def next_values(
         )
     envs = len(rollout.last_observation)
     return returns.next_values(value, bootstrap[:envs], bootstrap[envs:], terminated, truncated)
+
+
+@torch.no_grad()
+def make_batch(model: Any, rollout: Rollout, gamma: float, gae_lambda: float) -> RolloutBatch:
+    """The rollout with log π_old, V_old, Â and V^targ, as rows to draw minibatches from."""
+    inputs = policy_inputs(rollout)
+    if inputs.observation.dim() == 4:  # change the layout once, not in each minibatch
+        channels_last = inputs.observation.contiguous(memory_format=torch.channels_last)
+        inputs = inputs._replace(observation=channels_last)
+    action = flatten_time(rollout, rollout.action)
+    policy, value = model.policy_and_value(*inputs)
+    values = unflatten_time(rollout, value)
+    following = next_values(model, rollout, inputs, values)
+    done = rollout.terminated | rollout.truncated
+    # Â_t
+    advantage = returns.gae(rollout.reward, values, following, done, gamma, gae_lambda)
+    advantage = flatten_time(rollout, advantage)
+    return RolloutBatch(inputs, action, policy.log_prob(action), value, advantage, advantage + value)

@@ -19,6 +19,7 @@ from torchstone.data.text.sentence_batches import (
     special_tokens_of,
 )
 from torchstone.engine import checkpoint
+from torchstone.engine.console import notify
 from torchstone.errors import BadInput
 from torchstone.hub import albert, bert, bigbird, distilbert, hf_folder, longformer, roberta
 from torchstone.parts.old_keys import rename_old_keys
@@ -120,6 +121,11 @@ def prepare(
         model_config |= {"dropout": recipe.dropout, "attention_dropout": recipe.dropout}
     else:
         model_config, tensors, tokenizer, _ = start
+        if recipe.max_length > model_config["max_length"]:
+            notify(
+                f"the weights have positions for {model_config['max_length']} tokens: rows are as long, not "
+                f"{recipe.max_length}"
+            )
     special = SpecialTokens.from_tokenizer(tokenizer, min(recipe.max_length, model_config["max_length"]))
     documents = {}
     if tensors is None or recipe.task == "masked_lm":

@@ -1,7 +1,9 @@
 """Using a trained BERT or a relative: labels of texts, pairs and words, or words for [MASK]."""
 
 import os
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from torchstone.data.text.classification import LabeledTexts, read_labeled
 from torchstone.data.text.corpus import read_text
 from torchstone.data.text.mlm_batches import MLMBatches
 from torchstone.data.text.sentence_batches import IGNORE_INDEX, SentenceBatches, SpecialTokens
+from torchstone.engine.console import notify
 from torchstone.errors import BadInput
 from torchstone.parts.modes import eval_mode
 from torchstone.tasks.inference import label_prediction, looks_like_a_file
@@ -80,7 +83,14 @@ def predict(
         return masked_lm.fill_mask(model, tokenizer, special, texts)
     if fill:
         raise BadInput("this model predicts labels: to fill in words train one with --task masked_lm")
-    rows, labels = build_rows(as_unlabeled(texts, metadata), tokenizer, special)
+    part = as_unlabeled(texts, metadata)
+    rows, labels = build_rows(part, tokenizer, special)
+    whole, _ = build_rows(part, tokenizer, replace(special, max_length=sys.maxsize))
+    if cut := sum(len(row) > special.max_length for row, _ in whole):
+        notify(
+            f"{cut} of {len(texts)} texts are longer than the {special.max_length} tokens that the network "
+            "reads: their ends are left out"
+        )
     device = next(model.parameters()).device
     batches = SentenceBatches(rows, labels, 1, special, seed=0, device=device)
     answers = []

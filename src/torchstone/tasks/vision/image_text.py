@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +17,16 @@ from torchstone.data.vision.image_text_batches import (
     START,
     ImageTextBatch,
     ImageTextBatches,
+    check_tokenizer,
     encode_texts,
 )
 from torchstone.data.vision.image_texts import LANGUAGES, ImageTexts, load_image_texts
 from torchstone.data.vision.preprocess import preprocess
+from torchstone.engine import checkpoint
 from torchstone.engine.run import Examples, Run
 from torchstone.errors import BadInput
+from torchstone.hub import hf_folder
+from torchstone.hub.weight_files import stated_statistics
 from torchstone.parts.contrastive_loss import symmetric_contrastive_loss
 from torchstone.parts.indices import evenly_spaced
 from torchstone.parts.metrics.retrieval import mean_reciprocal_rank, recall_at, retrieval_ranks
@@ -43,6 +47,16 @@ ADVICE = "say what to look for: --labels 'a cat,a dog', or --search 'red apple'"
 PairLoss = Callable[[Any, ImageTextBatch], dict[str, Tensor]]
 
 
+class Start(NamedTuple):
+    """What training starts from: arguments of the network, its weights and tokenizer, and how it normalizes
+    pictures (`mean` and `std`)."""
+
+    model_config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    tokenizer: Tokenizer
+    statistics: dict[str, list[float]]
+
+
 def parse_languages(languages: str) -> tuple[str, ...]:
     """`en,de`; `all` for every language that names are known in, English first."""
     return LANGUAGES if languages == "all" else tuple(each.strip() for each in languages.split(","))
@@ -60,6 +74,43 @@ def learn_tokenizer(data: ImageTexts, vocab_size: int) -> Tokenizer:
     # for other programs that read the tokenizer
     tokenizer.post_processor = processors.TemplateProcessing(f"{START} $A {END}", special_tokens=ends)
     return tokenizer
+
+
+def load_start(source: str, system: str, from_config: Any, published: Any) -> Start:
+    """A network of pictures and texts in a run of `system` or in Hugging Face layout (also `hf:ORG/NAME`).
+
+    Args:
+        from_config: a folder's config to (variant, arguments).
+        published: (variant, tensors by the folder's names) -> tensors by ours.
+
+    Raises:
+        BadInput: it is another network; it lacks its tokenizer or image processor, or is not whole.
+    """
+    folder = hf_folder.fetch(source) if source.startswith("hf:") else Path(source)
+    if (folder / "recipe.json").exists():
+        path, meta, _ = checkpoint.find(folder / "checkpoint")
+        if meta["system"] != system:
+            raise BadInput(f"{source} is a run of {meta['system']}, not of {system}")
+        tensors, metadata = checkpoint.weights(path, meta)
+        picture, tokenizer = metadata["picture"], tokenizers.from_metadata(metadata["tokenizer"])
+        statistics = {name: list(picture[name]) for name in ("mean", "std")}
+        return Start(metadata["model_config"], tensors, tokenizer, statistics)
+    config, tensors = hf_folder.read(folder)
+    if (kind := hf_folder.system_of_config(config)) != system:
+        raise BadInput(f"{source} is of {kind}, not of {system}")
+    stated = stated_statistics(folder / "config.json", config)
+    if stated is None:
+        raise BadInput(
+            f"{source} does not say how images are normalized: preprocessor_config.json is missing"
+        )
+    variant, model_config = from_config(config)
+    tokenizer = tokenizers.load(folder)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    text = model_config["text"]
+    check_tokenizer(tokenizer, text["vocab_size"], text["eos_id"], source)
+    statistics = dict(zip(("mean", "std"), map(list, stated), strict=True))
+    return Start(model_config, dict(published(variant, tensors)), tokenizer, statistics)
 
 
 def train_image_text(

@@ -1,0 +1,340 @@
+"""SAC: soft actor-critic.
+
+Paper: Tuomas Haarnoja, Aurick Zhou, Pieter Abbeel and Sergey Levine, "Soft actor-critic: off-policy
+maximum entropy deep reinforcement learning with a stochastic actor", ICML 2018, arXiv:1801.01290; with the
+learned temperature and two critics, Haarnoja, Zhou, Hartikainen et al., "Soft actor-critic algorithms and
+applications", 2018, arXiv:1812.05905.
+
+The idea: an agent that is paid for randomness as well as for reward explores wherever it does not matter
+what it does, and keeps all good ways of doing a thing. The policy is a squashed Gaussian that follows
+exp(Q/α), trained by the gradient through its own samples; two critics hold each other down, as in TD3; and
+the temperature α, the price of entropy, is learned too, so that the entropy stays at a target.
+
+    y      = r + γ (min_i Q'_i(s', a') - α log π(a'|s')),   a' ~ π       equations 2, 3, 5 of 1812.05905
+    J_Q    = Σ_i ½ mean (Q_i(s, a) - y)²                                          equation 5
+    J_π    = mean (α log π(ã|s) - min_i Q_i(s, ã)),   ã = tanh(μ(s) + σ(s) ε)      equations 7, 9
+    J_α    = mean -log α (log π(ã|s) + H̄),   H̄ = -dim(a)                          equation 17
+    θ'     ← τθ + (1-τ)θ'                                                         for the critics
+
+Shapes: observations `(batch, n)`, actions `(batch, m)` in [-1, 1], which `greedy` rescales to the env's
+bounds; `forward` gives mean and log standard deviation before tanh, each `(batch, m)`, and both Q_i(s,
+tanh μ(s)) `(2, batch)`.
+
+What differs from the paper: J_α has log α where the paper writes α, as in the authors' code and in all
+others; its root is the same. The three losses of a minibatch are computed with the temperature from before
+it, and the policy's with the critics after their step. Several steps are taken at a time, followed by as
+many gradient steps. An episode that a time limit truncated is bootstrapped.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
+from torchstone.engine.flat_update import FlatGradientUpdate
+from torchstone.engine.run import Run
+from torchstone.envs.replay_buffer import Transitions
+from torchstone.envs.replay_stream import ReplayBatch
+from torchstone.parts.facts import Fact, ParityCase, count_parameters
+from torchstone.parts.flat_gradient import flat_gradient
+from torchstone.parts.rl.distributions import SquashedGaussian
+from torchstone.parts.rl.exploration import PolicySampling, linear_schedule
+from torchstone.parts.rl.networks import ensemble_mlp, mlp
+from torchstone.parts.rl.observations import BYTE, scale_observations
+from torchstone.parts.rl.target_network import make_target, polyak_update
+from torchstone.systems import Variant
+from torchstone.tasks.rl import common, off_policy
+from torchstone.tasks.rl.evaluate import evaluate, play
+
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    data: str = "Pendulum-v1"  # Gymnasium environment id, or module:Id, or module:name of a class or function
+    wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
+    max_episode_steps: int | None = None  # time limit of an episode, 0 for none; else the environment's own
+    variant: str = "sac"  # networks
+    hidden: tuple[int, ...] = (64, 64)  # hidden layer widths of actor and critics
+    num_envs: int = 1  # number of parallel environments
+    num_steps: int = 8  # steps per environment between updates
+    gradient_steps: int = 8  # minibatches per update
+    batch_size: int = 128  # minibatch size
+    buffer_size: int = 200_000  # replay buffer size in steps
+    learning_starts: int = 1000  # steps at random before learning starts
+    n_step: int = 1  # number of reward steps before bootstrapping
+    gamma: float = 0.98  # discount factor γ
+    tau: float = 0.005  # Polyak averaging rate τ of the target critics
+    learn_alpha: bool = True  # learn the temperature α, from init_alpha on; else it stays there
+    init_alpha: float = 1.0  # initial temperature α
+    target_entropy: float | None = None  # H̄ in nats; none for minus the number of action dimensions
+    lr: float = 1e-3  # learning rate of actor, critics and temperature
+    anneal_lr: bool = True  # linear decay of the learning rates to 0
+    total_timesteps: int = 19_000  # environment steps after learning_starts, rounded up to whole updates
+    eval_episodes: int = 20  # greedy episodes of the test; fewer in training if more than a tenth of the work
+    record_video: bool = True  # record a video of a greedy episode at the end
+    seed: int = 0  # random seed of weights, environments, actions and replay
+    device: str = "auto"  # device: auto, cpu, cuda or mps
+
+    @property
+    def updates(self) -> int:
+        """Each after num_envs x num_steps steps."""
+        return common.num_updates(self.total_timesteps, self.num_envs * self.num_steps)
+
+
+PENDULUM = Recipe()
+RECIPES = {
+    "pendulum": PENDULUM,
+    # --data Hopper-v5 and the like too
+    "halfcheetah": replace(
+        PENDULUM,
+        data="HalfCheetah-v5",
+        hidden=(256, 256),
+        gamma=0.99,
+        batch_size=256,
+        buffer_size=1_000_000,
+        learning_starts=10_000,
+        lr=3e-4,
+        anneal_lr=False,
+        total_timesteps=90_000,
+    ),
+    # for tests: seconds
+    "smoke": replace(
+        PENDULUM,
+        batch_size=64,
+        learning_starts=400,
+        total_timesteps=1200,
+        tau=0.02,
+        lr=2e-3,
+        anneal_lr=False,
+        eval_episodes=8,
+        record_video=False,
+    ),
+}
+
+MARGIN = ("return", 250.0)
+
+# of the policy, as in the authors' code
+MIN_LOG_STD, MAX_LOG_STD = -20.0, 2.0
+
+
+class SAC(nn.Module):
+    """Actor π and critics Q_1, Q_2: `forward` gives the mean and log deviation of π(·|s) before
+    tanh, and both Q_i(s, tanh μ(s)).
+
+    Args:
+        num_actions: dimension of an action.
+        low, high: bounds of each dimension; -1 and 1 by default.
+        continuous: must be True; it is in the metadata of every agent.
+        observation_scale: what bytes are divided by.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        observation_shape: Sequence[int],
+        num_actions: int,
+        *,
+        hidden: Sequence[int] = (256, 256),
+        low: Sequence[float] | None = None,
+        high: Sequence[float] | None = None,
+        continuous: bool = True,
+        observation_scale: float = BYTE,
+    ):
+        super().__init__()
+        self.observation_scale = observation_scale
+        observation_dim = math.prod(observation_shape)
+        self.trunk = nn.Sequential(*mlp((observation_dim, *hidden)), nn.ReLU())
+        self.mean_head = nn.Linear(hidden[-1], num_actions)
+        self.log_std_head = nn.Linear(hidden[-1], num_actions)
+        self.critics = ensemble_mlp(2, (observation_dim + num_actions, *hidden, 1))
+        self.register_buffer("low", torch.tensor(low or [-1.0] * num_actions))
+        self.register_buffer("high", torch.tensor(high or [1.0] * num_actions))
+
+    def flat(self, observation: Tensor) -> Float[Tensor, "batch n"]:
+        """Observations as vectors of floats."""
+        return scale_observations(observation, self.observation_scale).flatten(1)
+
+    def policy(self, observation: Tensor) -> SquashedGaussian:
+        """π(·|s)."""
+        x = self.trunk(self.flat(observation))
+        return SquashedGaussian(self.mean_head(x), self.log_std_head(x).clamp(MIN_LOG_STD, MAX_LOG_STD))
+
+    def q_values(self, observation: Tensor, action: Float[Tensor, "batch m"]) -> Float[Tensor, "2 batch"]:
+        """Q_1(s, a) and Q_2(s, a)."""
+        return self.critics(torch.cat([self.flat(observation), action], 1)[None])[..., 0]
+
+    def rescale_action(self, action: Float[Tensor, "batch m"]) -> Float[Tensor, "batch m"]:
+        """From [-1, 1] to the env's bounds."""
+        low, high = self.low.to(action.device), self.high.to(action.device)
+        return low + (action + 1) / 2 * (high - low)
+
+    def greedy(self, observation: Tensor) -> Float[Tensor, "batch m"]:
+        """tanh μ(s), within the env's bounds."""
+        return self.rescale_action(self.policy(observation).mode())
+
+    def actor_parameters(self) -> list[nn.Parameter]:
+        return [*self.trunk.parameters(), *self.mean_head.parameters(), *self.log_std_head.parameters()]
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor, Float[Tensor, "2 batch"]]:
+        policy = self.policy(observation)
+        return policy.mean, policy.log_std, self.q_values(observation, policy.mode())
+
+
+class Temperature(nn.Module):
+    """α, by its logarithm."""
+
+    def __init__(self, init_alpha: float):
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.tensor(math.log(init_alpha)))
+
+    def forward(self) -> Float[Tensor, ""]:
+        return self.log_alpha.exp()
+
+
+VARIANTS = {"sac": Variant(partial(SAC, observation_shape=(11,), num_actions=3), (11,))}
+
+
+def sample_action(
+    policy: SquashedGaussian, noise: Float[Tensor, "batch m"]
+) -> tuple[Float[Tensor, "batch m"], Float[Tensor, " batch"]]:
+    """ã = tanh(μ + σ ε) and log π(ã)."""
+    pre_tanh = policy.pre_tanh_sample(noise)
+    return pre_tanh.tanh(), policy.log_prob(pre_tanh)
+
+
+@torch.no_grad()
+def targets(
+    model: SAC,
+    target_critics: nn.Module,
+    transitions: Transitions,
+    alpha: Float[Tensor, ""],
+    noise: Float[Tensor, "batch m"],
+) -> Float[Tensor, " batch"]:
+    """y.
+
+    Args:
+        alpha: α.
+        noise: ε of a', standard normal.
+    """
+    action, log_prob = sample_action(model.policy(transitions.next_observation), noise)
+    inputs = torch.cat([model.flat(transitions.next_observation), action], 1)
+    # min_i Q'_i(s', a') - α log π(a'|s')
+    next_value = target_critics(inputs[None])[..., 0].amin(0) - alpha * log_prob
+    return transitions.reward + transitions.discount * next_value
+
+
+def critic_loss(model: SAC, transitions: Transitions, y: Float[Tensor, " batch"]) -> dict[str, Tensor]:
+    """J_Q."""
+    q = model.q_values(transitions.observation, transitions.action)
+    return {"loss": mse_loss(q, y.expand_as(q)), "q_value": q.mean()}
+
+
+def actor_loss(
+    model: SAC, transitions: Transitions, alpha: Float[Tensor, ""], noise: Float[Tensor, "batch m"]
+) -> tuple[dict[str, Tensor], Float[Tensor, " batch"]]:
+    """J_π, and log π(ã|s).
+
+    Args:
+        alpha: α.
+        noise: ε of ã, standard normal.
+    """
+    action, log_prob = sample_action(model.policy(transitions.observation), noise)
+    q = model.q_values(transitions.observation, action).amin(0)
+    return {"loss": (alpha * log_prob - q).mean(), "entropy": -log_prob.mean()}, log_prob
+
+
+def alpha_loss(
+    log_alpha: Float[Tensor, ""], log_prob: Float[Tensor, " batch"], target_entropy: float
+) -> dict[str, Tensor]:
+    """J_α."""
+    return {"loss": -log_alpha * (log_prob.detach() + target_entropy).mean()}
+
+
+def build(recipe: Recipe) -> Iterator[Run]:
+    rng.seed(recipe.seed)
+    device = select_device(recipe.device)
+    model_config = off_policy.continuous_config(recipe, "sac")
+    model_config |= {"hidden": list(recipe.hidden)}
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
+    temperature = Temperature(recipe.init_alpha).to(device)
+    target_critics = make_target(model.critics)
+    num_actions = model_config["num_actions"]
+    target_entropy = -float(num_actions) if recipe.target_entropy is None else recipe.target_entropy
+    options: dict[str, Any] = {
+        "make_optimizer": partial(torch.optim.Adam, lr=recipe.lr, fused=True),
+        "lr_schedule": linear_schedule(1.0, 0.0, recipe.updates) if recipe.anneal_lr else None,
+    }
+    critic_step = FlatGradientUpdate(lambda batch: critic_loss(model, *batch), model.critics, **options)
+    actor = nn.ModuleList([model.trunk, model.mean_head, model.log_std_head])
+    actor_step = FlatGradientUpdate(lambda batch: actor_loss(model, *batch), actor, has_aux=True, **options)
+    actor_parameters = model.actor_parameters()
+    alpha_step = FlatGradientUpdate(
+        lambda log_prob: alpha_loss(temperature.log_alpha, log_prob, target_entropy), temperature, **options
+    )
+    steps = (critic_step, actor_step, alpha_step)
+    explorer = PolicySampling(
+        lambda observation, noise: model.policy(observation.to(device)).sample(noise.to(device)),
+        num_actions,
+        learning_starts=recipe.learning_starts,
+    )
+    stream = off_policy.make_stream(recipe, explorer, model_config, action_scale=model.rescale_action)
+
+    def update(batch: ReplayBatch) -> dict:
+        for step in steps:
+            step.schedule_lr(batch.number)
+        for transitions, _ in off_policy.minibatches(batch, recipe.batch_size):
+            noise, next_noise = torch.randn(2, *transitions.action.shape, device=device)
+            alpha = temperature().detach()
+            y = targets(model, target_critics, transitions, alpha, next_noise)
+            metrics = critic_step((transitions, y))
+            # J_π goes through the critics, but only into the actor
+            actor_metrics, log_prob = actor_step.loss((transitions, alpha, noise))
+            gradient = flat_gradient(actor_metrics["loss"], actor_parameters)
+            actor_metrics = actor_step.apply_gradient(actor_metrics, gradient)
+            if recipe.learn_alpha:
+                alpha_step(log_prob)
+            polyak_update(target_critics, model.critics, recipe.tau)
+        metrics |= {"actor_loss": actor_metrics["loss"], "entropy": actor_metrics["entropy"]}
+        metrics["alpha"] = temperature().detach()
+        return {**metrics, **common.rollout_metrics(batch)}
+
+    names = ("critic_optimizer", "actor_optimizer", "alpha_optimizer")
+    state: dict[str, Any] = {name: step.optimizer for name, step in zip(names, steps, strict=True)}
+    state |= {"target_critics": target_critics, "temperature": temperature}
+    yield common.make_run(model, recipe, stream, update, state, model_config)
+
+
+def count_variant(part: str, **model_config) -> int:
+    with torch.device("meta"):
+        return count_parameters(getattr(VARIANTS["sac"].make(**model_config), part))
+
+
+def count_actor(**model_config) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in VARIANTS["sac"].make(**model_config).actor_parameters())
+
+
+FACTS = [
+    # (11 + 1) 256 + 257 · 256 + 2 · 257 · 3
+    Fact("Hopper actor parameters, 256-256", count_actor, 70_406),
+    # two critics of 69,889
+    Fact("Hopper critic parameters, 256-256", partial(count_variant, "critics"), 139_778),
+]
+
+
+def reference() -> Iterator[ParityCase]:
+    """stable-baselines3's networks of the same shape; the tests compare an update with them."""
+    from torchstone.references.rl import sac_cases
+
+    yield from sac_cases(SAC)
