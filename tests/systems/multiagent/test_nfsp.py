@@ -43,7 +43,7 @@ def test_transitions_follow_each_other_in_the_game(spec):
         print(f"player {player}: {len(state)} transitions, {len(ended)} of {len(known)} kinds of ends")
         assert (held["discount"][~goes_on] == 0).all()
         assert ended <= known
-        assert len(ended) > len(known) / 3
+        assert len(ended) > min(100, len(known) / 3)
 
 
 def test_every_decision_is_remembered_once():
