@@ -43,14 +43,16 @@ NAMES = {
     "num_steps patch patch_size pretrain_batch_size projected recordings_per_utterance sample_rate "
     "sampling_steps seq_len size stride teacher_steps block_size timesteps vocab_size widths window "
     "num_games num_moves num_simulations blocks traversals advantage_steps policy_steps policy_interval "
-    "memory_size circular_size reservoir_size policy_delay value_epochs cg_steps",
+    "memory_size circular_size reservoir_size policy_delay value_epochs cg_steps "
+    "unroll_steps reward_support value_support",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
     "free_bits ent_coef vf_coef gp_weight guidance_scale input_noise_std sigma length_penalty eval_samples "
     "guidance_sweep_samples learning_starts pretrain_steps maxout projection transpose f_min edge_seconds "
     "soft_weight hard_weight hidden_weight redraw_interval random_blocks "
     "gap_seconds theta attenuation_db temperature_moves random_opening eval_positions "
-    "cg_damping target_sigma target_noise_clip line_search_steps",
+    "cg_damping target_sigma target_noise_clip line_search_steps "
+    "reanalyse value_coef",
     POSITIVE: "lr init_std actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
     "frame_beats hop_ms window_ms log_floor temperature c_puct dirichlet_alpha "
     "rl_lr sl_lr target_kl init_alpha",

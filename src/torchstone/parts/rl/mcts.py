@@ -278,15 +278,15 @@ def empty_tree(root: RootOutput, num_nodes: int) -> Tree:
 
 
 def rebuild(
-    tree: Tree, order: Int64[Tensor, "batch kept"], count: Int64[Tensor, " batch"], num_nodes: int
+    tree: Tree, order: Int64[Tensor, "batch node"], count: Int64[Tensor, " batch"], num_nodes: int
 ) -> Tree:
     """A copy with storage for `num_nodes`, whose nodes are the first `count` of `order`, in that order."""
-    batch, kept = order.shape
+    batch, width = order.shape
     shapes = RootOutput(
         tree.child[:, :batch].T, tree.raw_value[:batch], map_states(lambda state: state[:batch], tree.states)
     )
     copy = empty_tree(shapes, num_nodes)
-    nodes = torch.arange(kept, device=order.device)
+    nodes = torch.arange(width, device=order.device)
     is_kept = nodes < count[:, None]
     old_rows = (tree.root_rows[:, None] + order)[is_kept]
     new_rows = (copy.root_rows[:, None] + nodes)[is_kept]

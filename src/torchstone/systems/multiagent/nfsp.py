@@ -204,7 +204,7 @@ class FictitiousPlay:
         average, greedy = self.model.strategy(self.tree), self.model.best_response(self.tree, self.epsilon())
         generator = derive_generator(recipe.seed, SeedStream.ROLLOUT_ACTIONS, self.position)
         self._play(average, greedy, recipe.num_steps, generator)
-        while min(map(len, self.own_actions)) == 0:
+        while min(map(len, [*self.own_actions, *self.transitions])) == 0:
             self._play(average, greedy, 1, generator)
         generator = derive_generator(recipe.seed, SeedStream.REPLAY_DRAWS, self.position)
         players = [self._sample(player, generator) for player in range(self.tree.num_players)]

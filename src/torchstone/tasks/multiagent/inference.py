@@ -15,22 +15,15 @@ from torchstone.envs.openspiel import load_game
 from torchstone.envs.tree_games import TreeGames, sample_branches
 from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact
-from torchstone.parts.modes import eval_mode
 from torchstone.parts.rl.cfr import solve
 from torchstone.parts.rl.game_tree import GameTree, expected_returns, exploitability
 from torchstone.parts.seeding import derive_generator
 from torchstone.tasks.multiagent.poker_words import words_of
-from torchstone.tasks.multiagent.train import read_game, strategy_metrics
+from torchstone.tasks.multiagent.train import read_game, strategy_metrics, strategy_of
 from torchstone.tasks.selfplay.terminal import Rival
 
 TEST = 3_000_000  # seed of matches, which no run has
 EQUILIBRIUM_ITERATIONS = 500  # of CFR+: Leduc poker is exploitable by 0.001 chips then
-
-
-def strategy_of(model: Any, tree: GameTree) -> Float[Tensor, "info action"]:
-    """What a run's agent plays: its average strategy."""
-    with eval_mode(model):
-        return model.strategy(tree)
 
 
 def evaluate(model: Any, metadata: Mapping[str, Any], data: str, *, held_out: bool) -> dict[str, float]:

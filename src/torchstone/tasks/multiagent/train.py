@@ -75,6 +75,12 @@ def table_of(networks: Iterable[nn.Module], tree: GameTree) -> Float[Tensor, "in
     return outputs
 
 
+def strategy_of(model: Any, tree: GameTree) -> Float[Tensor, "info action"]:
+    """What a run's agent plays: its average strategy."""
+    with eval_mode(model):
+        return model.strategy(tree)
+
+
 def strategy_metrics(tree: GameTree, strategy: Float[Tensor, "info action"]) -> dict[str, float]:
     """How far a strategy is from equilibrium, exactly, and what the first player wins where both follow
     it."""
@@ -100,8 +106,7 @@ def make_run(
     """A Run of `recipe.steps` updates, evaluated by how far `model.strategy(tree)` is from equilibrium."""
 
     def evaluate() -> dict[str, float]:
-        with eval_mode(model):
-            return strategy_metrics(tree, model.strategy(tree))
+        return strategy_metrics(tree, strategy_of(model, tree))
 
     metadata = {"task": "cards", "variant": recipe.variant, "model_config": model_config, "game": recipe.data}
     metadata["data"] = f"{recipe.data}: {tree.num_infos:,} information states, {len(tree.player):,} positions"
@@ -118,7 +123,7 @@ def make_run(
 
     def report(folder: Path) -> None:
         curve = [] if run.folder is None else validation_curve(run.folder)
-        draw_pictures(tree, model.strategy(tree), recipe.data, curve, folder)
+        draw_pictures(tree, strategy_of(model, tree), recipe.data, curve, folder)
 
     run.report = report
     return run
