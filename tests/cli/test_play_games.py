@@ -22,8 +22,14 @@ TINY |= {"buffer_size": 64, "eval_games": 2, "eval_positions": 0, "opponent": "r
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    for name, data in (("a", "tic_tac_toe"), ("hex", "openspiel:hex(board_size=3)")):
-        ts.train("alphazero/smoke", data=data, out=folder / name, quiet=True, **TINY)
+    ts.train("alphazero/smoke", out=folder / "a", quiet=True, **TINY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hex_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hex") / "hex"
+    ts.train("alphazero/smoke", data="openspiel:hex(board_size=3)", out=folder, quiet=True, **TINY)
     return folder
 
 
@@ -53,9 +59,10 @@ def test_a_person_plays(capsys, runs, monkeypatch, tmp_path):
     assert picture.stat().st_size > 10_000
 
 
-def test_a_person_plays_a_game_of_open_spiel(capsys, runs, monkeypatch):
+@pytest.mark.sweep
+def test_a_person_plays_a_game_of_open_spiel(capsys, hex_run, monkeypatch):
     type_words(monkeypatch, "b2", "c2", "quit")
-    code, out, _ = run_cli(capsys, "play", runs / "hex")
+    code, out, _ = run_cli(capsys, "play", hex_run)
     assert code == 0
     assert "legal moves: a1 b1 c1 a2 b2 c2 a3 b3 c3" in out
 
@@ -89,7 +96,6 @@ def test_what_is_won_is_said(capsys, runs):
 def test_what_cannot_be_played_is_refused(capsys, runs, tmp_path):
     for words, why in {
         ("--against", "nobody"): "no opponent 'nobody': perfect, random, mcts:N",
-        ("--against", str(runs / "hex")): "plays tic_tac_toe, and the other one openspiel:hex(board_size=3)",
         ("--json",): "give --against random",
         ("--video", "a.gif"): "a game has no video",
         ("--against", "random", "--video", "a.gif"): "a game has no video",
@@ -97,11 +103,16 @@ def test_what_cannot_be_played_is_refused(capsys, runs, tmp_path):
         ("--simulations", "0"): "no whole number of at least 1",
     }.items():
         assert why in assert_rejected(capsys, "play", runs / "a", *words)
-    assert "nothing here plays openspiel:hex" in assert_rejected(
-        capsys, "play", runs / "hex", "--against", "perfect"
-    )
     why = assert_rejected(capsys, "eval", runs / "a", "--data", "connect_four")
     assert "this agent plays tic_tac_toe, not connect_four" in why
+
+
+@pytest.mark.sweep
+def test_an_agent_of_another_game_is_refused(capsys, runs, hex_run):
+    why = assert_rejected(capsys, "play", runs / "a", "--against", hex_run)
+    assert "plays tic_tac_toe, and the other one openspiel:hex(board_size=3)" in why
+    why = assert_rejected(capsys, "play", hex_run, "--against", "perfect")
+    assert "nothing here plays openspiel:hex" in why
 
 
 @pytest.mark.sweep
