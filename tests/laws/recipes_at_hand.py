@@ -48,11 +48,12 @@ SLOW = frozenset(
         *("bigbird/sentiment", "bigbird/masked", "bigbird/paper"),
         *("linformer/sentiment", "linformer/masked", "linformer/paper"),
         *("vlm/openmoji",),
-        *("clip/openmoji", "clip/languages"),
+        *("clip/openmoji", "clip/emoji", "clip/languages"),
         *("ppo/pong", "ppo/pong_half_hour", "dqn/pong", "dqn/nature", "vgg/mnist5k"),
         *("gan/mnist5k", "dcgan/mnist5k", "cgan/mnist5k", "cgan/paper", "vae/conv", "googlenet/mnist5k"),
         *("ppo/hopper", "ppo/lunarlander", "ppo/acrobot", "ppo/cartpole_memory", "dqn/acrobot", "ddpg/paper"),
         *("ctc/characters", "seq2seq/reverse", "gru/forecast", "lstm/copy"),
+        *("alphazero/tictactoe", "alphazero/connect4", "alphazero/go5"),
     }
 )
 

@@ -75,7 +75,7 @@ OTHERWISE = {
     "clip": "clip takes images and texts.*--format hf",
 }
 MAKING = tuple(entry.name for entry in CATALOGUE if entry.chapter == "generative")
-PLAYING = tuple(entry.name for entry in CATALOGUE if entry.chapter == "reinforcement")
+PLAYING = tuple(entry.name for entry in CATALOGUE if entry.chapter in ("reinforcement", "planning"))
 
 
 @pytest.mark.parametrize("name", MAKING)

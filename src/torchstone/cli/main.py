@@ -25,7 +25,7 @@ COMMANDS = {
     "eval": "evaluate a run on its test split, or on other data with the same classes",
     "predict": "run inference: print the prediction for each input",
     "sample": "generate samples: text, music or an image grid",
-    "play": "play episodes with a run's agent: returns with their spread, and a video",
+    "play": "play a game against a run's agent, or let it play: returns with their spread, and a video",
     "export": "export a run's model to ONNX, torch.export or a Hugging Face folder",
     "compare": "compare runs: a table, and their curves in one picture",
     "verify": "check published figures and parity with references; exit 1 if any fails",

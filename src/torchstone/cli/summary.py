@@ -42,12 +42,15 @@ def print_summary(run: Any) -> None:
     for picture in sorted((run.folder / "pictures").glob("*")):
         print(f"{'picture':<16} {picture}")
     if hasattr(run, "metadata") and run.metadata.get("task") != "play":
-        print(f"{'use it':<16} torchstone {_verb(result['system'], run.metadata)} {run.folder} …")
+        verb = _verb(result["system"], run.metadata)
+        print(f"{'use it':<16} torchstone {verb} {run.folder}{'' if verb == 'play' else ' …'}")
 
 
 def _verb(system: str, metadata: dict[str, Any]) -> str:
     """What a run is used with: what its system has, of two what its task is about."""
     module = systems.find(system)[0].module()
+    if hasattr(module, "table"):
+        return "play"
     if not hasattr(module, "sample"):
         return "predict"
     return "predict" if "classes" in metadata or metadata.get("task") in PREDICTS else "sample"

@@ -37,30 +37,37 @@ COUNT, NOT_NEGATIVE, POSITIVE = Range(1), Range(0), Range(0, has_low=False)
 SHARE, BELOW_ONE = Range(0, 1), Range(0, 1, has_high=False)
 NAMES = {
     COUNT: "steps total_timesteps total_episodes attention_window batch_size base_channels beam_size bins "
-    "buffer_size channels context discriminator_steps embedding epochs eval_episodes exploration_steps "
-    "features grad_accum_steps gradient_steps heads hidden horizon latent_dim latent_samples layers "
-    "max_examples max_length max_ngram mean_span_length n_mels n_step num_envs num_steps patch patch_size "
-    "pretrain_batch_size projected recordings_per_utterance sample_rate sampling_steps seq_len size stride "
-    "teacher_steps block_size timesteps vocab_size widths window",
+    "buffer_size channels context discriminator_steps embedding epochs eval_episodes eval_games "
+    "exploration_steps features grad_accum_steps gradient_steps heads hidden horizon latent_dim "
+    "latent_samples layers max_examples max_length max_ngram mean_span_length n_mels n_step num_envs "
+    "num_steps patch patch_size pretrain_batch_size projected recordings_per_utterance sample_rate "
+    "sampling_steps seq_len size stride teacher_steps block_size timesteps vocab_size widths window "
+    "num_games num_moves num_simulations blocks traversals advantage_steps policy_steps policy_interval "
+    "memory_size circular_size reservoir_size policy_delay value_epochs cg_steps "
+    "unroll_steps reward_support value_support",
     # of the first three, 0 is none: no limit, no translations, no target network of its own
     NOT_NEGATIVE: "max_episode_steps eval_examples target_update_interval weight_decay momentum beta "
     "free_bits ent_coef vf_coef gp_weight guidance_scale input_noise_std sigma length_penalty eval_samples "
     "guidance_sweep_samples learning_starts pretrain_steps maxout projection transpose f_min edge_seconds "
     "soft_weight hard_weight hidden_weight redraw_interval random_blocks "
-    "gap_seconds theta attenuation_db",
+    "gap_seconds theta attenuation_db temperature_moves random_opening eval_positions "
+    "cg_damping target_sigma target_noise_clip line_search_steps "
+    "reanalyse value_coef",
     POSITIVE: "lr init_std actor_lr discriminator_lr pretrain_lr eps max_grad_norm clip_coef depth width dt "
-    "frame_beats hop_ms window_ms log_floor temperature",
+    "frame_beats hop_ms window_ms log_floor temperature c_puct dirichlet_alpha "
+    "rl_lr sl_lr target_kl init_alpha",
     SHARE: "dropout dropout_input gae_lambda gamma teacher_forcing_ratio warmup_ratio min_lr_ratio "
-    "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob",
+    "cond_drop_prob final_epsilon per_alpha per_beta token_dropout translation_prob "
+    "keyword_prob dirichlet_fraction q_weight anticipatory epsilon",
     BELOW_ONE: "beta1 beta2 ema_decay label_smoothing drop_path_rate speed_change",
     Range(0, 1, has_low=False): "tau mask_prob",
-    Range(0, 1, has_low=False, has_high=False): "noise_density quantiles",
+    Range(0, 1, has_low=False, has_high=False): "noise_density quantiles line_search_shrink",
     Range(2, 256): "pixel_levels",
     Range(0, 2**63, has_high=False): "seed",
 }
 ANY = Range(-math.inf)  # finite, as all are
 RANGES = {name: span for span, names in NAMES.items() for name in names.split()}
-RANGES |= dict.fromkeys(("init_log_std", "forget_bias", "snr_db"), ANY)
+RANGES |= dict.fromkeys(("init_log_std", "forget_bias", "snr_db", "target_entropy"), ANY)
 
 
 def check_range(name: str, value: Any) -> None:

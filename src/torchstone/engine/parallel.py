@@ -66,7 +66,9 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        counts = gather(len(rows))
+        sizes = [torch.empty(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
+        dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
+        counts = torch.cat(sizes).tolist()
         ctx.span = slice(sum(counts[: rank()]), sum(counts[: rank() + 1]))
         parts = [rows.new_empty(count, *rows.shape[1:]) for count in counts]
         if len(set(counts)) == 1:

@@ -27,6 +27,7 @@ class SeedStream(IntEnum):
     RANDOM_BLOCKS = 24  # of block-sparse attention
     IN_CONTEXT_EPISODES = 25
     FEW_SHOT_EXAMPLES = 26  # which examples a draw puts into the context
+    SELF_PLAY = 27  # noise at roots, moves and openings
     TRPO_MINIBATCHES = 30
     # these share a number with one above; no run has both of a pair
     LENGTH_BUCKETS = 2
@@ -34,7 +35,9 @@ class SeedStream(IntEnum):
     MLM_MASKS = 3
     DEQUANTIZATION = 4
     CAPTIONS = 25  # which of a picture's captions
+    KEYWORD_CAPTIONS = 26  # which keywords stand together
     QUESTION_ORDER = 2  # of the questions about an image
+    RESERVOIR = 18  # which items a reservoir keeps
 
 
 def derive_seed(seed: int, stream: int, counter: int) -> int:

@@ -258,3 +258,13 @@ def load_run(folder: Path, device: str = "cpu", *, last: bool = False):
     model = create(metadata["variant"], **metadata["model_config"])
     load_weights(model, tensors, f"the checkpoint in {folder} does not fit {metadata['variant']}")
     return model.to(select_device(device)).eval(), metadata, entry
+
+
+def plays_game(path: str | Path) -> bool:
+    """Whether a run's agent plays a game against others: its system has a `table`.
+
+    Raises:
+        BadInput: no run.
+    """
+    entry, _, _ = read_recipe(Path(path))
+    return hasattr(entry.module(), "table")

@@ -143,7 +143,7 @@ vit: ViT, 2020. Dosovitskiy, Beyer, Kolesnikov et al., arXiv:2010.11929
     recipes: mnist5k cifar10 smoke
 clip: CLIP, 2021. Radford, Kim, Hallacy et al., arXiv:2103.00020
     variants: clip_emoji clip_b_32 clip_b_16 clip_l_14 clip_emoji_vit clip_tiny
-    recipes: openmoji languages paper smoke
+    recipes: openmoji emoji languages paper smoke
 vlm: VLM, 2023. Liu, Li, Wu and Lee, arXiv:2304.08485
     variants: vlm_emoji vlm_tiny vlm_l_14_gpt2
     recipes: openmoji smoke
@@ -193,6 +193,22 @@ td3: TD3, 2018. Fujimoto, van Hoof and Meger, arXiv:1802.09477
 sac: SAC, 2018. Haarnoja, Zhou, Abbeel and Levine, arXiv:1801.01290, arXiv:1812.05905
     variants: sac
     recipes: pendulum halfcheetah smoke
+""",
+    "planning": """
+alphazero: AlphaZero, 2017. Silver, Hubert, Schrittwieser et al., arXiv:1712.01815
+    variants: alphazero_mlp alphazero_small alphazero_go
+    recipes: tictactoe connect4 go5 smoke
+muzero: MuZero, 2019. Schrittwieser, Antonoglou, Hubert et al., arXiv:1911.08265
+    variants: muzero_mlp
+    recipes: cartpole smoke
+""",
+    "multiagent": """
+nfsp: NFSP, 2016. Heinrich and Silver, arXiv:1603.01121
+    variants: nfsp
+    recipes: kuhn leduc smoke
+deep_cfr: Deep CFR, 2018. Brown, Lerer, Gross and Sandholm, arXiv:1811.00164
+    variants: deep_cfr
+    recipes: kuhn leduc smoke
 """,
 }
 ENTRY = re.compile(r"(\w+): (.+), (\d{4})\. (.+)\n +variants: ([\w\s]+)\n +recipes: ([\w\s]+)")

@@ -32,6 +32,7 @@ SWEEP = "frechet_distance precision recall confident_rate label_accuracy diversi
 KINDS = ("category", "color", "count", "clock", "emoji_clock", "digit", "parity")  # of questions
 ANSWERS = " ".join(f"{kind}_accuracy" for kind in KINDS)
 BLANK_ANSWERS = " ".join(f"blank_{kind}_accuracy" for kind in KINDS)
+EQUILIBRIUM = "exploitability nash_conv game_value loss"
 AGENT = "return return_std episodic_return env_steps loss"
 
 METRICS = {
@@ -73,6 +74,11 @@ METRICS = {
     "ddpg": f"{AGENT} q_value actor_loss",
     "td3": f"{AGENT} q_value actor_loss",
     "sac": f"{AGENT} q_value actor_loss entropy alpha",
+    "alphazero": "score win_rate draw_rate loss_rate elo optimal_moves loss policy_loss value_loss env_steps "
+    "games game_length first_player_score",
+    "nfsp": f"{EQUILIBRIUM} q_loss epsilon episodes",
+    "deep_cfr": f"{EQUILIBRIUM} policy_loss samples",
+    "muzero": f"{AGENT} policy_loss value_loss reward_loss",
 }
 
 

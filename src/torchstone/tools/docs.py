@@ -34,6 +34,9 @@ MODALITIES = {
     "transformer": "text",
     "generative": "images",
     "reinforcement": "environments",
+    "planning": "games",
+    "multiagent": "games with hidden cards",
+    "muzero": "environments",
     "ctc": "audio",
     "seq2seq": "text",
     "vit": "images",
@@ -49,6 +52,8 @@ HEADLINES = (
     "transformer/multi30k_cpu",
     "ddpm/mnist5k",
     "ppo/lunarlander",
+    "alphazero/connect4",
+    "deep_cfr/leduc",
 )
 START, END = "<!-- results -->", "<!-- end of results -->"
 
@@ -72,7 +77,8 @@ def index() -> str:
         "",
         "- [Get started](../README.md): install, train, resume, use",
         "- Guides: [images](guide/vision.md), [text](guide/text.md), [sequences](guide/sequences.md),",
-        "  [generation](guide/generation.md), [agents](guide/agents.md), [in Python](guide/python.md)",
+        "  [generation](guide/generation.md), [agents](guide/agents.md), [games](guide/games.md),",
+        "  [games with hidden cards](guide/poker.md), [in Python](guide/python.md)",
         "- [Your own data](data.md): every accepted format",
         "- [Results](results.md): what was measured, with seeds and spread",
         "- [Architecture](architecture.md): the tree, and where a new file goes",

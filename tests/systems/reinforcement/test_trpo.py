@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from torchstone.engine.run import fit
-from torchstone.errors import BadInput, NotFinite
+from torchstone.errors import NotFinite
 from torchstone.references.rl import convert_actor_critic
 from torchstone.systems.reinforcement import trpo
 from torchstone.tasks.rl import on_policy
@@ -149,18 +149,6 @@ def test_trpo_frames_share_a_cnn_that_the_value_does_not_train():
     print("trained by the value", trained)
     assert trained == {name for name, _ in model.named_parameters() if name.startswith("critic.")}
     assert len(trpo.policy_parameters(model)) == len(list(model.parameters())) - len(trained)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"target_kl": 0.0}, "target_kl must be above 0"),
-        ({"line_search_shrink": 1.0}, "line_search_shrink must be between 0 and 1"),
-    ],
-)
-def test_trpo_refuses(changes, message):
-    with pytest.raises(BadInput, match=message):
-        next(trpo.build(dataclasses.replace(SMOKE, **changes)))
 
 
 def test_trpo_pendulum_learns_a_continuous_policy(tmp_path):

@@ -17,12 +17,14 @@ from PIL import Image
 from torch import nn
 
 import torchstone as ts
-from torchstone.data.vision.image_text_batches import ImageTextBatch
+from torchstone.data.vision.dataset import ImageSplit
+from torchstone.data.vision.image_text_batches import ImageTextBatch, positive_pairs
 from torchstone.data.vision.image_texts import load_image_texts
 from torchstone.engine import parallel
 from torchstone.engine.update import GradientUpdate
 from torchstone.errors import BadInput
 from torchstone.hub.clip import from_config, published
+from torchstone.parts.contrastive_loss import symmetric_contrastive_loss
 from torchstone.references import randomize_weights
 from torchstone.references.clip import PairsWithLoss, TransformersPairs, random_clips
 from torchstone.references.transformers import import_transformers
@@ -36,7 +38,7 @@ from torchstone.systems.transformer.clip import (
     make_clip,
     pair_loss,
 )
-from torchstone.tasks.vision.image_text import ADVICE, evaluate, predict
+from torchstone.tasks.vision.image_text import ADVICE, evaluate, nearest_word_similarity, predict
 from torchstone.verify import relative_error
 
 VISION = {"width": 12, "layers": 2, "heads": 2, "d_ff": 20, "image_size": 12, "patch_size": 4}
@@ -161,6 +163,32 @@ def test_pair_loss_is_the_mean_over_all_right_answers():
     loss = pair_loss(PairEmbeddings(model), batch)["loss"].item()
     print(f"{loss:.12f}, in loops {expected:.12f}")
     assert abs(loss - expected) < 1e-12
+
+
+def test_pair_loss_compares_cosines_in_full_precision():
+    """In mixed precision the embeddings are bfloat16; their products, of which the loss is, are not."""
+    model, batch = small().float(), batch_of()
+    batch = batch._replace(images=batch.images.float())
+    model.logit_scale.data.fill_(math.log(50))
+    with torch.autocast("cpu", torch.bfloat16):
+        images, texts, _ = PairEmbeddings(model)(batch.images, batch.tokens)
+        loss = pair_loss(PairEmbeddings(model), batch)["loss"]
+    assert loss.dtype == torch.float32
+    positive = positive_pairs((batch.pictures, batch.pictures), (batch.texts, batch.texts))
+    logits = 50 * images.float() @ texts.float().T
+    expected = symmetric_contrastive_loss(logits, positive)
+    print(f"{loss.item():.7f}, of the same embeddings {expected.item():.7f}")
+    assert abs(loss - expected) < 1e-5 * expected
+
+
+def test_nearest_word_similarity_compares_the_first_picture_of_each_thing():
+    """More pictures of what is trained on, in other colors, leave the baseline as it is."""
+    data = load_image_texts("shapes", size=16)
+    train = data.train
+    twice = ImageSplit(torch.cat([train.labels] * 2), torch.cat([train.images, 255 - train.images]))
+    expected = nearest_word_similarity(data, data.test)
+    assert torch.equal(nearest_word_similarity(replace(data, train=twice), data.test), expected)
+    assert not torch.equal(nearest_word_similarity(replace(data, train=data.val), data.test), expected)
 
 
 SHARES = {"even": 3, "uneven": 4}

@@ -143,7 +143,7 @@ def read_unicode_names(language: str = "") -> dict[str, Any]:
     with download.fetch_archive(*UNICODE_NAMES) as archive:
         file = f"emoji/unicode_codes/emoji{language and '_'}{language}.json"
         emoji = json.loads(archive.read(file))
-    return {_code_points(text): each for text, each in emoji.items()}
+    return {code_points(text): each for text, each in emoji.items()}
 
 
 def english_name(emoji: Mapping[str, Any]) -> str:
@@ -155,7 +155,7 @@ def plain_name(name: str) -> str:
     return name.strip(":").replace("_", " ").lower()
 
 
-def _code_points(text: str) -> str:
+def code_points(text: str) -> str:
     """`1F468-200D-1F680`, without the variation selector for color."""
     return "-".join(f"{ord(letter):04X}" for letter in text if letter != "\ufe0f")
 

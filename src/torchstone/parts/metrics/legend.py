@@ -178,6 +178,29 @@ LEGENDS = {
     "explained_variance": Legend("explained variance of the returns", "fraction", "higher", "0"),
     "gradient_variance": Legend("variance of the policy gradient", "trace of the covariance over episodes"),
     "noise_scale": Legend("gradient noise scale", "variance over squared norm", "lower"),
+    # games
+    "score": Legend("score against the opponent", "mean of 1 for a win, 1/2 for a draw, 0", "higher"),
+    "win_rate": Legend("games won", "fraction of games", "higher"),
+    "draw_rate": Legend("games drawn", "fraction of games"),
+    "loss_rate": Legend("games lost", "fraction of games; against perfect play 0 is perfect", "lower"),
+    "elo": Legend("Elo above the first network", "400 log10 of the odds, summed over its own past", "higher"),
+    "optimal_moves": Legend(
+        "moves that keep the game's value", "fraction of positions in which moves differ", "higher"
+    ),
+    "reward_loss": Legend("cross-entropy of rewards", "nats, over all unrolled steps", "lower"),
+    "policy_loss": Legend("cross-entropy with the search's visits", "nats per move", "lower", "ln(actions)"),
+    "games": Legend("games of self-play", "games so far"),
+    "game_length": Legend("length of games of self-play", "moves"),
+    "first_player_score": Legend("score of who moves first in self-play", "fraction; a draw is a half"),
+    # games with hidden cards
+    "exploitability": Legend(
+        "exploitability", "NashConv / 2: chips a game lost to the best response, mean of both seats", "lower"
+    ),
+    "nash_conv": Legend("NashConv", "chips a game that best responses gain, sum over players", "lower"),
+    "game_value": Legend("value of the game", "return of the first player where both play the strategy"),
+    "q_loss": Legend("squared TD error", "squared chips, sum over players", "lower"),
+    "episodes": Legend("plays of the game", "plays that have ended so far"),
+    "samples": Legend("strategies in memory", "samples of the average strategy that are held"),
     # the training itself
     "gradient_norm": Legend("norm of the gradient", "before clipping"),
     "lr": Legend("learning rate", "of the first group of parameters"),
@@ -226,6 +249,15 @@ OF_SYSTEMS = {
         "loss", "weighted sum of the three terms with a teacher; else cross-entropy, nats", "lower"
     ),
     ("clip", "loss"): Legend("contrastive loss", "nats, of all pairs of a batch", "lower", "ln(pairs)"),
+    ("alphazero", "loss"): Legend("objective", "squared error of the value, and policy_loss", "lower"),
+    ("muzero", "loss"): Legend("objective", "nats: cross-entropies of policy, value and reward", "lower"),
+    ("muzero", "value_loss"): Legend("cross-entropy of the value", "nats, over all unrolled steps", "lower"),
+    ("alphazero", "value_loss"): Legend("squared error of the value", "squared outcomes", "lower", "1"),
+    ("nfsp", "loss"): Legend("cross-entropy of the average policies", "nats, sum over players", "lower"),
+    ("deep_cfr", "loss"): Legend("squared error of the advantages", "squared chips, weighted by iteration"),
+    ("deep_cfr", "policy_loss"): Legend(
+        "squared error of the average policy", "squared probability, weighted by iteration", "lower"
+    ),
     ("ctc", "loss"): Legend("CTC loss", "nats per label", "lower"),
     ("ddpm", "loss"): Legend("denoising error", "squared, of standard noise", "lower", "1"),
     ("perceptron", "loss"): Legend(

@@ -43,7 +43,6 @@ from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
 from torchstone.envs.replay_buffer import Transitions
 from torchstone.envs.replay_stream import ReplayBatch
-from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.flat_gradient import flat_gradient
 from torchstone.parts.rl.distributions import SquashedGaussian
@@ -263,8 +262,6 @@ def alpha_loss(
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    if recipe.init_alpha <= 0:
-        raise BadInput(f"init_alpha must be above 0, not {recipe.init_alpha}")
     rng.seed(recipe.seed)
     device = select_device(recipe.device)
     model_config = off_policy.continuous_config(recipe, "sac")

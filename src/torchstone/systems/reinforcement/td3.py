@@ -39,7 +39,6 @@ from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
 from torchstone.envs.replay_buffer import Transitions
 from torchstone.envs.replay_stream import ReplayBatch
-from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.flat_gradient import flat_gradient
 from torchstone.parts.rl.exploration import ActionNoise, linear_schedule
@@ -214,8 +213,6 @@ def actor_loss(model: TD3, transitions: Transitions) -> dict[str, Tensor]:
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    if recipe.policy_delay < 1:
-        raise BadInput(f"policy_delay must be at least 1, not {recipe.policy_delay}")
     rng.seed(recipe.seed)
     device = select_device(recipe.device)
     model_config = off_policy.continuous_config(recipe, "td3")

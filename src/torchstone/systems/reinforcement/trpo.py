@@ -40,7 +40,7 @@ from torchstone.engine.device import select_device
 from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
 from torchstone.envs.rollouts import Rollout, Rollouts
-from torchstone.errors import BadInput, NotFinite
+from torchstone.errors import NotFinite
 from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.rl.actor_critic import ActorCritic
 from torchstone.parts.rl.exploration import linear_schedule
@@ -210,10 +210,6 @@ def minibatches(batch: RolloutBatch, recipe: Recipe, number: int) -> Iterator[Ro
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
-    if not recipe.target_kl > 0:
-        raise BadInput(f"target_kl must be above 0, not {recipe.target_kl}")
-    if not 0 < recipe.line_search_shrink < 1:
-        raise BadInput(f"line_search_shrink must be between 0 and 1, not {recipe.line_search_shrink}")
     rng.seed(recipe.seed)
     device = select_device(recipe.device)
     model_config = common.model_config(recipe, "trpo")

@@ -90,11 +90,12 @@ MARGIN = ("mean_reciprocal_rank", 0.05)
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "openmoji"  # data set: openmoji, shapes, or a folder of pictures with captions.tsv
+    data: str = "openmoji"  # data set: openmoji, emoji, shapes, or a folder of pictures with captions.tsv
     variant: str = "clip_emoji"  # network variant, where there are no weights
     weights: str | None = None  # weights to start from: a run of clip or a Hugging Face folder
     languages: str = "en"  # languages of OpenMoji's names: en,de,… or all; the first is searched in
     translation_prob: float = 0.5  # probability of a caption in another language than the first
+    keyword_prob: float = 0.3  # probability of keywords as the caption, where the data have some
     vocab_size: int = 900  # vocabulary size of the word-piece tokenizer
     max_length: int = 20  # maximum number of tokens of a caption, start and end included
     dropout: float = 0.2  # dropout probability in the blocks
@@ -117,6 +118,13 @@ class Recipe:
 
 RECIPES = {
     "openmoji": Recipe(),
+    # the same emoji, each as Twemoji draws it too, and by keywords
+    "emoji": Recipe(
+        data="emoji",
+        vocab_size=2000,
+        steps=1200,
+        optim=replace(Recipe.optim, ema_decay=0.98, precision="auto"),
+    ),
     # captions in 14 languages, a text tower for all of them
     "languages": Recipe(languages="all", vocab_size=4000, translation_prob=0.5, steps=1200),
     # the paper's (section 2.5) on a folder of your own, of millions of pictures, for GPUs:
@@ -463,9 +471,11 @@ def pair_loss(net: Any, batch: ImageTextBatch) -> dict[str, Tensor]:
     # this process's rows against the columns of all
     pictures, captions = ((own, gather_rows(own)) for own in (batch.pictures, batch.texts))
     positive = positive_pairs(pictures, captions)
-    # L = ½ (CE(s, i → i) + CE(sᵀ, j → j))
-    image_loss = contrastive_loss(scale * images @ gather_rows(texts).T, positive)
-    text_loss = contrastive_loss(scale * texts @ gather_rows(images).T, positive)
+    # L = ½ (CE(s, i → i) + CE(sᵀ, j → j)); in bfloat16 two cosines that are 0.004 apart would be one
+    with torch.autocast(images.device.type, enabled=False):
+        images, texts = images.to(scale.dtype), texts.to(scale.dtype)
+        image_loss = contrastive_loss(scale * images @ gather_rows(texts).T, positive)
+        text_loss = contrastive_loss(scale * texts @ gather_rows(images).T, positive)
     return {"loss": (image_loss + text_loss) / 2, "logit_scale": scale}
 
 

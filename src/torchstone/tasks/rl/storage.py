@@ -8,6 +8,7 @@ from rich.filesize import decimal
 from torchstone.engine.device import total_memory
 from torchstone.envs.episodes import EpisodeRollouts
 from torchstone.envs.replay_buffer import ReplayBuffer
+from torchstone.envs.search_stream import StepBuffer
 from torchstone.errors import BadInput
 
 SHARE = 0.9  # of the memory that there is: networks and the system need the rest
@@ -47,6 +48,10 @@ def check_rollout_memory(recipe: Any, stream: Any, device: Any) -> str:
     if isinstance(buffer, ReplayBuffer):
         steps = buffer.slots * buffer.num_envs
         return f"replay buffer of {steps:,} steps: {decimal(_nbytes(buffer))} of memory"
+    if isinstance(buffer, StepBuffer):
+        steps = buffer.action.numel()
+        text = f"replay buffer of {steps:,} steps: {decimal(buffer.nbytes)} of memory"
+        return text if buffer.nbytes > WORTH_SAYING else ""
     stream = stream.actors[0] if hasattr(stream, "actors") else stream
     envs, memory = stream.envs, total_memory(device)
     observation = envs.observation.nbytes * COPIES

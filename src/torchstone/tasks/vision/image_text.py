@@ -67,7 +67,7 @@ def learn_tokenizer(data: ImageTexts, vocab_size: int) -> Tokenizer:
     texts = [
         text
         for label in data.train.labels.tolist()
-        for text in (*data.texts[label], *data.translations[label])
+        for text in (*data.texts[label], *data.translations[label], *data.keywords[label])
     ]
     tokenizer = tokenizers.train("wordpiece", texts, vocab_size=vocab_size, special_tokens=(START, END))
     ends = [(name, tokenizer.token_to_id(name)) for name in (START, END)]
@@ -127,8 +127,8 @@ def train_image_text(
     """A Run that trains `model` on pictures and their captions; metrics are of searches by text among the
     pictures of a split.
 
-    Of the recipe: `augment`, `translation_prob`, `languages`. Biases, norms and the temperature have no
-    weight decay. The network with the best mean reciprocal rank in validation is tested.
+    Of the recipe: `augment`, `translation_prob`, `keyword_prob`, `languages`. Biases, norms and the
+    temperature have no weight decay. The network with the best mean reciprocal rank in validation is tested.
 
     Args:
         loss: of a batch; it calls `forward_module`.
@@ -149,6 +149,7 @@ def train_image_text(
         tokenizer,
         max_length=length,
         translation_prob=recipe.translation_prob,
+        keyword_prob=recipe.keyword_prob,
     )
     if data.train.labels.device.type != "mps":
         model = model.to(memory_format=torch.channels_last)
@@ -269,9 +270,13 @@ def nearest_word_similarity(data: ImageTexts, split: ImageSplit) -> Float[Tensor
     alike, pixel by pixel.
 
     The captions are compared by the cosine of their words' counts, each weighted with ln(captions / captions
-    with that word); pictures by the cosine of their deviation from the mean picture, at 8 × 8 pixels.
+    with that word); pictures by the cosine of their deviation from the mean picture, at 8 × 8 pixels. Of
+    several training pictures of one thing the first is compared, which is in the hand of those searched for.
     """
-    known, own = [data.texts[label][0].split() for label in data.train.labels.tolist()], []
+    first = {label: row for row, label in reversed(list(enumerate(data.train.labels.tolist())))}
+    rows = torch.tensor(sorted(first.values()), device=data.train.labels.device)
+    train = ImageSplit(data.train.labels[rows], data.train.take(rows))
+    known = [data.texts[label][0].split() for label in train.labels.tolist()]
     own = [caption.split() for caption in data.captions(split)]
     vocabulary = {word: i for i, word in enumerate(sorted({word for words in known for word in words}))}
     counts = [torch.zeros(len(each), len(vocabulary)) for each in (known, own)]
@@ -284,7 +289,7 @@ def nearest_word_similarity(data: ImageTexts, split: ImageSplit) -> Float[Tensor
     words, queries = (F.normalize(each * weight, dim=1) for each in counts)
     small = [
         F.adaptive_avg_pool2d(_pixels(each).cpu().float(), BASELINE_SIDE).flatten(1)
-        for each in (data.train, split)
+        for each in (train, split)
     ]
     pictures, targets = (F.normalize(each - small[0].mean(0), dim=1) for each in small)
     return queries @ words.T @ (pictures @ targets.T)

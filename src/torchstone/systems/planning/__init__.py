@@ -1,0 +1,1 @@
+"""Planning: search with a model of the world, known or learned."""

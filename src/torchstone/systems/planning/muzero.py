@@ -1,0 +1,368 @@
+"""MuZero: planning with a model that is learned, without the rules of the game.
+
+Paper: Schrittwieser, Antonoglou, Hubert et al., "Mastering Atari, Go, chess and shogi by planning with a
+learned model", 2019, arXiv:1911.08265 (Nature 588:604, 2020); reanalyse is its appendix H.
+
+The idea: a search needs no picture of the future, only what it asks for: rewards, values, policies. So three
+networks are trained together to predict those, step after step of what was really done; the latent states
+between them need not resemble observations at all. The search runs in the latent space, its visits and
+values are what the networks are trained on next, and it gets better as they do.
+
+    s⁰        = h_θ(o)                                  representation
+    r^k, s^k  = g_θ(s^{k-1}, a^k)                        dynamics: reward and next latent state
+    p^k, v^k  = f_θ(s^k)                                prediction: policy and value
+    a         ~ N(root, a)^{1/τ}                        a search in g_θ: `parts.rl.mcts`
+    z_t       = u_{t+1} + γ u_{t+2} + … + γⁿ ν_{t+n}      ν the value that the search found
+    L(θ)      = Σ_{k=0..K} w_k (H(π_{t+k}, p^k) + c H(φ(z_{t+k}), v^k) + H(φ(u_{t+k}), r^k))
+    w_0       = 1, other w_k = 1/K                      H the cross-entropy; no r⁰
+
+φ is a two-hot distribution over a support of h(x) = sign(x)(√(|x| + 1) - 1) + εx. Latent states are scaled
+to 0..1, and the gradient at the start of each dynamics step is halved. An episode's end is absorbing:
+beyond it rewards and values are 0 and there is no policy. With two players γ is -γ: the value of the next
+state is the opponent's.
+
+Shapes: observations `(batch, *shape)`; `forward` gives the logits of policies `(batch, K+1, actions)`, values
+`(batch, K+1, atoms)` and rewards `(batch, K, atoms)` for observations and actions `(batch, K)`.
+
+What differs from the paper: small networks of fully connected layers, by Adam; positions are sampled
+uniformly; reanalyse renews what is stored rather than what is sampled. An episode that a time limit cut is
+bootstrapped.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from torchstone.engine import rng
+from torchstone.engine.device import select_device
+from torchstone.engine.flat_update import FlatGradientUpdate
+from torchstone.engine.run import Run
+from torchstone.envs.search_stream import UnrolledBatch
+from torchstone.parts.facts import Fact, ParityCase
+from torchstone.parts.rl import mcts
+from torchstone.parts.rl.exploration import linear_schedule
+from torchstone.parts.rl.running_mean_std import RunningMeanStd
+from torchstone.parts.rl.value_support import expected_value, scale_value, unscale_value, value_target
+from torchstone.systems import Variant
+from torchstone.tasks.rl import common, model_based
+from torchstone.tasks.rl.evaluate import evaluate, play
+
+__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
+
+# what of the paper is written out here
+STORY = ("search", "loss")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    data: str = "CartPole-v0"  # Gymnasium environment id, or module:Id, or module:name of a class or function
+    wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
+    max_episode_steps: int | None = None  # time limit of an episode, 0 for none; else the environment's own
+    variant: str = "muzero_mlp"  # network
+    hidden: tuple[int, ...] = (128,)  # hidden layer widths of each of the networks
+    latent_dim: int = 64  # dimension of a latent state
+    value_support: int = 15  # largest atom S of values, which are transformed by h
+    reward_support: int = 5  # largest atom of rewards
+    num_simulations: int = 25  # simulations of a search
+    num_envs: int = 32  # number of parallel environments
+    num_steps: int = 4  # steps per environment between updates
+    unroll_steps: int = 5  # steps K for which the model is unrolled
+    n_step: int = 10  # number of reward steps before bootstrapping
+    gamma: float = 0.997  # discount factor γ
+    gradient_steps: int = 64  # minibatches per update
+    batch_size: int = 128  # minibatch size
+    buffer_size: int = 100_000  # replay buffer size in steps
+    reanalyse: int = 256  # positions that are searched again before each update; 0 for none
+    learning_starts: int = 1000  # steps at random before learning starts
+    value_coef: float = 0.25  # weight c of the value loss
+    dirichlet_alpha: float = 0.25  # α of the noise at the root
+    dirichlet_fraction: float = 0.25  # share of the noise at the root
+    lr: float = 3e-3  # learning rate
+    weight_decay: float = 1e-4  # weight decay
+    anneal_lr: bool = True  # linear decay of the learning rate to 0
+    max_grad_norm: float | None = 10.0  # gradient clipping: largest norm, none for no limit
+    total_timesteps: int = 19_000  # environment steps after learning_starts, rounded up to whole updates
+    eval_episodes: int = 20  # greedy episodes of the test; fewer in training if more than a tenth of the work
+    record_video: bool = True  # record a video of a greedy episode at the end
+    seed: int = 0  # random seed of weights, environments, noise, actions and replay
+    device: str = "auto"  # device: auto, cpu, cuda or mps
+
+    @property
+    def updates(self) -> int:
+        """Each after num_envs x num_steps steps."""
+        return common.num_updates(self.total_timesteps, self.num_envs * self.num_steps)
+
+
+CARTPOLE = Recipe()
+RECIPES = {
+    # torchstone train muzero   20,000 steps, about two minutes of a core; return 147 after 10,000 (seed 0)
+    "cartpole": CARTPOLE,
+    # for tests: seconds
+    "smoke": replace(
+        CARTPOLE,
+        hidden=(64,),
+        latent_dim=32,
+        num_simulations=8,
+        batch_size=64,
+        gradient_steps=24,
+        reanalyse=32,
+        learning_starts=512,
+        total_timesteps=2048,
+        eval_episodes=8,
+        record_video=False,
+    ),
+}
+
+MARGIN = ("return", 4.0)  # the smoke recipe ends long before the pole stands
+
+
+def mlp(widths: Sequence[int], output_gain: float = 1.0) -> nn.Sequential:
+    """Linear layers with ReLU between; the weights of the last one are those of torch times `output_gain`."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(widths[:-1]):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    last = nn.Linear(widths[-2], widths[-1])
+    with torch.no_grad():
+        last.weight.mul_(output_gain)
+        last.bias.zero_()
+    return nn.Sequential(*layers, last)
+
+
+def scale_latent(s: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
+    """Each latent state from 0 to 1, the range of an action's encoding (appendix G)."""
+    low, high = s.amin(-1, keepdim=True), s.amax(-1, keepdim=True)
+    return (s - low) / (high - low + 1e-5)
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """x, whose gradient is multiplied by `factor`."""
+    return x * factor + x.detach() * (1 - factor)
+
+
+class MuZeroNetwork(nn.Module):
+    """Representation h, dynamics g and prediction f.
+
+    Args:
+        hidden: hidden layer widths of each.
+        value_support, reward_support: largest atoms.
+        gamma: discount of the search; negative where two players move in turn.
+        num_simulations: of the search by which `greedy` acts.
+        normalize: normalize observations by running statistics (`normalizer.update`).
+        continuous, observation_scale: in the metadata of every agent; not used.
+    """
+
+    uses_masks = True
+
+    def __init__(
+        self,
+        observation_shape: Sequence[int],
+        num_actions: int,
+        *,
+        hidden: Sequence[int] = (128,),
+        latent_dim: int = 64,
+        value_support: int = 15,
+        reward_support: int = 5,
+        gamma: float = 0.997,
+        num_simulations: int = 25,
+        normalize: bool = True,
+        continuous: bool = False,
+        observation_scale: float = 255.0,
+    ):
+        super().__init__()
+        self.num_actions, self.gamma, self.num_simulations = num_actions, gamma, num_simulations
+        self.normalizer = RunningMeanStd(tuple(observation_shape)) if normalize else None
+        self.representation = mlp((math.prod(observation_shape), *hidden, latent_dim))
+        self.dynamics_body = nn.Sequential(mlp((latent_dim + num_actions, *hidden)), nn.ReLU())
+        self.dynamics = mlp((hidden[-1], latent_dim))
+        self.reward = mlp((hidden[-1], 2 * reward_support + 1), 0.1)
+        self.policy = mlp((latent_dim, *hidden, num_actions), 0.1)
+        self.value = mlp((latent_dim, *hidden, 2 * value_support + 1), 0.1)
+
+    def represent(self, observation: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch latent"]:
+        """s⁰ = h(o)."""
+        if self.normalizer is not None:
+            observation = self.normalizer(observation)
+        return scale_latent(self.representation(observation.flatten(1)))
+
+    def step(
+        self, latent: Float[Tensor, "batch latent"], action: Int64[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch atoms"], Float[Tensor, "batch latent"]]:
+        """r, s' = g(s, a); r as logits."""
+        x = torch.cat((latent, one_hot(action, self.num_actions).to(latent.dtype)), 1)
+        x = self.dynamics_body(x)
+        return self.reward(x), scale_latent(latent + self.dynamics(x))
+
+    def predict(self, latent: Float[Tensor, "batch latent"]) -> tuple[Tensor, Tensor]:
+        """p, v = f(s), as logits."""
+        return self.policy(latent), self.value(latent)
+
+    def unroll(
+        self, observation: Float[Tensor, "batch *shape"], action: Int64[Tensor, "batch K"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of policies and values `(batch, K+1, ...)`, and of rewards `(batch, K, atoms)`."""
+        latent = self.represent(observation)
+        latents, rewards = [latent], []
+        for a in action.unbind(1):
+            reward, latent = self.step(scale_gradient(latent, 0.5), a)
+            latents.append(latent)
+            rewards.append(reward)
+        stacked = torch.stack(latents, 1)
+        return self.policy(stacked), self.value(stacked), torch.stack(rewards, 1)
+
+    def forward(
+        self, observation: Float[Tensor, "batch *shape"], action: Int64[Tensor, "batch K"] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`unroll`, by default over one step of action 0."""
+        if action is None:
+            action = torch.zeros(len(observation), 1, dtype=torch.int64, device=observation.device)
+        return self.unroll(observation, action)
+
+    def greedy(
+        self,
+        observation: Float[Tensor, "batch *shape"],
+        action_mask: Bool[Tensor, "batch actions"] | None = None,
+    ) -> Int64[Tensor, " batch"]:
+        """The actions that a search visits most."""
+        return search(self, observation, action_mask, self.num_simulations).root_visits.max(1).indices
+
+
+OBSERVATION = (4,)
+VARIANTS = {
+    "muzero_mlp": Variant(partial(MuZeroNetwork, observation_shape=OBSERVATION, num_actions=2), OBSERVATION)
+}
+
+
+def search(
+    model: MuZeroNetwork,
+    observation: Float[Tensor, "batch *shape"],
+    legal: Bool[Tensor, "batch action"] | None,
+    num_simulations: int,
+    *,
+    noise: tuple[float, float, torch.Generator] | None = None,
+) -> mcts.Tree:
+    """A search in the learned model, one tree for each observation.
+
+    The model knows no rules: `legal` counts at the root alone, and nothing ends inside.
+
+    Args:
+        noise: α, share and generator of the Dirichlet noise at the root, in training alone.
+    """
+
+    def recurrent_fn(action: Tensor, latent: Tensor) -> tuple[mcts.RecurrentOutput, Tensor]:
+        reward, latent = model.step(latent, action)
+        logits, value = model.predict(latent)
+        discount = torch.full_like(value[:, 0], model.gamma)
+        return mcts.RecurrentOutput(expected_value(reward), discount, logits, expected_value(value)), latent
+
+    latent = model.represent(observation)
+    logits, value = model.predict(latent)
+    if legal is not None:
+        logits = logits.masked_fill(~legal, -torch.inf)
+    if noise is not None:
+        logits = mcts.add_dirichlet_noise(logits, *noise)
+    root = mcts.RootOutput(logits, expected_value(value), latent)
+    return mcts.search(root, recurrent_fn, num_simulations, rule=mcts.Puct(normalize="tree"))
+
+
+def loss(model: MuZeroNetwork, batch: UnrolledBatch, value_coef: float) -> dict[str, Tensor]:
+    """L."""
+    policy, value, reward = model.unroll(batch.observation, batch.action)
+    num_steps = batch.action.shape[1]
+    # w_k; nothing is known of steps beyond a time limit
+    weight = torch.full_like(batch.value, 1 / num_steps)
+    weight[:, 0] = 1
+    weight = weight * batch.is_known
+
+    def cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
+        return -(target * logits.log_softmax(-1)).sum(-1)
+
+    # H(π, p)
+    policy_loss = (weight * batch.is_live * cross_entropy(batch.policy, policy)).sum(1).mean()
+    # H(φ(z), v)
+    z = value_target(batch.value, value.shape[-1] // 2)
+    value_loss = (weight * cross_entropy(z, value)).sum(1).mean()
+    # H(φ(u), r): the reward of an action belongs to the step that it leads to
+    u = value_target(batch.reward, reward.shape[-1] // 2)
+    reward_loss = (
+        (batch.is_known[:, :-1].to(weight.dtype) / num_steps * cross_entropy(u, reward)).sum(1).mean()
+    )
+    total = policy_loss + value_coef * value_loss + reward_loss
+    return {"loss": total, "policy_loss": policy_loss, "value_loss": value_loss, "reward_loss": reward_loss}
+
+
+def temperature(recipe: Recipe, env_steps: int) -> float:
+    """τ: 1 in the first half of training, then 1/2, and 1/4 in the last quarter (appendix D)."""
+    share = env_steps / (recipe.learning_starts + recipe.total_timesteps)
+    return 1.0 if share < 0.5 else 0.5 if share < 0.75 else 0.25
+
+
+def build(recipe: Recipe) -> Iterator[Run]:
+    rng.seed(recipe.seed)
+    device = select_device(recipe.device)
+    model_config = common.model_config(recipe, "muzero", "discrete")
+    model_config |= {
+        "hidden": list(recipe.hidden),
+        "latent_dim": recipe.latent_dim,
+        "value_support": recipe.value_support,
+        "reward_support": recipe.reward_support,
+        "gamma": recipe.gamma,
+        "num_simulations": recipe.num_simulations,
+    }
+    model = VARIANTS[recipe.variant].make(**model_config).to(device)
+    step = FlatGradientUpdate(
+        lambda batch: loss(model, batch, recipe.value_coef),
+        model,
+        partial(torch.optim.AdamW, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True),
+        max_grad_norm=recipe.max_grad_norm,
+        lr_schedule=linear_schedule(1.0, 0.0, recipe.updates) if recipe.anneal_lr else None,
+    )
+
+    def search_with_noise(observation: Tensor, legal: Tensor, generator: Any) -> mcts.Tree:
+        noise = recipe.dirichlet_alpha, recipe.dirichlet_fraction, generator
+        return search(
+            model, observation.float().to(device), legal.to(device), recipe.num_simulations, noise=noise
+        )
+
+    def value(observation: Tensor) -> Tensor:
+        return expected_value(model.predict(model.represent(observation.float().to(device)))[1])
+
+    stream = model_based.make_stream(
+        recipe, search_with_noise, value, partial(temperature, recipe), model_config["num_actions"]
+    )
+
+    def update(batch: UnrolledBatch) -> dict:
+        step.schedule_lr(batch.number)
+        if model.normalizer is not None:
+            model.normalizer.update(batch.observation.to(device))
+        metrics: dict[str, Any] = {}
+        for minibatch in model_based.minibatches(batch, recipe.batch_size, device):
+            metrics = step(minibatch)
+        return {**metrics, **common.rollout_metrics(batch)}
+
+    yield common.make_run(model, recipe, stream, update, {"optimizer": step.optimizer}, model_config)
+
+
+# h(x) by hand: √(3 + 1) - 1 + 0.003; √(99 + 1) - 1 + 0.099; and its inverse
+FACTS = [
+    Fact("h(3)", lambda: round(float(scale_value(torch.tensor(3.0, dtype=torch.float64))), 9), 1.003),
+    Fact("h(-99)", lambda: round(float(scale_value(torch.tensor(-99.0, dtype=torch.float64))), 9), -9.099),
+    Fact(
+        "h⁻¹(9.099)", lambda: round(float(unscale_value(torch.tensor(9.099, dtype=torch.float64))), 6), 99.0
+    ),
+]
+
+
+def reference() -> Iterator[ParityCase]:
+    """The loss written out, example by example and step by step."""
+    from torchstone.references.muzero import muzero_cases
+
+    make_batch = partial(UnrolledBatch, returns=[], number=0, env_steps=0)
+    yield from muzero_cases(MuZeroNetwork, loss, make_batch)
