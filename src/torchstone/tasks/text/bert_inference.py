@@ -85,8 +85,8 @@ def predict(
         raise BadInput("this model predicts labels: to fill in words train one with --task masked_lm")
     part = as_unlabeled(texts, metadata)
     rows, labels = build_rows(part, tokenizer, special)
-    whole, _ = build_rows(part, tokenizer, replace(special, max_length=sys.maxsize))
-    if cut := sum(len(row) > special.max_length for row, _ in whole):
+    uncut, _ = build_rows(part, tokenizer, replace(special, max_length=sys.maxsize))
+    if cut := sum(len(row) > special.max_length for row, _ in uncut):
         notify(
             f"{cut} of {len(texts)} texts are longer than the {special.max_length} tokens that the network "
             "reads: their ends are left out"
