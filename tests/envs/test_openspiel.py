@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from torchstone.envs import openspiel
 from torchstone.envs.openspiel import OpenSpielGame, describe, load_game
 from torchstone.errors import BadInput
 
@@ -16,7 +17,6 @@ WRONG = {
     "hex(board_size=5": "Missing closing bracket",
     "hex(board_size=-1)": "it has no legal moves",
     "go(board_size=50)": "supports board size up to 19",
-    "universal_poker(numPlayers=99)": "invalid number of players: 99",
 }
 
 
@@ -27,6 +27,13 @@ def test_what_is_no_game_is_refused_in_one_line(spec, capfd):
     assert WRONG[spec] in str(error.value)
     assert "\n" not in str(error.value)
     assert capfd.readouterr().err == ""  # the library writes its errors past Python
+
+
+def test_a_game_whose_first_moves_end_the_process_is_refused(monkeypatch):
+    monkeypatch.setattr(openspiel, "FIRST_MOVES", "import os; os._exit(139)")
+    with pytest.raises(BadInput, match=r"no game 'hex\(board_size=7\)': open_spiel crashes on it; hex takes"):
+        load_game("hex(board_size=7)")
+    openspiel._try_first_moves.cache_clear()
 
 
 @pytest.mark.parametrize(
