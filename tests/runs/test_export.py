@@ -75,7 +75,9 @@ OTHERWISE = {
     "clip": "clip takes images and texts.*--format hf",
 }
 MAKING = tuple(entry.name for entry in CATALOGUE if entry.chapter == "generative")
-PLAYING = tuple(entry.name for entry in CATALOGUE if entry.chapter in ("reinforcement", "planning"))
+PLAYING = tuple(
+    entry.name for entry in CATALOGUE if entry.chapter in ("reinforcement", "planning", "multiagent")
+)
 
 
 @pytest.mark.parametrize("name", MAKING)
