@@ -1,6 +1,6 @@
 """stable-baselines3's networks, which our agents' are compared with."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -78,42 +78,29 @@ def ddpg_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
 
 def td3_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
     """stable-baselines3's deterministic actor and its two critics: the action, and both Q of it."""
-    import_optional("stable_baselines3")
-    import gymnasium
-    import numpy as np
-    from stable_baselines3.td3.policies import MlpPolicy
-
-    observation = gymnasium.spaces.Box(-np.inf, np.inf, (11,), np.float32)
-    action = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
-    torch.manual_seed(seed)
-    policy = MlpPolicy(observation, action, lambda _: 1e-3, net_arch=[256, 256])
-    theirs = nn.ModuleDict({"actor": policy.actor, "critic": policy.critic})
-    net = ours((11,), 3)
-    net.load_state_dict({**net.state_dict(), **convert_twin_critics(dict(theirs.named_parameters()))})
-    x = _observations((11,), seed)
-    yield ParityCase(
-        net, OutputAdapter(theirs, _action_and_both_q), x, _convert_twin_adapter, label="vectors"
-    )
+    policies: Any = import_optional("stable_baselines3.td3.policies")
+    yield _twin_critics_case(ours, policies.MlpPolicy, _action_and_both_q, seed)
 
 
 def sac_cases(ours: type[nn.Module], seed: int = 0) -> Iterator[ParityCase]:
     """stable-baselines3's squashed Gaussian actor and two critics: mean, log σ, both Q of tanh(mean)."""
-    import_optional("stable_baselines3")
+    policies: Any = import_optional("stable_baselines3.sac.policies")
+    yield _twin_critics_case(ours, policies.MlpPolicy, _gaussian_and_both_q, seed)
+
+
+def _twin_critics_case(ours: Any, policy_class: Any, outputs: Callable[..., Any], seed: int) -> ParityCase:
     import gymnasium
     import numpy as np
-    from stable_baselines3.sac.policies import MlpPolicy
 
     observation = gymnasium.spaces.Box(-np.inf, np.inf, (11,), np.float32)
     action = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
     torch.manual_seed(seed)
-    policy = MlpPolicy(observation, action, lambda _: 1e-3, net_arch=[256, 256])
+    policy = policy_class(observation, action, lambda _: 1e-3, net_arch=[256, 256])
     theirs = nn.ModuleDict({"actor": policy.actor, "critic": policy.critic})
     net = ours((11,), 3)
     net.load_state_dict({**net.state_dict(), **convert_twin_critics(dict(theirs.named_parameters()))})
-    x = _observations((11,), seed)
-    yield ParityCase(
-        net, OutputAdapter(theirs, _gaussian_and_both_q), x, _convert_twin_adapter, label="vectors"
-    )
+    adapter = OutputAdapter(theirs, outputs)
+    return ParityCase(net, adapter, _observations((11,), seed), _convert_twin_adapter, label="vectors")
 
 
 HEADS = {"mu": "mean_head", "log_std": "log_std_head"}

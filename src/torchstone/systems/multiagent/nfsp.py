@@ -46,6 +46,7 @@ from torchstone.envs.tree_games import TreeGames, sample_branches
 from torchstone.errors import BadInput
 from torchstone.parts.facts import ParityCase
 from torchstone.parts.rl.game_tree import GameTree
+from torchstone.parts.rl.networks import mlp
 from torchstone.parts.rl.q_learning import q_of_action, td_target
 from torchstone.parts.rl.target_network import make_target, polyak_update
 from torchstone.parts.seeding import SeedStream, derive_generator
@@ -57,7 +58,6 @@ from torchstone.tasks.multiagent.train import (
     info_states,
     make_run,
     masked_softmax,
-    mlp,
     read_game,
     table_of,
 )

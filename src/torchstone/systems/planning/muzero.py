@@ -29,7 +29,6 @@ uniformly; reanalyse renews what is stored rather than what is sampled. An episo
 bootstrapped.
 """
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -49,6 +48,7 @@ from torchstone.envs.search_stream import UnrolledBatch
 from torchstone.parts.facts import Fact, ParityCase
 from torchstone.parts.rl import mcts
 from torchstone.parts.rl.exploration import linear_schedule
+from torchstone.parts.rl.networks import mlp
 from torchstone.parts.rl.running_mean_std import RunningMeanStd
 from torchstone.parts.rl.value_support import expected_value, scale_value, unscale_value, value_target
 from torchstone.systems import Variant
@@ -124,16 +124,13 @@ RECIPES = {
 MARGIN = ("return", 4.0)  # the smoke recipe ends long before the pole stands
 
 
-def mlp(widths: Sequence[int], output_gain: float = 1.0) -> nn.Sequential:
-    """Linear layers with ReLU between; the weights of the last one are those of torch times `output_gain`."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in itertools.pairwise(widths[:-1]):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    last = nn.Linear(widths[-2], widths[-1])
+def scale_output(network: nn.Sequential, gain: float = 1.0) -> nn.Sequential:
+    """The network with its last layer's weights times `gain`, and no bias there."""
+    last: Any = network[-1]
     with torch.no_grad():
-        last.weight.mul_(output_gain)
+        last.weight.mul_(gain)
         last.bias.zero_()
-    return nn.Sequential(*layers, last)
+    return network
 
 
 def scale_latent(s: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch latent"]:
@@ -179,12 +176,12 @@ class MuZeroNetwork(nn.Module):
         super().__init__()
         self.num_actions, self.gamma, self.num_simulations = num_actions, gamma, num_simulations
         self.normalizer = RunningMeanStd(tuple(observation_shape)) if normalize else None
-        self.representation = mlp((math.prod(observation_shape), *hidden, latent_dim))
-        self.dynamics_body = nn.Sequential(mlp((latent_dim + num_actions, *hidden)), nn.ReLU())
-        self.dynamics = mlp((hidden[-1], latent_dim))
-        self.reward = mlp((hidden[-1], 2 * reward_support + 1), 0.1)
-        self.policy = mlp((latent_dim, *hidden, num_actions), 0.1)
-        self.value = mlp((latent_dim, *hidden, 2 * value_support + 1), 0.1)
+        self.representation = scale_output(mlp((math.prod(observation_shape), *hidden, latent_dim)))
+        self.dynamics_body = nn.Sequential(scale_output(mlp((latent_dim + num_actions, *hidden))), nn.ReLU())
+        self.dynamics = scale_output(mlp((hidden[-1], latent_dim)))
+        self.reward = scale_output(mlp((hidden[-1], 2 * reward_support + 1)), 0.1)
+        self.policy = scale_output(mlp((latent_dim, *hidden, num_actions)), 0.1)
+        self.value = scale_output(mlp((latent_dim, *hidden, 2 * value_support + 1)), 0.1)
 
     def represent(self, observation: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch latent"]:
         """s⁰ = h(o)."""

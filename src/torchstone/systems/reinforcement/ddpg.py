@@ -24,7 +24,6 @@ Several steps are taken at a time, followed by as many gradient steps. An episod
 is bootstrapped.
 """
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +44,7 @@ from torchstone.parts.facts import Fact, ParityCase, count_parameters
 from torchstone.parts.flat_gradient import flat_gradient
 from torchstone.parts.old_keys import accept_old_keys
 from torchstone.parts.rl.exploration import ActionNoise, linear_schedule
+from torchstone.parts.rl.networks import mlp
 from torchstone.parts.rl.observations import BYTE, scale_observations
 from torchstone.parts.rl.target_network import make_target, polyak_update
 from torchstone.systems import Variant
@@ -140,14 +140,13 @@ RECIPES = {
 MARGIN = ("return", 250.0)
 
 
-def mlp(widths: Sequence[int], small_init: bool) -> nn.Sequential:
+def layers_of(widths: Sequence[int], small_init: bool) -> nn.Sequential:
     """Linear layers with ReLU between; with `small_init` the last one is initialized within ±0.003."""
-    pairs = list(itertools.pairwise(widths))
-    layers = [m for a, b in pairs[:-1] for m in (nn.Linear(a, b), nn.ReLU())]
-    last = nn.Linear(*pairs[-1])
+    layers = mlp(widths)
     if small_init:
-        nn.init.uniform_(last.weight, -3e-3, 3e-3), nn.init.uniform_(last.bias, -3e-3, 3e-3)
-    return nn.Sequential(*layers, last)
+        for p in layers[-1].parameters():
+            nn.init.uniform_(p, -3e-3, 3e-3)
+    return layers
 
 
 class Critic(nn.Module):
@@ -159,7 +158,7 @@ class Critic(nn.Module):
         first, *rest = hidden
         self.observation_layer = nn.Linear(observation_dim, first) if late_action else None
         inner = (first, *rest) if late_action else (observation_dim, *hidden)
-        self.layers = mlp((inner[0] + action_dim, *inner[1:], 1), late_action)
+        self.layers = layers_of((inner[0] + action_dim, *inner[1:], 1), late_action)
         accept_old_keys(self, {"see.": "observation_layer.", "judge.": "layers."})
 
     def forward(
@@ -198,7 +197,7 @@ class DDPG(nn.Module):
         super().__init__()
         self.observation_scale = observation_scale
         observation_dim = math.prod(observation_shape)
-        self.actor = nn.Sequential(mlp((observation_dim, *hidden, num_actions), paper), nn.Tanh())
+        self.actor = nn.Sequential(layers_of((observation_dim, *hidden, num_actions), paper), nn.Tanh())
         self.critic = Critic(observation_dim, num_actions, hidden, paper)
         self.register_buffer("low", torch.tensor(low or [-1.0] * num_actions))
         self.register_buffer("high", torch.tensor(high or [1.0] * num_actions))

@@ -277,7 +277,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     }
     critic_step = FlatGradientUpdate(lambda batch: critic_loss(model, *batch), model.critics, **options)
     actor = nn.ModuleList([model.trunk, model.mean_head, model.log_std_head])
-    actor_step = FlatGradientUpdate(lambda batch: actor_loss(model, *batch), actor, has_aux=True, **options)
+    actor_step = FlatGradientUpdate(lambda batch: actor_loss(model, *batch), actor, **options)
     actor_parameters = model.actor_parameters()
     alpha_step = FlatGradientUpdate(
         lambda log_prob: alpha_loss(temperature.log_alpha, log_prob, target_entropy), temperature, **options

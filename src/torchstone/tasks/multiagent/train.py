@@ -29,12 +29,6 @@ def read_game(spec: str) -> GameTree:
     return tree
 
 
-def mlp(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers of these widths with ReLU between them."""
-    layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
-    return nn.Sequential(*layers[:-1])
-
-
 class InfoStates(NamedTuple):
     """What a network sees of the information states of one player, row by row."""
 

@@ -1,5 +1,6 @@
 """Training by self-play: the stream of a recipe, its metrics, evaluation in the arena, and a Run."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,10 @@ def make_stream(recipe: Any, game: Any, model: nn.Module, search: Callable[..., 
 def _check_memory(recipe: Any, game: Any) -> None:
     nodes = recipe.num_games * (recipe.num_simulations + 1) * (2 if recipe.keep_trees else 1)
     trees = nodes * game.num_actions * NODE_FLOATS * 4
-    size = 1
-    for side in game.observation_shape:
-        size *= side
-    position = size * (4 if recipe.data.startswith(PREFIX) else 1) + 4 * game.num_actions
+    position = (
+        math.prod(game.observation_shape) * (4 if recipe.data.startswith(PREFIX) else 1)
+        + 4 * game.num_actions
+    )
     needed, memory = trees + recipe.buffer_size * position, total_memory(torch.device("cpu"))
     if memory is not None and needed > SHARE * memory:
         raise BadInput(

@@ -83,9 +83,11 @@ def predict(
         return masked_lm.fill_mask(model, tokenizer, special, texts)
     if fill:
         raise BadInput("this model predicts labels: to fill in words train one with --task masked_lm")
-    part = as_unlabeled(texts, metadata)
-    rows, labels = build_rows(part, tokenizer, special)
-    uncut, _ = build_rows(part, tokenizer, replace(special, max_length=sys.maxsize))
+    rows, labels = build_rows(as_unlabeled(texts, metadata), tokenizer, special)
+    # only a row that is full may have been cut
+    full = [text for text, (row, _) in zip(texts, rows, strict=True) if len(row) >= special.max_length]
+    unlimited = replace(special, max_length=sys.maxsize)
+    uncut, _ = build_rows(as_unlabeled(full, metadata), tokenizer, unlimited)
     if cut := sum(len(row) > special.max_length for row, _ in uncut):
         notify(
             f"{cut} of {len(texts)} texts are longer than the {special.max_length} tokens that the network "
