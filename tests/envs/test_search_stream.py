@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from torchstone.envs.board_games import tic_tac_toe
+from torchstone.envs.openspiel import OpenSpielGame
 from torchstone.envs.search_stream import GameEnvs, SearchStream, SearchStreamConfig
 from torchstone.envs.vector_env import VectorEnv
 
@@ -121,6 +122,13 @@ def test_batches_equal_what_was_done(kind):
         if kind == "time limit"
         else {(True, True), (False, True)}
     )
+
+
+def test_a_player_who_moves_twice_is_refused():
+    """Kalah: a seed in one's own store moves again."""
+    envs = GameEnvs(OpenSpielGame("openspiel:mancala"), 1)
+    with pytest.raises(ValueError, match="moves twice in a row"):
+        envs.step(torch.tensor([3]))
 
 
 def test_rewards_of_games_are_the_movers_and_games_begin_anew():

@@ -52,7 +52,10 @@ class SearchStreamConfig:
 class GameEnvs:
     """A board game as envs, each a game in which the same agent moves for both players.
 
-    A reward is in the view of the player who moves. `sign` is -1 where the other player moves next.
+    A reward is in the view of the player who moves. `sign` is -1: the other player moves next.
+
+    Raises:
+        ValueError: a player moves twice in a row, which no model without rules can know.
     """
 
     is_exact = True
@@ -60,7 +63,7 @@ class GameEnvs:
     def __init__(self, game: Any, num_envs: int):
         self.game, self.num_envs = game, num_envs
         self.state = game.initial(num_envs)
-        self.sign = torch.ones(num_envs)
+        self.sign = -torch.ones(num_envs)
 
     @property
     def observation(self) -> Float[Tensor, "envs *shape"]:
@@ -74,7 +77,10 @@ class GameEnvs:
         game, player = self.game, self.game.player(self.state)
         after = game.step(self.state, actions)
         done, outcome = game.outcome(after)
-        self.sign = torch.where(game.player(after) == player, 1.0, -1.0)
+        if bool(((game.player(after) == player) & ~done).any()):
+            raise ValueError(
+                f"{game.name}: a player moves twice in a row, and a learned model knows of turns alone"
+            )
         reward = outcome.gather(1, player[:, None])[:, 0]
         next_observation = game.observe(after)
         self.state = after
@@ -84,11 +90,11 @@ class GameEnvs:
         return EnvStep(next_observation, reward, done, torch.zeros_like(done), outcome[done, 0].tolist())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"state": self.state, "sign": self.sign, "game": self.game.state_dict()}
+        return {"state": self.state, "game": self.game.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.game.load_state_dict(state["game"])
-        self.state, self.sign = state["state"].clone(), state["sign"].clone()
+        self.state = state["state"].clone()
 
 
 class StepBuffer:

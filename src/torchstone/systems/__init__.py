@@ -200,7 +200,7 @@ alphazero: AlphaZero, 2017. Silver, Hubert, Schrittwieser et al., arXiv:1712.018
     recipes: tictactoe connect4 go5 smoke
 muzero: MuZero, 2019. Schrittwieser, Antonoglou, Hubert et al., arXiv:1911.08265
     variants: muzero_mlp
-    recipes: cartpole smoke
+    recipes: cartpole tictactoe smoke
 """,
     "multiagent": """
 nfsp: NFSP, 2016. Heinrich and Silver, arXiv:1603.01121
