@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from torchstone.envs.board_games import Symmetries
 from torchstone.envs.vector_env import EnvStep
 from torchstone.parts.rl import mcts
 from torchstone.parts.rl.value_support import n_step_targets
@@ -152,6 +153,25 @@ class StepBuffer:
         self.num_written = state["num_written"]
 
 
+def transform(
+    symmetries: Symmetries,
+    observation: Float[Tensor, "batch plane row column"],
+    action: Int64[Tensor, "batch K"],
+    policy: Float[Tensor, "batch K+1 action"],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each position, with the moves that follow it, as one of its images under the symmetries of the board,
+    each as likely."""
+    if len(symmetries.cells) == 1:
+        return observation, action, policy
+    which = torch.randint(len(symmetries.cells), (len(action),), generator=generator)
+    planes = observation.flatten(2)
+    image = planes.gather(2, symmetries.cells[which][:, None].expand_as(planes)).view_as(observation)
+    moves = symmetries.actions[which]
+    # a policy is read at the action that an image's action stands for, and an action is written as its image
+    return (image, moves.argsort(1).gather(1, action), policy.gather(2, moves[:, None].expand_as(policy)))
+
+
 class SearchStream:
     """Endless `UnrolledBatch`es: steps in the envs, old positions searched again, then positions sampled.
 
@@ -273,15 +293,20 @@ class SearchStream:
         value, is_beyond = n_step_targets(
             reward + buffer.bootstrap[steps, env], discount, buffer.value[slots, env], config.n_step
         )
+        observation, action = buffer.observation[slots[0], env].float(), buffer.action[unrolled[:k], env].T
+        policy = buffer.policy[unrolled, env].transpose(0, 1)
+        if isinstance(self.envs, GameEnvs):
+            symmetries = self.envs.game.symmetries
+            observation, action, policy = transform(symmetries, observation, action, policy, generator)
         cut = buffer.is_truncated[unrolled, env]
         is_cut = torch.zeros_like(cut)
         is_cut[1:] = cut[:-1].cummax(0).values
         return UnrolledBatch(
-            observation=buffer.observation[slots[0], env].float(),
-            action=buffer.action[unrolled[:k], env].T,
+            observation=observation,
+            action=action,
             reward=reward[:k].masked_fill(is_beyond[:k], 0).T,
             value=value.T,
-            policy=buffer.policy[unrolled, env].transpose(0, 1),
+            policy=policy,
             is_live=~is_beyond.T,
             is_known=~is_cut.T,
             returns=returns,

@@ -30,7 +30,8 @@ uniformly; reanalyse renews what is stored rather than what is sampled. An episo
 bootstrapped.
 
 A board game (`--data tic_tac_toe`, `connect_four`, `openspiel:NAME`) is played by the one network for both
-players in turn. The rules are asked for legal moves at the root, and for the end, as the paper does.
+players in turn. The rules are asked for legal moves at the root, and for the end, as the paper does. What is
+trained on is also turned and mirrored, as AlphaGo Zero does; MuZero's paper does not.
 """
 
 import math
@@ -49,11 +50,14 @@ from torchstone.engine.device import select_device
 from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
 from torchstone.envs.search_stream import GameEnvs, UnrolledBatch
+from torchstone.envs.wrappers import FRAME_SIZE
 from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase
 from torchstone.parts.rl import mcts
+from torchstone.parts.rl.actor_critic import FEATURE_DIM, image_encoder
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.parts.rl.networks import mlp
+from torchstone.parts.rl.observations import BYTE, scale_observations
 from torchstone.parts.rl.running_mean_std import RunningMeanStd
 from torchstone.parts.rl.value_support import expected_value, scale_value, unscale_value, value_target
 from torchstone.systems import Variant
@@ -79,7 +83,8 @@ class Recipe:
     )
     wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
     max_episode_steps: int | None = None  # time limit of an episode, 0 for none; else the environment's own
-    variant: str = "muzero_mlp"  # network
+    variant: str = "muzero_mlp"  # network: muzero_frames for frames
+    encoder: str = "small"  # CNN of muzero_frames: small, of the DQN of 2013, or nature, of 2015
     hidden: tuple[int, ...] = (128,)  # hidden layer widths of each of the networks
     latent_dim: int = 64  # dimension of a latent state
     value_support: int = 15  # largest atom S of values, which are transformed by h
@@ -126,17 +131,42 @@ RECIPES = {
     "tictactoe": replace(
         CARTPOLE,
         data="tic_tac_toe",
-        hidden=(128,),
+        hidden=(256,),
+        latent_dim=128,
         value_support=1,
         reward_support=1,
-        gamma=1.0,
+        num_simulations=32,
+        num_envs=128,
+        num_steps=8,
         n_step=9,
-        num_envs=64,
-        dirichlet_alpha=1.0,
-        value_coef=1.0,
-        learning_starts=2048,
-        total_timesteps=40_000,
+        gamma=1.0,
+        gradient_steps=250,
         buffer_size=32_768,
+        learning_starts=2048,
+        value_coef=1.0,
+        dirichlet_alpha=1.0,
+        lr=2e-3,
+        total_timesteps=40_000,
+    ),
+    # torchstone train muzero/minigrid   unmeasured; pip install minigrid
+    "minigrid": replace(
+        CARTPOLE,
+        data="minigrid:MiniGrid-Empty-5x5-v0",
+        wrappers=(
+            "minigrid.wrappers:RGBImgPartialObsWrapper",
+            "minigrid.wrappers:ImgObsWrapper",
+            "ResizeFrames",
+        ),
+        max_episode_steps=100,
+        variant="muzero_frames",
+        value_support=2,
+        reward_support=2,
+        num_envs=16,
+        gradient_steps=8,
+        batch_size=64,
+        buffer_size=10_000,
+        reanalyse=64,
+        total_timesteps=9000,
     ),
     # for tests: seconds
     "smoke": replace(
@@ -187,7 +217,9 @@ class MuZeroNetwork(nn.Module):
         gamma: discount of the search; negative where two players move in turn.
         num_simulations, c_puct: of the search by which `greedy` acts.
         normalize: normalize observations by running statistics (`normalizer.update`).
-        continuous, observation_scale: in the metadata of every agent; not used.
+        encoder: the CNN before h for frames, `nature` or `small`; None for other observations.
+        observation_scale: what frames are divided by.
+        continuous: in the metadata of every agent; not used.
     """
 
     uses_masks = True
@@ -206,14 +238,18 @@ class MuZeroNetwork(nn.Module):
         num_simulations: int = 25,
         c_puct: float = 1.25,
         normalize: bool = True,
+        encoder: str | None = None,
         continuous: bool = False,
-        observation_scale: float = 255.0,
+        observation_scale: float = BYTE,
     ):
         super().__init__()
         self.num_actions, self.gamma, self.scale_values = num_actions, gamma, scale_values
         self.num_simulations, self.c_puct = num_simulations, c_puct
         self.normalizer = RunningMeanStd(tuple(observation_shape)) if normalize else None
-        self.representation = scale_output(mlp((math.prod(observation_shape), *hidden, latent_dim)))
+        self.observation_scale = observation_scale
+        self.encoder = nn.Flatten() if encoder is None else image_encoder(observation_shape[0], encoder)
+        features = math.prod(observation_shape) if encoder is None else FEATURE_DIM[encoder]
+        self.representation = scale_output(mlp((features, *hidden, latent_dim)))
         self.dynamics_body = nn.Sequential(scale_output(mlp((latent_dim + num_actions, *hidden))), nn.ReLU())
         self.dynamics = scale_output(mlp((hidden[-1], latent_dim)))
         self.reward = scale_output(mlp((hidden[-1], 2 * reward_support + 1)), 0.1)
@@ -224,7 +260,9 @@ class MuZeroNetwork(nn.Module):
         """s⁰ = h(o)."""
         if self.normalizer is not None:
             observation = self.normalizer(observation)
-        return scale_latent(self.representation(observation.flatten(1)))
+        if not isinstance(self.encoder, nn.Flatten):
+            observation = scale_observations(observation, self.observation_scale)
+        return scale_latent(self.representation(self.encoder(observation)))
 
     def step(
         self, latent: Float[Tensor, "batch latent"], action: Int64[Tensor, " batch"]
@@ -269,9 +307,13 @@ class MuZeroNetwork(nn.Module):
         return tree.root_visits.max(1).indices
 
 
-OBSERVATION = (4,)
+OBSERVATION, FRAMES = (4,), (3, *FRAME_SIZE)
 VARIANTS = {
-    "muzero_mlp": Variant(partial(MuZeroNetwork, observation_shape=OBSERVATION, num_actions=2), OBSERVATION)
+    "muzero_mlp": Variant(partial(MuZeroNetwork, observation_shape=OBSERVATION, num_actions=2), OBSERVATION),
+    "muzero_frames": Variant(
+        partial(MuZeroNetwork, observation_shape=FRAMES, num_actions=7, normalize=False, encoder="small"),
+        FRAMES,
+    ),
 }
 
 
@@ -347,7 +389,9 @@ def loss(model: MuZeroNetwork, batch: UnrolledBatch, value_coef: float) -> dict[
 
 
 def temperature(recipe: Recipe, env_steps: int) -> float:
-    """τ: 1 in the first half of training, then 1/2, and 1/4 in the last quarter (appendix D)."""
+    """τ: 1 in the first half of training, then 1/2, and 1/4 in the last quarter (appendix D); 1 in games."""
+    if is_game(recipe.data):
+        return 1.0
     share = env_steps / (recipe.learning_starts + recipe.total_timesteps)
     return 1.0 if share < 0.5 else 0.5 if share < 0.75 else 0.25
 
@@ -362,6 +406,14 @@ def network_config(recipe: Recipe, game: Any) -> dict[str, Any]:
     """
     if game is None:
         spaces = common.model_config(recipe, "muzero", "discrete")
+        is_frame = len(spaces["observation_shape"]) == 3
+        if is_frame != (recipe.variant == "muzero_frames"):
+            kind, fits = ("frames", "muzero_frames") if is_frame else ("no frames", "muzero_mlp")
+            raise BadInput(f"{recipe.data} has {kind}: --variant {fits}")
+        if is_frame:
+            spaces |= {"normalize": False, "encoder": recipe.encoder}
+    elif recipe.variant == "muzero_frames":
+        raise BadInput(f"{recipe.data} is a game without frames: --variant muzero_mlp")
     elif recipe.wrappers or recipe.max_episode_steps is not None:
         raise BadInput(f"--wrappers and --max-episode-steps are of environments, and {recipe.data} is a game")
     else:
