@@ -88,7 +88,8 @@ def block_sparse_attention(
         return out
     q, k, v = unpadded
     queries = global_tokens.gather_heads(q)
-    return global_tokens.attend_to_all(out, queries, k, v, mask=mask, scale=scale, dropout=dropout)
+    found = global_tokens.attend_to_all(queries, k, v, mask=mask, scale=scale, dropout=dropout)
+    return global_tokens.replace(out, found)
 
 
 def text_blocks(mask: Bool[Tensor, "batch length"], block_size: int) -> Int64[Tensor, "batch 2"]:
