@@ -92,7 +92,7 @@ RECIPES = {
     "emoji": Recipe(
         data="emoji",
         variant="vlm_emoji_shallow",
-        steps=4000,
+        steps=3000,
         optim=replace(Recipe.optim, ema_decay=0.99, precision="auto"),
     ),
     # for tests: seconds
