@@ -70,9 +70,10 @@ class QuestionData:
 
 @identified(lambda data: {split: getattr(data, split).contents() for split in SPLITS}, unit="questions")
 def load_questions(source: str | Path, *, size: int, device: torch.device | str = "cpu") -> QuestionData:
-    """Images of `openmoji`, `emoji`, `digits` or a folder, resized to `size` x `size`, in color, and their questions.
+    """Images of `openmoji`, `emoji`, `digits` or a folder, in color, `size` x `size`, and their questions.
 
-    `emoji` asks about the same held-out drawings as `openmoji`, and trains on Twemoji's of its training emoji too.
+    `emoji` asks about the same held-out drawings as `openmoji`, and trains on Twemoji's of its training
+    emoji too.
     Of a folder a tenth of the images is held out for the test by a constant seed, and as many for validation.
 
     Raises:

@@ -4,7 +4,7 @@ Sliding-window attention lists a block's neighbors, block-sparse attention the g
 Time and memory are linear in the length as long as the lists are: no array of length × length is made.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -164,19 +164,14 @@ def _gathered(
 
 
 def _replace_full(
-    out: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    full: FullBlocks,
-    blocks: int,
-    scale: float,
-    dropout: float,
+    out: Tensor, q: Tensor, k: Tensor, v: Tensor, full: FullBlocks, blocks: int, scale: float, dropout: float
 ) -> Tensor:
     """`out` with the rows of the full blocks replaced."""
     batch, heads, _, width = q.shape
     text = torch.arange(batch, device=q.device)[:, None]
-    chosen = q.view(batch, heads, blocks, -1, width)[text, :, full.blocks]  # (batch, full, heads, size, width)
+    chosen = q.view(batch, heads, blocks, -1, width)[
+        text, :, full.blocks
+    ]  # (batch, full, heads, size, width)
     count, size = chosen.shape[1], chosen.shape[3]
     visible = None if full.mask is None else full.mask[:, None, None]
     chosen = chosen.transpose(1, 2).flatten(2, 3)
@@ -202,7 +197,7 @@ class _Lists(NamedTuple):
     blocks: int  # of a text
     heads: int
     extra_bias: Tensor | None = None  # (batch, extra), where one is hidden
-    full: list[list[int]] = []  # of each head of each text: the rows that attend to all keys
+    full: Sequence[Sequence[int]] = ()  # of each head of each text: the rows that attend to all keys
     full_bias: Tensor | None = None  # (batch, length), where one is hidden
 
 
@@ -211,8 +206,8 @@ class _Pieces(torch.autograd.Function):
     there are more than `MAX_SAVED` weights: then it computes each piece's again.
 
     With S = scale QKᵀ + bias, P = softmax S and O = P V: dV = PᵀdO, dP = dO Vᵀ,
-    dS = P ⊙ (dP − rowsum(P ⊙ dP)), dQ = scale dS K, dK = scale dSᵀQ. The extra keys have products of their own:
-    all rows of a head share them.
+    dS = P ⊙ (dP − rowsum(P ⊙ dP)), dQ = scale dS K, dK = scale dSᵀQ. The extra keys have products of their
+    own: all rows of a head share them.
     """
 
     @staticmethod
@@ -224,22 +219,23 @@ class _Pieces(torch.autograd.Function):
         generator = _generator(seed)
         is_saved = any(ctx.needs_input_grad) and len(q) * lists.size * keys <= MAX_SAVED
         memory = _Memory(k, v, lists, pieces)
-        saved = []
+        # one for each piece: the allocator keeps small ones, and asks the system for a large one anew
+        saved: list[Tensor] = []
         with torch.autocast(q.device.type, enabled=False):
             for piece in pieces:
                 count = piece.stop - piece.start
-                # one tensor for each piece: the allocator keeps small ones, and asks for large ones anew
-                scores = q.new_empty(count, lists.size, keys, dtype=dtype) if is_saved or not saved else saved[0][:count]
-                weights = _weights(q[piece].to(dtype), memory.keys(k, piece), extra_k, piece, lists, scale, scores)
                 if is_saved or not saved:
-                    saved.append(weights)
+                    saved.append(q.new_empty(count, lists.size, keys, dtype=dtype))
+                queries, own_keys = q[piece].to(dtype), memory.keys(k, piece)
+                scores = saved[-1][:count]
+                weights = _weights(queries, own_keys, extra_k, piece, lists, scale, scores)
                 if generator is not None:
                     weights = weights * _dropout_factors(weights, dropout, generator)
                 own = out[piece] if out.dtype == dtype else out.new_empty(out[piece].shape, dtype=dtype)
                 torch.bmm(weights[:, :, :listed], memory.values(v, piece), out=own)
                 if extra_v is not None:
-                    head = piece.start // lists.blocks
-                    own.flatten(0, 1).addmm_(weights[:, :, listed:].flatten(0, 1), extra_v[head].to(dtype))
+                    more = weights.flatten(0, 1)[:, listed:]
+                    own.flatten(0, 1).addmm_(more, extra_v[piece.start // lists.blocks].to(dtype))
                 if own.dtype != out.dtype:
                     out[piece] = own
             for row, head in _full_rows(lists):
@@ -286,7 +282,8 @@ class _Pieces(torch.autograd.Function):
                 dweights = dscores[rows]
                 dweights[:, :, :listed].baddbmm_(dpiece, values.transpose(1, 2), beta=0)
                 if extra_v is not None:
-                    torch.mm(dpiece.flatten(0, 1), extra_v[head].to(dtype).T, out=dweights.flatten(0, 1)[:, listed:])
+                    more = dweights.flatten(0, 1)[:, listed:]
+                    more.addmm_(dpiece.flatten(0, 1), extra_v[head].to(dtype).T, beta=0)
                 dropped = weights
                 if generator is not None:
                     factors = _dropout_factors(weights, dropout, generator)
@@ -327,7 +324,7 @@ class _Pieces(torch.autograd.Function):
 
 
 def _pieces(rows: int, scores: int, blocks: int, *, shared: bool) -> list[slice]:
-    """Slices of the rows, each of about `SCORES` scores; where keys are `shared` by a head, of one head each."""
+    """Slices of the rows, of about `SCORES` scores; each of one head, where its rows have keys `shared`."""
     count = max(1, SCORES // scores)
     span = blocks if shared else rows
     count = -(-span // -(-span // count))  # nearly equal ones
@@ -339,8 +336,8 @@ def _pieces(rows: int, scores: int, blocks: int, *, shared: bool) -> list[slice]
 
 
 class _Memory:
-    """Keys and values of a piece, in memory that all pieces use in turn: new memory for each would cost a tenth
-    of the time."""
+    """Keys and values of a piece, in memory that all pieces use in turn: new memory for each would cost a
+    tenth of the time."""
 
     def __init__(self, k: Tensor, v: Tensor, lists: _Lists, pieces: list[slice]):
         self.lists, self.dtype = lists, lists.bias.dtype

@@ -65,8 +65,10 @@ def block_sparse_attention(
         random = random_blocks.expand(batch, heads, -1, -1)
         table = torch.cat([table.expand(-1, heads, -1, -1), random], 3)
     full = FullBlocks(global_blocks, None if mask is None and not padding else key_mask)
-    settings = {"extra": extra, "full": full, "scale": scale, "dropout": dropout}
-    out = block_attention(q, k, v, table, key_mask=listed_mask, **settings)[:, :, :length]
+    out = block_attention(
+        q, k, v, table, key_mask=listed_mask, extra=extra, full=full, scale=scale, dropout=dropout
+    )
+    out = out[:, :, :length]
     if mask is not None:
         out = out.masked_fill(~mask[:, None, :, None], 0)
     if global_tokens is None or extra is None:

@@ -71,8 +71,8 @@ def attend_to_projected(
 ) -> Float[Tensor, "batch heads queries head_dim"]:
     """Attention to keys and values that are projections of x, without projecting it.
 
-    q (W_k x + b_k) = (q W_k) x + q b_k, and P (W_v x + b_v) = W_v (P x) + b_v ΣP. Per token and direction, both
-    projections cost 4 · inner · width operations, this 4 · heads · queries · width: it pays for fewer queries
+    q (W_k x + b_k) = (q W_k) x + q b_k, and P (W_v x + b_v) = W_v (P x) + b_v ΣP. Forward, the projections
+    cost 4 · inner · width operations per token, this 4 · heads · queries · width: it pays for fewer queries
     than a head is wide.
 
     Args:

@@ -219,16 +219,13 @@ class LongformerAttention(nn.Module):
     ) -> Float[Tensor, "batch heads tokens head_dim"]:
         """What the global tokens find among all, by W_g."""
         linear: Any = self.global_projection["qkv"]
-        width = x.shape[2]
-        (weight_q, *weights), (bias_q, *biases) = (
-            each.split(width) for each in (linear.weight, linear.bias)
-        )
-        (q,) = self._split_heads(F.linear(global_tokens.gather(x), weight_q, bias_q), 1)
-        settings = {"mask": mask, "dropout": self.dropout if self.training else 0.0}
+        width, dropout = x.shape[2], self.dropout if self.training else 0.0
+        projections = list(zip(linear.weight.split(width), linear.bias.split(width), strict=True))
+        (q,) = self._split_heads(F.linear(global_tokens.gather(x), *projections[0]), 1)
         if q.shape[2] < q.shape[3] // 2:  # few: all tokens need not be projected for them
-            return attend_to_projected(q, x, *zip(weights, biases, strict=True), **settings)
+            return attend_to_projected(q, x, *projections[1:], mask=mask, dropout=dropout)
         k, v = self._split_heads(F.linear(x, linear.weight[width:], linear.bias[width:]), 2)
-        return global_tokens.attend_to_all(q, k, v, scale=None, **settings)
+        return global_tokens.attend_to_all(q, k, v, mask=mask, scale=None, dropout=dropout)
 
     def _split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         return tuple(part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in x.chunk(parts, 2))
