@@ -5,6 +5,7 @@ import torch
 from dense_attention import assert_linear_memory, compare, dense, inputs, numbers
 
 from torchstone.parts.transformer import block_attention
+from torchstone.parts.transformer.attention import attention_weights
 from torchstone.parts.transformer.global_tokens import attend_to_projected, find_global_tokens
 from torchstone.parts.transformer.sliding_window_attention import sliding_window_attention
 
@@ -113,16 +114,26 @@ def test_attention_to_projected_tokens_equals_projecting_them(padded):
     if padded:
         mask[1] = False  # a text without tokens
 
-    def oracle():
-        k, v = (
+    def projected():
+        return [
             torch.nn.functional.linear(x, *each).unflatten(2, (HEADS, 4)).transpose(1, 2)
             for each in zip(weights, biases, strict=True)
-        )
+        ]
+
+    def oracle():
+        k, v = projected()
         visible = torch.ones(BATCH, 1, 2, 21, dtype=torch.bool)
         return dense(q, k, v, visible if mask is None else visible & mask[:, None, None])
 
     pairs = list(zip(weights, biases, strict=True))
     compare(lambda: attend_to_projected(q, x, *pairs, mask=mask), oracle, leaves)
+    # dropped weights add up to something else than 1, and so does their part of the bias
+    torch.manual_seed(3)
+    out = attend_to_projected(q, x, *pairs, dropout=0.4)
+    torch.manual_seed(3)
+    k, v = projected()
+    expected = torch.dropout(attention_weights(q, k), 0.4, train=True) @ v
+    assert torch.allclose(out, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("counts", [None, (2,)])
