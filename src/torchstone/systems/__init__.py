@@ -145,8 +145,8 @@ clip: CLIP, 2021. Radford, Kim, Hallacy et al., arXiv:2103.00020
     variants: clip_emoji clip_b_32 clip_b_16 clip_l_14 clip_emoji_vit clip_tiny
     recipes: openmoji emoji languages paper smoke
 vlm: VLM, 2023. Liu, Li, Wu and Lee, arXiv:2304.08485
-    variants: vlm_emoji vlm_emoji_shallow vlm_tiny vlm_l_14_gpt2
-    recipes: openmoji emoji smoke
+    variants: vlm_emoji vlm_tiny vlm_l_14_gpt2
+    recipes: openmoji smoke
 """,
     "generative": """
 vae: VAE, 2013. Kingma and Welling, arXiv:1312.6114

@@ -5,7 +5,7 @@ import colorsys
 import numpy as np
 import pytest
 
-from torchstone.data.vision import openmoji, openmoji_questions, twemoji
+from torchstone.data.vision import openmoji, openmoji_questions
 from torchstone.data.vision.openmoji_questions import (
     CLOCK_FACES,
     LINE,
@@ -128,23 +128,3 @@ def test_variants_of_a_drawing_and_what_is_made_of_it_are_in_one_split(drawings)
     assert not levels["val"] & (levels["train"] | levels["test"])
     assert sum(map(len, levels.values())) == 30
     assert len(levels["test"]) > len(levels["val"]) > 0
-
-
-def test_twemojis_drawings_are_trained_on_by_their_category_alone(drawings, monkeypatch):
-    def others(size, known):
-        codes = sorted(known)
-        return np.full((len(codes), 3, size, size), 77, np.uint8), codes
-
-    monkeypatch.setattr(twemoji, "load_drawings", others)
-    plain, more = load_answered(12), load_answered(12, with_twemoji=True)
-    is_added = [(image == 77).all() and answers[0][0] != "clock" for image, answers in more["train"]]
-    added = [answers for new, (_, answers) in zip(is_added, more["train"], strict=True) if new]
-    print({split: (len(plain[split]), len(more[split])) for split in plain})
-    assert set(map(tuple, added)) == {(("category", "a person"),)}
-    # the two variants of each family of the training split, mirrored too; clock faces have no category
-    own = [answers for _, answers in plain["train"] if answers[0][0] == "category"]
-    assert len(added) == len(own) > 0
-    assert len(more["train"]) == len(plain["train"]) + len(added)
-    for split in ("val", "test"):
-        assert len(more[split]) == len(plain[split])
-        assert all(np.array_equal(a, b) for (a, _), (b, _) in zip(more[split], plain[split], strict=True))

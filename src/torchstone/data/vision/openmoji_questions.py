@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from torchstone.data import download
 from torchstone.data.splits import SPLIT_SEED
-from torchstone.data.vision import openmoji, twemoji
+from torchstone.data.vision import openmoji
 from torchstone.data.vision.captioned import SKIN_TONE
 
 GROUPS_OF_EMOJI = (
@@ -58,12 +58,8 @@ PHRASINGS = {
 Answered = tuple[UInt8[np.ndarray, "3 size size"], list[tuple[str, str]]]
 
 
-def load_answered(size: int, *, with_twemoji: bool = False) -> dict[str, list[Answered]]:
-    """Pictures with their answers by split. Training has each drawing mirrored as well.
-
-    Args:
-        with_twemoji: training asks for the category of Twemoji's drawings of its emoji too.
-    """
+def load_answered(size: int) -> dict[str, list[Answered]]:
+    """Pictures with their answers by split. Training has each drawing mirrored as well."""
     images, masks, stems = openmoji.load_drawings(2 * size)
     group_of = read_groups()
     rows = [i for i, stem in enumerate(stems) if bare(stem) in group_of]
@@ -88,11 +84,6 @@ def load_answered(size: int, *, with_twemoji: bool = False) -> dict[str, list[An
                 answers.append(("color", color))
             if answers and not is_clock[i]:
                 pairs.append((small[i], answers))
-        if split == "train" and with_twemoji:
-            category_of = {bare(stems[i]): CATEGORIES.get(group_of[bare(stems[i])]) for i in own}
-            known = {code: category for code, category in category_of.items() if category}
-            drawn, codes = twemoji.load_drawings(size, known)
-            pairs += [(image, [("category", known[code])]) for image, code in zip(drawn, codes, strict=True)]
         if split == "train":
             pairs += [(np.ascontiguousarray(image[..., ::-1]), answers) for image, answers in pairs]
         drawings = [images[i] for i in own]

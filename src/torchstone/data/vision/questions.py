@@ -23,7 +23,7 @@ from torchstone.data.vision.openmoji_questions import NUMBERS, PHRASINGS
 from torchstone.data.vision.preprocess import fit_to_square, load_upright
 from torchstone.errors import BadInput, did_you_mean
 
-BUNDLED = ("openmoji", "emoji", "digits")
+BUNDLED = ("openmoji", "digits")
 LISTING = "questions.tsv"
 LAYOUT = f"a folder with {LISTING}: image, question and answer on each line, divided by tabs"
 HELD_OUT = 0.1  # fraction of the images in the test split, and as many in the validation split
@@ -70,10 +70,8 @@ class QuestionData:
 
 @identified(lambda data: {split: getattr(data, split).contents() for split in SPLITS}, unit="questions")
 def load_questions(source: str | Path, *, size: int, device: torch.device | str = "cpu") -> QuestionData:
-    """Images of `openmoji`, `emoji`, `digits` or a folder, in color, `size` x `size`, and their questions.
+    """Images of `openmoji`, `digits` or a folder, resized to `size` x `size`, in color, and their questions.
 
-    `emoji` asks about the same held-out drawings as `openmoji`, and trains on Twemoji's of its training
-    emoji too.
     Of a folder a tenth of the images is held out for the test by a constant seed, and as many for validation.
 
     Raises:
@@ -82,11 +80,9 @@ def load_questions(source: str | Path, *, size: int, device: torch.device | str 
     """
     source, skip = split_skip(str(source))
     note = ""
-    if source in ("openmoji", "emoji"):
-        answered = openmoji_questions.load_answered(size, with_twemoji=source == "emoji")
-        about = f"{source}: drawings (artwork, CC BY-SA 4.0, openmoji.org) with made questions"
-        if source == "emoji":
-            about += ", more to train on (Twemoji, artwork, CC BY 4.0, Twitter, Inc. and other contributors)"
+    if source == "openmoji":
+        answered = openmoji_questions.load_answered(size)
+        about = "openmoji: drawings (artwork, CC BY-SA 4.0, openmoji.org) with made questions"
         parts = {split: _ask(each, split, number) for number, (split, each) in enumerate(answered.items())}
     elif source == "digits":
         parts, about = _digits(size), "digits: handwritten digits of scikit-learn with made questions"

@@ -16,7 +16,6 @@ conversations of several questions about one image.
     L = −Σ log p(xᵢ | image, x before i)   over the tokens of answers and their ends (equations 2 and 3)
 
     vlm_emoji       16 patches of 8 × 8 pixels through a convolutional stem, width 96, 2 blocks + 2 blocks
-                    (vlm_emoji_shallow: the stem alone + 1 block)
     vlm_l_14_gpt2   CLIP L/14 at 336 × 336 pixels (576 patches), projector, GPT-2
 
 Shapes: images (batch, channels, height, width) and tokens (batch, time), N of each row the image's, ->
@@ -71,7 +70,7 @@ MARGIN = ("accuracy", 0.3)
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "openmoji"  # data set: openmoji, emoji, digits, or a folder with questions.tsv
+    data: str = "openmoji"  # data set: openmoji, digits, or a folder with questions.tsv
     variant: str = "vlm_emoji"  # network
     vision: str | None = None  # vision encoder to start from: a run of clip (default: random weights)
     freeze: Literal["none", "vision"] = "none"  # what is not trained: none, or the vision encoder
@@ -88,13 +87,6 @@ class Recipe:
 
 RECIPES = {
     "openmoji": Recipe(),
-    # the same emoji, each as Twemoji draws it too, and a shallower network for longer
-    "emoji": Recipe(
-        data="emoji",
-        variant="vlm_emoji_shallow",
-        steps=3000,
-        optim=replace(Recipe.optim, ema_decay=0.99, precision="auto"),
-    ),
     # for tests: seconds
     "smoke": Recipe(
         data="digits",
@@ -254,11 +246,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "vlm_emoji": {
         "vision": {**SMALL_VISION, "patch_size": 8, "stem": [16, 32, 64]},
         "language": {"width": 96, "depth": 2, "heads": 4, "vocab_size": 100, "context": 64, "d_ff": 192},
-    },
-    # its only block of the tower is the last one, which is not read
-    "vlm_emoji_shallow": {
-        "vision": {**SMALL_VISION, "layers": 1, "patch_size": 8, "stem": [16, 32, 64]},
-        "language": {"width": 96, "depth": 1, "heads": 4, "vocab_size": 100, "context": 64, "d_ff": 192},
     },
     "vlm_tiny": {
         "vision": {
