@@ -42,8 +42,14 @@ def make_stream(
     model_config: dict[str, Any],
     *,
     action_scale: Callable[[Tensor], Tensor] | None = None,
+    sample_size: int | None = None,
+    keep_terminal: bool = False,
 ) -> ReplayStream:
     """The recipe's envs and replay buffer; `clip_rewards`, `per_alpha` and `per_beta` are optional fields.
+
+    Args:
+        sample_size: transitions of an update, if not `gradient_steps` × `batch_size`.
+        keep_terminal: as of `ReplayBuffer`.
 
     Raises:
         BadInput: a number that makes no sense.
@@ -72,11 +78,12 @@ def make_stream(
         envs.observation.dtype,
         action,
         is_stacked=is_stacked,
+        keep_terminal=keep_terminal,
         device=device,
     )
     config = ReplayConfig(
         num_steps=recipe.num_steps,
-        sample_size=recipe.gradient_steps * recipe.batch_size,
+        sample_size=recipe.gradient_steps * recipe.batch_size if sample_size is None else sample_size,
         learning_starts=recipe.learning_starts,
         gamma=recipe.gamma,
         n_step=recipe.n_step,
