@@ -81,10 +81,10 @@ class Recipe:
     ensemble_size: int = 7  # networks of the model
     num_elites: int = 5  # networks that rollouts use, those with the smallest holdout error
     model_interval: int = 50  # environment steps between trainings of the model
-    model_batch_size: int = 256  # minibatch size of the model
+    model_batch_size: int = 64  # minibatch size of the model
     model_epochs: int = 100  # most epochs of a training of the model
     model_patience: int = 5  # epochs without improvement after which a training of the model ends
-    model_lr: float = 1e-3  # learning rate of the model
+    model_lr: float = 2e-3  # learning rate of the model
     model_weight_decay: float = 5e-5  # weight decay λ of the model
     holdout_ratio: float = 0.2  # share of the transitions that the model is validated with
     rollouts_per_step: int = 400  # rollouts for each environment step
