@@ -28,7 +28,7 @@ is bootstrapped.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -208,7 +208,7 @@ def model_loss(
 
 def train_model(
     dynamics: ProbabilisticEnsemble,
-    step: FlatGradientUpdate,
+    step: Callable[[Any], dict[str, Tensor]],
     x: Float[Tensor, "rows inputs"],
     y: Float[Tensor, "rows outputs"],
     recipe: Recipe,
