@@ -93,14 +93,20 @@ def test_training_stops_by_the_holdout_and_takes_the_best_weights_and_elites(mon
             dynamics.network[0].weight.fill_(float(len(epochs)))
         return {"loss": torch.tensor(0.0), "nll": torch.tensor(0.0)}
 
-    table = torch.tensor([[3.0, 9.0, 5.0], [1.0, 8.0, 6.0], [2.0, 7.0, 7.0]])
-    monkeypatch.setattr(dynamics, "squared_errors", lambda *_: table[min(len(epochs), 3) - 1])
+    table = torch.tensor([[9.0, 9.0, 9.0], [3.0, 9.0, 5.0], [1.0, 8.0, 6.0], [2.0, 7.0, 7.0]])
+    monkeypatch.setattr(dynamics, "squared_errors", lambda *_: table[min(len(epochs), 3)])
     x = torch.randn(20, 2)
     metrics = mbpo.train_model(dynamics, step, x, x[:, :1], recipe, generator())
     print({name: float(value) for name, value in metrics.items()})
     assert metrics["model_epochs"] == 3 + 4  # the third was the last that improved a member
-    assert [float(w.flatten()[0]) for w in dynamics.network[0].weight] == [2.0, 3.0, 1.0]
     assert dynamics.elites.tolist() == [0, 2]
+    # a model that only gets worse stays as it was
+    before = dynamics.network[0].weight.clone()
+    worse = iter(range(1, 99))
+    monkeypatch.setattr(dynamics, "squared_errors", lambda *_: torch.full((3,), float(next(worse))))
+    mbpo.train_model(dynamics, step, x, x[:, :1], recipe, generator())
+    assert torch.equal(dynamics.network[0].weight, before)
+    assert dynamics.network[0].weight[:, 0, 0].tolist() == [2.0, 3.0, 1.0]
     assert float(metrics["holdout_error"]) == 3.0
 
 
@@ -136,8 +142,9 @@ def test_predicted_termination_ends_a_rollout_without_bootstrap(monkeypatch):
     torch.testing.assert_close(t.observation[:, 1], torch.tensor([-0.15, 0.1, -0.27, -0.09, 0.16, -0.03]))
     torch.testing.assert_close(t.discount, torch.tensor([0.9, 0.9, 0.0, 0.9, 0.0, 0.9]))
     torch.testing.assert_close(t.next_observation[:, 1], t.observation[:, 1] + 0.06)
-    none = mbpo.rollout(model, start[2:], 3, inverted_pendulum, 0.9, generator())
-    assert len(none.reward) == 1
+    all_over = mbpo.rollout(network(4), start, 3, lambda *states: ~never(*states), 0.9, generator())
+    assert len(all_over.reward) == 3
+    assert not all_over.discount.any()
 
 
 def test_rollouts_follow_the_policy_and_the_elites_through_states_of_their_own():

@@ -223,6 +223,8 @@ def train_model(
     dynamics.fit_scales(x[train], y[train])
     index = train[bootstrap_indices(len(train), dynamics.members, generator).to(x.device)]
     best, metrics, epochs = BestMembers(dynamics), {}, 0
+    # a model that was good already may not get better
+    best.record(dynamics.squared_errors(x[holdout], y[holdout]))
     while epochs < recipe.model_epochs and best.epochs_since <= recipe.model_patience:
         index = shuffle_rows(index, generator)
         for rows in index.split(recipe.model_batch_size, 1):
