@@ -26,7 +26,9 @@ Step = Callable[[Tensor, Tensor], None]
 def make_batched(members: int, inputs: int, outputs: int, hidden: list[int]) -> Step:
     ensemble = ProbabilisticEnsemble(inputs, outputs, hidden=hidden, members=members, num_elites=1)
     step = FlatGradientUpdate(
-        lambda batch: model_loss(ensemble, *batch, 0.0), ensemble, partial(torch.optim.Adam, lr=1e-3, fused=True)
+        lambda batch: model_loss(ensemble, *batch, 0.0),
+        ensemble,
+        partial(torch.optim.Adam, lr=1e-3, fused=True),
     )
 
     def train(x: Tensor, y: Tensor) -> None:
@@ -63,7 +65,9 @@ def cpu_seconds(step: Step, x: Tensor, y: Tensor, steps: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--members", type=int, default=7)
     parser.add_argument("--inputs", type=int, default=4)
     parser.add_argument("--outputs", type=int, default=4)

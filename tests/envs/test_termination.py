@@ -85,7 +85,11 @@ def test_what_is_known_and_what_is_not():
     own = termination.find_termination("torchstone.envs.termination:ant", "anything")
     assert own is termination.ant
     for name, spec, message in (
-        ("auto", "BipedalWalker-v3", r"BipedalWalker-v3 .*not known.*--termination never, or module:function"),
+        (
+            "auto",
+            "BipedalWalker-v3",
+            r"BipedalWalker-v3 .*not known.*--termination never, or module:function",
+        ),
         ("nevre", "Pendulum-v1", "no termination 'nevre': auto, never, or module:function"),
         ("torchstone.envs.termination:no", "Pendulum-v1", "no termination 'torchstone.envs.termination:no'"),
         ("no_such_module:f", "Pendulum-v1", "no_such_module, which is not installed"),

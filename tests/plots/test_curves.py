@@ -308,3 +308,14 @@ def test_compare_different_data_have_axes_of_their_own(tmp_path, monkeypatch):
     assert [title.split(" on ")[1][:7] for title, _ in panels] == [t.split(" on ")[1][:7] for t in titles]
     compare_runs.compare(runs[:2], tmp_path / "d.png")
     assert [axes.get_title(loc="left") for axes in figures[1].axes] == ["loss", "accuracy"]
+
+
+def test_curve_over_env_steps_is_read_at_the_steps_of_the_environment(tmp_path):
+    """8 steps an update after 100 at random, which the training rows say."""
+    rows = [{"step": step, "split": "train", "env_steps": 100 + 8 * step} for step in range(5, 25, 5)]
+    rows += [{"step": step, "split": "val", "return": -10.0 * step} for step in (0, 10, 20)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compare_runs.curve_over_env_steps(tmp_path, "return")
+    assert found == [(0.0, 0.0), (180.0, -100.0), (260.0, -200.0)]
+    with pytest.raises(BadInput, match="no validation of accuracy over steps"):
+        compare_runs.curve_over_env_steps(tmp_path, "accuracy")

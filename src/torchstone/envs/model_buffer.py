@@ -1,4 +1,4 @@
-"""Transitions that a learned model predicted, kept for as many trainings of the model as they are thought good."""
+"""Transitions that a learned model predicted, kept for some trainings of the model."""
 
 from collections import deque
 from typing import Any

@@ -91,7 +91,7 @@ def find_termination(name: str, spec: str) -> Termination:
         if spec not in KNOWN:
             raise BadInput(
                 f"when an episode of {spec} terminates is not known here: --termination never, or "
-                f"module:function of observations, actions and next observations; known are {', '.join(KNOWN)}"
+                f"module:function of observation, action and next observation; known are {', '.join(KNOWN)}"
             )
         return KNOWN[spec]
     module, _, function = name.partition(":")

@@ -43,6 +43,18 @@ def compare(run_folders: Sequence[str | Path], file: str | Path | None = None) -
     return table
 
 
+def curve_over_env_steps(run_folder: str | Path, metric: str) -> list[tuple[float, float]]:
+    """(steps of the environment so far, value) of a metric's validation, for a run that counts `env_steps`.
+
+    Raises:
+        BadInput: not a run's folder, or a run that does not count them or has no such metric.
+    """
+    series = series_of(read_metrics(run_folder))[0]
+    if "val" not in series.get(metric, {}) or not _env_steps(series):
+        raise BadInput(f"{run_folder} has no validation of {metric} over steps of an environment")
+    return _curve(series, metric, True)
+
+
 def _data_of(folders: list[Path]) -> list[str]:
     """What tells the data of runs apart: their content; the recipes' word for them, where a run does not
     say."""

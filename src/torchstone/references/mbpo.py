@@ -1,5 +1,6 @@
-"""MBPO's ensemble written out: separate networks of torch's layers, member by member, row by row of the loss."""
+"""MBPO's ensemble written out: separate networks of torch's layers, and the loss number by number."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,13 +29,15 @@ class PlainEnsemble(nn.Module):
         scales: mean and deviation of inputs, mean and deviation of outputs.
     """
 
-    def __init__(self, widths: list[int], outputs: int, members: int, scales: list[Tensor], weight_decay: float):
+    def __init__(
+        self, widths: list[int], outputs: int, members: int, scales: list[Tensor], weight_decay: float
+    ):
         super().__init__()
         self.outputs, self.scales, self.weight_decay = outputs, scales, weight_decay
         self.networks = nn.ModuleList()
         for _ in range(members):
             layers: list[nn.Module] = []
-            for a, b in zip(widths[:-1], widths[1:], strict=True):
+            for a, b in itertools.pairwise(widths):
                 layers += [nn.Linear(a, b), nn.SiLU()]
             self.networks.append(nn.Sequential(*layers, nn.Linear(widths[-1], 2 * outputs)))
         self.low = nn.Parameter(-1 - torch.rand(outputs))
@@ -59,7 +62,7 @@ class PlainEnsemble(nn.Module):
                     density = torch.distributions.Normal(mean[i, j], variance.sqrt())
                     nll = -2 * density.log_prob(scaled[i, j]) - math.log(2 * math.pi)
                     total = total + nll / (len(rows) * self.outputs)
-            for layer in network:
+            for layer in network.modules():
                 if isinstance(layer, nn.Linear):
                     total = total + self.weight_decay / 2 * (layer.weight**2).sum()
         total = total + 0.01 * self.high.sum() - 0.01 * self.low.sum()
@@ -100,7 +103,9 @@ def ensemble_cases(
         for name, scale in zip(("input_mean", "input_std", "output_mean", "output_std"), scales, strict=True):
             getattr(ours, name).copy_(scale)
         with_loss = WithLoss(ours, loss, 0.02)
-        with_loss.load_state_dict({**with_loss.state_dict(), **stack_members(dict(theirs.named_parameters()))})
+        with_loss.load_state_dict(
+            {**with_loss.state_dict(), **stack_members(dict(theirs.named_parameters()))}
+        )
         x, y = normal(members, rows, inputs), normal(members, rows, outputs)
         if seed % 2:
             x = x[:1].expand(members, -1, -1).clone()

@@ -192,7 +192,9 @@ LEGENDS = {
     "holdout_error": Legend("error of the elites", "squared, of standardized held-out outputs", "lower", "1"),
     "model_epochs": Legend("epochs of a training of the model", "until no member got better"),
     "aleatoric": Legend("noise that the model sees", "deviations of the outputs, on held-out steps"),
-    "epistemic": Legend("disagreement of the elites", "deviations of the outputs, on held-out steps", "lower"),
+    "epistemic": Legend(
+        "disagreement of the elites", "deviations of the outputs, on held-out steps", "lower"
+    ),
     "rollout_length": Legend("length of rollouts", "steps within the model"),
     "policy_loss": Legend("cross-entropy with the search's visits", "nats per move", "lower", "ln(actions)"),
     "games": Legend("games of self-play", "games so far"),

@@ -27,7 +27,9 @@ def init_truncated_normal_(weight: Float[Tensor, "members in_features out_featur
 
 
 def bound_log_variance(
-    log_variance: Float[Tensor, "*batch out"], low: Float[Tensor, "*#batch out"], high: Float[Tensor, "*#batch out"]
+    log_variance: Float[Tensor, "*batch out"],
+    low: Float[Tensor, "*#batch out"],
+    high: Float[Tensor, "*#batch out"],
 ) -> Float[Tensor, "*batch out"]:
     """log σ² softly within `low` and `high`, whose gradient stays alive beyond both (appendix A.1)."""
     log_variance = high - softplus(high - log_variance)
@@ -35,7 +37,7 @@ def bound_log_variance(
 
 
 class Uncertainty(NamedTuple):
-    """Variances of what an ensemble predicts. Their sum is the variance of its mixture (law of total variance)."""
+    """Variances of what an ensemble predicts. Their sum is the mixture's (law of total variance)."""
 
     aleatoric: Float[Tensor, "batch out"]  # mean of the members' variances
     epistemic: Float[Tensor, "batch out"]  # variance of the members' means
@@ -49,7 +51,9 @@ def decompose_variance(
 
 
 def gaussian_nll(
-    mean: Float[Tensor, "*batch out"], log_variance: Float[Tensor, "*batch out"], target: Float[Tensor, "*batch out"]
+    mean: Float[Tensor, "*batch out"],
+    log_variance: Float[Tensor, "*batch out"],
+    target: Float[Tensor, "*batch out"],
 ) -> Float[Tensor, "*batch out"]:
     """(y - μ)² / σ² + log σ²: twice the negative log-likelihood, without its constant."""
     return (mean - target).square() * (-log_variance).exp() + log_variance
@@ -58,7 +62,7 @@ def gaussian_nll(
 class ProbabilisticEnsemble(nn.Module):
     """`members` networks from an input to a Gaussian of the output: hidden layers with SiLU, mean and log σ².
 
-    Inputs and outputs are standardized by `fit_scales`; `forward` and `sample` take and give them as they are.
+    Inputs and outputs are standardized by `fit_scales`; `forward` and `sample` are given them as they are.
     The log-variances are softly bounded by two learned vectors, which the members share. `elites` are the
     members that predict best; `sample` asks no others.
 
@@ -77,7 +81,13 @@ class ProbabilisticEnsemble(nn.Module):
     elites: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, *, hidden: Sequence[int], members: int = 7, num_elites: int = 5
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        hidden: Sequence[int],
+        members: int = 7,
+        num_elites: int = 5,
     ):
         super().__init__()
         if not 1 <= num_elites <= members:
@@ -105,7 +115,7 @@ class ProbabilisticEnsemble(nn.Module):
 
     @torch.no_grad()
     def fit_scales(self, x: Float[Tensor, "rows in"], y: Float[Tensor, "rows out"]) -> None:
-        """Standardize by these rows, which must be those that are trained on. What never varies is not scaled."""
+        """Standardize by these rows, those that are trained on. What never varies is not scaled."""
         for name, rows in (("input", x), ("output", y)):
             std = rows.std(0, correction=0)
             getattr(self, f"{name}_mean").copy_(rows.mean(0))
@@ -132,7 +142,9 @@ class ProbabilisticEnsemble(nn.Module):
         return mean * self.output_std + self.output_mean, log_variance + 2 * self.output_std.log()
 
     @torch.no_grad()
-    def squared_errors(self, x: Float[Tensor, "batch in"], y: Float[Tensor, "batch out"]) -> Float[Tensor, " members"]:
+    def squared_errors(
+        self, x: Float[Tensor, "batch in"], y: Float[Tensor, "batch out"]
+    ) -> Float[Tensor, " members"]:
         """Mean squared error of each member's mean, of standardized outputs."""
         mean, _ = self.predict_standardized(x[None])
         return (mean - self.standardize_output(y)).square().mean((1, 2))
@@ -190,7 +202,9 @@ def bootstrap_indices(rows: int, members: int, generator: torch.Generator) -> In
     return torch.randint(rows, (members, rows), generator=generator)
 
 
-def shuffle_rows(index: Int64[Tensor, "members rows"], generator: torch.Generator) -> Int64[Tensor, "members rows"]:
+def shuffle_rows(
+    index: Int64[Tensor, "members rows"], generator: torch.Generator
+) -> Int64[Tensor, "members rows"]:
     """Each member's rows in another order; they stay the same rows."""
     order = torch.rand(index.shape, generator=generator).argsort(1)
     return index.gather(1, order)

@@ -1,13 +1,14 @@
 """MBPO: model-based policy optimization, an agent that practises in short dreams.
 
-Paper: Michael Janner, Justin Fu, Marvin Zhang and Sergey Levine, "When to trust your model: model-based policy
-optimization", NeurIPS 2019, arXiv:1906.08253; its ensemble is that of Chua et al. 2018, arXiv:1805.12114.
+Paper: Michael Janner, Justin Fu, Marvin Zhang and Sergey Levine, "When to trust your model: model-based
+policy optimization", NeurIPS 2019, arXiv:1906.08253; its ensemble is that of Chua et al. 2018,
+arXiv:1805.12114.
 
 The idea: a model of the environment that is learned from few steps is good for a few steps, and no further:
 errors grow with the length of what is imagined. So nothing long is imagined. From states that were really
 visited the policy branches off for k steps within the model, and SAC learns from those, many times for each
-real step. k grows as the model gets better. An ensemble keeps the policy from living off one model's mistakes:
-each imagined step is another elite's.
+real step. k grows as the model gets better. An ensemble keeps the policy from living off one model's
+mistakes: each imagined step is another elite's.
 
     p_θ(r, s' - s | s, a) = N(μ_θ, σ_θ²)             seven networks, each on a bootstrap of its own
     L(θ)  = Σ_members mean ((y - μ)² / σ² + log σ²) + 0.01 Σ (max log σ² - min log σ²) + ½ λ |W|²
@@ -18,13 +19,13 @@ each imagined step is another elite's.
 
 Shapes: observations `(batch, n)`, actions `(batch, m)` in [-1, 1], which `greedy` rescales to the env's
 bounds; `forward` gives mean and log standard deviation of π before tanh, each `(batch, m)`, both Q_i(s, tanh
-μ(s)) `(2, batch)`, and of each member mean and log σ² of (r, s' - s) there, each `(members, batch, 1 + n)`.
+μ(s)) `(2, batch)`, and of each member mean and log σ² of (r, s' - s) there, `(members, batch, 1 + n)` each.
 
 What differs from the paper: outputs are standardized as inputs are, so that bounds of log σ² mean the same in
 every environment, and the errors of reward and state count alike; one weight decay for all layers. The elites
 share out the rows of a rollout in equal parts. Rollouts are kept for a number of trainings of the model
-rather than of environment steps. Termination is known, as in the paper. An episode that a time limit truncated
-is bootstrapped.
+rather than of environment steps. A training that makes no member better leaves the model as it was. An
+episode that a time limit truncated is bootstrapped.
 """
 
 import math
@@ -83,36 +84,35 @@ class Recipe:
     model_interval: int = 50  # environment steps between trainings of the model
     model_batch_size: int = 64  # minibatch size of the model
     model_epochs: int = 100  # most epochs of a training of the model
-    model_patience: int = 5  # epochs without improvement after which a training of the model ends
-    model_lr: float = 2e-3  # learning rate of the model
+    model_patience: int = 10  # epochs without improvement after which a training of the model ends
+    model_lr: float = 1e-3  # learning rate of the model
     model_weight_decay: float = 5e-5  # weight decay λ of the model
     holdout_ratio: float = 0.2  # share of the transitions that the model is validated with
     rollouts_per_step: int = 400  # rollouts for each environment step
     min_rollout_length: int = 1  # steps k of a rollout until rollout_growth_start
-    max_rollout_length: int = 1  # steps k of a rollout from rollout_growth_end on
-    rollout_growth_start: int = 0  # environment steps after which rollouts begin to grow
-    rollout_growth_end: int = 1000  # environment steps after which rollouts have grown
+    max_rollout_length: int = 4  # steps k of a rollout from rollout_growth_end on
+    rollout_growth_start: int = 200  # environment steps after which rollouts begin to grow
+    rollout_growth_end: int = 600  # environment steps after which rollouts have grown
     model_retain: int = 4  # trainings of the model for which rollouts are kept
     real_ratio: float = 0.05  # share of real transitions in a minibatch; 1 for SAC without a model
     num_envs: int = 1  # number of parallel environments
     num_steps: int = 10  # steps per environment between updates
-    gradient_steps: int = 200  # minibatches per update
+    gradient_steps: int = 100  # minibatches per update
     batch_size: int = 256  # minibatch size
     buffer_size: int = 200_000  # replay buffer size in steps
     learning_starts: int = 200  # steps at random before learning starts
     gamma: float = 0.98  # discount factor γ
-    tau: float = 0.005  # Polyak averaging rate τ of the target critics
+    tau: float = 0.02  # Polyak averaging rate τ of the target critics
     learn_alpha: bool = True  # learn the temperature α, from init_alpha on; else it stays there
     init_alpha: float = 1.0  # initial temperature α
     target_entropy: float | None = None  # H̄ in nats; none for minus the number of action dimensions
     lr: float = 1e-3  # learning rate of actor, critics and temperature
     anneal_lr: bool = False  # linear decay of these learning rates to 0
-    total_timesteps: int = 1000  # environment steps after learning_starts, rounded up to whole updates
+    total_timesteps: int = 800  # environment steps after learning_starts, rounded up to whole updates
     eval_episodes: int = 20  # greedy episodes of the test; fewer in training if more than a tenth of the work
     record_video: bool = True  # record a video of a greedy episode at the end
     seed: int = 0  # random seed of weights, environments, actions, replay, bootstraps and rollouts
     device: str = "auto"  # device: auto, cpu, cuda or mps
-    n_step: int = 1  # number of reward steps before bootstrapping; a model predicts one
 
     @property
     def updates(self) -> int:
@@ -124,13 +124,7 @@ PENDULUM = Recipe()
 RECIPES = {
     "pendulum": PENDULUM,
     # for tests: seconds
-    "smoke": replace(
-        PENDULUM,
-        total_timesteps=300,
-        gradient_steps=20,
-        eval_episodes=8,
-        record_video=False,
-    ),
+    "smoke": replace(PENDULUM, total_timesteps=300, gradient_steps=20, eval_episodes=8, record_video=False),
 }
 
 MARGIN = ("return", 100.0)
@@ -219,7 +213,9 @@ def train_model(
     Args:
         step: an optimizer step on `model_loss`.
     """
-    train, holdout = (rows.to(x.device) for rows in split_holdout(len(x), recipe.holdout_ratio, 5000, generator))
+    train, holdout = (
+        rows.to(x.device) for rows in split_holdout(len(x), recipe.holdout_ratio, 5000, generator)
+    )
     dynamics.fit_scales(x[train], y[train])
     index = train[bootstrap_indices(len(train), dynamics.members, generator).to(x.device)]
     best, metrics, epochs = BestMembers(dynamics), {}, 0
@@ -305,8 +301,6 @@ def check(recipe: Recipe) -> None:
             f"{recipe.num_elites} elites of {recipe.ensemble_size} networks: num_elites must be at most "
             "ensemble_size"
         )
-    if recipe.n_step != 1:
-        raise BadInput(f"n_step must be 1, not {recipe.n_step}: the model predicts single steps")
     if recipe.max_rollout_length < recipe.min_rollout_length:
         raise BadInput(
             f"rollouts grow, but max_rollout_length {recipe.max_rollout_length} is less than "
@@ -407,7 +401,7 @@ FACTS = [
         "Hopper ensemble parameters, 7 of 4 × 200",
         partial(count_on_meta, ProbabilisticEnsemble, 14, 12, hidden=(200, 200, 200, 200)),
         898_992,
-    ),
+    )
 ]
 
 

@@ -107,9 +107,7 @@ def rollout_metrics(batch: Any) -> dict[str, torch.Tensor | float]:
     return metrics
 
 
-def examples_of(
-    recipe: Any, episode_limit: int, update_work: float | None = None
-) -> tuple[Examples, int]:
+def examples_of(recipe: Any, episode_limit: int, update_work: float | None = None) -> tuple[Examples, int]:
     """Environment steps of an update and, at most, of an evaluation, whose episodes may end before; and how
     many episodes an evaluation during training has. Where updates are of whole episodes, these are counted.
 
