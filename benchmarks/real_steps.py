@@ -17,7 +17,9 @@ from torchstone.plots.compare_runs import curve_over_env_steps
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--level", type=float, nargs="+", default=[-200.0])
     parser.add_argument("--out", type=Path)

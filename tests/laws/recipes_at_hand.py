@@ -38,6 +38,7 @@ SLOW = frozenset(
             "ddpg/halfcheetah",
             "td3/halfcheetah",
             "sac/halfcheetah",
+            "mbpo/hopper",
         ),
         *("gpt/shakespeare", "gpt/shakespeare_nanogpt", "gpt/shakespeare_gpu"),
         *("performer/shakespeare", "performer/sentiment", "performer/masked"),

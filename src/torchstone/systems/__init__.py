@@ -203,7 +203,7 @@ muzero: MuZero, 2019. Schrittwieser, Antonoglou, Hubert et al., arXiv:1911.08265
     recipes: cartpole smoke
 mbpo: MBPO, 2019. Janner, Fu, Zhang and Levine, arXiv:1906.08253
     variants: mbpo
-    recipes: pendulum smoke
+    recipes: pendulum hopper smoke
 """,
     "multiagent": """
 nfsp: NFSP, 2016. Heinrich and Silver, arXiv:1603.01121
