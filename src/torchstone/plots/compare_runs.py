@@ -15,6 +15,9 @@ from torchstone.plots.canvas import LEGEND, PALETTE, canvas, decades, frame, pla
 from torchstone.plots.curves import Series, final, label_with_legend, rank, read_json, read_metrics, series_of
 
 FRAMES = "steps of the environment"
+SPAN = (
+    5  # times as many steps of the environment in one run as in another: then they are on a logarithmic axis
+)
 
 
 def compare(run_folders: Sequence[str | Path], file: str | Path | None = None) -> list[dict]:
@@ -25,7 +28,8 @@ def compare(run_folders: Sequence[str | Path], file: str | Path | None = None) -
     the least of a loss or an error, the greatest of anything else). Of several runs that differ in
     nothing but the seed, three or more are plotted as their interquartile mean with its 95 % interval,
     over the steps that all of them reached; fewer are plotted one by one. Runs that all count `env_steps`
-    are plotted over these. Curves on different data, known by their content, have panels of their own.
+    are plotted over these, on a logarithmic axis where some took `SPAN` times as many as others. Curves on
+    different data, known by their content, have panels of their own.
     Metrics named NAME/NUMBER are one panel: their last values over the numbers.
 
     Raises:
@@ -148,7 +152,7 @@ def _draw(
         label_with_legend(axes, metric, system, counts.pop() if len(counts) == 1 else None)
         numbered = metric.endswith("/")
         axes.set_xlabel("the number in its name" if numbered else FRAMES if framed else "step", fontsize=8)
-        plotted = []
+        plotted, reached = [], []
         for order, group in enumerate([*bands, *([i] for i in single)]):
             if data[group[0]] != own:
                 continue
@@ -159,6 +163,7 @@ def _draw(
             }
             curves = [_last(series[i], metric) or _curve(series[i], metric, framed) for i in group]
             plotted += [value for curve in curves for _, value in curve]
+            reached += [[step for step, _ in curve] for curve in curves]
             if len(group) > 2:
                 grid, values = _aligned(curves)
                 low, high = interval(values)
@@ -173,6 +178,9 @@ def _draw(
                 )
                 label = names[group[0]]
             handles.setdefault(plain(label, 60), line)
+        ends = [steps[-1] for steps in reached]
+        if framed and not numbered and max(ends) > SPAN * min(ends) > 0:
+            axes.set_xscale("symlog", linthresh=min(step for steps in reached for step in steps if step))
         if ("loss" in metric or numbered) and decades(plotted) > 1:
             axes.set_yscale("log")
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=across, **LEGEND)
