@@ -15,7 +15,8 @@ from torchstone.systems.reinforcement import sac
 
 SMOKE = dataclasses.replace(mbpo.RECIPES["smoke"], device="cpu")
 SHORT = dataclasses.replace(
-    SMOKE,
+    mbpo.RECIPES["pendulum"],
+    device="cpu",
     learning_starts=40,
     model_hidden=(8,),
     hidden=(8,),
