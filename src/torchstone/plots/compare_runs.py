@@ -15,6 +15,7 @@ from torchstone.plots.canvas import LEGEND, PALETTE, canvas, decades, frame, pla
 from torchstone.plots.curves import Series, final, label_with_legend, rank, read_json, read_metrics, series_of
 
 FRAMES = "steps of the environment"
+SEEDS = ", {} seeds: interquartile mean, 95 %"
 SPAN = (
     5  # times as many steps of the environment in one run as in another: then they are on a logarithmic axis
 )
@@ -133,7 +134,8 @@ def _draw(
     columns = max(1, min(3, len(shared)))
     down = max(1, math.ceil(len(panels) / columns))
     entries = len(bands) + len(single)
-    longest = max(map(len, names)) + 12
+    band_names = [f"{table[group[0]]['system']}/{table[group[0]]['recipe']}" for group in bands]
+    longest = max([*map(len, names), *(len(name) + len(SEEDS) for name in band_names)]) + 12
     across = max(1, min(entries, int((4.7 * columns + 1) / (0.5 + 0.07 * min(longest, 60)))))
     figure = canvas(4.7 * columns + 1, 3.1 * down + 0.5 + 0.22 * math.ceil(entries / across))
     title = f"validation of {len(folders)} run{'s' * (len(folders) > 1)}"
@@ -169,8 +171,8 @@ def _draw(
                 low, high = interval(values)
                 axes.fill_between(grid, low, high, color=look["color"], alpha=0.2, linewidth=0)
                 (line,) = axes.plot(grid, interquartile_mean(values), linewidth=1.8, **look)
-                first, seeds = table[group[0]], f"{len(group)} seeds: interquartile mean, 95 %"
-                label = f"{first['system']}/{first['recipe']}, {seeds}"
+                first = table[group[0]]
+                label = f"{first['system']}/{first['recipe']}{SEEDS.format(len(group))}"
             else:
                 size = 3.5 if len(curves[0]) <= 40 else 0
                 (line,) = axes.plot(
