@@ -29,6 +29,8 @@ class SeedStream(IntEnum):
     FEW_SHOT_EXAMPLES = 26  # which examples a draw puts into the context
     SELF_PLAY = 27  # noise at roots, moves and openings
     TRPO_MINIBATCHES = 30
+    MODEL_TRAINING = 33  # which transitions a model of the environment is trained on, and in which order
+    MODEL_ROLLOUTS = 34  # where they branch off, what is predicted, and which of it is learned from
     # these share a number with one above; no run has both of a pair
     LENGTH_BUCKETS = 2
     LENGTH_GROUPS = 2

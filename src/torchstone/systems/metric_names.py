@@ -79,6 +79,8 @@ METRICS = {
     "nfsp": f"{EQUILIBRIUM} q_loss epsilon episodes",
     "deep_cfr": f"{EQUILIBRIUM} policy_loss samples",
     "muzero": f"{AGENT} policy_loss value_loss reward_loss",
+    "mbpo": f"{AGENT} q_value actor_loss entropy alpha model_loss holdout_error model_epochs aleatoric "
+    "epistemic rollout_length",
 }
 
 
