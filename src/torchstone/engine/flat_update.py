@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchstone.engine.numpy_graph import TracedGradient
 from torchstone.errors import NotFinite
+
+LARGEST_LAYER = 2**14  # weights: with larger layers, products take so long that calls do not matter
 
 
 class FlatGradientUpdate:
@@ -34,6 +37,7 @@ class FlatGradientUpdate:
         max_grad_norm: float | None = None,
         lr_schedule: Callable[[int], float] | None = None,
         has_aux: bool = False,
+        traced: bool = False,
     ):
         parameters = [p for p in model.parameters() if p.requires_grad]
         self.loss, self.has_aux = loss, has_aux
@@ -44,7 +48,14 @@ class FlatGradientUpdate:
         pieces = zip(parameters, self.vector.data.split(sizes), self.gradient.split(sizes), strict=True)
         for p, weights, gradient in pieces:
             p.data, p.grad = weights.view_as(p), gradient.view_as(p)
+        self.parameters = parameters
+        self.gradient_views = [p.grad for p in parameters]
         self.optimizer = make_optimizer([self.vector])
+        self.traced_gradient = None
+        is_small = self.vector.device.type == "cpu" and max(sizes) <= LARGEST_LAYER
+        if traced and is_small:
+            pair = loss if has_aux else lambda batch: (loss(batch), None)
+            self.traced_gradient = TracedGradient(pair, parameters, self.gradient_views)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
 
     def schedule_lr(self, number: int) -> None:
@@ -55,9 +66,15 @@ class FlatGradientUpdate:
                 group["lr"] = lr * factor
 
     def __call__(self, batch: Any) -> Any:
-        self.gradient.zero_()
+        if self.traced_gradient is not None:
+            metrics, aux = self.traced_gradient(batch)
+            metrics = self.apply_gradient(metrics)
+            return (metrics, aux) if self.has_aux else metrics
         metrics, aux = self.loss(batch) if self.has_aux else (self.loss(batch), None)
-        metrics["loss"].backward()
+        gradients = torch.autograd.grad(
+            metrics["loss"], self.parameters, allow_unused=True, materialize_grads=True
+        )
+        torch._foreach_copy_(self.gradient_views, gradients)
         metrics = self.apply_gradient(metrics)
         return (metrics, aux) if self.has_aux else metrics
 
@@ -75,7 +92,35 @@ class FlatGradientUpdate:
             numbers["gradient_norm"] = norm = torch.linalg.vector_norm(self.gradient)
             if norm.device.type != "cpu":
                 self.gradient.mul_((self.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
-            elif norm.item() > self.max_grad_norm:  # free on the CPU
-                self.gradient.mul_(self.max_grad_norm / (norm + 1e-6))
-        self.optimizer.step()
+            elif (length := norm.item()) > self.max_grad_norm:  # free on the CPU
+                self.gradient.mul_(self.max_grad_norm / (length + 1e-6))
+        self.step()
         return numbers
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """The optimizer's step. Of fused Adam, its one operation: what `Optimizer.step` does around it, for any
+        number of parameters on any devices, takes several times as long."""
+        optimizer, vector = self.optimizer, self.vector
+        (group,), state = optimizer.param_groups, optimizer.state[vector]
+        is_simple = type(optimizer) is torch.optim.Adam and group["fused"] and not group["amsgrad"]
+        if not (is_simple and state):  # the first step makes the state
+            optimizer.step()
+            return
+        beta1, beta2 = group["betas"]
+        state["step"].add_(1)
+        torch._fused_adam_(
+            [vector],
+            [self.gradient],
+            [state["exp_avg"]],
+            [state["exp_avg_sq"]],
+            [],
+            [state["step"]],
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=group["maximize"],
+        )
