@@ -41,7 +41,8 @@ def ours(system: str) -> None:
 
     def fit_only(run: Any, *args: Any, **options: Any) -> Any:
         run.evaluate, run.evaluate_all, run.test, run.report = lambda: {"return": 0.0}, None, None, None
-        return fit(run, *args, **options)
+        fit(run, *args, **options)
+        raise SystemExit  # that was the last step
 
     engine.fit = fit_only
     name, changes = CASES[system]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchstone.engine.numpy_graph import TracedGradient
+from torchstone.engine.traced_gradient import TracedGradient
 from torchstone.errors import NotFinite
 
 LARGEST_LAYER = 2**14  # weights: with larger layers, products take so long that calls do not matter
@@ -23,6 +23,8 @@ class FlatGradientUpdate:
     Args:
         loss: batch -> a mapping with `loss`, and further scalars to log; with `has_aux`, that mapping and
             anything else, such as TD errors, which a call returns beside the metrics.
+        traced: run the loss and its gradient as NumPy calls where the layers are small and on the CPU, see
+            `TracedGradient`. The loss is then of the batch's tensors alone and of weights, without chance.
         make_optimizer: the vector, as the only parameter -> an optimizer.
         max_grad_norm: largest norm of the whole gradient; the norm before clipping is logged.
         lr_schedule: number of an update -> factor of the optimizer's learning rate, see `schedule_lr`.
@@ -45,11 +47,13 @@ class FlatGradientUpdate:
         self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
         self.gradient = self.vector.grad = torch.zeros_like(self.vector)
         sizes = [p.numel() for p in parameters]
+        self.gradient_views: list[Tensor] = []
         pieces = zip(parameters, self.vector.data.split(sizes), self.gradient.split(sizes), strict=True)
         for p, weights, gradient in pieces:
-            p.data, p.grad = weights.view_as(p), gradient.view_as(p)
+            p.data = weights.view_as(p)
+            self.gradient_views.append(gradient.view_as(p))
+            p.grad = self.gradient_views[-1]
         self.parameters = parameters
-        self.gradient_views = [p.grad for p in parameters]
         self.optimizer = make_optimizer([self.vector])
         self.traced_gradient = None
         is_small = self.vector.device.type == "cpu" and max(sizes) <= LARGEST_LAYER
@@ -74,7 +78,7 @@ class FlatGradientUpdate:
         gradients = torch.autograd.grad(
             metrics["loss"], self.parameters, allow_unused=True, materialize_grads=True
         )
-        torch._foreach_copy_(self.gradient_views, gradients)
+        torch._foreach_copy_(self.gradient_views, list(gradients))
         metrics = self.apply_gradient(metrics)
         return (metrics, aux) if self.has_aux else metrics
 
@@ -99,8 +103,8 @@ class FlatGradientUpdate:
 
     @torch.no_grad()
     def step(self) -> None:
-        """The optimizer's step. Of fused Adam, its one operation: what `Optimizer.step` does around it, for any
-        number of parameters on any devices, takes several times as long."""
+        """The optimizer's step. Of fused Adam, its one operation: what `Optimizer.step` does around it, for
+        parameters on any devices, takes several times as long."""
         optimizer, vector = self.optimizer, self.vector
         (group,), state = optimizer.param_groups, optimizer.state[vector]
         is_simple = type(optimizer) is torch.optim.Adam and group["fused"] and not group["amsgrad"]

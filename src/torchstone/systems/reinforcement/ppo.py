@@ -195,7 +195,7 @@ Network = ActorCritic | RecurrentActorCritic
 
 
 def loss(
-    model: Network, batch: RolloutBatch, recipe: Recipe, clip_coef: float | Float[Tensor, ""]
+    model: Network, batch: RolloutBatch, recipe: Recipe, clip_coef: Float[Tensor, ""]
 ) -> dict[str, Tensor]:
     """L of a minibatch."""
     policy, value = model.policy_and_value(*batch.inputs)
