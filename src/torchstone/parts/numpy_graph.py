@@ -2,8 +2,8 @@
 
 In a gradient of a network of a few dozen units the products take a fifth of the time: the rest is the
 framework's way to each operation, forward and backward. So the operations of one call, gradients included,
-are recorded (`make_fx`), those on constants are computed, and the others become a Python function whose lines
-are NumPy's operations on the same memory. Recording takes a fifth of a second.
+are recorded once, and become a Python function whose lines are NumPy's operations on the same memory. That
+takes some milliseconds.
 
 The lines are the framework's operations in their order, so results are equal up to rounding: NumPy has its
 own tanh, exp and sums.
@@ -11,13 +11,14 @@ own tanh, exp and sums.
 
 import functools
 import math
-import operator
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Array = Any  # np.ndarray, or a NumPy scalar where the tensor has no dimensions
 LARGEST_PRODUCT = 2**18  # multiplications that NumPy does with one thread; torch has the larger ones
@@ -269,6 +270,26 @@ CREATION = (
 IGNORED = ("layout", "device", "pin_memory", "memory_format", "non_blocking")
 
 
+class _Recorder(TorchDispatchMode):
+    """Records the operations below autograd, gradients included, and computes them as always."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls: list[tuple[str, Any, Any, Any, Any]] = []
+        self.constants: dict[int, Array] = {}  # by the tensor's id: those that depend on no input or weight
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = func._opname, kwargs or {}
+        result = func(*args, **kwargs)
+        arguments = [arg for arg in args if isinstance(arg, Tensor)]
+        is_constant = all(id(arg) in self.constants for arg in arguments) and bool(arguments)
+        if name in CREATION or (is_constant and not name.endswith("_") and isinstance(result, Tensor)):
+            self.constants[id(result)] = result.numpy().copy()
+        # what is recorded is kept, so an id is of one tensor
+        self.calls.append((name, args, kwargs, result, id(result) in self.constants))
+        return result
+
+
 def trace(function: Callable[..., Sequence[Tensor]], example: Sequence[Tensor]) -> Callable[..., list[Array]]:
     """`function` of tensors like those of `example`, which gives tensors, as a function of arrays.
 
@@ -276,145 +297,114 @@ def trace(function: Callable[..., Sequence[Tensor]], example: Sequence[Tensor]) 
     the example.
 
     Raises:
-        Unsupported: it does what cannot be recorded, or has no line here.
+        Unsupported: it does what has no line here.
     """
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    try:
-        graph = make_fx(lambda *leaves: list(function(*leaves)))(*example)
-    except Exception as error:  # whatever cannot be recorded
-        raise Unsupported(str(error)) from error
-    _simplify(graph.graph)
-    return _compile(graph)
-
-
-def _simplify(graph: torch.fx.Graph) -> None:
-    """Leave out what gives its argument again."""
-    for node in list(graph.nodes):
-        name, source = _name(node), node.args[0] if node.args else None
-        is_same = name in ("detach", "alias") or (name == "pow" and node.args[1] == 1)
-        if name == "t" and isinstance(source, torch.fx.Node) and _name(source) == "t":
-            is_same, source = True, source.args[0]
-        if is_same and isinstance(source, torch.fx.Node):
-            node.replace_all_uses_with(source)
-    graph.eliminate_dead_code()
+    with _Recorder() as recorder:
+        results = function(*example)
+    lines = _Lines(example, recorder.constants)
+    for name, args, kwargs, result, is_constant in recorder.calls:
+        if not is_constant:
+            lines.add(name, args, kwargs, result)
+    return lines.compile(results)
 
 
-def _name(node: Any) -> str:
-    """aten's name of a node's operation."""
-    return str(getattr(getattr(node, "target", None), "_opname", ""))
+class _Lines:
+    """The source of a Python function: one line for each operation."""
 
+    def __init__(self, inputs: Sequence[Tensor], constants: dict[int, Array]):
+        self.inputs = [f"x{index}" for index in range(len(inputs))]
+        self.names = {id(tensor): name for tensor, name in zip(inputs, self.inputs, strict=True)}
+        self.constants, self.transposed = constants, {}
+        self.space: dict[str, Any] = {"expand_dims": np.expand_dims}
+        self.lines: list[tuple[str, str]] = []  # a variable, and what it is
 
-def _compile(module: torch.fx.GraphModule) -> Callable[..., list[Array]]:
-    names: dict[torch.fx.Node, str] = {}
-    constants: dict[torch.fx.Node, Tensor] = {}  # their values
-    space: dict[str, Any] = {"expand_dims": np.expand_dims}
-    inputs: list[str] = []
-    lines: list[str] = []
-    last_use = {arg: node for node in module.graph.nodes for arg in node.all_input_nodes}
+    def add(self, name: str, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        known = self.names
+        if name in ("detach", "alias") or (name == "pow" and args[1] == 1):  # the argument again
+            known[id(result)] = self.source(args[0])
+            return
+        if name == "t" and id(args[0]) in self.transposed:
+            known[id(result)] = self.transposed[id(args[0])]
+            return
+        if name not in OPERATIONS:
+            raise Unsupported(name)
+        kwargs = {key: value for key, value in kwargs.items() if key not in IGNORED}
+        sources = [self.source(arg) for arg in args]
+        if name == "_to_copy":
+            sources += [self.source(value) for value in kwargs.values()]
+        else:
+            sources += [f"{key}={self.source(value)}" for key, value in kwargs.items()]
+        if name.endswith("_") and id(args[0]) in self.constants and sources[0][0] == "c":
+            sources[0] += ".copy()"
+        if name in EXPRESSIONS and not kwargs and len(sources) == EXPRESSIONS[name].count("{"):
+            line = EXPRESSIONS[name].format(*sources)
+        else:
+            self.space[name] = OPERATIONS[name]
+            line = f"{name}({', '.join(sources)})"
+        variable = f"v{len(self.lines)}"
+        self.lines.append((variable, line))
+        if isinstance(result, tuple | list):
+            for index, item in enumerate(result):
+                known[id(item)] = f"{variable}[{index}]"
+        else:
+            known[id(result)] = variable
+        if name == "t":
+            self.transposed[id(result)] = sources[0]
 
-    def source(value: Any) -> str:
-        if isinstance(value, torch.fx.Node):
-            if value in constants and value not in names:
-                names[value] = f"c{len(names)}"
-                array = constants[value].numpy()
-                space[names[value]] = array if array.ndim else array[()]
-            return names[value]
+    def source(self, value: Any) -> str:
+        """A value as it is written in a line."""
+        if isinstance(value, Tensor):
+            if id(value) not in self.names:
+                self.names[id(value)] = self.outside(value)
+            return self.names[id(value)]
         if isinstance(value, list | tuple):
-            return f"({''.join(source(item) + ', ' for item in value)})"
+            return f"({''.join(self.source(item) + ', ' for item in value)})"
         if isinstance(value, float) and not math.isfinite(value):
             return f"float('{value}')"
         if isinstance(value, torch.dtype):
-            space[str(value).replace(".", "_")] = value
+            self.space[str(value).replace(".", "_")] = value
             return str(value).replace(".", "_")
         return repr(value)
 
-    for node in module.graph.nodes:
-        if node.op == "placeholder":
-            names[node] = f"x{len(inputs)}"
-            inputs.append(names[node])
-        elif node.op == "get_attr":
-            names[node] = f"w{len(names)}"
-            weight = operator.attrgetter(node.target)(module).detach()
-            if weight.device.type != "cpu" or not weight.dim():
-                raise Unsupported("a weight on another device, or a number that may change")
-            space[names[node]] = weight.numpy()
-        elif node.op == "output":
-            lines.append(f"return [{', '.join(source(item) for item in node.args[0])}]")
-        else:
-            _add_line(node, names, constants, space, lines, source)
-        over = [arg for arg in node.all_input_nodes if last_use[arg] is node and node.op != "output"]
-        dead = [names[arg] for arg in over if arg in names and names[arg][0] == "v"]
-        if dead:
-            lines.append(f"{' = '.join(dead)} = None")
-    text = f"def run({', '.join(inputs)}):\n" + "".join(f"    {line}\n" for line in lines)
-    exec(text, space)
-    space["run"].source = text
-    return space["run"]
+    def outside(self, tensor: Tensor) -> str:
+        """The variable of a constant, or of a weight, whose memory is read at each call."""
+        array = self.constants.get(id(tensor))
+        if array is not None:
+            name = f"c{len(self.space)}"
+            self.space[name] = array if array.ndim else array[()]
+            return name
+        if type(tensor) not in (Tensor, nn.Parameter) or tensor.device.type != "cpu" or not tensor.dim():
+            raise Unsupported("a weight on another device, or a number that may change")
+        name = f"w{len(self.space)}"
+        self.space[name] = tensor.detach().numpy()
+        return name
 
-
-def _add_line(
-    node: torch.fx.Node,
-    names: dict[torch.fx.Node, str],
-    constants: dict[torch.fx.Node, Tensor],
-    space: dict[str, Any],
-    lines: list[str],
-    source: Callable[[Any], str],
-) -> None:
-    name, kwargs = _name(node), dict(node.kwargs)
-    if node.target is operator.getitem:
-        names[node] = f"v{len(names)}"
-        lines.append(f"{names[node]} = {source(node.args[0])}[{node.args[1]}]")
-        return
-    if name in CREATION or (node.all_input_nodes and all(arg in constants for arg in node.all_input_nodes)):
-        if name in CREATION:
-            constants[node] = _new(name, node)
-            return
-        if not name.endswith("_"):
-            operation: Any = node.target
-            constants[node] = operation(*_values(node.args, constants), **kwargs)
-            return
-    if name not in OPERATIONS:
-        raise Unsupported(str(node.target))
-    for ignored in IGNORED:
-        kwargs.pop(ignored, None)
-    arguments = [source(arg) for arg in node.args]
-    arguments += [
-        source(value) if name == "_to_copy" else f"{key}={source(value)}" for key, value in kwargs.items()
-    ]
-    if name.endswith("_") and node.args[0] in constants:
-        arguments[0] += ".copy()"
-    names[node] = f"v{len(names)}"
-    if name in EXPRESSIONS and not kwargs and len(arguments) == EXPRESSIONS[name].count("{"):
-        line = EXPRESSIONS[name].format(*arguments)
-    else:
-        space[name] = OPERATIONS[name]
-        line = f"{name}({', '.join(arguments)})"
-    lines.append(f"{names[node]} = {line}")
-
-
-def _new(name: str, node: torch.fx.Node) -> Tensor:
-    like, args = node.meta["val"], tuple(node.args)
-    value: Any = 1 if "ones" in name else 0
-    if name in ("full", "full_like"):
-        value = args[1]
-    elif name == "scalar_tensor":
-        value = args[0]
-    return torch.full(tuple(like.shape), value, dtype=like.dtype)
-
-
-def _values(args: Any, constants: dict[torch.fx.Node, Tensor]) -> Any:
-    return torch.fx.map_arg(args, constants.__getitem__)
+    def compile(self, results: Sequence[Tensor]) -> Callable[..., list[Array]]:
+        returned = f"return [{', '.join(self.source(result) for result in results)}]"
+        last_use = {}
+        for index, (_, line) in enumerate(self.lines):
+            last_use |= dict.fromkeys(re.findall(r"\bv\d+\b", line), index)
+        for variable in re.findall(r"\bv\d+\b", returned):
+            last_use.pop(variable, None)
+        text = f"def run({', '.join(self.inputs)}):\n"
+        for index, (variable, line) in enumerate(self.lines):
+            text += f"    {variable} = {line}\n"
+            free = [name for name, last in last_use.items() if last == index]
+            text += f"    {' = '.join(free)} = None\n" if free else ""
+        exec(f"{text}    {returned}\n", self.space)  # of a fixed list of operations
+        return self.space["run"]
 
 
 def checked_trace(
     function: Callable[..., Sequence[Tensor]], example: Sequence[Tensor]
 ) -> Callable[..., list[Array]] | None:
-    """What `trace` gives, if it gives on `example` what torch does, up to rounding; else None."""
+    """What `trace` gives, if it gives what torch does, up to rounding; else None. They are compared on other
+    numbers than were traced, so that one of these left in a line is found."""
     try:
         program = trace(function, example)
-        results = program(*[tensor.numpy() for tensor in example])
-        for result, tensor in zip(results, function(*example), strict=True):
+        others = [_other_numbers(tensor, index) for index, tensor in enumerate(example)]
+        results = program(*[tensor.numpy() for tensor in others])
+        for result, tensor in zip(results, function(*others), strict=True):
             error = np.abs(np.subtract(result, tensor.numpy(), dtype=np.float64)).max(initial=0)
             if not error <= TOLERANCE * float(tensor.abs().max()) + TOLERANCE**2:
                 return None
@@ -423,8 +413,14 @@ def checked_trace(
     return program
 
 
+def _other_numbers(tensor: Tensor, index: int) -> Tensor:
+    """A tensor of other numbers in the same range: other rows, and floats somewhat smaller."""
+    tensor = tensor.roll(index + 1, 0) if tensor.dim() else tensor
+    return 0.9 * tensor if tensor.is_floating_point() else tensor.clone()
+
+
 def as_tensor(result: Array) -> Tensor:
-    """A tensor of the same memory; of a NumPy number, and of an array that cannot be written to, a new one."""
+    """A tensor of the same memory; of a NumPy number or an array that cannot be written to, a new one."""
     is_array = isinstance(result, np.ndarray) and result.flags.writeable
     return torch.from_numpy(result) if is_array else torch.tensor(result)
 
