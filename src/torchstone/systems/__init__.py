@@ -199,8 +199,8 @@ alphazero: AlphaZero, 2017. Silver, Hubert, Schrittwieser et al., arXiv:1712.018
     variants: alphazero_mlp alphazero_small alphazero_go
     recipes: tictactoe connect4 go5 smoke
 muzero: MuZero, 2019. Schrittwieser, Antonoglou, Hubert et al., arXiv:1911.08265
-    variants: muzero_mlp
-    recipes: cartpole smoke
+    variants: muzero_mlp muzero_frames
+    recipes: cartpole tictactoe minigrid smoke
 """,
     "multiagent": """
 nfsp: NFSP, 2016. Heinrich and Silver, arXiv:1603.01121
