@@ -67,6 +67,18 @@ def test_traced_update_equals_autograd():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_form_is_also_what_a_batch_lacks():
+    model = nn.Linear(3, 1)
+
+    def loss(batch):
+        x, other = batch
+        return {"loss": model(x).mean() if other is None else -model(other).mean()}
+
+    step = FlatGradientUpdate(loss, model, lambda vector: torch.optim.SGD(vector, lr=0.0), traced=True)
+    x = torch.rand(4, 3)
+    assert torch.allclose(step((x, None))["loss"], -step((None, x))["loss"], atol=1e-5)
+
+
 @pytest.mark.parametrize("width", [8, 20_000])
 def test_large_layers_are_left_to_autograd(width):
     model = nn.Linear(width, 1)

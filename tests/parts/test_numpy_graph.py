@@ -43,6 +43,7 @@ CASES = {
             torch.where(torch.logical_and(x > 0, y > 0), x, y),
         ]
         + [torch.where(torch.logical_not(x > 0), x, y), x.masked_fill(y > 0, 2.0)]
+        + [torch.zeros_like(x).masked_fill_(y > 0, 2.0)]
     ),
     "sums": lambda x, y, i: [
         *(x.sum(), x.sum(0), x.sum(1), x.sum(0, keepdim=True), x.sum((0, 1)), x.mean(), x.mean(1)),
@@ -103,16 +104,18 @@ def test_every_operation_is_in_a_case():
     assert rest <= {"_unsafe_view", "rsub", "bitwise_or", "logical_and_", "masked_fill_", "maximum"}, rest
 
 
-def test_number_of_the_example_that_stays_is_found():
+@pytest.mark.parametrize("rows", [1, 4])
+def test_number_of_the_example_that_stays_is_found(rows):
     def function(x: Tensor) -> list[Tensor]:
         return [x * torch.from_numpy(x.numpy().copy())]
 
-    assert checked_trace(function, [torch.rand(4, 3)]) is None
+    assert checked_trace(function, [torch.rand(rows, 3)]) is None
 
 
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
 @pytest.mark.parametrize("rows", [1, 7, 300])
-def test_gradient_of_a_network_follows_its_weights(activation, rows):
+@pytest.mark.parametrize("in_place", [True, False])
+def test_gradient_of_a_network_follows_its_weights(activation, rows, in_place):
     torch.manual_seed(rows)
     network = nn.Sequential(nn.Linear(4, 80), activation(), nn.Linear(80, 40), activation(), nn.Linear(40, 2))
     parameters = list(network.parameters())
@@ -121,9 +124,14 @@ def test_gradient_of_a_network_follows_its_weights(activation, rows):
         return list(torch.autograd.grad(network(x).square().mean(), parameters))
 
     run = trace(function, [torch.randn(rows, 4)])
+    run(np.zeros((rows, 4), np.float32))
     with torch.no_grad():
-        for p in parameters:
-            p.add_(0.1 * torch.randn_like(p))
+        if in_place:
+            for p in parameters:
+                p.add_(0.1 * torch.randn_like(p))
+        else:  # other memory
+            vector = nn.utils.parameters_to_vector(parameters)
+            nn.utils.vector_to_parameters(vector + 0.1 * torch.randn_like(vector), parameters)
     x = torch.randn(rows, 4)
     for result, expected in zip(run(x.numpy()), function(x), strict=True):
         torch.testing.assert_close(as_tensor(result), expected, rtol=1e-5, atol=1e-6, check_stride=False)

@@ -293,8 +293,8 @@ class _Recorder(TorchDispatchMode):
 def trace(function: Callable[..., Sequence[Tensor]], example: Sequence[Tensor]) -> Callable[..., list[Array]]:
     """`function` of tensors like those of `example`, which gives tensors, as a function of arrays.
 
-    What else the function uses, such as weights, is read in place at each call; its control flow is that of
-    the example.
+    What else the function uses, such as weights, is read anew at each call, from the same tensors; its
+    control flow is that of the example.
 
     Raises:
         Unsupported: it does what has no line here.
@@ -316,6 +316,7 @@ class _Lines:
         self.names = {id(tensor): name for tensor, name in zip(inputs, self.inputs, strict=True)}
         self.constants, self.transposed = constants, {}
         self.space: dict[str, Any] = {"expand_dims": np.expand_dims}
+        self.weights: dict[str, Tensor] = {}  # by the variable
         self.lines: list[tuple[str, str]] = []  # a variable, and what it is
 
     def add(self, name: str, args: Any, kwargs: dict[str, Any], result: Any) -> None:
@@ -376,10 +377,11 @@ class _Lines:
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.device.type != "cpu" or not tensor.dim():
             raise Unsupported("a weight on another device, or a number that may change")
         name = f"w{len(self.space)}"
-        self.space[name] = tensor.detach().numpy()
+        self.space[name] = None
+        self.weights[name] = tensor
         return name
 
-    def compile(self, results: Sequence[Tensor]) -> Callable[..., list[Array]]:
+    def compile(self, results: Sequence[Tensor]) -> "_Program":
         returned = f"return [{', '.join(self.source(result) for result in results)}]"
         last_use = {}
         for index, (_, line) in enumerate(self.lines):
@@ -392,7 +394,22 @@ class _Lines:
             free = [name for name, last in last_use.items() if last == index]
             text += f"    {' = '.join(free)} = None\n" if free else ""
         exec(f"{text}    {returned}\n", self.space)  # of a fixed list of operations
-        return self.space["run"]
+        return _Program(self.space, self.weights)
+
+
+class _Program:
+    """The function of `_Lines`, on the memory that the weights have at the moment."""
+
+    def __init__(self, space: dict[str, Any], weights: dict[str, Tensor]):
+        self.run, self.space, self.weights = space["run"], space, weights
+        self.tensors, self.addresses = list(weights.values()), []
+
+    def __call__(self, *arrays: Array) -> list[Array]:
+        addresses = [tensor.data_ptr() for tensor in self.tensors]
+        if addresses != self.addresses:  # `tensor.data = …`, as `vector_to_parameters` does
+            self.addresses = addresses
+            self.space |= {name: tensor.detach().numpy() for name, tensor in self.weights.items()}
+        return self.run(*arrays)
 
 
 def checked_trace(
