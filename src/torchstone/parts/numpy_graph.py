@@ -277,16 +277,22 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.calls: list[tuple[str, Any, Any, Any, Any]] = []
         self.constants: dict[int, Array] = {}  # by the tensor's id: those that depend on no input or weight
+        self.changed: set[int] = set()  # by an operation in place
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = func._opname, kwargs or {}
         result = func(*args, **kwargs)
-        arguments = [arg for arg in args if isinstance(arg, Tensor)]
-        is_constant = all(id(arg) in self.constants for arg in arguments) and bool(arguments)
-        if name in CREATION or (is_constant and not name.endswith("_") and isinstance(result, Tensor)):
+        fixed = self.constants.keys() - self.changed
+        arguments = [id(arg) for arg in args if isinstance(arg, Tensor)]
+        is_constant = name in CREATION or (bool(arguments) and fixed.issuperset(arguments))
+        if name.endswith("_"):
+            is_constant = False
+            self.changed.add(id(result))
+        is_constant = is_constant and isinstance(result, Tensor)
+        if is_constant:
             self.constants[id(result)] = result.numpy().copy()
         # what is recorded is kept, so an id is of one tensor
-        self.calls.append((name, args, kwargs, result, id(result) in self.constants))
+        self.calls.append((name, args, kwargs, result, is_constant))
         return result
 
 
