@@ -109,7 +109,7 @@ PONG = replace(
     total_timesteps=9_999_360,
 )
 RECIPES = {
-    # torchstone train ppo   99,840 steps, 16 seconds of one core; return 500 on all of 5 seeds
+    # torchstone train ppo   99,840 steps, 14 seconds of one core; return 500 on all of 5 seeds
     "cartpole": CARTPOLE,
     # torchstone train ppo/acrobot   249,856 steps, a minute; return -79 to -86 (5 seeds)
     "acrobot": replace(
