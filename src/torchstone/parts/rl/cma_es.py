@@ -8,6 +8,7 @@ return begins with: here nobody asks them.
 
 import contextlib
 import importlib
+import importlib.util
 import math
 import warnings
 from collections.abc import Generator
@@ -19,6 +20,31 @@ from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.errors import BadInput
+
+
+def import_cma() -> Any:
+    """The package.
+
+    Raises:
+        BadInput: it is not installed.
+    """
+    try:
+        return importlib.import_module("cma")
+    except ModuleNotFoundError as error:
+        raise BadInput("CMA-ES needs cma: pip install 'torchstone[rl]'") from error
+
+
+def check_search(population: int, sigma: float) -> None:
+    """
+    Raises:
+        BadInput: no search is possible with these.
+    """
+    if population < 2:
+        raise BadInput(f"CMA-ES compares at least 2 candidates, not {population}")
+    if not sigma > 0:
+        raise BadInput(f"CMA-ES needs a positive sigma, not {sigma:g}")
+    if importlib.util.find_spec("cma") is None:
+        import_cma()
 
 
 class CMAES:
@@ -33,7 +59,7 @@ class CMAES:
         is_diagonal: adapt the variances alone, which learns faster in many dimensions.
 
     Raises:
-        BadInput: `cma` is not installed; fewer than 2 candidates.
+        BadInput: `cma` is not installed; fewer than 2 candidates; a step size that is not positive.
     """
 
     def __init__(
@@ -45,18 +71,14 @@ class CMAES:
         seed: int,
         is_diagonal: bool = False,
     ):
-        if population < 2:
-            raise BadInput(f"CMA-ES compares at least 2 candidates, not {population}")
+        check_search(population, sigma)
         self.initial_mean = mean.detach().cpu().double().numpy()
         self.initial_sigma, self.population = sigma, population
         self.seed, self.is_diagonal = seed, is_diagonal
         self._begin()
 
     def _begin(self) -> None:
-        try:
-            cma: Any = importlib.import_module("cma")
-        except ModuleNotFoundError as error:
-            raise BadInput("CMA-ES needs cma: pip install 'torchstone[rl]'") from error
+        cma = import_cma()
         options = {"popsize": self.population, "CMA_diagonal": self.is_diagonal, "verbose": -9}
         options["seed"] = math.nan  # it is set here
         self.numpy_state = np.random.RandomState(self.seed % 2**32).get_state()

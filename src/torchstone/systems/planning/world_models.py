@@ -548,4 +548,4 @@ def reference() -> Iterator[ParityCase]:
     """M and its loss by torch's own LSTM and mixtures, V's by sums over pixels and torch's divergence."""
     from torchstone.references.world_models import cases
 
-    yield from cases(WorldModelConfig, ConvVAE, MDNRNN, vae_loss, rnn_loss)
+    yield from cases(WorldModelConfig, ConvVAE, MDNRNN, vae_loss, rnn_loss, LatentBatch)

@@ -23,7 +23,7 @@ from torchstone.envs.vector_env import VectorEnv
 from torchstone.errors import BadInput
 from torchstone.files import atomic_write
 from torchstone.parts.modes import eval_mode
-from torchstone.parts.rl.cma_es import CMAES
+from torchstone.parts.rl.cma_es import CMAES, check_search
 from torchstone.parts.rl.observations import BYTE
 from torchstone.parts.seeding import SeedStream, derive_generator, derive_seed
 from torchstone.parts.vae.elbo import reparameterize
@@ -97,6 +97,11 @@ class Setup:
 
 
 def prepare(model: Any, recipe: Any, model_config: dict[str, Any]) -> Setup:
+    """
+    Raises:
+        BadInput: what a later stage would refuse.
+    """
+    check_search(recipe.population, recipe.sigma)
     record_env(recipe.data, recipe.wrappers, recipe.max_episode_steps)
     episodes = RandomEpisodes(
         recipe.data,
