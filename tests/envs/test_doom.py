@@ -1,6 +1,7 @@
 """Take Cover: episodes follow from their seeds, checkpoints play them again, and a missing simulator is one line."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +35,16 @@ def test_take_cover_is_what_the_paper_has():
     assert 50 < total < 1000
     assert not frame.any()  # after the last action there is no picture
     env.close()
+
+
+def test_no_settings_are_read_from_the_current_folder_or_left_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    env, _ = make_env("TakeCover-v0", (), None)
+    env.reset(seed=1)
+    folder = Path(env.unwrapped.folder.name)
+    env.close()
+    assert not list(tmp_path.iterdir())
+    assert not folder.exists()
 
 
 def test_the_player_moves_left_and_right():

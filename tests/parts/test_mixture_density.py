@@ -43,7 +43,11 @@ def test_far_values_stay_finite():
 def test_samples_have_the_distribution(temperature):
     """Mean and variance of many samples, at the temperature: logits over τ, variances times τ."""
     torch.manual_seed(0)
-    logits, mean, log_std = torch.tensor([0.3, -0.5, 1.0]), torch.tensor([-4.0, 0.0, 3.0]), torch.tensor([-1.0, 0.2, 0.0])
+    logits, mean, log_std = (
+        torch.tensor([0.3, -0.5, 1.0]),
+        torch.tensor([-4.0, 0.0, 3.0]),
+        torch.tensor([-1.0, 0.2, 0.0]),
+    )
     n = 200_000
     wide = MixtureDensity(*(each.expand(n, 1, 3) for each in (logits, mean, log_std)))
     x = wide.sample(torch.rand(n, 1), torch.randn(n, 1), temperature)

@@ -5,7 +5,9 @@ and Schmidhuber (2018). The game runs in a process of its own, whose state canno
 an episode's seed and the actions since, so that a checkpoint holds those, and they are played again.
 """
 
+import contextlib
 import os
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy as np
 from torchstone.envs.make import gym
 
 SIZE = 64
+LEFT_BEHIND = "_vizdoom"  # an empty folder that the game makes in the current one
 BUTTONS = ([1.0, 0.0], [0.0, 0.0], [0.0, 1.0])  # left, stay, right
 
 
@@ -36,6 +39,7 @@ def take_cover(render_mode: str | None = None) -> Any:
             self.action_space = gymnasium.spaces.Discrete(len(BUTTONS))
             self.episode_seed, self.actions = 0, []
             self.game: Any = None
+            self.folder: Any = None
 
         def reset(self, *, seed: int | None = None, options: Any = None):
             super().reset(seed=seed)
@@ -44,7 +48,8 @@ def take_cover(render_mode: str | None = None) -> Any:
 
         def _begin(self) -> np.ndarray:
             if self.game is None:
-                self.game = make_game(vizdoom)
+                self.folder = tempfile.TemporaryDirectory()
+                self.game = make_game(vizdoom, self.folder.name)
             self.game.set_seed(self.episode_seed)
             self.game.new_episode()
             return self._frame()
@@ -74,19 +79,26 @@ def take_cover(render_mode: str | None = None) -> Any:
         def close(self):
             if self.game is not None:
                 self.game.close()
+                self.folder.cleanup()
                 self.game = None
 
     return TakeCover()
 
 
-def make_game(vizdoom: Any) -> Any:
-    """The scenario of the wheel, without window or sound."""
+def make_game(vizdoom: Any, folder: str) -> Any:
+    """The scenario of the wheel, without window or sound. VizDoom reads settings of earlier games from the
+    current folder, and leaves its own there, unless it has another `folder`."""
     game = vizdoom.DoomGame()
     game.load_config(os.path.join(vizdoom.scenarios_path, "take_cover.cfg"))
+    game.set_doom_config_path(os.path.join(folder, "vizdoom.ini"))
     game.set_window_visible(False)
     game.set_sound_enabled(False)
     game.set_mode(vizdoom.Mode.PLAYER)
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
     game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
+    before = os.path.isdir(LEFT_BEHIND)
     game.init()
+    if not before:
+        with contextlib.suppress(OSError):  # unless there is something in it
+            os.rmdir(LEFT_BEHIND)
     return game

@@ -33,7 +33,7 @@ class MixtureDensity(NamedTuple):
         normal: Float[Tensor, "*batch dims"],
         temperature: float = 1.0,
     ) -> Float[Tensor, "*batch dims"]:
-        """A sample for given noise: uniform from 0 to 1, by which the component is chosen, and standard normal.
+        """A sample for given noise: uniform, by which the component is chosen, and standard normal.
 
         Args:
             temperature: τ; logits are divided by it, and variances multiplied.

@@ -28,7 +28,8 @@ class PlainRNN(nn.Module):
         super().__init__()
         self.sizes, self.has_end = (3, latent_dim, components), has_end
         self.lstm = nn.LSTM(latent_dim + dims + has_end, units, batch_first=True)
-        self.lstm.bias_hh_l0.requires_grad_(False).zero_()
+        bias: Any = self.lstm.bias_hh_l0
+        bias.requires_grad_(False).zero_()
         self.head = nn.Linear(units, 3 * latent_dim * components + has_end)
 
     def forward(

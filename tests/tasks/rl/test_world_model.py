@@ -13,7 +13,14 @@ from torchstone.tasks.rl import world_model as task
 from torchstone.tasks.rl.evaluate import VALIDATION, PolicyEvaluator
 
 SMALL = {"episodes": 12, "frames": 80, "vae_steps": 5, "rnn_steps": 5, "steps": 5, "eval_episodes": 10}
-SMALL |= {"rnn_batch_size": 4, "seq_len": 8, "population": 4, "rollouts": 2, "dream_steps": 12, "eval_dreams": 4}
+SMALL |= {
+    "rnn_batch_size": 4,
+    "seq_len": 8,
+    "population": 4,
+    "rollouts": 2,
+    "dream_steps": 12,
+    "eval_dreams": 4,
+}
 SMOKE = dataclasses.replace(world_models.RECIPES["smoke"], device="cpu", **SMALL)
 
 
@@ -87,9 +94,12 @@ def test_streams_follow_from_seed_and_position(setup):
     ],
 )
 def test_bad_recipes_are_refused_with_one_line(changes, message):
-    with pytest.raises(BadInput, match=message) as refused:
+    def begin():
         for run in world_models.build(dataclasses.replace(SMOKE, **changes)):
             next(run.stream)
+
+    with pytest.raises(BadInput, match=message) as refused:
+        begin()
     assert "\n" not in str(refused.value)
 
 

@@ -205,7 +205,9 @@ LEGENDS = {
     "reconstruction_error": Legend("reconstruction error", "sum of squares over pixels from 0 to 1", "lower"),
     "nll": Legend("negative log-likelihood of the next latent", "nats per latent", "lower"),
     "memoryless_nll": Legend(
-        "negative log-likelihood of the next latent without memory", "nats per latent, to compare with", "lower"
+        "negative log-likelihood of the next latent without memory",
+        "nats per latent, to compare with",
+        "lower",
     ),
     "end_loss": Legend("cross-entropy of an episode's end", "nats per step", "lower"),
     "dream_return": Legend("steps that the controller lives in the dream", "mean over dreams", "higher"),

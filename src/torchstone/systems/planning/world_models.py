@@ -3,9 +3,10 @@
 Paper: David Ha and Jürgen Schmidhuber, "World Models", 2018, arXiv:1803.10122 (NeurIPS 2018, as "Recurrent
 world models facilitate policy evolution"); the figures are of its appendix A and of the authors' code.
 
-The idea: most of an agent can be learned without rewards. V, a VAE, makes a few numbers of a frame. M, an LSTM,
-predicts the next ones. What is left to learn is C, a linear controller of some hundred weights, which evolution
-can find. And since M predicts how an episode goes on, and when it ends, C can live in M alone: it dreams.
+The idea: most of an agent can be learned without rewards. V, a VAE, makes a few numbers of a frame. M, an
+LSTM, predicts the next ones. What is left to learn is C, a linear controller of some hundred weights, which
+evolution can find. And since M predicts how an episode goes on, and when it ends, C can live in M alone: it
+dreams.
 
     z_t ~ q(z|x_t) = N(μ(x_t), σ²(x_t))                                           V
     P(z_{t+1} | z_t, a_t, h_{t-1}) = Π_i Σ_k π_ik N(μ_ik, σ_ik²),  P(d_{t+1})     M: 5 Gaussians, and the end
@@ -13,22 +14,23 @@ can find. And since M predicts how an episode goes on, and when it ends, C can l
     a_t = W [z_t, h_{t-1}, c_{t-1}] + b                                           C, by CMA-ES
     π ∝ exp(log π / τ),  σ² → τ σ²                                                the dream's temperature τ
 
-Three stages of one run: V on frames of random episodes, M on sequences of latents that are sampled anew for each
-batch, so that it never learns one encoding by heart; C in the dream (`controller_env dream`) or in the world. The
-higher τ, the harder it is for C to live on what M gets wrong.
+Three stages of one run: V on frames of random episodes; M on sequences of latents that are sampled anew for
+each batch, so that it never learns one encoding by heart; C in the dream (`controller_env dream`) or in the
+world. The higher τ, the harder it is for C to live on what M gets wrong.
 
-    world_models       Take Cover: z 64, 512 units, action and restart flag into M, the end of an episode out of
-                       it, C of [z, h, c]: V 4,446,915, M 1,678,785, C 1,088 parameters
+    world_models       Take Cover: z 64, 512 units, action and restart flag into M, the end of an episode out
+                       of it, C of [z, h, c]: V 4,446,915, M 1,678,785, C 1,088 parameters
     world_models_car   CarRacing: z 32, 256 units, three actions, C of [z, h] and a bias:
                        V 4,348,547, M 422,368, C 867
     world_models_small 8 × 8, for tests
 
-The LSTM has one bias, as the authors' has: torch's two would add 4 units more.
+The LSTM has one bias, as the authors' has: torch's two would be 4 more for each unit.
 
-What differs from the paper. Frames and episodes are far fewer than 10,000 episodes'. Learning rates are higher and
-decay. An action is one of three, as M and the world have it, where M has the number that C gave. A dream ends by
-P(d) by chance, where the authors' ends at P(d) > 1/2, with tenfold weight on ends in training; the frame after an
-end is not predicted. In the world C sees μ for z. CarRacing's actions are tanh, stretched to their bounds.
+What differs from the paper. Frames and episodes are far fewer than 10,000 episodes'. Learning rates are
+higher and decay. An action is one of three, as the world has it, for M too, which has C's number there. A
+dream ends by chance, by P(d), where the authors' ends at P(d) > 1/2 with tenfold weight on ends in training.
+The frame after an end is not predicted. In the world C sees μ for z. CarRacing's actions are tanh, stretched
+to their bounds.
 """
 
 import math
@@ -63,18 +65,20 @@ STORY = ("vae_loss", "rnn_loss", "dream")
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "TakeCover-v0"  # Gymnasium environment id, or module:Id, or module:name of a class or function
+    data: str = (
+        "TakeCover-v0"  # Gymnasium environment id, or module:Id, or module:name of a class or function
+    )
     wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
     max_episode_steps: int | None = None  # time limit of an episode, 0 for none; else the environment's own
     variant: str = "world_models"  # network
     episodes: int = 400  # number of random episodes that V and M learn from
-    frames: int = 16_000  # number of frames that V learns from, at most 100 of an episode
+    frames: int = 30_000  # number of frames that V learns from, at most 100 of an episode
     eval_fraction: float = 0.05  # random episodes beyond those, to validate with, as a fraction of them
-    vae_steps: int = 500  # number of updates of V
+    vae_steps: int = 3000  # number of updates of V
     vae_batch_size: int = 32  # frames per update of V
     vae_lr: float = 1e-3  # peak learning rate of V
     kl_tolerance: float = 0.5  # nats of KL per latent that are not penalized
-    rnn_steps: int = 240  # number of updates of M
+    rnn_steps: int = 400  # number of updates of M
     rnn_batch_size: int = 32  # sequences per update of M
     seq_len: int = 128  # steps of a sequence
     rnn_lr: float = 2e-3  # peak learning rate of M
@@ -86,7 +90,7 @@ class Recipe:
     rollouts: int = 8  # episodes of a candidate
     sigma: float = 0.1  # initial standard deviation of the controller's weights
     is_diagonal: bool = True  # adapt variances alone in CMA-ES, not the full covariance matrix
-    steps: int = 40  # number of generations, the updates of C
+    steps: int = 60  # number of generations, the updates of C
     eval_dreams: int = 128  # dreams of an evaluation
     eval_episodes: int = 100  # episodes of the test; a tenth of them in training
     record_video: bool = True  # record a video of reality and a dream at the end
@@ -96,7 +100,7 @@ class Recipe:
 
 TAKE_COVER = Recipe()
 RECIPES = {
-    # torchstone train world_models
+    # torchstone train world_models   the paper's second; not measured yet
     "take_cover": TAKE_COVER,
     # torchstone train world_models/car_racing   the paper's first: 10,000 episodes of a slow simulator
     "car_racing": replace(
@@ -182,7 +186,7 @@ class ConvVAE(nn.Module):
         self.encoder = nn.Sequential(*layers, nn.Flatten())
         self.mean = nn.Linear(features, config.latent_dim)
         self.logvar = nn.Linear(features, config.latent_dim)
-        widths = (*config.channels[-2::-1], config.observation_shape[0])
+        widths = (*config.channels[-2::-1][: len(config.kernels) - 1], config.observation_shape[0])
         layers = [nn.Linear(config.latent_dim, features), nn.Unflatten(1, (features, 1, 1))]
         for width, kernel in zip(widths, config.kernels, strict=True):
             layers += [nn.ConvTranspose2d(features, width, kernel, 2), nn.ReLU()]
@@ -405,7 +409,7 @@ class WorldModel(nn.Module):
         return z, uniform[:, -1] < prediction.end.sigmoid()
 
     def forward(self, observation: Float[Tensor, "batch channels height width"]) -> tuple[Tensor, ...]:
-        """Reconstruction, μ and log σ²; what M predicts after two steps at the same frame; C's next output."""
+        """Reconstruction, μ and log σ²; what M predicts after two steps at the frame; C's next output."""
         mean, logvar = self.vae.encode(observation)
         action, restart = mean.new_zeros(len(mean), self.dims), mean.new_ones(len(mean))
         state = self.mdn_rnn.initial_state(len(mean))

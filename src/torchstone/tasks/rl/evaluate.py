@@ -34,8 +34,8 @@ def eval_wrappers(wrappers: Sequence[str]) -> tuple[str, ...]:
 
 
 class PolicyEvaluator:
-    """Plays `episodes` greedy episodes, each in an env of its own, or as many in each of `num_envs` envs: short
-    ones count as much as long.
+    """Plays `episodes` greedy episodes, each in an env of its own, or as many in each of `num_envs` envs:
+    short ones count as much as long.
 
     Called with a network and a seed, it gives the returns, env by env.
     """

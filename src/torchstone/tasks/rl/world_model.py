@@ -1,4 +1,4 @@
-"""World models in three stages: frames for V, sequences of latents for M, generations for C; and their film."""
+"""World models in three stages: frames for V, sequences of latents for M, generations for C; and films."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -214,8 +214,8 @@ def describe(setup: Setup) -> str:
     """What is played before training, in words."""
     recipe = setup.recipe
     return (
-        f"{recipe.data}: {recipe.episodes:,} random episodes, which are played anew in each stage and when one "
-        f"is resumed, and {len(setup.validation):,} to validate with; V, M and C are trained one after another"
+        f"{recipe.data}: {recipe.episodes:,} random episodes, played anew for V and M and when they "
+        f"are resumed, {len(setup.validation):,} more to validate with; V, M and C are trained in turn"
     )
 
 
