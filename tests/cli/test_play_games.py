@@ -33,6 +33,17 @@ def hex_run(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def learned_model(tmp_path_factory):
+    """A run of MuZero, whose search makes moves that the rules forbid."""
+    folder = tmp_path_factory.mktemp("learned") / "run"
+    sizes = {"num_envs": 4, "num_steps": 1, "gradient_steps": 1, "batch_size": 8, "reanalyse": 4}
+    sizes |= {"buffer_size": 256, "learning_starts": 64, "total_timesteps": 4, "num_simulations": 20}
+    options = {name: TINY[name] for name in ("eval_games", "eval_positions", "opponent")}
+    ts.train("muzero/tictactoe", out=folder, quiet=True, **options, **sizes)
+    return folder
+
+
 def type_words(monkeypatch, *words):
     given = iter(words)
 
@@ -57,6 +68,21 @@ def test_a_person_plays(capsys, runs, monkeypatch, tmp_path):
     assert out.count("2 . x .") >= 1
     assert any(line in out for line in ("you win", "you lose", "a draw"))
     assert picture.stat().st_size > 10_000
+
+
+def test_a_person_plays_an_agent_that_does_not_know_the_rules(
+    capsys, learned_model, runs, monkeypatch, tmp_path
+):
+    type_words(monkeypatch, *(f"{c}{r}" for r in "123" for c in "abc"))
+    picture = tmp_path / "search.png"
+    code, out, _ = run_cli(capsys, "play", learned_model, "--picture", picture)
+    assert code == 0
+    assert "of 20 visits, value" in out
+    assert "?" in out.split("expects", 1)[1]  # beyond its own game's end
+    assert picture.stat().st_size > 10_000
+    code, out, _ = run_cli(capsys, "play", learned_model, "--against", runs / "a", "--episodes", 4, "--json")
+    assert code == 0
+    assert len(json.loads(out)["returns"]) == 4
 
 
 @pytest.mark.sweep
@@ -122,6 +148,13 @@ def test_an_agent_of_an_environment_plays_no_game(capsys, tmp_path):
     assert "plays alone in its environment" in why
     with pytest.raises(BadInput, match="has no 'table'"):
         ts.play_person(tmp_path / "pole")
+    sizes = {"total_timesteps": 4, "num_simulations": 2, "gradient_steps": 1, "eval_episodes": 1}
+    ts.train("muzero/smoke", out=tmp_path / "learned", quiet=True, **sizes)
+    assert "plays alone in its environment" in assert_rejected(
+        capsys, "play", tmp_path / "learned", "--against", "random"
+    )
+    with pytest.raises(BadInput, match="plays alone in CartPole-v0, and that is no game"):
+        ts.play_person(tmp_path / "learned")
 
 
 def test_in_python_a_game_takes_two(runs):

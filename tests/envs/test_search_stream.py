@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from torchstone.envs.board_games import tic_tac_toe
-from torchstone.envs.search_stream import GameEnvs, SearchStream, SearchStreamConfig
+from torchstone.envs import search_stream
+from torchstone.envs.board_games import connect_four, positions_by_ply, tic_tac_toe
+from torchstone.envs.openspiel import OpenSpielGame
+from torchstone.envs.search_stream import GameEnvs, SearchStream, SearchStreamConfig, transform
 from torchstone.envs.vector_env import VectorEnv
 
 GAMMA, K, N = 0.9, 3, 2
@@ -85,7 +87,8 @@ def plain_row(history, start, sign):
 
 
 @pytest.mark.parametrize("kind", ["time limit", "two players"])
-def test_batches_equal_what_was_done(kind):
+def test_batches_equal_what_was_done(kind, monkeypatch):
+    monkeypatch.setattr(search_stream, "transform", lambda symmetries, *columns: columns[:3])
     if kind == "time limit":  # CartPole of 12 steps: some episodes are cut, and some fall
         envs, num_actions, sign = VectorEnv("CartPole-v0", 5, seed=1, max_episode_steps=12), 2, 1
     else:
@@ -121,6 +124,51 @@ def test_batches_equal_what_was_done(kind):
         if kind == "time limit"
         else {(True, True), (False, True)}
     )
+
+
+@pytest.mark.parametrize("make", [tic_tac_toe, connect_four])
+def test_an_image_is_a_game_too(make):
+    """Its moves, played by the rules from its position, are legal as those of the original are, and end with
+    the same outcome; where a policy has a peak, so has the image's."""
+    game, rows, steps = make(), 200, 4
+    generator = torch.Generator().manual_seed(0)
+    state = game.initial(rows)
+    for _ in range(3):
+        state = game.step(
+            state, torch.multinomial(game.legal_actions(state).float(), 1, generator=generator)[:, 0]
+        )
+    observation, actions, policies, states = game.observe(state).float(), [], [], [state]
+    for _ in range(steps):
+        legal = game.legal_actions(states[-1]).float()
+        policies.append(legal / legal.sum(1, keepdim=True))
+        actions.append(torch.multinomial(legal + 1e-6, 1, generator=generator)[:, 0])
+        states.append(game.step(states[-1], actions[-1]))
+    policies.append(game.legal_actions(states[-1]).float())
+    action, policy = torch.stack(actions, 1), torch.stack(policies, 1)
+    image, moves, targets = transform(game.symmetries, observation, action, policy, generator)
+    assert (image != observation).any(3).any(2).any(1).float().mean() > 0.3
+    known = {tuple(game.observe(s[None])[0].flatten().tolist()): s for s in reachable(game)}
+    for row in range(rows):
+        now = known[tuple(image[row].bool().flatten().tolist())][None]
+        for k in range(steps):
+            if bool(game.outcome(states[k][[row]])[0]):
+                break
+            assert torch.equal(targets[row, k] > 0, game.legal_actions(now)[0])
+            now = game.step(now, moves[row, [k]])
+            for mine, original in zip(game.outcome(now), game.outcome(states[k + 1][[row]]), strict=True):
+                assert torch.equal(mine, original)
+
+
+def reachable(game):
+    """All positions after three moves."""
+    return positions_by_ply(game, 3)[3]
+
+
+def test_a_player_who_moves_twice_is_refused():
+    """Kalah: a seed in one's own store moves again."""
+    envs = GameEnvs(OpenSpielGame("openspiel:mancala"), 1)
+    with pytest.raises(ValueError, match="moves twice in a row"):
+        envs.step(torch.tensor([3]))
 
 
 def test_rewards_of_games_are_the_movers_and_games_begin_anew():

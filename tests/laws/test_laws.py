@@ -8,6 +8,7 @@ from pathlib import Path
 
 import budget
 import catalogue
+import draws
 import durations_law
 import import_rules
 import laws
@@ -179,6 +180,11 @@ def test_9_modes_are_put_back(at_hand, tmp_path):
 @recipes_at_hand.parametrized
 def test_10_each_source_of_chance_obeys_the_seed(at_hand):
     seeds.obeyed(*at_hand)
+
+
+def test_10_each_draw_names_its_generator():
+    found = draws.wrongs(SOURCE)
+    assert not found, "\n".join(found)
 
 
 @trained

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import blocks
 import budget
 import catalogue
+import draws
 import durations_law
 import import_rules
 import laws
@@ -610,6 +611,42 @@ def test_10_an_augmentation_of_a_fixed_seed(monkeypatch):
     )
     with caught("seeds with 7 whatever the seed"):
         seeds.obeyed(LENET5, lenet5.RECIPES["smoke"])
+
+
+@pytest.mark.parametrize(
+    ("source", "function"),
+    [
+        ("def f(generator):\n    return torch.rand(3)", "torch.rand"),
+        ("def f(x, generator):\n    return x.normal_()", "x.normal_"),
+        ("import numpy as np\nx = np.random.permutation(3)", "np.random.permutation"),
+        ("import random\nx = random.choice('ab')", "random.choice"),
+    ],
+)
+def test_10_a_draw_from_a_global_generator(source, function, tmp_path, monkeypatch):
+    monkeypatch.setattr(draws, "GLOBAL", set())
+    plant(tmp_path, "data/a.py", source)
+    assert draws.wrongs(tmp_path) == [f"data/a.py:2 {function} draws from a global generator"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(generator):\n    return torch.rand(3, generator=generator)",
+        "nn.init.normal_(weight)",
+        "import numpy as np\nrandom = np.random.RandomState(3)\nx = random.rand()",
+        "import random\nx = random.Random(3).random()",
+    ],
+)
+def test_10_a_draw_of_a_named_generator(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(draws, "GLOBAL", set())
+    plant(tmp_path, "data/a.py", source)
+    assert draws.wrongs(tmp_path) == []
+
+
+def test_10_an_exemption_without_use(tmp_path, monkeypatch):
+    monkeypatch.setattr(draws, "GLOBAL", {("data/a.py", "torch.rand")})
+    plant(tmp_path, "data/a.py", "x = 1")
+    assert draws.wrongs(tmp_path) == ["data/a.py: torch.rand is exempt and does not occur"]
 
 
 # law 11

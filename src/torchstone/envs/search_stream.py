@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from torchstone.envs.board_games import Symmetries
 from torchstone.envs.vector_env import EnvStep
 from torchstone.parts.rl import mcts
 from torchstone.parts.rl.value_support import n_step_targets
@@ -52,7 +53,10 @@ class SearchStreamConfig:
 class GameEnvs:
     """A board game as envs, each a game in which the same agent moves for both players.
 
-    A reward is in the view of the player who moves. `sign` is -1 where the other player moves next.
+    A reward is in the view of the player who moves. `sign` is -1: the other player moves next.
+
+    Raises:
+        ValueError: a player moves twice in a row, which no model without rules can know.
     """
 
     is_exact = True
@@ -60,7 +64,7 @@ class GameEnvs:
     def __init__(self, game: Any, num_envs: int):
         self.game, self.num_envs = game, num_envs
         self.state = game.initial(num_envs)
-        self.sign = torch.ones(num_envs)
+        self.sign = -torch.ones(num_envs)
 
     @property
     def observation(self) -> Float[Tensor, "envs *shape"]:
@@ -74,7 +78,10 @@ class GameEnvs:
         game, player = self.game, self.game.player(self.state)
         after = game.step(self.state, actions)
         done, outcome = game.outcome(after)
-        self.sign = torch.where(game.player(after) == player, 1.0, -1.0)
+        if bool(((game.player(after) == player) & ~done).any()):
+            raise ValueError(
+                f"{game.name}: a player moves twice in a row, and a learned model knows of turns alone"
+            )
         reward = outcome.gather(1, player[:, None])[:, 0]
         next_observation = game.observe(after)
         self.state = after
@@ -84,11 +91,11 @@ class GameEnvs:
         return EnvStep(next_observation, reward, done, torch.zeros_like(done), outcome[done, 0].tolist())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"state": self.state, "sign": self.sign, "game": self.game.state_dict()}
+        return {"state": self.state, "game": self.game.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.game.load_state_dict(state["game"])
-        self.state, self.sign = state["state"].clone(), state["sign"].clone()
+        self.state = state["state"].clone()
 
 
 class StepBuffer:
@@ -144,6 +151,25 @@ class StepBuffer:
         for name in self.COLUMNS:
             getattr(self, name).copy_(state[name])
         self.num_written = state["num_written"]
+
+
+def transform(
+    symmetries: Symmetries,
+    observation: Float[Tensor, "batch plane row column"],
+    action: Int64[Tensor, "batch K"],
+    policy: Float[Tensor, "batch K+1 action"],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each position, with the moves that follow it, as one of its images under the symmetries of the board,
+    each as likely."""
+    if len(symmetries.cells) == 1:
+        return observation, action, policy
+    which = torch.randint(len(symmetries.cells), (len(action),), generator=generator)
+    planes = observation.flatten(2)
+    image = planes.gather(2, symmetries.cells[which][:, None].expand_as(planes)).view_as(observation)
+    moves = symmetries.actions[which]
+    # a policy is read at the action that an image's action stands for, and an action is written as its image
+    return (image, moves.argsort(1).gather(1, action), policy.gather(2, moves[:, None].expand_as(policy)))
 
 
 class SearchStream:
@@ -267,15 +293,20 @@ class SearchStream:
         value, is_beyond = n_step_targets(
             reward + buffer.bootstrap[steps, env], discount, buffer.value[slots, env], config.n_step
         )
+        observation, action = buffer.observation[slots[0], env].float(), buffer.action[unrolled[:k], env].T
+        policy = buffer.policy[unrolled, env].transpose(0, 1)
+        if isinstance(self.envs, GameEnvs):
+            symmetries = self.envs.game.symmetries
+            observation, action, policy = transform(symmetries, observation, action, policy, generator)
         cut = buffer.is_truncated[unrolled, env]
         is_cut = torch.zeros_like(cut)
         is_cut[1:] = cut[:-1].cummax(0).values
         return UnrolledBatch(
-            observation=buffer.observation[slots[0], env].float(),
-            action=buffer.action[unrolled[:k], env].T,
+            observation=observation,
+            action=action,
             reward=reward[:k].masked_fill(is_beyond[:k], 0).T,
             value=value.T,
-            policy=buffer.policy[unrolled, env].transpose(0, 1),
+            policy=policy,
             is_live=~is_beyond.T,
             is_known=~is_cut.T,
             returns=returns,

@@ -29,9 +29,9 @@ class WithLoss(nn.Module):
         return *self.model(columns[0], columns[1]), losses["loss"]
 
 
-def support_target(x: float, size: int) -> list[float]:
+def support_target(x: float, size: int, scale: bool) -> list[float]:
     """Probabilities of the atoms -size to size."""
-    y = math.copysign(math.sqrt(abs(x) + 1) - 1, x) + 0.001 * x
+    y = math.copysign(math.sqrt(abs(x) + 1) - 1, x) + 0.001 * x if scale else x
     y = max(-size, min(size, y))
     probabilities = [0.0] * (2 * size + 1)
     below = math.floor(y)
@@ -52,9 +52,10 @@ class PlainMuZero(nn.Module):
         latent: int,
         value_support: int,
         reward_support: int,
+        scale: bool,
     ):
         super().__init__()
-        self.actions, self.supports = actions, (value_support, reward_support)
+        self.actions, self.supports, self.scale = actions, (value_support, reward_support), scale
 
         def two_layers(inputs: int, outputs: int) -> nn.Sequential:
             return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
@@ -103,14 +104,14 @@ class PlainMuZero(nn.Module):
                     break
                 weight = 1.0 if k == 0 else 1 / num_steps
                 log_v = torch.log_softmax(values[k][row], 0)
-                z = support_target(float(value[row, k]), self.supports[0])
+                z = support_target(float(value[row, k]), self.supports[0], self.scale)
                 total = total - 0.25 * weight * sum(p * x for p, x in zip(z, log_v, strict=True) if p)
                 if is_live[row, k]:
                     log_p = torch.log_softmax(policies[k][row], 0)
                     total = total - weight * (policy[row, k] * log_p).sum()
                 if k < num_steps:
                     log_r = torch.log_softmax(rewards[k][row], 0)
-                    u = support_target(float(reward[row, k]), self.supports[1])
+                    u = support_target(float(reward[row, k]), self.supports[1], self.scale)
                     total = total - sum(p * x for p, x in zip(u, log_r, strict=True) if p) / num_steps
         loss = total / len(observation)
         return torch.stack(policies, 1), torch.stack(values, 1), torch.stack(rewards, 1), loss
@@ -153,7 +154,9 @@ def muzero_cases(
         torch.manual_seed(seed)
         shape, actions, hidden, latent = (number(2, 6),), number(2, 6), number(5, 20), number(4, 12)
         value_support, reward_support, num_steps = number(2, 9), number(1, 4), number(1, 6)
-        theirs = PlainMuZero(shape[0], actions, hidden, latent, value_support, reward_support).double()
+        layers = shape[0], actions, hidden, latent, value_support, reward_support
+        scale = bool(seed % 4)  # not in games
+        theirs = PlainMuZero(*layers, scale).double()
         ours = network(
             shape,
             actions,
@@ -161,6 +164,7 @@ def muzero_cases(
             latent_dim=latent,
             value_support=value_support,
             reward_support=reward_support,
+            scale_values=scale,
             normalize=False,
         ).double()
         for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):

@@ -261,10 +261,12 @@ def load_run(folder: Path, device: str = "cpu", *, last: bool = False):
 
 
 def plays_game(path: str | Path) -> bool:
-    """Whether a run's agent plays a game against others: its system has a `table`.
+    """Whether a run's agent plays a game against others: its system has a `table`, and where it learns other
+    environments too, `is_game(data)` says that this is one.
 
     Raises:
         BadInput: no run.
     """
-    entry, _, _ = read_recipe(Path(path))
-    return hasattr(entry.module(), "table")
+    entry, _, recipe = read_recipe(Path(path))
+    module = entry.module()
+    return hasattr(module, "table") and getattr(module, "is_game", lambda data: True)(recipe.data)

@@ -202,8 +202,8 @@ world_models: World Models, 2018. Ha and Schmidhuber, arXiv:1803.10122
     variants: world_models world_models_car world_models_small
     recipes: take_cover car_racing smoke
 muzero: MuZero, 2019. Schrittwieser, Antonoglou, Hubert et al., arXiv:1911.08265
-    variants: muzero_mlp
-    recipes: cartpole smoke
+    variants: muzero_mlp muzero_frames
+    recipes: cartpole tictactoe minigrid smoke
 """,
     "multiagent": """
 nfsp: NFSP, 2016. Heinrich and Silver, arXiv:1603.01121

@@ -49,6 +49,9 @@ def test_values_are_read_back_from_their_targets():
     x = torch.linspace(-60, 60, 240, dtype=torch.float64).view(3, 80)
     logits = value_target(x, 10).clamp_min(1e-300).log()
     assert torch.allclose(expected_value(logits), x, atol=1e-8)
+    x = x.clamp(-10, 10)
+    logits = value_target(x, 10, scale=False).clamp_min(1e-300).log()
+    assert torch.allclose(expected_value(logits, scale=False), x, atol=1e-8)
 
 
 def plain_targets(reward, discount, value, n, position):

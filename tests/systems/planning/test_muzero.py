@@ -11,6 +11,8 @@ from torchstone.parts.rl import mcts
 from torchstone.parts.rl.value_support import expected_value
 from torchstone.references.muzero import COLUMNS, random_batch
 from torchstone.systems.planning import muzero
+from torchstone.tasks.selfplay import inference
+from torchstone.tasks.selfplay.players import search_game
 
 SMOKE = dataclasses.replace(muzero.RECIPES["smoke"], device="cpu")
 
@@ -95,6 +97,53 @@ def test_search_is_that_of_the_models_own_predictions():
     assert model.greedy(observation, legal).tolist() == tree.root_visits.argmax(1).tolist()
 
 
+def test_a_game_is_searched_with_signs_and_legal_moves_at_the_root():
+    """The rule counts values as they are: a move that was not tried is a draw."""
+    run = next(muzero.build(dataclasses.replace(SMOKE, data="tic_tac_toe", eval_positions=0)))
+    model, game = run.state["model"], run.stream.envs.game
+    assert model.gamma == -SMOKE.gamma
+    assert not model.scale_values
+    assert model.normalizer is None
+    state = game.step(game.initial(1), torch.tensor([4]))
+    rules = []
+    with pytest.MonkeyPatch.context() as patch:
+        search = mcts.search
+        patch.setattr(mcts, "search", lambda *args, rule: rules.append(rule) or search(*args, rule=rule))
+        tree = muzero.search_game(model, game, state, 20, c_puct=2.0)
+    assert rules == [mcts.Puct(c_init=2.0, normalize=None)]
+    assert tree.root_visits[0, 4] == 0
+    assert (tree.discount[tree.children >= 0] == -SMOKE.gamma).all()
+
+
+def test_states_of_nodes_are_those_of_the_game():
+    """Beside a search in the game itself, whose nodes hold them; none beyond what the rules forbid."""
+    run = next(muzero.build(dataclasses.replace(SMOKE, data="tic_tac_toe", eval_positions=0)))
+    game, state = run.stream.envs.game, run.stream.envs.game.initial(1)
+    exact = playout_tree(game, state)
+    states = inference.node_states(game, state, exact)
+    assert len(states) > 20
+    for node, each in enumerate(states):
+        assert torch.equal(each, exact.embedding[:, node])
+    tree = muzero.search_game(run.state["model"], game, state, 60, c_puct=1.25)
+    states = inference.node_states(game, state, tree)
+    for node, each in enumerate(states):
+        for action in range(9):
+            child = int(tree.children[0, node, action])
+            if child > 0 and (each is None or not inference.is_legal(game, each, action)):
+                assert states[child] is None
+    assert any(each is None for each in states)
+    assert inference.action_name(game, None, 3) == "?3"
+
+
+def playout_tree(game, state):
+    def outputs(now, done):
+        return torch.zeros(len(now), 9).masked_fill(~game.legal_actions(now, done), -torch.inf), torch.zeros(
+            len(now)
+        )
+
+    return search_game(game, state, outputs, 40, rule=mcts.Puct(normalize=None))
+
+
 def test_training_searches_with_noise_and_play_without():
     model, observation = network(), torch.randn(3, 3).double()
     generator = torch.Generator().manual_seed(0)
@@ -124,6 +173,8 @@ def test_temperature_falls_in_three_steps():
         ({"buffer_size": 300}, "too small"),
         ({"data": "Pendulum-v1"}, "continuous actions"),
         ({"unroll_steps": 5000}, "too small"),
+        ({"data": "tic_tac_toe", "max_episode_steps": 5}, "are of environments, and tic_tac_toe is a game"),
+        ({"data": "tic_tac_toe", "opponent": "nobody"}, "no opponent 'nobody'"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):

@@ -34,16 +34,17 @@ def two_hot(y: Float[Tensor, "*batch"], size: int) -> Float[Tensor, "*batch atom
     return probabilities.scatter_(-1, index + 1, weight[..., None])
 
 
-def value_target(x: Float[Tensor, "*batch"], size: int) -> Float[Tensor, "*batch atoms"]:
-    """What a network's softmax is trained on where the value is x."""
-    return two_hot(scale_value(x), size)
+def value_target(x: Float[Tensor, "*batch"], size: int, scale: bool = True) -> Float[Tensor, "*batch atoms"]:
+    """What a network's softmax is trained on where the value is x; without `scale` h is left out."""
+    return two_hot(scale_value(x) if scale else x, size)
 
 
-def expected_value(logits: Float[Tensor, "*batch atoms"]) -> Float[Tensor, "*batch"]:
-    """h⁻¹ of the mean of the atoms."""
+def expected_value(logits: Float[Tensor, "*batch atoms"], scale: bool = True) -> Float[Tensor, "*batch"]:
+    """h⁻¹ of the mean of the atoms; without `scale` that mean."""
     size = logits.shape[-1] // 2
     atoms = torch.arange(-size, size + 1, dtype=logits.dtype, device=logits.device)
-    return unscale_value(logits.softmax(-1) @ atoms)
+    mean = logits.softmax(-1) @ atoms
+    return unscale_value(mean) if scale else mean
 
 
 def n_step_targets(

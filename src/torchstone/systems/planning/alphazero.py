@@ -332,7 +332,17 @@ def build(recipe: Recipe) -> Iterator[Run]:
             metrics = step(minibatch)
         return metrics | train.game_metrics(batch)
 
-    yield train.make_run(model, recipe, stream, update, {"optimizer": step.optimizer}, model_config, search)
+    yield train.make_run(
+        model,
+        recipe,
+        stream,
+        update,
+        {"optimizer": step.optimizer},
+        model_config,
+        search,
+        steps=recipe.steps,
+        examples=train.examples_of(recipe, game, recipe.num_games * recipe.num_moves),
+    )
 
 
 play = partial(inference.play, search)

@@ -16,7 +16,8 @@ values are what the networks are trained on next, and it gets better as they do.
     L(θ)      = Σ_{k=0..K} w_k (H(π_{t+k}, p^k) + c H(φ(z_{t+k}), v^k) + H(φ(u_{t+k}), r^k))
     w_0       = 1, other w_k = 1/K                      H the cross-entropy; no r⁰
 
-φ is a two-hot distribution over a support of h(x) = sign(x)(√(|x| + 1) - 1) + εx. Latent states are scaled
+φ is a two-hot distribution over a support of h(x) = sign(x)(√(|x| + 1) - 1) + εx; of x itself in games, where
+x is -1, 0 or 1. Latent states are scaled
 to 0..1, and the gradient at the start of each dynamics step is halved. An episode's end is absorbing:
 beyond it rewards and values are 0 and there is no policy. With two players γ is -γ: the value of the next
 state is the opponent's.
@@ -27,6 +28,10 @@ Shapes: observations `(batch, *shape)`; `forward` gives the logits of policies `
 What differs from the paper: small networks of fully connected layers, by Adam; positions are sampled
 uniformly; reanalyse renews what is stored rather than what is sampled. An episode that a time limit cut is
 bootstrapped.
+
+A board game (`--data tic_tac_toe`, `connect_four`, `openspiel:NAME`) is played by the one network for both
+players in turn. The rules are asked for legal moves at the root, and for the end, as the paper does. What is
+trained on is also turned and mirrored, as AlphaGo Zero does; MuZero's paper does not.
 """
 
 import math
@@ -44,18 +49,28 @@ from torchstone.engine import rng
 from torchstone.engine.device import select_device
 from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.run import Run
-from torchstone.envs.search_stream import UnrolledBatch
+from torchstone.envs.search_stream import GameEnvs, UnrolledBatch
+from torchstone.envs.wrappers import FRAME_SIZE
+from torchstone.errors import BadInput
 from torchstone.parts.facts import Fact, ParityCase
 from torchstone.parts.rl import mcts
+from torchstone.parts.rl.actor_critic import FEATURE_DIM, image_encoder
 from torchstone.parts.rl.exploration import linear_schedule
 from torchstone.parts.rl.networks import mlp
+from torchstone.parts.rl.observations import BYTE, scale_observations
 from torchstone.parts.rl.running_mean_std import RunningMeanStd
 from torchstone.parts.rl.value_support import expected_value, scale_value, unscale_value, value_target
 from torchstone.systems import Variant
 from torchstone.tasks.rl import common, model_based
-from torchstone.tasks.rl.evaluate import evaluate, play
+from torchstone.tasks.rl import evaluate as episodes
+from torchstone.tasks.selfplay import inference as games
+from torchstone.tasks.selfplay import train as selfplay
+from torchstone.tasks.selfplay.players import is_game
 
-__all__ = ["FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "play", "reference"]
+__all__ = [
+    *("FACTS", "RECIPES", "VARIANTS", "Recipe", "build", "evaluate", "is_game", "play", "reference", "rival"),
+    "table",
+]
 
 # what of the paper is written out here
 STORY = ("search", "loss")
@@ -63,10 +78,13 @@ STORY = ("search", "loss")
 
 @dataclass(frozen=True)
 class Recipe:
-    data: str = "CartPole-v0"  # Gymnasium environment id, or module:Id, or module:name of a class or function
+    data: str = (
+        "CartPole-v0"  # Gymnasium environment id, or module:Id or module:name; or a game, as of alphazero
+    )
     wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
     max_episode_steps: int | None = None  # time limit of an episode, 0 for none; else the environment's own
-    variant: str = "muzero_mlp"  # network
+    variant: str = "muzero_mlp"  # network: muzero_frames for frames
+    encoder: str = "small"  # CNN of muzero_frames: small, of the DQN of 2013, or nature, of 2015
     hidden: tuple[int, ...] = (128,)  # hidden layer widths of each of the networks
     latent_dim: int = 64  # dimension of a latent state
     value_support: int = 15  # largest atom S of values, which are transformed by h
@@ -83,6 +101,7 @@ class Recipe:
     reanalyse: int = 256  # positions that are searched again before each update; 0 for none
     learning_starts: int = 1000  # steps at random before learning starts
     value_coef: float = 0.25  # weight c of the value loss
+    c_puct: float = 1.25  # exploration constant c1 of the search
     dirichlet_alpha: float = 0.25  # α of the noise at the root
     dirichlet_fraction: float = 0.25  # share of the noise at the root
     lr: float = 3e-3  # learning rate
@@ -92,6 +111,9 @@ class Recipe:
     total_timesteps: int = 19_000  # environment steps after learning_starts, rounded up to whole updates
     eval_episodes: int = 20  # greedy episodes of the test; fewer in training if more than a tenth of the work
     record_video: bool = True  # record a video of a greedy episode at the end
+    opponent: str = "auto"  # of games: opponent in evaluation: perfect, random, mcts:N, or auto
+    eval_games: int = 200  # of games: games of the test, every other one begun; at most 40 in training
+    eval_positions: int = 500  # of games: positions in which a solver says which moves are best; 0 for none
     seed: int = 0  # random seed of weights, environments, noise, actions and replay
     device: str = "auto"  # device: auto, cpu, cuda or mps
 
@@ -105,6 +127,47 @@ CARTPOLE = Recipe()
 RECIPES = {
     # torchstone train muzero   20,000 steps, about two minutes of a core; return 200 on 4 of 5 seeds
     "cartpole": CARTPOLE,
+    # torchstone train muzero/tictactoe   unmeasured
+    "tictactoe": replace(
+        CARTPOLE,
+        data="tic_tac_toe",
+        hidden=(256,),
+        latent_dim=128,
+        value_support=1,
+        reward_support=1,
+        num_simulations=32,
+        num_envs=128,
+        num_steps=8,
+        n_step=9,
+        gamma=1.0,
+        gradient_steps=250,
+        buffer_size=32_768,
+        learning_starts=2048,
+        value_coef=1.0,
+        dirichlet_alpha=1.0,
+        lr=2e-3,
+        total_timesteps=40_000,
+    ),
+    # torchstone train muzero/minigrid   unmeasured; pip install minigrid
+    "minigrid": replace(
+        CARTPOLE,
+        data="minigrid:MiniGrid-Empty-5x5-v0",
+        wrappers=(
+            "minigrid.wrappers:RGBImgPartialObsWrapper",
+            "minigrid.wrappers:ImgObsWrapper",
+            "ResizeFrames",
+        ),
+        max_episode_steps=100,
+        variant="muzero_frames",
+        value_support=2,
+        reward_support=2,
+        num_envs=16,
+        gradient_steps=8,
+        batch_size=64,
+        buffer_size=10_000,
+        reanalyse=64,
+        total_timesteps=9000,
+    ),
     # for tests: seconds
     "smoke": replace(
         CARTPOLE,
@@ -150,10 +213,13 @@ class MuZeroNetwork(nn.Module):
     Args:
         hidden: hidden layer widths of each.
         value_support, reward_support: largest atoms.
+        scale_values: the atoms are of h(x), not of x.
         gamma: discount of the search; negative where two players move in turn.
-        num_simulations: of the search by which `greedy` acts.
+        num_simulations, c_puct: of the search by which `greedy` acts.
         normalize: normalize observations by running statistics (`normalizer.update`).
-        continuous, observation_scale: in the metadata of every agent; not used.
+        encoder: the CNN before h for frames, `nature` or `small`; None for other observations.
+        observation_scale: what frames are divided by.
+        continuous: in the metadata of every agent; not used.
     """
 
     uses_masks = True
@@ -167,16 +233,23 @@ class MuZeroNetwork(nn.Module):
         latent_dim: int = 64,
         value_support: int = 15,
         reward_support: int = 5,
+        scale_values: bool = True,
         gamma: float = 0.997,
         num_simulations: int = 25,
+        c_puct: float = 1.25,
         normalize: bool = True,
+        encoder: str | None = None,
         continuous: bool = False,
-        observation_scale: float = 255.0,
+        observation_scale: float = BYTE,
     ):
         super().__init__()
-        self.num_actions, self.gamma, self.num_simulations = num_actions, gamma, num_simulations
+        self.num_actions, self.gamma, self.scale_values = num_actions, gamma, scale_values
+        self.num_simulations, self.c_puct = num_simulations, c_puct
         self.normalizer = RunningMeanStd(tuple(observation_shape)) if normalize else None
-        self.representation = scale_output(mlp((math.prod(observation_shape), *hidden, latent_dim)))
+        self.observation_scale = observation_scale
+        self.encoder = nn.Flatten() if encoder is None else image_encoder(observation_shape[0], encoder)
+        features = math.prod(observation_shape) if encoder is None else FEATURE_DIM[encoder]
+        self.representation = scale_output(mlp((features, *hidden, latent_dim)))
         self.dynamics_body = nn.Sequential(scale_output(mlp((latent_dim + num_actions, *hidden))), nn.ReLU())
         self.dynamics = scale_output(mlp((hidden[-1], latent_dim)))
         self.reward = scale_output(mlp((hidden[-1], 2 * reward_support + 1)), 0.1)
@@ -187,7 +260,9 @@ class MuZeroNetwork(nn.Module):
         """s⁰ = h(o)."""
         if self.normalizer is not None:
             observation = self.normalizer(observation)
-        return scale_latent(self.representation(observation.flatten(1)))
+        if not isinstance(self.encoder, nn.Flatten):
+            observation = scale_observations(observation, self.observation_scale)
+        return scale_latent(self.representation(self.encoder(observation)))
 
     def step(
         self, latent: Float[Tensor, "batch latent"], action: Int64[Tensor, " batch"]
@@ -228,12 +303,17 @@ class MuZeroNetwork(nn.Module):
         action_mask: Bool[Tensor, "batch actions"] | None = None,
     ) -> Int64[Tensor, " batch"]:
         """The actions that a search visits most."""
-        return search(self, observation, action_mask, self.num_simulations).root_visits.max(1).indices
+        tree = search(self, observation, action_mask, self.num_simulations, c_puct=self.c_puct)
+        return tree.root_visits.max(1).indices
 
 
-OBSERVATION = (4,)
+OBSERVATION, FRAMES = (4,), (3, *FRAME_SIZE)
 VARIANTS = {
-    "muzero_mlp": Variant(partial(MuZeroNetwork, observation_shape=OBSERVATION, num_actions=2), OBSERVATION)
+    "muzero_mlp": Variant(partial(MuZeroNetwork, observation_shape=OBSERVATION, num_actions=2), OBSERVATION),
+    "muzero_frames": Variant(
+        partial(MuZeroNetwork, observation_shape=FRAMES, num_actions=7, normalize=False, encoder="small"),
+        FRAMES,
+    ),
 }
 
 
@@ -243,6 +323,7 @@ def search(
     legal: Bool[Tensor, "batch action"] | None,
     num_simulations: int,
     *,
+    c_puct: float = 1.25,
     noise: tuple[float, float, torch.Generator] | None = None,
 ) -> mcts.Tree:
     """A search in the learned model, one tree for each observation.
@@ -257,16 +338,28 @@ def search(
         reward, latent = model.step(latent, action)
         logits, value = model.predict(latent)
         discount = torch.full_like(value[:, 0], model.gamma)
-        return mcts.RecurrentOutput(expected_value(reward), discount, logits, expected_value(value)), latent
+        return mcts.RecurrentOutput(read(reward), discount, logits, read(value)), latent
 
+    read = partial(expected_value, scale=model.scale_values)
     latent = model.represent(observation)
     logits, value = model.predict(latent)
     if legal is not None:
         logits = logits.masked_fill(~legal, -torch.inf)
     if noise is not None:
         logits = mcts.add_dirichlet_noise(logits, *noise)
-    root = mcts.RootOutput(logits, expected_value(value), latent)
-    return mcts.search(root, recurrent_fn, num_simulations, rule=mcts.Puct(normalize="tree"))
+    root = mcts.RootOutput(logits, read(value), latent)
+    # a game's values are bounded as they are, and a move that was not tried counts as a draw
+    rule = mcts.Puct(c_init=c_puct, normalize=None if model.gamma < 0 else "tree")
+    return mcts.search(root, recurrent_fn, num_simulations, rule=rule)
+
+
+def search_game(
+    model: MuZeroNetwork, game: Any, state: Tensor, num_simulations: int, *, c_puct: float
+) -> mcts.Tree:
+    """The search from states of a board game."""
+    device = next(model.parameters()).device
+    observation, legal = game.observe(state).to(device), game.legal_actions(state).to(device)
+    return search(model, observation, legal, num_simulations, c_puct=c_puct)
 
 
 def loss(model: MuZeroNetwork, batch: UnrolledBatch, value_coef: float) -> dict[str, Tensor]:
@@ -284,10 +377,10 @@ def loss(model: MuZeroNetwork, batch: UnrolledBatch, value_coef: float) -> dict[
     # H(π, p)
     policy_loss = (weight * batch.is_live * cross_entropy(batch.policy, policy)).sum(1).mean()
     # H(φ(z), v)
-    z = value_target(batch.value, value.shape[-1] // 2)
+    z = value_target(batch.value, value.shape[-1] // 2, model.scale_values)
     value_loss = (weight * cross_entropy(z, value)).sum(1).mean()
     # H(φ(u), r): the reward of an action belongs to the step that it leads to
-    u = value_target(batch.reward, reward.shape[-1] // 2)
+    u = value_target(batch.reward, reward.shape[-1] // 2, model.scale_values)
     reward_loss = (
         (batch.is_known[:, :-1].to(weight.dtype) / num_steps * cross_entropy(u, reward)).sum(1).mean()
     )
@@ -296,23 +389,54 @@ def loss(model: MuZeroNetwork, batch: UnrolledBatch, value_coef: float) -> dict[
 
 
 def temperature(recipe: Recipe, env_steps: int) -> float:
-    """τ: 1 in the first half of training, then 1/2, and 1/4 in the last quarter (appendix D)."""
+    """τ: 1 in the first half of training, then 1/2, and 1/4 in the last quarter (appendix D); 1 in games."""
+    if is_game(recipe.data):
+        return 1.0
     share = env_steps / (recipe.learning_starts + recipe.total_timesteps)
     return 1.0 if share < 0.5 else 0.5 if share < 0.75 else 0.25
+
+
+def network_config(recipe: Recipe, game: Any) -> dict[str, Any]:
+    """
+    Args:
+        game: the board game; None for an environment.
+
+    Raises:
+        BadInput: what an environment shows or takes does not fit; or options of environments for a game.
+    """
+    if game is None:
+        spaces = common.model_config(recipe, "muzero", "discrete")
+        is_frame = len(spaces["observation_shape"]) == 3
+        if is_frame != (recipe.variant == "muzero_frames"):
+            kind, fits = ("frames", "muzero_frames") if is_frame else ("no frames", "muzero_mlp")
+            raise BadInput(f"{recipe.data} has {kind}: --variant {fits}")
+        if is_frame:
+            spaces |= {"normalize": False, "encoder": recipe.encoder}
+    elif recipe.variant == "muzero_frames":
+        raise BadInput(f"{recipe.data} is a game without frames: --variant muzero_mlp")
+    elif recipe.wrappers or recipe.max_episode_steps is not None:
+        raise BadInput(f"--wrappers and --max-episode-steps are of environments, and {recipe.data} is a game")
+    else:
+        shape = list(game.observation_shape)
+        spaces = {"observation_shape": shape, "num_actions": game.num_actions, "normalize": False}
+        spaces["scale_values"] = False
+    return spaces | {
+        "hidden": list(recipe.hidden),
+        "latent_dim": recipe.latent_dim,
+        "value_support": recipe.value_support,
+        "reward_support": recipe.reward_support,
+        # the value of the next state is the opponent's
+        "gamma": recipe.gamma if game is None else -recipe.gamma,
+        "num_simulations": recipe.num_simulations,
+        "c_puct": recipe.c_puct,
+    }
 
 
 def build(recipe: Recipe) -> Iterator[Run]:
     rng.seed(recipe.seed)
     device = select_device(recipe.device)
-    model_config = common.model_config(recipe, "muzero", "discrete")
-    model_config |= {
-        "hidden": list(recipe.hidden),
-        "latent_dim": recipe.latent_dim,
-        "value_support": recipe.value_support,
-        "reward_support": recipe.reward_support,
-        "gamma": recipe.gamma,
-        "num_simulations": recipe.num_simulations,
-    }
+    game = selfplay.make_game(recipe.data) if is_game(recipe.data) else None
+    model_config = network_config(recipe, game)
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
     step = FlatGradientUpdate(
         lambda batch: loss(model, batch, recipe.value_coef),
@@ -324,15 +448,21 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
     def search_with_noise(observation: Tensor, legal: Tensor, generator: Any) -> mcts.Tree:
         noise = recipe.dirichlet_alpha, recipe.dirichlet_fraction, generator
-        return search(
-            model, observation.float().to(device), legal.to(device), recipe.num_simulations, noise=noise
-        )
+        observation, legal = observation.float().to(device), legal.to(device)
+        options = {"c_puct": recipe.c_puct, "noise": noise}
+        return search(model, observation, legal, recipe.num_simulations, **options)
 
     def value(observation: Tensor) -> Tensor:
-        return expected_value(model.predict(model.represent(observation.float().to(device)))[1])
+        _, logits = model.predict(model.represent(observation.float().to(device)))
+        return expected_value(logits, model.scale_values)
 
     stream = model_based.make_stream(
-        recipe, search_with_noise, value, partial(temperature, recipe), model_config["num_actions"]
+        recipe,
+        search_with_noise,
+        value,
+        partial(temperature, recipe),
+        model_config["num_actions"],
+        None if game is None else GameEnvs(game, recipe.num_envs),
     )
 
     def update(batch: UnrolledBatch) -> dict:
@@ -342,9 +472,48 @@ def build(recipe: Recipe) -> Iterator[Run]:
         metrics: dict[str, Any] = {}
         for minibatch in model_based.minibatches(batch, recipe.batch_size, device):
             metrics = step(minibatch)
-        return {**metrics, **common.rollout_metrics(batch)}
+        return metrics | (common if game is None else model_based).rollout_metrics(batch)
 
-    yield common.make_run(model, recipe, stream, update, {"optimizer": step.optimizer}, model_config)
+    state = {"optimizer": step.optimizer}
+    if game is None:
+        yield common.make_run(model, recipe, stream, update, state, model_config)
+        return
+    examples = selfplay.examples_of(recipe, game, recipe.num_envs * recipe.num_steps)
+    arena = {"steps": recipe.updates, "examples": examples}
+    yield selfplay.make_run(model, recipe, stream, update, state, model_config, search_game, **arena)
+
+
+def evaluate(model: Any, metadata: dict[str, Any], data: str, *, held_out: bool) -> dict[str, float]:
+    """The test of an environment, or of a game, whichever the run was trained in."""
+    if "game" in metadata:
+        return games.evaluate(search_game, model, metadata, data, held_out=held_out)
+    return episodes.evaluate(model, metadata, data, held_out=held_out)
+
+
+def play(model: Any, metadata: dict[str, Any], **options: Any) -> list[float]:
+    """Returns of episodes, or of games against an opponent."""
+    if "game" in metadata:
+        return games.play(search_game, model, metadata, **options)
+    return episodes.play(model, metadata, **options)
+
+
+def check_game(metadata: dict[str, Any]) -> None:
+    """
+    Raises:
+        BadInput: the run's agent plays no game.
+    """
+    if "game" not in metadata:
+        raise BadInput(f"this agent plays alone in {metadata['env']['spec']}, and that is no game for two")
+
+
+def table(model: Any, metadata: dict[str, Any], **options: Any) -> games.BoardTable:
+    check_game(metadata)
+    return games.table(search_game, model, metadata, **options)
+
+
+def rival(model: Any, metadata: dict[str, Any]) -> games.Rival:
+    check_game(metadata)
+    return games.rival(search_game, model, metadata)
 
 
 # h(x) by hand: √(3 + 1) - 1 + 0.003; √(99 + 1) - 1 + 0.099; and its inverse

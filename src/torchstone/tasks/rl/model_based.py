@@ -52,3 +52,12 @@ def minibatches(batch: UnrolledBatch, size: int, device: Any) -> Iterator[Unroll
     columns = {name: x.to(device).split(size) for name, x in batch._asdict().items() if isinstance(x, Tensor)}
     for rows in zip(*columns.values(), strict=True):
         yield batch._replace(**dict(zip(columns, rows, strict=True)))
+
+
+def rollout_metrics(batch: UnrolledBatch) -> dict[str, float]:
+    """Of a board game: moves so far, and the score of the player who moves first, in the games that ended
+    before this batch."""
+    metrics = {"env_steps": float(batch.env_steps)}
+    if batch.returns:
+        metrics["first_player_score"] = (sum(batch.returns) / len(batch.returns) + 1) / 2
+    return metrics

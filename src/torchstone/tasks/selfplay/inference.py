@@ -116,20 +116,43 @@ def draw_search(agent: Agent, state: Tensor, file: Path, tree: mcts.Tree | None 
     """A picture of the search at one state."""
     tree = agent.tree(state) if tree is None else tree
     game = agent.game
-    nodes = tree.embedding[0]
+    states = node_states(game, state, tree)
 
     def name(node: int, action: int) -> str:
-        return game.action_name(nodes[node : node + 1], action).split()[-1]
+        return action_name(game, states[node], action)
 
     title = f"{game.name}: {agent.simulations} simulations, value {float(tree.root_value[0]):+.2f}"
     draw_search_tree(tree, name, file, title, board=game.render(state))
 
 
-def expected_line(agent: Agent, tree: mcts.Tree, first: int, length: int = LINE) -> list[str]:
+def node_states(game: Any, state: Tensor, tree: mcts.Tree) -> list[Tensor | None]:
+    """The game's state in each node of the first tree, by its moves from the root. None beyond a move that
+    the rules forbid, which a search in a learned model may make."""
+    states: list[Tensor | None] = [state, *[None] * (int(tree.size[0]) - 1)]
+    for node, now in enumerate(states):  # children come after their parents
+        for action in (tree.children[0, node] > 0).nonzero()[:, 0].tolist():
+            if now is not None and is_legal(game, now, action):
+                states[int(tree.children[0, node, action])] = game.step(now, torch.tensor([action]))
+    return states
+
+
+def is_legal(game: Any, state: Tensor, action: int) -> bool:
+    return not bool(game.outcome(state)[0]) and bool(game.legal_actions(state)[0, action])
+
+
+def action_name(game: Any, state: Tensor | None, action: int) -> str:
+    """Notation of a move; `?` and the action's number where the rules forbid it."""
+    if state is None or not is_legal(game, state, action):
+        return f"?{action}"
+    return game.action_name(state, action).split()[-1]
+
+
+def expected_line(agent: Agent, state: Tensor, tree: mcts.Tree, first: int, length: int = LINE) -> list[str]:
     """The move `first`, and the answers that the search visits most after it, one after another."""
     names, node, action = [], 0, first
+    states = node_states(agent.game, state, tree)
     while len(names) < length:
-        names.append(agent.game.action_name(tree.embedding[0, node : node + 1], action).split()[-1])
+        names.append(action_name(agent.game, states[node], action))
         node = int(tree.children[0, node, action])
         if node < 0 or not float(tree.visits[0, node].max()):
             break
@@ -174,7 +197,7 @@ class BoardTable:
         if self.picture is not None:
             draw_search(self.agent, self.state, self.picture, tree)
         visits, q = int(tree.root_visits[0, action]), float(tree.root_q[0, action])
-        line = " ".join(expected_line(self.agent, tree, action))
+        line = " ".join(expected_line(self.agent, self.state, tree, action))
         self.make(action)
         return f"{name} ({visits} of {self.agent.simulations} visits, value {q:+.2f}; expects {line})"
 

@@ -23,6 +23,11 @@ VECTORIZED = {"tic_tac_toe": board_games.tic_tac_toe, "connect_four": board_game
 Player = Callable[[Tensor, torch.Generator], Tensor]
 
 
+def is_game(data: str) -> bool:
+    """Whether a recipe's data name a game of this room, which may still be one that does not fit."""
+    return data in VECTORIZED or data.startswith(PREFIX)
+
+
 def make_game(data: str) -> Any:
     """`tic_tac_toe` and `connect_four`, on tensors; `openspiel:NAME`, any game of open_spiel that fits.
 

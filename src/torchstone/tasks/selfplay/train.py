@@ -102,38 +102,40 @@ def game_metrics(batch: SelfPlayBatch) -> dict[str, float]:
     return metrics
 
 
-def examples_of(recipe: Any, game: Any) -> Examples:
+def examples_of(recipe: Any, game: Any, moves_per_update: int) -> Examples:
     """Work in forward passes: a move takes one for each simulation, and so does a move in the arena; a random
     play-out takes as long as several."""
-    update = recipe.num_games * recipe.num_moves * recipe.num_simulations
+    update = moves_per_update * recipe.num_simulations
     update += FORWARDS * recipe.gradient_steps * recipe.batch_size
     games = min(recipe.eval_games, VALIDATION_GAMES)
     moves = games * min(game.max_game_length, 60)  # one match of half of the moves, one of all
     playouts = opponent_name(game, recipe.opponent).partition(":")[2]
     evaluation = 1.5 * moves * recipe.num_simulations + 0.5 * moves * PLAYOUT * int(playouts or 0)
-    return Examples(
-        recipe.num_games * recipe.num_moves, None, games, "moves", evaluation, float(update), is_at_most=True
-    )
+    return Examples(moves_per_update, None, games, "moves", evaluation, float(update), is_at_most=True)
 
 
 def make_run(
     model: nn.Module,
     recipe: Any,
-    stream: SelfPlay,
-    update: Callable[[SelfPlayBatch], dict],
+    stream: Any,
+    update: Callable[[Any], dict],
     state: dict[str, Any],
     model_config: dict[str, Any],
     search: Callable[..., Any],
+    *,
+    steps: int,
+    examples: Examples,
 ) -> Run:
-    """A Run of `recipe.steps` updates. Its last weights are used: what is newest plays best against what came
+    """A Run of `steps` updates. Its last weights are used: what is newest plays best against what came
     before, and no opponent is the measure of all.
 
     Args:
         search: the system's: network, game, states, number of simulations -> trees, without noise.
     """
     record_game(recipe.data)
-    opponent = opponent_name(stream.game, recipe.opponent)
-    make_opponent(stream.game, opponent)  # which may be none, or not be installed
+    game = make_game(recipe.data)
+    opponent = opponent_name(game, recipe.opponent)
+    make_opponent(game, opponent)  # which may be none, or not be installed
     metadata = {
         "task": "play",
         "variant": recipe.variant,
@@ -144,7 +146,7 @@ def make_run(
         "opponent": opponent,
         "eval_games": recipe.eval_games,
         "eval_positions": recipe.eval_positions,
-        "data": f"{stream.game.name}: games against itself; tested against {opponent}",
+        "data": f"{game.name}: games against itself; tested against {opponent}",
     }
     agent = Agent(search, model, metadata)  # with a game of its own, which forgets states of its own
     ladder = EloLadder(model)
@@ -164,8 +166,8 @@ def make_run(
         update=update,
         evaluate=evaluate,
         state={"model": model, **state, "stream": stream, "ladder": ladder},
-        steps=recipe.steps,
-        examples=examples_of(recipe, agent.game),
+        steps=steps,
+        examples=examples,
         test=lambda: test_metrics(agent, metadata),
         report=report,
         metadata=metadata,
