@@ -48,7 +48,7 @@ def test_it_is_the_packages_search():
         ours.tell(ellipsoid(x))
 
 
-@pytest.mark.parametrize("n", [6, 150])  # in 100 dimensions and more the package draws by itself
+@pytest.mark.parametrize("n", [6, 300])  # in 300 dimensions the package draws by itself
 def test_numpys_global_generator_is_left_alone_and_does_not_matter(n):
     runs = []
     for seed in (1, 2):
@@ -77,7 +77,7 @@ def test_equal_losses_do_not_end_it():
 
 
 @pytest.mark.parametrize("is_diagonal", [False, True])
-@pytest.mark.parametrize("n", [6, 150])
+@pytest.mark.parametrize("n", [6, 300])
 def test_resumed_it_goes_on_to_the_bit(n, is_diagonal, tmp_path):
     one = search(n, is_diagonal=is_diagonal)
     for number in range(14):
