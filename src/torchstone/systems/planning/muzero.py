@@ -138,15 +138,16 @@ RECIPES = {
         num_simulations=32,
         num_envs=128,
         num_steps=8,
-        n_step=9,
+        n_step=4,
         gamma=1.0,
         gradient_steps=250,
         buffer_size=32_768,
+        reanalyse=1024,
         learning_starts=2048,
         value_coef=1.0,
         dirichlet_alpha=1.0,
         lr=2e-3,
-        total_timesteps=40_000,
+        total_timesteps=45_000,
     ),
     # torchstone train muzero/minigrid   unmeasured; pip install minigrid
     "minigrid": replace(
