@@ -76,7 +76,9 @@ class RandomEpisodes:
                 env.close()
 
     def _make_env(self) -> VectorEnv:
-        env = VectorEnv(self.spec, 1, wrappers=self.wrappers, max_episode_steps=self.max_episode_steps)
+        env = VectorEnv(
+            self.spec, 1, seed=self.seed, wrappers=self.wrappers, max_episode_steps=self.max_episode_steps
+        )
         env.bound_episodes()
         return env
 

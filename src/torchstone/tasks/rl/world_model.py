@@ -195,7 +195,9 @@ def train_vae(setup: Setup, loss: Callable[[Tensor, Tensor], dict[str, Tensor]])
         sums: dict[str, float] = {}
         for chunk in frames.split(CHUNK):
             noise = torch.randn(len(chunk), model.config.latent_dim, generator=generator)
-            for name, value in loss(model.frames(chunk.to(setup.device)), noise.to(setup.device)).items():
+            with eval_mode(model):
+                losses = loss(model.frames(chunk.to(setup.device)), noise.to(setup.device))
+            for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(chunk) / len(frames)
         return sums
 
@@ -290,7 +292,8 @@ class LatentBatches:
 
     def _encode_episode(self, episode: Episode) -> list[Tensor]:
         model, device = self.setup.model, self.setup.device
-        pairs = [model.vae.encode(model.frames(each.to(device))) for each in episode.frames.split(CHUNK)]
+        with eval_mode(model):
+            pairs = [model.vae.encode(model.frames(each.to(device))) for each in episode.frames.split(CHUNK)]
         mean, logvar = (torch.cat(column).cpu() for column in zip(*pairs, strict=True))
         restart, goes_on, end = torch.zeros(3, len(mean))
         restart[0], goes_on[:-1], end[-1] = 1.0, 1.0, float(episode.is_terminated)
@@ -339,8 +342,9 @@ def train_rnn(
         for some in starts.split(recipe.rnn_batch_size):
             noise = torch.randn(len(some), length + 1, latents.mean.shape[1], generator=generator)
             batch = LatentBatch(*(x.to(setup.device) for x in latents.sequences(some, length, noise)))
-            losses = loss(model.mdn_rnn, batch)
-            losses["memoryless_nll"] = loss(memoryless, batch)["nll"]
+            with eval_mode(model, memoryless):
+                losses = loss(model.mdn_rnn, batch)
+                losses["memoryless_nll"] = loss(memoryless, batch)["nll"]
             for name, value in losses.items():
                 weighted.setdefault(name, []).append(float(value) * len(some) / len(starts))
         return {name: math.fsum(values) for name, values in weighted.items()}
@@ -450,7 +454,8 @@ def train_controller(setup: Setup, lives: Callable[..., Tensor], earlier: dict[s
     def dream_metrics(counter: int) -> dict[str, float]:
         if not has_end:
             return {}
-        score = in_dream(model.controller_weights()[None], recipe.eval_dreams, counter)
+        with eval_mode(model):
+            score = in_dream(model.controller_weights()[None], recipe.eval_dreams, counter)
         return {"dream_return": float(score)}
 
     def evaluate() -> dict[str, float]:
