@@ -71,7 +71,7 @@ def make_env(
     """
     refuse_skip(spec)
     gymnasium = gym()
-    module = _import(spec.partition(":")[0], f"the environment {spec}") if ":" in spec else None
+    module = import_here(spec.partition(":")[0], f"the environment {spec}") if ":" in spec else None
     if any(name.startswith("AtariPreprocessing") for name in wrappers):
         kwargs["frameskip"] = 1  # the wrapper skips frames itself
     factory = _factory(spec, module)
@@ -148,7 +148,7 @@ def _check_env(spec: str, env: Any) -> None:
             raise BadInput(f"{spec} states no {name}: set it to a space of gymnasium.spaces")
 
 
-def _import(module: str, purpose: str) -> Any:
+def import_here(module: str, purpose: str) -> Any:
     """Import a module, from the current folder too: a program that was installed does not look there."""
     is_added = os.getcwd() not in sys.path and "" not in sys.path
     if is_added:
@@ -196,7 +196,7 @@ def _find_wrapper(name: str) -> Any:
 
     if ":" in name:
         module_name, _, class_name = name.partition(":")
-        module = _import(module_name, f"the wrapper {name}")
+        module = import_here(module_name, f"the wrapper {name}")
         if not callable(getattr(module, class_name, None)):
             classes = [n for n, value in vars(module).items() if isinstance(value, type)]
             raise BadInput(f"no wrapper {class_name!r} in {module_name}: {did_you_mean(class_name, classes)}")
@@ -265,7 +265,7 @@ def facts(spec: str, wrappers: Sequence[str] = ()) -> Facts:
     """What is known of an environment, of which one is made once."""
     refuse_skip(spec)
     if ":" in spec:
-        _import(spec.partition(":")[0], f"the environment {spec}")
+        import_here(spec.partition(":")[0], f"the environment {spec}")
     return _facts(spec, tuple(wrappers), registration(spec))
 
 

@@ -204,6 +204,9 @@ world_models: World Models, 2018. Ha and Schmidhuber, arXiv:1803.10122
 muzero: MuZero, 2019. Schrittwieser, Antonoglou, Hubert et al., arXiv:1911.08265
     variants: muzero_mlp muzero_frames
     recipes: cartpole tictactoe minigrid smoke
+mbpo: MBPO, 2019. Janner, Fu, Zhang and Levine, arXiv:1906.08253
+    variants: mbpo
+    recipes: pendulum hopper smoke
 """,
     "multiagent": """
 nfsp: NFSP, 2016. Heinrich and Silver, arXiv:1603.01121

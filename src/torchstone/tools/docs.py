@@ -38,6 +38,7 @@ MODALITIES = {
     "multiagent": "games with hidden cards",
     "muzero": "environments",
     "world_models": "environments",
+    "mbpo": "environments",
     "ctc": "audio",
     "seq2seq": "text",
     "vit": "images",

@@ -188,6 +188,14 @@ LEGENDS = {
         "moves that keep the game's value", "fraction of positions in which moves differ", "higher"
     ),
     "reward_loss": Legend("cross-entropy of rewards", "nats, over all unrolled steps", "lower"),
+    "model_loss": Legend("loss of the model", "2 nats per number, of standardized outputs", "lower"),
+    "holdout_error": Legend("error of the elites", "squared, of standardized held-out outputs", "lower", "1"),
+    "model_epochs": Legend("epochs of a training of the model", "until no member got better"),
+    "aleatoric": Legend("noise that the model sees", "deviations of the outputs, on held-out steps"),
+    "epistemic": Legend(
+        "disagreement of the elites", "deviations of the outputs, on held-out steps", "lower"
+    ),
+    "rollout_length": Legend("length of rollouts", "steps within the model"),
     "policy_loss": Legend("cross-entropy with the search's visits", "nats per move", "lower", "ln(actions)"),
     "games": Legend("games of self-play", "games so far"),
     "game_length": Legend("length of games of self-play", "moves"),
@@ -242,7 +250,7 @@ OF_SYSTEMS = {
     ),
     **{(system, "loss"): _POLICY_LOSS for system in ("reinforce", "a2c", "trpo", "ppo")},
     ("trpo", "kl"): Legend("divergence of the new policy from the old", "nats per step"),
-    **{(system, "loss"): _TD_LOSS for system in ("dqn", "ddpg", "td3", "sac")},
+    **{(system, "loss"): _TD_LOSS for system in ("dqn", "ddpg", "td3", "sac", "mbpo")},
     **{(system, "loss"): _GENERATOR_LOSS for system in ("gan", "cgan", "dcgan")},
     **{(system, "loss"): _TOKEN_LOSS for system in ("gpt", "seq2seq", "transformer", "t5")},
     ("performer", "loss"): Legend("cross-entropy", "nats per token, or per label", "lower", "ln(choices)"),
