@@ -18,6 +18,11 @@ from torchstone.errors import BadInput, did_you_mean
 from torchstone.files import refuse_skip
 
 KNOWN = ("CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1", "Hopper-v5", "ALE/Pong-v5", "…")
+# environments of this package: id, function, time limit
+OWN = (
+    ("TakeCover-v0", "torchstone.envs.doom:take_cover", 2100),
+    ("Dodge-v0", "torchstone.envs.dodge:dodge", 200),
+)
 ActionKind = Literal["discrete", "continuous", "any"]
 SYSTEMS_BY_ACTIONS = {
     "discrete": ("discrete actions", "dqn, a2c or ppo", "CartPole-v1"),
@@ -26,7 +31,7 @@ SYSTEMS_BY_ACTIONS = {
 
 
 def gym() -> Any:
-    """Gymnasium, with the environments of its plug-ins registered.
+    """Gymnasium, with our environments and those of its plug-ins registered.
 
     Raises:
         BadInput: it is not installed.
@@ -35,6 +40,9 @@ def gym() -> Any:
         import gymnasium
     except ModuleNotFoundError as error:
         raise BadInput("environments need gymnasium: pip install 'torchstone[rl]'") from error
+    for name, entry_point, limit in OWN:
+        if name not in gymnasium.registry:
+            gymnasium.register(name, entry_point, max_episode_steps=limit)
     try:
         import ale_py
     except ModuleNotFoundError:

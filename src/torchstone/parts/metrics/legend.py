@@ -209,6 +209,19 @@ LEGENDS = {
     "q_loss": Legend("squared TD error", "squared chips, sum over players", "lower"),
     "episodes": Legend("plays of the game", "plays that have ended so far"),
     "samples": Legend("strategies in memory", "samples of the average strategy that are held"),
+    # world models
+    "reconstruction_error": Legend("reconstruction error", "sum of squares over pixels from 0 to 1", "lower"),
+    "nll": Legend("negative log-likelihood of the next latent", "nats per latent", "lower"),
+    "memoryless_nll": Legend(
+        "negative log-likelihood of the next latent without memory",
+        "nats per latent, to compare with",
+        "lower",
+    ),
+    "end_loss": Legend("cross-entropy of an episode's end", "nats per step", "lower"),
+    "dream_return": Legend("steps that the controller lives in the dream", "mean over dreams", "higher"),
+    "population_return": Legend("return of a generation", "sum of rewards, mean over candidates", "higher"),
+    "population_best": Legend("return of the best candidate", "sum of rewards, mean over episodes", "higher"),
+    "sigma": Legend("step size of CMA-ES", "of the controller's weights"),
     # the training itself
     "gradient_norm": Legend("norm of the gradient", "before clipping"),
     "lr": Legend("learning rate", "of the first group of parameters"),
@@ -258,6 +271,8 @@ OF_SYSTEMS = {
     ),
     ("clip", "loss"): Legend("contrastive loss", "nats, of all pairs of a batch", "lower", "ln(pairs)"),
     ("alphazero", "loss"): Legend("objective", "squared error of the value, and policy_loss", "lower"),
+    ("world_models", "loss"): Legend("objective", "of V in squared errors and nats, of M in nats", "lower"),
+    ("world_models", "kl"): Legend("divergence from the prior", "nats per frame"),
     ("muzero", "loss"): Legend("objective", "nats: cross-entropies of policy, value and reward", "lower"),
     ("muzero", "value_loss"): Legend("cross-entropy of the value", "nats, over all unrolled steps", "lower"),
     ("alphazero", "value_loss"): Legend("squared error of the value", "squared outcomes", "lower", "1"),
@@ -291,6 +306,7 @@ FAMILIES = {
     r"inception_(.+)": "{0} by Inception's features",
     r"ddim_(.+)": "{0} with DDIM",
     r"ddpm_(.+)": "{0} with all steps of DDPM",
+    r"dream_(.+)": "{0} in the dream",
     r"guided_([\d.*]+)_(.+)": "{0} at guidance scale {1}",
 }
 # as many of a kind as there are layers, distances, classes or numbers of examples
