@@ -80,7 +80,8 @@ METRICS = {
     "deep_cfr": f"{EQUILIBRIUM} policy_loss samples",
     "world_models": "loss reconstruction_error kl nll end_loss memoryless_nll return return_std dream_return "
     "population_return population_best dream_population_return dream_population_best sigma",
-    "muzero": f"{AGENT} policy_loss value_loss reward_loss",
+    "muzero": f"{AGENT} policy_loss value_loss reward_loss "
+    "score win_rate draw_rate loss_rate elo optimal_moves first_player_score",
     "mbpo": f"{AGENT} q_value actor_loss entropy alpha model_loss holdout_error model_epochs aleatoric "
     "epistemic rollout_length",
 }
