@@ -29,6 +29,7 @@ class SeedStream(IntEnum):
     FEW_SHOT_EXAMPLES = 26  # which examples a draw puts into the context
     SELF_PLAY = 27  # noise at roots, moves and openings
     TRPO_MINIBATCHES = 30
+    ACTNORM_INIT = 31  # the batch that actnorm is initialized with, and its noise
     # these share a number with one above; no run has both of a pair
     LENGTH_BUCKETS = 2
     LENGTH_GROUPS = 2
