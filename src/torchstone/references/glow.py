@@ -94,7 +94,9 @@ def nflows_glow(ours: Any) -> tuple[nn.Module, Callable[[Tensors], Tensors]]:
 
 
 def _below(tensors: Tensors, prefix: str) -> Tensors:
-    return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+    return {
+        name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")
+    }
 
 
 def convert_layer(layer: Any, channels: int) -> list[nn.Module]:
@@ -265,7 +267,9 @@ def layer_names(layer: Any, tensors: Tensors) -> Tensors:
 def copy_weights(layer: nn.Module, converted: nn.Module) -> None:
     """The weights of `layer` into its counterpart. `layer_names` is linear and one to one: its inverse is its
     transpose, which is the gradient of its product with them."""
-    parameters = {name: p.detach().clone().zero_() for name, p in converted.named_parameters() if p.requires_grad}
+    parameters = {
+        name: p.detach().clone().zero_() for name, p in converted.named_parameters() if p.requires_grad
+    }
     for tensor in parameters.values():
         tensor.requires_grad_()
     ours = dict(layer.named_parameters())

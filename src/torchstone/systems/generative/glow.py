@@ -92,6 +92,7 @@ INIT_STD = 0.05  # of the weights of coupling networks
 LOG_SCALE_FACTOR = 3.0  # by which a zero-initialized convolution multiplies its learned log-scale
 
 Images = Float[Tensor, "batch channel height width"]
+ForAll = Float[Tensor, "1 channel height width"]
 Noise = Float[Tensor, "batch numbers"]
 LogProb = Float[Tensor, " batch"]
 
@@ -194,7 +195,7 @@ class TopPrior(nn.Module):
         super().__init__()
         self.conv = ZeroConv2d(2 * channels, 2 * channels)
 
-    def mean_and_log_std(self, x: Images) -> tuple[Images, Images]:
+    def mean_and_log_std(self, x: Images) -> tuple[ForAll, ForAll]:
         channels = 2 * x.shape[1]
         constant = x.new_full((1, channels, *x.shape[2:]), 1 / channels)
         mean, log_std = self.conv(constant).chunk(2, 1)

@@ -91,9 +91,9 @@ def class_direction(
     if not means:
         raise BadInput("this run has no mean latents of classes: train glow on images of two classes or more")
     for label in (from_label, to_label):
-        if str(label) not in means:
-            raise BadInput(f"no class {label!r}: {did_you_mean(str(label), means)}")
-    first, last = (torch.tensor(means[str(label)]) for label in (from_label, to_label))
+        if label not in means:
+            raise BadInput(f"no class {label!r}: {did_you_mean(label, means)}")
+    first, last = (torch.tensor(means[label]) for label in (from_label, to_label))
     return first, last - first
 
 
