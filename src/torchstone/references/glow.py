@@ -20,7 +20,6 @@ from torchstone.references import randomize_weights
 
 Tensors = dict[str, Tensor]
 
-# (channels and side, width, depth, scales, affine, LU, learned top)
 CASES = 9
 
 
@@ -218,7 +217,7 @@ class ReferenceNet(nn.Module):
 
 
 def layer_names(layer: Any, tensors: Tensors) -> Tensors:
-    """From the named parameters of a converted layer to those of ours; linear, so that gradients obey it too."""
+    """From the named parameters of a converted layer to those of ours: linear, so it holds of gradients."""
 
     def norm(prefix: str, axes: int) -> Tensors:
         inner = _below(tensors, prefix) if prefix else tensors
@@ -267,9 +266,8 @@ def layer_names(layer: Any, tensors: Tensors) -> Tensors:
 def copy_weights(layer: nn.Module, converted: nn.Module) -> None:
     """The weights of `layer` into its counterpart. `layer_names` is linear and one to one: its inverse is its
     transpose, which is the gradient of its product with them."""
-    parameters = {
-        name: p.detach().clone().zero_() for name, p in converted.named_parameters() if p.requires_grad
-    }
+    trained = {name: p for name, p in converted.named_parameters() if p.requires_grad}
+    parameters = {name: torch.zeros_like(p) for name, p in trained.items()}
     for tensor in parameters.values():
         tensor.requires_grad_()
     ours = dict(layer.named_parameters())
@@ -277,8 +275,9 @@ def copy_weights(layer: nn.Module, converted: nn.Module) -> None:
         return
     with torch.enable_grad():
         image = layer_names(layer, parameters)
-        product = sum((image[name] * value.detach()).sum() for name, value in ours.items())
-        values = torch.autograd.grad(product, list(parameters.values()))
+        products = [(image[name] * value.detach()).sum() for name, value in ours.items()]
+        product = torch.stack(products).sum()
+        values = torch.autograd.grad([product], list(parameters.values()))
     assert image.keys() == ours.keys(), (sorted(image), sorted(ours))
     for parameter, value in zip(parameters, values, strict=True):
         converted.get_parameter(parameter).copy_(value)

@@ -76,7 +76,7 @@ class AffineCoupling(nn.Module):
 
 
 class ChannelCoupling(nn.Module):
-    """The coupling that splits channels (Kingma and Dhariwal 2018, arXiv:1807.03039, 3.3), affine or additive:
+    """A coupling of the two halves of the channels (Kingma and Dhariwal 2018, arXiv:1807.03039, 3.3):
 
         z = [x_a, s ⊙ x_b + t],    s = sigmoid(raw + 2),    t and raw from x_a alone
 
@@ -85,8 +85,8 @@ class ChannelCoupling(nn.Module):
     before training, s is 0.88.
 
     Args:
-        net: from the first half of the channels to t and raw, concatenated along the channels; to t alone where
-            it is additive (Dinh et al. 2014, arXiv:1410.8516: s = 1).
+        net: from the first half of the channels to t and raw, concatenated along the channels.
+        is_affine: if not, the coupling is additive (Dinh et al. 2014, arXiv:1410.8516): s = 1, `net` gives t.
     """
 
     def __init__(self, net: nn.Module, is_affine: bool = True):
@@ -178,8 +178,8 @@ class ActNorm(nn.Module):
 
 @torch.no_grad()
 def initialize_actnorm(network: nn.Module, x: Batch) -> None:
-    """Set every `ActNorm` in `network` so that its outputs have mean 0 and standard deviation 1 in each channel
-    on the batch `x` (Kingma and Dhariwal 2018, 3.1), one after the other, by one call of the network.
+    """Set every `ActNorm` in `network`, one after the other in one call of it, so that on the batch `x` each
+    channel of its output has mean 0 and standard deviation 1 (Kingma and Dhariwal 2018, 3.1).
 
     The layers have no memory of it: it is part of making a network, like drawing its weights, never of a
     forward pass. A network whose weights are loaded keeps those.

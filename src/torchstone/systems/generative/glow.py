@@ -1,4 +1,4 @@
-"""Glow: a normalizing flow that learns how channels are mixed, and in whose latent space attributes are directions.
+"""Glow: a normalizing flow that learns to mix channels, and whose latent space has directions for attributes.
 
 Paper: Diederik P. Kingma and Prafulla Dhariwal, "Glow: Generative Flow with Invertible 1×1 Convolutions",
 NeurIPS 2018, arXiv:1807.03039.
@@ -9,12 +9,12 @@ invertible matrix. A scale and shift of each channel, set by the first batch, re
 encoded without loss, so that the difference between the mean latents of two classes is a direction in which
 any image can be moved.
 
-    a step of flow:  actnorm  (x + b) ⊙ exp(s)  →  1 × 1 convolution  W x  →  coupling [x_a, s ⊙ x_b + t]   (3)
-    coupling network: 3 × 3, ReLU, 1 × 1, ReLU, 3 × 3 from zero; actnorm after the first two   (3.3, 5)
-    a scale:  squeeze  →  K steps  →  half of the channels leave;  L scales                       (figure 2)
-    what leaves has N(μ, σ²) as its density, μ and σ by a convolution of what stays: z = (x − μ) / σ
+    a step of flow:  actnorm (x + b) ⊙ exp(l)  →  1 × 1 convolution W x  →  coupling [x_a, s ⊙ x_b + t]   (3)
+    coupling network: 3 × 3, ReLU, 1 × 1, ReLU, 3 × 3 from zero; actnorm after the first two         (3.3)
+    a scale:  squeeze  →  K steps  →  half of the channels leave;  L scales                     (figure 2)
+    what leaves has the density N(μ, σ²), μ and σ by a convolution of what stays: z = (x − μ) / σ
     x ← logit(α + (1 − 2 α) (pixel + u) / levels),  u uniform;   bits per dimension as in Real NVP
-    direction of an attribute = mean z of the images with it − mean z of those without            (5)
+    direction of an attribute = mean z of the images with it − mean z of those without                 (5)
 
 `forward(x) -> (z, log_det)`, `inverse(z) -> (x, log_det)`, `log_prob(x)` in nats, `sample(n)`; x is (batch,
 channel, height, width) after the logit, z (batch, numbers), of which each is N(0, 1) under the model. The
@@ -136,7 +136,7 @@ RECIPES = {
 class ZeroConv2d(nn.Module):
     """A 3 × 3 convolution that starts at zero, with a learned scale of each output: y ⊙ exp(3 l).
 
-    The factor lets l move as fast as other parameters in fewer updates (in the published code; not in the paper).
+    The factor lets l move faster (in the published code; not in the paper).
     """
 
     def __init__(self, channels: int, outputs: int):
@@ -151,7 +151,7 @@ class ZeroConv2d(nn.Module):
 
 
 class CouplingNet(nn.Module):
-    """What a coupling knows of its other half: 3 × 3, 1 × 1 and 3 × 3 convolutions, actnorm in place of biases."""
+    """3 × 3, 1 × 1 and 3 × 3 convolutions; actnorm in place of biases after the first two."""
 
     def __init__(self, channels: int, width: int, outputs: int):
         super().__init__()
@@ -170,7 +170,7 @@ class CouplingNet(nn.Module):
 
 
 class SplitPrior(nn.Module):
-    """z = (x_a − μ) / σ of the half of the channels that leaves, μ and log σ from the half that stays (3.6)."""
+    """z = (x_a − μ) / σ of the half of the channels that leaves; μ and log σ from the half that stays."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -188,8 +188,7 @@ class SplitPrior(nn.Module):
 
 
 class TopPrior(nn.Module):
-    """The same of what is left at the end, μ and log σ learned: the same for all images, and for all pixels but
-    those at the border."""
+    """z = (x − μ) / σ of what is left at the end; μ and log σ are the same for all images."""
 
     def __init__(self, channels: int):
         super().__init__()

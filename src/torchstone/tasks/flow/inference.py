@@ -41,8 +41,8 @@ def sample(
     """Images, uint8 (channel, height, width), or rows of features; or the name of the file that they were
     plotted to.
 
-    With `from_label` and `to_label` each row of the grid is a path: from a sample around the mean latent of the
-    first class, or from `image`, along the difference between the mean latents of both.
+    With `from_label` and `to_label` each row of the grid is a path: from a sample around the mean latent of
+    the first class, or from `image`, along the difference between the mean latents of both.
 
     Args:
         num_samples: by default 64; of paths 8, or one from each image.

@@ -63,8 +63,8 @@ def num_mean_images(data: ImageDataset) -> int:
 
 
 def class_latents(model: Any, data: ImageDataset, levels: int) -> dict[str, list[float]]:
-    """The mean latent of each class over evenly spaced training images, as JSON; empty where there is one class
-    only, or too many for their size."""
+    """The mean latent of each class over evenly spaced training images, as JSON; empty where there is one
+    class only, or too many for their size."""
     count = num_mean_images(data)
     if not count:
         return {}
