@@ -107,7 +107,7 @@ class Recipe:
     batch_size: int = 64  # images per update
     augment: str = "none"  # augmentation of images; samples then look augmented too
     optim: OptimConfig = OptimConfig(
-        lr=2e-3, beta2=0.99, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.99
+        lr=4e-3, beta2=0.99, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.99
     )  # optimizer, schedule, precision
     seed: int = 0  # random seed of weights, data order and noise
     device: str = "auto"  # device: auto, cpu, cuda or mps
