@@ -187,15 +187,16 @@ class ReferenceZeroConv(nn.Module):
         return (y * torch.exp(3 * self.log_scale)).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-class ReferenceTop(ReferenceZeroConv):
-    """A constant in place of the input, whose channels are as many as the outputs."""
+class ReferenceTop(nn.Module):
+    """The same of a constant in place of the input, whose channels are as many as the outputs."""
 
     def __init__(self, outputs: int):
-        super().__init__(outputs, outputs)
+        super().__init__()
+        self.conv = ReferenceZeroConv(outputs, outputs)
 
     def forward(self, x: Tensor, context: Any = None) -> Tensor:
-        count = len(self.bias)
-        return super().forward(torch.ones(len(x), count, *x.shape[2:], dtype=x.dtype) / count)
+        count = len(self.conv.bias)
+        return self.conv(torch.ones(len(x), count, *x.shape[2:], dtype=x.dtype) / count)
 
 
 class ReferenceNet(nn.Module):
@@ -258,8 +259,10 @@ def layer_names(layer: Any, tensors: Tensors) -> Tensors:
                 **within("last", zero_conv("transform_net.last")),
             }
             return within("net", net)
-        case "SplitPrior" | "TopPrior":
+        case "SplitPrior":
             return within("conv", zero_conv("_transform.transform_net"))
+        case "TopPrior":
+            return within("conv", zero_conv("_transform.transform_net.conv"))
     return {}
 
 

@@ -210,7 +210,7 @@ def test_build_standardizes_every_actnorm_on_a_first_batch():
         spread += [float(mean.abs().max()), float((std - 1).abs().max())]
         assert layer.scale.abs().max().item() > 1e-3
     print(f"{len(spread) // 2} layers, means and deviations at most {max(spread):.1e} off")
-    assert len(spread) == 2 * 3 * 16
+    assert len(spread) == 2 * 3 * 4
     assert max(spread) < 1e-3
     other = next(glow.build(smoke(seed=1))).state["model"]
     name = "flow.stages.0.layers.1.shift"

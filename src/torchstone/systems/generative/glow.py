@@ -22,6 +22,7 @@ layers are in `parts/flow/coupling.py` and `parts/flow/invertible_conv.py`, dequ
 dimension in `parts/flow/likelihood.py`.
 
     glow_digits    8 × 8: two scales of 8 steps;   glow_mnist   28 × 28: two scales of 8 steps
+    glow_tiny      8 × 8: two scales of 2 steps, for tests
     glow_cifar10   32 × 32 in color: three scales of 32 steps, 512 channels, affine (section 5)
     glow_cifar10_additive   the same with additive couplings and plain W
 
@@ -85,7 +86,7 @@ __all__ = [
 ]
 
 evaluate = partial(inference.evaluate, classifier=CLASSIFIER)
-MARGIN = ("bits_per_dimension", -1.0)
+MARGIN = ("bits_per_dimension", -0.3)  # untrained, actnorm has already seen a batch
 
 INIT_BATCH = 256  # images that actnorm is initialized with, as in the published code
 INIT_STD = 0.05  # of the weights of coupling networks
@@ -129,7 +130,7 @@ RECIPES = {
         ),
     ),
     # for tests: seconds
-    "smoke": Recipe(pixel_levels=17, steps=40, batch_size=32, eval_samples=0),
+    "smoke": Recipe(variant="glow_tiny", pixel_levels=17, steps=100, batch_size=32, eval_samples=0),
 }
 
 
@@ -320,6 +321,7 @@ def shape_variant(*shape: int, **model_config: Any) -> Variant:
 PAPER = {"width": 512, "depth": 32, "scales": 3}
 VARIANTS = {
     "glow_digits": shape_variant(1, 8, 8, width=64, depth=8, scales=2),
+    "glow_tiny": shape_variant(1, 8, 8, width=16, depth=2, scales=2),
     "glow_mnist": shape_variant(1, 28, 28, width=64, depth=8, scales=2),
     "glow_cifar10": shape_variant(3, 32, 32, **PAPER),
     "glow_cifar10_additive": shape_variant(3, 32, 32, **PAPER, is_affine=False, use_lu=False),
