@@ -164,7 +164,7 @@ def muzero_cases(
             latent_dim=latent,
             value_support=value_support,
             reward_support=reward_support,
-            scale_values=scale,
+            gamma=0.997 if scale else -1.0,  # of a game
             normalize=False,
         ).double()
         for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 from torchstone.data.text import tokenizers
 from torchstone.errors import BadInput
@@ -104,6 +105,20 @@ def test_train_is_deterministic_across_processes():
         assert len(tokenizer.get_added_tokens_decoder()) <= 2
         ids = tokenizer.get_vocab().values()
         assert sorted(ids) == list(range(len(ids)))
+
+
+def test_scores_of_unlikely_characters_do_not_depend_on_their_order():
+    """As the trainer's hash tables would have them: one step of 0.0001 after another, in any order."""
+
+    def trained(order):
+        scores = {each: -9.0 + 1e-4 * rank for rank, each in enumerate(order)}
+        vocabulary = [("<pad>", 0.0), ("ab", -1.0), ("c", -2.0), *scores.items()]
+        return tokenizers._make_deterministic(Tokenizer(models.Unigram(vocabulary, 0)), 1).to_str()
+
+    assert trained("xyz") == trained("zxy") == trained("yzx")
+    vocabulary = json.loads(trained("zxy"))["model"]["vocab"]
+    assert [name for name, _ in vocabulary] == ["<pad>", "ab", "c", "z", "y", "x"]
+    assert [score for _, score in vocabulary] == pytest.approx([0, -1, -2, -8.9998, -8.9999, -9.0])
 
 
 def test_wordpiece_and_unigram_pieces_and_unknown_token():

@@ -49,7 +49,10 @@ def text_mask(length, kind):
     ("length", "side", "count"), [(64, 1, 3), (50, 1, 2), (33, 2, 1), (31, 1, 0), (9, 1, 3), (5, 0, 1)]
 )
 @pytest.mark.parametrize("kind", ["none", "padding", "holes"])
-def test_block_sparse_equals_dense_attention_under_block_mask(length, side, count, kind):
+@pytest.mark.parametrize("way", ["pieces", "gathered"])
+def test_block_sparse_equals_dense_attention_under_block_mask(length, side, count, kind, way, monkeypatch):
+    if way == "gathered":
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     mask = text_mask(length, kind)
     ends, blocks = text_blocks(mask, SIZE), -(-length // SIZE)
     table = RandomBlocks(HEADS, 20, count, seed=0)(ends, blocks, side) if count else None

@@ -5,7 +5,8 @@ import torch
 from dense_attention import assert_linear_memory, compare, dense, inputs, numbers
 
 from torchstone.parts.transformer import block_attention
-from torchstone.parts.transformer.global_tokens import find_global_tokens
+from torchstone.parts.transformer.attention import attention_weights
+from torchstone.parts.transformer.global_tokens import attend_to_projected, find_global_tokens
 from torchstone.parts.transformer.sliding_window_attention import sliding_window_attention
 
 BATCH, HEADS = 2, 3
@@ -93,13 +94,46 @@ def test_window_global_tokens_attend_with_projections_of_their_own(padded):
 
     def ours():
         queries = torch.stack([tokens.gather(own[0][:, h]) for h in range(HEADS)], 1)
-        settings = {"mask": mask, "global_tokens": tokens, "global_qkv": (queries, *own[1:])}
+        rows = tokens.attend_to_all(queries, *own[1:], mask=mask, scale=None, dropout=0.0)
+        settings = {"mask": mask, "global_tokens": tokens, "global_rows": rows}
         return sliding_window_attention(q, k, v, window=4, **settings)
 
     def oracle():  # local tokens see the local keys of global ones; global tokens see only global keys
         return torch.where(chosen[:, None, :, None], dense(*own, visible), dense(q, k, v, visible))
 
     compare(ours, oracle, (q, k, v, *own))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_to_projected_tokens_equals_projecting_them(padded):
+    x, q = numbers(BATCH, 21, 10), numbers(BATCH, HEADS, 2, 4, seed=1)
+    weights = [numbers(HEADS * 4, 10, seed=2), numbers(HEADS * 4, 10, seed=3)]
+    biases = [numbers(HEADS * 4, seed=4), numbers(HEADS * 4, seed=5)]
+    leaves = [each.requires_grad_() for each in (x, q, *weights, *biases)]
+    mask = padding_mask(21) if padded else None
+    if padded:
+        mask[1] = False  # a text without tokens
+
+    def projected():
+        return [
+            torch.nn.functional.linear(x, *each).unflatten(2, (HEADS, 4)).transpose(1, 2)
+            for each in zip(weights, biases, strict=True)
+        ]
+
+    def oracle():
+        k, v = projected()
+        visible = torch.ones(BATCH, 1, 2, 21, dtype=torch.bool)
+        return dense(q, k, v, visible if mask is None else visible & mask[:, None, None])
+
+    pairs = list(zip(weights, biases, strict=True))
+    compare(lambda: attend_to_projected(q, x, *pairs, mask=mask), oracle, leaves)
+    # dropped weights add up to something else than 1, and so does their part of the bias
+    torch.manual_seed(3)
+    out = attend_to_projected(q, x, *pairs, dropout=0.4)
+    torch.manual_seed(3)
+    k, v = projected()
+    expected = torch.dropout(attention_weights(q, k), 0.4, train=True) @ v
+    assert torch.allclose(out, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("counts", [None, (2,)])

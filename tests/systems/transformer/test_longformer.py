@@ -61,7 +61,7 @@ FAULTS = {
     "window to each side": lambda patch: patch.setattr(longformer, "sliding_window_attention", whole_window),
     "mask ignored": without("mask"),
     "global tokens ignored": without("global_tokens"),
-    "global projections ignored": without("global_qkv"),
+    "global projections ignored": without("global_rows"),
     "positions shifted": lambda patch: patch.setattr(Longformer, "encode", shifted),
     "no pooler": lambda patch: patch.setattr(Longformer, "pool", lambda self, hidden: hidden[:, 0]),
     "document without global token": lambda patch: patch.setattr(

@@ -164,6 +164,25 @@ def test_predict_quantiles_sorts():
         )
 
 
+@pytest.mark.parametrize("mode", ["direct", "autoregressive"])
+def test_predict_quantiles_is_in_evaluation_mode_and_gives_the_mode_back(mode):
+    class Watched(FunctionModel):
+        def forward(self, x):
+            modes.append(self.training)
+            return super().forward(x)
+
+    modes = []
+    if mode == "direct":
+        model, how = Watched(lambda x: torch.zeros(len(x), 15)), spec()
+    else:
+        model = Watched(lambda x: torch.zeros(*x.shape[:2], 3))
+        how = spec(forecast_mode="autoregressive", patch=1)
+    forecaster.predict_quantiles(model.train(), how, torch.zeros(2, 12, 1))
+    assert modes
+    assert not any(modes)
+    assert model.training
+
+
 def test_forecast_errors_are_means_per_step():
     values = torch.randn(300, 2)
     starts = torch.arange(0, 250, 3)

@@ -6,8 +6,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from torchstone.parts.seeding import SeedStream, derive_generator
-from torchstone.parts.transformer.attention import attention
-from torchstone.parts.transformer.block_attention import ExtraKeys, block_attention
+from torchstone.parts.transformer.block_attention import ExtraKeys, FullBlocks, block_attention
 from torchstone.parts.transformer.global_tokens import GlobalTokens
 
 BITS = 31  # of the uniform numbers that random blocks are kept as
@@ -65,30 +64,19 @@ def block_sparse_attention(
     if random_blocks is not None:
         random = random_blocks.expand(batch, heads, -1, -1)
         table = torch.cat([table.expand(-1, heads, -1, -1), random], 3)
-    out = block_attention(q, k, v, table, key_mask=listed_mask, extra=extra, scale=scale, dropout=dropout)
-    # the global blocks attend to all tokens
-    out = out.unflatten(2, (blocks, block_size))
-    text = torch.arange(batch, device=q.device)[:, None]
-    chosen = q.unflatten(2, (blocks, block_size))[
-        text, :, global_blocks
-    ]  # (batch, 2, heads, block, head_dim)
-    visible = None if mask is None and not padding else key_mask[:, None, None]
-    found = attention(chosen.transpose(1, 2).flatten(2, 3), k, v, mask=visible, scale=scale, dropout=dropout)
-    found = found.unflatten(2, (2, block_size))
-    # a text's only block is written twice, and must not get its gradient twice
-    is_again = torch.stack([global_blocks[:, 0] < 0, global_blocks[:, 0] == global_blocks[:, 1]], 1)
-    found = torch.where(is_again[:, None, :, None, None], found.detach(), found)
-    head = torch.arange(heads, device=q.device)[:, None]
-    # not in place: the fused call of a GPU needs its own output again
-    out = out.index_put((text[:, :, None], head, global_blocks[:, None]), found)
-    out = out.flatten(2, 3)[:, :, :length]
+    full = FullBlocks(global_blocks, None if mask is None and not padding else key_mask)
+    out = block_attention(
+        q, k, v, table, key_mask=listed_mask, extra=extra, full=full, scale=scale, dropout=dropout
+    )
+    out = out[:, :, :length]
     if mask is not None:
         out = out.masked_fill(~mask[:, None, :, None], 0)
     if global_tokens is None or extra is None:
         return out
     q, k, v = unpadded
     queries = global_tokens.gather_heads(q)
-    return global_tokens.attend_to_all(out, queries, k, v, mask=mask, scale=scale, dropout=dropout)
+    found = global_tokens.attend_to_all(queries, k, v, mask=mask, scale=scale, dropout=dropout)
+    return global_tokens.replace(out, found)
 
 
 def text_blocks(mask: Bool[Tensor, "batch length"], block_size: int) -> Int64[Tensor, "batch 2"]:

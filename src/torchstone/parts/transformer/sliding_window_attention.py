@@ -20,7 +20,7 @@ def sliding_window_attention(
     mask: Bool[Tensor, "batch length"] | None = None,
     global_mask: Bool[Tensor, "batch length"] | None = None,
     global_tokens: GlobalTokens | None = None,
-    global_qkv: tuple[Tensor, Tensor, Tensor] | None = None,
+    global_rows: Float[Tensor, "batch heads tokens values"] | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "batch heads length values"]:
@@ -37,9 +37,8 @@ def sliding_window_attention(
         global_mask: True for global tokens.
         global_tokens: `find_global_tokens(global_mask & mask)` in place of `global_mask`, where several
             layers share it.
-        global_qkv: what global tokens attend with, where they have projections of their own: their queries
-            (batch, heads, global tokens, head_dim), in the order of `global_tokens.positions`, and the keys
-            and values of all tokens. By default those of q, k and v.
+        global_rows: what the global tokens find, in the order of `global_tokens.positions`, where they have
+            projections of their own. By default they attend to all tokens with q, k and v.
         scale: factor of the scores; by default 1/√head_dim.
         dropout: dropout probability of the attention weights; 0 outside training.
     """
@@ -64,9 +63,10 @@ def sliding_window_attention(
         out = out.masked_fill(~mask[:, None, :, None], 0)
     if global_tokens is None:
         return out
-    if global_qkv is None:
-        global_qkv = global_tokens.gather_heads(q), k, v
-    return global_tokens.attend_to_all(out, *global_qkv, mask=mask, scale=scale, dropout=dropout)
+    if global_rows is None:
+        queries = global_tokens.gather_heads(q)
+        global_rows = global_tokens.attend_to_all(queries, k, v, mask=mask, scale=scale, dropout=dropout)
+    return global_tokens.replace(out, global_rows)
 
 
 def _window_attention(

@@ -38,10 +38,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
@@ -62,7 +63,8 @@ from torchstone.parts.rl.running_mean_std import RunningMeanStd
 from torchstone.parts.rl.value_support import expected_value, scale_value, unscale_value, value_target
 from torchstone.systems import Variant
 from torchstone.tasks.rl import common, model_based
-from torchstone.tasks.rl import evaluate as episodes
+from torchstone.tasks.rl import evaluate as agents
+from torchstone.tasks.rl.evaluate import TEST
 from torchstone.tasks.selfplay import inference as games
 from torchstone.tasks.selfplay import train as selfplay
 from torchstone.tasks.selfplay.players import is_game
@@ -84,7 +86,6 @@ class Recipe:
     wrappers: tuple[str, ...] = ()  # environment wrappers, innermost first: [module:]Name[:argument=value]
     max_episode_steps: int | None = None  # time limit of an episode, 0 for none; else the environment's own
     variant: str = "muzero_mlp"  # network: muzero_frames for frames
-    encoder: str = "small"  # CNN of muzero_frames: small, of the DQN of 2013, or nature, of 2015
     hidden: tuple[int, ...] = (128,)  # hidden layer widths of each of the networks
     latent_dim: int = 64  # dimension of a latent state
     value_support: int = 15  # largest atom S of values, which are transformed by h
@@ -138,15 +139,16 @@ RECIPES = {
         num_simulations=32,
         num_envs=128,
         num_steps=8,
-        n_step=9,
+        n_step=4,
         gamma=1.0,
         gradient_steps=250,
         buffer_size=32_768,
+        reanalyse=1024,
         learning_starts=2048,
         value_coef=1.0,
         dirichlet_alpha=1.0,
         lr=2e-3,
-        total_timesteps=40_000,
+        total_timesteps=45_000,
     ),
     # torchstone train muzero/minigrid   unmeasured; pip install minigrid
     "minigrid": replace(
@@ -207,17 +209,20 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     return x * factor + x.detach() * (1 - factor)
 
 
+def is_frame(observation_shape: Sequence[int]) -> bool:
+    return len(observation_shape) == 3 and tuple(observation_shape[1:]) == FRAME_SIZE
+
+
 class MuZeroNetwork(nn.Module):
-    """Representation h, dynamics g and prediction f.
+    """Representation h, dynamics g and prediction f. Frames go through the CNN of the DQN of 2013 first.
 
     Args:
         hidden: hidden layer widths of each.
         value_support, reward_support: largest atoms.
-        scale_values: the atoms are of h(x), not of x.
-        gamma: discount of the search; negative where two players move in turn.
+        gamma: discount of the search; negative where two players move in turn, whose values are not
+            transformed by h.
         num_simulations, c_puct: of the search by which `greedy` acts.
         normalize: normalize observations by running statistics (`normalizer.update`).
-        encoder: the CNN before h for frames, `nature` or `small`; None for other observations.
         observation_scale: what frames are divided by.
         continuous: in the metadata of every agent; not used.
     """
@@ -233,22 +238,21 @@ class MuZeroNetwork(nn.Module):
         latent_dim: int = 64,
         value_support: int = 15,
         reward_support: int = 5,
-        scale_values: bool = True,
         gamma: float = 0.997,
         num_simulations: int = 25,
         c_puct: float = 1.25,
         normalize: bool = True,
-        encoder: str | None = None,
         continuous: bool = False,
         observation_scale: float = BYTE,
     ):
         super().__init__()
-        self.num_actions, self.gamma, self.scale_values = num_actions, gamma, scale_values
+        self.num_actions, self.gamma, self.scale_values = num_actions, gamma, gamma > 0
         self.num_simulations, self.c_puct = num_simulations, c_puct
         self.normalizer = RunningMeanStd(tuple(observation_shape)) if normalize else None
         self.observation_scale = observation_scale
-        self.encoder = nn.Flatten() if encoder is None else image_encoder(observation_shape[0], encoder)
-        features = math.prod(observation_shape) if encoder is None else FEATURE_DIM[encoder]
+        self.is_frame = is_frame(observation_shape)
+        self.encoder = image_encoder(observation_shape[0], "small") if self.is_frame else nn.Flatten()
+        features = FEATURE_DIM["small"] if self.is_frame else math.prod(observation_shape)
         self.representation = scale_output(mlp((features, *hidden, latent_dim)))
         self.dynamics_body = nn.Sequential(scale_output(mlp((latent_dim + num_actions, *hidden))), nn.ReLU())
         self.dynamics = scale_output(mlp((hidden[-1], latent_dim)))
@@ -256,11 +260,13 @@ class MuZeroNetwork(nn.Module):
         self.policy = scale_output(mlp((latent_dim, *hidden, num_actions)), 0.1)
         self.value = scale_output(mlp((latent_dim, *hidden, 2 * value_support + 1)), 0.1)
 
-    def represent(self, observation: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch latent"]:
+    def represent(
+        self, observation: Float[Tensor, "batch *shape"] | UInt8[Tensor, "batch *shape"]
+    ) -> Float[Tensor, "batch latent"]:
         """s⁰ = h(o)."""
         if self.normalizer is not None:
             observation = self.normalizer(observation)
-        if not isinstance(self.encoder, nn.Flatten):
+        if self.is_frame:
             observation = scale_observations(observation, self.observation_scale)
         return scale_latent(self.representation(self.encoder(observation)))
 
@@ -299,7 +305,7 @@ class MuZeroNetwork(nn.Module):
 
     def greedy(
         self,
-        observation: Float[Tensor, "batch *shape"],
+        observation: Float[Tensor, "batch *shape"] | UInt8[Tensor, "batch *shape"],
         action_mask: Bool[Tensor, "batch actions"] | None = None,
     ) -> Int64[Tensor, " batch"]:
         """The actions that a search visits most."""
@@ -311,15 +317,14 @@ OBSERVATION, FRAMES = (4,), (3, *FRAME_SIZE)
 VARIANTS = {
     "muzero_mlp": Variant(partial(MuZeroNetwork, observation_shape=OBSERVATION, num_actions=2), OBSERVATION),
     "muzero_frames": Variant(
-        partial(MuZeroNetwork, observation_shape=FRAMES, num_actions=7, normalize=False, encoder="small"),
-        FRAMES,
+        partial(MuZeroNetwork, observation_shape=FRAMES, num_actions=7, normalize=False), FRAMES
     ),
 }
 
 
 def search(
     model: MuZeroNetwork,
-    observation: Float[Tensor, "batch *shape"],
+    observation: Float[Tensor, "batch *shape"] | UInt8[Tensor, "batch *shape"],
     legal: Bool[Tensor, "batch action"] | None,
     num_simulations: int,
     *,
@@ -406,12 +411,12 @@ def network_config(recipe: Recipe, game: Any) -> dict[str, Any]:
     """
     if game is None:
         spaces = common.model_config(recipe, "muzero", "discrete")
-        is_frame = len(spaces["observation_shape"]) == 3
-        if is_frame != (recipe.variant == "muzero_frames"):
-            kind, fits = ("frames", "muzero_frames") if is_frame else ("no frames", "muzero_mlp")
+        has_frames = is_frame(spaces["observation_shape"])
+        if has_frames != (recipe.variant == "muzero_frames"):
+            kind, fits = ("frames", "muzero_frames") if has_frames else ("no frames", "muzero_mlp")
             raise BadInput(f"{recipe.data} has {kind}: --variant {fits}")
-        if is_frame:
-            spaces |= {"normalize": False, "encoder": recipe.encoder}
+        if has_frames:
+            spaces["normalize"] = False
     elif recipe.variant == "muzero_frames":
         raise BadInput(f"{recipe.data} is a game without frames: --variant muzero_mlp")
     elif recipe.wrappers or recipe.max_episode_steps is not None:
@@ -419,7 +424,6 @@ def network_config(recipe: Recipe, game: Any) -> dict[str, Any]:
     else:
         shape = list(game.observation_shape)
         spaces = {"observation_shape": shape, "num_actions": game.num_actions, "normalize": False}
-        spaces["scale_values"] = False
     return spaces | {
         "hidden": list(recipe.hidden),
         "latent_dim": recipe.latent_dim,
@@ -487,14 +491,26 @@ def evaluate(model: Any, metadata: dict[str, Any], data: str, *, held_out: bool)
     """The test of an environment, or of a game, whichever the run was trained in."""
     if "game" in metadata:
         return games.evaluate(search_game, model, metadata, data, held_out=held_out)
-    return episodes.evaluate(model, metadata, data, held_out=held_out)
+    return agents.evaluate(model, metadata, data, held_out=held_out)
 
 
-def play(model: Any, metadata: dict[str, Any], **options: Any) -> list[float]:
-    """Returns of episodes, or of games against an opponent."""
-    if "game" in metadata:
-        return games.play(search_game, model, metadata, **options)
-    return episodes.play(model, metadata, **options)
+def play(
+    model: Any,
+    metadata: dict[str, Any],
+    *,
+    episodes: int = 10,
+    seed: int = TEST,
+    video: str | Path | None = None,
+    against: str | games.Rival = "random",
+    simulations: int | None = None,
+    picture: str | Path | None = None,
+) -> list[float]:
+    """Returns of episodes; or of games, to which the last three options belong."""
+    options: dict[str, Any] = {"episodes": episodes, "seed": seed, "video": video}
+    if "game" not in metadata:
+        return agents.play(model, metadata, **options)
+    options |= {"against": against, "simulations": simulations, "picture": picture}
+    return games.play(search_game, model, metadata, **options)
 
 
 def check_game(metadata: dict[str, Any]) -> None:
@@ -506,9 +522,16 @@ def check_game(metadata: dict[str, Any]) -> None:
         raise BadInput(f"this agent plays alone in {metadata['env']['spec']}, and that is no game for two")
 
 
-def table(model: Any, metadata: dict[str, Any], **options: Any) -> games.BoardTable:
+def table(
+    model: Any,
+    metadata: dict[str, Any],
+    *,
+    seed: int = TEST,
+    simulations: int | None = None,
+    picture: str | Path | None = None,
+) -> games.BoardTable:
     check_game(metadata)
-    return games.table(search_game, model, metadata, **options)
+    return games.table(search_game, model, metadata, seed=seed, simulations=simulations, picture=picture)
 
 
 def rival(model: Any, metadata: dict[str, Any]) -> games.Rival:

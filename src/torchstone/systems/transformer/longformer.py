@@ -59,7 +59,7 @@ from torchstone.hub.longformer import (
 )
 from torchstone.parts.facts import Fact, ParityCase, count_on_meta
 from torchstone.parts.transformer.feed_forward import FeedForward
-from torchstone.parts.transformer.global_tokens import GlobalTokens, check_global_tokens
+from torchstone.parts.transformer.global_tokens import GlobalTokens, attend_to_projected, check_global_tokens
 from torchstone.parts.transformer.initialization import init_truncated_normal
 from torchstone.parts.transformer.sliding_window_attention import sliding_window_attention
 from torchstone.systems import Variant
@@ -209,21 +209,23 @@ class LongformerAttention(nn.Module):
             dilation=self.dilation,
             mask=mask,
             global_tokens=global_tokens,
-            global_qkv=None if global_tokens is None else self._project_global(x, global_tokens),
+            global_rows=None if global_tokens is None else self._attend_to_all(x, mask, global_tokens),
             dropout=self.dropout if self.training else 0.0,
         )
         return self.out(y.transpose(1, 2).flatten(2))
 
-    def _project_global(self, x: Tensor, global_tokens: GlobalTokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of the global tokens, keys and values of all, by W_g."""
+    def _attend_to_all(
+        self, x: Tensor, mask: Tensor | None, global_tokens: GlobalTokens
+    ) -> Float[Tensor, "batch heads tokens head_dim"]:
+        """What the global tokens find among all, by W_g."""
         linear: Any = self.global_projection["qkv"]
-        width = x.shape[2]
-        (weight_q, weight_kv), (bias_q, bias_kv) = (
-            each.split((width, 2 * width)) for each in (linear.weight, linear.bias)
-        )
-        (q,) = self._split_heads(F.linear(global_tokens.gather(x), weight_q, bias_q), 1)
-        k, v = self._split_heads(F.linear(x, weight_kv, bias_kv), 2)
-        return q, k, v
+        width, dropout = x.shape[2], self.dropout if self.training else 0.0
+        projections = list(zip(linear.weight.split(width), linear.bias.split(width), strict=True))
+        (q,) = self._split_heads(F.linear(global_tokens.gather(x), *projections[0]), 1)
+        if q.shape[2] < q.shape[3] // 2:  # few: all tokens need not be projected for them
+            return attend_to_projected(q, x, *projections[1:], mask=mask, dropout=dropout)
+        k, v = self._split_heads(F.linear(x, linear.weight[width:], linear.bias[width:]), 2)
+        return global_tokens.attend_to_all(q, k, v, mask=mask, scale=None, dropout=dropout)
 
     def _split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         return tuple(part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in x.chunk(parts, 2))
