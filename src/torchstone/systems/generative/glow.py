@@ -108,7 +108,13 @@ class Recipe:
     batch_size: int = 64  # images per update
     augment: str = "none"  # augmentation of images; samples then look augmented too
     optim: OptimConfig = OptimConfig(
-        lr=4e-3, beta2=0.99, warmup_ratio=0.05, max_grad_norm=1.0, ema_decay=0.99
+        optimizer="adamw",
+        lr=4e-3,
+        beta2=0.99,
+        weight_decay=0.7,
+        warmup_ratio=0.05,
+        max_grad_norm=1.0,
+        ema_decay=0.99,
     )  # optimizer, schedule, precision
     seed: int = 0  # random seed of weights, data order and noise
     device: str = "auto"  # device: auto, cpu, cuda or mps
@@ -126,7 +132,14 @@ RECIPES = {
         augment="flip",
         steps=400_000,
         optim=replace(
-            Recipe.optim, lr=1e-3, beta2=0.999, lr_schedule="constant", ema_decay=0.999, compile=True
+            Recipe.optim,
+            optimizer="adam",
+            lr=1e-3,
+            beta2=0.999,
+            weight_decay=0.0,
+            lr_schedule="constant",
+            ema_decay=0.999,
+            compile=True,
         ),
     ),
     # for tests: seconds
