@@ -34,8 +34,8 @@ def make_single_env(recipe: Any) -> Any:
     return make_env(recipe.data, recipe.wrappers, recipe.max_episode_steps)[0]
 
 
-def make_sb3(system: str, recipe: Any) -> Any:
-    """stable-baselines3's algorithm with the recipe's settings, after its random steps, as a function."""
+def make_sb3_model(system: str, recipe: Any) -> Any:
+    """stable-baselines3's algorithm with the recipe's settings."""
     import stable_baselines3
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.logger import configure
@@ -55,12 +55,12 @@ def make_sb3(system: str, recipe: Any) -> Any:
         "policy_kwargs": {} if pixels else {"net_arch": list(recipe.hidden)},
     }
     envs = make_vec_env(lambda: make_single_env(recipe), recipe.num_envs, seed=0)
-    env_steps = recipe.num_steps * recipe.num_envs
     if system == "dqn":
+        env_steps = recipe.num_steps * recipe.num_envs
         options |= {
             "target_update_interval": recipe.target_update_interval * env_steps,
             "exploration_final_eps": recipe.final_epsilon,
-            "exploration_fraction": 1e-9,
+            "exploration_fraction": exploration_fraction(recipe),
             "max_grad_norm": recipe.max_grad_norm or float("inf"),
         }
         policy = "CnnPolicy" if pixels else "MlpPolicy"
@@ -73,6 +73,17 @@ def make_sb3(system: str, recipe: Any) -> Any:
         kind = {"ddpg": stable_baselines3.DDPG, "td3": stable_baselines3.TD3}[system]
         model = kind("MlpPolicy", envs, tau=recipe.tau, action_noise=noise, **options)
     model.set_logger(configure(None, []))
+    return model
+
+
+def exploration_fraction(recipe: Any) -> float:
+    """The share of the steps over which ε falls."""
+    return min(recipe.exploration_steps / (recipe.learning_starts + recipe.total_timesteps), 1.0)
+
+
+def make_sb3(system: str, recipe: Any) -> Any:
+    """The same after its random steps, as a function of a number of updates."""
+    model, env_steps = make_sb3_model(system, recipe), recipe.num_steps * recipe.num_envs
     model.learn(recipe.learning_starts + env_steps)
     return lambda n: model.learn(n * env_steps, reset_num_timesteps=False)
 

@@ -308,3 +308,31 @@ def test_compare_different_data_have_axes_of_their_own(tmp_path, monkeypatch):
     assert [title.split(" on ")[1][:7] for title, _ in panels] == [t.split(" on ")[1][:7] for t in titles]
     compare_runs.compare(runs[:2], tmp_path / "d.png")
     assert [axes.get_title(loc="left") for axes in figures[1].axes] == ["loss", "accuracy"]
+
+
+def test_curve_over_env_steps_is_read_at_the_steps_of_the_environment(tmp_path):
+    """8 steps an update after 100 at random, which the training rows say."""
+    rows = [{"step": step, "split": "train", "env_steps": 100 + 8 * step} for step in range(5, 25, 5)]
+    rows += [{"step": step, "split": "val", "return": -10.0 * step} for step in (0, 10, 20)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compare_runs.curve_over_env_steps(tmp_path, "return")
+    assert found == [(0.0, 0.0), (180.0, -100.0), (260.0, -200.0)]
+    with pytest.raises(BadInput, match="no validation of accuracy over steps"):
+        compare_runs.curve_over_env_steps(tmp_path, "accuracy")
+
+
+@pytest.mark.parametrize(("steps", "scale"), [(20, "linear"), (200, "symlog")])
+def test_compare_has_a_logarithmic_axis_where_one_run_took_many_more_env_steps(
+    tmp_path, monkeypatch, steps, scale
+):
+    figures, folders = drawn(monkeypatch), []
+    for name, last in (("few", 20), ("many", steps)):
+        folders.append(make_run(tmp_path / name))
+        rows = [{"step": s, "split": "train", "env_steps": 10 * s} for s in range(1, last + 1)]
+        rows += [{"step": s, "split": "val", "return": -1.0 * s} for s in (0, last // 2, last)]
+        (folders[-1] / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    compare_runs.compare(folders, tmp_path / "compare.png")
+    picture(tmp_path / "compare.png")
+    (axes,) = figures[0].axes
+    assert axes.get_xscale() == scale
+    assert [line.get_xdata()[-1] for line in axes.lines] == [200, 10 * steps]

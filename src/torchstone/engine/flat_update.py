@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchstone.engine.traced_gradient import TracedGradient
 from torchstone.errors import NotFinite
+
+LARGEST_LAYER = 2**14  # weights: with larger layers, products take so long that calls do not matter
 
 
 class FlatGradientUpdate:
@@ -20,6 +23,8 @@ class FlatGradientUpdate:
     Args:
         loss: batch -> a mapping with `loss`, and further scalars to log; with `has_aux`, that mapping and
             anything else, such as TD errors, which a call returns beside the metrics.
+        traced: run the loss and its gradient as NumPy calls where the layers are small and on the CPU, see
+            `TracedGradient`. The loss is then of the batch's tensors alone and of weights, without chance.
         make_optimizer: the vector, as the only parameter -> an optimizer.
         max_grad_norm: largest norm of the whole gradient; the norm before clipping is logged.
         lr_schedule: number of an update -> factor of the optimizer's learning rate, see `schedule_lr`.
@@ -34,6 +39,7 @@ class FlatGradientUpdate:
         max_grad_norm: float | None = None,
         lr_schedule: Callable[[int], float] | None = None,
         has_aux: bool = False,
+        traced: bool = False,
     ):
         parameters = [p for p in model.parameters() if p.requires_grad]
         self.loss, self.has_aux = loss, has_aux
@@ -41,10 +47,19 @@ class FlatGradientUpdate:
         self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
         self.gradient = self.vector.grad = torch.zeros_like(self.vector)
         sizes = [p.numel() for p in parameters]
+        self.gradient_views: list[Tensor] = []
         pieces = zip(parameters, self.vector.data.split(sizes), self.gradient.split(sizes), strict=True)
         for p, weights, gradient in pieces:
-            p.data, p.grad = weights.view_as(p), gradient.view_as(p)
+            p.data = weights.view_as(p)
+            self.gradient_views.append(gradient.view_as(p))
+            p.grad = self.gradient_views[-1]
+        self.parameters = parameters
         self.optimizer = make_optimizer([self.vector])
+        self.traced_gradient = None
+        is_small = self.vector.device.type == "cpu" and max(sizes) <= LARGEST_LAYER
+        if traced and is_small:
+            pair = loss if has_aux else lambda batch: (loss(batch), None)
+            self.traced_gradient = TracedGradient(pair, parameters, self.gradient_views)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
 
     def schedule_lr(self, number: int) -> None:
@@ -55,9 +70,15 @@ class FlatGradientUpdate:
                 group["lr"] = lr * factor
 
     def __call__(self, batch: Any) -> Any:
-        self.gradient.zero_()
+        if self.traced_gradient is not None:
+            metrics, aux = self.traced_gradient(batch)
+            metrics = self.apply_gradient(metrics)
+            return (metrics, aux) if self.has_aux else metrics
         metrics, aux = self.loss(batch) if self.has_aux else (self.loss(batch), None)
-        metrics["loss"].backward()
+        gradients = torch.autograd.grad(
+            metrics["loss"], self.parameters, allow_unused=True, materialize_grads=True
+        )
+        torch._foreach_copy_(self.gradient_views, list(gradients))
         metrics = self.apply_gradient(metrics)
         return (metrics, aux) if self.has_aux else metrics
 
@@ -75,7 +96,35 @@ class FlatGradientUpdate:
             numbers["gradient_norm"] = norm = torch.linalg.vector_norm(self.gradient)
             if norm.device.type != "cpu":
                 self.gradient.mul_((self.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
-            elif norm.item() > self.max_grad_norm:  # free on the CPU
-                self.gradient.mul_(self.max_grad_norm / (norm + 1e-6))
-        self.optimizer.step()
+            elif (length := norm.item()) > self.max_grad_norm:  # free on the CPU
+                self.gradient.mul_(self.max_grad_norm / (length + 1e-6))
+        self.step()
         return numbers
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """The optimizer's step. Of fused Adam, its one operation: what `Optimizer.step` does around it, for
+        parameters on any devices, takes several times as long."""
+        optimizer, vector = self.optimizer, self.vector
+        (group,), state = optimizer.param_groups, optimizer.state[vector]
+        is_simple = type(optimizer) is torch.optim.Adam and group["fused"] and not group["amsgrad"]
+        if not (is_simple and state):  # the first step makes the state
+            optimizer.step()
+            return
+        beta1, beta2 = group["betas"]
+        state["step"].add_(1)
+        torch._fused_adam_(
+            [vector],
+            [self.gradient],
+            [state["exp_avg"]],
+            [state["exp_avg_sq"]],
+            [],
+            [state["step"]],
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=group["maximize"],
+        )

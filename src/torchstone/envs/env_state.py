@@ -2,7 +2,8 @@
 
 Gymnasium has no API for an environment's state. It is nearly always in three places: plain attributes of
 the environment and of its wrappers, numpy generators among them; and, where a simulator written in C holds
-it, MuJoCo's data or ALE's emulator. `snapshot` copies those, `restore` writes them back. Whether that is the
+it, MuJoCo's data or ALE's emulator. An environment whose state cannot be read has `replay`, which plays the
+episode again from attributes. `snapshot` copies those, `restore` writes them back. Whether that is the
 whole state, `torchstone.envs.vector_env.is_snapshot_exact` tests by trying.
 """
 
@@ -35,6 +36,8 @@ def restore(env: Any, state: list[dict[str, Any]]) -> None:
             from ale_py import ALEState
 
             layer.ale.restoreSystemState(ALEState(saved["ale"].numpy().tobytes()))
+        if hasattr(type(layer), "replay"):  # its state is what the actions lead to
+            layer.replay()
 
 
 def layers(env: Any) -> Iterator[Any]:

@@ -18,6 +18,11 @@ from torchstone.errors import BadInput, did_you_mean
 from torchstone.files import refuse_skip
 
 KNOWN = ("CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1", "Hopper-v5", "ALE/Pong-v5", "…")
+# environments of this package: id, function, time limit
+OWN = (
+    ("TakeCover-v0", "torchstone.envs.doom:take_cover", 2100),
+    ("Dodge-v0", "torchstone.envs.dodge:dodge", 200),
+)
 ActionKind = Literal["discrete", "continuous", "any"]
 SYSTEMS_BY_ACTIONS = {
     "discrete": ("discrete actions", "dqn, a2c or ppo", "CartPole-v1"),
@@ -26,7 +31,7 @@ SYSTEMS_BY_ACTIONS = {
 
 
 def gym() -> Any:
-    """Gymnasium, with the environments of its plug-ins registered.
+    """Gymnasium, with our environments and those of its plug-ins registered.
 
     Raises:
         BadInput: it is not installed.
@@ -35,6 +40,9 @@ def gym() -> Any:
         import gymnasium
     except ModuleNotFoundError as error:
         raise BadInput("environments need gymnasium: pip install 'torchstone[rl]'") from error
+    for name, entry_point, limit in OWN:
+        if name not in gymnasium.registry:
+            gymnasium.register(name, entry_point, max_episode_steps=limit)
     try:
         import ale_py
     except ModuleNotFoundError:
@@ -63,7 +71,7 @@ def make_env(
     """
     refuse_skip(spec)
     gymnasium = gym()
-    module = _import(spec.partition(":")[0], f"the environment {spec}") if ":" in spec else None
+    module = import_here(spec.partition(":")[0], f"the environment {spec}") if ":" in spec else None
     if any(name.startswith("AtariPreprocessing") for name in wrappers):
         kwargs["frameskip"] = 1  # the wrapper skips frames itself
     factory = _factory(spec, module)
@@ -140,7 +148,7 @@ def _check_env(spec: str, env: Any) -> None:
             raise BadInput(f"{spec} states no {name}: set it to a space of gymnasium.spaces")
 
 
-def _import(module: str, purpose: str) -> Any:
+def import_here(module: str, purpose: str) -> Any:
     """Import a module, from the current folder too: a program that was installed does not look there."""
     is_added = os.getcwd() not in sys.path and "" not in sys.path
     if is_added:
@@ -188,7 +196,7 @@ def _find_wrapper(name: str) -> Any:
 
     if ":" in name:
         module_name, _, class_name = name.partition(":")
-        module = _import(module_name, f"the wrapper {name}")
+        module = import_here(module_name, f"the wrapper {name}")
         if not callable(getattr(module, class_name, None)):
             classes = [n for n, value in vars(module).items() if isinstance(value, type)]
             raise BadInput(f"no wrapper {class_name!r} in {module_name}: {did_you_mean(class_name, classes)}")
@@ -257,7 +265,7 @@ def facts(spec: str, wrappers: Sequence[str] = ()) -> Facts:
     """What is known of an environment, of which one is made once."""
     refuse_skip(spec)
     if ":" in spec:
-        _import(spec.partition(":")[0], f"the environment {spec}")
+        import_here(spec.partition(":")[0], f"the environment {spec}")
     return _facts(spec, tuple(wrappers), registration(spec))
 
 

@@ -26,7 +26,8 @@ class Transitions(NamedTuple):
     observation: Tensor  # (batch, *shape)
     action: Tensor  # (batch,) int64, or (batch, action_dim) float32
     reward: Float[Tensor, " batch"]  # Σ_{k<m} γ^k r_{t+k}, m ≤ n: fewer where the episode ended before
-    next_observation: Tensor  # (batch, *shape), the state m steps later; meaningless where discount is 0
+    # (batch, *shape), the state m steps later; meaningless where discount is 0, unless terminal ones are kept
+    next_observation: Tensor
     discount: Float[Tensor, " batch"]  # γ^m, and 0 where the episode terminated
 
 
@@ -85,6 +86,8 @@ class ReplayBuffer:
         shape: of an observation; its first dimension is frames, oldest first, if `is_stacked`.
         action: an example of one env's action.
         is_stacked: consecutive observations share frames: only the newest of each is stored.
+        keep_terminal: store the states in which episodes terminated too, for those who learn a model; what
+            an agent learns from does not depend on them.
 
     Raises:
         BadInput: no room for two steps of each env, or frames that are not stacked.
@@ -99,9 +102,11 @@ class ReplayBuffer:
         action: Tensor,
         *,
         is_stacked: bool = False,
+        keep_terminal: bool = False,
         device: torch.device | str = "cpu",
     ):
         self.num_envs, self.shape, self.device = num_envs, tuple(shape), torch.device(device)
+        self.keep_terminal = keep_terminal
         self.num_stack = shape[0] if is_stacked else 1  # frames in an observation
         # one more for the observation that is to be acted on next, and those that only lend frames
         self.slots = capacity // num_envs + self.num_stack
@@ -162,7 +167,8 @@ class ReplayBuffer:
 
         Args:
             last_observation: to be acted on next.
-            final_observations: the states that were `truncated` and not `terminated`, row by row.
+            final_observations: the states that were `truncated` and not `terminated`, row by row; with
+                `keep_terminal` those that were either.
         """
         length = len(reward)
         if length >= self.slots:
@@ -180,9 +186,9 @@ class ReplayBuffer:
         self.action[new] = action.flatten(0, 1).to(self.device)
         self.reward[new] = reward.flatten().to(self.device)
         self.end[new] = end.flatten().to(self.device, torch.uint8)
-        is_truncated = (end == TRUNCATED).to(self.device)
+        is_final = (end != RUNNING if self.keep_terminal else end == TRUNCATED).to(self.device)
         if len(final_observations):
-            self.final_frames.set(rows[:-1][is_truncated], self._newest_frame(final_observations))
+            self.final_frames.set(rows[:-1][is_final], self._newest_frame(final_observations))
         self.num_written += length
         self.last_observation = last_observation
         return new

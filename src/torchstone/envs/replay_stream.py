@@ -139,7 +139,10 @@ class ReplayStream:
             if step.returns or step.next_observation is not envs.observation:  # some episode ended
                 returns += step.returns
                 explorer.reset_done(step.terminated | step.truncated)
-                final_observations.append(step.next_observation[step.truncated & ~step.terminated])
+                is_final = step.truncated & ~step.terminated
+                if buffer.keep_terminal:
+                    is_final = step.truncated | step.terminated
+                final_observations.append(step.next_observation[is_final])
         reward, terminated, truncated = map(torch.stack, zip(*steps, strict=True))
         rows = buffer.add(
             torch.stack(observations),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchstone.envs.actor import Actor, RecurrentState
 from torchstone.envs.vector_env import VectorEnv
+from torchstone.parts.numpy_graph import Traced
 from torchstone.parts.old_keys import with_new_names
 from torchstone.parts.seeding import SeedStream, derive_seed
 
@@ -54,6 +55,7 @@ class Rollouts:
         self.policy, self.envs, self.num_steps = policy, envs, num_steps
         self.seed, self.device, self.position = seed, device, 0
         self.actor = Actor(policy, envs, device)
+        self.sample = Traced(lambda observation, noise: policy.policy(observation).sample(noise))
 
     def __iter__(self) -> "Rollouts":
         return self
@@ -64,13 +66,16 @@ class Rollouts:
         generator = torch.Generator().manual_seed(
             derive_seed(self.seed, SeedStream.ROLLOUT_ACTIONS, self.position)
         )
-        recurrent_state = actor.state
+        recurrent_state, is_cpu = actor.state, torch.device(device).type == "cpu"
         shape = (self.num_steps, envs.num_envs, policy.num_actions)
         noise = policy.distribution.noise(shape, generator).to(device).unbind()
         observations, masks, actions, steps, final_observations, returns = [], [], [], [], [], []
         for t in range(self.num_steps):
             observation, mask = actor.observe()
-            action = actor.act(policy.policy, observation, mask).sample(noise[t])
+            if mask is None and recurrent_state is None and is_cpu:
+                action = self.sample(observation, noise[t])
+            else:
+                action = actor.act(policy.policy, observation, mask).sample(noise[t])
             step = envs.step(action.cpu())
             observations.append(observation)
             masks.append(mask)

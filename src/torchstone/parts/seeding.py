@@ -30,6 +30,11 @@ class SeedStream(IntEnum):
     SELF_PLAY = 27  # noise at roots, moves and openings
     TRPO_MINIBATCHES = 30
     ACTNORM_INIT = 31  # the batch that actnorm is initialized with, and its noise
+    VAE_FRAMES = 40  # which frames of random episodes, and their order
+    LATENT_SEQUENCES = 41  # where a world model's sequences begin, and their latent states
+    DREAMS = 42  # episodes in a world model
+    MODEL_TRAINING = 33  # which transitions a model of the environment is trained on, and in which order
+    MODEL_ROLLOUTS = 34  # where they branch off, what is predicted, and which of it is learned from
     # these share a number with one above; no run has both of a pair
     LENGTH_BUCKETS = 2
     LENGTH_GROUPS = 2

@@ -15,6 +15,10 @@ from torchstone.plots.canvas import LEGEND, PALETTE, canvas, decades, frame, pla
 from torchstone.plots.curves import Series, final, label_with_legend, rank, read_json, read_metrics, series_of
 
 FRAMES = "steps of the environment"
+SEEDS = ", {} seeds: interquartile mean, 95 %"
+SPAN = (
+    5  # times as many steps of the environment in one run as in another: then they are on a logarithmic axis
+)
 
 
 def compare(run_folders: Sequence[str | Path], file: str | Path | None = None) -> list[dict]:
@@ -25,7 +29,8 @@ def compare(run_folders: Sequence[str | Path], file: str | Path | None = None) -
     the least of a loss or an error, the greatest of anything else). Of several runs that differ in
     nothing but the seed, three or more are plotted as their interquartile mean with its 95 % interval,
     over the steps that all of them reached; fewer are plotted one by one. Runs that all count `env_steps`
-    are plotted over these. Curves on different data, known by their content, have panels of their own.
+    are plotted over these, on a logarithmic axis where some took `SPAN` times as many as others. Curves on
+    different data, known by their content, have panels of their own.
     Metrics named NAME/NUMBER are one panel: their last values over the numbers.
 
     Raises:
@@ -41,6 +46,18 @@ def compare(run_folders: Sequence[str | Path], file: str | Path | None = None) -
         data = _data_of(folders)
         _draw(folders, names, [series_of(rows)[0] for rows in logs], table, data, file)
     return table
+
+
+def curve_over_env_steps(run_folder: str | Path, metric: str) -> list[tuple[float, float]]:
+    """(steps of the environment so far, value) of a metric's validation, for a run that counts `env_steps`.
+
+    Raises:
+        BadInput: not a run's folder, or a run that does not count them or has no such metric.
+    """
+    series = series_of(read_metrics(run_folder))[0]
+    if "val" not in series.get(metric, {}) or not _env_steps(series):
+        raise BadInput(f"{run_folder} has no validation of {metric} over steps of an environment")
+    return _curve(series, metric, True)
 
 
 def _data_of(folders: list[Path]) -> list[str]:
@@ -117,7 +134,8 @@ def _draw(
     columns = max(1, min(3, len(shared)))
     down = max(1, math.ceil(len(panels) / columns))
     entries = len(bands) + len(single)
-    longest = max(map(len, names)) + 12
+    band_names = [f"{table[group[0]]['system']}/{table[group[0]]['recipe']}" for group in bands]
+    longest = max([*map(len, names), *(len(name) + len(SEEDS) for name in band_names)]) + 12
     across = max(1, min(entries, int((4.7 * columns + 1) / (0.5 + 0.07 * min(longest, 60)))))
     figure = canvas(4.7 * columns + 1, 3.1 * down + 0.5 + 0.22 * math.ceil(entries / across))
     title = f"validation of {len(folders)} run{'s' * (len(folders) > 1)}"
@@ -136,7 +154,7 @@ def _draw(
         label_with_legend(axes, metric, system, counts.pop() if len(counts) == 1 else None)
         numbered = metric.endswith("/")
         axes.set_xlabel("the number in its name" if numbered else FRAMES if framed else "step", fontsize=8)
-        plotted = []
+        plotted, reached = [], []
         for order, group in enumerate([*bands, *([i] for i in single)]):
             if data[group[0]] != own:
                 continue
@@ -147,13 +165,14 @@ def _draw(
             }
             curves = [_last(series[i], metric) or _curve(series[i], metric, framed) for i in group]
             plotted += [value for curve in curves for _, value in curve]
+            reached += [[step for step, _ in curve] for curve in curves]
             if len(group) > 2:
                 grid, values = _aligned(curves)
                 low, high = interval(values)
                 axes.fill_between(grid, low, high, color=look["color"], alpha=0.2, linewidth=0)
                 (line,) = axes.plot(grid, interquartile_mean(values), linewidth=1.8, **look)
-                first, seeds = table[group[0]], f"{len(group)} seeds: interquartile mean, 95 %"
-                label = f"{first['system']}/{first['recipe']}, {seeds}"
+                first = table[group[0]]
+                label = f"{first['system']}/{first['recipe']}{SEEDS.format(len(group))}"
             else:
                 size = 3.5 if len(curves[0]) <= 40 else 0
                 (line,) = axes.plot(
@@ -161,6 +180,9 @@ def _draw(
                 )
                 label = names[group[0]]
             handles.setdefault(plain(label, 60), line)
+        ends = [steps[-1] for steps in reached]
+        if framed and not numbered and max(ends) > SPAN * min(ends) > 0:
+            axes.set_xscale("symlog", linthresh=min(step for steps in reached for step in steps if step))
         if ("loss" in metric or numbered) and decades(plotted) > 1:
             axes.set_yscale("log")
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=across, **LEGEND)

@@ -201,9 +201,15 @@ sac: SAC, 2018. Haarnoja, Zhou, Abbeel and Levine, arXiv:1801.01290, arXiv:1812.
 alphazero: AlphaZero, 2017. Silver, Hubert, Schrittwieser et al., arXiv:1712.01815
     variants: alphazero_mlp alphazero_small alphazero_go
     recipes: tictactoe connect4 go5 smoke
+world_models: World Models, 2018. Ha and Schmidhuber, arXiv:1803.10122
+    variants: world_models world_models_car world_models_small
+    recipes: take_cover car_racing smoke
 muzero: MuZero, 2019. Schrittwieser, Antonoglou, Hubert et al., arXiv:1911.08265
     variants: muzero_mlp muzero_frames
     recipes: cartpole tictactoe minigrid smoke
+mbpo: MBPO, 2019. Janner, Fu, Zhang and Levine, arXiv:1906.08253
+    variants: mbpo
+    recipes: pendulum hopper smoke
 """,
     "multiagent": """
 nfsp: NFSP, 2016. Heinrich and Silver, arXiv:1603.01121

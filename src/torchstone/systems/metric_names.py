@@ -79,7 +79,11 @@ METRICS = {
     "games game_length first_player_score",
     "nfsp": f"{EQUILIBRIUM} q_loss epsilon episodes",
     "deep_cfr": f"{EQUILIBRIUM} policy_loss samples",
+    "world_models": "loss reconstruction_error kl nll end_loss memoryless_nll return return_std dream_return "
+    "population_return population_best dream_population_return dream_population_best sigma",
     "muzero": f"{AGENT} policy_loss value_loss reward_loss",
+    "mbpo": f"{AGENT} q_value actor_loss entropy alpha model_loss holdout_error model_epochs aleatoric "
+    "epistemic rollout_length",
 }
 
 

@@ -37,6 +37,8 @@ MODALITIES = {
     "planning": "games",
     "multiagent": "games with hidden cards",
     "muzero": "environments",
+    "world_models": "environments",
+    "mbpo": "environments",
     "ctc": "audio",
     "seq2seq": "text",
     "vit": "images",

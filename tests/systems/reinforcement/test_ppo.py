@@ -161,7 +161,7 @@ def test_ppo_clipped_value_loss_takes_the_larger_error():
     batch = on_policy.make_batch(model, next(run.stream), recipe.gamma, recipe.gae_lambda)
     torch.manual_seed(0)
     batch = batch._replace(value=batch.value + torch.randn(len(batch.value)))
-    value_loss = ppo.loss(model, batch, recipe, 0.2)["value_loss"].item()
+    value_loss = ppo.loss(model, batch, recipe, torch.tensor(0.2))["value_loss"].item()
     total, clipped, count = 0.0, 0, len(batch.value)
     columns = (model.value(batch.inputs.observation), batch.value, batch.returns)
     for value, old, target in zip(*(column.tolist() for column in columns), strict=True):

@@ -111,7 +111,7 @@ def test_ppo_update_uses_masks():
     for door in range(DOORS):
         shut = batch.select((batch.inputs.observation[:, door] <= 0).nonzero()[:, 0])
         model.zero_grad()
-        ppo.loss(model, shut, recipe, 0.2)["loss"].backward()
+        ppo.loss(model, shut, recipe, torch.tensor(0.2))["loss"].backward()
         gradient = model.actor[-1].weight.grad
         assert torch.isfinite(gradient).all()
         assert not gradient[door].any()

@@ -26,6 +26,28 @@ class Ends(gymnasium.Env):
         return state, 1.0, is_terminated, not is_terminated, {}
 
 
+class Counts(gymnasium.Env):
+    """The state is the number of steps and of episodes so far; the third step ends an episode, by turns by
+    termination and by a time limit."""
+
+    observation_space = gymnasium.spaces.Box(0, 1e6, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    episode = 0
+
+    def state(self):
+        return np.array([self.steps, self.episode], dtype=np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.episode = 0, self.episode + 1
+        return self.state(), {}
+
+    def step(self, action):
+        self.steps += 1
+        is_end, is_terminated = self.steps == 3, self.episode % 2 == 0
+        return self.state(), float(self.steps), is_end and is_terminated, is_end and not is_terminated, {}
+
+
 def train_both(system, name, recipe, minibatch_seed=0):
     """Our update and stable-baselines3's from the same weights on the same minibatches.
 

@@ -188,6 +188,14 @@ LEGENDS = {
         "moves that keep the game's value", "fraction of positions in which moves differ", "higher"
     ),
     "reward_loss": Legend("cross-entropy of rewards", "nats, over all unrolled steps", "lower"),
+    "model_loss": Legend("loss of the model", "2 nats per number, of standardized outputs", "lower"),
+    "holdout_error": Legend("error of the elites", "squared, of standardized held-out outputs", "lower", "1"),
+    "model_epochs": Legend("epochs of a training of the model", "until no member got better"),
+    "aleatoric": Legend("noise that the model sees", "deviations of the outputs, on held-out steps"),
+    "epistemic": Legend(
+        "disagreement of the elites", "deviations of the outputs, on held-out steps", "lower"
+    ),
+    "rollout_length": Legend("length of rollouts", "steps within the model"),
     "policy_loss": Legend("cross-entropy with the search's visits", "nats per move", "lower", "ln(actions)"),
     "games": Legend("games of self-play", "games so far"),
     "game_length": Legend("length of games of self-play", "moves"),
@@ -201,6 +209,19 @@ LEGENDS = {
     "q_loss": Legend("squared TD error", "squared chips, sum over players", "lower"),
     "episodes": Legend("plays of the game", "plays that have ended so far"),
     "samples": Legend("strategies in memory", "samples of the average strategy that are held"),
+    # world models
+    "reconstruction_error": Legend("reconstruction error", "sum of squares over pixels from 0 to 1", "lower"),
+    "nll": Legend("negative log-likelihood of the next latent", "nats per latent", "lower"),
+    "memoryless_nll": Legend(
+        "negative log-likelihood of the next latent without memory",
+        "nats per latent, to compare with",
+        "lower",
+    ),
+    "end_loss": Legend("cross-entropy of an episode's end", "nats per step", "lower"),
+    "dream_return": Legend("steps that the controller lives in the dream", "mean over dreams", "higher"),
+    "population_return": Legend("return of a generation", "sum of rewards, mean over candidates", "higher"),
+    "population_best": Legend("return of the best candidate", "sum of rewards, mean over episodes", "higher"),
+    "sigma": Legend("step size of CMA-ES", "of the controller's weights"),
     # the training itself
     "gradient_norm": Legend("norm of the gradient", "before clipping"),
     "lr": Legend("learning rate", "of the first group of parameters"),
@@ -229,7 +250,7 @@ OF_SYSTEMS = {
     ),
     **{(system, "loss"): _POLICY_LOSS for system in ("reinforce", "a2c", "trpo", "ppo")},
     ("trpo", "kl"): Legend("divergence of the new policy from the old", "nats per step"),
-    **{(system, "loss"): _TD_LOSS for system in ("dqn", "ddpg", "td3", "sac")},
+    **{(system, "loss"): _TD_LOSS for system in ("dqn", "ddpg", "td3", "sac", "mbpo")},
     **{(system, "loss"): _GENERATOR_LOSS for system in ("gan", "cgan", "dcgan")},
     **{(system, "loss"): _TOKEN_LOSS for system in ("gpt", "seq2seq", "transformer", "t5")},
     ("performer", "loss"): Legend("cross-entropy", "nats per token, or per label", "lower", "ln(choices)"),
@@ -250,6 +271,8 @@ OF_SYSTEMS = {
     ),
     ("clip", "loss"): Legend("contrastive loss", "nats, of all pairs of a batch", "lower", "ln(pairs)"),
     ("alphazero", "loss"): Legend("objective", "squared error of the value, and policy_loss", "lower"),
+    ("world_models", "loss"): Legend("objective", "of V in squared errors and nats, of M in nats", "lower"),
+    ("world_models", "kl"): Legend("divergence from the prior", "nats per frame"),
     ("muzero", "loss"): Legend("objective", "nats: cross-entropies of policy, value and reward", "lower"),
     ("muzero", "value_loss"): Legend("cross-entropy of the value", "nats, over all unrolled steps", "lower"),
     ("alphazero", "value_loss"): Legend("squared error of the value", "squared outcomes", "lower", "1"),
@@ -284,6 +307,7 @@ FAMILIES = {
     r"inception_(.+)": "{0} by Inception's features",
     r"ddim_(.+)": "{0} with DDIM",
     r"ddpm_(.+)": "{0} with all steps of DDPM",
+    r"dream_(.+)": "{0} in the dream",
     r"guided_([\d.*]+)_(.+)": "{0} at guidance scale {1}",
 }
 # as many of a kind as there are layers, distances, classes or numbers of examples

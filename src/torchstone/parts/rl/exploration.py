@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from torchstone.parts.numpy_graph import Traced
+
 
 def linear_schedule(start: float, end: float, duration: int, delay: int = 0) -> Callable[[int], float]:
     """Step -> value: `start` up to step `delay`, then linear to `end` over `duration` steps."""
@@ -31,7 +33,7 @@ class EpsilonGreedy:
     """
 
     def __init__(self, greedy: Callable[[Tensor], Tensor], num_actions: int, epsilon: Callable[[int], float]):
-        self.greedy, self.num_actions, self.epsilon = greedy, num_actions, epsilon
+        self.greedy, self.num_actions, self.epsilon = Traced(greedy), num_actions, epsilon
 
     def sample_noise(self, num_steps: int, num_envs: int, env_steps: int, generator: torch.Generator) -> None:
         epsilons = torch.tensor([self.epsilon(env_steps + t * num_envs) for t in range(num_steps)])
@@ -79,7 +81,7 @@ class ActionNoise:
         dt: float = 1.0,
         learning_starts: int = 0,
     ):
-        self.greedy, self.action_dim, self.learning_starts = greedy, action_dim, learning_starts
+        self.greedy, self.action_dim, self.learning_starts = Traced(greedy), action_dim, learning_starts
         self.sigma, self.theta, self.dt = sigma, theta, dt
         self.state = torch.zeros(num_envs, action_dim)
 
@@ -121,7 +123,7 @@ class PolicySampling:
     def __init__(
         self, policy: Callable[[Tensor, Tensor], Tensor], action_dim: int, *, learning_starts: int = 0
     ):
-        self.policy, self.action_dim, self.learning_starts = policy, action_dim, learning_starts
+        self.policy, self.action_dim, self.learning_starts = Traced(policy), action_dim, learning_starts
 
     def sample_noise(self, num_steps: int, num_envs: int, env_steps: int, generator: torch.Generator) -> None:
         shape = (num_steps, num_envs, self.action_dim)

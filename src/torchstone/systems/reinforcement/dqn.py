@@ -298,6 +298,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         max_grad_norm=recipe.max_grad_norm,
         lr_schedule=linear_schedule(1.0, 0.0, recipe.updates) if recipe.anneal_lr else None,
         has_aux=True,
+        traced=True,
     )
     epsilon = linear_schedule(1.0, recipe.final_epsilon, recipe.exploration_steps)
     explorer = EpsilonGreedy(

@@ -32,6 +32,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from torchstone.engine import rng
@@ -108,7 +109,7 @@ PONG = replace(
     total_timesteps=9_999_360,
 )
 RECIPES = {
-    # torchstone train ppo   99,840 steps, 16 seconds of one core; return 500 on all of 5 seeds
+    # torchstone train ppo   99,840 steps, 14 seconds of one core; return 500 on all of 5 seeds
     "cartpole": CARTPOLE,
     # torchstone train ppo/acrobot   249,856 steps, a minute; return -79 to -86 (5 seeds)
     "acrobot": replace(
@@ -193,7 +194,9 @@ VARIANTS = {
 Network = ActorCritic | RecurrentActorCritic
 
 
-def loss(model: Network, batch: RolloutBatch, recipe: Recipe, clip_coef: float) -> dict[str, Tensor]:
+def loss(
+    model: Network, batch: RolloutBatch, recipe: Recipe, clip_coef: Float[Tensor, ""]
+) -> dict[str, Tensor]:
     """L of a minibatch."""
     policy, value = model.policy_and_value(*batch.inputs)
     # r_t(θ)
@@ -262,11 +265,12 @@ def build(recipe: Recipe) -> Iterator[Run]:
     remaining = linear_schedule(1.0, 0.0, recipe.updates)
     clip_coef = recipe.clip_coef
     step = FlatGradientUpdate(
-        lambda batch: loss(model, batch, recipe, clip_coef),
+        lambda batch: loss(model, batch[0], recipe, batch[1]),
         model,
         partial(torch.optim.Adam, lr=recipe.lr, eps=1e-5, fused=True),
         max_grad_norm=recipe.max_grad_norm,
         lr_schedule=remaining if recipe.anneal_lr else None,
+        traced=True,
     )
     state["optimizer"] = step.optimizer
     envs = common.make_envs(recipe)
@@ -281,8 +285,9 @@ def build(recipe: Recipe) -> Iterator[Run]:
             done = rollout.terminated | rollout.truncated
             rollout = rollout._replace(reward=reward_normalizer(rollout.reward, done))
         batch = on_policy.make_batch(model, rollout, recipe.gamma, recipe.gae_lambda)
+        clip = torch.tensor(clip_coef, device=device)
         for minibatch in minibatches(batch, recipe, rollout.number):
-            metrics = step(minibatch)
+            metrics = step((minibatch, clip))
         if recipe.normalize:  # for the next rollout
             model.update_normalizer(rollout.observation.flatten(0, 1))
         statistics = update_statistics(model, minibatch, clip_coef)

@@ -27,7 +27,7 @@ many gradient steps. An episode that a time limit truncated is bootstrapped.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -261,58 +261,100 @@ def alpha_loss(
     return {"loss": -log_alpha * (log_prob.detach() + target_entropy).mean()}
 
 
+class Learner:
+    """What is learned from one minibatch after another: critics, then actor, then temperature, and the target
+    critics follow. `state` is what a checkpoint holds of it, besides the model.
+
+    Args:
+        lr_schedule: number of an update -> factor of the learning rates.
+        target_entropy: H̄ in nats; None for minus the number of action dimensions.
+    """
+
+    def __init__(
+        self,
+        model: SAC,
+        *,
+        lr: float,
+        lr_schedule: Callable[[int], float] | None,
+        init_alpha: float,
+        learn_alpha: bool,
+        target_entropy: float | None,
+        tau: float,
+    ):
+        self.model, self.learn_alpha, self.tau = model, learn_alpha, tau
+        self.temperature = temperature = Temperature(init_alpha).to(model.low.device)
+        self.target_critics = make_target(model.critics)
+        entropy = -float(len(model.low)) if target_entropy is None else target_entropy
+        options: dict[str, Any] = {
+            "make_optimizer": partial(torch.optim.Adam, lr=lr, fused=True),
+            "lr_schedule": lr_schedule,
+        }
+        actor = nn.ModuleList([model.trunk, model.mean_head, model.log_std_head])
+        self.critic_step = FlatGradientUpdate(lambda b: critic_loss(model, *b), model.critics, **options)
+        self.actor_step = FlatGradientUpdate(lambda b: actor_loss(model, *b), actor, **options)
+        self.alpha_step = FlatGradientUpdate(
+            lambda log_prob: alpha_loss(temperature.log_alpha, log_prob, entropy), temperature, **options
+        )
+        self.actor_parameters = model.actor_parameters()
+        self.state: dict[str, Any] = {
+            "critic_optimizer": self.critic_step.optimizer,
+            "actor_optimizer": self.actor_step.optimizer,
+            "alpha_optimizer": self.alpha_step.optimizer,
+            "target_critics": self.target_critics,
+            "temperature": temperature,
+        }
+
+    def schedule_lr(self, number: int) -> None:
+        """Set the learning rates for update `number`."""
+        for step in (self.critic_step, self.actor_step, self.alpha_step):
+            step.schedule_lr(number)
+
+    def __call__(self, transitions: Transitions) -> dict[str, Tensor]:
+        """Learn from one minibatch; its losses, entropy and temperature."""
+        noise, next_noise = torch.randn(2, *transitions.action.shape, device=transitions.action.device)
+        alpha = self.temperature().detach()
+        y = targets(self.model, self.target_critics, transitions, alpha, next_noise)
+        metrics = self.critic_step((transitions, y))
+        # J_π goes through the critics, but only into the actor
+        actor_metrics, log_prob = self.actor_step.loss((transitions, alpha, noise))
+        gradient = flat_gradient(actor_metrics["loss"], self.actor_parameters)
+        actor_metrics = self.actor_step.apply_gradient(actor_metrics, gradient)
+        if self.learn_alpha:
+            self.alpha_step(log_prob)
+        polyak_update(self.target_critics, self.model.critics, self.tau)
+        metrics |= {"actor_loss": actor_metrics["loss"], "entropy": actor_metrics["entropy"]}
+        return metrics | {"alpha": self.temperature().detach()}
+
+
 def build(recipe: Recipe) -> Iterator[Run]:
     rng.seed(recipe.seed)
     device = select_device(recipe.device)
     model_config = off_policy.continuous_config(recipe, "sac")
     model_config |= {"hidden": list(recipe.hidden)}
     model = VARIANTS[recipe.variant].make(**model_config).to(device)
-    temperature = Temperature(recipe.init_alpha).to(device)
-    target_critics = make_target(model.critics)
-    num_actions = model_config["num_actions"]
-    target_entropy = -float(num_actions) if recipe.target_entropy is None else recipe.target_entropy
-    options: dict[str, Any] = {
-        "make_optimizer": partial(torch.optim.Adam, lr=recipe.lr, fused=True),
-        "lr_schedule": linear_schedule(1.0, 0.0, recipe.updates) if recipe.anneal_lr else None,
-    }
-    critic_step = FlatGradientUpdate(lambda batch: critic_loss(model, *batch), model.critics, **options)
-    actor = nn.ModuleList([model.trunk, model.mean_head, model.log_std_head])
-    actor_step = FlatGradientUpdate(lambda batch: actor_loss(model, *batch), actor, **options)
-    actor_parameters = model.actor_parameters()
-    alpha_step = FlatGradientUpdate(
-        lambda log_prob: alpha_loss(temperature.log_alpha, log_prob, target_entropy), temperature, **options
+    learner = Learner(
+        model,
+        lr=recipe.lr,
+        lr_schedule=linear_schedule(1.0, 0.0, recipe.updates) if recipe.anneal_lr else None,
+        init_alpha=recipe.init_alpha,
+        learn_alpha=recipe.learn_alpha,
+        target_entropy=recipe.target_entropy,
+        tau=recipe.tau,
     )
-    steps = (critic_step, actor_step, alpha_step)
     explorer = PolicySampling(
         lambda observation, noise: model.policy(observation.to(device)).sample(noise.to(device)),
-        num_actions,
+        model_config["num_actions"],
         learning_starts=recipe.learning_starts,
     )
     stream = off_policy.make_stream(recipe, explorer, model_config, action_scale=model.rescale_action)
 
     def update(batch: ReplayBatch) -> dict:
-        for step in steps:
-            step.schedule_lr(batch.number)
+        learner.schedule_lr(batch.number)
         for transitions, _ in off_policy.minibatches(batch, recipe.batch_size):
-            noise, next_noise = torch.randn(2, *transitions.action.shape, device=device)
-            alpha = temperature().detach()
-            y = targets(model, target_critics, transitions, alpha, next_noise)
-            metrics = critic_step((transitions, y))
-            # J_π goes through the critics, but only into the actor
-            actor_metrics, log_prob = actor_step.loss((transitions, alpha, noise))
-            gradient = flat_gradient(actor_metrics["loss"], actor_parameters)
-            actor_metrics = actor_step.apply_gradient(actor_metrics, gradient)
-            if recipe.learn_alpha:
-                alpha_step(log_prob)
-            polyak_update(target_critics, model.critics, recipe.tau)
-        metrics |= {"actor_loss": actor_metrics["loss"], "entropy": actor_metrics["entropy"]}
-        metrics["alpha"] = temperature().detach()
+            metrics = learner(transitions)
         return {**metrics, **common.rollout_metrics(batch)}
 
-    names = ("critic_optimizer", "actor_optimizer", "alpha_optimizer")
-    state: dict[str, Any] = {name: step.optimizer for name, step in zip(names, steps, strict=True)}
-    state |= {"target_critics": target_critics, "temperature": temperature}
-    yield common.make_run(model, recipe, stream, update, state, model_config)
+    yield common.make_run(model, recipe, stream, update, learner.state, model_config)
 
 
 def count_variant(part: str, **model_config) -> int:

@@ -107,20 +107,24 @@ def rollout_metrics(batch: Any) -> dict[str, torch.Tensor | float]:
     return metrics
 
 
-def examples_of(recipe: Any, episode_limit: int) -> tuple[Examples, int]:
+def examples_of(recipe: Any, episode_limit: int, update_work: float | None = None) -> tuple[Examples, int]:
     """Environment steps of an update and, at most, of an evaluation, whose episodes may end before; and how
     many episodes an evaluation during training has. Where updates are of whole episodes, these are counted.
 
     Where `recipe.eval_episodes` would take too much of the work for `WANTED` evaluations, these are of fewer
     episodes, `FEWEST` at least.
+
+    Args:
+        update_work: of an update, in forward passes, where minibatches are most of it.
     """
     is_episodic, episodes = hasattr(recipe, "total_episodes"), recipe.eval_episodes
     envs = 1 if getattr(recipe, "actors", "sync") == "async" else recipe.num_envs
     batch, unit = (envs, "episodes") if is_episodic else (envs * recipe.num_steps, "environment steps")
     cost = 1 if is_episodic else episode_limit
-    affordable = int(EVALUATION_SHARE * FORWARDS * recipe.updates * batch / (WANTED * cost))
+    work = FORWARDS * recipe.updates * batch if update_work is None else update_work * recipe.updates
+    affordable = int(EVALUATION_SHARE * work / (WANTED * cost))
     episodes = min(episodes, max(FEWEST, affordable))
-    return Examples(batch, None, episodes * cost, unit, is_at_most=True), episodes
+    return Examples(batch, None, episodes * cost, unit, update=update_work, is_at_most=True), episodes
 
 
 def envs_of(stream: Any) -> VectorEnv:
@@ -158,13 +162,15 @@ def make_run(
     update: Callable[[Any], Mapping],
     state: dict[str, Any],
     model_config: dict[str, Any],
+    *,
+    update_work: float | None = None,
 ) -> Run:
     """A Run of `recipe.updates` updates, evaluated by the mean return of greedy episodes in separate envs."""
     record_env(recipe.data, recipe.wrappers, recipe.max_episode_steps)
     device = select_device(recipe.device)
     storage = check_rollout_memory(recipe, stream, device)
     limit = envs_of(stream).episode_limit or EPISODE_BOUND
-    examples, episodes = examples_of(recipe, limit)
+    examples, episodes = examples_of(recipe, limit, update_work)
     env_options = (recipe.data, recipe.wrappers, recipe.max_episode_steps)
     evaluator = PolicyEvaluator(*env_options, recipe.eval_episodes, device)
     validator = evaluator

@@ -34,15 +34,24 @@ def eval_wrappers(wrappers: Sequence[str]) -> tuple[str, ...]:
 
 
 class PolicyEvaluator:
-    """Plays one greedy episode in each of `episodes` envs side by side: short ones count as much as long.
+    """Plays `episodes` greedy episodes, each in an env of its own, or as many in each of `num_envs` envs:
+    short ones count as much as long.
 
     Called with a network and a seed, it gives the returns, env by env.
     """
 
     def __init__(
-        self, spec: str, wrappers: Sequence[str], max_episode_steps: int | None, episodes: int, device: Any
+        self,
+        spec: str,
+        wrappers: Sequence[str],
+        max_episode_steps: int | None,
+        episodes: int,
+        device: Any,
+        *,
+        num_envs: int | None = None,
     ):
         self.spec, self.episodes, self.device = spec, episodes, device
+        self.num_envs = min(num_envs or episodes, episodes)
         self.wrappers, self.max_episode_steps = eval_wrappers(wrappers), max_episode_steps
         self.envs: VectorEnv | None = None
         self.bound: int | None = None
@@ -50,7 +59,7 @@ class PolicyEvaluator:
     def _make_envs(self) -> VectorEnv:
         if self.envs is None:
             self.envs = VectorEnv(
-                self.spec, self.episodes, wrappers=self.wrappers, max_episode_steps=self.max_episode_steps
+                self.spec, self.num_envs, wrappers=self.wrappers, max_episode_steps=self.max_episode_steps
             )
             self.bound = self.envs.bound_episodes()
         return self.envs
@@ -65,18 +74,23 @@ class PolicyEvaluator:
         envs = self._make_envs()
         envs.reset(seed)
         actor = Actor(model, envs, self.device)
-        returns: dict[int, float] = {}
-        with eval_mode(model), progress("episodes", envs.num_envs) as bar:
-            while len(returns) < envs.num_envs:  # each env's episodes have a limit
+        # how many of each env count
+        quotas = [len(range(index, self.episodes, envs.num_envs)) for index in range(envs.num_envs)]
+        returns: list[list[float]] = [[] for _ in quotas]
+        done_episodes = 0
+        with eval_mode(model), progress("episodes", self.episodes) as bar:
+            while done_episodes < self.episodes:  # each env's episodes have a limit
                 step = envs.step(actor.greedy_action())
                 if step.returns:
                     done = step.terminated | step.truncated
                     actor.reset_done(done)
                     indices = done.nonzero()[:, 0].tolist()
                     for index, total in zip(indices, step.returns, strict=True):
-                        returns.setdefault(index, total)
-                bar.update(len(returns))
-        return [returns[index] for index in range(envs.num_envs)]
+                        if len(returns[index]) < quotas[index]:
+                            returns[index].append(total)
+                            done_episodes += 1
+                bar.update(done_episodes)
+        return [total for each in returns for total in each]
 
 
 def return_statistics(returns: Sequence[float], std: bool = False) -> dict[str, float]:
@@ -165,7 +179,8 @@ def play(
 
 
 def _evaluator(env: dict[str, Any], episodes: int, device: Any) -> PolicyEvaluator:
-    return PolicyEvaluator(env["spec"], env["wrappers"], env["max_episode_steps"], episodes, device)
+    options = (env["spec"], env["wrappers"], env["max_episode_steps"], episodes, device)
+    return PolicyEvaluator(*options, num_envs=env.get("num_envs"))
 
 
 def _record_episode(model: Any, env: dict[str, Any], path: Path, seed: int, device: Any) -> float:

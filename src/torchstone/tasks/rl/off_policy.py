@@ -42,14 +42,21 @@ def make_stream(
     model_config: dict[str, Any],
     *,
     action_scale: Callable[[Tensor], Tensor] | None = None,
+    sample_size: int | None = None,
+    keep_terminal: bool = False,
 ) -> ReplayStream:
-    """The recipe's envs and replay buffer; `clip_rewards`, `per_alpha` and `per_beta` are optional fields.
+    """The recipe's envs and replay buffer; `n_step`, `clip_rewards`, `per_alpha` and `per_beta` are optional
+    fields.
+
+    Args:
+        sample_size: transitions of an update, if not `gradient_steps` × `batch_size`.
+        keep_terminal: as of `ReplayBuffer`.
 
     Raises:
         BadInput: a number that makes no sense.
     """
     for name in ("num_steps", "gradient_steps", "batch_size", "total_timesteps", "n_step"):
-        if getattr(recipe, name) < 1:
+        if getattr(recipe, name, 1) < 1:
             raise BadInput(f"{name} must be at least 1, not {getattr(recipe, name)}")
     if recipe.buffer_size < recipe.num_steps * recipe.num_envs:
         raise BadInput(
@@ -72,14 +79,15 @@ def make_stream(
         envs.observation.dtype,
         action,
         is_stacked=is_stacked,
+        keep_terminal=keep_terminal,
         device=device,
     )
     config = ReplayConfig(
         num_steps=recipe.num_steps,
-        sample_size=recipe.gradient_steps * recipe.batch_size,
+        sample_size=recipe.gradient_steps * recipe.batch_size if sample_size is None else sample_size,
         learning_starts=recipe.learning_starts,
         gamma=recipe.gamma,
-        n_step=recipe.n_step,
+        n_step=getattr(recipe, "n_step", 1),
         clip_rewards=getattr(recipe, "clip_rewards", False),
     )
     sampler = None
