@@ -121,7 +121,7 @@ class Recipe:
 
 
 RECIPES = {
-    # torchstone train glow                     62 s of a core           2.02 bits; Real NVP 2.02 in 97 s
+    # torchstone train glow                     62 s of a core           2.016 bits; Real NVP 2.021 in 97 s
     "digits": Recipe(pixel_levels=17, steps=700),
     # torchstone train glow/mnist5k
     "mnist5k": Recipe(data="mnist5k", variant="glow_mnist"),
