@@ -25,6 +25,13 @@ def moons(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def glow(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "glow"
+    ts.train("glow/smoke", steps=6, out=folder, quiet=True, intervals={"evaluate": 6})
+    return folder
+
+
 @pytest.fixture
 def digit(tmp_path):
     """A file of a digit, and a mask of its right half."""
@@ -69,6 +76,25 @@ def test_sample_vae_inpaints(capsys, vae, digit, tmp_path):
     assert not (tmp_path / "x.png").exists()
 
 
+def test_sample_glow_follows_directions(capsys, glow, digit, tmp_path):
+    names = {file.name for file in (glow / "pictures").iterdir()}
+    assert {"samples.png", "interpolation.png", "directions.png"} <= names
+    words = ("sample", glow, "--from-label", 3, "--to-label", 8)
+    code, out, _ = run_cli(capsys, *words, "-n", 2, "--temperature", 0.5, "--out", tmp_path / "path.png")
+    assert code == 0
+    assert Image.open(out.strip()).size == (9 * 50 + 2, 2 * 50 + 2)
+    code, out, _ = run_cli(capsys, *words, "--image", digit[0], "--out", tmp_path / "one.png")
+    assert code == 0
+    assert Image.open(out.strip()).size == (9 * 50 + 2, 50 + 2)
+    sheet = tmp_path / "a.png"
+    message = assert_rejected(capsys, *words[:-1], "eleven", "--out", sheet)
+    assert "no class 'eleven'" in message
+    assert "--to-label" in assert_rejected(capsys, *words[:-2], "--out", sheet)
+    none = ("--image", tmp_path / "none.png")
+    assert "none.png does not exist" in assert_rejected(capsys, *words, *none, "--out", sheet)
+    assert not sheet.exists()
+
+
 def test_predict_and_explain_vae(capsys, vae, digit, tmp_path):
     code, out, _ = run_cli(capsys, "predict", vae, digit[0], "--json")
     (answer,) = json.loads(out)
@@ -109,6 +135,8 @@ def test_sample_and_predict_points(capsys, moons, tmp_path):
         (("train", "realnvp/smoke", "--data", "moons"), "--variant realnvp_points"),
         (("train", "realnvp/moons", "--data", "digits"), "--variant realnvp_digits"),
         (("train", "realnvp/smoke", "--pixel-levels", "1"), "2 to 256"),
+        (("train", "glow/smoke", "--data", "moons"), "moons"),
+        (("train", "glow/smoke", "--pixel-levels", "1"), "2 to 256"),
     ],
 )
 def test_train_vae_flow_rejects_recipe_and_leaves_nothing(capsys, tmp_path, words, message):
@@ -120,6 +148,9 @@ def test_sample_vae_flow_rejects_options(capsys, vae, moons, tmp_path):
     sheet = tmp_path / "a.png"
     assert "--out" in assert_rejected(capsys, "sample", vae)
     assert "label" in assert_rejected(capsys, "sample", vae, "--label", "3", "--out", sheet)
+    paths = ("--from-label", "3", "--to-label", "8")
+    assert "from_label" in assert_rejected(capsys, "sample", vae, *paths, "--out", sheet)
+    assert "no mean latents" in assert_rejected(capsys, "sample", moons, *paths, "--out", sheet)
     assert "prompt" in assert_rejected(capsys, "sample", moons, "--prompt", "two moons", "--out", sheet)
     assert "positive" in assert_rejected(capsys, "sample", vae, "--temperature", "0", "--out", sheet)
     assert ".png" in assert_rejected(capsys, "sample", vae, "--out", tmp_path / "a.jpg")

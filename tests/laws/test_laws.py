@@ -60,7 +60,19 @@ GENERATED = {"inductor": ("mlp", "lenet5")}
 PACKED = {"ctc", "seq2seq"}
 
 COMPILED_IN_SWEEP = {
-    *("vae", "dcgan", "mobilenet", "efficientnet", "deeplab", "resnet", "realnvp", "t5", "ddpm", "performer"),
+    *(
+        "vae",
+        "dcgan",
+        "mobilenet",
+        "efficientnet",
+        "deeplab",
+        "resnet",
+        "realnvp",
+        "glow",
+        "t5",
+        "ddpm",
+        "performer",
+    ),
     *("mlp", "bigbird", "linformer", "vlm"),
 }
 

@@ -29,6 +29,7 @@ class SeedStream(IntEnum):
     FEW_SHOT_EXAMPLES = 26  # which examples a draw puts into the context
     SELF_PLAY = 27  # noise at roots, moves and openings
     TRPO_MINIBATCHES = 30
+    ACTNORM_INIT = 31  # the batch that actnorm is initialized with, and its noise
     VAE_FRAMES = 40  # which frames of random episodes, and their order
     LATENT_SEQUENCES = 41  # where a world model's sequences begin, and their latent states
     DREAMS = 42  # episodes in a world model

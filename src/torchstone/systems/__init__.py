@@ -164,6 +164,9 @@ dcgan: DCGAN, 2015. Radford, Metz and Chintala, arXiv:1511.06434
 realnvp: Real NVP, 2016. Dinh, Sohl-Dickstein and Bengio, arXiv:1605.08803
     variants: realnvp_points realnvp_digits realnvp_mnist realnvp_cifar10
     recipes: digits moons mnist5k cifar10 smoke
+glow: Glow, 2018. Kingma and Dhariwal, arXiv:1807.03039
+    variants: glow_digits glow_tiny glow_mnist glow_cifar10 glow_cifar10_additive
+    recipes: digits mnist5k cifar10 smoke
 ddpm: DDPM, 2020. Ho, Jain and Abbeel, arXiv:2006.11239
     variants: ddpm_cifar10 ddpm_lsun256 ddpm_mnist ddpm_digits ddpm_emoji
     recipes: mnist5k half_hour mnist emoji_text cifar10 smoke

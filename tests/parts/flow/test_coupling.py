@@ -11,6 +11,7 @@ from torch import nn
 from torchstone.parts.flow.coupling import (
     ActNorm,
     AffineCoupling,
+    ChannelCoupling,
     ComposeFlow,
     MultiScaleFlow,
     Squeeze,
@@ -18,6 +19,7 @@ from torchstone.parts.flow.coupling import (
     alternating_mask,
     channel_mask,
     checkerboard,
+    initialize_actnorm,
     standard_normal_log_prob,
 )
 
@@ -49,7 +51,20 @@ def image_coupling(shape: tuple[int, int, int], mask: torch.Tensor) -> AffineCou
     return AffineCoupling(Net(math.prod(shape)), mask, shape[0])
 
 
+def split_coupling(is_affine: bool) -> ChannelCoupling:
+    """Of 4 × 2 × 2, by a network of the first two channels."""
+
+    class Net(Mixed):
+        def forward(self, x):
+            output = self.last(torch.tanh(self.first(x.flatten(1)))).view(len(x), 4, 2, 2)
+            return output if is_affine else output[:, :2]
+
+    return ChannelCoupling(Net(8), is_affine)
+
+
 LAYERS = {
+    "split channels, affine": ((4, 2, 2), lambda: split_coupling(True)),
+    "split channels, additive": ((4, 2, 2), lambda: split_coupling(False)),
     "coupling of rows, even stays": ((5,), lambda: row_coupling(5, False)),
     "coupling of rows, odd stays": ((5,), lambda: row_coupling(5, True)),
     "checkerboard": ((2, 3, 4), lambda: image_coupling((2, 3, 4), checkerboard(3, 4))),
@@ -113,7 +128,10 @@ def test_flow_layers_log_det_and_inverse(name, dtype):
     print(f"{name}, {dtype}: {errors}; log |det| {log_det.tolist()}")
     assert z.shape[0] == log_det.shape[0] == 3
     assert max(errors) < WITHIN[dtype]
-    if name != "squeeze":
+    if "additive" in name:
+        assert float((z - x).detach().abs().max()) > 0.1
+        assert log_det.tolist() == [0] * 3
+    elif name != "squeeze":
         assert float(log_det.detach().abs().min()) > 1e-3, "a map that stretches nothing proves nothing"
 
 
@@ -127,6 +145,72 @@ def test_affine_coupling_changes_unmasked_only():
     other = torch.where(masked, x, x + 1)  # s and t must not see what they move
     moved = (layer(other)[0] - z)[~masked]
     assert torch.allclose(moved, layer.scale_and_shift(x)[0].exp()[~masked], atol=1e-5)
+
+
+def test_channel_coupling_by_hand():
+    """Glow, table 1, with the published code's scale: sigmoid(raw + 2), after which comes the shift."""
+
+    class Net(nn.Module):
+        def forward(self, a):
+            return torch.cat([a, 3 * a], 1)  # t and raw
+
+    x = torch.tensor([0.5, -1.0, 2.0, 4.0]).double().view(1, 4, 1, 1)
+    z, log_det = ChannelCoupling(Net())(x)
+    s = [1 / (1 + math.exp(-(3 * a + 2))) for a in (0.5, -1.0)]
+    assert z.flatten().tolist() == pytest.approx([0.5, -1.0, 2 * s[0] + 0.5, 4 * s[1] - 1.0])
+    assert float(log_det) == pytest.approx(math.log(s[0] * s[1]))
+    shifted, none = ChannelCoupling(nn.Identity(), is_affine=False)(x)
+    assert shifted.flatten().tolist() == [0.5, -1.0, 2.5, 3.0]
+    assert float(none) == 0
+
+
+def test_actnorm_shifts_before_it_scales():
+    layer = ActNorm(1)
+    with torch.no_grad():
+        layer.scale.fill_(math.log(3))
+        layer.shift.fill_(2)
+    assert layer(torch.ones(1, 1, 1, 1))[0].item() == pytest.approx(9)
+
+
+@pytest.mark.parametrize("shape", [(50, 3, 4, 5), (400, 3)], ids=["images", "rows"])
+def test_initialize_actnorm_standardizes_each_channel_in_turn(shape):
+    """Also the second of two, of what the first one and a multiplication have left."""
+    torch.manual_seed(0)
+    spread = torch.tensor([0.5, 3.0, 40.0]).view(3, *[1] * (len(shape) - 2))
+    x = torch.randn(shape) * spread - 7 * spread
+    axes = [0, *range(2, len(shape))]
+
+    class Triple(nn.Module):
+        def forward(self, x):
+            return 3 * x + 1, x.new_zeros(len(x))
+
+    layers = [ActNorm(3, len(shape) - 2), Triple(), ActNorm(3, len(shape) - 2)]
+    initialize_actnorm(ComposeFlow(layers), x)
+    first, last = layers[0](x)[0], ComposeFlow(layers)(x)[0]
+    for z in (first, last):
+        std, mean = torch.std_mean(z, axes, correction=0)
+        print(mean.tolist(), std.tolist())
+        assert mean.tolist() == pytest.approx([0] * 3, abs=1e-4)
+        assert std.tolist() == pytest.approx([1] * 3, abs=1e-4)
+    assert layers[2].shift.flatten().tolist() == pytest.approx([-1] * 3, abs=1e-4)
+    before = layers[0].scale.clone()
+    layers[0](2 * x)  # a forward pass changes nothing, in training mode either
+    assert torch.equal(layers[0].scale, before)
+    assert not any(layer._forward_pre_hooks for layer in layers)
+
+
+def test_initialize_actnorm_gives_the_outputs_of_nflows():
+    """Whose standard deviation divides by n − 1, and whose parameters are s · x + b."""
+    import nflows.transforms as nflows
+
+    x = torch.randn(8, 3, 4, 4, dtype=torch.float64) * 5 + 2
+    theirs, ours = nflows.ActNorm(3).double(), ActNorm(3).double()
+    z, log_det = theirs(x)
+    initialize_actnorm(ours, x)
+    n = 8 * 4 * 4
+    ratio = math.sqrt(n / (n - 1))
+    assert torch.allclose(ours(x)[0], z * ratio, atol=1e-5)  # our floor of the standard deviation is 1e-6
+    assert torch.allclose(ours(x)[1], log_det + 3 * 16 * math.log(ratio), atol=1e-4)
 
 
 def test_masks_match_figure_3():
@@ -156,6 +240,16 @@ def test_multi_scale_flow_splits_half_at_each_scale():
     z, _ = scales(x)
     first, _ = Squeeze()(x)
     assert torch.equal(z[:, :32], first[:, :2].flatten(1))
+    assert torch.equal(scales.inverse(z)[0], x)
+
+
+def test_multi_scale_flow_with_a_squeeze_in_the_last_stage():
+    scales = MultiScaleFlow([Squeeze(), Squeeze()], (1, 8, 8), squeezes_last=True)
+    assert scales.split_shapes == [(2, 4, 4), (8, 2, 2)]
+    x = torch.randn(2, 1, 8, 8)
+    z, _ = scales(x)
+    last, _ = Squeeze()(Squeeze()(x)[0][:, 2:])
+    assert torch.equal(z[:, 32:], last.flatten(1))
     assert torch.equal(scales.inverse(z)[0], x)
 
 

@@ -21,7 +21,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Batch = Float[Tensor, "batch *shape"]
+Images = Float[Tensor, "batch channel height width"]
 LogDet = Float[Tensor, " batch"]
+
+STD_FLOOR = 1e-6  # added to standard deviations that are divided by
 
 
 def checkerboard(height: int, width: int, *, odd: bool = False) -> Float[Tensor, "1 height width"]:
@@ -72,6 +75,42 @@ class AffineCoupling(nn.Module):
         return (z - t) * (-s).exp(), -s.flatten(1).sum(1)
 
 
+class ChannelCoupling(nn.Module):
+    """A coupling of the two halves of the channels (Kingma and Dhariwal 2018, arXiv:1807.03039, 3.3):
+
+        z = [x_a, s ⊙ x_b + t],    s = sigmoid(raw + 2),    t and raw from x_a alone
+
+    The network sees half of the channels, not all of them with a mask. A scale between 0 and 1 is that of the
+    code published with the paper, whose equation is s = exp(raw). Where the network gives zeros, as it does
+    before training, s is 0.88.
+
+    Args:
+        net: from the first half of the channels to t and raw, concatenated along the channels.
+        is_affine: if not, the coupling is additive (Dinh et al. 2014, arXiv:1410.8516): s = 1, `net` gives t.
+    """
+
+    def __init__(self, net: nn.Module, is_affine: bool = True):
+        super().__init__()
+        self.net, self.is_affine = net, is_affine
+
+    def log_scale_and_shift(self, a: Images) -> tuple[Images, Images]:
+        output = self.net(a)
+        if not self.is_affine:
+            return torch.zeros_like(output), output
+        shift, raw = output.chunk(2, 1)
+        return F.logsigmoid(raw + 2), shift
+
+    def forward(self, x: Images) -> tuple[Images, LogDet]:
+        a, b = x.chunk(2, 1)
+        log_scale, shift = self.log_scale_and_shift(a)
+        return torch.cat([a, b * log_scale.exp() + shift], 1), log_scale.flatten(1).sum(1)
+
+    def inverse(self, z: Images) -> tuple[Images, LogDet]:
+        a, b = z.chunk(2, 1)
+        log_scale, shift = self.log_scale_and_shift(a)
+        return torch.cat([a, (b - shift) * (-log_scale).exp()], 1), -log_scale.flatten(1).sum(1)
+
+
 class Squeeze(nn.Module):
     """Space to depth: 2 × 2 pixels become 4 times as many channels at half the side (section 3.6), log_det 0.
 
@@ -115,7 +154,8 @@ class ActNorm(nn.Module):
     """z = exp(scale) ⊙ (x + shift), with a learned scale and shift for each channel (or feature of a row).
 
     It replaces batch norm, under which the likelihood of one row would depend on the others (Kingma and
-    Dhariwal 2018, arXiv:1807.03039, 3.1). It starts as the identity.
+    Dhariwal 2018, arXiv:1807.03039, 3.1). The order, shift before scale, is that of the code published with
+    the paper; its table 1 has s ⊙ x + b. It starts as the identity, until `initialize_actnorm`.
 
     Args:
         axes: number of spatial axes of x, after the channels.
@@ -134,6 +174,31 @@ class ActNorm(nn.Module):
 
     def log_det(self, x: Batch) -> LogDet:
         return (self.scale.sum() * math.prod(x.shape[2:])).expand(len(x))
+
+
+@torch.no_grad()
+def initialize_actnorm(network: nn.Module, x: Batch) -> None:
+    """Set every `ActNorm` in `network`, one after the other in one call of it, so that on the batch `x` each
+    channel of its output has mean 0 and standard deviation 1 (Kingma and Dhariwal 2018, 3.1).
+
+    The layers have no memory of it: it is part of making a network, like drawing its weights, never of a
+    forward pass. A network whose weights are loaded keeps those.
+    """
+
+    def normalize(layer: Any, inputs: tuple[Tensor]) -> None:
+        (x,) = inputs
+        axes = [0, *range(2, x.ndim)]
+        std, mean = torch.std_mean(x, axes, correction=0, keepdim=True)
+        layer.shift.copy_(-mean[0])
+        layer.scale.copy_(-(std[0] + STD_FLOOR).log())
+
+    layers = [layer for layer in network.modules() if isinstance(layer, ActNorm)]
+    hooks = [layer.register_forward_pre_hook(normalize) for layer in layers]
+    try:
+        network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class ComposeFlow(nn.Module):
@@ -165,9 +230,10 @@ class MultiScaleFlow(nn.Module):
     Args:
         stages: flows of images, each but the last with one `Squeeze`.
         shape: (channel, height, width) of the input.
+        squeezes_last: the last stage has one too (as in Glow; not in Real NVP).
     """
 
-    def __init__(self, stages: Iterable[nn.Module], shape: Sequence[int]):
+    def __init__(self, stages: Iterable[nn.Module], shape: Sequence[int], *, squeezes_last: bool = False):
         super().__init__()
         self.stages = nn.ModuleList(stages)
         channel, height, width = shape
@@ -175,6 +241,8 @@ class MultiScaleFlow(nn.Module):
         for _ in itertools.islice(self.stages, len(self.stages) - 1):
             channel, height, width = 2 * channel, height // 2, width // 2
             self.split_shapes.append((channel, height, width))
+        if squeezes_last:
+            channel, height, width = 4 * channel, height // 2, width // 2
         self.split_shapes.append((channel, height, width))
 
     def forward(

@@ -287,6 +287,7 @@ OF_SYSTEMS = {
         "perceptron criterion", "relative to the size of the weights", "lower", "1"
     ),
     ("realnvp", "loss"): Legend("negative log-likelihood", "bits per dimension; of points, nats", "lower"),
+    ("glow", "loss"): Legend("negative log-likelihood", "bits per dimension", "lower"),
     ("vae", "loss"): Legend("minus the lower bound", "nats per image", "lower"),
 }
 

@@ -19,8 +19,10 @@ from torchstone.plots.density_2d import density_images
 from torchstone.plots.sample_grid import save_image_grid
 from torchstone.tasks.anomaly import check_finite, classify_score
 from torchstone.tasks.evaluate_samples import DEFAULT_SAMPLES, evaluate_samples
+from torchstone.tasks.flow.latents import COLUMNS, NUM_PATHS, class_direction, decode_latents, encode_images
 from torchstone.tasks.flow.train import image_log_prob, point_log_prob, sample_images
 from torchstone.tasks.inference import list_files
+from torchstone.tasks.latent_paths import latent_paths
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec
 
 
@@ -28,26 +30,51 @@ def sample(
     model: Any,
     metadata: dict[str, Any],
     *,
-    num_samples: int = 64,
+    num_samples: int | None = None,
     seed: int = 0,
     temperature: float = 1.0,
+    from_label: str | None = None,
+    to_label: str | None = None,
+    image: str | Path | None = None,
     out: str | Path | None = None,
 ) -> list:
     """Images, uint8 (channel, height, width), or rows of features; or the name of the file that they were
     plotted to.
 
+    With `from_label` and `to_label` each row of the grid is a path: from a sample around the mean latent of
+    the first class, or from `image`, along the difference between the mean latents of both.
+
     Args:
+        num_samples: by default 64; of paths 8, or one from each image.
         temperature: standard deviation of the noise; below 1 samples are likelier and less diverse.
+        image: a file, or a folder of them.
         out: a `.png`: a grid of images, or a plot of the density and of samples from it.
 
     Raises:
-        BadInput: a number out of range, or a plot of rows with other than two features.
+        BadInput: a number out of range, a plot of rows with other than two features, a class that the run has
+            no mean latent of.
         NotFinite: a sample is NaN or infinite.
     """
+    is_path = not (from_label is None and to_label is None and image is None)
+    if is_path and image is not None and num_samples is not None:
+        raise BadInput("a path begins at each image: leave the number of samples out")
+    if num_samples is None:
+        num_samples = NUM_PATHS if is_path else 64
     if num_samples < 1:
         raise BadInput(f"give a number of samples of at least 1, not {num_samples}")
     if not 0 < temperature < float("inf"):
         raise BadInput(f"temperature must be a positive number, not {temperature}")
+    if is_path:
+        start, move = class_direction(metadata.get("class_latents"), from_label, to_label)
+        if image is None:
+            generator = torch.Generator().manual_seed(seed)
+            z = start + temperature * torch.randn(num_samples, len(start), generator=generator)
+        else:
+            files = [preprocess(file, metadata["picture"]) for file in list_files([image])]
+            pixels = torch.cat(files).to(next(model.parameters()).device)
+            z = encode_images(model, pixels, metadata["pixel_levels"]).cpu()
+        images = decode_latents(model, latent_paths(z, z + move, COLUMNS), metadata["pixel_levels"])
+        return list(images) if out is None else [str(save_image_grid(images, out, columns=COLUMNS))]
     if "picture" in metadata:
         images = sample_images(
             model, num_samples, metadata["pixel_levels"], seed=seed, temperature=temperature

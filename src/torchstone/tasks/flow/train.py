@@ -34,6 +34,13 @@ from torchstone.plots.density_2d import MAX_POINTS, RESOLUTION, density_images, 
 from torchstone.plots.sample_grid import log_samples, save_final_samples
 from torchstone.tasks.anomaly import score_quantiles
 from torchstone.tasks.evaluate_samples import NUM_PAIRS, evaluate_samples, save_nearest_samples
+from torchstone.tasks.flow.latents import (
+    NUM_PATHS,
+    class_latents,
+    num_mean_images,
+    save_directions,
+    save_interpolations,
+)
 from torchstone.tasks.optimization import gradient_update
 from torchstone.tasks.vision.feature_classifier import ClassifierSpec
 from torchstone.tasks.vision.stream import image_batches
@@ -60,6 +67,7 @@ def train_image_flow(
     loss: Callable[[Any, LikelihoodBatch, int], Tensor],
     model_config: dict[str, Any],
     classifier: ClassifierSpec,
+    keeps_class_latents: bool = False,
 ) -> Run:
     """A Run that fits a flow to images by maximum likelihood.
 
@@ -71,6 +79,8 @@ def train_image_flow(
         loss: (network, batch, levels) -> the scalar to minimize.
         model_config: constructor arguments of `model`, saved with the weights.
         classifier: whose features samples are compared in, if `eval_samples` is not 0.
+        keeps_class_latents: save the mean latent of each class, along whose differences `sample` then moves
+            images; and pictures of that and of interpolations.
 
     Raises:
         BadInput: fewer than 2 levels or more than 256; a negative number of samples.
@@ -81,6 +91,8 @@ def train_image_flow(
         raise BadInput(f"eval_samples must be at least 0, not {recipe.eval_samples}")
     dimensions, levels = data.metadata["channels"] * data.metadata["size"] ** 2, recipe.pixel_levels
 
+    # a sample is an inverse pass, as expensive as a forward pass
+    evaluation_work = len(data.val) + GRID_SIZE + (num_mean_images(data) if keeps_class_latents else 0)
     update, state, eval_model = gradient_update(
         model, recipe.optim, lambda net, batch: loss(net, batch, levels), steps=recipe.steps
     )
@@ -93,6 +105,8 @@ def train_image_flow(
     def evaluate() -> dict[str, float]:
         log_prob = image_log_prob(eval_model, data.val, levels)
         run.calibration["score_quantiles"] = score_quantiles(log_prob)  # for `predict`
+        if keeps_class_latents:
+            run.calibration["class_latents"] = class_latents(eval_model, data, levels)  # for `sample`
         return {"loss": mean_bits(log_prob)}
 
     def test() -> dict[str, float]:
@@ -111,6 +125,11 @@ def train_image_flow(
         if recipe.eval_samples:
             pairs = sample_images(eval_model, NUM_PAIRS, levels)
             save_nearest_samples(pairs, data, classifier, folder)
+        if keeps_class_latents:
+            ends = data.test.take(torch.arange(2 * NUM_PATHS).clamp(max=len(data.test) - 1))
+            save_interpolations(eval_model, ends, levels, folder / "interpolation.png")
+            means = class_latents(eval_model, data, levels)
+            save_directions(eval_model, data, means, levels, folder / "directions.png")
         save_final_samples(sample(), folder)
 
     run = Run(
@@ -118,9 +137,8 @@ def train_image_flow(
         update=update,
         evaluate=evaluate,
         best_metric="loss",
-        # a sample is an inverse pass, as expensive as a forward pass
         examples=Examples(
-            recipe.batch_size, len(data.train), len(data.val), "images", evaluation=len(data.val) + GRID_SIZE
+            recipe.batch_size, len(data.train), len(data.val), "images", evaluation=evaluation_work
         ),
         state=state,
         steps=recipe.steps,

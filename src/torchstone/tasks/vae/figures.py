@@ -11,6 +11,7 @@ from torchstone.parts.modes import eval_mode
 from torchstone.parts.vae.elbo import kl_to_prior, reparameterize
 from torchstone.plots.sample_grid import save_image_grid
 from torchstone.tasks.anomaly import check_finite
+from torchstone.tasks.latent_paths import latent_paths
 
 Images = Float[Tensor, "count channel height width"]
 Pixels = UInt8[Tensor, "count channel height width"]
@@ -68,10 +69,9 @@ def save_reconstructions(model: Any, x: Images, file: str | Path, rows: int = 4)
 def save_interpolations(model: Any, x: Images, file: str | Path) -> Path:
     """A row each: the straight line in latent space from one image's code to another's."""
     ends = encode(model, x[: 2 * NUM_PATHS])[0]
-    weight = torch.linspace(0, 1, COLUMNS, device=ends.device)[None, :, None]
-    first, last = ends[0::2, None], ends[1::2, None]
-    z = torch.lerp(first[: len(last)], last, weight.expand(len(last), -1, ends.shape[1]))
-    return save_image_grid(decode_images(model, z.flatten(0, 1)), file, columns=COLUMNS)
+    first, last = ends[0::2], ends[1::2]
+    z = latent_paths(first[: len(last)], last, COLUMNS)
+    return save_image_grid(decode_images(model, z), file, columns=COLUMNS)
 
 
 def save_latent_grid(model: Any, x: Images, file: str | Path) -> Path:
