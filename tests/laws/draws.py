@@ -34,6 +34,7 @@ STATE = {
 # itself, which the run seeds and keeps in its checkpoint
 GLOBAL = {
     ("parts/init.py", "weight.normal_"),
+    ("parts/flow/invertible_conv.py", "torch.randn"),  # the first rotation
     ("parts/gan/spectral_norm.py", "matrix.new_empty(side).normal_"),  # the first singular vector
     ("parts/recurrent/sequence_model.py", "parameter[n:2 * n].uniform_"),  # chrono initialization
     ("parts/conv/stochastic_depth.py", "x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_"),
