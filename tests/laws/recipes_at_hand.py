@@ -53,7 +53,13 @@ SLOW = frozenset(
         *("gan/mnist5k", "dcgan/mnist5k", "cgan/mnist5k", "cgan/paper", "vae/conv", "googlenet/mnist5k"),
         *("ppo/hopper", "ppo/lunarlander", "ppo/acrobot", "ppo/cartpole_memory", "dqn/acrobot", "ddpg/paper"),
         *("ctc/characters", "seq2seq/reverse", "gru/forecast", "lstm/copy"),
-        *("alphazero/tictactoe", "alphazero/connect4", "alphazero/go5", "muzero/tictactoe", "muzero/minigrid"),
+        *(
+            "alphazero/tictactoe",
+            "alphazero/connect4",
+            "alphazero/go5",
+            "muzero/tictactoe",
+            "muzero/minigrid",
+        ),
     }
 )
 
