@@ -176,7 +176,6 @@ def test_rewards_of_games_are_the_movers_and_games_begin_anew():
     for cell in (0, 3, 1, 4):
         step = envs.step(torch.tensor([cell]))
         assert step.reward.tolist() == [0.0]
-        assert envs.sign.tolist() == [-1.0]
         assert not envs.action_mask[0, cell]
     step = envs.step(torch.tensor([2]))  # the first player's third
     assert step.reward.tolist() == [1.0]

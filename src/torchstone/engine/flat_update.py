@@ -47,19 +47,16 @@ class FlatGradientUpdate:
         self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
         self.gradient = self.vector.grad = torch.zeros_like(self.vector)
         sizes = [p.numel() for p in parameters]
-        self.gradient_views: list[Tensor] = []
         pieces = zip(parameters, self.vector.data.split(sizes), self.gradient.split(sizes), strict=True)
         for p, weights, gradient in pieces:
-            p.data = weights.view_as(p)
-            self.gradient_views.append(gradient.view_as(p))
-            p.grad = self.gradient_views[-1]
-        self.parameters = parameters
+            p.data, p.grad = weights.view_as(p), gradient.view_as(p)
         self.optimizer = make_optimizer([self.vector])
         self.traced_gradient = None
         is_small = self.vector.device.type == "cpu" and max(sizes) <= LARGEST_LAYER
         if traced and is_small:
             pair = loss if has_aux else lambda batch: (loss(batch), None)
-            self.traced_gradient = TracedGradient(pair, parameters, self.gradient_views)
+            views = [p.grad for p in parameters if p.grad is not None]
+            self.traced_gradient = TracedGradient(pair, parameters, views)
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
 
     def schedule_lr(self, number: int) -> None:
@@ -74,11 +71,9 @@ class FlatGradientUpdate:
             metrics, aux = self.traced_gradient(batch)
             metrics = self.apply_gradient(metrics)
             return (metrics, aux) if self.has_aux else metrics
+        self.gradient.zero_()
         metrics, aux = self.loss(batch) if self.has_aux else (self.loss(batch), None)
-        gradients = torch.autograd.grad(
-            metrics["loss"], self.parameters, allow_unused=True, materialize_grads=True
-        )
-        torch._foreach_copy_(self.gradient_views, list(gradients))
+        metrics["loss"].backward()
         metrics = self.apply_gradient(metrics)
         return (metrics, aux) if self.has_aux else metrics
 

@@ -33,6 +33,17 @@ class Symmetries:
     cells: Int64[Tensor, "symmetry cell"]
     actions: Int64[Tensor, "symmetry action"]
 
+    def draw(self, count: int, generator: torch.Generator) -> Int64[Tensor, " count"]:
+        """Numbers of symmetries, each as likely."""
+        return torch.randint(len(self.cells), (count,), generator=generator)
+
+    def images(
+        self, observation: Float[Tensor, "batch *shape"], which: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, "batch *shape"]:
+        """Each observation under its symmetry."""
+        planes = observation.flatten(2)
+        return planes.gather(2, self.cells[which][:, None].expand_as(planes)).view_as(observation)
+
 
 class LineGame:
     """Two players place stones in turn; `length` of one's own in a line win. Connect four and tic-tac-toe.

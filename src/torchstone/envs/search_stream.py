@@ -59,12 +59,11 @@ class GameEnvs:
         ValueError: a player moves twice in a row, which no model without rules can know.
     """
 
-    is_exact = True
+    is_exact, sign = True, -1.0
 
     def __init__(self, game: Any, num_envs: int):
         self.game, self.num_envs = game, num_envs
         self.state = game.initial(num_envs)
-        self.sign = -torch.ones(num_envs)
 
     @property
     def observation(self) -> Float[Tensor, "envs *shape"]:
@@ -164,12 +163,11 @@ def transform(
     each as likely."""
     if len(symmetries.cells) == 1:
         return observation, action, policy
-    which = torch.randint(len(symmetries.cells), (len(action),), generator=generator)
-    planes = observation.flatten(2)
-    image = planes.gather(2, symmetries.cells[which][:, None].expand_as(planes)).view_as(observation)
+    which = symmetries.draw(len(action), generator)
     moves = symmetries.actions[which]
     # a policy is read at the action that an image's action stands for, and an action is written as its image
-    return (image, moves.argsort(1).gather(1, action), policy.gather(2, moves[:, None].expand_as(policy)))
+    action, policy = moves.argsort(1).gather(1, action), policy.gather(2, moves[:, None].expand_as(policy))
+    return symmetries.images(observation, which), action, policy
 
 
 class SearchStream:

@@ -256,8 +256,5 @@ def transform(
     symmetries = game.symmetries
     if len(symmetries.cells) == 1:
         return observation, policy
-    which = torch.randint(len(symmetries.cells), (len(policy),), generator=generator)
-    planes = observation.flatten(2)
-    cells = symmetries.cells[which][:, None].expand_as(planes)
-    image = planes.gather(2, cells).view_as(observation)
-    return image, policy.gather(1, symmetries.actions[which])
+    which = symmetries.draw(len(policy), generator)
+    return symmetries.images(observation, which), policy.gather(1, symmetries.actions[which])

@@ -457,9 +457,8 @@ class Traced:
 
     def __init__(self, function: Callable[..., Tensor]):
         self.function = function
-        self.programs: dict[
-            tuple, Any
-        ] = {}  # of tensors of each shape and type; None where it is not supported
+        # of tensors of each shape and type; None where it is not supported
+        self.programs: dict[tuple, Any] = {}
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         form = tuple((tensor.shape, tensor.dtype) for tensor in tensors)

@@ -16,9 +16,7 @@ from torchstone.plots.curves import Series, final, label_with_legend, rank, read
 
 FRAMES = "steps of the environment"
 SEEDS = ", {} seeds: interquartile mean, 95 %"
-SPAN = (
-    5  # times as many steps of the environment in one run as in another: then they are on a logarithmic axis
-)
+SPAN = 5  # ratio of the runs' environment steps above which their axis is logarithmic
 
 
 def compare(run_folders: Sequence[str | Path], file: str | Path | None = None) -> list[dict]:

@@ -3,6 +3,7 @@
 import math
 import sys
 
+import cma
 import numpy as np
 import pytest
 import torch
@@ -31,7 +32,6 @@ def test_it_minimizes():
 
 def test_it_is_the_packages_search():
     """The same candidates as the package's own from the same seed."""
-    cma = pytest.importorskip("cma")
     state = np.random.get_state()
     np.random.seed(3)
     theirs = cma.CMAEvolutionStrategy(np.zeros(6), 0.5, {"popsize": 12, "verbose": -9, "seed": math.nan})
