@@ -1,6 +1,7 @@
 """A traced update against one by autograd."""
 
 import copy
+import dataclasses
 from typing import NamedTuple
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from torchstone.engine.flat_update import FlatGradientUpdate
 from torchstone.engine.traced_gradient import TracedGradient
+from torchstone.systems.reinforcement import dqn, ppo
 
 
 class Batch(NamedTuple):
@@ -112,3 +114,15 @@ def test_loss_that_cannot_be_traced_is_left_to_autograd():
                 p.sub_(0.1 * g)
     for a, b in zip(model.parameters(), before.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("system", [ppo, dqn])
+def test_losses_of_agents_are_traced(system, monkeypatch):
+    """Nothing says so otherwise: what cannot be traced is left to torch."""
+    programs = []
+    trace = TracedGradient._trace
+    monkeypatch.setattr(TracedGradient, "_trace", lambda *args: programs.append(trace(*args)) or programs[-1])
+    run = next(system.build(dataclasses.replace(system.RECIPES["smoke"], device="cpu")))
+    run.update(next(run.stream))
+    assert programs
+    assert all(program is not None for program in programs)
