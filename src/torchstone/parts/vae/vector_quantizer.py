@@ -39,7 +39,7 @@ class VectorQuantizer(nn.Module):
     Args:
         decay: γ of the moving averages; None for a codebook that is a parameter, moved by its loss.
         revive_below: an entry chosen less often than this fraction of the average is put where a vector of
-            the batch is. All entries are put there by the first update.
+            the batch is. After the first update every entry is at one, or at the mean of those that chose it.
     """
 
     codebook: Float[Tensor, "codes dim"]
@@ -56,7 +56,7 @@ class VectorQuantizer(nn.Module):
             # from 1 on every entry would count as unused, were all chosen equally often
             raise BadInput(f"revive_below is a fraction of the average use, below 1, not {revive_below}")
         self.decay, self.revive_below = decay, revive_below
-        entries = torch.empty(num_codes, dim).uniform_(-1 / num_codes, 1 / num_codes)
+        entries = nn.init.uniform_(torch.empty(num_codes, dim), -1 / num_codes, 1 / num_codes)
         if decay is None:
             self.codebook = nn.Parameter(entries)
         else:

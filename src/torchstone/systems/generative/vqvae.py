@@ -73,7 +73,7 @@ evaluate = partial(quantized.evaluate, classifier=CLASSIFIER)
 MARGIN = ("loss", -0.3)  # of the prior, in nats a symbol
 
 Images = Float[Tensor, "batch channel height width"]
-Codes = Int64[Tensor, "batch height width"]
+Codes = Int64[Tensor, "batch rows columns"]
 Labels = Int64[Tensor, " batch"] | None
 
 
@@ -168,7 +168,7 @@ class Output(NamedTuple):
 
     reconstruction: Images
     quantized: Quantized
-    logits: Float[Tensor, "batch codes height width"]
+    logits: Float[Tensor, "batch codes rows columns"]
 
 
 class VQVAE(nn.Module):
@@ -236,7 +236,7 @@ def autoencoder_loss(
     return {"loss": loss, "mse": error, "commitment_loss": found.commitment_loss}
 
 
-def prior_loss(logits: Float[Tensor, "batch codes height width"], codes: Codes) -> Float[Tensor, ""]:
+def prior_loss(logits: Float[Tensor, "batch codes rows columns"], codes: Codes) -> Float[Tensor, ""]:
     """−log p of the symbols, in nats a symbol."""
     return F.cross_entropy(logits, codes)
 
@@ -290,8 +290,8 @@ def build(recipe: Recipe) -> Iterator[Run]:
 
 def count_autoencoder(variant: str) -> int:
     """Parameters of encoder, decoder and codebook, without the prior's."""
-    whole = count_on_meta(VARIANTS[variant].make, codebook={"decay": None})
-    return whole - count_on_meta(GatedPixelCNN, 512, **CONFIGS[variant]["prior"])
+    total = count_on_meta(VARIANTS[variant].make, codebook={"decay": None})
+    return total - count_on_meta(GatedPixelCNN, 512, **CONFIGS[variant]["prior"])
 
 
 # encoder, decoder and codebook of the example published with the paper, counted from its layers

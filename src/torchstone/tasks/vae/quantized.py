@@ -77,23 +77,30 @@ class Setup(NamedTuple):
 
 
 class Autoencoding(nn.Module):
-    """The first stage's pass; it keeps the vectors that chose each entry."""
+    """The first stage's pass: reconstructions, the encoder's vectors, and what quantization made of them."""
 
     def __init__(self, model: Any):
         super().__init__()
         self.model = model
 
-    def forward(self, x: Images) -> tuple[Images, Images, Quantized]:
+    def forward(self, x: Images) -> tuple[Images, Float[Tensor, "batch dim rows columns"], Quantized]:
         z = self.model.encoder(x)
         found = self.model.quantizer(z)
         return self.model.decoder(found.vectors), z, found
+
+
+def train_only(model: Any, *, prior: bool) -> list[nn.Parameter]:
+    """The parameters of the prior, or all others; the rest is frozen."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("prior.") == prior)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def train_autoencoder(setup: Setup, loss: Callable[..., dict[str, Tensor]]) -> Run:
     """A Run of the first stage: encoder, codebook and decoder.
 
     Of the recipe: steps, batch_size, optim, eval_samples. Metrics: `loss`, `mse` of pixels on −1..1, `psnr`
-    in dB, `commitment_loss`, `code_perplexity`; at the end the `reconstruction_frechet_distance` too.
+    in dB, `commitment_loss`, `code_perplexity`.
 
     Args:
         loss: (images, reconstruction, Quantized, variance of the pixels, recipe) -> metrics with the `loss`
@@ -109,7 +116,7 @@ def train_autoencoder(setup: Setup, loss: Callable[..., dict[str, Tensor]]) -> R
         vectors.append((z.detach(), found.codes))
         return loss(batch.images, reconstruction, found, variance, recipe)
 
-    parameters = [p for name, p in model.named_parameters() if not name.startswith("prior.")]
+    parameters = train_only(model, prior=False)
     step, state, eval_model = gradient_update(
         model,
         dataclasses.replace(recipe.optim, ema_decay=0.0),  # the codebook follows the encoder itself
@@ -137,14 +144,7 @@ def train_autoencoder(setup: Setup, loss: Callable[..., dict[str, Tensor]]) -> R
         return reconstruction_metrics(eval_model, data.val, picture)
 
     def test() -> dict[str, float]:
-        metrics = reconstruction_metrics(eval_model, data.test, picture)
-        if recipe.eval_samples:
-            features = train_or_load_classifier(data, setup.classifier)
-            real, _ = features.extract_split(data.test)
-            images = reconstruct(eval_model, all_images(data.test), picture)
-            distance = frechet_distance(features.extract(images).features, real.features)
-            metrics["reconstruction_frechet_distance"] = float(distance)
-        return metrics
+        return reconstruction_metrics(eval_model, data.test, picture)
 
     def report(folder: Path) -> None:
         save_reconstructions(eval_model, data.test, picture, folder / "rebuilt.png")
@@ -167,15 +167,15 @@ def train_prior(setup: Setup, loss: Callable[[Tensor, Tensor], Tensor]) -> Run:
     """A Run of the second stage: the prior, on the symbols that the frozen encoder gives.
 
     Of the recipe: prior_steps, prior_lr, prior_ema_decay, eval_samples. Metrics: `loss` in nats a symbol; at
-    the end also `psnr`, `code_perplexity` and `sample_metrics`.
+    the end also `psnr`, `code_perplexity`, `sample_metrics`, and the `reconstruction_frechet_distance`, which
+    samples cannot be expected to go below.
 
     Args:
         loss: (logits, symbols) -> the scalar to minimize.
     """
     model, recipe, data = setup.model, setup.recipe, setup.data
     picture = symmetric_range(data.metadata)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith("prior."))
+    parameters = train_only(model, prior=True)
 
     def objective(net: Any, batch: CodebookBatch) -> Tensor:
         with torch.no_grad():
@@ -184,12 +184,7 @@ def train_prior(setup: Setup, loss: Callable[[Tensor, Tensor], Tensor]) -> Run:
 
     optim = dataclasses.replace(recipe.optim, lr=recipe.prior_lr, ema_decay=recipe.prior_ema_decay)
     update, state, eval_model = gradient_update(
-        model,
-        optim,
-        objective,
-        steps=recipe.prior_steps,
-        parameters=list(model.prior.parameters()),
-        forward_module=model.prior,
+        model, optim, objective, steps=recipe.prior_steps, parameters=parameters, forward_module=model.prior
     )
     batches = image_batches(recipe, data.train, picture)
     stream = state["stream"] = CodebookBatches(batches, model.num_codes)
@@ -209,6 +204,7 @@ def train_prior(setup: Setup, loss: Callable[[Tensor, Tensor], Tensor]) -> Run:
                 setup.classifier,
                 target_labels=labels,
             )
+            metrics |= reconstruction_distance(eval_model, [data.test], data, setup.classifier)
         return metrics
 
     def grid() -> Pixels:
@@ -262,9 +258,19 @@ def reconstruction_metrics(
             reconstruction, found = model.autoencode(x)
             error += float((reconstruction - x).square().double().sum())
             chosen += torch.bincount(found.codes.flatten().cpu(), minlength=model.num_codes)
-    mse = error / (images.numel())
+    mse = error / images.numel()
     psnr = 10 * math.log10(RANGE**2 / max(mse, 1e-12))
     return {"mse": mse, "psnr": psnr, "code_perplexity": float(perplexity(chosen))}
+
+
+def reconstruction_distance(
+    model: Any, splits: Sequence[ImageSplit], data: ImageDataset, classifier: ClassifierSpec
+) -> dict[str, float]:
+    """The Fréchet distance of reconstructions from the images that they are of."""
+    features, picture = train_or_load_classifier(data, classifier), symmetric_range(data.metadata)
+    images = torch.cat([all_images(split) for split in splits])
+    pair = (features.extract(each).features for each in (reconstruct(model, images, picture), images))
+    return {"reconstruction_frechet_distance": float(frechet_distance(*pair))}
 
 
 @torch.no_grad()
@@ -413,6 +419,7 @@ def evaluate(
         metrics |= evaluate_samples(
             sampler, data, classifier, splits, target_labels=labels, inception=inception
         )
+        metrics |= reconstruction_distance(model, splits, data, classifier)
     return metrics | {"images": sum(map(len, splits))}
 
 
