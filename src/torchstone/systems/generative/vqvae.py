@@ -89,7 +89,7 @@ class Recipe:
     commitment_weight: float = 0.25  # commitment weight β: how strongly vectors stay near their entries
     steps: int = 1500  # number of updates of the autoencoder
     batch_size: int = 64  # images per update
-    prior_steps: int = 2500  # number of updates of the prior
+    prior_steps: int = 1000  # number of updates of the prior
     prior_lr: float = 2e-3  # learning rate of the prior
     prior_ema_decay: float = 0.995  # decay of the averaged weights of the prior
     eval_samples: int = 2000  # samples evaluated at the end (0: none)
@@ -100,6 +100,7 @@ class Recipe:
 
 
 RECIPES = {
+    # torchstone train vqvae    11 min, a third of a core    reconstructions 22.7 dB; 82 % of samples as asked
     "mnist5k": Recipe(),
     # torchstone train vqvae/cifar10 --data FOLDER    the paper's
     "cifar10": Recipe(
