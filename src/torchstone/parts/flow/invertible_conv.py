@@ -27,14 +27,20 @@ class InvertibleConv1x1(nn.Module):
     Args:
         use_lu: learn L, U and log |s|, packed into one matrix as LAPACK does (L below the diagonal, log |s|
             on it, U above), instead of W itself.
+        noise: of W itself, which then starts as the identity with normal noise of this standard deviation
+            (as in Flow++), not as a rotation.
     """
 
     permutation: Tensor
     sign: Tensor
 
-    def __init__(self, channels: int, use_lu: bool = True):
+    def __init__(self, channels: int, use_lu: bool = True, noise: float | None = None):
         super().__init__()
         self.use_lu = use_lu
+        if noise is not None:
+            self.use_lu = False
+            self.weight = nn.Parameter(torch.eye(channels) + noise * torch.randn(channels, channels))
+            return
         rotation = torch.linalg.qr(torch.randn(channels, channels))[0]
         if not use_lu:
             self.weight = nn.Parameter(rotation)
@@ -78,3 +84,24 @@ class InvertibleConv1x1(nn.Module):
     def log_det(self, x: Images) -> LogDet:
         each = self.factors.diagonal().sum() if self.use_lu else torch.linalg.slogdet(self.weight)[1]
         return (each * (x.shape[2] * x.shape[3])).expand(len(x))
+
+
+class HalvesConv1x1(nn.Module):
+    """An invertible 1 × 1 convolution of each half of the channels, which start as the identity with noise (Ho
+    et al. 2019, arXiv:1902.00275, section 3.3)."""
+
+    def __init__(self, channels: int, noise: float):
+        super().__init__()
+        self.first, self.second = (InvertibleConv1x1(channels // 2, noise=noise) for _ in range(2))
+
+    def forward(self, x: Images) -> tuple[Images, LogDet]:
+        a, b = x.chunk(2, 1)
+        a, log_det_a = self.first(a)
+        b, log_det_b = self.second(b)
+        return torch.cat([a, b], 1), log_det_a + log_det_b
+
+    def inverse(self, z: Images) -> tuple[Images, LogDet]:
+        a, b = z.chunk(2, 1)
+        a, log_det_a = self.first.inverse(a)
+        b, log_det_b = self.second.inverse(b)
+        return torch.cat([a, b], 1), log_det_a + log_det_b
