@@ -115,16 +115,16 @@ class ChannelCoupling(nn.Module):
 
 
 class MixtureCoupling(nn.Module):
-    """A coupling of the two halves of the channels by the map of a `LogisticMixture` and an affine one (Ho et
-    al. 2019, arXiv:1902.00275, equation 9):
+    """A coupling of the two halves of the channels, by a `LogisticMixture` and then an affine map (Ho et al.
+    2019, arXiv:1902.00275, section 3.2):
 
         z = [x_a, σ⁻¹(F(x_b; π, μ, s)) ⊙ exp(a) + b],    log |det| = Σ log dσ⁻¹(F)/dx + a
 
-    π, μ, s, a and b of each number come from x_a alone. As in the code published with the paper a = tanh(raw),
+    π, μ, s, a and b of each number come from x_a alone. As in the published code, a = tanh(raw)
     and log s is at least −7.
 
     Args:
-        net: from the first half of the channels (and a context) to (2 + 3 · components) numbers for each of the
+        net: from the first half of the channels (and a context) to 2 + 3 · components numbers for each of the
             second half: (batch, height, width, channel, numbers).
     """
 
@@ -176,7 +176,7 @@ class Squeeze(nn.Module):
 
 
 class CheckerboardHalves(nn.Module):
-    """The pixels of the two colors of a checkerboard as two halves of the channels, at half the width; log_det 0.
+    """The two colors of a checkerboard as two halves of the channels, at half the width; log_det 0.
 
     Of each two pixels side by side, the first half has the left one in even rows and the right one in odd
     rows. A coupling of channels after it is one with a checkerboard mask, whose network sees only the half

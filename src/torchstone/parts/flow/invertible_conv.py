@@ -87,8 +87,8 @@ class InvertibleConv1x1(nn.Module):
 
 
 class HalvesConv1x1(nn.Module):
-    """An invertible 1 × 1 convolution of each half of the channels, which start as the identity with noise (Ho
-    et al. 2019, arXiv:1902.00275, section 3.3)."""
+    """An invertible 1 × 1 convolution of each half of the channels, both of which start as the identity with
+    noise (as in the code published with Ho et al. 2019, arXiv:1902.00275)."""
 
     def __init__(self, channels: int, noise: float):
         super().__init__()

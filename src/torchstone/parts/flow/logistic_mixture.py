@@ -1,13 +1,13 @@
 """The cumulative distribution of a mixture of logistics as an increasing map of the line, and its inverse.
 
-Ho, Chen, Srinivas, Duan and Abbeel 2019 (Flow++, arXiv:1902.00275), section 3.2. Unlike an affine map, it can
-stretch several intervals and squeeze the gaps between them:
+Ho, Chen, Srinivas, Duan and Abbeel 2019 (Flow++, arXiv:1902.00275), section 3.2.1. Unlike an affine map, it
+can stretch several intervals and squeeze the gaps between them:
 
-    F(x) = Σ_k π_k σ(z_k),    z_k = (x − μ_k) / s_k                                      (equation 11)
+    F(x) = Σ_k π_k σ(z_k),    z_k = (x − μ_k) / s_k
     y = σ⁻¹(F(x)) = log F(x) − log(1 − F(x)),    dy/dx = f(x) / (F(x) (1 − F(x)))
 
-1 − F = Σ_k π_k σ(−z_k) is summed by itself, and all sums in logarithms. In the upper tail, where F rounds to 1,
-y is then as exact as in the lower one: a single logistic gives y = z to the last digits, however large.
+1 − F = Σ_k π_k σ(−z_k) is summed by itself, and all sums in logarithms. In the upper tail, where F rounds to
+1, y is then as exact as in the lower one: a single logistic gives y = z to the last digits, however large.
 """
 
 from typing import NamedTuple
@@ -48,11 +48,18 @@ class LogisticMixture(NamedTuple):
         log_cdf, log_survival, log_density = self.log_parts(x)
         return log_cdf - log_survival, log_density - log_cdf - log_survival
 
-    @torch.no_grad()
     def inverse_logit_cdf(self, y: Numbers) -> Numbers:
-        """The x of `logit_cdf`, by bisection.
+        """The x of `logit_cdf`, by bisection; its gradients are those of the implicit function theorem."""
+        x = self.bisect(y)
+        if not torch.is_grad_enabled():
+            return x
+        value, log_slope = self.logit_cdf(x)
+        step = (value - y) * (-log_slope).exp().detach()
+        return x - (step - step.detach())
 
-        The level σ(y) is reached by component k at μ_k + s_k y, so that x lies between the least and the
+    @torch.no_grad()
+    def bisect(self, y: Numbers) -> Numbers:
+        """The level σ(y) is reached by component k at μ_k + s_k y, so that x lies between the least and the
         greatest of these. The search runs in double precision where the device has it: where the mixture is
         nearly flat, y changes by less than single precision resolves while x moves a long way.
         """

@@ -121,6 +121,9 @@ LEGENDS = {
     ),
     "kl": Legend("divergence from the prior", "nats per image"),
     "active_latents": Legend("active latents", "number of latent variables in use"),
+    "importance_bound": Legend(
+        "importance-weighted bound of several samples of noise", "bits per dimension", "lower"
+    ),
     "bits_per_dimension": Legend(
         "bits per dimension", "bits, of one color value", "lower", "8, of 256 values"
     ),
@@ -288,6 +291,7 @@ OF_SYSTEMS = {
     ),
     ("realnvp", "loss"): Legend("negative log-likelihood", "bits per dimension; of points, nats", "lower"),
     ("glow", "loss"): Legend("negative log-likelihood", "bits per dimension", "lower"),
+    ("flowpp", "loss"): Legend("minus the lower bound", "bits per dimension", "lower"),
     ("vae", "loss"): Legend("minus the lower bound", "nats per image", "lower"),
 }
 

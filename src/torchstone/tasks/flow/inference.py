@@ -98,10 +98,10 @@ def evaluate(
     classifier: ClassifierSpec,
     inception: str | Path | None = None,
 ) -> dict[str, Any]:
-    """The likelihood of `spec`, its test split if `held_out`, else all of it. Of images: bits per dimension (a
-    bound with one sample of dequantization noise; `importance_bound` is with the recipe's number of them),
-    and `evaluate_samples` against them, of as many samples as the recipe's `eval_samples`. Of rows: `loss`,
-    −log p in nats.
+    """The likelihood of `spec`, its test split if `held_out`, else all of it. Of images: bits per dimension,
+    a bound by one sample of dequantization noise; where the recipe asks for several, `importance_bound` by
+    these; and `evaluate_samples` against them, of as many samples as the recipe's `eval_samples`. Of rows:
+    `loss`, −log p in nats.
 
     Raises:
         BadInput: a table of other features, or a table and `inception`.

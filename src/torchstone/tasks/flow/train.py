@@ -168,9 +168,7 @@ def train_image_flow(
 
 
 @torch.no_grad()
-def image_log_prob(
-    model: Any, split: ImageSplit | Pixels, levels: int, num_samples: int = 1
-) -> PerImage:
+def image_log_prob(model: Any, split: ImageSplit | Pixels, levels: int, num_samples: int = 1) -> PerImage:
     """log density of each image on 0..1, in evaluation mode, with noise that is always the same.
 
     Args:
