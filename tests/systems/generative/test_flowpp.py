@@ -128,7 +128,7 @@ def test_q_integrates_to_one():
     model = FlowPP((1, 2, 4), 4, 1, 2, 1, couplings=(1, 0, 1), dequantization_couplings=1, context=2).double()
     randomize_weights(model, 0.05, add=True).eval()
     generator = torch.Generator().manual_seed(0)
-    epsilon = torch.randn(40_000, 1, 2, 4, generator=generator, dtype=torch.float64) * 1.6
+    epsilon = torch.randn(10_000, 1, 2, 4, generator=generator, dtype=torch.float64) * 1.6
     images = torch.full_like(epsilon, 100)
     with torch.no_grad():
         # importance sampling from N(0, 1.6²): under it 1/q has a finite variance
@@ -137,15 +137,14 @@ def test_q_integrates_to_one():
     weight = ((normal - wide).flatten(1).sum(1) - log_q).exp()
     mean, error = float(weight.mean()), float(weight.std() / math.sqrt(len(weight)))
     print(f"volume {mean:.3f} ± {error:.3f}")
-    assert error < 0.05
+    assert error < 0.1
     assert mean == pytest.approx(1, abs=4 * error)
 
 
 def test_uniform_dequantization_is_uniform_with_log_q_0():
     generator = torch.Generator().manual_seed(0)
-    u, log_q = UniformDequantization()(
-        torch.zeros(1, 1, 1, 1), torch.randn(1, 1, 100, 200, generator=generator)
-    )
+    noise = torch.randn(1, 1, 100, 200, generator=generator)
+    u, log_q = UniformDequantization()(torch.zeros_like(noise), noise)
     assert log_q.tolist() == [0]
     levels = torch.histc(u, 10, 0, 1) / u.numel()
     assert torch.allclose(levels, torch.full((10,), 0.1), atol=0.01)
@@ -328,7 +327,7 @@ def test_flowpp_rejects():
     for fields, message in (
         ({"pixel_levels": 1}, "2 to 256 levels"),
         ({"importance_samples": -1}, "importance_samples must be at least 0"),
-        ({"dropout": 1.0}, "dropout must be"),
+        ({"dropout": 1.5}, "dropout must be"),
         ({"dequantization": "other"}, "dequantization"),
         ({"data": "moons"}, "moons"),
     ):

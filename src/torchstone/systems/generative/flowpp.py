@@ -156,7 +156,13 @@ RECIPES = {
     ),
     # for tests: seconds
     "smoke": Recipe(
-        variant="flowpp_tiny", pixel_levels=17, importance_samples=2, eval_samples=0, steps=40, batch_size=32
+        variant="flowpp_tiny",
+        pixel_levels=17,
+        importance_samples=2,
+        eval_samples=0,
+        steps=40,
+        batch_size=32,
+        optim=replace(Recipe.optim, lr=1e-2, weight_decay=0.0, ema_decay=0.9),
     ),
 }
 
@@ -513,8 +519,6 @@ def build(recipe: Recipe) -> Iterator[Run]:
     device = select_device(recipe.device)
     make, shape = VARIANTS[recipe.variant]
     data = load_images(recipe.data, size=shape[1], channels=shape[0], device=device)
-    if not 0 <= recipe.dropout < 1:
-        raise BadInput(f"dropout must be at least 0 and below 1, not {recipe.dropout}")
     model_config: dict[str, Any] = {"levels": recipe.pixel_levels, "dropout": recipe.dropout}
     if recipe.dequantization == "uniform":
         model_config["dequantization_couplings"] = 0
