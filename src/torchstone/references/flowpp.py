@@ -121,9 +121,10 @@ class ReferenceFlowPP(nn.Module):
         scale, shift = (self.weight(f"{prefix}{number}.{name}") for name in ("scale", "shift"))
         channels, height, width = halves[0].shape[1:]
         log_det, mixed = scale.sum(), []
-        parts = ((slice(channels), "first"), (slice(channels, None), "second"))
-        for half, (rows, name) in zip(halves, parts, strict=True):
-            matrix = self.weight(f"{prefix}{number + 1}.{name}.weight")
+        matrices = self.weight(f"{prefix}{number + 1}.weight")
+        for half, matrix, rows in zip(
+            halves, matrices, (slice(channels), slice(channels, None)), strict=True
+        ):
             mixed.append(torch.einsum("ij,bjhw->bihw", matrix, (half + shift[rows]) * scale[rows].exp()))
             log_det = log_det + height * width * torch.log(torch.abs(torch.det(matrix)))
         a, b = mixed
