@@ -140,7 +140,7 @@ RECIPES = {
         variant="flowpp_digits_large", pixel_levels=17, optim=replace(Recipe.optim, lr=4e-3, weight_decay=0.7)
     ),
     # torchstone train flowpp/mnist5k
-    "mnist5k": Recipe(data="mnist5k", variant="flowpp_mnist"),
+    "mnist5k": Recipe(data="mnist5k", variant="flowpp_mnist", steps=2000),
     # torchstone train flowpp/cifar10 --data FOLDER   the paper's network
     "cifar10": Recipe(
         data="cifar10",
