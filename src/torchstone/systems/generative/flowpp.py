@@ -133,7 +133,7 @@ class Recipe:
 
 
 RECIPES = {
-    # torchstone train flowpp                   61 s of a core           1.984 bits; Glow 2.016, Real NVP 2.021
+    # torchstone train flowpp                   63 s of a core          1.984 bits; Glow 2.016
     "digits": Recipe(pixel_levels=17, batch_size=32),
     # torchstone train flowpp/large             212 s of a core          1.87 bits, one trial
     "large": Recipe(
