@@ -124,6 +124,12 @@ LEGENDS = {
     "importance_bound": Legend(
         "importance-weighted bound of several samples of noise", "bits per dimension", "lower"
     ),
+    "psnr": Legend("peak signal-to-noise ratio", "dB, of reconstructions", "higher"),
+    "commitment_loss": Legend("commitment loss", "squared distance to the codebook, per number", "lower"),
+    "code_perplexity": Legend("perplexity of the codebook", "entries in use, were all used alike"),
+    "reconstruction_frechet_distance": Legend(
+        "Fréchet distance of reconstructions", "from the images that they are of", "lower"
+    ),
     "bits_per_dimension": Legend(
         "bits per dimension", "bits, of one color value", "lower", "8, of 256 values"
     ),
