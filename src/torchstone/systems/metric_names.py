@@ -69,6 +69,7 @@ METRICS = {
     "dcgan": GAN,
     "realnvp": "loss bits_per_dimension histogram kde_loss gap_to_kde",
     "glow": "loss bits_per_dimension histogram",
+    "flowpp": "loss bits_per_dimension importance_bound histogram",
     "ddpm": f"loss denoising_loss coarse_loss bits_per_dimension {SAMPLES} label_accuracy confident_data "
     "match match_train nn_distance_ratio "
     + " ".join(f"{by}_{metric}" for by in ("guided_*", "ddim", "ddpm") for metric in SWEEP.split()),
