@@ -15,12 +15,13 @@ from torchstone.engine import checkpoint
 from torchstone.engine.recipe_fields import replace_fields
 from torchstone.engine.run import Intervals, fit
 from torchstone.errors import BadInput, NotFinite
+from torchstone.parts.flow.coupling import ActNorm
 from torchstone.parts.flow.likelihood import bits_per_dim
 from torchstone.plots import density_2d
 from torchstone.systems.generative import realnvp
 from torchstone.systems.generative.realnvp import RECIPES, RealNVP, randomize_weights
 from torchstone.tasks.flow import inference
-from torchstone.tasks.flow.train import histogram_baseline, image_log_prob, kde_loss
+from torchstone.tasks.flow.train import histogram_baseline, image_log_prob, kde_loss, sample_images
 
 
 def build(recipe: str, **fields):
@@ -140,6 +141,29 @@ def test_sample_returns_rows_or_plot(moons, tmp_path):
 
 
 @pytest.mark.sweep
+def test_samples_beyond_single_precision_are_generated_in_double():
+    """An inverse that multiplies by 1e25 twice ends in infinity, and the difference of two in NaN; the images of
+    such numbers are still black and white."""
+    from torchstone.systems.generative.glow import Glow
+
+    model = Glow(width=4, depth=2)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, ActNorm):
+                layer.scale.fill_(-58.0)
+    with pytest.raises(NotFinite):
+        model.sample(6)
+    images = sample_images(model, 6, 256)
+    expected = model.double().sample(6)
+    print(f"largest {float(expected.abs().max()):.2g}; white {float((images == 255).float().mean()):.2f}")
+    assert float(expected.abs().max()) > 1e38
+    assert torch.equal(images == 255, expected > 5.6)
+    assert next(model.parameters()).dtype == torch.float64, "the model itself was changed by the test alone"
+    model.float().flow.stages[0].layers[1].shift.data.fill_(float("nan"))
+    with pytest.raises(NotFinite, match="samples are not finite"):
+        sample_images(model, 6, 256)
+
+
 def test_point_flow_raises_when_not_finite(moons, tmp_path):
     flow = RealNVP()
     with torch.no_grad():

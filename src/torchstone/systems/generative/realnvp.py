@@ -253,10 +253,10 @@ class RealNVP(nn.Module):
         Raises:
             NotFinite: one of them has a number that is NaN or infinite.
         """
-        device = next(self.parameters()).device
+        like = next(self.parameters())
         generator = torch.Generator().manual_seed(seed)
         z = temperature * torch.randn(count, math.prod(self.shape), generator=generator)
-        samples = [self.inverse(rows)[0] for rows in z.to(device).split(500)]
+        samples = [self.inverse(rows)[0] for rows in z.to(like).split(500)]
         return check_finite(torch.cat(samples), "samples")
 
 

@@ -1,5 +1,6 @@
 """Maximum-likelihood training of flows on images or points, with baselines."""
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from torchstone.data.vision.dequantized_batches import (
 )
 from torchstone.engine import parallel
 from torchstone.engine.run import Examples, Run
-from torchstone.errors import BadInput
+from torchstone.errors import BadInput, NotFinite
 from torchstone.parts.flow.likelihood import (
     bits_per_dim,
     histogram_bits_per_dim,
@@ -197,11 +198,17 @@ def histogram_baseline(data: ImageDataset, levels: int) -> float:
 def sample_images(model: Any, count: int, levels: int, *, seed: int = 0, temperature: float = 1.0) -> Pixels:
     """`count` samples from the noise of `seed`, on the CPU.
 
+    Early in training an inverse may leave the range of single precision, though the likelihoods are sound:
+    then samples are generated in double precision, whose range it does not leave.
+
     Raises:
-        NotFinite: one of them has a number that is NaN or infinite.
+        NotFinite: one of them has a number that is NaN or infinite even so.
     """
     with eval_mode(model):
-        x = model.sample(count, seed=seed, temperature=temperature)
+        try:
+            x = model.sample(count, seed=seed, temperature=temperature)
+        except NotFinite:
+            x = copy.deepcopy(model).cpu().double().sample(count, seed=seed, temperature=temperature)
     return to_uint8(inverse_logit(x)[0], levels).cpu()
 
 
