@@ -161,6 +161,10 @@ cgan: Conditional GAN, 2014. Mirza and Osindero, arXiv:1411.1784
 dcgan: DCGAN, 2015. Radford, Metz and Chintala, arXiv:1511.06434
     variants: dcgan dcgan_mnist dcgan_digits
     recipes: mnist5k mnist smoke
+cyclegan: CycleGAN, 2017. Zhu, Park, Isola and Efros, arXiv:1703.10593
+    variants: cyclegan_small cyclegan_unet cyclegan_resnet6 cyclegan_resnet9 resnet6_generator
+        resnet9_generator
+    recipes: openmoji artists no_cycle paper smoke
 realnvp: Real NVP, 2016. Dinh, Sohl-Dickstein and Bengio, arXiv:1605.08803
     variants: realnvp_points realnvp_digits realnvp_mnist realnvp_cifar10
     recipes: digits moons mnist5k cifar10 smoke
