@@ -63,6 +63,7 @@ METRICS = {
     "gan": GAN,
     "cgan": f"{GAN} label_accuracy",
     "dcgan": GAN,
+    "pix2pix": f"loss adversarial_loss l1_loss discriminator_loss {TRANSLATED}",
     "cyclegan": f"loss adversarial_loss cycle_loss identity_loss discriminator_loss {TRANSLATED} "
     "partner_gain_a partner_gain_b cycle_l1",
     "realnvp": "loss bits_per_dimension histogram kde_loss gap_to_kde",

@@ -50,7 +50,8 @@ from torchstone.engine.device import select_device
 from torchstone.engine.run import Run
 from torchstone.engine.update import OptimConfig
 from torchstone.errors import BadInput
-from torchstone.parts.facts import Fact, count_on_meta, on_meta
+from torchstone.hub.image_translation import resnet_generator, unet_generator
+from torchstone.parts.facts import Fact, ParityCase, count_on_meta, on_meta
 from torchstone.parts.gan.image_pool import ImagePool
 from torchstone.parts.gan.image_translation import PatchDiscriminator, ResNetGenerator, UNetGenerator
 from torchstone.parts.gan.losses import GAN_LOSSES, LEAST_SQUARES, GanLoss
@@ -74,7 +75,9 @@ class Recipe:
     variant: str = "cyclegan_small"  # network variant
     base_channels: int = 32  # channels of the generators on the finest grid
     discriminator_channels: int = 32  # channels of the discriminators on the finest grid
-    discriminator_layers: int = 2  # strided convolutions of the discriminators: 1, 2, 3 for patches of 16, 34, 70
+    discriminator_layers: int = (
+        2  # strided convolutions of the discriminators: 1, 2, 3 for patches of 16, 34, 70
+    )
     loss: Literal["least_squares", "non_saturating"] = "least_squares"  # GAN loss
     cycle_weight: float = 10.0  # cycle-consistency weight λ
     identity_weight: float = 5.0  # identity loss weight (the paper's ½ λ)
@@ -215,7 +218,8 @@ def generator_loss(
     """
     of_cycle, of_identity = weights
     adversarial = sum(
-        loss.generator(net(fake).flatten()) for net, fake in ((discriminators.b, t.b), (discriminators.a, t.a))
+        loss.generator(net(fake).flatten())
+        for net, fake in ((discriminators.b, t.b), (discriminators.a, t.a))
     )
     cycle = F.l1_loss(t.cycled_a, batch.a) + F.l1_loss(t.cycled_b, batch.b)
     metrics = {"adversarial_loss": adversarial, "cycle_loss": cycle}
@@ -329,5 +333,62 @@ FACTS = [
 ]
 
 
-def reference() -> Iterator[Any]:
-    yield from ()
+def published(variant: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An authors' file, one generator, by our names (`hub/image_translation.py`)."""
+    if variant not in ONE_WAY:
+        raise BadInput(f"the authors' files hold one generator: load them as {' or '.join(ONE_WAY)}")
+    return resnet_generator(tensors)
+
+
+def reference() -> Iterator[ParityCase]:
+    """The authors' networks, rebuilt from torch's layers, and their losses, one pass after the other."""
+    from torchstone.references import image_translation as plain
+    from torchstone.references import randomize_weights
+
+    torch.manual_seed(0)
+    for width, blocks, side in ((4, 2, 16), (3, 1, 12), (6, 3, 8), (2, 4, 20)):
+        ours, theirs = ResNetGenerator(width=width, blocks=blocks), plain.ResNet(width, blocks)
+        label = f"{blocks} blocks, {side}×{side}"
+        yield plain.generator_case(ours, theirs, resnet_generator, side, label)
+    ours, theirs = ResNetGenerator(width=4, blocks=2, norm="batch"), plain.ResNet(4, 2, "batch")
+    yield plain.generator_case(ours, theirs, resnet_generator, 16, "batch norm")
+    for width, depth in ((4, 3), (2, 5)):
+        ours, theirs = GENERATORS["unet"](width, depth), plain.UNet(width, depth, "instance", False)
+        yield plain.generator_case(ours, theirs, unet_generator, 2**depth, f"halved {depth} times")
+    for width, layers, side in ((4, 1, 10), (3, 2, 16), (2, 3, 34)):
+        net, other = PatchDiscriminator(width=width, layers=layers), plain.Patches(3, width, layers)
+        nets = [plain.freeze_shifts(each.double()) for each in same_weights(net, randomize_weights(other))]
+        images = torch.randn(2, 3, side, side, dtype=torch.float64)
+        yield ParityCase(*nets, images, None, torch.optim.AdamW, f"{layers} layers, {side}×{side}")
+    for width, blocks, layers, batch in ((3, 1, 1, 2), (2, 2, 2, 3)):
+        losses, others = Losses(width, blocks, layers), plain.PlainLosses(width, blocks, layers)
+        nets = [
+            plain.freeze_shifts(each.double()) for each in same_weights(losses, randomize_weights(others))
+        ]
+        images = tuple(torch.randn(batch, 3, 16, 16, dtype=torch.float64).tanh() for _ in range(4))
+        yield ParityCase(*nets, images, None, torch.optim.AdamW, f"losses, {layers} layers, batch of {batch}")
+
+
+def same_weights(ours: nn.Module, theirs: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Ours with the weights of theirs, which has as many in the same order."""
+    with torch.no_grad():
+        for p, value in zip(ours.parameters(), theirs.parameters(), strict=True):
+            p.copy_(value)
+    return ours, theirs
+
+
+class Losses(nn.Module):
+    """All losses of an update, for the reference."""
+
+    def __init__(self, width: int, blocks: int, layers: int):
+        super().__init__()
+        self.model = CycleGan("resnet", blocks, width)
+        self.discriminators = Discriminators(width, layers)
+
+    def forward(self, a: Images, b: Images, fake_a: Images, fake_b: Images) -> tuple[Tensor, ...]:
+        batch = UnpairedBatch(a, b, a.new_zeros(len(a), 2, 2))
+        translations = BothWays(self.model, True)(a, b)
+        found = generator_loss(translations, batch, self.discriminators, LEAST_SQUARES, (10.0, 5.0))
+        logits = self.discriminators(DiscriminatorBatch(a, fake_a, b, fake_b))
+        terms = [found[name] for name in ("adversarial_loss", "cycle_loss", "identity_loss")]
+        return (*terms, discriminator_loss(logits, LEAST_SQUARES))

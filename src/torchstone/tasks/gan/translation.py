@@ -249,8 +249,6 @@ def predict(
     return answers
 
 
-
-
 class ProcessPools:
     """The pools of this process, as part of a run's state, which has those of every process.
 
