@@ -165,7 +165,7 @@ pix2pix: pix2pix, 2016. Isola, Zhu, Zhou and Efros, arXiv:1611.07004
     variants: pix2pix_small pix2pix_unet256
     recipes: openmoji paper smoke
 cyclegan: CycleGAN, 2017. Zhu, Park, Isola and Efros, arXiv:1703.10593
-    variants: cyclegan_small cyclegan_unet cyclegan_resnet6 cyclegan_resnet9 resnet6_generator
+    variants: cyclegan_unet cyclegan_small cyclegan_resnet6 cyclegan_resnet9 resnet6_generator
         resnet9_generator
     recipes: openmoji artists no_cycle paper smoke
 realnvp: Real NVP, 2016. Dinh, Sohl-Dickstein and Bengio, arXiv:1605.08803
