@@ -83,7 +83,7 @@ class Recipe:
     identity_weight: float = 5.0  # identity loss weight (the paper's ½ λ)
     pool_size: int = 50  # image pool: stored translations of each domain, 0 for none
     augment: str = "flip"  # augmentation of both domains
-    steps: int = 4500  # number of updates
+    steps: int = 3000  # number of updates
     batch_size: int = 8  # pictures of each domain per update
     optim: OptimConfig = OptimConfig(
         lr=5e-4, beta1=0.5, lr_schedule="constant_linear", ema_decay=0.998

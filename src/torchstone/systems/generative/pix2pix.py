@@ -73,10 +73,10 @@ class Recipe:
     loss: Literal["non_saturating", "least_squares"] = "non_saturating"  # GAN loss
     l1_weight: float = 100.0  # weight λ of the distance to the true translation
     augment: str = "flip"  # augmentation of both images alike
-    steps: int = 4000  # number of updates
+    steps: int = 2500  # number of updates
     batch_size: int = 16  # pairs per update
     optim: OptimConfig = OptimConfig(
-        lr=2e-4, beta1=0.5, lr_schedule="constant_linear"
+        lr=5e-4, beta1=0.5, lr_schedule="constant_linear"
     )  # optimizer, schedule, precision
     seed: int = 0  # random seed of weights, data order and dropout
     device: str = "auto"  # device: auto, cpu, cuda or mps
@@ -94,6 +94,7 @@ RECIPES = {
         discriminator_layers=3,
         steps=80_000,
         batch_size=1,
+        optim=replace(Recipe.optim, lr=2e-4),
     ),
     # for tests: seconds
     "smoke": Recipe(
