@@ -138,6 +138,10 @@ class Adam:
             p -= lr * (m / (1 - beta1**self.t)) / ((v / (1 - beta2**self.t)).sqrt() + 1e-8)
 
 
+def trained(network: nn.Module) -> list[nn.Parameter]:
+    return [p for p in network.parameters() if p.requires_grad]
+
+
 def lr_factor(step: int, steps: int) -> float:
     """Constant for the first half of the steps, then a straight line to zero."""
     return 1.0 if step < steps / 2 else (steps - step) / (steps / 2)
@@ -174,8 +178,8 @@ def train_cyclegan(
         recipe: weights of the losses, pool_size, and of `optim` lr and beta1.
     """
     G, F, D_A, D_B = (networks[name] for name in ("G", "F", "D_A", "D_B"))
-    of_generators = [p for net in (G, F) for p in net.parameters()]
-    of_discriminators = [p for net in (D_A, D_B) for p in net.parameters()]
+    of_generators = [*trained(G), *trained(F)]
+    of_discriminators = [*trained(D_A), *trained(D_B)]
     adam_g, adam_d = (Adam(each, recipe.optim.beta1) for each in (of_generators, of_discriminators))
     pool_a, pool_b = Pool(recipe.pool_size), Pool(recipe.pool_size)
     rows = []
@@ -191,7 +195,7 @@ def train_cyclegan(
         )
         loss_d = cyclegan_discriminator_loss(D_A, a, fake_a) + cyclegan_discriminator_loss(D_B, b, fake_b)
         adam_d.step(torch.autograd.grad(loss_d, of_discriminators), lr)
-        rows.append({"loss": float(loss), "discriminator_loss": float(loss_d)})
+        rows.append({"loss": loss.item(), "discriminator_loss": loss_d.item()})
     return rows
 
 
@@ -205,7 +209,7 @@ def train_pix2pix(
         recipe: l1_weight, and of `optim` lr and beta1.
     """
     G, D = networks["G"], networks["D"]
-    adam_g, adam_d = (Adam(list(net.parameters()), recipe.optim.beta1) for net in (G, D))
+    adam_g, adam_d = (Adam(trained(net), recipe.optim.beta1) for net in (G, D))
     rows = []
     for step, (a, b) in enumerate(batches):
         lr = recipe.optim.lr * lr_factor(step, steps)
@@ -213,11 +217,11 @@ def train_pix2pix(
         real_p = torch.sigmoid(D(torch.cat([a, b], 1)))
         fake_p = torch.sigmoid(D(torch.cat([a, fake.detach()], 1)))
         loss_d = -0.5 * (real_p.log().mean() + (1 - fake_p).log().mean())
-        adam_d.step(torch.autograd.grad(loss_d, list(D.parameters())), lr)
+        adam_d.step(torch.autograd.grad(loss_d, trained(D)), lr)
         fooled = torch.sigmoid(D(torch.cat([a, fake], 1)))
         loss = -fooled.log().mean() + recipe.l1_weight * (b - fake).abs().mean()
-        adam_g.step(torch.autograd.grad(loss, list(G.parameters())), lr)
-        rows.append({"loss": float(loss), "discriminator_loss": float(loss_d)})
+        adam_g.step(torch.autograd.grad(loss, trained(G)), lr)
+        rows.append({"loss": loss.item(), "discriminator_loss": loss_d.item()})
     return rows
 
 

@@ -168,6 +168,17 @@ class PatchDiscriminator(nn.Module):
     def forward(self, x: Images) -> Float[Tensor, "batch 1 rows columns"]:
         return self.layers(x)
 
+    @staticmethod
+    def check_side(layers: int, side: int) -> None:
+        """
+        Raises:
+            BadInput: an image of such a side has no patch.
+        """
+        if side < 3 * 2**layers:
+            raise BadInput(
+                f"{layers} layers of the discriminator take images of at least {3 * 2**layers} pixels, not {side}"
+            )
+
     def patch_size(self) -> int:
         """The side of a patch, in pixels: from the last layer back, r ← (r − 1) · stride + kernel."""
         side = 1

@@ -305,6 +305,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
         raise BadInput(
             f"{recipe.variant} takes images with sides that {model.multiple} divides, not {recipe.size}"
         )
+    PatchDiscriminator.check_side(recipe.discriminator_layers, recipe.size)
     discriminators = Discriminators(recipe.discriminator_channels, recipe.discriminator_layers).to(device)
     data = load_domains(recipe.data, size=recipe.size, device=device)
     stream = UnpairedBatches(

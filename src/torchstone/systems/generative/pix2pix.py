@@ -222,6 +222,7 @@ def build(recipe: Recipe) -> Iterator[Run]:
     multiple = 2 ** model_config["depth"]
     if recipe.size % multiple:
         raise BadInput(f"{recipe.variant} takes images with sides that {multiple} divides, not {recipe.size}")
+    PatchDiscriminator.check_side(recipe.discriminator_layers, recipe.size)
     data = load_domains(recipe.data, size=recipe.size, device=device)
     for split in ("train", "val", "test"):
         if not len(getattr(data, split).pairs):
