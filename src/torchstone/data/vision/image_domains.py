@@ -23,7 +23,7 @@ from torchstone.data.vision.image_folder import SUFFIXES
 from torchstone.data.vision.preprocess import fit_to_square, load_upright
 from torchstone.errors import BadInput, did_you_mean
 
-Images = UInt8[np.ndarray, "count 3 side side"]
+Images = UInt8[np.ndarray, "_ 3 side side"]
 
 BUNDLED = ("openmoji", "twemoji", "digits")
 LAYOUT = "a folder with a/ and b/, the pictures of the two domains"
@@ -107,18 +107,22 @@ def match_names(a: list[str], b: list[str]) -> list[tuple[int, int]]:
 
 def split_rows(names_a: list[str], names_b: list[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The rows of each domain in each split. Families of drawings that both domains have, and those that one
-    has, are divided alike, with a constant seed."""
+    has, are divided alike, with a constant seed; each split has one of each domain, if there are enough."""
     families = [np.array([openmoji.family(name.upper()) for name in names]) for names in (names_a, names_b)]
     a, b = (set(each.tolist()) for each in families)
-    split_of = {}
-    random = np.random.RandomState(SPLIT_SEED)
+    random, split_of = np.random.RandomState(SPLIT_SEED), {}
     for group in (sorted(a & b), sorted(a - b), sorted(b - a)):
         order = [group[i] for i in random.permutation(len(group))]
         for split, share in HELD_OUT.items():
-            count = max(1, round(share * len(group)))
+            count = round(share * len(group))
             split_of |= dict.fromkeys(order[:count], split)
             order = order[count:]
         split_of |= dict.fromkeys(order, "train")
+    for split in HELD_OUT:
+        for domain in (a, b):
+            left = [name for name, where in split_of.items() if where == "train" and name in domain]
+            if len(left) > 1 and not any(split_of[name] == split for name in domain):
+                split_of[left[0]] = split
     of_rows = [np.array([split_of[name] for name in each]) for each in families]
     return {split: tuple(np.flatnonzero(each == split) for each in of_rows) for split in SPLITS}
 

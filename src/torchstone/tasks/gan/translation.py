@@ -236,11 +236,13 @@ def predict(
     if out is not None and Path(out).suffix.lower() != ".png":
         raise BadInput(f"a translation is written to a file that ends in .png, not {Path(out).name!r}")
     size = metadata["picture"]["size"]
-    answers = []
+    answers: list[dict[str, str]] = []
     for file in files:
         pixels = torch.from_numpy(fit_to_square(load_upright(file, 3)[0], size, ink=False))
         translated = as_pixels(translate(model, pixels[None], to))[0].permute(1, 2, 0).cpu().numpy()
         target = Path(f"{Path(file).stem}-{to}.png") if out is None else Path(out)
+        same = sum(answer["input"] != str(file) and Path(answer["input"]).stem == file.stem for answer in answers)
+        target = target.with_stem(f"{target.stem}-{same + 1}") if same else target  # of two folders, say
         try:
             Image.fromarray(np.ascontiguousarray(translated)).save(target)
         except OSError as error:
